@@ -1,0 +1,189 @@
+"""Examples as arrays: the batch, length buckets, the seeded stream and the compaction queue.
+
+    store ─→ stream (one epoch, shuffled, of one length bucket each) ─→ Batch ─→ queue ─→ full Batch
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+
+from edgetune.types import BoolArray, IntArray
+
+PAD_MULTIPLE = 8
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """B examples whose tokens lie end to end; padding happens only when a model needs it.
+
+    Attributes:
+        rows: (B,) row numbers in the token store.
+        labels: (B,) class ids.
+        tokens: (N,) token ids of all B rows, end to end, special tokens included.
+        offsets: (B + 1,) where each row's tokens start in `tokens`.
+        first_lengths: (B,) how many leading tokens belong to the first text (token type 0).
+        scored: (B,) whether the loss of the example was already observed by the selector.
+    """
+
+    rows: IntArray
+    labels: IntArray
+    tokens: IntArray
+    offsets: IntArray
+    first_lengths: IntArray
+    scored: BoolArray
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    @property
+    def lengths(self) -> IntArray:
+        """(B,) tokens per row."""
+        return np.diff(self.offsets)
+
+    def take(self, chosen: IntArray | BoolArray) -> Batch:
+        """Return the chosen examples, in the order given (indices) or kept (mask)."""
+        index = np.flatnonzero(chosen) if chosen.dtype == np.bool_ else chosen
+        pieces = [self.tokens[self.offsets[i] : self.offsets[i + 1]] for i in index]
+        return Batch(
+            rows=self.rows[index],
+            labels=self.labels[index],
+            tokens=np.concatenate(pieces) if pieces else self.tokens[:0],
+            offsets=np.concatenate(([0], np.cumsum(self.lengths[index]))),
+            first_lengths=self.first_lengths[index],
+            scored=self.scored[index],
+        )
+
+    def mark_scored(self) -> Batch:
+        """Return the same examples, marked as scored."""
+        marked = np.ones(len(self), dtype=np.bool_)
+        return Batch(self.rows, self.labels, self.tokens, self.offsets, self.first_lengths, marked)
+
+    def padded(self, pad_id: int, multiple: int = PAD_MULTIPLE, width: int = 0) -> dict[str, IntArray]:
+        """Lay the rows out as a model wants them.
+
+        Args:
+            pad_id: token id that fills the rest of a row.
+            multiple: the width is the longest row rounded up to this.
+            width: at least this many columns (0: no minimum).
+
+        Returns:
+            `input_ids`, `attention_mask` and `token_type_ids`, each int64 (B, T).
+        """
+        lengths = self.lengths
+        longest = max(int(lengths.max(initial=1)), width)
+        columns = np.arange(-(-longest // multiple) * multiple)
+        real = columns < lengths[:, None]
+        input_ids = np.full(real.shape, pad_id, dtype=np.int64)
+        input_ids[real] = self.tokens
+        second = real & (columns >= self.first_lengths[:, None])
+        return {
+            "input_ids": input_ids,
+            "attention_mask": real.astype(np.int64),
+            "token_type_ids": second.astype(np.int64),
+        }
+
+
+def join(batches: Sequence[Batch]) -> Batch:
+    """Put batches end to end."""
+    lengths = np.concatenate([batch.lengths for batch in batches])
+    return Batch(
+        rows=np.concatenate([batch.rows for batch in batches]),
+        labels=np.concatenate([batch.labels for batch in batches]),
+        tokens=np.concatenate([batch.tokens for batch in batches]),
+        offsets=np.concatenate(([0], np.cumsum(lengths))),
+        first_lengths=np.concatenate([batch.first_lengths for batch in batches]),
+        scored=np.concatenate([batch.scored for batch in batches]),
+    )
+
+
+class TokenSource(Protocol):
+    """Where batches get their rows: a token store, or a view of some of its rows."""
+
+    @property
+    def labels(self) -> IntArray: ...  # (n,) class ids
+
+    @property
+    def lengths(self) -> IntArray: ...  # (n,) tokens per row
+
+    def batch(self, rows: IntArray) -> Batch: ...
+
+
+def bucket_of(lengths: IntArray) -> IntArray:
+    """Return each row's length bucket: the number of `PAD_MULTIPLE`-wide columns it needs."""
+    buckets: IntArray = -(-lengths // PAD_MULTIPLE)
+    return buckets
+
+
+def epoch_order(lengths: IntArray, batch_size: int, rng: np.random.Generator) -> list[IntArray]:
+    """Cut one epoch into shuffled batches whose rows are of (nearly) one length.
+
+    Rows are shuffled, then grouped by bucket, then cut; only a bucket's last rows share a batch
+    with the next bucket's first, so all batches but one are full.
+
+    Args:
+        lengths: (n,) tokens per row.
+        batch_size: rows per batch.
+        rng: decides both the order within a bucket and the order of batches.
+
+    Returns:
+        Index arrays, (batch_size,) each but possibly the one with the longest rows.
+    """
+    shuffled = rng.permutation(len(lengths)).astype(np.int32)
+    grouped = shuffled[np.argsort(bucket_of(lengths)[shuffled], kind="stable")]
+    cuts = range(0, len(grouped), batch_size)
+    order = rng.permutation(len(cuts))
+    return [grouped[cuts[i] : cuts[i] + batch_size] for i in order]
+
+
+def sequential_batches(source: TokenSource, batch_size: int) -> Iterator[Batch]:
+    """Yield every row once, shortest first, in batches of nearly one length (for evaluation)."""
+    order = np.argsort(source.lengths, kind="stable")
+    for start in range(0, len(order), batch_size):
+        yield source.batch(order[start : start + batch_size])
+
+
+class BucketQueue:
+    """Collects examples by length bucket until a full batch of one bucket can be handed out."""
+
+    def __init__(self, batch_size: int) -> None:
+        self._batch_size = batch_size
+        self._waiting: dict[int, list[Batch]] = {}
+        self._counts: dict[int, int] = {}
+
+    def __len__(self) -> int:
+        return sum(self._counts.values())
+
+    def add(self, batch: Batch) -> None:
+        """Take in examples of any mix of lengths."""
+        if not len(batch):
+            return
+        buckets = bucket_of(batch.lengths)
+        kinds = np.unique(buckets)
+        for bucket in kinds:
+            part = batch if len(kinds) == 1 else batch.take(buckets == bucket)
+            self._waiting.setdefault(int(bucket), []).append(part)
+            self._counts[int(bucket)] = self._counts.get(int(bucket), 0) + len(part)
+
+    def full(self) -> Iterator[Batch]:
+        """Hand out full batches of one bucket for as long as there are any."""
+        for bucket in sorted(self._counts):
+            while self._counts[bucket] >= self._batch_size:
+                ready = join(self._waiting[bucket])
+                rest = ready.take(np.arange(self._batch_size, len(ready)))
+                self._waiting[bucket] = [rest] if len(rest) else []
+                self._counts[bucket] = len(rest)
+                yield ready if not len(rest) else ready.take(np.arange(self._batch_size))
+
+    def flush(self) -> Iterator[Batch]:
+        """Hand out everything that is left, shortest first, in batches that may mix buckets."""
+        left = [part for bucket in sorted(self._waiting) for part in self._waiting[bucket]]
+        self._waiting, self._counts = {}, {}
+        if not left:
+            return
+        whole = join(left)
+        for start in range(0, len(whole), self._batch_size):
+            yield whole.take(np.arange(start, min(start + self._batch_size, len(whole))))
