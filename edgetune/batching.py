@@ -1,10 +1,13 @@
 """Examples as arrays: the batch, length buckets, the seeded stream and the compaction queue.
 
+Rows stay end to end, without padding, until a model asks for `padded`.
+
     store ─→ stream (one epoch, shuffled, of one length bucket each) ─→ Batch ─→ queue ─→ full Batch
 """
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -14,6 +17,7 @@ import numpy as np
 from edgetune.types import BoolArray, IntArray
 
 PAD_MULTIPLE = 8
+_MIXED = 0  # the queue's key for rows of several buckets; no row is so short
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,13 +50,18 @@ class Batch:
 
     def take(self, chosen: IntArray | BoolArray) -> Batch:
         """Return the chosen examples, in the order given (indices) or kept (mask)."""
+        if chosen.dtype == np.bool_ and len(chosen) == len(self) and chosen.all():
+            return self
         index = np.flatnonzero(chosen) if chosen.dtype == np.bool_ else chosen
-        pieces = [self.tokens[self.offsets[i] : self.offsets[i + 1]] for i in index]
+        lengths = self.lengths[index]
+        offsets = np.concatenate(([0], np.cumsum(lengths)))
+        # Where each taken token lay: its place in the result, moved by how far its row moves.
+        places = np.arange(offsets[-1]) + np.repeat(self.offsets[:-1][index] - offsets[:-1], lengths)
         return Batch(
             rows=self.rows[index],
             labels=self.labels[index],
-            tokens=np.concatenate(pieces) if pieces else self.tokens[:0],
-            offsets=np.concatenate(([0], np.cumsum(self.lengths[index]))),
+            tokens=self.tokens[places],
+            offsets=offsets,
             first_lengths=self.first_lengths[index],
             scored=self.scored[index],
         )
@@ -147,11 +156,14 @@ def sequential_batches(source: TokenSource, batch_size: int) -> Iterator[Batch]:
 
 
 class BucketQueue:
-    """Collects examples by length bucket until a full batch of one bucket can be handed out."""
+    """Collects examples by length bucket until a full batch of one bucket can be handed out.
+
+    First in, first out within a bucket. Whoever iterates may stop early: what was not handed out stays.
+    """
 
     def __init__(self, batch_size: int) -> None:
         self._batch_size = batch_size
-        self._waiting: dict[int, list[Batch]] = {}
+        self._waiting: dict[int, deque[Batch]] = {}
         self._counts: dict[int, int] = {}
 
     def __len__(self) -> int:
@@ -165,25 +177,32 @@ class BucketQueue:
         kinds = np.unique(buckets)
         for bucket in kinds:
             part = batch if len(kinds) == 1 else batch.take(buckets == bucket)
-            self._waiting.setdefault(int(bucket), []).append(part)
+            self._waiting.setdefault(int(bucket), deque()).append(part)
             self._counts[int(bucket)] = self._counts.get(int(bucket), 0) + len(part)
 
     def full(self) -> Iterator[Batch]:
         """Hand out full batches of one bucket for as long as there are any."""
         for bucket in sorted(self._counts):
             while self._counts[bucket] >= self._batch_size:
-                ready = join(self._waiting[bucket])
-                rest = ready.take(np.arange(self._batch_size, len(ready)))
-                self._waiting[bucket] = [rest] if len(rest) else []
-                self._counts[bucket] = len(rest)
-                yield ready if not len(rest) else ready.take(np.arange(self._batch_size))
+                if len(self._waiting[bucket][0]) != self._batch_size:
+                    self._waiting[bucket] = self._cut(self._waiting[bucket])
+                self._counts[bucket] -= self._batch_size
+                yield self._waiting[bucket].popleft()
 
     def flush(self) -> Iterator[Batch]:
         """Hand out everything that is left, shortest first, in batches that may mix buckets."""
         left = [part for bucket in sorted(self._waiting) for part in self._waiting[bucket]]
-        self._waiting, self._counts = {}, {}
-        if not left:
-            return
-        whole = join(left)
-        for start in range(0, len(whole), self._batch_size):
-            yield whole.take(np.arange(start, min(start + self._batch_size, len(whole))))
+        self._waiting = {_MIXED: self._cut(left)}
+        self._counts = {_MIXED: sum(len(part) for part in left)}
+        while self._waiting[_MIXED]:
+            ready = self._waiting[_MIXED].popleft()
+            self._counts[_MIXED] -= len(ready)
+            yield ready
+
+    def _cut(self, parts: Sequence[Batch]) -> deque[Batch]:
+        """Put the parts end to end and cut them into full batches and a rest."""
+        if not parts:
+            return deque()
+        whole = join(parts)
+        starts = range(0, len(whole), self._batch_size)
+        return deque(whole.take(np.arange(i, min(i + self._batch_size, len(whole)))) for i in starts)

@@ -20,6 +20,7 @@ else:
     import tomli as tomllib
 
 SCHEMA_VERSION = 1
+MAX_HOLDOUT_ROWS = 10_000
 
 Method = Literal["train-all", "random", "fixed-threshold", "auto-threshold", "three-stage"]
 METHODS: tuple[Method, ...] = ("train-all", "random", "fixed-threshold", "auto-threshold", "three-stage")
@@ -77,3 +78,146 @@ PRESETS: dict[str, dict[str, Any]] = {
         "explore_rate": 0.0,
     },
 }
+
+
+class DataSettings(Settings):
+    """Which text, and how to read it.
+
+    Attributes:
+        train: file, folder or `hub:NAME[:SPLIT]`.
+        eval: the same; None holds rows of `train` out.
+        text: columns, joined by a space (or a pair, with `pair`); empty: found by their usual names.
+        label: column; None: found by its usual names.
+        header: whether the first row holds names; None: decided from the file.
+        encoding: of text files.
+        delimiter: of delimited files; None: decided from the file.
+        pair: two text columns are a sentence pair.
+        holdout: share of rows held out when there is no `eval`.
+        max_holdout_rows: held out at most, since every one of them costs a forward pass.
+        max_bad_rows: share of unusable rows above which nothing is trained.
+        max_length: tokens per row at most; longer texts are cut.
+    """
+
+    train: str
+    eval: str | None = None
+    text: tuple[str, ...] = ()
+    label: str | None = None
+    header: bool | None = None
+    encoding: str = "utf-8"
+    delimiter: str | None = None
+    pair: bool = False
+    holdout: float = Field(0.1, gt=0, lt=1)
+    max_holdout_rows: int = Field(MAX_HOLDOUT_ROWS, ge=1)
+    max_bad_rows: float = Field(0.01, ge=0, le=1)
+    max_length: int = Field(128, ge=4)
+
+
+class ModelSettings(Settings):
+    """What is trained, and by what.
+
+    Attributes:
+        model: None for the built-in one, a folder, or a hub name.
+        artifacts: folder of carried training artifacts (then `model` and `freeze` are theirs).
+        freeze: `none`, `embeddings`, or how many of the lowest layers to freeze with them.
+        backend: `auto` is `ort` where its training build is installed, else `torch`.
+        device: `cpu` or `cuda`.
+        precision: of the torch backend; `auto` is bf16 on CUDA and fp32 on a CPU.
+        threads: of one operation; None leaves it to the runtime.
+        onnx: whether the torch backend also exports `onnx/model.onnx`.
+    """
+
+    model: str | None = None
+    artifacts: str | None = None
+    freeze: str = Field("embeddings", pattern=r"^(none|embeddings|\d+)$")
+    backend: Literal["auto", "ort", "torch"] = "auto"
+    device: Literal["cpu", "cuda"] = "cpu"
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    threads: int | None = Field(None, ge=1)
+    onnx: bool = True
+
+
+class TrainSettings(Settings):
+    """How the loop runs.
+
+    Attributes:
+        epochs: passes over the training rows.
+        batch_size: examples per optimizer step.
+        lr: peak learning rate; None: chosen from the model's width and the number of steps.
+        decay: the rate falls linearly to 0 over `examples` seen, or over the `steps` of an unfiltered run.
+        max_steps: stop after this many optimizer steps; None: when the data ends.
+        seed: of everything random.
+    """
+
+    epochs: int = Field(1, ge=1)
+    batch_size: int = Field(32, ge=1)
+    lr: float | None = Field(None, gt=0)
+    decay: Literal["examples", "steps"] = "examples"
+    max_steps: int | None = Field(None, ge=1)
+    seed: int = Field(0, ge=0)
+
+
+class RunConfig(Settings):
+    """One run, whole."""
+
+    schema_version: Literal[1] = 1
+    data: DataSettings
+    model: ModelSettings = ModelSettings()
+    selection: SelectionSettings = SelectionSettings()
+    train: TrainSettings = TrainSettings()
+
+
+def make_config(raw: dict[str, Any]) -> RunConfig:
+    """Validate settings given by section; a preset's values come before the ones given.
+
+    Raises:
+        UsageError: a value cannot be; the message names the setting and the value.
+    """
+    selection = dict(raw.get("selection", {}))
+    preset = selection.get("preset", "default")
+    if preset not in PRESETS:
+        raise UsageError(f"There is no preset {preset!r}; choose from {', '.join(PRESETS)}.")
+    train = dict(raw.get("train", {}))
+    if preset == "paper":
+        train.setdefault("decay", "steps")
+    try:
+        return RunConfig.model_validate(raw | {"selection": PRESETS[preset] | selection, "train": train})
+    except ValidationError as error:
+        raise UsageError(_first_problem(error)) from error
+
+
+def _first_problem(error: ValidationError) -> str:
+    problem = error.errors()[0]
+    where = ".".join(str(part) for part in problem["loc"])
+    option = str(problem["loc"][-1]).replace("_", "-") if problem["loc"] else "config"
+    given = problem.get("input")
+    shown = f" (given: {given!r})" if not isinstance(given, dict) else ""
+    return f"--{option}, setting {where}: {problem['msg'].lower()}{shown}."
+
+
+def load_config(path: Path) -> dict[str, Any]:
+    """Read settings from TOML, by section, not yet validated.
+
+    Raises:
+        UsageError: missing, not TOML, or from a newer edgetune.
+    """
+    try:
+        with path.open("rb") as file:
+            raw: dict[str, Any] = tomllib.load(file)
+    except OSError as error:
+        raise UsageError(f"Cannot read the config {path}: {error.strerror}.") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise UsageError(f"{path} is not TOML: {error}.") from error
+    version = raw.get("schema_version", SCHEMA_VERSION)
+    if isinstance(version, int) and version > SCHEMA_VERSION:
+        raise UsageError(
+            f"{path} was written by a newer edgetune (schema {version}); update edgetune to use it."
+        )
+    return raw
+
+
+def dump_config(config: RunConfig) -> str:
+    """Write every setting as TOML; settings that are None are left out, which reads back as None."""
+    header = (
+        "# Every setting of this run. Repeat it with: edgetune finetune --config THIS_FILE --out ELSEWHERE\n"
+    )
+    return header + tomli_w.dumps(config.model_dump(mode="json", exclude_none=True))

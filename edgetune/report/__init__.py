@@ -1,0 +1,1 @@
+"""What a run shows: live progress, closing tables, the picture, the model card."""

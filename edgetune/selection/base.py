@@ -1,5 +1,7 @@
 """The contract every way of choosing examples keeps; the loop knows nothing else of them.
 
+Per batch, in this order:
+
     choose_score ─→ (scored) ─→ choose_train ─→ observe        a filter
     straight: ─→ train step ─→ observe                         no forward pass is paid for beforehand
 """

@@ -1,0 +1,36 @@
+"""Finetune a text classifier on the machine you have, in the time you have.
+
+from edgetune import finetune, load_run
+result = finetune("reviews.csv")
+load_run(result.run_dir).predict(["the battery died in a day"])
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from edgetune.result import RunResult
+    from edgetune.run import finetune
+    from edgetune.saved import Prediction, Run, load_run
+
+__all__ = ["Prediction", "Run", "RunResult", "__version__", "finetune", "load_run"]
+
+_HOMES = {
+    "finetune": "edgetune.run",
+    "RunResult": "edgetune.result",
+    "load_run": "edgetune.saved",
+    "Run": "edgetune.saved",
+    "Prediction": "edgetune.saved",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name when it is first used, so that `edgetune --help` stays quick."""
+    if name not in _HOMES:
+        raise AttributeError(f"module 'edgetune' has no attribute {name!r}")
+    import importlib
+
+    return getattr(importlib.import_module(_HOMES[name]), name)

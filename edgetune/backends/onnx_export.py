@@ -1,0 +1,194 @@
+"""A torch classifier → an ONNX graph whose initializers are its parameters, one each, by name.
+
+Runs only where torch, transformers, optimum-onnx and onnx are. Works around what torch's exporter does:
+
+1. It merges initializers with equal contents (fresh zero biases). Every parameter is given distinct
+   values while the graph is traced, and its own values back afterwards, so nothing is ever merged.
+2. `LayerNormalization` nodes come with one output; the gradient builder needs all three.
+3. The IR version is newer than the runtime reads.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+import os
+import tempfile
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from edgetune.errors import EnvironmentError_, ModelError
+
+IR_VERSION = 10
+OPSET = 17
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Keep the libraries' warnings, log lines and progress bars from the user."""
+    logging.getLogger("transformers").setLevel(logging.ERROR)
+    logging.getLogger("optimum").setLevel(logging.ERROR)
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)
+    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+        warnings.simplefilter("ignore")
+        yield
+
+
+def load_torch_model(folder: Path, n_labels: int, attention: str) -> tuple[Any, list[str]]:
+    """Load a sequence classifier in eval mode.
+
+    Args:
+        folder: Hugging Face folder.
+        n_labels: outputs of the head; a head of another size is drawn anew.
+        attention: `eager` for export, `sdpa` for training by torch.
+
+    Returns:
+        The model, and the names of the parameters that the weights did not have.
+
+    Raises:
+        EnvironmentError_: torch or transformers is not installed.
+        ModelError: the weights do not fit, or the architecture is no classifier.
+    """
+    try:
+        from transformers import AutoConfig, AutoModelForSequenceClassification
+        from transformers.utils import logging as transformers_logging
+    except ImportError as error:
+        raise EnvironmentError_(f'{error.name} is not installed; `pip install "edgetune[cpu]"`.') from error
+    transformers_logging.set_verbosity_error()
+    try:
+        with quiet():
+            config = AutoConfig.from_pretrained(folder, num_labels=n_labels, local_files_only=True)
+            config.problem_type = "single_label_classification"
+            for flag in ("reference_compile",):  # ModernBERT compiles itself otherwise
+                if hasattr(config, flag):
+                    setattr(config, flag, False)
+            model, info = AutoModelForSequenceClassification.from_pretrained(
+                folder,
+                config=config,
+                attn_implementation=attention,
+                use_safetensors=True,
+                ignore_mismatched_sizes=True,
+                output_loading_info=True,
+                local_files_only=True,
+                torch_dtype="float32",
+            )
+    except (OSError, ValueError, RuntimeError, KeyError, AttributeError) as error:
+        if attention == "sdpa" and "attention" in str(error).lower():
+            return load_torch_model(folder, n_labels, "eager")
+        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise ModelError(f"{folder} cannot be loaded as a text classifier: {first[:300]}") from error
+    names = {name for name, _ in model.named_parameters()}
+    mismatched = [key[0] for key in info["mismatched_keys"]]
+    missing = sorted(names.intersection([*info["missing_keys"], *mismatched]))
+    if len(missing) > max(8, len(names) // 2):
+        raise ModelError(
+            f"{folder}: its weights hold only {len(names) - len(missing)} of the model's {len(names)} "
+            "parameters; they belong to another architecture."
+        )
+    return model.eval(), missing
+
+
+def export_graph(model: Any, target: Path) -> None:
+    """Write the classifier's ONNX graph, weights inside.
+
+    Raises:
+        EnvironmentError_: optimum-onnx is not installed.
+        ModelError: the exporter does not know the architecture.
+    """
+    try:
+        from optimum.exporters.onnx import export
+        from optimum.exporters.tasks import TasksManager
+    except ImportError as error:
+        raise EnvironmentError_(
+            f'{error.name} is not installed, and exporting needs it: `pip install "edgetune[cpu]"`.'
+        ) from error
+    import onnx
+
+    try:
+        constructor = TasksManager.get_exporter_config_constructor(
+            exporter="onnx", model=model, task="text-classification", library_name="transformers"
+        )
+        onnx_config = constructor(model.config)
+    except (KeyError, ValueError) as error:
+        raise ModelError(
+            f"The ONNX exporter does not know {model.config.model_type} classifiers ({error}); "
+            "train it with --backend torch --no-onnx."
+        ) from error
+    with tempfile.TemporaryDirectory(dir=target.parent) as scratch, _distinct_parameters(model), quiet():
+        raw = Path(scratch) / "raw.onnx"
+        export(
+            model,
+            onnx_config,
+            raw,
+            opset=OPSET,
+            do_constant_folding=False,
+            disable_dynamic_axes_fix=True,
+        )
+        graph = onnx.load(raw)
+    _repair(graph, model)
+    onnx.save(graph, target)
+
+
+@contextlib.contextmanager
+def _distinct_parameters(model: Any) -> Iterator[None]:
+    """Give every parameter contents of its own while the graph is traced."""
+    import torch
+
+    generator = torch.Generator().manual_seed(0)
+    kept = {}
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if parameter.ndim <= 1 or parameter.numel() <= 4096 or float(parameter.abs().max()) == 0.0:
+                kept[name] = parameter.detach().clone()
+                noise = torch.rand(parameter.shape, generator=generator, dtype=parameter.dtype)
+                parameter.add_(0.01 + noise.to(parameter.device))
+    try:
+        yield
+    finally:
+        with torch.no_grad():
+            for name, parameter in model.named_parameters():
+                if name in kept:
+                    parameter.copy_(kept[name])
+
+
+def _repair(graph: Any, model: Any) -> None:
+    """Put the true weights back, complete LayerNormalization, and set the IR version."""
+    from onnx import numpy_helper
+
+    parameters = dict(model.named_parameters())
+    for initializer in graph.graph.initializer:
+        value = parameters.get(initializer.name)
+        if value is not None:
+            array = value.detach().cpu().numpy().astype(np.float32)
+            initializer.CopyFrom(numpy_helper.from_array(np.ascontiguousarray(array), initializer.name))
+    for node in graph.graph.node:
+        if node.op_type == "LayerNormalization":
+            for suffix in ("mean", "inv_std")[len(node.output) - 1 :]:
+                node.output.append(f"{node.output[0]}_{suffix}")
+    graph.ir_version = IR_VERSION
+
+
+def initializer_names(path: Path) -> set[str]:
+    """Return the names of a graph's floating-point initializers."""
+    import onnx
+
+    graph = onnx.load(path, load_external_data=False).graph
+    return {item.name for item in graph.initializer if item.data_type == onnx.TensorProto.FLOAT}
+
+
+@contextlib.contextmanager
+def native_stderr_to(path: Path) -> Iterator[None]:
+    """Send what native code writes to stderr (hundreds of INFO lines) into a file instead."""
+    saved = os.dup(2)
+    with path.open("wb") as log:
+        os.dup2(log.fileno(), 2)
+        try:
+            yield
+        finally:
+            os.dup2(saved, 2)
+            os.close(saved)

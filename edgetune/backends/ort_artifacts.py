@@ -1,0 +1,251 @@
+"""ONNX Runtime training artifacts: a folder that trains one model without torch.
+
+    manifest.json            what it was made from and with; names of inputs and parameters
+    training_model.onnx      forward + backward      eval_model.onnx     forward alone
+    optimizer_model.onnx     AdamW                   checkpoint          weights
+    rest.safetensors         weights the graph does not use, kept for the Hugging Face folder
+    config.json, tokenizer…  as they go into the trained model's folder
+
+Built by a child process (`export_child`), so that torch's memory and chatter never enter the run, and
+cached by a hash of weights, settings and versions. Reading them needs neither torch nor transformers.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from edgetune.errors import ArtifactsError, EdgetuneError, EnvironmentError_, ModelError, UsageError
+from edgetune.machine import installed
+from edgetune.models import ModelSource
+
+SCHEMA_VERSION = 1
+MANIFEST = "manifest.json"
+GRAPHS = ("training_model.onnx", "eval_model.onnx", "optimizer_model.onnx", "checkpoint")
+_ERRORS: dict[str, type[EdgetuneError]] = {
+    kind.__name__: kind for kind in (ArtifactsError, EnvironmentError_, ModelError, UsageError)
+}
+
+
+class Check(BaseModel):
+    """How far the first step was from torch's when the artifacts were made.
+
+    Attributes:
+        logits: largest absolute difference of the logits.
+        loss: absolute difference of the mean loss (nats).
+        gradients: largest over parameters of |difference| / |gradient| (norms).
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    logits: float
+    loss: float
+    gradients: float
+
+
+class Manifest(BaseModel):
+    """What artifacts are, written beside them."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    schema_version: Literal[1] = 1
+    edgetune: str
+    onnxruntime: str
+    model: str
+    fingerprint: str
+    n_labels: int
+    freeze: str
+    pad_id: int
+    max_positions: int
+    hidden_size: int
+    initializer_range: float
+    inputs: list[str]
+    trainable: list[str]
+    head: dict[str, list[int]]
+    parameters: list[str]
+    tied: dict[str, str]
+    notes: list[str] = []
+    check: Check
+
+
+class Artifacts:
+    """A folder of training artifacts whose manifest was read and found to fit this machine."""
+
+    def __init__(self, folder: Path, manifest: Manifest) -> None:
+        self.folder = folder
+        self.manifest = manifest
+
+    @property
+    def tokenizer_file(self) -> Path:
+        """The tokenizer that goes with the model."""
+        return self.folder / "tokenizer.json"
+
+
+def ort_version() -> str:
+    """Return the version of the installed ONNX Runtime, whatever its package is called."""
+    names = ("onnxruntime-training-cpu", "onnxruntime-training", "onnxruntime")
+    return next((found for name in names if (found := installed(name)) is not None), "none")
+
+
+def load_artifacts(folder: Path, n_labels: int | None = None) -> Artifacts:
+    """Open artifacts and check that they can train here, with these labels.
+
+    Raises:
+        ArtifactsError: missing, damaged, from another version, or for another number of labels.
+    """
+    path = folder / MANIFEST
+    if not path.is_file():
+        raise ArtifactsError(
+            f"{folder} holds no training artifacts (no {MANIFEST}); make them with `edgetune export`."
+        )
+    try:
+        raw = json.loads(path.read_text(encoding="utf-8"))
+        if isinstance(raw, dict) and raw.get("schema_version", 0) > SCHEMA_VERSION:
+            raise ArtifactsError(
+                f"{folder} was written by a newer edgetune; update edgetune or export again."
+            )
+        manifest = Manifest.model_validate(raw)
+    except (ValueError, ValidationError) as error:
+        first = str(error).splitlines()[0]
+        raise ArtifactsError(f"{path} is damaged ({first}); export the artifacts again.") from error
+    missing = [name for name in (*GRAPHS, "tokenizer.json", "config.json") if not (folder / name).is_file()]
+    if missing:
+        raise ArtifactsError(f"{folder} lacks {', '.join(missing)}; export the artifacts again.")
+    if manifest.onnxruntime != ort_version() and ort_version() != "none":
+        raise ArtifactsError(
+            f"{folder} was made for ONNX Runtime {manifest.onnxruntime}, here is {ort_version()}; "
+            "export again with the version that is installed here."
+        )
+    if n_labels is not None and manifest.n_labels != n_labels:
+        raise ArtifactsError(
+            f"{folder} was made for {manifest.n_labels} labels, the data has {n_labels}; "
+            f"export again with --labels {n_labels}."
+        )
+    return Artifacts(folder, manifest)
+
+
+def cache_key(fingerprint: str, freeze: str) -> str:
+    """Name artifacts by everything that decides their contents but the number of labels."""
+    from edgetune import __version__
+
+    parts = [fingerprint, freeze, str(SCHEMA_VERSION), __version__, ort_version()]
+    parts += [installed(package) or "-" for package in ("torch", "transformers", "optimum-onnx")]
+    return hashlib.sha256("|".join(parts).encode()).hexdigest()[:20]
+
+
+class ArtifactBuilder:
+    """Finds cached artifacts or has a child process make them.
+
+    The child is started early (`warm_up`), so that it imports torch while this process reads and
+    tokenizes the data; the number of labels is sent to it when it is known.
+    """
+
+    def __init__(self, source: ModelSource, freeze: str, cache_dir: Path) -> None:
+        self._source = source
+        self._freeze = freeze
+        self._cache = cache_dir / "artifacts"
+        self._fingerprint = source.fingerprint()
+        self._key = cache_key(self._fingerprint, freeze)
+        self._child: subprocess.Popen[str] | None = None
+
+    def cached(self, n_labels: int) -> Path | None:
+        """Return the cached artifacts' folder, if they are there."""
+        folder = self._folder(n_labels)
+        return folder if (folder / MANIFEST).is_file() else None
+
+    def any_cached(self) -> bool:
+        """Return whether this model's artifacts are cached for any number of labels."""
+        return next(self._cache.glob(f"{self._key}-*/{MANIFEST}"), None) is not None
+
+    def _folder(self, n_labels: int) -> Path:
+        return self._cache / f"{self._key}-{n_labels}"
+
+    def warm_up(self) -> None:
+        """Start the child that will export, if it is not running yet."""
+        if self._child is None:
+            self._child = subprocess.Popen(
+                [sys.executable, "-m", "edgetune.backends.export_child"],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                text=True,
+                start_new_session=True,
+            )
+
+    def close(self) -> None:
+        """Stop a child that is not needed any more."""
+        if self._child is not None:
+            self._child.kill()
+            self._child.communicate()
+            self._child = None
+
+    def get(self, n_labels: int) -> Artifacts:
+        """Return cached artifacts, or make them.
+
+        Raises:
+            EdgetuneError: what the child found wrong, in its words.
+        """
+        folder = self.cached(n_labels)
+        if folder is None:
+            folder = self._folder(n_labels)
+            self.build_into(folder, n_labels)
+        return load_artifacts(folder, n_labels)
+
+    def build_into(self, folder: Path, n_labels: int) -> None:
+        """Make artifacts in a temporary folder beside `folder`, then rename it."""
+        try:
+            folder.parent.mkdir(parents=True, exist_ok=True)
+            scratch = Path(tempfile.mkdtemp(prefix=".building-", dir=folder.parent))
+            scratch.chmod(0o755)
+        except OSError as error:
+            raise EnvironmentError_(
+                f"Cannot write to {folder.parent} ({error.strerror}); use --cache-dir."
+            ) from error
+        try:
+            self._run_child(scratch, n_labels)
+            if folder.exists():
+                shutil.rmtree(folder)
+            os.replace(scratch, folder)
+        finally:
+            shutil.rmtree(scratch, ignore_errors=True)
+
+    def _run_child(self, scratch: Path, n_labels: int) -> None:
+        self.warm_up()
+        child, self._child = self._child, None
+        assert child is not None
+        job = {
+            "folder": str(self._source.folder),
+            "name": self._source.name,
+            "fingerprint": self._fingerprint,
+            "n_labels": n_labels,
+            "freeze": self._freeze,
+            "target": str(scratch),
+        }
+        try:
+            out, err = child.communicate(json.dumps(job))
+        except BaseException:
+            child.kill()
+            child.communicate()
+            raise
+        _raise_child_error(child.returncode, out, err)
+
+
+def _raise_child_error(returncode: int, out: str, err: str) -> None:
+    lines = [line for line in out.splitlines() if line.startswith("{")]
+    answer: dict[str, Any] = json.loads(lines[-1]) if lines else {}
+    if returncode == 0 and answer.get("ok"):
+        return
+    if "error" in answer:
+        raise _ERRORS.get(answer["error"], ArtifactsError)(answer["message"])
+    tail = " ".join(err.strip().splitlines()[-1:])[-300:]
+    raise ArtifactsError(
+        f"Making the training artifacts failed (exit code {returncode}: {tail or 'no message'}); "
+        "try --backend torch, and report it."
+    )

@@ -1,0 +1,151 @@
+"""The PyTorch backend: CPU in fp32 or bf16 autocast, CUDA in bf16; SDPA attention; fused AdamW.
+
+Used where ONNX Runtime has no training build (Linux on ARM, Python 3.13), where it is faster, and on
+CUDA. It trains the same parameters with the same numbers as the `ort` backend; dropout is off in both.
+"""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+
+from edgetune.backends.base import ADAM_BETAS, ADAM_EPS, WEIGHT_DECAY
+from edgetune.backends.onnx_export import export_graph, load_torch_model, quiet
+from edgetune.backends.ort_backend import copy_tokenizer, write_config
+from edgetune.batching import Batch
+from edgetune.errors import EnvironmentError_, UsageError
+from edgetune.models import ModelSource, init_head, trainable_names
+from edgetune.types import FloatArray
+
+
+class TorchBackend:
+    """Trains one Hugging Face classifier with PyTorch."""
+
+    name: ClassVar[str] = "torch"
+
+    def __init__(
+        self,
+        source: ModelSource,
+        n_labels: int,
+        freeze: str,
+        seed: int,
+        *,
+        device: str = "cpu",
+        precision: str = "auto",
+        threads: int | None = None,
+        onnx: bool = True,
+    ) -> None:
+        """Load the model, freeze it and draw its head from the seed.
+
+        Args:
+            source: checked model folder.
+            n_labels: outputs of the head.
+            freeze: `none`, `embeddings` or a number of lowest layers.
+            seed: of the head's first weights.
+            device: `cpu` or `cuda`.
+            precision: `fp32`, `bf16`, or `auto` (bf16 on CUDA, fp32 on a CPU).
+            threads: of one operation (None: torch's own choice).
+            onnx: whether `save` also exports `onnx/model.onnx`.
+        """
+        try:
+            import torch
+        except ImportError as error:
+            raise EnvironmentError_('PyTorch is not installed; `pip install "edgetune[cpu]"`.') from error
+        if device == "cuda" and not torch.cuda.is_available():
+            raise UsageError("--device cuda: PyTorch sees no CUDA GPU on this machine; use --device cpu.")
+        if threads is not None:
+            torch.set_num_threads(threads)
+        self._torch = torch
+        self._source = source
+        self._device = torch.device(device)
+        self._bf16 = precision == "bf16" or (precision == "auto" and device == "cuda")
+        self._onnx = onnx
+        self._model, missing = load_torch_model(source.folder, n_labels, "sdpa")
+        parameters = dict(self._model.named_parameters())
+        std = float(getattr(self._model.config, "initializer_range", 0.02) or 0.02)
+        head = init_head({name: tuple(parameters[name].shape) for name in missing}, std, seed)
+        trainable = set(trainable_names(parameters, freeze))
+        with torch.no_grad():
+            for name, parameter in parameters.items():
+                if name in head:
+                    parameter.copy_(torch.from_numpy(head[name]))
+                parameter.requires_grad_(name in trainable)
+        self._model.to(self._device)
+        self._segments = int(getattr(self._model.config, "type_vocab_size", 0) or 0) > 1
+        self._trained = [p for p in self._model.parameters() if p.requires_grad]
+        self._optimizer = torch.optim.AdamW(
+            self._trained, lr=0.0, betas=ADAM_BETAS, eps=ADAM_EPS, weight_decay=WEIGHT_DECAY, fused=True
+        )
+
+    @property
+    def n_parameters(self) -> int:
+        """Trainable parameters."""
+        return sum(parameter.numel() for parameter in self._trained)
+
+    def _logits(self, batch: Batch) -> Any:
+        padded = batch.padded(self._source.pad_id)
+        if not self._segments:
+            padded.pop("token_type_ids")
+        inputs = {name: self._torch.from_numpy(value).to(self._device) for name, value in padded.items()}
+        with self._torch.autocast(self._device.type, self._torch.bfloat16, enabled=self._bf16):
+            logits = self._model(**inputs).logits
+        return logits.float()
+
+    def score(self, batch: Batch) -> FloatArray:
+        """Return logits (B, C)."""
+        with self._torch.inference_mode():
+            result: FloatArray = self._logits(batch).cpu().numpy()
+        return result
+
+    def train_step(self, batch: Batch, lr: float) -> FloatArray:
+        """Update once on the batch; return logits (B, C) from before the update."""
+        logits = self._logits(batch)
+        labels = self._torch.from_numpy(batch.labels.astype(np.int64)).to(self._device)
+        self._torch.nn.functional.cross_entropy(logits, labels).backward()
+        for group in self._optimizer.param_groups:
+            group["lr"] = lr
+        self._optimizer.step()
+        self._optimizer.zero_grad(set_to_none=True)
+        result: FloatArray = logits.detach().cpu().numpy()
+        return result
+
+    def state(self) -> bytes:
+        """Return trained parameters and optimizer state."""
+        buffer = io.BytesIO()
+        trained = {n: p.detach() for n, p in self._model.named_parameters() if p.requires_grad}
+        self._torch.save({"model": trained, "optimizer": self._optimizer.state_dict()}, buffer)
+        return buffer.getvalue()
+
+    def load_state(self, state: bytes) -> None:
+        """Continue exactly where `state()` was taken."""
+        found = self._torch.load(io.BytesIO(state), weights_only=True, map_location=self._device)
+        self._model.load_state_dict(found["model"], strict=False)
+        self._optimizer.load_state_dict(found["optimizer"])
+
+    def weights(self) -> dict[str, FloatArray]:
+        """Return every parameter by name, as copies."""
+        return {n: p.detach().cpu().numpy().copy() for n, p in self._model.named_parameters()}
+
+    def save(self, folder: Path, label_names: tuple[str, ...]) -> None:
+        """Write `model/` (Hugging Face layout) and `onnx/model.onnx` into an existing folder."""
+        model_folder = folder / "model"
+        model_folder.mkdir()
+        with quiet():
+            self._model.save_pretrained(model_folder, safe_serialization=True)
+        targets = [model_folder]
+        if self._onnx:
+            onnx_folder = folder / "onnx"
+            onnx_folder.mkdir()
+            self._export(onnx_folder / "model.onnx")
+            targets.append(onnx_folder)
+        for target in targets:
+            copy_tokenizer(self._source.folder, target)
+            write_config(model_folder / "config.json", target / "config.json", label_names)
+
+    def _export(self, target: Path) -> None:
+        """Export through an eager copy on the CPU, as SDPA does not trace everywhere."""
+        model, _ = load_torch_model(target.parent.parent / "model", self._model.config.num_labels, "eager")
+        export_graph(model, target)

@@ -1,0 +1,79 @@
+"""What may be wrong with labelled text that can be read: repeats, contradictions, rare classes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from edgetune.types import IntArray
+
+FEW_EXAMPLES = 10  # a class with fewer is warned of
+IMBALANCE = 10  # so is a largest class with more than this many times the smallest's rows
+_MAX_NAMED = 5
+
+
+@dataclass(frozen=True)
+class Repeats:
+    """How often texts come again.
+
+    Attributes:
+        n_duplicates: rows whose text was there before.
+        n_conflicts: different texts that come with more than one label.
+    """
+
+    n_duplicates: int
+    n_conflicts: int
+
+
+def count_repeats(hashes: IntArray, labels: IntArray) -> Repeats:
+    """Count repeated texts; (n,) hashes of the texts and (n,) class ids. Takes some 20 bytes a row."""
+    order = np.argsort(hashes)
+    ordered = hashes[order]
+    starts = np.flatnonzero(np.concatenate(([True], ordered[1:] != ordered[:-1])))
+    by_text = labels[order]
+    lowest = np.minimum.reduceat(by_text, starts)
+    highest = np.maximum.reduceat(by_text, starts)
+    return Repeats(len(hashes) - len(starts), int(np.count_nonzero(lowest != highest)))
+
+
+def warning_sentences(
+    counts: Mapping[str, int], repeats: Repeats, n_truncated: int, max_length: int
+) -> list[str]:
+    """Say what a user should look at before training; [] if nothing.
+
+    Args:
+        counts: rows per label.
+        repeats: how often texts come again.
+        n_truncated: rows cut to `max_length`.
+        max_length: tokens per row at most.
+    """
+    n_rows = sum(counts.values())
+    found = []
+    if repeats.n_duplicates:
+        share = repeats.n_duplicates / n_rows
+        found.append(f"{_rows(repeats.n_duplicates)} ({share:.1%}) repeat a text that was there before.")
+    if repeats.n_conflicts:
+        n_texts = repeats.n_conflicts
+        found.append(
+            f"{n_texts:,} {'text comes' if n_texts == 1 else 'texts come'} with more than one label."
+        )
+    rare = [f'"{name}" ({count})' for name, count in counts.items() if count < FEW_EXAMPLES]
+    if rare:
+        more = f" and {len(rare) - _MAX_NAMED} more" if len(rare) > _MAX_NAMED else ""
+        found.append(f"Labels with fewer than {FEW_EXAMPLES} rows: {', '.join(rare[:_MAX_NAMED])}{more}.")
+    largest = max(counts, key=lambda name: counts[name])
+    smallest = min(counts, key=lambda name: counts[name])
+    if counts[largest] > IMBALANCE * counts[smallest]:
+        found.append(
+            f'The labels are far from balanced: "{largest}" has {_rows(counts[largest])}, '
+            f'"{smallest}" {counts[smallest]:,}.'
+        )
+    if n_truncated:
+        found.append(f"{_rows(n_truncated)} ({n_truncated / n_rows:.1%}) were cut to {max_length} tokens.")
+    return found
+
+
+def _rows(count: int) -> str:
+    return f"{count:,} row{'' if count == 1 else 's'}"

@@ -1,0 +1,127 @@
+"""Which reader opens a path: by its name, and by its first bytes where the name does not tell."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+from edgetune.data.rows import Table
+from edgetune.data.textio import read_start, suffixes_of
+from edgetune.errors import DataError, UsageError
+
+HUB_PREFIX = "hub:"
+_DELIMITER_HINTS = {".csv": ",", ".tsv": "\t", ".tab": "\t"}
+_JSON = (".json", ".jsonl", ".ndjson")
+_ARROW = (".arrow", ".feather", ".ipc")
+_PARQUET = (".parquet", ".pq")
+_JSON_START = re.compile(rb"(\xef\xbb\xbf)?\s*(\[\s*)?\{")
+_MAX_NAMED = 5
+
+
+def open_table(
+    path: str, encoding: str, delimiter: str | None, header: bool | None, wanted: Sequence[str] = ()
+) -> Table:
+    """Open labelled rows in any format.
+
+    Args:
+        path: a file, a folder, or `hub:NAME` or `hub:NAME:SPLIT`.
+        encoding: of text files.
+        delimiter: of delimited files; None decides by the content.
+        header: whether a delimited file's first row names its columns; None decides by the content.
+        wanted: column names that the user asked for.
+
+    Raises:
+        DataError: the path is missing or cannot be read as rows.
+        EnvironmentError_: a package or the network is missing.
+    """
+    if path.startswith(HUB_PREFIX):
+        from edgetune.data.hub import read_hub
+
+        if not path.removeprefix(HUB_PREFIX).split(":")[0]:
+            raise UsageError('Name the dataset: "hub:NAME" or "hub:NAME:SPLIT".')
+        return read_hub(path.removeprefix(HUB_PREFIX))
+    place = existing(path)
+    if place.is_dir():
+        return _open_folder(place, encoding)
+    suffix, compression = suffixes_of(place)
+    kind = _kind_of(place, suffix)
+    if kind in ("parquet", "arrow"):
+        if compression:
+            raise DataError(
+                f"{path} is compressed as a whole; unpack it first ({kind} files compress inside)."
+            )
+        from edgetune.data import tables
+
+        return tables.read_parquet(place) if kind == "parquet" else tables.read_arrow(place)
+    if kind == "json":
+        from edgetune.data.jsonrows import read_json
+
+        return read_json(place, encoding)
+    from edgetune.data.delimited import read_delimited
+
+    return read_delimited(place, _DELIMITER_HINTS.get(suffix, "\t"), encoding, delimiter, header, wanted)
+
+
+def existing(path: str) -> Path:
+    """Return the path if it is there.
+
+    Raises:
+        DataError: it is not; names its neighbours.
+    """
+    place = Path(path)
+    try:
+        if place.is_dir() or place.is_file():
+            return place
+        if place.exists():
+            raise DataError(f"{path} is neither a file nor a folder.")
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path!r} cannot be opened: {error}.") from error
+    raise DataError(f"There is no {path}.{_neighbours(place)}")
+
+
+def _neighbours(place: Path) -> str:
+    """Suggest what the user may have meant from what is in the folder."""
+    if not place.parent.is_dir():
+        return f" The folder {place.parent} does not exist either."
+    try:
+        names = sorted(entry.name for entry in place.parent.iterdir() if not entry.name.startswith("."))
+    except OSError:
+        return ""
+    lowered = {name.lower(): name for name in names}
+    close = [lowered[name] for name in difflib.get_close_matches(place.name.lower(), lowered, n=2)]
+    if close:
+        return f" Did you mean {' or '.join(str(place.parent / name) for name in close)}?"
+    if names:
+        more = ", …" if len(names) > _MAX_NAMED else ""
+        return f" {place.parent} holds {', '.join(names[:_MAX_NAMED])}{more}."
+    return f" {place.parent} is empty."
+
+
+def _kind_of(place: Path, suffix: str) -> str:
+    """Return parquet, arrow, json or delimited."""
+    if suffix in _JSON:
+        return "json"
+    if suffix in _PARQUET:
+        return "parquet"
+    if suffix in _ARROW:
+        return "arrow"
+    if suffix in _DELIMITER_HINTS:
+        return "delimited"
+    start = read_start(place, 64)
+    if start.startswith((b"PAR1", b"ARROW1")):
+        return "parquet" if start.startswith(b"PAR1") else "arrow"
+    if suffix != ".txt" and _JSON_START.match(start):
+        return "json"
+    return "delimited"
+
+
+def _open_folder(folder: Path, encoding: str) -> Table:
+    if (folder / "state.json").is_file() or (folder / "dataset_dict.json").is_file():
+        from edgetune.data.tables import read_saved
+
+        return read_saved(folder)
+    from edgetune.data.folders import read_folder
+
+    return read_folder(folder, encoding)

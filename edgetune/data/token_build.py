@@ -1,0 +1,214 @@
+"""Builds the files of a token cache, row by row, in memory that does not grow with the data.
+
+examples ─→ chunks of 1,000 ─→ tokenizer ─→ tokens.bin  offsets.bin  labels.bin  first_lengths.bin  hashes.bin
+bad rows ─→ bad_rows.jsonl                                                          counts ─→ meta.json
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Callable, Iterable
+from contextlib import ExitStack
+from dataclasses import asdict
+from hashlib import blake2b
+from itertools import chain, islice
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+
+from edgetune.data.dataset import BadRow, DataOptions, Example, read_examples
+from edgetune.data.quality import count_repeats
+from edgetune.data.rows import NO_TOKENS, excerpt_of
+from edgetune.data.token_format import (
+    BAD_ROWS,
+    CACHE_VERSION,
+    FIRST_LENGTHS,
+    HASHES,
+    LABELS,
+    META,
+    OFFSETS,
+    TOKENS,
+    Meta,
+    TokenizerSpec,
+)
+from edgetune.errors import DataError, ModelError
+from edgetune.types import IntArray
+
+CHUNK_ROWS = 1_000
+MAX_LABELS = 10_000  # more different labels than this are not labels
+MAX_BAD_ROWS_KEPT = 1_000  # in bad_rows.jsonl; all are counted
+
+
+def label_order(names: Iterable[str]) -> list[str]:
+    """Sort labels: by number if all are whole numbers, else by letter."""
+    names = list(names)
+    try:
+        return sorted(names, key=lambda name: (int(name), name))
+    except ValueError:
+        return sorted(names)
+
+
+def text_hash(text: str, text_pair: str | None) -> bytes:
+    """Return 8 bytes that are equal for texts that differ in letter case or white space at most."""
+    normal = " ".join(text.lower().split())
+    if text_pair is not None:
+        normal += "\x1f" + " ".join(text_pair.lower().split())
+    return blake2b(normal.encode(), digest_size=8).digest()
+
+
+def load_tokenizer(spec: TokenizerSpec) -> Any:
+    """Load a `tokenizer.json`, set to cut and not to pad.
+
+    Raises:
+        ModelError: it cannot be read.
+    """
+    from tokenizers import Tokenizer
+
+    try:
+        tokenizer = Tokenizer.from_file(str(spec.path))
+        tokenizer.no_padding()
+        tokenizer.enable_truncation(spec.max_length)
+    except Exception as error:  # tokenizers raises bare Exception
+        raise ModelError(f"The tokenizer {spec.path} cannot be used: {error}.") from error
+    return tokenizer
+
+
+class TokenWriter:
+    """Appends tokenized examples to the files of a cache folder; use as a context manager."""
+
+    def __init__(self, folder: Path, source: str, spec: TokenizerSpec) -> None:
+        self._folder, self._source, self._spec = folder, source, spec
+        self._tokenizer = load_tokenizer(spec)
+        self._encode = getattr(self._tokenizer, "encode_batch_fast", self._tokenizer.encode_batch)
+        largest_id = max(self._tokenizer.get_vocab(with_added_tokens=True).values(), default=0)
+        self._token_dtype = np.dtype(np.uint16 if largest_id <= 0xFFFF else np.uint32)
+        self._length_dtype = np.dtype(np.uint16 if spec.max_length <= 0xFFFF else np.uint32)
+        self._stack = ExitStack()
+        self._files: dict[str, IO[bytes]] = {}
+        self._ids: dict[str, int] = {}  # in order of appearance
+        self._counts: Counter[int] = Counter()
+        self._reasons: Counter[str] = Counter()
+        self._n_tokens = self._n_truncated = self.n_rows = self.n_bad = 0
+        self.bad_rows: dict[str, BadRow] = {}  # the first of each reason
+
+    def __enter__(self) -> TokenWriter:
+        for name in (TOKENS, OFFSETS, LABELS, FIRST_LENGTHS, HASHES, BAD_ROWS):
+            self._files[name] = self._stack.enter_context((self._folder / name).open("wb"))
+        self._append(OFFSETS, np.zeros(1, dtype=np.int64))
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._stack.close()
+
+    @property
+    def n_read(self) -> int:
+        """Rows seen so far, usable or not."""
+        return self.n_rows + self.n_bad
+
+    @property
+    def bad_reasons(self) -> dict[str, int]:
+        """Rows left out, by reason, most frequent first."""
+        return dict(self._reasons.most_common())
+
+    def add_bad(self, row: BadRow) -> None:
+        """Count a row that cannot be used, and keep it for the user to look at."""
+        self.n_bad += 1
+        self._reasons[row.reason] += 1
+        self.bad_rows.setdefault(row.reason, row)
+        if self.n_bad <= MAX_BAD_ROWS_KEPT:
+            self._files[BAD_ROWS].write(json.dumps(asdict(row), ensure_ascii=True).encode() + b"\n")
+
+    def add(self, examples: list[Example]) -> None:
+        """Tokenize and append a chunk of examples."""
+        inputs: list[Any] = [e.text if e.text_pair is None else (e.text, e.text_pair) for e in examples]
+        try:
+            encodings = self._encode(inputs)
+        except Exception as error:  # tokenizers raises bare Exception
+            raise ModelError(f"The tokenizer {self._spec.path} fails on this text: {error}.") from error
+        ids = [encoding.ids for encoding in encodings]
+        if not all(ids):
+            examples, encodings, ids = self._without_empty(examples, encodings, ids)
+        lengths = np.fromiter(map(len, ids), dtype=np.int64, count=len(ids))
+        n_new = int(lengths.sum())
+        self._append(TOKENS, np.fromiter(chain.from_iterable(ids), dtype=self._token_dtype, count=n_new))
+        self._append(OFFSETS, self._n_tokens + np.cumsum(lengths))
+        self._append(FIRST_LENGTHS, _first_lengths(examples, encodings, lengths).astype(self._length_dtype))
+        self._append(LABELS, self._label_ids(examples))
+        self._files[HASHES].write(b"".join(text_hash(e.text, e.text_pair) for e in examples))
+        self._n_tokens += n_new
+        self._n_truncated += sum(1 for encoding in encodings if encoding.overflowing)
+        self.n_rows += len(examples)
+
+    def finish(self) -> Meta:
+        """Close the files, number the labels in their order, and write `meta.json`."""
+        self._stack.close()
+        names = label_order(self._ids)
+        rank = np.empty(len(names), dtype=np.int32)
+        rank[[self._ids[name] for name in names]] = np.arange(len(names))
+        labels = rank[np.fromfile(self._folder / LABELS, dtype=np.int32)]
+        labels.tofile(self._folder / LABELS)
+        repeats = count_repeats(np.fromfile(self._folder / HASHES, dtype=np.uint64), labels)
+        meta = Meta(
+            version=CACHE_VERSION,
+            source=self._source,
+            n_read=self.n_read,
+            n_bad=self.n_bad,
+            bad_reasons=self.bad_reasons,
+            n_truncated=self._n_truncated,
+            n_tokens=self._n_tokens,
+            max_length=self._spec.max_length,
+            token_dtype=self._token_dtype.name,
+            length_dtype=self._length_dtype.name,
+            counts={name: self._counts[self._ids[name]] for name in names},
+            n_duplicates=repeats.n_duplicates,
+            n_conflicts=repeats.n_conflicts,
+        )
+        (self._folder / META).write_text(json.dumps(asdict(meta), indent=1), encoding="utf-8")
+        return meta
+
+    def _append(self, name: str, values: IntArray) -> None:
+        self._files[name].write(values.tobytes())
+
+    def _label_ids(self, examples: list[Example]) -> IntArray:
+        ids = [self._ids.setdefault(e.label, len(self._ids)) for e in examples]
+        if len(self._ids) > MAX_LABELS:
+            raise DataError(
+                f"{self._source} has more than {MAX_LABELS:,} different labels, such as "
+                f'"{excerpt_of(examples[-1].label)}"; is --label the right column?'
+            )
+        self._counts.update(ids)
+        return np.array(ids, dtype=np.int32)
+
+    def _without_empty(
+        self, examples: list[Example], encodings: list[Any], ids: list[list[int]]
+    ) -> tuple[list[Example], list[Any], list[list[int]]]:
+        """Leave out rows of which the tokenizer keeps nothing."""
+        for example in (e for e, tokens in zip(examples, ids, strict=True) if not tokens):
+            self.add_bad(BadRow(self._source, example.line, NO_TOKENS, excerpt_of(example.text)))
+        kept = [i for i, tokens in enumerate(ids) if tokens]
+        return [examples[i] for i in kept], [encodings[i] for i in kept], [ids[i] for i in kept]
+
+
+def _first_lengths(examples: list[Example], encodings: list[Any], lengths: IntArray) -> IntArray:
+    """Return how many leading tokens of each row have type 0; a single text has no others."""
+    firsts: IntArray = lengths.copy()
+    for i, example in enumerate(examples):
+        if example.text_pair is not None:
+            types = encodings[i].type_ids
+            firsts[i] = types.index(1) if 1 in types else len(types)
+    return firsts
+
+
+def build(
+    folder: Path, path: str, options: DataOptions, spec: TokenizerSpec, progress: Callable[[int], None] | None
+) -> TokenWriter:
+    """Tokenize every usable row of `path` into the files of `folder`; call `finish` on the result."""
+    with TokenWriter(folder, path, spec) as writer:
+        examples = read_examples(path, options, writer.add_bad)
+        while chunk := list(islice(examples, CHUNK_ROWS)):
+            writer.add(chunk)
+            if progress is not None:
+                progress(writer.n_read)
+    return writer

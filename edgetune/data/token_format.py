@@ -1,0 +1,83 @@
+"""What the files of a token cache are and hold."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+CACHE_VERSION = 1
+TOKENS, OFFSETS, LABELS, FIRST_LENGTHS, HASHES = (
+    "tokens.bin",
+    "offsets.bin",
+    "labels.bin",
+    "first_lengths.bin",
+    "hashes.bin",
+)
+BAD_ROWS, META = "bad_rows.jsonl", "meta.json"
+
+
+@dataclass(frozen=True)
+class TokenizerSpec:
+    """Which tokenizer to use, and how.
+
+    Attributes:
+        path: a `tokenizer.json`.
+        max_length: tokens per row at most; longer rows are cut.
+        pad_id: token id that fills a padded row.
+    """
+
+    path: Path
+    max_length: int
+    pad_id: int
+
+
+@dataclass(frozen=True)
+class Meta:
+    """What a finished cache holds; `meta.json` as it is.
+
+    Attributes:
+        version: of the files' layout.
+        source: the path that was read.
+        n_read: rows read, usable or not.
+        n_bad: rows left out.
+        bad_reasons: rows left out, by reason, most frequent first.
+        n_truncated: rows cut to `max_length`.
+        n_tokens: in all rows.
+        max_length: tokens per row at most.
+        token_dtype: of tokens.bin.
+        length_dtype: of first_lengths.bin.
+        counts: usable rows by label, in the order of the class ids.
+        n_duplicates: rows whose text was there before.
+        n_conflicts: texts with more than one label.
+    """
+
+    version: int
+    source: str
+    n_read: int
+    n_bad: int
+    bad_reasons: dict[str, int]
+    n_truncated: int
+    n_tokens: int
+    max_length: int
+    token_dtype: str
+    length_dtype: str
+    counts: dict[str, int]
+    n_duplicates: int
+    n_conflicts: int
+
+    @property
+    def n_rows(self) -> int:
+        """Usable rows."""
+        return self.n_read - self.n_bad
+
+    def sizes(self) -> dict[str, int]:
+        """Return how many bytes each file must have."""
+        return {
+            TOKENS: self.n_tokens * np.dtype(self.token_dtype).itemsize,
+            OFFSETS: (self.n_rows + 1) * 8,
+            LABELS: self.n_rows * 4,
+            FIRST_LENGTHS: self.n_rows * np.dtype(self.length_dtype).itemsize,
+            HASHES: self.n_rows * 8,
+        }

@@ -1,0 +1,214 @@
+"""A token cache as batches: rows in memory-mapped files, and views of some of them."""
+
+from __future__ import annotations
+
+import mmap
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+
+from edgetune.batching import Batch
+from edgetune.data.quality import Repeats, warning_sentences
+from edgetune.data.token_format import BAD_ROWS, FIRST_LENGTHS, HASHES, LABELS, OFFSETS, TOKENS, Meta
+from edgetune.errors import DataError
+from edgetune.types import IntArray
+
+
+class _Mapped:
+    """A file as a read-only array whose pages the system may drop."""
+
+    def __init__(self, path: Path, dtype: str) -> None:
+        with path.open("rb") as file:
+            self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        self.array: IntArray = np.frombuffer(self._map, dtype=dtype)
+
+    def release(self) -> None:
+        """Drop the pages in memory; they are read again when touched."""
+        if hasattr(self._map, "madvise") and hasattr(mmap, "MADV_DONTNEED"):
+            self._map.madvise(mmap.MADV_DONTNEED)
+
+
+class TokenView:
+    """Some rows of a store, with labels of their own; implements `batching.TokenSource`.
+
+    Attributes:
+        rows: (n,) row numbers in the store.
+        labels: (n,) int32 ids into `label_names`.
+        label_names: of the class ids.
+    """
+
+    def __init__(
+        self, store: TokenStore, rows: IntArray, labels: IntArray, label_names: Sequence[str]
+    ) -> None:
+        self.store = store
+        self.rows = rows
+        self.labels = labels
+        self.label_names = tuple(label_names)
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    @property
+    def n_rows(self) -> int:
+        """How many rows the view has."""
+        return len(self.rows)
+
+    @cached_property
+    def lengths(self) -> IntArray:
+        """(n,) tokens per row."""
+        return self.store.lengths[self.rows]
+
+    @property
+    def text_hashes(self) -> IntArray:
+        """(n,) uint64; equal for texts that differ in letter case or white space at most."""
+        return self.store.text_hashes[self.rows]
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """Rows by label."""
+        found = np.bincount(self.labels, minlength=len(self.label_names))
+        return {name: int(count) for name, count in zip(self.label_names, found, strict=True)}
+
+    def batch(self, rows: IntArray) -> Batch:
+        """Copy rows, given by their position in the view; `Batch.rows` are those of the store."""
+        return self.store.gather(self.rows[rows], self.labels[rows])
+
+    def subset(self, rows: IntArray) -> TokenView:
+        """Return a view of some rows, given by their position in this one."""
+        return TokenView(self.store, self.rows[rows], self.labels[rows], self.label_names)
+
+    def relabel(self, names: Sequence[str]) -> TokenView:
+        """Return the same rows with ids in a model's label order.
+
+        Raises:
+            DataError: a row's label is not among `names`.
+        """
+        ids = {name: i for i, name in enumerate(names)}
+        unseen = [(name, count) for name, count in self.counts.items() if count and name not in ids]
+        if unseen:
+            shown = ", ".join(f'"{name}" ({count:,} row{"s"[: count != 1]})' for name, count in unseen[:5])
+            more = f" and {len(unseen) - 5} more" if len(unseen) > 5 else ""
+            known = ", ".join(f'"{name}"' for name in names[:20]) + (", …" if len(names) > 20 else "")
+            raise DataError(
+                f"{self.store.meta.source} has labels that the model does not know: {shown}{more}. "
+                f"Its labels are {known}."
+            )
+        new_ids = np.array([ids.get(name, -1) for name in self.label_names], dtype=np.int32)
+        view = TokenView(self.store, self.rows, new_ids[self.labels], names)
+        if "lengths" in self.__dict__:
+            view.lengths = self.lengths
+        return view
+
+    def release(self) -> None:
+        """Drop the store's pages that are in memory; they are read again when touched."""
+        self.store.release()
+
+
+class TokenStore:
+    """All rows of a token cache; implements `batching.TokenSource`.
+
+    Labels and lengths are in memory (8 bytes a row), the rest is mapped from files.
+
+    Attributes:
+        folder: of the cache.
+        meta: what it holds.
+        label_names: as found in the file, by number if all are whole numbers, else by letter.
+        labels: (n,) int32 ids into `label_names`.
+        lengths: (n,) int32 tokens per row.
+    """
+
+    def __init__(self, folder: Path, meta: Meta) -> None:
+        self.folder = folder
+        self.meta = meta
+        self.label_names = tuple(meta.counts)
+        self._tokens = _Mapped(folder / TOKENS, meta.token_dtype)
+        self._offsets = _Mapped(folder / OFFSETS, "int64")
+        self._first_lengths = _Mapped(folder / FIRST_LENGTHS, meta.length_dtype)
+        self._hashes = _Mapped(folder / HASHES, "uint64")
+        self.labels: IntArray = np.fromfile(folder / LABELS, dtype=np.int32)
+        self.lengths: IntArray = np.diff(self._offsets.array).astype(np.int32)
+        self._offsets.release()
+
+    def __len__(self) -> int:
+        return self.n_rows
+
+    @property
+    def n_rows(self) -> int:
+        """Usable rows."""
+        return self.meta.n_rows
+
+    @property
+    def n_read(self) -> int:
+        """Rows read, usable or not."""
+        return self.meta.n_read
+
+    @property
+    def n_bad(self) -> int:
+        """Rows left out; the first of them are in `bad_rows_file`."""
+        return self.meta.n_bad
+
+    @property
+    def n_truncated(self) -> int:
+        """Rows cut to the tokenizer's maximum length."""
+        return self.meta.n_truncated
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """Rows by label, in the order of `label_names`."""
+        return dict(self.meta.counts)
+
+    @property
+    def bad_rows_file(self) -> Path:
+        """JSON lines: file, line, reason and excerpt of the first 1,000 rows left out."""
+        return self.folder / BAD_ROWS
+
+    @property
+    def text_hashes(self) -> IntArray:
+        """(n,) uint64; equal for texts that differ in letter case or white space at most."""
+        return self._hashes.array
+
+    def warnings(self) -> list[str]:
+        """Say what a user should look at before training; [] if nothing."""
+        repeats = Repeats(self.meta.n_duplicates, self.meta.n_conflicts)
+        return warning_sentences(self.counts, repeats, self.n_truncated, self.meta.max_length)
+
+    def batch(self, rows: IntArray) -> Batch:
+        """Copy the rows asked for out of the cache."""
+        return self.gather(rows, self.labels[rows])
+
+    def gather(self, rows: IntArray, labels: IntArray) -> Batch:
+        """Copy rows, (B,) numbers in the store, and give them these (B,) class ids."""
+        starts = self._offsets.array[rows]
+        lengths = self.lengths[rows]
+        offsets = np.zeros(len(rows) + 1, dtype=np.int64)
+        np.cumsum(lengths, out=offsets[1:])
+        places = np.repeat(starts - offsets[:-1], lengths) + np.arange(offsets[-1])
+        return Batch(
+            rows=np.asarray(rows, dtype=np.int64),
+            labels=np.asarray(labels, dtype=np.int64),
+            tokens=self._tokens.array[places].astype(np.int32),
+            offsets=offsets,
+            first_lengths=self._first_lengths.array[rows].astype(np.int32),
+            scored=np.zeros(len(rows), dtype=np.bool_),
+        )
+
+    def subset(self, rows: IntArray) -> TokenView:
+        """Return a view of some rows."""
+        return TokenView(self, np.asarray(rows), self.labels[rows], self.label_names)
+
+    def relabel(self, names: Sequence[str]) -> TokenView:
+        """Return all rows with ids in a model's label order.
+
+        Raises:
+            DataError: a row's label is not among `names`.
+        """
+        everything = TokenView(self, np.arange(self.n_rows, dtype=np.int32), self.labels, self.label_names)
+        everything.lengths = self.lengths
+        return everything.relabel(names)
+
+    def release(self) -> None:
+        """Drop pages that are in memory; they are read again when touched."""
+        for mapped in (self._tokens, self._offsets, self._first_lengths, self._hashes):
+            mapped.release()

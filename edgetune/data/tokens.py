@@ -1,0 +1,181 @@
+"""Labelled text as tokens, from a cache keyed by what it was made from.
+
+open_tokens ─→ key known? ─ yes ─→ TokenStore ─→ subset, relabel ─→ TokenView ─→ Batch
+                        └── no ──→ token_build, in a temporary folder, renamed when whole
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import shutil
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import fields
+from pathlib import Path
+
+import numpy as np
+
+from edgetune.data.cache_key import cache_key
+from edgetune.data.dataset import BadRow, DataOptions
+from edgetune.data.holdout import overlap, split_holdout
+from edgetune.data.rows import BAD_BYTES
+from edgetune.data.token_build import TokenWriter, build
+from edgetune.data.token_format import CACHE_VERSION, META, Meta, TokenizerSpec
+from edgetune.data.token_store import TokenStore, TokenView
+from edgetune.errors import DataError, EnvironmentError_
+
+__all__ = ["TokenStore", "TokenView", "TokenizerSpec", "open_tokens", "overlap", "split_holdout"]
+
+_BUILDING = ".building-"
+_STALE_S = 24 * 3600.0  # a build that was killed is swept up after this
+
+
+def open_tokens(
+    path: str,
+    options: DataOptions,
+    tokenizer: TokenizerSpec,
+    cache_dir: Path,
+    max_bad_rows: float,
+    progress: Callable[[int], None] | None = None,
+    min_classes: int = 2,
+) -> TokenStore:
+    """Open labelled text as tokens, from the cache if it was opened before.
+
+    Args:
+        path: a file, a folder, or `hub:NAME` or `hub:NAME:SPLIT`.
+        options: how to read it.
+        tokenizer: how to tokenize it.
+        cache_dir: where caches are kept.
+        max_bad_rows: the share of rows read, in [0, 1], that may be unusable.
+        progress: is told how many rows were read, now and then, while a cache is built.
+        min_classes: how many different labels there must be.
+
+    Raises:
+        DataError: there is no such data, or too little of it is usable.
+        UsageError: the text or label column cannot be found.
+        ModelError: the tokenizer cannot be used.
+        EnvironmentError_: the cache cannot be written.
+    """
+    folder = cache_dir / cache_key(path, options, tokenizer.path, tokenizer.max_length, CACHE_VERSION)
+    store = _open_cached(folder)
+    if store is None or (store.n_bad > max_bad_rows * store.n_read):
+        store = _build_cached(folder, path, options, tokenizer, max_bad_rows, progress)
+    if len(store.label_names) < min_classes:
+        raise DataError(
+            f'Every row of {path} has the label "{store.label_names[0]}"; a classifier needs at least '
+            f"{min_classes} different ones. Is --label the right column?"
+        )
+    return store
+
+
+def _open_cached(folder: Path) -> TokenStore | None:
+    """Open a cache; None if there is none or it is damaged."""
+    try:
+        values = json.loads((folder / META).read_text(encoding="utf-8"))
+        meta = Meta(**{field.name: values[field.name] for field in fields(Meta)})
+        if meta.version != CACHE_VERSION or sum(meta.counts.values()) != meta.n_rows:
+            return None
+        if any((folder / name).stat().st_size != size for name, size in meta.sizes().items()):
+            return None
+        store = TokenStore(folder, meta)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return None
+    ends_well = int(store.lengths.sum()) == meta.n_tokens and int(store.lengths.min()) > 0
+    counts = np.bincount(store.labels.clip(0), minlength=len(store.label_names)).tolist()
+    return store if ends_well and counts == list(meta.counts.values()) else None
+
+
+def _build_cached(
+    folder: Path,
+    path: str,
+    options: DataOptions,
+    tokenizer: TokenizerSpec,
+    max_bad_rows: float,
+    progress: Callable[[int], None] | None,
+) -> TokenStore:
+    """Build a cache beside its place and move it there; nothing is left behind if that fails."""
+    building: Path | None = None
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        _sweep(folder.parent)
+        building = Path(tempfile.mkdtemp(prefix=_BUILDING, dir=folder.parent))
+        writer = build(building, path, options, tokenizer, progress)
+        _check_usable(path, writer, max_bad_rows)
+        writer.finish()
+        _move(building, folder)
+    except OSError as error:
+        raise _write_error(folder.parent, error) from error
+    finally:
+        if building is not None:
+            shutil.rmtree(building, ignore_errors=True)
+    store = _open_cached(folder)
+    if store is None:
+        raise EnvironmentError_(f"The token cache {folder} cannot be read back; choose another --cache-dir.")
+    return store
+
+
+def _move(building: Path, folder: Path) -> None:
+    """Put a finished cache in its place; one that another process finished meanwhile is as good."""
+    try:
+        building.replace(folder)
+    except OSError:
+        if not folder.exists():
+            raise
+        if _open_cached(folder) is None:
+            shutil.rmtree(folder)
+            building.replace(folder)
+
+
+def _sweep(cache_dir: Path) -> None:
+    """Remove what killed builds left behind."""
+    for left in cache_dir.glob(f"{_BUILDING}*"):
+        try:
+            stale = time.time() - left.stat().st_mtime > _STALE_S
+        except OSError:
+            continue
+        if stale:
+            shutil.rmtree(left, ignore_errors=True)
+
+
+def _write_error(cache_dir: Path, error: OSError) -> EnvironmentError_:
+    """Say why a cache cannot be written."""
+    if error.errno in (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC)):
+        return EnvironmentError_(
+            f"There is no space left for the token cache in {cache_dir}; free some, or choose another disk "
+            "with --cache-dir."
+        )
+    return EnvironmentError_(
+        f"The token cache cannot be written in {cache_dir} ({error.strerror or error}); choose another "
+        "folder with --cache-dir."
+    )
+
+
+def _check_usable(path: str, writer: TokenWriter, max_bad_rows: float) -> None:
+    """Refuse data of which too much is unusable.
+
+    Raises:
+        DataError: with counts, reasons and where to look.
+    """
+    if not writer.n_read:
+        raise DataError(f"{path} has no rows.")
+    rate = writer.n_bad / writer.n_read
+    if rate <= max_bad_rows and writer.n_rows:
+        return
+    reasons = writer.bad_reasons
+    shown = "; ".join(
+        f"{count:,} {reason} (first: {_where(writer.bad_rows[reason])})"
+        for reason, count in list(reasons.items())[:4]
+    )
+    hint = " Try --encoding latin-1, or the file's own." if BAD_BYTES in reasons else ""
+    if not writer.n_rows:
+        raise DataError(f"{path} has no usable row among {writer.n_read:,}: {shown}.{hint}")
+    raise DataError(
+        f"{writer.n_bad:,} of the {writer.n_read:,} rows of {path} ({rate:.2%}) cannot be used, and at most "
+        f"{max_bad_rows:.2%} may be: {shown}. Put these rows right, or allow more with --max-bad-rows.{hint}"
+    )
+
+
+def _where(row: BadRow) -> str:
+    return f'{row.file}:{row.line} "{row.excerpt}"'

@@ -1,0 +1,127 @@
+"""The append-only record of a run, `history.jsonl`: one JSON object a line, written as it happens.
+
+    stage  t_s stage n_seen reason                          the selector entered a stage
+    step   t_s step epoch stage lr loss n width             one optimizer update (loss: mean over its n rows,
+           n_seen n_scored n_trained train_s                width: padded tokens), totals after it
+    skip   t_s stage n_seen n_scored n_trained              a stream batch from which nothing was trained
+    eval   t_s epoch accuracy macro_f1 loss n
+    note   t_s …                                            anything else worth keeping
+
+A number that is not finite is written as null, so that every line is valid JSON. Totals are derived by
+whoever reads; nothing is stored twice.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+
+from edgetune.errors import RunError
+
+KINDS = frozenset({"stage", "step", "skip", "eval", "note"})
+
+
+def _plain(value: Any) -> Any:
+    """Return `value` as JSON knows it: numpy values as Python's, nan and infinities as None."""
+    if isinstance(value, np.ndarray | np.generic):
+        value = value.tolist()
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, dict):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    return str(value) if isinstance(value, Path) else value
+
+
+class HistoryWriter:
+    """Appends lines to a history; each is on its way to disk, whole, when `append` returns.
+
+    Opening a history that a killed process left with a torn last line cuts that line off first.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        _drop_torn_line(path)
+        self._file = path.open("ab", buffering=0)
+
+    def __enter__(self) -> HistoryWriter:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def append(self, /, **fields: Any) -> None:
+        """Write one line; `kind` (one of `KINDS`) and `t_s` (seconds since the start) are needed."""
+        if fields.get("kind") not in KINDS:
+            raise ValueError(f"kind is {fields.get('kind')!r}, not one of {', '.join(sorted(KINDS))}")
+        if "t_s" not in fields:
+            raise ValueError(f"a {fields['kind']} line needs t_s")
+        line = json.dumps(_plain(fields), ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+        self._file.write(line.encode() + b"\n")
+
+    def close(self) -> None:
+        """Close the file; closing twice does no harm."""
+        self._file.close()
+
+
+def read_history(path: Path) -> list[dict[str, Any]]:
+    """Return the lines of a history in order; a torn last line is left out.
+
+    Raises:
+        RunError: the file is missing, or a line other than a torn last one is broken.
+    """
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise RunError(
+            f"{path}: the history cannot be read ({error.strerror}); is this a run folder?"
+        ) from error
+    *whole, tail = content.split(b"\n")
+    lines = [_parsed(path, number, line) for number, line in enumerate(whole, start=1)]
+    if _is_record(tail):
+        lines.append(_parsed(path, len(whole) + 1, tail))
+    return lines
+
+
+def _parsed(path: Path, number: int, line: bytes) -> dict[str, Any]:
+    try:
+        record = json.loads(line)
+    except ValueError as error:
+        raise RunError(
+            f"{path}, line {number}: not a JSON object ({error}); take the line out, or run again"
+        ) from error
+    if not isinstance(record, dict) or record.get("kind") not in KINDS or "t_s" not in record:
+        raise RunError(
+            f"{path}, line {number}: not a line of a history (an object with kind and t_s); "
+            "it was changed by hand or written by another version"
+        )
+    return record
+
+
+def _is_record(tail: bytes) -> bool:
+    """Tell whether what follows the last newline is a whole line that merely lost its newline."""
+    try:
+        return isinstance(json.loads(tail), dict)
+    except ValueError:
+        return False
+
+
+def _drop_torn_line(path: Path) -> None:
+    """Make a history end in a newline: complete the last line if it is whole, cut it off if not."""
+    if not path.exists():
+        return
+    with path.open("r+b") as file:
+        content = file.read()
+        head, newline, tail = content.rpartition(b"\n")
+        if _is_record(tail):
+            file.write(b"\n")
+        elif tail:
+            file.truncate(len(head) + len(newline))

@@ -1,0 +1,273 @@
+"""The one training loop: every selector and every backend goes through it.
+
+Per batch of the stream: choose_score → drop → score → choose_train → observe → queue → train step.
+A selector that trains *straight* skips the scoring: its rows go to the queue at once and it observes the
+losses of their train step. Both queues hand out full batches of one length bucket; what is left in them
+at the end is trained, not dropped.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import numpy as np
+
+from edgetune.backends.base import Backend
+from edgetune.batching import PAD_MULTIPLE, Batch, BucketQueue, TokenSource, bucket_of, epoch_order
+from edgetune.meter import Meter
+from edgetune.metrics import cross_entropy
+from edgetune.schedule import decayed
+from edgetune.selection.base import Selector
+
+RELEASE_EVERY = 64  # batches between two calls that let the system drop token pages
+
+
+class Source(TokenSource, Protocol):
+    """Training rows."""
+
+    def __len__(self) -> int: ...
+
+    def release(self) -> None: ...
+
+
+class Recorder(Protocol):
+    """Takes the loop's records; `history.HistoryWriter` is one."""
+
+    def append(self, /, **fields: Any) -> None: ...
+
+
+@dataclass
+class Counts:
+    """What happened to the examples so far; an example is counted again in every epoch.
+
+    Attributes:
+        n_seen: taken from the stream.
+        n_scored: whose forward pass was paid for before the decision.
+        n_trained: that went through a train step.
+        n_steps: optimizer steps.
+        n_skipped_backward: scored, then not trained.
+        n_skipped_both: neither scored nor trained.
+        train_s_warmup, n_trained_warmup: time of train steps on unfiltered rows.
+    """
+
+    n_seen: int = 0
+    n_scored: int = 0
+    n_trained: int = 0
+    n_steps: int = 0
+    n_skipped_backward: int = 0
+    n_skipped_both: int = 0
+    train_s_warmup: float = 0.0
+    n_trained_warmup: int = 0
+    first_step_s: float | None = None
+
+
+@dataclass(frozen=True)
+class LoopSettings:
+    """The numbers that the loop needs.
+
+    Attributes:
+        lr: peak learning rate.
+        epochs: passes over the rows.
+        batch_size: examples per optimizer step.
+        decay: `examples` or `steps`, see `config.TrainSettings`.
+        max_steps: optimizer steps at most, or None.
+    """
+
+    lr: float
+    epochs: int
+    batch_size: int
+    decay: str = "examples"
+    max_steps: int | None = None
+
+
+@dataclass
+class Loop:
+    """One run's training, an epoch at a time.
+
+    Attributes:
+        backend: runs the model.
+        selector: chooses examples.
+        source: training rows.
+        settings: the numbers.
+        meter: where time is charged.
+        history: takes one record per step or skipped batch.
+        rng: decides the order of rows.
+        should_stop: asked before every batch and step.
+        on_progress: told after every batch, with the last step's mean loss (nats).
+    """
+
+    backend: Backend
+    selector: Selector
+    source: Source
+    settings: LoopSettings
+    meter: Meter
+    history: Recorder
+    rng: np.random.Generator
+    should_stop: Callable[[], bool] = lambda: False
+    on_progress: Callable[[Counts, float], None] = lambda counts, loss: None
+    counts: Counts = field(default_factory=Counts)
+    stopped: bool = False
+    _epoch: int = 0
+    _loss: float = float("nan")
+    _n_stages: int = 0
+
+    def __post_init__(self) -> None:
+        self._to_score = BucketQueue(self.settings.batch_size)
+        self._to_train = BucketQueue(self.settings.batch_size)
+
+    @property
+    def finished(self) -> bool:
+        """Whether the limit of steps was reached."""
+        limit = self.settings.max_steps
+        return limit is not None and self.counts.n_steps >= limit
+
+    @property
+    def progress(self) -> float:
+        """The share of the run that is done, in [0, 1]; rows waiting in a queue are not done."""
+        settings, counts = self.settings, self.counts
+        total = settings.epochs * len(self.source)
+        by_limit = counts.n_steps / settings.max_steps if settings.max_steps else 0.0
+        if settings.decay == "steps":
+            return max(by_limit, counts.n_steps / max(1, -(-total // settings.batch_size)))
+        waiting = len(self._to_score) + len(self._to_train)
+        return max(by_limit, (counts.n_seen - waiting) / max(1, total))
+
+    def run_epoch(self, epoch: int) -> None:
+        """Pass over the rows once; flush the queues after the last epoch's last batch."""
+        self._epoch = epoch
+        with self.meter.phase("load"):
+            order = epoch_order(self.source.lengths, self.settings.batch_size, self.rng)
+        for number, rows in enumerate(order):
+            if self._must_stop():
+                return
+            with self.meter.phase("load"):
+                batch = self.source.batch(rows)
+                if number % RELEASE_EVERY == 0:
+                    self.source.release()
+            self._take(batch)
+            self._after_batch()
+        if epoch == self.settings.epochs:
+            self._flush()
+
+    def _must_stop(self) -> bool:
+        if self.should_stop():
+            self.stopped = True
+        return self.stopped or self.finished
+
+    def _take(self, batch: Batch) -> None:
+        """Bring one batch of the stream as far as it goes."""
+        steps_before = self.counts.n_steps
+        self.counts.n_seen += len(batch)
+        with self.meter.phase("select"):
+            chosen = self.selector.choose_score(batch)
+            kept = batch if chosen.all() else batch.take(chosen)
+            self.counts.n_skipped_both += len(batch) - len(kept)
+            straight = self.selector.straight
+            (self._to_train if straight else self._to_score).add(kept)
+        if not straight:
+            self._score_full()
+        self._train_full()
+        if self.counts.n_steps == steps_before:
+            self._record_skip()
+
+    def _score_full(self) -> None:
+        while (batch := self._next(self._to_score)) is not None:
+            self._score(batch)
+
+    def _train_full(self) -> None:
+        while not self.finished and (batch := self._next(self._to_train)) is not None:
+            self._train(batch)
+
+    def _next(self, queue: BucketQueue) -> Batch | None:
+        with self.meter.phase("select"):
+            return next(queue.full(), None)
+
+    def _score(self, batch: Batch) -> None:
+        """Pay for a forward pass, let the selector decide, queue what it keeps."""
+        with self.meter.phase("score"):
+            logits = self.backend.score(batch)
+        with self.meter.phase("select"):
+            losses = cross_entropy(logits, batch.labels)
+            keep = self.selector.choose_train(batch, losses)
+            self.selector.observe(batch, losses)
+            kept = batch if keep.all() else batch.take(keep)
+            self.counts.n_scored += len(batch)
+            self.counts.n_skipped_backward += len(batch) - len(kept)
+            self._to_train.add(kept.mark_scored())
+
+    def _train(self, batch: Batch) -> None:
+        """Make one optimizer step; let the selector observe rows that it had not seen the loss of."""
+        lr = decayed(self.settings.lr, self.progress)
+        started = self.meter.elapsed_s()
+        if self.counts.first_step_s is None:
+            self.counts.first_step_s = started
+        with self.meter.phase("train"):
+            logits = self.backend.train_step(batch, lr)
+        train_s = self.meter.elapsed_s() - started
+        with self.meter.phase("select"):
+            losses = cross_entropy(logits, batch.labels)
+            self._loss = float(losses.mean())
+            unscored = ~batch.scored
+            if unscored.all():
+                self.counts.train_s_warmup += train_s
+                self.counts.n_trained_warmup += len(batch)
+                self.selector.observe(batch, losses)
+            elif unscored.any():
+                self.selector.observe(batch.take(unscored), losses[unscored])
+        self.counts.n_steps += 1
+        self.counts.n_trained += len(batch)
+        self._record_step(batch, lr, train_s)
+
+    def _flush(self) -> None:
+        """Score and train what is left, in batches that may mix lengths."""
+        for batch in self._to_score.flush():
+            if self._must_stop():
+                return
+            self._score(batch)
+        self._train_full()
+        for batch in self._to_train.flush():
+            if self._must_stop():
+                return
+            self._train(batch)
+        self._after_batch()
+
+    def _after_batch(self) -> None:
+        for change in self.selector.stages[self._n_stages :]:
+            self.history.append(
+                kind="stage",
+                t_s=self.meter.elapsed_s(),
+                stage=change.stage,
+                n_seen=change.n_seen,
+                reason=change.reason,
+            )
+        self._n_stages = len(self.selector.stages)
+        self.on_progress(self.counts, self._loss)
+
+    def _record_step(self, batch: Batch, lr: float, train_s: float) -> None:
+        self.history.append(
+            kind="step",
+            t_s=self.meter.elapsed_s(),
+            step=self.counts.n_steps,
+            epoch=self._epoch,
+            stage=self.selector.stage,
+            lr=lr,
+            loss=self._loss,
+            n=len(batch),
+            width=int(bucket_of(batch.lengths).max()) * PAD_MULTIPLE,
+            n_seen=self.counts.n_seen,
+            n_scored=self.counts.n_scored,
+            n_trained=self.counts.n_trained,
+            train_s=train_s,
+        )
+
+    def _record_skip(self) -> None:
+        self.history.append(
+            kind="skip",
+            t_s=self.meter.elapsed_s(),
+            stage=self.selector.stage,
+            n_seen=self.counts.n_seen,
+            n_scored=self.counts.n_scored,
+            n_trained=self.counts.n_trained,
+        )

@@ -1,0 +1,67 @@
+"""Where the time goes: every moment of a run belongs to exactly one phase.
+
+    load ─ tokenize ─ export ─ [ load ─ score ─ select ─ train ]… ─ evaluate ─ save ─ other
+
+Phases nest: the inner one takes the time, the outer one goes on after it. So the parts always add up
+to the whole.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable, Iterator
+
+PHASES = ("load", "tokenize", "export", "score", "train", "select", "evaluate", "save", "other")
+
+
+class Meter:
+    """Splits wall-clock seconds by phase."""
+
+    def __init__(self, already_s: float = 0.0, clock: Callable[[], float] = time.perf_counter) -> None:
+        """Start in the phase `load`.
+
+        Args:
+            already_s: seconds that had passed before (the process's start-up), counted as `load`.
+            clock: monotonic seconds.
+        """
+        self._clock = clock
+        self._start = clock() - already_s
+        self._since = self._start
+        self._stack = ["load"]
+        self._spent = dict.fromkeys(PHASES, 0.0)
+
+    def _settle(self) -> float:
+        now = self._clock()
+        self._spent[self._stack[-1]] += now - self._since
+        self._since = now
+        return now
+
+    @contextlib.contextmanager
+    def phase(self, name: str) -> Iterator[None]:
+        """Charge the time inside to a phase."""
+        if name not in self._spent:
+            raise ValueError(f"no phase {name!r}")
+        self._settle()
+        self._stack.append(name)
+        try:
+            yield
+        finally:
+            self._settle()
+            self._stack.pop()
+
+    def elapsed_s(self) -> float:
+        """Seconds since the start."""
+        return self._clock() - self._start
+
+    def split_s(self) -> dict[str, float]:
+        """Seconds by phase up to now; they add up to `elapsed_s`."""
+        self._settle()
+        return dict(self._spent)
+
+
+def process_age_s() -> float:
+    """Seconds since this process started, its imports included."""
+    import psutil
+
+    return max(0.0, time.time() - float(psutil.Process().create_time()))

@@ -1,0 +1,103 @@
+"""Predictions as rows: from a file or lines, to the terminal, CSV or JSONL; in constant memory."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from itertools import tee
+from pathlib import Path
+from typing import Any
+
+from edgetune.data.dataset import DataOptions, read_texts
+from edgetune.errors import UsageError
+from edgetune.runfolder import disk_errors
+from edgetune.saved import Prediction, Run
+
+SHOWN = 72  # characters of a text that the terminal shows
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """A text (or pair), the line it came from, and its prediction."""
+
+    line: int
+    text: str
+    pair: str | None
+    prediction: Prediction
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain values for JSON and CSV."""
+        first = {"text": self.text} if self.pair is None else {"text": self.text, "text_pair": self.pair}
+        return {**first, "label": self.prediction.label, "probability": self.prediction.probability}
+
+
+def predict_lines(run: Run, texts: Iterable[str]) -> Iterator[Row]:
+    """Predict texts as they come; empty ones are left out."""
+    yield from _rows(run, ((n, text, None) for n, text in enumerate(texts, 1) if text.strip()))
+
+
+def predict_file(run: Run, path: str, options: DataOptions) -> Iterator[Row]:
+    """Predict every text of a file; its columns are those of training unless others are given."""
+    trained = run.data_options()
+    if not options.text and trained.text:
+        options = DataOptions(
+            text=trained.text,
+            label=None,
+            header=options.header,
+            encoding=options.encoding,
+            delimiter=options.delimiter,
+            pair=options.pair or trained.pair,
+        )
+    yield from _rows(run, read_texts(path, options))
+
+
+def _rows(run: Run, texts: Iterable[tuple[int, str, str | None]]) -> Iterator[Row]:
+    ours, theirs = tee(texts)
+    predictions = run.predict_all(text if pair is None else (text, pair) for _, text, pair in theirs)
+    for prediction, (line, text, pair) in zip(predictions, ours, strict=False):
+        yield Row(line, text, pair, prediction)
+
+
+def print_predictions(rows: Iterable[Row], as_json: bool) -> None:
+    """Print label, probability and text, a line each."""
+    for row in rows:
+        if as_json:
+            found = {**row.to_dict(), "probabilities": row.prediction.probabilities}
+            print(json.dumps(found, ensure_ascii=False))
+        else:
+            text = row.text if row.pair is None else f"{row.text} | {row.pair}"
+            shown = " ".join(text.split())
+            shown = shown if len(shown) <= SHOWN else shown[: SHOWN - 1] + "…"
+            print(f"{row.prediction.label:<16} {row.prediction.probability:.3f}  {shown}")
+
+
+def write_predictions(rows: Iterable[Row], out: Path) -> int:
+    """Write predictions as CSV or JSONL under a temporary name, then rename.
+
+    Raises:
+        UsageError: the name ends in neither .csv nor .jsonl.
+    """
+    if out.suffix not in (".csv", ".jsonl"):
+        raise UsageError(f"--out {out}: write to a name that ends in .csv or .jsonl.")
+    scratch = out.with_name(f".{out.name}.tmp")
+    n_written = 0
+    try:
+        with disk_errors(out), scratch.open("w", encoding="utf-8", newline="") as file:
+            writer = csv.writer(file)
+            for n_written, row in enumerate(rows, 1):
+                found = row.to_dict()
+                if out.suffix == ".jsonl":
+                    found["probabilities"] = row.prediction.probabilities
+                    file.write(json.dumps(found, ensure_ascii=False) + "\n")
+                    continue
+                if n_written == 1:
+                    writer.writerow(found)
+                writer.writerow(found.values())
+            file.flush()
+        os.replace(scratch, out)
+    finally:
+        scratch.unlink(missing_ok=True)
+    return n_written

@@ -1,0 +1,213 @@
+"""The model card: `model/README.md` as Hugging Face reads it. Every number comes from the run's summary."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path, PurePath
+from typing import Any
+
+from edgetune.report.words import Summary, accuracy_words, dataset_name, duration, percent, time_split
+
+BUILT_IN_NAMES = frozenset(
+    {"built-in", "builtin", "all-MiniLM-L6-v2", "sentence-transformers/all-MiniLM-L6-v2"}
+)
+BUILT_IN_ID = "sentence-transformers/all-MiniLM-L6-v2"
+BUILT_IN_LICENSE = "apache-2.0"
+
+
+def model_card(summary: Summary) -> str:
+    """Return the card's Markdown with its YAML head; what the summary does not tell is left out."""
+    name = dataset_name(summary)
+    blocks = [
+        _front_matter(summary),
+        f"# Text classifier finetuned on {_code(name)}" if name else "# Finetuned text classifier",
+        _about(summary),
+        _results(summary),
+        _training(summary),
+        _cost(summary),
+        _use(summary),
+        _limits(summary),
+    ]
+    return "\n\n".join(block for block in blocks if block) + "\n"
+
+
+def _code(text: object) -> str:
+    """Quote text as code, safe from Markdown."""
+    return f"`{str(text).replace('`', '').strip()}`"
+
+
+def _base_model(summary: Summary) -> tuple[str | None, str | None]:
+    """Return the base model's id, if it has a public one, and its licence, if known."""
+    model = summary.get("model")
+    licence = summary.get("model_license")
+    if model is None:
+        return None, licence
+    if str(model) in BUILT_IN_NAMES:
+        return BUILT_IN_ID, licence or BUILT_IN_LICENSE
+    is_id = re.fullmatch(r"\w[\w.-]*(/[\w.-]+)?", str(model)) is not None and not Path(str(model)).exists()
+    return (str(model) if is_id else None), licence
+
+
+def _front_matter(summary: Summary) -> str:
+    """Return the YAML head; JSON strings are YAML strings, so quoting is JSON's."""
+    base, licence = _base_model(summary)
+    lines = [f"license: {json.dumps(licence)}"] if licence else []
+    lines += [f"base_model: {json.dumps(base)}"] if base else []
+    lines += ["pipeline_tag: text-classification", "library_name: transformers"]
+    tags = ["text-classification", "edgetune", "onnx", summary.get("method")]
+    lines += ["tags:", *(f"- {json.dumps(str(tag))}" for tag in tags if tag)]
+    return "\n".join(["---", *lines, "---"])
+
+
+def _about(summary: Summary) -> str:
+    labels = summary.get("label_names") or []
+    parts = []
+    if summary.get("model") is not None:
+        base, _ = _base_model(summary)
+        shown = base or PurePath(str(summary["model"])).name or summary["model"]
+        parts.append(f"Finetuned from {_code(shown)} with edgetune.")
+    if labels:
+        parts.append(f"It tells {len(labels)} classes apart: {', '.join(_code(label) for label in labels)}.")
+    return " ".join(parts)
+
+
+def _bullets(title: str, lines: list[str]) -> str:
+    return "\n".join([f"## {title}", "", *(f"- {line}" for line in lines)]) if lines else ""
+
+
+def _results(summary: Summary) -> str:
+    lines = []
+    accuracy, n_eval = accuracy_words(summary), summary.get("n_eval")
+    if accuracy:
+        lines.append(f"Accuracy: {accuracy}" + (f", on {n_eval:,} rows" if n_eval is not None else ""))
+    if summary.get("macro_f1") is not None:
+        lines.append(f"Macro-F1: {summary['macro_f1']:.4f}")
+    if summary.get("mcc") is not None:
+        lines.append(f"Matthews correlation: {summary['mcc']:.4f}")
+    if summary.get("eval_source"):
+        lines.append(f"Evaluated on: {summary['eval_source']}")
+    table = _class_table(summary.get("per_class") or [])
+    return "\n\n".join(part for part in (_bullets("Results", lines), table) if part)
+
+
+def _class_table(per_class: list[dict[str, Any]]) -> str:
+    if not per_class:
+        return ""
+    head = ["| class | precision | recall | F1 | rows |", "|---|---|---|---|---|"]
+    rows = [
+        f"| {_cell(one['label'])} | {one['precision']:.3f} | {one['recall']:.3f} | {one['f1']:.3f} "
+        f"| {one['support']:,} |"
+        for one in per_class
+    ]
+    return "\n".join(head + rows)
+
+
+def _cell(text: object) -> str:
+    return " ".join(str(text).replace("|", "\\|").split())
+
+
+def _training(summary: Summary) -> str:
+    wanted = (
+        ("dataset", "Data", lambda value: _code(PurePath(str(value)).name or value)),
+        ("n_train", "Rows in the train set", "{:,}".format),
+        ("epochs", "Epochs", "{:g}".format),
+        ("method", "Method", str),
+        ("preset", "Preset", str),
+        ("n_seen", "Examples seen", "{:,}".format),
+        ("n_scored", "Examples scored", "{:,}".format),
+        ("n_trained", "Examples trained", "{:,}".format),
+        ("skipped_backward_rate", "Backward pass skipped", percent),
+        ("skipped_both_rate", "Both passes skipped", percent),
+        ("n_steps", "Optimizer steps", "{:,}".format),
+        ("batch_size", "Batch size", str),
+        ("lr", "Learning rate", "{:g}".format),
+        ("max_length", "Longest text (tokens)", str),
+        ("freeze", "Frozen", str),
+        ("seed", "Seed", str),
+        ("backend", "Backend", str),
+        ("best_epoch", "Epoch kept", str),
+    )
+    lines = [f"{name}: {words(summary[key])}" for key, name, words in wanted if summary.get(key) is not None]
+    versions = summary.get("versions") or {}
+    if versions:
+        lines.append("Versions: " + ", ".join(f"{name} {version}" for name, version in versions.items()))
+    if summary.get("interrupted"):
+        lines.append("The run was interrupted; this is the model as trained by then")
+    return _bullets("How it was trained", lines)
+
+
+def _cost(summary: Summary) -> str:
+    return _bullets("What it cost", list(_cost_lines(summary)))
+
+
+def _cost_lines(summary: Summary) -> Iterator[str]:
+    machine = summary.get("machine") or {}
+    if machine.get("cpu"):
+        cores = f", {machine['cores']} cores" if machine.get("cores") else ""
+        yield f"Machine: {machine['cpu']}{cores}"
+    if summary.get("elapsed_s") is not None:
+        yield f"Time: {duration(summary['elapsed_s'])}"
+    parts = [f"{name} {seconds:.1f} s" for name, seconds in time_split(summary) if seconds >= 0.05]
+    if parts:
+        yield f"Of that: {', '.join(parts)}"
+    if summary.get("t_norm_modelled") is not None:
+        yield f"Time relative to training on everything, modelled: {summary['t_norm_modelled']:.3f}"
+    if summary.get("t_norm_measured") is not None:
+        yield f"Time relative to training on everything, measured: {summary['t_norm_measured']:.3f}"
+    if summary.get("peak_memory_mb") is not None:
+        yield f"Peak memory: {summary['peak_memory_mb']:,.0f} MB"
+
+
+def _use(summary: Summary) -> str:
+    longest = summary.get("max_length")
+    cut = f", truncation=True, max_length={longest}" if longest is not None else ", truncation=True"
+    return f'''## How to use it
+
+```python
+from transformers import pipeline
+
+classify = pipeline("text-classification", model="path/to/model")
+print(classify("some text"{cut}))
+```
+
+```sh
+edgetune predict path/to/run "some text"
+```
+
+With ONNX Runtime alone (`onnx/model.onnx` of the run folder, the tokenizer from `model/`):
+
+```python
+import numpy as np
+import onnxruntime
+from tokenizers import Tokenizer
+
+tokenizer = Tokenizer.from_file("model/tokenizer.json")
+tokenizer.no_padding()
+session = onnxruntime.InferenceSession("onnx/model.onnx")
+text = tokenizer.encode("some text")
+arrays = {{"input_ids": text.ids, "attention_mask": text.attention_mask, "token_type_ids": text.type_ids}}
+wanted = {{one.name for one in session.get_inputs()}}
+feed = {{name: np.array([ids], dtype=np.int64) for name, ids in arrays.items() if name in wanted}}
+print(session.run(["logits"], feed)[0])
+```'''
+
+
+def _limits(summary: Summary) -> str:
+    lines = []
+    source = str(summary.get("eval_source") or "")
+    if source.startswith("held out"):
+        lines.append(
+            "The evaluated rows were held out of the same file as the training rows; on text from elsewhere "
+            "expect less."
+        )
+    if summary.get("best_epoch_chosen_on_eval"):
+        lines.append(
+            "The epoch kept was the best on the evaluated rows, so the accuracy flatters it a little."
+        )
+    lines.append("It knows only the classes it was trained on and gives one of them to any text.")
+    if summary.get("max_length") is not None:
+        lines.append(f"Texts longer than {summary['max_length']} tokens are cut.")
+    lines += [f"Warning about the data: {_cell(text)}" for text in summary.get("warnings") or []]
+    return _bullets("Limits", lines)

@@ -1,0 +1,226 @@
+"""The closing table of a run and the tables of an evaluation: rich on a terminal, plain lines elsewhere.
+
+    summary ─→ sections (title, rows of cells) ─→ rich or plain text
+
+A figure that is not in the summary leaves its line out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from edgetune.metrics import Evaluation
+from edgetune.report.words import Summary, accuracy_words, duration, percent, stage_words, time_split
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+BAR = 20
+
+
+@dataclass(frozen=True, slots=True)
+class Section:
+    """A titled block of rows.
+
+    Attributes:
+        title: its heading.
+        rows: cells of every row; the first names the row.
+        header: names of the columns, where they need any.
+        right: whether all cells but the first are aligned to the right.
+    """
+
+    title: str
+    rows: list[tuple[str, ...]]
+    header: tuple[str, ...] = ()
+    right: bool = False
+
+
+def summary_sections(summary: Summary) -> list[Section]:
+    """Return the closing table of a run, empty sections left out."""
+    sections = [
+        Section("Result", list(_result(summary))),
+        Section("Time", list(_time(summary)), right=True),
+        Section("Examples", list(_examples(summary))),
+        Section("Stages", list(_stages(summary))),
+        Section("Cost", list(_cost(summary))),
+        Section("Where", list(_places(summary))),
+        Section("Warnings", [(str(text),) for text in summary.get("warnings") or []]),
+    ]
+    return [section for section in sections if section.rows]
+
+
+def _lines(summary: Summary, *wanted: tuple[str, str, Callable[[Any], str]]) -> Iterator[tuple[str, str]]:
+    """Say each wanted (key, name, words) whose value is known."""
+    for key, name, words in wanted:
+        if summary.get(key) is not None:
+            yield name, words(summary[key])
+
+
+def _result(summary: Summary) -> Iterator[tuple[str, str]]:
+    accuracy = accuracy_words(summary)
+    if accuracy:
+        rows = f", {summary['n_eval']:,} rows" if summary.get("n_eval") is not None else ""
+        yield "accuracy", accuracy + rows
+    yield from _lines(summary, ("macro_f1", "macro-F1", "{:.4f}".format), ("mcc", "MCC", "{:.4f}".format))
+    yield from _lines(summary, ("eval_source", "evaluated on", str))
+    if summary.get("best_epoch") is not None:
+        flattered = summary.get("best_epoch_chosen_on_eval")
+        yield "best epoch", f"{summary['best_epoch']}{', chosen on these rows' if flattered else ''}"
+    method = summary.get("method")
+    if method:
+        preset = f", preset {summary['preset']}" if summary.get("preset") else ""
+        backend = f" on {summary['backend']}" if summary.get("backend") else ""
+        yield "method", f"{method}{backend}{preset}"
+    yield from _lines(summary, ("model", "model", str), ("dataset", "data", str))
+    if summary.get("interrupted"):
+        yield "interrupted", "stopped before the end; the model is what was trained by then"
+
+
+def _time(summary: Summary) -> Iterator[tuple[str, ...]]:
+    parts = time_split(summary)
+    elapsed = summary.get("elapsed_s")
+    total = elapsed if elapsed is not None else sum(seconds for _, seconds in parts)
+    for name, seconds in parts:
+        share = seconds / total if total else 0.0
+        yield name, f"{seconds:.2f} s", percent(share), "█" * round(BAR * share)
+    if parts or elapsed is not None:
+        yield "elapsed", f"{total:.2f} s", percent(1.0), duration(total) if total >= 60 else ""
+
+
+def _examples(summary: Summary) -> Iterator[tuple[str, str]]:
+    yield from _lines(
+        summary,
+        ("n_train", "in the train set", "{:,}".format),
+        ("epochs", "epochs", "{:g}".format),
+        ("n_seen", "seen", "{:,}".format),
+        ("n_scored", "scored", "{:,}".format),
+        ("n_trained", "trained", "{:,}".format),
+        ("n_steps", "optimizer steps", "{:,}".format),
+        ("skipped_backward_rate", "backward skipped", percent),
+        ("skipped_both_rate", "both skipped", percent),
+        ("threshold", "threshold", "{:.4f} nats".format),
+    )
+
+
+def _stages(summary: Summary) -> Iterator[tuple[str, str]]:
+    stages = summary.get("stages") or []
+    if len(stages) > 1 or (stages and stages[0].get("stage") != "all"):
+        for stage in stages:
+            seen = f"from {stage['n_seen']:,} seen" if stage.get("n_seen") is not None else ""
+            reason = str(stage.get("reason") or "")
+            yield stage_words(str(stage["stage"])), ": ".join(part for part in (seen, reason) if part)
+    selection = summary.get("selection") or {}
+    if selection.get("reached_last_stage") is False and selection.get("why"):
+        yield "last stage not reached", str(selection["why"])
+    yield from _lines(
+        selection,
+        ("predictor_loss", "predictor's loss", "{:.4f} nats".format),
+        ("explored_hard_rate", "hard among explored", percent),
+        ("overlap_rate", "easy and below threshold", percent),
+    )
+
+
+def _cost(summary: Summary) -> Iterator[tuple[str, str]]:
+    yield from _lines(
+        summary,
+        ("t_norm_modelled", "T_norm modelled", "{:.3f}".format),
+        ("t_norm_measured", "T_norm measured", "{:.3f}".format),
+        ("peak_memory_mb", "peak memory", "{:,.0f} MB".format),
+    )
+
+
+def _places(summary: Summary) -> Iterator[tuple[str, str]]:
+    folder = summary.get("run_dir")
+    if folder:
+        yield "run folder", str(folder)
+        yield "use it", f'edgetune predict {folder} "some text"'
+
+
+def evaluation_sections(evaluation: Evaluation) -> list[Section]:
+    """Return the tables of an evaluation: figures, classes, confusion matrix."""
+    plain = evaluation.to_dict()
+    rows = [("accuracy", accuracy_words(plain) or ""), ("macro-F1", f"{evaluation.macro_f1:.4f}")]
+    rows += [("MCC", f"{evaluation.mcc:.4f}"), ("loss", f"{evaluation.loss:.4f} nats")]
+    rows += [("rows", f"{evaluation.n:,}")]
+    classes: list[tuple[str, ...]] = [
+        (one.label, f"{one.precision:.3f}", f"{one.recall:.3f}", f"{one.f1:.3f}", f"{one.support:,}")
+        for one in evaluation.per_class
+    ]
+    cells = [
+        (name, *(f"{count:,}" for count in row))
+        for name, row in zip(evaluation.label_names, evaluation.confusion, strict=True)
+    ]
+    return [
+        Section("Evaluation", [*rows]),
+        Section("Classes", classes, ("class", "precision", "recall", "F1", "rows"), right=True),
+        Section("Confusion (row: true, column: predicted)", cells, ("", *evaluation.label_names), right=True),
+    ]
+
+
+def sections_text(sections: list[Section]) -> str:
+    """Return sections as plain lines, columns aligned."""
+    blocks = []
+    for section in sections:
+        table = [section.header, *section.rows] if section.header else section.rows
+        n_columns = max(len(row) for row in table)
+        widths = [max(len(row[i]) for row in table if i < len(row)) for i in range(n_columns)]
+        lines = [section.title]
+        for row in table:
+            cells = [
+                cell.rjust(width) if section.right and i else cell.ljust(width)
+                for i, (cell, width) in enumerate(zip(row, widths, strict=False))
+            ]
+            if cells and cells[-1].strip().startswith("█"):
+                cells[-1] = cells[-1].strip()
+            lines.append("  " + "  ".join(cells).rstrip())
+        blocks.append("\n".join(lines))
+    return "\n".join(blocks)
+
+
+def summary_text(summary: Summary) -> str:
+    """Return the closing table as plain lines; needs no rich."""
+    return sections_text(summary_sections(summary))
+
+
+def evaluation_text(evaluation: Evaluation) -> str:
+    """Return the evaluation's tables as plain lines; needs no rich."""
+    return sections_text(evaluation_sections(evaluation))
+
+
+def _print(sections: list[Section], console: Console) -> None:
+    """Print sections in colour, or as plain lines where the console is no terminal."""
+    if not console.is_terminal:
+        console.print(sections_text(sections), markup=False, highlight=False, soft_wrap=True)
+        return
+    from rich.table import Table
+    from rich.text import Text
+
+    for section in sections:
+        console.print(Text(section.title, style="bold"))
+        table = Table(box=None, show_header=bool(section.header), pad_edge=False, padding=(0, 2, 0, 0))
+        n_columns = max(len(row) for row in [section.header, *section.rows])
+        for i in range(n_columns):
+            name = Text(section.header[i]) if i < len(section.header) else ""
+            right = section.right and i > 0 and not (section.title == "Time" and i == n_columns - 1)
+            table.add_column(
+                name,
+                justify="right" if right else "left",
+                style="cyan" if i == 0 and n_columns > 1 else "",
+                no_wrap=section.right or (i == 0 and n_columns > 1),
+                overflow="fold",
+            )
+        for row in section.rows:
+            table.add_row(*(Text(cell) for cell in row))
+        console.print(table)
+
+
+def print_summary(summary: Summary, console: Console) -> None:
+    """Print the closing table of a run."""
+    _print(summary_sections(summary), console)
+
+
+def print_evaluation(evaluation: Evaluation, console: Console) -> None:
+    """Print the figures, the classes and the confusion matrix of an evaluation."""
+    _print(evaluation_sections(evaluation), console)

@@ -1,0 +1,82 @@
+"""What a run hands back: one typed value, printed by `--json` and kept as `summary.json`."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict
+
+
+class RunResult(BaseModel):
+    """The receipt of a run. Units are in the names; shares (`…_rate`) are in [0, 1].
+
+    Attributes:
+        accuracy: on the evaluation rows; None when the run was interrupted before an evaluation.
+        accuracy_interval: 95 % Wilson interval of it.
+        elapsed_s: wall clock from the start of the process (or of the call, from Python) to the end.
+        time_split_s: where it went; adds up to `elapsed_s`.
+        n_seen: examples taken from the stream, n_scored: scored before the decision, n_trained: trained.
+        skipped_backward_rate: share of n_seen that was scored and not trained (a_b of the paper).
+        skipped_both_rate: share of n_seen that was neither scored nor trained (a_fb).
+        t_norm_modelled: the paper's T / T_TrainAll, from this run's own measured T_f and T_b.
+        t_norm_measured: seconds of score, train, select and load inside the loop, over what n_seen examples
+            would have cost at the measured price of an unfiltered train step.
+        score_ms_per_example, train_ms_per_example: measured means.
+        first_step_s: when the first optimizer step began.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+
+    schema_version: Literal[1] = 1
+    method: str
+    preset: str
+    backend: str
+    model: str
+    dataset: str
+    label_names: list[str]
+    accuracy: float | None
+    accuracy_interval: tuple[float, float] | None
+    macro_f1: float | None
+    mcc: float | None
+    eval_loss: float | None
+    n_eval: int
+    eval_source: str
+    elapsed_s: float
+    time_split_s: dict[str, float]
+    n_train: int
+    n_bad_rows: int
+    n_seen: int
+    n_scored: int
+    n_trained: int
+    n_steps: int
+    skipped_backward_rate: float
+    skipped_both_rate: float
+    stages: list[dict[str, Any]]
+    threshold: float | None
+    selection: dict[str, Any]
+    t_norm_modelled: float | None
+    t_norm_measured: float | None
+    score_ms_per_example: float | None
+    train_ms_per_example: float | None
+    first_step_s: float | None
+    peak_memory_mb: float | None
+    run_dir: str
+    epochs: int
+    best_epoch: int | None
+    best_epoch_chosen_on_eval: bool
+    batch_size: int
+    lr: float
+    seed: int
+    freeze: str
+    max_length: int
+    n_parameters_trained: int
+    interrupted: bool
+    per_class: list[dict[str, Any]]
+    confusion: list[list[int]]
+    warnings: list[str]
+    machine: dict[str, Any]
+    versions: dict[str, str]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain values, as written to `summary.json`."""
+        return self.model_dump(mode="json")

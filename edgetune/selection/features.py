@@ -1,0 +1,98 @@
+"""What the meta predictor sees of an example: which numbered features it has, never how often.
+
+Batches are ragged and stay so: features come as (row, feature) pairs, sorted, each once.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple, Protocol
+
+import numpy as np
+
+from edgetune.batching import PAD_MULTIPLE, Batch
+from edgetune.types import IntArray
+
+HASH_BITS = 15
+LENGTH_BUCKETS = 64
+_HASH_FACTOR = 2654435761  # 2**32 over the golden ratio: spreads neighbouring ids
+
+
+class Presence(NamedTuple):
+    """Which features each example has, as pairs without repetition.
+
+    Attributes:
+        rows: (P,) position in the batch, ascending.
+        features: (P,) feature number.
+        n_rows: B.
+    """
+
+    rows: IntArray
+    features: IntArray
+    n_rows: int
+
+
+def unique_pairs(rows: IntArray, features: IntArray, n_rows: int, n_features: int) -> Presence:
+    """Drop repeated (row, feature) pairs."""
+    pairs = np.sort(rows * np.int64(n_features) + features)
+    first = np.ones(len(pairs), dtype=np.bool_)
+    np.not_equal(pairs[1:], pairs[:-1], out=first[1:])
+    return Presence(*np.divmod(pairs[first], n_features), n_rows)
+
+
+def token_rows(batch: Batch) -> IntArray:
+    """Return for each token of the batch (N,) the position of its example."""
+    return np.repeat(np.arange(len(batch)), batch.lengths)
+
+
+def hash_ids(ids: IntArray) -> IntArray:
+    """Return a bucket below 2**15 for each id (not negative), by Fibonacci hashing."""
+    mixed = (ids.astype(np.uint64) * np.uint64(_HASH_FACTOR)) & np.uint64(0xFFFFFFFF)
+    buckets: IntArray = (mixed >> np.uint64(32 - HASH_BITS)).astype(np.int64)
+    return buckets
+
+
+class FeatureSpace(Protocol):
+    """Turns a batch into numbered features; `n_features` is how many there are at least."""
+
+    n_features: int
+
+    def __call__(self, batch: Batch) -> Presence: ...
+
+
+class TokenFeatures:
+    """Each token id is a feature; ids beyond the vocabulary make the table grow."""
+
+    def __init__(self, vocab_size: int) -> None:
+        self.n_features = vocab_size
+
+    def __call__(self, batch: Batch) -> Presence:
+        width = max(self.n_features, int(batch.tokens.max(initial=-1)) + 1)
+        return unique_pairs(token_rows(batch), batch.tokens, len(batch), width)
+
+
+class HashedFeatures:
+    """Hashed tokens, hashed (token, label) pairs, one length bucket, one label; of fixed size.
+
+    The pairs carry most of what can be known: "terrible" makes a positive example hard and a negative
+    one easy. On SST-2 (see `meta_predictor`) they raise the AUC for "hard" by 0.06.
+    """
+
+    def __init__(self, n_classes: int) -> None:
+        self._n_classes = n_classes
+        self._lengths_at = 2 * 2**HASH_BITS
+        self._labels_at = self._lengths_at + LENGTH_BUCKETS
+        self.n_features = self._labels_at + n_classes
+
+    def __call__(self, batch: Batch) -> Presence:
+        rows, each = token_rows(batch), np.arange(len(batch))
+        tokens = batch.tokens.astype(np.int64)
+        pairs = tokens * self._n_classes + batch.labels[rows]
+        lengths = np.minimum(batch.lengths // PAD_MULTIPLE, LENGTH_BUCKETS - 1)
+        features = [
+            hash_ids(tokens),
+            hash_ids(pairs) + 2**HASH_BITS,
+            lengths + self._lengths_at,
+            batch.labels + self._labels_at,
+        ]
+        at = np.concatenate([rows, rows, each, each])
+        return unique_pairs(at, np.concatenate(features), len(batch), self.n_features)

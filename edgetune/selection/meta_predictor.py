@@ -1,0 +1,145 @@
+"""The meta predictor: does an example's loss exceed L_low? Asked before any forward pass.
+
+What: naive Bayes over which features an example has, learned online from scored examples; optionally
+    its log odds are scaled to be probabilities (Platt), so that its log loss (eq. 4) means something.
+    The scaling never changes who is predicted easy: that is the sign of the naive Bayes log odds.
+    `over_tokens` is the paper's (token ids, BernoulliNB); `over_hashes` is ours.
+Costs: a sort of the batch's (row, feature) pairs, then arithmetic on those; `over_tokens` also one pass
+    over its table after each fit. A small fraction of a millisecond for 32 rows of 20 tokens (0.1 to
+    predict, 0.2 to learn); memory 16 bytes per feature, half a megabyte to a megabyte.
+Loses when: hardness is not in the words. With a head on frozen MiniLM, SST-2, 14,000 rows in one pass and
+    27 % of them hard, AUC for "hard" over rows 640-2,560 and over the last 8,000: BernoulliNB 0.53 and
+    0.66 (it calls 100 % and 95 % easy), ours 0.66 and 0.74 (65 % and 53 %, of which 20 % and 13 % are
+    hard). With a finetuned encoder expect less.
+Source: Ouyang et al., IJCAI 2023, §3, eq. 4; Platt, 1999.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from edgetune.batching import Batch
+from edgetune.selection.features import FeatureSpace, HashedFeatures, TokenFeatures
+from edgetune.selection.naive_bayes import (
+    BernoulliNaiveBayes,
+    NaiveBayes,
+    PooledNaiveBayes,
+    log_loss,
+    log_probabilities,
+)
+from edgetune.types import BoolArray, FloatArray
+
+
+class PlattScaling:
+    """Online logistic regression of the outcome on the log odds: p(1) = sigmoid(slope * odds + shift).
+
+    One damped Newton step per batch on curvature that forgets, so no step size has to fit the scale
+    of the odds. The slope is kept from turning negative.
+    """
+
+    _LARGEST_ODDS = 30.0
+    _FORGET = 0.98
+
+    def __init__(self) -> None:
+        self._weights = np.array([0.2, 0.0])  # slope, shift: naive Bayes is overconfident from the start
+        self._curvature = np.diag([20.0, 4.0])
+
+    def __call__(self, odds: FloatArray) -> FloatArray:
+        """(B,) scaled log odds."""
+        scaled: FloatArray = self._weights[0] * self._inputs(odds)[0] + self._weights[1]
+        return scaled
+
+    def update(self, odds: FloatArray, y: BoolArray) -> None:
+        """Learn from the odds (B,) that were given before `y` (B,) was known."""
+        inputs = self._inputs(odds)
+        p = 1.0 / (1.0 + np.exp(-(self._weights @ inputs)))
+        self._curvature = self._FORGET * self._curvature + (inputs * np.maximum(p * (1 - p), 0.01)) @ inputs.T
+        self._weights = self._weights + np.linalg.solve(self._curvature, inputs @ (y - p))
+        self._weights[0] = max(self._weights[0], 0.0)
+
+    def state(self) -> dict[str, Any]:
+        return {"weights": self._weights.copy(), "curvature": self._curvature.copy()}
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        self._weights = np.array(state["weights"], dtype=np.float64)
+        self._curvature = np.array(state["curvature"], dtype=np.float64)
+
+    def _inputs(self, odds: FloatArray) -> FloatArray:
+        return np.stack([np.clip(odds, -self._LARGEST_ODDS, self._LARGEST_ODDS), np.ones(len(odds))])
+
+
+class Lesson(NamedTuple):
+    """What one scored batch showed of the predictor.
+
+    Attributes:
+        called_hard: (B,) what it predicted before it was fitted to the batch.
+        loss: its mean log loss (eq. 4), nats.
+        base_loss: the log loss of knowing only the share of hard examples so far, nats.
+    """
+
+    called_hard: BoolArray
+    loss: float
+    base_loss: float
+
+
+class MetaPredictor:
+    """Feature space, naive Bayes and, if calibrated, the scaling: predicts y' = 1[loss > L_low]."""
+
+    def __init__(self, space: FeatureSpace, bayes: NaiveBayes, *, calibrated: bool) -> None:
+        self._space = space
+        self._bayes = bayes
+        self._platt = PlattScaling() if calibrated else None
+
+    @classmethod
+    def over_tokens(cls, vocab_size: int, *, calibrated: bool) -> MetaPredictor:
+        """Build the paper's: token-id presence, Bernoulli naive Bayes."""
+        space = TokenFeatures(vocab_size)
+        return cls(space, BernoulliNaiveBayes(space.n_features), calibrated=calibrated)
+
+    @classmethod
+    def over_hashes(cls, n_classes: int, *, calibrated: bool) -> MetaPredictor:
+        """Build ours: hashed tokens, also paired with the label, pooled naive Bayes."""
+        space = HashedFeatures(n_classes)
+        return cls(space, PooledNaiveBayes(space.n_features), calibrated=calibrated)
+
+    def predict(self, batch: Batch) -> BoolArray:
+        """(B,) which examples are expected to be hard; all of them before the first lesson."""
+        return self._called_hard(self._bayes.log_odds(self._space(batch)))
+
+    def learn(self, batch: Batch, hard: BoolArray, *, after_fit: bool) -> Lesson:
+        """Predict, then fit.
+
+        Args:
+            batch: B scored examples.
+            hard: (B,) whether each loss was above L_low.
+            after_fit: take the log loss from the fitted predictor (else from the one before).
+        """
+        x = self._space(batch)
+        odds = self._bayes.log_odds(x)
+        share = (self._bayes.class_count[1] + 1) / (self._bayes.class_count.sum() + 2)
+        base_odds = np.full(len(batch), np.log(share) - np.log1p(-share))
+        called_hard = self._called_hard(odds)
+        before = log_loss(self._log_proba(odds), hard)
+        if self._platt is not None:
+            self._platt.update(odds, hard)
+        self._bayes.partial_fit(x, hard)
+        loss = log_loss(self._log_proba(self._bayes.log_odds(x)), hard) if after_fit else before
+        return Lesson(called_hard, loss, log_loss(log_probabilities(base_odds), hard))
+
+    def state(self) -> dict[str, Any]:
+        platt = None if self._platt is None else self._platt.state()
+        return {"bayes": self._bayes.state(), "platt": platt}
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        self._bayes.load_state(state["bayes"])
+        if self._platt is not None:
+            self._platt.load_state(state["platt"])
+
+    def _called_hard(self, odds: FloatArray) -> BoolArray:
+        called: BoolArray = odds > 0 if self._bayes.class_count.any() else np.ones(len(odds), np.bool_)
+        return called
+
+    def _log_proba(self, odds: FloatArray) -> FloatArray:
+        return log_probabilities(odds if self._platt is None else self._platt(odds))

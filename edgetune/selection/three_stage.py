@@ -1,0 +1,208 @@
+"""ThreeStage: first skip backward passes, then, once words tell hard from easy, forward passes too.
+
+What: stage 0 trains everything and sets L_low (eq. 2). Stage 1 scores everything, trains
+    `loss > L_low`, and teaches the meta predictor y' = 1[loss > L_low]. Once the predictor's log loss
+    (eq. 4), a mean over the last W scored batches, is at most ALT, stage 2 scores only what the
+    predictor calls hard, and a small random share of what it calls easy (exploration). A calibrated
+    predictor must also beat the log loss of knowing only the share of hard examples: when that share
+    is a third, a predictor that has learned nothing already scores 0.64.
+Costs: a forward pass per example scored, the train steps of those kept, and well under 1 ms per batch
+    for the predictor. Examples predicted easy cost the prediction alone.
+Loses when: the predictor cannot tell (its loss stays above ALT: then this is AutoThreshold, which
+    `report()` says), data is seen for a few passes only, or labels are noisy. The exploration's
+    `explored_hard_rate` is the share of the predicted-easy examples that should have been trained.
+Source: Ouyang et al., IJCAI 2023, §3, eqs. 2 and 4. Exploration, calibration and the comparison
+    before fitting are ours; the preset `paper` turns them off.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import Any, ClassVar
+
+import numpy as np
+
+from edgetune.batching import Batch
+from edgetune.config import SelectionSettings
+from edgetune.selection.meta_predictor import MetaPredictor
+from edgetune.selection.staged import FILTER_BACKWARD, FILTER_FORWARD, RowSet
+from edgetune.selection.threshold import AutoThreshold
+from edgetune.types import BoolArray, FloatArray
+
+LEAST_GAIN = 0.02
+"""A calibrated predictor must beat the log loss of the hard share alone by this much; noise does less."""
+
+
+class LossCurve:
+    """The predictor's loss per scored batch: the last W for the comparison, a thinned past to plot."""
+
+    _MOST_POINTS = 128
+
+    def __init__(self, window: int) -> None:
+        self.window = window
+        self._last: deque[float] = deque(maxlen=window)
+        self._points: list[tuple[int, float]] = []
+        self._every = 1
+        self.n_batches = 0
+
+    @property
+    def full(self) -> bool:
+        """Whether W batches were scored."""
+        return len(self._last) == self.window
+
+    @property
+    def mean(self) -> float | None:
+        """Mean log loss (nats) over the last W batches, or over fewer while there are fewer."""
+        return float(np.mean(self._last)) if self._last else None
+
+    @property
+    def points(self) -> list[list[float]]:
+        """At most 128 pairs of scored batch number and window mean."""
+        return [[n, mean] for n, mean in self._points]
+
+    def add(self, loss: float) -> None:
+        self._last.append(loss)
+        self.n_batches += 1
+        if self.n_batches % self._every == 0:
+            self._points.append((self.n_batches, float(np.mean(self._last))))
+        if len(self._points) == self._MOST_POINTS:
+            self._points = self._points[1::2]
+            self._every *= 2
+
+    def state(self) -> dict[str, Any]:
+        return {
+            "last": list(self._last),
+            "points": self.points,
+            "every": self._every,
+            "n_batches": self.n_batches,
+        }
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        self._last = deque(state["last"], maxlen=self.window)
+        self._points = [(int(n), float(mean)) for n, mean in state["points"]]
+        self._every = int(state["every"])
+        self.n_batches = int(state["n_batches"])
+
+
+class ThreeStage(AutoThreshold):
+    """Warm up; skip backward passes; skip forward passes.
+
+    warmup ──(L_low set)─→ filter_backward ──(predictor loss <= ALT over W batches)─→ filter_forward
+    """
+
+    name: ClassVar[str] = "three-stage"
+
+    def __init__(
+        self,
+        settings: SelectionSettings,
+        *,
+        n_examples: int,
+        n_classes: int,
+        vocab_size: int,
+        rng: np.random.Generator,
+    ) -> None:
+        super().__init__(settings, n_examples=n_examples)
+        if settings.features == "tokens":
+            self._predictor = MetaPredictor.over_tokens(vocab_size, calibrated=settings.calibrated)
+        else:
+            self._predictor = MetaPredictor.over_hashes(n_classes, calibrated=settings.calibrated)
+        self._curve = LossCurve(settings.alt_window)
+        self._base_curve = LossCurve(settings.alt_window)
+        self._must_beat_base = settings.calibrated
+        self._alt = settings.alt
+        self._alt_after_fit = settings.alt_after_fit
+        self._explore_rate = settings.explore_rate
+        self._rng = rng
+        self._explored = RowSet()  # predicted easy in stage 2, scored anyway, loss still to come
+        self._n_explored = 0
+        self._n_explored_hard = 0
+        self._n_easy = 0  # predicted easy, yet scored: in stage 1 all of those, in stage 2 the explored
+        self._n_easy_below = 0  # of them, loss <= L_low
+
+    def choose_score(self, batch: Batch) -> BoolArray:
+        everything = super().choose_score(batch)
+        if self.stage != FILTER_FORWARD:
+            return everything
+        hard = self._predictor.predict(batch)
+        explored = ~hard & (self._rng.random(len(batch)) < self._explore_rate)
+        self._explored.put(batch.rows, explored)
+        return hard | explored
+
+    def report(self) -> dict[str, Any]:
+        reached = self.stage == FILTER_FORWARD
+        plain = super().report()
+        return {
+            **plain,
+            "reached_last_stage": reached,
+            "why": self._why_not() if self.stage == FILTER_BACKWARD else plain["why"],
+            "predictor_loss": self._curve.mean,
+            "predictor_base_loss": self._base_curve.mean,
+            "predictor_losses": self._curve.points,
+            "n_explored": self._n_explored,
+            "explored_hard_rate": _share(self._n_explored_hard, self._n_explored),
+            "overlap_rate": _share(self._n_easy_below, self._n_easy),
+        }
+
+    def state(self) -> dict[str, Any]:
+        return {
+            **super().state(),
+            "predictor": self._predictor.state(),
+            "curve": self._curve.state(),
+            "base_curve": self._base_curve.state(),
+            "explored": self._explored.to_array(),
+            "n_explored": self._n_explored,
+            "n_explored_hard": self._n_explored_hard,
+            "n_easy": self._n_easy,
+            "n_easy_below": self._n_easy_below,
+            "rng": self._rng.bit_generator.state,
+        }
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        super().load_state(state)
+        self._predictor.load_state(state["predictor"])
+        self._curve.load_state(state["curve"])
+        self._base_curve.load_state(state["base_curve"])
+        self._explored.fill(np.asarray(state["explored"]))
+        self._n_explored = int(state["n_explored"])
+        self._n_explored_hard = int(state["n_explored_hard"])
+        self._n_easy = int(state["n_easy"])
+        self._n_easy_below = int(state["n_easy_below"])
+        self._rng.bit_generator.state = state["rng"]
+
+    def _learn(self, batch: Batch, losses: FloatArray, threshold: float) -> None:
+        """Teach the predictor, keep its audit, and enter stage 2 when its loss allows."""
+        hard = losses > threshold
+        lesson = self._predictor.learn(batch, hard, after_fit=self._alt_after_fit)
+        self._curve.add(lesson.loss)
+        self._base_curve.add(lesson.base_loss)
+        explored = self._explored.pop(batch.rows)
+        self._n_explored += int(explored.sum())
+        self._n_explored_hard += int((explored & hard).sum())
+        easy = explored if self.stage == FILTER_FORWARD else ~lesson.called_hard
+        self._n_easy += int(easy.sum())
+        self._n_easy_below += int((easy & ~hard).sum())
+        self._leave_stage_one()
+
+    def _leave_stage_one(self) -> None:
+        loss, base = self._curve.mean, self._base_curve.mean
+        if self.stage != FILTER_BACKWARD or loss is None or base is None or not self._curve.full:
+            return
+        if loss <= self._alt and (not self._must_beat_base or loss <= base * (1 - LEAST_GAIN)):
+            reason = f"predictor loss {loss:.4f} <= ALT {self._alt:.4f} over {self._curve.window} batches"
+            self._enter(FILTER_FORWARD, reason)
+
+    def _why_not(self) -> str:
+        """Say why stage 1 was not left."""
+        loss, base = self._curve.mean, self._base_curve.mean
+        if loss is None or base is None or not self._curve.full:
+            return f"only {self._curve.n_batches} of {self._curve.window} batches scored in stage 1"
+        last = f"over the last {self._curve.window} batches"
+        if loss > self._alt:
+            return f"predictor loss {loss:.4f} > ALT {self._alt:.4f} {last}"
+        share = f"{base:.4f}, that of knowing only the hard share"
+        return f"predictor loss {loss:.4f} is not {LEAST_GAIN:.0%} below {share}, {last}"
+
+
+def _share(part: int, whole: int) -> float | None:
+    """Return part / whole; nothing was measured where the whole is 0."""
+    return None if whole == 0 else part / whole

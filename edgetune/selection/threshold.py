@@ -1,0 +1,161 @@
+"""FixedThreshold and AutoThreshold: train what the model still gets wrong.
+
+What: every example is scored (forward only); those with `loss > threshold` are trained. The fixed
+    threshold is given; the automatic one, L_low, is the mean of the last K example losses of a
+    warm-up that trains everything (eq. 2, and §3.2: stage 1 to the end, no predictor).
+Costs: one forward pass per example seen, on top of the train steps of those kept. It pays only where
+    the skipped share exceeds T_s / T_u, the price of a score over the price of a train step.
+Loses when: the time is short (an early model finds most examples hard, so scores are spent for
+    little), labels are noisy (the wrong ones have the highest losses), or the threshold is set high:
+    at 0.7 a two-class model in the paper falls to chance. On our machines train-all with the
+    learning rate decayed to zero ties or wins at equal wall clock.
+Source: Ouyang et al., IJCAI 2023, §3.2, eq. 2.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any, ClassVar
+
+import numpy as np
+
+from edgetune.batching import Batch
+from edgetune.config import SelectionSettings
+from edgetune.selection.staged import FILTER_BACKWARD, WARMUP, RowSet, Staged
+from edgetune.types import BoolArray, FloatArray
+
+
+def above(losses: FloatArray, threshold: float | None) -> BoolArray:
+    """Return which losses (B,) are above the threshold; all of them while there is none."""
+    if threshold is None:
+        return np.ones(len(losses), dtype=np.bool_)
+    over: BoolArray = np.asarray(losses, dtype=np.float64) > threshold
+    return over
+
+
+def warmup_examples(warmup_fraction: float, n_examples: int) -> int:
+    """Return after how many observed examples stage 0 ends: a share of one epoch, at least one."""
+    return max(1, math.ceil(warmup_fraction * n_examples - 1e-9))
+
+
+class LossWindow:
+    """The last K example losses (nats); their mean is L_low, eq. 2."""
+
+    def __init__(self, size: int) -> None:
+        self.size = size
+        self._losses: FloatArray = np.zeros(0, dtype=np.float64)
+
+    def __len__(self) -> int:
+        return len(self._losses)
+
+    def add(self, losses: FloatArray) -> None:
+        """Take in losses (B,), newest last."""
+        self._losses = np.concatenate([self._losses, np.asarray(losses, np.float64)])[-self.size :]
+
+    def mean(self) -> float:
+        """Return L_low; of fewer than K losses while there are fewer."""
+        return float(self._losses.mean())
+
+    def to_array(self) -> FloatArray:
+        """Return the losses in the window, oldest first."""
+        return np.array(self._losses)
+
+
+class FixedThreshold(Staged):
+    """Score everything, train what is above a given loss."""
+
+    name: ClassVar[str] = "fixed-threshold"
+
+    def __init__(self, threshold: float) -> None:
+        super().__init__()
+        self._threshold = threshold
+
+    def choose_train(self, batch: Batch, losses: FloatArray) -> BoolArray:
+        return above(losses, self._threshold)
+
+    def report(self) -> dict[str, Any]:
+        return {**super().report(), "threshold": self._threshold}
+
+
+class AutoThreshold(Staged):
+    """Warm up on everything, then score everything and train what is above L_low.
+
+    warmup ──(warmup_fraction of an epoch observed; L_low set)─→ filter_backward ─→ end
+    """
+
+    name: ClassVar[str] = "auto-threshold"
+
+    def __init__(self, settings: SelectionSettings, *, n_examples: int) -> None:
+        super().__init__(WARMUP)
+        self._n_needed = warmup_examples(settings.warmup_fraction, n_examples)
+        self._moving = settings.moving_threshold
+        self._window = LossWindow(settings.threshold_window)
+        self._n_warm = 0
+        self._threshold: float | None = None
+        self._unobserved = RowSet()  # chosen in stage 0, their train step still to come
+
+    @property
+    def straight(self) -> bool:
+        return self._threshold is None
+
+    def choose_score(self, batch: Batch) -> BoolArray:
+        self._unobserved.put(batch.rows, self.straight)
+        return super().choose_score(batch)
+
+    def choose_train(self, batch: Batch, losses: FloatArray) -> BoolArray:
+        return above(losses, self._threshold)
+
+    def observe(self, batch: Batch, losses: FloatArray) -> None:
+        losses = np.asarray(losses, dtype=np.float64)
+        late = self._unobserved.pop(batch.rows)
+        if self._threshold is None:
+            self._warm_up(losses)
+        elif not late.all():
+            fresh = ~late
+            self._learn(batch.take(fresh) if late.any() else batch, losses[fresh], self._threshold)
+            if self._moving:
+                self._window.add(losses[fresh])
+                self._threshold = self._window.mean()
+
+    def report(self) -> dict[str, Any]:
+        why = None
+        if self._threshold is None:
+            why = f"the data ended in stage 0: {self._n_warm} of {self._n_needed} examples observed"
+        return {
+            **super().report(),
+            "threshold": self._threshold,
+            "reached_last_stage": self._threshold is not None,
+            "why": why,
+        }
+
+    def state(self) -> dict[str, Any]:
+        return {
+            **super().state(),
+            "window": self._window.to_array(),
+            "n_warm": self._n_warm,
+            "threshold": self._threshold,
+            "unobserved": self._unobserved.to_array(),
+        }
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        super().load_state(state)
+        self._window = LossWindow(self._window.size)
+        self._window.add(np.asarray(state["window"]))
+        self._n_warm = int(state["n_warm"])
+        self._threshold = None if state["threshold"] is None else float(state["threshold"])
+        self._unobserved.fill(np.asarray(state["unobserved"]))
+
+    def _warm_up(self, losses: FloatArray) -> None:
+        """Take in losses of stage 0; when there are enough, set L_low and enter stage 1."""
+        self._window.add(losses)
+        self._n_warm += len(losses)
+        if self._n_warm >= self._n_needed:
+            self._threshold = self._window.mean()
+            self._enter(
+                FILTER_BACKWARD,
+                f"{self._n_warm} examples observed, L_low {self._threshold:.4f} nats "
+                f"over the last {len(self._window)}",
+            )
+
+    def _learn(self, batch: Batch, losses: FloatArray, threshold: float) -> None:
+        """Learn from scored examples; the automatic threshold alone has nothing to learn."""

@@ -1,0 +1,120 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from edgetune.batching import Batch, BucketQueue, bucket_of, epoch_order, join, sequential_batches
+
+
+def ragged(rows: list[list[int]], first: int = 0) -> Batch:
+    lengths = np.array([len(row) for row in rows], dtype=np.int64)
+    return Batch(
+        rows=np.arange(first, first + len(rows)),
+        labels=np.arange(len(rows)) % 2,
+        tokens=np.array([token for row in rows for token in row], dtype=np.int32),
+        offsets=np.concatenate(([0], np.cumsum(lengths))),
+        first_lengths=np.minimum(lengths, 2),
+        scored=np.zeros(len(rows), dtype=np.bool_),
+    )
+
+
+def texts(batch: Batch) -> list[list[int]]:
+    return [batch.tokens[a:b].tolist() for a, b in zip(batch.offsets[:-1], batch.offsets[1:], strict=True)]
+
+
+def test_take_keeps_order_and_dtypes() -> None:
+    batch = ragged([[1], [2, 3], [], [4, 5, 6]])
+    taken = batch.take(np.array([3, 0, 2, 3]))
+    assert texts(taken) == [[4, 5, 6], [1], [], [4, 5, 6]]
+    assert taken.rows.tolist() == [3, 0, 2, 3]
+    assert taken.first_lengths.tolist() == [2, 1, 0, 2]
+    assert (taken.tokens.dtype, taken.offsets.dtype) == (batch.tokens.dtype, batch.offsets.dtype)
+    assert texts(batch.take(np.array([False, True, False, True]))) == [[2, 3], [4, 5, 6]]
+
+
+def test_take_all_copies_nothing_and_take_none_is_empty() -> None:
+    batch = ragged([[1], [2, 3]])
+    assert batch.take(np.ones(2, dtype=np.bool_)) is batch
+    assert len(batch.take(np.zeros(2, dtype=np.bool_))) == 0
+    assert texts(batch.take(np.array([], dtype=np.int64))) == []
+
+
+def test_mark_scored() -> None:
+    batch = ragged([[1], [2]])
+    assert batch.mark_scored().scored.all()
+    assert not batch.scored.any()
+    assert join([batch, batch.mark_scored()]).scored.tolist() == [False, False, True, True]
+
+
+def test_padded_layout() -> None:
+    padded = ragged([[7, 8, 9], [5]]).padded(pad_id=99, multiple=4)
+    assert padded["input_ids"].tolist() == [[7, 8, 9, 99], [5, 99, 99, 99]]
+    assert padded["attention_mask"].tolist() == [[1, 1, 1, 0], [1, 0, 0, 0]]
+    assert padded["token_type_ids"].tolist() == [[0, 0, 1, 0], [0, 0, 0, 0]]
+    assert {array.dtype for array in padded.values()} == {np.dtype(np.int64)}
+
+
+@pytest.mark.parametrize(("width", "expected"), [(0, 8), (9, 16), (512, 512)])
+def test_padded_to_a_least_width(width: int, expected: int) -> None:
+    assert ragged([[1, 2]]).padded(0, width=width)["input_ids"].shape == (1, expected)
+
+
+def test_bucket_edges() -> None:
+    assert bucket_of(np.array([1, 8, 9, 16, 17])).tolist() == [1, 1, 2, 2, 3]
+
+
+def test_full_batch_of_one_bucket_passes_straight_through() -> None:
+    queue, batch = BucketQueue(2), ragged([[1], [2, 3]])
+    queue.add(batch)
+    assert next(queue.full()) is batch
+    assert len(queue) == 0
+
+
+def test_queue_is_first_in_first_out_and_separates_lengths() -> None:
+    queue = BucketQueue(2)
+    queue.add(ragged([[0], [1] * 9, [2]]))
+    queue.add(ragged([[3], [4], [5]], first=3))
+    assert [batch.rows.tolist() for batch in queue.full()] == [[0, 2], [3, 4]]
+    assert len(queue) == 2
+    assert [batch.rows.tolist() for batch in queue.flush()] == [[5, 1]]
+    assert (len(queue), list(queue.flush()), list(queue.full())) == (0, [], [])
+
+
+@pytest.mark.parametrize("method", ["full", "flush"])
+def test_stopping_early_leaves_the_rest_in_the_queue(method: str) -> None:
+    queue = BucketQueue(2)
+    queue.add(ragged([[n] for n in range(7)]))
+    assert next(getattr(queue, method)()).rows.tolist() == [0, 1]
+    assert len(queue) == 5
+    queue.add(ragged([[7]], first=7))
+    assert sorted(int(row) for batch in queue.flush() for row in batch.rows) == [2, 3, 4, 5, 6, 7]
+
+
+def test_one_large_addition_is_cut_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    taken = []
+    original = Batch.take
+    queue = BucketQueue(8)
+    queue.add(ragged([[n] for n in range(804)]))
+    monkeypatch.setattr(
+        Batch, "take", lambda self, chosen: taken.append(len(chosen)) or original(self, chosen)
+    )
+    assert len(list(queue.full())) == 100
+    assert sum(taken) == 804  # linear: every row is copied once
+
+
+def test_epoch_order_edges() -> None:
+    rng = np.random.default_rng(0)
+    assert epoch_order(np.array([], dtype=np.int64), 4, rng) == []
+    assert [len(rows) for rows in epoch_order(np.array([3, 3, 3]), 4, rng)] == [3]
+
+
+def test_sequential_batches_go_from_short_to_long() -> None:
+    class Source:
+        labels = np.zeros(5, dtype=np.int64)
+        lengths = np.array([9, 1, 30, 2, 8])
+
+        def batch(self, rows: np.ndarray) -> Batch:
+            return ragged([[int(row)] * self.lengths[row] for row in rows])
+
+    batches = list(sequential_batches(Source(), 2))
+    assert [batch.lengths.tolist() for batch in batches] == [[1, 2], [8, 9], [30]]

@@ -1,0 +1,272 @@
+"""CSV, TSV and the like: delimiter, quoting, header, encoding, and every way in which they are broken."""
+
+from __future__ import annotations
+
+import csv
+import gzip
+from pathlib import Path
+
+import pytest
+import zstandard
+
+from edgetune.data.dataset import BadRow, DataOptions, Example, read_examples
+from edgetune.errors import DataError, UsageError
+
+OPTIONS = DataOptions()
+
+
+def load(
+    tmp_path: Path, name: str, content: str | bytes, options: DataOptions = OPTIONS
+) -> tuple[list[Example], list[BadRow]]:
+    path = tmp_path / name
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    bad: list[BadRow] = []
+    return list(read_examples(str(path), options, bad.append)), bad
+
+
+def pairs(examples: list[Example]) -> list[tuple[str, str]]:
+    return [(example.text, example.label) for example in examples]
+
+
+@pytest.mark.parametrize("delimiter", [",", "\t", ";", "|"])
+@pytest.mark.parametrize("name", ["a.csv", "a.tsv", "a.txt", "a.data"])
+def test_finds_the_delimiter_whatever_the_name(tmp_path: Path, name: str, delimiter: str) -> None:
+    lines = ["text,label", *(f"row number {i} is fine,{i % 2}" for i in range(30))]
+    examples, bad = load(tmp_path, name, "\n".join(lines).replace(",", delimiter))
+    assert len(examples) == 30
+    assert not bad
+    assert examples[0] == Example(2, "row number 0 is fine", None, "0")
+
+
+def test_commas_in_tab_separated_text_do_not_count(tmp_path: Path) -> None:
+    examples, _ = load(tmp_path, "a.csv", "sentence\tlabel\nwell, yes\t1\nno\t0\noh, my, word\t1\n")
+    assert pairs(examples) == [("well, yes", "1"), ("no", "0"), ("oh, my, word", "1")]
+
+
+def test_stray_quotes_in_plain_tsv_keep_every_row(tmp_path: Path) -> None:
+    rows = []
+    for i in range(60):
+        text = {0: f'" Number {i} opens', 1: f'"Force {i}" (the first), and "more"', 2: f'it is 5" {i}'}
+        rows.append(f"{i}\tWho was number {i}?\t{text.get(i % 6, f'Nobody was {i}.')}\tclass_{i % 2}")
+    content = "index\tquestion\tsentence\tlabel\n" + "\n".join(rows) + "\n"
+    examples, bad = load(tmp_path, "a.tsv", content)
+    assert len(examples) == 60
+    assert not bad
+    assert examples[0].text == 'Who was number 0? " Number 0 opens'
+    assert examples[1].text.endswith('"Force 1" (the first), and "more"')
+    assert [example.line for example in examples] == list(range(2, 62))
+
+
+def test_quoted_tsv_is_unwrapped(tmp_path: Path) -> None:
+    rows = [
+        f'{i}\t{i}\t{i + 1}\t"What does ""number {i}"" mean?"\tIs it 6\' 2" tall?\t{i % 2}'
+        if i % 5 == 0
+        else f"{i}\t{i}\t{i + 1}\tWhat is {i}?\tAnd {i + 1}?\t{i % 2}"
+        for i in range(40)
+    ]
+    content = "id\tqid1\tqid2\tquestion1\tquestion2\tis_duplicate\n" + "\n".join(rows)
+    examples, bad = load(tmp_path, "a.tsv", content, DataOptions(pair=True))
+    assert len(examples) == 40
+    assert not bad
+    assert examples[0] == Example(2, 'What does "number 0" mean?', "Is it 6' 2\" tall?", "0")
+
+
+def test_quoted_csv_without_header(tmp_path: Path) -> None:
+    content = "".join(f'"{i % 4 + 1}","Title {i}","Text, with ""words"" #39;{i}"\n' for i in range(30))
+    examples, bad = load(tmp_path, "a.csv", content, DataOptions(text=("2", "3"), label="1"))
+    assert len(examples) == 30
+    assert not bad
+    assert examples[4] == Example(5, 'Title 4 Text, with "words" #39;4', None, "1")
+
+
+def test_nameless_columns_must_be_named_by_number(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r'no header; .*"1" \(3\), "2" \(Wall\), "3" \(Short') as caught:
+        load(tmp_path, "a.csv", '"3","Wall","Short sellers, here"\n"4","Race","Is on"\n')
+    assert "--text" in str(caught.value)
+
+
+def test_quoted_fields_may_have_line_breaks(tmp_path: Path) -> None:
+    content = 'text,label\r\n"one,\r\ntwo\r\n\r\nthree",a\r\nplain,b\r\n"four ""4""\r\nfive",a\r\n\r\n\r\n'
+    examples, bad = load(tmp_path, "a.csv", content)
+    assert pairs(examples) == [("one,\ntwo\n\nthree", "a"), ("plain", "b"), ('four "4"\nfive', "a")]
+    assert [example.line for example in examples] == [2, 6, 7]
+    assert not bad
+
+
+def test_a_quote_that_is_never_closed_costs_no_other_row(tmp_path: Path) -> None:
+    good = [f'"A film, number {i}",{i % 2}' for i in range(50)]
+    content = "\n".join(["text,label", *good[:25], '"Oh, no,1', *good[25:], '"last one,0'])
+    examples, bad = load(tmp_path, "a.csv", content)
+    assert len(examples) == 51
+    assert [(row.line, row.reason) for row in bad] == [(27, "wrong column count")]
+    assert examples[-1].text == '"last one'
+
+
+def test_unescaped_inner_quotes_are_kept_as_text(tmp_path: Path) -> None:
+    good = [f'"A film, number {i}",{i % 2}' for i in range(50)]
+    examples, bad = load(tmp_path, "a.csv", "\n".join(["text,label", *good, '"He said "hi" to me",1']))
+    assert len(examples) == 51
+    assert not bad
+    assert "hi" in examples[-1].text
+
+
+def test_blanks_before_quotes(tmp_path: Path) -> None:
+    content = "label, text\n" + "".join(f'{i % 2}, "well, {i}"\n' for i in range(20))
+    examples, bad = load(tmp_path, "a.csv", content)
+    assert pairs(examples)[:2] == [("well, 0", "0"), ("well, 1", "1")]
+    assert not bad
+
+
+def test_wrong_column_count_is_a_bad_row(tmp_path: Path) -> None:
+    examples, bad = load(tmp_path, "a.csv", "text,label\na,1\nb,c,2\nd\ne,3\n")
+    assert pairs(examples) == [("a", "1"), ("e", "3")]
+    assert [(row.line, row.reason, row.excerpt) for row in bad] == [
+        (3, "wrong column count", "b,c,2"),
+        (4, "wrong column count", "d"),
+    ]
+    assert bad[0].file == str(tmp_path / "a.csv")
+
+
+@pytest.mark.parametrize(
+    ("content", "n_rows"),
+    [
+        ("text,label\ngood,1\nbad,0\n", 2),  # usual names
+        ("Comment Body,Verdict\n" + "fine,1\nbad,0\n" * 10, 20),  # words over numbers
+        ("note,verdict\n" + "".join(f"note {i},{'yes' if i % 2 else 'no'}\n" for i in range(24)), 24),
+        ("good film,1\nbad film,0\n", None),  # a number in the first row
+        ("good film,yes\nbad film,no\n", None),  # too little to tell
+        ("good film,pos\n" + "".join(f"film {i},{'pos' if i % 2 else 'neg'}\n" for i in range(24)), None),
+        ("text\tlabel\n", 0),
+    ],
+)
+def test_header_is_found_only_where_it_is_plain(tmp_path: Path, content: str, n_rows: int | None) -> None:
+    options = DataOptions(text=("1",), label="2")
+    examples, _ = load(tmp_path, "a.csv", content, options)
+    assert len(examples) == (len(content.splitlines()) if n_rows is None else n_rows)
+
+
+def test_header_by_the_users_word(tmp_path: Path) -> None:
+    content = "text,label\ngood,1\n"
+    numbered = DataOptions(text=("1",), label="2", header=False)
+    assert pairs(load(tmp_path, "a.csv", content, numbered)[0])[0] == ("text", "label")
+    named = DataOptions(text=("uno",), label="dos")
+    assert pairs(load(tmp_path, "a.csv", "uno,dos\nx,y\nz,w\n", named)[0]) == [("x", "y"), ("z", "w")]
+    forced = DataOptions(text=("2024",), label="2025", header=True)
+    assert pairs(load(tmp_path, "a.csv", "2024,2025\nx,y\n", forced)[0]) == [("x", "y")]
+
+
+def test_delimiter_by_the_users_word(tmp_path: Path) -> None:
+    examples, _ = load(tmp_path, "a.csv", "text~label\na,b~1\n", DataOptions(delimiter="~"))
+    assert pairs(examples) == [("a,b", "1")]
+    examples, _ = load(tmp_path, "a.csv", "text\tlabel\na,b\t1\n", DataOptions(delimiter="tab"))
+    assert pairs(examples) == [("a,b", "1")]
+    with pytest.raises(UsageError, match="A delimiter is one character"):
+        load(tmp_path, "a.csv", "text,label\na,1\n", DataOptions(delimiter="::"))
+
+
+@pytest.mark.parametrize(
+    "encoded",
+    [
+        b"\xef\xbb\xbftext,label\ncaf\xc3\xa9,1\n",
+        "text,label\ncafé,1\n".encode("utf-16"),
+        "\ufefftext,label\ncafé,1\n".encode("utf-32-le"),
+    ],
+)
+def test_byte_order_marks(tmp_path: Path, encoded: bytes) -> None:
+    assert pairs(load(tmp_path, "a.csv", encoded)[0]) == [("café", "1")]
+
+
+def test_old_mac_line_ends(tmp_path: Path) -> None:
+    assert pairs(load(tmp_path, "a.csv", "text,label\rgood,1\rbad,0\r")[0]) == [("good", "1"), ("bad", "0")]
+
+
+def test_odd_line_separators_do_not_end_a_line(tmp_path: Path) -> None:
+    examples, _ = load(tmp_path, "a.tsv", "text\tlabel\na\u2028b\x0bc\x85d\t1\n")
+    assert pairs(examples) == [("a\u2028b\x0bc\x85d", "1")]
+
+
+def test_bad_bytes_are_bad_rows(tmp_path: Path) -> None:
+    rows = [f"row {i},{i % 2}".encode() for i in range(30)]
+    rows[7] = b"caf\xe9,1"
+    examples, bad = load(tmp_path, "a.csv", b"text,label\n" + b"\n".join(rows))
+    assert len(examples) == 29
+    assert [(row.line, row.reason) for row in bad] == [(9, "bad bytes")]
+    bad[0].excerpt.encode()
+
+
+def test_another_encoding_is_suggested_and_used(tmp_path: Path) -> None:
+    content = ("text,label\n" + "café,1\nnaïve,0\n" * 5).encode("latin-1")
+    with pytest.raises(DataError, match=r"10 of the first 11 lines.*--encoding latin-1"):
+        load(tmp_path, "a.csv", content)
+    assert pairs(load(tmp_path, "a.csv", content, DataOptions(encoding="latin-1"))[0])[0] == ("café", "1")
+
+
+@pytest.mark.parametrize("encoding", ["klingon", "hex", "a\x00b", ""])
+def test_unknown_encoding(tmp_path: Path, encoding: str) -> None:
+    with pytest.raises(UsageError, match="encoding"):
+        load(tmp_path, "a.csv", "text,label\na,1\n", DataOptions(encoding=encoding))
+
+
+@pytest.mark.parametrize(
+    ("content", "match"),
+    [
+        (b"", "is empty"),
+        (b"\n \n\n", "is empty"),
+        (b"\xef\xbb\xbf", "is empty"),
+        ("\u2003\n".encode(), "is empty"),
+        (b"PK\x03\x04 and so on", "Excel"),
+        (b"PAR1 and so on", "Parquet"),
+        (b"\x1f\x8b\x08 and so on", "add .gz"),
+        (b"text,label\na\x00b,1\n", "zero bytes.*utf-16"),
+    ],
+)
+def test_what_is_not_text(tmp_path: Path, content: bytes, match: str) -> None:
+    with pytest.raises(DataError, match=match):
+        load(tmp_path, "a.csv", content)
+
+
+def test_very_long_fields(tmp_path: Path) -> None:
+    text = "word, " * 40_000
+    examples, bad = load(tmp_path, "a.csv", f'text,label\n"{text}",1\nshort,0\n')
+    assert len(examples[0].text) == len(text.strip())
+    assert len(examples) == 2
+    assert not bad
+
+
+def test_fields_longer_than_a_block(tmp_path: Path) -> None:
+    text = "wörd " * 100_000
+    examples, _ = load(tmp_path, "a.tsv", f"text\tlabel\r\n{text}\t1\r\nshort\t0\r\n")
+    assert [len(example.text) for example in examples] == [len(text) - 1, 5]
+
+
+@pytest.mark.parametrize("suffix", [".gz", ".zst"])
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("a.csv", "text,label\ngood,1\nbad,0\n"),
+        ("a.tsv", "text\tlabel\ngood\t1\nbad\t0\n"),
+        ("a.jsonl", '{"text": "good", "label": 1}\n{"text": "bad", "label": 0}\n'),
+        ("a.json", '[{"text": "good", "label": 1}, {"text": "bad", "label": 0}]'),
+    ],
+)
+def test_compressed(tmp_path: Path, name: str, content: str, suffix: str) -> None:
+    data = content.encode()
+    half = len(data) // 2
+    if suffix == ".gz":
+        packed = gzip.compress(data[:half]) + gzip.compress(data[half:])
+    else:
+        packed = zstandard.compress(data[:half]) + zstandard.compress(data[half:])  # several frames
+    assert pairs(load(tmp_path, name + suffix, packed)[0]) == [("good", "1"), ("bad", "0")]
+    with pytest.raises(DataError, match=r"damaged|cannot be read"):
+        load(tmp_path, name + suffix, packed[:-6] if suffix == ".gz" else b"\x00" + packed)
+    with pytest.raises(DataError, match=r"damaged|cannot be read"):
+        load(tmp_path, name + suffix, data)
+
+
+def test_what_a_csv_writer_writes_comes_back(tmp_path: Path) -> None:
+    rows = [(f'say "{i}", then\nleave; or | stay\there', str(i % 3)) for i in range(40)]
+    for quoting in (csv.QUOTE_MINIMAL, csv.QUOTE_ALL, csv.QUOTE_NONNUMERIC):
+        path = tmp_path / "a.csv"
+        with path.open("w", newline="") as file:
+            csv.writer(file, quoting=quoting).writerows([("text", "label"), *rows])
+        assert pairs(list(read_examples(str(path), OPTIONS, pytest.fail))) == rows

@@ -1,0 +1,331 @@
+"""JSON, Parquet, Arrow, folders and the hub."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.feather
+import pyarrow.parquet
+import pytest
+
+from edgetune.data import hub
+from edgetune.data.dataset import BadRow, DataOptions, Example, read_examples
+from edgetune.errors import DataError, EnvironmentError_, UsageError
+
+ROWS = [{"text": f"text {i}", "label": i % 2} for i in range(2_500)]
+EXPECTED = [(i + 1, f"text {i}", str(i % 2)) for i in range(2_500)]
+
+
+def load(path: Path | str, options: DataOptions | None = None) -> tuple[list[Example], list[BadRow]]:
+    bad: list[BadRow] = []
+    return list(read_examples(str(path), options or DataOptions(), bad.append)), bad
+
+
+def triples(path: Path | str, options: DataOptions | None = None) -> list[tuple[int, str, str]]:
+    examples, bad = load(path, options)
+    assert not bad
+    return [(example.line, example.text, example.label) for example in examples]
+
+
+def write(path: Path, text: str) -> Path:
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+@pytest.mark.parametrize("name", ["a.jsonl", "a.ndjson", "a.json", "a.unknown"])
+def test_json_lines(tmp_path: Path, name: str) -> None:
+    assert triples(write(tmp_path / name, "\n".join(map(json.dumps, ROWS)))) == EXPECTED
+
+
+@pytest.mark.parametrize("name", ["a.json", "a.jsonl", "a.unknown"])
+@pytest.mark.parametrize("indent", [None, 2])
+def test_json_list(tmp_path: Path, name: str, indent: int | None) -> None:
+    assert triples(write(tmp_path / name, json.dumps(ROWS, indent=indent))) == EXPECTED
+
+
+def test_json_objects_larger_than_a_block(tmp_path: Path) -> None:
+    rows = [{"text": 'é\\"\n' * (10**5 * i), "label": i} for i in range(4)]
+    path = write(tmp_path / "a.json", json.dumps([{"text": "x", "label": 9}, *rows[1:]], ensure_ascii=False))
+    assert [len(text) for _, text, _ in triples(path)] == [1, *(len(row["text"].strip()) for row in rows[1:])]
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        {"version": "1", "n": [], "data": ROWS, "more": 3},
+        {"text": [row["text"] for row in ROWS], "label": [row["label"] for row in ROWS]},
+        {
+            "text": {str(i): row["text"] for i, row in enumerate(ROWS)},
+            "label": {str(i): row["label"] for i, row in enumerate(ROWS)},
+        },
+    ],
+)
+@pytest.mark.parametrize("indent", [None, 1])
+def test_json_objects_of_rows(tmp_path: Path, value: dict[str, Any], indent: int | None) -> None:
+    if "n" in value:
+        value = {key: item for key, item in value.items() if key != "n"}
+    assert triples(write(tmp_path / "a.json", json.dumps(value, indent=indent))) == EXPECTED
+
+
+def test_json_lines_that_cannot_be_used(tmp_path: Path) -> None:
+    lines = [
+        '{"text": "fine", "label": true}',
+        '{"text": "cut',
+        "[1, 2]",
+        "",
+        '{"label": 1}',
+        '{"text": "no label"}',
+        '{"text": "null", "label": null}',
+        '{"text": ["a"], "label": 1}',
+        '{"text": "a", "label": [1]}',
+        '{"text": "half \\ud83d", "label": 1}',
+        '{"text": "nan", "label": NaN}',
+        '{"text": "raw\ttab", "label": 3.0}',
+        '{"text": 12, "label": 2.5, "extra": {}}',
+        '{"text": "huge", "label": ' + "9" * 5_000 + "}",
+        "[" * 100_000,
+    ]
+    examples, bad = load(write(tmp_path / "a.jsonl", "\n".join(lines)))
+    assert [(e.line, e.text, e.label) for e in examples] == [
+        (1, "fine", "true"),
+        (12, "raw\ttab", "3"),
+        (13, "12", "2.5"),
+    ]
+    assert [(row.line, row.reason) for row in bad] == [
+        (2, "unreadable JSON"),
+        (3, "not an object"),
+        (5, "empty text"),
+        (6, "no label"),
+        (7, "no label"),
+        (8, "text is not a string"),
+        (9, "label is not a single value"),
+        (10, "bad bytes"),
+        (11, "no label"),
+        (14, "unreadable JSON"),
+        (15, "unreadable JSON"),
+    ]
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        '[{"text": "a", "label": 1}, {"text": ',
+        '[{"text": "a", "label": 1} {"text": "b", "label": 1}]',
+        '[{"text": "a", "label": 1}, oops]',
+        '{"text": ["a", "b"], "label": [1]}',
+        '{"text": "a"',
+        "{}",
+        "[]",
+        "[1, 2, 3]",
+        '"text"',
+        "12",
+        "nonsense",
+        "[" * 100_000,
+    ],
+)
+def test_unusable_json(tmp_path: Path, content: str) -> None:
+    with pytest.raises(DataError, match="JSON"):
+        load(write(tmp_path / "a.json", content))
+
+
+def test_a_single_json_line(tmp_path: Path) -> None:
+    assert triples(write(tmp_path / "a.jsonl", '{"text": "a", "label": 1}')) == [(1, "a", "1")]
+
+
+def table(metadata: dict[str, str] | None = None) -> pa.Table:
+    return pa.Table.from_pylist(ROWS).replace_schema_metadata(metadata)
+
+
+def test_parquet(tmp_path: Path) -> None:
+    pa.parquet.write_table(table(), tmp_path / "a.parquet", row_group_size=900)
+    assert triples(tmp_path / "a.parquet") == EXPECTED
+
+
+def test_feather(tmp_path: Path) -> None:
+    pa.feather.write_feather(table(), tmp_path / "a.feather")
+    assert triples(tmp_path / "a.feather") == EXPECTED
+
+
+def write_stream(path: Path, rows: pa.Table) -> None:
+    with pa.ipc.new_stream(str(path), rows.schema) as writer:
+        writer.write_table(rows)
+
+
+def test_arrow_stream_and_file(tmp_path: Path) -> None:
+    write_stream(tmp_path / "s.arrow", table())
+    assert triples(tmp_path / "s.arrow") == EXPECTED
+    with pa.ipc.new_file(str(tmp_path / "f.arrow"), table().schema) as writer:
+        writer.write_table(table())
+    assert triples(tmp_path / "f.arrow") == EXPECTED
+    (tmp_path / "f.arrow").rename(tmp_path / "f")
+    assert triples(tmp_path / "f") == EXPECTED
+
+
+CLASSES = {"info": {"features": {"text": {"dtype": "string", "_type": "Value"}, "label": {}}}}
+CLASSES["info"]["features"]["label"] = {"names": ["neg", "pos"], "_type": "ClassLabel"}  # type: ignore[dict-item]
+
+
+def save_to_disk(folder: Path, labels: list[int]) -> None:
+    """Write what `datasets.Dataset.save_to_disk` writes, in two shards."""
+    folder.mkdir(parents=True)
+    rows = pa.table({"text": [f"t{i}" for i in range(len(labels))], "label": labels})
+    rows = rows.replace_schema_metadata({"huggingface": json.dumps(CLASSES)})
+    names = ["data-00000-of-00002.arrow", "data-00001-of-00002.arrow"]
+    write_stream(folder / names[0], rows.slice(0, 2))
+    write_stream(folder / names[1], rows.slice(2))
+    write(folder / "state.json", json.dumps({"_data_files": [{"filename": name} for name in names]}))
+
+
+def test_saved_dataset(tmp_path: Path) -> None:
+    save_to_disk(tmp_path / "d", [0, 1, 1, -1, 0])
+    examples, bad = load(tmp_path / "d")
+    assert [(e.line, e.text, e.label) for e in examples] == [
+        (1, "t0", "neg"),
+        (2, "t1", "pos"),
+        (3, "t2", "pos"),
+        (5, "t4", "neg"),
+    ]
+    assert [(row.line, row.reason) for row in bad] == [(4, "no label")]
+
+
+def test_saved_dataset_with_splits(tmp_path: Path) -> None:
+    for split in ("train", "test"):
+        save_to_disk(tmp_path / "d" / split, [0, 1, 1])
+    write(tmp_path / "d" / "dataset_dict.json", json.dumps({"splits": ["train", "test"]}))
+    with pytest.raises(DataError, match=r"splits train, test; name one, like .*train"):
+        load(tmp_path / "d")
+    assert len(load(tmp_path / "d" / "test")[0]) == 3
+
+
+@pytest.mark.parametrize("state", ["{", "[]", '{"_data_files": []}', '{"_data_files": [{"filename": "x"}]}'])
+def test_damaged_saved_dataset(tmp_path: Path, state: str) -> None:
+    write(tmp_path / "state.json", state)
+    with pytest.raises(DataError):
+        load(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["a.parquet", "a.arrow", "a.feather"])
+@pytest.mark.parametrize("content", [b"", b"PAR1", b"ARROW1", b"nonsense", b"PAR1" + b"\xff" * 100 + b"PAR1"])
+def test_damaged_tables(tmp_path: Path, name: str, content: bytes) -> None:
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(DataError, match="cannot be read"):
+        load(tmp_path / name)
+
+
+def test_compressed_parquet(tmp_path: Path) -> None:
+    (tmp_path / "a.parquet.gz").write_bytes(b"x")
+    with pytest.raises(DataError, match="unpack it first"):
+        load(tmp_path / "a.parquet.gz")
+
+
+def test_folder_of_labels(tmp_path: Path) -> None:
+    for label, texts in {"pos": ["good\nfilm", " "], "neg": ["bad", "caf\udce9"], ".hidden": ["x"]}.items():
+        (tmp_path / label).mkdir()
+        for i, text in enumerate(texts):
+            (tmp_path / label / f"{i}.txt").write_bytes(text.encode("utf-8", "surrogateescape"))
+    write(tmp_path / "pos" / "notes.md", "no text")
+    write(tmp_path / "readme.txt", "no text")
+    examples, bad = load(tmp_path)
+    assert [(e.line, e.text, e.label) for e in examples] == [(1, "bad", "neg"), (3, "good\nfilm", "pos")]
+    assert [(row.line, row.reason) for row in bad] == [(2, "bad bytes"), (4, "empty text")]
+
+
+def test_other_folders(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="one folder per label"):
+        load(tmp_path)
+    write(tmp_path / "train.csv", "text,label\n")
+    with pytest.raises(DataError, match=r"It holds train\.csv: name one"):
+        load(tmp_path)
+
+
+def test_missing_files_name_their_neighbours(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="is empty"):
+        load(tmp_path / "x.csv")
+    write(tmp_path / "reviews.csv", "text,label\n")
+    with pytest.raises(DataError, match=r"Did you mean .*reviews\.csv"):
+        load(tmp_path / "reviws.csv")
+    with pytest.raises(DataError, match=r"holds reviews\.csv"):
+        load(tmp_path / "zzz")
+    with pytest.raises(DataError, match="does not exist either"):
+        load(tmp_path / "no" / "reviews.csv")
+    with pytest.raises(DataError):
+        load("a\x00b")
+    with pytest.raises(DataError, match="neither a file nor a folder"):
+        load(os.devnull)
+
+
+class FakeHub(ModuleType):
+    """Stands in for `datasets`."""
+
+    def __init__(self, result: Any) -> None:
+        super().__init__("datasets")
+        self.result = result
+        self.asked: list[tuple[str, str]] = []
+
+    def load_dataset(self, name: str, split: str) -> Any:
+        self.asked.append((name, split))
+        if isinstance(self.result, Exception):
+            raise self.result
+        return self.result
+
+
+class FakeDataset:
+    """The few methods of a `datasets.Dataset` that are used."""
+
+    def __init__(self, rows: pa.Table) -> None:
+        self._rows = rows
+        self.features = self
+        self.arrow_schema = rows.schema.with_metadata({"huggingface": json.dumps(CLASSES)})
+
+    def select_columns(self, names: list[str]) -> FakeDataset:
+        return FakeDataset(self._rows.select(names))
+
+    def with_format(self, _: str) -> FakeDataset:
+        return self
+
+    def iter(self, batch_size: int) -> Any:
+        return iter(self._rows.to_batches(max_chunksize=batch_size))
+
+
+@pytest.fixture
+def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setattr(hub, "reachable", lambda: False)
+
+
+@pytest.mark.usefixtures("no_network")
+def test_hub(monkeypatch: pytest.MonkeyPatch) -> None:
+    fake = FakeHub(FakeDataset(table()))
+    monkeypatch.setitem(sys.modules, "datasets", fake)
+    assert triples("hub:owner/name:test")[:2] == [(1, "text 0", "neg"), (2, "text 1", "pos")]
+    assert len(triples("hub:owner/name")) == 2_500
+    assert fake.asked == [("owner/name", "test"), ("owner/name", "train")]
+    with pytest.raises(UsageError, match="hub:NAME"):
+        load("hub:")
+
+
+@pytest.mark.usefixtures("no_network")
+def test_hub_errors(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "datasets", FakeHub(ConnectionError("no route")))
+    with pytest.raises(EnvironmentError_, match="save_to_disk"):
+        load("hub:owner/name")
+    monkeypatch.setitem(sys.modules, "datasets", FakeHub(ValueError('Unknown split "tset".\nMore')))
+    with pytest.raises(DataError, match=r'Unknown split "tset"\.$'):
+        load("hub:owner/name:tset")
+    monkeypatch.setitem(sys.modules, "datasets", None)
+    with pytest.raises(EnvironmentError_, match=r'pip install "edgetune\[cpu\]"'):
+        load("hub:owner/name")
+
+
+def test_whether_the_hub_answers(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("urllib.request.getproxies", dict)
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
+    assert not hub.reachable()
+    monkeypatch.setattr("urllib.request.getproxies", lambda: {"https": "http://proxy"})
+    assert hub.reachable()

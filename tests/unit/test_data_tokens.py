@@ -1,0 +1,407 @@
+"""The token cache: what is in it, when it is used, and what is left behind when it cannot be built."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import shutil
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
+
+from edgetune.batching import sequential_batches
+from edgetune.data import token_build, tokens
+from edgetune.data.dataset import DataOptions
+from edgetune.data.tokens import TokenizerSpec, TokenStore, open_tokens, overlap
+from edgetune.errors import DataError, EnvironmentError_, ModelError
+
+WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "good", "bad", "film", "a", "b", "c"]
+IDS = {word: i for i, word in enumerate(WORDS)}
+CONTENT = "text,label\ngood film,pos\nbad film,neg\na b c a b c a b c,pos\nGOOD  film,neg\n"
+
+
+def make_tokenizer(path: Path, special: bool = True, extra_id: int = 0) -> Path:
+    vocab = {**IDS, "extra": extra_id} if extra_id else IDS
+    tokenizer = Tokenizer(models.WordLevel(vocab, unk_token="[UNK]"))
+    tokenizer.normalizer = normalizers.Lowercase()
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    if special:
+        tokenizer.post_processor = processors.TemplateProcessing(
+            single="[CLS] $A [SEP]",
+            pair="[CLS] $A [SEP] $B:1 [SEP]:1",
+            special_tokens=[("[CLS]", 2), ("[SEP]", 3)],
+        )
+    tokenizer.enable_padding(length=128)
+    tokenizer.save(str(path))
+    return path
+
+
+@pytest.fixture
+def spec(tmp_path: Path) -> TokenizerSpec:
+    return TokenizerSpec(make_tokenizer(tmp_path / "tokenizer.json"), max_length=8, pad_id=0)
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    path = tmp_path / "data.csv"
+    path.write_text(CONTENT)
+    return path
+
+
+def opened(
+    data: Path,
+    spec: TokenizerSpec,
+    options: DataOptions | None = None,
+    max_bad_rows: float = 0.0,
+    **more: Any,
+) -> TokenStore:
+    return open_tokens(str(data), options or DataOptions(), spec, data.parent / "cache", max_bad_rows, **more)
+
+
+def left_in(data: Path) -> list[str]:
+    cache = data.parent / "cache"
+    return sorted(entry.name for entry in cache.iterdir()) if cache.exists() else []
+
+
+def test_what_a_store_holds(data: Path, spec: TokenizerSpec) -> None:
+    store = opened(data, spec)
+    assert (store.n_rows, store.n_read, store.n_bad, store.n_truncated) == (4, 4, 0, 1)
+    assert store.label_names == ("neg", "pos")
+    assert store.labels.tolist() == [1, 0, 1, 0]
+    assert store.labels.dtype == np.int32
+    assert store.counts == {"neg": 2, "pos": 2}
+    assert store.lengths.tolist() == [4, 4, 8, 4]
+    assert store.text_hashes.dtype == np.uint64
+    assert store.text_hashes[0] == store.text_hashes[3] != store.text_hashes[1]
+    batch = store.batch(np.array([2, 0]))
+    assert batch.rows.tolist() == [2, 0]
+    assert batch.labels.tolist() == [1, 1]
+    assert batch.tokens.tolist() == [2, 7, 8, 9, 7, 8, 9, 3, 2, 4, 6, 3]
+    assert batch.offsets.tolist() == [0, 8, 12]
+    assert batch.first_lengths.tolist() == [8, 4]
+    assert not batch.scored.any()
+    assert batch.tokens.dtype == np.int32
+    store.release()
+    assert store.batch(np.array([0])).tokens.tolist() == [2, 4, 6, 3]
+    assert len(store.batch(np.array([], dtype=np.int64))) == 0
+    assert sorted(row for b in sequential_batches(store, 3) for row in b.rows.tolist()) == [0, 1, 2, 3]
+
+
+def test_pairs_keep_where_the_first_text_ends(tmp_path: Path, spec: TokenizerSpec) -> None:
+    path = tmp_path / "p.csv"
+    path.write_text("premise,hypothesis,label\na b,c,1\na b c,a b c,0\n")
+    store = opened(path, spec, DataOptions(pair=True))
+    batch = store.batch(np.array([0, 1]))
+    assert batch.first_lengths.tolist() == [4, 4]
+    assert batch.lengths.tolist() == [6, 8]
+    types = batch.padded(0)["token_type_ids"]
+    assert types.tolist() == [[0, 0, 0, 0, 1, 1, 0, 0], [0, 0, 0, 0, 1, 1, 1, 1]]
+    joined = opened(path, spec, DataOptions())
+    assert joined.text_hashes[0] != store.text_hashes[0]
+    assert joined.batch(np.array([0])).first_lengths.tolist() == [5]
+
+
+def test_wide_token_ids(data: Path, tmp_path: Path) -> None:
+    wide = TokenizerSpec(make_tokenizer(tmp_path / "w.json", extra_id=70_000), 8, 0)
+    data.write_text(CONTENT + "extra film,pos\n")
+    store = opened(data, wide)
+    assert store.meta.token_dtype == "uint32"
+    assert store.batch(np.array([4])).tokens.tolist() == [2, 70_000, 6, 3]
+
+
+def test_many_chunks(tmp_path: Path, spec: TokenizerSpec) -> None:
+    path = tmp_path / "m.csv"
+    path.write_text("text,label\n" + "".join(f"{'a ' * (i % 5 + 1)},{i % 3}\n" for i in range(2_345)))
+    seen: list[int] = []
+    store = opened(path, spec, progress=seen.append)
+    assert seen == [1_000, 2_000, 2_345]
+    assert store.lengths.tolist() == [i % 5 + 3 for i in range(2_345)]
+    assert store.labels.tolist() == [i % 3 for i in range(2_345)]
+    for row in (0, 999, 1_000, 2_344):
+        assert store.batch(np.array([row])).tokens.tolist() == [2, *[7] * (row % 5 + 1), 3]
+
+
+@pytest.mark.parametrize(
+    ("labels", "names"),
+    [
+        (["10", "9", "-1"], ("-1", "9", "10")),
+        (["b", "10", "9"], ("10", "9", "b")),
+        (["2", "02"], ("02", "2")),
+    ],
+)
+def test_order_of_labels(
+    tmp_path: Path, spec: TokenizerSpec, labels: list[str], names: tuple[str, ...]
+) -> None:
+    path = tmp_path / "l.csv"
+    path.write_text("text,label\n" + "".join(f"a,{label}\n" for label in labels))
+    store = opened(path, spec)
+    assert store.label_names == names
+    assert [names[i] for i in store.labels] == labels
+
+
+def test_views(data: Path, spec: TokenizerSpec) -> None:
+    store = opened(data, spec)
+    view = store.subset(np.array([3, 1, 2]))
+    assert (view.n_rows, len(view), view.counts) == (3, 3, {"neg": 2, "pos": 1})
+    assert view.labels.tolist() == [0, 0, 1]
+    assert view.lengths.tolist() == [4, 4, 8]
+    assert view.batch(np.array([0, 2])).rows.tolist() == [3, 2]
+    inner = view.subset(np.array([2]))
+    assert inner.batch(np.array([0])).rows.tolist() == [2]
+    assert inner.label_names == ("neg", "pos")
+    assert view.text_hashes.tolist() == store.text_hashes[[3, 1, 2]].tolist()
+    view.release()
+
+
+def test_relabel(data: Path, spec: TokenizerSpec) -> None:
+    store = opened(data, spec)
+    view = store.relabel(["pos", "other", "neg"])
+    assert view.labels.tolist() == [0, 2, 0, 2]
+    assert view.lengths is store.lengths
+    assert view.label_names == ("pos", "other", "neg")
+    assert view.counts == {"pos": 2, "other": 0, "neg": 2}
+    assert view.batch(np.array([1])).labels.tolist() == [2]
+    assert view.subset(np.array([1, 2])).relabel(["neg", "pos", "other"]).labels.tolist() == [0, 1]
+    with pytest.raises(DataError, match=r'does not know: "neg" \(2 rows\)\. Its labels are "pos", "x"'):
+        store.relabel(["pos", "x"])
+    only_pos = store.subset(np.array([0, 2]))
+    assert only_pos.relabel(["pos"]).labels.tolist() == [0, 0]
+
+
+def test_second_open_reads_the_cache(
+    data: Path, spec: TokenizerSpec, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = opened(data, spec)
+    monkeypatch.setattr(tokens, "build", None)
+    again = opened(data, spec)
+    assert again.folder == first.folder
+    assert again.meta == first.meta
+    copy = data.with_name("copy.csv")
+    shutil.copy(data, copy)
+    assert opened(copy, spec).folder == first.folder
+
+
+def test_what_makes_another_cache(data: Path, spec: TokenizerSpec, tmp_path: Path) -> None:
+    folders = [opened(data, spec).folder]
+    folders.append(opened(data, TokenizerSpec(spec.path, 9, 0)).folder)
+    folders.append(opened(data, spec, DataOptions(text=("text",))).folder)
+    folders.append(
+        opened(data, TokenizerSpec(make_tokenizer(tmp_path / "t.json", special=False), 8, 0)).folder
+    )
+    data.write_text(CONTENT + "bad,neg\n")
+    folders.append(opened(data, spec).folder)
+    assert len(set(folders)) == len(folders) == len(left_in(data))
+    same = TokenizerSpec(spec.path, 8, 99)
+    assert opened(data, same).folder == folders[-1]
+
+
+def test_folders_are_cached_by_what_is_in_them(tmp_path: Path, spec: TokenizerSpec) -> None:
+    root = tmp_path / "root"
+    for label in ("pos", "neg"):
+        (root / label).mkdir(parents=True)
+        (root / label / "1.txt").write_text("film")
+    first = opened(root, spec).folder
+    assert opened(root, spec).folder == first
+    (root / "pos" / "2.txt").write_text("good film")
+    assert opened(root, spec).folder != first
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda folder: (folder / "tokens.bin").write_bytes(b""),
+        lambda folder: (folder / "labels.bin").unlink(),
+        lambda folder: (folder / "labels.bin").write_bytes(np.full(4, 7, dtype=np.int32).tobytes()),
+        lambda folder: (folder / "labels.bin").write_bytes(np.full(4, -1, dtype=np.int32).tobytes()),
+        lambda folder: (folder / "offsets.bin").write_bytes(bytes(40)),
+        lambda folder: (folder / "meta.json").write_text("{"),
+        lambda folder: (folder / "meta.json").write_text("[1]"),
+        lambda folder: (folder / "meta.json").write_text("{}"),
+        lambda folder: (folder / "meta.json").write_text(
+            (folder / "meta.json").read_text().replace('"n_read": 4', '"n_read": "4"')
+        ),
+    ],
+)
+def test_a_damaged_cache_is_rebuilt(data: Path, spec: TokenizerSpec, damage: Any) -> None:
+    folder = opened(data, spec).folder
+    damage(folder)
+    store = opened(data, spec)
+    assert store.folder == folder
+    assert store.labels.tolist() == [1, 0, 1, 0]
+    assert store.batch(np.array([1])).tokens.tolist() == [2, 5, 6, 3]
+    assert left_in(data) == [folder.name]
+
+
+def test_bad_rows_up_to_the_allowed_share(data: Path, spec: TokenizerSpec) -> None:
+    data.write_text(CONTENT + "too,many,columns\nno label,\n,pos\n" + "a,pos\n" * 3)
+    with pytest.raises(DataError) as caught:
+        opened(data, spec, max_bad_rows=0.29)
+    said = str(caught.value)
+    assert "3 of the 10 rows" in said
+    assert "(30.00%) cannot be used, and at most 29.00% may be" in said
+    assert f'1 wrong column count (first: {data}:6 "too,many,columns")' in said
+    assert f"1 no label (first: {data}:7" in said
+    assert "--max-bad-rows" in said
+    assert left_in(data) == []
+    store = opened(data, spec, max_bad_rows=0.3)
+    assert (store.n_rows, store.n_bad, store.n_read) == (7, 3, 10)
+    lines = [json.loads(line) for line in store.bad_rows_file.read_text().splitlines()]
+    assert [(line["line"], line["reason"]) for line in lines] == [
+        (6, "wrong column count"),
+        (7, "no label"),
+        (8, "empty text"),
+    ]
+    with pytest.raises(DataError, match="3 of the 10 rows"):
+        opened(data, spec, max_bad_rows=0.1)
+    assert left_in(data) == [store.folder.name]
+
+
+def test_bad_bytes_suggest_an_encoding(data: Path, spec: TokenizerSpec) -> None:
+    data.write_bytes(CONTENT.encode() + b"a,pos\n" * 10 + b"caf\xe9,pos\n")
+    with pytest.raises(DataError, match="--encoding latin-1"):
+        opened(data, spec)
+
+
+def test_rows_of_which_no_token_is_left(data: Path, tmp_path: Path) -> None:
+    plain = Tokenizer(models.WordPiece({"[UNK]": 0, "film": 1}, unk_token="[UNK]"))
+    plain.normalizer = normalizers.Replace("x", "")
+    plain.pre_tokenizer = pre_tokenizers.Whitespace()
+    plain.save(str(tmp_path / "plain.json"))
+    data.write_text("text,label\nxx,pos\nfilm,neg\nfilm film,pos\n")
+    store = opened(data, TokenizerSpec(tmp_path / "plain.json", 8, 0), max_bad_rows=0.5)
+    assert store.lengths.tolist() == [1, 2]
+    assert store.meta.bad_reasons == {"no tokens": 1}
+    assert store.labels.tolist() == [0, 1]
+
+
+@pytest.mark.parametrize(
+    ("content", "match"),
+    [
+        ("", "is empty"),
+        ("text,label\n", "has no rows"),
+        ("text,label\n,a\n,b\n", "no usable row among 2: 2 empty text"),
+        ("text,label\na,pos\nb,pos\n", 'has the label "pos"; a classifier needs at least 2'),
+    ],
+)
+def test_unusable_data(data: Path, spec: TokenizerSpec, content: str, match: str) -> None:
+    data.write_text(content)
+    with pytest.raises(DataError, match=match):
+        opened(data, spec, max_bad_rows=1.0)
+
+
+def test_a_single_class_may_be_allowed(data: Path, spec: TokenizerSpec) -> None:
+    data.write_text("text,label\na,pos\nb,pos\n")
+    assert opened(data, spec, min_classes=1).label_names == ("pos",)
+
+
+def test_missing_file(data: Path, spec: TokenizerSpec) -> None:
+    with pytest.raises(DataError, match=r"Did you mean .*data\.csv"):
+        opened(data.with_name("date.csv"), spec)
+
+
+def test_too_many_labels(data: Path, spec: TokenizerSpec, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(token_build, "MAX_LABELS", 3)
+    data.write_text("text,label\n" + "".join(f"a,name {i}\n" for i in range(5)))
+    with pytest.raises(DataError, match="more than 3 different labels"):
+        opened(data, spec)
+    assert left_in(data) == []
+
+
+@pytest.mark.parametrize("content", ["{", "", '{"model": {}}'])
+def test_broken_tokenizer(data: Path, spec: TokenizerSpec, content: str) -> None:
+    spec.path.write_text(content)
+    with pytest.raises(ModelError, match=r"tokenizer\.json cannot be used"):
+        opened(data, spec)
+    assert left_in(data) == []
+
+
+def fail_after(error: BaseException, n_calls: int) -> Any:
+    calls = []
+    real = token_build.TokenWriter._append
+
+    def append(self: Any, name: str, values: Any) -> None:
+        calls.append(name)
+        if len(calls) > n_calls:
+            raise error
+        real(self, name, values)
+
+    return append
+
+
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT])
+def test_disk_full(data: Path, spec: TokenizerSpec, monkeypatch: pytest.MonkeyPatch, code: int) -> None:
+    error = OSError(code, os.strerror(code))
+    monkeypatch.setattr(token_build.TokenWriter, "_append", fail_after(error, 2))
+    with pytest.raises(EnvironmentError_, match=r"no space left .*--cache-dir"):
+        opened(data, spec)
+    assert left_in(data) == []
+
+
+def test_interrupt_leaves_nothing(data: Path, spec: TokenizerSpec, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(token_build.TokenWriter, "_append", fail_after(KeyboardInterrupt(), 2))
+    with pytest.raises(KeyboardInterrupt):
+        opened(data, spec)
+    assert left_in(data) == []
+
+
+def test_cache_folder_that_cannot_be_made(data: Path, spec: TokenizerSpec) -> None:
+    with pytest.raises(EnvironmentError_, match=r"cannot be written .*--cache-dir"):
+        open_tokens(str(data), DataOptions(), spec, data / "cache", 0.0)
+
+
+def test_a_cache_finished_meanwhile_is_used(
+    data: Path, spec: TokenizerSpec, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = tokens.build
+
+    def slow(*args: Any) -> Any:
+        monkeypatch.setattr(tokens, "build", real)
+        opened(data, spec)
+        return real(*args)
+
+    monkeypatch.setattr(tokens, "build", slow)
+    store = opened(data, spec)
+    assert store.n_rows == 4
+    assert left_in(data) == [store.folder.name]
+
+
+def test_what_a_killed_build_left_is_swept_up(data: Path, spec: TokenizerSpec) -> None:
+    cache = data.parent / "cache"
+    old, new = cache / ".building-old", cache / ".building-new"
+    for folder in (old, new):
+        folder.mkdir(parents=True)
+    os.utime(old, (time.time() - 10**6,) * 2)
+    opened(data, spec)
+    assert not old.exists()
+    assert new.exists()
+
+
+def test_warnings(data: Path, spec: TokenizerSpec) -> None:
+    assert opened(data, spec).warnings() == [
+        "1 row (25.0%) repeat a text that was there before.",
+        "1 text comes with more than one label.",
+        'Labels with fewer than 10 rows: "neg" (2), "pos" (2).',
+        "1 row (25.0%) were cut to 8 tokens.",
+    ]
+    rows = [f"a {i:04},{'rare' if i < 10 else 'many'}" for i in range(120)]
+    data.write_text("\n".join(["text,label", *rows]))
+    assert opened(data, spec).warnings() == [
+        'The labels are far from balanced: "many" has 110 rows, "rare" 10.'
+    ]
+    data.write_text("\n".join(["text,label", *rows[:109]]))
+    assert opened(data, spec).warnings() == []
+
+
+def test_overlap(data: Path, spec: TokenizerSpec) -> None:
+    store = opened(data, spec)
+    other = data.with_name("other.csv")
+    other.write_text("text,label\n Good film ,a\nnew,b\nbad FILM,b\nbad film,a\n")
+    evaluation = opened(other, spec)
+    assert overlap(store, evaluation) == 3
+    assert overlap(store.subset(np.array([1])), evaluation) == 2
+    assert overlap(store.subset(np.array([], dtype=np.int32)), evaluation) == 0

@@ -1,0 +1,326 @@
+"""Tables, picture and card say what the summary says, and leave out what it does not know."""
+
+from __future__ import annotations
+
+import io
+import json
+import re
+import struct
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from rich.console import Console
+
+from edgetune.metrics import evaluate_predictions
+from edgetune.report import plots, tables
+from edgetune.report.model_card import model_card
+from edgetune.report.words import duration, time_split
+
+SPLIT = {"load": 0.4, "tokenize": 0.8, "export": 5.2, "score": 100.1, "train": 380.0, "select": 2.2}
+SPLIT |= {"evaluate": 10.0, "save": 1.5, "other": 12.1}
+SUMMARY: dict[str, Any] = {
+    "method": "three-stage",
+    "preset": "default",
+    "backend": "ort",
+    "model": "all-MiniLM-L6-v2",
+    "dataset": "/home/me/my [data]/reviews.csv",
+    "label_names": ["bad", "good|ok"],
+    "accuracy": 0.893,
+    "accuracy_interval": [0.871, 0.912],
+    "macro_f1": 0.8891,
+    "mcc": 0.7812,
+    "n_eval": 872,
+    "elapsed_s": 512.3,
+    "time_split_s": SPLIT,
+    "n_train": 12000,
+    "n_seen": 24000,
+    "n_scored": 12000,
+    "n_trained": 8000,
+    "n_steps": 250,
+    "skipped_backward_rate": 0.215,
+    "skipped_both_rate": 0.438,
+    "stages": [
+        {"stage": "warmup", "n_seen": 0, "reason": "start"},
+        {"stage": "filter_forward", "n_seen": 1200, "reason": "predictor's loss 0.48 <= ALT 0.5"},
+    ],
+    "threshold": 0.312,
+    "peak_memory_mb": 812.4,
+    "run_dir": "runs/reviews",
+    "selection": {"predictor_loss": 0.4812, "explored_hard_rate": None},
+    "t_norm_modelled": 0.41,
+    "t_norm_measured": 0.62,
+    "epochs": 2,
+    "batch_size": 32,
+    "lr": 1e-4,
+    "seed": 0,
+    "freeze": "embeddings",
+    "max_length": 128,
+    "best_epoch": 2,
+    "best_epoch_chosen_on_eval": True,
+    "interrupted": False,
+    "per_class": [
+        {"label": "bad", "precision": 0.9, "recall": 0.88, "f1": 0.89, "support": 400},
+        {"label": "good|ok", "precision": 0.88, "recall": 0.9, "f1": 0.89, "support": 472},
+    ],
+    "warnings": ["3 duplicate texts"],
+    "machine": {"cpu": "AMD EPYC", "cores": 2},
+    "versions": {"edgetune": "0.1.0", "onnxruntime-training-cpu": "1.19.2"},
+    "eval_source": "held out 10 % of train",
+}
+
+
+def _history(n: int, stages: bool) -> list[dict[str, Any]]:
+    """Return a history in which stage 1 trains half of what it scores and stage 2 scores half."""
+    lines: list[dict[str, Any]] = []
+    names = ("warmup", "filter_backward", "filter_forward") if stages else ("all",)
+    seen = scored = trained = 0
+    for i in range(n):
+        stage = names[min(i * len(names) // n, len(names) - 1)]
+        if not lines or lines[-1]["stage"] != stage:
+            lines.append({"kind": "stage", "t_s": i + 0.0, "stage": stage, "n_seen": seen, "reason": "r"})
+        seen += 32
+        scored += {"filter_backward": 32, "filter_forward": 16}.get(stage, 0)
+        skip = stage in {"filter_backward", "filter_forward"} and i % 2 == 1
+        trained += 0 if skip else 32 if stage != "filter_forward" else 16
+        line = {"kind": "skip" if skip else "step", "t_s": i + 0.5, "stage": stage}
+        line |= {"n_seen": seen, "n_scored": scored, "n_trained": trained}
+        lines.append(line if skip else line | {"step": i, "loss": 1 / (1 + i), "n": 32})
+    evaluation = {"kind": "eval", "t_s": n + 1.0, "epoch": 1, "accuracy": 0.9, "macro_f1": 0.9, "loss": 0.3}
+    return [*lines, evaluation | {"n": 80}]
+
+
+def _size(png: Path) -> tuple[int, int]:
+    head = png.read_bytes()[:24]
+    assert head[:8] == b"\x89PNG\r\n\x1a\n"
+    return struct.unpack(">II", head[16:24])
+
+
+@pytest.mark.parametrize(("n", "stages"), [(5, True), (5, False), (600, True), (600, False)])
+def test_runs_short_and_long_are_drawn(tmp_path: Path, n: int, stages: bool) -> None:
+    plots.draw_run(_history(n, stages), SUMMARY, tmp_path / "run.png")
+    assert _size(tmp_path / "run.png") == (1200, 900)
+    assert [one.name for one in tmp_path.iterdir()] == ["run.png"]
+
+
+@pytest.mark.parametrize(
+    "history",
+    [
+        [],
+        [{"kind": "note", "t_s": 0.0}],
+        [
+            {
+                "kind": "step",
+                "t_s": 1.0,
+                "loss": None,
+                "stage": "all",
+                "n_seen": 8,
+                "n_scored": 0,
+                "n_trained": 8,
+            }
+        ],
+        [{"kind": "eval", "t_s": 0.0, "epoch": 1, "accuracy": 1.0, "macro_f1": 1.0, "loss": 0.0, "n": 1}],
+    ],
+)
+def test_a_run_that_hardly_was_is_drawn_all_the_same(tmp_path: Path, history: list[dict[str, Any]]) -> None:
+    plots.draw_run(history, {"dataset": "$a$ " * 30}, tmp_path / "run.png")
+    assert _size(tmp_path / "run.png") == (1200, 900)
+
+
+def test_a_picture_that_fails_leaves_the_old_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    out = tmp_path / "run.png"
+    out.write_bytes(b"old")
+
+    def fail(*_: object, **__: object) -> None:
+        raise OSError("disk full")
+
+    monkeypatch.setattr("matplotlib.figure.Figure.savefig", fail)
+    with pytest.raises(OSError, match="disk full"):
+        plots.draw_run([], {}, out)
+    assert [one.name for one in tmp_path.iterdir()] == ["run.png"]
+    assert out.read_bytes() == b"old"
+
+
+def test_shares_follow_the_totals_and_add_up() -> None:
+    data = plots.trace(_history(12, stages=True))
+    # 12 batches: 4 warm-up all trained, 4 scored of which 2 trained, 4 half scored of which 2 halves trained.
+    assert data.trained[-1] == pytest.approx((4 + 2 + 1) / 12)
+    assert data.skipped_backward[-1] == pytest.approx((2 + 1) / 12)
+    assert data.skipped_both[-1] == pytest.approx(2 / 12)
+    assert data.trained + data.skipped_backward + data.skipped_both == pytest.approx(np.ones(12))
+
+
+def test_skipped_totals_that_lines_tell_are_taken_as_they_are() -> None:
+    line = {"kind": "skip", "t_s": 1.0, "stage": "all", "n_seen": 10, "n_scored": 0, "n_trained": 4}
+    data = plots.trace([line | {"n_skipped_backward": 1, "n_skipped_both": 3}])
+    shares = (data.trained[0], data.skipped_backward[0], data.skipped_both[0])
+    assert shares == pytest.approx((0.4, 0.1, 0.3))
+
+
+def test_smoothing_starts_unbiased_and_passes_over_gaps() -> None:
+    assert plots.smooth(np.array([2.0, 2.0, np.nan, 2.0]), 8) == pytest.approx([2, 2, 2, 2])
+    assert np.isnan(plots.smooth(np.array([np.nan]), 8)).all()
+    noisy = np.random.default_rng(0).normal(5, 1, 500)
+    assert plots.smooth(noisy, 50)[100:].std() < noisy.std() / 3
+
+
+def test_the_time_table_adds_up_to_elapsed() -> None:
+    text = tables.summary_text(SUMMARY)
+    block = text.split("Time\n")[1].split("Examples\n")[0]
+    seconds = {m[1]: float(m[2]) for m in re.finditer(r"^  (\w+) +([\d.]+) s", block, re.MULTILINE)}
+    elapsed = seconds.pop("elapsed")
+    assert list(seconds) == list(SPLIT)
+    assert sum(seconds.values()) == pytest.approx(elapsed, abs=0.05)
+
+
+def test_time_that_nobody_named_goes_to_other() -> None:
+    assert dict(time_split({"time_split_s": {"train": 7.0}, "elapsed_s": 10.0})) == {
+        "train": 7.0,
+        "other": 3.0,
+    }
+    assert time_split({"elapsed_s": 10.0}) == []
+
+
+def test_the_closing_table_says_everything() -> None:
+    text = tables.summary_text(SUMMARY)
+    for words in (
+        "89.3 % (95 % interval 87.1–91.2 %), 872 rows",
+        "0.8891",
+        "0.7812",
+        "three-stage on ort, preset default",
+        "74.2 %",
+        "24,000",
+        "21.5 %",
+        "43.8 %",
+        "0.3120 nats",
+        "from 1,200 seen: predictor's loss 0.48 <= ALT 0.5",
+        "0.410",
+        "0.620",
+        "812 MB",
+        "runs/reviews",
+        "2, chosen on these rows",
+        "3 duplicate texts",
+    ):
+        assert words in text
+    assert "hard among explored" not in text
+
+
+def test_why_the_last_stage_was_not_reached_is_said() -> None:
+    selection = {"reached_last_stage": False, "why": "the predictor's loss stayed at 0.71, above ALT 0.5"}
+    assert "stayed at 0.71" in tables.summary_text({"selection": selection})
+
+
+def test_terminal_and_plain_tables_hold_the_same_words() -> None:
+    plain, terminal = io.StringIO(), io.StringIO()
+    tables.print_summary(SUMMARY, Console(file=plain, width=40))
+    tables.print_summary(SUMMARY, Console(file=terminal, width=160, force_terminal=True, no_color=True))
+    assert plain.getvalue().strip() == tables.summary_text(SUMMARY).strip()
+    shown = re.sub(r"\x1b\[[\d;]*m", "", terminal.getvalue())
+    assert shown.split() == plain.getvalue().split()
+    assert "my [data]" in shown
+
+
+def test_an_evaluation_shows_classes_and_confusion() -> None:
+    logits = np.eye(2)[[0, 0, 1, 1, 1]]
+    found = evaluate_predictions(logits, np.array([0, 1, 1, 1, 0]), ["bad", "[red]good"])
+    text = tables.evaluation_text(found)
+    assert re.search(r"^  accuracy +60.0 % \(95 % interval 23.1–88.2 %\)$", text, re.MULTILINE)
+    assert re.search(r"^  \[red\]good +0.667 +0.667 +0.667 +3$", text, re.MULTILINE)
+    assert re.search(r"^  bad +1 +1$", text, re.MULTILINE)
+    screen = io.StringIO()
+    tables.print_evaluation(found, Console(file=screen, width=120, force_terminal=True, no_color=True))
+    assert "[red]good" in screen.getvalue()
+
+
+def test_the_card_starts_with_yaml_that_the_hub_reads() -> None:
+    yaml = pytest.importorskip("yaml")
+    head = yaml.safe_load(model_card(SUMMARY | {"method": 'odd: "name"'}).split("---\n")[1])
+    assert head == {
+        "license": "apache-2.0",
+        "base_model": "sentence-transformers/all-MiniLM-L6-v2",
+        "pipeline_tag": "text-classification",
+        "library_name": "transformers",
+        "tags": ["text-classification", "edgetune", "onnx", 'odd: "name"'],
+    }
+
+
+def test_a_local_folder_is_no_base_model_of_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "models" / "mini").mkdir(parents=True)
+    for model in ("/somewhere/model", "./model", "models/mini", "a/b/c", "C:\\models\\mini"):
+        head = model_card({"model": model}).split("---\n")[1]
+        assert "base_model" not in head
+        assert "license" not in head
+    assert 'base_model: "org/name"' in model_card({"model": "org/name"})
+
+
+def test_the_card_tells_numbers_cost_and_limits() -> None:
+    card = model_card(SUMMARY)
+    for words in (
+        "Accuracy: 89.3 % (95 % interval 87.1–91.2 %), on 872 rows",
+        "| good\\|ok | 0.880 | 0.900 | 0.890 | 472 |",
+        "Learning rate: 0.0001",
+        "Frozen: embeddings",
+        "onnxruntime-training-cpu 1.19.2",
+        "AMD EPYC, 2 cores",
+        "8 min 32 s",
+        "train 380.0 s",
+        "812 MB",
+        "held out of the same file",
+        "best on the evaluated rows",
+        "max_length=128",
+        "edgetune predict",
+    ):
+        assert words in card
+
+
+def test_the_card_makes_no_claim_that_does_not_hold() -> None:
+    card = model_card(SUMMARY | {"eval_source": "dev.tsv", "best_epoch_chosen_on_eval": False})
+    assert "held out" not in card
+    assert "flatters" not in card
+
+
+def _words(summary: dict[str, Any]) -> str:
+    return tables.summary_text(summary) + model_card(summary)
+
+
+@pytest.mark.parametrize("missing", sorted(SUMMARY))
+def test_any_key_may_be_missing_or_none(missing: str) -> None:
+    without = {key: value for key, value in SUMMARY.items() if key != missing}
+    assert _words(without) == _words(without | {missing: None})
+    assert "None" not in _words(without)
+
+
+def test_an_empty_summary_is_no_error() -> None:
+    assert tables.summary_text({}) == ""
+    tables.print_summary({}, Console(file=io.StringIO(), force_terminal=True))
+    assert "None" not in model_card({})
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"),
+    [
+        (0.0, "0.00 s"),
+        (9.994, "9.99 s"),
+        (59.94, "59.9 s"),
+        (59.97, "1 min 00 s"),
+        (200, "3 min 20 s"),
+        (7500, "2 h 05 min"),
+    ],
+)
+def test_durations_in_words(seconds: float, words: str) -> None:
+    assert duration(seconds) == words
+
+
+def test_text_tables_and_cards_load_neither_rich_nor_matplotlib() -> None:
+    code = (
+        "import sys, json; from edgetune.report import plots, tables;"
+        "from edgetune.report.model_card import model_card;"
+        f"s = json.loads({json.dumps(json.dumps(SUMMARY))}); tables.summary_text(s); model_card(s);"
+        "sys.exit(', '.join({'rich', 'matplotlib', 'torch', 'onnxruntime'} & set(sys.modules)) or 0)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")

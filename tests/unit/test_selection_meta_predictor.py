@@ -1,0 +1,199 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from sklearn.naive_bayes import BernoulliNB
+
+from edgetune.batching import Batch
+from edgetune.selection.features import HASH_BITS, HashedFeatures, Presence, TokenFeatures, hash_ids
+from edgetune.selection.meta_predictor import MetaPredictor, PlattScaling
+from edgetune.selection.naive_bayes import (
+    LOWEST_LOG_PROBA,
+    BernoulliNaiveBayes,
+    PooledNaiveBayes,
+    log_loss,
+    log_probabilities,
+)
+
+
+def ragged(rows: list[list[int]], labels: list[int] | None = None) -> Batch:
+    lengths = np.array([len(row) for row in rows])
+    return Batch(
+        rows=np.arange(len(rows)),
+        labels=np.array(labels or [0] * len(rows)),
+        tokens=np.array([token for row in rows for token in row], dtype=np.int32),
+        offsets=np.concatenate(([0], np.cumsum(lengths))),
+        first_lengths=lengths,
+        scored=np.zeros(len(rows), dtype=np.bool_),
+    )
+
+
+def random_batch(rng: np.random.Generator, n_rows: int, vocab: int) -> Batch:
+    return ragged([rng.integers(0, vocab, rng.integers(1, 15)).tolist() for _ in range(n_rows)])
+
+
+def dense(x: Presence, n_features: int) -> np.ndarray:
+    table = np.zeros((x.n_rows, n_features))
+    table[x.rows, x.features] = 1
+    return table
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("vocab", [2, 40, 3000])
+def test_equals_scikit_learn(seed: int, vocab: int) -> None:
+    rng = np.random.default_rng(seed)
+    space, ours = TokenFeatures(vocab), BernoulliNaiveBayes(vocab)
+    theirs = BernoulliNB(alpha=1.0, fit_prior=True)
+    for _ in range(6):
+        x, y = space(random_batch(rng, 32, vocab)), rng.random(32) < 0.3
+        ours.partial_fit(x, y)
+        theirs.partial_fit(dense(x, vocab), y.astype(int), classes=[0, 1])
+        unseen = space(random_batch(rng, 50, vocab))
+        table = dense(unseen, vocab)
+        kwargs = {"rtol": 0, "atol": 1e-9}
+        np.testing.assert_allclose(
+            ours.joint_log_likelihood(unseen), theirs.predict_joint_log_proba(table), **kwargs
+        )
+        np.testing.assert_allclose(ours.predict_log_proba(unseen), theirs.predict_log_proba(table), **kwargs)
+        np.testing.assert_array_equal(ours.predict(unseen), theirs.predict(table) == 1)
+
+
+def test_many_small_fits_equal_one_large_fit() -> None:
+    rng = np.random.default_rng(0)
+    space, steps, once = TokenFeatures(30), BernoulliNaiveBayes(30), BernoulliNaiveBayes(30)
+    batch, y = random_batch(rng, 40, 30), rng.random(40) < 0.5
+    for start in range(0, 40, 8):
+        part = np.arange(start, start + 8)
+        steps.partial_fit(space(batch.take(part)), y[part])
+    once.partial_fit(space(batch), y)
+    x = space(random_batch(rng, 20, 30))
+    np.testing.assert_array_equal(steps.log_odds(x), once.log_odds(x))
+
+
+def test_one_class_seen_is_certain_without_warning() -> None:
+    x = TokenFeatures(3)(ragged([[0, 1], [2]]))
+    bayes = BernoulliNaiveBayes(3)
+    assert bayes.log_odds(x).tolist() == [0.0, 0.0]
+    bayes.partial_fit(x, np.array([True, True]))
+    assert bayes.predict(x).all()
+    assert bayes.predict_log_proba(x).tolist() == [[-np.inf, 0.0]] * 2
+    assert log_loss(bayes.predict_log_proba(x), np.array([True, False])) == -LOWEST_LOG_PROBA / 2
+
+
+def test_a_word_counts_once_per_example_and_empty_examples_count_too() -> None:
+    x = TokenFeatures(5)(ragged([[4, 1, 4, 4], [], [1]]))
+    assert (x.rows.tolist(), x.features.tolist(), x.n_rows) == ([0, 0, 2], [1, 4, 1], 3)
+
+
+def test_unknown_token_ids_grow_the_table() -> None:
+    small, large = BernoulliNaiveBayes(2), BernoulliNaiveBayes(9)
+    batch, y = ragged([[0, 8], [1]]), np.array([True, False])
+    small.partial_fit(TokenFeatures(2)(batch), y)
+    large.partial_fit(TokenFeatures(9)(batch), y)
+    unseen = ragged([[0, 3], [8], [1, 1]])
+    np.testing.assert_array_equal(
+        small.log_odds(TokenFeatures(2)(unseen)), large.log_odds(TokenFeatures(9)(unseen))
+    )
+
+
+def test_hashed_features_tell_tokens_pairs_lengths_and_labels() -> None:
+    space = HashedFeatures(n_classes=3)
+    x = space(ragged([[7], [7] * 9, [7, 7], [30521] * 10_000], labels=[0, 2, 2, 1]))
+    table = dense(x, space.n_features)
+    tokens, pairs, lengths, labels = np.split(table, np.cumsum([2**HASH_BITS, 2**HASH_BITS, 64]), axis=1)
+    assert table.sum(axis=1).tolist() == [4.0] * 4
+    assert tokens.argmax(axis=1).tolist() == hash_ids(np.array([7, 7, 7, 30521])).tolist()
+    assert pairs.argmax(axis=1).tolist() == hash_ids(np.array([21, 23, 23, 91564])).tolist()
+    assert lengths.argmax(axis=1).tolist() == [0, 1, 0, 63]
+    assert labels.argmax(axis=1).tolist() == [0, 2, 2, 1]
+
+
+def test_hash_spreads_a_vocabulary() -> None:
+    buckets = hash_ids(np.arange(30_522, dtype=np.int32))
+    assert (buckets.min() >= 0, buckets.max() < 2**HASH_BITS) == (True, True)
+    assert len(np.unique(buckets)) > 0.65 * 2**HASH_BITS  # better than a random hash
+
+
+def test_pooled_is_its_formula() -> None:
+    rng = np.random.default_rng(4)
+    space, ours = TokenFeatures(12), PooledNaiveBayes(12, strength=3.0)
+    table, y = np.zeros((0, 12)), np.zeros(0, dtype=bool)
+    for _ in range(4):
+        x, more = space(random_batch(rng, 8, 12)), rng.random(8) < 0.4
+        ours.partial_fit(x, more)
+        table, y = np.concatenate([table, dense(x, 12)]), np.concatenate([y, more])
+    total = np.array([sum(~y), sum(y)]) + 1
+    easy, hard = (table[y == c].sum(axis=0) + 3.0 * total[c] / total.sum() for c in (0, 1))
+    prior = np.log(total[1] / total[0])
+    unseen = space(random_batch(rng, 8, 12))
+    expected = dense(unseen, 12) @ (np.log(hard / easy) - prior) + prior
+    np.testing.assert_allclose(ours.log_odds(unseen), expected, rtol=1e-12)
+
+
+def test_unseen_words_say_nothing_to_pooled_and_something_to_bernoulli() -> None:
+    rng = np.random.default_rng(0)
+    space, pooled, bernoulli = TokenFeatures(5000), PooledNaiveBayes(5000), BernoulliNaiveBayes(5000)
+    x, y = space(random_batch(rng, 40, 10)), np.arange(40) < 10
+    for bayes in (pooled, bernoulli):
+        bayes.partial_fit(x, y)
+    assert pooled.log_odds(space(ragged([[4000, 4001]])))[0] == pytest.approx(np.log(11 / 31))
+    assert bernoulli.log_odds(space(ragged([[4000, 4001]])))[0] < -100
+
+
+def test_log_loss_is_equation_4() -> None:
+    p = np.array([0.9, 0.2, 0.6])
+    log_proba = log_probabilities(np.log(p / (1 - p)))
+    expected = -(np.log(0.9) + np.log(0.8) + np.log(0.4)) / 3
+    assert log_loss(log_proba, np.array([True, False, False])) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(("scale", "shift"), [(8.0, 0.0), (1.0, 2.0), (0.3, -1.0)])
+def test_scaling_undoes_wrong_confidence(scale: float, shift: float) -> None:
+    rng = np.random.default_rng(0)
+    platt = PlattScaling()
+    before, after = [], []
+    for _ in range(150):
+        truth = rng.normal(0, 1.5, 32)
+        y = rng.random(32) < 1 / (1 + np.exp(-truth))
+        odds = truth * scale + shift
+        before.append(log_loss(log_probabilities(odds), y))
+        after.append(log_loss(log_probabilities(platt(odds)), y))
+        platt.update(odds, y)
+    assert np.mean(after[50:]) < np.mean(before[50:]) - 0.005
+    assert np.mean(after[50:]) == pytest.approx(0.50, abs=0.03)  # entropy of y given the truth
+
+
+def test_scaling_survives_useless_and_infinite_odds() -> None:
+    rng = np.random.default_rng(0)
+    platt = PlattScaling()
+    for _ in range(200):
+        odds = rng.choice([-np.inf, np.inf, 0.0, 500.0], 32)
+        platt.update(odds, rng.random(32) < 0.3)
+    odds = rng.choice([-np.inf, np.inf], 5000)
+    loss = log_loss(log_probabilities(platt(odds)), rng.random(5000) < 0.3)
+    assert loss == pytest.approx(0.611, abs=0.03)  # entropy of a 30 % coin
+
+
+def test_calibration_never_changes_who_is_predicted_hard() -> None:
+    rng = np.random.default_rng(1)
+    plain, scaled = (MetaPredictor.over_tokens(20, calibrated=c) for c in (False, True))
+    for _ in range(10):
+        batch = random_batch(rng, 16, 20)
+        hard = rng.random(16) < 0.4
+        lessons = [predictor.learn(batch, hard, after_fit=False) for predictor in (plain, scaled)]
+        np.testing.assert_array_equal(lessons[0].called_hard, lessons[1].called_hard)
+        assert lessons[0].base_loss == lessons[1].base_loss
+    assert lessons[0].loss != lessons[1].loss
+
+
+def test_base_loss_knows_the_share_of_earlier_hard_examples() -> None:
+    predictor = MetaPredictor.over_tokens(4, calibrated=True)
+    batch, hard = ragged([[0], [1], [2], [3]]), np.array([True, False, False, False])
+    assert predictor.learn(batch, hard, after_fit=False).base_loss == pytest.approx(np.log(2))
+    expected = -(np.log(2 / 6) + 3 * np.log(4 / 6)) / 4
+    assert predictor.learn(batch, hard, after_fit=False).base_loss == pytest.approx(expected)
+
+
+def test_everything_is_hard_before_the_first_lesson() -> None:
+    predictor = MetaPredictor.over_hashes(2, calibrated=True)
+    assert predictor.predict(ragged([[1], [2, 3]])).all()
