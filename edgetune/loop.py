@@ -127,12 +127,17 @@ class Loop:
     def progress(self) -> float:
         """The share of the run that is done, in [0, 1]; rows waiting in a queue are not done."""
         settings, counts = self.settings, self.counts
-        total = settings.epochs * len(self.source)
         by_limit = counts.n_steps / settings.max_steps if settings.max_steps else 0.0
-        if settings.decay == "steps":
-            return max(by_limit, counts.n_steps / max(1, -(-total // settings.batch_size)))
         waiting = len(self._to_score) + len(self._to_train)
-        return max(by_limit, (counts.n_seen - waiting) / max(1, total))
+        return max(by_limit, (counts.n_seen - waiting) / max(1, settings.epochs * len(self.source)))
+
+    @property
+    def decay_progress(self) -> float:
+        """How far the learning rate has fallen, in [0, 1]: by progress, or by steps of an unfiltered run."""
+        if self.settings.decay == "examples":
+            return self.progress
+        n_unfiltered = self.settings.epochs * -(-len(self.source) // self.settings.batch_size)
+        return self.counts.n_steps / max(1, min(n_unfiltered, self.settings.max_steps or n_unfiltered))
 
     def run_epoch(self, epoch: int) -> None:
         """Pass over the rows once; flush the queues after the last epoch's last batch."""
@@ -199,7 +204,7 @@ class Loop:
 
     def _train(self, batch: Batch) -> None:
         """Make one optimizer step; let the selector observe rows that it had not seen the loss of."""
-        lr = decayed(self.settings.lr, self.progress)
+        lr = decayed(self.settings.lr, self.decay_progress)
         started = self.meter.elapsed_s()
         if self.counts.first_step_s is None:
             self.counts.first_step_s = started
@@ -259,6 +264,8 @@ class Loop:
             n_seen=self.counts.n_seen,
             n_scored=self.counts.n_scored,
             n_trained=self.counts.n_trained,
+            n_skipped_backward=self.counts.n_skipped_backward,
+            n_skipped_both=self.counts.n_skipped_both,
             train_s=train_s,
         )
 
@@ -270,4 +277,6 @@ class Loop:
             n_seen=self.counts.n_seen,
             n_scored=self.counts.n_scored,
             n_trained=self.counts.n_trained,
+            n_skipped_backward=self.counts.n_skipped_backward,
+            n_skipped_both=self.counts.n_skipped_both,
         )

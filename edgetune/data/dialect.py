@@ -11,8 +11,8 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 
-from edgetune.data.columns import KNOWN_NAMES
-from edgetune.data.records import MAX_RECORD_LINES, Dialect, Unterminated, parse, records
+from edgetune.data.columns import KNOWN_NAMES, LABEL_NAMES, TEXT_NAMES
+from edgetune.data.records import MAX_RECORD_LINES, Dialect, Unterminated, allow_long_fields, parse, records
 
 DELIMITERS = ("\t", ",", ";", "|")
 SNIFF_LINES = 20_000  # lines judged for quoting
@@ -31,6 +31,7 @@ def sniff(lines: Sequence[str], hint: str, delimiter: str | None = None) -> Dial
         hint: the delimiter that the file's name suggests; wins where it fits.
         delimiter: what the user said; then only quoting is decided.
     """
+    allow_long_fields()
     filled = [line for line in lines[:SNIFF_LINES] if line.strip()]
     if delimiter is not None:
         return _quoting(filled, delimiter)
@@ -54,7 +55,11 @@ def _consistency(lines: Sequence[str], dialect: Dialect) -> float:
 
 
 def _quoting(lines: Sequence[str], delimiter: str) -> Dialect:
-    """Decide whether quotes are CSV quotes; without evidence they are, but not between tabs."""
+    """Decide whether quotes are CSV quotes; without evidence they are, but not between tabs.
+
+    Where there is evidence for both, the reading under which more rows have as many columns as the first
+    wins, plain text on a tie.
+    """
     plain, quoted = Dialect(delimiter, quoted=False), Dialect(delimiter, quoted=True)
     good, stray = _quote_evidence(lines, quoted)
     if any(delimiter + ' "' in line for line in lines[:SHAPE_LINES]):
@@ -64,7 +69,11 @@ def _quoting(lines: Sequence[str], delimiter: str) -> Dialect:
             quoted, good, stray = spaced, good_spaced, stray_spaced
     if not good and not stray:
         return plain if delimiter == "\t" else quoted
-    return quoted if stray <= MAX_STRAY_RATE * good else plain
+    if stray <= MAX_STRAY_RATE * good:
+        return quoted
+    if not good:
+        return plain
+    return quoted if _consistency(lines, quoted) > _consistency(lines, plain) else plain
 
 
 def _quote_evidence(lines: Sequence[str], dialect: Dialect) -> tuple[int, int]:
@@ -138,9 +147,9 @@ def _is_number(text: str) -> bool:
 def has_header(rows: Sequence[Sequence[str]], wanted: Sequence[str] = ()) -> bool:
     """Decide whether the first row names the columns. Careful: in doubt it does not.
 
-    The first row is a header if its fields are short, distinct, filled, no numbers, and do not come again
-    below, and if moreover one is a name the user asked for, or one is a usual name of a column, or a column
-    holds only numbers, or only a few values that come often, from the second row on.
+    A header's fields are short, distinct, filled and no numbers. That is enough if one is a name the user
+    asked for, or if there are usual names of both text and label. Else none may come again below, and one
+    must be a usual name, or stand over a column of only numbers, or of only a few values that come often.
     """
     first = [field.strip().lower() for field in rows[0]]
     body = [row for row in rows[1:] if len(row) == len(first)]
@@ -150,6 +159,8 @@ def has_header(rows: Sequence[Sequence[str]], wanted: Sequence[str] = ()) -> boo
     if any(len(field) > MAX_NAME_LENGTH or _is_number(field) for field in named):
         return False
     if any(name.strip().lower() in named and not name.isdigit() for name in wanted):
+        return True
+    if set(named) & set(LABEL_NAMES) and any(set(named) >= set(names) for names in TEXT_NAMES):
         return True
     if any(field in (value.strip().lower() for value in column) for field, column in _columns(first, body)):
         return False

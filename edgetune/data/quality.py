@@ -12,6 +12,7 @@ from edgetune.types import IntArray
 FEW_EXAMPLES = 10  # a class with fewer is warned of
 IMBALANCE = 10  # so is a largest class with more than this many times the smallest's rows
 _MAX_NAMED = 5
+_N_PARTS = 16
 
 
 @dataclass(frozen=True)
@@ -28,14 +29,26 @@ class Repeats:
 
 
 def count_repeats(hashes: IntArray, labels: IntArray) -> Repeats:
-    """Count repeated texts; (n,) hashes of the texts and (n,) class ids. Takes some 20 bytes a row."""
-    order = np.argsort(hashes)
-    ordered = hashes[order]
-    starts = np.flatnonzero(np.concatenate(([True], ordered[1:] != ordered[:-1])))
-    by_text = labels[order]
-    lowest = np.minimum.reduceat(by_text, starts)
-    highest = np.maximum.reduceat(by_text, starts)
-    return Repeats(len(hashes) - len(starts), int(np.count_nonzero(lowest != highest)))
+    """Count repeated texts, part by part of the hashes so that the memory for sorting stays small.
+
+    Args:
+        hashes: (n,) uint64, contiguous, of the texts.
+        labels: (n,) class ids.
+    """
+    parts = hashes.view(np.uint8)[::8] % _N_PARTS
+    n_different = n_conflicts = 0
+    for part in range(_N_PARTS):
+        chosen = np.flatnonzero(parts == part)
+        if not len(chosen):
+            continue
+        ordered, by_text = hashes[chosen], labels[chosen]
+        order = np.argsort(ordered)
+        ordered, by_text = ordered[order], by_text[order]
+        starts = np.flatnonzero(np.concatenate(([True], ordered[1:] != ordered[:-1])))
+        lowest, highest = np.minimum.reduceat(by_text, starts), np.maximum.reduceat(by_text, starts)
+        n_different += len(starts)
+        n_conflicts += int(np.count_nonzero(lowest != highest))
+    return Repeats(len(hashes) - n_different, n_conflicts)
 
 
 def warning_sentences(

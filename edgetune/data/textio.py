@@ -185,7 +185,7 @@ def open_text(path: Path, encoding: str) -> TextFile:
         if start.startswith(magic):
             raise DataError(f"{path} is not text but {what}.")
     codec = resolve_encoding(encoding, start)
-    if b"\x00" in start and not codec.lower().replace("_", "-").startswith(_WIDE):
+    if b"\x00" in start and not codecs.lookup(codec).name.startswith(_WIDE):
         raise DataError(
             f"{path} is not text (it holds zero bytes); if it is UTF-16 text, add --encoding utf-16."
         )

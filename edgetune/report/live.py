@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from collections import deque
 from typing import Any, Protocol, TextIO
 
 from edgetune.loop import Counts
 from edgetune.metrics import Evaluation
+from edgetune.report.words import duration
 
 PLAIN_EVERY_S = 10.0
 SPEED_WINDOW_S = 20.0
@@ -90,14 +92,9 @@ def headline(prepared: Any, config: Any) -> str:
     )
 
 
-def duration(seconds: float) -> str:
-    """Write a duration as people do: 42 s, 3 min 5 s, 1 h 20 min."""
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole} s"
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60} s"
-    return f"{whole // 3600} h {whole % 3600 // 60} min"
+def loss_words(loss: float) -> str:
+    """Say the last step's loss, once there is one."""
+    return "" if math.isnan(loss) else f"loss {loss:.3f}"
 
 
 class PlainView:
@@ -130,7 +127,7 @@ class PlainView:
         parts = [
             f"{share:4.0%}",
             f"step {counts.n_steps:,}",
-            f"loss {loss:.3f}",
+            loss_words(loss),
             f"stage {stage}",
             shares(counts),
         ]
@@ -186,7 +183,7 @@ class RichView(PlainView):
         """Move the bar."""
         left_s = self._speed.left_s(share, elapsed_s)
         left = f"{duration(left_s)} left" if left_s is not None else ""
-        note = "  ".join(part for part in (left, f"loss {loss:.3f}", shares(counts)) if part)
+        note = "  ".join(part for part in (left, loss_words(loss), shares(counts)) if part)
         self._bar.update(self._task, completed=share, stage=stage, note=note)
 
     def end(self) -> None:

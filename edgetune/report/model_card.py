@@ -197,7 +197,7 @@ print(session.run(["logits"], feed)[0])
 def _limits(summary: Summary) -> str:
     lines = []
     source = str(summary.get("eval_source") or "")
-    if source.startswith("held out"):
+    if "held out" in source:
         lines.append(
             "The evaluated rows were held out of the same file as the training rows; on text from elsewhere "
             "expect less."

@@ -53,11 +53,11 @@ class Trace:
     end: float
 
 
-def trace(history: list[dict[str, Any]]) -> Trace:
-    """Read the arrays off a history."""
+def trace(history: list[dict[str, Any]], summary: Summary) -> Trace:
+    """Read the arrays off a history; the summary's skip rates, if it has any, bound the shares skipped."""
     steps = [line for line in history if line["kind"] == "step"]
     moves = [line for line in history if line["kind"] in {"step", "skip"}]
-    shares = _shares(moves)
+    shares = _shares(moves, summary)
     return Trace(
         step_t=_column(steps, "t_s"),
         loss=_column(steps, "loss"),
@@ -80,13 +80,14 @@ def _column(lines: list[dict[str, Any]], name: str) -> Floats:
     return np.array([np.nan if value is None else value for value in values], dtype=np.float64)
 
 
-def _shares(moves: list[dict[str, Any]]) -> tuple[Floats, Floats, Floats]:
+def _shares(moves: list[dict[str, Any]], summary: Summary) -> tuple[Floats, Floats, Floats]:
     """Return cumulative shares trained, skipped backward and skipped both, of examples seen.
 
     Lines hold totals. In a stage that trains straight through nothing is scored, so what is seen and not
     trained was skipped whole; in a stage that scores, what is scored and not trained skipped its backward.
-    Rows that wait in a queue count as skipped until they are trained, unless the lines tell the skipped
-    totals themselves (`n_skipped_backward`, `n_skipped_both`): then the rest to 100 % is what waits.
+    Rows that wait in a queue would count as skipped until they are trained; so nothing may exceed what the
+    summary says was skipped in the end, and lines that tell the skipped totals themselves
+    (`n_skipped_backward`, `n_skipped_both`) are believed. The rest to 100 % waits.
     """
     totals = np.stack([_column(moves, name) for name in ("n_seen", "n_scored", "n_trained")]).reshape(3, -1)
     n_seen = np.maximum(totals[0], 1.0)
@@ -99,7 +100,11 @@ def _shares(moves: list[dict[str, Any]]) -> tuple[Floats, Floats, Floats]:
     scores = np.array([stage in scoring for stage in stages], dtype=np.bool_)
     backward = np.cumsum(np.where(scores, scored - trained, 0.0))
     both = np.cumsum(np.where(scores, seen - scored, seen - trained))
-    return totals[2] / n_seen, np.clip(backward / n_seen, 0.0, 1.0), np.clip(both / n_seen, 0.0, 1.0)
+    skipped = []
+    for counts, rate in ((backward, "skipped_backward_rate"), (both, "skipped_both_rate")):
+        limit = np.inf if summary.get(rate) is None else summary[rate] * totals[0].max(initial=0.0)
+        skipped.append(np.clip(np.clip(counts, 0.0, limit) / n_seen, 0.0, 1.0))
+    return totals[2] / n_seen, skipped[0], skipped[1]
 
 
 def smooth(values: Floats, span: float) -> Floats:
@@ -119,7 +124,7 @@ def draw_run(history: list[dict[str, Any]], summary: Summary, out: Path) -> None
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    data = trace(history)
+    data = trace(history, summary)
     unit, name = _time_unit(data.end)
     figure = Figure(figsize=(12, 9), dpi=100, facecolor="white")
     FigureCanvasAgg(figure)
@@ -176,7 +181,8 @@ def _draw_loss(axes: Axes, data: Trace, unit: float, threshold: float | None) ->
     if few:
         axes.plot(t, data.loss, color=BLUE, marker="o", linewidth=1.8, label="loss of a step")
     else:
-        axes.plot(t, data.loss, color=SKY, alpha=0.45, linewidth=0.8, label="loss of a step")
+        alpha, width = (0.45, 0.8) if len(data.loss) > 300 else (0.8, 1.2)
+        axes.plot(t, data.loss, color=SKY, alpha=alpha, linewidth=width, label="loss of a step")
         smoothed = smooth(data.loss, span=max(len(data.loss) / 40, 8))
         axes.plot(t, smoothed, color=BLUE, linewidth=2.2, label="smoothed")
     if threshold is not None:
@@ -272,6 +278,8 @@ def _draw_shares(axes: Axes, data: Trace, unit: float, summary: Summary) -> None
         labels = [f"{name}  {percent(share)}" for name, share in zip(names, shown, strict=True)]
         colours = (BLUE, ORANGE, "#D9D9D9")
         axes.stackplot(data.t / unit, *layers, labels=labels, colors=colours, alpha=0.85, linewidth=0)
-        axes.legend(loc="lower left", bbox_to_anchor=(0, 1.0), ncols=3, frameon=False, borderaxespad=0.2)
+        if np.min(np.sum(layers, axis=0)) < 99:
+            axes.fill_between([], [], color="white", edgecolor=GREY, label="waiting in a queue")
+        axes.legend(loc="lower left", bbox_to_anchor=(0, 1.0), ncols=4, frameon=False, borderaxespad=0.2)
     axes.set_ylim(0, 100)
     axes.set_ylabel("share of rows seen (%)")

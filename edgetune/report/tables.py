@@ -65,7 +65,7 @@ def _result(summary: Summary) -> Iterator[tuple[str, str]]:
         yield "accuracy", accuracy + rows
     yield from _lines(summary, ("macro_f1", "macro-F1", "{:.4f}".format), ("mcc", "MCC", "{:.4f}".format))
     yield from _lines(summary, ("eval_source", "evaluated on", str))
-    if summary.get("best_epoch") is not None:
+    if summary.get("best_epoch") is not None and summary.get("epochs") != 1:
         flattered = summary.get("best_epoch_chosen_on_eval")
         yield "best epoch", f"{summary['best_epoch']}{', chosen on these rows' if flattered else ''}"
     method = summary.get("method")

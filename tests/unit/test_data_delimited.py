@@ -110,6 +110,14 @@ def test_unescaped_inner_quotes_are_kept_as_text(tmp_path: Path) -> None:
     assert "hi" in examples[-1].text
 
 
+def test_csv_with_many_unescaped_quotes_is_still_csv(tmp_path: Path) -> None:
+    rows = [f'"A film, number {i}",{i % 2}' if i % 4 else f'"A "film" {i}",{i % 2}' for i in range(80)]
+    examples, bad = load(tmp_path, "a.csv", "\n".join(["text,label", *rows]))
+    assert len(examples) == 80
+    assert not bad
+    assert examples[1].text == "A film, number 1"
+
+
 def test_blanks_before_quotes(tmp_path: Path) -> None:
     content = "label, text\n" + "".join(f'{i % 2}, "well, {i}"\n' for i in range(20))
     examples, bad = load(tmp_path, "a.csv", content)
@@ -137,6 +145,7 @@ def test_wrong_column_count_is_a_bad_row(tmp_path: Path) -> None:
         ("good film,yes\nbad film,no\n", None),  # too little to tell
         ("good film,pos\n" + "".join(f"film {i},{'pos' if i % 2 else 'neg'}\n" for i in range(24)), None),
         ("text\tlabel\n", 0),
+        ("text,label\nthe label,label\nother,text\n", 2),  # usual names, though one comes again
     ],
 )
 def test_header_is_found_only_where_it_is_plain(tmp_path: Path, content: str, n_rows: int | None) -> None:
@@ -226,6 +235,7 @@ def test_what_is_not_text(tmp_path: Path, content: bytes, match: str) -> None:
 
 
 def test_very_long_fields(tmp_path: Path) -> None:
+    csv.field_size_limit(131_072)  # the module's default, whatever ran before
     text = "word, " * 40_000
     examples, bad = load(tmp_path, "a.csv", f'text,label\n"{text}",1\nshort,0\n')
     assert len(examples[0].text) == len(text.strip())

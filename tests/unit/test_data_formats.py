@@ -266,10 +266,10 @@ class FakeHub(ModuleType):
     def __init__(self, result: Any) -> None:
         super().__init__("datasets")
         self.result = result
-        self.asked: list[tuple[str, str]] = []
+        self.asked: list[tuple[str, ...]] = []
 
-    def load_dataset(self, name: str, split: str) -> Any:
-        self.asked.append((name, split))
+    def load_dataset(self, *names: str, split: str) -> Any:
+        self.asked.append((*names, split))
         if isinstance(self.result, Exception):
             raise self.result
         return self.result
@@ -305,7 +305,8 @@ def test_hub(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "datasets", fake)
     assert triples("hub:owner/name:test")[:2] == [(1, "text 0", "neg"), (2, "text 1", "pos")]
     assert len(triples("hub:owner/name")) == 2_500
-    assert fake.asked == [("owner/name", "test"), ("owner/name", "train")]
+    load("hub:glue:sst2:validation")
+    assert fake.asked == [("owner/name", "test"), ("owner/name", "train"), ("glue", "sst2", "validation")]
     with pytest.raises(UsageError, match="hub:NAME"):
         load("hub:")
 

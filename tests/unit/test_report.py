@@ -69,7 +69,7 @@ SUMMARY: dict[str, Any] = {
     "warnings": ["3 duplicate texts"],
     "machine": {"cpu": "AMD EPYC", "cores": 2},
     "versions": {"edgetune": "0.1.0", "onnxruntime-training-cpu": "1.19.2"},
-    "eval_source": "held out 10 % of train",
+    "eval_source": "872 rows held out of reviews.csv",
 }
 
 
@@ -145,7 +145,7 @@ def test_a_picture_that_fails_leaves_the_old_one(tmp_path: Path, monkeypatch: py
 
 
 def test_shares_follow_the_totals_and_add_up() -> None:
-    data = plots.trace(_history(12, stages=True))
+    data = plots.trace(_history(12, stages=True), {})
     # 12 batches: 4 warm-up all trained, 4 scored of which 2 trained, 4 half scored of which 2 halves trained.
     assert data.trained[-1] == pytest.approx((4 + 2 + 1) / 12)
     assert data.skipped_backward[-1] == pytest.approx((2 + 1) / 12)
@@ -155,9 +155,28 @@ def test_shares_follow_the_totals_and_add_up() -> None:
 
 def test_skipped_totals_that_lines_tell_are_taken_as_they_are() -> None:
     line = {"kind": "skip", "t_s": 1.0, "stage": "all", "n_seen": 10, "n_scored": 0, "n_trained": 4}
-    data = plots.trace([line | {"n_skipped_backward": 1, "n_skipped_both": 3}])
+    data = plots.trace([line | {"n_skipped_backward": 1, "n_skipped_both": 3}], {})
     shares = (data.trained[0], data.skipped_backward[0], data.skipped_both[0])
     assert shares == pytest.approx((0.4, 0.1, 0.3))
+
+
+def test_rows_that_wait_are_not_skipped_rows() -> None:
+    lines = [
+        {
+            "kind": "step",
+            "t_s": t,
+            "stage": "all",
+            "loss": 1.0,
+            "n_seen": seen,
+            "n_scored": 0,
+            "n_trained": done,
+        }
+        for t, seen, done in ((1.0, 32, 32), (2.0, 64, 40), (3.0, 64, 64))
+    ]
+    data = plots.trace(lines, {"skipped_backward_rate": 0.0, "skipped_both_rate": 0.0})
+    assert data.trained == pytest.approx([1, 40 / 64, 1])
+    assert not data.skipped_both.any()
+    assert not data.skipped_backward.any()
 
 
 def test_smoothing_starts_unbiased_and_passes_over_gaps() -> None:
