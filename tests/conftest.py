@@ -1,1 +1,195 @@
+"""Fixtures of the whole suite: a cache of its own, no network, a tiny model, small data, the CLI in process."""
+
 from __future__ import annotations
+
+import contextlib
+import io
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+os.environ["HF_HUB_OFFLINE"] = "1"  # read when huggingface_hub is imported, so before any test is
+os.environ["TOKENIZERS_PARALLELISM"] = "false"
+
+ROOT = Path(__file__).resolve().parent.parent
+SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def cache_dir(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Point `EDGETUNE_CACHE` at an empty folder that all tests share."""
+    folder = tmp_path_factory.mktemp("cache")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("EDGETUNE_CACHE", str(folder))
+        yield folder
+
+
+def write_tokenizer(folder: Path) -> int:
+    """Write a word-level tokenizer of the demo's words into a folder; return its vocabulary's size."""
+    from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
+
+    from edgetune.demo_data import demo_rows
+
+    split = pre_tokenizers.BertPreTokenizer()
+    words = {w for text, _ in demo_rows(400, seed=0) for w, _ in split.pre_tokenize_str(text.lower())}
+    vocab = {word: number for number, word in enumerate([*SPECIAL, *sorted(words)])}
+    tokenizer = Tokenizer(models.WordLevel(vocab, unk_token="[UNK]"))
+    tokenizer.normalizer = normalizers.Lowercase()
+    tokenizer.pre_tokenizer = split
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]",
+        pair="[CLS] $A [SEP] $B:1 [SEP]:1",
+        special_tokens=[("[CLS]", vocab["[CLS]"]), ("[SEP]", vocab["[SEP]"])],
+    )
+    names = ("pad", "unk", "cls", "sep", "mask")
+    from transformers import PreTrainedTokenizerFast
+
+    PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        **{f"{name}_token": token for name, token in zip(names, SPECIAL, strict=True)},
+    ).save_pretrained(folder)
+    return len(vocab)
+
+
+def write_model(folder: Path, model_type: str, **settings: Any) -> Path:
+    """Write a random encoder without a head, and its tokenizer."""
+    import torch
+    from transformers import AutoConfig, AutoModel
+
+    n_words = write_tokenizer(folder)
+    torch.manual_seed(0)
+    config = AutoConfig.for_model(model_type, vocab_size=n_words, pad_token_id=0, **settings)
+    AutoModel.from_config(config).save_pretrained(folder, safe_serialization=True)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A random BERT of two layers, 32 wide."""
+    return write_model(
+        tmp_path_factory.mktemp("model") / "tiny-bert",
+        "bert",
+        hidden_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        intermediate_size=64,
+        max_position_embeddings=128,
+        initializer_range=0.2,
+    )
+
+
+@pytest.fixture(scope="session")
+def demo_csv(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """300 generated tickets of four labels."""
+    from edgetune.demo_data import write_demo
+
+    path = tmp_path_factory.mktemp("data") / "tickets.csv"
+    write_demo(path, n_rows=300, seed=0)
+    return path
+
+
+@pytest.fixture(scope="session")
+def demo_eval_csv(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """100 other tickets."""
+    from edgetune.demo_data import write_demo
+
+    path = tmp_path_factory.mktemp("data") / "dev.csv"
+    write_demo(path, n_rows=100, seed=1)
+    return path
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a command left: exit code, stdout and stderr."""
+
+    code: int
+    out: str
+    err: str
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter((self.code, self.out, self.err))
+
+
+RunCli = Callable[..., Outcome]
+
+
+@pytest.fixture(scope="session")
+def run_cli() -> RunCli:
+    """`edgetune ARGS` in this process; `stdin` is its input."""
+
+    def call(*args: object, stdin: str = "") -> Outcome:
+        from edgetune.cli import main
+
+        out, err, code = io.StringIO(), io.StringIO(), 0
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(sys, "argv", ["edgetune", *map(str, args)])
+            patch.setattr(sys, "stdin", io.StringIO(stdin))
+            patch.setenv("COLUMNS", "120")
+            with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+                try:
+                    main()
+                except SystemExit as stop:
+                    code = stop.code if isinstance(stop.code, int) else int(stop.code is not None)
+        return Outcome(code, out.getvalue(), err.getvalue())
+
+    return call
+
+
+def child_environment(**more: str) -> dict[str, str]:
+    """Environment in which a child process finds this checkout."""
+    return {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1", **more}
+
+
+@pytest.fixture(scope="session")
+def run_process() -> RunCli:
+    """`python ARGS` in a process of its own."""
+
+    def call(*args: object, cwd: Path, stdin: str = "") -> Outcome:
+        done = subprocess.run(
+            [sys.executable, *map(str, args)],
+            cwd=cwd,
+            input=stdin,
+            capture_output=True,
+            text=True,
+            env=child_environment(),
+            timeout=120,
+            check=False,
+        )
+        return Outcome(done.returncode, done.stdout, done.stderr)
+
+    return call
+
+
+@pytest.fixture(scope="session")
+def artifacts_of(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Any]:
+    """Artifacts of a model, built in this process (its child would import torch anew each time)."""
+    made: dict[tuple[Path, str, int], Any] = {}
+
+    def get(freeze: str = "embeddings", n_labels: int = 2, model: Path = tiny_model) -> Any:
+        from edgetune.backends.export_child import build
+        from edgetune.backends.ort_artifacts import load_artifacts
+        from edgetune.models import resolve_model
+
+        key = (model, freeze, n_labels)
+        if key not in made:
+            source = resolve_model(str(model))
+            target = tmp_path_factory.mktemp("artifacts")
+            job = {"folder": str(source.folder), "name": source.name, "fingerprint": source.fingerprint()}
+            build({**job, "n_labels": n_labels, "freeze": freeze, "target": str(target)})
+            made[key] = load_artifacts(target, n_labels)
+        return made[key]
+
+    return get
+
+
+@pytest.fixture
+def model_copy(tiny_model: Path, tmp_path: Path) -> Path:
+    """A copy of the tiny model that a test may damage."""
+    return Path(shutil.copytree(tiny_model, tmp_path / "model-copy"))

@@ -1,0 +1,319 @@
+"""Every backend keeps the contract of `backends/base.py`, and they train the same numbers.
+
+Backends are found by walking `edgetune.backends`: a new `*_backend` module is tested by existing, once
+it has a factory here.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+import json
+import pkgutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from conftest import write_model
+from fakes import make_batch
+
+import edgetune.backends
+from edgetune.batching import Batch
+from edgetune.metrics import cross_entropy
+from edgetune.models import is_position_table, resolve_model, trainable_names
+
+LR = 1e-3
+LABELS = ("no", "yes")
+
+
+def found_backends() -> dict[str, type[Any]]:
+    """Return the class of every module named `*_backend`."""
+    found = {}
+    for module in pkgutil.iter_modules(edgetune.backends.__path__):
+        if module.name.endswith("_backend"):
+            home = importlib.import_module(f"edgetune.backends.{module.name}")
+            kinds = [
+                kind
+                for kind in vars(home).values()
+                if isinstance(kind, type) and kind.__module__ == home.__name__ and hasattr(kind, "train_step")
+            ]
+            found.update({kind.name: kind for kind in kinds})
+    return found
+
+
+BACKENDS = found_backends()
+Factory = Callable[..., Any]
+
+
+def build_ort(
+    artifacts_of: Any, model: Path, freeze: str = "embeddings", seed: int = 0, n_labels: int = 2
+) -> Any:
+    return BACKENDS["ort"](artifacts_of(freeze, n_labels, model), seed)
+
+
+def build_torch(
+    artifacts_of: Any, model: Path, freeze: str = "embeddings", seed: int = 0, n_labels: int = 2
+) -> Any:
+    return BACKENDS["torch"](resolve_model(str(model)), n_labels, freeze, seed)
+
+
+FACTORIES: dict[str, Factory] = {"ort": build_ort, "torch": build_torch}
+
+
+def test_every_backend_is_tested() -> None:
+    assert set(FACTORIES) == set(BACKENDS), "give the new backend a factory in this file"
+
+
+@pytest.fixture(scope="module", params=sorted(BACKENDS))
+def make(request: pytest.FixtureRequest, artifacts_of: Any, tiny_model: Path) -> Factory:
+    """Build one kind of backend on the tiny model."""
+    factory = FACTORIES[request.param]
+    return lambda **settings: factory(artifacts_of, tiny_model, **settings)
+
+
+def shapes() -> list[Batch]:
+    """Batches of changing sizes and widths."""
+    sizes = [[9, 4, 12, 7], [30, 25], [3] * 6, [17, 33, 8], [5], [40, 12, 12, 12, 12]]
+    return [make_batch(lengths, seed) for seed, lengths in enumerate(sizes)]
+
+
+def test_score_gives_logits_and_changes_nothing(make: Factory) -> None:
+    backend = make()
+    for batch in shapes():
+        logits = backend.score(batch)
+        assert logits.shape == (len(batch), 2)
+        assert logits.dtype == np.float32
+        assert np.isfinite(logits).all()
+    again = [backend.score(batch) for batch in shapes()]
+    before = [backend.score(batch) for batch in shapes()]
+    for first, second in zip(again, before, strict=True):
+        np.testing.assert_array_equal(first, second)
+
+
+def test_padding_does_not_change_a_row(make: Factory) -> None:
+    backend = make()
+    batch = make_batch([4, 30, 11])
+    together = backend.score(batch)
+    for row in range(3):
+        alone = backend.score(batch.take(np.array([row])))
+        np.testing.assert_allclose(alone[0], together[row], atol=1e-5)
+
+
+def test_train_step_returns_the_logits_from_before_it(make: Factory) -> None:
+    backend = make()
+    for batch in shapes():
+        expected = backend.score(batch)
+        given = backend.train_step(batch, LR)
+        assert given.dtype == np.float32
+        np.testing.assert_allclose(given, expected, atol=1e-5)
+        assert np.abs(backend.score(batch) - expected).max() > 1e-6
+
+
+def test_a_rate_of_zero_changes_nothing(make: Factory) -> None:
+    backend = make()
+    batch = shapes()[0]
+    expected = backend.score(batch)
+    backend.train_step(batch, 0.0)
+    np.testing.assert_array_equal(backend.score(batch), expected)
+
+
+def test_learns_a_fixed_batch(make: Factory) -> None:
+    backend = make()
+    batch = make_batch([8, 20, 13, 6, 9, 9, 31, 12], seed=3)
+    losses = [float(cross_entropy(backend.train_step(batch, 5e-3), batch.labels).mean()) for _ in range(30)]
+    assert losses[-1] < 0.2 * losses[0]
+
+
+def test_continues_from_its_state_bit_for_bit(make: Factory) -> None:
+    backend = make()
+    for batch in shapes()[:3]:
+        backend.train_step(batch, LR)
+    state = backend.state()
+    assert isinstance(state, bytes)
+    expected = [backend.train_step(batch, LR) for batch in shapes()[:5]]
+    for other in (backend, make(seed=9)):
+        other.load_state(state)
+        for batch, logits in zip(shapes()[:5], expected, strict=True):
+            np.testing.assert_array_equal(other.train_step(batch, LR), logits)
+
+
+def test_leaves_its_input_as_it_was(make: Factory) -> None:
+    backend = make()
+    batch, untouched = shapes()[0], shapes()[0]
+    backend.score(batch)
+    backend.train_step(batch, LR)
+    for field in dataclasses.fields(Batch):
+        np.testing.assert_array_equal(getattr(batch, field.name), getattr(untouched, field.name))
+
+
+def test_head_is_drawn_from_the_seed(make: Factory) -> None:
+    batch = shapes()[0]
+    first, same, other = (make(seed=seed).score(batch) for seed in (0, 0, 1))
+    np.testing.assert_array_equal(first, same)
+    assert np.abs(first - other).max() > 1e-3
+
+
+@pytest.mark.parametrize("freeze", ["none", "embeddings", "1", "2"])
+def test_trains_what_is_not_frozen_and_nothing_else(make: Factory, freeze: str) -> None:
+    backend = make(freeze=freeze)
+    before = backend.weights()
+    for batch in shapes()[:2]:
+        backend.train_step(batch, LR)
+    after = backend.weights()
+    changed = {name for name in before if (before[name] != after[name]).any()}
+    expected = set(trainable_names(before, freeze))
+    if backend.name == "ort":
+        expected = {name for name in expected if not is_position_table(name)}
+    assert changed == expected
+    assert backend.n_parameters == sum(before[name].size for name in expected)
+
+
+def test_saves_a_folder_that_others_open(make: Factory, tmp_path: Path) -> None:
+    from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+    from edgetune.backends.ort_runtime import import_ort
+
+    backend = make()
+    batch = shapes()[0]
+    backend.train_step(batch, LR)
+    expected = backend.score(batch)
+    backend.save(tmp_path, LABELS)
+
+    padded = batch.padded(0)
+    session = import_ort().InferenceSession(str(tmp_path / "onnx" / "model.onnx"))
+    feeds = {item.name: padded[item.name] for item in session.get_inputs()}
+    np.testing.assert_allclose(session.run(["logits"], feeds)[0], expected, atol=1e-5)
+
+    import torch
+
+    model = AutoModelForSequenceClassification.from_pretrained(tmp_path / "model").eval()
+    assert model.config.id2label == dict(enumerate(LABELS))
+    assert model.config.label2id == {"no": 0, "yes": 1}
+    with torch.inference_mode():
+        logits = model(**{name: torch.from_numpy(value) for name, value in padded.items()}).logits
+    np.testing.assert_allclose(logits.numpy(), expected, atol=1e-5)
+    for home in ("model", "onnx"):
+        assert json.loads((tmp_path / home / "config.json").read_text())["id2label"] == {
+            "0": "no",
+            "1": "yes",
+        }
+        tokenizer = AutoTokenizer.from_pretrained(tmp_path / home)
+        assert tokenizer("the invoice")["input_ids"][0] == tokenizer.cls_token_id
+    np.testing.assert_array_equal(backend.score(batch), expected)  # saving changed nothing
+    backend.train_step(batch, LR)  # and training goes on
+
+
+def losses_of(backend: Any, batches: list[Batch], lr: float = LR) -> np.ndarray:
+    """Train on the batches; return each step's mean loss."""
+    return np.array([cross_entropy(backend.train_step(b, lr), b.labels).mean() for b in batches])
+
+
+@pytest.mark.parametrize("freeze", ["embeddings", "1"])
+def test_fifty_steps_agree(artifacts_of: Any, tiny_model: Path, freeze: str) -> None:
+    rng = np.random.default_rng(0)
+    batches = [make_batch(rng.integers(4, 40, 8).tolist(), seed) for seed in range(50)]
+    ort = build_ort(artifacts_of, tiny_model, freeze, seed=4)
+    torch = build_torch(artifacts_of, tiny_model, freeze, seed=4)
+    ours, theirs = ort.weights(), torch.weights()
+    assert ours.keys() == theirs.keys()
+    for name, value in ours.items():
+        np.testing.assert_array_equal(value, theirs[name], err_msg=name)
+    np.testing.assert_allclose(losses_of(ort, batches), losses_of(torch, batches), atol=1e-4)
+
+
+SMALL = {
+    "hidden_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "intermediate_size": 64,
+    "max_position_embeddings": 64,
+    "initializer_range": 0.1,
+}
+ARCHITECTURES: dict[str, dict[str, Any]] = {
+    "bert": SMALL,
+    "distilbert": {
+        "dim": 32,
+        "n_layers": 2,
+        "n_heads": 2,
+        "hidden_dim": 64,
+        "max_position_embeddings": 64,
+        "initializer_range": 0.1,
+    },
+    "roberta": SMALL,
+    "xlm-roberta": SMALL,
+    "electra": {**SMALL, "embedding_size": 16},
+    "albert": {**SMALL, "embedding_size": 16, "classifier_dropout_prob": 0.1},
+    "mpnet": SMALL,
+    "deberta-v2": {
+        **SMALL,
+        "relative_attention": True,
+        "pos_att_type": ["p2c", "c2p"],
+        "share_att_key": True,
+        "position_buckets": 16,
+        "norm_rel_ebd": "layer_norm",
+        "position_biased_input": False,
+        "type_vocab_size": 0,
+    },
+    "modernbert": {
+        **SMALL,
+        "global_attn_every_n_layers": 2,
+        "local_attention": 16,
+        "cls_token_id": 2,
+        "sep_token_id": 3,
+        "bos_token_id": 2,
+        "eos_token_id": 3,
+    },
+    "mobilebert": {
+        **SMALL,
+        "embedding_size": 32,
+        "intra_bottleneck_size": 32,
+        "true_hidden_size": 32,
+        "num_feedforward_networks": 2,
+    },
+}
+
+
+@pytest.fixture(scope="module", params=sorted(ARCHITECTURES))
+def architecture(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny random encoder of one architecture."""
+    folder = tmp_path_factory.mktemp("architectures") / request.param
+    return write_model(folder, request.param, **ARCHITECTURES[request.param])
+
+
+def test_architecture_trains_like_torch(artifacts_of: Any, architecture: Path) -> None:
+    made = artifacts_of("embeddings", 3, architecture)
+    check = made.manifest.check
+    assert max(check.logits, check.loss, check.gradients) < 1e-4
+    ort = build_ort(artifacts_of, architecture, n_labels=3)
+    torch = build_torch(artifacts_of, architecture, n_labels=3)
+    assert set(made.manifest.trainable) <= set(trainable_names(torch.weights(), "embeddings"))
+    rng = np.random.default_rng(1)
+    batches = [make_batch(rng.integers(4, 40, 6).tolist(), seed, n_classes=3) for seed in range(5)]
+    np.testing.assert_allclose(losses_of(ort, batches), losses_of(torch, batches), atol=1e-4)
+
+
+def test_no_two_parameters_share_an_initializer(artifacts_of: Any, architecture: Path) -> None:
+    """Fresh zero biases have equal contents, which torch's exporter would merge into one."""
+    import onnx
+
+    from edgetune.backends.onnx_export import load_torch_model
+
+    made = artifacts_of("embeddings", 3, architecture)
+    model, _ = load_torch_model(architecture, 3, "eager")
+    wanted = trainable_names([name for name, _ in model.named_parameters()], "embeddings")
+    assert not set(wanted) - set(made.manifest.trainable) - unused_parameters(model)
+    graph = onnx.load(made.folder / "training_model.onnx").graph
+    gradients = {item.name for item in graph.input if item.name.endswith("_grad.accumulation.buffer")}
+    assert gradients == {f"{name}_grad.accumulation.buffer" for name in made.manifest.trainable}
+
+
+def unused_parameters(model: Any) -> set[str]:
+    """Return parameters that a classifier's loss does not reach, by torch's own gradients."""
+    import torch
+
+    ids = torch.tensor([[2, 7, 8, 9, 3], [2, 11, 12, 13, 3]])
+    model.zero_grad()
+    model(input_ids=ids, attention_mask=torch.ones_like(ids), labels=torch.tensor([0, 1])).loss.backward()
+    return {name for name, p in model.named_parameters() if p.grad is None}

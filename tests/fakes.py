@@ -1,0 +1,135 @@
+"""Stand-ins: a backend without a model, rows without a file, a history in memory, a clock set by hand."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+
+from edgetune.batching import Batch
+
+
+def make_batch(lengths: list[int], seed: int = 0, n_classes: int = 2, vocab_size: int = 50) -> Batch:
+    """Make a batch of random tokens (never a special one) with the given lengths."""
+    rng = np.random.default_rng(seed)
+    counts = np.array(lengths, dtype=np.int64)
+    return Batch(
+        rows=np.arange(len(lengths)),
+        labels=rng.integers(0, n_classes, len(lengths)),
+        tokens=rng.integers(5, vocab_size, counts.sum()).astype(np.int32),
+        offsets=np.concatenate(([0], np.cumsum(counts))),
+        first_lengths=np.maximum(counts // 2, 1),
+        scored=np.zeros(len(lengths), dtype=np.bool_),
+    )
+
+
+class FakeClock:
+    """Seconds that pass only when told to, or by a fixed amount at every look."""
+
+    def __init__(self, tick_s: float = 0.0) -> None:
+        self.now_s = 100.0
+        self.tick_s = tick_s
+
+    def __call__(self) -> float:
+        self.now_s += self.tick_s
+        return self.now_s
+
+
+class FakeSource:
+    """Rows of random tokens; row number and label can be told from the batch."""
+
+    def __init__(self, n_rows: int, seed: int = 0, longest: int = 40) -> None:
+        rng = np.random.default_rng(seed)
+        self.lengths = rng.integers(3, longest, n_rows).astype(np.int32)
+        self.labels = rng.integers(0, 2, n_rows)
+        self.n_released = 0
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+    def batch(self, rows: np.ndarray) -> Batch:
+        lengths = self.lengths[rows]
+        offsets = np.concatenate(([0], np.cumsum(lengths)))
+        return Batch(
+            rows=rows,
+            labels=self.labels[rows],
+            tokens=(np.repeat(rows, lengths) % 50).astype(np.int32),
+            offsets=offsets,
+            first_lengths=lengths,
+            scored=np.zeros(len(rows), dtype=np.bool_),
+        )
+
+    def release(self) -> None:
+        self.n_released += 1
+
+
+@dataclass
+class Call:
+    """One call of a fake backend."""
+
+    kind: str
+    rows: list[int]
+    lengths: list[int]
+    lr: float | None = None
+
+
+@dataclass
+class FakeBackend:
+    """Gives every row a loss of its own (nats); training a row does not change it.
+
+    Attributes:
+        losses: by row number.
+        calls: what was asked, in order.
+    """
+
+    losses: np.ndarray
+    calls: list[Call] = field(default_factory=list)
+    name: ClassVar[str] = "fake"
+    n_parameters: int = 1
+
+    def _logits(self, batch: Batch) -> np.ndarray:
+        """Choose logits of two classes whose cross-entropy is the row's loss."""
+        other = np.log(np.expm1(self.losses[batch.rows]))
+        logits = np.zeros((len(batch), 2), dtype=np.float64)
+        logits[np.arange(len(batch)), 1 - batch.labels] = other
+        return logits
+
+    def _record(self, kind: str, batch: Batch, lr: float | None = None) -> np.ndarray:
+        self.calls.append(Call(kind, batch.rows.tolist(), batch.lengths.tolist(), lr))
+        return self._logits(batch)
+
+    def score(self, batch: Batch) -> np.ndarray:
+        return self._record("score", batch)
+
+    def train_step(self, batch: Batch, lr: float) -> np.ndarray:
+        return self._record("train", batch, lr)
+
+    def state(self) -> bytes:
+        return b""
+
+    def load_state(self, state: bytes) -> None:
+        pass
+
+    def save(self, folder: Path, label_names: tuple[str, ...]) -> None:
+        for name in ("model", "onnx"):
+            (folder / name).mkdir()
+
+    def rows_of(self, kind: str) -> list[int]:
+        """Return all rows of one kind of call, in order."""
+        return [row for call in self.calls if call.kind == kind for row in call.rows]
+
+
+@dataclass
+class FakeHistory:
+    """Keeps the records."""
+
+    lines: list[dict[str, Any]] = field(default_factory=list)
+
+    def append(self, /, **fields: Any) -> None:
+        self.lines.append(dict(fields))
+
+    def of(self, kind: str) -> list[dict[str, Any]]:
+        """Return the lines of one kind."""
+        return [line for line in self.lines if line["kind"] == kind]
