@@ -33,7 +33,7 @@ class Settings(BaseModel):
 
 
 class SelectionSettings(Settings):
-    """How examples are chosen. Defaults are the preset `default`; see method.md's table in the docs.
+    """How examples are chosen. Defaults are the preset `default`; docs/methods.md has the table.
 
     Attributes:
         method: which selector.

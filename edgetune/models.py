@@ -82,6 +82,11 @@ def max_positions(config: Mapping[str, Any]) -> int:
     return int(found)
 
 
+def takes_segments(config: Mapping[str, Any]) -> bool:
+    """Return whether a model tells the texts of a pair apart by token types (RoBERTa's kin never do)."""
+    return int(config.get("type_vocab_size") or 0) > 1 and config.get("model_type") not in OFFSET_POSITIONS
+
+
 def built_in_folder() -> Path | None:
     """Return where the built-in model's weights lie, or None when its package is not installed."""
     spec = importlib.util.find_spec(BUILT_IN_PACKAGE)

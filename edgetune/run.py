@@ -253,6 +253,7 @@ class _Training:
         if self._best is None or found.accuracy > self._best.accuracy:
             self._best, self._best_epoch = found, epoch
             self._save()
+            self._folder.write_json("metrics.json", found.to_dict())
 
     def _save(self, under: str = "") -> None:
         def write(scratch: Path) -> None:

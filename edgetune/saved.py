@@ -18,7 +18,7 @@ from edgetune.data.tokens import TokenizerSpec, TokenView, open_tokens
 from edgetune.errors import RunError, UsageError
 from edgetune.machine import cache_folder
 from edgetune.metrics import Evaluation, evaluate_predictions, softmax
-from edgetune.models import max_positions
+from edgetune.models import max_positions, takes_segments
 from edgetune.types import FloatArray, IntArray
 
 BATCH_SIZE = 32
@@ -64,7 +64,7 @@ def _torch_scorer(folder: Path, n_labels: int) -> Scorer:
     model, _ = load_torch_model(folder, n_labels, "sdpa")
     import torch
 
-    segments = int(getattr(model.config, "type_vocab_size", 0) or 0) > 1
+    segments = takes_segments(model.config.to_dict())
 
     def score(inputs: dict[str, IntArray]) -> FloatArray:
         given = {name: torch.from_numpy(value) for name, value in inputs.items()}

@@ -1,4 +1,4 @@
-"""Fixtures of the whole suite: a cache of its own, no network, a tiny model, small data, the CLI in process."""
+"""What the whole suite shares: a cache of its own, no network, a tiny model, small data, the CLI."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def write_model(folder: Path, model_type: str, **settings: Any) -> Path:
 
     n_words = write_tokenizer(folder)
     torch.manual_seed(0)
-    config = AutoConfig.for_model(model_type, vocab_size=n_words, pad_token_id=0, **settings)
+    config = AutoConfig.for_model(model_type, **{"vocab_size": n_words, "pad_token_id": 0, **settings})
     AutoModel.from_config(config).save_pretrained(folder, safe_serialization=True)
     return folder
 

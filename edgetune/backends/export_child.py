@@ -169,7 +169,7 @@ def _check(target: Path, model: Any, trainable: list[str]) -> tuple[list[str], d
         worst = max(worst, difference / max(float(np.linalg.norm(want)), 1e-4 * total, 1e-12))
     check = {
         "logits": float(np.abs(logits - expected.detach().numpy()).max()),
-        "loss": float(abs(float(loss) - float(expected_loss))),
+        "loss": float(abs(float(loss) - float(expected_loss.detach()))),
         "gradients": worst,
     }
     if not max(check.values()) <= CHECK_TOLERANCE:

@@ -17,7 +17,7 @@ from edgetune.backends.onnx_export import export_graph, load_torch_model, quiet
 from edgetune.backends.ort_backend import copy_tokenizer, write_config
 from edgetune.batching import Batch
 from edgetune.errors import EnvironmentError_, UsageError
-from edgetune.models import ModelSource, init_head, trainable_names
+from edgetune.models import ModelSource, init_head, takes_segments, trainable_names
 from edgetune.types import FloatArray
 
 
@@ -74,7 +74,7 @@ class TorchBackend:
                     parameter.copy_(torch.from_numpy(head[name]))
                 parameter.requires_grad_(name in trainable)
         self._model.to(self._device)
-        self._segments = int(getattr(self._model.config, "type_vocab_size", 0) or 0) > 1
+        self._segments = takes_segments(self._model.config.to_dict())
         self._trained = [p for p in self._model.parameters() if p.requires_grad]
         self._optimizer = torch.optim.AdamW(
             self._trained, lr=0.0, betas=ADAM_BETAS, eps=ADAM_EPS, weight_decay=WEIGHT_DECAY, fused=True

@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from architectures import ARCHITECTURES
 from conftest import write_model
 from fakes import make_batch
 
@@ -221,58 +222,6 @@ def test_fifty_steps_agree(artifacts_of: Any, tiny_model: Path, freeze: str) -> 
     for name, value in ours.items():
         np.testing.assert_array_equal(value, theirs[name], err_msg=name)
     np.testing.assert_allclose(losses_of(ort, batches), losses_of(torch, batches), atol=1e-4)
-
-
-SMALL = {
-    "hidden_size": 32,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 2,
-    "intermediate_size": 64,
-    "max_position_embeddings": 64,
-    "initializer_range": 0.1,
-}
-ARCHITECTURES: dict[str, dict[str, Any]] = {
-    "bert": SMALL,
-    "distilbert": {
-        "dim": 32,
-        "n_layers": 2,
-        "n_heads": 2,
-        "hidden_dim": 64,
-        "max_position_embeddings": 64,
-        "initializer_range": 0.1,
-    },
-    "roberta": SMALL,
-    "xlm-roberta": SMALL,
-    "electra": {**SMALL, "embedding_size": 16},
-    "albert": {**SMALL, "embedding_size": 16, "classifier_dropout_prob": 0.1},
-    "mpnet": SMALL,
-    "deberta-v2": {
-        **SMALL,
-        "relative_attention": True,
-        "pos_att_type": ["p2c", "c2p"],
-        "share_att_key": True,
-        "position_buckets": 16,
-        "norm_rel_ebd": "layer_norm",
-        "position_biased_input": False,
-        "type_vocab_size": 0,
-    },
-    "modernbert": {
-        **SMALL,
-        "global_attn_every_n_layers": 2,
-        "local_attention": 16,
-        "cls_token_id": 2,
-        "sep_token_id": 3,
-        "bos_token_id": 2,
-        "eos_token_id": 3,
-    },
-    "mobilebert": {
-        **SMALL,
-        "embedding_size": 32,
-        "intra_bottleneck_size": 32,
-        "true_hidden_size": 32,
-        "num_feedforward_networks": 2,
-    },
-}
 
 
 @pytest.fixture(scope="module", params=sorted(ARCHITECTURES))

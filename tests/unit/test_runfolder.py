@@ -1,0 +1,128 @@
+from __future__ import annotations
+
+import errno
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+from edgetune.errors import EnvironmentError_, RunError
+from edgetune.runfolder import MARKERS, RunFolder, disk_errors
+
+
+def write_model(text: str, *names: str) -> object:
+    def write(scratch: Path) -> None:
+        for name in names or ("model", "onnx"):
+            (scratch / name).mkdir()
+            (scratch / name / "weights").write_text(text)
+
+    return write
+
+
+def names(folder: Path) -> set[str]:
+    return {path.name for path in folder.iterdir()}
+
+
+def test_nothing_is_created_before_create(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path / "a" / "run", overwrite=False)
+    assert not names(tmp_path)
+    folder.create()
+    assert (tmp_path / "a" / "run").is_dir()
+
+
+def test_an_empty_folder_is_free(tmp_path: Path) -> None:
+    RunFolder(tmp_path, overwrite=False).create()
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_foreign_folders_and_files_are_never_touched(tmp_path: Path, overwrite: bool) -> None:
+    (tmp_path / "thesis.txt").write_text("years of work")
+    for path in (tmp_path, tmp_path / "thesis.txt"):
+        with pytest.raises(RunError, match="--out"):
+            RunFolder(path, overwrite)
+    assert (tmp_path / "thesis.txt").read_text() == "years of work"
+
+
+@pytest.mark.parametrize("marker", MARKERS)
+def test_a_run_is_replaced_only_with_overwrite(tmp_path: Path, marker: str) -> None:
+    (tmp_path / marker).write_text("old")
+    (tmp_path / "notes.txt").write_text("mine")
+    RunFolder(tmp_path / "other", overwrite=False)
+    with pytest.raises(RunError, match="--overwrite"):
+        RunFolder(tmp_path, overwrite=False)
+    folder = RunFolder(tmp_path, overwrite=True)
+    assert (tmp_path / marker).read_text() == "old"  # until there is something to put there
+    folder.save_model(write_model("old"))
+    folder.create()
+    assert names(tmp_path) == {"notes.txt"}
+
+
+def test_text_is_written_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = RunFolder(tmp_path, overwrite=False)
+    folder.write_json("summary.json", {"a": "é"})
+    assert json.loads((tmp_path / "summary.json").read_text(encoding="utf-8")) == {"a": "é"}
+
+    def fail(*args: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "replace", fail)
+    with pytest.raises(OSError):
+        folder.write_text("summary.json", "new")
+    assert json.loads((tmp_path / "summary.json").read_text(encoding="utf-8")) == {"a": "é"}
+    assert names(tmp_path) == {"summary.json"}
+
+
+def test_bad_rows_are_put_end_to_end(tmp_path: Path) -> None:
+    for name in "ab":
+        (tmp_path / name).write_text(f'{{"file": "{name}"}}\n')
+    run = tmp_path / "run"
+    folder = RunFolder(run, overwrite=False)
+    folder.create()
+    folder.append_bad_rows((tmp_path / "a", tmp_path / "b"))
+    assert (run / "bad_rows.jsonl").read_text() == '{"file": "a"}\n{"file": "b"}\n'
+
+
+def test_models_are_swapped_whole(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path, overwrite=False)
+    folder.save_model(write_model("first"))
+    assert folder.save_model(write_model("second")) == tmp_path / "model"
+    assert (tmp_path / "model" / "weights").read_text() == "second"
+    assert names(tmp_path) == {"model", "onnx"}
+    assert (tmp_path / "model" / "weights").stat().st_mode & 0o777 == 0o644
+
+
+def test_a_save_that_fails_leaves_the_earlier_model(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path, overwrite=False)
+    folder.save_model(write_model("first"))
+
+    def half(scratch: Path) -> None:
+        write_model("second", "model")(scratch)
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with pytest.raises(OSError):
+        folder.save_model(half)
+    assert (tmp_path / "model" / "weights").read_text() == "first"
+    assert names(tmp_path) == {"model", "onnx"}
+
+
+def test_saves_under_a_name(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path, overwrite=False)
+    folder.save_model(write_model("best"))
+    folder.save_model(write_model("newest"), under="interrupted")
+    assert (tmp_path / "model" / "weights").read_text() == "best"
+    assert (tmp_path / "interrupted" / "onnx" / "weights").read_text() == "newest"
+
+
+@pytest.mark.parametrize(
+    ("number", "says"),
+    [(errno.ENOSPC, "No space left"), (errno.EACCES, "Cannot write"), (errno.EROFS, "--out")],
+)
+def test_disk_errors_become_sentences(number: int, says: str) -> None:
+    with pytest.raises(EnvironmentError_, match=says), disk_errors(Path("runs/x")):
+        raise OSError(number, os.strerror(number))
+
+
+def test_other_errors_stay_what_they_are() -> None:
+    with pytest.raises(FileNotFoundError), disk_errors(Path("runs/x")):
+        raise FileNotFoundError(errno.ENOENT, "gone")

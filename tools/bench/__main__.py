@@ -1,0 +1,53 @@
+"""Benchmarks: every figure is a ratio, or a median with its spread, made in one run on one machine.
+
+    python tools/bench loop                                  # the loop against bare calls; cost of selection
+    python tools/bench trainer --data ../shared/data/sst2/train.tsv --rows 16000
+    python tools/bench startup                               # command to first step, without and with caches
+    python tools/bench memory                                # peak memory at 10,000 and 1,000,000 rows
+    python tools/bench methods --data TRAIN --eval DEV       # methods side by side, one run each
+
+Nothing else may compute meanwhile. Without --data they run on rows that the project generates.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+import loop_cost
+import memory
+import methods
+import startup
+import trainer
+from common import machine_line
+
+BENCHES = {
+    "loop": loop_cost.main,
+    "trainer": trainer.main,
+    "startup": startup.main,
+    "memory": memory.main,
+    "methods": methods.main,
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("bench", choices=BENCHES)
+    parser.add_argument("--data", help="labelled text to train on (default: generated)")
+    parser.add_argument("--eval", help="labelled text to evaluate on")
+    parser.add_argument("--rows", type=int, default=4000, help="rows of the data to use")
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--epochs", type=int, default=2)
+    parser.add_argument("--out", type=Path, default=Path("runs/bench"))
+    arguments = parser.parse_args()
+    print(machine_line())
+    BENCHES[arguments.bench](arguments)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,139 @@
+"""What the loop adds to bare session calls, and what selection costs in stage 2."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from common import rows_file, spread
+
+from edgetune.backends.ort_backend import OrtBackend
+from edgetune.batching import Batch, epoch_order
+from edgetune.config import SelectionSettings, make_config
+from edgetune.history import HistoryWriter
+from edgetune.loop import Loop, LoopSettings
+from edgetune.machine import cache_folder
+from edgetune.meter import Meter
+from edgetune.prepare import prepare
+from edgetune.selection import make_selector
+from edgetune.selection.three_stage import ThreeStage
+from edgetune.types import BoolArray
+
+BATCH = 32
+SKIPPED = 0.8
+
+
+class Fixed80(ThreeStage):
+    """Stage 2 at a fixed share: asks the predictor and pays for its answer, then follows a seeded draw."""
+
+    def choose_score(self, batch: Batch) -> BoolArray:
+        chosen = super().choose_score(batch)
+        if self.stage != "filter_forward":
+            return chosen
+        draw: BoolArray = np.random.default_rng(int(batch.rows[0])).random(len(batch)) >= SKIPPED
+        return draw
+
+
+def main(arguments: argparse.Namespace) -> None:
+    with tempfile.TemporaryDirectory() as scratch:
+        data = rows_file(arguments.data, arguments.rows, Path(scratch))
+        config = make_config({"data": {"train": str(data)}, "model": {"backend": "ort"}})
+        prepared = prepare(config, cache_folder(), Meter(), print)
+        backend = prepared.backend
+        assert isinstance(backend, OrtBackend)
+        _against_bare(backend, prepared.train, arguments.repeats, Path(scratch))
+        _selection(backend, prepared, Path(scratch))
+
+
+def _bare(backend: OrtBackend, batches: list[Batch]) -> float:
+    """Seconds of the session calls alone, inputs padded beforehand."""
+    inputs = [backend._inputs(batch) for batch in batches]
+    module, optimizer = backend._module, backend._optimizer
+    module.train()
+    optimizer.set_learning_rate(1e-5)
+    started = time.perf_counter()
+    for arrays in inputs:
+        module(*arrays)
+        optimizer.step()
+        module.lazy_reset_grad()
+    return time.perf_counter() - started
+
+
+def _loop(backend: OrtBackend, source: Any, scratch: Path, seed: int, n_steps: int) -> float:
+    """Seconds of the whole loop over the same batches: data, selection, history and all."""
+    selector = make_selector(
+        SelectionSettings(),
+        n_examples=len(source),
+        n_classes=2,
+        vocab_size=30522,
+        rng=np.random.default_rng(0),
+    )
+    with HistoryWriter(scratch / f"history-{time.perf_counter_ns()}.jsonl") as history:
+        loop = Loop(
+            backend=backend,
+            selector=selector,
+            source=source,
+            settings=LoopSettings(lr=1e-5, epochs=2, batch_size=BATCH, max_steps=n_steps),
+            meter=Meter(),
+            history=history,
+            rng=np.random.default_rng(seed),
+        )
+        started = time.perf_counter()
+        loop.run_epoch(1)
+        return time.perf_counter() - started
+
+
+def _against_bare(backend: OrtBackend, source: Any, repeats: int, scratch: Path) -> None:
+    n_steps = min(40, len(source) // BATCH - 1)
+    ratios, rates = [], []
+    for repeat in range(repeats + 1):
+        order = epoch_order(source.lengths, BATCH, np.random.default_rng(repeat))
+        full = [rows for rows in order[:n_steps] if len(rows) == BATCH]
+        batches = [source.batch(rows) for rows in full]
+        pair = [("bare", lambda b=batches: _bare(backend, b))]
+        pair.append(("loop", lambda r=repeat: _loop(backend, source, scratch, r, n_steps)))
+        seconds = {name: run() for name, run in (pair if repeat % 2 else pair[::-1])}
+        if repeat:  # the first pair warms up
+            ratios.append(seconds["bare"] / seconds["loop"])
+            rates.append(n_steps * BATCH / seconds["loop"])
+    print(f"loop, examples per second: {spread(rates, 1)} over {repeats} repeats of {n_steps} steps")
+    print(f"loop / bare session calls on the same batches: {spread(ratios, 3)}")
+
+
+def _selection(backend: OrtBackend, prepared: Any, scratch: Path) -> None:
+    settings = SelectionSettings(
+        method="three-stage", warmup_fraction=0.05, alt=50.0, alt_window=1, calibrated=False
+    )
+    n_rows = len(prepared.train)
+    selector = Fixed80(
+        settings, n_examples=n_rows, n_classes=len(prepared.label_names), vocab_size=prepared.vocab_size,
+        rng=np.random.default_rng(0),
+    )  # fmt: skip
+    meter = Meter()
+    with HistoryWriter(scratch / "selection.jsonl") as history:
+        loop = Loop(
+            backend=backend,
+            selector=selector,
+            source=prepared.train,
+            settings=LoopSettings(lr=1e-5, epochs=2, batch_size=BATCH),
+            meter=meter,
+            history=history,
+            rng=np.random.default_rng(0),
+        )
+        loop.run_epoch(1)  # stages 0 and 1, and the rest of the epoch in stage 2
+        before, counts = meter.split_s(), dataclasses.replace(loop.counts)
+        loop.run_epoch(2)
+    after = meter.split_s()
+    spent = {name: after[name] - before[name] for name in after}
+    whole = sum(spent.values())
+    share = (loop.counts.n_skipped_both - counts.n_skipped_both) / (loop.counts.n_seen - counts.n_seen)
+    print(
+        f"stage {selector.stage}, {share:.0%} skipped both: "
+        f"selection {spent['select'] / whole:.2%} of wall clock "
+        f"(score {spent['score'] / whole:.0%}, train {spent['train'] / whole:.0%})"
+    )
