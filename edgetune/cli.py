@@ -11,6 +11,23 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from edgetune import __version__
+from edgetune.cli_options import (
+    BackendName,
+    CacheDir,
+    Delimiter,
+    Device,
+    Encoding,
+    Header,
+    Json,
+    Label,
+    MaxBadRows,
+    Method,
+    Pair,
+    Precision,
+    Preset,
+    Quiet,
+    Text,
+)
 from edgetune.errors import EdgetuneError, Interrupted, UsageError
 
 if TYPE_CHECKING:
@@ -24,69 +41,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-
-
-class Method(str, Enum):
-    """Ways of choosing examples (kept equal to `config.METHODS` by a test)."""
-
-    train_all = "train-all"
-    random = "random"
-    fixed_threshold = "fixed-threshold"
-    auto_threshold = "auto-threshold"
-    three_stage = "three-stage"
-
-
-class Preset(str, Enum):
-    """Columns of the settings table."""
-
-    default = "default"
-    paper = "paper"
-
-
-class BackendName(str, Enum):
-    """What runs the model."""
-
-    auto = "auto"
-    ort = "ort"
-    torch = "torch"
-
-
-class Device(str, Enum):
-    """Where it runs."""
-
-    cpu = "cpu"
-    cuda = "cuda"
-
-
-class Precision(str, Enum):
-    """Arithmetic of the torch backend."""
-
-    auto = "auto"
-    fp32 = "fp32"
-    bf16 = "bf16"
-
-
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Show nothing but errors and the result.")]
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON object to stdout.")]
-CacheDir = Annotated[
-    Path | None,
-    typer.Option(
-        help="Where tokens and artifacts are kept (default: $EDGETUNE_CACHE, else the user's cache)."
-    ),
-]
-Text = Annotated[str | None, typer.Option(help="Text column, or several: question,sentence (numbers: 2,3).")]
-Label = Annotated[str | None, typer.Option(help="Label column.")]
-Header = Annotated[
-    bool | None,
-    typer.Option("--header/--no-header", help="Whether the first row holds names.", show_default="decided"),
-]
-Encoding = Annotated[str | None, typer.Option(help="Encoding of text files.", show_default="utf-8")]
-Delimiter = Annotated[str | None, typer.Option(help="Delimiter of columns.", show_default="decided")]
-Pair = Annotated[bool | None, typer.Option("--pair/--no-pair", help="Two text columns are a sentence pair.")]
-MaxBadRows = Annotated[
-    float | None,
-    typer.Option(help="Share of unusable rows above which nothing runs.", show_default="0.01"),
-]
 
 
 @app.callback(invoke_without_command=True)
@@ -213,7 +167,7 @@ def _finetune(
     quiet: bool,
     as_json: bool,
 ) -> dict[str, Any]:
-    from edgetune.config import load_config
+    from edgetune.config import by_section, load_config, merged
     from edgetune.meter import Meter, process_age_s
     from edgetune.stopping import StopRequest
 
@@ -222,7 +176,7 @@ def _finetune(
     with stop.listening():
         from edgetune.machine import cache_folder
         from edgetune.report.live import make_view
-        from edgetune.run import by_section, default_out, merged, run
+        from edgetune.run import default_out, run
 
         base = load_config(config_file) if config_file is not None else {}
         if "train" not in settings and "train" not in base.get("data", {}):

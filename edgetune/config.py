@@ -185,6 +185,38 @@ def make_config(raw: dict[str, Any]) -> RunConfig:
         raise UsageError(_first_problem(error)) from error
 
 
+SECTIONS: dict[str, type[Settings]] = {
+    "data": DataSettings,
+    "model": ModelSettings,
+    "selection": SelectionSettings,
+    "train": TrainSettings,
+}
+
+
+def by_section(settings: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """Sort flat settings into the config's sections.
+
+    Raises:
+        UsageError: there is no such setting.
+    """
+    sections: dict[str, dict[str, Any]] = {name: {} for name in SECTIONS}
+    for name, value in settings.items():
+        home = next((key for key, kind in SECTIONS.items() if name in kind.model_fields), None)
+        if home is None:
+            raise UsageError(f"There is no setting {name!r}; `edgetune finetune --help` lists them.")
+        sections[home][name] = value
+    return sections
+
+
+def merged(base: dict[str, Any], over: dict[str, dict[str, Any]]) -> RunConfig:
+    """Put settings over those of a config file, section by section."""
+    raw = {name: {**base.get(name, {}), **over[name]} for name in SECTIONS}
+    unknown = set(base) - set(SECTIONS) - {"schema_version"}
+    if unknown:
+        raise UsageError(f"The config has unknown sections: {', '.join(sorted(unknown))}.")
+    return make_config(raw)
+
+
 def _first_problem(error: ValidationError) -> str:
     problem = error.errors()[0]
     where = ".".join(str(part) for part in problem["loc"])
@@ -198,7 +230,7 @@ def load_config(path: Path) -> dict[str, Any]:
     """Read settings from TOML, by section, not yet validated.
 
     Raises:
-        UsageError: missing, not TOML, or from a newer edgetune.
+        UsageError: missing, not TOML, not in sections, or from a newer edgetune.
     """
     try:
         with path.open("rb") as file:
@@ -212,6 +244,9 @@ def load_config(path: Path) -> dict[str, Any]:
         raise UsageError(
             f"{path} was written by a newer edgetune (schema {version}); update edgetune to use it."
         )
+    for name, value in raw.items():
+        if name != "schema_version" and not isinstance(value, dict):
+            raise UsageError(f"{path}: {name} stands outside a section; put it under [data], [train] or so.")
     return raw
 
 

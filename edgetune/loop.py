@@ -126,16 +126,19 @@ class Loop:
     @property
     def progress(self) -> float:
         """The share of the run that is done, in [0, 1]; rows waiting in a queue are not done."""
+        return self._progress(n_in_hand=0)
+
+    def _progress(self, n_in_hand: int) -> float:
+        """Return the progress while so many rows have left a queue for a step that is not made yet."""
         settings, counts = self.settings, self.counts
         by_limit = counts.n_steps / settings.max_steps if settings.max_steps else 0.0
-        waiting = len(self._to_score) + len(self._to_train)
+        waiting = len(self._to_score) + len(self._to_train) + n_in_hand
         return max(by_limit, (counts.n_seen - waiting) / max(1, settings.epochs * len(self.source)))
 
-    @property
-    def decay_progress(self) -> float:
-        """How far the learning rate has fallen, in [0, 1]: by progress, or by steps of an unfiltered run."""
+    def _decay_progress(self, n_in_hand: int) -> float:
+        """Return how far the rate has fallen, in [0, 1]: by progress, or by steps of an unfiltered run."""
         if self.settings.decay == "examples":
-            return self.progress
+            return self._progress(n_in_hand)
         n_unfiltered = self.settings.epochs * -(-len(self.source) // self.settings.batch_size)
         return self.counts.n_steps / max(1, min(n_unfiltered, self.settings.max_steps or n_unfiltered))
 
@@ -182,7 +185,7 @@ class Loop:
             self._score(batch)
 
     def _train_full(self) -> None:
-        while not self.finished and (batch := self._next(self._to_train)) is not None:
+        while not self._must_stop() and (batch := self._next(self._to_train)) is not None:
             self._train(batch)
 
     def _next(self, queue: BucketQueue) -> Batch | None:
@@ -204,7 +207,7 @@ class Loop:
 
     def _train(self, batch: Batch) -> None:
         """Make one optimizer step; let the selector observe rows that it had not seen the loss of."""
-        lr = decayed(self.settings.lr, self.decay_progress)
+        lr = decayed(self.settings.lr, self._decay_progress(len(batch)))
         started = self.meter.elapsed_s()
         if self.counts.first_step_s is None:
             self.counts.first_step_s = started

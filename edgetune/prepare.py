@@ -8,23 +8,20 @@ from __future__ import annotations
 
 import contextlib
 import importlib.util
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-
-import numpy as np
 
 from edgetune.backends.base import Backend
 from edgetune.backends.ort_artifacts import ArtifactBuilder, Artifacts, load_artifacts
 from edgetune.backends.ort_runtime import has_training_build, import_training
 from edgetune.config import RunConfig
-from edgetune.data.dataset import DataOptions
-from edgetune.data.tokens import TokenizerSpec, TokenStore, TokenView, open_tokens, overlap, split_holdout
+from edgetune.data.tokens import TokenizerSpec
 from edgetune.errors import EnvironmentError_, UsageError
 from edgetune.meter import Meter
 from edgetune.models import ModelSource, resolve_model
-
-Say = Callable[[str], None]
+from edgetune.rows import Rows, Say, open_rows
 
 
 @dataclass(frozen=True)
@@ -32,36 +29,22 @@ class Prepared:
     """Everything a run trains with.
 
     Attributes:
-        train: rows to train on, with the model's label ids.
-        evaluation: rows to evaluate on, likewise.
-        eval_source: where those came from, in words.
-        label_names: by class id.
+        data: rows and labels.
         backend: ready to train.
         model_name: what is being finetuned.
         hidden_size: of the encoder.
         vocab_size: token ids are below this.
         max_length: tokens per row at most, after the model's own limit.
         freeze: what is frozen.
-        tokenizer_file: the tokenizer in use.
-        warnings: sentences with counts.
-        bad_rows_files: JSON lines of rows left out, from train and eval.
-        n_bad: rows left out.
     """
 
-    train: TokenView
-    evaluation: TokenView
-    eval_source: str
-    label_names: tuple[str, ...]
+    data: Rows
     backend: Backend
     model_name: str
     hidden_size: int
     vocab_size: int
     max_length: int
     freeze: str
-    tokenizer_file: Path
-    warnings: tuple[str, ...]
-    bad_rows_files: tuple[Path, ...]
-    n_bad: int
 
 
 def choose_backend(config: RunConfig) -> str:
@@ -88,77 +71,112 @@ def choose_backend(config: RunConfig) -> str:
     return "torch"
 
 
+@dataclass(frozen=True)
+class _Origin:
+    """Where the model comes from: what the data needs to know of it, and how to open it for training.
+
+    Attributes:
+        name: what is being finetuned.
+        hidden_size: of the encoder.
+        max_positions: tokens per row at most.
+        tokenizer_file: a `tokenizer.json`.
+        pad_id: token id that fills a row.
+        freeze: what is frozen.
+        labels: the model's own label names, () if it has none worth keeping.
+        open: makes the backend, given the number of labels.
+    """
+
+    name: str
+    hidden_size: int
+    max_positions: int
+    tokenizer_file: Path
+    pad_id: int
+    freeze: str
+    labels: tuple[str, ...]
+    open: Callable[[int], Backend]
+
+
 def prepare(config: RunConfig, cache_dir: Path, meter: Meter, say: Say) -> Prepared:
     """Read the data, get the artifacts or the model, and open the backend.
 
     Raises:
         EdgetuneError: whatever is wrong, before anything is trained or written into the run folder.
     """
-    backend_name = choose_backend(config)
     with contextlib.ExitStack() as stack:
-        artifacts: Artifacts | None = None
-        builder: ArtifactBuilder | None = None
-        source: ModelSource | None = None
-        if config.model.artifacts is not None:
-            artifacts = load_artifacts(Path(config.model.artifacts))
-            hidden_size, limit = artifacts.manifest.hidden_size, artifacts.manifest.max_positions
-            tokenizer_file, pad_id = artifacts.tokenizer_file, artifacts.manifest.pad_id
-            model_name, freeze = artifacts.manifest.model, artifacts.manifest.freeze
-            known = None
-        else:
-            source = resolve_model(config.model.model)
-            if backend_name == "ort":
-                import_training()
-                builder = ArtifactBuilder(source, config.model.freeze, cache_dir)
-                stack.callback(builder.close)
-                if not builder.any_cached():
-                    builder.warm_up()
-            hidden_size, limit = source.hidden_size, source.max_positions
-            tokenizer_file, pad_id = ensure_tokenizer(source, cache_dir), source.pad_id
-            model_name, freeze = source.name, config.model.freeze
-            known = source.config.get("id2label")
-        max_length = min(config.data.max_length, limit)
-        spec = TokenizerSpec(tokenizer_file, max_length, pad_id)
+        origin = _find_origin(config, cache_dir, meter, say, stack)
+        max_length = min(config.data.max_length, origin.max_positions)
+        spec = TokenizerSpec(origin.tokenizer_file, max_length, origin.pad_id)
         with meter.phase("tokenize"):
-            data = _open_data(config, spec, cache_dir, label_order(known), say)
-        n_labels = len(data.label_names)
-        if artifacts is not None:
-            artifacts = load_artifacts(artifacts.folder, n_labels)
-        backend: Backend
-        if backend_name == "ort":
-            if builder is not None:
-                if builder.cached(n_labels) is None:
-                    say(f"Exporting training artifacts of {model_name} (once per model and setting)")
-                with meter.phase("export"):
-                    artifacts = builder.get(n_labels)
-            assert artifacts is not None
-            for note in artifacts.manifest.notes:
-                say(note)
-            backend = _open_ort(config, artifacts)
-        else:
-            assert source is not None
-            backend = _open_torch(config, source, n_labels)
+            data = open_rows(config, spec, cache_dir, origin.labels, say)
+        backend = origin.open(len(data.label_names))
     return Prepared(
-        train=data.train,
-        evaluation=data.evaluation,
-        eval_source=data.eval_source,
-        label_names=data.label_names,
+        data=data,
         backend=backend,
-        model_name=model_name,
-        hidden_size=hidden_size,
-        vocab_size=_vocab_size(tokenizer_file),
+        model_name=origin.name,
+        hidden_size=origin.hidden_size,
+        vocab_size=_vocab_size(origin.tokenizer_file),
         max_length=max_length,
-        freeze=freeze,
-        tokenizer_file=tokenizer_file,
-        warnings=data.warnings,
-        bad_rows_files=data.bad_rows_files,
-        n_bad=data.n_bad,
+        freeze=origin.freeze,
     )
 
 
-def _open_ort(config: RunConfig, artifacts: Artifacts) -> Backend:
+def _find_origin(
+    config: RunConfig, cache_dir: Path, meter: Meter, say: Say, stack: contextlib.ExitStack
+) -> _Origin:
+    backend_name = choose_backend(config)
+    if config.model.artifacts is not None:
+        return _carried(config, Path(config.model.artifacts), say)
+    source = resolve_model(config.model.model)
+    opener = partial(_open_torch, config, source)
+    if backend_name == "ort":
+        import_training()
+        builder = ArtifactBuilder(source, config.model.freeze, cache_dir)
+        stack.callback(builder.close)
+        if not builder.any_cached():
+            builder.warm_up()
+        opener = partial(_export_and_open, config, builder, meter, say)
+    return _Origin(
+        name=source.name,
+        hidden_size=source.hidden_size,
+        max_positions=source.max_positions,
+        tokenizer_file=ensure_tokenizer(source, cache_dir),
+        pad_id=source.pad_id,
+        freeze=config.model.freeze,
+        labels=label_order(source.config.get("id2label")),
+        open=opener,
+    )
+
+
+def _carried(config: RunConfig, folder: Path, say: Say) -> _Origin:
+    artifacts = load_artifacts(folder)
+    manifest = artifacts.manifest
+    return _Origin(
+        name=manifest.model,
+        hidden_size=manifest.hidden_size,
+        max_positions=manifest.max_positions,
+        tokenizer_file=artifacts.tokenizer_file,
+        pad_id=manifest.pad_id,
+        freeze=manifest.freeze,
+        labels=(),
+        open=lambda n_labels: _open_ort(config, load_artifacts(folder, n_labels), say),
+    )
+
+
+def _export_and_open(
+    config: RunConfig, builder: ArtifactBuilder, meter: Meter, say: Say, n_labels: int
+) -> Backend:
+    if builder.cached(n_labels) is None:
+        say(f"Exporting training artifacts of {builder.model_name} (once per model and setting)")
+    with meter.phase("export"):
+        artifacts = builder.get(n_labels)
+    return _open_ort(config, artifacts, say)
+
+
+def _open_ort(config: RunConfig, artifacts: Artifacts, say: Say) -> Backend:
     from edgetune.backends.ort_backend import OrtBackend
 
+    for note in artifacts.manifest.notes:
+        say(note)
     settings = config.model
     return OrtBackend(artifacts, config.train.seed, device=settings.device, threads=settings.threads)
 
@@ -225,85 +243,3 @@ def label_order(id2label: dict[str, str] | None) -> tuple[str, ...]:
         return ()
     names = tuple(str(id2label[key]) for key in sorted(id2label, key=int))
     return () if all(name == f"LABEL_{number}" for number, name in enumerate(names)) else names
-
-
-@dataclass(frozen=True)
-class _Data:
-    train: TokenView
-    evaluation: TokenView
-    eval_source: str
-    label_names: tuple[str, ...]
-    warnings: tuple[str, ...]
-    bad_rows_files: tuple[Path, ...]
-    n_bad: int
-
-
-def data_options(config: RunConfig) -> DataOptions:
-    """Pick the settings that decide how a file is read."""
-    data = config.data
-    return DataOptions(
-        text=data.text,
-        label=data.label,
-        header=data.header,
-        encoding=data.encoding,
-        delimiter=data.delimiter,
-        pair=data.pair,
-    )
-
-
-def _open_data(
-    config: RunConfig, spec: TokenizerSpec, cache_dir: Path, known: tuple[str, ...], say: Say
-) -> _Data:
-    options, tokens_dir = data_options(config), cache_dir / "tokens"
-
-    def reader(path: str, min_classes: int) -> TokenStore:
-        with reading(path, say) as progress:
-            return open_tokens(
-                path, options, spec, tokens_dir, config.data.max_bad_rows, progress, min_classes
-            )
-
-    store = reader(config.data.train, 2)
-    names = known if set(known) == set(store.label_names) else store.label_names
-    everything = store.relabel(names)
-    warnings = list(store.warnings())
-    stores = [store]
-    if config.data.eval is not None:
-        eval_store = reader(config.data.eval, 1)
-        stores.append(eval_store)
-        train, evaluation, source = everything, eval_store.relabel(names), config.data.eval
-    else:
-        rng = np.random.default_rng([config.train.seed, 1])
-        train_rows, eval_rows = split_holdout(
-            everything.labels, config.data.holdout, config.data.max_holdout_rows, rng
-        )
-        train, evaluation = everything.subset(train_rows), everything.subset(eval_rows)
-        source = f"{len(evaluation):,} rows held out of {config.data.train}"
-    if n_same := overlap(train, evaluation):
-        warnings.append(
-            f"{n_same:,} of {len(evaluation):,} evaluation texts are also training texts; "
-            "the accuracy will look better than it is."
-        )
-    store.release()
-    return _Data(
-        train=train,
-        evaluation=evaluation,
-        eval_source=source,
-        label_names=tuple(names),
-        warnings=tuple(warnings),
-        bad_rows_files=tuple(item.bad_rows_file for item in stores if item.n_bad),
-        n_bad=sum(item.n_bad for item in stores),
-    )
-
-
-@contextlib.contextmanager
-def reading(path: str, say: Say) -> Iterator[Callable[[int], None]]:
-    """Say now and then how many rows were read, when there are many."""
-    told = 100_000
-
-    def progress(n_read: int) -> None:
-        nonlocal told
-        if n_read >= told:
-            say(f"Tokenizing {path}: {n_read:,} rows")
-            told *= 2
-
-    yield progress

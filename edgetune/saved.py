@@ -218,7 +218,7 @@ class Run:
         """How the run read its own data."""
         if self.config is None:
             return DataOptions()
-        from edgetune.prepare import data_options
+        from edgetune.rows import data_options
 
         return data_options(self.config)
 

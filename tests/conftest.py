@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import json
 import os
 import shutil
 import subprocess
@@ -193,3 +194,32 @@ def artifacts_of(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> 
 def model_copy(tiny_model: Path, tmp_path: Path) -> Path:
     """A copy of the tiny model that a test may damage."""
     return Path(shutil.copytree(tiny_model, tmp_path / "model-copy"))
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A finished run and what its command printed."""
+
+    folder: Path
+    result: dict[str, Any]
+    train: Path
+    evaluation: Path
+    model: Path
+
+
+@pytest.fixture(scope="session")
+def trained(
+    tiny_model: Path,
+    demo_csv: Path,
+    demo_eval_csv: Path,
+    run_cli: RunCli,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Trained:
+    """A run of the tiny model on ONNX Runtime, two epochs, evaluated on a file of its own."""
+    folder = tmp_path_factory.mktemp("runs") / "trained"
+    code, out, err = run_cli(
+        *("finetune", demo_csv, "--eval", demo_eval_csv, "--model", tiny_model, "--backend", "ort"),
+        *("--epochs", 2, "--lr", 0.003, "--seed", 3, "--out", folder, "--json"),
+    )
+    assert code == 0, err
+    return Trained(folder, json.loads(out), demo_csv, demo_eval_csv, tiny_model)

@@ -155,6 +155,11 @@ class ArtifactBuilder:
         self._key = cache_key(self._fingerprint, freeze)
         self._child: subprocess.Popen[str] | None = None
 
+    @property
+    def model_name(self) -> str:
+        """What is exported."""
+        return self._source.name
+
     def cached(self, n_labels: int) -> Path | None:
         """Return the cached artifacts' folder, if they are there."""
         folder = self._folder(n_labels)

@@ -81,14 +81,14 @@ def shares(counts: Counts) -> str:
 
 def headline(prepared: Any, config: Any) -> str:
     """Say what is about to be trained, on what, by what."""
-    train, data = config.train, config.data
+    train = config.train
     return (
-        f"{config.selection.method} on {data.train}: {len(prepared.train):,} rows, "
-        f"{len(prepared.label_names)} labels ({', '.join(prepared.label_names[:6])}"
-        f"{', …' if len(prepared.label_names) > 6 else ''}); evaluated on {prepared.eval_source}\n"
+        f"{config.selection.method} on {config.data.train}: {len(prepared.data.train):,} rows, "
+        f"{len(prepared.data.label_names)} labels ({', '.join(prepared.data.label_names[:6])}"
+        f"{', …' if len(prepared.data.label_names) > 6 else ''}); evaluated on {prepared.data.eval_source}\n"
         f"{prepared.model_name} by {prepared.backend.name}, frozen: {prepared.freeze}; "
         f"{train.epochs} epoch{'s'[: train.epochs != 1]}, batch {train.batch_size}, lr {train.lr:g}, "
-        f"at most {data.max_length} tokens, seed {train.seed}"
+        f"at most {config.data.max_length} tokens, seed {train.seed}"
     )
 
 

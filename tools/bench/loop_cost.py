@@ -46,7 +46,7 @@ def main(arguments: argparse.Namespace) -> None:
         prepared = prepare(config, cache_folder(), Meter(), print)
         backend = prepared.backend
         assert isinstance(backend, OrtBackend)
-        _against_bare(backend, prepared.train, arguments.repeats, Path(scratch))
+        _against_bare(backend, prepared.data.train, arguments.repeats, Path(scratch))
         _selection(backend, prepared, Path(scratch))
 
 
@@ -109,9 +109,9 @@ def _selection(backend: OrtBackend, prepared: Any, scratch: Path) -> None:
     settings = SelectionSettings(
         method="three-stage", warmup_fraction=0.05, alt=50.0, alt_window=1, calibrated=False
     )
-    n_rows = len(prepared.train)
+    n_rows = len(prepared.data.train)
     selector = Fixed80(
-        settings, n_examples=n_rows, n_classes=len(prepared.label_names), vocab_size=prepared.vocab_size,
+        settings, n_examples=n_rows, n_classes=len(prepared.data.label_names), vocab_size=prepared.vocab_size,
         rng=np.random.default_rng(0),
     )  # fmt: skip
     meter = Meter()
@@ -119,7 +119,7 @@ def _selection(backend: OrtBackend, prepared: Any, scratch: Path) -> None:
         loop = Loop(
             backend=backend,
             selector=selector,
-            source=prepared.train,
+            source=prepared.data.train,
             settings=LoopSettings(lr=1e-5, epochs=2, batch_size=BATCH),
             meter=meter,
             history=history,

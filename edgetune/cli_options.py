@@ -1,0 +1,72 @@
+"""Options that several commands share, and the choices an option has; read by `cli.py` alone."""
+
+from __future__ import annotations
+
+from enum import Enum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+class Method(str, Enum):
+    """Ways of choosing examples (kept equal to `config.METHODS` by a test)."""
+
+    train_all = "train-all"
+    random = "random"
+    fixed_threshold = "fixed-threshold"
+    auto_threshold = "auto-threshold"
+    three_stage = "three-stage"
+
+
+class Preset(str, Enum):
+    """Columns of the settings table."""
+
+    default = "default"
+    paper = "paper"
+
+
+class BackendName(str, Enum):
+    """What runs the model."""
+
+    auto = "auto"
+    ort = "ort"
+    torch = "torch"
+
+
+class Device(str, Enum):
+    """Where it runs."""
+
+    cpu = "cpu"
+    cuda = "cuda"
+
+
+class Precision(str, Enum):
+    """Arithmetic of the torch backend."""
+
+    auto = "auto"
+    fp32 = "fp32"
+    bf16 = "bf16"
+
+
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Show nothing but errors and the result.")]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object to stdout.")]
+CacheDir = Annotated[
+    Path | None,
+    typer.Option(
+        help="Where tokens and artifacts are kept (default: $EDGETUNE_CACHE, else the user's cache)."
+    ),
+]
+Text = Annotated[str | None, typer.Option(help="Text column, or several: question,sentence (numbers: 2,3).")]
+Label = Annotated[str | None, typer.Option(help="Label column.")]
+Header = Annotated[
+    bool | None,
+    typer.Option("--header/--no-header", help="Whether the first row holds names.", show_default="decided"),
+]
+Encoding = Annotated[str | None, typer.Option(help="Encoding of text files.", show_default="utf-8")]
+Delimiter = Annotated[str | None, typer.Option(help="Delimiter of columns.", show_default="decided")]
+Pair = Annotated[bool | None, typer.Option("--pair/--no-pair", help="Two text columns are a sentence pair.")]
+MaxBadRows = Annotated[
+    float | None,
+    typer.Option(help="Share of unusable rows above which nothing runs.", show_default="0.01"),
+]

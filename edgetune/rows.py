@@ -1,0 +1,122 @@
+"""Which rows are trained and which are evaluated: the files of a config, opened as tokens with label ids."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from edgetune.config import RunConfig
+from edgetune.data.dataset import DataOptions
+from edgetune.data.tokens import TokenizerSpec, TokenStore, TokenView, open_tokens, overlap, split_holdout
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Rows to train and evaluate on, with the model's label ids.
+
+    Attributes:
+        train: rows to train on.
+        evaluation: rows to evaluate on.
+        eval_source: where those came from, in words.
+        label_names: by class id.
+        warnings: sentences with counts.
+        bad_rows_files: JSON lines of rows left out, from train and eval.
+        n_bad: rows left out.
+    """
+
+    train: TokenView
+    evaluation: TokenView
+    eval_source: str
+    label_names: tuple[str, ...]
+    warnings: tuple[str, ...]
+    bad_rows_files: tuple[Path, ...]
+    n_bad: int
+
+
+def data_options(config: RunConfig) -> DataOptions:
+    """Pick the settings that decide how a file is read."""
+    data = config.data
+    return DataOptions(
+        text=data.text,
+        label=data.label,
+        header=data.header,
+        encoding=data.encoding,
+        delimiter=data.delimiter,
+        pair=data.pair,
+    )
+
+
+def open_rows(
+    config: RunConfig, spec: TokenizerSpec, cache_dir: Path, known: tuple[str, ...], say: Say
+) -> Rows:
+    """Open the rows of a config, or hold some of them out for evaluation.
+
+    Args:
+        config: which data, and how to read it.
+        spec: how to tokenize it.
+        cache_dir: where tokens are kept.
+        known: the model's own label names in order; used when the data has the same ones.
+        say: is told of slow progress.
+
+    Raises:
+        EdgetuneError: what is wrong with the data, in a sentence.
+    """
+    options, tokens_dir = data_options(config), cache_dir / "tokens"
+
+    def reader(path: str, min_classes: int) -> TokenStore:
+        with reading(path, say) as progress:
+            return open_tokens(
+                path, options, spec, tokens_dir, config.data.max_bad_rows, progress, min_classes
+            )
+
+    store = reader(config.data.train, 2)
+    names = known if set(known) == set(store.label_names) else store.label_names
+    everything = store.relabel(names)
+    warnings = list(store.warnings())
+    stores = [store]
+    if config.data.eval is not None:
+        eval_store = reader(config.data.eval, 1)
+        stores.append(eval_store)
+        train, evaluation, source = everything, eval_store.relabel(names), config.data.eval
+    else:
+        rng = np.random.default_rng([config.train.seed, 1])
+        train_rows, eval_rows = split_holdout(
+            everything.labels, config.data.holdout, config.data.max_holdout_rows, rng
+        )
+        train, evaluation = everything.subset(train_rows), everything.subset(eval_rows)
+        source = f"{len(evaluation):,} rows held out of {config.data.train}"
+    if n_same := overlap(train, evaluation):
+        warnings.append(
+            f"{n_same:,} of {len(evaluation):,} evaluation texts are also training texts; "
+            "the accuracy will look better than it is."
+        )
+    store.release()
+    return Rows(
+        train=train,
+        evaluation=evaluation,
+        eval_source=source,
+        label_names=tuple(names),
+        warnings=tuple(warnings),
+        bad_rows_files=tuple(item.bad_rows_file for item in stores if item.n_bad),
+        n_bad=sum(item.n_bad for item in stores),
+    )
+
+
+@contextlib.contextmanager
+def reading(path: str, say: Say) -> Iterator[Callable[[int], None]]:
+    """Say now and then how many rows were read, when there are many."""
+    told = 100_000
+
+    def progress(n_read: int) -> None:
+        nonlocal told
+        if n_read >= told:
+            say(f"Tokenizing {path}: {n_read:,} rows")
+            told *= 2
+
+    yield progress
