@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from edgetune.config import RunConfig, by_section, dump_config, make_config
+from edgetune.errors import Interrupted
 from edgetune.machine import cache_folder
 from edgetune.meter import Meter
 from edgetune.prepare import Prepared, prepare
@@ -95,8 +96,11 @@ def run(
             folder.append_bad_rows(prepared.data.bad_rows_files)
             where = out / "bad_rows.jsonl"
             view.warn(f"{prepared.data.n_bad:,} unusable rows were left out; they are listed in {where}.")
-        with meter.phase("other"):
-            return Training(config, prepared, folder, meter, view, stop).run()
+        try:
+            with meter.phase("other"), stop.gently():
+                return Training(config, prepared, folder, meter, view, stop).run()
+        except KeyboardInterrupt:
+            raise Interrupted(f"Stopped at once; {out} holds only what was saved before that.") from None
 
 
 def resolved(config: RunConfig, prepared: Prepared) -> RunConfig:

@@ -53,23 +53,28 @@ class Training:
             vocab_size=self._prepared.vocab_size,
             rng=np.random.default_rng([seed, 3]),
         )
-        with HistoryWriter(self._folder.path / "history.jsonl") as history, self._stop.gently():
+        with HistoryWriter(self._folder.path / "history.jsonl") as history:
             loop = self._make_loop(selector, history)
             self._view.begin(self._prepared, config)
-            for epoch in range(1, config.train.epochs + 1):
-                loop.run_epoch(epoch)
-                if loop.stopped:
-                    break
-                self._end_epoch(epoch, history)
-                if loop.finished:
-                    break
-            self._view.end()
+            try:
+                self._run_epochs(loop, history)
+            finally:
+                self._view.end()
         if loop.stopped:
             self._save_interrupted()
         result = self._write_receipt(loop, selector)
         if loop.stopped:
             raise self._interrupted(loop.counts)
         return result
+
+    def _run_epochs(self, loop: Loop, history: HistoryWriter) -> None:
+        for epoch in range(1, self._config.train.epochs + 1):
+            loop.run_epoch(epoch)
+            if loop.stopped:
+                return
+            self._end_epoch(epoch, history)
+            if loop.finished:
+                return
 
     def _make_loop(self, selector: Selector, history: HistoryWriter) -> Loop:
         train = self._config.train
