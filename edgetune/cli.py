@@ -73,7 +73,11 @@ def finetune(
         int | None, typer.Option(help="Tokens per text at most.", show_default="128")
     ] = None,
     model: Annotated[
-        str | None, typer.Option(help="Model folder, run folder or hub name.", show_default="built-in")
+        str | None,
+        typer.Option(
+            help="Model folder, run folder or hub name (with --artifacts: weights to start from).",
+            show_default="built-in",
+        ),
     ] = None,
     artifacts: Annotated[
         str | None, typer.Option(help="Train from artifacts made by `edgetune export`.")

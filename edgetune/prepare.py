@@ -20,7 +20,7 @@ from edgetune.config import RunConfig
 from edgetune.data.tokens import TokenizerSpec
 from edgetune.errors import EnvironmentError_, UsageError
 from edgetune.meter import Meter
-from edgetune.models import ModelSource, resolve_model
+from edgetune.models import ModelSource, resolve_model, weight_files
 from edgetune.rows import Rows, Say, open_rows
 
 
@@ -54,13 +54,21 @@ def choose_backend(config: RunConfig) -> str:
         UsageError: artifacts were given to the torch backend.
         EnvironmentError_: nothing installed can train.
     """
-    wanted = config.model.backend
+    wanted: str = config.model.backend
     if config.model.artifacts is not None:
         if wanted == "torch":
             raise UsageError("--artifacts are for ONNX Runtime; leave --backend torch out, or --artifacts.")
-        return "ort"
-    if wanted != "auto":
-        return wanted
+        wanted = "ort"
+    if wanted == "auto":
+        wanted = _best_backend(config)
+    if wanted == "ort" and (config.model.precision == "bf16" or not config.model.onnx):
+        raise UsageError(
+            "--precision bf16 and --no-onnx are for --backend torch; ort trains in fp32 as ONNX."
+        )
+    return wanted
+
+
+def _best_backend(config: RunConfig) -> str:
     if config.model.device == "cpu" and has_training_build():
         return "ort"
     if importlib.util.find_spec("torch") is None:
@@ -127,7 +135,8 @@ def _find_origin(
     if config.model.artifacts is not None:
         return _carried(config, Path(config.model.artifacts), say)
     source = resolve_model(config.model.model)
-    opener = partial(_open_torch, config, source)
+    tokenizer_file = ensure_tokenizer(source, cache_dir)
+    opener = partial(_open_torch, config, source, tokenizer_file.parent)
     if backend_name == "ort":
         import_training()
         builder = ArtifactBuilder(source, config.model.freeze, cache_dir)
@@ -139,7 +148,7 @@ def _find_origin(
         name=source.name,
         hidden_size=source.hidden_size,
         max_positions=source.max_positions,
-        tokenizer_file=ensure_tokenizer(source, cache_dir),
+        tokenizer_file=tokenizer_file,
         pad_id=source.pad_id,
         freeze=config.model.freeze,
         labels=label_order(source.config.get("id2label")),
@@ -150,6 +159,12 @@ def _find_origin(
 def _carried(config: RunConfig, folder: Path, say: Say) -> _Origin:
     artifacts = load_artifacts(folder)
     manifest = artifacts.manifest
+    if "freeze" in config.model.model_fields_set and config.model.freeze != manifest.freeze:
+        raise UsageError(
+            f"--freeze {config.model.freeze}: {folder} was exported with --freeze {manifest.freeze}; "
+            "leave the option out, or export again."
+        )
+    weights = None if config.model.model is None else resolve_model(config.model.model)
     return _Origin(
         name=manifest.model,
         hidden_size=manifest.hidden_size,
@@ -157,8 +172,8 @@ def _carried(config: RunConfig, folder: Path, say: Say) -> _Origin:
         tokenizer_file=artifacts.tokenizer_file,
         pad_id=manifest.pad_id,
         freeze=manifest.freeze,
-        labels=(),
-        open=lambda n_labels: _open_ort(config, load_artifacts(folder, n_labels), say),
+        labels=() if weights is None else label_order(weights.config.get("id2label")),
+        open=lambda n_labels: _open_ort(config, load_artifacts(folder, n_labels), say, weights),
     )
 
 
@@ -172,16 +187,21 @@ def _export_and_open(
     return _open_ort(config, artifacts, say)
 
 
-def _open_ort(config: RunConfig, artifacts: Artifacts, say: Say) -> Backend:
+def _open_ort(
+    config: RunConfig, artifacts: Artifacts, say: Say, weights: ModelSource | None = None
+) -> Backend:
     from edgetune.backends.ort_backend import OrtBackend
 
     for note in artifacts.manifest.notes:
         say(note)
     settings = config.model
-    return OrtBackend(artifacts, config.train.seed, device=settings.device, threads=settings.threads)
+    backend = OrtBackend(artifacts, config.train.seed, device=settings.device, threads=settings.threads)
+    if weights is not None:
+        backend.load_weights(weight_files(weights.folder))
+    return backend
 
 
-def _open_torch(config: RunConfig, source: ModelSource, n_labels: int) -> Backend:
+def _open_torch(config: RunConfig, source: ModelSource, tokenizer_folder: Path, n_labels: int) -> Backend:
     from edgetune.backends.torch_backend import TorchBackend
 
     settings = config.model
@@ -194,6 +214,7 @@ def _open_torch(config: RunConfig, source: ModelSource, n_labels: int) -> Backen
         precision=settings.precision,
         threads=settings.threads,
         onnx=settings.onnx,
+        tokenizer_folder=tokenizer_folder,
     )
 
 

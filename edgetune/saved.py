@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ from edgetune.batching import Batch, sequential_batches
 from edgetune.config import RunConfig, load_config, make_config
 from edgetune.data.dataset import DataOptions
 from edgetune.data.tokens import TokenizerSpec, TokenView, open_tokens
-from edgetune.errors import RunError, UsageError
+from edgetune.errors import EdgetuneError, RunError, UsageError
 from edgetune.machine import cache_folder
 from edgetune.metrics import Evaluation, evaluate_predictions, softmax
 from edgetune.models import max_positions, takes_segments
@@ -47,8 +48,24 @@ class Scorer(Protocol):
     def __call__(self, inputs: dict[str, IntArray]) -> FloatArray: ...
 
 
+@contextlib.contextmanager
+def _intact(path: Path) -> Iterator[None]:
+    """Say which file of a run cannot be read, whatever its library throws."""
+    try:
+        yield
+    except EdgetuneError:
+        raise
+    except Exception as error:
+        first = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise RunError(
+            f"{path} is damaged ({first[:200]}); copy the run folder again, or train again."
+        ) from error
+
+
 def _onnx_scorer(path: Path) -> Scorer:
-    session = import_ort().InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    ort = import_ort()
+    with _intact(path):
+        session = ort.InferenceSession(str(path), providers=["CPUExecutionProvider"])
     names = [item.name for item in session.get_inputs()]
 
     def score(inputs: dict[str, IntArray]) -> FloatArray:
@@ -96,20 +113,21 @@ class Run:
         home = next(
             (folder / name for name in ("onnx", "model") if (folder / name / "config.json").is_file()), folder
         )
-        try:
-            config = json.loads((home / "config.json").read_text(encoding="utf-8"))
-            labels = config["id2label"]
-            self.label_names = tuple(str(labels[key]) for key in sorted(labels, key=int))
-        except (OSError, ValueError, KeyError) as error:
+        if not (home / "config.json").is_file():
             raise RunError(
                 f"{folder} holds no trained model (no onnx/ or model/ with a config in it); "
                 "pass a run folder such as runs/NAME."
-            ) from error
+            )
+        with _intact(home / "config.json"):
+            config = json.loads((home / "config.json").read_text(encoding="utf-8"))
+            labels = config["id2label"]
+            self.label_names = tuple(str(labels[key]) for key in sorted(labels, key=int))
         self._home = home
         self._model_config: dict[str, Any] = config
         self.summary: dict[str, Any] = {}
         if (folder / "summary.json").is_file():
-            self.summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
+            with _intact(folder / "summary.json"):
+                self.summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
         self._scorer: Scorer | None = None
 
     @property
@@ -173,7 +191,8 @@ class Run:
             raise RunError(
                 f"{self._home} has no tokenizer.json; train the model again, or copy the folder whole."
             )
-        tokenizer = Tokenizer.from_file(str(path))
+        with _intact(path):
+            tokenizer = Tokenizer.from_file(str(path))
         tokenizer.no_padding()
         tokenizer.enable_truncation(self.max_length)
         return tokenizer

@@ -133,7 +133,8 @@ class Training:
         where = self._folder.path / ("interrupted/model" if self._best is not None else "model")
         return Interrupted(
             f"Stopped after {counts.n_steps:,} steps; the model so far is in {where}. To go on from it: "
-            f"edgetune finetune {self._config.data.train} --model {where} --out {self._folder.path}-2"
+            f"edgetune finetune --config {self._folder.path / 'config.toml'} --model {where} "
+            f"--out {self._folder.path}-2"
         )
 
     def _write_receipt(self, loop: Loop, selector: Selector) -> RunResult:

@@ -17,7 +17,7 @@ import numpy as np
 from edgetune.backends.ort_artifacts import Artifacts
 from edgetune.backends.ort_runtime import import_ort, import_training
 from edgetune.batching import Batch
-from edgetune.errors import UsageError
+from edgetune.errors import ModelError, UsageError
 from edgetune.models import init_head
 from edgetune.types import FloatArray
 
@@ -121,6 +121,26 @@ class OrtBackend:
             path = Path(scratch) / "checkpoint"
             path.write_bytes(state)
             self._open(path)
+
+    def load_weights(self, files: list[Path]) -> None:
+        """Start from the safetensors of a Hugging Face folder instead of the artifacts' own weights.
+
+        Raises:
+            ModelError: a weight is missing or has another shape.
+        """
+        from safetensors.numpy import load_file
+
+        given = {name: value for path in files for name, value in load_file(path).items()}
+        for name in self.artifacts.manifest.parameters:
+            if name not in self._state.parameters:
+                continue
+            own = self._state.parameters[name]
+            if name not in given or given[name].shape != own.data.shape:
+                raise ModelError(
+                    f"{files[0].parent} does not fit the artifacts in {self.artifacts.folder}: its {name} is "
+                    "missing or has another shape; pass a model that was trained from them."
+                )
+            own.data = given[name].astype(np.float32)
 
     def weights(self) -> dict[str, FloatArray]:
         """Return every weight of the Hugging Face model by name, as copies."""

@@ -37,6 +37,7 @@ class TorchBackend:
         precision: str = "auto",
         threads: int | None = None,
         onnx: bool = True,
+        tokenizer_folder: Path | None = None,
     ) -> None:
         """Load the model, freeze it and draw its head from the seed.
 
@@ -49,6 +50,7 @@ class TorchBackend:
             precision: `fp32`, `bf16`, or `auto` (bf16 on CUDA, fp32 on a CPU).
             threads: of one operation (None: torch's own choice).
             onnx: whether `save` also exports `onnx/model.onnx`.
+            tokenizer_folder: where its fast tokenizer lies (None: beside the weights).
         """
         try:
             import torch
@@ -63,6 +65,7 @@ class TorchBackend:
         self._device = torch.device(device)
         self._bf16 = precision == "bf16" or (precision == "auto" and device == "cuda")
         self._onnx = onnx
+        self._tokenizer_folder = source.folder if tokenizer_folder is None else tokenizer_folder
         self._model, missing = load_torch_model(source.folder, n_labels, "sdpa")
         parameters = dict(self._model.named_parameters())
         std = float(getattr(self._model.config, "initializer_range", 0.02) or 0.02)
@@ -142,7 +145,7 @@ class TorchBackend:
             self._export(onnx_folder / "model.onnx")
             targets.append(onnx_folder)
         for target in targets:
-            copy_tokenizer(self._source.folder, target)
+            copy_tokenizer(self._tokenizer_folder, target)
             write_config(model_folder / "config.json", target / "config.json", label_names)
 
     def _export(self, target: Path) -> None:

@@ -114,11 +114,9 @@ def test_a_folder_without_its_tokenizer(copied: Path) -> None:
         load_run(copied).predict(TEXTS)
 
 
-@pytest.mark.parametrize(
-    "name", ["onnx/model.onnx", "summary.json", "onnx/config.json", "onnx/tokenizer.json"]
-)
+@pytest.mark.parametrize("name", ["model.onnx", "config.json", "tokenizer.json", "../summary.json"])
 def test_damaged_files_are_named(copied: Path, name: str) -> None:
-    path = copied / name
+    path = copied / "onnx" / name
     path.write_bytes(path.read_bytes()[:40])
-    with pytest.raises(RunError, match=path.name.replace(".", r"\.")):
+    with pytest.raises(RunError, match=rf"{path.name} is damaged"):
         load_run(copied).predict(TEXTS)

@@ -1,0 +1,67 @@
+"""The README, the configs and the CI script say what the code does."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+import typer.main
+
+from edgetune.cli import app
+from edgetune.config import PRESETS, load_config, make_config, merged
+
+ROOT = Path(__file__).parents[2]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+COMMANDS = typer.main.get_command(app).commands  # type: ignore[attr-defined]
+
+
+def test_readme_names_every_command_and_no_other() -> None:
+    table = set(re.findall(r"^\| `edgetune (\w+)", README, re.M))
+    assert table == set(COMMANDS)
+
+
+def test_readme_options_exist() -> None:
+    known = {option for command in COMMANDS.values() for item in command.params for option in item.opts}
+    known |= {
+        option for command in COMMANDS.values() for item in command.params for option in item.secondary_opts
+    }
+    assert set(re.findall(r"`(--[a-z-]+)", README)) <= known
+
+
+def test_readme_has_the_two_commands_that_ci_and_users_run() -> None:
+    blocks = re.findall(r"```sh\n(.*?)```", README, re.S)
+    assert blocks[0].strip().endswith("edgetune demo")
+    assert blocks[1].strip().endswith('pip install -e ".[cpu,test]" && pytest')
+    assert "pytest" in (ROOT / ".ci" / "run").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "configs").glob("*.toml")), ids=lambda path: path.stem)
+def test_every_config_is_valid_and_headed_by_its_command(path: Path) -> None:
+    first = path.read_text(encoding="utf-8").splitlines()[0]
+    assert first.startswith("# edgetune finetune ")
+    assert f"configs/{path.name}" in first
+    raw = load_config(path)
+    config = merged(
+        raw, {"data": {} if "data" in raw else {"train": "x.csv"}, "model": {}, "selection": {}, "train": {}}
+    )
+    assert config.train.epochs >= 1
+
+
+@pytest.mark.parametrize("preset", sorted(PRESETS))
+def test_preset_configs_hold_the_preset(preset: str) -> None:
+    raw = load_config(ROOT / "configs" / f"three-stage-{preset}.toml")
+    config = make_config({**raw, "data": {"train": "x.csv"}})
+    assert config.selection.method == "three-stage"
+    assert config.selection.preset == preset
+    for name, value in PRESETS[preset].items():
+        assert getattr(config.selection, name) == value
+
+
+def test_no_tracked_text_holds_a_path_of_somebodys_machine() -> None:
+    places = [
+        path for name in ("edgetune", "configs", "docs", "tools") for path in (ROOT / name).rglob("*.*")
+    ]
+    texts = [p for p in [*places, ROOT / "README.md"] if p.suffix in (".py", ".md", ".toml")]
+    home = "/" + "work/"
+    assert [str(path) for path in texts if home in path.read_text(encoding="utf-8")] == []
