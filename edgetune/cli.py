@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import sys
 from enum import Enum
@@ -177,24 +178,29 @@ def _finetune(
 
     meter = Meter(process_age_s())
     stop = StopRequest()
-    with stop.listening():
-        from edgetune.machine import cache_folder
-        from edgetune.report.live import make_view
-        from edgetune.run import default_out, run
+    try:
+        with stop.listening():
+            from edgetune.machine import cache_folder
+            from edgetune.report.live import make_view
+            from edgetune.run import default_out, run
 
-        base = load_config(config_file) if config_file is not None else {}
-        if "train" not in settings and "train" not in base.get("data", {}):
-            raise UsageError("Give the labelled text to train on: edgetune finetune FILE (or --config FILE).")
-        config = merged(base, by_section(settings))
-        result = run(
-            config,
-            out if out is not None else default_out(config.data.train),
-            overwrite=overwrite,
-            cache_dir=cache_dir if cache_dir is not None else cache_folder(),
-            meter=meter,
-            view=make_view(quiet),
-            stop=stop,
-        ).to_dict()
+            base = load_config(config_file) if config_file is not None else {}
+            if "train" not in settings and "train" not in base.get("data", {}):
+                raise UsageError(
+                    "Give the labelled text to train on: edgetune finetune FILE (or --config FILE)."
+                )
+            config = merged(base, by_section(settings))
+            result = run(
+                config,
+                out if out is not None else default_out(config.data.train),
+                overwrite=overwrite,
+                cache_dir=cache_dir if cache_dir is not None else cache_folder(),
+                meter=meter,
+                view=make_view(quiet),
+                stop=stop,
+            ).to_dict()
+    except KeyboardInterrupt:  # typer would leave without a word
+        raise Interrupted("Stopped before anything was trained; nothing was written.") from None
     if as_json:
         print(json.dumps(result, ensure_ascii=False))
     elif not quiet:
@@ -232,7 +238,7 @@ def predict(
     if file is not None and texts:
         raise UsageError("Give texts or --file, not both.")
     if file is not None:
-        options = _options(text, None, pair, header, encoding, delimiter)
+        options = _options(text, pair, header, encoding, delimiter)
         rows = predict_file(opened, file, options)
     else:
         rows = predict_lines(opened, texts if texts else (line.rstrip("\n") for line in sys.stdin))
@@ -264,17 +270,17 @@ def evaluate(
     from edgetune.saved import load_run
 
     opened = load_run(run)
-    given = {
-        "text": text,
+    given: dict[str, Any] = {
+        "text": _columns(text) if text else None,
         "label": label,
         "pair": pair,
         "header": header,
         "encoding": encoding,
         "delimiter": delimiter,
     }
-    options = None
-    if any(value is not None for value in given.values()):
-        options = _options(text, label, pair, header, encoding, delimiter)
+    options = dataclasses.replace(
+        opened.data_options(), **{name: value for name, value in given.items() if value is not None}
+    )
     share = 0.01 if max_bad_rows is None else max_bad_rows
     found = opened.evaluate(data, options, cache_dir=cache_dir, max_bad_rows=share)
     if as_json:
@@ -325,8 +331,6 @@ def doctor(as_json: Json = False) -> None:
 
     findings = examine()
     if as_json:
-        import dataclasses
-
         print(json.dumps([dataclasses.asdict(finding) for finding in findings]))
     else:
         print_findings(findings, _console())
@@ -386,7 +390,6 @@ def _columns(text: str) -> tuple[str, ...]:
 
 def _options(
     text: str | None,
-    label: str | None,
     pair: bool | None,
     header: bool | None,
     encoding: str | None,
@@ -396,7 +399,6 @@ def _options(
 
     return DataOptions(
         text=_columns(text) if text else (),
-        label=label,
         header=header,
         encoding=encoding or "utf-8",
         delimiter=delimiter,

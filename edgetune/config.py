@@ -210,11 +210,25 @@ def by_section(settings: dict[str, Any]) -> dict[str, dict[str, Any]]:
 
 def merged(base: dict[str, Any], over: dict[str, dict[str, Any]]) -> RunConfig:
     """Put settings over those of a config file, section by section."""
+    if over["selection"].get("preset", (chosen := _preset_of(base))) != chosen:
+        base = _without_preset(base)
     raw = {name: {**base.get(name, {}), **over[name]} for name in SECTIONS}
     unknown = set(base) - set(SECTIONS) - {"schema_version"}
     if unknown:
         raise UsageError(f"The config has unknown sections: {', '.join(sorted(unknown))}.")
     return make_config(raw)
+
+
+def _preset_of(raw: dict[str, Any]) -> str:
+    return str(raw.get("selection", {}).get("preset", "default"))
+
+
+def _without_preset(raw: dict[str, Any]) -> dict[str, Any]:
+    """Drop what a preset decides, so that another preset can decide it anew."""
+    decided = {name for preset in PRESETS.values() for name in preset}
+    selection = {name: value for name, value in raw.get("selection", {}).items() if name not in decided}
+    train = {name: value for name, value in raw.get("train", {}).items() if name != "decay"}
+    return {**raw, "selection": selection, "train": train}
 
 
 def _first_problem(error: ValidationError) -> str:

@@ -22,6 +22,8 @@ from edgetune.errors import EnvironmentError_, RunError
 MARKERS = ("config.toml", "history.jsonl", "summary.json")
 OWN = (*MARKERS, "metrics.json", "run.png", "bad_rows.jsonl", "model", "onnx", "interrupted")
 
+ALMOST_NOTHING = 1 << 16  # bytes free that a writer which ran out of space may leave
+
 
 class RunFolder:
     """Creates and fills one run's folder."""
@@ -87,6 +89,10 @@ class RunFolder:
             for name in ("model", "onnx"):
                 if (scratch / name).is_dir():
                     _swap(scratch / name, home / name)
+        except Exception as error:
+            if disk_is_full(error, self.path):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self.path)) from error
+            raise
         finally:
             shutil.rmtree(scratch, ignore_errors=True)
         return home / "model"
@@ -102,6 +108,13 @@ def _swap(new: Path, target: Path) -> None:
     for path in target.iterdir():
         path.chmod(0o644)
     shutil.rmtree(old, ignore_errors=True)
+
+
+def disk_is_full(error: Exception, folder: Path) -> bool:
+    """Tell whether an error means that there is no room; native writers have errors of their own for it."""
+    if getattr(error, "errno", None) == errno.ENOSPC or "No space left" in str(error):
+        return True
+    return shutil.disk_usage(folder).free < ALMOST_NOTHING
 
 
 @contextlib.contextmanager

@@ -25,6 +25,7 @@ from edgetune.backends.onnx_export import (
 )
 from edgetune.errors import ArtifactsError, EdgetuneError, EnvironmentError_
 from edgetune.models import is_position_table, max_positions, trainable_names
+from edgetune.runfolder import disk_is_full
 from edgetune.types import FloatArray
 
 CHECK_TOLERANCE = 1e-3
@@ -267,10 +268,14 @@ def main() -> int:
         answer = {"ok": True}
     except EdgetuneError as error:
         answer = {"error": type(error).__name__, "message": str(error)}
-    except OSError as error:
+    except Exception as error:
+        full = disk_is_full(error, Path(json.loads(text)["target"]))
+        if not full and not isinstance(error, OSError):
+            raise
+        why = "no space left on the disk" if full else error
         answer = {
             "error": "EnvironmentError_",
-            "message": f"Cannot write the artifacts: {error}; use --cache-dir.",
+            "message": f"Cannot write the artifacts: {why}; use --cache-dir.",
         }
     print(json.dumps(answer), file=out)
     return 0 if "ok" in answer else 1

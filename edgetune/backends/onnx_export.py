@@ -83,7 +83,7 @@ def load_torch_model(folder: Path, n_labels: int, attention: str) -> tuple[Any, 
         first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise ModelError(f"{folder} cannot be loaded as a text classifier: {first[:300]}") from error
     names = {name for name, _ in model.named_parameters()}
-    mismatched = [key[0] for key in info["mismatched_keys"]]
+    mismatched = [key if isinstance(key, str) else key[0] for key in info["mismatched_keys"]]
     missing = sorted(names.intersection([*info["missing_keys"], *mismatched]))
     if len(missing) > max(8, len(names) // 2):
         raise ModelError(

@@ -17,7 +17,7 @@ import numpy as np
 from edgetune.backends.ort_artifacts import Artifacts
 from edgetune.backends.ort_runtime import import_ort, import_training
 from edgetune.batching import Batch
-from edgetune.errors import ModelError, UsageError
+from edgetune.errors import ArtifactsError, ModelError, UsageError
 from edgetune.models import init_head
 from edgetune.types import FloatArray
 
@@ -70,15 +70,22 @@ class OrtBackend:
     def _open(self, checkpoint: Path) -> None:
         api = import_training()
         folder = self.artifacts.folder
-        self._state = api.CheckpointState.load_checkpoint(str(checkpoint))
-        self._module = api.Module(
-            str(folder / "training_model.onnx"),
-            self._state,
-            str(folder / "eval_model.onnx"),
-            device=self._device,
-            session_options=self._options,
-        )
-        self._optimizer = api.Optimizer(str(folder / "optimizer_model.onnx"), self._module)
+        try:
+            self._state = api.CheckpointState.load_checkpoint(str(checkpoint))
+            self._module = api.Module(
+                str(folder / "training_model.onnx"),
+                self._state,
+                str(folder / "eval_model.onnx"),
+                device=self._device,
+                session_options=self._options,
+            )
+            self._optimizer = api.Optimizer(str(folder / "optimizer_model.onnx"), self._module)
+        except Exception as error:  # every kind of damage has a class of its own, and none in common
+            tail = str(error).strip().splitlines()[-1][-200:]
+            raise ArtifactsError(
+                f"{folder} cannot be opened by ONNX Runtime ({tail}); export the artifacts again "
+                "(in the cache: delete that folder, and they are made anew)."
+            ) from error
 
     @property
     def n_parameters(self) -> int:

@@ -146,7 +146,7 @@ def test_freezing_a_layer(tiny_model: Path, demo_csv: Path, run_cli: RunCli, tmp
     for backend in ("ort", "torch"):
         out = tmp_path / backend
         code, printed, err = run_cli(
-            *("finetune", demo_csv, "--model", tiny_model, "--backend", backend, "--freeze", 1, "--no-onnx"),
+            *("finetune", demo_csv, "--model", tiny_model, "--backend", backend, "--freeze", 1),
             *("--out", out, "--json", "--max-steps", 3),
         )
         assert code == 0, err
@@ -284,3 +284,18 @@ def test_hub_model(
     assert code == 0, err
     result: dict[str, Any] = json.loads(printed)
     assert result["model"] == "org/tiny"
+
+
+def test_other_labels_than_the_model_had(trained: Trained, run_cli: RunCli, tmp_path: Path) -> None:
+    """A head of another size is drawn anew, from the seed, the same on both backends."""
+    path = tmp_path / "two.csv"
+    lines = trained.train.read_text(encoding="utf-8").splitlines()
+    kept = [line for line in lines if line.endswith((",label", ",login", ",billing"))]
+    path.write_text("\n".join(kept) + "\n", encoding="utf-8")
+    for backend in ("ort", "torch"):
+        code, _, err = run_cli(
+            *("finetune", path, "--model", trained.folder, "--backend", backend),
+            *("--batch-size", 8, "--max-steps", 5, "--out", tmp_path / backend),
+        )
+        assert code == 0, err
+    np.testing.assert_allclose(losses(tmp_path / "ort"), losses(tmp_path / "torch"), atol=1e-4)

@@ -1,4 +1,4 @@
-"""What must not be imported: nothing heavy for `--help`, no torch and no transformers to train from artifacts."""
+"""What must not be imported: nothing heavy for `--help`, no torch to train from artifacts."""
 
 from __future__ import annotations
 

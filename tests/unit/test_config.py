@@ -8,14 +8,16 @@ import pytest
 from edgetune.config import (
     METHODS,
     PRESETS,
+    SECTIONS,
     RunConfig,
     SelectionSettings,
+    by_section,
     dump_config,
     load_config,
     make_config,
+    merged,
 )
 from edgetune.errors import UsageError
-from edgetune.run import by_section, merged
 
 DATA = {"data": {"train": "x.csv"}}
 
@@ -153,8 +155,6 @@ def test_unknown_preset() -> None:
 
 
 def test_a_name_belongs_to_one_section() -> None:
-    from edgetune.run import SECTIONS
-
     names = [name for kind in SECTIONS.values() for name in kind.model_fields]
     assert len(names) == len(set(names))
     assert set(SECTIONS) == set(RunConfig.model_fields) - {"schema_version"}
@@ -163,3 +163,14 @@ def test_a_name_belongs_to_one_section() -> None:
 def test_unknown_setting_from_python() -> None:
     with pytest.raises(UsageError, match="epoks"):
         by_section({"epoks": 3})
+
+
+def test_another_preset_replaces_the_numbers_of_a_resolved_config() -> None:
+    resolved = make_config({"data": {"train": "x.csv"}, "selection": {"method": "three-stage"}})
+    base = resolved.model_dump(mode="json", exclude_none=True)
+    config = merged(base, {"data": {}, "model": {}, "selection": {"preset": "paper"}, "train": {}})
+    assert config == make_config(
+        {"data": {"train": "x.csv"}, "selection": {"method": "three-stage", "preset": "paper"}}
+    )
+    again = merged(base, {"data": {}, "model": {}, "selection": {"preset": "default"}, "train": {}})
+    assert again == resolved

@@ -3,6 +3,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -126,3 +127,19 @@ def test_disk_errors_become_sentences(number: int, says: str) -> None:
 def test_other_errors_stay_what_they_are() -> None:
     with pytest.raises(FileNotFoundError), disk_errors(Path("runs/x")):
         raise FileNotFoundError(errno.ENOENT, "gone")
+
+
+def test_a_native_writer_on_a_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """ONNX Runtime only says that serialization failed; the disk says why."""
+    folder = RunFolder(tmp_path, overwrite=False)
+
+    def fail(scratch: Path) -> None:
+        raise RuntimeError("Protobuf serialization failed.")
+
+    with pytest.raises(RuntimeError):
+        folder.save_model(fail)
+    full = shutil._ntuple_diskusage(1000, 1000, 0)  # type: ignore[attr-defined]
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: full)
+    with pytest.raises(EnvironmentError_, match="No space left"), disk_errors(tmp_path):
+        folder.save_model(fail)
+    assert not names(tmp_path)

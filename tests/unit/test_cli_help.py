@@ -1,0 +1,96 @@
+"""Every command says in one line what it does, shows an example, and offers only settings that exist."""
+
+from __future__ import annotations
+
+import inspect
+from enum import Enum
+from typing import Any, get_args
+
+import pytest
+import typer.main
+from conftest import RunCli
+
+from edgetune import cli, config
+from edgetune.config import SECTIONS, DataSettings, ModelSettings, SelectionSettings
+
+COMMANDS: dict[str, Any] = dict(typer.main.get_command(cli.app).commands)  # type: ignore[attr-defined]
+NOT_SETTINGS = {"data", "eval", "config", "out", "overwrite", "cache_dir", "quiet", "as_json"}
+
+every_command = pytest.mark.parametrize("name", sorted(COMMANDS))
+
+
+def test_commands() -> None:
+    assert set(COMMANDS) >= {"finetune", "predict", "evaluate", "export", "doctor", "demo"}
+
+
+@every_command
+def test_help_has_one_line_and_an_example(name: str, run_cli: RunCli) -> None:
+    code, out, err = run_cli(name, "--help")
+    assert (code, err) == (0, "")
+    lines = [line.strip() for line in out.splitlines() if line.strip()]
+    assert lines[0].startswith("Usage: ")
+    assert lines[1].endswith(".")
+    assert lines[2].startswith(f"Example: edgetune {name}")
+
+
+@every_command
+def test_every_option_is_explained(name: str) -> None:
+    for parameter in COMMANDS[name].params:
+        explained = getattr(parameter, "help", None)
+        assert explained, f"{name} {parameter.name} has no help"
+        assert explained.rstrip(")")[-1] in ".]", f"{name} {parameter.name}: {explained}"
+
+
+def test_main_help_lists_every_command(run_cli: RunCli) -> None:
+    code, out, _ = run_cli("--help")
+    assert code == 0
+    for name in COMMANDS:
+        assert f"  {name} " in out
+
+
+def test_nothing_given_shows_the_help(run_cli: RunCli) -> None:
+    outcome = run_cli()
+    assert outcome.code in (0, 2)
+    assert "finetune" in outcome.out + outcome.err
+
+
+@pytest.mark.parametrize(
+    ("enum", "expected"),
+    [
+        (cli.Method, config.METHODS),
+        (cli.Method, get_args(SelectionSettings.model_fields["method"].annotation)),
+        (cli.Preset, tuple(config.PRESETS)),
+        (cli.BackendName, get_args(ModelSettings.model_fields["backend"].annotation)),
+        (cli.Device, get_args(ModelSettings.model_fields["device"].annotation)),
+        (cli.Precision, get_args(ModelSettings.model_fields["precision"].annotation)),
+    ],
+)
+def test_choices_are_those_of_the_config(enum: type[Enum], expected: tuple[str, ...]) -> None:
+    assert sorted(item.value for item in enum) == sorted(expected)
+
+
+def test_every_option_of_finetune_is_a_setting() -> None:
+    known = {name for kind in SECTIONS.values() for name in kind.model_fields}
+    options = {name.removesuffix("_") for name in inspect.signature(cli.finetune).parameters}
+    assert options - NOT_SETTINGS <= known
+    assert {"train", "eval"} <= set(DataSettings.model_fields)
+
+
+def test_defaults_stay_with_the_config() -> None:
+    """An option that is not given must not overrule a config file."""
+    parameters = inspect.signature(cli.finetune).parameters
+    given: dict[str, Any] = {
+        name: parameter.default
+        for name, parameter in parameters.items()
+        if name.removesuffix("_") not in NOT_SETTINGS
+    }
+    assert set(given.values()) == {None}
+
+
+def test_shown_defaults_are_true() -> None:
+    shown = {parameter.name: parameter.show_default for parameter in COMMANDS["finetune"].params}  # type: ignore[attr-defined]
+    for kind in SECTIONS.values():
+        for name, field in kind.model_fields.items():
+            words = shown.get(name)
+            if isinstance(words, str) and isinstance(field.default, int | float):
+                assert words.split(",")[0] in (str(field.default), "by preset"), name
