@@ -11,7 +11,9 @@ def test_falls_linearly_to_zero(progress: float, expected: float) -> None:
 
 
 def test_automatic_rate() -> None:
-    assert automatic_lr(384, 2105) == pytest.approx(1e-4)
     assert automatic_lr(384, 100) == pytest.approx(2e-4)
-    assert automatic_lr(768, 2105) == pytest.approx(5e-5)
-    assert automatic_lr(32, 2105) == pytest.approx(1e-4)
+    assert automatic_lr(384, 500) == pytest.approx(1e-4)
+    assert automatic_lr(384, 2105) == pytest.approx(5e-5)
+    assert automatic_lr(384, 10**6) == automatic_lr(384, 2105)
+    assert automatic_lr(768, 500) == pytest.approx(5e-5)
+    assert automatic_lr(32, 500) == pytest.approx(1e-4)

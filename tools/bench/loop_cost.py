@@ -13,7 +13,7 @@ import numpy as np
 from common import rows_file, spread
 
 from edgetune.backends.ort_backend import OrtBackend
-from edgetune.batching import Batch, epoch_order
+from edgetune.batching import Batch
 from edgetune.config import SelectionSettings, make_config
 from edgetune.history import HistoryWriter
 from edgetune.loop import Loop, LoopSettings
@@ -22,7 +22,7 @@ from edgetune.meter import Meter
 from edgetune.prepare import prepare
 from edgetune.selection import make_selector
 from edgetune.selection.three_stage import ThreeStage
-from edgetune.types import BoolArray
+from edgetune.types import BoolArray, FloatArray
 
 BATCH = 32
 SKIPPED = 0.8
@@ -37,6 +37,23 @@ class Fixed80(ThreeStage):
             return chosen
         draw: BoolArray = np.random.default_rng(int(batch.rows[0])).random(len(batch)) >= SKIPPED
         return draw
+
+
+class Recorder:
+    """A backend that computes nothing and remembers the batches it was given."""
+
+    name = "recorder"
+    n_parameters = 0
+
+    def __init__(self) -> None:
+        self.batches: list[Batch] = []
+
+    def score(self, batch: Batch) -> FloatArray:
+        return np.zeros((len(batch), 2))
+
+    def train_step(self, batch: Batch, lr: float) -> FloatArray:
+        self.batches.append(batch)
+        return np.zeros((len(batch), 2))
 
 
 def main(arguments: argparse.Namespace) -> None:
@@ -64,7 +81,7 @@ def _bare(backend: OrtBackend, batches: list[Batch]) -> float:
     return time.perf_counter() - started
 
 
-def _loop(backend: OrtBackend, source: Any, scratch: Path, seed: int, n_steps: int) -> float:
+def _loop(backend: Any, source: Any, scratch: Path, seed: int, n_steps: int) -> float:
     """Seconds of the whole loop over the same batches: data, selection, history and all."""
     selector = make_selector(
         SelectionSettings(),
@@ -92,15 +109,16 @@ def _against_bare(backend: OrtBackend, source: Any, repeats: int, scratch: Path)
     n_steps = min(40, len(source) // BATCH - 1)
     ratios, rates = [], []
     for repeat in range(repeats + 1):
-        order = epoch_order(source.lengths, BATCH, np.random.default_rng(repeat))
-        full = [rows for rows in order[:n_steps] if len(rows) == BATCH]
-        batches = [source.batch(rows) for rows in full]
-        pair = [("bare", lambda b=batches: _bare(backend, b))]
-        pair.append(("loop", lambda r=repeat: _loop(backend, source, scratch, r, n_steps)))
+        recorder = Recorder()
+        _loop(recorder, source, scratch, repeat, n_steps)  # which batches the loop will train
+        pair = [
+            ("bare", lambda b=recorder.batches: _bare(backend, b)),
+            ("loop", lambda r=repeat: _loop(backend, source, scratch, r, n_steps)),
+        ]
         seconds = {name: run() for name, run in (pair if repeat % 2 else pair[::-1])}
         if repeat:  # the first pair warms up
             ratios.append(seconds["bare"] / seconds["loop"])
-            rates.append(n_steps * BATCH / seconds["loop"])
+            rates.append(sum(len(batch) for batch in recorder.batches) / seconds["loop"])
     print(f"loop, examples per second: {spread(rates, 1)} over {repeats} repeats of {n_steps} steps")
     print(f"loop / bare session calls on the same batches: {spread(ratios, 3)}")
 
