@@ -415,15 +415,32 @@ def _console() -> Any:
 def main() -> None:
     """Run a command; print what went wrong as one sentence and leave with its exit code."""
     try:
-        app()
+        sys.exit(app(standalone_mode=False, prog_name="edgetune"))
     except Interrupted as stop:
         print(stop, file=sys.stderr)
         sys.exit(stop.exit_code)
     except EdgetuneError as error:
         print(f"edgetune: {error}", file=sys.stderr)
         sys.exit(error.exit_code)
-    except KeyboardInterrupt:
-        print("edgetune: stopped before anything was trained; nothing was written.", file=sys.stderr)
-        sys.exit(130)
     except BrokenPipeError:
         sys.exit(141)
+    except (KeyboardInterrupt, typer.Abort):
+        print("edgetune: stopped.", file=sys.stderr)
+        sys.exit(130)
+    except Exception as error:
+        if not hasattr(error, "format_message"):  # a bug keeps its traceback
+            raise
+        _say_usage(error)
+
+
+def _say_usage(error: Any) -> None:
+    """Say what is wrong with the command line in a sentence; print the help when nothing was asked."""
+    text = error.format_message()
+    if type(error).__name__ == "NoArgsIsHelpError":
+        print(text)
+    else:
+        words = text.replace("Value error, ", "").rstrip(".")
+        where = getattr(error, "ctx", None)
+        command = where.command_path.split()[1:] if where is not None else []
+        print(f"edgetune: {words}; see `{' '.join(['edgetune', *command, '--help'])}`.", file=sys.stderr)
+    sys.exit(error.exit_code)

@@ -62,6 +62,11 @@ class Counts:
     n_trained_warmup: int = 0
     first_step_s: float | None = None
 
+    @property
+    def n_skipped(self) -> int:
+        """Examples that were not trained."""
+        return self.n_skipped_backward + self.n_skipped_both
+
 
 @dataclass(frozen=True)
 class LoopSettings:
@@ -166,7 +171,7 @@ class Loop:
 
     def _take(self, batch: Batch) -> None:
         """Bring one batch of the stream as far as it goes."""
-        steps_before = self.counts.n_steps
+        steps_before, skipped_before = self.counts.n_steps, self.counts.n_skipped
         self.counts.n_seen += len(batch)
         with self.meter.phase("select"):
             chosen = self.selector.choose_score(batch)
@@ -177,7 +182,7 @@ class Loop:
         if not straight:
             self._score_full()
         self._train_full()
-        if self.counts.n_steps == steps_before:
+        if self.counts.n_steps == steps_before and self.counts.n_skipped > skipped_before:
             self._record_skip()
 
     def _score_full(self) -> None:
