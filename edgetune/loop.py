@@ -238,7 +238,10 @@ class Loop:
         for batch in self._to_score.flush():
             if self._must_stop():
                 return
+            skipped_before = self.counts.n_skipped
             self._score(batch)
+            if self.counts.n_skipped > skipped_before:
+                self._record_skip()
         self._train_full()
         for batch in self._to_train.flush():
             if self._must_stop():
