@@ -21,7 +21,7 @@ from edgetune.metrics import cross_entropy
 from edgetune.schedule import decayed
 from edgetune.selection.base import Selector
 
-RELEASE_EVERY = 64  # batches between two calls that let the system drop token pages
+RELEASE_EVERY = 8  # batches between two calls that let the system drop token pages
 
 
 class Source(TokenSource, Protocol):
