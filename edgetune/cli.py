@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import sys
+import time
 from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -33,6 +34,8 @@ from edgetune.errors import EdgetuneError, Interrupted, UsageError
 
 if TYPE_CHECKING:
     from edgetune.data.dataset import DataOptions
+
+_IMPORTED_AT_S, _CPU_AT_IMPORT_S = time.perf_counter(), time.process_time()
 
 app = typer.Typer(
     name="edgetune",
@@ -176,7 +179,7 @@ def _finetune(
     from edgetune.meter import Meter, process_age_s
     from edgetune.stopping import StopRequest
 
-    meter = Meter(process_age_s())
+    meter = Meter(process_age_s(_IMPORTED_AT_S, _CPU_AT_IMPORT_S))
     stop = StopRequest()
     try:
         with stop.listening():

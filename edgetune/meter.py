@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Iterator
 
 PHASES = ("load", "tokenize", "export", "score", "train", "select", "evaluate", "save", "other")
+LONGEST_STARTUP_S = 10.0
 
 
 class Meter:
@@ -60,8 +61,19 @@ class Meter:
         return dict(self._spent)
 
 
-def process_age_s() -> float:
-    """Seconds since this process started, its imports included."""
+def process_age_s(imported_at_s: float, cpu_at_import_s: float) -> float:
+    """Return the seconds since this process started, its imports included.
+
+    A shell may run its last command in its own process (`a && edgetune …`); the process is then older than
+    edgetune. So a start-up of more than `LONGEST_STARTUP_S` is not believed: its CPU time counts instead.
+
+    Args:
+        imported_at_s: `time.perf_counter()` when the first of our modules was imported.
+        cpu_at_import_s: `time.process_time()` then.
+    """
     import psutil
 
-    return max(0.0, time.time() - float(psutil.Process().create_time()))
+    since_import_s = time.perf_counter() - imported_at_s
+    startup_s = time.time() - float(psutil.Process().create_time()) - since_import_s
+    believed = 0.0 <= startup_s <= LONGEST_STARTUP_S
+    return since_import_s + (startup_s if believed else cpu_at_import_s)

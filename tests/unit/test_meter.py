@@ -69,7 +69,22 @@ def test_no_such_phase() -> None:
         pass
 
 
-def test_process_age_grows() -> None:
-    before = process_age_s()
-    time.sleep(0.02)
-    assert 0 < before < process_age_s() < 24 * 3600
+class _Process:
+    """Started so many seconds ago."""
+
+    def __init__(self, age_s: float) -> None:
+        self._age_s = age_s
+
+    def create_time(self) -> float:
+        return time.time() - self._age_s
+
+
+@pytest.mark.parametrize(("age_s", "expected_s"), [(3.0, 3.0), (400.0, 1.25)])
+def test_age_of_a_process_that_was_a_shell_before_is_not_believed(
+    monkeypatch: pytest.MonkeyPatch, age_s: float, expected_s: float
+) -> None:
+    import psutil
+
+    monkeypatch.setattr(psutil, "Process", lambda: _Process(age_s))
+    imported_at_s = time.perf_counter() - 1.0  # a second ago; 0.25 s of CPU had been used by then
+    assert process_age_s(imported_at_s, 0.25) == pytest.approx(expected_s, abs=0.2)
