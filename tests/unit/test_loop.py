@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from edgetune.batching import PAD_MULTIPLE
 from edgetune.config import METHODS, PRESETS, SelectionSettings
-from edgetune.loop import Loop, LoopSettings
+from edgetune.loop import RELEASE_EVERY, Loop, LoopSettings
 from edgetune.meter import Meter
 from edgetune.selection import make_selector
 
@@ -308,4 +308,4 @@ def test_any_shape_of_run_ends_with_everything_accounted_for(
 def test_pages_are_released_now_and_then() -> None:
     loop = run(make_loop(n_rows=200, batch_size=1))
     assert isinstance(loop.source, FakeSource)
-    assert loop.source.n_released == 4
+    assert loop.source.n_released == -(-200 // RELEASE_EVERY)
