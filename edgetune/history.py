@@ -3,7 +3,9 @@
     stage  t_s stage n_seen reason                          the selector entered a stage
     step   t_s step epoch stage lr loss n width             one optimizer update (loss: mean over its n rows,
            n_seen n_scored n_trained train_s                width: padded tokens), totals after it
-    skip   t_s stage n_seen n_scored n_trained              a stream batch from which nothing was trained
+           n_skipped_backward n_skipped_both
+    skip   t_s stage n_seen n_scored n_trained              a stream batch that skipped rows and made no step
+           n_skipped_backward n_skipped_both
     eval   t_s epoch accuracy macro_f1 loss n
     note   t_s …                                            anything else worth keeping
 

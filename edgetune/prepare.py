@@ -14,6 +14,7 @@ from functools import partial
 from pathlib import Path
 
 from edgetune.backends.base import Backend
+from edgetune.backends.hf_folder import convert_tokenizer
 from edgetune.backends.ort_artifacts import ArtifactBuilder, Artifacts, load_artifacts
 from edgetune.backends.ort_runtime import has_training_build, import_training
 from edgetune.config import RunConfig
@@ -234,27 +235,7 @@ def ensure_tokenizer(source: ModelSource, cache_dir: Path) -> Path:
         return source.tokenizer_file
     target = cache_dir / "tokenizers" / source.fingerprint()
     if not (target / "tokenizer.json").is_file():
-        try:
-            from transformers import AutoTokenizer
-        except ImportError as error:
-            raise EnvironmentError_(
-                f"{source.folder} has no tokenizer.json, and converting its tokenizer needs transformers: "
-                '`pip install "edgetune[cpu]"`.'
-            ) from error
-        from edgetune.backends.onnx_export import quiet
-
-        try:
-            with quiet():
-                AutoTokenizer.from_pretrained(source.folder, local_files_only=True).save_pretrained(target)
-        except (OSError, ValueError, ImportError, TypeError) as error:
-            first = (str(error).strip().splitlines() or [type(error).__name__])[0]
-            raise EnvironmentError_(
-                f"{source.folder} has no tokenizer that can be used: {first[:200]}"
-            ) from error
-        if not (target / "tokenizer.json").is_file():
-            raise EnvironmentError_(
-                f"{source.folder} has no fast tokenizer; edgetune needs a tokenizer.json."
-            )
+        convert_tokenizer(source.folder, target)
     return target / "tokenizer.json"
 
 

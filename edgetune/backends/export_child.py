@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from edgetune.backends.base import ADAM_BETAS, ADAM_EPS, WEIGHT_DECAY
+from edgetune.backends.hf_folder import convert_tokenizer
 from edgetune.backends.onnx_export import (
     IR_VERSION,
     export_graph,
@@ -23,7 +24,7 @@ from edgetune.backends.onnx_export import (
     native_stderr_to,
     quiet,
 )
-from edgetune.errors import ArtifactsError, EdgetuneError, EnvironmentError_
+from edgetune.errors import ArtifactsError, EdgetuneError
 from edgetune.models import is_position_table, max_positions, trainable_names
 from edgetune.runfolder import disk_is_full
 from edgetune.types import FloatArray
@@ -58,7 +59,7 @@ def build(job: dict[str, Any]) -> None:
             _generate(graph, in_graph, trainable, target)
             inputs, check = _check(target, model, trainable)
     _save_rest(model, in_graph, target)
-    _save_tokenizer(Path(job["folder"]), target)
+    convert_tokenizer(Path(job["folder"]), target)
     model.config.save_pretrained(target)
     manifest = _describe(job, model, missing, trainable, inputs)
     manifest |= {"notes": notes, "check": check}
@@ -204,20 +205,6 @@ def _tied(model: Any) -> dict[str, str]:
         else:
             first[id(value)] = name
     return tied
-
-
-def _save_tokenizer(folder: Path, target: Path) -> None:
-    from transformers import AutoTokenizer
-
-    try:
-        with quiet():
-            tokenizer = AutoTokenizer.from_pretrained(folder, use_fast=True, local_files_only=True)
-            tokenizer.save_pretrained(target)
-    except (OSError, ValueError, ImportError) as error:
-        first = str(error).strip().splitlines()[0]
-        raise EnvironmentError_(f"{folder} has no tokenizer that can be used: {first[:300]}") from error
-    if not (target / "tokenizer.json").is_file():
-        raise EnvironmentError_(f"{folder} has no fast tokenizer; edgetune needs a tokenizer.json.")
 
 
 def _describe(

@@ -6,32 +6,19 @@ eval graph is the only forward pass. Both graphs return `[loss, logits]`.
 
 from __future__ import annotations
 
-import json
-import shutil
 import tempfile
 from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
 
+from edgetune.backends.hf_folder import copy_tokenizer, write_config
 from edgetune.backends.ort_artifacts import Artifacts
 from edgetune.backends.ort_runtime import import_ort, import_training
 from edgetune.batching import Batch
 from edgetune.errors import ArtifactsError, ModelError, UsageError
 from edgetune.models import init_head
 from edgetune.types import FloatArray
-
-TOKENIZER_FILES = (
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "vocab.txt",
-    "vocab.json",
-    "merges.txt",
-    "added_tokens.json",
-    "sentencepiece.bpe.model",
-    "spiece.model",
-)
 
 
 class OrtBackend:
@@ -176,20 +163,3 @@ class OrtBackend:
         for target in (onnx_folder, model_folder):
             copy_tokenizer(self.artifacts.folder, target)
             write_config(self.artifacts.folder / "config.json", target / "config.json", label_names)
-
-
-def copy_tokenizer(source: Path, target: Path) -> None:
-    """Copy whatever tokenizer files a folder has."""
-    for name in TOKENIZER_FILES:
-        if (source / name).is_file():
-            shutil.copyfile(source / name, target / name)
-
-
-def write_config(source: Path, target: Path, label_names: tuple[str, ...]) -> None:
-    """Write a model config with the run's labels in it."""
-    config = json.loads(source.read_text(encoding="utf-8"))
-    config.pop("num_labels", None)
-    config["id2label"] = {str(number): name for number, name in enumerate(label_names)}
-    config["label2id"] = {name: number for number, name in enumerate(label_names)}
-    config["problem_type"] = "single_label_classification"
-    target.write_text(json.dumps(config, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

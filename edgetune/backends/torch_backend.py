@@ -13,8 +13,8 @@ from typing import Any, ClassVar
 import numpy as np
 
 from edgetune.backends.base import ADAM_BETAS, ADAM_EPS, WEIGHT_DECAY
+from edgetune.backends.hf_folder import copy_tokenizer, write_config
 from edgetune.backends.onnx_export import export_graph, load_torch_model, quiet
-from edgetune.backends.ort_backend import copy_tokenizer, write_config
 from edgetune.batching import Batch
 from edgetune.errors import EnvironmentError_, UsageError
 from edgetune.models import ModelSource, init_head, takes_segments, trainable_names

@@ -1,0 +1,63 @@
+"""The files of a Hugging Face folder beside its weights: tokenizer and config. Needs no torch."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+from edgetune.errors import EnvironmentError_
+
+TOKENIZER_FILES = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "vocab.txt",
+    "vocab.json",
+    "merges.txt",
+    "added_tokens.json",
+    "sentencepiece.bpe.model",
+    "spiece.model",
+)
+
+
+def convert_tokenizer(folder: Path, target: Path) -> None:
+    """Write a model's tokenizer as a fast one, through transformers.
+
+    Raises:
+        EnvironmentError_: transformers is not installed, or it cannot read or convert the tokenizer.
+    """
+    try:
+        from transformers import AutoTokenizer
+    except ImportError as error:
+        raise EnvironmentError_(
+            f"{folder} has no tokenizer.json, and converting its tokenizer needs transformers: "
+            '`pip install "edgetune[cpu]"`.'
+        ) from error
+    from edgetune.backends.onnx_export import quiet
+
+    try:
+        with quiet():
+            AutoTokenizer.from_pretrained(folder, local_files_only=True).save_pretrained(target)
+    except (OSError, ValueError, ImportError, TypeError) as error:
+        first = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise EnvironmentError_(f"{folder} has no tokenizer that can be used: {first[:200]}") from error
+    if not (target / "tokenizer.json").is_file():
+        raise EnvironmentError_(f"{folder} has no fast tokenizer; edgetune needs a tokenizer.json.")
+
+
+def copy_tokenizer(source: Path, target: Path) -> None:
+    """Copy whatever tokenizer files a folder has."""
+    for name in TOKENIZER_FILES:
+        if (source / name).is_file():
+            shutil.copyfile(source / name, target / name)
+
+
+def write_config(source: Path, target: Path, label_names: tuple[str, ...]) -> None:
+    """Write a model config with the run's labels in it."""
+    config = json.loads(source.read_text(encoding="utf-8"))
+    config.pop("num_labels", None)
+    config["id2label"] = {str(number): name for number, name in enumerate(label_names)}
+    config["label2id"] = {name: number for number, name in enumerate(label_names)}
+    config["problem_type"] = "single_label_classification"
+    target.write_text(json.dumps(config, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
