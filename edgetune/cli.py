@@ -6,6 +6,7 @@ import dataclasses
 import json
 import sys
 import time
+from datetime import datetime
 from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -15,21 +16,28 @@ import typer
 from edgetune import __version__
 from edgetune.cli_options import (
     BackendName,
+    BatteryShare,
     CacheDir,
+    CacheSize,
+    Deadline,
     Delimiter,
     Device,
     Encoding,
+    Energy,
     Header,
     Json,
     Label,
     MaxBadRows,
+    Memory,
     Method,
     Pair,
     Precision,
     Preset,
     Quiet,
     Text,
+    Watts,
 )
+from edgetune.cli_profile import profile_app
 from edgetune.errors import EdgetuneError, Interrupted, UsageError
 
 if TYPE_CHECKING:
@@ -45,6 +53,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
+app.add_typer(profile_app)
 
 
 @app.callback(invoke_without_command=True)
@@ -88,8 +97,12 @@ def finetune(
     ] = None,
     freeze: Annotated[
         str | None,
-        typer.Option(help="none, embeddings, or how many lowest layers too.", show_default="embeddings"),
+        typer.Option(
+            help="none, embeddings, how many lowest layers too, or auto.",
+            show_default="auto: embeddings, deeper where a deadline asks for it",
+        ),
     ] = None,
+    cache_size: CacheSize = None,
     backend: Annotated[BackendName | None, typer.Option(help="What trains.", show_default="auto")] = None,
     device: Annotated[Device | None, typer.Option(help="Where it trains.", show_default="cpu")] = None,
     precision: Annotated[
@@ -141,6 +154,15 @@ def finetune(
     ] = None,
     max_steps: Annotated[int | None, typer.Option(help="Stop after this many steps.")] = None,
     seed: Annotated[int | None, typer.Option(help="Of everything random.", show_default="0")] = None,
+    deadline: Deadline = None,
+    energy: Energy = None,
+    battery: BatteryShare = None,
+    memory: Memory = None,
+    watts: Watts = None,
+    patience: Annotated[
+        int | None,
+        typer.Option(help="Stop after so many passes without a better evaluation.", show_default="never"),
+    ] = None,
     config: Annotated[
         Path | None, typer.Option(help="Settings from a TOML file; options go before it.")
     ] = None,
@@ -150,9 +172,9 @@ def finetune(
     quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
-    """Train a classifier on labelled text.
+    """Train a classifier on labelled text, within a deadline if there is one.
 
-    Example: edgetune finetune reviews.csv
+    Example: edgetune finetune reviews.csv --deadline 10m
     """
     settings = _given(
         locals(), "data", "config", "out", "overwrite", "cache_dir", "quiet", "as_json", "eval_"
@@ -175,12 +197,14 @@ def _finetune(
     quiet: bool,
     as_json: bool,
 ) -> dict[str, Any]:
+    from edgetune.budget import read_budget
     from edgetune.config import by_section, load_config, merged
     from edgetune.meter import Meter, process_age_s
     from edgetune.stopping import StopRequest
 
     meter = Meter(process_age_s(_IMPORTED_AT_S, _CPU_AT_IMPORT_S))
     stop = StopRequest()
+    settings = read_budget(settings, datetime.now(), meter.elapsed_s())
     try:
         with stop.listening():
             from edgetune.machine import cache_folder
@@ -211,6 +235,69 @@ def _finetune(
 
         print_summary(result, _console())
     return result
+
+
+@app.command()
+def plan(
+    data: Annotated[str, typer.Argument(help="Labelled text: a file, a folder, or hub:NAME.")],
+    deadline: Deadline = None,
+    energy: Energy = None,
+    battery: BatteryShare = None,
+    memory: Memory = None,
+    eval_: Annotated[
+        str | None, typer.Option("--eval", help="Labelled text to evaluate on.", show_default="held out")
+    ] = None,
+    text: Text = None,
+    label: Label = None,
+    pair: Pair = None,
+    header: Header = None,
+    encoding: Encoding = None,
+    delimiter: Delimiter = None,
+    max_bad_rows: MaxBadRows = None,
+    max_length: Annotated[
+        int | None, typer.Option(help="Tokens per text at most.", show_default="planned")
+    ] = None,
+    model: Annotated[
+        str | None, typer.Option(help="Model folder or hub name.", show_default="built-in")
+    ] = None,
+    freeze: Annotated[
+        str | None, typer.Option(help="none, embeddings, or how many layers.", show_default="planned")
+    ] = None,
+    cache_size: CacheSize = None,
+    backend: Annotated[BackendName | None, typer.Option(help="What trains.", show_default="planned")] = None,
+    precision: Annotated[
+        Precision | None, typer.Option(help="Arithmetic of the torch backend.", show_default="planned")
+    ] = None,
+    method: Annotated[
+        Method | None, typer.Option(help="Which examples are trained.", show_default="train-all")
+    ] = None,
+    epochs: Annotated[
+        int | None, typer.Option(help="Passes over the rows, at most.", show_default="planned")
+    ] = None,
+    batch_size: Annotated[int | None, typer.Option(help="Examples per step.", show_default="32")] = None,
+    watts: Watts = None,
+    explain: Annotated[bool, typer.Option("--explain", help="Say why, and what was refused.")] = False,
+    cache_dir: CacheDir = None,
+    as_json: Json = False,
+) -> None:
+    """Say what this machine can make of a deadline, and why; trains nothing.
+
+    Example: edgetune plan reviews.csv --deadline 10m
+    """
+    settings = _given(locals(), "data", "eval_", "explain", "cache_dir", "as_json")
+    from edgetune.planning.ahead import plan_ahead
+    from edgetune.report.plan_tables import print_plans
+
+    settings["train"] = data
+    if eval_ is not None:
+        settings["eval"] = eval_
+    if text is not None:
+        settings["text"] = _columns(text)
+    plans = plan_ahead(settings, cache_dir)
+    if as_json:
+        print(json.dumps(plans.to_dict(), ensure_ascii=False))
+    else:
+        print_plans(plans, _console(), explain=explain)
 
 
 @app.command()

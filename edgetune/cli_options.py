@@ -70,3 +70,16 @@ MaxBadRows = Annotated[
     float | None,
     typer.Option(help="Share of unusable rows above which nothing runs.", show_default="0.01"),
 ]
+Deadline = Annotated[
+    str | None, typer.Option(help="Be done by then, all included: 90s, 10m, 1h30m, or a time such as 18:30.")
+]
+Energy = Annotated[str | None, typer.Option(help="Joules at most: 20kJ, 5Wh.")]
+BatteryShare = Annotated[str | None, typer.Option("--battery", help="Share of the battery at most: 5%.")]
+Memory = Annotated[str | None, typer.Option(help="Memory at most: 2GB, 800MB.")]
+Watts = Annotated[float | None, typer.Option(help="What the machine draws, for energy without a sensor.")]
+CacheSize = Annotated[
+    str | None,
+    typer.Option(
+        help="Room for the frozen layers' output: 500MB, 0 for none.", show_default="planned, 1GB at most"
+    ),
+]

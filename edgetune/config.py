@@ -118,8 +118,10 @@ class ModelSettings(Settings):
     Attributes:
         model: None for the built-in one, a folder, or a hub name.
         artifacts: folder of carried training artifacts (then `model` and `freeze` are theirs).
-        freeze: `none`, `embeddings`, or how many of the lowest layers to freeze with them.
-        backend: `auto` is `ort` where its training build is installed, else `torch`.
+        freeze: `none`, `embeddings`, how many of the lowest layers to freeze with them, or `auto`: the
+            planner decides (without a deadline: `embeddings`).
+        cache_mb: for the frozen layers' hidden states, at most; None: the planner decides.
+        backend: `auto` is what the device profile says is quickest here (`ort` where there is none).
         device: `cpu` or `cuda`.
         precision: of the torch backend; `auto` is bf16 on CUDA and fp32 on a CPU.
         threads: of one operation; None leaves it to the runtime.
@@ -128,7 +130,8 @@ class ModelSettings(Settings):
 
     model: str | None = None
     artifacts: str | None = None
-    freeze: str = Field("embeddings", pattern=r"^(none|embeddings|\d+)$")
+    freeze: str = Field("auto", pattern=r"^(auto|none|embeddings|\d+)$")
+    cache_mb: float | None = Field(None, ge=0)
     backend: Literal["auto", "ort", "torch"] = "auto"
     device: Literal["cpu", "cuda"] = "cpu"
     precision: Literal["auto", "fp32", "bf16"] = "auto"
@@ -156,6 +159,31 @@ class TrainSettings(Settings):
     seed: int = Field(0, ge=0)
 
 
+class BudgetSettings(Settings):
+    """What a run may use; None: no limit.
+
+    Attributes:
+        deadline_s: from the start of the process to its end.
+        energy_j: joules, from the start of the process.
+        battery_rate: share of the battery's capacity, in (0, 1].
+        memory_mb: of the process at its peak (10^6 bytes).
+        watts: what the machine draws while it trains, for a machine without a sensor.
+        patience: stop when so many passes in a row brought no better evaluation; None: never.
+    """
+
+    deadline_s: float | None = Field(None, gt=0)
+    energy_j: float | None = Field(None, gt=0)
+    battery_rate: float | None = Field(None, gt=0, le=1)
+    memory_mb: float | None = Field(None, gt=0)
+    watts: float | None = Field(None, gt=0)
+    patience: int | None = Field(None, ge=1)
+
+    @property
+    def limits_time(self) -> bool:
+        """Whether the run ends by a clock and not with its data."""
+        return any(limit is not None for limit in (self.deadline_s, self.energy_j, self.battery_rate))
+
+
 class RunConfig(Settings):
     """One run, whole."""
 
@@ -164,6 +192,7 @@ class RunConfig(Settings):
     model: ModelSettings = ModelSettings()
     selection: SelectionSettings = SelectionSettings()
     train: TrainSettings = TrainSettings()
+    budget: BudgetSettings = BudgetSettings()
 
 
 def make_config(raw: dict[str, Any]) -> RunConfig:
@@ -190,6 +219,7 @@ SECTIONS: dict[str, type[Settings]] = {
     "model": ModelSettings,
     "selection": SelectionSettings,
     "train": TrainSettings,
+    "budget": BudgetSettings,
 }
 
 
@@ -210,9 +240,9 @@ def by_section(settings: dict[str, Any]) -> dict[str, dict[str, Any]]:
 
 def merged(base: dict[str, Any], over: dict[str, dict[str, Any]]) -> RunConfig:
     """Put settings over those of a config file, section by section."""
-    if over["selection"].get("preset", (chosen := _preset_of(base))) != chosen:
+    if over.get("selection", {}).get("preset", (chosen := _preset_of(base))) != chosen:
         base = _without_preset(base)
-    raw = {name: {**base.get(name, {}), **over[name]} for name in SECTIONS}
+    raw = {name: {**base.get(name, {}), **over.get(name, {})} for name in SECTIONS}
     unknown = set(base) - set(SECTIONS) - {"schema_version"}
     if unknown:
         raise UsageError(f"The config has unknown sections: {', '.join(sorted(unknown))}.")

@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from edgetune.energy import rapl
+from edgetune.energy.battery import find_battery, power_source
 from edgetune.machine import cpu_features, cpu_name, memory_mb, usable_cores
 from edgetune.surroundings import MODEL_PACKAGE, Surroundings, Wanted
 
@@ -24,6 +26,7 @@ Status = Literal["ok", "missing", "note"]
 TRAINING_BUILDS = ("onnxruntime-training-cpu", "onnxruntime-training")
 PLAIN_BUILDS = ("onnxruntime", "onnxruntime-gpu", "onnxruntime-directml")
 TOOLS = ("transformers", "optimum", "optimum-onnx", "onnx", "datasets")
+NVML_PACKAGE = "nvidia-ml-py"
 MODEL_SHA256 = "53aa5117"
 """First digits of the SHA-256 of the built-in model's weights."""
 
@@ -57,7 +60,7 @@ def examine(around: Surroundings | None = None) -> list[Finding]:
         _torch(around, wanted),
         *(_package("Packages", name, around, wanted) for name in TOOLS),
         _model(around, wanted),
-        *_sensors(around),
+        *_sensors(around, wanted),
         _cache(around.cache),
     ]
 
@@ -187,37 +190,38 @@ def _model(around: Surroundings, wanted: Wanted) -> Finding:
     )
 
 
-def _sensors(around: Surroundings) -> list[Finding]:
-    return [_rapl(around.root), _battery(around.root), _nvml(around.gpus)]
+def _sensors(around: Surroundings, wanted: Wanted) -> list[Finding]:
+    return [_rapl(around.root), _battery(around.root), _nvml(around, wanted)]
 
 
 def _rapl(root: Path) -> Finding:
     group, name = "Sensors", "RAPL (processor energy)"
-    counters = sorted((root / "sys/class/powercap").glob("*/energy_uj"))
-    if not counters:
+    if not rapl.find_zones(root):
         return Finding(group, name, "note", "not there; processor energy is not measured")
-    try:
-        counters[0].read_text()
-    except OSError:
-        fix = "sudo chmod a+r /sys/class/powercap/*/energy_uj"
-        return Finding(group, name, "note", "there, but may not be read", fix)
-    return Finding(group, name, "ok", f"{len(counters)} counter{'s' * (len(counters) != 1)}")
+    zones = rapl.usable_zones(root)
+    if not zones:
+        return Finding(group, name, "note", "there, but may not be read", rapl.FIX)
+    return Finding(group, name, "ok", f"{len(zones)} counter{'s' * (len(zones) != 1)}")
 
 
 def _battery(root: Path) -> Finding:
-    for kind in sorted((root / "sys/class/power_supply").glob("*/type")):
-        if kind.read_text().strip() == "Battery":
-            charge = kind.with_name("capacity")
-            detail = f", {charge.read_text().strip()} %" if charge.is_file() else ""
-            return Finding("Sensors", "battery", "ok", f"{kind.parent.name}{detail}")
-    return Finding("Sensors", "battery", "note", "none found")
+    battery = find_battery(root)
+    if battery is None:
+        return Finding("Sensors", "battery", "note", "none found")
+    charge = "" if battery.percent is None else f", {battery.percent} %"
+    measures = ", discharging" if power_source(root) == "battery" and battery.discharging else ""
+    return Finding("Sensors", "battery", "ok", f"{battery.name}{charge}{measures}")
 
 
-def _nvml(gpus: str | None) -> Finding:
+def _nvml(around: Surroundings, wanted: Wanted) -> Finding:
     name = "NVML (NVIDIA GPU)"
-    if gpus is None:
+    if around.gpus is None:
         return Finding("Sensors", name, "note", "no GPU: nvidia-smi is absent or finds none")
-    return Finding("Sensors", name, "ok", "; ".join(gpus.splitlines()))
+    shown, fix = "; ".join(around.gpus.splitlines()), ""
+    if NVML_PACKAGE not in around.packages:
+        shown += f"; energy is not measured without {NVML_PACKAGE}"
+        fix = wanted.command(NVML_PACKAGE)
+    return Finding("Sensors", name, "ok", shown, fix)
 
 
 def _cache(cache: Path) -> Finding:

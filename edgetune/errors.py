@@ -2,10 +2,12 @@
 
     EdgetuneError                 exit 1
     ├── UsageError                exit 2   the command or a setting is wrong
+    │   └── BudgetError           exit 2   nothing fits into the time, energy or memory given
     ├── DataError                 exit 1   the labelled text cannot be used as it is
     ├── ModelError                exit 1   the model, its weights or its tokenizer
     ├── ArtifactsError            exit 1   ONNX Runtime training artifacts
     ├── EnvironmentError_         exit 1   something is not installed, or the machine has no room
+    ├── ProfileError              exit 1   a device profile
     └── RunError                  exit 1   a run folder
     Interrupted                   exit 130 asked to stop; what was trained is saved
 
@@ -27,6 +29,10 @@ class UsageError(EdgetuneError):
     exit_code = 2
 
 
+class BudgetError(UsageError):
+    """Nothing can be trained within the time, energy or memory that was given."""
+
+
 class DataError(EdgetuneError):
     """A file of labelled text cannot be used as it is."""
 
@@ -41,6 +47,10 @@ class ArtifactsError(EdgetuneError):
 
 class EnvironmentError_(EdgetuneError):
     """A package, a permission or free space is missing on this machine."""
+
+
+class ProfileError(EdgetuneError):
+    """A device profile is missing, unreadable, or makes no sense."""
 
 
 class RunError(EdgetuneError):

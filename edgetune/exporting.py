@@ -46,9 +46,9 @@ def export_artifacts(
             raise ArtifactsError(f"{out} holds artifacts already; use --overwrite, or another --out.")
     with disk_errors(out):
         builder = ArtifactBuilder(
-            resolve_model(model), freeze, cache_dir if cache_dir is not None else cache_folder()
+            resolve_model(model), cache_dir if cache_dir is not None else cache_folder()
         )
-        made = builder.get(n_labels)
+        made = builder.get(n_labels, freeze)
         scratch = out.with_name(f".{out.name}.tmp")
         shutil.rmtree(scratch, ignore_errors=True)
         try:

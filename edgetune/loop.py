@@ -18,6 +18,7 @@ from edgetune.backends.base import Backend
 from edgetune.batching import PAD_MULTIPLE, Batch, BucketQueue, TokenSource, bucket_of, epoch_order
 from edgetune.meter import Meter
 from edgetune.metrics import cross_entropy
+from edgetune.pace import DataPace, Pace, Position
 from edgetune.schedule import decayed
 from edgetune.selection.base import Selector
 
@@ -49,6 +50,7 @@ class Counts:
         n_steps: optimizer steps.
         n_skipped_backward: scored, then not trained.
         n_skipped_both: neither scored nor trained.
+        n_left: chosen, but there was no time left for them.
         train_s_warmup, n_trained_warmup: time of train steps on unfiltered rows.
     """
 
@@ -58,6 +60,7 @@ class Counts:
     n_steps: int = 0
     n_skipped_backward: int = 0
     n_skipped_both: int = 0
+    n_left: int = 0
     train_s_warmup: float = 0.0
     n_trained_warmup: int = 0
     first_step_s: float | None = None
@@ -99,8 +102,12 @@ class Loop:
         meter: where time is charged.
         history: takes one record per step or skipped batch.
         rng: decides the order of rows.
+        pace: says how far the run is and when it ends; by default the data does.
         should_stop: asked before every batch and step.
         on_progress: told after every batch, with the last step's mean loss (nats).
+        counts: what happened so far.
+        stopped: whether somebody asked it to stop.
+        epoch: the pass that was begun last, from 1; 0 before the first.
     """
 
     backend: Backend
@@ -110,46 +117,40 @@ class Loop:
     meter: Meter
     history: Recorder
     rng: np.random.Generator
+    pace: Pace = None  # type: ignore[assignment]  # set below when not given
     should_stop: Callable[[], bool] = lambda: False
     on_progress: Callable[[Counts, float], None] = lambda counts, loss: None
     counts: Counts = field(default_factory=Counts)
     stopped: bool = False
-    _epoch: int = 0
+    epoch: int = 0
     _loss: float = float("nan")
     _n_stages: int = 0
 
     def __post_init__(self) -> None:
         self._to_score = BucketQueue(self.settings.batch_size)
         self._to_train = BucketQueue(self.settings.batch_size)
+        if self.pace is None:
+            some = self.settings
+            self.pace = DataPace(len(self.source), some.epochs, some.batch_size, some.decay, some.max_steps)
+
+    def _at(self, n_in_hand: int = 0) -> Position:
+        """Return how far the loop is while so many rows have left a queue for a step not made yet."""
+        waiting = len(self._to_score) + len(self._to_train) + n_in_hand
+        return Position(self.counts.n_seen - waiting, self.counts.n_steps)
 
     @property
     def finished(self) -> bool:
-        """Whether the limit of steps was reached."""
-        limit = self.settings.max_steps
-        return limit is not None and self.counts.n_steps >= limit
+        """Whether the limit of steps or of time was reached."""
+        return self.pace.finished(self._at())
 
     @property
     def progress(self) -> float:
         """The share of the run that is done, in [0, 1]; rows waiting in a queue are not done."""
-        return self._progress(n_in_hand=0)
-
-    def _progress(self, n_in_hand: int) -> float:
-        """Return the progress while so many rows have left a queue for a step that is not made yet."""
-        settings, counts = self.settings, self.counts
-        by_limit = counts.n_steps / settings.max_steps if settings.max_steps else 0.0
-        waiting = len(self._to_score) + len(self._to_train) + n_in_hand
-        return max(by_limit, (counts.n_seen - waiting) / max(1, settings.epochs * len(self.source)))
-
-    def _decay_progress(self, n_in_hand: int) -> float:
-        """Return how far the rate has fallen, in [0, 1]: by progress, or by steps of an unfiltered run."""
-        if self.settings.decay == "examples":
-            return self._progress(n_in_hand)
-        n_unfiltered = self.settings.epochs * -(-len(self.source) // self.settings.batch_size)
-        return self.counts.n_steps / max(1, min(n_unfiltered, self.settings.max_steps or n_unfiltered))
+        return self.pace.progress(self._at())
 
     def run_epoch(self, epoch: int) -> None:
         """Pass over the rows once; flush the queues after the last epoch's last batch."""
-        self._epoch = epoch
+        self.epoch = epoch
         with self.meter.phase("load"):
             order = epoch_order(self.source.lengths, self.settings.batch_size, self.rng)
         for number, rows in enumerate(order):
@@ -197,10 +198,21 @@ class Loop:
         with self.meter.phase("select"):
             return next(queue.full(), None)
 
+    def _that_fits(self, operation: str, batch: Batch) -> Batch:
+        """Cut a batch to the rows for which there is time."""
+        n_fit = self.pace.rows_that_fit(operation, len(batch), _width(batch))
+        self.counts.n_left += len(batch) - n_fit
+        return batch if n_fit == len(batch) else batch.take(np.arange(n_fit))
+
     def _score(self, batch: Batch) -> None:
         """Pay for a forward pass, let the selector decide, queue what it keeps."""
+        batch = self._that_fits("score", batch)
+        if not len(batch):
+            return
+        started = self.meter.elapsed_s()
         with self.meter.phase("score"):
             logits = self.backend.score(batch)
+        self.pace.took("score", len(batch), _width(batch), self.meter.elapsed_s() - started)
         with self.meter.phase("select"):
             losses = cross_entropy(logits, batch.labels)
             keep = self.selector.choose_train(batch, losses)
@@ -212,13 +224,17 @@ class Loop:
 
     def _train(self, batch: Batch) -> None:
         """Make one optimizer step; let the selector observe rows that it had not seen the loss of."""
-        lr = decayed(self.settings.lr, self._decay_progress(len(batch)))
+        batch = self._that_fits("train", batch)
+        if not len(batch):
+            return
+        lr = decayed(self.settings.lr, self.pace.decay_progress(self._at(len(batch))))
         started = self.meter.elapsed_s()
         if self.counts.first_step_s is None:
             self.counts.first_step_s = started
         with self.meter.phase("train"):
             logits = self.backend.train_step(batch, lr)
         train_s = self.meter.elapsed_s() - started
+        self.pace.took("train", len(batch), _width(batch), train_s)
         with self.meter.phase("select"):
             losses = cross_entropy(logits, batch.labels)
             self._loss = float(losses.mean())
@@ -266,12 +282,12 @@ class Loop:
             kind="step",
             t_s=self.meter.elapsed_s(),
             step=self.counts.n_steps,
-            epoch=self._epoch,
+            epoch=self.epoch,
             stage=self.selector.stage,
             lr=lr,
             loss=self._loss,
             n=len(batch),
-            width=int(bucket_of(batch.lengths).max()) * PAD_MULTIPLE,
+            width=_width(batch),
             n_seen=self.counts.n_seen,
             n_scored=self.counts.n_scored,
             n_trained=self.counts.n_trained,
@@ -291,3 +307,8 @@ class Loop:
             n_skipped_backward=self.counts.n_skipped_backward,
             n_skipped_both=self.counts.n_skipped_both,
         )
+
+
+def _width(batch: Batch) -> int:
+    """Return the padded width of a batch, in tokens."""
+    return int(bucket_of(batch.lengths).max(initial=1)) * PAD_MULTIPLE

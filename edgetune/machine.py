@@ -56,7 +56,7 @@ def cache_folder() -> Path:
     return Path(platformdirs.user_cache_dir("edgetune"))
 
 
-def _cpuinfo(root: Path) -> dict[str, str]:
+def cpu_info(root: Path) -> dict[str, str]:
     """Return the first value of every key of /proc/cpuinfo, keys in lower case."""
     try:
         text = (root / "proc/cpuinfo").read_text(errors="replace")
@@ -80,7 +80,7 @@ def _sysctl(name: str) -> str:
 
 def cpu_name(root: Path = ROOT) -> str:
     """Return the processor's name as the system tells it, else its architecture."""
-    info = _cpuinfo(root)
+    info = cpu_info(root)
     for key in ("model name", "hardware", "model", "cpu model"):
         if info.get(key) and not info[key].isdigit():
             return info[key]
@@ -90,7 +90,7 @@ def cpu_name(root: Path = ROOT) -> str:
 
 def cpu_features(root: Path = ROOT) -> list[str]:
     """Return the instruction sets that decide how fast training is, of those edgetune knows."""
-    info = _cpuinfo(root)
+    info = cpu_info(root)
     flags = set(f"{info.get('flags', '')} {info.get('features', '')}".lower().split())
     if not flags and sys.platform == "darwin":
         flags = set(_sysctl("machdep.cpu.leaf7_features").lower().split())
@@ -118,6 +118,13 @@ def memory_mb(root: Path = ROOT) -> float | None:
     import psutil
 
     return float(psutil.virtual_memory().total) / 1e6
+
+
+def free_memory_mb() -> float:
+    """Return the memory (MB, 10^6 bytes) that could be taken now without swapping."""
+    import psutil
+
+    return float(psutil.virtual_memory().available) / 1e6
 
 
 def peak_memory_mb() -> float | None:

@@ -1,6 +1,6 @@
 """Where the time goes: every moment of a run belongs to exactly one phase.
 
-    load ─ tokenize ─ export ─ [ load ─ score ─ select ─ train ]… ─ evaluate ─ save ─ other
+    load ─ tokenize ─ open ─ export ─ floor ─ [ load ─ score ─ select ─ train ]… ─ evaluate ─ save ─ other
 
 Phases nest: the inner one takes the time, the outer one goes on after it. So the parts always add up
 to the whole.
@@ -12,19 +12,51 @@ import contextlib
 import time
 from collections.abc import Callable, Iterator
 
-PHASES = ("load", "tokenize", "export", "score", "train", "select", "evaluate", "save", "other")
+PHASES = (
+    "load",
+    "tokenize",
+    "open",
+    "export",
+    "floor",
+    "score",
+    "train",
+    "select",
+    "evaluate",
+    "save",
+    "other",
+)
 LONGEST_STARTUP_S = 10.0
+
+
+def awake_or_asleep_s() -> float:
+    """Return monotonic seconds that go on while the machine sleeps, where the system has such a clock."""
+    return _read_clock()
+
+
+def _find_clock() -> Callable[[], float]:
+    """Linux's monotonic clock stops in a suspended machine; its boot-time clock does not."""
+    boottime = getattr(time, "CLOCK_BOOTTIME", None)
+    if boottime is None:
+        return time.monotonic
+    try:
+        time.clock_gettime(boottime)
+    except OSError:
+        return time.monotonic
+    return lambda: time.clock_gettime(boottime)
+
+
+_read_clock = _find_clock()
 
 
 class Meter:
     """Splits wall-clock seconds by phase."""
 
-    def __init__(self, already_s: float = 0.0, clock: Callable[[], float] = time.perf_counter) -> None:
+    def __init__(self, already_s: float = 0.0, clock: Callable[[], float] = awake_or_asleep_s) -> None:
         """Start in the phase `load`.
 
         Args:
             already_s: seconds that had passed before (the process's start-up), counted as `load`.
-            clock: monotonic seconds.
+            clock: monotonic seconds, that go on while the machine sleeps.
         """
         self._clock = clock
         self._start = clock() - already_s

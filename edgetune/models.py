@@ -235,6 +235,11 @@ def trainable_names(names: Iterable[str], freeze: str) -> list[str]:
     return [name for name in above if (number := layer_number(name)) is None or number >= depth]
 
 
+def frozen_depth(freeze: str) -> int:
+    """Return how many of the lowest layers a `freeze` value freezes."""
+    return int(freeze) if freeze.isdigit() else 0
+
+
 def init_head(shapes: Mapping[str, tuple[int, ...]], std: float, seed: int) -> dict[str, FloatArray]:
     """Draw the weights that a checkpoint does not have, the same for every backend.
 

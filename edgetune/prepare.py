@@ -1,4 +1,4 @@
-"""From settings to what the loop needs: rows with labels, a backend, and what the user should know.
+"""From settings to what the loop needs: rows with labels, a plan, a backend, and what the user should know.
 
 On the `ort` backend a child process imports torch and exports while this one reads and tokenizes; with
 cached (or carried) artifacts there is no child and no torch at all.
@@ -7,22 +7,28 @@ cached (or carried) artifacts there is no child and no torch at all.
 from __future__ import annotations
 
 import contextlib
-import importlib.util
+import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 from edgetune.backends.base import Backend
-from edgetune.backends.hf_folder import convert_tokenizer
-from edgetune.backends.ort_artifacts import ArtifactBuilder, Artifacts, load_artifacts
-from edgetune.backends.ort_runtime import has_training_build, import_training
+from edgetune.backends.prefix_cache import PrefixCache
 from edgetune.config import RunConfig
 from edgetune.data.tokens import TokenizerSpec
-from edgetune.errors import EnvironmentError_, UsageError
+from edgetune.errors import UsageError
+from edgetune.machine import free_memory_mb
 from edgetune.meter import Meter
-from edgetune.models import ModelSource, resolve_model, weight_files
+from edgetune.origin import Origin, choose_backend, find_origin
+from edgetune.planning.decide import Decision, decide, depth_of
+from edgetune.planning.device import find_device
+from edgetune.planning.planner import DEFAULT_CACHE_MB
+from edgetune.planning.reasons import FILTERS
+from edgetune.planning.types import DataShape, Plan, Plans
 from edgetune.rows import Rows, Say, open_rows
+
+CACHE_MEMORY_RATE = 0.25
 
 
 @dataclass(frozen=True)
@@ -30,218 +36,163 @@ class Prepared:
     """Everything a run trains with.
 
     Attributes:
+        config: settings with every open choice filled in.
         data: rows and labels.
         backend: ready to train.
         model_name: what is being finetuned.
         hidden_size: of the encoder.
         vocab_size: token ids are below this.
-        max_length: tokens per row at most, after the model's own limit.
         freeze: what is frozen.
+        plans: what was planned, and why; None where nothing was.
+        marks: (line of the plan, elapsed seconds at its end) so far.
     """
 
+    config: RunConfig
     data: Rows
     backend: Backend
     model_name: str
     hidden_size: int
     vocab_size: int
-    max_length: int
     freeze: str
+    plans: Plans | None
+    marks: tuple[tuple[str, float], ...] = ()
 
+    @property
+    def plan(self) -> Plan | None:
+        """What is followed; None where nothing was planned."""
+        return None if self.plans is None else self.plans.best
 
-def choose_backend(config: RunConfig) -> str:
-    """Decide `auto`, and refuse a backend that cannot run here.
-
-    Raises:
-        UsageError: artifacts were given to the torch backend.
-        EnvironmentError_: nothing installed can train.
-    """
-    wanted: str = config.model.backend
-    if config.model.artifacts is not None:
-        if wanted == "torch":
-            raise UsageError("--artifacts are for ONNX Runtime; leave --backend torch out, or --artifacts.")
-        wanted = "ort"
-    if wanted == "auto":
-        wanted = _best_backend(config)
-    if wanted == "ort" and (config.model.precision == "bf16" or not config.model.onnx):
-        raise UsageError(
-            "--precision bf16 and --no-onnx are for --backend torch; ort trains in fp32 as ONNX."
-        )
-    return wanted
-
-
-def _best_backend(config: RunConfig) -> str:
-    if config.model.device == "cpu" and has_training_build():
-        return "ort"
-    if importlib.util.find_spec("torch") is None:
-        raise EnvironmentError_(
-            'Nothing installed here can train: `pip install "edgetune[cpu]"` '
-            '(or "edgetune[device]" to train from carried artifacts). `edgetune doctor` says what is missing.'
-        )
-    return "torch"
+    @property
+    def max_length(self) -> int:
+        """Tokens per row at most."""
+        return self.config.data.max_length
 
 
 @dataclass(frozen=True)
-class _Origin:
-    """Where the model comes from: what the data needs to know of it, and how to open it for training.
+class Used:
+    """What a run has used so far, and what it may use.
 
     Attributes:
-        name: what is being finetuned.
-        hidden_size: of the encoder.
-        max_positions: tokens per row at most.
-        tokenizer_file: a `tokenizer.json`.
-        pad_id: token id that fills a row.
-        freeze: what is frozen.
-        labels: the model's own label names, () if it has none worth keeping.
-        open: makes the backend, given the number of labels.
+        elapsed_s: returns seconds since the process started.
+        joules: returns joules since then.
+        energy_j: joules it may use; None: no limit.
     """
 
-    name: str
-    hidden_size: int
-    max_positions: int
-    tokenizer_file: Path
-    pad_id: int
-    freeze: str
-    labels: tuple[str, ...]
-    open: Callable[[int], Backend]
+    elapsed_s: Callable[[], float]
+    joules: Callable[[], float]
+    energy_j: float | None = None
 
 
-def prepare(config: RunConfig, cache_dir: Path, meter: Meter, say: Say) -> Prepared:
-    """Read the data, get the artifacts or the model, and open the backend.
+def prepare(config: RunConfig, cache_dir: Path, meter: Meter, say: Say, used: Used) -> Prepared:
+    """Read the data, decide what is open, get the artifacts or the model, and open the backend.
 
     Raises:
         EdgetuneError: whatever is wrong, before anything is trained or written into the run folder.
     """
     with contextlib.ExitStack() as stack:
-        origin = _find_origin(config, cache_dir, meter, say, stack)
-        max_length = min(config.data.max_length, origin.max_positions)
-        spec = TokenizerSpec(origin.tokenizer_file, max_length, origin.pad_id)
-        with meter.phase("tokenize"):
-            data = open_rows(config, spec, cache_dir, origin.labels, say)
-        backend = origin.open(len(data.label_names))
+        origin = find_origin(config, cache_dir, stack)
+        data, config = read_rows(config, origin, cache_dir, meter, say)
+        decision = decide_open(config, origin, data, used)
+        config, decided_s = decision.config, used.elapsed_s()
+        if config.data.max_length < data.train.longest:
+            data = data.cut(config.data.max_length)
+        with meter.phase("open"):
+            backend = origin.open(config, len(data.label_names), _cache_of(config, data, origin), meter, say)
     return Prepared(
+        config=config,
         data=data,
         backend=backend,
-        model_name=origin.name,
-        hidden_size=origin.hidden_size,
+        model_name=origin.source.name,
+        hidden_size=origin.source.hidden_size,
         vocab_size=_vocab_size(origin.tokenizer_file),
-        max_length=max_length,
-        freeze=origin.freeze,
-    )
-
-
-def _find_origin(
-    config: RunConfig, cache_dir: Path, meter: Meter, say: Say, stack: contextlib.ExitStack
-) -> _Origin:
-    backend_name = choose_backend(config)
-    if config.model.artifacts is not None:
-        return _carried(config, Path(config.model.artifacts), say)
-    source = resolve_model(config.model.model)
-    tokenizer_file = ensure_tokenizer(source, cache_dir)
-    opener = partial(_open_torch, config, source, tokenizer_file.parent)
-    if backend_name == "ort":
-        import_training()
-        builder = ArtifactBuilder(source, config.model.freeze, cache_dir)
-        stack.callback(builder.close)
-        if not builder.any_cached():
-            builder.warm_up()
-        opener = partial(_export_and_open, config, builder, meter, say)
-    return _Origin(
-        name=source.name,
-        hidden_size=source.hidden_size,
-        max_positions=source.max_positions,
-        tokenizer_file=tokenizer_file,
-        pad_id=source.pad_id,
         freeze=config.model.freeze,
-        labels=label_order(source.config.get("id2label")),
-        open=opener,
+        plans=decision.plans,
+        marks=(
+            ("start", decided_s),
+            ("tokenize", decided_s),
+            ("export", decided_s + meter.split_s()["export"]),
+            ("open", used.elapsed_s()),
+        ),
     )
 
 
-def _carried(config: RunConfig, folder: Path, say: Say) -> _Origin:
-    artifacts = load_artifacts(folder)
-    manifest = artifacts.manifest
-    if "freeze" in config.model.model_fields_set and config.model.freeze != manifest.freeze:
+def read_rows(
+    config: RunConfig, origin: Origin, cache_dir: Path, meter: Meter, say: Say
+) -> tuple[Rows, RunConfig]:
+    """Open the rows, cut to what the model can take."""
+    max_length = min(config.data.max_length, origin.max_positions)
+    spec = TokenizerSpec(origin.tokenizer_file, max_length, origin.source.pad_id)
+    with meter.phase("tokenize"):
+        rows = open_rows(config, spec, cache_dir, origin.labels, say)
+    if max_length != config.data.max_length:
+        data = config.data.model_copy(update={"max_length": max_length})
+        config = config.model_copy(update={"data": data})
+    return rows, config
+
+
+def decide_open(config: RunConfig, origin: Origin, data: Rows, used: Used) -> Decision:
+    """Let the planner fill in what the user left open, where this machine's costs are known.
+
+    Raises:
+        BudgetError: nothing fits the budget.
+        UsageError: there is a budget and no profile to plan with.
+    """
+    model, budget = config.model, config.budget
+    limited = budget.limits_time or budget.memory_mb is not None
+    if not limited and (model.backend != "auto" or model.device != "cpu" or origin.carried):
+        return Decision(_closed(config), None)
+    device = find_device(origin.source, budget.watts) if model.device == "cpu" else None
+    if device is None and limited:
         raise UsageError(
-            f"--freeze {config.model.freeze}: {folder} was exported with --freeze {manifest.freeze}; "
-            "leave the option out, or export again."
+            "A budget needs a device profile to plan with, and none is stored for this device; "
+            "make one with `edgetune profile`."
         )
-    weights = None if config.model.model is None else resolve_model(config.model.model)
-    return _Origin(
-        name=manifest.model,
-        hidden_size=manifest.hidden_size,
-        max_positions=manifest.max_positions,
-        tokenizer_file=artifacts.tokenizer_file,
-        pad_id=manifest.pad_id,
-        freeze=manifest.freeze,
-        labels=() if weights is None else label_order(weights.config.get("id2label")),
-        open=lambda n_labels: _open_ort(config, load_artifacts(folder, n_labels), say, weights),
+    if device is None or (device.foreign and not limited):
+        return Decision(_closed(config), None)
+    if origin.carried:
+        config = config.model_copy(update={"model": model.model_copy(update={"backend": "ort"})})
+    shape = DataShape(
+        lengths=data.train.lengths,
+        eval_lengths=data.evaluation.lengths,
+        max_length=config.data.max_length,
+        n_labels=len(data.label_names),
+        can_cut=not config.data.pair and _ends_plainly(origin.tokenizer_file),
     )
+    exported = partial(origin.exported, len(data.label_names))
+    return decide(config, device, shape, exported, used.elapsed_s(), used.joules(), used.energy_j)
 
 
-def _export_and_open(
-    config: RunConfig, builder: ArtifactBuilder, meter: Meter, say: Say, n_labels: int
-) -> Backend:
-    if builder.cached(n_labels) is None:
-        say(f"Exporting training artifacts of {builder.model_name} (once per model and setting)")
-    with meter.phase("export"):
-        artifacts = builder.get(n_labels)
-    return _open_ort(config, artifacts, say)
+def _closed(config: RunConfig) -> RunConfig:
+    """Fill open choices in without a planner."""
+    model = config.model
+    update: dict[str, str] = {}
+    if model.backend == "auto":
+        update["backend"] = choose_backend(config)
+    if model.freeze == "auto":
+        update["freeze"] = "embeddings"
+    return config.model_copy(update={"model": model.model_copy(update=update)})
 
 
-def _open_ort(
-    config: RunConfig, artifacts: Artifacts, say: Say, weights: ModelSource | None = None
-) -> Backend:
-    from edgetune.backends.ort_backend import OrtBackend
-
-    for note in artifacts.manifest.notes:
-        say(note)
-    settings = config.model
-    backend = OrtBackend(artifacts, config.train.seed, device=settings.device, threads=settings.threads)
-    if weights is not None:
-        backend.load_weights(weight_files(weights.folder))
-    return backend
+def _cache_of(config: RunConfig, data: Rows, origin: Origin) -> PrefixCache | None:
+    """Make room for the frozen layers' output where a row is asked for more than once."""
+    depth = depth_of(config.model.freeze)
+    again = config.train.epochs > 1 or config.selection.method in FILTERS
+    room_mb = DEFAULT_CACHE_MB if config.model.cache_mb is None else config.model.cache_mb
+    if not depth or not again or not room_mb:
+        return None
+    memory_mb = min(room_mb, CACHE_MEMORY_RATE * free_memory_mb())
+    return PrefixCache(memory_mb, room_mb - memory_mb, Path(tempfile.gettempdir()))
 
 
-def _open_torch(config: RunConfig, source: ModelSource, tokenizer_folder: Path, n_labels: int) -> Backend:
-    from edgetune.backends.torch_backend import TorchBackend
+def _ends_plainly(tokenizer_file: Path) -> bool:
+    """Return whether a single text gets one special token before it and one after it."""
+    from tokenizers import Tokenizer
 
-    settings = config.model
-    return TorchBackend(
-        source,
-        n_labels,
-        settings.freeze,
-        config.train.seed,
-        device=settings.device,
-        precision=settings.precision,
-        threads=settings.threads,
-        onnx=settings.onnx,
-        tokenizer_folder=tokenizer_folder,
-    )
+    masks = Tokenizer.from_file(str(tokenizer_file)).encode("a b c").special_tokens_mask
+    return bool(sum(masks) == 2 and masks[0] == masks[-1] == 1)
 
 
 def _vocab_size(tokenizer_file: Path) -> int:
     from tokenizers import Tokenizer
 
     return int(Tokenizer.from_file(str(tokenizer_file)).get_vocab_size(with_added_tokens=True))
-
-
-def ensure_tokenizer(source: ModelSource, cache_dir: Path) -> Path:
-    """Return the model's `tokenizer.json`, converting an older tokenizer once if there is none.
-
-    Raises:
-        EnvironmentError_: it needs converting and transformers is not installed, or it cannot be converted.
-    """
-    if source.tokenizer_file.is_file():
-        return source.tokenizer_file
-    target = cache_dir / "tokenizers" / source.fingerprint()
-    if not (target / "tokenizer.json").is_file():
-        convert_tokenizer(source.folder, target)
-    return target / "tokenizer.json"
-
-
-def label_order(id2label: dict[str, str] | None) -> tuple[str, ...]:
-    """Return a model's own label names in order, () when it has none worth keeping."""
-    if not id2label:
-        return ()
-    names = tuple(str(id2label[key]) for key in sorted(id2label, key=int))
-    return () if all(name == f"LABEL_{number}" for number, name in enumerate(names)) else names

@@ -6,17 +6,17 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
-from edgetune.config import RunConfig
+from edgetune.energy import EnergyReading, equation_6
 from edgetune.loop import Counts, Loop
-from edgetune.machine import machine_info, peak_memory_mb, versions
+from edgetune.machine import machine_info, memory_mb, peak_memory_mb, versions
 from edgetune.metrics import Evaluation, t_norm_modelled
 from edgetune.prepare import Prepared
 from edgetune.result import RunResult
 from edgetune.selection.base import Selector
+from edgetune.timed import Timed
 
 
 def make_receipt(
-    config: RunConfig,
     prepared: Prepared,
     run_dir: Path,
     loop: Loop,
@@ -24,20 +24,24 @@ def make_receipt(
     split_s: dict[str, float],
     best: Evaluation | None,
     best_epoch: int | None,
+    energy: EnergyReading,
+    timed: Timed | None,
 ) -> RunResult:
     """Put a run's receipt together.
 
     Args:
-        config: resolved settings.
-        prepared: data and model.
+        prepared: resolved settings, data and model.
         run_dir: where the run lies.
         loop: counts, and whether it was stopped.
         selector: stages and report.
         split_s: seconds by phase.
         best: evaluation of the model that was kept, None when there was none.
         best_epoch: which epoch that was.
+        energy: used so far.
+        timed: plan and clock of a run with a deadline.
     """
-    data, train, report = prepared.data, config.train, selector.report()
+    config, data, report = prepared.config, prepared.data, selector.report()
+    train = config.train
     assert train.lr is not None
     return RunResult(
         method=config.selection.method,
@@ -59,11 +63,13 @@ def make_receipt(
         run_dir=str(run_dir),
         epochs=train.epochs,
         best_epoch=best_epoch,
-        best_epoch_chosen_on_eval=train.epochs > 1,
+        best_epoch_chosen_on_eval=train.epochs > 1 and timed is None,
         batch_size=train.batch_size,
         lr=train.lr,
         seed=train.seed,
+        precision=config.model.precision,
         freeze=prepared.freeze,
+        frozen_depth=prepared.backend.depth,
         max_length=prepared.max_length,
         n_parameters_trained=prepared.backend.n_parameters,
         interrupted=loop.stopped,
@@ -72,7 +78,47 @@ def make_receipt(
         versions=versions(),
         **_quality(best),
         **costs(loop.counts, split_s),
+        **_energy(energy),
+        **_budget(prepared, timed, sum(split_s.values())),
     )
+
+
+def _energy(energy: EnergyReading) -> dict[str, Any]:
+    """Return joules and how they are known, with the paper's equation beside them."""
+    by_paper = equation_6(energy.elapsed_s, energy.mean_w or 0.0, memory_mb() or 0.0)
+    return {
+        "energy_j": energy.joules,
+        "energy_measured": energy.measured,
+        "energy_source": energy.how,
+        "energy_eq6_kwh": by_paper.kwh,
+        "co2e_lb": by_paper.co2e_lb,
+    }
+
+
+def _budget(prepared: Prepared, timed: Timed | None, elapsed_s: float) -> dict[str, Any]:
+    """Return what was planned beside what came of it, and what the cache did."""
+    plans, cache = prepared.plans, prepared.backend.cache
+    limit_s = None if timed is None else timed.clock.limit_s()
+    planned = None
+    if plans is not None:
+        planned = plans.best.to_dict() | {
+            "lines": [] if timed is None else timed.lines(),
+            "profile": plans.device.name if plans.device else None,
+            "reasons": list(plans.reasons),
+        }
+    return {
+        "deadline_s": limit_s,
+        "deadline_used_rate": None if limit_s is None else elapsed_s / limit_s,
+        "planned": planned,
+        "cache": None
+        if cache is None
+        else {
+            "n_hits": cache.n_hits,
+            "n_misses": cache.n_misses,
+            "memory_mb": cache.memory_mb_used,
+            "file_mb": cache.file_mb_used,
+        },
+    }
 
 
 def _quality(best: Evaluation | None) -> dict[str, Any]:
@@ -107,6 +153,7 @@ def costs(counts: Counts, split_s: dict[str, float]) -> dict[str, Any]:
         "n_scored": counts.n_scored,
         "n_trained": counts.n_trained,
         "n_steps": counts.n_steps,
+        "n_left": counts.n_left,
         "skipped_backward_rate": a_b,
         "skipped_both_rate": a_fb,
         "t_norm_modelled": modelled,

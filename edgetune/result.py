@@ -23,6 +23,15 @@ class RunResult(BaseModel):
             would have cost at the measured price of an unfiltered train step.
         score_ms_per_example, train_ms_per_example: measured means.
         first_step_s: when the first optimizer step began.
+        deadline_s: when the process had to have ended; None without a budget.
+        deadline_used_rate: share of it that had passed when this receipt was written.
+        planned: what the planner promised: `lines` (planned and real seconds), `n_rows`, `rows_interval`,
+            `n_steps`, `passes`, `memory_mb`, `energy_j`, `profile`, `reasons`; None without a plan.
+        n_left: examples that were chosen and for which there was no time.
+        energy_j: joules since the run began; `energy_measured` says whether a sensor gave it, and
+            `energy_source` which one, or how it was estimated.
+        energy_eq6_kwh, co2e_lb: by equation 6 of the paper.
+        cache: rows found in and missed by the cache of frozen layers, and its size; None without one.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
@@ -59,6 +68,16 @@ class RunResult(BaseModel):
     score_ms_per_example: float | None
     train_ms_per_example: float | None
     first_step_s: float | None
+    deadline_s: float | None
+    deadline_used_rate: float | None
+    planned: dict[str, Any] | None
+    n_left: int
+    energy_j: float
+    energy_measured: bool
+    energy_source: str
+    energy_eq6_kwh: float
+    co2e_lb: float
+    cache: dict[str, float] | None
     peak_memory_mb: float | None
     run_dir: str
     epochs: int
@@ -67,7 +86,9 @@ class RunResult(BaseModel):
     batch_size: int
     lr: float
     seed: int
+    precision: str
     freeze: str
+    frozen_depth: int
     max_length: int
     n_parameters_trained: int
     interrupted: bool

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,6 +38,12 @@ class Rows:
     warnings: tuple[str, ...]
     bad_rows_files: tuple[Path, ...]
     n_bad: int
+
+    def cut(self, max_length: int) -> Rows:
+        """Return the same rows with at most so many tokens each."""
+        return dataclasses.replace(
+            self, train=self.train.cut(max_length), evaluation=self.evaluation.cut(max_length)
+        )
 
 
 def data_options(config: RunConfig) -> DataOptions:

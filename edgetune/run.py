@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+import math
+from dataclasses import replace
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from edgetune.budget import energy_limit_j, read_budget
 from edgetune.config import RunConfig, by_section, dump_config, make_config
+from edgetune.energy import open_sensor
 from edgetune.errors import Interrupted
 from edgetune.machine import cache_folder
 from edgetune.meter import Meter
-from edgetune.prepare import Prepared, prepare
+from edgetune.planning.device import busy_watts
+from edgetune.prepare import Prepared, Used, prepare
 from edgetune.report.live import QuietView, View
 from edgetune.result import RunResult
 from edgetune.runfolder import RunFolder, disk_errors
 from edgetune.schedule import automatic_lr
 from edgetune.stopping import StopRequest
+from edgetune.timed import Timed, make_clock
 from edgetune.training import Training
 
 
@@ -44,7 +51,8 @@ def finetune(
         overwrite: replace an earlier run in that folder.
         cache_dir: where artifacts and tokens are kept.
         **settings: any field of the sections in `edgetune.config`, such as `method`, `epochs`, `eval`,
-            `text`, `label`, `backend`, `freeze`, `lr`, `seed`.
+            `text`, `label`, `backend`, `freeze`, `lr`, `seed`; and `deadline="10m"`, `energy="20kJ"`,
+            `battery="5%"`, `memory="2GB"`, `cache_size="500MB"` in the words of the command line.
 
     Raises:
         EdgetuneError: what is wrong and what to do, in a sentence.
@@ -52,6 +60,7 @@ def finetune(
     """
     if isinstance(settings.get("text"), str):
         settings["text"] = tuple(settings["text"].split(","))
+    settings = read_budget(settings, datetime.now(), 0.0)
     sections = by_section(settings)
     sections["data"]["train"] = str(train)
     config = make_config(sections)
@@ -86,10 +95,15 @@ def run(
     """
     folder = RunFolder(out, overwrite)
     with disk_errors(out):
-        prepared = prepare(config, cache_dir, meter, view.say)
+        budget = config.budget
+        sensor = open_sensor(budget.watts, device=config.model.device, busy_w=busy_watts())
+        used = Used(meter.elapsed_s, sensor.joules, energy_limit_j(config.budget))
+        prepared = prepare(config, cache_dir, meter, view.say, used)
         for warning in prepared.data.warnings:
             view.warn(warning)
-        config = resolved(config, prepared)
+        prepared = replace(prepared, config=resolved(prepared))
+        timed = _timed(prepared, used)
+        config = prepared.config
         folder.create()
         folder.write_text("config.toml", dump_config(config))
         if prepared.data.n_bad:
@@ -98,18 +112,37 @@ def run(
             view.warn(f"{prepared.data.n_bad:,} unusable rows were left out; they are listed in {where}.")
         try:
             with meter.phase("other"), stop.gently():
-                return Training(config, prepared, folder, meter, view, stop).run()
+                return Training(prepared, folder, meter, view, stop, sensor, timed).run()
         except KeyboardInterrupt:
             raise Interrupted(f"Stopped at once; {out} holds only what was saved before that.") from None
 
 
-def resolved(config: RunConfig, prepared: Prepared) -> RunConfig:
-    """Fill in what was decided: backend, learning rate, length limit, freezing."""
+def resolved(prepared: Prepared) -> RunConfig:
+    """Fill in what follows from the data and the plan: the learning rate."""
+    config, plan = prepared.config, prepared.plan
     train = config.train
-    if train.lr is None:
+    if train.lr is not None:
+        return config
+    if plan is not None and config.budget.limits_time:
+        n_steps = max(1, plan.n_steps)
+    else:
         n_steps = train.epochs * -(-len(prepared.data.train) // train.batch_size)
         n_steps = min(n_steps, train.max_steps or n_steps)
-        train = train.model_copy(update={"lr": automatic_lr(prepared.hidden_size, n_steps)})
-    model = config.model.model_copy(update={"backend": prepared.backend.name, "freeze": prepared.freeze})
-    data = config.data.model_copy(update={"max_length": prepared.max_length})
-    return config.model_copy(update={"train": train, "model": model, "data": data})
+    lr = automatic_lr(prepared.hidden_size, n_steps)
+    return config.model_copy(update={"train": train.model_copy(update={"lr": lr})})
+
+
+def _timed(prepared: Prepared, used: Used) -> Timed | None:
+    """Start the clock of a run that has a deadline; None for one that ends with its data."""
+    plan, plans = prepared.plan, prepared.plans
+    if plan is None or plans is None or not prepared.config.budget.limits_time:
+        return None
+    deadline_s = prepared.config.budget.deadline_s
+    clock = make_clock(
+        plan,
+        math.inf if deadline_s is None else deadline_s,
+        used.elapsed_s,
+        used.energy_j,
+        used.joules,
+    )
+    return Timed(plan, clock, plans.step_cost(plan), plans.save_model_s(plan), list(prepared.marks))

@@ -89,6 +89,8 @@ class RunFolder:
             for name in ("model", "onnx"):
                 if (scratch / name).is_dir():
                     _swap(scratch / name, home / name)
+                else:  # an older one would not be the model beside it
+                    shutil.rmtree(home / name, ignore_errors=True)
         except Exception as error:
             if disk_is_full(error, self.path):
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self.path)) from error

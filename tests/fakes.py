@@ -8,7 +8,10 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from edgetune.backends.prefix_cache import PrefixCache
 from edgetune.batching import Batch
+from edgetune.planning.types import BackendCosts, Device
+from edgetune.profiles.device_profile import FixedCosts, Memory
 
 
 def make_batch(lengths: list[int], seed: int = 0, n_classes: int = 2, vocab_size: int = 50) -> Batch:
@@ -88,6 +91,9 @@ class FakeBackend:
     calls: list[Call] = field(default_factory=list)
     name: ClassVar[str] = "fake"
     n_parameters: int = 1
+    depth: int = 0
+    cache: PrefixCache | None = None
+    head: tuple[np.ndarray, np.ndarray] | None = None
 
     def _logits(self, batch: Batch) -> np.ndarray:
         """Choose logits of two classes whose cross-entropy is the row's loss."""
@@ -100,7 +106,17 @@ class FakeBackend:
         self.calls.append(Call(kind, batch.rows.tolist(), batch.lengths.tolist(), lr))
         return self._logits(batch)
 
-    def score(self, batch: Batch) -> np.ndarray:
+    def prefix(self, batch: Batch) -> np.ndarray:
+        self._record("prefix", batch)
+        return np.zeros((len(batch), int(batch.lengths.max()), 1), dtype=np.float32)
+
+    def features(self, batch: Batch) -> np.ndarray:
+        return self._record("features", batch)
+
+    def set_head(self, weight: np.ndarray, bias: np.ndarray) -> None:
+        self.head = (weight, bias)
+
+    def score(self, batch: Batch, keep: bool = True) -> np.ndarray:
         return self._record("score", batch)
 
     def train_step(self, batch: Batch, lr: float) -> np.ndarray:
@@ -112,7 +128,7 @@ class FakeBackend:
     def load_state(self, state: bytes) -> None:
         pass
 
-    def save(self, folder: Path, label_names: tuple[str, ...]) -> None:
+    def save(self, folder: Path, label_names: tuple[str, ...], light: bool = False) -> None:
         for name in ("model", "onnx"):
             (folder / name).mkdir()
 
@@ -133,3 +149,57 @@ class FakeHistory:
     def of(self, kind: str) -> list[dict[str, Any]]:
         """Return the lines of one kind."""
         return [line for line in self.lines if line["kind"] == kind]
+
+
+@dataclass(frozen=True)
+class FakeCost:
+    """Seconds of an encoder whose steps are affine in rows times tokens; layers all cost the same.
+
+    Attributes:
+        token_s: a forward pass of one token through all layers.
+        call_s: of every call.
+        n_layers: of the encoder.
+    """
+
+    token_s: float = 2e-4
+    call_s: float = 0.01
+    n_layers: int = 6
+
+    def seconds(self, op: str, batch: int, length: int, depth: int) -> float:
+        below = depth / self.n_layers
+        share = {"prefix": below, "score": 1 - below, "train": 3 * (1 - below)}[op]
+        return self.call_s + self.token_s * batch * length * share
+
+
+def fake_costs(key: str = "ort-fp32", cost: FakeCost | None = None, **fixed: float) -> BackendCosts:
+    """Make a backend's costs; every fixed cost is 1 s unless said otherwise."""
+    names = ("import_s", "open_s", "open_depth_s", "export_s", "save_s", "save_model_s")
+    backend, precision = key.split("-")[:2]
+    return BackendCosts(
+        key=key,
+        backend=backend,
+        precision=precision,
+        threads=2,
+        fixed=FixedCosts(**(dict.fromkeys(names, 1.0) | fixed)),
+        memory=Memory(base_mb=300, score_mb_per_token=0.05, train_mb_per_token=0.2),
+        cost=cost or FakeCost(),
+    )
+
+
+def fake_device(*backends: BackendCosts, **changed: Any) -> Device:
+    """Make a device of one backend, or of those given."""
+    values: dict[str, Any] = {
+        "name": "fake",
+        "note": "",
+        "foreign": False,
+        "uncertainty": 0.1,
+        "n_layers": 6,
+        "hidden_size": 384,
+        "start_s": 0.5,
+        "report_s": 1.0,
+        "exit_s": 0.2,
+        "tokenize_s_per_token": 1e-6,
+        "busy_w": 50.0,
+        "power_source": "fake",
+    }
+    return Device(**(values | changed), backends=backends or (fake_costs(),))

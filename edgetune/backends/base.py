@@ -9,7 +9,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import ClassVar, Protocol
 
+from edgetune.backends.prefix_cache import PrefixCache
 from edgetune.batching import Batch
+from edgetune.errors import ModelError
 from edgetune.types import FloatArray
 
 ADAM_BETAS = (0.9, 0.999)
@@ -17,18 +19,54 @@ ADAM_EPS = 1e-8
 WEIGHT_DECAY = 0.01
 
 
+class NoLinearHead(ModelError):
+    """The model's logits do not come straight from one linear layer with a bias."""
+
+
 class Backend(Protocol):
     """Runs a model; never sees how examples are chosen."""
 
     name: ClassVar[str]
+    depth: int
+    """Lowest layers that are frozen and cut off as a prefix; 0 where the whole model runs every time."""
+    cache: PrefixCache | None
+    """Keeps the prefix's output per row; None where it is computed every time."""
 
     @property
     def n_parameters(self) -> int:
         """Trainable parameters."""
         ...
 
-    def score(self, batch: Batch) -> FloatArray:
-        """Return logits (B, C); updates nothing, no dropout."""
+    def prefix(self, batch: Batch) -> FloatArray:
+        """Run the frozen prefix afresh: hidden states (B, T, D) that enter the first layer above it.
+
+        `score` and `train_step` do this themselves, for rows that the prefix cache does not hold.
+        """
+        ...
+
+    def features(self, batch: Batch) -> FloatArray:
+        """Return what the head's last linear layer sees (B, F); updates nothing.
+
+        Raises:
+            NoLinearHead: the logits come from something else.
+        """
+        ...
+
+    def set_head(self, weight: FloatArray, bias: FloatArray) -> None:
+        """Replace the last linear layer's weight (C, F) and bias (C,).
+
+        Raises:
+            NoLinearHead: as `features`.
+        """
+        ...
+
+    def score(self, batch: Batch, keep: bool = True) -> FloatArray:
+        """Return logits (B, C); updates nothing, no dropout.
+
+        Args:
+            batch: B rows.
+            keep: whether the prefix cache may keep rows that are new to it.
+        """
         ...
 
     def train_step(self, batch: Batch, lr: float) -> FloatArray:
@@ -41,6 +79,12 @@ class Backend(Protocol):
 
     def load_state(self, state: bytes) -> None: ...
 
-    def save(self, folder: Path, label_names: tuple[str, ...]) -> None:
-        """Write `model/` (Hugging Face layout) and `onnx/` into an existing folder."""
+    def save(self, folder: Path, label_names: tuple[str, ...], light: bool = False) -> None:
+        """Write `model/` (Hugging Face layout) and `onnx/` into an existing folder.
+
+        Args:
+            folder: existing and empty.
+            label_names: by class id.
+            light: leave out `onnx/` where it takes long to write.
+        """
         ...

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import shutil
 import sys
 import tempfile
 from pathlib import Path
@@ -14,27 +15,22 @@ from typing import Any
 
 import numpy as np
 
-from edgetune.backends.base import ADAM_BETAS, ADAM_EPS, WEIGHT_DECAY
+from edgetune.backends.artifact_check import Reference, compare, passes, run_prefix
+from edgetune.backends.artifact_graphs import float_initializers, generate, head_input
+from edgetune.backends.graph_cut import Halves, cut_graph
 from edgetune.backends.hf_folder import convert_tokenizer
-from edgetune.backends.onnx_export import (
-    IR_VERSION,
-    export_graph,
-    initializer_names,
-    load_torch_model,
-    native_stderr_to,
-    quiet,
-)
+from edgetune.backends.onnx_export import export_graph, load_torch_model, native_stderr_to, quiet
+from edgetune.backends.onnx_first_token import push_first_token
+from edgetune.backends.ort_artifacts import CUT_FOLDER, PREFIX, ort_version
+from edgetune.backends.ort_manifest import SCHEMA_VERSION, Check, Cut
 from edgetune.errors import ArtifactsError, EdgetuneError
-from edgetune.models import is_position_table, max_positions, trainable_names
+from edgetune.models import frozen_depth, is_position_table, max_positions, trainable_names
 from edgetune.runfolder import disk_is_full
 from edgetune.types import FloatArray
 
-CHECK_TOLERANCE = 1e-3
-TORCH_ADAM = 0  # epsilon after the bias correction, as torch has it; the generator sets 1, epsilon before it
-
 
 def build(job: dict[str, Any]) -> None:
-    """Export, repair, generate, check, and describe one set of artifacts.
+    """Export, repair, cut, generate, check, and describe one set of artifacts.
 
     Args:
         job: `folder` of the model, its `name` and `fingerprint`, `n_labels`, `freeze`, `target` folder.
@@ -42,28 +38,99 @@ def build(job: dict[str, Any]) -> None:
     target = Path(job["target"])
     model, missing = load_torch_model(Path(job["folder"]), job["n_labels"], "eager")
     names = [name for name, _ in model.named_parameters()]
-    trainable = trainable_names(names, job["freeze"])
-    notes = []
-    tables = [name for name in trainable if is_position_table(name)]
-    if tables:
-        notes.append(f"{', '.join(tables)} stays frozen: training it on ONNX Runtime corrupts memory")
-        trainable = [name for name in trainable if name not in tables]
-    with tempfile.TemporaryDirectory(dir=target) as scratch:
-        graph = Path(scratch) / "forward.onnx"
-        export_graph(model, graph)
-        in_graph = initializer_names(graph)
-        lost = [name for name in trainable if name not in in_graph]
-        trainable = [name for name in trainable if name in in_graph]
-        _refuse_lost(model, lost, job["name"])
-        with native_stderr_to(Path(scratch) / "log.txt"):
-            _generate(graph, in_graph, trainable, target)
-            inputs, check = _check(target, model, trainable)
+    trainable, notes = _without_tables(trainable_names(names, job["freeze"]))
+    depth = frozen_depth(job["freeze"])
+    graph = _export(model, target)
+    in_graph = float_initializers(graph)
+    _refuse_lost(model, [name for name in trainable if name not in in_graph], job["name"])
+    trainable = [name for name in trainable if name in in_graph]
+    halves = cut_graph(graph, depth, names) if depth > 0 else None
+    if halves is not None:
+        trainable, shared = _without_shared(trainable, halves)
+        notes += shared
+    linear = head_input(graph)
+    reference = Reference(model, [item.name for item in graph.graph.input])
+    with tempfile.TemporaryDirectory() as scratch, native_stderr_to(Path(scratch) / "log.txt"):
+        inputs, check = _train_graphs(graph, trainable, target, reference)
+        if not passes(check):
+            raise ArtifactsError(
+                f"The exported graph of {model.config.model_type} does not train like torch "
+                f"(differences: {check.model_dump()}); use --backend torch."
+            )
+        cut = None if halves is None else _build_cut(halves, depth, trainable, reference, target / CUT_FOLDER)
+    if depth > 0 and cut is None:
+        notes.append(f"{job['name']} cannot be cut above layer {depth}: its frozen layers run every time")
     _save_rest(model, in_graph, target)
     convert_tokenizer(Path(job["folder"]), target)
     model.config.save_pretrained(target)
     manifest = _describe(job, model, missing, trainable, inputs)
-    manifest |= {"notes": notes, "check": check}
+    manifest |= {"notes": notes, "check": check.model_dump()}
+    manifest["linear"] = None if linear is None else linear[1].model_dump()
+    manifest["cut"] = None if cut is None else cut.model_dump()
     (target / "manifest.json").write_text(json.dumps(manifest, indent=1), encoding="utf-8")
+
+
+def _export(model: Any, target: Path) -> Any:
+    """Return the classifier's forward graph; files go through the target's disk."""
+    import onnx
+
+    with tempfile.TemporaryDirectory(dir=target) as scratch:
+        path = Path(scratch) / "forward.onnx"
+        export_graph(model, path)
+        return onnx.load(path)
+
+
+def _without_tables(trainable: list[str]) -> tuple[list[str], list[str]]:
+    """Leave out position tables; return the rest and a note."""
+    tables = [name for name in trainable if is_position_table(name)]
+    if not tables:
+        return trainable, []
+    note = f"{', '.join(tables)} stays frozen: training it on ONNX Runtime corrupts memory"
+    return [name for name in trainable if name not in tables], [note]
+
+
+def _without_shared(trainable: list[str], halves: Halves) -> tuple[list[str], list[str]]:
+    """Leave out parameters that the frozen layers use too; return the rest and a note."""
+    shared = [name for name in trainable if name in halves.prefix_weights]
+    if not shared:
+        return trainable, []
+    note = f"{', '.join(shared)} stays frozen: the frozen layers use it too"
+    return [name for name in trainable if name not in shared], [note]
+
+
+def _train_graphs(
+    graph: Any, trainable: list[str], folder: Path, reference: Reference, hidden: FloatArray | None = None
+) -> tuple[list[str], Check]:
+    """Write training graphs and compare them; the last layer computes the first token only where it may."""
+    import onnx
+
+    short = onnx.ModelProto()
+    short.CopyFrom(graph)
+    if push_first_token(short):
+        with contextlib.suppress(Exception):  # of the gradient builder; the plain graph has yet to be tried
+            generate(short, trainable, folder)
+            inputs, check = compare(folder, reference, trainable, hidden)
+            if passes(check):
+                return inputs, check
+    generate(graph, trainable, folder)
+    return compare(folder, reference, trainable, hidden)
+
+
+def _build_cut(
+    halves: Halves, depth: int, trainable: list[str], reference: Reference, folder: Path
+) -> Cut | None:
+    """Write the prefix and the suffix's training graphs; None (and no folder) where they are off."""
+    import onnx
+
+    folder.mkdir()
+    onnx.save(halves.prefix, folder / PREFIX)
+    prefix_inputs = [item.name for item in halves.prefix.graph.input]
+    hidden = run_prefix(folder / PREFIX, reference)
+    inputs, check = _train_graphs(halves.suffix, trainable, folder, reference, hidden)
+    if passes(check):
+        return Cut(depth=depth, prefix_inputs=prefix_inputs, inputs=inputs, check=check)
+    shutil.rmtree(folder)
+    return None
 
 
 def _refuse_lost(model: Any, lost: list[str], name: str) -> None:
@@ -83,103 +150,6 @@ def _refuse_lost(model: Any, lost: list[str], name: str) -> None:
             f"Exporting {name} merged or dropped {len(used)} trainable parameters ({used[0]}…); "
             "train it with --backend torch."
         )
-
-
-def _generate(graph: Path, in_graph: set[str], trainable: list[str], target: Path) -> None:
-    from edgetune.backends.ort_runtime import import_training
-
-    import_training()
-    import onnx
-    from onnxruntime.training import artifacts
-    from onnxruntime.training.onnxblock import optim
-
-    artifacts.generate_artifacts(
-        onnx.load(graph),
-        requires_grad=trainable,
-        frozen_params=sorted(in_graph.difference(trainable)),
-        loss=artifacts.LossType.CrossEntropyLoss,
-        optimizer=optim.AdamW(betas=ADAM_BETAS, eps=ADAM_EPS, weight_decay=WEIGHT_DECAY),
-        artifact_directory=target,
-        additional_output_names=["logits"],
-    )
-    for name in ("training_model.onnx", "eval_model.onnx", "optimizer_model.onnx"):
-        model = onnx.load(target / name)
-        model.ir_version = min(model.ir_version, IR_VERSION)
-        for node in model.graph.node:
-            for attribute in node.attribute:
-                if attribute.name == "adam_mode":
-                    attribute.i = TORCH_ADAM
-        onnx.save(model, target / name)
-
-
-def _probe(model: Any) -> dict[str, FloatArray]:
-    """Make a small batch with two lengths, as the training graph takes it (2 rows, 8 tokens)."""
-    rng = np.random.default_rng(0)
-    n_ids = model.get_input_embeddings().num_embeddings
-    pad_id = model.config.pad_token_id or 0
-    ids = rng.integers(min(5, n_ids - 2), n_ids - 1, (2, 8))
-    mask = np.ones((2, 8), dtype=np.int64)
-    ids[1, 5:], mask[1, 5:] = pad_id, 0
-    labels = np.array([0, model.config.num_labels - 1])
-    return {
-        "input_ids": ids,
-        "attention_mask": mask,
-        "token_type_ids": np.zeros((2, 8), dtype=np.int64),
-        "labels": labels,
-    }
-
-
-def _check(target: Path, model: Any, trainable: list[str]) -> tuple[list[str], dict[str, float]]:
-    """Compare the first step's logits, loss and gradients with torch's."""
-    import torch
-    from onnxruntime import InferenceSession
-    from onnxruntime.training.api import CheckpointState
-
-    batch = _probe(model)
-    state = CheckpointState.load_checkpoint(str(target / "checkpoint"))
-    session = InferenceSession(str(target / "training_model.onnx"), providers=["CPUExecutionProvider"])
-    suffix = "_grad.accumulation.buffer"
-    feeds: dict[str, Any] = {}
-    for item in session.get_inputs():
-        if item.name in batch:
-            feeds[item.name] = batch[item.name]
-        elif item.name.endswith(suffix):
-            feeds[item.name] = np.zeros(
-                state.parameters[item.name.removesuffix(suffix)].data.shape, np.float32
-            )
-        elif item.name == "lazy_reset_grad":
-            feeds[item.name] = np.array([True])
-        else:
-            feeds[item.name] = state.parameters[item.name].data
-    inputs = [item.name for item in session.get_inputs() if item.name in batch and item.name != "labels"]
-    loss_name = session.get_outputs()[0].name
-    loss, logits = session.run([loss_name, "logits"], feeds)  # gradients are added into the buffers fed
-
-    model.zero_grad()
-    torch_inputs = {name: torch.from_numpy(batch[name]) for name in inputs}
-    expected = model(**torch_inputs).logits
-    expected_loss = torch.nn.functional.cross_entropy(expected, torch.from_numpy(batch["labels"]))
-    expected_loss.backward()
-    worst = 0.0
-    gradients = {name: p.grad for name, p in model.named_parameters()}
-    total = float(
-        torch.sqrt(sum((g**2).sum() for n, g in gradients.items() if n in trainable and g is not None))
-    )
-    for name in trainable:
-        want = np.zeros(1, np.float32) if gradients[name] is None else gradients[name].numpy()
-        difference = float(np.linalg.norm(feeds[name + suffix] - want))
-        worst = max(worst, difference / max(float(np.linalg.norm(want)), 1e-4 * total, 1e-12))
-    check = {
-        "logits": float(np.abs(logits - expected.detach().numpy()).max()),
-        "loss": float(abs(float(loss) - float(expected_loss.detach()))),
-        "gradients": worst,
-    }
-    if not max(check.values()) <= CHECK_TOLERANCE:
-        raise ArtifactsError(
-            f"The exported graph of {model.config.model_type} does not train like torch "
-            f"(differences: {check}); use --backend torch."
-        )
-    return inputs, check
 
 
 def _save_rest(model: Any, in_graph: set[str], target: Path) -> None:
@@ -211,7 +181,6 @@ def _describe(
     job: dict[str, Any], model: Any, missing: list[str], trainable: list[str], inputs: list[str]
 ) -> dict[str, Any]:
     from edgetune import __version__
-    from edgetune.backends.ort_artifacts import SCHEMA_VERSION, ort_version
 
     config = model.config.to_dict()
     parameters = dict(model.named_parameters())

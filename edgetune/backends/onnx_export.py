@@ -173,14 +173,6 @@ def _repair(graph: Any, model: Any) -> None:
     graph.ir_version = IR_VERSION
 
 
-def initializer_names(path: Path) -> set[str]:
-    """Return the names of a graph's floating-point initializers."""
-    import onnx
-
-    graph = onnx.load(path, load_external_data=False).graph
-    return {item.name for item in graph.initializer if item.data_type == onnx.TensorProto.FLOAT}
-
-
 @contextlib.contextmanager
 def native_stderr_to(path: Path) -> Iterator[None]:
     """Send what native code writes to stderr (hundreds of INFO lines) into a file instead."""

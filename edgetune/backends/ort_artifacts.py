@@ -3,6 +3,9 @@
     manifest.json            what it was made from and with; names of inputs and parameters
     training_model.onnx      forward + backward      eval_model.onnx     forward alone
     optimizer_model.onnx     AdamW                   checkpoint          weights
+    cut/                     where layers are frozen: the same model in two halves
+      prefix.onnx            the frozen layers (an ordinary inference graph, weights inside)
+      training_model.onnx …  the four files above for what lies on top of them
     rest.safetensors         weights the graph does not use, kept for the Hugging Face folder
     config.json, tokenizer…  as they go into the trained model's folder
 
@@ -20,59 +23,22 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import ValidationError
 
+from edgetune.backends.ort_manifest import SCHEMA_VERSION, Manifest
 from edgetune.errors import ArtifactsError, EdgetuneError, EnvironmentError_, ModelError, UsageError
 from edgetune.machine import installed
 from edgetune.models import ModelSource
 
-SCHEMA_VERSION = 1
 MANIFEST = "manifest.json"
 GRAPHS = ("training_model.onnx", "eval_model.onnx", "optimizer_model.onnx", "checkpoint")
+CUT_FOLDER = "cut"
+PREFIX = "prefix.onnx"
 _ERRORS: dict[str, type[EdgetuneError]] = {
     kind.__name__: kind for kind in (ArtifactsError, EnvironmentError_, ModelError, UsageError)
 }
-
-
-class Check(BaseModel):
-    """How far the first step was from torch's when the artifacts were made.
-
-    Attributes:
-        logits: largest absolute difference of the logits.
-        loss: absolute difference of the mean loss (nats).
-        gradients: largest over parameters of |difference| / |gradient| (norms).
-    """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-    logits: float
-    loss: float
-    gradients: float
-
-
-class Manifest(BaseModel):
-    """What artifacts are, written beside them."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-    schema_version: Literal[1] = 1
-    edgetune: str
-    onnxruntime: str
-    model: str
-    fingerprint: str
-    n_labels: int
-    freeze: str
-    pad_id: int
-    max_positions: int
-    hidden_size: int
-    initializer_range: float
-    inputs: list[str]
-    trainable: list[str]
-    head: dict[str, list[int]]
-    parameters: list[str]
-    tied: dict[str, str]
-    notes: list[str] = []
-    check: Check
 
 
 class Artifacts:
@@ -107,15 +73,15 @@ def load_artifacts(folder: Path, n_labels: int | None = None) -> Artifacts:
         )
     try:
         raw = json.loads(path.read_text(encoding="utf-8"))
-        if isinstance(raw, dict) and raw.get("schema_version", 0) > SCHEMA_VERSION:
-            raise ArtifactsError(
-                f"{folder} was written by a newer edgetune; update edgetune or export again."
-            )
+        _check_version(folder, raw)
         manifest = Manifest.model_validate(raw)
     except (ValueError, ValidationError) as error:
         first = str(error).splitlines()[0]
         raise ArtifactsError(f"{path} is damaged ({first}); export the artifacts again.") from error
-    missing = [name for name in (*GRAPHS, "tokenizer.json", "config.json") if not (folder / name).is_file()]
+    wanted = [*GRAPHS, "tokenizer.json", "config.json"]
+    if manifest.cut is not None:
+        wanted += [f"{CUT_FOLDER}/{name}" for name in (PREFIX, *GRAPHS)]
+    missing = [name for name in wanted if not (folder / name).is_file()]
     if missing:
         raise ArtifactsError(f"{folder} lacks {', '.join(missing)}; export the artifacts again.")
     if manifest.onnxruntime != ort_version() and ort_version() != "none":
@@ -129,6 +95,16 @@ def load_artifacts(folder: Path, n_labels: int | None = None) -> Artifacts:
             f"export again with --labels {n_labels}."
         )
     return Artifacts(folder, manifest)
+
+
+def _check_version(folder: Path, raw: Any) -> None:
+    """Refuse artifacts of another schema in words of their own."""
+    version = raw.get("schema_version", 0) if isinstance(raw, dict) else 0
+    if not isinstance(version, int) or version in (0, SCHEMA_VERSION):
+        return
+    if version > SCHEMA_VERSION:
+        raise ArtifactsError(f"{folder} was written by a newer edgetune; update edgetune or export again.")
+    raise ArtifactsError(f"{folder} was written by an older edgetune; make it again with `edgetune export`.")
 
 
 def cache_key(fingerprint: str, freeze: str) -> str:
@@ -147,12 +123,10 @@ class ArtifactBuilder:
     tokenizes the data; the number of labels is sent to it when it is known.
     """
 
-    def __init__(self, source: ModelSource, freeze: str, cache_dir: Path) -> None:
+    def __init__(self, source: ModelSource, cache_dir: Path) -> None:
         self._source = source
-        self._freeze = freeze
         self._cache = cache_dir / "artifacts"
         self._fingerprint = source.fingerprint()
-        self._key = cache_key(self._fingerprint, freeze)
         self._child: subprocess.Popen[str] | None = None
 
     @property
@@ -160,17 +134,18 @@ class ArtifactBuilder:
         """What is exported."""
         return self._source.name
 
-    def cached(self, n_labels: int) -> Path | None:
+    def cached(self, n_labels: int, freeze: str) -> Path | None:
         """Return the cached artifacts' folder, if they are there."""
-        folder = self._folder(n_labels)
+        folder = self._folder(n_labels, freeze)
         return folder if (folder / MANIFEST).is_file() else None
 
-    def any_cached(self) -> bool:
+    def any_cached(self, freeze: str) -> bool:
         """Return whether this model's artifacts are cached for any number of labels."""
-        return next(self._cache.glob(f"{self._key}-*/{MANIFEST}"), None) is not None
+        key = cache_key(self._fingerprint, freeze)
+        return next(self._cache.glob(f"{key}-*/{MANIFEST}"), None) is not None
 
-    def _folder(self, n_labels: int) -> Path:
-        return self._cache / f"{self._key}-{n_labels}"
+    def _folder(self, n_labels: int, freeze: str) -> Path:
+        return self._cache / f"{cache_key(self._fingerprint, freeze)}-{n_labels}"
 
     def warm_up(self) -> None:
         """Start the child that will export, if it is not running yet."""
@@ -191,19 +166,19 @@ class ArtifactBuilder:
             self._child.communicate()
             self._child = None
 
-    def get(self, n_labels: int) -> Artifacts:
+    def get(self, n_labels: int, freeze: str) -> Artifacts:
         """Return cached artifacts, or make them.
 
         Raises:
             EdgetuneError: what the child found wrong, in its words.
         """
-        folder = self.cached(n_labels)
+        folder = self.cached(n_labels, freeze)
         if folder is None:
-            folder = self._folder(n_labels)
-            self.build_into(folder, n_labels)
+            folder = self._folder(n_labels, freeze)
+            self.build_into(folder, n_labels, freeze)
         return load_artifacts(folder, n_labels)
 
-    def build_into(self, folder: Path, n_labels: int) -> None:
+    def build_into(self, folder: Path, n_labels: int, freeze: str) -> None:
         """Make artifacts in a temporary folder beside `folder`, then rename it."""
         try:
             folder.parent.mkdir(parents=True, exist_ok=True)
@@ -214,14 +189,14 @@ class ArtifactBuilder:
                 f"Cannot write to {folder.parent} ({error.strerror}); use --cache-dir."
             ) from error
         try:
-            self._run_child(scratch, n_labels)
+            self._run_child(scratch, n_labels, freeze)
             if folder.exists():
                 shutil.rmtree(folder)
             os.replace(scratch, folder)
         finally:
             shutil.rmtree(scratch, ignore_errors=True)
 
-    def _run_child(self, scratch: Path, n_labels: int) -> None:
+    def _run_child(self, scratch: Path, n_labels: int, freeze: str) -> None:
         self.warm_up()
         child, self._child = self._child, None
         assert child is not None
@@ -230,7 +205,7 @@ class ArtifactBuilder:
             "name": self._source.name,
             "fingerprint": self._fingerprint,
             "n_labels": n_labels,
-            "freeze": self._freeze,
+            "freeze": freeze,
             "target": str(scratch),
         }
         try:

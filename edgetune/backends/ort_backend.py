@@ -1,24 +1,31 @@
 """The ONNX Runtime backend: trains from artifacts, without torch or transformers.
 
 A train step is one fused forward and backward pass of the training graph and one AdamW update; the
-eval graph is the only forward pass. Both graphs return `[loss, logits]`.
+eval graph is the only forward pass. With a cut, both start from the frozen layers' output:
+
+    batch ──→ prefix session or cache ──→ hidden ──→ training / eval graph of the suffix ──→ logits
+
+The whole graphs are then opened only to save.
 """
 
 from __future__ import annotations
 
-import tempfile
 from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
 
+from edgetune.backends.base import NoLinearHead
+from edgetune.backends.graph_cut import HIDDEN
 from edgetune.backends.hf_folder import copy_tokenizer, write_config
-from edgetune.backends.ort_artifacts import Artifacts
-from edgetune.backends.ort_runtime import import_ort, import_training
+from edgetune.backends.ort_artifacts import CUT_FOLDER, PREFIX, Artifacts
+from edgetune.backends.ort_manifest import Linear
+from edgetune.backends.ort_training import Training, open_prefix, session_options
+from edgetune.backends.prefix_cache import PrefixCache
 from edgetune.batching import Batch
-from edgetune.errors import ArtifactsError, ModelError, UsageError
+from edgetune.errors import ModelError
 from edgetune.models import init_head
-from edgetune.types import FloatArray
+from edgetune.types import FloatArray, IntArray
 
 
 class OrtBackend:
@@ -27,7 +34,14 @@ class OrtBackend:
     name: ClassVar[str] = "ort"
 
     def __init__(
-        self, artifacts: Artifacts, seed: int, *, device: str = "cpu", threads: int | None = None
+        self,
+        artifacts: Artifacts,
+        seed: int,
+        *,
+        device: str = "cpu",
+        threads: int | None = None,
+        cut: bool = True,
+        cache: PrefixCache | None = None,
     ) -> None:
         """Load weights and graphs; weights that the checkpoint does not have are drawn from the seed.
 
@@ -36,88 +50,109 @@ class OrtBackend:
             seed: of the head's first weights.
             device: `cpu`, or `cuda` where the CUDA build is installed.
             threads: of one operation (None: one per physical core).
+            cut: whether to run frozen layers apart, where the artifacts are cut.
+            cache: keeps what the frozen layers give.
         """
         self.artifacts = artifacts
+        self.cache = cache
         self._device = device
-        self._options = import_ort().SessionOptions()
-        if threads is not None:
-            self._options.intra_op_num_threads = threads
-        if device != "cpu" and "CUDAExecutionProvider" not in import_ort().get_available_providers():
-            raise UsageError(
-                '--device cuda on the ort backend needs the CUDA build: `pip install "edgetune[cuda]"`, '
-                "or use --backend torch."
-            )
-        self._open(artifacts.folder / "checkpoint")
-        manifest = artifacts.manifest
+        self._options = session_options(device, threads)
+        self._cut = artifacts.manifest.cut if cut else None
+        self._prefix: Any = None
+        self.depth = 0 if self._cut is None else self._cut.depth
+        if self._cut is None:
+            self._training = self._open_whole()
+        else:
+            home = artifacts.folder / CUT_FOLDER
+            self._training = Training(home, home / "checkpoint", device, self._options)
+            self._prefix = open_prefix(home / PREFIX, device, session_options(device, threads, spin=False))
+        self._draw_head(seed)
+
+    def _open_whole(self) -> Training:
+        folder = self.artifacts.folder
+        return Training(folder, folder / "checkpoint", self._device, self._options)
+
+    def _draw_head(self, seed: int) -> None:
+        manifest = self.artifacts.manifest
         shapes = {name: tuple(shape) for name, shape in manifest.head.items()}
         for name, value in init_head(shapes, manifest.initializer_range, seed).items():
             if name in manifest.trainable:
-                self._state.parameters[name].data = value
-
-    def _open(self, checkpoint: Path) -> None:
-        api = import_training()
-        folder = self.artifacts.folder
-        try:
-            self._state = api.CheckpointState.load_checkpoint(str(checkpoint))
-            self._module = api.Module(
-                str(folder / "training_model.onnx"),
-                self._state,
-                str(folder / "eval_model.onnx"),
-                device=self._device,
-                session_options=self._options,
-            )
-            self._optimizer = api.Optimizer(str(folder / "optimizer_model.onnx"), self._module)
-        except Exception as error:  # every kind of damage has a class of its own, and none in common
-            tail = str(error).strip().splitlines()[-1][-200:]
-            raise ArtifactsError(
-                f"{folder} cannot be opened by ONNX Runtime ({tail}); export the artifacts again "
-                "(in the cache: delete that folder, and they are made anew)."
-            ) from error
+                self._training.set(name, value)
 
     @property
     def n_parameters(self) -> int:
         """Trainable parameters."""
-        return int(self._module.get_parameters_size(True))
+        return self._training.n_parameters
 
-    def _inputs(self, batch: Batch) -> list[Any]:
-        manifest = self.artifacts.manifest
-        padded = batch.padded(manifest.pad_id)
-        return [*(padded[name] for name in manifest.inputs), batch.labels.astype(np.int64)]
+    def prefix(self, batch: Batch) -> FloatArray:
+        """Run the frozen prefix afresh: hidden states (B, T, D)."""
+        return self._run_prefix(self._padded(batch))
 
-    def score(self, batch: Batch) -> FloatArray:
+    def _padded(self, batch: Batch, width: int = 0) -> dict[str, IntArray]:
+        return batch.padded(self.artifacts.manifest.pad_id, width=width)
+
+    def _run_prefix(self, padded: dict[str, IntArray]) -> FloatArray:
+        if self._cut is None:
+            raise ValueError("no layers are cut off as a prefix (depth is 0)")
+        hidden: FloatArray = self._prefix.run([HIDDEN], {n: padded[n] for n in self._cut.prefix_inputs})[0]
+        return hidden
+
+    def _inputs(self, batch: Batch, keep: bool = True) -> list[Any]:
+        """Return what the graphs take of a batch, in their order; the frozen layers are run here."""
+        padded = self._padded(batch)
+        labels = batch.labels.astype(np.int64)
+        if self._cut is None:
+            return [*(padded[name] for name in self.artifacts.manifest.inputs), labels]
+        width = padded["input_ids"].shape[1]
+        if self.cache is None:
+            hidden = self._run_prefix(padded)
+        else:
+            hidden = self.cache.hidden(
+                batch, width, lambda part: self._run_prefix(self._padded(part, width)), keep=keep
+            )
+        return [*(hidden if name == HIDDEN else padded[name] for name in self._cut.inputs), labels]
+
+    def score(self, batch: Batch, keep: bool = True) -> FloatArray:
         """Return logits (B, C) of the eval graph."""
-        self._module.eval()
-        _, logits = self._module(*self._inputs(batch))
-        result: FloatArray = logits
-        return result
+        return self._training.forward(self._inputs(batch, keep))[0]
+
+    def features(self, batch: Batch) -> FloatArray:
+        """Return what the head's last linear layer sees (B, F)."""
+        self._linear()
+        return self._training.forward(self._inputs(batch))[1]
+
+    def _linear(self) -> Linear:
+        found = self.artifacts.manifest.linear
+        if found is None:
+            raise NoLinearHead(f"The logits of {self.artifacts.manifest.model} come from no linear layer.")
+        return found
+
+    def set_head(self, weight: FloatArray, bias: FloatArray) -> None:
+        """Replace the last linear layer's weight (C, F) and bias (C,)."""
+        linear = self._linear()
+        for name, value in ((linear.weight, weight), (linear.bias, bias)):
+            shape = self._training.get(name).shape
+            if value.shape != shape:
+                raise ValueError(f"{name} has shape {shape}, not {value.shape}")
+            self._training.set(name, value)
 
     def train_step(self, batch: Batch, lr: float) -> FloatArray:
         """Update once on the batch; return logits (B, C) from before the update."""
-        self._module.train()
-        self._optimizer.set_learning_rate(lr)
-        _, logits = self._module(*self._inputs(batch))
-        self._optimizer.step()
-        self._module.lazy_reset_grad()
-        result: FloatArray = logits
-        return result
+        return self._training.step(self._inputs(batch), lr)
 
     def state(self) -> bytes:
         """Return parameters and optimizer state as ONNX Runtime's own checkpoint."""
-        api = import_training()
-        with tempfile.TemporaryDirectory() as scratch:
-            path = Path(scratch) / "checkpoint"
-            api.CheckpointState.save_checkpoint(self._state, str(path), include_optimizer_state=True)
-            return path.read_bytes()
+        return self._training.state()
 
     def load_state(self, state: bytes) -> None:
-        """Continue exactly where `state()` was taken."""
-        with tempfile.TemporaryDirectory() as scratch:
-            path = Path(scratch) / "checkpoint"
-            path.write_bytes(state)
-            self._open(path)
+        """Continue exactly where `state()` was taken, with the same cut."""
+        self._training = self._training.at(state)
 
     def load_weights(self, files: list[Path]) -> None:
         """Start from the safetensors of a Hugging Face folder instead of the artifacts' own weights.
+
+        Where frozen weights differ from the artifacts' own, the prefix would be another model's:
+        the whole graph is run then (`depth` becomes 0).
 
         Raises:
             ModelError: a weight is missing or has another shape.
@@ -125,41 +160,55 @@ class OrtBackend:
         from safetensors.numpy import load_file
 
         given = {name: value for path in files for name, value in load_file(path).items()}
-        for name in self.artifacts.manifest.parameters:
-            if name not in self._state.parameters:
-                continue
-            own = self._state.parameters[name]
-            if name not in given or given[name].shape != own.data.shape:
+        whole = self._whole()
+        names = [name for name in self.artifacts.manifest.parameters if whole.has(name)]
+        for name in names:
+            if name not in given or given[name].shape != whole.get(name).shape:
                 raise ModelError(
                     f"{files[0].parent} does not fit the artifacts in {self.artifacts.folder}: its {name} is "
                     "missing or has another shape; pass a model that was trained from them."
                 )
-            own.data = given[name].astype(np.float32)
+        trainable = set(self.artifacts.manifest.trainable)
+        frozen = [name for name in names if name not in trainable]
+        if self._cut is not None and any((whole.get(name) != given[name]).any() for name in frozen):
+            self._training, self._cut, self._prefix, self.depth = whole, None, None, 0
+        for name in names:
+            if self._training.has(name):
+                self._training.set(name, given[name])
+
+    def _whole(self) -> Training:
+        """Return the whole graphs with the weights of now."""
+        if self._cut is None:
+            return self._training
+        whole = self._open_whole()
+        for name in self.artifacts.manifest.trainable:
+            whole.set(name, self._training.get(name))
+        return whole
 
     def weights(self) -> dict[str, FloatArray]:
         """Return every weight of the Hugging Face model by name, as copies."""
-        manifest = self.artifacts.manifest
+        return self._weights_of(self._whole())
+
+    def _weights_of(self, whole: Training) -> dict[str, FloatArray]:
         found: dict[str, FloatArray] = {}
         rest = self.artifacts.folder / "rest.safetensors"
         if rest.is_file():
             from safetensors.numpy import load_file
 
             found.update(load_file(rest))
-        for name in manifest.parameters:
-            if name in self._state.parameters:
-                found[name] = np.array(self._state.parameters[name].data)
-        return found
+        names = self.artifacts.manifest.parameters
+        return found | {name: whole.get(name) for name in names if whole.has(name)}
 
-    def save(self, folder: Path, label_names: tuple[str, ...]) -> None:
-        """Write `model/` (Hugging Face layout) and `onnx/model.onnx` into an existing folder."""
+    def save(self, folder: Path, label_names: tuple[str, ...], light: bool = False) -> None:
+        """Write `model/` (Hugging Face layout) and `onnx/model.onnx`, which costs little, into a folder."""
         from safetensors.numpy import save_file
 
         onnx_folder, model_folder = folder / "onnx", folder / "model"
         onnx_folder.mkdir()
         model_folder.mkdir()
-        self._module.eval()
-        self._module.export_model_for_inferencing(str(onnx_folder / "model.onnx"), ["logits"])
-        save_file(self.weights(), model_folder / "model.safetensors", metadata={"format": "pt"})
+        whole = self._whole()
+        whole.export(onnx_folder / "model.onnx")
+        save_file(self._weights_of(whole), model_folder / "model.safetensors", metadata={"format": "pt"})
         for target in (onnx_folder, model_folder):
             copy_tokenizer(self.artifacts.folder, target)
             write_config(self.artifacts.folder / "config.json", target / "config.json", label_names)

@@ -2,22 +2,29 @@
 
 Used where ONNX Runtime has no training build (Linux on ARM, Python 3.13), where it is faster, and on
 CUDA. It trains the same parameters with the same numbers as the `ort` backend; dropout is off in both.
+Frozen layers are run apart, without a gradient, and what they give may be kept (`torch_cut`).
 """
 
 from __future__ import annotations
 
+import contextlib
 import io
 from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
 
-from edgetune.backends.base import ADAM_BETAS, ADAM_EPS, WEIGHT_DECAY
+from edgetune.backends.base import ADAM_BETAS, ADAM_EPS, WEIGHT_DECAY, NoLinearHead
 from edgetune.backends.hf_folder import copy_tokenizer, write_config
 from edgetune.backends.onnx_export import export_graph, load_torch_model, quiet
+from edgetune.backends.prefix_cache import PrefixCache
+from edgetune.backends.probe import torch_probe
+from edgetune.backends.torch_cut import LayerCut, find_cut, shared_below
+from edgetune.backends.torch_first_token import first_token_only
+from edgetune.backends.torch_head import find_linear, seen_by
 from edgetune.batching import Batch
 from edgetune.errors import EnvironmentError_, UsageError
-from edgetune.models import ModelSource, init_head, takes_segments, trainable_names
+from edgetune.models import ModelSource, frozen_depth, init_head, takes_segments, trainable_names
 from edgetune.types import FloatArray
 
 
@@ -38,6 +45,8 @@ class TorchBackend:
         threads: int | None = None,
         onnx: bool = True,
         tokenizer_folder: Path | None = None,
+        cut: bool = True,
+        cache: PrefixCache | None = None,
     ) -> None:
         """Load the model, freeze it and draw its head from the seed.
 
@@ -51,6 +60,8 @@ class TorchBackend:
             threads: of one operation (None: torch's own choice).
             onnx: whether `save` also exports `onnx/model.onnx`.
             tokenizer_folder: where its fast tokenizer lies (None: beside the weights).
+            cut: whether to run frozen layers apart, where the model lets itself be cut.
+            cache: keeps what the frozen layers give.
         """
         try:
             import torch
@@ -76,8 +87,13 @@ class TorchBackend:
                 if name in head:
                     parameter.copy_(torch.from_numpy(head[name]))
                 parameter.requires_grad_(name in trainable)
+        first_token_only(self._model)
         self._model.to(self._device)
         self._segments = takes_segments(self._model.config.to_dict())
+        self.cache = cache
+        self._linear: Any = None
+        self._cut = self._freeze_below(frozen_depth(freeze), cut)
+        self.depth = 0 if self._cut is None else self._cut.depth
         self._trained = [p for p in self._model.parameters() if p.requires_grad]
         self._optimizer = torch.optim.AdamW(
             self._trained, lr=0.0, betas=ADAM_BETAS, eps=ADAM_EPS, weight_decay=WEIGHT_DECAY, fused=True
@@ -88,20 +104,86 @@ class TorchBackend:
         """Trainable parameters."""
         return sum(parameter.numel() for parameter in self._trained)
 
-    def _logits(self, batch: Batch) -> Any:
-        padded = batch.padded(self._source.pad_id)
+    def _freeze_below(self, depth: int, cut: bool) -> LayerCut | None:
+        """Cut the model; freeze what the layers below the cut share with others."""
+        found = find_cut(self._model, depth, self._bf16) if depth > 0 else None
+        if found is None:
+            return None
+        for name in shared_below(self._model, found):
+            self._model.get_parameter(name).requires_grad_(False)
+        return found if cut else None
+
+    def prefix(self, batch: Batch) -> FloatArray:
+        """Run the frozen prefix afresh: hidden states (B, T, D)."""
+        return self._prefix(batch)
+
+    def _prefix(self, batch: Batch, width: int = 0) -> FloatArray:
+        with self._torch.inference_mode():
+            hidden: FloatArray = self._below(self._inputs(batch, width)).float().cpu().numpy()
+        return hidden
+
+    def _below(self, inputs: dict[str, Any]) -> Any:
+        if self._cut is None:
+            raise ValueError("no layers are cut off as a prefix (depth is 0)")
+        with self._autocast():
+            return self._cut.below(lambda: self._model(**inputs))
+
+    def _inputs(self, batch: Batch, width: int = 0) -> dict[str, Any]:
+        padded = batch.padded(self._source.pad_id, width=width)
         if not self._segments:
             padded.pop("token_type_ids")
-        inputs = {name: self._torch.from_numpy(value).to(self._device) for name, value in padded.items()}
-        with self._torch.autocast(self._device.type, self._torch.bfloat16, enabled=self._bf16):
+        return {name: self._torch.from_numpy(value).to(self._device) for name, value in padded.items()}
+
+    def _autocast(self) -> Any:
+        return self._torch.autocast(self._device.type, self._torch.bfloat16, enabled=self._bf16)
+
+    def _logits(self, batch: Batch, keep: bool = True) -> Any:
+        inputs = self._inputs(batch)
+        with contextlib.ExitStack() as stack:
+            if self._cut is not None:
+                stack.enter_context(self._cut.above(self._hidden(batch, inputs, keep)))
+            stack.enter_context(self._autocast())
             logits = self._model(**inputs).logits
         return logits.float()
 
-    def score(self, batch: Batch) -> FloatArray:
+    def _hidden(self, batch: Batch, inputs: dict[str, Any], keep: bool) -> Any:
+        """Return what enters the lowest layer above the cut (B, T, D), from the cache if there is one."""
+        if self.cache is None:
+            with self._torch.no_grad():
+                return self._below(inputs)
+        width = inputs["input_ids"].shape[1]
+        hidden = self.cache.hidden(batch, width, lambda part: self._prefix(part, width), keep=keep)
+        return self._torch.from_numpy(hidden).to(self._device)
+
+    def score(self, batch: Batch, keep: bool = True) -> FloatArray:
         """Return logits (B, C)."""
         with self._torch.inference_mode():
-            result: FloatArray = self._logits(batch).cpu().numpy()
+            result: FloatArray = self._logits(batch, keep).cpu().numpy()
         return result
+
+    def features(self, batch: Batch) -> FloatArray:
+        """Return what the head's last linear layer sees (B, F)."""
+        linear = self._head()
+        with self._torch.inference_mode():
+            result: FloatArray = seen_by(linear, lambda: self._logits(batch)).float().cpu().numpy()
+        return result
+
+    def _head(self) -> Any:
+        """Return the last linear layer, found by running the model once."""
+        if self._linear is None:
+            self._linear = find_linear(self._model, lambda: self._model(**torch_probe(self._model)).logits)
+        if self._linear is None:
+            raise NoLinearHead(f"The logits of {self._source.name} come from no linear layer.")
+        return self._linear
+
+    def set_head(self, weight: FloatArray, bias: FloatArray) -> None:
+        """Replace the last linear layer's weight (C, F) and bias (C,)."""
+        linear = self._head()
+        for parameter, value in ((linear.weight, weight), (linear.bias, bias)):
+            if value.shape != tuple(parameter.shape):
+                raise ValueError(f"the head has shape {tuple(parameter.shape)}, not {value.shape}")
+            with self._torch.no_grad():
+                parameter.copy_(self._torch.from_numpy(np.ascontiguousarray(value, dtype=np.float32)))
 
     def train_step(self, batch: Batch, lr: float) -> FloatArray:
         """Update once on the batch; return logits (B, C) from before the update."""
@@ -132,14 +214,14 @@ class TorchBackend:
         """Return every parameter by name, as copies."""
         return {n: p.detach().cpu().numpy().copy() for n, p in self._model.named_parameters()}
 
-    def save(self, folder: Path, label_names: tuple[str, ...]) -> None:
-        """Write `model/` (Hugging Face layout) and `onnx/model.onnx` into an existing folder."""
+    def save(self, folder: Path, label_names: tuple[str, ...], light: bool = False) -> None:
+        """Write `model/` (Hugging Face layout) and, unless `light`, `onnx/model.onnx` into a folder."""
         model_folder = folder / "model"
         model_folder.mkdir()
         with quiet():
             self._model.save_pretrained(model_folder, safe_serialization=True)
         targets = [model_folder]
-        if self._onnx:
+        if self._onnx and not light:
             onnx_folder = folder / "onnx"
             onnx_folder.mkdir()
             self._export(onnx_folder / "model.onnx")

@@ -37,15 +37,22 @@ class TokenView:
         rows: (n,) row numbers in the store.
         labels: (n,) int32 ids into `label_names`.
         label_names: of the class ids.
+        limit: tokens per row at most; None: as in the store.
     """
 
     def __init__(
-        self, store: TokenStore, rows: IntArray, labels: IntArray, label_names: Sequence[str]
+        self,
+        store: TokenStore,
+        rows: IntArray,
+        labels: IntArray,
+        label_names: Sequence[str],
+        limit: int | None = None,
     ) -> None:
         self.store = store
         self.rows = rows
         self.labels = labels
         self.label_names = tuple(label_names)
+        self.limit = limit
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -58,7 +65,13 @@ class TokenView:
     @cached_property
     def lengths(self) -> IntArray:
         """(n,) tokens per row."""
-        return self.store.lengths[self.rows]
+        lengths = self.store.lengths[self.rows]
+        return lengths if self.limit is None else np.minimum(lengths, self.limit)
+
+    @property
+    def longest(self) -> int:
+        """Tokens of the longest row."""
+        return int(self.lengths.max(initial=0))
 
     @property
     def text_hashes(self) -> IntArray:
@@ -73,11 +86,18 @@ class TokenView:
 
     def batch(self, rows: IntArray) -> Batch:
         """Copy rows, given by their position in the view; `Batch.rows` are those of the store."""
-        return self.store.gather(self.rows[rows], self.labels[rows])
+        return self.store.gather(self.rows[rows], self.labels[rows], self.limit)
 
     def subset(self, rows: IntArray) -> TokenView:
         """Return a view of some rows, given by their position in this one."""
-        return TokenView(self.store, self.rows[rows], self.labels[rows], self.label_names)
+        return TokenView(self.store, self.rows[rows], self.labels[rows], self.label_names, self.limit)
+
+    def cut(self, limit: int) -> TokenView:
+        """Return the same rows with at most `limit` tokens: the first ones, and the row's last token.
+
+        For rows of one text that end in one special token this is what the tokenizer's truncation gives.
+        """
+        return TokenView(self.store, self.rows, self.labels, self.label_names, limit)
 
     def relabel(self, names: Sequence[str]) -> TokenView:
         """Return the same rows with ids in a model's label order.
@@ -96,7 +116,7 @@ class TokenView:
                 f"Its labels are {known}."
             )
         new_ids = np.array([ids.get(name, -1) for name in self.label_names], dtype=np.int32)
-        view = TokenView(self.store, self.rows, new_ids[self.labels], names)
+        view = TokenView(self.store, self.rows, new_ids[self.labels], names, self.limit)
         if "lengths" in self.__dict__:
             view.lengths = self.lengths
         return view
@@ -178,19 +198,21 @@ class TokenStore:
         """Copy the rows asked for out of the cache."""
         return self.gather(rows, self.labels[rows])
 
-    def gather(self, rows: IntArray, labels: IntArray) -> Batch:
-        """Copy rows, (B,) numbers in the store, and give them these (B,) class ids."""
+    def gather(self, rows: IntArray, labels: IntArray, limit: int | None = None) -> Batch:
+        """Copy rows, (B,) numbers in the store, and give them these (B,) class ids; see `TokenView.cut`."""
         starts = self._offsets.array[rows]
-        lengths = self.lengths[rows]
+        whole = self.lengths[rows]
+        lengths = whole if limit is None else np.minimum(whole, limit)
         offsets = np.zeros(len(rows) + 1, dtype=np.int64)
         np.cumsum(lengths, out=offsets[1:])
         places = np.repeat(starts - offsets[:-1], lengths) + np.arange(offsets[-1])
+        places[offsets[1:] - 1] = starts + whole - 1
         return Batch(
             rows=np.asarray(rows, dtype=np.int64),
             labels=np.asarray(labels, dtype=np.int64),
             tokens=self._tokens.array[places].astype(np.int32),
             offsets=offsets,
-            first_lengths=self._first_lengths.array[rows].astype(np.int32),
+            first_lengths=np.minimum(self._first_lengths.array[rows].astype(np.int32), lengths),
             scored=np.zeros(len(rows), dtype=np.bool_),
         )
 

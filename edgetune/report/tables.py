@@ -42,6 +42,7 @@ def summary_sections(summary: Summary) -> list[Section]:
     sections = [
         Section("Result", list(_result(summary))),
         Section("Time", list(_time(summary)), right=True),
+        Section("Plan", list(_plan(summary)), ("", "planned", "real"), right=True),
         Section("Examples", list(_examples(summary))),
         Section("Stages", list(_stages(summary))),
         Section("Cost", list(_cost(summary))),
@@ -89,6 +90,23 @@ def _time(summary: Summary) -> Iterator[tuple[str, ...]]:
         yield "elapsed", f"{total:.2f} s", percent(1.0), duration(total) if total >= 60 else ""
 
 
+def _plan(summary: Summary) -> Iterator[tuple[str, ...]]:
+    """Say what was planned beside what came of it."""
+    planned = summary.get("planned") or {}
+    lines = planned.get("lines") or []
+    for line in lines:
+        real = line["real_s"]
+        yield line["line"], f"{line['planned_s']:.2f} s", "" if real is None else f"{real:.2f} s"
+    if not lines:
+        return
+    yield "examples trained", f"{planned['n_rows']:,}", f"{summary['n_trained']:,}"
+    yield "steps", f"{planned['n_steps']:,}", f"{summary['n_steps']:,}"
+    yield "energy", f"{planned['energy_j'] / 1e3:.2f} kJ", f"{summary['energy_j'] / 1e3:.2f} kJ"
+    if summary.get("deadline_s") is not None:
+        used = percent(summary["deadline_used_rate"])
+        yield "deadline", f"{summary['deadline_s']:.1f} s", f"{summary['elapsed_s']:.1f} s ({used})"
+
+
 def _examples(summary: Summary) -> Iterator[tuple[str, str]]:
     yield from _lines(
         summary,
@@ -129,6 +147,16 @@ def _cost(summary: Summary) -> Iterator[tuple[str, str]]:
         ("t_norm_measured", "T_norm measured", "{:.3f}".format),
         ("peak_memory_mb", "peak memory", "{:,.0f} MB".format),
     )
+    if summary.get("energy_j") is not None:
+        yield "energy", f"{summary['energy_j'] / 1e3:.2f} kJ, {summary['energy_source']}"
+        yield "by equation 6", f"{summary['energy_eq6_kwh']:.5f} kWh, {summary['co2e_lb']:.5f} lb CO2e"
+    if summary.get("cache"):
+        cache = summary["cache"]
+        yield (
+            "frozen layers' cache",
+            f"{cache['n_hits']:,} rows found, {cache['n_misses']:,} computed, "
+            f"{cache['memory_mb']:,.0f} MB in memory, {cache['file_mb']:,.0f} MB in a file",
+        )
 
 
 def _places(summary: Summary) -> Iterator[tuple[str, str]]:
@@ -189,7 +217,7 @@ def evaluation_text(evaluation: Evaluation) -> str:
     return sections_text(evaluation_sections(evaluation))
 
 
-def _print(sections: list[Section], console: Console) -> None:
+def print_sections(sections: list[Section], console: Console) -> None:
     """Print sections in colour, or as plain lines where the console is no terminal."""
     if not console.is_terminal:
         console.print(sections_text(sections), markup=False, highlight=False, soft_wrap=True)
@@ -218,9 +246,9 @@ def _print(sections: list[Section], console: Console) -> None:
 
 def print_summary(summary: Summary, console: Console) -> None:
     """Print the closing table of a run."""
-    _print(summary_sections(summary), console)
+    print_sections(summary_sections(summary), console)
 
 
 def print_evaluation(evaluation: Evaluation, console: Console) -> None:
     """Print the figures, the classes and the confusion matrix of an evaluation."""
-    _print(evaluation_sections(evaluation), console)
+    print_sections(evaluation_sections(evaluation), console)

@@ -1,70 +1,31 @@
 """Every backend keeps the contract of `backends/base.py`, and they train the same numbers.
 
-Backends are found by walking `edgetune.backends`: a new `*_backend` module is tested by existing, once
-it has a factory here.
+A new `*_backend` module is tested by existing, once it has a factory in `backend_factories`.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import importlib
 import json
-import pkgutil
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from architectures import ARCHITECTURES
+from backend_factories import BACKENDS, FACTORIES, LR, Factory, build_ort, build_torch, losses_of
 from conftest import write_model
 from fakes import make_batch
 
-import edgetune.backends
 from edgetune.batching import Batch
 from edgetune.metrics import cross_entropy
-from edgetune.models import is_position_table, resolve_model, trainable_names
+from edgetune.models import is_position_table, trainable_names
 
-LR = 1e-3
 LABELS = ("no", "yes")
 
 
-def found_backends() -> dict[str, type[Any]]:
-    """Return the class of every module named `*_backend`."""
-    found = {}
-    for module in pkgutil.iter_modules(edgetune.backends.__path__):
-        if module.name.endswith("_backend"):
-            home = importlib.import_module(f"edgetune.backends.{module.name}")
-            kinds = [
-                kind
-                for kind in vars(home).values()
-                if isinstance(kind, type) and kind.__module__ == home.__name__ and hasattr(kind, "train_step")
-            ]
-            found.update({kind.name: kind for kind in kinds})
-    return found
-
-
-BACKENDS = found_backends()
-Factory = Callable[..., Any]
-
-
-def build_ort(
-    artifacts_of: Any, model: Path, freeze: str = "embeddings", seed: int = 0, n_labels: int = 2
-) -> Any:
-    return BACKENDS["ort"](artifacts_of(freeze, n_labels, model), seed)
-
-
-def build_torch(
-    artifacts_of: Any, model: Path, freeze: str = "embeddings", seed: int = 0, n_labels: int = 2
-) -> Any:
-    return BACKENDS["torch"](resolve_model(str(model)), n_labels, freeze, seed)
-
-
-FACTORIES: dict[str, Factory] = {"ort": build_ort, "torch": build_torch}
-
-
 def test_every_backend_is_tested() -> None:
-    assert set(FACTORIES) == set(BACKENDS), "give the new backend a factory in this file"
+    assert set(FACTORIES) == set(BACKENDS), "give the new backend a factory in backend_factories"
 
 
 @pytest.fixture(scope="module", params=sorted(BACKENDS))
@@ -127,14 +88,15 @@ def test_learns_a_fixed_batch(make: Factory) -> None:
     assert losses[-1] < 0.2 * losses[0]
 
 
-def test_continues_from_its_state_bit_for_bit(make: Factory) -> None:
-    backend = make()
+@pytest.mark.parametrize("freeze", ["embeddings", "1"])
+def test_continues_from_its_state_bit_for_bit(make: Factory, freeze: str) -> None:
+    backend = make(freeze=freeze)
     for batch in shapes()[:3]:
         backend.train_step(batch, LR)
     state = backend.state()
     assert isinstance(state, bytes)
     expected = [backend.train_step(batch, LR) for batch in shapes()[:5]]
-    for other in (backend, make(seed=9)):
+    for other in (backend, make(freeze=freeze, seed=9)):
         other.load_state(state)
         for batch, logits in zip(shapes()[:5], expected, strict=True):
             np.testing.assert_array_equal(other.train_step(batch, LR), logits)
@@ -171,12 +133,13 @@ def test_trains_what_is_not_frozen_and_nothing_else(make: Factory, freeze: str) 
     assert backend.n_parameters == sum(before[name].size for name in expected)
 
 
-def test_saves_a_folder_that_others_open(make: Factory, tmp_path: Path) -> None:
+@pytest.mark.parametrize("freeze", ["embeddings", "1"])
+def test_saves_a_folder_that_others_open(make: Factory, tmp_path: Path, freeze: str) -> None:
     from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
     from edgetune.backends.ort_runtime import import_ort
 
-    backend = make()
+    backend = make(freeze=freeze)
     batch = shapes()[0]
     backend.train_step(batch, LR)
     expected = backend.score(batch)
@@ -206,11 +169,6 @@ def test_saves_a_folder_that_others_open(make: Factory, tmp_path: Path) -> None:
     backend.train_step(batch, LR)  # and training goes on
 
 
-def losses_of(backend: Any, batches: list[Batch], lr: float = LR) -> np.ndarray:
-    """Train on the batches; return each step's mean loss."""
-    return np.array([cross_entropy(backend.train_step(b, lr), b.labels).mean() for b in batches])
-
-
 @pytest.mark.parametrize("freeze", ["embeddings", "1"])
 def test_fifty_steps_agree(artifacts_of: Any, tiny_model: Path, freeze: str) -> None:
     rng = np.random.default_rng(0)
@@ -222,6 +180,25 @@ def test_fifty_steps_agree(artifacts_of: Any, tiny_model: Path, freeze: str) -> 
     for name, value in ours.items():
         np.testing.assert_array_equal(value, theirs[name], err_msg=name)
     np.testing.assert_allclose(losses_of(ort, batches), losses_of(torch, batches), atol=1e-4)
+
+
+def test_head_is_linear_in_the_features(make: Factory) -> None:
+    rng = np.random.default_rng(0)
+    for freeze in ("embeddings", "1"):
+        backend = make(freeze=freeze)
+        for batch in shapes()[:3]:
+            expected = backend.score(batch)
+            features = backend.features(batch)
+            assert features.shape == (len(batch), 32)
+            np.testing.assert_array_equal(backend.score(batch), expected)
+            weight, bias = rng.normal(size=(2, 32)).astype(np.float32), np.array([0.5, -1.0], np.float32)
+            backend.set_head(weight, bias)
+            np.testing.assert_allclose(backend.score(batch), features @ weight.T + bias, atol=1e-5)
+            np.testing.assert_array_equal(backend.features(batch), features)
+        backend.train_step(batch, LR)
+        assert 0 < np.abs(backend.weights()["classifier.weight"] - weight).max() < 0.01
+        with pytest.raises(ValueError, match="shape"):
+            backend.set_head(weight[:, :3], bias)
 
 
 @pytest.fixture(scope="module", params=sorted(ARCHITECTURES))

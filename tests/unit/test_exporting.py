@@ -110,15 +110,15 @@ def test_key_depends_on_what_decides_the_contents(tiny_model: Path) -> None:
 def test_cached_artifacts_start_no_child(
     tmp_path: Path, tiny_model: Path, copied: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    builder = ArtifactBuilder(resolve_model(str(tiny_model)), "embeddings", tmp_path / "cache")
-    assert not builder.any_cached()
-    home = builder._folder(2)
+    builder = ArtifactBuilder(resolve_model(str(tiny_model)), tmp_path / "cache")
+    assert not builder.any_cached("embeddings")
+    home = builder._folder(2, "embeddings")
     home.parent.mkdir(parents=True)
     copied.rename(home)
     monkeypatch.setattr(builder, "warm_up", lambda: pytest.fail("a child was started"))
-    assert builder.any_cached()
-    assert builder.cached(3) is None
-    assert builder.get(2).folder == home
+    assert builder.any_cached("embeddings")
+    assert builder.cached(3, "embeddings") is None
+    assert builder.get(2, "embeddings").folder == home
 
 
 def test_a_child_that_dies_leaves_nothing(
@@ -127,7 +127,7 @@ def test_a_child_that_dies_leaves_nothing(
     import edgetune.backends.ort_artifacts as home
 
     monkeypatch.setattr(home.sys, "executable", "/bin/false")
-    builder = ArtifactBuilder(resolve_model(str(tiny_model)), "embeddings", tmp_path)
+    builder = ArtifactBuilder(resolve_model(str(tiny_model)), tmp_path)
     with pytest.raises(ArtifactsError, match=r"exit code 1.*--backend torch"):
-        builder.get(2)
+        builder.get(2, "embeddings")
     assert not list((tmp_path / "artifacts").iterdir())

@@ -5,6 +5,11 @@
     python tools/bench startup                               # command to first step, without and with caches
     python tools/bench memory                                # peak memory at 10,000 and 1,000,000 rows
     python tools/bench methods --data TRAIN --eval DEV       # methods side by side, one run each
+    python tools/bench plans                     # 12 runs with deadlines: planned against real
+    python tools/bench busy --repeats 20         # deadlines beside a neighbour that starts to compute
+    python tools/bench equal --repeats 3         # a deadline against a plain loop, same wall clock
+    python tools/bench freezing --rows 2000      # half the layers frozen, with and without the cache
+    python tools/bench cost --profile NAME       # predicted against real, off the profile's grid
 
 Nothing else may compute meanwhile. Without --data they run on rows that the project generates.
 """
@@ -17,6 +22,9 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))
 
+import cost_function
+import deadlines
+import freezing
 import loop_cost
 import memory
 import methods
@@ -30,6 +38,11 @@ BENCHES = {
     "startup": startup.main,
     "memory": memory.main,
     "methods": methods.main,
+    "plans": deadlines.plans,
+    "busy": deadlines.busy,
+    "equal": deadlines.equal,
+    "freezing": freezing.main,
+    "cost": cost_function.main,
 }
 
 
@@ -43,6 +56,7 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=4000, help="rows of the data to use")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--epochs", type=int, default=2)
+    parser.add_argument("--profile", help="device profile (default: the one that fits this machine)")
     parser.add_argument("--out", type=Path, default=Path("runs/bench"))
     arguments = parser.parse_args()
     print(machine_line())

@@ -1,0 +1,146 @@
+"""The deadline: what is left, what is reserved for the end, and how fast things really go.
+
+    start of the process ──── training ────┤ save ─ evaluate ─ report ─ exit ─ margin ├ deadline
+                                           end_s
+
+Time is the only authority: what was planned is corrected by what was measured, per operation, so a
+throttled processor, a busy neighbour or a wrong profile moves the end of training and not the deadline.
+A budget of energy is a deadline too: joules left over watts drawn.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+MARGIN_RATE = 0.006
+LEAST_MARGIN_S = 0.4
+RECENT = 9
+STALL = 8.0  # an operation this many times slower than usual is a pause of the machine, not its speed
+
+
+@dataclass(frozen=True)
+class Reserves:
+    """Seconds kept for the end of a run, as planned.
+
+    Attributes:
+        save_s: writing the model.
+        evaluate_s: scoring the evaluation rows.
+        report_s: picture, card and summary.
+        exit_s: the end of the process.
+    """
+
+    save_s: float
+    evaluate_s: float
+    report_s: float
+    exit_s: float
+
+
+class Speed:
+    """How much slower (above 1) or faster things go than predicted, from the last few measurements."""
+
+    def __init__(self, first: float = 1.0) -> None:
+        """Begin with a guess, given up with the first measurement."""
+        self._ratios: deque[float] = deque([first], maxlen=RECENT)
+        self._guessed = True
+        self.n = 0
+
+    def observe(self, predicted_s: float, measured_s: float) -> None:
+        """Learn from one operation; a stall counts for little, since the median rules."""
+        if predicted_s <= 0 or not math.isfinite(measured_s) or measured_s <= 0:
+            return
+        if self._guessed:
+            self._ratios.clear()
+            self._guessed = False
+        self._ratios.append(measured_s / predicted_s)
+        self.n += 1
+
+    @property
+    def ratio(self) -> float:
+        """The median of the last ratios."""
+        ordered = sorted(self._ratios)
+        return ordered[len(ordered) // 2]
+
+    @property
+    def cautious(self) -> float:
+        """A ratio that the next operation will hardly exceed: the worst recent one that was no stall."""
+        usual = self.ratio
+        return max(ratio for ratio in self._ratios if ratio <= STALL * usual)
+
+
+@dataclass
+class Clock:
+    """A run's time budget.
+
+    Attributes:
+        deadline_s: when the process must have ended, from its start; infinite for none.
+        reserves: what the end of the run needs, as planned.
+        elapsed_s: returns seconds since the process started.
+        energy_j: joules that may be used; infinite for no limit.
+        joules: returns joules used so far.
+        speeds: by operation (`score`, `train`), measured against predicted.
+        train_started_s: set by `begin`.
+    """
+
+    deadline_s: float
+    reserves: Reserves
+    elapsed_s: Callable[[], float]
+    energy_j: float = math.inf
+    joules: Callable[[], float] = lambda: 0.0
+    speeds: dict[str, Speed] = field(default_factory=dict)
+    train_started_s: float = 0.0
+
+    def begin(self) -> None:
+        """Training starts now."""
+        self.train_started_s = self.elapsed_s()
+
+    @property
+    def margin_s(self) -> float:
+        """Kept free for what nobody foresees."""
+        return max(LEAST_MARGIN_S, MARGIN_RATE * self.deadline_s)
+
+    def limit_s(self) -> float:
+        """When the process must have ended: the deadline, or when the energy runs out at this rate."""
+        if not math.isfinite(self.energy_j):
+            return self.deadline_s
+        now_s, used_j = self.elapsed_s(), self.joules()
+        watts = used_j / now_s if now_s > 0 and used_j > 0 else 0.0
+        return min(self.deadline_s, now_s + (self.energy_j - used_j) / watts if watts else math.inf)
+
+    def speed(self, operation: str) -> Speed:
+        """Return an operation's speed; it begins as that of whatever was measured already."""
+        if operation not in self.speeds:
+            self.speeds[operation] = Speed(next((other.ratio for other in self.speeds.values()), 1.0))
+        return self.speeds[operation]
+
+    def _slowness(self) -> float:
+        """How much longer than planned the end will take; never less than planned."""
+        return max([1.0, *(speed.ratio for speed in self.speeds.values())])
+
+    def evaluation_end_s(self) -> float:
+        """When evaluation must have ended."""
+        margin_s = self.margin_s if math.isfinite(self.deadline_s) else LEAST_MARGIN_S
+        after_s = (self.reserves.report_s + self.reserves.exit_s) * self._slowness()
+        return self.limit_s() - margin_s - after_s
+
+    def end_s(self) -> float:
+        """When training must have ended."""
+        kept_s = (self.reserves.save_s + self.reserves.evaluate_s) * self._slowness()
+        return self.evaluation_end_s() - kept_s
+
+    def left_s(self) -> float:
+        """Seconds of training left; negative when it should have ended."""
+        return self.end_s() - self.elapsed_s()
+
+    def progress(self) -> float:
+        """The share of the time for training that is used, in [0, 1]."""
+        whole_s = self.end_s() - self.train_started_s
+        if whole_s <= 0:
+            return 1.0
+        return min(1.0, max(0.0, (self.elapsed_s() - self.train_started_s) / whole_s))
+
+    def fits(self, operation: str, predicted_s: float) -> bool:
+        """Return whether an operation of this predicted length would still end in time."""
+        return predicted_s * self.speed(operation).cautious <= self.left_s()

@@ -1,0 +1,91 @@
+"""Energy of an NVIDIA GPU through NVML: its own counter, or on older ones its power, integrated.
+
+The figure is the whole card's, other programs included.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import time
+from collections.abc import Mapping
+from typing import Any
+
+from edgetune.energy.base import Clock, PowerIntegral, SensorLost
+
+
+class Nvml:
+    """Joules of one GPU since opening."""
+
+    def __init__(self, module: Any, handle: Any, clock: Clock = time.perf_counter) -> None:
+        """Start counting; `module` is pynvml, started, and `handle` a device of it.
+
+        Raises:
+            SensorLost: the GPU tells neither its energy nor its power.
+        """
+        self._nvml, self._handle, self._clock = module, handle, clock
+        self.name = f"NVML {_text(module.nvmlDeviceGetName(handle))}"
+        self._closed = False
+        self._power = PowerIntegral()
+        self._start_mj: int | None = None
+        self._last_mj = 0
+        try:
+            self._start_mj = self._last_mj = int(module.nvmlDeviceGetTotalEnergyConsumption(handle))
+        except module.NVMLError:
+            self.joules()  # the first power reading: the sum starts here
+
+    def joules(self) -> float:
+        """Return joules since opening.
+
+        Raises:
+            SensorLost: the driver answers no more, or its counter went back.
+        """
+        try:
+            if self._start_mj is None:
+                power_w = float(self._nvml.nvmlDeviceGetPowerUsage(self._handle)) / 1e3
+                return self._power.add(self._clock(), power_w)
+            now_mj = int(self._nvml.nvmlDeviceGetTotalEnergyConsumption(self._handle))
+        except self._nvml.NVMLError as error:
+            raise SensorLost(f"NVML: {error}") from error
+        if now_mj < self._last_mj:
+            raise SensorLost("its counter was reset")
+        self._last_mj = now_mj
+        return (now_mj - self._start_mj) / 1e3
+
+    def close(self) -> None:
+        """Let NVML go."""
+        if not self._closed:
+            self._closed = True
+            try:
+                self._nvml.nvmlShutdown()
+            except self._nvml.NVMLError:  # the driver is gone already
+                return
+
+
+def open_nvml(clock: Clock = time.perf_counter) -> Nvml | None:
+    """Return the GPU that CUDA calls 0; None without the package `nvidia-ml-py`, a driver or a sensor."""
+    try:
+        module = importlib.import_module("pynvml")
+    except ImportError:
+        return None
+    try:
+        module.nvmlInit()
+    except module.NVMLError:
+        return None
+    try:
+        return Nvml(module, _first_visible(module, os.environ), clock)
+    except (module.NVMLError, SensorLost):
+        module.nvmlShutdown()
+        return None
+
+
+def _first_visible(module: Any, environment: Mapping[str, str]) -> Any:
+    """Return the handle of the first GPU that CUDA_VISIBLE_DEVICES lets CUDA see."""
+    first = environment.get("CUDA_VISIBLE_DEVICES", "").split(",")[0].strip()
+    if first.startswith(("GPU-", "MIG-")):
+        return module.nvmlDeviceGetHandleByUUID(first)
+    return module.nvmlDeviceGetHandleByIndex(int(first) if first.isdigit() else 0)
+
+
+def _text(name: str | bytes) -> str:
+    return name.decode(errors="replace") if isinstance(name, bytes) else name

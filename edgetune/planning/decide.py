@@ -1,0 +1,136 @@
+"""A run's settings, its data and its budget → what the planner is asked, and settings with its answer in."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from edgetune.config import RunConfig
+from edgetune.planning.planner import make_plans, most_passes
+from edgetune.planning.types import DataShape, Device, Limits, Plan, Plans, Wishes
+from edgetune.report.words import duration
+from edgetune.types import IntArray
+
+Exported = Callable[[str, int], bool]
+"""(backend key, depth) → whether nothing has to be exported before training."""
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What was decided, and why.
+
+    Attributes:
+        config: settings with every open choice filled in.
+        plans: the planner's answer; None when nothing was left to decide or nothing is measured here.
+    """
+
+    config: RunConfig
+    plans: Plans | None
+
+    @property
+    def plan(self) -> Plan | None:
+        """The plan that is followed; None without one."""
+        return None if self.plans is None else self.plans.best
+
+
+def depth_of(freeze: str) -> int | None:
+    """Return how many layers a `--freeze` freezes; None for `auto`."""
+    if freeze == "auto":
+        return None
+    return int(freeze) if freeze.isdigit() else 0
+
+
+def freeze_of(depth: int) -> str:
+    """Return the `--freeze` that freezes so many layers."""
+    return str(depth) if depth else "embeddings"
+
+
+def wishes_of(config: RunConfig, exported: Exported) -> Wishes:
+    """Return what the user fixed; the rest is the planner's to decide."""
+    model, train, data, budget = config.model, config.train, config.data, config.budget
+    key = None
+    if model.backend != "auto" and model.precision != "auto":
+        key = f"{model.backend}-{model.precision}"
+    elif model.precision == "bf16":
+        key = "torch-bf16"
+    depth = depth_of(model.freeze)
+    timed = budget.limits_time
+    fixed_length = not timed or "max_length" in data.model_fields_set
+    fixed_batch = budget.memory_mb is None or "batch_size" in train.model_fields_set
+    return Wishes(
+        key=key,
+        backend=None if model.backend == "auto" else model.backend,
+        depth=0 if depth is None and not timed else depth,
+        max_length=data.max_length if fixed_length else None,
+        batch_size=train.batch_size if fixed_batch else None,
+        passes=train.epochs if not timed or "epochs" in train.model_fields_set else None,
+        cache_mb=model.cache_mb,
+        method=config.selection.method,
+        exported=exported,
+    )
+
+
+def decide(
+    config: RunConfig,
+    device: Device,
+    data: DataShape,
+    exported: Exported,
+    already_s: float = 0.0,
+    already_j: float = 0.0,
+    energy_j: float | None = None,
+) -> Decision:
+    """Plan a run and fill its open choices in.
+
+    Args:
+        config: settings, some of them open.
+        device: measured costs.
+        data: lengths of the rows.
+        exported: see `Wishes`.
+        already_s: seconds used.
+        already_j: joules used.
+        energy_j: joules that may be used, from `--energy` or `--battery`.
+
+    Raises:
+        BudgetError: nothing fits.
+    """
+    wishes = wishes_of(config, exported)
+    budget = config.budget
+    limits = Limits(budget.deadline_s, energy_j, budget.memory_mb, already_s, already_j)
+    plans = make_plans(device, data, limits, wishes)
+    return Decision(apply(plans.best, config, data.lengths, wishes), plans)
+
+
+def apply(plan: Plan, config: RunConfig, lengths: IntArray, wishes: Wishes) -> RunConfig:
+    """Fill a plan's choices into the settings."""
+    torch_fp32 = plan.backend == "torch" and config.model.precision == "auto" and plan.precision == "fp32"
+    model = config.model.model_copy(
+        update={
+            "backend": plan.backend,
+            "precision": config.model.precision if plan.backend == "ort" or torch_fp32 else plan.precision,
+            "freeze": config.model.freeze if config.model.freeze != "auto" else freeze_of(plan.depth),
+            "threads": config.model.threads or plan.threads,
+            "cache_mb": plan.cache_mb if config.model.cache_mb is None else config.model.cache_mb,
+        }
+    )
+    train = config.train.model_copy(update={"batch_size": plan.batch_size})
+    if config.budget.limits_time:
+        passes = most_passes(len(lengths), plan.batch_size, wishes)
+        train = train.model_copy(update={"epochs": passes})
+    data = config.data.model_copy(update={"max_length": plan.max_length})
+    return config.model_copy(update={"model": model, "train": train, "data": data})
+
+
+def summary(plan: Plan) -> str:
+    """Say in a line what is planned."""
+    if plan.method == "head":
+        what = f"fit the head alone on {plan.n_floor:,} rows"
+    else:
+        what = (
+            f"train {plan.n_rows:,} examples in {plan.n_steps:,} steps "
+            f"({plan.passes:.2g} pass{'es'[: 2 * (plan.passes > 1)]})"
+        )
+    frozen = f"{plan.depth} layers frozen" if plan.depth else "embeddings frozen"
+    return (
+        f"Plan: {what} by {plan.key}, {frozen}, at most {plan.max_length} tokens, done after "
+        f"{duration(plan.total_s)}"
+    )

@@ -1,0 +1,357 @@
+"""Measured costs + the data's shape + a budget → ranked plans.
+
+Fixed costs are paid first, the end of the run is reserved, the rest is rows. Factors are never
+multiplied: every candidate is priced from operations measured (or fitted) at its own depth and width.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from functools import cached_property, partial
+
+import numpy as np
+
+from edgetune.batching import PAD_MULTIPLE, bucket_of
+from edgetune.clock import LEAST_MARGIN_S, MARGIN_RATE
+from edgetune.errors import BudgetError
+from edgetune.planning.reasons import FILTERS, explain
+from edgetune.planning.types import BackendCosts, DataShape, Device, Limits, Plan, Plans, Wishes
+from edgetune.planning.worth import head_points_lost, points_lost
+from edgetune.profiles.device_profile import Operation
+from edgetune.report.words import duration
+from edgetune.types import IntArray
+
+LIMITS = (128, 96, 64, 48, 32)
+BATCHES = (32, 16, 8)
+EVALUATION_RATE = 0.08
+FEWEST_EVALUATED = 200
+FLOOR_RATE = 0.05
+FLOOR_ROWS = (64, 512)
+FIT_HEAD_S = 0.3
+LOOP_OVERHEAD = 1.02
+MOST_PASSES, FEWEST_STEPS = 10, 300
+DEFAULT_CACHE_MB = 1000.0
+FP16_BYTES = 2
+EVALUATION_BATCH = 64
+HEAD = "head"
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One combination of choices, and what it costs on the given data."""
+
+    device: Device
+    data: DataShape
+    costs: BackendCosts
+    depth: int
+    max_length: int
+    batch_size: int
+    exported: bool
+
+    def _per_row(self, lengths: IntArray, batch: int, ops: tuple[Operation, ...]) -> float:
+        """Mean seconds of a row, over the buckets that the rows fall into."""
+        if not len(lengths):
+            return 0.0
+        counts = np.bincount(bucket_of(np.minimum(lengths, self.max_length)))
+        widths = np.flatnonzero(counts)
+        price = self.costs.cost.seconds
+        spent = 0.0
+        for width in widths:
+            length = int(width) * PAD_MULTIPLE
+            spent += counts[width] * sum(price(op, batch, length, self.depth) for op in ops)
+        return float(spent / batch / len(lengths))
+
+    @property
+    def _prefix(self) -> tuple[Operation, ...]:
+        return ("prefix",) if self.depth else ()
+
+    @cached_property
+    def train_row_s(self) -> float:
+        """A row trained for the first time."""
+        return LOOP_OVERHEAD * self._per_row(self.data.lengths, self.batch_size, (*self._prefix, "train"))
+
+    @cached_property
+    def again_row_s(self) -> float:
+        """A row trained while its hidden states are kept."""
+        return LOOP_OVERHEAD * self._per_row(self.data.lengths, self.batch_size, ("train",))
+
+    @cached_property
+    def score_row_s(self) -> float:
+        """A training row scored."""
+        return self._per_row(self.data.lengths, self.batch_size, (*self._prefix, "score"))
+
+    @cached_property
+    def evaluate_row_s(self) -> float:
+        """An evaluation row scored."""
+        return self._per_row(self.data.eval_lengths, EVALUATION_BATCH, (*self._prefix, "score"))
+
+    @cached_property
+    def n_tokens(self) -> int:
+        """Tokens of all training rows after cutting."""
+        return int(np.minimum(self.data.lengths, self.max_length).sum())
+
+    @cached_property
+    def cut_share(self) -> float:
+        """The share of tokens cut off."""
+        whole = int(self.data.lengths.sum())
+        return 1 - self.n_tokens / whole if whole else 0.0
+
+    @cached_property
+    def cache_needed_mb(self) -> float:
+        """Memory that the hidden states of all rows would take."""
+        return self.n_tokens * self.device.hidden_size * FP16_BYTES / 1e6 if self.depth else 0.0
+
+    @cached_property
+    def memory_mb(self) -> float:
+        """Predicted peak, without the cache."""
+        longest = int(np.minimum(self.data.lengths, self.max_length).max(initial=1))
+        memory = self.costs.memory
+        train_mb = memory.train_mb_per_token * self.batch_size * longest
+        return memory.base_mb + max(train_mb, memory.score_mb_per_token * EVALUATION_BATCH * longest)
+
+    def words(self) -> str:
+        """Name it."""
+        return f"{self.costs.key}, depth {self.depth}, {self.max_length} tokens, batch {self.batch_size}"
+
+
+def make_plans(device: Device, data: DataShape, limits: Limits, wishes: Wishes) -> Plans:
+    """Rank every way to spend the budget.
+
+    Raises:
+        BudgetError: none fits; the message has the fixed costs and the smallest deadline that would do.
+    """
+    deadline_s = _deadline_s(device, limits)
+    refused: list[tuple[str, str]] = [
+        (costs.key, costs.available) for costs in device.backends if costs.available
+    ]
+    plans: list[Plan] = []
+    least: list[tuple[float, Plan]] = []
+    for candidate in _candidates(device, data, wishes):
+        if limits.memory_mb is not None and candidate.memory_mb > limits.memory_mb:
+            refused.append((candidate.words(), f"needs {candidate.memory_mb:,.0f} MB of memory"))
+            continue
+        found = plan_one(candidate, deadline_s, limits, wishes)
+        least.append((smallest_s(candidate, limits), found[0]))
+        plans += [plan for plan in found if plan.total_s <= deadline_s and plan.n_rows > 0]
+    if not plans:
+        raise _impossible(device, deadline_s, limits, refused, least)
+    ranked = tuple(sorted(plans, key=_rank))
+    best = Plans(ranked, tuple(refused), (), deadline_s, device)
+    return replace(best, reasons=tuple(explain(best, data, wishes)))
+
+
+def _rank(plan: Plan) -> tuple[float, int, float]:
+    """Best first; of plans that promise the same, the usual batch size, then the one that ends first."""
+    return (-round(plan.worth, 2), -plan.batch_size, plan.total_s)
+
+
+def _deadline_s(device: Device, limits: Limits) -> float:
+    deadline_s = math.inf if limits.deadline_s is None else limits.deadline_s
+    if limits.energy_j is not None:
+        left_j = limits.energy_j - limits.already_j
+        deadline_s = min(deadline_s, limits.already_s + max(0.0, left_j) / device.busy_w)
+    return deadline_s
+
+
+def _candidates(device: Device, data: DataShape, wishes: Wishes) -> Iterator[Candidate]:
+    longest = int(data.lengths.max(initial=1))
+    limits = [data.max_length] if wishes.max_length is None else [wishes.max_length]
+    if wishes.max_length is None and data.can_cut:
+        limits += [limit for limit in LIMITS if limit < min(longest, data.max_length)]
+    depths = range(device.n_layers) if wishes.depth is None else (wishes.depth,)
+    batches = BATCHES if wishes.batch_size is None else (wishes.batch_size,)
+    for costs in device.backends:
+        if costs.available or wishes.key not in (None, costs.key):
+            continue
+        if wishes.backend not in (None, costs.backend):
+            continue
+        for depth in depths:
+            exported = wishes.exported(costs.key, depth)
+            for limit in limits:
+                for batch in batches:
+                    yield Candidate(device, data, costs, depth, limit, batch, exported)
+
+
+def _fixed(candidate: Candidate, limits: Limits) -> dict[str, float]:
+    """Return what is paid before training, in order."""
+    device, fixed = candidate.device, candidate.costs.fixed
+    lines = {"start": limits.already_s or device.start_s}
+    lines["tokenize"] = candidate.data.n_unread_tokens * device.tokenize_s_per_token
+    lines["export"] = 0.0 if candidate.exported else fixed.export_s
+    lines["open"] = fixed.import_s + (fixed.open_depth_s if candidate.depth else fixed.open_s)
+    return lines
+
+
+def _end(candidate: Candidate, deadline_s: float, n_eval: int) -> dict[str, float]:
+    """Return what is kept for the end, in order."""
+    device, fixed = candidate.device, candidate.costs.fixed
+    margin_s = max(LEAST_MARGIN_S, MARGIN_RATE * deadline_s) if math.isfinite(deadline_s) else 0.0
+    return {
+        "save": fixed.save_s,
+        "evaluate": n_eval * candidate.evaluate_row_s,
+        "report": device.report_s,
+        "exit": device.exit_s,
+        "margin": margin_s,
+    }
+
+
+def _n_eval(candidate: Candidate, deadline_s: float) -> int:
+    """Return how many rows are evaluated: all, or as many as a share of the deadline pays for."""
+    n_all = len(candidate.data.eval_lengths)
+    if not math.isfinite(deadline_s) or candidate.evaluate_row_s <= 0:
+        return n_all
+    paid = int(EVALUATION_RATE * deadline_s / candidate.evaluate_row_s)
+    return min(n_all, max(paid, min(n_all, FEWEST_EVALUATED)))
+
+
+def _n_floor(candidate: Candidate, deadline_s: float) -> int:
+    """Return how many rows the first head is fitted on; 0 without a deadline."""
+    if not math.isfinite(deadline_s):
+        return 0
+    paid = int(FLOOR_RATE * deadline_s / max(candidate.score_row_s, 1e-9))
+    return min(len(candidate.data.lengths), max(FLOOR_ROWS[0], min(FLOOR_ROWS[1], paid)))
+
+
+def floor_s(candidate: Candidate, n_rows: int) -> float:
+    """Return what the first usable model costs: features, the fit, and a save."""
+    if not n_rows:
+        return 0.0
+    return n_rows * candidate.score_row_s + FIT_HEAD_S + candidate.costs.fixed.save_model_s
+
+
+def smallest_s(candidate: Candidate, limits: Limits) -> float:
+    """Return the shortest deadline within which this candidate leaves a model that was trained at all."""
+    n_eval = min(len(candidate.data.eval_lengths), FEWEST_EVALUATED)
+    n_floor = min(len(candidate.data.lengths), FLOOR_ROWS[0])
+    lines = _fixed(candidate, limits) | _end(candidate, 0.0, n_eval)
+    return (sum(lines.values()) + floor_s(candidate, n_floor)) / (1 - MARGIN_RATE)
+
+
+def plan_one(candidate: Candidate, deadline_s: float, limits: Limits, wishes: Wishes) -> list[Plan]:
+    """Return what a candidate makes of the budget: its training, and the head alone."""
+    n_eval, n_floor = _n_eval(candidate, deadline_s), _n_floor(candidate, deadline_s)
+    before, after = _fixed(candidate, limits), _end(candidate, deadline_s, n_eval)
+    before["floor"] = floor_s(candidate, n_floor)
+    left_s = deadline_s - sum(before.values()) - sum(after.values())
+    n_distinct = len(candidate.data.lengths)
+    passes = most_passes(n_distinct, candidate.batch_size, wishes)
+    cache_mb, kept = _cache(candidate, limits, wishes, passes)
+    later_s = kept * candidate.again_row_s + (1 - kept) * candidate.train_row_s
+    rows_in = partial(_rows_in, candidate.train_row_s, later_s, n_distinct, passes)
+    n_rows = rows_in(left_s)
+    if n_rows <= n_distinct and wishes.method not in FILTERS:
+        cache_mb = 0.0
+    spread = candidate.device.uncertainty
+    make = partial(_plan, candidate, n_floor=n_floor, n_eval=n_eval, method=wishes.method)
+    train_s = _seconds_for(candidate.train_row_s, later_s, n_distinct, n_rows)
+    interval = (rows_in(left_s / (1 + spread)), rows_in(left_s * (1 + spread)))
+    found = [
+        make(before | {"train": train_s} | after, n_rows=n_rows, interval=interval, cache_mb=cache_mb),
+    ]
+    if n_floor and candidate.depth == 0:
+        n_head = min(n_distinct, n_floor + int(max(0.0, left_s) / max(candidate.score_row_s, 1e-9)), 4096)
+        lines = before | {"floor": floor_s(candidate, n_head)} | after
+        found.append(_head_only(make(lines, n_rows=n_head, interval=(n_head, n_head), cache_mb=0.0)))
+    return found
+
+
+def most_passes(n_rows: int, batch_size: int, wishes: Wishes) -> int:
+    """Return how many passes are made at most: more, where the rows are few."""
+    return wishes.passes or max(MOST_PASSES, math.ceil(FEWEST_STEPS * batch_size / max(1, n_rows)))
+
+
+def _cache(candidate: Candidate, limits: Limits, wishes: Wishes, passes: float) -> tuple[float, float]:
+    """Return the megabytes of hidden states that are kept, and the share of rows that they cover."""
+    needed_mb = candidate.cache_needed_mb
+    if needed_mb <= 0 or passes <= 1:
+        return 0.0, 0.0
+    allowed_mb = DEFAULT_CACHE_MB if wishes.cache_mb is None else wishes.cache_mb
+    if limits.memory_mb is not None:
+        allowed_mb = min(allowed_mb, limits.memory_mb - candidate.memory_mb)
+    kept_mb = max(0.0, min(needed_mb, allowed_mb))
+    return kept_mb, kept_mb / needed_mb
+
+
+def _rows_in(first_s: float, later_s: float, n_distinct: int, passes: float, left_s: float) -> int:
+    """Return how many rows fit into so many seconds, the first pass at one price, later ones at another."""
+    most = int(passes * n_distinct)
+    if not math.isfinite(left_s):
+        return most
+    if left_s <= 0:
+        return 0
+    if left_s <= n_distinct * first_s:
+        return min(most, int(left_s / first_s))
+    return min(most, n_distinct + int((left_s - n_distinct * first_s) / max(later_s, 1e-9)))
+
+
+def _seconds_for(first_s: float, later_s: float, n_distinct: int, n_rows: int) -> float:
+    return min(n_rows, n_distinct) * first_s + max(0, n_rows - n_distinct) * later_s
+
+
+def _plan(
+    candidate: Candidate,
+    lines: dict[str, float],
+    *,
+    n_rows: int,
+    interval: tuple[int, int],
+    cache_mb: float,
+    n_floor: int,
+    n_eval: int,
+    method: str,
+) -> Plan:
+    costs, n_distinct = candidate.costs, len(candidate.data.lengths)
+    total_s = sum(lines.values())
+    lost = points_lost(n_rows, n_distinct, candidate.depth / candidate.device.n_layers, candidate.cut_share)
+    return Plan(
+        key=costs.key,
+        backend=costs.backend,
+        precision=costs.precision,
+        threads=costs.threads,
+        depth=candidate.depth,
+        cache_mb=cache_mb,
+        max_length=candidate.max_length,
+        batch_size=candidate.batch_size,
+        method=method,
+        n_rows=n_rows,
+        rows_interval=interval,
+        passes=n_rows / n_distinct if n_distinct else 0.0,
+        n_steps=math.ceil(n_rows / candidate.batch_size),
+        n_floor=n_floor,
+        n_eval=n_eval,
+        lines=lines,
+        total_s=total_s,
+        memory_mb=candidate.memory_mb + cache_mb,
+        energy_j=total_s * candidate.device.busy_w,
+        worth=-lost,
+    )
+
+
+def _head_only(plan: Plan) -> Plan:
+    return replace(plan, method=HEAD, n_steps=0, n_floor=plan.n_rows, worth=-head_points_lost(plan.n_rows))
+
+
+def _impossible(
+    device: Device,
+    deadline_s: float,
+    limits: Limits,
+    refused: list[tuple[str, str]],
+    least: list[tuple[float, Plan]],
+) -> BudgetError:
+    """Say why nothing fits, and what would."""
+    if not least:
+        why = "; ".join(f"{what}: {reason}" for what, reason in refused[-3:])
+        return BudgetError(f"Nothing can be trained within this budget ({why or 'no backend is measured'}).")
+    needed_s, plan = min(least, key=lambda item: item[0])
+    costs = ", ".join(
+        f"{name} {duration(s)}" for name, s in plan.lines.items() if name != "train" and s >= 0.05
+    )
+    needed_s = math.ceil(needed_s)
+    ask = f"the smallest deadline that would do here is about {duration(needed_s)}"
+    if limits.energy_j is not None and deadline_s != limits.deadline_s:
+        ask = f"the least energy that would do here is about {needed_s * device.busy_w / 1e3:.1f} kJ"
+    return BudgetError(
+        f"{duration(deadline_s)} is too short for this data and model on this machine: "
+        f"the fixed costs alone are {costs} ({plan.key}); {ask}."
+    )

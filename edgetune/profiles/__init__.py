@@ -1,0 +1,1 @@
+"""Device profiles: what this machine's operations cost: measured, stored, and read back as a function."""

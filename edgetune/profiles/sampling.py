@@ -1,0 +1,232 @@
+"""Which point is measured when: rounds over all of them in shuffled order, until each is sure enough.
+
+A *visit* is one request to a worker: a few calls of one point, whose median is one sample. Visits of one
+point lie rounds apart, so a busy moment bends one sample of many points, not all samples of one.
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from edgetune.profiles.cost import active_layers
+from edgetune.profiles.device_profile import Operation, Point
+
+CLOSE_ENOUGH = 0.04
+FEWEST_VISITS = 3
+MOST_VISITS = 25
+SHORT_S = 0.25  # a call shorter than this is preceded by one that is not timed
+VISIT_S = 0.12  # a visit makes so many calls that they last about this long
+MOST_CALLS = 5
+# Student's t at 97.5 % for 1, 2, … degrees of freedom.
+_T = (12.7, 4.30, 3.18, 2.78, 2.57, 2.45, 2.36, 2.31)
+_PRIOR = 4
+_MEDIAN = 1.2533  # standard error of a median over that of a mean, for normal samples
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Spot:
+    """One operation to measure on one backend."""
+
+    key: str
+    op: Operation
+    batch: int
+    length: int
+    depth: int
+
+    @property
+    def tokens(self) -> int:
+        """Tokens of the batch."""
+        return self.batch * self.length
+
+
+@dataclass
+class Samples:
+    """What was measured at one spot.
+
+    Attributes:
+        medians: of each visit's calls (s).
+        n_calls: timed calls of all visits.
+    """
+
+    medians: list[float] = field(default_factory=list)
+    n_calls: int = 0
+
+    def add(self, seconds: Sequence[float]) -> None:
+        """Take in the calls of one visit."""
+        self.medians.append(statistics.median(seconds))
+        self.n_calls += len(seconds)
+
+    @property
+    def half(self) -> float:
+        """Half of the 95 % interval of the median, over the median; infinite with fewer than two visits."""
+        if len(self.medians) < 2:
+            return math.inf
+        low, high = median_interval(self.medians)
+        return (high - low) / 2.0 / statistics.median(self.medians)
+
+    @property
+    def done(self) -> bool:
+        """Whether more visits would teach little."""
+        n_visits = len(self.medians)
+        return n_visits >= MOST_VISITS or (n_visits >= FEWEST_VISITS and self.half <= CLOSE_ENOUGH)
+
+
+def median_interval(samples: Sequence[float], usual_sd: float | None = None) -> tuple[float, float]:
+    """Return a 95 % interval of the median; it holds the median.
+
+    From six samples on by order statistics, which assume nothing; below, from their standard deviation.
+
+    Args:
+        samples: one or more.
+        usual_sd: standard deviation of others like these, which counts as `_PRIOR` samples beside few.
+    """
+    ordered, n = sorted(samples), len(samples)
+    middle = statistics.median(ordered)
+    if n >= 6:
+        below = 0.0
+        for rank in range(n // 2):  # leave out as many on each side as 2.5 % allows
+            below += math.comb(n, rank) / 2.0**n
+            if below > 0.025:
+                return ordered[max(0, rank - 1)], ordered[n - max(1, rank)]
+    freedom = n - 1 + (0 if usual_sd is None else _PRIOR)
+    if freedom == 0:
+        return middle, middle
+    squares = (n - 1) * statistics.variance(ordered) if n > 1 else 0.0
+    squares += 0.0 if usual_sd is None else _PRIOR * usual_sd**2
+    half = _T[min(freedom, len(_T)) - 1] * _MEDIAN * math.sqrt(squares / freedom / n)
+    return max(middle - half, middle / 10.0), middle + half
+
+
+def spots(
+    keys: Iterable[str], lengths: Sequence[int], batches: Sequence[int], depths: Sequence[int]
+) -> list[Spot]:
+    """Return every operation of a grid; there is no prefix at depth 0."""
+    ops: tuple[Operation, ...] = ("prefix", "score", "train")
+    return [
+        Spot(key, op, batch, length, depth)
+        for key in keys
+        for depth in depths
+        for op in ops
+        for length in lengths
+        for batch in batches
+        if depth > 0 or op != "prefix"
+    ]
+
+
+class Sampler:
+    """Keeps the samples of all spots and chooses each round's."""
+
+    def __init__(self, n_layers: int, rng: np.random.Generator, visit_s: float = VISIT_S) -> None:
+        """Start without spots.
+
+        Args:
+            n_layers: of the model.
+            rng: shuffles rounds.
+            visit_s: how long the calls of a visit should last.
+        """
+        self.samples: dict[Spot, Samples] = {}
+        self._n_layers = n_layers
+        self._rng = rng
+        self._aim_s = visit_s
+        self._s_per_work = 1e-3 / max(1, n_layers)
+
+    def take(self, chosen: Iterable[Spot]) -> None:
+        """Take in further spots."""
+        self.samples.update({spot: Samples() for spot in chosen})
+
+    def drop(self, key: str) -> None:
+        """Forget a backend that turned out not to work."""
+        self.samples = {spot: found for spot, found in self.samples.items() if spot.key != key}
+
+    def add(self, spot: Spot, seconds: Sequence[float]) -> None:
+        """Take in one visit."""
+        self.samples[spot].add(seconds)
+        self.hint(spot, statistics.median(seconds))
+
+    def hint(self, spot: Spot, seconds: float) -> None:
+        """Take a call as a guess of what others cost, without making it a sample."""
+        self._s_per_work = seconds / self._work(spot)
+
+    def _work(self, spot: Spot) -> float:
+        """Say roughly how much a call does, for spots that nothing is known of yet."""
+        layers = 0.3 + active_layers(spot.op, spot.depth, self._n_layers)
+        return spot.tokens * layers * (3.0 if spot.op == "train" else 1.0)
+
+    def call_s(self, spot: Spot) -> float:
+        """Expect the seconds of one call: what was measured there, else by its work."""
+        found = self.samples.get(spot)
+        if found is None or not found.medians:
+            return self._s_per_work * self._work(spot)
+        return statistics.median(found.medians)
+
+    def calls(self, spot: Spot) -> tuple[int, bool]:
+        """Return how many calls a visit makes, and whether one goes before them untimed."""
+        expected = self.call_s(spot)
+        n_calls = min(MOST_CALLS, max(1, round(self._aim_s / expected)))
+        return n_calls, expected < SHORT_S
+
+    def visit_s(self, spot: Spot) -> float:
+        """Expect the seconds of a visit."""
+        n_calls, warm = self.calls(spot)
+        return self.call_s(spot) * (n_calls + warm)
+
+    def next_round(self, left_s: float) -> list[Spot]:
+        """Choose spots that are not sure enough, as many as fit into the time, in shuffled order.
+
+        When time is short, those with the fewest visits go first, and of these the cheapest.
+        """
+        open_ = [spot for spot, found in self.samples.items() if not found.done]
+        open_.sort(key=lambda spot: (len(self.samples[spot].medians), self.visit_s(spot)))
+        chosen: list[Spot] = []
+        for spot in open_:
+            left_s -= self.visit_s(spot)
+            if left_s < 0.0:
+                break
+            chosen.append(spot)
+        return [chosen[i] for i in self._rng.permutation(len(chosen))]
+
+    def points(self, key: str) -> list[Point]:
+        """Return what was measured on one backend."""
+        found = [(spot, samples) for spot, samples in self.samples.items() if spot.key == key]
+        usual = self._usual_spread()
+        return [_point(spot, samples, usual) for spot, samples in found if samples.medians]
+
+    def has_whole(self, key: str) -> bool:
+        """Return whether `score` and `train` of the whole model were measured on a backend."""
+        ops = {point.op for point in self.points(key) if point.depth == 0}
+        return {"score", "train"} <= ops
+
+    @property
+    def spread(self) -> float:
+        """Median over points of half the interval over the median; 1 without any."""
+        halves = [
+            (point.high_s - point.low_s) / 2.0 / point.s
+            for key in {spot.key for spot in self.samples}
+            for point in self.points(key)
+        ]
+        return statistics.median(halves) if halves else 1.0
+
+    def _usual_spread(self) -> float:
+        """Return how far visits of one spot usually lie apart: standard deviation over mean."""
+        found = [samples.medians for samples in self.samples.values() if len(samples.medians) > 1]
+        return statistics.median(statistics.stdev(m) / statistics.mean(m) for m in found) if found else 0.1
+
+
+def _point(spot: Spot, samples: Samples, usual: float) -> Point:
+    middle = statistics.median(samples.medians)
+    low, high = median_interval(samples.medians, usual * middle)
+    return Point(
+        op=spot.op,
+        batch=spot.batch,
+        length=spot.length,
+        depth=spot.depth,
+        s=middle,
+        low_s=min(low, middle),
+        high_s=max(high, middle),
+        n=samples.n_calls,
+    )

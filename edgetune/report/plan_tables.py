@@ -1,0 +1,82 @@
+"""Plans as a table: the best few, how the first spends its time, and why it is first."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from edgetune.planning.types import Plan, Plans
+from edgetune.report.tables import Section, print_sections
+from edgetune.report.words import duration
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+SHOWN = 6
+HEADER = ("", "backend", "frozen", "tokens", "batch", "rows", "passes", "steps", "memory", "energy", "loss")
+
+
+def distinct(plans: Plans) -> list[Plan]:
+    """Return the best plans that differ in more than a batch size or a length limit, best first."""
+    seen: dict[tuple[str, int, str], Plan] = {}
+    for plan in plans.ranked:
+        seen.setdefault((plan.key, plan.depth, plan.method), plan)
+    return list(seen.values())
+
+
+def plan_sections(plans: Plans, *, explain: bool) -> list[Section]:
+    """Return the tables of plans.
+
+    Args:
+        plans: best first.
+        explain: add why, and what was refused.
+    """
+    best = plans.best
+    rows: list[tuple[str, ...]] = [
+        _row(number, plan) for number, plan in enumerate(distinct(plans)[:SHOWN], start=1)
+    ]
+    shares = [(name, duration(seconds)) for name, seconds in best.lines.items() if seconds >= 0.005]
+    shares.append(("together", duration(best.total_s)))
+    low, high = best.rows_interval
+    shares.append(("rows trained", f"{best.n_rows:,} ({low:,} to {high:,})"))
+    sections = [
+        Section("Plans, best first", rows, HEADER, right=True),
+        Section("How the first spends its time", [*shares], right=True),
+    ]
+    if explain:
+        sections.append(Section("Why", [(reason,) for reason in plans.reasons]))
+        refused: list[tuple[str, ...]] = [(f"{what}: {why}",) for what, why in dict.fromkeys(plans.refused)]
+        sections.append(Section("Refused", refused[:12]))
+    return [section for section in sections if section.rows]
+
+
+def _row(number: int, plan: Plan) -> tuple[str, ...]:
+    frozen = f"{plan.depth} layers" if plan.depth else "embeddings"
+    if plan.method == "head":
+        frozen = "all but the head"
+    return (
+        str(number),
+        plan.key,
+        frozen,
+        str(plan.max_length),
+        str(plan.batch_size),
+        f"{plan.n_rows:,}",
+        f"{plan.passes:.2f}",
+        f"{plan.n_steps:,}",
+        f"{plan.memory_mb:,.0f} MB",
+        f"{plan.energy_j / 1e3:.1f} kJ",
+        f"{-plan.worth:.1f}",
+    )
+
+
+def print_plans(plans: Plans, console: Console, *, explain: bool) -> None:
+    """Print plans; `loss` is the expected distance, in points of accuracy, to training for ever."""
+    print_sections(plan_sections(plans, explain=explain), console)
+    if plans.device is not None:
+        hint = "" if explain else " `--explain` says why."
+        console.print(
+            f"Costs: device profile {plans.device.name}; energy: {plans.device.power_source}. "
+            f"loss: expected points of accuracy short of endless training.{hint}",
+            markup=False,
+            highlight=False,
+            soft_wrap=True,
+        )

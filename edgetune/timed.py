@@ -1,0 +1,137 @@
+"""What a deadline adds to a run: the clock, the first model, safety saves, and an end that is on time.
+
+    … open │ floor: first usable model │ training, saved now and then │ save │ evaluate │ report │
+
+The model is saved before it is evaluated: evaluation is the one thing that can be shortened, so it
+comes last and takes what time is left.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from edgetune.backends.base import Backend
+from edgetune.batching import PAD_MULTIPLE, TokenSource, bucket_of, sequential_batches
+from edgetune.clock import Clock, Reserves
+from edgetune.data.tokens import TokenView
+from edgetune.floor import Head, fit_head
+from edgetune.metrics import Evaluation, evaluate_predictions
+from edgetune.pace import StepCost
+from edgetune.planning.types import Plan
+
+SAVE_EVERY_S = 60.0
+SAVE_RATE = 0.02
+EVALUATION_BATCH = 64
+FIRST_BATCHES, MOST_BATCHES = 2, 8
+
+
+@dataclass
+class Timed:
+    """A run's plan and its clock.
+
+    Attributes:
+        plan: what is followed.
+        clock: what is left.
+        cost: predicted seconds of an operation on a batch.
+        save_model_s: what a safety save costs, as planned.
+        marks: (line, elapsed seconds at its end) in order.
+    """
+
+    plan: Plan
+    clock: Clock
+    cost: StepCost
+    save_model_s: float
+    marks: list[tuple[str, float]] = field(default_factory=list)
+    _saved_s: float = 0.0
+
+    def mark(self, line: str) -> None:
+        """A line of the plan has just ended."""
+        self.marks.append((line, self.clock.elapsed_s()))
+
+    def saved(self) -> None:
+        """A usable model has just been written."""
+        self._saved_s = self.clock.elapsed_s()
+
+    def save_is_due(self) -> bool:
+        """Whether the model on disk is old, and a new one costs little of the time."""
+        every_s = max(SAVE_EVERY_S, self.save_model_s / SAVE_RATE)
+        since_s = self.clock.elapsed_s() - self._saved_s
+        return since_s > every_s and self.clock.left_s() > every_s / 2
+
+    def lines(self) -> list[dict[str, Any]]:
+        """Return planned and real seconds by line; a line that was not reached has no real ones."""
+        ends = [0.0, *(end for _, end in self.marks)]
+        real = {name: end - begin for (name, end), begin in zip(self.marks, ends, strict=False)}
+        return [
+            {"line": name, "planned_s": seconds, "real_s": real.get(name)}
+            for name, seconds in self.plan.lines.items()
+        ]
+
+
+def make_clock(
+    plan: Plan,
+    deadline_s: float,
+    elapsed_s: Callable[[], float],
+    energy_j: float | None = None,
+    joules: Callable[[], float] = lambda: 0.0,
+) -> Clock:
+    """Start a clock whose reserves are the plan's."""
+    kept = {name: plan.lines[name] for name in ("save", "evaluate", "report", "exit")}
+    reserves = Reserves(kept["save"], kept["evaluate"], kept["report"], kept["exit"])
+    return Clock(deadline_s, reserves, elapsed_s, math.inf if energy_j is None else energy_j, joules)
+
+
+def fit_floor(backend: Backend, source: TokenView, n_rows: int, rng: np.random.Generator) -> Head:
+    """Fit the head on the features of some rows, drawn at random."""
+    rows = np.sort(rng.choice(len(source), min(n_rows, len(source)), replace=False))
+    features, labels = [], []
+    for batch in sequential_batches(source.subset(rows), EVALUATION_BATCH):
+        features.append(backend.features(batch))
+        labels.append(batch.labels)
+    return fit_head(np.concatenate(features), np.concatenate(labels), len(source.label_names))
+
+
+def evaluate_in_time(
+    backend: Backend, view: TokenView, clock: Clock, cost: StepCost, rng: np.random.Generator
+) -> Evaluation | None:
+    """Score rows in random order until all are done or the time is up.
+
+    Rows go in groups, so that each group's batches are of nearly one length; a group is only begun when it
+    should end in time. At least one group is scored unless there is no time at all.
+
+    Returns:
+        The evaluation of the rows that were reached; None when there was no time for any.
+    """
+    order = rng.permutation(len(view))
+    logits, labels = [], []
+    done, n_batches = 0, FIRST_BATCHES
+    while done < len(order):
+        left_s = clock.evaluation_end_s() - clock.elapsed_s()
+        rows = order[done : done + n_batches * EVALUATION_BATCH]
+        rows = rows[: _rows_in(view, rows, left_s / clock.speed("score").cautious, cost)]
+        if not len(rows):
+            break
+        for batch in sequential_batches(view.subset(rows), EVALUATION_BATCH):
+            started_s = clock.elapsed_s()
+            logits.append(backend.score(batch, keep=False))
+            labels.append(batch.labels)
+            width = int(bucket_of(batch.lengths).max()) * PAD_MULTIPLE
+            clock.speed("score").observe(cost("score", len(batch), width), clock.elapsed_s() - started_s)
+        view.release()
+        done += len(rows)
+        n_batches = MOST_BATCHES
+    if not logits:
+        return None
+    return evaluate_predictions(np.concatenate(logits), np.concatenate(labels), view.label_names)
+
+
+def _rows_in(view: TokenSource, rows: Any, left_s: float, cost: StepCost) -> int:
+    """Return how many of the rows can be scored in so many predicted seconds."""
+    widths = bucket_of(view.lengths[rows]) * PAD_MULTIPLE
+    each_s = np.array([cost("score", EVALUATION_BATCH, int(width)) for width in widths]) / EVALUATION_BATCH
+    return int(np.searchsorted(np.cumsum(each_s), left_s, side="right"))

@@ -1,0 +1,118 @@
+"""Watches a filter while it runs: what scoring costs against what skipping saves, both measured.
+
+A filter that loses is switched off: from then on every row is trained unscored, and the receipt says so.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from edgetune.batching import Batch
+from edgetune.loop import Counts
+from edgetune.selection.base import Selector, StageChange
+from edgetune.types import BoolArray, FloatArray
+
+FEWEST_SCORED = 640
+STAGE_OFF = "filter_off"
+
+
+@dataclass(frozen=True)
+class Balance:
+    """What a filter has cost and saved so far, in seconds.
+
+    Attributes:
+        cost_s: scoring and choosing.
+        saved_s: train steps of the rows that were skipped, at the measured price of a row.
+    """
+
+    cost_s: float
+    saved_s: float
+
+
+def balance(counts: Counts, split_s: dict[str, float]) -> Balance | None:
+    """Return the balance; None before a train step was measured.
+
+    A row's price is that of unfiltered train steps where there were any.
+
+    Args:
+        counts: what happened to the rows.
+        split_s: seconds by phase.
+    """
+    if not counts.n_trained:
+        return None
+    if counts.n_trained_warmup:
+        row_s = counts.train_s_warmup / counts.n_trained_warmup
+    else:
+        row_s = split_s["train"] / counts.n_trained
+    return Balance(split_s["score"] + split_s["select"], counts.n_skipped * row_s)
+
+
+class Watched:
+    """A selector that can be switched off; implements `Selector`."""
+
+    name: ClassVar[str]
+
+    def __init__(self, inner: Selector) -> None:
+        self.inner = inner
+        self.name = inner.name  # type: ignore[misc]  # a wrapper has its selector's name
+        self.switched_off = ""
+        self._n_seen = 0
+        self._changes: list[StageChange] = []
+
+    @property
+    def stage(self) -> str:
+        return STAGE_OFF if self.switched_off else self.inner.stage
+
+    @property
+    def straight(self) -> bool:
+        return bool(self.switched_off) or self.inner.straight
+
+    @property
+    def stages(self) -> list[StageChange]:
+        return [*self.inner.stages, *self._changes]
+
+    def consider(self, counts: Counts, split_s: dict[str, float]) -> str:
+        """Switch the filter off when it has cost more than it saved; return why, "" while it stays on."""
+        if self.switched_off or counts.n_scored < FEWEST_SCORED:
+            return ""
+        found = balance(counts, split_s)
+        if found is None or found.cost_s <= found.saved_s:
+            return ""
+        self.switched_off = (
+            f"scoring cost {found.cost_s:.1f} s and the {counts.n_skipped:,} rows skipped saved "
+            f"{found.saved_s:.1f} s"
+        )
+        self._changes.append(StageChange(STAGE_OFF, self._n_seen, self.switched_off))
+        return self.switched_off
+
+    def choose_score(self, batch: Batch) -> BoolArray:
+        self._n_seen += len(batch)
+        chosen = self.inner.choose_score(batch)
+        return chosen | True if self.switched_off else chosen
+
+    def choose_train(self, batch: Batch, losses: FloatArray) -> BoolArray:
+        chosen = self.inner.choose_train(batch, losses)
+        return chosen | True if self.switched_off else chosen
+
+    def observe(self, batch: Batch, losses: FloatArray) -> None:
+        if not self.switched_off:
+            self.inner.observe(batch, losses)
+
+    def report(self) -> dict[str, Any]:
+        found = self.inner.report()
+        return {**found, "switched_off": self.switched_off} if self.switched_off else found
+
+    def state(self) -> dict[str, Any]:
+        return {
+            "inner": self.inner.state(),
+            "switched_off": self.switched_off,
+            "n_seen": self._n_seen,
+            "n_seen_off": [change.n_seen for change in self._changes],
+        }
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        self.inner.load_state(state["inner"])
+        self.switched_off = state["switched_off"]
+        self._n_seen = state["n_seen"]
+        self._changes = [StageChange(STAGE_OFF, n, self.switched_off) for n in state["n_seen_off"]]

@@ -1,0 +1,186 @@
+"""Deadlines through the command line, timed from outside, on a tiny model and a made-up profile."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from conftest import ROOT, RunCli, child_environment
+
+from edgetune.history import read_history
+from edgetune.models import resolve_model
+from edgetune.profiles.device_profile import FixedCosts
+from edgetune.profiles.here import shape_of, this_machine
+from edgetune.profiles.store import save
+from edgetune.saved import load_run
+from tests.profile_samples import make_backend, make_profile
+
+DEADLINE_S = 14.0
+
+
+@pytest.fixture(scope="module", autouse=True)
+def profile(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """A profile of this machine and the tiny model; the figures are guesses that the run has to correct."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("EDGETUNE_PROFILES", str(tmp_path_factory.mktemp("profiles")))
+        patch.setenv("PYTHONPATH", str(ROOT))
+        fixed = FixedCosts(
+            import_s=0.5, open_s=0.3, open_depth_s=0.4, export_s=0.0, save_s=0.4, save_model_s=0.3
+        )
+        guessed = make_backend()
+        points = [point for point in guessed.points if point.depth == 0]
+        backend = guessed.model_copy(update={"fixed": fixed, "threads": 1, "points": points})
+        shape = shape_of(resolve_model(str(tiny_model)))
+        save(make_profile("here", machine=this_machine(), versions={}, model=shape, backends=[backend]))
+        yield
+
+
+@pytest.fixture(scope="module")
+def exported(
+    tiny_model: Path, demo_csv: Path, run_cli: RunCli, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """Cached artifacts at depth 0, so that a deadline is not spent on making them."""
+    code, _, err = run_cli(
+        *("finetune", demo_csv, "--model", tiny_model, "--backend", "ort", "--max-steps", 1, "--quiet"),
+        *("--out", tmp_path_factory.mktemp("first") / "run"),
+    )
+    assert code == 0, err
+
+
+def arguments(demo_csv: Path, tiny_model: Path, out: Path, *more: object) -> list[object]:
+    fixed = ("--model", tiny_model, "--freeze", "embeddings", "--max-length", 64, "--backend", "ort")
+    return ["-m", "edgetune", "finetune", demo_csv, *fixed, "--out", out, *more]
+
+
+@pytest.mark.usefixtures("exported")
+def test_a_deadline_is_kept_and_the_receipt_tells_planned_and_real(
+    demo_csv: Path, tiny_model: Path, run_process: RunCli, tmp_path: Path
+) -> None:
+    out = tmp_path / "run"
+    started = time.monotonic()
+    code, printed, err = run_process(
+        *arguments(demo_csv, tiny_model, out, "--deadline", f"{DEADLINE_S:g}s", "--json"), cwd=tmp_path
+    )
+    wall_s = time.monotonic() - started
+    assert code == 0, err
+    assert wall_s < DEADLINE_S
+    result = json.loads(printed)
+    assert result["deadline_s"] == DEADLINE_S
+    assert 0 < result["deadline_used_rate"] <= 1
+    assert result["energy_j"] > 0
+    assert result["energy_source"]
+    assert result["n_steps"] > 0
+    assert result["accuracy"] is not None
+    lines = {line["line"]: line for line in result["planned"]["lines"]}
+    assert list(lines) == [
+        *("start", "tokenize", "export", "open", "floor", "train", "save", "evaluate", "report"),
+        *("exit", "margin"),
+    ]
+    assert all(line["planned_s"] >= 0 for line in lines.values())
+    real = [line["real_s"] for name, line in lines.items() if name not in ("exit", "margin")]
+    assert min(real) >= 0
+    assert sum(real) == pytest.approx(result["elapsed_s"], abs=0.3)
+    steps = [line for line in read_history(out / "history.jsonl") if line["kind"] == "step"]
+    assert steps[-1]["lr"] < 0.1 * steps[0]["lr"]
+    assert load_run(out).predict(["my parcel never came"])[0].label in result["label_names"]
+    assert (out / "onnx" / "model.onnx").is_file()
+
+
+@pytest.mark.usefixtures("exported")
+def test_stopped_in_the_middle_there_is_a_model(demo_csv: Path, tiny_model: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    command = [sys.executable, *map(str, arguments(demo_csv, tiny_model, out, "--deadline", "60s"))]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=child_environment()) as child:
+        end = time.monotonic() + 50
+        while not (out / "model" / "model.safetensors").is_file() and time.monotonic() < end:
+            time.sleep(0.05)
+        assert load_run(out).predict(["my parcel never came"])  # the first model, while training goes on
+        time.sleep(0.5)
+        os.kill(child.pid, signal.SIGINT)
+        err = child.communicate(timeout=30)[1]
+    assert child.returncode == 130
+    assert "To go on from it" in err
+    assert load_run(out).predict(["my parcel never came"])
+
+
+def test_an_impossible_deadline_names_the_smallest_one(
+    demo_csv: Path, tiny_model: Path, run_process: RunCli, tmp_path: Path
+) -> None:
+    out = tmp_path / "run"
+    code, printed, err = run_process(*arguments(demo_csv, tiny_model, out, "--deadline", "1s"), cwd=tmp_path)
+    assert (code, printed) == (2, "")
+    assert "too short" in err
+    assert "the smallest deadline that would do here is about" in err
+    assert len(err.strip().splitlines()) == 1
+    assert not out.exists()
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "words"),
+    [
+        ("--deadline", "10", "has no unit"),
+        ("--deadline", "2001-01-01T10:00", "in the past"),
+        ("--energy", "20", "--energy 20 is not an amount"),
+        ("--energy", "1J", "least energy that would do"),
+        ("--battery", "5", "--battery 5 is not a share"),
+        ("--memory", "2", "--memory 2 is not an amount"),
+        ("--memory", "5MB", "needs"),
+        ("--cache-size", "much", "--cache-size much is not an amount"),
+        ("--watts", "-3", "greater than 0"),
+        ("--freeze", "all", "--freeze"),
+    ],
+)
+def test_bad_budgets_are_one_sentence(
+    option: str, value: str, words: str, demo_csv: Path, tiny_model: Path, run_cli: RunCli, tmp_path: Path
+) -> None:
+    out = tmp_path / "run"
+    code, printed, err = run_cli(
+        "finetune", demo_csv, "--model", tiny_model, "--out", out, option, value, "--quiet"
+    )
+    assert (code, printed) == (2, "")
+    assert words in err
+    assert len(err.strip().splitlines()) == 1
+    assert not out.exists()
+
+
+def test_plan_ranks_and_explains(demo_csv: Path, tiny_model: Path, run_cli: RunCli) -> None:
+    code, out, err = run_cli("plan", demo_csv, "--model", tiny_model, "--deadline", "60s", "--explain")
+    assert code == 0, err
+    for words in ("Plans, best first", "ort-fp32", "together", "Why", "No filter: scoring a row costs"):
+        assert words in out
+    code, out, err = run_cli("plan", demo_csv, "--model", tiny_model, "--deadline", "60s", "--json")
+    plans = json.loads(out)
+    assert plans["profile"] == "here"
+    worths = [plan["worth"] for plan in plans["plans"]]
+    assert worths[0] >= max(worths) - 0.01
+    assert all(plan["total_s"] <= 60 for plan in plans["plans"])
+
+
+def test_plan_without_a_budget_says_what_to_give(demo_csv: Path, tiny_model: Path, run_cli: RunCli) -> None:
+    code, _, err = run_cli("plan", demo_csv, "--model", tiny_model)
+    assert code == 2
+    assert "--deadline 10m" in err
+
+
+@pytest.mark.usefixtures("exported")
+def test_a_losing_filter_is_switched_off_and_said(
+    demo_csv: Path, tiny_model: Path, run_process: RunCli, tmp_path: Path
+) -> None:
+    out = tmp_path / "run"
+    code, printed, err = run_process(
+        *arguments(demo_csv, tiny_model, out, "--deadline", "14s", "--json"),
+        *("--method", "fixed-threshold", "--threshold", "0", "--epochs", "400"),
+        cwd=tmp_path,
+    )
+    assert code == 0, err
+    result = json.loads(printed)
+    assert "scoring cost" in result["selection"]["switched_off"]
+    assert result["stages"][-1]["stage"] == "filter_off"
+    assert result["n_scored"] < result["n_seen"]

@@ -1,0 +1,205 @@
+"""The planner keeps its promises for every budget, device and data."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from edgetune.clock import LEAST_MARGIN_S
+from edgetune.errors import BudgetError
+from edgetune.planning.planner import make_plans
+from edgetune.planning.types import DataShape, Device, Limits, Plans, Wishes
+from edgetune.planning.worth import points_lost
+from tests.fakes import FakeCost, fake_costs, fake_device
+
+
+def shape(n_rows: int, longest: int, seed: int = 0) -> DataShape:
+    rng = np.random.default_rng(seed)
+    return DataShape(
+        lengths=rng.integers(3, longest + 1, n_rows),
+        eval_lengths=rng.integers(3, longest + 1, max(20, n_rows // 10)),
+        max_length=128,
+        n_labels=2,
+    )
+
+
+Shapes = st.builds(shape, st.integers(50, 5000), st.integers(8, 128), st.integers(0, 5))
+Costs = st.builds(FakeCost, st.floats(1e-5, 1e-3), st.floats(0, 0.05))
+Devices = st.builds(
+    lambda one, other, start_s, export_s: fake_device(
+        fake_costs("ort-fp32", one, export_s=export_s), fake_costs("torch-fp32", other), start_s=start_s
+    ),
+    Costs,
+    Costs,
+    st.floats(0, 5),
+    st.floats(0, 15),
+)
+Deadlines = st.floats(5, 5000)
+Some = Wishes(batch_size=32)
+
+
+def plans_or_none(device: Device, data: DataShape, deadline_s: float, wishes: Wishes = Some) -> Plans | None:
+    try:
+        return make_plans(device, data, Limits(deadline_s), wishes)
+    except BudgetError:
+        return None
+
+
+@settings(max_examples=40, deadline=None)
+@given(Devices, Shapes, Deadlines, st.floats(1.0, 4.0))
+def test_more_time_is_never_planned_worse(
+    device: Device, data: DataShape, deadline_s: float, factor: float
+) -> None:
+    less, more = (plans_or_none(device, data, s) for s in (deadline_s, deadline_s * factor))
+    if less is not None:
+        assert more is not None
+        assert more.best.worth >= less.best.worth - 0.02
+
+
+@settings(max_examples=40, deadline=None)
+@given(Devices, Shapes, Deadlines)
+def test_reserves_are_never_spent(device: Device, data: DataShape, deadline_s: float) -> None:
+    plans = plans_or_none(device, data, deadline_s)
+    if plans is None:
+        return
+    for plan in plans.ranked:
+        assert plan.total_s <= deadline_s * (1 + 1e-9)
+        assert all(seconds >= 0 for seconds in plan.lines.values())
+        costs = plans.costs(plan).fixed
+        assert plan.lines["save"] == costs.save_s
+        assert plan.lines["report"] == device.report_s
+        assert plan.lines["exit"] == device.exit_s
+        assert plan.lines["margin"] >= LEAST_MARGIN_S
+        assert plan.n_eval >= min(len(data.eval_lengths), 200)
+        assert sum(plan.lines.values()) == pytest.approx(plan.total_s)
+
+
+@settings(max_examples=40, deadline=None)
+@given(Costs, Shapes, Deadlines, st.floats(0.2, 1.0), st.integers(0, 5))
+def test_a_faster_device_never_gets_fewer_rows(
+    cost: FakeCost, data: DataShape, deadline_s: float, faster: float, depth: int
+) -> None:
+    quick = FakeCost(cost.token_s * faster, cost.call_s * faster)
+    wishes = Wishes(batch_size=32, depth=depth, max_length=128)
+    slow_plans, quick_plans = (
+        plans_or_none(fake_device(fake_costs(cost=one)), data, deadline_s, wishes) for one in (cost, quick)
+    )
+    if slow_plans is not None:
+        assert quick_plans is not None
+        # With more rows evaluated in the same share of the time, rounding may cost the time of one row.
+        assert quick_plans.best.n_rows >= slow_plans.best.n_rows - 1
+
+
+@settings(max_examples=40, deadline=None)
+@given(Devices, Shapes, st.floats(0.1, 4))
+def test_what_is_called_the_smallest_deadline_is_enough(
+    device: Device, data: DataShape, deadline_s: float
+) -> None:
+    refusal = None
+    try:
+        make_plans(device, data, Limits(deadline_s), Some)
+    except BudgetError as error:
+        refusal = error
+    if refusal is not None:
+        assert refusal.exit_code == 2
+        assert "smallest deadline that would do" in str(refusal)
+        parts = str(refusal).split("is about ")[1].rstrip(".").split()
+        seconds = float(parts[0]) if parts[1] == "s" else 60 * float(parts[0]) + float(parts[2])
+        assert make_plans(device, data, Limits(seconds + 1), Some).ranked
+
+
+@settings(max_examples=30, deadline=None)
+@given(Devices, Shapes, st.floats(20, 2000), st.floats(100, 50_000))
+def test_energy_is_a_deadline_too(
+    device: Device, data: DataShape, deadline_s: float, energy_j: float
+) -> None:
+    try:
+        plans = make_plans(device, data, Limits(deadline_s, energy_j), Some)
+    except BudgetError:
+        return
+    assert plans.best.energy_j <= energy_j * (1 + 1e-9)
+    assert plans.deadline_s == pytest.approx(min(deadline_s, energy_j / device.busy_w))
+
+
+def test_without_a_deadline_all_passes_are_made_by_the_quicker_backend() -> None:
+    data = shape(1000, 40)
+    slow, quick = fake_costs("ort-fp32", FakeCost(4e-4)), fake_costs("torch-bf16", FakeCost(1e-4))
+    wishes = Wishes(depth=0, max_length=128, batch_size=32, passes=3)
+    best = make_plans(fake_device(slow, quick), data, Limits(None), wishes).best
+    assert (best.key, best.n_rows, best.n_eval) == ("torch-bf16", 3000, 100)
+    assert math.isfinite(best.total_s)
+
+
+def test_a_short_run_stays_where_starting_is_cheap() -> None:
+    data = shape(200, 20)
+    slow = fake_costs("ort-fp32", FakeCost(2e-4), import_s=0.3, save_s=0.5)
+    quick = fake_costs("torch-bf16", FakeCost(1e-4), import_s=6.0, save_s=5.0)
+    wishes = Wishes(depth=0, max_length=128, batch_size=32, passes=1)
+    assert make_plans(fake_device(slow, quick), data, Limits(None), wishes).best.key == "ort-fp32"
+
+
+def test_less_time_freezes_more() -> None:
+    data = shape(50_000, 30)
+    best = [make_plans(fake_device(), data, Limits(float(s)), Some).best for s in (20, 40, 80, 200, 1200)]
+    assert best[0].method == "head"
+    depths = [plan.depth for plan in best[1:]]
+    assert depths == sorted(depths, reverse=True)
+    assert depths[0] > 0
+    assert depths[-1] == 0
+
+
+def test_memory_bounds_the_batch_or_refuses() -> None:
+    data, device = shape(2000, 128), fake_device()
+    free = make_plans(device, data, Limits(600.0), Wishes()).best
+    tight = make_plans(device, data, Limits(600.0, memory_mb=900.0), Wishes()).best
+    assert tight.memory_mb <= 900 < free.memory_mb
+    with pytest.raises(BudgetError, match=r"needs .* MB of memory"):
+        make_plans(device, data, Limits(600.0, memory_mb=310.0), Wishes())
+
+
+def test_the_head_alone_is_the_answer_where_nothing_else_fits() -> None:
+    data = shape(5000, 60)
+    device = fake_device(fake_costs(cost=FakeCost(1e-3)))
+    best = make_plans(device, data, Limits(14.0), Some).best
+    assert best.method == "head"
+    assert best.n_steps == 0
+    assert best.n_floor >= 64
+
+
+def test_an_export_is_charged_where_it_is_needed() -> None:
+    device = fake_device(fake_costs(export_s=10.0))
+    data = shape(2000, 40)
+    wishes = Wishes(batch_size=32, exported=lambda key, depth: depth == 0)
+    plans = make_plans(device, data, Limits(40.0), wishes)
+    assert plans.best.depth == 0
+    assert {plan.lines["export"] for plan in plans.ranked if plan.depth} == {10.0}
+
+
+def test_the_cache_is_planned_only_where_rows_come_again() -> None:
+    few, many = shape(500, 40), shape(100_000, 40)
+    wishes = Wishes(batch_size=32, depth=3)
+    again = make_plans(fake_device(), few, Limits(120.0), wishes).best
+    once = make_plans(fake_device(), many, Limits(120.0), wishes).best
+    assert again.passes > 1
+    assert again.cache_mb > 0
+    assert once.cache_mb == 0
+    none = make_plans(fake_device(), few, Limits(120.0), replace(wishes, cache_mb=0.0)).best
+    assert none.n_rows < again.n_rows
+
+
+def test_every_choice_has_its_reason_in_numbers() -> None:
+    two = fake_device(fake_costs(), fake_costs("torch-bf16", FakeCost(4e-4)))
+    plans = make_plans(two, shape(20_000, 120), Limits(90.0), Some)
+    words = " ".join(plans.reasons)
+    for part in ("examples", "steps", "and not torch-bf16", "Depth", "No filter", "Evaluated on"):
+        assert part in words
+
+
+@given(st.floats(1, 1e6), st.integers(1, 10**6), st.floats(0, 1), st.floats(0, 1))
+def test_more_rows_never_lose_points(n_rows: float, n_distinct: int, frozen: float, cut: float) -> None:
+    assert points_lost(n_rows * 1.1, n_distinct, frozen, cut) <= points_lost(n_rows, n_distinct, frozen, cut)

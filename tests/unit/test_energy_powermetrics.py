@@ -1,0 +1,171 @@
+"""powermetrics from output as Macs write it, and by a child process that writes the same."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from queue import Queue
+
+import pytest
+from fakes import FakeClock
+
+from edgetune.energy import powermetrics
+from edgetune.energy.base import SensorLost
+from edgetune.energy.powermetrics import Parser, Powermetrics
+
+SILICON = """Machine model: Mac14,2
+OS version: 25C56
+Boot arguments:
+Boot time: Thu Sep 10 23:42:17 2026
+
+
+
+*** Sampled system activity (Fri Sep 11 13:41:46 2026 -0700) (1002.90ms elapsed) ***
+
+
+**** Processor usage ****
+
+E-Cluster HW active frequency: 1248 MHz
+E-Cluster HW active residency:  77.43% (600 MHz:   0% 912 MHz:  54% 2424 MHz: 8.7%)
+CPU 0 frequency: 1359 MHz
+
+CPU Power: 823 mW
+GPU Power: 26 mW
+ANE Power: 323 mW
+Combined Power (CPU + GPU + ANE): 1172 mW
+
+
+*** Sampled system activity (Fri Sep 11 13:41:47 2026 -0700) (2000.00ms elapsed) ***
+
+CPU Power: 4205 mW
+GPU Power: 19 mW
+ANE Power: 0 mW
+Combined Power (CPU + GPU + ANE): 4224 mW
+"""
+INTEL = """*** Sampled system activity (Tue Mar  2 10:11:12 2021 +0100) (1000.00ms elapsed) ***
+
+**** Processor usage ****
+
+Intel energy model derived package power (CPUs+GT+SA): 12.48W
+
+LLC flushed residency: 31.5%
+"""
+
+
+def _parse(text: str) -> Parser:
+    parser = Parser()
+    for line in text.splitlines():
+        parser.line(line)
+    return parser
+
+
+def test_apple_silicon_counts_the_combined_power_once() -> None:
+    parser = _parse(SILICON)
+    assert parser.joules == pytest.approx(1.172 * 1.0029 + 4.224 * 2)
+    assert parser.power_w == pytest.approx(4.224)
+
+
+def test_a_block_without_combined_power_counts_the_cpu() -> None:
+    kept = [line for line in SILICON.splitlines() if not line.startswith("Combined")]
+    assert _parse("\n".join(kept)).joules == pytest.approx(0.823 * 1.0029 + 4.205 * 2)
+
+
+def test_intel_macs_tell_their_package() -> None:
+    assert _parse(INTEL).joules == pytest.approx(12.48)
+
+
+def test_no_block_no_figure() -> None:
+    assert _parse("CPU Power: 823 mW\nsomething else: 5 W\n").joules is None
+    assert _parse("*** Sampled system activity (x) (1000ms elapsed) ***\nCPU Power: none\n").joules is None
+
+
+def _wait_until(true: Callable[[], bool]) -> None:
+    for _ in range(1000):
+        if true():
+            return
+        time.sleep(0.005)
+    raise AssertionError("it did not come true")
+
+
+class Lines:
+    """Text that comes when a test sends it; the end is None."""
+
+    def __init__(self) -> None:
+        self.queue: Queue[str | None] = Queue()
+
+    def __iter__(self) -> Iterator[str]:
+        while (text := self.queue.get()) is not None:
+            yield from text.splitlines()
+
+
+def test_the_last_power_is_carried_on_a_little_and_silence_is_a_loss() -> None:
+    clock, lines = FakeClock(), Lines()
+    sensor = Powermetrics(lines, clock=clock)
+    assert sensor.joules() is None
+    lines.queue.put(SILICON)
+    so_far_j = 1.172 * 1.0029 + 4.224 * 2
+    _wait_until(lambda: sensor.joules() == pytest.approx(so_far_j))
+    clock.now_s += 1
+    assert sensor.joules() == pytest.approx(so_far_j + 4.224)
+    clock.now_s += 7
+    assert sensor.joules() == pytest.approx(so_far_j + 2 * 4.224)
+    clock.now_s += 3
+    with pytest.raises(SensorLost, match="fell silent"):
+        sensor.joules()
+    lines.queue.put(None)
+
+
+def test_its_end_is_a_loss() -> None:
+    lines = Lines()
+    sensor = Powermetrics(lines, clock=FakeClock())
+    lines.queue.put(None)
+    sensor._reader.join(timeout=5)
+    with pytest.raises(SensorLost, match="has ended"):
+        sensor.joules()
+
+
+def test_the_child_is_read_and_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    script = f"import time; print({SILICON!r}, flush=True); time.sleep(60)"
+    monkeypatch.setattr(powermetrics, "command", lambda: [sys.executable, "-c", script])
+    sensor = powermetrics.open_powermetrics()
+    assert sensor is not None
+    process = sensor._process
+    assert process is not None
+    _wait_until(lambda: (sensor.joules() or 0) >= 4.224 * 2)
+    sensor.close()
+    assert process.returncode is not None
+    assert not sensor._reader.is_alive()
+    sensor.close()
+
+
+@pytest.mark.parametrize(("uid", "sudo", "first"), [(0, 1, powermetrics.PROGRAM), (501, 0, "sudo")])
+def test_it_is_run_by_root_or_by_sudo_without_a_password(
+    monkeypatch: pytest.MonkeyPatch, uid: int, sudo: int, first: str
+) -> None:
+    asked: list[list[str]] = []
+
+    def run(command: list[str], **_: object) -> subprocess.CompletedProcess[bytes]:
+        asked.append(command)
+        return subprocess.CompletedProcess(command, sudo)
+
+    monkeypatch.setattr(powermetrics.sys, "platform", "darwin")
+    monkeypatch.setattr(powermetrics.os, "geteuid", lambda: uid, raising=False)
+    monkeypatch.setattr(powermetrics.subprocess, "run", run)
+    command = powermetrics.command()
+    assert command is not None
+    assert command[0] == first
+    assert command[-len(powermetrics.ARGUMENTS) :] == list(powermetrics.ARGUMENTS)
+    assert all("-n" in one for one in asked)
+
+
+def test_where_it_may_not_be_run_it_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    if sys.platform != "darwin":
+        assert powermetrics.open_powermetrics() is None
+    monkeypatch.setattr(powermetrics.sys, "platform", "darwin")
+    monkeypatch.setattr(powermetrics.os, "geteuid", lambda: 501, raising=False)
+    monkeypatch.setattr(
+        powermetrics.subprocess, "run", lambda command, **_: subprocess.CompletedProcess(command, 1)
+    )
+    assert powermetrics.command() is None

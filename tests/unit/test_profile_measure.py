@@ -1,0 +1,133 @@
+"""Parts of a measurement that need no backend: the grid, the backends to measure, tables, drift, workers."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from edgetune.errors import EnvironmentError_, UsageError
+from edgetune.profiles import plan
+from edgetune.profiles.check import Drift, drift_sections, some_points
+from edgetune.profiles.child import Child, ChildLost
+from edgetune.profiles.chores import made_up_run
+from edgetune.profiles.compare import compare, compare_sections, make_ratio
+from edgetune.profiles.match import match
+from edgetune.profiles.opening import Job
+from edgetune.profiles.plan import choose_keys, make_grid
+from edgetune.profiles.table import profile_sections
+from edgetune.report.tables import sections_text
+from tests.profile_samples import MACHINE, SHAPE, VERSIONS, make_backend, make_profile
+
+
+def test_the_grid_follows_the_model() -> None:
+    full, quick = make_grid(SHAPE, 512, quick=False), make_grid(SHAPE, 512, quick=True)
+    assert (full.lengths, full.batches, full.depths) == ((8, 16, 32, 64, 128), (8, 32), (0, 2, 4))
+    assert (quick.lengths, quick.batches, quick.depths) == ((16, 64), (8, 32), (0, 3))
+    assert full.growing == [(8, 8), (32, 32), (32, 128)]
+    shallow = SHAPE.model_copy(update={"n_layers": 1})
+    assert make_grid(shallow, 32, quick=False).depths == (0,)
+    assert make_grid(shallow, 32, quick=False).lengths == (8, 16, 32)
+
+
+def test_bf16_is_measured_only_where_the_processor_has_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(plan, "has_training_build", lambda: True)
+    monkeypatch.setattr(plan, "_installed", lambda name: True)
+    keys, notes = choose_keys([], MACHINE)
+    assert keys == ["ort-fp32", "torch-fp32"]
+    assert "no bf16 arithmetic" in notes[0]
+    keys, notes = choose_keys([], MACHINE.model_copy(update={"features": ["AVX512-BF16"], "gpu": "X"}))
+    assert keys == ["ort-fp32", "torch-fp32", "torch-bf16", "torch-fp32-cuda", "torch-bf16-cuda"]
+    assert notes == []
+    assert choose_keys(["torch-bf16"], MACHINE) == (["torch-bf16"], [])
+    with pytest.raises(UsageError, match="--backend tpu"):
+        choose_keys(["tpu"], MACHINE)
+
+
+def test_nothing_to_measure_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(plan, "has_training_build", lambda: False)
+    monkeypatch.setattr(plan, "_installed", lambda name: False)
+    with pytest.raises(EnvironmentError_, match="pip install"):
+        choose_keys([], MACHINE)
+
+
+def test_the_table_has_forward_and_backward_costs_and_says_where_energy_comes_from() -> None:
+    text = sections_text(profile_sections(make_profile(noisy=True, notes=["torch-bf16 was left out."])))
+    assert "T_f score" in text
+    assert "T_b" in text
+    assert "measured: RAPL" in text
+    assert "too busy" in text
+    assert "torch-bf16 was left out." in text
+    assert "3 lowest layers cut off" in text
+    estimated = make_profile().power.model_copy(update={"measured": False, "source": "estimated: 10 W"})
+    assert "(estimated: 10 W)" in sections_text(profile_sections(make_profile(power=estimated)))
+
+
+def test_comparing_gives_ratios_by_operation() -> None:
+    slower = make_profile("slow", backends=[make_backend(factor=2.0), make_backend("torch")])
+    ratios = {(one.key, one.op): one for one in compare(make_profile("fast"), slower)}
+    assert set(ratios) == {("ort-fp32", "score"), ("ort-fp32", "train"), ("ort-fp32", "prefix")}
+    assert ratios["ort-fp32", "train"].mean == pytest.approx(2.0)
+    assert ratios["ort-fp32", "train"].n == 8
+    text = sections_text(compare_sections(make_profile("fast"), slower))
+    assert "Only slow has torch-fp32" in text
+    assert "2.00 to 2.00" in text
+
+
+def test_a_ratio_is_a_geometric_mean() -> None:
+    found = make_ratio("k", "score", [0.5, 2.0])
+    assert (found.mean, found.low, found.high) == (pytest.approx(1.0), 0.5, 2.0)
+
+
+@pytest.mark.parametrize(
+    ("ratio", "verdict"), [(1.0, "holds"), (1.05, "holds"), (0.8, "has drifted"), (1.6, "is far off")]
+)
+def test_drift_has_a_verdict(ratio: float, verdict: str) -> None:
+    drift = Drift([make_ratio("ort-fp32", "score", [ratio])], [])
+    assert drift.verdict == verdict
+    text = sections_text(drift_sections(match(make_profile(), MACHINE, VERSIONS), drift))
+    assert f"some {verdict}" in text
+
+
+def test_a_check_takes_few_points_and_none_that_is_long() -> None:
+    chosen = some_points(make_backend())
+    assert {point.op for point in chosen} == {"score", "train"}
+    assert len(chosen) <= 6
+    assert all(point.depth == 0 for point in chosen)
+    assert len({(p.op, p.batch, p.length) for p in chosen}) == len(chosen)
+
+
+def test_the_imagined_run_can_be_drawn(tmp_path: Path) -> None:
+    from edgetune.report.model_card import model_card
+    from edgetune.report.plots import draw_run
+
+    history, summary = made_up_run()
+    draw_run(history, summary, tmp_path / "run.png")
+    assert (tmp_path / "run.png").stat().st_size > 10_000
+    assert "0.9" in model_card(summary) or "90" in model_card(summary)
+
+
+@pytest.fixture
+def job(tmp_path: Path) -> Job:
+    return Job("none", "fp32", "cpu", "nowhere", {}, str(tmp_path), str(tmp_path))
+
+
+def test_a_worker_says_what_failed_and_goes_on(job: Job) -> None:
+    with Child(job) as child:
+        with pytest.raises(ChildLost, match="nowhere"):
+            child.ask("open", 30.0, depth=0, threads=1)
+        child.ask("power", 30.0, watts=5.0, tdp=None)
+        idle = child.ask("idle", 30.0, seconds=0.05)
+        assert idle["j"] / idle["s"] == pytest.approx(5.0, rel=0.2)
+        assert idle["measured"] is False
+        assert child.leave() >= 0
+        assert not child.alive
+
+
+def test_a_worker_that_takes_too_long_is_killed(job: Job) -> None:
+    with Child(job) as child:
+        with pytest.raises(ChildLost, match="more than 0 s"):
+            child.ask("idle", 0.3, seconds=60.0)
+        assert not child.alive
+        with pytest.raises(ChildLost, match="died"):
+            child.ask("idle", 1.0, seconds=0.0)
