@@ -1,10 +1,10 @@
-"""Options that several commands share, and the choices an option has; read by `cli.py` alone."""
+"""Options that several commands share, the choices an option has, and what commands do with them."""
 
 from __future__ import annotations
 
 from enum import Enum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -83,3 +83,24 @@ CacheSize = Annotated[
         help="Room for the frozen layers' output: 500MB, 0 for none.", show_default="planned, 1GB at most"
     ),
 ]
+
+
+def given(values: dict[str, Any], *without: str) -> dict[str, Any]:
+    """Return the options that were given, enums as their values."""
+    return {
+        name: value.value if isinstance(value, Enum) else value
+        for name, value in values.items()
+        if value is not None and name not in without
+    }
+
+
+def columns(text: str) -> tuple[str, ...]:
+    """Split `a,b` into column names."""
+    return tuple(part.strip() for part in text.split(",") if part.strip())
+
+
+def console() -> Any:
+    """Return a rich console on stdout."""
+    from rich.console import Console
+
+    return Console()

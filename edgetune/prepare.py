@@ -24,11 +24,13 @@ from edgetune.origin import Origin, choose_backend, find_origin
 from edgetune.planning.decide import Decision, decide, depth_of
 from edgetune.planning.device import find_device
 from edgetune.planning.planner import DEFAULT_CACHE_MB
+from edgetune.planning.probe import probed, worth_probing
 from edgetune.planning.reasons import FILTERS
 from edgetune.planning.types import DataShape, Plan, Plans
 from edgetune.rows import Rows, Say, open_rows
 
 CACHE_MEMORY_RATE = 0.25
+PROBE_ROWS = 20_000
 
 
 @dataclass(frozen=True)
@@ -92,7 +94,7 @@ def prepare(config: RunConfig, cache_dir: Path, meter: Meter, say: Say, used: Us
     with contextlib.ExitStack() as stack:
         origin = find_origin(config, cache_dir, stack)
         data, config = read_rows(config, origin, cache_dir, meter, say)
-        decision = decide_open(config, origin, data, used)
+        decision = decide_open(config, origin, data, used, cache_dir, say)
         config, decided_s = decision.config, used.elapsed_s()
         if config.data.max_length < data.train.longest:
             data = data.cut(config.data.max_length)
@@ -130,8 +132,12 @@ def read_rows(
     return rows, config
 
 
-def decide_open(config: RunConfig, origin: Origin, data: Rows, used: Used) -> Decision:
+def decide_open(
+    config: RunConfig, origin: Origin, data: Rows, used: Used, cache_dir: Path, say: Say
+) -> Decision:
     """Let the planner fill in what the user left open, where this machine's costs are known.
+
+    Without a profile of this kind of machine a long run begins with a measured probe.
 
     Raises:
         BudgetError: nothing fits the budget.
@@ -141,7 +147,10 @@ def decide_open(config: RunConfig, origin: Origin, data: Rows, used: Used) -> De
     limited = budget.limits_time or budget.memory_mb is not None
     if not limited and (model.backend != "auto" or model.device != "cpu" or origin.carried):
         return Decision(_closed(config), None)
-    device = find_device(origin.source, budget.watts) if model.device == "cpu" else None
+    probe = None
+    if model.backend == "auto" and origin.carried is None and _is_long(config, data):
+        probe = partial(probed, cache_dir=cache_dir, say=say)
+    device = find_device(origin.source, budget.watts, probe) if model.device == "cpu" else None
     if device is None and limited:
         raise UsageError(
             "A budget needs a device profile to plan with, and none is stored for this device; "
@@ -160,6 +169,15 @@ def decide_open(config: RunConfig, origin: Origin, data: Rows, used: Used) -> De
     )
     exported = partial(origin.exported, len(data.label_names))
     return decide(config, device, shape, exported, used.elapsed_s(), used.joules(), used.energy_j)
+
+
+def _is_long(config: RunConfig, data: Rows) -> bool:
+    """Return whether a run is long enough for a probe to pay."""
+    if config.budget.limits_time:
+        return worth_probing(config.budget.deadline_s)
+    train = config.train
+    n_rows = min(train.epochs * len(data.train), (train.max_steps or len(data.train)) * train.batch_size)
+    return n_rows >= PROBE_ROWS
 
 
 def _closed(config: RunConfig) -> RunConfig:

@@ -14,7 +14,9 @@ from edgetune.energy import open_sensor
 from edgetune.errors import Interrupted
 from edgetune.machine import cache_folder
 from edgetune.meter import Meter
+from edgetune.planning.decide import summary
 from edgetune.planning.device import busy_watts
+from edgetune.planning.types import Plans
 from edgetune.prepare import Prepared, Used, prepare
 from edgetune.report.live import QuietView, View
 from edgetune.result import RunResult
@@ -103,6 +105,8 @@ def run(
             view.warn(warning)
         prepared = replace(prepared, config=resolved(prepared))
         timed = _timed(prepared, used)
+        if timed is not None and prepared.plans is not None:
+            _tell(prepared.plans, view)
         config = prepared.config
         folder.create()
         folder.write_text("config.toml", dump_config(config))
@@ -130,6 +134,13 @@ def resolved(prepared: Prepared) -> RunConfig:
         n_steps = min(n_steps, train.max_steps or n_steps)
     lr = automatic_lr(prepared.hidden_size, n_steps)
     return config.model_copy(update={"train": train.model_copy(update={"lr": lr})})
+
+
+def _tell(plans: Plans, view: View) -> None:
+    """Say what is planned, and what the plan rests on where that is shaky."""
+    if plans.device is not None and plans.device.note:
+        view.warn(plans.device.note)
+    view.say(summary(plans.best))
 
 
 def _timed(prepared: Prepared, used: Used) -> Timed | None:

@@ -93,7 +93,8 @@ class FakeBackend:
     n_parameters: int = 1
     depth: int = 0
     cache: PrefixCache | None = None
-    head: tuple[np.ndarray, np.ndarray] | None = None
+    weight: np.ndarray = field(default_factory=lambda: np.zeros((2, 2), np.float32))
+    bias: np.ndarray = field(default_factory=lambda: np.zeros(2, np.float32))
 
     def _logits(self, batch: Batch) -> np.ndarray:
         """Choose logits of two classes whose cross-entropy is the row's loss."""
@@ -113,8 +114,11 @@ class FakeBackend:
     def features(self, batch: Batch) -> np.ndarray:
         return self._record("features", batch)
 
+    def head(self) -> tuple[np.ndarray, np.ndarray]:
+        return self.weight.copy(), self.bias.copy()
+
     def set_head(self, weight: np.ndarray, bias: np.ndarray) -> None:
-        self.head = (weight, bias)
+        self.weight, self.bias = weight, bias
 
     def score(self, batch: Batch, keep: bool = True) -> np.ndarray:
         return self._record("score", batch)

@@ -52,6 +52,14 @@ class Backend(Protocol):
         """
         ...
 
+    def head(self) -> tuple[FloatArray, FloatArray]:
+        """Return the last linear layer's weight (C, F) and bias (C,), as copies.
+
+        Raises:
+            NoLinearHead: as `features`.
+        """
+        ...
+
     def set_head(self, weight: FloatArray, bias: FloatArray) -> None:
         """Replace the last linear layer's weight (C, F) and bias (C,).
 

@@ -56,8 +56,8 @@ class OrtBackend:
         self.artifacts = artifacts
         self.cache = cache
         self._device = device
-        self._options = session_options(device, threads)
         self._cut = artifacts.manifest.cut if cut else None
+        self._options = session_options(device, threads, spin=self._cut is None)
         self._prefix: Any = None
         self.depth = 0 if self._cut is None else self._cut.depth
         if self._cut is None:
@@ -65,7 +65,7 @@ class OrtBackend:
         else:
             home = artifacts.folder / CUT_FOLDER
             self._training = Training(home, home / "checkpoint", device, self._options)
-            self._prefix = open_prefix(home / PREFIX, device, session_options(device, threads, spin=False))
+            self._prefix = open_prefix(home / PREFIX, device, self._options)
         self._draw_head(seed)
 
     def _open_whole(self) -> Training:
@@ -126,6 +126,11 @@ class OrtBackend:
         if found is None:
             raise NoLinearHead(f"The logits of {self.artifacts.manifest.model} come from no linear layer.")
         return found
+
+    def head(self) -> tuple[FloatArray, FloatArray]:
+        """Return the last linear layer's weight (C, F) and bias (C,), as copies."""
+        linear = self._linear()
+        return np.array(self._training.get(linear.weight)), np.array(self._training.get(linear.bias))
 
     def set_head(self, weight: FloatArray, bias: FloatArray) -> None:
         """Replace the last linear layer's weight (C, F) and bias (C,)."""

@@ -111,8 +111,8 @@ def session_options(device: str, threads: int | None, *, spin: bool = True) -> A
     Args:
         device: `cpu` or `cuda`.
         threads: of one operation (None: one per physical core).
-        spin: whether idle threads wait busily. Those of the prefix must not: they would take the cores
-            from the graph that runs next.
+        spin: whether idle threads wait busily. Those of a prefix and of what lies above it must not: they
+            would take the cores from the graph that runs next.
 
     Raises:
         UsageError: the device needs another build.

@@ -176,6 +176,12 @@ class TorchBackend:
             raise NoLinearHead(f"The logits of {self._source.name} come from no linear layer.")
         return self._linear
 
+    def head(self) -> tuple[FloatArray, FloatArray]:
+        """Return the last linear layer's weight (C, F) and bias (C,), as copies."""
+        linear = self._head()
+        weight, bias = (part.detach().cpu().numpy().copy() for part in (linear.weight, linear.bias))
+        return weight, bias
+
     def set_head(self, weight: FloatArray, bias: FloatArray) -> None:
         """Replace the last linear layer's weight (C, F) and bias (C,)."""
         linear = self._head()

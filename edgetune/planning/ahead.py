@@ -41,6 +41,6 @@ def plan_ahead(settings: dict[str, Any], cache_dir: Path | None = None) -> Plans
         origin = find_origin(config, cache, stack, warm_up=False)
         rows, config = read_rows(config, origin, cache, Meter(), lambda text: None)
         used = Used(lambda: 0.0, lambda: 0.0, energy_limit_j(budget))
-        plans = decide_open(config, origin, rows, used).plans
+        plans = decide_open(config, origin, rows, used, cache, lambda text: None).plans
     assert plans is not None
     return plans

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import importlib.util
+from collections.abc import Callable
 
 from edgetune.backends.ort_runtime import has_training_build
 from edgetune.models import ModelSource
+from edgetune.planning.probe import Scales
 from edgetune.planning.types import BackendCosts, Device
 from edgetune.profiles.cost import CostFunction, same_shape
 from edgetune.profiles.device_profile import BackendProfile, DeviceProfile, FixedCosts, Memory, ModelShape
@@ -14,18 +16,26 @@ from edgetune.profiles.match import Match, find_for_this_machine
 
 SAME_UNCERTAINTY = 0.10
 OTHER_MODEL_UNCERTAINTY = 0.35
+PROBED_UNCERTAINTY = 0.2
 
 
-def find_device(source: ModelSource, watts: float | None = None) -> Device | None:
+def find_device(
+    source: ModelSource, watts: float | None = None, probe: Callable[[DeviceProfile], Scales] | None = None
+) -> Device | None:
     """Find the stored profile that fits this machine best; None if none is stored.
 
     Args:
         source: the model to train.
         watts: what the user says the machine draws.
+        probe: measures how many times as long training takes here, by backend, where the profile is of
+            another kind of processor; None: no time for that.
     """
     shape = shape_of(source)
     match = find_for_this_machine(shape, this_machine())
-    return None if match is None else fit_device(match, shape, watts)
+    if match is None:
+        return None
+    scales = probe(match.profile) if probe is not None and match.fit == "other" else {}
+    return fit_device(match, shape, watts, scales)
 
 
 def busy_watts() -> tuple[float, str] | None:
@@ -37,17 +47,20 @@ def busy_watts() -> tuple[float, str] | None:
     return power.train_w, f"device profile {match.profile.name}, {power.source}"
 
 
-def fit_device(match: Match, shape: ModelShape, watts: float | None = None) -> Device:
-    """Fit a profile to a model's shape."""
-    profile = match.profile
-    uncertainty = max(SAME_UNCERTAINTY, profile.spread) + match.widen
+def fit_device(
+    match: Match, shape: ModelShape, watts: float | None = None, scales: Scales | None = None
+) -> Device:
+    """Fit a profile to a model's shape, and to a probe's answer if there is one."""
+    profile, scales = match.profile, scales or {}
+    widen = min(match.widen, PROBED_UNCERTAINTY) if scales else match.widen
+    uncertainty = max(SAME_UNCERTAINTY, profile.spread) + widen
     if not same_shape(profile.model, shape):
         uncertainty += OTHER_MODEL_UNCERTAINTY
     power = profile.power
     return Device(
         name=profile.name,
-        note=_note(match, shape),
-        foreign=match.fit == "other",
+        note=_note(match, shape, scales),
+        foreign=match.fit == "other" and not scales,
         uncertainty=uncertainty,
         n_layers=shape.n_layers,
         hidden_size=shape.hidden_size,
@@ -57,11 +70,11 @@ def fit_device(match: Match, shape: ModelShape, watts: float | None = None) -> D
         tokenize_s_per_token=profile.tokenize_s_per_token,
         busy_w=watts if watts is not None else power.train_w,
         power_source="--watts" if watts is not None else power.source,
-        backends=tuple(_backend(item, profile, shape, match) for item in profile.backends),
+        backends=tuple(_backend(item, match, shape, widen, scales) for item in profile.backends),
     )
 
 
-def _note(match: Match, shape: ModelShape) -> str:
+def _note(match: Match, shape: ModelShape, scales: Scales) -> str:
     """Say what does not fit, in a sentence; "" when everything does."""
     profile = match.profile
     parts = list(match.reasons)
@@ -69,6 +82,9 @@ def _note(match: Match, shape: ModelShape) -> str:
         parts.append(f"{shape.name} was not profiled and is predicted from {profile.model.name}")
     if profile.noisy:
         parts.append("the machine was busy while it was profiled")
+    if scales:
+        times = ", ".join(f"{key} {scale:.2f}" for key, scale in scales.items())
+        parts.append(f"a probe here took these times as long: {times}")
     if not parts:
         return ""
     return (
@@ -77,17 +93,20 @@ def _note(match: Match, shape: ModelShape) -> str:
     )
 
 
-def _backend(item: BackendProfile, profile: DeviceProfile, shape: ModelShape, match: Match) -> BackendCosts:
-    here = match.fit != "other"
+def _backend(
+    item: BackendProfile, match: Match, shape: ModelShape, widen: float, scales: Scales
+) -> BackendCosts:
+    measured = match.profile.model
+    scale = scales.get(item.key, 1.0)
     return BackendCosts(
         key=item.key,
         backend=item.backend,
         precision=item.precision,
-        threads=item.threads if here else None,
-        fixed=_scaled(item.fixed, shape, profile.model),
-        memory=_grown(item.memory, shape, profile.model),
-        cost=CostFunction(item, profile.model, shape, widen=match.widen),
-        available=_unavailable(item, match),
+        threads=item.threads if match.fit != "other" else None,
+        fixed=_scaled(item.fixed, shape, measured),
+        memory=_grown(item.memory, shape, measured),
+        cost=CostFunction(item, measured, shape, scale, widen=widen),
+        available=_unavailable(item, match, scales),
     )
 
 
@@ -112,13 +131,13 @@ def _grown(memory: Memory, shape: ModelShape, measured: ModelShape) -> Memory:
     )
 
 
-def _unavailable(item: BackendProfile, match: Match) -> str:
+def _unavailable(item: BackendProfile, match: Match, scales: Scales) -> str:
     if item.device != "cpu":
         return "was measured on another device than the CPU"
     if item.backend == "ort" and not has_training_build():
         return 'its training build is not installed (`pip install "edgetune[cpu]"`)'
     if item.backend == "torch" and importlib.util.find_spec("torch") is None:
         return 'PyTorch is not installed (`pip install "edgetune[cpu]"`)'
-    if item.precision == "bf16" and match.fit == "other":
+    if item.precision == "bf16" and match.fit == "other" and item.key not in scales:
         return "bf16 is trusted only where it was measured: elsewhere it can be 25 times slower"
     return ""

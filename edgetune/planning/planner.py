@@ -8,20 +8,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
-from functools import cached_property, partial
+from dataclasses import replace
+from functools import partial
 
-import numpy as np
-
-from edgetune.batching import PAD_MULTIPLE, bucket_of
 from edgetune.clock import LEAST_MARGIN_S, MARGIN_RATE
 from edgetune.errors import BudgetError
+from edgetune.planning.candidate import Candidate
 from edgetune.planning.reasons import FILTERS, explain
-from edgetune.planning.types import BackendCosts, DataShape, Device, Limits, Plan, Plans, Wishes
+from edgetune.planning.types import DataShape, Device, Limits, Plan, Plans, Wishes
 from edgetune.planning.worth import head_points_lost, points_lost
-from edgetune.profiles.device_profile import Operation
 from edgetune.report.words import duration
-from edgetune.types import IntArray
 
 LIMITS = (128, 96, 64, 48, 32)
 BATCHES = (32, 16, 8)
@@ -30,90 +26,9 @@ FEWEST_EVALUATED = 200
 FLOOR_RATE = 0.05
 FLOOR_ROWS = (64, 512)
 FIT_HEAD_S = 0.3
-LOOP_OVERHEAD = 1.02
 MOST_PASSES, FEWEST_STEPS = 10, 300
 DEFAULT_CACHE_MB = 1000.0
-FP16_BYTES = 2
-EVALUATION_BATCH = 64
 HEAD = "head"
-
-
-@dataclass(frozen=True)
-class Candidate:
-    """One combination of choices, and what it costs on the given data."""
-
-    device: Device
-    data: DataShape
-    costs: BackendCosts
-    depth: int
-    max_length: int
-    batch_size: int
-    exported: bool
-
-    def _per_row(self, lengths: IntArray, batch: int, ops: tuple[Operation, ...]) -> float:
-        """Mean seconds of a row, over the buckets that the rows fall into."""
-        if not len(lengths):
-            return 0.0
-        counts = np.bincount(bucket_of(np.minimum(lengths, self.max_length)))
-        widths = np.flatnonzero(counts)
-        price = self.costs.cost.seconds
-        spent = 0.0
-        for width in widths:
-            length = int(width) * PAD_MULTIPLE
-            spent += counts[width] * sum(price(op, batch, length, self.depth) for op in ops)
-        return float(spent / batch / len(lengths))
-
-    @property
-    def _prefix(self) -> tuple[Operation, ...]:
-        return ("prefix",) if self.depth else ()
-
-    @cached_property
-    def train_row_s(self) -> float:
-        """A row trained for the first time."""
-        return LOOP_OVERHEAD * self._per_row(self.data.lengths, self.batch_size, (*self._prefix, "train"))
-
-    @cached_property
-    def again_row_s(self) -> float:
-        """A row trained while its hidden states are kept."""
-        return LOOP_OVERHEAD * self._per_row(self.data.lengths, self.batch_size, ("train",))
-
-    @cached_property
-    def score_row_s(self) -> float:
-        """A training row scored."""
-        return self._per_row(self.data.lengths, self.batch_size, (*self._prefix, "score"))
-
-    @cached_property
-    def evaluate_row_s(self) -> float:
-        """An evaluation row scored."""
-        return self._per_row(self.data.eval_lengths, EVALUATION_BATCH, (*self._prefix, "score"))
-
-    @cached_property
-    def n_tokens(self) -> int:
-        """Tokens of all training rows after cutting."""
-        return int(np.minimum(self.data.lengths, self.max_length).sum())
-
-    @cached_property
-    def cut_share(self) -> float:
-        """The share of tokens cut off."""
-        whole = int(self.data.lengths.sum())
-        return 1 - self.n_tokens / whole if whole else 0.0
-
-    @cached_property
-    def cache_needed_mb(self) -> float:
-        """Memory that the hidden states of all rows would take."""
-        return self.n_tokens * self.device.hidden_size * FP16_BYTES / 1e6 if self.depth else 0.0
-
-    @cached_property
-    def memory_mb(self) -> float:
-        """Predicted peak, without the cache."""
-        longest = int(np.minimum(self.data.lengths, self.max_length).max(initial=1))
-        memory = self.costs.memory
-        train_mb = memory.train_mb_per_token * self.batch_size * longest
-        return memory.base_mb + max(train_mb, memory.score_mb_per_token * EVALUATION_BATCH * longest)
-
-    def words(self) -> str:
-        """Name it."""
-        return f"{self.costs.key}, depth {self.depth}, {self.max_length} tokens, batch {self.batch_size}"
 
 
 def make_plans(device: Device, data: DataShape, limits: Limits, wishes: Wishes) -> Plans:

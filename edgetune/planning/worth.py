@@ -3,8 +3,8 @@
 A rule of thumb whose constants each come from a measurement (docs/deadlines.md, docs/log.md). It ranks
 plans; it promises no accuracy.
 
-    points lost = STEPS / sqrt(steps) + ROWS / sqrt(distinct rows / 32) + DEPTH * frozen share + CUT * share cut
-    head alone  = HEAD - HEAD_DOUBLING * log2(rows / 64)
+    trained    = STEPS / sqrt(steps) + ROWS / sqrt(distinct rows / 32) + DEPTH * frozen + CUT * cut
+    head alone = HEAD - HEAD_DOUBLING * log2(rows / 64)
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ from __future__ import annotations
 import math
 
 STEPS_POINTS, ROWS_POINTS = 19.0, 71.0
-"""SST-2, batch 32, rate to zero, held-out rows: 103, 406 and 1,125 steps over new rows gave 85.7, 89.8 and 92.3,
-453 steps over 4,000 rows 87.4. So what is missing is mostly rows, not steps."""
+"""SST-2, batch 32, rate to zero, held-out rows: 103, 406 and 1,125 steps over new rows gave 85.7, 89.8 and
+92.3, 453 steps over 4,000 rows 87.4. So what is missing is mostly rows, not steps."""
 DEPTH_POINTS = 3.2
 """Puts the break-even where it was found: two of six layers at about 250 steps, four at about 120."""
 CUT_POINTS = 2.3

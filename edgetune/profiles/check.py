@@ -73,7 +73,14 @@ class Drift:
 class Check:
     """One check, from the first worker to the verdict."""
 
-    def __init__(self, profile: DeviceProfile, model: str | None, cache_dir: Path | None, tell: Tell) -> None:
+    def __init__(
+        self,
+        profile: DeviceProfile,
+        model: str | None,
+        cache_dir: Path | None,
+        tell: Tell,
+        limit_s: float | None = None,
+    ) -> None:
         """Find the model.
 
         Args:
@@ -81,10 +88,12 @@ class Check:
             model: the one to measure with (None: the one that the profile names).
             cache_dir: where artifacts are kept.
             tell: is told of progress.
+            limit_s: how long it may take (None: `CHECK_S`).
 
         Raises:
             EdgetuneError: it is not there, or another one.
         """
+        self._limit_s = CHECK_S if limit_s is None else limit_s
         self._started = time.perf_counter()
         self._profile, self._tell_to = profile, tell
         self._source = resolve_model(profile.model.name if model is None else model)
@@ -99,10 +108,10 @@ class Check:
         self._notes: list[str] = []
 
     def _left_s(self) -> float:
-        return CHECK_S - (time.perf_counter() - self._started)
+        return self._limit_s - (time.perf_counter() - self._started)
 
     def _tell(self, text: str) -> None:
-        self._tell_to(text, min(1.0, 1.0 - self._left_s() / CHECK_S))
+        self._tell_to(text, min(1.0, 1.0 - self._left_s() / self._limit_s))
 
     def run(self) -> Drift:
         """Measure some points again, in half a minute.

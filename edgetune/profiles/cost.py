@@ -234,8 +234,9 @@ class CostFunction:
 
 
 def same_shape(one: ModelShape, other: ModelShape) -> bool:
-    """Return whether two models run the same operations, whatever they are called."""
-    return one.model_copy(update={"name": ""}) == other.model_copy(update={"name": ""})
+    """Return whether two models run the same operations, whatever they are called and know for words."""
+    sizes = [(shape.n_layers, shape.hidden_size, shape.intermediate_size) for shape in (one, other)]
+    return sizes[0] == sizes[1]
 
 
 def work_of(shape: ModelShape) -> float:

@@ -84,13 +84,20 @@ def shape_of(source: ModelSource) -> ModelShape:
     hidden = source.hidden_size
     layers = _first(config, "num_hidden_layers", "n_layers", "num_layers", "n_layer")
     inner = _first(config, "intermediate_size", "hidden_dim", "ffn_dim", "d_ff", "n_inner")
+    inner = inner or 4 * hidden
     return ModelShape(
         name=source.name,
         n_layers=layers or 1,
         hidden_size=hidden,
-        intermediate_size=inner or 4 * hidden,
-        n_parameters=_count_parameters(source.folder),
+        intermediate_size=inner,
+        n_parameters=_count_parameters(source.folder) or _guess_parameters(config, layers or 1, hidden, inner),
     )
+
+
+def _guess_parameters(config: dict[str, object], layers: int, hidden: int, inner: int) -> int:
+    """Count matrices from the config alone, for carried artifacts, which have no safetensors."""
+    words = _first(config, "vocab_size") or 30_000
+    return words * hidden + layers * (4 * hidden**2 + 2 * hidden * inner)
 
 
 def _first(config: dict[str, object], *names: str) -> int | None:

@@ -40,7 +40,7 @@ LEAST_ROUNDS_S = 0.25  # of the limit goes to the rounds, even when everything b
 ENDING_S = 2.0
 STRETCH = 0.08
 VISIT_S, QUICK_VISIT_S = 0.08, 0.04
-TOO_SPREAD = 0.08
+TOO_SPREAD = 0.2
 TRIAL_LENGTH = 16
 MEMORY_SHARE = 0.7  # of what is free may be taken by all backends together
 

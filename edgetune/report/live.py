@@ -87,6 +87,7 @@ def headline(prepared: Any, config: Any) -> str:
         f"{len(prepared.data.label_names)} labels ({', '.join(prepared.data.label_names[:6])}"
         f"{', …' if len(prepared.data.label_names) > 6 else ''}); evaluated on {prepared.data.eval_source}\n"
         f"{prepared.model_name} by {prepared.backend.name}, frozen: {prepared.freeze}; "
+        f"{'at most ' if config.budget.limits_time else ''}"
         f"{train.epochs} epoch{'s'[: train.epochs != 1]}, batch {train.batch_size}, lr {train.lr:g}, "
         f"at most {config.data.max_length} tokens, seed {train.seed}"
     )

@@ -405,3 +405,20 @@ def test_overlap(data: Path, spec: TokenizerSpec) -> None:
     assert overlap(store, evaluation) == 3
     assert overlap(store.subset(np.array([1])), evaluation) == 2
     assert overlap(store.subset(np.array([], dtype=np.int32)), evaluation) == 0
+
+
+@pytest.mark.parametrize("limit", [4, 5, 7, 8, 20])
+def test_a_cut_view_is_what_the_tokenizers_truncation_gives(
+    limit: int, data: Path, spec: TokenizerSpec
+) -> None:
+    whole = opened(data, TokenizerSpec(spec.path, 64, 0))
+    short = opened(data, TokenizerSpec(spec.path, limit, 0))
+    rows = np.arange(len(whole))
+    view = whole.relabel(["neg", "pos"]).cut(limit)
+    cut, expected = view.batch(rows), short.relabel(["neg", "pos"]).batch(rows)
+    assert cut.tokens.tolist() == expected.tokens.tolist()
+    assert cut.offsets.tolist() == expected.offsets.tolist()
+    assert cut.first_lengths.tolist() == expected.first_lengths.tolist()
+    assert view.lengths.tolist() == short.lengths.tolist()
+    assert view.longest == min(limit, whole.lengths.max())
+    assert view.subset(rows[:2]).relabel(["pos", "neg"]).longest <= limit
