@@ -26,10 +26,11 @@ SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 
 @pytest.fixture(scope="session", autouse=True)
 def cache_dir(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """Point `EDGETUNE_CACHE` at an empty folder that all tests share."""
+    """Point `EDGETUNE_CACHE` and `EDGETUNE_PROFILES` at an empty folder that all tests share."""
     folder = tmp_path_factory.mktemp("cache")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("EDGETUNE_CACHE", str(folder))
+        patch.setenv("EDGETUNE_PROFILES", str(folder / "profiles"))
         yield folder
 
 

@@ -84,13 +84,14 @@ def shape_of(source: ModelSource) -> ModelShape:
     hidden = source.hidden_size
     layers = _first(config, "num_hidden_layers", "n_layers", "num_layers", "n_layer")
     inner = _first(config, "intermediate_size", "hidden_dim", "ffn_dim", "d_ff", "n_inner")
-    inner = inner or 4 * hidden
+    layers, inner = layers or 1, inner or 4 * hidden
+    counted = _count_parameters(source.folder)
     return ModelShape(
         name=source.name,
-        n_layers=layers or 1,
+        n_layers=layers,
         hidden_size=hidden,
         intermediate_size=inner,
-        n_parameters=_count_parameters(source.folder) or _guess_parameters(config, layers or 1, hidden, inner),
+        n_parameters=counted or _guess_parameters(config, layers, hidden, inner),
     )
 
 

@@ -17,7 +17,7 @@ from edgetune.errors import ProfileError
 from edgetune.machine import versions as installed_versions
 from edgetune.profiles.cost import same_shape, work_of
 from edgetune.profiles.device_profile import DeviceProfile, Machine, ModelShape
-from edgetune.profiles.store import profile_files, read_profile
+from edgetune.profiles.store import profile_files, read_profile, user_folder
 
 Fit = Literal["same", "alike", "other"]
 RUNTIMES = ("onnxruntime-training-cpu", "onnxruntime-training", "torch")
@@ -60,13 +60,19 @@ def find_for_this_machine(
         ProfileError: profiles are stored, and none of them can be read.
     """
     versions = installed_versions() if versions is None else versions
-    found = [_try_to_read(path) for path in profile_files().values()]
-    matches = [match(profile, machine, versions) for profile in found if isinstance(profile, DeviceProfile)]
-    broken = [error for error in found if isinstance(error, ProfileError)]
+    found = {path: _try_to_read(path) for path in profile_files().values()}
+    own = user_folder()
+    matches = [
+        (match(profile, machine, versions), path.parent == own)
+        for path, profile in found.items()
+        if isinstance(profile, DeviceProfile)
+    ]
+    broken = [error for error in found.values() if isinstance(error, ProfileError)]
     if not matches and broken:
         raise broken[0]
     # What nothing else settles the names do (files come in their order), so that it is the same every time.
-    return min(matches, key=lambda found: _distance(found, shape, machine), default=None)
+    best = min(matches, key=lambda item: _distance(*item, shape, machine), default=None)
+    return None if best is None else best[0]
 
 
 def _try_to_read(path: Path) -> DeviceProfile | ProfileError:
@@ -104,8 +110,8 @@ def _cpu(machine: Machine) -> str:
     return f"{machine.cpu} ({machine.cpu_model})"
 
 
-def _distance(found: Match, shape: ModelShape | None, machine: Machine) -> tuple[float, ...]:
-    """Order matches: fit first, then likeness of the machine, then of the model, then quality, then age."""
+def _distance(found: Match, own: bool, shape: ModelShape | None, machine: Machine) -> tuple[float, ...]:
+    """Order matches: fit, likeness of the machine and of the model, trust, the user's own, quality, age."""
     profile, theirs = found.profile, found.profile.machine
     return (
         ("same", "alike", "other").index(found.fit),
@@ -113,7 +119,9 @@ def _distance(found: Match, shape: ModelShape | None, machine: Machine) -> tuple
         len(set(theirs.features) ^ set(machine.features)),
         abs(math.log(theirs.cores / machine.cores)),
         0.0 if shape is None else _model_distance(profile.model, shape),
-        float(profile.noisy) + float(profile.quick),
+        float(profile.noisy),
+        float(not own),
+        float(profile.quick),
         -float("".join(character for character in profile.date if character.isdigit())[:14] or 0),
     )
 

@@ -145,9 +145,8 @@ def test_a_short_run_stays_where_starting_is_cheap() -> None:
 
 def test_less_time_freezes_more() -> None:
     data = shape(50_000, 30)
-    best = [make_plans(fake_device(), data, Limits(float(s)), Some).best for s in (12, 40, 80, 200, 1200)]
-    assert best[0].method == "head"
-    depths = [plan.depth for plan in best[1:]]
+    best = [make_plans(fake_device(), data, Limits(float(s)), Some).best for s in (40, 80, 200, 1200)]
+    depths = [plan.depth for plan in best]
     assert depths == sorted(depths, reverse=True)
     assert depths[0] > 0
     assert depths[-1] == 0
@@ -172,12 +171,12 @@ def test_the_head_alone_is_the_answer_where_nothing_else_fits() -> None:
 
 
 def test_an_export_is_charged_where_it_is_needed() -> None:
-    device = fake_device(fake_costs(export_s=10.0))
+    device = fake_device(fake_costs(export_s=20.0))
     data = shape(2000, 40)
     wishes = Wishes(batch_size=32, exported=lambda key, depth: depth == 0)
     plans = make_plans(device, data, Limits(40.0), wishes)
     assert plans.best.depth == 0
-    assert {plan.lines["export"] for plan in plans.ranked if plan.depth} == {10.0}
+    assert {plan.lines["export"] for plan in plans.ranked if plan.depth} == {20.0}
 
 
 def test_the_cache_is_planned_only_where_rows_come_again() -> None:

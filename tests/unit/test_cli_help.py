@@ -10,7 +10,7 @@ import pytest
 import typer.main
 from conftest import RunCli
 
-from edgetune import cli, config
+from edgetune import cli, cli_options, config
 from edgetune.config import SECTIONS, DataSettings, ModelSettings, SelectionSettings
 
 COMMANDS: dict[str, Any] = dict(typer.main.get_command(cli.app).commands)  # type: ignore[attr-defined]
@@ -58,12 +58,12 @@ def test_nothing_given_shows_the_help(run_cli: RunCli) -> None:
 @pytest.mark.parametrize(
     ("enum", "expected"),
     [
-        (cli.Method, config.METHODS),
-        (cli.Method, get_args(SelectionSettings.model_fields["method"].annotation)),
-        (cli.Preset, tuple(config.PRESETS)),
-        (cli.BackendName, get_args(ModelSettings.model_fields["backend"].annotation)),
-        (cli.Device, get_args(ModelSettings.model_fields["device"].annotation)),
-        (cli.Precision, get_args(ModelSettings.model_fields["precision"].annotation)),
+        (cli_options.Method, config.METHODS),
+        (cli_options.Method, get_args(SelectionSettings.model_fields["method"].annotation)),
+        (cli_options.Preset, tuple(config.PRESETS)),
+        (cli_options.BackendName, get_args(ModelSettings.model_fields["backend"].annotation)),
+        (cli_options.Device, get_args(ModelSettings.model_fields["device"].annotation)),
+        (cli_options.Precision, get_args(ModelSettings.model_fields["precision"].annotation)),
     ],
 )
 def test_choices_are_those_of_the_config(enum: type[Enum], expected: tuple[str, ...]) -> None:
