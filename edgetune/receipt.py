@@ -103,6 +103,7 @@ def _budget(prepared: Prepared, timed: Timed | None, elapsed_s: float) -> dict[s
     if plans is not None:
         planned = plans.best.to_dict() | {
             "lines": [] if timed is None else timed.lines(),
+            "revised": None if timed is None else timed.revised,
             "profile": plans.device.name if plans.device else None,
             "reasons": list(plans.reasons),
         }

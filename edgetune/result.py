@@ -26,7 +26,8 @@ class RunResult(BaseModel):
         deadline_s: when the process had to have ended; None without a budget.
         deadline_used_rate: share of it that had passed when this receipt was written.
         planned: what the planner promised: `lines` (planned and real seconds), `n_rows`, `rows_interval`,
-            `n_steps`, `passes`, `memory_mb`, `energy_j`, `profile`, `reasons`; None without a plan.
+            `n_steps`, `passes`, `memory_mb`, `energy_j`, `profile`, `reasons`, and `revised`, the rows that
+            were expected after the first steps; None without a plan.
         n_left: examples that were chosen and for which there was no time.
         energy_j: joules since the run began; `energy_measured` says whether a sensor gave it, and
             `energy_source` which one, or how it was estimated.

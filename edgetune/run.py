@@ -156,4 +156,6 @@ def _timed(prepared: Prepared, used: Used) -> Timed | None:
         used.energy_j,
         used.joules,
     )
-    return Timed(plan, clock, plans.step_cost(plan), plans.save_model_s(plan), list(prepared.marks))
+    n_most = prepared.config.train.epochs * len(prepared.data.train)
+    save_s = plans.save_model_s(plan)
+    return Timed(plan, clock, plans.step_cost(plan), save_s, n_most, list(prepared.marks))

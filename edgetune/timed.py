@@ -25,6 +25,7 @@ from edgetune.pace import StepCost
 from edgetune.planning.types import Plan
 
 SAVE_EVERY_S = 60.0
+REVISE_STEPS = 9
 SAVE_RATE = 0.02
 EVALUATION_BATCH = 64
 FIRST_BATCHES, MOST_BATCHES = 2, 8
@@ -39,19 +40,37 @@ class Timed:
         clock: what is left.
         cost: predicted seconds of an operation on a batch.
         save_model_s: what a safety save costs, as planned.
+        n_most: examples that all allowed passes hold.
         marks: (line, elapsed seconds at its end) in order.
+        revised: `n_rows` by the speed of the first `n_steps`, at `elapsed_s`; None before.
     """
 
     plan: Plan
     clock: Clock
     cost: StepCost
     save_model_s: float
+    n_most: float = math.inf
     marks: list[tuple[str, float]] = field(default_factory=list)
+    revised: dict[str, float] | None = None
     _saved_s: float = 0.0
 
     def mark(self, line: str) -> None:
         """A line of the plan has just ended."""
         self.marks.append((line, self.clock.elapsed_s()))
+
+    def revise(self, n_trained: int) -> bool:
+        """Correct the number of rows by the first steps' speed, once; return whether that was now.
+
+        Args:
+            n_trained: examples trained so far.
+        """
+        speed = self.clock.speed("train")
+        if self.revised is not None or speed.n < REVISE_STEPS or not self.plan.n_rows:
+            return False
+        row_s = self.plan.lines["train"] / self.plan.n_rows * speed.ratio
+        n_rows = min(n_trained + max(0.0, self.clock.left_s()) / row_s, self.n_most)
+        self.revised = {"n_rows": round(n_rows), "n_steps": speed.n, "elapsed_s": self.clock.elapsed_s()}
+        return True
 
     def saved(self) -> None:
         """A usable model has just been written."""

@@ -125,6 +125,9 @@ class Training:
             return
         if isinstance(selector, Watched) and (why := selector.consider(counts, self._meter.split_s())):
             self._view.say(f"The filter is switched off: {why}.")
+        if selector.straight and self._timed.revise(counts.n_trained) and self._timed.revised is not None:
+            n_rows, planned = self._timed.revised["n_rows"], self._timed.plan.n_rows
+            self._view.say(f"By the first steps' speed {n_rows:,} examples will fit ({planned:,} planned)")
         if self._timed.save_is_due():
             self._save(light=True)
 

@@ -103,11 +103,17 @@ def _backend(
         backend=item.backend,
         precision=item.precision,
         threads=item.threads if match.fit != "other" else None,
-        fixed=_scaled(item.fixed, shape, measured),
+        fixed=_scaled(_slowest_import(item, match.profile), shape, measured),
         memory=_grown(item.memory, shape, measured),
         cost=CostFunction(item, measured, shape, scale, widen=widen),
         available=_unavailable(item, match, scales),
     )
+
+
+def _slowest_import(item: BackendProfile, profile: DeviceProfile) -> FixedCosts:
+    """Backends of one runtime import the same; the first to be measured found less of it in memory."""
+    import_s = max(other.fixed.import_s for other in profile.backends if other.backend == item.backend)
+    return item.fixed.model_copy(update={"import_s": import_s})
 
 
 def _scaled(fixed: FixedCosts, shape: ModelShape, measured: ModelShape) -> FixedCosts:

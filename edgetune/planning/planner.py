@@ -26,6 +26,7 @@ FEWEST_EVALUATED = 200
 FLOOR_RATE = 0.05
 FLOOR_ROWS = (64, 512)
 FIT_HEAD_S = 0.3
+SAVE_CAUTION = 1.5  # disks vary; what is not needed goes to evaluation
 MOST_PASSES, FEWEST_STEPS = 10, 300
 DEFAULT_CACHE_MB = 1000.0
 HEAD = "head"
@@ -104,7 +105,7 @@ def _end(candidate: Candidate, deadline_s: float, n_eval: int) -> dict[str, floa
     device, fixed = candidate.device, candidate.costs.fixed
     margin_s = max(LEAST_MARGIN_S, MARGIN_RATE * deadline_s) if math.isfinite(deadline_s) else 0.0
     return {
-        "save": fixed.save_s,
+        "save": SAVE_CAUTION * fixed.save_s,
         "evaluate": n_eval * candidate.evaluate_row_s,
         "report": device.report_s,
         "exit": device.exit_s,

@@ -71,7 +71,7 @@ def test_reserves_are_never_spent(device: Device, data: DataShape, deadline_s: f
         assert plan.total_s <= deadline_s * (1 + 1e-9)
         assert all(seconds >= 0 for seconds in plan.lines.values())
         costs = plans.costs(plan).fixed
-        assert plan.lines["save"] == costs.save_s
+        assert plan.lines["save"] >= costs.save_s
         assert plan.lines["report"] == device.report_s
         assert plan.lines["exit"] == device.exit_s
         assert plan.lines["margin"] >= LEAST_MARGIN_S
