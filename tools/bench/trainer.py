@@ -16,10 +16,7 @@ BATCH = 32
 THEIR_SCRIPT = Path(__file__).with_name("hf_trainer.py")
 
 
-OURS = {
-    "ort": ("--backend", "ort"),
-    "torch in bf16": ("--backend", "torch", "--precision", "bf16"),
-}
+OURS: dict[str, tuple[str, ...]] = {"default": (), "ort": ("--backend", "ort")}
 
 
 def main(arguments: argparse.Namespace) -> None:
@@ -33,9 +30,12 @@ def main(arguments: argparse.Namespace) -> None:
             print(f"{arguments.rows:,} rows, batch {BATCH}: Trainer {theirs_s:.0f} s", flush=True)
             for name, choice in OURS.items():
                 command = (str(data), "--eval", str(small), "--out", str(scratch / "ours"), *choice)
-                _, ours_s = finetune(*command, "--batch-size", str(BATCH), cache=scratch / f"{name}-{repeat}")
+                found, ours_s = finetune(
+                    *command, "--batch-size", str(BATCH), cache=scratch / f"{name}-{repeat}"
+                )
                 ratios[name].append(theirs_s / ours_s)
-                print(f"  edgetune, {name}, no caches: {ours_s:.0f} s", flush=True)
+                used = f"{found['backend']} {found['precision']}"
+                print(f"  edgetune, {name} ({used}), no caches: {ours_s:.0f} s", flush=True)
     for name, found in ratios.items():
         print(f"edgetune, {name} / Trainer, examples per second from call to saved model: {spread(found)}")
 
