@@ -140,6 +140,8 @@ def read_budget(settings: dict[str, Any], now: datetime, already_s: float) -> di
     }
     found = {}
     for name, value in settings.items():
+        if name in read and value is None:
+            continue
         if name in read:
             target, parse = read[name]
             found[target] = parse(str(value))

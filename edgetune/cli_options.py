@@ -96,7 +96,9 @@ def given(values: dict[str, Any], *without: str) -> dict[str, Any]:
 
 def columns(text: str) -> tuple[str, ...]:
     """Split `a,b` into column names."""
-    return tuple(part.strip() for part in text.split(",") if part.strip())
+    from edgetune.config import column_names
+
+    return column_names(text)
 
 
 def console() -> Any:

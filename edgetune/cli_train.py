@@ -267,7 +267,7 @@ def plan(
         settings["eval"] = eval_
     if text is not None:
         settings["text"] = columns(text)
-    plans = plan_ahead(settings, cache_dir)
+    plans = plan_ahead(settings, cache_dir, lambda text: print(text, file=sys.stderr))
     if as_json:
         print(json.dumps(plans.to_dict(), ensure_ascii=False))
     else:

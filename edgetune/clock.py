@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 MARGIN_RATE = 0.006
 LEAST_MARGIN_S = 0.4
 RECENT = 9
+SAVE_CAUTION = 1.5  # disks vary; what is not needed goes to evaluation
 STALL = 8.0  # an operation this many times slower than usual is a pause of the machine, not its speed
 
 
@@ -82,6 +83,7 @@ class Clock:
         joules: returns joules used so far.
         speeds: by operation (`score`, `train`), measured against predicted.
         train_started_s: set by `begin`.
+        measured_save_s: the longest that a save has taken so far.
     """
 
     deadline_s: float
@@ -91,6 +93,7 @@ class Clock:
     joules: Callable[[], float] = lambda: 0.0
     speeds: dict[str, Speed] = field(default_factory=dict)
     train_started_s: float = 0.0
+    measured_save_s: float = 0.0
 
     def begin(self) -> None:
         """Training starts now."""
@@ -125,10 +128,19 @@ class Clock:
         after_s = (self.reserves.report_s + self.reserves.exit_s) * self._slowness()
         return self.limit_s() - margin_s - after_s
 
+    def save_s(self) -> float:
+        """What writing the model may take: as planned and as slow as the rest, or as it was measured."""
+        return max(self.reserves.save_s * self._slowness(), SAVE_CAUTION * self.measured_save_s)
+
     def end_s(self) -> float:
         """When training must have ended."""
-        kept_s = (self.reserves.save_s + self.reserves.evaluate_s) * self._slowness()
-        return self.evaluation_end_s() - kept_s
+        return self.evaluation_end_s() - self.save_s() - self.reserves.evaluate_s * self._slowness()
+
+    def picture_fits(self) -> bool:
+        """Return whether the picture can be drawn before the deadline, if it takes as long as the report."""
+        return self.elapsed_s() + (self.reserves.report_s + self.reserves.exit_s) * self._slowness() < (
+            self.limit_s()
+        )
 
     def left_s(self) -> float:
         """Seconds of training left; negative when it should have ended."""

@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 import tomli_w
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from edgetune.errors import UsageError
+from edgetune.freezing import freeze_of
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -24,6 +25,8 @@ MAX_HOLDOUT_ROWS = 10_000
 
 Method = Literal["train-all", "random", "fixed-threshold", "auto-threshold", "three-stage"]
 METHODS: tuple[Method, ...] = ("train-all", "random", "fixed-threshold", "auto-threshold", "three-stage")
+FILTERS: tuple[Method, ...] = ("fixed-threshold", "auto-threshold", "three-stage")
+"""Methods that score rows before they train them."""
 
 
 class Settings(BaseModel):
@@ -123,7 +126,7 @@ class ModelSettings(Settings):
         cache_mb: for the frozen layers' hidden states, at most; None: the planner decides.
         backend: `auto` is what the device profile says is quickest here (`ort` where there is none).
         device: `cpu` or `cuda`.
-        precision: of the torch backend; `auto` is bf16 on CUDA and fp32 on a CPU.
+        precision: of the torch backend; `auto` is bf16 on CUDA, on a CPU what a plan says, else fp32.
         threads: of one operation; None leaves it to the runtime.
         onnx: whether the torch backend also exports `onnx/model.onnx`.
     """
@@ -137,6 +140,12 @@ class ModelSettings(Settings):
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     threads: int | None = Field(None, ge=1)
     onnx: bool = True
+
+    @field_validator("freeze")
+    @classmethod
+    def _one_word_for_each_depth(cls, freeze: str) -> str:
+        """No layers frozen is `embeddings`, and a depth has no leading zeros."""
+        return freeze_of(int(freeze)) if freeze.isdigit() else freeze
 
 
 class TrainSettings(Settings):
@@ -193,6 +202,11 @@ class RunConfig(Settings):
     selection: SelectionSettings = SelectionSettings()
     train: TrainSettings = TrainSettings()
     budget: BudgetSettings = BudgetSettings()
+
+
+def column_names(text: str) -> tuple[str, ...]:
+    """Split `a,b` into column names."""
+    return tuple(part.strip() for part in text.split(",") if part.strip())
 
 
 def make_config(raw: dict[str, Any]) -> RunConfig:

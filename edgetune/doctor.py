@@ -61,8 +61,28 @@ def examine(around: Surroundings | None = None) -> list[Finding]:
         *(_package("Packages", name, around, wanted) for name in TOOLS),
         _model(around, wanted),
         *_sensors(around, wanted),
+        _profile(around.root),
         _cache(around.cache),
     ]
+
+
+def _profile(root: Path) -> Finding:
+    """Say which device profile plans would rest on."""
+    from edgetune.errors import ProfileError
+    from edgetune.profiles.here import this_machine
+    from edgetune.profiles.match import find_for_this_machine
+
+    measure = "edgetune profile"
+    try:
+        found = find_for_this_machine(None, this_machine(root))
+    except ProfileError as error:
+        return Finding("Planning", "device profile", "note", str(error), measure)
+    if found is None:
+        return Finding("Planning", "device profile", "note", "none stored: deadlines need one", measure)
+    if found.fit == "same":
+        return Finding("Planning", "device profile", "ok", f"{found.profile.name} fits this machine")
+    differs = "; ".join(found.reasons)
+    return Finding("Planning", "device profile", "note", f"{found.profile.name}, but {differs}", measure)
 
 
 def _gb(n_bytes: float) -> str:

@@ -6,6 +6,7 @@ logistic regression on what the head's last linear layer sees, with an L2 penalt
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -31,7 +32,13 @@ class Head:
     bias: FloatArray
 
 
-def fit_head(features: FloatArray, labels: IntArray, n_classes: int, l2: float = L2) -> Head:
+def fit_head(
+    features: FloatArray,
+    labels: IntArray,
+    n_classes: int,
+    l2: float = L2,
+    stop: Callable[[], bool] = lambda: False,
+) -> Head:
     """Fit a softmax classifier by accelerated gradient descent on standardised features.
 
     Args:
@@ -39,6 +46,7 @@ def fit_head(features: FloatArray, labels: IntArray, n_classes: int, l2: float =
         labels: (n,) class ids.
         n_classes: C; a class without a row gets a low bias.
         l2: penalty on the weights of standardised features.
+        stop: asked before every iteration; what was reached by then is returned.
     """
     wide = features.astype(np.float64)
     mean, std = wide.mean(axis=0), wide.std(axis=0)
@@ -47,7 +55,7 @@ def fit_head(features: FloatArray, labels: IntArray, n_classes: int, l2: float =
     wanted = np.eye(n_classes)[labels]
     penalty = np.full(inputs.shape[1], l2)
     penalty[-1] = 1e-4
-    largest = float(np.linalg.norm(inputs, 2) ** 2) / len(inputs)
+    largest = float(np.linalg.eigvalsh(inputs.T @ inputs)[-1]) / len(inputs)
     step = 1.0 / (0.5 * largest + l2)
     weights = np.zeros((inputs.shape[1], n_classes))
     ahead, momentum = weights, 1.0
@@ -58,7 +66,7 @@ def fit_head(features: FloatArray, labels: IntArray, n_classes: int, l2: float =
         following = (1 + np.sqrt(1 + 4 * momentum**2)) / 2
         ahead = new + (momentum - 1) / following * (new - weights)
         weights, momentum = new, following
-        if np.abs(gradient).max() < TOLERANCE:
+        if np.abs(gradient).max() < TOLERANCE or stop():
             break
     slope = weights[:-1] / std[:, None]
     bias = weights[-1] - mean @ slope

@@ -133,10 +133,14 @@ class Loop:
             some = self.settings
             self.pace = DataPace(len(self.source), some.epochs, some.batch_size, some.decay, some.max_steps)
 
+    @property
+    def n_waiting(self) -> int:
+        """Examples in a queue."""
+        return len(self._to_score) + len(self._to_train)
+
     def _at(self, n_in_hand: int = 0) -> Position:
         """Return how far the loop is while so many rows have left a queue for a step not made yet."""
-        waiting = len(self._to_score) + len(self._to_train) + n_in_hand
-        return Position(self.counts.n_seen - waiting, self.counts.n_steps)
+        return Position(self.counts.n_seen - self.n_waiting - n_in_hand, self.counts.n_steps)
 
     @property
     def finished(self) -> bool:

@@ -194,6 +194,11 @@ def layer_number(name: str) -> int | None:
     return int(found.group(1)) if found else None
 
 
+def has_separate_layers(source: ModelSource) -> bool:
+    """Return whether an encoder's layers have weights of their own, so that some of them can be frozen."""
+    return source.config.get("model_type") != "albert"
+
+
 def is_embedding(name: str) -> bool:
     """Return whether a parameter is one of the tables (or their norms) below the first layer."""
     return (
@@ -233,11 +238,6 @@ def trainable_names(names: Iterable[str], freeze: str) -> list[str]:
             f"--freeze {freeze}: this model has {n_layers} layers; give a number from 0 to {n_layers}."
         )
     return [name for name in above if (number := layer_number(name)) is None or number >= depth]
-
-
-def frozen_depth(freeze: str) -> int:
-    """Return how many of the lowest layers a `freeze` value freezes."""
-    return int(freeze) if freeze.isdigit() else 0
 
 
 def init_head(shapes: Mapping[str, tuple[int, ...]], std: float, seed: int) -> dict[str, FloatArray]:

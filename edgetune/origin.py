@@ -14,9 +14,9 @@ from edgetune.backends.ort_runtime import has_training_build, import_training
 from edgetune.backends.prefix_cache import PrefixCache
 from edgetune.config import RunConfig
 from edgetune.errors import EnvironmentError_, UsageError
+from edgetune.freezing import freeze_of
 from edgetune.meter import Meter
 from edgetune.models import ModelSource, resolve_model, weight_files
-from edgetune.planning.decide import freeze_of
 from edgetune.rows import Say
 
 
@@ -82,11 +82,19 @@ class Origin:
         """Tokens per row at most."""
         return self.source.max_positions if self.carried is None else self.carried.manifest.max_positions
 
-    def exported(self, n_labels: int, key: str, depth: int) -> bool:
-        """Return whether a backend at a depth needs no export."""
+    def exported(self, n_labels: int, freeze: str, key: str, depth: int) -> bool:
+        """Return whether a backend needs no export at a depth (at 0: with this `--freeze`)."""
         if self._builder is None or not key.startswith("ort"):
             return True
-        return self._builder.cached(n_labels, freeze_of(depth)) is not None
+        wanted = "none" if freeze == "none" and not depth else freeze_of(depth)
+        return self._builder.cached(n_labels, wanted) is not None
+
+    def fixed(self, config: RunConfig) -> RunConfig:
+        """Put what carried artifacts decide into the settings."""
+        if self.carried is None:
+            return config
+        update = {"backend": "ort", "freeze": self.carried.manifest.freeze}
+        return config.model_copy(update={"model": config.model.model_copy(update=update)})
 
     def open(
         self, config: RunConfig, n_labels: int, cache: PrefixCache | None, meter: Meter, say: Say

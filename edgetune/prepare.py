@@ -7,7 +7,6 @@ cached (or carried) artifacts there is no child and no torch at all.
 from __future__ import annotations
 
 import contextlib
-import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -15,17 +14,17 @@ from pathlib import Path
 
 from edgetune.backends.base import Backend
 from edgetune.backends.prefix_cache import PrefixCache
-from edgetune.config import RunConfig
+from edgetune.config import FILTERS, RunConfig
 from edgetune.data.tokens import TokenizerSpec
-from edgetune.errors import UsageError
+from edgetune.errors import BudgetError, ProfileError, UsageError
+from edgetune.freezing import frozen_depth
 from edgetune.machine import free_memory_mb
 from edgetune.meter import Meter
 from edgetune.origin import Origin, choose_backend, find_origin
-from edgetune.planning.decide import Decision, decide, depth_of
+from edgetune.planning.decide import Decision, decide
 from edgetune.planning.device import find_device
 from edgetune.planning.planner import DEFAULT_CACHE_MB
 from edgetune.planning.probe import probed, worth_probing
-from edgetune.planning.reasons import FILTERS
 from edgetune.planning.types import DataShape, Plan, Plans
 from edgetune.rows import Rows, Say, open_rows
 
@@ -93,13 +92,14 @@ def prepare(config: RunConfig, cache_dir: Path, meter: Meter, say: Say, used: Us
     """
     with contextlib.ExitStack() as stack:
         origin = find_origin(config, cache_dir, stack)
-        data, config = read_rows(config, origin, cache_dir, meter, say)
+        config = origin.fixed(config)
+        data, config = read_rows(config, origin, cache_dir, meter, say, partial(_still_time, config, used))
         decision = decide_open(config, origin, data, used, cache_dir, say)
         config, decided_s = decision.config, used.elapsed_s()
         if config.data.max_length < data.train.longest:
             data = data.cut(config.data.max_length)
         with meter.phase("open"):
-            backend = origin.open(config, len(data.label_names), _cache_of(config, data, origin), meter, say)
+            backend = origin.open(config, len(data.label_names), _cache_of(config, cache_dir), meter, say)
     return Prepared(
         config=config,
         data=data,
@@ -111,21 +111,39 @@ def prepare(config: RunConfig, cache_dir: Path, meter: Meter, say: Say, used: Us
         plans=decision.plans,
         marks=(
             ("start", decided_s),
-            ("tokenize", decided_s),
             ("export", decided_s + meter.split_s()["export"]),
             ("open", used.elapsed_s()),
         ),
     )
 
 
+def _still_time(config: RunConfig, used: Used) -> None:
+    """Give up reading when the deadline has passed.
+
+    Raises:
+        BudgetError: it has.
+    """
+    deadline_s = config.budget.deadline_s
+    if deadline_s is not None and used.elapsed_s() > deadline_s:
+        raise BudgetError(
+            f"{deadline_s:.0f} s were over before {config.data.train} was read and tokenized; give more time "
+            "(what is read once is kept: `edgetune plan` reads it too)."
+        )
+
+
 def read_rows(
-    config: RunConfig, origin: Origin, cache_dir: Path, meter: Meter, say: Say
+    config: RunConfig,
+    origin: Origin,
+    cache_dir: Path,
+    meter: Meter,
+    say: Say,
+    check: Callable[[], None] = lambda: None,
 ) -> tuple[Rows, RunConfig]:
-    """Open the rows, cut to what the model can take."""
+    """Open the rows, cut to what the model can take; `check` is called now and then and may raise."""
     max_length = min(config.data.max_length, origin.max_positions)
     spec = TokenizerSpec(origin.tokenizer_file, max_length, origin.source.pad_id)
     with meter.phase("tokenize"):
-        rows = open_rows(config, spec, cache_dir, origin.labels, say)
+        rows = open_rows(config, spec, cache_dir, origin.labels, say, check)
     if max_length != config.data.max_length:
         data = config.data.model_copy(update={"max_length": max_length})
         config = config.model_copy(update={"data": data})
@@ -147,34 +165,38 @@ def decide_open(
     limited = budget.limits_time or budget.memory_mb is not None
     if not limited and (model.backend != "auto" or model.device != "cpu" or origin.carried):
         return Decision(_closed(config), None)
+    if limited and model.device != "cpu":
+        raise UsageError("Budgets are planned for --device cpu only; leave --deadline and the like out.")
     probe = None
     if model.backend == "auto" and origin.carried is None and _is_long(config, data):
         probe = partial(probed, cache_dir=cache_dir, say=say)
-    device = find_device(origin.source, budget.watts, probe) if model.device == "cpu" else None
+    try:
+        device = find_device(origin.source, budget.watts, probe)
+    except ProfileError:
+        if limited:
+            raise
+        device = None
     if device is None and limited:
         raise UsageError(
-            "A budget needs a device profile to plan with, and none is stored for this device; "
+            "A budget needs a device profile to plan with, and none is stored; "
             "make one with `edgetune profile`."
         )
     if device is None or (device.foreign and not limited):
         return Decision(_closed(config), None)
-    if origin.carried:
-        config = config.model_copy(update={"model": model.model_copy(update={"backend": "ort"})})
     shape = DataShape(
         lengths=data.train.lengths,
         eval_lengths=data.evaluation.lengths,
         max_length=config.data.max_length,
-        n_labels=len(data.label_names),
         can_cut=not config.data.pair and _ends_plainly(origin.tokenizer_file),
     )
-    exported = partial(origin.exported, len(data.label_names))
+    exported = partial(origin.exported, len(data.label_names), model.freeze)
     return decide(config, device, shape, exported, used.elapsed_s(), used.joules(), used.energy_j)
 
 
 def _is_long(config: RunConfig, data: Rows) -> bool:
     """Return whether a run is long enough for a probe to pay."""
     if config.budget.limits_time:
-        return worth_probing(config.budget.deadline_s)
+        return worth_probing(config.budget.deadline_s or 0.0)
     train = config.train
     n_rows = min(train.epochs * len(data.train), (train.max_steps or len(data.train)) * train.batch_size)
     return n_rows >= PROBE_ROWS
@@ -191,15 +213,16 @@ def _closed(config: RunConfig) -> RunConfig:
     return config.model_copy(update={"model": model.model_copy(update=update)})
 
 
-def _cache_of(config: RunConfig, data: Rows, origin: Origin) -> PrefixCache | None:
+def _cache_of(config: RunConfig, cache_dir: Path) -> PrefixCache | None:
     """Make room for the frozen layers' output where a row is asked for more than once."""
-    depth = depth_of(config.model.freeze)
+    depth = frozen_depth(config.model.freeze)
     again = config.train.epochs > 1 or config.selection.method in FILTERS
     room_mb = DEFAULT_CACHE_MB if config.model.cache_mb is None else config.model.cache_mb
     if not depth or not again or not room_mb:
         return None
     memory_mb = min(room_mb, CACHE_MEMORY_RATE * free_memory_mb())
-    return PrefixCache(memory_mb, room_mb - memory_mb, Path(tempfile.gettempdir()))
+    cache_dir.mkdir(parents=True, exist_ok=True)
+    return PrefixCache(memory_mb, room_mb - memory_mb, cache_dir)
 
 
 def _ends_plainly(tokenizer_file: Path) -> bool:

@@ -60,7 +60,12 @@ def data_options(config: RunConfig) -> DataOptions:
 
 
 def open_rows(
-    config: RunConfig, spec: TokenizerSpec, cache_dir: Path, known: tuple[str, ...], say: Say
+    config: RunConfig,
+    spec: TokenizerSpec,
+    cache_dir: Path,
+    known: tuple[str, ...],
+    say: Say,
+    check: Callable[[], None] = lambda: None,
 ) -> Rows:
     """Open the rows of a config, or hold some of them out for evaluation.
 
@@ -70,6 +75,7 @@ def open_rows(
         cache_dir: where tokens are kept.
         known: the model's own label names in order; used when the data has the same ones.
         say: is told of slow progress.
+        check: is called now and then while text is tokenized; what it raises ends that.
 
     Raises:
         EdgetuneError: what is wrong with the data, in a sentence.
@@ -77,7 +83,7 @@ def open_rows(
     options, tokens_dir = data_options(config), cache_dir / "tokens"
 
     def reader(path: str, min_classes: int) -> TokenStore:
-        with reading(path, say) as progress:
+        with reading(path, say, check) as progress:
             return open_tokens(
                 path, options, spec, tokens_dir, config.data.max_bad_rows, progress, min_classes
             )
@@ -116,12 +122,13 @@ def open_rows(
 
 
 @contextlib.contextmanager
-def reading(path: str, say: Say) -> Iterator[Callable[[int], None]]:
+def reading(path: str, say: Say, check: Callable[[], None] = lambda: None) -> Iterator[Callable[[int], None]]:
     """Say now and then how many rows were read, when there are many."""
     told = 100_000
 
     def progress(n_read: int) -> None:
         nonlocal told
+        check()
         if n_read >= told:
             say(f"Tokenizing {path}: {n_read:,} rows")
             told *= 2

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 from dataclasses import replace
 from datetime import datetime
@@ -9,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from edgetune.budget import energy_limit_j, read_budget
-from edgetune.config import RunConfig, by_section, dump_config, make_config
+from edgetune.config import RunConfig, by_section, column_names, dump_config, make_config
 from edgetune.energy import open_sensor
 from edgetune.errors import Interrupted
 from edgetune.machine import cache_folder
@@ -61,7 +62,7 @@ def finetune(
         Interrupted: SIGINT or SIGTERM came; a usable model is in the run folder.
     """
     if isinstance(settings.get("text"), str):
-        settings["text"] = tuple(settings["text"].split(","))
+        settings["text"] = column_names(settings["text"])
     settings = read_budget(settings, datetime.now(), 0.0)
     sections = by_section(settings)
     sections["data"]["train"] = str(train)
@@ -96,10 +97,22 @@ def run(
         Interrupted: after a usable model was saved.
     """
     folder = RunFolder(out, overwrite)
-    with disk_errors(out):
+    with disk_errors(out), contextlib.ExitStack() as stack:
         budget = config.budget
-        sensor = open_sensor(budget.watts, device=config.model.device, busy_w=busy_watts())
-        used = Used(meter.elapsed_s, sensor.joules, energy_limit_j(config.budget))
+        energy_j = energy_limit_j(budget)
+        on_battery = budget.battery_rate is not None
+        sensor = stack.enter_context(
+            contextlib.closing(
+                open_sensor(
+                    budget.watts,
+                    device=config.model.device,
+                    busy_w=busy_watts(),
+                    prefer_battery=on_battery,
+                )
+            )
+        )
+        since_s = meter.elapsed_s()
+        used = Used(meter.elapsed_s, sensor.joules, energy_j)
         prepared = prepare(config, cache_dir, meter, view.say, used)
         for warning in prepared.data.warnings:
             view.warn(warning)
@@ -116,7 +129,7 @@ def run(
             view.warn(f"{prepared.data.n_bad:,} unusable rows were left out; they are listed in {where}.")
         try:
             with meter.phase("other"), stop.gently():
-                return Training(prepared, folder, meter, view, stop, sensor, timed).run()
+                return Training(prepared, folder, meter, view, stop, sensor, since_s, timed).run()
         except KeyboardInterrupt:
             raise Interrupted(f"Stopped at once; {out} holds only what was saved before that.") from None
 
@@ -156,6 +169,16 @@ def _timed(prepared: Prepared, used: Used) -> Timed | None:
         used.energy_j,
         used.joules,
     )
-    n_most = prepared.config.train.epochs * len(prepared.data.train)
-    save_s = plans.save_model_s(plan)
-    return Timed(plan, clock, plans.step_cost(plan), save_s, n_most, list(prepared.marks))
+    train = prepared.config.train
+    n_most = train.epochs * len(prepared.data.train)
+    if train.max_steps is not None:
+        n_most = min(n_most, train.max_steps * train.batch_size)
+    return Timed(
+        plan,
+        clock,
+        plans.step_cost(plan),
+        plans.save_model_s(plan),
+        n_most,
+        plans.own_score_rate(plan),
+        list(prepared.marks),
+    )

@@ -8,27 +8,31 @@ comes last and takes what time is left.
 
 from __future__ import annotations
 
+import contextlib
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
 from edgetune.backends.base import Backend
-from edgetune.batching import PAD_MULTIPLE, TokenSource, bucket_of, sequential_batches
+from edgetune.batching import PAD_MULTIPLE, Batch, TokenSource, bucket_of, sequential_batches
 from edgetune.clock import Clock, Reserves
 from edgetune.data.tokens import TokenView
 from edgetune.floor import Head, fit_head
 from edgetune.metrics import Evaluation, evaluate_predictions
 from edgetune.pace import StepCost
+from edgetune.planning.candidate import EVALUATION_BATCH
+from edgetune.planning.planner import FIT_HEAD_S, HEAD
 from edgetune.planning.types import Plan
+from edgetune.types import IntArray
 
 SAVE_EVERY_S = 60.0
 REVISE_STEPS = 9
 SAVE_RATE = 0.02
-EVALUATION_BATCH = 64
 FIRST_BATCHES, MOST_BATCHES = 2, 8
+FEWEST_ROWS = 8
 
 
 @dataclass
@@ -40,7 +44,8 @@ class Timed:
         clock: what is left.
         cost: predicted seconds of an operation on a batch.
         save_model_s: what a safety save costs, as planned.
-        n_most: examples that all allowed passes hold.
+        n_most: examples that all allowed passes and steps hold.
+        score_rate: share of a score that training does not save again, see `Plans.own_score_rate`.
         marks: (line, elapsed seconds at its end) in order.
         revised: `n_rows` by the speed of the first `n_steps`, at `elapsed_s`; None before.
     """
@@ -50,6 +55,7 @@ class Timed:
     cost: StepCost
     save_model_s: float
     n_most: float = math.inf
+    score_rate: float = 1.0
     marks: list[tuple[str, float]] = field(default_factory=list)
     revised: dict[str, float] | None = None
     _saved_s: float = 0.0
@@ -72,9 +78,11 @@ class Timed:
         self.revised = {"n_rows": round(n_rows), "n_steps": speed.n, "elapsed_s": self.clock.elapsed_s()}
         return True
 
-    def saved(self) -> None:
+    def saved(self, took_s: float = 0.0) -> None:
         """A usable model has just been written."""
         self._saved_s = self.clock.elapsed_s()
+        self.save_model_s = max(self.save_model_s, took_s)
+        self.clock.measured_save_s = max(self.clock.measured_save_s, took_s)
 
     def save_is_due(self) -> bool:
         """Whether the model on disk is old, and a new one costs little of the time."""
@@ -105,23 +113,70 @@ def make_clock(
     return Clock(deadline_s, reserves, elapsed_s, math.inf if energy_j is None else energy_j, joules)
 
 
-def fit_floor(backend: Backend, source: TokenView, n_rows: int, rng: np.random.Generator) -> Head:
-    """Fit the head on the features of some rows, drawn at random."""
-    rows = np.sort(rng.choice(len(source), min(n_rows, len(source)), replace=False))
-    features, labels = [], []
-    for batch in sequential_batches(source.subset(rows), EVALUATION_BATCH):
-        features.append(backend.features(batch))
-        labels.append(batch.labels)
-    return fit_head(np.concatenate(features), np.concatenate(labels), len(source.label_names))
+def fit_floor(
+    backend: Backend,
+    source: TokenView,
+    timed: Timed,
+    rng: np.random.Generator,
+    stop: Callable[[], bool] = lambda: False,
+) -> Head:
+    """Fit the head on the features of rows drawn at random, as many as planned and as there is time for.
+
+    Args:
+        backend: gives the features.
+        source: training rows.
+        timed: plan and clock.
+        rng: draws the rows.
+        stop: ends it with what there is.
+
+    Raises:
+        NoLinearHead: the model's head is something else.
+    """
+    clock, plan = timed.clock, timed.plan
+    order = rng.permutation(len(source))[: plan.n_floor]
+    # Where training follows, the floor may take twice what was planned; else all that is left.
+    allowed_s = math.inf if plan.method == HEAD else clock.elapsed_s() + 2 * plan.lines["floor"]
+    features, labels, done = [], [], 0
+    while done < len(order) and not (done and stop()):
+        rows = order[done : done + FIRST_BATCHES * EVALUATION_BATCH]
+        end_s = min(allowed_s, clock.end_s() - 2 * FIT_HEAD_S)
+        left_s = (end_s - clock.elapsed_s()) / clock.speed("score").cautious
+        if done and _rows_in(source, rows, left_s, timed.cost) < len(rows):
+            break
+        for batch in sequential_batches(source.subset(rows), EVALUATION_BATCH):
+            with _observed(clock, timed.cost, batch):
+                features.append(backend.features(batch))
+            labels.append(batch.labels)
+        done += len(rows)
+    return fit_head(
+        np.concatenate(features),
+        np.concatenate(labels),
+        len(source.label_names),
+        stop=lambda: clock.left_s() < FIT_HEAD_S or stop(),
+    )
+
+
+@contextlib.contextmanager
+def _observed(clock: Clock, cost: StepCost, batch: Batch) -> Iterator[None]:
+    """Let the clock learn how long a batch takes to score."""
+    started_s = clock.elapsed_s()
+    yield
+    width = int(bucket_of(batch.lengths).max()) * PAD_MULTIPLE
+    clock.speed("score").observe(cost("score", len(batch), width), clock.elapsed_s() - started_s)
 
 
 def evaluate_in_time(
-    backend: Backend, view: TokenView, clock: Clock, cost: StepCost, rng: np.random.Generator
+    backend: Backend,
+    view: TokenView,
+    clock: Clock,
+    cost: StepCost,
+    rng: np.random.Generator,
+    stop: Callable[[], bool] = lambda: False,
 ) -> Evaluation | None:
     """Score rows in random order until all are done or the time is up.
 
     Rows go in groups, so that each group's batches are of nearly one length; a group is only begun when it
-    should end in time. At least one group is scored unless there is no time at all.
+    should end in time, and not once `stop` says so.
 
     Returns:
         The evaluation of the rows that were reached; None when there was no time for any.
@@ -129,18 +184,16 @@ def evaluate_in_time(
     order = rng.permutation(len(view))
     logits, labels = [], []
     done, n_batches = 0, FIRST_BATCHES
-    while done < len(order):
+    while done < len(order) and not stop():
         left_s = clock.evaluation_end_s() - clock.elapsed_s()
         rows = order[done : done + n_batches * EVALUATION_BATCH]
         rows = rows[: _rows_in(view, rows, left_s / clock.speed("score").cautious, cost)]
         if not len(rows):
             break
         for batch in sequential_batches(view.subset(rows), EVALUATION_BATCH):
-            started_s = clock.elapsed_s()
-            logits.append(backend.score(batch, keep=False))
+            with _observed(clock, cost, batch):
+                logits.append(backend.score(batch, keep=False))
             labels.append(batch.labels)
-            width = int(bucket_of(batch.lengths).max()) * PAD_MULTIPLE
-            clock.speed("score").observe(cost("score", len(batch), width), clock.elapsed_s() - started_s)
         view.release()
         done += len(rows)
         n_batches = MOST_BATCHES
@@ -149,8 +202,18 @@ def evaluate_in_time(
     return evaluate_predictions(np.concatenate(logits), np.concatenate(labels), view.label_names)
 
 
-def _rows_in(view: TokenSource, rows: Any, left_s: float, cost: StepCost) -> int:
-    """Return how many of the rows can be scored in so many predicted seconds."""
-    widths = bucket_of(view.lengths[rows]) * PAD_MULTIPLE
-    each_s = np.array([cost("score", EVALUATION_BATCH, int(width)) for width in widths]) / EVALUATION_BATCH
-    return int(np.searchsorted(np.cumsum(each_s), left_s, side="right"))
+def _rows_in(view: TokenSource, rows: IntArray, left_s: float, cost: StepCost) -> int:
+    """Return how many of the rows are scored next: all, half, a quarter …, as fits into predicted seconds."""
+    n_rows = len(rows)
+    while n_rows >= FEWEST_ROWS:
+        if _scored_s(view.lengths[rows[:n_rows]], cost) <= left_s:
+            return n_rows
+        n_rows //= 2
+    return 0
+
+
+def _scored_s(lengths: IntArray, cost: StepCost) -> float:
+    """Predict the seconds of scoring rows, shortest first, every batch as wide as its longest row."""
+    widths = np.sort(bucket_of(lengths)) * PAD_MULTIPLE
+    batches = [widths[i : i + EVALUATION_BATCH] for i in range(0, len(widths), EVALUATION_BATCH)]
+    return sum(cost("score", len(batch), int(batch[-1])) for batch in batches)

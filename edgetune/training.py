@@ -9,15 +9,16 @@ from pathlib import Path
 import numpy as np
 
 from edgetune.backends.base import Backend, NoLinearHead
+from edgetune.config import FILTERS
+from edgetune.data.tokens import TokenView
 from edgetune.energy import Sensor, read_energy
-from edgetune.errors import Interrupted
+from edgetune.errors import BudgetError, Interrupted
 from edgetune.history import HistoryWriter, read_history
 from edgetune.loop import Counts, Loop, LoopSettings
 from edgetune.meter import Meter
 from edgetune.metrics import Evaluation
 from edgetune.pace import ClockPace, DataPace, Pace
 from edgetune.planning.planner import HEAD
-from edgetune.planning.reasons import FILTERS
 from edgetune.prepare import Prepared
 from edgetune.receipt import make_receipt
 from edgetune.report.live import View
@@ -29,6 +30,8 @@ from edgetune.selection.base import Selector
 from edgetune.stopping import StopRequest
 from edgetune.timed import Timed, evaluate_in_time, fit_floor
 from edgetune.watch import Watched
+
+SENSOR_EVERY_S = 1.0
 
 
 class Training:
@@ -42,10 +45,12 @@ class Training:
         view: View,
         stop: StopRequest,
         sensor: Sensor,
+        sensor_since_s: float = 0.0,
         timed: Timed | None = None,
     ) -> None:
         self._config, self._prepared, self._folder = prepared.config, prepared, folder
         self._meter, self._view, self._stop, self._sensor = meter, view, stop, sensor
+        self._sensor_since_s, self._sensor_read_s = sensor_since_s, sensor_since_s
         self._timed = timed
         self._backend: Backend = prepared.backend
         self._best: Evaluation | None = None
@@ -63,7 +68,7 @@ class Training:
             rng=np.random.default_rng([seed, 3]),
         )
         if self._timed is not None and config.selection.method in FILTERS:
-            selector = Watched(selector)
+            selector = Watched(selector, self._timed.score_rate)
         with HistoryWriter(self._folder.path / "history.jsonl") as history:
             loop = self._make_loop(selector, history)
             self._view.begin(self._prepared, config)
@@ -72,10 +77,14 @@ class Training:
                     self._begin_timed(self._timed)
                 if self._timed is None or self._timed.plan.method != HEAD:
                     self._run_epochs(loop, history)
+                elif self._stop():
+                    loop.stopped = True
             finally:
                 self._view.end()
-            if self._timed is not None and not loop.stopped:
-                self._end_timed(self._timed, loop, history)
+            if self._timed is not None:
+                self._timed.mark("train")
+                if not loop.stopped:
+                    self._end_timed(self._timed, loop, history)
         if loop.stopped:
             self._save_interrupted()
         result = self._write_receipt(loop, selector)
@@ -88,11 +97,24 @@ class Training:
             loop.run_epoch(epoch)
             if loop.stopped:
                 return
-            patience = self._config.budget.patience
-            if self._timed is None or (patience is not None and not loop.finished):
-                self._end_epoch(epoch, history)
-            if loop.finished or (patience is not None and self._n_worse >= patience):
+            if self._timed is None:
+                self._end_epoch(epoch, history, self._prepared.data.evaluation)
+            elif self._config.budget.patience is not None and not loop.finished:
+                self._look_for_better(self._timed, epoch, history)
+            if loop.finished or self._out_of_patience:
                 return
+
+    @property
+    def _out_of_patience(self) -> bool:
+        patience = self._config.budget.patience
+        return patience is not None and self._n_worse >= patience
+
+    def _look_for_better(self, timed: Timed, epoch: int, history: HistoryWriter) -> None:
+        """Under a deadline: evaluate the planned number of rows, always the same, if there is time for it."""
+        rows, rng = self._prepared.data.evaluation, np.random.default_rng([self._config.train.seed, 5])
+        needed_s = timed.plan.lines["evaluate"] * timed.clock.speed("score").cautious + timed.clock.save_s()
+        if needed_s < timed.clock.left_s():
+            self._end_epoch(epoch, history, rows.subset(rng.permutation(len(rows))[: timed.plan.n_eval]))
 
     def _make_loop(self, selector: Selector, history: HistoryWriter) -> Loop:
         train = self._config.train
@@ -121,6 +143,9 @@ class Training:
     def _on_progress(self, loop: Loop, selector: Selector, counts: Counts, loss: float) -> None:
         """Show where the run is; keep the model on disk fresh and the filter honest."""
         self._view.progress(loop.progress, counts, loss, selector.stage, self._meter.elapsed_s())
+        if self._meter.elapsed_s() - self._sensor_read_s > SENSOR_EVERY_S:
+            self._sensor_read_s = self._meter.elapsed_s()
+            self._sensor.joules()  # counters wrap, and power has to be followed
         if self._timed is None:
             return
         if isinstance(selector, Watched) and (why := selector.consider(counts, self._meter.split_s())):
@@ -128,8 +153,8 @@ class Training:
         if selector.straight and self._timed.revise(counts.n_trained) and self._timed.revised is not None:
             n_rows, planned = self._timed.revised["n_rows"], self._timed.plan.n_rows
             self._view.say(f"By the first steps' speed {n_rows:,} examples will fit ({planned:,} planned)")
-        if self._timed.save_is_due():
-            self._save(light=True)
+        if self._best is None and self._timed.save_is_due():  # else the best so far lies there
+            self._save_in_passing()
 
     def _begin_timed(self, timed: Timed) -> None:
         """Fit and save the first usable model, then start the clock of training.
@@ -141,8 +166,10 @@ class Training:
         with self._meter.phase("floor"):
             try:
                 drawn = self._backend.head()
-                head = fit_floor(self._backend, source, timed.plan.n_floor, rng)
+                head = fit_floor(self._backend, source, timed, rng, self._stop)
             except NoLinearHead as error:
+                if timed.plan.method == HEAD:
+                    raise BudgetError(f"Too short to train, and the head alone cannot be: {error}") from error
                 self._view.say(f"No first model before training: {error}")
             else:
                 self._backend.set_head(head.weight, head.bias)
@@ -153,19 +180,26 @@ class Training:
         timed.clock.begin()
 
     def _end_timed(self, timed: Timed, loop: Loop, history: HistoryWriter) -> None:
-        """Save, then evaluate with what time is left."""
-        timed.mark("train")
+        """Save, then evaluate with what time is left.
+
+        Where patience has run out the best model was saved and evaluated before.
+        """
+        if self._out_of_patience:
+            timed.mark("save")
+            return
         if timed.plan.method != HEAD:
             self._save()
+            self._best = self._best_epoch = None  # what was evaluated before is not what lies there now
         timed.mark("save")
         rows = self._prepared.data.evaluation
         with self._meter.phase("evaluate"):
             self._view.say(f"Evaluating up to {len(rows):,} rows")
             rng = np.random.default_rng([self._config.train.seed, 5])
-            found = evaluate_in_time(self._backend, rows, timed.clock, timed.cost, rng)
+            found = evaluate_in_time(self._backend, rows, timed.clock, timed.cost, rng, self._stop)
         timed.mark("evaluate")
         if found is None:
             self._view.warn("There was no time left to evaluate; `edgetune evaluate` measures the model.")
+            (self._folder.path / "metrics.json").unlink(missing_ok=True)
             return
         self._record_evaluation(loop.epoch, found, history)
         self._best, self._best_epoch = found, loop.epoch
@@ -183,12 +217,12 @@ class Training:
         )
         self._view.evaluated(epoch, found)
 
-    def _end_epoch(self, epoch: int, history: HistoryWriter) -> None:
+    def _end_epoch(self, epoch: int, history: HistoryWriter, rows: TokenView) -> None:
         """Evaluate; save the model when it is the best so far."""
         with self._meter.phase("evaluate"):
-            self._view.say(f"Evaluating {len(self._prepared.data.evaluation):,} rows")
+            self._view.say(f"Evaluating {len(rows):,} rows")
             score = partial(self._backend.score, keep=self._config.train.epochs > 1)
-            found = evaluate_view(score, self._prepared.data.evaluation)
+            found = evaluate_view(score, rows)
         self._record_evaluation(epoch, found, history)
         self._n_worse += 1
         if self._best is None or found.accuracy > self._best.accuracy:
@@ -204,16 +238,28 @@ class Training:
             for name in ("model", "onnx"):
                 _set_max_length(scratch / name, self._config.data.max_length)
 
+        started_s = self._meter.elapsed_s()
         with self._meter.phase("save"):
             if not light:
                 self._view.say("Saving the model")
             self._folder.save_model(write, under)
         if self._timed is not None:
-            self._timed.saved()
+            self._timed.saved(self._meter.elapsed_s() - started_s)
+
+    def _save_in_passing(self) -> None:
+        """Replace the model on disk by a newer one; where that fails the older one stays."""
+        try:
+            self._save(light=True)
+        except OSError as error:
+            self._view.warn(f"A safety save failed ({error.strerror}); the model saved before that stays.")
+            if self._timed is not None:
+                self._timed.saved()
 
     def _save_interrupted(self) -> None:
         """Keep the newest weights, beside the best evaluated ones if there are any."""
         self._save("interrupted" if self._best is not None else "")
+        if self._timed is not None:
+            self._timed.mark("save")
 
     def _interrupted(self, counts: Counts) -> Interrupted:
         where = self._folder.path / ("interrupted/model" if self._best is not None else "model")
@@ -224,7 +270,7 @@ class Training:
         )
 
     def _write_receipt(self, loop: Loop, selector: Selector) -> RunResult:
-        """Write the summary, the model card and the picture; under a deadline the picture may have to go."""
+        """Write the summary and the model card, and draw the picture if there is time for it."""
         from edgetune.report.model_card import model_card
         from edgetune.report.plots import draw_run
 
@@ -235,7 +281,10 @@ class Training:
             for home in (out, out / "interrupted"):
                 if (home / "model").is_dir():
                     (home / "model" / "README.md").write_text(card, encoding="utf-8")
-            draw_run(read_history(out / "history.jsonl"), draft, out / "run.png")
+            if self._timed is None or self._timed.clock.picture_fits():
+                draw_run(read_history(out / "history.jsonl"), draft, out / "run.png")
+            else:
+                self._view.warn("There was no time left to draw run.png.")
         if self._timed is not None:
             self._timed.mark("report")
         result = self._summary(loop, selector)
@@ -252,7 +301,7 @@ class Training:
             split_s,
             self._best,
             self._best_epoch,
-            read_energy(self._sensor, sum(split_s.values())),
+            read_energy(self._sensor, sum(split_s.values()) - self._sensor_since_s),
             self._timed,
         )
 

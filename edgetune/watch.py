@@ -8,6 +8,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+import numpy as np
+
 from edgetune.batching import Batch
 from edgetune.loop import Counts
 from edgetune.selection.base import Selector, StageChange
@@ -30,7 +32,7 @@ class Balance:
     saved_s: float
 
 
-def balance(counts: Counts, split_s: dict[str, float]) -> Balance | None:
+def balance(counts: Counts, split_s: dict[str, float], score_rate: float = 1.0) -> Balance | None:
     """Return the balance; None before a train step was measured.
 
     A row's price is that of unfiltered train steps where there were any.
@@ -38,6 +40,8 @@ def balance(counts: Counts, split_s: dict[str, float]) -> Balance | None:
     Args:
         counts: what happened to the rows.
         split_s: seconds by phase.
+        score_rate: share of a score that is not saved again when the row is trained: above frozen layers
+            whose output is kept, the rest is.
     """
     if not counts.n_trained:
         return None
@@ -45,7 +49,7 @@ def balance(counts: Counts, split_s: dict[str, float]) -> Balance | None:
         row_s = counts.train_s_warmup / counts.n_trained_warmup
     else:
         row_s = split_s["train"] / counts.n_trained
-    return Balance(split_s["score"] + split_s["select"], counts.n_skipped * row_s)
+    return Balance(score_rate * split_s["score"] + split_s["select"], counts.n_skipped * row_s)
 
 
 class Watched:
@@ -53,8 +57,9 @@ class Watched:
 
     name: ClassVar[str]
 
-    def __init__(self, inner: Selector) -> None:
+    def __init__(self, inner: Selector, score_rate: float = 1.0) -> None:
         self.inner = inner
+        self._score_rate = score_rate
         self.name = inner.name  # type: ignore[misc]  # a wrapper has its selector's name
         self.switched_off = ""
         self._n_seen = 0
@@ -76,7 +81,7 @@ class Watched:
         """Switch the filter off when it has cost more than it saved; return why, "" while it stays on."""
         if self.switched_off or counts.n_scored < FEWEST_SCORED:
             return ""
-        found = balance(counts, split_s)
+        found = balance(counts, split_s, self._score_rate)
         if found is None or found.cost_s <= found.saved_s:
             return ""
         self.switched_off = (
@@ -88,12 +93,10 @@ class Watched:
 
     def choose_score(self, batch: Batch) -> BoolArray:
         self._n_seen += len(batch)
-        chosen = self.inner.choose_score(batch)
-        return chosen | True if self.switched_off else chosen
+        return _all(batch) if self.switched_off else self.inner.choose_score(batch)
 
     def choose_train(self, batch: Batch, losses: FloatArray) -> BoolArray:
-        chosen = self.inner.choose_train(batch, losses)
-        return chosen | True if self.switched_off else chosen
+        return _all(batch) if self.switched_off else self.inner.choose_train(batch, losses)
 
     def observe(self, batch: Batch, losses: FloatArray) -> None:
         if not self.switched_off:
@@ -116,3 +119,7 @@ class Watched:
         self.switched_off = state["switched_off"]
         self._n_seen = state["n_seen"]
         self._changes = [StageChange(STAGE_OFF, n, self.switched_off) for n in state["n_seen_off"]]
+
+
+def _all(batch: Batch) -> BoolArray:
+    return np.ones(len(batch), dtype=np.bool_)

@@ -202,7 +202,7 @@ def fake_device(*backends: BackendCosts, **changed: Any) -> Device:
         "start_s": 0.5,
         "report_s": 1.0,
         "exit_s": 0.2,
-        "tokenize_s_per_token": 1e-6,
+        "depths": tuple(range(6)),
         "busy_w": 50.0,
         "power_source": "fake",
     }

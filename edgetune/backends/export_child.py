@@ -24,7 +24,8 @@ from edgetune.backends.onnx_first_token import push_first_token
 from edgetune.backends.ort_artifacts import CUT_FOLDER, PREFIX, ort_version
 from edgetune.backends.ort_manifest import SCHEMA_VERSION, Check, Cut
 from edgetune.errors import ArtifactsError, EdgetuneError
-from edgetune.models import frozen_depth, is_position_table, max_positions, trainable_names
+from edgetune.freezing import frozen_depth
+from edgetune.models import is_position_table, max_positions, trainable_names
 from edgetune.runfolder import disk_is_full
 from edgetune.types import FloatArray
 

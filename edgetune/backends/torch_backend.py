@@ -24,7 +24,8 @@ from edgetune.backends.torch_first_token import first_token_only
 from edgetune.backends.torch_head import find_linear, seen_by
 from edgetune.batching import Batch
 from edgetune.errors import EnvironmentError_, UsageError
-from edgetune.models import ModelSource, frozen_depth, init_head, takes_segments, trainable_names
+from edgetune.freezing import frozen_depth
+from edgetune.models import ModelSource, init_head, takes_segments, trainable_names
 from edgetune.types import FloatArray
 
 

@@ -32,6 +32,7 @@ def open_sensor(
     busy_w: tuple[float, str] | None = None,
     *,
     look_up_tdp: bool = False,
+    prefer_battery: bool = False,
     clock: Clock = time.perf_counter,
 ) -> Sensor:
     """Open the best sensor there is; for want of any, an estimate. Read it about once a second.
@@ -42,6 +43,7 @@ def open_sensor(
         device: `cuda` adds the GPU.
         busy_w: watts of the whole device while training and where they come from, of a device profile; the
             estimate where no sensor works.
+        prefer_battery: read the battery even where the processor has counters, since it is what is limited.
         look_up_tdp: estimate from the processor's TDP; takes seconds.
         clock: monotonic seconds.
 
@@ -59,7 +61,8 @@ def open_sensor(
     whole: Sensor = by_use if busy_w is None or told is None else Steady(busy_w[0], told, clock)
     if device == "cuda":
         return _with_gpu(root, whole, by_use, has_busy_w=busy_w is not None, clock=clock)
-    counter = _processor(root, clock) or _battery(root, clock)
+    first, second = (_battery, _processor) if prefer_battery else (_processor, _battery)
+    counter = first(root, clock) or second(root, clock)
     return whole if counter is None else Guarded(counter, whole, clock)
 
 

@@ -8,21 +8,43 @@ from pathlib import Path
 from typing import Any
 
 from edgetune.budget import energy_limit_j, read_budget
-from edgetune.config import by_section, make_config
+from edgetune.config import by_section, column_names, make_config
 from edgetune.errors import UsageError
 from edgetune.machine import cache_folder
 from edgetune.meter import Meter
 from edgetune.origin import find_origin
 from edgetune.planning.types import Plans
 from edgetune.prepare import Used, decide_open, read_rows
+from edgetune.rows import Say
+
+START_S = 0.5  # of a process, before it reads
 
 
-def plan_ahead(settings: dict[str, Any], cache_dir: Path | None = None) -> Plans:
+def plan(train: str | Path, *, cache_dir: str | Path | None = None, **settings: Any) -> Plans:
+    """Say what `finetune` would make of a budget; the command `edgetune plan` as one call.
+
+    Args:
+        train: file, folder or `hub:NAME`.
+        cache_dir: where tokens and artifacts are kept.
+        **settings: as of `finetune`; one of `deadline`, `energy`, `battery` and `memory` at least.
+
+    Raises:
+        EdgetuneError: what is wrong and what to do, in a sentence.
+    """
+    if isinstance(settings.get("text"), str):
+        settings["text"] = column_names(settings["text"])
+    return plan_ahead(settings | {"train": str(train)}, None if cache_dir is None else Path(cache_dir))
+
+
+def plan_ahead(
+    settings: dict[str, Any], cache_dir: Path | None = None, say: Say = lambda text: None
+) -> Plans:
     """Plan a run: read and tokenize its data (which the run then finds cached), rank what could be done.
 
     Args:
         settings: flat settings as of `finetune`, the budget in a user's words.
         cache_dir: where tokens and artifacts are kept.
+        say: is told what takes a while.
 
     Raises:
         BudgetError: nothing fits.
@@ -39,8 +61,12 @@ def plan_ahead(settings: dict[str, Any], cache_dir: Path | None = None) -> Plans
     cache = cache_folder() if cache_dir is None else cache_dir
     with contextlib.ExitStack() as stack:
         origin = find_origin(config, cache, stack, warm_up=False)
-        rows, config = read_rows(config, origin, cache, Meter(), lambda text: None)
-        used = Used(lambda: 0.0, lambda: 0.0, energy_limit_j(budget))
-        plans = decide_open(config, origin, rows, used, cache, lambda text: None).plans
+        config = origin.fixed(config)
+        rows, config = read_rows(config, origin, cache, Meter(), say)
+        again = Meter()
+        read_rows(config, origin, cache, again, lambda text: None)  # as a run will find them: cached
+        read_s = START_S + again.elapsed_s()
+        used = Used(lambda: read_s, lambda: 0.0, energy_limit_j(budget))
+        plans = decide_open(config, origin, rows, used, cache, say).plans
     assert plans is not None
     return plans

@@ -28,6 +28,7 @@ class Candidate:
     max_length: int
     batch_size: int
     exported: bool
+    scores: bool = False
 
     def _per_row(self, lengths: IntArray, batch: int, ops: tuple[Operation, ...]) -> float:
         """Mean seconds of a row, over the buckets that the rows fall into."""
@@ -46,15 +47,20 @@ class Candidate:
     def _prefix(self) -> tuple[Operation, ...]:
         return ("prefix",) if self.depth else ()
 
+    @property
+    def _scored(self) -> tuple[Operation, ...]:
+        return ("score",) if self.scores else ()
+
     @cached_property
     def train_row_s(self) -> float:
-        """A row trained for the first time."""
-        return LOOP_OVERHEAD * self._per_row(self.data.lengths, self.batch_size, (*self._prefix, "train"))
+        """A row trained for the first time; scored before that, where the method scores."""
+        ops: tuple[Operation, ...] = (*self._prefix, *self._scored, "train")
+        return LOOP_OVERHEAD * self._per_row(self.data.lengths, self.batch_size, ops)
 
     @cached_property
     def again_row_s(self) -> float:
         """A row trained while its hidden states are kept."""
-        return LOOP_OVERHEAD * self._per_row(self.data.lengths, self.batch_size, ("train",))
+        return LOOP_OVERHEAD * self._per_row(self.data.lengths, self.batch_size, (*self._scored, "train"))
 
     @cached_property
     def score_row_s(self) -> float:

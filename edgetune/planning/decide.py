@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from edgetune.config import RunConfig
+from edgetune.freezing import freeze_of, frozen_depth
 from edgetune.planning.planner import make_plans, most_passes
 from edgetune.planning.types import DataShape, Device, Limits, Plan, Plans, Wishes
 from edgetune.report.words import duration
@@ -33,37 +34,25 @@ class Decision:
         return None if self.plans is None else self.plans.best
 
 
-def depth_of(freeze: str) -> int | None:
-    """Return how many layers a `--freeze` freezes; None for `auto`."""
-    if freeze == "auto":
-        return None
-    return int(freeze) if freeze.isdigit() else 0
-
-
-def freeze_of(depth: int) -> str:
-    """Return the `--freeze` that freezes so many layers."""
-    return str(depth) if depth else "embeddings"
-
-
 def wishes_of(config: RunConfig, exported: Exported) -> Wishes:
     """Return what the user fixed; the rest is the planner's to decide."""
     model, train, data, budget = config.model, config.train, config.data, config.budget
-    key = None
-    if model.backend != "auto" and model.precision != "auto":
-        key = f"{model.backend}-{model.precision}"
-    elif model.precision == "bf16":
-        key = "torch-bf16"
-    depth = depth_of(model.freeze)
+    backend = None if model.backend == "auto" else model.backend
+    if model.precision == "bf16" or not model.onnx:
+        backend = "torch"
+    precision = None if model.precision == "auto" else model.precision
+    depth = None if model.freeze == "auto" else frozen_depth(model.freeze)
     timed = budget.limits_time
     fixed_length = not timed or "max_length" in data.model_fields_set
     fixed_batch = budget.memory_mb is None or "batch_size" in train.model_fields_set
     return Wishes(
-        key=key,
-        backend=None if model.backend == "auto" else model.backend,
+        backend=backend,
+        precision="fp32" if backend == "ort" else precision,
         depth=0 if depth is None and not timed else depth,
         max_length=data.max_length if fixed_length else None,
         batch_size=train.batch_size if fixed_batch else None,
         passes=train.epochs if not timed or "epochs" in train.model_fields_set else None,
+        max_steps=train.max_steps,
         cache_mb=model.cache_mb,
         method=config.selection.method,
         exported=exported,
@@ -102,14 +91,16 @@ def decide(
 
 def apply(plan: Plan, config: RunConfig, lengths: IntArray, wishes: Wishes) -> RunConfig:
     """Fill a plan's choices into the settings."""
-    torch_fp32 = plan.backend == "torch" and config.model.precision == "auto" and plan.precision == "fp32"
+    room_mb = plan.cache_mb
+    if config.model.cache_mb is not None and config.budget.memory_mb is None:
+        room_mb = config.model.cache_mb
     model = config.model.model_copy(
         update={
             "backend": plan.backend,
-            "precision": config.model.precision if plan.backend == "ort" or torch_fp32 else plan.precision,
+            "precision": plan.precision,
             "freeze": config.model.freeze if config.model.freeze != "auto" else freeze_of(plan.depth),
             "threads": config.model.threads or plan.threads,
-            "cache_mb": plan.cache_mb if config.model.cache_mb is None else config.model.cache_mb,
+            "cache_mb": room_mb,
         }
     )
     train = config.train.model_copy(update={"batch_size": plan.batch_size})

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import importlib.util
 from collections.abc import Callable
+from dataclasses import replace
 
 from edgetune.backends.ort_runtime import has_training_build
-from edgetune.models import ModelSource
+from edgetune.errors import ProfileError
+from edgetune.models import ModelSource, has_separate_layers
 from edgetune.planning.probe import Scales
 from edgetune.planning.types import BackendCosts, Device
 from edgetune.profiles.cost import CostFunction, same_shape
@@ -35,12 +37,16 @@ def find_device(
     if match is None:
         return None
     scales = probe(match.profile) if probe is not None and match.fit == "other" else {}
-    return fit_device(match, shape, watts, scales)
+    device = fit_device(match, shape, watts, scales)
+    return device if has_separate_layers(source) else replace(device, depths=(0,))
 
 
 def busy_watts() -> tuple[float, str] | None:
     """Return the watts that this machine draws while training, and how that is known; None if unknown."""
-    match = find_for_this_machine(None, this_machine())
+    try:
+        match = find_for_this_machine(None, this_machine())
+    except ProfileError:
+        return None
     if match is None or match.fit == "other":
         return None
     power = match.profile.power
@@ -57,6 +63,7 @@ def fit_device(
     if not same_shape(profile.model, shape):
         uncertainty += OTHER_MODEL_UNCERTAINTY
     power = profile.power
+    slow = _slowness(scales)
     return Device(
         name=profile.name,
         note=_note(match, shape, scales),
@@ -64,10 +71,10 @@ def fit_device(
         uncertainty=uncertainty,
         n_layers=shape.n_layers,
         hidden_size=shape.hidden_size,
-        start_s=profile.start_s,
-        report_s=profile.report_s,
-        exit_s=profile.exit_s,
-        tokenize_s_per_token=profile.tokenize_s_per_token,
+        start_s=slow * profile.start_s,
+        report_s=slow * profile.report_s,
+        exit_s=slow * profile.exit_s,
+        depths=tuple(range(shape.n_layers)),
         busy_w=watts if watts is not None else power.train_w,
         power_source="--watts" if watts is not None else power.source,
         backends=tuple(_backend(item, match, shape, widen, scales) for item in profile.backends),
@@ -103,11 +110,16 @@ def _backend(
         backend=item.backend,
         precision=item.precision,
         threads=item.threads if match.fit != "other" else None,
-        fixed=_scaled(_slowest_import(item, match.profile), shape, measured),
+        fixed=_scaled(_slowest_import(item, match.profile), shape, measured, _slowness(scales)),
         memory=_grown(item.memory, shape, measured),
         cost=CostFunction(item, measured, shape, scale, widen=widen),
         available=_unavailable(item, match, scales),
     )
+
+
+def _slowness(scales: Scales) -> float:
+    """Return how much longer everything that a probe did not time may take; never less than measured."""
+    return max(1.0, sum(scales.values()) / len(scales)) if scales else 1.0
 
 
 def _slowest_import(item: BackendProfile, profile: DeviceProfile) -> FixedCosts:
@@ -116,11 +128,11 @@ def _slowest_import(item: BackendProfile, profile: DeviceProfile) -> FixedCosts:
     return item.fixed.model_copy(update={"import_s": import_s})
 
 
-def _scaled(fixed: FixedCosts, shape: ModelShape, measured: ModelShape) -> FixedCosts:
-    """Opening and saving grow with the number of weights."""
-    ratio = shape.n_parameters / measured.n_parameters
-    grown = {
-        name: getattr(fixed, name) * max(1.0, ratio)
+def _scaled(fixed: FixedCosts, shape: ModelShape, measured: ModelShape, slow: float) -> FixedCosts:
+    """Opening and saving grow with the number of weights, everything with a machine's slowness."""
+    ratio = slow * max(1.0, shape.n_parameters / measured.n_parameters)
+    grown = {"import_s": slow * fixed.import_s} | {
+        name: getattr(fixed, name) * ratio
         for name in ("open_s", "open_depth_s", "export_s", "save_s", "save_model_s")
     }
     return fixed.model_copy(update=grown)

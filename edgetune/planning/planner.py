@@ -11,10 +11,11 @@ from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
 
-from edgetune.clock import LEAST_MARGIN_S, MARGIN_RATE
+from edgetune.clock import LEAST_MARGIN_S, MARGIN_RATE, SAVE_CAUTION
+from edgetune.config import FILTERS
 from edgetune.errors import BudgetError
 from edgetune.planning.candidate import Candidate
-from edgetune.planning.reasons import FILTERS, explain
+from edgetune.planning.reasons import explain
 from edgetune.planning.types import DataShape, Device, Limits, Plan, Plans, Wishes
 from edgetune.planning.worth import head_points_lost, points_lost
 from edgetune.report.words import duration
@@ -26,7 +27,6 @@ FEWEST_EVALUATED = 200
 FLOOR_RATE = 0.05
 FLOOR_ROWS = (64, 512)
 FIT_HEAD_S = 0.3
-SAVE_CAUTION = 1.5  # disks vary; what is not needed goes to evaluation
 MOST_PASSES, FEWEST_STEPS = 10, 300
 DEFAULT_CACHE_MB = 1000.0
 HEAD = "head"
@@ -76,27 +76,29 @@ def _candidates(device: Device, data: DataShape, wishes: Wishes) -> Iterator[Can
     limits = [data.max_length] if wishes.max_length is None else [wishes.max_length]
     if wishes.max_length is None and data.can_cut:
         limits += [limit for limit in LIMITS if limit < min(longest, data.max_length)]
-    depths = range(device.n_layers) if wishes.depth is None else (wishes.depth,)
+    depths = device.depths if wishes.depth is None else (wishes.depth,)
     batches = BATCHES if wishes.batch_size is None else (wishes.batch_size,)
+    scores = wishes.method in FILTERS
     for costs in device.backends:
-        if costs.available or wishes.key not in (None, costs.key):
+        if costs.available or wishes.backend not in (None, costs.backend):
             continue
-        if wishes.backend not in (None, costs.backend):
+        if wishes.precision not in (None, costs.precision):
             continue
         for depth in depths:
             exported = wishes.exported(costs.key, depth)
             for limit in limits:
                 for batch in batches:
-                    yield Candidate(device, data, costs, depth, limit, batch, exported)
+                    yield Candidate(device, data, costs, depth, limit, batch, exported, scores)
 
 
 def _fixed(candidate: Candidate, limits: Limits) -> dict[str, float]:
     """Return what is paid before training, in order."""
     device, fixed = candidate.device, candidate.costs.fixed
     lines = {"start": limits.already_s or device.start_s}
-    lines["tokenize"] = candidate.data.n_unread_tokens * device.tokenize_s_per_token
     lines["export"] = 0.0 if candidate.exported else fixed.export_s
-    lines["open"] = fixed.import_s + (fixed.open_depth_s if candidate.depth else fixed.open_s)
+    lines["open"] = fixed.open_depth_s if candidate.depth else fixed.open_s
+    if candidate.costs.backend != "ort" or not limits.already_s:  # a run imports `ort` while it starts
+        lines["open"] += fixed.import_s
     return lines
 
 
@@ -145,17 +147,30 @@ def smallest_s(candidate: Candidate, limits: Limits) -> float:
     return (sum(lines.values()) + floor_s(candidate, n_floor)) / (1 - MARGIN_RATE)
 
 
+def _lines(
+    candidate: Candidate, deadline_s: float, limits: Limits, n_eval: int, n_floor: int
+) -> tuple[dict[str, float], dict[str, float], float]:
+    """Return what comes before training, what comes after it, and the seconds between."""
+    before, after = _fixed(candidate, limits), _end(candidate, deadline_s, n_eval)
+    before["floor"] = floor_s(candidate, n_floor)
+    return before, after, deadline_s - sum(before.values()) - sum(after.values())
+
+
 def plan_one(candidate: Candidate, deadline_s: float, limits: Limits, wishes: Wishes) -> list[Plan]:
     """Return what a candidate makes of the budget: its training, and the head alone."""
     n_eval, n_floor = _n_eval(candidate, deadline_s), _n_floor(candidate, deadline_s)
-    before, after = _fixed(candidate, limits), _end(candidate, deadline_s, n_eval)
-    before["floor"] = floor_s(candidate, n_floor)
-    left_s = deadline_s - sum(before.values()) - sum(after.values())
+    before, after, left_s = _lines(candidate, deadline_s, limits, n_eval, n_floor)
+    if left_s < 0:  # with the least that is evaluated, and the smallest floor, it may still do
+        n_eval, n_floor = min(n_eval, FEWEST_EVALUATED), min(n_floor, FLOOR_ROWS[0])
+        before, after, left_s = _lines(candidate, deadline_s, limits, n_eval, n_floor)
     n_distinct = len(candidate.data.lengths)
     passes = most_passes(n_distinct, candidate.batch_size, wishes)
     cache_mb, kept = _cache(candidate, limits, wishes, passes)
     later_s = kept * candidate.again_row_s + (1 - kept) * candidate.train_row_s
-    rows_in = partial(_rows_in, candidate.train_row_s, later_s, n_distinct, passes)
+    n_most = passes * n_distinct
+    if wishes.max_steps is not None:
+        n_most = min(n_most, wishes.max_steps * candidate.batch_size)
+    rows_in = partial(_rows_in, candidate.train_row_s, later_s, n_distinct, n_most)
     n_rows = rows_in(left_s)
     if n_rows <= n_distinct and wishes.method not in FILTERS:
         cache_mb = 0.0
@@ -166,7 +181,7 @@ def plan_one(candidate: Candidate, deadline_s: float, limits: Limits, wishes: Wi
     found = [
         make(before | {"train": train_s} | after, n_rows=n_rows, interval=interval, cache_mb=cache_mb),
     ]
-    if n_floor and candidate.depth == 0:
+    if n_floor and (candidate.depth == 0 or wishes.depth is not None):
         n_head = min(n_distinct, n_floor + int(max(0.0, left_s) / max(candidate.score_row_s, 1e-9)), 4096)
         lines = before | {"floor": floor_s(candidate, n_head)} | after
         found.append(_head_only(make(lines, n_rows=n_head, interval=(n_head, n_head), cache_mb=0.0)))
@@ -181,7 +196,7 @@ def most_passes(n_rows: int, batch_size: int, wishes: Wishes) -> int:
 def _cache(candidate: Candidate, limits: Limits, wishes: Wishes, passes: float) -> tuple[float, float]:
     """Return the megabytes of hidden states that are kept, and the share of rows that they cover."""
     needed_mb = candidate.cache_needed_mb
-    if needed_mb <= 0 or passes <= 1:
+    if needed_mb <= 0 or (passes <= 1 and wishes.method not in FILTERS):
         return 0.0, 0.0
     allowed_mb = DEFAULT_CACHE_MB if wishes.cache_mb is None else wishes.cache_mb
     if limits.memory_mb is not None:
@@ -190,9 +205,8 @@ def _cache(candidate: Candidate, limits: Limits, wishes: Wishes, passes: float) 
     return kept_mb, kept_mb / needed_mb
 
 
-def _rows_in(first_s: float, later_s: float, n_distinct: int, passes: float, left_s: float) -> int:
+def _rows_in(first_s: float, later_s: float, n_distinct: int, most: int, left_s: float) -> int:
     """Return how many rows fit into so many seconds, the first pass at one price, later ones at another."""
-    most = int(passes * n_distinct)
     if not math.isfinite(left_s):
         return most
     if left_s <= 0:
@@ -266,7 +280,8 @@ def _impossible(
     needed_s = math.ceil(needed_s)
     ask = f"the smallest deadline that would do here is about {duration(needed_s)}"
     if limits.energy_j is not None and deadline_s != limits.deadline_s:
-        ask = f"the least energy that would do here is about {needed_s * device.busy_w / 1e3:.1f} kJ"
+        needed_kj = math.ceil(10 * needed_s * device.busy_w / 1e3) / 10
+        ask = f"the least energy that would do here is about {needed_kj:.1f} kJ"
     return BudgetError(
         f"{duration(deadline_s)} is too short for this data and model on this machine: "
         f"the fixed costs alone are {costs} ({plan.key}); {ask}."

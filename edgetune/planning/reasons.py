@@ -6,11 +6,10 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 
+from edgetune.config import FILTERS
 from edgetune.planning.types import DataShape, Device, Plan, Plans, Wishes
 from edgetune.report.words import duration
 from edgetune.types import IntArray
-
-FILTERS = ("fixed-threshold", "auto-threshold", "three-stage")
 
 
 def explain(plans: Plans, data: DataShape, wishes: Wishes) -> Iterator[str]:
@@ -124,7 +123,6 @@ def break_even(device: Device, plan: Plan, lengths: IntArray) -> float:
     score_s = costs.cost.seconds("score", plan.batch_size, typical, plan.depth)
     train_s = costs.cost.seconds("train", plan.batch_size, typical, plan.depth)
     if plan.depth and not plan.cache_mb:
-        # The hidden states of a scored row are at hand when it is trained at once.
         prefix_s = costs.cost.seconds("prefix", plan.batch_size, typical, plan.depth)
         return (score_s + prefix_s) / (train_s + prefix_s)
     return score_s / train_s
@@ -138,6 +136,7 @@ def filter_reason(device: Device, plan: Plan, lengths: IntArray) -> str:
     )
     if plan.method in FILTERS:
         return (
-            f"{plan.method} as asked: {must}; it is watched, and switched off if it costs more than it saves."
+            f"{plan.method} as asked: {must}; the rows are planned as if it skipped none. It is watched, and "
+            "switched off if it costs more than it saves."
         )
     return f"No filter: {must}; and at equal time none has beaten a random subset yet (docs/log.md)."

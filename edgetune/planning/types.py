@@ -51,7 +51,7 @@ class Device:
         uncertainty: relative half-width of the 95 % interval of predicted training time.
         n_layers, hidden_size: of the model.
         start_s, report_s, exit_s: see `DeviceProfile`.
-        tokenize_s_per_token: of text that is not cached.
+        depths: how many layers can be frozen.
         busy_w: watts while training, and `power_source` says where they come from.
         backends: what can train.
     """
@@ -65,7 +65,7 @@ class Device:
     start_s: float
     report_s: float
     exit_s: float
-    tokenize_s_per_token: float
+    depths: tuple[int, ...]
     busy_w: float
     power_source: str
     backends: tuple[BackendCosts, ...]
@@ -79,16 +79,12 @@ class DataShape:
         lengths: (n,) tokens of every training row, up to the longest limit.
         eval_lengths: (m,) the same of evaluation rows.
         max_length: the limit they were cut to.
-        n_labels: classes.
-        n_unread_tokens: tokens that are not in the cache yet; 0 once the data is open.
         can_cut: whether rows may be cut to fewer tokens without reading them again.
     """
 
     lengths: IntArray
     eval_lengths: IntArray
     max_length: int
-    n_labels: int
-    n_unread_tokens: int = 0
     can_cut: bool = True
 
 
@@ -116,23 +112,25 @@ class Wishes:
     """What the user fixed; None: the planner decides.
 
     Attributes:
-        key: backend and arithmetic, such as `ort-fp32`.
-        backend: backend alone.
+        backend: what trains.
+        precision: its arithmetic.
         depth: frozen layers.
         max_length: tokens per row at most.
         batch_size: examples per step.
         passes: over the rows, at most.
+        max_steps: optimizer steps, at most.
         cache_mb: for hidden states of the frozen layers, at most.
         method: how examples are chosen.
         exported: tells whether a backend at a depth needs no export, given (key, depth).
     """
 
-    key: str | None = None
     backend: str | None = None
+    precision: str | None = None
     depth: int | None = None
     max_length: int | None = None
     batch_size: int | None = None
     passes: int | None = None
+    max_steps: int | None = None
     cache_mb: float | None = None
     method: str = "train-all"
     exported: Callable[[str, int], bool] = lambda key, depth: True
@@ -235,6 +233,12 @@ class Plans:
             return prefix_s + price(op, n_rows, width, depth)
 
         return cost
+
+    def own_score_rate(self, plan: Plan, width: int = 32) -> float:
+        """Return the share of scoring a new row that lies above the frozen layers, whose output is kept."""
+        price, depth = self.costs(plan).cost.seconds, plan.depth
+        own_s = price("score", plan.batch_size, width, depth)
+        return own_s / (own_s + price("prefix", plan.batch_size, width, depth)) if depth else 1.0
 
     def save_model_s(self, plan: Plan) -> float:
         """Return what a safety save costs."""

@@ -17,6 +17,7 @@ import numpy as np
 
 from edgetune.backends.ort_artifacts import ArtifactBuilder
 from edgetune.errors import EnvironmentError_, UsageError
+from edgetune.freezing import freeze_of
 from edgetune.machine import cache_folder
 from edgetune.models import ModelSource, resolve_model
 from edgetune.origin import ensure_tokenizer
@@ -27,7 +28,7 @@ from edgetune.profiles.cost import same_shape
 from edgetune.profiles.device_profile import BackendProfile, DeviceProfile, Operation, Point
 from edgetune.profiles.here import shape_of
 from edgetune.profiles.match import Match
-from edgetune.profiles.opening import LABELS, Job, freeze_for
+from edgetune.profiles.opening import LABELS, Job
 from edgetune.profiles.plan import choose_keys
 from edgetune.profiles.progress import Tell
 from edgetune.profiles.sampling import Sampler, Spot
@@ -196,7 +197,7 @@ def open_subject(
     if backend.backend == "ort":
         builder = ArtifactBuilder(source, cache)
         for depth in depths:
-            folders[str(depth)] = str(builder.get(len(LABELS), freeze_for(depth)).folder.resolve())
+            folders[str(depth)] = str(builder.get(len(LABELS), freeze_of(depth)).folder.resolve())
     tokenizer = str(ensure_tokenizer(source, cache).parent.resolve())
     job = Job(
         *(backend.backend, backend.precision, backend.device, str(source.folder.resolve())),

@@ -15,6 +15,7 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -304,3 +305,14 @@ def measure(request: Request, tell: Tell) -> DeviceProfile:
         EdgetuneError: what cannot be measured, and why.
     """
     return Measurement(request, tell).run()
+
+
+def measure_profile(**request: Any) -> DeviceProfile:
+    """Measure this machine, as `edgetune profile` does; `profiles.store.save` keeps what comes out.
+
+    Args:
+        **request: fields of `Request`, such as `quick`, `model` or `watts`.
+    """
+    if request.get("cache_dir") is not None:
+        request["cache_dir"] = Path(request["cache_dir"])
+    return measure(Request(**request), lambda text, share: None)

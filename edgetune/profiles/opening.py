@@ -15,6 +15,7 @@ from edgetune.backends.base import Backend
 from edgetune.backends.prefix_cache import PrefixCache
 from edgetune.batching import Batch
 from edgetune.errors import UsageError
+from edgetune.freezing import freeze_of
 from edgetune.models import ModelSource, resolve_model
 
 LABELS = ("no", "yes")
@@ -49,11 +50,6 @@ class Job:
     def key(self) -> str:
         """How the backend is named in a profile."""
         return f"{self.backend}-{self.precision}" + ("" if self.device == "cpu" else f"-{self.device}")
-
-
-def freeze_for(depth: int) -> str:
-    """Return the setting `freeze` that cuts at a depth."""
-    return "embeddings" if depth == 0 else str(depth)
 
 
 def import_runtime(backend: str) -> float:
@@ -109,7 +105,7 @@ class Opened:
         return TorchBackend(
             source,
             len(LABELS),
-            freeze_for(depth),
+            freeze_of(depth),
             SEED,
             device=self.job.device,
             precision=self.job.precision,

@@ -12,9 +12,10 @@ from pathlib import Path
 from edgetune.backends.ort_artifacts import ArtifactBuilder, cache_key
 from edgetune.backends.ort_runtime import has_training_build
 from edgetune.errors import EdgetuneError, EnvironmentError_, UsageError
+from edgetune.freezing import freeze_of
 from edgetune.models import ModelSource
 from edgetune.profiles.device_profile import Machine, ModelShape
-from edgetune.profiles.opening import LABELS, freeze_for
+from edgetune.profiles.opening import LABELS
 
 KEYS = ("ort-fp32", "torch-fp32", "torch-bf16", "torch-fp32-cuda", "torch-bf16-cuda")
 BF16_FEATURES = {"AVX512-BF16", "AMX", "BF16"}
@@ -114,12 +115,12 @@ def export_all(
     A quick measurement takes the time of an export from an earlier one on this machine, if there is one.
     """
     builder = ArtifactBuilder(source, cache_dir)
-    remembered = cache_dir / "export-seconds" / f"{cache_key(source.fingerprint(), freeze_for(0))}.txt"
+    remembered = cache_dir / "export-seconds" / f"{cache_key(source.fingerprint(), freeze_of(0))}.txt"
     export_s = _read_seconds(remembered) if quick else None
     folders: dict[str, str] = {}
     notes: list[str] = []
     for depth in depths:
-        fresh = builder.cached(len(LABELS), freeze_for(depth)) is None
+        fresh = builder.cached(len(LABELS), freeze_of(depth)) is None
         if fresh:
             tell(f"exporting {source.name}" + (f", cut above layer {depth}" if depth else ""))
         started = time.perf_counter()
@@ -133,7 +134,7 @@ def export_all(
     if export_s is None:
         tell(f"exporting {source.name}, to know how long it takes")
         started = time.perf_counter()
-        ArtifactBuilder(source, scratch / "export").get(len(LABELS), freeze_for(0))
+        ArtifactBuilder(source, scratch / "export").get(len(LABELS), freeze_of(0))
         export_s = time.perf_counter() - started
     remembered.parent.mkdir(parents=True, exist_ok=True)
     remembered.write_text(f"{export_s:.3f}\n", encoding="utf-8")
@@ -143,7 +144,7 @@ def export_all(
 def _export(builder: ArtifactBuilder, depth: int) -> Path | EdgetuneError:
     """Return artifacts, or why a model cannot be exported with layers cut off."""
     try:
-        return builder.get(len(LABELS), freeze_for(depth)).folder
+        return builder.get(len(LABELS), freeze_of(depth)).folder
     except EdgetuneError as error:
         if depth == 0:
             raise

@@ -109,10 +109,12 @@ def _cell(text: object) -> str:
 
 
 def _training(summary: Summary) -> str:
+    if summary.get("n_seen") is not None and summary.get("n_train"):
+        summary = {**summary, "passes": summary["n_seen"] / summary["n_train"]}
     wanted = (
         ("dataset", "Data", lambda value: _code(PurePath(str(value)).name or value)),
         ("n_train", "Rows in the train set", "{:,}".format),
-        ("epochs", "Epochs", "{:g}".format),
+        ("passes", "Passes", "{:.2f}".format),
         ("method", "Method", str),
         ("preset", "Preset", str),
         ("n_seen", "Examples seen", "{:,}".format),

@@ -66,9 +66,8 @@ def _result(summary: Summary) -> Iterator[tuple[str, str]]:
         yield "accuracy", accuracy + rows
     yield from _lines(summary, ("macro_f1", "macro-F1", "{:.4f}".format), ("mcc", "MCC", "{:.4f}".format))
     yield from _lines(summary, ("eval_source", "evaluated on", str))
-    if summary.get("best_epoch") is not None and summary.get("epochs") != 1:
-        flattered = summary.get("best_epoch_chosen_on_eval")
-        yield "best epoch", f"{summary['best_epoch']}{', chosen on these rows' if flattered else ''}"
+    if summary.get("best_epoch_chosen_on_eval") and summary.get("best_epoch") is not None:
+        yield "best epoch", f"{summary['best_epoch']}, chosen on these rows"
     method = summary.get("method")
     if method:
         preset = f", preset {summary['preset']}" if summary.get("preset") else ""
@@ -110,10 +109,13 @@ def _plan(summary: Summary) -> Iterator[tuple[str, ...]]:
 
 
 def _examples(summary: Summary) -> Iterator[tuple[str, str]]:
+    yield from _lines(summary, ("n_train", "in the train set", "{:,}".format))
+    if summary.get("deadline_s") is None:
+        yield from _lines(summary, ("epochs", "epochs", "{:g}".format))
+    elif summary.get("n_train"):
+        yield "passes", f"{summary['n_seen'] / summary['n_train']:.2f}"
     yield from _lines(
         summary,
-        ("n_train", "in the train set", "{:,}".format),
-        ("epochs", "epochs", "{:g}".format),
         ("n_seen", "seen", "{:,}".format),
         ("n_scored", "scored", "{:,}".format),
         ("n_trained", "trained", "{:,}".format),

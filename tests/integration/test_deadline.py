@@ -80,7 +80,7 @@ def test_a_deadline_is_kept_and_the_receipt_tells_planned_and_real(
     assert result["accuracy"] is not None
     lines = {line["line"]: line for line in result["planned"]["lines"]}
     assert list(lines) == [
-        *("start", "tokenize", "export", "open", "floor", "train", "save", "evaluate", "report"),
+        *("start", "export", "open", "floor", "train", "save", "evaluate", "report"),
         *("exit", "margin"),
     ]
     assert all(line["planned_s"] >= 0 for line in lines.values())

@@ -24,7 +24,6 @@ def shape(n_rows: int, longest: int, seed: int = 0) -> DataShape:
         lengths=rng.integers(3, longest + 1, n_rows),
         eval_lengths=rng.integers(3, longest + 1, max(20, n_rows // 10)),
         max_length=128,
-        n_labels=2,
     )
 
 

@@ -198,9 +198,9 @@ def test_whatever_the_machine_does_gradually_training_ends_before_its_end(
         return levels[int(elapsed_s / every_s) % len(levels)]
 
     run = simulate(deadline_s, slowness, n_rows=3000)
-    # One operation may be begun at one speed and end at another: 25 times slower at most, here.
+    # Operations may be begun at one speed and end at another, 25 times slower at most: then one more.
     longest_s = max((line["train_s"] for line in run.history.of("step")), default=0.0)
-    assert run.end_s <= max(2.0, run.clock.evaluation_end_s() - 3.0) + longest_s
+    assert run.end_s <= max(2.0, run.clock.evaluation_end_s() - 3.0) + 2 * longest_s
 
 
 @given(st.lists(st.floats(0.01, 100), min_size=1, max_size=40))

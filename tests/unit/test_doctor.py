@@ -91,6 +91,7 @@ def test_a_complete_machine_misses_nothing(around: Surroundings) -> None:
         "Packages",
         "Model",
         "Sensors",
+        "Planning",
         "Cache",
     ]
 

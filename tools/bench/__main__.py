@@ -6,6 +6,7 @@
     python tools/bench memory                                # peak memory at 10,000 and 1,000,000 rows
     python tools/bench methods --data TRAIN --eval DEV       # methods side by side, one run each
     python tools/bench plans                     # 12 runs with deadlines: planned against real
+    python tools/bench timeline                  # draws what `plans` left
     python tools/bench busy --repeats 20         # deadlines beside a neighbour that starts to compute
     python tools/bench equal --repeats 3         # a deadline against a plain loop, same wall clock
     python tools/bench freezing --rows 2000      # half the layers frozen, with and without the cache
@@ -29,6 +30,7 @@ import loop_cost
 import memory
 import methods
 import startup
+import timeline
 import trainer
 from common import machine_line
 
@@ -39,6 +41,7 @@ BENCHES = {
     "memory": memory.main,
     "methods": methods.main,
     "plans": deadlines.plans,
+    "timeline": timeline.main,
     "busy": deadlines.busy,
     "equal": deadlines.equal,
     "freezing": freezing.main,
