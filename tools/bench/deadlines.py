@@ -21,7 +21,7 @@ from common import finetune
 from edgetune.machine import cache_folder, usable_cores
 
 CONFIGS = {"sst2": "configs/sst2.toml", "ag_news": "configs/ag_news.toml", "qqp": "configs/qqp.toml"}
-DEADLINES_S = (45, 90, 180, 300)
+DEADLINES_S = (45, 75, 120, 300)
 EQUAL_S = (60, 120)
 BUSY_DEADLINE_S = 45
 PLAIN = ("--backend", "ort", "--freeze", "embeddings", "--max-length", "128")
