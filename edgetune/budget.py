@@ -38,9 +38,10 @@ def parse_deadline(text: str, now: datetime, already_s: float = 0.0) -> float:
     Raises:
         UsageError: it is none of these, or lies in the past.
     """
-    forms = "give a span such as 90s, 10m or 1h30m, or a time such as 18:30"
+    forms = "give a span such as 90s, 10m or 1h30m, or a time such as 18:30 or 2026-11-21T18:30"
     wanted = text.strip()
-    found = _SPAN.fullmatch(wanted.lower().replace(" ", ""))
+    short = wanted.lower().replace(" ", "")
+    found = _SPAN.fullmatch(short + "m" if re.fullmatch(r"\d+h\d+", short) else short)
     if found and any(found.groups()):
         hours, minutes, seconds = (float(part or 0) for part in found.groups())
         span_s = 3600 * hours + 60 * minutes + seconds
@@ -51,7 +52,7 @@ def parse_deadline(text: str, now: datetime, already_s: float = 0.0) -> float:
         raise UsageError(f"--deadline {wanted} has no unit; {forms} (did you mean {wanted}m or {wanted}s?).")
     end = _moment(wanted, now)
     if end is None:
-        raise UsageError(f"--deadline {wanted} is not a time; {forms}.")
+        raise UsageError(f"--deadline {wanted or repr(wanted)} is not a time; {forms}.")
     ahead_s = (end - now).total_seconds()
     if ahead_s <= 0:
         raise UsageError(
@@ -124,7 +125,8 @@ def read_budget(settings: dict[str, Any], now: datetime, already_s: float) -> di
     """Replace a budget in a user's words by settings of `config.BudgetSettings`.
 
     Args:
-        settings: may hold `deadline`, `energy`, `battery`, `memory` and `cache_size`.
+        settings: may hold `deadline`, `energy`, `battery`, `memory` and `cache_size`; a number means seconds,
+            joules, a share, or megabytes.
         now: local time.
         already_s: how long the process has run.
 
@@ -144,7 +146,8 @@ def read_budget(settings: dict[str, Any], now: datetime, already_s: float) -> di
             continue
         if name in read:
             target, parse = read[name]
-            found[target] = parse(str(value))
+            number = isinstance(value, int | float) and not isinstance(value, bool)
+            found[target] = float(value) if number else parse(str(value))
         else:
             found[name] = value
     return found

@@ -75,7 +75,9 @@ Deadline = Annotated[
 ]
 Energy = Annotated[str | None, typer.Option(help="Joules at most: 20kJ, 5Wh.")]
 BatteryShare = Annotated[str | None, typer.Option("--battery", help="Share of the battery at most: 5%.")]
-Memory = Annotated[str | None, typer.Option(help="Memory at most: 2GB, 800MB.")]
+Memory = Annotated[
+    str | None, typer.Option(help="Plan batch and cache for so much memory at most: 2GB, 800MB.")
+]
 Watts = Annotated[float | None, typer.Option(help="What the machine draws, for energy without a sensor.")]
 CacheSize = Annotated[
     str | None,

@@ -16,9 +16,11 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 MARGIN_RATE = 0.006
-LEAST_MARGIN_S = 0.4
+LEAST_MARGIN_S, MOST_MARGIN_S = 0.4, 10.0
 RECENT = 9
 SAVE_CAUTION = 1.5  # disks vary; what is not needed goes to evaluation
+MOST_GUESSED = 2.0  # a speed that was not measured itself is not believed beyond this
+FEWEST = 3  # measurements before an operation tells how slow the end will be
 STALL = 8.0  # an operation this many times slower than usual is a pause of the machine, not its speed
 
 
@@ -39,24 +41,37 @@ class Reserves:
     exit_s: float
 
 
+def margin_s(deadline_s: float) -> float:
+    """Return what is kept free for what nobody foresees: a small share of the deadline, within bounds."""
+    return min(max(LEAST_MARGIN_S, MARGIN_RATE * deadline_s), MOST_MARGIN_S)
+
+
 class Speed:
     """How much slower (above 1) or faster things go than predicted, from the last few measurements."""
 
     def __init__(self, first: float = 1.0) -> None:
-        """Begin with a guess, given up with the first measurement."""
-        self._ratios: deque[float] = deque([first], maxlen=RECENT)
-        self._guessed = True
-        self.n = 0
+        """Begin with a guess, given up with the first measurement that counts."""
+        self._ratios: deque[float] = deque([min(max(first, 1 / MOST_GUESSED), MOST_GUESSED)], maxlen=RECENT)
+        self._n_seen = 0
 
     def observe(self, predicted_s: float, measured_s: float) -> None:
-        """Learn from one operation; a stall counts for little, since the median rules."""
+        """Learn from one operation; a stall counts for little, since the median rules.
+
+        The very first one is left out: it pays for what later ones find ready.
+        """
         if predicted_s <= 0 or not math.isfinite(measured_s) or measured_s <= 0:
             return
-        if self._guessed:
+        self._n_seen += 1
+        if self._n_seen == 1:
+            return
+        if self._n_seen == 2:
             self._ratios.clear()
-            self._guessed = False
         self._ratios.append(measured_s / predicted_s)
-        self.n += 1
+
+    @property
+    def n(self) -> int:
+        """Measurements that counted."""
+        return max(0, self._n_seen - 1)
 
     @property
     def ratio(self) -> float:
@@ -102,7 +117,7 @@ class Clock:
     @property
     def margin_s(self) -> float:
         """Kept free for what nobody foresees."""
-        return max(LEAST_MARGIN_S, MARGIN_RATE * self.deadline_s)
+        return margin_s(self.deadline_s)
 
     def limit_s(self) -> float:
         """When the process must have ended: the deadline, or when the energy runs out at this rate."""
@@ -120,13 +135,12 @@ class Clock:
 
     def _slowness(self) -> float:
         """How much longer than planned the end will take; never less than planned."""
-        return max([1.0, *(speed.ratio for speed in self.speeds.values())])
+        return max([1.0, *(speed.ratio for speed in self.speeds.values() if speed.n >= FEWEST)])
 
     def evaluation_end_s(self) -> float:
         """When evaluation must have ended."""
-        margin_s = self.margin_s if math.isfinite(self.deadline_s) else LEAST_MARGIN_S
         after_s = (self.reserves.report_s + self.reserves.exit_s) * self._slowness()
-        return self.limit_s() - margin_s - after_s
+        return self.limit_s() - self.margin_s - after_s
 
     def save_s(self) -> float:
         """What writing the model may take: as planned and as slow as the rest, or as it was measured."""

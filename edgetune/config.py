@@ -133,7 +133,7 @@ class ModelSettings(Settings):
 
     model: str | None = None
     artifacts: str | None = None
-    freeze: str = Field("auto", pattern=r"^(auto|none|embeddings|\d+)$")
+    freeze: str = "auto"
     cache_mb: float | None = Field(None, ge=0)
     backend: Literal["auto", "ort", "torch"] = "auto"
     device: Literal["cpu", "cuda"] = "cpu"
@@ -141,11 +141,16 @@ class ModelSettings(Settings):
     threads: int | None = Field(None, ge=1)
     onnx: bool = True
 
-    @field_validator("freeze")
+    @field_validator("freeze", mode="before")
     @classmethod
-    def _one_word_for_each_depth(cls, freeze: str) -> str:
+    def _one_word_for_each_depth(cls, freeze: object) -> str:
         """No layers frozen is `embeddings`, and a depth has no leading zeros."""
-        return freeze_of(int(freeze)) if freeze.isdigit() else freeze
+        word = str(freeze)
+        if word.isdecimal():
+            return freeze_of(int(word))
+        if word not in ("auto", "none", "embeddings"):
+            raise ValueError("give auto, none, embeddings, or how many of the lowest layers")
+        return word
 
 
 class TrainSettings(Settings):
@@ -281,7 +286,8 @@ def _first_problem(error: ValidationError) -> str:
     option = str(problem["loc"][-1]).replace("_", "-") if problem["loc"] else "config"
     given = problem.get("input")
     shown = f" (given: {given!r})" if not isinstance(given, dict) else ""
-    return f"--{option}, setting {where}: {problem['msg'].lower()}{shown}."
+    words = problem["msg"].lower().removeprefix("value error, ")
+    return f"--{option}, setting {where}: {words}{shown}."
 
 
 def load_config(path: Path) -> dict[str, Any]:

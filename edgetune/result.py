@@ -78,7 +78,7 @@ class RunResult(BaseModel):
     energy_source: str
     energy_eq6_kwh: float
     co2e_lb: float
-    cache: dict[str, float] | None
+    cache: dict[str, int | float] | None
     peak_memory_mb: float | None
     run_dir: str
     epochs: int

@@ -118,7 +118,7 @@ def run(
             view.warn(warning)
         prepared = replace(prepared, config=resolved(prepared))
         timed = _timed(prepared, used)
-        if timed is not None and prepared.plans is not None:
+        if prepared.plans is not None:
             _tell(prepared.plans, view)
         config = prepared.config
         folder.create()

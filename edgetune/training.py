@@ -13,6 +13,7 @@ from edgetune.config import FILTERS
 from edgetune.data.tokens import TokenView
 from edgetune.energy import Sensor, read_energy
 from edgetune.errors import BudgetError, Interrupted
+from edgetune.floor import Head
 from edgetune.history import HistoryWriter, read_history
 from edgetune.loop import Counts, Loop, LoopSettings
 from edgetune.meter import Meter
@@ -56,6 +57,7 @@ class Training:
         self._best: Evaluation | None = None
         self._best_epoch: int | None = None
         self._n_worse = 0
+        self._floor: Head | None = None
 
     def run(self) -> RunResult:
         """Train, keep the best model, and write the receipt."""
@@ -172,6 +174,7 @@ class Training:
                     raise BudgetError(f"Too short to train, and the head alone cannot be: {error}") from error
                 self._view.say(f"No first model before training: {error}")
             else:
+                self._floor = head
                 self._backend.set_head(head.weight, head.bias)
                 self._save(light=timed.plan.method != HEAD)
                 if timed.plan.method != HEAD:
@@ -188,6 +191,8 @@ class Training:
             timed.mark("save")
             return
         if timed.plan.method != HEAD:
+            if not loop.counts.n_steps:
+                self._fall_back()
             self._save()
             self._best = self._best_epoch = None  # what was evaluated before is not what lies there now
         timed.mark("save")
@@ -204,6 +209,12 @@ class Training:
         self._record_evaluation(loop.epoch, found, history)
         self._best, self._best_epoch = found, loop.epoch
         self._folder.write_json("metrics.json", found.to_dict())
+
+    def _fall_back(self) -> None:
+        """No step fitted: what is left is the fitted head, which is better than a drawn one."""
+        self._view.warn("There was no time for a single step; the model is the encoder as it came.")
+        if self._floor is not None:
+            self._backend.set_head(self._floor.weight, self._floor.bias)
 
     def _record_evaluation(self, epoch: int, found: Evaluation, history: HistoryWriter) -> None:
         history.append(
@@ -289,6 +300,16 @@ class Training:
             self._timed.mark("report")
         result = self._summary(loop, selector)
         self._folder.write_json("summary.json", result.to_dict())
+        if result.deadline_s is not None and result.elapsed_s > result.deadline_s:
+            late_s = result.elapsed_s - result.deadline_s
+            self._view.warn(
+                f"The deadline was passed by {late_s:.1f} s: the machine was slower than planned."
+            )
+        limit_mb = self._config.budget.memory_mb
+        if limit_mb is not None and (result.peak_memory_mb or 0.0) > limit_mb:
+            self._view.warn(
+                f"{result.peak_memory_mb:,.0f} MB of memory were used, {limit_mb:,.0f} planned for."
+            )
         return result
 
     def _summary(self, loop: Loop, selector: Selector) -> RunResult:

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from edgetune.config import RunConfig
+from edgetune.errors import UsageError
 from edgetune.freezing import freeze_of, frozen_depth
 from edgetune.planning.planner import make_plans, most_passes
 from edgetune.planning.types import DataShape, Device, Limits, Plan, Plans, Wishes
@@ -81,8 +82,14 @@ def decide(
 
     Raises:
         BudgetError: nothing fits.
+        UsageError: more layers are to be frozen than there are.
     """
     wishes = wishes_of(config, exported)
+    if wishes.depth is not None and wishes.depth > device.n_layers:
+        raise UsageError(
+            f"--freeze {wishes.depth}: this model has {device.n_layers} layers; "
+            f"give a number from 0 to {device.n_layers}."
+        )
     budget = config.budget
     limits = Limits(budget.deadline_s, energy_j, budget.memory_mb, already_s, already_j)
     plans = make_plans(device, data, limits, wishes)
@@ -122,6 +129,6 @@ def summary(plan: Plan) -> str:
         )
     frozen = f"{plan.depth} layers frozen" if plan.depth else "embeddings frozen"
     return (
-        f"Plan: {what} by {plan.key}, {frozen}, at most {plan.max_length} tokens, done after "
+        f"Plan: {what} by {plan.key}, {frozen}, at most {plan.max_length} tokens, done after about "
         f"{duration(plan.total_s)}"
     )

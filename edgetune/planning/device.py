@@ -19,6 +19,7 @@ from edgetune.profiles.match import Match, find_for_this_machine
 SAME_UNCERTAINTY = 0.10
 OTHER_MODEL_UNCERTAINTY = 0.35
 PROBED_UNCERTAINTY = 0.2
+COPIES_MB_PER_PARAMETER = 16e-6
 
 
 def find_device(
@@ -141,6 +142,7 @@ def _scaled(fixed: FixedCosts, shape: ModelShape, measured: ModelShape, slow: fl
 def _grown(memory: Memory, shape: ModelShape, measured: ModelShape) -> Memory:
     """Weights, gradients and moments grow with the parameters, activations with layers times width."""
     added_mb = 16e-6 * max(0, shape.n_parameters - measured.n_parameters)
+    added_mb += COPIES_MB_PER_PARAMETER * shape.n_parameters  # while a model is saved, and what reads data
     wider = (shape.n_layers * shape.hidden_size) / (measured.n_layers * measured.hidden_size)
     return Memory(
         base_mb=memory.base_mb + added_mb,

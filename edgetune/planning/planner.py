@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
 
-from edgetune.clock import LEAST_MARGIN_S, MARGIN_RATE, SAVE_CAUTION
+from edgetune.clock import MARGIN_RATE, SAVE_CAUTION, margin_s
 from edgetune.config import FILTERS
 from edgetune.errors import BudgetError
 from edgetune.planning.candidate import Candidate
@@ -27,6 +27,7 @@ FEWEST_EVALUATED = 200
 FLOOR_RATE = 0.05
 FLOOR_ROWS = (64, 512)
 FIT_HEAD_S = 0.3
+RISK_RATE = 0.4
 MOST_PASSES, FEWEST_STEPS = 10, 300
 DEFAULT_CACHE_MB = 1000.0
 HEAD = "head"
@@ -50,12 +51,19 @@ def make_plans(device: Device, data: DataShape, limits: Limits, wishes: Wishes) 
             continue
         found = plan_one(candidate, deadline_s, limits, wishes)
         least.append((smallest_s(candidate, limits), found[0]))
-        plans += [plan for plan in found if plan.total_s <= deadline_s and plan.n_rows > 0]
+        plans += [plan for plan in found if plan.n_rows > 0 and not _too_tight(plan, deadline_s)]
     if not plans:
         raise _impossible(device, deadline_s, limits, refused, least)
     ranked = tuple(sorted(plans, key=_rank))
     best = Plans(ranked, tuple(refused), (), deadline_s, device)
     return replace(best, reasons=tuple(explain(best, data, wishes)))
+
+
+def _too_tight(plan: Plan, deadline_s: float) -> bool:
+    """Return whether a plan does not fit, or only if nothing takes longer than planned."""
+    elastic_s = sum(plan.lines.get(name, 0.0) for name in ("train", "evaluate", "floor"))
+    spare_s = deadline_s - plan.total_s
+    return spare_s < 0 or elastic_s + spare_s < _risk_s(plan.lines, {})
 
 
 def _rank(plan: Plan) -> tuple[float, int, float]:
@@ -105,13 +113,12 @@ def _fixed(candidate: Candidate, limits: Limits) -> dict[str, float]:
 def _end(candidate: Candidate, deadline_s: float, n_eval: int) -> dict[str, float]:
     """Return what is kept for the end, in order."""
     device, fixed = candidate.device, candidate.costs.fixed
-    margin_s = max(LEAST_MARGIN_S, MARGIN_RATE * deadline_s) if math.isfinite(deadline_s) else 0.0
     return {
         "save": SAVE_CAUTION * fixed.save_s,
         "evaluate": n_eval * candidate.evaluate_row_s,
         "report": device.report_s,
         "exit": device.exit_s,
-        "margin": margin_s,
+        "margin": margin_s(deadline_s) if math.isfinite(deadline_s) else 0.0,
     }
 
 
@@ -143,8 +150,16 @@ def smallest_s(candidate: Candidate, limits: Limits) -> float:
     """Return the shortest deadline within which this candidate leaves a model that was trained at all."""
     n_eval = min(len(candidate.data.eval_lengths), FEWEST_EVALUATED)
     n_floor = min(len(candidate.data.lengths), FLOOR_ROWS[0])
-    lines = _fixed(candidate, limits) | _end(candidate, 0.0, n_eval)
-    return (sum(lines.values()) + floor_s(candidate, n_floor)) / (1 - MARGIN_RATE)
+    before, after = _fixed(candidate, limits), _end(candidate, 0.0, n_eval)
+    needed_s = sum(before.values()) + sum(after.values()) + floor_s(candidate, n_floor)
+    slack_s = max(0.0, _risk_s(before, after) - after["evaluate"])
+    return (needed_s + slack_s) / (1 - MARGIN_RATE)
+
+
+def _risk_s(before: dict[str, float], after: dict[str, float]) -> float:
+    """Return what fixed costs may take beyond the plan; training and evaluation must be able to give it."""
+    names = ("export", "open", "save", "report", "exit")
+    return RISK_RATE * sum({**before, **after}[name] for name in names)
 
 
 def _lines(
@@ -160,7 +175,9 @@ def plan_one(candidate: Candidate, deadline_s: float, limits: Limits, wishes: Wi
     """Return what a candidate makes of the budget: its training, and the head alone."""
     n_eval, n_floor = _n_eval(candidate, deadline_s), _n_floor(candidate, deadline_s)
     before, after, left_s = _lines(candidate, deadline_s, limits, n_eval, n_floor)
-    if left_s < 0:  # with the least that is evaluated, and the smallest floor, it may still do
+    if left_s < _risk_s(
+        before, after
+    ):  # with the least that is evaluated, and the smallest floor, it may still do
         n_eval, n_floor = min(n_eval, FEWEST_EVALUATED), min(n_floor, FLOOR_ROWS[0])
         before, after, left_s = _lines(candidate, deadline_s, limits, n_eval, n_floor)
     n_distinct = len(candidate.data.lengths)

@@ -45,6 +45,8 @@ def _most_steps(plans: Plans) -> int:
 def _rows(best: Plan, data: DataShape) -> Iterator[str]:
     low, high = best.rows_interval
     share = f"{best.passes:.1f} passes" if best.passes > 1 else f"{best.passes:.0%} of the rows, at random"
+    if low == high == best.n_rows:
+        share += "; more are not made (--epochs), so time is left over"
     train_s = best.lines["train"]
     yield (
         f"{best.n_rows:,} examples ({low:,} to {high:,}) fit into {duration(train_s)} of training: "

@@ -34,6 +34,7 @@ NOON = datetime(2026, 11, 21, 12, 0, 0)
         ("1h", 3600),
         ("1.5h", 5400),
         ("2m30s", 150),
+        ("1h30", 5400),
         (" 45 s ", 45),
         ("12:30", 1800),
         ("12:00:30", 30),
@@ -104,6 +105,13 @@ def test_refused_energy(text: str) -> None:
 def test_refused_shares(text: str) -> None:
     with pytest.raises(UsageError, match="--battery"):
         parse_share(text)
+
+
+def test_numbers_from_python_are_in_base_units() -> None:
+    assert read_budget({"deadline": 60, "energy": None, "memory": 500.0}, NOON, 0.0) == {
+        "deadline_s": 60,
+        "memory_mb": 500,
+    }
 
 
 def test_words_become_settings() -> None:

@@ -125,7 +125,7 @@ def test_the_first_steps_correct_the_rows_once() -> None:
     clock.begin()
     timed = Timed(plan, clock, cost, save_model_s=1.0)
     assert not timed.revise(64)
-    for _ in range(9):
+    for _ in range(10):
         clock.speed("train").observe(1.0, 2.0)
     left_s = clock.left_s()
     assert timed.revise(288)
