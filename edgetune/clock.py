@@ -18,7 +18,8 @@ from dataclasses import dataclass, field
 MARGIN_RATE = 0.006
 LEAST_MARGIN_S, MOST_MARGIN_S = 0.4, 10.0
 RECENT = 9
-SAVE_CAUTION = 1.5  # disks vary; what is not needed goes to evaluation
+SAVE_CAUTION = 2.5  # disks vary, and a run's first save took twice what it takes when it is repeated
+AGAIN_CAUTION = 1.5  # the same, once a save was measured
 MOST_GUESSED = 2.0  # a speed that was not measured itself is not believed beyond this
 FEWEST = 3  # measurements before an operation tells how slow the end will be
 STALL = 8.0  # an operation this many times slower than usual is a pause of the machine, not its speed
@@ -144,7 +145,7 @@ class Clock:
 
     def save_s(self) -> float:
         """What writing the model may take: as planned and as slow as the rest, or as it was measured."""
-        return max(self.reserves.save_s * self._slowness(), SAVE_CAUTION * self.measured_save_s)
+        return max(self.reserves.save_s * self._slowness(), AGAIN_CAUTION * self.measured_save_s)
 
     def end_s(self) -> float:
         """When training must have ended."""

@@ -23,7 +23,7 @@ from edgetune.report.words import duration
 LIMITS = (128, 96, 64, 48, 32)
 BATCHES = (32, 16, 8)
 EVALUATION_RATE = 0.08
-FEWEST_EVALUATED = 200
+FEWEST_EVALUATED, LEAST_EVALUATION_S = 200, 0.5
 FLOOR_RATE = 0.05
 FLOOR_ROWS = (64, 512)
 FIT_HEAD_S = 0.3
@@ -115,7 +115,7 @@ def _end(candidate: Candidate, deadline_s: float, n_eval: int) -> dict[str, floa
     device, fixed = candidate.device, candidate.costs.fixed
     return {
         "save": SAVE_CAUTION * fixed.save_s,
-        "evaluate": n_eval * candidate.evaluate_row_s,
+        "evaluate": max(LEAST_EVALUATION_S, n_eval * candidate.evaluate_row_s),
         "report": device.report_s,
         "exit": device.exit_s,
         "margin": margin_s(deadline_s) if math.isfinite(deadline_s) else 0.0,

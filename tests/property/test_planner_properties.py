@@ -163,7 +163,7 @@ def test_memory_bounds_the_batch_or_refuses() -> None:
 def test_the_head_alone_is_the_answer_where_nothing_else_fits() -> None:
     data = shape(5000, 60)
     device = fake_device(fake_costs(cost=FakeCost(1e-3)))
-    best = make_plans(device, data, Limits(14.0), Some).best
+    best = make_plans(device, data, Limits(18.0), Some).best
     assert best.method == "head"
     assert best.n_steps == 0
     assert best.n_floor >= 64
