@@ -15,8 +15,8 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-MARGIN_RATE = 0.006
-LEAST_MARGIN_S, MOST_MARGIN_S = 0.4, 10.0
+MARGIN_RATE = 0.008
+LEAST_MARGIN_S, MOST_MARGIN_S = 0.7, 10.0
 RECENT = 9
 SAVE_CAUTION = 2.5  # disks vary, and a run's first save took twice what it takes when it is repeated
 AGAIN_CAUTION = 1.5  # the same, once a save was measured
