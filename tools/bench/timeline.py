@@ -10,7 +10,6 @@ from typing import Any
 TARGET = Path("docs/deadline-runs.png")
 COLOURS = {
     "start": "#9a9a9a",
-    "tokenize": "#c9c9c9",
     "export": "#d9b38c",
     "open": "#8c6d46",
     "floor": "#56b4e9",
