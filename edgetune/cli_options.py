@@ -96,6 +96,17 @@ def given(values: dict[str, Any], *without: str) -> dict[str, Any]:
     }
 
 
+def given_settings(values: dict[str, Any], *without: str) -> dict[str, Any]:
+    """Return the options that were given as settings of a run: `eval_` is `eval`, `data` is `train`."""
+    settings = given(values, *without)
+    for option, name in (("data", "train"), ("eval_", "eval")):
+        if option in settings:
+            settings[name] = settings.pop(option)
+    if "text" in settings:
+        settings["text"] = columns(settings["text"])
+    return settings
+
+
 def columns(text: str) -> tuple[str, ...]:
     """Split `a,b` into column names."""
     from edgetune.config import column_names

@@ -33,9 +33,8 @@ from edgetune.cli_options import (
     Quiet,
     Text,
     Watts,
-    columns,
     console,
-    given,
+    given_settings,
 )
 from edgetune.errors import Interrupted, UsageError
 
@@ -152,13 +151,7 @@ def finetune(
 
     Example: edgetune finetune reviews.csv --deadline 10m
     """
-    settings = given(locals(), "data", "config", "out", "overwrite", "cache_dir", "quiet", "as_json", "eval_")
-    if data is not None:
-        settings["train"] = data
-    if eval_ is not None:
-        settings["eval"] = eval_
-    if text is not None:
-        settings["text"] = columns(text)
+    settings = given_settings(locals(), "config", "out", "overwrite", "cache_dir", "quiet", "as_json")
     run_finetune(settings, config, out, overwrite, cache_dir, quiet, as_json)
 
 
@@ -258,15 +251,10 @@ def plan(
 
     Example: edgetune plan reviews.csv --deadline 10m
     """
-    settings = given(locals(), "data", "eval_", "explain", "cache_dir", "as_json")
+    settings = given_settings(locals(), "explain", "cache_dir", "as_json")
     from edgetune.planning.ahead import plan_ahead
     from edgetune.report.plan_tables import print_plans
 
-    settings["train"] = data
-    if eval_ is not None:
-        settings["eval"] = eval_
-    if text is not None:
-        settings["text"] = columns(text)
     plans = plan_ahead(settings, cache_dir, lambda text: print(text, file=sys.stderr))
     if as_json:
         print(json.dumps(plans.to_dict(), ensure_ascii=False))

@@ -138,10 +138,13 @@ class Clock:
         """How much longer than planned the end will take; never less than planned."""
         return max([1.0, *(speed.ratio for speed in self.speeds.values() if speed.n >= FEWEST)])
 
+    def _after_s(self) -> float:
+        """What follows the evaluation."""
+        return (self.reserves.report_s + self.reserves.exit_s) * self._slowness()
+
     def evaluation_end_s(self) -> float:
         """When evaluation must have ended."""
-        after_s = (self.reserves.report_s + self.reserves.exit_s) * self._slowness()
-        return self.limit_s() - self.margin_s - after_s
+        return self.limit_s() - self.margin_s - self._after_s()
 
     def save_s(self) -> float:
         """What writing the model may take: as planned and as slow as the rest, or as it was measured."""
@@ -153,9 +156,7 @@ class Clock:
 
     def picture_fits(self) -> bool:
         """Return whether the picture can be drawn before the deadline, if it takes as long as the report."""
-        return self.elapsed_s() + (self.reserves.report_s + self.reserves.exit_s) * self._slowness() < (
-            self.limit_s()
-        )
+        return self.elapsed_s() + self._after_s() < self.limit_s()
 
     def left_s(self) -> float:
         """Seconds of training left; negative when it should have ended."""

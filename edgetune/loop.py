@@ -89,6 +89,10 @@ class LoopSettings:
     decay: str = "examples"
     max_steps: int | None = None
 
+    def data_pace(self, n_examples: int) -> DataPace:
+        """Return the pace of a run that ends with so many examples a pass."""
+        return DataPace(n_examples, self.epochs, self.batch_size, self.decay, self.max_steps)
+
 
 @dataclass
 class Loop:
@@ -130,8 +134,7 @@ class Loop:
         self._to_score = BucketQueue(self.settings.batch_size)
         self._to_train = BucketQueue(self.settings.batch_size)
         if self.pace is None:
-            some = self.settings
-            self.pace = DataPace(len(self.source), some.epochs, some.batch_size, some.decay, some.max_steps)
+            self.pace = self.settings.data_pace(len(self.source))
 
     @property
     def n_waiting(self) -> int:

@@ -9,8 +9,9 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
+from typing import Any
 
 from edgetune.backends.base import Backend
 from edgetune.backends.prefix_cache import PrefixCache
@@ -225,15 +226,18 @@ def _cache_of(config: RunConfig, cache_dir: Path) -> PrefixCache | None:
     return PrefixCache(memory_mb, room_mb - memory_mb, cache_dir)
 
 
-def _ends_plainly(tokenizer_file: Path) -> bool:
-    """Return whether a single text gets one special token before it and one after it."""
+@lru_cache(maxsize=1)
+def _tokenizer(path: Path) -> Any:
     from tokenizers import Tokenizer
 
-    masks = Tokenizer.from_file(str(tokenizer_file)).encode("a b c").special_tokens_mask
+    return Tokenizer.from_file(str(path))
+
+
+def _ends_plainly(tokenizer_file: Path) -> bool:
+    """Return whether a single text gets one special token before it and one after it."""
+    masks = _tokenizer(tokenizer_file).encode("a b c").special_tokens_mask
     return bool(sum(masks) == 2 and masks[0] == masks[-1] == 1)
 
 
 def _vocab_size(tokenizer_file: Path) -> int:
-    from tokenizers import Tokenizer
-
-    return int(Tokenizer.from_file(str(tokenizer_file)).get_vocab_size(with_added_tokens=True))
+    return int(_tokenizer(tokenizer_file).get_vocab_size(with_added_tokens=True))

@@ -64,19 +64,19 @@ class Timed:
         """A line of the plan has just ended."""
         self.marks.append((line, self.clock.elapsed_s()))
 
-    def revise(self, n_trained: int) -> bool:
-        """Correct the number of rows by the first steps' speed, once; return whether that was now.
+    def revise(self, n_trained: int) -> int | None:
+        """Correct the number of rows by the first steps' speed, once; return it then, else None.
 
         Args:
             n_trained: examples trained so far.
         """
         speed = self.clock.speed("train")
         if self.revised is not None or speed.n < REVISE_STEPS or not self.plan.n_rows:
-            return False
+            return None
         row_s = self.plan.lines["train"] / self.plan.n_rows * speed.ratio
-        n_rows = min(n_trained + max(0.0, self.clock.left_s()) / row_s, self.n_most)
-        self.revised = {"n_rows": round(n_rows), "n_steps": speed.n, "elapsed_s": self.clock.elapsed_s()}
-        return True
+        n_rows = round(min(n_trained + max(0.0, self.clock.left_s()) / row_s, self.n_most))
+        self.revised = {"n_rows": n_rows, "n_steps": speed.n, "elapsed_s": self.clock.elapsed_s()}
+        return n_rows
 
     def saved(self, took_s: float = 0.0) -> None:
         """A usable model has just been written."""

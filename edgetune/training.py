@@ -18,7 +18,7 @@ from edgetune.history import HistoryWriter, read_history
 from edgetune.loop import Counts, Loop, LoopSettings
 from edgetune.meter import Meter
 from edgetune.metrics import Evaluation
-from edgetune.pace import ClockPace, DataPace, Pace
+from edgetune.pace import ClockPace, Pace
 from edgetune.planning.planner import HEAD
 from edgetune.prepare import Prepared
 from edgetune.receipt import make_receipt
@@ -130,16 +130,14 @@ class Training:
             meter=self._meter,
             history=history,
             rng=np.random.default_rng([train.seed, 2]),
-            pace=self._pace(),
+            pace=self._pace(settings),
             should_stop=self._stop,
         )
         loop.on_progress = partial(self._on_progress, loop, selector)
         return loop
 
-    def _pace(self) -> Pace:
-        train = self._config.train
-        n_rows = len(self._prepared.data.train)
-        data = DataPace(n_rows, train.epochs, train.batch_size, train.decay, train.max_steps)
+    def _pace(self, settings: LoopSettings) -> Pace:
+        data = settings.data_pace(len(self._prepared.data.train))
         return data if self._timed is None else ClockPace(self._timed.clock, self._timed.cost, data)
 
     def _on_progress(self, loop: Loop, selector: Selector, counts: Counts, loss: float) -> None:
@@ -152,8 +150,8 @@ class Training:
             return
         if isinstance(selector, Watched) and (why := selector.consider(counts, self._meter.split_s())):
             self._view.say(f"The filter is switched off: {why}.")
-        if selector.straight and self._timed.revise(counts.n_trained) and self._timed.revised is not None:
-            n_rows, planned = self._timed.revised["n_rows"], self._timed.plan.n_rows
+        if selector.straight and (n_rows := self._timed.revise(counts.n_trained)):
+            planned = self._timed.plan.n_rows
             self._view.say(f"By the first steps' speed {n_rows:,} examples will fit ({planned:,} planned)")
         if self._best is None and self._timed.save_is_due():  # else the best so far lies there
             self._save_in_passing()

@@ -25,8 +25,8 @@ def explain(plans: Plans, data: DataShape, wishes: Wishes) -> Iterator[str]:
             "the fitted head is better."
         )
     else:
-        yield from _rows(best, data)
-        yield from _backend(plans, wishes)
+        yield from _rows(best)
+        yield from _backend(plans)
         yield from _depth(plans, wishes)
         yield from _length(plans, data, wishes)
         yield from _cache(best)
@@ -42,7 +42,7 @@ def _most_steps(plans: Plans) -> int:
     return max((plan.n_steps for plan in plans.ranked), default=0)
 
 
-def _rows(best: Plan, data: DataShape) -> Iterator[str]:
+def _rows(best: Plan) -> Iterator[str]:
     low, high = best.rows_interval
     share = f"{best.passes:.1f} passes" if best.passes > 1 else f"{best.passes:.0%} of the rows, at random"
     if low == high == best.n_rows:
@@ -63,7 +63,7 @@ def _rate(plan: Plan) -> float:
     return plan.n_rows / plan.lines["train"] if plan.lines["train"] else 0.0
 
 
-def _backend(plans: Plans, wishes: Wishes) -> Iterator[str]:
+def _backend(plans: Plans) -> Iterator[str]:
     best = plans.best
     for key in dict.fromkeys(plan.key for plan in plans.ranked if plan.key != best.key):
         other = _alternative(plans, lambda plan, key=key: plan.key == key and plan.depth == best.depth)  # type: ignore[misc]

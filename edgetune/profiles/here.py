@@ -6,8 +6,8 @@ import math
 import platform
 import re
 from pathlib import Path
-from typing import Literal
 
+from edgetune.energy import power_source
 from edgetune.machine import ROOT, cpu_features, cpu_info, cpu_name, memory_mb, usable_cores
 from edgetune.models import ModelSource, weight_files
 from edgetune.profiles.device_profile import Machine, ModelShape
@@ -25,7 +25,7 @@ def this_machine(root: Path = ROOT) -> Machine:
         features=cpu_features(root),
         memory_mb=None if memory is None else round(memory),
         gpu=_gpu(root),
-        power_source=_power_source(),
+        power_source=power_source(root),
         system=f"{platform.system()} {platform.release()}",
         architecture=platform.machine(),
     )
@@ -56,19 +56,6 @@ def _physical_cores() -> int | None:
 
     found = psutil.cpu_count(logical=False)
     return None if found is None else max(1, min(int(found), usable_cores()))
-
-
-def _power_source() -> Literal["mains", "battery", "unknown"]:
-    """Ask for a battery; a machine without one may be virtual, so that its source is not known."""
-    import psutil
-
-    try:
-        battery = psutil.sensors_battery()
-    except (AttributeError, OSError, RuntimeError):
-        return "unknown"
-    if battery is None or battery.power_plugged is None:
-        return "unknown"
-    return "mains" if battery.power_plugged else "battery"
 
 
 def profile_name(machine: Machine) -> str:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 import sys
 import tempfile
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -127,15 +128,22 @@ def find_file(name: str | Path) -> Path:
 
 
 def read_profile(path: Path) -> DeviceProfile:
-    """Read one file and check that it makes sense.
+    """Read one file and check that it makes sense; a file that did not change is read once.
 
     Raises:
         ProfileError: what is wrong with it, and where.
     """
     try:
-        raw: dict[str, Any] = tomllib.loads(path.read_text(encoding="utf-8"))
+        return _read(path, path.stat().st_mtime_ns)
     except OSError as error:
         raise ProfileError(f"Cannot read the profile {path}: {error.strerror}.") from error
+
+
+@lru_cache(maxsize=16)
+def _read(path: Path, changed_ns: int) -> DeviceProfile:
+    """Read one file; when it was changed last tells what is remembered from what must be read again."""
+    try:
+        raw: dict[str, Any] = tomllib.loads(path.read_text(encoding="utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ProfileError(f"{path} is not TOML ({error}); measure again with `edgetune profile`.") from error
     version = raw.get("schema_version")

@@ -179,10 +179,11 @@ def test_energy_ends_the_run_too() -> None:
 
 
 def test_the_last_step_takes_the_rows_that_fit() -> None:
-    run = simulate(30.0, lambda elapsed_s: 6.0)
+    run = simulate(31.0)
     sizes = [line["n"] for line in run.history.of("step")]
     assert set(sizes[:-1]) == {32}
-    assert run.loop.counts.n_left > 0 or sizes[-1] == 32
+    assert sizes[-1] == 16
+    assert run.loop.counts.n_left == 16
 
 
 @settings(max_examples=40, deadline=None)
