@@ -40,7 +40,7 @@ def plans(arguments: argparse.Namespace) -> None:
     columns += "|wall clock|used|accuracy"
     print(f"|{columns}|\n|---|---|---|---|---|---|---|---|---|---|---|", flush=True)
     ratios, revised, used = [], [], []
-    for deadline_s in DEADLINES_S:
+    for deadline_s in arguments.deadlines or DEADLINES_S:
         for name in CONFIGS:
             found, wall_s = _run(name, deadline_s, arguments.out / f"plan-{name}-{deadline_s}")
             plan = found["planned"]
