@@ -45,9 +45,10 @@ class MeasureGrid:
 
 def make_grid(shape: ModelShape, max_length: int, quick: bool) -> MeasureGrid:
     """Return the grid for a model."""
-    lengths, batches = ((16, 64), (8, 32)) if quick else ((8, 16, 32, 64, 128), (8, 32))
-    shares = (1 / 2,) if quick else (1 / 3, 2 / 3)
-    depths = {0, *(round(share * shape.n_layers) for share in shares)} - {shape.n_layers}
+    lengths, batches = ((16, 64), (8, 32)) if quick else ((8, 16, 32, 64, 128), (4, 32))
+    # To the ends, so that nothing a plan may ask for lies outside: one layer alone is unlike the others.
+    depths = {0, round(shape.n_layers / 2)} | (set() if quick else {max(0, shape.n_layers - 1)})
+    depths -= {shape.n_layers}
     fitting = tuple(length for length in lengths if length <= max_length)
     return MeasureGrid(fitting or (max(1, max_length),), batches, tuple(sorted(depths)))
 

@@ -22,9 +22,9 @@ from tests.profile_samples import MACHINE, SHAPE, VERSIONS, make_backend, make_p
 
 def test_the_grid_follows_the_model() -> None:
     full, quick = make_grid(SHAPE, 512, quick=False), make_grid(SHAPE, 512, quick=True)
-    assert (full.lengths, full.batches, full.depths) == ((8, 16, 32, 64, 128), (8, 32), (0, 2, 4))
+    assert (full.lengths, full.batches, full.depths) == ((8, 16, 32, 64, 128), (4, 32), (0, 3, 5))
     assert (quick.lengths, quick.batches, quick.depths) == ((16, 64), (8, 32), (0, 3))
-    assert full.growing == [(8, 8), (32, 32), (32, 128)]
+    assert full.growing == [(4, 8), (32, 32), (32, 128)]
     shallow = SHAPE.model_copy(update={"n_layers": 1})
     assert make_grid(shallow, 32, quick=False).depths == (0,)
     assert make_grid(shallow, 32, quick=False).lengths == (8, 16, 32)

@@ -25,7 +25,7 @@ from edgetune.profiles.sampling import Sampler, Spot, spots
 from edgetune.profiles.store import load
 from edgetune.profiles.subject import Subject
 
-LENGTHS, BATCHES, DEPTHS = (24, 48, 96), (4, 16, 24), (0, 1, 3, 5)
+LENGTHS, BATCHES, DEPTHS = (24, 48, 96), (8, 16, 24), (0, 1, 2, 4)
 PER_BACKEND, CONTROLS = 40, 8
 GOAL = "goal: median ≤ 5 %, 90th percentile ≤ 12 %"
 PICTURE = Path(__file__).resolve().parents[2] / "docs" / "cost-function.png"
