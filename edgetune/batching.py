@@ -118,6 +118,9 @@ class TokenSource(Protocol):
     @property
     def lengths(self) -> IntArray: ...  # (n,) tokens per row
 
+    @property
+    def n_numbered(self) -> int: ...  # `Batch.rows` are below this
+
     def batch(self, rows: IntArray) -> Batch: ...
 
 

@@ -1,9 +1,10 @@
 """The one training loop: every selector and every backend goes through it.
 
-Per batch of the stream: choose_score → drop → score → choose_train → observe → queue → train step.
+Per batch of the stream: advance → choose_score → drop → score → choose_train → observe → queue → train step.
 A selector that trains *straight* skips the scoring: its rows go to the queue at once and it observes the
 losses of their train step. Both queues hand out full batches of one length bucket; what is left in them
-at the end is trained, not dropped.
+at the end is trained, not dropped. A selector may decide over a pool of scored batches at once, and may
+have the model start afresh (a reference that only measures): then what is queued is dropped.
 """
 
 from __future__ import annotations
@@ -15,12 +16,15 @@ from typing import Any, Protocol
 import numpy as np
 
 from edgetune.backends.base import Backend
-from edgetune.batching import PAD_MULTIPLE, Batch, BucketQueue, TokenSource, bucket_of, epoch_order
+from edgetune.batching import PAD_MULTIPLE, Batch, BucketQueue, TokenSource, bucket_of, epoch_order, join
+from edgetune.counts import Counts
 from edgetune.meter import Meter
 from edgetune.metrics import cross_entropy
 from edgetune.pace import DataPace, Pace, Position
-from edgetune.schedule import decayed
-from edgetune.selection.base import Selector
+from edgetune.row_record import RowRecord
+from edgetune.schedule import decayed, within
+from edgetune.selection.base import Selector, StageChange
+from edgetune.types import FloatArray
 
 RELEASE_EVERY = 8  # batches between two calls that let the system drop token pages
 
@@ -37,38 +41,6 @@ class Recorder(Protocol):
     """Takes the loop's records; `history.HistoryWriter` is one."""
 
     def append(self, /, **fields: Any) -> None: ...
-
-
-@dataclass
-class Counts:
-    """What happened to the examples so far; an example is counted again in every epoch.
-
-    Attributes:
-        n_seen: taken from the stream.
-        n_scored: whose forward pass was paid for before the decision.
-        n_trained: that went through a train step.
-        n_steps: optimizer steps.
-        n_skipped_backward: scored, then not trained.
-        n_skipped_both: neither scored nor trained.
-        n_left: chosen, but there was no time left for them.
-        train_s_warmup, n_trained_warmup: time of train steps on unfiltered rows.
-    """
-
-    n_seen: int = 0
-    n_scored: int = 0
-    n_trained: int = 0
-    n_steps: int = 0
-    n_skipped_backward: int = 0
-    n_skipped_both: int = 0
-    n_left: int = 0
-    train_s_warmup: float = 0.0
-    n_trained_warmup: int = 0
-    first_step_s: float | None = None
-
-    @property
-    def n_skipped(self) -> int:
-        """Examples that were not trained."""
-        return self.n_skipped_backward + self.n_skipped_both
 
 
 @dataclass(frozen=True)
@@ -110,6 +82,7 @@ class Loop:
         should_stop: asked before every batch and step.
         on_progress: told after every batch, with the last step's mean loss (nats).
         counts: what happened so far.
+        record: what happened to every row.
         stopped: whether somebody asked it to stop.
         epoch: the pass that was begun last, from 1; 0 before the first.
     """
@@ -133,13 +106,20 @@ class Loop:
     def __post_init__(self) -> None:
         self._to_score = BucketQueue(self.settings.batch_size)
         self._to_train = BucketQueue(self.settings.batch_size)
+        self._undecided: list[tuple[Batch, FloatArray]] = []
+        self._first_state: bytes | None = None
+        self.record = RowRecord.empty(self.source.n_numbered)
         if self.pace is None:
             self.pace = self.settings.data_pace(len(self.source))
 
     @property
     def n_waiting(self) -> int:
-        """Examples in a queue."""
-        return len(self._to_score) + len(self._to_train)
+        """Examples in a queue, or scored and not decided on."""
+        return len(self._to_score) + self._n_undecided + len(self._to_train)
+
+    @property
+    def _n_undecided(self) -> int:
+        return sum(len(batch) for batch, _ in self._undecided)
 
     def _at(self, n_in_hand: int = 0) -> Position:
         """Return how far the loop is while so many rows have left a queue for a step not made yet."""
@@ -154,6 +134,14 @@ class Loop:
     def progress(self) -> float:
         """The share of the run that is done, in [0, 1]; rows waiting in a queue are not done."""
         return self.pace.progress(self._at())
+
+    def begin(self) -> None:
+        """Let the selector prepare; call once, before the first pass."""
+        with self.meter.phase("prepare"):
+            self.selector.prepare(self.source, self._must_stop)
+            self.source.release()
+            if self.selector.restarts:
+                self._first_state = self.backend.state()
 
     def run_epoch(self, epoch: int) -> None:
         """Pass over the rows once; flush the queues after the last epoch's last batch."""
@@ -180,8 +168,12 @@ class Loop:
     def _take(self, batch: Batch) -> None:
         """Bring one batch of the stream as far as it goes."""
         steps_before, skipped_before = self.counts.n_steps, self.counts.n_skipped
-        self.counts.n_seen += len(batch)
         with self.meter.phase("select"):
+            self.selector.advance(self.progress, self.epoch)
+        self._note_stages()
+        with self.meter.phase("select"):
+            self.record.saw(batch)
+            self.counts.n_seen += len(batch)
             chosen = self.selector.choose_score(batch)
             kept = batch if chosen.all() else batch.take(chosen)
             self.counts.n_skipped_both += len(batch) - len(kept)
@@ -222,29 +214,48 @@ class Loop:
         self.pace.took("score", len(batch), _width(batch), self.meter.elapsed_s() - started)
         with self.meter.phase("select"):
             losses = cross_entropy(logits, batch.labels)
-            keep = self.selector.choose_train(batch, losses)
-            self.selector.observe(batch, losses)
-            kept = batch if keep.all() else batch.take(keep)
             self.counts.n_scored += len(batch)
-            self.counts.n_skipped_backward += len(batch) - len(kept)
-            self._to_train.add(kept.mark_scored())
+            self.record.scored(batch, logits, losses)
+            self._undecided.append((batch, losses))
+            if self._n_undecided >= self.selector.pool:
+                self._decide()
+
+    def _decide(self) -> None:
+        """Let the selector choose among the scored rows that wait for it."""
+        if not self._undecided:
+            return
+        batches, losses = zip(*self._undecided, strict=True)
+        self._undecided = []
+        batch = join(batches) if len(batches) > 1 else batches[0]
+        found = np.concatenate(losses)
+        keep = self.selector.choose_train(batch, found)
+        self.selector.observe(batch, found)
+        kept = batch if keep.all() else batch.take(keep)
+        self.counts.n_skipped_backward += len(batch) - len(kept)
+        self._to_train.add(kept.mark_scored())
 
     def _train(self, batch: Batch) -> None:
         """Make one optimizer step; let the selector observe rows that it had not seen the loss of."""
         batch = self._that_fits("train", batch)
         if not len(batch):
             return
-        lr = decayed(self.settings.lr, self.pace.decay_progress(self._at(len(batch))))
+        at = self._at(len(batch))
+        # Where the model starts afresh, the steps of an unfiltered run say nothing of how far it is.
+        progress = self.pace.progress(at) if self.selector.restarts else self.pace.decay_progress(at)
+        lr = decayed(self.settings.lr, within(progress, self.selector.span))
+        with self.meter.phase("select"):
+            weights = self.selector.weigh(batch)
         started = self.meter.elapsed_s()
         if self.counts.first_step_s is None:
             self.counts.first_step_s = started
         with self.meter.phase("train"):
-            logits = self.backend.train_step(batch, lr)
+            logits = self.backend.train_step(batch, lr, weights)
         train_s = self.meter.elapsed_s() - started
         self.pace.took("train", len(batch), _width(batch), train_s)
         with self.meter.phase("select"):
             losses = cross_entropy(logits, batch.labels)
             self._loss = float(losses.mean())
+            self.record.trained(batch, logits, losses)
             unscored = ~batch.scored
             if unscored.all():
                 self.counts.train_s_warmup += train_s
@@ -265,6 +276,8 @@ class Loop:
             self._score(batch)
             if self.counts.n_skipped > skipped_before:
                 self._record_skip()
+        with self.meter.phase("select"):
+            self._decide()
         self._train_full()
         for batch in self._to_train.flush():
             if self._must_stop():
@@ -273,6 +286,11 @@ class Loop:
         self._after_batch()
 
     def _after_batch(self) -> None:
+        self._note_stages()
+        self.on_progress(self.counts, self._loss)
+
+    def _note_stages(self) -> None:
+        """Record the stages entered since the last look, and start afresh where one asks for it."""
         for change in self.selector.stages[self._n_stages :]:
             self.history.append(
                 kind="stage",
@@ -281,8 +299,20 @@ class Loop:
                 n_seen=change.n_seen,
                 reason=change.reason,
             )
+            if change.afresh:
+                self._start_afresh(change)
         self._n_stages = len(self.selector.stages)
-        self.on_progress(self.counts, self._loss)
+
+    def _start_afresh(self, change: StageChange) -> None:
+        """Go back to the first weights; rows that wait were chosen for the model that is given up."""
+        if self._first_state is None:
+            raise RuntimeError(f"stage {change.stage} starts afresh, but the first weights were not kept")
+        with self.meter.phase("prepare"):
+            self.backend.load_state(self._first_state)
+        self.counts.n_left += self.n_waiting
+        self._undecided = []
+        self._to_score = BucketQueue(self.settings.batch_size)
+        self._to_train = BucketQueue(self.settings.batch_size)
 
     def _record_step(self, batch: Batch, lr: float, train_s: float) -> None:
         self.history.append(
@@ -295,12 +325,8 @@ class Loop:
             loss=self._loss,
             n=len(batch),
             width=_width(batch),
-            n_seen=self.counts.n_seen,
-            n_scored=self.counts.n_scored,
-            n_trained=self.counts.n_trained,
-            n_skipped_backward=self.counts.n_skipped_backward,
-            n_skipped_both=self.counts.n_skipped_both,
             train_s=train_s,
+            **self.counts.totals(),
         )
 
     def _record_skip(self) -> None:
@@ -308,11 +334,7 @@ class Loop:
             kind="skip",
             t_s=self.meter.elapsed_s(),
             stage=self.selector.stage,
-            n_seen=self.counts.n_seen,
-            n_scored=self.counts.n_scored,
-            n_trained=self.counts.n_trained,
-            n_skipped_backward=self.counts.n_skipped_backward,
-            n_skipped_both=self.counts.n_skipped_both,
+            **self.counts.totals(),
         )
 
 

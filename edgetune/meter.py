@@ -1,6 +1,7 @@
 """Where the time goes: every moment of a run belongs to exactly one phase.
 
-    load ─ tokenize ─ open ─ export ─ floor ─ [ load ─ score ─ select ─ train ]… ─ evaluate ─ save ─ other
+    load ─ tokenize ─ open ─ export ─ floor ─ prepare ─ [ load ─ score ─ select ─ train ]…
+    evaluate ─ save ─ other
 
 Phases nest: the inner one takes the time, the outer one goes on after it. So the parts always add up
 to the whole.
@@ -18,6 +19,7 @@ PHASES = (
     "open",
     "export",
     "floor",
+    "prepare",
     "score",
     "train",
     "select",

@@ -6,12 +6,14 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
+from edgetune.counts import Counts
 from edgetune.energy import EnergyReading, equation_6
-from edgetune.loop import Counts, Loop
+from edgetune.loop import Loop
 from edgetune.machine import machine_info, memory_mb, peak_memory_mb, versions
 from edgetune.metrics import Evaluation, t_norm_modelled
 from edgetune.prepare import Prepared
 from edgetune.result import RunResult
+from edgetune.row_record import rates_by_label, rates_by_length
 from edgetune.selection.base import Selector
 from edgetune.timed import Timed
 
@@ -79,6 +81,8 @@ def make_receipt(
         **_quality(best),
         n_left=loop.counts.n_left + loop.n_waiting,
         **costs(loop.counts, split_s),
+        by_label=rates_by_label(loop.record, data.train.rows, data.train.labels, data.label_names),
+        by_length=rates_by_length(loop.record, data.train.rows, data.train.lengths),
         **_energy(energy),
         **_budget(prepared, timed, sum(split_s.values())),
     )

@@ -32,6 +32,8 @@ class RunResult(BaseModel):
         energy_j: joules since the run began; `energy_measured` says whether a sensor gave it, and
             `energy_source` which one, or how it was estimated.
         energy_eq6_kwh, co2e_lb: by equation 6 of the paper.
+        by_label, by_length: how often rows of a class or of a padded length came in the stream (`n_seen`),
+            and which share of those was trained: does the method starve a class?
         cache: rows found in and missed by the cache of frozen layers, and its size; None without one.
     """
 
@@ -79,6 +81,8 @@ class RunResult(BaseModel):
     energy_eq6_kwh: float
     co2e_lb: float
     cache: dict[str, int | float] | None
+    by_label: list[dict[str, Any]] = []
+    by_length: list[dict[str, Any]] = []
     peak_memory_mb: float | None
     run_dir: str
     epochs: int

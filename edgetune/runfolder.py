@@ -1,6 +1,6 @@
 """A run folder: where everything of one run lies, and how it is written without ever being half there.
 
-config.toml  history.jsonl  summary.json  metrics.json  run.png  bad_rows.jsonl
+config.toml  history.jsonl  summary.json  metrics.json  rows.npz  run.png  bad_rows.jsonl
 model/       config with labels, model.safetensors, tokenizer, model card
 onnx/        model.onnx, config, tokenizer
 """
@@ -20,7 +20,7 @@ from typing import Any
 from edgetune.errors import EnvironmentError_, RunError
 
 MARKERS = ("config.toml", "history.jsonl", "summary.json")
-OWN = (*MARKERS, "metrics.json", "run.png", "bad_rows.jsonl", "model", "onnx", "interrupted")
+OWN = (*MARKERS, "metrics.json", "rows.npz", "run.png", "bad_rows.jsonl", "model", "onnx", "interrupted")
 
 ALMOST_NOTHING = 1 << 16  # bytes free that a writer which ran out of space may leave
 

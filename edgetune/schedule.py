@@ -29,3 +29,14 @@ def automatic_lr(hidden_size: int, n_steps: int) -> float:
 def decayed(peak: float, progress: float) -> float:
     """Return the rate at a share of the run in [0, 1]: linear from `peak` to 0."""
     return peak * max(0.0, 1.0 - progress)
+
+
+def within(progress: float, span: tuple[float, float]) -> float:
+    """Return how far a part of the run is, in [0, 1], given the progress of the whole.
+
+    Args:
+        progress: of the run, in [0, 1].
+        span: where in it the part begins and ends.
+    """
+    begin, end = span
+    return min(max((progress - begin) / max(end - begin, 1e-9), 0.0), 1.0)

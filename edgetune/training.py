@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-import json
 from functools import partial
-from pathlib import Path
 
 import numpy as np
 
 from edgetune.backends.base import Backend, NoLinearHead
 from edgetune.config import FILTERS
+from edgetune.counts import Counts
 from edgetune.data.tokens import TokenView
 from edgetune.energy import Sensor, read_energy
 from edgetune.errors import BudgetError, Interrupted
 from edgetune.floor import Head
 from edgetune.history import HistoryWriter, read_history
-from edgetune.loop import Counts, Loop, LoopSettings
+from edgetune.keeping import INTERRUPTED, Keeper
+from edgetune.loop import Loop, LoopSettings
 from edgetune.meter import Meter
 from edgetune.metrics import Evaluation
 from edgetune.pace import ClockPace, Pace
@@ -26,8 +26,8 @@ from edgetune.report.live import View
 from edgetune.result import RunResult
 from edgetune.runfolder import RunFolder
 from edgetune.saved import evaluate_view
-from edgetune.selection import make_selector
-from edgetune.selection.base import Selector
+from edgetune.selection import DataShape, Selector, make_selector
+from edgetune.selection.staged import REFERENCE
 from edgetune.stopping import StopRequest
 from edgetune.timed import Timed, evaluate_in_time, fit_floor
 from edgetune.watch import Watched
@@ -54,30 +54,29 @@ class Training:
         self._sensor_since_s, self._sensor_read_s = sensor_since_s, sensor_since_s
         self._timed = timed
         self._backend: Backend = prepared.backend
-        self._best: Evaluation | None = None
-        self._best_epoch: int | None = None
-        self._n_worse = 0
+        self._keeper = Keeper(prepared, folder, meter, view, timed)
         self._floor: Head | None = None
 
     def run(self) -> RunResult:
         """Train, keep the best model, and write the receipt."""
         config, seed = self._config, self._config.train.seed
-        selector = make_selector(
-            config.selection,
-            n_examples=len(self._prepared.data.train),
-            n_classes=len(self._prepared.data.label_names),
-            vocab_size=self._prepared.vocab_size,
-            rng=np.random.default_rng([seed, 3]),
-        )
-        if self._timed is not None and config.selection.method in FILTERS:
+        data = self._prepared.data
+        shape = DataShape(len(data.train), len(data.label_names), self._prepared.vocab_size)
+        selector = make_selector(config.selection, shape, np.random.default_rng([seed, 3]))
+        if self._timed is not None and config.selection.watched and config.selection.method in FILTERS:
             selector = Watched(selector, self._timed.score_rate)
         with HistoryWriter(self._folder.path / "history.jsonl") as history:
             loop = self._make_loop(selector, history)
             self._view.begin(self._prepared, config)
             try:
                 if self._timed is not None:
-                    self._begin_timed(self._timed)
-                if self._timed is None or self._timed.plan.method != HEAD:
+                    self._make_floor(self._timed)
+                trains = self._timed is None or self._timed.plan.method != HEAD
+                if trains:
+                    loop.begin()
+                if self._timed is not None:
+                    self._timed.clock.begin()
+                if trains:
                     self._run_epochs(loop, history)
                 elif self._stop():
                     loop.stopped = True
@@ -88,7 +87,9 @@ class Training:
                 if not loop.stopped:
                     self._end_timed(self._timed, loop, history)
         if loop.stopped:
-            self._save_interrupted()
+            self._keeper.save_interrupted()
+        with self._meter.phase("save"):
+            loop.record.save(self._folder.path)
         result = self._write_receipt(loop, selector)
         if loop.stopped:
             raise self._interrupted(loop.counts)
@@ -99,6 +100,8 @@ class Training:
             loop.run_epoch(epoch)
             if loop.stopped:
                 return
+            if loop.selector.stage == REFERENCE and epoch < self._config.train.epochs and not loop.finished:
+                continue  # this model only measures the rows
             if self._timed is None:
                 self._end_epoch(epoch, history, self._prepared.data.evaluation)
             elif self._config.budget.patience is not None and not loop.finished:
@@ -109,7 +112,7 @@ class Training:
     @property
     def _out_of_patience(self) -> bool:
         patience = self._config.budget.patience
-        return patience is not None and self._n_worse >= patience
+        return patience is not None and self._keeper.n_worse >= patience
 
     def _look_for_better(self, timed: Timed, epoch: int, history: HistoryWriter) -> None:
         """Under a deadline: evaluate the planned number of rows, always the same, if there is time for it."""
@@ -153,11 +156,11 @@ class Training:
         if selector.straight and (n_rows := self._timed.revise(counts.n_trained)):
             planned = self._timed.plan.n_rows
             self._view.say(f"By the first steps' speed {n_rows:,} examples will fit ({planned:,} planned)")
-        if self._best is None and self._timed.save_is_due():  # else the best so far lies there
-            self._save_in_passing()
+        if self._keeper.best is None and self._timed.save_is_due():  # else the best so far lies there
+            self._keeper.save_in_passing()
 
-    def _begin_timed(self, timed: Timed) -> None:
-        """Fit and save the first usable model, then start the clock of training.
+    def _make_floor(self, timed: Timed) -> None:
+        """Fit and save the first usable model.
 
         Training starts from the drawn head all the same: from the fitted one it came out two points worse
         (docs/log.md).
@@ -174,11 +177,10 @@ class Training:
             else:
                 self._floor = head
                 self._backend.set_head(head.weight, head.bias)
-                self._save(light=timed.plan.method != HEAD)
+                self._keeper.save(light=timed.plan.method != HEAD)
                 if timed.plan.method != HEAD:
                     self._backend.set_head(*drawn)
         timed.mark("floor")
-        timed.clock.begin()
 
     def _end_timed(self, timed: Timed, loop: Loop, history: HistoryWriter) -> None:
         """Save, then evaluate with what time is left.
@@ -191,8 +193,8 @@ class Training:
         if timed.plan.method != HEAD:
             if not loop.counts.n_steps:
                 self._fall_back()
-            self._save()
-            self._best = self._best_epoch = None  # what was evaluated before is not what lies there now
+            self._keeper.save()
+            self._keeper.forget()
         timed.mark("save")
         rows = self._prepared.data.evaluation
         with self._meter.phase("evaluate"):
@@ -205,8 +207,7 @@ class Training:
             (self._folder.path / "metrics.json").unlink(missing_ok=True)
             return
         self._record_evaluation(loop.epoch, found, history)
-        self._best, self._best_epoch = found, loop.epoch
-        self._folder.write_json("metrics.json", found.to_dict())
+        self._keeper.note(found, loop.epoch)
 
     def _fall_back(self) -> None:
         """No step fitted: what is left is the fitted head, which is better than a drawn one."""
@@ -233,45 +234,10 @@ class Training:
             score = partial(self._backend.score, keep=self._config.train.epochs > 1)
             found = evaluate_view(score, rows)
         self._record_evaluation(epoch, found, history)
-        self._n_worse += 1
-        if self._best is None or found.accuracy > self._best.accuracy:
-            self._best, self._best_epoch, self._n_worse = found, epoch, 0
-            self._save()
-            self._folder.write_json("metrics.json", found.to_dict())
-
-    def _save(self, under: str = "", *, light: bool = False) -> None:
-        """Write the model; a light save leaves out what is slow to write and can be made later."""
-
-        def write(scratch: Path) -> None:
-            self._backend.save(scratch, self._prepared.data.label_names, light=light)
-            for name in ("model", "onnx"):
-                _set_max_length(scratch / name, self._config.data.max_length)
-
-        started_s = self._meter.elapsed_s()
-        with self._meter.phase("save"):
-            if not light:
-                self._view.say("Saving the model")
-            self._folder.save_model(write, under)
-        if self._timed is not None:
-            self._timed.saved(self._meter.elapsed_s() - started_s)
-
-    def _save_in_passing(self) -> None:
-        """Replace the model on disk by a newer one; where that fails the older one stays."""
-        try:
-            self._save(light=True)
-        except OSError as error:
-            self._view.warn(f"A safety save failed ({error.strerror}); the model saved before that stays.")
-            if self._timed is not None:
-                self._timed.saved()
-
-    def _save_interrupted(self) -> None:
-        """Keep the newest weights, beside the best evaluated ones if there are any."""
-        self._save("interrupted" if self._best is not None else "")
-        if self._timed is not None:
-            self._timed.mark("save")
+        self._keeper.consider(found, epoch)
 
     def _interrupted(self, counts: Counts) -> Interrupted:
-        where = self._folder.path / ("interrupted/model" if self._best is not None else "model")
+        where = self._keeper.newest
         return Interrupted(
             f"Stopped after {counts.n_steps:,} steps; the model so far is in {where}. To go on from it: "
             f"edgetune finetune --config {self._folder.path / 'config.toml'} --model {where} "
@@ -287,7 +253,7 @@ class Training:
         with self._meter.phase("save"):
             draft = self._summary(loop, selector).to_dict()
             card = model_card(draft)
-            for home in (out, out / "interrupted"):
+            for home in (out, out / INTERRUPTED):
                 if (home / "model").is_dir():
                     (home / "model" / "README.md").write_text(card, encoding="utf-8")
             if self._timed is None or self._timed.clock.picture_fits():
@@ -318,17 +284,8 @@ class Training:
             loop,
             selector,
             split_s,
-            self._best,
-            self._best_epoch,
+            self._keeper.best,
+            self._keeper.best_epoch,
             read_energy(self._sensor, sum(split_s.values()) - self._sensor_since_s),
             self._timed,
         )
-
-
-def _set_max_length(folder: Path, max_length: int) -> None:
-    """Tell other libraries' tokenizers where training cut texts."""
-    path = folder / "tokenizer_config.json"
-    if path.is_file():
-        config = json.loads(path.read_text(encoding="utf-8"))
-        config["model_max_length"] = max_length
-        path.write_text(json.dumps(config, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

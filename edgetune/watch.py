@@ -5,13 +5,14 @@ A filter that loses is switched off: from then on every row is trained unscored,
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
 
-from edgetune.batching import Batch
-from edgetune.loop import Counts
+from edgetune.batching import Batch, TokenSource
+from edgetune.counts import Counts
 from edgetune.selection.base import Selector, StageChange
 from edgetune.types import BoolArray, FloatArray
 
@@ -77,6 +78,24 @@ class Watched:
     def stages(self) -> list[StageChange]:
         return [*self.inner.stages, *self._changes]
 
+    @property
+    def pool(self) -> int:
+        return 1 if self.switched_off else self.inner.pool
+
+    @property
+    def restarts(self) -> bool:
+        return self.inner.restarts
+
+    @property
+    def span(self) -> tuple[float, float]:
+        return self.inner.span
+
+    def prepare(self, source: TokenSource, should_stop: Callable[[], bool]) -> None:
+        self.inner.prepare(source, should_stop)
+
+    def advance(self, progress: float, epoch: int) -> None:
+        self.inner.advance(progress, epoch)
+
     def consider(self, counts: Counts, split_s: dict[str, float]) -> str:
         """Switch the filter off when it has cost more than it saved; return why, "" while it stays on."""
         if self.switched_off or counts.n_scored < FEWEST_SCORED:
@@ -97,6 +116,9 @@ class Watched:
 
     def choose_train(self, batch: Batch, losses: FloatArray) -> BoolArray:
         return _all(batch) if self.switched_off else self.inner.choose_train(batch, losses)
+
+    def weigh(self, batch: Batch) -> FloatArray | None:
+        return None if self.switched_off else self.inner.weigh(batch)
 
     def observe(self, batch: Batch, losses: FloatArray) -> None:
         if not self.switched_off:

@@ -52,6 +52,10 @@ class FakeSource:
     def __len__(self) -> int:
         return len(self.lengths)
 
+    @property
+    def n_numbered(self) -> int:
+        return len(self.lengths)
+
     def batch(self, rows: np.ndarray) -> Batch:
         lengths = self.lengths[rows]
         offsets = np.concatenate(([0], np.cumsum(lengths)))
@@ -85,10 +89,12 @@ class FakeBackend:
     Attributes:
         losses: by row number.
         calls: what was asked, in order.
+        weights: of each train step.
     """
 
     losses: np.ndarray
     calls: list[Call] = field(default_factory=list)
+    weights: list[np.ndarray | None] = field(default_factory=list)
     name: ClassVar[str] = "fake"
     n_parameters: int = 1
     depth: int = 0
@@ -123,14 +129,15 @@ class FakeBackend:
     def score(self, batch: Batch, keep: bool = True) -> np.ndarray:
         return self._record("score", batch)
 
-    def train_step(self, batch: Batch, lr: float) -> np.ndarray:
+    def train_step(self, batch: Batch, lr: float, weights: np.ndarray | None = None) -> np.ndarray:
+        self.weights.append(weights)
         return self._record("train", batch, lr)
 
     def state(self) -> bytes:
-        return b""
+        return b"first" if not self.rows_of("train") else b"later"
 
     def load_state(self, state: bytes) -> None:
-        pass
+        self.calls.append(Call(f"load {state.decode()}", [], []))
 
     def save(self, folder: Path, label_names: tuple[str, ...], light: bool = False) -> None:
         for name in ("model", "onnx"):

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from edgetune.backends.artifact_graphs import WEIGHTS
 from edgetune.backends.graph_cut import HIDDEN, LOGITS
 from edgetune.backends.ort_manifest import Check
 from edgetune.backends.probe import probe_batch
@@ -22,7 +23,8 @@ class Reference:
     Attributes:
         batch: the inputs and `labels`.
         logits: (B, C).
-        loss: mean over the batch (nats).
+        weights: (B,) factors of the rows' losses.
+        loss: weighted mean over the batch (nats).
     """
 
     def __init__(self, model: Any, inputs: list[str]) -> None:
@@ -38,7 +40,11 @@ class Reference:
         model.zero_grad()
         given = {name: torch.from_numpy(self.batch[name]) for name in inputs}
         logits = model(**given).logits
-        loss = torch.nn.functional.cross_entropy(logits, torch.from_numpy(self.batch["labels"]))
+        labels = torch.from_numpy(self.batch["labels"])
+        losses = torch.nn.functional.cross_entropy(logits, labels, reduction="none")
+        # Unequal weights, so that graphs which ignored them would not pass.
+        self.weights = np.linspace(0.5, 1.5, len(labels), dtype=np.float32)
+        loss = (torch.from_numpy(self.weights) * losses).mean()
         loss.backward()
         self.logits: FloatArray = logits.detach().numpy()
         self.loss = float(loss.detach())
@@ -80,7 +86,9 @@ def compare(
 
     state = CheckpointState.load_checkpoint(str(folder / "checkpoint"))
     session = session_of(folder / "training_model.onnx")
-    given: dict[str, Any] = {**reference.batch} if hidden is None else {**reference.batch, HIDDEN: hidden}
+    given: dict[str, Any] = {**reference.batch, WEIGHTS: reference.weights}
+    if hidden is not None:
+        given[HIDDEN] = hidden
     feeds: dict[str, Any] = {}
     for item in session.get_inputs():
         if item.name in given:
@@ -101,7 +109,8 @@ def compare(
         loss=abs(float(loss) - reference.loss),
         gradients=_worst({name: feeds[name + GRADIENT] for name in trainable}, reference),
     )
-    return [item.name for item in session.get_inputs() if item.name in given and item.name != "labels"], check
+    of_loss = ("labels", WEIGHTS)
+    return [i.name for i in session.get_inputs() if i.name in given and i.name not in of_loss], check
 
 
 def _worst(gradients: dict[str, FloatArray], reference: Reference) -> float:

@@ -11,6 +11,7 @@ from edgetune.backends.graph_cut import LOGITS
 from edgetune.backends.onnx_export import IR_VERSION
 from edgetune.backends.ort_manifest import Linear
 
+WEIGHTS = "weights"
 TORCH_ADAM = 0  # epsilon after the bias correction, as torch has it; the generator sets 1, epsilon before it
 
 
@@ -37,7 +38,7 @@ def generate(model: Any, trainable: Iterable[str], target: Path) -> None:
         model,
         requires_grad=trained,
         frozen_params=sorted(float_initializers(model).difference(trained)),
-        loss=artifacts.LossType.CrossEntropyLoss,
+        loss=_weighted_cross_entropy(),
         optimizer=optim.AdamW(betas=ADAM_BETAS, eps=ADAM_EPS, weight_decay=WEIGHT_DECAY),
         artifact_directory=target,
         additional_output_names=[LOGITS],
@@ -53,6 +54,35 @@ def generate(model: Any, trainable: Iterable[str], target: Path) -> None:
             info = onnx.helper.make_tensor_value_info(head[0], onnx.TensorProto.FLOAT, ["rows", None])
             made.graph.output.append(info)
         onnx.save(made, target / name)
+
+
+def _weighted_cross_entropy() -> Any:
+    """Return the block that adds the loss: the mean over rows of weight times cross-entropy.
+
+    It adds the graph inputs `labels` (B,) and `weights` (B,).
+    """
+    import onnx
+    from onnxruntime.training import onnxblock
+
+    class WeightedCrossEntropy(onnxblock.Block):  # type: ignore[misc]  # onnxruntime has no types
+        def __init__(self) -> None:
+            super().__init__()
+            self._losses = onnxblock.loss.CrossEntropyLoss(reduction="none")
+            self._times = onnxblock.blocks.Mul()
+            self._mean = onnxblock.blocks.ReduceMean(keepdims=False)
+
+        def build(self, logits: str) -> str:
+            losses = self._losses(logits)
+            labels = self.base.graph.input[-1]
+            weights = onnx.ValueInfoProto()
+            weights.CopyFrom(labels)
+            weights.name = WEIGHTS
+            weights.type.tensor_type.elem_type = onnx.TensorProto.FLOAT
+            self.base.graph.input.append(weights)
+            mean: str = self._mean(self._times(losses, WEIGHTS))
+            return mean
+
+    return WeightedCrossEntropy()
 
 
 def float_initializers(model: Any) -> set[str]:

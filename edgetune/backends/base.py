@@ -77,8 +77,14 @@ class Backend(Protocol):
         """
         ...
 
-    def train_step(self, batch: Batch, lr: float) -> FloatArray:
-        """Update once on the mean loss of the whole batch; return logits (B, C) from before it."""
+    def train_step(self, batch: Batch, lr: float, weights: FloatArray | None = None) -> FloatArray:
+        """Update once on the mean loss of the whole batch; return logits (B, C) from before it.
+
+        Args:
+            batch: B rows.
+            lr: learning rate of this step.
+            weights: (B,) factors of the rows' losses, whose mean is still over B; None: all are 1.
+        """
         ...
 
     def state(self) -> bytes:

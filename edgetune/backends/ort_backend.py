@@ -97,12 +97,13 @@ class OrtBackend:
         hidden: FloatArray = self._prefix.run([HIDDEN], {n: padded[n] for n in self._cut.prefix_inputs})[0]
         return hidden
 
-    def _inputs(self, batch: Batch, keep: bool = True) -> list[Any]:
+    def _inputs(self, batch: Batch, keep: bool = True, weights: FloatArray | None = None) -> list[Any]:
         """Return what the graphs take of a batch, in their order; the frozen layers are run here."""
         padded = self._padded(batch)
         labels = batch.labels.astype(np.int64)
+        factors = np.ones(len(batch), np.float32) if weights is None else np.asarray(weights, np.float32)
         if self._cut is None:
-            return [*(padded[name] for name in self.artifacts.manifest.inputs), labels]
+            return [*(padded[name] for name in self.artifacts.manifest.inputs), labels, factors]
         width = padded["input_ids"].shape[1]
         if self.cache is None:
             hidden = self._run_prefix(padded)
@@ -110,7 +111,7 @@ class OrtBackend:
             hidden = self.cache.hidden(
                 batch, width, lambda part: self._run_prefix(self._padded(part, width)), keep=keep
             )
-        return [*(hidden if name == HIDDEN else padded[name] for name in self._cut.inputs), labels]
+        return [*(hidden if name == HIDDEN else padded[name] for name in self._cut.inputs), labels, factors]
 
     def score(self, batch: Batch, keep: bool = True) -> FloatArray:
         """Return logits (B, C) of the eval graph."""
@@ -141,9 +142,9 @@ class OrtBackend:
                 raise ValueError(f"{name} has shape {shape}, not {value.shape}")
             self._training.set(name, value)
 
-    def train_step(self, batch: Batch, lr: float) -> FloatArray:
+    def train_step(self, batch: Batch, lr: float, weights: FloatArray | None = None) -> FloatArray:
         """Update once on the batch; return logits (B, C) from before the update."""
-        return self._training.step(self._inputs(batch), lr)
+        return self._training.step(self._inputs(batch, weights=weights), lr)
 
     def state(self) -> bytes:
         """Return parameters and optimizer state as ONNX Runtime's own checkpoint."""

@@ -192,17 +192,24 @@ class TorchBackend:
             with self._torch.no_grad():
                 parameter.copy_(self._torch.from_numpy(np.ascontiguousarray(value, dtype=np.float32)))
 
-    def train_step(self, batch: Batch, lr: float) -> FloatArray:
+    def train_step(self, batch: Batch, lr: float, weights: FloatArray | None = None) -> FloatArray:
         """Update once on the batch; return logits (B, C) from before the update."""
         logits = self._logits(batch)
-        labels = self._torch.from_numpy(batch.labels.astype(np.int64)).to(self._device)
-        self._torch.nn.functional.cross_entropy(logits, labels).backward()
+        self._loss(logits, batch, weights).backward()
         for group in self._optimizer.param_groups:
             group["lr"] = lr
         self._optimizer.step()
         self._optimizer.zero_grad(set_to_none=True)
         result: FloatArray = logits.detach().cpu().numpy()
         return result
+
+    def _loss(self, logits: Any, batch: Batch, weights: FloatArray | None) -> Any:
+        cross_entropy = self._torch.nn.functional.cross_entropy
+        labels = self._torch.from_numpy(batch.labels.astype(np.int64)).to(self._device)
+        if weights is None:
+            return cross_entropy(logits, labels)
+        factors = self._torch.from_numpy(np.asarray(weights, dtype=np.float32)).to(self._device)
+        return (factors * cross_entropy(logits, labels, reduction="none")).mean()
 
     def state(self) -> bytes:
         """Return trained parameters and optimizer state."""

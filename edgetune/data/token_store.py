@@ -62,6 +62,11 @@ class TokenView:
         """How many rows the view has."""
         return len(self.rows)
 
+    @property
+    def n_numbered(self) -> int:
+        """Row numbers of batches are below this: how many rows the store has."""
+        return len(self.store.lengths)
+
     @cached_property
     def lengths(self) -> IntArray:
         """(n,) tokens per row."""

@@ -7,7 +7,7 @@ import sys
 from collections import deque
 from typing import Any, Protocol, TextIO
 
-from edgetune.loop import Counts
+from edgetune.counts import Counts
 from edgetune.metrics import Evaluation
 from edgetune.report.words import duration
 

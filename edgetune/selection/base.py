@@ -1,17 +1,21 @@
 """The contract every way of choosing examples keeps; the loop knows nothing else of them.
 
-Per batch, in this order:
+Before the first batch: `prepare`, which may read every row's words. Then per batch, in this order:
 
-    choose_score ─→ (scored) ─→ choose_train ─→ observe        a filter
-    straight: ─→ train step ─→ observe                         no forward pass is paid for beforehand
+    advance ─→ choose_score ─→ (scored) ─→ choose_train ─→ observe        a filter
+               straight: ─→ weigh ─→ train step ─→ observe                no forward pass beforehand
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol, runtime_checkable
 
-from edgetune.batching import Batch
+import numpy as np
+
+from edgetune.batching import Batch, TokenSource
+from edgetune.config import SelectionSettings
 from edgetune.types import BoolArray, FloatArray
 
 
@@ -20,14 +24,32 @@ class StageChange:
     """When a selector entered a stage, and why.
 
     Attributes:
-        stage: `warmup`, `filter_backward`, `filter_forward`; `all` for selectors without stages.
+        stage: `warmup`, `filter_backward`, `filter_forward`, `reference`, `subset`; `all` for selectors
+            without stages.
         n_seen: examples that `choose_score` had been asked about by then.
         reason: one clause in words and numbers.
+        afresh: whether the model starts from its first weights again, with a new optimizer.
     """
 
     stage: str
     n_seen: int
     reason: str
+    afresh: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class DataShape:
+    """What a selector may know of the data beforehand.
+
+    Attributes:
+        n_examples: examples in one epoch.
+        n_classes: labels are below this.
+        vocab_size: token ids are below this.
+    """
+
+    n_examples: int
+    n_classes: int
+    vocab_size: int
 
 
 @runtime_checkable
@@ -47,12 +69,44 @@ class Selector(Protocol):
     @property
     def stages(self) -> list[StageChange]: ...
 
+    @property
+    def pool(self) -> int:
+        """Scored rows that one decision is made over, at least; 1: every scored batch on its own."""
+        ...
+
+    @property
+    def restarts(self) -> bool:
+        """Whether a later stage may start `afresh`, so that the first weights have to be kept."""
+        ...
+
+    @property
+    def span(self) -> tuple[float, float]:
+        """(begin, end) of progress over which the learning rate now falls from its peak to zero."""
+        ...
+
+    def prepare(self, source: TokenSource, should_stop: Callable[[], bool]) -> None:
+        """Once, before the first batch: read what is needed of all training rows; charged to the run.
+
+        Args:
+            source: every training row; row numbers are those of the batches to come.
+            should_stop: asked now and then; preparation ends early when it says so.
+        """
+        ...
+
+    def advance(self, progress: float, epoch: int) -> None:
+        """Hear, before every batch, the share of the run that is done, in [0, 1], and the pass, from 1."""
+        ...
+
     def choose_score(self, batch: Batch) -> BoolArray:
         """(B,) before any compute: which examples are looked at at all."""
         ...
 
     def choose_train(self, batch: Batch, losses: FloatArray) -> BoolArray:
         """(B,) after the forward pass: which examples are trained; unused while `straight`."""
+        ...
+
+    def weigh(self, batch: Batch) -> FloatArray | None:
+        """(B,) factors of the losses of a batch that is about to be trained; None: all are 1."""
         ...
 
     def observe(self, batch: Batch, losses: FloatArray) -> None:
@@ -69,4 +123,19 @@ class Selector(Protocol):
 
     def load_state(self, state: dict[str, Any]) -> None:
         """Continue exactly where `state()` was taken."""
+        ...
+
+
+class Method(Selector, Protocol):
+    """A selector that the settings can name.
+
+    Attributes:
+        settings_used: fields of `config.SelectionSettings` that it reads.
+    """
+
+    settings_used: ClassVar[tuple[str, ...]]
+
+    @classmethod
+    def build(cls, settings: SelectionSettings, shape: DataShape, rng: np.random.Generator) -> Selector:
+        """Make one; `rng` is its own, drawn from and saved with the state."""
         ...

@@ -6,16 +6,18 @@ nothing) and the book-keeping; each method overrides what it decides differently
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any, ClassVar
 
 import numpy as np
 
-from edgetune.batching import Batch
+from edgetune.batching import Batch, TokenSource
 from edgetune.selection.base import StageChange
 from edgetune.types import BoolArray, FloatArray, IntArray
 
 ALL, WARMUP, FILTER_BACKWARD, FILTER_FORWARD = "all", "warmup", "filter_backward", "filter_forward"
+REFERENCE, SUBSET = "reference", "subset"
 
 
 class Staged:
@@ -23,12 +25,17 @@ class Staged:
 
     Attributes:
         n_seen: examples that `choose_score` was asked about.
+        progress: share of the run that is done, in [0, 1].
+        epoch: the pass, from 1; 0 before the first batch.
     """
 
     name: ClassVar[str]
+    settings_used: ClassVar[tuple[str, ...]] = ()
 
     def __init__(self, first_stage: str = ALL) -> None:
         self.n_seen = 0
+        self.progress = 0.0
+        self.epoch = 0
         self._stages = [StageChange(first_stage, 0, "start")]
 
     @property
@@ -46,12 +53,36 @@ class Staged:
         """Whether chosen examples go to the train step unscored."""
         return False
 
+    @property
+    def pool(self) -> int:
+        """Scored rows that one decision is made over."""
+        return 1
+
+    @property
+    def restarts(self) -> bool:
+        """Whether a later stage may start afresh."""
+        return False
+
+    @property
+    def span(self) -> tuple[float, float]:
+        """The share of progress over which the learning rate now falls."""
+        return 0.0, 1.0
+
+    def prepare(self, source: TokenSource, should_stop: Callable[[], bool]) -> None:
+        """Need nothing beforehand."""
+
+    def advance(self, progress: float, epoch: int) -> None:
+        self.progress, self.epoch = progress, epoch
+
     def choose_score(self, batch: Batch) -> BoolArray:
         self.n_seen += len(batch)
         return np.ones(len(batch), dtype=np.bool_)
 
     def choose_train(self, batch: Batch, losses: FloatArray) -> BoolArray:
         return np.ones(len(batch), dtype=np.bool_)
+
+    def weigh(self, batch: Batch) -> FloatArray | None:
+        return None
 
     def observe(self, batch: Batch, losses: FloatArray) -> None:
         """Learn nothing."""
@@ -67,14 +98,20 @@ class Staged:
         }
 
     def state(self) -> dict[str, Any]:
-        return {"n_seen": self.n_seen, "stages": [asdict(change) for change in self._stages]}
+        return {
+            "n_seen": self.n_seen,
+            "progress": self.progress,
+            "epoch": self.epoch,
+            "stages": [asdict(change) for change in self._stages],
+        }
 
     def load_state(self, state: dict[str, Any]) -> None:
         self.n_seen = int(state["n_seen"])
+        self.progress, self.epoch = float(state["progress"]), int(state["epoch"])
         self._stages = [StageChange(**change) for change in state["stages"]]
 
-    def _enter(self, stage: str, reason: str) -> None:
-        self._stages.append(StageChange(stage, self.n_seen, reason))
+    def _enter(self, stage: str, reason: str, *, afresh: bool = False) -> None:
+        self._stages.append(StageChange(stage, self.n_seen, reason, afresh))
 
 
 class RowSet:

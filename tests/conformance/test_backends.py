@@ -243,3 +243,34 @@ def unused_parameters(model: Any) -> set[str]:
     model.zero_grad()
     model(input_ids=ids, attention_mask=torch.ones_like(ids), labels=torch.tensor([0, 1])).loss.backward()
     return {name for name, p in model.named_parameters() if p.grad is None}
+
+
+def test_weights_of_one_are_no_weights(make: Factory) -> None:
+    one, other = make(), make()
+    for batch in shapes()[:4]:
+        one.train_step(batch, LR)
+        other.train_step(batch, LR, np.ones(len(batch)))
+    for batch in shapes():
+        np.testing.assert_allclose(one.score(batch), other.score(batch), atol=1e-5)
+
+
+def test_a_row_of_no_weight_does_not_train(make: Factory) -> None:
+    """Weights 2 and 0 over two rows are the mean loss of the first row alone."""
+    both, alone = make(), make()
+    for seed in range(4):
+        batch = make_batch([9, 14], seed)
+        given = both.train_step(batch, LR, np.array([2.0, 0.0]))
+        expected = alone.train_step(batch.take(np.array([0])), LR)
+        np.testing.assert_allclose(given[0], expected[0], atol=1e-4)
+    for batch in shapes():
+        np.testing.assert_allclose(both.score(batch), alone.score(batch), atol=1e-4)
+
+
+def test_weighted_backends_train_alike(artifacts_of: Any, tiny_model: Path) -> None:
+    made = {name: factory(artifacts_of, tiny_model) for name, factory in FACTORIES.items()}
+    weights = np.array([2.0, 0.5, 1.0, 3.0])
+    for seed in range(5):
+        batch = make_batch([9, 4, 12, 7], seed)
+        given = [backend.train_step(batch, LR, weights) for backend in made.values()]
+        for logits in given[1:]:
+            np.testing.assert_allclose(logits, given[0], atol=1e-4)

@@ -45,7 +45,7 @@ class SlowBackend(FakeBackend):
         self._pass("score", batch)
         return super().score(batch)
 
-    def train_step(self, batch: Batch, lr: float) -> np.ndarray:
+    def train_step(self, batch: Batch, lr: float, weights: np.ndarray | None = None) -> np.ndarray:
         self._pass("train", batch)
         return super().train_step(batch, lr)
 

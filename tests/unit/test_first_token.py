@@ -120,6 +120,7 @@ def test_graph_gives_the_same_gradients(exported: Exported, tmp_path: Path) -> N
 
     trained = sorted(name for name in float_initializers(exported.plain) if not is_position_table(name))
     batch = {**batches(exported.model)[0], "labels": np.array([0, 2, 1])}
+    batch["weights"] = np.array([0.5, 1.0, 2.0], dtype=np.float32)
     plain, short = (
         gradients_of(graph, trained, batch, tmp_path / name)
         for name, graph in (("plain", exported.plain), ("short", exported.short))

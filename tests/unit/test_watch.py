@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from edgetune.loop import Counts
+from edgetune.counts import Counts
 from edgetune.selection.base import Selector
 from edgetune.selection.threshold import FixedThreshold
 from edgetune.watch import FEWEST_SCORED, Watched, balance
