@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import tomli_w
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
-from edgetune.errors import UsageError
+from edgetune.errors import UsageError, did_you_mean
 from edgetune.freezing import freeze_of
 
 if sys.version_info >= (3, 11):
@@ -23,9 +23,32 @@ else:
 SCHEMA_VERSION = 1
 MAX_HOLDOUT_ROWS = 10_000
 
-Method = Literal["train-all", "random", "fixed-threshold", "auto-threshold", "three-stage"]
-METHODS: tuple[Method, ...] = ("train-all", "random", "fixed-threshold", "auto-threshold", "three-stage")
-FILTERS: tuple[Method, ...] = ("fixed-threshold", "auto-threshold", "three-stage")
+Method = Literal[
+    "train-all",
+    "random",
+    "fixed-threshold",
+    "auto-threshold",
+    "three-stage",
+    "auto-assist",
+    "svp",
+    "selective-backprop",
+    "selective-backprop-stale",
+    "info-batch",
+    "rho-loss",
+    "cartography-ambiguous",
+    "cartography-hard",
+    "ftft",
+    "swift-learn",
+]
+METHODS: tuple[Method, ...] = get_args(Method)
+FILTERS: tuple[Method, ...] = (
+    "fixed-threshold",
+    "auto-threshold",
+    "three-stage",
+    "selective-backprop",
+    "selective-backprop-stale",
+    "rho-loss",
+)
 """Methods that score rows before they train them."""
 
 
@@ -52,6 +75,21 @@ class SelectionSettings(Settings):
         alt_window: over how many scored batches that mean is taken (W).
         alt_after_fit: compare the loss on a batch after fitting it (else before: test, then train).
         explore_rate: share of predicted-easy examples that are scored anyway.
+        base_rate: `auto-assist` accepts at least this share of the examples that its assistant calls easy.
+        beta: `selective-backprop` trains with probability (percentile of the loss) ** beta.
+        loss_window: over how many last losses that percentile is taken.
+        stale_epochs: `selective-backprop-stale` uses an example's loss for so many passes.
+        prune_rate: `info-batch` leaves out this share of the examples whose loss is below the mean.
+        full_rate: `info-batch` trains on everything for this last share of the run.
+        pool_rows: `rho-loss` chooses among so many scored examples at a time.
+        top_rate: share of those that `rho-loss` trains, and share of all that `swift-learn` trains.
+        proxy_holdout: share of the train rows that `rho-loss` gives to its small model.
+        subset_rate: share that `svp`, the cartographies and `ftft` train on.
+        rank_by: how `svp` ranks: `confidence` (least), `entropy`, `forgetting` or `k-center`.
+        reference_rate: share of the run in which the cartographies and `ftft` measure; None: a half, and a
+            quarter for `ftft`.
+        refresh_epochs: `swift-learn` measures everything again after so many passes.
+        watched: whether a filter that costs more than it saves under a deadline is switched off.
     """
 
     method: Method = "train-all"
@@ -67,6 +105,20 @@ class SelectionSettings(Settings):
     alt_window: int = Field(16, ge=1)
     alt_after_fit: bool = False
     explore_rate: float = Field(0.05, ge=0, le=1)
+    base_rate: float = Field(0.3, gt=0, le=1)
+    beta: float = Field(3.0, ge=0)
+    loss_window: int = Field(1024, ge=1)
+    stale_epochs: int = Field(3, ge=1)
+    prune_rate: float = Field(0.5, ge=0, lt=1)
+    full_rate: float = Field(0.125, ge=0, le=1)
+    pool_rows: int = Field(320, ge=1)
+    top_rate: float = Field(0.1, gt=0, le=1)
+    proxy_holdout: float = Field(0.1, gt=0, lt=1)
+    subset_rate: float = Field(0.33, gt=0, le=1)
+    rank_by: Literal["confidence", "entropy", "forgetting", "k-center"] = "entropy"
+    reference_rate: float | None = Field(None, gt=0, lt=1)
+    refresh_epochs: int = Field(3, ge=1)
+    watched: bool = True
 
 
 PRESETS: dict[str, dict[str, Any]] = {
@@ -252,7 +304,11 @@ def by_section(settings: dict[str, Any]) -> dict[str, dict[str, Any]]:
     for name, value in settings.items():
         home = next((key for key, kind in SECTIONS.items() if name in kind.model_fields), None)
         if home is None:
-            raise UsageError(f"There is no setting {name!r}; `edgetune finetune --help` lists them.")
+            known = [field for kind in SECTIONS.values() for field in kind.model_fields]
+            raise UsageError(
+                f'There is no setting "{name}".{did_you_mean(name, known)} `edgetune finetune --help` and '
+                "`edgetune methods NAME` list them."
+            )
         sections[home][name] = value
     return sections
 

@@ -1,6 +1,8 @@
 """TrainAll and Random: no loss is looked at before training.
 
 What: `train-all` trains every example; `random` trains each one with probability `keep_rate`.
+Use when: `train-all`, by default: no filter has beaten it at equal wall clock yet (docs/log.md);
+    `random`, as the baseline that any filter must beat, or to cut a fixed share of the train steps.
 Costs: nothing but the train steps (`random`: one seeded draw per example).
 Loses when: `train-all`, if the data outlasts the time and much of it is already known; `random`, if
     the time would have sufficed for all. At equal wall clock with the learning rate decayed to zero,
@@ -15,6 +17,8 @@ from typing import Any, ClassVar
 import numpy as np
 
 from edgetune.batching import Batch
+from edgetune.config import SelectionSettings
+from edgetune.selection.base import DataShape
 from edgetune.selection.staged import Staged
 from edgetune.types import BoolArray
 
@@ -23,6 +27,10 @@ class TrainAll(Staged):
     """Train everything."""
 
     name: ClassVar[str] = "train-all"
+
+    @classmethod
+    def build(cls, settings: SelectionSettings, shape: DataShape, rng: np.random.Generator) -> TrainAll:
+        return cls()
 
     @property
     def straight(self) -> bool:
@@ -33,6 +41,11 @@ class Random(Staged):
     """Train each example with one fixed probability."""
 
     name: ClassVar[str] = "random"
+    settings_used: ClassVar[tuple[str, ...]] = ("keep_rate",)
+
+    @classmethod
+    def build(cls, settings: SelectionSettings, shape: DataShape, rng: np.random.Generator) -> Random:
+        return cls(settings.keep_rate, rng)
 
     def __init__(self, keep_rate: float, rng: np.random.Generator) -> None:
         super().__init__()

@@ -6,6 +6,8 @@ What: stage 0 trains everything and sets L_low (eq. 2). Stage 1 scores everythin
     predictor calls hard, and a small random share of what it calls easy (exploration). A calibrated
     predictor must also beat the log loss of knowing only the share of hard examples: when that share
     is a third, a predictor that has learned nothing already scores 0.64.
+Use when: there is time for several passes over a set with many easy examples, and the words tell which
+    ones those are (redundant data, plain topics); or to repeat the paper, with the preset `paper`.
 Costs: a forward pass per example scored, the train steps of those kept, and well under 1 ms per batch
     for the predictor. Examples predicted easy cost the prediction alone.
 Loses when: the predictor cannot tell (its loss stays above ALT: then this is AutoThreshold, which
@@ -24,6 +26,7 @@ import numpy as np
 
 from edgetune.batching import Batch
 from edgetune.config import SelectionSettings
+from edgetune.selection.base import DataShape
 from edgetune.selection.meta_predictor import MetaPredictor
 from edgetune.selection.staged import FILTER_BACKWARD, FILTER_FORWARD, RowSet
 from edgetune.selection.threshold import AutoThreshold
@@ -91,6 +94,26 @@ class ThreeStage(AutoThreshold):
     """
 
     name: ClassVar[str] = "three-stage"
+    settings_used: ClassVar[tuple[str, ...]] = (
+        *AutoThreshold.settings_used,
+        "preset",
+        "features",
+        "calibrated",
+        "alt",
+        "alt_window",
+        "alt_after_fit",
+        "explore_rate",
+    )
+
+    @classmethod
+    def build(cls, settings: SelectionSettings, shape: DataShape, rng: np.random.Generator) -> ThreeStage:
+        return cls(
+            settings,
+            n_examples=shape.n_examples,
+            n_classes=shape.n_classes,
+            vocab_size=shape.vocab_size,
+            rng=rng,
+        )
 
     def __init__(
         self,

@@ -3,6 +3,8 @@
 What: every example is scored (forward only); those with `loss > threshold` are trained. The fixed
     threshold is given; the automatic one, L_low, is the mean of the last K example losses of a
     warm-up that trains everything (eq. 2, and §3.2: stage 1 to the end, no predictor).
+Use when: there is time for several passes, most examples are soon easy, and a score is cheap beside a
+    train step (nothing frozen). Take the automatic threshold unless the scale of the losses is known.
 Costs: one forward pass per example seen, on top of the train steps of those kept. It pays only where
     the skipped share exceeds T_s / T_u, the price of a score over the price of a train step.
 Loses when: the time is short (an early model finds most examples hard, so scores are spent for
@@ -21,6 +23,7 @@ import numpy as np
 
 from edgetune.batching import Batch
 from edgetune.config import SelectionSettings
+from edgetune.selection.base import DataShape
 from edgetune.selection.staged import FILTER_BACKWARD, WARMUP, RowSet, Staged
 from edgetune.types import BoolArray, FloatArray
 
@@ -65,6 +68,11 @@ class FixedThreshold(Staged):
     """Score everything, train what is above a given loss."""
 
     name: ClassVar[str] = "fixed-threshold"
+    settings_used: ClassVar[tuple[str, ...]] = ("threshold", "watched")
+
+    @classmethod
+    def build(cls, settings: SelectionSettings, shape: DataShape, rng: np.random.Generator) -> FixedThreshold:
+        return cls(settings.threshold)
 
     def __init__(self, threshold: float) -> None:
         super().__init__()
@@ -84,6 +92,16 @@ class AutoThreshold(Staged):
     """
 
     name: ClassVar[str] = "auto-threshold"
+    settings_used: ClassVar[tuple[str, ...]] = (
+        "warmup_fraction",
+        "threshold_window",
+        "moving_threshold",
+        "watched",
+    )
+
+    @classmethod
+    def build(cls, settings: SelectionSettings, shape: DataShape, rng: np.random.Generator) -> AutoThreshold:
+        return cls(settings, n_examples=shape.n_examples)
 
     def __init__(self, settings: SelectionSettings, *, n_examples: int) -> None:
         super().__init__(WARMUP)

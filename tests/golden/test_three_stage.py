@@ -36,7 +36,7 @@ import pytest
 
 from edgetune.batching import Batch
 from edgetune.config import SelectionSettings
-from edgetune.selection import Selector, make_selector
+from edgetune.selection import DataShape, Selector, make_selector
 
 ROWS = [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9, 10, 11], [12, 13, 14, 15], [0, 1, 2, 3], [4, 5, 6, 7]]
 TOKENS = [[0, 0, 1, 1], [0, 0, 1, 1], [0, 1, 0, 1], [0, 0, 1, 1], [0, 0, 1, 1], [0, 1, 0, 1]]
@@ -70,7 +70,7 @@ def build(**changed: Any) -> Selector:
             **changed,
         },
     )
-    return make_selector(settings, n_examples=16, n_classes=2, vocab_size=2, rng=np.random.default_rng(0))
+    return make_selector(settings, DataShape(16, 2, 2), np.random.default_rng(0))
 
 
 def play(selector: Selector, calls: range) -> list[tuple[list[int], list[int]]]:

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from edgetune.batching import Batch, join
 from edgetune.config import SelectionSettings
-from edgetune.selection import Selector, make_selector
+from edgetune.selection import DataShape, Selector, make_selector
 from edgetune.selection.features import TokenFeatures
 from edgetune.selection.naive_bayes import BernoulliNaiveBayes, PooledNaiveBayes
 from edgetune.selection.threshold import above
@@ -20,10 +20,8 @@ seeds = st.integers(0, 2**32 - 1)
 def make(method: str, seed: int, **changed: Any) -> Selector:
     return make_selector(
         SelectionSettings.model_validate({"method": method, **changed}),
-        n_examples=200,
-        n_classes=2,
-        vocab_size=20,
-        rng=np.random.default_rng(seed),
+        DataShape(200, 2, 20),
+        np.random.default_rng(seed),
     )
 
 

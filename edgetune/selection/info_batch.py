@@ -1,0 +1,122 @@
+"""InfoBatch: each pass leaves out a random half of the rows it finds easy, and weighs the other half double.
+
+What: a row's score is the loss of its last train step. When a pass begins, rows whose score is below the
+    mean of all known scores are left out with probability `prune_rate`, each drawn by itself (the
+    released code keeps an exact count); those of them that stay are trained with their losses multiplied
+    by `1 / (1 - prune_rate)`, so that the expected gradient is that of all rows. Rows without a score
+    are trained. The last `full_rate` of the run trains on everything, unweighted. A chosen row keeps its
+    weight while it waits in a queue, also past the pass's end: only its next choice replaces it.
+Use when: the data is passed over several times; it is the mildest filter and pays for no forward pass.
+Costs: nothing but the train steps, one draw per easy row and pass, and 7 bytes per row.
+Loses when: there is one pass or less: nothing has a score before its first train step, so nothing is left
+    out. Scores are as old as the row's last train step, which may lie several passes back.
+Source: Qin et al., InfoBatch: Lossless Training Speed Up by Unbiased Dynamic Data Pruning, ICLR 2024
+    (arXiv 2303.04947).
+"""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+import numpy as np
+
+from edgetune.batching import Batch
+from edgetune.config import SelectionSettings
+from edgetune.selection.base import DataShape
+from edgetune.selection.row_table import RowLosses, RowTable
+from edgetune.selection.staged import Staged
+from edgetune.types import BoolArray, FloatArray
+
+
+def below_mean(losses: FloatArray) -> BoolArray:
+    """Return which losses (n,) are below their mean; none, of equal losses."""
+    if not len(losses):
+        return np.zeros(0, dtype=np.bool_)
+    # Sums of float32 values are exact enough in float64 that the mean of equal losses is that loss.
+    wide = losses.astype(np.float64)
+    return np.asarray(wide < wide.mean())
+
+
+class InfoBatch(Staged):
+    """Leave out half of the rows below the mean loss, drawn anew each pass, and weigh the rest of them up."""
+
+    name: ClassVar[str] = "info-batch"
+    settings_used: ClassVar[tuple[str, ...]] = ("prune_rate", "full_rate")
+
+    @classmethod
+    def build(cls, settings: SelectionSettings, shape: DataShape, rng: np.random.Generator) -> InfoBatch:
+        return cls(settings.prune_rate, settings.full_rate, rng)
+
+    def __init__(self, prune_rate: float, full_rate: float, rng: np.random.Generator) -> None:
+        super().__init__()
+        self._prune_rate = prune_rate
+        self._full_rate = full_rate
+        self._rng = rng
+        self._losses = RowLosses()
+        self._pruned = RowTable(False, np.bool_)  # left out of this pass
+        self._raised = RowTable(False, np.bool_)  # below the mean, yet in this pass
+        self._heavy = RowTable(False, np.bool_)  # weighed up when it was last chosen
+        self._n_pruned = 0
+
+    @property
+    def straight(self) -> bool:
+        return True
+
+    def advance(self, progress: float, epoch: int) -> None:
+        pass_begins = epoch != self.epoch
+        super().advance(progress, epoch)
+        if pass_begins:
+            self._draw()
+
+    def choose_score(self, batch: Batch) -> BoolArray:
+        everything = super().choose_score(batch)
+        if self.progress >= 1 - self._full_rate:
+            self._heavy.put(batch.rows, False)
+            return everything
+        kept = ~self._pruned.get(batch.rows)
+        chosen = batch.rows[kept]
+        self._heavy.put(chosen, self._raised.get(chosen))
+        self._n_pruned += len(batch) - len(chosen)
+        return kept
+
+    def weigh(self, batch: Batch) -> FloatArray | None:
+        heavy = self._heavy.get(batch.rows)
+        if not heavy.any():
+            return None
+        return np.where(heavy, 1 / (1 - self._prune_rate), 1.0)
+
+    def observe(self, batch: Batch, losses: FloatArray) -> None:
+        self._losses.put(batch.rows, losses)
+
+    def report(self) -> dict[str, Any]:
+        """Add `n_pruned`: how often a row was left out of a pass."""
+        return {**super().report(), "n_pruned": self._n_pruned}
+
+    def state(self) -> dict[str, Any]:
+        return {
+            **super().state(),
+            "losses": self._losses.state(),
+            "pruned": self._pruned.to_array(),
+            "raised": self._raised.to_array(),
+            "heavy": self._heavy.to_array(),
+            "n_pruned": self._n_pruned,
+            "rng": self._rng.bit_generator.state,
+        }
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        super().load_state(state)
+        self._losses.load_state(state["losses"])
+        self._pruned.fill(state["pruned"])
+        self._raised.fill(state["raised"])
+        self._heavy.fill(state["heavy"])
+        self._n_pruned = int(state["n_pruned"])
+        self._rng.bit_generator.state = state["rng"]
+
+    def _draw(self) -> None:
+        """Decide for the whole pass: which rows below the mean are left out, which are weighed up."""
+        rows, losses = self._losses.measured()
+        easy = rows[below_mean(losses)]
+        out = self._rng.random(len(easy)) < self._prune_rate
+        self._pruned, self._raised = RowTable(False, np.bool_), RowTable(False, np.bool_)
+        self._pruned.put(easy[out], True)
+        self._raised.put(easy[~out], True)

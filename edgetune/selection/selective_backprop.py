@@ -1,0 +1,124 @@
+"""Selective-Backprop: train a row with a probability that rises with the rank of its loss.
+
+What: `P(train) = percentile ** beta`, where the percentile is the share of the last `loss_window` losses
+    that are at most the row's own. As in the original, the rows asked about enter the window first and
+    are looked up then; the original counts the strictly smaller losses, so that here the highest loss of
+    a window is always trained. `selective-backprop` scores every row. `selective-backprop-stale` scores
+    in every `stale_epochs`-th pass, from the first on; in the passes between, a row is drawn by its last
+    known loss without being scored, and a train step refreshes that loss at no cost. A row without a
+    known loss is trained.
+Use when: many rows are already learnt, a score is much cheaper than a train step, and labels are clean;
+    the stale variant, where the data is passed over several times.
+Costs: one forward pass per row seen, besides the train steps of those drawn; with beta 3 and distinct
+    losses a quarter is drawn. The stale variant pays the forward passes in one of `stale_epochs` passes,
+    and 4 bytes per row.
+Loses when: labels are noisy (wrong ones rank highest in every pass), or time is short: a rank is relative,
+    so of rows that are all still hard three quarters are scored and then skipped. Stale losses miss rows
+    that were forgotten since.
+Source: Jiang et al., Accelerating Deep Learning by Focusing on the Biggest Losers, 2019 (arXiv 1910.00762).
+"""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+import numpy as np
+
+from edgetune.batching import Batch
+from edgetune.config import SelectionSettings
+from edgetune.selection.base import DataShape
+from edgetune.selection.row_table import RowLosses
+from edgetune.selection.staged import Staged
+from edgetune.selection.threshold import LossWindow
+from edgetune.types import BoolArray, FloatArray
+
+
+def percentiles(losses: FloatArray, window: FloatArray) -> FloatArray:
+    """Return for each loss (B,) the share, in [0, 1], of the window's losses (K,) that are at most it."""
+    n_at_most = np.searchsorted(np.sort(window), losses, side="right")
+    return np.asarray(n_at_most / max(1, len(window)), dtype=np.float64)
+
+
+class SelectiveBackprop(Staged):
+    """Score everything, train each row with probability (percentile of its loss) ** beta."""
+
+    name: ClassVar[str] = "selective-backprop"
+    settings_used: ClassVar[tuple[str, ...]] = ("beta", "loss_window", "watched")
+
+    @classmethod
+    def build(
+        cls, settings: SelectionSettings, shape: DataShape, rng: np.random.Generator
+    ) -> SelectiveBackprop:
+        return cls(settings, rng)
+
+    def __init__(self, settings: SelectionSettings, rng: np.random.Generator) -> None:
+        super().__init__()
+        self._beta = settings.beta
+        self._window = LossWindow(settings.loss_window)
+        self._rng = rng
+
+    def choose_train(self, batch: Batch, losses: FloatArray) -> BoolArray:
+        return self._draw(losses)
+
+    def state(self) -> dict[str, Any]:
+        return {
+            **super().state(),
+            "window": self._window.to_array(),
+            "rng": self._rng.bit_generator.state,
+        }
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        super().load_state(state)
+        self._window = LossWindow(self._window.size)
+        self._window.add(np.asarray(state["window"], dtype=np.float64))
+        self._rng.bit_generator.state = state["rng"]
+
+    def _draw(self, losses: FloatArray) -> BoolArray:
+        """Take the losses (B,) into the window, then draw each of them by its rank there."""
+        # As float32, as a row's loss is kept: otherwise a loss would not equal itself a pass later.
+        losses = np.asarray(losses, dtype=np.float32)
+        self._window.add(losses)
+        chances = percentiles(losses, self._window.to_array()) ** self._beta
+        return self._rng.random(len(losses)) < chances
+
+
+class StaleSelectiveBackprop(SelectiveBackprop):
+    """Selective-Backprop that scores in one pass and draws by those losses in the next ones too."""
+
+    name: ClassVar[str] = "selective-backprop-stale"
+    settings_used: ClassVar[tuple[str, ...]] = (*SelectiveBackprop.settings_used, "stale_epochs")
+
+    def __init__(self, settings: SelectionSettings, rng: np.random.Generator) -> None:
+        super().__init__(settings, rng)
+        self._stale_epochs = settings.stale_epochs
+        self._losses = RowLosses()
+        self._n_drawn_stale = 0
+
+    @property
+    def straight(self) -> bool:
+        """Whether this is a pass that scores nothing; before the first pass, it is one that does."""
+        return (max(self.epoch, 1) - 1) % self._stale_epochs != 0
+
+    def choose_score(self, batch: Batch) -> BoolArray:
+        chosen = super().choose_score(batch)
+        if self.straight:
+            stored = self._losses.get(batch.rows)
+            known = ~np.isnan(stored)
+            # Also the rows that are then skipped enter the window: it stays a sample of all rows.
+            chosen[known] = self._draw(stored[known])
+            self._n_drawn_stale += int(known.sum())
+        return chosen
+
+    def observe(self, batch: Batch, losses: FloatArray) -> None:
+        self._losses.put(batch.rows, losses)
+
+    def report(self) -> dict[str, Any]:
+        return {**super().report(), "n_drawn_stale": self._n_drawn_stale}
+
+    def state(self) -> dict[str, Any]:
+        return {**super().state(), "losses": self._losses.state(), "n_drawn_stale": self._n_drawn_stale}
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        super().load_state(state)
+        self._losses.load_state(state["losses"])
+        self._n_drawn_stale = int(state["n_drawn_stale"])

@@ -1,0 +1,151 @@
+"""SwiftLearn: train on the few rows that matter most, and measure all of them again now and then.
+
+What: a row's importance is its last measured loss. The first pass is warm-up: it trains everything, and
+    its train steps measure. Then only the top `top_rate` of the measured rows are trained, the same ones
+    pass after pass, until a refresh: every `refresh_epochs` passes all rows are scored, those above the
+    cut are trained at once, and the next pass begins with a new top share, so that rows can return. The
+    cut is the lowest loss of the top share; in a refresh it is taken anew as fresh losses replace the
+    old. A row that was never measured is trained, which measures it.
+Use when: the data is passed over many times and most of it is redundant.
+Costs: a full first pass; then `top_rate` of the train steps, a forward pass per row in every refresh, and
+    5 bytes per row.
+Loses when: there are few passes (in one nothing is dropped at all), labels are noisy (a tenth by loss can
+    be mostly wrong labels), or the tenth is overfitted between two refreshes.
+Source: Hajimolahoseini et al., SwiftLearn, arXiv 2311.15134.
+"""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+import numpy as np
+
+from edgetune.batching import Batch
+from edgetune.config import SelectionSettings
+from edgetune.selection.base import DataShape
+from edgetune.selection.row_table import RowLosses, RowTable, top
+from edgetune.selection.staged import SUBSET, WARMUP, Staged
+from edgetune.types import BoolArray, FloatArray
+
+CUTS_PER_REFRESH = 32
+"""How often a refresh takes its cut anew; each time sorts all losses, so it cannot be every batch."""
+
+
+class SwiftLearn(Staged):
+    """Train on the tenth of the rows with the highest loss; measure all rows again every few passes.
+
+    warmup ──(second pass begins)─→ subset ─→ end
+    """
+
+    name: ClassVar[str] = "swift-learn"
+    settings_used: ClassVar[tuple[str, ...]] = ("top_rate", "refresh_epochs")
+
+    @classmethod
+    def build(cls, settings: SelectionSettings, shape: DataShape, rng: np.random.Generator) -> SwiftLearn:
+        return cls(settings.top_rate, settings.refresh_epochs)
+
+    def __init__(self, top_rate: float, refresh_epochs: int) -> None:
+        super().__init__(WARMUP)
+        self._top_rate = top_rate
+        self._refresh_epochs = refresh_epochs
+        self._losses = RowLosses()
+        self._chosen = RowTable(False, np.bool_)
+        self._cut: float | None = None
+        self._n_measured = self._n_kept = 0  # when the top share was last taken
+        self._n_since_cut = 0  # losses measured since, in a refresh
+
+    @property
+    def straight(self) -> bool:
+        return not self._refreshing
+
+    @property
+    def _refreshing(self) -> bool:
+        return self.stage == SUBSET and self._measures(self.epoch)
+
+    def _measures(self, epoch: int) -> bool:
+        """Return whether a pass measures all rows: the first one and every refresh."""
+        return (max(epoch, 1) - 1) % self._refresh_epochs == 0
+
+    def advance(self, progress: float, epoch: int) -> None:
+        left = self.epoch
+        super().advance(progress, epoch)
+        if epoch < 2 or epoch == left:
+            return
+        if self._measures(left) or self._measures(epoch) or self._cut is None:
+            self._take_top()
+        if self.stage == WARMUP:
+            self._enter(SUBSET, self._what_was_taken())
+
+    def choose_score(self, batch: Batch) -> BoolArray:
+        everything = super().choose_score(batch)
+        if self.stage == WARMUP or self._refreshing:
+            return everything
+        chosen: BoolArray = self._chosen.get(batch.rows) | ~self._losses.known(batch.rows)
+        return chosen
+
+    def choose_train(self, batch: Batch, losses: FloatArray) -> BoolArray:
+        return self._above_cut(losses)
+
+    def observe(self, batch: Batch, losses: FloatArray) -> None:
+        if self.stage == SUBSET:
+            # Its first loss came after the top share was taken: it is in if the loss would have been.
+            late = ~self._losses.known(batch.rows)
+            self._chosen.put(batch.rows[late], self._above_cut(losses[late]))
+        self._losses.put(batch.rows, losses)
+        if self._refreshing:
+            self._n_since_cut += len(batch)
+            if self._n_since_cut * CUTS_PER_REFRESH >= max(1, self._n_measured):
+                self._take_top()
+
+    def report(self) -> dict[str, Any]:
+        """Add `n_measured` and `n_kept` as of when the top share was last taken; the threshold is its cut."""
+        reached = self.stage == SUBSET
+        return {
+            **super().report(),
+            "threshold": self._cut,
+            "reached_last_stage": reached,
+            "why": None if reached else "the data was seen only once, so nothing was ever dropped",
+            "n_measured": self._n_measured,
+            "n_kept": self._n_kept,
+        }
+
+    def state(self) -> dict[str, Any]:
+        return {
+            **super().state(),
+            "losses": self._losses.state(),
+            "chosen": self._chosen.to_array(),
+            "cut": self._cut,
+            "n_measured": self._n_measured,
+            "n_kept": self._n_kept,
+            "n_since_cut": self._n_since_cut,
+        }
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        super().load_state(state)
+        self._losses.load_state(state["losses"])
+        self._chosen.fill(state["chosen"])
+        self._cut = None if state["cut"] is None else float(state["cut"])
+        self._n_measured, self._n_kept = int(state["n_measured"]), int(state["n_kept"])
+        self._n_since_cut = int(state["n_since_cut"])
+
+    def _above_cut(self, losses: FloatArray) -> BoolArray:
+        """Return which losses (B,) are in the top share; all of them while nothing was measured."""
+        if self._cut is None:
+            return np.ones(len(losses), dtype=np.bool_)
+        # As float32, as the loss that the cut is: otherwise that row itself could fall below it.
+        above: BoolArray = np.asarray(losses, dtype=np.float32) >= np.float32(self._cut)
+        return above
+
+    def _take_top(self) -> None:
+        """Take the top share of the measured rows by their last loss, and its lowest loss as the cut."""
+        rows, losses = self._losses.measured()
+        taken = top(losses, self._top_rate)
+        self._chosen = RowTable(False, np.bool_)
+        self._chosen.put(rows[taken], True)
+        self._cut = float(losses[taken].min()) if len(taken) else None
+        self._n_measured, self._n_kept, self._n_since_cut = len(rows), len(taken), 0
+
+    def _what_was_taken(self) -> str:
+        if self._cut is None:
+            return f"pass {self.epoch} begins, no row measured yet"
+        return f"{self._n_kept} of {self._n_measured} measured rows kept, loss >= {self._cut:.4f} nats"

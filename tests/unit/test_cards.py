@@ -1,0 +1,195 @@
+"""Method cards say what the docstrings and settings say, for every method there is."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer
+from typer.testing import CliRunner
+
+from edgetune.cli_report import methods
+from edgetune.config import METHODS, SelectionSettings
+from edgetune.errors import UsageError
+from edgetune.selection import SELECTORS
+from edgetune.selection.cards import (
+    Card,
+    Setting,
+    card_of,
+    card_sections,
+    cards_markdown,
+    default_words,
+    find_card,
+    list_sections,
+    meanings,
+    method_cards,
+    peer_cards,
+    sections_of,
+)
+from edgetune.selection.three_stage import ThreeStage
+
+DOCSTRING = """A title.
+
+A paragraph that belongs to nothing: it says so.
+
+What: one line
+    and another.
+Use when: always.
+Costs:
+    nothing at all.
+Loses when: never, `a: b` included.
+Not a section: this.
+    Nor this.
+Source: us,
+
+    and them.
+"""
+
+
+def test_sections_are_read_off_a_docstring() -> None:
+    assert sections_of(DOCSTRING) == {
+        "What": "one line and another.",
+        "Use when": "always.",
+        "Costs": "nothing at all.",
+        "Loses when": "never, `a: b` included.",
+        "Source": "us, and them.",
+    }
+    assert sections_of(None) == {}
+
+
+def test_meanings_are_read_off_a_docstring() -> None:
+    def documented() -> None:
+        """Title.
+
+        Attributes:
+            one: the first: of two,
+                on two lines.
+            two: the second.
+
+        Returns:
+            three: not an attribute.
+        """
+
+    assert meanings(documented.__doc__) == {"one": "the first: of two, on two lines.", "two": "the second."}
+    assert meanings(None) == {}
+
+
+def test_every_setting_of_selection_has_a_meaning() -> None:
+    assert set(meanings(SelectionSettings.__doc__)) == set(SelectionSettings.model_fields)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_every_method_has_a_whole_card(name: str) -> None:
+    card = method_cards()[name]
+    assert card.name == name
+    assert card.line.endswith(".")
+    assert len(card.line) <= 110
+    for text in (card.what, card.use_when, card.costs, card.loses_when, card.source):
+        assert text.endswith((".", ")")), text
+        assert "  " not in text
+    assert [setting.name for setting in card.settings] == list(SELECTORS[name].settings_used)
+    assert all(setting.meaning for setting in card.settings)
+
+
+def test_settings_have_their_defaults() -> None:
+    settings = {setting.name: setting for setting in card_of(ThreeStage).settings}
+    assert settings["alt"] == Setting(
+        "alt", 0.69, "stage 1 ends when the predictor's mean log loss (nats) is at most this."
+    )
+    assert settings["calibrated"].default is True
+
+
+def test_a_method_without_docstrings_has_an_empty_card(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Bare:
+        name = "bare"
+        settings_used = ()
+
+    monkeypatch.setattr(sys.modules[__name__], "__doc__", None)
+    bare: Any = Bare
+    card = card_of(bare)
+    assert card == Card("bare", "")
+    assert card_sections(card) == []
+
+
+@pytest.mark.parametrize(("default", "words"), [(None, "none"), (True, "true"), (0.5, "0.5"), ("a", "a")])
+def test_defaults_in_words(default: Any, words: str) -> None:
+    assert default_words(default) == words
+
+
+@pytest.mark.parametrize(("name", "near"), [("tree-stage", "three-stage"), ("Train_All", "train-all")])
+def test_an_unknown_name_says_what_may_be_meant(name: str, near: str) -> None:
+    with pytest.raises(UsageError, match=f"{name!r}; did you mean {near}[?]"):
+        find_card(name)
+
+
+def test_a_name_unlike_any_other_gets_no_guess() -> None:
+    with pytest.raises(UsageError) as caught:
+        find_card("qqqq")
+    assert "did you mean" not in str(caught.value)
+    assert "`edgetune methods`" in str(caught.value)
+
+
+def test_peers_have_whole_cards() -> None:
+    for name, card in peer_cards().items():
+        assert find_card(name) == card
+        assert card.needs
+        assert card.line[0].isupper()
+        for text in (card.what, card.use_when, card.costs, card.loses_when, card.source):
+            assert text.endswith((".", ")")), (name, text)
+
+
+def test_the_list_has_a_line_for_each() -> None:
+    own, peers = method_cards(), peer_cards()
+    blocks = list_sections(own, peers)
+    assert [[row[0] for row in block.rows] for block in blocks] == [list(own), list(peers)]
+    assert len(list_sections(own, {})) == 1
+
+
+def test_markdown_holds_every_card() -> None:
+    text = cards_markdown()
+    assert text.startswith("# Method cards\n")
+    assert text.endswith("\n")
+    assert not text.endswith("\n\n")
+    for card in [*method_cards().values(), *peer_cards().values()]:
+        assert f"\n### {card.name}\n\n{card.line}\n\n- **What:** {card.what}\n" in text
+        for setting in card.settings:
+            assert f"| `{setting.name}` | `{default_words(setting.default)}` | " in text
+    assert text == cards_markdown()
+    root = str(Path(__file__).parents[2])
+    assert root not in text
+
+
+def _methods(*args: str) -> str:
+    app = typer.Typer()
+    app.command()(methods)
+    done = CliRunner().invoke(app, args, catch_exceptions=False)
+    assert done.exit_code == 0
+    return done.output
+
+
+def test_the_command_lists_a_line_each_without_a_terminal() -> None:
+    lines = _methods().splitlines()
+    assert [line.split()[0] for line in lines if line.startswith("  ")] == [*SELECTORS, *peer_cards()]
+
+
+def test_the_command_prints_a_card() -> None:
+    text = _methods("three-stage")
+    card = find_card("three-stage")
+    assert text.startswith(f"three-stage: {card.line}\n")
+    for part in (card.what, card.use_when, card.costs, card.loses_when, card.source):
+        assert part in text
+    assert "explore_rate" in text
+
+
+def test_the_command_prints_json() -> None:
+    whole = json.loads(_methods("--json"))
+    assert [card["name"] for card in whole["methods"]] == list(SELECTORS)
+    assert [card["name"] for card in whole["peers"]] == list(peer_cards())
+    one = json.loads(_methods("random", "--json"))
+    assert one == find_card("random").to_dict()
+    assert one["settings"] == [
+        {"name": "keep_rate", "default": 0.5, "meaning": one["settings"][0]["meaning"]}
+    ]
