@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from edgetune import __version__
+from edgetune.cli_compare import compare, inspect
 from edgetune.cli_options import (
     CacheDir,
     Delimiter,
@@ -25,6 +26,7 @@ from edgetune.cli_options import (
     console,
 )
 from edgetune.cli_profile import profile_app
+from edgetune.cli_report import methods, report
 from edgetune.cli_train import demo, finetune, plan
 from edgetune.errors import EdgetuneError, Interrupted, UsageError
 
@@ -41,6 +43,10 @@ app = typer.Typer(
 )
 app.command()(finetune)
 app.command()(plan)
+app.command()(compare)
+app.command()(report)
+app.command()(methods)
+app.command()(inspect)
 app.add_typer(profile_app)
 
 

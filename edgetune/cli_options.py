@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from enum import Enum
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+
+from edgetune.errors import UsageError
 
 
 class Method(str, Enum):
@@ -17,6 +20,16 @@ class Method(str, Enum):
     fixed_threshold = "fixed-threshold"
     auto_threshold = "auto-threshold"
     three_stage = "three-stage"
+    auto_assist = "auto-assist"
+    svp = "svp"
+    selective_backprop = "selective-backprop"
+    selective_backprop_stale = "selective-backprop-stale"
+    info_batch = "info-batch"
+    rho_loss = "rho-loss"
+    cartography_ambiguous = "cartography-ambiguous"
+    cartography_hard = "cartography-hard"
+    ftft = "ftft"
+    swift_learn = "swift-learn"
 
 
 class Preset(str, Enum):
@@ -85,6 +98,26 @@ CacheSize = Annotated[
         help="Room for the frozen layers' output: 500MB, 0 for none.", show_default="planned, 1GB at most"
     ),
 ]
+
+
+Set = Annotated[
+    list[str] | None,
+    typer.Option("--set", help="Any other setting (`edgetune methods NAME`): --set beta=2 --set lr=1e-4."),
+]
+
+
+def assigned(items: list[str]) -> dict[str, Any]:
+    """Return what `--set NAME=VALUE` gave; a value is read as JSON has it, else as a word."""
+    settings: dict[str, Any] = {}
+    for item in items:
+        name, equals, value = item.partition("=")
+        if not equals or not name.strip():
+            raise UsageError(f"--set {item}: write it as NAME=VALUE.")
+        try:
+            settings[name.strip().replace("-", "_")] = json.loads(value)
+        except ValueError:
+            settings[name.strip().replace("-", "_")] = value.strip()
+    return settings
 
 
 def given(values: dict[str, Any], *without: str) -> dict[str, Any]:

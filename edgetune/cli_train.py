@@ -31,8 +31,10 @@ from edgetune.cli_options import (
     Precision,
     Preset,
     Quiet,
+    Set,
     Text,
     Watts,
+    assigned,
     console,
     given_settings,
 )
@@ -138,6 +140,7 @@ def finetune(
         int | None,
         typer.Option(help="Stop after so many passes without a better evaluation.", show_default="never"),
     ] = None,
+    set_: Set = None,
     config: Annotated[
         Path | None, typer.Option(help="Settings from a TOML file; options go before it.")
     ] = None,
@@ -151,7 +154,8 @@ def finetune(
 
     Example: edgetune finetune reviews.csv --deadline 10m
     """
-    settings = given_settings(locals(), "config", "out", "overwrite", "cache_dir", "quiet", "as_json")
+    settings = given_settings(locals(), "set_", "config", "out", "overwrite", "cache_dir", "quiet", "as_json")
+    settings = assigned(set_ or []) | settings
     run_finetune(settings, config, out, overwrite, cache_dir, quiet, as_json)
 
 

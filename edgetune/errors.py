@@ -16,6 +16,9 @@ A message says what is wrong (with the value and where), then what to do next.
 
 from __future__ import annotations
 
+import difflib
+from collections.abc import Iterable
+
 
 class EdgetuneError(Exception):
     """Something a user can put right; the message is one whole sentence or two."""
@@ -61,3 +64,9 @@ class Interrupted(EdgetuneError):
     """The run was asked to stop; a usable model was saved first."""
 
     exit_code = 130
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """Return a question that names the nearest known word, with a space before it; "" if none is near."""
+    close = difflib.get_close_matches(word, list(known), n=1)
+    return f' Did you mean "{close[0]}"?' if close else ""

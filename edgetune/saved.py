@@ -226,12 +226,37 @@ class Run:
         Raises:
             DataError: the text cannot be used, or has a label the model does not know.
         """
+        return evaluate_view(self._score, self._view(path, options, cache_dir, max_bad_rows))
+
+    def answers(
+        self, path: str, options: DataOptions | None = None, *, cache_dir: Path | None = None
+    ) -> tuple[IntArray, IntArray]:
+        """Predict the rows of labelled text; return predicted and true class ids, in the rows' order.
+
+        Args:
+            path: as in training.
+            options: how to read it; by default as the run read its own data.
+            cache_dir: where tokens are kept.
+
+        Raises:
+            DataError: as `evaluate`.
+        """
+        view = self._view(path, options, cache_dir, max_bad_rows=1.0)
+        predicted = np.empty(len(view), dtype=np.int64)
+        for batch in sequential_batches(view, BATCH_SIZE):
+            predicted[batch.rows] = self._score(batch).argmax(axis=1)
+        return predicted, view.labels
+
+    def _view(
+        self, path: str, options: DataOptions | None, cache_dir: Path | None, max_bad_rows: float
+    ) -> TokenView:
+        """Open labelled text with the model's tokenizer and class ids."""
         if options is None:
             options = self.data_options()
         spec = TokenizerSpec(self._home / "tokenizer.json", self.max_length, self.pad_id)
         cache = (cache_folder() if cache_dir is None else cache_dir) / "tokens"
-        rows = open_tokens(path, options, spec, cache, max_bad_rows, min_classes=1).relabel(self.label_names)
-        return evaluate_view(self._score, rows)
+        rows = open_tokens(path, options, spec, cache, max_bad_rows, min_classes=1)
+        return rows.relabel(self.label_names)
 
     def data_options(self) -> DataOptions:
         """How the run read its own data."""

@@ -56,7 +56,11 @@ def test_every_method_on_every_backend(
     assert min(result["time_split_s"].values()) >= 0
     trained_rate = result["n_trained"] / result["n_seen"]
     skipped = result["skipped_backward_rate"] + result["skipped_both_rate"]
-    assert trained_rate + skipped == pytest.approx(1)
+    left_rate = result["n_left"] / result["n_seen"]
+    assert trained_rate + skipped + left_rate == pytest.approx(1)
+    assert left_rate == 0 or "reference" in {stage["stage"] for stage in result["stages"]}
+    assert sum(one["n_seen"] for one in result["by_label"]) == result["n_seen"]
+    assert sum(one["n_seen"] for one in result["by_length"]) == result["n_seen"]
     assert len(losses(out)) == result["n_steps"]
     assert result == json.loads((out / "summary.json").read_text())
     if method == "train-all":
@@ -64,7 +68,7 @@ def test_every_method_on_every_backend(
     if method in ("auto-threshold", "three-stage"):
         assert result["threshold"] > 0
     folders = {"model"} if onnx else {"model", "onnx"}
-    files = {"config.toml", "history.jsonl", "summary.json", "metrics.json", "run.png"}
+    files = {"config.toml", "history.jsonl", "summary.json", "metrics.json", "rows.npz", "run.png"}
     assert names(out) == files | folders
     assert names(out / "model") >= {"config.json", "model.safetensors", "README.md"} | TOKENIZER
     if not onnx:

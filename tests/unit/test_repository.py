@@ -9,6 +9,7 @@ import pytest
 import typer.main
 
 from edgetune.cli import app
+from edgetune.comparing.grid import cells_of, load_grid
 from edgetune.config import PRESETS, load_config, make_config, merged
 
 ROOT = Path(__file__).parents[2]
@@ -46,6 +47,17 @@ def test_every_config_is_valid_and_headed_by_its_command(path: Path) -> None:
         raw, {"data": {} if "data" in raw else {"train": "x.csv"}, "model": {}, "selection": {}, "train": {}}
     )
     assert config.train.epochs >= 1
+
+
+@pytest.mark.parametrize(
+    "path", sorted((ROOT / "configs" / "compare").glob("*.toml")), ids=lambda path: path.stem
+)
+def test_every_grid_is_valid_and_headed_by_its_command(path: Path) -> None:
+    first = path.read_text(encoding="utf-8").splitlines()[0]
+    assert first == f"# edgetune compare configs/compare/{path.name}"
+    grid = load_grid(path)
+    assert grid.name == path.stem
+    assert len(cells_of(grid)) >= len(grid.data)
 
 
 @pytest.mark.parametrize("preset", sorted(PRESETS))

@@ -20,7 +20,7 @@ from edgetune.loop import Loop, LoopSettings
 from edgetune.machine import cache_folder
 from edgetune.meter import Meter
 from edgetune.prepare import prepare
-from edgetune.selection import make_selector
+from edgetune.selection import DataShape, make_selector
 from edgetune.selection.three_stage import ThreeStage
 from edgetune.types import BoolArray, FloatArray
 
@@ -51,7 +51,7 @@ class Recorder:
     def score(self, batch: Batch) -> FloatArray:
         return np.zeros((len(batch), 2))
 
-    def train_step(self, batch: Batch, lr: float) -> FloatArray:
+    def train_step(self, batch: Batch, lr: float, weights: FloatArray | None = None) -> FloatArray:
         self.batches.append(batch)
         return np.zeros((len(batch), 2))
 
@@ -83,13 +83,8 @@ def _bare(backend: OrtBackend, batches: list[Batch]) -> float:
 
 def _loop(backend: Any, source: Any, scratch: Path, seed: int, n_steps: int) -> float:
     """Seconds of the whole loop over the same batches: data, selection, history and all."""
-    selector = make_selector(
-        SelectionSettings(),
-        n_examples=len(source),
-        n_classes=2,
-        vocab_size=30522,
-        rng=np.random.default_rng(0),
-    )
+    shape = DataShape(len(source), 2, 30522)
+    selector = make_selector(SelectionSettings(), shape, np.random.default_rng(0))
     with HistoryWriter(scratch / f"history-{time.perf_counter_ns()}.jsonl") as history:
         loop = Loop(
             backend=backend,

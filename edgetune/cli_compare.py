@@ -1,0 +1,224 @@
+"""The commands that compare methods and look into finished runs: compare, inspect. Registered by `cli.py`."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from edgetune.cli_options import (
+    CacheDir,
+    Deadline,
+    Delimiter,
+    Encoding,
+    Header,
+    Json,
+    Label,
+    Pair,
+    Set,
+    Text,
+    assigned,
+    columns,
+    console,
+    given,
+)
+from edgetune.errors import UsageError
+
+if TYPE_CHECKING:
+    from edgetune.comparing.grid import Grid
+    from edgetune.comparing.running import Done
+    from edgetune.comparing.table import DataTable
+
+
+def compare(
+    data: Annotated[list[str], typer.Argument(help="Labelled text, several if you like, or a grid in TOML.")],
+    methods: Annotated[
+        str | None,
+        typer.Option(help="Names with commas, or all (`edgetune methods`).", show_default="a few"),
+    ] = None,
+    deadline: Deadline = None,
+    epochs: Annotated[
+        int | None, typer.Option(help="Without a deadline: passes of each.", show_default="1")
+    ] = None,
+    seeds: Annotated[int, typer.Option(help="Runs of each method.")] = 1,
+    rows: Annotated[
+        int | None, typer.Option(help="Training rows at most, drawn once.", show_default="all")
+    ] = None,
+    eval_rows: Annotated[
+        int | None, typer.Option(help="Evaluation rows at most, drawn once.", show_default="all")
+    ] = None,
+    eval_: Annotated[
+        str | None, typer.Option("--eval", help="Labelled text to evaluate on.", show_default="held out")
+    ] = None,
+    text: Text = None,
+    label: Label = None,
+    pair: Pair = None,
+    header: Header = None,
+    encoding: Encoding = None,
+    delimiter: Delimiter = None,
+    curve: Annotated[
+        bool,
+        typer.Option("--curve/--no-curve", help="Measure random + decay at five times, to compare with."),
+    ] = True,
+    set_: Set = None,
+    out: Annotated[Path | None, typer.Option(help="Folder.", show_default="runs/compare-NAME")] = None,
+    cache_dir: CacheDir = None,
+    as_json: Json = False,
+) -> None:
+    """Run several methods on the same rows and rank them.
+
+    Example: edgetune compare reviews.csv --deadline 2m --methods all
+    """
+    from edgetune.comparing.drawing import draw_all
+    from edgetune.comparing.running import Comparison
+    from edgetune.comparing.table import markdown, tables_of
+    from edgetune.machine import cache_folder
+
+    if data[0].endswith(".toml"):
+        grid = _grid_file(data, methods, deadline, epochs, set_)
+    else:
+        reading = {"text": columns(text) if text else None, "label": label, "pair": pair, "header": header}
+        reading |= {"encoding": encoding, "delimiter": delimiter, "eval": eval_}
+        settings = _settings(deadline, epochs, set_)
+        grid = _grid_of(data, given(reading), methods, seeds, rows, eval_rows, curve, settings)
+    folder = out if out is not None else Path("runs") / f"compare-{grid.name}"
+    try:
+        comparison = Comparison(grid, folder, cache_dir or cache_folder(), _say)
+        for done in comparison.run():
+            _say(_progress(done))
+    except KeyboardInterrupt:
+        _say(f"Stopped. Finished cells are kept in {folder}; the same command goes on from there.")
+        sys.exit(130)
+    outcomes = comparison.finished()
+    tables = tables_of(outcomes)
+    (folder / "table.md").write_text(markdown(tables, grid.name), encoding="utf-8")
+    draw_all(tables, outcomes, folder)
+    if as_json:
+        print(json.dumps([one.model_dump(mode="json") for one in outcomes], ensure_ascii=False))
+        return
+    _print(tables)
+    print(f"Tables and pictures are in {folder}; every run is in {folder / 'cells'}.")
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
+def _grid_file(
+    data: list[str], methods: str | None, deadline: str | None, epochs: int | None, set_: list[str] | None
+) -> Grid:
+    from edgetune.comparing.grid import load_grid
+
+    if len(data) > 1 or methods or deadline or epochs or set_:
+        raise UsageError(f"{data[0]} says everything itself; give it alone, with --out at most.")
+    return load_grid(Path(data[0]))
+
+
+def _settings(deadline: str | None, epochs: int | None, set_: list[str] | None) -> dict[str, Any]:
+    """Return settings of every cell, as `config` has them."""
+    from datetime import datetime
+
+    from edgetune.budget import read_budget
+
+    settings = assigned(set_ or [])
+    if epochs is not None:
+        settings["epochs"] = epochs
+    if deadline is not None:
+        settings["deadline"] = deadline
+    return read_budget(settings, datetime.now(), 0.0)
+
+
+def _grid_of(
+    data: list[str],
+    reading: dict[str, Any],
+    methods: str | None,
+    seeds: int,
+    rows: int | None,
+    eval_rows: int | None,
+    curve: bool,
+    settings: dict[str, Any],
+) -> Grid:
+    from edgetune.comparing.grid import make_grid
+    from edgetune.run import default_out
+
+    names = [default_out(path).name for path in data]
+    if len(set(names)) < len(names):
+        names = [f"{name}-{number}" for number, name in enumerate(names, 1)]
+    raw: dict[str, Any] = {
+        "name": "-".join(names)[:80],
+        "data": [{"name": name, "train": path, **reading} for name, path in zip(names, data, strict=True)],
+        "seeds": list(range(seeds)),
+        "settings": settings,
+        "curve": curve,
+        "rows": rows,
+        "eval_rows": eval_rows,
+    }
+    if methods is not None:
+        raw["methods"] = [name.strip() for name in methods.split(",") if name.strip()]
+    return make_grid(raw, "--methods" if methods else "compare")
+
+
+def _progress(done: Done) -> str:
+    one = done.outcome
+    where = f"[{done.number}/{done.n_cells}] {one.data}, {one.variant}, seed {one.seed}"
+    if not one.ok:
+        return f"{where}: failed: {one.error}"
+    kept = " (kept)" if done.kept else ""
+    return f"{where}: {one.accuracy:.4f} after {one.seconds:.1f} s{kept}"
+
+
+def _print(tables: list[DataTable]) -> None:
+    from edgetune.comparing.table import HEADER, cells, pooled_speedups, ratio_words
+    from edgetune.report.tables import Section, print_sections
+
+    sections = []
+    for table in tables:
+        title = f"{table.data}: {table.n_eval:,} evaluation rows, {table.machine}"
+        sections.append(Section(title, [cells(line) for line in table.lines], HEADER, right=True))
+        if table.failed:
+            sections.append(Section(f"{table.data}: not measured", [*table.failed]))
+    together = pooled_speedups(tables)
+    if together:
+        order = sorted(together, key=lambda name: -together[name].ratio)
+        rows: list[tuple[str, ...]] = [(name, ratio_words(together[name])) for name in order]
+        sections.append(Section("All sets together", rows, ("method", "time as random"), right=True))
+    print_sections(sections, console())
+    print("= : not significantly worse than the best. time as random: above 1, the method is worth it.")
+
+
+def inspect(
+    run: Annotated[Path, typer.Argument(help="Run folder.")],
+    rows: Annotated[int, typer.Option(help="Rows of each kind.")] = 10,
+    out: Annotated[Path | None, typer.Option(help="Write the rows as CSV.")] = None,
+    map_: Annotated[
+        Path | None, typer.Option("--map", help="Draw the map of the training rows (.png or .svg).")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """List training rows likely mislabelled, most skipped, most trained.
+
+    Example: edgetune inspect runs/reviews --out rows.csv --map map.png
+    """
+    from edgetune.inspecting import as_table, inspect_run
+
+    record, findings = inspect_run(run, rows)
+    if out is not None:
+        from edgetune.report.inspection import write_findings
+
+        write_findings(out, findings)
+    if map_ is not None:
+        from edgetune.comparing.pictures import draw_map
+
+        draw_map(record.confidence(), record.variability(), record.correctness(), map_)
+    if as_json:
+        print(json.dumps(as_table(findings), ensure_ascii=False))
+        return
+    from edgetune.report.inspection import print_findings
+
+    print_findings(findings, console())
+    for path in (out, map_):
+        if path is not None:
+            print(f"Wrote {path}.", file=sys.stderr)

@@ -1,0 +1,63 @@
+"""The pictures of a comparison, from its tables and outcomes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from edgetune.comparing.outcome import Outcome, by_variant
+from edgetune.comparing.pictures import Point, draw_pareto, draw_stages, draw_time_split
+from edgetune.comparing.table import DataTable
+
+SUFFIXES = (".png", ".svg")
+
+
+def draw_all(tables: Sequence[DataTable], outcomes: Sequence[Outcome], folder: Path) -> list[Path]:
+    """Draw accuracy against seconds, where the time went and the stages, for each data set."""
+    made: list[Path] = []
+    for table in tables:
+        mine = [one for one in outcomes if one.data == table.data]
+        points = [
+            Point(
+                line.ranked.method,
+                line.seconds,
+                line.ranked.accuracy,
+                line.ranked.low,
+                line.ranked.high,
+                line.ranked.n_seeds,
+            )
+            for line in table.lines
+        ]
+        splits, stages = _splits(mine), _stages(mine)
+        for suffix in SUFFIXES:
+            pareto = folder / f"{table.data}-accuracy{suffix}"
+            draw_pareto(points, table.curve, f"{table.data}, {table.machine}", pareto)
+            time_split = folder / f"{table.data}-time{suffix}"
+            draw_time_split(splits, time_split)
+            timeline = folder / f"{table.data}-stages{suffix}"
+            draw_stages(stages, timeline)
+            made += [pareto, time_split, timeline]
+    return made
+
+
+def _splits(outcomes: Sequence[Outcome]) -> list[tuple[str, dict[str, float]]]:
+    """Return the seconds of each method's first seed by phase, without those that took none."""
+    return [
+        (name, {phase: seconds for phase, seconds in found[0].time_split_s.items() if seconds > 0.005})
+        for name, found in by_variant(outcomes).items()
+    ]
+
+
+def _stages(outcomes: Sequence[Outcome]) -> list[tuple[str, list[tuple[str, float, float]]]]:
+    """Return when the first seed of each method was in which stage."""
+    rows = []
+    for name, found in by_variant(outcomes).items():
+        one = found[0]
+        begins = [at for _, at in one.stages]
+        ends = [*begins[1:], float(one.seconds or 0.0)]
+        spans = [
+            (stage, begin, max(begin, end)) for (stage, begin), end in zip(one.stages, ends, strict=False)
+        ]
+        if spans:
+            rows.append((name, spans))
+    return rows

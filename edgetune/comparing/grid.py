@@ -1,0 +1,247 @@
+"""What is compared: data × methods × seeds × settings, as cells that have a name each.
+
+    [[data]]  methods  seeds  [settings]  [[vary]]  curve  ─→  Grid  ─→  cells, methods in turn
+
+A grid is a TOML file or comes from the command line. Every cell is one run that can be made again alone.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from edgetune.config import METHODS, by_section, make_config
+from edgetune.errors import UsageError, did_you_mean
+from edgetune.peers import PEERS
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+MATCHED = "random-matched"
+"""`random` that keeps the share of rows which `three-stage` trained in the cell of the same data and seed."""
+CURVE_TIMES = (0.5, 0.7, 1.0, 1.4, 2.0)
+"""Times of the reference curve, as factors of the deadline."""
+CURVE_SHARES = (0.1, 0.2, 0.35, 0.6, 1.0)
+"""The same without a deadline: shares of the rows that `random` keeps."""
+DEFAULT_METHODS = ("train-all", "random", "auto-threshold", "three-stage", "info-batch", "tfidf-logreg")
+_STRICT = ConfigDict(extra="forbid", frozen=True)
+
+
+class DataEntry(BaseModel):
+    """One data set: where it lies, and how to read it (as `config.DataSettings` has it).
+
+    Attributes:
+        name: in tables and folders.
+        rows: of the training file, drawn once; None: the grid's.
+        eval_rows: of the evaluation file, drawn once; None: the grid's.
+    """
+
+    model_config = _STRICT
+    name: str
+    train: str
+    eval: str | None = None
+    text: tuple[str, ...] = ()
+    label: str | None = None
+    header: bool | None = None
+    encoding: str = "utf-8"
+    delimiter: str | None = None
+    pair: bool = False
+    rows: int | None = Field(None, ge=2)
+    eval_rows: int | None = Field(None, ge=2)
+
+
+class Variant(BaseModel):
+    """A method with settings of its own, under a name of its own."""
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+    name: str
+    method: str
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What differs from the grid's settings, flat."""
+        return dict(self.model_extra or {})
+
+
+class Grid(BaseModel):
+    """Everything that is compared.
+
+    Attributes:
+        name: of the comparison.
+        data: sets, each with a name.
+        methods: names of methods and outside programs, or `all`.
+        vary: methods with other settings.
+        seeds: of each cell.
+        settings: of every cell, flat, as `edgetune finetune` has them (`epochs`, `deadline_s`, `lr` …).
+        curve: whether the reference curve (train-all, or random, with decay) is measured, which turns an
+            accuracy into the time that random needs for it.
+        rows, eval_rows: of each set at most, drawn once; None: all.
+        holdout: share of the rows held out, once, where a set has no evaluation file.
+    """
+
+    model_config = _STRICT
+    name: str = "compare"
+    data: tuple[DataEntry, ...]
+    methods: tuple[str, ...] = DEFAULT_METHODS
+    vary: tuple[Variant, ...] = ()
+    seeds: tuple[int, ...] = (0,)
+    settings: dict[str, Any] = {}
+    curve: bool = True
+    rows: int | None = Field(None, ge=2)
+    eval_rows: int | None = Field(None, ge=2)
+    holdout: float = Field(0.1, gt=0, lt=1)
+
+
+class Cell(BaseModel):
+    """One run.
+
+    Attributes:
+        data: name of the set.
+        variant: what the table calls it: the method, or a name of its own.
+        method: of `config.METHODS`, `peers.PEERS`, or `random-matched`.
+        seed: of everything random in it.
+        settings: flat.
+        curve: whether it is a point of the reference curve.
+    """
+
+    model_config = _STRICT
+    data: str
+    variant: str
+    method: str
+    seed: int
+    settings: dict[str, Any]
+    curve: bool = False
+
+    @property
+    def name(self) -> str:
+        """Of its folder."""
+        return f"{self.data}--{self.variant}--seed{self.seed}"
+
+    @property
+    def outside(self) -> bool:
+        """Whether another program does it."""
+        return self.method in PEERS
+
+    def key(self, data_key: str) -> str:
+        """Return a hash of what decides its result; `data_key` is that of its rows."""
+        parts = [self.method, self.seed, sorted(self.settings.items()), data_key]
+        return hashlib.sha256(json.dumps(parts, default=str).encode()).hexdigest()[:16]
+
+
+def load_grid(path: Path) -> Grid:
+    """Read a grid from TOML.
+
+    Raises:
+        UsageError: no such file, not TOML, or an unknown key (the nearest is named).
+    """
+    try:
+        raw = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UsageError(f"Cannot read {path}: {error.strerror}.") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise UsageError(f"{path} is not TOML: {error}.") from error
+    raw.setdefault("name", path.stem)
+    return make_grid(raw, str(path))
+
+
+def make_grid(raw: dict[str, Any], where: str) -> Grid:
+    """Validate a grid; `where` names it in complaints.
+
+    Raises:
+        UsageError: what is wrong, in a sentence.
+    """
+    try:
+        grid = Grid.model_validate(raw)
+    except ValidationError as error:
+        raise UsageError(f"{where}: {_problem(error)}") from error
+    methods = [*METHODS, *PEERS] if grid.methods == ("all",) else list(grid.methods)
+    for name in [*methods, *(variant.method for variant in grid.vary)]:
+        _known(name, [*METHODS, *PEERS, MATCHED], where)
+    for settings in [grid.settings, *(variant.settings for variant in grid.vary)]:
+        _check_settings(settings, where)
+    return grid.model_copy(update={"methods": tuple(methods)})
+
+
+def _problem(error: ValidationError) -> str:
+    """Say the first problem; an unknown key with the nearest known one."""
+    found = error.errors()
+    first = next((one for one in found if one["type"] == "extra_forbidden"), found[0])
+    place = [str(part) for part in first["loc"]]
+    if first["type"] == "extra_forbidden":
+        known = DataEntry.model_fields if place[0] == "data" else Grid.model_fields
+        return f'there is no key "{place[-1]}".{did_you_mean(place[-1], known)}'
+    return f"{'.'.join(place)}: {first['msg'].lower()}."
+
+
+def _known(name: str, known: Sequence[str], where: str) -> None:
+    if name not in known:
+        raise UsageError(
+            f'{where}: there is no method "{name}".{did_you_mean(name, known)} `edgetune methods` lists them.'
+        )
+
+
+def _check_settings(settings: dict[str, Any], where: str) -> None:
+    """Refuse settings that no run has, before hours are spent."""
+    try:
+        sections = by_section(settings)
+    except UsageError as error:
+        raise UsageError(f"{where}: {error}") from error
+    sections["data"].setdefault("train", "x")
+    make_config(sections)
+
+
+def cells_of(grid: Grid) -> list[Cell]:
+    """Return every cell, in the order in which they are run: a slow hour hits all methods.
+
+    Rounds of (seed, data); in each the methods, shuffled by a generator that the round seeds; what depends on
+    another cell of its round comes last.
+
+    Raises:
+        UsageError: two cells have one name.
+    """
+    cells: list[Cell] = []
+    for seed in grid.seeds:
+        for at, data in enumerate(grid.data):
+            found = _round(grid, data.name, seed)
+            order = np.random.default_rng([seed, at]).permutation(len(found))
+            shuffled = [found[i] for i in order]
+            cells += sorted(shuffled, key=lambda cell: cell.method == MATCHED)
+    seen: set[str] = set()
+    for cell in cells:
+        if cell.name in seen:
+            raise UsageError(f"Two cells are named {cell.name}; give one of them another name.")
+        seen.add(cell.name)
+    return cells
+
+
+def _round(grid: Grid, data: str, seed: int) -> list[Cell]:
+    def cell(variant: str, method: str, settings: dict[str, Any], curve: bool = False) -> Cell:
+        every = grid.settings | settings
+        return Cell(data=data, variant=variant, method=method, seed=seed, settings=every, curve=curve)
+
+    cells = [cell(method, method, {}) for method in grid.methods]
+    cells += [cell(variant.name, variant.method, variant.settings) for variant in grid.vary]
+    missing = not any(one.variant == "three-stage" for one in cells)
+    if missing and any(one.method == MATCHED for one in cells):
+        cells.append(cell("three-stage", "three-stage", {}))
+    if not grid.curve:
+        return cells
+    deadline_s = grid.settings.get("deadline_s")
+    if deadline_s is not None:
+        for factor in CURVE_TIMES:
+            at_s = round(factor * float(deadline_s), 1)
+            cells.append(cell(f"curve-{at_s:g}s", "train-all", {"deadline_s": at_s}, curve=True))
+    else:
+        for share in CURVE_SHARES:
+            method = "random" if share < 1 else "train-all"
+            cells.append(cell(f"curve-{share:g}", method, {"keep_rate": share}, curve=True))
+    return cells

@@ -1,0 +1,131 @@
+"""The rows that all methods share: drawn once, written once, read by every cell and every outside program."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from edgetune.comparing.grid import DataEntry, Grid
+from edgetune.data.dataset import DataOptions, Example, read_examples
+from edgetune.data.holdout import split_holdout
+from edgetune.errors import DataError
+
+SEED = 0
+MAX_HOLDOUT = 10_000
+
+
+class SharedRows:
+    """One data set as two JSONL files.
+
+    Attributes:
+        name: of the set.
+        folder: where `train.jsonl` and `eval.jsonl` lie.
+        n_train, n_eval: rows in them.
+        labels: names of the classes of all rows, sorted.
+        key: hash of both files.
+        pair: whether texts are pairs.
+    """
+
+    def __init__(self, folder: Path, meta: dict[str, Any]) -> None:
+        self.folder = folder
+        self.name: str = meta["name"]
+        self.n_train: int = meta["n_train"]
+        self.n_eval: int = meta["n_eval"]
+        self.labels: tuple[str, ...] = tuple(meta["labels"])
+        self.key: str = meta["key"]
+        self.pair: bool = meta["pair"]
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """How a run reads them (`config.DataSettings`)."""
+        text = ["text", "text_pair"] if self.pair else ["text"]
+        files = {name: str((self.folder / f"{name}.jsonl").resolve()) for name in ("train", "eval")}
+        return {**files, "text": text, "label": "label", "pair": self.pair}
+
+    def eval_labels(self) -> list[str]:
+        """Return the true labels of the evaluation rows, in their order."""
+        with (self.folder / "eval.jsonl").open(encoding="utf-8") as file:
+            return [json.loads(line)["label"] for line in file]
+
+
+def share_rows(entry: DataEntry, grid: Grid, folder: Path) -> SharedRows:
+    """Draw a set's rows and write them, unless that was done before for the same wish.
+
+    Raises:
+        EdgetuneError: the data cannot be used.
+        DataError: nothing is left to train or evaluate on.
+    """
+    n_train, n_eval = entry.rows or grid.rows, entry.eval_rows or grid.eval_rows
+    wish = {"entry": entry.model_dump(mode="json"), "n": [n_train, n_eval], "holdout": grid.holdout}
+    meta_file = folder / "rows.json"
+    if meta_file.is_file():
+        meta = json.loads(meta_file.read_text(encoding="utf-8"))
+        if meta["wish"] == wish:
+            return SharedRows(folder, meta)
+    train = _read(entry.train, entry)
+    if entry.eval is None:
+        labels = np.unique([example.label for example in train], return_inverse=True)[1]
+        split = split_holdout(labels, grid.holdout, MAX_HOLDOUT, np.random.default_rng([SEED, 0]))
+        train, evaluation = ([train[i] for i in rows] for rows in split)
+    else:
+        evaluation = _read(entry.eval, entry)
+    train, evaluation = _draw(train, n_train, 1), _draw(evaluation, n_eval, 2)
+    known = {example.label for example in train}
+    if len(known) < 2 or not evaluation:
+        raise DataError(f"{entry.name}: {len(train)} rows of {len(known)} labels are left to train on.")
+    strange = {example.label for example in evaluation} - known
+    if strange:
+        raise DataError(
+            f"{entry.name}: no training row has the label {sorted(strange)[0]!r} of the evaluation rows; "
+            "take more rows."
+        )
+    folder.mkdir(parents=True, exist_ok=True)
+    key = _write(folder / "train.jsonl", train) + _write(folder / "eval.jsonl", evaluation)
+    meta = {
+        "name": entry.name,
+        "n_train": len(train),
+        "n_eval": len(evaluation),
+        "labels": sorted(known),
+        "key": key,
+        "pair": entry.pair,
+        "wish": wish,
+    }
+    _replace(meta_file, json.dumps(meta, indent=2, ensure_ascii=False) + "\n")
+    return SharedRows(folder, meta)
+
+
+def _read(path: str, entry: DataEntry) -> list[Example]:
+    options = DataOptions(entry.text, entry.label, entry.header, entry.encoding, entry.delimiter, entry.pair)
+    return list(read_examples(path, options, lambda row: None))
+
+
+def _draw(examples: list[Example], n_rows: int | None, purpose: int) -> list[Example]:
+    """Draw rows without replacement; in their order in the file."""
+    if n_rows is None or n_rows >= len(examples):
+        return examples
+    rng = np.random.default_rng([SEED, purpose])
+    return [examples[i] for i in np.sort(rng.choice(len(examples), n_rows, replace=False))]
+
+
+def _write(path: Path, examples: list[Example]) -> str:
+    """Write rows as JSONL; return a hash of them."""
+    lines = []
+    for example in examples:
+        row = {"text": example.text, "label": example.label}
+        if example.text_pair is not None:
+            row["text_pair"] = example.text_pair
+        lines.append(json.dumps(row, ensure_ascii=False) + "\n")
+    text = "".join(lines)
+    _replace(path, text)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _replace(path: Path, text: str) -> None:
+    scratch = path.with_name(f".{path.name}.tmp")
+    scratch.write_text(text, encoding="utf-8")
+    os.replace(scratch, path)

@@ -1,0 +1,287 @@
+"""Runs cells, one at a time, each in a process of its own; what is finished is kept.
+
+folder/grid.json  data/NAME/{train,eval}.jsonl  cells/NAME/{config.toml | task.json, run/, cell.json}
+folder/results.jsonl  table.md  *.png  *.svg
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shlex
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from edgetune.comparing.grid import MATCHED, Cell, Grid, cells_of
+from edgetune.comparing.outcome import FILE, Outcome, packed, read_outcome, write_lines
+from edgetune.comparing.rows import SharedRows, share_rows
+from edgetune.config import by_section, dump_config, make_config
+from edgetune.errors import EdgetuneError
+from edgetune.machine import machine_info
+from edgetune.rows import Say
+
+_PHASES_OF_EVALUATION = ("evaluate",)
+
+
+@dataclass(frozen=True)
+class Done:
+    """A cell that was dealt with.
+
+    Attributes:
+        number: from 1, of all cells.
+        n_cells: how many there are.
+        outcome: what came of it.
+        kept: whether it had been finished before.
+    """
+
+    number: int
+    n_cells: int
+    outcome: Outcome
+    kept: bool
+
+
+class Comparison:
+    """A grid in its folder."""
+
+    def __init__(self, grid: Grid, folder: Path, cache_dir: Path, say: Say) -> None:
+        """Draw the shared rows and check that no two cells have one name.
+
+        Raises:
+            EdgetuneError: the data or the grid cannot be used.
+        """
+        self.grid, self.folder = grid, folder
+        self._cache_dir, self._say = cache_dir, say
+        self.cells = cells_of(grid)
+        folder.mkdir(parents=True, exist_ok=True)
+        self.rows: dict[str, SharedRows] = {}
+        for entry in grid.data:
+            say(f"Drawing the rows of {entry.name}")
+            self.rows[entry.name] = share_rows(entry, grid, folder / "data" / entry.name)
+        _write(folder / "grid.json", grid.model_dump_json(indent=2) + "\n")
+
+    def run(self) -> Iterator[Done]:
+        """Run every cell that is not finished, in order; keep `results.jsonl` in step."""
+        outcomes: dict[str, Outcome] = {}
+        warm: set[str] = set()
+        for number, cell in enumerate(self.cells, 1):
+            cell = self._resolved(cell, outcomes)
+            home, key = self.folder / "cells" / cell.name, cell.key(self.rows[cell.data].key)
+            outcome = read_outcome(home / FILE)
+            kept = outcome is not None and outcome.ok and outcome.key == key
+            if outcome is None or not kept:
+                if cell.data not in warm:
+                    self._warm_up(cell)
+                    warm.add(cell.data)
+                outcome = self._run_cell(cell, home, key)
+                _write(home / FILE, outcome.model_dump_json(indent=2) + "\n")
+            outcomes[cell.name] = outcome
+            _write(self.folder / "results.jsonl", write_lines(outcomes.values()))
+            yield Done(number, len(self.cells), outcome, kept)
+
+    def finished(self) -> list[Outcome]:
+        """Return the outcomes that lie in the folder, in the order of the cells."""
+        found = [read_outcome(self.folder / "cells" / cell.name / FILE) for cell in self.cells]
+        return [one for one in found if one is not None]
+
+    def _resolved(self, cell: Cell, outcomes: dict[str, Outcome]) -> Cell:
+        """Fill in the share of rows that `random-matched` keeps, if it is known by now."""
+        if cell.method != MATCHED:
+            return cell
+        like = cell.model_copy(update={"variant": "three-stage", "method": "three-stage"})
+        found = outcomes.get(like.name)
+        if found is None or not found.ok:
+            return cell
+        share = max(1e-6, float(found.counts["n_trained"] or 0) / float(found.counts["n_seen"] or 1))
+        settings = cell.settings | {"keep_rate": round(share, 6)}
+        return cell.model_copy(update={"method": "random", "settings": settings})
+
+    def _warm_up(self, cell: Cell) -> None:
+        """Fill the caches of tokens and artifacts, so that the first method does not pay for all."""
+        self._say(f"Tokenizing {cell.data} and exporting the model, for all methods alike")
+        settings = {k: v for k, v in cell.settings.items() if k not in ("deadline_s", "method", "epochs")}
+        first = cell.model_copy(
+            update={"method": "train-all", "variant": "warm-up", "settings": settings | {"max_steps": 2}}
+        )
+        self._run_own(first, self.folder / "cells" / ".warm-up", "")
+
+    def _run_cell(self, cell: Cell, home: Path, key: str) -> Outcome:
+        try:
+            if cell.method == MATCHED:
+                raise EdgetuneError("three-stage of this round failed, so there is no share to match.")
+            run = self._run_outside if cell.outside else self._run_own
+            return run(cell, home, key)
+        except EdgetuneError as error:
+            return self._outcome(cell, key, "", error=str(error))
+
+    def _outcome(self, cell: Cell, key: str, command: str, **found: Any) -> Outcome:
+        return Outcome(
+            **cell.model_dump(),
+            key=key,
+            command=command,
+            machine=machine_info(),
+            date=datetime.now(timezone.utc).isoformat(timespec="seconds"),
+            **found,
+        )
+
+    def _run_own(self, cell: Cell, home: Path, key: str) -> Outcome:
+        """Run a method of ours, then measure the saved model on all evaluation rows."""
+        home.mkdir(parents=True, exist_ok=True)
+        settings = self.rows[cell.data].settings | cell.settings
+        settings |= {"method": cell.method, "seed": cell.seed}
+        settings.setdefault("watched", False)
+        _write(home / "config.toml", dump_config(make_config(by_section(settings))))
+        arguments = ["finetune", "--config", str(home / "config.toml"), "--out", str(home / "run")]
+        done, wall_s = self._process("edgetune", [*arguments, "--overwrite", "--json", "--quiet"], home)
+        command = "edgetune " + shlex.join(self._relative(arguments))
+        if done.returncode:
+            return self._outcome(cell, key, command, error=_last_line(done.stderr), wall_s=wall_s)
+        summary = json.loads(done.stdout)
+        right = self._right(home / "run", self.rows[cell.data])
+        evaluated_s = sum(summary["time_split_s"].get(name, 0.0) for name in _PHASES_OF_EVALUATION)
+        return self._outcome(
+            cell,
+            key,
+            command,
+            accuracy=float(right.mean()),
+            right=packed(right),
+            n_eval=len(right),
+            seconds=summary["elapsed_s"] - evaluated_s,
+            wall_s=wall_s,
+            time_split_s=summary["time_split_s"],
+            counts={name: summary[name] for name in _COUNTS} | _largest_class(self.rows[cell.data]),
+            energy_j=summary["energy_j"],
+            energy_source=summary["energy_source"],
+            stages=_stage_times(home / "run"),
+            notes=_notes(summary),
+            versions=summary["versions"],
+        )
+
+    def _right(self, run_dir: Path, rows: SharedRows) -> Any:
+        from edgetune.saved import load_run
+
+        predicted, labels = load_run(run_dir).answers(rows.settings["eval"], cache_dir=self._cache_dir)
+        return predicted == labels
+
+    def _run_outside(self, cell: Cell, home: Path, key: str) -> Outcome:
+        """Run an outside program on the same rows; compare its predictions with the labels."""
+        home.mkdir(parents=True, exist_ok=True)
+        task = self._task(cell, home)
+        _write(home / "task.json", json.dumps(task, indent=2) + "\n")
+        arguments = [cell.method, str(home / "task.json")]
+        done, wall_s = self._process("edgetune.peers", arguments, home)
+        command = "python -m edgetune.peers " + shlex.join(self._relative(arguments))
+        if done.returncode:
+            return self._outcome(cell, key, command, error=_last_line(done.stderr), wall_s=wall_s)
+        result = json.loads((home / "run" / "result.json").read_text(encoding="utf-8"))
+        predicted = json.loads((home / "run" / "predicted.json").read_text(encoding="utf-8"))
+        right = np.array(predicted) == np.array(self.rows[cell.data].eval_labels())
+        return self._outcome(
+            cell,
+            key,
+            command,
+            accuracy=float(right.mean()),
+            right=packed(right),
+            n_eval=len(right),
+            seconds=result["elapsed_s"],
+            wall_s=wall_s,
+            time_split_s=result["time_split_s"],
+            counts={"n_trained": result["n_trained"]},
+            notes=result["notes"],
+            versions=result["versions"],
+        )
+
+    def _task(self, cell: Cell, home: Path) -> dict[str, Any]:
+        settings = cell.settings
+        rows = self.rows[cell.data].settings
+        task: dict[str, Any] = {
+            "data": rows,
+            "eval": rows["eval"],
+            "seed": cell.seed,
+            "out": str((home / "run").resolve()),
+        }
+        for name in ("deadline_s", "epochs", "batch_size", "max_length", "model"):
+            if name in settings:
+                task[name] = settings[name]
+        return task
+
+    def _process(
+        self, module: str, arguments: Sequence[str], home: Path
+    ) -> tuple[subprocess.CompletedProcess[str], float]:
+        """Run a module as a fresh process; keep what it says in `log.txt`."""
+        started = time.perf_counter()
+        done = subprocess.run(
+            [sys.executable, "-m", module, *arguments],
+            capture_output=True,
+            text=True,
+            check=False,
+            env=os.environ | {"EDGETUNE_CACHE": str(self._cache_dir)},
+        )
+        wall_s = time.perf_counter() - started
+        _write(home / "log.txt", done.stderr)
+        return done, wall_s
+
+    def _relative(self, arguments: Sequence[str]) -> list[str]:
+        """Return arguments with paths as seen from the comparison's folder."""
+        return [item.removeprefix(f"{self.folder}{os.sep}") for item in arguments]
+
+
+_COUNTS = (
+    "n_train",
+    "n_seen",
+    "n_scored",
+    "n_trained",
+    "n_steps",
+    "skipped_backward_rate",
+    "skipped_both_rate",
+    "t_norm_modelled",
+    "t_norm_measured",
+    "peak_memory_mb",
+    "frozen_depth",
+)
+
+
+def _largest_class(rows: SharedRows) -> dict[str, float]:
+    """Return the accuracy of always saying the largest class: what there is without finetuning."""
+    counts = np.unique(rows.eval_labels(), return_counts=True)[1]
+    return {"largest_class_rate": float(counts.max() / counts.sum())}
+
+
+def _notes(summary: dict[str, Any]) -> list[str]:
+    selection = summary["selection"]
+    notes = [f"{summary['backend']} in {summary['precision']}, {summary['frozen_depth']} layers frozen"]
+    if selection.get("why"):
+        notes.append(str(selection["why"]))
+    return notes
+
+
+def _stage_times(run_dir: Path) -> list[tuple[str, float]]:
+    from edgetune.history import read_history
+
+    lines = read_history(run_dir / "history.jsonl")
+    return [(str(line["stage"]), float(line["t_s"])) for line in lines if line["kind"] == "stage"]
+
+
+def _last_line(text: str) -> str:
+    lines = [line for line in text.strip().splitlines() if line.strip()]
+    return lines[-1].removeprefix("edgetune: ")[:500] if lines else "It ended without a word."
+
+
+def _write(path: Path, text: str) -> None:
+    """Write under a temporary name, then rename."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    scratch = path.with_name(f".{path.name}.tmp")
+    try:
+        scratch.write_text(text, encoding="utf-8")
+        os.replace(scratch, path)
+    finally:
+        with contextlib.suppress(OSError):
+            scratch.unlink()

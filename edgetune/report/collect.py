@@ -1,0 +1,308 @@
+"""Run folders and compare folders → typed values, for the report page and its tables.
+
+    runs/a, runs/b, compare/ ─→ the run folders in them ─→ one `Record` each, under names that differ
+
+A folder that was named is refused when it cannot be read, with a sentence that says why; a cell of a compare
+folder that cannot be read is left out, and the same sentence says so on the page.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from edgetune.errors import RunError
+from edgetune.report.tables import Section, summary_sections
+from edgetune.runfolder import MARKERS
+
+SUMMARY_VERSION = 1
+PNG_HEAD = b"\x89PNG\r\n\x1a\n"
+MOST_CONFIG_BYTES = 1 << 16
+MOST_CELL_BYTES = 1 << 24
+MOST_PICTURE_BYTES = 1 << 23
+
+
+class _Told(BaseModel):
+    """Base of what a receipt tells: anything may be missing or unknown, wrong types are refused."""
+
+    model_config = ConfigDict(
+        extra="ignore",
+        frozen=True,
+        protected_namespaces=(),
+        coerce_numbers_to_str=True,
+        allow_inf_nan=False,
+    )
+
+
+class ClassFigures(_Told):
+    """How one class fared; shares are in [0, 1]."""
+
+    label: str
+    precision: float | None = None
+    recall: float | None = None
+    f1: float | None = None
+    support: int | None = None
+
+
+class Machine(_Told):
+    """Where a run was trained."""
+
+    cpu: str | None = None
+    cores: int | None = None
+
+    @property
+    def words(self) -> str:
+        """Processor and cores: times are comparable only where these agree."""
+        if self.cpu is None:
+            return "unknown machine"
+        return self.cpu if self.cores is None else f"{self.cpu}, {self.cores} core{'s'[: self.cores != 1]}"
+
+
+class Figures(_Told):
+    """What a report reads of a `summary.json`; the fields are those of `result.RunResult`, None: unknown."""
+
+    schema_version: int = SUMMARY_VERSION
+    method: str | None = None
+    preset: str | None = None
+    backend: str | None = None
+    model: str | None = None
+    dataset: str | None = None
+    label_names: list[str] = []
+    accuracy: float | None = None
+    accuracy_interval: tuple[float, float] | None = None
+    macro_f1: float | None = None
+    mcc: float | None = None
+    n_eval: int | None = None
+    eval_source: str | None = None
+    elapsed_s: float | None = None
+    time_split_s: dict[str, float] = {}
+    deadline_s: float | None = None
+    n_train: int | None = None
+    n_seen: int | None = None
+    n_scored: int | None = None
+    n_trained: int | None = None
+    n_steps: int | None = None
+    skipped_backward_rate: float | None = None
+    skipped_both_rate: float | None = None
+    t_norm_measured: float | None = None
+    t_norm_modelled: float | None = None
+    energy_j: float | None = None
+    energy_measured: bool | None = None
+    energy_source: str | None = None
+    peak_memory_mb: float | None = None
+    seed: int | None = None
+    interrupted: bool = False
+    per_class: list[ClassFigures] = []
+    confusion: list[list[int]] = []
+    warnings: list[str] = []
+    machine: Machine = Machine()
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """One run, read.
+
+    Attributes:
+        name: short, and unlike that of any other run of the report.
+        folder: where it lies.
+        figures: of its receipt.
+        sections: the closing table of the run.
+        date: when a compare folder says it was made, else when its receipt was last written (UTC).
+        config: text of `config.toml`, None when there is none.
+        picture: bytes of `run.png`, None when there is none.
+    """
+
+    name: str
+    folder: Path
+    figures: Figures
+    sections: tuple[Section, ...]
+    date: datetime
+    config: str | None
+    picture: bytes | None
+
+
+@dataclass(frozen=True, slots=True)
+class Collected:
+    """The runs of a report, in the order given, and sentences on what was left out."""
+
+    runs: tuple[Record, ...]
+    left_out: tuple[str, ...] = ()
+
+
+def collect(folders: Sequence[Path]) -> Collected:
+    """Read every run that the folders are or hold.
+
+    Raises:
+        RunError: a named folder is no run or its receipt cannot be read, or there is no run at all.
+    """
+    found: dict[Path, bool] = {}  # whether it was named itself
+    for folder in folders:
+        cells = compare_cells(folder)
+        if cells is None:
+            _check_is_run(folder)
+            found[folder.resolve()] = True
+        for cell in cells or ():
+            found.setdefault(cell.resolve(), False)
+    names = unique_names([_shown(path) for path in found])
+    read = [_read(path, name, found[path]) for path, name in zip(found, names, strict=True)]
+    records = tuple(one for one in read if isinstance(one, Record))
+    left_out = tuple(one for one in read if isinstance(one, str))
+    if not records:
+        where = ", ".join(map(str, folders))
+        raise RunError(" ".join([f"There is no finished run in {where}.", *left_out[:3]]))
+    return Collected(records, left_out)
+
+
+def compare_cells(folder: Path) -> list[Path] | None:
+    """Return where the runs of a compare folder are or will be, by name; None when it is not one."""
+    cells = sorted(path.parent / "run" for path in folder.glob("cells/*/cell.json"))
+    return cells if cells and not (folder / "summary.json").is_file() else None
+
+
+def _read(folder: Path, name: str, was_named: bool) -> Record | str:
+    """Read a run; say why it is left out when it is a cell that cannot be read.
+
+    Raises:
+        RunError: it cannot be read and was named.
+    """
+    if not (folder / "summary.json").is_file():
+        return _why_none(folder)
+    try:
+        return read_run(folder, name)
+    except RunError as error:
+        if was_named:
+            raise
+        return str(error)
+
+
+def _why_none(folder: Path) -> str:
+    """Say why a cell of a compare folder has no run of edgetune."""
+    if (folder / "result.json").is_file():
+        return f"{folder} is the run of an outside program, which leaves no receipt of edgetune."
+    error = _cell(folder).get("error")
+    return f"{folder} has no summary.json: " + (f"it failed: {error}" if error else "it did not finish.")
+
+
+def _cell(folder: Path) -> dict[str, Any]:
+    """Return what `cell.json` says of a run in a compare folder, {} where there is none."""
+    found = _bytes(folder.parent / "cell.json", MOST_CELL_BYTES)
+    try:
+        cell = json.loads(found or b"{}")
+    except ValueError:
+        return {}
+    return cell if isinstance(cell, dict) else {}
+
+
+def _check_is_run(folder: Path) -> None:
+    """Refuse a folder that holds no finished run; say what it is instead.
+
+    Raises:
+        RunError: it is missing, holds no receipt, or holds folders that do.
+    """
+    if (folder / "summary.json").is_file():
+        return
+    if not folder.is_dir():
+        missing = "is a file, not a run folder" if folder.exists() else "does not exist"
+        raise RunError(f"{folder} {missing}; name folders that `edgetune finetune` wrote, such as runs/NAME.")
+    if any((folder / name).exists() for name in MARKERS):
+        raise RunError(f"{folder} has no summary.json: that run did not finish; train again.")
+    inside = sorted(path.parent.name for path in folder.glob("*/summary.json"))
+    hint = (
+        f"it holds runs: name them, as in `edgetune report {folder / inside[0]} …`"
+        if inside
+        else "name folders that `edgetune finetune` wrote, such as runs/NAME"
+    )
+    raise RunError(f"{folder} is no run folder (no summary.json in it); {hint}.")
+
+
+def read_run(folder: Path, name: str) -> Record:
+    """Read one run folder.
+
+    Raises:
+        RunError: its receipt is damaged, or from a newer edgetune.
+    """
+    path = folder / "summary.json"
+    summary = _read_summary(path)
+    try:
+        figures = Figures.model_validate(summary)
+        sections = tuple(summary_sections(summary))
+    except ValidationError as error:
+        problem = error.errors()[0]
+        where = ".".join(str(part) for part in problem["loc"])
+        raise RunError(f"{path} is no receipt of edgetune: {where}: {problem['msg'].lower()}.") from error
+    except (LookupError, TypeError, ValueError, AttributeError) as error:
+        raise RunError(f"{path} is not a whole receipt ({type(error).__name__}: {error}).") from error
+    return Record(name, folder, figures, sections, _date(folder), _config(folder), _picture(folder))
+
+
+def _date(folder: Path) -> datetime:
+    """Return when a run was made: as its cell says, else when its receipt was last written."""
+    with contextlib.suppress(TypeError, ValueError):
+        date = datetime.fromisoformat(_cell(folder).get("date", ""))
+        if date.tzinfo is not None:
+            return date.astimezone(timezone.utc)
+    return datetime.fromtimestamp((folder / "summary.json").stat().st_mtime, timezone.utc)
+
+
+def _read_summary(path: Path) -> dict[str, Any]:
+    """Read a receipt; a number that is not finite is None.
+
+    Raises:
+        RunError: it cannot be read, is no JSON object, or was written by a newer edgetune.
+    """
+    try:
+        summary = json.loads(path.read_text(encoding="utf-8"), parse_constant=lambda _: None)
+    except OSError as error:
+        raise RunError(f"Cannot read {path}: {error.strerror}.") from error
+    except (ValueError, RecursionError) as error:
+        raise RunError(f"{path} is damaged ({error}); copy the run folder again, or leave it out.") from error
+    if not isinstance(summary, dict):
+        raise RunError(f"{path} is no receipt of edgetune: it holds no JSON object.")
+    version = summary.get("schema_version", SUMMARY_VERSION)
+    if isinstance(version, int) and version > SUMMARY_VERSION:
+        raise RunError(f"{path} was written by a newer edgetune (schema {version}); update edgetune.")
+    return summary
+
+
+def _config(folder: Path) -> str | None:
+    found = _bytes(folder / "config.toml", MOST_CONFIG_BYTES)
+    return None if found is None else found.decode("utf-8", errors="replace").replace("\r\n", "\n")
+
+
+def _picture(folder: Path) -> bytes | None:
+    found = _bytes(folder / "run.png", MOST_PICTURE_BYTES)
+    return found if found is not None and found.startswith(PNG_HEAD) else None
+
+
+def _bytes(path: Path, most: int) -> bytes | None:
+    """Return a file's content; None when there is none, it cannot be read, or it is no file of ours."""
+    try:
+        return path.read_bytes() if path.is_file() and path.stat().st_size <= most else None
+    except OSError:
+        return None
+
+
+def _shown(folder: Path) -> Path:
+    """Name the run of a cell after the cell: all of them are called `run`."""
+    return folder.parent if (folder.parent / "cell.json").is_file() else folder
+
+
+def unique_names(paths: Sequence[Path]) -> list[str]:
+    """Name each path by as few of its last parts as tell it from the others."""
+    names = ["/".join(path.parts[-1:]) or str(path) for path in paths]
+    for length in range(2, max((len(path.parts) for path in paths), default=0) + 1):
+        twice = {name for name in names if names.count(name) > 1}
+        if not twice:
+            break
+        names = [
+            "/".join(path.parts[-length:]) if name in twice else name
+            for path, name in zip(paths, names, strict=True)
+        ]
+    return names

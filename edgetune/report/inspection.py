@@ -1,0 +1,65 @@
+"""What `edgetune inspect` found, on the terminal and as a table for a spreadsheet."""
+
+from __future__ import annotations
+
+import csv
+import io
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from edgetune.inspecting import KINDS, Finding, as_table
+from edgetune.report.page_parts import visible
+from edgetune.report.run_table import csv_cell
+from edgetune.report.tables import Section, print_sections
+from edgetune.runfolder import disk_errors
+
+SHOWN = 64  # characters of a text that the terminal shows
+TITLES = {
+    "mislabelled": "Most likely mislabelled: never answered right, the highest loss first",
+    "skipped": "Most often skipped",
+    "trained": "Trained more often than others",
+}
+
+
+def print_findings(findings: Sequence[Finding], console: Any) -> None:
+    """Print the rows found, a section for each kind."""
+    header = ("line", "label", "loss", "p(label)", "seen", "trained", "text")
+    for kind in KINDS:
+        rows: list[tuple[str, ...]] = [
+            (
+                f"{one.line:,}",
+                visible(one.label),
+                "–" if one.mean_loss is None else f"{one.mean_loss:.3f}",
+                "–" if one.confidence is None else f"{one.confidence:.3f}",
+                f"{one.n_seen:,}",
+                f"{one.n_trained:,}",
+                _shortened(one.text),
+            )
+            for one in findings
+            if one.kind == kind
+        ]
+        print_sections([Section(TITLES[kind], rows or [("none",)], header if rows else ())], console)
+
+
+def _shortened(text: str) -> str:
+    seen = visible(" ".join(text.split()))
+    return seen if len(seen) <= SHOWN else seen[: SHOWN - 1] + "…"
+
+
+def write_findings(path: Path, findings: Sequence[Finding]) -> None:
+    """Write the rows found as CSV that a spreadsheet takes for values, never for formulas."""
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow(Finding.__dataclass_fields__)
+    for row in as_table(findings):
+        writer.writerow([csv_cell(value) for value in row.values()])
+    scratch = path.with_name(f".{path.name}.tmp")
+    with disk_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            scratch.write_text(out.getvalue(), encoding="utf-8")
+            os.replace(scratch, path)
+        finally:
+            scratch.unlink(missing_ok=True)

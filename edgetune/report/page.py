@@ -1,0 +1,295 @@
+"""The report page: one HTML file about any number of runs, for a browser, paper, or a screen reader.
+
+    runs ─→ ranked groups ─→ summary · accuracy against time · where the time went · costs · each run
+
+Nothing is loaded from elsewhere and nothing runs: style, pictures and figures are all in the file, and its
+own policy forbids the rest. Texts go through `page_parts.tag`, which escapes them.
+"""
+
+from __future__ import annotations
+
+import base64
+import os
+from collections.abc import Iterable, Sequence
+from datetime import datetime
+from pathlib import Path
+
+import edgetune
+from edgetune.report.collect import Collected, Record
+from edgetune.report.page_parts import (
+    Html,
+    class_tables,
+    figure_or_not,
+    joined,
+    own,
+    section_table,
+    table,
+    tag,
+)
+from edgetune.report.page_plots import MOST_BARS, accuracy_picture, measured, time_picture
+from edgetune.report.page_style import STYLE
+from edgetune.report.run_table import (
+    COSTS,
+    RESULTS,
+    Column,
+    Group,
+    accuracy_cell,
+    data_name,
+    energy_words,
+    grouped,
+    method_words,
+    notes,
+    phase_column,
+    phases,
+)
+from edgetune.report.words import duration
+from edgetune.runfolder import disk_errors
+
+POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
+MOST_PICTURES = 40
+"""A page of hundreds of pictures would be slow to open and too large to send."""
+
+
+def page(collected: Collected, made: datetime) -> str:
+    """Return the whole page.
+
+    Args:
+        collected: the runs.
+        made: when the page is made, with its time zone.
+    """
+    groups = grouped(collected.runs)
+    ids = {run.name: f"run-{i}" for i, run in enumerate((r for g in groups for r in g.runs), start=1)}
+    n = len(collected.runs)
+    title = f"{n} finetuning run{'s'[: n != 1]}"
+    body = tag(
+        "body",
+        tag(
+            "header",
+            tag("h1", title),
+            tag("p", f"Made {made:%Y-%m-%d %H:%M %Z} by edgetune {edgetune.__version__}.", class_="quiet"),
+            _notes(groups, collected.left_out),
+        ),
+        _contents(),
+        tag(
+            "main",
+            _summary(groups, ids),
+            _accuracy(groups),
+            _time(groups, ids),
+            _costs(groups, ids),
+            tag("section", tag("h2", "Each run", id="runs"), *_runs(groups, ids)),
+        ),
+    )
+    return f'<!DOCTYPE html>\n<html lang="en">{_head(title)}{body}</html>\n'
+
+
+def write_page(collected: Collected, out: Path, made: datetime) -> None:
+    """Write the page; the file appears whole or not at all."""
+    write_whole(out, page(collected, made))
+
+
+def write_whole(out: Path, text: str) -> None:
+    """Write a text under a temporary name, then rename it.
+
+    Raises:
+        EnvironmentError_: the disk is full, or the folder cannot be written.
+    """
+    scratch = out.with_name(f".{out.name}.{os.getpid()}.tmp")
+    with disk_errors(out):
+        out.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            scratch.write_text(text, encoding="utf-8", newline="\n")
+            os.replace(scratch, out)
+        finally:
+            scratch.unlink(missing_ok=True)
+
+
+def _head(title: str) -> Html:
+    return tag(
+        "head",
+        tag("meta", charset="utf-8"),
+        tag("meta", http_equiv="Content-Security-Policy", content=POLICY),
+        tag("meta", name="viewport", content="width=device-width, initial-scale=1"),
+        tag("title", f"edgetune: {title}"),
+        Html(f"<style>{STYLE}</style>"),
+    )
+
+
+def _notes(groups: Sequence[Group], left_out: Sequence[str]) -> Html:
+    blocks = [tag("p", own(text), class_="note", role="note") for text in notes(groups)]
+    if left_out:
+        items = [tag("li", own(text)) for text in left_out]
+        what = f"Left out: {len(left_out)} run{'s'[: len(left_out) != 1]}"
+        inside = tag("details", tag("summary", what), tag("ul", *items))
+        blocks.append(tag("div", inside, class_="note", role="note"))
+    return joined(blocks)
+
+
+def _contents() -> Html:
+    places = [
+        ("summary", "Summary"),
+        ("accuracy", "Accuracy against time"),
+        ("time", "Where the time went"),
+        ("costs", "What it cost"),
+        ("runs", "Each run"),
+    ]
+    items = [tag("li", tag("a", name, href=f"#{place}")) for place, name in places]
+    return tag("nav", tag("ul", *items), aria_label="Contents")
+
+
+def _summary(groups: Sequence[Group], ids: dict[str, str]) -> Html:
+    return tag(
+        "section",
+        tag("h2", "Summary", id="summary"),
+        _run_table("Runs, ranked by accuracy", groups, RESULTS, ids),
+        tag(
+            "p",
+            "Ranked among runs on the same data and machine. The interval is the 95 % Wilson interval of the "
+            "evaluated rows: runs whose intervals overlap may differ by chance.",
+            class_="quiet",
+        ),
+    )
+
+
+def _run_table(caption: str, groups: Sequence[Group], columns: Sequence[Column], ids: dict[str, str]) -> Html:
+    """Return a table of all runs, a body for each group; its first two columns are rank and name."""
+    several = len(groups) > 1
+    rest = [column for column in columns if column is not RESULTS[0]]
+    bodies = []
+    for group in groups:
+        rows = [
+            tag(
+                "tr",
+                tag("td", str(rank), class_="n"),
+                tag("th", tag("a", own(run.name), href=f"#{ids[run.name]}"), scope="row"),
+                *(
+                    tag("td", figure_or_not(column.words(run)), class_="n" if column.right else None)
+                    for column in rest
+                ),
+            )
+            for rank, run in enumerate(group.runs, start=1)
+        ]
+        words = tag("th", own(group_words(group)), class_="group", scope="rowgroup", colspan=len(rest) + 2)
+        bodies.append(tag("tbody", tag("tr", words), *rows) if several else tag("tbody", *rows))
+    where = "" if several else f"; {group_words(groups[0])}"
+    right = {i for i, column in enumerate(rest, start=2) if column.right} | {0}
+    return table(caption + where, ["#", "run", *(column.title for column in rest)], bodies, right)
+
+
+def group_words(group: Group) -> str:
+    """Say on what data and machine the runs of a group were made."""
+    return f"{group.data} on {group.machine}"
+
+
+def _accuracy(groups: Sequence[Group]) -> Html:
+    picture = accuracy_picture(groups)
+    n_missing = sum(len(group.runs) - len(measured(group)) for group in groups)
+    words = (
+        "Each point is a run, with the 95 % interval of its accuracy; the number is its rank above. No other "
+        "run on the same data and machine is as accurate in less time as those on the dashed line."
+    )
+    if n_missing:
+        words += f" Not drawn: {n_missing} run{'s'[: n_missing != 1]} without an accuracy or a time."
+    drawn = _figure(picture, words) if picture else tag("p", "No run tells both an accuracy and a time.")
+    return tag("section", tag("h2", "Accuracy against time", id="accuracy"), drawn)
+
+
+def _figure(picture: Html, words: str) -> Html:
+    inside = tag("div", picture, class_="drawn", tabindex=0, role="group", aria_label="Picture")
+    return tag("figure", inside, tag("figcaption", words))
+
+
+def _time(groups: Sequence[Group], ids: dict[str, str]) -> Html:
+    runs = [run for group in groups for run in group.runs]
+    picture = time_picture(groups)
+    words = "All seconds of a run, from the start of its process to its end; small phases are in “other”."
+    if len(runs) > MOST_BARS:
+        words += f" Only the first {MOST_BARS} runs are drawn; the table has all."
+    blocks = [tag("h2", "Where the time went", id="time")]
+    if picture is None:
+        blocks.append(tag("p", "No run tells its seconds by phase."))
+    else:
+        blocks.append(_figure(picture, words))
+        columns = [RESULTS[6], *map(phase_column, phases(runs))]
+        blocks.append(_run_table("Seconds by phase", groups, columns, ids))
+    return tag("section", *blocks)
+
+
+def _costs(groups: Sequence[Group], ids: dict[str, str]) -> Html:
+    words = (
+        "T_norm is the time relative to training on everything: measured by the clock, and modelled as in "
+        "Ouyang et al., IJCAI 2023. Rows that skipped backward were scored only; those that skipped both "
+        "were not shown to the model. The date of a single run is that of its receipt's file."
+    )
+    return tag(
+        "section",
+        tag("h2", "What it cost", id="costs"),
+        _run_table("Examples, steps and relative times", groups, COSTS, ids),
+        tag("p", words, class_="quiet"),
+    )
+
+
+def _runs(groups: Sequence[Group], ids: dict[str, str]) -> Iterable[Html]:
+    runs = [run for group in groups for run in group.runs]
+    for number, run in enumerate(runs, start=1):
+        yield _run(run, ids[run.name], _own_picture(run, number <= MOST_PICTURES))
+
+
+def _run(run: Record, place: str, picture: Html) -> Html:
+    figures = run.figures
+    head = [data_name(figures), method_words(figures), figures.backend, figures.machine.words]
+    receipts = [section_table(section) for section in run.sections if section.title != "Warnings"]
+    return tag(
+        "article",
+        tag("h3", own(run.name), id=place),
+        tag("p", own(" · ".join(part for part in head if part)), class_="quiet"),
+        _tiles(run),
+        _warnings(run),
+        picture,
+        tag("div", *receipts, class_="receipts"),
+        *class_tables(figures),
+        _settings(run),
+        class_="run",
+        aria_labelledby=place,
+    )
+
+
+def _tiles(run: Record) -> Html:
+    figures = run.figures
+    seconds = None if figures.elapsed_s is None else duration(figures.elapsed_s)
+    trained = None if figures.n_trained is None else f"{figures.n_trained:,}"
+    relative = None if figures.t_norm_measured is None else f"{figures.t_norm_measured:.3f}"
+    pairs = [
+        ("accuracy (95 % interval)", accuracy_cell(figures)),
+        ("macro-F1", None if figures.macro_f1 is None else f"{figures.macro_f1:.4f}"),
+        ("time", seconds),
+        ("examples trained", trained),
+        ("T_norm measured", relative),
+        ("energy", energy_words(figures)),
+    ]
+    tiles = [tag("div", tag("dt", name), tag("dd", figure_or_not(words))) for name, words in pairs]
+    return tag("dl", *tiles, class_="tiles")
+
+
+def _warnings(run: Record) -> Html:
+    if not run.figures.warnings:
+        return Html("")
+    items = [tag("li", own(text)) for text in run.figures.warnings]
+    return tag("div", tag("strong", "Warnings"), tag("ul", *items), class_="note", role="note")
+
+
+def _own_picture(run: Record, embedded: bool) -> Html:
+    if run.picture is None:
+        return Html("")
+    if not embedded:
+        words = f"Its picture is run.png in its folder; only the first {MOST_PICTURES} are on this page."
+        return tag("p", words, class_="quiet")
+    source = f"data:image/png;base64,{base64.b64encode(run.picture).decode('ascii')}"
+    words = f"Loss, stages and skipped shares of {run.name} over time; the tables give the figures."
+    return tag("figure", tag("img", src=source, alt=words), tag("figcaption", "The run over time."))
+
+
+def _settings(run: Record) -> Html:
+    if run.config is None:
+        return Html("")
+    what = tag("summary", "Settings (config.toml)")
+    return tag("details", what, tag("pre", run.config, tabindex=0, aria_label="Settings"))

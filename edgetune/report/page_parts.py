@@ -1,0 +1,174 @@
+"""HTML that is safe by construction: every text is escaped unless it is `Html` already.
+
+Names of runs, labels, paths and settings come from anywhere, so nothing but `tag` writes markup, control
+characters are shown as U+FFFD, and a text of unknown direction is isolated from its surroundings.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Iterable, Sequence
+from html import escape
+
+from edgetune.report.collect import ClassFigures, Figures
+from edgetune.report.tables import Section
+
+NOT_MEASURED = "not measured"
+MOST_CLASSES = 24
+"""With more classes, the largest confusions stand for the matrix, which no screen would hold."""
+MOST_CONFUSIONS = 30
+VOID = frozenset({"meta", "img", "br", "hr"})
+
+# Control characters but tab and newline, overrides and isolates of direction, surrogates, noncharacters.
+_UNSEEN = re.compile(
+    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff\ufdd0-\ufdef\ufffe\uffff]"
+)
+
+
+def visible(text: object) -> str:
+    """Return a text with U+FFFD for every character that would act instead of being seen."""
+    return _UNSEEN.sub("\ufffd", str(text))
+
+
+class Html(str):
+    """Markup, to be put into a page as it stands."""
+
+    __slots__ = ()
+
+
+def joined(parts: Iterable[str]) -> Html:
+    """Put parts one after the other, texts escaped."""
+    return Html(
+        "".join(part if isinstance(part, Html) else escape(visible(part), quote=False) for part in parts)
+    )
+
+
+def tag(name: str, /, *children: str, **attributes: str | int | None) -> Html:
+    """Return an element; `aria_label` is aria-label, `class_` is class, and None leaves an attribute out."""
+    given = "".join(
+        f' {key.rstrip("_").replace("_", "-")}="{escape(visible(value))}"'
+        for key, value in attributes.items()
+        if value is not None
+    )
+    if name in VOID:
+        return Html(f"<{name}{given}>")
+    return Html(f"<{name}{given}>{joined(children)}</{name}>")
+
+
+def own(text: object) -> Html:
+    """Return words that came from outside, whatever direction they are written in."""
+    return tag("bdi", visible(text))
+
+
+def figure_or_not(words: str | None) -> Html:
+    """Return a figure in words, or that it was not measured."""
+    if words is None:
+        return tag("span", NOT_MEASURED, class_="none")
+    return own(words)
+
+
+def scrolling(table: Html, label: str) -> Html:
+    """Let a wide table scroll inside its own region, which the keyboard can reach."""
+    return tag("div", table, class_="scroll", tabindex=0, role="region", aria_label=label)
+
+
+def table(caption: str, header: Sequence[str], bodies: Sequence[Html], right: Collection[int] = ()) -> Html:
+    """Return a table in a region of its own that scrolls.
+
+    Args:
+        caption: what it shows.
+        header: names of the columns; none: there is no header row.
+        bodies: `tbody` elements.
+        right: numbers of the columns that hold numbers, from 0.
+    """
+    names = [
+        tag("th", name, scope="col", class_="n" if i in right else None) for i, name in enumerate(header)
+    ]
+    head = tag("thead", tag("tr", *names)) if header else Html("")
+    return scrolling(tag("table", tag("caption", caption), head, *bodies), caption)
+
+
+def row(name: str, cells: Iterable[str], right: Collection[int] = ()) -> Html:
+    """Return a row that its first cell names."""
+    rest = [tag("td", cell, class_="n" if i in right else None) for i, cell in enumerate(cells, start=1)]
+    return tag("tr", tag("th", name, scope="row"), *rest)
+
+
+def section_table(section: Section) -> Html:
+    """Return a block of the closing table; a bar drawn of characters becomes one drawn by CSS."""
+    right = (1, 2) if section.right else ()
+    rows = [row(own(first), map(_cell, rest), right) for first, *rest in section.rows]
+    return table(section.title, [name or "part" for name in section.header], [tag("tbody", *rows)], right)
+
+
+def _cell(text: str) -> Html:
+    if text and not text.strip("█"):
+        return tag("span", class_="bar", style=f"width:{len(text)}ex")
+    return own(text)
+
+
+def class_tables(figures: Figures) -> list[Html]:
+    """Return how each class fared and what was taken for what; folded up where there are many classes."""
+    tables = []
+    if figures.per_class:
+        tables.append(_per_class(figures.per_class))
+    if figures.confusion:
+        many = len(figures.confusion) > MOST_CLASSES
+        tables.append(_largest_confusions(figures) if many else _confusion(figures))
+    if len(figures.per_class) <= MOST_CLASSES:
+        return tables
+    return [tag("details", tag("summary", f"All {len(figures.per_class)} classes"), tables[0]), *tables[1:]]
+
+
+def _per_class(classes: Sequence[ClassFigures]) -> Html:
+    right = range(1, 5)
+    rows = []
+    for one in classes:
+        shares = [None if share is None else f"{share:.3f}" for share in (one.precision, one.recall, one.f1)]
+        words = [*shares, None if one.support is None else f"{one.support:,}"]
+        rows.append(row(own(one.label), map(figure_or_not, words), right))
+    header = ("class", "precision", "recall", "F1", "rows")
+    return table("Each class", header, [tag("tbody", *rows)], right)
+
+
+def _class_names(figures: Figures) -> list[str]:
+    n = max(len(figures.confusion), *(len(counts) for counts in figures.confusion))
+    return figures.label_names if len(figures.label_names) == n else [str(i) for i in range(n)]
+
+
+def _confusion(figures: Figures) -> Html:
+    """Return the whole matrix; a cell is shaded by its share of the true class."""
+    names = _class_names(figures)
+    rows = []
+    for i, counts in enumerate(figures.confusion):
+        total = sum(counts)
+        cells = [
+            tag("td", f"{count:,}", class_=f"n {_shade(count, total, i == j)}".strip())
+            for j, count in enumerate(counts)
+        ]
+        rows.append(tag("tr", tag("th", own(names[i]), scope="row"), *cells))
+    caption = "Confusion: a row is a true class, a column a predicted one"
+    return table(caption, ["true", *names], [tag("tbody", *rows)], range(1, len(names) + 1))
+
+
+def _shade(count: int, total: int, right: bool) -> str:
+    if not count:
+        return ""
+    share = count / total if total else 0.0
+    return f"{'hit' if right else 'miss'}{1 + (share >= 0.1) + (share >= 0.4)}"
+
+
+def _largest_confusions(figures: Figures) -> Html:
+    names = _class_names(figures)
+    wrong = [
+        (count, i, j)
+        for i, counts in enumerate(figures.confusion)
+        for j, count in enumerate(counts)
+        if i != j and count
+    ]
+    rows = [
+        row(own(names[i]), [own(names[j]), f"{count:,}"], (2,))
+        for count, i, j in sorted(wrong, reverse=True)[:MOST_CONFUSIONS]
+    ]
+    caption = f"The {len(rows)} largest confusions among {len(names)} classes"
+    return table(caption, ("true", "predicted", "rows"), [tag("tbody", *rows)], (2,))

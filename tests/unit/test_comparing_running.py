@@ -1,0 +1,228 @@
+"""Shared rows, resumption, and tables from outcomes; no model is trained here."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from edgetune.comparing.grid import MATCHED, Cell, Grid, make_grid
+from edgetune.comparing.outcome import Outcome, packed, read_lines, read_outcome, write_lines
+from edgetune.comparing.rows import share_rows
+from edgetune.comparing.running import Comparison
+from edgetune.comparing.table import markdown, pooled_speedups, tables_of
+from edgetune.errors import DataError, EdgetuneError, RunError
+from edgetune.machine import machine_info
+
+N_EVAL = 200
+
+
+def grid_on(*paths: Path, **changed: Any) -> Grid:
+    data = [{"name": path.stem, "train": str(path)} for path in paths]
+    raw = {"data": data, "methods": ["train-all", "random", "three-stage"], "curve": False, **changed}
+    return make_grid(raw, "grid")
+
+
+@pytest.fixture
+def rows_file(tmp_path: Path) -> Path:
+    path = tmp_path / "rows.jsonl"
+    lines = [{"text": f"row number {i}", "label": "yes" if i % 3 else "no"} for i in range(300)]
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return path
+
+
+def outcome(cell: Cell, key: str, accuracy: float = 0.8, **found: Any) -> Outcome:
+    right = np.random.default_rng([cell.seed, len(cell.variant)]).random(N_EVAL) < accuracy
+    fixed: dict[str, Any] = {
+        "accuracy": float(right.mean()),
+        "right": packed(right),
+        "n_eval": N_EVAL,
+        "seconds": 10.0,
+        "time_split_s": {"train": 8.0, "select": 0.5},
+        "counts": {"n_seen": 100, "n_trained": 40, "n_scored": 0, "largest_class_rate": 0.5},
+        "machine": machine_info(),
+        "energy_j": 100.0,
+    }
+    return Outcome(**cell.model_dump(), key=key, command="", **(fixed | found))
+
+
+class Counting(Comparison):
+    """Makes outcomes up, and counts which cells were run."""
+
+    def __init__(self, *args: Any, stop_at: int | None = None, fail: str = "") -> None:
+        super().__init__(*args)
+        self.ran: list[str] = []
+        self.stop_at, self.fail = stop_at, fail
+
+    def _warm_up(self, cell: Cell) -> None:
+        pass
+
+    def _run_own(self, cell: Cell, home: Path, key: str) -> Outcome:
+        if self.stop_at is not None and len(self.ran) == self.stop_at:
+            raise KeyboardInterrupt
+        self.ran.append(cell.name)
+        if cell.method == self.fail:
+            raise EdgetuneError("it cannot.")
+        return outcome(cell, key)
+
+
+def test_rows_are_drawn_once_and_shared(rows_file: Path, tmp_path: Path) -> None:
+    grid = grid_on(rows_file, rows=100, eval_rows=20)
+    first = share_rows(grid.data[0], grid, tmp_path / "data")
+    assert (first.n_train, first.n_eval) == (100, 20)
+    assert first.labels == ("no", "yes")
+    train, evaluation = (
+        {json.loads(line)["text"] for line in (tmp_path / "data" / name).read_text().splitlines()}
+        for name in ("train.jsonl", "eval.jsonl")
+    )
+    assert not train & evaluation
+    assert len(train) == 100
+    again = share_rows(grid.data[0], grid, tmp_path / "elsewhere")
+    assert again.key == first.key
+    other = share_rows(grid.data[0], grid_on(rows_file, rows=101, eval_rows=20), tmp_path / "data")
+    assert other.key != first.key
+    assert first.eval_labels() == [
+        json.loads(line)["label"] for line in (tmp_path / "elsewhere" / "eval.jsonl").read_text().splitlines()
+    ]
+
+
+def test_labels_that_cannot_be_learned_are_refused(tmp_path: Path) -> None:
+    train, evaluation = tmp_path / "t.csv", tmp_path / "e.csv"
+    train.write_text("text,label\n" + "".join(f"t{i},a\nu{i},b\n" for i in range(5)))
+    evaluation.write_text("text,label\nx,a\ny,c\n")
+    raw = {"data": [{"name": "t", "train": str(train), "eval": str(evaluation)}], "methods": ["random"]}
+    grid = make_grid(raw, "grid")
+    with pytest.raises(DataError, match="no training row has the label 'c'"):
+        share_rows(grid.data[0], grid, tmp_path / "data")
+
+
+@pytest.mark.parametrize("stop_at", range(6))
+def test_an_interrupted_grid_goes_on_without_repeating(stop_at: int, rows_file: Path, tmp_path: Path) -> None:
+    args = (grid_on(rows_file, seeds=[0, 1]), tmp_path / "out", tmp_path / "cache", lambda text: None)
+    first = Counting(*args, stop_at=stop_at)
+    with pytest.raises(KeyboardInterrupt):
+        list(first.run())
+    second = Counting(*args)
+    done = list(second.run())
+    assert [one.kept for one in done] == [True] * stop_at + [False] * (6 - stop_at)
+    assert not set(first.ran) & set(second.ran)
+    assert len(first.ran) + len(second.ran) == 6
+    assert [one.variant for one in read_lines(tmp_path / "out" / "results.jsonl")] == [
+        one.outcome.variant for one in done
+    ]
+    assert not list((tmp_path / "out").rglob("*.tmp"))
+
+
+def test_a_changed_setting_runs_its_cells_again(rows_file: Path, tmp_path: Path) -> None:
+    for lr, expected in ((1e-4, 3), (1e-4, 0), (2e-4, 3)):
+        grid = grid_on(rows_file, settings={"lr": lr})
+        comparison = Counting(grid, tmp_path / "out", tmp_path / "cache", lambda text: None)
+        list(comparison.run())
+        assert len(comparison.ran) == expected
+
+
+def test_a_failed_cell_is_a_line_that_says_why_and_is_tried_again(rows_file: Path, tmp_path: Path) -> None:
+    args = (grid_on(rows_file), tmp_path / "out", tmp_path / "cache", lambda text: None)
+    failing = Counting(*args, fail="random")
+    list(failing.run())
+    [table] = tables_of(failing.finished())
+    assert table.failed == (("random, seed 0", "it cannot."),)
+    assert "not measured: random, seed 0: it cannot." in markdown([table], "t")
+    again = Counting(*args)
+    list(again.run())
+    assert again.ran == ["rows--random--seed0"]
+
+
+def test_random_matched_keeps_what_three_stage_trained(rows_file: Path, tmp_path: Path) -> None:
+    grid = grid_on(rows_file, methods=["three-stage", MATCHED])
+    comparison = Counting(grid, tmp_path / "out", tmp_path / "cache", lambda text: None)
+    outcomes = [done.outcome for done in comparison.run()]
+    matched = next(one for one in outcomes if one.variant == MATCHED)
+    assert (matched.method, matched.settings["keep_rate"]) == ("random", 0.4)
+    failing = Counting(grid, tmp_path / "other", tmp_path / "cache", lambda text: None, fail="three-stage")
+    outcomes = [done.outcome for done in failing.run()]
+    assert "no share to match" in next(one for one in outcomes if one.variant == MATCHED).error
+
+
+def test_answers_survive_packing() -> None:
+    for n in (1, 7, 8, 9, 200):
+        right = np.random.default_rng(n).random(n) < 0.5
+        cell = Cell(data="a", variant="v", method="random", seed=0, settings={})
+        found = outcome(cell, "k", right=packed(right), n_eval=n)
+        np.testing.assert_array_equal(found.answers(), right)
+
+
+def test_lines_give_outcomes_back_and_newer_ones_are_refused(tmp_path: Path) -> None:
+    cell = Cell(data="a", variant="v", method="random", seed=0, settings={"lr": 1e-4})
+    one = outcome(cell, "k")
+    path = tmp_path / "results.jsonl"
+    path.write_text(write_lines([one, one]))
+    assert read_lines(path) == [one, one]
+    path.write_text(path.read_text() + "{torn")
+    with pytest.raises(RunError, match="line 3 is no outcome"):
+        read_lines(path)
+    newer = one.model_dump(mode="json") | {"schema_version": 9}
+    (tmp_path / "cell.json").write_text(json.dumps(newer))
+    with pytest.raises(RunError, match="newer edgetune"):
+        read_outcome(tmp_path / "cell.json")
+    assert read_outcome(tmp_path / "none.json") is None
+
+
+def made_up(curve: bool = True) -> list[Outcome]:
+    """Two sets of three methods and a curve on which accuracy grows with log time."""
+    outcomes = []
+    for data in ("a", "b"):
+        for seed in (0, 1):
+            for method, accuracy in (("train-all", 0.8), ("svp", 0.93), ("random", 0.67)):
+                cell = Cell(data=data, variant=method, method=method, seed=seed, settings={})
+                outcomes.append(outcome(cell, "k", accuracy))
+            for at_s, accuracy in ((5, 0.6), (7, 0.7), (10, 0.8), (14, 0.87), (20, 0.95)) if curve else ():
+                settings = {"deadline_s": at_s}
+                name = f"curve-{at_s}s"
+                cell = Cell(
+                    data=data, variant=name, method="train-all", seed=seed, settings=settings, curve=True
+                )
+                outcomes.append(outcome(cell, "k", accuracy, seconds=float(at_s)))
+    return outcomes
+
+
+def test_tables_rank_and_turn_accuracy_into_time() -> None:
+    tables = tables_of(made_up())
+    assert [table.data for table in tables] == ["a", "b"]
+    for table in tables:
+        assert [line.ranked.method for line in table.lines] == ["svp", "train-all", "random"]
+        assert [line.ranked.rank for line in table.lines] == [1, 2, 3]
+        ratios = [line.speedup.ratio for line in table.lines if line.speedup is not None]
+        assert ratios[0] > 1.2
+        assert ratios[2] < 0.85
+        assert table.lines[1].t_norm == 1.0
+        assert table.lines[1].agot == pytest.approx(1.0)
+        assert len(table.curve) == 5
+    together = pooled_speedups(tables)
+    assert together["svp"].ratio > together["train-all"].ratio > together["random"].ratio
+
+
+def test_the_same_outcomes_give_the_same_bytes() -> None:
+    assert markdown(tables_of(made_up()), "t") == markdown(tables_of(made_up()), "t")
+    assert "| svp |" in markdown(tables_of(made_up()), "t")
+
+
+def test_without_a_curve_there_is_no_speed_up() -> None:
+    for table in tables_of(made_up(curve=False)):
+        assert all(line.speedup is None for line in table.lines)
+
+
+def test_machines_are_never_mixed() -> None:
+    outcomes = made_up(curve=False)
+    moved = [
+        one.model_copy(update={"machine": {"cpu": "Other", "cores": 4}}) if one.seed else one
+        for one in outcomes
+    ]
+    tables = tables_of(moved)
+    assert len(tables) == 4
+    assert len({table.machine for table in tables}) == 2
+    assert "Other, 4 cores" in {table.machine for table in tables}
+    assert all(line.ranked.n_seeds == 1 for table in tables for line in table.lines)

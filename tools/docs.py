@@ -1,0 +1,80 @@
+"""Write the documents that are made from code and data: method cards, and the tables of results.
+
+    python tools/docs.py            # writes docs/method-cards.md and docs/results/README.md
+    python tools/docs.py --check    # says which of them are stale, exit code 1
+
+Every table in docs/results/README.md comes from one docs/results/*.jsonl, the outcomes that `edgetune compare`
+left (its `results.jsonl`); the first line of docs/results/NAME.txt beside it, if there is one, is its heading.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from edgetune.comparing.outcome import Outcome, read_lines
+from edgetune.comparing.table import LEGEND, markdown, tables_of
+from edgetune.selection.cards import cards_markdown
+
+ROOT = Path(__file__).resolve().parent.parent
+CARDS = ROOT / "docs" / "method-cards.md"
+RESULTS = ROOT / "docs" / "results" / "README.md"
+HEAD = """\
+# Results
+
+Made by `python tools/docs.py` from the outcomes in this folder, one line of JSON a run: settings, answers to every
+evaluation row (packed bits), seconds, machine, date. Change the data, never this page. What they mean is in
+[findings.md](../findings.md).
+"""
+
+
+def results_markdown(folder: Path) -> str:
+    """Return the page of all outcome files in a folder."""
+    parts = [HEAD]
+    for path in sorted(folder.glob("*.jsonl")):
+        outcomes = read_lines(path)
+        note = path.with_suffix(".txt")
+        words = note.read_text(encoding="utf-8").strip() + "\n\n" if note.is_file() else ""
+        table = markdown(tables_of(outcomes), path.stem).replace(LEGEND, "").rstrip()
+        parts.append(f"{_deeper(table.split(chr(10), 1)[0])}\n\n{words}{_made(outcomes)}\n")
+        parts.append(_deeper(table.split("\n", 1)[1].strip()) + "\n")
+    parts.append(f"## How to read the tables\n\n{LEGEND}")
+    return "\n".join(parts)
+
+
+def _deeper(text: str) -> str:
+    """Put headings one level lower."""
+    return "\n".join(f"#{line}" if line.startswith("#") else line for line in text.split("\n"))
+
+
+def _made(outcomes: list[Outcome]) -> str:
+    """Say when and with what the outcomes were made."""
+    days = sorted({one.date[:10] for one in outcomes})
+    wanted = ("edgetune", "torch", "onnxruntime-training-cpu", "transformers")
+    found = next((one.versions for one in outcomes if one.versions), {})
+    versions = ", ".join(f"{name} {found[name]}" for name in wanted if name in found)
+    n_failed = sum(not one.ok for one in outcomes)
+    failed = f", {n_failed} of them without a result" if n_failed else ""
+    return f"{len(outcomes)} runs{failed}; {' to '.join(days[:: max(1, len(days) - 1)])}; {versions}."
+
+
+def main() -> None:
+    """Write the documents, or check them."""
+    wanted = {CARDS: cards_markdown(), RESULTS: results_markdown(RESULTS.parent)}
+    if "--check" in sys.argv[1:]:
+        stale = [
+            path.relative_to(ROOT)
+            for path, text in wanted.items()
+            if not path.is_file() or path.read_text(encoding="utf-8") != text
+        ]
+        if stale:
+            raise SystemExit(f"stale: {', '.join(map(str, stale))}; run python tools/docs.py")
+        return
+    for path, text in wanted.items():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, encoding="utf-8")
+        print(f"wrote {path.relative_to(ROOT)}")
+
+
+if __name__ == "__main__":
+    main()
