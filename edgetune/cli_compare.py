@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import signal
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -25,7 +27,7 @@ from edgetune.cli_options import (
     console,
     given,
 )
-from edgetune.errors import UsageError
+from edgetune.errors import RunError, UsageError
 
 if TYPE_CHECKING:
     from edgetune.comparing.grid import Grid
@@ -43,7 +45,7 @@ def compare(
     epochs: Annotated[
         int | None, typer.Option(help="Without a deadline: passes of each.", show_default="1")
     ] = None,
-    seeds: Annotated[int, typer.Option(help="Runs of each method.")] = 1,
+    seeds: Annotated[int | None, typer.Option(help="Runs of each method.", min=1, show_default="1")] = None,
     rows: Annotated[
         int | None, typer.Option(help="Training rows at most, drawn once.", show_default="all")
     ] = None,
@@ -60,9 +62,13 @@ def compare(
     encoding: Encoding = None,
     delimiter: Delimiter = None,
     curve: Annotated[
-        bool,
-        typer.Option("--curve/--no-curve", help="Measure random + decay at five times, to compare with."),
-    ] = True,
+        bool | None,
+        typer.Option(
+            "--curve/--no-curve",
+            help="Measure random + decay at five times, to compare with.",
+            show_default="curve",
+        ),
+    ] = None,
     set_: Set = None,
     out: Annotated[Path | None, typer.Option(help="Folder.", show_default="runs/compare-NAME")] = None,
     cache_dir: CacheDir = None,
@@ -77,14 +83,23 @@ def compare(
     from edgetune.comparing.table import markdown, tables_of
     from edgetune.machine import cache_folder
 
+    reading = {"text": columns(text) if text else None, "label": label, "pair": pair, "header": header}
+    reading |= {"encoding": encoding, "delimiter": delimiter, "eval": eval_}
+    size = given({"rows": rows, "eval_rows": eval_rows})
+    settings = _settings(deadline, epochs, set_)
     if data[0].endswith(".toml"):
-        grid = _grid_file(data, methods, deadline, epochs, set_)
+        also = [
+            *given(reading),
+            *size,
+            *settings,
+            *given({"methods": methods, "seeds": seeds, "curve": curve}),
+        ]
+        grid = _grid_file(data, also)
     else:
-        reading = {"text": columns(text) if text else None, "label": label, "pair": pair, "header": header}
-        reading |= {"encoding": encoding, "delimiter": delimiter, "eval": eval_}
-        settings = _settings(deadline, epochs, set_)
-        grid = _grid_of(data, given(reading), methods, seeds, rows, eval_rows, curve, settings)
+        wished = size | given({"seeds": seeds and list(range(seeds)), "curve": curve})
+        grid = _grid_of(data, given(reading), methods, wished | {"settings": settings})
     folder = out if out is not None else Path("runs") / f"compare-{grid.name}"
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: the cell is stopped too
     try:
         comparison = Comparison(grid, folder, cache_dir or cache_folder(), _say)
         for done in comparison.run():
@@ -92,6 +107,8 @@ def compare(
     except KeyboardInterrupt:
         _say(f"Stopped. Finished cells are kept in {folder}; the same command goes on from there.")
         sys.exit(130)
+    finally:
+        signal.signal(signal.SIGTERM, before)
     outcomes = comparison.finished()
     tables = tables_of(outcomes)
     (folder / "table.md").write_text(markdown(tables, grid.name), encoding="utf-8")
@@ -100,6 +117,8 @@ def compare(
         print(json.dumps([one.model_dump(mode="json") for one in outcomes], ensure_ascii=False))
         return
     _print(tables)
+    if not any(one.ok for one in outcomes):
+        raise RunError(f"No cell gave a result; {folder / 'table.md'} says why.")
     print(f"Tables and pictures are in {folder}; every run is in {folder / 'cells'}.")
 
 
@@ -107,12 +126,10 @@ def _say(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
 
-def _grid_file(
-    data: list[str], methods: str | None, deadline: str | None, epochs: int | None, set_: list[str] | None
-) -> Grid:
+def _grid_file(data: list[str], also: list[str]) -> Grid:
     from edgetune.comparing.grid import load_grid
 
-    if len(data) > 1 or methods or deadline or epochs or set_:
+    if len(data) > 1 or also:
         raise UsageError(f"{data[0]} says everything itself; give it alone, with --out at most.")
     return load_grid(Path(data[0]))
 
@@ -131,30 +148,17 @@ def _settings(deadline: str | None, epochs: int | None, set_: list[str] | None) 
     return read_budget(settings, datetime.now(), 0.0)
 
 
-def _grid_of(
-    data: list[str],
-    reading: dict[str, Any],
-    methods: str | None,
-    seeds: int,
-    rows: int | None,
-    eval_rows: int | None,
-    curve: bool,
-    settings: dict[str, Any],
-) -> Grid:
+def _grid_of(data: list[str], reading: dict[str, Any], methods: str | None, wished: dict[str, Any]) -> Grid:
     from edgetune.comparing.grid import make_grid
     from edgetune.run import default_out
 
-    names = [default_out(path).name for path in data]
+    names = [re.sub(r"[^\w. +-]", "-", default_out(path).name) for path in data]
     if len(set(names)) < len(names):
         names = [f"{name}-{number}" for number, name in enumerate(names, 1)]
     raw: dict[str, Any] = {
         "name": "-".join(names)[:80],
         "data": [{"name": name, "train": path, **reading} for name, path in zip(names, data, strict=True)],
-        "seeds": list(range(seeds)),
-        "settings": settings,
-        "curve": curve,
-        "rows": rows,
-        "eval_rows": eval_rows,
+        **wished,
     }
     if methods is not None:
         raw["methods"] = [name.strip() for name in methods.split(",") if name.strip()]

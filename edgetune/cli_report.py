@@ -64,9 +64,11 @@ def report(
     if out is None:
         sys.stdout.write(text)
     else:
-        from edgetune.report.page import write_whole
+        from edgetune.files import write_whole
+        from edgetune.runfolder import disk_errors
 
-        write_whole(out, text)
+        with disk_errors(out):
+            write_whole(out, text)
         n = len(collected.runs)
         print(f"Wrote {out}: {n} run{'s'[: n != 1]}.", file=sys.stderr)
     _say_left_out(collected)

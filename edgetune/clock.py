@@ -54,6 +54,7 @@ class Speed:
         """Begin with a guess, given up with the first measurement that counts."""
         self._ratios: deque[float] = deque([min(max(first, 1 / MOST_GUESSED), MOST_GUESSED)], maxlen=RECENT)
         self._n_seen = 0
+        self._predicted_s = self._measured_s = 0.0
 
     def observe(self, predicted_s: float, measured_s: float) -> None:
         """Learn from one operation; a stall counts for little, since the median rules.
@@ -65,6 +66,8 @@ class Speed:
         self._n_seen += 1
         if self._n_seen == 1:
             return
+        self._predicted_s += predicted_s
+        self._measured_s += measured_s
         if self._n_seen == 2:
             self._ratios.clear()
         self._ratios.append(measured_s / predicted_s)
@@ -79,6 +82,11 @@ class Speed:
         """The median of the last ratios."""
         ordered = sorted(self._ratios)
         return ordered[len(ordered) // 2]
+
+    @property
+    def overall(self) -> float:
+        """Seconds measured so far over those predicted: every batch counts by its cost."""
+        return self._measured_s / self._predicted_s if self._predicted_s else self.ratio
 
     @property
     def cautious(self) -> float:

@@ -214,6 +214,7 @@ class TrainSettings(Settings):
         lr: peak learning rate; None: chosen from the model's width and the number of steps.
         decay: the rate falls linearly to 0 over `examples` seen, or over the `steps` of an unfiltered run.
         max_steps: stop after this many optimizer steps; None: when the data ends.
+        keep: the pass that was `best` on the evaluation rows, or the `last` one, evaluated once.
         seed: of everything random.
     """
 
@@ -222,6 +223,7 @@ class TrainSettings(Settings):
     lr: float | None = Field(None, gt=0)
     decay: Literal["examples", "steps"] = "examples"
     max_steps: int | None = Field(None, ge=1)
+    keep: Literal["best", "last"] = "best"
     seed: int = Field(0, ge=0)
 
 

@@ -16,6 +16,7 @@ class Counts:
         n_steps: optimizer steps.
         n_skipped_backward: scored, then not trained.
         n_skipped_both: neither scored nor trained.
+        n_steps_reference, n_trained_reference: of those, made by a model that was given up.
         n_left: chosen, but there was no time left for them.
         train_s_warmup, n_trained_warmup: time of train steps on unfiltered rows.
     """
@@ -26,6 +27,8 @@ class Counts:
     n_steps: int = 0
     n_skipped_backward: int = 0
     n_skipped_both: int = 0
+    n_steps_reference: int = 0
+    n_trained_reference: int = 0
     n_left: int = 0
     train_s_warmup: float = 0.0
     n_trained_warmup: int = 0

@@ -102,7 +102,10 @@ def telling(record: RowRecord, kind: str) -> IntArray:
         skipped = record.n_seen - record.n_trained
         rows = np.flatnonzero(skipped > 0)
         return rows[np.lexsort((loss[rows], -skipped[rows]))]
-    rows = np.flatnonzero(record.n_trained > max(1, int(np.median(record.n_trained[record.n_seen > 0]))))
+    seen = record.n_trained[record.n_seen > 0]
+    if not len(seen):
+        return np.zeros(0, dtype=np.int64)
+    rows = np.flatnonzero(record.n_trained > max(1, int(np.median(seen))))
     return rows[np.lexsort((-loss[rows], -record.n_trained[rows]))]
 
 

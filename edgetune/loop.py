@@ -4,7 +4,8 @@ Per batch of the stream: advance → choose_score → drop → score → choose_
 A selector that trains *straight* skips the scoring: its rows go to the queue at once and it observes the
 losses of their train step. Both queues hand out full batches of one length bucket; what is left in them
 at the end is trained, not dropped. A selector may decide over a pool of scored batches at once, and may
-have the model start afresh (a reference that only measures): then what is queued is dropped.
+have the model start afresh (a reference that only measures, charged as preparation): then what is queued is
+dropped.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from edgetune.pace import DataPace, Pace, Position
 from edgetune.row_record import RowRecord
 from edgetune.schedule import decayed, within
 from edgetune.selection.base import Selector, StageChange
-from edgetune.types import FloatArray
+from edgetune.types import FloatArray, IntArray
 
 RELEASE_EVERY = 8  # batches between two calls that let the system drop token pages
 
@@ -146,31 +147,38 @@ class Loop:
     def run_epoch(self, epoch: int) -> None:
         """Pass over the rows once; flush the queues after the last epoch's last batch."""
         self.epoch = epoch
-        with self.meter.phase("load"):
-            order = epoch_order(self.source.lengths, self.settings.batch_size, self.rng)
-        for number, rows in enumerate(order):
+        order, number = self._draw_order(), 0
+        while number < len(order):
             if self._must_stop():
                 return
             with self.meter.phase("load"):
-                batch = self.source.batch(rows)
+                batch = self.source.batch(order[number])
                 if number % RELEASE_EVERY == 0:
                     self.source.release()
-            self._take(batch)
+            number += 1
+            if self._take(batch):
+                # What is left of the pass is drawn anew: rows that the first model saw are among it again.
+                n_left = sum(map(len, order[number:]))
+                order = order[:number] + _first_rows(self._draw_order(), n_left)
             self._after_batch()
         if epoch == self.settings.epochs:
             self._flush()
+
+    def _draw_order(self) -> list[IntArray]:
+        with self.meter.phase("load"):
+            return epoch_order(self.source.lengths, self.settings.batch_size, self.rng)
 
     def _must_stop(self) -> bool:
         if self.should_stop():
             self.stopped = True
         return self.stopped or self.finished
 
-    def _take(self, batch: Batch) -> None:
-        """Bring one batch of the stream as far as it goes."""
+    def _take(self, batch: Batch) -> bool:
+        """Bring one batch of the stream as far as it goes; return whether the model started afresh."""
         steps_before, skipped_before = self.counts.n_steps, self.counts.n_skipped
         with self.meter.phase("select"):
             self.selector.advance(self.progress, self.epoch)
-        self._note_stages()
+        afresh = self._note_stages()
         with self.meter.phase("select"):
             self.record.saw(batch)
             self.counts.n_seen += len(batch)
@@ -184,6 +192,7 @@ class Loop:
         self._train_full()
         if self.counts.n_steps == steps_before and self.counts.n_skipped > skipped_before:
             self._record_skip()
+        return afresh
 
     def _score_full(self) -> None:
         while (batch := self._next(self._to_score)) is not None:
@@ -248,7 +257,7 @@ class Loop:
         started = self.meter.elapsed_s()
         if self.counts.first_step_s is None:
             self.counts.first_step_s = started
-        with self.meter.phase("train"):
+        with self.meter.phase("prepare" if self._first_state is not None else "train"):
             logits = self.backend.train_step(batch, lr, weights)
         train_s = self.meter.elapsed_s() - started
         self.pace.took("train", len(batch), _width(batch), train_s)
@@ -289,8 +298,9 @@ class Loop:
         self._note_stages()
         self.on_progress(self.counts, self._loss)
 
-    def _note_stages(self) -> None:
-        """Record the stages entered since the last look, and start afresh where one asks for it."""
+    def _note_stages(self) -> bool:
+        """Record the stages entered since the last look; return whether one of them started afresh."""
+        afresh = False
         for change in self.selector.stages[self._n_stages :]:
             self.history.append(
                 kind="stage",
@@ -301,7 +311,9 @@ class Loop:
             )
             if change.afresh:
                 self._start_afresh(change)
+                afresh = True
         self._n_stages = len(self.selector.stages)
+        return afresh
 
     def _start_afresh(self, change: StageChange) -> None:
         """Go back to the first weights; rows that wait were chosen for the model that is given up."""
@@ -309,6 +321,11 @@ class Loop:
             raise RuntimeError(f"stage {change.stage} starts afresh, but the first weights were not kept")
         with self.meter.phase("prepare"):
             self.backend.load_state(self._first_state)
+        self._first_state = None
+        self.counts.n_steps_reference, self.counts.n_trained_reference = (
+            self.counts.n_steps,
+            self.counts.n_trained,
+        )
         self.counts.n_left += self.n_waiting
         self._undecided = []
         self._to_score = BucketQueue(self.settings.batch_size)
@@ -336,6 +353,15 @@ class Loop:
             stage=self.selector.stage,
             **self.counts.totals(),
         )
+
+
+def _first_rows(order: list[IntArray], n_rows: int) -> list[IntArray]:
+    """Return the batches that hold the first rows of an order, the last one cut where it has more."""
+    ends = np.cumsum([len(rows) for rows in order])
+    last = int(np.searchsorted(ends, n_rows))
+    whole = [rows for rows in order[:last] if len(rows)]
+    rest = n_rows - int(ends[last - 1]) if last else n_rows
+    return [*whole, order[last][:rest]] if rest and last < len(order) else whole
 
 
 def _width(batch: Batch) -> int:

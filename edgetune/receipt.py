@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
+from edgetune.config import RunConfig
 from edgetune.counts import Counts
 from edgetune.energy import EnergyReading, equation_6
 from edgetune.loop import Loop
@@ -65,7 +67,7 @@ def make_receipt(
         run_dir=str(run_dir),
         epochs=train.epochs,
         best_epoch=best_epoch,
-        best_epoch_chosen_on_eval=train.epochs > 1 and (timed is None or config.budget.patience is not None),
+        best_epoch_chosen_on_eval=_chose_on_eval(config, timed),
         batch_size=train.batch_size,
         lr=train.lr,
         seed=train.seed,
@@ -81,11 +83,18 @@ def make_receipt(
         **_quality(best),
         n_left=loop.counts.n_left + loop.n_waiting,
         **costs(loop.counts, split_s),
+        date=datetime.now(timezone.utc).isoformat(timespec="seconds"),
         by_label=rates_by_label(loop.record, data.train.rows, data.train.labels, data.label_names),
         by_length=rates_by_length(loop.record, data.train.rows, data.train.lengths),
         **_energy(energy),
         **_budget(prepared, timed, sum(split_s.values())),
     )
+
+
+def _chose_on_eval(config: RunConfig, timed: Timed | None) -> bool:
+    """Return whether the model that was kept is the best of several by the evaluation rows."""
+    chooses = config.budget.patience is not None if timed is not None else config.train.keep == "best"
+    return chooses and config.train.epochs > 1
 
 
 def _energy(energy: EnergyReading) -> dict[str, Any]:
@@ -146,13 +155,14 @@ def costs(counts: Counts, split_s: dict[str, float]) -> dict[str, Any]:
     seen = max(1, counts.n_seen)
     a_b, a_fb = counts.n_skipped_backward / seen, counts.n_skipped_both / seen
     score_s = split_s["score"] / counts.n_scored if counts.n_scored else None
-    train_s = split_s["train"] / counts.n_trained if counts.n_trained else None
+    n_kept = counts.n_trained - counts.n_trained_reference
+    train_s = split_s["train"] / n_kept if n_kept and split_s["train"] else None
     plain_s = counts.train_s_warmup / counts.n_trained_warmup if counts.n_trained_warmup else None
     modelled = measured = None
     if plain_s is not None:
         forward_s = score_s if score_s is not None else 0.0
         modelled = t_norm_modelled(a_b, a_fb, forward_s, max(plain_s - forward_s, 0.0)) if a_b + a_fb else 1.0
-        spent = split_s["score"] + split_s["train"] + split_s["select"]
+        spent = split_s["prepare"] + split_s["score"] + split_s["train"] + split_s["select"]
         measured = spent / (seen * plain_s)
     return {
         "n_seen": counts.n_seen,

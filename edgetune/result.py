@@ -32,6 +32,7 @@ class RunResult(BaseModel):
         energy_j: joules since the run began; `energy_measured` says whether a sensor gave it, and
             `energy_source` which one, or how it was estimated.
         energy_eq6_kwh, co2e_lb: by equation 6 of the paper.
+        date: when the receipt was made, UTC, ISO.
         by_label, by_length: how often rows of a class or of a padded length came in the stream (`n_seen`),
             and which share of those was trained: does the method starve a class?
         cache: rows found in and missed by the cache of frozen layers, and its size; None without one.
@@ -81,6 +82,7 @@ class RunResult(BaseModel):
     energy_eq6_kwh: float
     co2e_lb: float
     cache: dict[str, int | float] | None
+    date: str = ""
     by_label: list[dict[str, Any]] = []
     by_length: list[dict[str, Any]] = []
     peak_memory_mb: float | None

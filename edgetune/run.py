@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from edgetune.budget import energy_limit_j, read_budget
-from edgetune.config import RunConfig, by_section, column_names, dump_config, make_config
+from edgetune.config import RunConfig, SelectionSettings, by_section, column_names, dump_config, make_config
 from edgetune.energy import open_sensor
 from edgetune.errors import Interrupted
 from edgetune.machine import cache_folder
@@ -134,6 +134,12 @@ def run(
             raise Interrupted(f"Stopped at once; {out} holds only what was saved before that.") from None
 
 
+def share_trained(selection: SelectionSettings) -> float:
+    """Return the share of the rows seen that a method trains, where that is known beforehand; else 1."""
+    known = {"random": selection.keep_rate, "svp": selection.subset_rate, "rho-loss": selection.top_rate}
+    return known.get(selection.method, 1.0)
+
+
 def resolved(prepared: Prepared) -> RunConfig:
     """Fill in what follows from the data and the plan: the learning rate."""
     config, plan = prepared.config, prepared.plan
@@ -143,7 +149,8 @@ def resolved(prepared: Prepared) -> RunConfig:
     if plan is not None and config.budget.limits_time:
         n_steps = max(1, plan.n_steps)
     else:
-        n_steps = train.epochs * -(-len(prepared.data.train) // train.batch_size)
+        n_rows = len(prepared.data.train) * share_trained(config.selection)
+        n_steps = max(1, train.epochs * math.ceil(n_rows / train.batch_size))
         n_steps = min(n_steps, train.max_steps or n_steps)
     lr = automatic_lr(prepared.hidden_size, n_steps)
     return config.model_copy(update={"train": train.model_copy(update={"lr": lr})})

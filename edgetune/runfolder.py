@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from edgetune.errors import EnvironmentError_, RunError
+from edgetune.files import write_whole
 
 MARKERS = ("config.toml", "history.jsonl", "summary.json")
 OWN = (*MARKERS, "metrics.json", "rows.npz", "run.png", "bad_rows.jsonl", "model", "onnx", "interrupted")
@@ -58,13 +59,7 @@ class RunFolder:
 
     def write_text(self, name: str, text: str) -> None:
         """Write a file under a temporary name, then rename it."""
-        target = self.path / name
-        scratch = target.with_name(f".{target.name}.tmp")
-        try:
-            scratch.write_text(text, encoding="utf-8")
-            os.replace(scratch, target)
-        finally:
-            scratch.unlink(missing_ok=True)
+        write_whole(self.path / name, text)
 
     def write_json(self, name: str, value: dict[str, Any]) -> None:
         """Write a JSON file atomically."""

@@ -29,7 +29,7 @@ from edgetune.planning.types import Plan
 from edgetune.types import IntArray
 
 SAVE_EVERY_S = 60.0
-REVISE_STEPS = 9
+REVISE_STEPS, REVISE_RATE = 9, 0.05
 SAVE_RATE = 0.02
 FIRST_BATCHES, MOST_BATCHES = 2, 8
 FEWEST_ROWS = 8
@@ -71,9 +71,10 @@ class Timed:
             n_trained: examples trained so far.
         """
         speed = self.clock.speed("train")
-        if self.revised is not None or speed.n < REVISE_STEPS or not self.plan.n_rows:
+        too_early = speed.n < REVISE_STEPS or self.clock.progress() < REVISE_RATE
+        if self.revised is not None or too_early or not self.plan.n_rows:
             return None
-        row_s = self.plan.lines["train"] / self.plan.n_rows * speed.ratio
+        row_s = self.plan.lines["train"] / self.plan.n_rows * speed.overall
         n_rows = round(min(n_trained + max(0.0, self.clock.left_s()) / row_s, self.n_most))
         self.revised = {"n_rows": n_rows, "n_steps": speed.n, "elapsed_s": self.clock.elapsed_s()}
         return n_rows

@@ -100,8 +100,9 @@ class Training:
             loop.run_epoch(epoch)
             if loop.stopped:
                 return
-            if loop.selector.stage == REFERENCE and epoch < self._config.train.epochs and not loop.finished:
-                continue  # this model only measures the rows
+            measures = loop.selector.stage == REFERENCE or self._config.train.keep == "last"
+            if measures and epoch < self._config.train.epochs and not loop.finished:
+                continue  # a model that is not kept need not be evaluated
             if self._timed is None:
                 self._end_epoch(epoch, history, self._prepared.data.evaluation)
             elif self._config.budget.patience is not None and not loop.finished:
@@ -191,7 +192,7 @@ class Training:
             timed.mark("save")
             return
         if timed.plan.method != HEAD:
-            if not loop.counts.n_steps:
+            if loop.counts.n_steps == loop.counts.n_steps_reference:
                 self._fall_back()
             self._keeper.save()
             self._keeper.forget()

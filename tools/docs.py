@@ -3,8 +3,8 @@
     python tools/docs.py            # writes docs/method-cards.md and docs/results/README.md
     python tools/docs.py --check    # says which of them are stale, exit code 1
 
-Every table in docs/results/README.md comes from one docs/results/*.jsonl, the outcomes that `edgetune compare`
-left (its `results.jsonl`); the first line of docs/results/NAME.txt beside it, if there is one, is its heading.
+Every table in docs/results/README.md comes from one docs/results/*.jsonl, the outcomes that `edgetune
+compare` left (its `results.jsonl`); docs/results/NAME.txt beside it, if there is one, introduces it.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ RESULTS = ROOT / "docs" / "results" / "README.md"
 HEAD = """\
 # Results
 
-Made by `python tools/docs.py` from the outcomes in this folder, one line of JSON a run: settings, answers to every
-evaluation row (packed bits), seconds, machine, date. Change the data, never this page. What they mean is in
-[findings.md](../findings.md).
+Made by `python tools/docs.py` from the outcomes in this folder, one line of JSON a run: settings,
+answers to every evaluation row (packed bits), seconds, machine, date. Change the data, never this page.
+What they mean is in [findings.md](../findings.md).
 """
 
 

@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from edgetune.comparing.bars import draw_stages, draw_time_split
 from edgetune.comparing.outcome import Outcome, by_variant
-from edgetune.comparing.pictures import Point, draw_pareto, draw_stages, draw_time_split
-from edgetune.comparing.table import DataTable
+from edgetune.comparing.pictures import draw_pareto
+from edgetune.comparing.points import Point
+from edgetune.comparing.table import DataTable, machine_words
 
 SUFFIXES = (".png", ".svg")
 
@@ -15,8 +17,10 @@ SUFFIXES = (".png", ".svg")
 def draw_all(tables: Sequence[DataTable], outcomes: Sequence[Outcome], folder: Path) -> list[Path]:
     """Draw accuracy against seconds, where the time went and the stages, for each data set."""
     made: list[Path] = []
-    for table in tables:
-        mine = [one for one in outcomes if one.data == table.data]
+    for number, table in enumerate(tables):
+        mine = [one for one in outcomes if one.data == table.data and machine_words(one) == table.machine]
+        again = any(other.data == table.data for other in tables[:number])
+        stem = f"{table.data}-{number + 1}" if again else table.data  # on another machine
         points = [
             Point(
                 line.ranked.method,
@@ -30,11 +34,11 @@ def draw_all(tables: Sequence[DataTable], outcomes: Sequence[Outcome], folder: P
         ]
         splits, stages = _splits(mine), _stages(mine)
         for suffix in SUFFIXES:
-            pareto = folder / f"{table.data}-accuracy{suffix}"
+            pareto = folder / f"{stem}-accuracy{suffix}"
             draw_pareto(points, table.curve, f"{table.data}, {table.machine}", pareto)
-            time_split = folder / f"{table.data}-time{suffix}"
+            time_split = folder / f"{stem}-time{suffix}"
             draw_time_split(splits, time_split)
-            timeline = folder / f"{table.data}-stages{suffix}"
+            timeline = folder / f"{stem}-stages{suffix}"
             draw_stages(stages, timeline)
             made += [pareto, time_split, timeline]
     return made

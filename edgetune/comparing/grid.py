@@ -33,6 +33,7 @@ CURVE_TIMES = (0.5, 0.7, 1.0, 1.4, 2.0)
 CURVE_SHARES = (0.1, 0.2, 0.35, 0.6, 1.0)
 """The same without a deadline: shares of the rows that `random` keeps."""
 DEFAULT_METHODS = ("train-all", "random", "auto-threshold", "three-stage", "info-batch", "tfidf-logreg")
+_NAME = r"^\w[\w. +-]*$"  # it becomes a folder
 _STRICT = ConfigDict(extra="forbid", frozen=True)
 
 
@@ -46,7 +47,7 @@ class DataEntry(BaseModel):
     """
 
     model_config = _STRICT
-    name: str
+    name: str = Field(pattern=_NAME)
     train: str
     eval: str | None = None
     text: tuple[str, ...] = ()
@@ -63,7 +64,7 @@ class Variant(BaseModel):
     """A method with settings of its own, under a name of its own."""
 
     model_config = ConfigDict(extra="allow", frozen=True)
-    name: str
+    name: str = Field(pattern=_NAME)
     method: str
 
     @property
@@ -89,7 +90,7 @@ class Grid(BaseModel):
     """
 
     model_config = _STRICT
-    name: str = "compare"
+    name: str = Field("compare", pattern=_NAME)
     data: tuple[DataEntry, ...]
     methods: tuple[str, ...] = DEFAULT_METHODS
     vary: tuple[Variant, ...] = ()
@@ -195,6 +196,9 @@ def _check_settings(settings: dict[str, Any], where: str) -> None:
         sections = by_section(settings)
     except UsageError as error:
         raise UsageError(f"{where}: {error}") from error
+    own = {"method", "seed", *sections["data"]} - {"max_length"}
+    for name in own & set(settings):
+        raise UsageError(f'{where}: "{name}" is for the comparison to set; leave it out of the settings.')
     sections["data"].setdefault("train", "x")
     make_config(sections)
 

@@ -39,6 +39,7 @@ class Outcome(BaseModel):
         machine: CPU, cores.
         versions: of packages.
         date: UTC, ISO.
+        commit: of the checkout that it ran from, with `+` where that was changed; "" elsewhere.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -66,6 +67,12 @@ class Outcome(BaseModel):
     machine: dict[str, Any] = {}
     versions: dict[str, str] = {}
     date: str = ""
+    commit: str = ""
+
+    @property
+    def name(self) -> str:
+        """Of its cell."""
+        return f"{self.data}--{self.variant}--seed{self.seed}"
 
     @property
     def ok(self) -> bool:

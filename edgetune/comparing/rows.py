@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from edgetune.comparing.grid import DataEntry, Grid
-from edgetune.data.dataset import DataOptions, Example, read_examples
+from edgetune.data.dataset import BadRow, DataOptions, Example, read_examples
 from edgetune.data.holdout import split_holdout
 from edgetune.errors import DataError
+from edgetune.files import write_whole
 
 SEED = 0
 MAX_HOLDOUT = 10_000
@@ -29,6 +29,7 @@ class SharedRows:
         labels: names of the classes of all rows, sorted.
         key: hash of both files.
         pair: whether texts are pairs.
+        n_bad: rows of both files that could not be used and were left out.
     """
 
     def __init__(self, folder: Path, meta: dict[str, Any]) -> None:
@@ -39,6 +40,7 @@ class SharedRows:
         self.labels: tuple[str, ...] = tuple(meta["labels"])
         self.key: str = meta["key"]
         self.pair: bool = meta["pair"]
+        self.n_bad: int = meta["n_bad"]
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -61,19 +63,27 @@ def share_rows(entry: DataEntry, grid: Grid, folder: Path) -> SharedRows:
         DataError: nothing is left to train or evaluate on.
     """
     n_train, n_eval = entry.rows or grid.rows, entry.eval_rows or grid.eval_rows
-    wish = {"entry": entry.model_dump(mode="json"), "n": [n_train, n_eval], "holdout": grid.holdout}
+    contents = [_content(path) for path in (entry.train, entry.eval) if path is not None]
+    wish = {
+        "entry": entry.model_dump(mode="json"),
+        "n": [n_train, n_eval],
+        "holdout": grid.holdout,
+        "contents": contents,
+    }
     meta_file = folder / "rows.json"
     if meta_file.is_file():
         meta = json.loads(meta_file.read_text(encoding="utf-8"))
         if meta["wish"] == wish:
             return SharedRows(folder, meta)
-    train = _read(entry.train, entry)
+    meta_file.unlink(missing_ok=True)  # until both files are there again
+    bad: list[BadRow] = []
+    train = _read(entry.train, entry, bad)
     if entry.eval is None:
         labels = np.unique([example.label for example in train], return_inverse=True)[1]
         split = split_holdout(labels, grid.holdout, MAX_HOLDOUT, np.random.default_rng([SEED, 0]))
         train, evaluation = ([train[i] for i in rows] for rows in split)
     else:
-        evaluation = _read(entry.eval, entry)
+        evaluation = _read(entry.eval, entry, bad)
     train, evaluation = _draw(train, n_train, 1), _draw(evaluation, n_eval, 2)
     known = {example.label for example in train}
     if len(known) < 2 or not evaluation:
@@ -93,15 +103,27 @@ def share_rows(entry: DataEntry, grid: Grid, folder: Path) -> SharedRows:
         "labels": sorted(known),
         "key": key,
         "pair": entry.pair,
+        "n_bad": len(bad),
         "wish": wish,
     }
-    _replace(meta_file, json.dumps(meta, indent=2, ensure_ascii=False) + "\n")
+    write_whole(meta_file, json.dumps(meta, indent=2, ensure_ascii=False) + "\n")
     return SharedRows(folder, meta)
 
 
-def _read(path: str, entry: DataEntry) -> list[Example]:
+def _read(path: str, entry: DataEntry, bad: list[BadRow]) -> list[Example]:
     options = DataOptions(entry.text, entry.label, entry.header, entry.encoding, entry.delimiter, entry.pair)
-    return list(read_examples(path, options, lambda row: None))
+    return list(read_examples(path, options, bad.append))
+
+
+def _content(path: str) -> str:
+    """Return a hash of a file's bytes, so that changed labels are noticed; of other data its name alone."""
+    if not Path(path).is_file():
+        return path
+    digest = hashlib.sha256()
+    with Path(path).open("rb") as file:
+        while chunk := file.read(1 << 20):
+            digest.update(chunk)
+    return digest.hexdigest()
 
 
 def _draw(examples: list[Example], n_rows: int | None, purpose: int) -> list[Example]:
@@ -121,11 +143,5 @@ def _write(path: Path, examples: list[Example]) -> str:
             row["text_pair"] = example.text_pair
         lines.append(json.dumps(row, ensure_ascii=False) + "\n")
     text = "".join(lines)
-    _replace(path, text)
+    write_whole(path, text)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
-
-
-def _replace(path: Path, text: str) -> None:
-    scratch = path.with_name(f".{path.name}.tmp")
-    scratch.write_text(text, encoding="utf-8")
-    os.replace(scratch, path)

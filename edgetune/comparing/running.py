@@ -6,30 +6,34 @@ folder/results.jsonl  table.md  *.png  *.svg
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import shlex
+import shutil
 import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import tomli_w
 
 from edgetune.comparing.grid import MATCHED, Cell, Grid, cells_of
 from edgetune.comparing.outcome import FILE, Outcome, packed, read_outcome, write_lines
 from edgetune.comparing.rows import SharedRows, share_rows
-from edgetune.config import by_section, dump_config, make_config
+from edgetune.config import by_section, make_config
 from edgetune.errors import EdgetuneError
+from edgetune.files import write_whole
 from edgetune.machine import machine_info
 from edgetune.rows import Say
 
-_PHASES_OF_EVALUATION = ("evaluate",)
+LAST_WORDS_S = 20.0
+"""What a child gets to save and leave when the comparison is stopped."""
 
 
 @dataclass(frozen=True)
@@ -65,12 +69,14 @@ class Comparison:
         self.rows: dict[str, SharedRows] = {}
         for entry in grid.data:
             say(f"Drawing the rows of {entry.name}")
-            self.rows[entry.name] = share_rows(entry, grid, folder / "data" / entry.name)
-        _write(folder / "grid.json", grid.model_dump_json(indent=2) + "\n")
+            rows = self.rows[entry.name] = share_rows(entry, grid, folder / "data" / entry.name)
+            if rows.n_bad:
+                say(f"{entry.name}: {rows.n_bad:,} unusable rows were left out")
+        write_whole(folder / "grid.json", grid.model_dump_json(indent=2) + "\n")
 
     def run(self) -> Iterator[Done]:
         """Run every cell that is not finished, in order; keep `results.jsonl` in step."""
-        outcomes: dict[str, Outcome] = {}
+        outcomes = self._known()
         warm: set[str] = set()
         for number, cell in enumerate(self.cells, 1):
             cell = self._resolved(cell, outcomes)
@@ -81,11 +87,22 @@ class Comparison:
                 if cell.data not in warm:
                     self._warm_up(cell)
                     warm.add(cell.data)
+                shutil.rmtree(home, ignore_errors=True)  # nothing of an earlier try is taken for this one's
                 outcome = self._run_cell(cell, home, key)
-                _write(home / FILE, outcome.model_dump_json(indent=2) + "\n")
+                write_whole(home / FILE, outcome.model_dump_json(indent=2) + "\n")
             outcomes[cell.name] = outcome
-            _write(self.folder / "results.jsonl", write_lines(outcomes.values()))
+            known = [outcomes[one.name] for one in self.cells if one.name in outcomes]
+            write_whole(self.folder / "results.jsonl", write_lines(known))
             yield Done(number, len(self.cells), outcome, kept)
+
+    def _known(self) -> dict[str, Outcome]:
+        """Return what earlier runs left of these very cells, also of those that are still to come."""
+        cells = {cell.name: cell for cell in self.cells}
+        return {
+            one.name: one
+            for one in self.finished()
+            if cells[one.name].method == MATCHED or one.key == cells[one.name].key(self.rows[one.data].key)
+        }
 
     def finished(self) -> list[Outcome]:
         """Return the outcomes that lie in the folder, in the order of the cells."""
@@ -107,11 +124,12 @@ class Comparison:
     def _warm_up(self, cell: Cell) -> None:
         """Fill the caches of tokens and artifacts, so that the first method does not pay for all."""
         self._say(f"Tokenizing {cell.data} and exporting the model, for all methods alike")
-        settings = {k: v for k, v in cell.settings.items() if k not in ("deadline_s", "method", "epochs")}
+        settings = {k: v for k, v in cell.settings.items() if k not in ("deadline_s", "epochs")}
         first = cell.model_copy(
             update={"method": "train-all", "variant": "warm-up", "settings": settings | {"max_steps": 2}}
         )
-        self._run_own(first, self.folder / "cells" / ".warm-up", "")
+        self._run_cell(first, self.folder / ".warm-up", "")
+        shutil.rmtree(self.folder / ".warm-up", ignore_errors=True)
 
     def _run_cell(self, cell: Cell, home: Path, key: str) -> Outcome:
         try:
@@ -121,6 +139,8 @@ class Comparison:
             return run(cell, home, key)
         except EdgetuneError as error:
             return self._outcome(cell, key, "", error=str(error))
+        except (OSError, ValueError, LookupError) as error:  # one cell must not end the grid
+            return self._outcome(cell, key, "", error=f"{type(error).__name__}: {error}")
 
     def _outcome(self, cell: Cell, key: str, command: str, **found: Any) -> Outcome:
         return Outcome(
@@ -128,6 +148,7 @@ class Comparison:
             key=key,
             command=command,
             machine=machine_info(),
+            commit=_commit(),
             date=datetime.now(timezone.utc).isoformat(timespec="seconds"),
             **found,
         )
@@ -138,15 +159,24 @@ class Comparison:
         settings = self.rows[cell.data].settings | cell.settings
         settings |= {"method": cell.method, "seed": cell.seed}
         settings.setdefault("watched", False)
-        _write(home / "config.toml", dump_config(make_config(by_section(settings))))
+        settings.setdefault("keep", "last")
+        sections = by_section(settings)
+        make_config(sections)
+        # What was given and no more: what is written counts as wished for, and a plan may decide the rest.
+        given = {
+            name: {key: value for key, value in values.items() if value is not None}
+            for name, values in sections.items()
+            if values
+        }
+        write_whole(home / "config.toml", tomli_w.dumps(given))
         arguments = ["finetune", "--config", str(home / "config.toml"), "--out", str(home / "run")]
         done, wall_s = self._process("edgetune", [*arguments, "--overwrite", "--json", "--quiet"], home)
-        command = "edgetune " + shlex.join(self._relative(arguments))
+        command = "edgetune " + shlex.join([*self._relative(arguments[:-1]), "again"])
         if done.returncode:
             return self._outcome(cell, key, command, error=_last_line(done.stderr), wall_s=wall_s)
-        summary = json.loads(done.stdout)
+        summary = json.loads((home / "run" / "summary.json").read_text(encoding="utf-8"))
         right = self._right(home / "run", self.rows[cell.data])
-        evaluated_s = sum(summary["time_split_s"].get(name, 0.0) for name in _PHASES_OF_EVALUATION)
+        evaluated_s = summary["time_split_s"].get("evaluate", 0.0)
         return self._outcome(
             cell,
             key,
@@ -175,7 +205,7 @@ class Comparison:
         """Run an outside program on the same rows; compare its predictions with the labels."""
         home.mkdir(parents=True, exist_ok=True)
         task = self._task(cell, home)
-        _write(home / "task.json", json.dumps(task, indent=2) + "\n")
+        write_whole(home / "task.json", json.dumps(task, indent=2) + "\n")
         arguments = [cell.method, str(home / "task.json")]
         done, wall_s = self._process("edgetune.peers", arguments, home)
         command = "python -m edgetune.peers " + shlex.join(self._relative(arguments))
@@ -208,7 +238,7 @@ class Comparison:
             "seed": cell.seed,
             "out": str((home / "run").resolve()),
         }
-        for name in ("deadline_s", "epochs", "batch_size", "max_length", "model"):
+        for name in ("deadline_s", "epochs", "batch_size", "max_length", "model", "device"):
             if name in settings:
                 task[name] = settings[name]
         return task
@@ -218,16 +248,28 @@ class Comparison:
     ) -> tuple[subprocess.CompletedProcess[str], float]:
         """Run a module as a fresh process; keep what it says in `log.txt`."""
         started = time.perf_counter()
-        done = subprocess.run(
-            [sys.executable, "-m", module, *arguments],
-            capture_output=True,
+        command = [sys.executable, "-m", module, *arguments]
+        child = subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
             text=True,
-            check=False,
             env=os.environ | {"EDGETUNE_CACHE": str(self._cache_dir)},
         )
+        try:
+            out, err = child.communicate()
+        except BaseException:  # stopped: nothing may go on computing behind the user's back
+            child.terminate()
+            try:
+                child.wait(LAST_WORDS_S)
+            except subprocess.TimeoutExpired:
+                child.kill()
+                child.wait()
+            raise
         wall_s = time.perf_counter() - started
-        _write(home / "log.txt", done.stderr)
-        return done, wall_s
+        write_whole(home / "log.txt", err)
+        return subprocess.CompletedProcess(command, child.returncode, out, err), wall_s
 
     def _relative(self, arguments: Sequence[str]) -> list[str]:
         """Return arguments with paths as seen from the comparison's folder."""
@@ -272,16 +314,23 @@ def _stage_times(run_dir: Path) -> list[tuple[str, float]]:
 
 def _last_line(text: str) -> str:
     lines = [line for line in text.strip().splitlines() if line.strip()]
-    return lines[-1].removeprefix("edgetune: ")[:500] if lines else "It ended without a word."
+    if not lines:
+        return "It ended without a word."
+    return lines[-1].removeprefix("edgetune: ").removeprefix("edgetune.peers: ")[:500]
 
 
-def _write(path: Path, text: str) -> None:
-    """Write under a temporary name, then rename."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    scratch = path.with_name(f".{path.name}.tmp")
+@lru_cache(maxsize=1)
+def _commit() -> str:
+    """Return the commit of a checkout that edgetune runs from, `+` where it was changed since; else ""."""
+    here = Path(__file__).parent
     try:
-        scratch.write_text(text, encoding="utf-8")
-        os.replace(scratch, path)
-    finally:
-        with contextlib.suppress(OSError):
-            scratch.unlink()
+        found = subprocess.run(
+            ["git", "describe", "--always", "--dirty=+", "--abbrev=12"],
+            cwd=here,
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return ""
+    return found.stdout.strip()

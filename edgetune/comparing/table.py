@@ -19,7 +19,7 @@ from edgetune.types import BoolArray
 
 SEED = 0
 BASE = "train-all"
-LOOP_PHASES = ("prepare", "load", "score", "select", "train")
+LOOP_PHASES = ("prepare", "score", "select", "train")
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class Line:
     Attributes:
         ranked: accuracy, interval, rank, tie.
         seconds: mean over seeds, evaluation taken off.
-        prepare_s: of those, before the first step of the model that is kept.
+        prepare_s: of those, on proxies, references and whatever else comes before the model that is kept.
         select_rate: share of `seconds` that choosing rows took.
         n_scored, n_trained: means; None where the program does not say.
         t_norm: seconds of the loop over those of train-all; None without train-all.
@@ -184,13 +184,15 @@ def _agot(accuracy: float, t_norm: float | None, base: Mapping[int, Outcome]) ->
 
 
 def pooled_speedups(tables: Sequence[DataTable]) -> dict[str, Pooled]:
-    """Return each method's speed-up over all data sets on which it has one; only where there are two or more."""
+    """Return the speed-up over all data sets of each method that has one on all of them, if there are two."""
     found: dict[str, list[Speedup]] = {}
     for table in tables:
         for line in table.lines:
             if line.speedup is not None:
                 found.setdefault(line.ranked.method, []).append(line.speedup)
     whole = [name for name, speedups in found.items() if len(speedups) == len(tables) >= 2]
+    if len({table.data for table in tables}) < len(tables):
+        return {}  # one set on two machines is not two sets
     return {name: pooled(found[name], np.random.default_rng(SEED)) for name in whole}
 
 
@@ -251,7 +253,9 @@ def markdown(tables: Sequence[DataTable], title: str) -> str:
         parts.append(f"## {table.data}\n\n{table.n_eval:,} evaluation rows; {table.machine}.\n")
         parts.append("| " + " | ".join(HEADER) + " |\n|" + "---|" * len(HEADER))
         parts += ["| " + " | ".join(cells(line)) + " |" for line in table.lines]
-        parts += [f"\n- not measured: {name}: {why}" for name, why in table.failed]
+        parts.append("")
+        parts += [f"- {line.ranked.method}: {'; '.join(line.notes)}" for line in table.lines if line.notes]
+        parts += [f"- not measured: {name}: {why}" for name, why in table.failed]
         parts.append("")
     together = pooled_speedups(tables)
     if together:
@@ -264,9 +268,10 @@ def markdown(tables: Sequence[DataTable], title: str) -> str:
 
 
 LEGEND = """\
-`=` by a rank: not significantly worse than the best (paired bootstrap over rows and seeds, 5 %). `time as random`: how
-long random rows with the learning rate decayed to zero need for this accuracy, over the method's own time; above 1 the
-method is worth it. `seconds` run from the start of the process to the saved model, without the run's own evaluation.
-`select` is the share that choosing rows took. T_norm is measured: seconds of the loop over those of train-all; `modelled`
-is the paper's, from the run's own T_f and T_b. AGOT is the paper's eq. 5.
+`=` by a rank: not significantly worse than the best (paired bootstrap over rows and seeds, 5 %). `time
+as random`: how long random rows with the learning rate decayed to zero need for this accuracy, over the
+method's own time; above 1 the method is worth it. `seconds` run from the start of the process to the
+saved model, without the run's own evaluation. `select` is the share that choosing rows took. T_norm is
+measured: seconds of the loop over those of train-all; `modelled` is the paper's, from the run's own T_f
+and T_b. AGOT is the paper's eq. 5.
 """

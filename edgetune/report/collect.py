@@ -114,7 +114,8 @@ class Record:
         folder: where it lies.
         figures: of its receipt.
         sections: the closing table of the run.
-        date: when a compare folder says it was made, else when its receipt was last written (UTC).
+        date: when its receipt or a compare folder says it was made, else when the receipt was last written
+            (UTC).
         config: text of `config.toml`, None when there is none.
         picture: bytes of `run.png`, None when there is none.
     """
@@ -239,13 +240,14 @@ def read_run(folder: Path, name: str) -> Record:
         raise RunError(f"{path} is no receipt of edgetune: {where}: {problem['msg'].lower()}.") from error
     except (LookupError, TypeError, ValueError, AttributeError) as error:
         raise RunError(f"{path} is not a whole receipt ({type(error).__name__}: {error}).") from error
-    return Record(name, folder, figures, sections, _date(folder), _config(folder), _picture(folder))
+    date = _date(folder, summary.get("date") or _cell(folder).get("date"))
+    return Record(name, folder, figures, sections, date, _config(folder), _picture(folder))
 
 
-def _date(folder: Path) -> datetime:
-    """Return when a run was made: as its cell says, else when its receipt was last written."""
+def _date(folder: Path, said: Any) -> datetime:
+    """Return when a run was made: as its receipt or its cell says, else when the receipt was last written."""
     with contextlib.suppress(TypeError, ValueError):
-        date = datetime.fromisoformat(_cell(folder).get("date", ""))
+        date = datetime.fromisoformat(said)
         if date.tzinfo is not None:
             return date.astimezone(timezone.utc)
     return datetime.fromtimestamp((folder / "summary.json").stat().st_mtime, timezone.utc)

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import csv
 import io
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from edgetune.files import write_whole
 from edgetune.inspecting import KINDS, Finding, as_table
 from edgetune.report.page_parts import visible
 from edgetune.report.run_table import csv_cell
@@ -55,11 +55,5 @@ def write_findings(path: Path, findings: Sequence[Finding]) -> None:
     writer.writerow(Finding.__dataclass_fields__)
     for row in as_table(findings):
         writer.writerow([csv_cell(value) for value in row.values()])
-    scratch = path.with_name(f".{path.name}.tmp")
     with disk_errors(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            scratch.write_text(out.getvalue(), encoding="utf-8")
-            os.replace(scratch, path)
-        finally:
-            scratch.unlink(missing_ok=True)
+        write_whole(path, out.getvalue())

@@ -9,12 +9,12 @@ own policy forbids the rest. Texts go through `page_parts.tag`, which escapes th
 from __future__ import annotations
 
 import base64
-import os
 from collections.abc import Iterable, Sequence
 from datetime import datetime
 from pathlib import Path
 
 import edgetune
+from edgetune.files import write_whole
 from edgetune.report.collect import Collected, Record
 from edgetune.report.page_parts import (
     Html,
@@ -83,24 +83,13 @@ def page(collected: Collected, made: datetime) -> str:
 
 
 def write_page(collected: Collected, out: Path, made: datetime) -> None:
-    """Write the page; the file appears whole or not at all."""
-    write_whole(out, page(collected, made))
-
-
-def write_whole(out: Path, text: str) -> None:
-    """Write a text under a temporary name, then rename it.
+    """Write the page; the file appears whole or not at all.
 
     Raises:
         EnvironmentError_: the disk is full, or the folder cannot be written.
     """
-    scratch = out.with_name(f".{out.name}.{os.getpid()}.tmp")
     with disk_errors(out):
-        out.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            scratch.write_text(text, encoding="utf-8", newline="\n")
-            os.replace(scratch, out)
-        finally:
-            scratch.unlink(missing_ok=True)
+        write_whole(out, page(collected, made))
 
 
 def _head(title: str) -> Html:

@@ -1,4 +1,4 @@
-"""The picture of a run, `run.png`: loss, stages and what was skipped, over time. Matplotlib lives here alone.
+"""The picture of a run, `run.png`: loss, stages and what was skipped, over time.
 
 Drawn on Agg through matplotlib's objects: no window, no pyplot, no global state.
 """

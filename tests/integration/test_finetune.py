@@ -112,6 +112,19 @@ def test_config_is_whole_and_repeats_the_run_bit_for_bit(
     assert (again / "config.toml").read_bytes() == (trained.folder / "config.toml").read_bytes()
 
 
+def test_the_last_pass_can_be_kept(tiny_model: Path, demo_csv: Path, run_cli: RunCli, tmp_path: Path) -> None:
+    code, out, err = run_cli(
+        *("finetune", demo_csv, "--model", tiny_model, "--backend", "ort", "--epochs", 3, "--batch-size", 16),
+        *("--set", "keep=last", "--out", tmp_path / "run", "--json"),
+    )
+    assert code == 0, err
+    evaluations = [
+        line for line in read_history(tmp_path / "run" / "history.jsonl") if line["kind"] == "eval"
+    ]
+    assert [line["epoch"] for line in evaluations] == [3]
+    assert json.loads(out)["best_epoch_chosen_on_eval"] is False
+
+
 @pytest.mark.parametrize("method", ["random", "three-stage"])
 def test_same_seed_same_run(
     method: str, tiny_model: Path, demo_csv: Path, run_cli: RunCli, tmp_path: Path

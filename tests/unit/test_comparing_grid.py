@@ -82,6 +82,10 @@ def test_a_key_changes_with_what_decides_the_result() -> None:
         ({"settings": {"lr": -1}}, "lr"),
         ({"vary": [{"name": "x", "method": "svp", "rank_bye": "entropy"}]}, 'Did you mean "rank_by"'),
         ({"seeds": "one"}, "seeds"),
+        ({"name": "a/b"}, "name"),
+        ({"data": [{"name": "../a", "train": "a.csv"}]}, "data.0.name"),
+        ({"settings": {"seed": 3}}, "for the comparison to set"),
+        ({"settings": {"text": ["a"]}}, "for the comparison to set"),
     ],
 )
 def test_what_is_refused(changed: dict[str, Any], said: str) -> None:

@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
-from edgetune.comparing import pictures
-from edgetune.comparing.pictures import Point
+from edgetune.comparing import bars, labels, pictures
+from edgetune.comparing.figures import say, styles
+from edgetune.comparing.points import Point, pareto_front
 from edgetune.config import METHODS
 
 NAMES = [*METHODS, "three stages of the paper", "$random$ + decay"]
@@ -46,10 +47,10 @@ DRAWN: dict[str, Callable[[Path], None]] = {
     "pareto-no-curve": lambda path: pictures.draw_pareto(points()[:3], [], "", path),
     "pareto-no-points": lambda path: pictures.draw_pareto([], CURVE, "中", path),
     "pareto-one": lambda path: pictures.draw_pareto(points()[:1], CURVE[:1], "", path),
-    "split": lambda path: pictures.draw_time_split(SPLIT, path),
-    "split-of-nothing": lambda path: pictures.draw_time_split([("a", {}), ("b", {"train": 0.0})], path),
-    "stages": lambda path: pictures.draw_stages(STAGES, path),
-    "stages-of-one": lambda path: pictures.draw_stages([("a", []), *STAGES[:1]], path),
+    "split": lambda path: bars.draw_time_split(SPLIT, path),
+    "split-of-nothing": lambda path: bars.draw_time_split([("a", {}), ("b", {"train": 0.0})], path),
+    "stages": lambda path: bars.draw_stages(STAGES, path),
+    "stages-of-one": lambda path: bars.draw_stages([("a", []), *STAGES[:1]], path),
     "sensitivity": lambda path: pictures.draw_sensitivity("keep_rate", LINES, path),
     "sensitivity-log": lambda path: pictures.draw_sensitivity(
         "lr", {"a": [(x / 1e4, 0.8, 0.7, 0.9) for x in range(1, 40)], "b": []}, path
@@ -60,8 +61,8 @@ DRAWN: dict[str, Callable[[Path], None]] = {
 }
 EMPTY: dict[str, Callable[[Path], None]] = {
     "No method has been measured": lambda path: pictures.draw_pareto([], [], "title", path),
-    "No time has been measured": lambda path: pictures.draw_time_split([], path),
-    "No stage has been recorded": lambda path: pictures.draw_stages([("a", [])], path),
+    "No time has been measured": lambda path: bars.draw_time_split([], path),
+    "No stage has been recorded": lambda path: bars.draw_stages([("a", [])], path),
     "Nothing has been measured over beta": lambda path: pictures.draw_sensitivity("beta", {"a": []}, path),
     "No row has been visited": lambda path: pictures.draw_map(
         np.ones(1), np.zeros(1), np.array([np.nan]), path
@@ -92,8 +93,8 @@ def test_png_is_the_same_twice(name: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("sentence", EMPTY)
 def test_an_empty_picture_says_so(sentence: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     said: list[str] = []
-    say = pictures._say
-    monkeypatch.setattr(pictures, "_say", lambda words, path: (said.append(words), say(words, path)))
+    for module in (bars, pictures):
+        monkeypatch.setattr(module, "say", lambda words, path: (said.append(words), say(words, path)))
     EMPTY[sentence](tmp_path / "empty.png")
     assert [words.startswith(sentence) for words in said] == [True]
     assert (tmp_path / "empty.png").read_bytes().startswith(PNG)
@@ -121,16 +122,16 @@ def test_times_must_be_above_0(tmp_path: Path) -> None:
 
 
 def test_no_two_methods_look_alike_and_known_ones_keep_their_look() -> None:
-    looks = pictures.styles([*NAMES, *(f"other {i}" for i in range(30))])
+    looks = styles([*NAMES, *(f"other {i}" for i in range(30))])
     assert len(set(looks.values())) == len(looks) == len(NAMES) + 30
-    assert pictures.styles(["three-stage"])["three-stage"] == looks["three-stage"]
+    assert styles(["three-stage"])["three-stage"] == looks["three-stage"]
 
 
 def test_the_front_leaves_out_what_is_beaten() -> None:
     a = Point("a", 10, 0.8, 0.8, 0.8, 1)
     b = Point("b", 20, 0.9, 0.9, 0.9, 1)
     worse = [Point("c", 15, 0.7, 0, 1, 1), Point("d", 20, 0.85, 0, 1, 1), Point("e", 30, 0.9, 0, 1, 1)]
-    assert pictures.pareto_front([*worse, b, a]) == [a, b]
+    assert pareto_front([*worse, b, a]) == [a, b]
 
 
 @pytest.mark.parametrize("spread", [1.0, 1.4])
@@ -143,7 +144,7 @@ def test_names_do_not_cover_each_other_nor_a_marker(
         for i, p in enumerate(points())
     ]
     figures: list[Figure] = []
-    monkeypatch.setattr(pictures, "_save", lambda figure, path: figures.append(figure))
+    monkeypatch.setattr(pictures, "save", lambda figure, path: figures.append(figure))
     pictures.draw_pareto(shown, CURVE, "", tmp_path / "x.png")
     axes = figures[0].axes[-1]  # the close-up, where there is one
     assert len(figures[0].axes) == (2 if spread == 1.0 else 1)
@@ -153,7 +154,7 @@ def test_names_do_not_cover_each_other_nor_a_marker(
     blocks = np.concatenate([boxes, np.hstack([dots - 4, dots + 4])])
     for i, box in enumerate(boxes):
         others = np.delete(blocks, i, axis=0)
-        assert pictures._overlap(box[None], others)[0] == 0, axes.texts[i].get_text()
+        assert labels.overlap(box[None], others)[0] == 0, axes.texts[i].get_text()
     frame = axes.get_window_extent()
     assert (boxes[:, :2] >= frame.min - 1).all()
     assert (boxes[:, 2:] <= frame.max + 1).all()

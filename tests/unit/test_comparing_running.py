@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from edgetune.comparing.outcome import Outcome, packed, read_lines, read_outcome
 from edgetune.comparing.rows import share_rows
 from edgetune.comparing.running import Comparison
 from edgetune.comparing.table import markdown, pooled_speedups, tables_of
+from edgetune.config import load_config
 from edgetune.errors import DataError, EdgetuneError, RunError
 from edgetune.machine import machine_info
 
@@ -226,3 +228,58 @@ def test_machines_are_never_mixed() -> None:
     assert len({table.machine for table in tables}) == 2
     assert "Other, 4 cores" in {table.machine for table in tables}
     assert all(line.ranked.n_seeds == 1 for table in tables for line in table.lines)
+
+
+def test_a_cells_config_holds_what_was_given_and_leaves_the_rest_to_the_plan(
+    rows_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    grid = grid_on(rows_file, methods=["svp"], settings={"deadline_s": 60})
+    comparison = Comparison(grid, tmp_path / "out", tmp_path / "cache", lambda text: None)
+    monkeypatch.setattr(comparison, "_warm_up", lambda cell: None)
+    failed = subprocess.CompletedProcess([], 1, "", "edgetune: no.")
+    monkeypatch.setattr(comparison, "_process", lambda *_: (failed, 1.0))
+    [done] = list(comparison.run())
+    assert done.outcome.error == "no."
+    raw = load_config(tmp_path / "out" / "cells" / "rows--svp--seed0" / "config.toml")
+    assert raw["budget"] == {"deadline_s": 60}
+    assert raw["selection"] == {"method": "svp", "watched": False}
+    assert raw["train"] == {"seed": 0, "keep": "last"}
+    assert "max_length" not in raw["data"]
+
+
+def test_changed_labels_are_noticed(rows_file: Path, tmp_path: Path) -> None:
+    grid, folder = grid_on(rows_file), tmp_path / "data"
+    first = share_rows(grid.data[0], grid, folder)
+    rows_file.write_text(rows_file.read_text().replace('"no"', '"never"'))
+    second = share_rows(grid.data[0], grid, folder)
+    assert second.key != first.key
+    assert second.labels == ("never", "yes")
+
+
+def test_what_breaks_in_one_cell_does_not_end_the_grid(
+    rows_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    comparison = Counting(grid_on(rows_file), tmp_path / "out", tmp_path / "cache", lambda text: None)
+    monkeypatch.setattr(comparison, "_run_own", lambda *_: {}["predicted"])
+    done = list(comparison.run())
+    assert [one.outcome.error for one in done] == ["KeyError: 'predicted'"] * 3
+
+
+def test_a_stopped_cell_stops_its_process(
+    rows_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    comparison = Comparison(grid_on(rows_file), tmp_path / "out", tmp_path / "cache", lambda text: None)
+    started: list[subprocess.Popen[str]] = []
+
+    class Interrupted(subprocess.Popen):  # type: ignore[type-arg]
+        def communicate(self, *args: Any, **kwargs: Any) -> Any:
+            started.append(self)
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(subprocess, "Popen", Interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        comparison._process("timeit", ["-n", "1", "import time; time.sleep(60)"], tmp_path / "home")
+    assert started[0].poll() is not None
+    for stream in (started[0].stdout, started[0].stderr):
+        assert stream is not None
+        stream.close()

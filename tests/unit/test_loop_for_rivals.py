@@ -10,8 +10,10 @@ import pytest
 from fakes import FakeBackend, FakeClock, FakeHistory, FakeSource
 
 from edgetune.batching import Batch, TokenSource
+from edgetune.config import SelectionSettings
 from edgetune.loop import Loop, LoopSettings
 from edgetune.meter import Meter
+from edgetune.selection import DataShape, make_selector
 from edgetune.selection.staged import REFERENCE, SUBSET, Staged
 from edgetune.types import BoolArray, FloatArray
 
@@ -191,3 +193,19 @@ def test_a_straight_row_is_measured_by_its_train_step() -> None:
     run(loop)
     assert loop.record.n_scored.sum() == 0
     assert loop.record.n_measured.tolist() == [1] * N_ROWS
+
+
+@pytest.mark.parametrize("method", ["cartography-ambiguous", "cartography-hard", "ftft"])
+@pytest.mark.parametrize("epochs", [1, 2, 3])
+def test_a_subset_is_trained_even_where_the_reference_ends_in_mid_pass(method: str, epochs: int) -> None:
+    n_rows = 400
+    settings = SelectionSettings.model_validate({"method": method})
+    loop, _, backend = make(n_rows, epochs)
+    loop.selector = make_selector(settings, DataShape(n_rows, 2, 50), np.random.default_rng(3))
+    run(loop)
+    kinds = [call.kind for call in backend.calls]
+    after = backend.calls[kinds.index("load first") + 1 :]
+    assert loop.counts.n_seen == epochs * n_rows
+    assert sum(len(call.rows) for call in after) >= 0.04 * n_rows
+    assert loop.counts.n_steps_reference == kinds[: kinds.index("load first")].count("train") > 0
+    assert loop.meter.split_s()["prepare"] > loop.counts.n_steps_reference  # by ticks of the clock

@@ -203,6 +203,32 @@ class TestNeuralPeers:
         assert done.err.count("\n") == 1
         assert not (tmp_path / "out" / "result.json").exists()
 
+    @pytest.mark.parametrize(
+        ("name", "n_trained", "words"),
+        [
+            ("encoder-logreg", 300, "batches of 16 of like length"),
+            ("hf-trainer", 600, "2 passes over the rows (as asked)"),
+        ],
+    )
+    def test_without_a_deadline_all_rows_are_used(
+        self,
+        name: str,
+        n_trained: int,
+        words: str,
+        demo_csv: Path,
+        demo_eval_csv: Path,
+        tiny_model: Path,
+        tmp_path: Path,
+    ) -> None:
+        task = write_task(
+            tmp_path / "out", demo_csv, demo_eval_csv, model=str(tiny_model), epochs=2, batch_size=16
+        )
+        found = run_peer(PEERS[name], read_task(task), Meter())
+        assert check_whole(tmp_path / "out", name, demo_eval_csv, chance=0.2) == found
+        assert (found.n_train_used, found.n_trained) == (300, n_trained)
+        assert words in " ".join(found.notes)
+        assert "deadline" not in " ".join(found.notes)
+
     def test_embeddings_are_those_of_each_text_alone(self, tiny_model: Path, tmp_path: Path) -> None:
         import torch
         from transformers import AutoModel, AutoTokenizer

@@ -127,6 +127,8 @@ def test_the_first_steps_correct_the_rows_once() -> None:
     assert not timed.revise(64)
     for _ in range(10):
         clock.speed("train").observe(1.0, 2.0)
+    assert not timed.revise(64)  # a twentieth of the time has to have passed
+    now.now_s += 10.0
     left_s = clock.left_s()
     assert timed.revise(288)
     assert timed.revised is not None

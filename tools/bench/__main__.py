@@ -59,7 +59,7 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=4000, help="rows of the data to use")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--epochs", type=int, default=2)
-    parser.add_argument("--deadlines", type=int, nargs="+", help="of `plans`, in seconds (default: all four)")
+    parser.add_argument("--deadlines", type=int, nargs="+", help="of `plans` and `equal`, in seconds")
     parser.add_argument("--profile", help="device profile (default: the one that fits this machine)")
     parser.add_argument("--out", type=Path, default=Path("runs/bench"))
     arguments = parser.parse_args()

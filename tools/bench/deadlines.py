@@ -128,7 +128,7 @@ def equal(arguments: argparse.Namespace) -> None:
     columns = "data|time|arm|seed|plan|steps|accuracy on the whole test set"
     print(f"|{columns}|\n|---|---|---|---|---|---|---|")
     for name in ("sst2", "ag_news"):
-        for deadline_s in EQUAL_S:
+        for deadline_s in arguments.deadlines or EQUAL_S:
             means: dict[str, list[float]] = {"planned": [], "plain": []}
             for seed in range(arguments.repeats):
                 for arm, more in (("planned", ()), ("plain", PLAIN)):
