@@ -11,11 +11,12 @@ The same seed gives the same file, bit for bit, on every platform: only `random.
 from __future__ import annotations
 
 import csv
-import os
 import random
 import re
 from collections.abc import Sequence
 from pathlib import Path
+
+from edgetune.files import whole
 
 LABELS = ("billing", "defect", "delivery", "login")
 
@@ -345,16 +346,10 @@ def demo_rows(n_rows: int = 4000, seed: int = 0) -> list[tuple[str, str]]:
 
 def write_demo(path: Path, n_rows: int = 4000, seed: int = 0) -> None:
     """Write a CSV with the header `text,label`; the file appears whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        with partial.open("w", encoding="utf-8", newline="") as file:
-            writer = csv.writer(file, lineterminator="\n")
-            writer.writerow(("text", "label"))
-            writer.writerows(demo_rows(n_rows, seed))
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
+    with whole(path) as scratch, scratch.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(("text", "label"))
+        writer.writerows(demo_rows(n_rows, seed))
 
 
 def demo_texts() -> list[str]:

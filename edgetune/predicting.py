@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import json
-import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import tee
@@ -13,6 +12,7 @@ from typing import Any
 
 from edgetune.data.dataset import DataOptions, read_texts
 from edgetune.errors import UsageError
+from edgetune.files import whole
 from edgetune.runfolder import disk_errors
 from edgetune.saved import Prediction, Run
 
@@ -82,22 +82,16 @@ def write_predictions(rows: Iterable[Row], out: Path) -> int:
     """
     if out.suffix not in (".csv", ".jsonl"):
         raise UsageError(f"--out {out}: write to a name that ends in .csv or .jsonl.")
-    scratch = out.with_name(f".{out.name}.tmp")
     n_written = 0
-    try:
-        with disk_errors(out), scratch.open("w", encoding="utf-8", newline="") as file:
-            writer = csv.writer(file)
-            for n_written, row in enumerate(rows, 1):
-                found = row.to_dict()
-                if out.suffix == ".jsonl":
-                    found["probabilities"] = row.prediction.probabilities
-                    file.write(json.dumps(found, ensure_ascii=False) + "\n")
-                    continue
-                if n_written == 1:
-                    writer.writerow(found)
-                writer.writerow(found.values())
-            file.flush()
-        os.replace(scratch, out)
-    finally:
-        scratch.unlink(missing_ok=True)
+    with disk_errors(out), whole(out) as scratch, scratch.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file)
+        for n_written, row in enumerate(rows, 1):
+            found = row.to_dict()
+            if out.suffix == ".jsonl":
+                found["probabilities"] = row.prediction.probabilities
+                file.write(json.dumps(found, ensure_ascii=False) + "\n")
+                continue
+            if n_written == 1:
+                writer.writerow(found)
+            writer.writerow(found.values())
     return n_written

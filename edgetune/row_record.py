@@ -6,7 +6,6 @@ that are most likely mislabelled, and the skip rates by class and by length are 
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -18,6 +17,7 @@ import numpy.typing as npt
 
 from edgetune.batching import PAD_MULTIPLE, Batch, bucket_of
 from edgetune.errors import RunError
+from edgetune.files import whole
 from edgetune.types import BoolArray, FloatArray, IntArray
 
 FILE = "rows.npz"
@@ -119,13 +119,8 @@ class RowRecord:
 
     def save(self, folder: Path) -> None:
         """Write `rows.npz` into a run's folder, under a temporary name first."""
-        scratch = folder / f".{FILE}.tmp"
-        try:
-            with scratch.open("wb") as file:
-                np.savez(file, **{field.name: getattr(self, field.name) for field in fields(self)})
-            os.replace(scratch, folder / FILE)
-        finally:
-            scratch.unlink(missing_ok=True)
+        with whole(folder / FILE) as scratch, scratch.open("wb") as file:
+            np.savez(file, **{field.name: getattr(self, field.name) for field in fields(self)})
 
 
 def load_record(folder: Path) -> RowRecord:

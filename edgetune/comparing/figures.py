@@ -6,13 +6,13 @@ like `run.png`.
 
 from __future__ import annotations
 
-import os
 import warnings
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgetune.config import METHODS
+from edgetune.files import whole
 from edgetune.report.plots import BLUE, GREEN, ORANGE, SKY, VERMILLION
 
 if TYPE_CHECKING:
@@ -86,12 +86,7 @@ def save(figure: Figure, path: Path) -> None:
     kind = path.suffix.lower().removeprefix(".")
     if kind not in ("png", "svg"):
         raise ValueError(f"a picture is .png or .svg, not {path.name!r}")
-    partial = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        with rc_context({"svg.hashsalt": "edgetune"}), warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message="Glyph .* missing")  # a name in another script
-            metadata = {"Date": None} if kind == "svg" else {}
-            figure.savefig(partial, format=kind, dpi=150, metadata=metadata)
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
+    with whole(path) as scratch, rc_context({"svg.hashsalt": "edgetune"}), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph .* missing")  # a name in another script
+        metadata = {"Date": None} if kind == "svg" else {}
+        figure.savefig(scratch, format=kind, dpi=150, metadata=metadata)

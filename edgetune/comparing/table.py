@@ -235,7 +235,7 @@ def cells(line: Line) -> tuple[str, ...]:
         ratio_words(line.speedup),
         f"{line.seconds:.1f}",
         f"{line.prepare_s:.1f}" if line.prepare_s else "–",
-        f"{100 * line.select_rate:.1f} %",
+        f"{100 * line.select_rate:.1f} %" if line.select_rate else "–",
         "–" if line.n_scored is None else f"{line.n_scored:,.0f}",
         "–" if line.n_trained is None else f"{line.n_trained:,.0f}",
         "–" if line.t_norm is None else f"{line.t_norm:.2f}",

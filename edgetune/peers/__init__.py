@@ -8,13 +8,11 @@ here: names, a line on each, and what has to be installed.
 
 from __future__ import annotations
 
-import difflib
 import importlib
-from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from edgetune.errors import EnvironmentError_, UsageError
+from edgetune.errors import EnvironmentError_, UsageError, did_you_mean
 from edgetune.machine import installed
 
 if TYPE_CHECKING:
@@ -102,9 +100,3 @@ def find_peer(name: str) -> Peer:
             f'There is no peer "{name}".{did_you_mean(name, PEERS)} The peers are {", ".join(PEERS)}.'
         )
     return PEERS[name]
-
-
-def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """Return a question that names the nearest known word, with a space before it; "" if none is near."""
-    close = difflib.get_close_matches(word, list(known), n=1)
-    return f' Did you mean "{close[0]}"?' if close else ""

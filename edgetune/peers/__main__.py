@@ -18,6 +18,7 @@ from pathlib import Path
 
 from edgetune.data.readers import HUB_PREFIX, existing
 from edgetune.errors import EdgetuneError, EnvironmentError_, UsageError
+from edgetune.files import write_whole
 from edgetune.machine import installed, versions
 from edgetune.meter import Meter, process_age_s
 from edgetune.peers import INSTALL, PEERS, Peer, find_peer
@@ -160,16 +161,6 @@ def _notes(task: PeerTask, rows: TrainRows, gold: list[str], elapsed_s: float) -
     if task.deadline_s is not None and elapsed_s > task.deadline_s:
         notes.append(f"The model was saved {elapsed_s - task.deadline_s:.1f} s after the deadline.")
     return notes
-
-
-def write_whole(path: Path, text: str) -> None:
-    """Write a file that appears whole or not at all."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        partial.write_text(text, encoding="utf-8")
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 if __name__ == "__main__":

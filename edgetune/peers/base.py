@@ -19,9 +19,8 @@ from edgetune.clock import margin_s
 from edgetune.config import DataSettings, RunConfig, Settings
 from edgetune.data.dataset import BadRow, read_examples
 from edgetune.data.token_build import label_order
-from edgetune.errors import BudgetError, DataError, UsageError
+from edgetune.errors import BudgetError, DataError, UsageError, did_you_mean
 from edgetune.meter import Meter
-from edgetune.peers import did_you_mean
 from edgetune.rows import data_options
 from edgetune.types import IntArray
 

@@ -5,13 +5,13 @@ The nearest profile is scaled by what comes out. The answer is kept, so a machin
 
 from __future__ import annotations
 
+import contextlib
 import json
-import os
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
 from edgetune.errors import EdgetuneError
+from edgetune.files import write_whole
 from edgetune.machine import versions
 from edgetune.profiles.device_profile import DeviceProfile, Machine
 from edgetune.profiles.here import this_machine
@@ -67,11 +67,5 @@ def _read(path: Path) -> dict[str, Scales]:
 
 
 def _write(path: Path, known: dict[str, Scales]) -> None:
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, scratch = tempfile.mkstemp(dir=path.parent, prefix=".probes-")
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            json.dump(known, file)
-        os.replace(scratch, path)
-    except OSError:
-        return
+    with contextlib.suppress(OSError):  # then it is measured again next time
+        write_whole(path, json.dumps(known))

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import os
 import sys
-import tempfile
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ import tomli_w
 from pydantic import ValidationError
 
 from edgetune.errors import ProfileError, UsageError
+from edgetune.files import write_whole
 from edgetune.profiles.device_profile import SCHEMA_VERSION, DeviceProfile
 from edgetune.profiles.sanity import first_nonsense
 
@@ -70,15 +70,7 @@ def save(profile: DeviceProfile, path: Path | None = None) -> Path:
     """
     path = user_folder() / f"{profile.name}.toml" if path is None else path
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, scratch = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-        try:
-            with os.fdopen(handle, "w", encoding="utf-8") as file:
-                file.write(to_toml(profile))
-            os.chmod(scratch, 0o644)
-            os.replace(scratch, path)
-        finally:
-            Path(scratch).unlink(missing_ok=True)
+        write_whole(path, to_toml(profile))
     except OSError as error:
         raise ProfileError(
             f"Cannot write the profile to {path} ({error.strerror}); use --out FILE."

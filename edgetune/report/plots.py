@@ -5,7 +5,6 @@ Drawn on Agg through matplotlib's objects: no window, no pyplot, no global state
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from edgetune.files import whole
 from edgetune.report.words import Summary, accuracy_words, dataset_name, duration, percent, stage_words
 
 if TYPE_CHECKING:
@@ -140,12 +140,8 @@ def draw_run(history: list[dict[str, Any]], summary: Summary, out: Path) -> None
         axes.spines[["top"]].set_visible(False)
         axes.grid(axis="y", color="#E4E4E4", linewidth=0.8)
         axes.set_axisbelow(True)
-    partial = out.with_name(f".{out.name}.{os.getpid()}.part")
-    try:
-        figure.savefig(partial, format="png", dpi=100)
-        partial.replace(out)
-    finally:
-        partial.unlink(missing_ok=True)
+    with whole(out) as scratch:
+        figure.savefig(scratch, format="png", dpi=100)
 
 
 def _time_unit(end_s: float) -> tuple[float, str]:

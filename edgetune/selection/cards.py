@@ -12,7 +12,6 @@ Outside programs that `edgetune.peers` runs have cards of the same form, without
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import importlib
 import inspect
 import re
@@ -20,7 +19,7 @@ import sys
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from edgetune.config import SelectionSettings
-from edgetune.errors import UsageError
+from edgetune.errors import UsageError, did_you_mean
 
 if TYPE_CHECKING:
     from edgetune.report.tables import Section
@@ -169,9 +168,8 @@ def find_card(name: str) -> Card:
         cards |= peer_cards()
     if name in cards:
         return cards[name]
-    near = difflib.get_close_matches(name.lower().replace("_", "-").replace(" ", "-"), cards, n=1)
-    hint = f"did you mean {near[0]}? " if near else ""
-    raise UsageError(f"There is no method {name!r}; {hint}`edgetune methods` lists all {len(cards)}.")
+    near = did_you_mean(name.lower().replace("_", "-").replace(" ", "-"), cards)
+    raise UsageError(f'There is no method "{name}".{near} `edgetune methods` lists all {len(cards)}.')
 
 
 def list_sections(methods: dict[str, Card], peers: dict[str, Card]) -> list[Section]:

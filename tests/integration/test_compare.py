@@ -117,7 +117,7 @@ def test_inspect_lists_rows_and_draws_the_map(trained: Trained, run_cli: RunCli,
         (("compare", "x.csv", "--set", "lrr=1"), 'no setting "lrr"'),
         (("compare", "grid.toml", "--epochs", "2"), "says everything itself"),
         (("compare", "nothing-here.csv"), "nothing-here.csv"),
-        (("report", "."), "run"),
+        (("report", ".", "--out", "page.html"), "run"),
         (("inspect", "."), "run"),
     ],
 )

@@ -121,14 +121,14 @@ def test_defaults_in_words(default: Any, words: str) -> None:
 
 @pytest.mark.parametrize(("name", "near"), [("tree-stage", "three-stage"), ("Train_All", "train-all")])
 def test_an_unknown_name_says_what_may_be_meant(name: str, near: str) -> None:
-    with pytest.raises(UsageError, match=f"{name!r}; did you mean {near}[?]"):
+    with pytest.raises(UsageError, match=f'"{name}". Did you mean "{near}"[?]'):
         find_card(name)
 
 
 def test_a_name_unlike_any_other_gets_no_guess() -> None:
     with pytest.raises(UsageError) as caught:
         find_card("qqqq")
-    assert "did you mean" not in str(caught.value)
+    assert "Did you mean" not in str(caught.value)
     assert "`edgetune methods`" in str(caught.value)
 
 

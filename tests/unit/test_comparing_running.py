@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from edgetune.comparing.cell_runner import CellRunner
 from edgetune.comparing.grid import MATCHED, Cell, Grid, make_grid
 from edgetune.comparing.outcome import Outcome, packed, read_lines, read_outcome, write_lines
 from edgetune.comparing.rows import share_rows
@@ -51,16 +52,13 @@ def outcome(cell: Cell, key: str, accuracy: float = 0.8, **found: Any) -> Outcom
     return Outcome(**cell.model_dump(), key=key, command="", **(fixed | found))
 
 
-class Counting(Comparison):
+class FakeRunner(CellRunner):
     """Makes outcomes up, and counts which cells were run."""
 
-    def __init__(self, *args: Any, stop_at: int | None = None, fail: str = "") -> None:
-        super().__init__(*args)
+    def __init__(self, comparison: Comparison, stop_at: int | None, fail: str) -> None:
+        super().__init__(comparison.folder, comparison.rows, comparison.folder / "cache")
         self.ran: list[str] = []
         self.stop_at, self.fail = stop_at, fail
-
-    def _warm_up(self, cell: Cell) -> None:
-        pass
 
     def _run_own(self, cell: Cell, home: Path, key: str) -> Outcome:
         if self.stop_at is not None and len(self.ran) == self.stop_at:
@@ -69,6 +67,21 @@ class Counting(Comparison):
         if cell.method == self.fail:
             raise EdgetuneError("it cannot.")
         return outcome(cell, key)
+
+
+class Counting(Comparison):
+    """A comparison without processes."""
+
+    def __init__(self, *args: Any, stop_at: int | None = None, fail: str = "") -> None:
+        super().__init__(*args)
+        self.runner: FakeRunner = FakeRunner(self, stop_at, fail)
+
+    @property
+    def ran(self) -> list[str]:
+        return self.runner.ran
+
+    def _warm_up(self, cell: Cell) -> None:
+        pass
 
 
 def test_rows_are_drawn_once_and_shared(rows_file: Path, tmp_path: Path) -> None:
@@ -237,7 +250,7 @@ def test_a_cells_config_holds_what_was_given_and_leaves_the_rest_to_the_plan(
     comparison = Comparison(grid, tmp_path / "out", tmp_path / "cache", lambda text: None)
     monkeypatch.setattr(comparison, "_warm_up", lambda cell: None)
     failed = subprocess.CompletedProcess([], 1, "", "edgetune: no.")
-    monkeypatch.setattr(comparison, "_process", lambda *_: (failed, 1.0))
+    monkeypatch.setattr(comparison.runner, "_process", lambda *_: (failed, 1.0))
     [done] = list(comparison.run())
     assert done.outcome.error == "no."
     raw = load_config(tmp_path / "out" / "cells" / "rows--svp--seed0" / "config.toml")
@@ -260,7 +273,7 @@ def test_what_breaks_in_one_cell_does_not_end_the_grid(
     rows_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     comparison = Counting(grid_on(rows_file), tmp_path / "out", tmp_path / "cache", lambda text: None)
-    monkeypatch.setattr(comparison, "_run_own", lambda *_: {}["predicted"])
+    monkeypatch.setattr(comparison.runner, "_run_own", lambda *_: {}["predicted"])
     done = list(comparison.run())
     assert [one.outcome.error for one in done] == ["KeyError: 'predicted'"] * 3
 
@@ -278,7 +291,7 @@ def test_a_stopped_cell_stops_its_process(
 
     monkeypatch.setattr(subprocess, "Popen", Interrupted)
     with pytest.raises(KeyboardInterrupt):
-        comparison._process("timeit", ["-n", "1", "import time; time.sleep(60)"], tmp_path / "home")
+        comparison.runner._process("timeit", ["-n", "1", "import time; time.sleep(60)"], tmp_path / "home")
     assert started[0].poll() is not None
     for stream in (started[0].stdout, started[0].stderr):
         assert stream is not None

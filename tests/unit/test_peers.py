@@ -24,7 +24,7 @@ from edgetune.data.dataset import DataOptions, read_examples
 from edgetune.errors import DataError, EnvironmentError_, UsageError
 from edgetune.meter import Meter
 from edgetune.peers import PEERS, Peer, find_peer
-from edgetune.peers.__main__ import main, run_peer, write_whole
+from edgetune.peers.__main__ import main, run_peer
 from edgetune.peers.base import (
     Fitted,
     PeerResult,
@@ -80,7 +80,7 @@ def check_whole(out: Path, name: str, evaluation: Path, chance: float) -> PeerRe
     assert found.notes
     assert all(note.endswith(".") for note in found.notes)
     assert found.versions["edgetune"]
-    assert not [path for path in out.rglob("*") if path.name.endswith(".part")]
+    assert not [path for path in out.rglob("*") if path.name.endswith(".tmp")]
     return found
 
 
@@ -390,20 +390,6 @@ def test_samples_are_seeded_nested_and_miss_no_label(demo_csv: Path, tmp_path: P
     order = mixed_order(labels, np.random.default_rng(0))
     assert sorted(order) == list(range(1001))
     assert set(labels[order[:3]]) == {0, 1, 2}
-
-
-def test_files_appear_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = tmp_path / "result.json"
-    write_whole(path, "old")
-
-    def fails(self: Path, target: Path) -> None:
-        raise OSError("no room")
-
-    monkeypatch.setattr(Path, "replace", fails)
-    with pytest.raises(OSError, match="no room"):
-        write_whole(path, "new")
-    assert path.read_text() == "old"
-    assert os.listdir(tmp_path) == ["result.json"]
 
 
 def test_a_receipt_is_written_after_the_predictions(
