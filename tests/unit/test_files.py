@@ -35,8 +35,13 @@ def test_what_cannot_be_renamed_leaves_the_old_one(tmp_path: Path, monkeypatch: 
 def test_what_fails_in_the_middle_leaves_the_old_one(tmp_path: Path) -> None:
     path = tmp_path / "rows.csv"
     write_whole(path, "old")
-    with pytest.raises(KeyboardInterrupt), whole(path) as scratch:
-        scratch.write_text("half")
-        raise KeyboardInterrupt
+
+    def stopped() -> None:
+        with whole(path) as scratch:
+            scratch.write_text("half")
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        stopped()
     assert path.read_text() == "old"
     assert os.listdir(tmp_path) == ["rows.csv"]
