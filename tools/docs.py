@@ -1,6 +1,6 @@
 """Write the documents that are made from code and data: method cards, and the tables of results.
 
-    python tools/docs.py            # writes docs/method-cards.md and docs/results/README.md
+    python tools/docs.py            # writes docs/method-cards.md, docs/results/README.md and its pictures
     python tools/docs.py --check    # says which of them are stale, exit code 1
 
 Every table in docs/results/README.md comes from one docs/results/*.jsonl, the outcomes that `edgetune
@@ -12,8 +12,9 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
+from edgetune.comparing.drawing import draw_accuracy
 from edgetune.comparing.outcome import Outcome, read_lines
-from edgetune.comparing.table import LEGEND, markdown, tables_of
+from edgetune.comparing.table import LEGEND, DataTable, markdown, tables_of
 from edgetune.selection.cards import cards_markdown
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -35,11 +36,30 @@ def results_markdown(folder: Path) -> str:
         outcomes = read_lines(path)
         note = path.with_suffix(".txt")
         words = note.read_text(encoding="utf-8").strip() + "\n\n" if note.is_file() else ""
-        table = markdown(tables_of(outcomes), path.stem).replace(LEGEND, "").rstrip()
+        tables = tables_of(outcomes)
+        table = markdown(tables, path.stem).replace(LEGEND, "").rstrip()
         parts.append(f"{_deeper(table.split(chr(10), 1)[0])}\n\n{words}{_made(outcomes)}\n")
         parts.append(_deeper(table.split("\n", 1)[1].strip()) + "\n")
+        parts += [
+            f"![{one.data}: accuracy against seconds]({name})\n" for one, name in _pictures(path, tables)
+        ]
     parts.append(f"## How to read the tables\n\n{LEGEND}")
     return "\n".join(parts)
+
+
+def _pictures(path: Path, tables: list[DataTable]) -> list[tuple[DataTable, str]]:
+    """Return each table with the name of its picture."""
+    return [
+        (table, f"{path.stem}-{number}.png" if len(tables) > 1 else f"{path.stem}.png")
+        for number, table in enumerate(tables, 1)
+    ]
+
+
+def draw_pictures(folder: Path) -> None:
+    """Draw accuracy against seconds for every table; pictures depend on matplotlib and are not checked."""
+    for path in sorted(folder.glob("*.jsonl")):
+        for table, name in _pictures(path, tables_of(read_lines(path))):
+            draw_accuracy(table, folder / name)
 
 
 def _deeper(text: str) -> str:
@@ -74,6 +94,7 @@ def main() -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text, encoding="utf-8")
         print(f"wrote {path.relative_to(ROOT)}")
+    draw_pictures(RESULTS.parent)
 
 
 if __name__ == "__main__":

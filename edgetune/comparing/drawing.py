@@ -21,27 +21,32 @@ def draw_all(tables: Sequence[DataTable], outcomes: Sequence[Outcome], folder: P
         mine = [one for one in outcomes if one.data == table.data and machine_words(one) == table.machine]
         again = any(other.data == table.data for other in tables[:number])
         stem = f"{table.data}-{number + 1}" if again else table.data  # on another machine
-        points = [
-            Point(
-                line.ranked.method,
-                line.seconds,
-                line.ranked.accuracy,
-                line.ranked.low,
-                line.ranked.high,
-                line.ranked.n_seeds,
-            )
-            for line in table.lines
-        ]
         splits, stages = _splits(mine), _stages(mine)
         for suffix in SUFFIXES:
             pareto = folder / f"{stem}-accuracy{suffix}"
-            draw_pareto(points, table.curve, f"{table.data}, {table.machine}", pareto)
+            draw_accuracy(table, pareto)
             time_split = folder / f"{stem}-time{suffix}"
             draw_time_split(splits, time_split)
             timeline = folder / f"{stem}-stages{suffix}"
             draw_stages(stages, timeline)
             made += [pareto, time_split, timeline]
     return made
+
+
+def draw_accuracy(table: DataTable, path: Path) -> None:
+    """Draw accuracy against seconds, with the reference's curve."""
+    points = [
+        Point(
+            line.ranked.method,
+            line.seconds,
+            line.ranked.accuracy,
+            line.ranked.low,
+            line.ranked.high,
+            line.ranked.n_seeds,
+        )
+        for line in table.lines
+    ]
+    draw_pareto(points, table.curve, f"{table.data}, {table.machine}", path)
 
 
 def _splits(outcomes: Sequence[Outcome]) -> list[tuple[str, dict[str, float]]]:
