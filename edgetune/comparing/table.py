@@ -32,7 +32,7 @@ class Line:
         prepare_s: of those, on proxies, references and whatever else comes before the model that is kept.
         select_rate: share of `seconds` that choosing rows took.
         n_scored, n_trained: means; None where the program does not say.
-        t_norm: seconds of the loop over those of train-all; None without train-all.
+        t_norm: seconds of the loop over those of train-all on the same rows; None where that is not known.
         t_norm_modelled: as the run's receipt has it.
         agot: eq. 5, with the share of the largest class as the accuracy without finetuning.
         energy_j: mean; None where it is not known.
@@ -166,6 +166,13 @@ def _loop_s(outcome: Outcome) -> float:
 
 
 def _t_norm(outcome: Outcome, base: Outcome | None) -> float | None:
+    """Return seconds of the loop over those of train-all on the same rows.
+
+    Under a deadline both take the same time; there the run's own price of an unfiltered step tells what all
+    the rows that it saw would have cost.
+    """
+    if "deadline_s" in outcome.settings:
+        return outcome.counts.get("t_norm_measured")
     if base is None or not outcome.counts.get("n_seen") or not _loop_s(base):
         return None
     return _loop_s(outcome) / _loop_s(base)
@@ -272,6 +279,7 @@ LEGEND = """\
 as random`: how long random rows with the learning rate decayed to zero need for this accuracy, over the
 method's own time; above 1 the method is worth it. `seconds` run from the start of the process to the
 saved model, without the run's own evaluation. `select` is the share that choosing rows took. T_norm is
-measured: seconds of the loop over those of train-all; `modelled` is the paper's, from the run's own T_f
-and T_b. AGOT is the paper's eq. 5.
+measured: seconds of the loop over those of train-all on the same rows (under a deadline, over what the
+rows seen would have cost at the price of an unfiltered step); `modelled` is the paper's, from the run's
+own T_f and T_b. AGOT is the paper's eq. 5.
 """
