@@ -132,8 +132,8 @@ def load_record(folder: Path) -> RowRecord:
     path = folder / FILE
     if not path.is_file():
         raise RunError(
-            f"{folder} holds no {FILE}; it is written at the end of a run (edgetune 0.2 and later), "
-            "so train again to look at its rows."
+            f"{folder} holds no {FILE}; an older edgetune left it out, or the run did not end; "
+            "train again to look at its rows."
         )
     try:
         with path.open("rb") as file, np.load(file, allow_pickle=False) as found:
