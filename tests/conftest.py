@@ -15,6 +15,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import settings
+
+# The same examples every time, so that a failure belongs to the change that shows it;
+# `EDGETUNE_HYPOTHESIS=explore` draws new ones.
+settings.register_profile("fixed", derandomize=True)
+settings.register_profile("explore")
+settings.load_profile(os.environ.get("EDGETUNE_HYPOTHESIS", "fixed"))
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # read when huggingface_hub is imported, so before any test is
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
