@@ -16,6 +16,7 @@ from edgetune.cli_options import (
     Deadline,
     Delimiter,
     Encoding,
+    Eval,
     Header,
     Json,
     Label,
@@ -52,9 +53,7 @@ def compare(
     eval_rows: Annotated[
         int | None, typer.Option(help="Evaluation rows at most, drawn once.", show_default="all")
     ] = None,
-    eval_: Annotated[
-        str | None, typer.Option("--eval", help="Labelled text to evaluate on.", show_default="held out")
-    ] = None,
+    eval_: Eval = None,
     text: Text = None,
     label: Label = None,
     pair: Pair = None,
@@ -82,6 +81,7 @@ def compare(
     from edgetune.comparing.running import Comparison
     from edgetune.comparing.table import markdown, tables_of
     from edgetune.machine import cache_folder
+    from edgetune.runfolder import write_out
 
     reading = {"text": columns(text) if text else None, "label": label, "pair": pair, "header": header}
     reading |= {"encoding": encoding, "delimiter": delimiter, "eval": eval_}
@@ -111,7 +111,7 @@ def compare(
         signal.signal(signal.SIGTERM, before)
     outcomes = comparison.finished()
     tables = tables_of(outcomes)
-    (folder / "table.md").write_text(markdown(tables, grid.name), encoding="utf-8")
+    write_out(folder / "table.md", markdown(tables, grid.name))
     draw_all(tables, outcomes, folder)
     if as_json:
         print(json.dumps([one.model_dump(mode="json") for one in outcomes], ensure_ascii=False))
@@ -175,7 +175,7 @@ def _progress(done: Done) -> str:
 
 
 def _print(tables: list[DataTable]) -> None:
-    from edgetune.comparing.table import HEADER, cells, pooled_speedups, ratio_words
+    from edgetune.comparing.table import HEADER, cells, together
     from edgetune.report.tables import Section, print_sections
 
     sections = []
@@ -184,11 +184,8 @@ def _print(tables: list[DataTable]) -> None:
         sections.append(Section(title, [cells(line) for line in table.lines], HEADER, right=True))
         if table.failed:
             sections.append(Section(f"{table.data}: not measured", [*table.failed]))
-    together = pooled_speedups(tables)
-    if together:
-        order = sorted(together, key=lambda name: -together[name].ratio)
-        rows: list[tuple[str, ...]] = [(name, ratio_words(together[name])) for name in order]
-        sections.append(Section("All sets together", rows, ("method", "time as random"), right=True))
+    if whole := together(tables):
+        sections.append(Section("All sets together", whole, ("method", "time as random"), right=True))
     print_sections(sections, console())
     print("= : not significantly worse than the best. time as random: above 1, the method is worth it.")
 

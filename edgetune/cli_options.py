@@ -70,6 +70,9 @@ CacheDir = Annotated[
         help="Where tokens and artifacts are kept (default: $EDGETUNE_CACHE, else the user's cache)."
     ),
 ]
+Eval = Annotated[
+    str | None, typer.Option("--eval", help="Labelled text to evaluate on.", show_default="held out")
+]
 Text = Annotated[str | None, typer.Option(help="Text column, or several: question,sentence (numbers: 2,3).")]
 Label = Annotated[str | None, typer.Option(help="Label column.")]
 Header = Annotated[

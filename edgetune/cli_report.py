@@ -64,11 +64,9 @@ def report(
     if out is None:
         sys.stdout.write(text)
     else:
-        from edgetune.files import write_whole
-        from edgetune.runfolder import disk_errors
+        from edgetune.runfolder import write_out
 
-        with disk_errors(out):
-            write_whole(out, text)
+        write_out(out, text)
         n = len(collected.runs)
         print(f"Wrote {out}: {n} run{'s'[: n != 1]}.", file=sys.stderr)
     _say_left_out(collected)

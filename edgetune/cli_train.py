@@ -21,6 +21,7 @@ from edgetune.cli_options import (
     Device,
     Encoding,
     Energy,
+    Eval,
     Header,
     Json,
     Label,
@@ -45,9 +46,7 @@ _IMPORTED_AT_S, _CPU_AT_IMPORT_S = time.perf_counter(), time.process_time()
 
 def finetune(
     data: Annotated[str | None, typer.Argument(help="Labelled text: a file, a folder, or hub:NAME.")] = None,
-    eval_: Annotated[
-        str | None, typer.Option("--eval", help="Labelled text to evaluate on.", show_default="held out")
-    ] = None,
+    eval_: Eval = None,
     text: Text = None,
     label: Label = None,
     pair: Pair = None,
@@ -215,9 +214,7 @@ def plan(
     energy: Energy = None,
     battery: BatteryShare = None,
     memory: Memory = None,
-    eval_: Annotated[
-        str | None, typer.Option("--eval", help="Labelled text to evaluate on.", show_default="held out")
-    ] = None,
+    eval_: Eval = None,
     text: Text = None,
     label: Label = None,
     pair: Pair = None,

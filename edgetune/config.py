@@ -135,7 +135,7 @@ PRESETS: dict[str, dict[str, Any]] = {
 }
 
 
-class DataSettings(Settings):
+class LabelledText(Settings):
     """Which text, and how to read it.
 
     Attributes:
@@ -147,10 +147,6 @@ class DataSettings(Settings):
         encoding: of text files.
         delimiter: of delimited files; None: decided from the file.
         pair: two text columns are a sentence pair.
-        holdout: share of rows held out when there is no `eval`.
-        max_holdout_rows: held out at most, since every one of them costs a forward pass.
-        max_bad_rows: share of unusable rows above which nothing is trained.
-        max_length: tokens per row at most; longer texts are cut.
     """
 
     train: str
@@ -161,6 +157,18 @@ class DataSettings(Settings):
     encoding: str = "utf-8"
     delimiter: str | None = None
     pair: bool = False
+
+
+class DataSettings(LabelledText):
+    """The text of a run, and what is made of it.
+
+    Attributes:
+        holdout: share of rows held out when there is no `eval`.
+        max_holdout_rows: held out at most, since every one of them costs a forward pass.
+        max_bad_rows: share of unusable rows above which nothing is trained.
+        max_length: tokens per row at most; longer texts are cut.
+    """
+
     holdout: float = Field(0.1, gt=0, lt=1)
     max_holdout_rows: int = Field(MAX_HOLDOUT_ROWS, ge=1)
     max_bad_rows: float = Field(0.01, ge=0, le=1)

@@ -70,7 +70,7 @@ def inspect_run(folder: Path, n_rows: int = 20) -> tuple[RowRecord, list[Finding
     wanted = {int(row) for rows in chosen.values() for row in rows}
     texts: dict[int, tuple[int, str, str]] = {}
     n_read = 0
-    for example in read_examples(config.data.train, data_options(config), lambda bad: None):
+    for example in read_examples(config.data.train, data_options(config.data), lambda bad: None):
         if n_read in wanted:
             text = example.text if example.text_pair is None else f"{example.text} | {example.text_pair}"
             texts[n_read] = (example.line, example.label, text)

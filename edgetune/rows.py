@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from edgetune.config import RunConfig
+from edgetune.config import LabelledText, RunConfig
 from edgetune.data.dataset import DataOptions
 from edgetune.data.tokens import TokenizerSpec, TokenStore, TokenView, open_tokens, overlap, split_holdout
 
@@ -46,9 +46,8 @@ class Rows:
         )
 
 
-def data_options(config: RunConfig) -> DataOptions:
+def data_options(data: LabelledText) -> DataOptions:
     """Pick the settings that decide how a file is read."""
-    data = config.data
     return DataOptions(
         text=data.text,
         label=data.label,
@@ -80,7 +79,7 @@ def open_rows(
     Raises:
         EdgetuneError: what is wrong with the data, in a sentence.
     """
-    options, tokens_dir = data_options(config), cache_dir / "tokens"
+    options, tokens_dir = data_options(config.data), cache_dir / "tokens"
 
     def reader(path: str, min_classes: int) -> TokenStore:
         with reading(path, say, check) as progress:

@@ -114,6 +114,16 @@ def disk_is_full(error: Exception, folder: Path) -> bool:
     return shutil.disk_usage(folder).free < ALMOST_NOTHING
 
 
+def write_out(path: Path, text: str) -> None:
+    """Write a file that the user asked for; it appears whole or not at all.
+
+    Raises:
+        EnvironmentError_: the disk is full, or the folder cannot be written.
+    """
+    with disk_errors(path):
+        write_whole(path, text)
+
+
 @contextlib.contextmanager
 def disk_errors(path: Path) -> Iterator[None]:
     """Say in a sentence that there is no room, or no permission.

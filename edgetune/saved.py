@@ -264,7 +264,7 @@ class Run:
             return DataOptions()
         from edgetune.rows import data_options
 
-        return data_options(self.config)
+        return data_options(self.config.data)
 
 
 def evaluate_view(score: Any, view: TokenView, batch_size: int = BATCH_SIZE) -> Evaluation:

@@ -10,6 +10,7 @@ compare` left (its `results.jsonl`); docs/results/NAME.txt beside it, if there i
 from __future__ import annotations
 
 import sys
+from functools import lru_cache
 from pathlib import Path
 
 from edgetune.comparing.drawing import draw_accuracy
@@ -33,10 +34,9 @@ def results_markdown(folder: Path) -> str:
     """Return the page of all outcome files in a folder."""
     parts = [HEAD]
     for path in sorted(folder.glob("*.jsonl")):
-        outcomes = read_lines(path)
+        outcomes, tables = _read(path)
         note = path.with_suffix(".txt")
         words = note.read_text(encoding="utf-8").strip() + "\n\n" if note.is_file() else ""
-        tables = tables_of(outcomes)
         table = markdown(tables, path.stem).replace(LEGEND, "").rstrip()
         parts.append(f"{_deeper(table.split(chr(10), 1)[0])}\n\n{words}{_made(outcomes)}\n")
         parts.append(_deeper(table.split("\n", 1)[1].strip()) + "\n")
@@ -45,6 +45,13 @@ def results_markdown(folder: Path) -> str:
         ]
     parts.append(f"## How to read the tables\n\n{LEGEND}")
     return "\n".join(parts)
+
+
+@lru_cache
+def _read(path: Path) -> tuple[list[Outcome], list[DataTable]]:
+    """Return a file's outcomes and their tables, which take seconds to draw and serve page and pictures."""
+    outcomes = read_lines(path)
+    return outcomes, tables_of(outcomes)
 
 
 def _pictures(path: Path, tables: list[DataTable]) -> list[tuple[DataTable, str]]:
@@ -58,7 +65,7 @@ def _pictures(path: Path, tables: list[DataTable]) -> list[tuple[DataTable, str]
 def draw_pictures(folder: Path) -> None:
     """Draw accuracy against seconds for every table; pictures depend on matplotlib and are not checked."""
     for path in sorted(folder.glob("*.jsonl")):
-        for table, name in _pictures(path, tables_of(read_lines(path))):
+        for table, name in _pictures(path, _read(path)[1]):
             draw_accuracy(table, folder / name)
 
 

@@ -24,6 +24,7 @@ from edgetune.config import by_section, make_config
 from edgetune.errors import EdgetuneError
 from edgetune.files import write_whole
 from edgetune.machine import machine_info
+from edgetune.types import BoolArray
 
 LAST_WORDS_S = 20.0
 """What a child gets to save and leave when the comparison is stopped."""
@@ -66,6 +67,13 @@ class CellRunner:
             **found,
         )
 
+    def _measured(self, cell: Cell, key: str, command: str, right: BoolArray, **found: Any) -> Outcome:
+        """Return the outcome of a model that got these evaluation rows (n,) right."""
+        accuracy = float(right.mean())
+        return self._outcome(
+            cell, key, command, accuracy=accuracy, right=packed(right), n_eval=len(right), **found
+        )
+
     def _run_own(self, cell: Cell, home: Path, key: str) -> Outcome:
         """Run a method of ours, then measure the saved model on all evaluation rows."""
         home.mkdir(parents=True, exist_ok=True)
@@ -83,20 +91,18 @@ class CellRunner:
         }
         write_whole(home / "config.toml", tomli_w.dumps(given))
         arguments = ["finetune", "--config", str(home / "config.toml"), "--out", str(home / "run")]
-        done, wall_s = self._process("edgetune", [*arguments, "--overwrite", "--json", "--quiet"], home)
+        done, wall_s = self._process("edgetune", [*arguments, "--overwrite", "--quiet"], home)
         command = "edgetune " + shlex.join([*self._relative(arguments[:-1]), "again"])
         if done.returncode:
             return self._outcome(cell, key, command, error=_last_line(done.stderr), wall_s=wall_s)
         summary = json.loads((home / "run" / "summary.json").read_text(encoding="utf-8"))
         right = self._right(home / "run", self.rows[cell.data])
         evaluated_s = summary["time_split_s"].get("evaluate", 0.0)
-        return self._outcome(
+        return self._measured(
             cell,
             key,
             command,
-            accuracy=float(right.mean()),
-            right=packed(right),
-            n_eval=len(right),
+            right,
             seconds=summary["elapsed_s"] - evaluated_s,
             wall_s=wall_s,
             time_split_s=summary["time_split_s"],
@@ -108,11 +114,11 @@ class CellRunner:
             versions=summary["versions"],
         )
 
-    def _right(self, run_dir: Path, rows: SharedRows) -> Any:
+    def _right(self, run_dir: Path, rows: SharedRows) -> BoolArray:
         from edgetune.saved import load_run
 
         predicted, labels = load_run(run_dir).answers(rows.settings["eval"], cache_dir=self._cache_dir)
-        return predicted == labels
+        return np.equal(predicted, labels)
 
     def _run_outside(self, cell: Cell, home: Path, key: str) -> Outcome:
         """Run an outside program on the same rows; compare its predictions with the labels."""
@@ -127,13 +133,11 @@ class CellRunner:
         result = json.loads((home / "run" / "result.json").read_text(encoding="utf-8"))
         predicted = json.loads((home / "run" / "predicted.json").read_text(encoding="utf-8"))
         right = np.array(predicted) == np.array(self.rows[cell.data].eval_labels())
-        return self._outcome(
+        return self._measured(
             cell,
             key,
             command,
-            accuracy=float(right.mean()),
-            right=packed(right),
-            n_eval=len(right),
+            right,
             seconds=result["elapsed_s"],
             wall_s=wall_s,
             time_split_s=result["time_split_s"],

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from edgetune.config import METHODS, by_section, make_config
+from edgetune.config import METHODS, LabelledText, by_section, make_config
 from edgetune.errors import UsageError, did_you_mean
 from edgetune.peers import PEERS
 
@@ -37,8 +37,8 @@ _NAME = r"^\w[\w. +-]*$"  # it becomes a folder
 _STRICT = ConfigDict(extra="forbid", frozen=True)
 
 
-class DataEntry(BaseModel):
-    """One data set: where it lies, and how to read it (as `config.DataSettings` has it).
+class DataEntry(LabelledText):
+    """One data set: where it lies, and how to read it.
 
     Attributes:
         name: in tables and folders.
@@ -46,16 +46,7 @@ class DataEntry(BaseModel):
         eval_rows: of the evaluation file, drawn once; None: the grid's.
     """
 
-    model_config = _STRICT
     name: str = Field(pattern=_NAME)
-    train: str
-    eval: str | None = None
-    text: tuple[str, ...] = ()
-    label: str | None = None
-    header: bool | None = None
-    encoding: str = "utf-8"
-    delimiter: str | None = None
-    pair: bool = False
     rows: int | None = Field(None, ge=2)
     eval_rows: int | None = Field(None, ge=2)
 
@@ -102,8 +93,8 @@ class Grid(BaseModel):
     holdout: float = Field(0.1, gt=0, lt=1)
 
 
-class Cell(BaseModel):
-    """One run.
+class CellName(BaseModel):
+    """Which cell of a grid.
 
     Attributes:
         data: name of the set.
@@ -126,6 +117,10 @@ class Cell(BaseModel):
     def name(self) -> str:
         """Of its folder."""
         return f"{self.data}--{self.variant}--seed{self.seed}"
+
+
+class Cell(CellName):
+    """One run that is to be made."""
 
     @property
     def outside(self) -> bool:

@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import Field, ValidationError
 
+from edgetune.comparing.grid import CellName
 from edgetune.errors import RunError
 from edgetune.types import BoolArray
 
@@ -18,11 +19,10 @@ SCHEMA_VERSION = 1
 FILE = "cell.json"
 
 
-class Outcome(BaseModel):
+class Outcome(CellName):
     """One cell, run.
 
     Attributes:
-        data, variant, method, seed, settings, curve: which cell (see `grid.Cell`).
         key: hash of what decided its result.
         command: makes it again, in the comparison's folder.
         error: why it failed; "" where it did not.
@@ -42,14 +42,7 @@ class Outcome(BaseModel):
         commit: of the checkout that it ran from, with `+` where that was changed; "" elsewhere.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
     schema_version: Literal[1] = 1
-    data: str
-    variant: str
-    method: str
-    seed: int
-    settings: dict[str, Any]
-    curve: bool
     key: str
     command: str
     error: str = ""
@@ -58,21 +51,16 @@ class Outcome(BaseModel):
     n_eval: int = 0
     seconds: float | None = None
     wall_s: float | None = None
-    time_split_s: dict[str, float] = {}
-    counts: dict[str, float | int | None] = {}
+    time_split_s: dict[str, float] = Field(default_factory=dict)
+    counts: dict[str, float | int | None] = Field(default_factory=dict)
     energy_j: float | None = None
     energy_source: str = ""
-    stages: list[tuple[str, float]] = []
-    notes: list[str] = []
-    machine: dict[str, Any] = {}
-    versions: dict[str, str] = {}
+    stages: list[tuple[str, float]] = Field(default_factory=list)
+    notes: list[str] = Field(default_factory=list)
+    machine: dict[str, Any] = Field(default_factory=dict)
+    versions: dict[str, str] = Field(default_factory=dict)
     date: str = ""
     commit: str = ""
-
-    @property
-    def name(self) -> str:
-        """Of its cell."""
-        return f"{self.data}--{self.variant}--seed{self.seed}"
 
     @property
     def ok(self) -> bool:

@@ -10,10 +10,11 @@ from typing import Any
 import numpy as np
 
 from edgetune.comparing.grid import DataEntry, Grid
-from edgetune.data.dataset import BadRow, DataOptions, Example, read_examples
+from edgetune.data.dataset import BadRow, Example, read_examples
 from edgetune.data.holdout import split_holdout
 from edgetune.errors import DataError
 from edgetune.files import write_whole
+from edgetune.rows import data_options
 
 SEED = 0
 MAX_HOLDOUT = 10_000
@@ -111,8 +112,7 @@ def share_rows(entry: DataEntry, grid: Grid, folder: Path) -> SharedRows:
 
 
 def _read(path: str, entry: DataEntry, bad: list[BadRow]) -> list[Example]:
-    options = DataOptions(entry.text, entry.label, entry.header, entry.encoding, entry.delimiter, entry.pair)
-    return list(read_examples(path, options, bad.append))
+    return list(read_examples(path, data_options(entry), bad.append))
 
 
 def _content(path: str) -> str:

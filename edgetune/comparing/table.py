@@ -203,6 +203,12 @@ def pooled_speedups(tables: Sequence[DataTable]) -> dict[str, Pooled]:
     return {name: pooled(found[name], np.random.default_rng(SEED)) for name in whole}
 
 
+def together(tables: Sequence[DataTable]) -> list[tuple[str, ...]]:
+    """Say each method's speed-up over all data sets, the largest first."""
+    found = pooled_speedups(tables)
+    return [(name, ratio_words(found[name])) for name in sorted(found, key=lambda name: -found[name].ratio)]
+
+
 def ratio_words(ratio: Ratio | None) -> str:
     """Say a speed-up: `1.21 (1.05 to 1.40)`, with ≤ and ≥ where the curve ends."""
     if ratio is None:
@@ -264,11 +270,9 @@ def markdown(tables: Sequence[DataTable], title: str) -> str:
         parts += [f"- {line.ranked.method}: {'; '.join(line.notes)}" for line in table.lines if line.notes]
         parts += [f"- not measured: {name}: {why}" for name, why in table.failed]
         parts.append("")
-    together = pooled_speedups(tables)
-    if together:
+    if whole := together(tables):
         parts.append("## All sets together\n\n| method | time as random |\n|---|---|")
-        order = sorted(together, key=lambda name: -together[name].ratio)
-        parts += [f"| {name} | {ratio_words(together[name])} |" for name in order]
+        parts += [f"| {name} | {words} |" for name, words in whole]
         parts.append("")
     parts.append(LEGEND)
     return "\n".join(parts)

@@ -16,7 +16,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from edgetune.clock import margin_s
-from edgetune.config import DataSettings, RunConfig, Settings
+from edgetune.config import DataSettings, Settings
 from edgetune.data.dataset import BadRow, read_examples
 from edgetune.data.token_build import label_order
 from edgetune.errors import BudgetError, DataError, UsageError, did_you_mean
@@ -235,7 +235,7 @@ def read_labelled(path: str, data: DataSettings) -> tuple[Texts, list[str]]:
     Raises:
         DataError: there are none, or more of them are unusable than `max_bad_rows` allows.
     """
-    options = data_options(RunConfig(data=data))
+    options = data_options(data)
     bad: list[BadRow] = []
     examples = list(read_examples(path, options, bad.append))
     if not examples or len(bad) > data.max_bad_rows * (len(examples) + len(bad)):

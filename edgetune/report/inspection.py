@@ -8,12 +8,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from edgetune.files import write_whole
 from edgetune.inspecting import KINDS, Finding, as_table
 from edgetune.report.page_parts import visible
 from edgetune.report.run_table import csv_cell
 from edgetune.report.tables import Section, print_sections
-from edgetune.runfolder import disk_errors
+from edgetune.runfolder import write_out
 
 SHOWN = 64  # characters of a text that the terminal shows
 TITLES = {
@@ -55,5 +54,4 @@ def write_findings(path: Path, findings: Sequence[Finding]) -> None:
     writer.writerow(Finding.__dataclass_fields__)
     for row in as_table(findings):
         writer.writerow([csv_cell(value) for value in row.values()])
-    with disk_errors(path):
-        write_whole(path, out.getvalue())
+    write_out(path, out.getvalue())

@@ -11,10 +11,8 @@ from __future__ import annotations
 import base64
 from collections.abc import Iterable, Sequence
 from datetime import datetime
-from pathlib import Path
 
 import edgetune
-from edgetune.files import write_whole
 from edgetune.report.collect import Collected, Record
 from edgetune.report.page_parts import (
     Html,
@@ -43,7 +41,6 @@ from edgetune.report.run_table import (
     phases,
 )
 from edgetune.report.words import duration
-from edgetune.runfolder import disk_errors
 
 POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
 MOST_PICTURES = 40
@@ -80,16 +77,6 @@ def page(collected: Collected, made: datetime) -> str:
         ),
     )
     return f'<!DOCTYPE html>\n<html lang="en">{_head(title)}{body}</html>\n'
-
-
-def write_page(collected: Collected, out: Path, made: datetime) -> None:
-    """Write the page; the file appears whole or not at all.
-
-    Raises:
-        EnvironmentError_: the disk is full, or the folder cannot be written.
-    """
-    with disk_errors(out):
-        write_whole(out, page(collected, made))
 
 
 def _head(title: str) -> Html:

@@ -29,9 +29,8 @@ from edgetune.batching import Batch, TokenSource
 from edgetune.config import SelectionSettings
 from edgetune.metrics import cross_entropy
 from edgetune.selection.base import DataShape
-from edgetune.selection.row_table import RowTable, top
+from edgetune.selection.row_table import RowTable, count_of, top
 from edgetune.selection.staged import Staged
-from edgetune.selection.svp import count_of
 from edgetune.selection.word_model import PreparationStopped, WordProxy, fit, read
 from edgetune.types import BoolArray, FloatArray
 

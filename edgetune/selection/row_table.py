@@ -17,13 +17,17 @@ from edgetune.types import BoolArray, FloatArray, IntArray
 Scalar = TypeVar("Scalar", bound=np.generic)
 
 
+def count_of(share: float, n: int) -> int:
+    """Return how many of n things a share is, rounded up; what floats make of a whole number stays whole."""
+    return math.ceil(share * n - 1e-9)
+
+
 def top(scores: FloatArray, share: float) -> IntArray:
     """Return the places of the highest `share` of the scores (n,), ascending; of equal scores the first win.
 
     The number is rounded up: of any scores at all, at least one is taken.
     """
-    n_taken = math.ceil(share * len(scores) - 1e-9)
-    return np.sort(np.argsort(-scores, kind="stable")[:n_taken])
+    return np.sort(np.argsort(-scores, kind="stable")[: count_of(share, len(scores))])
 
 
 class RowTable(Generic[Scalar]):

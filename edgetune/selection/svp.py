@@ -22,7 +22,6 @@ Source: Coleman et al., Selection via Proxy, ICLR 2020 (fastText as the proxy fo
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from typing import Any, ClassVar
 
@@ -32,7 +31,7 @@ from edgetune.batching import Batch, TokenSource
 from edgetune.config import SelectionSettings
 from edgetune.metrics import softmax
 from edgetune.selection.base import DataShape
-from edgetune.selection.row_table import RowTable, top
+from edgetune.selection.row_table import RowTable, count_of, top
 from edgetune.selection.staged import SUBSET, Staged
 from edgetune.selection.word_model import PreparationStopped, WordFeatures, WordProxy, fit, project, read
 from edgetune.types import BoolArray, FloatArray, IntArray
@@ -40,11 +39,6 @@ from edgetune.types import BoolArray, FloatArray, IntArray
 N_PASSES = 5
 _GROUP_ROWS = 1024
 _N_DIMENSIONS = 64
-
-
-def count_of(rate: float, n: int) -> int:
-    """Return how many of n rows a share is, rounded up as in `row_table.top`."""
-    return math.ceil(rate * n - 1e-9)
 
 
 def least_confidence(probabilities: FloatArray) -> FloatArray:

@@ -16,7 +16,6 @@ Source: Ouyang et al., IJCAI 2023, §3.2, eq. 2.
 
 from __future__ import annotations
 
-import math
 from typing import Any, ClassVar
 
 import numpy as np
@@ -24,6 +23,7 @@ import numpy as np
 from edgetune.batching import Batch
 from edgetune.config import SelectionSettings
 from edgetune.selection.base import DataShape
+from edgetune.selection.row_table import count_of
 from edgetune.selection.staged import FILTER_BACKWARD, WARMUP, RowSet, Staged
 from edgetune.types import BoolArray, FloatArray
 
@@ -38,7 +38,7 @@ def above(losses: FloatArray, threshold: float | None) -> BoolArray:
 
 def warmup_examples(warmup_fraction: float, n_examples: int) -> int:
     """Return after how many observed examples stage 0 ends: a share of one epoch, at least one."""
-    return max(1, math.ceil(warmup_fraction * n_examples - 1e-9))
+    return max(1, count_of(warmup_fraction, n_examples))
 
 
 class LossWindow:

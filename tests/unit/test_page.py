@@ -21,9 +21,10 @@ from edgetune.cli_report import report
 from edgetune.errors import EdgetuneError, RunError, UsageError
 from edgetune.report import page_plots, run_table
 from edgetune.report.collect import Collected, collect, unique_names
-from edgetune.report.page import page, write_page
+from edgetune.report.page import page
 from edgetune.report.page_parts import Html, class_tables, tag, visible
 from edgetune.result import RunResult
+from edgetune.runfolder import write_out
 
 MADE = datetime(2026, 11, 21, 18, 30, tzinfo=timezone.utc)
 RESULTS = "Runs, ranked by accuracy; reviews.csv on AMD EPYC, 2 cores"
@@ -482,7 +483,7 @@ def test_markdown_shows_odd_names_as_they_are(tmp_path: Path) -> None:
 def test_the_page_is_written_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     found = collect([write_run(tmp_path / "a")])
     out = tmp_path / "new" / "report.html"
-    write_page(found, out, MADE)
+    write_out(out, page(found, MADE))
     assert out.read_text(encoding="utf-8") == page(found, MADE)
     out.write_text("old")
 
@@ -491,7 +492,7 @@ def test_the_page_is_written_whole_or_not_at_all(tmp_path: Path, monkeypatch: py
 
     monkeypatch.setattr("os.replace", fail)
     with pytest.raises(EdgetuneError, match="No space left"):
-        write_page(found, out, MADE)
+        write_out(out, page(found, MADE))
     assert [path.name for path in out.parent.iterdir()] == ["report.html"]
     assert out.read_text() == "old"
 
