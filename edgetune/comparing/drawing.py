@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from edgetune.comparing.bars import draw_stages, draw_time_split
 from edgetune.comparing.outcome import Outcome, by_variant
-from edgetune.comparing.pictures import draw_pareto
+from edgetune.comparing.pictures import Curves, draw_pareto, draw_sensitivity
 from edgetune.comparing.points import Point
 from edgetune.comparing.table import DataTable, machine_words
 
@@ -30,7 +32,40 @@ def draw_all(tables: Sequence[DataTable], outcomes: Sequence[Outcome], folder: P
             timeline = folder / f"{stem}-stages{suffix}"
             draw_stages(stages, timeline)
             made += [pareto, time_split, timeline]
+            for setting, curves in sensitivities(table, mine).items():
+                made.append(folder / f"{stem}-{setting}{suffix}")
+                draw_sensitivity(setting, curves, made[-1])
     return made
+
+
+def sensitivities(table: DataTable, outcomes: Sequence[Outcome]) -> dict[str, Curves]:
+    """Find the settings that a grid varies one at a time: setting → method → accuracy over its values.
+
+    Variants of one method are compared; a setting counts where three numbers of it were tried.
+    """
+    lines = {line.ranked.method: line.ranked for line in table.lines}
+    groups: dict[str, dict[str, dict[str, Any]]] = {}
+    for variant, found in by_variant(outcomes).items():
+        groups.setdefault(found[0].method, {})[variant] = found[0].settings
+    curves: dict[str, dict[str, list[tuple[float, float, float, float]]]] = {}
+    for method, variants in groups.items():
+        alike = set.intersection(*({*_items(settings)} for settings in variants.values()))
+        for variant, settings in variants.items():
+            own = dict(item for item in _items(settings) if item not in alike)
+            if len(own) == 1 and isinstance(value := settings[(setting := next(iter(own)))], int | float):
+                one = lines[variant]
+                curves.setdefault(setting, {}).setdefault(method, []).append(
+                    (float(value), one.accuracy, one.low, one.high)
+                )
+    return {
+        setting: found
+        for setting, found in curves.items()
+        if max(len(points) for points in found.values()) > 2
+    }
+
+
+def _items(settings: dict[str, Any]) -> list[tuple[str, str]]:
+    return [(name, json.dumps(value)) for name, value in settings.items()]
 
 
 def draw_accuracy(table: DataTable, path: Path) -> None:

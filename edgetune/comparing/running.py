@@ -1,11 +1,13 @@
 """Runs the cells of a grid in turn; what is finished is kept.
 
-folder/grid.json  data/NAME/{train,eval}.jsonl  cells/NAME/{config.toml | task.json, run/, cell.json}
+folder/grid.json  plans.json  data/NAME/{train,eval}.jsonl
+folder/cells/NAME/{config.toml | task.json, run/, cell.json}
 folder/results.jsonl  table.md  *.png  *.svg
 """
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -15,8 +17,12 @@ from edgetune.comparing.cell_runner import CellRunner
 from edgetune.comparing.grid import MATCHED, Cell, Grid, cells_of
 from edgetune.comparing.outcome import FILE, Outcome, read_outcome, write_lines
 from edgetune.comparing.rows import SharedRows, share_rows
+from edgetune.comparing.shared_plan import SharedPlans
 from edgetune.files import write_whole
 from edgetune.rows import Say
+
+_EXPORTED = ("model", "backend", "freeze", "max_length", "precision")
+"""What decides which tokens and artifacts a run finds in the caches."""
 
 
 @dataclass(frozen=True)
@@ -56,20 +62,20 @@ class Comparison:
                 say(f"{entry.name}: {rows.n_bad:,} unusable rows were left out")
         write_whole(folder / "grid.json", grid.model_dump_json(indent=2) + "\n")
         self.runner = CellRunner(folder, self.rows, cache_dir)
+        self.plans = SharedPlans(folder, self.rows, cache_dir, say)
 
     def run(self) -> Iterator[Done]:
         """Run every cell that is not finished, in order; keep `results.jsonl` in step."""
         outcomes = self._known()
         warm: set[str] = set()
         for number, cell in enumerate(self.cells, 1):
-            cell = self._resolved(cell, outcomes)
+            asked = self._resolved(cell, outcomes)
+            cell = self.plans.applied(asked)
             home, key = self.folder / "cells" / cell.name, cell.key(self.rows[cell.data].key)
             outcome = read_outcome(home / FILE)
             kept = outcome is not None and outcome.ok and outcome.key == key
             if outcome is None or not kept:
-                if cell.data not in warm:
-                    self._warm_up(cell)
-                    warm.add(cell.data)
+                cell, key = self._made_ready(asked, warm)
                 shutil.rmtree(home, ignore_errors=True)  # nothing of an earlier try is taken for this one's
                 outcome = self.runner.run(cell, home, key)
                 write_whole(home / FILE, outcome.model_dump_json(indent=2) + "\n")
@@ -78,9 +84,19 @@ class Comparison:
             write_whole(self.folder / "results.jsonl", write_lines(known))
             yield Done(number, len(self.cells), outcome, kept)
 
+    def _made_ready(self, cell: Cell, warm: set[str]) -> tuple[Cell, str]:
+        """Fill the caches and plan, where no cell before did; return the cell as it is run, and its key."""
+        self.plans.make(cell)
+        cell = self.plans.applied(cell)
+        kind = json.dumps([cell.data, *(cell.settings.get(name) for name in _EXPORTED)])
+        if kind not in warm and not cell.outside:
+            self._warm_up(cell)
+            warm.add(kind)
+        return cell, cell.key(self.rows[cell.data].key)
+
     def _known(self) -> dict[str, Outcome]:
         """Return what earlier runs left of these very cells, also of those that are still to come."""
-        cells = {cell.name: cell for cell in self.cells}
+        cells = {cell.name: self.plans.applied(cell) for cell in self.cells}
         return {
             one.name: one
             for one in self.finished()

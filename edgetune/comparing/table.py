@@ -5,6 +5,7 @@ Everything is derived from `results.jsonl` with a fixed seed, so the same outcom
 
 from __future__ import annotations
 
+import json
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ import numpy as np
 from edgetune.comparing.outcome import Outcome, by_variant
 from edgetune.comparing.speedup import CurvePoint, Pooled, Ratio, Speedup, equivalent_speedup, pooled
 from edgetune.comparing.statistics import Ranked, rank
+from edgetune.config import SelectionSettings
 from edgetune.metrics import agot
 from edgetune.types import BoolArray
 
@@ -99,7 +101,7 @@ def _table(data: str, machine: str, outcomes: list[Outcome]) -> DataTable:
     # Points and methods that were not measured on every seed are ranked by the seeds that there are.
     rng = np.random.default_rng(SEED)
     ranked = rank(answers, rng) if answers else []
-    base = {one.seed: one for one in groups.get(BASE, [])}
+    base = {_otherwise(one): one for found in groups.values() for one in found if one.method == BASE}
     lines = tuple(_line(one, groups[one.method], base, points, answers[one.method]) for one in ranked)
     return DataTable(
         data=data,
@@ -129,7 +131,7 @@ def _curve(outcomes: Sequence[Outcome]) -> list[CurvePoint]:
 def _line(
     ranked: Ranked,
     outcomes: list[Outcome],
-    base: Mapping[int, Outcome],
+    base: Mapping[str, Outcome],
     curve: Sequence[CurvePoint],
     answers: list[BoolArray],
 ) -> Line:
@@ -137,7 +139,8 @@ def _line(
     speedup = None
     if len(curve) >= 2 and seconds > 0:
         speedup = equivalent_speedup(answers, seconds, curve, np.random.default_rng(SEED))
-    t_norm = _mean([_t_norm(one, base.get(one.seed)) for one in outcomes])
+    bases = [base.get(_otherwise(one)) for one in outcomes]
+    t_norm = _mean([_t_norm(one, like) for one, like in zip(outcomes, bases, strict=True)])
     return Line(
         ranked=ranked,
         seconds=seconds,
@@ -148,7 +151,7 @@ def _line(
         n_trained=_mean([one.counts.get("n_trained") for one in outcomes]),
         t_norm=t_norm,
         t_norm_modelled=_mean([one.counts.get("t_norm_modelled") for one in outcomes]),
-        agot=_agot(ranked.accuracy, t_norm, base),
+        agot=_agot(ranked.accuracy, t_norm, [one for one in bases if one is not None]),
         energy_j=_mean([one.energy_j for one in outcomes]),
         speedup=speedup,
         notes=tuple(outcomes[0].notes),
@@ -178,12 +181,18 @@ def _t_norm(outcome: Outcome, base: Outcome | None) -> float | None:
     return _loop_s(outcome) / _loop_s(base)
 
 
-def _agot(accuracy: float, t_norm: float | None, base: Mapping[int, Outcome]) -> float | None:
+def _otherwise(outcome: Outcome) -> str:
+    """Return seed and settings but for how rows are selected: what a run and its base have in common."""
+    settings = {k: v for k, v in outcome.settings.items() if k not in SelectionSettings.model_fields}
+    return json.dumps([outcome.seed, settings], sort_keys=True)
+
+
+def _agot(accuracy: float, t_norm: float | None, base: Sequence[Outcome]) -> float | None:
     """Return eq. 5; None where train-all is no better than the largest class."""
     if t_norm is None or not base:
         return None
-    full = statistics.mean(float(one.accuracy or 0.0) for one in base.values())
-    floors = [one.counts.get("largest_class_rate") for one in base.values()]
+    full = statistics.mean(float(one.accuracy or 0.0) for one in base)
+    floors = [one.counts.get("largest_class_rate") for one in base]
     floor = _mean(floors)
     if floor is None or full - floor < 1e-6:
         return None

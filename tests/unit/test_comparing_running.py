@@ -5,13 +5,15 @@ from __future__ import annotations
 import json
 import subprocess
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 
 from edgetune.comparing.cell_runner import CellRunner
-from edgetune.comparing.grid import MATCHED, Cell, Grid, make_grid
+from edgetune.comparing.drawing import sensitivities
+from edgetune.comparing.grid import MATCHED, Cell, Grid, cells_of, make_grid
 from edgetune.comparing.outcome import Outcome, packed, read_lines, read_outcome, write_lines
 from edgetune.comparing.rows import share_rows
 from edgetune.comparing.running import Comparison
@@ -102,6 +104,77 @@ def test_rows_are_drawn_once_and_shared(rows_file: Path, tmp_path: Path) -> None
     assert first.eval_labels() == [
         json.loads(line)["label"] for line in (tmp_path / "elsewhere" / "eval.jsonl").read_text().splitlines()
     ]
+
+
+@pytest.fixture
+def planned_for(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
+    """What was planned, by a planner that wants three layers frozen, or only a head where time is short."""
+    asked: list[dict[str, Any]] = []
+
+    def plan_ahead(settings: dict[str, Any], cache_dir: Path) -> Any:
+        asked.append(settings)
+        head, best = (
+            SimpleNamespace(method=method, backend="torch", precision="bf16", depth=3, batch_size=16,
+                            max_length=64, threads=2)
+            for method in ("head", "train-all")
+        )  # fmt: skip
+        return SimpleNamespace(ranked=(head, best) if settings["deadline_s"] >= 10 else (head,))
+
+    monkeypatch.setattr("edgetune.comparing.shared_plan.plan_ahead", plan_ahead)
+    return asked
+
+
+def test_all_methods_under_a_deadline_have_one_plan(
+    planned_for: list[dict[str, Any]], rows_file: Path, tmp_path: Path
+) -> None:
+    changed = {"settings": {"deadline_s": 20}, "methods": ["train-all", "three-stage", "tfidf-logreg"]}
+    vary = [{"name": "own", "method": "random", "freeze": "1", "keep_rate": 0.2}]
+    args = (grid_on(rows_file, vary=vary, **changed), tmp_path / "out", tmp_path / "cache", lambda text: None)
+    comparison = Counting(*args)
+    found = {one.outcome.variant: one.outcome.settings for one in comparison.run()}
+    pinned = {"backend": "torch", "precision": "bf16", "freeze": "3", "batch_size": 16, "max_length": 64}
+    assert found["train-all"] == found["three-stage"] == {"deadline_s": 20, "threads": 2, **pinned}
+    assert found["own"]["freeze"] == "1"
+    assert found["tfidf-logreg"] == {"deadline_s": 20}
+    assert len(planned_for) == 2  # one for all, one for whoever asked for a layer
+    assert all("keep_rate" not in asked for asked in planned_for)
+
+    again = Counting(*args)
+    assert all(one.kept for one in again.run() if one.outcome.ok)
+    assert len(planned_for) == 2
+
+
+def test_where_only_a_head_fits_each_method_decides(
+    planned_for: list[dict[str, Any]], rows_file: Path, tmp_path: Path
+) -> None:
+    grid = grid_on(rows_file, settings={"deadline_s": 5})
+    done = list(Counting(grid, tmp_path / "out", tmp_path / "cache", lambda text: None).run())
+    assert all(one.outcome.settings == {"deadline_s": 5} for one in done)
+
+
+def test_the_base_of_a_method_has_its_settings(rows_file: Path, tmp_path: Path) -> None:
+    vary = [
+        {"name": f"{method}-{n}", "method": method, "epochs": n}
+        for n in (1, 2, 3)
+        for method in ("train-all", "three-stage")
+    ]
+    grid = grid_on(rows_file, methods=[], vary=vary)
+    outcomes = [
+        outcome(cell, "", 0.8, time_split_s={"train": seconds * cell.settings["epochs"]})
+        for cell in cells_of(grid)
+        for seconds in [4.0 if cell.method == "three-stage" else 8.0]
+    ]
+    (table,) = tables_of(outcomes)
+    assert {line.ranked.method: line.t_norm for line in table.lines} == {
+        f"{method}-{n}": t_norm
+        for n in (1, 2, 3)
+        for method, t_norm in (("train-all", 1.0), ("three-stage", 0.5))
+    }
+    curves = sensitivities(table, outcomes)["epochs"]
+    assert {method: sorted(point[0] for point in points) for method, points in curves.items()} == {
+        "train-all": [1, 2, 3],
+        "three-stage": [1, 2, 3],
+    }
 
 
 def test_labels_that_cannot_be_learned_are_refused(tmp_path: Path) -> None:
@@ -246,6 +319,7 @@ def test_machines_are_never_mixed() -> None:
 def test_a_cells_config_holds_what_was_given_and_leaves_the_rest_to_the_plan(
     rows_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("edgetune.comparing.shared_plan.plan_ahead", lambda *_: SimpleNamespace(ranked=()))
     grid = grid_on(rows_file, methods=["svp"], settings={"deadline_s": 60})
     comparison = Comparison(grid, tmp_path / "out", tmp_path / "cache", lambda text: None)
     monkeypatch.setattr(comparison, "_warm_up", lambda cell: None)

@@ -1,0 +1,76 @@
+"""One plan for all methods of a data set and a deadline, so that they differ in what they select alone.
+
+Planned one by one, a filter may get one layer more frozen than training everything, and what is then measured
+is the layer.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from edgetune.comparing.grid import Cell
+from edgetune.comparing.rows import SharedRows
+from edgetune.config import SelectionSettings
+from edgetune.errors import EdgetuneError
+from edgetune.files import write_whole
+from edgetune.planning.ahead import plan_ahead
+from edgetune.planning.types import Plan
+from edgetune.rows import Say
+
+FILE = "plans.json"
+
+
+class SharedPlans:
+    """What `edgetune plan` says for training everything, kept in the comparison's folder."""
+
+    def __init__(self, folder: Path, rows: Mapping[str, SharedRows], cache_dir: Path, say: Say) -> None:
+        """Read the plans that an earlier start of the comparison made."""
+        self._file, self._rows, self._cache_dir, self._say = folder / FILE, rows, cache_dir, say
+        self._known: dict[str, dict[str, Any]] = {}
+        if self._file.exists():
+            self._known = json.loads(self._file.read_text(encoding="utf-8"))
+
+    def applied(self, cell: Cell) -> Cell:
+        """Return the cell with the plan's settings, where one is known; its own settings come first."""
+        if not _planned(cell):
+            return cell
+        return cell.model_copy(update={"settings": self._known.get(self._key(cell), {}) | cell.settings})
+
+    def make(self, cell: Cell) -> None:
+        """Plan for a cell, if none like it was planned; where no training fits, its run decides."""
+        if not _planned(cell) or self._key(cell) in self._known:
+            return
+        asked = {name: value for name, value in cell.settings.items() if name not in _SELECTION}
+        self._say(f"Planning {asked['deadline_s']:g} s on {cell.data}, for all methods alike")
+        try:
+            plans = plan_ahead(self._rows[cell.data].settings | asked, self._cache_dir).ranked
+        except EdgetuneError:  # each method then says itself what is wrong
+            plans = ()
+        best = next((plan for plan in plans if plan.method != "head"), None)
+        self._known[self._key(cell)] = {} if best is None else _settings(best)
+        write_whole(self._file, json.dumps(self._known, indent=2) + "\n")
+
+    def _key(self, cell: Cell) -> str:
+        asked = {name: value for name, value in cell.settings.items() if name not in _SELECTION}
+        return json.dumps([cell.data, self._rows[cell.data].key, asked], sort_keys=True)
+
+
+_SELECTION = frozenset(SelectionSettings.model_fields)
+
+
+def _planned(cell: Cell) -> bool:
+    return not cell.outside and "deadline_s" in cell.settings
+
+
+def _settings(plan: Plan) -> dict[str, Any]:
+    found = {
+        "backend": plan.backend,
+        "precision": plan.precision,
+        "freeze": str(plan.depth),
+        "batch_size": plan.batch_size,
+        "max_length": plan.max_length,
+    }
+    return found | ({} if plan.threads is None else {"threads": plan.threads})
