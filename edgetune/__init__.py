@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from edgetune.planning.ahead import plan
     from edgetune.profiles.measure import measure_profile
     from edgetune.result import RunResult
-    from edgetune.run import finetune
+    from edgetune.run import finetune, resume
     from edgetune.saved import Prediction, Run, load_run
 
 __all__ = [
@@ -28,10 +28,12 @@ __all__ = [
     "load_run",
     "measure_profile",
     "plan",
+    "resume",
 ]
 
 _HOMES = {
     "finetune": "edgetune.run",
+    "resume": "edgetune.run",
     "plan": "edgetune.planning.ahead",
     "measure_profile": "edgetune.profiles.measure",
     "RunResult": "edgetune.result",

@@ -8,9 +8,9 @@ Rows stay end to end, without padding, until a model asks for `padded`.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -66,9 +66,9 @@ class Batch:
             scored=self.scored[index],
         )
 
-    def mark_scored(self) -> Batch:
-        """Return the same examples, marked as scored."""
-        marked = np.ones(len(self), dtype=np.bool_)
+    def mark_scored(self, scored: BoolArray | None = None) -> Batch:
+        """Return the same examples, marked as scored: all of them, or those where `scored` (B,) is true."""
+        marked = np.ones(len(self), dtype=np.bool_) if scored is None else scored
         return Batch(self.rows, self.labels, self.tokens, self.offsets, self.first_lengths, marked)
 
     def padded(self, pad_id: int, multiple: int = PAD_MULTIPLE, width: int = 0) -> dict[str, IntArray]:
@@ -201,6 +201,19 @@ class BucketQueue:
             ready = self._waiting[_MIXED].popleft()
             self._counts[_MIXED] -= len(ready)
             yield ready
+
+    def state(self) -> dict[str, Any]:
+        """Return the numbers of the rows that wait, in the order in which each bucket hands them out."""
+        parts = [part for bucket in sorted(self._waiting) for part in self._waiting[bucket]]
+        return {
+            "rows": np.concatenate([np.zeros(0, np.int64), *(part.rows for part in parts)]),
+            "scored": np.concatenate([np.zeros(0, np.bool_), *(part.scored for part in parts)]),
+        }
+
+    def load_state(self, state: dict[str, Any], numbered: Callable[[IntArray], Batch]) -> None:
+        """Wait exactly as where `state()` was taken; `numbered` copies rows given by their numbers."""
+        self._waiting, self._counts = {}, {}
+        self.add(numbered(state["rows"]).mark_scored(state["scored"]))
 
     def _cut(self, parts: Sequence[Batch]) -> deque[Batch]:
         """Put the parts end to end and cut them into full batches and a rest."""

@@ -40,11 +40,8 @@ def parse_deadline(text: str, now: datetime, already_s: float = 0.0) -> float:
     """
     forms = "give a span such as 90s, 10m or 1h30m, or a time such as 18:30 or 2026-11-21T18:30"
     wanted = text.strip()
-    short = wanted.lower().replace(" ", "")
-    found = _SPAN.fullmatch(short + "m" if re.fullmatch(r"\d+h\d+", short) else short)
-    if found and any(found.groups()):
-        hours, minutes, seconds = (float(part or 0) for part in found.groups())
-        span_s = 3600 * hours + 60 * minutes + seconds
+    span_s = _span_s(wanted)
+    if span_s is not None:
         if span_s <= 0:
             raise UsageError(f"--deadline {wanted} leaves no time; {forms}.")
         return span_s
@@ -59,6 +56,30 @@ def parse_deadline(text: str, now: datetime, already_s: float = 0.0) -> float:
             f"--deadline {wanted} is in the past (it is {now:%H:%M:%S} on {now:%Y-%m-%d}); {forms}."
         )
     return ahead_s + already_s
+
+
+def parse_interval(text: str) -> float:
+    """Return seconds between two checkpoints; 0 for none but the one when the run is stopped.
+
+    Raises:
+        UsageError: no span.
+    """
+    span_s = 0.0 if text.strip() == "0" else _span_s(text)
+    if span_s is None:
+        raise UsageError(
+            f"--checkpoint-every {text.strip() or repr(text)} is not a span; give one such as 60s, or 0."
+        )
+    return span_s
+
+
+def _span_s(text: str) -> float | None:
+    """Return the seconds of `90s`, `10m`, `1h30m` or `1h30`; None for anything else."""
+    short = text.strip().lower().replace(" ", "")
+    found = _SPAN.fullmatch(short + "m" if re.fullmatch(r"\d+h\d+", short) else short)
+    if found is None or not any(found.groups()):
+        return None
+    hours, minutes, seconds = (float(part or 0) for part in found.groups())
+    return 3600 * hours + 60 * minutes + seconds
 
 
 def _moment(text: str, now: datetime) -> datetime | None:
@@ -125,8 +146,8 @@ def read_budget(settings: dict[str, Any], now: datetime, already_s: float) -> di
     """Replace a budget in a user's words by settings of `config.BudgetSettings`.
 
     Args:
-        settings: may hold `deadline`, `energy`, `battery`, `memory` and `cache_size`; a number means seconds,
-            joules, a share, or megabytes.
+        settings: may hold `deadline`, `energy`, `battery`, `memory`, `cache_size` and `checkpoint_every`; a
+            number means seconds, joules, a share, or megabytes.
         now: local time.
         already_s: how long the process has run.
 
@@ -138,6 +159,7 @@ def read_budget(settings: dict[str, Any], now: datetime, already_s: float) -> di
         "energy": ("energy_j", parse_energy),
         "battery": ("battery_rate", parse_share),
         "memory": ("memory_mb", parse_memory),
+        "checkpoint_every": ("checkpoint_s", parse_interval),
         "cache_size": ("cache_mb", lambda text: parse_memory(text, "--cache-size", zero=True)),
     }
     found = {}

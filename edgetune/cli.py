@@ -29,9 +29,13 @@ from edgetune.cli_profile import profile_app
 from edgetune.cli_report import methods, report
 from edgetune.cli_train import demo, finetune, plan
 from edgetune.errors import EdgetuneError, Interrupted, UsageError
+from edgetune.terminal import Patient, let_go_of_stdout
 
 if TYPE_CHECKING:
     from edgetune.data.dataset import DataOptions
+
+NOBODY_READS = 141
+"""Exit code, as a shell has it, where what is printed goes into a pipe that was closed."""
 
 app = typer.Typer(
     name="edgetune",
@@ -208,26 +212,33 @@ app.command()(demo)
 
 def main() -> None:
     """Run a command; print what went wrong as one sentence and leave with its exit code."""
+    sys.stderr = Patient(sys.stderr)
+    code = _run()
+    sys.exit(code if let_go_of_stdout() else NOBODY_READS)
+
+
+def _run() -> int:
+    """Run a command; return its exit code."""
     try:
-        sys.exit(app(standalone_mode=False, prog_name="edgetune"))
+        return int(app(standalone_mode=False, prog_name="edgetune") or 0)
     except Interrupted as stop:
         print(stop, file=sys.stderr)
-        sys.exit(stop.exit_code)
+        return stop.exit_code
     except EdgetuneError as error:
         print(f"edgetune: {error}", file=sys.stderr)
-        sys.exit(error.exit_code)
+        return error.exit_code
     except BrokenPipeError:
-        sys.exit(141)
+        return NOBODY_READS
     except (KeyboardInterrupt, typer.Abort):
         print("edgetune: stopped.", file=sys.stderr)
-        sys.exit(130)
+        return 130
     except Exception as error:
         if not hasattr(error, "format_message"):  # a bug keeps its traceback
             raise
-        _say_usage(error)
+        return _say_usage(error)
 
 
-def _say_usage(error: Any) -> None:
+def _say_usage(error: Any) -> int:
     """Say what is wrong with the command line in a sentence; print the help when nothing was asked."""
     text = error.format_message()
     if type(error).__name__ == "NoArgsIsHelpError":
@@ -237,4 +248,4 @@ def _say_usage(error: Any) -> None:
         where = getattr(error, "ctx", None)
         command = where.command_path.split()[1:] if where is not None else []
         print(f"edgetune: {words}; see `{' '.join(['edgetune', *command, '--help'])}`.", file=sys.stderr)
-    sys.exit(error.exit_code)
+    return int(error.exit_code)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import time
+from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any
@@ -139,6 +140,14 @@ def finetune(
         int | None,
         typer.Option(help="Stop after so many passes without a better evaluation.", show_default="never"),
     ] = None,
+    checkpoint_every: Annotated[
+        str | None,
+        typer.Option(help="How often what --resume needs is written (0: when stopped).", show_default="60s"),
+    ] = None,
+    resume: Annotated[
+        Path | None,
+        typer.Option("--resume", help="Go on with this run folder's broken-off run; give nothing else."),
+    ] = None,
     set_: Set = None,
     config: Annotated[
         Path | None, typer.Option(help="Settings from a TOML file; options go before it.")
@@ -153,9 +162,16 @@ def finetune(
 
     Example: edgetune finetune reviews.csv --deadline 10m
     """
-    settings = given_settings(locals(), "set_", "config", "out", "overwrite", "cache_dir", "quiet", "as_json")
-    settings = assigned(set_ or []) | settings
-    run_finetune(settings, config, out, overwrite, cache_dir, quiet, as_json)
+    given = given_settings(
+        locals(), "set_", "config", "out", "overwrite", "cache_dir", "quiet", "as_json", "resume"
+    )
+    settings = assigned(set_ or []) | given
+    if resume is None:
+        run_finetune(settings, config, out, overwrite, cache_dir, quiet, as_json)
+    elif settings or config is not None or out is not None or overwrite:
+        raise UsageError("--resume goes on with the run's own settings; give the run folder and no others.")
+    else:
+        run_resumed(resume, cache_dir, quiet, as_json)
 
 
 def run_finetune(
@@ -168,37 +184,52 @@ def run_finetune(
     as_json: bool,
 ) -> dict[str, Any]:
     """Train, print the receipt, and return it; `settings` are flat, the budget in a user's words."""
-    from edgetune.budget import read_budget
-    from edgetune.config import by_section, load_config, merged
+
+    def start(common: dict[str, Any]) -> Any:
+        from edgetune.budget import read_budget
+        from edgetune.config import by_section, load_config, merged
+        from edgetune.run import default_out, run
+
+        flat = read_budget(settings, datetime.now(), common["meter"].elapsed_s())
+        base = load_config(config_file) if config_file is not None else {}
+        if "train" not in flat and "train" not in base.get("data", {}):
+            raise UsageError("Give the labelled text to train on: edgetune finetune FILE (or --config FILE).")
+        config = merged(base, by_section(flat))
+        where = out if out is not None else default_out(config.data.train)
+        return run(config, where, overwrite=overwrite, **common)
+
+    return _finetuned(start, "nothing was written", cache_dir, quiet, as_json)
+
+
+def run_resumed(folder: Path, cache_dir: Path | None, quiet: bool, as_json: bool) -> dict[str, Any]:
+    """Go on with a run that was broken off, print the receipt, and return it."""
+
+    def start(common: dict[str, Any]) -> Any:
+        from edgetune.run import resume_run
+
+        return resume_run(folder, **common)
+
+    return _finetuned(start, f"{folder} is as it was", cache_dir, quiet, as_json)
+
+
+def _finetuned(
+    start: Callable[[dict[str, Any]], Any], unchanged: str, cache_dir: Path | None, quiet: bool, as_json: bool
+) -> dict[str, Any]:
+    """Let `start` train, with what every run has; print the receipt and return it."""
+    from edgetune.machine import cache_folder
     from edgetune.meter import Meter, process_age_s
+    from edgetune.report.live import make_view
     from edgetune.stopping import StopRequest
 
     meter = Meter(process_age_s(_IMPORTED_AT_S, _CPU_AT_IMPORT_S))
     stop = StopRequest()
-    settings = read_budget(settings, datetime.now(), meter.elapsed_s())
     try:
         with stop.listening():
-            from edgetune.machine import cache_folder
-            from edgetune.report.live import make_view
-            from edgetune.run import default_out, run
-
-            base = load_config(config_file) if config_file is not None else {}
-            if "train" not in settings and "train" not in base.get("data", {}):
-                raise UsageError(
-                    "Give the labelled text to train on: edgetune finetune FILE (or --config FILE)."
-                )
-            config = merged(base, by_section(settings))
-            result = run(
-                config,
-                out if out is not None else default_out(config.data.train),
-                overwrite=overwrite,
-                cache_dir=cache_dir if cache_dir is not None else cache_folder(),
-                meter=meter,
-                view=make_view(quiet),
-                stop=stop,
-            ).to_dict()
+            cache = cache_dir if cache_dir is not None else cache_folder()
+            common = {"cache_dir": cache, "meter": meter, "view": make_view(quiet), "stop": stop}
+            result: dict[str, Any] = start(common).to_dict()
     except KeyboardInterrupt:  # typer would leave without a word
-        raise Interrupted("Stopped before anything was trained; nothing was written.") from None
+        raise Interrupted(f"Stopped before anything was trained; {unchanged}.") from None
     if as_json:
         print(json.dumps(result, ensure_ascii=False))
     elif not quiet:

@@ -223,6 +223,8 @@ class TrainSettings(Settings):
         decay: the rate falls linearly to 0 over `examples` seen, or over the `steps` of an unfiltered run.
         max_steps: stop after this many optimizer steps; None: when the data ends.
         keep: the pass that was `best` on the evaluation rows, or the `last` one, evaluated once.
+        checkpoint_s: seconds between two checkpoints; 0: only when the run is stopped; None: 60, or what
+            makes them 1 % of the time.
         seed: of everything random.
     """
 
@@ -232,6 +234,7 @@ class TrainSettings(Settings):
     decay: Literal["examples", "steps"] = "examples"
     max_steps: int | None = Field(None, ge=1)
     keep: Literal["best", "last"] = "best"
+    checkpoint_s: float | None = Field(None, ge=0)
     seed: int = Field(0, ge=0)
 
 

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
+from edgetune.faults import place
 from edgetune.meter import Meter
-from edgetune.metrics import Evaluation
+from edgetune.metrics import Evaluation, read_evaluation
 from edgetune.prepare import Prepared
 from edgetune.report.live import View
-from edgetune.runfolder import RunFolder
+from edgetune.runfolder import INTERRUPTED, RunFolder
 from edgetune.timed import Timed
-
-INTERRUPTED = "interrupted"
 
 
 class Keeper:
@@ -62,6 +62,17 @@ class Keeper:
         """Remember the evaluation of the model that lies in the run folder."""
         self.best, self.best_epoch = found, epoch
         self._folder.write_json("metrics.json", found.to_dict())
+        place("metrics-written")
+
+    def state(self) -> dict[str, Any]:
+        """Return what is known of the model in the run folder."""
+        best = None if self.best is None else self.best.to_dict()
+        return {"best": best, "best_epoch": self.best_epoch, "n_worse": self.n_worse}
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """Go on where `state()` was taken; what was saved later is saved again."""
+        self.best = None if state["best"] is None else read_evaluation(state["best"])
+        self.best_epoch, self.n_worse = state["best_epoch"], state["n_worse"]
 
     def forget(self) -> None:
         """What was evaluated before is not what lies in the run folder now."""

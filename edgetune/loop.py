@@ -11,31 +11,27 @@ dropped.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any, Protocol
 
 import numpy as np
 
 from edgetune.backends.base import Backend
-from edgetune.batching import PAD_MULTIPLE, Batch, BucketQueue, TokenSource, bucket_of, epoch_order, join
+from edgetune.batching import PAD_MULTIPLE, Batch, BucketQueue, bucket_of, join
 from edgetune.counts import Counts
+from edgetune.faults import place
 from edgetune.meter import Meter
 from edgetune.metrics import cross_entropy
 from edgetune.pace import DataPace, Pace, Position
 from edgetune.row_record import RowRecord
 from edgetune.schedule import decayed, within
 from edgetune.selection.base import Selector, StageChange
-from edgetune.types import FloatArray, IntArray
+from edgetune.stream import Source, Stream
+from edgetune.types import FloatArray
 
-RELEASE_EVERY = 8  # batches between two calls that let the system drop token pages
 
-
-class Source(TokenSource, Protocol):
-    """Training rows."""
-
-    def __len__(self) -> int: ...
-
-    def release(self) -> None: ...
+class Diverged(Exception):
+    """A loss came out as no number: the weights are spoilt."""
 
 
 class Recorder(Protocol):
@@ -86,6 +82,7 @@ class Loop:
         record: what happened to every row.
         stopped: whether somebody asked it to stop.
         epoch: the pass that was begun last, from 1; 0 before the first.
+        lr_scale: factor of the learning rate, below 1 once the loss has diverged.
     """
 
     backend: Backend
@@ -101,10 +98,12 @@ class Loop:
     counts: Counts = field(default_factory=Counts)
     stopped: bool = False
     epoch: int = 0
+    lr_scale: float = 1.0
     _loss: float = float("nan")
     _n_stages: int = 0
 
     def __post_init__(self) -> None:
+        self._stream = Stream(self.source, self.settings.batch_size, self.rng)
         self._to_score = BucketQueue(self.settings.batch_size)
         self._to_train = BucketQueue(self.settings.batch_size)
         self._undecided: list[tuple[Batch, FloatArray]] = []
@@ -145,28 +144,71 @@ class Loop:
                 self._first_state = self.backend.state()
 
     def run_epoch(self, epoch: int) -> None:
-        """Pass over the rows once; flush the queues after the last epoch's last batch."""
-        self.epoch = epoch
-        order, number = self._draw_order(), 0
-        while number < len(order):
+        """Pass over the rows once, or over what is left of this pass; flush the queues after the last one.
+
+        Asked to stop, it stops between two batches of the stream, where `state()` can be taken.
+
+        Raises:
+            Diverged: a loss is not finite.
+        """
+        if epoch != self.epoch:
+            self.epoch = epoch
+            with self.meter.phase("load"):
+                self._stream.begin()
+        while len(self._stream):
             if self._must_stop():
                 return
             with self.meter.phase("load"):
-                batch = self.source.batch(order[number])
-                if number % RELEASE_EVERY == 0:
-                    self.source.release()
-            number += 1
+                batch = self._stream.next()
             if self._take(batch):
-                # What is left of the pass is drawn anew: rows that the first model saw are among it again.
-                n_left = sum(map(len, order[number:]))
-                order = order[:number] + _first_rows(self._draw_order(), n_left)
+                with self.meter.phase("load"):
+                    # Rows that the first model saw are among the rest again.
+                    self._stream.draw_rest_anew()
             self._after_batch()
         if epoch == self.settings.epochs:
             self._flush()
 
-    def _draw_order(self) -> list[IntArray]:
-        with self.meter.phase("load"):
-            return epoch_order(self.source.lengths, self.settings.batch_size, self.rng)
+    def state(self) -> dict[str, Any]:
+        """Return everything but the backend's state that decides how the run goes on, between two batches."""
+        return {
+            "epoch": self.epoch,
+            "counts": asdict(self.counts),
+            "loss": self._loss,
+            "lr_scale": self.lr_scale,
+            "n_stages": self._n_stages,
+            "starts_afresh": self._first_state is not None,
+            "stream": self._stream.state(),
+            "to_score": self._to_score.state(),
+            "to_train": self._to_train.state(),
+            "undecided": [{"rows": batch.rows, "losses": losses} for batch, losses in self._undecided],
+            "record": self.record.state(),
+            "selector": self.selector.state(),
+        }
+
+    def load_state(self, state: dict[str, Any], backend: bytes, first: Callable[[], bytes]) -> None:
+        """Go on exactly where `state()` and the backend's state were taken; there is no `begin` then.
+
+        Args:
+            state: of a loop over the same rows, with the same settings.
+            backend: parameters and optimizer then.
+            first: returns those of a run that has not begun.
+        """
+        if state["starts_afresh"]:
+            self._first_state = self._first_state or first()
+        else:
+            self._first_state = None
+        self.backend.load_state(backend)
+        self.epoch, self._n_stages = state["epoch"], state["n_stages"]
+        self.counts = Counts(**state["counts"])
+        self._loss, self.lr_scale = state["loss"], state["lr_scale"]
+        self._stream.load_state(state["stream"])
+        self._to_score.load_state(state["to_score"], self.source.numbered)
+        self._to_train.load_state(state["to_train"], self.source.numbered)
+        self._undecided = [
+            (self.source.numbered(part["rows"]), part["losses"]) for part in state["undecided"]
+        ]
+        self.record = RowRecord(**state["record"])
+        self.selector.load_state(state["selector"])
 
     def _must_stop(self) -> bool:
         if self.should_stop():
@@ -199,7 +241,8 @@ class Loop:
             self._score(batch)
 
     def _train_full(self) -> None:
-        while not self._must_stop() and (batch := self._next(self._to_train)) is not None:
+        """Train all full batches: asked to stop in between, it would leave what no state describes."""
+        while not self.finished and (batch := self._next(self._to_train)) is not None:
             self._train(batch)
 
     def _next(self, queue: BucketQueue) -> Batch | None:
@@ -222,7 +265,7 @@ class Loop:
             logits = self.backend.score(batch)
         self.pace.took("score", len(batch), _width(batch), self.meter.elapsed_s() - started)
         with self.meter.phase("select"):
-            losses = cross_entropy(logits, batch.labels)
+            losses = _finite(cross_entropy(logits, batch.labels))
             self.counts.n_scored += len(batch)
             self.record.scored(batch, logits, losses)
             self._undecided.append((batch, losses))
@@ -251,7 +294,7 @@ class Loop:
         at = self._at(len(batch))
         # Where the model starts afresh, the steps of an unfiltered run say nothing of how far it is.
         progress = self.pace.progress(at) if self.selector.restarts else self.pace.decay_progress(at)
-        lr = decayed(self.settings.lr, within(progress, self.selector.span))
+        lr = decayed(self.lr_scale * self.settings.lr, within(progress, self.selector.span))
         with self.meter.phase("select"):
             weights = self.selector.weigh(batch)
         started = self.meter.elapsed_s()
@@ -262,7 +305,7 @@ class Loop:
         train_s = self.meter.elapsed_s() - started
         self.pace.took("train", len(batch), _width(batch), train_s)
         with self.meter.phase("select"):
-            losses = cross_entropy(logits, batch.labels)
+            losses = _finite(cross_entropy(logits, batch.labels))
             self._loss = float(losses.mean())
             self.record.trained(batch, logits, losses)
             unscored = ~batch.scored
@@ -274,23 +317,24 @@ class Loop:
                 self.selector.observe(batch.take(unscored), losses[unscored])
         self.counts.n_steps += 1
         self.counts.n_trained += len(batch)
+        place("step")
         self._record_step(batch, lr, train_s)
 
     def _flush(self) -> None:
         """Score and train what is left, in batches that may mix lengths."""
-        for batch in self._to_score.flush():
-            if self._must_stop():
-                return
+        left = self._to_score.flush()  # asked before each batch: one that was handed out would be lost
+        while not self._must_stop() and (batch := next(left, None)) is not None:
             skipped_before = self.counts.n_skipped
             self._score(batch)
             if self.counts.n_skipped > skipped_before:
                 self._record_skip()
+        if self._must_stop():
+            return
         with self.meter.phase("select"):
             self._decide()
         self._train_full()
-        for batch in self._to_train.flush():
-            if self._must_stop():
-                return
+        left = self._to_train.flush()
+        while not self._must_stop() and (batch := next(left, None)) is not None:
             self._train(batch)
         self._after_batch()
 
@@ -355,13 +399,15 @@ class Loop:
         )
 
 
-def _first_rows(order: list[IntArray], n_rows: int) -> list[IntArray]:
-    """Return the batches that hold the first rows of an order, the last one cut where it has more."""
-    ends = np.cumsum([len(rows) for rows in order])
-    last = int(np.searchsorted(ends, n_rows))
-    whole = [rows for rows in order[:last] if len(rows)]
-    rest = n_rows - int(ends[last - 1]) if last else n_rows
-    return [*whole, order[last][:rest]] if rest and last < len(order) else whole
+def _finite(losses: FloatArray) -> FloatArray:
+    """Return the losses (B,).
+
+    Raises:
+        Diverged: one of them is not finite.
+    """
+    if not np.isfinite(losses).all():
+        raise Diverged
+    return losses
 
 
 def _width(batch: Batch) -> int:

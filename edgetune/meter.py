@@ -1,7 +1,7 @@
 """Where the time goes: every moment of a run belongs to exactly one phase.
 
     load ─ tokenize ─ open ─ export ─ floor ─ prepare ─ [ load ─ score ─ select ─ train ]…
-    evaluate ─ save ─ other
+    evaluate ─ save ─ checkpoint ─ lost (to a break, before the run went on) ─ other
 
 Phases nest: the inner one takes the time, the outer one goes on after it. So the parts always add up
 to the whole.
@@ -25,6 +25,8 @@ PHASES = (
     "select",
     "evaluate",
     "save",
+    "checkpoint",
+    "lost",
     "other",
 )
 LONGEST_STARTUP_S = 10.0
@@ -84,6 +86,17 @@ class Meter:
         finally:
             self._settle()
             self._stack.pop()
+
+    def carry_on(self, spent_s: dict[str, float], lost_s: float) -> None:
+        """Count the seconds of a run that was broken off, and goes on here, as this run's.
+
+        Args:
+            spent_s: by phase, up to the checkpoint.
+            lost_s: after it; what was done in them is done again.
+        """
+        for name, seconds in {**spent_s, "lost": spent_s.get("lost", 0.0) + lost_s}.items():
+            self._spent[name] += seconds
+            self._start -= seconds
 
     def elapsed_s(self) -> float:
         """Seconds since the start."""

@@ -150,6 +150,22 @@ class Evaluation:
         }
 
 
+def read_evaluation(found: dict[str, Any]) -> Evaluation:
+    """Make an evaluation of what `Evaluation.to_dict` gave, also after JSON."""
+    low, high = found["accuracy_interval"]
+    return Evaluation(
+        n=found["n_eval"],
+        accuracy=found["accuracy"],
+        interval=(low, high),
+        macro_f1=found["macro_f1"],
+        mcc=found["mcc"],
+        loss=math.nan if found["loss"] is None else found["loss"],
+        label_names=tuple(found["label_names"]),
+        per_class=tuple(ClassScores(**scores) for scores in found["per_class"]),
+        confusion=tuple(tuple(row) for row in found["confusion"]),
+    )
+
+
 def evaluate_predictions(logits: FloatArray, labels: IntArray, label_names: Sequence[str]) -> Evaluation:
     """Return every figure of logits (B, C) against class ids (B,); B must be at least 1."""
     if logits.ndim != 2 or len(logits) != len(labels) or logits.shape[1] != len(label_names):

@@ -7,6 +7,7 @@ cached (or carried) artifacts there is no child and no torch at all.
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache, partial
@@ -27,6 +28,7 @@ from edgetune.planning.device import find_device
 from edgetune.planning.planner import DEFAULT_CACHE_MB
 from edgetune.planning.probe import probed, worth_probing
 from edgetune.planning.types import DataShape, Plan, Plans
+from edgetune.resuming import Break
 from edgetune.rows import Rows, Say, open_rows
 
 CACHE_MEMORY_RATE = 0.25
@@ -47,6 +49,7 @@ class Prepared:
         freeze: what is frozen.
         plans: what was planned, and why; None where nothing was.
         marks: (line of the plan, elapsed seconds at its end) so far.
+        reopen: opens the backend once more, with its first weights and no cache.
     """
 
     config: RunConfig
@@ -57,6 +60,7 @@ class Prepared:
     vocab_size: int
     freeze: str
     plans: Plans | None
+    reopen: Callable[[], Backend]
     marks: tuple[tuple[str, float], ...] = ()
 
     @property
@@ -85,8 +89,18 @@ class Used:
     energy_j: float | None = None
 
 
-def prepare(config: RunConfig, cache_dir: Path, meter: Meter, say: Say, used: Used) -> Prepared:
+def prepare(
+    config: RunConfig, cache_dir: Path, meter: Meter, say: Say, used: Used, resumed: Break | None = None
+) -> Prepared:
     """Read the data, decide what is open, get the artifacts or the model, and open the backend.
+
+    Args:
+        config: settings; all are decided where a run goes on.
+        cache_dir: where tokens and artifacts are kept.
+        meter: is charged.
+        say: is told what takes a while.
+        used: time and energy so far.
+        resumed: the break after which the run goes on.
 
     Raises:
         EdgetuneError: whatever is wrong, before anything is trained or written into the run folder.
@@ -94,13 +108,18 @@ def prepare(config: RunConfig, cache_dir: Path, meter: Meter, say: Say, used: Us
     with contextlib.ExitStack() as stack:
         origin = find_origin(config, cache_dir, stack)
         config = origin.fixed(config)
-        data, config = read_rows(config, origin, cache_dir, meter, say, partial(_still_time, config, used))
-        decision = decide_open(config, origin, data, used, cache_dir, say)
+        if resumed is None:
+            check = partial(_still_time, config, used)
+            data, config = read_rows(config, origin, cache_dir, meter, say, check)
+            decision = decide_open(config, origin, data, used, cache_dir, say)
+        else:
+            data, decision = _as_before(config, resumed, origin, cache_dir, meter, say)
         config, decided_s = decision.config, used.elapsed_s()
         if config.data.max_length < data.train.longest:
             data = data.cut(config.data.max_length)
+        reopen = partial(origin.open, config, len(data.label_names), meter=meter, say=say)
         with meter.phase("open"):
-            backend = origin.open(config, len(data.label_names), _cache_of(config, cache_dir), meter, say)
+            backend = reopen(_cache_of(config, cache_dir))
     return Prepared(
         config=config,
         data=data,
@@ -110,12 +129,26 @@ def prepare(config: RunConfig, cache_dir: Path, meter: Meter, say: Say, used: Us
         vocab_size=_vocab_size(origin.tokenizer_file),
         freeze=config.model.freeze,
         plans=decision.plans,
+        reopen=partial(reopen, None),
         marks=(
             ("start", decided_s),
             ("export", decided_s + meter.split_s()["export"]),
             ("open", used.elapsed_s()),
         ),
     )
+
+
+def _as_before(
+    config: RunConfig, resumed: Break, origin: Origin, cache_dir: Path, meter: Meter, say: Say
+) -> tuple[Rows, Decision]:
+    """Read the rows as they were read when the run began, and follow the plan that it followed."""
+    data = config.data.model_copy(update={"max_length": resumed.read_length})
+    rows, _ = read_rows(config.model_copy(update={"data": data}), origin, cache_dir, meter, say)
+    if resumed.plan is None:
+        return rows, Decision(config, None)
+    device = find_device(origin.source, config.budget.watts, None)
+    limit_s = math.inf if config.budget.deadline_s is None else config.budget.deadline_s
+    return rows, Decision(config, Plans((resumed.plan,), deadline_s=limit_s, device=device))
 
 
 def _still_time(config: RunConfig, used: Used) -> None:

@@ -16,7 +16,6 @@ from edgetune.metrics import Evaluation, t_norm_modelled
 from edgetune.prepare import Prepared
 from edgetune.result import RunResult
 from edgetune.row_record import rates_by_label, rates_by_length
-from edgetune.selection.base import Selector
 from edgetune.timed import Timed
 
 
@@ -24,26 +23,29 @@ def make_receipt(
     prepared: Prepared,
     run_dir: Path,
     loop: Loop,
-    selector: Selector,
     split_s: dict[str, float],
     best: Evaluation | None,
     best_epoch: int | None,
     energy: EnergyReading,
     timed: Timed | None,
+    breaks: list[dict[str, Any]],
+    n_diverged: int,
 ) -> RunResult:
     """Put a run's receipt together.
 
     Args:
         prepared: resolved settings, data and model.
         run_dir: where the run lies.
-        loop: counts, and whether it was stopped.
-        selector: stages and report.
+        loop: counts, stages, and whether it was stopped.
         split_s: seconds by phase.
         best: evaluation of the model that was kept, None when there was none.
         best_epoch: which epoch that was.
         energy: used so far.
         timed: plan and clock of a run with a deadline.
+        breaks: where the run was broken off and went on.
+        n_diverged: how often the loss was no number.
     """
+    selector = loop.selector
     config, data, report = prepared.config, prepared.data, selector.report()
     train = config.train
     assert train.lr is not None
@@ -77,6 +79,8 @@ def make_receipt(
         max_length=prepared.max_length,
         n_parameters_trained=prepared.backend.n_parameters,
         interrupted=loop.stopped,
+        breaks=breaks,
+        n_diverged=n_diverged,
         warnings=list(data.warnings),
         machine=machine_info(),
         versions=versions(),

@@ -35,6 +35,9 @@ class RunResult(BaseModel):
         date: when the receipt was made, UTC, ISO.
         by_label, by_length: how often rows of a class or of a padded length came in the stream (`n_seen`),
             and which share of those was trained: does the method starve a class?
+        breaks: where the run was broken off and went on: `n_steps` and `elapsed_s` at the checkpoint, and
+            what was lost (`n_steps_lost`, `lost_s`: made again).
+        n_diverged: how often the loss was no number, so that the run went back and halved the learning rate.
         cache: rows found in and missed by the cache of frozen layers, and its size; None without one.
     """
 
@@ -99,6 +102,8 @@ class RunResult(BaseModel):
     max_length: int
     n_parameters_trained: int
     interrupted: bool
+    breaks: list[dict[str, Any]] = []
+    n_diverged: int = 0
     per_class: list[dict[str, Any]]
     confusion: list[list[int]]
     warnings: list[str]

@@ -117,10 +117,14 @@ class RowRecord:
         np.divide(total, self.n_measured, out=result, where=self.known)
         return result
 
+    def state(self) -> dict[str, Any]:
+        """Return the arrays by name."""
+        return {field.name: getattr(self, field.name) for field in fields(self)}
+
     def save(self, folder: Path) -> None:
         """Write `rows.npz` into a run's folder, under a temporary name first."""
         with whole(folder / FILE) as scratch, scratch.open("wb") as file:
-            np.savez(file, **{field.name: getattr(self, field.name) for field in fields(self)})
+            np.savez(file, **self.state())
 
 
 def load_record(folder: Path) -> RowRecord:

@@ -10,8 +10,16 @@ from pathlib import Path
 from typing import Any
 
 from edgetune.budget import energy_limit_j, read_budget
-from edgetune.config import RunConfig, SelectionSettings, by_section, column_names, dump_config, make_config
-from edgetune.energy import open_sensor
+from edgetune.config import (
+    RunConfig,
+    SelectionSettings,
+    by_section,
+    column_names,
+    dump_config,
+    load_config,
+    make_config,
+)
+from edgetune.energy import CarriedOn, Sensor, open_sensor
 from edgetune.errors import Interrupted
 from edgetune.machine import cache_folder
 from edgetune.meter import Meter
@@ -21,11 +29,15 @@ from edgetune.planning.types import Plans
 from edgetune.prepare import Prepared, Used, prepare
 from edgetune.report.live import QuietView, View
 from edgetune.result import RunResult
+from edgetune.resuming import read_break
 from edgetune.runfolder import RunFolder, disk_errors
 from edgetune.schedule import automatic_lr
 from edgetune.stopping import StopRequest
 from edgetune.timed import Timed, make_clock
 from edgetune.training import Training
+
+MUCH_LOST_S = 1.0
+"""The energy of a longer break than this is an estimate."""
 
 
 def default_out(train: str) -> Path:
@@ -55,7 +67,8 @@ def finetune(
         cache_dir: where artifacts and tokens are kept.
         **settings: any field of the sections in `edgetune.config`, such as `method`, `epochs`, `eval`,
             `text`, `label`, `backend`, `freeze`, `lr`, `seed`; and `deadline="10m"`, `energy="20kJ"`,
-            `battery="5%"`, `memory="2GB"`, `cache_size="500MB"` in the words of the command line.
+            `battery="5%"`, `memory="2GB"`, `cache_size="500MB"`, `checkpoint_every="5m"` in the words of the
+            command line.
 
     Raises:
         EdgetuneError: what is wrong and what to do, in a sentence.
@@ -98,21 +111,9 @@ def run(
     """
     folder = RunFolder(out, overwrite)
     with disk_errors(out), contextlib.ExitStack() as stack:
-        budget = config.budget
-        energy_j = energy_limit_j(budget)
-        on_battery = budget.battery_rate is not None
-        sensor = stack.enter_context(
-            contextlib.closing(
-                open_sensor(
-                    budget.watts,
-                    device=config.model.device,
-                    busy_w=busy_watts(),
-                    prefer_battery=on_battery,
-                )
-            )
-        )
+        sensor = _open_sensor(config, stack)
         since_s = meter.elapsed_s()
-        used = Used(meter.elapsed_s, sensor.joules, energy_j)
+        used = Used(meter.elapsed_s, sensor.joules, energy_limit_j(config.budget))
         prepared = prepare(config, cache_dir, meter, view.say, used)
         for warning in prepared.data.warnings:
             view.warn(warning)
@@ -120,18 +121,80 @@ def run(
         timed = _timed(prepared, used)
         if prepared.plans is not None:
             _tell(prepared.plans, view)
-        config = prepared.config
-        folder.create()
-        folder.write_text("config.toml", dump_config(config))
+        folder.create(stack)
+        folder.write_text("config.toml", dump_config(prepared.config))
         if prepared.data.n_bad:
             folder.append_bad_rows(prepared.data.bad_rows_files)
             where = out / "bad_rows.jsonl"
             view.warn(f"{prepared.data.n_bad:,} unusable rows were left out; they are listed in {where}.")
-        try:
-            with meter.phase("other"), stop.gently():
-                return Training(prepared, folder, meter, view, stop, sensor, since_s, timed).run()
-        except KeyboardInterrupt:
-            raise Interrupted(f"Stopped at once; {out} holds only what was saved before that.") from None
+        return _train(
+            Training(prepared, folder, meter, view, stop, sensor, since_s, timed), folder, meter, stop
+        )
+
+
+def resume(run_dir: str | Path, *, cache_dir: str | Path | None = None) -> RunResult:
+    """Go on with a run that was broken off; `edgetune finetune --resume` as one call.
+
+    Args:
+        run_dir: its folder.
+        cache_dir: where artifacts and tokens are kept.
+
+    Raises:
+        EdgetuneError: there is nothing to go on from, or the rows are not those of the run.
+        Interrupted: SIGINT or SIGTERM came; a usable model is in the run folder.
+    """
+    stop = StopRequest()
+    cache = Path(cache_dir) if cache_dir is not None else cache_folder()
+    with stop.listening():
+        return resume_run(Path(run_dir), cache_dir=cache, meter=Meter(), view=QuietView(), stop=stop)
+
+
+def resume_run(out: Path, *, cache_dir: Path, meter: Meter, view: View, stop: StopRequest) -> RunResult:
+    """Go on with a run that was broken off, from its newest checkpoint.
+
+    Without a deadline, weights and history come out as if it had never been; with one, the time that had been
+    used counts.
+
+    Raises:
+        EdgetuneError: there is nothing to go on from, or the rows are not those of the run.
+        Interrupted: after a usable model was saved.
+    """
+    folder = RunFolder.reopened(out)
+    with disk_errors(out), contextlib.ExitStack() as stack:
+        folder.lock(stack)
+        resumed = read_break(out)
+        config = make_config(load_config(out / "config.toml"))
+        meter.carry_on(resumed.state["spent_s"], resumed.lost_s)
+        exact = resumed.state["measured"] and resumed.lost_s < MUCH_LOST_S
+        sensor = CarriedOn(_open_sensor(config, stack), resumed.energy_j, exact)
+        used = Used(meter.elapsed_s, sensor.joules, energy_limit_j(config.budget))
+        prepared = prepare(config, cache_dir, meter, view.say, used, resumed)
+        timed = _timed(prepared, used)
+        since_s = resumed.state["since_s"]
+        training = Training(prepared, folder, meter, view, stop, sensor, since_s, timed, resumed)
+        return _train(training, folder, meter, stop)
+
+
+def _open_sensor(config: RunConfig, stack: contextlib.ExitStack) -> Sensor:
+    budget = config.budget
+    sensor = open_sensor(
+        budget.watts,
+        device=config.model.device,
+        busy_w=busy_watts(),
+        prefer_battery=budget.battery_rate is not None,
+    )
+    return stack.enter_context(contextlib.closing(sensor))
+
+
+def _train(training: Training, folder: RunFolder, meter: Meter, stop: StopRequest) -> RunResult:
+    try:
+        with meter.phase("other"), stop.gently():
+            return training.run()
+    except KeyboardInterrupt:
+        raise Interrupted(
+            f"Stopped at once; {folder.path} holds only what was saved before. If that is a checkpoint, "
+            f"`edgetune finetune --resume {folder.path}` goes on from it."
+        ) from None
 
 
 def share_trained(selection: SelectionSettings) -> float:

@@ -3,6 +3,10 @@
 config.toml  history.jsonl  summary.json  metrics.json  rows.npz  run.png  bad_rows.jsonl
 model/       config with labels, model.safetensors, tokenizer, model card
 onnx/        model.onnx, config, tokenizer
+checkpoints/ while the run goes on, see `checkpoint`
+
+A model is written to .saving-*/, synced, renamed to .ready/, and moved from there over the one before: once
+.ready/ is there, whoever comes next finishes the move.
 """
 
 from __future__ import annotations
@@ -17,17 +21,26 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock, Timeout
+
 from edgetune.errors import EnvironmentError_, RunError
-from edgetune.files import write_whole
+from edgetune.faults import place
+from edgetune.files import sync, sync_tree, write_whole
 
 MARKERS = ("config.toml", "history.jsonl", "summary.json")
-OWN = (*MARKERS, "metrics.json", "rows.npz", "run.png", "bad_rows.jsonl", "model", "onnx", "interrupted")
+MODELS = ("model", "onnx")
+CHECKPOINTS, INTERRUPTED = "checkpoints", "interrupted"
+OWN = (*MARKERS, "metrics.json", "rows.npz", "run.png", "bad_rows.jsonl", *MODELS, INTERRUPTED, CHECKPOINTS)
+LOCK = ".lock"
+SCRATCH, READY, WITHOUT = ".saving-", ".ready", ".without-"
 
+NO_ROOM = (errno.ENOSPC, errno.EFBIG, *([errno.EDQUOT] if hasattr(errno, "EDQUOT") else []))
+"""The disk is full, a file may not grow further, a user may not have more."""
 ALMOST_NOTHING = 1 << 16  # bytes free that a writer which ran out of space may leave
 
 
 class RunFolder:
-    """Creates and fills one run's folder."""
+    """Creates and fills one run's folder; one process at a time."""
 
     def __init__(self, path: Path, overwrite: bool) -> None:
         """Check that the folder may be written; nothing is created yet.
@@ -37,25 +50,49 @@ class RunFolder:
         """
         self.path = path
         self._overwrite = overwrite
-        if not path.exists() or (path.is_dir() and not any(path.iterdir())):
+        if not path.exists() or (path.is_dir() and all(found.name == LOCK for found in path.iterdir())):
             return
-        if not path.is_dir() or not any((path / name).exists() for name in MARKERS):
+        if not path.is_dir() or not holds_run(path):
             raise RunError(f"{path} exists and is no run of edgetune; choose another folder with --out.")
         if not overwrite:
             raise RunError(
-                f"{path} holds a run already; use --overwrite to replace it, or --out for another folder."
+                f"{path} holds a run already; use --overwrite to replace it, --out for another folder, or "
+                f"--resume {path} if it was broken off."
             )
 
-    def create(self) -> None:
-        """Make the folder, in place of an earlier run when that was allowed."""
-        if self._overwrite and self.path.is_dir():
+    @classmethod
+    def reopened(cls, path: Path) -> RunFolder:
+        """Return the folder of a run that is there, to be written to further once it is locked."""
+        folder = cls.__new__(cls)
+        folder.path, folder._overwrite = path, False
+        return folder
+
+    def create(self, stack: contextlib.ExitStack) -> None:
+        """Make the folder, in place of an earlier run when that was allowed; nobody else writes there then.
+
+        Args:
+            stack: lets go of the folder when it is closed.
+
+        Raises:
+            RunError: another process writes there, or did so meanwhile.
+        """
+        if not self.path.exists():
+            self.path.mkdir(parents=True, mode=0o700)  # a user's texts are the user's
+        self.lock(stack)
+        if holds_run(self.path) and not self._overwrite:
+            raise RunError(f"Another run was written to {self.path} meanwhile; choose another --out.")
+        if self._overwrite:
             for name in OWN:
-                found = self.path / name
-                if found.is_dir():
-                    shutil.rmtree(found)
-                elif found.exists():
-                    found.unlink()
-        self.path.mkdir(parents=True, exist_ok=True)
+                self.remove(name)
+
+    def lock(self, stack: contextlib.ExitStack) -> None:
+        """Keep other processes from writing to the folder; a lock dies with its process.
+
+        Raises:
+            RunError: another one writes there.
+        """
+        stack.enter_context(alone_in(self.path))
+        settle(self.path)
 
     def write_text(self, name: str, text: str) -> None:
         """Write a file under a temporary name, then rename it."""
@@ -78,38 +115,108 @@ class RunFolder:
         """
         home = self.path / under
         home.mkdir(exist_ok=True)
-        scratch = Path(tempfile.mkdtemp(prefix=".saving-", dir=self.path))
+        scratch = Path(tempfile.mkdtemp(prefix=SCRATCH, dir=self.path))
+        place("model-begun")
         try:
             write(scratch)
-            for name in ("model", "onnx"):
-                if (scratch / name).is_dir():
-                    _swap(scratch / name, home / name)
-                else:  # an older one would not be the model beside it
-                    shutil.rmtree(home / name, ignore_errors=True)
+            for name in MODELS:
+                if not (scratch / name).is_dir():  # an older one would not be the model beside it
+                    (scratch / f"{WITHOUT}{name}").touch()
+            for path in scratch.rglob("*"):
+                path.chmod(0o755 if path.is_dir() else 0o644)
+            place("model-written")
+            sync_tree(scratch)
+            os.replace(scratch, home / READY)
+            sync(home)
         except Exception as error:
             if disk_is_full(error, self.path):
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self.path)) from error
             raise
         finally:
             shutil.rmtree(scratch, ignore_errors=True)
+        place("model-ready")
+        _put_in_place(home)
+        place("model-placed")
         return home / "model"
 
+    def remove(self, name: str) -> None:
+        """Remove one of the run's files or folders, if it is there."""
+        found = self.path / name
+        if found.is_dir():
+            shutil.rmtree(found)
+        else:
+            found.unlink(missing_ok=True)
 
-def _swap(new: Path, target: Path) -> None:
-    """Put a folder where another may be; the old one is only removed once the new one is in place."""
-    old = target.with_name(f".{target.name}.old")
-    shutil.rmtree(old, ignore_errors=True)
-    if target.exists():
-        os.replace(target, old)
-    os.replace(new, target)
-    for path in target.iterdir():
-        path.chmod(0o644)
-    shutil.rmtree(old, ignore_errors=True)
+
+@contextlib.contextmanager
+def alone_in(folder: Path) -> Iterator[None]:
+    """Keep other processes from writing to a folder meanwhile; a lock dies with its process.
+
+    Raises:
+        RunError: another one writes there.
+    """
+    lock = FileLock(folder / LOCK, timeout=0)
+    try:
+        lock.acquire()
+    except Timeout:
+        raise RunError(
+            f"Another process is writing to {folder}; wait for it, or choose another --out."
+        ) from None
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def holds_run(path: Path) -> bool:
+    """Return whether a folder is a run's."""
+    return any((path / name).exists() for name in MARKERS)
+
+
+def settle(path: Path) -> None:
+    """Finish what a killed process had begun to put in place in a run's folder, drop what it had not.
+
+    Nobody else may be writing there.
+    """
+    for home in (path, path / INTERRUPTED):
+        if (home / READY).is_dir():
+            _put_in_place(home)
+    for scratch in [*path.glob(f"{SCRATCH}*"), *path.glob(f"{CHECKPOINTS}/.*.tmp"), *path.glob(".*.tmp")]:
+        if scratch.is_dir():
+            shutil.rmtree(scratch, ignore_errors=True)
+        else:
+            scratch.unlink(missing_ok=True)
+
+
+def settle_idle(path: Path) -> None:
+    """Settle a folder that is only to be read, unless its run is going on or it cannot be written."""
+    if not any((home / READY).is_dir() for home in (path, path / INTERRUPTED)):
+        return
+    with contextlib.suppress(OSError, RunError), contextlib.ExitStack() as stack:
+        RunFolder.reopened(path).lock(stack)
+
+
+def _put_in_place(home: Path) -> None:
+    """Move the folders that lie ready over those that were there; broken off, it can be done again.
+
+    What lies under READY is complete and newer than what is in place, so every step may be repeated.
+    """
+    ready = home / READY
+    for name in MODELS:
+        target = home / name
+        if (ready / name).is_dir():
+            shutil.rmtree(target, ignore_errors=True)
+            os.replace(ready / name, target)
+            place("model-half-placed")
+        elif (ready / f"{WITHOUT}{name}").exists():
+            shutil.rmtree(target, ignore_errors=True)
+    sync(home)
+    shutil.rmtree(ready, ignore_errors=True)
 
 
 def disk_is_full(error: Exception, folder: Path) -> bool:
     """Tell whether an error means that there is no room; native writers have errors of their own for it."""
-    if getattr(error, "errno", None) == errno.ENOSPC or "No space left" in str(error):
+    if getattr(error, "errno", None) in NO_ROOM or "No space left" in str(error):
         return True
     return shutil.disk_usage(folder).free < ALMOST_NOTHING
 
@@ -134,7 +241,7 @@ def disk_errors(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno == errno.ENOSPC:
+        if error.errno in NO_ROOM:
             raise EnvironmentError_(
                 f"No space left on the disk of {path}; free some (a run needs about three times the model's "
                 "size), or use --out and --cache-dir on another disk."

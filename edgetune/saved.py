@@ -20,6 +20,7 @@ from edgetune.errors import EdgetuneError, RunError, UsageError
 from edgetune.machine import cache_folder
 from edgetune.metrics import Evaluation, evaluate_predictions, softmax
 from edgetune.models import max_positions, takes_segments
+from edgetune.runfolder import settle_idle
 from edgetune.types import FloatArray, IntArray
 
 BATCH_SIZE = 32
@@ -110,6 +111,7 @@ class Run:
             RunError: there is no usable model in it.
         """
         self.folder = folder
+        settle_idle(folder)
         home = next(
             (folder / name for name in ("onnx", "model") if (folder / name / "config.json").is_file()), folder
         )
@@ -124,10 +126,7 @@ class Run:
             self.label_names = tuple(str(labels[key]) for key in sorted(labels, key=int))
         self._home = home
         self._model_config: dict[str, Any] = config
-        self.summary: dict[str, Any] = {}
-        if (folder / "summary.json").is_file():
-            with _intact(folder / "summary.json"):
-                self.summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
+        self.summary = read_summary(folder)
         self._scorer: Scorer | None = None
 
     @property
@@ -302,6 +301,19 @@ class _EncodedTexts:
             first_lengths=self._first[rows],
             scored=np.zeros(len(rows), dtype=np.bool_),
         )
+
+
+def read_summary(folder: Path) -> dict[str, Any]:
+    """Read a run's receipt; {} where there is none (yet).
+
+    Raises:
+        RunError: it is damaged.
+    """
+    path = folder / "summary.json"
+    if not path.is_file():
+        return {}
+    with _intact(path):
+        return dict(json.loads(path.read_text(encoding="utf-8")))
 
 
 def load_run(folder: str | Path) -> Run:

@@ -1,4 +1,4 @@
-"""Being asked to stop: SIGINT and SIGTERM end the current step, then the run."""
+"""Being asked to stop: SIGINT, SIGTERM and SIGHUP (the terminal is gone) end the step, then the run."""
 
 from __future__ import annotations
 
@@ -7,6 +7,13 @@ import signal
 import threading
 from collections.abc import Iterator
 from types import FrameType
+
+SIGNALS = [signal.SIGINT, signal.SIGTERM, *([signal.SIGHUP] if hasattr(signal, "SIGHUP") else [])]
+
+
+def _is_heard(number: int) -> bool:
+    """Return whether a signal reaches the process: `nohup` has it ignore SIGHUP, and that stays so."""
+    return number in (signal.SIGINT, signal.SIGTERM) or signal.getsignal(number) is not signal.SIG_IGN
 
 
 class StopRequest:
@@ -27,13 +34,11 @@ class StopRequest:
 
     @contextlib.contextmanager
     def listening(self) -> Iterator[StopRequest]:
-        """Turn SIGINT and SIGTERM into KeyboardInterrupt, or into a request while `gently`."""
+        """Turn these signals into KeyboardInterrupt, or into a request while `gently`."""
         if threading.current_thread() is not threading.main_thread():
             yield self
             return
-        before = {
-            number: signal.signal(number, self._on_signal) for number in (signal.SIGINT, signal.SIGTERM)
-        }
+        before = {number: signal.signal(number, self._on_signal) for number in SIGNALS if _is_heard(number)}
         try:
             yield self
         finally:

@@ -91,6 +91,24 @@ class Timed:
         since_s = self.clock.elapsed_s() - self._saved_s
         return since_s > every_s and self.clock.left_s() > every_s / 2
 
+    def state(self) -> dict[str, Any]:
+        """Return the plan, and what has come of it so far."""
+        return {
+            "plan": self.plan.to_dict(),
+            "marks": [list(mark) for mark in self.marks],
+            "revised": self.revised,
+            "train_started_s": self.clock.train_started_s,
+            "measured_save_s": self.clock.measured_save_s,
+        }
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """Go on where `state()` was taken, in another process: its speeds are measured anew."""
+        self.marks = [(str(line), float(end_s)) for line, end_s in state["marks"]]
+        self.revised = state["revised"]
+        self.clock.train_started_s = float(state["train_started_s"])
+        self.clock.measured_save_s = float(state["measured_save_s"])
+        self._saved_s = self.clock.elapsed_s()
+
     def lines(self) -> list[dict[str, Any]]:
         """Return planned and real seconds by line; a line that was not reached has no real ones."""
         ends = [0.0, *(end for _, end in self.marks)]

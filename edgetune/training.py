@@ -12,10 +12,11 @@ from edgetune.counts import Counts
 from edgetune.data.tokens import TokenView
 from edgetune.energy import Sensor, read_energy
 from edgetune.errors import BudgetError, Interrupted
+from edgetune.faults import place
 from edgetune.floor import Head
 from edgetune.history import HistoryWriter, read_history
-from edgetune.keeping import INTERRUPTED, Keeper
-from edgetune.loop import Loop, LoopSettings
+from edgetune.keeping import Keeper
+from edgetune.loop import Diverged, Loop, LoopSettings
 from edgetune.meter import Meter
 from edgetune.metrics import Evaluation
 from edgetune.pace import ClockPace, Pace
@@ -24,7 +25,9 @@ from edgetune.prepare import Prepared
 from edgetune.receipt import make_receipt
 from edgetune.report.live import View
 from edgetune.result import RunResult
-from edgetune.runfolder import RunFolder
+from edgetune.resuming import Break
+from edgetune.runfolder import INTERRUPTED, RunFolder
+from edgetune.safety import Safety
 from edgetune.saved import evaluate_view
 from edgetune.selection import DataShape, Selector, make_selector
 from edgetune.selection.staged import REFERENCE
@@ -36,7 +39,7 @@ SENSOR_EVERY_S = 1.0
 
 
 class Training:
-    """One run's training, from the first batch to the receipt."""
+    """One run's training, from the first batch (or from a break) to the receipt."""
 
     def __init__(
         self,
@@ -48,34 +51,30 @@ class Training:
         sensor: Sensor,
         sensor_since_s: float = 0.0,
         timed: Timed | None = None,
+        resumed: Break | None = None,
     ) -> None:
         self._config, self._prepared, self._folder = prepared.config, prepared, folder
         self._meter, self._view, self._stop, self._sensor = meter, view, stop, sensor
-        self._sensor_since_s, self._sensor_read_s = sensor_since_s, sensor_since_s
-        self._timed = timed
+        self._sensor_since_s, self._sensor_read_s = sensor_since_s, meter.elapsed_s()
+        self._timed, self._resumed = timed, resumed
         self._backend: Backend = prepared.backend
         self._keeper = Keeper(prepared, folder, meter, view, timed)
         self._floor: Head | None = None
+        self._rows_at_once: int | None = None
+        self._safety = Safety(prepared, folder, meter, view, self._keeper, timed, sensor, sensor_since_s)
 
     def run(self) -> RunResult:
         """Train, keep the best model, and write the receipt."""
-        config, seed = self._config, self._config.train.seed
-        data = self._prepared.data
-        shape = DataShape(len(data.train), len(data.label_names), self._prepared.vocab_size)
-        selector = make_selector(config.selection, shape, np.random.default_rng([seed, 3]))
-        if self._timed is not None and config.selection.watched and config.selection.method in FILTERS:
-            selector = Watched(selector, self._timed.score_rate)
         with HistoryWriter(self._folder.path / "history.jsonl") as history:
-            loop = self._make_loop(selector, history)
-            self._view.begin(self._prepared, config)
+            loop = self._make_loop(self._make_selector(), history)
+            self._view.begin(self._prepared, self._config)
+            trains = self._timed is None or self._timed.plan.method != HEAD
             try:
-                if self._timed is not None:
-                    self._make_floor(self._timed)
-                trains = self._timed is None or self._timed.plan.method != HEAD
-                if trains:
-                    loop.begin()
-                if self._timed is not None:
-                    self._timed.clock.begin()
+                if self._resumed is not None:
+                    self._safety.go_on(self._resumed, loop, history)
+                else:
+                    self._begin(loop, trains)
+                begun = trains and (self._resumed is not None or not self._stop())
                 if trains:
                     self._run_epochs(loop, history)
                 elif self._stop():
@@ -86,29 +85,63 @@ class Training:
                 self._timed.mark("train")
                 if not loop.stopped:
                     self._end_timed(self._timed, loop, history)
+            # A preparation that was cut short is not what the unbroken run would have gone on with.
+            resumable = loop.stopped and begun and self._safety.write(loop, history)
         if loop.stopped:
             self._keeper.save_interrupted()
         with self._meter.phase("save"):
             loop.record.save(self._folder.path)
-        result = self._write_receipt(loop, selector)
+        result = self._write_receipt(loop)
         if loop.stopped:
-            raise self._interrupted(loop.counts)
+            raise self._interrupted(loop.counts, resumable)
+        self._safety.finish()
         return result
 
+    def _make_selector(self) -> Selector:
+        config, data = self._config, self._prepared.data
+        shape = DataShape(len(data.train), len(data.label_names), self._prepared.vocab_size)
+        selector = make_selector(config.selection, shape, np.random.default_rng([config.train.seed, 3]))
+        if self._timed is not None and config.selection.watched and config.selection.method in FILTERS:
+            return Watched(selector, self._timed.score_rate)
+        return selector
+
+    def _begin(self, loop: Loop, trains: bool) -> None:
+        """Make the first usable model where there is a deadline, and let the selector prepare."""
+        if self._timed is not None:
+            self._make_floor(self._timed)
+        if trains:
+            loop.begin()
+        if self._timed is not None:
+            self._timed.clock.begin()
+
     def _run_epochs(self, loop: Loop, history: HistoryWriter) -> None:
-        for epoch in range(1, self._config.train.epochs + 1):
-            loop.run_epoch(epoch)
-            if loop.stopped:
+        epoch = max(1, loop.epoch)
+        while True:
+            try:
+                loop.run_epoch(epoch)
+            except Diverged:
+                fresh = self._make_loop(self._make_selector(), history)
+                if self._safety.go_back(loop, fresh, history):
+                    epoch = max(1, loop.epoch)
+                    continue
+                if self._timed is None and self._keeper.best is None:
+                    self._end_epoch(epoch, history, self._prepared.data.evaluation)
                 return
-            measures = loop.selector.stage == REFERENCE or self._config.train.keep == "last"
-            if measures and epoch < self._config.train.epochs and not loop.finished:
-                continue  # a model that is not kept need not be evaluated
-            if self._timed is None:
-                self._end_epoch(epoch, history, self._prepared.data.evaluation)
-            elif self._config.budget.patience is not None and not loop.finished:
-                self._look_for_better(self._timed, epoch, history)
-            if loop.finished or self._out_of_patience:
+            if loop.stopped or not self._goes_on_after(loop, epoch, history):
                 return
+            epoch += 1
+
+    def _goes_on_after(self, loop: Loop, epoch: int, history: HistoryWriter) -> bool:
+        """Evaluate after a pass where that is wanted; return whether another one follows."""
+        last = epoch == self._config.train.epochs
+        measures = loop.selector.stage == REFERENCE or self._config.train.keep == "last"
+        if measures and not last and not loop.finished:
+            return True  # a model that is not kept need not be evaluated
+        if self._timed is None:
+            self._end_epoch(epoch, history, self._prepared.data.evaluation)
+        elif self._config.budget.patience is not None and not loop.finished:
+            self._look_for_better(self._timed, epoch, history)
+        return not last and not loop.finished and not self._out_of_patience
 
     @property
     def _out_of_patience(self) -> bool:
@@ -137,27 +170,38 @@ class Training:
             pace=self._pace(settings),
             should_stop=self._stop,
         )
-        loop.on_progress = partial(self._on_progress, loop, selector)
+        loop.on_progress = partial(self._on_progress, loop, selector, history)
         return loop
 
     def _pace(self, settings: LoopSettings) -> Pace:
         data = settings.data_pace(len(self._prepared.data.train))
         return data if self._timed is None else ClockPace(self._timed.clock, self._timed.cost, data)
 
-    def _on_progress(self, loop: Loop, selector: Selector, counts: Counts, loss: float) -> None:
-        """Show where the run is; keep the model on disk fresh and the filter honest."""
+    def _on_progress(
+        self, loop: Loop, selector: Selector, history: HistoryWriter, counts: Counts, loss: float
+    ) -> None:
+        """Show where the run is; keep what is on disk fresh and the filter honest."""
         self._view.progress(loop.progress, counts, loss, selector.stage, self._meter.elapsed_s())
         if self._meter.elapsed_s() - self._sensor_read_s > SENSOR_EVERY_S:
             self._sensor_read_s = self._meter.elapsed_s()
             self._sensor.joules()  # counters wrap, and power has to be followed
-        if self._timed is None:
-            return
+        if (most := self._backend.parts.most) != self._rows_at_once:
+            self._rows_at_once = most
+            self._view.warn(
+                f"Memory ran out: {most} rows at once from here on; steps stay as large as they were."
+            )
+        if self._timed is not None:
+            self._watch_time(self._timed, selector, counts)
+        self._safety.write_when_due(loop, history)
+
+    def _watch_time(self, timed: Timed, selector: Selector, counts: Counts) -> None:
+        """Switch a losing filter off, say how many rows will fit, save in passing."""
         if isinstance(selector, Watched) and (why := selector.consider(counts, self._meter.split_s())):
             self._view.say(f"The filter is switched off: {why}.")
-        if selector.straight and (n_rows := self._timed.revise(counts.n_trained)):
-            planned = self._timed.plan.n_rows
+        if selector.straight and (n_rows := timed.revise(counts.n_trained)):
+            planned = timed.plan.n_rows
             self._view.say(f"By the first steps' speed {n_rows:,} examples will fit ({planned:,} planned)")
-        if self._keeper.best is None and self._timed.save_is_due():  # else the best so far lies there
+        if self._keeper.best is None and timed.save_is_due():  # else the best so far lies there
             self._keeper.save_in_passing()
 
     def _make_floor(self, timed: Timed) -> None:
@@ -230,6 +274,7 @@ class Training:
 
     def _end_epoch(self, epoch: int, history: HistoryWriter, rows: TokenView) -> None:
         """Evaluate; save the model when it is the best so far."""
+        place("evaluation-begun")
         with self._meter.phase("evaluate"):
             self._view.say(f"Evaluating {len(rows):,} rows")
             score = partial(self._backend.score, keep=self._config.train.epochs > 1)
@@ -237,22 +282,23 @@ class Training:
         self._record_evaluation(epoch, found, history)
         self._keeper.consider(found, epoch)
 
-    def _interrupted(self, counts: Counts) -> Interrupted:
-        where = self._keeper.newest
+    def _interrupted(self, counts: Counts, resumable: bool) -> Interrupted:
+        where, out = self._keeper.newest, self._folder.path
+        go_on = f"edgetune finetune --resume {out}"
+        if not resumable:
+            go_on = f"edgetune finetune --config {out / 'config.toml'} --out {out} --overwrite"
         return Interrupted(
-            f"Stopped after {counts.n_steps:,} steps; the model so far is in {where}. To go on from it: "
-            f"edgetune finetune --config {self._folder.path / 'config.toml'} --model {where} "
-            f"--out {self._folder.path}-2"
+            f"Stopped after {counts.n_steps:,} steps; the model so far is in {where}. To go on: {go_on}"
         )
 
-    def _write_receipt(self, loop: Loop, selector: Selector) -> RunResult:
+    def _write_receipt(self, loop: Loop) -> RunResult:
         """Write the summary and the model card, and draw the picture if there is time for it."""
         from edgetune.report.model_card import model_card
         from edgetune.report.plots import draw_run
 
         out = self._folder.path
         with self._meter.phase("save"):
-            draft = self._summary(loop, selector).to_dict()
+            draft = self._summary(loop).to_dict()
             card = model_card(draft)
             for home in (out, out / INTERRUPTED):
                 if (home / "model").is_dir():
@@ -263,8 +309,9 @@ class Training:
                 self._view.warn("There was no time left to draw run.png.")
         if self._timed is not None:
             self._timed.mark("report")
-        result = self._summary(loop, selector)
+        result = self._summary(loop)
         self._folder.write_json("summary.json", result.to_dict())
+        place("summary-written")
         if result.deadline_s is not None and result.elapsed_s > result.deadline_s:
             late_s = result.elapsed_s - result.deadline_s
             self._view.warn(
@@ -277,16 +324,17 @@ class Training:
             )
         return result
 
-    def _summary(self, loop: Loop, selector: Selector) -> RunResult:
+    def _summary(self, loop: Loop) -> RunResult:
         split_s = self._meter.split_s()
         return make_receipt(
             self._prepared,
             self._folder.path,
             loop,
-            selector,
             split_s,
             self._keeper.best,
             self._keeper.best_epoch,
             read_energy(self._sensor, sum(split_s.values()) - self._sensor_since_s),
             self._timed,
+            self._safety.breaks,
+            self._safety.n_diverged,
         )

@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from edgetune.backends.parts import Parts
 from edgetune.backends.prefix_cache import PrefixCache
 from edgetune.batching import Batch
 from edgetune.planning.types import BackendCosts, Device
@@ -68,6 +69,9 @@ class FakeSource:
             scored=np.zeros(len(rows), dtype=np.bool_),
         )
 
+    def numbered(self, rows: np.ndarray) -> Batch:
+        return self.batch(rows)
+
     def release(self) -> None:
         self.n_released += 1
 
@@ -99,6 +103,7 @@ class FakeBackend:
     n_parameters: int = 1
     depth: int = 0
     cache: PrefixCache | None = None
+    parts: Parts = field(default_factory=Parts)
     weight: np.ndarray = field(default_factory=lambda: np.zeros((2, 2), np.float32))
     bias: np.ndarray = field(default_factory=lambda: np.zeros(2, np.float32))
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import ClassVar, Protocol
 
+from edgetune.backends.parts import Parts
 from edgetune.backends.prefix_cache import PrefixCache
 from edgetune.batching import Batch
 from edgetune.errors import ModelError
@@ -31,6 +32,8 @@ class Backend(Protocol):
     """Lowest layers that are frozen and cut off as a prefix; 0 where the whole model runs every time."""
     cache: PrefixCache | None
     """Keeps the prefix's output per row; None where it is computed every time."""
+    parts: Parts
+    """How many rows go through the model at once: halved when memory runs out, the step stays the same."""
 
     @property
     def n_parameters(self) -> int:

@@ -21,6 +21,7 @@ from edgetune.backends.hf_folder import copy_tokenizer, write_config
 from edgetune.backends.ort_artifacts import CUT_FOLDER, PREFIX, Artifacts
 from edgetune.backends.ort_manifest import Linear
 from edgetune.backends.ort_training import Training, open_prefix, session_options
+from edgetune.backends.parts import Parts
 from edgetune.backends.prefix_cache import PrefixCache
 from edgetune.batching import Batch
 from edgetune.errors import ModelError
@@ -55,6 +56,7 @@ class OrtBackend:
         """
         self.artifacts = artifacts
         self.cache = cache
+        self.parts = Parts()
         self._device = device
         self._cut = artifacts.manifest.cut if cut else None
         self._options = session_options(device, threads, spin=self._cut is None)
@@ -88,6 +90,9 @@ class OrtBackend:
         """Run the frozen prefix afresh: hidden states (B, T, D)."""
         return self._run_prefix(self._padded(batch))
 
+    def _prefix_of(self, batch: Batch, width: int) -> FloatArray:
+        return self._run_prefix(self._padded(batch, width))
+
     def _padded(self, batch: Batch, width: int = 0) -> dict[str, IntArray]:
         return batch.padded(self.artifacts.manifest.pad_id, width=width)
 
@@ -108,14 +113,16 @@ class OrtBackend:
         if self.cache is None:
             hidden = self._run_prefix(padded)
         else:
-            hidden = self.cache.hidden(
-                batch, width, lambda part: self._run_prefix(self._padded(part, width)), keep=keep
-            )
+            hidden = self.cache.hidden(batch, width, self._prefix_of, keep=keep)
         return [*(hidden if name == HIDDEN else padded[name] for name in self._cut.inputs), labels, factors]
 
     def score(self, batch: Batch, keep: bool = True) -> FloatArray:
         """Return logits (B, C) of the eval graph."""
-        return self._training.forward(self._inputs(batch, keep))[0]
+
+        def forward(part: Batch, place: slice) -> FloatArray:
+            return self._training.forward(self._inputs(part, keep))[0]
+
+        return self.parts.run(batch, forward, lambda: None)
 
     def features(self, batch: Batch) -> FloatArray:
         """Return what the head's last linear layer sees (B, F)."""
@@ -144,7 +151,16 @@ class OrtBackend:
 
     def train_step(self, batch: Batch, lr: float, weights: FloatArray | None = None) -> FloatArray:
         """Update once on the batch; return logits (B, C) from before the update."""
-        return self._training.step(self._inputs(batch, weights=weights), lr)
+
+        def gradients(part: Batch, place: slice) -> FloatArray:
+            factors = None if weights is None else weights[place]
+            if len(part) < len(batch):  # the graph's mean is over the part
+                factors = (np.ones(len(part)) if factors is None else factors) * (len(part) / len(batch))
+            return self._training.gradients(self._inputs(part, weights=factors))
+
+        result = self.parts.run(batch, gradients, self._training.forget)
+        self._training.update(lr)
+        return result
 
     def state(self) -> bytes:
         """Return parameters and optimizer state as ONNX Runtime's own checkpoint."""

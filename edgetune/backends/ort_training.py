@@ -48,15 +48,22 @@ class Training:
         found: list[FloatArray] = list(self._module(*inputs))[1:]
         return found
 
-    def step(self, inputs: list[Any], lr: float) -> FloatArray:
-        """Update once; return the logits (B, C) from before."""
+    def gradients(self, inputs: list[Any]) -> FloatArray:
+        """Add the gradients of a batch, or of a part of one; return its logits (B, C)."""
         self._module.train()
-        self._optimizer.set_learning_rate(lr)
         _, logits = self._module(*inputs)
-        self._optimizer.step()
-        self._module.lazy_reset_grad()
         result: FloatArray = logits
         return result
+
+    def update(self, lr: float) -> None:
+        """Update once from the gradients."""
+        self._optimizer.set_learning_rate(lr)
+        self._optimizer.step()
+        self.forget()
+
+    def forget(self) -> None:
+        """Drop the gradients."""
+        self._module.lazy_reset_grad()
 
     def has(self, name: str) -> bool:
         """Return whether there is a parameter of this name."""

@@ -4,29 +4,48 @@
 
 Rows lie end to end without padding, as in a batch. A row is known by its tokens, not by its number, so
 training and evaluation rows share one cache, and equal texts one place. In fp16 every row is rounded,
-kept or not: what comes out of the cache never depends on what is in it. (A row that fp16 cannot hold
-stays in fp32 and is computed every time.)
+kept or not. (A row that fp16 cannot hold stays in fp32 and is computed every time.)
+
+What a layer gives of a row depends, in the last bit, on the rows that it is computed with. So the cache knows
+which rows were computed together, and a run that goes on after a break computes the same ones together again,
+when one of them is asked for.
 """
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
-import mmap
-import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any, Literal, Protocol
+from typing import Any, Literal
 
 import numpy as np
 
-from edgetune.batching import Batch
+from edgetune.backends.prefix_rooms import FileRoom, MemoryRoom, Room
+from edgetune.batching import Batch, TokenSource, join
 from edgetune.types import BoolArray, FloatArray
 
-CHUNK_BYTES = 16_000_000
-RELEASE_BYTES = 64_000_000  # file pages are let go after so many were read
 FP16_MAX = 65504.0
 MB = 1_000_000
+SPILL_RATE = 0.02  # of the room: rows that fit it, but not the rest of any chunk
+KEY_BYTES = 16
+LOOKED_THROUGH = 1024  # rows at a time
+
+Compute = Callable[[Batch, int], FloatArray]
+"""Gives the hidden states (b, T, D) of some rows, padded to T columns."""
+
+
+@dataclass(frozen=True)
+class Group:
+    """Rows that were computed together.
+
+    Attributes:
+        keys: of the rows, in order.
+        width: columns that they were padded to.
+    """
+
+    keys: tuple[bytes, ...]
+    width: int
 
 
 class PrefixCache:
@@ -53,9 +72,15 @@ class PrefixCache:
             dtype: how numbers are kept.
         """
         self._dtype = np.dtype(np.float16 if dtype == "fp16" else np.float32)
-        self._memory = _Memory(int(memory_mb * MB))
-        self._file = _File(0 if folder is None else int(file_mb * MB), folder)
-        self._kept: dict[bytes, FloatArray] = {}
+        self._memory = MemoryRoom(int(memory_mb * MB))
+        self._file = FileRoom(0 if folder is None else int(file_mb * MB), folder)
+        self._room = int((memory_mb + (0 if folder is None else file_mb)) * MB)
+        self._spill = MemoryRoom(int(SPILL_RATE * self._room))
+        self._n_bytes = 0
+        self._kept: dict[bytes, FloatArray | None] = {}  # None: it was kept before a break
+        self._groups: list[Group] = []
+        self._group_of: dict[bytes, int] = {}
+        self._find: Callable[[Sequence[bytes]], Batch] | None = None
         self.n_hits = 0
         self.n_misses = 0
 
@@ -66,28 +91,28 @@ class PrefixCache:
     @property
     def memory_mb_used(self) -> float:
         """Size of the rows in memory (MB, 10^6 bytes)."""
-        return self._memory.n_bytes / MB
+        return (self._memory.n_bytes + self._spill.n_bytes) / MB
 
     @property
     def file_mb_used(self) -> float:
         """Size of the rows in the file (MB, 10^6 bytes)."""
         return self._file.n_bytes / MB
 
-    def hidden(
-        self, batch: Batch, width: int, compute: Callable[[Batch], FloatArray], *, keep: bool = True
-    ) -> FloatArray:
+    def hidden(self, batch: Batch, width: int, compute: Compute, *, keep: bool = True) -> FloatArray:
         """Return the hidden states of a batch.
 
         Args:
             batch: B rows.
             width: columns T of the result, at least the longest row.
-            compute: gives the hidden states (b, T, D) of some of the rows, padded to the same width.
+            compute: asked for rows that are not kept.
             keep: whether new rows may be kept.
 
         Returns:
             Float32 (B, T, D); zero where a row has no token.
         """
         keys = row_keys(batch)
+        if self._find is not None:
+            self._compute_again(keys, compute)
         found = [self._kept.get(key) for key in keys]
         missing = np.array([row is None for row in found], dtype=np.bool_)
         n_missing = int(missing.sum())
@@ -110,30 +135,98 @@ class PrefixCache:
         self,
         batch: Batch,
         width: int,
-        compute: Callable[[Batch], FloatArray],
+        compute: Compute,
         missing: BoolArray,
         keys: list[bytes] | None,
     ) -> FloatArray:
         """Compute the missing rows (and keep them, given keys); the other rows (of B) are left zero."""
-        fresh = compute(batch.take(missing))
+        fresh = compute(batch.take(missing), width)
         result = np.zeros((len(batch), width, fresh.shape[2]), dtype=np.float32)
+        n_groups = len(self._groups)
         for place, row in zip(np.flatnonzero(missing), fresh, strict=True):
             length = int(batch.offsets[place + 1] - batch.offsets[place])
-            real = row[:length]
-            fits = self._dtype == np.float32 or float(np.abs(real).max()) <= FP16_MAX
-            rounded = real.astype(self._dtype) if fits else real
+            rounded = self._rounded(row[:length])
             result[place, :length] = rounded
-            if keys is not None and fits and keys[place] not in self._kept:
-                kept = self._memory.put(rounded)
-                kept = self._file.put(rounded) if kept is None else kept
-                if kept is not None:
-                    self._kept[keys[place]] = kept
+            if keys is None or rounded.dtype != self._dtype or keys[place] in self._kept:
+                continue
+            if self._n_bytes + rounded.nbytes <= self._room and (kept := self._put(rounded)) is not None:
+                self._n_bytes += rounded.nbytes
+                self._kept[keys[place]] = kept
+                self._group_of[keys[place]] = n_groups
+        if keys is not None and any(self._group_of.get(key) == n_groups for key in keys):
+            self._groups.append(Group(tuple(keys[place] for place in np.flatnonzero(missing)), width))
         return result
+
+    def _rounded(self, row: FloatArray) -> FloatArray:
+        """Return a row (L, D) as it is kept; in fp32 where fp16 cannot hold it."""
+        fits = self._dtype == np.float32 or float(np.abs(row).max()) <= FP16_MAX
+        return row.astype(self._dtype) if fits else row
+
+    def _put(self, row: FloatArray) -> FloatArray | None:
+        """Put a row into memory, the file, or what is left between the chunks' ends."""
+        rooms: tuple[Room, ...] = (self._memory, self._file)
+        for room in rooms:
+            if (kept := room.put(row)) is not None:
+                return kept
+        return None if self._file.failed else self._spill.put(row)
+
+    def state(self) -> dict[str, Any]:
+        """Return which rows are kept and which were computed together: 17 bytes a row, no hidden states."""
+        keys = [key for group in self._groups for key in group.keys]
+        numbers = [number for number, group in enumerate(self._groups) for _ in group.keys]
+        kept = [self._group_of.get(key) == number for key, number in zip(keys, numbers, strict=True)]
+        return {
+            "keys": np.frombuffer(b"".join(keys), dtype=np.uint8),
+            "sizes": np.array([len(group.keys) for group in self._groups], dtype=np.int32),
+            "widths": np.array([group.width for group in self._groups], dtype=np.int32),
+            "kept": np.array(kept, dtype=np.bool_),
+            "n_bytes": self._n_bytes,
+            "n_hits": self.n_hits,
+            "n_misses": self.n_misses,
+        }
+
+    def load_state(self, state: dict[str, Any], find: Callable[[Sequence[bytes]], Batch]) -> None:
+        """Keep exactly the rows that were kept where `state()` was taken; they are computed when asked for.
+
+        Args:
+            state: of a cache with the same room, for the same model.
+            find: returns the rows (B,) that have these keys.
+        """
+        content = state["keys"].tobytes()
+        keys = [content[at : at + KEY_BYTES] for at in range(0, len(content), KEY_BYTES)]
+        ends = np.cumsum(state["sizes"]).tolist()
+        begins = [0, *ends[:-1]]
+        self._groups = [
+            Group(tuple(keys[begin:end]), int(width))
+            for begin, end, width in zip(begins, ends, state["widths"], strict=True)
+        ]
+        numbers = np.repeat(np.arange(len(self._groups)), state["sizes"]).tolist()
+        for key, number, kept in zip(keys, numbers, state["kept"].tolist(), strict=True):
+            if kept:
+                self._kept[key], self._group_of[key] = None, number
+        self._n_bytes, self.n_hits, self.n_misses = state["n_bytes"], state["n_hits"], state["n_misses"]
+        self._find = find
+
+    def _compute_again(self, keys: Sequence[bytes], compute: Compute) -> None:
+        """Compute the groups of those rows that were kept before a break, each as it was computed then."""
+        assert self._find is not None
+        lost = {self._group_of[key] for key in keys if key in self._kept and self._kept[key] is None}
+        for number in sorted(lost):
+            group = self._groups[number]
+            batch = self._find(group.keys)
+            fresh = compute(batch, group.width)
+            for key, row, length in zip(group.keys, fresh, batch.lengths.tolist(), strict=True):
+                if self._group_of.get(key) == number and self._kept[key] is None:
+                    rounded = self._rounded(row[:length])
+                    kept = self._put(rounded)
+                    self._kept[key] = np.array(rounded) if kept is None else kept
 
     def close(self) -> None:
         """Forget every row and give memory and file back."""
         self._kept.clear()
-        self._memory = _Memory(0)
+        self._groups.clear()
+        self._group_of.clear()
+        self._memory = self._spill = MemoryRoom(0)
         self._file.close()
 
 
@@ -154,105 +247,22 @@ def row_keys(batch: Batch) -> list[bytes]:
     ]
 
 
-class _Room(Protocol):
-    """Somewhere rows are put until a limit is reached."""
+class RowFinder:
+    """Finds rows by what the cache knows them by."""
 
-    n_bytes: int
+    def __init__(self, sources: Sequence[TokenSource], wanted: Iterable[bytes]) -> None:
+        """Look through all rows of some sources once, remembering where the wanted ones are."""
+        self._sources, missing = sources, set(wanted)
+        self._places: dict[bytes, tuple[int, int]] = {}
+        for number, source in enumerate(sources):
+            for start in range(0, len(source.labels) if missing else 0, LOOKED_THROUGH):
+                rows = np.arange(start, min(start + LOOKED_THROUGH, len(source.labels)))
+                for row, key in zip(rows.tolist(), row_keys(source.batch(rows)), strict=True):
+                    if key in missing:
+                        missing.discard(key)
+                        self._places[key] = number, row
 
-    def put(self, row: FloatArray) -> FloatArray | None:
-        """Keep a row (L, D); return where it lies now, or None when there is no room."""
-        ...
-
-
-class _Memory(_Room):
-    """Rows in memory, in chunks, so that the first row does not allocate everything."""
-
-    def __init__(self, limit: int) -> None:
-        self._left = limit
-        self._chunk = np.empty(0, dtype=np.uint8)
-        self.n_bytes = 0
-
-    def put(self, row: FloatArray) -> FloatArray | None:
-        if row.nbytes > len(self._chunk):
-            size = min(max(CHUNK_BYTES, row.nbytes), self._left)
-            if size < row.nbytes:
-                return None
-            self._chunk = np.empty(size, dtype=np.uint8)
-            self._left -= size
-        taken, self._chunk = self._chunk[: row.nbytes], self._chunk[row.nbytes :]
-        kept: FloatArray = taken.view(row.dtype).reshape(row.shape)
-        kept[:] = row
-        self.n_bytes += row.nbytes
-        return kept
-
-
-class _File(_Room):
-    """Rows in a nameless file: written by calls, which can fail in peace, and read through a mapping."""
-
-    def __init__(self, limit: int, folder: Path | None) -> None:
-        self._left = limit
-        self._folder = folder
-        self._file: IO[bytes] | None = None
-        self._maps: list[mmap.mmap] = []
-        self._chunk = np.empty(0, dtype=np.uint8)
-        self._end = 0  # of the last chunk
-        self._n_read = 0
-        self.n_bytes = 0
-
-    def put(self, row: FloatArray) -> FloatArray | None:
-        if self._folder is None or row.nbytes > self._left + len(self._chunk):
-            return None
-        try:
-            if row.nbytes > len(self._chunk) and not self._grow(row.nbytes):
-                return None
-            assert self._file is not None
-            self._file.seek(self._end - len(self._chunk))
-            if self._file.write(np.ascontiguousarray(row).data.cast("B")) != row.nbytes:
-                raise OSError
-        except (OSError, ValueError):  # no space, no permission, no mapping: the same as no room
-            self._left, self._chunk = 0, self._chunk[:0]
-            return None
-        taken, self._chunk = self._chunk[: row.nbytes], self._chunk[row.nbytes :]
-        self.n_bytes += row.nbytes
-        kept: FloatArray = taken.view(row.dtype).reshape(row.shape)
-        return kept
-
-    def _grow(self, needed: int) -> bool:
-        """Map a further chunk of the file (sparse until it is written); return whether there was room."""
-        step = mmap.ALLOCATIONGRANULARITY
-        size = min(-(-max(CHUNK_BYTES, needed) // step) * step, self._left // step * step)
-        if size < needed:
-            return False
-        if self._file is None:
-            assert self._folder is not None
-            self._folder.mkdir(parents=True, exist_ok=True)
-            self._file = tempfile.TemporaryFile(dir=self._folder, buffering=0)  # noqa: SIM115
-        self._file.truncate(self._end + size)
-        found = mmap.mmap(self._file.fileno(), size, access=mmap.ACCESS_READ, offset=self._end)
-        self._maps.append(found)
-        self._chunk = np.frombuffer(found, dtype=np.uint8)
-        self._end += size
-        self._left -= size
-        return True
-
-    def release_after(self, n_bytes: int) -> None:
-        """Count what was read; let the pages go from time to time (they stay in the system's cache)."""
-        if not self._maps:
-            return
-        self._n_read += n_bytes
-        advice: Any = getattr(mmap, "MADV_DONTNEED", None)
-        if self._n_read >= RELEASE_BYTES and advice is not None:
-            for found in self._maps:
-                found.madvise(advice)
-            self._n_read = 0
-
-    def close(self) -> None:
-        self._chunk = np.empty(0, dtype=np.uint8)
-        for found in self._maps:
-            with contextlib.suppress(BufferError):  # a row is still in somebody's hands; it goes with it
-                found.close()
-        self._maps.clear()
-        self._left = 0
-        if self._file is not None:
-            self._file.close()
-            self._file = None
+    def __call__(self, keys: Sequence[bytes]) -> Batch:
+        """Return the rows (B,) with these keys."""
+        places = [self._places[key] for key in keys]
+        return join([self._sources[number].batch(np.array([row])) for number, row in places])

@@ -17,6 +17,7 @@ import numpy as np
 from edgetune.backends.base import ADAM_BETAS, ADAM_EPS, WEIGHT_DECAY, NoLinearHead
 from edgetune.backends.hf_folder import copy_tokenizer, write_config
 from edgetune.backends.onnx_export import export_graph, load_torch_model, quiet
+from edgetune.backends.parts import Parts
 from edgetune.backends.prefix_cache import PrefixCache
 from edgetune.backends.probe import torch_probe
 from edgetune.backends.torch_cut import LayerCut, find_cut, shared_below
@@ -92,6 +93,7 @@ class TorchBackend:
         self._model.to(self._device)
         self._segments = takes_segments(self._model.config.to_dict())
         self.cache = cache
+        self.parts = Parts()
         self._linear: Any = None
         self._cut = self._freeze_below(frozen_depth(freeze), cut)
         self.depth = 0 if self._cut is None else self._cut.depth
@@ -153,14 +155,18 @@ class TorchBackend:
             with self._torch.no_grad():
                 return self._below(inputs)
         width = inputs["input_ids"].shape[1]
-        hidden = self.cache.hidden(batch, width, lambda part: self._prefix(part, width), keep=keep)
+        hidden = self.cache.hidden(batch, width, self._prefix, keep=keep)
         return self._torch.from_numpy(hidden).to(self._device)
 
     def score(self, batch: Batch, keep: bool = True) -> FloatArray:
         """Return logits (B, C)."""
+
+        def forward(part: Batch, place: slice) -> FloatArray:
+            found: FloatArray = self._logits(part, keep).cpu().numpy()
+            return found
+
         with self._torch.inference_mode():
-            result: FloatArray = self._logits(batch, keep).cpu().numpy()
-        return result
+            return self.parts.run(batch, forward, lambda: None)
 
     def features(self, batch: Batch) -> FloatArray:
         """Return what the head's last linear layer sees (B, F)."""
@@ -194,14 +200,24 @@ class TorchBackend:
 
     def train_step(self, batch: Batch, lr: float, weights: FloatArray | None = None) -> FloatArray:
         """Update once on the batch; return logits (B, C) from before the update."""
-        logits = self._logits(batch)
-        self._loss(logits, batch, weights).backward()
+
+        def gradients(part: Batch, place: slice) -> FloatArray:
+            logits = self._logits(part)
+            loss = self._loss(logits, part, None if weights is None else weights[place])
+            (loss if len(part) == len(batch) else loss * (len(part) / len(batch))).backward()
+            found: FloatArray = logits.detach().cpu().numpy()
+            return found
+
+        result = self.parts.run(batch, gradients, self._forget)
         for group in self._optimizer.param_groups:
             group["lr"] = lr
         self._optimizer.step()
-        self._optimizer.zero_grad(set_to_none=True)
-        result: FloatArray = logits.detach().cpu().numpy()
+        self._forget()
         return result
+
+    def _forget(self) -> None:
+        """Drop the gradients."""
+        self._optimizer.zero_grad(set_to_none=True)
 
     def _loss(self, logits: Any, batch: Batch, weights: FloatArray | None) -> Any:
         cross_entropy = self._torch.nn.functional.cross_entropy

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 PARTS = (
     *("train", "score", "select", "prepare", "load", "evaluate"),
-    *("export", "save", "tokenize", "open", "floor", "other"),
+    *("export", "save", "tokenize", "open", "floor", "other", "checkpoint", "lost"),
 )
 """Phases of `edgetune.meter`, the largest first: lengths that start at one line are easiest to compare."""
 STAGES = ("all", "warmup", "filter_backward", "filter_forward", "reference", "subset")

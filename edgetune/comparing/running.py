@@ -18,11 +18,18 @@ from edgetune.comparing.grid import MATCHED, Cell, Grid, cells_of
 from edgetune.comparing.outcome import FILE, Outcome, read_outcome, write_lines
 from edgetune.comparing.rows import SharedRows, share_rows
 from edgetune.comparing.shared_plan import SharedPlans
+from edgetune.errors import EnvironmentError_
 from edgetune.files import write_whole
 from edgetune.rows import Say
+from edgetune.runfolder import alone_in
 
 _EXPORTED = ("model", "backend", "freeze", "max_length", "precision")
 """What decides which tokens and artifacts a run finds in the caches."""
+
+LEAST_CELL, ROOM_FACTOR = (
+    1_000_000,
+    3,
+)  # a model is written beside the one before it, and checkpoints beside both
 
 
 @dataclass(frozen=True)
@@ -65,7 +72,16 @@ class Comparison:
         self.plans = SharedPlans(folder, self.rows, cache_dir, say)
 
     def run(self) -> Iterator[Done]:
-        """Run every cell that is not finished, in order; keep `results.jsonl` in step."""
+        """Run every cell that is not finished, in order; keep `results.jsonl` in step.
+
+        Raises:
+            RunError: another process runs this comparison.
+            EnvironmentError_: the disk has no room for another cell.
+        """
+        with alone_in(self.folder):
+            yield from self._run()
+
+    def _run(self) -> Iterator[Done]:
         outcomes = self._known()
         warm: set[str] = set()
         for number, cell in enumerate(self.cells, 1):
@@ -75,6 +91,7 @@ class Comparison:
             outcome = read_outcome(home / FILE)
             kept = outcome is not None and outcome.ok and outcome.key == key
             if outcome is None or not kept:
+                self._check_room()
                 cell, key = self._made_ready(asked, warm)
                 shutil.rmtree(home, ignore_errors=True)  # nothing of an earlier try is taken for this one's
                 outcome = self.runner.run(cell, home, key)
@@ -83,6 +100,16 @@ class Comparison:
             known = [outcomes[one.name] for one in self.cells if one.name in outcomes]
             write_whole(self.folder / "results.jsonl", write_lines(known))
             yield Done(number, len(self.cells), outcome, kept)
+
+    def _check_room(self) -> None:
+        """See that the disk has room for another cell, by the largest of those that are there."""
+        sizes = [_n_bytes(home) for home in (self.folder / "cells").glob("*") if home.is_dir()]
+        needed = ROOM_FACTOR * max([LEAST_CELL, *sizes])
+        if (free := shutil.disk_usage(self.folder).free) < needed:
+            raise EnvironmentError_(
+                f"The disk of {self.folder} has {free / 1e6:,.0f} MB left, and a cell may need "
+                f"{needed / 1e6:,.0f}; free some and start the same command again, finished cells are kept."
+            )
 
     def _made_ready(self, cell: Cell, warm: set[str]) -> tuple[Cell, str]:
         """Fill the caches and plan, where no cell before did; return the cell as it is run, and its key."""
@@ -129,3 +156,7 @@ class Comparison:
         )
         self.runner.run(first, self.folder / ".warm-up", "")
         shutil.rmtree(self.folder / ".warm-up", ignore_errors=True)
+
+
+def _n_bytes(folder: Path) -> int:
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())

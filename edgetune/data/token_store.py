@@ -93,6 +93,17 @@ class TokenView:
         """Copy rows, given by their position in the view; `Batch.rows` are those of the store."""
         return self.store.gather(self.rows[rows], self.labels[rows], self.limit)
 
+    def numbered(self, rows: IntArray) -> Batch:
+        """Copy rows of the view, (B,) given by their numbers in the store."""
+        return self.batch(self._positions[rows])
+
+    @cached_property
+    def _positions(self) -> IntArray:
+        """Where in the view each row of the store stands; -1 where it does not."""
+        positions = np.full(self.n_numbered, -1, dtype=np.int32)
+        positions[self.rows] = np.arange(len(self.rows), dtype=np.int32)
+        return positions
+
     def subset(self, rows: IntArray) -> TokenView:
         """Return a view of some rows, given by their position in this one."""
         return TokenView(self.store, self.rows[rows], self.labels[rows], self.label_names, self.limit)

@@ -4,7 +4,7 @@ sysfs, NVML, powermetrics ─→ counters ─┐
 watts told, TDP, CPU use ──→ estimates ┴─→ open_sensor (ladder.py) ─→ Sensor ─→ EnergyReading
 """
 
-from edgetune.energy.base import Sensor
+from edgetune.energy.base import CarriedOn, Sensor
 from edgetune.energy.battery import Battery, find_battery, power_source
 from edgetune.energy.estimate import Equation6, equation_6, tdp_w
 from edgetune.energy.ladder import open_sensor
@@ -12,6 +12,7 @@ from edgetune.energy.reading import EnergyReading, read_energy
 
 __all__ = [
     "Battery",
+    "CarriedOn",
     "EnergyReading",
     "Equation6",
     "Sensor",

@@ -148,6 +148,28 @@ class Total:
             part.close()
 
 
+class CarriedOn:
+    """A sensor of a run that was broken off and goes on: what was used before is added."""
+
+    def __init__(self, sensor: Sensor, before_j: float, measured_before: bool) -> None:
+        """Count on from `before_j` joules, of which a sensor gave all or not."""
+        self._sensor, self._before_j, self._measured_before = sensor, before_j, measured_before
+
+    @property
+    def source(self) -> str:
+        return self._sensor.source
+
+    @property
+    def measured(self) -> bool:
+        return self._measured_before and self._sensor.measured
+
+    def joules(self) -> float:
+        return self._before_j + self._sensor.joules()
+
+    def close(self) -> None:
+        self._sensor.close()
+
+
 class PowerIntegral:
     """Joules from readings of power, by the trapezoid rule."""
 

@@ -185,6 +185,12 @@ class Plan:
         """Return plain values."""
         return asdict(self)
 
+    @classmethod
+    def from_dict(cls, found: dict[str, Any]) -> Plan:
+        """Make a plan of what `to_dict` gave, also after JSON."""
+        low, high = found["rows_interval"]
+        return cls(**(found | {"rows_interval": (low, high)}))
+
 
 @dataclass(frozen=True)
 class Plans:

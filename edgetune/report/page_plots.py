@@ -40,6 +40,8 @@ FILLS = {
     "load": (YELLOW, "xxxx"),
     "tokenize": (SKY, ""),
     "floor": (PURPLE, "////"),
+    "checkpoint": (GREEN, "////"),
+    "lost": (VERMILLION, "xxxx"),
     "other": (GREY, ""),
 }
 MOST_BARS = 60

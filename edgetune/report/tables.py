@@ -74,6 +74,12 @@ def _result(summary: Summary) -> Iterator[tuple[str, str]]:
         backend = f" on {summary['backend']}" if summary.get("backend") else ""
         yield "method", f"{method}{backend}{preset}"
     yield from _lines(summary, ("model", "model", str), ("dataset", "data", str))
+    for one in summary.get("breaks") or []:
+        again = f", {one['n_steps_lost']:,} steps were made again" if one["n_steps_lost"] else ""
+        yield "broken off", f"after step {one['n_steps']:,}, and gone on with{again}"
+    if summary.get("n_diverged"):
+        times = f"{summary['n_diverged']} time{'s'[: summary['n_diverged'] != 1]}"
+        yield "spoilt loss", f"{times}; the learning rate was halved each time"
     if summary.get("interrupted"):
         yield "interrupted", "stopped before the end; the model is what was trained by then"
 

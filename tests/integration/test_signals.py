@@ -85,7 +85,7 @@ def test_saves_a_usable_model(
     assert found[0].label in summary["label_names"]
     steps = [line for line in read_history(history) if line["kind"] == "step"]
     assert len(steps) == summary["n_steps"]
-    assert not [path.name for path in run.iterdir() if path.name.startswith(".")]
+    assert [path.name for path in run.iterdir() if path.name.startswith(".")] == [".lock"]
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

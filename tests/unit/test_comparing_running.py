@@ -177,6 +177,23 @@ def test_the_base_of_a_method_has_its_settings(rows_file: Path, tmp_path: Path) 
     }
 
 
+def test_one_process_at_a_time_and_only_where_there_is_room(
+    rows_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    args = (grid_on(rows_file), tmp_path / "out", tmp_path / "cache", lambda text: None)
+    first = Counting(*args).run()
+    next(first)
+    with pytest.raises(RunError, match="Another process is writing"):
+        next(Counting(*args).run())
+    first.close()
+    usage = SimpleNamespace(free=2_000_000)
+    monkeypatch.setattr("edgetune.comparing.running.shutil.disk_usage", lambda path: usage)
+    with pytest.raises(EdgetuneError, match="finished cells are kept"):
+        list(Counting(*args).run())
+    usage.free = 10**12
+    assert [one.kept for one in Counting(*args).run()] == [True, False, False]
+
+
 def test_labels_that_cannot_be_learned_are_refused(tmp_path: Path) -> None:
     train, evaluation = tmp_path / "t.csv", tmp_path / "e.csv"
     train.write_text("text,label\n" + "".join(f"t{i},a\nu{i},b\n" for i in range(5)))

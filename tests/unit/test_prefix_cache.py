@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from fakes import make_batch
 
-import edgetune.backends.prefix_cache as home
+import edgetune.backends.prefix_rooms as home
 from edgetune.backends.prefix_cache import PrefixCache, row_keys
 from edgetune.batching import Batch, join
 
@@ -131,7 +131,7 @@ def test_rows_beyond_fp16_stay_exact_and_are_computed_again() -> None:
 def test_what_is_no_number_is_not_kept(bad: float) -> None:
     cache = PrefixCache(1, 0, None)
     batch = make_batch([4])
-    found = cache.hidden(batch, WIDTH, lambda part: np.full((1, WIDTH, DIM), bad, dtype=np.float32))
+    found = cache.hidden(batch, WIDTH, lambda part, width: np.full((1, WIDTH, DIM), bad, dtype=np.float32))
     np.testing.assert_array_equal(found[0, :4], bad)
     assert len(cache) == 0
 

@@ -1,15 +1,17 @@
 from __future__ import annotations
 
+import contextlib
 import errno
 import json
 import os
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from edgetune.errors import EnvironmentError_, RunError
-from edgetune.runfolder import MARKERS, RunFolder, disk_errors
+from edgetune.runfolder import LOCK, MARKERS, RunFolder, disk_errors
 
 
 def write_model(text: str, *names: str) -> object:
@@ -21,19 +23,25 @@ def write_model(text: str, *names: str) -> object:
     return write
 
 
+@pytest.fixture
+def stack() -> Iterator[contextlib.ExitStack]:
+    with contextlib.ExitStack() as opened:
+        yield opened
+
+
 def names(folder: Path) -> set[str]:
     return {path.name for path in folder.iterdir()}
 
 
-def test_nothing_is_created_before_create(tmp_path: Path) -> None:
+def test_nothing_is_created_before_create(tmp_path: Path, stack: contextlib.ExitStack) -> None:
     folder = RunFolder(tmp_path / "a" / "run", overwrite=False)
     assert not names(tmp_path)
-    folder.create()
+    folder.create(stack)
     assert (tmp_path / "a" / "run").is_dir()
 
 
-def test_an_empty_folder_is_free(tmp_path: Path) -> None:
-    RunFolder(tmp_path, overwrite=False).create()
+def test_an_empty_folder_is_free(tmp_path: Path, stack: contextlib.ExitStack) -> None:
+    RunFolder(tmp_path, overwrite=False).create(stack)
 
 
 @pytest.mark.parametrize("overwrite", [False, True])
@@ -46,7 +54,9 @@ def test_foreign_folders_and_files_are_never_touched(tmp_path: Path, overwrite: 
 
 
 @pytest.mark.parametrize("marker", MARKERS)
-def test_a_run_is_replaced_only_with_overwrite(tmp_path: Path, marker: str) -> None:
+def test_a_run_is_replaced_only_with_overwrite(
+    tmp_path: Path, marker: str, stack: contextlib.ExitStack
+) -> None:
     (tmp_path / marker).write_text("old")
     (tmp_path / "notes.txt").write_text("mine")
     RunFolder(tmp_path / "other", overwrite=False)
@@ -55,8 +65,8 @@ def test_a_run_is_replaced_only_with_overwrite(tmp_path: Path, marker: str) -> N
     folder = RunFolder(tmp_path, overwrite=True)
     assert (tmp_path / marker).read_text() == "old"  # until there is something to put there
     folder.save_model(write_model("old"))
-    folder.create()
-    assert names(tmp_path) == {"notes.txt"}
+    folder.create(stack)
+    assert names(tmp_path) == {"notes.txt", LOCK}
 
 
 def test_text_is_written_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -74,12 +84,12 @@ def test_text_is_written_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest
     assert names(tmp_path) == {"summary.json"}
 
 
-def test_bad_rows_are_put_end_to_end(tmp_path: Path) -> None:
+def test_bad_rows_are_put_end_to_end(tmp_path: Path, stack: contextlib.ExitStack) -> None:
     for name in "ab":
         (tmp_path / name).write_text(f'{{"file": "{name}"}}\n')
     run = tmp_path / "run"
     folder = RunFolder(run, overwrite=False)
-    folder.create()
+    folder.create(stack)
     folder.append_bad_rows((tmp_path / "a", tmp_path / "b"))
     assert (run / "bad_rows.jsonl").read_text() == '{"file": "a"}\n{"file": "b"}\n'
 

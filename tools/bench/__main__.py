@@ -11,6 +11,7 @@
     python tools/bench equal --repeats 3         # a deadline against a plain loop, same wall clock
     python tools/bench freezing --rows 2000      # half the layers frozen, with and without the cache
     python tools/bench cost --profile NAME       # predicted against real, off the profile's grid
+    python tools/bench checkpoint                # what checkpoints cost, how soon a resumed run goes on
 
 Nothing else may compute meanwhile. Without --data they run on rows that the project generates.
 """
@@ -23,6 +24,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))
 
+import checkpoints
 import cost_function
 import deadlines
 import freezing
@@ -46,6 +48,7 @@ BENCHES = {
     "equal": deadlines.equal,
     "freezing": freezing.main,
     "cost": cost_function.main,
+    "checkpoint": checkpoints.main,
 }
 
 

@@ -70,7 +70,7 @@ def main(arguments: argparse.Namespace) -> None:
 def _bare(backend: OrtBackend, batches: list[Batch]) -> float:
     """Seconds of the session calls alone, inputs padded beforehand."""
     inputs = [backend._inputs(batch) for batch in batches]
-    module, optimizer = backend._module, backend._optimizer
+    module, optimizer = backend._training._module, backend._training._optimizer
     module.train()
     optimizer.set_learning_rate(1e-5)
     started = time.perf_counter()

@@ -1,0 +1,164 @@
+"""What keeps a run's work: checkpoints, going on after a break, going back from a spoilt loss."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+
+from edgetune.backends.base import NoLinearHead
+from edgetune.backends.prefix_cache import KEY_BYTES, RowFinder
+from edgetune.checkpoint import checkpoint_files
+from edgetune.energy import Sensor
+from edgetune.faults import place
+from edgetune.history import HistoryWriter
+from edgetune.keeping import Keeper
+from edgetune.loop import Loop
+from edgetune.meter import Meter
+from edgetune.prepare import Prepared
+from edgetune.report.live import View
+from edgetune.resuming import Break, Checkpoints, check_same, fingerprint
+from edgetune.runfolder import CHECKPOINTS, INTERRUPTED, RunFolder
+from edgetune.timed import Timed
+
+MOST_DIVERGED = 3
+"""So often the learning rate is halved; spoilt once more, the run ends with its good weights."""
+
+
+class Safety:
+    """Writes and reads everything that a run can be gone on with.
+
+    Attributes:
+        breaks: where the run was broken off, as the receipt has it.
+        n_diverged: how often the loss was no number.
+    """
+
+    def __init__(
+        self,
+        prepared: Prepared,
+        folder: RunFolder,
+        meter: Meter,
+        view: View,
+        keeper: Keeper,
+        timed: Timed | None,
+        sensor: Sensor,
+        sensor_since_s: float,
+    ) -> None:
+        self._prepared, self._folder, self._meter, self._view = prepared, folder, meter, view
+        self._keeper, self._timed, self._sensor, self._since_s = keeper, timed, sensor, sensor_since_s
+        self._checkpoints = Checkpoints(folder.path, prepared.config.train.checkpoint_s, meter)
+        backend = prepared.backend
+        self._cache = backend.cache
+        self._of = fingerprint(prepared.data, backend.name, backend.depth)
+        self._went_back_to = -1  # step
+        self.breaks: list[dict[str, Any]] = []
+        self.n_diverged = 0
+
+    def write_when_due(self, loop: Loop, history: HistoryWriter) -> None:
+        """Write a checkpoint between two batches, if the last one is old."""
+        left_s = math.inf if self._timed is None else self._timed.clock.left_s()
+        if self._checkpoints.is_due(left_s):
+            self.write(loop, history)
+
+    def write(self, loop: Loop, history: HistoryWriter) -> bool:
+        """Write a checkpoint between two batches; return whether there is one to go on from."""
+        with self._meter.phase("checkpoint"):
+            try:
+                if self._healthy():
+                    self._checkpoints.write(self._state(loop, history), self._prepared.backend.state())
+            except OSError as error:
+                self._view.warn(
+                    f"A checkpoint could not be written ({error.strerror}); those before it stay."
+                )
+        return bool(checkpoint_files(self._folder.path))
+
+    def _healthy(self) -> bool:
+        """Return whether the weights can be gone back to: a step from a spoilt loss spoils all of them."""
+        try:
+            return all(np.isfinite(part).all() for part in self._prepared.backend.head())
+        except NoLinearHead:
+            return True
+
+    def _state(self, loop: Loop, history: HistoryWriter) -> dict[str, Any]:
+        return {
+            "of": self._of,
+            "loop": loop.state(),
+            "prefix_cache": None if self._cache is None else self._cache.state(),
+            "keeper": self._keeper.state(),
+            "timed": None if self._timed is None else self._timed.state(),
+            "history": history.state(),
+            "spent_s": self._meter.split_s(),
+            "joules": self._sensor.joules(),
+            "measured": self._sensor.measured,
+            "since_s": self._since_s,
+            "breaks": self.breaks,
+            "n_diverged": self.n_diverged,
+            "rows_at_once": self._prepared.backend.parts.most,
+        }
+
+    def go_on(self, resumed: Break, loop: Loop, history: HistoryWriter) -> None:
+        """Put loop, model, history and clock where the checkpoint was taken.
+
+        Raises:
+            EdgetuneError: rows or backend are not those of the run.
+        """
+        state = resumed.state
+        warning = check_same(state["of"], self._of, self._prepared.config.data.train)
+        if warning:
+            self._view.warn(warning)
+        for path in resumed.checkpoint.damaged:
+            self._view.warn(f"{path} is damaged; going on from the one before it.")
+        history.load_state(state["history"])
+        loop.load_state(state["loop"], resumed.checkpoint.backend, self._prepared.backend.state)
+        if self._cache is not None and (kept := state["prefix_cache"]) is not None:
+            data, content = self._prepared.data, kept["keys"].tobytes()
+            wanted = (content[at : at + KEY_BYTES] for at in range(0, len(content), KEY_BYTES))
+            self._cache.load_state(kept, RowFinder((data.train, data.evaluation), wanted))
+        self._prepared.backend.parts.most = state["rows_at_once"]
+        self._keeper.load_state(state["keeper"])
+        if self._timed is not None:
+            self._timed.load_state(state["timed"])
+        self.breaks, self.n_diverged = resumed.breaks, state["n_diverged"]
+        self._folder.remove("summary.json")
+        self._view.say(resumed.words())
+
+    def go_back(self, loop: Loop, fresh: Loop, history: HistoryWriter) -> bool:
+        """After a spoilt loss: the last good weights, half the learning rate; return whether to go on.
+
+        Args:
+            loop: is put back.
+            fresh: one that has not begun, where there is no checkpoint to go back to.
+            history: what came after is taken back, and a note is added.
+        """
+        self.n_diverged += 1
+        from_step = loop.counts.n_steps
+        found = self._checkpoints.newest(but_newest=from_step == self._went_back_to)
+        if found is not None:
+            history.load_state(found.state["history"])
+            loop.load_state(found.state["loop"], found.backend, self._first)
+        else:
+            history.empty()
+            fresh.begin()
+            loop.load_state(fresh.state(), self._first(), self._first)
+        self._went_back_to = loop.counts.n_steps
+        loop.lr_scale = 0.5**self.n_diverged
+        goes_on = self.n_diverged <= MOST_DIVERGED
+        then = f"the learning rate is {loop.lr_scale:g} of what it was" if goes_on else "training ends here"
+        text = (
+            f"The loss was not a number after step {from_step:,}; back to the weights after step "
+            f"{loop.counts.n_steps:,}, and {then}."
+        )
+        history.append(kind="note", t_s=self._meter.elapsed_s(), text=text)
+        self._view.warn(text)
+        return goes_on
+
+    def _first(self) -> bytes:
+        """Return parameters and optimizer of a run that has not begun."""
+        return self._prepared.reopen().state()
+
+    def finish(self) -> None:
+        """The run is whole: nothing has to be gone on with."""
+        for name in (CHECKPOINTS, INTERRUPTED):
+            self._folder.remove(name)
+        place("checkpoints-removed")

@@ -1,0 +1,314 @@
+"""A run that is broken off goes on, and comes out as if nothing had happened."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from conftest import Outcome, RunCli
+from filelock import FileLock
+
+from edgetune import faults, load_run
+from edgetune.checkpoint import checkpoint_files, newest_checkpoint
+from edgetune.history import read_history
+
+TIMES = ("t_s", "train_s")
+COUNTS = ("n_seen", "n_scored", "n_trained", "n_steps", "accuracy", "eval_loss", "best_epoch", "threshold")
+
+
+@pytest.fixture
+def fault(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Have something happen at a place of the next run; "" for nothing any more."""
+
+    def ask(what: str) -> None:
+        faults._passed.clear()
+        monkeypatch.delenv(faults.SWITCH, raising=False)
+        if what:
+            monkeypatch.setenv(faults.SWITCH, what)
+
+    return ask
+
+
+def arguments(data: Path, model: Path, out: Path, *more: object) -> tuple[object, ...]:
+    common = (
+        "--epochs",
+        2,
+        "--batch-size",
+        8,
+        "--precision",
+        "fp32",
+        "--threads",
+        1,
+        "--checkpoint-every",
+        0,
+    )
+    return ("finetune", data, "--model", model, "--out", out, *common, *more)
+
+
+def left_by(run: Path) -> dict[str, Any]:
+    """Everything that must not depend on a break."""
+    lines = read_history(run / "history.jsonl")
+    summary = json.loads((run / "summary.json").read_text())
+    with np.load(run / "rows.npz") as rows:
+        record = {name: rows[name].tobytes() for name in rows.files}
+    return {
+        "weights": (run / "model" / "model.safetensors").read_bytes(),
+        "history": [{k: v for k, v in line.items() if k not in TIMES} for line in lines],
+        "rows": record,
+        "summary": {name: summary[name] for name in COUNTS},
+    }
+
+
+@pytest.fixture
+def broken_off(demo_csv: Path, tiny_model: Path, run_cli: RunCli, fault: Any, tmp_path: Path) -> Path:
+    """A run of ONNX Runtime that was stopped after 20 steps."""
+    out = tmp_path / "run"
+    fault("step:20:stop")
+    assert run_cli(*arguments(demo_csv, tiny_model, out, "--backend", "ort")).code == 130
+    fault("")
+    return out
+
+
+def resumed(run_cli: RunCli, run: Path) -> Outcome:
+    done = run_cli("finetune", "--resume", run, "--quiet")
+    assert done.code == 0, done.err
+    return done
+
+
+@pytest.mark.parametrize("freeze", ["embeddings", "1"])
+@pytest.mark.parametrize("method", ["train-all", "three-stage", "cartography-ambiguous"])
+@pytest.mark.parametrize("backend", ["ort", "torch"])
+def test_bit_for_bit(
+    backend: str,
+    method: str,
+    freeze: str,
+    demo_csv: Path,
+    tiny_model: Path,
+    run_cli: RunCli,
+    fault: Any,
+    tmp_path: Path,
+) -> None:
+    how = ("--backend", backend, "--method", method, "--freeze", freeze, "--quiet")
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    done = run_cli(*arguments(demo_csv, tiny_model, whole, *how))
+    assert done.code == 0, done.err
+    fault("step:9:stop")
+    code, _, err = run_cli(*arguments(demo_csv, tiny_model, broken, *how))
+    assert code == 130
+    assert f"--resume {broken}" in err
+    assert load_run(broken).predict(["my parcel never came"])
+    fault("step:5:stop")
+    assert run_cli("finetune", "--resume", broken, "--quiet").code == 130
+    fault("")
+    resumed(run_cli, broken)
+    assert left_by(broken) == left_by(whole)
+    summary = json.loads((broken / "summary.json").read_text())
+    assert [one["n_steps_lost"] for one in summary["breaks"]] == [0, 0]
+    assert summary["breaks"][0]["n_steps"] < summary["breaks"][1]["n_steps"] < summary["n_steps"]
+    assert sum(summary["time_split_s"].values()) == pytest.approx(summary["elapsed_s"])
+    assert summary["interrupted"] is False
+    assert not (broken / "checkpoints").exists()
+    assert not (broken / "interrupted").exists()
+
+
+def test_a_damaged_checkpoint_is_recognised_and_the_one_before_it_used(
+    demo_csv: Path, tiny_model: Path, run_cli: RunCli, fault: Any, tmp_path: Path
+) -> None:
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    how = ("--backend", "ort", "--quiet", "--checkpoint-every", "0.01s")
+    assert run_cli(*arguments(demo_csv, tiny_model, whole, *how)).code == 0
+    for n_damaged in (1, 2):
+        fault("step:30:stop")
+        assert run_cli(*arguments(demo_csv, tiny_model, broken, *how, "--overwrite")).code == 130
+        fault("")
+        files = checkpoint_files(broken)
+        assert len(files) == 2
+        for number, path in enumerate(files[::-1][:n_damaged]):
+            content = bytearray(path.read_bytes())
+            content[len(content) // 2] ^= 1
+            path.write_bytes(content if number == 0 else content[: len(content) // 3])
+        code, _, err = run_cli("finetune", "--resume", broken)
+        if n_damaged == 1:
+            assert code == 0, err
+            assert "is damaged; going on from the one before it" in err
+            assert left_by(broken) == left_by(whole)
+        else:
+            assert code == 1
+            assert "No checkpoint" in err
+            assert len(err.strip().splitlines()) == 1
+            assert load_run(broken).predict(["my parcel never came"])
+
+
+def test_the_break_is_told(broken_off: Path, run_cli: RunCli) -> None:
+    history = broken_off / "history.jsonl"
+    last = read_history(history)[-1]
+    with history.open("a") as file:  # as a run that was killed later, and had gone on for 7 seconds
+        file.write(json.dumps({**last, "t_s": last["t_s"] + 7.0, "step": last["step"] + 3}) + "\n")
+    code, out, err = run_cli("finetune", "--resume", broken_off)
+    assert code == 0, err
+    assert "Going on after step 20; 3 steps (" in err
+    summary = json.loads((broken_off / "summary.json").read_text())
+    assert summary["breaks"][0]["n_steps_lost"] == 3
+    assert summary["time_split_s"]["lost"] == pytest.approx(summary["breaks"][0]["lost_s"])
+    assert summary["time_split_s"]["lost"] > 6.0
+    assert "broken off" in out
+
+
+def test_other_rows_are_refused_and_the_run_stays(
+    broken_off: Path, demo_csv: Path, tiny_model: Path, run_cli: RunCli, fault: Any, tmp_path: Path
+) -> None:
+    own = tmp_path / "own.csv"
+    shutil.copy(demo_csv, own)
+    out = tmp_path / "mine"
+    fault("step:20:stop")
+    assert run_cli(*arguments(own, tiny_model, out, "--backend", "ort")).code == 130
+    fault("")
+    before = {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
+    own.write_text(own.read_text().replace("parcel", "package"))
+    code, _, err = run_cli("finetune", "--resume", out)
+    assert code == 1
+    assert "is not what it was when the run began" in err
+    assert {path: path.read_bytes() for path in out.rglob("*") if path.is_file()} == before
+    shutil.copy(demo_csv, own)
+    resumed(run_cli, out)
+    own.unlink()
+    out.rename(tmp_path / "elsewhere")
+    code, _, err = run_cli("finetune", "--resume", tmp_path / "elsewhere")
+    assert code == 1
+    assert "is finished" in err
+
+
+def test_what_cannot_be_resumed_is_a_sentence(
+    broken_off: Path, run_cli: RunCli, tmp_path: Path, demo_csv: Path
+) -> None:
+    def refused(*args: object) -> str:
+        code, _, err = run_cli("finetune", "--resume", *args)
+        assert code in (1, 2)
+        assert len(err.strip().splitlines()) == 1, err
+        return str(err)
+
+    assert "is no run of edgetune" in refused(tmp_path / "nothing")
+    assert "is no run of edgetune" in refused(demo_csv.parent)
+    assert "the run's own settings" in refused(broken_off, "--lr", "0.1")
+    assert "the run's own settings" in refused(broken_off, demo_csv)
+    with FileLock(broken_off / ".lock"):
+        assert "Another process is writing" in refused(broken_off)
+    newest = newest_checkpoint(broken_off)
+    assert newest is not None
+    shutil.rmtree(broken_off / "checkpoints")
+    assert "has no checkpoint" in refused(broken_off)
+
+
+def test_two_runs_never_write_to_one_folder(
+    broken_off: Path, demo_csv: Path, tiny_model: Path, run_cli: RunCli
+) -> None:
+    before = (broken_off / "history.jsonl").read_bytes()
+    with FileLock(broken_off / ".lock"):
+        how = ("--backend", "ort", "--overwrite")
+        code, _, err = run_cli(*arguments(demo_csv, tiny_model, broken_off, *how))
+    assert code == 1
+    assert "Another process is writing" in err
+    assert (broken_off / "history.jsonl").read_bytes() == before
+    assert run_cli(*arguments(demo_csv, tiny_model, broken_off, *how)).code == 0  # a dead one keeps no lock
+
+
+@pytest.mark.parametrize("place", ["model-written", "model-ready", "model-half-placed"])
+def test_a_model_that_was_being_put_in_place_is_found(
+    place: str, demo_csv: Path, tiny_model: Path, run_process: Any, fault: Any, tmp_path: Path
+) -> None:
+    out = tmp_path / "run"
+    fault(f"{place}:2:kill")
+    how = ("--backend", "torch", "--quiet", "--lr", 0.001)
+    died = run_process("-m", "edgetune", *arguments(demo_csv, tiny_model, out, *how), cwd=tmp_path)
+    fault("")
+    if died.code == 0:  # the second pass was no better, so that nothing was saved again
+        pytest.skip("only one save was made")
+    assert died.code == -9, died.err
+    assert load_run(out).predict(["my parcel never came"])
+    assert not list(out.glob(".saving-*")) or place == "model-written"
+
+
+def test_a_full_disk_costs_a_checkpoint_and_not_the_run(
+    demo_csv: Path, tiny_model: Path, run_cli: RunCli, fault: Any, tmp_path: Path
+) -> None:
+    out = tmp_path / "run"
+    fault("checkpoint-half-written:2:full")
+    how = ("--backend", "ort", "--checkpoint-every", "0.01s")
+    code, _, err = run_cli(*arguments(demo_csv, tiny_model, out, *how))
+    assert code == 0, err
+    assert "A checkpoint could not be written (No space left on device)" in err
+    assert load_run(out).predict(["my parcel never came"])
+    assert not list(out.rglob("*.tmp"))
+
+
+@pytest.mark.parametrize("every", ["0.01s", "0"])
+@pytest.mark.parametrize("backend", ["ort", "torch"])
+def test_a_spoilt_loss_goes_back_and_halves_the_learning_rate(
+    backend: str,
+    every: str,
+    demo_csv: Path,
+    tiny_model: Path,
+    run_cli: RunCli,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:
+    from edgetune.loop import Loop
+
+    spoil_at, real, spoilt = 25, Loop._train, []
+
+    def train(self: Loop, batch: Any) -> None:
+        real(self, batch)
+        if self.counts.n_steps == spoil_at and not spoilt:
+            spoilt.append(True)
+            weight, bias = self.backend.head()
+            self.backend.set_head(np.full_like(weight, np.nan), bias)
+
+    monkeypatch.setattr(Loop, "_train", train)
+    out = tmp_path / "run"
+    how = ("--backend", backend, "--checkpoint-every", every)
+    code, _, err = run_cli(*arguments(demo_csv, tiny_model, out, *how))
+    assert code == 0, err
+    assert "The loss was not a number after step 25; back to the weights after step" in err
+    summary = json.loads((out / "summary.json").read_text())
+    assert summary["n_diverged"] == 1
+    lines = read_history(out / "history.jsonl")
+    steps = [line for line in lines if line["kind"] == "step"]
+    assert [line["step"] for line in steps] == list(range(1, summary["n_steps"] + 1))
+    at = next(i for i, line in enumerate(lines) if line["kind"] == "note")
+    assert (at > 5) == (every != "0")  # with a checkpoint it goes back a little, else to the start
+    later = next(line for line in lines[at:] if line["kind"] == "step")
+    expected = next(line["lr"] for line in steps if line["step"] == 1)
+    if every == "0":
+        assert later["step"] == 1
+    assert later["lr"] < 0.51 * (expected if every != "0" else 2 * expected)
+    with np.load(out / "rows.npz") as rows:
+        assert np.isfinite(rows["sum_loss"]).all()
+
+
+def test_spoilt_again_and_again_it_ends_with_the_good_weights(
+    demo_csv: Path, tiny_model: Path, run_cli: RunCli, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    from edgetune.loop import Loop
+
+    real = Loop._train
+
+    def train(self: Loop, batch: Any) -> None:
+        real(self, batch)
+        if self.counts.n_steps == 25:
+            weight, bias = self.backend.head()
+            self.backend.set_head(np.full_like(weight, np.nan), bias)
+
+    monkeypatch.setattr(Loop, "_train", train)
+    out = tmp_path / "run"
+    code, _, err = run_cli(*arguments(demo_csv, tiny_model, out, "--backend", "ort"))
+    assert code == 0, err
+    assert err.count("The loss was not a number") == 4
+    assert "training ends here" in err
+    summary = json.loads((out / "summary.json").read_text())
+    assert summary["n_diverged"] == 4
+    assert summary["accuracy"] is not None
+    assert load_run(out).predict(["my parcel never came"])
