@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import io
 import json
 import sys
 from pathlib import Path
@@ -29,6 +30,7 @@ from edgetune.cli_profile import profile_app
 from edgetune.cli_report import methods, report
 from edgetune.cli_train import demo, finetune, plan
 from edgetune.errors import EdgetuneError, Interrupted, UsageError
+from edgetune.shown import json_text, one_line
 from edgetune.terminal import Patient, let_go_of_stdout
 
 if TYPE_CHECKING:
@@ -84,7 +86,13 @@ def predict(
 
     Example: edgetune predict runs/reviews "the battery died in a day"
     """
-    from edgetune.predicting import predict_file, predict_lines, print_predictions, write_predictions
+    from edgetune.predicting import (
+        predict_file,
+        predict_lines,
+        print_predictions,
+        stdin_lines,
+        write_predictions,
+    )
     from edgetune.saved import load_run
 
     opened = load_run(run)
@@ -94,7 +102,7 @@ def predict(
         options = _options(text, pair, header, encoding, delimiter)
         rows = predict_file(opened, file, options)
     else:
-        rows = predict_lines(opened, texts if texts else (line.rstrip("\n") for line in sys.stdin))
+        rows = predict_lines(opened, texts if texts else stdin_lines())
     if out is not None:
         n_written = write_predictions(rows, out)
         print(f"Wrote {n_written:,} predictions to {out}.", file=sys.stderr)
@@ -137,7 +145,7 @@ def evaluate(
     share = 0.01 if max_bad_rows is None else max_bad_rows
     found = opened.evaluate(data, options, cache_dir=cache_dir, max_bad_rows=share)
     if as_json:
-        print(json.dumps(found.to_dict(), ensure_ascii=False))
+        print(json_text(found.to_dict()))
         return
     from edgetune.report.tables import print_evaluation
 
@@ -213,6 +221,8 @@ app.command()(demo)
 def main() -> None:
     """Run a command; print what went wrong as one sentence and leave with its exit code."""
     sys.stderr = Patient(sys.stderr)
+    if isinstance(sys.stdout, io.TextIOWrapper):  # a label that the terminal's encoding does not have
+        sys.stdout.reconfigure(errors="backslashreplace")
     code = _run()
     sys.exit(code if let_go_of_stdout() else NOBODY_READS)
 
@@ -222,10 +232,10 @@ def _run() -> int:
     try:
         return int(app(standalone_mode=False, prog_name="edgetune") or 0)
     except Interrupted as stop:
-        print(stop, file=sys.stderr)
+        print(one_line(stop), file=sys.stderr)
         return stop.exit_code
     except EdgetuneError as error:
-        print(f"edgetune: {error}", file=sys.stderr)
+        print(f"edgetune: {one_line(error)}", file=sys.stderr)
         return error.exit_code
     except BrokenPipeError:
         return NOBODY_READS
@@ -244,7 +254,7 @@ def _say_usage(error: Any) -> int:
     if type(error).__name__ == "NoArgsIsHelpError":
         print(text)
     else:
-        words = text.replace("Value error, ", "").rstrip(".")
+        words = one_line(text).replace("Value error, ", "").rstrip(".")
         where = getattr(error, "ctx", None)
         command = where.command_path.split()[1:] if where is not None else []
         print(f"edgetune: {words}; see `{' '.join(['edgetune', *command, '--help'])}`.", file=sys.stderr)

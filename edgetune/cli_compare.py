@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import signal
 import sys
@@ -29,6 +28,7 @@ from edgetune.cli_options import (
     given,
 )
 from edgetune.errors import RunError, UsageError
+from edgetune.shown import json_text, on_terminal
 
 if TYPE_CHECKING:
     from edgetune.comparing.grid import Grid
@@ -114,7 +114,7 @@ def compare(
     write_out(folder / "table.md", markdown(tables, grid.name))
     draw_all(tables, outcomes, folder)
     if as_json:
-        print(json.dumps([one.model_dump(mode="json") for one in outcomes], ensure_ascii=False))
+        print(json_text([one.model_dump(mode="json") for one in outcomes]))
         return
     _print(tables)
     if not any(one.ok for one in outcomes):
@@ -123,7 +123,7 @@ def compare(
 
 
 def _say(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
+    print(on_terminal(text), file=sys.stderr, flush=True)
 
 
 def _grid_file(data: list[str], also: list[str]) -> Grid:
@@ -215,7 +215,7 @@ def inspect(
 
         draw_map(record.confidence(), record.variability(), record.correctness(), map_)
     if as_json:
-        print(json.dumps(as_table(findings), ensure_ascii=False))
+        print(json_text(as_table(findings)))
         return
     from edgetune.report.inspection import print_findings
 

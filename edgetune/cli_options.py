@@ -118,7 +118,7 @@ def assigned(items: list[str]) -> dict[str, Any]:
             raise UsageError(f"--set {item}: write it as NAME=VALUE.")
         try:
             settings[name.strip().replace("-", "_")] = json.loads(value)
-        except ValueError:
+        except (ValueError, RecursionError):
             settings[name.strip().replace("-", "_")] = value.strip()
     return settings
 

@@ -13,6 +13,7 @@ import typer
 
 from edgetune.cli_options import Json, console
 from edgetune.errors import UsageError
+from edgetune.shown import one_line
 
 if TYPE_CHECKING:
     from edgetune.report.collect import Collected
@@ -119,7 +120,7 @@ def _written(collected: Collected, chosen: Format) -> str:
 def _say_left_out(collected: Collected) -> None:
     sentences = collected.left_out
     for sentence in sentences[:SHOWN_LEFT_OUT]:
-        print(f"Left out: {sentence}", file=sys.stderr)
+        print(f"Left out: {one_line(sentence)}", file=sys.stderr)
     if len(sentences) > SHOWN_LEFT_OUT:
         print(f"Left out: {len(sentences) - SHOWN_LEFT_OUT} more.", file=sys.stderr)
 

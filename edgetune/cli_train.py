@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 import time
 from collections.abc import Callable
@@ -41,6 +40,7 @@ from edgetune.cli_options import (
     given_settings,
 )
 from edgetune.errors import Interrupted, UsageError
+from edgetune.shown import json_text, on_terminal
 
 _IMPORTED_AT_S, _CPU_AT_IMPORT_S = time.perf_counter(), time.process_time()
 
@@ -231,7 +231,7 @@ def _finetuned(
     except KeyboardInterrupt:  # typer would leave without a word
         raise Interrupted(f"Stopped before anything was trained; {unchanged}.") from None
     if as_json:
-        print(json.dumps(result, ensure_ascii=False))
+        print(json_text(result))
     elif not quiet:
         from edgetune.report.tables import print_summary
 
@@ -287,9 +287,9 @@ def plan(
     from edgetune.planning.ahead import plan_ahead
     from edgetune.report.plan_tables import print_plans
 
-    plans = plan_ahead(settings, cache_dir, lambda text: print(text, file=sys.stderr))
+    plans = plan_ahead(settings, cache_dir, lambda text: print(on_terminal(text), file=sys.stderr))
     if as_json:
-        print(json.dumps(plans.to_dict(), ensure_ascii=False))
+        print(json_text(plans.to_dict()))
     else:
         print_plans(plans, console(), explain=explain)
 

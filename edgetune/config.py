@@ -5,7 +5,6 @@ A run folder's `config.toml` holds every setting resolved, so that running it ag
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -14,14 +13,12 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from edgetune.errors import UsageError, did_you_mean
 from edgetune.freezing import freeze_of
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
+from edgetune.shown import brief
+from edgetune.toml_files import TomlError, read_toml
 
 SCHEMA_VERSION = 1
 MAX_HOLDOUT_ROWS = 10_000
+MAX_SEED = 2**32 - 1  # of numpy's and torch's generators
 
 Method = Literal[
     "train-all",
@@ -55,7 +52,7 @@ FILTERS: tuple[Method, ...] = (
 class Settings(BaseModel):
     """Base of all settings: unknown names are refused, values are frozen."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class SelectionSettings(Settings):
@@ -235,7 +232,7 @@ class TrainSettings(Settings):
     max_steps: int | None = Field(None, ge=1)
     keep: Literal["best", "last"] = "best"
     checkpoint_s: float | None = Field(None, ge=0)
-    seed: int = Field(0, ge=0)
+    seed: int = Field(0, ge=0, le=MAX_SEED)
 
 
 class BudgetSettings(Settings):
@@ -287,8 +284,9 @@ def make_config(raw: dict[str, Any]) -> RunConfig:
     """
     selection = dict(raw.get("selection", {}))
     preset = selection.get("preset", "default")
-    if preset not in PRESETS:
-        raise UsageError(f"There is no preset {preset!r}; choose from {', '.join(PRESETS)}.")
+    if not isinstance(preset, str) or preset not in PRESETS:
+        raise UsageError(f"There is no preset {brief(repr(preset))}; choose from {', '.join(PRESETS)}.")
+    _check_text(raw)
     train = dict(raw.get("train", {}))
     if preset == "paper":
         train.setdefault("decay", "steps")
@@ -296,6 +294,20 @@ def make_config(raw: dict[str, Any]) -> RunConfig:
         return RunConfig.model_validate(raw | {"selection": PRESETS[preset] | selection, "train": train})
     except ValidationError as error:
         raise UsageError(_first_problem(error)) from error
+
+
+def _check_text(raw: dict[str, Any]) -> None:
+    """Refuse names with bytes that are no UTF-8: `config.toml` could not be written."""
+    for section, settings in raw.items():
+        for name, value in settings.items() if isinstance(settings, dict) else ():
+            words = [value] if isinstance(value, str) else value if isinstance(value, list | tuple) else []
+            try:
+                "".join(word for word in words if isinstance(word, str)).encode()
+            except UnicodeEncodeError as error:
+                where = f"--{brief(name)}, setting {brief(section)}.{brief(name)}"
+                raise UsageError(
+                    f"{where}: {brief(value)} holds bytes that are not UTF-8; rename it."
+                ) from error
 
 
 SECTIONS: dict[str, type[Settings]] = {
@@ -319,8 +331,8 @@ def by_section(settings: dict[str, Any]) -> dict[str, dict[str, Any]]:
         if home is None:
             known = [field for kind in SECTIONS.values() for field in kind.model_fields]
             raise UsageError(
-                f'There is no setting "{name}".{did_you_mean(name, known)} `edgetune finetune --help` and '
-                "`edgetune methods NAME` list them."
+                f'There is no setting "{brief(name)}".{did_you_mean(name, known)} '
+                "`edgetune finetune --help` and `edgetune methods NAME` list them."
             )
         sections[home][name] = value
     return sections
@@ -333,7 +345,7 @@ def merged(base: dict[str, Any], over: dict[str, dict[str, Any]]) -> RunConfig:
     raw = {name: {**base.get(name, {}), **over.get(name, {})} for name in SECTIONS}
     unknown = set(base) - set(SECTIONS) - {"schema_version"}
     if unknown:
-        raise UsageError(f"The config has unknown sections: {', '.join(sorted(unknown))}.")
+        raise UsageError(f"The config has unknown sections: {brief(', '.join(sorted(unknown)))}.")
     return make_config(raw)
 
 
@@ -351,10 +363,10 @@ def _without_preset(raw: dict[str, Any]) -> dict[str, Any]:
 
 def _first_problem(error: ValidationError) -> str:
     problem = error.errors()[0]
-    where = ".".join(str(part) for part in problem["loc"])
-    option = str(problem["loc"][-1]).replace("_", "-") if problem["loc"] else "config"
+    where = brief(".".join(str(part) for part in problem["loc"]))
+    option = brief(str(problem["loc"][-1]).replace("_", "-")) if problem["loc"] else "config"
     given = problem.get("input")
-    shown = f" (given: {given!r})" if not isinstance(given, dict) else ""
+    shown = f" (given: {brief(repr(given))})" if not isinstance(given, dict) else ""
     words = problem["msg"].lower().removeprefix("value error, ")
     return f"--{option}, setting {where}: {words}{shown}."
 
@@ -366,11 +378,10 @@ def load_config(path: Path) -> dict[str, Any]:
         UsageError: missing, not TOML, not in sections, or from a newer edgetune.
     """
     try:
-        with path.open("rb") as file:
-            raw: dict[str, Any] = tomllib.load(file)
+        raw = read_toml(path)
     except OSError as error:
         raise UsageError(f"Cannot read the config {path}: {error.strerror}.") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except TomlError as error:
         raise UsageError(f"{path} is not TOML: {error}.") from error
     version = raw.get("schema_version", SCHEMA_VERSION)
     if isinstance(version, int) and version > SCHEMA_VERSION:
@@ -379,7 +390,9 @@ def load_config(path: Path) -> dict[str, Any]:
         )
     for name, value in raw.items():
         if name != "schema_version" and not isinstance(value, dict):
-            raise UsageError(f"{path}: {name} stands outside a section; put it under [data], [train] or so.")
+            raise UsageError(
+                f"{path}: {brief(name)} stands outside a section; put it under [data], [train] or so."
+            )
     return raw
 
 

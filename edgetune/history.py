@@ -27,8 +27,21 @@ from typing import Any
 
 import numpy as np
 
+from edgetune.data.limits import MAX_HISTORY_BYTES, MAX_HISTORY_LINE_BYTES, MAX_HISTORY_LINES
 from edgetune.errors import RunError
+from edgetune.json_files import decoded
 
+FIGURES = (
+    "t_s",
+    "loss",
+    "accuracy",
+    "n_seen",
+    "n_scored",
+    "n_trained",
+    "n_skipped_backward",
+    "n_skipped_both",
+)
+LARGEST = 1e18  # of a figure: no run has more rows or seconds
 KINDS = frozenset({"stage", "step", "skip", "eval", "note"})
 FREQUENT = ("step", "skip")
 PER_DOUBLING = 20_000
@@ -115,14 +128,20 @@ def read_history(path: Path) -> list[dict[str, Any]]:
     """Return the lines of a history in order; a torn last line is left out.
 
     Raises:
-        RunError: the file is missing, or a line other than a torn last one is broken.
+        RunError: the file is missing or too large, or a line other than a torn last one is broken.
     """
     try:
-        content = path.read_bytes()
+        with path.open("rb") as file:
+            content = file.read(MAX_HISTORY_BYTES + 1)
     except OSError as error:
         raise RunError(
             f"{path}: the history cannot be read ({error.strerror}); is this a run folder?"
         ) from error
+    if len(content) > MAX_HISTORY_BYTES or content.count(b"\n") > MAX_HISTORY_LINES:
+        raise RunError(
+            f"{path} is too large to be drawn: a history has at most {MAX_HISTORY_BYTES:,} bytes and "
+            f"{MAX_HISTORY_LINES:,} lines"
+        )
     *whole, tail = content.split(b"\n")
     lines = [_parsed(path, number, line) for number, line in enumerate(whole, start=1)]
     if _is_record(tail):
@@ -131,24 +150,39 @@ def read_history(path: Path) -> list[dict[str, Any]]:
 
 
 def _parsed(path: Path, number: int, line: bytes) -> dict[str, Any]:
+    if len(line) > MAX_HISTORY_LINE_BYTES:
+        raise RunError(f"{path}, line {number}: {len(line):,} bytes are too many for a line of a history")
     try:
-        record = json.loads(line)
+        record: Any = decoded(line.decode())
     except ValueError as error:
         raise RunError(
             f"{path}, line {number}: not a JSON object ({error}); take the line out, or run again"
         ) from error
-    if not isinstance(record, dict) or record.get("kind") not in KINDS or "t_s" not in record:
+    if not isinstance(record, dict) or not _is_line(record):
         raise RunError(
-            f"{path}, line {number}: not a line of a history (an object with kind and t_s); "
-            "it was changed by hand or written by another version"
+            f"{path}, line {number}: not a line of a history (an object with kind and t_s, its figures "
+            "numbers); it was changed by hand or written by another version"
         )
     return record
+
+
+def _is_line(record: dict[str, Any]) -> bool:
+    """Whether an object is what `append` writes, as far as its readers rely on it."""
+    figures = [record.get(name) for name in FIGURES]
+    return (
+        str(record.get("kind")) in KINDS
+        and isinstance(record.get("t_s"), int | float)
+        and all(
+            value is None or (isinstance(value, int | float) and abs(value) < LARGEST) for value in figures
+        )
+        and (record["kind"] != "stage" or isinstance(record.get("stage"), str))
+    )
 
 
 def _is_record(tail: bytes) -> bool:
     """Tell whether what follows the last newline is a whole line that merely lost its newline."""
     try:
-        return isinstance(json.loads(tail), dict)
+        return len(tail) <= MAX_HISTORY_LINE_BYTES and isinstance(decoded(tail.decode()), dict)
     except ValueError:
         return False
 

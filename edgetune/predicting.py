@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
+import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import tee
@@ -11,10 +13,13 @@ from pathlib import Path
 from typing import Any
 
 from edgetune.data.dataset import DataOptions, read_texts
+from edgetune.data.limits import MAX_LINE_CHARS
 from edgetune.errors import UsageError
 from edgetune.files import whole
+from edgetune.report.run_table import csv_cell
 from edgetune.runfolder import disk_errors
 from edgetune.saved import Prediction, Run
+from edgetune.shown import brief, json_text
 
 SHOWN = 72  # characters of a text that the terminal shows
 
@@ -35,8 +40,36 @@ class Row:
 
 
 def predict_lines(run: Run, texts: Iterable[str]) -> Iterator[Row]:
-    """Predict texts as they come; empty ones are left out."""
-    yield from _rows(run, ((n, text, None) for n, text in enumerate(texts, 1) if text.strip()))
+    """Predict texts as they come; empty ones are left out.
+
+    Raises:
+        UsageError: a text holds bytes that are no UTF-8.
+    """
+    yield from _rows(run, ((n, _decoded(n, text), None) for n, text in enumerate(texts, 1) if text.strip()))
+
+
+def _decoded(number: int, text: str) -> str:
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise UsageError(f"Text {number} holds bytes that are not UTF-8; write it in UTF-8.") from error
+    return text
+
+
+def stdin_lines() -> Iterator[str]:
+    """Yield the lines of the standard input; bytes that are no UTF-8 become lone surrogates.
+
+    Raises:
+        UsageError: a line is longer than any text.
+    """
+    if isinstance(sys.stdin, io.TextIOWrapper):
+        sys.stdin.reconfigure(errors="surrogateescape")
+    number = 0
+    while line := sys.stdin.readline(MAX_LINE_CHARS + 1):
+        number += 1
+        if len(line) > MAX_LINE_CHARS:
+            raise UsageError(f"Line {number} of the input is longer than {MAX_LINE_CHARS:,} characters.")
+        yield line.rstrip("\n")
 
 
 def predict_file(run: Run, path: str, options: DataOptions) -> Iterator[Row]:
@@ -66,16 +99,17 @@ def print_predictions(rows: Iterable[Row], as_json: bool) -> None:
     for row in rows:
         if as_json:
             found = {**row.to_dict(), "probabilities": row.prediction.probabilities}
-            print(json.dumps(found, ensure_ascii=False))
+            print(json_text(found))
         else:
             text = row.text if row.pair is None else f"{row.text} | {row.pair}"
-            shown = " ".join(text.split())
-            shown = shown if len(shown) <= SHOWN else shown[: SHOWN - 1] + "…"
-            print(f"{row.prediction.label:<16} {row.prediction.probability:.3f}  {shown}")
+            label = brief(row.prediction.label)
+            print(f"{label:<16} {row.prediction.probability:.3f}  {brief(text, SHOWN)}")
 
 
 def write_predictions(rows: Iterable[Row], out: Path) -> int:
     """Write predictions as CSV or JSONL under a temporary name, then rename.
+
+    In CSV a text that a spreadsheet would take for a formula gets an apostrophe; JSONL has it as it is.
 
     Raises:
         UsageError: the name ends in neither .csv nor .jsonl.
@@ -93,5 +127,5 @@ def write_predictions(rows: Iterable[Row], out: Path) -> int:
                 continue
             if n_written == 1:
                 writer.writerow(found)
-            writer.writerow(found.values())
+            writer.writerow(map(csv_cell, found.values()))
     return n_written

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
-from zipfile import BadZipFile
+from zipfile import ZipFile
 
 import numpy as np
 import numpy.typing as npt
@@ -18,6 +18,7 @@ import numpy.typing as npt
 from edgetune.batching import PAD_MULTIPLE, Batch, bucket_of
 from edgetune.errors import RunError
 from edgetune.files import whole
+from edgetune.shown import brief
 from edgetune.types import BoolArray, FloatArray, IntArray
 
 FILE = "rows.npz"
@@ -140,10 +141,26 @@ def load_record(folder: Path) -> RowRecord:
             "train again to look at its rows."
         )
     try:
+        _check_stored(path)
         with path.open("rb") as file, np.load(file, allow_pickle=False) as found:
-            return RowRecord(*(found[field.name] for field in fields(RowRecord)))
-    except (OSError, EOFError, ValueError, KeyError, BadZipFile) as error:
-        raise RunError(f"{path} is damaged ({error}); train again to look at its rows.") from error
+            columns = [found[field.name] for field in fields(RowRecord)]
+        if any(column.shape != (len(columns[0]),) or column.dtype.kind not in "iuf" for column in columns):
+            raise ValueError("its columns are not numbers of the same rows")
+    except Exception as error:  # zipfile and numpy have a dozen kinds for what is no record
+        what = brief(error, 200) or type(error).__name__
+        raise RunError(f"{path} is damaged ({what}); train again to look at its rows.") from error
+    return RowRecord(*columns)
+
+
+def _check_stored(path: Path) -> None:
+    """Refuse a record that would unpack to more than the file: `save` does not compress.
+
+    Raises:
+        ValueError: it would.
+    """
+    with ZipFile(path) as archive:
+        if sum(member.file_size for member in archive.infolist()) > path.stat().st_size:
+            raise ValueError("it holds more than its own size when unpacked")
 
 
 def rates_by_label(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,8 +14,10 @@ from edgetune.backends.ort_runtime import import_ort
 from edgetune.batching import Batch, sequential_batches
 from edgetune.config import RunConfig, load_config, make_config
 from edgetune.data.dataset import DataOptions
+from edgetune.data.token_build import CHUNK_CHARS, beginning
 from edgetune.data.tokens import TokenizerSpec, TokenView, open_tokens
 from edgetune.errors import EdgetuneError, RunError, UsageError
+from edgetune.json_files import read_json_file
 from edgetune.machine import cache_folder
 from edgetune.metrics import Evaluation, evaluate_predictions, softmax
 from edgetune.models import max_positions, takes_segments
@@ -121,7 +122,7 @@ class Run:
                 "pass a run folder such as runs/NAME."
             )
         with _intact(home / "config.json"):
-            config = json.loads((home / "config.json").read_text(encoding="utf-8"))
+            config = read_json_file(home / "config.json")
             labels = config["id2label"]
             self.label_names = tuple(str(labels[key]) for key in sorted(labels, key=int))
         self._home = home
@@ -174,13 +175,21 @@ class Run:
         """Classify any number of texts, in constant memory and in their order."""
         tokenizer = self._tokenizer()
         chunk: list[str | tuple[str, str]] = []
+        n_chars = 0
         for text in texts:
-            chunk.append(text)
-            if len(chunk) == CHUNK:
+            chunk.append(self._beginning(text))
+            n_chars += len(text) if isinstance(text, str) else sum(map(len, text))
+            if len(chunk) >= CHUNK or n_chars >= CHUNK_CHARS:
                 yield from self._predict_chunk(tokenizer, chunk)
-                chunk = []
+                chunk, n_chars = [], 0
         if chunk:
             yield from self._predict_chunk(tokenizer, chunk)
+
+    def _beginning(self, text: str | tuple[str, str]) -> str | tuple[str, str]:
+        """Return what the tokenizer is given of a text, as in training."""
+        if isinstance(text, str):
+            return beginning(text, self.max_length)
+        return beginning(text[0], self.max_length), beginning(text[1], self.max_length)
 
     def _tokenizer(self) -> Any:
         from tokenizers import Tokenizer
@@ -313,7 +322,7 @@ def read_summary(folder: Path) -> dict[str, Any]:
     if not path.is_file():
         return {}
     with _intact(path):
-        return dict(json.loads(path.read_text(encoding="utf-8")))
+        return dict(read_json_file(path))
 
 
 def load_run(folder: str | Path) -> Run:

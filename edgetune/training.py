@@ -11,7 +11,7 @@ from edgetune.config import FILTERS
 from edgetune.counts import Counts
 from edgetune.data.tokens import TokenView
 from edgetune.energy import Sensor, read_energy
-from edgetune.errors import BudgetError, Interrupted
+from edgetune.errors import BudgetError, Interrupted, RunError
 from edgetune.faults import place
 from edgetune.floor import Head
 from edgetune.history import HistoryWriter, read_history
@@ -304,7 +304,10 @@ class Training:
                 if (home / "model").is_dir():
                     (home / "model" / "README.md").write_text(card, encoding="utf-8")
             if self._timed is None or self._timed.clock.picture_fits():
-                draw_run(read_history(out / "history.jsonl"), draft, out / "run.png")
+                try:
+                    draw_run(read_history(out / "history.jsonl"), draft, out / "run.png")
+                except RunError as error:  # a picture is no reason to lose the receipt
+                    self._view.warn(f"run.png was not drawn: {error}.")
             else:
                 self._view.warn("There was no time left to draw run.png.")
         if self._timed is not None:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from edgetune.config import METHODS
 from edgetune.files import whole
 from edgetune.report.plots import BLUE, GREEN, ORANGE, SKY, VERMILLION
+from edgetune.shown import visible
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -45,8 +46,8 @@ def dot(colour: str, size: float = 8) -> dict[str, Any]:
 
 
 def plain(text: str) -> str:
-    """Keep a dollar sign from starting matplotlib's own mathematics."""
-    return text.replace("$", r"\$")
+    """Keep a dollar sign from starting matplotlib's own mathematics, and characters from acting."""
+    return visible(text).replace("$", r"\$")
 
 
 def new_figure(width: float, height: float, title: str = "") -> tuple[Figure, Axes]:

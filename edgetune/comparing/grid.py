@@ -9,22 +9,19 @@ from __future__ import annotations
 
 import hashlib
 import json
-import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from edgetune.config import METHODS, LabelledText, by_section, make_config
+from edgetune.config import MAX_SEED, METHODS, LabelledText, by_section, make_config
+from edgetune.data.limits import MAX_CELLS
 from edgetune.errors import UsageError, did_you_mean
 from edgetune.peers import PEERS
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
+from edgetune.shown import brief
+from edgetune.toml_files import TomlError, read_toml
 
 MATCHED = "random-matched"
 """`random` that keeps the share of rows which `three-stage` trained in the cell of the same data and seed."""
@@ -85,7 +82,7 @@ class Grid(BaseModel):
     data: tuple[DataEntry, ...]
     methods: tuple[str, ...] = DEFAULT_METHODS
     vary: tuple[Variant, ...] = ()
-    seeds: tuple[int, ...] = (0,)
+    seeds: tuple[Annotated[int, Field(ge=0, le=MAX_SEED)], ...] = (0,)
     settings: dict[str, Any] = {}
     curve: bool = True
     rows: int | None = Field(None, ge=2)
@@ -140,10 +137,10 @@ def load_grid(path: Path) -> Grid:
         UsageError: no such file, not TOML, or an unknown key (the nearest is named).
     """
     try:
-        raw = tomllib.loads(path.read_text(encoding="utf-8"))
+        raw = read_toml(path)
     except OSError as error:
         raise UsageError(f"Cannot read {path}: {error.strerror}.") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except TomlError as error:
         raise UsageError(f"{path} is not TOML: {error}.") from error
     raw.setdefault("name", path.stem)
     return make_grid(raw, str(path))
@@ -174,15 +171,14 @@ def _problem(error: ValidationError) -> str:
     place = [str(part) for part in first["loc"]]
     if first["type"] == "extra_forbidden":
         known = DataEntry.model_fields if place[0] == "data" else Grid.model_fields
-        return f'there is no key "{place[-1]}".{did_you_mean(place[-1], known)}'
+        return f'there is no key "{brief(place[-1])}".{did_you_mean(place[-1], known)}'
     return f"{'.'.join(place)}: {first['msg'].lower()}."
 
 
 def _known(name: str, known: Sequence[str], where: str) -> None:
     if name not in known:
-        raise UsageError(
-            f'{where}: there is no method "{name}".{did_you_mean(name, known)} `edgetune methods` lists them.'
-        )
+        hint = did_you_mean(name, known)
+        raise UsageError(f'{where}: there is no method "{brief(name)}".{hint} `edgetune methods` lists them.')
 
 
 def _check_settings(settings: dict[str, Any], where: str) -> None:
@@ -195,7 +191,10 @@ def _check_settings(settings: dict[str, Any], where: str) -> None:
     for name in own & set(settings):
         raise UsageError(f'{where}: "{name}" is for the comparison to set; leave it out of the settings.')
     sections["data"].setdefault("train", "x")
-    make_config(sections)
+    try:
+        make_config(sections)
+    except UsageError as error:
+        raise UsageError(f"{where}: {error}") from error
 
 
 def cells_of(grid: Grid) -> list[Cell]:
@@ -205,8 +204,15 @@ def cells_of(grid: Grid) -> list[Cell]:
     another cell of its round comes last.
 
     Raises:
-        UsageError: two cells have one name.
+        UsageError: two cells have one name, or there are too many.
     """
+    n_variants = len(grid.methods) + len(grid.vary) + 1 + len(CURVE_TIMES)
+    n_cells = len(grid.seeds) * len(grid.data) * n_variants
+    if n_cells > MAX_CELLS:
+        raise UsageError(
+            f"{grid.name} would take about {n_cells:,} runs, and at most {MAX_CELLS:,} may be; give fewer "
+            "seeds, methods or data sets."
+        )
     cells: list[Cell] = []
     for seed in grid.seeds:
         for at, data in enumerate(grid.data):

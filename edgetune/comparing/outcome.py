@@ -13,6 +13,7 @@ from pydantic import Field, ValidationError
 
 from edgetune.comparing.grid import CellName
 from edgetune.errors import RunError
+from edgetune.json_files import decoded, read_json_file
 from edgetune.types import BoolArray
 
 SCHEMA_VERSION = 1
@@ -85,7 +86,7 @@ def read_outcome(path: Path) -> Outcome | None:
         RunError: it was written by a newer edgetune.
     """
     try:
-        raw = json.loads(path.read_text(encoding="utf-8"))
+        raw = read_json_file(path)
     except (OSError, ValueError):
         return None
     return _outcome(raw, str(path))
@@ -116,10 +117,12 @@ def read_lines(path: Path) -> list[Outcome]:
         lines = path.read_text(encoding="utf-8").splitlines()
     except OSError as error:
         raise RunError(f"{path} cannot be read ({error.strerror}).") from error
+    except UnicodeError as error:
+        raise RunError(f"{path} is damaged ({error}).") from error
     outcomes = []
     for number, line in enumerate(lines, 1):
         try:
-            found = _outcome(json.loads(line), f"{path}, line {number}")
+            found = _outcome(decoded(line), f"{path}, line {number}")
         except ValueError:
             found = None
         if found is None:

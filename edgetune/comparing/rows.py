@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 from pathlib import Path
@@ -12,9 +13,12 @@ import numpy as np
 from edgetune.comparing.grid import DataEntry, Grid
 from edgetune.data.dataset import BadRow, Example, read_examples
 from edgetune.data.holdout import split_holdout
+from edgetune.data.textio import reading
 from edgetune.errors import DataError
 from edgetune.files import write_whole
+from edgetune.json_files import read_json_file
 from edgetune.rows import data_options
+from edgetune.shown import brief
 
 SEED = 0
 MAX_HOLDOUT = 10_000
@@ -72,8 +76,8 @@ def share_rows(entry: DataEntry, grid: Grid, folder: Path) -> SharedRows:
         "contents": contents,
     }
     meta_file = folder / "rows.json"
-    if meta_file.is_file():
-        meta = json.loads(meta_file.read_text(encoding="utf-8"))
+    with contextlib.suppress(OSError, ValueError, LookupError, TypeError):  # none yet, or damaged
+        meta = read_json_file(meta_file)
         if meta["wish"] == wish:
             return SharedRows(folder, meta)
     meta_file.unlink(missing_ok=True)  # until both files are there again
@@ -91,9 +95,9 @@ def share_rows(entry: DataEntry, grid: Grid, folder: Path) -> SharedRows:
         raise DataError(f"{entry.name}: {len(train)} rows of {len(known)} labels are left to train on.")
     strange = {example.label for example in evaluation} - known
     if strange:
+        label = brief(sorted(strange)[0])
         raise DataError(
-            f"{entry.name}: no training row has the label {sorted(strange)[0]!r} of the evaluation rows; "
-            "take more rows."
+            f"{entry.name}: no training row has the label {label!r} of the evaluation rows; take more rows."
         )
     folder.mkdir(parents=True, exist_ok=True)
     key = _write(folder / "train.jsonl", train) + _write(folder / "eval.jsonl", evaluation)
@@ -120,7 +124,7 @@ def _content(path: str) -> str:
     if not Path(path).is_file():
         return path
     digest = hashlib.sha256()
-    with Path(path).open("rb") as file:
+    with reading(Path(path)), Path(path).open("rb") as file:
         while chunk := file.read(1 << 20):
             digest.update(chunk)
     return digest.hexdigest()

@@ -6,6 +6,7 @@ is the layer.
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,6 +17,7 @@ from edgetune.comparing.rows import SharedRows
 from edgetune.config import SelectionSettings
 from edgetune.errors import EdgetuneError
 from edgetune.files import write_whole
+from edgetune.json_files import read_json_file
 from edgetune.planning.ahead import plan_ahead
 from edgetune.planning.types import Plan
 from edgetune.rows import Say
@@ -30,8 +32,8 @@ class SharedPlans:
         """Read the plans that an earlier start of the comparison made."""
         self._file, self._rows, self._cache_dir, self._say = folder / FILE, rows, cache_dir, say
         self._known: dict[str, dict[str, Any]] = {}
-        if self._file.exists():
-            self._known = json.loads(self._file.read_text(encoding="utf-8"))
+        with contextlib.suppress(OSError, ValueError, TypeError):  # none yet, or damaged: plan again
+            self._known = dict(read_json_file(self._file))
 
     def applied(self, cell: Cell) -> Cell:
         """Return the cell with the plan's settings, where one is known; its own settings come first."""

@@ -17,6 +17,7 @@ from edgetune.comparing.speedup import CurvePoint, Pooled, Ratio, Speedup, equiv
 from edgetune.comparing.statistics import Ranked, rank
 from edgetune.config import SelectionSettings
 from edgetune.metrics import agot
+from edgetune.shown import in_markdown, visible
 from edgetune.types import BoolArray
 
 SEED = 0
@@ -276,8 +277,10 @@ def markdown(tables: Sequence[DataTable], title: str) -> str:
         parts.append("| " + " | ".join(HEADER) + " |\n|" + "---|" * len(HEADER))
         parts += ["| " + " | ".join(cells(line)) + " |" for line in table.lines]
         parts.append("")
-        parts += [f"- {line.ranked.method}: {'; '.join(line.notes)}" for line in table.lines if line.notes]
-        parts += [f"- not measured: {name}: {why}" for name, why in table.failed]
+        parts += [
+            f"- {line.ranked.method}: {visible('; '.join(line.notes))}" for line in table.lines if line.notes
+        ]
+        parts += [f"- not measured: {name}: {in_markdown(why)}" for name, why in table.failed]
         parts.append("")
     if whole := together(tables):
         parts.append("## All sets together\n\n| method | time as random |\n|---|---|")

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from edgetune import __version__
-from edgetune.data.readers import HUB_PREFIX, existing
+from edgetune.data.readers import HUB_PREFIX, existing, folder_files
 from edgetune.data.textio import reading
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ def cache_key(path: str, options: DataOptions, tokenizer: Path, max_length: int,
         digest.update("".join(place.suffixes[-2:]).lower().encode())
         _add_file(digest, place)
         return digest.hexdigest()[:32]
-    for file in sorted(entry for entry in place.rglob("*") if entry.is_file()):
+    for file in folder_files(place):
         with reading(file):
             stat = file.stat()
         name = file.relative_to(place).as_posix()

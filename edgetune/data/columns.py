@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from edgetune.errors import UsageError
+from edgetune.shown import brief
 
 # The first entry whose names are all there wins. Pairs come first: "sentence" may be half of one.
 TEXT_NAMES: tuple[tuple[str, ...], ...] = (
@@ -69,6 +70,7 @@ _OTHER_NAMES = ("id", "idx", "index", "qid1", "qid2", "guid", "date", "user", "s
 KNOWN_NAMES = frozenset(name for names in TEXT_NAMES for name in names) | {*LABEL_NAMES, *_OTHER_NAMES}
 
 _MAX_LISTED = 20
+_SHORT = 21  # characters of a value
 
 
 @dataclass(frozen=True)
@@ -120,9 +122,11 @@ def choose_columns(
     if label_at is None and need_label:
         raise UsageError(f"Which column of {file} holds the label? Say it with --label. {there}")
     if need_label and label_at in text_at:
-        raise UsageError(f'Column "{names[text_at[0]]}" of {file} cannot be both text and label. {there}')
+        raise UsageError(
+            f'Column "{brief(names[text_at[0]])}" of {file} cannot be both text and label. {there}'
+        )
     if pair and len(text_at) != 2:
-        used = ", ".join(names[i] for i in text_at)
+        used = ", ".join(brief(names[i]) for i in text_at[:_MAX_LISTED])
         raise UsageError(
             f"A text pair needs two columns, not {len(text_at)} ({used}); say --text A,B. {there}"
         )
@@ -131,18 +135,13 @@ def choose_columns(
 
 def _listing(names: Sequence[str], first_row: Sequence[str] | None) -> str:
     """Say which columns there are; nameless ones with what the first row holds."""
-    shown = [f'"{name}"' for name in names[:_MAX_LISTED]]
+    shown = [f'"{brief(name)}"' for name in names[:_MAX_LISTED]]
     if first_row is not None:
-        shown = [f"{name} ({_short(value)})" for name, value in zip(shown, first_row, strict=False)]
+        shown = [f"{name} ({brief(value, _SHORT)})" for name, value in zip(shown, first_row, strict=False)]
     more = f" and {len(names) - _MAX_LISTED} more" if len(names) > _MAX_LISTED else ""
     if first_row is not None:
         return f"It has no header; its columns, with the first row's values, are {', '.join(shown)}{more}."
     return f"Its columns are {', '.join(shown)}{more}."
-
-
-def _short(value: str) -> str:
-    text = " ".join(value.encode("utf-8", "replace").decode().split())
-    return f"{text[:20]}…" if len(text) > 20 else text
 
 
 def _find(file: str, names: Sequence[str], wanted: str, option: str, there: str) -> int:
@@ -156,7 +155,7 @@ def _find(file: str, names: Sequence[str], wanted: str, option: str, there: str)
     if wanted.isascii() and wanted.isdigit() and 1 <= int(wanted[:9]) <= len(names):
         return int(wanted[:9]) - 1
     close = difflib.get_close_matches(wanted.lower(), lowered, n=1)
-    hint = f' Did you mean {option} "{names[lowered.index(close[0])]}"?' if close else ""
+    hint = f' Did you mean {option} "{brief(names[lowered.index(close[0])])}"?' if close else ""
     raise UsageError(f'{file} has no column "{wanted}" (option {option}).{hint} {there}')
 
 

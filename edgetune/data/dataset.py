@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from edgetune.data.columns import choose_columns
+from edgetune.data.limits import MAX_LABEL_CHARS, MAX_LINE_CHARS
 from edgetune.data.readers import HUB_PREFIX, existing, open_table
 from edgetune.data.rows import (
     BAD_BYTES,
     EMPTY_TEXT,
+    EXCERPT_LENGTH,
+    LONG_LABEL,
+    LONG_TEXT,
     NO_LABEL,
     NOT_A_LABEL,
     NOT_TEXT,
@@ -105,10 +109,14 @@ def read_examples(path: str, options: DataOptions, on_bad: Callable[[BadRow], No
                 raise _Unusable(EMPTY_TEXT)
             label = _label(values[-1])
         except _Unusable as error:
-            shown = "\t".join(map(str, values))
-            on_bad(BadRow(table.file, line, str(error), excerpt_of(shown)))
+            on_bad(BadRow(table.file, line, str(error), _excerpt(values)))
             continue
         yield Example(line, text, text_pair, label)
+
+
+def _excerpt(values: Iterable[Any]) -> str:
+    """Show the beginning of each value of a row."""
+    return excerpt_of("\t".join(str(value)[:EXCERPT_LENGTH] for value in values))
 
 
 def read_texts(path: str, options: DataOptions) -> Iterator[tuple[int, str, str | None]]:
@@ -161,6 +169,8 @@ def _texts(values: Any, pair: bool) -> tuple[str, str | None]:
 
 
 def _text(value: Any) -> str:
+    if isinstance(value, str | bytes) and len(value) > MAX_LINE_CHARS:
+        raise _Unusable(LONG_TEXT)
     if isinstance(value, str):
         return _encodable(value.strip())
     if value is None:
@@ -190,6 +200,8 @@ def _label(value: Any) -> str:
         label = str(value)
     if not label:
         raise _Unusable(NO_LABEL)
+    if len(label) > MAX_LABEL_CHARS:
+        raise _Unusable(LONG_LABEL)
     return label
 
 

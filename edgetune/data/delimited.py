@@ -7,6 +7,7 @@ from itertools import islice
 from pathlib import Path
 
 from edgetune.data.dialect import has_header, sniff
+from edgetune.data.limits import MAX_COLUMNS
 from edgetune.data.records import Dialect, records
 from edgetune.data.rows import WRONG_COLUMN_COUNT, BadRow, Row, Table, excerpt_of
 from edgetune.data.textio import TextFile, open_text
@@ -34,13 +35,17 @@ def read_delimited(
             raise UsageError(
                 f'A delimiter is one character, not "{delimiter}"; for a tab, write --delimiter tab.'
             )
-    file = open_text(path, encoding)
+    file = open_text(path, encoding, whole_line=True)
     lines = file.start_lines()
     dialect = sniff(lines, hint, delimiter)
     first_rows = [fields for _, fields, _ in islice(records(iter(lines), dialect), HEADER_ROWS)]
     if not first_rows:
         raise DataError(f"{path} is empty.")
     first = first_rows[0]
+    if len(first) > MAX_COLUMNS:
+        raise DataError(
+            f"{path}:1 has {len(first):,} columns, and at most {MAX_COLUMNS:,} may be; is --delimiter right?"
+        )
     named = has_header(first_rows, wanted) if header is None else header
     names = tuple(name.strip() for name in first) if named else tuple(str(i + 1) for i in range(len(first)))
 

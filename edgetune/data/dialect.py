@@ -10,9 +10,18 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from operator import length_hint
 
 from edgetune.data.columns import KNOWN_NAMES, LABEL_NAMES, TEXT_NAMES
-from edgetune.data.records import MAX_RECORD_LINES, Dialect, Unterminated, allow_long_fields, parse, records
+from edgetune.data.records import (
+    Dialect,
+    LookAhead,
+    Unterminated,
+    allow_long_fields,
+    joined_record,
+    parse,
+    records,
+)
 
 DELIMITERS = ("\t", ",", ";", "|")
 SNIFF_LINES = 20_000  # lines judged for quoting
@@ -83,6 +92,7 @@ def _quote_evidence(lines: Sequence[str], dialect: Dialect) -> tuple[int, int]:
     fields that are one quotation. It counts only where every field but numbers is wrapped.
     """
     good = stray = position = 0
+    ahead = LookAhead()
     width = lines[0].count(dialect.delimiter) + 1 if lines and '"' not in lines[0] else 0
     while position < len(lines):
         line = lines[position]
@@ -92,7 +102,7 @@ def _quote_evidence(lines: Sequence[str], dialect: Dialect) -> tuple[int, int]:
         try:
             fields = parse(line, dialect)
         except Unterminated:
-            fields, n_more = _several_lines(lines, position - 1, dialect, width)
+            fields, n_more = _several_lines(lines, position - 1, dialect, width, ahead)
             position += n_more
         if fields is None:
             stray += 1
@@ -102,26 +112,21 @@ def _quote_evidence(lines: Sequence[str], dialect: Dialect) -> tuple[int, int]:
 
 
 def _several_lines(
-    lines: Sequence[str], first: int, dialect: Dialect, width: int
+    lines: Sequence[str], first: int, dialect: Dialect, width: int, ahead: LookAhead
 ) -> tuple[list[str] | None, int]:
     """Read a record that goes on after `lines[first]`.
 
     Returns:
         Its fields, None if it is not well formed or not `width` fields; and how many further lines it took.
     """
-    record = lines[first]
-    for n_more, line in enumerate(lines[first + 1 : first + MAX_RECORD_LINES], start=1):
-        record += "\n" + line
-        if '"' not in line:
-            continue
-        try:
-            fields = parse(record, dialect)
-        except Unterminated:
-            continue
-        if fields is None or (width and len(fields) != width):
-            break
-        return fields, n_more
-    return None, 0
+    window = lines[first : first + ahead.n_lines]
+    upcoming = iter(window)
+    fields = joined_record(upcoming, dialect)
+    n_more = len(window) - length_hint(upcoming) - 1
+    if fields is None or (width and len(fields) != width):
+        ahead.wasted(n_more, sum(map(len, window[: n_more + 1])))
+        return None, 0
+    return fields, n_more
 
 
 def _needed_quotes(line: str, fields: Sequence[str], dialect: Dialect) -> bool:

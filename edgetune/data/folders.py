@@ -1,22 +1,70 @@
-"""A folder with one subfolder per label that holds .txt files."""
+"""Folders of data: one subfolder per label that holds .txt files, and what keeps any folder to itself."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import os
+from collections.abc import Callable, Iterator, Sequence
+from itertools import islice
 from pathlib import Path
 
-from edgetune.data.rows import BadRow, Row, Table
+from edgetune.data import limits
+from edgetune.data.rows import LONG_TEXT, BadRow, Row, Table
 from edgetune.data.textio import reading, resolve_encoding
 from edgetune.errors import DataError
 
 
+def inside(path: Path, root: Path) -> Path:
+    """Return a path that lies in a folder when all links are followed.
+
+    Raises:
+        DataError: it leads out of the folder.
+    """
+    real, real_root = os.path.realpath(path), os.path.realpath(root)
+    if os.path.commonpath([real, real_root]) != real_root:
+        raise DataError(
+            f"{path} leads out of {root}, to {real}; a folder of data is read inside itself alone: copy the "
+            "file there, or take the link out."
+        )
+    return path
+
+
+def _entries(place: Path, root: Path, wanted: Callable[[os.DirEntry[str]], bool]) -> list[Path]:
+    """Return what is wanted of a folder's entries by name, hidden ones left out.
+
+    Raises:
+        DataError: there are too many, the folder cannot be read, or a link leads out of `root`.
+    """
+    with reading(place), os.scandir(place) as found:
+        entries = list(islice(found, limits.MAX_FOLDER_FILES + 1))
+    if len(entries) > limits.MAX_FOLDER_FILES:
+        raise DataError(
+            f"{place} holds more than {limits.MAX_FOLDER_FILES:,} files; put their texts into one file, "
+            "as CSV or JSON lines."
+        )
+    kept = [entry for entry in entries if not entry.name.startswith(".") and _is(wanted, entry)]
+    for entry in kept:
+        if entry.is_symlink():
+            inside(Path(entry.path), root)
+    return sorted(Path(entry.path) for entry in kept)
+
+
+def _is(wanted: Callable[[os.DirEntry[str]], bool], entry: os.DirEntry[str]) -> bool:
+    """Whether an entry is wanted; one that cannot be looked at, such as a link to itself, is not."""
+    try:
+        return wanted(entry)
+    except OSError:
+        return False
+
+
 def label_files(folder: Path) -> Iterator[Path]:
-    """Yield LABEL/NAME.txt of every label, in order of label and name; hidden ones are left out."""
-    for label in sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith(".")):
-        yield from sorted(
-            path
-            for path in label.iterdir()
-            if path.suffix.lower() == ".txt" and not path.name.startswith(".")
+    """Yield LABEL/NAME.txt of every label, in order of label and name; hidden ones are left out.
+
+    Raises:
+        DataError: a folder cannot be read, has too many files, or a link leads out of it.
+    """
+    for label in _entries(folder, folder, lambda entry: entry.is_dir()):
+        yield from _entries(
+            label, folder, lambda entry: entry.name.lower().endswith(".txt") and entry.is_file()
         )
 
 
@@ -26,18 +74,20 @@ def read_folder(folder: Path, encoding: str) -> Table:
     Raises:
         DataError: the folder has another layout.
     """
-    with reading(folder):
-        found = next(label_files(folder), None)
-        files = sorted(path.name for path in folder.iterdir() if path.is_file())
-    if found is None:
-        hint = f" It holds {', '.join(files[:5])}: name one of them." if files else ""
+    if next(label_files(folder), None) is None:
+        files = _entries(folder, folder, lambda entry: entry.is_file(follow_symlinks=False))
+        names = ", ".join(path.name for path in files[:5])
+        hint = f" It holds {names}: name one of them." if files else ""
         raise DataError(f"{folder} has no folders with .txt files, one folder per label.{hint}")
     codec = resolve_encoding(encoding, b"")
 
     def rows(columns: Sequence[int]) -> Iterator[Row | BadRow]:
         for number, path in enumerate(label_files(folder), start=1):
-            with reading(path):
-                data = path.read_bytes()
+            with reading(path), path.open("rb") as file:
+                data = file.read(limits.MAX_LINE_CHARS + 1)
+            if len(data) > limits.MAX_LINE_CHARS:
+                yield BadRow(str(path), number, LONG_TEXT, path.name)
+                continue
             try:
                 text = data.decode(codec, "surrogateescape")
             except UnicodeError:

@@ -50,8 +50,9 @@ def read_hub(address: str) -> Table:
     except Exception as error:
         raise _hub_error(names, split, error) from error
 
-    def batches(columns: list[str]) -> Iterator[Any]:
-        yield from dataset.select_columns(columns).with_format("arrow").iter(batch_size=BATCH_ROWS)
+    def batches(columns: list[str]) -> Iterator[tuple[None, Any]]:
+        for batch in dataset.select_columns(columns).with_format("arrow").iter(batch_size=BATCH_ROWS):
+            yield None, batch
 
     return arrow_table(f"hub:{':'.join(names)}:{split}", dataset.features.arrow_schema, batches)
 

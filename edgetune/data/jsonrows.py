@@ -8,14 +8,14 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from edgetune.data.limits import MAX_COLUMN_FILE_CHARS, MAX_COLUMNS, MAX_JSON_VALUES, MAX_LINE_CHARS
 from edgetune.data.rows import NOT_AN_OBJECT, UNREADABLE_JSON, BadRow, Row, Table, excerpt_of
-from edgetune.data.textio import TextFile, open_text
+from edgetune.data.textio import TextFile, open_text, suffixes_of
 from edgetune.errors import DataError
+from edgetune.json_files import LENIENT, check_depth, decoded
 
 NAME_ROWS = 100  # rows whose keys make up the columns
-MAX_OBJECT_CHARS = 1 << 26
 _SPACE = " \t\r\n"
-_LENIENT = json.JSONDecoder(strict=False)  # takes raw control characters inside strings
 _STRICT = json.JSONDecoder()
 
 Objects = Callable[[], Iterator[tuple[int, Any] | BadRow]]
@@ -36,26 +36,25 @@ def read_json(path: Path, encoding: str) -> Table:
 
 def _is_lines(file: TextFile) -> bool:
     """Whether the first line is a whole JSON value and the file does not just end there."""
-    if file.path.name.lower().removesuffix(".gz").removesuffix(".zst").endswith((".jsonl", ".ndjson")):
+    if suffixes_of(file.path)[0] in (".jsonl", ".ndjson"):
         return file.start.lstrip(_SPACE)[:1] != "["
     filled = [line for line in islice(file.start_lines(), 100) if line.strip()]
     if len(filled) < 2:
         return False
     try:
-        return isinstance(_LENIENT.decode(filled[0]), dict)
+        return isinstance(LENIENT.decode(filled[0]), dict)
     except (ValueError, RecursionError):
         return False
 
 
 def _objects_by_line(file: TextFile) -> Iterator[tuple[int, Any] | BadRow]:
     """Yield (line, value) for every line that is not blank."""
-    decode = _LENIENT.decode
     for number, line in enumerate(file.lines(), start=1):
         if not line or line.isspace():
             continue
         try:
-            yield number, decode(line)
-        except (ValueError, RecursionError):
+            yield number, decoded(line)
+        except ValueError:
             yield BadRow(str(file.path), number, UNREADABLE_JSON, excerpt_of(line))
 
 
@@ -65,6 +64,8 @@ def _table(path: Path, objects: Objects) -> Table:
     for item in islice(objects(), NAME_ROWS):
         if not isinstance(item, BadRow) and isinstance(item[1], dict):
             names.update(dict.fromkeys(item[1]))
+        if len(names) > MAX_COLUMNS:
+            raise _too_many_columns(path, len(names))
     if not names:
         raise DataError(
             f"{path} holds no JSON objects; a row looks like "
@@ -83,6 +84,13 @@ def _table(path: Path, objects: Objects) -> Table:
                 yield BadRow(str(path), item[0], NOT_AN_OBJECT, excerpt_of(item[1]))
 
     return Table(str(path), columns, True, (), rows)
+
+
+def _too_many_columns(path: Path, n_columns: int) -> DataError:
+    return DataError(
+        f"The rows of {path} have {n_columns:,} different keys, and at most {MAX_COLUMNS:,} may be; a row "
+        'looks like {"text": "Great film", "label": "positive"}.'
+    )
 
 
 class _JsonStream:
@@ -128,22 +136,37 @@ class _JsonStream:
             self._at += 1
         return None
 
-    def value(self) -> Any:
-        """Decode the next value, reading on until it is whole."""
+    def value(self, most: int = MAX_LINE_CHARS) -> Any:
+        """Decode the next value, of so many characters at most, reading on until it is whole."""
         self._peek()
         while True:
+            waiting = len(self._text) - self._at
+            if waiting > MAX_JSON_VALUES and self._text.count(",", self._at) > MAX_JSON_VALUES:
+                raise self._too_large(waiting)
             try:
                 value, end = _STRICT.raw_decode(self._text, self._at)
+                check_depth(value, sum(self._text.count(opening, self._at, end) for opening in "[{"))
             except json.JSONDecodeError as error:
-                cut_off = error.msg.startswith("Unterminated") or error.pos >= len(self._text) - 16
-                if not (cut_off and len(self._text) - self._at < MAX_OBJECT_CHARS and self._more()):
+                if not error.msg.startswith("Unterminated") and error.pos < len(self._text) - 16:
+                    raise self._unreadable() from None
+                if waiting > most:
+                    raise self._too_large(most) from None
+                if not self._more():
                     raise self._unreadable() from None
                 continue
             except (RecursionError, ValueError):  # too deep, or a number with too many digits
                 raise self._unreadable() from None
             if end < len(self._text) or not self._more():
+                if end - self._at > most:
+                    raise self._too_large(most)
                 self._at = end
                 return value
+
+    def _too_large(self, n_chars: int) -> DataError:
+        return DataError(
+            f"{self._path} holds one JSON value of more than {n_chars:,} characters, from character "
+            f"{self._n_read + self._at:,} on; write a row as one object, one per line."
+        )
 
     def _string(self) -> str:
         """Decode a key and the colon after it."""
@@ -195,7 +218,7 @@ def _list_of_objects(file: TextFile) -> str | None:
 
 def _column_table(file: TextFile) -> Table:
     """Open {"text": [...], "label": [...]}, or pandas' {"text": {"0": ...}}; this one is read whole."""
-    data = _JsonStream(file).value()
+    data = _JsonStream(file).value(MAX_COLUMN_FILE_CHARS)
     columns = {
         key: list(value.values()) if isinstance(value, dict) else value
         for key, value in data.items()
@@ -203,6 +226,8 @@ def _column_table(file: TextFile) -> Table:
     }
     if data and not columns:
         return _table(file.path, lambda: enumerate([data], start=1))  # JSON lines, but only one
+    if len(columns) > MAX_COLUMNS:
+        raise _too_many_columns(file.path, len(columns))
     if not columns or len({len(values) for values in columns.values()}) > 1:
         raise DataError(
             f"{file.path} is JSON, but neither a list of objects, nor an object with lists of equal length."

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 
+from edgetune.shown import brief
 from edgetune.types import IntArray
 
 FEW_EXAMPLES = 10  # a class with fewer is warned of
 IMBALANCE = 10  # so is a largest class with more than this many times the smallest's rows
 _MAX_NAMED = 5
 _N_PARTS = 16
+_NUMBER = re.compile(r"[+-]?\d+(\.\d*)?")
 
 
 @dataclass(frozen=True)
@@ -51,6 +54,24 @@ def count_repeats(hashes: IntArray, labels: IntArray) -> Repeats:
     return Repeats(len(hashes) - n_different, n_conflicts)
 
 
+def change_of_kind(first_lines: Mapping[str, int]) -> str | None:
+    """Say that some labels are numbers and others words, as when a file was put together of two.
+
+    Args:
+        first_lines: the line where each label came first, in order of appearance.
+    """
+    numbers = [name for name in first_lines if _NUMBER.fullmatch(name)]
+    words = [name for name in first_lines if not _NUMBER.fullmatch(name)]
+    if not numbers or not words:
+        return None
+    kinds = ((numbers[0], "numbers"), (words[0], "words"))
+    (one, were), (other, are) = sorted(kinds, key=lambda kind: first_lines[kind[0]])
+    return (
+        f'The labels change from {were} ("{brief(one)}") to {are} ("{brief(other)}", first in line '
+        f"{first_lines[other]:,}); if one class is written in two ways, put its labels right."
+    )
+
+
 def warning_sentences(
     counts: Mapping[str, int], repeats: Repeats, n_truncated: int, max_length: int
 ) -> list[str]:
@@ -72,7 +93,7 @@ def warning_sentences(
         found.append(
             f"{n_texts:,} {'text comes' if n_texts == 1 else 'texts come'} with more than one label."
         )
-    rare = [f'"{name}" ({count})' for name, count in counts.items() if count < FEW_EXAMPLES]
+    rare = [f'"{brief(name)}" ({count})' for name, count in counts.items() if count < FEW_EXAMPLES]
     if rare:
         more = f" and {len(rare) - _MAX_NAMED} more" if len(rare) > _MAX_NAMED else ""
         found.append(f"Labels with fewer than {FEW_EXAMPLES} rows: {', '.join(rare[:_MAX_NAMED])}{more}.")
@@ -80,8 +101,8 @@ def warning_sentences(
     smallest = min(counts, key=lambda name: counts[name])
     if counts[largest] > IMBALANCE * counts[smallest]:
         found.append(
-            f'The labels are far from balanced: "{largest}" has {_rows(counts[largest])}, '
-            f'"{smallest}" {counts[smallest]:,}.'
+            f'The labels are far from balanced: "{brief(largest)}" has {_rows(counts[largest])}, '
+            f'"{brief(smallest)}" {counts[smallest]:,}.'
         )
     if n_truncated:
         found.append(f"{_rows(n_truncated)} ({n_truncated / n_rows:.1%}) were cut to {max_length} tokens.")

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from itertools import islice
 from pathlib import Path
 
 from edgetune.data.rows import Table
@@ -18,6 +19,7 @@ _ARROW = (".arrow", ".feather", ".ipc")
 _PARQUET = (".parquet", ".pq")
 _JSON_START = re.compile(rb"(\xef\xbb\xbf)?\s*(\[\s*)?\{")
 _MAX_NAMED = 5
+_MAX_NEIGHBOURS = 2_000  # files of a folder among which a name is looked for
 
 
 def open_table(
@@ -86,7 +88,8 @@ def _neighbours(place: Path) -> str:
     if not place.parent.is_dir():
         return f" The folder {place.parent} does not exist either."
     try:
-        names = sorted(entry.name for entry in place.parent.iterdir() if not entry.name.startswith("."))
+        found = islice(place.parent.iterdir(), _MAX_NEIGHBOURS)
+        names = sorted(entry.name for entry in found if not entry.name.startswith("."))
     except OSError:
         return ""
     lowered = {name.lower(): name for name in names}
@@ -117,8 +120,29 @@ def _kind_of(place: Path, suffix: str) -> str:
     return "delimited"
 
 
+def _is_saved(folder: Path) -> bool:
+    """Whether `datasets` wrote the folder."""
+    return (folder / "state.json").is_file() or (folder / "dataset_dict.json").is_file()
+
+
+def folder_files(folder: Path) -> Iterator[Path]:
+    """Yield the files of a folder that are read as data.
+
+    Raises:
+        DataError: the folder is damaged, too large, or leads out of itself.
+    """
+    if _is_saved(folder):
+        from edgetune.data.tables import saved_files
+
+        yield from saved_files(folder)
+        return
+    from edgetune.data.folders import label_files
+
+    yield from label_files(folder)
+
+
 def _open_folder(folder: Path, encoding: str) -> Table:
-    if (folder / "state.json").is_file() or (folder / "dataset_dict.json").is_file():
+    if _is_saved(folder):
         from edgetune.data.tables import read_saved
 
         return read_saved(folder)

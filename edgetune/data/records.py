@@ -1,7 +1,7 @@
 """Records of a delimited file: one parser for plain and quoted text that accounts for every physical line.
 
 The csv module parses one record at a time here, so that a quote that is never closed costs its own line at
-most: what was read ahead for it is put back and read again.
+most: what was read ahead for it is put back and read again. `LookAhead` keeps that from taking for ever.
 """
 
 from __future__ import annotations
@@ -11,8 +11,11 @@ from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-MAX_RECORD_LINES = 1_000  # a quoted field with more lines than this was never closed
-MAX_RECORD_CHARS = 1 << 24
+from edgetune.data.limits import FEW_RECORD_LINES, MAX_LINE_CHARS, MAX_RECORD_LINES
+
+LINE_COST = 64  # reading a line ahead costs as much as so many characters
+FREE_COST = 1 << 25  # what may be read ahead in vain in any file …
+COST_RATE = 10  # … and per character of lines with quotes, and `LINE_COST` of any
 UNTERMINATED = "unexpected end of data"
 
 Record = tuple[int, list[str], str]  # first physical line, fields, the line as written
@@ -60,6 +63,43 @@ def allow_long_fields() -> None:
     csv.field_size_limit(2**31 - 1)
 
 
+class LookAhead:
+    """How many lines a quoted field may go on for: few, once too much was read ahead in vain.
+
+    Without that, a file of lines which each open a quote is read a thousand times.
+    """
+
+    def __init__(self) -> None:
+        self._left = FREE_COST
+
+    def passed(self, n_lines: int, n_chars: int) -> None:
+        """Allow more after lines that were read, of which those with quotes had so many characters."""
+        self._left += COST_RATE * (LINE_COST * n_lines + n_chars)
+
+    def wasted(self, n_lines: int, n_chars: int) -> None:
+        """Count what was read ahead and put back."""
+        self._left -= LINE_COST * n_lines + n_chars
+
+    @property
+    def n_lines(self) -> int:
+        """Lines of a record at most."""
+        return MAX_RECORD_LINES if self._left > 0 else FEW_RECORD_LINES
+
+
+def joined_record(lines: Iterator[str], dialect: Dialect) -> list[str] | None:
+    """Parse one record, taking as many physical lines as it needs; None if it is not well formed."""
+    try:
+        reader = csv.reader(
+            (line + "\n" for line in lines),
+            delimiter=dialect.delimiter,
+            strict=True,
+            skipinitialspace=dialect.skip_space,
+        )
+        return next(reader, None)
+    except csv.Error:
+        return None
+
+
 def records(lines: Iterator[str], dialect: Dialect, width: int = 0) -> Iterator[Record]:
     """Yield records, blank lines left out.
 
@@ -81,6 +121,7 @@ def records(lines: Iterator[str], dialect: Dialect, width: int = 0) -> Iterator[
 def _quoted_records(lines: Iterator[str], dialect: Dialect, width: int) -> Iterator[Record]:
     """Yield CSV records; a quote that is never closed costs its own line at most, not the lines after it."""
     waiting: deque[str] = deque()  # lines read ahead for a record that turned out not to have them
+    ahead = LookAhead()
     number = 0
     while True:
         if waiting:
@@ -96,14 +137,15 @@ def _quoted_records(lines: Iterator[str], dialect: Dialect, width: int) -> Itera
                 width = width or len(fields)
                 yield number, [field.lstrip() for field in fields] if dialect.skip_space else fields, line
             continue
-        record, n_more = _quoted_record(line, waiting, lines, dialect, width)
+        record, n_more = _quoted_record(line, waiting, lines, dialect, width, ahead)
+        ahead.passed(n_more + 1, len(line))
         width = width or len(record)
         yield number, record, line
         number += n_more
 
 
 def _quoted_record(
-    line: str, waiting: deque[str], lines: Iterator[str], dialect: Dialect, width: int
+    line: str, waiting: deque[str], lines: Iterator[str], dialect: Dialect, width: int, ahead: LookAhead
 ) -> tuple[list[str], int]:
     """Parse the record that starts with `line`.
 
@@ -116,9 +158,10 @@ def _quoted_record(
     try:
         fields = parse(line, dialect)
     except Unterminated:
-        more, fields = _read_on(line, waiting, lines, dialect, width)
+        more, fields = _read_on(line, waiting, lines, dialect, width, ahead.n_lines)
         if fields is not None:
             return fields, len(more)
+        ahead.wasted(len(more), sum(map(len, more)))
         waiting.extendleft(reversed(more))
     if fields is not None:
         return fields, 0
@@ -129,9 +172,9 @@ def _quoted_record(
 
 
 def _read_on(
-    line: str, waiting: deque[str], lines: Iterator[str], dialect: Dialect, width: int
+    line: str, waiting: deque[str], lines: Iterator[str], dialect: Dialect, width: int, n_lines: int
 ) -> tuple[list[str], list[str] | None]:
-    """Read lines until the quoted field that `line` opens is closed.
+    """Read lines until the quoted field that `line` opens is closed, `n_lines` at most.
 
     Between tabs, lines that each look like a whole row are whole rows: the quote was a stray one.
 
@@ -139,22 +182,22 @@ def _read_on(
         The lines read, and the record's fields; None if it never comes out well formed.
     """
     more: list[str] = []
-    size = len(line)
-    whole = dialect.delimiter == "\t" and width > 1 and line.count("\t") == width - 1
-    while len(more) < MAX_RECORD_LINES and size < MAX_RECORD_CHARS:
-        upcoming = waiting.popleft() if waiting else next(lines, None)
-        if upcoming is None:
-            break
-        more.append(upcoming)
-        size += len(upcoming)
-        whole = whole and upcoming.count("\t") == width - 1
-        if '"' not in upcoming:
-            continue
-        try:
-            fields = parse("\n".join([line, *more]), dialect)
-        except Unterminated:
-            continue
-        if fields is None or whole or (width and len(fields) != width):
-            break
-        return more, fields
-    return more, None
+
+    def physical() -> Iterator[str]:
+        yield line
+        size = len(line)
+        while len(more) < n_lines and size < MAX_LINE_CHARS:
+            upcoming = waiting.popleft() if waiting else next(lines, None)
+            if upcoming is None:
+                return
+            more.append(upcoming)
+            size += len(upcoming)
+            yield upcoming
+
+    fields = joined_record(physical(), dialect)
+    if fields is None or (width and len(fields) != width):
+        return more, None
+    if dialect.delimiter == "\t" and width > 1:
+        whole = all(physical_line.count("\t") == width - 1 for physical_line in (line, *more))
+        return more, None if whole else fields
+    return more, fields

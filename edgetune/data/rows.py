@@ -6,6 +6,8 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
+from edgetune.shown import brief
+
 NO_LABEL = "no label"
 EMPTY_TEXT = "empty text"
 WRONG_COLUMN_COUNT = "wrong column count"
@@ -15,6 +17,8 @@ UNREADABLE_JSON = "unreadable JSON"
 NOT_TEXT = "text is not a string"
 NOT_A_LABEL = "label is not a single value"
 NO_TOKENS = "no tokens"
+LONG_TEXT = "text is too long"
+LONG_LABEL = "label is too long"
 
 EXCERPT_LENGTH = 80
 
@@ -61,6 +65,4 @@ class Table:
 def excerpt_of(value: object) -> str:
     """Shorten a row to one printable line."""
     text = value if isinstance(value, str) else repr(value)
-    text = text[: 4 * EXCERPT_LENGTH].encode("utf-8", "replace").decode("utf-8")
-    text = " ".join(text.split())
-    return text if len(text) <= EXCERPT_LENGTH else text[: EXCERPT_LENGTH - 1] + "…"
+    return brief(text, EXCERPT_LENGTH)

@@ -8,12 +8,21 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from edgetune.data.arrow_size import unpacked_sizes
+from edgetune.data.folders import inside
+from edgetune.data.limits import MAX_BATCH_BYTES, MAX_COLUMNS, MAX_TOML_BYTES
+from edgetune.data.packed import Unpacked
 from edgetune.data.rows import BadRow, Row, Table
-from edgetune.errors import DataError, EnvironmentError_
+from edgetune.errors import DataError, EdgetuneError, EnvironmentError_
+from edgetune.shown import brief
 
 BATCH_ROWS = 1_000
+COUNTED_CHARS = 1 << 20
+ROW_BYTES = 8  # what a row costs at least, however little is in it
+MAX_ERROR_CHARS = 200
 
-ArrowBatches = Callable[[list[str]], Iterator[Any]]  # column names → pyarrow record batches or tables
+# column names → pyarrow record batches or tables, each with the file that it came from, if there is one
+ArrowBatches = Callable[[list[str]], Iterator[tuple[Path | None, Any]]]
 
 
 def _arrow_module(name: str) -> Any:
@@ -28,30 +37,35 @@ def _arrow_module(name: str) -> Any:
 
 @contextmanager
 def _translated(path: Path) -> Iterator[None]:
-    """Turn pyarrow's errors into one sentence."""
-    arrow = _arrow_module("pyarrow")
+    """Turn whatever pyarrow throws at a strange file into one sentence."""
     try:
         yield
-    except (arrow.ArrowException, OSError, UnicodeError) as error:
+    except EdgetuneError:
+        raise
+    except Exception as error:  # besides its own: KeyError, OverflowError, UnicodeError and others
         raise DataError(f"{path} cannot be read: {first_line(error)}") from error
 
 
 def first_line(error: Exception) -> str:
     """Return the first line of an error's text."""
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
+    return brief((str(error).strip() or type(error).__name__).splitlines()[0], MAX_ERROR_CHARS)
 
 
 def read_parquet(path: Path) -> Table:
-    """Open a Parquet file; memory holds one row group's pages at a time."""
+    """Open a Parquet file; memory holds a page of each column at a time.
+
+    Raises:
+        DataError: it is damaged, or a bomb.
+    """
+    from edgetune.data.parquet import batches, check_claims
+
     parquet = _arrow_module("pyarrow.parquet")
     with _translated(path), parquet.ParquetFile(path) as opened:
         schema = opened.schema_arrow
-
-    def batches(columns: list[str]) -> Iterator[Any]:
-        with _translated(path), parquet.ParquetFile(path) as file:
-            yield from file.iter_batches(batch_size=BATCH_ROWS, columns=columns)
-
-    return arrow_table(str(path), schema, batches)
+        check_claims(path, opened.metadata)
+    return arrow_table(
+        str(path), schema, lambda columns: ((path, batch) for batch in batches(path, parquet, columns))
+    )
 
 
 def read_arrow(path: Path) -> Table:
@@ -64,66 +78,112 @@ def _arrow_files(name: str, paths: Sequence[Path]) -> Table:
     with _translated(paths[0]), _open_arrow(paths[0]) as (schema, _):
         pass
 
-    def batches(columns: list[str]) -> Iterator[Any]:
+    def batches(columns: list[str]) -> Iterator[tuple[Path, Any]]:
         for path in paths:
             with _translated(path), _open_arrow(path) as (_, parts):
                 for part in parts:
-                    for start in range(0, part.num_rows, BATCH_ROWS):
-                        yield part.slice(start, BATCH_ROWS).select(columns)
+                    chosen = part.select(columns)
+                    chosen.validate(full=True)  # else a damaged file crashes the process
+                    for start in range(0, chosen.num_rows, BATCH_ROWS):
+                        yield path, chosen.slice(start, BATCH_ROWS)
 
     return arrow_table(name, schema, batches)
 
 
 @contextmanager
 def _open_arrow(path: Path) -> Iterator[tuple[Any, Iterator[Any]]]:
-    """Map an Arrow file into memory; yields its schema and its record batches."""
+    """Map an Arrow file into memory; yields its schema and its record batches.
+
+    A file is the stream inside it: what its end says of where batches lie is not needed.
+    """
     arrow = _arrow_module("pyarrow")
     with arrow.memory_map(str(path), "r") as source:
-        if bytes(source.read(6)) == b"ARROW1":
-            reader = arrow.ipc.open_file(source)
-            yield reader.schema, (reader.get_batch(i) for i in range(reader.num_record_batches))
-        else:
-            source.seek(0)
-            stream = arrow.ipc.open_stream(source)
-            yield stream.schema, iter(stream)
+        start = 8 if bytes(source.read(6)) == b"ARROW1" else 0
+        source.seek(start)
+        unpacked = Unpacked(path)
+        for size in unpacked_sizes(arrow, source):
+            unpacked.add(size)
+            if size > MAX_BATCH_BYTES:
+                raise DataError(
+                    f"{path} holds a record batch of {size / 1e6:,.0f} MB when unpacked, and at most "
+                    f"{MAX_BATCH_BYTES / 1e6:,.0f} MB may be; write smaller batches."
+                )
+        source.seek(start)
+        stream = arrow.ipc.open_stream(source)
+        yield stream.schema, iter(stream)
+
+
+def saved_files(folder: Path) -> list[Path]:
+    """Return the Arrow files of a folder that `datasets` wrote with `save_to_disk`, in order.
+
+    Raises:
+        DataError: the folder holds several splits, is damaged, or names a file outside of itself.
+    """
+    splits = folder / "dataset_dict.json"
+    try:
+        if splits.is_file():
+            names = [str(name) for name in list(_small_json(splits, folder)["splits"])]
+            raise DataError(
+                f"{folder} holds the splits {', '.join(names)}; name one, like {folder / names[0]}."
+            )
+        state = _small_json(folder / "state.json", folder)
+        files = [inside(folder / entry["filename"], folder) for entry in state["_data_files"]]
+    except (OSError, ValueError, LookupError, TypeError, RecursionError) as error:
+        raise DataError(
+            f"{folder} is a damaged dataset folder ({first_line(error)}); save it again."
+        ) from error
+    if not files:
+        raise DataError(f"{folder} is a dataset without rows.")
+    return files
+
+
+def _small_json(path: Path, root: Path) -> Any:
+    with inside(path, root).open("rb") as file:
+        text = file.read(MAX_TOML_BYTES + 1)
+    if len(text) > MAX_TOML_BYTES:
+        raise ValueError(f"{path.name} has more than {MAX_TOML_BYTES:,} bytes")
+    return json.loads(text)
 
 
 def read_saved(folder: Path) -> Table:
     """Open a folder that `datasets` wrote with `save_to_disk`; the library itself is not needed.
 
     Raises:
-        DataError: the folder holds several splits, or is damaged.
+        DataError: the folder holds several splits, is damaged, or names a file outside of itself.
     """
-    splits = folder / "dataset_dict.json"
-    try:
-        if splits.is_file():
-            names = json.loads(splits.read_text("utf-8"))["splits"]
-            raise DataError(
-                f"{folder} holds the splits {', '.join(names)}; name one, like {folder / names[0]}."
-            )
-        state = json.loads((folder / "state.json").read_text("utf-8"))
-        files = [folder / entry["filename"] for entry in state["_data_files"]]
-    except (OSError, ValueError, KeyError, TypeError, IndexError) as error:
-        raise DataError(
-            f"{folder} is a damaged dataset folder ({first_line(error)}); save it again."
-        ) from error
-    if not files:
-        raise DataError(f"{folder} is a dataset without rows.")
-    return _arrow_files(str(folder), files)
+    return _arrow_files(str(folder), saved_files(folder))
 
 
 def arrow_table(name: str, schema: Any, batches: ArrowBatches) -> Table:
-    """Make a table of record batches; ids of a `datasets.ClassLabel` become their names."""
+    """Make a table of record batches; ids of a `datasets.ClassLabel` become their names.
+
+    Raises:
+        DataError: there are too many columns.
+    """
     columns = tuple(str(column) for column in schema.names)
+    if len(columns) > MAX_COLUMNS:
+        raise DataError(f"{name} has {len(columns):,} columns, and at most {MAX_COLUMNS:,} may be.")
     classes = class_names(schema.metadata)
 
     def rows(chosen: Sequence[int]) -> Iterator[Row | BadRow]:
         names = [columns[i] for i in chosen]
-        row = 0
-        for batch in batches(list(dict.fromkeys(names))):
-            values = [_named(batch.column(column).to_pylist(), classes.get(column)) for column in names]
-            yield from enumerate(zip(*values, strict=True), start=row + 1)
-            row += batch.num_rows
+        n_rows, counted = 0, {}
+        with _translated(Path(name)):
+            for path, batch in batches(list(dict.fromkeys(names))):
+                if path is not None and path not in counted:
+                    counted[path] = Unpacked(path)
+                values = (_named(batch.column(column), classes.get(column)) for column in names)
+                n_chars = 0
+                # Row by row, since a few bytes of a file may stand for the same long text many times.
+                for cells in zip(*values, strict=True):
+                    n_rows += 1
+                    n_chars += ROW_BYTES + sum(len(cell) for cell in cells if isinstance(cell, str | bytes))
+                    if path is not None and n_chars > COUNTED_CHARS:
+                        counted[path].add(n_chars)
+                        n_chars = 0
+                    yield n_rows, cells
+                if path is not None:
+                    counted[path].add(n_chars)
 
     return Table(name, columns, True, (), rows)
 
@@ -137,15 +197,17 @@ def class_names(metadata: dict[bytes, bytes] | None) -> dict[str, list[str]]:
             for column, feature in features.items()
             if isinstance(feature, dict) and feature.get("_type") == "ClassLabel"
         }
-    except (KeyError, ValueError, TypeError, AttributeError):
+    except (KeyError, ValueError, TypeError, AttributeError, RecursionError):
         return {}
 
 
-def _named(values: list[Any], names: list[str] | None) -> list[Any]:
-    """Replace class ids by names; -1 stands for "no label"."""
-    if names is None:
-        return values
-    return [
-        names[value] if isinstance(value, int) and 0 <= value < len(names) else None if value == -1 else value
-        for value in values
-    ]
+def _named(column: Any, names: list[str] | None) -> Iterator[Any]:
+    """Yield the values of a column, class ids replaced by their names; -1 stands for "no label"."""
+    for scalar in column:
+        value = scalar.as_py()
+        if names is None or not isinstance(value, int):
+            yield value
+        elif 0 <= value < len(names):
+            yield names[value]
+        else:
+            yield None if value == -1 else value

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import codecs
-import gzip
 import re
-import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any, cast
+from typing import Any
 
-from edgetune.errors import DataError, EnvironmentError_, UsageError
+from edgetune.data.limits import MAX_LINE_CHARS
+from edgetune.data.packed import KINDS, Stream, unpacking
+from edgetune.errors import DataError, UsageError
 
 BLOCK_BYTES = 1 << 18
 SNIFF_BYTES = 1 << 21  # how much of a file is looked at before deciding how it is written
@@ -24,6 +24,10 @@ _MAGIC = {
     b"ARROW1": "an Arrow file; name it .arrow",
     b"\x1f\x8b": "a gzip file; add .gz to its name",
     b"\x28\xb5\x2f\xfd": "a Zstandard file; add .zst to its name",
+    b"BZh": "a bzip2 file; add .bz2 to its name",
+    b"\xfd7zXZ\x00": "an xz file; add .xz to its name",
+    b"7z\xbc\xaf": "a 7z archive; unpack it",
+    b"Rar!": "a rar archive; unpack it",
     b"%PDF": "a PDF document",
     b"SQLite format 3": "an SQLite database",
     b"\x89PNG": "an image",
@@ -36,7 +40,7 @@ _WIDE = ("utf-16", "utf-32")
 def suffixes_of(path: Path) -> tuple[str, str]:
     """Return the format's extension and the compression's, lower case, each possibly empty."""
     suffix = path.suffix.lower()
-    if suffix in (".gz", ".zst"):
+    if suffix in KINDS:
         return Path(path.stem).suffix.lower(), suffix
     return suffix, ""
 
@@ -46,47 +50,22 @@ def reading(path: Path) -> Iterator[None]:
     """Turn what can go wrong while reading a file into one sentence."""
     try:
         yield
-    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
-        raise DataError(f"{path} is damaged or not a gzip file ({error}).") from error
     except UnicodeError as error:
         raise DataError(f"{path} cannot be decoded ({error}); name its encoding with --encoding.") from error
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error.strerror or error}.") from error
 
 
-class _Zstd:
-    """A .zst file as a stream of bytes; its errors become `OSError`."""
-
-    def __init__(self, path: Path) -> None:
-        try:
-            import zstandard
-        except ImportError as error:
-            raise EnvironmentError_(f"Reading {path.name} needs: pip install zstandard") from error
-        self._error: type[Exception] = zstandard.ZstdError
-        self._raw = path.open("rb")
-        self._stream = zstandard.ZstdDecompressor().stream_reader(self._raw, read_across_frames=True)
-
-    def read(self, size: int) -> bytes:
-        try:
-            return self._stream.read(size)
-        except self._error as error:
-            raise OSError(f"damaged or not a Zstandard file ({error})") from error
-
-    def __enter__(self) -> _Zstd:
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        self._raw.close()
-
-
-def open_bytes(path: Path) -> IO[bytes]:
-    """Open a file for reading, unpacking .gz and .zst on the way."""
-    compression = suffixes_of(path)[1]
-    if compression == ".gz":
-        return cast("IO[bytes]", gzip.open(path, "rb"))
-    if compression == ".zst":
-        return cast("IO[bytes]", _Zstd(path))
-    return path.open("rb")
+@contextmanager
+def open_bytes(path: Path) -> Iterator[Stream]:
+    """Open a file for reading, unpacking it on the way where its name says that it is compressed."""
+    kind = suffixes_of(path)[1]
+    if kind:
+        with unpacking(path, kind) as stream:
+            yield stream
+    else:
+        with path.open("rb") as file:
+            yield file
 
 
 def read_start(path: Path, size: int = SNIFF_BYTES) -> bytes:
@@ -147,14 +126,27 @@ class TextFile:
             yield decoder.decode(b"", final=True)
 
     def lines(self) -> Iterator[str]:
-        """Yield physical lines without their ends."""
+        """Yield physical lines without their ends.
+
+        Raises:
+            DataError: a line is longer than any row of text.
+        """
         rest: list[str] = []
+        n_lines = n_chars = 0
         for block in self.blocks():
             head, *tail = block.split(self.newline)
             rest.append(head)
+            n_chars += len(head)
+            if n_chars > MAX_LINE_CHARS:
+                raise DataError(
+                    f"{self.path}:{n_lines + 1} is longer than {MAX_LINE_CHARS:,} characters; take the row "
+                    "out, or write its text on several lines."
+                )
             if tail:
+                n_lines += len(tail)
                 yield _without_return("".join(rest))
                 rest = [tail.pop()]
+                n_chars = len(rest[0])
                 yield from map(_without_return, tail) if "\r" in block else tail
         if last := "".join(rest):
             yield _without_return(last)
@@ -171,14 +163,23 @@ def _without_return(line: str) -> str:
     return line[:-1] if line.endswith("\r") else line
 
 
-def open_text(path: Path, encoding: str) -> TextFile:
+def open_text(path: Path, encoding: str, whole_line: bool = False) -> TextFile:
     """Look at a file's start and make sure that it is text.
+
+    Args:
+        path: the file.
+        encoding: as the user said, or the default.
+        whole_line: whether the start must have a whole line, however long it is.
 
     Raises:
         DataError: the file is empty, binary, or written in another encoding.
         UsageError: there is no such encoding.
     """
-    start = read_start(path)
+    size = SNIFF_BYTES
+    start = read_start(path, size)
+    if whole_line and len(start) >= size and b"\n" not in start and b"\r" not in start:
+        size += MAX_LINE_CHARS
+        start = read_start(path, size)
     if not start.strip(b"\xef\xbb\xbf\r\n\t \x00"):
         raise DataError(f"{path} is empty.")
     for magic, what in _MAGIC.items():
@@ -192,7 +193,7 @@ def open_text(path: Path, encoding: str) -> TextFile:
     with reading(path):
         text = codecs.getincrementaldecoder(codec)(errors="surrogateescape").decode(start)
     newline = "\n" if "\n" in text or "\r" not in text else "\r"
-    file = TextFile(path, codec, text, len(start) < SNIFF_BYTES, newline)
+    file = TextFile(path, codec, text, len(start) < size, newline)
     _check_decoded(file, encoding)
     return file
 

@@ -8,18 +8,19 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
 from dataclasses import asdict
 from hashlib import blake2b
-from itertools import chain, islice
+from itertools import chain
 from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
 
 from edgetune.data.dataset import BadRow, DataOptions, Example, read_examples
-from edgetune.data.quality import count_repeats
+from edgetune.data.limits import MAX_LABELS
+from edgetune.data.quality import change_of_kind, count_repeats
 from edgetune.data.rows import NO_TOKENS, excerpt_of
 from edgetune.data.token_format import (
     BAD_ROWS,
@@ -37,7 +38,9 @@ from edgetune.errors import DataError, ModelError
 from edgetune.types import IntArray
 
 CHUNK_ROWS = 1_000
-MAX_LABELS = 10_000  # more different labels than this are not labels
+CHUNK_CHARS = 1 << 22  # a chunk ends with the text that reaches this
+LEAST_TOKENIZED_CHARS = 1 << 16
+TOKENIZED_CHARS_PER_TOKEN = 512
 MAX_BAD_ROWS_KEPT = 1_000  # in bad_rows.jsonl; all are counted
 
 
@@ -75,6 +78,28 @@ def load_tokenizer(spec: TokenizerSpec) -> Any:
     return tokenizer
 
 
+def beginning(text: str, max_length: int) -> str:
+    """Return as much of a text as `max_length` tokens can come from, so that 10 MB cost no more than a page.
+
+    Nothing that is kept changes: a token has far fewer than `TOKENIZED_CHARS_PER_TOKEN` characters.
+    """
+    return text[: max(LEAST_TOKENIZED_CHARS, TOKENIZED_CHARS_PER_TOKEN * max_length)]
+
+
+def chunks(examples: Iterable[Example]) -> Iterator[list[Example]]:
+    """Yield examples by the thousand; fewer where they are long."""
+    chunk: list[Example] = []
+    n_chars = 0
+    for example in examples:
+        chunk.append(example)
+        n_chars += len(example.text) + len(example.text_pair or "")
+        if len(chunk) >= CHUNK_ROWS or n_chars >= CHUNK_CHARS:
+            yield chunk
+            chunk, n_chars = [], 0
+    if chunk:
+        yield chunk
+
+
 class TokenWriter:
     """Appends tokenized examples to the files of a cache folder; use as a context manager."""
 
@@ -88,6 +113,7 @@ class TokenWriter:
         self._stack = ExitStack()
         self._files: dict[str, IO[bytes]] = {}
         self._ids: dict[str, int] = {}  # in order of appearance
+        self._first_lines: dict[str, int] = {}  # where each label came first
         self._counts: Counter[int] = Counter()
         self._reasons: Counter[str] = Counter()
         self._n_tokens = self._n_truncated = self.n_rows = self.n_bad = 0
@@ -122,7 +148,7 @@ class TokenWriter:
 
     def add(self, examples: list[Example]) -> None:
         """Tokenize and append a chunk of examples."""
-        inputs: list[Any] = [e.text if e.text_pair is None else (e.text, e.text_pair) for e in examples]
+        inputs: list[Any] = [self._input(example) for example in examples]
         try:
             encodings = self._encode(inputs)
         except Exception as error:  # tokenizers raises bare Exception
@@ -138,8 +164,18 @@ class TokenWriter:
         self._append(LABELS, self._label_ids(examples))
         self._files[HASHES].write(b"".join(text_hash(e.text, e.text_pair) for e in examples))
         self._n_tokens += n_new
-        self._n_truncated += sum(1 for encoding in encodings if encoding.overflowing)
+        self._n_truncated += sum(
+            bool(encoding.overflowing) or self._input(example) not in (example.text, tuple(example[1:3]))
+            for encoding, example in zip(encodings, examples, strict=True)
+        )
         self.n_rows += len(examples)
+
+    def _input(self, example: Example) -> str | tuple[str, str]:
+        """Return what the tokenizer is given of an example."""
+        text = beginning(example.text, self._spec.max_length)
+        if example.text_pair is None:
+            return text
+        return text, beginning(example.text_pair, self._spec.max_length)
 
     def finish(self) -> Meta:
         """Close the files, number the labels in their order, and write `meta.json`."""
@@ -164,6 +200,7 @@ class TokenWriter:
             counts={name: self._counts[self._ids[name]] for name in names},
             n_duplicates=repeats.n_duplicates,
             n_conflicts=repeats.n_conflicts,
+            label_change=change_of_kind(self._first_lines) or "",
         )
         (self._folder / META).write_text(json.dumps(asdict(meta), indent=1), encoding="utf-8")
         return meta
@@ -172,7 +209,11 @@ class TokenWriter:
         self._files[name].write(values.tobytes())
 
     def _label_ids(self, examples: list[Example]) -> IntArray:
-        ids = [self._ids.setdefault(e.label, len(self._ids)) for e in examples]
+        for example in examples:
+            if example.label not in self._ids:
+                self._ids[example.label] = len(self._ids)
+                self._first_lines[example.label] = example.line
+        ids = [self._ids[example.label] for example in examples]
         if len(self._ids) > MAX_LABELS:
             raise DataError(
                 f"{self._source} has more than {MAX_LABELS:,} different labels, such as "
@@ -206,8 +247,7 @@ def build(
 ) -> TokenWriter:
     """Tokenize every usable row of `path` into the files of `folder`; call `finish` on the result."""
     with TokenWriter(folder, path, spec) as writer:
-        examples = read_examples(path, options, writer.add_bad)
-        while chunk := list(islice(examples, CHUNK_ROWS)):
+        for chunk in chunks(read_examples(path, options, writer.add_bad)):
             writer.add(chunk)
             if progress is not None:
                 progress(writer.n_read)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-CACHE_VERSION = 1
+CACHE_VERSION = 2
 TOKENS, OFFSETS, LABELS, FIRST_LENGTHS, HASHES = (
     "tokens.bin",
     "offsets.bin",
@@ -51,6 +51,7 @@ class Meta:
         counts: usable rows by label, in the order of the class ids.
         n_duplicates: rows whose text was there before.
         n_conflicts: texts with more than one label.
+        label_change: says where labels change from numbers to words or back; "" if they do not.
     """
 
     version: int
@@ -66,6 +67,7 @@ class Meta:
     counts: dict[str, int]
     n_duplicates: int
     n_conflicts: int
+    label_change: str
 
     @property
     def n_rows(self) -> int:

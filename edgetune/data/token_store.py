@@ -13,6 +13,7 @@ from edgetune.batching import Batch
 from edgetune.data.quality import Repeats, warning_sentences
 from edgetune.data.token_format import BAD_ROWS, FIRST_LENGTHS, HASHES, LABELS, OFFSETS, TOKENS, Meta
 from edgetune.errors import DataError
+from edgetune.shown import brief
 from edgetune.types import IntArray
 
 
@@ -124,9 +125,11 @@ class TokenView:
         ids = {name: i for i, name in enumerate(names)}
         unseen = [(name, count) for name, count in self.counts.items() if count and name not in ids]
         if unseen:
-            shown = ", ".join(f'"{name}" ({count:,} row{"s"[: count != 1]})' for name, count in unseen[:5])
+            shown = ", ".join(
+                f'"{brief(name)}" ({count:,} row{"s"[: count != 1]})' for name, count in unseen[:5]
+            )
             more = f" and {len(unseen) - 5} more" if len(unseen) > 5 else ""
-            known = ", ".join(f'"{name}"' for name in names[:20]) + (", …" if len(names) > 20 else "")
+            known = ", ".join(f'"{brief(name)}"' for name in names[:20]) + (", …" if len(names) > 20 else "")
             raise DataError(
                 f"{self.store.meta.source} has labels that the model does not know: {shown}{more}. "
                 f"Its labels are {known}."
@@ -208,7 +211,8 @@ class TokenStore:
     def warnings(self) -> list[str]:
         """Say what a user should look at before training; [] if nothing."""
         repeats = Repeats(self.meta.n_duplicates, self.meta.n_conflicts)
-        return warning_sentences(self.counts, repeats, self.n_truncated, self.meta.max_length)
+        found = warning_sentences(self.counts, repeats, self.n_truncated, self.meta.max_length)
+        return [self.meta.label_change, *found] if self.meta.label_change else found
 
     def batch(self, rows: IntArray) -> Batch:
         """Copy the rows asked for out of the cache."""

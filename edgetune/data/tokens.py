@@ -25,6 +25,7 @@ from edgetune.data.token_build import TokenWriter, build
 from edgetune.data.token_format import CACHE_VERSION, META, Meta, TokenizerSpec
 from edgetune.data.token_store import TokenStore, TokenView
 from edgetune.errors import DataError, EnvironmentError_
+from edgetune.shown import brief
 
 __all__ = ["TokenStore", "TokenView", "TokenizerSpec", "open_tokens", "overlap", "split_holdout"]
 
@@ -64,7 +65,7 @@ def open_tokens(
         store = _build_cached(folder, path, options, tokenizer, max_bad_rows, progress)
     if len(store.label_names) < min_classes:
         raise DataError(
-            f'Every row of {path} has the label "{store.label_names[0]}"; a classifier needs at least '
+            f'Every row of {path} has the label "{brief(store.label_names[0])}"; a classifier needs at least '
             f"{min_classes} different ones. Is --label the right column?"
         )
     return store

@@ -35,6 +35,7 @@ from edgetune.peers.base import (
     read_train,
 )
 from edgetune.runfolder import disk_errors
+from edgetune.shown import one_line
 
 _IMPORTED_AT_S, _CPU_AT_IMPORT_S = time.perf_counter(), time.process_time()
 
@@ -65,7 +66,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         print(_run(given))
     except EdgetuneError as error:
-        print(f"edgetune.peers: {error}", file=sys.stderr)
+        print(f"edgetune.peers: {one_line(error)}", file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt:
         print("edgetune.peers: stopped.", file=sys.stderr)

@@ -21,6 +21,8 @@ from pydantic import Field
 from edgetune.config import Settings
 
 SCHEMA_VERSION = 1
+MAX_COUNT = 10**12  # of anything that is counted: what is beyond it breaks arithmetic and is no machine's
+MAX_POINTS = 1_000
 Operation = Literal["prefix", "score", "train"]
 
 
@@ -42,7 +44,7 @@ class Machine(Settings):
 
     cpu: str
     cpu_model: str
-    cores: int = Field(ge=1)
+    cores: int = Field(ge=1, le=MAX_COUNT)
     physical_cores: int | None = None
     features: list[str] = Field(default_factory=list)
     memory_mb: float | None = None
@@ -64,10 +66,10 @@ class ModelShape(Settings):
     """
 
     name: str
-    n_layers: int = Field(ge=1)
-    hidden_size: int = Field(ge=1)
-    intermediate_size: int = Field(ge=1)
-    n_parameters: int = Field(ge=1)
+    n_layers: int = Field(ge=1, le=MAX_COUNT)
+    hidden_size: int = Field(ge=1, le=MAX_COUNT)
+    intermediate_size: int = Field(ge=1, le=MAX_COUNT)
+    n_parameters: int = Field(ge=1, le=MAX_COUNT)
 
 
 class Point(Settings):
@@ -84,9 +86,9 @@ class Point(Settings):
     """
 
     op: Operation
-    batch: int = Field(ge=1)
-    length: int = Field(ge=1)
-    depth: int = Field(ge=0)
+    batch: int = Field(ge=1, le=MAX_COUNT)
+    length: int = Field(ge=1, le=MAX_COUNT)
+    depth: int = Field(ge=0, le=MAX_COUNT)
     s: float = Field(gt=0)
     low_s: float = Field(gt=0)
     high_s: float = Field(gt=0)
@@ -132,11 +134,11 @@ class BackendProfile(Settings):
     backend: Literal["ort", "torch"]
     precision: Literal["fp32", "bf16"]
     device: Literal["cpu", "cuda"] = "cpu"
-    threads: int = Field(ge=1)
+    threads: int = Field(ge=1, le=MAX_COUNT)
     threads_tried: dict[str, float] = Field(default_factory=dict)
     fixed: FixedCosts
     memory: Memory
-    points: list[Point] = Field(min_length=1)
+    points: list[Point] = Field(min_length=1, max_length=MAX_POINTS)
 
     @property
     def key(self) -> str:

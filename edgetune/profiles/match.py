@@ -122,7 +122,7 @@ def _distance(found: Match, own: bool, shape: ModelShape | None, machine: Machin
         float(profile.noisy),
         float(not own),
         float(profile.quick),
-        -float("".join(character for character in profile.date if character.isdigit())[:14] or 0),
+        -float("".join(character for character in profile.date if character.isdecimal())[:14] or 0),
     )
 
 

@@ -9,10 +9,8 @@ The user's own go before shipped ones of the same name.
 from __future__ import annotations
 
 import os
-import sys
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
 
 import tomli_w
 from pydantic import ValidationError
@@ -21,12 +19,10 @@ from edgetune.errors import ProfileError, UsageError
 from edgetune.files import write_whole
 from edgetune.profiles.device_profile import SCHEMA_VERSION, DeviceProfile
 from edgetune.profiles.sanity import first_nonsense
+from edgetune.shown import brief
+from edgetune.toml_files import TomlError, read_toml
 
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
-
+MAX_STORED = 1_000  # files of a folder that are looked at
 HEADER = (
     "# Measured by `edgetune profile` (edgetune {edgetune}) on {date}. Units: s, MB (10^6 bytes), W.\n"
     "# Read it with `edgetune profile show {name}`; do not edit it, measure again.\n"
@@ -55,7 +51,8 @@ def user_folder() -> Path:
 def profile_files() -> dict[str, Path]:
     """Return every stored profile's file by name, the user's own before shipped ones."""
     folders = [folder for folder in (shipped_folder(), user_folder()) if folder is not None]
-    return {path.stem: path for folder in folders for path in sorted(folder.glob("*.toml"))}
+    files = [path for folder in folders for path in sorted(folder.glob("*.toml"))[:MAX_STORED]]
+    return {path.stem: path for path in files if path.is_file()}
 
 
 def save(profile: DeviceProfile, path: Path | None = None) -> Path:
@@ -107,7 +104,7 @@ def find_file(name: str | Path) -> Path:
     files = profile_files()
     if not is_path and text in files:
         return files[text]
-    path = Path(text).expanduser()
+    path = Path(os.path.expanduser(text))
     if is_path and path.is_file():
         return path
     if is_path:
@@ -135,8 +132,8 @@ def read_profile(path: Path) -> DeviceProfile:
 def _read(path: Path, changed_ns: int) -> DeviceProfile:
     """Read one file; when it was changed last tells what is remembered from what must be read again."""
     try:
-        raw: dict[str, Any] = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raw = read_toml(path)
+    except TomlError as error:
         raise ProfileError(f"{path} is not TOML ({error}); measure again with `edgetune profile`.") from error
     version = raw.get("schema_version")
     if isinstance(version, int) and version > SCHEMA_VERSION:
@@ -157,7 +154,7 @@ def _read(path: Path, changed_ns: int) -> DeviceProfile:
 def _problem(error: ValidationError) -> str:
     """Say the first thing that is wrong: where, what, and the value."""
     first = error.errors()[0]
-    where = ".".join(str(part) for part in first["loc"]) or "the file"
+    where = brief(".".join(str(part) for part in first["loc"])) or "the file"
     given = first.get("input")
-    shown = "" if isinstance(given, (dict, list)) else f" (given: {given!r})"
+    shown = "" if isinstance(given, (dict, list)) else f" (given: {brief(repr(given))})"
     return f"{where}: {first['msg'].lower()}{shown}"

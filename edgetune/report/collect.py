@@ -9,24 +9,27 @@ folder that cannot be read is left out, and the same sentence says so on the pag
 from __future__ import annotations
 
 import contextlib
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
+from edgetune.data.limits import MAX_LABELS, MAX_RECEIPT_VALUES
 from edgetune.errors import RunError
+from edgetune.json_files import FINITE, decoded, read_json_file
 from edgetune.report.tables import Section, summary_sections
 from edgetune.runfolder import MARKERS
+from edgetune.shown import brief
 
 SUMMARY_VERSION = 1
 PNG_HEAD = b"\x89PNG\r\n\x1a\n"
 MOST_CONFIG_BYTES = 1 << 16
 MOST_CELL_BYTES = 1 << 24
 MOST_PICTURE_BYTES = 1 << 23
+MAX_ERROR_CHARS = 200
 
 
 class _Told(BaseModel):
@@ -100,9 +103,16 @@ class Figures(_Told):
     seed: int | None = None
     interrupted: bool = False
     per_class: list[ClassFigures] = []
-    confusion: list[list[int]] = []
+    confusion: list[list[int]] = Field([], max_length=MAX_LABELS)
     warnings: list[str] = []
     machine: Machine = Machine()
+
+    @field_validator("confusion")
+    @classmethod
+    def _has_so_many_columns(cls, confusion: list[list[int]]) -> list[list[int]]:
+        if any(len(row) > MAX_LABELS for row in confusion):
+            raise ValueError(f"a row of it has more than {MAX_LABELS:,} classes")
+        return confusion
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,7 +205,7 @@ def _cell(folder: Path) -> dict[str, Any]:
     """Return what `cell.json` says of a run in a compare folder, {} where there is none."""
     found = _bytes(folder.parent / "cell.json", MOST_CELL_BYTES)
     try:
-        cell = json.loads(found or b"{}")
+        cell = decoded((found or b"{}").decode("utf-8"))
     except ValueError:
         return {}
     return cell if isinstance(cell, dict) else {}
@@ -236,10 +246,11 @@ def read_run(folder: Path, name: str) -> Record:
         sections = tuple(summary_sections(summary))
     except ValidationError as error:
         problem = error.errors()[0]
-        where = ".".join(str(part) for part in problem["loc"])
+        where = brief(".".join(str(part) for part in problem["loc"]))
         raise RunError(f"{path} is no receipt of edgetune: {where}: {problem['msg'].lower()}.") from error
-    except (LookupError, TypeError, ValueError, AttributeError) as error:
-        raise RunError(f"{path} is not a whole receipt ({type(error).__name__}: {error}).") from error
+    except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
+        what = brief(f"{type(error).__name__}: {error}", MAX_ERROR_CHARS)
+        raise RunError(f"{path} is not a whole receipt ({what}).") from error
     date = _date(folder, summary.get("date") or _cell(folder).get("date"))
     return Record(name, folder, figures, sections, date, _config(folder), _picture(folder))
 
@@ -260,17 +271,34 @@ def _read_summary(path: Path) -> dict[str, Any]:
         RunError: it cannot be read, is no JSON object, or was written by a newer edgetune.
     """
     try:
-        summary = json.loads(path.read_text(encoding="utf-8"), parse_constant=lambda _: None)
+        summary = read_json_file(path, FINITE)
     except OSError as error:
         raise RunError(f"Cannot read {path}: {error.strerror}.") from error
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         raise RunError(f"{path} is damaged ({error}); copy the run folder again, or leave it out.") from error
     if not isinstance(summary, dict):
         raise RunError(f"{path} is no receipt of edgetune: it holds no JSON object.")
+    if _size(summary) > MAX_RECEIPT_VALUES:
+        raise RunError(f"{path} is no receipt of edgetune: it holds far more than a run has to tell.")
     version = summary.get("schema_version", SUMMARY_VERSION)
     if isinstance(version, int) and version > SUMMARY_VERSION:
         raise RunError(f"{path} was written by a newer edgetune (schema {version}); update edgetune.")
     return summary
+
+
+def _size(summary: dict[str, Any]) -> int:
+    """Count the values of a receipt but for its confusion matrix; 16 characters of text are one."""
+    waiting: list[Any] = [summary[name] for name in summary if name != "confusion"]
+    waiting += summary.keys()
+    n_values = 0
+    while waiting and n_values <= MAX_RECEIPT_VALUES:
+        value = waiting.pop()
+        n_values += 1 + (len(value) // 16 if isinstance(value, str) else 0)
+        if isinstance(value, dict):
+            waiting += [*value.keys(), *value.values()]
+        elif isinstance(value, list):
+            waiting += value
+    return n_values
 
 
 def _config(folder: Path) -> str | None:

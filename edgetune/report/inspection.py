@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from edgetune.inspecting import KINDS, Finding, as_table
-from edgetune.report.page_parts import visible
 from edgetune.report.run_table import csv_cell
 from edgetune.report.tables import Section, print_sections
 from edgetune.runfolder import write_out
+from edgetune.shown import brief
 
 SHOWN = 64  # characters of a text that the terminal shows
 TITLES = {
@@ -29,22 +29,17 @@ def print_findings(findings: Sequence[Finding], console: Any) -> None:
         rows: list[tuple[str, ...]] = [
             (
                 f"{one.line:,}",
-                visible(one.label),
+                brief(one.label),
                 "–" if one.mean_loss is None else f"{one.mean_loss:.3f}",
                 "–" if one.confidence is None else f"{one.confidence:.3f}",
                 f"{one.n_seen:,}",
                 f"{one.n_trained:,}",
-                _shortened(one.text),
+                brief(one.text, SHOWN),
             )
             for one in findings
             if one.kind == kind
         ]
         print_sections([Section(TITLES[kind], rows or [("none",)], header if rows else ())], console)
-
-
-def _shortened(text: str) -> str:
-    seen = visible(" ".join(text.split()))
-    return seen if len(seen) <= SHOWN else seen[: SHOWN - 1] + "…"
 
 
 def write_findings(path: Path, findings: Sequence[Finding]) -> None:

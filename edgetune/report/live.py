@@ -10,6 +10,7 @@ from typing import Any, Protocol, TextIO
 from edgetune.counts import Counts
 from edgetune.metrics import Evaluation
 from edgetune.report.words import duration
+from edgetune.shown import brief, on_terminal, one_line
 
 PLAIN_EVERY_S = 10.0
 SPEED_WINDOW_S = 20.0
@@ -83,8 +84,8 @@ def headline(prepared: Any, config: Any) -> str:
     """Say what is about to be trained, on what, by what."""
     train = config.train
     return (
-        f"{config.selection.method} on {config.data.train}: {len(prepared.data.train):,} rows, "
-        f"{len(prepared.data.label_names)} labels ({', '.join(prepared.data.label_names[:6])}"
+        f"{config.selection.method} on {one_line(config.data.train)}: {len(prepared.data.train):,} rows, "
+        f"{len(prepared.data.label_names)} labels ({', '.join(map(brief, prepared.data.label_names[:6]))}"
         f"{', …' if len(prepared.data.label_names) > 6 else ''}); evaluated on {prepared.data.eval_source}\n"
         f"{prepared.model_name} by {prepared.backend.name}, frozen: {prepared.freeze}; "
         f"{'at most ' if config.budget.limits_time else ''}"
@@ -109,7 +110,7 @@ class PlainView:
 
     def say(self, text: str) -> None:
         """Print a line."""
-        print(text, file=self._stream, flush=True)
+        print(on_terminal(text), file=self._stream, flush=True)
 
     def warn(self, text: str) -> None:
         """Print a warning."""
@@ -168,15 +169,15 @@ class RichView(PlainView):
 
     def say(self, text: str) -> None:
         """Print a line above the bar."""
-        self._console.print(text, style="dim", highlight=False, markup=False)
+        self._console.print(on_terminal(text), style="dim", highlight=False, markup=False)
 
     def warn(self, text: str) -> None:
         """Print a warning above the bar."""
-        self._console.print(f"warning: {text}", style="yellow", highlight=False, markup=False)
+        self._console.print(f"warning: {on_terminal(text)}", style="yellow", highlight=False, markup=False)
 
     def begin(self, prepared: Any, config: Any) -> None:
         """Print what is trained and start the bar."""
-        self._console.print(headline(prepared, config), highlight=False, markup=False)
+        self._console.print(on_terminal(headline(prepared, config)), highlight=False, markup=False)
         self._task = self._bar.add_task("", total=1.0, stage="", note="")
         self._bar.start()
 

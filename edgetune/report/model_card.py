@@ -9,6 +9,7 @@ from pathlib import Path, PurePath
 from typing import Any
 
 from edgetune.report.words import Summary, accuracy_words, dataset_name, duration, percent, time_split
+from edgetune.shown import in_markdown, visible
 
 BUILT_IN_NAMES = frozenset(
     {"built-in", "builtin", "all-MiniLM-L6-v2", "sentence-transformers/all-MiniLM-L6-v2"}
@@ -34,8 +35,8 @@ def model_card(summary: Summary) -> str:
 
 
 def _code(text: object) -> str:
-    """Quote text as code, safe from Markdown."""
-    return f"`{str(text).replace('`', '').strip()}`"
+    """Quote text as code, on one line, safe from Markdown."""
+    return f"`{' '.join(visible(text).replace('`', '').split())}`"
 
 
 def _base_model(summary: Summary) -> tuple[str | None, str | None]:
@@ -87,7 +88,7 @@ def _results(summary: Summary) -> str:
     if summary.get("mcc") is not None:
         lines.append(f"Matthews correlation: {summary['mcc']:.4f}")
     if summary.get("eval_source"):
-        lines.append(f"Evaluated on: {summary['eval_source']}")
+        lines.append(f"Evaluated on: {in_markdown(summary['eval_source'])}")
     table = _class_table(summary.get("per_class") or [])
     return "\n\n".join(part for part in (_bullets("Results", lines), table) if part)
 
@@ -97,15 +98,11 @@ def _class_table(per_class: list[dict[str, Any]]) -> str:
         return ""
     head = ["| class | precision | recall | F1 | rows |", "|---|---|---|---|---|"]
     rows = [
-        f"| {_cell(one['label'])} | {one['precision']:.3f} | {one['recall']:.3f} | {one['f1']:.3f} "
+        f"| {in_markdown(one['label'])} | {one['precision']:.3f} | {one['recall']:.3f} | {one['f1']:.3f} "
         f"| {one['support']:,} |"
         for one in per_class
     ]
     return "\n".join(head + rows)
-
-
-def _cell(text: object) -> str:
-    return " ".join(str(text).replace("|", "\\|").split())
 
 
 def _training(summary: Summary) -> str:
@@ -115,8 +112,8 @@ def _training(summary: Summary) -> str:
         ("dataset", "Data", lambda value: _code(PurePath(str(value)).name or value)),
         ("n_train", "Rows in the train set", "{:,}".format),
         ("passes", "Passes", "{:.2f}".format),
-        ("method", "Method", str),
-        ("preset", "Preset", str),
+        ("method", "Method", in_markdown),
+        ("preset", "Preset", in_markdown),
         ("n_seen", "Examples seen", "{:,}".format),
         ("n_scored", "Examples scored", "{:,}".format),
         ("n_trained", "Examples trained", "{:,}".format),
@@ -126,9 +123,9 @@ def _training(summary: Summary) -> str:
         ("batch_size", "Batch size", str),
         ("lr", "Learning rate", "{:g}".format),
         ("max_length", "Longest text (tokens)", str),
-        ("freeze", "Frozen", str),
+        ("freeze", "Frozen", in_markdown),
         ("seed", "Seed", str),
-        ("backend", "Backend", str),
+        ("backend", "Backend", in_markdown),
         ("best_epoch", "Epoch kept", str),
     )
     lines = [f"{name}: {words(summary[key])}" for key, name, words in wanted if summary.get(key) is not None]
@@ -148,10 +145,12 @@ def _cost_lines(summary: Summary) -> Iterator[str]:
     machine = summary.get("machine") or {}
     if machine.get("cpu"):
         cores = f", {machine['cores']} cores" if machine.get("cores") else ""
-        yield f"Machine: {machine['cpu']}{cores}"
+        yield f"Machine: {in_markdown(machine['cpu'])}{cores}"
     if summary.get("elapsed_s") is not None:
         yield f"Time: {duration(summary['elapsed_s'])}"
-    parts = [f"{name} {seconds:.1f} s" for name, seconds in time_split(summary) if seconds >= 0.05]
+    parts = [
+        f"{in_markdown(name)} {seconds:.1f} s" for name, seconds in time_split(summary) if seconds >= 0.05
+    ]
     if parts:
         yield f"Of that: {', '.join(parts)}"
     if summary.get("t_norm_modelled") is not None:
@@ -211,5 +210,5 @@ def _limits(summary: Summary) -> str:
     lines.append("It knows only the classes it was trained on and gives one of them to any text.")
     if summary.get("max_length") is not None:
         lines.append(f"Texts longer than {summary['max_length']} tokens are cut.")
-    lines += [f"Warning about the data: {_cell(text)}" for text in summary.get("warnings") or []]
+    lines += [f"Warning about the data: {in_markdown(text)}" for text in summary.get("warnings") or []]
     return _bullets("Limits", lines)

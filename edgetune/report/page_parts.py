@@ -6,28 +6,18 @@ characters are shown as U+FFFD, and a text of unknown direction is isolated from
 
 from __future__ import annotations
 
-import re
 from collections.abc import Collection, Iterable, Sequence
 from html import escape
 
 from edgetune.report.collect import ClassFigures, Figures
 from edgetune.report.tables import Section
+from edgetune.shown import visible
 
 NOT_MEASURED = "not measured"
 MOST_CLASSES = 24
 """With more classes, the largest confusions stand for the matrix, which no screen would hold."""
 MOST_CONFUSIONS = 30
 VOID = frozenset({"meta", "img", "br", "hr"})
-
-# Control characters but tab and newline, overrides and isolates of direction, surrogates, noncharacters.
-_UNSEEN = re.compile(
-    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff\ufdd0-\ufdef\ufffe\uffff]"
-)
-
-
-def visible(text: object) -> str:
-    """Return a text with U+FFFD for every character that would act instead of being seen."""
-    return _UNSEEN.sub("\ufffd", str(text))
 
 
 class Html(str):

@@ -14,10 +14,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from edgetune.report.page_parts import Html, tag, visible
+from edgetune.report.page_parts import Html, tag
 from edgetune.report.plots import BLUE, GREEN, GREY, ORANGE, SKY, VERMILLION
 from edgetune.report.run_table import Group, phase_seconds, phases
 from edgetune.report.words import duration
+from edgetune.shown import visible
 from edgetune.types import BoolArray, FloatArray
 
 if TYPE_CHECKING:

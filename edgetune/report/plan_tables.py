@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from edgetune.planning.types import Plan, Plans
 from edgetune.report.tables import Section, print_sections
 from edgetune.report.words import duration
+from edgetune.shown import one_line
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -73,8 +74,9 @@ def print_plans(plans: Plans, console: Console, *, explain: bool) -> None:
     print_sections(plan_sections(plans, explain=explain), console)
     if plans.device is not None:
         hint = "" if explain else " `--explain` says why."
+        source = one_line(plans.device.power_source)
         console.print(
-            f"Costs: device profile {plans.device.name}; energy: {plans.device.power_source}. "
+            f"Costs: device profile {one_line(plans.device.name)}; energy: {source}. "
             f"loss: expected points of accuracy short of endless training.{hint}",
             markup=False,
             highlight=False,

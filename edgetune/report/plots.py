@@ -5,6 +5,7 @@ Drawn on Agg through matplotlib's objects: no window, no pyplot, no global state
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,6 +15,7 @@ import numpy.typing as npt
 
 from edgetune.files import whole
 from edgetune.report.words import Summary, accuracy_words, dataset_name, duration, percent, stage_words
+from edgetune.shown import visible
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -140,7 +142,8 @@ def draw_run(history: list[dict[str, Any]], summary: Summary, out: Path) -> None
         axes.spines[["top"]].set_visible(False)
         axes.grid(axis="y", color="#E4E4E4", linewidth=0.8)
         axes.set_axisbelow(True)
-    with whole(out) as scratch:
+    with whole(out) as scratch, warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph .* missing")  # a name in another script
         figure.savefig(scratch, format="png", dpi=100)
 
 
@@ -168,7 +171,7 @@ def _title(write: Any, summary: Summary) -> None:
 
 def _short(text: str, limit: int) -> str:
     # A dollar sign would start matplotlib's own mathematics.
-    text = text.replace("$", r"\$")
+    text = " ".join(visible(text).split()).replace("$", r"\$")
     return text if len(text) <= limit else f"{text[: limit - 1]}…"
 
 

@@ -16,8 +16,9 @@ from itertools import groupby
 from typing import Any
 
 from edgetune.report.collect import Collected, Figures, Record
-from edgetune.report.page_parts import NOT_MEASURED, visible
+from edgetune.report.page_parts import NOT_MEASURED
 from edgetune.report.words import percent, time_split
+from edgetune.shown import in_markdown, visible
 
 SCHEMA_VERSION = 1
 GENERIC_STEMS = frozenset({"train", "training", "data"})
@@ -292,14 +293,9 @@ def to_markdown(collected: Collected) -> str:
         for rank, run in enumerate(group.runs, start=1):
             cells = (column.words(run) for column in columns)
             lines.append(_md_row([str(rank), *(NOT_MEASURED if cell is None else cell for cell in cells)]))
-    told = [f"- {_md_text(text)}" for text in [*notes(groups), *collected.left_out]]
+    told = [f"- {in_markdown(text)}" for text in [*notes(groups), *collected.left_out]]
     return "\n".join([*lines, *([""] if told else []), *told]) + "\n"
 
 
 def _md_row(cells: Iterable[str]) -> str:
-    return f"| {' | '.join(map(_md_text, cells))} |"
-
-
-def _md_text(text: str) -> str:
-    """Return a text that Markdown shows as it is, on one line."""
-    return re.sub(r"([\\|<>`*\[\]])", r"\\\1", " ".join(visible(text).split()))
+    return f"| {' | '.join(map(in_markdown, cells))} |"

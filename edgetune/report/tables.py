@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from edgetune.metrics import Evaluation
 from edgetune.report.words import Summary, accuracy_words, duration, percent, stage_words, time_split
+from edgetune.shown import one_line
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -201,10 +202,11 @@ def sections_text(sections: list[Section]) -> str:
     """Return sections as plain lines, columns aligned."""
     blocks = []
     for section in sections:
-        table = [section.header, *section.rows] if section.header else section.rows
+        rows = [tuple(map(one_line, row)) for row in (section.header, *section.rows)]
+        table = rows if section.header else rows[1:]
         n_columns = max(len(row) for row in table)
         widths = [max(len(row[i]) for row in table if i < len(row)) for i in range(n_columns)]
-        lines = [section.title]
+        lines = [one_line(section.title)]
         for row in table:
             cells = [
                 cell.rjust(width) if section.right and i else cell.ljust(width)
@@ -236,11 +238,11 @@ def print_sections(sections: list[Section], console: Console) -> None:
     from rich.text import Text
 
     for section in sections:
-        console.print(Text(section.title, style="bold"))
+        console.print(Text(one_line(section.title), style="bold"))
         table = Table(box=None, show_header=bool(section.header), pad_edge=False, padding=(0, 2, 0, 0))
         n_columns = max(len(row) for row in [section.header, *section.rows])
         for i in range(n_columns):
-            name = Text(section.header[i]) if i < len(section.header) else ""
+            name = Text(one_line(section.header[i])) if i < len(section.header) else ""
             right = section.right and i > 0 and not (section.title == "Time" and i == n_columns - 1)
             table.add_column(
                 name,
@@ -250,7 +252,7 @@ def print_sections(sections: list[Section], console: Console) -> None:
                 overflow="fold",
             )
         for row in section.rows:
-            table.add_row(*(Text(cell) for cell in row))
+            table.add_row(*(Text(one_line(cell)) for cell in row))
         console.print(table)
 
 

@@ -85,7 +85,7 @@ def changed(pattern: str, by: str) -> str:
         ),
         (changed(r"(?m)^s = .*$", "s = nan"), r"points\.0\.s"),
         (changed(r"(?m)^s = .*$", "s = 5000.0"), "outside of its own interval"),
-        (changed(r"(?m)^report_s = .*$", "report_s = inf"), "report_s is inf"),
+        (changed(r"(?m)^report_s = .*$", "report_s = inf"), "report_s: input should be a finite number"),
         (changed(r"(?m)^depth = 3$", "depth = 9"), "depth that a model of 6 layers"),
         (changed(r"(?m)^batch = 8$", "batch = 32"), "stands there twice"),
         (changed(r"(?m)^cores = .*$", 'cores = "many"'), r"machine\.cores"),

@@ -1,0 +1,687 @@
+"""Each limit of `data/limits.py`, and each kind of bomb: what is beyond it is refused in a sentence."""
+
+from __future__ import annotations
+
+import bz2
+import gzip
+import json
+import lzma
+import os
+import re
+import struct
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.feather
+import pyarrow.parquet
+import pytest
+import zstandard
+from tokenizers import Tokenizer, models, pre_tokenizers
+
+from edgetune.comparing.grid import cells_of, load_grid, make_grid
+from edgetune.config import load_config, make_config
+from edgetune.data import jsonrows, limits, parquet, records, tables, token_build
+from edgetune.data.arrow_size import unpacked_sizes
+from edgetune.data.cache_key import cache_key
+from edgetune.data.dataset import BadRow, DataOptions, Example, read_examples, read_texts
+from edgetune.data.readers import open_table
+from edgetune.data.rows import LONG_LABEL, LONG_TEXT, UNREADABLE_JSON
+from edgetune.data.tokens import TokenizerSpec, open_tokens
+from edgetune.errors import DataError, EdgetuneError, RunError, UsageError
+from edgetune.history import read_history
+from edgetune.json_files import decoded, read_json_file
+from edgetune.profiles.store import find_file, profile_files, read_profile
+from edgetune.report.collect import collect
+from edgetune.row_record import RowRecord, load_record
+
+MB = 1_000_000
+PACK: dict[str, Callable[[bytes], bytes]] = {
+    ".gz": gzip.compress,
+    ".bz2": bz2.compress,
+    ".xz": lambda data: lzma.compress(data, preset=0),
+    ".zst": zstandard.ZstdCompressor().compress,
+}
+
+
+def read(path: Path, options: DataOptions | None = None) -> tuple[list[Example], list[BadRow]]:
+    bad: list[BadRow] = []
+    return list(read_examples(str(path), options or DataOptions(), bad.append)), bad
+
+
+def write(path: Path, content: str | bytes) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    return path
+
+
+# Lines, cells, columns
+
+
+@pytest.mark.parametrize("text", ["word " * (2 * MB), "x" * (10 * MB), 'a""b' * (10 * MB // 4)])
+@pytest.mark.parametrize("name", ["a.csv", "headless.csv", "a.jsonl", "a.json", "a.parquet"])
+def test_a_cell_of_10_mb_works(tmp_path: Path, name: str, text: str) -> None:
+    path = tmp_path / name
+    rows = [{"text": text, "label": "pos"}, {"text": "short", "label": "neg"}]
+    expected = text.replace('""', '"').strip() if name.endswith("csv") else text.strip()
+    if name == "a.parquet":
+        pa.parquet.write_table(pa.Table.from_pylist(rows), path)
+    elif name.endswith("csv"):
+        header = "text,label\n" if name == "a.csv" else ""
+        write(path, f'{header}"{text}",pos\nshort,neg\n')
+    else:
+        write(path, json.dumps(rows) if name == "a.json" else "\n".join(map(json.dumps, rows)))
+    options = DataOptions(text=("1",), label="2") if name == "headless.csv" else DataOptions()
+    examples, bad = read(path, options)
+    assert [(len(one.text), one.label) for one in examples] == [(len(expected), "pos"), (5, "neg")]
+    assert not bad
+
+
+def test_a_line_beyond_the_limit_is_named(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.csv", "text,label\nfine,pos\n" + "x" * (limits.MAX_LINE_CHARS + 1) + ",neg\n")
+    with pytest.raises(DataError, match=r"a\.csv:3 is longer than 16,777,216 characters; take the row out"):
+        read(path)
+
+
+def test_a_json_row_beyond_the_limit_is_named(tmp_path: Path) -> None:
+    row = {"text": "x" * (limits.MAX_LINE_CHARS + 1), "label": 1}
+    path = write(tmp_path / "a.json", json.dumps([{"text": "a", "label": 1}, row]))
+    with pytest.raises(DataError, match=r"a\.json holds one JSON value of more than .* one per line"):
+        read(path)
+
+
+def test_a_cell_beyond_the_limit_is_a_bad_row(tmp_path: Path) -> None:
+    text = "x" * (limits.MAX_LINE_CHARS + 1)
+    table = pa.table({"text": [text, "short"], "label": ["a", "b"]})
+    pa.parquet.write_table(table, tmp_path / "a.parquet", compression="none")
+    examples, bad = read(tmp_path / "a.parquet")
+    assert [one.text for one in examples] == ["short"]
+    assert [(row.line, row.reason) for row in bad] == [(1, LONG_TEXT)]
+
+
+def test_a_label_beyond_the_limit_is_a_bad_row(tmp_path: Path) -> None:
+    longest = "l" * limits.MAX_LABEL_CHARS
+    examples, bad = read(write(tmp_path / "a.csv", f"text,label\na,{longest}\nb,{longest}l\n"))
+    assert [one.label for one in examples] == [longest]
+    assert [row.reason for row in bad] == [LONG_LABEL]
+
+
+@pytest.mark.parametrize("name", ["a.csv", "a.parquet", "a.arrow", "a.jsonl", "a.json"])
+def test_too_many_columns(tmp_path: Path, name: str) -> None:
+    path = tmp_path / name
+    row = {"text": "a", "label": "b", **{f"c{i}": "1" for i in range(limits.MAX_COLUMNS - 1)}}
+    if name == "a.csv":
+        write(path, f"{','.join(row)}\n{','.join(row.values())}\n")
+    elif name == "a.jsonl":
+        write(path, json.dumps(row) + "\n" + json.dumps(row))
+    elif name == "a.json":
+        write(path, json.dumps({key: [value] for key, value in row.items()}))
+    else:
+        table = pa.table({key: [value] for key, value in row.items()})
+        (pa.parquet.write_table if name == "a.parquet" else pa.feather.write_feather)(table, path)
+    with pytest.raises(DataError, match=r"10,001 (columns|different keys), and at most 10,000 may be"):
+        read(path)
+
+
+# Quotes that are never closed
+
+
+def test_open_quotes_are_not_read_ahead_for_ever(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each of these lines opens a quote, and is inside of one that an earlier line opened."""
+    n_fed = 0
+    real = records.joined_record
+
+    def counting(lines: Iterator[str], dialect: records.Dialect) -> list[str] | None:
+        def fed() -> Iterator[str]:
+            nonlocal n_fed
+            for line in lines:
+                n_fed += 1
+                yield line
+
+        return real(fed(), dialect)
+
+    monkeypatch.setattr(records, "joined_record", counting)
+    n_good, n_bad = 25_000, 20_000
+    path = write(tmp_path / "a.csv", "text,label\n" + 'a,"b, c"\n' * n_good + 'a","b\n' * n_bad)
+    examples, _ = read(path)
+    assert len(examples) >= n_good
+    assert n_fed < 100 * n_bad  # and not MAX_RECORD_LINES times
+
+
+def test_a_few_open_quotes_do_not_shorten_records(tmp_path: Path) -> None:
+    text = "\n".join(f"line {i}" for i in range(limits.MAX_RECORD_LINES - 10))
+    stray = "".join(f'"stray {i},neg\n' + "x,neg\n" * 20 for i in range(3))
+    path = write(tmp_path / "a.csv", f'text,label\n"a, b",pos\n{stray}"{text}",pos\n')
+    examples, _ = read(path)
+    assert examples[-1].text == text
+
+
+def test_a_record_of_too_many_lines_was_never_closed(tmp_path: Path) -> None:
+    text = "line\n" * (limits.MAX_RECORD_LINES + 10)
+    path = write(tmp_path / "a.csv", f'text,label\n"a, b",pos\n"{text}",pos\n')
+    examples, bad = read(path)
+    assert examples[0].text == "a, b"
+    assert not any("line" in one.text for one in examples)
+    assert len(bad) > limits.MAX_RECORD_LINES
+
+
+# JSON
+
+
+@pytest.mark.parametrize("deeper", [0, 1])
+def test_nested_json(tmp_path: Path, deeper: int) -> None:
+    levels = limits.MAX_JSON_DEPTH - 1 + deeper
+    row = '{"text": "a", "label": "b", "more": ' + "[" * levels + "]" * levels + "}"
+    examples, bad = read(write(tmp_path / "a.jsonl", f'{row}\n{{"text": "c", "label": "d"}}'))
+    assert [len(examples), len(bad)] == [2 - deeper, deeper]
+    assert all(one.reason == UNREADABLE_JSON for one in bad)
+
+
+def test_json_that_would_fill_the_memory(tmp_path: Path) -> None:
+    many = ",".join(["{}"] * (limits.MAX_JSON_VALUES + 2))
+    row = f'{{"text": "a", "label": [{many}]}}'
+    _, bad = read(write(tmp_path / "a.jsonl", f'{row}\n{{"text": "c", "label": "d"}}'))
+    assert [one.reason for one in bad] == [UNREADABLE_JSON]
+    with pytest.raises(DataError, match="one JSON value"):
+        read(write(tmp_path / "a.json", f"[{row}]"))
+    with pytest.raises(DataError, match="one JSON value"):
+        read(write(tmp_path / "b.json", f'{{"text": [{many.replace("{}", "[]")}]}}'))
+
+
+def test_a_file_of_columns_is_read_whole_up_to_a_limit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    columns = {"text": ["word " * 30_000] * 4, "label": [0, 1, 0, 1]}
+    path = write(tmp_path / "a.json", json.dumps(columns))
+    assert len(read(path)[0]) == 4
+    monkeypatch.setattr(jsonrows, "MAX_COLUMN_FILE_CHARS", 300_000)
+    with pytest.raises(DataError, match="one JSON value of more than 300,000 characters"):
+        read(path)
+
+
+# Bombs
+
+
+@pytest.mark.parametrize("kind", PACK)
+def test_a_packed_file_is_read(tmp_path: Path, kind: str) -> None:
+    content = "text,label\n" + "".join(f"row {i},{i % 3}\n" for i in range(5_000))
+    path = write(tmp_path / f"a.csv{kind}", PACK[kind](content.encode()))
+    assert len(read(path)[0]) == 5_000
+
+
+@pytest.mark.parametrize("kind", PACK)
+def test_several_packed_pieces_follow_each_other(tmp_path: Path, kind: str) -> None:
+    pieces = [b"text,label\n", b"a,1\n" * 3, b"b,2\n" * 3]
+    path = write(tmp_path / f"a.csv{kind}", b"".join(map(PACK[kind], pieces)))
+    assert len(read(path)[0]) == 6
+
+
+@pytest.mark.parametrize("kind", PACK)
+@pytest.mark.parametrize(
+    ("name", "row"), [("a.csv", b"good film,label\n"), ("a.jsonl", b'{"text": "a", "label": 1}\n')]
+)
+def test_a_bomb_is_refused(tmp_path: Path, kind: str, name: str, row: bytes) -> None:
+    rows = b"text,label\n" * (name == "a.csv") + row * (12 * MB // len(row))
+    path = write(tmp_path / f"{name}{kind}", PACK[kind](rows))
+    with pytest.raises(DataError, match=r"a\.\w+\.\w+ has .* 200 times as much when unpacked"):
+        read(path)
+
+
+@pytest.mark.parametrize("kind", PACK)
+def test_more_than_can_be_unpacked_at_all(tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(limits, "MAX_UNPACKED_BYTES", 1_000)
+    path = write(tmp_path / f"a.csv{kind}", PACK[kind](os.urandom(4_000).hex().encode()))
+    with pytest.raises(DataError, match=r"when unpacked; split it"):
+        read(path)
+
+
+def test_what_an_unpacker_must_remember_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = b"text,label\n" + b"".join(b"text %d,%d\n" % (i, i % 2) for i in range(1_000))
+    parameters = zstandard.ZstdCompressionParameters(window_log=24)
+    packer = zstandard.ZstdCompressor(compression_params=parameters).compressobj()
+    write(tmp_path / "a.csv.zst", packer.compress(rows) + packer.flush())
+    write(tmp_path / "a.csv.xz", lzma.compress(rows, preset=6))
+    assert len(read(tmp_path / "a.csv.zst")[0]) == len(read(tmp_path / "a.csv.xz")[0]) == 1_000
+    monkeypatch.setattr(limits, "MAX_WINDOW_BYTES", 1 << 20)
+    for name in ("a.csv.zst", "a.csv.xz"):
+        with pytest.raises(DataError, match="damaged or not a"):
+            read(tmp_path / name)
+
+
+@pytest.mark.parametrize("kind", PACK)
+def test_a_torn_packed_file(tmp_path: Path, kind: str) -> None:
+    whole = PACK[kind](os.urandom(200_000).hex().encode())
+    for content in (whole[: len(whole) // 2], b"nonsense", whole[:3]):
+        with pytest.raises(DataError, match=r"a\.csv\.\w+ (cannot be read: .*damaged|is not text|is empty)"):
+            read(write(tmp_path / f"a.csv{kind}", content))
+
+
+def dictionary_bomb(n_rows: int) -> pa.Table:
+    texts = pa.DictionaryArray.from_arrays(pa.array([0] * n_rows, pa.int32()), pa.array(["a" * 10 * MB]))
+    return pa.table({"text": texts, "label": ["pos", "neg"] * (n_rows // 2)})
+
+
+def test_a_text_that_parquet_repeats(tmp_path: Path) -> None:
+    path = tmp_path / "a.parquet"
+    pa.parquet.write_table(dictionary_bomb(5_000), path, compression="zstd")
+    metadata = pa.parquet.read_metadata(path)
+    assert parquet.batch_rows(path, metadata, ["text"]) * 10 * MB <= limits.MAX_BATCH_BYTES
+    assert parquet.batch_rows(path, metadata, ["label"]) == parquet.BATCH_ROWS
+    with pytest.raises(DataError, match=r"a\.parquet .* 200 times"):
+        read(path)
+
+
+def test_parquet_values_that_repeat_the_one_before(tmp_path: Path) -> None:
+    path = tmp_path / "a.parquet"
+    table = pa.table({"text": ["a" * MB] * 20, "label": list("ab") * 10})
+    encodings = {"text": "DELTA_BYTE_ARRAY", "label": "PLAIN"}
+    pa.parquet.write_table(table, path, use_dictionary=False, column_encoding=encodings, compression="none")
+    metadata = pa.parquet.read_metadata(path)
+    stored = metadata.row_group(0).column(0).total_uncompressed_size
+    assert stored < 2 * MB
+    assert parquet.batch_rows(path, metadata, ["text"]) * stored <= limits.MAX_BATCH_BYTES
+
+
+def test_parquet_that_says_that_it_is_a_bomb(tmp_path: Path) -> None:
+    path = tmp_path / "a.parquet"
+    table = pa.table({"text": ["a" * 1_000] * 20_000, "label": ["b"] * 20_000})
+    pa.parquet.write_table(table, path, use_dictionary=False, compression="zstd")
+    with pytest.raises(DataError, match=r"a\.parquet .* 200 times"):
+        tables.read_parquet(path)
+
+
+def test_a_batch_of_parquet_that_is_too_large(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "a.parquet"
+    texts = [os.urandom(20_000 if i < 10 else 20).hex() for i in range(1_000)]
+    pa.parquet.write_table(pa.table({"text": texts, "label": ["a", "b"] * 500}), path, use_dictionary=False)
+    assert len(read(path)[0]) == 1_000
+    monkeypatch.setattr(limits, "MAX_BATCH_BYTES", 100_000)
+    with pytest.raises(DataError, match="take the longest texts out"):
+        read(path)
+
+
+def write_arrow(path: Path, table: pa.Table, compression: str | None) -> Path:
+    options = pa.ipc.IpcWriteOptions(compression=compression)
+    with pa.ipc.new_file(str(path), table.schema, options=options) as writer:
+        writer.write_table(table)
+    return path
+
+
+def test_an_arrow_batch_that_unpacks_to_too_much(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    texts = [os.urandom(100).hex() for _ in range(10_000)]
+    path = write_arrow(tmp_path / "a.arrow", pa.table({"text": texts, "label": ["a", "b"] * 5_000}), "zstd")
+    assert len(read(path)[0]) == 10_000
+    monkeypatch.setattr(tables, "MAX_BATCH_BYTES", MB)
+    with pytest.raises(DataError, match=r"a record batch of 2 MB when unpacked, .* write smaller batches"):
+        read(path)
+
+
+@pytest.mark.parametrize("repeated", [True, False])
+def test_an_arrow_bomb(tmp_path: Path, repeated: bool) -> None:
+    table = dictionary_bomb(1_000) if repeated else pa.table({"text": ["a" * MB] * 20, "label": ["b"] * 20})
+    with pytest.raises(DataError, match="200 times"):
+        read(write_arrow(tmp_path / "a.arrow", table, "zstd"))
+
+
+@pytest.mark.parametrize("compression", ["lz4", "zstd", None])
+def test_what_an_arrow_batch_unpacks_to_is_told_right(tmp_path: Path, compression: str | None) -> None:
+    texts = pa.array(["word " * i for i in range(300)])
+    table = pa.table({"text": texts, "n": pa.array(range(300)), "same": texts.dictionary_encode()})
+    path = write_arrow(tmp_path / "a.arrow", table, compression)
+    with pa.memory_map(str(path)) as source:
+        source.seek(8)
+        told = list(unpacked_sizes(pa, source))
+    (batch,) = table.to_batches()
+    rows = batch.column("same").indices.nbytes + batch.column("text").nbytes + batch.column("n").nbytes
+    dictionary = batch.column("same").dictionary.nbytes
+    if compression is None:
+        assert sum(told) == 0
+    else:
+        assert told[-1] == pytest.approx(rows, abs=64)
+        assert sum(told) - told[-1] == pytest.approx(dictionary, abs=64)
+
+
+def test_arrow_offsets_that_lie_do_not_crash(tmp_path: Path) -> None:
+    offsets = pa.py_buffer(struct.pack("<4i", 0, 5, 1 << 30, 10))
+    lying = pa.Array.from_buffers(pa.string(), 3, [None, offsets, pa.py_buffer(b"good film!")])
+    table = pa.table({"text": lying, "label": ["a", "b", "c"]})
+    with pytest.raises(DataError, match=r"a\.arrow cannot be read"):
+        read(write_arrow(tmp_path / "a.arrow", table, None))
+
+
+# Labels and tokens
+
+
+@pytest.fixture
+def spec(tmp_path: Path) -> TokenizerSpec:
+    tokenizer = Tokenizer(models.WordLevel({"[UNK]": 0, "word": 1, "a": 2}, unk_token="[UNK]"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    tokenizer.save(str(tmp_path / "tokenizer.json"))
+    return TokenizerSpec(tmp_path / "tokenizer.json", max_length=8, pad_id=0)
+
+
+def test_too_many_labels(tmp_path: Path, spec: TokenizerSpec) -> None:
+    def labelled(n: int) -> Path:
+        return write(tmp_path / "a.csv", "text,label\n" + "".join(f"word,l{i}\n" for i in range(n)))
+
+    store = open_tokens(str(labelled(limits.MAX_LABELS)), DataOptions(), spec, tmp_path / "cache", 0.0)
+    assert len(store.label_names) == limits.MAX_LABELS
+    with pytest.raises(DataError, match="more than 2,000 different labels"):
+        open_tokens(str(labelled(limits.MAX_LABELS + 1)), DataOptions(), spec, tmp_path / "cache", 0.0)
+
+
+def test_a_long_text_is_tokenized_as_far_as_it_is_kept(
+    tmp_path: Path, spec: TokenizerSpec, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    longest = 0
+    real = token_build.load_tokenizer
+
+    class Spy:
+        def __init__(self, spec: TokenizerSpec) -> None:
+            self._tokenizer = real(spec)
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(self._tokenizer, name)
+
+        def encode_batch_fast(self, texts: list[str]) -> Any:
+            nonlocal longest
+            longest = max(longest, *map(len, texts))
+            return self._tokenizer.encode_batch(texts)
+
+    monkeypatch.setattr(token_build, "load_tokenizer", Spy)
+    long = "word " * (2 * MB)
+    path = write(tmp_path / "a.csv", f"text,label\n{long},x\na,y\n{' ' * 70_000}a{' ' * 70_000}a,x\n")
+    store = open_tokens(str(path), DataOptions(), spec, tmp_path / "cache", 0.0)
+    assert longest <= token_build.LEAST_TOKENIZED_CHARS
+    assert store.batch(np.array([0, 1])).tokens.tolist() == [1] * 8 + [2]
+    assert store.n_truncated == 2  # the long one, and the one of which the end was not even looked at
+
+
+def test_chunks_of_long_texts_are_short() -> None:
+    texts = [Example(i, "x" * MB, None, "a") for i in range(20)]
+    assert [len(chunk) for chunk in token_build.chunks(iter(texts))] == [5, 5, 5, 5]
+    few = [Example(i, "x", None, "a") for i in range(2_001)]
+    assert [len(chunk) for chunk in token_build.chunks(iter(few))] == [1_000, 1_000, 1]
+
+
+@pytest.mark.parametrize(
+    ("rows", "says"),
+    [
+        ("a,0\nb,1\nc,neg\nd,pos\n", r'from numbers \("0"\) to words \("neg", first in line 4\)'),
+        ("a,neg\nb,pos\nc,1\n", r'from words \("neg"\) to numbers \("1", first in line 4\)'),
+        ("a,0\nb,1.0\n", None),
+        ("a,neg\nb,pos\n", None),
+    ],
+)
+def test_labels_that_change_their_kind(
+    tmp_path: Path, spec: TokenizerSpec, rows: str, says: str | None
+) -> None:
+    path = write(tmp_path / "a.csv", f"text,label\n{rows}")
+    told = [
+        sentence
+        for sentence in open_tokens(str(path), DataOptions(), spec, tmp_path / "cache", 0.0).warnings()
+        if "labels change" in sentence
+    ]
+    assert len(told) == (says is not None)
+    assert says is None or re.search(says, told[0])
+
+
+# Folders
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    for label in ("pos", "neg"):
+        write(tmp_path / "d" / label / "1.txt", f"a {label} text")
+    write(tmp_path / "secret.txt", "not theirs")
+    return tmp_path / "d"
+
+
+@pytest.mark.parametrize("link", ["pos/2.txt", "out"])
+def test_a_folder_does_not_lead_out_of_itself(folder: Path, spec: TokenizerSpec, link: str) -> None:
+    target = folder.parent / "secret.txt" if link.endswith(".txt") else folder.parent
+    (folder / link).symlink_to(target)
+    with pytest.raises(DataError, match=rf"{link} leads out of .*d, to .*; .*take the link out"):
+        read(folder)
+    with pytest.raises(DataError, match="leads out of"):
+        cache_key(str(folder), DataOptions(), spec.path, 8, 1)
+
+
+def test_a_link_inside_a_folder_is_followed(folder: Path) -> None:
+    (folder / "pos" / "2.txt").symlink_to(folder / "neg" / "1.txt")
+    assert [(one.text, one.label) for one in read(folder)[0]] == [
+        ("a neg text", "neg"),
+        ("a pos text", "pos"),
+        ("a neg text", "pos"),
+    ]
+
+
+def test_pipes_loops_and_folders_that_are_named_like_texts_are_left_out(folder: Path) -> None:
+    os.mkfifo(folder / "pos" / "pipe.txt")
+    (folder / "pos" / "folder.txt").mkdir()
+    (folder / "pos" / "loop.txt").symlink_to(folder / "pos" / "loop.txt")
+    assert len(read(folder)[0]) == 2
+
+
+def test_too_many_files(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(limits, "MAX_FOLDER_FILES", 3)
+    assert len(read(folder)[0]) == 2
+    for i in range(3):
+        write(folder / "pos" / f"more{i}.txt", "text")
+    with pytest.raises(DataError, match="pos holds more than 3 files"):
+        read(folder)
+
+
+def test_a_file_that_is_too_long_for_a_text(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(limits, "MAX_LINE_CHARS", 20)
+    write(folder / "pos" / "2.txt", "x" * 21)
+    examples, bad = read(folder)
+    assert len(examples) == 2
+    assert [(Path(row.file).name, row.reason) for row in bad] == [("2.txt", LONG_TEXT)]
+
+
+@pytest.mark.parametrize("name", ["../secret.arrow", "/etc/passwd", "link.arrow"])
+def test_a_saved_dataset_does_not_lead_out_of_itself(tmp_path: Path, spec: TokenizerSpec, name: str) -> None:
+    table = pa.table({"text": ["a"], "label": ["b"]})
+    folder = tmp_path / "d"
+    folder.mkdir()
+    write_arrow(tmp_path / "secret.arrow", table, None)
+    (folder / "link.arrow").symlink_to(tmp_path / "secret.arrow")
+    write(folder / "state.json", json.dumps({"_data_files": [{"filename": name}]}))
+    for look in (read, lambda path: cache_key(str(path), DataOptions(), spec.path, 8, 1)):
+        with pytest.raises(DataError, match="leads out of"):
+            look(folder)
+
+
+def test_a_file_that_vanishes_while_it_is_read(tmp_path: Path) -> None:
+    content = "text,label\n" + "".join(f"row {i},{i % 2}\n" for i in range(400_000))
+    path = write(tmp_path / "a.csv", content)
+    table = read_examples(str(path), DataOptions(), lambda bad: None)
+    assert next(table).text == "row 0"
+    path.unlink()  # an open file can be read to its end
+    assert sum(1 for _ in table) == 399_999
+    with pytest.raises(DataError, match=r"There is no .*a\.csv"):
+        list(read_texts(str(path), DataOptions()))
+
+
+@pytest.mark.parametrize("name", ["a.csv", "a.jsonl", "a.parquet", "a.arrow"])
+def test_a_file_that_vanishes_between_opening_and_reading(tmp_path: Path, name: str) -> None:
+    path = tmp_path / name
+    if name == "a.parquet":
+        pa.parquet.write_table(pa.table({"text": ["a"], "label": ["b"]}), path)
+    elif name == "a.arrow":
+        write_arrow(path, pa.table({"text": ["a"], "label": ["b"]}), None)
+    else:
+        write(path, "text,label\na,b\n" if name == "a.csv" else '{"text": "a", "label": "b"}\n{}')
+    opened = open_table(str(path), "utf-8", None, None)
+    path.unlink()
+    with pytest.raises(DataError, match=rf"{name} cannot be read: .*[Nn]o such file"):
+        list(opened.read((0, 1)))
+
+
+# Settings, grids, profiles
+
+
+LOADERS: list[Callable[[Path], object]] = [load_config, load_grid, read_profile]
+
+
+@pytest.mark.parametrize("load", LOADERS)
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        ("a = " + "[" * 4_000, "nested too deeply"),
+        ("a." * 3_000 + "a = 1", "line 1 has more than 4,096 characters"),
+        ("# comment\n" * 30_000, "more than 262,144 bytes"),
+        ("a = " + "1" * 4_000 + "2" * 90, "is not TOML|stands outside|no key|no device profile|limit"),
+        ("a = \x00", "TOML"),
+        (b"a = '\xff'", "TOML"),
+        ("[a]\nx = 1\n[a]\n", "TOML"),
+    ],
+)
+def test_toml_that_no_settings_are(
+    tmp_path: Path, load: Callable[[Path], object], content: str | bytes, says: str
+) -> None:
+    with pytest.raises(EdgetuneError, match=rf"a\.toml.*({says})"):
+        load(write(tmp_path / "a.toml", content))
+
+
+@pytest.mark.parametrize("load", LOADERS)
+def test_a_pipe_is_no_settings(tmp_path: Path, load: Callable[[Path], object]) -> None:
+    os.mkfifo(tmp_path / "a.toml")
+    with pytest.raises(EdgetuneError, match="it is no file"):
+        load(tmp_path / "a.toml")
+
+
+def test_stored_profiles_are_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("EDGETUNE_PROFILES", str(tmp_path))
+    os.mkfifo(tmp_path / "pipe.toml")
+    (tmp_path / "folder.toml").mkdir()
+    assert not {"pipe", "folder"} & set(profile_files())
+    with pytest.raises(UsageError, match="no profile file"):
+        find_file("~nobody-of-that-name/x.toml")
+
+
+@pytest.mark.parametrize("preset", [[], {}, 1, ["default"]])
+def test_a_preset_of_another_type(preset: Any) -> None:
+    with pytest.raises(UsageError, match="There is no preset"):
+        make_config({"data": {"train": "x"}, "selection": {"preset": preset}})
+
+
+@pytest.mark.parametrize(
+    ("section", "name", "value"),
+    [
+        ("train", "seed", 2**32),
+        ("budget", "deadline_s", float("inf")),
+        ("selection", "threshold", float("nan")),
+    ],
+)
+def test_numbers_that_no_run_can_have(section: str, name: str, value: Any) -> None:
+    with pytest.raises(UsageError, match=name):
+        make_config({"data": {"train": "x"}, section: {name: value}})
+
+
+def test_a_file_name_that_is_no_text_is_refused() -> None:
+    with pytest.raises(UsageError, match=r"data\.train: caf.\.csv holds bytes that are not UTF-8"):
+        make_config({"data": {"train": "caf\udce9.csv"}})
+
+
+def test_a_grid_of_too_many_runs() -> None:
+    data = [{"name": "a", "train": "a.csv"}]
+    with pytest.raises(UsageError, match=r"about 110,000 runs, and at most 10,000"):
+        cells_of(make_grid({"data": data, "methods": ["random"] * 4, "seeds": list(range(11_000))}, "x"))
+    with pytest.raises(UsageError, match="seeds"):
+        make_grid({"data": data, "seeds": [-1]}, "x")
+
+
+# Run folders
+
+
+def test_a_history_has_bounds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    line = '{"kind":"note","t_s":0}\n'
+    path = write(tmp_path / "history.jsonl", line * 100)
+    assert len(read_history(path)) == 100
+    with monkeypatch.context() as patch:
+        patch.setattr("edgetune.history.MAX_HISTORY_LINES", 99)
+        with pytest.raises(RunError, match="too large"):
+            read_history(path)
+    with monkeypatch.context() as patch:
+        patch.setattr("edgetune.history.MAX_HISTORY_BYTES", 1_000)
+        with pytest.raises(RunError, match="too large"):
+            read_history(path)
+    write(path, line + '{"kind":"note","t_s":0,"x":"' + "x" * limits.MAX_HISTORY_LINE_BYTES + '"}\n')
+    with pytest.raises(RunError, match=r"line 2: .* too many for a line"):
+        read_history(path)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        '{"kind":[],"t_s":0}',
+        '{"kind":"note","t_s":"0"}',
+        '{"kind":"note","t_s":1e400}',
+        '{"kind":"step","t_s":0,"loss":"high"}',
+        '{"kind":"stage","t_s":0}',
+        '{"kind":"note","t_s":0,"x":' + "[" * 200 + "]" * 200 + "}",
+        '{"kind":"note","t_s":' + "9" * 5_000 + "}",
+        "[" * 3_000,
+        "\udcff",
+    ],
+)
+def test_lines_that_no_history_has(tmp_path: Path, line: str) -> None:
+    path = tmp_path / "history.jsonl"
+    path.write_bytes(line.encode("utf-8", "surrogateescape") + b"\n")
+    with pytest.raises(RunError, match=r"history\.jsonl, line 1: not a"):
+        read_history(path)
+
+
+def test_a_receipt_of_too_many_bytes(tmp_path: Path) -> None:
+    path = write(tmp_path / "r" / "summary.json", "{}")
+    os.truncate(path, limits.MAX_RECEIPT_BYTES + 1)
+    with pytest.raises(ValueError, match="more than 67,108,864 bytes"):
+        read_json_file(path)
+    with pytest.raises(RunError, match=r"summary\.json is damaged \(it has more than"):
+        collect([tmp_path / "r"])
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("stages", [{"stage": "all"}] * 300_000),
+        ("dataset", "x" * 9_000_000),
+        ("confusion", [[1] * 3_000]),
+        ("confusion", [[1]] * 3_000),
+        ("label_names", ["a"] * 600_000),
+    ],
+)
+def test_a_receipt_that_tells_too_much(tmp_path: Path, name: str, value: Any) -> None:
+    write(tmp_path / "r" / "summary.json", json.dumps({name: value}))
+    with pytest.raises(RunError, match=r"summary\.json is no receipt of edgetune"):
+        collect([tmp_path / "r"])
+
+
+@pytest.mark.parametrize("text", ["[" * 100_000, "[" * 65 + "]" * 65, '{"a":' * 65 + "1" + "}" * 65])
+def test_decoded_json_is_not_deep(text: str) -> None:
+    with pytest.raises(ValueError, match="nested too deeply"):
+        decoded(text)
+    assert decoded("[" * 64 + "]" * 64) is not None
+
+
+@pytest.mark.parametrize("spoil", ["packed", "claims", "shape", "type", "short", "noise"])
+def test_a_record_of_rows_that_is_none(tmp_path: Path, spoil: str) -> None:
+    columns = dict(RowRecord.empty(10_000).__dict__)
+    if spoil == "shape":
+        columns["n_seen"] = np.zeros((10, 1_000), dtype=np.int32)
+    if spoil == "type":
+        columns["n_seen"] = np.array(["x"] * 10_000)
+    if spoil == "short":
+        columns["n_seen"] = columns["n_seen"][:10]
+    (np.savez_compressed if spoil == "packed" else np.savez)(tmp_path / "rows.npz", **columns)
+    if spoil == "claims":  # a column of 99 billion rows
+        content = (tmp_path / "rows.npz").read_bytes()
+        (tmp_path / "rows.npz").write_bytes(content.replace(b"(10000,), }    ", b"(99999999999,),"))
+    if spoil == "noise":
+        (tmp_path / "rows.npz").write_bytes(b"PK\x03\x04" + bytes(range(256)))
+    with pytest.raises(RunError, match=r"rows\.npz is damaged"):
+        load_record(tmp_path)

@@ -1,0 +1,149 @@
+"""What a file is fed to: all that edgetune does with one before it trains, and with a run afterwards."""
+
+from __future__ import annotations
+
+import contextlib
+import tempfile
+from collections.abc import Callable
+from datetime import datetime, timezone
+from functools import lru_cache
+from pathlib import Path
+from random import Random
+
+from tokenizers import Tokenizer, models, pre_tokenizers
+
+from edgetune.comparing.grid import cells_of, load_grid
+from edgetune.config import SECTIONS, dump_config, load_config, make_config, merged
+from edgetune.data.dataset import BadRow, DataOptions, read_examples, read_texts
+from edgetune.data.tokens import TokenizerSpec, open_tokens
+from edgetune.errors import EdgetuneError
+from edgetune.history import read_history
+from edgetune.profiles.device_profile import DeviceProfile
+from edgetune.profiles.match import match
+from edgetune.profiles.store import read_profile, to_toml
+from edgetune.profiles.table import profile_sections
+from edgetune.report.collect import collect
+from edgetune.report.page import page
+from edgetune.report.plots import trace
+from edgetune.report.run_table import to_csv, to_json, to_markdown
+from edgetune.report.tables import sections_text, summary_text
+from edgetune.row_record import load_record
+from edgetune.saved import load_run
+
+TEXTS_RATE = 0.2
+TOKENS_RATE = 0.3
+PAGE_RATE = 0.1
+MADE = datetime(2026, 11, 18, tzinfo=timezone.utc)
+
+WAYS = (
+    DataOptions(),
+    DataOptions(),
+    DataOptions(),
+    DataOptions(text=("1",), label="2"),
+    DataOptions(text=("1",), label="2"),
+    DataOptions(text=("1",), label="2"),
+    DataOptions(text=("1", "2"), label="2", pair=True),
+    DataOptions(text=("text",), label="label", header=True),
+    DataOptions(header=False),
+    DataOptions(delimiter=","),
+    DataOptions(encoding="latin-1"),
+    DataOptions(encoding="utf-16"),
+)
+
+
+@lru_cache(maxsize=1)
+def _tokenizer() -> TokenizerSpec:
+    words = {word: i for i, word in enumerate(("[UNK]", "word", "film", "good", "a", "the"))}
+    tokenizer = Tokenizer(models.WordLevel(words, unk_token="[UNK]"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    path = Path(tempfile.mkdtemp(prefix="edgetune-fuzz-")) / "tokenizer.json"
+    tokenizer.save(str(path))
+    return TokenizerSpec(path, max_length=16, pad_id=0)
+
+
+def data(path: Path, rng: Random) -> None:
+    """Read a file as labelled rows, as texts to predict, or into a token cache: one of the three."""
+    options, bad = rng.choice(WAYS), list[BadRow]()
+    drawn = rng.random()
+    if drawn < TEXTS_RATE:
+        for _ in read_texts(str(path), options):
+            pass
+    elif drawn < TEXTS_RATE + TOKENS_RATE:
+        with tempfile.TemporaryDirectory(prefix="edgetune-fuzz-") as cache:
+            open_tokens(str(path), options, _tokenizer(), Path(cache), max_bad_rows=0.5).warnings()
+    else:
+        for _ in read_examples(str(path), options, bad.append):
+            del bad[100:]
+
+
+def config(path: Path, rng: Random) -> None:
+    """Read settings, put options over them, and write them out again."""
+    given = {name: {} for name in SECTIONS} | {"data": {"train": "rows.csv"} if rng.random() < 0.5 else {}}
+    dump_config(merged(load_config(path), given))
+
+
+def grid(path: Path, rng: Random) -> None:
+    """Read a grid and list its runs."""
+    for cell in cells_of(load_grid(path)):
+        cell.key("rows")
+
+
+def profile(path: Path, rng: Random) -> None:
+    """Read a device profile, match it with a machine, and show it."""
+    read: DeviceProfile = read_profile(path)
+    match(read, read.machine, {})
+    sections_text(profile_sections(read))
+    to_toml(read)
+
+
+def history(path: Path, rng: Random) -> None:
+    """Read a history, and what its picture shows."""
+    trace(read_history(path), {})
+
+
+def run(path: Path, rng: Random) -> None:
+    """Put a run into the tables and on the page; read its rows and its settings."""
+    with contextlib.suppress(EdgetuneError):
+        load_record(path)
+    with contextlib.suppress(EdgetuneError):
+        make_config(load_config(path / "config.toml"))
+    with contextlib.suppress(EdgetuneError):
+        history(path / "history.jsonl", rng)
+    with contextlib.suppress(EdgetuneError):
+        load_run(path)
+    found = collect([path])
+    for write in (to_csv, to_json, to_markdown):
+        write(found).encode()
+    for record in found.runs:
+        sections_text(list(record.sections)).encode()
+    if rng.random() < PAGE_RATE:
+        page(found, MADE).encode()
+
+
+FEEDS: dict[str, Callable[[Path, Random], None]] = {
+    "data": data,
+    "config": config,
+    "grid": grid,
+    "profile": profile,
+    "history": history,
+    "run": run,
+}
+
+
+def feed(path: Path, kind: str, seed: int) -> None:
+    """Feed a file to its loader.
+
+    Raises:
+        EdgetuneError: it was refused, as it may be.
+    """
+    FEEDS[kind](path, Random(seed))
+
+
+def warm_up() -> None:
+    """Import and start everything, so that no file pays for that."""
+    import matplotlib.backends.backend_svg
+    import pyarrow.parquet
+
+    _tokenizer()
+    del matplotlib, pyarrow
+    assert summary_text({}) == ""

@@ -1,0 +1,115 @@
+"""Feeds cases to a worker, one after the other, and says what came of each."""
+
+from __future__ import annotations
+
+import json
+import select
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from cases import Case
+
+HERE = Path(__file__).resolve().parent
+START_LIMIT_S = 120.0
+MAX_SAID = 1_500
+GOOD, BAD = ("read", "refused"), ("traceback", "unclear", "hang", "memory", "died")
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What came of a case.
+
+    Attributes:
+        what: of `GOOD` or `BAD`. `unclear`: refused without a sentence, or with a book; `died`: the worker
+            did, by a signal.
+        said: the sentence, or the traceback.
+        seconds: it took.
+        grew_mb: the worker's memory at its peak, above what it was before (10^6 bytes).
+    """
+
+    what: str
+    said: str
+    seconds: float
+    grew_mb: float
+
+
+class Worker:
+    """A process that lives as long as the files let it."""
+
+    def __init__(self, limit_s: float, feeds: str = "feeds") -> None:
+        self._limit_s, self._feeds = limit_s, feeds
+        self._process: subprocess.Popen[str] | None = None
+
+    def __enter__(self) -> Worker:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._stop()
+
+    def _start(self) -> None:
+        self._process = subprocess.Popen(
+            [sys.executable, str(HERE / "worker.py"), self._feeds],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+        )
+        if self._answer(START_LIMIT_S) is None:
+            self._stop()
+            raise SystemExit("The worker does not start; try `python tools/fuzz/worker.py` by hand.")
+
+    def _stop(self) -> None:
+        if self._process is not None:
+            self._process.kill()
+            self._process.communicate()
+            self._process = None
+
+    def _answer(self, limit_s: float) -> dict[str, Any] | None:
+        """Return the worker's next answer; None when it does not come in time, or the worker died."""
+        assert self._process is not None
+        assert self._process.stdout is not None
+        ready, _, _ = select.select([self._process.stdout], [], [], limit_s)
+        line = self._process.stdout.readline() if ready else ""
+        return json.loads(line) if line else None
+
+    def run(self, case: Case) -> Outcome:
+        """Feed a case; what takes too long is tried again alone, since the machine may have been busy."""
+        outcome = self._once(case)
+        return self._once(case) if outcome.what == "hang" else outcome
+
+    def _once(self, case: Case) -> Outcome:
+        if self._process is None:
+            self._start()
+        assert self._process is not None
+        assert self._process.stdin is not None
+        started = time.perf_counter()
+        request = {"path": str(case.path), "kind": case.feed, "seed": case.seed}
+        self._process.stdin.write(json.dumps(request) + "\n")
+        self._process.stdin.flush()
+        answer = self._answer(self._limit_s)
+        seconds = time.perf_counter() - started
+        if answer is None:
+            died = self._process.poll() is not None
+            code = self._process.returncode
+            self._stop()
+            if died or seconds < self._limit_s:
+                return Outcome("died", f"the worker died (exit code {code})", seconds, 0.0)
+            return Outcome("hang", f"no answer in {self._limit_s:g} s", seconds, 0.0)
+        what = answer["outcome"]
+        if what == "refused" and not _is_clear(answer["said"], case):
+            what = "unclear"
+        return Outcome(what, answer["said"], seconds, answer["grew_mb"])
+
+
+def _is_clear(said: str, case: Case) -> bool:
+    """Whether a refusal is a sentence of reasonable length that names the file, or the setting or cell."""
+    named = (
+        case.feed in ("config", "grid")
+        or case.path.name in said
+        or case.path.name.encode(errors="replace").decode() in said
+    )
+    return named and 20 <= len(said) <= MAX_SAID
