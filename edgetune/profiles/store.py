@@ -8,7 +8,9 @@ The user's own go before shipped ones of the same name.
 
 from __future__ import annotations
 
+import hashlib
 import os
+import re
 from functools import lru_cache
 from pathlib import Path
 
@@ -27,6 +29,7 @@ HEADER = (
     "# Measured by `edgetune profile` (edgetune {edgetune}) on {date}. Units: s, MB (10^6 bytes), W.\n"
     "# Read it with `edgetune profile show {name}`; do not edit it, measure again.\n"
 )
+_SUM = re.compile(r"^# SHA-256 of all lines below: ([0-9a-f]{64})\n", re.MULTILINE)
 
 
 def shipped_folder() -> Path | None:
@@ -80,7 +83,19 @@ def to_toml(profile: DeviceProfile) -> str:
     header = HEADER.format(
         edgetune=profile.versions.get("edgetune", "?"), date=profile.date, name=profile.name
     )
-    return header + tomli_w.dumps(profile.model_dump(mode="json", exclude_none=True))
+    body = tomli_w.dumps(profile.model_dump(mode="json", exclude_none=True))
+    return f"{header}# SHA-256 of all lines below: {_sha256(body)}\n{body}"
+
+
+def _sha256(body: str) -> str:
+    return hashlib.sha256(body.encode()).hexdigest()
+
+
+def _was_changed(text: str) -> bool:
+    """Return whether a profile is not what its checksum says; one without a checksum is older than these."""
+    text = text.replace("\r\n", "\n")  # as some checkouts have it
+    found = _SUM.search(text)
+    return found is not None and _sha256(text[found.end() :]) != found.group(1)
 
 
 def load(name: str | Path) -> DeviceProfile:
@@ -132,8 +147,8 @@ def read_profile(path: Path) -> DeviceProfile:
 def _read(path: Path, changed_ns: int) -> DeviceProfile:
     """Read one file; when it was changed last tells what is remembered from what must be read again."""
     try:
-        raw = read_toml(path)
-    except TomlError as error:
+        raw, text = read_toml(path), path.read_text(encoding="utf-8")
+    except (TomlError, UnicodeDecodeError) as error:
         raise ProfileError(f"{path} is not TOML ({error}); measure again with `edgetune profile`.") from error
     version = raw.get("schema_version")
     if isinstance(version, int) and version > SCHEMA_VERSION:
@@ -148,6 +163,11 @@ def _read(path: Path, changed_ns: int) -> DeviceProfile:
     nonsense = first_nonsense(profile)
     if nonsense is not None:
         raise ProfileError(f"{path} cannot be true: {nonsense}; measure again with `edgetune profile`.")
+    if _was_changed(text):
+        raise ProfileError(
+            f"{path} was changed after it was measured (its SHA-256 is not the one in its head); copy it "
+            "again, or measure again with `edgetune profile`."
+        )
     return profile
 
 

@@ -208,3 +208,30 @@ def test_this_machine_can_be_described() -> None:
     )
     assert name == "intel-core-i7-8565u-1-core"
     make_profile(profile_name(here))
+
+
+def test_a_profile_that_was_changed_since_is_refused(tmp_path: Path) -> None:
+    path = save(make_profile(), tmp_path / "some.toml")
+    whole = path.read_text(encoding="utf-8")
+    for old, new in (
+        ("start_s = ", "start_s = 1"),
+        ("noisy = false", "noisy = true"),
+        ("\n[machine]", "\n\n[machine]"),
+    ):
+        assert old in whole
+        path.write_text(whole.replace(old, new, 1), encoding="utf-8")
+        with pytest.raises(
+            ProfileError, match=r"some\.toml was changed after it was measured.*measure again"
+        ):
+            read_profile(path)
+
+
+def test_line_ends_of_another_system_and_profiles_without_a_checksum(tmp_path: Path) -> None:
+    path = save(make_profile(), tmp_path / "some.toml")
+    whole = path.read_text(encoding="utf-8")
+    path.write_text(whole, encoding="utf-8", newline="\r\n")
+    assert b"\r\n" in path.read_bytes()
+    assert read_profile(path) == make_profile()
+    older = tmp_path / "older.toml"
+    older.write_text(re.sub(r"(?m)^# SHA-256.*\n", "", whole).replace("noisy = false", "noisy = true"))
+    assert read_profile(older).noisy
