@@ -30,6 +30,7 @@ from edgetune.cli_profile import profile_app
 from edgetune.cli_report import methods, report
 from edgetune.cli_train import demo, finetune, plan
 from edgetune.errors import EdgetuneError, Interrupted, UsageError
+from edgetune.offline import no_telemetry
 from edgetune.shown import json_text, one_line
 from edgetune.terminal import Patient, let_go_of_stdout
 
@@ -157,7 +158,7 @@ def export(
     labels: Annotated[int, typer.Option(help="How many labels the classifier has.")],
     out: Annotated[Path, typer.Option(help="Folder for the artifacts.")],
     model: Annotated[
-        str | None, typer.Option(help="Model folder or hub name.", show_default="built-in")
+        str | None, typer.Option(help="Model folder or hub:NAME.", show_default="built-in")
     ] = None,
     freeze: Annotated[
         str, typer.Option(help="none, embeddings, or how many lowest layers too.")
@@ -223,6 +224,7 @@ def main() -> None:
     sys.stderr = Patient(sys.stderr)
     if isinstance(sys.stdout, io.TextIOWrapper):  # a label that the terminal's encoding does not have
         sys.stdout.reconfigure(errors="backslashreplace")
+    no_telemetry()
     code = _run()
     sys.exit(code if let_go_of_stdout() else NOBODY_READS)
 

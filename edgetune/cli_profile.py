@@ -29,7 +29,7 @@ profile_app = typer.Typer(
 )
 
 Model = Annotated[
-    str | None, typer.Option(help="Model folder, run folder or hub name.", show_default="built-in")
+    str | None, typer.Option(help="Model folder, run folder or hub:NAME.", show_default="built-in")
 ]
 ProfileName = Annotated[
     str | None, typer.Argument(help="Name or file of a profile.", show_default="this machine's")

@@ -65,7 +65,7 @@ def finetune(
     model: Annotated[
         str | None,
         typer.Option(
-            help="Model folder, run folder or hub name (with --artifacts: weights to start from).",
+            help="Model folder, run folder or hub:NAME (with --artifacts: weights to start from).",
             show_default="built-in",
         ),
     ] = None,
@@ -257,7 +257,7 @@ def plan(
         int | None, typer.Option(help="Tokens per text at most.", show_default="planned")
     ] = None,
     model: Annotated[
-        str | None, typer.Option(help="Model folder or hub name.", show_default="built-in")
+        str | None, typer.Option(help="Model folder or hub:NAME.", show_default="built-in")
     ] = None,
     freeze: Annotated[
         str | None, typer.Option(help="none, embeddings, or how many layers.", show_default="planned")

@@ -176,7 +176,7 @@ class ModelSettings(Settings):
     """What is trained, and by what.
 
     Attributes:
-        model: None for the built-in one, a folder, or a hub name.
+        model: None for the built-in one, a folder, or a hub name (`models.resolve_model`).
         artifacts: folder of carried training artifacts (then `model` and `freeze` are theirs).
         freeze: `none`, `embeddings`, how many of the lowest layers to freeze with them, or `auto`: the
             planner decides (without a deadline: `embeddings`).

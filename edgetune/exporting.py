@@ -5,7 +5,8 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
-from edgetune.backends.ort_artifacts import MANIFEST, ArtifactBuilder, Artifacts, load_artifacts
+from edgetune.backends.artifact_sums import MANIFEST
+from edgetune.backends.ort_artifacts import ArtifactBuilder, Artifacts, load_artifacts
 from edgetune.errors import ArtifactsError, UsageError
 from edgetune.machine import cache_folder
 from edgetune.models import resolve_model
@@ -24,7 +25,7 @@ def export_artifacts(
     """Export a model's training artifacts into a new folder.
 
     Args:
-        model: None for the built-in one, a folder, or a hub name.
+        model: None for the built-in one, a folder, or a hub name (see `models.resolve_model`).
         n_labels: how many labels the classifier has.
         out: must not exist yet, or be an earlier export with `overwrite`.
         freeze: `none`, `embeddings` or a number of lowest layers.
@@ -53,8 +54,9 @@ def export_artifacts(
         shutil.rmtree(scratch, ignore_errors=True)
         try:
             shutil.copytree(made.folder, scratch)
+            scratch.chmod(0o755)  # the cache's folder is for its user alone; this one is the user's to share
             shutil.rmtree(out, ignore_errors=True)
             scratch.rename(out)
         finally:
             shutil.rmtree(scratch, ignore_errors=True)
-    return load_artifacts(out, n_labels)
+    return load_artifacts(out, n_labels, cache_dir)

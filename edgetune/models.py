@@ -1,6 +1,7 @@
 """What to finetune: a model id, a folder or the built-in default → a checked folder of weights on disk.
 
-Nothing here imports torch or transformers. Weights are safetensors only and no remote code is run.
+Nothing here imports torch or transformers. Weights are safetensors only and no remote code is run:
+`model_files` looks at everything before a library does.
 """
 
 from __future__ import annotations
@@ -17,6 +18,8 @@ from typing import Any
 import numpy as np
 
 from edgetune.errors import EnvironmentError_, ModelError, UsageError
+from edgetune.model_files import check_folder, weight_files
+from edgetune.model_hub import fetch_model, is_hub_name
 from edgetune.types import FloatArray
 
 BUILT_IN = "all-MiniLM-L6-v2"
@@ -30,7 +33,7 @@ class ModelSource:
     """A Hugging Face folder that was found and whose config could be read.
 
     Attributes:
-        name: what the user asked for.
+        name: what the user asked for; of a hub model also the commit: `org/name@COMMIT`.
         folder: where `config.json` and the safetensors lie.
         config: the parsed `config.json`.
     """
@@ -100,7 +103,8 @@ def resolve_model(name: str | None) -> ModelSource:
     """Find a model and check what can be checked without loading it.
 
     Args:
-        name: None or `built-in`, a folder (a run folder too), or a hub name such as `org/name`.
+        name: None or `built-in`, a folder (a run folder too), or a hub name: `hub:org/name` is fetched,
+            `org/name` is looked up in the hub's cache.
 
     Raises:
         EnvironmentError_: the built-in model's package is not installed.
@@ -121,71 +125,13 @@ def resolve_model(name: str | None) -> ModelSource:
         return _checked(name, nested if use_nested else path)
     if path.exists():
         raise ModelError(f"--model {name} is a file; pass the folder that holds config.json and safetensors.")
-    if re.fullmatch(r"[\w.-]+(/[\w.-]+)?", name) is None or name.startswith("."):
-        raise ModelError(f"There is no model folder {name}; pass a Hugging Face folder or a hub name.")
-    return _checked(name, _from_hub(name))
-
-
-def _from_hub(name: str) -> Path:
-    """Fetch a hub model's files (or find them in the hub's own cache)."""
-    try:
-        from huggingface_hub import snapshot_download
-    except ImportError as error:
-        raise EnvironmentError_(
-            f"{name} is not a folder here, and fetching it from the hub needs huggingface_hub: "
-            '`pip install "edgetune[cpu]"`.'
-        ) from error
-    wanted = ["*.json", "*.safetensors", "*.txt", "*.model", "*.bpe"]
-    try:
-        return Path(snapshot_download(name, allow_patterns=wanted))
-    except Exception as error:  # hub errors are many and change their names
-        raise ModelError(
-            f"Unknown model {name}: there is no such folder here and the model hub gave nothing "
-            f"({type(error).__name__}). Offline, download it on another machine and pass its folder with "
-            f"--model, or leave --model out for the built-in {BUILT_IN}."
-        ) from error
+    if not is_hub_name(name):
+        raise ModelError(f"There is no model folder {name}; pass a Hugging Face folder or hub:NAME.")
+    return _checked(*fetch_model(name))
 
 
 def _checked(name: str, folder: Path) -> ModelSource:
-    config_file = folder / "config.json"
-    if not config_file.is_file():
-        raise ModelError(f"{folder} is not a model: it has no config.json; pass a Hugging Face model folder.")
-    try:
-        config = json.loads(config_file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ModelError(f"{config_file} cannot be read as JSON ({error}); save the model again.") from error
-    if not isinstance(config, dict) or "model_type" not in config:
-        raise ModelError(f"{config_file} names no model_type; it is not a Hugging Face model config.")
-    if config.get("auto_map"):
-        raise ModelError(f"{name} needs remote code (auto_map in {config_file}), which edgetune never runs.")
-    if not weight_files(folder):
-        raise ModelError(
-            f"{folder} has no .safetensors weights; edgetune reads no pickled weights: "
-            "save the model with `save_pretrained(..., safe_serialization=True)`."
-        )
-    for path in weight_files(folder):
-        _check_weights(path)
-    return ModelSource(name, folder, config)
-
-
-def weight_files(folder: Path) -> list[Path]:
-    """Return the safetensors files of a model: the whole one, or its shards."""
-    single = folder / "model.safetensors"
-    if single.is_file():
-        return [single]
-    return sorted(folder.glob("model-*-of-*.safetensors"))
-
-
-def _check_weights(path: Path) -> None:
-    from safetensors import SafetensorError, safe_open
-
-    try:
-        with safe_open(path, framework="numpy") as tensors:
-            names = list(tensors.keys())
-    except (SafetensorError, OSError) as error:
-        raise ModelError(f"{path} is corrupt or cut short ({error}); copy or download it again.") from error
-    if not names:
-        raise ModelError(f"{path} holds no weights; copy or download it again.")
+    return ModelSource(name, folder, check_folder(name, folder))
 
 
 def layer_number(name: str) -> int | None:

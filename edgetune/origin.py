@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import importlib.util
-import json
+import shutil
+import tempfile
 from pathlib import Path
 
 from edgetune.backends.base import Backend
@@ -12,11 +13,14 @@ from edgetune.backends.hf_folder import convert_tokenizer
 from edgetune.backends.ort_artifacts import ArtifactBuilder, Artifacts, load_artifacts
 from edgetune.backends.ort_runtime import has_training_build, import_training
 from edgetune.backends.prefix_cache import PrefixCache
+from edgetune.caches import cache_home, in_use
 from edgetune.config import RunConfig
 from edgetune.errors import EnvironmentError_, UsageError
 from edgetune.freezing import freeze_of
 from edgetune.meter import Meter
-from edgetune.models import ModelSource, resolve_model, weight_files
+from edgetune.model_files import check_config, weight_files
+from edgetune.model_hub import pinned
+from edgetune.models import ModelSource, resolve_model
 from edgetune.rows import Say
 
 
@@ -90,10 +94,13 @@ class Origin:
         return self._builder.cached(n_labels, wanted) is not None
 
     def fixed(self, config: RunConfig) -> RunConfig:
-        """Put what carried artifacts decide into the settings."""
-        if self.carried is None:
-            return config
-        update = {"backend": "ort", "freeze": self.carried.manifest.freeze}
+        """Put what carried artifacts decide into the settings, and the commit of a hub model."""
+        update: dict[str, str] = {}
+        if self.carried is not None:
+            update |= {"backend": "ort", "freeze": self.carried.manifest.freeze}
+        model = self.source if self.carried is None else self._weights
+        if config.model.model is not None and model is not None:
+            update["model"] = pinned(config.model.model, model.name)
         return config.model_copy(update={"model": config.model.model_copy(update=update)})
 
     def open(
@@ -103,7 +110,8 @@ class Origin:
         if config.model.backend == "torch":
             return _open_torch(config, self.source, self.tokenizer_file.parent, n_labels, cache)
         if self.carried is not None:
-            return _open_ort(config, load_artifacts(self.carried.folder, n_labels), cache, say, self._weights)
+            carried = load_artifacts(self.carried.folder, n_labels)
+            return _open_ort(config, carried, cache, say, self._weights)
         assert self._builder is not None
         freeze = config.model.freeze
         if self._builder.cached(n_labels, freeze) is None:
@@ -123,7 +131,7 @@ def find_origin(
     """
     backend = choose_backend(config)
     if config.model.artifacts is not None:
-        return _carried(config, Path(config.model.artifacts))
+        return _carried(config, Path(config.model.artifacts), cache_dir)
     source = resolve_model(config.model.model)
     builder = None
     if backend == "ort":
@@ -137,8 +145,8 @@ def find_origin(
     return Origin(source, tokenizer_file, label_order(source.config.get("id2label")), builder)
 
 
-def _carried(config: RunConfig, folder: Path) -> Origin:
-    artifacts = load_artifacts(folder)
+def _carried(config: RunConfig, folder: Path, cache_dir: Path) -> Origin:
+    artifacts = load_artifacts(folder, cache_dir=cache_dir)
     manifest = artifacts.manifest
     if config.model.freeze not in ("auto", manifest.freeze):
         raise UsageError(
@@ -146,7 +154,7 @@ def _carried(config: RunConfig, folder: Path) -> Origin:
             "leave the option out, or export again."
         )
     weights = None if config.model.model is None else resolve_model(config.model.model)
-    own = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    own = check_config(manifest.model, folder / "config.json")
     source = ModelSource(manifest.model, folder, {**own, "pad_token_id": manifest.pad_id})
     labels = () if weights is None else label_order(weights.config.get("id2label"))
     return Origin(source, artifacts.tokenizer_file, labels, None, artifacts, weights)
@@ -196,13 +204,25 @@ def ensure_tokenizer(source: ModelSource, cache_dir: Path) -> Path:
     """Return the model's `tokenizer.json`, converting an older tokenizer once if there is none.
 
     Raises:
-        EnvironmentError_: it needs converting and transformers is not installed, or it cannot be converted.
+        EnvironmentError_: it needs converting and transformers is not installed, or it cannot be converted
+            or kept.
     """
     if source.tokenizer_file.is_file():
         return source.tokenizer_file
     target = cache_dir / "tokenizers" / source.fingerprint()
     if not (target / "tokenizer.json").is_file():
-        convert_tokenizer(source.folder, target)
+        try:
+            home = cache_home(cache_dir, "tokenizers")
+            with tempfile.TemporaryDirectory(prefix=".building-", dir=home) as scratch:
+                convert_tokenizer(source.folder, Path(scratch) / "made")
+                shutil.rmtree(target, ignore_errors=True)
+                with contextlib.suppress(FileExistsError):  # another process made the same just now
+                    (Path(scratch) / "made").rename(target)
+        except OSError as error:
+            raise EnvironmentError_(
+                f"Cannot write to {cache_dir} ({error.strerror}); use --cache-dir."
+            ) from error
+    in_use(target / "tokenizer.json")
     return target / "tokenizer.json"
 
 

@@ -16,12 +16,14 @@ from typing import Any
 
 from edgetune.backends.base import Backend
 from edgetune.backends.prefix_cache import PrefixCache
+from edgetune.caches import private_folder
 from edgetune.config import FILTERS, RunConfig
 from edgetune.data.tokens import TokenizerSpec
 from edgetune.errors import BudgetError, ProfileError, UsageError
 from edgetune.freezing import frozen_depth
 from edgetune.machine import free_memory_mb
 from edgetune.meter import Meter
+from edgetune.model_files import open_tokenizer
 from edgetune.origin import Origin, choose_backend, find_origin
 from edgetune.planning.decide import Decision, decide
 from edgetune.planning.device import find_device
@@ -255,15 +257,13 @@ def _cache_of(config: RunConfig, cache_dir: Path) -> PrefixCache | None:
     if not depth or not again or not room_mb:
         return None
     memory_mb = min(room_mb, CACHE_MEMORY_RATE * free_memory_mb())
-    cache_dir.mkdir(parents=True, exist_ok=True)
+    private_folder(cache_dir)
     return PrefixCache(memory_mb, room_mb - memory_mb, cache_dir)
 
 
 @lru_cache(maxsize=1)
 def _tokenizer(path: Path) -> Any:
-    from tokenizers import Tokenizer
-
-    return Tokenizer.from_file(str(path))
+    return open_tokenizer(path)
 
 
 def _ends_plainly(tokenizer_file: Path) -> bool:

@@ -10,9 +10,12 @@ from pathlib import Path
 
 import numpy as np
 
+from edgetune.caches import cache_home, in_use
 from edgetune.config import LabelledText, RunConfig
 from edgetune.data.dataset import DataOptions
+from edgetune.data.token_format import META
 from edgetune.data.tokens import TokenizerSpec, TokenStore, TokenView, open_tokens, overlap, split_holdout
+from edgetune.errors import EnvironmentError_
 
 Say = Callable[[str], None]
 
@@ -58,6 +61,32 @@ def data_options(data: LabelledText) -> DataOptions:
     )
 
 
+def open_cached(
+    path: str,
+    options: DataOptions,
+    spec: TokenizerSpec,
+    cache_dir: Path,
+    max_bad_rows: float,
+    progress: Callable[[int], None] | None = None,
+    min_classes: int = 2,
+) -> TokenStore:
+    """Open labelled text in a private cache, and note that it is in use; arguments as of `open_tokens`.
+
+    Raises:
+        EdgetuneError: what is wrong with the data or the cache, in a sentence.
+    """
+    try:
+        home = cache_home(cache_dir, "tokens")
+    except OSError as error:
+        raise EnvironmentError_(
+            f"The token cache cannot be written in {cache_dir} ({error.strerror or error}); choose another "
+            "folder with --cache-dir."
+        ) from error
+    store = open_tokens(path, options, spec, home, max_bad_rows, progress, min_classes)
+    in_use(store.folder / META)
+    return store
+
+
 def open_rows(
     config: RunConfig,
     spec: TokenizerSpec,
@@ -79,12 +108,12 @@ def open_rows(
     Raises:
         EdgetuneError: what is wrong with the data, in a sentence.
     """
-    options, tokens_dir = data_options(config.data), cache_dir / "tokens"
+    options = data_options(config.data)
 
     def reader(path: str, min_classes: int) -> TokenStore:
         with reading(path, say, check) as progress:
-            return open_tokens(
-                path, options, spec, tokens_dir, config.data.max_bad_rows, progress, min_classes
+            return open_cached(
+                path, options, spec, cache_dir, config.data.max_bad_rows, progress, min_classes
             )
 
     store = reader(config.data.train, 2)

@@ -10,16 +10,18 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from edgetune.backends.onnx_files import why_unsafe
 from edgetune.backends.ort_runtime import import_ort
 from edgetune.batching import Batch, sequential_batches
 from edgetune.config import RunConfig, load_config, make_config
 from edgetune.data.dataset import DataOptions
 from edgetune.data.token_build import CHUNK_CHARS, beginning
-from edgetune.data.tokens import TokenizerSpec, TokenView, open_tokens
-from edgetune.errors import EdgetuneError, RunError, UsageError
+from edgetune.data.tokens import TokenizerSpec, TokenView
+from edgetune.errors import EdgetuneError, ModelError, RunError, UsageError
 from edgetune.json_files import read_json_file
 from edgetune.machine import cache_folder
 from edgetune.metrics import Evaluation, evaluate_predictions, softmax
+from edgetune.model_files import check_config, check_folder, open_tokenizer
 from edgetune.models import max_positions, takes_segments
 from edgetune.runfolder import settle_idle
 from edgetune.types import FloatArray, IntArray
@@ -55,6 +57,8 @@ def _intact(path: Path) -> Iterator[None]:
     """Say which file of a run cannot be read, whatever its library throws."""
     try:
         yield
+    except ModelError as error:
+        raise RunError(str(error)) from error
     except EdgetuneError:
         raise
     except Exception as error:
@@ -65,6 +69,10 @@ def _intact(path: Path) -> Iterator[None]:
 
 
 def _onnx_scorer(path: Path) -> Scorer:
+    with _intact(path):
+        why = why_unsafe(path)
+        if why is not None:
+            raise RunError(f"{path} {why}; train the model again, or get the folder from its maker again.")
     ort = import_ort()
     with _intact(path):
         session = ort.InferenceSession(str(path), providers=["CPUExecutionProvider"])
@@ -80,6 +88,7 @@ def _onnx_scorer(path: Path) -> Scorer:
 def _torch_scorer(folder: Path, n_labels: int) -> Scorer:
     from edgetune.backends.onnx_export import load_torch_model
 
+    check_folder(str(folder), folder)
     model, _ = load_torch_model(folder, n_labels, "sdpa")
     import torch
 
@@ -122,7 +131,7 @@ class Run:
                 "pass a run folder such as runs/NAME."
             )
         with _intact(home / "config.json"):
-            config = read_json_file(home / "config.json")
+            config = check_config(str(folder), home / "config.json")
             labels = config["id2label"]
             self.label_names = tuple(str(labels[key]) for key in sorted(labels, key=int))
         self._home = home
@@ -192,15 +201,13 @@ class Run:
         return beginning(text[0], self.max_length), beginning(text[1], self.max_length)
 
     def _tokenizer(self) -> Any:
-        from tokenizers import Tokenizer
-
         path = self._home / "tokenizer.json"
         if not path.is_file():
             raise RunError(
                 f"{self._home} has no tokenizer.json; train the model again, or copy the folder whole."
             )
         with _intact(path):
-            tokenizer = Tokenizer.from_file(str(path))
+            tokenizer = open_tokenizer(path)
         tokenizer.no_padding()
         tokenizer.enable_truncation(self.max_length)
         return tokenizer
@@ -262,8 +269,10 @@ class Run:
         if options is None:
             options = self.data_options()
         spec = TokenizerSpec(self._home / "tokenizer.json", self.max_length, self.pad_id)
-        cache = (cache_folder() if cache_dir is None else cache_dir) / "tokens"
-        rows = open_tokens(path, options, spec, cache, max_bad_rows, min_classes=1)
+        from edgetune.rows import open_cached
+
+        cache = cache_folder() if cache_dir is None else cache_dir
+        rows = open_cached(path, options, spec, cache, max_bad_rows, min_classes=1)
         return rows.relabel(self.label_names)
 
     def data_options(self) -> DataOptions:

@@ -17,6 +17,7 @@ import numpy as np
 
 from edgetune.backends.artifact_check import Reference, compare, passes, run_prefix
 from edgetune.backends.artifact_graphs import float_initializers, generate, head_input
+from edgetune.backends.artifact_sums import MANIFEST, sealed, sums_of
 from edgetune.backends.graph_cut import Halves, cut_graph
 from edgetune.backends.hf_folder import convert_tokenizer
 from edgetune.backends.onnx_export import export_graph, load_torch_model, native_stderr_to, quiet
@@ -26,6 +27,7 @@ from edgetune.backends.ort_manifest import SCHEMA_VERSION, Check, Cut
 from edgetune.errors import ArtifactsError, EdgetuneError
 from edgetune.freezing import frozen_depth
 from edgetune.models import is_position_table, max_positions, trainable_names
+from edgetune.offline import no_network
 from edgetune.runfolder import disk_is_full
 from edgetune.types import FloatArray
 
@@ -68,7 +70,8 @@ def build(job: dict[str, Any]) -> None:
     manifest |= {"notes": notes, "check": check.model_dump()}
     manifest["linear"] = None if linear is None else linear[1].model_dump()
     manifest["cut"] = None if cut is None else cut.model_dump()
-    (target / "manifest.json").write_text(json.dumps(manifest, indent=1), encoding="utf-8")
+    manifest["files"] = sums_of(target)
+    (target / MANIFEST).write_text(json.dumps(sealed(manifest), indent=1), encoding="utf-8")
 
 
 def _export(model: Any, target: Path) -> Any:
@@ -209,6 +212,7 @@ def main() -> int:
     """Import, read the job, build, and answer with one JSON line."""
     answer: dict[str, Any]
     out = sys.stdout
+    no_network()
     try:
         with quiet():
             import optimum.exporters.onnx  # noqa: F401

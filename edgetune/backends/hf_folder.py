@@ -7,18 +7,8 @@ import shutil
 from pathlib import Path
 
 from edgetune.errors import EnvironmentError_
-
-TOKENIZER_FILES = (
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "vocab.txt",
-    "vocab.json",
-    "merges.txt",
-    "added_tokens.json",
-    "sentencepiece.bpe.model",
-    "spiece.model",
-)
+from edgetune.model_files import TOKENIZER_FILES
+from edgetune.offline import no_telemetry
 
 
 def convert_tokenizer(folder: Path, target: Path) -> None:
@@ -27,6 +17,7 @@ def convert_tokenizer(folder: Path, target: Path) -> None:
     Raises:
         EnvironmentError_: transformers is not installed, or it cannot read or convert the tokenizer.
     """
+    no_telemetry()
     try:
         from transformers import AutoTokenizer
     except ImportError as error:
@@ -38,7 +29,9 @@ def convert_tokenizer(folder: Path, target: Path) -> None:
 
     try:
         with quiet():
-            AutoTokenizer.from_pretrained(folder, local_files_only=True).save_pretrained(target)
+            AutoTokenizer.from_pretrained(
+                folder, local_files_only=True, trust_remote_code=False
+            ).save_pretrained(target)
     except (OSError, ValueError, ImportError, TypeError) as error:
         first = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise EnvironmentError_(f"{folder} has no tokenizer that can be used: {first[:200]}") from error

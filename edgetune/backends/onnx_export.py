@@ -23,6 +23,7 @@ from typing import Any
 import numpy as np
 
 from edgetune.errors import EnvironmentError_, ModelError
+from edgetune.offline import no_telemetry
 
 IR_VERSION = 10
 OPSET = 17
@@ -54,6 +55,7 @@ def load_torch_model(folder: Path, n_labels: int, attention: str) -> tuple[Any, 
         EnvironmentError_: torch or transformers is not installed.
         ModelError: the weights do not fit, or the architecture is no classifier.
     """
+    no_telemetry()
     try:
         from transformers import AutoConfig, AutoModelForSequenceClassification
         from transformers.utils import logging as transformers_logging
@@ -62,7 +64,9 @@ def load_torch_model(folder: Path, n_labels: int, attention: str) -> tuple[Any, 
     transformers_logging.set_verbosity_error()
     try:
         with quiet():
-            config = AutoConfig.from_pretrained(folder, num_labels=n_labels, local_files_only=True)
+            config = AutoConfig.from_pretrained(
+                folder, num_labels=n_labels, local_files_only=True, trust_remote_code=False
+            )
             config.problem_type = "single_label_classification"
             for flag in ("reference_compile",):  # ModernBERT compiles itself otherwise
                 if hasattr(config, flag):
@@ -75,6 +79,7 @@ def load_torch_model(folder: Path, n_labels: int, attention: str) -> tuple[Any, 
                 ignore_mismatched_sizes=True,
                 output_loading_info=True,
                 local_files_only=True,
+                trust_remote_code=False,
                 torch_dtype="float32",
             )
     except (OSError, ValueError, RuntimeError, KeyError, AttributeError) as error:

@@ -20,19 +20,22 @@ import json
 import os
 import shutil
 import subprocess
-import sys
 import tempfile
 from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
 
+from edgetune.backends.artifact_sums import MANIFEST, first_damage
+from edgetune.backends.onnx_files import why_unsafe
 from edgetune.backends.ort_manifest import SCHEMA_VERSION, Manifest
+from edgetune.caches import cache_home, in_use
+from edgetune.children import module_command
 from edgetune.errors import ArtifactsError, EdgetuneError, EnvironmentError_, ModelError, UsageError
 from edgetune.machine import installed
+from edgetune.model_files import MAX_JSON_BYTES, MAX_TOKENIZER_BYTES, check_safetensors, check_size
 from edgetune.models import ModelSource
 
-MANIFEST = "manifest.json"
 GRAPHS = ("training_model.onnx", "eval_model.onnx", "optimizer_model.onnx", "checkpoint")
 CUT_FOLDER = "cut"
 PREFIX = "prefix.onnx"
@@ -60,8 +63,13 @@ def ort_version() -> str:
     return next((found for name in names if (found := installed(name)) is not None), "none")
 
 
-def load_artifacts(folder: Path, n_labels: int | None = None) -> Artifacts:
-    """Open artifacts and check that they can train here, with these labels.
+def load_artifacts(folder: Path, n_labels: int | None = None, cache_dir: Path | None = None) -> Artifacts:
+    """Open artifacts and check that they are whole and safe, and can train here, with these labels.
+
+    Args:
+        folder: where they lie.
+        n_labels: of the data; None: any number.
+        cache_dir: where is remembered what was checked (`artifact_sums`).
 
     Raises:
         ArtifactsError: missing, damaged, from another version, or for another number of labels.
@@ -72,10 +80,11 @@ def load_artifacts(folder: Path, n_labels: int | None = None) -> Artifacts:
             f"{folder} holds no training artifacts (no {MANIFEST}); make them with `edgetune export`."
         )
     try:
+        check_size(path, MAX_JSON_BYTES)
         raw = json.loads(path.read_text(encoding="utf-8"))
         _check_version(folder, raw)
         manifest = Manifest.model_validate(raw)
-    except (ValueError, ValidationError) as error:
+    except (OSError, ValueError, RecursionError, ValidationError) as error:
         first = str(error).splitlines()[0]
         raise ArtifactsError(f"{path} is damaged ({first}); export the artifacts again.") from error
     wanted = [*GRAPHS, "tokenizer.json", "config.json"]
@@ -94,7 +103,32 @@ def load_artifacts(folder: Path, n_labels: int | None = None) -> Artifacts:
             f"{folder} was made for {manifest.n_labels} labels, the data has {n_labels}; "
             f"export again with --labels {n_labels}."
         )
+    _check_files(folder, raw, wanted, cache_dir)
     return Artifacts(folder, manifest)
+
+
+def _check_files(folder: Path, raw: dict[str, Any], wanted: list[str], cache_dir: Path | None) -> None:
+    """Compare files with the manifest, and refuse what ONNX Runtime or a library must not see.
+
+    Raises:
+        ArtifactsError: a file is not what was written, or a graph opens files elsewhere.
+        ModelError: the tokenizer's or the remaining weights' size is absurd.
+    """
+    again = "copy the folder again, or export the artifacts again"
+    damage = first_damage(folder, raw, cache_dir)
+    if damage is not None:
+        raise ArtifactsError(f"{folder} {damage}; {again}.")
+    beside = [f"{name}.data" for name in wanted if (folder / f"{name}.data").exists()]  # of a checkpoint
+    unknown = [name for name in [*wanted, *beside] if name not in raw["files"]]
+    if unknown:
+        raise ArtifactsError(f"{folder} is damaged: {MANIFEST} does not name {unknown[0]}; {again}.")
+    for name in wanted:
+        why = why_unsafe(folder / name) if name.endswith(".onnx") else None
+        if why is not None:
+            raise ArtifactsError(f"{folder / name} {why}; {again}.")
+    check_size(folder / "tokenizer.json", MAX_TOKENIZER_BYTES)
+    if (folder / "rest.safetensors").exists():
+        check_safetensors(folder / "rest.safetensors")
 
 
 def _check_version(folder: Path, raw: Any) -> None:
@@ -125,7 +159,9 @@ class ArtifactBuilder:
 
     def __init__(self, source: ModelSource, cache_dir: Path) -> None:
         self._source = source
+        self._cache_dir = cache_dir
         self._cache = cache_dir / "artifacts"
+        self._whole: set[Path] = set()  # cached artifacts that were found to be so
         self._fingerprint = source.fingerprint()
         self._child: subprocess.Popen[str] | None = None
 
@@ -135,9 +171,15 @@ class ArtifactBuilder:
         return self._source.name
 
     def cached(self, n_labels: int, freeze: str) -> Path | None:
-        """Return the cached artifacts' folder, if they are there."""
+        """Return the cached artifacts' folder, if they are there and whole; damaged ones are made again."""
         folder = self._folder(n_labels, freeze)
-        return folder if (folder / MANIFEST).is_file() else None
+        if folder not in self._whole:
+            try:
+                load_artifacts(folder, n_labels, self._cache_dir)
+            except (ArtifactsError, ModelError):
+                return None
+            self._whole.add(folder)
+        return folder
 
     def any_cached(self, freeze: str) -> bool:
         """Return whether this model's artifacts are cached for any number of labels."""
@@ -151,7 +193,7 @@ class ArtifactBuilder:
         """Start the child that will export, if it is not running yet."""
         if self._child is None:
             self._child = subprocess.Popen(
-                [sys.executable, "-m", "edgetune.backends.export_child"],
+                module_command("edgetune.backends.export_child"),
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
@@ -176,14 +218,15 @@ class ArtifactBuilder:
         if folder is None:
             folder = self._folder(n_labels, freeze)
             self.build_into(folder, n_labels, freeze)
-        return load_artifacts(folder, n_labels)
+        in_use(folder / MANIFEST)
+        return load_artifacts(folder, n_labels, self._cache_dir)
 
     def build_into(self, folder: Path, n_labels: int, freeze: str) -> None:
         """Make artifacts in a temporary folder beside `folder`, then rename it."""
         try:
-            folder.parent.mkdir(parents=True, exist_ok=True)
-            scratch = Path(tempfile.mkdtemp(prefix=".building-", dir=folder.parent))
-            scratch.chmod(0o755)
+            scratch = Path(
+                tempfile.mkdtemp(prefix=".building-", dir=cache_home(self._cache_dir, "artifacts"))
+            )
         except OSError as error:
             raise EnvironmentError_(
                 f"Cannot write to {folder.parent} ({error.strerror}); use --cache-dir."

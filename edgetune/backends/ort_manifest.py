@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 
 
 class Check(BaseModel):
@@ -49,16 +49,26 @@ class Cut(BaseModel):
     check: Check
 
 
+class FileSum(BaseModel):
+    """Size and SHA-256 of a file."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    n_bytes: int
+    sha256: str
+
+
 class Manifest(BaseModel):
     """What artifacts are, written beside them.
 
     Attributes:
+        files: every file but this one, by its path in the folder.
+        checksum: of the manifest itself (`artifact_sums.sealed`).
         linear: the head's last layer, whose input the eval graphs also return (None: there is no such).
         cut: None where no layer is frozen, or the graph cannot be cut above the frozen ones.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
-    schema_version: Literal[3] = 3
+    schema_version: Literal[4] = 4
     edgetune: str
     onnxruntime: str
     model: str
@@ -78,3 +88,5 @@ class Manifest(BaseModel):
     check: Check
     linear: Linear | None = None
     cut: Cut | None = None
+    files: dict[str, FileSum]
+    checksum: str

@@ -14,6 +14,7 @@ import types
 from typing import Any
 
 from edgetune.errors import EnvironmentError_
+from edgetune.offline import silence
 
 INSTALL_HINT = (
     '`pip install "edgetune[cpu]"` (or "edgetune[device]" to train from carried artifacts); '
@@ -49,6 +50,7 @@ def import_ort() -> Any:
 
 def _quiet(ort: Any) -> Any:
     ort.set_default_logger_severity(3)
+    silence(ort)
     return ort
 
 

@@ -10,6 +10,7 @@ from typing import IO, Any, Protocol
 
 import numpy as np
 
+from edgetune.caches import private_folder
 from edgetune.types import FloatArray
 
 CHUNK_BYTES = 16_000_000
@@ -88,7 +89,7 @@ class FileRoom(Room):
             return False
         if self._file is None:
             assert self._folder is not None
-            self._folder.mkdir(parents=True, exist_ok=True)
+            private_folder(self._folder)
             self._file = tempfile.TemporaryFile(dir=self._folder, buffering=0)  # noqa: SIM115
         self._file.truncate(self._end + size)
         found = mmap.mmap(self._file.fileno(), size, access=mmap.ACCESS_READ, offset=self._end)

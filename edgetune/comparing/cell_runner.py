@@ -6,7 +6,6 @@ import json
 import os
 import shlex
 import subprocess
-import sys
 import time
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timezone
@@ -17,6 +16,7 @@ from typing import Any
 import numpy as np
 import tomli_w
 
+from edgetune.children import module_command
 from edgetune.comparing.grid import MATCHED, Cell
 from edgetune.comparing.outcome import Outcome, packed
 from edgetune.comparing.rows import SharedRows
@@ -24,6 +24,7 @@ from edgetune.config import by_section, make_config
 from edgetune.errors import EdgetuneError
 from edgetune.files import write_whole
 from edgetune.machine import machine_info
+from edgetune.model_hub import PREFIX
 from edgetune.types import BoolArray
 
 LAST_WORDS_S = 20.0
@@ -158,6 +159,8 @@ class CellRunner:
         for name in ("deadline_s", "epochs", "batch_size", "max_length", "model", "device"):
             if name in settings:
                 task[name] = settings[name]
+        if task.get("model"):  # outside programs are offline; a run of ours, or the plan, has fetched it
+            task["model"] = str(task["model"]).removeprefix(PREFIX)
         return task
 
     def _process(
@@ -165,7 +168,7 @@ class CellRunner:
     ) -> tuple[subprocess.CompletedProcess[str], float]:
         """Run a module as a fresh process; keep what it says in `log.txt`."""
         started = time.perf_counter()
-        command = [sys.executable, "-m", module, *arguments]
+        command = module_command(module, *arguments)
         child = subprocess.Popen(
             command,
             stdin=subprocess.DEVNULL,

@@ -21,6 +21,7 @@ from edgetune.errors import EdgetuneError, EnvironmentError_, UsageError
 from edgetune.files import write_whole
 from edgetune.machine import installed, versions
 from edgetune.meter import Meter, process_age_s
+from edgetune.offline import no_network
 from edgetune.peers import INSTALL, PEERS, Peer, find_peer
 from edgetune.peers.base import (
     PREDICTED,
@@ -43,13 +44,7 @@ USAGE = "python -m edgetune.peers NAME TASK.json"
 PACKAGES = ("scikit-learn", "accelerate", "sentence-transformers", "setfit")
 
 # Read when the libraries are imported, so all of it is set before.
-OFFLINE = {
-    "HF_HUB_OFFLINE": "1",
-    "HF_DATASETS_OFFLINE": "1",
-    "TRANSFORMERS_OFFLINE": "1",
-    "HF_HUB_DISABLE_TELEMETRY": "1",
-    "DISABLE_TELEMETRY": "1",
-    "DO_NOT_TRACK": "1",
+QUIET = {
     "HF_HUB_DISABLE_PROGRESS_BARS": "1",
     "HF_DATASETS_DISABLE_PROGRESS_BARS": "1",
     "TRANSFORMERS_VERBOSITY": "error",
@@ -80,7 +75,8 @@ def _run(given: list[str]) -> str:
         raise UsageError(f"Say which peer and which task: {USAGE}. The peers are {', '.join(PEERS)}.")
     meter = Meter(process_age_s(_IMPORTED_AT_S, _CPU_AT_IMPORT_S))
     peer, task = find_peer(given[0]), read_task(Path(given[1]))
-    os.environ.update(OFFLINE if task.device == "cuda" else OFFLINE | NO_GPU)
+    no_network()
+    os.environ.update(QUIET if task.device == "cuda" else QUIET | NO_GPU)
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
     result = run_peer(peer, task, meter)
     return (

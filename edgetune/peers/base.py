@@ -25,6 +25,8 @@ from edgetune.rows import data_options
 from edgetune.types import IntArray
 
 RESULT, PREDICTED = "result.json", "predicted.json"
+SAFE = {"local_files_only": True, "trust_remote_code": False}
+"""How a peer opens a model that it was given: as edgetune does, no network and nobody's code."""
 _ROWS_SEED = 0x9EE5  # so that the rows drawn are not those that another part draws from the same seed
 
 
@@ -41,7 +43,7 @@ class PeerTask(Settings):
         epochs: passes over the training rows, for peers that make passes; None: the peer's own default.
         batch_size: examples per step or per forward pass; None: the peer's own default.
         max_length: tokens per row at most.
-        model: None for the built-in encoder, a folder, or a hub name that is in the hub's own cache.
+        model: None for the built-in encoder, a folder, or a hub name (without `hub:`) that is in its cache.
         device: `cpu` hides every GPU from the peer.
     """
 

@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 
 from edgetune.models import resolve_model
-from edgetune.peers.base import Fitted, PeerTask, Texts, TrainRows, Watch
+from edgetune.peers.base import SAFE, Fitted, PeerTask, Texts, TrainRows, Watch
 from edgetune.types import FloatArray, IntArray
 
 NAME = "encoder-logreg"
@@ -55,8 +55,9 @@ class Encoder:
         self.name = source.name
         self.batch_size = task.batch_size or BATCH_SIZE
         self.max_length = min(task.max_length, source.max_positions)
-        self._tokenizer = AutoTokenizer.from_pretrained(source.folder)
-        self._model = AutoModel.from_pretrained(source.folder).eval().to(task.device)
+        self._tokenizer = AutoTokenizer.from_pretrained(source.folder, **SAFE)
+        model = AutoModel.from_pretrained(source.folder, use_safetensors=True, **SAFE)
+        self._model = model.eval().to(task.device)
 
     def features(self, texts: Texts) -> FloatArray:
         """Return what the classifier sees: embeddings (n, d), of a pair u, v and |u - v| (n, 3 d)."""

@@ -25,7 +25,8 @@ from typing import Any
 import numpy as np
 
 from edgetune.models import resolve_model
-from edgetune.peers.base import Fitted, PeerTask, Texts, TrainRows, Watch, parameters, save_s
+from edgetune.peers.base import SAFE, Fitted, PeerTask, Texts, TrainRows, Watch, parameters, save_s
+from edgetune.peers.shown import shown_to
 from edgetune.peers.trainer import MOST_PROBE, N_WARM, probe_over, slow_step_s, step_clock, usual_step_s
 from edgetune.types import IntArray
 
@@ -152,11 +153,16 @@ def n_pairs(labels: IntArray) -> int:
 
 
 def _model(task: PeerTask) -> Any:
-    """Load the encoder with a new head."""
+    """Load the encoder with a new head.
+
+    SetFit unpickles a head that lies beside the encoder, and sentence-transformers runs classes that a local
+    `modules.json` names, so both see only what `shown_to` lets through.
+    """
     from setfit import SetFitModel
 
     source = resolve_model(task.model)
-    model = SetFitModel.from_pretrained(str(source.folder), device=task.device)
+    with shown_to(source.folder) as folder:
+        model = SetFitModel.from_pretrained(str(folder), device=task.device, **SAFE)
     model.model_body.max_seq_length = min(task.max_length, source.max_positions)
     return model
 

@@ -27,7 +27,7 @@ from typing import Any
 import numpy as np
 
 from edgetune.models import resolve_model
-from edgetune.peers.base import Fitted, PeerTask, Texts, TrainRows, Watch, parameters, save_s
+from edgetune.peers.base import SAFE, Fitted, PeerTask, Texts, TrainRows, Watch, parameters, save_s
 from edgetune.peers.encoder import padded_batches
 from edgetune.types import IntArray
 
@@ -164,8 +164,10 @@ def _open(task: PeerTask, rows: TrainRows) -> Opened:
         num_labels=len(names),
         id2label=names,
         label2id={name: i for i, name in names.items()},
+        use_safetensors=True,
+        **SAFE,
     )
-    tokenizer = AutoTokenizer.from_pretrained(source.folder)
+    tokenizer = AutoTokenizer.from_pretrained(source.folder, **SAFE)
     return Opened(tokenizer, model, min(task.max_length, source.max_positions))
 
 

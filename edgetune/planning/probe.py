@@ -10,6 +10,7 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
+from edgetune.caches import private_folder
 from edgetune.errors import EdgetuneError
 from edgetune.files import write_whole
 from edgetune.machine import versions
@@ -68,4 +69,5 @@ def _read(path: Path) -> dict[str, Scales]:
 
 def _write(path: Path, known: dict[str, Scales]) -> None:
     with contextlib.suppress(OSError):  # then it is measured again next time
+        private_folder(path.parent)
         write_whole(path, json.dumps(known))

@@ -7,12 +7,12 @@ import dataclasses
 import json
 import queue
 import subprocess
-import sys
 import threading
 import time
 from types import TracebackType
 from typing import Any
 
+from edgetune.children import module_command
 from edgetune.errors import EdgetuneError
 from edgetune.profiles.opening import Job
 
@@ -30,7 +30,7 @@ class Child:
         self.job = job
         self.started_at = time.time()
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "edgetune.profiles.worker"],
+            module_command("edgetune.profiles.worker"),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,

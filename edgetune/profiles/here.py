@@ -9,7 +9,8 @@ from pathlib import Path
 
 from edgetune.energy import power_source
 from edgetune.machine import ROOT, cpu_features, cpu_info, cpu_name, memory_mb, usable_cores
-from edgetune.models import ModelSource, weight_files
+from edgetune.model_files import weight_files
+from edgetune.models import ModelSource
 from edgetune.profiles.device_profile import Machine, ModelShape
 
 

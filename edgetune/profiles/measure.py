@@ -52,7 +52,7 @@ class Request:
 
     Attributes:
         name: of the profile (None: after the processor).
-        model: None for the built-in one, a folder or a hub name.
+        model: None for the built-in one, a folder or a hub name (see `models.resolve_model`).
         backends: keys such as `ort-fp32` (none: all that make sense here).
         quick: a smaller grid in less than a minute.
         watts: what the machine draws, when the user knows it.

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from edgetune.backends.ort_artifacts import ArtifactBuilder, cache_key
 from edgetune.backends.ort_runtime import has_training_build
+from edgetune.caches import cache_home
 from edgetune.errors import EdgetuneError, EnvironmentError_, UsageError
 from edgetune.freezing import freeze_of
 from edgetune.models import ModelSource
@@ -137,7 +138,7 @@ def export_all(
         started = time.perf_counter()
         ArtifactBuilder(source, scratch / "export").get(len(LABELS), freeze_of(0))
         export_s = time.perf_counter() - started
-    remembered.parent.mkdir(parents=True, exist_ok=True)
+    cache_home(cache_dir, "export-seconds")
     remembered.write_text(f"{export_s:.3f}\n", encoding="utf-8")
     return Exported(folders, export_s, notes)
 

@@ -20,6 +20,7 @@ from typing import Any
 
 from edgetune.energy import Sensor
 from edgetune.errors import EdgetuneError
+from edgetune.offline import no_network
 from edgetune.profiles.opening import LABELS, Job, Opened, import_runtime
 
 Answer = dict[str, Any]
@@ -137,6 +138,7 @@ def main() -> None:
     """Answer until stdin ends; whatever libraries print goes to stderr."""
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8", buffering=1)
     os.dup2(2, 1)
+    no_network()
     worker: Worker | None = None
     for line in sys.stdin:
         request = json.loads(line)

@@ -47,8 +47,15 @@ def _base_model(summary: Summary) -> tuple[str | None, str | None]:
         return None, licence
     if str(model) in BUILT_IN_NAMES:
         return BUILT_IN_ID, licence or BUILT_IN_LICENSE
-    is_id = re.fullmatch(r"\w[\w.-]*(/[\w.-]+)?", str(model)) is not None and not Path(str(model)).exists()
-    return (str(model) if is_id else None), licence
+    name, _ = _hub_name(model)
+    is_id = re.fullmatch(r"\w[\w.-]*(/[\w.-]+)?", name) is not None and not Path(name).exists()
+    return (name if is_id else None), licence
+
+
+def _hub_name(model: object) -> tuple[str, str | None]:
+    """Return a model's name and the commit that was fetched, None where the name has none."""
+    found = re.fullmatch(r"(.+)@([0-9a-f]{40})", str(model))
+    return (found.group(1), found.group(2)) if found else (str(model), None)
 
 
 def _front_matter(summary: Summary) -> str:
@@ -68,7 +75,9 @@ def _about(summary: Summary) -> str:
     if summary.get("model") is not None:
         base, _ = _base_model(summary)
         shown = base or PurePath(str(summary["model"])).name or summary["model"]
-        parts.append(f"Finetuned from {_code(shown)} with edgetune.")
+        commit = _hub_name(summary["model"])[1]
+        at = "" if commit is None else f" at commit {_code(commit)}"
+        parts.append(f"Finetuned from {_code(shown)}{at} with edgetune.")
     if labels:
         parts.append(f"It tells {len(labels)} classes apart: {', '.join(_code(label) for label in labels)}.")
     return " ".join(parts)

@@ -14,6 +14,7 @@ from fakes import make_batch
 from safetensors.numpy import load_file, save_file
 
 import edgetune.backends.export_child as child
+from edgetune.backends.artifact_sums import sealed
 from edgetune.backends.base import NoLinearHead
 from edgetune.backends.ort_artifacts import load_artifacts
 from edgetune.backends.ort_backend import OrtBackend
@@ -97,9 +98,12 @@ def test_missing_files_are_named(copied: Path, name: str) -> None:
 
 @pytest.mark.parametrize("name", ["prefix.onnx", "eval_model.onnx", "checkpoint"])
 def test_damaged_files_are_said_so(copied: Path, name: str) -> None:
+    made = load_artifacts(copied)
     (copied / "cut" / name).write_bytes(b"damaged")
     with pytest.raises(ArtifactsError, match="cannot be opened by ONNX Runtime"):
-        OrtBackend(load_artifacts(copied), 0)
+        OrtBackend(made, 0)
+    with pytest.raises(ArtifactsError, match=rf"is damaged: cut/{name} has 7 bytes"):
+        load_artifacts(copied)
 
 
 def test_artifacts_of_the_schema_before_are_refused_in_a_sentence(copied: Path) -> None:
@@ -111,7 +115,7 @@ def test_artifacts_of_the_schema_before_are_refused_in_a_sentence(copied: Path) 
 
 def test_head_that_is_not_linear_has_no_features(copied: Path) -> None:
     path = copied / "manifest.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | {"linear": None}))
+    path.write_text(json.dumps(sealed(json.loads(path.read_text()) | {"linear": None})))
     backend = OrtBackend(load_artifacts(copied), 0)
     with pytest.raises(NoLinearHead, match="linear layer"):
         backend.features(make_batch([5]))

@@ -2,11 +2,13 @@ from __future__ import annotations
 
 import json
 import shutil
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from edgetune.backends.artifact_sums import sealed
 from edgetune.backends.ort_artifacts import ArtifactBuilder, Manifest, cache_key, load_artifacts
 from edgetune.errors import ArtifactsError, UsageError
 from edgetune.exporting import export_artifacts
@@ -21,7 +23,7 @@ def copied(artifacts_of: Any, tmp_path: Path) -> Path:
 
 def edit(folder: Path, **values: Any) -> None:
     path = folder / "manifest.json"
-    path.write_text(json.dumps({**json.loads(path.read_text()), **values}))
+    path.write_text(json.dumps(sealed({**json.loads(path.read_text()), **values})))
 
 
 @pytest.mark.parametrize(
@@ -124,9 +126,7 @@ def test_cached_artifacts_start_no_child(
 def test_a_child_that_dies_leaves_nothing(
     tmp_path: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import edgetune.backends.ort_artifacts as home
-
-    monkeypatch.setattr(home.sys, "executable", "/bin/false")
+    monkeypatch.setattr(sys, "executable", "/bin/false")
     builder = ArtifactBuilder(resolve_model(str(tiny_model)), tmp_path)
     with pytest.raises(ArtifactsError, match=r"exit code 1.*--backend torch"):
         builder.get(2, "embeddings")

@@ -1,7 +1,5 @@
 from __future__ import annotations
 
-import json
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -205,32 +203,3 @@ def test_built_in_that_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None
     for name in (None, "built-in", models.BUILT_IN):
         with pytest.raises(EnvironmentError_, match=r"edgetune\[cpu\].*--model"):
             resolve_model(name)
-
-
-def test_hub_names_offline() -> None:
-    for name in ("no-such-model", "org/no-such-model"):
-        with pytest.raises(ModelError, match=rf"Unknown model {name}.*--model"):
-            resolve_model(name)
-
-
-def test_hub_without_its_package(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "huggingface_hub", None)
-    with pytest.raises(EnvironmentError_, match="huggingface_hub"):
-        resolve_model("org/model")
-
-
-def test_hub_that_answers(tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import huggingface_hub
-
-    asked: list[tuple[str, list[str]]] = []
-
-    def fetch(name: str, allow_patterns: list[str]) -> str:
-        asked.append((name, allow_patterns))
-        return str(tiny_model)
-
-    monkeypatch.setattr(huggingface_hub, "snapshot_download", fetch)
-    found = resolve_model("org/tiny")
-    assert (found.name, found.folder) == ("org/tiny", tiny_model)
-    assert asked[0][0] == "org/tiny"
-    assert not [pattern for pattern in asked[0][1] if pattern.endswith((".bin", ".py", ".pt"))]
-    json.dumps(found.config)

@@ -1,0 +1,86 @@
+"""The folders of edgetune's cache: made for their user alone, and marked when something in them is used.
+
+    tokens/KEY/…   artifacts/KEY-LABELS/…   tokenizers/KEY/…   export-seconds/KEY.txt   checked/KEY.json
+
+A marker is the file of an entry that is written last. Its time of change is the entry's last use, and a lock
+on it says that a process which may need the entry again is alive; `cleaning` looks at both.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections import OrderedDict
+from pathlib import Path
+from typing import Literal
+
+Kind = Literal["tokens", "artifacts", "tokenizers", "export-seconds", "checked"]
+MOST_HELD = 16  # locks of one process; a run needs four: two token caches, artifacts, a tokenizer
+_held: OrderedDict[tuple[int, int], int] = OrderedDict()
+
+
+def private_folder(path: Path) -> Path:
+    """Make a folder that only its user can look into; one that is there already stays as it is.
+
+    Raises:
+        OSError: it cannot be made.
+    """
+    if not path.is_dir():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with contextlib.suppress(FileExistsError):  # another process made it just now
+            path.mkdir(mode=0o700)
+    return path
+
+
+def cache_home(cache_dir: Path, kind: Kind) -> Path:
+    """Make and return the folder of one kind of entry.
+
+    Raises:
+        OSError: it cannot be made.
+    """
+    return private_folder(private_folder(cache_dir) / kind)
+
+
+def in_use(marker: Path) -> None:
+    """Note that an entry is used now, and hold it until this process ends (or has used many others since)."""
+    with contextlib.suppress(OSError):
+        os.utime(marker)
+    with contextlib.suppress(OSError):
+        descriptor = os.open(marker, os.O_RDONLY)
+        try:
+            found = os.fstat(descriptor)
+            key = (found.st_dev, found.st_ino)
+            if key not in _held and _lock(descriptor, exclusive=False):
+                _held[key], descriptor = descriptor, -1
+        finally:
+            if descriptor >= 0:
+                os.close(descriptor)
+    while len(_held) > MOST_HELD:
+        os.close(_held.popitem(last=False)[1])
+
+
+def is_held(marker: Path) -> bool:
+    """Return whether a live process holds an entry (False where the system has no such locks)."""
+    try:
+        descriptor = os.open(marker, os.O_RDONLY)
+    except OSError:
+        return False
+    try:
+        return not _lock(descriptor, exclusive=True)
+    finally:
+        os.close(descriptor)
+
+
+def _lock(descriptor: int, exclusive: bool) -> bool:
+    """Try to lock an open file; return whether it worked, or whether there are no locks here at all."""
+    try:
+        import fcntl
+    except ImportError:  # Windows, which deletes no open file anyway
+        return True
+    try:
+        fcntl.flock(descriptor, (fcntl.LOCK_EX if exclusive else fcntl.LOCK_SH) | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:  # a file system without locks
+        return True
+    return True
