@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from edgetune import __version__
+from edgetune.cli_clean import clean
 from edgetune.cli_compare import compare, inspect
 from edgetune.cli_options import (
     CacheDir,
@@ -54,6 +55,7 @@ app.command()(compare)
 app.command()(report)
 app.command()(methods)
 app.command()(inspect)
+app.command()(clean)
 app.add_typer(profile_app)
 
 
