@@ -258,7 +258,7 @@ def test_no_space_for_the_model(
         *(table(GOOD), "--max-steps", 1, "--backend", backend, "--out", tmp_path / "run", "--quiet")
     )
     refused(found, 1, "No space left", "--out")
-    assert {path.name for path in (tmp_path / "run").iterdir()} == {"config.toml", "history.jsonl"}
+    assert {path.name for path in (tmp_path / "run").iterdir()} == {".lock", "config.toml", "history.jsonl"}
 
 
 def test_no_space_for_tokens(finetune: RunCli, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

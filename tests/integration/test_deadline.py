@@ -106,7 +106,7 @@ def test_stopped_in_the_middle_there_is_a_model(demo_csv: Path, tiny_model: Path
         os.kill(child.pid, signal.SIGINT)
         err = child.communicate(timeout=30)[1]
     assert child.returncode == 130
-    assert "To go on from it" in err
+    assert f"To go on: edgetune finetune --resume {out}" in err
     assert load_run(out).predict(["my parcel never came"])
 
 

@@ -14,8 +14,26 @@ from edgetune import cli, cli_options, config
 from edgetune.config import SECTIONS, DataSettings, ModelSettings, SelectionSettings
 
 COMMANDS: dict[str, Any] = dict(typer.main.get_command(cli.app).commands)  # type: ignore[attr-defined]
-NOT_SETTINGS = {"data", "eval", "set", "config", "out", "overwrite", "cache_dir", "quiet", "as_json"}
-IN_WORDS = {"deadline", "energy", "battery", "memory", "cache_size"}  # read by `budget.read_budget`
+NOT_SETTINGS = {
+    "resume",
+    "data",
+    "eval",
+    "set",
+    "config",
+    "out",
+    "overwrite",
+    "cache_dir",
+    "quiet",
+    "as_json",
+}
+IN_WORDS = {
+    "checkpoint_every",
+    "deadline",
+    "energy",
+    "battery",
+    "memory",
+    "cache_size",
+}  # read by `budget.read_budget`
 
 every_command = pytest.mark.parametrize("name", sorted(COMMANDS))
 

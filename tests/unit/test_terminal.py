@@ -62,6 +62,7 @@ def test_a_closed_terminal_stops_a_run_as_ctrl_c_does(
         stdout=writing,
         stderr=writing,
         env=child_environment(),
+        preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_DFL),  # whatever the tests run under
     )
     os.close(writing)
     history = out / "history.jsonl"
@@ -69,6 +70,10 @@ def test_a_closed_terminal_stops_a_run_as_ctrl_c_does(
         os.read(reading, 1)
     os.close(reading)  # the terminal is gone: whatever is written now fails
     child.send_signal(signal.SIGHUP)
-    assert child.wait(60) == 130
+    try:
+        assert child.wait(60) == 130
+    finally:
+        child.kill()
+        child.wait()
     assert load_run(out if not (out / "interrupted").exists() else out / "interrupted").predict(["hello"])
     assert list((out / "checkpoints").glob("*.ckpt"))
