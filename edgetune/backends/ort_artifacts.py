@@ -161,7 +161,7 @@ class ArtifactBuilder:
         self._source = source
         self._cache_dir = cache_dir
         self._cache = cache_dir / "artifacts"
-        self._whole: set[Path] = set()  # cached artifacts that were found to be so
+        self._whole: dict[Path, Artifacts] = {}  # of the cache, found to be so
         self._fingerprint = source.fingerprint()
         self._child: subprocess.Popen[str] | None = None
 
@@ -175,10 +175,9 @@ class ArtifactBuilder:
         folder = self._folder(n_labels, freeze)
         if folder not in self._whole:
             try:
-                load_artifacts(folder, n_labels, self._cache_dir)
+                self._whole[folder] = load_artifacts(folder, n_labels, self._cache_dir)
             except (ArtifactsError, ModelError):
                 return None
-            self._whole.add(folder)
         return folder
 
     def any_cached(self, freeze: str) -> bool:
@@ -218,8 +217,9 @@ class ArtifactBuilder:
         if folder is None:
             folder = self._folder(n_labels, freeze)
             self.build_into(folder, n_labels, freeze)
+            self._whole[folder] = load_artifacts(folder, n_labels, self._cache_dir)
         in_use(folder / MANIFEST)
-        return load_artifacts(folder, n_labels, self._cache_dir)
+        return self._whole[folder]
 
     def build_into(self, folder: Path, n_labels: int, freeze: str) -> None:
         """Make artifacts in a temporary folder beside `folder`, then rename it."""
