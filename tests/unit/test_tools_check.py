@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import re
 import subprocess
 import sys
 from importlib.machinery import SourceFileLoader
 from types import ModuleType
+from typing import Any
 
 import pytest
 from conftest import ROOT
@@ -51,19 +53,43 @@ def test_what_is_missing_is_named(check: ModuleType, old: str, new: str, says: s
     assert check.bounds("") == ["pyproject.toml: no dependency was found."]
 
 
+GOOD = {"name": "a", "version": "1", "vulns": []}
+BAD = {"name": "x", "version": "1.0", "vulns": [{"id": "PYSEC-1"}]}
+SKIPPED = {"name": "b", "skip_reason": "Dependency not found on PyPI and could not be audited: b (2)"}
+
+
 @pytest.mark.parametrize(
-    ("code", "said", "fine", "words"),
+    ("packages", "said", "fine", "words"),
     [
-        (0, "No known vulnerabilities found", True, "none are known"),
-        (1, "Found 1 known vulnerability in 1 package\nx 1.0 PYSEC-1", False, "PYSEC-1"),
-        (1, "requests.exceptions.ConnectionError: Max retries exceeded", True, "NOT LOOKED UP, the network"),
+        ([GOOD], "", True, "none are known (1 of 1 installed packages were looked up)"),
+        (
+            [GOOD, BAD],
+            "",
+            False,
+            "Advisories: 1 (2 of 2 installed packages were looked up).\n  x 1.0: PYSEC-1",
+        ),
+        ([SKIPPED], "", True, "NOT LOOKED UP, the index that answers knows none of 1 packages"),
+        ([GOOD, SKIPPED], "", True, "1 of 2 installed packages were looked up; NOT LOOKED UP: 1, of which"),
+        (
+            None,
+            "requests.exceptions.ConnectionError: Max retries exceeded",
+            True,
+            "NOT LOOKED UP, the network",
+        ),
+        (None, "Traceback\nTypeError: x", False, "NOT LOOKED UP, pip-audit failed (TypeError: x)"),
     ],
 )
 def test_advisories_are_found_none_or_not_looked_up(
-    check: ModuleType, code: int, said: str, fine: bool, words: str, monkeypatch: pytest.MonkeyPatch
+    check: ModuleType,
+    packages: list[dict[str, Any]] | None,
+    said: str,
+    fine: bool,
+    words: str,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(check.importlib.util, "find_spec", lambda name: object())
-    done = subprocess.CompletedProcess([], code, said, "")
+    printed = "" if packages is None else json.dumps({"dependencies": packages, "fixes": []})
+    done = subprocess.CompletedProcess([], int(packages is None), printed, said)
     monkeypatch.setattr(check.subprocess, "run", lambda *_, **__: done)
     assert check.advisories()[0] is fine
     assert words in check.advisories()[1]
