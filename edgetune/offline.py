@@ -18,18 +18,18 @@ OFFLINE = {
     "HF_HUB_OFFLINE": "1",
     "HF_DATASETS_OFFLINE": "1",
     "TRANSFORMERS_OFFLINE": "1",
-    "TRUST_REMOTE_CODE": "False",  # transformers asks this one before it unpickles an old vocabulary
 }
+NO_CODE = {"TRUST_REMOTE_CODE": "False"}  # transformers asks it before it unpickles an old vocabulary
 
 
 def no_telemetry() -> None:
-    """Tell the libraries that are imported from now on to send nothing about their use."""
-    os.environ.update(NO_TELEMETRY)
+    """Tell libraries to send nothing about their use, and to unpickle nothing whatever the user set."""
+    os.environ.update(NO_TELEMETRY | NO_CODE)
 
 
 def no_network() -> None:
     """Tell them to reach for no hub either: for processes of edgetune's own whose models are folders."""
-    os.environ.update(NO_TELEMETRY | OFFLINE)
+    os.environ.update(NO_TELEMETRY | NO_CODE | OFFLINE)
 
 
 def silence(runtime: Any) -> None:

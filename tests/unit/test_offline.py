@@ -6,7 +6,7 @@ import ast
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -17,7 +17,7 @@ from strangers import write_bomb, write_module
 from edgetune.backends import ort_runtime
 from edgetune.children import module_command
 from edgetune.errors import ModelError
-from edgetune.offline import NO_TELEMETRY, OFFLINE
+from edgetune.offline import NO_TELEMETRY, OFFLINE, no_network, no_telemetry
 from edgetune.peers.shown import shown_to
 
 SOURCES = sorted((ROOT / "edgetune").rglob("*.py"))
@@ -128,6 +128,18 @@ def test_the_runtimes_own_telemetry_is_off(monkeypatch: pytest.MonkeyPatch) -> N
     assert ort_runtime._quiet(fake) is fake
     assert done == ["quiet", "silent"]
     assert callable(ort_runtime.import_ort().disable_telemetry_events)
+
+
+@pytest.mark.parametrize("switch_off", [no_telemetry, no_network])
+def test_the_user_s_own_consent_to_unpickling_is_withdrawn(
+    switch_off: Callable[[], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """transformers reads an old vocabulary (Transformer-XL's) as a pickle where this says that it may."""
+    for name in NO_TELEMETRY | OFFLINE:
+        monkeypatch.setenv(name, "")
+    monkeypatch.setenv("TRUST_REMOTE_CODE", "True")
+    switch_off()
+    assert os.environ["TRUST_REMOTE_CODE"] == "False"
 
 
 def test_telemetry_is_named_in_one_place() -> None:
