@@ -6,19 +6,19 @@ import json
 from pathlib import Path
 from typing import Any
 
-from edgetune.data.limits import MAX_JSON_DEPTH, MAX_JSON_VALUES, MAX_RECEIPT_BYTES
+from edgetune.data.limits import MAX_JSON_DEPTH, MAX_JSON_VALUES, MAX_RECEIPT_BYTES, MAX_RECEIPT_COMMAS
 
 LENIENT = json.JSONDecoder(strict=False)  # takes raw control characters inside strings
 FINITE = json.JSONDecoder(strict=False, parse_constant=lambda _: None)  # nan and infinities become None
 
 
-def decoded(text: str, decoder: json.JSONDecoder = LENIENT) -> Any:
-    """Decode one JSON value.
+def decoded(text: str, decoder: json.JSONDecoder = LENIENT, n_commas: int = MAX_JSON_VALUES) -> Any:
+    """Decode one JSON value with so many commas at most.
 
     Raises:
         ValueError: it is no JSON, nested too deeply, or has too many values.
     """
-    if len(text) > MAX_JSON_VALUES and text.count(",") > MAX_JSON_VALUES:
+    if len(text) > n_commas and text.count(",") > n_commas:
         raise ValueError("it has too many values")
     try:
         value = decoder.decode(text)
@@ -65,4 +65,4 @@ def read_json_file(path: Path, decoder: json.JSONDecoder = LENIENT, most: int = 
         content = file.read(most + 1)
     if len(content) > most:
         raise ValueError(f"it has more than {most:,} bytes")
-    return decoded(content.decode("utf-8-sig"), decoder)
+    return decoded(content.decode("utf-8-sig"), decoder, MAX_RECEIPT_COMMAS)

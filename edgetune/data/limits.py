@@ -25,7 +25,7 @@ MAX_COLUMNS = 10_000
 """Columns of a table, or different keys of the first JSON rows."""
 MAX_JSON_DEPTH = 64
 """Lists and objects within each other."""
-MAX_JSON_VALUES = 1 << 22
+MAX_JSON_VALUES = 1 << 21
 """Commas in one JSON value: 3 characters of JSON can become 72 bytes in memory."""
 MAX_COLUMN_FILE_CHARS = 1 << 26
 """Of a JSON file that holds columns instead of rows: it is read whole."""
@@ -33,7 +33,7 @@ MAX_COLUMN_FILE_CHARS = 1 << 26
 # Compressed files, Parquet, Arrow
 MAX_UNPACKED_RATE = 200
 """Bytes unpacked per byte of the file; text packs 3 to 20 times, the same row over and over 200 and more."""
-UNPACKED_FREE_BYTES = 1 << 22
+UNPACKED_FREE_BYTES = 1 << 21
 """So much may come out of a file whatever its size."""
 MAX_UNPACKED_BYTES = 1 << 35
 """Out of one file in all; rows stream by, so this bounds time and the token cache, not memory."""
@@ -59,6 +59,8 @@ MAX_CELLS = 10_000
 # Run folders
 MAX_RECEIPT_BYTES = 1 << 26
 """Of `summary.json`, and of other JSON files that are read whole."""
+MAX_RECEIPT_COMMAS = 1 << 23
+"""Commas in the same: the confusion matrix of `MAX_LABELS` fits."""
 MAX_RECEIPT_VALUES = 500_000
 """In a receipt beside the confusion matrix; 16 characters of text count as one."""
 MAX_HISTORY_BYTES = 1 << 26

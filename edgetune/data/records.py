@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from edgetune.data.limits import FEW_RECORD_LINES, MAX_LINE_CHARS, MAX_RECORD_LINES
 
 LINE_COST = 64  # reading a line ahead costs as much as so many characters
-FREE_COST = 1 << 25  # what may be read ahead in vain in any file …
+FREE_COST = 1 << 22  # what may be read ahead in vain in any file …
 COST_RATE = 10  # … and per character of lines with quotes, and `LINE_COST` of any
 UNTERMINATED = "unexpected end of data"
 

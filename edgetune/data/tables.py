@@ -160,7 +160,8 @@ def arrow_table(name: str, schema: Any, batches: ArrowBatches) -> Table:
     Raises:
         DataError: there are too many columns.
     """
-    columns = tuple(str(column) for column in schema.names)
+    with _translated(Path(name)):
+        columns = tuple(str(column) for column in schema.names)
     if len(columns) > MAX_COLUMNS:
         raise DataError(f"{name} has {len(columns):,} columns, and at most {MAX_COLUMNS:,} may be.")
     classes = class_names(schema.metadata)

@@ -19,8 +19,8 @@ MB = 1_000_000
 
 @lru_cache(maxsize=16)
 def _packed(kind: str, what: str) -> bytes:
-    """Return 64 MB of one byte, or of one row, in a few kilobytes."""
-    return PACKERS[kind]({"zeros": b"\0" * 64 * MB, "rows": b"good film,pos\n" * (64 * MB // 14)}[what])
+    """Return 16 MB of one byte, or of one row, in a few kilobytes."""
+    return PACKERS[kind]({"zeros": b"\0" * 16 * MB, "rows": b"good film,pos\n" * (16 * MB // 14)}[what])
 
 
 def bomb(rng: Random, place: Path) -> Path:
@@ -42,9 +42,9 @@ def _table_bomb(form: str) -> bytes:
     if form == "parquet":
         pa.parquet.write_table(table, out, compression="zstd", dictionary_pagesize_limit=100 * MB)
     else:
-        if form == "wide":  # one batch of 800 MB
+        if form == "wide":  # one batch of 100 MB
             table = pa.table(
-                {"text": pa.array(["b" * 10 * MB] * 80, pa.large_string()), "label": ["x", "y"] * 40}
+                {"text": pa.array(["b" * 10 * MB] * 10, pa.large_string()), "label": ["x", "y"] * 5}
             )
         options = pa.ipc.IpcWriteOptions(compression="zstd")
         with pa.ipc.new_file(out, table.schema, options=options) as writer:

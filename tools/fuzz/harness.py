@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import select
 import subprocess
@@ -11,10 +12,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import psutil
 from cases import Case
 
 HERE = Path(__file__).resolve().parent
 START_LIMIT_S = 120.0
+PATIENCE = 5.0
+LOOK_S = 0.1
 MAX_SAID = 1_500
 GOOD, BAD = ("read", "refused"), ("traceback", "unclear", "hang", "memory", "died")
 
@@ -35,6 +39,15 @@ class Outcome:
     said: str
     seconds: float
     grew_mb: float
+
+
+def _processor_s(pid: int) -> float:
+    """Return the processor seconds that a process has used, 0 when it is gone."""
+    try:
+        used = psutil.Process(pid).cpu_times()
+    except psutil.Error:
+        return 0.0
+    return float(used.user + used.system)
 
 
 class Worker:
@@ -69,19 +82,24 @@ class Worker:
             self._process = None
 
     def _answer(self, limit_s: float) -> dict[str, Any] | None:
-        """Return the worker's next answer; None when it does not come in time, or the worker died."""
+        """Return the worker's next answer; None when it does not come in time, or the worker died.
+
+        Args:
+            limit_s: of processor time; of wall clock, `PATIENCE` times as much, for a machine that is busy.
+        """
         assert self._process is not None
         assert self._process.stdout is not None
-        ready, _, _ = select.select([self._process.stdout], [], [], limit_s)
+        started, used_s = time.perf_counter(), _processor_s(self._process.pid)
+        ready = False
+        while not ready and time.perf_counter() - started < PATIENCE * limit_s:
+            ready = bool(select.select([self._process.stdout], [], [], LOOK_S)[0])
+            if not ready and _processor_s(self._process.pid) - used_s > limit_s:
+                break
         line = self._process.stdout.readline() if ready else ""
         return json.loads(line) if line else None
 
     def run(self, case: Case) -> Outcome:
-        """Feed a case; what takes too long is tried again alone, since the machine may have been busy."""
-        outcome = self._once(case)
-        return self._once(case) if outcome.what == "hang" else outcome
-
-    def _once(self, case: Case) -> Outcome:
+        """Feed a case."""
         if self._process is None:
             self._start()
         assert self._process is not None
@@ -93,12 +111,14 @@ class Worker:
         answer = self._answer(self._limit_s)
         seconds = time.perf_counter() - started
         if answer is None:
-            died = self._process.poll() is not None
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self._process.wait(LOOK_S)
+            died = self._process.returncode is not None
             code = self._process.returncode
             self._stop()
-            if died or seconds < self._limit_s:
+            if died:
                 return Outcome("died", f"the worker died (exit code {code})", seconds, 0.0)
-            return Outcome("hang", f"no answer in {self._limit_s:g} s", seconds, 0.0)
+            return Outcome("hang", f"no answer in {self._limit_s:g} s of processor time", seconds, 0.0)
         what = answer["outcome"]
         if what == "refused" and not _is_clear(answer["said"], case):
             what = "unclear"
