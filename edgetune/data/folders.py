@@ -11,6 +11,9 @@ from edgetune.data import limits
 from edgetune.data.rows import LONG_TEXT, BadRow, Row, Table
 from edgetune.data.textio import reading, resolve_encoding
 from edgetune.errors import DataError
+from edgetune.shown import brief
+
+MAX_PATH_CHARS = 300  # of a path in a sentence
 
 
 def inside(path: Path, root: Path) -> Path:
@@ -22,10 +25,14 @@ def inside(path: Path, root: Path) -> Path:
     real, real_root = os.path.realpath(path), os.path.realpath(root)
     if os.path.commonpath([real, real_root]) != real_root:
         raise DataError(
-            f"{path} leads out of {root}, to {real}; a folder of data is read inside itself alone: copy the "
-            "file there, or take the link out."
+            f"{_short(path)} leads out of {_short(root)}, to {_short(real)}; a folder of data is read inside "
+            "itself alone: copy the file there, or take the link out."
         )
     return path
+
+
+def _short(path: object) -> str:
+    return brief(path, MAX_PATH_CHARS)
 
 
 def _entries(place: Path, root: Path, wanted: Callable[[os.DirEntry[str]], bool]) -> list[Path]:

@@ -25,7 +25,7 @@ MAX_COLUMNS = 10_000
 """Columns of a table, or different keys of the first JSON rows."""
 MAX_JSON_DEPTH = 64
 """Lists and objects within each other."""
-MAX_JSON_VALUES = 1 << 21
+MAX_JSON_VALUES = 1 << 20
 """Commas in one JSON value: 3 characters of JSON can become 72 bytes in memory."""
 MAX_COLUMN_FILE_CHARS = 1 << 26
 """Of a JSON file that holds columns instead of rows: it is read whole."""

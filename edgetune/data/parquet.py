@@ -31,17 +31,26 @@ def check_claims(path: Path, metadata: Any) -> None:
         unpacked.add(max(metadata.row_group(i).total_byte_size, 0))
 
 
-def batch_rows(path: Path, metadata: Any, columns: list[str]) -> int:
-    """Return how many rows can be unpacked at once."""
+def batch_rows(path: Path, opened: Any, columns: list[str]) -> int:
+    """Return how many rows of a `pyarrow.parquet.ParquetFile` can be unpacked at once.
+
+    Raises:
+        pyarrow.ArrowException: the file is damaged.
+    """
+    schema, metadata = opened.schema, opened.metadata
+    wanted = [j for j in range(len(schema)) if schema.column(j).path.split(".")[0] in columns]
     largest = 1
     with path.open("rb") as file:
         for i in range(metadata.num_row_groups):
             group = metadata.row_group(i)
-            for j in range(group.num_columns):
+            if group.num_rows <= 0:
+                continue
+            # To look at a damaged chunk ends the process, and to read a row of it raises an error.
+            next(opened.iter_batches(batch_size=1, row_groups=[i], columns=columns), None)
+            for j in wanted:
                 chunk = group.column(j)
-                if chunk.path_in_schema.split(".")[0] in columns:
-                    mean = int(chunk.total_uncompressed_size // max(group.num_rows, 1))
-                    largest = max(largest, mean, _largest_value(file, chunk))
+                mean = int(chunk.total_uncompressed_size // group.num_rows)
+                largest = max(largest, mean, _largest_value(file, chunk))
     return max(1, min(BATCH_ROWS, limits.MAX_BATCH_BYTES // largest))
 
 
@@ -90,7 +99,7 @@ def batches(path: Path, parquet: Any, columns: list[str]) -> Iterator[Any]:
     """
     with parquet.ParquetFile(path, buffer_size=BUFFER_BYTES) as file:
         check_claims(path, file.metadata)
-        n_rows = batch_rows(path, file.metadata, columns)
+        n_rows = batch_rows(path, file, columns)
         for batch in file.iter_batches(batch_size=n_rows, columns=columns):
             if batch.nbytes > limits.MAX_BATCH_BYTES:
                 raise DataError(

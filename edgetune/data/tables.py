@@ -124,7 +124,8 @@ def saved_files(folder: Path) -> list[Path]:
         if splits.is_file():
             names = [str(name) for name in list(_small_json(splits, folder)["splits"])]
             raise DataError(
-                f"{folder} holds the splits {', '.join(names)}; name one, like {folder / names[0]}."
+                f"{folder} holds the splits {brief(', '.join(names))}; name one, like "
+                f"{folder / brief(names[0])}."
             )
         state = _small_json(folder / "state.json", folder)
         files = [inside(folder / entry["filename"], folder) for entry in state["_data_files"]]

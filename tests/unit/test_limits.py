@@ -9,6 +9,8 @@ import lzma
 import os
 import re
 import struct
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -19,6 +21,7 @@ import pyarrow.feather
 import pyarrow.parquet
 import pytest
 import zstandard
+from conftest import child_environment
 from tokenizers import Tokenizer, models, pre_tokenizers
 
 from edgetune.comparing.grid import cells_of, load_grid, make_grid
@@ -266,9 +269,9 @@ def dictionary_bomb(n_rows: int) -> pa.Table:
 def test_a_text_that_parquet_repeats(tmp_path: Path) -> None:
     path = tmp_path / "a.parquet"
     pa.parquet.write_table(dictionary_bomb(5_000), path, compression="zstd")
-    metadata = pa.parquet.read_metadata(path)
-    assert parquet.batch_rows(path, metadata, ["text"]) * 10 * MB <= limits.MAX_BATCH_BYTES
-    assert parquet.batch_rows(path, metadata, ["label"]) == parquet.BATCH_ROWS
+    with pa.parquet.ParquetFile(path) as opened:
+        assert parquet.batch_rows(path, opened, ["text"]) * 10 * MB <= limits.MAX_BATCH_BYTES
+        assert parquet.batch_rows(path, opened, ["label"]) == parquet.BATCH_ROWS
     with pytest.raises(DataError, match=r"a\.parquet .* 200 times"):
         read(path)
 
@@ -281,7 +284,8 @@ def test_parquet_values_that_repeat_the_one_before(tmp_path: Path) -> None:
     metadata = pa.parquet.read_metadata(path)
     stored = metadata.row_group(0).column(0).total_uncompressed_size
     assert stored < 2 * MB
-    assert parquet.batch_rows(path, metadata, ["text"]) * stored <= limits.MAX_BATCH_BYTES
+    with pa.parquet.ParquetFile(path) as opened:
+        assert parquet.batch_rows(path, opened, ["text"]) * stored <= limits.MAX_BATCH_BYTES
 
 
 def test_parquet_that_says_that_it_is_a_bomb(tmp_path: Path) -> None:
@@ -300,6 +304,44 @@ def test_a_batch_of_parquet_that_is_too_large(tmp_path: Path, monkeypatch: pytes
     monkeypatch.setattr(limits, "MAX_BATCH_BYTES", 100_000)
     with pytest.raises(DataError, match="take the longest texts out"):
         read(path)
+
+
+CHANGE_EVERY_BYTE = """
+import sys
+from pathlib import Path
+from edgetune.data.dataset import DataOptions, read_examples
+from edgetune.errors import EdgetuneError
+
+path = Path(sys.argv[1])
+whole = path.read_bytes()
+footer = len(whole) - 8 - int.from_bytes(whole[-8:-4], "little")
+n_refused = 0
+for at in range(footer, len(whole) - 8):
+    for value in {0, 0x19, whole[at] ^ 1, (whole[at] + 2) % 256} - {whole[at]}:
+        path.write_bytes(whole[:at] + bytes([value]) + whole[at + 1 :])
+        try:
+            for _ in read_examples(str(path), DataOptions(), lambda bad: None):
+                pass
+        except EdgetuneError:
+            n_refused += 1
+print(n_refused)
+"""
+
+
+def test_a_damaged_parquet_footer_does_not_end_the_process(tmp_path: Path) -> None:
+    path = tmp_path / "a.parquet"
+    texts = pa.array(["good", None, "film", "bad"])
+    pa.parquet.write_table(pa.table({"text": texts, "label": ["a", "b", "c", "d"]}), path)
+    done = subprocess.run(
+        [sys.executable, "-c", CHANGE_EVERY_BYTE, str(path)],
+        capture_output=True,
+        text=True,
+        env=child_environment(),
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert int(done.stdout) > 100
 
 
 def write_arrow(path: Path, table: pa.Table, compression: str | None) -> Path:
@@ -323,6 +365,24 @@ def test_an_arrow_bomb(tmp_path: Path, repeated: bool) -> None:
     table = dictionary_bomb(1_000) if repeated else pa.table({"text": ["a" * MB] * 20, "label": ["b"] * 20})
     with pytest.raises(DataError, match="200 times"):
         read(write_arrow(tmp_path / "a.arrow", table, "zstd"))
+
+
+def test_an_arrow_bomb_is_refused_before_it_is_unpacked(tmp_path: Path) -> None:
+    table = pa.table({"text": ["a" * MB] * 20, "label": ["b"] * 20})
+    with pytest.raises(DataError, match="200 times"):
+        tables.read_arrow(write_arrow(tmp_path / "a.arrow", table, "zstd"))
+
+
+def test_a_text_that_arrow_repeats_is_counted_each_time(tmp_path: Path) -> None:
+    text = pa.array([os.urandom(500_000).hex()])
+    texts = pa.DictionaryArray.from_arrays(pa.array([0] * 5_000, pa.int32()), text)
+    table = pa.table({"text": texts, "label": ["pos", "neg"] * 2_500})
+    path = write_arrow(tmp_path / "a.arrow", table, None)
+    n_rows = 0
+    with pytest.raises(DataError, match="200 times"):  # noqa: PT012
+        for _ in read_examples(str(path), DataOptions(), lambda bad: None):
+            n_rows += 1
+    assert 100 < n_rows < 400
 
 
 @pytest.mark.parametrize("compression", ["lz4", "zstd", None])
