@@ -23,6 +23,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
+from edgetune.caches import private_folder
 from edgetune.errors import EnvironmentError_, RunError
 from edgetune.faults import place
 from edgetune.files import sync, sync_tree, write_whole
@@ -76,8 +77,7 @@ class RunFolder:
         Raises:
             RunError: another process writes there, or did so meanwhile.
         """
-        if not self.path.exists():
-            self.path.mkdir(parents=True, mode=0o700)  # a user's texts are the user's
+        private_folder(self.path)  # a user's texts are the user's
         self.lock(stack)
         if holds_run(self.path) and not self._overwrite:
             raise RunError(f"Another run was written to {self.path} meanwhile; choose another --out.")
