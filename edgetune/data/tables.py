@@ -20,6 +20,7 @@ BATCH_ROWS = 1_000
 COUNTED_CHARS = 1 << 20
 ROW_BYTES = 8  # what a row costs at least, however little is in it
 MAX_ERROR_CHARS = 200
+MAX_NAME_CHARS = 255
 
 # column names → pyarrow record batches or tables, each with the file that it came from, if there is one
 ArrowBatches = Callable[[list[str]], Iterator[tuple[Path | None, Any]]]
@@ -128,7 +129,10 @@ def saved_files(folder: Path) -> list[Path]:
                 f"{folder / brief(names[0])}."
             )
         state = _small_json(folder / "state.json", folder)
-        files = [inside(folder / entry["filename"], folder) for entry in state["_data_files"]]
+        named = [str(entry["filename"]) for entry in state["_data_files"]]
+        if max(map(len, named), default=0) > MAX_NAME_CHARS:
+            raise ValueError("it names a file with more characters than a name can have")
+        files = [inside(folder / name, folder) for name in named]
     except (OSError, ValueError, LookupError, TypeError, RecursionError) as error:
         raise DataError(
             f"{folder} is a damaged dataset folder ({first_line(error)}); save it again."

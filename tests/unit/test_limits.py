@@ -555,6 +555,13 @@ def test_a_saved_dataset_does_not_lead_out_of_itself(tmp_path: Path, spec: Token
             look(folder)
 
 
+def test_a_saved_dataset_that_names_a_file_as_no_file_is_named(tmp_path: Path) -> None:
+    write(tmp_path / "state.json", json.dumps({"_data_files": [{"filename": "x" * 100_000}]}))
+    with pytest.raises(DataError, match="damaged dataset folder") as caught:
+        read(tmp_path)
+    assert len(str(caught.value)) < 500
+
+
 def test_a_file_that_vanishes_while_it_is_read(tmp_path: Path) -> None:
     content = "text,label\n" + "".join(f"row {i},{i % 2}\n" for i in range(400_000))
     path = write(tmp_path / "a.csv", content)
