@@ -68,7 +68,7 @@ def test_every_method_on_every_backend(
     if method in ("auto-threshold", "three-stage"):
         assert result["threshold"] > 0
     folders = {"model"} if onnx else {"model", "onnx"}
-    files = {"config.toml", "history.jsonl", "summary.json", "metrics.json", "rows.npz", "run.png"}
+    files = {"config.toml", "history.jsonl", "summary.json", "metrics.json", "rows.npz", "run.png", ".lock"}
     assert names(out) == files | folders
     assert names(out / "model") >= {"config.json", "model.safetensors", "README.md"} | TOKENIZER
     if not onnx:
