@@ -53,7 +53,7 @@ def test_tokens_and_all_above_them(
     )
     assert code == 0, err
     (entry,) = (cache / "tokens").iterdir()
-    assert [mode(path) for path in (cache, cache / "tokens", entry, cache / "checked")] == [0o700] * 4
+    assert [mode(path) for path in (cache, cache / "tokens", entry)] == [0o700] * 3
     assert mode(tmp_path / "data") == mode(tmp_path / "out") == 0o755
     other = tmp_path / "evaluated"
     code, _, err = run_cli("evaluate", trained.folder, demo_csv, "--cache-dir", other)
