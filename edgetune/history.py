@@ -13,7 +13,7 @@ A number that is not finite is written as null, so that every line is valid JSON
 whoever reads; nothing is stored twice.
 
 The file stays small however long a run is: of the lines `step` and `skip` the first 40,000 are all written,
-then one in two, after 80,000 one in four, and so on: 20,000 for each doubling of a run, some 7 MB.
+then one in two, after 80,000 one in four, and so on: 20,000 for each doubling of a run, some 5 MB.
 """
 
 from __future__ import annotations
