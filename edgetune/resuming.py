@@ -17,7 +17,6 @@ from edgetune.machine import machine_info, versions
 from edgetune.meter import Meter
 from edgetune.planning.types import Plan
 from edgetune.rows import Rows
-from edgetune.runfolder import holds_run
 from edgetune.saved import read_summary
 
 EVERY_S = 60.0
@@ -84,10 +83,8 @@ def read_break(folder: Path) -> Break:
     """Find where a run was broken off; nothing is changed.
 
     Raises:
-        RunError: it is no run, it is finished, or there is nothing to go on from.
+        RunError: it is finished, or there is nothing to go on from.
     """
-    if not folder.is_dir() or not holds_run(folder):
-        raise RunError(f"{folder} is no run of edgetune; give the folder of a run that was broken off.")
     summary = read_summary(folder)
     if summary and not summary.get("interrupted"):
         raise RunError(f"{folder} is finished; there is nothing to resume.")

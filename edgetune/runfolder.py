@@ -21,8 +21,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
-
 from edgetune.caches import private_folder
 from edgetune.errors import EnvironmentError_, RunError
 from edgetune.faults import place
@@ -63,7 +61,13 @@ class RunFolder:
 
     @classmethod
     def reopened(cls, path: Path) -> RunFolder:
-        """Return the folder of a run that is there, to be written to further once it is locked."""
+        """Return the folder of a run that is there, to be written to further once it is locked.
+
+        Raises:
+            RunError: it is none.
+        """
+        if not path.is_dir() or not holds_run(path):
+            raise RunError(f"{path} is no run of edgetune; give the folder of a run that was broken off.")
         folder = cls.__new__(cls)
         folder.path, folder._overwrite = path, False
         return folder
@@ -155,6 +159,8 @@ def alone_in(folder: Path) -> Iterator[None]:
     Raises:
         RunError: another one writes there.
     """
+    from filelock import FileLock, Timeout  # a tenth of a second that reading a run does without
+
     lock = FileLock(folder / LOCK, timeout=0)
     try:
         lock.acquire()
@@ -192,8 +198,8 @@ def settle_idle(path: Path) -> None:
     """Settle a folder that is only to be read, unless its run is going on or it cannot be written."""
     if not any((home / READY).is_dir() for home in (path, path / INTERRUPTED)):
         return
-    with contextlib.suppress(OSError, RunError), contextlib.ExitStack() as stack:
-        RunFolder.reopened(path).lock(stack)
+    with contextlib.suppress(OSError, RunError), alone_in(path):
+        settle(path)
 
 
 def _put_in_place(home: Path) -> None:

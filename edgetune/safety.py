@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 
 from edgetune.backends.base import NoLinearHead
-from edgetune.backends.prefix_cache import KEY_BYTES, RowFinder
 from edgetune.checkpoint import checkpoint_files
 from edgetune.energy import Sensor
 from edgetune.faults import place
@@ -112,9 +111,8 @@ class Safety:
         history.load_state(state["history"])
         loop.load_state(state["loop"], resumed.checkpoint.backend, self._prepared.backend.state)
         if self._cache is not None and (kept := state["prefix_cache"]) is not None:
-            data, content = self._prepared.data, kept["keys"].tobytes()
-            wanted = (content[at : at + KEY_BYTES] for at in range(0, len(content), KEY_BYTES))
-            self._cache.load_state(kept, RowFinder((data.train, data.evaluation), wanted))
+            data = self._prepared.data
+            self._cache.load_state(kept, (data.train, data.evaluation))
         self._prepared.backend.parts.most = state["rows_at_once"]
         self._keeper.load_state(state["keeper"])
         if self._timed is not None:

@@ -80,11 +80,10 @@ def write_model(folder: Path, model_type: str, **settings: Any) -> Path:
     return folder
 
 
-@pytest.fixture(scope="session")
-def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A random BERT of two layers, 32 wide."""
+def write_tiny_model(home: Path) -> Path:
+    """Write a random BERT of two layers, 32 wide."""
     return write_model(
-        tmp_path_factory.mktemp("model") / "tiny-bert",
+        home / "tiny-bert",
         "bert",
         hidden_size=32,
         num_hidden_layers=2,
@@ -93,6 +92,12 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
         max_position_embeddings=128,
         initializer_range=0.2,
     )
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A random BERT of two layers, 32 wide."""
+    return write_tiny_model(tmp_path_factory.mktemp("model"))
 
 
 @pytest.fixture(scope="session")

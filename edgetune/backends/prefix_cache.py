@@ -185,12 +185,12 @@ class PrefixCache:
             "n_misses": self.n_misses,
         }
 
-    def load_state(self, state: dict[str, Any], find: Callable[[Sequence[bytes]], Batch]) -> None:
+    def load_state(self, state: dict[str, Any], sources: Sequence[TokenSource]) -> None:
         """Keep exactly the rows that were kept where `state()` was taken; they are computed when asked for.
 
         Args:
             state: of a cache with the same room, for the same model.
-            find: returns the rows (B,) that have these keys.
+            sources: which have them.
         """
         content = state["keys"].tobytes()
         keys = [content[at : at + KEY_BYTES] for at in range(0, len(content), KEY_BYTES)]
@@ -205,7 +205,7 @@ class PrefixCache:
             if kept:
                 self._kept[key], self._group_of[key] = None, number
         self._n_bytes, self.n_hits, self.n_misses = state["n_bytes"], state["n_hits"], state["n_misses"]
-        self._find = find
+        self._find = RowFinder(sources, keys)
 
     def _compute_again(self, keys: Sequence[bytes], compute: Compute) -> None:
         """Compute the groups of those rows that were kept before a break, each as it was computed then."""

@@ -45,7 +45,7 @@ class SharedPlans:
         """Plan for a cell, if none like it was planned; where no training fits, its run decides."""
         if not _planned(cell) or self._key(cell) in self._known:
             return
-        asked = {name: value for name, value in cell.settings.items() if name not in _SELECTION}
+        asked = _asked(cell)
         self._say(f"Planning {asked['deadline_s']:g} s on {cell.data}, for all methods alike")
         try:
             plans = plan_ahead(self._rows[cell.data].settings | asked, self._cache_dir).ranked
@@ -56,8 +56,7 @@ class SharedPlans:
         write_whole(self._file, json.dumps(self._known, indent=2) + "\n")
 
     def _key(self, cell: Cell) -> str:
-        asked = {name: value for name, value in cell.settings.items() if name not in _SELECTION}
-        return json.dumps([cell.data, self._rows[cell.data].key, asked], sort_keys=True)
+        return json.dumps([cell.data, self._rows[cell.data].key, _asked(cell)], sort_keys=True)
 
 
 _SELECTION = frozenset(SelectionSettings.model_fields)
@@ -65,6 +64,11 @@ _SELECTION = frozenset(SelectionSettings.model_fields)
 
 def _planned(cell: Cell) -> bool:
     return not cell.outside and "deadline_s" in cell.settings
+
+
+def _asked(cell: Cell) -> dict[str, Any]:
+    """Return what a plan depends on: all but how rows are selected."""
+    return {name: value for name, value in cell.settings.items() if name not in _SELECTION}
 
 
 def _settings(plan: Plan) -> dict[str, Any]:

@@ -89,9 +89,9 @@ class Denied:
             "HOME": str(self.home),
         }
 
-    def run(self, *arguments: object, before: tuple[str, ...] = ()) -> str:
-        done = subprocess.run(
-            [*before, sys.executable, *map(str, arguments)],
+    def outcome(self, command: list[str]) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            command,
             cwd=self.home,
             capture_output=True,
             text=True,
@@ -99,6 +99,9 @@ class Denied:
             timeout=240,
             check=False,
         )
+
+    def run(self, *arguments: object, before: tuple[str, ...] = ()) -> str:
+        done = self.outcome([*before, sys.executable, *map(str, arguments)])
         assert done.returncode == 0, done.stderr
         return done.stdout
 
@@ -159,29 +162,13 @@ def test_no_command_uses_the_network(
 def test_with_a_hub_name_it_is_noticed(denied: Denied, demo_csv: Path) -> None:
     """The other way round: what does go over the network is seen by the same watch."""
     command = [sys.executable, "-m", "edgetune", "finetune", str(demo_csv), "--model", "hub:org/name"]
-    done = subprocess.run(
-        command,
-        cwd=denied.home,
-        capture_output=True,
-        text=True,
-        env=denied.environment(),
-        timeout=240,
-        check=False,
-    )
+    done = denied.outcome(command)
     assert done.returncode == 1
     assert "Unknown model hub:org/name" in done.stderr
     assert denied.attempts() != []
     denied.log.unlink()
     command[-1] = "org/name"  # the name alone is only looked up
-    done = subprocess.run(
-        command,
-        cwd=denied.home,
-        capture_output=True,
-        text=True,
-        env=denied.environment(),
-        timeout=240,
-        check=False,
-    )
+    done = denied.outcome(command)
     assert "Fetch it with --model hub:org/name" in done.stderr
     assert denied.attempts() == []
 

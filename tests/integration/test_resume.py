@@ -193,6 +193,8 @@ def test_what_cannot_be_resumed_is_a_sentence(
 
     assert "is no run of edgetune" in refused(tmp_path / "nothing")
     assert "is no run of edgetune" in refused(demo_csv.parent)
+    assert not (tmp_path / "nothing").exists()
+    assert not (demo_csv.parent / ".lock").exists()
     assert "the run's own settings" in refused(broken_off, "--lr", "0.1")
     assert "the run's own settings" in refused(broken_off, demo_csv)
     with FileLock(broken_off / ".lock"):
@@ -216,20 +218,19 @@ def test_two_runs_never_write_to_one_folder(
     assert run_cli(*arguments(demo_csv, tiny_model, broken_off, *how)).code == 0  # a dead one keeps no lock
 
 
-@pytest.mark.parametrize("place", ["model-written", "model-ready", "model-half-placed"])
+@pytest.mark.parametrize("place", ["model-written", "model-ready", "model-half-placed", "model-placed"])
 def test_a_model_that_was_being_put_in_place_is_found(
-    place: str, demo_csv: Path, tiny_model: Path, run_process: Any, fault: Any, tmp_path: Path
+    place: str, broken_off: Path, run_process: Any, fault: Any, tmp_path: Path
 ) -> None:
-    out = tmp_path / "run"
-    fault(f"{place}:2:kill")
-    how = ("--backend", "torch", "--quiet", "--lr", 0.001)
-    died = run_process("-m", "edgetune", *arguments(demo_csv, tiny_model, out, *how), cwd=tmp_path)
+    """The run has a model from when it was stopped; it dies while it replaces that."""
+    before = (broken_off / "model" / "model.safetensors").read_bytes()
+    fault(f"{place}:1:kill")
+    died = run_process("-m", "edgetune", "finetune", "--resume", broken_off, "--quiet", cwd=tmp_path)
     fault("")
-    if died.code == 0:  # the second pass was no better, so that nothing was saved again
-        pytest.skip("only one save was made")
     assert died.code == -9, died.err
-    assert load_run(out).predict(["my parcel never came"])
-    assert not list(out.glob(".saving-*")) or place == "model-written"
+    assert load_run(broken_off).predict(["my parcel never came"])
+    assert ((broken_off / "model" / "model.safetensors").read_bytes() == before) == (place == "model-written")
+    assert not (broken_off / ".ready").exists()
 
 
 def test_a_full_disk_costs_a_checkpoint_and_not_the_run(

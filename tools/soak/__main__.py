@@ -44,14 +44,6 @@ class Sample:
     history_mb: float
 
 
-def tiny_model(home: Path) -> Path:
-    """Write a random BERT of two layers."""
-    from tests.conftest import write_model
-
-    size = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
-    return write_model(home / "tiny-bert", "bert", **size, max_position_embeddings=128, initializer_range=0.2)
-
-
 def start(*arguments: object, cache: Path, log: Path) -> subprocess.Popen[bytes]:
     """Start a run."""
     environment = os.environ | {"PYTHONPATH": str(ROOT), "EDGETUNE_CACHE": str(cache), "OMP_NUM_THREADS": "1"}
@@ -82,12 +74,13 @@ def watch(child: subprocess.Popen[bytes], history: Path, every_s: float) -> list
 def soak(home: Path, n_rows: int, n_steps: int, backend: str) -> int:
     """Run once for long; return how many things grew."""
     from edgetune.demo_data import write_demo
+    from tests.conftest import write_tiny_model
 
     data, out = home / "rows.csv", home / "run"
     print(f"Writing {n_rows:,} rows", flush=True)
     write_demo(data, n_rows=n_rows, seed=0)
     child = start(
-        *(data, "--model", tiny_model(home), "--out", out, "--backend", backend, "--batch-size", 8),
+        *(data, "--model", write_tiny_model(home), "--out", out, "--backend", backend, "--batch-size", 8),
         *("--epochs", 100, "--max-steps", n_steps, "--precision", "fp32", "--threads", 1, "--quiet"),
         *("--method", "three-stage", "--set", "keep=last"),
         cache=home / "cache",
@@ -121,8 +114,9 @@ def soak(home: Path, n_rows: int, n_steps: int, backend: str) -> int:
 def together(home: Path, n_runs: int) -> int:
     """Start runs at one moment on empty caches; return how many failed or differ from one that ran alone."""
     from edgetune.demo_data import write_demo
+    from tests.conftest import write_tiny_model
 
-    data, model = home / "rows.csv", tiny_model(home)
+    data, model = home / "rows.csv", write_tiny_model(home)
     write_demo(data, n_rows=2000, seed=0)
     common = (data, "--model", model, "--epochs", 1, "--threads", 1, "--quiet", "--backend")
     left: dict[str, bytes] = {}

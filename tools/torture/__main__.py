@@ -155,19 +155,10 @@ class Torture:
 
     def __init__(self, home: Path, seed: int) -> None:
         from edgetune.demo_data import write_demo
-        from tests.conftest import write_model
+        from tests.conftest import write_tiny_model
 
         self.home, self.random, self.found = home, random.Random(seed), Found()
-        self.model = write_model(
-            home / "tiny-bert",
-            "bert",
-            hidden_size=32,
-            num_hidden_layers=2,
-            num_attention_heads=2,
-            intermediate_size=64,
-            max_position_embeddings=128,
-            initializer_range=0.2,
-        )
+        self.model = write_tiny_model(home)
         self.data = home / "tickets.csv"
         write_demo(self.data, n_rows=900, seed=0)
         self.whole: dict[Setting, tuple[dict[str, object], float]] = {}
