@@ -130,7 +130,34 @@ def bucket_of(lengths: IntArray) -> IntArray:
     return buckets
 
 
-def epoch_order(lengths: IntArray, batch_size: int, rng: np.random.Generator) -> list[IntArray]:
+@dataclass(frozen=True, slots=True)
+class Order:
+    """Batches of row indices, end to end: a million rows take 5 MB, not an array object for every eight.
+
+    Attributes:
+        rows: (n,) indices.
+        ends: (n_batches,) where each batch ends in `rows`.
+    """
+
+    rows: IntArray
+    ends: IntArray
+
+    def __len__(self) -> int:
+        return len(self.ends)
+
+    def __getitem__(self, at: int) -> IntArray:
+        """Return the indices of one batch."""
+        end = self.ends[at]  # an IndexError ends an iteration
+        return self.rows[self.ends[at - 1] if at else 0 : end]
+
+    def cut(self, n_rows: int) -> Order:
+        """Return the batches that hold the first rows, the last one cut where it has more."""
+        return Order(
+            self.rows[:n_rows], np.unique(np.minimum(self.ends, n_rows)) if n_rows else self.ends[:0]
+        )
+
+
+def epoch_order(lengths: IntArray, batch_size: int, rng: np.random.Generator) -> Order:
     """Cut one epoch into shuffled batches whose rows are of (nearly) one length.
 
     Rows are shuffled, then grouped by bucket, then cut; only a bucket's last rows share a batch
@@ -142,13 +169,15 @@ def epoch_order(lengths: IntArray, batch_size: int, rng: np.random.Generator) ->
         rng: decides both the order within a bucket and the order of batches.
 
     Returns:
-        Index arrays, (batch_size,) each but possibly the one with the longest rows.
+        Batches of `batch_size` indices, but possibly the one with the longest rows.
     """
-    shuffled = rng.permutation(len(lengths)).astype(np.int32)
-    grouped = shuffled[np.argsort(bucket_of(lengths)[shuffled], kind="stable")]
-    cuts = range(0, len(grouped), batch_size)
-    order = rng.permutation(len(cuts))
-    return [grouped[cuts[i] : cuts[i] + batch_size] for i in order]
+    n_rows = len(lengths)
+    n_batches = -(-n_rows // batch_size)
+    shuffled = rng.permutation(np.arange(n_rows, dtype=np.int32))
+    cells = np.full(n_batches * batch_size, -1, dtype=np.int32)
+    cells[:n_rows] = shuffled[np.argsort(bucket_of(lengths)[shuffled], kind="stable")]
+    laid = cells.reshape(n_batches, batch_size)[rng.permutation(n_batches)]
+    return Order(laid[laid >= 0], np.cumsum((laid >= 0).sum(axis=1), dtype=np.int32))
 
 
 def sequential_batches(source: TokenSource, batch_size: int) -> Iterator[Batch]:

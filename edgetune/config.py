@@ -136,7 +136,7 @@ class LabelledText(Settings):
     """Which text, and how to read it.
 
     Attributes:
-        train: file, folder or `hub:NAME[:SPLIT]`.
+        train: file, folder or `hub:NAME[@REVISION][:[CONFIGURATION:]SPLIT]`.
         eval: the same; None holds rows of `train` out.
         text: columns, joined by a space (or a pair, with `pair`); empty: found by their usual names.
         label: column; None: found by its usual names.

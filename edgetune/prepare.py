@@ -18,6 +18,7 @@ from edgetune.backends.base import Backend
 from edgetune.backends.prefix_cache import PrefixCache
 from edgetune.caches import private_folder
 from edgetune.config import FILTERS, RunConfig
+from edgetune.data.hub import pinned
 from edgetune.data.tokens import TokenizerSpec
 from edgetune.errors import BudgetError, ProfileError, UsageError
 from edgetune.freezing import frozen_depth
@@ -175,15 +176,17 @@ def read_rows(
     say: Say,
     check: Callable[[], None] = lambda: None,
 ) -> tuple[Rows, RunConfig]:
-    """Open the rows, cut to what the model can take; `check` is called now and then and may raise."""
+    """Open the rows, cut to what the model can take; `check` is called now and then and may raise.
+
+    In the settings that come back, hub names have their commit.
+    """
     max_length = min(config.data.max_length, origin.max_positions)
     spec = TokenizerSpec(origin.tokenizer_file, max_length, origin.source.pad_id)
     with meter.phase("tokenize"):
-        rows = open_rows(config, spec, cache_dir, origin.labels, say, check)
-    if max_length != config.data.max_length:
-        data = config.data.model_copy(update={"max_length": max_length})
+        files = {"train": pinned(config.data.train), "eval": config.data.eval and pinned(config.data.eval)}
+        data = config.data.model_copy(update={**files, "max_length": max_length})
         config = config.model_copy(update={"data": data})
-    return rows, config
+        return open_rows(config, spec, cache_dir, origin.labels, say, check), config
 
 
 def decide_open(

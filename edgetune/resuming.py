@@ -22,6 +22,10 @@ from edgetune.saved import read_summary
 EVERY_S = 60.0
 COST_RATE = 0.01
 """Unless a user asks for it, checkpoints take no larger share of the time."""
+FIRST_BYTES_S = 200e6
+"""What writing, syncing included, is taken to do until a first checkpoint has shown it."""
+ADAM_BYTES = 12
+"""Of a trained parameter: itself and two moments."""
 
 
 @dataclass(frozen=True)
@@ -144,26 +148,28 @@ def check_same(found: dict[str, Any], now: dict[str, Any], train: str) -> str:
 class Checkpoints:
     """Writes a run's checkpoints when they are due."""
 
-    def __init__(self, folder: Path, asked_s: float | None, meter: Meter) -> None:
+    def __init__(self, folder: Path, asked_s: float | None, meter: Meter, n_parameters: int) -> None:
         """Count from now.
 
         Args:
             folder: of the run.
             asked_s: seconds between two, if a user wants so many; 0: only when the run is stopped.
-            meter: is charged.
+            meter: is charged, and says what those before a break have cost.
+            n_parameters: that are trained.
         """
         self._folder, self._asked_s, self._meter = folder, asked_s, meter
         self._last_s = meter.elapsed_s()
-        self._took_s = 0.0
-
-    @property
-    def _every_s(self) -> float:
-        return max(EVERY_S, self._took_s / COST_RATE) if self._asked_s is None else self._asked_s
+        self._takes_s = ADAM_BYTES * n_parameters / FIRST_BYTES_S
 
     def is_due(self, left_s: float) -> bool:
         """Return whether the last one is old, and enough of the run is left for another to be of use."""
-        every_s = self._every_s
-        return bool(every_s) and self._meter.elapsed_s() - self._last_s > every_s and left_s > every_s / 2
+        age_s = self._meter.elapsed_s() - self._last_s
+        if self._asked_s is not None:
+            return bool(self._asked_s) and age_s > self._asked_s and left_s > self._asked_s / 2
+        if age_s <= EVERY_S or left_s <= max(EVERY_S, self._takes_s / COST_RATE) / 2:
+            return False
+        cost_s = self._meter.split_s()["checkpoint"] + self._takes_s
+        return cost_s <= COST_RATE * self._meter.elapsed_s()
 
     def write(self, state: dict[str, Any], backend: bytes) -> None:
         """Add one.
@@ -176,7 +182,7 @@ class Checkpoints:
             write_checkpoint(self._folder, state, backend)
         finally:
             self._last_s = self._meter.elapsed_s()
-            self._took_s = max(self._took_s, self._last_s - started_s)
+            self._takes_s = self._last_s - started_s
 
     def newest(self, *, but_newest: bool = False) -> Checkpoint | None:
         """Read the newest; `but_newest` gives up the newest, which led nowhere, first."""

@@ -46,8 +46,9 @@ class Safety:
     ) -> None:
         self._prepared, self._folder, self._meter, self._view = prepared, folder, meter, view
         self._keeper, self._timed, self._sensor, self._since_s = keeper, timed, sensor, sensor_since_s
-        self._checkpoints = Checkpoints(folder.path, prepared.config.train.checkpoint_s, meter)
         backend = prepared.backend
+        asked_s = prepared.config.train.checkpoint_s
+        self._checkpoints = Checkpoints(folder.path, asked_s, meter, backend.n_parameters)
         self._cache = backend.cache
         self._of = fingerprint(prepared.data, backend.name, backend.depth)
         self._went_back_to = -1  # step

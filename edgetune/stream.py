@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Sequence
 from typing import Any, Protocol
 
 import numpy as np
 
-from edgetune.batching import Batch, TokenSource, epoch_order
+from edgetune.batching import Batch, Order, TokenSource, epoch_order
 from edgetune.types import IntArray
 
 RELEASE_EVERY = 8  # batches between two calls that let the system drop token pages
@@ -32,48 +30,43 @@ class Stream:
     def __init__(self, source: Source, batch_size: int, rng: np.random.Generator) -> None:
         """Stand before the first pass."""
         self._source, self._batch_size, self._rng = source, batch_size, rng
-        self._left: deque[IntArray] = deque()
+        self._order = Order(np.zeros(0, np.int32), np.zeros(0, np.int32))
+        self._at = 0
 
     def __len__(self) -> int:
         """Batches left of the pass."""
-        return len(self._left)
+        return len(self._order) - self._at
 
     def begin(self) -> None:
         """Draw the order of a pass."""
-        self._left = deque(self._drawn())
+        self._order, self._at = epoch_order(self._source.lengths, self._batch_size, self._rng), 0
 
     def next(self) -> Batch:
         """Copy the next batch of the pass."""
-        if len(self._left) % RELEASE_EVERY == 0:
+        if len(self) % RELEASE_EVERY == 0:
             self._source.release()
-        return self._source.batch(self._left.popleft())
+        self._at += 1
+        return self._source.batch(self._order[self._at - 1])
 
     def draw_rest_anew(self) -> None:
         """Draw as many rows as are left of the pass from all of them."""
-        n_left = sum(map(len, self._left))
-        self._left = deque(_first_rows(self._drawn(), n_left))
+        n_left = len(self._left)
+        self.begin()
+        self._order = self._order.cut(n_left)
 
-    def _drawn(self) -> list[IntArray]:
-        return epoch_order(self._source.lengths, self._batch_size, self._rng)
+    @property
+    def _left(self) -> IntArray:
+        return self._order.rows[self._order.ends[self._at - 1] if self._at else 0 :]
 
     def state(self) -> dict[str, Any]:
         """Return what is left, and the generator."""
         return {
-            "left": np.concatenate([*self._left, np.zeros(0, np.int32)]).astype(np.int32),
-            "sizes": np.array([len(rows) for rows in self._left], dtype=np.int32),
+            "left": self._left,
+            "sizes": np.diff(self._order.ends, prepend=np.int32(0))[self._at :],
             "rng": self._rng.bit_generator.state,
         }
 
     def load_state(self, state: dict[str, Any]) -> None:
         """Go on exactly where `state()` was taken."""
-        self._left = deque(np.split(state["left"], np.cumsum(state["sizes"]))[:-1])
+        self._order, self._at = Order(state["left"], np.cumsum(state["sizes"], dtype=np.int32)), 0
         self._rng.bit_generator.state = state["rng"]
-
-
-def _first_rows(order: Sequence[IntArray], n_rows: int) -> list[IntArray]:
-    """Return the batches that hold the first rows of an order, the last one cut where it has more."""
-    ends = np.cumsum([len(rows) for rows in order])
-    last = int(np.searchsorted(ends, n_rows))
-    whole = [rows for rows in order[:last] if len(rows)]
-    rest = n_rows - int(ends[last - 1]) if last else n_rows
-    return [*whole, order[last][:rest]] if rest and last < len(order) else whole

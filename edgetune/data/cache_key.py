@@ -21,7 +21,7 @@ _BLOCK_BYTES = 1 << 20
 def cache_key(path: str, options: DataOptions, tokenizer: Path, max_length: int, cache_version: int) -> str:
     """Hash the data's content, how it is read and how it is tokenized.
 
-    A hub dataset counts by its name alone, so that a cached one opens without a network.
+    A hub dataset counts by its name and commit alone, so that a cached one opens without a network.
 
     Raises:
         DataError: the data or the tokenizer cannot be read.

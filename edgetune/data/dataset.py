@@ -79,7 +79,7 @@ def read_examples(path: str, options: DataOptions, on_bad: Callable[[BadRow], No
     """Yield the usable rows of a file, a folder or a hub dataset, in their order.
 
     Args:
-        path: a file, a folder, or `hub:NAME`, `hub:NAME:SPLIT` or `hub:NAME:CONFIGURATION:SPLIT`.
+        path: a file, a folder, or `hub:NAME` (see `hub`).
         options: how to read it.
         on_bad: is told of every row that cannot be used.
 

@@ -1,19 +1,29 @@
-"""A dataset of the Hugging Face hub, through the `datasets` library."""
+"""A dataset of the Hugging Face hub, through the `datasets` library.
+
+    hub:org/name[:[CONFIGURATION:]SPLIT]             the newest commit, or what is in the library's cache
+    hub:org/name@REVISION[:[CONFIGURATION:]SPLIT]    a branch, tag or commit
+
+Where the hub can be reached, a run's settings name the commit that was read (`pinned`).
+"""
 
 from __future__ import annotations
 
 import os
+import re
 import socket
 import urllib.parse
 import urllib.request
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
+from edgetune.data.readers import HUB_PREFIX
 from edgetune.data.rows import Table
 from edgetune.data.tables import BATCH_ROWS, arrow_table, first_line
-from edgetune.errors import DataError, EnvironmentError_
+from edgetune.errors import DataError, EnvironmentError_, UsageError
+from edgetune.offline import no_telemetry
 
 PROBE_TIMEOUT_S = 3.0
+_COMMIT = re.compile(r"[0-9a-f]{40}")
 _OFFLINE = frozenset(
     {
         "ConnectionError",
@@ -27,26 +37,79 @@ _OFFLINE = frozenset(
 )
 
 
-def read_hub(address: str) -> Table:
+class Address(NamedTuple):
+    """What `hub:` is followed by.
+
+    Attributes:
+        name: of the dataset.
+        revision: branch, tag or commit; "" for the newest.
+        parts: configuration, if one is named, and split.
+    """
+
+    name: str
+    revision: str
+    parts: tuple[str, ...]
+
+    @classmethod
+    def parsed(cls, path: str) -> Address:
+        """Take `hub:NAME[@REVISION][:[CONFIGURATION:]SPLIT]` apart.
+
+        Raises:
+            UsageError: there is no name, or there are too many parts.
+        """
+        first, *parts = path.removeprefix(HUB_PREFIX).split(":")
+        name, _, revision = first.partition("@")
+        if not name or len(parts) > 2:
+            raise UsageError(
+                f'"{path}" names no dataset; "hub:NAME" or "hub:NAME[:CONFIGURATION]:SPLIT" does.'
+            )
+        return cls(name, revision, tuple(parts))
+
+    def __str__(self) -> str:
+        at = f"@{self.revision}" if self.revision else ""
+        return HUB_PREFIX + ":".join([self.name + at, *self.parts])
+
+
+def pinned(path: str) -> str:
+    """Return an address with the commit that it means now, where the hub can say so; else as it is."""
+    if not path.startswith(HUB_PREFIX):
+        return path
+    address = Address.parsed(path)
+    if _COMMIT.fullmatch(address.revision) or not reachable():
+        return path
+    no_telemetry()
+    try:
+        from huggingface_hub import HfApi
+
+        commit = HfApi().dataset_info(address.name, revision=address.revision or None).sha
+    except Exception:  # it is not there, or nobody answers: reading says which, in a sentence
+        return path
+    return str(address._replace(revision=commit)) if commit else path
+
+
+def read_hub(path: str) -> Table:
     """Open a dataset of the Hugging Face hub, downloaded or already in its cache.
 
     Args:
-        address: `NAME`, `NAME:SPLIT` (else `train`) or, where it has several configurations,
-            `NAME:CONFIGURATION:SPLIT`.
+        path: as above; the split is `train` if none is named.
 
     Raises:
+        UsageError: no dataset is named.
         EnvironmentError_: `datasets` is not installed, or the hub cannot be reached.
         DataError: there is no such dataset or split.
     """
-    *names, split = address.split(":") if ":" in address else (address, "train")
+    address = Address.parsed(path)
+    *configuration, split = address.parts or ("train",)
     if not reachable():  # else `datasets` tries again for 20 s; what it has cached still opens
         os.environ.setdefault("HF_HUB_OFFLINE", "1")
+    no_telemetry()
     try:
         import datasets
     except ImportError as error:
         raise EnvironmentError_('Reading from the hub needs: pip install "edgetune[cpu]"') from error
+    names = [address.name, *configuration]
     try:
-        dataset = datasets.load_dataset(*names, split=split)
+        dataset = datasets.load_dataset(*names, split=split, revision=address.revision or None)
     except Exception as error:
         raise _hub_error(names, split, error) from error
 
@@ -54,7 +117,7 @@ def read_hub(address: str) -> Table:
         for batch in dataset.select_columns(columns).with_format("arrow").iter(batch_size=BATCH_ROWS):
             yield None, batch
 
-    return arrow_table(f"hub:{':'.join(names)}:{split}", dataset.features.arrow_schema, batches)
+    return arrow_table(str(address), dataset.features.arrow_schema, batches)
 
 
 def reachable() -> bool:

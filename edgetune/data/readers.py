@@ -10,7 +10,7 @@ from pathlib import Path
 
 from edgetune.data.rows import Table
 from edgetune.data.textio import read_start, suffixes_of
-from edgetune.errors import DataError, UsageError
+from edgetune.errors import DataError
 
 HUB_PREFIX = "hub:"
 _DELIMITER_HINTS = {".csv": ",", ".tsv": "\t", ".tab": "\t"}
@@ -28,7 +28,7 @@ def open_table(
     """Open labelled rows in any format.
 
     Args:
-        path: a file, a folder, or `hub:NAME` or `hub:NAME:SPLIT`.
+        path: a file, a folder, or `hub:NAME` (see `hub`).
         encoding: of text files.
         delimiter: of delimited files; None decides by the content.
         header: whether a delimited file's first row names its columns; None decides by the content.
@@ -41,9 +41,7 @@ def open_table(
     if path.startswith(HUB_PREFIX):
         from edgetune.data.hub import read_hub
 
-        if not path.removeprefix(HUB_PREFIX).split(":")[0]:
-            raise UsageError('Name the dataset: "hub:NAME" or "hub:NAME:SPLIT".')
-        return read_hub(path.removeprefix(HUB_PREFIX))
+        return read_hub(path)
     place = existing(path)
     if place.is_dir():
         return _open_folder(place, encoding)

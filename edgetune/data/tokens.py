@@ -45,7 +45,7 @@ def open_tokens(
     """Open labelled text as tokens, from the cache if it was opened before.
 
     Args:
-        path: a file, a folder, or `hub:NAME` or `hub:NAME:SPLIT`.
+        path: a file, a folder, or `hub:NAME` (see `hub`).
         options: how to read it.
         tokenizer: how to tokenize it.
         cache_dir: where caches are kept.

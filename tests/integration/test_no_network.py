@@ -151,7 +151,7 @@ def test_no_command_uses_the_network(
     denied.run("-m", "edgetune", "plan", demo_csv, "--deadline", "5m", "--model", tiny_model)
     denied.run("-m", "edgetune", "profile", "show", "amd-zen4-2-cores")
     denied.run("-m", "edgetune", "doctor")
-    settings = ("--set", f"model={tiny_model}", "--set", "backend=torch", "--no-curve")
+    settings = ("--set", f"model={tiny_model}", "--set", "backend=ort", "--no-curve")
     methods = ("--methods", "train-all,encoder-logreg", "--epochs", 1, "--rows", 60, "--eval-rows", 20)
     printed = denied.run("-m", "edgetune", "compare", demo_csv, *methods, *settings, "--out", "compared")
     assert "encoder-logreg" in printed

@@ -75,6 +75,10 @@ def test_an_epoch_is_every_row_once_in_full_batches(lengths: np.ndarray, size: i
     assert len(partial) <= 1
     longest = bucket_of(lengths).max()
     assert all(bucket_of(lengths[rows]).max() == longest for rows in partial)
+    n_first = seed % (len(lengths) + 1)
+    first = list(batches.cut(n_first))
+    assert np.concatenate([*first, []]).tolist() == batches.rows[:n_first].tolist()
+    assert all(one.tolist() == whole.tolist() for one, whole in zip(first[:-1], batches, strict=False))
     mixed = sum(len(np.unique(bucket_of(lengths[rows]))) > 1 for rows in batches)
     assert mixed < len(np.unique(bucket_of(lengths))) or mixed == 0
 

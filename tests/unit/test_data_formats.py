@@ -6,7 +6,7 @@ import json
 import os
 import sys
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pyarrow as pa
@@ -268,8 +268,8 @@ class FakeHub(ModuleType):
         self.result = result
         self.asked: list[tuple[str, ...]] = []
 
-    def load_dataset(self, *names: str, split: str) -> Any:
-        self.asked.append((*names, split))
+    def load_dataset(self, *names: str, split: str, revision: str | None) -> Any:
+        self.asked.append((*names, split, *([revision] if revision else [])))
         if isinstance(self.result, Exception):
             raise self.result
         return self.result
@@ -306,9 +306,41 @@ def test_hub(monkeypatch: pytest.MonkeyPatch) -> None:
     assert triples("hub:owner/name:test")[:2] == [(1, "text 0", "neg"), (2, "text 1", "pos")]
     assert len(triples("hub:owner/name")) == 2_500
     load("hub:glue:sst2:validation")
-    assert fake.asked == [("owner/name", "test"), ("owner/name", "train"), ("glue", "sst2", "validation")]
-    with pytest.raises(UsageError, match="hub:NAME"):
-        load("hub:")
+    load("hub:glue@refs/pr/1:sst2:validation")
+    assert fake.asked == [
+        ("owner/name", "test"),
+        ("owner/name", "train"),
+        ("glue", "sst2", "validation"),
+        ("glue", "sst2", "validation", "refs/pr/1"),
+    ]
+    for nothing in ("hub:", "hub:@main", "hub:a:b:c:d"):
+        with pytest.raises(UsageError, match="hub:NAME"):
+            load(nothing)
+
+
+@pytest.mark.parametrize(
+    ("asked", "named"),
+    [
+        ("hub:owner/name", f"hub:owner/name@{'a' * 40}"),
+        ("hub:owner/name@main:sst2:test", f"hub:owner/name@{'a' * 40}:sst2:test"),
+        (f"hub:owner/name@{'b' * 40}:test", f"hub:owner/name@{'b' * 40}:test"),
+        ("hub:gone/name:test", "hub:gone/name:test"),
+        ("reviews.csv", "reviews.csv"),
+    ],
+)
+def test_a_hub_dataset_is_pinned(asked: str, named: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Api:
+        def dataset_info(self, name: str, revision: str | None) -> SimpleNamespace:
+            if name != "owner/name":
+                raise ConnectionError("no such dataset")
+            assert revision in (None, "main")
+            return SimpleNamespace(sha="a" * 40)
+
+    monkeypatch.setattr("huggingface_hub.HfApi", Api)
+    monkeypatch.setattr(hub, "reachable", lambda: True)
+    assert hub.pinned(asked) == named
+    monkeypatch.setattr(hub, "reachable", lambda: False)
+    assert hub.pinned(asked) == asked
 
 
 @pytest.mark.usefixtures("no_network")

@@ -104,6 +104,8 @@ def soak(home: Path, n_rows: int, n_steps: int, backend: str) -> int:
     n_steps, n_seen, elapsed_s = (summary[name] for name in ("n_steps", "n_seen", "elapsed_s"))
     print(f"{n_steps:,} steps, {n_seen:,} rows seen, {elapsed_s:.0f} s, {backend}")
     print(f"memory {middle:.0f} MB, {100 * off:.1f} % off at most, {slope:+.1f} MB/h ({len(late)} samples)")
+    tenths = [float(np.median(part)) for part in np.array_split([one.memory_mb for one in training], 10)]
+    print("memory by tenth of the training:", " ".join(f"{part:.0f}" for part in tenths))
     print(f"open files {sorted(n_files)}, threads {sorted(n_threads)}")
     n_lines = (out / "history.jsonl").read_bytes().count(b"\n")
     print(f"history {n_lines:,} lines, {(out / 'history.jsonl').stat().st_size / MB:.1f} MB")
