@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -91,6 +92,46 @@ def test_a_deadline_is_kept_and_the_receipt_tells_planned_and_real(
     assert steps[-1]["lr"] < 0.1 * steps[0]["lr"]
     assert load_run(out).predict(["my parcel never came"])[0].label in result["label_names"]
     assert (out / "onnx" / "model.onnx").is_file()
+
+
+SET_BACK = """
+import time
+real, since_s = time.time, time.monotonic()
+time.time = lambda: real() - 3600.0 * (time.monotonic() - since_s > 3.0)
+"""
+
+
+@pytest.mark.usefixtures("exported")
+@pytest.mark.skipif(sys.platform == "win32", reason="there is no SIGSTOP")
+def test_neither_sleep_nor_a_clock_set_back_moves_the_deadline(
+    demo_csv: Path, tiny_model: Path, tmp_path: Path
+) -> None:
+    """To a process, being stopped looks as the sleep of its machine does."""
+    out, watch = tmp_path / "run", tmp_path / "watch"
+    watch.mkdir()
+    (watch / "sitecustomize.py").write_text(SET_BACK)
+    environment = child_environment() | {"PYTHONPATH": os.pathsep.join([str(watch), str(ROOT)])}
+    command = [
+        sys.executable,
+        *map(str, arguments(demo_csv, tiny_model, out, "--deadline", f"{DEADLINE_S}s")),
+    ]
+    started_s = time.monotonic()
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment) as child:
+        while not (out / "model" / "model.safetensors").is_file() and time.monotonic() - started_s < 10:
+            time.sleep(0.05)
+        os.kill(child.pid, signal.SIGSTOP)
+        time.sleep(4.0)
+        os.kill(child.pid, signal.SIGCONT)
+        err = child.communicate(timeout=30)[1]
+    wall_s = time.monotonic() - started_s
+    assert child.returncode == 0, err
+    assert wall_s < DEADLINE_S
+    summary = json.loads((out / "summary.json").read_text())
+    assert summary["elapsed_s"] == pytest.approx(wall_s, abs=1.5)
+    assert sum(summary["time_split_s"].values()) == pytest.approx(summary["elapsed_s"], abs=0.1)
+    times = [line["t_s"] for line in read_history(out / "history.jsonl")]
+    assert times == sorted(times)
+    assert max(b - a for a, b in pairwise(times)) > 3.9
 
 
 @pytest.mark.usefixtures("exported")
