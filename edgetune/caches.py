@@ -10,7 +10,9 @@ from __future__ import annotations
 
 import contextlib
 import os
+import tempfile
 from collections import OrderedDict
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Literal
 
@@ -39,6 +41,41 @@ def cache_home(cache_dir: Path, kind: Kind) -> Path:
         OSError: it cannot be made.
     """
     return private_folder(private_folder(cache_dir) / kind)
+
+
+def put_in_place(made: Path, entry: Path, is_whole: Callable[[Path], bool]) -> None:
+    """Move a finished folder to where its entry belongs; one that another process finished is as good.
+
+    Args:
+        made: beside the entry.
+        entry: absent, whole or damaged; nothing that is whole is ever taken away, for others may read it.
+        is_whole: tells.
+
+    Raises:
+        OSError: it cannot be moved.
+    """
+    with _alone_in(entry.parent):
+        if is_whole(entry):
+            return
+        with tempfile.TemporaryDirectory(prefix=".building-", dir=entry.parent) as aside:
+            if entry.exists():
+                os.replace(entry, Path(aside) / entry.name)
+            os.replace(made, entry)
+
+
+@contextlib.contextmanager
+def _alone_in(home: Path) -> Iterator[None]:
+    """Wait until no other process puts anything in place here, where the system has such locks."""
+    try:
+        descriptor = os.open(home, os.O_RDONLY)
+    except OSError:  # Windows opens no folders
+        yield
+        return
+    try:
+        _lock(descriptor, exclusive=True, wait=True)
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def in_use(marker: Path) -> None:
@@ -71,14 +108,15 @@ def is_held(marker: Path) -> bool:
         os.close(descriptor)
 
 
-def _lock(descriptor: int, exclusive: bool) -> bool:
-    """Try to lock an open file; return whether it worked, or whether there are no locks here at all."""
+def _lock(descriptor: int, exclusive: bool, wait: bool = False) -> bool:
+    """Lock an open file or folder; return whether it worked, or whether there are no locks here at all."""
     try:
         import fcntl
     except ImportError:  # Windows, which deletes no open file anyway
         return True
     try:
-        fcntl.flock(descriptor, (fcntl.LOCK_EX if exclusive else fcntl.LOCK_SH) | fcntl.LOCK_NB)
+        kind = fcntl.LOCK_EX if exclusive else fcntl.LOCK_SH
+        fcntl.flock(descriptor, kind if wait else kind | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
     except OSError:  # a file system without locks

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import importlib.util
-import shutil
 import tempfile
 from pathlib import Path
 
@@ -13,7 +12,7 @@ from edgetune.backends.hf_folder import convert_tokenizer
 from edgetune.backends.ort_artifacts import ArtifactBuilder, Artifacts, load_artifacts
 from edgetune.backends.ort_runtime import has_training_build, import_training
 from edgetune.backends.prefix_cache import PrefixCache
-from edgetune.caches import cache_home, in_use
+from edgetune.caches import cache_home, in_use, put_in_place
 from edgetune.config import RunConfig
 from edgetune.errors import EnvironmentError_, UsageError
 from edgetune.freezing import freeze_of
@@ -215,9 +214,7 @@ def ensure_tokenizer(source: ModelSource, cache_dir: Path) -> Path:
             home = cache_home(cache_dir, "tokenizers")
             with tempfile.TemporaryDirectory(prefix=".building-", dir=home) as scratch:
                 convert_tokenizer(source.folder, Path(scratch) / "made")
-                shutil.rmtree(target, ignore_errors=True)
-                with contextlib.suppress(FileExistsError):  # another process made the same just now
-                    (Path(scratch) / "made").rename(target)
+                put_in_place(Path(scratch) / "made", target, lambda made: (made / "tokenizer.json").is_file())
         except OSError as error:
             raise EnvironmentError_(
                 f"Cannot write to {cache_dir} ({error.strerror}); use --cache-dir."

@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shutil
 import subprocess
 import tempfile
@@ -29,7 +28,7 @@ from pydantic import ValidationError
 from edgetune.backends.artifact_sums import MANIFEST, first_damage
 from edgetune.backends.onnx_files import why_unsafe
 from edgetune.backends.ort_manifest import SCHEMA_VERSION, Manifest
-from edgetune.caches import cache_home, in_use
+from edgetune.caches import cache_home, in_use, put_in_place
 from edgetune.children import module_command
 from edgetune.errors import ArtifactsError, EdgetuneError, EnvironmentError_, ModelError, UsageError
 from edgetune.machine import installed
@@ -173,12 +172,14 @@ class ArtifactBuilder:
     def cached(self, n_labels: int, freeze: str) -> Path | None:
         """Return the cached artifacts' folder, if they are there and whole; damaged ones are made again."""
         folder = self._folder(n_labels, freeze)
-        if folder not in self._whole:
-            try:
-                self._whole[folder] = load_artifacts(folder, n_labels, self._cache_dir)
-            except (ArtifactsError, ModelError):
-                return None
-        return folder
+        return folder if folder in self._whole or self._is_whole(folder, n_labels) else None
+
+    def _is_whole(self, folder: Path, n_labels: int) -> bool:
+        try:
+            self._whole[folder] = load_artifacts(folder, n_labels, self._cache_dir)
+        except (ArtifactsError, ModelError):
+            return False
+        return True
 
     def any_cached(self, freeze: str) -> bool:
         """Return whether this model's artifacts are cached for any number of labels."""
@@ -216,13 +217,13 @@ class ArtifactBuilder:
         folder = self.cached(n_labels, freeze)
         if folder is None:
             folder = self._folder(n_labels, freeze)
-            self.build_into(folder, n_labels, freeze)
+            self._build(folder, n_labels, freeze)
             self._whole[folder] = load_artifacts(folder, n_labels, self._cache_dir)
         in_use(folder / MANIFEST)
         return self._whole[folder]
 
-    def build_into(self, folder: Path, n_labels: int, freeze: str) -> None:
-        """Make artifacts in a temporary folder beside `folder`, then rename it."""
+    def _build(self, folder: Path, n_labels: int, freeze: str) -> None:
+        """Make artifacts in a temporary folder beside `folder`, then put it there."""
         try:
             scratch = Path(
                 tempfile.mkdtemp(prefix=".building-", dir=cache_home(self._cache_dir, "artifacts"))
@@ -233,9 +234,7 @@ class ArtifactBuilder:
             ) from error
         try:
             self._run_child(scratch, n_labels, freeze)
-            if folder.exists():
-                shutil.rmtree(folder)
-            os.replace(scratch, folder)
+            put_in_place(scratch, folder, lambda folder: self._is_whole(folder, n_labels))
         finally:
             shutil.rmtree(scratch, ignore_errors=True)
 

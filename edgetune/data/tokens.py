@@ -17,6 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
+from edgetune.caches import put_in_place
 from edgetune.data.cache_key import cache_key
 from edgetune.data.dataset import BadRow, DataOptions
 from edgetune.data.holdout import overlap, split_holdout
@@ -105,7 +106,7 @@ def _build_cached(
         writer = build(building, path, options, tokenizer, progress)
         _check_usable(path, writer, max_bad_rows)
         writer.finish()
-        _move(building, folder)
+        put_in_place(building, folder, lambda folder: _open_cached(folder) is not None)
     except OSError as error:
         raise _write_error(folder.parent, error) from error
     finally:
@@ -115,18 +116,6 @@ def _build_cached(
     if store is None:
         raise EnvironmentError_(f"The token cache {folder} cannot be read back; choose another --cache-dir.")
     return store
-
-
-def _move(building: Path, folder: Path) -> None:
-    """Put a finished cache in its place; one that another process finished meanwhile is as good."""
-    try:
-        building.replace(folder)
-    except OSError:
-        if not folder.exists():
-            raise
-        if _open_cached(folder) is None:
-            shutil.rmtree(folder)
-            building.replace(folder)
 
 
 def _sweep(cache_dir: Path) -> None:
