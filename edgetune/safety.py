@@ -14,6 +14,7 @@ from edgetune.faults import place
 from edgetune.history import HistoryWriter
 from edgetune.keeping import Keeper
 from edgetune.loop import Loop
+from edgetune.machine import return_memory
 from edgetune.meter import Meter
 from edgetune.prepare import Prepared
 from edgetune.report.live import View
@@ -21,6 +22,8 @@ from edgetune.resuming import Break, Checkpoints, check_same, fingerprint
 from edgetune.runfolder import CHECKPOINTS, INTERRUPTED, RunFolder
 from edgetune.timed import Timed
 
+RETURN_EVERY_S = 15.0
+"""Between two times that freed memory is given back to the system, which takes milliseconds."""
 MOST_DIVERGED = 3
 """So often the learning rate is halved; spoilt once more, the run ends with its good weights."""
 
@@ -52,11 +55,15 @@ class Safety:
         self._cache = backend.cache
         self._of = fingerprint(prepared.data, backend.name, backend.depth)
         self._went_back_to = -1  # step
+        self._returned_s = meter.elapsed_s()
         self.breaks: list[dict[str, Any]] = []
         self.n_diverged = 0
 
-    def write_when_due(self, loop: Loop, history: HistoryWriter) -> None:
-        """Write a checkpoint between two batches, if the last one is old."""
+    def between_batches(self, loop: Loop, history: HistoryWriter) -> None:
+        """Write a checkpoint if the last one is old; give memory back now and then."""
+        if self._meter.elapsed_s() - self._returned_s > RETURN_EVERY_S:
+            return_memory()
+            self._returned_s = self._meter.elapsed_s()
         left_s = math.inf if self._timed is None else self._timed.clock.left_s()
         if self._checkpoints.is_due(left_s):
             self.write(loop, history)

@@ -192,7 +192,7 @@ class Training:
             )
         if self._timed is not None:
             self._watch_time(self._timed, selector, counts)
-        self._safety.write_when_due(loop, history)
+        self._safety.between_batches(loop, history)
 
     def _watch_time(self, timed: Timed, selector: Selector, counts: Counts) -> None:
         """Switch a losing filter off, say how many rows will fit, save in passing."""

@@ -74,6 +74,7 @@ def watch(child: subprocess.Popen[bytes], history: Path, every_s: float) -> list
 def soak(home: Path, n_rows: int, n_steps: int, backend: str) -> int:
     """Run once for long; return how many things grew."""
     from edgetune.demo_data import write_demo
+    from edgetune.history import read_history
     from tests.conftest import write_tiny_model
 
     data, out = home / "rows.csv", home / "run"
@@ -91,10 +92,8 @@ def soak(home: Path, n_rows: int, n_steps: int, backend: str) -> int:
         print((home / "log.txt").read_text())
         return 1
     summary = json.loads((out / "summary.json").read_text())
-    train_s = samples[0].t_s + sum(
-        summary["time_split_s"][name] for name in ("load", "score", "select", "train")
-    )
-    training = [one for one in samples if one.t_s < train_s]
+    trained_s = max(line["t_s"] for line in read_history(out / "history.jsonl") if line["kind"] == "step")
+    training = [one for one in samples if one.t_s < trained_s]
     late = training[int(WARM_UP_RATE * len(training)) :]
     memory = np.array([one.memory_mb for one in late])
     middle = float(np.median(memory))
