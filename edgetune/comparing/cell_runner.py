@@ -222,6 +222,14 @@ def _notes(summary: dict[str, Any]) -> list[str]:
     notes = [f"{summary['backend']} in {summary['precision']}, {summary['frozen_depth']} layers frozen"]
     if selection.get("why"):
         notes.append(str(selection["why"]))
+    precision, recall = (selection.get(f"predictor_{name}") for name in ("precision", "recall"))
+    if precision is not None and recall is not None:
+        notes.append(
+            f"in the last stage {precision:.0%} of the rows called hard were hard, and {recall:.0%} of the "
+            "hard ones were called so"
+        )
+    if selection.get("overlap_rate") is not None:
+        notes.append(f"{selection['overlap_rate']:.0%} of the rows called easy were below the threshold")
     return notes
 
 

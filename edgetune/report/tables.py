@@ -148,6 +148,8 @@ def _stages(summary: Summary) -> Iterator[tuple[str, str]]:
         ("predictor_loss", "predictor's loss", "{:.4f} nats".format),
         ("explored_hard_rate", "hard among explored", percent),
         ("overlap_rate", "easy and below threshold", percent),
+        ("predictor_precision", "called hard and hard", percent),
+        ("predictor_recall", "hard and called hard", percent),
     )
 
 

@@ -26,6 +26,7 @@ import numpy as np
 
 from edgetune.batching import Batch
 from edgetune.config import SelectionSettings
+from edgetune.selection.audit import Audit
 from edgetune.selection.base import DataShape
 from edgetune.selection.meta_predictor import MetaPredictor
 from edgetune.selection.staged import FILTER_BACKWARD, FILTER_FORWARD, RowSet
@@ -137,10 +138,7 @@ class ThreeStage(AutoThreshold):
         self._explore_rate = settings.explore_rate
         self._rng = rng
         self._explored = RowSet()  # predicted easy in stage 2, scored anyway, loss still to come
-        self._n_explored = 0
-        self._n_explored_hard = 0
-        self._n_easy = 0  # predicted easy, yet scored: in stage 1 all of those, in stage 2 the explored
-        self._n_easy_below = 0  # of them, loss <= L_low
+        self._audit = Audit()
 
     def choose_score(self, batch: Batch) -> BoolArray:
         everything = super().choose_score(batch)
@@ -161,9 +159,7 @@ class ThreeStage(AutoThreshold):
             "predictor_loss": self._curve.mean,
             "predictor_base_loss": self._base_curve.mean,
             "predictor_losses": self._curve.points,
-            "n_explored": self._n_explored,
-            "explored_hard_rate": _share(self._n_explored_hard, self._n_explored),
-            "overlap_rate": _share(self._n_easy_below, self._n_easy),
+            **self._audit.report(self._explore_rate),
         }
 
     def state(self) -> dict[str, Any]:
@@ -173,10 +169,7 @@ class ThreeStage(AutoThreshold):
             "curve": self._curve.state(),
             "base_curve": self._base_curve.state(),
             "explored": self._explored.to_array(),
-            "n_explored": self._n_explored,
-            "n_explored_hard": self._n_explored_hard,
-            "n_easy": self._n_easy,
-            "n_easy_below": self._n_easy_below,
+            "audit": self._audit.state(),
             "rng": self._rng.bit_generator.state,
         }
 
@@ -186,10 +179,7 @@ class ThreeStage(AutoThreshold):
         self._curve.load_state(state["curve"])
         self._base_curve.load_state(state["base_curve"])
         self._explored.fill(np.asarray(state["explored"]))
-        self._n_explored = int(state["n_explored"])
-        self._n_explored_hard = int(state["n_explored_hard"])
-        self._n_easy = int(state["n_easy"])
-        self._n_easy_below = int(state["n_easy_below"])
+        self._audit = Audit(**state["audit"])
         self._rng.bit_generator.state = state["rng"]
 
     def _learn(self, batch: Batch, losses: FloatArray, threshold: float) -> None:
@@ -199,11 +189,10 @@ class ThreeStage(AutoThreshold):
         self._curve.add(lesson.loss)
         self._base_curve.add(lesson.base_loss)
         explored = self._explored.pop(batch.rows)
-        self._n_explored += int(explored.sum())
-        self._n_explored_hard += int((explored & hard).sum())
-        easy = explored if self.stage == FILTER_FORWARD else ~lesson.called_hard
-        self._n_easy += int(easy.sum())
-        self._n_easy_below += int((easy & ~hard).sum())
+        if self.stage == FILTER_FORWARD:
+            self._audit.stage_two(explored, hard)
+        else:
+            self._audit.stage_one(lesson.called_hard, hard)
         self._leave_stage_one()
 
     def _leave_stage_one(self) -> None:
@@ -224,8 +213,3 @@ class ThreeStage(AutoThreshold):
             return f"predictor loss {loss:.4f} > ALT {self._alt:.4f} {last}"
         share = f"{base:.4f}, that of knowing only the hard share"
         return f"predictor loss {loss:.4f} is not {LEAST_GAIN:.0%} below {share}, {last}"
-
-
-def _share(part: int, whole: int) -> float | None:
-    """Return part / whole; nothing was measured where the whole is 0."""
-    return None if whole == 0 else part / whole

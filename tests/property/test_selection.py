@@ -103,7 +103,7 @@ def test_three_stage_trains_only_above_its_threshold(
         n_explored = report["n_explored"]
         assert selector.straight == (report["threshold"] is None) == (selector.stage == "warmup")
     assert n_explored <= n_seen
-    for rate in ("explored_hard_rate", "overlap_rate"):
+    for rate in ("explored_hard_rate", "overlap_rate", "predictor_precision", "predictor_recall"):
         assert report[rate] is None or 0 <= report[rate] <= 1
 
 
