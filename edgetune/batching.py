@@ -171,13 +171,26 @@ def epoch_order(lengths: IntArray, batch_size: int, rng: np.random.Generator) ->
     Returns:
         Batches of `batch_size` indices, but possibly the one with the longest rows.
     """
-    n_rows = len(lengths)
-    n_batches = -(-n_rows // batch_size)
-    shuffled = rng.permutation(np.arange(n_rows, dtype=np.int32))
-    cells = np.full(n_batches * batch_size, -1, dtype=np.int32)
-    cells[:n_rows] = shuffled[np.argsort(bucket_of(lengths)[shuffled], kind="stable")]
-    laid = cells.reshape(n_batches, batch_size)[rng.permutation(n_batches)]
-    return Order(laid[laid >= 0], np.cumsum((laid >= 0).sum(axis=1), dtype=np.int32))
+    n_batches = -(-len(lengths) // batch_size)
+    cells = _grouped(lengths, n_batches * batch_size, rng).reshape(n_batches, batch_size)
+    cells = cells[rng.permutation(n_batches)]
+    sizes = np.count_nonzero(cells >= 0, axis=1)
+    return Order(cells[cells >= 0], np.cumsum(sizes, dtype=np.int32))
+
+
+def _grouped(lengths: IntArray, n_cells: int, rng: np.random.Generator) -> IntArray:
+    """Return the indices of shuffled rows, grouped by bucket, then -1 up to `n_cells`, in little memory."""
+    buckets = bucket_of(lengths).astype(np.int16)
+    shuffled = np.arange(len(lengths), dtype=np.int32)
+    rng.shuffle(shuffled)
+    buckets = buckets[shuffled]
+    cells = np.full(n_cells, -1, dtype=np.int32)
+    at = 0
+    for bucket in np.unique(buckets):
+        rows = shuffled[buckets == bucket]
+        cells[at : at + len(rows)] = rows
+        at += len(rows)
+    return cells
 
 
 def sequential_batches(source: TokenSource, batch_size: int) -> Iterator[Batch]:

@@ -188,6 +188,8 @@ def _print(tables: list[DataTable]) -> None:
         sections.append(Section("All sets together", whole, ("method", "time as random"), right=True))
     print_sections(sections, console())
     print("= : not significantly worse than the best. time as random: above 1, the method is worth it.")
+    for caution in {table.caution for table in tables} - {""}:
+        print(caution)
 
 
 def inspect(

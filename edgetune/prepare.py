@@ -17,8 +17,8 @@ from typing import Any
 from edgetune.backends.base import Backend
 from edgetune.backends.prefix_cache import PrefixCache
 from edgetune.caches import private_folder
-from edgetune.config import FILTERS, RunConfig
-from edgetune.data.hub import pinned
+from edgetune.config import FILTERS, DataSettings, RunConfig
+from edgetune.data.readers import HUB_PREFIX
 from edgetune.data.tokens import TokenizerSpec
 from edgetune.errors import BudgetError, ProfileError, UsageError
 from edgetune.freezing import frozen_depth
@@ -183,10 +183,23 @@ def read_rows(
     max_length = min(config.data.max_length, origin.max_positions)
     spec = TokenizerSpec(origin.tokenizer_file, max_length, origin.source.pad_id)
     with meter.phase("tokenize"):
-        files = {"train": pinned(config.data.train), "eval": config.data.eval and pinned(config.data.eval)}
-        data = config.data.model_copy(update={**files, "max_length": max_length})
-        config = config.model_copy(update={"data": data})
+        changes = _pins(config.data)
+        if max_length != config.data.max_length:
+            changes["max_length"] = max_length
+        if changes:  # what is updated counts as wished for, and the planner leaves it as it is
+            config = config.model_copy(update={"data": config.data.model_copy(update=changes)})
         return open_rows(config, spec, cache_dir, origin.labels, say, check), config
+
+
+def _pins(data: DataSettings) -> dict[str, Any]:
+    """Return the hub's names among the files, each with its commit."""
+    files = {"train": data.train, "eval": data.eval}
+    named = {key: path for key, path in files.items() if path is not None and path.startswith(HUB_PREFIX)}
+    if named:
+        from edgetune.data.hub import pinned
+
+        named = {key: pinned(path) for key, path in named.items()}
+    return {key: path for key, path in named.items() if path != files[key]}
 
 
 def decide_open(

@@ -77,6 +77,16 @@ class DataTable:
     n_eval: int
     machine: str
 
+    @property
+    def caution(self) -> str:
+        """What the intervals do not know; "" where they know it."""
+        if all(line.ranked.n_seeds > 1 for line in self.lines):
+            return ""
+        return (
+            "Where there is one seed, intervals and ranks know of the evaluation rows alone: how far apart "
+            "two runs of one method come out is not in them."
+        )
+
 
 def tables_of(outcomes: Sequence[Outcome]) -> list[DataTable]:
     """Make a table of every data set; a table never mixes CPUs.
@@ -276,7 +286,7 @@ def markdown(tables: Sequence[DataTable], title: str) -> str:
         parts.append(f"## {table.data}\n\n{table.n_eval:,} evaluation rows; {table.machine}.\n")
         parts.append("| " + " | ".join(HEADER) + " |\n|" + "---|" * len(HEADER))
         parts += ["| " + " | ".join(cells(line)) + " |" for line in table.lines]
-        parts.append("")
+        parts.append(f"\n{table.caution}\n" if table.caution else "")
         parts += [
             f"- {line.ranked.method}: {visible('; '.join(line.notes))}" for line in table.lines if line.notes
         ]

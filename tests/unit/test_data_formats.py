@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.feather
 import pyarrow.parquet
 import pytest
+from conftest import RunCli
 
 from edgetune.data import hub
 from edgetune.data.dataset import BadRow, DataOptions, Example, read_examples
@@ -341,6 +342,20 @@ def test_a_hub_dataset_is_pinned(asked: str, named: str, monkeypatch: pytest.Mon
     assert hub.pinned(asked) == named
     monkeypatch.setattr(hub, "reachable", lambda: False)
     assert hub.pinned(asked) == asked
+
+
+def test_a_run_keeps_the_commit_that_it_read(
+    run_cli: RunCli, artifacts_of: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fake = FakeHub(FakeDataset(table()))
+    monkeypatch.setitem(sys.modules, "datasets", fake)
+    monkeypatch.setattr(hub, "pinned", lambda path: path.replace("name", "name@" + "a" * 40))
+    monkeypatch.setattr(hub, "reachable", lambda: True)
+    fixed = ("--artifacts", artifacts_of().folder, "--max-steps", 1, "--cache-dir", tmp_path / "cache")
+    code, _, err = run_cli("finetune", "hub:owner/name", *fixed, "--out", tmp_path / "run")
+    assert code == 0, err
+    assert fake.asked == [("owner/name", "train", "a" * 40)]
+    assert f'train = "hub:owner/name@{"a" * 40}"' in (tmp_path / "run" / "config.toml").read_text()
 
 
 @pytest.mark.usefixtures("no_network")

@@ -48,14 +48,14 @@ def main(arguments: argparse.Namespace) -> None:
 
 
 def _broken_off(common: tuple[str, ...], out: Path, n_steps: int, cache: Path) -> tuple[float, float]:
-    """Kill a run after its second checkpoint, resume it; return seconds to its first step, MB of one."""
+    """Kill a run after its first checkpoint, resume it; return seconds to its first step, MB of one."""
     command = [sys.executable, "-m", "edgetune", "finetune"]
     environment = os.environ | {"EDGETUNE_CACHE": str(cache)}
     start = [*command, *common, "--max-steps", str(n_steps), "--out", str(out), "--overwrite", "--quiet"]
     with subprocess.Popen(start, env=environment) as child:
-        while len(checkpoint_files(out)) < 2:
+        while not checkpoint_files(out):
             if child.poll() is not None:
-                raise SystemExit("the run ended before its second checkpoint")
+                raise SystemExit("the run ended before its first checkpoint")
             time.sleep(0.5)
         time.sleep(5)
         child.send_signal(signal.SIGKILL)
