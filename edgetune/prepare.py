@@ -18,7 +18,7 @@ from edgetune.backends.base import Backend
 from edgetune.backends.prefix_cache import PrefixCache
 from edgetune.caches import private_folder
 from edgetune.config import FILTERS, DataSettings, RunConfig
-from edgetune.data.readers import HUB_PREFIX
+from edgetune.data.hub_address import HUB_PREFIX
 from edgetune.data.tokens import TokenizerSpec
 from edgetune.errors import BudgetError, ProfileError, UsageError
 from edgetune.freezing import frozen_depth

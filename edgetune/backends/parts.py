@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable
 
 import numpy as np
 
 from edgetune.batching import Batch
 from edgetune.errors import EnvironmentError_
+from edgetune.machine import return_memory
 from edgetune.types import FloatArray
 
 WORDS = (
@@ -72,3 +74,5 @@ class Parts:
                         f"below {int(batch.lengths.max())}, --freeze more layers, or a smaller model."
                     ) from error
                 self.most = -(-n_rows // 2)
+            gc.collect()  # now that the error lets go of the try's activations
+            return_memory()

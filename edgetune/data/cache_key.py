@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from edgetune import __version__
-from edgetune.data.readers import HUB_PREFIX, existing, folder_files
+from edgetune.data.hub_address import HUB_PREFIX
+from edgetune.data.readers import existing, folder_files
 from edgetune.data.textio import reading
 
 if TYPE_CHECKING:

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from edgetune.data.columns import choose_columns
+from edgetune.data.hub_address import HUB_PREFIX
 from edgetune.data.limits import MAX_LABEL_CHARS, MAX_LINE_CHARS
-from edgetune.data.readers import HUB_PREFIX, existing, open_table
+from edgetune.data.readers import existing, open_table
 from edgetune.data.rows import (
     BAD_BYTES,
     EMPTY_TEXT,
@@ -79,7 +80,7 @@ def read_examples(path: str, options: DataOptions, on_bad: Callable[[BadRow], No
     """Yield the usable rows of a file, a folder or a hub dataset, in their order.
 
     Args:
-        path: a file, a folder, or `hub:NAME` (see `hub`).
+        path: a file, a folder, or `hub:NAME` (see `hub_address`).
         options: how to read it.
         on_bad: is told of every row that cannot be used.
 

@@ -1,8 +1,5 @@
 """A dataset of the Hugging Face hub, through the `datasets` library.
 
-    hub:org/name[:[CONFIGURATION:]SPLIT]             the newest commit, or what is in the library's cache
-    hub:org/name@REVISION[:[CONFIGURATION:]SPLIT]    a branch, tag or commit
-
 Where the hub can be reached, a run's settings name the commit that was read (`pinned`).
 """
 
@@ -14,12 +11,12 @@ import socket
 import urllib.parse
 import urllib.request
 from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
-from edgetune.data.readers import HUB_PREFIX
+from edgetune.data.hub_address import HUB_PREFIX, HubAddress
 from edgetune.data.rows import Table
 from edgetune.data.tables import BATCH_ROWS, arrow_table, first_line
-from edgetune.errors import DataError, EnvironmentError_, UsageError
+from edgetune.errors import DataError, EnvironmentError_
 from edgetune.offline import no_telemetry
 
 PROBE_TIMEOUT_S = 3.0
@@ -37,44 +34,11 @@ _OFFLINE = frozenset(
 )
 
 
-class Address(NamedTuple):
-    """What `hub:` is followed by.
-
-    Attributes:
-        name: of the dataset.
-        revision: branch, tag or commit; "" for the newest.
-        parts: configuration, if one is named, and split.
-    """
-
-    name: str
-    revision: str
-    parts: tuple[str, ...]
-
-    @classmethod
-    def parsed(cls, path: str) -> Address:
-        """Take `hub:NAME[@REVISION][:[CONFIGURATION:]SPLIT]` apart.
-
-        Raises:
-            UsageError: there is no name, or there are too many parts.
-        """
-        first, *parts = path.removeprefix(HUB_PREFIX).split(":")
-        name, _, revision = first.partition("@")
-        if not name or len(parts) > 2:
-            raise UsageError(
-                f'"{path}" names no dataset; "hub:NAME" or "hub:NAME[:CONFIGURATION]:SPLIT" does.'
-            )
-        return cls(name, revision, tuple(parts))
-
-    def __str__(self) -> str:
-        at = f"@{self.revision}" if self.revision else ""
-        return HUB_PREFIX + ":".join([self.name + at, *self.parts])
-
-
 def pinned(path: str) -> str:
     """Return an address with the commit that it means now, where the hub can say so; else as it is."""
     if not path.startswith(HUB_PREFIX):
         return path
-    address = Address.parsed(path)
+    address = HubAddress.parsed(path)
     if _COMMIT.fullmatch(address.revision) or not reachable():
         return path
     no_telemetry()
@@ -91,14 +55,14 @@ def read_hub(path: str) -> Table:
     """Open a dataset of the Hugging Face hub, downloaded or already in its cache.
 
     Args:
-        path: as above; the split is `train` if none is named.
+        path: see `hub_address`; the split is `train` if none is named.
 
     Raises:
         UsageError: no dataset is named.
         EnvironmentError_: `datasets` is not installed, or the hub cannot be reached.
         DataError: there is no such dataset or split.
     """
-    address = Address.parsed(path)
+    address = HubAddress.parsed(path)
     *configuration, split = address.parts or ("train",)
     if not reachable():  # else `datasets` tries again for 20 s; what it has cached still opens
         os.environ.setdefault("HF_HUB_OFFLINE", "1")

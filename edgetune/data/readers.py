@@ -8,11 +8,11 @@ from collections.abc import Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 
+from edgetune.data.hub_address import HUB_PREFIX
 from edgetune.data.rows import Table
 from edgetune.data.textio import read_start, suffixes_of
 from edgetune.errors import DataError
 
-HUB_PREFIX = "hub:"
 _DELIMITER_HINTS = {".csv": ",", ".tsv": "\t", ".tab": "\t"}
 _JSON = (".json", ".jsonl", ".ndjson")
 _ARROW = (".arrow", ".feather", ".ipc")
@@ -28,7 +28,7 @@ def open_table(
     """Open labelled rows in any format.
 
     Args:
-        path: a file, a folder, or `hub:NAME` (see `hub`).
+        path: a file, a folder, or `hub:NAME` (see `hub_address`).
         encoding: of text files.
         delimiter: of delimited files; None decides by the content.
         header: whether a delimited file's first row names its columns; None decides by the content.

@@ -46,7 +46,7 @@ def open_tokens(
     """Open labelled text as tokens, from the cache if it was opened before.
 
     Args:
-        path: a file, a folder, or `hub:NAME` (see `hub`).
+        path: a file, a folder, or `hub:NAME` (see `hub_address`).
         options: how to read it.
         tokenizer: how to tokenize it.
         cache_dir: where caches are kept.

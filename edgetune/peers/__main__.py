@@ -16,7 +16,8 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from edgetune.data.readers import HUB_PREFIX, existing
+from edgetune.data.hub_address import HUB_PREFIX
+from edgetune.data.readers import existing
 from edgetune.errors import EdgetuneError, EnvironmentError_, UsageError
 from edgetune.files import write_whole
 from edgetune.machine import installed, versions

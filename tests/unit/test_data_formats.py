@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+from importlib.machinery import ModuleSpec
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
@@ -266,6 +267,7 @@ class FakeHub(ModuleType):
 
     def __init__(self, result: Any) -> None:
         super().__init__("datasets")
+        self.__spec__ = ModuleSpec("datasets", None)  # others look whether it is there
         self.result = result
         self.asked: list[tuple[str, ...]] = []
 
