@@ -3,8 +3,9 @@
     python tools/soak                           1,000,000 rows, 100,000 optimizer steps of a tiny model
     python tools/soak --together 5              five runs at once on empty caches that they share
 
-Memory is what the process has to itself (USS: without pages of mapped files, which the system takes back when
-it needs them), sampled every second; flat means that after a fifth of the run no sample is more than 5 % off
+Memory is what the process alone has written (on Linux; elsewhere USS), sampled every second: pages of mapped
+files are not in it, which the system takes back when it needs them, and which USS counts or not as other
+processes that map the same libraries come and go. Flat means that after a fifth of the run no sample is more than 5 % off
 the median. No layers are frozen: their cache is meant to fill, up to its room. Exit code 1 where something
 grows, or where runs that share caches differ from one alone.
 """
@@ -51,13 +52,26 @@ def start(*arguments: object, cache: Path, log: Path) -> subprocess.Popen[bytes]
     return subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=log.open("wb"))
 
 
+def own_memory_mb(process: psutil.Process) -> float:
+    """Return the memory that a process shares with no other one and no file.
+
+    Raises:
+        OSError: it has ended; psutil.Error, where psutil is what is asked.
+    """
+    rollup = Path(f"/proc/{process.pid}/smaps_rollup")
+    if not rollup.exists():
+        return float(process.memory_full_info().uss / MB)
+    fields = dict(line.split(":", 1) for line in rollup.read_text().splitlines()[1:])
+    return int(fields["Private_Dirty"].split()[0]) * 1024 / MB
+
+
 def watch(child: subprocess.Popen[bytes], history: Path, every_s: float) -> list[Sample]:
     """Sample a process from its first optimizer step until it ends its last."""
     process, started_s, samples = psutil.Process(child.pid), time.monotonic(), []
     while child.poll() is None:
         with contextlib.suppress(psutil.Error, OSError):
             if history.exists() and history.stat().st_size > 10_000:
-                memory_mb = process.memory_full_info().uss / MB
+                memory_mb = own_memory_mb(process)
                 samples.append(
                     Sample(
                         time.monotonic() - started_s,
