@@ -5,9 +5,9 @@
 
 Memory is what the process alone has written (on Linux; elsewhere USS), sampled every second: pages of mapped
 files are not in it, which the system takes back when it needs them, and which USS counts or not as other
-processes that map the same libraries come and go. Flat means that after a fifth of the run no sample is more than 5 % off
-the median. No layers are frozen: their cache is meant to fill, up to its room. Exit code 1 where something
-grows, or where runs that share caches differ from one alone.
+processes that map the same libraries come and go. Flat means that after a fifth of the run no sample is more
+than 5 % off the median. No layers are frozen: their cache is meant to fill, up to its room. Exit code 1 where
+something grows, or where runs that share caches differ from one alone.
 """
 
 from __future__ import annotations
