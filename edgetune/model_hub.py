@@ -21,7 +21,7 @@ PREFIX = "hub:"
 # Weights as safetensors alone; sentencepiece models (.model, .bpe) are what older tokenizers consist of.
 WANTED = ["*.json", "*.safetensors", "*.txt", "*.model", "*.bpe"]
 _NAME = re.compile(r"([\w-][\w.-]*(?:/[\w-][\w.-]*)?)(?:@([\w-][\w./-]*))?")
-_COMMIT = re.compile(r"[0-9a-f]{40}")
+COMMIT = re.compile(r"[0-9a-f]{40}")
 
 
 def is_hub_name(name: str) -> bool:
@@ -52,7 +52,7 @@ def fetch_model(name: str) -> tuple[str, Path]:
         ) from error
     may_fetch = name.startswith(PREFIX)
     folder = None
-    if not may_fetch or (revision is not None and _COMMIT.fullmatch(revision)):
+    if not may_fetch or (revision is not None and COMMIT.fullmatch(revision)):
         folder = _cached(snapshot_download, repository, revision)
     if folder is None and may_fetch:
         folder = _fetched(snapshot_download, name, repository, revision)
@@ -97,4 +97,4 @@ def _fetched(download: Any, name: str, repository: str, revision: str | None) ->
 
 def _with_commit(repository: str, folder: Path) -> str:
     """Return the name with the commit, which is what the hub calls a snapshot's folder."""
-    return f"{repository}@{folder.name}" if _COMMIT.fullmatch(folder.name) else repository
+    return f"{repository}@{folder.name}" if COMMIT.fullmatch(folder.name) else repository

@@ -6,21 +6,21 @@ Where the hub can be reached, a run's settings name the commit that was read (`p
 from __future__ import annotations
 
 import os
-import re
 import socket
 import urllib.parse
 import urllib.request
 from collections.abc import Iterator, Sequence
+from functools import lru_cache
 from typing import Any
 
 from edgetune.data.hub_address import HUB_PREFIX, HubAddress
 from edgetune.data.rows import Table
 from edgetune.data.tables import BATCH_ROWS, arrow_table, first_line
 from edgetune.errors import DataError, EnvironmentError_
+from edgetune.model_hub import COMMIT
 from edgetune.offline import no_telemetry
 
 PROBE_TIMEOUT_S = 3.0
-_COMMIT = re.compile(r"[0-9a-f]{40}")
 _OFFLINE = frozenset(
     {
         "ConnectionError",
@@ -39,7 +39,7 @@ def pinned(path: str) -> str:
     if not path.startswith(HUB_PREFIX):
         return path
     address = HubAddress.parsed(path)
-    if _COMMIT.fullmatch(address.revision) or not reachable():
+    if COMMIT.fullmatch(address.revision) or not reachable():
         return path
     no_telemetry()
     try:
@@ -84,8 +84,9 @@ def read_hub(path: str) -> Table:
     return arrow_table(str(address), dataset.features.arrow_schema, batches)
 
 
+@lru_cache
 def reachable() -> bool:
-    """Whether the hub answers; behind a proxy this is taken for granted."""
+    """Whether the hub answers, asked once; behind a proxy this is taken for granted."""
     if urllib.request.getproxies():
         return True
     address = urllib.parse.urlsplit(os.environ.get("HF_ENDPOINT") or "https://huggingface.co")

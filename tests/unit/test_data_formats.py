@@ -376,6 +376,9 @@ def test_hub_errors(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_whether_the_hub_answers(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("urllib.request.getproxies", dict)
     monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
+    hub.reachable.cache_clear()
     assert not hub.reachable()
     monkeypatch.setattr("urllib.request.getproxies", lambda: {"https": "http://proxy"})
+    hub.reachable.cache_clear()
     assert hub.reachable()
+    hub.reachable.cache_clear()

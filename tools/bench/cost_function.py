@@ -23,7 +23,7 @@ from edgetune.models import resolve_model
 from edgetune.profiles.check import open_subject
 from edgetune.profiles.child import ChildLost
 from edgetune.profiles.cost import CostFunction
-from edgetune.profiles.device_profile import BackendProfile, DeviceProfile
+from edgetune.profiles.device_profile import BackendProfile, DeviceProfile, Point
 from edgetune.profiles.here import this_machine
 from edgetune.profiles.match import find_for_this_machine
 from edgetune.profiles.sampling import Sampler, Spot, spots
@@ -85,13 +85,19 @@ def _profile(name: str | None) -> DeviceProfile:
     return found.profile
 
 
-def _grid_of(backend: BackendProfile) -> set[Spot]:
-    return {Spot(backend.key, p.op, p.batch, p.length, p.depth) for p in backend.points}
+def _grid_of(backend: BackendProfile) -> dict[Spot, float]:
+    """Return seconds of each operation that the profile has measured."""
+    return {_spot(backend, point): point.s for point in backend.points}
+
+
+def _spot(backend: BackendProfile, point: Point) -> Spot:
+    return Spot(backend.key, point.op, point.batch, point.length, point.depth)
 
 
 def _off_grid(profile: DeviceProfile, backend: BackendProfile, rng: np.random.Generator) -> list[Spot]:
     depths = [depth for depth in DEPTHS if depth < profile.model.n_layers]
-    off = [spot for spot in spots([backend.key], LENGTHS, BATCHES, depths) if spot not in _grid_of(backend)]
+    grid = _grid_of(backend)
+    off = [spot for spot in spots([backend.key], LENGTHS, BATCHES, depths) if spot not in grid]
     return [off[i] for i in rng.choice(len(off), min(PER_BACKEND, len(off)), replace=False)]
 
 
@@ -123,9 +129,7 @@ def _measure(profile: DeviceProfile, n_visits: int, rng: np.random.Generator) ->
 def _compare(backend: BackendProfile, profile: DeviceProfile, sampler: Sampler) -> list[Trial]:
     """Predict what lies between from the grid as it was measured now."""
     grid = _grid_of(backend)
-    points = [
-        p for p in sampler.points(backend.key) if Spot(backend.key, p.op, p.batch, p.length, p.depth) in grid
-    ]
+    points = [point for point in sampler.points(backend.key) if _spot(backend, point) in grid]
     if not points:
         return []
     cost = CostFunction(backend.model_copy(update={"points": points}), profile.model)
@@ -148,7 +152,7 @@ def _print(backend: BackendProfile, trials: Sequence[Trial], sampler: Sampler) -
         statistics.median(visits[::2]) / statistics.median(visits[1::2]) - 1.0 for visits in mine.values()
     ]
     print(f"{backend.key:<12} every other visit over the rest    {_figures(halves)}")
-    stored = {Spot(backend.key, p.op, p.batch, p.length, p.depth): p.s for p in backend.points}
+    stored = _grid_of(backend)
     drift = [stored[spot] / statistics.median(mine[spot]) - 1.0 for spot in mine if spot in stored]
     print(f"{backend.key:<12} stored profile over the grid now   {_figures(drift)}")
 
