@@ -17,6 +17,7 @@ import numpy as np
 from edgetune.types import BoolArray, IntArray
 
 PAD_MULTIPLE = 8
+_PART_ROWS = 1 << 16  # rows that are grouped at a time
 _MIXED = 0  # the queue's key for rows of several buckets; no row is so short
 
 
@@ -180,16 +181,20 @@ def epoch_order(lengths: IntArray, batch_size: int, rng: np.random.Generator) ->
 
 def _grouped(lengths: IntArray, n_cells: int, rng: np.random.Generator) -> IntArray:
     """Return the indices of shuffled rows, grouped by bucket, then -1 up to `n_cells`, in little memory."""
-    buckets = bucket_of(lengths).astype(np.int16)
     shuffled = np.arange(len(lengths), dtype=np.int32)
     rng.shuffle(shuffled)
-    buckets = buckets[shuffled]
+    parts = [slice(at, at + _PART_ROWS) for at in range(0, len(lengths), _PART_ROWS)]
+    counts = np.zeros(int(bucket_of(lengths.max(initial=0))) + 1, dtype=np.int64)
+    for part in parts:
+        counts += np.bincount(bucket_of(lengths[part]), minlength=len(counts))
+    free = np.cumsum(counts) - counts  # where the next row of each bucket goes
     cells = np.full(n_cells, -1, dtype=np.int32)
-    at = 0
-    for bucket in np.unique(buckets):
-        rows = shuffled[buckets == bucket]
-        cells[at : at + len(rows)] = rows
-        at += len(rows)
+    for part in parts:
+        buckets = bucket_of(lengths[shuffled[part]])
+        for bucket in np.unique(buckets):
+            rows = shuffled[part][buckets == bucket]
+            cells[free[bucket] : free[bucket] + len(rows)] = rows
+            free[bucket] += len(rows)
     return cells
 
 

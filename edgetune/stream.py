@@ -30,8 +30,7 @@ class Stream:
     def __init__(self, source: Source, batch_size: int, rng: np.random.Generator) -> None:
         """Stand before the first pass."""
         self._source, self._batch_size, self._rng = source, batch_size, rng
-        self._order = Order(np.zeros(0, np.int32), np.zeros(0, np.int32))
-        self._at = 0
+        self._order, self._at = _nothing(), 0
 
     def __len__(self) -> int:
         """Batches left of the pass."""
@@ -39,7 +38,8 @@ class Stream:
 
     def begin(self) -> None:
         """Draw the order of a pass."""
-        self._order, self._at = epoch_order(self._source.lengths, self._batch_size, self._rng), 0
+        self._order, self._at = _nothing(), 0  # the old order makes room for the new
+        self._order = epoch_order(self._source.lengths, self._batch_size, self._rng)
 
     def next(self) -> Batch:
         """Copy the next batch of the pass."""
@@ -70,3 +70,7 @@ class Stream:
         """Go on exactly where `state()` was taken."""
         self._order, self._at = Order(state["left"], np.cumsum(state["sizes"], dtype=np.int32)), 0
         self._rng.bit_generator.state = state["rng"]
+
+
+def _nothing() -> Order:
+    return Order(np.zeros(0, np.int32), np.zeros(0, np.int32))

@@ -1,9 +1,15 @@
 from __future__ import annotations
 
+import tracemalloc
+from types import SimpleNamespace
+from typing import Any, cast
+
 import numpy as np
 import pytest
 
+from edgetune import batching
 from edgetune.batching import Batch, BucketQueue, bucket_of, epoch_order, join, sequential_batches
+from edgetune.stream import Stream
 
 
 def ragged(rows: list[list[int]], first: int = 0) -> Batch:
@@ -106,6 +112,32 @@ def test_epoch_order_edges() -> None:
     rng = np.random.default_rng(0)
     assert len(epoch_order(np.array([], dtype=np.int64), 4, rng)) == 0
     assert [len(rows) for rows in epoch_order(np.array([3, 3, 3]), 4, rng)] == [3]
+
+
+def test_how_many_rows_are_grouped_at_a_time_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    lengths = np.random.default_rng(0).integers(1, 60, 1000)
+    whole = epoch_order(lengths, 8, np.random.default_rng(1))
+    monkeypatch.setattr(batching, "_PART_ROWS", 7)
+    parts = epoch_order(lengths, 8, np.random.default_rng(1))
+    np.testing.assert_array_equal(whole.rows, parts.rows)
+    np.testing.assert_array_equal(whole.ends, parts.ends)
+
+
+def test_a_pass_is_drawn_in_room_for_two_orders() -> None:
+    n_rows = 1_000_000
+    source = SimpleNamespace(lengths=np.random.default_rng(0).integers(5, 60, n_rows).astype(np.int32))
+    stream = Stream(cast("Any", source), 8, np.random.default_rng(1))
+    tracemalloc.start()
+    try:
+        stream.begin()
+        kept, _ = tracemalloc.get_traced_memory()
+        tracemalloc.reset_peak()
+        stream.begin()
+        _, most = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert kept == pytest.approx(4.5 * n_rows, rel=0.05)
+    assert most < 2.5 * kept
 
 
 def test_sequential_batches_go_from_short_to_long() -> None:
