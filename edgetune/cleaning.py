@@ -45,7 +45,7 @@ class Shape:
     own: Callable[[Path], set[str]] = lambda _: set()
 
 
-_PROBES = Shape(re.compile(r"probes\.json"), "")
+_MEASURED = Shape(re.compile(r"(probes|speeds)\.json"), "")
 
 
 @dataclass(frozen=True)
@@ -120,7 +120,7 @@ def look(cache_dir: Path) -> tuple[list[Entry], list[Path]]:
         if path.name in shapes and _is_folder(path):
             found |= {item: _entry(path.name, shapes[path.name], item) for item in _inside(path)}
         else:
-            found[path] = _entry("probes", _PROBES, path)
+            found[path] = _entry("measured", _MEASURED, path)
     entries = sorted((one for one in found.values() if one is not None), key=lambda one: -one.n_bytes)
     return entries, [path for path, one in found.items() if one is None]
 
@@ -129,7 +129,7 @@ def free(entries: list[Entry]) -> list[Entry]:
     """Remove entries; return those that are gone. One that was taken into use meanwhile stays."""
     shapes, gone = _shapes(), []
     for entry in entries:
-        now = _entry(entry.kind, shapes.get(entry.path.parent.name, _PROBES), entry.path)
+        now = _entry(entry.kind, shapes.get(entry.path.parent.name, _MEASURED), entry.path)
         if now is None or now.busy:
             continue
         with contextlib.suppress(OSError):  # no permission, or open on Windows: it stays and is not counted

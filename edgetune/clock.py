@@ -54,7 +54,9 @@ class Speed:
         """Begin with a guess, given up with the first measurement that counts."""
         self._ratios: deque[float] = deque([min(max(first, 1 / MOST_GUESSED), MOST_GUESSED)], maxlen=RECENT)
         self._n_seen = 0
-        self._predicted_s = self._measured_s = 0.0
+        self._predicted_s = 0.0
+        self.measured_s = 0.0
+        """Of what counted; pauses do not."""
 
     def observe(self, predicted_s: float, measured_s: float) -> None:
         """Learn from one operation; a stall counts for little, since the median rules.
@@ -66,11 +68,12 @@ class Speed:
         self._n_seen += 1
         if self._n_seen == 1:
             return
-        self._predicted_s += predicted_s
-        self._measured_s += measured_s
         if self._n_seen == 2:
             self._ratios.clear()
         self._ratios.append(measured_s / predicted_s)
+        if self._ratios[-1] <= STALL * self.ratio:
+            self._predicted_s += predicted_s
+            self.measured_s += measured_s
 
     @property
     def n(self) -> int:
@@ -85,8 +88,8 @@ class Speed:
 
     @property
     def overall(self) -> float:
-        """Seconds measured so far over those predicted: every batch counts by its cost."""
-        return self._measured_s / self._predicted_s if self._predicted_s else self.ratio
+        """Seconds measured so far over those predicted: each batch by its cost, a pause not at all."""
+        return self.measured_s / self._predicted_s if self._predicted_s else self.ratio
 
     @property
     def cautious(self) -> float:

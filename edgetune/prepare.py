@@ -30,6 +30,7 @@ from edgetune.planning.decide import Decision, decide
 from edgetune.planning.device import find_device
 from edgetune.planning.planner import DEFAULT_CACHE_MB
 from edgetune.planning.probe import probed, worth_probing
+from edgetune.planning.speeds import recall
 from edgetune.planning.types import DataShape, Plan, Plans
 from edgetune.resuming import Break
 from edgetune.rows import Rows, Say, open_rows
@@ -223,7 +224,7 @@ def decide_open(
     if model.backend == "auto" and origin.carried is None and _is_long(config, data):
         probe = partial(probed, cache_dir=cache_dir, say=say)
     try:
-        device = find_device(origin.source, budget.watts, probe)
+        device = find_device(origin.source, budget.watts, probe, partial(recall, cache_dir))
     except ProfileError:
         if limited:
             raise

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import time
 from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
@@ -25,6 +26,7 @@ from edgetune.machine import cache_folder
 from edgetune.meter import Meter
 from edgetune.planning.decide import summary
 from edgetune.planning.device import busy_watts
+from edgetune.planning.speeds import FEWEST_STEPS, Ran, remember
 from edgetune.planning.types import Plans
 from edgetune.prepare import Prepared, Used, prepare
 from edgetune.report.live import QuietView, View
@@ -127,9 +129,10 @@ def run(
             folder.append_bad_rows(prepared.data.bad_rows_files)
             where = out / "bad_rows.jsonl"
             view.warn(f"{prepared.data.n_bad:,} unusable rows were left out; they are listed in {where}.")
-        return _train(
-            Training(prepared, folder, meter, view, stop, sensor, since_s, timed), folder, meter, stop
-        )
+        training = Training(prepared, folder, meter, view, stop, sensor, since_s, timed)
+        result = _train(training, folder, meter, stop)
+        _remember_speed(prepared, timed, cache_dir)
+        return result
 
 
 def resume(run_dir: str | Path, *, cache_dir: str | Path | None = None) -> RunResult:
@@ -172,7 +175,9 @@ def resume_run(out: Path, *, cache_dir: Path, meter: Meter, view: View, stop: St
         timed = _timed(prepared, used)
         since_s = resumed.state["since_s"]
         training = Training(prepared, folder, meter, view, stop, sensor, since_s, timed, resumed)
-        return _train(training, folder, meter, stop)
+        result = _train(training, folder, meter, stop)
+        _remember_speed(prepared, timed, cache_dir)
+        return result
 
 
 def _open_sensor(config: RunConfig, stack: contextlib.ExitStack) -> Sensor:
@@ -224,6 +229,20 @@ def _tell(plans: Plans, view: View) -> None:
     if plans.device is not None and plans.device.note:
         view.warn(plans.device.note)
     view.say(summary(plans.best))
+
+
+def _remember_speed(prepared: Prepared, timed: Timed | None, cache_dir: Path) -> None:
+    """Keep how long the train steps took against the profile, for the next plan.
+
+    Not where frozen layers' output was found again: the profile prices steps that compute it.
+    """
+    plans, cache = prepared.plans, prepared.backend.cache
+    if timed is None or plans is None or plans.device is None or (cache is not None and cache.n_hits):
+        return
+    speed = timed.clock.speed("train")
+    if speed.n >= FEWEST_STEPS:
+        took = speed.overall * plans.costs(timed.plan).scale
+        remember(cache_dir, plans.device.speeds_key, timed.plan.key, Ran(time.time(), took, speed.measured_s))
 
 
 def _timed(prepared: Prepared, used: Used) -> Timed | None:

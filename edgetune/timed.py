@@ -23,7 +23,7 @@ from edgetune.data.tokens import TokenView
 from edgetune.floor import Head, fit_head
 from edgetune.metrics import Evaluation, evaluate_predictions
 from edgetune.pace import StepCost
-from edgetune.planning.candidate import EVALUATION_BATCH
+from edgetune.planning.candidate import EVALUATION_BATCH, EVALUATION_BATCHES, FLOOR_BATCHES
 from edgetune.planning.planner import FIT_HEAD_S, HEAD
 from edgetune.planning.types import Plan
 from edgetune.types import IntArray
@@ -31,7 +31,6 @@ from edgetune.types import IntArray
 SAVE_EVERY_S = 60.0
 REVISE_STEPS, REVISE_RATE = 9, 0.05
 SAVE_RATE = 0.02
-FIRST_BATCHES, MOST_BATCHES = 2, 8
 FEWEST_ROWS = 8
 
 
@@ -157,7 +156,7 @@ def fit_floor(
     allowed_s = math.inf if plan.method == HEAD else clock.elapsed_s() + 2 * plan.lines["floor"]
     features, labels, done = [], [], 0
     while done < len(order) and not (done and stop()):
-        rows = order[done : done + FIRST_BATCHES * EVALUATION_BATCH]
+        rows = order[done : done + FLOOR_BATCHES * EVALUATION_BATCH]
         end_s = min(allowed_s, clock.end_s() - 2 * FIT_HEAD_S)
         left_s = (end_s - clock.elapsed_s()) / clock.speed("score").cautious
         if done and _rows_in(source, rows, left_s, timed.cost) < len(rows):
@@ -202,7 +201,7 @@ def evaluate_in_time(
     """
     order = rng.permutation(len(view))
     logits, labels = [], []
-    done, n_batches = 0, FIRST_BATCHES
+    done, n_batches = 0, FLOOR_BATCHES
     while done < len(order) and not stop():
         left_s = clock.evaluation_end_s() - clock.elapsed_s()
         rows = order[done : done + n_batches * EVALUATION_BATCH]
@@ -215,7 +214,7 @@ def evaluate_in_time(
             labels.append(batch.labels)
         view.release()
         done += len(rows)
-        n_batches = MOST_BATCHES
+        n_batches = EVALUATION_BATCHES
     if not logits:
         return None
     return evaluate_predictions(np.concatenate(logits), np.concatenate(labels), view.label_names)

@@ -14,6 +14,7 @@ from edgetune.types import IntArray
 
 LOOP_OVERHEAD = 1.02
 EVALUATION_BATCH = 64
+FLOOR_BATCHES, EVALUATION_BATCHES = 2, 8  # drawn at once
 FP16_BYTES = 2
 
 
@@ -62,15 +63,32 @@ class Candidate:
         """A row trained while its hidden states are kept."""
         return LOOP_OVERHEAD * self._per_row(self.data.lengths, self.batch_size, (*self._scored, "train"))
 
+    def _scored_row_s(self, in_order: IntArray, n_batches: int) -> float:
+        """Mean seconds of a row where so many batches are drawn at once, sorted, and scored.
+
+        A batch is as wide as its longest row; the rows of a usual draw are the quantiles of all.
+        """
+        if not len(in_order):
+            return 0.0
+        n_drawn = min(n_batches * EVALUATION_BATCH, len(in_order))
+        quantiles = ((np.arange(n_drawn) + 0.5) / n_drawn * len(in_order)).astype(np.int64)
+        drawn = np.minimum(in_order[quantiles], self.max_length)
+        price, spent = self.costs.cost.seconds, 0.0
+        for start in range(0, n_drawn, EVALUATION_BATCH):
+            rows = drawn[start : start + EVALUATION_BATCH]
+            width = int(bucket_of(rows[-1])) * PAD_MULTIPLE
+            spent += sum(price(op, len(rows), width, self.depth) for op in (*self._prefix, "score"))
+        return spent / n_drawn
+
     @cached_property
-    def score_row_s(self) -> float:
-        """A training row scored."""
-        return self._per_row(self.data.lengths, self.batch_size, (*self._prefix, "score"))
+    def floor_row_s(self) -> float:
+        """A training row whose features the first head is fitted on."""
+        return self._scored_row_s(self.data.lengths_in_order, FLOOR_BATCHES)
 
     @cached_property
     def evaluate_row_s(self) -> float:
         """An evaluation row scored."""
-        return self._per_row(self.data.eval_lengths, EVALUATION_BATCH, (*self._prefix, "score"))
+        return self._scored_row_s(self.data.eval_lengths_in_order, EVALUATION_BATCHES)
 
     @cached_property
     def n_tokens(self) -> int:

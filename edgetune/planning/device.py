@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import importlib.util
+import json
+import time
 from collections.abc import Callable
 from dataclasses import replace
 
 from edgetune.backends.ort_runtime import has_training_build
 from edgetune.errors import ProfileError
 from edgetune.models import ModelSource, has_separate_layers
-from edgetune.planning.probe import Scales
+from edgetune.planning.probe import Scales, profile_key
+from edgetune.planning.speeds import NOTHING_SEEN, Runs, Seen
 from edgetune.planning.types import BackendCosts, Device
 from edgetune.profiles.cost import CostFunction, same_shape
 from edgetune.profiles.device_profile import BackendProfile, DeviceProfile, FixedCosts, Memory, ModelShape
@@ -23,7 +26,10 @@ COPIES_MB_PER_PARAMETER = 16e-6
 
 
 def find_device(
-    source: ModelSource, watts: float | None = None, probe: Callable[[DeviceProfile], Scales] | None = None
+    source: ModelSource,
+    watts: float | None = None,
+    probe: Callable[[DeviceProfile], Scales] | None = None,
+    recall: Callable[[str], Runs] = lambda key: {},
 ) -> Device | None:
     """Find the stored profile that fits this machine best; None if none is stored.
 
@@ -32,13 +38,15 @@ def find_device(
         watts: what the user says the machine draws.
         probe: measures how many times as long training takes here, by backend, where the profile is of
             another kind of processor; None: no time for that.
+        recall: returns how earlier runs went, given `Device.speeds_key`.
     """
     shape = shape_of(source)
     match = find_for_this_machine(shape, this_machine())
     if match is None:
         return None
-    scales = probe(match.profile) if probe is not None and match.fit == "other" else {}
-    device = fit_device(match, shape, watts, scales)
+    probed = probe(match.profile) if probe is not None and match.fit == "other" else {}
+    seen = Seen(probed, recall(speeds_key(match.profile, shape)), time.time())
+    device = fit_device(match, shape, watts, seen)
     return device if has_separate_layers(source) else replace(device, depths=(0,))
 
 
@@ -54,21 +62,27 @@ def busy_watts() -> tuple[float, str] | None:
     return power.train_w, f"device profile {match.profile.name}, {power.source}"
 
 
+def speeds_key(profile: DeviceProfile, shape: ModelShape) -> str:
+    """Name what a run's speed is told by: the profile, this machine, and the size of the model's layers."""
+    sizes = [shape.n_layers, shape.hidden_size, shape.intermediate_size]
+    return json.dumps([profile_key(profile, this_machine()), sizes])
+
+
 def fit_device(
-    match: Match, shape: ModelShape, watts: float | None = None, scales: Scales | None = None
+    match: Match, shape: ModelShape, watts: float | None = None, seen: Seen = NOTHING_SEEN
 ) -> Device:
-    """Fit a profile to a model's shape, and to a probe's answer if there is one."""
-    profile, scales = match.profile, scales or {}
-    widen = min(match.widen, PROBED_UNCERTAINTY) if scales else match.widen
+    """Fit a profile to a model's shape, and to what was measured since."""
+    profile = match.profile
+    widen = min(match.widen, PROBED_UNCERTAINTY) if seen.known else match.widen
     uncertainty = max(SAME_UNCERTAINTY, profile.spread) + widen
     if not same_shape(profile.model, shape):
-        uncertainty += OTHER_MODEL_UNCERTAINTY
+        uncertainty += PROBED_UNCERTAINTY if seen.runs else OTHER_MODEL_UNCERTAINTY
     power = profile.power
-    slow = _slowness(scales)
+    slow = seen.slowness
     return Device(
         name=profile.name,
-        note=_note(match, shape, scales),
-        foreign=match.fit == "other" and not scales,
+        note=_note(match, shape, seen),
+        foreign=match.fit == "other" and not seen.known,
         uncertainty=uncertainty,
         n_layers=shape.n_layers,
         hidden_size=shape.hidden_size,
@@ -78,11 +92,13 @@ def fit_device(
         depths=tuple(range(shape.n_layers)),
         busy_w=watts if watts is not None else power.train_w,
         power_source="--watts" if watts is not None else power.source,
-        backends=tuple(_backend(item, match, shape, widen, scales) for item in profile.backends),
+        backends=tuple(_backend(item, match, shape, widen, seen) for item in profile.backends),
+        speeds_key=speeds_key(profile, shape),
+        speeds_note=seen.note,
     )
 
 
-def _note(match: Match, shape: ModelShape, scales: Scales) -> str:
+def _note(match: Match, shape: ModelShape, seen: Seen) -> str:
     """Say what does not fit, in a sentence; "" when everything does."""
     profile = match.profile
     parts = list(match.reasons)
@@ -90,8 +106,8 @@ def _note(match: Match, shape: ModelShape, scales: Scales) -> str:
         parts.append(f"{shape.name} was not profiled and is predicted from {profile.model.name}")
     if profile.noisy:
         parts.append("the machine was busy while it was profiled")
-    if scales:
-        times = ", ".join(f"{key} {scale:.2f}" for key, scale in scales.items())
+    if seen.probed:
+        times = ", ".join(f"{key} {scale:.2f}" for key, scale in seen.probed.items())
         parts.append(f"a probe here took these times as long: {times}")
     if not parts:
         return ""
@@ -101,26 +117,20 @@ def _note(match: Match, shape: ModelShape, scales: Scales) -> str:
     )
 
 
-def _backend(
-    item: BackendProfile, match: Match, shape: ModelShape, widen: float, scales: Scales
-) -> BackendCosts:
+def _backend(item: BackendProfile, match: Match, shape: ModelShape, widen: float, seen: Seen) -> BackendCosts:
     measured = match.profile.model
-    scale = scales.get(item.key, 1.0)
+    scale = seen.scale(item.key)
     return BackendCosts(
         key=item.key,
         backend=item.backend,
         precision=item.precision,
         threads=item.threads if match.fit != "other" else None,
-        fixed=_scaled(_slowest_import(item, match.profile), shape, measured, _slowness(scales)),
+        fixed=_scaled(_slowest_import(item, match.profile), shape, measured, seen.slowness),
         memory=_grown(item.memory, shape, measured),
         cost=CostFunction(item, measured, shape, scale, widen=widen),
-        available=_unavailable(item, match, scales),
+        available=_unavailable(item, match, seen),
+        scale=scale,
     )
-
-
-def _slowness(scales: Scales) -> float:
-    """Return how much longer everything that a probe did not time may take; never less than measured."""
-    return max(1.0, sum(scales.values()) / len(scales)) if scales else 1.0
 
 
 def _slowest_import(item: BackendProfile, profile: DeviceProfile) -> FixedCosts:
@@ -151,13 +161,13 @@ def _grown(memory: Memory, shape: ModelShape, measured: ModelShape) -> Memory:
     )
 
 
-def _unavailable(item: BackendProfile, match: Match, scales: Scales) -> str:
+def _unavailable(item: BackendProfile, match: Match, seen: Seen) -> str:
     if item.device != "cpu":
         return "was measured on another device than the CPU"
     if item.backend == "ort" and not has_training_build():
         return 'its training build is not installed (`pip install "edgetune[cpu]"`)'
     if item.backend == "torch" and importlib.util.find_spec("torch") is None:
         return 'PyTorch is not installed (`pip install "edgetune[cpu]"`)'
-    if item.precision == "bf16" and match.fit == "other" and item.key not in scales:
+    if item.precision == "bf16" and match.fit == "other" and item.key not in seen.known:
         return "bf16 is trusted only where it was measured: elsewhere it can be 25 times slower"
     return ""

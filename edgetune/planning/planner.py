@@ -135,7 +135,7 @@ def _n_floor(candidate: Candidate, deadline_s: float) -> int:
     """Return how many rows the first head is fitted on; 0 without a deadline."""
     if not math.isfinite(deadline_s):
         return 0
-    paid = int(FLOOR_RATE * deadline_s / max(candidate.score_row_s, 1e-9))
+    paid = int(FLOOR_RATE * deadline_s / max(candidate.floor_row_s, 1e-9))
     return min(len(candidate.data.lengths), max(FLOOR_ROWS[0], min(FLOOR_ROWS[1], paid)))
 
 
@@ -143,7 +143,7 @@ def floor_s(candidate: Candidate, n_rows: int) -> float:
     """Return what the first usable model costs: features, the fit, and a save."""
     if not n_rows:
         return 0.0
-    return n_rows * candidate.score_row_s + FIT_HEAD_S + candidate.costs.fixed.save_model_s
+    return n_rows * candidate.floor_row_s + FIT_HEAD_S + candidate.costs.fixed.save_model_s
 
 
 def smallest_s(candidate: Candidate, limits: Limits) -> float:
@@ -199,7 +199,7 @@ def plan_one(candidate: Candidate, deadline_s: float, limits: Limits, wishes: Wi
         make(before | {"train": train_s} | after, n_rows=n_rows, interval=interval, cache_mb=cache_mb),
     ]
     if n_floor and (candidate.depth == 0 or wishes.depth is not None):
-        n_head = min(n_distinct, n_floor + int(max(0.0, left_s) / max(candidate.score_row_s, 1e-9)), 4096)
+        n_head = min(n_distinct, n_floor + int(max(0.0, left_s) / max(candidate.floor_row_s, 1e-9)), 4096)
         lines = before | {"floor": floor_s(candidate, n_head)} | after
         found.append(_head_only(make(lines, n_rows=n_head, interval=(n_head, n_head), cache_mb=0.0)))
     return found

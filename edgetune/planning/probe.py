@@ -36,7 +36,7 @@ def probed(profile: DeviceProfile, cache_dir: Path, say: Callable[[str], None]) 
         cache_dir: where artifacts and earlier answers are kept.
         say: is told that it takes a moment.
     """
-    path, key = cache_dir / FILE, _key(profile, this_machine())
+    path, key = cache_dir / FILE, profile_key(profile, this_machine())
     known = _read(path)
     if key in known:
         return known[key]
@@ -52,7 +52,8 @@ def probed(profile: DeviceProfile, cache_dir: Path, say: Callable[[str], None]) 
     return scales
 
 
-def _key(profile: DeviceProfile, machine: Machine) -> str:
+def profile_key(profile: DeviceProfile, machine: Machine) -> str:
+    """Name a profile, this machine and what runs on it, so that another measurement gets another name."""
     runtimes = {name: value for name, value in versions().items() if name.startswith(("onnx", "torch"))}
     return json.dumps(
         [profile.name, profile.date, machine.cpu_model, machine.cores, runtimes], sort_keys=True

@@ -18,6 +18,8 @@ def explain(plans: Plans, data: DataShape, wishes: Wishes) -> Iterator[str]:
     assert device is not None
     if device.note:
         yield device.note
+    if device.speeds_note:
+        yield device.speeds_note
     if best.method == "head":
         yield (
             f"Too short to train the encoder: the head alone is fitted, on frozen features of "

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from typing import Any, Protocol
+
+import numpy as np
 
 from edgetune.profiles.device_profile import FixedCosts, Memory, Operation
 from edgetune.types import IntArray
@@ -28,6 +31,7 @@ class BackendCosts:
         memory: megabytes.
         cost: seconds of an operation.
         available: why it cannot be used here and now; "" when it can.
+        scale: times what was profiled, which `cost` has in it.
     """
 
     key: str
@@ -38,6 +42,7 @@ class BackendCosts:
     memory: Memory
     cost: OperationCost
     available: str = ""
+    scale: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -54,6 +59,8 @@ class Device:
         depths: how many layers can be frozen.
         busy_w: watts while training, and `power_source` says where they come from.
         backends: what can train.
+        speeds_key: names what earlier runs here are remembered by (`planning.speeds`).
+        speeds_note: what they have taught, in a sentence; "" when nothing.
     """
 
     name: str
@@ -69,6 +76,8 @@ class Device:
     busy_w: float
     power_source: str
     backends: tuple[BackendCosts, ...]
+    speeds_key: str = ""
+    speeds_note: str = ""
 
 
 @dataclass(frozen=True)
@@ -86,6 +95,16 @@ class DataShape:
     eval_lengths: IntArray
     max_length: int
     can_cut: bool = True
+
+    @cached_property
+    def lengths_in_order(self) -> IntArray:
+        """(n,) the shortest first."""
+        return np.sort(self.lengths)
+
+    @cached_property
+    def eval_lengths_in_order(self) -> IntArray:
+        """(m,) the shortest first."""
+        return np.sort(self.eval_lengths)
 
 
 @dataclass(frozen=True)

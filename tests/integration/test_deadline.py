@@ -62,7 +62,7 @@ def arguments(demo_csv: Path, tiny_model: Path, out: Path, *more: object) -> lis
 
 @pytest.mark.usefixtures("exported")
 def test_a_deadline_is_kept_and_the_receipt_tells_planned_and_real(
-    demo_csv: Path, tiny_model: Path, run_process: RunCli, tmp_path: Path
+    demo_csv: Path, tiny_model: Path, run_cli: RunCli, run_process: RunCli, tmp_path: Path
 ) -> None:
     out = tmp_path / "run"
     started = time.monotonic()
@@ -92,6 +92,9 @@ def test_a_deadline_is_kept_and_the_receipt_tells_planned_and_real(
     assert steps[-1]["lr"] < 0.1 * steps[0]["lr"]
     assert load_run(out).predict(["my parcel never came"])[0].label in result["label_names"]
     assert (out / "onnx" / "model.onnx").is_file()
+    code, explained, err = run_cli("plan", demo_csv, "--model", tiny_model, "--deadline", "1m", "--explain")
+    assert code == 0, err
+    assert "Earlier runs here" in " ".join((explained + err).split())
 
 
 SET_BACK = """

@@ -104,7 +104,7 @@ def test_kinds_ages_and_sizes(cache: Path) -> None:
     entries, strange = look(cache)
     assert strange == []
     found = {entry.kind: entry for entry in entries if entry.kind != "unfinished"}
-    assert set(found) == {"tokens", "artifacts", "tokenizers", "export-seconds", "checked", "probes"}
+    assert set(found) == {"tokens", "artifacts", "tokenizers", "export-seconds", "checked", "measured"}
     assert [entry.kind for entry in entries].count("unfinished") == 2
     assert found["tokens"].n_bytes == 6_010
     assert found["artifacts"].n_bytes == 8_000_000 + len('{"files": {"named.json": {}}}')
@@ -115,7 +115,7 @@ def test_kinds_ages_and_sizes(cache: Path) -> None:
         "tokenizers": 10,
         "export-seconds": 30,
         "checked": 30,
-        "probes": 5,
+        "measured": 5,
     }
     assert not any(entry.busy for entry in entries)
     assert entries[0].kind == "artifacts"
@@ -169,7 +169,7 @@ def test_links_are_not_followed(cache: Path, tmp_path: Path, kind: str) -> None:
         (Wish(older_than_s=20 * DAY_S, larger_than_bytes=5_000), {"artifacts"}),
         (
             Wish(older_than_s=0),
-            {"artifacts", "export-seconds", "checked", "tokens", "tokenizers", "probes", "unfinished"},
+            {"artifacts", "export-seconds", "checked", "tokens", "tokenizers", "measured", "unfinished"},
         ),
     ],
 )

@@ -238,3 +238,12 @@ def test_a_slow_first_call_does_not_end_the_run() -> None:
     assert clock.speed("train").ratio <= 2.0
     pace = ClockPace(clock, cost, DataPace(1000, 1, 32))
     assert pace.rows_that_fit("train", 32, 32) == 32
+
+
+def test_a_pause_is_no_part_of_the_speed_of_a_whole_run() -> None:
+    speed = Speed()
+    for seconds in (9.0, 1.2, 1.2, 3600.0, 1.2):  # the first pays for what later ones find ready
+        speed.observe(1.0, seconds)
+    assert speed.overall == pytest.approx(1.2)
+    assert speed.measured_s == pytest.approx(3.6)
+    assert speed.n == 4

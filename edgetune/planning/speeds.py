@@ -1,0 +1,159 @@
+"""How long training took in earlier runs here, against the profile: kept, so that the next plan knows.
+
+    a run's end ─→ remember ─→ speeds.json ─→ recall ─→ ratio ─→ the costs that a plan is made of
+
+A profile is a moment of a machine. Since then it may have become warmer, busier or slower, and a model that
+was not profiled is priced by a fit; a run of some minutes has measured both. The last runs count most.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from edgetune.caches import private_folder
+from edgetune.files import write_whole
+from edgetune.report.words import duration
+
+FILE = "speeds.json"
+MOST_KEPT = 8
+FEWEST_STEPS = 9
+LONG_S = 30.0
+HALF_LIFE_S = 1800.0
+OLD_WEIGHT, PROFILE_WEIGHT = 0.05, 0.1
+WORTH_SAYING = 0.03
+MOST_OFF = 1000.0  # times slower or faster: not even a model that was never profiled is
+
+
+@dataclass(frozen=True, slots=True)
+class Ran:
+    """How one run went.
+
+    Attributes:
+        at_s: when it ended (seconds since 1970).
+        ratio: seconds of its train steps over what the profile says.
+        measured_s: seconds of its train steps.
+    """
+
+    at_s: float
+    ratio: float
+    measured_s: float
+
+
+Runs = Mapping[str, Sequence[Ran]]
+"""By backend, the oldest first."""
+
+
+def ratio(runs: Sequence[Ran], now_s: float, profiled: float = 1.0) -> float:
+    """Return how many times as long as profiled training should take now: a mean of logarithms.
+
+    A run of half a minute or more counts 1 when it has just ended, half of that after half an hour and never
+    less than 0.05; a shorter one counts as much less as it is shorter; the profile itself counts 0.1.
+
+    Args:
+        runs: earlier ones of a backend.
+        now_s: seconds since 1970.
+        profiled: what is believed without them.
+    """
+    weights = [_weight(run, now_s) for run in runs]
+    logs = [math.log(run.ratio / profiled) for run in runs]
+    mean = sum(w * log for w, log in zip(weights, logs, strict=True)) / (sum(weights) + PROFILE_WEIGHT)
+    return profiled * math.exp(mean)
+
+
+def _weight(run: Ran, now_s: float) -> float:
+    fresh: float = 0.5 ** (max(0.0, now_s - run.at_s) / HALF_LIFE_S)
+    return max(OLD_WEIGHT, fresh) * min(1.0, run.measured_s / LONG_S)
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What was measured here since a profile was made, by backend: times as long as it says.
+
+    Attributes:
+        probed: by a probe; none where the profile is this machine's own.
+        runs: by training, the oldest first.
+        now_s: seconds since 1970.
+    """
+
+    probed: Mapping[str, float]
+    runs: Runs
+    now_s: float
+
+    def scale(self, key: str) -> float:
+        """Return how many times as long training should take now."""
+        drifts = {
+            other: ratio(runs, self.now_s, self.probed.get(other, 1.0)) / self.probed.get(other, 1.0)
+            for other, runs in self.runs.items()
+        }
+        # What slows one backend down slows the others too.
+        usual = math.exp(sum(map(math.log, drifts.values())) / len(drifts)) if drifts else 1.0
+        return self.probed.get(key, 1.0) * drifts.get(key, usual)
+
+    @property
+    def slowness(self) -> float:
+        """How much longer everything may take that no probe has timed; never less than measured."""
+        return max(1.0, sum(self.probed.values()) / len(self.probed)) if self.probed else 1.0
+
+    @property
+    def known(self) -> frozenset[str]:
+        """Backends that ran here."""
+        return frozenset(self.probed) | frozenset(self.runs)
+
+    @property
+    def note(self) -> str:
+        """Say what earlier runs have taught, in a sentence; "" when that is what the profile says."""
+        scales = {key: self.scale(key) / self.probed.get(key, 1.0) for key in self.runs}
+        if all(abs(scale - 1.0) < WORTH_SAYING for scale in scales.values()):
+            return ""
+        last_s = self.now_s - max(run.at_s for runs in self.runs.values() for run in runs)
+        times = ", ".join(f"{key} {scale:.2f}" for key, scale in scales.items())
+        return (
+            f"Earlier runs here, the last one {duration(max(0.0, last_s))} ago, took these times as long as "
+            f"profiled, and that is planned with: {times}."
+        )
+
+
+NOTHING_SEEN = Seen({}, {}, 0.0)
+
+
+def recall(cache_dir: Path, key: str) -> dict[str, list[Ran]]:
+    """Return the runs that are remembered, by backend; none where there are none, or they cannot be read.
+
+    Args:
+        cache_dir: where they are kept.
+        key: of the profile, the machine and the model (`Device.speeds_key`).
+    """
+    found: dict[str, list[Ran]] = {}
+    for backend, runs in _read(cache_dir / FILE).get(key, {}).items():
+        found[backend] = [Ran(*ran) for ran in runs if 1 / MOST_OFF < ran[1] < MOST_OFF and ran[2] > 0]
+    return {backend: runs for backend, runs in found.items() if runs}
+
+
+def remember(cache_dir: Path, key: str, backend: str, ran: Ran) -> None:
+    """Keep how a run went; the oldest is forgotten."""
+    path = cache_dir / FILE
+    known = _read(path)
+    mine = known.setdefault(key, {})
+    mine[backend] = [*mine.get(backend, []), (ran.at_s, ran.ratio, ran.measured_s)][-MOST_KEPT:]
+    with contextlib.suppress(OSError):  # then the next plan does not know
+        private_folder(cache_dir)
+        write_whole(path, json.dumps(known))
+
+
+def _read(path: Path) -> dict[str, dict[str, list[tuple[float, float, float]]]]:
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+        return {
+            str(key): {
+                str(backend): [(float(at_s), float(times), float(spent_s)) for at_s, times, spent_s in runs]
+                for backend, runs in backends.items()
+            }
+            for key, backends in found.items()
+        }
+    except (OSError, ValueError, AttributeError, TypeError):
+        return {}

@@ -1,0 +1,129 @@
+"""What earlier runs took, against the profile: weighed, kept, forgotten, and planned with."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from edgetune.planning.device import fit_device
+from edgetune.planning.speeds import FILE, MOST_KEPT, Ran, Seen, ratio, recall, remember
+from edgetune.profiles.match import Fit, Match
+from tests.profile_samples import SHAPE, make_backend, make_profile
+
+NOW_S = 1e9
+RATIOS = st.floats(0.1, 10.0)
+RUNS = st.lists(st.builds(Ran, st.floats(NOW_S - 1e7, NOW_S), RATIOS, st.floats(0, 300)), max_size=8)
+
+
+def test_without_runs_the_profile_holds() -> None:
+    assert ratio([], NOW_S) == 1.0
+    assert ratio([], NOW_S, 1.7) == pytest.approx(1.7)
+
+
+def test_a_run_of_this_minute_is_nearly_believed_and_one_of_last_week_hardly() -> None:
+    assert ratio([Ran(NOW_S, 1.5, 30.0)], NOW_S) == pytest.approx(1.5 ** (1 / 1.1))
+    assert ratio([Ran(NOW_S, 1.5, 6.0)], NOW_S) == pytest.approx(1.5 ** (0.2 / 0.3))
+    assert ratio([Ran(NOW_S - 7 * 86400, 1.5, 30.0)], NOW_S) == pytest.approx(1.5 ** (0.05 / 0.15))
+    assert ratio([Ran(NOW_S + 3600, 1.5, 30.0)], NOW_S) == ratio(
+        [Ran(NOW_S, 1.5, 30.0)], NOW_S
+    )  # a clock set back
+
+
+def test_the_last_run_counts_most() -> None:
+    earlier, later = Ran(NOW_S - 3600, 1.2, 30.0), Ran(NOW_S - 60, 0.9, 30.0)
+    assert ratio([earlier, later], NOW_S) < 1.0 < ratio([earlier, later], NOW_S - 3600)
+
+
+@given(RUNS, RATIOS)
+def test_what_is_expected_lies_among_what_was_seen(runs: list[Ran], profiled: float) -> None:
+    seen = [profiled, *(run.ratio for run in runs)]
+    assert min(seen) * 0.999 <= ratio(runs, NOW_S, profiled) <= max(seen) * 1.001
+
+
+def test_what_is_kept_comes_back_and_the_oldest_goes(tmp_path: Path) -> None:
+    cache = tmp_path / "cache"
+    assert recall(cache, "here") == {}
+    for number in range(MOST_KEPT + 2):
+        remember(cache, "here", "ort-fp32", Ran(NOW_S + number, 1.0 + number / 10, 30.0))
+    remember(cache, "here", "torch-bf16", Ran(NOW_S, 0.8, 30.0))
+    remember(cache, "there", "ort-fp32", Ran(NOW_S, 3.0, 30.0))
+    found = recall(cache, "here")
+    assert [run.at_s - NOW_S for run in found["ort-fp32"]] == list(range(2, MOST_KEPT + 2))
+    assert found["torch-bf16"] == [Ran(NOW_S, 0.8, 30.0)]
+    assert recall(cache, "there") == {"ort-fp32": [Ran(NOW_S, 3.0, 30.0)]}
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "[]", "{", '{"here": 3}', '{"here": {"ort-fp32": 3}}', '{"here": {"ort-fp32": [[1, 2]]}}'],
+)
+def test_a_damaged_file_is_as_none_and_is_written_anew(tmp_path: Path, text: str) -> None:
+    (tmp_path / FILE).write_text(text)
+    assert recall(tmp_path, "here") == {}
+    remember(tmp_path, "here", "ort-fp32", Ran(NOW_S, 2.0, 30.0))
+    assert recall(tmp_path, "here") == {"ort-fp32": [Ran(NOW_S, 2.0, 30.0)]}
+
+
+@pytest.mark.parametrize("nonsense", [0.0, -1.0, 1e9, float("nan"), float("inf")])
+def test_what_no_machine_does_is_not_believed(tmp_path: Path, nonsense: float) -> None:
+    (tmp_path / FILE).write_text(
+        json.dumps({"here": {"ort-fp32": [[NOW_S, nonsense, 30], [NOW_S, 1.1, 30]]}})
+    )
+    assert recall(tmp_path, "here") == {"ort-fp32": [Ran(NOW_S, 1.1, 30.0)]}
+
+
+def test_a_folder_that_cannot_be_written_loses_only_the_memory(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    remember(tmp_path / "file" / "cache", "here", "ort-fp32", Ran(NOW_S, 2.0, 30.0))
+
+
+def _match(fit: Fit = "same") -> Match:
+    return Match(make_profile(backends=[make_backend("ort"), make_backend("torch")]), fit, [])
+
+
+def test_costs_follow_what_ran_and_what_did_not_run_is_as_slow() -> None:
+    plain = fit_device(_match(), SHAPE)
+    slow = fit_device(_match(), SHAPE, seen=Seen({}, {"ort-fp32": [Ran(NOW_S, 1.5, 30.0)]}, NOW_S))
+    for before, after in zip(plain.backends, slow.backends, strict=True):
+        expected = ratio([Ran(NOW_S, 1.5, 30.0)], NOW_S)
+        assert after.scale == pytest.approx(expected)
+        price = before.cost.seconds("train", 8, 16, 0)
+        assert after.cost.seconds("train", 8, 16, 0) == pytest.approx(expected * price)
+        assert after.fixed == before.fixed
+    assert plain.speeds_key == slow.speeds_key
+    assert (plain.speeds_note, "ort-fp32 1.45" in slow.speeds_note) == ("", True)
+
+
+def test_each_backend_that_ran_has_its_own_speed() -> None:
+    runs = {"ort-fp32": [Ran(NOW_S, 2.0, 30.0)], "torch-fp32": [Ran(NOW_S, 0.5, 30.0)]}
+    seen = Seen({}, runs, NOW_S)
+    assert seen.scale("ort-fp32") > 1.8
+    assert seen.scale("torch-fp32") < 0.6
+    assert seen.scale("torch-bf16") == pytest.approx(1.0)
+
+
+def test_runs_correct_a_probe_and_not_the_other_way_round() -> None:
+    seen = Seen({"ort-fp32": 3.0}, {"ort-fp32": [Ran(NOW_S, 3.3, 30.0)]}, NOW_S)
+    assert 3.2 < seen.scale("ort-fp32") < 3.3
+    assert seen.note.endswith("ort-fp32 1.09.")
+    assert seen.slowness == 3.0
+
+
+def test_on_another_processor_runs_are_as_good_as_a_probe() -> None:
+    assert fit_device(_match("other"), SHAPE).foreign
+    seen = Seen({}, {"ort-fp32": [Ran(NOW_S, 1.2, 30.0)]}, NOW_S)
+    device = fit_device(_match("other"), SHAPE, seen=seen)
+    assert not device.foreign
+    assert device.uncertainty < fit_device(_match("other"), SHAPE).uncertainty
+
+
+def test_a_model_that_was_not_profiled_is_surer_once_it_ran() -> None:
+    larger = SHAPE.model_copy(update={"n_layers": 12, "hidden_size": 768})
+    seen = Seen({}, {"ort-fp32": [Ran(NOW_S, 1.2, 30.0)]}, NOW_S)
+    device, plain = fit_device(_match(), larger, seen=seen), fit_device(_match(), larger)
+    assert device.uncertainty < plain.uncertainty
+    assert device.speeds_key == plain.speeds_key != fit_device(_match(), SHAPE).speeds_key
