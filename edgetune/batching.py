@@ -7,6 +7,7 @@ Rows stay end to end, without padding, until a model asks for `padded`.
 
 from __future__ import annotations
 
+import mmap
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -17,7 +18,7 @@ import numpy as np
 from edgetune.types import BoolArray, IntArray
 
 PAD_MULTIPLE = 8
-_PART_ROWS = 1 << 16  # rows that are grouped at a time
+_PART_ROWS = 1 << 14  # rows that are grouped at a time
 _MIXED = 0  # the queue's key for rows of several buckets; no row is so short
 
 
@@ -172,30 +173,53 @@ def epoch_order(lengths: IntArray, batch_size: int, rng: np.random.Generator) ->
     Returns:
         Batches of `batch_size` indices, but possibly the one with the longest rows.
     """
-    n_batches = -(-len(lengths) // batch_size)
-    cells = _grouped(lengths, n_batches * batch_size, rng).reshape(n_batches, batch_size)
-    cells = cells[rng.permutation(n_batches)]
-    sizes = np.count_nonzero(cells >= 0, axis=1)
-    return Order(cells[cells >= 0], np.cumsum(sizes, dtype=np.int32))
-
-
-def _grouped(lengths: IntArray, n_cells: int, rng: np.random.Generator) -> IntArray:
-    """Return the indices of shuffled rows, grouped by bucket, then -1 up to `n_cells`, in little memory."""
-    shuffled = np.arange(len(lengths), dtype=np.int32)
+    n_rows, n_batches = len(lengths), -(-len(lengths) // batch_size)
+    shuffled = _own_pages(n_rows)
+    for part in _parts(n_rows):
+        shuffled[part] = np.arange(part.start, min(part.stop, n_rows))
     rng.shuffle(shuffled)
-    parts = [slice(at, at + _PART_ROWS) for at in range(0, len(lengths), _PART_ROWS)]
+    starts, ends = _drawn_places(n_rows, batch_size, rng.permutation(n_batches))
+    rows = _own_pages(n_rows)
+    for members, places in _grouped(lengths, shuffled):
+        rows[starts[places // batch_size] + places % batch_size] = members
+    return Order(rows, ends)
+
+
+def _drawn_places(n_rows: int, batch_size: int, drawn: IntArray) -> tuple[IntArray, IntArray]:
+    """Return where each batch starts, by its number before the draw, and where the k-th drawn ends."""
+    sizes = np.full(len(drawn), batch_size, dtype=np.int32)
+    sizes[drawn == len(drawn) - 1] = n_rows - (len(drawn) - 1) * batch_size
+    ends = np.cumsum(sizes, dtype=np.int32)
+    starts = np.empty_like(ends)
+    starts[drawn] = ends - sizes
+    return starts, ends
+
+
+def _grouped(lengths: IntArray, shuffled: IntArray) -> Iterator[tuple[IntArray, IntArray]]:
+    """Yield rows, a part at a time, and their places in the order that has them grouped by bucket."""
+    parts = _parts(len(lengths))
     counts = np.zeros(int(bucket_of(lengths.max(initial=0))) + 1, dtype=np.int64)
     for part in parts:
         counts += np.bincount(bucket_of(lengths[part]), minlength=len(counts))
-    free = np.cumsum(counts) - counts  # where the next row of each bucket goes
-    cells = np.full(n_cells, -1, dtype=np.int32)
+    free = np.cumsum(counts) - counts  # the place of the next row of each bucket
     for part in parts:
         buckets = bucket_of(lengths[shuffled[part]])
         for bucket in np.unique(buckets):
-            rows = shuffled[part][buckets == bucket]
-            cells[free[bucket] : free[bucket] + len(rows)] = rows
-            free[bucket] += len(rows)
-    return cells
+            members = shuffled[part][buckets == bucket]
+            yield members, np.arange(free[bucket], free[bucket] + len(members))
+            free[bucket] += len(members)
+
+
+def _parts(n_rows: int) -> list[slice]:
+    return [slice(at, at + _PART_ROWS) for at in range(0, n_rows, _PART_ROWS)]
+
+
+def _own_pages(n: int) -> IntArray:
+    """Return room for n int32 that goes back to the system with the array; malloc keeps what was freed."""
+    if not n:
+        return np.zeros(0, dtype=np.int32)
+    room: IntArray = np.frombuffer(mmap.mmap(-1, 4 * n), dtype=np.int32)
+    return room
 
 
 def sequential_batches(source: TokenSource, batch_size: int) -> Iterator[Batch]:

@@ -160,8 +160,8 @@ def _packed(value: Any, arrays: list[np.ndarray[Any, Any]]) -> Any:
     if isinstance(value, np.generic):
         return value.item()
     if isinstance(value, dict):
-        if not all(isinstance(key, str) for key in value):
-            raise TypeError(f"keys of a state are texts; found {sorted(map(repr, value))[:3]}")
+        if not all(isinstance(key, str) and key != _ARRAY for key in value):
+            raise TypeError(f"keys of a state are texts, not {_ARRAY}; found {sorted(map(repr, value))[:3]}")
         return {key: _packed(item, arrays) for key, item in value.items()}
     if isinstance(value, list | tuple):
         return [_packed(item, arrays) for item in value]

@@ -123,7 +123,8 @@ def test_how_many_rows_are_grouped_at_a_time_changes_nothing(monkeypatch: pytest
     np.testing.assert_array_equal(whole.ends, parts.ends)
 
 
-def test_a_pass_is_drawn_in_room_for_two_orders() -> None:
+def test_a_pass_is_drawn_in_room_for_two_orders(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(batching, "_own_pages", lambda n: np.empty(n, dtype=np.int32))  # which is counted
     n_rows = 1_000_000
     source = SimpleNamespace(lengths=np.random.default_rng(0).integers(5, 60, n_rows).astype(np.int32))
     stream = Stream(cast("Any", source), 8, np.random.default_rng(1))
