@@ -1,7 +1,8 @@
 """Which point is measured when: rounds over all of them in shuffled order, until each is sure enough.
 
 A *visit* is one request to a worker: a few calls of one point, whose median is one sample. Visits of one
-point lie rounds apart, so a busy moment bends one sample of many points, not all samples of one.
+point lie rounds apart, so a busy moment bends one sample of many points, not all samples of one; and as many
+points are bent alike, the moment is known and taken out (slowness.py).
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import numpy as np
 
 from edgetune.profiles.cost import active_layers
 from edgetune.profiles.device_profile import Operation, Point
+from edgetune.profiles.slowness import slowness
 
 CLOSE_ENOUGH = 0.04
 FEWEST_VISITS = 3
@@ -130,6 +132,7 @@ class Sampler:
             visit_s: how long the calls of a visit should last.
         """
         self.samples: dict[Spot, Samples] = {}
+        self._visits: list[tuple[Spot, float]] = []
         self._n_layers = n_layers
         self._rng = rng
         self._aim_s = visit_s
@@ -142,10 +145,12 @@ class Sampler:
     def drop(self, key: str) -> None:
         """Forget a backend that turned out not to work."""
         self.samples = {spot: found for spot, found in self.samples.items() if spot.key != key}
+        self._visits = [(spot, seconds) for spot, seconds in self._visits if spot.key != key]
 
     def add(self, spot: Spot, seconds: Sequence[float]) -> None:
         """Take in one visit."""
         self.samples[spot].add(seconds)
+        self._visits.append((spot, self.samples[spot].medians[-1]))
         self.hint(spot, statistics.median(seconds))
 
     def hint(self, spot: Spot, seconds: float) -> None:
@@ -192,9 +197,23 @@ class Sampler:
 
     def points(self, key: str) -> list[Point]:
         """Return what was measured on one backend."""
-        found = [(spot, samples) for spot, samples in self.samples.items() if spot.key == key]
-        usual = self._usual_spread()
-        return [_point(spot, samples, usual) for spot, samples in found if samples.medians]
+        calm = self.calm()
+        usual = _usual_spread(calm.values())
+        return [
+            _point(spot, medians, self.samples[spot].n_calls, usual)
+            for spot, medians in calm.items()
+            if spot.key == key
+        ]
+
+    def calm(self) -> dict[Spot, list[float]]:
+        """Return the samples of each spot as they would be, had the machine always been as slow as usual."""
+        numbers = {spot: number for number, spot in enumerate(self.samples)}
+        spots_seen = np.array([numbers[spot] for spot, _ in self._visits], dtype=np.int64)
+        factors = slowness(spots_seen, np.array([seconds for _, seconds in self._visits]))
+        found: dict[Spot, list[float]] = {}
+        for (spot, seconds), factor in zip(self._visits, factors, strict=True):
+            found.setdefault(spot, []).append(seconds / float(factor))
+        return {spot: found[spot] for spot in self.samples if spot in found}
 
     def has_whole(self, key: str) -> bool:
         """Return whether `score` and `train` of the whole model were measured on a backend."""
@@ -211,15 +230,16 @@ class Sampler:
         ]
         return statistics.median(halves) if halves else 1.0
 
-    def _usual_spread(self) -> float:
-        """Return how far visits of one spot usually lie apart: standard deviation over mean."""
-        found = [samples.medians for samples in self.samples.values() if len(samples.medians) > 1]
-        return statistics.median(statistics.stdev(m) / statistics.mean(m) for m in found) if found else 0.1
+
+def _usual_spread(visited: Iterable[Sequence[float]]) -> float:
+    """Return how far visits of one spot usually lie apart: standard deviation over mean."""
+    found = [medians for medians in visited if len(medians) > 1]
+    return statistics.median(statistics.stdev(m) / statistics.mean(m) for m in found) if found else 0.1
 
 
-def _point(spot: Spot, samples: Samples, usual: float) -> Point:
-    middle = statistics.median(samples.medians)
-    low, high = median_interval(samples.medians, usual * middle)
+def _point(spot: Spot, medians: Sequence[float], n_calls: int, usual: float) -> Point:
+    middle = statistics.median(medians)
+    low, high = median_interval(medians, usual * middle)
     return Point(
         op=spot.op,
         batch=spot.batch,
@@ -228,5 +248,5 @@ def _point(spot: Spot, samples: Samples, usual: float) -> Point:
         s=middle,
         low_s=min(low, middle),
         high_s=max(high, middle),
-        n=samples.n_calls,
+        n=n_calls,
     )

@@ -2,7 +2,8 @@
 
 The grid and the operations between are measured in the same rounds, so that what is seen is the function
 and not how the machine has changed since its profile was made; that is printed beside it. So is how far two
-halves of the visits to one operation lie apart: no error can be seen that is smaller than that.
+halves of the visits to one operation lie apart, as measured and freed of slow moments (profiles/slowness.py):
+no error can be seen that is much smaller than that.
 """
 
 from __future__ import annotations
@@ -134,10 +135,10 @@ def _compare(backend: BackendProfile, profile: DeviceProfile, sampler: Sampler) 
         return []
     cost = CostFunction(backend.model_copy(update={"points": points}), profile.model)
     trials = []
-    for spot, samples in sampler.samples.items():
+    for spot, seconds in sampler.calm().items():
         if spot.key == backend.key and spot not in grid:
             found = cost.estimate(spot.op, spot.batch, spot.length, spot.depth)
-            trials.append(Trial(spot, found.s, found.low_s, found.high_s, statistics.median(samples.medians)))
+            trials.append(Trial(spot, found.s, found.low_s, found.high_s, statistics.median(seconds)))
     return trials
 
 
@@ -147,11 +148,13 @@ def _print(backend: BackendProfile, trials: Sequence[Trial], sampler: Sampler) -
     for op in COLOURS:
         _line(backend.key, op, [trial for trial in trials if trial.spot.op == op])
     _line(backend.key, "all", trials)
-    mine = {spot: found.medians for spot, found in sampler.samples.items() if spot.key == backend.key}
-    halves = [
-        statistics.median(visits[::2]) / statistics.median(visits[1::2]) - 1.0 for visits in mine.values()
-    ]
-    print(f"{backend.key:<12} every other visit over the rest    {_figures(halves)}")
+    mine = {spot: found for spot, found in sampler.calm().items() if spot.key == backend.key}
+    for what, visited in (
+        ("as measured", {spot: sampler.samples[spot].medians for spot in mine}),
+        ("calm", mine),
+    ):
+        halves = [statistics.median(s[::2]) / statistics.median(s[1::2]) - 1.0 for s in visited.values()]
+        print(f"{backend.key:<12} every other visit over the rest, {what:<12} {_figures(halves)}")
     stored = _grid_of(backend)
     drift = [stored[spot] / statistics.median(mine[spot]) - 1.0 for spot in mine if spot in stored]
     print(f"{backend.key:<12} stored profile over the grid now   {_figures(drift)}")

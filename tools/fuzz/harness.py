@@ -120,12 +120,12 @@ class Worker:
                 return Outcome("died", f"the worker died (exit code {code})", seconds, 0.0)
             return Outcome("hang", f"no answer in {self._limit_s:g} s of processor time", seconds, 0.0)
         what = answer["outcome"]
-        if what == "refused" and not _is_clear(answer["said"], case):
+        if what == "refused" and not is_clear(answer["said"], case):
             what = "unclear"
         return Outcome(what, answer["said"], seconds, answer["grew_mb"])
 
 
-def _is_clear(said: str, case: Case) -> bool:
+def is_clear(said: str, case: Case) -> bool:
     """Whether a refusal is a sentence of reasonable length that names the file, or the setting or cell."""
     named = (
         case.feed in ("config", "grid")
