@@ -54,9 +54,8 @@ class Speed:
         """Begin with a guess, given up with the first measurement that counts."""
         self._ratios: deque[float] = deque([min(max(first, 1 / MOST_GUESSED), MOST_GUESSED)], maxlen=RECENT)
         self._n_seen = 0
-        self._predicted_s = 0.0
-        self.measured_s = 0.0
-        """Of what counted; pauses do not."""
+        self._sums = (0.0, 0.0)
+        self._last: deque[tuple[float, float]] = deque()
 
     def observe(self, predicted_s: float, measured_s: float) -> None:
         """Learn from one operation; a stall counts for little, since the median rules.
@@ -71,9 +70,9 @@ class Speed:
         if self._n_seen == 2:
             self._ratios.clear()
         self._ratios.append(measured_s / predicted_s)
-        if self._ratios[-1] <= STALL * self.ratio:
-            self._predicted_s += predicted_s
-            self.measured_s += measured_s
+        self._last.append((predicted_s, measured_s))
+        if len(self._last) == RECENT:  # by now it is known whether the oldest was a pause
+            self._sums = self._with(self._last.popleft())
 
     @property
     def n(self) -> int:
@@ -86,10 +85,24 @@ class Speed:
         ordered = sorted(self._ratios)
         return ordered[len(ordered) // 2]
 
+    def _with(self, *operations: tuple[float, float]) -> tuple[float, float]:
+        """Return the sums of seconds, predicted and measured, with some that were no pause."""
+        (predicted_s, measured_s), usual = self._sums, self.ratio
+        for predicted, measured in operations:
+            if measured <= STALL * usual * predicted:
+                predicted_s, measured_s = predicted_s + predicted, measured_s + measured
+        return predicted_s, measured_s
+
+    @property
+    def measured_s(self) -> float:
+        """Seconds of all that counted; pauses do not."""
+        return self._with(*self._last)[1]
+
     @property
     def overall(self) -> float:
         """Seconds measured so far over those predicted: each batch by its cost, a pause not at all."""
-        return self.measured_s / self._predicted_s if self._predicted_s else self.ratio
+        predicted_s, measured_s = self._with(*self._last)
+        return measured_s / predicted_s if predicted_s else self.ratio
 
     @property
     def cautious(self) -> float:

@@ -245,6 +245,7 @@ class BudgetSettings(Settings):
         memory_mb: of the process at its peak (10^6 bytes).
         watts: what the machine draws while it trains, for a machine without a sensor.
         patience: stop when so many passes in a row brought no better evaluation; None: never.
+        use_earlier_runs: whether a plan for a time reckons with what earlier runs here took.
     """
 
     deadline_s: float | None = Field(None, gt=0)
@@ -253,6 +254,7 @@ class BudgetSettings(Settings):
     memory_mb: float | None = Field(None, gt=0)
     watts: float | None = Field(None, gt=0)
     patience: int | None = Field(None, ge=1)
+    use_earlier_runs: bool = True
 
     @property
     def limits_time(self) -> bool:

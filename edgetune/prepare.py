@@ -30,7 +30,7 @@ from edgetune.planning.decide import Decision, decide
 from edgetune.planning.device import find_device
 from edgetune.planning.planner import DEFAULT_CACHE_MB
 from edgetune.planning.probe import probed, worth_probing
-from edgetune.planning.speeds import recall
+from edgetune.planning.speeds import no_runs, recall
 from edgetune.planning.types import DataShape, Plan, Plans
 from edgetune.resuming import Break
 from edgetune.rows import Rows, Say, open_rows
@@ -150,7 +150,8 @@ def _as_before(
     rows, _ = read_rows(config.model_copy(update={"data": data}), origin, cache_dir, meter, say)
     if resumed.plan is None:
         return rows, Decision(config, None)
-    device = find_device(origin.source, config.budget.watts, None)
+    as_planned = {resumed.plan.key: resumed.plan.scale}
+    device = find_device(origin.source, config.budget.watts, scales=as_planned)
     limit_s = math.inf if config.budget.deadline_s is None else config.budget.deadline_s
     return rows, Decision(config, Plans((resumed.plan,), deadline_s=limit_s, device=device))
 
@@ -224,7 +225,8 @@ def decide_open(
     if model.backend == "auto" and origin.carried is None and _is_long(config, data):
         probe = partial(probed, cache_dir=cache_dir, say=say)
     try:
-        device = find_device(origin.source, budget.watts, probe, partial(recall, cache_dir))
+        earlier = partial(recall, cache_dir) if budget.limits_time and budget.use_earlier_runs else no_runs
+        device = find_device(origin.source, budget.watts, probe, earlier)
     except ProfileError:
         if limited:
             raise

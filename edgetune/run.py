@@ -130,9 +130,10 @@ def run(
             where = out / "bad_rows.jsonl"
             view.warn(f"{prepared.data.n_bad:,} unusable rows were left out; they are listed in {where}.")
         training = Training(prepared, folder, meter, view, stop, sensor, since_s, timed)
-        result = _train(training, folder, meter, stop)
-        _remember_speed(prepared, timed, cache_dir)
-        return result
+        try:
+            return _train(training, folder, meter, stop)
+        finally:
+            _remember_speed(prepared, timed, cache_dir)
 
 
 def resume(run_dir: str | Path, *, cache_dir: str | Path | None = None) -> RunResult:
@@ -175,9 +176,10 @@ def resume_run(out: Path, *, cache_dir: Path, meter: Meter, view: View, stop: St
         timed = _timed(prepared, used)
         since_s = resumed.state["since_s"]
         training = Training(prepared, folder, meter, view, stop, sensor, since_s, timed, resumed)
-        result = _train(training, folder, meter, stop)
-        _remember_speed(prepared, timed, cache_dir)
-        return result
+        try:
+            return _train(training, folder, meter, stop)
+        finally:
+            _remember_speed(prepared, timed, cache_dir)
 
 
 def _open_sensor(config: RunConfig, stack: contextlib.ExitStack) -> Sensor:
@@ -234,10 +236,13 @@ def _tell(plans: Plans, view: View) -> None:
 def _remember_speed(prepared: Prepared, timed: Timed | None, cache_dir: Path) -> None:
     """Keep how long the train steps took against the profile, for the next plan.
 
-    Not where frozen layers' output was found again: the profile prices steps that compute it.
+    Not where the profile prices other steps: where frozen layers' output was found again, embeddings were
+    trained, or the user chose the threads.
     """
     plans, cache = prepared.plans, prepared.backend.cache
     if timed is None or plans is None or plans.device is None or (cache is not None and cache.n_hits):
+        return
+    if prepared.freeze == "none" or prepared.config.model.threads != timed.plan.threads:
         return
     speed = timed.clock.speed("train")
     if speed.n >= FEWEST_STEPS:

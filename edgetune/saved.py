@@ -2,28 +2,26 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
-from edgetune.backends.onnx_files import why_unsafe
-from edgetune.backends.ort_runtime import import_ort
 from edgetune.batching import Batch, sequential_batches
 from edgetune.config import RunConfig, load_config, make_config
 from edgetune.data.dataset import DataOptions
 from edgetune.data.token_build import CHUNK_CHARS, beginning
 from edgetune.data.tokens import TokenizerSpec, TokenView
-from edgetune.errors import EdgetuneError, ModelError, RunError, UsageError
+from edgetune.errors import RunError, UsageError
 from edgetune.json_files import read_json_file
 from edgetune.machine import cache_folder
 from edgetune.metrics import Evaluation, evaluate_predictions, softmax
-from edgetune.model_files import check_config, check_folder, open_tokenizer
-from edgetune.models import max_positions, takes_segments
+from edgetune.model_files import check_config, open_tokenizer
+from edgetune.models import max_positions
 from edgetune.runfolder import settle_idle
+from edgetune.scorers import Scorer, intact, onnx_scorer, torch_scorer
 from edgetune.types import FloatArray, IntArray
 
 BATCH_SIZE = 32
@@ -44,65 +42,6 @@ class Prediction:
     label: str
     probability: float
     probabilities: dict[str, float]
-
-
-class Scorer(Protocol):
-    """Logits for padded inputs."""
-
-    def __call__(self, inputs: dict[str, IntArray]) -> FloatArray: ...
-
-
-@contextlib.contextmanager
-def _intact(path: Path) -> Iterator[None]:
-    """Say which file of a run cannot be read, whatever its library throws."""
-    try:
-        yield
-    except ModelError as error:
-        raise RunError(str(error)) from error
-    except EdgetuneError:
-        raise
-    except Exception as error:
-        first = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise RunError(
-            f"{path} is damaged ({first[:200]}); copy the run folder again, or train again."
-        ) from error
-
-
-def _onnx_scorer(path: Path) -> Scorer:
-    with _intact(path):
-        why = why_unsafe(path)
-        if why is not None:
-            raise RunError(f"{path} {why}; train the model again, or get the folder from its maker again.")
-    ort = import_ort()
-    with _intact(path):
-        session = ort.InferenceSession(str(path), providers=["CPUExecutionProvider"])
-    names = [item.name for item in session.get_inputs()]
-
-    def score(inputs: dict[str, IntArray]) -> FloatArray:
-        logits: FloatArray = session.run(["logits"], {name: inputs[name] for name in names})[0]
-        return logits
-
-    return score
-
-
-def _torch_scorer(folder: Path, n_labels: int) -> Scorer:
-    from edgetune.backends.onnx_export import load_torch_model
-
-    check_folder(str(folder), folder)
-    model, _ = load_torch_model(folder, n_labels, "sdpa")
-    import torch
-
-    segments = takes_segments(model.config.to_dict())
-
-    def score(inputs: dict[str, IntArray]) -> FloatArray:
-        given = {name: torch.from_numpy(value) for name, value in inputs.items()}
-        if not segments:
-            given.pop("token_type_ids")
-        with torch.inference_mode():
-            logits: FloatArray = model(**given).logits.numpy()
-        return logits
-
-    return score
 
 
 class Run:
@@ -130,7 +69,7 @@ class Run:
                 f"{folder} holds no trained model (no onnx/ or model/ with a config in it); "
                 "pass a run folder such as runs/NAME."
             )
-        with _intact(home / "config.json"):
+        with intact(home / "config.json"):
             config = check_config(str(folder), home / "config.json")
             labels = config["id2label"]
             self.label_names = tuple(str(labels[key]) for key in sorted(labels, key=int))
@@ -161,9 +100,9 @@ class Run:
             onnx, weights = self.folder / "onnx" / "model.onnx", self._home / "model.onnx"
             path = onnx if onnx.is_file() else weights
             if path.is_file():
-                self._scorer = _onnx_scorer(path)
+                self._scorer = onnx_scorer(path)
             else:
-                self._scorer = _torch_scorer(self._home, len(self.label_names))
+                self._scorer = torch_scorer(self._home, len(self.label_names))
         return self._scorer(batch.padded(self.pad_id))
 
     def _logits(self, source: Any) -> Iterator[tuple[IntArray, FloatArray]]:
@@ -206,7 +145,7 @@ class Run:
             raise RunError(
                 f"{self._home} has no tokenizer.json; train the model again, or copy the folder whole."
             )
-        with _intact(path):
+        with intact(path):
             tokenizer = open_tokenizer(path)
         tokenizer.no_padding()
         tokenizer.enable_truncation(self.max_length)
@@ -330,7 +269,7 @@ def read_summary(folder: Path) -> dict[str, Any]:
     path = folder / "summary.json"
     if not path.is_file():
         return {}
-    with _intact(path):
+    with intact(path):
         return dict(read_json_file(path))
 
 

@@ -78,5 +78,6 @@ def _settings(plan: Plan) -> dict[str, Any]:
         "freeze": str(plan.depth),
         "batch_size": plan.batch_size,
         "max_length": plan.max_length,
+        "use_earlier_runs": False,  # else each cell would plan by those before it
     }
     return found | ({} if plan.threads is None else {"threads": plan.threads})

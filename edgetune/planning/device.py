@@ -12,7 +12,16 @@ from edgetune.backends.ort_runtime import has_training_build
 from edgetune.errors import ProfileError
 from edgetune.models import ModelSource, has_separate_layers
 from edgetune.planning.probe import Scales, profile_key
-from edgetune.planning.speeds import NOTHING_SEEN, Runs, Seen
+from edgetune.planning.speeds import (
+    DOUBTED_WEIGHT,
+    MOST_OFF,
+    NOTHING_SEEN,
+    OWN_MOST_OFF,
+    PROFILE_WEIGHT,
+    Runs,
+    Seen,
+    no_runs,
+)
 from edgetune.planning.types import BackendCosts, Device
 from edgetune.profiles.cost import CostFunction, same_shape
 from edgetune.profiles.device_profile import BackendProfile, DeviceProfile, FixedCosts, Memory, ModelShape
@@ -29,7 +38,8 @@ def find_device(
     source: ModelSource,
     watts: float | None = None,
     probe: Callable[[DeviceProfile], Scales] | None = None,
-    recall: Callable[[str], Runs] = lambda key: {},
+    recall: Callable[[str, float], Runs] = no_runs,
+    scales: Scales | None = None,
 ) -> Device | None:
     """Find the stored profile that fits this machine best; None if none is stored.
 
@@ -38,14 +48,20 @@ def find_device(
         watts: what the user says the machine draws.
         probe: measures how many times as long training takes here, by backend, where the profile is of
             another kind of processor; None: no time for that.
-        recall: returns how earlier runs went, given `Device.speeds_key`.
+        recall: returns how earlier runs went, given `Device.speeds_key`, and how far off they may be.
+        scales: times what was profiled, by backend, in place of both: as a run that goes on was planned.
     """
     shape = shape_of(source)
     match = find_for_this_machine(shape, this_machine())
     if match is None:
         return None
-    probed = probe(match.profile) if probe is not None and match.fit == "other" else {}
-    seen = Seen(probed, recall(speeds_key(match.profile, shape)), time.time())
+    if scales is not None:
+        seen = Seen(scales, {}, time.time())
+    else:
+        probed = probe(match.profile) if probe is not None and match.fit == "other" else {}
+        own = match.fit != "other" and same_shape(match.profile.model, shape)
+        runs = recall(speeds_key(match.profile, shape), OWN_MOST_OFF if own else MOST_OFF)
+        seen = Seen(probed, runs, time.time(), PROFILE_WEIGHT if own else DOUBTED_WEIGHT)
     device = fit_device(match, shape, watts, seen)
     return device if has_separate_layers(source) else replace(device, depths=(0,))
 
@@ -76,13 +92,14 @@ def fit_device(
     widen = min(match.widen, PROBED_UNCERTAINTY) if seen.known else match.widen
     uncertainty = max(SAME_UNCERTAINTY, profile.spread) + widen
     if not same_shape(profile.model, shape):
-        uncertainty += PROBED_UNCERTAINTY if seen.runs else OTHER_MODEL_UNCERTAINTY
+        uncertainty += PROBED_UNCERTAINTY if seen.known & set(seen.runs) else OTHER_MODEL_UNCERTAINTY
     power = profile.power
     slow = seen.slowness
+    keys = {item.key for item in profile.backends if item.device == "cpu"}
     return Device(
         name=profile.name,
         note=_note(match, shape, seen),
-        foreign=match.fit == "other" and not seen.known,
+        foreign=match.fit == "other" and not seen.probed and not keys <= seen.known,
         uncertainty=uncertainty,
         n_layers=shape.n_layers,
         hidden_size=shape.hidden_size,

@@ -272,6 +272,7 @@ def _plan(
         memory_mb=candidate.memory_mb + cache_mb,
         energy_j=total_s * candidate.device.busy_w,
         worth=-lost,
+        scale=costs.scale,
     )
 
 

@@ -24,9 +24,11 @@ MOST_KEPT = 8
 FEWEST_STEPS = 9
 LONG_S = 30.0
 HALF_LIFE_S = 1800.0
-OLD_WEIGHT, PROFILE_WEIGHT = 0.05, 0.1
+OLD_WEIGHT = 0.05
+PROFILE_WEIGHT, DOUBTED_WEIGHT = 0.1, 0.01
+SURE_WEIGHT = 0.3
 WORTH_SAYING = 0.03
-MOST_OFF = 1000.0  # times slower or faster: not even a model that was never profiled is
+MOST_OFF, OWN_MOST_OFF = 1000.0, 5.0  # times slower or faster: not even a model that was never profiled is
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,20 +50,23 @@ Runs = Mapping[str, Sequence[Ran]]
 """By backend, the oldest first."""
 
 
-def ratio(runs: Sequence[Ran], now_s: float, profiled: float = 1.0) -> float:
+def ratio(
+    runs: Sequence[Ran], now_s: float, profiled: float = 1.0, profile_weight: float = PROFILE_WEIGHT
+) -> float:
     """Return how many times as long as profiled training should take now: a mean of logarithms.
 
     A run of half a minute or more counts 1 when it has just ended, half of that after half an hour and never
-    less than 0.05; a shorter one counts as much less as it is shorter; the profile itself counts 0.1.
+    less than 0.05; a shorter one counts as much less as it is shorter.
 
     Args:
         runs: earlier ones of a backend.
         now_s: seconds since 1970.
         profiled: what is believed without them.
+        profile_weight: how much that counts: 0.1 where the profile is of this machine and model, else 0.01.
     """
     weights = [_weight(run, now_s) for run in runs]
     logs = [math.log(run.ratio / profiled) for run in runs]
-    mean = sum(w * log for w, log in zip(weights, logs, strict=True)) / (sum(weights) + PROFILE_WEIGHT)
+    mean = sum(w * log for w, log in zip(weights, logs, strict=True)) / (sum(weights) + profile_weight)
     return profiled * math.exp(mean)
 
 
@@ -78,21 +83,25 @@ class Seen:
         probed: by a probe; none where the profile is this machine's own.
         runs: by training, the oldest first.
         now_s: seconds since 1970.
+        profile_weight: see `ratio`.
     """
 
     probed: Mapping[str, float]
     runs: Runs
     now_s: float
+    profile_weight: float = PROFILE_WEIGHT
 
     def scale(self, key: str) -> float:
         """Return how many times as long training should take now."""
-        drifts = {
-            other: ratio(runs, self.now_s, self.probed.get(other, 1.0)) / self.probed.get(other, 1.0)
-            for other, runs in self.runs.items()
-        }
+        drifts = {other: self._drift(other) for other in self.runs}
         # What slows one backend down slows the others too.
         usual = math.exp(sum(map(math.log, drifts.values())) / len(drifts)) if drifts else 1.0
         return self.probed.get(key, 1.0) * drifts.get(key, usual)
+
+    def _drift(self, key: str) -> float:
+        """Return what the runs of a backend make of what is believed without them."""
+        before = self.probed.get(key, 1.0)
+        return ratio(self.runs[key], self.now_s, before, self.profile_weight) / before
 
     @property
     def slowness(self) -> float:
@@ -101,37 +110,48 @@ class Seen:
 
     @property
     def known(self) -> frozenset[str]:
-        """Backends that ran here."""
-        return frozenset(self.probed) | frozenset(self.runs)
+        """Backends that were probed, or ran here lately for more than a moment."""
+        sums = {key: sum(_weight(run, self.now_s) for run in runs) for key, runs in self.runs.items()}
+        return frozenset(self.probed) | {key for key, weight in sums.items() if weight >= SURE_WEIGHT}
 
     @property
     def note(self) -> str:
         """Say what earlier runs have taught, in a sentence; "" when that is what the profile says."""
-        scales = {key: self.scale(key) / self.probed.get(key, 1.0) for key in self.runs}
-        if all(abs(scale - 1.0) < WORTH_SAYING for scale in scales.values()):
+        if all(abs(self._drift(key) - 1.0) < WORTH_SAYING for key in self.runs):
             return ""
         last_s = self.now_s - max(run.at_s for runs in self.runs.values() for run in runs)
-        times = ", ".join(f"{key} {scale:.2f}" for key, scale in scales.items())
+        times = ", ".join(f"{key} {self.scale(key):.2f}" for key in self.runs)
+        ago = duration(max(0.0, last_s))
         return (
-            f"Earlier runs here, the last one {duration(max(0.0, last_s))} ago, took these times as long as "
-            f"profiled, and that is planned with: {times}."
+            f"After earlier runs here, the last one {ago} ago, training is reckoned to take these times as "
+            f"long as profiled: {times}."
         )
 
 
 NOTHING_SEEN = Seen({}, {}, 0.0)
 
 
-def recall(cache_dir: Path, key: str) -> dict[str, list[Ran]]:
+def recall(cache_dir: Path, key: str, most_off: float = MOST_OFF) -> dict[str, list[Ran]]:
     """Return the runs that are remembered, by backend; none where there are none, or they cannot be read.
 
     Args:
         cache_dir: where they are kept.
         key: of the profile, the machine and the model (`Device.speeds_key`).
+        most_off: runs further from what was profiled than this factor are not believed.
     """
     found: dict[str, list[Ran]] = {}
     for backend, runs in _read(cache_dir / FILE).get(key, {}).items():
-        found[backend] = [Ran(*ran) for ran in runs if 1 / MOST_OFF < ran[1] < MOST_OFF and ran[2] > 0]
+        found[backend] = [
+            Ran(at_s, times, measured_s)
+            for at_s, times, measured_s in runs
+            if math.isfinite(at_s) and 1 / most_off < times < most_off and measured_s > 0
+        ]
     return {backend: runs for backend, runs in found.items() if runs}
+
+
+def no_runs(key: str, most_off: float) -> dict[str, list[Ran]]:
+    """Recall nothing."""
+    return {}
 
 
 def remember(cache_dir: Path, key: str, backend: str, ran: Ran) -> None:
@@ -155,5 +175,5 @@ def _read(path: Path) -> dict[str, dict[str, list[tuple[float, float, float]]]]:
             }
             for key, backends in found.items()
         }
-    except (OSError, ValueError, AttributeError, TypeError):
+    except (OSError, ValueError, AttributeError, TypeError, OverflowError, RecursionError):
         return {}

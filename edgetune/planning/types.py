@@ -177,6 +177,7 @@ class Plan:
         memory_mb: predicted peak.
         energy_j: predicted.
         worth: expected accuracy lost against endless training, in points (negative; 0 is best).
+        scale: times what was profiled, by which `lines` are priced (`BackendCosts.scale`).
     """
 
     key: str
@@ -199,6 +200,7 @@ class Plan:
     memory_mb: float
     energy_j: float
     worth: float
+    scale: float = 1.0
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values."""

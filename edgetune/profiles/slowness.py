@@ -21,9 +21,9 @@ def slowness(spots: IntArray, seconds: FloatArray) -> FloatArray:
 
     The logarithm of a measurement is what its operation usually takes, plus how slow the moment was, plus
     noise; both are found by medians in turn (median polish, Tukey 1977). A moment is judged by the four
-    measurements before it and the four after it, never by itself, and only by operations that were measured
-    at other times too. Where that brings the measurements of an operation no nearer together, there were no
-    such moments.
+    measurements before it and the four after it, never by its own operation, and only by operations that were
+    measured at other times too. Where that brings the measurements of an operation no nearer together, there
+    were no such moments.
 
     Args:
         spots: (n,) which operation was measured, numbered from 0, in the order of time.
@@ -37,10 +37,10 @@ def slowness(spots: IntArray, seconds: FloatArray) -> FloatArray:
     again = np.bincount(spots)[spots] > 1 if len(spots) else np.zeros(0, dtype=np.bool_)
     if not again.any():
         return calm
+    own = _beside(spots, -1) == spots[:, None]
     for _ in range(TURNS):
         left = np.where(again, logs - _usual(spots, logs - slow)[spots], np.nan)
-        beside = sliding_window_view(np.pad(left, NEAR, constant_values=np.nan), 2 * NEAR + 1)
-        others = np.delete(beside, NEAR, axis=1)
+        others = np.where(own, np.nan, _beside(left, np.nan))
         known = ~np.isnan(others).all(axis=1)
         slow[known] = np.nanmedian(others[known], axis=1)
         slow -= np.median(slow)
@@ -48,9 +48,15 @@ def slowness(spots: IntArray, seconds: FloatArray) -> FloatArray:
     return np.exp(slow) if spread_after < spread_before else calm
 
 
+def _beside(values: FloatArray | IntArray, none: float) -> FloatArray | IntArray:
+    """Return (n, 2 * NEAR) the values before and after each, `none` beyond the ends."""
+    around = sliding_window_view(np.pad(values, NEAR, constant_values=none), 2 * NEAR + 1)
+    return np.delete(around, NEAR, axis=1)
+
+
 def _spread(spots: IntArray, logs: FloatArray) -> float:
-    """Return how far measurements of one operation lie from its median, in the median."""
-    return float(np.median(np.abs(logs - _usual(spots, logs)[spots])))
+    """Return how far measurements of one operation lie from its median, in the mean."""
+    return float(np.mean(np.abs(logs - _usual(spots, logs)[spots])))
 
 
 def _usual(spots: IntArray, logs: FloatArray) -> FloatArray:

@@ -106,3 +106,22 @@ def test_take_and_join_are_inverse(lengths: np.ndarray, seed: int, cut: int) -> 
     joined = join(parts)
     assert_rows_are_whole(joined, lengths)
     np.testing.assert_array_equal(joined.rows, order)
+
+
+def plain_order(lengths: np.ndarray, size: int, rng: np.random.Generator) -> list[np.ndarray]:
+    """The order of a pass as it is defined: shuffled, sorted by bucket, cut, and the batches shuffled."""
+    shuffled = np.arange(len(lengths), dtype=np.int32)
+    rng.shuffle(shuffled)
+    grouped = shuffled[np.argsort(bucket_of(lengths)[shuffled], kind="stable")]
+    starts = range(0, len(grouped), size)
+    return [grouped[starts[i] : starts[i] + size] for i in rng.permutation(len(starts))]
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.lists(st.integers(1, 100), max_size=200), st.integers(1, 20), st.integers(0, 2**32 - 1))
+def test_an_order_is_the_same_whatever_it_is_drawn_in(lengths: list[int], size: int, seed: int) -> None:
+    own, plain = np.random.default_rng(seed), np.random.default_rng(seed)
+    order = epoch_order(np.array(lengths, dtype=np.int32), size, own)
+    expected = plain_order(np.array(lengths, dtype=np.int32), size, plain)
+    assert [list(rows) for rows in order] == [list(rows) for rows in expected]
+    assert own.bit_generator.state == plain.bit_generator.state

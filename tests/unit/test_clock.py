@@ -240,10 +240,13 @@ def test_a_slow_first_call_does_not_end_the_run() -> None:
     assert pace.rows_that_fit("train", 32, 32) == 32
 
 
-def test_a_pause_is_no_part_of_the_speed_of_a_whole_run() -> None:
+@pytest.mark.parametrize("at", range(1, 30))
+def test_a_pause_is_no_part_of_the_speed_of_a_whole_run(at: int) -> None:
     speed = Speed()
-    for seconds in (9.0, 1.2, 1.2, 3600.0, 1.2):  # the first pays for what later ones find ready
-        speed.observe(1.0, seconds)
+    seconds = [9.0] + [1.2] * 30  # the first pays for what later ones find ready
+    seconds[at] = 3600.0
+    for one in seconds:
+        speed.observe(1.0, one)
     assert speed.overall == pytest.approx(1.2)
-    assert speed.measured_s == pytest.approx(3.6)
-    assert speed.n == 4
+    assert speed.measured_s == pytest.approx(29 * 1.2)
+    assert speed.n == 30

@@ -26,9 +26,9 @@ def test_slow_moments_are_seen_and_leave_nothing_behind() -> None:
     spots, usual = rounds(rng), rng.uniform(0.01, 1.0, N_SPOTS)
     slow = moments(len(spots))
     found = slowness(spots, usual[spots] * slow)
-    assert np.median(np.abs(found / slow - 1)) < 1e-9
-    assert np.quantile(np.abs(found / slow - 1), 0.9) < 0.4  # the ends of a moment are not sharp
-    assert np.median(found) == pytest.approx(1.0)
+    for kind in (slow > 1, slow == 1):
+        assert np.median(np.abs(found / slow - 1)[kind]) < 0.02
+        assert np.mean(np.abs(found / slow - 1)[kind] > 0.02) < 0.3  # the ends of a moment are not sharp
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -44,11 +44,22 @@ def test_with_noise_on_top_medians_come_nearer_to_the_truth(seed: int) -> None:
     assert errors[1] < 0.7 * errors[0]
 
 
-def test_where_there_are_no_such_moments_nothing_is_changed() -> None:
-    rng = np.random.default_rng(3)
-    spots = rounds(rng)
-    seconds = rng.lognormal(0.0, 0.05, len(spots))
-    assert (slowness(spots, seconds) == 1.0).all()
+def test_where_there_are_no_such_moments_little_or_nothing_is_changed() -> None:
+    untouched = 0
+    for seed in range(20):
+        rng = np.random.default_rng(seed)
+        spots = rounds(rng)
+        seconds = rng.lognormal(0.0, 0.05, len(spots))
+        found = slowness(spots, seconds)
+        untouched += bool((found == 1.0).all())
+        assert np.std(np.log(found)) < 0.05
+    assert untouched > 10
+
+
+def test_an_operation_that_is_measured_in_a_row_does_not_judge_itself() -> None:
+    spots = np.array([0, 1, 0, 1] + [0] * 20)
+    seconds = np.array([1.0, 1.0, 1.0, 1.0] + [1.0] * 10 + [1.3] * 10)
+    assert (slowness(spots, seconds)[-10:] == 1.0).all()
 
 
 def test_what_was_measured_once_tells_nothing() -> None:

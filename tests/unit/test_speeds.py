@@ -3,15 +3,35 @@
 from __future__ import annotations
 
 import json
+import math
+from dataclasses import dataclass, replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from edgetune.planning.device import fit_device
-from edgetune.planning.speeds import FILE, MOST_KEPT, Ran, Seen, ratio, recall, remember
+from edgetune.planning.planner import make_plans
+from edgetune.planning.speeds import (
+    DOUBTED_WEIGHT,
+    FILE,
+    MOST_KEPT,
+    OWN_MOST_OFF,
+    Ran,
+    Seen,
+    ratio,
+    recall,
+    remember,
+)
+from edgetune.planning.types import DataShape, Limits, Wishes
 from edgetune.profiles.match import Fit, Match
+from edgetune.run import _remember_speed
+from edgetune.timed import make_clock
+from tests.fakes import fake_costs, fake_device
 from tests.profile_samples import SHAPE, make_backend, make_profile
 
 NOW_S = 1e9
@@ -59,7 +79,11 @@ def test_what_is_kept_comes_back_and_the_oldest_goes(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["", "[]", "{", '{"here": 3}', '{"here": {"ort-fp32": 3}}', '{"here": {"ort-fp32": [[1, 2]]}}'],
+    [
+        *("", "[]", "{", '{"here": 3}', '{"here": {"ort-fp32": 3}}', '{"here": {"ort-fp32": [[1, 2]]}}'),
+        '{"here": {"ort-fp32": [[1, 2, 1' + 400 * "0" + "]]}}",
+        '{"here": ' + 20_000 * "[",
+    ],
 )
 def test_a_damaged_file_is_as_none_and_is_written_anew(tmp_path: Path, text: str) -> None:
     (tmp_path / FILE).write_text(text)
@@ -68,12 +92,18 @@ def test_a_damaged_file_is_as_none_and_is_written_anew(tmp_path: Path, text: str
     assert recall(tmp_path, "here") == {"ort-fp32": [Ran(NOW_S, 2.0, 30.0)]}
 
 
-@pytest.mark.parametrize("nonsense", [0.0, -1.0, 1e9, float("nan"), float("inf")])
+@pytest.mark.parametrize("nonsense", [0.0, -1.0, 1e9, math.nan, math.inf])
 def test_what_no_machine_does_is_not_believed(tmp_path: Path, nonsense: float) -> None:
-    (tmp_path / FILE).write_text(
-        json.dumps({"here": {"ort-fp32": [[NOW_S, nonsense, 30], [NOW_S, 1.1, 30]]}})
-    )
+    runs = [[NOW_S, nonsense, 30], [NOW_S, 1.1, 30], [-math.inf, 1.1, 30], [NOW_S, 1.1, -1]]
+    (tmp_path / FILE).write_text(json.dumps({"here": {"ort-fp32": runs}}))
     assert recall(tmp_path, "here") == {"ort-fp32": [Ran(NOW_S, 1.1, 30.0)]}
+
+
+def test_a_machine_is_not_six_times_slower_than_its_own_profile(tmp_path: Path) -> None:
+    """It slept, or a neighbour came; a model that was never profiled may well be."""
+    remember(tmp_path, "here", "ort-fp32", Ran(NOW_S, 6.0, 30.0))
+    assert recall(tmp_path, "here", OWN_MOST_OFF) == {}
+    assert recall(tmp_path, "here") != {}
 
 
 def test_a_folder_that_cannot_be_written_loses_only_the_memory(tmp_path: Path) -> None:
@@ -109,16 +139,71 @@ def test_each_backend_that_ran_has_its_own_speed() -> None:
 def test_runs_correct_a_probe_and_not_the_other_way_round() -> None:
     seen = Seen({"ort-fp32": 3.0}, {"ort-fp32": [Ran(NOW_S, 3.3, 30.0)]}, NOW_S)
     assert 3.2 < seen.scale("ort-fp32") < 3.3
-    assert seen.note.endswith("ort-fp32 1.09.")
+    assert seen.note.endswith("ort-fp32 3.27.")
     assert seen.slowness == 3.0
 
 
-def test_on_another_processor_runs_are_as_good_as_a_probe() -> None:
-    assert fit_device(_match("other"), SHAPE).foreign
-    seen = Seen({}, {"ort-fp32": [Ran(NOW_S, 1.2, 30.0)]}, NOW_S)
-    device = fit_device(_match("other"), SHAPE, seen=seen)
-    assert not device.foreign
-    assert device.uncertainty < fit_device(_match("other"), SHAPE).uncertainty
+def test_another_processors_profile_counts_for_little_beside_a_run() -> None:
+    runs = [Ran(NOW_S - 7 * 86400, 3.0, 30.0)]
+    assert Seen({}, {"ort-fp32": runs}, NOW_S).scale("ort-fp32") < 1.5
+    assert Seen({}, {"ort-fp32": runs}, NOW_S, DOUBTED_WEIGHT).scale("ort-fp32") > 2.4
+
+
+def test_on_another_processor_runs_of_all_backends_are_as_good_as_a_probe() -> None:
+    plain = fit_device(_match("other"), SHAPE)
+    one = {"ort-fp32": [Ran(NOW_S, 1.2, 30.0)]}
+    some = fit_device(_match("other"), SHAPE, seen=Seen({}, one, NOW_S))
+    both = fit_device(_match("other"), SHAPE, seen=Seen({}, one | {"torch-fp32": one["ort-fp32"]}, NOW_S))
+    assert [device.foreign for device in (plain, some, both)] == [True, True, False]
+    assert plain.uncertainty > some.uncertainty == both.uncertainty
+
+
+@pytest.mark.parametrize("ran", [Ran(NOW_S, 1.2, 1.0), Ran(NOW_S - 86400, 1.2, 300.0)])
+def test_a_moment_or_an_old_run_makes_nothing_sure(ran: Ran) -> None:
+    plain, seen = fit_device(_match("other"), SHAPE), Seen({}, {"ort-fp32": [ran]}, NOW_S)
+    assert fit_device(_match("other"), SHAPE, seen=seen).uncertainty == plain.uncertainty
+
+
+@dataclass
+class Remembered:
+    """What `run` knows at its end, as far as speeds go."""
+
+    n_hits: int | None = None
+    freeze: str = "embeddings"
+    threads: int | None = 2
+    n_steps: int = 20
+
+    def keep(self, cache: Path) -> dict[str, list[Ran]]:
+        device = fake_device(replace(fake_costs("ort-fp32"), scale=1.5), speeds_key="here")
+        data = DataShape(np.full(1000, 20), np.full(100, 20), 128)
+        plans = make_plans(device, data, Limits(60.0), Wishes(depth=0))
+        clock = make_clock(plans.best, 60.0, lambda: 0.0)
+        for _ in range(self.n_steps):
+            clock.speed("train").observe(1.0, 1.1)
+        hits = None if self.n_hits is None else SimpleNamespace(n_hits=self.n_hits)
+        prepared = SimpleNamespace(
+            plans=plans,
+            backend=SimpleNamespace(cache=hits),
+            freeze=self.freeze,
+            config=SimpleNamespace(model=SimpleNamespace(threads=self.threads)),
+        )
+        timed = SimpleNamespace(plan=plans.best, clock=clock)
+        _remember_speed(cast("Any", prepared), cast("Any", timed), cache)
+        return recall(cache, "here")
+
+
+@pytest.mark.parametrize("run", [Remembered(), Remembered(n_hits=0)])
+def test_a_run_is_kept_against_the_profile_and_not_against_its_plan(tmp_path: Path, run: Remembered) -> None:
+    (ran,) = run.keep(tmp_path)["ort-fp32"]
+    assert ran.ratio == pytest.approx(1.5 * 1.1)
+    assert ran.measured_s == pytest.approx(19 * 1.1)
+
+
+@pytest.mark.parametrize(
+    "run", [Remembered(n_hits=1), Remembered(freeze="none"), Remembered(threads=1), Remembered(n_steps=9)]
+)
+def test_a_run_that_the_profile_does_not_price_is_not_kept(tmp_path: Path, run: Remembered) -> None:
+    assert run.keep(tmp_path) == {}
 
 
 def test_a_model_that_was_not_profiled_is_surer_once_it_ran() -> None:
