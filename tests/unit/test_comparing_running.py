@@ -133,7 +133,8 @@ def test_all_methods_under_a_deadline_have_one_plan(
     comparison = Counting(*args)
     found = {one.outcome.variant: one.outcome.settings for one in comparison.run()}
     pinned = {"backend": "torch", "precision": "bf16", "freeze": "3", "batch_size": 16, "max_length": 64}
-    assert found["train-all"] == found["three-stage"] == {"deadline_s": 20, "threads": 2, **pinned}
+    pinned |= {"threads": 2, "use_earlier_runs": False}
+    assert found["train-all"] == found["three-stage"] == {"deadline_s": 20, **pinned}
     assert found["own"]["freeze"] == "1"
     assert found["tfidf-logreg"] == {"deadline_s": 20}
     assert len(planned_for) == 2  # one for all, one for whoever asked for a layer
