@@ -127,16 +127,17 @@ def planned_for(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
 def test_all_methods_under_a_deadline_have_one_plan(
     planned_for: list[dict[str, Any]], rows_file: Path, tmp_path: Path
 ) -> None:
-    changed = {"settings": {"deadline_s": 20}, "methods": ["train-all", "three-stage", "tfidf-logreg"]}
+    # Words alone are really run: the time is ample, whatever else the machine does.
+    changed = {"settings": {"deadline_s": 500}, "methods": ["train-all", "three-stage", "tfidf-logreg"]}
     vary = [{"name": "own", "method": "random", "freeze": "1", "keep_rate": 0.2}]
     args = (grid_on(rows_file, vary=vary, **changed), tmp_path / "out", tmp_path / "cache", lambda text: None)
     comparison = Counting(*args)
     found = {one.outcome.variant: one.outcome.settings for one in comparison.run()}
     pinned = {"backend": "torch", "precision": "bf16", "freeze": "3", "batch_size": 16, "max_length": 64}
     pinned |= {"threads": 2, "use_earlier_runs": False}
-    assert found["train-all"] == found["three-stage"] == {"deadline_s": 20, **pinned}
+    assert found["train-all"] == found["three-stage"] == {"deadline_s": 500, **pinned}
     assert found["own"]["freeze"] == "1"
-    assert found["tfidf-logreg"] == {"deadline_s": 20}
+    assert found["tfidf-logreg"] == {"deadline_s": 500}
     assert len(planned_for) == 2  # one for all, one for whoever asked for a layer
     assert all("keep_rate" not in asked for asked in planned_for)
 
