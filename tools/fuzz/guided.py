@@ -13,6 +13,8 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import importlib
+import pkgutil
 import sys
 import tempfile
 from pathlib import Path
@@ -29,8 +31,13 @@ except ImportError:
 with atheris.instrument_imports(include=["edgetune"]):
     import feeds
 
+    from edgetune import comparing, data, profiles
     from edgetune.data.limits import MEMORY_MB
     from edgetune.errors import EdgetuneError
+
+    for room in (data, profiles, comparing):  # what is imported only when it is needed, too
+        for found in pkgutil.iter_modules(room.__path__, f"{room.__name__}."):
+            importlib.import_module(found.name)
 
 from cases import DATA, SETTINGS, Case
 from harness import is_clear
