@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 from conftest import ROOT, RunCli, child_environment
 
+from edgetune import plan
 from edgetune.history import read_history
 from edgetune.machine import cache_folder
 from edgetune.models import resolve_model
@@ -67,7 +68,8 @@ def test_a_deadline_is_kept_and_the_receipt_tells_planned_and_real(
     demo_csv: Path, tiny_model: Path, run_cli: RunCli, run_process: RunCli, tmp_path: Path
 ) -> None:
     out = tmp_path / "run"
-    (cache_folder() / FILE).unlink(missing_ok=True)
+    speeds = cache_folder() / FILE
+    speeds.unlink(missing_ok=True)
     started = time.monotonic()
     code, printed, err = run_process(
         *arguments(demo_csv, tiny_model, out, "--deadline", f"{DEADLINE_S:g}s", "--json"), cwd=tmp_path
@@ -95,9 +97,18 @@ def test_a_deadline_is_kept_and_the_receipt_tells_planned_and_real(
     assert steps[-1]["lr"] < 0.1 * steps[0]["lr"]
     assert load_run(out).predict(["my parcel never came"])[0].label in result["label_names"]
     assert (out / "onnx" / "model.onnx").is_file()
+    ((key, (ran,)),) = (
+        (key, backends["ort-fp32"]) for key, backends in json.loads(speeds.read_text()).items()
+    )
+    assert 0 < ran[1] < 1  # the guesses were far too dear
+    assert 0 < ran[2] < wall_s
+    speeds.write_text(json.dumps({key: {"ort-fp32": [[ran[0], 2.0, 30.0]]}}))
     code, explained, err = run_cli("plan", demo_csv, "--model", tiny_model, "--deadline", "1m", "--explain")
     assert code == 0, err
     assert "After earlier runs here" in " ".join((explained + err).split())
+    without = plan(demo_csv, model=str(tiny_model), deadline="1m", use_earlier_runs=False)
+    assert not any("earlier runs" in reason for reason in without.reasons)
+    speeds.unlink()
 
 
 SET_BACK = """
