@@ -9,12 +9,15 @@ on it says that a process which may need the entry again is alive; `cleaning` lo
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import tempfile
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
+
+from edgetune.files import write_whole
 
 Kind = Literal["tokens", "artifacts", "tokenizers", "export-seconds", "checked"]
 MOST_HELD = 16  # locks of one process; a run needs four: two token caches, artifacts, a tokenizer
@@ -32,6 +35,13 @@ def private_folder(path: Path) -> Path:
         with contextlib.suppress(FileExistsError):  # another process made it just now
             path.mkdir(mode=0o700)
     return path
+
+
+def keep_json(path: Path, value: Any) -> None:
+    """Write a value into a cache; where it cannot be written, it is found out anew next time."""
+    with contextlib.suppress(OSError):
+        private_folder(path.parent)
+        write_whole(path, json.dumps(value))
 
 
 def cache_home(cache_dir: Path, kind: Kind) -> Path:

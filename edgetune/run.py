@@ -130,10 +130,8 @@ def run(
             where = out / "bad_rows.jsonl"
             view.warn(f"{prepared.data.n_bad:,} unusable rows were left out; they are listed in {where}.")
         training = Training(prepared, folder, meter, view, stop, sensor, since_s, timed)
-        try:
-            return _train(training, folder, meter, stop)
-        finally:
-            _remember_speed(prepared, timed, cache_dir)
+        stack.callback(_remember_speed, prepared, timed, cache_dir)
+        return _train(training, folder, meter, stop)
 
 
 def resume(run_dir: str | Path, *, cache_dir: str | Path | None = None) -> RunResult:
@@ -176,10 +174,8 @@ def resume_run(out: Path, *, cache_dir: Path, meter: Meter, view: View, stop: St
         timed = _timed(prepared, used)
         since_s = resumed.state["since_s"]
         training = Training(prepared, folder, meter, view, stop, sensor, since_s, timed, resumed)
-        try:
-            return _train(training, folder, meter, stop)
-        finally:
-            _remember_speed(prepared, timed, cache_dir)
+        stack.callback(_remember_speed, prepared, timed, cache_dir)
+        return _train(training, folder, meter, stop)
 
 
 def _open_sensor(config: RunConfig, stack: contextlib.ExitStack) -> Sensor:

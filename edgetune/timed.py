@@ -23,7 +23,7 @@ from edgetune.data.tokens import TokenView
 from edgetune.floor import Head, fit_head
 from edgetune.metrics import Evaluation, evaluate_predictions
 from edgetune.pace import StepCost
-from edgetune.planning.candidate import EVALUATION_BATCH, EVALUATION_BATCHES, FLOOR_BATCHES
+from edgetune.planning.candidate import EVALUATION_BATCH, EVALUATION_BATCHES, FLOOR_BATCHES, scored_s
 from edgetune.planning.planner import FIT_HEAD_S, HEAD
 from edgetune.planning.types import Plan
 from edgetune.types import IntArray
@@ -224,14 +224,7 @@ def _rows_in(view: TokenSource, rows: IntArray, left_s: float, cost: StepCost) -
     """Return how many of the rows are scored next: all, half, a quarter …, as fits into predicted seconds."""
     n_rows = len(rows)
     while n_rows >= FEWEST_ROWS:
-        if _scored_s(view.lengths[rows[:n_rows]], cost) <= left_s:
+        if scored_s(view.lengths[rows[:n_rows]], cost) <= left_s:
             return n_rows
         n_rows //= 2
     return 0
-
-
-def _scored_s(lengths: IntArray, cost: StepCost) -> float:
-    """Predict the seconds of scoring rows, shortest first, every batch as wide as its longest row."""
-    widths = np.sort(bucket_of(lengths)) * PAD_MULTIPLE
-    batches = [widths[i : i + EVALUATION_BATCH] for i in range(0, len(widths), EVALUATION_BATCH)]
-    return sum(cost("score", len(batch), int(batch[-1])) for batch in batches)

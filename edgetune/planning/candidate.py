@@ -8,6 +8,7 @@ from functools import cached_property
 import numpy as np
 
 from edgetune.batching import PAD_MULTIPLE, bucket_of
+from edgetune.pace import StepCost
 from edgetune.planning.types import BackendCosts, DataShape, Device
 from edgetune.profiles.device_profile import Operation
 from edgetune.types import IntArray
@@ -16,6 +17,13 @@ LOOP_OVERHEAD = 1.02
 EVALUATION_BATCH = 64
 FLOOR_BATCHES, EVALUATION_BATCHES = 2, 8  # drawn at once
 FP16_BYTES = 2
+
+
+def scored_s(lengths: IntArray, cost: StepCost) -> float:
+    """Predict the seconds of scoring rows, shortest first, every batch as wide as its longest row."""
+    widths = np.sort(bucket_of(lengths)) * PAD_MULTIPLE
+    batches = [widths[i : i + EVALUATION_BATCH] for i in range(0, len(widths), EVALUATION_BATCH)]
+    return sum(cost("score", len(batch), int(batch[-1])) for batch in batches)
 
 
 @dataclass(frozen=True)
@@ -73,12 +81,12 @@ class Candidate:
         n_drawn = min(n_batches * EVALUATION_BATCH, len(in_order))
         quantiles = ((np.arange(n_drawn) + 0.5) / n_drawn * len(in_order)).astype(np.int64)
         drawn = np.minimum(in_order[quantiles], self.max_length)
-        price, spent = self.costs.cost.seconds, 0.0
-        for start in range(0, n_drawn, EVALUATION_BATCH):
-            rows = drawn[start : start + EVALUATION_BATCH]
-            width = int(bucket_of(rows[-1])) * PAD_MULTIPLE
-            spent += sum(price(op, len(rows), width, self.depth) for op in (*self._prefix, "score"))
-        return spent / n_drawn
+        price, ops = self.costs.cost.seconds, (*self._prefix, "score")
+
+        def cost(_: str, n_rows: int, width: int) -> float:
+            return sum(price(op, n_rows, width, self.depth) for op in ops)
+
+        return scored_s(drawn, cost) / n_drawn
 
     @cached_property
     def floor_row_s(self) -> float:

@@ -5,14 +5,13 @@ The nearest profile is scaled by what comes out. The answer is kept, so a machin
 
 from __future__ import annotations
 
-import contextlib
 import json
 from collections.abc import Callable
 from pathlib import Path
 
-from edgetune.caches import private_folder
+from edgetune.caches import keep_json
 from edgetune.errors import EdgetuneError
-from edgetune.files import write_whole
+from edgetune.json_files import read_json_file
 from edgetune.machine import versions
 from edgetune.profiles.device_profile import DeviceProfile, Machine
 from edgetune.profiles.here import this_machine
@@ -48,7 +47,7 @@ def probed(profile: DeviceProfile, cache_dir: Path, say: Callable[[str], None]) 
     except EdgetuneError:
         return {}
     scales = {ratio.key: ratio.mean for ratio in drift.ratios if ratio.op == "train"}
-    _write(path, known | {key: scales})
+    keep_json(path, known | {key: scales})
     return scales
 
 
@@ -62,13 +61,7 @@ def profile_key(profile: DeviceProfile, machine: Machine) -> str:
 
 def _read(path: Path) -> dict[str, Scales]:
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        found = read_json_file(path)
         return {str(key): {str(k): float(v) for k, v in value.items()} for key, value in found.items()}
-    except (OSError, ValueError, AttributeError, TypeError):
+    except (OSError, ValueError, AttributeError, TypeError, OverflowError):
         return {}
-
-
-def _write(path: Path, known: dict[str, Scales]) -> None:
-    with contextlib.suppress(OSError):  # then it is measured again next time
-        private_folder(path.parent)
-        write_whole(path, json.dumps(known))

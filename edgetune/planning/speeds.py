@@ -8,15 +8,13 @@ was not profiled is priced by a fit; a run of some minutes has measured both. Th
 
 from __future__ import annotations
 
-import contextlib
-import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from edgetune.caches import private_folder
-from edgetune.files import write_whole
+from edgetune.caches import keep_json
+from edgetune.json_files import read_json_file
 from edgetune.report.words import duration
 
 FILE = "speeds.json"
@@ -160,14 +158,12 @@ def remember(cache_dir: Path, key: str, backend: str, ran: Ran) -> None:
     known = _read(path)
     mine = known.setdefault(key, {})
     mine[backend] = [*mine.get(backend, []), (ran.at_s, ran.ratio, ran.measured_s)][-MOST_KEPT:]
-    with contextlib.suppress(OSError):  # then the next plan does not know
-        private_folder(cache_dir)
-        write_whole(path, json.dumps(known))
+    keep_json(path, known)
 
 
 def _read(path: Path) -> dict[str, dict[str, list[tuple[float, float, float]]]]:
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        found = read_json_file(path)
         return {
             str(key): {
                 str(backend): [(float(at_s), float(times), float(spent_s)) for at_s, times, spent_s in runs]
@@ -175,5 +171,5 @@ def _read(path: Path) -> dict[str, dict[str, list[tuple[float, float, float]]]]:
             }
             for key, backends in found.items()
         }
-    except (OSError, ValueError, AttributeError, TypeError, OverflowError, RecursionError):
+    except (OSError, ValueError, AttributeError, TypeError, OverflowError):
         return {}

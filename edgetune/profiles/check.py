@@ -150,8 +150,8 @@ class Check:
         self._tell(f"opening {key}")
         self._subjects[key] = open_subject(stack, self._source, backend, (0,), self._cache, scratch)
         points = some_points(backend)
-        self._sampler.take(_spot(key, point) for point in points)
-        self._sampler.hint(_spot(key, points[-1]), points[-1].s)
+        self._sampler.take(Spot.of(key, point) for point in points)
+        self._sampler.hint(Spot.of(key, points[-1]), points[-1].s)
 
     def _rounds(self) -> None:
         watch = BusyWatch([subject.child.pid for subject in self._subjects.values()])
@@ -172,9 +172,9 @@ class Check:
     def _ratios(self) -> list[Ratio]:
         found = []
         for backend in self._profile.backends:
-            then = {_spot(backend.key, point): point.s for point in backend.points}
+            then = {Spot.of(backend.key, point): point.s for point in backend.points}
             for op in ("score", "train"):
-                now = {_spot(backend.key, p): p.s for p in self._sampler.points(backend.key) if p.op == op}
+                now = {Spot.of(backend.key, p): p.s for p in self._sampler.points(backend.key) if p.op == op}
                 if now:
                     found.append(make_ratio(backend.key, op, [now[spot] / then[spot] for spot in now]))
         return found
@@ -222,10 +222,6 @@ def some_points(backend: BackendProfile) -> list[Point]:
         middle = found[: len(short) // 2 + 1][-1]
         chosen += {id(point): point for point in (found[0], middle, *short[-1:])}.values()
     return chosen
-
-
-def _spot(key: str, point: Point) -> Spot:
-    return Spot(key, point.op, point.batch, point.length, point.depth)
 
 
 def drift_sections(match: Match, drift: Drift) -> list[Section]:

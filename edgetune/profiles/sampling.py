@@ -40,6 +40,11 @@ class Spot:
     length: int
     depth: int
 
+    @classmethod
+    def of(cls, key: str, point: Point) -> Spot:
+        """Return where a backend's point was measured."""
+        return cls(key, point.op, point.batch, point.length, point.depth)
+
     @property
     def tokens(self) -> int:
         """Tokens of the batch."""
@@ -149,9 +154,10 @@ class Sampler:
 
     def add(self, spot: Spot, seconds: Sequence[float]) -> None:
         """Take in one visit."""
-        self.samples[spot].add(seconds)
-        self._visits.append((spot, self.samples[spot].medians[-1]))
-        self.hint(spot, statistics.median(seconds))
+        found = self.samples[spot]
+        found.add(seconds)
+        self._visits.append((spot, found.medians[-1]))
+        self.hint(spot, found.medians[-1])
 
     def hint(self, spot: Spot, seconds: float) -> None:
         """Take a call as a guess of what others cost, without making it a sample."""

@@ -13,10 +13,9 @@ from conftest import RunCli
 
 from edgetune.backends.ort_artifacts import ArtifactBuilder
 from edgetune.backends.prefix_cache import PrefixCache
-from edgetune.caches import cache_home, private_folder
+from edgetune.caches import cache_home, keep_json, private_folder
 from edgetune.models import resolve_model
 from edgetune.origin import ensure_tokenizer
-from edgetune.planning import probe
 
 
 @pytest.fixture(autouse=True)
@@ -90,7 +89,7 @@ def test_tokenizers_rows_of_frozen_layers_and_probes(model_copy: Path, tmp_path:
     assert made.is_file()
     assert [path.name for path in made.parent.parent.iterdir()] == [made.parent.name]
     assert [mode(path) for path in (tmp_path / "one", made.parent.parent)] == [0o700] * 2
-    probe._write(tmp_path / "two" / "probes.json", {})
+    keep_json(tmp_path / "two" / "probes.json", {})
     assert (tmp_path / "two" / "probes.json").is_file()
     cache = PrefixCache(0.0, 10.0, tmp_path / "three")
     cache._file._grow(10)

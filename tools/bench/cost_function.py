@@ -24,7 +24,7 @@ from edgetune.models import resolve_model
 from edgetune.profiles.check import open_subject
 from edgetune.profiles.child import ChildLost
 from edgetune.profiles.cost import CostFunction
-from edgetune.profiles.device_profile import BackendProfile, DeviceProfile, Point
+from edgetune.profiles.device_profile import BackendProfile, DeviceProfile
 from edgetune.profiles.here import this_machine
 from edgetune.profiles.match import find_for_this_machine
 from edgetune.profiles.sampling import Sampler, Spot, spots
@@ -88,11 +88,7 @@ def _profile(name: str | None) -> DeviceProfile:
 
 def _grid_of(backend: BackendProfile) -> dict[Spot, float]:
     """Return seconds of each operation that the profile has measured."""
-    return {_spot(backend, point): point.s for point in backend.points}
-
-
-def _spot(backend: BackendProfile, point: Point) -> Spot:
-    return Spot(backend.key, point.op, point.batch, point.length, point.depth)
+    return {Spot.of(backend.key, point): point.s for point in backend.points}
 
 
 def _off_grid(profile: DeviceProfile, backend: BackendProfile, rng: np.random.Generator) -> list[Spot]:
@@ -130,7 +126,7 @@ def _measure(profile: DeviceProfile, n_visits: int, rng: np.random.Generator) ->
 def _compare(backend: BackendProfile, profile: DeviceProfile, sampler: Sampler) -> list[Trial]:
     """Predict what lies between from the grid as it was measured now."""
     grid = _grid_of(backend)
-    points = [point for point in sampler.points(backend.key) if _spot(backend, point) in grid]
+    points = [point for point in sampler.points(backend.key) if Spot.of(backend.key, point) in grid]
     if not points:
         return []
     cost = CostFunction(backend.model_copy(update={"points": points}), profile.model)

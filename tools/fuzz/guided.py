@@ -5,8 +5,8 @@
 
 An input is a byte for the format, a byte for how it is read, and the file. It starts from whole files, and
 ends with the first fault (a traceback, an unclear sentence, 5 s on one file, too much memory): the input is
-left in --keep, and the exit code is not 0. `python tools/fuzz` covers folders and runs too; this looks deeper
-into single files.
+left in --keep, beside the corpus, and the exit code is not 0. `python tools/fuzz` covers folders and runs
+too; this looks deeper into single files.
 """
 
 from __future__ import annotations
@@ -96,8 +96,8 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--keep", type=Path, default=Path("runs/fuzz"), help="where a bad input is put")
     given = parser.parse_args()
-    given.keep.mkdir(parents=True, exist_ok=True)
-    corpus = Path(tempfile.mkdtemp(prefix="edgetune-corpus-"))
+    corpus = given.keep / "corpus"
+    corpus.mkdir(parents=True, exist_ok=True)
     write_corpus(corpus, given.seed)
     feeds.warm_up()
     options = (
