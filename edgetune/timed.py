@@ -30,6 +30,7 @@ from edgetune.types import IntArray
 
 SAVE_EVERY_S = 60.0
 REVISE_STEPS, REVISE_RATE = 9, 0.05
+FIRST_STEPS_SPREAD = 0.1  # how far (one sigma, of its logarithm) the first steps' speed is from a whole run's
 SAVE_RATE = 0.02
 FEWEST_ROWS = 8
 
@@ -66,6 +67,8 @@ class Timed:
     def revise(self, n_trained: int) -> int | None:
         """Correct the number of rows by the first steps' speed, once; return it then, else None.
 
+        They are few, of few lengths and of one moment, so their speed is weighed against the planned one.
+
         Args:
             n_trained: examples trained so far.
         """
@@ -73,7 +76,7 @@ class Timed:
         too_early = speed.n < REVISE_STEPS or self.clock.progress() < REVISE_RATE
         if self.revised is not None or too_early or not self.plan.n_rows:
             return None
-        row_s = self.plan.lines["train"] / self.plan.n_rows * speed.overall
+        row_s = self.plan.lines["train"] / self.plan.n_rows * weighed(speed.overall, self.plan)
         n_rows = round(min(n_trained + max(0.0, self.clock.left_s()) / row_s, self.n_most))
         self.revised = {"n_rows": n_rows, "n_steps": speed.n, "elapsed_s": self.clock.elapsed_s()}
         return n_rows
@@ -116,6 +119,21 @@ class Timed:
             {"line": name, "planned_s": seconds, "real_s": real.get(name)}
             for name, seconds in self.plan.lines.items()
         ]
+
+
+def weighed(first_steps: float, plan: Plan) -> float:
+    """Return how many times as long as planned the rest will take, in the mean of logarithms.
+
+    The plan and the first steps count by their variances; what is far off the plan makes that less sure.
+
+    Args:
+        first_steps: how many times as long they took.
+        plan: its 95 % interval of rows says how sure it is.
+    """
+    low, high = (max(1, rows) for rows in plan.rows_interval)
+    found = math.log(first_steps)
+    spread = max(math.log(plan.n_rows / low), math.log(high / plan.n_rows), abs(found)) / 2
+    return math.exp(found * spread**2 / (spread**2 + FIRST_STEPS_SPREAD**2))
 
 
 def make_clock(

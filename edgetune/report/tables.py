@@ -107,7 +107,7 @@ def _plan(summary: Summary) -> Iterator[tuple[str, ...]]:
         return
     yield "examples trained", f"{planned['n_rows']:,}", f"{summary['n_trained']:,}"
     if planned.get("revised"):
-        yield "… by the first steps", f"{planned['revised']['n_rows']:,}", ""
+        yield "… after the first steps", f"{planned['revised']['n_rows']:,}", ""
     yield "steps", f"{planned['n_steps']:,}", f"{summary['n_steps']:,}"
     yield "energy", f"{planned['energy_j'] / 1e3:.2f} kJ", f"{summary['energy_j'] / 1e3:.2f} kJ"
     if summary.get("deadline_s") is not None:

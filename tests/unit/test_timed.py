@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -11,7 +12,7 @@ from edgetune.batching import Batch
 from edgetune.clock import Clock, Reserves
 from edgetune.planning.planner import make_plans
 from edgetune.planning.types import DataShape, Limits, Plan, Wishes
-from edgetune.timed import SAVE_EVERY_S, Timed, evaluate_in_time, fit_floor, make_clock
+from edgetune.timed import SAVE_EVERY_S, Timed, evaluate_in_time, fit_floor, make_clock, weighed
 from edgetune.types import IntArray
 from tests.fakes import FakeBackend, FakeClock, FakeCost, FakeSource, fake_costs, fake_device
 
@@ -132,9 +133,27 @@ def test_the_first_steps_correct_the_rows_once() -> None:
     left_s = clock.left_s()
     assert timed.revise(288)
     assert timed.revised is not None
-    row_s = plan.lines["train"] / plan.n_rows
-    assert timed.revised["n_rows"] == pytest.approx(288 + left_s / (2 * row_s), abs=1)
+    row_s = plan.lines["train"] / plan.n_rows * weighed(2.0, plan)
+    assert timed.revised["n_rows"] == pytest.approx(288 + left_s / row_s, abs=1)
     assert not timed.revise(5000)
+
+
+@pytest.mark.parametrize(
+    ("first_steps", "interval", "expected"),
+    [
+        (1.1, (800, 1250), 1.1 ** (1 / (1 + 0.2**2 / math.log(1.25) ** 2))),  # an unsure plan
+        (1.1, (990, 1010), 1.1 ** (1 / (1 + 0.2**2 / math.log(1.1) ** 2))),  # as far off as two sigmas
+        (2.0, (990, 1010), 2.0 ** (1 / (1 + 0.2**2 / math.log(2.0) ** 2))),  # a busy neighbour: believed
+        (0.5, (1000, 1000), 0.5 ** (1 / (1 + 0.2**2 / math.log(2.0) ** 2))),
+        (1.0, (1000, 1000), 1.0),
+    ],
+)
+def test_first_steps_are_weighed_against_the_plan(
+    first_steps: float, interval: tuple[int, int], expected: float
+) -> None:
+    plan = replace(some_plan(), n_rows=1000, rows_interval=interval)
+    assert weighed(first_steps, plan) == pytest.approx(expected)
+    assert min(1.0, first_steps) <= weighed(first_steps, plan) <= max(1.0, first_steps)
 
 
 def test_safety_saves_are_rare_and_not_at_the_end() -> None:

@@ -36,7 +36,7 @@ def _run(name: str, deadline_s: int, out: Path, *more: str) -> tuple[dict[str, A
 
 def plans(arguments: argparse.Namespace) -> None:
     """Compare planned and real: three data sets, four deadlines."""
-    columns = "data|deadline|plan|rows planned|by the first steps|trained|real / planned|real / revised"
+    columns = "data|deadline|plan|rows planned|after the first steps|trained|real / planned|real / revised"
     columns += "|wall clock|used|accuracy"
     print(f"|{columns}|\n|---|---|---|---|---|---|---|---|---|---|---|", flush=True)
     ratios, revised, used = [], [], []
