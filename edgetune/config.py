@@ -64,6 +64,8 @@ class SelectionSettings(Settings):
         keep_rate: `random` keeps an example with this probability.
         threshold: `fixed-threshold` trains examples whose loss (nats) is above it.
         warmup_fraction: stage 0 lasts this share of one epoch.
+        warmup_gain: and goes on until the last losses are this share below what guessing costs (nats, by the
+            shares of the labels); 0: it does not wait for that.
         threshold_window: L_low is the mean of this many last example losses.
         moving_threshold: whether L_low follows the window after stage 0.
         features: what the meta predictor sees: `tokens`, or hashed tokens with length and label.
@@ -94,6 +96,7 @@ class SelectionSettings(Settings):
     keep_rate: float = Field(0.5, gt=0, le=1)
     threshold: float = Field(0.3, ge=0)
     warmup_fraction: float = Field(0.1, gt=0, le=1)
+    warmup_gain: float = Field(0.25, ge=0, lt=1)
     threshold_window: int = Field(128, ge=1)
     moving_threshold: bool = False
     features: Literal["tokens", "hashed"] = "hashed"
@@ -122,6 +125,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     "default": {},
     "paper": {
         "preset": "paper",
+        "warmup_gain": 0.0,
         "features": "tokens",
         "calibrated": False,
         "alt": 0.5,

@@ -28,6 +28,12 @@ def softmax(logits: FloatArray) -> npt.NDArray[np.float64]:
     return np.asarray(powers / powers.sum(axis=-1, keepdims=True))
 
 
+def label_entropy(counts: IntArray) -> float:
+    """Return the cross-entropy (nats) of guessing by the shares of the labels; (C,) counts."""
+    shares = counts[counts > 0] / counts.sum()
+    return float(-(shares * np.log(shares)).sum())
+
+
 def cross_entropy(logits: FloatArray, labels: IntArray) -> npt.NDArray[np.float64]:
     """Return the loss of each example (B,) in nats, of logits (B, C) and class ids (B,)."""
     wide = logits.astype(np.float64)

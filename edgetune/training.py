@@ -18,7 +18,7 @@ from edgetune.history import HistoryWriter, read_history
 from edgetune.keeping import Keeper
 from edgetune.loop import Diverged, Loop, LoopSettings
 from edgetune.meter import Meter
-from edgetune.metrics import Evaluation
+from edgetune.metrics import Evaluation, label_entropy
 from edgetune.pace import ClockPace, Pace
 from edgetune.planning.planner import HEAD
 from edgetune.prepare import Prepared
@@ -99,7 +99,8 @@ class Training:
 
     def _make_selector(self) -> Selector:
         config, data = self._config, self._prepared.data
-        shape = DataShape(len(data.train), len(data.label_names), self._prepared.vocab_size)
+        counts = np.bincount(data.train.labels, minlength=len(data.label_names))
+        shape = DataShape(len(data.train), len(counts), self._prepared.vocab_size, label_entropy(counts))
         selector = make_selector(config.selection, shape, np.random.default_rng([config.train.seed, 3]))
         if self._timed is not None and config.selection.watched and config.selection.method in FILTERS:
             return Watched(selector, self._timed.score_rate)
@@ -200,7 +201,7 @@ class Training:
             self._view.say(f"The filter is switched off: {why}.")
         if selector.straight and (n_rows := timed.revise(counts.n_trained)):
             planned = timed.plan.n_rows
-            self._view.say(f"By the first steps' speed {n_rows:,} examples will fit ({planned:,} planned)")
+            self._view.say(f"After the first steps {n_rows:,} examples are expected ({planned:,} planned)")
         if self._keeper.best is None and timed.save_is_due():  # else the best so far lies there
             self._keeper.save_in_passing()
 

@@ -8,6 +8,7 @@ Before the first batch: `prepare`, which may read every row's words. Then per ba
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol, runtime_checkable
@@ -45,11 +46,13 @@ class DataShape:
         n_examples: examples in one epoch.
         n_classes: labels are below this.
         vocab_size: token ids are below this.
+        label_entropy: nats; what guessing by the shares of the labels costs; infinite where it is not known.
     """
 
     n_examples: int
     n_classes: int
     vocab_size: int
+    label_entropy: float = math.inf
 
 
 @runtime_checkable

@@ -13,8 +13,8 @@ Costs: a forward pass per example scored, the train steps of those kept, and wel
 Loses when: the predictor cannot tell (its loss stays above ALT: then this is AutoThreshold, which
     `report()` says), data is seen for a few passes only, or labels are noisy. The exploration's
     `explored_hard_rate` is the share of the predicted-easy examples that should have been trained.
-Source: Ouyang et al., IJCAI 2023, §3, eqs. 2 and 4. Exploration, calibration and the comparison
-    before fitting are ours; the preset `paper` turns them off.
+Source: Ouyang et al., IJCAI 2023, §3, eqs. 2 and 4. Exploration, calibration, the comparison before
+    fitting and the wait for a model that has begun to learn are ours; the preset `paper` turns them off.
 """
 
 from __future__ import annotations
@@ -108,28 +108,14 @@ class ThreeStage(AutoThreshold):
 
     @classmethod
     def build(cls, settings: SelectionSettings, shape: DataShape, rng: np.random.Generator) -> ThreeStage:
-        return cls(
-            settings,
-            n_examples=shape.n_examples,
-            n_classes=shape.n_classes,
-            vocab_size=shape.vocab_size,
-            rng=rng,
-        )
+        return cls(settings, shape, rng)
 
-    def __init__(
-        self,
-        settings: SelectionSettings,
-        *,
-        n_examples: int,
-        n_classes: int,
-        vocab_size: int,
-        rng: np.random.Generator,
-    ) -> None:
-        super().__init__(settings, n_examples=n_examples)
+    def __init__(self, settings: SelectionSettings, shape: DataShape, rng: np.random.Generator) -> None:
+        super().__init__(settings, shape)
         if settings.features == "tokens":
-            self._predictor = MetaPredictor.over_tokens(vocab_size, calibrated=settings.calibrated)
+            self._predictor = MetaPredictor.over_tokens(shape.vocab_size, calibrated=settings.calibrated)
         else:
-            self._predictor = MetaPredictor.over_hashes(n_classes, calibrated=settings.calibrated)
+            self._predictor = MetaPredictor.over_hashes(shape.n_classes, calibrated=settings.calibrated)
         self._curve = LossCurve(settings.alt_window)
         self._base_curve = LossCurve(settings.alt_window)
         self._must_beat_base = settings.calibrated

@@ -2,7 +2,9 @@
 
 What: every example is scored (forward only); those with `loss > threshold` are trained. The fixed
     threshold is given; the automatic one, L_low, is the mean of the last K example losses of a
-    warm-up that trains everything (eq. 2, and §3.2: stage 1 to the end, no predictor).
+    warm-up that trains everything (eq. 2, and §3.2: stage 1 to the end, no predictor). The warm-up goes
+    on until those losses are well below what guessing costs: a threshold near that of a guess trains
+    only what the model has wrong, and unlearns what it has right.
 Use when: there is time for several passes, most examples are soon easy, and a score is cheap beside a
     train step (nothing frozen). Take the automatic threshold unless the scale of the losses is known.
 Costs: one forward pass per example seen, on top of the train steps of those kept. It pays only where
@@ -11,11 +13,13 @@ Loses when: the time is short (an early model finds most examples hard, so score
     little), labels are noisy (the wrong ones have the highest losses), or the threshold is set high:
     at 0.7 a two-class model in the paper falls to chance. On our machines train-all with the
     learning rate decayed to zero ties or wins at equal wall clock.
-Source: Ouyang et al., IJCAI 2023, §3.2, eq. 2.
+Source: Ouyang et al., IJCAI 2023, §3.2, eq. 2. The wait for a model that has begun to learn is ours;
+    the preset `paper` does not wait.
 """
 
 from __future__ import annotations
 
+import math
 from typing import Any, ClassVar
 
 import numpy as np
@@ -39,6 +43,11 @@ def above(losses: FloatArray, threshold: float | None) -> BoolArray:
 def warmup_examples(warmup_fraction: float, n_examples: int) -> int:
     """Return after how many observed examples stage 0 ends: a share of one epoch, at least one."""
     return max(1, count_of(warmup_fraction, n_examples))
+
+
+def highest_threshold(warmup_gain: float, label_entropy: float) -> float:
+    """Return the mean loss (nats) at which stage 0 may end: so much below a guess's; infinite for no gain."""
+    return (1 - warmup_gain) * label_entropy if warmup_gain else math.inf
 
 
 class LossWindow:
@@ -88,12 +97,13 @@ class FixedThreshold(Staged):
 class AutoThreshold(Staged):
     """Warm up on everything, then score everything and train what is above L_low.
 
-    warmup ──(warmup_fraction of an epoch observed; L_low set)─→ filter_backward ─→ end
+    warmup ──(warmup_fraction of an epoch observed, loss below a guess's; L_low set)─→ filter_backward ─→ end
     """
 
     name: ClassVar[str] = "auto-threshold"
     settings_used: ClassVar[tuple[str, ...]] = (
         "warmup_fraction",
+        "warmup_gain",
         "threshold_window",
         "moving_threshold",
         "watched",
@@ -101,11 +111,12 @@ class AutoThreshold(Staged):
 
     @classmethod
     def build(cls, settings: SelectionSettings, shape: DataShape, rng: np.random.Generator) -> AutoThreshold:
-        return cls(settings, n_examples=shape.n_examples)
+        return cls(settings, shape)
 
-    def __init__(self, settings: SelectionSettings, *, n_examples: int) -> None:
+    def __init__(self, settings: SelectionSettings, shape: DataShape) -> None:
         super().__init__(WARMUP)
-        self._n_needed = warmup_examples(settings.warmup_fraction, n_examples)
+        self._n_needed = warmup_examples(settings.warmup_fraction, shape.n_examples)
+        self._highest = highest_threshold(settings.warmup_gain, shape.label_entropy)
         self._moving = settings.moving_threshold
         self._window = LossWindow(settings.threshold_window)
         self._n_warm = 0
@@ -136,14 +147,11 @@ class AutoThreshold(Staged):
                 self._threshold = self._window.mean()
 
     def report(self) -> dict[str, Any]:
-        why = None
-        if self._threshold is None:
-            why = f"the data ended in stage 0: {self._n_warm} of {self._n_needed} examples observed"
         return {
             **super().report(),
             "threshold": self._threshold,
             "reached_last_stage": self._threshold is not None,
-            "why": why,
+            "why": self._why_warm() if self._threshold is None else None,
         }
 
     def state(self) -> dict[str, Any]:
@@ -164,16 +172,25 @@ class AutoThreshold(Staged):
         self._unobserved.fill(np.asarray(state["unobserved"]))
 
     def _warm_up(self, losses: FloatArray) -> None:
-        """Take in losses of stage 0; when there are enough, set L_low and enter stage 1."""
+        """Take in losses of stage 0; when there are enough, and low ones, set L_low and enter stage 1."""
         self._window.add(losses)
         self._n_warm += len(losses)
-        if self._n_warm >= self._n_needed:
+        if self._n_warm >= self._n_needed and self._window.mean() <= self._highest:
             self._threshold = self._window.mean()
             self._enter(
                 FILTER_BACKWARD,
                 f"{self._n_warm} examples observed, L_low {self._threshold:.4f} nats "
                 f"over the last {len(self._window)}",
             )
+
+    def _why_warm(self) -> str:
+        """Say why stage 0 was not left."""
+        if self._n_warm < self._n_needed:
+            return f"the data ended in stage 0: {self._n_warm} of {self._n_needed} examples observed"
+        return (
+            f"the data ended in stage 0: the last losses are {self._window.mean():.4f} nats in the mean, and "
+            f"{self._highest:.4f} would show that the model has begun to learn"
+        )
 
     def _learn(self, batch: Batch, losses: FloatArray, threshold: float) -> None:
         """Learn from scored examples; the automatic threshold alone has nothing to learn."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -41,8 +42,10 @@ def test_every_method_on_every_backend(
 ) -> None:
     out = tmp_path / "run"
     onnx = ["--no-onnx"] if backend == "torch" and method != "three-stage" else []
+    at_once = ["--set", "warmup_gain=0"] if method in ("auto-threshold", "three-stage") else []
     code, printed, err = run_cli(
         *("finetune", demo_csv, "--model", tiny_model, "--backend", backend, "--method", method, *onnx),
+        *at_once,
         *("--epochs", 2, "--batch-size", 16, "--lr", 0.002, "--out", out, "--json"),
     )
     assert code == 0, err
@@ -75,6 +78,24 @@ def test_every_method_on_every_backend(
         assert names(out / "onnx") >= {"config.json", "model.onnx"} | TOKENIZER
     config = json.loads((out / "model" / "config.json").read_text())
     assert config["id2label"] == {"0": "billing", "1": "defect", "2": "delivery", "3": "login"}
+
+
+@pytest.mark.parametrize("method", ["auto-threshold", "three-stage"])
+def test_a_filter_leaves_a_model_alone_that_has_learned_nothing(
+    method: str, tiny_model: Path, demo_csv: Path, run_cli: RunCli, tmp_path: Path
+) -> None:
+    code, out, err = run_cli(
+        *("finetune", demo_csv, "--model", tiny_model, "--backend", "ort", "--method", method, "--epochs", 2),
+        *("--lr", 1e-9, "--out", tmp_path / "run", "--json"),
+    )
+    assert code == 0, err
+    result = json.loads(out)
+    assert (result["n_trained"], result["n_scored"], result["threshold"]) == (result["n_seen"], 0, None)
+    assert [stage["stage"] for stage in result["stages"]] == ["warmup"]
+    why = json.loads((tmp_path / "run" / "summary.json").read_text())["selection"]["why"]
+    assert "the model has begun to learn" in why
+    most = float(why.split(", and ")[1].split()[0])
+    assert most == pytest.approx(0.75 * math.log(4), rel=0.02)  # four labels, nearly as many rows of each
 
 
 def test_history_tells_the_whole_run(trained: Trained) -> None:

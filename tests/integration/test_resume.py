@@ -92,7 +92,7 @@ def test_bit_for_bit(
     fault: Any,
     tmp_path: Path,
 ) -> None:
-    how = ("--backend", backend, "--method", method, "--freeze", freeze, "--quiet")
+    how = ("--backend", backend, "--method", method, "--freeze", freeze, "--quiet", "--set", "warmup_gain=0")
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     done = run_cli(*arguments(demo_csv, tiny_model, whole, *how))
     assert done.code == 0, done.err

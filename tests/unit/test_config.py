@@ -32,6 +32,7 @@ def test_paper_preset_is_the_table() -> None:
     config = make_config({**DATA, "selection": {"method": "three-stage", "preset": "paper"}})
     chosen = config.selection
     assert chosen.threshold_window == 128
+    assert chosen.warmup_gain == 0
     assert chosen.moving_threshold is False
     assert chosen.features == "tokens"
     assert chosen.calibrated is False
@@ -47,6 +48,7 @@ def test_default_preset_is_the_table() -> None:
     config = make_config(DATA)
     assert config.selection == SelectionSettings()
     assert config.selection.threshold_window == 128
+    assert config.selection.warmup_gain > 0
     assert config.selection.features == "hashed"
     assert config.selection.calibrated is True
     assert config.selection.alt_after_fit is False

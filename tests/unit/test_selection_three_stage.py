@@ -8,6 +8,7 @@ import pytest
 
 from edgetune.batching import Batch
 from edgetune.config import SelectionSettings
+from edgetune.selection.base import DataShape
 from edgetune.selection.staged import RowSet
 from edgetune.selection.three_stage import LossCurve, ThreeStage
 
@@ -24,13 +25,7 @@ def batch_of(rows: list[int], tokens: list[int]) -> Batch:
 
 def build(seed: int = 0, **settings: Any) -> ThreeStage:
     quick = {"warmup_fraction": 0.04, "alt_window": 3, "features": "tokens", "explore_rate": 0.5, **settings}
-    return ThreeStage(
-        SelectionSettings(**quick),
-        n_examples=100,
-        n_classes=2,
-        vocab_size=8,
-        rng=np.random.default_rng(seed),
-    )
+    return ThreeStage(SelectionSettings(**quick), DataShape(100, 2, 8), np.random.default_rng(seed))
 
 
 def warm_up(selector: ThreeStage) -> None:

@@ -1,11 +1,21 @@
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 
 from edgetune.batching import Batch
 from edgetune.config import SelectionSettings
-from edgetune.selection.threshold import AutoThreshold, FixedThreshold, LossWindow, above, warmup_examples
+from edgetune.selection.base import DataShape
+from edgetune.selection.threshold import (
+    AutoThreshold,
+    FixedThreshold,
+    LossWindow,
+    above,
+    highest_threshold,
+    warmup_examples,
+)
 
 
 def batch_of(rows: list[int]) -> Batch:
@@ -14,9 +24,9 @@ def batch_of(rows: list[int]) -> Batch:
     return Batch(np.array(rows), 0 * one, 0 * one, np.arange(n + 1), one, np.zeros(n, dtype=np.bool_))
 
 
-def auto(**settings: object) -> AutoThreshold:
+def auto(label_entropy: float = math.inf, **settings: object) -> AutoThreshold:
     made = SelectionSettings.model_validate({"warmup_fraction": 0.4, "threshold_window": 3, **settings})
-    return AutoThreshold(made, n_examples=10)
+    return AutoThreshold(made, DataShape(10, 2, 50, label_entropy))
 
 
 def test_above_is_strict() -> None:
@@ -64,6 +74,31 @@ def test_auto_threshold_waits_until_enough_is_observed_not_merely_seen() -> None
     assert (selector.straight, selector.stage) == (False, "filter_backward")
     assert selector.report()["threshold"] == 5.0
     assert selector.stages[-1].n_seen == 6
+
+
+def test_stage_0_waits_for_a_model_that_has_begun_to_learn() -> None:
+    selector = auto(label_entropy=math.log(2))  # 0.5199 shows it
+    for n, mean_loss in enumerate((0.68, 0.65, 0.53)):
+        batch = batch_of([3 * n, 3 * n + 1, 3 * n + 2])
+        selector.choose_score(batch)
+        selector.observe(batch, np.full(3, mean_loss))
+        assert (selector.straight, selector.report()["threshold"]) == (True, None)
+    assert selector.report()["why"] == (
+        "the data ended in stage 0: the last losses are 0.5300 nats in the mean, and 0.5199 would show that "
+        "the model has begun to learn"
+    )
+    batch = batch_of([9, 0])
+    selector.choose_score(batch)
+    selector.observe(batch, np.array([0.3, 0.4]))
+    assert (selector.stage, selector.report()["threshold"]) == ("filter_backward", pytest.approx(0.41))
+    assert selector.stages[-1].n_seen == 11
+
+
+@pytest.mark.parametrize(
+    ("gain", "entropy", "expected"), [(0.25, 0.8, 0.6), (0.0, 0.8, math.inf), (0.25, math.inf, math.inf)]
+)
+def test_highest_threshold(gain: float, entropy: float, expected: float) -> None:
+    assert highest_threshold(gain, entropy) == pytest.approx(expected)
 
 
 @pytest.mark.parametrize(("moving", "expected"), [(False, 2.0), (True, 8.0)])

@@ -97,7 +97,7 @@ def soak(home: Path, n_rows: int, n_steps: int, backend: str) -> int:
     child = start(
         *(data, "--model", write_tiny_model(home), "--out", out, "--backend", backend, "--batch-size", 8),
         *("--epochs", 100, "--max-steps", n_steps, "--precision", "fp32", "--threads", 1, "--quiet"),
-        *("--method", "three-stage", "--set", "keep=last"),
+        *("--method", "three-stage", "--set", "keep=last", "--set", "warmup_gain=0"),
         cache=home / "cache",
         log=home / "log.txt",
     )

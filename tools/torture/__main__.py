@@ -170,6 +170,7 @@ class Torture:
             *("--backend", setting.backend, "--method", setting.method, "--freeze", setting.freeze),
             *("--precision", "fp32", "--threads", 1, "--checkpoint-every", "0.15s", "--batch-size", 8),
             *("--cache-dir", self.home / "cache", *(["--overwrite"] if again else [])),
+            *("--set", "warmup_gain=0"),
         ]
 
     def reference(self, setting: Setting) -> tuple[dict[str, object], float]:
