@@ -198,7 +198,7 @@ def _draw(trials: Sequence[Trial], path: Path) -> None:
         for axes in (above, below):
             axes.spines[["top", "right"]].set_visible(False)
     rows[0][0].set_ylabel("predicted (ms)")
-    rows[1][0].set_ylabel("predicted over real (%), band: ± 5")
+    rows[1][0].set_ylabel("off by (%), band: ± 5")
     rows[0][0].legend(frameon=False, loc="upper left")
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path)
