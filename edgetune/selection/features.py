@@ -24,11 +24,13 @@ class Presence(NamedTuple):
         rows: (P,) position in the batch, ascending.
         features: (P,) feature number.
         n_rows: B.
+        under: (P,) the feature that each is a special case of, -1 for none; None where no feature is.
     """
 
     rows: IntArray
     features: IntArray
     n_rows: int
+    under: IntArray | None = None
 
 
 def unique_pairs(rows: IntArray, features: IntArray, n_rows: int, n_features: int) -> Presence:
@@ -73,6 +75,8 @@ class TokenFeatures:
 class HashedFeatures:
     """Hashed tokens, hashed (token, label) pairs, one length bucket, one label; of fixed size.
 
+    A pair is a case of its label: it says what its word adds, so that the label counts once, not once a word.
+
     The pairs carry most of what can be known: "terrible" makes a positive example hard and a negative
     one easy. On SST-2 (see `meta_predictor`) they raise the AUC for "hard" by 0.06.
     """
@@ -95,4 +99,6 @@ class HashedFeatures:
             batch.labels + self._labels_at,
         ]
         at = np.concatenate([rows, rows, each, each])
-        return unique_pairs(at, np.concatenate(features), len(batch), self.n_features)
+        x = unique_pairs(at, np.concatenate(features), len(batch), self.n_features)
+        paired = (x.features >= 2**HASH_BITS) & (x.features < self._lengths_at)
+        return x._replace(under=np.where(paired, batch.labels[x.rows] + self._labels_at, -1))

@@ -14,7 +14,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from edgetune.selection.features import Presence
-from edgetune.types import BoolArray, FloatArray
+from edgetune.types import BoolArray, FloatArray, IntArray
 
 LOWEST_LOG_PROBA = float(np.log(np.finfo(np.float64).eps))
 """A certainly wrong prediction costs 36.04 nats, as in scikit-learn's `log_loss`."""
@@ -83,15 +83,23 @@ class PooledNaiveBayes(_Counts):
 
         With N the class counts plus 1, s_c = N_c / (N_0 + N_1) the class shares, n_c the counts of a
         feature and k the strength: logit s_1 + sum over present features of the evidence
-        log (n_1 + k s_1) / (n_0 + k s_0) - logit s_1, which is 0 for a feature never seen.
+        log (n_1 + k s_1) / (n_0 + k s_0) - logit s_1, which is 0 for a feature never seen. For a feature
+        that is a case of another, s are the shares of that one, shrunk in the same way.
         """
         total = self.class_count + 1
-        shares = (total / total.sum())[:, None]
-        prior = np.log(total[1] / total[0])
+        overall = (total / total.sum())[:, None]
+        shares = overall if x.under is None else self._shares_under(x.under, overall)
         log_n = np.log(self.feature_count[:, x.features] + self._strength * shares)
-        evidence = log_n[1] - log_n[0] - prior
+        evidence = log_n[1] - log_n[0] - np.log(shares[1] / shares[0])
+        prior = np.log(total[1] / total[0])
         odds: FloatArray = np.bincount(x.rows, weights=evidence, minlength=x.n_rows) + prior
         return odds
+
+    def _shares_under(self, under: IntArray, overall: FloatArray) -> FloatArray:
+        """Return the class shares (2, P) among the examples that have each feature; of all for -1."""
+        counts = np.where(under < 0, 0.0, self.feature_count[:, under]) + self._strength * overall
+        found: FloatArray = counts / counts.sum(axis=0)
+        return found
 
 
 class BernoulliNaiveBayes(_Counts):

@@ -130,6 +130,28 @@ def test_pooled_is_its_formula() -> None:
     np.testing.assert_allclose(ours.log_odds(unseen), expected, rtol=1e-12)
 
 
+def test_a_label_counts_once_however_many_words_there_are() -> None:
+    """Rows of label 1 are hard, whatever their words: long ones are no harder than short ones."""
+    rng = np.random.default_rng(2)
+    space, bayes = HashedFeatures(2), PooledNaiveBayes(HashedFeatures(2).n_features)
+    for _ in range(200):
+        labels = rng.integers(0, 2, 32)
+        batch = ragged([rng.integers(0, 50, 20).tolist() for _ in labels], labels.tolist())
+        bayes.partial_fit(space(batch), rng.random(32) < np.where(labels == 1, 0.6, 0.4))
+    words = rng.integers(0, 50, 20).tolist()
+    odds = bayes.log_odds(space(ragged([words, words], [0, 1])))
+    assert odds[1] - odds[0] == pytest.approx(2 * np.log(0.6 / 0.4), abs=0.6)  # 20 times that with every pair
+
+
+def test_a_pair_tells_more_than_its_label_where_the_word_does() -> None:
+    space, bayes = HashedFeatures(2), PooledNaiveBayes(HashedFeatures(2).n_features)
+    batch = ragged([[7], [7], [8], [8]] * 50, [0, 1, 0, 1] * 50)
+    bayes.partial_fit(space(batch), np.array([True, False, False, True] * 50))
+    assert (bayes.log_odds(space(ragged([[7], [7], [8], [8]], [0, 1, 0, 1]))) > 3).tolist() == [
+        *(True, False, False, True)
+    ]
+
+
 def test_unseen_words_say_nothing_to_pooled_and_something_to_bernoulli() -> None:
     rng = np.random.default_rng(0)
     space, pooled, bernoulli = TokenFeatures(5000), PooledNaiveBayes(5000), BernoulliNaiveBayes(5000)

@@ -8,6 +8,7 @@ import pytest
 
 from edgetune.batching import Batch
 from edgetune.config import SelectionSettings
+from edgetune.selection.audit import Doubt
 from edgetune.selection.base import DataShape
 from edgetune.selection.staged import RowSet
 from edgetune.selection.three_stage import LossCurve, ThreeStage
@@ -87,9 +88,60 @@ def test_late_stage_0_rows_teach_nothing() -> None:
     assert selector.report() == control.report()
 
 
+def test_a_predictor_that_errs_sends_it_back_to_stage_1() -> None:
+    selector, frozen = build(), build(explore_rate=0.0)
+    for one in (selector, frozen):
+        warm_up(one)
+        teach(one)
+    assert selector.stage == frozen.stage == "filter_forward"
+    for n in range(20):  # the model has moved: what was easy is hard
+        batch = batch_of(list(range(100 + 8 * n, 108 + 8 * n)), [HARD, EASY] * 4)
+        for one in (selector, frozen):
+            kept = batch.take(one.choose_score(batch))
+            one.observe(kept, np.where(kept.tokens == EASY, 0.9, 0.1))
+            if one is selector and one.stage == "filter_backward":
+                break
+        if selector.stage == "filter_backward":
+            break
+    assert selector.stage == "filter_backward"
+    assert frozen.stage == "filter_forward"  # it explores nothing, so it never knows
+    assert "of the last rows called easy were hard" in selector.stages[-1].reason
+    report = selector.report()
+    assert (report["reached_last_stage"], report["why"]) == (True, None)
+    assert selector.choose_score(batch_of([300, 301], [HARD, EASY])).all()
+    for n in range(3):
+        batch = batch_of(list(range(400 + 8 * n, 408 + 8 * n)), [HARD, EASY] * 4)
+        selector.choose_score(batch)
+        selector.observe(batch, np.array([0.1, 0.9] * 4))
+    assert selector.stage == "filter_forward"
+    assert set(selector._predictor.predict(batch_of([1, 2], [HARD, EASY])).tolist()) == {False, True}
+
+
+@pytest.mark.parametrize(
+    ("explored", "called", "doubts"),
+    [(32 * [True], 128 * [True], True), (31 * [True], 9 * [False], False), (32 * [False], [True], False)],
+)
+def test_doubt_needs_explored_rows_that_are_as_hard(
+    explored: list[bool], called: list[bool], doubts: bool
+) -> None:
+    doubt = Doubt()
+    hard = np.array(explored + called)
+    doubt.add(np.arange(len(hard)) < len(explored), hard)
+    assert bool(doubt.why) == doubts
+    restored = Doubt()
+    restored.load_state(json.loads(json.dumps(doubt.state())))
+    assert restored.why == doubt.why
+    if doubts:  # what lies further back than its window is forgotten
+        doubt.add(np.ones(32, dtype=np.bool_), np.zeros(32, dtype=np.bool_))
+        assert doubt.why == ""
+
+
 def test_a_predictor_that_only_knows_the_hard_share_stays_in_stage_1() -> None:
     rng = np.random.default_rng(0)
-    selector, uncalibrated = build(alt_window=16), build(alt_window=16, calibrated=False, alt=1.0)
+    selector, uncalibrated = (
+        build(alt_window=16),
+        build(alt_window=16, calibrated=False, alt=1.0, explore_rate=0.0),
+    )
     for one in (selector, uncalibrated):
         warm_up(one)
     for n in range(100):
