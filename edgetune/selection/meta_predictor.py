@@ -9,7 +9,7 @@ Costs: a sort of the batch's (row, feature) pairs, then arithmetic on those; `ov
     predict, 0.2 to learn); memory 16 bytes per feature, half a megabyte to a megabyte.
 Loses when: hardness is not in the words. With a head on frozen MiniLM, SST-2, 14,000 rows in one pass and
     27 % of them hard, AUC for "hard" over rows 640-2,560 and over the last 8,000: BernoulliNB 0.53 and
-    0.66 (it calls 100 % and 95 % easy), ours 0.66 and 0.74 (65 % and 53 %, of which 20 % and 13 % are
+    0.66 (it calls 100 % and 95 % easy), ours 0.66 and 0.74 (66 % and 53 %, of which 20 % and 13 % are
     hard). With a finetuned encoder expect less.
 Source: Ouyang et al., IJCAI 2023, §3, eq. 4; Platt, 1999.
 """
