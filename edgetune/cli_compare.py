@@ -68,6 +68,14 @@ def compare(
             show_default="curve",
         ),
     ] = None,
+    models: Annotated[
+        bool | None,
+        typer.Option(
+            "--models/--no-models",
+            help="Keep every cell's model (180 MB each for the built-in one).",
+            show_default="models",
+        ),
+    ] = None,
     set_: Set = None,
     out: Annotated[Path | None, typer.Option(help="Folder.", show_default="runs/compare-NAME")] = None,
     cache_dir: CacheDir = None,
@@ -92,11 +100,11 @@ def compare(
             *given(reading),
             *size,
             *settings,
-            *given({"methods": methods, "seeds": seeds, "curve": curve}),
+            *given({"methods": methods, "seeds": seeds, "curve": curve, "models": models}),
         ]
         grid = _grid_file(data, also)
     else:
-        wished = size | given({"seeds": seeds and list(range(seeds)), "curve": curve})
+        wished = size | given({"seeds": seeds and list(range(seeds)), "curve": curve, "models": models})
         grid = _grid_of(data, given(reading), methods, wished | {"settings": settings})
     folder = out if out is not None else Path("runs") / f"compare-{grid.name}"
     before = signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: the cell is stopped too

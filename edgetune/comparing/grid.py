@@ -73,6 +73,7 @@ class Grid(BaseModel):
         settings: of every cell, flat, as `edgetune finetune` has them (`epochs`, `deadline_s`, `lr` …).
         curve: whether the reference curve (train-all, or random, with decay) is measured, which turns an
             accuracy into the time that random needs for it.
+        models: whether each cell keeps its model; without them, every other file stays.
         rows, eval_rows: of each set at most, drawn once; None: all.
         holdout: share of the rows held out, once, where a set has no evaluation file.
     """
@@ -85,6 +86,7 @@ class Grid(BaseModel):
     seeds: tuple[Annotated[int, Field(ge=0, le=MAX_SEED)], ...] = (0,)
     settings: dict[str, Any] = {}
     curve: bool = True
+    models: bool = True
     rows: int | None = Field(None, ge=2)
     eval_rows: int | None = Field(None, ge=2)
     holdout: float = Field(0.1, gt=0, lt=1)

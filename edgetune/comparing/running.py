@@ -60,6 +60,7 @@ class Comparison:
         """
         self.grid, self.folder, self._say = grid, folder, say
         self.cells = cells_of(grid)
+        self._largest = 0  # bytes of a cell, before its model was dropped
         folder.mkdir(parents=True, exist_ok=True)
         self.rows: dict[str, SharedRows] = {}
         for entry in grid.data:
@@ -95,6 +96,9 @@ class Comparison:
                 cell, key = self._made_ready(asked, warm)
                 shutil.rmtree(home, ignore_errors=True)  # nothing of an earlier try is taken for this one's
                 outcome = self.runner.run(cell, home, key)
+                self._largest = max(self._largest, _n_bytes(home))
+                if not self.grid.models:
+                    _drop_models(home)
                 write_whole(home / FILE, outcome.model_dump_json(indent=2) + "\n")
             outcomes[cell.name] = outcome
             known = [outcomes[one.name] for one in self.cells if one.name in outcomes]
@@ -104,7 +108,7 @@ class Comparison:
     def _check_room(self) -> None:
         """See that the disk has room for another cell, by the largest of those that are there."""
         sizes = [_n_bytes(home) for home in (self.folder / "cells").glob("*") if home.is_dir()]
-        needed = ROOM_FACTOR * max([LEAST_CELL, *sizes])
+        needed = ROOM_FACTOR * max([LEAST_CELL, self._largest, *sizes])
         if (free := shutil.disk_usage(self.folder).free) < needed:
             raise EnvironmentError_(
                 f"The disk of {self.folder} has {free / 1e6:,.0f} MB left, and a cell may need "
@@ -156,6 +160,12 @@ class Comparison:
         )
         self.runner.run(first, self.folder / ".warm-up", "")
         shutil.rmtree(self.folder / ".warm-up", ignore_errors=True)
+
+
+def _drop_models(home: Path) -> None:
+    """Take a finished cell's models away; what was measured of them stays."""
+    for name in ("model", "onnx"):
+        shutil.rmtree(home / "run" / name, ignore_errors=True)
 
 
 def _n_bytes(folder: Path) -> int:

@@ -24,12 +24,14 @@ class Presence(NamedTuple):
         rows: (P,) position in the batch, ascending.
         features: (P,) feature number.
         n_rows: B.
-        under: (P,) the feature that each is a special case of, -1 for none; None where no feature is.
+        parents: (K,) features that others are special cases of.
+        under: (P,) which of them each is a case of, -1 for none; None where no feature is.
     """
 
     rows: IntArray
     features: IntArray
     n_rows: int
+    parents: IntArray = np.zeros(0, dtype=np.int64)
     under: IntArray | None = None
 
 
@@ -86,6 +88,7 @@ class HashedFeatures:
         self._lengths_at = 2 * 2**HASH_BITS
         self._labels_at = self._lengths_at + LENGTH_BUCKETS
         self.n_features = self._labels_at + n_classes
+        self._label_features = np.arange(self._labels_at, self.n_features)
 
     def __call__(self, batch: Batch) -> Presence:
         rows, each = token_rows(batch), np.arange(len(batch))
@@ -101,4 +104,4 @@ class HashedFeatures:
         at = np.concatenate([rows, rows, each, each])
         x = unique_pairs(at, np.concatenate(features), len(batch), self.n_features)
         paired = (x.features >= 2**HASH_BITS) & (x.features < self._lengths_at)
-        return x._replace(under=np.where(paired, batch.labels[x.rows] + self._labels_at, -1))
+        return x._replace(parents=self._label_features, under=np.where(paired, batch.labels[x.rows], -1))

@@ -87,19 +87,18 @@ class PooledNaiveBayes(_Counts):
         that is a case of another, s are the shares of that one, shrunk in the same way.
         """
         total = self.class_count + 1
-        overall = (total / total.sum())[:, None]
-        shares = overall if x.under is None else self._shares_under(x.under, overall)
-        log_n = np.log(self.feature_count[:, x.features] + self._strength * shares)
-        evidence = log_n[1] - log_n[0] - np.log(shares[1] / shares[0])
+        shares = self._shares(x.parents, (total / total.sum())[:, None])
         prior = np.log(total[1] / total[0])
+        under = slice(-1, None) if x.under is None else x.under
+        log_n = np.log(self.feature_count[:, x.features] + self._strength * shares[:, under])
+        evidence = log_n[1] - log_n[0] - np.log(shares[1] / shares[0])[under]
         odds: FloatArray = np.bincount(x.rows, weights=evidence, minlength=x.n_rows) + prior
         return odds
 
-    def _shares_under(self, under: IntArray, overall: FloatArray) -> FloatArray:
-        """Return the class shares (2, P) among the examples that have each feature; of all for -1."""
-        counts = np.where(under < 0, 0.0, self.feature_count[:, under]) + self._strength * overall
-        found: FloatArray = counts / counts.sum(axis=0)
-        return found
+    def _shares(self, parents: IntArray, overall: FloatArray) -> FloatArray:
+        """Return the class shares (2, K + 1) among examples with each of K features, then `overall`."""
+        counts = self.feature_count[:, parents] + self._strength * overall
+        return np.concatenate([counts / counts.sum(axis=0), overall], axis=1)
 
 
 class BernoulliNaiveBayes(_Counts):

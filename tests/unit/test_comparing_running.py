@@ -68,6 +68,10 @@ class FakeRunner(CellRunner):
         self.ran.append(cell.name)
         if cell.method == self.fail:
             raise EdgetuneError("it cannot.")
+        for name in ("model", "onnx"):
+            (home / "run" / name).mkdir(parents=True)
+            with (home / "run" / name / "weights").open("wb") as file:
+                file.truncate(10_000_000)  # takes no room
         return outcome(cell, key)
 
 
@@ -389,3 +393,20 @@ def test_a_stopped_cell_stops_its_process(
     for stream in (started[0].stdout, started[0].stderr):
         assert stream is not None
         stream.close()
+
+
+@pytest.mark.parametrize("models", [True, False])
+def test_models_are_kept_or_dropped_and_counted_either_way(
+    models: bool, rows_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "out"
+    grid = grid_on(rows_file, models=models)
+    made = Counting(grid, out, tmp_path / "cache", lambda text: None)
+    cells = made.run()
+    next(cells)
+    assert len(list(out.glob("cells/*/run/model"))) == len(list(out.glob("cells/*/run/onnx"))) == int(models)
+    usage = SimpleNamespace(free=59_000_000)  # three times the 20 MB that the first cell took are not there
+    monkeypatch.setattr("edgetune.comparing.running.shutil.disk_usage", lambda path: usage)
+    with pytest.raises(EdgetuneError, match="a cell may need 60"):
+        next(cells)
+    assert len(made.finished()) == 1
