@@ -28,10 +28,11 @@ def softmax(logits: FloatArray) -> npt.NDArray[np.float64]:
     return np.asarray(powers / powers.sum(axis=-1, keepdims=True))
 
 
-def label_entropy(counts: IntArray) -> float:
-    """Return the cross-entropy (nats) of guessing by the shares of the labels; (C,) counts."""
-    shares = counts[counts > 0] / counts.sum()
-    return float(-(shares * np.log(shares)).sum())
+def entropy(probabilities: FloatArray) -> FloatArray:
+    """(B,) in nats, of probabilities (B, C)."""
+    logs = np.log(np.maximum(probabilities, np.finfo(np.float64).tiny))
+    nats: FloatArray = -(probabilities * logs).sum(axis=1)
+    return nats
 
 
 def cross_entropy(logits: FloatArray, labels: IntArray) -> npt.NDArray[np.float64]:

@@ -18,7 +18,7 @@ from edgetune.history import HistoryWriter, read_history
 from edgetune.keeping import Keeper
 from edgetune.loop import Diverged, Loop, LoopSettings
 from edgetune.meter import Meter
-from edgetune.metrics import Evaluation, label_entropy
+from edgetune.metrics import Evaluation, entropy
 from edgetune.pace import ClockPace, Pace
 from edgetune.planning.planner import HEAD
 from edgetune.prepare import Prepared
@@ -99,8 +99,9 @@ class Training:
 
     def _make_selector(self) -> Selector:
         config, data = self._config, self._prepared.data
-        counts = np.bincount(data.train.labels, minlength=len(data.label_names))
-        shape = DataShape(len(data.train), len(counts), self._prepared.vocab_size, label_entropy(counts))
+        shares = np.array(list(data.train.counts.values())) / len(data.train)
+        guess_loss = float(entropy(shares[None])[0])
+        shape = DataShape(len(data.train), len(shares), self._prepared.vocab_size, guess_loss)
         selector = make_selector(config.selection, shape, np.random.default_rng([config.train.seed, 3]))
         if self._timed is not None and config.selection.watched and config.selection.method in FILTERS:
             return Watched(selector, self._timed.score_rate)

@@ -60,7 +60,6 @@ class Comparison:
         """
         self.grid, self.folder, self._say = grid, folder, say
         self.cells = cells_of(grid)
-        self._largest = 0  # bytes of a cell, before its model was dropped
         folder.mkdir(parents=True, exist_ok=True)
         self.rows: dict[str, SharedRows] = {}
         for entry in grid.data:
@@ -85,6 +84,7 @@ class Comparison:
     def _run(self) -> Iterator[Done]:
         outcomes = self._known()
         warm: set[str] = set()
+        largest = max([LEAST_CELL, *map(_n_bytes, (self.folder / "cells").glob("*"))])
         for number, cell in enumerate(self.cells, 1):
             asked = self._resolved(cell, outcomes)
             cell = self.plans.applied(asked)
@@ -92,11 +92,11 @@ class Comparison:
             outcome = read_outcome(home / FILE)
             kept = outcome is not None and outcome.ok and outcome.key == key
             if outcome is None or not kept:
-                self._check_room()
+                self._check_room(largest)
                 cell, key = self._made_ready(asked, warm)
                 shutil.rmtree(home, ignore_errors=True)  # nothing of an earlier try is taken for this one's
                 outcome = self.runner.run(cell, home, key)
-                self._largest = max(self._largest, _n_bytes(home))
+                largest = max(largest, _n_bytes(home))  # before its models are dropped
                 if not self.grid.models:
                     _drop_models(home)
                 write_whole(home / FILE, outcome.model_dump_json(indent=2) + "\n")
@@ -105,10 +105,9 @@ class Comparison:
             write_whole(self.folder / "results.jsonl", write_lines(known))
             yield Done(number, len(self.cells), outcome, kept)
 
-    def _check_room(self) -> None:
-        """See that the disk has room for another cell, by the largest of those that are there."""
-        sizes = [_n_bytes(home) for home in (self.folder / "cells").glob("*") if home.is_dir()]
-        needed = ROOM_FACTOR * max([LEAST_CELL, self._largest, *sizes])
+    def _check_room(self, largest: int) -> None:
+        """See that the disk has room for another cell, by the bytes of the largest of those before it."""
+        needed = ROOM_FACTOR * largest
         if (free := shutil.disk_usage(self.folder).free) < needed:
             raise EnvironmentError_(
                 f"The disk of {self.folder} has {free / 1e6:,.0f} MB left, and a cell may need "

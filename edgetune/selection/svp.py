@@ -29,7 +29,7 @@ import numpy as np
 
 from edgetune.batching import Batch, TokenSource
 from edgetune.config import SelectionSettings
-from edgetune.metrics import softmax
+from edgetune.metrics import entropy, softmax
 from edgetune.selection.base import DataShape
 from edgetune.selection.row_table import RowTable, count_of, top
 from edgetune.selection.staged import SUBSET, Staged
@@ -45,13 +45,6 @@ def least_confidence(probabilities: FloatArray) -> FloatArray:
     """(B,) one less the probability of the likeliest class, of probabilities (B, C)."""
     doubt: FloatArray = 1.0 - probabilities.max(axis=1)
     return doubt
-
-
-def entropy(probabilities: FloatArray) -> FloatArray:
-    """(B,) in nats, of probabilities (B, C)."""
-    logs = np.log(np.maximum(probabilities, np.finfo(np.float64).tiny))
-    nats: FloatArray = -(probabilities * logs).sum(axis=1)
-    return nats
 
 
 def forgetting_events(right: BoolArray) -> FloatArray:

@@ -99,6 +99,7 @@ class ThreeStage(AutoThreshold):
     """Warm up; skip backward passes; skip forward passes.
 
     warmup ──(L_low set)─→ filter_backward ──(predictor loss <= ALT over W batches)─→ filter_forward
+                             ↑──(what it skips is as hard as what it keeps)──┘
     """
 
     name: ClassVar[str] = "three-stage"

@@ -175,12 +175,13 @@ class AutoThreshold(Staged):
         """Take in losses of stage 0; when there are enough, and low ones, set L_low and enter stage 1."""
         self._window.add(losses)
         self._n_warm += len(losses)
-        if self._n_warm >= self._n_needed and self._window.mean() <= self._highest:
-            self._threshold = self._window.mean()
+        if self._n_warm < self._n_needed:
+            return
+        if (low := self._window.mean()) <= self._highest:
+            self._threshold = low
             self._enter(
                 FILTER_BACKWARD,
-                f"{self._n_warm} examples observed, L_low {self._threshold:.4f} nats "
-                f"over the last {len(self._window)}",
+                f"{self._n_warm} examples observed, L_low {low:.4f} nats over the last {len(self._window)}",
             )
 
     def _why_warm(self) -> str:

@@ -16,6 +16,7 @@ import pytest
 
 from edgetune.batching import Batch
 from edgetune.config import SelectionSettings
+from edgetune.metrics import entropy
 from edgetune.selection.auto_assist import AutoAssist, RunningMean, acceptance
 from edgetune.selection.base import DataShape
 from edgetune.selection.rho_loss import RhoLoss, most_reducible
@@ -23,7 +24,6 @@ from edgetune.selection.row_table import top
 from edgetune.selection.svp import (
     Svp,
     count_of,
-    entropy,
     forgetting_events,
     k_center,
     least_confidence,

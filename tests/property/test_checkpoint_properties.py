@@ -93,6 +93,14 @@ def test_a_state_that_cannot_be_kept_is_refused_before_anything_is_written(tmp_p
     assert not (tmp_path / "checkpoints").exists()
 
 
+def test_older_ones(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("edgetune.checkpoint.SCHEMA_VERSION", 1)
+    write_checkpoint(tmp_path, {}, b"")
+    monkeypatch.undo()
+    with pytest.raises(RunError, match=r"an older edgetune.*resume with that version"):
+        newest_checkpoint(tmp_path)
+
+
 def test_none_and_newer_ones(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert newest_checkpoint(tmp_path) is None
     monkeypatch.setattr("edgetune.checkpoint.SCHEMA_VERSION", 9)

@@ -99,8 +99,6 @@ def test_a_predictor_that_errs_sends_it_back_to_stage_1() -> None:
         for one in (selector, frozen):
             kept = batch.take(one.choose_score(batch))
             one.observe(kept, np.where(kept.tokens == EASY, 0.9, 0.1))
-            if one is selector and one.stage == "filter_backward":
-                break
         if selector.stage == "filter_backward":
             break
     assert selector.stage == "filter_backward"
