@@ -23,7 +23,7 @@ from edgetune.faults import place
 from edgetune.files import whole
 from edgetune.runfolder import CHECKPOINTS
 
-SCHEMA_VERSION = 2  # 2: the three-stage filter's doubt of its predictor
+SCHEMA_VERSION = 3  # 3: the three-stage filter's cutoff in place of its doubt of the predictor
 SUFFIX = ".ckpt"
 KEPT = 2
 _ARRAY = "$array"

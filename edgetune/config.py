@@ -70,6 +70,8 @@ class SelectionSettings(Settings):
         moving_threshold: whether L_low follows the window after stage 0.
         features: what the meta predictor sees: `tokens`, or hashed tokens with length and label.
         calibrated: whether the predictor's log odds are scaled to be probabilities.
+        recall: stage 2 calls so many examples hard that this share of the hard ones is among them; 0, or with
+            nothing explored: those that are likelier hard than not.
         alt: stage 1 ends when the predictor's mean log loss (nats) is at most this.
         alt_window: over how many scored batches that mean is taken (W).
         alt_after_fit: compare the loss on a batch after fitting it (else before: test, then train).
@@ -96,11 +98,12 @@ class SelectionSettings(Settings):
     keep_rate: float = Field(0.5, gt=0, le=1)
     threshold: float = Field(0.3, ge=0)
     warmup_fraction: float = Field(0.1, gt=0, le=1)
-    warmup_gain: float = Field(0.25, ge=0, lt=1)
+    warmup_gain: float = Field(0.5, ge=0, lt=1)
     threshold_window: int = Field(128, ge=1)
     moving_threshold: bool = False
     features: Literal["tokens", "hashed"] = "hashed"
     calibrated: bool = True
+    recall: float = Field(0.8, ge=0, le=1)
     alt: float = Field(0.69, gt=0)
     alt_window: int = Field(16, ge=1)
     alt_after_fit: bool = False
@@ -128,6 +131,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "warmup_gain": 0.0,
         "features": "tokens",
         "calibrated": False,
+        "recall": 0.0,
         "alt": 0.5,
         "alt_window": 8,
         "alt_after_fit": True,

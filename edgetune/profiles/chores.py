@@ -56,18 +56,19 @@ def tokenize(tokenizer: Path, scratch: Path) -> dict[str, Any]:
 
 def meta(tokenizer: Path, scratch: Path) -> dict[str, Any]:
     """Predict and learn on generated rows; return median seconds per example."""
+    from edgetune.config import SelectionSettings
     from edgetune.selection.meta_predictor import MetaPredictor
 
     store, _ = _tokens(tokenizer, scratch, TOKENIZED_ROWS, 0)
     rng = np.random.default_rng(0)
-    predictor = MetaPredictor.over_hashes(4, calibrated=True)
+    predictor = MetaPredictor.over_hashes(4, calibrated=True, recall=SelectionSettings().recall)
     seconds = []
     for _ in range(META_BATCHES):
         batch = store.batch(rng.choice(len(store.labels), BATCH, replace=False))
         hard = rng.random(BATCH) < 0.4
         started = time.perf_counter()
         predictor.predict(batch)
-        predictor.learn(batch, hard, after_fit=False)
+        predictor.learn(batch, hard, np.ones(BATCH), after_fit=False)
         seconds.append((time.perf_counter() - started) / BATCH)
     return {"s_per_example": float(np.median(seconds))}
 

@@ -6,7 +6,6 @@ explored: those that were stand for all.
 
 from __future__ import annotations
 
-from collections import deque
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -68,42 +67,6 @@ class Audit:
     def state(self) -> dict[str, int]:
         """Return the counts."""
         return asdict(self)
-
-
-class Doubt:
-    """Whether, over the last rows, what is called easy was as hard as what is called hard.
-
-    A model in motion makes yesterday's easy rows hard; a predictor that goes by them leaves out just what it
-    should train.
-    """
-
-    _N_EXPLORED, _N_CALLED = 32, 128
-
-    def __init__(self) -> None:
-        self._explored: deque[bool] = deque(maxlen=self._N_EXPLORED)
-        self._called: deque[bool] = deque(maxlen=self._N_CALLED)
-
-    def add(self, explored: BoolArray, hard: BoolArray) -> None:
-        """Take in a batch that stage 2 scored: whether each row was explored, and the truth, (B,) each."""
-        self._explored.extend(hard[explored].tolist())
-        self._called.extend(hard[~explored].tolist())
-
-    @property
-    def why(self) -> str:
-        """Say that the predictor is of no use; "" while it is, or while too few rows were explored."""
-        if len(self._explored) < self._N_EXPLORED or not self._called:
-            return ""
-        easy, hard = np.mean(self._explored), np.mean(self._called)
-        if easy < hard:
-            return ""
-        return f"{easy:.0%} of the last rows called easy were hard, and {hard:.0%} of those called hard"
-
-    def state(self) -> dict[str, list[bool]]:
-        return {"explored": list(self._explored), "called": list(self._called)}
-
-    def load_state(self, state: dict[str, list[bool]]) -> None:
-        self._explored = deque(map(bool, state["explored"]), maxlen=self._N_EXPLORED)
-        self._called = deque(map(bool, state["called"]), maxlen=self._N_CALLED)
 
 
 def _share(part: float, whole: float) -> float | None:

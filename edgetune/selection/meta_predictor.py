@@ -2,7 +2,8 @@
 
 What: naive Bayes over which features an example has, learned online from scored examples; optionally
     its log odds are scaled to be probabilities (Platt), so that its log loss (eq. 4) means something.
-    The scaling never changes who is predicted easy: that is the sign of the naive Bayes log odds.
+    The scaling never changes who is predicted easy: that is the sign of the naive Bayes log odds, or, when
+    a share of the hard rows is asked for, the log odds that this share of the last ones had.
     `over_tokens` is the paper's (token ids, BernoulliNB); `over_hashes` is ours.
 Costs: a sort of the batch's (row, feature) pairs, then arithmetic on those; `over_tokens` also one pass
     over its table after each fit. A small fraction of a millisecond for 32 rows of 20 tokens (0.1 to
@@ -11,7 +12,7 @@ Loses when: hardness is not in the words. With a head on frozen MiniLM, SST-2, 1
     27 % of them hard, AUC for "hard" over rows 640-2,560 and over the last 8,000: BernoulliNB 0.53 and
     0.66 (it calls 100 % and 95 % easy), ours 0.66 and 0.74 (66 % and 53 %, of which 20 % and 13 % are
     hard). With a finetuned encoder expect less.
-Source: Ouyang et al., IJCAI 2023, §3, eq. 4; Platt, 1999.
+Source: Ouyang et al., IJCAI 2023, §3, eq. 4; Platt, 1999. The cutoff by recall is ours.
 """
 
 from __future__ import annotations
@@ -70,6 +71,40 @@ class PlattScaling:
         return np.stack([np.clip(odds, -self._LARGEST_ODDS, self._LARGEST_ODDS), np.ones(len(odds))])
 
 
+class Cutoff:
+    """From which log odds a row is called hard, so that a share of the hard rows is.
+
+    A quantile of the log odds of the last 128 hard rows, as they were before the truth was known. A row that
+    stands for others (one of twenty was explored) weighs as much as those: when the explored rows turn out
+    hard, the cutoff falls by itself.
+
+    Attributes:
+        odds: the log odds; -inf, which calls everything hard, while too few hard rows are known.
+    """
+
+    _N_HARD, _FEWEST = 128, 8
+
+    def __init__(self, recall: float) -> None:
+        self.odds = -np.inf
+        self._missed = 1 - recall
+        self._last: FloatArray = np.zeros((2, 0))
+
+    def add(self, odds: FloatArray, weights: FloatArray) -> None:
+        """Take in hard rows: their log odds and how many rows each stands for, (N,) each, newest last."""
+        self._last = np.concatenate([self._last, [odds, weights]], axis=1)[:, -self._N_HARD :]
+        if self._last.shape[1] >= self._FEWEST:
+            ranked, mass = self._last[:, self._last[0].argsort(kind="stable")]
+            mass = mass.cumsum()
+            self.odds = float(ranked[mass[:-1].searchsorted(self._missed * mass[-1], side="right")])
+
+    def state(self) -> dict[str, Any]:
+        return {"last": self._last.copy()}
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        self._last = np.zeros((2, 0))
+        self.add(*np.array(state["last"], dtype=np.float64))
+
+
 class Lesson(NamedTuple):
     """What one scored batch showed of the predictor.
 
@@ -85,35 +120,44 @@ class Lesson(NamedTuple):
 
 
 class MetaPredictor:
-    """Feature space, naive Bayes and, if calibrated, the scaling: predicts y' = 1[loss > L_low]."""
+    """Feature space, naive Bayes and, if calibrated, the scaling: predicts y' = 1[loss > L_low].
 
-    def __init__(self, space: FeatureSpace, bayes: NaiveBayes, *, calibrated: bool) -> None:
+    `recall`, in each constructor, is the share of the hard rows to be called so; 0 goes by the sign alone.
+    """
+
+    def __init__(
+        self, space: FeatureSpace, bayes: NaiveBayes, *, calibrated: bool, recall: float = 0.0
+    ) -> None:
         self._space = space
         self._bayes = bayes
         self._platt = PlattScaling() if calibrated else None
+        self._cutoff = Cutoff(recall) if recall else None
 
     @classmethod
-    def over_tokens(cls, vocab_size: int, *, calibrated: bool) -> MetaPredictor:
+    def over_tokens(cls, vocab_size: int, *, calibrated: bool, recall: float = 0.0) -> MetaPredictor:
         """Build the paper's: token-id presence, Bernoulli naive Bayes."""
         space = TokenFeatures(vocab_size)
-        return cls(space, BernoulliNaiveBayes(space.n_features), calibrated=calibrated)
+        bayes = BernoulliNaiveBayes(space.n_features)
+        return cls(space, bayes, calibrated=calibrated, recall=recall)
 
     @classmethod
-    def over_hashes(cls, n_classes: int, *, calibrated: bool) -> MetaPredictor:
+    def over_hashes(cls, n_classes: int, *, calibrated: bool, recall: float = 0.0) -> MetaPredictor:
         """Build ours: hashed tokens, also paired with the label, pooled naive Bayes."""
         space = HashedFeatures(n_classes)
-        return cls(space, PooledNaiveBayes(space.n_features), calibrated=calibrated)
+        bayes = PooledNaiveBayes(space.n_features)
+        return cls(space, bayes, calibrated=calibrated, recall=recall)
 
     def predict(self, batch: Batch) -> BoolArray:
         """(B,) which examples are expected to be hard; all of them before the first lesson."""
         return self._called_hard(self._bayes.log_odds(self._space(batch)))
 
-    def learn(self, batch: Batch, hard: BoolArray, *, after_fit: bool) -> Lesson:
+    def learn(self, batch: Batch, hard: BoolArray, weights: FloatArray, *, after_fit: bool) -> Lesson:
         """Predict, then fit.
 
         Args:
             batch: B scored examples.
             hard: (B,) whether each loss was above L_low.
+            weights: (B,) how many rows each stands for; the cutoff goes by them, the fit does not.
             after_fit: take the log loss from the fitted predictor (else from the one before).
         """
         x = self._space(batch)
@@ -124,22 +168,29 @@ class MetaPredictor:
         before = log_loss(self._log_proba(odds), hard)
         if self._platt is not None:
             self._platt.update(odds, hard)
+        if self._cutoff is not None:
+            self._cutoff.add(odds[hard], weights[hard])
         self._bayes.partial_fit(x, hard)
         loss = log_loss(self._log_proba(self._bayes.log_odds(x)), hard) if after_fit else before
         return Lesson(called_hard, loss, log_loss(log_probabilities(base_odds), hard))
 
     def state(self) -> dict[str, Any]:
         platt = None if self._platt is None else self._platt.state()
-        return {"bayes": self._bayes.state(), "platt": platt}
+        cutoff = None if self._cutoff is None else self._cutoff.state()
+        return {"bayes": self._bayes.state(), "platt": platt, "cutoff": cutoff}
 
     def load_state(self, state: dict[str, Any]) -> None:
         self._bayes.load_state(state["bayes"])
         if self._platt is not None:
             self._platt.load_state(state["platt"])
+        if self._cutoff is not None:
+            self._cutoff.load_state(state["cutoff"])
 
     def _called_hard(self, odds: FloatArray) -> BoolArray:
-        called: BoolArray = odds > 0 if self._bayes.class_count.any() else np.ones(len(odds), np.bool_)
-        return called
+        if not self._bayes.class_count.any():
+            return np.ones(len(odds), np.bool_)
+        called: BoolArray = odds > 0
+        return called if self._cutoff is None else called | (odds >= self._cutoff.odds)
 
     def _log_proba(self, odds: FloatArray) -> FloatArray:
         return log_probabilities(odds if self._platt is None else self._platt(odds))

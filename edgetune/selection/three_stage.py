@@ -3,10 +3,10 @@
 What: stage 0 trains everything and sets L_low (eq. 2). Stage 1 scores everything, trains
     `loss > L_low`, and teaches the meta predictor y' = 1[loss > L_low]. Once the predictor's log loss
     (eq. 4), a mean over the last W scored batches, is at most ALT, stage 2 scores only what the
-    predictor calls hard, and a small random share of what it calls easy (exploration). A calibrated
+    predictor calls hard, and a small random share of what it calls easy (exploration). It calls so many hard
+    that `recall` of the hard ones are among them, by what exploration shows. A calibrated
     predictor must also beat the log loss of knowing only the share of hard examples: when that share
-    is a third, a predictor that has learned nothing already scores 0.64. When the explored rows turn
-    out as hard as those called hard, it goes back to stage 1 with a new predictor.
+    is a third, a predictor that has learned nothing already scores 0.64.
 Use when: there is time for several passes over a set with many easy examples, and the words tell which
     ones those are (redundant data, plain topics); or to repeat the paper, with the preset `paper`.
 Costs: a forward pass per example scored, the train steps of those kept, and well under 1 ms per batch
@@ -14,22 +14,21 @@ Costs: a forward pass per example scored, the train steps of those kept, and wel
 Loses when: the predictor cannot tell (its loss stays above ALT: then this is AutoThreshold, which
     `report()` says), data is seen for a few passes only, or labels are noisy. The exploration's
     `explored_hard_rate` is the share of the predicted-easy examples that should have been trained.
-Source: Ouyang et al., IJCAI 2023, §3, eqs. 2 and 4. Exploration and the way back, calibration, the
-    comparison before fitting and the wait for a model that has begun to learn are ours; the preset
-    `paper` turns them off.
+Source: Ouyang et al., IJCAI 2023, §3, eqs. 2 and 4. Exploration, calibration, the recall
+    that is asked for, the comparison before fitting and the wait for a model that has begun to learn are
+    ours; the preset `paper` turns them off.
 """
 
 from __future__ import annotations
 
 from collections import deque
-from functools import partial
 from typing import Any, ClassVar
 
 import numpy as np
 
 from edgetune.batching import Batch
 from edgetune.config import SelectionSettings
-from edgetune.selection.audit import Audit, Doubt
+from edgetune.selection.audit import Audit
 from edgetune.selection.base import DataShape
 from edgetune.selection.meta_predictor import MetaPredictor
 from edgetune.selection.staged import FILTER_BACKWARD, FILTER_FORWARD, RowSet
@@ -76,10 +75,6 @@ class LossCurve:
             self._points = self._points[1::2]
             self._every *= 2
 
-    def forget(self) -> None:
-        """Begin the window anew."""
-        self._last.clear()
-
     def state(self) -> dict[str, Any]:
         return {
             "last": list(self._last),
@@ -99,7 +94,6 @@ class ThreeStage(AutoThreshold):
     """Warm up; skip backward passes; skip forward passes.
 
     warmup ──(L_low set)─→ filter_backward ──(predictor loss <= ALT over W batches)─→ filter_forward
-                             ↑──(what it skips is as hard as what it keeps)──┘
     """
 
     name: ClassVar[str] = "three-stage"
@@ -108,6 +102,7 @@ class ThreeStage(AutoThreshold):
         "preset",
         "features",
         "calibrated",
+        "recall",
         "alt",
         "alt_window",
         "alt_after_fit",
@@ -120,8 +115,7 @@ class ThreeStage(AutoThreshold):
 
     def __init__(self, settings: SelectionSettings, shape: DataShape, rng: np.random.Generator) -> None:
         super().__init__(settings, shape)
-        self._new_predictor = partial(_predictor, settings, shape)
-        self._predictor = self._new_predictor()
+        self._predictor = _predictor(settings, shape)
         self._curve = LossCurve(settings.alt_window)
         self._base_curve = LossCurve(settings.alt_window)
         self._must_beat_base = settings.calibrated
@@ -131,7 +125,6 @@ class ThreeStage(AutoThreshold):
         self._rng = rng
         self._explored = RowSet()  # predicted easy in stage 2, scored anyway, loss still to come
         self._audit = Audit()
-        self._doubt = Doubt()
 
     def choose_score(self, batch: Batch) -> BoolArray:
         everything = super().choose_score(batch)
@@ -143,12 +136,12 @@ class ThreeStage(AutoThreshold):
         return hard | explored
 
     def report(self) -> dict[str, Any]:
-        reached = any(change.stage == FILTER_FORWARD for change in self.stages)
+        reached = self.stage == FILTER_FORWARD
         plain = super().report()
         return {
             **plain,
             "reached_last_stage": reached,
-            "why": self._why_not() if self.stage == FILTER_BACKWARD and not reached else plain["why"],
+            "why": self._why_not() if self.stage == FILTER_BACKWARD else plain["why"],
             "predictor_loss": self._curve.mean,
             "predictor_base_loss": self._base_curve.mean,
             "predictor_losses": self._curve.points,
@@ -163,7 +156,6 @@ class ThreeStage(AutoThreshold):
             "base_curve": self._base_curve.state(),
             "explored": self._explored.to_array(),
             "audit": self._audit.state(),
-            "doubt": self._doubt.state(),
             "rng": self._rng.bit_generator.state,
         }
 
@@ -174,31 +166,21 @@ class ThreeStage(AutoThreshold):
         self._base_curve.load_state(state["base_curve"])
         self._explored.fill(np.asarray(state["explored"]))
         self._audit = Audit(**state["audit"])
-        self._doubt.load_state(state["doubt"])
         self._rng.bit_generator.state = state["rng"]
 
     def _learn(self, batch: Batch, losses: FloatArray, threshold: float) -> None:
         """Teach the predictor, keep its audit, and enter stage 2 when its loss allows."""
         hard = losses > threshold
-        lesson = self._predictor.learn(batch, hard, after_fit=self._alt_after_fit)
+        explored = self._explored.pop(batch.rows)
+        weights = np.where(explored, 1 / self._explore_rate, 1.0) if explored.any() else np.ones(len(batch))
+        lesson = self._predictor.learn(batch, hard, weights, after_fit=self._alt_after_fit)
         self._curve.add(lesson.loss)
         self._base_curve.add(lesson.base_loss)
-        explored = self._explored.pop(batch.rows)
         if self.stage == FILTER_FORWARD:
             self._audit.stage_two(explored, hard)
-            self._doubt.add(explored, hard)
-            self._leave_stage_two()
         else:
             self._audit.stage_one(lesson.called_hard, hard)
             self._leave_stage_one()
-
-    def _leave_stage_two(self) -> None:
-        """Go back to scoring everything, with a new predictor, when this one is of no use."""
-        if why := self._doubt.why:
-            self._predictor, self._doubt = self._new_predictor(), Doubt()
-            self._curve.forget()
-            self._base_curve.forget()
-            self._enter(FILTER_BACKWARD, why)
 
     def _leave_stage_one(self) -> None:
         loss, base = self._curve.mean, self._base_curve.mean
@@ -222,6 +204,8 @@ class ThreeStage(AutoThreshold):
 
 def _predictor(settings: SelectionSettings, shape: DataShape) -> MetaPredictor:
     """Build the meta predictor of the settings, with nothing learned."""
+    calibrated = settings.calibrated
+    recall = settings.recall if settings.explore_rate else 0.0  # else nobody knows what is missed
     if settings.features == "tokens":
-        return MetaPredictor.over_tokens(shape.vocab_size, calibrated=settings.calibrated)
-    return MetaPredictor.over_hashes(shape.n_classes, calibrated=settings.calibrated)
+        return MetaPredictor.over_tokens(shape.vocab_size, calibrated=calibrated, recall=recall)
+    return MetaPredictor.over_hashes(shape.n_classes, calibrated=calibrated, recall=recall)

@@ -67,6 +67,7 @@ def build(**changed: Any) -> Selector:
             "alt_window": 2,
             "features": "tokens",
             "calibrated": False,
+            "recall": 0.0,
             **changed,
         },
     )

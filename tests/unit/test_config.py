@@ -33,6 +33,7 @@ def test_paper_preset_is_the_table() -> None:
     chosen = config.selection
     assert chosen.threshold_window == 128
     assert chosen.warmup_gain == 0
+    assert chosen.recall == 0
     assert chosen.moving_threshold is False
     assert chosen.features == "tokens"
     assert chosen.calibrated is False

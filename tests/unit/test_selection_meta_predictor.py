@@ -6,7 +6,7 @@ from sklearn.naive_bayes import BernoulliNB
 
 from edgetune.batching import Batch
 from edgetune.selection.features import HASH_BITS, HashedFeatures, Presence, TokenFeatures, hash_ids
-from edgetune.selection.meta_predictor import MetaPredictor, PlattScaling
+from edgetune.selection.meta_predictor import Cutoff, MetaPredictor, PlattScaling
 from edgetune.selection.naive_bayes import (
     LOWEST_LOG_PROBA,
     BernoulliNaiveBayes,
@@ -202,7 +202,7 @@ def test_calibration_never_changes_who_is_predicted_hard() -> None:
     for _ in range(10):
         batch = random_batch(rng, 16, 20)
         hard = rng.random(16) < 0.4
-        lessons = [predictor.learn(batch, hard, after_fit=False) for predictor in (plain, scaled)]
+        lessons = [one.learn(batch, hard, np.ones(16), after_fit=False) for one in (plain, scaled)]
         np.testing.assert_array_equal(lessons[0].called_hard, lessons[1].called_hard)
         assert lessons[0].base_loss == lessons[1].base_loss
     assert lessons[0].loss != lessons[1].loss
@@ -210,12 +210,64 @@ def test_calibration_never_changes_who_is_predicted_hard() -> None:
 
 def test_base_loss_knows_the_share_of_earlier_hard_examples() -> None:
     predictor = MetaPredictor.over_tokens(4, calibrated=True)
-    batch, hard = ragged([[0], [1], [2], [3]]), np.array([True, False, False, False])
-    assert predictor.learn(batch, hard, after_fit=False).base_loss == pytest.approx(np.log(2))
+    batch, hard, ones = ragged([[0], [1], [2], [3]]), np.array([True, False, False, False]), np.ones(4)
+    assert predictor.learn(batch, hard, ones, after_fit=False).base_loss == pytest.approx(np.log(2))
     expected = -(np.log(2 / 6) + 3 * np.log(4 / 6)) / 4
-    assert predictor.learn(batch, hard, after_fit=False).base_loss == pytest.approx(expected)
+    assert predictor.learn(batch, hard, ones, after_fit=False).base_loss == pytest.approx(expected)
 
 
 def test_everything_is_hard_before_the_first_lesson() -> None:
     predictor = MetaPredictor.over_hashes(2, calibrated=True)
     assert predictor.predict(ragged([[1], [2, 3]])).all()
+
+
+def test_cutoff_is_what_the_asked_share_of_the_last_hard_rows_reach() -> None:
+    cutoff = Cutoff(0.75)
+    cutoff.add(np.arange(7.0), np.ones(7))
+    assert cutoff.odds == -np.inf  # too few are known
+    cutoff.add(np.arange(7.0, 12.0), np.ones(5))
+    assert cutoff.odds == 3.0  # 3 to 11: nine of twelve
+    cutoff.add(np.array([-4.0]), np.array([20.0]))  # one that was explored, for twenty: 24 of 32 are needed
+    assert cutoff.odds == -4.0
+    cutoff.add(np.arange(128.0), np.ones(128))  # what lies further back is forgotten
+    assert np.mean(np.arange(128) >= cutoff.odds) == pytest.approx(0.75, abs=0.01)
+
+
+@pytest.mark.parametrize("recall", [1e-18, 0.01, 0.5, 0.99, 1.0])
+def test_cutoff_keeps_at_least_the_asked_share(recall: float) -> None:
+    rng = np.random.default_rng(5)
+    cutoff, odds = Cutoff(recall), rng.normal(size=60).round(1)
+    cutoff.add(odds, np.ones(60))
+    assert np.mean(odds >= cutoff.odds) >= recall
+    assert np.mean(odds > cutoff.odds) <= recall
+
+
+@pytest.mark.parametrize("recall", [0.0, 0.8, 0.95])
+def test_predictor_calls_the_asked_share_of_hard_rows_hard(recall: float) -> None:
+    """A tenth is hard and the words say little: by the sign of its odds the predictor finds few of them."""
+    rng = np.random.default_rng(2)
+    predictor = MetaPredictor.over_tokens(40, calibrated=True, recall=recall)
+    found, called = [], []
+    for n in range(400):
+        hard = rng.random(32) < 0.1
+        words = np.where(hard, rng.integers(0, 30, 32), rng.integers(10, 40, 32))
+        lesson = predictor.learn(ragged([[word] for word in words]), hard, np.ones(32), after_fit=False)
+        if n >= 100:
+            found.extend(lesson.called_hard[hard])
+            called.extend(lesson.called_hard)
+    if recall:
+        assert np.mean(found) == pytest.approx(recall, abs=0.05)
+        assert np.mean(called) < 0.9
+    else:
+        assert np.mean(found) < 0.5
+
+
+def test_the_cutoff_is_part_of_the_state() -> None:
+    rng = np.random.default_rng(3)
+    predictor, restored = (MetaPredictor.over_tokens(20, calibrated=True, recall=0.8) for _ in range(2))
+    for _ in range(8):
+        predictor.learn(random_batch(rng, 32, 20), rng.random(32) < 0.2, np.ones(32), after_fit=False)
+    restored.load_state(predictor.state())
+    batch = random_batch(rng, 200, 20)
+    np.testing.assert_array_equal(restored.predict(batch), predictor.predict(batch))
+    assert 0 < predictor.predict(batch).mean() < 1

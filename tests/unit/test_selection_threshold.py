@@ -77,20 +77,20 @@ def test_auto_threshold_waits_until_enough_is_observed_not_merely_seen() -> None
 
 
 def test_stage_0_waits_for_a_model_that_has_begun_to_learn() -> None:
-    selector = auto(label_entropy=math.log(2))  # 0.5199 shows it
-    for n, mean_loss in enumerate((0.68, 0.65, 0.53)):
+    selector = auto(label_entropy=math.log(2))  # 0.3466 shows it
+    for n, mean_loss in enumerate((0.68, 0.65, 0.36)):
         batch = batch_of([3 * n, 3 * n + 1, 3 * n + 2])
         selector.choose_score(batch)
         selector.observe(batch, np.full(3, mean_loss))
         assert (selector.straight, selector.report()["threshold"]) == (True, None)
     assert selector.report()["why"] == (
-        "the data ended in stage 0: the last losses are 0.5300 nats in the mean, and 0.5199 would show that "
+        "the data ended in stage 0: the last losses are 0.3600 nats in the mean, and 0.3466 would show that "
         "the model has begun to learn"
     )
     batch = batch_of([9, 0])
     selector.choose_score(batch)
-    selector.observe(batch, np.array([0.3, 0.4]))
-    assert (selector.stage, selector.report()["threshold"]) == ("filter_backward", pytest.approx(0.41))
+    selector.observe(batch, np.array([0.2, 0.3]))
+    assert (selector.stage, selector.report()["threshold"]) == ("filter_backward", pytest.approx(0.86 / 3))
     assert selector.stages[-1].n_seen == 11
 
 
