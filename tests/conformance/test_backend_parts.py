@@ -101,8 +101,10 @@ print(backend.parts.most)
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the limit is Linux's")
 def test_real_memory_runs_out(tiny_model: Path) -> None:
     script = REAL.format(tests=str(Path(__file__).resolve().parent.parent), model=str(tiny_model))
-    # Another arena of glibc's would take 64 MB of the addresses, or not, as threads happen to meet.
-    environment = child_environment(MALLOC_ARENA_MAX="1")
+    # The limit is one of addresses. Another arena of glibc's would take 64 MB of them, or not, as threads
+    # happen to meet; and what glibc moves from mmap to its heap, as it does once large pieces were freed,
+    # keeps its addresses, in pieces that no later tensor may fit into.
+    environment = child_environment(MALLOC_ARENA_MAX="1", MALLOC_MMAP_THRESHOLD_="65536")
     done = subprocess.run(
         [sys.executable, "-c", script], capture_output=True, text=True, env=environment, check=False
     )
