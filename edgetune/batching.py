@@ -11,6 +11,7 @@ import mmap
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any, Protocol
 
 import numpy as np
@@ -68,6 +69,20 @@ class Batch:
             scored=self.scored[index],
         )
 
+    def cut(self, start: int, stop: int) -> Batch:
+        """Return the rows from `start` to before `stop`, without copying them."""
+        if stop - start == len(self):
+            return self
+        begin, end = self.offsets[start], self.offsets[stop]
+        return Batch(
+            rows=self.rows[start:stop],
+            labels=self.labels[start:stop],
+            tokens=self.tokens[begin:end],
+            offsets=self.offsets[start : stop + 1] - begin,
+            first_lengths=self.first_lengths[start:stop],
+            scored=self.scored[start:stop],
+        )
+
     def mark_scored(self, scored: BoolArray | None = None) -> Batch:
         """Return the same examples, marked as scored: all of them, or those where `scored` (B,) is true."""
         marked = np.ones(len(self), dtype=np.bool_) if scored is None else scored
@@ -99,7 +114,9 @@ class Batch:
 
 
 def join(batches: Sequence[Batch]) -> Batch:
-    """Put batches end to end."""
+    """Put batches, one at least, end to end."""
+    if len(batches) == 1:
+        return batches[0]
     lengths = np.concatenate([batch.lengths for batch in batches])
     return Batch(
         rows=np.concatenate([batch.rows for batch in batches]),
@@ -248,11 +265,14 @@ class BucketQueue:
         if not len(batch):
             return
         buckets = bucket_of(batch.lengths)
-        kinds = np.unique(buckets)
-        for bucket in kinds:
-            part = batch if len(kinds) == 1 else batch.take(buckets == bucket)
-            self._waiting.setdefault(int(bucket), deque()).append(part)
-            self._counts[int(bucket)] = self._counts.get(int(bucket), 0) + len(part)
+        if (buckets != buckets[0]).any():
+            order = buckets.argsort(kind="stable")
+            batch, buckets = batch.take(order), buckets[order]
+        starts = [0, *(np.flatnonzero(np.diff(buckets)) + 1).tolist(), len(batch)]
+        for start, stop in pairwise(starts):
+            bucket = int(buckets[start])
+            self._waiting.setdefault(bucket, deque()).append(batch.cut(start, stop))
+            self._counts[bucket] = self._counts.get(bucket, 0) + stop - start
 
     def full(self) -> Iterator[Batch]:
         """Hand out full batches of one bucket for as long as there are any."""
@@ -292,4 +312,4 @@ class BucketQueue:
             return deque()
         whole = join(parts)
         starts = range(0, len(whole), self._batch_size)
-        return deque(whole.take(np.arange(i, min(i + self._batch_size, len(whole)))) for i in starts)
+        return deque(whole.cut(i, min(i + self._batch_size, len(whole))) for i in starts)

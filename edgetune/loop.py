@@ -159,7 +159,7 @@ class Loop:
             if self._must_stop():
                 return
             with self.meter.phase("load"):
-                batch = self._stream.next()
+                batch = self._stream.next(self.selector.ahead)
             if self._take(batch):
                 with self.meter.phase("load"):
                     # Rows that the first model saw are among the rest again.
@@ -216,7 +216,7 @@ class Loop:
         return self.stopped or self.finished
 
     def _take(self, batch: Batch) -> bool:
-        """Bring one batch of the stream as far as it goes; return whether the model started afresh."""
+        """Bring rows of the stream as far as they go; return whether the model started afresh."""
         steps_before, skipped_before = self.counts.n_steps, self.counts.n_skipped
         with self.meter.phase("select"):
             self.selector.advance(self.progress, self.epoch)
@@ -278,7 +278,7 @@ class Loop:
             return
         batches, losses = zip(*self._undecided, strict=True)
         self._undecided = []
-        batch = join(batches) if len(batches) > 1 else batches[0]
+        batch = join(batches)
         found = np.concatenate(losses)
         keep = self.selector.choose_train(batch, found)
         self.selector.observe(batch, found)

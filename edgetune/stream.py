@@ -41,12 +41,14 @@ class Stream:
         self._order, self._at = _nothing(), 0  # the old order makes room for the new
         self._order = epoch_order(self._source.lengths, self._batch_size, self._rng)
 
-    def next(self) -> Batch:
-        """Copy the next batch of the pass."""
-        if len(self) % RELEASE_EVERY == 0:
+    def next(self, at_least: int = 1) -> Batch:
+        """Copy the next batches of the pass, whole ones, as one: so many rows at least while there are any."""
+        order, begin, n_before = self._order, self._begin, len(self)
+        last = min(int(order.ends.searchsorted(begin + at_least)), len(order) - 1)
+        self._at = last + 1
+        if n_before // RELEASE_EVERY != len(self) // RELEASE_EVERY:
             self._source.release()
-        self._at += 1
-        return self._source.batch(self._order[self._at - 1])
+        return self._source.batch(order.rows[begin : order.ends[last]])
 
     def draw_rest_anew(self) -> None:
         """Draw as many rows as are left of the pass from all of them."""
@@ -55,8 +57,13 @@ class Stream:
         self._order = self._order.cut(n_left)
 
     @property
+    def _begin(self) -> int:
+        """Where in the order the next batch begins."""
+        return int(self._order.ends[self._at - 1]) if self._at else 0
+
+    @property
     def _left(self) -> IntArray:
-        return self._order.rows[self._order.ends[self._at - 1] if self._at else 0 :]
+        return self._order.rows[self._begin :]
 
     def state(self) -> dict[str, Any]:
         """Return what is left, and the generator."""

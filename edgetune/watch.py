@@ -79,6 +79,10 @@ class Watched:
         return [*self.inner.stages, *self._changes]
 
     @property
+    def ahead(self) -> int:
+        return 1 if self.switched_off else self.inner.ahead
+
+    @property
     def pool(self) -> int:
         return 1 if self.switched_off else self.inner.pool
 

@@ -73,6 +73,11 @@ class Selector(Protocol):
     def stages(self) -> list[StageChange]: ...
 
     @property
+    def ahead(self) -> int:
+        """Rows of the stream that `choose_score` is asked about at once, at least; 1: each batch on its own."""
+        ...
+
+    @property
     def pool(self) -> int:
         """Scored rows that one decision is made over, at least; 1: every scored batch on its own."""
         ...

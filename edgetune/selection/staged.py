@@ -54,6 +54,11 @@ class Staged:
         return False
 
     @property
+    def ahead(self) -> int:
+        """Rows of the stream that `choose_score` is asked about at once."""
+        return 1
+
+    @property
     def pool(self) -> int:
         """Scored rows that one decision is made over."""
         return 1

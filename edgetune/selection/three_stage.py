@@ -38,6 +38,9 @@ from edgetune.types import BoolArray, FloatArray
 LEAST_GAIN = 0.02
 """A calibrated predictor must beat the log loss of the hard share alone by this much; noise does less."""
 
+AT_ONCE = 128
+"""Rows that stage 2 asks and teaches the predictor about at once: each call costs more than its rows do."""
+
 
 class LossCurve:
     """The predictor's loss per scored batch: the last W for the comparison, a thinned past to plot."""
@@ -125,6 +128,14 @@ class ThreeStage(AutoThreshold):
         self._rng = rng
         self._explored = RowSet()  # predicted easy in stage 2, scored anyway, loss still to come
         self._audit = Audit()
+
+    @property
+    def ahead(self) -> int:
+        return AT_ONCE if self.stage == FILTER_FORWARD else 1
+
+    @property
+    def pool(self) -> int:
+        return AT_ONCE if self.stage == FILTER_FORWARD else 1
 
     def choose_score(self, batch: Batch) -> BoolArray:
         everything = super().choose_score(batch)

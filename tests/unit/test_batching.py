@@ -6,6 +6,7 @@ from typing import Any, cast
 
 import numpy as np
 import pytest
+from fakes import FakeSource
 
 from edgetune import batching
 from edgetune.batching import Batch, BucketQueue, bucket_of, epoch_order, join, sequential_batches
@@ -96,16 +97,19 @@ def test_stopping_early_leaves_the_rest_in_the_queue(method: str) -> None:
     assert sorted(int(row) for batch in queue.flush() for row in batch.rows) == [2, 3, 4, 5, 6, 7]
 
 
-def test_one_large_addition_is_cut_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    taken = []
-    original = Batch.take
-    queue = BucketQueue(8)
-    queue.add(ragged([[n] for n in range(804)]))
-    monkeypatch.setattr(
-        Batch, "take", lambda self, chosen: taken.append(len(chosen)) or original(self, chosen)
-    )
-    assert len(list(queue.full())) == 100
-    assert sum(taken) == 804  # linear: every row is copied once
+def test_one_large_addition_is_cut_without_copying() -> None:
+    queue, large = BucketQueue(8), ragged([[n] for n in range(804)])
+    queue.add(large)
+    batches = list(queue.full())
+    assert len(batches) == 100
+    assert all(np.shares_memory(batch.tokens, large.tokens) for batch in batches)
+
+
+def test_a_cut_is_what_taking_gives() -> None:
+    whole = ragged([[7], [1, 2, 3], [4] * 9, [5, 6]])
+    cut, taken = whole.cut(1, 3), whole.take(np.array([1, 2]))
+    for name in ("rows", "labels", "tokens", "offsets", "first_lengths", "scored"):
+        np.testing.assert_array_equal(getattr(cut, name), getattr(taken, name), err_msg=name)
 
 
 def test_epoch_order_edges() -> None:
@@ -121,6 +125,25 @@ def test_how_many_rows_are_grouped_at_a_time_changes_nothing(monkeypatch: pytest
     parts = epoch_order(lengths, 8, np.random.default_rng(1))
     np.testing.assert_array_equal(whole.rows, parts.rows)
     np.testing.assert_array_equal(whole.ends, parts.ends)
+
+
+@pytest.mark.parametrize("at_least", [1, 8, 20, 1000])
+def test_several_batches_of_the_stream_come_as_one(at_least: int) -> None:
+    """100 rows in batches of 8, the one of 4 somewhere among them."""
+    source, other = FakeSource(100), FakeSource(100)
+    single, several = (Stream(rows, 8, np.random.default_rng(1)) for rows in (source, other))
+    for stream in (single, several):
+        stream.begin()
+    one_by_one = [single.next().rows for _ in range(13)]
+    ends = np.cumsum([len(rows) for rows in one_by_one])
+    found = []
+    while len(several):
+        found.append(several.next(at_least).rows)
+        assert np.concatenate(found).size in ends  # whole batches
+    assert all(at_least <= len(rows) < at_least + 8 for rows in found[:-1])
+    np.testing.assert_array_equal(np.concatenate(found), np.concatenate(one_by_one))
+    assert several.state()["left"].size == 0
+    assert (source.n_released, other.n_released) == (1, 1)  # eight batches before the end
 
 
 def test_a_pass_is_drawn_in_room_for_two_orders(monkeypatch: pytest.MonkeyPatch) -> None:
