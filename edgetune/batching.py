@@ -1,4 +1,4 @@
-"""Examples as arrays: the batch, length buckets, the seeded stream and the compaction queue.
+"""Examples as arrays: the batch, length buckets and the order of a pass.
 
 Rows stay end to end, without padding, until a model asks for `padded`.
 
@@ -8,11 +8,9 @@ Rows stay end to end, without padding, until a model asks for `padded`.
 from __future__ import annotations
 
 import mmap
-from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 
@@ -20,7 +18,6 @@ from edgetune.types import BoolArray, IntArray
 
 PAD_MULTIPLE = 8
 _PART_ROWS = 1 << 14  # rows that are grouped at a time
-_MIXED = 0  # the queue's key for rows of several buckets; no row is so short
 
 
 @dataclass(frozen=True, slots=True)
@@ -244,72 +241,3 @@ def sequential_batches(source: TokenSource, batch_size: int) -> Iterator[Batch]:
     order = np.argsort(source.lengths, kind="stable")
     for start in range(0, len(order), batch_size):
         yield source.batch(order[start : start + batch_size])
-
-
-class BucketQueue:
-    """Collects examples by length bucket until a full batch of one bucket can be handed out.
-
-    First in, first out within a bucket. Whoever iterates may stop early: what was not handed out stays.
-    """
-
-    def __init__(self, batch_size: int) -> None:
-        self._batch_size = batch_size
-        self._waiting: dict[int, deque[Batch]] = {}
-        self._counts: dict[int, int] = {}
-
-    def __len__(self) -> int:
-        return sum(self._counts.values())
-
-    def add(self, batch: Batch) -> None:
-        """Take in examples of any mix of lengths."""
-        if not len(batch):
-            return
-        buckets = bucket_of(batch.lengths)
-        if (buckets != buckets[0]).any():
-            order = buckets.argsort(kind="stable")
-            batch, buckets = batch.take(order), buckets[order]
-        starts = [0, *(np.flatnonzero(np.diff(buckets)) + 1).tolist(), len(batch)]
-        for start, stop in pairwise(starts):
-            bucket = int(buckets[start])
-            self._waiting.setdefault(bucket, deque()).append(batch.cut(start, stop))
-            self._counts[bucket] = self._counts.get(bucket, 0) + stop - start
-
-    def full(self) -> Iterator[Batch]:
-        """Hand out full batches of one bucket for as long as there are any."""
-        for bucket in sorted(self._counts):
-            while self._counts[bucket] >= self._batch_size:
-                if len(self._waiting[bucket][0]) != self._batch_size:
-                    self._waiting[bucket] = self._cut(self._waiting[bucket])
-                self._counts[bucket] -= self._batch_size
-                yield self._waiting[bucket].popleft()
-
-    def flush(self) -> Iterator[Batch]:
-        """Hand out everything that is left, shortest first, in batches that may mix buckets."""
-        left = [part for bucket in sorted(self._waiting) for part in self._waiting[bucket]]
-        self._waiting = {_MIXED: self._cut(left)}
-        self._counts = {_MIXED: sum(len(part) for part in left)}
-        while self._waiting[_MIXED]:
-            ready = self._waiting[_MIXED].popleft()
-            self._counts[_MIXED] -= len(ready)
-            yield ready
-
-    def state(self) -> dict[str, Any]:
-        """Return the numbers of the rows that wait, in the order in which each bucket hands them out."""
-        parts = [part for bucket in sorted(self._waiting) for part in self._waiting[bucket]]
-        return {
-            "rows": np.concatenate([np.zeros(0, np.int64), *(part.rows for part in parts)]),
-            "scored": np.concatenate([np.zeros(0, np.bool_), *(part.scored for part in parts)]),
-        }
-
-    def load_state(self, state: dict[str, Any], numbered: Callable[[IntArray], Batch]) -> None:
-        """Wait exactly as where `state()` was taken; `numbered` copies rows given by their numbers."""
-        self._waiting, self._counts = {}, {}
-        self.add(numbered(state["rows"]).mark_scored(state["scored"]))
-
-    def _cut(self, parts: Sequence[Batch]) -> deque[Batch]:
-        """Put the parts end to end and cut them into full batches and a rest."""
-        if not parts:
-            return deque()
-        whole = join(parts)
-        starts = range(0, len(whole), self._batch_size)
-        return deque(whole.cut(i, min(i + self._batch_size, len(whole))) for i in starts)

@@ -18,7 +18,7 @@ class Counts:
         n_skipped_both: neither scored nor trained.
         n_steps_reference, n_trained_reference: of those, made by a model that was given up.
         n_left: chosen, but there was no time left for them.
-        train_s_warmup, n_trained_warmup: time of train steps on unfiltered rows.
+        first_step_s: when the first optimizer step began.
     """
 
     n_seen: int = 0
@@ -30,8 +30,6 @@ class Counts:
     n_steps_reference: int = 0
     n_trained_reference: int = 0
     n_left: int = 0
-    train_s_warmup: float = 0.0
-    n_trained_warmup: int = 0
     first_step_s: float | None = None
 
     @property

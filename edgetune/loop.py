@@ -3,9 +3,9 @@
 Per batch of the stream: advance → choose_score → drop → score → choose_train → observe → queue → train step.
 A selector that trains *straight* skips the scoring: its rows go to the queue at once and it observes the
 losses of their train step. Both queues hand out full batches of one length bucket; what is left in them
-at the end is trained, not dropped. A selector may decide over a pool of scored batches at once, and may
-have the model start afresh (a reference that only measures, charged as preparation): then what is queued is
-dropped.
+at the end is trained, not dropped. A selector may be asked about several batches of the stream at once, may
+decide over a pool of scored ones, and may have the model start afresh (a reference that only measures,
+charged as preparation): then what is queued is dropped.
 """
 
 from __future__ import annotations
@@ -17,12 +17,14 @@ from typing import Any, Protocol
 import numpy as np
 
 from edgetune.backends.base import Backend
-from edgetune.batching import PAD_MULTIPLE, Batch, BucketQueue, bucket_of, join
+from edgetune.batching import PAD_MULTIPLE, Batch, bucket_of
 from edgetune.counts import Counts
 from edgetune.faults import place
 from edgetune.meter import Meter
 from edgetune.metrics import cross_entropy
 from edgetune.pace import DataPace, Pace, Position
+from edgetune.queues import BucketQueue, Waiting
+from edgetune.row_prices import RowPrices
 from edgetune.row_record import RowRecord
 from edgetune.schedule import decayed, within
 from edgetune.selection.base import Selector, StageChange
@@ -80,6 +82,7 @@ class Loop:
         on_progress: told after every batch, with the last step's mean loss (nats).
         counts: what happened so far.
         record: what happened to every row.
+        prices: what rows cost unfiltered.
         stopped: whether somebody asked it to stop.
         epoch: the pass that was begun last, from 1; 0 before the first.
         lr_scale: factor of the learning rate, below 1 once the loss has diverged.
@@ -104,22 +107,18 @@ class Loop:
 
     def __post_init__(self) -> None:
         self._stream = Stream(self.source, self.settings.batch_size, self.rng)
-        self._to_score = BucketQueue(self.settings.batch_size)
-        self._to_train = BucketQueue(self.settings.batch_size)
-        self._undecided: list[tuple[Batch, FloatArray]] = []
+        self._waiting = Waiting(self.settings.batch_size)
         self._first_state: bytes | None = None
         self.record = RowRecord.empty(self.source.n_numbered)
+        longest = self.source.lengths.max(initial=0)
+        self.prices = RowPrices.empty(int(bucket_of(longest)) + 1)
         if self.pace is None:
             self.pace = self.settings.data_pace(len(self.source))
 
     @property
     def n_waiting(self) -> int:
         """Examples in a queue, or scored and not decided on."""
-        return len(self._to_score) + self._n_undecided + len(self._to_train)
-
-    @property
-    def _n_undecided(self) -> int:
-        return sum(len(batch) for batch, _ in self._undecided)
+        return len(self._waiting)
 
     def _at(self, n_in_hand: int = 0) -> Position:
         """Return how far the loop is while so many rows have left a queue for a step not made yet."""
@@ -178,10 +177,9 @@ class Loop:
             "n_stages": self._n_stages,
             "starts_afresh": self._first_state is not None,
             "stream": self._stream.state(),
-            "to_score": self._to_score.state(),
-            "to_train": self._to_train.state(),
-            "undecided": [{"rows": batch.rows, "losses": losses} for batch, losses in self._undecided],
+            **self._waiting.state(),
             "record": self.record.state(),
+            "prices": self.prices.state(),
             "selector": self.selector.state(),
         }
 
@@ -202,12 +200,9 @@ class Loop:
         self.counts = Counts(**state["counts"])
         self._loss, self.lr_scale = state["loss"], state["lr_scale"]
         self._stream.load_state(state["stream"])
-        self._to_score.load_state(state["to_score"], self.source.numbered)
-        self._to_train.load_state(state["to_train"], self.source.numbered)
-        self._undecided = [
-            (self.source.numbered(part["rows"]), part["losses"]) for part in state["undecided"]
-        ]
+        self._waiting.load_state(state, self.source.numbered)
         self.record = RowRecord(**state["record"])
+        self.prices = RowPrices(**state["prices"])
         self.selector.load_state(state["selector"])
 
     def _must_stop(self) -> bool:
@@ -228,7 +223,7 @@ class Loop:
             kept = batch if chosen.all() else batch.take(chosen)
             self.counts.n_skipped_both += len(batch) - len(kept)
             straight = self.selector.straight
-            (self._to_train if straight else self._to_score).add(kept)
+            (self._waiting.to_train if straight else self._waiting.to_score).add(kept)
         if not straight:
             self._score_full()
         self._train_full()
@@ -237,12 +232,12 @@ class Loop:
         return afresh
 
     def _score_full(self) -> None:
-        while (batch := self._next(self._to_score)) is not None:
+        while (batch := self._next(self._waiting.to_score)) is not None:
             self._score(batch)
 
     def _train_full(self) -> None:
         """Train all full batches: asked to stop in between, it would leave what no state describes."""
-        while not self.finished and (batch := self._next(self._to_train)) is not None:
+        while not self.finished and (batch := self._next(self._waiting.to_train)) is not None:
             self._train(batch)
 
     def _next(self, queue: BucketQueue) -> Batch | None:
@@ -268,23 +263,20 @@ class Loop:
             losses = _finite(cross_entropy(logits, batch.labels))
             self.counts.n_scored += len(batch)
             self.record.scored(batch, logits, losses)
-            self._undecided.append((batch, losses))
-            if self._n_undecided >= self.selector.pool:
+            self._waiting.hold(batch, losses)
+            if self._waiting.n_undecided >= self.selector.pool:
                 self._decide()
 
     def _decide(self) -> None:
         """Let the selector choose among the scored rows that wait for it."""
-        if not self._undecided:
+        if (found := self._waiting.undecided()) is None:
             return
-        batches, losses = zip(*self._undecided, strict=True)
-        self._undecided = []
-        batch = join(batches)
-        found = np.concatenate(losses)
-        keep = self.selector.choose_train(batch, found)
-        self.selector.observe(batch, found)
+        batch, losses = found
+        keep = self.selector.choose_train(batch, losses)
+        self.selector.observe(batch, losses)
         kept = batch if keep.all() else batch.take(keep)
         self.counts.n_skipped_backward += len(batch) - len(kept)
-        self._to_train.add(kept.mark_scored())
+        self._waiting.to_train.add(kept.mark_scored())
 
     def _train(self, batch: Batch) -> None:
         """Make one optimizer step; let the selector observe rows that it had not seen the loss of."""
@@ -303,26 +295,28 @@ class Loop:
         with self.meter.phase("prepare" if self._first_state is not None else "train"):
             logits = self.backend.train_step(batch, lr, weights)
         train_s = self.meter.elapsed_s() - started
-        self.pace.took("train", len(batch), _width(batch), train_s)
+        width = _width(batch)
+        self.pace.took("train", len(batch), width, train_s)
         with self.meter.phase("select"):
             losses = _finite(cross_entropy(logits, batch.labels))
             self._loss = float(losses.mean())
             self.record.trained(batch, logits, losses)
             unscored = ~batch.scored
+            if unscored.all() or self.backend.cache is None:  # else the score has paid for frozen layers
+                self.prices.add(width // PAD_MULTIPLE, len(batch), train_s)
             if unscored.all():
-                self.counts.train_s_warmup += train_s
-                self.counts.n_trained_warmup += len(batch)
                 self.selector.observe(batch, losses)
             elif unscored.any():
                 self.selector.observe(batch.take(unscored), losses[unscored])
         self.counts.n_steps += 1
         self.counts.n_trained += len(batch)
         place("step")
-        self._record_step(batch, lr, train_s)
+        self._record_step(len(batch), width, lr, train_s)
 
     def _flush(self) -> None:
         """Score and train what is left, in batches that may mix lengths."""
-        left = self._to_score.flush()  # asked before each batch: one that was handed out would be lost
+        left = self._waiting.to_score.flush()
+        # To stop is asked before each batch: one that was handed out would be lost.
         while not self._must_stop() and (batch := next(left, None)) is not None:
             skipped_before = self.counts.n_skipped
             self._score(batch)
@@ -333,7 +327,7 @@ class Loop:
         with self.meter.phase("select"):
             self._decide()
         self._train_full()
-        left = self._to_train.flush()
+        left = self._waiting.to_train.flush()
         while not self._must_stop() and (batch := next(left, None)) is not None:
             self._train(batch)
         self._after_batch()
@@ -371,11 +365,9 @@ class Loop:
             self.counts.n_trained,
         )
         self.counts.n_left += self.n_waiting
-        self._undecided = []
-        self._to_score = BucketQueue(self.settings.batch_size)
-        self._to_train = BucketQueue(self.settings.batch_size)
+        self._waiting.clear()
 
-    def _record_step(self, batch: Batch, lr: float, train_s: float) -> None:
+    def _record_step(self, n_rows: int, width: int, lr: float, train_s: float) -> None:
         self.history.append(
             kind="step",
             t_s=self.meter.elapsed_s(),
@@ -384,8 +376,8 @@ class Loop:
             stage=self.selector.stage,
             lr=lr,
             loss=self._loss,
-            n=len(batch),
-            width=_width(batch),
+            n=n_rows,
+            width=width,
             train_s=train_s,
             **self.counts.totals(),
         )

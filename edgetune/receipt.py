@@ -7,6 +7,9 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from edgetune.batching import bucket_of
 from edgetune.config import RunConfig
 from edgetune.counts import Counts
 from edgetune.energy import EnergyReading, equation_6
@@ -17,6 +20,7 @@ from edgetune.prepare import Prepared
 from edgetune.result import RunResult
 from edgetune.row_record import rates_by_label, rates_by_length
 from edgetune.timed import Timed
+from edgetune.types import IntArray
 
 
 def make_receipt(
@@ -86,7 +90,7 @@ def make_receipt(
         versions=versions(),
         **_quality(best),
         n_left=loop.counts.n_left + loop.n_waiting,
-        **costs(loop.counts, split_s),
+        **costs(loop.counts, split_s, _unfiltered_row_s(loop, data.train.rows, data.train.lengths)),
         date=datetime.now(timezone.utc).isoformat(timespec="seconds"),
         by_label=rates_by_label(loop.record, data.train.rows, data.train.labels, data.label_names),
         by_length=rates_by_length(loop.record, data.train.rows, data.train.lengths),
@@ -154,20 +158,31 @@ def _quality(best: Evaluation | None) -> dict[str, Any]:
     }
 
 
-def costs(counts: Counts, split_s: dict[str, float]) -> dict[str, Any]:
-    """Derive skip shares and normalised times from counts and measured seconds."""
+def _unfiltered_row_s(loop: Loop, rows: IntArray, lengths: IntArray) -> float | None:
+    """Return what a row of those seen would have cost without a filter, seconds; None where nobody knows."""
+    n_seen = np.bincount(bucket_of(lengths), loop.record.n_seen[rows], len(loop.prices.n))
+    return loop.prices.mean_s_of(n_seen)
+
+
+def costs(counts: Counts, split_s: dict[str, float], row_s: float | None) -> dict[str, Any]:
+    """Derive skip shares and normalised times from counts and measured seconds.
+
+    Args:
+        counts: what happened to the rows.
+        split_s: seconds by phase.
+        row_s: what a row would have cost without a filter, seconds, where that is known.
+    """
     seen = max(1, counts.n_seen)
     a_b, a_fb = counts.n_skipped_backward / seen, counts.n_skipped_both / seen
     score_s = split_s["score"] / counts.n_scored if counts.n_scored else None
     n_kept = counts.n_trained - counts.n_trained_reference
     train_s = split_s["train"] / n_kept if n_kept and split_s["train"] else None
-    plain_s = counts.train_s_warmup / counts.n_trained_warmup if counts.n_trained_warmup else None
     modelled = measured = None
-    if plain_s is not None:
+    if row_s is not None:
         forward_s = score_s if score_s is not None else 0.0
-        modelled = t_norm_modelled(a_b, a_fb, forward_s, max(plain_s - forward_s, 0.0)) if a_b + a_fb else 1.0
+        modelled = t_norm_modelled(a_b, a_fb, forward_s, max(row_s - forward_s, 0.0)) if a_b + a_fb else 1.0
         spent = split_s["prepare"] + split_s["score"] + split_s["train"] + split_s["select"]
-        measured = spent / (seen * plain_s)
+        measured = spent / (seen * row_s)
     return {
         "n_seen": counts.n_seen,
         "n_scored": counts.n_scored,

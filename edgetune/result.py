@@ -19,8 +19,8 @@ class RunResult(BaseModel):
         skipped_backward_rate: share of n_seen that was scored and not trained (a_b of the paper).
         skipped_both_rate: share of n_seen that was neither scored nor trained (a_fb).
         t_norm_modelled: the paper's T / T_TrainAll, from this run's own measured T_f and T_b.
-        t_norm_measured: seconds of score, train, select and load inside the loop, over what n_seen examples
-            would have cost at the measured price of an unfiltered train step.
+        t_norm_measured: seconds of preparing, scoring, choosing and training, over what n_seen examples
+            would have cost in this run's own train steps of rows as long as those.
         score_ms_per_example, train_ms_per_example: measured means.
         first_step_s: when the first optimizer step began.
         deadline_s: when the process had to have ended; None without a budget.

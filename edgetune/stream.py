@@ -42,7 +42,7 @@ class Stream:
         self._order = epoch_order(self._source.lengths, self._batch_size, self._rng)
 
     def next(self, at_least: int = 1) -> Batch:
-        """Copy the next batches of the pass, whole ones, as one: so many rows at least while there are any."""
+        """Copy the next batches of the pass, whole ones, as one: so many rows at least, or all."""
         order, begin, n_before = self._order, self._begin, len(self)
         last = min(int(order.ends.searchsorted(begin + at_least)), len(order) - 1)
         self._at = last + 1

@@ -101,7 +101,8 @@ class Training:
         config, data = self._config, self._prepared.data
         shares = np.array(list(data.train.counts.values())) / len(data.train)
         guess_loss = float(entropy(shares[None])[0])
-        shape = DataShape(len(data.train), len(shares), self._prepared.vocab_size, guess_loss)
+        batch_size, vocab_size = config.train.batch_size, self._prepared.vocab_size
+        shape = DataShape(len(data.train), len(shares), vocab_size, guess_loss, batch_size)
         selector = make_selector(config.selection, shape, np.random.default_rng([config.train.seed, 3]))
         if self._timed is not None and config.selection.watched and config.selection.method in FILTERS:
             return Watched(selector, self._timed.score_rate)
@@ -193,14 +194,16 @@ class Training:
                 f"Memory ran out: {most} rows at once from here on; steps stay as large as they were."
             )
         if self._timed is not None:
-            self._watch_time(self._timed, selector, counts)
+            self._watch_time(self._timed, loop, selector)
         self._safety.between_batches(loop, history)
 
-    def _watch_time(self, timed: Timed, selector: Selector, counts: Counts) -> None:
+    def _watch_time(self, timed: Timed, loop: Loop, selector: Selector) -> None:
         """Switch a losing filter off, say how many rows will fit, save in passing."""
-        if isinstance(selector, Watched) and (why := selector.consider(counts, self._meter.split_s())):
-            self._view.say(f"The filter is switched off: {why}.")
-        if selector.straight and (n_rows := timed.revise(counts.n_trained)):
+        if isinstance(selector, Watched):
+            why = selector.consider(loop.counts, loop.prices.mean_s(), self._meter.split_s())
+            if why:
+                self._view.say(f"The filter is switched off: {why}.")
+        if selector.straight and (n_rows := timed.revise(loop.counts.n_trained)):
             planned = timed.plan.n_rows
             self._view.say(f"After the first steps {n_rows:,} examples are expected ({planned:,} planned)")
         if self._keeper.best is None and timed.save_is_due():  # else the best so far lies there

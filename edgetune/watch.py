@@ -33,22 +33,21 @@ class Balance:
     saved_s: float
 
 
-def balance(counts: Counts, split_s: dict[str, float], score_rate: float = 1.0) -> Balance | None:
+def balance(
+    counts: Counts, row_s: float | None, split_s: dict[str, float], score_rate: float = 1.0
+) -> Balance | None:
     """Return the balance; None before a train step was measured.
-
-    A row's price is that of unfiltered train steps where there were any.
 
     Args:
         counts: what happened to the rows.
+        row_s: what a row costs unfiltered, seconds; None: what it costs in a train step.
         split_s: seconds by phase.
         score_rate: share of a score that is not saved again when the row is trained: above frozen layers
             whose output is kept, the rest is.
     """
     if not counts.n_trained:
         return None
-    if counts.n_trained_warmup:
-        row_s = counts.train_s_warmup / counts.n_trained_warmup
-    else:
+    if row_s is None:
         row_s = split_s["train"] / counts.n_trained
     return Balance(score_rate * split_s["score"] + split_s["select"], counts.n_skipped * row_s)
 
@@ -100,11 +99,11 @@ class Watched:
     def advance(self, progress: float, epoch: int) -> None:
         self.inner.advance(progress, epoch)
 
-    def consider(self, counts: Counts, split_s: dict[str, float]) -> str:
+    def consider(self, counts: Counts, row_s: float | None, split_s: dict[str, float]) -> str:
         """Switch the filter off when it has cost more than it saved; return why, "" while it stays on."""
         if self.switched_off or counts.n_scored < FEWEST_SCORED:
             return ""
-        found = balance(counts, split_s, self._score_rate)
+        found = balance(counts, row_s, split_s, self._score_rate)
         if found is None or found.cost_s <= found.saved_s:
             return ""
         self.switched_off = (

@@ -76,6 +76,19 @@ class FakeSource:
         self.n_released += 1
 
 
+def ragged(rows: list[list[int]], first: int = 0) -> Batch:
+    """Rows of these tokens, numbered from `first`; two tokens of each are of the first text."""
+    lengths = np.array([len(row) for row in rows], dtype=np.int64)
+    return Batch(
+        rows=np.arange(first, first + len(rows)),
+        labels=np.arange(len(rows)) % 2,
+        tokens=np.array([token for row in rows for token in row], dtype=np.int32),
+        offsets=np.concatenate(([0], np.cumsum(lengths))),
+        first_lengths=np.minimum(lengths, 2),
+        scored=np.zeros(len(rows), dtype=np.bool_),
+    )
+
+
 @dataclass
 class Call:
     """One call of a fake backend."""

@@ -9,12 +9,14 @@ compare` left (its `results.jsonl`); docs/results/NAME.txt beside it, if there i
 
 from __future__ import annotations
 
+import statistics
 import sys
 from functools import lru_cache
 from pathlib import Path
 
 from edgetune.comparing.drawing import draw_accuracy
 from edgetune.comparing.outcome import Outcome, read_lines
+from edgetune.comparing.statistics import Ranked
 from edgetune.comparing.table import LEGEND, DataTable, markdown, tables_of
 from edgetune.selection.cards import cards_markdown
 
@@ -28,11 +30,16 @@ Made by `python tools/docs.py` from the outcomes in this folder, one line of JSO
 answers to every evaluation row (packed bits), seconds, machine, date. Change the data, never this page.
 What they mean is in [findings.md](../findings.md).
 """
+OVERVIEWS = {"A minute each": "equal-clock-60s"}
+"""Headings of tables over data sets, and what the names of the files that go in begin with."""
 
 
 def results_markdown(folder: Path) -> str:
     """Return the page of all outcome files in a folder."""
     parts = [HEAD]
+    for heading, beginning in OVERVIEWS.items():
+        tables = [one for path in sorted(folder.glob(f"{beginning}*.jsonl")) for one in _read(path)[1]]
+        parts.append(f"## {heading}\n\n{_overview(tables)}\n")
     for path in sorted(folder.glob("*.jsonl")):
         outcomes, tables = _read(path)
         note = path.with_suffix(".txt")
@@ -45,6 +52,34 @@ def results_markdown(folder: Path) -> str:
         ]
     parts.append(f"## How to read the tables\n\n{LEGEND}")
     return "\n".join(parts)
+
+
+def _overview(tables: list[DataTable]) -> str:
+    """Return accuracies, a line a method and a column a data set; by their mean, the highest first.
+
+    Methods that were not measured on every set stand last. In each column = marks a tie with the best.
+    """
+    found: dict[str, dict[int, Ranked]] = {}
+    for column, table in enumerate(tables):
+        for line in table.lines:
+            found.setdefault(line.ranked.method, {})[column] = line.ranked
+    means = {
+        name: statistics.mean(one.accuracy for one in by_column.values())
+        for name, by_column in found.items()
+        if len(by_column) == len(tables)
+    }
+    names = ["method", *(table.data for table in tables), "mean"]
+    rows = ["| " + " | ".join(names) + " |", "|---" * len(names) + "|"]
+    for name in sorted(found, key=lambda name: (-means.get(name, 0.0), name)):
+        mean = f"{100 * means[name]:.1f}" if name in means else "–"
+        accuracies = (_accuracy(found[name].get(column)) for column in range(len(tables)))
+        rows.append(f"| {name} | {' | '.join(accuracies)} | {mean} |")
+    return "\n".join(rows)
+
+
+def _accuracy(ranked: Ranked | None) -> str:
+    """Say an accuracy in percent, with = where it ties with the best."""
+    return "–" if ranked is None else f"{100 * ranked.accuracy:.1f}{'=' * ranked.tied_with_best}"
 
 
 @lru_cache

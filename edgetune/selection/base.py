@@ -47,12 +47,14 @@ class DataShape:
         n_classes: labels are below this.
         vocab_size: token ids are below this.
         label_entropy: nats; what guessing by the shares of the labels costs; infinite where it is not known.
+        batch_size: rows per batch of the stream.
     """
 
     n_examples: int
     n_classes: int
     vocab_size: int
     label_entropy: float = math.inf
+    batch_size: int = 32
 
 
 @runtime_checkable
@@ -74,7 +76,7 @@ class Selector(Protocol):
 
     @property
     def ahead(self) -> int:
-        """Rows of the stream that `choose_score` is asked about at once, at least; 1: each batch on its own."""
+        """Rows of the stream that `choose_score` is asked about at once, at least; 1: a batch at a time."""
         ...
 
     @property

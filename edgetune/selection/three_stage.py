@@ -10,7 +10,8 @@ What: stage 0 trains everything and sets L_low (eq. 2). Stage 1 scores everythin
 Use when: there is time for several passes over a set with many easy examples, and the words tell which
     ones those are (redundant data, plain topics); or to repeat the paper, with the preset `paper`.
 Costs: a forward pass per example scored, the train steps of those kept, and well under 1 ms per batch
-    for the predictor. Examples predicted easy cost the prediction alone.
+    for the predictor, which stage 2 asks and teaches about four batches at once. Examples predicted easy cost
+    the prediction alone.
 Loses when: the predictor cannot tell (its loss stays above ALT: then this is AutoThreshold, which
     `report()` says), data is seen for a few passes only, or labels are noisy. The exploration's
     `explored_hard_rate` is the share of the predicted-easy examples that should have been trained.
@@ -38,8 +39,8 @@ from edgetune.types import BoolArray, FloatArray
 LEAST_GAIN = 0.02
 """A calibrated predictor must beat the log loss of the hard share alone by this much; noise does less."""
 
-AT_ONCE = 128
-"""Rows that stage 2 asks and teaches the predictor about at once: each call costs more than its rows do."""
+AT_ONCE = 4
+"""Batches that stage 2 asks and teaches the predictor about at once: a call costs more than its rows do."""
 
 
 class LossCurve:
@@ -125,17 +126,18 @@ class ThreeStage(AutoThreshold):
         self._alt = settings.alt
         self._alt_after_fit = settings.alt_after_fit
         self._explore_rate = settings.explore_rate
+        self._at_once = AT_ONCE * shape.batch_size
         self._rng = rng
         self._explored = RowSet()  # predicted easy in stage 2, scored anyway, loss still to come
         self._audit = Audit()
 
     @property
     def ahead(self) -> int:
-        return AT_ONCE if self.stage == FILTER_FORWARD else 1
+        return self._at_once if self.stage == FILTER_FORWARD else 1
 
     @property
     def pool(self) -> int:
-        return AT_ONCE if self.stage == FILTER_FORWARD else 1
+        return self._at_once if self.stage == FILTER_FORWARD else 1
 
     def choose_score(self, batch: Batch) -> BoolArray:
         everything = super().choose_score(batch)

@@ -43,7 +43,7 @@ def make_loop(method: Any) -> Loop:
     chosen = SelectionSettings(**quick, method=method)
     return Loop(
         backend=Melting(np.random.default_rng(7).exponential(0.3, N_ROWS) + 0.01),
-        selector=make_selector(chosen, DataShape(N_ROWS, 2, 50), np.random.default_rng(3)),
+        selector=make_selector(chosen, DataShape(N_ROWS, 2, 50, batch_size=BATCH), np.random.default_rng(3)),
         source=FakeSource(N_ROWS),
         settings=LoopSettings(1e-3, EPOCHS, BATCH),
         meter=Meter(clock=FakeClock()),

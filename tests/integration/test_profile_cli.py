@@ -159,10 +159,10 @@ def test_ctrl_c_kills_the_workers_and_writes_nothing(tiny_model: Path, tmp_path:
     time.sleep(0.5)
     workers = psutil.Process(process.pid).children(recursive=True)
     os.kill(process.pid, signal.SIGINT)
-    _, err = process.communicate(timeout=30)
+    _, err = process.communicate(timeout=120)
     assert workers
     assert process.returncode == 130
     assert "Stopped; no profile was written." in err
     assert list(tmp_path.iterdir()) == []
-    _gone, alive = psutil.wait_procs(workers, timeout=5)
+    _gone, alive = psutil.wait_procs(workers, timeout=30)
     assert not alive

@@ -72,7 +72,7 @@ def test_saves_a_usable_model(
     else:
         wait_for(lambda: n_steps(history) > 3, child)
     child.send_signal(number)
-    out, err = child.communicate(timeout=60)
+    out, err = child.communicate(timeout=120)
     assert child.returncode == 130, err
     lines = err.strip().splitlines()
     assert len(lines) == 1, err
@@ -96,7 +96,7 @@ def test_before_training_nothing_is_written(
     child = start(demo_csv, "--model", tiny_model, "--backend", "ort", "--cache-dir", cache, "--seed", 1)
     wait_for(lambda: any(cache.glob("artifacts/.building-*")), child)
     child.send_signal(number)
-    _, err = child.communicate(timeout=60)
+    _, err = child.communicate(timeout=120)
     assert child.returncode == 130, err
     assert "nothing was written" in err.splitlines()[-1]
     assert "Traceback" not in err
@@ -114,7 +114,7 @@ def test_training_goes_on_from_an_interrupted_model(
     )
     wait_for(lambda: n_steps(run / "history.jsonl") > 3, child)
     child.send_signal(signal.SIGINT)
-    child.communicate(timeout=60)
+    child.communicate(timeout=120)
     home = run / "interrupted" if (run / "interrupted").exists() else run
     code, _, err = run_cli(
         *("finetune", demo_csv, "--model", home / "model", "--backend", "torch", "--no-onnx"),

@@ -6,7 +6,8 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edgetune.batching import Batch, BucketQueue, bucket_of, epoch_order, join
+from edgetune.batching import Batch, bucket_of, epoch_order, join
+from edgetune.queues import BucketQueue
 
 row_lengths = st.lists(st.integers(1, 40), min_size=1, max_size=120).map(np.array)
 seeds = st.integers(0, 2**32 - 1)

@@ -6,23 +6,11 @@ from typing import Any, cast
 
 import numpy as np
 import pytest
-from fakes import FakeSource
+from fakes import FakeSource, ragged
 
 from edgetune import batching
-from edgetune.batching import Batch, BucketQueue, bucket_of, epoch_order, join, sequential_batches
+from edgetune.batching import Batch, bucket_of, epoch_order, join, sequential_batches
 from edgetune.stream import Stream
-
-
-def ragged(rows: list[list[int]], first: int = 0) -> Batch:
-    lengths = np.array([len(row) for row in rows], dtype=np.int64)
-    return Batch(
-        rows=np.arange(first, first + len(rows)),
-        labels=np.arange(len(rows)) % 2,
-        tokens=np.array([token for row in rows for token in row], dtype=np.int32),
-        offsets=np.concatenate(([0], np.cumsum(lengths))),
-        first_lengths=np.minimum(lengths, 2),
-        scored=np.zeros(len(rows), dtype=np.bool_),
-    )
 
 
 def texts(batch: Batch) -> list[list[int]]:
@@ -68,41 +56,6 @@ def test_padded_to_a_least_width(width: int, expected: int) -> None:
 
 def test_bucket_edges() -> None:
     assert bucket_of(np.array([1, 8, 9, 16, 17])).tolist() == [1, 1, 2, 2, 3]
-
-
-def test_full_batch_of_one_bucket_passes_straight_through() -> None:
-    queue, batch = BucketQueue(2), ragged([[1], [2, 3]])
-    queue.add(batch)
-    assert next(queue.full()) is batch
-    assert len(queue) == 0
-
-
-def test_queue_is_first_in_first_out_and_separates_lengths() -> None:
-    queue = BucketQueue(2)
-    queue.add(ragged([[0], [1] * 9, [2]]))
-    queue.add(ragged([[3], [4], [5]], first=3))
-    assert [batch.rows.tolist() for batch in queue.full()] == [[0, 2], [3, 4]]
-    assert len(queue) == 2
-    assert [batch.rows.tolist() for batch in queue.flush()] == [[5, 1]]
-    assert (len(queue), list(queue.flush()), list(queue.full())) == (0, [], [])
-
-
-@pytest.mark.parametrize("method", ["full", "flush"])
-def test_stopping_early_leaves_the_rest_in_the_queue(method: str) -> None:
-    queue = BucketQueue(2)
-    queue.add(ragged([[n] for n in range(7)]))
-    assert next(getattr(queue, method)()).rows.tolist() == [0, 1]
-    assert len(queue) == 5
-    queue.add(ragged([[7]], first=7))
-    assert sorted(int(row) for batch in queue.flush() for row in batch.rows) == [2, 3, 4, 5, 6, 7]
-
-
-def test_one_large_addition_is_cut_without_copying() -> None:
-    queue, large = BucketQueue(8), ragged([[n] for n in range(804)])
-    queue.add(large)
-    batches = list(queue.full())
-    assert len(batches) == 100
-    assert all(np.shares_memory(batch.tokens, large.tokens) for batch in batches)
 
 
 def test_a_cut_is_what_taking_gives() -> None:

@@ -41,7 +41,9 @@ def make_loop(
     source = FakeSource(n_rows)
     quick: dict[str, Any] = {"alt": 5.0, "alt_window": 3, "threshold_window": 16}
     chosen = SelectionSettings(**{**PRESETS[preset], **quick, **selection, "method": method})
-    selector = make_selector(chosen, DataShape(n_rows, 2, 50), np.random.default_rng(3))
+    selector = make_selector(
+        chosen, DataShape(n_rows, 2, 50, batch_size=batch_size), np.random.default_rng(3)
+    )
     return Loop(
         backend=FakeBackend(skewed_losses(n_rows)),
         selector=selector,
@@ -101,7 +103,7 @@ def test_batches_are_full_and_of_one_bucket_until_the_flush(method: str) -> None
 @every_method
 def test_the_flush_leaves_nothing_waiting(method: str) -> None:
     loop = run(make_loop(method, epochs=2))
-    assert len(loop._to_score) == len(loop._to_train) == 0
+    assert loop.n_waiting == 0
     assert loop.progress == 1
     sizes = [len(call.rows) for call in backend_of(loop).calls]
     assert max(sizes) == BATCH
@@ -116,7 +118,8 @@ def test_counts_add_up(method: str, preset: str) -> None:
     straight = counts.n_seen - counts.n_scored - counts.n_skipped_both - counts.n_left
     assert counts.n_seen == 2 * N_ROWS
     assert counts.n_left == 0 or loop.selector.restarts  # queued when the model started afresh
-    assert straight >= counts.n_trained_warmup >= 0  # rows left over from the warm-up train among scored ones
+    assert straight >= 0
+    assert loop.prices.n.sum() == counts.n_trained  # nothing is cached here, so every step tells a price
     assert counts.n_scored == len(backend.rows_of("score"))
     assert counts.n_trained == len(backend.rows_of("train"))
     assert counts.n_trained == straight + counts.n_scored - counts.n_skipped_backward
@@ -298,7 +301,7 @@ def test_time_is_charged_to_phases(method: str) -> None:
     assert split["load"] > 0
     assert split["select"] > 0
     if method == "train-all":
-        assert loop.counts.train_s_warmup >= loop.counts.n_steps
+        assert loop.prices.seconds.sum() >= loop.counts.n_steps
     assert loop.counts.first_step_s is not None
 
 

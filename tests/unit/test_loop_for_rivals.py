@@ -29,12 +29,17 @@ class Watched(Staged):
         super().__init__(REFERENCE if how.get("afresh_at") else "all")
         self.how = how
         self.pools: list[int] = []
+        self.asked: list[int] = []
         self.told: list[tuple[float, int]] = []
         self.prepared: list[int] = []
 
     @property
     def straight(self) -> bool:
         return bool(self.how.get("straight"))
+
+    @property
+    def ahead(self) -> int:
+        return int(self.how.get("ahead", 1))
 
     @property
     def pool(self) -> int:
@@ -60,6 +65,10 @@ class Watched(Staged):
         self.told.append((progress, epoch))
         if self.stage == REFERENCE and progress >= self.how["afresh_at"]:
             self._enter(SUBSET, "now", afresh=True)
+
+    def choose_score(self, batch: Batch) -> BoolArray:
+        self.asked.append(len(batch))
+        return super().choose_score(batch)
 
     def choose_train(self, batch: Batch, losses: FloatArray) -> BoolArray:
         self.pools.append(len(batch))
@@ -106,6 +115,16 @@ def test_progress_and_pass_are_told_before_every_batch() -> None:
     assert list(shares) == sorted(shares)
     assert shares[0] == 0
     assert 0.8 < shares[-1] < 1
+
+
+@pytest.mark.parametrize("ahead", [1, 8, 20, 1000])
+def test_several_batches_of_the_stream_are_asked_about_at_once(ahead: int) -> None:
+    loop, selector, backend = make(ahead=ahead)
+    run(loop)
+    assert sum(selector.asked) == N_ROWS == loop.counts.n_seen == loop.counts.n_scored
+    assert all(ahead <= size < ahead + BATCH for size in selector.asked[:-1])
+    assert all(len(call.rows) <= BATCH for call in backend.calls)
+    assert sorted(backend.rows_of("score")) == list(range(N_ROWS))
 
 
 @pytest.mark.parametrize("pool", [1, 8, 24, 1000])

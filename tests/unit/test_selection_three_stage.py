@@ -69,6 +69,15 @@ def test_explored_rows_are_remembered_through_the_score_queue() -> None:
     assert selector.report()["n_explored"] == len(explored)
 
 
+def test_only_stage_2_works_on_many_rows_at_once() -> None:
+    selector = build()  # the shape says nothing of batches: 32
+    assert (selector.ahead, selector.pool) == (1, 1)
+    warm_up(selector)
+    assert (selector.ahead, selector.pool) == (1, 1)  # its window is one of scored batches
+    teach(selector)
+    assert (selector.stage, selector.ahead, selector.pool) == ("filter_forward", 128, 128)
+
+
 def test_without_exploration_nothing_predicted_easy_is_scored() -> None:
     selector = build(explore_rate=0.0)
     warm_up(selector)
