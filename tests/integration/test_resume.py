@@ -96,12 +96,12 @@ def test_bit_for_bit(
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     done = run_cli(*arguments(demo_csv, tiny_model, whole, *how))
     assert done.code == 0, done.err
-    fault("step:9:stop")
+    fault("step:7:stop")
     code, _, err = run_cli(*arguments(demo_csv, tiny_model, broken, *how))
     assert code == 130
     assert f"--resume {broken}" in err
     assert load_run(broken).predict(["my parcel never came"])
-    fault("step:5:stop")
+    fault("step:4:stop")
     assert run_cli("finetune", "--resume", broken, "--quiet").code == 130
     fault("")
     resumed(run_cli, broken)
