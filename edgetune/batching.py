@@ -164,7 +164,11 @@ class Order:
     def __getitem__(self, at: int) -> IntArray:
         """Return the indices of one batch."""
         end = self.ends[at]  # an IndexError ends an iteration
-        return self.rows[self.ends[at - 1] if at else 0 : end]
+        return self.rows[self.begin(at) : end]
+
+    def begin(self, at: int) -> int:
+        """Return where in `rows` a batch begins; that after the last one: their number."""
+        return int(self.ends[at - 1]) if at else 0
 
     def cut(self, n_rows: int) -> Order:
         """Return the batches that hold the first rows, the last one cut where it has more."""

@@ -43,7 +43,8 @@ class Stream:
 
     def next(self, at_least: int = 1) -> Batch:
         """Copy the next batches of the pass, whole ones, as one: so many rows at least, or all."""
-        order, begin, n_before = self._order, self._begin, len(self)
+        order, n_before = self._order, len(self)
+        begin = order.begin(self._at)
         last = min(int(order.ends.searchsorted(begin + at_least)), len(order) - 1)
         self._at = last + 1
         if n_before // RELEASE_EVERY != len(self) // RELEASE_EVERY:
@@ -57,13 +58,8 @@ class Stream:
         self._order = self._order.cut(n_left)
 
     @property
-    def _begin(self) -> int:
-        """Where in the order the next batch begins."""
-        return int(self._order.ends[self._at - 1]) if self._at else 0
-
-    @property
     def _left(self) -> IntArray:
-        return self._order.rows[self._begin :]
+        return self._order.rows[self._order.begin(self._at) :]
 
     def state(self) -> dict[str, Any]:
         """Return what is left, and the generator."""

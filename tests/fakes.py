@@ -76,12 +76,12 @@ class FakeSource:
         self.n_released += 1
 
 
-def ragged(rows: list[list[int]], first: int = 0) -> Batch:
-    """Rows of these tokens, numbered from `first`; two tokens of each are of the first text."""
+def ragged(rows: list[list[int]], first: int = 0, labels: list[int] | None = None) -> Batch:
+    """Rows of these tokens, from row `first` on, labels in turns; two tokens of each are the first text's."""
     lengths = np.array([len(row) for row in rows], dtype=np.int64)
     return Batch(
         rows=np.arange(first, first + len(rows)),
-        labels=np.arange(len(rows)) % 2,
+        labels=np.arange(len(rows)) % 2 if labels is None else np.array(labels, dtype=np.int64),
         tokens=np.array([token for row in rows for token in row], dtype=np.int32),
         offsets=np.concatenate(([0], np.cumsum(lengths))),
         first_lengths=np.minimum(lengths, 2),

@@ -137,7 +137,7 @@ class ThreeStage(AutoThreshold):
 
     @property
     def pool(self) -> int:
-        return self._at_once if self.stage == FILTER_FORWARD else 1
+        return self.ahead
 
     def choose_score(self, batch: Batch) -> BoolArray:
         everything = super().choose_score(batch)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import fakes
 import numpy as np
 import pytest
 from sklearn.naive_bayes import BernoulliNB
@@ -17,15 +18,7 @@ from edgetune.selection.naive_bayes import (
 
 
 def ragged(rows: list[list[int]], labels: list[int] | None = None) -> Batch:
-    lengths = np.array([len(row) for row in rows])
-    return Batch(
-        rows=np.arange(len(rows)),
-        labels=np.array(labels or [0] * len(rows)),
-        tokens=np.array([token for row in rows for token in row], dtype=np.int32),
-        offsets=np.concatenate(([0], np.cumsum(lengths))),
-        first_lengths=lengths,
-        scored=np.zeros(len(rows), dtype=np.bool_),
-    )
+    return fakes.ragged(rows, labels=labels or [0] * len(rows))
 
 
 def random_batch(rng: np.random.Generator, n_rows: int, vocab: int) -> Batch:
