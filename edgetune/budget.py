@@ -16,9 +16,9 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from edgetune.config import BudgetSettings
 from edgetune.energy import find_battery
 from edgetune.errors import UsageError
+from edgetune.settings import BudgetSettings
 
 _SPAN = re.compile(r"(?:(\d+(?:\.\d+)?)h)?(?:(\d+(?:\.\d+)?)m(?:in)?)?(?:(\d+(?:\.\d+)?)s)?")
 _JOULES = {"j": 1.0, "kj": 1e3, "mj": 1e6, "wh": 3.6e3, "kwh": 3.6e6}
@@ -143,7 +143,7 @@ def parse_share(text: str) -> float:
 
 
 def read_budget(settings: dict[str, Any], now: datetime, already_s: float) -> dict[str, Any]:
-    """Replace a budget in a user's words by settings of `config.BudgetSettings`.
+    """Replace a budget in a user's words by settings of `settings.BudgetSettings`.
 
     Args:
         settings: may hold `deadline`, `energy`, `battery`, `memory`, `cache_size` and `checkpoint_every`; a

@@ -13,7 +13,7 @@ from edgetune.errors import UsageError
 
 
 class Method(str, Enum):
-    """Ways of choosing examples (kept equal to `config.METHODS` by a test)."""
+    """Ways of choosing examples (kept equal to `settings.METHODS` by a test)."""
 
     train_all = "train-all"
     random = "random"

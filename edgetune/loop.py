@@ -50,7 +50,7 @@ class LoopSettings:
         lr: peak learning rate.
         epochs: passes over the rows.
         batch_size: examples per optimizer step.
-        decay: `examples` or `steps`, see `config.TrainSettings`.
+        decay: `examples` or `steps`, see `settings.TrainSettings`.
         max_steps: optimizer steps at most, or None.
     """
 

@@ -13,7 +13,6 @@ from edgetune.backends.ort_artifacts import ArtifactBuilder, Artifacts, load_art
 from edgetune.backends.ort_runtime import has_training_build, import_training
 from edgetune.backends.prefix_cache import PrefixCache
 from edgetune.caches import cache_home, in_use, put_in_place
-from edgetune.config import RunConfig
 from edgetune.errors import EnvironmentError_, UsageError
 from edgetune.freezing import freeze_of
 from edgetune.meter import Meter
@@ -21,6 +20,7 @@ from edgetune.model_files import check_config, weight_files
 from edgetune.model_hub import pinned
 from edgetune.models import ModelSource, resolve_model
 from edgetune.rows import Say
+from edgetune.settings import RunConfig
 
 
 def choose_backend(config: RunConfig) -> str:

@@ -17,7 +17,6 @@ from typing import Any
 from edgetune.backends.base import Backend
 from edgetune.backends.prefix_cache import PrefixCache
 from edgetune.caches import private_folder
-from edgetune.config import FILTERS, DataSettings, RunConfig
 from edgetune.data.hub_address import HUB_PREFIX
 from edgetune.data.tokens import TokenizerSpec
 from edgetune.errors import BudgetError, ProfileError, UsageError
@@ -34,6 +33,7 @@ from edgetune.planning.speeds import no_runs, recall
 from edgetune.planning.types import DataShape, Plan, Plans
 from edgetune.resuming import Break
 from edgetune.rows import Rows, Say, open_rows
+from edgetune.settings import FILTERS, DataSettings, RunConfig
 
 CACHE_MEMORY_RATE = 0.25
 PROBE_ROWS = 20_000

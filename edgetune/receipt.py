@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 
 from edgetune.batching import bucket_of
-from edgetune.config import RunConfig
 from edgetune.counts import Counts
 from edgetune.energy import EnergyReading, equation_6
 from edgetune.loop import Loop
@@ -19,6 +18,7 @@ from edgetune.metrics import Evaluation, t_norm_modelled
 from edgetune.prepare import Prepared
 from edgetune.result import RunResult
 from edgetune.row_record import rates_by_label, rates_by_length
+from edgetune.settings import RunConfig
 from edgetune.timed import Timed
 from edgetune.types import IntArray
 

@@ -11,11 +11,11 @@ from pathlib import Path
 import numpy as np
 
 from edgetune.caches import cache_home, in_use
-from edgetune.config import LabelledText, RunConfig
 from edgetune.data.dataset import DataOptions
 from edgetune.data.token_format import META
 from edgetune.data.tokens import TokenizerSpec, TokenStore, TokenView, open_tokens, overlap, split_holdout
 from edgetune.errors import EnvironmentError_
+from edgetune.settings import LabelledText, RunConfig
 
 Say = Callable[[str], None]
 

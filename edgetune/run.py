@@ -11,15 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from edgetune.budget import energy_limit_j, read_budget
-from edgetune.config import (
-    RunConfig,
-    SelectionSettings,
-    by_section,
-    column_names,
-    dump_config,
-    load_config,
-    make_config,
-)
+from edgetune.config import by_section, column_names, dump_config, load_config, make_config
 from edgetune.energy import CarriedOn, Sensor, open_sensor
 from edgetune.errors import Interrupted
 from edgetune.machine import cache_folder
@@ -34,6 +26,7 @@ from edgetune.result import RunResult
 from edgetune.resuming import read_break
 from edgetune.runfolder import RunFolder, disk_errors
 from edgetune.schedule import automatic_lr
+from edgetune.settings import RunConfig, SelectionSettings
 from edgetune.stopping import StopRequest
 from edgetune.timed import Timed, make_clock
 from edgetune.training import Training
@@ -67,7 +60,7 @@ def finetune(
         out: run folder; by default `runs/` and the data's name.
         overwrite: replace an earlier run in that folder.
         cache_dir: where artifacts and tokens are kept.
-        **settings: any field of the sections in `edgetune.config`, such as `method`, `epochs`, `eval`,
+        **settings: any field of the sections in `edgetune.settings`, such as `method`, `epochs`, `eval`,
             `text`, `label`, `backend`, `freeze`, `lr`, `seed`; and `deadline="10m"`, `energy="20kJ"`,
             `battery="5%"`, `memory="2GB"`, `cache_size="500MB"`, `checkpoint_every="5m"` in the words of the
             command line.

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from edgetune.batching import Batch, sequential_batches
-from edgetune.config import RunConfig, load_config, make_config
+from edgetune.config import load_config, make_config
 from edgetune.data.dataset import DataOptions
 from edgetune.data.token_build import CHUNK_CHARS, beginning
 from edgetune.data.tokens import TokenizerSpec, TokenView
@@ -22,6 +22,7 @@ from edgetune.model_files import check_config, open_tokenizer
 from edgetune.models import max_positions
 from edgetune.runfolder import settle_idle
 from edgetune.scorers import Scorer, intact, onnx_scorer, torch_scorer
+from edgetune.settings import RunConfig
 from edgetune.types import FloatArray, IntArray
 
 BATCH_SIZE = 32

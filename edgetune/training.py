@@ -7,7 +7,6 @@ from functools import partial
 import numpy as np
 
 from edgetune.backends.base import Backend, NoLinearHead
-from edgetune.config import FILTERS
 from edgetune.counts import Counts
 from edgetune.data.tokens import TokenView
 from edgetune.energy import Sensor, read_energy
@@ -31,6 +30,7 @@ from edgetune.safety import Safety
 from edgetune.saved import evaluate_view
 from edgetune.selection import DataShape, Selector, make_selector
 from edgetune.selection.staged import REFERENCE
+from edgetune.settings import FILTERS
 from edgetune.stopping import StopRequest
 from edgetune.timed import Timed, evaluate_in_time, fit_floor
 from edgetune.watch import Watched

@@ -16,8 +16,7 @@ from pathlib import Path
 
 from edgetune.comparing.drawing import draw_accuracy
 from edgetune.comparing.outcome import Outcome, read_lines
-from edgetune.comparing.statistics import Ranked
-from edgetune.comparing.table import LEGEND, DataTable, markdown, tables_of
+from edgetune.comparing.table import BASE, LEGEND, DataTable, Line, markdown, tables_of
 from edgetune.selection.cards import cards_markdown
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -30,16 +29,21 @@ Made by `python tools/docs.py` from the outcomes in this folder, one line of JSO
 answers to every evaluation row (packed bits), seconds, machine, date. Change the data, never this page.
 What they mean is in [findings.md](../findings.md).
 """
-OVERVIEWS = {"A minute each": "equal-clock-60s"}
-"""Headings of tables over data sets, and what the names of the files that go in begin with."""
+OVERVIEWS = (
+    ("A minute each", "equal-clock-60s", ""),
+    ("Two passes each", "two-passes", "In brackets: seconds to the saved model over those of train-all."),
+)
+"""Tables over data sets: heading, what the names of the files that go in begin with, and what to say of the
+shares of train-all's time, which are shown where something is said."""
 
 
 def results_markdown(folder: Path) -> str:
     """Return the page of all outcome files in a folder."""
     parts = [HEAD]
-    for heading, beginning in OVERVIEWS.items():
+    for heading, beginning, of_shares in OVERVIEWS:
         tables = [one for path in sorted(folder.glob(f"{beginning}*.jsonl")) for one in _read(path)[1]]
-        parts.append(f"## {heading}\n\n{_overview(tables)}\n")
+        words = f"{of_shares}\n\n" if of_shares else ""
+        parts.append(f"## {heading}\n\n{words}{_overview(tables, bool(of_shares))}\n")
     for path in sorted(folder.glob("*.jsonl")):
         outcomes, tables = _read(path)
         note = path.with_suffix(".txt")
@@ -54,32 +58,39 @@ def results_markdown(folder: Path) -> str:
     return "\n".join(parts)
 
 
-def _overview(tables: list[DataTable]) -> str:
+def _overview(tables: list[DataTable], shares: bool) -> str:
     """Return accuracies, a line a method and a column a data set; by their mean, the highest first.
 
     Methods that were not measured on every set stand last. In each column = marks a tie with the best.
     """
-    found: dict[str, dict[int, Ranked]] = {}
+    found: dict[str, dict[int, Line]] = {}
     for column, table in enumerate(tables):
         for line in table.lines:
-            found.setdefault(line.ranked.method, {})[column] = line.ranked
+            found.setdefault(line.ranked.method, {})[column] = line
     means = {
-        name: statistics.mean(one.accuracy for one in by_column.values())
+        name: statistics.mean(one.ranked.accuracy for one in by_column.values())
         for name, by_column in found.items()
         if len(by_column) == len(tables)
     }
+    base_s = {column: line.seconds for column, line in found.get(BASE, {}).items()} if shares else {}
     names = ["method", *(table.data for table in tables), "mean"]
     rows = ["| " + " | ".join(names) + " |", "|---" * len(names) + "|"]
     for name in sorted(found, key=lambda name: (-means.get(name, 0.0), name)):
+        cells = [_cell(found[name].get(column), base_s.get(column)) for column in range(len(tables))]
         mean = f"{100 * means[name]:.1f}" if name in means else "–"
-        accuracies = (_accuracy(found[name].get(column)) for column in range(len(tables)))
-        rows.append(f"| {name} | {' | '.join(accuracies)} | {mean} |")
+        if shares and name in means:
+            share = statistics.mean(line.seconds / base_s[at] for at, line in found[name].items())
+            mean += f" ({share:.2f})"
+        rows.append(f"| {name} | {' | '.join([*cells, mean])} |")
     return "\n".join(rows)
 
 
-def _accuracy(ranked: Ranked | None) -> str:
-    """Say an accuracy in percent, with = where it ties with the best."""
-    return "–" if ranked is None else f"{100 * ranked.accuracy:.1f}{'=' * ranked.tied_with_best}"
+def _cell(line: Line | None, base_s: float | None) -> str:
+    """Say an accuracy in percent, = where it ties with the best, and its share of train-all's `base_s`."""
+    if line is None:
+        return "–"
+    words = f"{100 * line.ranked.accuracy:.1f}{'=' * line.ranked.tied_with_best}"
+    return words if base_s is None else f"{words} ({line.seconds / base_s:.2f})"
 
 
 @lru_cache

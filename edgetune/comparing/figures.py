@@ -11,9 +11,9 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from edgetune.config import METHODS
 from edgetune.files import whole
 from edgetune.report.plots import BLUE, GREEN, ORANGE, SKY, VERMILLION
+from edgetune.settings import METHODS
 from edgetune.shown import visible
 
 if TYPE_CHECKING:

@@ -16,10 +16,11 @@ from typing import Annotated, Any
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from edgetune.config import MAX_SEED, METHODS, LabelledText, by_section, make_config
+from edgetune.config import by_section, make_config
 from edgetune.data.limits import MAX_CELLS
 from edgetune.errors import UsageError, did_you_mean
 from edgetune.peers import PEERS
+from edgetune.settings import MAX_SEED, METHODS, LabelledText
 from edgetune.shown import brief
 from edgetune.toml_files import TomlError, read_toml
 
@@ -32,6 +33,7 @@ CURVE_SHARES = (0.1, 0.2, 0.35, 0.6, 1.0)
 DEFAULT_METHODS = ("train-all", "random", "auto-threshold", "three-stage", "info-batch", "tfidf-logreg")
 _NAME = r"^\w[\w. +-]*$"  # it becomes a folder
 _STRICT = ConfigDict(extra="forbid", frozen=True)
+Seeds = tuple[Annotated[int, Field(ge=0, le=MAX_SEED)], ...]
 
 
 class DataEntry(LabelledText):
@@ -41,11 +43,13 @@ class DataEntry(LabelledText):
         name: in tables and folders.
         rows: of the training file, drawn once; None: the grid's.
         eval_rows: of the evaluation file, drawn once; None: the grid's.
+        seeds: of each of its cells; None: the grid's.
     """
 
     name: str = Field(pattern=_NAME)
     rows: int | None = Field(None, ge=2)
     eval_rows: int | None = Field(None, ge=2)
+    seeds: Seeds | None = None
 
 
 class Variant(BaseModel):
@@ -83,13 +87,24 @@ class Grid(BaseModel):
     data: tuple[DataEntry, ...]
     methods: tuple[str, ...] = DEFAULT_METHODS
     vary: tuple[Variant, ...] = ()
-    seeds: tuple[Annotated[int, Field(ge=0, le=MAX_SEED)], ...] = (0,)
+    seeds: Seeds = (0,)
     settings: dict[str, Any] = {}
     curve: bool = True
     models: bool = True
     rows: int | None = Field(None, ge=2)
     eval_rows: int | None = Field(None, ge=2)
     holdout: float = Field(0.1, gt=0, lt=1)
+
+    def rounds(self) -> list[tuple[int, int, DataEntry]]:
+        """Return (seed, place of the set, set) in the order in which they are run: seed by seed."""
+        own = [self.seeds if entry.seeds is None else entry.seeds for entry in self.data]
+        every = sorted({seed for seeds in own for seed in seeds})
+        return [
+            (seed, at, entry)
+            for seed in every
+            for at, (entry, seeds) in enumerate(zip(self.data, own, strict=True))
+            if seed in seeds
+        ]
 
 
 class CellName(BaseModel):
@@ -98,7 +113,7 @@ class CellName(BaseModel):
     Attributes:
         data: name of the set.
         variant: what the table calls it: the method, or a name of its own.
-        method: of `config.METHODS`, `peers.PEERS`, or `random-matched`.
+        method: of `settings.METHODS`, `peers.PEERS`, or `random-matched`.
         seed: of everything random in it.
         settings: flat.
         curve: whether it is a point of the reference curve.
@@ -209,19 +224,19 @@ def cells_of(grid: Grid) -> list[Cell]:
         UsageError: two cells have one name, or there are too many.
     """
     n_variants = len(grid.methods) + len(grid.vary) + 1 + len(CURVE_TIMES)
-    n_cells = len(grid.seeds) * len(grid.data) * n_variants
+    rounds = grid.rounds()
+    n_cells = len(rounds) * n_variants
     if n_cells > MAX_CELLS:
         raise UsageError(
             f"{grid.name} would take about {n_cells:,} runs, and at most {MAX_CELLS:,} may be; give fewer "
             "seeds, methods or data sets."
         )
     cells: list[Cell] = []
-    for seed in grid.seeds:
-        for at, data in enumerate(grid.data):
-            found = _round(grid, data.name, seed)
-            order = np.random.default_rng([seed, at]).permutation(len(found))
-            shuffled = [found[i] for i in order]
-            cells += sorted(shuffled, key=lambda cell: cell.method == MATCHED)
+    for seed, at, data in rounds:
+        found = _round(grid, data.name, seed)
+        order = np.random.default_rng([seed, at]).permutation(len(found))
+        shuffled = [found[i] for i in order]
+        cells += sorted(shuffled, key=lambda cell: cell.method == MATCHED)
     seen: set[str] = set()
     for cell in cells:
         if cell.name in seen:

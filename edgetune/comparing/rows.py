@@ -49,7 +49,7 @@ class SharedRows:
 
     @property
     def settings(self) -> dict[str, Any]:
-        """How a run reads them (`config.DataSettings`)."""
+        """How a run reads them (`settings.DataSettings`)."""
         text = ["text", "text_pair"] if self.pair else ["text"]
         files = {name: str((self.folder / f"{name}.jsonl").resolve()) for name in ("train", "eval")}
         return {**files, "text": text, "label": "label", "pair": self.pair}
@@ -70,7 +70,7 @@ def share_rows(entry: DataEntry, grid: Grid, folder: Path) -> SharedRows:
     n_train, n_eval = entry.rows or grid.rows, entry.eval_rows or grid.eval_rows
     contents = [_content(path) for path in (entry.train, entry.eval) if path is not None]
     wish = {
-        "entry": entry.model_dump(mode="json"),
+        "entry": entry.model_dump(mode="json", exclude={"seeds"}),
         "n": [n_train, n_eval],
         "holdout": grid.holdout,
         "contents": contents,

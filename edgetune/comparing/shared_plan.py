@@ -14,13 +14,13 @@ from typing import Any
 
 from edgetune.comparing.grid import Cell
 from edgetune.comparing.rows import SharedRows
-from edgetune.config import SelectionSettings
 from edgetune.errors import EdgetuneError
 from edgetune.files import write_whole
 from edgetune.json_files import read_json_file
 from edgetune.planning.ahead import plan_ahead
 from edgetune.planning.types import Plan
 from edgetune.rows import Say
+from edgetune.settings import SelectionSettings
 
 FILE = "plans.json"
 

@@ -15,8 +15,8 @@ import numpy as np
 from edgetune.comparing.outcome import Outcome, by_variant
 from edgetune.comparing.speedup import CurvePoint, Pooled, Ratio, Speedup, equivalent_speedup, pooled
 from edgetune.comparing.statistics import Ranked, rank
-from edgetune.config import SelectionSettings
 from edgetune.metrics import agot
+from edgetune.settings import SelectionSettings
 from edgetune.shown import in_markdown, visible
 from edgetune.types import BoolArray
 

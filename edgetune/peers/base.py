@@ -16,12 +16,12 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from edgetune.clock import margin_s
-from edgetune.config import DataSettings, Settings
 from edgetune.data.dataset import BadRow, read_examples
 from edgetune.data.token_build import label_order
 from edgetune.errors import BudgetError, DataError, UsageError, did_you_mean
 from edgetune.meter import Meter
 from edgetune.rows import data_options
+from edgetune.settings import DataSettings, Settings
 from edgetune.types import IntArray
 
 RESULT, PREDICTED = "result.json", "predicted.json"

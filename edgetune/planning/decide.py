@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from edgetune.config import RunConfig
 from edgetune.errors import UsageError
 from edgetune.freezing import freeze_of, frozen_depth
 from edgetune.planning.planner import make_plans, most_passes
 from edgetune.planning.types import DataShape, Device, Limits, Plan, Plans, Wishes
 from edgetune.report.words import duration
+from edgetune.settings import RunConfig
 from edgetune.types import IntArray
 
 Exported = Callable[[str, int], bool]

@@ -12,13 +12,13 @@ from dataclasses import replace
 from functools import partial
 
 from edgetune.clock import MARGIN_RATE, SAVE_CAUTION, margin_s
-from edgetune.config import FILTERS
 from edgetune.errors import BudgetError
 from edgetune.planning.candidate import Candidate
 from edgetune.planning.reasons import explain
 from edgetune.planning.types import DataShape, Device, Limits, Plan, Plans, Wishes
 from edgetune.planning.worth import head_points_lost, points_lost
 from edgetune.report.words import duration
+from edgetune.settings import FILTERS
 
 LIMITS = (128, 96, 64, 48, 32)
 BATCHES = (32, 16, 8)

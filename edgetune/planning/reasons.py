@@ -6,9 +6,9 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 
-from edgetune.config import FILTERS
 from edgetune.planning.types import DataShape, Device, Plan, Plans, Wishes
 from edgetune.report.words import duration
+from edgetune.settings import FILTERS
 from edgetune.types import IntArray
 
 

@@ -56,8 +56,8 @@ def tokenize(tokenizer: Path, scratch: Path) -> dict[str, Any]:
 
 def meta(tokenizer: Path, scratch: Path) -> dict[str, Any]:
     """Predict and learn on generated rows; return median seconds per example."""
-    from edgetune.config import SelectionSettings
     from edgetune.selection.meta_predictor import MetaPredictor
+    from edgetune.settings import SelectionSettings
 
     store, _ = _tokens(tokenizer, scratch, TOKENIZED_ROWS, 0)
     rng = np.random.default_rng(0)

@@ -18,7 +18,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from edgetune.config import Settings
+from edgetune.settings import Settings
 
 SCHEMA_VERSION = 1
 MAX_COUNT = 10**12  # of anything that is counted: what is beyond it breaks arithmetic and is no machine's

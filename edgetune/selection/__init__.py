@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import numpy as np
 
-from edgetune.config import SelectionSettings
 from edgetune.errors import UsageError
 from edgetune.selection.auto_assist import AutoAssist
 from edgetune.selection.base import DataShape, Method, Selector, StageChange
@@ -21,6 +20,7 @@ from edgetune.selection.svp import Svp
 from edgetune.selection.swift_learn import SwiftLearn
 from edgetune.selection.three_stage import ThreeStage
 from edgetune.selection.threshold import AutoThreshold, FixedThreshold
+from edgetune.settings import SelectionSettings
 
 __all__ = ["SELECTORS", "DataShape", "Selector", "StageChange", "make_selector"]
 

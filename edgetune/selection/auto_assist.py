@@ -23,13 +23,13 @@ from typing import Any, ClassVar
 import numpy as np
 
 from edgetune.batching import Batch
-from edgetune.config import SelectionSettings
 from edgetune.metrics import cross_entropy, softmax
 from edgetune.selection.base import DataShape
 from edgetune.selection.features import HashedFeatures
 from edgetune.selection.staged import Staged
 from edgetune.selection.three_stage import LossCurve
 from edgetune.selection.word_model import LinearModel
+from edgetune.settings import SelectionSettings
 from edgetune.types import BoolArray, FloatArray
 
 _MEAN_OVER = 1024  # examples: the time constant of the running mean

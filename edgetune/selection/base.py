@@ -16,7 +16,7 @@ from typing import Any, ClassVar, Protocol, runtime_checkable
 import numpy as np
 
 from edgetune.batching import Batch, TokenSource
-from edgetune.config import SelectionSettings
+from edgetune.settings import SelectionSettings
 from edgetune.types import BoolArray, FloatArray
 
 
@@ -140,7 +140,7 @@ class Method(Selector, Protocol):
     """A selector that the settings can name.
 
     Attributes:
-        settings_used: fields of `config.SelectionSettings` that it reads.
+        settings_used: fields of `settings.SelectionSettings` that it reads.
     """
 
     settings_used: ClassVar[tuple[str, ...]]

@@ -18,8 +18,8 @@ import re
 import sys
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from edgetune.config import SelectionSettings
 from edgetune.errors import UsageError, did_you_mean
+from edgetune.settings import SelectionSettings
 
 if TYPE_CHECKING:
     from edgetune.report.tables import Section

@@ -24,10 +24,10 @@ from typing import Any, ClassVar
 import numpy as np
 
 from edgetune.batching import Batch
-from edgetune.config import SelectionSettings
 from edgetune.selection.base import DataShape
 from edgetune.selection.row_table import RowTable, top
 from edgetune.selection.staged import REFERENCE, SUBSET, Staged
+from edgetune.settings import SelectionSettings
 from edgetune.types import BoolArray, FloatArray, IntArray
 
 

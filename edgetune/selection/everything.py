@@ -17,9 +17,9 @@ from typing import Any, ClassVar
 import numpy as np
 
 from edgetune.batching import Batch
-from edgetune.config import SelectionSettings
 from edgetune.selection.base import DataShape
 from edgetune.selection.staged import Staged
+from edgetune.settings import SelectionSettings
 from edgetune.types import BoolArray
 
 

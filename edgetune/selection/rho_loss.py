@@ -26,12 +26,12 @@ from typing import Any, ClassVar
 import numpy as np
 
 from edgetune.batching import Batch, TokenSource
-from edgetune.config import SelectionSettings
 from edgetune.metrics import cross_entropy
 from edgetune.selection.base import DataShape
 from edgetune.selection.row_table import RowTable, count_of, top
 from edgetune.selection.staged import Staged
 from edgetune.selection.word_model import PreparationStopped, WordProxy, fit, read
+from edgetune.settings import SelectionSettings
 from edgetune.types import BoolArray, FloatArray
 
 N_PASSES = 3

@@ -25,11 +25,11 @@ from typing import Any, ClassVar
 import numpy as np
 
 from edgetune.batching import Batch
-from edgetune.config import SelectionSettings
 from edgetune.selection.base import DataShape
 from edgetune.selection.row_table import RowLosses
 from edgetune.selection.staged import Staged
 from edgetune.selection.threshold import LossWindow
+from edgetune.settings import SelectionSettings
 from edgetune.types import BoolArray, FloatArray
 
 

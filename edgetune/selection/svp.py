@@ -28,12 +28,12 @@ from typing import Any, ClassVar
 import numpy as np
 
 from edgetune.batching import Batch, TokenSource
-from edgetune.config import SelectionSettings
 from edgetune.metrics import entropy, softmax
 from edgetune.selection.base import DataShape
 from edgetune.selection.row_table import RowTable, count_of, top
 from edgetune.selection.staged import SUBSET, Staged
 from edgetune.selection.word_model import PreparationStopped, WordFeatures, WordProxy, fit, project, read
+from edgetune.settings import SelectionSettings
 from edgetune.types import BoolArray, FloatArray, IntArray
 
 N_PASSES = 5

@@ -21,10 +21,10 @@ from typing import Any, ClassVar
 import numpy as np
 
 from edgetune.batching import Batch
-from edgetune.config import SelectionSettings
 from edgetune.selection.base import DataShape
 from edgetune.selection.row_table import RowLosses, RowTable, top
 from edgetune.selection.staged import SUBSET, WARMUP, Staged
+from edgetune.settings import SelectionSettings
 from edgetune.types import BoolArray, FloatArray
 
 CUTS_PER_REFRESH = 32

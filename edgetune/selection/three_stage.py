@@ -28,12 +28,12 @@ from typing import Any, ClassVar
 import numpy as np
 
 from edgetune.batching import Batch
-from edgetune.config import SelectionSettings
 from edgetune.selection.audit import Audit
 from edgetune.selection.base import DataShape
 from edgetune.selection.meta_predictor import MetaPredictor
 from edgetune.selection.staged import FILTER_BACKWARD, FILTER_FORWARD, RowSet
 from edgetune.selection.threshold import AutoThreshold
+from edgetune.settings import SelectionSettings
 from edgetune.types import BoolArray, FloatArray
 
 LEAST_GAIN = 0.02

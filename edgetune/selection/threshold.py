@@ -25,10 +25,10 @@ from typing import Any, ClassVar
 import numpy as np
 
 from edgetune.batching import Batch
-from edgetune.config import SelectionSettings
 from edgetune.selection.base import DataShape
 from edgetune.selection.row_table import count_of
 from edgetune.selection.staged import FILTER_BACKWARD, WARMUP, RowSet, Staged
+from edgetune.settings import SelectionSettings
 from edgetune.types import BoolArray, FloatArray
 
 

@@ -13,10 +13,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edgetune.checkpoint import newest_checkpoint, write_checkpoint
-from edgetune.config import METHODS, SelectionSettings
 from edgetune.loop import Loop, LoopSettings
 from edgetune.meter import Meter
 from edgetune.selection import DataShape, make_selector
+from edgetune.settings import METHODS, SelectionSettings
 
 N_ROWS, BATCH, EPOCHS = 96, 8, 3
 TIMES = ("t_s", "train_s")

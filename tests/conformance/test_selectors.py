@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from edgetune.batching import Batch
-from edgetune.config import METHODS, PRESETS, Method, SelectionSettings
 from edgetune.selection import SELECTORS, DataShape, Selector, make_selector
+from edgetune.settings import METHODS, PRESETS, Method, SelectionSettings
 
 N_EXAMPLES, VOCAB, CLASSES, BATCH = 160, 50, 3, 16
 REPORT_KEYS = {"method", "stage", "threshold", "stages", "reached_last_stage", "why"}

@@ -16,7 +16,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edgetune.batching import Batch
-from edgetune.config import SelectionSettings
 from edgetune.selection.base import DataShape, Selector
 from edgetune.selection.cartography import (
     CartographyAmbiguous,
@@ -32,6 +31,7 @@ from edgetune.selection.ftft import Ftft
 from edgetune.selection.info_batch import InfoBatch, below_mean
 from edgetune.selection.selective_backprop import SelectiveBackprop, StaleSelectiveBackprop, percentiles
 from edgetune.selection.swift_learn import SwiftLearn
+from edgetune.settings import SelectionSettings
 
 SHAPE = DataShape(n_examples=10, n_classes=2, vocab_size=5)
 RIVALS = [

@@ -15,7 +15,6 @@ import numpy as np
 import pytest
 
 from edgetune.batching import Batch
-from edgetune.config import SelectionSettings
 from edgetune.metrics import entropy
 from edgetune.selection.auto_assist import AutoAssist, RunningMean, acceptance
 from edgetune.selection.base import DataShape
@@ -28,6 +27,7 @@ from edgetune.selection.svp import (
     k_center,
     least_confidence,
 )
+from edgetune.settings import SelectionSettings
 
 
 class WordRows:

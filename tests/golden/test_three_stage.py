@@ -35,8 +35,8 @@ import numpy as np
 import pytest
 
 from edgetune.batching import Batch
-from edgetune.config import SelectionSettings
 from edgetune.selection import DataShape, Selector, make_selector
+from edgetune.settings import SelectionSettings
 
 ROWS = [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9, 10, 11], [12, 13, 14, 15], [0, 1, 2, 3], [4, 5, 6, 7]]
 TOKENS = [[0, 0, 1, 1], [0, 0, 1, 1], [0, 1, 0, 1], [0, 0, 1, 1], [0, 0, 1, 1], [0, 1, 0, 1]]

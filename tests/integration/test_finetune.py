@@ -12,8 +12,9 @@ import numpy as np
 import pytest
 from conftest import RunCli, Trained
 
-from edgetune.config import METHODS, load_config
+from edgetune.config import load_config
 from edgetune.history import read_history
+from edgetune.settings import METHODS
 
 PROMISED = {
     *("method", "backend", "accuracy", "macro_f1", "mcc", "n_eval", "elapsed_s", "time_split_s", "n_train"),

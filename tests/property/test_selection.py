@@ -7,11 +7,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edgetune.batching import Batch, join
-from edgetune.config import SelectionSettings
 from edgetune.selection import DataShape, Selector, make_selector
 from edgetune.selection.features import TokenFeatures
 from edgetune.selection.naive_bayes import BernoulliNaiveBayes, PooledNaiveBayes
 from edgetune.selection.threshold import above
+from edgetune.settings import SelectionSettings
 
 losses_of = st.lists(st.floats(0, 20, width=32), min_size=1, max_size=40).map(np.array)
 seeds = st.integers(0, 2**32 - 1)

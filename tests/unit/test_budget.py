@@ -18,8 +18,8 @@ from edgetune.budget import (
     parse_share,
     read_budget,
 )
-from edgetune.config import BudgetSettings
 from edgetune.errors import UsageError
+from edgetune.settings import BudgetSettings
 
 NOON = datetime(2026, 11, 21, 12, 0, 0)
 

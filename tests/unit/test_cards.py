@@ -12,7 +12,6 @@ import typer
 from typer.testing import CliRunner
 
 from edgetune.cli_report import methods
-from edgetune.config import METHODS, SelectionSettings
 from edgetune.errors import UsageError
 from edgetune.selection import SELECTORS
 from edgetune.selection.cards import (
@@ -30,6 +29,7 @@ from edgetune.selection.cards import (
     sections_of,
 )
 from edgetune.selection.three_stage import ThreeStage
+from edgetune.settings import METHODS, SelectionSettings
 
 DOCSTRING = """A title.
 

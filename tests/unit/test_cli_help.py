@@ -10,8 +10,9 @@ import pytest
 import typer.main
 from conftest import RunCli
 
-from edgetune import cli, cli_options, config
-from edgetune.config import SECTIONS, DataSettings, ModelSettings, SelectionSettings
+from edgetune import cli, cli_options, settings
+from edgetune.config import SECTIONS
+from edgetune.settings import DataSettings, ModelSettings, SelectionSettings
 
 COMMANDS: dict[str, Any] = dict(typer.main.get_command(cli.app).commands)  # type: ignore[attr-defined]
 NOT_SETTINGS = {
@@ -76,9 +77,9 @@ def test_nothing_given_shows_the_help(run_cli: RunCli) -> None:
 @pytest.mark.parametrize(
     ("enum", "expected"),
     [
-        (cli_options.Method, config.METHODS),
+        (cli_options.Method, settings.METHODS),
         (cli_options.Method, get_args(SelectionSettings.model_fields["method"].annotation)),
-        (cli_options.Preset, tuple(config.PRESETS)),
+        (cli_options.Preset, tuple(settings.PRESETS)),
         (cli_options.BackendName, get_args(ModelSettings.model_fields["backend"].annotation)),
         (cli_options.Device, get_args(ModelSettings.model_fields["device"].annotation)),
         (cli_options.Precision, get_args(ModelSettings.model_fields["precision"].annotation)),

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 from edgetune.comparing.grid import CURVE_SHARES, CURVE_TIMES, MATCHED, cells_of, load_grid, make_grid
-from edgetune.config import METHODS
 from edgetune.errors import UsageError
 from edgetune.peers import PEERS
+from edgetune.settings import METHODS
 
 TWO: list[dict[str, Any]] = [{"name": "a", "train": "a.csv"}, {"name": "b", "train": "b.csv"}]
 
@@ -26,6 +26,13 @@ def test_a_cell_for_every_set_method_and_seed() -> None:
     assert {(cell.data, cell.method, cell.seed) for cell in cells} == {
         (data, method, seed) for data in "ab" for method in ("train-all", "random") for seed in range(3)
     }
+
+
+def test_a_set_may_have_seeds_of_its_own() -> None:
+    cells = cells_of(grid(data=[TWO[0] | {"seeds": [0, 1, 2]}, TWO[1]]))
+    assert [(cell.seed, cell.data) for cell in cells[::2]] == [(0, "a"), (0, "b"), (1, "a"), (2, "a")]
+    alone = cells_of(grid(data=TWO))
+    assert cells[:4] == alone  # and the rounds that were there stay as they were
 
 
 def test_methods_take_turns_within_every_round() -> None:

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from edgetune.comparing import bars, labels, pictures
 from edgetune.comparing.figures import say, styles
 from edgetune.comparing.points import Point, pareto_front
-from edgetune.config import METHODS
+from edgetune.settings import METHODS
 
 NAMES = [*METHODS, "three stages of the paper", "$random$ + decay"]
 PNG = b"\x89PNG\r\n"

@@ -5,19 +5,9 @@ from typing import Any
 
 import pytest
 
-from edgetune.config import (
-    METHODS,
-    PRESETS,
-    SECTIONS,
-    RunConfig,
-    SelectionSettings,
-    by_section,
-    dump_config,
-    load_config,
-    make_config,
-    merged,
-)
+from edgetune.config import SECTIONS, by_section, dump_config, load_config, make_config, merged
 from edgetune.errors import UsageError
+from edgetune.settings import METHODS, PRESETS, RunConfig, SelectionSettings
 
 DATA = {"data": {"train": "x.csv"}}
 

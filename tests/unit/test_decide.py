@@ -7,10 +7,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from edgetune.config import RunConfig, make_config
+from edgetune.config import make_config
 from edgetune.freezing import freeze_of, frozen_depth
 from edgetune.planning.decide import decide, summary, wishes_of
 from edgetune.planning.types import DataShape, Plan
+from edgetune.settings import RunConfig
 from tests.fakes import FakeCost, fake_costs, fake_device
 
 DEVICE = fake_device(

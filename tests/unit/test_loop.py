@@ -10,10 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edgetune.batching import PAD_MULTIPLE
-from edgetune.config import METHODS, PRESETS, SelectionSettings
 from edgetune.loop import Loop, LoopSettings
 from edgetune.meter import Meter
 from edgetune.selection import DataShape, make_selector
+from edgetune.settings import METHODS, PRESETS, SelectionSettings
 from edgetune.stream import RELEASE_EVERY
 
 N_ROWS, BATCH = 203, 8

@@ -10,11 +10,11 @@ import pytest
 from fakes import FakeBackend, FakeClock, FakeHistory, FakeSource
 
 from edgetune.batching import Batch, TokenSource
-from edgetune.config import SelectionSettings
 from edgetune.loop import Loop, LoopSettings
 from edgetune.meter import Meter
 from edgetune.selection import DataShape, make_selector
 from edgetune.selection.staged import REFERENCE, SUBSET, Staged
+from edgetune.settings import SelectionSettings
 from edgetune.types import BoolArray, FloatArray
 
 N_ROWS, BATCH, LR = 96, 8, 1e-3

@@ -19,7 +19,6 @@ from conftest import ROOT, RunCli
 from fakes import FakeClock
 
 from edgetune import peers
-from edgetune.config import DataSettings
 from edgetune.data.dataset import DataOptions, read_examples
 from edgetune.errors import DataError, EnvironmentError_, UsageError
 from edgetune.meter import Meter
@@ -40,6 +39,7 @@ from edgetune.peers.encoder import next_chunk, rows_in_time
 from edgetune.peers.setfit import few_of_each, n_pairs
 from edgetune.peers.tfidf import next_size
 from edgetune.peers.trainer import Speed, examples_trained, slow_step_s, steps_in_time, usual_step_s
+from edgetune.settings import DataSettings
 
 TRANSFORMERS = ("torch", "transformers", "accelerate")
 

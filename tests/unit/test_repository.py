@@ -10,7 +10,8 @@ import typer.main
 
 from edgetune.cli import app
 from edgetune.comparing.grid import cells_of, load_grid
-from edgetune.config import PRESETS, load_config, make_config, merged
+from edgetune.config import load_config, make_config, merged
+from edgetune.settings import PRESETS
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")

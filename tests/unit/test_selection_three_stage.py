@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 
 from edgetune.batching import Batch
-from edgetune.config import SelectionSettings
 from edgetune.selection.base import DataShape
 from edgetune.selection.staged import RowSet
 from edgetune.selection.three_stage import LossCurve, ThreeStage
+from edgetune.settings import SelectionSettings
 
 HARD, EASY = 5, 6  # tokens
 

@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 
 from edgetune.batching import Batch
-from edgetune.config import SelectionSettings
 from edgetune.selection.base import DataShape
 from edgetune.selection.threshold import (
     AutoThreshold,
@@ -16,6 +15,7 @@ from edgetune.selection.threshold import (
     highest_threshold,
     warmup_examples,
 )
+from edgetune.settings import SelectionSettings
 
 
 def batch_of(rows: list[int]) -> Batch:

@@ -14,7 +14,7 @@ from common import rows_file, spread
 
 from edgetune.backends.ort_backend import OrtBackend
 from edgetune.batching import Batch
-from edgetune.config import SelectionSettings, make_config
+from edgetune.config import make_config
 from edgetune.history import HistoryWriter
 from edgetune.loop import Loop, LoopSettings
 from edgetune.machine import cache_folder
@@ -22,6 +22,7 @@ from edgetune.meter import Meter
 from edgetune.prepare import prepare
 from edgetune.selection import DataShape, make_selector
 from edgetune.selection.three_stage import ThreeStage
+from edgetune.settings import SelectionSettings
 from edgetune.types import BoolArray, FloatArray
 
 BATCH = 32

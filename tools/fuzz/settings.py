@@ -11,9 +11,10 @@ import numpy as np
 import tomli_w
 from seeds import LABELS, TEXTS
 
-from edgetune.config import METHODS, RunConfig, dump_config, make_config
+from edgetune.config import dump_config, make_config
 from edgetune.profiles.store import load, profile_files, to_toml
 from edgetune.row_record import RowRecord
+from edgetune.settings import METHODS, RunConfig
 
 ODD: tuple[Any, ...] = (
     0,
