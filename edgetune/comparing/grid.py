@@ -103,7 +103,7 @@ class Grid(BaseModel):
             (seed, at, entry)
             for seed in every
             for at, (entry, seeds) in enumerate(zip(self.data, own, strict=True))
-            if seed in seeds
+            for _ in range(seeds.count(seed))  # twice the same is two cells of one name
         ]
 
 
