@@ -97,14 +97,12 @@ class Grid(BaseModel):
 
     def rounds(self) -> list[tuple[int, int, DataEntry]]:
         """Return (seed, place of the set, set) in the order in which they are run: seed by seed."""
-        own = [self.seeds if entry.seeds is None else entry.seeds for entry in self.data]
-        every = sorted({seed for seeds in own for seed in seeds})
-        return [
+        every = [
             (seed, at, entry)
-            for seed in every
-            for at, (entry, seeds) in enumerate(zip(self.data, own, strict=True))
-            for _ in range(seeds.count(seed))  # twice the same is two cells of one name
+            for at, entry in enumerate(self.data)
+            for seed in (self.seeds if entry.seeds is None else entry.seeds)
         ]
+        return sorted(every, key=lambda one: one[:2])
 
 
 class CellName(BaseModel):
