@@ -95,14 +95,9 @@ class Grid(BaseModel):
     eval_rows: int | None = Field(None, ge=2)
     holdout: float = Field(0.1, gt=0, lt=1)
 
-    def rounds(self) -> list[tuple[int, int, DataEntry]]:
-        """Return (seed, place of the set, set) in the order in which they are run: seed by seed."""
-        every = [
-            (seed, at, entry)
-            for at, entry in enumerate(self.data)
-            for seed in (self.seeds if entry.seeds is None else entry.seeds)
-        ]
-        return sorted(every, key=lambda one: one[:2])
+    def seeds_of(self, entry: DataEntry) -> Seeds:
+        """Return the seeds of a set's cells."""
+        return self.seeds if entry.seeds is None else entry.seeds
 
 
 class CellName(BaseModel):
@@ -215,23 +210,23 @@ def _check_settings(settings: dict[str, Any], where: str) -> None:
 def cells_of(grid: Grid) -> list[Cell]:
     """Return every cell, in the order in which they are run: a slow hour hits all methods.
 
-    Rounds of (seed, data); in each the methods, shuffled by a generator that the round seeds; what depends on
-    another cell of its round comes last.
+    Rounds of (seed, data), the lowest seed first; in each the methods, shuffled by a generator that the round
+    seeds; what depends on another cell of its round comes last.
 
     Raises:
         UsageError: two cells have one name, or there are too many.
     """
     n_variants = len(grid.methods) + len(grid.vary) + 1 + len(CURVE_TIMES)
-    rounds = grid.rounds()
-    n_cells = len(rounds) * n_variants
+    n_cells = sum(len(grid.seeds_of(entry)) for entry in grid.data) * n_variants
     if n_cells > MAX_CELLS:
         raise UsageError(
             f"{grid.name} would take about {n_cells:,} runs, and at most {MAX_CELLS:,} may be; give fewer "
             "seeds, methods or data sets."
         )
     cells: list[Cell] = []
-    for seed, at, data in rounds:
-        found = _round(grid, data.name, seed)
+    rounds = sorted((seed, at) for at, entry in enumerate(grid.data) for seed in grid.seeds_of(entry))
+    for seed, at in rounds:
+        found = _round(grid, grid.data[at].name, seed)
         order = np.random.default_rng([seed, at]).permutation(len(found))
         shuffled = [found[i] for i in order]
         cells += sorted(shuffled, key=lambda cell: cell.method == MATCHED)
