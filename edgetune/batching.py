@@ -48,6 +48,11 @@ class Batch:
         """(B,) tokens per row."""
         return np.diff(self.offsets)
 
+    @property
+    def width(self) -> int:
+        """Tokens of a row when padded, those of the longest one's bucket."""
+        return int(bucket_of(self.lengths).max(initial=1)) * PAD_MULTIPLE
+
     def take(self, chosen: IntArray | BoolArray) -> Batch:
         """Return the chosen examples, in the order given (indices) or kept (mask)."""
         if chosen.dtype == np.bool_ and len(chosen) == len(self) and chosen.all():

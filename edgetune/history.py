@@ -23,7 +23,7 @@ import math
 import os
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -59,6 +59,12 @@ def _plain(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [_plain(item) for item in value]
     return str(value) if isinstance(value, Path) else value
+
+
+class Recorder(Protocol):
+    """Takes the records of a run; `HistoryWriter` is one."""
+
+    def append(self, /, **fields: Any) -> None: ...
 
 
 class HistoryWriter:

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
@@ -20,6 +20,7 @@ from edgetune.backends.base import Backend
 from edgetune.batching import PAD_MULTIPLE, Batch, bucket_of
 from edgetune.counts import Counts
 from edgetune.faults import place
+from edgetune.history import Recorder
 from edgetune.meter import Meter
 from edgetune.metrics import cross_entropy
 from edgetune.pace import DataPace, Pace, Position
@@ -34,12 +35,6 @@ from edgetune.types import FloatArray
 
 class Diverged(Exception):
     """A loss came out as no number: the weights are spoilt."""
-
-
-class Recorder(Protocol):
-    """Takes the loop's records; `history.HistoryWriter` is one."""
-
-    def append(self, /, **fields: Any) -> None: ...
 
 
 @dataclass(frozen=True)
@@ -246,7 +241,7 @@ class Loop:
 
     def _that_fits(self, operation: str, batch: Batch) -> Batch:
         """Cut a batch to the rows for which there is time."""
-        n_fit = self.pace.rows_that_fit(operation, len(batch), _width(batch))
+        n_fit = self.pace.rows_that_fit(operation, len(batch), batch.width)
         self.counts.n_left += len(batch) - n_fit
         return batch if n_fit == len(batch) else batch.take(np.arange(n_fit))
 
@@ -258,7 +253,7 @@ class Loop:
         started = self.meter.elapsed_s()
         with self.meter.phase("score"):
             logits = self.backend.score(batch)
-        self.pace.took("score", len(batch), _width(batch), self.meter.elapsed_s() - started)
+        self.pace.took("score", len(batch), batch.width, self.meter.elapsed_s() - started)
         with self.meter.phase("select"):
             losses = _finite(cross_entropy(logits, batch.labels))
             self.counts.n_scored += len(batch)
@@ -295,7 +290,7 @@ class Loop:
         with self.meter.phase("prepare" if self._first_state is not None else "train"):
             logits = self.backend.train_step(batch, lr, weights)
         train_s = self.meter.elapsed_s() - started
-        width = _width(batch)
+        width = batch.width
         self.pace.took("train", len(batch), width, train_s)
         with self.meter.phase("select"):
             losses = _finite(cross_entropy(logits, batch.labels))
@@ -400,8 +395,3 @@ def _finite(losses: FloatArray) -> FloatArray:
     if not np.isfinite(losses).all():
         raise Diverged
     return losses
-
-
-def _width(batch: Batch) -> int:
-    """Return the padded width of a batch, in tokens."""
-    return int(bucket_of(batch.lengths).max(initial=1)) * PAD_MULTIPLE

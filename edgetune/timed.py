@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from edgetune.backends.base import Backend
-from edgetune.batching import PAD_MULTIPLE, Batch, TokenSource, bucket_of, sequential_batches
+from edgetune.batching import Batch, TokenSource, sequential_batches
 from edgetune.clock import Clock, Reserves
 from edgetune.data.tokens import TokenView
 from edgetune.floor import Head, fit_head
@@ -197,8 +197,7 @@ def _observed(clock: Clock, cost: StepCost, batch: Batch) -> Iterator[None]:
     """Let the clock learn how long a batch takes to score."""
     started_s = clock.elapsed_s()
     yield
-    width = int(bucket_of(batch.lengths).max()) * PAD_MULTIPLE
-    clock.speed("score").observe(cost("score", len(batch), width), clock.elapsed_s() - started_s)
+    clock.speed("score").observe(cost("score", len(batch), batch.width), clock.elapsed_s() - started_s)
 
 
 def evaluate_in_time(

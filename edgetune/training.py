@@ -7,13 +7,14 @@ from functools import partial
 import numpy as np
 
 from edgetune.backends.base import Backend, NoLinearHead
+from edgetune.closing import write_receipt
 from edgetune.counts import Counts
 from edgetune.data.tokens import TokenView
 from edgetune.energy import Sensor, read_energy
-from edgetune.errors import BudgetError, Interrupted, RunError
+from edgetune.errors import BudgetError, Interrupted
 from edgetune.faults import place
 from edgetune.floor import Head
-from edgetune.history import HistoryWriter, read_history
+from edgetune.history import HistoryWriter
 from edgetune.keeping import Keeper
 from edgetune.loop import Diverged, Loop, LoopSettings
 from edgetune.meter import Meter
@@ -25,7 +26,7 @@ from edgetune.receipt import make_receipt
 from edgetune.report.live import View
 from edgetune.result import RunResult
 from edgetune.resuming import Break
-from edgetune.runfolder import INTERRUPTED, RunFolder
+from edgetune.runfolder import RunFolder
 from edgetune.safety import Safety
 from edgetune.saved import evaluate_view
 from edgetune.selection import DataShape, Selector, make_selector
@@ -91,7 +92,10 @@ class Training:
             self._keeper.save_interrupted()
         with self._meter.phase("save"):
             loop.record.save(self._folder.path)
-        result = self._write_receipt(loop)
+        limit_mb = self._config.budget.memory_mb
+        result = write_receipt(
+            partial(self._summary, loop), self._folder, self._meter, self._view, self._timed, limit_mb
+        )
         if loop.stopped:
             raise self._interrupted(loop.counts, resumable)
         self._safety.finish()
@@ -295,42 +299,6 @@ class Training:
         return Interrupted(
             f"Stopped after {counts.n_steps:,} steps; the model so far is in {where}. To go on: {go_on}"
         )
-
-    def _write_receipt(self, loop: Loop) -> RunResult:
-        """Write the summary and the model card, and draw the picture if there is time for it."""
-        from edgetune.report.model_card import model_card
-        from edgetune.report.plots import draw_run
-
-        out = self._folder.path
-        with self._meter.phase("save"):
-            draft = self._summary(loop).to_dict()
-            card = model_card(draft)
-            for home in (out, out / INTERRUPTED):
-                if (home / "model").is_dir():
-                    (home / "model" / "README.md").write_text(card, encoding="utf-8")
-            if self._timed is None or self._timed.clock.picture_fits():
-                try:
-                    draw_run(read_history(out / "history.jsonl"), draft, out / "run.png")
-                except RunError as error:  # a picture is no reason to lose the receipt
-                    self._view.warn(f"run.png was not drawn: {error}.")
-            else:
-                self._view.warn("There was no time left to draw run.png.")
-        if self._timed is not None:
-            self._timed.mark("report")
-        result = self._summary(loop)
-        self._folder.write_json("summary.json", result.to_dict())
-        place("summary-written")
-        if result.deadline_s is not None and result.elapsed_s > result.deadline_s:
-            late_s = result.elapsed_s - result.deadline_s
-            self._view.warn(
-                f"The deadline was passed by {late_s:.1f} s: the machine was slower than planned."
-            )
-        limit_mb = self._config.budget.memory_mb
-        if limit_mb is not None and (result.peak_memory_mb or 0.0) > limit_mb:
-            self._view.warn(
-                f"{result.peak_memory_mb:,.0f} MB of memory were used, {limit_mb:,.0f} planned for."
-            )
-        return result
 
     def _summary(self, loop: Loop) -> RunResult:
         split_s = self._meter.split_s()

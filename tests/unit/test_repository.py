@@ -53,9 +53,10 @@ def test_every_config_is_valid_and_headed_by_its_command(path: Path) -> None:
 @pytest.mark.parametrize(
     "path", sorted((ROOT / "configs" / "compare").glob("*.toml")), ids=lambda path: path.stem
 )
-def test_every_grid_is_valid_and_headed_by_its_command(path: Path) -> None:
-    first = path.read_text(encoding="utf-8").splitlines()[0]
-    assert first == f"# edgetune compare configs/compare/{path.name}"
+def test_every_grid_is_valid_and_headed_by_its_command_and_time(path: Path) -> None:
+    head = path.read_text(encoding="utf-8").partition("\nmethods = ")[0].splitlines()
+    assert head[0] == f"# edgetune compare configs/compare/{path.name}"
+    assert re.fullmatch(r"# Takes (about )?\d+ (minutes|hours) on two cores of an .+\.", head[-1])
     grid = load_grid(path)
     assert grid.name == path.stem
     assert len(cells_of(grid)) >= len(grid.data)
