@@ -187,9 +187,9 @@ class AutoThreshold(Staged):
     def _why_warm(self) -> str:
         """Say why stage 0 was not left."""
         if self._n_warm < self._n_needed:
-            return f"the data ended in stage 0: {self._n_warm} of {self._n_needed} examples observed"
+            return f"the run ended in stage 0: {self._n_warm} of {self._n_needed} examples observed"
         return (
-            f"the data ended in stage 0: the last losses are {self._window.mean():.4f} nats in the mean, and "
+            f"the run ended in stage 0: the last losses are {self._window.mean():.4f} nats in the mean, and "
             f"{self._highest:.4f} would show that the model has begun to learn"
         )
 

@@ -119,7 +119,7 @@ def test_a_predictor_that_only_knows_the_hard_share_stays_in_stage_1() -> None:
 
 def test_says_why_stage_2_was_not_reached() -> None:
     selector = build(alt=0.01)
-    assert selector.report()["why"] == "the data ended in stage 0: 0 of 4 examples observed"
+    assert selector.report()["why"] == "the run ended in stage 0: 0 of 4 examples observed"
     warm_up(selector)
     teach(selector, 1)
     assert selector.report()["why"] == "only 1 of 3 batches scored in stage 1"

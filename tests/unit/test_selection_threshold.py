@@ -69,7 +69,7 @@ def test_auto_threshold_waits_until_enough_is_observed_not_merely_seen() -> None
     assert selector.straight
     selector.observe(first, np.array([1.0, 2.0, 3.0]))
     assert selector.straight
-    assert selector.report()["why"] == "the data ended in stage 0: 3 of 4 examples observed"
+    assert selector.report()["why"] == "the run ended in stage 0: 3 of 4 examples observed"
     selector.observe(second, np.array([4.0, 5.0, 6.0]))
     assert (selector.straight, selector.stage) == (False, "filter_backward")
     assert selector.report()["threshold"] == 5.0
@@ -84,7 +84,7 @@ def test_stage_0_waits_for_a_model_that_has_begun_to_learn() -> None:
         selector.observe(batch, np.full(3, mean_loss))
         assert (selector.straight, selector.report()["threshold"]) == (True, None)
     assert selector.report()["why"] == (
-        "the data ended in stage 0: the last losses are 0.3600 nats in the mean, and 0.3466 would show that "
+        "the run ended in stage 0: the last losses are 0.3600 nats in the mean, and 0.3466 would show that "
         "the model has begun to learn"
     )
     batch = batch_of([9, 0])
