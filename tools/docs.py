@@ -32,6 +32,7 @@ What they mean is in [findings.md](../findings.md).
 OVERVIEWS = (
     ("A minute each", "equal-clock-60s", ""),
     ("Two minutes each", "equal-clock-120s", ""),
+    ("Five minutes each", "equal-clock-300s", ""),
     ("Two passes each", "two-passes", "In brackets: seconds to the saved model over those of train-all."),
 )
 """Tables over data sets: heading, what the names of the files that go in begin with, and what to say of the
