@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import io
 import json
 import sys
@@ -32,7 +33,7 @@ from edgetune.cli_report import methods, report
 from edgetune.cli_train import demo, finetune, plan
 from edgetune.errors import EdgetuneError, Interrupted, UsageError
 from edgetune.offline import no_telemetry
-from edgetune.shown import json_text, one_line
+from edgetune.shown import brief, json_text, one_line
 from edgetune.terminal import Patient, let_go_of_stdout
 
 if TYPE_CHECKING:
@@ -243,6 +244,11 @@ def _run() -> int:
         return error.exit_code
     except BrokenPipeError:
         return NOBODY_READS
+    except OSError as error:
+        if error.errno != errno.ENAMETOOLONG:
+            raise
+        print(f"edgetune: The name {brief(error.filename)} is too long for this disk.", file=sys.stderr)
+        return 2
     except (KeyboardInterrupt, typer.Abort):
         print("edgetune: stopped.", file=sys.stderr)
         return 130

@@ -27,6 +27,7 @@ from edgetune.cli_options import (
     console,
     given,
 )
+from edgetune.data.limits import MAX_CELLS, MAX_NAME
 from edgetune.errors import RunError, UsageError
 from edgetune.shown import json_text, on_terminal
 
@@ -46,7 +47,9 @@ def compare(
     epochs: Annotated[
         int | None, typer.Option(help="Without a deadline: passes of each.", show_default="1")
     ] = None,
-    seeds: Annotated[int | None, typer.Option(help="Runs of each method.", min=1, show_default="1")] = None,
+    seeds: Annotated[
+        int | None, typer.Option(help="Runs of each method.", min=1, max=MAX_CELLS, show_default="1")
+    ] = None,
     rows: Annotated[
         int | None, typer.Option(help="Training rows at most, drawn once.", show_default="all")
     ] = None,
@@ -161,16 +164,17 @@ def _grid_of(data: list[str], reading: dict[str, Any], methods: str | None, wish
     from edgetune.run import default_out
 
     names = [re.sub(r"[^\w. +-]", "-", default_out(path).name) for path in data]
+    names = [(name if re.match(r"\w", name) else f"data{name}")[:MAX_NAME] for name in names]
     if len(set(names)) < len(names):
         names = [f"{name}-{number}" for number, name in enumerate(names, 1)]
     raw: dict[str, Any] = {
-        "name": "-".join(names)[:80],
+        "name": "-".join(names)[:MAX_NAME],
         "data": [{"name": name, "train": path, **reading} for name, path in zip(names, data, strict=True)],
         **wished,
     }
     if methods is not None:
         raw["methods"] = [name.strip() for name in methods.split(",") if name.strip()]
-    return make_grid(raw, "--methods" if methods else "compare")
+    return make_grid(raw, "compare" if methods is None else "--methods")
 
 
 def _progress(done: Done) -> str:
@@ -202,7 +206,7 @@ def _print(tables: list[DataTable]) -> None:
 
 def inspect(
     run: Annotated[Path, typer.Argument(help="Run folder.")],
-    rows: Annotated[int, typer.Option(help="Rows of each kind.")] = 10,
+    rows: Annotated[int, typer.Option(help="Rows of each kind.", min=1)] = 10,
     out: Annotated[Path | None, typer.Option(help="Write the rows as CSV.")] = None,
     map_: Annotated[
         Path | None, typer.Option("--map", help="Draw the map of the training rows (.png or .svg).")
@@ -214,7 +218,13 @@ def inspect(
     Example: edgetune inspect runs/reviews --out rows.csv --map map.png
     """
     from edgetune.inspecting import as_table, inspect_run
+    from edgetune.runfolder import check_out, disk_errors
 
+    for option, path in (("--out", out), ("--map", map_)):
+        if path is not None:
+            check_out(option, path)
+    if map_ is not None and map_.suffix.lower() not in (".png", ".svg"):
+        raise UsageError(f"--map {map_}: a picture is .png or .svg; end its name in one of them.")
     record, findings = inspect_run(run, rows)
     if out is not None:
         from edgetune.report.inspection import write_findings
@@ -223,7 +233,8 @@ def inspect(
     if map_ is not None:
         from edgetune.comparing.pictures import draw_map
 
-        draw_map(record.confidence(), record.variability(), record.correctness(), map_)
+        with disk_errors(map_):
+            draw_map(record.confidence(), record.variability(), record.correctness(), map_)
     if as_json:
         print(json_text(as_table(findings)))
         return

@@ -60,7 +60,9 @@ def report(
 
     collected = collect(runs)
     if out is not None:
-        _check_out(out, collected)
+        from edgetune.runfolder import check_out
+
+        check_out("--out", out)
     text = _written(collected, chosen)
     if out is None:
         sys.stdout.write(text)
@@ -90,21 +92,6 @@ def _format(out: Path | None, given: Format | None) -> Format:
         names = ", ".join(SUFFIXES)
         raise UsageError(f"--out {out}: its name says no format; end it in {names}, or add --format.")
     return found
-
-
-def _check_out(out: Path, collected: Collected) -> None:
-    """Refuse to write where a folder or a run's own file is.
-
-    Raises:
-        UsageError: there is one.
-    """
-    from edgetune.runfolder import OWN
-
-    if out.is_dir():
-        raise UsageError(f"--out {out} is a folder; name a file in it, such as {out / 'report.html'}.")
-    folders = {run.folder for run in collected.runs}
-    if out.name in OWN and out.resolve().parent in folders:
-        raise UsageError(f"--out {out} would replace a file of that run; choose another name.")
 
 
 def _written(collected: Collected, chosen: Format) -> str:

@@ -22,6 +22,9 @@ from edgetune.settings import RunConfig
 from edgetune.timed import Timed
 from edgetune.types import IntArray
 
+LEAST_OF_PLAN = 0.5
+"""A run that came through a smaller share of the planned rows says so."""
+
 
 def make_receipt(
     prepared: Prepared,
@@ -85,7 +88,7 @@ def make_receipt(
         interrupted=loop.stopped,
         breaks=breaks,
         n_diverged=n_diverged,
-        warnings=list(data.warnings),
+        warnings=[*data.warnings, *_short_of_plan(prepared, timed, loop)],
         machine=machine_info(),
         versions=versions(),
         **_quality(best),
@@ -97,6 +100,21 @@ def make_receipt(
         **_energy(energy),
         **_budget(prepared, timed, sum(split_s.values())),
     )
+
+
+def _short_of_plan(prepared: Prepared, timed: Timed | None, loop: Loop) -> list[str]:
+    """Say that a run under a deadline came through less than half of what was planned, or trained nothing."""
+    if timed is None or loop.stopped or prepared.config.budget.patience is not None:
+        return []
+    n_rows, n_seen = timed.plan.n_rows, loop.counts.n_seen
+    if n_rows and not loop.counts.n_trained:
+        return ["No row was trained in the time; the model is a linear head on the untouched encoder."]
+    if n_seen >= LEAST_OF_PLAN * n_rows:
+        return []
+    return [
+        f"Only {n_seen:,} of about {n_rows:,} rows planned were reached: the machine was busy, or slower "
+        "than its profile says; the same command in a quieter hour, or more time, will do better."
+    ]
 
 
 def _chose_on_eval(config: RunConfig, timed: Timed | None) -> bool:

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from edgetune.caches import private_folder
-from edgetune.errors import EnvironmentError_, RunError
+from edgetune.errors import EnvironmentError_, RunError, UsageError
 from edgetune.faults import place
 from edgetune.files import sync, sync_tree, write_whole
 
@@ -35,6 +35,11 @@ SCRATCH, READY, WITHOUT = ".saving-", ".ready", ".without-"
 
 NO_ROOM = (errno.ENOSPC, errno.EFBIG, *([errno.EDQUOT] if hasattr(errno, "EDQUOT") else []))
 """The disk is full, a file may not grow further, a user may not have more."""
+NO_PLACE = (
+    *(errno.EACCES, errno.EROFS, errno.EPERM),
+    *(errno.EEXIST, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG, errno.ELOOP),
+)
+"""Not allowed, or the path leads to no place for a file."""
 ALMOST_NOTHING = 1 << 16  # bytes free that a writer which ran out of space may leave
 
 
@@ -227,6 +232,25 @@ def disk_is_full(error: Exception, folder: Path) -> bool:
     return shutil.disk_usage(folder).free < ALMOST_NOTHING
 
 
+COMPARISON = ("cells", "data", "grid.json", "plans.json", "results.jsonl", "table.md")
+"""What a comparison keeps in its folder."""
+
+
+def check_out(option: str, path: Path) -> None:
+    """Refuse to write where a folder is, or over what a run or a comparison keeps.
+
+    Raises:
+        UsageError: there is one; `option` names it.
+    """
+    if path.is_dir():
+        raise UsageError(f"{option} {path} is a folder; name a file in it.")
+    whole_path = path.resolve()
+    for home in whole_path.parents:
+        kept = (*(OWN if holds_run(home) else ()), *(COMPARISON if (home / "grid.json").exists() else ()))
+        if whole_path.relative_to(home).parts[0] in kept:
+            raise UsageError(f"{option} {path} would replace a file of {home}; choose another name.")
+
+
 def write_out(path: Path, text: str) -> None:
     """Write a file that the user asked for; it appears whole or not at all.
 
@@ -239,7 +263,7 @@ def write_out(path: Path, text: str) -> None:
 
 @contextlib.contextmanager
 def disk_errors(path: Path) -> Iterator[None]:
-    """Say in a sentence that there is no room, or no permission.
+    """Say in a sentence that there is no room, no permission, or no such place.
 
     Raises:
         EnvironmentError_: the disk is full or `path` cannot be written.
@@ -252,7 +276,7 @@ def disk_errors(path: Path) -> Iterator[None]:
                 f"No space left on the disk of {path}; free some (a run needs about three times the model's "
                 "size), or use --out and --cache-dir on another disk."
             ) from error
-        if error.errno in (errno.EACCES, errno.EROFS, errno.EPERM):
+        if error.errno in NO_PLACE:
             raise EnvironmentError_(
                 f"Cannot write to {error.filename or path}: {error.strerror}; use --out."
             ) from error

@@ -17,7 +17,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from edgetune.config import by_section, make_config
-from edgetune.data.limits import MAX_CELLS
+from edgetune.data.limits import MAX_CELLS, MAX_NAME
 from edgetune.errors import UsageError, did_you_mean
 from edgetune.peers import PEERS
 from edgetune.settings import MAX_SEED, METHODS, LabelledText
@@ -33,7 +33,7 @@ CURVE_SHARES = (0.1, 0.2, 0.35, 0.6, 1.0)
 DEFAULT_METHODS = ("train-all", "random", "auto-threshold", "three-stage", "info-batch", "tfidf-logreg")
 _NAME = r"^\w[\w. +-]*$"  # it becomes a folder
 _STRICT = ConfigDict(extra="forbid", frozen=True)
-Seeds = tuple[Annotated[int, Field(ge=0, le=MAX_SEED)], ...]
+Seeds = Annotated[tuple[Annotated[int, Field(ge=0, le=MAX_SEED)], ...], Field(min_length=1)]
 
 
 class DataEntry(LabelledText):
@@ -46,7 +46,7 @@ class DataEntry(LabelledText):
         seeds: of each of its cells; None: the grid's.
     """
 
-    name: str = Field(pattern=_NAME)
+    name: str = Field(pattern=_NAME, max_length=MAX_NAME)
     rows: int | None = Field(None, ge=2)
     eval_rows: int | None = Field(None, ge=2)
     seeds: Seeds | None = None
@@ -56,7 +56,7 @@ class Variant(BaseModel):
     """A method with settings of its own, under a name of its own."""
 
     model_config = ConfigDict(extra="allow", frozen=True)
-    name: str = Field(pattern=_NAME)
+    name: str = Field(pattern=_NAME, max_length=MAX_NAME)
     method: str
 
     @property
@@ -84,7 +84,7 @@ class Grid(BaseModel):
 
     model_config = _STRICT
     name: str = Field("compare", pattern=_NAME)
-    data: tuple[DataEntry, ...]
+    data: tuple[DataEntry, ...] = Field(min_length=1)
     methods: tuple[str, ...] = DEFAULT_METHODS
     vary: tuple[Variant, ...] = ()
     seeds: Seeds = (0,)
@@ -152,7 +152,7 @@ def load_grid(path: Path) -> Grid:
         raise UsageError(f"Cannot read {path}: {error.strerror}.") from error
     except TomlError as error:
         raise UsageError(f"{path} is not TOML: {error}.") from error
-    raw.setdefault("name", path.stem)
+    raw.setdefault("name", path.stem[:MAX_NAME])
     return make_grid(raw, str(path))
 
 
@@ -166,6 +166,8 @@ def make_grid(raw: dict[str, Any], where: str) -> Grid:
         grid = Grid.model_validate(raw)
     except ValidationError as error:
         raise UsageError(f"{where}: {_problem(error)}") from error
+    if not grid.methods and not grid.vary:
+        raise UsageError(f"{where}: no method is named; `edgetune methods` lists them.")
     methods = [*METHODS, *PEERS] if grid.methods == ("all",) else list(grid.methods)
     for name in [*methods, *(variant.method for variant in grid.vary)]:
         _known(name, [*METHODS, *PEERS, MATCHED], where)
@@ -182,7 +184,10 @@ def _problem(error: ValidationError) -> str:
     if first["type"] == "extra_forbidden":
         known = DataEntry.model_fields if place[0] == "data" else Grid.model_fields
         return f'there is no key "{brief(place[-1])}".{did_you_mean(place[-1], known)}'
-    return f"{'.'.join(place)}: {first['msg'].lower()}."
+    words = (
+        first["msg"].lower().replace("tuple", "list").replace("dictionary or instance of dataentry", "table")
+    )
+    return f"{'.'.join(place)}: {words}."
 
 
 def _known(name: str, known: Sequence[str], where: str) -> None:

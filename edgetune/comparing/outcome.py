@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-from pydantic import Field, ValidationError
+from pydantic import Field
 
 from edgetune.comparing.grid import CellName
 from edgetune.errors import RunError
@@ -70,7 +70,7 @@ class Outcome(CellName):
 
     def answers(self) -> BoolArray:
         """(n_eval,) whether each evaluation row was answered right."""
-        bits = np.unpackbits(np.frombuffer(base64.b64decode(self.right), np.uint8), count=self.n_eval)
+        bits = np.unpackbits(np.frombuffer(_bits(self.right), np.uint8), count=self.n_eval)
         return bits.astype(np.bool_)
 
 
@@ -97,9 +97,17 @@ def _outcome(raw: Any, where: str) -> Outcome | None:
     if isinstance(version, int) and version > SCHEMA_VERSION:
         raise RunError(f"{where} was written by a newer edgetune (schema {version}); update edgetune.")
     try:
-        return Outcome.model_validate(raw)
-    except ValidationError:
+        found = Outcome.model_validate(raw)
+        whole = not found.ok or (
+            found.seconds is not None and len(_bits(found.right)) == -(-found.n_eval // 8)
+        )
+    except ValueError:  # pydantic's, or of what is no base64
         return None
+    return found if whole else None
+
+
+def _bits(right: str) -> bytes:
+    return base64.b64decode(right, validate=True)
 
 
 def write_lines(outcomes: Iterable[Outcome]) -> str:

@@ -22,6 +22,7 @@ from edgetune.shown import brief
 
 SEED = 0
 MAX_HOLDOUT = 10_000
+FILES = ("train.jsonl", "eval.jsonl")
 
 
 class SharedRows:
@@ -78,7 +79,7 @@ def share_rows(entry: DataEntry, grid: Grid, folder: Path) -> SharedRows:
     meta_file = folder / "rows.json"
     with contextlib.suppress(OSError, ValueError, LookupError, TypeError):  # none yet, or damaged
         meta = read_json_file(meta_file)
-        if meta["wish"] == wish:
+        if meta["wish"] == wish and meta["key"] == "".join(_key(folder / name) for name in FILES):
             return SharedRows(folder, meta)
     meta_file.unlink(missing_ok=True)  # until both files are there again
     bad: list[BadRow] = []
@@ -100,13 +101,14 @@ def share_rows(entry: DataEntry, grid: Grid, folder: Path) -> SharedRows:
             f"{entry.name}: no training row has the label {label!r} of the evaluation rows; take more rows."
         )
     folder.mkdir(parents=True, exist_ok=True)
-    key = _write(folder / "train.jsonl", train) + _write(folder / "eval.jsonl", evaluation)
+    for name, rows in zip(FILES, (train, evaluation), strict=True):
+        _write(folder / name, rows)
     meta = {
         "name": entry.name,
         "n_train": len(train),
         "n_eval": len(evaluation),
         "labels": sorted(known),
-        "key": key,
+        "key": "".join(_key(folder / name) for name in FILES),
         "pair": entry.pair,
         "n_bad": len(bad),
         "wish": wish,
@@ -138,14 +140,17 @@ def _draw(examples: list[Example], n_rows: int | None, purpose: int) -> list[Exa
     return [examples[i] for i in np.sort(rng.choice(len(examples), n_rows, replace=False))]
 
 
-def _write(path: Path, examples: list[Example]) -> str:
-    """Write rows as JSONL; return a hash of them."""
+def _write(path: Path, examples: list[Example]) -> None:
+    """Write rows as JSONL."""
     lines = []
     for example in examples:
         row = {"text": example.text, "label": example.label}
         if example.text_pair is not None:
             row["text_pair"] = example.text_pair
         lines.append(json.dumps(row, ensure_ascii=False) + "\n")
-    text = "".join(lines)
-    write_whole(path, text)
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
+    write_whole(path, "".join(lines))
+
+
+def _key(path: Path) -> str:
+    """Return a short hash of a file of rows."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()[:16]

@@ -21,7 +21,7 @@ from edgetune.comparing.shared_plan import SharedPlans
 from edgetune.errors import EnvironmentError_
 from edgetune.files import write_whole
 from edgetune.rows import Say
-from edgetune.runfolder import alone_in
+from edgetune.runfolder import alone_in, disk_errors
 
 _EXPORTED = ("model", "backend", "freeze", "max_length", "precision")
 """What decides which tokens and artifacts a run finds in the caches."""
@@ -53,21 +53,14 @@ class Comparison:
     """A grid in its folder."""
 
     def __init__(self, grid: Grid, folder: Path, cache_dir: Path, say: Say) -> None:
-        """Draw the shared rows and check that no two cells have one name.
+        """Check that no two cells have one name; nothing is written yet.
 
         Raises:
-            EdgetuneError: the data or the grid cannot be used.
+            UsageError: the grid cannot be used.
         """
         self.grid, self.folder, self._say = grid, folder, say
         self.cells = cells_of(grid)
-        folder.mkdir(parents=True, exist_ok=True)
         self.rows: dict[str, SharedRows] = {}
-        for entry in grid.data:
-            say(f"Drawing the rows of {entry.name}")
-            rows = self.rows[entry.name] = share_rows(entry, grid, folder / "data" / entry.name)
-            if rows.n_bad:
-                say(f"{entry.name}: {rows.n_bad:,} unusable rows were left out")
-        write_whole(folder / "grid.json", grid.model_dump_json(indent=2) + "\n")
         self.runner = CellRunner(folder, self.rows, cache_dir)
         self.plans = SharedPlans(folder, self.rows, cache_dir, say)
 
@@ -75,11 +68,25 @@ class Comparison:
         """Run every cell that is not finished, in order; keep `results.jsonl` in step.
 
         Raises:
+            EdgetuneError: the data cannot be used.
             RunError: another process runs this comparison.
-            EnvironmentError_: the disk has no room for another cell.
+            EnvironmentError_: the disk has no room for another cell, or the folder cannot be written.
         """
-        with alone_in(self.folder):
-            yield from self._run()
+        with disk_errors(self.folder):
+            self.folder.mkdir(parents=True, exist_ok=True)
+            with alone_in(self.folder):
+                self._draw_rows()
+                yield from self._run()
+
+    def _draw_rows(self) -> None:
+        """Write the rows that all cells share, and the grid."""
+        for entry in self.grid.data:
+            self._say(f"Drawing the rows of {entry.name}")
+            rows = share_rows(entry, self.grid, self.folder / "data" / entry.name)
+            self.rows[entry.name] = rows
+            if rows.n_bad:
+                self._say(f"{entry.name}: {rows.n_bad:,} unusable rows were left out")
+        write_whole(self.folder / "grid.json", self.grid.model_dump_json(indent=2) + "\n")
 
     def _run(self) -> Iterator[Done]:
         outcomes = self._known()
@@ -94,7 +101,7 @@ class Comparison:
             if outcome is None or not kept:
                 self._check_room(largest)
                 cell, key = self._made_ready(asked, warm)
-                shutil.rmtree(home, ignore_errors=True)  # nothing of an earlier try is taken for this one's
+                _remove(home)  # nothing of an earlier try is taken for this one's
                 outcome = self.runner.run(cell, home, key)
                 largest = max(largest, _n_bytes(home))  # before its models are dropped
                 if not self.grid.models:
@@ -159,6 +166,13 @@ class Comparison:
         )
         self.runner.run(first, self.folder / ".warm-up", "")
         shutil.rmtree(self.folder / ".warm-up", ignore_errors=True)
+
+
+def _remove(home: Path) -> None:
+    """Take away what lies in a cell's place, were it a file."""
+    if home.is_file() or home.is_symlink():
+        home.unlink()
+    shutil.rmtree(home, ignore_errors=True)
 
 
 def _drop_models(home: Path) -> None:

@@ -55,6 +55,8 @@ MAX_TOML_LINE_CHARS = 1 << 12
 """A line of 100,000 dotted keys keeps the TOML reader busy for minutes."""
 MAX_CELLS = 10_000
 """Runs of a grid."""
+MAX_NAME = 60
+"""Characters of the name of a data set or a method in it; together they name a folder."""
 
 # Run folders
 MAX_RECEIPT_BYTES = 1 << 26

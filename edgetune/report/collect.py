@@ -196,7 +196,9 @@ def _read(folder: Path, name: str, was_named: bool) -> Record | str:
 def _why_none(folder: Path) -> str:
     """Say why a cell of a compare folder has no run of edgetune."""
     if (folder / "result.json").is_file():
-        return f"{folder} is the run of an outside program, which leaves no receipt of edgetune."
+        return (
+            f"{folder} is the run of an outside program, without a receipt; the comparison's table.md has it."
+        )
     error = _cell(folder).get("error")
     return f"{folder} has no summary.json: " + (f"it failed: {error}" if error else "it did not finish.")
 

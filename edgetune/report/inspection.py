@@ -17,7 +17,7 @@ from edgetune.shown import brief
 SHOWN = 64  # characters of a text that the terminal shows
 TITLES = {
     "mislabelled": "Most likely mislabelled: never answered right, the highest loss first",
-    "skipped": "Most often skipped",
+    "skipped": "Most often seen and not trained: skipped, or waiting for a full batch when the run ended",
     "trained": "Trained more often than others",
 }
 

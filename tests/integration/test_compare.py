@@ -109,6 +109,35 @@ def test_inspect_lists_rows_and_draws_the_map(trained: Trained, run_cli: RunCli,
             assert float(row["mean_loss"]) > 0
 
 
+def test_nothing_that_a_run_keeps_is_replaced(trained: Trained, run_cli: RunCli, tmp_path: Path) -> None:
+    rows, picture = trained.folder / "rows.npz", trained.folder / "run.png"
+    before = rows.read_bytes()
+    grid = tmp_path / "compared"
+    (grid / "cells").mkdir(parents=True)
+    (tmp_path / "file").write_text("a file")
+    for name in ("grid.json", "results.jsonl"):
+        (grid / name).write_text("kept")
+    for words, said in (
+        (("inspect", trained.folder, "--out", rows), "would replace"),
+        (("inspect", trained.folder, "--map", picture), "would replace"),
+        (("inspect", trained.folder, "--out", tmp_path), "is a folder"),
+        (
+            ("inspect", trained.folder, "--map", tmp_path / "map.xyz", "--out", tmp_path / "m.csv"),
+            ".png or .svg",
+        ),
+        (("inspect", trained.folder, "--out", tmp_path / "file" / "m.csv"), "Cannot write"),
+        (("report", trained.folder, "--out", trained.folder / "model" / "config.json"), "would replace"),
+        (("report", trained.folder, "--format", "json", "--out", grid / "results.jsonl"), "would replace"),
+        (("report", trained.folder, "--out", grid / "cells" / "x" / "cell.json"), "would replace"),
+    ):
+        code, _, err = run_cli(*words)
+        assert code in (1, 2), words
+        assert said in err, words
+    assert rows.read_bytes() == before
+    assert not (tmp_path / "m.csv").exists()
+    assert (grid / "results.jsonl").read_text() == "kept"
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [
@@ -119,6 +148,12 @@ def test_inspect_lists_rows_and_draws_the_map(trained: Trained, run_cli: RunCli,
         (("compare", "nothing-here.csv"), "nothing-here.csv"),
         (("report", ".", "--out", "page.html"), "run"),
         (("inspect", "."), "run"),
+        (("inspect", "n" * 300), "too long"),
+        (("report", "n" * 300, "--format", "md"), "too long"),
+        (("compare", "n" * 300 + ".csv"), "too long"),
+        (("compare", "x.csv", "--methods", ","), "no method is named"),
+        (("compare", "x.csv", "--methods", ""), "no method is named"),
+        (("compare", "x.csv", "--seeds", "99999999999"), "--seeds"),
     ],
 )
 def test_what_is_wrong_is_a_sentence(

@@ -124,3 +124,19 @@ def test_a_broken_file_is_a_sentence(text: str, tmp_path: Path) -> None:
         load_grid(path)
     with pytest.raises(UsageError, match="Cannot read"):
         load_grid(tmp_path / "none.toml")
+
+
+@pytest.mark.parametrize(
+    ("changed", "words"),
+    [
+        ({"data": []}, "data: list should have at least 1 item"),
+        ({"seeds": []}, "seeds: list should have at least 1 item"),
+        ({"methods": []}, "no method is named"),
+        ({"seeds": 3}, "seeds: input should be a valid list"),
+        ({"data": ["a.csv"]}, "data.0: input should be a valid table"),
+        ({"data": [{"name": "a" * 61, "train": "a.csv"}]}, "at most 60 characters"),
+    ],
+)
+def test_what_names_nothing_or_too_much_is_refused(changed: dict[str, Any], words: str) -> None:
+    with pytest.raises(UsageError, match=words):
+        grid(**changed)

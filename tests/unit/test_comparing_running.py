@@ -19,8 +19,9 @@ from edgetune.comparing.rows import share_rows
 from edgetune.comparing.running import Comparison
 from edgetune.comparing.table import markdown, pooled_speedups, tables_of
 from edgetune.config import load_config
-from edgetune.errors import DataError, EdgetuneError, RunError
+from edgetune.errors import DataError, EdgetuneError, EnvironmentError_, RunError
 from edgetune.machine import machine_info
+from edgetune.runfolder import alone_in
 
 N_EVAL = 200
 
@@ -410,3 +411,55 @@ def test_models_are_kept_or_dropped_and_counted_either_way(
     with pytest.raises(EdgetuneError, match="a cell may need 60"):
         next(cells)
     assert len(made.finished()) == 1
+
+
+def test_a_refused_comparison_writes_nothing(rows_file: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    list(Counting(grid_on(rows_file), out, tmp_path / "cache", lambda text: None).run())
+    before = {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
+    with alone_in(out), pytest.raises(RunError, match="Another process"):
+        list(Counting(grid_on(rows_file, rows=20), out, tmp_path / "cache", lambda text: None).run())
+    assert {path: path.read_bytes() for path in out.rglob("*") if path.is_file()} == before
+
+
+@pytest.mark.parametrize("name", ["train.jsonl", "eval.jsonl"])
+@pytest.mark.parametrize("change", ["gone", "garbage"])
+def test_shared_rows_that_were_damaged_are_drawn_again(
+    name: str, change: str, rows_file: Path, tmp_path: Path
+) -> None:
+    grid, folder = grid_on(rows_file), tmp_path / "data"
+    key, before = share_rows(grid.data[0], grid, folder).key, (folder / name).read_bytes()
+    (folder / name).unlink()
+    if change == "garbage":
+        (folder / name).write_text("garbage")
+    assert share_rows(grid.data[0], grid, folder).key == key
+    assert (folder / name).read_bytes() == before
+
+
+@pytest.mark.parametrize("damage", [{"right": "zz!"}, {"right": ""}, {"seconds": None}, {"n_eval": 7}])
+def test_an_outcome_that_cannot_be_is_made_again(
+    damage: dict[str, Any], rows_file: Path, tmp_path: Path
+) -> None:
+    words = (grid_on(rows_file), tmp_path / "out", tmp_path / "cache", lambda text: None)
+    list(Counting(*words).run())
+    home = tmp_path / "out" / "cells" / "rows--random--seed0"
+    (home / "cell.json").write_text(json.dumps(json.loads((home / "cell.json").read_text()) | damage))
+    again = Counting(*words)
+    assert all(done.outcome.ok for done in again.run())
+    assert again.ran == [home.name]
+
+
+def test_a_file_in_a_cells_place_gives_way(rows_file: Path, tmp_path: Path) -> None:
+    home = tmp_path / "out" / "cells" / "rows--random--seed0"
+    home.parent.mkdir(parents=True)
+    home.write_text("not a folder")
+    done = list(Counting(grid_on(rows_file), tmp_path / "out", tmp_path / "cache", lambda text: None).run())
+    assert all(one.outcome.ok for one in done)
+    assert home.is_dir()
+
+
+@pytest.mark.parametrize("place", ["rows.jsonl", "rows.jsonl/below", "x" * 300])
+def test_a_folder_that_cannot_be_is_a_sentence(place: str, rows_file: Path, tmp_path: Path) -> None:
+    comparison = Counting(grid_on(rows_file), tmp_path / place, tmp_path / "cache", lambda text: None)
+    with pytest.raises(EnvironmentError_, match="Cannot write to"):
+        list(comparison.run())
