@@ -166,9 +166,9 @@ def _grid_of(data: list[str], reading: dict[str, Any], methods: str | None, wish
     names = [re.sub(r"[^\w. +-]", "-", default_out(path).name) for path in data]
     names = [(name if re.match(r"\w", name) else f"data{name}")[:MAX_NAME] for name in names]
     if len(set(names)) < len(names):
-        names = [f"{name}-{number}" for number, name in enumerate(names, 1)]
+        names = [f"{name[: MAX_NAME - 6]}-{number}" for number, name in enumerate(names, 1)]
     raw: dict[str, Any] = {
-        "name": "-".join(names)[:MAX_NAME],
+        "name": "-".join(names)[:80],
         "data": [{"name": name, "train": path, **reading} for name, path in zip(names, data, strict=True)],
         **wished,
     }
@@ -220,11 +220,16 @@ def inspect(
     from edgetune.inspecting import as_table, inspect_run
     from edgetune.runfolder import check_out, disk_errors
 
-    for option, path in (("--out", out), ("--map", map_)):
-        if path is not None:
-            check_out(option, path)
-    if map_ is not None and map_.suffix.lower() not in (".png", ".svg"):
-        raise UsageError(f"--map {map_}: a picture is .png or .svg; end its name in one of them.")
+    if out is not None:
+        check_out("--out", out, "rows.csv")
+    if map_ is not None:
+        from edgetune.comparing.figures import picture_kind
+
+        check_out("--map", map_, "map.png")
+        try:
+            picture_kind(map_)
+        except ValueError as error:
+            raise UsageError(f"--map {map_}: {error}.") from error
     record, findings = inspect_run(run, rows)
     if out is not None:
         from edgetune.report.inspection import write_findings

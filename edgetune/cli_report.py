@@ -62,7 +62,7 @@ def report(
     if out is not None:
         from edgetune.runfolder import check_out
 
-        check_out("--out", out)
+        check_out("--out", out, "report.html")
     text = _written(collected, chosen)
     if out is None:
         sys.stdout.write(text)

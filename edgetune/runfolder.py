@@ -236,19 +236,21 @@ COMPARISON = ("cells", "data", "grid.json", "plans.json", "results.jsonl", "tabl
 """What a comparison keeps in its folder."""
 
 
-def check_out(option: str, path: Path) -> None:
+def check_out(option: str, path: Path, example: str) -> None:
     """Refuse to write where a folder is, or over what a run or a comparison keeps.
 
     Raises:
-        UsageError: there is one; `option` names it.
+        UsageError: there is one; `option` is where the path came from, `example` a name that would do.
     """
     if path.is_dir():
-        raise UsageError(f"{option} {path} is a folder; name a file in it.")
+        raise UsageError(f"{option} {path} is a folder; name a file in it, such as {path / example}.")
     whole_path = path.resolve()
     for home in whole_path.parents:
-        kept = (*(OWN if holds_run(home) else ()), *(COMPARISON if (home / "grid.json").exists() else ()))
-        if whole_path.relative_to(home).parts[0] in kept:
-            raise UsageError(f"{option} {path} would replace a file of {home}; choose another name.")
+        first = whole_path.relative_to(home).parts[0]
+        if first in OWN and holds_run(home):
+            raise UsageError(f"{option} {path} would replace a file of that run; choose another name.")
+        if first in COMPARISON and (home / "grid.json").exists():
+            raise UsageError(f"{option} {path} would replace a file of that comparison; choose another name.")
 
 
 def write_out(path: Path, text: str) -> None:

@@ -80,13 +80,23 @@ def say(sentence: str, path: Path) -> None:
     save(figure, path)
 
 
+def picture_kind(path: Path) -> str:
+    """Return `png` or `svg`, by the path's ending.
+
+    Raises:
+        ValueError: it is neither.
+    """
+    kind = path.suffix.lower().removeprefix(".")
+    if kind not in ("png", "svg"):
+        raise ValueError(f"a picture is .png or .svg, not {path.name!r}")
+    return kind
+
+
 def save(figure: Figure, path: Path) -> None:
     """Write the file whole or not at all, with nothing in it that changes from run to run."""
     from matplotlib import rc_context
 
-    kind = path.suffix.lower().removeprefix(".")
-    if kind not in ("png", "svg"):
-        raise ValueError(f"a picture is .png or .svg, not {path.name!r}")
+    kind = picture_kind(path)
     with whole(path) as scratch, rc_context({"svg.hashsalt": "edgetune"}), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph .* missing")  # a name in another script
         metadata = {"Date": None} if kind == "svg" else {}

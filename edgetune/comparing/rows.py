@@ -79,7 +79,7 @@ def share_rows(entry: DataEntry, grid: Grid, folder: Path) -> SharedRows:
     meta_file = folder / "rows.json"
     with contextlib.suppress(OSError, ValueError, LookupError, TypeError):  # none yet, or damaged
         meta = read_json_file(meta_file)
-        if meta["wish"] == wish and meta["key"] == "".join(_key(folder / name) for name in FILES):
+        if meta["wish"] == wish and meta["key"] == _key(folder):
             return SharedRows(folder, meta)
     meta_file.unlink(missing_ok=True)  # until both files are there again
     bad: list[BadRow] = []
@@ -108,7 +108,7 @@ def share_rows(entry: DataEntry, grid: Grid, folder: Path) -> SharedRows:
         "n_train": len(train),
         "n_eval": len(evaluation),
         "labels": sorted(known),
-        "key": "".join(_key(folder / name) for name in FILES),
+        "key": _key(folder),
         "pair": entry.pair,
         "n_bad": len(bad),
         "wish": wish,
@@ -151,6 +151,6 @@ def _write(path: Path, examples: list[Example]) -> None:
     write_whole(path, "".join(lines))
 
 
-def _key(path: Path) -> str:
-    """Return a short hash of a file of rows."""
-    return hashlib.sha256(path.read_bytes()).hexdigest()[:16]
+def _key(folder: Path) -> str:
+    """Return a short hash of each file of rows, end to end."""
+    return "".join(hashlib.sha256((folder / name).read_bytes()).hexdigest()[:16] for name in FILES)

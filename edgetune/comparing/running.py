@@ -169,7 +169,7 @@ class Comparison:
 
 
 def _remove(home: Path) -> None:
-    """Take away what lies in a cell's place, were it a file."""
+    """Take away what lies in a cell's place, a folder or not."""
     if home.is_file() or home.is_symlink():
         home.unlink()
     shutil.rmtree(home, ignore_errors=True)

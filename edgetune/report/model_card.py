@@ -219,5 +219,5 @@ def _limits(summary: Summary) -> str:
     lines.append("It knows only the classes it was trained on and gives one of them to any text.")
     if summary.get("max_length") is not None:
         lines.append(f"Texts longer than {summary['max_length']} tokens are cut.")
-    lines += [f"Warning about the data: {in_markdown(text)}" for text in summary.get("warnings") or []]
+    lines += [f"Warning: {in_markdown(text)}" for text in summary.get("warnings") or []]
     return _bullets("Limits", lines)

@@ -118,17 +118,20 @@ def test_nothing_that_a_run_keeps_is_replaced(trained: Trained, run_cli: RunCli,
     for name in ("grid.json", "results.jsonl"):
         (grid / name).write_text("kept")
     for words, said in (
-        (("inspect", trained.folder, "--out", rows), "would replace"),
-        (("inspect", trained.folder, "--map", picture), "would replace"),
+        (("inspect", trained.folder, "--out", rows), "of that run"),
+        (("inspect", trained.folder, "--map", picture), "of that run"),
         (("inspect", trained.folder, "--out", tmp_path), "is a folder"),
         (
             ("inspect", trained.folder, "--map", tmp_path / "map.xyz", "--out", tmp_path / "m.csv"),
             ".png or .svg",
         ),
         (("inspect", trained.folder, "--out", tmp_path / "file" / "m.csv"), "Cannot write"),
-        (("report", trained.folder, "--out", trained.folder / "model" / "config.json"), "would replace"),
-        (("report", trained.folder, "--format", "json", "--out", grid / "results.jsonl"), "would replace"),
-        (("report", trained.folder, "--out", grid / "cells" / "x" / "cell.json"), "would replace"),
+        (("report", trained.folder, "--out", trained.folder / "model" / "config.json"), "of that run"),
+        (
+            ("report", trained.folder, "--format", "json", "--out", grid / "results.jsonl"),
+            "of that comparison",
+        ),
+        (("report", trained.folder, "--out", grid / "cells" / "x" / "cell.json"), "of that comparison"),
     ):
         code, _, err = run_cli(*words)
         assert code in (1, 2), words

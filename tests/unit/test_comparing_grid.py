@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from edgetune.cli_compare import _grid_of
 from edgetune.comparing.grid import CURVE_SHARES, CURVE_TIMES, MATCHED, cells_of, load_grid, make_grid
 from edgetune.errors import UsageError
 from edgetune.peers import PEERS
@@ -140,3 +141,9 @@ def test_a_broken_file_is_a_sentence(text: str, tmp_path: Path) -> None:
 def test_what_names_nothing_or_too_much_is_refused(changed: dict[str, Any], words: str) -> None:
     with pytest.raises(UsageError, match=words):
         grid(**changed)
+
+
+def test_long_names_that_are_cut_alike_stay_apart(tmp_path: Path) -> None:
+    paths = [str(tmp_path / f"{'reviews-' * 10}{number}.csv") for number in range(2)]
+    names = [entry.name for entry in _grid_of(paths, {}, "random", {}).data]
+    assert len(set(names)) == 2

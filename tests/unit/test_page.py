@@ -530,7 +530,7 @@ def test_the_command_says_what_it_left_out(tmp_path: Path) -> None:
         (["--out", "report.pdf"], "its name says no format"),
         (["--out", "."], "its name says no format"),
         (["--out", "a", "--format", "md"], "is a folder"),
-        (["--out", "a/summary.json"], "would replace a file of"),
+        (["--out", "a/summary.json"], "would replace a file of that run"),
     ],
 )
 def test_the_command_refuses_with_advice(
