@@ -10,14 +10,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-__version__ = "0.1.0"
+from edgetune.core.version import __version__
 
 if TYPE_CHECKING:
-    from edgetune.planning.ahead import plan
-    from edgetune.profiles.measure import measure_profile
-    from edgetune.result import RunResult
-    from edgetune.run import finetune, resume
-    from edgetune.saved import Prediction, Run, load_run
+    from edgetune.inference.saved_run import Prediction, Run, load_run
+    from edgetune.profiling.measure import measure_profile
+    from edgetune.record.summary import RunResult
+    from edgetune.runs.dry_run import plan
+    from edgetune.runs.run import finetune, resume
+
 
 __all__ = [
     "Prediction",
@@ -32,14 +33,14 @@ __all__ = [
 ]
 
 _HOMES = {
-    "finetune": "edgetune.run",
-    "resume": "edgetune.run",
-    "plan": "edgetune.planning.ahead",
-    "measure_profile": "edgetune.profiles.measure",
-    "RunResult": "edgetune.result",
-    "load_run": "edgetune.saved",
-    "Run": "edgetune.saved",
-    "Prediction": "edgetune.saved",
+    "finetune": "edgetune.runs.run",
+    "resume": "edgetune.runs.run",
+    "plan": "edgetune.runs.dry_run",
+    "measure_profile": "edgetune.profiling.measure",
+    "RunResult": "edgetune.record.summary",
+    "load_run": "edgetune.inference.saved_run",
+    "Run": "edgetune.inference.saved_run",
+    "Prediction": "edgetune.inference.saved_run",
 }
 
 

@@ -1,6 +1,6 @@
 """`python -m edgetune`."""
 
-from edgetune.cli import main
+from edgetune.cli.app import main
 
 if __name__ == "__main__":
     main()

@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 
 import edgetune.backends
-from edgetune.batching import Batch
-from edgetune.metrics import cross_entropy
-from edgetune.models import resolve_model
+from edgetune.core.metrics import cross_entropy
+from edgetune.data.batches import Batch
+from edgetune.models.source import resolve_model
 
 LR = 1e-3
 
@@ -21,9 +21,9 @@ LR = 1e-3
 def found_backends() -> dict[str, type[Any]]:
     """Return the class of every module named `*_backend`."""
     found = {}
-    for module in pkgutil.iter_modules(edgetune.backends.__path__):
+    for module in pkgutil.walk_packages(edgetune.backends.__path__, "edgetune.backends."):
         if module.name.endswith("_backend"):
-            home = importlib.import_module(f"edgetune.backends.{module.name}")
+            home = importlib.import_module(module.name)
             kinds = [
                 kind
                 for kind in vars(home).values()

@@ -45,7 +45,7 @@ def write_tokenizer(folder: Path) -> int:
     """Write a word-level tokenizer of the demo's words into a folder; return its vocabulary's size."""
     from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 
-    from edgetune.demo_data import demo_rows
+    from edgetune.data.demo import demo_rows
 
     split = pre_tokenizers.BertPreTokenizer()
     words = {w for text, _ in demo_rows(400, seed=0) for w, _ in split.pre_tokenize_str(text.lower())}
@@ -103,7 +103,7 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def demo_csv(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """300 generated tickets of four labels."""
-    from edgetune.demo_data import write_demo
+    from edgetune.data.demo import write_demo
 
     path = tmp_path_factory.mktemp("data") / "tickets.csv"
     write_demo(path, n_rows=300, seed=0)
@@ -113,7 +113,7 @@ def demo_csv(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def demo_eval_csv(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """100 other tickets."""
-    from edgetune.demo_data import write_demo
+    from edgetune.data.demo import write_demo
 
     path = tmp_path_factory.mktemp("data") / "dev.csv"
     write_demo(path, n_rows=100, seed=1)
@@ -140,7 +140,7 @@ def run_cli() -> RunCli:
     """`edgetune ARGS` in this process; `stdin` is its input."""
 
     def call(*args: object, stdin: str = "") -> Outcome:
-        from edgetune.cli import main
+        from edgetune.cli.app import main
 
         out, err, code = io.StringIO(), io.StringIO(), 0
         with pytest.MonkeyPatch.context() as patch:
@@ -188,16 +188,16 @@ def artifacts_of(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> 
     made: dict[tuple[Path, str, int], Any] = {}
 
     def get(freeze: str = "embeddings", n_labels: int = 2, model: Path = tiny_model) -> Any:
-        from edgetune.backends.export_child import build
-        from edgetune.backends.ort_artifacts import load_artifacts
-        from edgetune.models import resolve_model
+        from edgetune.backends.ort.artifacts import load_artifacts
+        from edgetune.backends.ort.export_process import build_artifacts
+        from edgetune.models.source import resolve_model
 
         key = (model, freeze, n_labels)
         if key not in made:
             source = resolve_model(str(model))
             target = tmp_path_factory.mktemp("artifacts")
             job = {"folder": str(source.folder), "name": source.name, "fingerprint": source.fingerprint()}
-            build({**job, "n_labels": n_labels, "freeze": freeze, "target": str(target)})
+            build_artifacts({**job, "n_labels": n_labels, "freeze": freeze, "target": str(target)})
             made[key] = load_artifacts(target, n_labels)
         return made[key]
 

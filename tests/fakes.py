@@ -8,11 +8,11 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from edgetune.backends.parts import Parts
-from edgetune.backends.prefix_cache import PrefixCache
-from edgetune.batching import Batch
-from edgetune.planning.types import BackendCosts, Device
-from edgetune.profiles.device_profile import FixedCosts, Memory
+from edgetune.backends.hidden_cache import HiddenCache
+from edgetune.backends.microbatch import Microbatches
+from edgetune.data.batches import Batch
+from edgetune.planning.device_profile import FixedCosts, Memory
+from edgetune.planning.plan import BackendCosts, DeviceCosts
 
 
 def make_batch(lengths: list[int], seed: int = 0, n_classes: int = 2, vocab_size: int = 50) -> Batch:
@@ -115,8 +115,8 @@ class FakeBackend:
     name: ClassVar[str] = "fake"
     n_parameters: int = 1
     depth: int = 0
-    cache: PrefixCache | None = None
-    parts: Parts = field(default_factory=Parts)
+    cache: HiddenCache | None = None
+    microbatches: Microbatches = field(default_factory=Microbatches)
     weight: np.ndarray = field(default_factory=lambda: np.zeros((2, 2), np.float32))
     bias: np.ndarray = field(default_factory=lambda: np.zeros(2, np.float32))
 
@@ -157,7 +157,7 @@ class FakeBackend:
     def load_state(self, state: bytes) -> None:
         self.calls.append(Call(f"load {state.decode()}", [], []))
 
-    def save(self, folder: Path, label_names: tuple[str, ...], light: bool = False) -> None:
+    def save(self, folder: Path, label_names: tuple[str, ...], skip_onnx: bool = False) -> None:
         for name in ("model", "onnx"):
             (folder / name).mkdir()
 
@@ -215,7 +215,7 @@ def fake_costs(key: str = "ort-fp32", cost: FakeCost | None = None, **fixed: flo
     )
 
 
-def fake_device(*backends: BackendCosts, **changed: Any) -> Device:
+def fake_device(*backends: BackendCosts, **changed: Any) -> DeviceCosts:
     """Make a device of one backend, or of those given."""
     values: dict[str, Any] = {
         "name": "fake",
@@ -231,4 +231,4 @@ def fake_device(*backends: BackendCosts, **changed: Any) -> Device:
         "busy_w": 50.0,
         "power_source": "fake",
     }
-    return Device(**(values | changed), backends=backends or (fake_costs(),))
+    return DeviceCosts(**(values | changed), backends=backends or (fake_costs(),))

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from typing import Any
 
-from edgetune.profiles.device_profile import (
+from edgetune.planning.device_profile import (
     BackendProfile,
     DeviceProfile,
     FixedCosts,
     Machine,
+    MeasuredPoint,
     Memory,
     ModelShape,
     Operation,
-    Point,
     Power,
 )
 
@@ -36,14 +36,14 @@ def seconds(op: str, batch: int, length: int, depth: int) -> float:
     return (0.001 + 1e-5 * batch * length * layers) * (3 if op == "train" else 1)
 
 
-def make_points(lengths: tuple[int, ...] = (16, 64), factor: float = 1.0) -> list[Point]:
+def make_points(lengths: tuple[int, ...] = (16, 64), factor: float = 1.0) -> list[MeasuredPoint]:
     """Return a grid of batches 8 and 32, depths 0 and 3."""
     ops: tuple[Operation, ...] = ("prefix", "score", "train")
     cells = [
         (op, b, n, d) for op in ops for b in (8, 32) for n in lengths for d in (0, 3) if d or op != "prefix"
     ]
     return [
-        Point(
+        MeasuredPoint(
             op=op,
             batch=b,
             length=n,

@@ -15,7 +15,7 @@ CONFIG = 'schema_version = 1\n\n[data]\ntrain = "reviews.csv"\n'
 SPLIT = {"load": 1.0, "tokenize": 0.5, "export": 4.0, "score": 20.0, "train": 70.0, "evaluate": 3.0}
 SPLIT |= {"save": 1.0, "other": 0.5}
 SUMMARY: dict[str, Any] = {
-    "schema_version": 1,
+    "schema_version": 2,
     "method": "three-stage",
     "preset": "default",
     "backend": "ort",

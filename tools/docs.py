@@ -14,10 +14,10 @@ import sys
 from functools import lru_cache
 from pathlib import Path
 
-from edgetune.comparing.drawing import draw_accuracy
-from edgetune.comparing.outcome import Outcome, read_lines
-from edgetune.comparing.table import BASE, LEGEND, DataTable, Line, markdown, tables_of
-from edgetune.selection.cards import cards_markdown
+from edgetune.compare.comparison_charts import draw_accuracy
+from edgetune.compare.method_cards import cards_markdown
+from edgetune.compare.outcome import Outcome, read_lines
+from edgetune.compare.ranking import BASE, LEGEND, DataTable, Line, markdown, tables_of
 
 ROOT = Path(__file__).resolve().parent.parent
 CARDS = ROOT / "docs" / "method-cards.md"

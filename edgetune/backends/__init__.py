@@ -1,1 +1,5 @@
-"""What runs a model: one contract (`base`), one file per runtime, and the way to ONNX artifacts."""
+"""What runs a model: one contract, a folder per runtime (`torch`, `ort`), and what they share.
+
+How examples are chosen and when training ends belong elsewhere (`selection`, `learners`). May import `core`
+to `record`.
+"""

@@ -6,9 +6,9 @@ import json
 import shutil
 from pathlib import Path
 
-from edgetune.errors import EnvironmentError_
-from edgetune.model_files import TOKENIZER_FILES
-from edgetune.offline import no_telemetry
+from edgetune.core.errors import MissingDependencyError
+from edgetune.core.isolation import no_telemetry
+from edgetune.models.checks import TOKENIZER_FILES
 
 
 def convert_tokenizer(folder: Path, target: Path) -> None:
@@ -21,7 +21,7 @@ def convert_tokenizer(folder: Path, target: Path) -> None:
     try:
         from transformers import AutoTokenizer
     except ImportError as error:
-        raise EnvironmentError_(
+        raise MissingDependencyError(
             f"{folder} has no tokenizer.json, and converting its tokenizer needs transformers: "
             '`pip install "edgetune[cpu]"`.'
         ) from error
@@ -34,9 +34,9 @@ def convert_tokenizer(folder: Path, target: Path) -> None:
             ).save_pretrained(target)
     except (OSError, ValueError, ImportError, TypeError) as error:
         first = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise EnvironmentError_(f"{folder} has no tokenizer that can be used: {first[:200]}") from error
+        raise MissingDependencyError(f"{folder} has no tokenizer that can be used: {first[:200]}") from error
     if not (target / "tokenizer.json").is_file():
-        raise EnvironmentError_(f"{folder} has no fast tokenizer; edgetune needs a tokenizer.json.")
+        raise MissingDependencyError(f"{folder} has no fast tokenizer; edgetune needs a tokenizer.json.")
 
 
 def copy_tokenizer(source: Path, target: Path) -> None:

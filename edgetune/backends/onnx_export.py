@@ -22,8 +22,8 @@ from typing import Any
 
 import numpy as np
 
-from edgetune.errors import EnvironmentError_, ModelError
-from edgetune.offline import no_telemetry
+from edgetune.core.errors import MissingDependencyError, ModelError
+from edgetune.core.isolation import no_telemetry
 
 IR_VERSION = 10
 OPSET = 17
@@ -60,7 +60,9 @@ def load_torch_model(folder: Path, n_labels: int, attention: str) -> tuple[Any, 
         from transformers import AutoConfig, AutoModelForSequenceClassification
         from transformers.utils import logging as transformers_logging
     except ImportError as error:
-        raise EnvironmentError_(f'{error.name} is not installed; `pip install "edgetune[cpu]"`.') from error
+        raise MissingDependencyError(
+            f'{error.name} is not installed; `pip install "edgetune[cpu]"`.'
+        ) from error
     transformers_logging.set_verbosity_error()
     try:
         with quiet():
@@ -109,7 +111,7 @@ def export_graph(model: Any, target: Path) -> None:
         from optimum.exporters.onnx import export
         from optimum.exporters.tasks import TasksManager
     except ImportError as error:
-        raise EnvironmentError_(
+        raise MissingDependencyError(
             f'{error.name} is not installed, and exporting needs it: `pip install "edgetune[cpu]"`.'
         ) from error
     import onnx

@@ -1,8 +1,6 @@
-"""Labelled text in, token batches out; nothing here knows of models or training.
+"""Labelled text in, token batches out: readers, checked examples, splits, the token cache, batches.
 
-path ─→ readers ─→ Table ─→ columns ─→ dataset (Example, BadRow) ─→ tokens (memory-mapped cache)
+    path ─→ readers ─→ table ─→ columns ─→ examples ─→ tokens (memory-mapped cache) ─→ splits ─→ batches
 
-textio      opens, unpacks and decodes           dialect, records, delimited   CSV, TSV and the like
-jsonrows    JSON lines and JSON                  tables, hub, folders          Arrow, the hub, .txt files
-token_*     the cache's layout, builder, store   quality, holdout              warnings, evaluation rows
+Models and training belong elsewhere. May import `core` and `config`.
 """

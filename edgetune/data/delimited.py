@@ -1,17 +1,200 @@
-"""A delimited file as a table: columns named by its header or numbered from 1."""
+"""Delimited files as tables: how a file is written (delimiter, quoting, header) is detected, then it is read.
+
+All three are decided once per file, by evidence over its start. Quoting matters most: GLUE's TSV files are
+plain text with stray double quotes, where a CSV reader swallows rows in silence; other TSV files are real
+CSV, whose wrapped fields must be unwrapped. Evidence for CSV is a field that needed its quotes, or a line
+all of whose text is quoted; evidence for plain text is a line that no CSV writer would have written.
+
+Columns are named by the header, or numbered from 1.
+"""
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from itertools import islice
+from operator import length_hint
 from pathlib import Path
 
-from edgetune.data.dialect import has_header, sniff
-from edgetune.data.limits import MAX_COLUMNS
-from edgetune.data.records import Dialect, records
-from edgetune.data.rows import WRONG_COLUMN_COUNT, BadRow, Row, Table, excerpt_of
-from edgetune.data.textio import TextFile, open_text
-from edgetune.errors import DataError, UsageError
+from edgetune.core.errors import DataError, UsageError
+from edgetune.core.limits import MAX_COLUMNS
+from edgetune.data.columns import KNOWN_NAMES, LABEL_NAMES, TEXT_NAMES
+from edgetune.data.records import (
+    Dialect,
+    LookAhead,
+    Unterminated,
+    allow_long_fields,
+    joined_record,
+    parse,
+    records,
+)
+from edgetune.data.table import WRONG_COLUMN_COUNT, BadRow, Row, Table, excerpt_of
+from edgetune.data.text_files import TextFile, open_text
+
+DELIMITERS = ("\t", ",", ";", "|")
+SNIFF_LINES = 20_000  # lines judged for quoting
+SHAPE_LINES = 2_000  # lines judged for the delimiter
+MIN_CONSISTENT_RATE = 0.8  # share of rows that must have as many columns as the first
+MAX_STRAY_RATE = 0.1  # stray lines per well-formed line that CSV may still have
+MAX_NAME_LENGTH = 40
+FEW_VALUES = 20  # a column with at most so many values, each seen often, holds labels
+
+
+def sniff(lines: Sequence[str], hint: str, delimiter: str | None = None) -> Dialect:
+    """Decide delimiter and quoting from a file's first lines.
+
+    Args:
+        lines: physical lines, without their ends.
+        hint: the delimiter that the file's name suggests; wins where it fits.
+        delimiter: what the user said; then only quoting is decided.
+    """
+    allow_long_fields()
+    filled = [line for line in lines[:SNIFF_LINES] if line.strip()]
+    if delimiter is not None:
+        return _quoting(filled, delimiter)
+    best_rate, best = 0.0, _quoting(filled, hint)
+    for candidate in (hint, *(other for other in DELIMITERS if other != hint)):
+        dialect = _quoting(filled, candidate)
+        rate = _consistency(filled, dialect)
+        if candidate == hint and rate >= MIN_CONSISTENT_RATE:
+            return dialect
+        if rate >= MIN_CONSISTENT_RATE and rate > best_rate:
+            best_rate, best = rate, dialect
+    return best
+
+
+def _consistency(lines: Sequence[str], dialect: Dialect) -> float:
+    """Return the share of rows with as many columns as the first; 0 where that is one column."""
+    counts = [len(fields) for _, fields, _ in records(iter(lines[:SHAPE_LINES]), dialect)]
+    if not counts or counts[0] < 2:
+        return 0.0
+    return counts.count(counts[0]) / len(counts)
+
+
+def _quoting(lines: Sequence[str], delimiter: str) -> Dialect:
+    """Decide whether quotes are CSV quotes; without evidence they are, but not between tabs.
+
+    Where there is evidence for both, the reading under which more rows have as many columns as the first
+    wins, plain text on a tie.
+    """
+    plain, quoted = Dialect(delimiter, quoted=False), Dialect(delimiter, quoted=True)
+    good, stray = _quote_evidence(lines, quoted)
+    if any(delimiter + ' "' in line for line in lines[:SHAPE_LINES]):
+        spaced = Dialect(delimiter, quoted=True, skip_space=True)
+        good_spaced, stray_spaced = _quote_evidence(lines, spaced)
+        if good_spaced - stray_spaced > good - stray:
+            quoted, good, stray = spaced, good_spaced, stray_spaced
+    if not good and not stray:
+        return plain if delimiter == "\t" else quoted
+    if stray <= MAX_STRAY_RATE * good:
+        return quoted
+    if not good:
+        return plain
+    return quoted if _consistency(lines, quoted) > _consistency(lines, plain) else plain
+
+
+def _quote_evidence(lines: Sequence[str], dialect: Dialect) -> tuple[int, int]:
+    """Count records that speak for CSV quoting and lines that speak against it.
+
+    A wrapped field without delimiter, line break or doubled quote inside says little: plain text, too, has
+    fields that are one quotation. It counts only where every field but numbers is wrapped.
+    """
+    good = stray = position = 0
+    ahead = LookAhead()
+    width = lines[0].count(dialect.delimiter) + 1 if lines and '"' not in lines[0] else 0
+    while position < len(lines):
+        line = lines[position]
+        position += 1
+        if '"' not in line:
+            continue
+        try:
+            fields = parse(line, dialect)
+        except Unterminated:
+            fields, n_more = _several_lines(lines, position - 1, dialect, width, ahead)
+            position += n_more
+        if fields is None:
+            stray += 1
+        elif _needed_quotes(line, fields, dialect):
+            good += 1
+    return good, stray
+
+
+def _several_lines(
+    lines: Sequence[str], first: int, dialect: Dialect, width: int, ahead: LookAhead
+) -> tuple[list[str] | None, int]:
+    """Read a record that goes on after `lines[first]`.
+
+    Returns:
+        Its fields, None if it is not well formed or not `width` fields; and how many further lines it took.
+    """
+    window = lines[first : first + ahead.n_lines]
+    upcoming = iter(window)
+    fields = joined_record(upcoming, dialect)
+    n_more = len(window) - length_hint(upcoming) - 1
+    if fields is None or (width and len(fields) != width):
+        ahead.wasted(n_more, sum(map(len, window[: n_more + 1])))
+        return None, 0
+    return fields, n_more
+
+
+def _needed_quotes(line: str, fields: Sequence[str], dialect: Dialect) -> bool:
+    """Whether a CSV writer had a reason for the quotes: a special character inside, or it quotes all text."""
+    for field in fields:
+        if dialect.delimiter in field or "\n" in field:
+            return True
+        if '"' in field and '"' + field.replace('"', '""') + '"' in line:
+            return True
+    pieces = [piece.strip() for piece in line.split(dialect.delimiter)]
+    wrapped = {piece[1:-1] for piece in pieces if piece.startswith('"')}
+    return bool(wrapped) and all(field in wrapped or _is_number(field) for field in fields)
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
+
+
+def has_header(rows: Sequence[Sequence[str]], wanted: Sequence[str] = ()) -> bool:
+    """Decide whether the first row names the columns. Careful: in doubt it does not.
+
+    A header's fields are short, distinct, filled and no numbers. That is enough if one is a name the user
+    asked for, or if there are usual names of both text and label. Else none may come again below, and one
+    must be a usual name, or stand over a column of only numbers, or of only a few values that come often.
+    """
+    first = [field.strip().lower() for field in rows[0]]
+    body = [row for row in rows[1:] if len(row) == len(first)]
+    named = [field for field in first if field]
+    if not named or len(set(named)) < len(named) or len(named) < len(first) - 1:
+        return False
+    if any(len(field) > MAX_NAME_LENGTH or _is_number(field) for field in named):
+        return False
+    if any(name.strip().lower() in named and not name.isdigit() for name in wanted):
+        return True
+    if set(named) & set(LABEL_NAMES) and any(set(named) >= set(names) for names in TEXT_NAMES):
+        return True
+    if any(field in (value.strip().lower() for value in column) for field, column in _columns(first, body)):
+        return False
+    if any(field in KNOWN_NAMES for field in named):
+        return True
+    return any(_contrasts(column) for _, column in _columns(first, body))
+
+
+def _columns(first: Sequence[str], body: Sequence[Sequence[str]]) -> list[tuple[str, list[str]]]:
+    return [(field, [row[i] for row in body]) for i, field in enumerate(first) if field]
+
+
+def _contrasts(column: Sequence[str]) -> bool:
+    """Whether a column below a word is all numbers, or a few values that each come several times."""
+    if not column:
+        return False
+    if all(_is_number(value) for value in column):
+        return True
+    counts = Counter(column)
+    return len(column) >= FEW_VALUES and len(counts) <= FEW_VALUES and min(counts.values()) > 1
+
 
 HEADER_ROWS = 1_000  # rows looked at to decide whether the first is a header
 

@@ -7,11 +7,11 @@ from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 
-from edgetune.data import limits
-from edgetune.data.rows import LONG_TEXT, BadRow, Row, Table
-from edgetune.data.textio import reading, resolve_encoding
-from edgetune.errors import DataError
-from edgetune.shown import brief
+from edgetune.core import limits
+from edgetune.core.errors import DataError
+from edgetune.core.sanitize import brief
+from edgetune.data.table import LONG_TEXT, BadRow, Row, Table
+from edgetune.data.text_files import reading, resolve_encoding
 
 MAX_PATH_CHARS = 300  # of a path in a sentence
 

@@ -8,10 +8,10 @@ from collections.abc import Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 
-from edgetune.data.hub_address import HUB_PREFIX
-from edgetune.data.rows import Table
-from edgetune.data.textio import read_start, suffixes_of
-from edgetune.errors import DataError
+from edgetune.core.errors import DataError
+from edgetune.core.hub import HUB_PREFIX
+from edgetune.data.table import Table
+from edgetune.data.text_files import read_start, suffixes_of
 
 _DELIMITER_HINTS = {".csv": ",", ".tsv": "\t", ".tab": "\t"}
 _JSON = (".json", ".jsonl", ".ndjson")
@@ -39,7 +39,7 @@ def open_table(
         EnvironmentError_: a package or the network is missing.
     """
     if path.startswith(HUB_PREFIX):
-        from edgetune.data.hub import read_hub
+        from edgetune.data.data_hub import read_hub
 
         return read_hub(path)
     place = existing(path)
@@ -52,13 +52,13 @@ def open_table(
             raise DataError(
                 f"{path} is compressed as a whole; unpack it first ({kind} files compress inside)."
             )
-        from edgetune.data import tables
+        from edgetune.data import arrow
 
-        return tables.read_parquet(place) if kind == "parquet" else tables.read_arrow(place)
+        return arrow.read_parquet(place) if kind == "parquet" else arrow.read_arrow(place)
     if kind == "json":
-        from edgetune.data.jsonrows import read_json
+        from edgetune.data.json_rows import read_json_rows
 
-        return read_json(place, encoding)
+        return read_json_rows(place, encoding)
     from edgetune.data.delimited import read_delimited
 
     return read_delimited(place, _DELIMITER_HINTS.get(suffix, "\t"), encoding, delimiter, header, wanted)
@@ -130,7 +130,7 @@ def folder_files(folder: Path) -> Iterator[Path]:
         DataError: the folder is damaged, too large, or leads out of itself.
     """
     if _is_saved(folder):
-        from edgetune.data.tables import saved_files
+        from edgetune.data.arrow import saved_files
 
         yield from saved_files(folder)
         return
@@ -141,7 +141,7 @@ def folder_files(folder: Path) -> Iterator[Path]:
 
 def _open_folder(folder: Path, encoding: str) -> Table:
     if _is_saved(folder):
-        from edgetune.data.tables import read_saved
+        from edgetune.data.arrow import read_saved
 
         return read_saved(folder)
     from edgetune.data.folders import read_folder

@@ -18,10 +18,12 @@ from typing import IO, Any
 
 import numpy as np
 
-from edgetune.data.dataset import BadRow, DataOptions, Example, read_examples
-from edgetune.data.limits import MAX_LABELS
+from edgetune.core.errors import DataError, ModelError
+from edgetune.core.limits import MAX_LABELS
+from edgetune.core.types import IntArray
+from edgetune.data.examples import DataOptions, Example, read_examples
 from edgetune.data.quality import change_of_kind, count_repeats
-from edgetune.data.rows import NO_TOKENS, excerpt_of
+from edgetune.data.table import NO_TOKENS, BadRow, excerpt_of
 from edgetune.data.token_format import (
     BAD_ROWS,
     CACHE_VERSION,
@@ -34,8 +36,6 @@ from edgetune.data.token_format import (
     Meta,
     TokenizerSpec,
 )
-from edgetune.errors import DataError, ModelError
-from edgetune.types import IntArray
 
 CHUNK_ROWS = 1_000
 CHUNK_CHARS = 1 << 22  # a chunk ends with the text that reaches this
@@ -242,7 +242,7 @@ def _first_lengths(examples: list[Example], encodings: list[Any], lengths: IntAr
     return firsts
 
 
-def build(
+def build_tokens(
     folder: Path, path: str, options: DataOptions, spec: TokenizerSpec, progress: Callable[[int], None] | None
 ) -> TokenWriter:
     """Tokenize every usable row of `path` into the files of `folder`; call `finish` on the result."""

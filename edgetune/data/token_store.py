@@ -9,12 +9,12 @@ from pathlib import Path
 
 import numpy as np
 
-from edgetune.batching import Batch
+from edgetune.core.errors import DataError
+from edgetune.core.sanitize import brief
+from edgetune.core.types import IntArray
+from edgetune.data.batches import Batch
 from edgetune.data.quality import Repeats, warning_sentences
 from edgetune.data.token_format import BAD_ROWS, FIRST_LENGTHS, HASHES, LABELS, OFFSETS, TOKENS, Meta
-from edgetune.errors import DataError
-from edgetune.shown import brief
-from edgetune.types import IntArray
 
 
 class _Mapped:

@@ -1,4 +1,4 @@
-"""Labelled text as tokens, from a cache keyed by what it was made from.
+"""Labelled text as tokens, from a cache whose key is a hash of everything that its content depends on.
 
 open_tokens ─→ key known? ─ yes ─→ TokenStore ─→ subset, relabel ─→ TokenView ─→ Batch
                         └── no ──→ token_build, in a temporary folder, renamed when whole
@@ -7,28 +7,81 @@ open_tokens ─→ key known? ─ yes ─→ TokenStore ─→ subset, relabel �
 from __future__ import annotations
 
 import errno
+import hashlib
 import json
 import shutil
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import fields
+from dataclasses import asdict, fields
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from edgetune.caches import put_in_place
-from edgetune.data.cache_key import cache_key
-from edgetune.data.dataset import BadRow, DataOptions
-from edgetune.data.holdout import overlap, split_holdout
-from edgetune.data.rows import BAD_BYTES
-from edgetune.data.token_build import TokenWriter, build
+from edgetune.core.cache import move_into_place
+from edgetune.core.errors import DataError, MissingDependencyError
+from edgetune.core.hub import HUB_PREFIX
+from edgetune.core.sanitize import brief
+from edgetune.core.version import __version__
+from edgetune.data.examples import DataOptions
+from edgetune.data.readers import existing, folder_files
+from edgetune.data.table import BAD_BYTES, BadRow
+from edgetune.data.text_files import reading
+from edgetune.data.token_build import TokenWriter, build_tokens
 from edgetune.data.token_format import CACHE_VERSION, META, Meta, TokenizerSpec
 from edgetune.data.token_store import TokenStore, TokenView
-from edgetune.errors import DataError, EnvironmentError_
-from edgetune.shown import brief
 
-__all__ = ["TokenStore", "TokenView", "TokenizerSpec", "open_tokens", "overlap", "split_holdout"]
+if TYPE_CHECKING:
+    from edgetune.data.examples import DataOptions
+
+
+_BLOCK_BYTES = 1 << 20
+
+
+def tokens_cache_key(
+    path: str, options: DataOptions, tokenizer: Path, max_length: int, cache_version: int
+) -> str:
+    """Hash the data's content, how it is read and how it is tokenized.
+
+    A hub dataset counts by its name and commit alone, so that a cached one opens without a network.
+
+    Raises:
+        DataError: the data or the tokenizer cannot be read.
+    """
+    digest = hashlib.sha256()
+    settings = {
+        "version": __version__,
+        "cache": cache_version,
+        "options": asdict(options),
+        "max_length": max_length,
+    }
+    digest.update(json.dumps(settings, sort_keys=True).encode())
+    _add_file(digest, tokenizer)
+    if path.startswith(HUB_PREFIX):
+        digest.update(path.encode())
+        return digest.hexdigest()[:32]
+    place = existing(path)
+    if place.is_file():
+        digest.update("".join(place.suffixes[-2:]).lower().encode())
+        _add_file(digest, place)
+        return digest.hexdigest()[:32]
+    for file in folder_files(place):
+        with reading(file):
+            stat = file.stat()
+        name = file.relative_to(place).as_posix()
+        digest.update(f"\n{name} {stat.st_size} {stat.st_mtime_ns}\n".encode("utf-8", "surrogateescape"))
+        _add_file(digest, file)
+    return digest.hexdigest()[:32]
+
+
+def _add_file(digest: hashlib._Hash, path: Path) -> None:
+    with reading(path), path.open("rb") as file:
+        while block := file.read(_BLOCK_BYTES):
+            digest.update(block)
+
+
+__all__ = ["TokenStore", "TokenView", "TokenizerSpec", "open_tokens"]
 
 _BUILDING = ".building-"
 _STALE_S = 24 * 3600.0  # a build that was killed is swept up after this
@@ -60,7 +113,7 @@ def open_tokens(
         ModelError: the tokenizer cannot be used.
         EnvironmentError_: the cache cannot be written.
     """
-    folder = cache_dir / cache_key(path, options, tokenizer.path, tokenizer.max_length, CACHE_VERSION)
+    folder = cache_dir / tokens_cache_key(path, options, tokenizer.path, tokenizer.max_length, CACHE_VERSION)
     store = _open_cached(folder)
     if store is None or (store.n_bad > max_bad_rows * store.n_read):
         store = _build_cached(folder, path, options, tokenizer, max_bad_rows, progress)
@@ -103,10 +156,10 @@ def _build_cached(
         folder.parent.mkdir(parents=True, exist_ok=True)
         _sweep(folder.parent)
         building = Path(tempfile.mkdtemp(prefix=_BUILDING, dir=folder.parent))
-        writer = build(building, path, options, tokenizer, progress)
+        writer = build_tokens(building, path, options, tokenizer, progress)
         _check_usable(path, writer, max_bad_rows)
         writer.finish()
-        put_in_place(building, folder, lambda folder: _open_cached(folder) is not None)
+        move_into_place(building, folder, lambda folder: _open_cached(folder) is not None)
     except OSError as error:
         raise _write_error(folder.parent, error) from error
     finally:
@@ -114,7 +167,9 @@ def _build_cached(
             shutil.rmtree(building, ignore_errors=True)
     store = _open_cached(folder)
     if store is None:
-        raise EnvironmentError_(f"The token cache {folder} cannot be read back; choose another --cache-dir.")
+        raise MissingDependencyError(
+            f"The token cache {folder} cannot be read back; choose another --cache-dir."
+        )
     return store
 
 
@@ -129,14 +184,14 @@ def _sweep(cache_dir: Path) -> None:
             shutil.rmtree(left, ignore_errors=True)
 
 
-def _write_error(cache_dir: Path, error: OSError) -> EnvironmentError_:
+def _write_error(cache_dir: Path, error: OSError) -> MissingDependencyError:
     """Say why a cache cannot be written."""
     if error.errno in (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC)):
-        return EnvironmentError_(
+        return MissingDependencyError(
             f"There is no space left for the token cache in {cache_dir}; free some, or choose another disk "
             "with --cache-dir."
         )
-    return EnvironmentError_(
+    return MissingDependencyError(
         f"The token cache cannot be written in {cache_dir} ({error.strerror or error}); choose another "
         "folder with --cache-dir."
     )

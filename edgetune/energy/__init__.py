@@ -1,14 +1,15 @@
 """Energy: joules since a sensor was opened, and whether they were measured or estimated, and how.
 
-sysfs, NVML, powermetrics ─→ counters ─┐
-watts told, TDP, CPU use ──→ estimates ┴─→ open_sensor (ladder.py) ─→ Sensor ─→ EnergyReading
+    sysfs, NVML, powermetrics ─→ counters ─┐
+    given watts, TDP, CPU use ──→ estimates┴─→ open_sensor (sensor_choice.py) ─→ Sensor ─→ EnergyReading
+
+Budgets of energy are enforced elsewhere (`planning`, `runs`). May import `core` and `config`.
 """
 
-from edgetune.energy.base import CarriedOn, Sensor
 from edgetune.energy.battery import Battery, find_battery, power_source
 from edgetune.energy.estimate import Equation6, equation_6, tdp_w
-from edgetune.energy.ladder import open_sensor
-from edgetune.energy.reading import EnergyReading, read_energy
+from edgetune.energy.sensor import CarriedOn, EnergyReading, Sensor, read_energy
+from edgetune.energy.sensor_choice import open_sensor
 
 __all__ = [
     "Battery",

@@ -15,7 +15,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from edgetune.energy.base import Clock, read_text
+from edgetune.energy.sensor import TimeSource, read_text
 
 CORE_W, ARM_CORE_W = 10.0, 2.0
 """Watts of a busy core where nothing better is known; phones, boards and servers with ARM cores take less."""
@@ -32,7 +32,7 @@ class Steady:
 
     measured = False
 
-    def __init__(self, watts: float, source: str, clock: Clock = time.perf_counter) -> None:
+    def __init__(self, watts: float, source: str, clock: TimeSource = time.perf_counter) -> None:
         """Start; `source` begins with `estimated: `."""
         self.source = source
         self._watts, self._clock = watts, clock
@@ -61,7 +61,7 @@ class CpuUse:
         full_w: float,
         n_cpus: int,
         source: str,
-        clock: Clock = time.perf_counter,
+        clock: TimeSource = time.perf_counter,
         cpu_s: Callable[[], float] = process_cpu_s,
     ) -> None:
         """Start.
@@ -87,7 +87,7 @@ class CpuUse:
         """Nothing is held open."""
 
 
-def estimate_by_use(tdp: float | None = None, clock: Clock = time.perf_counter) -> CpuUse:
+def estimate_by_use(tdp: float | None = None, clock: TimeSource = time.perf_counter) -> CpuUse:
     """Return the estimate from a thermal design power (W, all sockets), else from a stated rule."""
     idle = f"idle {IDLE_RATE:.0%}"
     if tdp is not None:
@@ -106,7 +106,7 @@ def _usable() -> tuple[int, int]:
     """Return how many processors this process may use, and how many cores these are."""
     import psutil
 
-    from edgetune.machine import usable_cores
+    from edgetune.core.machine import usable_cores
 
     n_cpus, n_all = usable_cores(), os.cpu_count() or 1
     n_physical = psutil.cpu_count(logical=False) or n_all
@@ -120,7 +120,7 @@ def tdp_w(root: Path = Path("/")) -> float | None:
     the package is read: no network, no telemetry, nothing written. None without codecarbon, for a processor
     that it does not know for sure, and in a virtual machine, whose processors are a part of somebody's chip.
     """
-    from edgetune.machine import cpu_name
+    from edgetune.core.machine import cpu_name
 
     cpuinfo = read_text(root / "proc/cpuinfo") or ""
     if any("hypervisor" in flags.split() for flags in _values(cpuinfo, "flags")):
@@ -167,7 +167,7 @@ def equation_6(
         gpu_w: mean power of one GPU.
         n_gpu: how many.
     """
-    from edgetune.metrics import paper_co2e_lb, paper_energy_kwh
+    from edgetune.core.metrics import paper_co2e_lb, paper_energy_kwh
 
     kwh = paper_energy_kwh(elapsed_s, cpu_w, memory_mb * MEMORY_W_PER_MB, gpu_w, n_gpu)
     return Equation6(kwh, paper_co2e_lb(kwh))

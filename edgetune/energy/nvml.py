@@ -11,13 +11,13 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
-from edgetune.energy.base import Clock, PowerIntegral, SensorLost
+from edgetune.energy.sensor import PowerIntegral, SensorLost, TimeSource
 
 
 class Nvml:
     """Joules of one GPU since opening."""
 
-    def __init__(self, module: Any, handle: Any, clock: Clock = time.perf_counter) -> None:
+    def __init__(self, module: Any, handle: Any, clock: TimeSource = time.perf_counter) -> None:
         """Start counting; `module` is pynvml, started, and `handle` a device of it.
 
         Raises:
@@ -62,7 +62,7 @@ class Nvml:
                 return
 
 
-def open_nvml(clock: Clock = time.perf_counter) -> Nvml | None:
+def open_nvml(clock: TimeSource = time.perf_counter) -> Nvml | None:
     """Return the GPU that CUDA calls 0; None without the package `nvidia-ml-py`, a driver or a sensor."""
     try:
         module = importlib.import_module("pynvml")

@@ -16,7 +16,7 @@ import threading
 import time
 from collections.abc import Iterable
 
-from edgetune.energy.base import Clock, SensorLost
+from edgetune.energy.sensor import SensorLost, TimeSource
 
 PROGRAM = "/usr/bin/powermetrics"
 ARGUMENTS = ("--samplers", "cpu_power", "-i", "1000", "-b", "1", "-f", "text")
@@ -62,7 +62,7 @@ class Powermetrics:
         self,
         lines: Iterable[str],
         process: subprocess.Popen[str] | None = None,
-        clock: Clock = time.perf_counter,
+        clock: TimeSource = time.perf_counter,
     ) -> None:
         """Start reading `lines`; `process` is ended by `close`."""
         self.name = "powermetrics processor power"

@@ -18,7 +18,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from edgetune.energy.base import Clock, SensorLost, read_int, read_text
+from edgetune.energy.sensor import SensorLost, TimeSource, read_int, read_text
 
 FOLDER = "sys/class/powercap"
 FIX = "sudo chmod a+r /sys/class/powercap/*/energy_uj"
@@ -67,7 +67,7 @@ def usable_zones(root: Path) -> list[Zone]:
 class Rapl:
     """Joules of all packages and their memory since opening."""
 
-    def __init__(self, zones: list[Zone], clock: Clock = time.perf_counter) -> None:
+    def __init__(self, zones: list[Zone], clock: TimeSource = time.perf_counter) -> None:
         """Start counting at the zones' present values; `zones` come from `usable_zones`."""
         names = dict.fromkeys(re.sub(r"^dram.*", "dram", zone.name) for zone in zones)
         self.name = "RAPL " + " + ".join(sorted(names, key=lambda name: (name == "dram", name)))

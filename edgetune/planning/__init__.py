@@ -1,1 +1,5 @@
-"""From measured costs, the data's shape and a budget to ranked plans; pure arithmetic."""
+"""From measured costs, text lengths and a budget to ranked, explained plans; and the clock.
+
+Measuring belongs in `profiling`; the device profiles that it makes are read here. May import `core` to
+`learners`.
+"""

@@ -7,15 +7,14 @@ from functools import cached_property
 
 import numpy as np
 
-from edgetune.batching import PAD_MULTIPLE, bucket_of
-from edgetune.pace import StepCost
-from edgetune.planning.types import BackendCosts, DataShape, Device
-from edgetune.profiles.device_profile import Operation
-from edgetune.types import IntArray
+from edgetune.core.types import IntArray, StepCost
+from edgetune.data.batches import PAD_MULTIPLE, bucket_of
+from edgetune.planning.device_profile import Operation
+from edgetune.planning.plan import BackendCosts, DataLengths, DeviceCosts
 
 LOOP_OVERHEAD = 1.02
 EVALUATION_BATCH = 64
-FLOOR_BATCHES, EVALUATION_BATCHES = 2, 8  # drawn at once
+PROBE_BATCHES, EVALUATION_BATCHES = 2, 8  # drawn at once
 FP16_BYTES = 2
 
 
@@ -30,8 +29,8 @@ def scored_s(lengths: IntArray, cost: StepCost) -> float:
 class Candidate:
     """One combination of choices, and what it costs on the given data."""
 
-    device: Device
-    data: DataShape
+    device: DeviceCosts
+    data: DataLengths
     costs: BackendCosts
     depth: int
     max_length: int
@@ -89,9 +88,9 @@ class Candidate:
         return scored_s(drawn, cost) / n_drawn
 
     @cached_property
-    def floor_row_s(self) -> float:
+    def probe_row_s(self) -> float:
         """A training row whose features the first head is fitted on."""
-        return self._scored_row_s(self.data.lengths_in_order, FLOOR_BATCHES)
+        return self._scored_row_s(self.data.lengths_in_order, PROBE_BATCHES)
 
     @cached_property
     def evaluate_row_s(self) -> float:
@@ -122,6 +121,6 @@ class Candidate:
         train_mb = memory.train_mb_per_token * self.batch_size * longest
         return memory.base_mb + max(train_mb, memory.score_mb_per_token * EVALUATION_BATCH * longest)
 
-    def words(self) -> str:
+    def describe(self) -> str:
         """Name it."""
         return f"{self.costs.key}, depth {self.depth}, {self.max_length} tokens, batch {self.batch_size}"

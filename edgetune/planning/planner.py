@@ -11,29 +11,29 @@ from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
 
-from edgetune.clock import MARGIN_RATE, SAVE_CAUTION, margin_s
-from edgetune.errors import BudgetError
+from edgetune.config.settings import FILTERS
+from edgetune.core.errors import BudgetError
+from edgetune.core.formatting import duration
+from edgetune.planning.accuracy_model import points_lost, probe_points_lost
 from edgetune.planning.candidate import Candidate
-from edgetune.planning.reasons import explain
-from edgetune.planning.types import DataShape, Device, Limits, Plan, Plans, Wishes
-from edgetune.planning.worth import head_points_lost, points_lost
-from edgetune.report.words import duration
-from edgetune.settings import FILTERS
+from edgetune.planning.clock import MARGIN_RATE, SAVE_CAUTION, margin_s
+from edgetune.planning.explanation import explain
+from edgetune.planning.plan import Constraints, DataLengths, DeviceCosts, Limits, Plan, Plans
 
 LIMITS = (128, 96, 64, 48, 32)
 BATCHES = (32, 16, 8)
 EVALUATION_RATE = 0.08
 FEWEST_EVALUATED, LEAST_EVALUATION_S = 200, 0.5
 FLOOR_RATE = 0.05
-FLOOR_ROWS = (64, 512)
-FIT_HEAD_S = 0.3
+PROBE_ROWS = (64, 512)
+FIT_PROBE_S = 0.3
 RISK_RATE = 0.4
 MOST_PASSES, FEWEST_STEPS = 10, 300
 DEFAULT_CACHE_MB = 1000.0
-HEAD = "head"
+LINEAR_PROBE = "linear-probe"
 
 
-def make_plans(device: Device, data: DataShape, limits: Limits, wishes: Wishes) -> Plans:
+def make_plans(device: DeviceCosts, data: DataLengths, limits: Limits, constraints: Constraints) -> Plans:
     """Rank every way to spend the budget.
 
     Raises:
@@ -45,23 +45,23 @@ def make_plans(device: Device, data: DataShape, limits: Limits, wishes: Wishes) 
     ]
     plans: list[Plan] = []
     least: list[tuple[float, Plan]] = []
-    for candidate in _candidates(device, data, wishes):
+    for candidate in _candidates(device, data, constraints):
         if limits.memory_mb is not None and candidate.memory_mb > limits.memory_mb:
-            refused.append((candidate.words(), f"needs {candidate.memory_mb:,.0f} MB of memory"))
+            refused.append((candidate.describe(), f"needs {candidate.memory_mb:,.0f} MB of memory"))
             continue
-        found = plan_one(candidate, deadline_s, limits, wishes)
+        found = plan_one(candidate, deadline_s, limits, constraints)
         least.append((smallest_s(candidate, limits), found[0]))
         plans += [plan for plan in found if plan.n_rows > 0 and not _too_tight(plan, deadline_s)]
     if not plans:
         raise _impossible(device, deadline_s, limits, refused, least)
     ranked = tuple(sorted(plans, key=_rank))
     best = Plans(ranked, tuple(refused), (), deadline_s, device)
-    return replace(best, reasons=tuple(explain(best, data, wishes)))
+    return replace(best, reasons=tuple(explain(best, data, constraints)))
 
 
 def _too_tight(plan: Plan, deadline_s: float) -> bool:
     """Return whether a plan does not fit, or only if nothing takes longer than planned."""
-    elastic_s = sum(plan.lines.get(name, 0.0) for name in ("train", "evaluate", "floor"))
+    elastic_s = sum(plan.lines.get(name, 0.0) for name in ("train", "evaluate", "linear_probe"))
     spare_s = deadline_s - plan.total_s
     return spare_s < 0 or elastic_s + spare_s < _risk_s(plan.lines, {})
 
@@ -71,7 +71,7 @@ def _rank(plan: Plan) -> tuple[float, int, float]:
     return (-round(plan.worth, 2), -plan.batch_size, plan.total_s)
 
 
-def _deadline_s(device: Device, limits: Limits) -> float:
+def _deadline_s(device: DeviceCosts, limits: Limits) -> float:
     deadline_s = math.inf if limits.deadline_s is None else limits.deadline_s
     if limits.energy_j is not None:
         left_j = limits.energy_j - limits.already_j
@@ -79,21 +79,21 @@ def _deadline_s(device: Device, limits: Limits) -> float:
     return deadline_s
 
 
-def _candidates(device: Device, data: DataShape, wishes: Wishes) -> Iterator[Candidate]:
+def _candidates(device: DeviceCosts, data: DataLengths, constraints: Constraints) -> Iterator[Candidate]:
     longest = int(data.lengths.max(initial=1))
-    limits = [data.max_length] if wishes.max_length is None else [wishes.max_length]
-    if wishes.max_length is None and data.can_cut:
+    limits = [data.max_length] if constraints.max_length is None else [constraints.max_length]
+    if constraints.max_length is None and data.can_cut:
         limits += [limit for limit in LIMITS if limit < min(longest, data.max_length)]
-    depths = device.depths if wishes.depth is None else (wishes.depth,)
-    batches = BATCHES if wishes.batch_size is None else (wishes.batch_size,)
-    scores = wishes.method in FILTERS
+    depths = device.depths if constraints.depth is None else (constraints.depth,)
+    batches = BATCHES if constraints.batch_size is None else (constraints.batch_size,)
+    scores = constraints.method in FILTERS
     for costs in device.backends:
-        if costs.available or wishes.backend not in (None, costs.backend):
+        if costs.available or constraints.backend not in (None, costs.backend):
             continue
-        if wishes.precision not in (None, costs.precision):
+        if constraints.precision not in (None, costs.precision):
             continue
         for depth in depths:
-            exported = wishes.exported(costs.key, depth)
+            exported = constraints.exported(costs.key, depth)
             for limit in limits:
                 for batch in batches:
                     yield Candidate(device, data, costs, depth, limit, batch, exported, scores)
@@ -131,27 +131,27 @@ def _n_eval(candidate: Candidate, deadline_s: float) -> int:
     return min(n_all, max(paid, min(n_all, FEWEST_EVALUATED)))
 
 
-def _n_floor(candidate: Candidate, deadline_s: float) -> int:
+def _n_probe_rows(candidate: Candidate, deadline_s: float) -> int:
     """Return how many rows the first head is fitted on; 0 without a deadline."""
     if not math.isfinite(deadline_s):
         return 0
-    paid = int(FLOOR_RATE * deadline_s / max(candidate.floor_row_s, 1e-9))
-    return min(len(candidate.data.lengths), max(FLOOR_ROWS[0], min(FLOOR_ROWS[1], paid)))
+    paid = int(FLOOR_RATE * deadline_s / max(candidate.probe_row_s, 1e-9))
+    return min(len(candidate.data.lengths), max(PROBE_ROWS[0], min(PROBE_ROWS[1], paid)))
 
 
-def floor_s(candidate: Candidate, n_rows: int) -> float:
+def linear_probe_s(candidate: Candidate, n_rows: int) -> float:
     """Return what the first usable model costs: features, the fit, and a save."""
     if not n_rows:
         return 0.0
-    return n_rows * candidate.floor_row_s + FIT_HEAD_S + candidate.costs.fixed.save_model_s
+    return n_rows * candidate.probe_row_s + FIT_PROBE_S + candidate.costs.fixed.save_model_s
 
 
 def smallest_s(candidate: Candidate, limits: Limits) -> float:
     """Return the shortest deadline within which this candidate leaves a model that was trained at all."""
     n_eval = min(len(candidate.data.eval_lengths), FEWEST_EVALUATED)
-    n_floor = min(len(candidate.data.lengths), FLOOR_ROWS[0])
+    n_probe_rows = min(len(candidate.data.lengths), PROBE_ROWS[0])
     before, after = _fixed(candidate, limits), _end(candidate, 0.0, n_eval)
-    needed_s = sum(before.values()) + sum(after.values()) + floor_s(candidate, n_floor)
+    needed_s = sum(before.values()) + sum(after.values()) + linear_probe_s(candidate, n_probe_rows)
     slack_s = max(0.0, _risk_s(before, after) - after["evaluate"])
     return (needed_s + slack_s) / (1 - MARGIN_RATE)
 
@@ -163,59 +163,63 @@ def _risk_s(before: dict[str, float], after: dict[str, float]) -> float:
 
 
 def _lines(
-    candidate: Candidate, deadline_s: float, limits: Limits, n_eval: int, n_floor: int
+    candidate: Candidate, deadline_s: float, limits: Limits, n_eval: int, n_probe_rows: int
 ) -> tuple[dict[str, float], dict[str, float], float]:
     """Return what comes before training, what comes after it, and the seconds between."""
     before, after = _fixed(candidate, limits), _end(candidate, deadline_s, n_eval)
-    before["floor"] = floor_s(candidate, n_floor)
+    before["linear_probe"] = linear_probe_s(candidate, n_probe_rows)
     return before, after, deadline_s - sum(before.values()) - sum(after.values())
 
 
-def plan_one(candidate: Candidate, deadline_s: float, limits: Limits, wishes: Wishes) -> list[Plan]:
+def plan_one(candidate: Candidate, deadline_s: float, limits: Limits, constraints: Constraints) -> list[Plan]:
     """Return what a candidate makes of the budget: its training, and the head alone."""
-    n_eval, n_floor = _n_eval(candidate, deadline_s), _n_floor(candidate, deadline_s)
-    before, after, left_s = _lines(candidate, deadline_s, limits, n_eval, n_floor)
+    n_eval, n_probe_rows = _n_eval(candidate, deadline_s), _n_probe_rows(candidate, deadline_s)
+    before, after, left_s = _lines(candidate, deadline_s, limits, n_eval, n_probe_rows)
     if left_s < _risk_s(
         before, after
     ):  # with the least that is evaluated, and the smallest floor, it may still do
-        n_eval, n_floor = min(n_eval, FEWEST_EVALUATED), min(n_floor, FLOOR_ROWS[0])
-        before, after, left_s = _lines(candidate, deadline_s, limits, n_eval, n_floor)
+        n_eval, n_probe_rows = min(n_eval, FEWEST_EVALUATED), min(n_probe_rows, PROBE_ROWS[0])
+        before, after, left_s = _lines(candidate, deadline_s, limits, n_eval, n_probe_rows)
     n_distinct = len(candidate.data.lengths)
-    passes = most_passes(n_distinct, candidate.batch_size, wishes)
-    cache_mb, kept = _cache(candidate, limits, wishes, passes)
+    passes = most_passes(n_distinct, candidate.batch_size, constraints)
+    cache_mb, kept = _cache(candidate, limits, constraints, passes)
     later_s = kept * candidate.again_row_s + (1 - kept) * candidate.train_row_s
     n_most = passes * n_distinct
-    if wishes.max_steps is not None:
-        n_most = min(n_most, wishes.max_steps * candidate.batch_size)
+    if constraints.max_steps is not None:
+        n_most = min(n_most, constraints.max_steps * candidate.batch_size)
     rows_in = partial(_rows_in, candidate.train_row_s, later_s, n_distinct, n_most)
     n_rows = rows_in(left_s)
-    if n_rows <= n_distinct and wishes.method not in FILTERS:
+    if n_rows <= n_distinct and constraints.method not in FILTERS:
         cache_mb = 0.0
     spread = candidate.device.uncertainty
-    make = partial(_plan, candidate, n_floor=n_floor, n_eval=n_eval, method=wishes.method)
+    make = partial(_plan, candidate, n_probe_rows=n_probe_rows, n_eval=n_eval, method=constraints.method)
     train_s = _seconds_for(candidate.train_row_s, later_s, n_distinct, n_rows)
     interval = (rows_in(left_s / (1 + spread)), rows_in(left_s * (1 + spread)))
     found = [
         make(before | {"train": train_s} | after, n_rows=n_rows, interval=interval, cache_mb=cache_mb),
     ]
-    if n_floor and (candidate.depth == 0 or wishes.depth is not None):
-        n_head = min(n_distinct, n_floor + int(max(0.0, left_s) / max(candidate.floor_row_s, 1e-9)), 4096)
-        lines = before | {"floor": floor_s(candidate, n_head)} | after
+    if n_probe_rows and (candidate.depth == 0 or constraints.depth is not None):
+        n_head = min(
+            n_distinct, n_probe_rows + int(max(0.0, left_s) / max(candidate.probe_row_s, 1e-9)), 4096
+        )
+        lines = before | {"linear_probe": linear_probe_s(candidate, n_head)} | after
         found.append(_head_only(make(lines, n_rows=n_head, interval=(n_head, n_head), cache_mb=0.0)))
     return found
 
 
-def most_passes(n_rows: int, batch_size: int, wishes: Wishes) -> int:
+def most_passes(n_rows: int, batch_size: int, constraints: Constraints) -> int:
     """Return how many passes are made at most: more, where the rows are few."""
-    return wishes.passes or max(MOST_PASSES, math.ceil(FEWEST_STEPS * batch_size / max(1, n_rows)))
+    return constraints.passes or max(MOST_PASSES, math.ceil(FEWEST_STEPS * batch_size / max(1, n_rows)))
 
 
-def _cache(candidate: Candidate, limits: Limits, wishes: Wishes, passes: float) -> tuple[float, float]:
+def _cache(
+    candidate: Candidate, limits: Limits, constraints: Constraints, passes: float
+) -> tuple[float, float]:
     """Return the megabytes of hidden states that are kept, and the share of rows that they cover."""
     needed_mb = candidate.cache_needed_mb
-    if needed_mb <= 0 or (passes <= 1 and wishes.method not in FILTERS):
+    if needed_mb <= 0 or (passes <= 1 and constraints.method not in FILTERS):
         return 0.0, 0.0
-    allowed_mb = DEFAULT_CACHE_MB if wishes.cache_mb is None else wishes.cache_mb
+    allowed_mb = DEFAULT_CACHE_MB if constraints.cache_mb is None else constraints.cache_mb
     if limits.memory_mb is not None:
         allowed_mb = min(allowed_mb, limits.memory_mb - candidate.memory_mb)
     kept_mb = max(0.0, min(needed_mb, allowed_mb))
@@ -244,7 +248,7 @@ def _plan(
     n_rows: int,
     interval: tuple[int, int],
     cache_mb: float,
-    n_floor: int,
+    n_probe_rows: int,
     n_eval: int,
     method: str,
 ) -> Plan:
@@ -265,7 +269,7 @@ def _plan(
         rows_interval=interval,
         passes=n_rows / n_distinct if n_distinct else 0.0,
         n_steps=math.ceil(n_rows / candidate.batch_size),
-        n_floor=n_floor,
+        n_probe_rows=n_probe_rows,
         n_eval=n_eval,
         lines=lines,
         total_s=total_s,
@@ -277,11 +281,13 @@ def _plan(
 
 
 def _head_only(plan: Plan) -> Plan:
-    return replace(plan, method=HEAD, n_steps=0, n_floor=plan.n_rows, worth=-head_points_lost(plan.n_rows))
+    return replace(
+        plan, method=LINEAR_PROBE, n_steps=0, n_probe_rows=plan.n_rows, worth=-probe_points_lost(plan.n_rows)
+    )
 
 
 def _impossible(
-    device: Device,
+    device: DeviceCosts,
     deadline_s: float,
     limits: Limits,
     refused: list[tuple[str, str]],

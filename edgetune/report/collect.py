@@ -17,14 +17,15 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
-from edgetune.data.limits import MAX_LABELS, MAX_RECEIPT_VALUES
-from edgetune.errors import RunError
-from edgetune.json_files import FINITE, decoded, read_json_file
-from edgetune.report.tables import Section, summary_sections
-from edgetune.runfolder import MARKERS
-from edgetune.shown import brief
+from edgetune.core.errors import RunError
+from edgetune.core.limits import MAX_LABELS, MAX_RECEIPT_VALUES
+from edgetune.core.parsing import FINITE, decoded, read_json_file
+from edgetune.core.sanitize import brief
+from edgetune.core.tables import Section
+from edgetune.record.run_folder import MARKERS
+from edgetune.report.result_tables import summary_sections
 
-SUMMARY_VERSION = 1
+SUMMARY_VERSION = 2
 PNG_HEAD = b"\x89PNG\r\n\x1a\n"
 MOST_CONFIG_BYTES = 1 << 16
 MOST_CELL_BYTES = 1 << 24
@@ -54,14 +55,14 @@ class ClassFigures(_Told):
     support: int | None = None
 
 
-class Machine(_Told):
+class RunMachine(_Told):
     """Where a run was trained."""
 
     cpu: str | None = None
     cores: int | None = None
 
     @property
-    def words(self) -> str:
+    def describe(self) -> str:
         """Processor and cores: times are comparable only where these agree."""
         if self.cpu is None:
             return "unknown machine"
@@ -105,7 +106,7 @@ class Figures(_Told):
     per_class: list[ClassFigures] = []
     confusion: list[list[int]] = Field([], max_length=MAX_LABELS)
     warnings: list[str] = []
-    machine: Machine = Machine()
+    machine: RunMachine = RunMachine()
 
     @field_validator("confusion")
     @classmethod
@@ -285,6 +286,10 @@ def _read_summary(path: Path) -> dict[str, Any]:
     version = summary.get("schema_version", SUMMARY_VERSION)
     if isinstance(version, int) and version > SUMMARY_VERSION:
         raise RunError(f"{path} was written by a newer edgetune (schema {version}); update edgetune.")
+    if version != SUMMARY_VERSION:
+        raise RunError(
+            f"{path} was written by an older edgetune (schema {version!r}); train again to report it."
+        )
     return summary
 
 

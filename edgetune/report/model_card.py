@@ -8,8 +8,8 @@ from collections.abc import Iterator
 from pathlib import Path, PurePath
 from typing import Any
 
-from edgetune.report.words import Summary, accuracy_words, dataset_name, duration, percent, time_split
-from edgetune.shown import in_markdown, visible
+from edgetune.core.formatting import Summary, dataset_name, describe_accuracy, duration, percent, time_split
+from edgetune.core.sanitize import in_markdown, visible
 
 BUILT_IN_NAMES = frozenset(
     {"built-in", "builtin", "all-MiniLM-L6-v2", "sentence-transformers/all-MiniLM-L6-v2"}
@@ -89,7 +89,7 @@ def _bullets(title: str, lines: list[str]) -> str:
 
 def _results(summary: Summary) -> str:
     lines = []
-    accuracy, n_eval = accuracy_words(summary), summary.get("n_eval")
+    accuracy, n_eval = describe_accuracy(summary), summary.get("n_eval")
     if accuracy:
         lines.append(f"Accuracy: {accuracy}" + (f", on {n_eval:,} rows" if n_eval is not None else ""))
     if summary.get("macro_f1") is not None:

@@ -12,7 +12,8 @@ import base64
 from collections.abc import Iterable, Sequence
 from datetime import datetime
 
-import edgetune
+from edgetune.core.formatting import duration
+from edgetune.core.version import __version__
 from edgetune.report.collect import Collected, Record
 from edgetune.report.page_parts import (
     Html,
@@ -30,17 +31,16 @@ from edgetune.report.run_table import (
     COSTS,
     RESULTS,
     Column,
-    Group,
+    RunGroup,
     accuracy_cell,
     data_name,
-    energy_words,
+    describe_energy,
+    describe_method,
     grouped,
-    method_words,
     notes,
     phase_column,
     phases,
 )
-from edgetune.report.words import duration
 
 POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
 MOST_PICTURES = 40
@@ -63,7 +63,7 @@ def page(collected: Collected, made: datetime) -> str:
         tag(
             "header",
             tag("h1", title),
-            tag("p", f"Made {made:%Y-%m-%d %H:%M %Z} by edgetune {edgetune.__version__}.", class_="quiet"),
+            tag("p", f"Made {made:%Y-%m-%d %H:%M %Z} by edgetune {__version__}.", class_="quiet"),
             _notes(groups, collected.left_out),
         ),
         _contents(),
@@ -90,7 +90,7 @@ def _head(title: str) -> Html:
     )
 
 
-def _notes(groups: Sequence[Group], left_out: Sequence[str]) -> Html:
+def _notes(groups: Sequence[RunGroup], left_out: Sequence[str]) -> Html:
     blocks = [tag("p", own(text), class_="note", role="note") for text in notes(groups)]
     if left_out:
         items = [tag("li", own(text)) for text in left_out]
@@ -112,7 +112,7 @@ def _contents() -> Html:
     return tag("nav", tag("ul", *items), aria_label="Contents")
 
 
-def _summary(groups: Sequence[Group], ids: dict[str, str]) -> Html:
+def _summary(groups: Sequence[RunGroup], ids: dict[str, str]) -> Html:
     return tag(
         "section",
         tag("h2", "Summary", id="summary"),
@@ -126,7 +126,9 @@ def _summary(groups: Sequence[Group], ids: dict[str, str]) -> Html:
     )
 
 
-def _run_table(caption: str, groups: Sequence[Group], columns: Sequence[Column], ids: dict[str, str]) -> Html:
+def _run_table(
+    caption: str, groups: Sequence[RunGroup], columns: Sequence[Column], ids: dict[str, str]
+) -> Html:
     """Return a table of all runs, a body for each group; its first two columns are rank and name."""
     several = len(groups) > 1
     rest = [column for column in columns if column is not RESULTS[0]]
@@ -144,19 +146,19 @@ def _run_table(caption: str, groups: Sequence[Group], columns: Sequence[Column],
             )
             for rank, run in enumerate(group.runs, start=1)
         ]
-        words = tag("th", own(group_words(group)), class_="group", scope="rowgroup", colspan=len(rest) + 2)
+        words = tag("th", own(describe_group(group)), class_="group", scope="rowgroup", colspan=len(rest) + 2)
         bodies.append(tag("tbody", tag("tr", words), *rows) if several else tag("tbody", *rows))
-    where = "" if several else f"; {group_words(groups[0])}"
+    where = "" if several else f"; {describe_group(groups[0])}"
     right = {i for i, column in enumerate(rest, start=2) if column.right} | {0}
     return table(caption + where, ["#", "run", *(column.title for column in rest)], bodies, right)
 
 
-def group_words(group: Group) -> str:
+def describe_group(group: RunGroup) -> str:
     """Say on what data and machine the runs of a group were made."""
     return f"{group.data} on {group.machine}"
 
 
-def _accuracy(groups: Sequence[Group]) -> Html:
+def _accuracy(groups: Sequence[RunGroup]) -> Html:
     picture = accuracy_picture(groups)
     n_missing = sum(len(group.runs) - len(measured(group)) for group in groups)
     words = (
@@ -174,7 +176,7 @@ def _figure(picture: Html, words: str) -> Html:
     return tag("figure", inside, tag("figcaption", words))
 
 
-def _time(groups: Sequence[Group], ids: dict[str, str]) -> Html:
+def _time(groups: Sequence[RunGroup], ids: dict[str, str]) -> Html:
     runs = [run for group in groups for run in group.runs]
     picture = time_picture(groups)
     words = "All seconds of a run, from the start of its process to its end; small phases are in “other”."
@@ -190,7 +192,7 @@ def _time(groups: Sequence[Group], ids: dict[str, str]) -> Html:
     return tag("section", *blocks)
 
 
-def _costs(groups: Sequence[Group], ids: dict[str, str]) -> Html:
+def _costs(groups: Sequence[RunGroup], ids: dict[str, str]) -> Html:
     words = (
         "T_norm is the time relative to training on everything: measured by the clock, and modelled as in "
         "Ouyang et al., IJCAI 2023. Rows that skipped backward were scored only; those that skipped both "
@@ -204,7 +206,7 @@ def _costs(groups: Sequence[Group], ids: dict[str, str]) -> Html:
     )
 
 
-def _runs(groups: Sequence[Group], ids: dict[str, str]) -> Iterable[Html]:
+def _runs(groups: Sequence[RunGroup], ids: dict[str, str]) -> Iterable[Html]:
     runs = [run for group in groups for run in group.runs]
     for number, run in enumerate(runs, start=1):
         yield _run(run, ids[run.name], _own_picture(run, number <= MOST_PICTURES))
@@ -212,7 +214,7 @@ def _runs(groups: Sequence[Group], ids: dict[str, str]) -> Iterable[Html]:
 
 def _run(run: Record, place: str, picture: Html) -> Html:
     figures = run.figures
-    head = [data_name(figures), method_words(figures), figures.backend, figures.machine.words]
+    head = [data_name(figures), describe_method(figures), figures.backend, figures.machine.describe]
     receipts = [section_table(section) for section in run.sections if section.title != "Warnings"]
     return tag(
         "article",
@@ -240,7 +242,7 @@ def _tiles(run: Record) -> Html:
         ("time", seconds),
         ("examples trained", trained),
         ("T_norm measured", relative),
-        ("energy", energy_words(figures)),
+        ("energy", describe_energy(figures)),
     ]
     tiles = [tag("div", tag("dt", name), tag("dd", figure_or_not(words))) for name, words in pairs]
     return tag("dl", *tiles, class_="tiles")

@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Sequence
 from html import escape
 
+from edgetune.core.sanitize import visible
+from edgetune.core.tables import Section
 from edgetune.report.collect import ClassFigures, Figures
-from edgetune.report.tables import Section
-from edgetune.shown import visible
 
 NOT_MEASURED = "not measured"
 MOST_CLASSES = 24

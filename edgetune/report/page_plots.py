@@ -14,17 +14,18 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from edgetune.core.formatting import duration
+from edgetune.core.sanitize import visible
+from edgetune.core.types import BoolArray, FloatArray
 from edgetune.report.page_parts import Html, tag
-from edgetune.report.plots import BLUE, GREEN, GREY, ORANGE, SKY, VERMILLION
-from edgetune.report.run_table import Group, phase_seconds, phases
-from edgetune.report.words import duration
-from edgetune.shown import visible
-from edgetune.types import BoolArray, FloatArray
+from edgetune.report.run_plot import BLUE, GREEN, GREY, ORANGE, SKY, VERMILLION
+from edgetune.report.run_table import RunGroup, phase_seconds, phases
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
     from edgetune.report.collect import Record
+
 
 PURPLE, YELLOW = "#CC79A7", "#F0E442"
 INK, LINE = "#010203", "#010204"  # stand for the page's own colours until the SVG is embedded
@@ -40,7 +41,7 @@ FILLS = {
     "save": (PURPLE, ""),
     "load": (YELLOW, "xxxx"),
     "tokenize": (SKY, ""),
-    "floor": (PURPLE, "////"),
+    "linear_probe": (PURPLE, "////"),
     "checkpoint": (GREEN, "////"),
     "lost": (VERMILLION, "xxxx"),
     "other": (GREY, ""),
@@ -65,7 +66,7 @@ STYLE = {
 }
 
 
-def pareto_front(seconds: FloatArray, accuracy: FloatArray) -> BoolArray:
+def undominated(seconds: FloatArray, accuracy: FloatArray) -> BoolArray:
     """Return which runs (R,) no other beats: as accurate in less time, or more accurate in no more."""
     order = np.lexsort((-accuracy, seconds))
     sorted_accuracy = accuracy[order]
@@ -75,7 +76,7 @@ def pareto_front(seconds: FloatArray, accuracy: FloatArray) -> BoolArray:
     return front
 
 
-def accuracy_picture(groups: Sequence[Group]) -> Html | None:
+def accuracy_picture(groups: Sequence[RunGroup]) -> Html | None:
     """Draw accuracy against seconds, a panel for each group; None when no run has both."""
     drawn = [(group, runs) for group in groups if (runs := measured(group))]
     if not drawn:
@@ -100,7 +101,7 @@ def accuracy_picture(groups: Sequence[Group]) -> Html | None:
         return _embedded(figure, "accuracy", "Accuracy of each run against its seconds")
 
 
-def measured(group: Group) -> list[Record]:
+def measured(group: RunGroup) -> list[Record]:
     """Return the runs of a group that have both an accuracy and a time."""
     return [
         run
@@ -131,12 +132,12 @@ def _legend(methods: Sequence[str]) -> list[Any]:
     return [*points, front]
 
 
-def _draw_group(axes: Axes, group: Group, runs: Sequence[Record], methods: Sequence[str]) -> None:
+def _draw_group(axes: Axes, group: RunGroup, runs: Sequence[Record], methods: Sequence[str]) -> None:
     seconds = np.array([run.figures.elapsed_s for run in runs], dtype=np.float64)
     accuracy = np.array([run.figures.accuracy for run in runs], dtype=np.float64)
     bounds = [run.figures.accuracy_interval or (a, a) for run, a in zip(runs, accuracy, strict=True)]
     reach = 100 * np.abs(np.array(bounds, dtype=np.float64).T - accuracy)
-    front = pareto_front(seconds, accuracy)
+    front = undominated(seconds, accuracy)
     order = np.flatnonzero(front)[np.argsort(seconds[front], kind="stable")]
     axes.step(
         seconds[order],
@@ -185,7 +186,7 @@ def _time_axis(axes: Axes, seconds: FloatArray) -> None:
     axes.xaxis.set_minor_formatter(NullFormatter())
 
 
-def time_picture(groups: Sequence[Group]) -> Html | None:
+def time_picture(groups: Sequence[RunGroup]) -> Html | None:
     """Draw the seconds of each run by phase, of the first 60; None when no run tells them."""
     runs = [run for group in groups for run in group.runs if phase_seconds(run.figures)][:MOST_BARS]
     if not runs:

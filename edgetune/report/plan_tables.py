@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from edgetune.planning.types import Plan, Plans
-from edgetune.report.tables import Section, print_sections
-from edgetune.report.words import duration
-from edgetune.shown import one_line
+from edgetune.core.formatting import duration
+from edgetune.core.sanitize import one_line
+from edgetune.core.tables import Section, print_sections
+from edgetune.planning.plan import Plan, Plans
 
 if TYPE_CHECKING:
     from rich.console import Console
+
 
 SHOWN = 6
 HEADER = ("", "backend", "frozen", "tokens", "batch", "rows", "passes", "steps", "memory", "energy", "loss")
@@ -52,7 +53,7 @@ def plan_sections(plans: Plans, *, explain: bool) -> list[Section]:
 
 def _row(number: int, plan: Plan) -> tuple[str, ...]:
     frozen = f"{plan.depth} layers" if plan.depth else "embeddings"
-    if plan.method == "head":
+    if plan.method == "linear-probe":
         frozen = "all but the head"
     return (
         str(number),

@@ -9,25 +9,22 @@ from __future__ import annotations
 import csv
 import io
 import json
-import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from typing import Any
 
+from edgetune.core.formatting import percent, time_split
+from edgetune.core.sanitize import csv_cell, in_markdown, visible
 from edgetune.report.collect import Collected, Figures, Record
 from edgetune.report.page_parts import NOT_MEASURED
-from edgetune.report.words import percent, time_split
-from edgetune.shown import in_markdown, visible
 
 SCHEMA_VERSION = 1
 GENERIC_STEMS = frozenset({"train", "training", "data"})
-_FORMULA = tuple("=+-@\t\r\n＝＋－＠")
-_NUMBER = re.compile(r"[+-]?\d+(\.\d*)?([eE][+-]?\d+)?")
 
 
 @dataclass(frozen=True, slots=True)
-class Group:
+class RunGroup:
     """Runs that can be ranked: the same data on the same machine, best first."""
 
     data: str
@@ -61,16 +58,18 @@ def data_name(figures: Figures) -> str:
     return "/".join(parts[-2:] if parts[-1].split(".")[0] in GENERIC_STEMS else parts[-1:])
 
 
-def grouped(runs: Sequence[Record]) -> list[Group]:
+def grouped(runs: Sequence[Record]) -> list[RunGroup]:
     """Sort runs into groups, by machine and then by data; a run without an accuracy comes last in its own."""
     found: dict[tuple[str, str, tuple[str, ...]], list[Record]] = {}
     for run in runs:
         figures = run.figures
-        key = (figures.machine.words, data_name(figures), tuple(figures.label_names))
+        key = (figures.machine.describe, data_name(figures), tuple(figures.label_names))
         found.setdefault(key, []).append(run)
     places = [key[:2] for key in found]
     return [
-        Group(_labelled(data, labels, places.count((machine, data))), machine, tuple(sorted(same, key=_rank)))
+        RunGroup(
+            _labelled(data, labels, places.count((machine, data))), machine, tuple(sorted(same, key=_rank))
+        )
         for (machine, data, labels), same in sorted(found.items(), key=lambda item: item[0])
     ]
 
@@ -104,7 +103,7 @@ def _said(words: Callable[[Any], str], value: Any) -> str | None:
     return None if value is None else words(value)
 
 
-def method_words(figures: Figures) -> str | None:
+def describe_method(figures: Figures) -> str | None:
     """Say the method, and its preset where that is not the default."""
     if figures.method is None or figures.preset in (None, "default"):
         return figures.method
@@ -121,7 +120,7 @@ def accuracy_cell(figures: Figures) -> str | None:
     return f"{percent(figures.accuracy)} ({100 * low:.1f}–{100 * high:.1f})"
 
 
-def energy_words(figures: Figures) -> str | None:
+def describe_energy(figures: Figures) -> str | None:
     """Say the energy, and whether a sensor gave it."""
     if figures.energy_j is None:
         return None
@@ -131,13 +130,13 @@ def energy_words(figures: Figures) -> str | None:
 
 RESULTS = (
     Column("run", lambda run: run.name, right=False),
-    Column("method", lambda run: method_words(run.figures), right=False),
+    Column("method", lambda run: describe_method(run.figures), right=False),
     Column("seed", lambda run: _said(str, run.figures.seed)),
     Column("backend", lambda run: run.figures.backend, right=False),
     Column("accuracy (95 % interval)", lambda run: accuracy_cell(run.figures)),
     Column("macro-F1", lambda run: _said("{:.4f}".format, run.figures.macro_f1)),
     Column("time", lambda run: _said("{:,.1f} s".format, run.figures.elapsed_s)),
-    Column("energy", lambda run: energy_words(run.figures)),
+    Column("energy", lambda run: describe_energy(run.figures)),
 )
 COSTS = (
     Column("examples seen", lambda run: _said("{:,}".format, run.figures.n_seen)),
@@ -158,7 +157,7 @@ def phase_column(name: str) -> Column:
     return Column(f"{name} (s)", lambda run: _said("{:,.2f}".format, phase_seconds(run.figures).get(name)))
 
 
-def notes(groups: Sequence[Group]) -> list[str]:
+def notes(groups: Sequence[RunGroup]) -> list[str]:
     """Say what must not be compared, and what else a reader has to know of these runs."""
     runs = [run for group in groups for run in group.runs]
     told = list(_machine_note(groups))
@@ -179,7 +178,7 @@ def _data_of(run: Record) -> str:
     return data_name(run.figures)
 
 
-def _machine_note(groups: Sequence[Group]) -> Iterable[str]:
+def _machine_note(groups: Sequence[RunGroup]) -> Iterable[str]:
     machines = list(dict.fromkeys(group.machine for group in groups))
     if len(machines) > 1:
         yield (
@@ -234,7 +233,7 @@ def plain_row(run: Record, rank: int) -> dict[str, Any]:
     }
 
 
-def _plain_rows(groups: Iterable[Group]) -> list[dict[str, Any]]:
+def _plain_rows(groups: Iterable[RunGroup]) -> list[dict[str, Any]]:
     return [plain_row(run, rank) for group in groups for rank, run in enumerate(group.runs, start=1)]
 
 
@@ -265,14 +264,6 @@ def to_csv(collected: Collected) -> str:
     return out.getvalue()
 
 
-def csv_cell(value: Any) -> Any:
-    """Return a value for a spreadsheet: a text that would start a formula gets an apostrophe before it."""
-    if not isinstance(value, str):
-        return value
-    starts_formula = value.startswith(_FORMULA) and _NUMBER.fullmatch(value) is None
-    return f"'{visible(value)}" if starts_formula else visible(value)
-
-
 def to_markdown(collected: Collected) -> str:
     """Return the table in words as Markdown, its notes below it."""
     groups = grouped(collected.runs)
@@ -282,7 +273,7 @@ def to_markdown(collected: Collected) -> str:
         *COSTS[:-1],
         *map(phase_column, phases(collected.runs)),
         Column("energy by", lambda run: run.figures.energy_source, right=False),
-        Column("machine", lambda run: run.figures.machine.words, right=False),
+        Column("machine", lambda run: run.figures.machine.describe, right=False),
         COSTS[-1],
     ]
     lines = [

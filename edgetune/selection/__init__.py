@@ -1,26 +1,27 @@
 """Ways of choosing which examples are trained; `make_selector` builds one from its settings.
 
-Another method is one file here, one entry in `SELECTORS`, and one name in `config.Method`.
+Another method is one file here, one entry in `SELECTORS`, and one name in `config.settings`. Selectors see
+batches and losses, never a model. May import `core`, `config`, `data` and `record`.
 """
 
 from __future__ import annotations
 
 import numpy as np
 
-from edgetune.errors import UsageError
+from edgetune.config.settings import SelectionSettings
+from edgetune.core.errors import UsageError
 from edgetune.selection.auto_assist import AutoAssist
-from edgetune.selection.base import DataShape, Method, Selector, StageChange
 from edgetune.selection.cartography import CartographyAmbiguous, CartographyHard
-from edgetune.selection.everything import Random, TrainAll
+from edgetune.selection.contract import DataShape, Method, Selector, StageChange
 from edgetune.selection.ftft import Ftft
 from edgetune.selection.info_batch import InfoBatch
 from edgetune.selection.rho_loss import RhoLoss
 from edgetune.selection.selective_backprop import SelectiveBackprop, StaleSelectiveBackprop
+from edgetune.selection.simple import Random, TrainAll
 from edgetune.selection.svp import Svp
 from edgetune.selection.swift_learn import SwiftLearn
 from edgetune.selection.three_stage import ThreeStage
 from edgetune.selection.threshold import AutoThreshold, FixedThreshold
-from edgetune.settings import SelectionSettings
 
 __all__ = ["SELECTORS", "DataShape", "Selector", "StageChange", "make_selector"]
 

@@ -22,15 +22,15 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from edgetune.batching import Batch
-from edgetune.metrics import cross_entropy, softmax
-from edgetune.selection.base import DataShape
+from edgetune.config.settings import SelectionSettings
+from edgetune.core.metrics import cross_entropy, softmax
+from edgetune.core.types import BoolArray, FloatArray
+from edgetune.data.batches import Batch
+from edgetune.selection.contract import DataShape
 from edgetune.selection.features import HashedFeatures
+from edgetune.selection.linear_model import LinearModel
 from edgetune.selection.staged import Staged
 from edgetune.selection.three_stage import LossCurve
-from edgetune.selection.word_model import LinearModel
-from edgetune.settings import SelectionSettings
-from edgetune.types import BoolArray, FloatArray
 
 _MEAN_OVER = 1024  # examples: the time constant of the running mean
 _REPORT_OVER = 16  # batches: over these the reported log loss is a mean
@@ -95,7 +95,7 @@ class AutoAssist(Staged):
         self._n_hard = 0
 
     @property
-    def straight(self) -> bool:
+    def skips_scoring(self) -> bool:
         return True
 
     def choose_score(self, batch: Batch) -> BoolArray:

@@ -23,16 +23,16 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from edgetune.batching import Batch
-from edgetune.selection.base import DataShape
+from edgetune.config.settings import SelectionSettings
+from edgetune.core.types import BoolArray, FloatArray, IntArray
+from edgetune.data.batches import Batch
+from edgetune.selection.contract import DataShape
 from edgetune.selection.row_table import RowTable, top
 from edgetune.selection.staged import REFERENCE, SUBSET, Staged
-from edgetune.settings import SelectionSettings
-from edgetune.types import BoolArray, FloatArray, IntArray
 
 
 @dataclass(frozen=True, slots=True)
-class Visits:
+class RowVisits:
     """What the reference recorded of n rows, each visited at least once.
 
     Attributes:
@@ -53,12 +53,12 @@ def gold_probability(losses: FloatArray) -> FloatArray:
     return np.exp(-np.maximum(losses, 0.0))  # a loss just below 0 is rounding; p stays at most 1
 
 
-def confidence(visits: Visits) -> FloatArray:
+def confidence(visits: RowVisits) -> FloatArray:
     """Return each row's mean p(gold) over its visits."""
     return visits.sums / visits.counts
 
 
-def variability(visits: Visits) -> FloatArray:
+def variability(visits: RowVisits) -> FloatArray:
     """Return each row's standard deviation of p(gold) over its visits; of one visit, sqrt(p(1-p))."""
     mean = confidence(visits)
     second = np.where(visits.counts == 1, mean, visits.squares / visits.counts)
@@ -94,11 +94,11 @@ class VisitRecord:
         self._sums.add(rows, gold)
         self._squares.add(rows, gold**2)
 
-    def visits(self) -> Visits:
+    def visits(self) -> RowVisits:
         """Return what was recorded of the rows visited so far."""
         counts = self._counts.to_array()
         rows = np.flatnonzero(counts)
-        return Visits(rows, counts[rows], self._sums.get(rows), self._squares.get(rows))
+        return RowVisits(rows, counts[rows], self._sums.get(rows), self._squares.get(rows))
 
     def state(self) -> dict[str, Any]:
         return {
@@ -138,11 +138,11 @@ class Cartography(Staged, ABC):
 
     @staticmethod
     @abstractmethod
-    def scores(visits: Visits) -> FloatArray:
+    def scores(visits: RowVisits) -> FloatArray:
         """Return one number per row (n,); the highest are trained."""
 
     @property
-    def straight(self) -> bool:
+    def skips_scoring(self) -> bool:
         return True
 
     @property
@@ -153,8 +153,8 @@ class Cartography(Staged, ABC):
     def span(self) -> tuple[float, float]:
         return (0.0, self._reference_rate) if self.stage == REFERENCE else (self._begun_at, 1.0)
 
-    def advance(self, progress: float, epoch: int) -> None:
-        super().advance(progress, epoch)
+    def on_batch_start(self, progress: float, epoch: int) -> None:
+        super().on_batch_start(progress, epoch)
         # At 1 the run is over: no time is left for another model.
         if self.stage == REFERENCE and self._reference_rate <= progress < 1:
             self._choose_subset()
@@ -201,7 +201,7 @@ class Cartography(Staged, ABC):
         self._measured = _summary(visits, len(kept))
         self._record = VisitRecord()  # no longer needed: its memory is given back
         reason = f"{len(kept)} of {len(visits.rows)} measured rows kept at {self.progress:.1%} of the run"
-        self._enter(SUBSET, reason, afresh=True)
+        self._enter(SUBSET, reason, reset_model=True)
 
     def _why_not(self) -> str:
         """Say why there is no subset."""
@@ -219,7 +219,7 @@ class CartographyAmbiguous(Cartography):
     name: ClassVar[str] = "cartography-ambiguous"
 
     @staticmethod
-    def scores(visits: Visits) -> FloatArray:
+    def scores(visits: RowVisits) -> FloatArray:
         return variability(visits)
 
 
@@ -229,11 +229,11 @@ class CartographyHard(Cartography):
     name: ClassVar[str] = "cartography-hard"
 
     @staticmethod
-    def scores(visits: Visits) -> FloatArray:
+    def scores(visits: RowVisits) -> FloatArray:
         return -confidence(visits)
 
 
-def _summary(visits: Visits, n_kept: int | None) -> dict[str, Any]:
+def _summary(visits: RowVisits, n_kept: int | None) -> dict[str, Any]:
     n_measured = len(visits.rows)
     mean_visits = float(visits.counts.mean()) if n_measured else None
     return {"n_measured": n_measured, "mean_visits": mean_visits, "n_kept": n_kept}

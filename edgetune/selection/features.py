@@ -9,8 +9,8 @@ from typing import NamedTuple, Protocol
 
 import numpy as np
 
-from edgetune.batching import PAD_MULTIPLE, Batch
-from edgetune.types import IntArray
+from edgetune.core.types import IntArray
+from edgetune.data.batches import PAD_MULTIPLE, Batch
 
 HASH_BITS = 15
 LENGTH_BUCKETS = 64

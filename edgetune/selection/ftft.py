@@ -2,7 +2,7 @@
 
 What: `cartography-ambiguous` whose reference gets a quarter of the run instead of a half. The paper's
     reference is a smaller model; here it is the same encoder for fewer steps, so that no second model is
-    needed. The main model starts afresh on the chosen third and is to be stopped aggressively: that is a
+    needed. The main model starts again on the chosen third and is to be stopped aggressively: that is a
     setting of the run. Use with --patience 1.
 Use when: as cartography, where half of the time is too much to measure with.
 Costs: the reference's share of the run, which trains nothing that is kept; 20 bytes per row until then.

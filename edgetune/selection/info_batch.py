@@ -20,12 +20,12 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from edgetune.batching import Batch
-from edgetune.selection.base import DataShape
+from edgetune.config.settings import SelectionSettings
+from edgetune.core.types import BoolArray, FloatArray
+from edgetune.data.batches import Batch
+from edgetune.selection.contract import DataShape
 from edgetune.selection.row_table import RowLosses, RowTable
 from edgetune.selection.staged import Staged
-from edgetune.settings import SelectionSettings
-from edgetune.types import BoolArray, FloatArray
 
 
 def below_mean(losses: FloatArray) -> BoolArray:
@@ -59,12 +59,12 @@ class InfoBatch(Staged):
         self._n_pruned = 0
 
     @property
-    def straight(self) -> bool:
+    def skips_scoring(self) -> bool:
         return True
 
-    def advance(self, progress: float, epoch: int) -> None:
+    def on_batch_start(self, progress: float, epoch: int) -> None:
         pass_begins = epoch != self.epoch
-        super().advance(progress, epoch)
+        super().on_batch_start(progress, epoch)
         if pass_begins:
             self._draw()
 
@@ -79,7 +79,7 @@ class InfoBatch(Staged):
         self._n_pruned += len(batch) - len(chosen)
         return kept
 
-    def weigh(self, batch: Batch) -> FloatArray | None:
+    def loss_weights(self, batch: Batch) -> FloatArray | None:
         heavy = self._heavy.get(batch.rows)
         if not heavy.any():
             return None

@@ -13,15 +13,21 @@ Loses when: hardness is not in the words. With a head on frozen MiniLM, SST-2, 1
     0.66 (it calls 100 % and 95 % easy), ours 0.66 and 0.74 (66 % and 53 %, of which 20 % and 13 % are
     hard). With a finetuned encoder expect less.
 Source: Ouyang et al., IJCAI 2023, §3, eq. 4; Platt, 1999. The cutoff by recall is ours.
+
+`Audit` counts how good its calls are, where a loss tells the truth. In stage 2 nothing is known of most
+rows that are called easy, but each of them had the same chance to be explored: those that were stand for
+all.
 """
 
 from __future__ import annotations
 
+from dataclasses import asdict, dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from edgetune.batching import Batch
+from edgetune.core.types import BoolArray, FloatArray
+from edgetune.data.batches import Batch
 from edgetune.selection.features import FeatureSpace, HashedFeatures, TokenFeatures
 from edgetune.selection.naive_bayes import (
     BernoulliNaiveBayes,
@@ -30,7 +36,6 @@ from edgetune.selection.naive_bayes import (
     log_loss,
     log_probabilities,
 )
-from edgetune.types import BoolArray, FloatArray
 
 
 class PlattScaling:
@@ -194,3 +199,62 @@ class MetaPredictor:
 
     def _log_proba(self, odds: FloatArray) -> FloatArray:
         return log_probabilities(odds if self._platt is None else self._platt(odds))
+
+
+@dataclass
+class Audit:
+    """Counts of rows whose call and loss are both known.
+
+    Attributes:
+        n_easy: called easy; in stage 1 all of those, in stage 2 the explored.
+        n_easy_below: of them, with a loss that is no higher than the threshold.
+        n_explored, n_explored_hard: called easy in stage 2 and scored anyway; of them, above the threshold.
+        n_called, n_called_hard: called hard in stage 2; of them, above the threshold.
+    """
+
+    n_easy: int = 0
+    n_easy_below: int = 0
+    n_explored: int = 0
+    n_explored_hard: int = 0
+    n_called: int = 0
+    n_called_hard: int = 0
+
+    def stage_one(self, called_hard: BoolArray, hard: BoolArray) -> None:
+        """Count a batch of stage 1: calls and truth, (B,) each."""
+        self._count_easy(~called_hard, hard)
+
+    def stage_two(self, explored: BoolArray, hard: BoolArray) -> None:
+        """Count a batch that stage 2 scored: whether each row was explored, and the truth, (B,) each."""
+        self._count_easy(explored, hard)
+        self.n_explored += int(np.count_nonzero(explored))
+        self.n_explored_hard += int(np.count_nonzero(explored & hard))
+        self.n_called += int(np.count_nonzero(~explored))
+        self.n_called_hard += int(np.count_nonzero(~explored & hard))
+
+    def _count_easy(self, easy: BoolArray, hard: BoolArray) -> None:
+        self.n_easy += int(np.count_nonzero(easy))
+        self.n_easy_below += int(np.count_nonzero(easy & ~hard))
+
+    def report(self, explore_rate: float) -> dict[str, Any]:
+        """Return shares in [0, 1], None where nothing was counted.
+
+        Args:
+            explore_rate: with which probability a row that is called easy is explored.
+        """
+        n_missed = self.n_explored_hard / explore_rate if explore_rate else 0.0
+        known = self.n_explored > 0
+        return {
+            "n_explored": self.n_explored,
+            "explored_hard_rate": _share(self.n_explored_hard, self.n_explored),
+            "overlap_rate": _share(self.n_easy_below, self.n_easy),
+            "predictor_precision": _share(self.n_called_hard, self.n_called),
+            "predictor_recall": _share(self.n_called_hard, self.n_called_hard + n_missed) if known else None,
+        }
+
+    def state(self) -> dict[str, int]:
+        """Return the counts."""
+        return asdict(self)
+
+
+def _share(part: float, whole: float) -> float | None:
+    return None if whole == 0 else part / whole

@@ -25,14 +25,14 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from edgetune.batching import Batch, TokenSource
-from edgetune.metrics import cross_entropy
-from edgetune.selection.base import DataShape
+from edgetune.config.settings import SelectionSettings
+from edgetune.core.metrics import cross_entropy
+from edgetune.core.types import BoolArray, FloatArray
+from edgetune.data.batches import Batch, TokenSource
+from edgetune.selection.contract import DataShape
+from edgetune.selection.linear_model import PreparationStopped, WordProxy, fit_proxy, read_in_batches
 from edgetune.selection.row_table import RowTable, count_of, top
 from edgetune.selection.staged import Staged
-from edgetune.selection.word_model import PreparationStopped, WordProxy, fit, read
-from edgetune.settings import SelectionSettings
-from edgetune.types import BoolArray, FloatArray
 
 N_PASSES = 3
 
@@ -70,7 +70,7 @@ class RhoLoss(Staged):
         self._why = "no small model was trained, so rows are chosen by their loss alone"
 
     @property
-    def pool(self) -> int:
+    def decision_size(self) -> int:
         return self._pool_rows
 
     def prepare(self, source: TokenSource, should_stop: Callable[[], bool]) -> None:
@@ -84,8 +84,8 @@ class RhoLoss(Staged):
         rows, losses = np.zeros(len(others), dtype=np.int64), np.zeros(len(others), dtype=np.float32)
         n_right = 0
         try:
-            held_out = fit(proxy, source, drawn[:n_held_out], N_PASSES, self._rng, should_stop).rows
-            for at, batch in read(source, others, should_stop):
+            held_out = fit_proxy(proxy, source, drawn[:n_held_out], N_PASSES, self._rng, should_stop).rows
+            for at, batch in read_in_batches(source, others, should_stop):
                 logits = proxy.logits(batch)
                 rows[at], losses[at] = batch.rows, cross_entropy(logits, batch.labels)
                 n_right += int((logits.argmax(axis=1) == batch.labels).sum())

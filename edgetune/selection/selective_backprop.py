@@ -24,13 +24,13 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from edgetune.batching import Batch
-from edgetune.selection.base import DataShape
+from edgetune.config.settings import SelectionSettings
+from edgetune.core.types import BoolArray, FloatArray
+from edgetune.data.batches import Batch
+from edgetune.selection.contract import DataShape
 from edgetune.selection.row_table import RowLosses
 from edgetune.selection.staged import Staged
 from edgetune.selection.threshold import LossWindow
-from edgetune.settings import SelectionSettings
-from edgetune.types import BoolArray, FloatArray
 
 
 def percentiles(losses: FloatArray, window: FloatArray) -> FloatArray:
@@ -95,13 +95,13 @@ class StaleSelectiveBackprop(SelectiveBackprop):
         self._n_drawn_stale = 0
 
     @property
-    def straight(self) -> bool:
+    def skips_scoring(self) -> bool:
         """Whether this is a pass that scores nothing; before the first pass, it is one that does."""
         return (max(self.epoch, 1) - 1) % self._stale_epochs != 0
 
     def choose_score(self, batch: Batch) -> BoolArray:
         chosen = super().choose_score(batch)
-        if self.straight:
+        if self.skips_scoring:
             stored = self._losses.get(batch.rows)
             known = ~np.isnan(stored)
             # Also the rows that are then skipped enter the window: it stays a sample of all rows.

@@ -12,9 +12,9 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from edgetune.batching import Batch, TokenSource
-from edgetune.selection.base import StageChange
-from edgetune.types import BoolArray, FloatArray, IntArray
+from edgetune.core.types import BoolArray, FloatArray, IntArray
+from edgetune.data.batches import Batch, TokenSource
+from edgetune.selection.contract import StageChange
 
 ALL, WARMUP, FILTER_BACKWARD, FILTER_FORWARD = "all", "warmup", "filter_backward", "filter_forward"
 REFERENCE, SUBSET = "reference", "subset"
@@ -49,17 +49,17 @@ class Staged:
         return list(self._stages)
 
     @property
-    def straight(self) -> bool:
+    def skips_scoring(self) -> bool:
         """Whether chosen examples go to the train step unscored."""
         return False
 
     @property
-    def ahead(self) -> int:
+    def lookahead(self) -> int:
         """Rows of the stream that `choose_score` is asked about at once."""
         return 1
 
     @property
-    def pool(self) -> int:
+    def decision_size(self) -> int:
         """Scored rows that one decision is made over."""
         return 1
 
@@ -76,7 +76,7 @@ class Staged:
     def prepare(self, source: TokenSource, should_stop: Callable[[], bool]) -> None:
         """Need nothing beforehand."""
 
-    def advance(self, progress: float, epoch: int) -> None:
+    def on_batch_start(self, progress: float, epoch: int) -> None:
         self.progress, self.epoch = progress, epoch
 
     def choose_score(self, batch: Batch) -> BoolArray:
@@ -86,7 +86,7 @@ class Staged:
     def choose_train(self, batch: Batch, losses: FloatArray) -> BoolArray:
         return np.ones(len(batch), dtype=np.bool_)
 
-    def weigh(self, batch: Batch) -> FloatArray | None:
+    def loss_weights(self, batch: Batch) -> FloatArray | None:
         return None
 
     def observe(self, batch: Batch, losses: FloatArray) -> None:
@@ -115,8 +115,8 @@ class Staged:
         self.progress, self.epoch = float(state["progress"]), int(state["epoch"])
         self._stages = [StageChange(**change) for change in state["stages"]]
 
-    def _enter(self, stage: str, reason: str, *, afresh: bool = False) -> None:
-        self._stages.append(StageChange(stage, self.n_seen, reason, afresh))
+    def _enter(self, stage: str, reason: str, *, reset_model: bool = False) -> None:
+        self._stages.append(StageChange(stage, self.n_seen, reason, reset_model))
 
 
 class RowSet:

@@ -27,14 +27,21 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from edgetune.batching import Batch, TokenSource
-from edgetune.metrics import entropy, softmax
-from edgetune.selection.base import DataShape
+from edgetune.config.settings import SelectionSettings
+from edgetune.core.metrics import entropy, softmax
+from edgetune.core.types import BoolArray, FloatArray, IntArray
+from edgetune.data.batches import Batch, TokenSource
+from edgetune.selection.contract import DataShape
+from edgetune.selection.linear_model import (
+    PreparationStopped,
+    WordFeatures,
+    WordProxy,
+    fit_proxy,
+    project,
+    read_in_batches,
+)
 from edgetune.selection.row_table import RowTable, count_of, top
 from edgetune.selection.staged import SUBSET, Staged
-from edgetune.selection.word_model import PreparationStopped, WordFeatures, WordProxy, fit, project, read
-from edgetune.settings import SelectionSettings
-from edgetune.types import BoolArray, FloatArray, IntArray
 
 N_PASSES = 5
 _GROUP_ROWS = 1024
@@ -98,7 +105,7 @@ class Svp(Staged):
         self._why = "the rows were not ranked, so all of them are trained"
 
     @property
-    def straight(self) -> bool:
+    def skips_scoring(self) -> bool:
         return True
 
     def prepare(self, source: TokenSource, should_stop: Callable[[], bool]) -> None:
@@ -151,13 +158,13 @@ class Svp(Staged):
         """Train the proxy; return the row numbers that it ranks highest."""
         everything = np.arange(len(source.labels))
         proxy = WordProxy(self._shape.n_classes)
-        visits = fit(proxy, source, everything, N_PASSES, self._rng, should_stop)
+        visits = fit_proxy(proxy, source, everything, N_PASSES, self._rng, should_stop)
         if self._rank_by == "forgetting":
             scores = forgetting_events(visits.right)
         else:
             measure = entropy if self._rank_by == "entropy" else least_confidence
             scores = np.zeros(len(everything))
-            for at, batch in read(source, everything, should_stop):
+            for at, batch in read_in_batches(source, everything, should_stop):
                 scores[at] = measure(softmax(proxy.logits(batch)))
         self._proxy_accuracy = float(visits.right[-1].mean())
         # By lot, not by row number: a sorted file would give one class all the ties.
@@ -171,7 +178,7 @@ class Svp(Staged):
         shuffled = self._rng.permutation(len(source.labels))
         chosen: list[IntArray] = []
         n_chosen = 0
-        for at, batch in read(source, shuffled, should_stop, _GROUP_ROWS):
+        for at, batch in read_in_batches(source, shuffled, should_stop, _GROUP_ROWS):
             n_due = count_of(self._subset_rate, int(at[-1]) + 1) - n_chosen
             chosen.append(batch.rows[k_center(project(projection, space(batch)), n_due)])
             n_chosen += n_due

@@ -20,12 +20,12 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from edgetune.batching import Batch
-from edgetune.selection.base import DataShape
+from edgetune.config.settings import SelectionSettings
+from edgetune.core.types import BoolArray, FloatArray
+from edgetune.data.batches import Batch
+from edgetune.selection.contract import DataShape
 from edgetune.selection.row_table import RowLosses, RowTable, top
 from edgetune.selection.staged import SUBSET, WARMUP, Staged
-from edgetune.settings import SelectionSettings
-from edgetune.types import BoolArray, FloatArray
 
 CUTS_PER_REFRESH = 32
 """How often a refresh takes its cut anew; each time sorts all losses, so it cannot be every batch."""
@@ -55,7 +55,7 @@ class SwiftLearn(Staged):
         self._n_since_cut = 0  # losses measured since, in a refresh
 
     @property
-    def straight(self) -> bool:
+    def skips_scoring(self) -> bool:
         return not self._refreshing
 
     @property
@@ -66,9 +66,9 @@ class SwiftLearn(Staged):
         """Return whether a pass measures all rows: the first one and every refresh."""
         return (max(epoch, 1) - 1) % self._refresh_epochs == 0
 
-    def advance(self, progress: float, epoch: int) -> None:
+    def on_batch_start(self, progress: float, epoch: int) -> None:
         left = self.epoch
-        super().advance(progress, epoch)
+        super().on_batch_start(progress, epoch)
         if epoch < 2 or epoch == left:
             return
         if self._measures(left) or self._measures(epoch) or self._cut is None:

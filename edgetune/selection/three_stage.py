@@ -27,14 +27,13 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from edgetune.batching import Batch
-from edgetune.selection.audit import Audit
-from edgetune.selection.base import DataShape
-from edgetune.selection.meta_predictor import MetaPredictor
+from edgetune.config.settings import SelectionSettings
+from edgetune.core.types import BoolArray, FloatArray
+from edgetune.data.batches import Batch
+from edgetune.selection.contract import DataShape
+from edgetune.selection.meta_predictor import Audit, MetaPredictor
 from edgetune.selection.staged import FILTER_BACKWARD, FILTER_FORWARD, RowSet
 from edgetune.selection.threshold import AutoThreshold
-from edgetune.settings import SelectionSettings
-from edgetune.types import BoolArray, FloatArray
 
 LEAST_GAIN = 0.02
 """A calibrated predictor must beat the log loss of the hard share alone by this much; noise does less."""
@@ -132,12 +131,12 @@ class ThreeStage(AutoThreshold):
         self._audit = Audit()
 
     @property
-    def ahead(self) -> int:
+    def lookahead(self) -> int:
         return self._at_once if self.stage == FILTER_FORWARD else 1
 
     @property
-    def pool(self) -> int:
-        return self.ahead
+    def decision_size(self) -> int:
+        return self.lookahead
 
     def choose_score(self, batch: Batch) -> BoolArray:
         everything = super().choose_score(batch)

@@ -24,12 +24,12 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from edgetune.batching import Batch
-from edgetune.selection.base import DataShape
+from edgetune.config.settings import SelectionSettings
+from edgetune.core.types import BoolArray, FloatArray
+from edgetune.data.batches import Batch
+from edgetune.selection.contract import DataShape
 from edgetune.selection.row_table import count_of
 from edgetune.selection.staged import FILTER_BACKWARD, WARMUP, RowSet, Staged
-from edgetune.settings import SelectionSettings
-from edgetune.types import BoolArray, FloatArray
 
 
 def above(losses: FloatArray, threshold: float | None) -> BoolArray:
@@ -124,11 +124,11 @@ class AutoThreshold(Staged):
         self._unobserved = RowSet()  # chosen in stage 0, their train step still to come
 
     @property
-    def straight(self) -> bool:
+    def skips_scoring(self) -> bool:
         return self._threshold is None
 
     def choose_score(self, batch: Batch) -> BoolArray:
-        self._unobserved.put(batch.rows, self.straight)
+        self._unobserved.put(batch.rows, self.skips_scoring)
         return super().choose_score(batch)
 
     def choose_train(self, batch: Batch, losses: FloatArray) -> BoolArray:

@@ -12,10 +12,10 @@ from backend_factories import BACKENDS, FACTORIES, LR, Factory, losses_of
 from conftest import write_model
 from fakes import make_batch
 
-from edgetune.backends.prefix_cache import PrefixCache
-from edgetune.batching import Batch
-from edgetune.errors import UsageError
-from edgetune.models import is_embedding, layer_number
+from edgetune.backends.hidden_cache import HiddenCache
+from edgetune.core.errors import UsageError
+from edgetune.data.batches import Batch
+from edgetune.models.source import is_embedding, layer_number
 
 UNCUT = {"albert"}  # all layers are one, so none of them can be frozen alone
 
@@ -59,7 +59,7 @@ def test_cut_equals_whole(make: Factory, freeze: str) -> None:
 
 @pytest.mark.parametrize("freeze", ["none", "embeddings", "0"])
 def test_without_frozen_layers_there_is_no_prefix(make: Factory, freeze: str) -> None:
-    backend = make(freeze, cache=PrefixCache(1, 0, None))
+    backend = make(freeze, cache=HiddenCache(1, 0, None))
     assert backend.depth == 0
     backend.score(some_batches()[0])
     assert len(backend.cache) == 0
@@ -69,7 +69,7 @@ def test_without_frozen_layers_there_is_no_prefix(make: Factory, freeze: str) ->
 
 def test_kept_in_fp32_is_exact(make: Factory) -> None:
     batches = some_batches()
-    uncached, cached = make(), make(cache=PrefixCache(10, 0, None, "fp32"))
+    uncached, cached = make(), make(cache=HiddenCache(10, 0, None, "fp32"))
     for _ in range(2):
         for batch in batches:
             np.testing.assert_array_equal(cached.score(batch), uncached.score(batch))
@@ -81,7 +81,7 @@ def test_kept_in_fp32_is_exact(make: Factory) -> None:
 
 def test_rows_in_new_company_are_the_same(make: Factory) -> None:
     """Kept rows meet others, in other widths: only rounding of sums may differ."""
-    uncached, cached = make(), make(cache=PrefixCache(10, 0, None, "fp32"))
+    uncached, cached = make(), make(cache=HiddenCache(10, 0, None, "fp32"))
     batch = make_batch([4, 30, 11, 17, 8])
     cached.score(batch.take(np.array([0, 2])))
     cached.score(batch.take(np.array([3, 1])))
@@ -90,7 +90,7 @@ def test_rows_in_new_company_are_the_same(make: Factory) -> None:
 
 
 def test_kept_in_fp16_is_near(make: Factory) -> None:
-    uncached, cached = make(), make(cache=PrefixCache(10, 0, None))
+    uncached, cached = make(), make(cache=HiddenCache(10, 0, None))
     for _ in range(2):
         for batch in some_batches():
             np.testing.assert_allclose(cached.score(batch), uncached.score(batch), atol=5e-3)
@@ -101,7 +101,7 @@ def test_kept_in_fp16_is_near(make: Factory) -> None:
 def test_full_memory_then_file_then_computed(make: Factory, tmp_path: Path) -> None:
     batches = some_batches()
     size = sum(len(batch.tokens) for batch in batches) * 32 * 4 / 1e6
-    cache = PrefixCache(0.3 * size, max(0.07, 0.3 * size), tmp_path, "fp32")
+    cache = HiddenCache(0.3 * size, max(0.07, 0.3 * size), tmp_path, "fp32")
     uncached, cached = make(), make(cache=cache)
     for _ in range(2):
         for batch in batches:
@@ -115,7 +115,7 @@ def test_full_memory_then_file_then_computed(make: Factory, tmp_path: Path) -> N
 
 
 def test_scoring_may_keep_nothing(make: Factory) -> None:
-    backend = make(cache=PrefixCache(10, 0, None, "fp32"))
+    backend = make(cache=HiddenCache(10, 0, None, "fp32"))
     batch = some_batches()[0]
     expected = make().score(batch)
     np.testing.assert_array_equal(backend.score(batch, keep=False), expected)
@@ -136,7 +136,7 @@ def test_prefix_is_frozen(make: Factory) -> None:
 
 
 def test_saves_what_was_trained_above_the_cut(make: Factory, tmp_path: Path) -> None:
-    backend, whole = make(cache=PrefixCache(10, 0, None, "fp32")), make(cut=False)
+    backend, whole = make(cache=HiddenCache(10, 0, None, "fp32")), make(cut=False)
     for each, name in ((backend, "cut"), (whole, "whole")):
         losses_of(each, some_batches())
         (tmp_path / name).mkdir()

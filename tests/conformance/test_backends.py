@@ -17,9 +17,9 @@ from backend_factories import BACKENDS, FACTORIES, LR, Factory, build_ort, build
 from conftest import write_model
 from fakes import make_batch
 
-from edgetune.batching import Batch
-from edgetune.metrics import cross_entropy
-from edgetune.models import is_position_table, trainable_names
+from edgetune.core.metrics import cross_entropy
+from edgetune.data.batches import Batch
+from edgetune.models.source import is_position_table, trainable_names
 
 LABELS = ("no", "yes")
 
@@ -137,7 +137,7 @@ def test_trains_what_is_not_frozen_and_nothing_else(make: Factory, freeze: str) 
 def test_saves_a_folder_that_others_open(make: Factory, tmp_path: Path, freeze: str) -> None:
     from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-    from edgetune.backends.ort_runtime import import_ort
+    from edgetune.backends.ort.ort_runtime import import_ort
 
     backend = make(freeze=freeze)
     batch = shapes()[0]

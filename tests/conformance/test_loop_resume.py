@@ -12,11 +12,11 @@ from fakes import FakeBackend, FakeClock, FakeHistory, FakeSource
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edgetune.checkpoint import newest_checkpoint, write_checkpoint
-from edgetune.loop import Loop, LoopSettings
-from edgetune.meter import Meter
+from edgetune.config.settings import METHODS, SelectionSettings
+from edgetune.core.meter import Meter
+from edgetune.learners.loop import Loop, LoopSettings
+from edgetune.record.checkpoint import newest_checkpoint, write_checkpoint
 from edgetune.selection import DataShape, make_selector
-from edgetune.settings import METHODS, SelectionSettings
 
 N_ROWS, BATCH, EPOCHS = 96, 8, 3
 TIMES = ("t_s", "train_s")

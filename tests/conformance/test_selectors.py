@@ -8,9 +8,9 @@ from typing import Any, get_args
 import numpy as np
 import pytest
 
-from edgetune.batching import Batch
+from edgetune.config.settings import METHODS, PRESETS, Method, SelectionSettings
+from edgetune.data.batches import Batch
 from edgetune.selection import SELECTORS, DataShape, Selector, make_selector
-from edgetune.settings import METHODS, PRESETS, Method, SelectionSettings
 
 N_EXAMPLES, VOCAB, CLASSES, BATCH = 160, 50, 3, 16
 REPORT_KEYS = {"method", "stage", "threshold", "stages", "reached_last_stage", "why"}
@@ -51,7 +51,7 @@ def play(selector: Selector, batches: list[tuple[Batch, np.ndarray]]) -> list[tu
         assert looked_at.dtype == np.bool_
         kept, paid_for = batch.take(looked_at), losses[looked_at]
         trained = np.ones(len(kept), dtype=np.bool_)
-        if not selector.straight:
+        if not selector.skips_scoring:
             trained = selector.choose_train(kept, paid_for)
             assert trained.shape == (len(kept),)
             assert trained.dtype == np.bool_
@@ -141,6 +141,6 @@ def test_stages_come_in_their_order(method: Method, preset: str) -> None:
     assert any(first == order[: len(first)] for order in orders)
     back_and_forth = ["filter_backward", "filter_forward"] * len(later)
     assert later == (back_and_forth[: len(later)] if preset == "default" else [])
-    assert selector.restarts or not any(change.afresh for change in selector.stages)
+    assert selector.restarts or not any(change.reset_model for change in selector.stages)
     seen = [change.n_seen for change in selector.stages]
     assert seen == sorted(seen)

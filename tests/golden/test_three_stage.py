@@ -34,9 +34,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from edgetune.batching import Batch
+from edgetune.config.settings import SelectionSettings
+from edgetune.data.batches import Batch
 from edgetune.selection import DataShape, Selector, make_selector
-from edgetune.settings import SelectionSettings
 
 ROWS = [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9, 10, 11], [12, 13, 14, 15], [0, 1, 2, 3], [4, 5, 6, 7]]
 TOKENS = [[0, 0, 1, 1], [0, 0, 1, 1], [0, 1, 0, 1], [0, 0, 1, 1], [0, 0, 1, 1], [0, 1, 0, 1]]
@@ -82,7 +82,9 @@ def play(selector: Selector, calls: range) -> list[tuple[list[int], list[int]]]:
         looked_at = selector.choose_score(batch)
         kept, losses = batch.take(looked_at), np.array(LOSSES[call])[looked_at]
         trained = (
-            np.ones(len(kept), dtype=np.bool_) if selector.straight else selector.choose_train(kept, losses)
+            np.ones(len(kept), dtype=np.bool_)
+            if selector.skips_scoring
+            else selector.choose_train(kept, losses)
         )
         selector.observe(kept, losses)
         trace.append((kept.rows.tolist(), kept.rows[trained].tolist()))
@@ -91,9 +93,9 @@ def play(selector: Selector, calls: range) -> list[tuple[list[int], list[int]]]:
 
 def test_preset_paper() -> None:
     selector = build(preset="paper", alt_after_fit=True, explore_rate=0.0)
-    assert (selector.stage, selector.straight) == ("warmup", True)
+    assert (selector.stage, selector.skips_scoring) == ("warmup", True)
     assert play(selector, range(1)) == [([0, 1, 2, 3], [0, 1, 2, 3])]
-    assert (selector.stage, selector.straight) == ("filter_backward", False)
+    assert (selector.stage, selector.skips_scoring) == ("filter_backward", False)
     assert selector.report()["threshold"] == pytest.approx(0.5, abs=1e-15)
 
     assert play(selector, range(1, 4)) == [

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from conftest import Outcome, RunCli, Trained
 
-from edgetune.history import HistoryWriter
+from edgetune.record.history import HistoryWriter
 
 GOOD = "text,label\n" + "".join(f"word{n} the invoice,{'ab'[n % 2]}\n" for n in range(60))
 
@@ -224,7 +224,7 @@ def test_no_runtime_installed(finetune: RunCli, monkeypatch: pytest.MonkeyPatch)
 
 
 def test_inference_build_only(finetune: RunCli, monkeypatch: pytest.MonkeyPatch) -> None:
-    import edgetune.backends.ort_runtime as home
+    import edgetune.backends.ort.ort_runtime as home
 
     monkeypatch.setattr(home, "has_training_build", lambda: False)
     refused(finetune(table(GOOD), "--backend", "ort"), 1, "cannot train", "--backend torch")

@@ -16,14 +16,14 @@ import pytest
 from conftest import ROOT, RunCli, child_environment
 
 from edgetune import plan
-from edgetune.history import read_history
-from edgetune.machine import cache_folder
-from edgetune.models import resolve_model
-from edgetune.planning.speeds import FILE
-from edgetune.profiles.device_profile import FixedCosts
-from edgetune.profiles.here import shape_of, this_machine
-from edgetune.profiles.store import save
-from edgetune.saved import load_run
+from edgetune.core.machine import cache_folder
+from edgetune.inference.saved_run import load_run
+from edgetune.models.source import resolve_model
+from edgetune.planning.calibration import FILE
+from edgetune.planning.detect import shape_of, this_machine
+from edgetune.planning.device_profile import FixedCosts
+from edgetune.planning.profile_store import save_profile
+from edgetune.record.history import read_history
 from tests.profile_samples import make_backend, make_profile
 
 DEADLINE_S = 14.0
@@ -42,7 +42,9 @@ def profile(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Itera
         points = [point for point in guessed.points if point.depth == 0]
         backend = guessed.model_copy(update={"fixed": fixed, "threads": 1, "points": points})
         shape = shape_of(resolve_model(str(tiny_model)))
-        save(make_profile("here", machine=this_machine(), versions={}, model=shape, backends=[backend]))
+        save_profile(
+            make_profile("here", machine=this_machine(), versions={}, model=shape, backends=[backend])
+        )
         yield
 
 
@@ -86,7 +88,7 @@ def test_a_deadline_is_kept_and_the_receipt_tells_planned_and_real(
     assert result["accuracy"] is not None
     lines = {line["line"]: line for line in result["planned"]["lines"]}
     assert list(lines) == [
-        *("start", "export", "open", "floor", "train", "save", "evaluate", "report"),
+        *("start", "export", "open", "linear_probe", "train", "save", "evaluate", "report"),
         *("exit", "margin"),
     ]
     assert all(line["planned_s"] >= 0 for line in lines.values())

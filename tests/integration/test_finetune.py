@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 from conftest import RunCli, Trained
 
-from edgetune.config import load_config
-from edgetune.history import read_history
-from edgetune.settings import METHODS
+from edgetune.config.settings import METHODS
+from edgetune.config.toml_config import load_config
+from edgetune.record.history import read_history
 
 PROMISED = {
     *("method", "backend", "accuracy", "macro_f1", "mcc", "n_eval", "elapsed_s", "time_split_s", "n_train"),
@@ -166,7 +166,7 @@ def test_second_run_reads_caches(
     trained: Trained, run_cli: RunCli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import edgetune.data.tokens as tokens
-    from edgetune.backends.ort_artifacts import ArtifactBuilder
+    from edgetune.backends.ort.artifacts import ArtifactBuilder
 
     monkeypatch.setattr(tokens, "build", lambda *_: pytest.fail("tokenized again"))
     monkeypatch.setattr(ArtifactBuilder, "warm_up", lambda _: pytest.fail("exported again"))

@@ -22,7 +22,7 @@ class Blocker(MetaPathFinder):
             raise ModuleNotFoundError(f"No module named {{name!r}}", name=name)
 
 sys.meta_path.insert(0, Blocker())
-from edgetune.cli import main
+from edgetune.cli.app import main
 code = 0
 try:
     main()

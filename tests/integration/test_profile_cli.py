@@ -14,9 +14,9 @@ from pathlib import Path
 import psutil
 import pytest
 
-from edgetune.profiles.cost import CostFunction
-from edgetune.profiles.device_profile import DeviceProfile
-from edgetune.profiles.store import load, save
+from edgetune.planning.cost_function import CostFunction
+from edgetune.planning.device_profile import DeviceProfile
+from edgetune.planning.profile_store import load_profile, save_profile
 from tests.conftest import RunCli, child_environment
 from tests.profile_samples import make_profile
 
@@ -27,8 +27,8 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     folder = tmp_path_factory.mktemp("profiles")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("EDGETUNE_PROFILES", str(folder))
-        patch.setattr("edgetune.profiles.measure.QUICK_S", 12.0)
-        patch.setattr("edgetune.profiles.check.CHECK_S", 4.0)
+        patch.setattr("edgetune.profiling.measure.QUICK_S", 12.0)
+        patch.setattr("edgetune.profiling.drift.CHECK_S", 4.0)
         yield folder
 
 
@@ -43,7 +43,7 @@ def measured(home: Path, tiny_model: Path, run_cli: RunCli) -> DeviceProfile:
     assert "T_f score" in out
     assert f"Wrote {home / 'tiny.toml'}" in out
     assert "importing and opening" in err
-    return load("tiny")
+    return load_profile("tiny")
 
 
 def test_a_quick_profile_has_everything(measured: DeviceProfile) -> None:
@@ -72,7 +72,7 @@ def test_it_is_shown(measured: DeviceProfile, run_cli: RunCli) -> None:
 
 
 def test_it_is_compared(measured: DeviceProfile, run_cli: RunCli, tmp_path: Path) -> None:
-    other = save(make_profile("other"), tmp_path / "other.toml")
+    other = save_profile(make_profile("other"), tmp_path / "other.toml")
     code, out, _ = run_cli("profile", "compare", "tiny", other)
     assert code == 0
     assert "different models" in out
@@ -107,8 +107,8 @@ def test_torch_is_measured_too(tiny_model: Path, run_cli: RunCli, tmp_path: Path
     )
     assert code == 0, err
     assert err == ""
-    (backend,) = load(out).backends
-    assert (load(out).name, backend.key) == ("mine", "torch-fp32")
+    (backend,) = load_profile(out).backends
+    assert (load_profile(out).name, backend.key) == ("mine", "torch-fp32")
     assert backend.fixed.save_model_s < backend.fixed.save_s
     assert backend.fixed.export_s == 0
     assert json.loads(shown)["name"] == "mine"
@@ -134,7 +134,7 @@ def test_a_mistake_is_one_sentence(run_cli: RunCli, arguments: tuple[str, ...], 
 
 
 def test_a_check_needs_the_model_of_the_profile(run_cli: RunCli, tiny_model: Path) -> None:
-    save(make_profile("large"))
+    save_profile(make_profile("large"))
     code, _, err = run_cli("profile", "check", "large", "--model", tiny_model)
     assert code == 2
     assert "--model" in err

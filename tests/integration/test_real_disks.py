@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from conftest import child_environment
 
-from edgetune.saved import load_run
+from edgetune.inference.saved_run import load_run
 
 SMALL = 'mount -t tmpfs -o size=200k tmpfs "$0"'
 READ_ONLY = 'mount --bind "$0" "$0" && mount -o remount,ro,bind "$0"'

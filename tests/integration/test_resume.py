@@ -12,9 +12,10 @@ import pytest
 from conftest import Outcome, RunCli
 from filelock import FileLock
 
-from edgetune import faults, load_run
-from edgetune.checkpoint import checkpoint_files, newest_checkpoint
-from edgetune.history import read_history
+from edgetune import load_run
+from edgetune.core import failpoints
+from edgetune.record.checkpoint import checkpoint_files, newest_checkpoint
+from edgetune.record.history import read_history
 
 TIMES = ("t_s", "train_s")
 COUNTS = ("n_seen", "n_scored", "n_trained", "n_steps", "accuracy", "eval_loss", "best_epoch", "threshold")
@@ -25,10 +26,10 @@ def fault(monkeypatch: pytest.MonkeyPatch) -> Any:
     """Have something happen at a place of the next run; "" for nothing any more."""
 
     def ask(what: str) -> None:
-        faults._passed.clear()
-        monkeypatch.delenv(faults.SWITCH, raising=False)
+        failpoints._passed.clear()
+        monkeypatch.delenv(failpoints.SWITCH, raising=False)
         if what:
-            monkeypatch.setenv(faults.SWITCH, what)
+            monkeypatch.setenv(failpoints.SWITCH, what)
 
     return ask
 
@@ -257,7 +258,7 @@ def test_a_spoilt_loss_goes_back_and_halves_the_learning_rate(
     monkeypatch: pytest.MonkeyPatch,
     tmp_path: Path,
 ) -> None:
-    from edgetune.loop import Loop
+    from edgetune.learners.loop import Loop
 
     spoil_at, real, spoilt = 25, Loop._train, []
 
@@ -293,7 +294,7 @@ def test_a_spoilt_loss_goes_back_and_halves_the_learning_rate(
 def test_spoilt_again_and_again_it_ends_with_the_good_weights(
     demo_csv: Path, tiny_model: Path, run_cli: RunCli, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    from edgetune.loop import Loop
+    from edgetune.learners.loop import Loop
 
     real = Loop._train
 

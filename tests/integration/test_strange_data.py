@@ -68,7 +68,7 @@ def test_an_eval_file_that_vanishes(
     run_cli: RunCli, tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It is there when the run begins, and gone when the training rows are read."""
-    import edgetune.rows
+    import edgetune.data.splits
 
     rows = "text,label\n" + "".join(f"the invoice {i},{i % 2}\n" for i in range(60))
     data, dev = tmp_path / "rows.csv", tmp_path / "dev.csv"

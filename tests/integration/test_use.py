@@ -131,8 +131,8 @@ def test_transformers_pipeline_agrees(trained: Trained, run_cli: RunCli) -> None
 def test_bare_session_agrees(trained: Trained, run_cli: RunCli) -> None:
     from tokenizers import Tokenizer
 
-    from edgetune.backends.ort_runtime import import_ort
-    from edgetune.metrics import softmax
+    from edgetune.backends.ort.ort_runtime import import_ort
+    from edgetune.core.metrics import softmax
 
     home = trained.folder / "onnx"
     tokenizer = Tokenizer.from_file(str(home / "tokenizer.json"))

@@ -9,9 +9,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edgetune.profiles.cost import CostFunction, nnls
-from edgetune.profiles.device_profile import BackendProfile, FixedCosts, Memory, ModelShape, Operation, Point
-from edgetune.profiles.grid import isotonic
+from edgetune.planning.cost_function import CostFunction, nnls
+from edgetune.planning.cost_grid import monotone_envelope
+from edgetune.planning.device_profile import (
+    BackendProfile,
+    FixedCosts,
+    MeasuredPoint,
+    Memory,
+    ModelShape,
+    Operation,
+)
 
 SHAPE = ModelShape(name="m", n_layers=6, hidden_size=384, intermediate_size=1536, n_parameters=22_000_000)
 LARGER = SHAPE.model_copy(
@@ -32,7 +39,7 @@ def truth(op: Operation, batch: int, length: int, depth: int, shape: ModelShape 
     return 3 * forward + 2e-9 * layers * weights if op == "train" else forward
 
 
-def profile_of(points: list[Point]) -> BackendProfile:
+def profile_of(points: list[MeasuredPoint]) -> BackendProfile:
     fixed = FixedCosts(import_s=1, open_s=1, open_depth_s=1, export_s=1, save_s=1, save_model_s=1)
     memory = Memory(base_mb=100, score_mb_per_token=0.1, train_mb_per_token=0.2)
     return BackendProfile(
@@ -40,8 +47,8 @@ def profile_of(points: list[Point]) -> BackendProfile:
     )
 
 
-def point(op: Operation, batch: int, length: int, depth: int, seconds: float) -> Point:
-    return Point(
+def point(op: Operation, batch: int, length: int, depth: int, seconds: float) -> MeasuredPoint:
+    return MeasuredPoint(
         op=op,
         batch=batch,
         length=length,
@@ -53,7 +60,7 @@ def point(op: Operation, batch: int, length: int, depth: int, seconds: float) ->
     )
 
 
-def grid(depths: tuple[int, ...] = DEPTHS, noise: list[float] | None = None) -> list[Point]:
+def grid(depths: tuple[int, ...] = DEPTHS, noise: list[float] | None = None) -> list[MeasuredPoint]:
     cells = [
         (op, b, t, d) for op, b, t, d in product(OPS, BATCHES, LENGTHS, depths) if d > 0 or op != "prefix"
     ]
@@ -180,7 +187,7 @@ def test_nnls_finds_what_its_conditions_ask(k: int, n: int, seed: int) -> None:
 @given(st.integers(0, 2**31))
 def test_isotonic_rises_along_every_axis_and_leaves_monotone_input_alone(seed: int) -> None:
     values = np.random.default_rng(seed).random((3, 4, 2))
-    found = isotonic(values)
+    found = monotone_envelope(values)
     for axis in range(3):
         assert (np.diff(found, axis=axis) >= -1e-12).all()
-    assert np.array_equal(isotonic(found), found)
+    assert np.array_equal(monotone_envelope(found), found)

@@ -10,17 +10,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edgetune.clock import LEAST_MARGIN_S
-from edgetune.errors import BudgetError
+from edgetune.core.errors import BudgetError
+from edgetune.planning.accuracy_model import points_lost
+from edgetune.planning.clock import LEAST_MARGIN_S
+from edgetune.planning.plan import Constraints, DataLengths, DeviceCosts, Limits, Plans
 from edgetune.planning.planner import make_plans
-from edgetune.planning.types import DataShape, Device, Limits, Plans, Wishes
-from edgetune.planning.worth import points_lost
 from tests.fakes import FakeCost, fake_costs, fake_device
 
 
-def shape(n_rows: int, longest: int, seed: int = 0) -> DataShape:
+def shape(n_rows: int, longest: int, seed: int = 0) -> DataLengths:
     rng = np.random.default_rng(seed)
-    return DataShape(
+    return DataLengths(
         lengths=rng.integers(3, longest + 1, n_rows),
         eval_lengths=rng.integers(3, longest + 1, max(20, n_rows // 10)),
         max_length=128,
@@ -39,12 +39,14 @@ Devices = st.builds(
     st.floats(0, 15),
 )
 Deadlines = st.floats(5, 5000)
-Some = Wishes(batch_size=32)
+Some = Constraints(batch_size=32)
 
 
-def plans_or_none(device: Device, data: DataShape, deadline_s: float, wishes: Wishes = Some) -> Plans | None:
+def plans_or_none(
+    device: DeviceCosts, data: DataLengths, deadline_s: float, constraints: Constraints = Some
+) -> Plans | None:
     try:
-        return make_plans(device, data, Limits(deadline_s), wishes)
+        return make_plans(device, data, Limits(deadline_s), constraints)
     except BudgetError:
         return None
 
@@ -60,7 +62,7 @@ def most_rows(plans: Plans) -> dict[str, int]:
 @settings(max_examples=40, deadline=None)
 @given(Devices, Shapes, Deadlines, st.floats(1.0, 4.0))
 def test_more_time_is_never_planned_worse(
-    device: Device, data: DataShape, deadline_s: float, factor: float
+    device: DeviceCosts, data: DataLengths, deadline_s: float, factor: float
 ) -> None:
     less, more = (plans_or_none(device, data, s) for s in (deadline_s, deadline_s * factor))
     if less is not None:
@@ -70,7 +72,7 @@ def test_more_time_is_never_planned_worse(
 
 @settings(max_examples=40, deadline=None)
 @given(Devices, Shapes, Deadlines)
-def test_reserves_are_never_spent(device: Device, data: DataShape, deadline_s: float) -> None:
+def test_reserves_are_never_spent(device: DeviceCosts, data: DataLengths, deadline_s: float) -> None:
     plans = plans_or_none(device, data, deadline_s)
     if plans is None:
         return
@@ -89,12 +91,13 @@ def test_reserves_are_never_spent(device: Device, data: DataShape, deadline_s: f
 @settings(max_examples=40, deadline=None)
 @given(Costs, Shapes, Deadlines, st.floats(0.2, 1.0), st.integers(0, 5))
 def test_a_faster_device_never_gets_fewer_rows(
-    cost: FakeCost, data: DataShape, deadline_s: float, faster: float, depth: int
+    cost: FakeCost, data: DataLengths, deadline_s: float, faster: float, depth: int
 ) -> None:
     quick = FakeCost(cost.token_s * faster, cost.call_s * faster)
-    wishes = Wishes(batch_size=32, depth=depth, max_length=128)
+    constraints = Constraints(batch_size=32, depth=depth, max_length=128)
     slow_plans, quick_plans = (
-        plans_or_none(fake_device(fake_costs(cost=one)), data, deadline_s, wishes) for one in (cost, quick)
+        plans_or_none(fake_device(fake_costs(cost=one)), data, deadline_s, constraints)
+        for one in (cost, quick)
     )
     if slow_plans is not None:
         assert quick_plans is not None
@@ -107,7 +110,7 @@ def test_a_faster_device_never_gets_fewer_rows(
 @settings(max_examples=40, deadline=None)
 @given(Devices, Shapes, st.floats(0.1, 4))
 def test_what_is_called_the_smallest_deadline_is_enough(
-    device: Device, data: DataShape, deadline_s: float
+    device: DeviceCosts, data: DataLengths, deadline_s: float
 ) -> None:
     refusal = None
     try:
@@ -125,7 +128,7 @@ def test_what_is_called_the_smallest_deadline_is_enough(
 @settings(max_examples=30, deadline=None)
 @given(Devices, Shapes, st.floats(20, 2000), st.floats(100, 50_000))
 def test_energy_is_a_deadline_too(
-    device: Device, data: DataShape, deadline_s: float, energy_j: float
+    device: DeviceCosts, data: DataLengths, deadline_s: float, energy_j: float
 ) -> None:
     try:
         plans = make_plans(device, data, Limits(deadline_s, energy_j), Some)
@@ -138,8 +141,8 @@ def test_energy_is_a_deadline_too(
 def test_without_a_deadline_all_passes_are_made_by_the_quicker_backend() -> None:
     data = shape(1000, 40)
     slow, quick = fake_costs("ort-fp32", FakeCost(4e-4)), fake_costs("torch-bf16", FakeCost(1e-4))
-    wishes = Wishes(depth=0, max_length=128, batch_size=32, passes=3)
-    best = make_plans(fake_device(slow, quick), data, Limits(None), wishes).best
+    constraints = Constraints(depth=0, max_length=128, batch_size=32, passes=3)
+    best = make_plans(fake_device(slow, quick), data, Limits(None), constraints).best
     assert (best.key, best.n_rows, best.n_eval) == ("torch-bf16", 3000, 100)
     assert math.isfinite(best.total_s)
 
@@ -148,8 +151,8 @@ def test_a_short_run_stays_where_starting_is_cheap() -> None:
     data = shape(200, 20)
     slow = fake_costs("ort-fp32", FakeCost(2e-4), import_s=0.3, save_s=0.5)
     quick = fake_costs("torch-bf16", FakeCost(1e-4), import_s=6.0, save_s=5.0)
-    wishes = Wishes(depth=0, max_length=128, batch_size=32, passes=1)
-    assert make_plans(fake_device(slow, quick), data, Limits(None), wishes).best.key == "ort-fp32"
+    constraints = Constraints(depth=0, max_length=128, batch_size=32, passes=1)
+    assert make_plans(fake_device(slow, quick), data, Limits(None), constraints).best.key == "ort-fp32"
 
 
 def test_less_time_freezes_more() -> None:
@@ -163,40 +166,40 @@ def test_less_time_freezes_more() -> None:
 
 def test_memory_bounds_the_batch_or_refuses() -> None:
     data, device = shape(2000, 128), fake_device()
-    free = make_plans(device, data, Limits(600.0), Wishes()).best
-    tight = make_plans(device, data, Limits(600.0, memory_mb=900.0), Wishes()).best
+    free = make_plans(device, data, Limits(600.0), Constraints()).best
+    tight = make_plans(device, data, Limits(600.0, memory_mb=900.0), Constraints()).best
     assert tight.memory_mb <= 900 < free.memory_mb
     with pytest.raises(BudgetError, match=r"needs .* MB of memory"):
-        make_plans(device, data, Limits(600.0, memory_mb=310.0), Wishes())
+        make_plans(device, data, Limits(600.0, memory_mb=310.0), Constraints())
 
 
 def test_the_head_alone_is_the_answer_where_nothing_else_fits() -> None:
     data = shape(5000, 60)
     device = fake_device(fake_costs(cost=FakeCost(1e-3)))
     best = make_plans(device, data, Limits(18.0), Some).best
-    assert best.method == "head"
+    assert best.method == "linear-probe"
     assert best.n_steps == 0
-    assert best.n_floor >= 64
+    assert best.n_probe_rows >= 64
 
 
 def test_an_export_is_charged_where_it_is_needed() -> None:
     device = fake_device(fake_costs(export_s=20.0))
     data = shape(2000, 40)
-    wishes = Wishes(batch_size=32, exported=lambda key, depth: depth == 0)
-    plans = make_plans(device, data, Limits(40.0), wishes)
+    constraints = Constraints(batch_size=32, exported=lambda key, depth: depth == 0)
+    plans = make_plans(device, data, Limits(40.0), constraints)
     assert plans.best.depth == 0
     assert {plan.lines["export"] for plan in plans.ranked if plan.depth} == {20.0}
 
 
 def test_the_cache_is_planned_only_where_rows_come_again() -> None:
     few, many = shape(500, 40), shape(100_000, 40)
-    wishes = Wishes(batch_size=32, depth=3)
-    again = make_plans(fake_device(), few, Limits(120.0), wishes).best
-    once = make_plans(fake_device(), many, Limits(120.0), wishes).best
+    constraints = Constraints(batch_size=32, depth=3)
+    again = make_plans(fake_device(), few, Limits(120.0), constraints).best
+    once = make_plans(fake_device(), many, Limits(120.0), constraints).best
     assert again.passes > 1
     assert again.cache_mb > 0
     assert once.cache_mb == 0
-    none = make_plans(fake_device(), few, Limits(120.0), replace(wishes, cache_mb=0.0)).best
+    none = make_plans(fake_device(), few, Limits(120.0), replace(constraints, cache_mb=0.0)).best
     assert none.n_rows < again.n_rows
 
 

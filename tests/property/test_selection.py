@@ -6,12 +6,12 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edgetune.batching import Batch, join
+from edgetune.config.settings import SelectionSettings
+from edgetune.data.batches import Batch, join
 from edgetune.selection import DataShape, Selector, make_selector
 from edgetune.selection.features import TokenFeatures
 from edgetune.selection.naive_bayes import BernoulliNaiveBayes, PooledNaiveBayes
 from edgetune.selection.threshold import above
-from edgetune.settings import SelectionSettings
 
 losses_of = st.lists(st.floats(0, 20, width=32), min_size=1, max_size=40).map(np.array)
 seeds = st.integers(0, 2**32 - 1)
@@ -85,7 +85,7 @@ def test_three_stage_trains_only_above_its_threshold(
     for size in sizes:
         batch = random_batch(rng, n_seen, size)
         n_seen += size
-        straight, threshold = selector.straight, selector.report()["threshold"]
+        straight, threshold = selector.skips_scoring, selector.report()["threshold"]
         kept = batch.take(selector.choose_score(batch))
         losses = rng.exponential(0.5, len(kept))
         if straight:
@@ -101,7 +101,7 @@ def test_three_stage_trains_only_above_its_threshold(
         report = selector.report()
         assert report["n_explored"] >= n_explored
         n_explored = report["n_explored"]
-        assert selector.straight == (report["threshold"] is None) == (selector.stage == "warmup")
+        assert selector.skips_scoring == (report["threshold"] is None) == (selector.stage == "warmup")
     assert n_explored <= n_seen
     for rate in ("explored_hard_rate", "overlap_rate", "predictor_precision", "predictor_recall"):
         assert report[rate] is None or 0 <= report[rate] <= 1

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from edgetune.selection.audit import Audit
+from edgetune.selection.meta_predictor import Audit
 
 
 def test_nothing_is_known_at_first() -> None:

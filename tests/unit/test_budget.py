@@ -10,16 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgetune.budget import (
-    energy_limit_j,
-    parse_deadline,
-    parse_energy,
-    parse_memory,
-    parse_share,
-    read_budget,
-)
-from edgetune.errors import UsageError
-from edgetune.settings import BudgetSettings
+from edgetune.config.budget import parse_deadline, parse_energy, parse_memory, parse_share, read_budget
+from edgetune.config.settings import BudgetSettings
+from edgetune.core.errors import UsageError
+from edgetune.energy.battery import energy_limit_j
 
 NOON = datetime(2026, 11, 21, 12, 0, 0)
 

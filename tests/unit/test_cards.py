@@ -11,25 +11,25 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from edgetune.cli_report import methods
-from edgetune.errors import UsageError
-from edgetune.selection import SELECTORS
-from edgetune.selection.cards import (
+from edgetune.cli.report_commands import methods
+from edgetune.compare.method_cards import (
     Card,
     Setting,
+    baseline_cards,
     card_of,
     card_sections,
     cards_markdown,
-    default_words,
+    describe_default,
     find_card,
     list_sections,
     meanings,
     method_cards,
-    peer_cards,
     sections_of,
 )
+from edgetune.config.settings import METHODS, SelectionSettings
+from edgetune.core.errors import UsageError
+from edgetune.selection import SELECTORS
 from edgetune.selection.three_stage import ThreeStage
-from edgetune.settings import METHODS, SelectionSettings
 
 DOCSTRING = """A title.
 
@@ -116,7 +116,7 @@ def test_a_method_without_docstrings_has_an_empty_card(monkeypatch: pytest.Monke
 
 @pytest.mark.parametrize(("default", "words"), [(None, "none"), (True, "true"), (0.5, "0.5"), ("a", "a")])
 def test_defaults_in_words(default: Any, words: str) -> None:
-    assert default_words(default) == words
+    assert describe_default(default) == words
 
 
 @pytest.mark.parametrize(("name", "near"), [("tree-stage", "three-stage"), ("Train_All", "train-all")])
@@ -132,8 +132,8 @@ def test_a_name_unlike_any_other_gets_no_guess() -> None:
     assert "`edgetune methods`" in str(caught.value)
 
 
-def test_peers_have_whole_cards() -> None:
-    for name, card in peer_cards().items():
+def test_baselines_have_whole_cards() -> None:
+    for name, card in baseline_cards().items():
         assert find_card(name) == card
         assert card.needs
         assert card.line[0].isupper()
@@ -142,9 +142,9 @@ def test_peers_have_whole_cards() -> None:
 
 
 def test_the_list_has_a_line_for_each() -> None:
-    own, peers = method_cards(), peer_cards()
-    blocks = list_sections(own, peers)
-    assert [[row[0] for row in block.rows] for block in blocks] == [list(own), list(peers)]
+    own, baselines = method_cards(), baseline_cards()
+    blocks = list_sections(own, baselines)
+    assert [[row[0] for row in block.rows] for block in blocks] == [list(own), list(baselines)]
     assert len(list_sections(own, {})) == 1
 
 
@@ -153,10 +153,10 @@ def test_markdown_holds_every_card() -> None:
     assert text.startswith("# Method cards\n")
     assert text.endswith("\n")
     assert not text.endswith("\n\n")
-    for card in [*method_cards().values(), *peer_cards().values()]:
+    for card in [*method_cards().values(), *baseline_cards().values()]:
         assert f"\n### {card.name}\n\n{card.line}\n\n- **What:** {card.what}\n" in text
         for setting in card.settings:
-            assert f"| `{setting.name}` | `{default_words(setting.default)}` | " in text
+            assert f"| `{setting.name}` | `{describe_default(setting.default)}` | " in text
     assert text == cards_markdown()
     root = str(Path(__file__).parents[2])
     assert root not in text
@@ -172,7 +172,7 @@ def _methods(*args: str) -> str:
 
 def test_the_command_lists_a_line_each_without_a_terminal() -> None:
     lines = _methods().splitlines()
-    assert [line.split()[0] for line in lines if line.startswith("  ")] == [*SELECTORS, *peer_cards()]
+    assert [line.split()[0] for line in lines if line.startswith("  ")] == [*SELECTORS, *baseline_cards()]
 
 
 def test_the_command_prints_a_card() -> None:
@@ -187,7 +187,7 @@ def test_the_command_prints_a_card() -> None:
 def test_the_command_prints_json() -> None:
     whole = json.loads(_methods("--json"))
     assert [card["name"] for card in whole["methods"]] == list(SELECTORS)
-    assert [card["name"] for card in whole["peers"]] == list(peer_cards())
+    assert [card["name"] for card in whole["baselines"]] == list(baseline_cards())
     one = json.loads(_methods("random", "--json"))
     assert one == find_card("random").to_dict()
     assert one["settings"] == [

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from edgetune.meter import Meter
-from edgetune.resuming import ADAM_BYTES, COST_RATE, EVERY_S, FIRST_BYTES_S, Checkpoints
+from edgetune.core.meter import Meter
+from edgetune.runs.resume import ADAM_BYTES, COST_RATE, EVERY_S, FIRST_BYTES_S, Checkpoints
 
 ENDLESS = float("inf")
 
@@ -24,7 +24,7 @@ class Run:
         def write(*_: object) -> None:
             self.now_s += takes_s
 
-        monkeypatch.setattr("edgetune.resuming.write_checkpoint", write)
+        monkeypatch.setattr("edgetune.runs.resume.write_checkpoint", write)
 
     def train(self, until_s: float) -> None:
         while self.now_s < until_s:

@@ -10,11 +10,12 @@ import pytest
 import typer.main
 from conftest import RunCli
 
-from edgetune import cli, cli_options, settings
-from edgetune.config import SECTIONS
-from edgetune.settings import DataSettings, ModelSettings, SelectionSettings
+from edgetune.cli import app, options
+from edgetune.config import settings
+from edgetune.config.settings import DataSettings, ModelSettings, SelectionSettings
+from edgetune.config.toml_config import SECTIONS
 
-COMMANDS: dict[str, Any] = dict(typer.main.get_command(cli.app).commands)  # type: ignore[attr-defined]
+COMMANDS: dict[str, Any] = dict(typer.main.get_command(app.app).commands)  # type: ignore[attr-defined]
 NOT_SETTINGS = {
     "resume",
     "data",
@@ -77,12 +78,12 @@ def test_nothing_given_shows_the_help(run_cli: RunCli) -> None:
 @pytest.mark.parametrize(
     ("enum", "expected"),
     [
-        (cli_options.Method, settings.METHODS),
-        (cli_options.Method, get_args(SelectionSettings.model_fields["method"].annotation)),
-        (cli_options.Preset, tuple(settings.PRESETS)),
-        (cli_options.BackendName, get_args(ModelSettings.model_fields["backend"].annotation)),
-        (cli_options.Device, get_args(ModelSettings.model_fields["device"].annotation)),
-        (cli_options.Precision, get_args(ModelSettings.model_fields["precision"].annotation)),
+        (options.MethodName, settings.METHODS),
+        (options.MethodName, get_args(SelectionSettings.model_fields["method"].annotation)),
+        (options.Preset, tuple(settings.PRESETS)),
+        (options.BackendName, get_args(ModelSettings.model_fields["backend"].annotation)),
+        (options.DeviceName, get_args(ModelSettings.model_fields["device"].annotation)),
+        (options.Precision, get_args(ModelSettings.model_fields["precision"].annotation)),
     ],
 )
 def test_choices_are_those_of_the_config(enum: type[Enum], expected: tuple[str, ...]) -> None:
@@ -91,14 +92,14 @@ def test_choices_are_those_of_the_config(enum: type[Enum], expected: tuple[str, 
 
 def test_every_option_of_finetune_is_a_setting() -> None:
     known = {name for kind in SECTIONS.values() for name in kind.model_fields}
-    options = {name.removesuffix("_") for name in inspect.signature(cli.finetune).parameters}
+    options = {name.removesuffix("_") for name in inspect.signature(app.finetune).parameters}
     assert options - NOT_SETTINGS - IN_WORDS <= known
     assert {"train", "eval"} <= set(DataSettings.model_fields)
 
 
 def test_defaults_stay_with_the_config() -> None:
     """An option that is not given must not overrule a config file."""
-    parameters = inspect.signature(cli.finetune).parameters
+    parameters = inspect.signature(app.finetune).parameters
     given: dict[str, Any] = {
         name: parameter.default
         for name, parameter in parameters.items()

@@ -11,12 +11,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edgetune.batching import Batch
-from edgetune.clock import RECENT, Clock, Reserves, Speed
-from edgetune.loop import Loop, LoopSettings
-from edgetune.meter import Meter
-from edgetune.pace import ClockPace, DataPace
-from edgetune.selection.everything import TrainAll
+from edgetune.core.meter import Meter
+from edgetune.data.batches import Batch
+from edgetune.learners.loop import Loop, LoopSettings
+from edgetune.learners.progress import DataProgress
+from edgetune.planning.clock import RECENT, Clock, ClockProgress, Reserves, SpeedRatio
+from edgetune.selection.simple import TrainAll
 from edgetune.selection.threshold import FixedThreshold
 from tests.fakes import FakeBackend, FakeClock, FakeCost, FakeHistory, FakeSource
 
@@ -86,7 +86,7 @@ def simulate(
         meter=meter,
         history=history,
         rng=np.random.default_rng(0),
-        pace=ClockPace(clock, cost, DataPace(n_rows, epochs, 32)),
+        run_progress=ClockProgress(clock, cost, DataProgress(n_rows, epochs, 32)),
     )
     clock.begin()
     for epoch in range(1, epochs + 1):
@@ -206,7 +206,7 @@ def test_whatever_the_machine_does_gradually_training_ends_before_its_end(
 
 @given(st.lists(st.floats(0.01, 100), min_size=1, max_size=40))
 def test_speed_stays_within_what_was_seen(ratios: list[float]) -> None:
-    speed = Speed(1.0)
+    speed = SpeedRatio(1.0)
     for ratio in ratios:
         speed.observe(2.0, 2.0 * ratio)
     counted = ratios[1:][-RECENT:] or [1.0]  # the first one pays for what later ones find ready
@@ -224,7 +224,7 @@ def test_progress_is_a_share(elapsed_s: float, deadline_s: float) -> None:
 
 
 def test_nonsense_measurements_are_ignored() -> None:
-    speed = Speed(2.0)
+    speed = SpeedRatio(2.0)
     for predicted_s, measured_s in ((0.0, 1.0), (1.0, math.nan), (1.0, 0.0), (1.0, -1.0)):
         speed.observe(predicted_s, measured_s)
     assert (speed.ratio, speed.n) == (2.0, 0)
@@ -236,13 +236,13 @@ def test_a_slow_first_call_does_not_end_the_run() -> None:
     clock.speed("score").observe(0.05, 5.0)
     clock.speed("score").observe(0.05, 0.06)
     assert clock.speed("train").ratio <= 2.0
-    pace = ClockPace(clock, cost, DataPace(1000, 1, 32))
-    assert pace.rows_that_fit("train", 32, 32) == 32
+    run_progress = ClockProgress(clock, cost, DataProgress(1000, 1, 32))
+    assert run_progress.rows_that_fit("train", 32, 32) == 32
 
 
 @pytest.mark.parametrize("at", range(1, 30))
 def test_a_pause_is_no_part_of_the_speed_of_a_whole_run(at: int) -> None:
-    speed = Speed()
+    speed = SpeedRatio()
     seconds = [9.0] + [1.2] * 30  # the first pays for what later ones find ready
     seconds[at] = 3600.0
     for one in seconds:

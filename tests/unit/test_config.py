@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 
-from edgetune.config import SECTIONS, by_section, dump_config, load_config, make_config, merged
-from edgetune.errors import UsageError
-from edgetune.settings import METHODS, PRESETS, RunConfig, SelectionSettings
+from edgetune.config.settings import METHODS, PRESETS, RunConfig, SelectionSettings
+from edgetune.config.toml_config import SECTIONS, by_section, dump_config, load_config, make_config, merged
+from edgetune.core.errors import UsageError
 
 DATA = {"data": {"train": "x.csv"}}
 

@@ -9,9 +9,9 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from edgetune.backends.artifact_graphs import head_input
-from edgetune.backends.graph_cut import Halves, cut_graph, inputs_of
-from edgetune.backends.ort_runtime import import_ort
+from edgetune.backends.ort.graph_cut import Halves, cut_graph, inputs_of
+from edgetune.backends.ort.ort_runtime import import_ort
+from edgetune.backends.ort.training_graphs import head_input
 
 D = 4
 TABLE = "model.embeddings.weight"

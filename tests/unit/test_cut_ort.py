@@ -13,13 +13,13 @@ import pytest
 from fakes import make_batch
 from safetensors.numpy import load_file, save_file
 
-import edgetune.backends.export_child as child
-from edgetune.backends.artifact_sums import sealed
-from edgetune.backends.base import NoLinearHead
-from edgetune.backends.ort_artifacts import load_artifacts
-from edgetune.backends.ort_backend import OrtBackend
-from edgetune.errors import ArtifactsError
-from edgetune.models import is_embedding, layer_number, resolve_model
+import edgetune.backends.ort.export_process as child
+from edgetune.backends.contract import NoLinearHead
+from edgetune.backends.ort.artifacts import load_artifacts
+from edgetune.backends.ort.checksums import sealed
+from edgetune.backends.ort.ort_backend import OrtBackend
+from edgetune.core.errors import ArtifactsError
+from edgetune.models.source import is_embedding, layer_number, resolve_model
 
 
 @pytest.fixture
@@ -78,7 +78,7 @@ def test_what_cannot_be_cut_runs_whole(
     else:
         run = child.run_prefix
         monkeypatch.setattr(child, "run_prefix", lambda *args: run(*args) * 1.1)
-    child.build(job(tiny_model, tmp_path / "made"))
+    child.build_artifacts(job(tiny_model, tmp_path / "made"))
     made = load_artifacts(tmp_path / "made")
     assert made.manifest.cut is None
     assert made.manifest.notes == ["tiny cannot be cut above layer 1: its frozen layers run every time"]

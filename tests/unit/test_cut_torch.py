@@ -12,13 +12,12 @@ from architectures import ARCHITECTURES
 from conftest import write_model
 from fakes import make_batch
 
-from edgetune.backends.base import NoLinearHead
+from edgetune.backends.contract import NoLinearHead
 from edgetune.backends.onnx_export import load_torch_model
-from edgetune.backends.probe import torch_probe
-from edgetune.backends.torch_backend import TorchBackend
-from edgetune.backends.torch_cut import LayerCut, encoder_layers, find_cut, shared_below
-from edgetune.backends.torch_head import find_linear
-from edgetune.models import resolve_model, trainable_names
+from edgetune.backends.probe_batch import torch_probe
+from edgetune.backends.torch.torch_backend import TorchBackend, find_linear
+from edgetune.backends.torch.torch_cut import LayerCut, encoder_layers, find_cut, shared_below
+from edgetune.models.source import resolve_model, trainable_names
 
 
 @pytest.fixture
@@ -114,7 +113,7 @@ def test_layer_that_reads_the_embeddings_cannot_be_cut(bert: Any) -> None:
 
 
 def test_backend_runs_whole_what_cannot_be_cut(tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import edgetune.backends.torch_backend as home
+    import edgetune.backends.torch.torch_backend as home
 
     source = resolve_model(str(tiny_model))
     expected = TorchBackend(source, 2, "1", 0)

@@ -11,8 +11,9 @@ import pyarrow as pa
 import pyarrow.parquet
 import pytest
 
-from edgetune.data.dataset import BadRow, DataOptions, Example, read_examples, read_texts
-from edgetune.errors import DataError, UsageError
+from edgetune.core.errors import DataError, UsageError
+from edgetune.data.examples import DataOptions, Example, read_examples, read_texts
+from edgetune.data.table import BadRow
 
 
 def parquet(tmp_path: Path, **columns: list[object]) -> str:
@@ -80,7 +81,7 @@ def test_texts_of_a_table_need_no_label(tmp_path: Path) -> None:
 
 
 def test_nothing_heavy_is_imported() -> None:
-    code = "import sys, edgetune.data.dataset; print(*sys.modules)"
+    code = "import sys, edgetune.data.examples; print(*sys.modules)"
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     heavy = {"torch", "transformers", "datasets", "pyarrow", "zstandard", "numpy", "tokenizers"}
     assert not heavy & set(loaded.split())

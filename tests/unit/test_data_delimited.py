@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 import zstandard
 
-from edgetune.data.dataset import BadRow, DataOptions, Example, read_examples
-from edgetune.errors import DataError, UsageError
+from edgetune.core.errors import DataError, UsageError
+from edgetune.data.examples import DataOptions, Example, read_examples
+from edgetune.data.table import BadRow
 
 OPTIONS = DataOptions()
 

@@ -16,9 +16,10 @@ import pyarrow.parquet
 import pytest
 from conftest import RunCli
 
-from edgetune.data import hub
-from edgetune.data.dataset import BadRow, DataOptions, Example, read_examples
-from edgetune.errors import DataError, EnvironmentError_, UsageError
+from edgetune.core.errors import DataError, MissingDependencyError, UsageError
+from edgetune.data import data_hub
+from edgetune.data.examples import DataOptions, Example, read_examples
+from edgetune.data.table import BadRow
 
 ROWS = [{"text": f"text {i}", "label": i % 2} for i in range(2_500)]
 EXPECTED = [(i + 1, f"text {i}", str(i % 2)) for i in range(2_500)]
@@ -299,7 +300,7 @@ class FakeDataset:
 @pytest.fixture
 def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    monkeypatch.setattr(hub, "reachable", lambda: False)
+    monkeypatch.setattr(data_hub, "reachable", lambda: False)
 
 
 @pytest.mark.usefixtures("no_network")
@@ -340,10 +341,10 @@ def test_a_hub_dataset_is_pinned(asked: str, named: str, monkeypatch: pytest.Mon
             return SimpleNamespace(sha="a" * 40)
 
     monkeypatch.setattr("huggingface_hub.HfApi", Api)
-    monkeypatch.setattr(hub, "reachable", lambda: True)
-    assert hub.pinned(asked) == named
-    monkeypatch.setattr(hub, "reachable", lambda: False)
-    assert hub.pinned(asked) == asked
+    monkeypatch.setattr(data_hub, "reachable", lambda: True)
+    assert data_hub.pinned_dataset(asked) == named
+    monkeypatch.setattr(data_hub, "reachable", lambda: False)
+    assert data_hub.pinned_dataset(asked) == asked
 
 
 def test_a_run_keeps_the_commit_that_it_read(
@@ -351,8 +352,8 @@ def test_a_run_keeps_the_commit_that_it_read(
 ) -> None:
     fake = FakeHub(FakeDataset(table()))
     monkeypatch.setitem(sys.modules, "datasets", fake)
-    monkeypatch.setattr(hub, "pinned", lambda path: path.replace("name", "name@" + "a" * 40))
-    monkeypatch.setattr(hub, "reachable", lambda: True)
+    monkeypatch.setattr(data_hub, "pinned_dataset", lambda path: path.replace("name", "name@" + "a" * 40))
+    monkeypatch.setattr(data_hub, "reachable", lambda: True)
     fixed = ("--artifacts", artifacts_of().folder, "--max-steps", 1, "--cache-dir", tmp_path / "cache")
     code, _, err = run_cli("finetune", "hub:owner/name", *fixed, "--out", tmp_path / "run")
     assert code == 0, err
@@ -363,22 +364,22 @@ def test_a_run_keeps_the_commit_that_it_read(
 @pytest.mark.usefixtures("no_network")
 def test_hub_errors(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "datasets", FakeHub(ConnectionError("no route")))
-    with pytest.raises(EnvironmentError_, match="save_to_disk"):
+    with pytest.raises(MissingDependencyError, match="save_to_disk"):
         load("hub:owner/name")
     monkeypatch.setitem(sys.modules, "datasets", FakeHub(ValueError('Unknown split "tset".\nMore')))
     with pytest.raises(DataError, match=r'Unknown split "tset"\.$'):
         load("hub:owner/name:tset")
     monkeypatch.setitem(sys.modules, "datasets", None)
-    with pytest.raises(EnvironmentError_, match=r'pip install "edgetune\[cpu\]"'):
+    with pytest.raises(MissingDependencyError, match=r'pip install "edgetune\[cpu\]"'):
         load("hub:owner/name")
 
 
 def test_whether_the_hub_answers(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("urllib.request.getproxies", dict)
     monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
-    hub.reachable.cache_clear()
-    assert not hub.reachable()
+    data_hub.reachable.cache_clear()
+    assert not data_hub.reachable()
     monkeypatch.setattr("urllib.request.getproxies", lambda: {"https": "http://proxy"})
-    hub.reachable.cache_clear()
-    assert hub.reachable()
-    hub.reachable.cache_clear()
+    data_hub.reachable.cache_clear()
+    assert data_hub.reachable()
+    data_hub.reachable.cache_clear()

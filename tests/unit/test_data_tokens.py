@@ -14,11 +14,14 @@ import numpy as np
 import pytest
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 
-from edgetune.batching import sequential_batches
+from edgetune.core.errors import DataError, MissingDependencyError, ModelError
 from edgetune.data import token_build, tokens
-from edgetune.data.dataset import DataOptions
-from edgetune.data.tokens import TokenizerSpec, TokenStore, open_tokens, overlap
-from edgetune.errors import DataError, EnvironmentError_, ModelError
+from edgetune.data.batches import sequential_batches
+from edgetune.data.examples import DataOptions
+from edgetune.data.splits import overlap
+from edgetune.data.token_format import TokenizerSpec
+from edgetune.data.token_store import TokenStore
+from edgetune.data.tokens import open_tokens
 
 WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "good", "bad", "film", "a", "b", "c"]
 IDS = {word: i for i, word in enumerate(WORDS)}
@@ -177,7 +180,7 @@ def test_second_open_reads_the_cache(
     data: Path, spec: TokenizerSpec, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first = opened(data, spec)
-    monkeypatch.setattr(tokens, "build", None)
+    monkeypatch.setattr(tokens, "build_tokens", None)
     again = opened(data, spec)
     assert again.folder == first.folder
     assert again.meta == first.meta
@@ -337,7 +340,7 @@ def fail_after(error: BaseException, n_calls: int) -> Any:
 def test_disk_full(data: Path, spec: TokenizerSpec, monkeypatch: pytest.MonkeyPatch, code: int) -> None:
     error = OSError(code, os.strerror(code))
     monkeypatch.setattr(token_build.TokenWriter, "_append", fail_after(error, 2))
-    with pytest.raises(EnvironmentError_, match=r"no space left .*--cache-dir"):
+    with pytest.raises(MissingDependencyError, match=r"no space left .*--cache-dir"):
         opened(data, spec)
     assert left_in(data) == []
 
@@ -350,21 +353,21 @@ def test_interrupt_leaves_nothing(data: Path, spec: TokenizerSpec, monkeypatch: 
 
 
 def test_cache_folder_that_cannot_be_made(data: Path, spec: TokenizerSpec) -> None:
-    with pytest.raises(EnvironmentError_, match=r"cannot be written .*--cache-dir"):
+    with pytest.raises(MissingDependencyError, match=r"cannot be written .*--cache-dir"):
         open_tokens(str(data), DataOptions(), spec, data / "cache", 0.0)
 
 
 def test_a_cache_finished_meanwhile_is_used(
     data: Path, spec: TokenizerSpec, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = tokens.build
+    real = tokens.build_tokens
 
     def slow(*args: Any) -> Any:
-        monkeypatch.setattr(tokens, "build", real)
+        monkeypatch.setattr(tokens, "build_tokens", real)
         opened(data, spec)
         return real(*args)
 
-    monkeypatch.setattr(tokens, "build", slow)
+    monkeypatch.setattr(tokens, "build_tokens", slow)
     store = opened(data, spec)
     assert store.n_rows == 4
     assert left_in(data) == [store.folder.name]

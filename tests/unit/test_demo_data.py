@@ -11,7 +11,7 @@ import pytest
 from sklearn.feature_extraction.text import CountVectorizer
 from sklearn.linear_model import LogisticRegression
 
-from edgetune.demo_data import LABELS, demo_rows, demo_texts, write_demo
+from edgetune.data.demo import LABELS, demo_rows, demo_texts, write_demo
 
 
 def test_a_seed_gives_the_same_bytes_on_every_machine(tmp_path: Path) -> None:
@@ -36,7 +36,7 @@ def test_a_failed_write_leaves_nothing(tmp_path: Path, monkeypatch: pytest.Monke
     def fail(n_rows: int, seed: int) -> None:
         raise OSError("disk full")
 
-    monkeypatch.setattr("edgetune.demo_data.demo_rows", fail)
+    monkeypatch.setattr("edgetune.data.demo.demo_rows", fail)
     with pytest.raises(OSError, match="disk full"):
         write_demo(tmp_path / "demo.csv")
     assert list(tmp_path.iterdir()) == []

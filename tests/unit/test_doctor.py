@@ -13,9 +13,10 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from edgetune import doctor, machine, surroundings
-from edgetune.doctor import Finding, examine, findings_text, print_findings, what_works
-from edgetune.surroundings import Surroundings, Wanted
+from edgetune.core import machine
+from edgetune.maintenance import doctor, environment
+from edgetune.maintenance.doctor import Finding, examine, findings_text, print_diagnosis, what_works
+from edgetune.maintenance.environment import Environment, Wanted
 
 PYPROJECT = Path(__file__).parents[2] / "pyproject.toml"
 REQUIREMENTS = [
@@ -65,23 +66,23 @@ Model		: Raspberry Pi 5 Model B
 
 
 @pytest.fixture
-def around(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Surroundings:
+def around(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Environment:
     weights = tmp_path / "model.safetensors"
     weights.write_bytes(b"weights")
     monkeypatch.setattr(doctor, "MODEL_SHA256", hashlib.sha256(b"weights").hexdigest()[:8])
     root = _lay_out(tmp_path / "root", X86)
-    return Surroundings(root, tmp_path / "cache", EVERYTHING, REQUIREMENTS, weights, None)
+    return Environment(root, tmp_path / "cache", EVERYTHING, REQUIREMENTS, weights, None)
 
 
-def _changed(around: Surroundings, **fields: object) -> Surroundings:
-    return Surroundings(**{**vars(around), **fields})
+def _changed(around: Environment, **fields: object) -> Environment:
+    return Environment(**{**vars(around), **fields})
 
 
-def _found(around: Surroundings, name: str) -> Finding:
+def _found(around: Environment, name: str) -> Finding:
     return next(one for one in examine(around) if one.name.startswith(name))
 
 
-def test_a_complete_machine_misses_nothing(around: Surroundings) -> None:
+def test_a_complete_machine_misses_nothing(around: Environment) -> None:
     findings = examine(around)
     assert [one.name for one in findings if one.status == "missing"] == []
     assert what_works(findings) == "Works now: backends ort and torch."
@@ -96,7 +97,7 @@ def test_a_complete_machine_misses_nothing(around: Surroundings) -> None:
     ]
 
 
-def test_a_bare_machine_is_told_the_command(around: Surroundings) -> None:
+def test_a_bare_machine_is_told_the_command(around: Environment) -> None:
     findings = examine(_changed(around, packages={}, weights=None))
     missing = {one.name: one.fix for one in findings if one.status == "missing"}
     names = {
@@ -113,14 +114,14 @@ def test_a_bare_machine_is_told_the_command(around: Surroundings) -> None:
     assert what_works(findings) == 'Nothing can train here yet: pip install "edgetune[cpu]"'
 
 
-def test_the_training_runtime_alone_trains_from_artifacts(around: Surroundings) -> None:
+def test_the_training_runtime_alone_trains_from_artifacts(around: Environment) -> None:
     packages = {"onnxruntime-training-cpu": "1.19.2"}
     assert what_works(examine(_changed(around, packages=packages))) == (
         "Works now: backend ort (from artifacts made on another machine)."
     )
 
 
-def test_two_builds_of_onnxruntime_are_a_conflict(around: Surroundings) -> None:
+def test_two_builds_of_onnxruntime_are_a_conflict(around: Environment) -> None:
     found = _found(_changed(around, packages=EVERYTHING | {"onnxruntime": "1.22.0"}), "onnxruntime")
     assert found.status == "missing"
     assert "overwrite each other" in found.detail
@@ -129,12 +130,12 @@ def test_two_builds_of_onnxruntime_are_a_conflict(around: Surroundings) -> None:
     )
 
 
-def test_the_plain_build_cannot_train(around: Surroundings) -> None:
+def test_the_plain_build_cannot_train(around: Environment) -> None:
     found = _found(_changed(around, packages={"onnxruntime": "1.22.0"}), "onnxruntime")
     assert (found.status, found.detail) == ("missing", "onnxruntime 1.22.0 only predicts, it cannot train")
 
 
-def test_where_no_training_build_exists_torch_is_named(around: Surroundings) -> None:
+def test_where_no_training_build_exists_torch_is_named(around: Environment) -> None:
     lines = [line for line in REQUIREMENTS if not line.startswith("onnxruntime")]
     lines.append('onnxruntime-training-cpu==1.19.2; python_version < "3" and extra == "cpu"')
     bare = {name: version for name, version in EVERYTHING.items() if not name.startswith("onnxruntime")}
@@ -154,7 +155,7 @@ def test_where_no_training_build_exists_torch_is_named(around: Surroundings) -> 
     ],
 )
 def test_a_version_that_does_not_fit_is_missing(
-    around: Surroundings, package: str, version: str, asked: str
+    around: Environment, package: str, version: str, asked: str
 ) -> None:
     found = _found(_changed(around, packages=EVERYTHING | {package: version}), package)
     assert found.status == "missing"
@@ -162,7 +163,7 @@ def test_a_version_that_does_not_fit_is_missing(
     assert found.fix == f'pip install "{package}{asked}"'
 
 
-def test_torch_says_whether_it_has_cuda(around: Surroundings) -> None:
+def test_torch_says_whether_it_has_cuda(around: Environment) -> None:
     assert _found(around, "torch").detail == "2.13.0+cpu, CPU build"
     cuda = _changed(around, packages=EVERYTHING | {"torch": "2.13.0+cu126"})
     assert _found(cuda, "torch").detail == "2.13.0+cu126, CUDA build, but no NVIDIA GPU was found"
@@ -171,7 +172,7 @@ def test_torch_says_whether_it_has_cuda(around: Surroundings) -> None:
     assert _found(gpu, "NVML").status == "ok"
 
 
-def test_wrong_weights_are_not_trusted(around: Surroundings, tmp_path: Path) -> None:
+def test_wrong_weights_are_not_trusted(around: Environment, tmp_path: Path) -> None:
     weights = tmp_path / "other.safetensors"
     weights.write_bytes(b"tampered")
     found = _found(_changed(around, weights=weights), "built-in model")
@@ -179,7 +180,7 @@ def test_wrong_weights_are_not_trusted(around: Surroundings, tmp_path: Path) -> 
     assert "--force-reinstall" in found.fix
 
 
-def test_sensors_are_found_below_the_root(around: Surroundings) -> None:
+def test_sensors_are_found_below_the_root(around: Environment) -> None:
     assert [one.status for one in examine(around) if one.group == "Sensors"] == ["note"] * 3
     counter = around.root / "sys/class/powercap/intel-rapl:0/energy_uj"
     counter.parent.mkdir(parents=True)
@@ -192,23 +193,23 @@ def test_sensors_are_found_below_the_root(around: Surroundings) -> None:
     assert _found(around, "battery").detail == "BAT0, 81 %"
 
 
-def test_a_counter_that_may_not_be_read_says_how(around: Surroundings) -> None:
+def test_a_counter_that_may_not_be_read_says_how(around: Environment) -> None:
     counter = around.root / "sys/class/powercap/intel-rapl:0/energy_uj"
     counter.mkdir(parents=True)  # reading it fails for root too
     assert _found(around, "RAPL").fix == "sudo chmod a+r /sys/class/powercap/*/energy_uj"
 
 
-def test_the_cache_is_measured(around: Surroundings) -> None:
+def test_the_cache_is_measured(around: Environment) -> None:
     assert _found(around, "folder").detail.endswith("empty")
     (around.cache / "deep").mkdir(parents=True)
     (around.cache / "deep" / "x").write_bytes(b"x" * 2_500_000)
     assert _found(around, "folder").detail.endswith("1 files, 2.5 MB")
 
 
-def test_findings_are_printed_in_full_as_text_and_in_colour(around: Surroundings) -> None:
+def test_findings_are_printed_in_full_as_text_and_in_colour(around: Environment) -> None:
     findings = examine(_changed(around, packages={}, weights=None))
     text, screen = findings_text(findings), io.StringIO()
-    print_findings(findings, Console(file=screen, width=300))
+    print_diagnosis(findings, Console(file=screen, width=300))
     for one in findings:
         for part in (one.group, one.name, one.detail, one.fix):
             assert part in text
@@ -217,7 +218,7 @@ def test_findings_are_printed_in_full_as_text_and_in_colour(around: Surroundings
 
 
 def test_advice_comes_from_the_project_file() -> None:
-    wanted = Wanted(surroundings._checkout_requirements(PYPROJECT))
+    wanted = Wanted(environment._checkout_requirements(PYPROJECT))
     for package in (
         "torch",
         "transformers",
@@ -225,7 +226,7 @@ def test_advice_comes_from_the_project_file() -> None:
         "optimum-onnx",
         "onnx",
         "datasets",
-        surroundings.MODEL_PACKAGE,
+        environment.MODEL_PACKAGE,
     ):
         assert wanted.command(package) == 'pip install "edgetune[cpu]"'
     assert wanted.command("numpy") == ""
@@ -240,7 +241,7 @@ def test_this_machine_can_be_examined() -> None:
 
 def test_the_doctor_imports_nothing_heavy() -> None:
     code = (
-        "import sys; from edgetune.doctor import examine, findings_text; findings_text(examine());"
+        "import sys; from edgetune.maintenance.doctor import examine, what_works; what_works(examine());"
         "sys.exit(', '.join({'torch', 'transformers', 'onnxruntime', 'optimum', 'matplotlib', 'rich'}"
         " & set(sys.modules)) or 0)"
     )

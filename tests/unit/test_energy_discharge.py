@@ -10,8 +10,8 @@ from fakes import FakeClock
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edgetune.energy.base import SensorLost
-from edgetune.energy.discharge import Discharge
+from edgetune.energy.battery import Discharge
+from edgetune.energy.sensor import SensorLost
 
 
 def _without(files: dict[str, object], *names: str) -> dict[str, object]:

@@ -16,9 +16,9 @@ from fakes import FakeClock
 from hypothesis import given
 from hypothesis import strategies as st
 
+from edgetune.core.metrics import paper_co2e_lb, paper_energy_kwh
 from edgetune.energy import estimate
 from edgetune.energy.estimate import CpuUse, Steady, equation_6, estimate_by_use, process_cpu_s, tdp_w
-from edgetune.metrics import paper_co2e_lb, paper_energy_kwh
 
 CPUINFO = "processor : 0\nmodel name : {name}\nphysical id : {socket}\nflags : fpu avx2{flags}\n\n"
 

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 from fakes import FakeClock
 
-from edgetune.energy.base import SensorLost
 from edgetune.energy.nvml import open_nvml
+from edgetune.energy.sensor import SensorLost
 
 
 class FakeNvml(SimpleNamespace):

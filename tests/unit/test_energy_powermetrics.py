@@ -12,8 +12,8 @@ import pytest
 from fakes import FakeClock
 
 from edgetune.energy import powermetrics
-from edgetune.energy.base import SensorLost
 from edgetune.energy.powermetrics import Parser, Powermetrics
+from edgetune.energy.sensor import SensorLost
 
 SILICON = """Machine model: Mac14,2
 OS version: 25C56

@@ -10,8 +10,8 @@ from fakes import FakeClock
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edgetune.energy.base import SensorLost
 from edgetune.energy.rapl import Rapl, find_zones, usable_zones
+from edgetune.energy.sensor import SensorLost
 
 RANGE_UJ = 262143328850
 

@@ -13,10 +13,10 @@ from architectures import ARCHITECTURES, OFFSET
 from conftest import write_model
 
 from edgetune.backends.onnx_export import export_graph, load_torch_model, native_stderr_to
-from edgetune.backends.onnx_first_token import push_first_token
-from edgetune.backends.torch_first_token import every_token, first_token_only
-from edgetune.models import is_position_table
-from edgetune.types import FloatArray, IntArray
+from edgetune.backends.ort.onnx_first_token import push_first_token
+from edgetune.backends.torch.torch_first_token import every_token, first_token_only
+from edgetune.core.types import FloatArray, IntArray
+from edgetune.models.source import is_position_table
 
 TOLERANCE = 1e-5
 ALL = {**ARCHITECTURES, "camembert": OFFSET}
@@ -116,7 +116,7 @@ def test_graph_computes_fewer_rows(exported: Exported) -> None:
 
 
 def test_graph_gives_the_same_gradients(exported: Exported, tmp_path: Path) -> None:
-    from edgetune.backends.artifact_graphs import float_initializers
+    from edgetune.backends.ort.training_graphs import float_initializers
 
     trained = sorted(name for name in float_initializers(exported.plain) if not is_position_table(name))
     batch = {**batches(exported.model)[0], "labels": np.array([0, 2, 1])}
@@ -138,8 +138,8 @@ def gradients_of(
     import onnx
     import onnxruntime
 
-    from edgetune.backends.artifact_graphs import generate
-    from edgetune.backends.ort_runtime import import_training
+    from edgetune.backends.ort.ort_runtime import import_training
+    from edgetune.backends.ort.training_graphs import generate
 
     folder.mkdir()
     given = onnx.ModelProto()
@@ -230,7 +230,7 @@ def test_unknown_operation_is_computed_for_all_tokens(bert: Path) -> None:
 def test_suffix_above_a_cut_is_pushed_too(bert: Path) -> None:
     import onnx
 
-    from edgetune.backends.graph_cut import cut_graph
+    from edgetune.backends.ort.graph_cut import cut_graph
 
     graph = onnx.load(bert / "forward.onnx")
     names = [item.name for item in graph.graph.initializer]

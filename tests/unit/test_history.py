@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edgetune.errors import RunError
-from edgetune.history import HistoryWriter, read_history
+from edgetune.core.errors import RunError
+from edgetune.record.history import HistoryWriter, read_history
 
 
 def _write(path: Path, n: int = 3) -> None:

@@ -24,21 +24,22 @@ import zstandard
 from conftest import child_environment
 from tokenizers import Tokenizer, models, pre_tokenizers
 
-from edgetune.comparing.grid import cells_of, load_grid, make_grid
-from edgetune.config import load_config, make_config
-from edgetune.data import jsonrows, limits, parquet, records, tables, token_build
-from edgetune.data.arrow_size import unpacked_sizes
-from edgetune.data.cache_key import cache_key
-from edgetune.data.dataset import BadRow, DataOptions, Example, read_examples, read_texts
+from edgetune.compare.grid import cells_of, load_grid, make_grid
+from edgetune.config.toml_config import load_config, make_config
+from edgetune.core import limits
+from edgetune.core.errors import DataError, EdgetuneError, RunError, UsageError
+from edgetune.core.parsing import decoded, read_json_file
+from edgetune.data import arrow, json_rows, parquet, records, token_build
+from edgetune.data.arrow import unpacked_sizes
+from edgetune.data.examples import DataOptions, Example, read_examples, read_texts
 from edgetune.data.readers import open_table
-from edgetune.data.rows import LONG_LABEL, LONG_TEXT, UNREADABLE_JSON
-from edgetune.data.tokens import TokenizerSpec, open_tokens
-from edgetune.errors import DataError, EdgetuneError, RunError, UsageError
-from edgetune.history import read_history
-from edgetune.json_files import decoded, read_json_file
-from edgetune.profiles.store import find_file, profile_files, read_profile
+from edgetune.data.table import LONG_LABEL, LONG_TEXT, UNREADABLE_JSON, BadRow
+from edgetune.data.token_format import TokenizerSpec
+from edgetune.data.tokens import open_tokens, tokens_cache_key
+from edgetune.planning.profile_store import find_file, profile_files, read_profile
+from edgetune.record.example_stats import ExampleStats, load_example_stats
+from edgetune.record.history import read_history
 from edgetune.report.collect import collect
-from edgetune.row_record import RowRecord, load_record
 
 MB = 1_000_000
 PACK: dict[str, Callable[[bytes], bytes]] = {
@@ -199,7 +200,7 @@ def test_a_file_of_columns_is_read_whole_up_to_a_limit(
     columns = {"text": ["word " * 30_000] * 4, "label": [0, 1, 0, 1]}
     path = write(tmp_path / "a.json", json.dumps(columns))
     assert len(read(path)[0]) == 4
-    monkeypatch.setattr(jsonrows, "MAX_COLUMN_FILE_CHARS", 300_000)
+    monkeypatch.setattr(json_rows, "MAX_COLUMN_FILE_CHARS", 300_000)
     with pytest.raises(DataError, match="one JSON value of more than 300,000 characters"):
         read(path)
 
@@ -293,7 +294,7 @@ def test_parquet_that_says_that_it_is_a_bomb(tmp_path: Path) -> None:
     table = pa.table({"text": ["a" * 1_000] * 20_000, "label": ["b"] * 20_000})
     pa.parquet.write_table(table, path, use_dictionary=False, compression="zstd")
     with pytest.raises(DataError, match=r"a\.parquet .* 200 times"):
-        tables.read_parquet(path)
+        arrow.read_parquet(path)
 
 
 def test_a_batch_of_parquet_that_is_too_large(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -309,8 +310,8 @@ def test_a_batch_of_parquet_that_is_too_large(tmp_path: Path, monkeypatch: pytes
 CHANGE_EVERY_BYTE = """
 import sys
 from pathlib import Path
-from edgetune.data.dataset import DataOptions, read_examples
-from edgetune.errors import EdgetuneError
+from edgetune.data.examples import DataOptions, read_examples
+from edgetune.core.errors import EdgetuneError
 
 path = Path(sys.argv[1])
 whole = path.read_bytes()
@@ -355,7 +356,7 @@ def test_an_arrow_batch_that_unpacks_to_too_much(tmp_path: Path, monkeypatch: py
     texts = [os.urandom(100).hex() for _ in range(10_000)]
     path = write_arrow(tmp_path / "a.arrow", pa.table({"text": texts, "label": ["a", "b"] * 5_000}), "zstd")
     assert len(read(path)[0]) == 10_000
-    monkeypatch.setattr(tables, "MAX_BATCH_BYTES", MB)
+    monkeypatch.setattr(arrow, "MAX_BATCH_BYTES", MB)
     with pytest.raises(DataError, match=r"a record batch of 2 MB when unpacked, .* write smaller batches"):
         read(path)
 
@@ -370,7 +371,7 @@ def test_an_arrow_bomb(tmp_path: Path, repeated: bool) -> None:
 def test_an_arrow_bomb_is_refused_before_it_is_unpacked(tmp_path: Path) -> None:
     table = pa.table({"text": ["a" * MB] * 20, "label": ["b"] * 20})
     with pytest.raises(DataError, match="200 times"):
-        tables.read_arrow(write_arrow(tmp_path / "a.arrow", table, "zstd"))
+        arrow.read_arrow(write_arrow(tmp_path / "a.arrow", table, "zstd"))
 
 
 def test_a_text_that_arrow_repeats_is_counted_each_time(tmp_path: Path) -> None:
@@ -506,7 +507,7 @@ def test_a_folder_does_not_lead_out_of_itself(folder: Path, spec: TokenizerSpec,
     with pytest.raises(DataError, match=rf"{link} leads out of .*d, to .*; .*take the link out"):
         read(folder)
     with pytest.raises(DataError, match="leads out of"):
-        cache_key(str(folder), DataOptions(), spec.path, 8, 1)
+        tokens_cache_key(str(folder), DataOptions(), spec.path, 8, 1)
 
 
 def test_a_link_inside_a_folder_is_followed(folder: Path) -> None:
@@ -550,7 +551,7 @@ def test_a_saved_dataset_does_not_lead_out_of_itself(tmp_path: Path, spec: Token
     write_arrow(tmp_path / "secret.arrow", table, None)
     (folder / "link.arrow").symlink_to(tmp_path / "secret.arrow")
     write(folder / "state.json", json.dumps({"_data_files": [{"filename": name}]}))
-    for look in (read, lambda path: cache_key(str(path), DataOptions(), spec.path, 8, 1)):
+    for look in (read, lambda path: tokens_cache_key(str(path), DataOptions(), spec.path, 8, 1)):
         with pytest.raises(DataError, match="leads out of"):
             look(folder)
 
@@ -670,11 +671,11 @@ def test_a_history_has_bounds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     path = write(tmp_path / "history.jsonl", line * 100)
     assert len(read_history(path)) == 100
     with monkeypatch.context() as patch:
-        patch.setattr("edgetune.history.MAX_HISTORY_LINES", 99)
+        patch.setattr("edgetune.record.history.MAX_HISTORY_LINES", 99)
         with pytest.raises(RunError, match="too large"):
             read_history(path)
     with monkeypatch.context() as patch:
-        patch.setattr("edgetune.history.MAX_HISTORY_BYTES", 1_000)
+        patch.setattr("edgetune.record.history.MAX_HISTORY_BYTES", 1_000)
         with pytest.raises(RunError, match="too large"):
             read_history(path)
     write(path, line + '{"kind":"note","t_s":0,"x":"' + "x" * limits.MAX_HISTORY_LINE_BYTES + '"}\n')
@@ -737,7 +738,7 @@ def test_decoded_json_is_not_deep(text: str) -> None:
 
 @pytest.mark.parametrize("spoil", ["packed", "claims", "shape", "type", "short", "noise"])
 def test_a_record_of_rows_that_is_none(tmp_path: Path, spoil: str) -> None:
-    columns = dict(RowRecord.empty(10_000).__dict__)
+    columns = dict(ExampleStats.empty(10_000).__dict__)
     if spoil == "shape":
         columns["n_seen"] = np.zeros((10, 1_000), dtype=np.int32)
     if spoil == "type":
@@ -751,4 +752,4 @@ def test_a_record_of_rows_that_is_none(tmp_path: Path, spoil: str) -> None:
     if spoil == "noise":
         (tmp_path / "rows.npz").write_bytes(b"PK\x03\x04" + bytes(range(256)))
     with pytest.raises(RunError, match=r"rows\.npz is damaged"):
-        load_record(tmp_path)
+        load_example_stats(tmp_path)

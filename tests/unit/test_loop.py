@@ -9,12 +9,12 @@ from fakes import FakeBackend, FakeClock, FakeHistory, FakeSource
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edgetune.batching import PAD_MULTIPLE
-from edgetune.loop import Loop, LoopSettings
-from edgetune.meter import Meter
+from edgetune.config.settings import METHODS, PRESETS, SelectionSettings
+from edgetune.core.meter import Meter
+from edgetune.data.batches import PAD_MULTIPLE
+from edgetune.data.stream import RELEASE_EVERY
+from edgetune.learners.loop import Loop, LoopSettings
 from edgetune.selection import DataShape, make_selector
-from edgetune.settings import METHODS, PRESETS, SelectionSettings
-from edgetune.stream import RELEASE_EVERY
 
 N_ROWS, BATCH = 203, 8
 LR = 1e-3

@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 from conftest import RunCli
 
-from edgetune.errors import EnvironmentError_, ModelError
-from edgetune.model_hub import WANTED, pinned
-from edgetune.models import resolve_model
+from edgetune.core.errors import MissingDependencyError, ModelError
+from edgetune.models.model_hub import WANTED, pinned_model
+from edgetune.models.source import resolve_model
 from edgetune.report.model_card import model_card
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
@@ -108,7 +108,7 @@ def test_names_that_are_none(hub: FakeHub, name: str) -> None:
 def test_without_its_package(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)
     for name in ("org/model", "hub:org/model"):
-        with pytest.raises(EnvironmentError_, match="huggingface_hub"):
+        with pytest.raises(MissingDependencyError, match="huggingface_hub"):
             resolve_model(name)
 
 
@@ -128,7 +128,7 @@ def test_offline(monkeypatch: pytest.MonkeyPatch) -> None:
     ],
 )
 def test_what_stands_in_the_settings(asked: str, name: str, expected: str) -> None:
-    assert pinned(asked, name) == expected
+    assert pinned_model(asked, name) == expected
 
 
 def test_the_commit_is_in_receipt_settings_and_card(

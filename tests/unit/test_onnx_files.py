@@ -13,8 +13,8 @@ from onnx import TensorProto, helper, numpy_helper
 
 from edgetune.backends import onnx_files
 from edgetune.backends.onnx_files import NotOnnx, locations, why_unsafe
-from edgetune.errors import RunError
-from edgetune.saved import load_run
+from edgetune.core.errors import RunError
+from edgetune.inference.saved_run import load_run
 
 
 def outside(location: str, name: str = "w") -> TensorProto:
@@ -194,7 +194,7 @@ def test_predicting_refuses_before_the_runtime_sees_it(
 ) -> None:
     import shutil
 
-    from edgetune import scorers
+    from edgetune.inference import scorers
 
     run = Path(shutil.copytree(trained.folder, tmp_path / "run"))
     model = onnx.load(run / "onnx" / "model.onnx")

@@ -17,14 +17,15 @@ from report_runs import CONFIG, SPLIT, SUMMARY, PageReader, png, write_compare, 
 from typer.testing import CliRunner
 
 import edgetune
-from edgetune.cli_report import report
-from edgetune.errors import EdgetuneError, RunError, UsageError
+from edgetune.cli.report_commands import report
+from edgetune.core.errors import EdgetuneError, RunError, UsageError
+from edgetune.core.sanitize import visible
+from edgetune.record.run_folder import write_out
+from edgetune.record.summary import RunResult
 from edgetune.report import page_plots, run_table
 from edgetune.report.collect import Collected, collect, unique_names
 from edgetune.report.page import page
-from edgetune.report.page_parts import Html, class_tables, tag, visible
-from edgetune.result import RunResult
-from edgetune.runfolder import write_out
+from edgetune.report.page_parts import Html, class_tables, tag
 
 MADE = datetime(2026, 11, 21, 18, 30, tzinfo=timezone.utc)
 RESULTS = "Runs, ranked by accuracy; reviews.csv on AMD EPYC, 2 cores"
@@ -65,7 +66,7 @@ def test_reads_what_is_there(tmp_path: Path) -> None:
     (run,) = collect([write_run(tmp_path / "a", picture=png())]).runs
     assert run.name == "a"
     assert run.figures.accuracy == 0.893
-    assert run.figures.machine.words == "AMD EPYC, 2 cores"
+    assert run.figures.machine.describe == "AMD EPYC, 2 cores"
     assert f"{run.date:%Y-%m-%d %H:%M}" == "2026-11-18 11:06"
     assert run.config == CONFIG
     assert run.picture == png()
@@ -114,7 +115,8 @@ def test_what_is_no_run_is_refused_by_name(tmp_path: Path, make: Any, words: str
         ("{", "is damaged"),
         ("\ud800".encode("utf-8", "surrogatepass"), "is damaged"),
         ("[1]", "holds no JSON object"),
-        ('{"schema_version": 2}', "written by a newer edgetune [(]schema 2[)]; update edgetune"),
+        ('{"schema_version": 3}', "written by a newer edgetune [(]schema 3[)]; update edgetune"),
+        ('{"schema_version": 1}', "written by an older edgetune [(]schema 1[)]; train again to report it"),
         ('{"accuracy": "high"}', "no receipt of edgetune: accuracy: input should be a valid number"),
         ('{"accuracy": 1e999}', "accuracy"),
         ('{"energy_j": 1.0}', "not a whole receipt"),
@@ -364,8 +366,8 @@ def test_the_front_holds_what_nobody_beats() -> None:
     seconds = np.array([10.0, 20.0, 20.0, 30.0, 40.0, 10.0, 50.0])
     accuracy = np.array([0.7, 0.8, 0.75, 0.8, 0.9, 0.7, 0.85])
     expected = [True, True, False, False, True, False, False]
-    assert page_plots.pareto_front(seconds, accuracy).tolist() == expected
-    assert page_plots.pareto_front(np.zeros(0), np.zeros(0)).tolist() == []
+    assert page_plots.undominated(seconds, accuracy).tolist() == expected
+    assert page_plots.undominated(np.zeros(0), np.zeros(0)).tolist() == []
 
 
 def test_small_phases_are_drawn_as_other(tmp_path: Path) -> None:

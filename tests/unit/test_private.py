@@ -11,11 +11,11 @@ from typing import Any
 import pytest
 from conftest import RunCli
 
-from edgetune.backends.ort_artifacts import ArtifactBuilder
-from edgetune.backends.prefix_cache import PrefixCache
-from edgetune.caches import cache_home, keep_json, private_folder
-from edgetune.models import resolve_model
-from edgetune.origin import ensure_tokenizer
+from edgetune.backends.hidden_cache import HiddenCache
+from edgetune.backends.model_loader import ensure_tokenizer
+from edgetune.backends.ort.artifacts import ArtifactBuilder
+from edgetune.core.cache import cache_subfolder, private_folder, write_cached_json
+from edgetune.models.source import resolve_model
 
 
 @pytest.fixture(autouse=True)
@@ -35,7 +35,7 @@ def test_only_what_is_made_is_made_private(tmp_path: Path) -> None:
     (tmp_path / "mine").mkdir()
     private_folder(tmp_path / "mine")
     assert mode(tmp_path / "mine") == 0o755
-    assert mode(cache_home(tmp_path / "mine", "tokens")) == 0o700
+    assert mode(cache_subfolder(tmp_path / "mine", "tokens")) == 0o700
     (tmp_path / "file").write_text("")
     with pytest.raises(OSError, match="file"):
         private_folder(tmp_path / "file" / "x")
@@ -89,9 +89,9 @@ def test_tokenizers_rows_of_frozen_layers_and_probes(model_copy: Path, tmp_path:
     assert made.is_file()
     assert [path.name for path in made.parent.parent.iterdir()] == [made.parent.name]
     assert [mode(path) for path in (tmp_path / "one", made.parent.parent)] == [0o700] * 2
-    keep_json(tmp_path / "two" / "probes.json", {})
+    write_cached_json(tmp_path / "two" / "probes.json", {})
     assert (tmp_path / "two" / "probes.json").is_file()
-    cache = PrefixCache(0.0, 10.0, tmp_path / "three")
+    cache = HiddenCache(0.0, 10.0, tmp_path / "three")
     cache._file._grow(10)
     assert [mode(tmp_path / name) for name in ("two", "three")] == [0o700] * 2
     cache.close()

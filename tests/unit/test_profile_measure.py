@@ -6,33 +6,37 @@ from pathlib import Path
 
 import pytest
 
-from edgetune.errors import EnvironmentError_, UsageError
-from edgetune.profiles import plan
-from edgetune.profiles.check import Drift, drift_sections, some_points
-from edgetune.profiles.child import Child, ChildLost
-from edgetune.profiles.chores import made_up_run
-from edgetune.profiles.compare import compare, compare_sections, make_ratio
-from edgetune.profiles.match import match
-from edgetune.profiles.opening import Job
-from edgetune.profiles.plan import choose_keys, make_grid
-from edgetune.profiles.table import profile_sections
-from edgetune.report.tables import sections_text
+from edgetune.core.errors import MissingDependencyError, UsageError
+from edgetune.core.tables import sections_text
+from edgetune.planning.profile_store import match_profile
+from edgetune.profiling import measurement_plan
+from edgetune.profiling.drift import Drift, drift_sections, some_points
+from edgetune.profiling.fixed_costs import made_up_run
+from edgetune.profiling.measurement_plan import choose_keys, make_measure_grid
+from edgetune.profiling.opened_backend import Job
+from edgetune.profiling.profile_tables import (
+    compare_profiles,
+    compare_sections,
+    make_time_ratio,
+    profile_sections,
+)
+from edgetune.profiling.worker_client import Child, ChildLost
 from tests.profile_samples import MACHINE, SHAPE, VERSIONS, make_backend, make_profile
 
 
 def test_the_grid_follows_the_model() -> None:
-    full, quick = make_grid(SHAPE, 512, quick=False), make_grid(SHAPE, 512, quick=True)
+    full, quick = make_measure_grid(SHAPE, 512, quick=False), make_measure_grid(SHAPE, 512, quick=True)
     assert (full.lengths, full.batches, full.depths) == ((8, 16, 32, 64, 128), (4, 32), (0, 3, 5))
     assert (quick.lengths, quick.batches, quick.depths) == ((16, 64), (8, 32), (0, 3))
     assert full.growing == [(4, 8), (32, 32), (32, 128)]
     shallow = SHAPE.model_copy(update={"n_layers": 1})
-    assert make_grid(shallow, 32, quick=False).depths == (0,)
-    assert make_grid(shallow, 32, quick=False).lengths == (8, 16, 32)
+    assert make_measure_grid(shallow, 32, quick=False).depths == (0,)
+    assert make_measure_grid(shallow, 32, quick=False).lengths == (8, 16, 32)
 
 
 def test_bf16_is_measured_only_where_the_processor_has_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(plan, "has_training_build", lambda: True)
-    monkeypatch.setattr(plan, "_installed", lambda name: True)
+    monkeypatch.setattr(measurement_plan, "has_training_build", lambda: True)
+    monkeypatch.setattr(measurement_plan, "_installed", lambda name: True)
     keys, notes = choose_keys([], MACHINE)
     assert keys == ["ort-fp32", "torch-fp32"]
     assert "no bf16 arithmetic" in notes[0]
@@ -45,9 +49,9 @@ def test_bf16_is_measured_only_where_the_processor_has_it(monkeypatch: pytest.Mo
 
 
 def test_nothing_to_measure_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(plan, "has_training_build", lambda: False)
-    monkeypatch.setattr(plan, "_installed", lambda name: False)
-    with pytest.raises(EnvironmentError_, match="pip install"):
+    monkeypatch.setattr(measurement_plan, "has_training_build", lambda: False)
+    monkeypatch.setattr(measurement_plan, "_installed", lambda name: False)
+    with pytest.raises(MissingDependencyError, match="pip install"):
         choose_keys([], MACHINE)
 
 
@@ -65,7 +69,7 @@ def test_the_table_has_forward_and_backward_costs_and_says_where_energy_comes_fr
 
 def test_comparing_gives_ratios_by_operation() -> None:
     slower = make_profile("slow", backends=[make_backend(factor=2.0), make_backend("torch")])
-    ratios = {(one.key, one.op): one for one in compare(make_profile("fast"), slower)}
+    ratios = {(one.key, one.op): one for one in compare_profiles(make_profile("fast"), slower)}
     assert set(ratios) == {("ort-fp32", "score"), ("ort-fp32", "train"), ("ort-fp32", "prefix")}
     assert ratios["ort-fp32", "train"].mean == pytest.approx(2.0)
     assert ratios["ort-fp32", "train"].n == 8
@@ -75,7 +79,7 @@ def test_comparing_gives_ratios_by_operation() -> None:
 
 
 def test_a_ratio_is_a_geometric_mean() -> None:
-    found = make_ratio("k", "score", [0.5, 2.0])
+    found = make_time_ratio("k", "score", [0.5, 2.0])
     assert (found.mean, found.low, found.high) == (pytest.approx(1.0), 0.5, 2.0)
 
 
@@ -83,9 +87,9 @@ def test_a_ratio_is_a_geometric_mean() -> None:
     ("ratio", "verdict"), [(1.0, "holds"), (1.05, "holds"), (0.8, "has drifted"), (1.6, "is far off")]
 )
 def test_drift_has_a_verdict(ratio: float, verdict: str) -> None:
-    drift = Drift([make_ratio("ort-fp32", "score", [ratio])], [])
+    drift = Drift([make_time_ratio("ort-fp32", "score", [ratio])], [])
     assert drift.verdict == verdict
-    text = sections_text(drift_sections(match(make_profile(), MACHINE, VERSIONS), drift))
+    text = sections_text(drift_sections(match_profile(make_profile(), MACHINE, VERSIONS), drift))
     assert f"some {verdict}" in text
 
 
@@ -99,7 +103,7 @@ def test_a_check_takes_few_points_and_none_that_is_long() -> None:
 
 def test_the_imagined_run_can_be_drawn(tmp_path: Path) -> None:
     from edgetune.report.model_card import model_card
-    from edgetune.report.plots import draw_run
+    from edgetune.report.run_plot import draw_run
 
     history, summary = made_up_run()
     draw_run(history, summary, tmp_path / "run.png")

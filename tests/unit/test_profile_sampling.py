@@ -7,17 +7,24 @@ import statistics
 import numpy as np
 import pytest
 
-from edgetune.profiles.sampling import FEWEST_VISITS, Sampler, Samples, Spot, median_interval, spots
+from edgetune.profiling.sampling import (
+    FEWEST_VISITS,
+    GridPoint,
+    Sampler,
+    Samples,
+    grid_points,
+    median_interval,
+)
 
 
-def make_sampler(*chosen: Spot) -> Sampler:
+def make_sampler(*chosen: GridPoint) -> Sampler:
     sampler = Sampler(6, np.random.default_rng(0))
-    sampler.take(chosen or spots(["a", "b"], (16, 64), (8, 32), (0, 3)))
+    sampler.take(chosen or grid_points(["a", "b"], (16, 64), (8, 32), (0, 3)))
     return sampler
 
 
 def test_a_grid_has_no_prefix_at_depth_0() -> None:
-    found = spots(["a"], (16,), (8,), (0, 3))
+    found = grid_points(["a"], (16,), (8,), (0, 3))
     assert [(spot.op, spot.depth) for spot in found] == [
         *(("score", 0), ("train", 0)),
         *(("prefix", 3), ("score", 3), ("train", 3)),
@@ -67,7 +74,7 @@ def test_a_round_visits_every_open_spot_once_in_another_order() -> None:
 
 
 def test_when_time_is_short_the_least_visited_and_cheapest_go_first() -> None:
-    cheap, dear = Spot("a", "score", 8, 16, 0), Spot("a", "train", 32, 128, 0)
+    cheap, dear = GridPoint("a", "score", 8, 16, 0), GridPoint("a", "train", 32, 128, 0)
     sampler = make_sampler(cheap, dear)
     sampler.add(cheap, [0.1])
     assert sampler.next_round(sampler.visit_s(cheap) * 1.01) == []  # the unvisited one goes first
@@ -77,7 +84,7 @@ def test_when_time_is_short_the_least_visited_and_cheapest_go_first() -> None:
 
 
 def test_short_calls_are_repeated_and_preceded_by_one_that_does_not_count() -> None:
-    cheap, dear = Spot("a", "score", 8, 16, 0), Spot("a", "train", 32, 128, 0)
+    cheap, dear = GridPoint("a", "score", 8, 16, 0), GridPoint("a", "train", 32, 128, 0)
     sampler = make_sampler(cheap, dear)
     sampler.add(cheap, [0.01])
     sampler.add(dear, [2.0])
@@ -86,7 +93,7 @@ def test_short_calls_are_repeated_and_preceded_by_one_that_does_not_count() -> N
 
 
 def test_points_hold_what_was_measured() -> None:
-    spot, other = Spot("a", "score", 8, 16, 0), Spot("a", "train", 8, 16, 0)
+    spot, other = GridPoint("a", "score", 8, 16, 0), GridPoint("a", "train", 8, 16, 0)
     sampler = make_sampler(spot, other)
     assert not sampler.has_whole("a")
     for value in (0.10, 0.11, 0.12):

@@ -7,11 +7,19 @@ from pathlib import Path
 
 import pytest
 
-from edgetune.errors import ProfileError, UsageError
-from edgetune.profiles.device_profile import DeviceProfile
-from edgetune.profiles.here import profile_name, this_machine
-from edgetune.profiles.match import find_for_this_machine, match
-from edgetune.profiles.store import load, profile_files, read_profile, save, shipped_folder, to_toml
+from edgetune.core.errors import ProfileError, UsageError
+from edgetune.planning.detect import profile_name, this_machine
+from edgetune.planning.device_profile import DeviceProfile
+from edgetune.planning.profile_store import (
+    find_for_this_machine,
+    load_profile,
+    match_profile,
+    profile_files,
+    read_profile,
+    save_profile,
+    shipped_folder,
+    to_toml,
+)
 from tests.profile_samples import MACHINE, SHAPE, VERSIONS, make_backend, make_profile
 
 
@@ -19,17 +27,17 @@ from tests.profile_samples import MACHINE, SHAPE, VERSIONS, make_backend, make_p
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Keep the user's own profiles and shipped ones out."""
     monkeypatch.setenv("EDGETUNE_PROFILES", str(tmp_path / "profiles"))
-    monkeypatch.setattr("edgetune.profiles.store.shipped_folder", lambda: None)
+    monkeypatch.setattr("edgetune.planning.profile_store.shipped_folder", lambda: None)
     return tmp_path / "profiles"
 
 
 def test_what_is_saved_reads_back_the_same(home: Path) -> None:
     profile = make_profile()
-    path = save(profile)
+    path = save_profile(profile)
     assert path == home / "some.toml"
-    assert load("some") == profile
-    assert load(path) == profile
-    assert load(str(path)) == profile
+    assert load_profile("some") == profile
+    assert load_profile(path) == profile
+    assert load_profile(str(path)) == profile
     assert [item.name for item in home.iterdir()] == ["some.toml"]
 
 
@@ -50,20 +58,20 @@ def test_the_users_own_go_before_shipped_ones(
     home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shipped = tmp_path / "shipped"
-    monkeypatch.setattr("edgetune.profiles.store.shipped_folder", lambda: shipped)
-    save(make_profile("a"), shipped / "a.toml")
-    save(make_profile("b"), shipped / "b.toml")
-    save(make_profile("a", start_s=9.0))
-    assert load("a").start_s == 9.0
+    monkeypatch.setattr("edgetune.planning.profile_store.shipped_folder", lambda: shipped)
+    save_profile(make_profile("a"), shipped / "a.toml")
+    save_profile(make_profile("b"), shipped / "b.toml")
+    save_profile(make_profile("a", start_s=9.0))
+    assert load_profile("a").start_s == 9.0
     assert sorted(profile_files()) == ["a", "b"]
 
 
 def test_a_name_that_is_not_there_says_which_are() -> None:
-    save(make_profile("desk"))
+    save_profile(make_profile("desk"))
     with pytest.raises(UsageError, match=r"no profile lap \(stored: desk\)"):
-        load("lap")
+        load_profile("lap")
     with pytest.raises(UsageError, match=r"no profile file nowhere/x\.toml"):
-        load("nowhere/x.toml")
+        load_profile("nowhere/x.toml")
 
 
 def changed(pattern: str, by: str) -> str:
@@ -120,7 +128,7 @@ def test_costs_that_cannot_be_are_refused(
         for p in backend.points
     ]
     profile = make_profile(backends=[backend.model_copy(update={"points": points})])
-    path = save(profile, tmp_path / "odd.toml")
+    path = save_profile(profile, tmp_path / "odd.toml")
     with pytest.raises(ProfileError, match=f"cannot be true.*{says}"):
         read_profile(path)
 
@@ -128,7 +136,9 @@ def test_costs_that_cannot_be_are_refused(
 def test_a_profile_without_whole_model_costs_is_refused(tmp_path: Path) -> None:
     backend = make_backend()
     points = [point for point in backend.points if point.op != "train"]
-    path = save(make_profile(backends=[backend.model_copy(update={"points": points})]), tmp_path / "x.toml")
+    path = save_profile(
+        make_profile(backends=[backend.model_copy(update={"points": points})]), tmp_path / "x.toml"
+    )
     with pytest.raises(ProfileError, match="no `train` at depth 0"):
         read_profile(path)
 
@@ -137,12 +147,12 @@ def test_nowhere_to_write_is_said(tmp_path: Path) -> None:
     blocked = tmp_path / "file"
     blocked.write_text("")
     with pytest.raises(ProfileError, match="--out"):
-        save(make_profile(), blocked / "x.toml")
+        save_profile(make_profile(), blocked / "x.toml")
 
 
 def fits(profile: DeviceProfile, **changes: object) -> str:
     """Say how a profile fits a machine that differs from its own."""
-    return match(profile, MACHINE.model_copy(update=changes), VERSIONS).fit
+    return match_profile(profile, MACHINE.model_copy(update=changes), VERSIONS).fit
 
 
 def test_fit_is_same_alike_or_other() -> None:
@@ -153,11 +163,15 @@ def test_fit_is_same_alike_or_other() -> None:
     assert fits(profile, features=["AVX2", "AVX512"]) == "alike"
     assert fits(profile, cpu_model="Vendor 1 3") == "other"
     assert fits(profile, architecture="aarch64") == "other"
-    newer = match(profile, MACHINE, VERSIONS | {"torch": "2.14.0"})
+    newer = match_profile(profile, MACHINE, VERSIONS | {"torch": "2.14.0"})
     assert newer.fit == "alike"
     assert newer.reasons == ["measured with torch 2.13.0, here is 2.14.0"]
-    assert match(profile, MACHINE, {"edgetune": "9"}).fit == "same"  # what is not installed is not used
-    widths = [match(profile, MACHINE.model_copy(update=u), VERSIONS).widen for u in ({}, {"cores": 2})]
+    assert (
+        match_profile(profile, MACHINE, {"edgetune": "9"}).fit == "same"
+    )  # what is not installed is not used
+    widths = [
+        match_profile(profile, MACHINE.model_copy(update=u), VERSIONS).widen for u in ({}, {"cores": 2})
+    ]
     assert widths[0] == 0.0 < widths[1]
 
 
@@ -165,17 +179,17 @@ def test_the_best_fit_is_found(home: Path) -> None:
     assert find_for_this_machine(SHAPE, MACHINE, VERSIONS) is None
     other = MACHINE.model_copy(update={"cpu_model": "Vendor 9 9", "features": ["NEON"]})
     near = MACHINE.model_copy(update={"cpu_model": "Vendor 1 3"})
-    save(make_profile("far", machine=other))
-    save(make_profile("near", machine=near))
+    save_profile(make_profile("far", machine=other))
+    save_profile(make_profile("near", machine=near))
     found = find_for_this_machine(SHAPE, MACHINE, VERSIONS)
     assert found is not None
     assert (found.profile.name, found.fit) == ("near", "other")
     assert found.widen > 0.5
     bigger = SHAPE.model_copy(update={"hidden_size": 768, "intermediate_size": 3072, "n_layers": 12})
-    save(make_profile("big", model=bigger))
-    save(make_profile("quick", quick=True))
-    save(make_profile("older", date="2025-01-01T00:00:00+00:00"))
-    save(make_profile("mine"))
+    save_profile(make_profile("big", model=bigger))
+    save_profile(make_profile("quick", quick=True))
+    save_profile(make_profile("older", date="2025-01-01T00:00:00+00:00"))
+    save_profile(make_profile("mine"))
     names = [find_for_this_machine(s, MACHINE, VERSIONS).profile.name for s in (SHAPE, bigger)]
     assert names == ["mine", "big"]
 
@@ -185,7 +199,7 @@ def test_a_broken_file_does_not_hide_a_good_one(home: Path) -> None:
     (home / "bad.toml").write_text("nonsense [")
     with pytest.raises(ProfileError, match="not TOML"):
         find_for_this_machine(SHAPE, MACHINE, VERSIONS)
-    save(make_profile("good"))
+    save_profile(make_profile("good"))
     found = find_for_this_machine(SHAPE, MACHINE, VERSIONS)
     assert found is not None
     assert found.profile.name == "good"
@@ -202,7 +216,7 @@ def test_a_gpu_is_named_by_its_driver(tmp_path: Path) -> None:
 def test_this_machine_can_be_described() -> None:
     here = this_machine()
     assert here.cores >= 1
-    assert match(make_profile(machine=here, versions={}), here, {}).fit == "same"
+    assert match_profile(make_profile(machine=here, versions={}), here, {}).fit == "same"
     name = profile_name(
         here.model_copy(update={"cpu": "Intel(R) Core(TM) i7-8565U CPU @ 1.80GHz", "cores": 1})
     )
@@ -211,7 +225,7 @@ def test_this_machine_can_be_described() -> None:
 
 
 def test_a_profile_that_was_changed_since_is_refused(tmp_path: Path) -> None:
-    path = save(make_profile(), tmp_path / "some.toml")
+    path = save_profile(make_profile(), tmp_path / "some.toml")
     whole = path.read_text(encoding="utf-8")
     for old, new in (
         ("start_s = ", "start_s = 1"),
@@ -227,7 +241,7 @@ def test_a_profile_that_was_changed_since_is_refused(tmp_path: Path) -> None:
 
 
 def test_line_ends_of_another_system_and_profiles_without_a_checksum(tmp_path: Path) -> None:
-    path = save(make_profile(), tmp_path / "some.toml")
+    path = save_profile(make_profile(), tmp_path / "some.toml")
     whole = path.read_text(encoding="utf-8")
     path.write_text(whole, encoding="utf-8", newline="\r\n")
     assert b"\r\n" in path.read_bytes()

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from edgetune.receipt import _short_of_plan
+from edgetune.runs.finalize import _short_of_plan
 
 
 @pytest.mark.parametrize(

@@ -15,10 +15,10 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from edgetune.metrics import evaluate_predictions
-from edgetune.report import plots, tables
+from edgetune.core.formatting import duration, time_split
+from edgetune.core.metrics import evaluate_predictions
+from edgetune.report import result_tables, run_plot
 from edgetune.report.model_card import model_card
-from edgetune.report.words import duration, time_split
 
 SPLIT = {"load": 0.4, "tokenize": 0.8, "export": 5.2, "score": 100.1, "train": 380.0, "select": 2.2}
 SPLIT |= {"evaluate": 10.0, "save": 1.5, "other": 12.1}
@@ -101,7 +101,7 @@ def _size(png: Path) -> tuple[int, int]:
 
 @pytest.mark.parametrize(("n", "stages"), [(5, True), (5, False), (600, True), (600, False)])
 def test_runs_short_and_long_are_drawn(tmp_path: Path, n: int, stages: bool) -> None:
-    plots.draw_run(_history(n, stages), SUMMARY, tmp_path / "run.png")
+    run_plot.draw_run(_history(n, stages), SUMMARY, tmp_path / "run.png")
     assert _size(tmp_path / "run.png") == (1200, 900)
     assert [one.name for one in tmp_path.iterdir()] == ["run.png"]
 
@@ -126,7 +126,7 @@ def test_runs_short_and_long_are_drawn(tmp_path: Path, n: int, stages: bool) -> 
     ],
 )
 def test_a_run_that_hardly_was_is_drawn_all_the_same(tmp_path: Path, history: list[dict[str, Any]]) -> None:
-    plots.draw_run(history, {"dataset": "$a$ " * 30}, tmp_path / "run.png")
+    run_plot.draw_run(history, {"dataset": "$a$ " * 30}, tmp_path / "run.png")
     assert _size(tmp_path / "run.png") == (1200, 900)
 
 
@@ -139,13 +139,13 @@ def test_a_picture_that_fails_leaves_the_old_one(tmp_path: Path, monkeypatch: py
 
     monkeypatch.setattr("matplotlib.figure.Figure.savefig", fail)
     with pytest.raises(OSError, match="disk full"):
-        plots.draw_run([], {}, out)
+        run_plot.draw_run([], {}, out)
     assert [one.name for one in tmp_path.iterdir()] == ["run.png"]
     assert out.read_bytes() == b"old"
 
 
 def test_shares_follow_the_totals_and_add_up() -> None:
-    data = plots.trace(_history(12, stages=True), {})
+    data = run_plot.trace(_history(12, stages=True), {})
     # 12 batches: 4 warm-up all trained, 4 scored of which 2 trained, 4 half scored of which 2 halves trained.
     assert data.trained[-1] == pytest.approx((4 + 2 + 1) / 12)
     assert data.skipped_backward[-1] == pytest.approx((2 + 1) / 12)
@@ -155,7 +155,7 @@ def test_shares_follow_the_totals_and_add_up() -> None:
 
 def test_skipped_totals_that_lines_tell_are_taken_as_they_are() -> None:
     line = {"kind": "skip", "t_s": 1.0, "stage": "all", "n_seen": 10, "n_scored": 0, "n_trained": 4}
-    data = plots.trace([line | {"n_skipped_backward": 1, "n_skipped_both": 3}], {})
+    data = run_plot.trace([line | {"n_skipped_backward": 1, "n_skipped_both": 3}], {})
     shares = (data.trained[0], data.skipped_backward[0], data.skipped_both[0])
     assert shares == pytest.approx((0.4, 0.1, 0.3))
 
@@ -173,21 +173,21 @@ def test_rows_that_wait_are_not_skipped_rows() -> None:
         }
         for t, seen, done in ((1.0, 32, 32), (2.0, 64, 40), (3.0, 64, 64))
     ]
-    data = plots.trace(lines, {"skipped_backward_rate": 0.0, "skipped_both_rate": 0.0})
+    data = run_plot.trace(lines, {"skipped_backward_rate": 0.0, "skipped_both_rate": 0.0})
     assert data.trained == pytest.approx([1, 40 / 64, 1])
     assert not data.skipped_both.any()
     assert not data.skipped_backward.any()
 
 
 def test_smoothing_starts_unbiased_and_passes_over_gaps() -> None:
-    assert plots.smooth(np.array([2.0, 2.0, np.nan, 2.0]), 8) == pytest.approx([2, 2, 2, 2])
-    assert np.isnan(plots.smooth(np.array([np.nan]), 8)).all()
+    assert run_plot.smooth(np.array([2.0, 2.0, np.nan, 2.0]), 8) == pytest.approx([2, 2, 2, 2])
+    assert np.isnan(run_plot.smooth(np.array([np.nan]), 8)).all()
     noisy = np.random.default_rng(0).normal(5, 1, 500)
-    assert plots.smooth(noisy, 50)[100:].std() < noisy.std() / 3
+    assert run_plot.smooth(noisy, 50)[100:].std() < noisy.std() / 3
 
 
 def test_the_time_table_adds_up_to_elapsed() -> None:
-    text = tables.summary_text(SUMMARY)
+    text = result_tables.summary_text(SUMMARY)
     block = text.split("Time\n")[1].split("Examples\n")[0]
     seconds = {m[1]: float(m[2]) for m in re.finditer(r"^  (\w+) +([\d.]+) s", block, re.MULTILINE)}
     elapsed = seconds.pop("elapsed")
@@ -204,7 +204,7 @@ def test_time_that_nobody_named_goes_to_other() -> None:
 
 
 def test_the_closing_table_says_everything() -> None:
-    text = tables.summary_text(SUMMARY)
+    text = result_tables.summary_text(SUMMARY)
     for words in (
         "89.3 % (95 % interval 87.1–91.2 %), 872 rows",
         "0.8891",
@@ -229,14 +229,16 @@ def test_the_closing_table_says_everything() -> None:
 
 def test_why_the_last_stage_was_not_reached_is_said() -> None:
     selection = {"reached_last_stage": False, "why": "the predictor's loss stayed at 0.71, above ALT 0.5"}
-    assert "stayed at 0.71" in tables.summary_text({"selection": selection})
+    assert "stayed at 0.71" in result_tables.summary_text({"selection": selection})
 
 
 def test_terminal_and_plain_tables_hold_the_same_words() -> None:
     plain, terminal = io.StringIO(), io.StringIO()
-    tables.print_summary(SUMMARY, Console(file=plain, width=40))
-    tables.print_summary(SUMMARY, Console(file=terminal, width=160, force_terminal=True, no_color=True))
-    assert plain.getvalue().strip() == tables.summary_text(SUMMARY).strip()
+    result_tables.print_summary(SUMMARY, Console(file=plain, width=40))
+    result_tables.print_summary(
+        SUMMARY, Console(file=terminal, width=160, force_terminal=True, no_color=True)
+    )
+    assert plain.getvalue().strip() == result_tables.summary_text(SUMMARY).strip()
     shown = re.sub(r"\x1b\[[\d;]*m", "", terminal.getvalue())
     assert shown.split() == plain.getvalue().split()
     assert "my [data]" in shown
@@ -245,12 +247,12 @@ def test_terminal_and_plain_tables_hold_the_same_words() -> None:
 def test_an_evaluation_shows_classes_and_confusion() -> None:
     logits = np.eye(2)[[0, 0, 1, 1, 1]]
     found = evaluate_predictions(logits, np.array([0, 1, 1, 1, 0]), ["bad", "[red]good"])
-    text = tables.evaluation_text(found)
+    text = result_tables.evaluation_text(found)
     assert re.search(r"^  accuracy +60.0 % \(95 % interval 23.1–88.2 %\)$", text, re.MULTILINE)
     assert re.search(r"^  \[red\]good +0.667 +0.667 +0.667 +3$", text, re.MULTILINE)
     assert re.search(r"^  bad +1 +1$", text, re.MULTILINE)
     screen = io.StringIO()
-    tables.print_evaluation(found, Console(file=screen, width=120, force_terminal=True, no_color=True))
+    result_tables.print_evaluation(found, Console(file=screen, width=120, force_terminal=True, no_color=True))
     assert "[red]good" in screen.getvalue()
 
 
@@ -303,7 +305,7 @@ def test_the_card_makes_no_claim_that_does_not_hold() -> None:
 
 
 def _words(summary: dict[str, Any]) -> str:
-    return tables.summary_text(summary) + model_card(summary)
+    return result_tables.summary_text(summary) + model_card(summary)
 
 
 @pytest.mark.parametrize("missing", sorted(SUMMARY))
@@ -314,8 +316,8 @@ def test_any_key_may_be_missing_or_none(missing: str) -> None:
 
 
 def test_an_empty_summary_is_no_error() -> None:
-    assert tables.summary_text({}) == ""
-    tables.print_summary({}, Console(file=io.StringIO(), force_terminal=True))
+    assert result_tables.summary_text({}) == ""
+    result_tables.print_summary({}, Console(file=io.StringIO(), force_terminal=True))
     assert "None" not in model_card({})
 
 
@@ -336,9 +338,9 @@ def test_durations_in_words(seconds: float, words: str) -> None:
 
 def test_text_tables_and_cards_load_neither_rich_nor_matplotlib() -> None:
     code = (
-        "import sys, json; from edgetune.report import plots, tables;"
+        "import sys, json; from edgetune.report import run_plot, result_tables;"
         "from edgetune.report.model_card import model_card;"
-        f"s = json.loads({json.dumps(json.dumps(SUMMARY))}); tables.summary_text(s); model_card(s);"
+        f"s = json.loads({json.dumps(json.dumps(SUMMARY))}); result_tables.summary_text(s); model_card(s);"
         "sys.exit(', '.join({'rich', 'matplotlib', 'torch', 'onnxruntime'} & set(sys.modules)) or 0)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)

@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 import typer.main
 
-from edgetune.cli import app
-from edgetune.comparing.grid import cells_of, load_grid
-from edgetune.config import load_config, make_config, merged
-from edgetune.settings import PRESETS
+from edgetune.cli.app import app
+from edgetune.compare.grid import cells_of, load_grid
+from edgetune.config.settings import PRESETS
+from edgetune.config.toml_config import load_config, make_config, merged
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")

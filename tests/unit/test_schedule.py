@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from edgetune.schedule import automatic_lr, decayed
+from edgetune.learners.progress import automatic_lr, decayed
 
 
 @pytest.mark.parametrize(("progress", "expected"), [(0, 1e-3), (0.25, 7.5e-4), (1, 0), (1.2, 0)])

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from sklearn.naive_bayes import BernoulliNB
 
-from edgetune.batching import Batch
+from edgetune.data.batches import Batch
 from edgetune.selection.features import HASH_BITS, HashedFeatures, Presence, TokenFeatures, hash_ids
 from edgetune.selection.meta_predictor import Cutoff, MetaPredictor, PlattScaling
 from edgetune.selection.naive_bayes import (

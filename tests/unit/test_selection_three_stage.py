@@ -6,11 +6,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from edgetune.batching import Batch
-from edgetune.selection.base import DataShape
+from edgetune.config.settings import SelectionSettings
+from edgetune.data.batches import Batch
+from edgetune.selection.contract import DataShape
 from edgetune.selection.staged import RowSet
 from edgetune.selection.three_stage import LossCurve, ThreeStage
-from edgetune.settings import SelectionSettings
 
 HARD, EASY = 5, 6  # tokens
 
@@ -71,11 +71,11 @@ def test_explored_rows_are_remembered_through_the_score_queue() -> None:
 
 def test_only_stage_2_works_on_many_rows_at_once() -> None:
     selector = build()  # the shape says nothing of batches: 32
-    assert (selector.ahead, selector.pool) == (1, 1)
+    assert (selector.lookahead, selector.decision_size) == (1, 1)
     warm_up(selector)
-    assert (selector.ahead, selector.pool) == (1, 1)  # its window is one of scored batches
+    assert (selector.lookahead, selector.decision_size) == (1, 1)  # its window is one of scored batches
     teach(selector)
-    assert (selector.stage, selector.ahead, selector.pool) == ("filter_forward", 128, 128)
+    assert (selector.stage, selector.lookahead, selector.decision_size) == ("filter_forward", 128, 128)
 
 
 def test_without_exploration_nothing_predicted_easy_is_scored() -> None:

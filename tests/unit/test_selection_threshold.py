@@ -5,8 +5,9 @@ import math
 import numpy as np
 import pytest
 
-from edgetune.batching import Batch
-from edgetune.selection.base import DataShape
+from edgetune.config.settings import SelectionSettings
+from edgetune.data.batches import Batch
+from edgetune.selection.contract import DataShape
 from edgetune.selection.threshold import (
     AutoThreshold,
     FixedThreshold,
@@ -15,7 +16,6 @@ from edgetune.selection.threshold import (
     highest_threshold,
     warmup_examples,
 )
-from edgetune.settings import SelectionSettings
 
 
 def batch_of(rows: list[int]) -> Batch:
@@ -55,7 +55,7 @@ def test_window_keeps_the_last_losses_across_batches() -> None:
 def test_fixed_threshold_scores_everything_and_never_goes_straight() -> None:
     selector = FixedThreshold(0.0)
     batch = batch_of([0, 1])
-    assert not selector.straight
+    assert not selector.skips_scoring
     assert selector.choose_score(batch).all()
     assert selector.choose_train(batch, np.array([0.0, 0.1])).tolist() == [False, True]
     assert selector.report()["threshold"] == 0.0
@@ -66,12 +66,12 @@ def test_auto_threshold_waits_until_enough_is_observed_not_merely_seen() -> None
     first, second = batch_of([0, 1, 2]), batch_of([3, 4, 5])
     for batch in (first, second):
         assert selector.choose_score(batch).all()
-    assert selector.straight
+    assert selector.skips_scoring
     selector.observe(first, np.array([1.0, 2.0, 3.0]))
-    assert selector.straight
+    assert selector.skips_scoring
     assert selector.report()["why"] == "the run ended in stage 0: 3 of 4 examples observed"
     selector.observe(second, np.array([4.0, 5.0, 6.0]))
-    assert (selector.straight, selector.stage) == (False, "filter_backward")
+    assert (selector.skips_scoring, selector.stage) == (False, "filter_backward")
     assert selector.report()["threshold"] == 5.0
     assert selector.stages[-1].n_seen == 6
 
@@ -82,7 +82,7 @@ def test_stage_0_waits_for_a_model_that_has_begun_to_learn() -> None:
         batch = batch_of([3 * n, 3 * n + 1, 3 * n + 2])
         selector.choose_score(batch)
         selector.observe(batch, np.full(3, mean_loss))
-        assert (selector.straight, selector.report()["threshold"]) == (True, None)
+        assert (selector.skips_scoring, selector.report()["threshold"]) == (True, None)
     assert selector.report()["why"] == (
         "the run ended in stage 0: the last losses are 0.3600 nats in the mean, and 0.3466 would show that "
         "the model has begun to learn"

@@ -13,9 +13,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from edgetune import __version__
-from edgetune.demo_data import write_demo
-from edgetune.machine import machine_info, versions
+from edgetune.core.machine import machine_info, versions
+from edgetune.core.version import __version__
+from edgetune.data.demo import write_demo
 
 
 def machine_line() -> str:

@@ -18,18 +18,17 @@ from pathlib import Path
 
 import numpy as np
 
-from edgetune.errors import EdgetuneError
-from edgetune.machine import cache_folder
-from edgetune.models import resolve_model
-from edgetune.profiles.check import open_subject
-from edgetune.profiles.child import ChildLost
-from edgetune.profiles.cost import CostFunction
-from edgetune.profiles.device_profile import BackendProfile, DeviceProfile
-from edgetune.profiles.here import this_machine
-from edgetune.profiles.match import find_for_this_machine
-from edgetune.profiles.sampling import Sampler, Spot, spots
-from edgetune.profiles.store import load
-from edgetune.profiles.subject import Subject
+from edgetune.core.errors import EdgetuneError
+from edgetune.core.machine import cache_folder
+from edgetune.models.source import resolve_model
+from edgetune.planning.cost_function import CostFunction
+from edgetune.planning.detect import this_machine
+from edgetune.planning.device_profile import BackendProfile, DeviceProfile
+from edgetune.planning.profile_store import find_for_this_machine, load_profile
+from edgetune.profiling.backend_session import BackendSession
+from edgetune.profiling.drift import open_session
+from edgetune.profiling.sampling import GridPoint, Sampler, grid_points
+from edgetune.profiling.worker_client import ChildLost
 
 LENGTHS, BATCHES, DEPTHS = (24, 48, 96), (8, 16, 24), (0, 1, 2, 4)
 PER_BACKEND = 40
@@ -48,7 +47,7 @@ class Trial:
         real_s: median of the visits.
     """
 
-    spot: Spot
+    spot: GridPoint
     predicted_s: float
     low_s: float
     high_s: float
@@ -78,7 +77,7 @@ def main(arguments: argparse.Namespace) -> None:
 
 def _profile(name: str | None) -> DeviceProfile:
     if name is not None:
-        return load(name)
+        return load_profile(name)
     found = find_for_this_machine(None, this_machine())
     if found is None:
         raise SystemExit("no device profile: run `edgetune profile` first")
@@ -86,29 +85,29 @@ def _profile(name: str | None) -> DeviceProfile:
     return found.profile
 
 
-def _grid_of(backend: BackendProfile) -> dict[Spot, float]:
+def _grid_of(backend: BackendProfile) -> dict[GridPoint, float]:
     """Return seconds of each operation that the profile has measured."""
-    return {Spot.of(backend.key, point): point.s for point in backend.points}
+    return {GridPoint.of(backend.key, point): point.s for point in backend.points}
 
 
-def _off_grid(profile: DeviceProfile, backend: BackendProfile, rng: np.random.Generator) -> list[Spot]:
+def _off_grid(profile: DeviceProfile, backend: BackendProfile, rng: np.random.Generator) -> list[GridPoint]:
     depths = [depth for depth in DEPTHS if depth < profile.model.n_layers]
     grid = _grid_of(backend)
-    off = [spot for spot in spots([backend.key], LENGTHS, BATCHES, depths) if spot not in grid]
+    off = [spot for spot in grid_points([backend.key], LENGTHS, BATCHES, depths) if spot not in grid]
     return [off[i] for i in rng.choice(len(off), min(PER_BACKEND, len(off)), replace=False)]
 
 
 def _measure(profile: DeviceProfile, n_visits: int, rng: np.random.Generator) -> Sampler:
     source = resolve_model(profile.model.name)
     sampler = Sampler(profile.model.n_layers, rng)
-    subjects: dict[str, Subject] = {}
+    subjects: dict[str, BackendSession] = {}
     with contextlib.ExitStack() as stack:
         scratch = stack.enter_context(tempfile.TemporaryDirectory())
         for backend in profile.backends:
             chosen = [*_off_grid(profile, backend, rng), *sorted(_grid_of(backend))]
             depths = tuple(sorted({spot.depth for spot in chosen}))
             try:
-                subject = open_subject(stack, source, backend, depths, cache_folder(), scratch)
+                subject = open_session(stack, source, backend, depths, cache_folder(), scratch)
             except (ChildLost, EdgetuneError) as error:
                 print(f"# {backend.key} left out: {error}")
                 continue
@@ -126,7 +125,7 @@ def _measure(profile: DeviceProfile, n_visits: int, rng: np.random.Generator) ->
 def _compare(backend: BackendProfile, profile: DeviceProfile, sampler: Sampler) -> list[Trial]:
     """Predict what lies between from the grid as it was measured now."""
     grid = _grid_of(backend)
-    points = [point for point in sampler.points(backend.key) if Spot.of(backend.key, point) in grid]
+    points = [point for point in sampler.points(backend.key) if GridPoint.of(backend.key, point) in grid]
     if not points:
         return []
     cost = CostFunction(backend.model_copy(update={"points": points}), profile.model)

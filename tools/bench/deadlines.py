@@ -18,7 +18,7 @@ from typing import Any
 
 from common import finetune
 
-from edgetune.machine import cache_folder, usable_cores
+from edgetune.core.machine import cache_folder, usable_cores
 
 CONFIGS = {"sst2": "configs/sst2.toml", "ag_news": "configs/ag_news.toml", "qqp": "configs/qqp.toml"}
 DEADLINES_S = (45, 75, 120, 300)
@@ -150,7 +150,7 @@ def equal(arguments: argparse.Namespace) -> None:
 
 
 def _whole_accuracy(run: Path, config: str) -> float:
-    from edgetune.config import load_config
+    from edgetune.config.toml_config import load_config
 
     data = load_config(Path(config))["data"]["eval"]
     done = subprocess.run(

@@ -15,26 +15,27 @@ from pathlib import Path
 import numpy as np
 from common import rows_file, spread
 
-from edgetune.backends.base import Backend
-from edgetune.backends.ort_artifacts import ArtifactBuilder
-from edgetune.backends.ort_backend import OrtBackend
-from edgetune.backends.prefix_cache import PrefixCache
-from edgetune.backends.torch_backend import TorchBackend
-from edgetune.batching import Batch, epoch_order
-from edgetune.data.dataset import DataOptions
-from edgetune.data.tokens import TokenizerSpec, open_tokens
-from edgetune.machine import cache_folder
-from edgetune.models import resolve_model
+from edgetune.backends.contract import Backend
+from edgetune.backends.hidden_cache import HiddenCache
+from edgetune.backends.ort.artifacts import ArtifactBuilder
+from edgetune.backends.ort.ort_backend import OrtBackend
+from edgetune.backends.torch.torch_backend import TorchBackend
+from edgetune.core.machine import cache_folder
+from edgetune.data.batches import Batch, epoch_order
+from edgetune.data.examples import DataOptions
+from edgetune.data.token_format import TokenizerSpec
+from edgetune.data.tokens import open_tokens
+from edgetune.models.source import resolve_model
 
 DEPTH, BATCH, LR = 3, 32, 1e-4
-Maker = Callable[[bool, PrefixCache | None], Backend]
+Maker = Callable[[bool, HiddenCache | None], Backend]
 
 
 def _makers() -> dict[str, Maker]:
     source = resolve_model(None)
     artifacts = ArtifactBuilder(source, cache_folder()).get(2, str(DEPTH))
 
-    def ort(cut: bool, cache: PrefixCache | None) -> Backend:
+    def ort(cut: bool, cache: HiddenCache | None) -> Backend:
         return OrtBackend(artifacts, 0, cut=cut, cache=cache)
 
     def torch(precision: str) -> Maker:
@@ -79,8 +80,8 @@ def _compare(key: str, make: Maker, batches: list[Batch], repeats: int) -> None:
         )
 
 
-def _cache() -> PrefixCache:
-    return PrefixCache(1000, 0, None)
+def _cache() -> HiddenCache:
+    return HiddenCache(1000, 0, None)
 
 
 def _two_passes(backend: Backend, batches: list[Batch]) -> float:

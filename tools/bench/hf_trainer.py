@@ -16,8 +16,8 @@ from transformers import (
     TrainingArguments,
 )
 
-from edgetune.data.dataset import DataOptions, read_examples
-from edgetune.models import built_in_folder
+from edgetune.data.examples import DataOptions, read_examples
+from edgetune.models.source import built_in_folder
 
 
 def main(data: str, out: str, batch_size: int) -> None:

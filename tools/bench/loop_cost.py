@@ -12,18 +12,18 @@ from typing import Any
 import numpy as np
 from common import rows_file, spread
 
-from edgetune.backends.ort_backend import OrtBackend
-from edgetune.batching import Batch
-from edgetune.config import make_config
-from edgetune.history import HistoryWriter
-from edgetune.loop import Loop, LoopSettings
-from edgetune.machine import cache_folder
-from edgetune.meter import Meter
-from edgetune.prepare import prepare
+from edgetune.backends.ort.ort_backend import OrtBackend
+from edgetune.config.settings import SelectionSettings
+from edgetune.config.toml_config import make_config
+from edgetune.core.machine import cache_folder
+from edgetune.core.meter import Meter
+from edgetune.core.types import BoolArray, FloatArray
+from edgetune.data.batches import Batch
+from edgetune.learners.loop import Loop, LoopSettings
+from edgetune.record.history import HistoryWriter
+from edgetune.runs.setup import prepare
 from edgetune.selection import DataShape, make_selector
 from edgetune.selection.three_stage import ThreeStage
-from edgetune.settings import SelectionSettings
-from edgetune.types import BoolArray, FloatArray
 
 BATCH = 32
 SKIPPED = 0.8

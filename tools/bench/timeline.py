@@ -12,7 +12,7 @@ COLOURS = {
     "start": "#9a9a9a",
     "export": "#d9b38c",
     "open": "#8c6d46",
-    "floor": "#56b4e9",
+    "linear_probe": "#56b4e9",
     "train": "#0072b2",
     "save": "#e69f00",
     "evaluate": "#009e73",

@@ -12,23 +12,25 @@ from random import Random
 
 from tokenizers import Tokenizer, models, pre_tokenizers
 
-from edgetune.comparing.grid import cells_of, load_grid
-from edgetune.config import SECTIONS, dump_config, load_config, make_config, merged
-from edgetune.data.dataset import BadRow, DataOptions, read_examples, read_texts
-from edgetune.data.tokens import TokenizerSpec, open_tokens
-from edgetune.errors import EdgetuneError
-from edgetune.history import read_history
-from edgetune.profiles.device_profile import DeviceProfile
-from edgetune.profiles.match import match
-from edgetune.profiles.store import read_profile, to_toml
-from edgetune.profiles.table import profile_sections
+from edgetune.compare.grid import cells_of, load_grid
+from edgetune.config.toml_config import SECTIONS, dump_config, load_config, make_config, merged
+from edgetune.core.errors import EdgetuneError
+from edgetune.core.tables import sections_text
+from edgetune.data.examples import DataOptions, read_examples, read_texts
+from edgetune.data.table import BadRow
+from edgetune.data.token_format import TokenizerSpec
+from edgetune.data.tokens import open_tokens
+from edgetune.inference.saved_run import load_run
+from edgetune.planning.device_profile import DeviceProfile
+from edgetune.planning.profile_store import match_profile, read_profile, to_toml
+from edgetune.profiling.profile_tables import profile_sections
+from edgetune.record.example_stats import load_example_stats
+from edgetune.record.history import read_history
 from edgetune.report.collect import collect
 from edgetune.report.page import page
-from edgetune.report.plots import trace
+from edgetune.report.result_tables import summary_text
+from edgetune.report.run_plot import trace
 from edgetune.report.run_table import to_csv, to_json, to_markdown
-from edgetune.report.tables import sections_text, summary_text
-from edgetune.row_record import load_record
-from edgetune.saved import load_run
 
 TEXTS_RATE = 0.2
 TOKENS_RATE = 0.3
@@ -91,7 +93,7 @@ def grid(path: Path, rng: Random) -> None:
 def profile(path: Path, rng: Random) -> None:
     """Read a device profile, match it with a machine, and show it."""
     read: DeviceProfile = read_profile(path)
-    match(read, read.machine, {})
+    match_profile(read, read.machine, {})
     sections_text(profile_sections(read))
     to_toml(read)
 
@@ -104,7 +106,7 @@ def history(path: Path, rng: Random) -> None:
 def run(path: Path, rng: Random) -> None:
     """Put a run into the tables and on the page; read its rows and its settings."""
     with contextlib.suppress(EdgetuneError):
-        load_record(path)
+        load_example_stats(path)
     with contextlib.suppress(EdgetuneError):
         make_config(load_config(path / "config.toml"))
     with contextlib.suppress(EdgetuneError):

@@ -31,11 +31,11 @@ except ImportError:
 with atheris.instrument_imports(include=["edgetune"]):
     import feeds
 
-    from edgetune import comparing, data, profiles
-    from edgetune.data.limits import MEMORY_MB
-    from edgetune.errors import EdgetuneError
+    from edgetune import compare, data, profiling
+    from edgetune.core.errors import EdgetuneError
+    from edgetune.core.limits import MEMORY_MB
 
-    for room in (data, profiles, comparing):  # what is imported only when it is needed, too
+    for room in (data, profiling, compare):  # what is imported only when it is needed, too
         for found in pkgutil.iter_modules(room.__path__, f"{room.__name__}."):
             importlib.import_module(found.name)
 

@@ -11,10 +11,10 @@ import numpy as np
 import tomli_w
 from seeds import LABELS, TEXTS
 
-from edgetune.config import dump_config, make_config
-from edgetune.profiles.store import load, profile_files, to_toml
-from edgetune.row_record import RowRecord
-from edgetune.settings import METHODS, RunConfig
+from edgetune.config.settings import METHODS, RunConfig
+from edgetune.config.toml_config import dump_config, make_config
+from edgetune.planning.profile_store import load_profile, profile_files, to_toml
+from edgetune.record.example_stats import ExampleStats
 
 ODD: tuple[Any, ...] = (
     0,
@@ -95,7 +95,7 @@ _PROFILE: dict[str, Any] = {}
 def profile(rng: Random) -> bytes:
     """Return a device profile with few points."""
     if not _PROFILE:
-        shipped = load(next(iter(profile_files().values())))
+        shipped = load_profile(next(iter(profile_files().values())))
         _PROFILE.update(shipped.model_dump(mode="json", exclude_none=True))
         for backend in _PROFILE["backends"]:
             whole = [point for point in backend["points"] if point["depth"] == 0]
@@ -176,6 +176,6 @@ def summary(rng: Random) -> dict[str, Any]:
 def row_record(rng: Random) -> bytes:
     """Return a `rows.npz`, now and then compressed."""
     out = io.BytesIO()
-    fields = RowRecord.empty(rng.randrange(200)).__dict__
+    fields = ExampleStats.empty(rng.randrange(200)).__dict__
     (np.savez_compressed if rng.random() < 0.3 else np.savez)(out, **fields)
     return out.getvalue()

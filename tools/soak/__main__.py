@@ -87,8 +87,8 @@ def watch(child: subprocess.Popen[bytes], history: Path, every_s: float) -> list
 
 def soak(home: Path, n_rows: int, n_steps: int, backend: str) -> int:
     """Run once for long; return how many things grew."""
-    from edgetune.demo_data import write_demo
-    from edgetune.history import read_history
+    from edgetune.data.demo import write_demo
+    from edgetune.record.history import read_history
     from tests.conftest import write_tiny_model
 
     data, out = home / "rows.csv", home / "run"
@@ -128,7 +128,7 @@ def soak(home: Path, n_rows: int, n_steps: int, backend: str) -> int:
 
 def together(home: Path, n_runs: int) -> int:
     """Start runs at one moment on empty caches; return how many failed or differ from one that ran alone."""
-    from edgetune.demo_data import write_demo
+    from edgetune.data.demo import write_demo
     from tests.conftest import write_tiny_model
 
     data, model = home / "rows.csv", write_tiny_model(home)

@@ -28,7 +28,7 @@ from pathlib import Path
 
 sys.path[:0] = [str(Path(__file__).resolve().parents[2])]
 
-from edgetune.faults import PLACES, SWITCH  # noqa: E402
+from edgetune.core.failpoints import FAILPOINTS, SWITCH  # noqa: E402
 
 METHODS = ("train-all", "three-stage", "info-batch", "cartography-ambiguous", "rho-loss", "svp")
 TEXT = "my parcel never came"
@@ -105,7 +105,7 @@ def edgetune(*arguments: object, fault: str | None = None) -> Callable[[], None]
         if fault is not None:
             os.environ[SWITCH] = fault
         sys.argv = ["edgetune", *map(str, arguments)]
-        from edgetune.cli import main
+        from edgetune.cli.app import main
 
         main()
 
@@ -116,7 +116,7 @@ def predicts(folder: Path) -> tuple[int, str]:
     """Predict with what lies in a run's folder."""
 
     def work() -> None:
-        from edgetune.saved import load_run
+        from edgetune.inference.saved_run import load_run
 
         assert load_run(folder).predict([TEXT])[0].label
 
@@ -154,7 +154,7 @@ class Torture:
     """Kills runs of a tiny model."""
 
     def __init__(self, home: Path, seed: int) -> None:
-        from edgetune.demo_data import write_demo
+        from edgetune.data.demo import write_demo
         from tests.conftest import write_tiny_model
 
         self.home, self.random, self.found = home, random.Random(seed), Found()
@@ -222,7 +222,7 @@ class Torture:
         """Draw how the next process dies: at a named place, or at some moment."""
         if self.random.random() < 0.5:
             return None, self.random.uniform(0.02, 1.1) * took_s
-        place = self.random.choice(PLACES)
+        place = self.random.choice(FAILPOINTS)
         most = {"step": 250}.get(place, 4 if place.startswith("checkpoint-") else 2)
         return f"{place}:{self.random.randint(1, most)}:kill", None
 

@@ -1,0 +1,232 @@
+"""Where the model comes from (built-in, folder, hub, carried artifacts), and how a backend opens it."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import tempfile
+from pathlib import Path
+
+from edgetune.backends.contract import Backend
+from edgetune.backends.hf_folder import convert_tokenizer
+from edgetune.backends.hidden_cache import HiddenCache
+from edgetune.backends.ort.artifacts import ArtifactBuilder, Artifacts, load_artifacts
+from edgetune.backends.ort.ort_runtime import has_training_build, import_training
+from edgetune.config.settings import RunConfig, freeze_of
+from edgetune.core.cache import cache_subfolder, mark_in_use, move_into_place
+from edgetune.core.errors import MissingDependencyError, UsageError
+from edgetune.core.meter import Meter
+from edgetune.core.types import Say
+from edgetune.models.checks import check_config, weight_files
+from edgetune.models.model_hub import pinned_model
+from edgetune.models.source import ModelSource, resolve_model
+
+
+def choose_backend(config: RunConfig) -> str:
+    """Decide `auto` without a plan, and refuse a backend that cannot run here.
+
+    Raises:
+        UsageError: artifacts were given to the torch backend.
+        EnvironmentError_: nothing installed can train.
+    """
+    wanted: str = config.model.backend
+    if config.model.artifacts is not None:
+        if wanted == "torch":
+            raise UsageError("--artifacts are for ONNX Runtime; leave --backend torch out, or --artifacts.")
+        wanted = "ort"
+    if wanted == "ort" and (config.model.precision == "bf16" or not config.model.onnx):
+        raise UsageError(
+            "--precision bf16 and --no-onnx are for --backend torch; ort trains in fp32 as ONNX."
+        )
+    return _best_backend(config) if wanted == "auto" else wanted
+
+
+def _best_backend(config: RunConfig) -> str:
+    wants_torch = config.model.precision == "bf16" or not config.model.onnx
+    if config.model.device == "cpu" and has_training_build() and not wants_torch:
+        return "ort"
+    if importlib.util.find_spec("torch") is None:
+        raise MissingDependencyError(
+            'Nothing installed here can train: `pip install "edgetune[cpu]"` '
+            '(or "edgetune[device]" to train from carried artifacts). `edgetune doctor` says what is missing.'
+        )
+    return "torch"
+
+
+class ModelLoader:
+    """Where the model comes from: what the data needs to know of it, and how to open it for training.
+
+    Attributes:
+        source: the model, or the carried artifacts in its place.
+        tokenizer_file: a `tokenizer.json`.
+        max_positions: tokens per row at most.
+        labels: the model's own label names, () if it has none worth keeping.
+        carried: artifacts that were given.
+    """
+
+    def __init__(
+        self,
+        source: ModelSource,
+        tokenizer_file: Path,
+        labels: tuple[str, ...],
+        builder: ArtifactBuilder | None = None,
+        carried: Artifacts | None = None,
+        weights: ModelSource | None = None,
+    ) -> None:
+        self.source = source
+        self.tokenizer_file = tokenizer_file
+        self.labels = labels
+        self.carried = carried
+        self._builder, self._weights = builder, weights
+
+    @property
+    def max_positions(self) -> int:
+        """Tokens per row at most."""
+        return self.source.max_positions if self.carried is None else self.carried.manifest.max_positions
+
+    def exported(self, n_labels: int, freeze: str, key: str, depth: int) -> bool:
+        """Return whether a backend needs no export at a depth (at 0: with this `--freeze`)."""
+        if self._builder is None or not key.startswith("ort"):
+            return True
+        wanted = "none" if freeze == "none" and not depth else freeze_of(depth)
+        return self._builder.cached(n_labels, wanted) is not None
+
+    def fixed(self, config: RunConfig) -> RunConfig:
+        """Put what carried artifacts decide into the settings, and the commit of a hub model."""
+        update: dict[str, str] = {}
+        if self.carried is not None:
+            update |= {"backend": "ort", "freeze": self.carried.manifest.freeze}
+        model = self.source if self.carried is None else self._weights
+        if config.model.model is not None and model is not None:
+            update["model"] = pinned_model(config.model.model, model.name)
+        return config.model_copy(update={"model": config.model.model_copy(update=update)})
+
+    def open(
+        self, config: RunConfig, n_labels: int, cache: HiddenCache | None, meter: Meter, say: Say
+    ) -> Backend:
+        """Open the backend that the settings name."""
+        if config.model.backend == "torch":
+            return _open_torch(config, self.source, self.tokenizer_file.parent, n_labels, cache)
+        if self.carried is not None:
+            carried = load_artifacts(self.carried.folder, n_labels)
+            return _open_ort(config, carried, cache, say, self._weights)
+        assert self._builder is not None
+        freeze = config.model.freeze
+        if self._builder.cached(n_labels, freeze) is None:
+            say(f"Exporting training artifacts of {self.source.name} (once per model and setting)")
+        with meter.phase("export"):
+            artifacts = self._builder.get(n_labels, freeze)
+        return _open_ort(config, artifacts, cache, say)
+
+
+def find_model_loader(
+    config: RunConfig, cache_dir: Path, stack: contextlib.ExitStack, *, warm_up: bool = True
+) -> ModelLoader:
+    """Find the model; start the exporting child early where nothing is cached (unless told not to).
+
+    Raises:
+        EdgetuneError: there is no such model, or nothing here can train it.
+    """
+    backend = choose_backend(config)
+    if config.model.artifacts is not None:
+        return _carried(config, Path(config.model.artifacts), cache_dir)
+    source = resolve_model(config.model.model)
+    builder = None
+    if backend == "ort":
+        import_training()
+        builder = ArtifactBuilder(source, cache_dir)
+        stack.callback(builder.close)
+        freeze = "embeddings" if config.model.freeze == "auto" else config.model.freeze
+        if warm_up and not builder.any_cached(freeze):
+            builder.warm_up()
+    tokenizer_file = ensure_tokenizer(source, cache_dir)
+    return ModelLoader(source, tokenizer_file, own_label_names(source.config.get("id2label")), builder)
+
+
+def _carried(config: RunConfig, folder: Path, cache_dir: Path) -> ModelLoader:
+    artifacts = load_artifacts(folder, cache_dir=cache_dir)
+    manifest = artifacts.manifest
+    if config.model.freeze not in ("auto", manifest.freeze):
+        raise UsageError(
+            f"--freeze {config.model.freeze}: {folder} was exported with --freeze {manifest.freeze}; "
+            "leave the option out, or export again."
+        )
+    weights = None if config.model.model is None else resolve_model(config.model.model)
+    own = check_config(manifest.model, folder / "config.json")
+    source = ModelSource(manifest.model, folder, {**own, "pad_token_id": manifest.pad_id})
+    labels = () if weights is None else own_label_names(weights.config.get("id2label"))
+    return ModelLoader(source, artifacts.tokenizer_file, labels, None, artifacts, weights)
+
+
+def _open_ort(
+    config: RunConfig,
+    artifacts: Artifacts,
+    cache: HiddenCache | None,
+    say: Say,
+    weights: ModelSource | None = None,
+) -> Backend:
+    from edgetune.backends.ort.ort_backend import OrtBackend
+
+    for note in artifacts.manifest.notes:
+        say(note)
+    settings = config.model
+    backend = OrtBackend(
+        artifacts, config.train.seed, device=settings.device, threads=settings.threads, cache=cache
+    )
+    if weights is not None:
+        backend.load_weights(weight_files(weights.folder))
+    return backend
+
+
+def _open_torch(
+    config: RunConfig, source: ModelSource, tokenizer_folder: Path, n_labels: int, cache: HiddenCache | None
+) -> Backend:
+    from edgetune.backends.torch.torch_backend import TorchBackend
+
+    settings = config.model
+    return TorchBackend(
+        source,
+        n_labels,
+        settings.freeze,
+        config.train.seed,
+        device=settings.device,
+        precision=settings.precision,
+        threads=settings.threads,
+        onnx=settings.onnx,
+        tokenizer_folder=tokenizer_folder,
+        cache=cache,
+    )
+
+
+def ensure_tokenizer(source: ModelSource, cache_dir: Path) -> Path:
+    """Return the model's `tokenizer.json`, converting an older tokenizer once if there is none.
+
+    Raises:
+        EnvironmentError_: it needs converting and transformers is not installed, or it cannot be converted
+            or kept.
+    """
+    if source.tokenizer_file.is_file():
+        return source.tokenizer_file
+    target = cache_dir / "tokenizers" / source.fingerprint()
+    if not (target / "tokenizer.json").is_file():
+        try:
+            home = cache_subfolder(cache_dir, "tokenizers")
+            with tempfile.TemporaryDirectory(prefix=".building-", dir=home) as scratch:
+                convert_tokenizer(source.folder, Path(scratch) / "made")
+                move_into_place(
+                    Path(scratch) / "made", target, lambda made: (made / "tokenizer.json").is_file()
+                )
+        except OSError as error:
+            raise MissingDependencyError(
+                f"Cannot write to {cache_dir} ({error.strerror}); use --cache-dir."
+            ) from error
+    mark_in_use(target / "tokenizer.json")
+    return target / "tokenizer.json"
+
+
+def own_label_names(id2label: dict[str, str] | None) -> tuple[str, ...]:
+    """Return a model's own label names in order, () when it has none worth keeping."""
+    if not id2label:
+        return ()
+    names = tuple(str(id2label[key]) for key in sorted(id2label, key=int))
+    return () if all(name == f"LABEL_{number}" for number, name in enumerate(names)) else names

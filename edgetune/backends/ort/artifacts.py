@@ -1,0 +1,273 @@
+"""ONNX Runtime training artifacts: a folder that trains one model without torch.
+
+    manifest.json            what it was made from and with; names of inputs and parameters
+    training_model.onnx      forward + backward      eval_model.onnx     forward alone
+    optimizer_model.onnx     AdamW                   checkpoint          weights
+    cut/                     where layers are frozen: the same model in two halves
+      prefix.onnx            the frozen layers (an ordinary inference graph, weights inside)
+      training_model.onnx …  the four files above for what lies on top of them
+    rest.safetensors         weights the graph does not use, kept for the Hugging Face folder
+    config.json, tokenizer…  as they go into the trained model's folder
+
+Built by a child process (`export_child`), so that torch's memory and chatter never enter the run, and
+cached by a hash of weights, settings and versions. Reading them needs neither torch nor transformers.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import subprocess
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from edgetune.backends.onnx_files import why_unsafe
+from edgetune.backends.ort.checksums import MANIFEST, first_damage
+from edgetune.backends.ort.manifest import SCHEMA_VERSION, Manifest
+from edgetune.core.cache import cache_subfolder, mark_in_use, move_into_place
+from edgetune.core.errors import ArtifactsError, EdgetuneError, MissingDependencyError, ModelError, UsageError
+from edgetune.core.isolation import module_command
+from edgetune.core.machine import installed
+from edgetune.models.checks import MAX_JSON_BYTES, MAX_TOKENIZER_BYTES, check_safetensors, check_size
+from edgetune.models.source import ModelSource
+
+GRAPHS = ("training_model.onnx", "eval_model.onnx", "optimizer_model.onnx", "checkpoint")
+CUT_FOLDER = "cut"
+PREFIX = "prefix.onnx"
+_ERRORS: dict[str, type[EdgetuneError]] = {
+    kind.__name__: kind for kind in (ArtifactsError, MissingDependencyError, ModelError, UsageError)
+}
+
+
+class Artifacts:
+    """A folder of training artifacts whose manifest was read and found to fit this machine."""
+
+    def __init__(self, folder: Path, manifest: Manifest) -> None:
+        self.folder = folder
+        self.manifest = manifest
+
+    @property
+    def tokenizer_file(self) -> Path:
+        """The tokenizer that goes with the model."""
+        return self.folder / "tokenizer.json"
+
+
+def ort_version() -> str:
+    """Return the version of the installed ONNX Runtime, whatever its package is called."""
+    names = ("onnxruntime-training-cpu", "onnxruntime-training", "onnxruntime")
+    return next((found for name in names if (found := installed(name)) is not None), "none")
+
+
+def load_artifacts(folder: Path, n_labels: int | None = None, cache_dir: Path | None = None) -> Artifacts:
+    """Open artifacts and check that they are whole and safe, and can train here, with these labels.
+
+    Args:
+        folder: where they lie.
+        n_labels: of the data; None: any number.
+        cache_dir: where is remembered what was checked (`artifact_sums`).
+
+    Raises:
+        ArtifactsError: missing, damaged, from another version, or for another number of labels.
+    """
+    path = folder / MANIFEST
+    if not path.is_file():
+        raise ArtifactsError(
+            f"{folder} holds no training artifacts (no {MANIFEST}); make them with `edgetune export`."
+        )
+    try:
+        check_size(path, MAX_JSON_BYTES)
+        raw = json.loads(path.read_text(encoding="utf-8"))
+        _check_version(folder, raw)
+        manifest = Manifest.model_validate(raw)
+    except (OSError, ValueError, RecursionError, ValidationError) as error:
+        first = str(error).splitlines()[0]
+        raise ArtifactsError(f"{path} is damaged ({first}); export the artifacts again.") from error
+    wanted = [*GRAPHS, "tokenizer.json", "config.json"]
+    if manifest.cut is not None:
+        wanted += [f"{CUT_FOLDER}/{name}" for name in (PREFIX, *GRAPHS)]
+    missing = [name for name in wanted if not (folder / name).is_file()]
+    if missing:
+        raise ArtifactsError(f"{folder} lacks {', '.join(missing)}; export the artifacts again.")
+    if manifest.onnxruntime != ort_version() and ort_version() != "none":
+        raise ArtifactsError(
+            f"{folder} was made for ONNX Runtime {manifest.onnxruntime}, here is {ort_version()}; "
+            "export again with the version that is installed here."
+        )
+    if n_labels is not None and manifest.n_labels != n_labels:
+        raise ArtifactsError(
+            f"{folder} was made for {manifest.n_labels} labels, the data has {n_labels}; "
+            f"export again with --labels {n_labels}."
+        )
+    _check_files(folder, raw, wanted, cache_dir)
+    return Artifacts(folder, manifest)
+
+
+def _check_files(folder: Path, raw: dict[str, Any], wanted: list[str], cache_dir: Path | None) -> None:
+    """Compare files with the manifest, and refuse what ONNX Runtime or a library must not see.
+
+    Raises:
+        ArtifactsError: a file is not what was written, or a graph opens files elsewhere.
+        ModelError: the tokenizer's or the remaining weights' size is absurd.
+    """
+    again = "copy the folder again, or export the artifacts again"
+    damage = first_damage(folder, raw, cache_dir)
+    if damage is not None:
+        raise ArtifactsError(f"{folder} {damage}; {again}.")
+    beside = [f"{name}.data" for name in wanted if (folder / f"{name}.data").exists()]  # of a checkpoint
+    unknown = [name for name in [*wanted, *beside] if name not in raw["files"]]
+    if unknown:
+        raise ArtifactsError(f"{folder} is damaged: {MANIFEST} does not name {unknown[0]}; {again}.")
+    for name in wanted:
+        why = why_unsafe(folder / name) if name.endswith(".onnx") else None
+        if why is not None:
+            raise ArtifactsError(f"{folder / name} {why}; {again}.")
+    check_size(folder / "tokenizer.json", MAX_TOKENIZER_BYTES)
+    if (folder / "rest.safetensors").exists():
+        check_safetensors(folder / "rest.safetensors")
+
+
+def _check_version(folder: Path, raw: Any) -> None:
+    """Refuse artifacts of another schema in words of their own."""
+    version = raw.get("schema_version", 0) if isinstance(raw, dict) else 0
+    if not isinstance(version, int) or version in (0, SCHEMA_VERSION):
+        return
+    if version > SCHEMA_VERSION:
+        raise ArtifactsError(f"{folder} was written by a newer edgetune; update edgetune or export again.")
+    raise ArtifactsError(f"{folder} was written by an older edgetune; make it again with `edgetune export`.")
+
+
+def artifacts_cache_key(fingerprint: str, freeze: str) -> str:
+    """Name artifacts by everything that decides their contents but the number of labels."""
+    from edgetune.core.version import __version__
+
+    parts = [fingerprint, freeze, str(SCHEMA_VERSION), __version__, ort_version()]
+    parts += [installed(package) or "-" for package in ("torch", "transformers", "optimum-onnx")]
+    return hashlib.sha256("|".join(parts).encode()).hexdigest()[:20]
+
+
+class ArtifactBuilder:
+    """Finds cached artifacts or has a child process make them.
+
+    The child is started early (`warm_up`), so that it imports torch while this process reads and
+    tokenizes the data; the number of labels is sent to it when it is known.
+    """
+
+    def __init__(self, source: ModelSource, cache_dir: Path) -> None:
+        self._source = source
+        self._cache_dir = cache_dir
+        self._cache = cache_dir / "artifacts"
+        self._whole: dict[Path, Artifacts] = {}  # of the cache, found to be so
+        self._fingerprint = source.fingerprint()
+        self._child: subprocess.Popen[str] | None = None
+
+    @property
+    def model_name(self) -> str:
+        """What is exported."""
+        return self._source.name
+
+    def cached(self, n_labels: int, freeze: str) -> Path | None:
+        """Return the cached artifacts' folder, if they are there and whole; damaged ones are made again."""
+        folder = self._folder(n_labels, freeze)
+        return folder if folder in self._whole or self._is_whole(folder, n_labels) else None
+
+    def _is_whole(self, folder: Path, n_labels: int) -> bool:
+        try:
+            self._whole[folder] = load_artifacts(folder, n_labels, self._cache_dir)
+        except (ArtifactsError, ModelError):
+            return False
+        return True
+
+    def any_cached(self, freeze: str) -> bool:
+        """Return whether this model's artifacts are cached for any number of labels."""
+        key = artifacts_cache_key(self._fingerprint, freeze)
+        return next(self._cache.glob(f"{key}-*/{MANIFEST}"), None) is not None
+
+    def _folder(self, n_labels: int, freeze: str) -> Path:
+        return self._cache / f"{artifacts_cache_key(self._fingerprint, freeze)}-{n_labels}"
+
+    def warm_up(self) -> None:
+        """Start the child that will export, if it is not running yet."""
+        if self._child is None:
+            self._child = subprocess.Popen(
+                module_command("edgetune.backends.ort.export_process"),
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                text=True,
+                start_new_session=True,
+            )
+
+    def close(self) -> None:
+        """Stop a child that is not needed any more."""
+        if self._child is not None:
+            self._child.kill()
+            self._child.communicate()
+            self._child = None
+
+    def get(self, n_labels: int, freeze: str) -> Artifacts:
+        """Return cached artifacts, or make them.
+
+        Raises:
+            EdgetuneError: what the child found wrong, in its words.
+        """
+        folder = self.cached(n_labels, freeze)
+        if folder is None:
+            folder = self._folder(n_labels, freeze)
+            self._build(folder, n_labels, freeze)
+            self._whole[folder] = load_artifacts(folder, n_labels, self._cache_dir)
+        mark_in_use(folder / MANIFEST)
+        return self._whole[folder]
+
+    def _build(self, folder: Path, n_labels: int, freeze: str) -> None:
+        """Make artifacts in a temporary folder beside `folder`, then put it there."""
+        try:
+            scratch = Path(
+                tempfile.mkdtemp(prefix=".building-", dir=cache_subfolder(self._cache_dir, "artifacts"))
+            )
+        except OSError as error:
+            raise MissingDependencyError(
+                f"Cannot write to {folder.parent} ({error.strerror}); use --cache-dir."
+            ) from error
+        try:
+            self._run_child(scratch, n_labels, freeze)
+            move_into_place(scratch, folder, lambda folder: self._is_whole(folder, n_labels))
+        finally:
+            shutil.rmtree(scratch, ignore_errors=True)
+
+    def _run_child(self, scratch: Path, n_labels: int, freeze: str) -> None:
+        self.warm_up()
+        child, self._child = self._child, None
+        assert child is not None
+        job = {
+            "folder": str(self._source.folder),
+            "name": self._source.name,
+            "fingerprint": self._fingerprint,
+            "n_labels": n_labels,
+            "freeze": freeze,
+            "target": str(scratch),
+        }
+        try:
+            out, err = child.communicate(json.dumps(job))
+        except BaseException:
+            child.kill()
+            child.communicate()
+            raise
+        _raise_child_error(child.returncode, out, err)
+
+
+def _raise_child_error(returncode: int, out: str, err: str) -> None:
+    lines = [line for line in out.splitlines() if line.startswith("{")]
+    answer: dict[str, Any] = json.loads(lines[-1]) if lines else {}
+    if returncode == 0 and answer.get("ok"):
+        return
+    if "error" in answer:
+        raise _ERRORS.get(answer["error"], ArtifactsError)(answer["message"])
+    tail = " ".join(err.strip().splitlines()[-1:])[-300:]
+    raise ArtifactsError(
+        f"Making the training artifacts failed (exit code {returncode}: {tail or 'no message'}); "
+        "try --backend torch, and report it."
+    )

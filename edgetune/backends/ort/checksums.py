@@ -1,0 +1,102 @@
+"""Are the files of artifacts what their manifest says? Sizes and SHA-256, asked when artifacts are opened.
+
+The manifest's own checksum, the size of every file and the sums of small files (graphs, config, tokenizer)
+are checked at every opening. Large ones (weights) are summed at the first opening, when their size or time of
+change is another than then, and once a week: that is remembered in the user's own cache (`checked/`), never
+beside the artifacts, where a stranger could have written it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from edgetune.backends.onnx_files import is_inside
+from edgetune.core.cache import cache_subfolder
+from edgetune.core.files import write_atomic
+
+MANIFEST = "manifest.json"
+SMALL_BYTES = 4_000_000
+AGAIN_S = 7 * 24 * 3600.0
+_remembered: dict[str, dict[str, Any]] = {}  # of this process: a run opens its artifacts more than once
+
+
+def checksums_of(folder: Path) -> dict[str, dict[str, int | str]]:
+    """Return size and SHA-256 of every file of finished artifacts but the manifest."""
+    files = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != MANIFEST)
+    return {
+        path.relative_to(folder).as_posix(): {"n_bytes": path.stat().st_size, "sha256": _sha256(path)}
+        for path in files
+    }
+
+
+def sealed(manifest: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a manifest with the checksum of all that it says."""
+    said = {name: value for name, value in manifest.items() if name != "checksum"}
+    text = json.dumps(said, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
+    return {**said, "checksum": hashlib.sha256(text.encode()).hexdigest()}
+
+
+def first_damage(folder: Path, raw: Mapping[str, Any], cache_dir: Path | None) -> str | None:
+    """Return what is wrong with artifacts, in words that follow their folder's name; None if nothing is.
+
+    Args:
+        folder: of the artifacts.
+        raw: their manifest as read.
+        cache_dir: where is remembered what was summed; None: only in this process.
+    """
+    if raw.get("checksum") != sealed(raw)["checksum"]:
+        return f"is damaged: {MANIFEST} was changed after it was written"
+    files: Mapping[str, Mapping[str, Any]] = raw["files"]
+    key = hashlib.sha256(f"{folder.resolve()}\n{raw['checksum']}".encode(errors="replace")).hexdigest()[:32]
+    known = _known(key, cache_dir)
+    state: dict[str, list[int]] = {}
+    for name, said in files.items():
+        path = folder / name
+        if not is_inside(folder, name):
+            return f"is damaged: {name} is not there, or is a link"
+        try:
+            found = path.stat()
+            state[name] = [found.st_size, found.st_mtime_ns, found.st_ino]
+            if found.st_size != said["n_bytes"]:
+                return f"is damaged: {name} has {found.st_size:,} bytes and should have {said['n_bytes']:,}"
+            fresh = found.st_size > SMALL_BYTES and known.get(name) == state[name]
+            if not fresh and _sha256(path) != said["sha256"]:
+                return f"is damaged: the SHA-256 of {name} is not the one in {MANIFEST}"
+        except OSError as error:
+            return f"is damaged: {name} cannot be read ({error.strerror})"
+    if any(known.get(name) != state[name] for name in state):
+        _remember(key, cache_dir, state)
+    return None
+
+
+def _sha256(path: Path) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while chunk := file.read(1 << 20):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def _known(key: str, cache_dir: Path | None) -> dict[str, Any]:
+    """Return size, time of change and inode of files as they were when their sums were right."""
+    found: Any = _remembered.get(key)
+    try:
+        if found is None and cache_dir is not None:
+            found = json.loads((cache_dir / "checked" / f"{key}.json").read_text(encoding="utf-8"))
+        fresh = found is not None and 0 <= time.time() - float(found["at"]) < AGAIN_S
+        return dict(found["files"]) if fresh else {}
+    except (OSError, TypeError, KeyError, ValueError):
+        return {}
+
+
+def _remember(key: str, cache_dir: Path | None, state: dict[str, list[int]]) -> None:
+    _remembered[key] = {"at": time.time(), "files": state}
+    if cache_dir is not None:
+        with contextlib.suppress(OSError):  # then they are summed again next time
+            write_atomic(cache_subfolder(cache_dir, "checked") / f"{key}.json", json.dumps(_remembered[key]))

@@ -1,0 +1,253 @@
+"""The child process that makes training artifacts: reads one JSON job from stdin, answers with one line.
+
+It imports torch and the exporter before it reads the job, so that the parent can tokenize meanwhile.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import shutil
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from edgetune.backends.hf_folder import convert_tokenizer
+from edgetune.backends.onnx_export import export_graph, load_torch_model, native_stderr_to, quiet
+from edgetune.backends.ort.artifacts import CUT_FOLDER, PREFIX, ort_version
+from edgetune.backends.ort.checksums import MANIFEST, checksums_of, sealed
+from edgetune.backends.ort.graph_cut import Halves, cut_graph
+from edgetune.backends.ort.manifest import SCHEMA_VERSION, Cut, ParityCheck
+from edgetune.backends.ort.onnx_first_token import push_first_token
+from edgetune.backends.ort.training_graphs import (
+    Reference,
+    compare_first_step,
+    float_initializers,
+    generate,
+    head_input,
+    passes,
+    run_prefix,
+)
+from edgetune.config.settings import frozen_depth
+from edgetune.core.errors import ArtifactsError, EdgetuneError
+from edgetune.core.isolation import no_network
+from edgetune.core.types import FloatArray
+from edgetune.models.source import is_position_table, max_positions, trainable_names
+from edgetune.record.run_folder import disk_is_full
+
+
+def build_artifacts(job: dict[str, Any]) -> None:
+    """Export, repair, cut, generate, check, and describe one set of artifacts.
+
+    Args:
+        job: `folder` of the model, its `name` and `fingerprint`, `n_labels`, `freeze`, `target` folder.
+    """
+    target = Path(job["target"])
+    model, missing = load_torch_model(Path(job["folder"]), job["n_labels"], "eager")
+    names = [name for name, _ in model.named_parameters()]
+    trainable, notes = _without_tables(trainable_names(names, job["freeze"]))
+    depth = frozen_depth(job["freeze"])
+    graph = _export(model, target)
+    in_graph = float_initializers(graph)
+    _refuse_lost(model, [name for name in trainable if name not in in_graph], job["name"])
+    trainable = [name for name in trainable if name in in_graph]
+    halves = cut_graph(graph, depth, names) if depth > 0 else None
+    if halves is not None:
+        trainable, shared = _without_shared(trainable, halves)
+        notes += shared
+    linear = head_input(graph)
+    reference = Reference(model, [item.name for item in graph.graph.input])
+    with tempfile.TemporaryDirectory() as scratch, native_stderr_to(Path(scratch) / "log.txt"):
+        inputs, check = _train_graphs(graph, trainable, target, reference)
+        if not passes(check):
+            raise ArtifactsError(
+                f"The exported graph of {model.config.model_type} does not train like torch "
+                f"(differences: {check.model_dump()}); use --backend torch."
+            )
+        cut = None if halves is None else _build_cut(halves, depth, trainable, reference, target / CUT_FOLDER)
+    if depth > 0 and cut is None:
+        notes.append(f"{job['name']} cannot be cut above layer {depth}: its frozen layers run every time")
+    _save_rest(model, in_graph, target)
+    convert_tokenizer(Path(job["folder"]), target)
+    model.config.save_pretrained(target)
+    manifest = _describe(job, model, missing, trainable, inputs)
+    manifest |= {"notes": notes, "check": check.model_dump()}
+    manifest["linear"] = None if linear is None else linear[1].model_dump()
+    manifest["cut"] = None if cut is None else cut.model_dump()
+    manifest["files"] = checksums_of(target)
+    (target / MANIFEST).write_text(json.dumps(sealed(manifest), indent=1), encoding="utf-8")
+
+
+def _export(model: Any, target: Path) -> Any:
+    """Return the classifier's forward graph; files go through the target's disk."""
+    import onnx
+
+    with tempfile.TemporaryDirectory(dir=target) as scratch:
+        path = Path(scratch) / "forward.onnx"
+        export_graph(model, path)
+        return onnx.load(path)
+
+
+def _without_tables(trainable: list[str]) -> tuple[list[str], list[str]]:
+    """Leave out position tables; return the rest and a note."""
+    tables = [name for name in trainable if is_position_table(name)]
+    if not tables:
+        return trainable, []
+    note = f"{', '.join(tables)} stays frozen: training it on ONNX Runtime corrupts memory"
+    return [name for name in trainable if name not in tables], [note]
+
+
+def _without_shared(trainable: list[str], halves: Halves) -> tuple[list[str], list[str]]:
+    """Leave out parameters that the frozen layers use too; return the rest and a note."""
+    shared = [name for name in trainable if name in halves.prefix_weights]
+    if not shared:
+        return trainable, []
+    note = f"{', '.join(shared)} stays frozen: the frozen layers use it too"
+    return [name for name in trainable if name not in shared], [note]
+
+
+def _train_graphs(
+    graph: Any, trainable: list[str], folder: Path, reference: Reference, hidden: FloatArray | None = None
+) -> tuple[list[str], ParityCheck]:
+    """Write training graphs and compare them; the last layer computes the first token only where it may."""
+    import onnx
+
+    short = onnx.ModelProto()
+    short.CopyFrom(graph)
+    if push_first_token(short):
+        with contextlib.suppress(Exception):  # of the gradient builder; the plain graph has yet to be tried
+            generate(short, trainable, folder)
+            inputs, check = compare_first_step(folder, reference, trainable, hidden)
+            if passes(check):
+                return inputs, check
+    generate(graph, trainable, folder)
+    return compare_first_step(folder, reference, trainable, hidden)
+
+
+def _build_cut(
+    halves: Halves, depth: int, trainable: list[str], reference: Reference, folder: Path
+) -> Cut | None:
+    """Write the prefix and the suffix's training graphs; None (and no folder) where they are off."""
+    import onnx
+
+    folder.mkdir()
+    onnx.save(halves.prefix, folder / PREFIX)
+    prefix_inputs = [item.name for item in halves.prefix.graph.input]
+    hidden = run_prefix(folder / PREFIX, reference)
+    inputs, check = _train_graphs(halves.suffix, trainable, folder, reference, hidden)
+    if passes(check):
+        return Cut(depth=depth, prefix_inputs=prefix_inputs, inputs=inputs, check=check)
+    shutil.rmtree(folder)
+    return None
+
+
+def _refuse_lost(model: Any, lost: list[str], name: str) -> None:
+    """Parameters that the graph does not use have no gradient; any other absence is an exporter's fault."""
+    import torch
+
+    if not lost:
+        return
+    ids = torch.tensor([[5, 6, 7, 8]])
+    model.zero_grad()
+    model(input_ids=ids, attention_mask=torch.ones_like(ids), labels=torch.tensor([0])).loss.backward()
+    used = [
+        n for n, p in model.named_parameters() if n in lost and p.grad is not None and p.grad.abs().sum() > 0
+    ]
+    if used:
+        raise ArtifactsError(
+            f"Exporting {name} merged or dropped {len(used)} trainable parameters ({used[0]}…); "
+            "train it with --backend torch."
+        )
+
+
+def _save_rest(model: Any, in_graph: set[str], target: Path) -> None:
+    """Keep the weights that the graph does not use, so that the saved Hugging Face folder is whole."""
+    from safetensors.numpy import save_file
+
+    rest = {
+        name: np.ascontiguousarray(value.detach().numpy())
+        for name, value in model.state_dict().items()
+        if name not in in_graph and name not in _tied(model)
+    }
+    if rest:
+        save_file(rest, target / "rest.safetensors")
+
+
+def _tied(model: Any) -> dict[str, str]:
+    """Return state-dict names that are another name's tensor, and which."""
+    first: dict[int, str] = {}
+    tied = {}
+    for name, value in model.state_dict(keep_vars=True).items():
+        if id(value) in first:
+            tied[name] = first[id(value)]
+        else:
+            first[id(value)] = name
+    return tied
+
+
+def _describe(
+    job: dict[str, Any], model: Any, missing: list[str], trainable: list[str], inputs: list[str]
+) -> dict[str, Any]:
+    from edgetune.core.version import __version__
+
+    config = model.config.to_dict()
+    parameters = dict(model.named_parameters())
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "edgetune": __version__,
+        "onnxruntime": ort_version(),
+        "model": job["name"],
+        "fingerprint": job["fingerprint"],
+        "n_labels": job["n_labels"],
+        "freeze": job["freeze"],
+        "pad_id": int(config.get("pad_token_id") or 0),
+        "max_positions": max_positions(config),
+        "hidden_size": int(config.get("hidden_size") or config.get("dim") or 768),
+        "initializer_range": float(config.get("initializer_range") or 0.02),
+        "inputs": inputs,
+        "trainable": trainable,
+        "head": {name: list(parameters[name].shape) for name in missing},
+        "parameters": sorted(parameters),
+        "tied": _tied(model),
+    }
+
+
+def main() -> int:
+    """Import, read the job, build, and answer with one JSON line."""
+    answer: dict[str, Any]
+    out = sys.stdout
+    no_network()
+    try:
+        with quiet():
+            import optimum.exporters.onnx  # noqa: F401
+            import torch  # noqa: F401
+            from transformers import AutoModelForSequenceClassification  # noqa: F401
+    except ImportError:
+        pass  # said when it is used, with the extra that brings it
+    text = sys.stdin.read()
+    if not text:
+        return 1
+    try:
+        with contextlib.redirect_stdout(sys.stderr):
+            build_artifacts(json.loads(text))
+        answer = {"ok": True}
+    except EdgetuneError as error:
+        answer = {"error": type(error).__name__, "message": str(error)}
+    except Exception as error:
+        full = disk_is_full(error, Path(json.loads(text)["target"]))
+        if not full and not isinstance(error, OSError):
+            raise
+        why = "no space left on the disk" if full else error
+        answer = {
+            "error": "EnvironmentError_",
+            "message": f"Cannot write the artifacts: {why}; use --cache-dir.",
+        }
+    print(json.dumps(answer), file=out)
+    return 0 if "ok" in answer else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

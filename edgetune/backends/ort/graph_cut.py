@@ -1,0 +1,240 @@
+"""Where an exported classifier's graph can be cut below a layer, and the two halves.
+
+    input_ids, … ──→ prefix (frozen layers) ──→ hidden (B, T, D) ──→ suffix (trained layers, head) ──→ logits
+
+The cut is the first tensor, in the order of computation, above which nothing needs a layer below. What
+both halves need (masks from `attention_mask`, a table of relative positions) is computed in both.
+`Shape` nodes of tensors below the cut read the hidden state's shape instead.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from edgetune.models.source import layer_number
+
+HIDDEN = "hidden"
+LOGITS = "logits"
+MASK = "attention_mask"
+PROBE = (3, 11)  # rows and tokens of the run that finds out shapes; unlike any other size in a tiny model
+
+
+@dataclass(frozen=True)
+class Halves:
+    """A graph cut in two.
+
+    Attributes:
+        prefix: model from ids to the hidden state.
+        suffix: model from the hidden state to the logits.
+        tensor: name of the hidden state in the whole graph.
+    """
+
+    prefix: Any
+    suffix: Any
+    tensor: str
+
+    @property
+    def prefix_weights(self) -> set[str]:
+        """Names of the prefix's initializers."""
+        return {item.name for item in self.prefix.graph.initializer}
+
+    @property
+    def suffix_weights(self) -> set[str]:
+        """Names of the suffix's initializers."""
+        return {item.name for item in self.suffix.graph.initializer}
+
+
+def cut_graph(model: Any, depth: int, parameters: Iterable[str]) -> Halves | None:
+    """Cut a model below layer `depth`.
+
+    Args:
+        model: ONNX model that computes `logits`, its initializers named as the parameters.
+        depth: lowest layers that belong to the prefix, at least 1.
+        parameters: names of all parameters.
+
+    Returns:
+        The halves, or None where no single tensor (B, T, D) separates them.
+    """
+    names = set(parameters)
+    if depth - 1 not in {layer_number(name) for name in names}:
+        return None
+    flow = _Flow(model, names)
+    shapes = _probed_shapes(model, flow.computed)
+    is_state = {name for name, shape in shapes.items() if len(shape) == 3 and shape[:2] == PROBE}
+    for tensor in flow.order:
+        if tensor in is_state:
+            found = flow.above(tensor, depth, is_state)
+            if found is not None:
+                needed, redirect = found
+                state = _state_info(model, shapes[tensor][2])
+                below = _renamed(flow.nodes_of(flow.needed([tensor])), tensor, set())
+                above = _renamed(flow.nodes_of(needed), tensor, redirect)
+                logits = next(item for item in model.graph.output if item.name == LOGITS)
+                return Halves(_part(model, below, [], state), _part(model, above, [state], logits), tensor)
+    return None
+
+
+class _Flow:
+    """Which tensor is computed from which."""
+
+    def __init__(self, model: Any, parameters: set[str]) -> None:
+        graph = model.graph
+        self._nodes = [(node, inputs_of(node)) for node in graph.node]
+        self._parameters = parameters
+        self._numbers = {name: layer_number(name) for name in parameters}
+        self._ids = {item.name for item in graph.input if item.name != MASK}
+        self._read_for = {name: read for node, read in self._nodes for name in node.output if name}
+        self.order = list(self._read_for)
+        self.computed = self._computed()
+
+    def _computed(self) -> set[str]:
+        """Return tensors whose values come from both token ids and parameters."""
+        from_ids, from_weights = set(self._ids), set(self._parameters)
+        for node, inputs in self._nodes:
+            if node.op_type == "Shape":
+                continue
+            for known in (from_ids, from_weights):
+                if not known.isdisjoint(inputs):
+                    known.update(node.output)
+        return from_ids & from_weights
+
+    def needed(self, ends: list[str], stop: str = "", redirect: frozenset[str] = frozenset()) -> set[str]:
+        """Return all tensors (inputs and initializers too) that these are computed from.
+
+        Args:
+            ends: tensors.
+            stop: nothing below this one is needed.
+            redirect: outputs of `Shape` nodes that will read `stop` instead of their own input.
+        """
+        found: set[str] = set()
+        stack = list(ends)
+        while stack:
+            name = stack.pop()
+            if name in found or name == stop:
+                continue
+            found.add(name)
+            if name not in redirect:
+                stack.extend(self._read_for.get(name, ()))
+        return found
+
+    def nodes_of(self, tensors: set[str]) -> list[Any]:
+        """Return the nodes that give these tensors, in order."""
+        return [node for node, _ in self._nodes if not tensors.isdisjoint(node.output)]
+
+    def above(self, tensor: str, depth: int, is_state: set[str]) -> tuple[set[str], set[str]] | None:
+        """Return what the logits need above a tensor, and the `Shape` outputs to redirect to it.
+
+        None where they need a layer below `depth`, or something else that is computed from the ids, or
+        where the tensor itself needs a layer that is not below.
+        """
+        after = {tensor}
+        for node, inputs in self._nodes:
+            if not after.isdisjoint(inputs):
+                after.update(node.output)
+        if LOGITS not in after:
+            return None
+        redirect = {
+            node.output[0]
+            for node, _ in self._nodes
+            if node.op_type == "Shape" and node.input[0] in is_state and node.input[0] not in after
+        }
+        needed = self.needed([LOGITS], tensor, frozenset(redirect))
+        if needed & self.computed - after or min(self._layers_in(needed), default=depth) < depth:
+            return None
+        if max(self._layers_in(self.needed([tensor])), default=0) >= depth:
+            return None
+        return needed, needed & redirect
+
+    def _layers_in(self, tensors: set[str]) -> set[int]:
+        """Return the numbers of the layers whose parameters are among these."""
+        return {number for name in tensors if (number := self._numbers.get(name)) is not None}
+
+
+def inputs_of(node: Any) -> list[str]:
+    """Return the tensors a node reads, those that its branches read from outside included."""
+    names = [name for name in node.input if name]
+    for graph in _branches(node):
+        inner = {name for child in graph.node for name in child.output}
+        names += [name for child in graph.node for name in inputs_of(child) if name not in inner]
+        names += [item.name for item in graph.output if item.name not in inner]
+    return names
+
+
+def _branches(node: Any) -> Iterator[Any]:
+    for attribute in node.attribute:
+        if attribute.HasField("g"):
+            yield attribute.g
+        yield from attribute.graphs
+
+
+def _probed_shapes(model: Any, names: set[str]) -> dict[str, tuple[int, ...]]:
+    """Run the graph once on PROBE and return the shapes of these tensors."""
+    import onnx
+
+    from edgetune.backends.ort.ort_runtime import import_ort
+
+    shown = onnx.ModelProto()
+    shown.CopyFrom(model)
+    present = {item.name for item in shown.graph.output}
+    shown.graph.output.extend(onnx.ValueInfoProto(name=name) for name in sorted(names - present))
+    session = import_ort().InferenceSession(shown.SerializeToString(), providers=["CPUExecutionProvider"])
+    feeds = {item.name: np.ones(PROBE, dtype=np.int64) for item in session.get_inputs()}
+    wanted = sorted(names)
+    return {name: value.shape for name, value in zip(wanted, session.run(wanted, feeds), strict=True)}
+
+
+def _state_info(model: Any, width: int) -> Any:
+    """Describe the hidden state: rows and tokens named as in the ids."""
+    from onnx import TensorProto, helper
+
+    dims = [dim.dim_param for dim in model.graph.input[0].type.tensor_type.shape.dim]
+    return helper.make_tensor_value_info(HIDDEN, TensorProto.FLOAT, [*dims, width])
+
+
+def _renamed(nodes: list[Any], tensor: str, redirect: set[str]) -> list[Any]:
+    """Copy nodes that call the tensor HIDDEN, and whose redirected `Shape` nodes read it."""
+    from onnx import NodeProto
+
+    copies = []
+    for node in nodes:
+        copy = NodeProto()
+        copy.CopyFrom(node)
+        if node.output[0] in redirect:
+            copy.input[0] = HIDDEN
+        _rename(copy, tensor)
+        copies.append(copy)
+    return copies
+
+
+def _rename(node: Any, tensor: str) -> None:
+    for names in (node.input, node.output):
+        for place, name in enumerate(names):
+            if name == tensor:
+                names[place] = HIDDEN
+    for graph in _branches(node):
+        for child in graph.node:
+            _rename(child, tensor)
+        for item in graph.output:
+            if item.name == tensor:
+                item.name = HIDDEN
+
+
+def _part(model: Any, nodes: list[Any], inputs: list[Any], output: Any) -> Any:
+    """Make a model of these nodes, with what they read of the whole model's inputs and initializers."""
+    from onnx import helper
+
+    read = {name for node in nodes for name in inputs_of(node)}
+    graph = helper.make_graph(
+        nodes,
+        f"{model.graph.name}-{output.name}",
+        [*inputs, *(item for item in model.graph.input if item.name in read)],
+        [output],
+        initializer=[item for item in model.graph.initializer if item.name in read],
+    )
+    part = helper.make_model(graph, opset_imports=model.opset_import, ir_version=model.ir_version)
+    part.functions.extend(model.functions)
+    return part

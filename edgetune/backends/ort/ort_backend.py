@@ -1,0 +1,236 @@
+"""The ONNX Runtime backend: trains from artifacts, without torch or transformers.
+
+A train step is one fused forward and backward pass of the training graph and one AdamW update; the
+eval graph is the only forward pass. With a cut, both start from the frozen layers' output:
+
+    batch ──→ prefix session or cache ──→ hidden ──→ training / eval graph of the suffix ──→ logits
+
+The whole graphs are then opened only to save.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+
+from edgetune.backends.contract import NoLinearHead
+from edgetune.backends.hf_folder import copy_tokenizer, write_config
+from edgetune.backends.hidden_cache import HiddenCache
+from edgetune.backends.microbatch import Microbatches
+from edgetune.backends.ort.artifacts import CUT_FOLDER, PREFIX, Artifacts
+from edgetune.backends.ort.graph_cut import HIDDEN
+from edgetune.backends.ort.manifest import Linear
+from edgetune.backends.ort.ort_runtime import TrainingSession, open_prefix, session_options
+from edgetune.core.errors import ModelError
+from edgetune.core.types import FloatArray, IntArray
+from edgetune.data.batches import Batch
+from edgetune.models.source import init_head
+
+
+class OrtBackend:
+    """Trains one model from its artifacts on the CPU (or CUDA, with the CUDA build)."""
+
+    name: ClassVar[str] = "ort"
+
+    def __init__(
+        self,
+        artifacts: Artifacts,
+        seed: int,
+        *,
+        device: str = "cpu",
+        threads: int | None = None,
+        cut: bool = True,
+        cache: HiddenCache | None = None,
+    ) -> None:
+        """Load weights and graphs; weights that the checkpoint does not have are drawn from the seed.
+
+        Args:
+            artifacts: opened training artifacts.
+            seed: of the head's first weights.
+            device: `cpu`, or `cuda` where the CUDA build is installed.
+            threads: of one operation (None: one per physical core).
+            cut: whether to run frozen layers apart, where the artifacts are cut.
+            cache: keeps what the frozen layers give.
+        """
+        self.artifacts = artifacts
+        self.cache = cache
+        self.microbatches = Microbatches()
+        self._device = device
+        self._cut = artifacts.manifest.cut if cut else None
+        self._options = session_options(device, threads, spin=self._cut is None)
+        self._prefix: Any = None
+        self.depth = 0 if self._cut is None else self._cut.depth
+        if self._cut is None:
+            self._training = self._open_whole()
+        else:
+            home = artifacts.folder / CUT_FOLDER
+            self._training = TrainingSession(home, home / "checkpoint", device, self._options)
+            self._prefix = open_prefix(home / PREFIX, device, self._options)
+        self._draw_head(seed)
+
+    def _open_whole(self) -> TrainingSession:
+        folder = self.artifacts.folder
+        return TrainingSession(folder, folder / "checkpoint", self._device, self._options)
+
+    def _draw_head(self, seed: int) -> None:
+        manifest = self.artifacts.manifest
+        shapes = {name: tuple(shape) for name, shape in manifest.head.items()}
+        for name, value in init_head(shapes, manifest.initializer_range, seed).items():
+            if name in manifest.trainable:
+                self._training.set(name, value)
+
+    @property
+    def n_parameters(self) -> int:
+        """Trainable parameters."""
+        return self._training.n_parameters
+
+    def prefix(self, batch: Batch) -> FloatArray:
+        """Run the frozen prefix afresh: hidden states (B, T, D)."""
+        return self._run_prefix(self._padded(batch))
+
+    def _prefix_of(self, batch: Batch, width: int) -> FloatArray:
+        return self._run_prefix(self._padded(batch, width))
+
+    def _padded(self, batch: Batch, width: int = 0) -> dict[str, IntArray]:
+        return batch.padded(self.artifacts.manifest.pad_id, width=width)
+
+    def _run_prefix(self, padded: dict[str, IntArray]) -> FloatArray:
+        if self._cut is None:
+            raise ValueError("no layers are cut off as a prefix (depth is 0)")
+        hidden: FloatArray = self._prefix.run([HIDDEN], {n: padded[n] for n in self._cut.prefix_inputs})[0]
+        return hidden
+
+    def _inputs(self, batch: Batch, keep: bool = True, weights: FloatArray | None = None) -> list[Any]:
+        """Return what the graphs take of a batch, in their order; the frozen layers are run here."""
+        padded = self._padded(batch)
+        labels = batch.labels.astype(np.int64)
+        factors = np.ones(len(batch), np.float32) if weights is None else np.asarray(weights, np.float32)
+        if self._cut is None:
+            return [*(padded[name] for name in self.artifacts.manifest.inputs), labels, factors]
+        width = padded["input_ids"].shape[1]
+        if self.cache is None:
+            hidden = self._run_prefix(padded)
+        else:
+            hidden = self.cache.hidden(batch, width, self._prefix_of, keep=keep)
+        return [*(hidden if name == HIDDEN else padded[name] for name in self._cut.inputs), labels, factors]
+
+    def score(self, batch: Batch, keep: bool = True) -> FloatArray:
+        """Return logits (B, C) of the eval graph."""
+
+        def forward(part: Batch, place: slice) -> FloatArray:
+            return self._training.forward(self._inputs(part, keep))[0]
+
+        return self.microbatches.run(batch, forward, lambda: None)
+
+    def features(self, batch: Batch) -> FloatArray:
+        """Return what the head's last linear layer sees (B, F)."""
+        self._linear()
+        return self._training.forward(self._inputs(batch))[1]
+
+    def _linear(self) -> Linear:
+        found = self.artifacts.manifest.linear
+        if found is None:
+            raise NoLinearHead(f"The logits of {self.artifacts.manifest.model} come from no linear layer.")
+        return found
+
+    def head(self) -> tuple[FloatArray, FloatArray]:
+        """Return the last linear layer's weight (C, F) and bias (C,), as copies."""
+        linear = self._linear()
+        return np.array(self._training.get(linear.weight)), np.array(self._training.get(linear.bias))
+
+    def set_head(self, weight: FloatArray, bias: FloatArray) -> None:
+        """Replace the last linear layer's weight (C, F) and bias (C,)."""
+        linear = self._linear()
+        for name, value in ((linear.weight, weight), (linear.bias, bias)):
+            shape = self._training.get(name).shape
+            if value.shape != shape:
+                raise ValueError(f"{name} has shape {shape}, not {value.shape}")
+            self._training.set(name, value)
+
+    def train_step(self, batch: Batch, lr: float, weights: FloatArray | None = None) -> FloatArray:
+        """Update once on the batch; return logits (B, C) from before the update."""
+
+        def gradients(part: Batch, place: slice) -> FloatArray:
+            factors = None if weights is None else weights[place]
+            if len(part) < len(batch):  # the graph's mean is over the part
+                factors = (np.ones(len(part)) if factors is None else factors) * (len(part) / len(batch))
+            return self._training.gradients(self._inputs(part, weights=factors))
+
+        result = self.microbatches.run(batch, gradients, self._training.forget)
+        self._training.update(lr)
+        return result
+
+    def state(self) -> bytes:
+        """Return parameters and optimizer state as ONNX Runtime's own checkpoint."""
+        return self._training.state()
+
+    def load_state(self, state: bytes) -> None:
+        """Continue exactly where `state()` was taken, with the same cut."""
+        self._training = self._training.at(state)
+
+    def load_weights(self, files: list[Path]) -> None:
+        """Start from the safetensors of a Hugging Face folder instead of the artifacts' own weights.
+
+        Where frozen weights differ from the artifacts' own, the prefix would be another model's:
+        the whole graph is run then (`depth` becomes 0).
+
+        Raises:
+            ModelError: a weight is missing or has another shape.
+        """
+        from safetensors.numpy import load_file
+
+        given = {name: value for path in files for name, value in load_file(path).items()}
+        whole = self._whole()
+        names = [name for name in self.artifacts.manifest.parameters if whole.has(name)]
+        for name in names:
+            if name not in given or given[name].shape != whole.get(name).shape:
+                raise ModelError(
+                    f"{files[0].parent} does not fit the artifacts in {self.artifacts.folder}: its {name} is "
+                    "missing or has another shape; pass a model that was trained from them."
+                )
+        trainable = set(self.artifacts.manifest.trainable)
+        frozen = [name for name in names if name not in trainable]
+        if self._cut is not None and any((whole.get(name) != given[name]).any() for name in frozen):
+            self._training, self._cut, self._prefix, self.depth = whole, None, None, 0
+        for name in names:
+            if self._training.has(name):
+                self._training.set(name, given[name])
+
+    def _whole(self) -> TrainingSession:
+        """Return the whole graphs with the weights of now."""
+        if self._cut is None:
+            return self._training
+        whole = self._open_whole()
+        for name in self.artifacts.manifest.trainable:
+            whole.set(name, self._training.get(name))
+        return whole
+
+    def weights(self) -> dict[str, FloatArray]:
+        """Return every weight of the Hugging Face model by name, as copies."""
+        return self._weights_of(self._whole())
+
+    def _weights_of(self, whole: TrainingSession) -> dict[str, FloatArray]:
+        found: dict[str, FloatArray] = {}
+        rest = self.artifacts.folder / "rest.safetensors"
+        if rest.is_file():
+            from safetensors.numpy import load_file
+
+            found.update(load_file(rest))
+        names = self.artifacts.manifest.parameters
+        return found | {name: whole.get(name) for name in names if whole.has(name)}
+
+    def save(self, folder: Path, label_names: tuple[str, ...], skip_onnx: bool = False) -> None:
+        """Write `model/` (Hugging Face layout) and `onnx/model.onnx`, which costs little, into a folder."""
+        from safetensors.numpy import save_file
+
+        onnx_folder, model_folder = folder / "onnx", folder / "model"
+        onnx_folder.mkdir()
+        model_folder.mkdir()
+        whole = self._whole()
+        whole.export(onnx_folder / "model.onnx")
+        save_file(self._weights_of(whole), model_folder / "model.safetensors", metadata={"format": "pt"})
+        for target in (onnx_folder, model_folder):
+            copy_tokenizer(self.artifacts.folder, target)
+            write_config(self.artifacts.folder / "config.json", target / "config.json", label_names)

@@ -1,0 +1,212 @@
+"""ONNX Runtime's training build, imported without torch, and one set of training graphs opened with it.
+
+`import onnxruntime` of that build imports torch where it is installed (2-3 s), and fails to give its
+training API where it is not: `onnxruntime.training` imports `optim`, which needs torch. Neither is
+needed to train from artifacts, so an empty module stands in for the package's own `__init__`.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import sys
+import tempfile
+import types
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from edgetune.core.errors import ArtifactsError, MissingDependencyError, UsageError
+from edgetune.core.isolation import silence
+from edgetune.core.types import FloatArray
+
+INSTALL_HINT = (
+    '`pip install "edgetune[cpu]"` (or "edgetune[device]" to train from carried artifacts); '
+    "where there is no build for this machine (Linux on ARM, Python 3.13+), use --backend torch"
+)
+
+
+def import_ort() -> Any:
+    """Return the `onnxruntime` module, imported without torch.
+
+    Raises:
+        EnvironmentError_: it is not installed.
+    """
+    if "onnxruntime" in sys.modules:
+        return sys.modules["onnxruntime"]
+    spec = importlib.util.find_spec("onnxruntime")
+    if spec is None or not spec.submodule_search_locations:
+        raise MissingDependencyError(f"ONNX Runtime is not installed: {INSTALL_HINT}.")
+    training = os.path.join(next(iter(spec.submodule_search_locations)), "training")
+    if not os.path.isdir(training):
+        return _quiet(importlib.import_module("onnxruntime"))
+    sys.modules["onnxruntime.training"] = None  # type: ignore[assignment]  # makes its import fail at once
+    try:
+        ort = importlib.import_module("onnxruntime")
+    finally:
+        del sys.modules["onnxruntime.training"]
+    package = types.ModuleType("onnxruntime.training")
+    package.__path__ = [training]
+    sys.modules["onnxruntime.training"] = package
+    ort.training = package  # type: ignore[attr-defined]
+    return _quiet(ort)
+
+
+def _quiet(ort: Any) -> Any:
+    ort.set_default_logger_severity(3)
+    silence(ort)
+    return ort
+
+
+def has_training_build() -> bool:
+    """Return whether a training build of ONNX Runtime is installed, without importing it."""
+    spec = importlib.util.find_spec("onnxruntime")
+    if spec is None or not spec.submodule_search_locations:
+        return False
+    return os.path.isdir(os.path.join(next(iter(spec.submodule_search_locations)), "training", "api"))
+
+
+def import_training() -> Any:
+    """Return `onnxruntime.training.api`.
+
+    Raises:
+        EnvironmentError_: only an inference build is installed, or none.
+    """
+    import_ort()
+    if not has_training_build():
+        raise MissingDependencyError(f"The installed ONNX Runtime cannot train: {INSTALL_HINT}.")
+    return importlib.import_module("onnxruntime.training.api")
+
+
+class TrainingSession:
+    """A folder's training, eval and optimizer graphs with the weights of a checkpoint."""
+
+    def __init__(self, folder: Path, checkpoint: Path, device: str, options: Any) -> None:
+        """Open them.
+
+        Raises:
+            ArtifactsError: ONNX Runtime cannot.
+        """
+        api = import_training()
+        self._place = (folder, device, options)
+        try:
+            self._state = api.CheckpointState.load_checkpoint(str(checkpoint))
+            self._module = api.Module(
+                str(folder / "training_model.onnx"),
+                self._state,
+                str(folder / "eval_model.onnx"),
+                device=device,
+                session_options=options,
+            )
+            self._optimizer = api.Optimizer(str(folder / "optimizer_model.onnx"), self._module)
+        except Exception as error:  # every kind of damage has a class of its own, and none in common
+            raise cannot_open(folder, error) from error
+
+    @property
+    def n_parameters(self) -> int:
+        """Trainable parameters."""
+        return int(self._module.get_parameters_size(True))
+
+    def forward(self, inputs: list[Any]) -> list[FloatArray]:
+        """Return what the eval graph gives after the loss: logits (B, C), and features (B, F) if any."""
+        self._module.eval()
+        found: list[FloatArray] = list(self._module(*inputs))[1:]
+        return found
+
+    def gradients(self, inputs: list[Any]) -> FloatArray:
+        """Add the gradients of a batch, or of a part of one; return its logits (B, C)."""
+        self._module.train()
+        _, logits = self._module(*inputs)
+        result: FloatArray = logits
+        return result
+
+    def update(self, lr: float) -> None:
+        """Update once from the gradients."""
+        self._optimizer.set_learning_rate(lr)
+        self._optimizer.step()
+        self.forget()
+
+    def forget(self) -> None:
+        """Drop the gradients."""
+        self._module.lazy_reset_grad()
+
+    def has(self, name: str) -> bool:
+        """Return whether there is a parameter of this name."""
+        return name in self._state.parameters
+
+    def get(self, name: str) -> FloatArray:
+        """Return a copy of a parameter."""
+        return np.array(self._state.parameters[name].data)
+
+    def set(self, name: str, value: FloatArray) -> None:
+        """Overwrite a parameter."""
+        self._state.parameters[name].data = np.ascontiguousarray(value, dtype=np.float32)
+
+    def state(self) -> bytes:
+        """Return parameters and optimizer state as ONNX Runtime's own checkpoint."""
+        api = import_training()
+        with tempfile.TemporaryDirectory() as scratch:
+            path = Path(scratch) / "checkpoint"
+            api.CheckpointState.save_checkpoint(self._state, str(path), include_optimizer_state=True)
+            return path.read_bytes()
+
+    def at(self, state: bytes) -> TrainingSession:
+        """Open the same graphs with a state."""
+        folder, device, options = self._place
+        with tempfile.TemporaryDirectory() as scratch:
+            path = Path(scratch) / "checkpoint"
+            path.write_bytes(state)
+            return TrainingSession(folder, path, device, options)
+
+    def export(self, path: Path) -> None:
+        """Write the inference graph, weights inside."""
+        self._module.eval()
+        self._module.export_model_for_inferencing(str(path), ["logits"])
+
+
+def open_prefix(path: Path, device: str, options: Any) -> Any:
+    """Open an inference graph.
+
+    Raises:
+        ArtifactsError: ONNX Runtime cannot.
+    """
+    providers = ["CPUExecutionProvider"] if device == "cpu" else ["CUDAExecutionProvider"]
+    try:
+        return import_ort().InferenceSession(str(path), options, providers=providers)
+    except Exception as error:
+        raise cannot_open(path.parent, error) from error
+
+
+def session_options(device: str, threads: int | None, *, spin: bool = True) -> Any:
+    """Return the options of a session.
+
+    Args:
+        device: `cpu` or `cuda`.
+        threads: of one operation (None: one per physical core).
+        spin: whether idle threads wait busily. Those of a prefix and of what lies above it must not: they
+            would take the cores from the graph that runs next.
+
+    Raises:
+        UsageError: the device needs another build.
+    """
+    options = import_ort().SessionOptions()
+    if threads is not None:
+        options.intra_op_num_threads = threads
+    if not spin:
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    if device != "cpu" and "CUDAExecutionProvider" not in import_ort().get_available_providers():
+        raise UsageError(
+            '--device cuda on the ort backend needs the CUDA build: `pip install "edgetune[cuda]"`, '
+            "or use --backend torch."
+        )
+    return options
+
+
+def cannot_open(folder: Path, error: Exception) -> ArtifactsError:
+    """Say what is wrong with a folder of artifacts."""
+    tail = str(error).strip().splitlines()[-1][-200:]
+    return ArtifactsError(
+        f"{folder} cannot be opened by ONNX Runtime ({tail}); export the artifacts again "
+        "(in the cache: delete that folder, and they are made anew)."
+    )

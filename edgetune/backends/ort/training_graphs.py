@@ -1,0 +1,246 @@
+"""From a forward graph to the graphs that ONNX Runtime trains with, and the check of them against torch.
+
+The check compares logits, loss and gradients of the first training step once, when the graphs are made.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from edgetune.backends.contract import ADAM_BETAS, ADAM_EPS, WEIGHT_DECAY
+from edgetune.backends.onnx_export import IR_VERSION
+from edgetune.backends.ort.graph_cut import HIDDEN, LOGITS
+from edgetune.backends.ort.manifest import Linear, ParityCheck
+from edgetune.backends.probe_batch import probe_batch
+from edgetune.core.types import FloatArray, IntArray
+
+WEIGHTS = "weights"
+TORCH_ADAM = 0  # epsilon after the bias correction, as torch has it; the generator sets 1, epsilon before it
+
+
+def generate(model: Any, trainable: Iterable[str], target: Path) -> None:
+    """Write training, eval and optimizer graphs and a checkpoint.
+
+    Both graphs return `[loss, logits]`, the eval graph also what the last linear layer sees, if there is one.
+
+    Args:
+        model: ONNX model that gives `logits`; it may be changed.
+        trainable: names of initializers.
+        target: an existing folder.
+    """
+    from edgetune.backends.ort.ort_runtime import import_training
+
+    import_training()
+    import onnx
+    from onnxruntime.training import artifacts
+    from onnxruntime.training.onnxblock import optim
+
+    trained = sorted(trainable)
+    head = head_input(model)
+    artifacts.generate_artifacts(
+        model,
+        requires_grad=trained,
+        frozen_params=sorted(float_initializers(model).difference(trained)),
+        loss=_weighted_cross_entropy(),
+        optimizer=optim.AdamW(betas=ADAM_BETAS, eps=ADAM_EPS, weight_decay=WEIGHT_DECAY),
+        artifact_directory=target,
+        additional_output_names=[LOGITS],
+    )
+    for name in ("training_model.onnx", "eval_model.onnx", "optimizer_model.onnx"):
+        made = onnx.load(target / name)
+        made.ir_version = min(made.ir_version, IR_VERSION)
+        for node in made.graph.node:
+            for attribute in node.attribute:
+                if attribute.name == "adam_mode":
+                    attribute.i = TORCH_ADAM
+        if name == "eval_model.onnx" and head is not None:
+            info = onnx.helper.make_tensor_value_info(head[0], onnx.TensorProto.FLOAT, ["rows", None])
+            made.graph.output.append(info)
+        onnx.save(made, target / name)
+
+
+def _weighted_cross_entropy() -> Any:
+    """Return the block that adds the loss: the mean over rows of weight times cross-entropy.
+
+    It adds the graph inputs `labels` (B,) and `weights` (B,).
+    """
+    import onnx
+    from onnxruntime.training import onnxblock
+
+    class WeightedCrossEntropy(onnxblock.Block):  # type: ignore[misc]  # onnxruntime has no types
+        def __init__(self) -> None:
+            super().__init__()
+            self._losses = onnxblock.loss.CrossEntropyLoss(reduction="none")
+            self._times = onnxblock.blocks.Mul()
+            self._mean = onnxblock.blocks.ReduceMean(keepdims=False)
+
+        def build(self, logits: str) -> str:
+            losses = self._losses(logits)
+            labels = self.base.graph.input[-1]
+            weights = onnx.ValueInfoProto()
+            weights.CopyFrom(labels)
+            weights.name = WEIGHTS
+            weights.type.tensor_type.elem_type = onnx.TensorProto.FLOAT
+            self.base.graph.input.append(weights)
+            mean: str = self._mean(self._times(losses, WEIGHTS))
+            return mean
+
+    return WeightedCrossEntropy()
+
+
+def float_initializers(model: Any) -> set[str]:
+    """Return the names of a model's floating-point initializers."""
+    import onnx
+
+    return {item.name for item in model.graph.initializer if item.data_type == onnx.TensorProto.FLOAT}
+
+
+def head_input(model: Any) -> tuple[str, Linear] | None:
+    """Find the linear layer that gives the logits: the tensor it sees (B, F), and its parameters.
+
+    None where the logits are not `features @ weight.T + bias` with two initializers.
+    """
+    made_by = {name: node for node in model.graph.node for name in node.output}
+    weights = float_initializers(model)
+
+    def inputs(name: str, kind: str) -> list[str]:
+        node = made_by.get(name)
+        return list(node.input) if node is not None and node.op_type == kind else []
+
+    gemm = inputs(LOGITS, "Gemm")
+    if gemm:
+        values = {item.name: item.f or item.i for item in made_by[LOGITS].attribute}
+        plain = values.get("transB") == 1 and not values.get("transA", 0)
+        plain = plain and values.get("alpha", 1.0) == 1.0 and values.get("beta", 1.0) == 1.0
+        if plain and len(gemm) == 3 and weights.issuperset(gemm[1:]):
+            return gemm[0], Linear(weight=gemm[1], bias=gemm[2])
+        return None
+    terms = inputs(LOGITS, "Add")
+    for bias, product in (terms, terms[::-1]) if terms else ():
+        factors = inputs(product, "MatMul")
+        turned = inputs(factors[1], "Transpose") if factors else []
+        if bias in weights and turned and turned[0] in weights:
+            return factors[0], Linear(weight=turned[0], bias=bias)
+    return None
+
+
+TOLERANCE = 1e-3
+GRADIENT = "_grad.accumulation.buffer"
+
+
+class Reference:
+    """What torch says of one batch.
+
+    Attributes:
+        batch: the inputs and `labels`.
+        logits: (B, C).
+        weights: (B,) factors of the rows' losses.
+        loss: weighted mean over the batch (nats).
+    """
+
+    def __init__(self, model: Any, inputs: list[str]) -> None:
+        """Run torch forward and backward.
+
+        Args:
+            model: the torch classifier.
+            inputs: what its graph takes of the batch.
+        """
+        import torch
+
+        self.batch: dict[str, IntArray] = probe_batch(model)
+        model.zero_grad()
+        given = {name: torch.from_numpy(self.batch[name]) for name in inputs}
+        logits = model(**given).logits
+        labels = torch.from_numpy(self.batch["labels"])
+        losses = torch.nn.functional.cross_entropy(logits, labels, reduction="none")
+        # Unequal weights, so that graphs which ignored them would not pass.
+        self.weights = np.linspace(0.5, 1.5, len(labels), dtype=np.float32)
+        loss = (torch.from_numpy(self.weights) * losses).mean()
+        loss.backward()
+        self.logits: FloatArray = logits.detach().numpy()
+        self.loss = float(loss.detach())
+        self._gradients = {n: p.grad.numpy() for n, p in model.named_parameters() if p.grad is not None}
+
+    def gradient(self, name: str) -> FloatArray:
+        """Return a parameter's gradient, a zero where torch has none."""
+        found: FloatArray = self._gradients.get(name, np.zeros(1, np.float32))
+        return found
+
+
+def session_of(path: Path) -> Any:
+    """Open a graph on the CPU."""
+    from onnxruntime import InferenceSession
+
+    return InferenceSession(str(path), providers=["CPUExecutionProvider"])
+
+
+def run_prefix(path: Path, reference: Reference) -> FloatArray:
+    """Return the frozen layers' output for the reference's batch, zero at padding as from a cache."""
+    session = session_of(path)
+    found = session.run([HIDDEN], {item.name: reference.batch[item.name] for item in session.get_inputs()})[0]
+    hidden: FloatArray = (found * reference.batch["attention_mask"][..., None]).astype(np.float32)
+    return hidden
+
+
+def compare_first_step(
+    folder: Path, reference: Reference, trainable: list[str], hidden: FloatArray | None = None
+) -> tuple[list[str], ParityCheck]:
+    """Make the first training step of a folder's graphs; return their inputs and how far they are off.
+
+    Args:
+        folder: training graph and checkpoint.
+        reference: torch's answer.
+        trainable: parameters that must have a gradient.
+        hidden: (B, T, D), for graphs that start from it.
+    """
+    from onnxruntime.training.api import CheckpointState
+
+    state = CheckpointState.load_checkpoint(str(folder / "checkpoint"))
+    session = session_of(folder / "training_model.onnx")
+    given: dict[str, Any] = {**reference.batch, WEIGHTS: reference.weights}
+    if hidden is not None:
+        given[HIDDEN] = hidden
+    feeds: dict[str, Any] = {}
+    for item in session.get_inputs():
+        if item.name in given:
+            feeds[item.name] = given[item.name]
+        elif item.name.endswith(GRADIENT):
+            feeds[item.name] = np.zeros(
+                state.parameters[item.name.removesuffix(GRADIENT)].data.shape, np.float32
+            )
+        elif item.name == "lazy_reset_grad":
+            feeds[item.name] = np.array([True])
+        else:
+            feeds[item.name] = state.parameters[item.name].data
+    loss, logits = session.run(
+        [session.get_outputs()[0].name, LOGITS], feeds
+    )  # gradients go into the buffers
+    check = ParityCheck(
+        logits=float(np.abs(logits - reference.logits).max()),
+        loss=abs(float(loss) - reference.loss),
+        gradients=_worst({name: feeds[name + GRADIENT] for name in trainable}, reference),
+    )
+    of_loss = ("labels", WEIGHTS)
+    return [i.name for i in session.get_inputs() if i.name in given and i.name not in of_loss], check
+
+
+def _worst(gradients: dict[str, FloatArray], reference: Reference) -> float:
+    """Return the largest |difference| / |gradient|; tiny gradients are measured by all of them."""
+    norms = {name: float(np.linalg.norm(reference.gradient(name))) for name in gradients}
+    total = float(np.sqrt(sum(norm**2 for norm in norms.values())))
+    return max(
+        (
+            float(np.linalg.norm(found - reference.gradient(name))) / max(norms[name], 1e-4 * total, 1e-12)
+            for name, found in gradients.items()
+        ),
+        default=0.0,
+    )
+
+
+def passes(check: ParityCheck) -> bool:
+    """Return whether the graphs train like torch."""
+    return all(value <= TOLERANCE for value in (check.logits, check.loss, check.gradients))

@@ -1,0 +1,307 @@
+"""The PyTorch backend: CPU in fp32 or bf16 autocast, CUDA in bf16; SDPA attention; fused AdamW.
+
+Used where ONNX Runtime has no training build (Linux on ARM, Python 3.13), where it is faster, and on
+CUDA. It trains the same parameters with the same numbers as the `ort` backend; dropout is off in both.
+Frozen layers are run apart, without a gradient, and what they give may be kept (`torch_cut`).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+
+from edgetune.backends.contract import ADAM_BETAS, ADAM_EPS, WEIGHT_DECAY, NoLinearHead
+from edgetune.backends.hf_folder import copy_tokenizer, write_config
+from edgetune.backends.hidden_cache import HiddenCache
+from edgetune.backends.microbatch import Microbatches
+from edgetune.backends.onnx_export import export_graph, load_torch_model, quiet
+from edgetune.backends.probe_batch import torch_probe
+from edgetune.backends.torch.torch_cut import LayerCut, find_cut, shared_below
+from edgetune.backends.torch.torch_first_token import first_token_only
+from edgetune.config.settings import frozen_depth
+from edgetune.core.errors import MissingDependencyError, UsageError
+from edgetune.core.types import FloatArray
+from edgetune.data.batches import Batch
+from edgetune.models.source import ModelSource, init_head, takes_segments, trainable_names
+
+
+def find_linear(model: Any, run: Callable[[], Any]) -> Any | None:
+    """Return the `nn.Linear` (with a bias) whose output is the logits, or None.
+
+    Args:
+        model: a classifier.
+        run: calls it and returns its logits (B, C).
+    """
+    import torch
+
+    last: list[tuple[Any, Any]] = []
+    linears = [part for part in model.modules() if isinstance(part, torch.nn.Linear)]
+    hooks = [
+        part.register_forward_hook(lambda module, _, output: last.append((module, output)))
+        for part in linears
+    ]
+    try:
+        with torch.no_grad():
+            logits = run()
+    finally:
+        for hook in hooks:
+            hook.remove()
+    if not last:
+        return None
+    linear, output = last[-1]
+    same = output.shape == logits.shape and bool(torch.equal(output.float(), logits.float()))
+    return linear if same and linear.bias is not None else None
+
+
+def seen_by(linear: Any, run: Callable[[], Any]) -> Any:
+    """Return what a linear layer sees (B, F) while a model runs."""
+    seen: list[Any] = []
+    hook = linear.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    try:
+        run()
+    finally:
+        hook.remove()
+    return seen[-1]
+
+
+class TorchBackend:
+    """Trains one Hugging Face classifier with PyTorch."""
+
+    name: ClassVar[str] = "torch"
+
+    def __init__(
+        self,
+        source: ModelSource,
+        n_labels: int,
+        freeze: str,
+        seed: int,
+        *,
+        device: str = "cpu",
+        precision: str = "auto",
+        threads: int | None = None,
+        onnx: bool = True,
+        tokenizer_folder: Path | None = None,
+        cut: bool = True,
+        cache: HiddenCache | None = None,
+    ) -> None:
+        """Load the model, freeze it and draw its head from the seed.
+
+        Args:
+            source: checked model folder.
+            n_labels: outputs of the head.
+            freeze: `none`, `embeddings` or a number of lowest layers.
+            seed: of the head's first weights.
+            device: `cpu` or `cuda`.
+            precision: `fp32`, `bf16`, or `auto` (bf16 on CUDA, fp32 on a CPU).
+            threads: of one operation (None: torch's own choice).
+            onnx: whether `save` also exports `onnx/model.onnx`.
+            tokenizer_folder: where its fast tokenizer lies (None: beside the weights).
+            cut: whether to run frozen layers apart, where the model lets itself be cut.
+            cache: keeps what the frozen layers give.
+        """
+        try:
+            import torch
+        except ImportError as error:
+            raise MissingDependencyError(
+                'PyTorch is not installed; `pip install "edgetune[cpu]"`.'
+            ) from error
+        if device == "cuda" and not torch.cuda.is_available():
+            raise UsageError("--device cuda: PyTorch sees no CUDA GPU on this machine; use --device cpu.")
+        if threads is not None:
+            torch.set_num_threads(threads)
+        self._torch = torch
+        self._source = source
+        self._device = torch.device(device)
+        self._bf16 = precision == "bf16" or (precision == "auto" and device == "cuda")
+        self._onnx = onnx
+        self._tokenizer_folder = source.folder if tokenizer_folder is None else tokenizer_folder
+        self._model, missing = load_torch_model(source.folder, n_labels, "sdpa")
+        parameters = dict(self._model.named_parameters())
+        std = float(getattr(self._model.config, "initializer_range", 0.02) or 0.02)
+        head = init_head({name: tuple(parameters[name].shape) for name in missing}, std, seed)
+        trainable = set(trainable_names(parameters, freeze))
+        with torch.no_grad():
+            for name, parameter in parameters.items():
+                if name in head:
+                    parameter.copy_(torch.from_numpy(head[name]))
+                parameter.requires_grad_(name in trainable)
+        first_token_only(self._model)
+        self._model.to(self._device)
+        self._segments = takes_segments(self._model.config.to_dict())
+        self.cache = cache
+        self.microbatches = Microbatches()
+        self._linear: Any = None
+        self._cut = self._freeze_below(frozen_depth(freeze), cut)
+        self.depth = 0 if self._cut is None else self._cut.depth
+        self._trained = [p for p in self._model.parameters() if p.requires_grad]
+        self._optimizer = torch.optim.AdamW(
+            self._trained, lr=0.0, betas=ADAM_BETAS, eps=ADAM_EPS, weight_decay=WEIGHT_DECAY, fused=True
+        )
+
+    @property
+    def n_parameters(self) -> int:
+        """Trainable parameters."""
+        return sum(parameter.numel() for parameter in self._trained)
+
+    def _freeze_below(self, depth: int, cut: bool) -> LayerCut | None:
+        """Cut the model; freeze what the layers below the cut share with others."""
+        found = find_cut(self._model, depth, self._bf16) if depth > 0 else None
+        if found is None:
+            return None
+        for name in shared_below(self._model, found):
+            self._model.get_parameter(name).requires_grad_(False)
+        return found if cut else None
+
+    def prefix(self, batch: Batch) -> FloatArray:
+        """Run the frozen prefix afresh: hidden states (B, T, D)."""
+        return self._prefix(batch)
+
+    def _prefix(self, batch: Batch, width: int = 0) -> FloatArray:
+        with self._torch.inference_mode():
+            hidden: FloatArray = self._below(self._inputs(batch, width)).float().cpu().numpy()
+        return hidden
+
+    def _below(self, inputs: dict[str, Any]) -> Any:
+        if self._cut is None:
+            raise ValueError("no layers are cut off as a prefix (depth is 0)")
+        with self._autocast():
+            return self._cut.below(lambda: self._model(**inputs))
+
+    def _inputs(self, batch: Batch, width: int = 0) -> dict[str, Any]:
+        padded = batch.padded(self._source.pad_id, width=width)
+        if not self._segments:
+            padded.pop("token_type_ids")
+        return {name: self._torch.from_numpy(value).to(self._device) for name, value in padded.items()}
+
+    def _autocast(self) -> Any:
+        return self._torch.autocast(self._device.type, self._torch.bfloat16, enabled=self._bf16)
+
+    def _logits(self, batch: Batch, keep: bool = True) -> Any:
+        inputs = self._inputs(batch)
+        with contextlib.ExitStack() as stack:
+            if self._cut is not None:
+                stack.enter_context(self._cut.above(self._hidden(batch, inputs, keep)))
+            stack.enter_context(self._autocast())
+            logits = self._model(**inputs).logits
+        return logits.float()
+
+    def _hidden(self, batch: Batch, inputs: dict[str, Any], keep: bool) -> Any:
+        """Return what enters the lowest layer above the cut (B, T, D), from the cache if there is one."""
+        if self.cache is None:
+            with self._torch.no_grad():
+                return self._below(inputs)
+        width = inputs["input_ids"].shape[1]
+        hidden = self.cache.hidden(batch, width, self._prefix, keep=keep)
+        return self._torch.from_numpy(hidden).to(self._device)
+
+    def score(self, batch: Batch, keep: bool = True) -> FloatArray:
+        """Return logits (B, C)."""
+
+        def forward(part: Batch, place: slice) -> FloatArray:
+            found: FloatArray = self._logits(part, keep).cpu().numpy()
+            return found
+
+        with self._torch.inference_mode():
+            return self.microbatches.run(batch, forward, lambda: None)
+
+    def features(self, batch: Batch) -> FloatArray:
+        """Return what the head's last linear layer sees (B, F)."""
+        linear = self._head()
+        with self._torch.inference_mode():
+            result: FloatArray = seen_by(linear, lambda: self._logits(batch)).float().cpu().numpy()
+        return result
+
+    def _head(self) -> Any:
+        """Return the last linear layer, found by running the model once."""
+        if self._linear is None:
+            self._linear = find_linear(self._model, lambda: self._model(**torch_probe(self._model)).logits)
+        if self._linear is None:
+            raise NoLinearHead(f"The logits of {self._source.name} come from no linear layer.")
+        return self._linear
+
+    def head(self) -> tuple[FloatArray, FloatArray]:
+        """Return the last linear layer's weight (C, F) and bias (C,), as copies."""
+        linear = self._head()
+        weight, bias = (part.detach().cpu().numpy().copy() for part in (linear.weight, linear.bias))
+        return weight, bias
+
+    def set_head(self, weight: FloatArray, bias: FloatArray) -> None:
+        """Replace the last linear layer's weight (C, F) and bias (C,)."""
+        linear = self._head()
+        for parameter, value in ((linear.weight, weight), (linear.bias, bias)):
+            if value.shape != tuple(parameter.shape):
+                raise ValueError(f"the head has shape {tuple(parameter.shape)}, not {value.shape}")
+            with self._torch.no_grad():
+                parameter.copy_(self._torch.from_numpy(np.ascontiguousarray(value, dtype=np.float32)))
+
+    def train_step(self, batch: Batch, lr: float, weights: FloatArray | None = None) -> FloatArray:
+        """Update once on the batch; return logits (B, C) from before the update."""
+
+        def gradients(part: Batch, place: slice) -> FloatArray:
+            logits = self._logits(part)
+            loss = self._loss(logits, part, None if weights is None else weights[place])
+            (loss if len(part) == len(batch) else loss * (len(part) / len(batch))).backward()
+            found: FloatArray = logits.detach().cpu().numpy()
+            return found
+
+        result = self.microbatches.run(batch, gradients, self._forget)
+        for group in self._optimizer.param_groups:
+            group["lr"] = lr
+        self._optimizer.step()
+        self._forget()
+        return result
+
+    def _forget(self) -> None:
+        """Drop the gradients."""
+        self._optimizer.zero_grad(set_to_none=True)
+
+    def _loss(self, logits: Any, batch: Batch, weights: FloatArray | None) -> Any:
+        cross_entropy = self._torch.nn.functional.cross_entropy
+        labels = self._torch.from_numpy(batch.labels.astype(np.int64)).to(self._device)
+        if weights is None:
+            return cross_entropy(logits, labels)
+        factors = self._torch.from_numpy(np.asarray(weights, dtype=np.float32)).to(self._device)
+        return (factors * cross_entropy(logits, labels, reduction="none")).mean()
+
+    def state(self) -> bytes:
+        """Return trained parameters and optimizer state."""
+        buffer = io.BytesIO()
+        trained = {n: p.detach() for n, p in self._model.named_parameters() if p.requires_grad}
+        self._torch.save({"model": trained, "optimizer": self._optimizer.state_dict()}, buffer)
+        return buffer.getvalue()
+
+    def load_state(self, state: bytes) -> None:
+        """Continue exactly where `state()` was taken."""
+        found = self._torch.load(io.BytesIO(state), weights_only=True, map_location=self._device)
+        self._model.load_state_dict(found["model"], strict=False)
+        self._optimizer.load_state_dict(found["optimizer"])
+
+    def weights(self) -> dict[str, FloatArray]:
+        """Return every parameter by name, as copies."""
+        return {n: p.detach().cpu().numpy().copy() for n, p in self._model.named_parameters()}
+
+    def save(self, folder: Path, label_names: tuple[str, ...], skip_onnx: bool = False) -> None:
+        """Write `model/` (Hugging Face layout) and, unless `skip_onnx`, `onnx/model.onnx` into a folder."""
+        model_folder = folder / "model"
+        model_folder.mkdir()
+        with quiet():
+            self._model.save_pretrained(model_folder, safe_serialization=True)
+        targets = [model_folder]
+        if self._onnx and not skip_onnx:
+            onnx_folder = folder / "onnx"
+            onnx_folder.mkdir()
+            self._export(onnx_folder / "model.onnx")
+            targets.append(onnx_folder)
+        for target in targets:
+            copy_tokenizer(self._tokenizer_folder, target)
+            write_config(model_folder / "config.json", target / "config.json", label_names)
+
+    def _export(self, target: Path) -> None:
+        """Export through an eager copy on the CPU, as SDPA does not trace everywhere."""
+        model, _ = load_torch_model(target.parent.parent / "model", self._model.config.num_labels, "eager")
+        export_graph(model, target)

@@ -1,0 +1,272 @@
+"""The commands: parse → one library call → print. Nothing heavy is imported before a command runs."""
+
+from __future__ import annotations
+
+import dataclasses
+import errno
+import io
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from edgetune.cli.cache_commands import clean
+from edgetune.cli.compare_commands import compare, inspect
+from edgetune.cli.options import (
+    CacheDir,
+    Delimiter,
+    Encoding,
+    Header,
+    Json,
+    Label,
+    MaxBadRows,
+    Pair,
+    Text,
+    columns,
+    console,
+)
+from edgetune.cli.profile_commands import profile_app
+from edgetune.cli.report_commands import methods, report
+from edgetune.cli.train_commands import demo, finetune, plan
+from edgetune.core.errors import EdgetuneError, Interrupted, UsageError
+from edgetune.core.isolation import no_telemetry
+from edgetune.core.sanitize import brief, json_text, one_line
+from edgetune.core.signals import ClosedPipeTolerant, flush_stdout
+from edgetune.core.version import __version__
+
+if TYPE_CHECKING:
+    from edgetune.data.examples import DataOptions
+
+
+NOBODY_READS = 141
+"""Exit code, as a shell has it, where what is printed goes into a pipe that was closed."""
+
+app = typer.Typer(
+    name="edgetune",
+    help="Finetune a text classifier on the machine you have, in the time you have, offline.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+app.command()(finetune)
+app.command()(plan)
+app.command()(compare)
+app.command()(report)
+app.command()(methods)
+app.command()(inspect)
+app.command()(clean)
+app.add_typer(profile_app)
+
+
+@app.callback(invoke_without_command=True)
+def _version(
+    version: Annotated[bool, typer.Option("--version", help="Print the version and leave.")] = False,
+) -> None:
+    if version:
+        print(f"edgetune {__version__}")
+        raise typer.Exit
+
+
+@app.command()
+def predict(
+    run: Annotated[Path, typer.Argument(help="Run folder.")],
+    texts: Annotated[
+        list[str] | None, typer.Argument(help="Texts to classify.", show_default="read from stdin")
+    ] = None,
+    file: Annotated[
+        str | None, typer.Option(help="Texts in a file: one a line, or a table with --text.")
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="Write .csv or .jsonl instead of printing.")] = None,
+    text: Text = None,
+    pair: Pair = None,
+    header: Header = None,
+    encoding: Encoding = None,
+    delimiter: Delimiter = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object per text.")] = False,
+) -> None:
+    """Label texts with a trained model.
+
+    Example: edgetune predict runs/reviews "the battery died in a day"
+    """
+    from edgetune.inference.predictions import (
+        predict_file,
+        predict_lines,
+        print_predictions,
+        stdin_lines,
+        write_predictions,
+    )
+    from edgetune.inference.saved_run import load_run
+
+    opened = load_run(run)
+    if file is not None and texts:
+        raise UsageError("Give texts or --file, not both.")
+    if file is not None:
+        options = _options(text, pair, header, encoding, delimiter)
+        rows = predict_file(opened, file, options)
+    else:
+        rows = predict_lines(opened, texts if texts else stdin_lines())
+    if out is not None:
+        n_written = write_predictions(rows, out)
+        print(f"Wrote {n_written:,} predictions to {out}.", file=sys.stderr)
+    else:
+        print_predictions(rows, as_json)
+
+
+@app.command()
+def evaluate(
+    run: Annotated[Path, typer.Argument(help="Run folder.")],
+    data: Annotated[str, typer.Argument(help="Labelled text.")],
+    text: Text = None,
+    label: Label = None,
+    pair: Pair = None,
+    header: Header = None,
+    encoding: Encoding = None,
+    delimiter: Delimiter = None,
+    max_bad_rows: MaxBadRows = None,
+    cache_dir: CacheDir = None,
+    as_json: Json = False,
+) -> None:
+    """Measure a trained model on labelled text.
+
+    Example: edgetune evaluate runs/reviews test.csv
+    """
+    from edgetune.inference.saved_run import load_run
+
+    opened = load_run(run)
+    given: dict[str, Any] = {
+        "text": columns(text) if text else None,
+        "label": label,
+        "pair": pair,
+        "header": header,
+        "encoding": encoding,
+        "delimiter": delimiter,
+    }
+    options = dataclasses.replace(
+        opened.data_options(), **{name: value for name, value in given.items() if value is not None}
+    )
+    share = 0.01 if max_bad_rows is None else max_bad_rows
+    found = opened.evaluate(data, options, cache_dir=cache_dir, max_bad_rows=share)
+    if as_json:
+        print(json_text(found.to_dict()))
+        return
+    from edgetune.report.result_tables import print_evaluation
+
+    print_evaluation(found, console())
+
+
+@app.command()
+def export(
+    labels: Annotated[int, typer.Option(help="How many labels the classifier has.")],
+    out: Annotated[Path, typer.Option(help="Folder for the artifacts.")],
+    model: Annotated[
+        str | None, typer.Option(help="Model folder or hub:NAME.", show_default="built-in")
+    ] = None,
+    freeze: Annotated[
+        str, typer.Option(help="none, embeddings, or how many lowest layers too.")
+    ] = "embeddings",
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace artifacts there.")] = False,
+    cache_dir: CacheDir = None,
+) -> None:
+    """Make training artifacts, to be carried to a device without torch.
+
+    Example: edgetune export --labels 2 --out artifacts/
+    """
+    from edgetune.backends.ort.artifact_export import export_artifacts
+    from edgetune.backends.ort.ort_runtime import import_training
+
+    import_training()
+    done = export_artifacts(model, labels, out, freeze=freeze, overwrite=overwrite, cache_dir=cache_dir)
+    check = done.manifest.check
+    print(
+        f"Wrote training artifacts of {done.manifest.model} ({labels} labels, frozen: {freeze}) to {out}.\n"
+        f"Checked against torch: logits differ by {check.logits:.1e}, gradients by {check.gradients:.1e}.\n"
+        f"Train from them with: edgetune finetune FILE --artifacts {out}"
+    )
+
+
+@app.command()
+def doctor(as_json: Json = False) -> None:
+    """Say what this machine has, what is missing, and the command that gets it.
+
+    Example: edgetune doctor
+    """
+    from edgetune.maintenance.doctor import examine, print_diagnosis
+
+    findings = examine()
+    if as_json:
+        print(json.dumps([dataclasses.asdict(finding) for finding in findings]))
+    else:
+        print_diagnosis(findings, console())
+
+
+def _options(
+    text: str | None,
+    pair: bool | None,
+    header: bool | None,
+    encoding: str | None,
+    delimiter: str | None,
+) -> DataOptions:
+    from edgetune.data.examples import DataOptions
+
+    return DataOptions(
+        text=columns(text) if text else (),
+        header=header,
+        encoding=encoding or "utf-8",
+        delimiter=delimiter,
+        pair=bool(pair),
+    )
+
+
+app.command()(demo)
+
+
+def main() -> None:
+    """Run a command; print what went wrong as one sentence and leave with its exit code."""
+    sys.stderr = ClosedPipeTolerant(sys.stderr)
+    if isinstance(sys.stdout, io.TextIOWrapper):  # a label that the terminal's encoding does not have
+        sys.stdout.reconfigure(errors="backslashreplace")
+    no_telemetry()
+    code = _run()
+    sys.exit(code if flush_stdout() else NOBODY_READS)
+
+
+def _run() -> int:
+    """Run a command; return its exit code."""
+    try:
+        return int(app(standalone_mode=False, prog_name="edgetune") or 0)
+    except Interrupted as stop:
+        print(one_line(stop), file=sys.stderr)
+        return stop.exit_code
+    except EdgetuneError as error:
+        print(f"edgetune: {one_line(error)}", file=sys.stderr)
+        return error.exit_code
+    except BrokenPipeError:
+        return NOBODY_READS
+    except OSError as error:
+        if error.errno != errno.ENAMETOOLONG:
+            raise
+        print(f"edgetune: The name {brief(error.filename)} is too long for this disk.", file=sys.stderr)
+        return 2
+    except (KeyboardInterrupt, typer.Abort):
+        print("edgetune: stopped.", file=sys.stderr)
+        return 130
+    except Exception as error:
+        if not hasattr(error, "format_message"):  # a bug keeps its traceback
+            raise
+        return _say_usage(error)
+
+
+def _say_usage(error: Any) -> int:
+    """Say what is wrong with the command line in a sentence; print the help when nothing was asked."""
+    text = error.format_message()
+    if type(error).__name__ == "NoArgsIsHelpError":
+        print(text)
+    else:
+        words = one_line(text).replace("Value error, ", "").rstrip(".")
+        where = getattr(error, "ctx", None)
+        command = where.command_path.split()[1:] if where is not None else []
+        print(f"edgetune: {words}; see `{' '.join(['edgetune', *command, '--help'])}`.", file=sys.stderr)
+    return int(error.exit_code)

@@ -1,0 +1,142 @@
+"""`edgetune clean`: show what lies in the cache, and free it. Nothing heavy at import."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from edgetune.cli.options import CacheDir, Json, console
+from edgetune.core.errors import UsageError
+
+if TYPE_CHECKING:
+    from edgetune.maintenance.cache_cleanup import Entry, RemovalFilter
+
+
+SHOWN_STRANGE = 5
+
+
+def clean(
+    older_than: Annotated[
+        str | None, typer.Option(help="Remove what was not used for so long: 30d, 12h, 2w.")
+    ] = None,
+    larger_than: Annotated[
+        str | None,
+        typer.Option(help="Remove what has at least this size: 1GB; with --older-than both must hold."),
+    ] = None,
+    all_: Annotated[bool, typer.Option("--all", help="Remove everything that is not in use.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do it without asking.")] = False,
+    cache_dir: CacheDir = None,
+    as_json: Json = False,
+) -> None:
+    """Show the caches by kind, age and size, and free them.
+
+    Example: edgetune clean --older-than 30d --yes
+    """
+    from edgetune.core.machine import cache_folder
+    from edgetune.maintenance.cache_cleanup import list_entries, remove_entries
+
+    wish = _wish(older_than, larger_than, all_)
+    home = cache_folder() if cache_dir is None else cache_dir
+    entries, strange = list_entries(home)
+    now_s = time.time()
+    chosen = [entry for entry in entries if wish.takes(entry, now_s)]
+    if not as_json:
+        _print(home, entries, chosen, strange, now_s)
+    gone = remove_entries(chosen) if chosen and (yes or (not as_json and _agreed(chosen))) else []
+    if as_json:
+        print(json.dumps(_to_dict(home, entries, chosen, gone, strange, now_s)))
+    elif not chosen and wish.limits:
+        print("Nothing of that is there and unused.")
+    elif gone or (chosen and yes):
+        print(f"Freed {_size(gone)} ({_count(gone)}).")
+        if len(gone) < len(chosen):
+            print(f"{len(chosen) - len(gone)} could not be removed, or came into use.", file=sys.stderr)
+
+
+def _wish(older_than: str | None, larger_than: str | None, all_: bool) -> RemovalFilter:
+    """Read the options.
+
+    Raises:
+        UsageError: they contradict each other, or one cannot be read.
+    """
+    from edgetune.config.budget import parse_memory
+    from edgetune.maintenance.cache_cleanup import RemovalFilter, parse_age
+
+    if all_ and (older_than is not None or larger_than is not None):
+        raise UsageError(
+            "--all removes everything: leave --older-than and --larger-than out, or leave --all."
+        )
+    return RemovalFilter(
+        all_,
+        None if older_than is None else parse_age(older_than),
+        None if larger_than is None else 1e6 * parse_memory(larger_than, "--larger-than"),
+    )
+
+
+def _agreed(chosen: list[Entry]) -> bool:
+    """Ask on a terminal; elsewhere say what to add."""
+    if sys.stdin.isatty() and sys.stdout.isatty():
+        return typer.confirm(f"Remove {_count(chosen)} ({_size(chosen)})?")
+    print(f"Would free {_size(chosen)} ({_count(chosen)}); nothing was removed: add --yes.")
+    return False
+
+
+def _print(home: Path, entries: list[Entry], chosen: list[Entry], strange: list[Path], now_s: float) -> None:
+    from edgetune.core.tables import Section, print_sections
+
+    rows: list[tuple[str, ...]] = [
+        (
+            entry.kind,
+            str(entry.path.relative_to(home)),
+            _age(now_s - entry.used_s),
+            _size([entry]),
+            "in use" if entry.busy else "to go" if entry in chosen else "",
+        )
+        for entry in entries
+    ]
+    if rows:
+        print_sections([Section(str(home), rows, ("kind", "entry", "unused for", "size", ""))], console())
+    print(f"{_count(entries)}, {_size(entries)} in {home}." if rows else f"There is nothing in {home}.")
+    for path in strange[:SHOWN_STRANGE]:
+        print(f"Left alone, not written by edgetune: {path}")
+    if len(strange) > SHOWN_STRANGE:
+        print(f"Left alone, too: {len(strange) - SHOWN_STRANGE} more.")
+
+
+def _to_dict(
+    home: Path,
+    entries: list[Entry],
+    chosen: list[Entry],
+    gone: list[Entry],
+    strange: list[Path],
+    now_s: float,
+) -> dict[str, object]:
+    return {
+        "folder": str(home),
+        "entries": [entry.to_dict(now_s) for entry in entries],
+        "chosen": [str(entry.path) for entry in chosen],
+        "removed": [str(entry.path) for entry in gone],
+        "freed_bytes": sum(entry.n_bytes for entry in gone),
+        "left_alone": [str(path) for path in strange],
+    }
+
+
+def _count(entries: list[Entry]) -> str:
+    return f"{len(entries):,} entr{'y' if len(entries) == 1 else 'ies'}"
+
+
+def _size(entries: list[Entry]) -> str:
+    n_bytes = sum(entry.n_bytes for entry in entries)
+    return f"{n_bytes / 1e9:.1f} GB" if n_bytes >= 1e9 else f"{n_bytes / 1e6:.1f} MB"
+
+
+def _age(seconds: float) -> str:
+    for unit_s, unit in ((86400.0, "d"), (3600.0, "h"), (60.0, "min")):
+        if seconds >= unit_s:
+            return f"{seconds / unit_s:.0f} {unit}"
+    return f"{max(0.0, seconds):.0f} s"

@@ -1,0 +1,251 @@
+"""The commands that compare methods and look into finished runs: compare, inspect. Registered by `cli.py`."""
+
+from __future__ import annotations
+
+import re
+import signal
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from edgetune.cli.options import (
+    CacheDir,
+    Deadline,
+    Delimiter,
+    Encoding,
+    Eval,
+    Header,
+    Json,
+    Label,
+    Pair,
+    Set,
+    Text,
+    assigned,
+    columns,
+    console,
+    given,
+)
+from edgetune.core.errors import RunError, UsageError
+from edgetune.core.limits import MAX_CELLS, MAX_NAME
+from edgetune.core.sanitize import json_text, on_terminal
+
+if TYPE_CHECKING:
+    from edgetune.compare.comparison import CellDone
+    from edgetune.compare.grid import Grid
+    from edgetune.compare.ranking import DataTable
+
+
+def compare(
+    data: Annotated[list[str], typer.Argument(help="Labelled text, several if you like, or a grid in TOML.")],
+    methods: Annotated[
+        str | None,
+        typer.Option(help="Names with commas, or all (`edgetune methods`).", show_default="a few"),
+    ] = None,
+    deadline: Deadline = None,
+    epochs: Annotated[
+        int | None, typer.Option(help="Without a deadline: passes of each.", show_default="1")
+    ] = None,
+    seeds: Annotated[
+        int | None, typer.Option(help="Runs of each method.", min=1, max=MAX_CELLS, show_default="1")
+    ] = None,
+    rows: Annotated[
+        int | None, typer.Option(help="Training rows at most, drawn once.", show_default="all")
+    ] = None,
+    eval_rows: Annotated[
+        int | None, typer.Option(help="Evaluation rows at most, drawn once.", show_default="all")
+    ] = None,
+    eval_: Eval = None,
+    text: Text = None,
+    label: Label = None,
+    pair: Pair = None,
+    header: Header = None,
+    encoding: Encoding = None,
+    delimiter: Delimiter = None,
+    curve: Annotated[
+        bool | None,
+        typer.Option(
+            "--curve/--no-curve",
+            help="Measure random + decay at five times, to compare with.",
+            show_default="curve",
+        ),
+    ] = None,
+    models: Annotated[
+        bool | None,
+        typer.Option(
+            "--models/--no-models",
+            help="Keep every cell's model (180 MB each for the built-in one).",
+            show_default="models",
+        ),
+    ] = None,
+    set_: Set = None,
+    out: Annotated[Path | None, typer.Option(help="Folder.", show_default="runs/compare-NAME")] = None,
+    cache_dir: CacheDir = None,
+    as_json: Json = False,
+) -> None:
+    """Run several methods on the same rows and rank them.
+
+    Example: edgetune compare reviews.csv --deadline 2m --methods all
+    """
+    from edgetune.compare.comparison import Comparison
+    from edgetune.compare.comparison_charts import draw_all
+    from edgetune.compare.ranking import markdown, tables_of
+    from edgetune.core.machine import cache_folder
+    from edgetune.record.run_folder import write_out
+
+    reading = {"text": columns(text) if text else None, "label": label, "pair": pair, "header": header}
+    reading |= {"encoding": encoding, "delimiter": delimiter, "eval": eval_}
+    size = given({"rows": rows, "eval_rows": eval_rows})
+    settings = _settings(deadline, epochs, set_)
+    if data[0].endswith(".toml"):
+        also = [
+            *given(reading),
+            *size,
+            *settings,
+            *given({"methods": methods, "seeds": seeds, "curve": curve, "models": models}),
+        ]
+        grid = _grid_file(data, also)
+    else:
+        wished = size | given({"seeds": seeds and list(range(seeds)), "curve": curve, "models": models})
+        grid = _grid_of(data, given(reading), methods, wished | {"settings": settings})
+    folder = out if out is not None else Path("runs") / f"compare-{grid.name}"
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: the cell is stopped too
+    try:
+        comparison = Comparison(grid, folder, cache_dir or cache_folder(), _say)
+        for done in comparison.run():
+            _say(_progress(done))
+    except KeyboardInterrupt:
+        _say(f"Stopped. Finished cells are kept in {folder}; the same command goes on from there.")
+        sys.exit(130)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    outcomes = comparison.finished()
+    tables = tables_of(outcomes)
+    write_out(folder / "table.md", markdown(tables, grid.name))
+    draw_all(tables, outcomes, folder)
+    if as_json:
+        print(json_text([one.model_dump(mode="json") for one in outcomes]))
+        return
+    _print(tables)
+    if not any(one.ok for one in outcomes):
+        raise RunError(f"No cell gave a result; {folder / 'table.md'} says why.")
+    print(f"Tables and pictures are in {folder}; every run is in {folder / 'cells'}.")
+
+
+def _say(text: str) -> None:
+    print(on_terminal(text), file=sys.stderr, flush=True)
+
+
+def _grid_file(data: list[str], also: list[str]) -> Grid:
+    from edgetune.compare.grid import load_grid
+
+    if len(data) > 1 or also:
+        raise UsageError(f"{data[0]} says everything itself; give it alone, with --out at most.")
+    return load_grid(Path(data[0]))
+
+
+def _settings(deadline: str | None, epochs: int | None, set_: list[str] | None) -> dict[str, Any]:
+    """Return settings of every cell, as `config` has them."""
+    from datetime import datetime
+
+    from edgetune.config.budget import read_budget
+
+    settings = assigned(set_ or [])
+    if epochs is not None:
+        settings["epochs"] = epochs
+    if deadline is not None:
+        settings["deadline"] = deadline
+    return read_budget(settings, datetime.now(), 0.0)
+
+
+def _grid_of(data: list[str], reading: dict[str, Any], methods: str | None, wished: dict[str, Any]) -> Grid:
+    from edgetune.compare.grid import make_grid
+    from edgetune.runs.run import default_out
+
+    names = [re.sub(r"[^\w. +-]", "-", default_out(path).name) for path in data]
+    names = [(name if re.match(r"\w", name) else f"data{name}")[:MAX_NAME] for name in names]
+    if len(set(names)) < len(names):
+        names = [f"{name[: MAX_NAME - 6]}-{number}" for number, name in enumerate(names, 1)]
+    raw: dict[str, Any] = {
+        "name": "-".join(names)[:80],
+        "data": [{"name": name, "train": path, **reading} for name, path in zip(names, data, strict=True)],
+        **wished,
+    }
+    if methods is not None:
+        raw["methods"] = [name.strip() for name in methods.split(",") if name.strip()]
+    return make_grid(raw, "compare" if methods is None else "--methods")
+
+
+def _progress(done: CellDone) -> str:
+    one = done.outcome
+    where = f"[{done.number}/{done.n_cells}] {one.data}, {one.variant}, seed {one.seed}"
+    if not one.ok:
+        return f"{where}: failed: {one.error}"
+    kept = " (kept)" if done.kept else ""
+    return f"{where}: {one.accuracy:.4f} after {one.seconds:.1f} s{kept}"
+
+
+def _print(tables: list[DataTable]) -> None:
+    from edgetune.compare.ranking import HEADER, cells, combined_speedups
+    from edgetune.core.tables import Section, print_sections
+
+    sections = []
+    for table in tables:
+        title = f"{table.data}: {table.n_eval:,} evaluation rows, {table.machine}"
+        sections.append(Section(title, [cells(line) for line in table.lines], HEADER, right=True))
+        if table.failed:
+            sections.append(Section(f"{table.data}: not measured", [*table.failed]))
+    if whole := combined_speedups(tables):
+        sections.append(Section("All sets together", whole, ("method", "time as random"), right=True))
+    print_sections(sections, console())
+    print("= : not significantly worse than the best. time as random: above 1, the method is worth it.")
+    for caution in {table.caution for table in tables} - {""}:
+        print(caution)
+
+
+def inspect(
+    run: Annotated[Path, typer.Argument(help="Run folder.")],
+    rows: Annotated[int, typer.Option(help="Rows of each kind.", min=1)] = 10,
+    out: Annotated[Path | None, typer.Option(help="Write the rows as CSV.")] = None,
+    map_: Annotated[
+        Path | None, typer.Option("--map", help="Draw the map of the training rows (.png or .svg).")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """List training rows likely mislabelled, most skipped, most trained.
+
+    Example: edgetune inspect runs/reviews --out rows.csv --map map.png
+    """
+    from edgetune.inference.inspection import as_table, inspect_run
+    from edgetune.record.run_folder import check_out, disk_errors
+
+    if out is not None:
+        check_out("--out", out, "rows.csv")
+    if map_ is not None:
+        from edgetune.compare.chart_style import picture_kind
+
+        check_out("--map", map_, "map.png")
+        try:
+            picture_kind(map_)
+        except ValueError as error:
+            raise UsageError(f"--map {map_}: {error}.") from error
+    record, findings = inspect_run(run, rows)
+    if out is not None:
+        from edgetune.report.inspection_table import write_inspection
+
+        write_inspection(out, findings)
+    if map_ is not None:
+        from edgetune.compare.charts import draw_map
+
+        with disk_errors(map_):
+            draw_map(record.confidence(), record.variability(), record.correctness(), map_)
+    if as_json:
+        print(json_text(as_table(findings)))
+        return
+    from edgetune.report.inspection_table import print_inspection
+
+    print_inspection(findings, console())
+    for path in (out, map_):
+        if path is not None:
+            print(f"Wrote {path}.", file=sys.stderr)

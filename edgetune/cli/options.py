@@ -1,0 +1,157 @@
+"""Options that several commands share, the choices an option has, and what commands do with them."""
+
+from __future__ import annotations
+
+import json
+from enum import Enum
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from edgetune.core.errors import UsageError
+
+
+class MethodName(str, Enum):
+    """Ways of choosing examples (kept equal to `settings.METHODS` by a test)."""
+
+    train_all = "train-all"
+    random = "random"
+    fixed_threshold = "fixed-threshold"
+    auto_threshold = "auto-threshold"
+    three_stage = "three-stage"
+    auto_assist = "auto-assist"
+    svp = "svp"
+    selective_backprop = "selective-backprop"
+    selective_backprop_stale = "selective-backprop-stale"
+    info_batch = "info-batch"
+    rho_loss = "rho-loss"
+    cartography_ambiguous = "cartography-ambiguous"
+    cartography_hard = "cartography-hard"
+    ftft = "ftft"
+    swift_learn = "swift-learn"
+
+
+class Preset(str, Enum):
+    """Columns of the settings table."""
+
+    default = "default"
+    paper = "paper"
+
+
+class BackendName(str, Enum):
+    """What runs the model."""
+
+    auto = "auto"
+    ort = "ort"
+    torch = "torch"
+
+
+class DeviceName(str, Enum):
+    """Where it runs."""
+
+    cpu = "cpu"
+    cuda = "cuda"
+
+
+class Precision(str, Enum):
+    """Arithmetic of the torch backend."""
+
+    auto = "auto"
+    fp32 = "fp32"
+    bf16 = "bf16"
+
+
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Show nothing but errors and the result.")]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object to stdout.")]
+CacheDir = Annotated[
+    Path | None,
+    typer.Option(
+        help="Where tokens and artifacts are kept (default: $EDGETUNE_CACHE, else the user's cache)."
+    ),
+]
+Eval = Annotated[
+    str | None, typer.Option("--eval", help="Labelled text to evaluate on.", show_default="held out")
+]
+Text = Annotated[str | None, typer.Option(help="Text column, or several: question,sentence (numbers: 2,3).")]
+Label = Annotated[str | None, typer.Option(help="Label column.")]
+Header = Annotated[
+    bool | None,
+    typer.Option("--header/--no-header", help="Whether the first row holds names.", show_default="decided"),
+]
+Encoding = Annotated[str | None, typer.Option(help="Encoding of text files.", show_default="utf-8")]
+Delimiter = Annotated[str | None, typer.Option(help="Delimiter of columns.", show_default="decided")]
+Pair = Annotated[bool | None, typer.Option("--pair/--no-pair", help="Two text columns are a sentence pair.")]
+MaxBadRows = Annotated[
+    float | None,
+    typer.Option(help="Share of unusable rows above which nothing runs.", show_default="0.01"),
+]
+Deadline = Annotated[
+    str | None, typer.Option(help="Be done by then, all included: 90s, 10m, 1h30m, or a time such as 18:30.")
+]
+Energy = Annotated[str | None, typer.Option(help="Joules at most: 20kJ, 5Wh.")]
+BatteryShare = Annotated[str | None, typer.Option("--battery", help="Share of the battery at most: 5%.")]
+Memory = Annotated[
+    str | None, typer.Option(help="Plan batch and cache for so much memory at most: 2GB, 800MB.")
+]
+Watts = Annotated[float | None, typer.Option(help="What the machine draws, for energy without a sensor.")]
+CacheSize = Annotated[
+    str | None,
+    typer.Option(
+        help="Room for the frozen layers' output: 500MB, 0 for none.", show_default="planned, 1GB at most"
+    ),
+]
+
+
+Set = Annotated[
+    list[str] | None,
+    typer.Option("--set", help="Any other setting (`edgetune methods NAME`): --set beta=2 --set lr=1e-4."),
+]
+
+
+def assigned(items: list[str]) -> dict[str, Any]:
+    """Return what `--set NAME=VALUE` gave; a value is read as JSON has it, else as a word."""
+    settings: dict[str, Any] = {}
+    for item in items:
+        name, equals, value = item.partition("=")
+        if not equals or not name.strip():
+            raise UsageError(f"--set {item}: write it as NAME=VALUE.")
+        try:
+            settings[name.strip().replace("-", "_")] = json.loads(value)
+        except (ValueError, RecursionError):
+            settings[name.strip().replace("-", "_")] = value.strip()
+    return settings
+
+
+def given(values: dict[str, Any], *without: str) -> dict[str, Any]:
+    """Return the options that were given, enums as their values."""
+    return {
+        name: value.value if isinstance(value, Enum) else value
+        for name, value in values.items()
+        if value is not None and name not in without
+    }
+
+
+def given_settings(values: dict[str, Any], *without: str) -> dict[str, Any]:
+    """Return the options that were given as settings of a run: `eval_` is `eval`, `data` is `train`."""
+    settings = given(values, *without)
+    for option, name in (("data", "train"), ("eval_", "eval")):
+        if option in settings:
+            settings[name] = settings.pop(option)
+    if "text" in settings:
+        settings["text"] = columns(settings["text"])
+    return settings
+
+
+def columns(text: str) -> tuple[str, ...]:
+    """Split `a,b` into column names."""
+    from edgetune.config.toml_config import column_names
+
+    return column_names(text)
+
+
+def console() -> Any:
+    """Return a rich console on stdout."""
+    from rich.console import Console
+
+    return Console()

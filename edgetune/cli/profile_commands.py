@@ -1,0 +1,238 @@
+"""`edgetune profile`: measure this machine; show, compare and check profiles."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import re
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from edgetune.cli.options import CacheDir, Json, Quiet
+from edgetune.core.errors import Interrupted, UsageError
+from edgetune.core.types import Tell
+
+if TYPE_CHECKING:
+    from edgetune.core.tables import Section
+    from edgetune.planning.device_profile import DeviceProfile
+    from edgetune.planning.profile_store import Match
+
+
+PLAIN_EVERY_S = 10.0
+
+
+@contextlib.contextmanager
+def showing(quiet: bool) -> Iterator[Tell]:
+    """Show progress on stderr while inside."""
+    if quiet:
+        yield lambda text, share: None
+    elif not sys.stderr.isatty():
+        yield _lines()
+    else:
+        with _bar() as tell:
+            yield tell
+
+
+def _lines() -> Tell:
+    last_s, last = -PLAIN_EVERY_S, ""
+
+    def tell(text: str, share: float) -> None:
+        nonlocal last_s, last
+        now_s, kind = time.monotonic(), text.split(":")[0]
+        if now_s - last_s >= PLAIN_EVERY_S or kind != last:
+            last_s, last = now_s, kind
+            print(f"{share:4.0%}  {text}", file=sys.stderr, flush=True)
+
+    return tell
+
+
+@contextlib.contextmanager
+def _bar() -> Iterator[Tell]:
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn
+
+    columns = (
+        BarColumn(bar_width=28),
+        TextColumn("{task.percentage:>3.0f} %"),
+        TextColumn("{task.fields[text]}"),
+    )
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task("", total=1.0, text="")
+        yield lambda text, share: bar.update(task, completed=share, text=text)
+
+
+NAME_PATTERN = r"[A-Za-z0-9][A-Za-z0-9._-]*"
+
+profile_app = typer.Typer(
+    name="profile",
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+Model = Annotated[
+    str | None, typer.Option(help="Model folder, run folder or hub:NAME.", show_default="built-in")
+]
+ProfileName = Annotated[
+    str | None, typer.Argument(help="Name or file of a profile.", show_default="this machine's")
+]
+
+
+@profile_app.callback(invoke_without_command=True)
+def measure_profile(
+    context: typer.Context,
+    quick: Annotated[bool, typer.Option("--quick", help="Fewer points, in less than a minute.")] = False,
+    name: Annotated[
+        str | None, typer.Option(help="Name of the profile.", show_default="after the processor")
+    ] = None,
+    model: Model = None,
+    backend: Annotated[
+        list[str] | None,
+        typer.Option(help="Measure only this one, such as ort-fp32; may be repeated.", show_default="all"),
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Write the profile to this file.", show_default="user's folder")
+    ] = None,
+    watts: Annotated[
+        float | None, typer.Option(help="What this machine draws, for want of a sensor (W).")
+    ] = None,
+    cache_dir: CacheDir = None,
+    quiet: Quiet = False,
+    as_json: Json = False,
+) -> None:
+    """Measure what operations cost on this machine, in about five minutes.
+
+    Example: edgetune profile --quick
+    """
+    if context.invoked_subcommand is not None:
+        return
+    from edgetune.planning.profile_store import save_profile
+    from edgetune.profiling.measure import Measurement, Request
+
+    if name is None and out is not None:
+        name = out.stem
+    if name is not None and re.fullmatch(NAME_PATTERN, name) is None:
+        raise UsageError(f"--name {name}: use letters, digits, dots, dashes and underscores only.")
+    if watts is not None and not 0 < watts < float("inf"):
+        raise UsageError(f"--watts {watts:g} is no power; give the watts that this device draws, above 0.")
+    request = Request(name, model, tuple(backend or ()), quick, watts, cache_dir)
+    with _stoppable("no profile was written"), showing(quiet) as tell:
+        profile = Measurement(request, tell).run()
+    path = save_profile(profile, out)
+    if as_json:
+        print(profile.model_dump_json())
+        return
+    if not quiet:
+        _print_profile(profile)
+    print(f"Wrote {path}")
+
+
+@profile_app.command()
+def show(name: ProfileName = None, as_json: Json = False) -> None:
+    """Print a profile as tables.
+
+    Example: edgetune profile show laptop
+    """
+    profile = _open(name).profile
+    if as_json:
+        print(profile.model_dump_json())
+    else:
+        _print_profile(profile)
+
+
+@profile_app.command()
+def compare(
+    a: Annotated[str, typer.Argument(help="Name or file of a profile.")],
+    b: Annotated[str, typer.Argument(help="Another one.")],
+    as_json: Json = False,
+) -> None:
+    """Say how many times as long operations take on B as on A.
+
+    Example: edgetune profile compare laptop workstation
+    """
+    from edgetune.planning.profile_store import load_profile
+    from edgetune.profiling.profile_tables import compare_profiles as ratios
+    from edgetune.profiling.profile_tables import compare_sections
+
+    one, other = load_profile(a), load_profile(b)
+    if as_json:
+        print(json.dumps([ratio.to_dict() for ratio in ratios(one, other)]))
+    else:
+        _print(compare_sections(one, other))
+
+
+@profile_app.command()
+def check(
+    name: ProfileName = None,
+    model: Model = None,
+    cache_dir: CacheDir = None,
+    quiet: Quiet = False,
+    as_json: Json = False,
+) -> None:
+    """Measure a few points again and say how far the profile has drifted.
+
+    Example: edgetune profile check
+    """
+    match = _open(name)
+    with _stoppable("nothing was changed"):
+        from edgetune.profiling.drift import DriftCheck
+
+        with showing(quiet) as tell:
+            drift = DriftCheck(match.profile, model, cache_dir, tell).run()
+    if as_json:
+        print(json.dumps(drift.to_dict() | {"profile": match.profile.name, "fit": match.fit}))
+        return
+    from edgetune.profiling.drift import drift_sections
+
+    _print(drift_sections(match, drift))
+
+
+def _open(name: str | None) -> Match:
+    """Find a profile by name, or this machine's."""
+    from edgetune.core.machine import versions
+    from edgetune.planning.detect import this_machine
+    from edgetune.planning.profile_store import find_for_this_machine, load_profile, match_profile
+
+    here = this_machine()
+    if name is not None:
+        return match_profile(load_profile(name), here, versions())
+    found = find_for_this_machine(None, here)
+    if found is None:
+        raise UsageError("There is no device profile yet; `edgetune profile` measures this machine.")
+    return found
+
+
+@contextlib.contextmanager
+def _stoppable(what_was_left: str) -> Iterator[None]:
+    """Turn SIGINT and SIGTERM into one sentence; the workers are killed on the way out."""
+    from edgetune.core.signals import StopRequest
+
+    try:
+        with StopRequest().listening():
+            yield
+    except KeyboardInterrupt:
+        raise Interrupted(f"Stopped; {what_was_left}.") from None
+
+
+def _print_profile(profile: DeviceProfile) -> None:
+    from edgetune.profiling.profile_tables import profile_sections
+
+    _print(profile_sections(profile))
+    if profile.noisy:
+        print(
+            "This machine was busy while it was measured; measure again when nothing else runs.",
+            file=sys.stderr,
+        )
+
+
+def _print(sections: list[Section]) -> None:
+    from rich.console import Console
+
+    from edgetune.core.tables import print_sections
+
+    console: Any = Console()
+    print_sections(sections, console)

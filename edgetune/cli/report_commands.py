@@ -1,0 +1,147 @@
+"""The commands that read and explain: report, methods. Registered by `cli.py`; nothing heavy at import."""
+
+from __future__ import annotations
+
+import json
+import sys
+from datetime import datetime
+from enum import Enum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from edgetune.cli.options import Json, console
+from edgetune.core.errors import UsageError
+from edgetune.core.sanitize import one_line
+
+if TYPE_CHECKING:
+    from edgetune.report.collect import Collected
+
+
+SHOWN_LEFT_OUT = 5
+
+
+class Format(str, Enum):
+    """What a report is written as."""
+
+    html = "html"
+    md = "md"
+    csv = "csv"
+    json = "json"
+
+
+SUFFIXES = {
+    ".html": Format.html,
+    ".htm": Format.html,
+    ".md": Format.md,
+    ".csv": Format.csv,
+    ".json": Format.json,
+}
+
+
+def report(
+    runs: Annotated[list[Path], typer.Argument(help="Run folders, and folders of compared runs.")],
+    out: Annotated[
+        Path | None, typer.Option(help="Write to this file.", show_default="stdout, but for html")
+    ] = None,
+    format_: Annotated[
+        Format | None,
+        typer.Option("--format", help="A page, or the table of runs.", show_default="by the file's name"),
+    ] = None,
+) -> None:
+    """Put finished runs side by side: a page for the browser, or a table.
+
+    Example: edgetune report runs/reviews runs/reviews-2 --out report.html
+    """
+    chosen = _format(out, format_)
+    if chosen is Format.html and out is None:
+        raise UsageError("A page needs a file: add --out report.html, or print a table with --format md.")
+    from edgetune.report.collect import collect
+
+    collected = collect(runs)
+    if out is not None:
+        from edgetune.record.run_folder import check_out
+
+        check_out("--out", out, "report.html")
+    text = _written(collected, chosen)
+    if out is None:
+        sys.stdout.write(text)
+    else:
+        from edgetune.record.run_folder import write_out
+
+        write_out(out, text)
+        n = len(collected.runs)
+        print(f"Wrote {out}: {n} run{'s'[: n != 1]}.", file=sys.stderr)
+    _say_left_out(collected)
+
+
+def _format(out: Path | None, given: Format | None) -> Format:
+    """Return the format given, else what the file's name says.
+
+    Raises:
+        UsageError: neither says.
+    """
+    if given is not None:
+        return given
+    if out is None:
+        raise UsageError(
+            "Say where to: --out report.html for the page, or --format md, csv or json to print."
+        )
+    found = SUFFIXES.get(out.suffix.lower())
+    if found is None:
+        names = ", ".join(SUFFIXES)
+        raise UsageError(f"--out {out}: its name says no format; end it in {names}, or add --format.")
+    return found
+
+
+def _written(collected: Collected, chosen: Format) -> str:
+    from edgetune.report.run_table import to_csv, to_json, to_markdown
+
+    if chosen is Format.html:
+        from edgetune.report.page import page
+
+        return page(collected, datetime.now().astimezone())
+    return {Format.md: to_markdown, Format.csv: to_csv, Format.json: to_json}[chosen](collected)
+
+
+def _say_left_out(collected: Collected) -> None:
+    sentences = collected.left_out
+    for sentence in sentences[:SHOWN_LEFT_OUT]:
+        print(f"Left out: {one_line(sentence)}", file=sys.stderr)
+    if len(sentences) > SHOWN_LEFT_OUT:
+        print(f"Left out: {len(sentences) - SHOWN_LEFT_OUT} more.", file=sys.stderr)
+
+
+def methods(
+    name: Annotated[
+        str | None, typer.Argument(help="A method, for its card.", show_default="list all")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """List the ways of choosing examples, or print the card of one.
+
+    Example: edgetune methods three-stage
+    """
+    from edgetune.compare.method_cards import (
+        baseline_cards,
+        card_sections,
+        find_card,
+        list_sections,
+        method_cards,
+    )
+    from edgetune.core.tables import print_sections
+
+    if name is not None:
+        card = find_card(name)
+        if as_json:
+            print(json.dumps(card.to_dict(), ensure_ascii=False))
+        else:
+            print_sections(card_sections(card), console())
+        return
+    own, baselines = method_cards(), baseline_cards()
+    if as_json:
+        blocks = {"methods": own, "baselines": baselines}
+        print(json.dumps({key: [c.to_dict() for c in cards.values()] for key, cards in blocks.items()}))
+    else:
+        print_sections(list_sections(own, baselines), console())

@@ -1,0 +1,167 @@
+"""`python -m edgetune.compare.baselines NAME TASK.json`: run one baseline, in this process and no other.
+
+    training rows ─→ fit, which saves its model ─→ the clock stops ─→ evaluation rows ─→ predict
+                  ─→ predicted.json ─→ result.json, the last thing written
+
+The deadline counts from the start of the process to the saved model; evaluation is timed apart. Exit
+codes and messages are those of `edgetune.core.errors`.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from edgetune.compare.baselines import BASELINES, INSTALL, Baseline, find_baseline
+from edgetune.compare.baselines.task import (
+    PREDICTED,
+    RESULT,
+    BaselineClock,
+    BaselineResult,
+    BaselineTask,
+    Fitted,
+    TrainRows,
+    read_labelled,
+    read_task,
+    read_train,
+)
+from edgetune.core.errors import EdgetuneError, MissingDependencyError, UsageError
+from edgetune.core.files import write_atomic
+from edgetune.core.hub import HUB_PREFIX
+from edgetune.core.isolation import no_network
+from edgetune.core.machine import installed, versions
+from edgetune.core.meter import Meter, process_age_s
+from edgetune.core.sanitize import one_line
+from edgetune.data.readers import existing
+from edgetune.record.run_folder import disk_errors
+
+_IMPORTED_AT_S, _CPU_AT_IMPORT_S = time.perf_counter(), time.process_time()
+
+USAGE = "python -m edgetune.compare.baselines NAME TASK.json"
+PACKAGES = ("scikit-learn", "accelerate", "sentence-transformers", "setfit")
+
+# Read when the libraries are imported, so all of it is set before.
+QUIET = {
+    "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+    "HF_DATASETS_DISABLE_PROGRESS_BARS": "1",
+    "TRANSFORMERS_VERBOSITY": "error",
+}
+NO_GPU = {"CUDA_VISIBLE_DEVICES": "", "ACCELERATE_USE_CPU": "true"}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the baseline that the arguments name; return the exit code."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    if given in (["--help"], ["-h"]):
+        print(_help())
+        return 0
+    try:
+        print(_run(given))
+    except EdgetuneError as error:
+        print(f"edgetune.compare.baselines: {one_line(error)}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        print("edgetune.compare.baselines: stopped.", file=sys.stderr)
+        return 130
+    return 0
+
+
+def _run(given: list[str]) -> str:
+    """Run a baseline and return what it did in a line."""
+    if len(given) != 2:
+        raise UsageError(
+            f"Say which baseline and which task: {USAGE}. The baselines are {', '.join(BASELINES)}."
+        )
+    meter = Meter(process_age_s(_IMPORTED_AT_S, _CPU_AT_IMPORT_S))
+    baseline, task = find_baseline(given[0]), read_task(Path(given[1]))
+    no_network()
+    os.environ.update(QUIET if task.device == "cuda" else QUIET | NO_GPU)
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
+    result = run_baseline(baseline, task, meter)
+    return (
+        f"{result.name}: accuracy {result.accuracy:.4f} on {result.n_eval:,} rows, "
+        f"{result.n_train_used:,} rows used, {result.elapsed_s:.1f} s to the saved model."
+    )
+
+
+def _help() -> str:
+    lines = [f"  {baseline.name:16}{baseline.summary}" for baseline in BASELINES.values()]
+    return "\n".join([f"Usage: {USAGE}", "", "Baselines:", *lines])
+
+
+def run_baseline(baseline: Baseline, task: BaselineTask, meter: Meter) -> BaselineResult:
+    """Train, save, evaluate, and write `predicted.json` and `result.json`.
+
+    Args:
+        baseline: which.
+        task: what it is asked.
+        meter: has run since the start of the process.
+
+    Raises:
+        EdgetuneError: what is wrong and what to do; there is then no `result.json`.
+    """
+    baseline.check()
+    if not task.eval.startswith(HUB_PREFIX):
+        existing(task.eval)
+    with disk_errors(task.out):
+        task.out.mkdir(parents=True, exist_ok=True)
+        for name in (RESULT, PREDICTED):
+            (task.out / name).unlink(missing_ok=True)
+        rows = read_train(task)
+        watch = BaselineClock(meter, task.deadline_s)
+        if watch.left_s() <= 0:
+            raise watch.give_up(baseline.name)
+        fitted = _fitted(baseline, task, rows, watch)
+        split_s = meter.split_s()
+        elapsed_s = sum(split_s.values())
+        with meter.phase("evaluate"):
+            texts, gold = read_labelled(task.eval, task.data)
+            predicted = [rows.label_names[i] for i in fitted.predict(texts).tolist()]
+        result = BaselineResult(
+            name=baseline.name,
+            accuracy=sum(name == true for name, true in zip(predicted, gold, strict=True)) / len(gold),
+            n_eval=len(gold),
+            n_train_used=fitted.n_train_used,
+            n_trained=fitted.n_trained,
+            elapsed_s=elapsed_s,
+            evaluate_s=meter.split_s()["evaluate"],
+            time_split_s={name: spent_s for name, spent_s in split_s.items() if spent_s > 0},
+            notes=[*fitted.notes, *_notes(task, rows, gold, elapsed_s)],
+            versions=versions() | {name: found for name in PACKAGES if (found := installed(name))},
+        )
+        write_atomic(task.out / PREDICTED, json.dumps(predicted, ensure_ascii=False))
+        write_atomic(task.out / RESULT, result.model_dump_json(indent=1))
+    return result
+
+
+def _fitted(baseline: Baseline, task: BaselineTask, rows: TrainRows, watch: BaselineClock) -> Fitted:
+    """Train the baseline; packages that are there but do not fit together are a sentence, too."""
+    try:
+        return baseline.load()(task, rows, watch)
+    except ImportError as error:
+        raise MissingDependencyError(
+            f"{baseline.name} cannot be imported ({error}); get packages that fit together with `{INSTALL}`."
+        ) from error
+
+
+def _notes(task: BaselineTask, rows: TrainRows, gold: list[str], elapsed_s: float) -> list[str]:
+    """Say what the run around the baseline knows."""
+    notes = []
+    if len(rows) < rows.n_read:
+        notes.append(f"It was given a random sample of {len(rows):,} of {rows.n_read:,} training rows.")
+    known = set(rows.label_names)
+    if n_unknown := sum(name not in known for name in gold):
+        notes.append(
+            f"{n_unknown:,} evaluation rows have a label that no training row has; they count as wrong."
+        )
+    if task.deadline_s is not None and elapsed_s > task.deadline_s:
+        notes.append(f"The model was saved {elapsed_s - task.deadline_s:.1f} s after the deadline.")
+    return notes
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,327 @@
+"""What a baseline gets and hands back: the task, its rows, the clock, a trained model, the result.
+
+    task.json ─→ BaselineTask ─→ TrainRows (edgetune's own reader) ─→ Fit, under a BaselineClock ─→ Fitted
+                                                                                      └─→ BaselineResult
+
+Outside programs are shown a model folder through links to files that are neither pickles nor code.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, TypeAlias
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from edgetune.config.settings import DataSettings, Settings
+from edgetune.core.errors import BudgetError, DataError, ModelError, UsageError, did_you_mean
+from edgetune.core.meter import Meter
+from edgetune.core.types import IntArray
+from edgetune.data.examples import read_examples
+from edgetune.data.splits import data_options
+from edgetune.data.table import BadRow
+from edgetune.data.token_build import label_order
+from edgetune.models.checks import read_model_json, safe_files
+from edgetune.planning.clock import margin_s
+
+RESULT, PREDICTED = "result.json", "predicted.json"
+SAFE = {"local_files_only": True, "trust_remote_code": False}
+"""How a baseline opens a model that it was given: as edgetune does, no network and nobody's code."""
+_ROWS_SEED = 0x9EE5  # so that the rows drawn are not those that another part draws from the same seed
+
+
+class BaselineTask(Settings):
+    """What a baseline is asked to do; read from a JSON file.
+
+    Attributes:
+        data: the training rows and how they are read; its `eval`, `holdout` and `max_length` are not used.
+        eval: labelled text to evaluate on, read in the same way.
+        out: folder for the model, `predicted.json` and `result.json`.
+        max_rows: train on a random sample of so many rows; None: on all.
+        seed: of everything random.
+        deadline_s: from the start of the process to the saved model; None: no limit.
+        epochs: passes over the training rows; None: the baseline's own default.
+        batch_size: examples per step or forward pass; None: the baseline's own default.
+        max_length: tokens per row at most.
+        model: None for the built-in encoder, a folder, or a hub name (without `hub:`) that is in its cache.
+        device: `cpu` hides every GPU from the baseline.
+    """
+
+    data: DataSettings
+    eval: str
+    out: Path
+    max_rows: int | None = Field(None, ge=2)
+    seed: int = Field(0, ge=0)
+    deadline_s: float | None = Field(None, gt=0)
+    epochs: int | None = Field(None, ge=1)
+    batch_size: int | None = Field(None, ge=1)
+    max_length: int = Field(128, ge=4)
+    model: str | None = None
+    device: Literal["cpu", "cuda"] = "cpu"
+
+
+class BaselineResult(BaseModel):
+    """The receipt of a baseline's run, written to `result.json`.
+
+    Attributes:
+        name: of the baseline.
+        accuracy: on the evaluation rows, in [0, 1].
+        n_eval: evaluation rows.
+        n_train_used: different training rows that the model learned from.
+        n_trained: examples trained, each counted once in every pass.
+        elapsed_s: wall clock from the start of the process to the saved model.
+        evaluate_s: reading and predicting the evaluation rows, after that.
+        time_split_s: where `elapsed_s` went, by the phases of `edgetune.core.meter`; adds up to it.
+        notes: what a reader must know to judge the figures, in sentences.
+        versions: of the packages used.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    schema_version: Literal[1] = 1
+    name: str
+    accuracy: float
+    n_eval: int
+    n_train_used: int
+    n_trained: int
+    elapsed_s: float
+    evaluate_s: float
+    time_split_s: dict[str, float]
+    notes: list[str]
+    versions: dict[str, str]
+
+
+@dataclass(frozen=True)
+class Texts:
+    """Texts in the order of their file.
+
+    Attributes:
+        first: the text of each row.
+        second: the other text of each row where the data has pairs, else None.
+    """
+
+    first: list[str]
+    second: list[str] | None = None
+
+    def __len__(self) -> int:
+        return len(self.first)
+
+    def take(self, rows: IntArray) -> Texts:
+        """Return the texts at these positions, in that order."""
+        places = rows.tolist()
+        second = None if self.second is None else [self.second[i] for i in places]
+        return Texts([self.first[i] for i in places], second)
+
+    def joined(self) -> list[str]:
+        """Return one text per row; pairs are joined by a space."""
+        if self.second is None:
+            return self.first
+        return [f"{first} {second}".strip() for first, second in zip(self.first, self.second, strict=True)]
+
+
+@dataclass(frozen=True)
+class TrainRows:
+    """Training rows in a seeded random order whose first rows hold every label.
+
+    So the first k rows are a random sample of any size k, except that no label is left out of it.
+
+    Attributes:
+        texts: of the rows.
+        labels: (n,) class ids.
+        label_names: by class id.
+        n_read: usable rows of the file; more than n where `max_rows` left some out.
+    """
+
+    texts: Texts
+    labels: IntArray
+    label_names: tuple[str, ...]
+    n_read: int
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def sample(self, n_rows: int) -> TrainRows:
+        """Return the first rows; all of them if there are not so many."""
+        if n_rows >= len(self):
+            return self
+        return self.take(np.arange(n_rows))
+
+    def take(self, rows: IntArray) -> TrainRows:
+        """Return the rows at these positions, in that order."""
+        return TrainRows(self.texts.take(rows), self.labels[rows], self.label_names, self.n_read)
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """A trained and saved model.
+
+    Attributes:
+        predict: returns class ids (n,) of texts.
+        n_train_used: different training rows that it learned from.
+        n_trained: examples trained, counting passes.
+        notes: what was done, in sentences.
+    """
+
+    predict: Callable[[Texts], IntArray]
+    n_train_used: int
+    n_trained: int
+    notes: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class BaselineClock:
+    """The baseline's clock.
+
+    Attributes:
+        meter: where time is charged.
+        deadline_s: as in the task.
+    """
+
+    meter: Meter
+    deadline_s: float | None
+
+    @property
+    def limited(self) -> bool:
+        """Whether there is a deadline."""
+        return self.deadline_s is not None
+
+    def left_s(self, save_s: float = 0.0) -> float:
+        """Return seconds to the deadline, less a margin and what saving takes; infinite without one."""
+        if self.deadline_s is None:
+            return math.inf
+        return self.deadline_s - margin_s(self.deadline_s) - save_s - self.meter.elapsed_s()
+
+    def give_up(self, name: str) -> BudgetError:
+        """Return the error of a baseline for which there is no time."""
+        return BudgetError(
+            f"{name} could not train anything within {self.deadline_s:g} s: {self.meter.elapsed_s():.1f} s "
+            "were over before its first step could end; give more time."
+        )
+
+
+Fit: TypeAlias = Callable[[BaselineTask, TrainRows, BaselineClock], Fitted]
+
+
+def read_task(path: Path) -> BaselineTask:
+    """Read a task.
+
+    Raises:
+        UsageError: it cannot be read, or a setting is wrong; names it.
+    """
+    try:
+        raw = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UsageError(f"Cannot read the task {path}: {error.strerror}.") from error
+    except ValueError as error:
+        raise UsageError(f"The task {path} is not JSON: {error}.") from error
+    try:
+        return BaselineTask.model_validate(raw)
+    except ValidationError as error:
+        raise UsageError(f"The task {path}: {_problem(error)}") from error
+
+
+def _problem(error: ValidationError) -> str:
+    """Say what is wrong with one setting; an unknown name first, since it may be why another is missing."""
+    found = min(error.errors(), key=lambda one: one["type"] != "extra_forbidden")
+    where = ".".join(map(str, found["loc"])) or "the whole"
+    if found["type"] == "extra_forbidden":
+        known = DataSettings.model_fields if len(found["loc"]) > 1 else BaselineTask.model_fields
+        return f'there is no setting "{where}".{did_you_mean(str(found["loc"][-1]), known)}'
+    shown = "" if isinstance(found["input"], dict) else f" (given: {found['input']!r})"
+    return f"setting {where}: {found['msg'].lower()}{shown}."
+
+
+def read_labelled(path: str, data: DataSettings) -> tuple[Texts, list[str]]:
+    """Read the usable rows of labelled text with edgetune's own reader, and their labels.
+
+    Raises:
+        DataError: there are none, or more of them are unusable than `max_bad_rows` allows.
+    """
+    options = data_options(data)
+    bad: list[BadRow] = []
+    examples = list(read_examples(path, options, bad.append))
+    if not examples or len(bad) > data.max_bad_rows * (len(examples) + len(bad)):
+        first = f"; the first: {bad[0].file}:{bad[0].line}, {bad[0].reason}" if bad else ""
+        raise DataError(
+            f"{len(examples):,} rows of {path} can be used and {len(bad):,} cannot{first}; "
+            "put these rows right."
+        )
+    second = [example.text_pair or "" for example in examples] if data.pair else None
+    return Texts([example.text for example in examples], second), [example.label for example in examples]
+
+
+def read_train(task: BaselineTask) -> TrainRows:
+    """Read the training rows, in their random order.
+
+    Raises:
+        DataError: they cannot be used, or all have one label.
+    """
+    texts, names = read_labelled(task.data.train, task.data)
+    label_names = tuple(label_order(set(names)))
+    if len(label_names) < 2:
+        raise DataError(
+            f'Every row of {task.data.train} has the label "{label_names[0]}"; a classifier needs at least 2 '
+            "different ones."
+        )
+    ids = {name: i for i, name in enumerate(label_names)}
+    labels = np.array([ids[name] for name in names], dtype=np.int64)
+    order = shuffled_order(labels, np.random.default_rng([task.seed, _ROWS_SEED]))[: task.max_rows]
+    return TrainRows(texts, labels, label_names, len(labels)).take(order)
+
+
+def shuffled_order(labels: IntArray, rng: np.random.Generator) -> IntArray:
+    """Return all positions (n,) in random order, but one row of each label first."""
+    order = rng.permutation(len(labels))
+    firsts = np.sort(np.unique(labels[order], return_index=True)[1])
+    return np.concatenate([order[firsts], np.delete(order, firsts)])
+
+
+def save_s(n_parameters: int) -> float:
+    """Return seconds to keep for writing so many float32 parameters: at 100 MB/s, and a bit."""
+    return 0.3 + 4 * n_parameters / 100e6
+
+
+def parameters(model: Any) -> int:
+    """Count a torch model's parameters."""
+    return sum(int(one.numel()) for one in model.parameters())
+
+
+OWN_MODULES = "sentence_transformers."
+
+
+@contextlib.contextmanager
+def safe_copy_of(folder: Path) -> Iterator[Path]:
+    """Give a temporary folder with a model's safe files.
+
+    Raises:
+        ModelError: its `modules.json` names a class that does not come with sentence-transformers.
+    """
+    modules = folder / "modules.json"
+    if modules.is_file():
+        named = read_model_json(modules)
+        for one in named if isinstance(named, list) else [named]:
+            kind = one.get("type") if isinstance(one, dict) else None
+            if not isinstance(kind, str) or not kind.startswith(OWN_MODULES):
+                raise ModelError(f"{modules} needs code of its own ({kind}), which edgetune never runs.")
+    with tempfile.TemporaryDirectory(prefix="edgetune-model-") as scratch:
+        for path in safe_files(folder):
+            target = Path(scratch) / path.relative_to(folder)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            _link(path.resolve(), target)
+        yield Path(scratch)
+
+
+def _link(path: Path, target: Path) -> None:
+    try:
+        os.symlink(path, target)
+    except OSError:  # Windows asks for a right
+        shutil.copyfile(path, target)

@@ -1,0 +1,133 @@
+"""TF-IDF and logistic regression, without any encoder.
+
+What: scikit-learn's TfidfVectorizer over words and word pairs (sublinear term counts, terms of two rows
+    at least where that leaves any) and LogisticRegression, as most people write them; the two texts of
+    a pair are joined by a space. Not told how long a fit takes, it is fitted under a deadline on more
+    and more rows, for as long as the next fit should end in time; the last model is kept.
+Use when: the words alone tell the label (topics, spam, routing of tickets), there are thousands of
+    rows, and a model of a few MB that predicts in microseconds matters more than the last points.
+Costs: seconds for tens of thousands of rows, on one core: scikit-learn's sparse solver has no threads.
+    Memory grows with the number of different word pairs.
+Loses when: rows are few, word order or negation decides (sentiment, entailment), texts of a pair must
+    be compared, or words come in spellings that training did not have.
+Source: Salton and Buckley, Term-weighting approaches in automatic text retrieval, 1988; Pedregosa et
+    al., Scikit-learn, JMLR 2011.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from edgetune.compare.baselines.task import BaselineClock, BaselineTask, Fitted, Texts, TrainRows
+from edgetune.core.errors import DataError
+from edgetune.core.types import IntArray
+
+NAME = "tfidf-logreg"
+FIRST_ROWS = 2_000  # of the first of several fits under a deadline
+GROWTH = 8  # the next fit has so many times the rows at most, since its time is only guessed
+LEAST_GROWTH = 1.5  # fewer more rows are not worth a fit
+CAUTION = 2.0  # a fit on more rows takes more time per row: more words, more iterations
+MAX_ITERATIONS = 1_000  # of the solver; its default of 100 often ends in a warning
+SAVE_S = 1.0
+
+
+def fit(task: BaselineTask, rows: TrainRows, watch: BaselineClock) -> Fitted:
+    """Train and save `model.joblib`, a scikit-learn pipeline.
+
+    Raises:
+        BudgetError: there is no time for the first fit.
+        DataError: no text holds a word of two letters.
+    """
+    with watch.meter.phase("open"):
+        import joblib
+        import sklearn.feature_extraction.text
+        import sklearn.linear_model
+        import sklearn.pipeline  # noqa: F401  # imported here so that the first fit is not charged for it
+    if watch.left_s(SAVE_S) <= 0:
+        raise watch.give_up(NAME)
+    with watch.meter.phase("train"):
+        pipeline, sizes = _grown(task, rows, watch)
+    with watch.meter.phase("save"):
+        joblib.dump(pipeline, task.out / "model.joblib")
+
+    def predict(texts: Texts) -> IntArray:
+        return np.asarray(pipeline.predict(texts.joined()), dtype=np.int64)
+
+    return Fitted(predict, sizes[-1], sizes[-1], _notes(pipeline, sizes, len(rows), watch))
+
+
+def _grown(task: BaselineTask, rows: TrainRows, watch: BaselineClock) -> tuple[Any, list[int]]:
+    """Fit on all rows, or under a deadline on more and more of them; return the last model and all sizes."""
+    sizes = [min(len(rows), FIRST_ROWS) if watch.limited else len(rows)]
+    while True:
+        started_s = watch.meter.elapsed_s()
+        pipeline = _pipeline(rows.sample(sizes[-1]), task.seed)
+        took_s = watch.meter.elapsed_s() - started_s
+        more = next_size(sizes[-1], len(rows), took_s, watch.left_s(SAVE_S))
+        if more is None:
+            return pipeline, sizes
+        sizes.append(more)
+
+
+def next_size(n_rows: int, n_all: int, took_s: float, left_s: float) -> int | None:
+    """Return how many rows the next fit should have; None: there is no time for one that is worth it.
+
+    Args:
+        n_rows: of the last fit.
+        n_all: that there are.
+        took_s: the last fit.
+        left_s: for the next one.
+    """
+    if n_rows >= n_all or left_s <= 0:
+        return None
+    that_fit = n_rows * left_s / (CAUTION * max(took_s, 1e-3))
+    more = int(min(n_all, GROWTH * n_rows, that_fit))
+    return more if more == n_all or more >= LEAST_GROWTH * n_rows else None
+
+
+def _pipeline(rows: TrainRows, seed: int) -> Any:
+    """Fit the vectorizer and the classifier."""
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.pipeline import make_pipeline
+
+    vectorizer, vectors = _vectorized(rows.texts.joined(), min_df=2)
+    classifier = LogisticRegression(max_iter=MAX_ITERATIONS, random_state=seed)
+    return make_pipeline(vectorizer, classifier.fit(vectors, rows.labels))
+
+
+def _vectorized(texts: list[str], min_df: int) -> tuple[Any, Any]:
+    """Fit the vectorizer; return it and the vectors (n, terms), sparse."""
+    from sklearn.feature_extraction.text import TfidfVectorizer
+
+    vectorizer = TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True, min_df=min_df)
+    try:
+        return vectorizer, vectorizer.fit_transform(texts)
+    except ValueError as error:  # no term is left
+        if min_df > 1:
+            return _vectorized(texts, 1)
+        raise DataError(
+            f"{NAME} found no word of two letters or more in {len(texts):,} training texts; "
+            "it cannot use them."
+        ) from error
+
+
+def _notes(pipeline: Any, sizes: list[int], n_all: int, watch: BaselineClock) -> tuple[str, ...]:
+    vectorizer, classifier = pipeline[0], pipeline[-1]
+    n_iterations = int(np.max(classifier.n_iter_))
+    notes = [
+        f"TF-IDF of words and word pairs (min_df {vectorizer.min_df}, "
+        f"{len(vectorizer.vocabulary_):,} terms), "
+        f"logistic regression with C 1 ({n_iterations:,} iterations); one pass counts as one."
+    ]
+    if n_iterations >= MAX_ITERATIONS:
+        notes.append("The solver had not converged when its iterations ended.")
+    if watch.limited:
+        earlier = ", ".join(f"{size:,}" for size in sizes[:-1])
+        before = f" after fits on {earlier}, which told how long it would take" if earlier else ""
+        rest = "all rows" if sizes[-1] == n_all else f"{sizes[-1]:,} of {n_all:,} rows, a random sample"
+        notes.append(
+            f"scikit-learn knows no deadline, so keeping it is ours: this model was fitted on {rest}{before}."
+        )
+    return tuple(notes)

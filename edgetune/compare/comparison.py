@@ -1,0 +1,185 @@
+"""Runs the cells of a grid in turn; what is finished is kept.
+
+folder/grid.json  plans.json  data/NAME/{train,eval}.jsonl
+folder/cells/NAME/{config.toml | task.json, run/, cell.json}
+folder/results.jsonl  table.md  *.png  *.svg
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from edgetune.compare.cell_runner import CellRunner
+from edgetune.compare.grid import MATCHED, Cell, Grid, cells_of
+from edgetune.compare.outcome import FILE, Outcome, read_outcome, write_lines
+from edgetune.compare.shared_plan import SharedPlans
+from edgetune.compare.shared_rows import SharedRows, draw_shared_rows
+from edgetune.core.errors import MissingDependencyError
+from edgetune.core.files import write_atomic
+from edgetune.core.types import Say
+from edgetune.record.run_folder import disk_errors, exclusive_lock
+
+_EXPORTED = ("model", "backend", "freeze", "max_length", "precision")
+"""What decides which tokens and artifacts a run finds in the caches."""
+
+LEAST_CELL, ROOM_FACTOR = (
+    1_000_000,
+    3,
+)  # a model is written beside the one before it, and checkpoints beside both
+
+
+@dataclass(frozen=True)
+class CellDone:
+    """A cell that was dealt with.
+
+    Attributes:
+        number: from 1, of all cells.
+        n_cells: how many there are.
+        outcome: what came of it.
+        kept: whether it had been finished before.
+    """
+
+    number: int
+    n_cells: int
+    outcome: Outcome
+    kept: bool
+
+
+class Comparison:
+    """A grid in its folder."""
+
+    def __init__(self, grid: Grid, folder: Path, cache_dir: Path, say: Say) -> None:
+        """Check that no two cells have one name; nothing is written yet.
+
+        Raises:
+            UsageError: the grid cannot be used.
+        """
+        self.grid, self.folder, self._say = grid, folder, say
+        self.cells = cells_of(grid)
+        self.rows: dict[str, SharedRows] = {}
+        self.runner = CellRunner(folder, self.rows, cache_dir)
+        self.plans = SharedPlans(folder, self.rows, cache_dir, say)
+
+    def run(self) -> Iterator[CellDone]:
+        """Run every cell that is not finished, in order; keep `results.jsonl` in step.
+
+        Raises:
+            EdgetuneError: the data cannot be used.
+            RunError: another process runs this comparison.
+            EnvironmentError_: the disk has no room for another cell, or the folder cannot be written.
+        """
+        with disk_errors(self.folder):
+            self.folder.mkdir(parents=True, exist_ok=True)
+            with exclusive_lock(self.folder):
+                self._draw_rows()
+                yield from self._run()
+
+    def _draw_rows(self) -> None:
+        """Write the rows that all cells share, and the grid."""
+        for entry in self.grid.data:
+            self._say(f"Drawing the rows of {entry.name}")
+            rows = draw_shared_rows(entry, self.grid, self.folder / "data" / entry.name)
+            self.rows[entry.name] = rows
+            if rows.n_bad:
+                self._say(f"{entry.name}: {rows.n_bad:,} unusable rows were left out")
+        write_atomic(self.folder / "grid.json", self.grid.model_dump_json(indent=2) + "\n")
+
+    def _run(self) -> Iterator[CellDone]:
+        outcomes = self._known()
+        warm: set[str] = set()
+        largest = max([LEAST_CELL, *map(_n_bytes, (self.folder / "cells").glob("*"))])
+        for number, cell in enumerate(self.cells, 1):
+            asked = self._resolved(cell, outcomes)
+            cell = self.plans.applied(asked)
+            home, key = self.folder / "cells" / cell.name, cell.key(self.rows[cell.data].key)
+            outcome = read_outcome(home / FILE)
+            kept = outcome is not None and outcome.ok and outcome.key == key
+            if outcome is None or not kept:
+                self._check_room(largest)
+                cell, key = self._made_ready(asked, warm)
+                _remove(home)  # nothing of an earlier try is taken for this one's
+                outcome = self.runner.run(cell, home, key)
+                largest = max(largest, _n_bytes(home))  # before its models are dropped
+                if not self.grid.models:
+                    _drop_models(home)
+                write_atomic(home / FILE, outcome.model_dump_json(indent=2) + "\n")
+            outcomes[cell.name] = outcome
+            known = [outcomes[one.name] for one in self.cells if one.name in outcomes]
+            write_atomic(self.folder / "results.jsonl", write_lines(known))
+            yield CellDone(number, len(self.cells), outcome, kept)
+
+    def _check_room(self, largest: int) -> None:
+        """See that the disk has room for another cell, by the bytes of the largest of those before it."""
+        needed = ROOM_FACTOR * largest
+        if (free := shutil.disk_usage(self.folder).free) < needed:
+            raise MissingDependencyError(
+                f"The disk of {self.folder} has {free / 1e6:,.0f} MB left, and a cell may need "
+                f"{needed / 1e6:,.0f}; free some and start the same command again, finished cells are kept."
+            )
+
+    def _made_ready(self, cell: Cell, warm: set[str]) -> tuple[Cell, str]:
+        """Fill the caches and plan, where no cell before did; return the cell as it is run, and its key."""
+        self.plans.make(cell)
+        cell = self.plans.applied(cell)
+        kind = json.dumps([cell.data, *(cell.settings.get(name) for name in _EXPORTED)])
+        if kind not in warm and not cell.outside:
+            self._warm_up(cell)
+            warm.add(kind)
+        return cell, cell.key(self.rows[cell.data].key)
+
+    def _known(self) -> dict[str, Outcome]:
+        """Return what earlier runs left of these very cells, also of those that are still to come."""
+        cells = {cell.name: self.plans.applied(cell) for cell in self.cells}
+        return {
+            one.name: one
+            for one in self.finished()
+            if cells[one.name].method == MATCHED or one.key == cells[one.name].key(self.rows[one.data].key)
+        }
+
+    def finished(self) -> list[Outcome]:
+        """Return the outcomes that lie in the folder, in the order of the cells."""
+        found = [read_outcome(self.folder / "cells" / cell.name / FILE) for cell in self.cells]
+        return [one for one in found if one is not None]
+
+    def _resolved(self, cell: Cell, outcomes: dict[str, Outcome]) -> Cell:
+        """Fill in the share of rows that `random-matched` keeps, if it is known by now."""
+        if cell.method != MATCHED:
+            return cell
+        like = cell.model_copy(update={"variant": "three-stage", "method": "three-stage"})
+        found = outcomes.get(like.name)
+        if found is None or not found.ok:
+            return cell
+        share = max(1e-6, float(found.counts["n_trained"] or 0) / float(found.counts["n_seen"] or 1))
+        settings = cell.settings | {"keep_rate": round(share, 6)}
+        return cell.model_copy(update={"method": "random", "settings": settings})
+
+    def _warm_up(self, cell: Cell) -> None:
+        """Fill the caches of tokens and artifacts, so that the first method does not pay for all."""
+        self._say(f"Tokenizing {cell.data} and exporting the model, for all methods alike")
+        settings = {k: v for k, v in cell.settings.items() if k not in ("deadline_s", "epochs")}
+        first = cell.model_copy(
+            update={"method": "train-all", "variant": "warm-up", "settings": settings | {"max_steps": 2}}
+        )
+        self.runner.run(first, self.folder / ".warm-up", "")
+        shutil.rmtree(self.folder / ".warm-up", ignore_errors=True)
+
+
+def _remove(home: Path) -> None:
+    """Take away what lies in a cell's place, a folder or not."""
+    if home.is_file() or home.is_symlink():
+        home.unlink()
+    shutil.rmtree(home, ignore_errors=True)
+
+
+def _drop_models(home: Path) -> None:
+    """Take a finished cell's models away; what was measured of them stays."""
+    for name in ("model", "onnx"):
+        shutil.rmtree(home / "run" / name, ignore_errors=True)
+
+
+def _n_bytes(folder: Path) -> int:
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())

@@ -1,0 +1,206 @@
+"""All pictures of a comparison, from its tables and outcomes; where the time went, as bars.
+
+Nothing is told by colour alone: hatches say it too. A picture with nothing in it says so in a sentence.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from edgetune.compare.chart_style import (
+    PURPLE,
+    YELLOW,
+    MethodPoint,
+    new_figure,
+    plain_label,
+    save_figure,
+    save_message,
+)
+from edgetune.compare.charts import Curves, draw_pareto, draw_sensitivity
+from edgetune.compare.outcome import Outcome, by_variant
+from edgetune.compare.ranking import DataTable, describe_machine
+from edgetune.core.formatting import describe_stage, duration
+from edgetune.report.run_plot import BLUE, GREEN, GREY, ORANGE, SKY, VERMILLION
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+
+PARTS = (
+    *("train", "score", "select", "prepare", "load", "evaluate"),
+    *("export", "save", "tokenize", "open", "linear_probe", "other", "checkpoint", "lost"),
+)
+"""Phases of `edgetune.core.meter`, largest first: bars that start at one line are easiest to compare."""
+STAGES = ("all", "warmup", "filter_backward", "filter_forward", "reference", "subset")
+FILLS = (
+    *((BLUE, ""), (ORANGE, "//"), (GREEN, ".."), (PURPLE, "xx"), (SKY, "\\\\"), (YELLOW, "--")),
+    *((VERMILLION, "||"), (GREY, "++"), (SKY, ".."), (ORANGE, "xx"), (GREEN, "||"), ("#D9D9D9", "")),
+    *((colour, "oo") for colour in (BLUE, ORANGE, GREEN, PURPLE, SKY, VERMILLION)),
+)
+"""Colour and hatch of the parts above, then of unknown ones; hatches are what print in grey keeps apart."""
+
+
+def draw_time_split(rows: Sequence[tuple[str, Mapping[str, float]]], path: Path) -> None:
+    """Draw where each method's seconds went, as stacked bars, first row on top."""
+    if not any(parts for _, parts in rows):
+        return save_message("No time has been measured yet.", path)
+    names = _in_order(PARTS, [part for _, parts in rows for part in parts])
+    figure, axes = new_figure(10, _height(len(rows)))
+    left = np.zeros(len(rows))
+    for name, fill in names.items():
+        widths = np.array([parts.get(name, 0.0) for _, parts in rows])
+        axes.barh(range(len(rows)), widths, left=left, height=0.72, label=plain_label(name), **fill)
+        left += widths
+    for i, total in enumerate(left):
+        axes.annotate(duration(total), (total, i), (5, 0), textcoords="offset points", va="center")
+    axes.set_xlim(0, 1.1 * max(left.max(), 1e-3))
+    _rows_axis(axes, [method for method, _ in rows])
+    return save_figure(figure, path)
+
+
+def draw_stages(rows: Sequence[tuple[str, Sequence[tuple[str, float, float]]]], path: Path) -> None:
+    """Draw when each method was in which stage, start to end in seconds, first row on top."""
+    spans = [(i, *span) for i, (_, stages) in enumerate(rows) for span in stages]
+    if not spans:
+        return save_message("No stage has been recorded yet.", path)
+    figure, axes = new_figure(10, _height(len(rows)))
+    for name, fill in _in_order(STAGES, [stage for _, stage, _, _ in spans]).items():
+        mine = np.array([(i, start, end) for i, stage, start, end in spans if stage == name])
+        at, starts, ends = mine.T
+        axes.barh(
+            at, ends - starts, left=starts, height=0.72, label=plain_label(describe_stage(name)), **fill
+        )
+    axes.set_xlim(0, 1.02 * max(end for *_, end in spans))
+    _rows_axis(axes, [method for method, _ in rows])
+    return save_figure(figure, path)
+
+
+def _in_order(known: Sequence[str], found: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """Return the look of each part found: a known one has its own in every picture, then come others."""
+    order = list(dict.fromkeys([*known, *found]))
+    looks = {name: FILLS[i % len(FILLS)] for i, name in enumerate(order)}
+    return {
+        name: {"color": looks[name][0], "hatch": looks[name][1], "edgecolor": "white", "linewidth": 0.6}
+        for name in order
+        if name in found
+    }
+
+
+def _height(n_rows: int) -> float:
+    return 1.3 + 0.34 * n_rows
+
+
+def _rows_axis(axes: Axes, methods: Sequence[str]) -> None:
+    """Name the rows of bars, first on top, and make room for the names and for the legend above."""
+    figure = axes.figure
+    axes.set_yticks(range(len(methods)), [plain_label(method) for method in methods])
+    axes.set_ylim(len(methods) - 0.4, -0.6)
+    axes.set_xlabel("seconds")
+    axes.grid(axis="y", visible=False)
+    axes.tick_params(axis="y", length=0)
+    legend = axes.legend(
+        loc="upper left", bbox_to_anchor=(0, 1), bbox_transform=figure.transFigure, ncols=6, frameon=False
+    )
+    width, height = figure.bbox.size
+    longest = max(label.get_window_extent().width for label in axes.get_yticklabels())
+    top = 1 - (legend.get_window_extent().height + 12) / height
+    figure.subplots_adjust(left=(longest + 16) / width, right=0.97, bottom=56 / height, top=top)
+
+
+SUFFIXES = (".png", ".svg")
+
+
+def draw_all(tables: Sequence[DataTable], outcomes: Sequence[Outcome], folder: Path) -> list[Path]:
+    """Draw accuracy against seconds, where the time went and the stages, for each data set."""
+    made: list[Path] = []
+    for number, table in enumerate(tables):
+        mine = [one for one in outcomes if one.data == table.data and describe_machine(one) == table.machine]
+        again = any(other.data == table.data for other in tables[:number])
+        stem = f"{table.data}-{number + 1}" if again else table.data  # on another machine
+        splits, stages = _splits(mine), _stages(mine)
+        for suffix in SUFFIXES:
+            pareto = folder / f"{stem}-accuracy{suffix}"
+            draw_accuracy(table, pareto)
+            time_split = folder / f"{stem}-time{suffix}"
+            draw_time_split(splits, time_split)
+            timeline = folder / f"{stem}-stages{suffix}"
+            draw_stages(stages, timeline)
+            made += [pareto, time_split, timeline]
+            for setting, curves in sensitivities(table, mine).items():
+                made.append(folder / f"{stem}-{setting}{suffix}")
+                draw_sensitivity(setting, curves, made[-1])
+    return made
+
+
+def sensitivities(table: DataTable, outcomes: Sequence[Outcome]) -> dict[str, Curves]:
+    """Find the settings that a grid varies one at a time: setting → method → accuracy over its values.
+
+    Variants of one method are compared; a setting counts where three numbers of it were tried.
+    """
+    lines = {line.ranked.method: line.ranked for line in table.lines}
+    groups: dict[str, dict[str, dict[str, Any]]] = {}
+    for variant, found in by_variant(outcomes).items():
+        groups.setdefault(found[0].method, {})[variant] = found[0].settings
+    curves: dict[str, dict[str, list[tuple[float, float, float, float]]]] = {}
+    for method, variants in groups.items():
+        alike = set.intersection(*({*_items(settings)} for settings in variants.values()))
+        for variant, settings in variants.items():
+            own = dict(item for item in _items(settings) if item not in alike)
+            if len(own) == 1 and isinstance(value := settings[(setting := next(iter(own)))], int | float):
+                one = lines[variant]
+                curves.setdefault(setting, {}).setdefault(method, []).append(
+                    (float(value), one.accuracy, one.low, one.high)
+                )
+    return {
+        setting: found
+        for setting, found in curves.items()
+        if max(len(points) for points in found.values()) > 2
+    }
+
+
+def _items(settings: dict[str, Any]) -> list[tuple[str, str]]:
+    return [(name, json.dumps(value)) for name, value in settings.items()]
+
+
+def draw_accuracy(table: DataTable, path: Path) -> None:
+    """Draw accuracy against seconds, with the reference's curve."""
+    points = [
+        MethodPoint(
+            line.ranked.method,
+            line.seconds,
+            line.ranked.accuracy,
+            line.ranked.low,
+            line.ranked.high,
+            line.ranked.n_seeds,
+        )
+        for line in table.lines
+    ]
+    draw_pareto(points, table.curve, f"{table.data}, {table.machine}", path)
+
+
+def _splits(outcomes: Sequence[Outcome]) -> list[tuple[str, dict[str, float]]]:
+    """Return the seconds of each method's first seed by phase, without those that took none."""
+    return [
+        (name, {phase: seconds for phase, seconds in found[0].time_split_s.items() if seconds > 0.005})
+        for name, found in by_variant(outcomes).items()
+    ]
+
+
+def _stages(outcomes: Sequence[Outcome]) -> list[tuple[str, list[tuple[str, float, float]]]]:
+    """Return when the first seed of each method was in which stage."""
+    rows = []
+    for name, found in by_variant(outcomes).items():
+        one = found[0]
+        begins = [at for _, at in one.stages]
+        ends = [*begins[1:], float(one.seconds or 0.0)]
+        spans = [
+            (stage, begin, max(begin, end)) for (stage, begin), end in zip(one.stages, ends, strict=False)
+        ]
+        if spans:
+            rows.append((name, spans))
+    return rows

@@ -1,0 +1,267 @@
+"""What is compared: data × methods × seeds × settings, as cells that have a name each.
+
+    [[data]]  methods  seeds  [settings]  [[vary]]  curve  ─→  Grid  ─→  cells, methods in turn
+
+A grid is a TOML file or comes from the command line. Every cell is one run that can be made again alone.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from edgetune.compare.baselines import BASELINES
+from edgetune.config.settings import MAX_SEED, METHODS, LabelledText
+from edgetune.config.toml_config import by_section, make_config
+from edgetune.core.errors import UsageError, did_you_mean
+from edgetune.core.limits import MAX_CELLS, MAX_NAME
+from edgetune.core.parsing import TomlError, read_toml
+from edgetune.core.sanitize import brief
+
+MATCHED = "random-matched"
+"""`random` that keeps the share of rows which `three-stage` trained in the cell of the same data and seed."""
+CURVE_TIMES = (0.5, 0.7, 1.0, 1.4, 2.0)
+"""Times of the reference curve, as factors of the deadline."""
+CURVE_SHARES = (0.1, 0.2, 0.35, 0.6, 1.0)
+"""The same without a deadline: shares of the rows that `random` keeps."""
+DEFAULT_METHODS = ("train-all", "random", "auto-threshold", "three-stage", "info-batch", "tfidf-logreg")
+_NAME = r"^\w[\w. +-]*$"  # it becomes a folder
+_STRICT = ConfigDict(extra="forbid", frozen=True)
+Seeds = Annotated[tuple[Annotated[int, Field(ge=0, le=MAX_SEED)], ...], Field(min_length=1)]
+
+
+class DataEntry(LabelledText):
+    """One data set: where it lies, and how to read it.
+
+    Attributes:
+        name: in tables and folders.
+        rows: of the training file, drawn once; None: the grid's.
+        eval_rows: of the evaluation file, drawn once; None: the grid's.
+        seeds: of each of its cells; None: the grid's.
+    """
+
+    name: str = Field(pattern=_NAME, max_length=MAX_NAME)
+    rows: int | None = Field(None, ge=2)
+    eval_rows: int | None = Field(None, ge=2)
+    seeds: Seeds | None = None
+
+
+class Variant(BaseModel):
+    """A method with settings of its own, under a name of its own."""
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+    name: str = Field(pattern=_NAME, max_length=MAX_NAME)
+    method: str
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What differs from the grid's settings, flat."""
+        return dict(self.model_extra or {})
+
+
+class Grid(BaseModel):
+    """Everything that is compared.
+
+    Attributes:
+        name: of the comparison.
+        data: sets, each with a name.
+        methods: names of methods and outside programs, or `all`.
+        vary: methods with other settings.
+        seeds: of each cell.
+        settings: of every cell, flat, as `edgetune finetune` has them (`epochs`, `deadline_s`, `lr` …).
+        curve: whether the reference curve (train-all, or random, with decay) is measured, which turns an
+            accuracy into the time that random needs for it.
+        models: whether each cell keeps its model; without them, every other file stays.
+        rows, eval_rows: of each set at most, drawn once; None: all.
+        holdout: share of the rows held out, once, where a set has no evaluation file.
+    """
+
+    model_config = _STRICT
+    name: str = Field("compare", pattern=_NAME)
+    data: tuple[DataEntry, ...] = Field(min_length=1)
+    methods: tuple[str, ...] = DEFAULT_METHODS
+    vary: tuple[Variant, ...] = ()
+    seeds: Seeds = (0,)
+    settings: dict[str, Any] = {}
+    curve: bool = True
+    models: bool = True
+    rows: int | None = Field(None, ge=2)
+    eval_rows: int | None = Field(None, ge=2)
+    holdout: float = Field(0.1, gt=0, lt=1)
+
+    def seeds_of(self, entry: DataEntry) -> Seeds:
+        """Return the seeds of a set's cells."""
+        return self.seeds if entry.seeds is None else entry.seeds
+
+
+class CellName(BaseModel):
+    """Which cell of a grid.
+
+    Attributes:
+        data: name of the set.
+        variant: what the table calls it: the method, or a name of its own.
+        method: of `settings.METHODS`, `baselines.BASELINES`, or `random-matched`.
+        seed: of everything random in it.
+        settings: flat.
+        curve: whether it is a point of the reference curve.
+    """
+
+    model_config = _STRICT
+    data: str
+    variant: str
+    method: str
+    seed: int
+    settings: dict[str, Any]
+    curve: bool = False
+
+    @property
+    def name(self) -> str:
+        """Of its folder."""
+        return f"{self.data}--{self.variant}--seed{self.seed}"
+
+
+class Cell(CellName):
+    """One run that is to be made."""
+
+    @property
+    def outside(self) -> bool:
+        """Whether another program does it."""
+        return self.method in BASELINES
+
+    def key(self, data_key: str) -> str:
+        """Return a hash of what decides its result; `data_key` is that of its rows."""
+        parts = [self.method, self.seed, sorted(self.settings.items()), data_key]
+        return hashlib.sha256(json.dumps(parts, default=str).encode()).hexdigest()[:16]
+
+
+def load_grid(path: Path) -> Grid:
+    """Read a grid from TOML.
+
+    Raises:
+        UsageError: no such file, not TOML, or an unknown key (the nearest is named).
+    """
+    try:
+        raw = read_toml(path)
+    except OSError as error:
+        raise UsageError(f"Cannot read {path}: {error.strerror}.") from error
+    except TomlError as error:
+        raise UsageError(f"{path} is not TOML: {error}.") from error
+    raw.setdefault("name", path.stem[:MAX_NAME])
+    return make_grid(raw, str(path))
+
+
+def make_grid(raw: dict[str, Any], where: str) -> Grid:
+    """Validate a grid; `where` names it in complaints.
+
+    Raises:
+        UsageError: what is wrong, in a sentence.
+    """
+    try:
+        grid = Grid.model_validate(raw)
+    except ValidationError as error:
+        raise UsageError(f"{where}: {_problem(error)}") from error
+    if not grid.methods and not grid.vary:
+        raise UsageError(f"{where}: no method is named; `edgetune methods` lists them.")
+    methods = [*METHODS, *BASELINES] if grid.methods == ("all",) else list(grid.methods)
+    for name in [*methods, *(variant.method for variant in grid.vary)]:
+        _known(name, [*METHODS, *BASELINES, MATCHED], where)
+    for settings in [grid.settings, *(variant.settings for variant in grid.vary)]:
+        _check_settings(settings, where)
+    return grid.model_copy(update={"methods": tuple(methods)})
+
+
+def _problem(error: ValidationError) -> str:
+    """Say the first problem; an unknown key with the nearest known one."""
+    found = error.errors()
+    first = next((one for one in found if one["type"] == "extra_forbidden"), found[0])
+    place = [str(part) for part in first["loc"]]
+    if first["type"] == "extra_forbidden":
+        known = DataEntry.model_fields if place[0] == "data" else Grid.model_fields
+        return f'there is no key "{brief(place[-1])}".{did_you_mean(place[-1], known)}'
+    words = (
+        first["msg"].lower().replace("tuple", "list").replace("dictionary or instance of dataentry", "table")
+    )
+    return f"{'.'.join(place)}: {words}."
+
+
+def _known(name: str, known: Sequence[str], where: str) -> None:
+    if name not in known:
+        hint = did_you_mean(name, known)
+        raise UsageError(f'{where}: there is no method "{brief(name)}".{hint} `edgetune methods` lists them.')
+
+
+def _check_settings(settings: dict[str, Any], where: str) -> None:
+    """Refuse settings that no run has, before hours are spent."""
+    try:
+        sections = by_section(settings)
+    except UsageError as error:
+        raise UsageError(f"{where}: {error}") from error
+    own = {"method", "seed", *sections["data"]} - {"max_length"}
+    for name in own & set(settings):
+        raise UsageError(f'{where}: "{name}" is for the comparison to set; leave it out of the settings.')
+    sections["data"].setdefault("train", "x")
+    try:
+        make_config(sections)
+    except UsageError as error:
+        raise UsageError(f"{where}: {error}") from error
+
+
+def cells_of(grid: Grid) -> list[Cell]:
+    """Return every cell, in the order in which they are run: a slow hour hits all methods.
+
+    Rounds of (seed, data), the lowest seed first; in each the methods, shuffled by a generator that the round
+    seeds; what depends on another cell of its round comes last.
+
+    Raises:
+        UsageError: two cells have one name, or there are too many.
+    """
+    n_variants = len(grid.methods) + len(grid.vary) + 1 + len(CURVE_TIMES)
+    n_cells = sum(len(grid.seeds_of(entry)) for entry in grid.data) * n_variants
+    if n_cells > MAX_CELLS:
+        raise UsageError(
+            f"{grid.name} would take about {n_cells:,} runs, and at most {MAX_CELLS:,} may be; give fewer "
+            "seeds, methods or data sets."
+        )
+    cells: list[Cell] = []
+    rounds = sorted((seed, at) for at, entry in enumerate(grid.data) for seed in grid.seeds_of(entry))
+    for seed, at in rounds:
+        found = _round(grid, grid.data[at].name, seed)
+        order = np.random.default_rng([seed, at]).permutation(len(found))
+        shuffled = [found[i] for i in order]
+        cells += sorted(shuffled, key=lambda cell: cell.method == MATCHED)
+    seen: set[str] = set()
+    for cell in cells:
+        if cell.name in seen:
+            raise UsageError(f"Two cells are named {cell.name}; give one of them another name.")
+        seen.add(cell.name)
+    return cells
+
+
+def _round(grid: Grid, data: str, seed: int) -> list[Cell]:
+    def cell(variant: str, method: str, settings: dict[str, Any], curve: bool = False) -> Cell:
+        every = grid.settings | settings
+        return Cell(data=data, variant=variant, method=method, seed=seed, settings=every, curve=curve)
+
+    cells = [cell(method, method, {}) for method in grid.methods]
+    cells += [cell(variant.name, variant.method, variant.settings) for variant in grid.vary]
+    missing = not any(one.variant == "three-stage" for one in cells)
+    if missing and any(one.method == MATCHED for one in cells):
+        cells.append(cell("three-stage", "three-stage", {}))
+    if not grid.curve:
+        return cells
+    deadline_s = grid.settings.get("deadline_s")
+    if deadline_s is not None:
+        for factor in CURVE_TIMES:
+            at_s = round(factor * float(deadline_s), 1)
+            cells.append(cell(f"curve-{at_s:g}s", "train-all", {"deadline_s": at_s}, curve=True))
+    else:
+        for share in CURVE_SHARES:
+            method = "random" if share < 1 else "train-all"
+            cells.append(cell(f"curve-{share:g}", method, {"keep_rate": share}, curve=True))
+    return cells

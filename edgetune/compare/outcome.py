@@ -1,0 +1,148 @@
+"""What came of a cell: everything that tables, tests and pictures of a comparison are made from."""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from pydantic import Field
+
+from edgetune.compare.grid import CellName
+from edgetune.core.errors import RunError
+from edgetune.core.parsing import decoded, read_json_file
+from edgetune.core.types import BoolArray
+
+SCHEMA_VERSION = 2  # 2: phases and stages under their new names
+FILE = "cell.json"
+
+
+class Outcome(CellName):
+    """One cell, run.
+
+    Attributes:
+        key: hash of what decided its result.
+        command: makes it again, in the comparison's folder.
+        error: why it failed; "" where it did not.
+        accuracy: on all evaluation rows of the comparison, by the saved model.
+        right: whether each of them was answered right, in order; packed bits in base64.
+        n_eval: how many there are.
+        seconds: from the start of the process to the saved model and receipt, its own evaluation taken off.
+        wall_s: of the process, as seen from outside.
+        time_split_s: by phase.
+        counts: seen, scored, trained, steps, and skipped rates, where the program says.
+        energy_j, energy_source: as the receipt has them; None where nothing is known.
+        stages: (stage, second it began) in order.
+        notes: what the program says of itself.
+        machine: CPU, cores.
+        versions: of packages.
+        date: UTC, ISO.
+        commit: of the checkout that it ran from, with `+` where that was changed; "" elsewhere.
+    """
+
+    schema_version: Literal[2] = 2
+    key: str
+    command: str
+    error: str = ""
+    accuracy: float | None = None
+    right: str = ""
+    n_eval: int = 0
+    seconds: float | None = None
+    wall_s: float | None = None
+    time_split_s: dict[str, float] = Field(default_factory=dict)
+    counts: dict[str, float | int | None] = Field(default_factory=dict)
+    energy_j: float | None = None
+    energy_source: str = ""
+    stages: list[tuple[str, float]] = Field(default_factory=list)
+    notes: list[str] = Field(default_factory=list)
+    machine: dict[str, Any] = Field(default_factory=dict)
+    versions: dict[str, str] = Field(default_factory=dict)
+    date: str = ""
+    commit: str = ""
+
+    @property
+    def ok(self) -> bool:
+        """Whether it gave a model that was measured."""
+        return not self.error and self.accuracy is not None
+
+    def answers(self) -> BoolArray:
+        """(n_eval,) whether each evaluation row was answered right."""
+        bits = np.unpackbits(np.frombuffer(_bits(self.right), np.uint8), count=self.n_eval)
+        return bits.astype(np.bool_)
+
+
+def packed(right: BoolArray) -> str:
+    """Return answers as `Outcome.right` has them."""
+    return base64.b64encode(np.packbits(right).tobytes()).decode()
+
+
+def read_outcome(path: Path) -> Outcome | None:
+    """Return a cell's outcome; None where there is none, or it is torn.
+
+    Raises:
+        RunError: it was written by a newer edgetune.
+    """
+    try:
+        raw = read_json_file(path)
+    except (OSError, ValueError):
+        return None
+    return _outcome(raw, str(path))
+
+
+def _outcome(raw: Any, where: str) -> Outcome | None:
+    version = raw.get("schema_version", 0) if isinstance(raw, dict) else 0
+    if isinstance(version, int) and version > SCHEMA_VERSION:
+        raise RunError(f"{where} was written by a newer edgetune (schema {version}); update edgetune.")
+    try:
+        found = Outcome.model_validate(raw)
+        whole = not found.ok or (
+            found.seconds is not None and len(_bits(found.right)) == -(-found.n_eval // 8)
+        )
+    except ValueError:  # pydantic's, or of what is no base64
+        return None
+    return found if whole else None
+
+
+def _bits(right: str) -> bytes:
+    return base64.b64decode(right, validate=True)
+
+
+def write_lines(outcomes: Iterable[Outcome]) -> str:
+    """Return outcomes as JSON lines."""
+    return "".join(json.dumps(one.model_dump(mode="json"), ensure_ascii=False) + "\n" for one in outcomes)
+
+
+def read_lines(path: Path) -> list[Outcome]:
+    """Read outcomes from JSON lines.
+
+    Raises:
+        RunError: missing, or a line is not an outcome.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except OSError as error:
+        raise RunError(f"{path} cannot be read ({error.strerror}).") from error
+    except UnicodeError as error:
+        raise RunError(f"{path} is damaged ({error}).") from error
+    outcomes = []
+    for number, line in enumerate(lines, 1):
+        try:
+            found = _outcome(decoded(line), f"{path}, line {number}")
+        except ValueError:
+            found = None
+        if found is None:
+            raise RunError(f"{path}, line {number} is no outcome of a comparison.")
+        outcomes.append(found)
+    return outcomes
+
+
+def by_variant(outcomes: Sequence[Outcome]) -> dict[str, list[Outcome]]:
+    """Group the cells that worked by variant, seeds in order; points of the curve are left out."""
+    found: dict[str, list[Outcome]] = {}
+    for one in sorted(outcomes, key=lambda one: one.seed):
+        if one.ok and not one.curve:
+            found.setdefault(one.variant, []).append(one)
+    return found

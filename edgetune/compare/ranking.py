@@ -1,0 +1,313 @@
+"""From outcomes to the lines of a table: ranks, intervals, ties, speed-ups; and to Markdown.
+
+Everything is derived from `results.jsonl` with a fixed seed, so the same outcomes give the same bytes.
+"""
+
+from __future__ import annotations
+
+import json
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from edgetune.compare.outcome import Outcome, by_variant
+from edgetune.compare.speedup import CurvePoint, Pooled, Speedup, SpeedupRatio, equivalent_speedup, pooled
+from edgetune.compare.statistics import Ranked, rank
+from edgetune.config.settings import SelectionSettings
+from edgetune.core.metrics import agot
+from edgetune.core.sanitize import in_markdown, visible
+from edgetune.core.types import BoolArray
+
+SEED = 0
+BASE = "train-all"
+LOOP_PHASES = ("prepare", "score", "select", "train")
+
+
+@dataclass(frozen=True)
+class Line:
+    """One method on one data set, its seeds together.
+
+    Attributes:
+        ranked: accuracy, interval, rank, tie.
+        seconds: mean over seeds, evaluation taken off.
+        prepare_s: of those, on proxies, references and whatever else comes before the model that is kept.
+        select_rate: share of `seconds` that choosing rows took.
+        n_scored, n_trained: means; None where the program does not say.
+        t_norm: seconds of the loop over those of train-all on the same rows; None where that is not known.
+        t_norm_modelled: as the run's receipt has it.
+        agot: eq. 5, with the share of the largest class as the accuracy without finetuning.
+        energy_j: mean; None where it is not known.
+        speedup: against random + decay; None without a curve.
+        notes: of the first seed.
+    """
+
+    ranked: Ranked
+    seconds: float
+    prepare_s: float
+    select_rate: float
+    n_scored: float | None
+    n_trained: float | None
+    t_norm: float | None
+    t_norm_modelled: float | None
+    agot: float | None
+    energy_j: float | None
+    speedup: Speedup | None
+    notes: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class DataTable:
+    """All methods on one data set.
+
+    Attributes:
+        data: its name.
+        lines: the most accurate first.
+        failed: (cell, why) of those that gave nothing.
+        curve: (seconds, accuracy) of random + decay.
+        n_eval: evaluation rows.
+        machine: CPU and cores.
+    """
+
+    data: str
+    lines: tuple[Line, ...]
+    failed: tuple[tuple[str, str], ...]
+    curve: tuple[tuple[float, float], ...]
+    n_eval: int
+    machine: str
+
+    @property
+    def caution(self) -> str:
+        """What the intervals do not know; "" where they know it."""
+        if all(line.ranked.n_seeds > 1 for line in self.lines):
+            return ""
+        return (
+            "Where there is one seed, intervals and ranks know of the evaluation rows alone: how far apart "
+            "two runs of one method come out is not in them."
+        )
+
+
+def tables_of(outcomes: Sequence[Outcome]) -> list[DataTable]:
+    """Make a table of every data set; a table never mixes CPUs.
+
+    Where outcomes come from several machines, each machine has tables of its own.
+    """
+    groups: dict[tuple[str, str], list[Outcome]] = {}
+    for one in outcomes:
+        groups.setdefault((one.data, describe_machine(one)), []).append(one)
+    return [_table(data, machine, found) for (data, machine), found in groups.items()]
+
+
+def describe_machine(outcome: Outcome) -> str:
+    """Say on what a cell ran."""
+    machine = outcome.machine
+    return f"{machine.get('cpu', 'unknown CPU')}, {machine.get('cores', '?')} cores"
+
+
+def _table(data: str, machine: str, outcomes: list[Outcome]) -> DataTable:
+    groups = by_variant(outcomes)
+    answers = {name: [one.answers() for one in found] for name, found in groups.items()}
+    points = _curve(outcomes)
+    # Points and methods that were not measured on every seed are ranked by the seeds that there are.
+    rng = np.random.default_rng(SEED)
+    ranked = rank(answers, rng) if answers else []
+    base = {_otherwise(one): one for found in groups.values() for one in found if one.method == BASE}
+    lines = tuple(_line(one, groups[one.method], base, points, answers[one.method]) for one in ranked)
+    return DataTable(
+        data=data,
+        lines=lines,
+        failed=tuple((f"{one.variant}, seed {one.seed}", one.error) for one in outcomes if not one.ok),
+        curve=tuple(
+            (seconds, float(np.mean([right.mean() for right in found]))) for seconds, found in points
+        ),
+        n_eval=max((one.n_eval for one in outcomes), default=0),
+        machine=machine,
+    )
+
+
+def _curve(outcomes: Sequence[Outcome]) -> list[CurvePoint]:
+    """Return the reference's (seconds, answers by seed), seconds rising."""
+    found: dict[str, list[Outcome]] = {}
+    for one in outcomes:
+        if one.curve and one.ok:
+            found.setdefault(one.variant, []).append(one)
+    points = [
+        (statistics.mean(float(one.seconds or 0.0) for one in group), [one.answers() for one in group])
+        for group in found.values()
+    ]
+    return sorted(points, key=lambda point: point[0])
+
+
+def _line(
+    ranked: Ranked,
+    outcomes: list[Outcome],
+    base: Mapping[str, Outcome],
+    curve: Sequence[CurvePoint],
+    answers: list[BoolArray],
+) -> Line:
+    seconds = statistics.mean(float(one.seconds or 0.0) for one in outcomes)
+    speedup = None
+    if len(curve) >= 2 and seconds > 0:
+        speedup = equivalent_speedup(answers, seconds, curve, np.random.default_rng(SEED))
+    bases = [base.get(_otherwise(one)) for one in outcomes]
+    t_norm = _mean([_t_norm(one, like) for one, like in zip(outcomes, bases, strict=True)])
+    return Line(
+        ranked=ranked,
+        seconds=seconds,
+        prepare_s=statistics.mean(one.time_split_s.get("prepare", 0.0) for one in outcomes),
+        select_rate=statistics.mean(one.time_split_s.get("select", 0.0) for one in outcomes)
+        / max(seconds, 1e-9),
+        n_scored=_mean([one.counts.get("n_scored") for one in outcomes]),
+        n_trained=_mean([one.counts.get("n_trained") for one in outcomes]),
+        t_norm=t_norm,
+        t_norm_modelled=_mean([one.counts.get("t_norm_modelled") for one in outcomes]),
+        agot=_agot(ranked.accuracy, t_norm, [one for one in bases if one is not None]),
+        energy_j=_mean([one.energy_j for one in outcomes]),
+        speedup=speedup,
+        notes=tuple(outcomes[0].notes),
+    )
+
+
+def _mean(values: Sequence[float | int | None]) -> float | None:
+    """Return the mean; None where one is not known."""
+    known = [float(value) for value in values if value is not None]
+    return statistics.mean(known) if known and len(known) == len(values) else None
+
+
+def _loop_s(outcome: Outcome) -> float:
+    return sum(outcome.time_split_s.get(name, 0.0) for name in LOOP_PHASES)
+
+
+def _t_norm(outcome: Outcome, base: Outcome | None) -> float | None:
+    """Return seconds of the loop over those of train-all on the same rows.
+
+    Under a deadline both take the same time; there the run's own price of an unfiltered step tells what all
+    the rows that it saw would have cost.
+    """
+    if "deadline_s" in outcome.settings:
+        return outcome.counts.get("t_norm_measured")
+    if base is None or not outcome.counts.get("n_seen") or not _loop_s(base):
+        return None
+    return _loop_s(outcome) / _loop_s(base)
+
+
+def _otherwise(outcome: Outcome) -> str:
+    """Return seed and settings but for how rows are selected: what a run and its base have in common."""
+    settings = {k: v for k, v in outcome.settings.items() if k not in SelectionSettings.model_fields}
+    return json.dumps([outcome.seed, settings], sort_keys=True)
+
+
+def _agot(accuracy: float, t_norm: float | None, base: Sequence[Outcome]) -> float | None:
+    """Return eq. 5; None where train-all is no better than the largest class."""
+    if t_norm is None or not base:
+        return None
+    full = statistics.mean(float(one.accuracy or 0.0) for one in base)
+    floors = [one.counts.get("largest_class_rate") for one in base]
+    floor = _mean(floors)
+    if floor is None or full - floor < 1e-6:
+        return None
+    return agot(accuracy, t_norm, floor, full)
+
+
+def pooled_speedups(tables: Sequence[DataTable]) -> dict[str, Pooled]:
+    """Return the speed-up over all data sets of each method that has one on all of them, if there are two."""
+    found: dict[str, list[Speedup]] = {}
+    for table in tables:
+        for line in table.lines:
+            if line.speedup is not None:
+                found.setdefault(line.ranked.method, []).append(line.speedup)
+    whole = [name for name, speedups in found.items() if len(speedups) == len(tables) >= 2]
+    if len({table.data for table in tables}) < len(tables):
+        return {}  # one set on two machines is not two sets
+    return {name: pooled(found[name], np.random.default_rng(SEED)) for name in whole}
+
+
+def combined_speedups(tables: Sequence[DataTable]) -> list[tuple[str, ...]]:
+    """Say each method's speed-up over all data sets, the largest first."""
+    found = pooled_speedups(tables)
+    return [
+        (name, describe_ratio(found[name])) for name in sorted(found, key=lambda name: -found[name].ratio)
+    ]
+
+
+def describe_ratio(ratio: SpeedupRatio | None) -> str:
+    """Say a speed-up: `1.21 (1.05 to 1.40)`, with ≤ and ≥ where the curve ends."""
+    if ratio is None:
+        return "–"
+    sign = {"": "", "at most": "≤ ", "at least": "≥ ", "about": "~ "}[ratio.bound]
+    low = f"{'< ' * ratio.low_open}{ratio.low:.2f}"
+    return f"{sign}{ratio.ratio:.2f} ({low} to {'> ' * ratio.high_open}{ratio.high:.2f})"
+
+
+HEADER = (
+    "rank",
+    "method",
+    "accuracy",
+    "95 % interval",
+    "time as random",
+    "seconds",
+    "prepare",
+    "select",
+    "scored",
+    "trained",
+    "T_norm",
+    "modelled",
+    "AGOT",
+    "energy",
+    "seeds",
+)
+
+
+def cells(line: Line) -> tuple[str, ...]:
+    """Say a line of the table."""
+    one = line.ranked
+    return (
+        f"{one.rank}{'=' * one.tied_with_best}",
+        one.method,
+        f"{100 * one.accuracy:.2f} %",
+        f"{100 * one.low:.1f} to {100 * one.high:.1f}",
+        describe_ratio(line.speedup),
+        f"{line.seconds:.1f}",
+        f"{line.prepare_s:.1f}" if line.prepare_s else "–",
+        f"{100 * line.select_rate:.1f} %" if line.select_rate else "–",
+        "–" if line.n_scored is None else f"{line.n_scored:,.0f}",
+        "–" if line.n_trained is None else f"{line.n_trained:,.0f}",
+        "–" if line.t_norm is None else f"{line.t_norm:.2f}",
+        "–" if line.t_norm_modelled is None else f"{line.t_norm_modelled:.2f}",
+        "–" if line.agot is None else f"{line.agot:.2f}",
+        "–" if line.energy_j is None else f"{line.energy_j / 1e3:.2f} kJ",
+        f"{one.n_seeds}",
+    )
+
+
+def markdown(tables: Sequence[DataTable], title: str) -> str:
+    """Return all tables as Markdown."""
+    parts = [f"# {title}\n"]
+    for table in tables:
+        parts.append(f"## {table.data}\n\n{table.n_eval:,} evaluation rows; {table.machine}.\n")
+        parts.append("| " + " | ".join(HEADER) + " |\n|" + "---|" * len(HEADER))
+        parts += ["| " + " | ".join(cells(line)) + " |" for line in table.lines]
+        parts.append(f"\n{table.caution}\n" if table.caution else "")
+        parts += [
+            f"- {line.ranked.method}: {visible('; '.join(line.notes))}" for line in table.lines if line.notes
+        ]
+        parts += [f"- not measured: {name}: {in_markdown(why)}" for name, why in table.failed]
+        parts.append("")
+    if whole := combined_speedups(tables):
+        parts.append("## All sets together\n\n| method | time as random |\n|---|---|")
+        parts += [f"| {name} | {words} |" for name, words in whole]
+        parts.append("")
+    parts.append(LEGEND)
+    return "\n".join(parts)
+
+
+LEGEND = """\
+`=` by a rank: not significantly worse than the best (paired bootstrap over rows and seeds, 5 %). `time
+as random`: how long random rows with the learning rate decayed to zero need for this accuracy, over the
+method's own time; above 1 the method is worth it. `seconds` run from the start of the process to the
+saved model, without the run's own evaluation. `select` is the share that choosing rows took. T_norm is
+measured: seconds of the loop over those of train-all on the same rows (under a deadline, over what the
+rows seen would have cost at the price of an unfiltered step); `modelled` is the paper's, from the run's
+own T_f and T_b. AGOT is the paper's eq. 5.
+"""

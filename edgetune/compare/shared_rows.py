@@ -1,0 +1,156 @@
+"""The rows that all methods share: drawn once, written once, read by every cell and every outside program."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from edgetune.compare.grid import DataEntry, Grid
+from edgetune.core.errors import DataError
+from edgetune.core.files import write_atomic
+from edgetune.core.parsing import read_json_file
+from edgetune.core.sanitize import brief
+from edgetune.data.examples import Example, read_examples
+from edgetune.data.splits import data_options, split_holdout
+from edgetune.data.table import BadRow
+from edgetune.data.text_files import reading
+
+SEED = 0
+MAX_HOLDOUT = 10_000
+FILES = ("train.jsonl", "eval.jsonl")
+
+
+class SharedRows:
+    """One data set as two JSONL files.
+
+    Attributes:
+        name: of the set.
+        folder: where `train.jsonl` and `eval.jsonl` lie.
+        n_train, n_eval: rows in them.
+        labels: names of the classes of all rows, sorted.
+        key: hash of both files.
+        pair: whether texts are pairs.
+        n_bad: rows of both files that could not be used and were left out.
+    """
+
+    def __init__(self, folder: Path, meta: dict[str, Any]) -> None:
+        self.folder = folder
+        self.name: str = meta["name"]
+        self.n_train: int = meta["n_train"]
+        self.n_eval: int = meta["n_eval"]
+        self.labels: tuple[str, ...] = tuple(meta["labels"])
+        self.key: str = meta["key"]
+        self.pair: bool = meta["pair"]
+        self.n_bad: int = meta["n_bad"]
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """How a run reads them (`settings.DataSettings`)."""
+        text = ["text", "text_pair"] if self.pair else ["text"]
+        files = {name: str((self.folder / f"{name}.jsonl").resolve()) for name in ("train", "eval")}
+        return {**files, "text": text, "label": "label", "pair": self.pair}
+
+    def eval_labels(self) -> list[str]:
+        """Return the true labels of the evaluation rows, in their order."""
+        with (self.folder / "eval.jsonl").open(encoding="utf-8") as file:
+            return [json.loads(line)["label"] for line in file]
+
+
+def draw_shared_rows(entry: DataEntry, grid: Grid, folder: Path) -> SharedRows:
+    """Draw a set's rows and write them, unless that was done before for the same wish.
+
+    Raises:
+        EdgetuneError: the data cannot be used.
+        DataError: nothing is left to train or evaluate on.
+    """
+    n_train, n_eval = entry.rows or grid.rows, entry.eval_rows or grid.eval_rows
+    contents = [_content(path) for path in (entry.train, entry.eval) if path is not None]
+    wish = {
+        "entry": entry.model_dump(mode="json", exclude={"seeds"}),
+        "n": [n_train, n_eval],
+        "holdout": grid.holdout,
+        "contents": contents,
+    }
+    meta_file = folder / "rows.json"
+    with contextlib.suppress(OSError, ValueError, LookupError, TypeError):  # none yet, or damaged
+        meta = read_json_file(meta_file)
+        if meta["wish"] == wish and meta["key"] == _key(folder):
+            return SharedRows(folder, meta)
+    meta_file.unlink(missing_ok=True)  # until both files are there again
+    bad: list[BadRow] = []
+    train = _read(entry.train, entry, bad)
+    if entry.eval is None:
+        labels = np.unique([example.label for example in train], return_inverse=True)[1]
+        split = split_holdout(labels, grid.holdout, MAX_HOLDOUT, np.random.default_rng([SEED, 0]))
+        train, evaluation = ([train[i] for i in rows] for rows in split)
+    else:
+        evaluation = _read(entry.eval, entry, bad)
+    train, evaluation = _draw(train, n_train, 1), _draw(evaluation, n_eval, 2)
+    known = {example.label for example in train}
+    if len(known) < 2 or not evaluation:
+        raise DataError(f"{entry.name}: {len(train)} rows of {len(known)} labels are left to train on.")
+    strange = {example.label for example in evaluation} - known
+    if strange:
+        label = brief(sorted(strange)[0])
+        raise DataError(
+            f"{entry.name}: no training row has the label {label!r} of the evaluation rows; take more rows."
+        )
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, rows in zip(FILES, (train, evaluation), strict=True):
+        _write(folder / name, rows)
+    meta = {
+        "name": entry.name,
+        "n_train": len(train),
+        "n_eval": len(evaluation),
+        "labels": sorted(known),
+        "key": _key(folder),
+        "pair": entry.pair,
+        "n_bad": len(bad),
+        "wish": wish,
+    }
+    write_atomic(meta_file, json.dumps(meta, indent=2, ensure_ascii=False) + "\n")
+    return SharedRows(folder, meta)
+
+
+def _read(path: str, entry: DataEntry, bad: list[BadRow]) -> list[Example]:
+    return list(read_examples(path, data_options(entry), bad.append))
+
+
+def _content(path: str) -> str:
+    """Return a hash of a file's bytes, so that changed labels are noticed; of other data its name alone."""
+    if not Path(path).is_file():
+        return path
+    digest = hashlib.sha256()
+    with reading(Path(path)), Path(path).open("rb") as file:
+        while chunk := file.read(1 << 20):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def _draw(examples: list[Example], n_rows: int | None, purpose: int) -> list[Example]:
+    """Draw rows without replacement; in their order in the file."""
+    if n_rows is None or n_rows >= len(examples):
+        return examples
+    rng = np.random.default_rng([SEED, purpose])
+    return [examples[i] for i in np.sort(rng.choice(len(examples), n_rows, replace=False))]
+
+
+def _write(path: Path, examples: list[Example]) -> None:
+    """Write rows as JSONL."""
+    lines = []
+    for example in examples:
+        row = {"text": example.text, "label": example.label}
+        if example.text_pair is not None:
+            row["text_pair"] = example.text_pair
+        lines.append(json.dumps(row, ensure_ascii=False) + "\n")
+    write_atomic(path, "".join(lines))
+
+
+def _key(folder: Path) -> str:
+    """Return a short hash of each file of rows, end to end."""
+    return "".join(hashlib.sha256((folder / name).read_bytes()).hexdigest()[:16] for name in FILES)

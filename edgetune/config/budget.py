@@ -1,0 +1,172 @@
+"""What a run may use: time, energy, a share of the battery, memory; read from what a user writes.
+
+    10m  90s  1h30m  18:30  2026-11-21T18:30        a deadline
+    20kJ  500J  5Wh  0.01kWh                        energy
+    5%                                              of the battery
+    2GB  800MB                                      memory
+
+Anything else is refused with a sentence that shows these forms.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from datetime import datetime, timedelta
+from typing import Any
+
+from edgetune.core.errors import UsageError
+
+_SPAN = re.compile(r"(?:(\d+(?:\.\d+)?)h)?(?:(\d+(?:\.\d+)?)m(?:in)?)?(?:(\d+(?:\.\d+)?)s)?")
+_JOULES = {"j": 1.0, "kj": 1e3, "mj": 1e6, "wh": 3.6e3, "kwh": 3.6e6}
+_MEGABYTES = {"mb": 1.0, "gb": 1e3, "mib": 2**20 / 1e6, "gib": 2**30 / 1e6}
+_FAR_AHEAD = timedelta(hours=12)
+
+
+def parse_deadline(text: str, now: datetime, already_s: float = 0.0) -> float:
+    """Return a deadline in seconds, counted from the start of the process.
+
+    Args:
+        text: a span such as `10m` or `1h30m`, a time of day such as `18:30`, or an ISO date and time.
+        now: local time now; a time of day that has just passed is refused, one that passed more than
+            twelve hours ago is tomorrow's.
+        already_s: how long the process has run.
+
+    Raises:
+        UsageError: it is none of these, or lies in the past.
+    """
+    forms = "give a span such as 90s, 10m or 1h30m, or a time such as 18:30 or 2026-11-21T18:30"
+    wanted = text.strip()
+    span_s = _span_s(wanted)
+    if span_s is not None:
+        if span_s <= 0:
+            raise UsageError(f"--deadline {wanted} leaves no time; {forms}.")
+        return span_s
+    if re.fullmatch(r"\d+(\.\d+)?", wanted):
+        raise UsageError(f"--deadline {wanted} has no unit; {forms} (did you mean {wanted}m or {wanted}s?).")
+    end = _moment(wanted, now)
+    if end is None:
+        raise UsageError(f"--deadline {wanted or repr(wanted)} is not a time; {forms}.")
+    ahead_s = (end - now).total_seconds()
+    if ahead_s <= 0:
+        raise UsageError(
+            f"--deadline {wanted} is in the past (it is {now:%H:%M:%S} on {now:%Y-%m-%d}); {forms}."
+        )
+    return ahead_s + already_s
+
+
+def parse_interval(text: str) -> float:
+    """Return seconds between two checkpoints; 0 for none but the one when the run is stopped.
+
+    Raises:
+        UsageError: no span.
+    """
+    span_s = 0.0 if text.strip() == "0" else _span_s(text)
+    if span_s is None:
+        raise UsageError(
+            f"--checkpoint-every {text.strip() or repr(text)} is not a span; give one such as 60s, or 0."
+        )
+    return span_s
+
+
+def _span_s(text: str) -> float | None:
+    """Return the seconds of `90s`, `10m`, `1h30m` or `1h30`; None for anything else."""
+    short = text.strip().lower().replace(" ", "")
+    found = _SPAN.fullmatch(short + "m" if re.fullmatch(r"\d+h\d+", short) else short)
+    if found is None or not any(found.groups()):
+        return None
+    hours, minutes, seconds = (float(part or 0) for part in found.groups())
+    return 3600 * hours + 60 * minutes + seconds
+
+
+def _moment(text: str, now: datetime) -> datetime | None:
+    """Return the local time a text names, None if it names none."""
+    of_day = re.fullmatch(r"(\d{1,2}):(\d{2})(?::(\d{2}))?", text)
+    if of_day:
+        hour, minute, second = (int(part or 0) for part in of_day.groups())
+        if hour > 23 or minute > 59 or second > 59:
+            return None
+        end = now.replace(hour=hour, minute=minute, second=second, microsecond=0)
+        return end + timedelta(days=1) if now - end > _FAR_AHEAD else end
+    if not re.match(r"\d{4}-\d{2}-\d{2}", text):
+        return None
+    try:
+        end = datetime.fromisoformat(text)
+    except ValueError:
+        return None
+    return end.astimezone().replace(tzinfo=now.tzinfo) if end.tzinfo is not None else end
+
+
+def _amount(option: str, text: str, units: dict[str, float], forms: str) -> float:
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([a-z]+)", text.strip().lower())
+    if not found or found.group(2) not in units:
+        raise UsageError(f"{option} {text.strip()} is not an amount with a unit; give one such as {forms}.")
+    value = float(found.group(1)) * units[found.group(2)]
+    if value <= 0:
+        raise UsageError(f"{option} {text.strip()} leaves nothing; give one such as {forms}.")
+    return value
+
+
+def parse_energy(text: str) -> float:
+    """Return joules.
+
+    Raises:
+        UsageError: no number with a unit of energy.
+    """
+    return _amount("--energy", text, _JOULES, "20kJ or 5Wh")
+
+
+def parse_memory(text: str, option: str = "--memory", *, zero: bool = False) -> float:
+    """Return megabytes (10^6 bytes).
+
+    Raises:
+        UsageError: no number with a unit of memory.
+    """
+    if zero and text.strip() == "0":
+        return 0.0
+    return _amount(option, text, _MEGABYTES, "2GB or 800MB")
+
+
+def parse_share(text: str) -> float:
+    """Return a percentage of the battery as a share in (0, 1].
+
+    Raises:
+        UsageError: not a percentage between 0 and 100.
+    """
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*%", text.strip())
+    if not found or not 0 < float(found.group(1)) <= 100:
+        raise UsageError(f"--battery {text.strip()} is not a share of the battery; give one such as 5%.")
+    return float(found.group(1)) / 100
+
+
+def read_budget(settings: dict[str, Any], now: datetime, already_s: float) -> dict[str, Any]:
+    """Replace a budget in a user's words by settings of `settings.BudgetSettings`.
+
+    Args:
+        settings: may hold `deadline`, `energy`, `battery`, `memory`, `cache_size` and `checkpoint_every`; a
+            number means seconds, joules, a share, or megabytes.
+        now: local time.
+        already_s: how long the process has run.
+
+    Raises:
+        UsageError: one of them cannot be read.
+    """
+    read: dict[str, tuple[str, Callable[[str], float]]] = {
+        "deadline": ("deadline_s", lambda text: parse_deadline(text, now, already_s)),
+        "energy": ("energy_j", parse_energy),
+        "battery": ("battery_rate", parse_share),
+        "memory": ("memory_mb", parse_memory),
+        "checkpoint_every": ("checkpoint_s", parse_interval),
+        "cache_size": ("cache_mb", lambda text: parse_memory(text, "--cache-size", zero=True)),
+    }
+    found = {}
+    for name, value in settings.items():
+        if name in read and value is None:
+            continue
+        if name in read:
+            target, parse = read[name]
+            number = isinstance(value, int | float) and not isinstance(value, bool)
+            found[target] = float(value) if number else parse(str(value))
+        else:
+            found[name] = value
+    return found

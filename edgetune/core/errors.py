@@ -1,0 +1,72 @@
+"""Every error a user can meet. Only `cli.py` prints them: one sentence, then the exit code below.
+
+    EdgetuneError                 exit 1
+    ├── UsageError                exit 2   the command or a setting is wrong
+    │   └── BudgetError           exit 2   nothing fits into the time, energy or memory given
+    ├── DataError                 exit 1   the labelled text cannot be used as it is
+    ├── ModelError                exit 1   the model, its weights or its tokenizer
+    ├── ArtifactsError            exit 1   ONNX Runtime training artifacts
+    ├── EnvironmentError_         exit 1   something is not installed, or the machine has no room
+    ├── ProfileError              exit 1   a device profile
+    └── RunError                  exit 1   a run folder
+    Interrupted                   exit 130 asked to stop; what was trained is saved
+
+A message says what is wrong (with the value and where), then what to do next.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class EdgetuneError(Exception):
+    """Something a user can put right; the message is one whole sentence or two."""
+
+    exit_code = 1
+
+
+class UsageError(EdgetuneError):
+    """The command line or a setting asks for something that cannot be."""
+
+    exit_code = 2
+
+
+class BudgetError(UsageError):
+    """Nothing can be trained within the time, energy or memory that was given."""
+
+
+class DataError(EdgetuneError):
+    """A file of labelled text cannot be used as it is."""
+
+
+class ModelError(EdgetuneError):
+    """A model, its weights or its tokenizer cannot be used."""
+
+
+class ArtifactsError(EdgetuneError):
+    """Training artifacts are missing, stale, or made for something else."""
+
+
+class MissingDependencyError(EdgetuneError):
+    """A package, a permission or free space is missing on this machine."""
+
+
+class ProfileError(EdgetuneError):
+    """A device profile is missing, unreadable, or makes no sense."""
+
+
+class RunError(EdgetuneError):
+    """A run folder is missing, incomplete, or already there."""
+
+
+class Interrupted(EdgetuneError):
+    """The run was asked to stop; a usable model was saved first."""
+
+    exit_code = 130
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """Return a question that names the nearest known word, with a space before it; "" if none is near."""
+    close = difflib.get_close_matches(word, list(known), n=1)
+    return f' Did you mean "{close[0]}"?' if close else ""

@@ -1,0 +1,61 @@
+"""How numbers of a run are said: the same words in tables, pictures and model cards."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import PurePath
+from typing import Any
+
+STAGE_WORDS = {
+    "warmup": "warm-up",
+    "filter_backward": "filter backward",
+    "filter_forward": "filter forward",
+    "all": "one stage",
+}
+
+Summary = Mapping[str, Any]
+
+
+def percent(share: float, digits: int = 1) -> str:
+    """Say a share in [0, 1] as per cent."""
+    return f"{100 * share:.{digits}f} %"
+
+
+def duration(seconds: float) -> str:
+    """Say a time: 0.42 s, 12.3 s, 3 min 20 s, 2 h 05 min."""
+    if seconds < 59.95:
+        return f"{seconds:.2f} s" if seconds < 9.995 else f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes < 60:
+        return f"{minutes} min {rest:02d} s"
+    return f"{minutes // 60} h {minutes % 60:02d} min"
+
+
+def describe_accuracy(summary: Summary) -> str | None:
+    """Say the accuracy with its 95 % interval, where both are known."""
+    value, interval = summary.get("accuracy"), summary.get("accuracy_interval")
+    if value is None:
+        return None
+    if not interval:
+        return percent(value)
+    return f"{percent(value)} (95 % interval {100 * interval[0]:.1f}–{100 * interval[1]:.1f} %)"
+
+
+def dataset_name(summary: Summary) -> str | None:
+    """Return the name of the data without its folders."""
+    value = summary.get("dataset")
+    return PurePath(str(value)).name or str(value) if value is not None else None
+
+
+def describe_stage(stage: str) -> str:
+    """Say the name of a stage."""
+    return STAGE_WORDS.get(stage, stage.replace("_", " "))
+
+
+def time_split(summary: Summary) -> list[tuple[str, float]]:
+    """Return the parts of the time in order; what they leave of the elapsed time goes to `other`."""
+    parts = {str(name): float(value) for name, value in (summary.get("time_split_s") or {}).items()}
+    elapsed = summary.get("elapsed_s")
+    if parts and elapsed is not None:
+        parts["other"] = max(elapsed - sum(value for name, value in parts.items() if name != "other"), 0.0)
+    return list(parts.items())

@@ -1,0 +1,247 @@
+"""Numbers computed from predictions and counts: pure functions over arrays, no input and no output.
+
+Classes are numbered 0 … C-1. A class that no evaluated row has counts with F1 0 in macro-F1, so that
+the figure does not depend on which rows happened to be held out.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from edgetune.core.types import FloatArray, IntArray
+
+Z_95 = 1.959963984540054
+"""Standard normal quantile of a two-sided 95 % interval."""
+
+
+def softmax(logits: FloatArray) -> npt.NDArray[np.float64]:
+    """Return class probabilities (B, C) of logits (B, C), in float64."""
+    shifted = logits.astype(np.float64)
+    shifted = shifted - shifted.max(axis=-1, keepdims=True)
+    powers = np.exp(shifted)
+    return np.asarray(powers / powers.sum(axis=-1, keepdims=True))
+
+
+def entropy(probabilities: FloatArray) -> FloatArray:
+    """(B,) in nats, of probabilities (B, C)."""
+    logs = np.log(np.maximum(probabilities, np.finfo(np.float64).tiny))
+    nats: FloatArray = -(probabilities * logs).sum(axis=1)
+    return nats
+
+
+def cross_entropy(logits: FloatArray, labels: IntArray) -> npt.NDArray[np.float64]:
+    """Return the loss of each example (B,) in nats, of logits (B, C) and class ids (B,)."""
+    wide = logits.astype(np.float64)
+    top = wide.max(axis=-1)
+    log_total = top + np.log(np.exp(wide - top[:, None]).sum(axis=-1))
+    return np.asarray(log_total - wide[np.arange(len(labels)), labels])
+
+
+def confusion_matrix(labels: IntArray, predicted: IntArray, n_classes: int) -> npt.NDArray[np.int64]:
+    """Return counts (C, C): row is the true class, column the predicted one."""
+    cells = np.bincount(labels.astype(np.int64) * n_classes + predicted, minlength=n_classes**2)
+    return cells.astype(np.int64).reshape(n_classes, n_classes)
+
+
+def accuracy(confusion: IntArray) -> float:
+    """Return the share of rows on the diagonal."""
+    return int(np.trace(confusion)) / int(confusion.sum())
+
+
+def mcc(confusion: IntArray) -> float:
+    """Return the Matthews correlation for C classes (Gorodkin 2004); 0 if either side is constant."""
+    true, predicted = confusion.sum(axis=1), confusion.sum(axis=0)
+    n = int(confusion.sum())
+    covariance = int(np.trace(confusion)) * n - int(true @ predicted)
+    spread = (n * n - int(true @ true)) * (n * n - int(predicted @ predicted))
+    return covariance / math.sqrt(spread) if spread else 0.0
+
+
+def wilson_interval(n_right: int, n: int, z: float = Z_95) -> tuple[float, float]:
+    """Return the Wilson score interval of a share; 95 % unless `z` says otherwise."""
+    if n <= 0:
+        raise ValueError("an interval needs at least one row")
+    share, weight = n_right / n, z * z / n
+    middle = (share + weight / 2) / (1 + weight)
+    half = z / (1 + weight) * math.sqrt(share * (1 - share) / n + weight / (4 * n))
+    return (0.0 if n_right == 0 else middle - half), (1.0 if n_right == n else middle + half)
+
+
+@dataclass(frozen=True, slots=True)
+class ClassScores:
+    """How one class fared.
+
+    Attributes:
+        label: its name.
+        precision: share of the rows predicted as it that are it; 0 if there are none.
+        recall: share of its rows that were found; 0 if it has none.
+        f1: harmonic mean of the two.
+        support: rows that are it.
+    """
+
+    label: str
+    precision: float
+    recall: float
+    f1: float
+    support: int
+
+
+def f1_per_class(confusion: IntArray) -> npt.NDArray[np.float64]:
+    """Return the F1 (C,) of every class; 0 for one that is neither there nor predicted."""
+    either = confusion.sum(axis=1) + confusion.sum(axis=0)
+    return np.asarray(2 * np.diag(confusion) / np.maximum(either, 1), dtype=np.float64)
+
+
+def class_scores(confusion: IntArray, label_names: Sequence[str]) -> list[ClassScores]:
+    """Return precision, recall, F1 and support of every class, in order of class id."""
+    right = np.diag(confusion).astype(np.float64)
+    support, predicted = confusion.sum(axis=1), confusion.sum(axis=0)
+    precision = right / np.maximum(predicted, 1)
+    recall = right / np.maximum(support, 1)
+    f1 = f1_per_class(confusion)
+    return [
+        ClassScores(str(name), float(precision[i]), float(recall[i]), float(f1[i]), int(support[i]))
+        for i, name in enumerate(label_names)
+    ]
+
+
+def macro_f1(confusion: IntArray) -> float:
+    """Return the mean F1 over all classes, absent ones included."""
+    return float(f1_per_class(confusion).mean())
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluation:
+    """What a classifier did on labelled rows.
+
+    Attributes:
+        n: rows evaluated.
+        accuracy: share predicted right.
+        interval: its Wilson 95 % interval.
+        macro_f1: mean F1 over all classes.
+        mcc: Matthews correlation, in [-1, 1].
+        loss: mean cross-entropy in nats.
+        label_names: names of the C classes.
+        per_class: precision, recall, F1 and support of each.
+        confusion: (C, C) counts, row true, column predicted.
+    """
+
+    n: int
+    accuracy: float
+    interval: tuple[float, float]
+    macro_f1: float
+    mcc: float
+    loss: float
+    label_names: tuple[str, ...]
+    per_class: tuple[ClassScores, ...]
+    confusion: tuple[tuple[int, ...], ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return it as JSON values, under the names that `summary.json` uses."""
+        return {
+            "n_eval": self.n,
+            "accuracy": self.accuracy,
+            "accuracy_interval": list(self.interval),
+            "macro_f1": self.macro_f1,
+            "mcc": self.mcc,
+            "loss": self.loss if math.isfinite(self.loss) else None,
+            "label_names": list(self.label_names),
+            "per_class": [asdict(scores) for scores in self.per_class],
+            "confusion": [list(row) for row in self.confusion],
+        }
+
+
+def read_evaluation(found: dict[str, Any]) -> Evaluation:
+    """Make an evaluation of what `Evaluation.to_dict` gave, also after JSON."""
+    low, high = found["accuracy_interval"]
+    return Evaluation(
+        n=found["n_eval"],
+        accuracy=found["accuracy"],
+        interval=(low, high),
+        macro_f1=found["macro_f1"],
+        mcc=found["mcc"],
+        loss=math.nan if found["loss"] is None else found["loss"],
+        label_names=tuple(found["label_names"]),
+        per_class=tuple(ClassScores(**scores) for scores in found["per_class"]),
+        confusion=tuple(tuple(row) for row in found["confusion"]),
+    )
+
+
+def evaluate_predictions(logits: FloatArray, labels: IntArray, label_names: Sequence[str]) -> Evaluation:
+    """Return every figure of logits (B, C) against class ids (B,); B must be at least 1."""
+    if logits.ndim != 2 or len(logits) != len(labels) or logits.shape[1] != len(label_names):
+        raise ValueError(f"logits {logits.shape}, {len(labels)} labels, {len(label_names)} names do not fit")
+    if not len(labels):
+        raise ValueError("an evaluation needs at least one row")
+    confusion = confusion_matrix(labels, logits.argmax(axis=1), len(label_names))
+    return Evaluation(
+        n=len(labels),
+        accuracy=accuracy(confusion),
+        interval=wilson_interval(int(np.trace(confusion)), len(labels)),
+        macro_f1=macro_f1(confusion),
+        mcc=mcc(confusion),
+        loss=float(cross_entropy(logits, labels).mean()),
+        label_names=tuple(str(name) for name in label_names),
+        per_class=tuple(class_scores(confusion, label_names)),
+        confusion=tuple(tuple(int(cell) for cell in row) for row in confusion),
+    )
+
+
+def t_norm_modelled(a_b: float, a_fb: float, forward_s: float, backward_s: float) -> float:
+    """Return the paper's modelled time relative to training on everything (Ouyang et al., IJCAI 2023).
+
+    Args:
+        a_b: share of examples that skipped the backward pass alone.
+        a_fb: share of examples that skipped both passes.
+        forward_s: T_f, seconds of a forward pass per example.
+        backward_s: T_b, seconds of a backward pass per example.
+    """
+    whole = forward_s + backward_s
+    return (a_b * forward_s + (1 - a_b - a_fb) * whole) / whole
+
+
+def time_modelled_s(
+    f_score: float, f_train: float, f_meta: float, score_s: float, train_s: float, meta_s: float
+) -> float:
+    """Return seconds per example seen on a fused engine: `f_score T_s + f_train T_u + f_meta T_m`.
+
+    Args:
+        f_score: share of examples scored.
+        f_train: share of examples trained.
+        f_meta: share of examples shown to the meta predictor.
+        score_s: T_s, seconds to score an example.
+        train_s: T_u, seconds of a train step (forward, backward, optimizer) per example.
+        meta_s: T_m, seconds of the meta predictor per example.
+    """
+    return f_score * score_s + f_train * train_s + f_meta * meta_s
+
+
+def agot(accuracy: float, t_norm: float, base: float, full: float, eps: float = 0.95) -> float:
+    """Return the paper's accuracy gain over time, eq. 5.
+
+    Args:
+        accuracy: of the run.
+        t_norm: its time relative to training on everything.
+        base: accuracy without finetuning.
+        full: accuracy of training on everything; must differ from `base`.
+        eps: weight of accuracy against time.
+    """
+    return float((accuracy - base) / (full - base) / t_norm ** (1 - eps))
+
+
+def paper_energy_kwh(
+    elapsed_s: float, cpu_w: float, memory_w: float, gpu_w: float = 0.0, n_gpu: int = 0
+) -> float:
+    """Return the paper's estimate of energy, eq. 6: mean power draws times hours times 1.58 (PUE)."""
+    return 1.58 * (elapsed_s / 3600) * (cpu_w + memory_w + n_gpu * gpu_w) / 1000
+
+
+def paper_co2e_lb(energy_kwh: float) -> float:
+    """Return pounds of CO2 equivalent of that energy, eq. 6 (US grid mean)."""
+    return 0.954 * energy_kwh

@@ -1,0 +1,280 @@
+"""Columnar tables through pyarrow: Parquet, Arrow, and folders that `datasets` saved.
+
+A compressed Arrow batch is unpacked whole by pyarrow, to the size that eight bytes in front of each of its
+buffers claim. These sizes are read first: Flatbuffers tables of `Message.fbs`, no more of them than that
+takes.
+"""
+
+from __future__ import annotations
+
+import json
+import struct
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from edgetune.core.errors import DataError, EdgetuneError, MissingDependencyError
+from edgetune.core.limits import MAX_BATCH_BYTES, MAX_COLUMNS, MAX_TOML_BYTES
+from edgetune.core.sanitize import brief
+from edgetune.data.compression import Unpacked
+from edgetune.data.folders import inside
+from edgetune.data.table import BadRow, Row, Table
+
+_RECORD_BATCH, _DICTIONARY = 3, 2  # MessageHeader
+_HEADER_TYPE, _HEADER = 1, 2  # fields of Message
+_BUFFERS, _COMPRESSION = 2, 3  # fields of RecordBatch
+_DATA = 1  # field of DictionaryBatch
+
+
+def unpacked_sizes(arrow: Any, source: Any) -> Iterator[int]:
+    """Yield the bytes that each compressed batch unpacks to, 0 for one that is not compressed.
+
+    Raises:
+        ValueError, struct.error, pyarrow.ArrowException: the stream is damaged.
+    """
+    for message in arrow.ipc.MessageReader.open_stream(source):
+        yield _unpacked(memoryview(message.metadata), message.body)
+
+
+def _unpacked(metadata: memoryview, body: Any) -> int:
+    root = struct.unpack_from("<I", metadata, 0)[0]
+    kind_at, header_at = _field(metadata, root, _HEADER_TYPE), _field(metadata, root, _HEADER)
+    if not kind_at or not header_at or body is None:
+        return 0
+    kind, batch = metadata[kind_at], _follow(metadata, header_at)
+    if kind == _DICTIONARY:
+        batch = _follow(metadata, _field(metadata, batch, _DATA))
+    elif kind != _RECORD_BATCH:
+        return 0
+    buffers_at = _field(metadata, batch, _BUFFERS)
+    if not _field(metadata, batch, _COMPRESSION) or not buffers_at:
+        return 0
+    vector = _follow(metadata, buffers_at)
+    n_buffers = struct.unpack_from("<I", metadata, vector)[0]
+    content = memoryview(body)
+    total = 0
+    for offset, length in struct.iter_unpack("<qq", metadata[vector + 4 : vector + 4 + 16 * n_buffers]):
+        if length >= 8:
+            size = struct.unpack_from("<q", content, offset)[0]
+            total += length - 8 if size == -1 else max(size, 0)
+    return total
+
+
+def _field(data: memoryview, table: int, number: int) -> int:
+    """Return where a field of a table lies, 0 when it is not there."""
+    layout = table - struct.unpack_from("<i", data, table)[0]
+    if layout < 0:
+        raise ValueError("a table of the file's metadata lies outside of it")
+    if 4 + 2 * number >= struct.unpack_from("<H", data, layout)[0]:
+        return 0
+    offset = struct.unpack_from("<H", data, layout + 4 + 2 * number)[0]
+    return table + offset if offset else 0
+
+
+def _follow(data: memoryview, at: int) -> int:
+    """Return what a reference at a place points to."""
+    return int(at + struct.unpack_from("<I", data, at)[0])
+
+
+BATCH_ROWS = 1_000
+COUNTED_CHARS = 1 << 20
+ROW_BYTES = 8  # what a row costs at least, however little is in it
+MAX_ERROR_CHARS = 200
+MAX_NAME_CHARS = 255
+
+# column names → pyarrow record batches or tables, each with the file that it came from, if there is one
+ArrowBatches = Callable[[list[str]], Iterator[tuple[Path | None, Any]]]
+
+
+def _arrow_module(name: str) -> Any:
+    """Import a part of pyarrow, which takes a while and is not always needed."""
+    import importlib
+
+    try:
+        return importlib.import_module(name)
+    except ImportError as error:
+        raise MissingDependencyError("Reading Parquet and Arrow files needs: pip install pyarrow") from error
+
+
+@contextmanager
+def _translated(path: Path) -> Iterator[None]:
+    """Turn whatever pyarrow throws at a strange file into one sentence."""
+    try:
+        yield
+    except EdgetuneError:
+        raise
+    except Exception as error:  # besides its own: KeyError, OverflowError, UnicodeError and others
+        raise DataError(f"{path} cannot be read: {first_error_line(error)}") from error
+
+
+def first_error_line(error: Exception) -> str:
+    """Return the first line of an error's text."""
+    return brief((str(error).strip() or type(error).__name__).splitlines()[0], MAX_ERROR_CHARS)
+
+
+def read_parquet(path: Path) -> Table:
+    """Open a Parquet file; memory holds a page of each column at a time.
+
+    Raises:
+        DataError: it is damaged, or a bomb.
+    """
+    from edgetune.data.parquet import batches, check_claims
+
+    parquet = _arrow_module("pyarrow.parquet")
+    with _translated(path), parquet.ParquetFile(path) as opened:
+        schema = opened.schema_arrow
+        check_claims(path, opened.metadata)
+    return arrow_table(
+        str(path), schema, lambda columns: ((path, batch) for batch in batches(path, parquet, columns))
+    )
+
+
+def read_arrow(path: Path) -> Table:
+    """Open an Arrow IPC file (Feather version 2) or stream."""
+    return _arrow_files(str(path), [path])
+
+
+def _arrow_files(name: str, paths: Sequence[Path]) -> Table:
+    """Open Arrow files that follow each other."""
+    with _translated(paths[0]), _open_arrow(paths[0]) as (schema, _):
+        pass
+
+    def batches(columns: list[str]) -> Iterator[tuple[Path, Any]]:
+        for path in paths:
+            with _translated(path), _open_arrow(path) as (_, parts):
+                for part in parts:
+                    chosen = part.select(columns)
+                    chosen.validate(full=True)  # else a damaged file crashes the process
+                    for start in range(0, chosen.num_rows, BATCH_ROWS):
+                        yield path, chosen.slice(start, BATCH_ROWS)
+
+    return arrow_table(name, schema, batches)
+
+
+@contextmanager
+def _open_arrow(path: Path) -> Iterator[tuple[Any, Iterator[Any]]]:
+    """Map an Arrow file into memory; yields its schema and its record batches.
+
+    A file is the stream inside it: what its end says of where batches lie is not needed.
+    """
+    arrow = _arrow_module("pyarrow")
+    with arrow.memory_map(str(path), "r") as source:
+        start = 8 if bytes(source.read(6)) == b"ARROW1" else 0
+        source.seek(start)
+        unpacked = Unpacked(path)
+        for size in unpacked_sizes(arrow, source):
+            unpacked.add(size)
+            if size > MAX_BATCH_BYTES:
+                raise DataError(
+                    f"{path} holds a record batch of {size / 1e6:,.0f} MB when unpacked, and at most "
+                    f"{MAX_BATCH_BYTES / 1e6:,.0f} MB may be; write smaller batches."
+                )
+        source.seek(start)
+        stream = arrow.ipc.open_stream(source)
+        yield stream.schema, iter(stream)
+
+
+def saved_files(folder: Path) -> list[Path]:
+    """Return the Arrow files of a folder that `datasets` wrote with `save_to_disk`, in order.
+
+    Raises:
+        DataError: the folder holds several splits, is damaged, or names a file outside of itself.
+    """
+    splits = folder / "dataset_dict.json"
+    try:
+        if splits.is_file():
+            names = [str(name) for name in list(_small_json(splits, folder)["splits"])]
+            raise DataError(
+                f"{folder} holds the splits {brief(', '.join(names))}; name one, like "
+                f"{folder / brief(names[0])}."
+            )
+        state = _small_json(folder / "state.json", folder)
+        named = [str(entry["filename"]) for entry in state["_data_files"]]
+        if max(map(len, named), default=0) > MAX_NAME_CHARS:
+            raise ValueError("it names a file with more characters than a name can have")
+        files = [inside(folder / name, folder) for name in named]
+    except (OSError, ValueError, LookupError, TypeError, RecursionError) as error:
+        raise DataError(
+            f"{folder} is a damaged dataset folder ({first_error_line(error)}); save it again."
+        ) from error
+    if not files:
+        raise DataError(f"{folder} is a dataset without rows.")
+    return files
+
+
+def _small_json(path: Path, root: Path) -> Any:
+    with inside(path, root).open("rb") as file:
+        text = file.read(MAX_TOML_BYTES + 1)
+    if len(text) > MAX_TOML_BYTES:
+        raise ValueError(f"{path.name} has more than {MAX_TOML_BYTES:,} bytes")
+    return json.loads(text)
+
+
+def read_saved(folder: Path) -> Table:
+    """Open a folder that `datasets` wrote with `save_to_disk`; the library itself is not needed.
+
+    Raises:
+        DataError: the folder holds several splits, is damaged, or names a file outside of itself.
+    """
+    return _arrow_files(str(folder), saved_files(folder))
+
+
+def arrow_table(name: str, schema: Any, batches: ArrowBatches) -> Table:
+    """Make a table of record batches; ids of a `datasets.ClassLabel` become their names.
+
+    Raises:
+        DataError: there are too many columns.
+    """
+    with _translated(Path(name)):
+        columns = tuple(str(column) for column in schema.names)
+    if len(columns) > MAX_COLUMNS:
+        raise DataError(f"{name} has {len(columns):,} columns, and at most {MAX_COLUMNS:,} may be.")
+    classes = class_names(schema.metadata)
+
+    def rows(chosen: Sequence[int]) -> Iterator[Row | BadRow]:
+        names = [columns[i] for i in chosen]
+        n_rows, counted = 0, {}
+        with _translated(Path(name)):
+            for path, batch in batches(list(dict.fromkeys(names))):
+                if path is not None and path not in counted:
+                    counted[path] = Unpacked(path)
+                values = (_named(batch.column(column), classes.get(column)) for column in names)
+                n_chars = 0
+                # Row by row, since a few bytes of a file may stand for the same long text many times.
+                for cells in zip(*values, strict=True):
+                    n_rows += 1
+                    n_chars += ROW_BYTES + sum(len(cell) for cell in cells if isinstance(cell, str | bytes))
+                    if path is not None and n_chars > COUNTED_CHARS:
+                        counted[path].add(n_chars)
+                        n_chars = 0
+                    yield n_rows, cells
+                if path is not None:
+                    counted[path].add(n_chars)
+
+    return Table(name, columns, True, (), rows)
+
+
+def class_names(metadata: dict[bytes, bytes] | None) -> dict[str, list[str]]:
+    """Return the class names that `datasets` keeps in a file's schema, by column."""
+    try:
+        features = json.loads((metadata or {})[b"huggingface"])["info"]["features"]
+        return {
+            column: [str(name) for name in feature["names"]]
+            for column, feature in features.items()
+            if isinstance(feature, dict) and feature.get("_type") == "ClassLabel"
+        }
+    except (KeyError, ValueError, TypeError, AttributeError, RecursionError):
+        return {}
+
+
+def _named(column: Any, names: list[str] | None) -> Iterator[Any]:
+    """Yield the values of a column, class ids replaced by their names; -1 stands for "no label"."""
+    for scalar in column:
+        value = scalar.as_py()
+        if names is None or not isinstance(value, int):
+            yield value
+        elif 0 <= value < len(names):
+            yield names[value]
+        else:
+            yield None if value == -1 else value

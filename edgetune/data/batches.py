@@ -1,0 +1,252 @@
+"""Examples as arrays: the batch, length buckets and the order of a pass.
+
+Rows stay end to end, without padding, until a model asks for `padded`.
+
+    store ─→ stream (one epoch, shuffled, of one length bucket each) ─→ Batch ─→ queue ─→ full Batch
+"""
+
+from __future__ import annotations
+
+import mmap
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+
+from edgetune.core.types import BoolArray, IntArray
+
+PAD_MULTIPLE = 8
+_PART_ROWS = 1 << 14  # rows that are grouped at a time
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """B examples whose tokens lie end to end; padding happens only when a model needs it.
+
+    Attributes:
+        rows: (B,) row numbers in the token store.
+        labels: (B,) class ids.
+        tokens: (N,) token ids of all B rows, end to end, special tokens included.
+        offsets: (B + 1,) where each row's tokens start in `tokens`.
+        first_lengths: (B,) how many leading tokens belong to the first text (token type 0).
+        scored: (B,) whether the loss of the example was already observed by the selector.
+    """
+
+    rows: IntArray
+    labels: IntArray
+    tokens: IntArray
+    offsets: IntArray
+    first_lengths: IntArray
+    scored: BoolArray
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    @property
+    def lengths(self) -> IntArray:
+        """(B,) tokens per row."""
+        return np.diff(self.offsets)
+
+    @property
+    def width(self) -> int:
+        """Tokens of a row when padded, those of the longest one's bucket."""
+        return int(bucket_of(self.lengths).max(initial=1)) * PAD_MULTIPLE
+
+    def take(self, chosen: IntArray | BoolArray) -> Batch:
+        """Return the chosen examples, in the order given (indices) or kept (mask)."""
+        if chosen.dtype == np.bool_ and len(chosen) == len(self) and chosen.all():
+            return self
+        index = np.flatnonzero(chosen) if chosen.dtype == np.bool_ else chosen
+        lengths = self.lengths[index]
+        offsets = np.concatenate(([0], np.cumsum(lengths)))
+        # Where each taken token lay: its place in the result, moved by how far its row moves.
+        places = np.arange(offsets[-1]) + np.repeat(self.offsets[:-1][index] - offsets[:-1], lengths)
+        return Batch(
+            rows=self.rows[index],
+            labels=self.labels[index],
+            tokens=self.tokens[places],
+            offsets=offsets,
+            first_lengths=self.first_lengths[index],
+            scored=self.scored[index],
+        )
+
+    def cut(self, start: int, stop: int) -> Batch:
+        """Return the rows from `start` to before `stop`, without copying them."""
+        if stop - start == len(self):
+            return self
+        begin, end = self.offsets[start], self.offsets[stop]
+        return Batch(
+            rows=self.rows[start:stop],
+            labels=self.labels[start:stop],
+            tokens=self.tokens[begin:end],
+            offsets=self.offsets[start : stop + 1] - begin,
+            first_lengths=self.first_lengths[start:stop],
+            scored=self.scored[start:stop],
+        )
+
+    def mark_scored(self, scored: BoolArray | None = None) -> Batch:
+        """Return the same examples, marked as scored: all of them, or those where `scored` (B,) is true."""
+        marked = np.ones(len(self), dtype=np.bool_) if scored is None else scored
+        return Batch(self.rows, self.labels, self.tokens, self.offsets, self.first_lengths, marked)
+
+    def padded(self, pad_id: int, multiple: int = PAD_MULTIPLE, width: int = 0) -> dict[str, IntArray]:
+        """Lay the rows out as a model wants them.
+
+        Args:
+            pad_id: token id that fills the rest of a row.
+            multiple: the width is the longest row rounded up to this.
+            width: at least this many columns (0: no minimum).
+
+        Returns:
+            `input_ids`, `attention_mask` and `token_type_ids`, each int64 (B, T).
+        """
+        lengths = self.lengths
+        longest = max(int(lengths.max(initial=1)), width)
+        columns = np.arange(-(-longest // multiple) * multiple)
+        real = columns < lengths[:, None]
+        input_ids = np.full(real.shape, pad_id, dtype=np.int64)
+        input_ids[real] = self.tokens
+        second = real & (columns >= self.first_lengths[:, None])
+        return {
+            "input_ids": input_ids,
+            "attention_mask": real.astype(np.int64),
+            "token_type_ids": second.astype(np.int64),
+        }
+
+
+def join(batches: Sequence[Batch]) -> Batch:
+    """Put batches, one at least, end to end."""
+    if len(batches) == 1:
+        return batches[0]
+    lengths = np.concatenate([batch.lengths for batch in batches])
+    return Batch(
+        rows=np.concatenate([batch.rows for batch in batches]),
+        labels=np.concatenate([batch.labels for batch in batches]),
+        tokens=np.concatenate([batch.tokens for batch in batches]),
+        offsets=np.concatenate(([0], np.cumsum(lengths))),
+        first_lengths=np.concatenate([batch.first_lengths for batch in batches]),
+        scored=np.concatenate([batch.scored for batch in batches]),
+    )
+
+
+class TokenSource(Protocol):
+    """Where batches get their rows: a token store, or a view of some of its rows."""
+
+    @property
+    def labels(self) -> IntArray: ...  # (n,) class ids
+
+    @property
+    def lengths(self) -> IntArray: ...  # (n,) tokens per row
+
+    @property
+    def n_numbered(self) -> int: ...  # `Batch.rows` are below this
+
+    def batch(self, rows: IntArray) -> Batch: ...
+
+
+def bucket_of(lengths: IntArray) -> IntArray:
+    """Return each row's length bucket: the number of `PAD_MULTIPLE`-wide columns it needs."""
+    buckets: IntArray = -(-lengths // PAD_MULTIPLE)
+    return buckets
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """Batches of row indices, end to end: a million rows take 5 MB, not an array object for every eight.
+
+    Attributes:
+        rows: (n,) indices.
+        ends: (n_batches,) where each batch ends in `rows`.
+    """
+
+    rows: IntArray
+    ends: IntArray
+
+    def __len__(self) -> int:
+        return len(self.ends)
+
+    def __getitem__(self, at: int) -> IntArray:
+        """Return the indices of one batch."""
+        end = self.ends[at]  # an IndexError ends an iteration
+        return self.rows[self.begin(at) : end]
+
+    def begin(self, at: int) -> int:
+        """Return where in `rows` a batch begins; that after the last one: their number."""
+        return int(self.ends[at - 1]) if at else 0
+
+    def cut(self, n_rows: int) -> Order:
+        """Return the batches that hold the first rows, the last one cut where it has more."""
+        return Order(
+            self.rows[:n_rows], np.unique(np.minimum(self.ends, n_rows)) if n_rows else self.ends[:0]
+        )
+
+
+def epoch_order(lengths: IntArray, batch_size: int, rng: np.random.Generator) -> Order:
+    """Cut one epoch into shuffled batches whose rows are of (nearly) one length.
+
+    Rows are shuffled, then grouped by bucket, then cut; only a bucket's last rows share a batch
+    with the next bucket's first, so all batches but one are full.
+
+    Args:
+        lengths: (n,) tokens per row.
+        batch_size: rows per batch.
+        rng: decides both the order within a bucket and the order of batches.
+
+    Returns:
+        Batches of `batch_size` indices, but possibly the one with the longest rows.
+    """
+    n_rows, n_batches = len(lengths), -(-len(lengths) // batch_size)
+    shuffled = _own_pages(n_rows)
+    for part in _parts(n_rows):
+        shuffled[part] = np.arange(part.start, min(part.stop, n_rows))
+    rng.shuffle(shuffled)
+    starts, ends = _drawn_places(n_rows, batch_size, rng.permutation(n_batches))
+    rows = _own_pages(n_rows)
+    for members, places in _grouped(lengths, shuffled):
+        rows[starts[places // batch_size] + places % batch_size] = members
+    return Order(rows, ends)
+
+
+def _drawn_places(n_rows: int, batch_size: int, drawn: IntArray) -> tuple[IntArray, IntArray]:
+    """Return where each batch starts, by its number before the draw, and where the k-th drawn ends."""
+    sizes = np.full(len(drawn), batch_size, dtype=np.int32)
+    sizes[drawn == len(drawn) - 1] = n_rows - (len(drawn) - 1) * batch_size
+    ends = np.cumsum(sizes, dtype=np.int32)
+    starts = np.empty_like(ends)
+    starts[drawn] = ends - sizes
+    return starts, ends
+
+
+def _grouped(lengths: IntArray, shuffled: IntArray) -> Iterator[tuple[IntArray, IntArray]]:
+    """Yield rows, a part at a time, and their places in the order that has them grouped by bucket."""
+    parts = _parts(len(lengths))
+    counts = np.zeros(int(bucket_of(lengths.max(initial=0))) + 1, dtype=np.int64)
+    for part in parts:
+        counts += np.bincount(bucket_of(lengths[part]), minlength=len(counts))
+    free = np.cumsum(counts) - counts  # the place of the next row of each bucket
+    for part in parts:
+        buckets = bucket_of(lengths[shuffled[part]])
+        for bucket in np.unique(buckets):
+            members = shuffled[part][buckets == bucket]
+            yield members, np.arange(free[bucket], free[bucket] + len(members))
+            free[bucket] += len(members)
+
+
+def _parts(n_rows: int) -> list[slice]:
+    return [slice(at, at + _PART_ROWS) for at in range(0, n_rows, _PART_ROWS)]
+
+
+def _own_pages(n: int) -> IntArray:
+    """Return room for n int32 that goes back to the system with the array; malloc keeps what was freed."""
+    if not n:
+        return np.zeros(0, dtype=np.int32)
+    room: IntArray = np.frombuffer(mmap.mmap(-1, 4 * n), dtype=np.int32)
+    return room
+
+
+def sequential_batches(source: TokenSource, batch_size: int) -> Iterator[Batch]:
+    """Yield every row once, shortest first, in batches of nearly one length (for evaluation)."""
+    order = np.argsort(source.lengths, kind="stable")
+    for start in range(0, len(order), batch_size):
+        yield source.batch(order[start : start + batch_size])

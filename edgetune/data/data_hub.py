@@ -1,0 +1,151 @@
+"""A dataset of the Hugging Face hub, through the `datasets` library, and how it is named.
+
+    hub:org/name[:[CONFIGURATION:]SPLIT]             the newest commit, or what is in the library's cache
+    hub:org/name@REVISION[:[CONFIGURATION:]SPLIT]    a branch, tag or commit
+
+Where the hub can be reached, a run's settings name the commit that was read (`pinned_dataset`).
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import urllib.parse
+import urllib.request
+from collections.abc import Iterator, Sequence
+from functools import lru_cache
+from typing import Any, NamedTuple
+
+from edgetune.core.errors import DataError, MissingDependencyError, UsageError
+from edgetune.core.hub import COMMIT, HUB_PREFIX
+from edgetune.core.isolation import no_telemetry
+from edgetune.data.arrow import BATCH_ROWS, arrow_table, first_error_line
+from edgetune.data.table import Table
+
+
+class HubAddress(NamedTuple):
+    """What `hub:` is followed by.
+
+    Attributes:
+        name: of the dataset.
+        revision: branch, tag or commit; "" for the newest.
+        parts: configuration, if one is named, and split.
+    """
+
+    name: str
+    revision: str
+    parts: tuple[str, ...]
+
+    @classmethod
+    def parsed(cls, path: str) -> HubAddress:
+        """Take `hub:NAME[@REVISION][:[CONFIGURATION:]SPLIT]` apart.
+
+        Raises:
+            UsageError: there is no name, or there are too many parts.
+        """
+        first, *parts = path.removeprefix(HUB_PREFIX).split(":")
+        name, _, revision = first.partition("@")
+        if not name or len(parts) > 2:
+            raise UsageError(
+                f'"{path}" names no dataset; "hub:NAME" or "hub:NAME[:CONFIGURATION]:SPLIT" does.'
+            )
+        return cls(name, revision, tuple(parts))
+
+    def __str__(self) -> str:
+        at = f"@{self.revision}" if self.revision else ""
+        return HUB_PREFIX + ":".join([self.name + at, *self.parts])
+
+
+PROBE_TIMEOUT_S = 3.0
+_OFFLINE = frozenset(
+    {
+        "ConnectionError",
+        "ConnectError",
+        "LocalEntryNotFoundError",
+        "OfflineModeIsEnabled",
+        "ProxyError",
+        "Timeout",
+        "TimeoutException",
+    }
+)
+
+
+def pinned_dataset(path: str) -> str:
+    """Return an address with the commit that it means now, where the hub can say so; else as it is."""
+    if not path.startswith(HUB_PREFIX):
+        return path
+    address = HubAddress.parsed(path)
+    if COMMIT.fullmatch(address.revision) or not reachable():
+        return path
+    no_telemetry()
+    try:
+        from huggingface_hub import HfApi
+
+        commit = HfApi().dataset_info(address.name, revision=address.revision or None).sha
+    except Exception:  # it is not there, or nobody answers: reading says which, in a sentence
+        return path
+    return str(address._replace(revision=commit)) if commit else path
+
+
+def read_hub(path: str) -> Table:
+    """Open a dataset of the Hugging Face hub, downloaded or already in its cache.
+
+    Args:
+        path: see `hub_address`; the split is `train` if none is named.
+
+    Raises:
+        UsageError: no dataset is named.
+        EnvironmentError_: `datasets` is not installed, or the hub cannot be reached.
+        DataError: there is no such dataset or split.
+    """
+    address = HubAddress.parsed(path)
+    *configuration, split = address.parts or ("train",)
+    if not reachable():  # else `datasets` tries again for 20 s; what it has cached still opens
+        os.environ.setdefault("HF_HUB_OFFLINE", "1")
+    no_telemetry()
+    try:
+        import datasets
+    except ImportError as error:
+        raise MissingDependencyError('Reading from the hub needs: pip install "edgetune[cpu]"') from error
+    names = [address.name, *configuration]
+    try:
+        dataset = datasets.load_dataset(*names, split=split, revision=address.revision or None)
+    except Exception as error:
+        raise _hub_error(names, split, error) from error
+
+    def batches(columns: list[str]) -> Iterator[tuple[None, Any]]:
+        for batch in dataset.select_columns(columns).with_format("arrow").iter(batch_size=BATCH_ROWS):
+            yield None, batch
+
+    return arrow_table(str(address), dataset.features.arrow_schema, batches)
+
+
+@lru_cache
+def reachable() -> bool:
+    """Whether the hub answers, asked once; behind a proxy this is taken for granted."""
+    if urllib.request.getproxies():
+        return True
+    address = urllib.parse.urlsplit(os.environ.get("HF_ENDPOINT") or "https://huggingface.co")
+    try:
+        port = address.port or (80 if address.scheme == "http" else 443)
+        socket.create_connection((address.hostname or "", port), timeout=PROBE_TIMEOUT_S).close()
+    except (OSError, ValueError):
+        return False
+    return True
+
+
+def _hub_error(names: Sequence[str], split: str, error: Exception) -> DataError | MissingDependencyError:
+    """Say whether the hub could not be reached or does not have it."""
+    chain: list[BaseException] = [error]
+    while (cause := chain[-1].__cause__ or chain[-1].__context__) is not None and cause not in chain:
+        chain.append(cause)
+    quoted = ", ".join(f'"{name}"' for name in names)
+    if {kind.__name__ for link in chain for kind in type(link).__mro__} & _OFFLINE:
+        return MissingDependencyError(
+            f'The dataset "{names[0]}" is not on this machine and the hub cannot be reached. On a machine '
+            f'with a network run datasets.load_dataset({quoted}, split="{split}").save_to_disk("FOLDER"), '
+            "copy the folder here and pass it instead."
+        )
+    return DataError(
+        f'The hub\'s dataset {quoted}, split "{split}", cannot be read: {first_error_line(error)}'
+    )

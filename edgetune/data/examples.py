@@ -1,0 +1,216 @@
+"""Examples: text and label of every usable row, and a reason for every row that is not."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from edgetune.core.errors import DataError, UsageError
+from edgetune.core.hub import HUB_PREFIX
+from edgetune.core.limits import MAX_LABEL_CHARS, MAX_LINE_CHARS
+from edgetune.data.columns import choose_columns
+from edgetune.data.readers import existing, open_table
+from edgetune.data.table import (
+    BAD_BYTES,
+    EMPTY_TEXT,
+    EXCERPT_LENGTH,
+    LONG_LABEL,
+    LONG_TEXT,
+    NO_LABEL,
+    NOT_A_LABEL,
+    NOT_TEXT,
+    BadRow,
+    Table,
+    excerpt_of,
+)
+from edgetune.data.text_files import open_text, suffixes_of
+
+__all__ = ["BadRow", "DataOptions", "Example", "read_examples", "read_texts"]
+
+
+@dataclass(frozen=True)
+class DataOptions:
+    """How to read labelled text.
+
+    Attributes:
+        text: text columns, by name or 1-based number; () finds them by their usual names.
+        label: the label column; None finds it by its usual name.
+        header: whether a delimited file's first row names its columns; None decides by the content.
+        encoding: of text files.
+        delimiter: of delimited files; None decides by the content.
+        pair: two text columns stay a pair, for the tokenizer to join, rather than become one text.
+    """
+
+    text: tuple[str, ...] = ()
+    label: str | None = None
+    header: bool | None = None
+    encoding: str = "utf-8"
+    delimiter: str | None = None
+    pair: bool = False
+
+
+class Example(NamedTuple):
+    """One usable row.
+
+    Attributes:
+        line: 1-based physical line where the file has lines, else 1-based row number.
+        text: without white space around it.
+        text_pair: the second text where the options say that there are two.
+        label: as text, whatever its type in the file.
+    """
+
+    line: int
+    text: str
+    text_pair: str | None
+    label: str
+
+
+class _Unusable(Exception):
+    """A value cannot be used; the argument is the reason."""
+
+
+def _open(path: str, options: DataOptions) -> Table:
+    wanted = [*options.text, *([options.label] if options.label is not None else [])]
+    return open_table(path, options.encoding, options.delimiter, options.header, wanted)
+
+
+def read_examples(path: str, options: DataOptions, on_bad: Callable[[BadRow], None]) -> Iterator[Example]:
+    """Yield the usable rows of a file, a folder or a hub dataset, in their order.
+
+    Args:
+        path: a file, a folder, or `hub:NAME` (see `hub_address`).
+        options: how to read it.
+        on_bad: is told of every row that cannot be used.
+
+    Raises:
+        DataError: the path is missing or cannot be read as rows.
+        UsageError: the text or label column cannot be found.
+        EnvironmentError_: a package or the network is missing.
+    """
+    table = _open(path, options)
+    chosen = choose_columns(
+        table.file,
+        table.columns,
+        options.text,
+        options.label,
+        options.pair,
+        first_row=None if table.has_names else table.first_row,
+    )
+    assert chosen.label is not None
+    for row in table.read((*chosen.text, chosen.label)):
+        if isinstance(row, BadRow):
+            on_bad(row)
+            continue
+        line, values = row
+        try:
+            text, text_pair = _texts(values[:-1], options.pair)
+            if not text and not text_pair:
+                raise _Unusable(EMPTY_TEXT)
+            label = _label(values[-1])
+        except _Unusable as error:
+            on_bad(BadRow(table.file, line, str(error), _excerpt(values)))
+            continue
+        yield Example(line, text, text_pair, label)
+
+
+def _excerpt(values: Iterable[Any]) -> str:
+    """Show the beginning of each value of a row."""
+    return excerpt_of("\t".join(str(value)[:EXCERPT_LENGTH] for value in values))
+
+
+def read_texts(path: str, options: DataOptions) -> Iterator[tuple[int, str, str | None]]:
+    """Yield (line, text, text pair) of every row; no label is needed. A .txt file is one text per line.
+
+    Raises:
+        DataError: also where a single row cannot be read, because every row must get its prediction.
+    """
+    if not path.startswith(HUB_PREFIX):
+        place = existing(path)
+        if place.is_file() and suffixes_of(place)[0] == ".txt":
+            if options.pair:
+                raise UsageError(
+                    f"{path} holds one text per line, and a text pair needs two columns: use CSV."
+                )
+            for number, line in enumerate(open_text(place, options.encoding).lines(), start=1):
+                if text := line.strip():
+                    yield number, _checked(path, number, text), None
+            return
+    table = _open(path, options)
+    first_row = None if table.has_names else table.first_row
+    chosen = choose_columns(
+        table.file, table.columns, options.text, None, options.pair, need_label=False, first_row=first_row
+    )
+    for row in table.read(chosen.text):
+        if isinstance(row, BadRow):
+            raise DataError(f"{row.file}:{row.line} cannot be read: {row.reason} ({row.excerpt}).")
+        try:
+            text, text_pair = _texts(row[1], options.pair)
+        except _Unusable as error:
+            raise DataError(f"{table.file}:{row[0]} cannot be read: {error}.") from error
+        yield row[0], text, text_pair
+
+
+def _checked(path: str, line: int, text: str) -> str:
+    try:
+        return _encodable(text)
+    except _Unusable as error:
+        raise DataError(f"{path}:{line} cannot be read: {error}; is another --encoding right?") from error
+
+
+def _texts(values: Any, pair: bool) -> tuple[str, str | None]:
+    """Return the text and its pair; several columns are joined by a space."""
+    texts = [_text(value) for value in values]
+    if pair:
+        return texts[0], texts[1]
+    if len(texts) == 1:
+        return texts[0], None
+    return " ".join(filter(None, texts)), None
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, str | bytes) and len(value) > MAX_LINE_CHARS:
+        raise _Unusable(LONG_TEXT)
+    if isinstance(value, str):
+        return _encodable(value.strip())
+    if value is None:
+        return ""
+    if isinstance(value, bytes):
+        return _encodable(value.decode("utf-8", "surrogateescape").strip())
+    if isinstance(value, dict | list | tuple):
+        raise _Unusable(NOT_TEXT)
+    return str(value).strip()
+
+
+def _label(value: Any) -> str:
+    """Write a label as text: 3 and 3.0 as "3", True as "true"."""
+    if isinstance(value, str):
+        label = _encodable(value.strip())
+    elif value is None:
+        label = ""
+    elif isinstance(value, bool):
+        label = "true" if value else "false"
+    elif isinstance(value, float):
+        label = "" if math.isnan(value) else str(int(value)) if value.is_integer() else str(value)
+    elif isinstance(value, dict | list | tuple):
+        raise _Unusable(NOT_A_LABEL)
+    elif isinstance(value, bytes):
+        label = _encodable(value.decode("utf-8", "surrogateescape").strip())
+    else:
+        label = str(value)
+    if not label:
+        raise _Unusable(NO_LABEL)
+    if len(label) > MAX_LABEL_CHARS:
+        raise _Unusable(LONG_LABEL)
+    return label
+
+
+def _encodable(text: str) -> str:
+    """Refuse text with undecodable bytes, or half of a JSON surrogate pair, in it."""
+    if not text.isascii():
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:
+            raise _Unusable(BAD_BYTES) from error
+    return text

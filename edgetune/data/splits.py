@@ -1,0 +1,238 @@
+"""Which rows are trained and which are evaluated: the files of a config, as tokens with label ids."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+
+from edgetune.config.settings import LabelledText, RunConfig
+from edgetune.core.cache import cache_subfolder, mark_in_use
+from edgetune.core.errors import MissingDependencyError
+from edgetune.core.types import IntArray, Say
+from edgetune.data.examples import DataOptions
+from edgetune.data.token_format import META, TokenizerSpec
+from edgetune.data.token_store import TokenStore, TokenView
+from edgetune.data.tokens import open_tokens
+
+
+class Hashed(Protocol):
+    """Rows whose texts can be compared."""
+
+    @property
+    def text_hashes(self) -> IntArray: ...
+
+
+def overlap(train: Hashed, evaluation: Hashed) -> int:
+    """Count evaluation rows whose text, letter case and white space aside, is also a training text."""
+    known = np.unique(train.text_hashes)
+    asked = evaluation.text_hashes
+    if not len(known):
+        return 0
+    places = np.minimum(np.searchsorted(known, asked), len(known) - 1)
+    return int(np.count_nonzero(known[places] == asked))
+
+
+def split_holdout(
+    labels: IntArray, share: float, max_rows: int, rng: np.random.Generator
+) -> tuple[IntArray, IntArray]:
+    """Draw evaluation rows, each class by its share.
+
+    A class's last row always stays in training, so that no class is evaluated without having been trained.
+    At least one row is drawn if any can be and `share` and `max_rows` are above 0.
+
+    Args:
+        labels: (n,) class ids.
+        share: of the rows to draw, in [0, 1].
+        max_rows: to draw at most.
+        rng: decides which.
+
+    Returns:
+        Row numbers to train on and to evaluate on, both ascending.
+    """
+    classes, counts = np.unique(labels, return_counts=True)
+    quotas = _quotas(counts, share, max_rows)
+    drawn = [
+        rng.choice(np.flatnonzero(labels == name), size=int(quota), replace=False)
+        for name, quota in zip(classes, quotas, strict=True)
+    ]
+    evaluated = np.zeros(len(labels), dtype=np.bool_)
+    if drawn:
+        evaluated[np.concatenate(drawn)] = True
+    return np.flatnonzero(~evaluated).astype(np.int32), np.flatnonzero(evaluated).astype(np.int32)
+
+
+def _quotas(counts: IntArray, share: float, max_rows: int) -> IntArray:
+    """Return how many rows of each class to draw: the share, by largest remainder.
+
+    Args:
+        counts: (C,) rows per class, each at least 1.
+        share: of all rows.
+        max_rows: the sum at most.
+    """
+    limits = counts - 1
+    n_rows = int(counts.sum())
+    wanted = min(round(share * n_rows), max_rows)
+    if share > 0 and max_rows > 0:
+        wanted = max(wanted, 1)
+    wanted = min(wanted, int(limits.sum()))
+    if wanted <= 0:
+        return np.zeros_like(counts)
+    exact = counts * (wanted / n_rows)
+    quotas: IntArray = np.minimum(np.floor(exact).astype(counts.dtype), limits)
+    while (missing := wanted - int(quotas.sum())) > 0:
+        open_classes = np.flatnonzero(quotas < limits)
+        by_remainder = open_classes[np.argsort((quotas - exact)[open_classes], kind="stable")]
+        quotas[by_remainder[:missing]] += 1
+    return quotas
+
+
+@dataclass(frozen=True)
+class Splits:
+    """Rows to train and evaluate on, with the model's label ids.
+
+    Attributes:
+        train: rows to train on.
+        evaluation: rows to evaluate on.
+        eval_source: where those came from, in words.
+        label_names: by class id.
+        warnings: sentences with counts.
+        bad_rows_files: JSON lines of rows left out, from train and eval.
+        n_bad: rows left out.
+    """
+
+    train: TokenView
+    evaluation: TokenView
+    eval_source: str
+    label_names: tuple[str, ...]
+    warnings: tuple[str, ...]
+    bad_rows_files: tuple[Path, ...]
+    n_bad: int
+
+    def cut(self, max_length: int) -> Splits:
+        """Return the same rows with at most so many tokens each."""
+        return dataclasses.replace(
+            self, train=self.train.cut(max_length), evaluation=self.evaluation.cut(max_length)
+        )
+
+
+def data_options(data: LabelledText) -> DataOptions:
+    """Pick the settings that decide how a file is read."""
+    return DataOptions(
+        text=data.text,
+        label=data.label,
+        header=data.header,
+        encoding=data.encoding,
+        delimiter=data.delimiter,
+        pair=data.pair,
+    )
+
+
+def open_cached(
+    path: str,
+    options: DataOptions,
+    spec: TokenizerSpec,
+    cache_dir: Path,
+    max_bad_rows: float,
+    progress: Callable[[int], None] | None = None,
+    min_classes: int = 2,
+) -> TokenStore:
+    """Open labelled text in a private cache, and note that it is in use; arguments as of `open_tokens`.
+
+    Raises:
+        EdgetuneError: what is wrong with the data or the cache, in a sentence.
+    """
+    try:
+        home = cache_subfolder(cache_dir, "tokens")
+    except OSError as error:
+        raise MissingDependencyError(
+            f"The token cache cannot be written in {cache_dir} ({error.strerror or error}); choose another "
+            "folder with --cache-dir."
+        ) from error
+    store = open_tokens(path, options, spec, home, max_bad_rows, progress, min_classes)
+    mark_in_use(store.folder / META)
+    return store
+
+
+def open_splits(
+    config: RunConfig,
+    spec: TokenizerSpec,
+    cache_dir: Path,
+    known: tuple[str, ...],
+    say: Say,
+    check: Callable[[], None] = lambda: None,
+) -> Splits:
+    """Open the rows of a config, or hold some of them out for evaluation.
+
+    Args:
+        config: which data, and how to read it.
+        spec: how to tokenize it.
+        cache_dir: where tokens are kept.
+        known: the model's own label names in order; used when the data has the same ones.
+        say: is told of slow progress.
+        check: is called now and then while text is tokenized; what it raises ends that.
+
+    Raises:
+        EdgetuneError: what is wrong with the data, in a sentence.
+    """
+    options = data_options(config.data)
+
+    def reader(path: str, min_classes: int) -> TokenStore:
+        with reading_progress(path, say, check) as progress:
+            return open_cached(
+                path, options, spec, cache_dir, config.data.max_bad_rows, progress, min_classes
+            )
+
+    store = reader(config.data.train, 2)
+    names = known if set(known) == set(store.label_names) else store.label_names
+    everything = store.relabel(names)
+    warnings = list(store.warnings())
+    stores = [store]
+    if config.data.eval is not None:
+        eval_store = reader(config.data.eval, 1)
+        stores.append(eval_store)
+        train, evaluation, source = everything, eval_store.relabel(names), config.data.eval
+    else:
+        rng = np.random.default_rng([config.train.seed, 1])
+        train_rows, eval_rows = split_holdout(
+            everything.labels, config.data.holdout, config.data.max_holdout_rows, rng
+        )
+        train, evaluation = everything.subset(train_rows), everything.subset(eval_rows)
+        source = f"{len(evaluation):,} rows held out of {config.data.train}"
+    if n_same := overlap(train, evaluation):
+        warnings.append(
+            f"{n_same:,} of {len(evaluation):,} evaluation texts are also training texts; "
+            "the accuracy will look better than it is."
+        )
+    store.release()
+    return Splits(
+        train=train,
+        evaluation=evaluation,
+        eval_source=source,
+        label_names=tuple(names),
+        warnings=tuple(warnings),
+        bad_rows_files=tuple(item.bad_rows_file for item in stores if item.n_bad),
+        n_bad=sum(item.n_bad for item in stores),
+    )
+
+
+@contextlib.contextmanager
+def reading_progress(
+    path: str, say: Say, check: Callable[[], None] = lambda: None
+) -> Iterator[Callable[[int], None]]:
+    """Say now and then how many rows were read, when there are many."""
+    told = 100_000
+
+    def progress(n_read: int) -> None:
+        nonlocal told
+        check()
+        if n_read >= told:
+            say(f"Tokenizing {path}: {n_read:,} rows")
+            told *= 2
+
+    yield progress

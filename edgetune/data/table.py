@@ -1,0 +1,68 @@
+"""What every reader hands on: a table of named columns whose rows stream by."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+from edgetune.core.sanitize import brief
+
+NO_LABEL = "no label"
+EMPTY_TEXT = "empty text"
+WRONG_COLUMN_COUNT = "wrong column count"
+BAD_BYTES = "bad bytes"
+NOT_AN_OBJECT = "not an object"
+UNREADABLE_JSON = "unreadable JSON"
+NOT_TEXT = "text is not a string"
+NOT_A_LABEL = "label is not a single value"
+NO_TOKENS = "no tokens"
+LONG_TEXT = "text is too long"
+LONG_LABEL = "label is too long"
+
+EXCERPT_LENGTH = 80
+
+
+@dataclass(frozen=True)
+class BadRow:
+    """A row that cannot be used.
+
+    Attributes:
+        file: where it is.
+        line: 1-based physical line where the file has lines, else 1-based row number.
+        reason: one of the constants above, so that reasons can be counted.
+        excerpt: the row's start.
+    """
+
+    file: str
+    line: int
+    reason: str
+    excerpt: str
+
+
+Row: TypeAlias = tuple[int, Sequence[Any]]  # line, the values of the columns asked for
+
+
+@dataclass(frozen=True)
+class Table:
+    """A source of rows that can be read more than once.
+
+    Attributes:
+        file: its name in complaints.
+        columns: names; "1", "2", ... where the file has no header.
+        has_names: whether `columns` are real names.
+        first_row: values of the first row, to show what a nameless column holds.
+        read: yields the values of the columns at these positions, row by row.
+    """
+
+    file: str
+    columns: tuple[str, ...]
+    has_names: bool
+    first_row: tuple[str, ...]
+    read: Callable[[Sequence[int]], Iterator[Row | BadRow]]
+
+
+def excerpt_of(value: object) -> str:
+    """Shorten a row to one printable line."""
+    text = value if isinstance(value, str) else repr(value)
+    return brief(text, EXCERPT_LENGTH)

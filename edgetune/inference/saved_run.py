@@ -1,0 +1,291 @@
+"""A finished run, opened again: predict and evaluate with its ONNX model (with torch if there is none)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from edgetune.config.settings import RunConfig
+from edgetune.config.toml_config import load_config, make_config
+from edgetune.core.errors import RunError, UsageError
+from edgetune.core.machine import cache_folder
+from edgetune.core.metrics import Evaluation, evaluate_predictions, softmax
+from edgetune.core.types import FloatArray, IntArray
+from edgetune.data.batches import Batch, sequential_batches
+from edgetune.data.examples import DataOptions
+from edgetune.data.token_build import CHUNK_CHARS, beginning
+from edgetune.data.token_format import TokenizerSpec
+from edgetune.data.token_store import TokenView
+from edgetune.inference.scorers import Scorer, onnx_scorer, torch_scorer
+from edgetune.models.checks import check_config, open_tokenizer
+from edgetune.models.source import max_positions
+from edgetune.record.run_folder import damage_errors, finish_placing_if_idle
+from edgetune.record.summary import read_summary
+
+BATCH_SIZE = 32
+CHUNK = 1024  # texts tokenized and sorted by length together
+DEFAULT_MAX_LENGTH = 512
+
+
+@dataclass(frozen=True, slots=True)
+class Prediction:
+    """What the model says of one text.
+
+    Attributes:
+        label: the most probable label's name.
+        probability: of that label, in [0, 1].
+        probabilities: by label name; they add up to 1.
+    """
+
+    label: str
+    probability: float
+    probabilities: dict[str, float]
+
+
+class Run:
+    """A run folder (or a model folder with `onnx/` or `model/` in it).
+
+    Attributes:
+        folder: where it lies.
+        label_names: by class id.
+        summary: the run's receipt, {} when there is none.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        """Open the folder; use `load_run`.
+
+        Raises:
+            RunError: there is no usable model in it.
+        """
+        self.folder = folder
+        finish_placing_if_idle(folder)
+        home = next(
+            (folder / name for name in ("onnx", "model") if (folder / name / "config.json").is_file()), folder
+        )
+        if not (home / "config.json").is_file():
+            raise RunError(
+                f"{folder} holds no trained model (no onnx/ or model/ with a config in it); "
+                "pass a run folder such as runs/NAME."
+            )
+        with damage_errors(home / "config.json"):
+            config = check_config(str(folder), home / "config.json")
+            labels = config["id2label"]
+            self.label_names = tuple(str(labels[key]) for key in sorted(labels, key=int))
+        self._home = home
+        self._model_config: dict[str, Any] = config
+        self.summary = read_summary(folder)
+        self._scorer: Scorer | None = None
+
+    @property
+    def config(self) -> RunConfig | None:
+        """The run's settings, None for a bare model folder."""
+        path = self.folder / "config.toml"
+        return make_config(load_config(path)) if path.is_file() else None
+
+    @property
+    def max_length(self) -> int:
+        """Tokens per text at most: as in training, else what the model can take."""
+        given = self.summary.get("max_length")
+        return int(given) if given else min(DEFAULT_MAX_LENGTH, max_positions(self._model_config))
+
+    @property
+    def pad_id(self) -> int:
+        """The token id that fills a row."""
+        return int(self._model_config.get("pad_token_id") or 0)
+
+    def _score(self, batch: Batch) -> FloatArray:
+        if self._scorer is None:
+            onnx, weights = self.folder / "onnx" / "model.onnx", self._home / "model.onnx"
+            path = onnx if onnx.is_file() else weights
+            if path.is_file():
+                self._scorer = onnx_scorer(path)
+            else:
+                self._scorer = torch_scorer(self._home, len(self.label_names))
+        return self._scorer(batch.padded(self.pad_id))
+
+    def _logits(self, source: Any) -> Iterator[tuple[IntArray, FloatArray]]:
+        for batch in sequential_batches(source, BATCH_SIZE):
+            yield batch.rows, self._score(batch)
+
+    def predict(self, texts: Sequence[str | tuple[str, str]]) -> list[Prediction]:
+        """Classify texts, or sentence pairs given as tuples.
+
+        Raises:
+            UsageError: one string was given where a list is needed.
+        """
+        if isinstance(texts, str):
+            raise UsageError("predict takes a list of texts; wrap the one you have in [ ].")
+        return list(self.predict_all(texts))
+
+    def predict_all(self, texts: Iterable[str | tuple[str, str]]) -> Iterator[Prediction]:
+        """Classify any number of texts, in constant memory and in their order."""
+        tokenizer = self._tokenizer()
+        chunk: list[str | tuple[str, str]] = []
+        n_chars = 0
+        for text in texts:
+            chunk.append(self._beginning(text))
+            n_chars += len(text) if isinstance(text, str) else sum(map(len, text))
+            if len(chunk) >= CHUNK or n_chars >= CHUNK_CHARS:
+                yield from self._predict_chunk(tokenizer, chunk)
+                chunk, n_chars = [], 0
+        if chunk:
+            yield from self._predict_chunk(tokenizer, chunk)
+
+    def _beginning(self, text: str | tuple[str, str]) -> str | tuple[str, str]:
+        """Return what the tokenizer is given of a text, as in training."""
+        if isinstance(text, str):
+            return beginning(text, self.max_length)
+        return beginning(text[0], self.max_length), beginning(text[1], self.max_length)
+
+    def _tokenizer(self) -> Any:
+        path = self._home / "tokenizer.json"
+        if not path.is_file():
+            raise RunError(
+                f"{self._home} has no tokenizer.json; train the model again, or copy the folder whole."
+            )
+        with damage_errors(path):
+            tokenizer = open_tokenizer(path)
+        tokenizer.no_padding()
+        tokenizer.enable_truncation(self.max_length)
+        return tokenizer
+
+    def _predict_chunk(self, tokenizer: Any, texts: list[str | tuple[str, str]]) -> Iterator[Prediction]:
+        source = _EncodedTexts(tokenizer.encode_batch(texts))
+        logits = np.zeros((len(texts), len(self.label_names)), dtype=np.float32)
+        for rows, values in self._logits(source):
+            logits[rows] = values
+        for row in softmax(logits):
+            best = int(row.argmax())
+            by_name = {name: float(p) for name, p in zip(self.label_names, row, strict=True)}
+            yield Prediction(self.label_names[best], float(row[best]), by_name)
+
+    def evaluate(
+        self,
+        path: str,
+        options: DataOptions | None = None,
+        *,
+        cache_dir: Path | None = None,
+        max_bad_rows: float = 0.01,
+    ) -> Evaluation:
+        """Measure the model on labelled text.
+
+        Args:
+            path: as in training.
+            options: how to read it; by default as the run read its own data.
+            cache_dir: where tokens are kept.
+            max_bad_rows: share of unusable rows above which nothing is measured.
+
+        Raises:
+            DataError: the text cannot be used, or has a label the model does not know.
+        """
+        return evaluate_view(self._score, self._view(path, options, cache_dir, max_bad_rows))
+
+    def answers(
+        self, path: str, options: DataOptions | None = None, *, cache_dir: Path | None = None
+    ) -> tuple[IntArray, IntArray]:
+        """Predict the rows of labelled text; return predicted and true class ids, in the rows' order.
+
+        Args:
+            path: as in training.
+            options: how to read it; by default as the run read its own data.
+            cache_dir: where tokens are kept.
+
+        Raises:
+            DataError: as `evaluate`.
+        """
+        view = self._view(path, options, cache_dir, max_bad_rows=1.0)
+        predicted = np.empty(len(view), dtype=np.int64)
+        for batch in sequential_batches(view, BATCH_SIZE):
+            predicted[batch.rows] = self._score(batch).argmax(axis=1)
+        return predicted, view.labels
+
+    def _view(
+        self, path: str, options: DataOptions | None, cache_dir: Path | None, max_bad_rows: float
+    ) -> TokenView:
+        """Open labelled text with the model's tokenizer and class ids."""
+        if options is None:
+            options = self.data_options()
+        spec = TokenizerSpec(self._home / "tokenizer.json", self.max_length, self.pad_id)
+        from edgetune.data.splits import open_cached
+
+        cache = cache_folder() if cache_dir is None else cache_dir
+        rows = open_cached(path, options, spec, cache, max_bad_rows, min_classes=1)
+        return rows.relabel(self.label_names)
+
+    def data_options(self) -> DataOptions:
+        """How the run read its own data."""
+        if self.config is None:
+            return DataOptions()
+        from edgetune.data.splits import data_options
+
+        return data_options(self.config.data)
+
+
+def evaluate_view(score: Any, view: TokenView, batch_size: int = BATCH_SIZE) -> Evaluation:
+    """Score every row of a view once, shortest first, and measure.
+
+    Args:
+        score: takes a batch, returns logits (B, C).
+        view: labelled rows.
+        batch_size: rows per call.
+    """
+    logits, labels = [], []
+    for number, batch in enumerate(sequential_batches(view, batch_size)):
+        logits.append(score(batch))
+        labels.append(batch.labels)
+        if number % 64 == 0:
+            view.release()
+    return evaluate_predictions(np.concatenate(logits), np.concatenate(labels), view.label_names)
+
+
+class _EncodedTexts:
+    """Tokenized texts as a source of batches."""
+
+    def __init__(self, encodings: list[Any]) -> None:
+        self._tokens = [np.array(item.ids, dtype=np.int32) for item in encodings]
+        self._first = np.array([item.type_ids.count(0) for item in encodings], dtype=np.int32)
+        self.lengths: IntArray = np.array([len(ids) for ids in self._tokens], dtype=np.int32)
+        self.labels: IntArray = np.zeros(len(encodings), dtype=np.int64)
+
+    def batch(self, rows: IntArray) -> Batch:
+        return Batch(
+            rows=rows,
+            labels=self.labels[rows],
+            tokens=np.concatenate([self._tokens[i] for i in rows]),
+            offsets=np.concatenate(([0], np.cumsum(self.lengths[rows]))),
+            first_lengths=self._first[rows],
+            scored=np.zeros(len(rows), dtype=np.bool_),
+        )
+
+
+def load_run(folder: str | Path) -> Run:
+    """Open a run folder to predict, evaluate, or read its receipt.
+
+    Raises:
+        RunError: there is no such folder, or no trained model in it.
+    """
+    path = Path(folder)
+    if not path.is_dir():
+        near = (
+            sorted(item.name for item in path.parent.iterdir() if item.is_dir())
+            if path.parent.is_dir()
+            else []
+        )
+        hint = (
+            f" {path.parent} has: {', '.join(near[:8])}."
+            if near
+            else " Train one with `edgetune finetune FILE`."
+        )
+        raise RunError(f"There is no run folder {path}.{hint}")
+    run = Run(path)
+    if not any((path / name).is_file() for name in ("onnx/model.onnx", "model.onnx")) and not any(
+        path.glob("**/model*.safetensors")
+    ):
+        raise RunError(
+            f"{path} has no weights (onnx/model.onnx or model/model.safetensors); the run did not finish."
+        )
+    return run

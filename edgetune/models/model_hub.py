@@ -1,0 +1,101 @@
+"""A model of the hub: fetched when `hub:` asks for it, otherwise only looked up in the hub's own cache.
+
+    hub:org/name            the newest commit, over the network
+    hub:org/name@REVISION   a branch, tag or commit; a commit that is in the cache already needs no network
+    org/name                what the cache has; never the network
+
+What is fetched is pinned: the commit becomes a part of the name in settings, receipt and model card.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+from edgetune.core.errors import MissingDependencyError, ModelError
+from edgetune.core.hub import COMMIT
+from edgetune.core.isolation import no_telemetry
+from edgetune.models.checks import weight_files
+
+HUB_PREFIX = "hub:"
+# Weights as safetensors alone; sentencepiece models (.model, .bpe) are what older tokenizers consist of.
+WANTED = ["*.json", "*.safetensors", "*.txt", "*.model", "*.bpe"]
+_NAME = re.compile(r"([\w-][\w.-]*(?:/[\w-][\w.-]*)?)(?:@([\w-][\w./-]*))?")
+
+
+def is_hub_name(name: str) -> bool:
+    """Return whether a name could be one of the hub's, with or without `hub:`."""
+    return _NAME.fullmatch(name.removeprefix(HUB_PREFIX)) is not None
+
+
+def fetch_model(name: str) -> tuple[str, Path]:
+    """Find a hub model's files; return its pinned name and the folder.
+
+    Args:
+        name: as above.
+
+    Raises:
+        EnvironmentError_: huggingface_hub is not installed.
+        ModelError: there is no such model, or it cannot be had without a network.
+    """
+    found = _NAME.fullmatch(name.removeprefix(HUB_PREFIX))
+    assert found is not None
+    repository, revision = found.groups()
+    no_telemetry()
+    try:
+        from huggingface_hub import snapshot_download
+    except ImportError as error:
+        raise MissingDependencyError(
+            f"{name} is not a folder here, and fetching it from the hub needs huggingface_hub: "
+            '`pip install "edgetune[cpu]"`.'
+        ) from error
+    may_fetch = name.startswith(HUB_PREFIX)
+    folder = None
+    if not may_fetch or (revision is not None and COMMIT.fullmatch(revision)):
+        folder = _cached(snapshot_download, repository, revision)
+    if folder is None and may_fetch:
+        folder = _fetched(snapshot_download, name, repository, revision)
+    if folder is None:
+        raise ModelError(
+            f"Unknown model {name}: there is no such folder here, and none in the hub's cache. Fetch it with "
+            f"--model {HUB_PREFIX}{name}, pass a folder with --model, or leave --model out for the built-in "
+            "one."
+        )
+    return _with_commit(repository, folder), folder
+
+
+def pinned_model(asked: str, name: str) -> str:
+    """Return what stands in a run's settings for a model: what was asked for, with the commit that came."""
+    if "@" not in name or not is_hub_name(asked) or Path(asked).exists():
+        return asked
+    return (HUB_PREFIX if asked.startswith(HUB_PREFIX) else "") + name
+
+
+def _cached(download: Any, repository: str, revision: str | None) -> Path | None:
+    """Return what the hub's cache has, if it has weights; asks nobody."""
+    try:
+        folder = Path(download(repository, revision=revision, allow_patterns=WANTED, local_files_only=True))
+    except Exception:  # not there, or half there; its errors are many and change their names
+        return None
+    return folder if weight_files(folder) else None
+
+
+def _fetched(download: Any, name: str, repository: str, revision: str | None) -> Path:
+    """Fetch a revision.
+
+    Raises:
+        ModelError: the hub did not give it.
+    """
+    try:
+        return Path(download(repository, revision=revision, allow_patterns=WANTED))
+    except Exception as error:
+        raise ModelError(
+            f"Unknown model {name}: the model hub gave nothing ({type(error).__name__}). Offline, download "
+            "it on another machine and pass its folder, or leave --model out for the built-in model."
+        ) from error
+
+
+def _with_commit(repository: str, folder: Path) -> str:
+    """Return the name with the commit, which is what the hub calls a snapshot's folder."""
+    return f"{repository}@{folder.name}" if COMMIT.fullmatch(folder.name) else repository

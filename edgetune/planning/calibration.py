@@ -1,0 +1,175 @@
+"""How long training took in earlier runs here, against the profile: kept, so that the next plan knows.
+
+    a run's end ─→ remember ─→ speeds.json ─→ recall ─→ ratio ─→ the costs that a plan is made of
+
+A profile is a moment of a machine. Since then it may have become warmer, busier or slower, and a model that
+was not profiled is priced by a fit; a run of some minutes has measured both. The last runs count most.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from edgetune.core.cache import write_cached_json
+from edgetune.core.formatting import duration
+from edgetune.core.parsing import read_json_file
+
+FILE = "speeds.json"
+MOST_KEPT = 8
+FEWEST_STEPS = 9
+LONG_S = 30.0
+HALF_LIFE_S = 1800.0
+OLD_WEIGHT = 0.05
+PROFILE_WEIGHT, DOUBTED_WEIGHT = 0.1, 0.01
+SURE_WEIGHT = 0.3
+WORTH_SAYING = 0.03
+MOST_OFF, OWN_MOST_OFF = 1000.0, 5.0  # times slower or faster: not even a model that was never profiled is
+
+
+@dataclass(frozen=True, slots=True)
+class ObservedRun:
+    """How one run went.
+
+    Attributes:
+        at_s: when it ended (seconds since 1970).
+        ratio: seconds of its train steps over what the profile says.
+        measured_s: seconds of its train steps.
+    """
+
+    at_s: float
+    ratio: float
+    measured_s: float
+
+
+Runs = Mapping[str, Sequence[ObservedRun]]
+"""By backend, the oldest first."""
+
+
+def ratio(
+    runs: Sequence[ObservedRun], now_s: float, profiled: float = 1.0, profile_weight: float = PROFILE_WEIGHT
+) -> float:
+    """Return how many times as long as profiled training should take now: a mean of logarithms.
+
+    A run of half a minute or more counts 1 when it has just ended, half of that after half an hour and never
+    less than 0.05; a shorter one counts as much less as it is shorter.
+
+    Args:
+        runs: earlier ones of a backend.
+        now_s: seconds since 1970.
+        profiled: what is believed without them.
+        profile_weight: how much that counts: 0.1 where the profile is of this machine and model, else 0.01.
+    """
+    weights = [_weight(run, now_s) for run in runs]
+    logs = [math.log(run.ratio / profiled) for run in runs]
+    mean = sum(w * log for w, log in zip(weights, logs, strict=True)) / (sum(weights) + profile_weight)
+    return profiled * math.exp(mean)
+
+
+def _weight(run: ObservedRun, now_s: float) -> float:
+    fresh: float = 0.5 ** (max(0.0, now_s - run.at_s) / HALF_LIFE_S)
+    return max(OLD_WEIGHT, fresh) * min(1.0, run.measured_s / LONG_S)
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """What was measured here since a profile was made, by backend: times as long as it says.
+
+    Attributes:
+        probed: by a probe; none where the profile is this machine's own.
+        runs: by training, the oldest first.
+        now_s: seconds since 1970.
+        profile_weight: see `ratio`.
+    """
+
+    probed: Mapping[str, float]
+    runs: Runs
+    now_s: float
+    profile_weight: float = PROFILE_WEIGHT
+
+    def scale(self, key: str) -> float:
+        """Return how many times as long training should take now."""
+        drifts = {other: self._drift(other) for other in self.runs}
+        # What slows one backend down slows the others too.
+        usual = math.exp(sum(map(math.log, drifts.values())) / len(drifts)) if drifts else 1.0
+        return self.probed.get(key, 1.0) * drifts.get(key, usual)
+
+    def _drift(self, key: str) -> float:
+        """Return what the runs of a backend make of what is believed without them."""
+        before = self.probed.get(key, 1.0)
+        return ratio(self.runs[key], self.now_s, before, self.profile_weight) / before
+
+    @property
+    def slowness(self) -> float:
+        """How much longer everything may take that no probe has timed; never less than measured."""
+        return max(1.0, sum(self.probed.values()) / len(self.probed)) if self.probed else 1.0
+
+    @property
+    def known(self) -> frozenset[str]:
+        """Backends that were probed, or ran here lately for more than a moment."""
+        sums = {key: sum(_weight(run, self.now_s) for run in runs) for key, runs in self.runs.items()}
+        return frozenset(self.probed) | {key for key, weight in sums.items() if weight >= SURE_WEIGHT}
+
+    @property
+    def note(self) -> str:
+        """Say what earlier runs have taught, in a sentence; "" when that is what the profile says."""
+        if all(abs(self._drift(key) - 1.0) < WORTH_SAYING for key in self.runs):
+            return ""
+        last_s = self.now_s - max(run.at_s for runs in self.runs.values() for run in runs)
+        times = ", ".join(f"{key} {self.scale(key):.2f}" for key in self.runs)
+        ago = duration(max(0.0, last_s))
+        return (
+            f"After earlier runs here, the last one {ago} ago, training is reckoned to take these times as "
+            f"long as profiled: {times}."
+        )
+
+
+NOTHING_SEEN = Calibration({}, {}, 0.0)
+
+
+def load_observed_runs(cache_dir: Path, key: str, most_off: float = MOST_OFF) -> dict[str, list[ObservedRun]]:
+    """Return the runs that are remembered, by backend; none where there are none, or they cannot be read.
+
+    Args:
+        cache_dir: where they are kept.
+        key: of the profile, the machine and the model (`Device.speeds_key`).
+        most_off: runs further from what was profiled than this factor are not believed.
+    """
+    found: dict[str, list[ObservedRun]] = {}
+    for backend, runs in _read(cache_dir / FILE).get(key, {}).items():
+        found[backend] = [
+            ObservedRun(at_s, times, measured_s)
+            for at_s, times, measured_s in runs
+            if math.isfinite(at_s) and 1 / most_off < times < most_off and measured_s > 0
+        ]
+    return {backend: runs for backend, runs in found.items() if runs}
+
+
+def no_observed_runs(key: str, most_off: float) -> dict[str, list[ObservedRun]]:
+    """Recall nothing."""
+    return {}
+
+
+def record_observed_run(cache_dir: Path, key: str, backend: str, ran: ObservedRun) -> None:
+    """Keep how a run went; the oldest is forgotten."""
+    path = cache_dir / FILE
+    known = _read(path)
+    mine = known.setdefault(key, {})
+    mine[backend] = [*mine.get(backend, []), (ran.at_s, ran.ratio, ran.measured_s)][-MOST_KEPT:]
+    write_cached_json(path, known)
+
+
+def _read(path: Path) -> dict[str, dict[str, list[tuple[float, float, float]]]]:
+    try:
+        found = read_json_file(path)
+        return {
+            str(key): {
+                str(backend): [(float(at_s), float(times), float(spent_s)) for at_s, times, spent_s in runs]
+                for backend, runs in backends.items()
+            }
+            for key, backends in found.items()
+        }
+    except (OSError, ValueError, AttributeError, TypeError, OverflowError):
+        return {}

@@ -1,0 +1,240 @@
+"""The deadline: what is left, what is reserved for the end, and how fast things really go.
+
+    start of the process ──── training ────┤ save ─ evaluate ─ report ─ exit ─ margin ├ deadline
+                                           end_s
+
+Time is the only authority: what was planned is corrected by what was measured, per operation, so a
+throttled processor, a busy neighbour or a wrong profile moves the end of training and not the deadline.
+A budget of energy is a deadline too: joules left over watts drawn.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from edgetune.core.types import StepCost
+from edgetune.learners.progress import DataProgress, Position
+
+MARGIN_RATE = 0.008
+LEAST_MARGIN_S, MOST_MARGIN_S = 0.7, 10.0
+RECENT = 9
+SAVE_CAUTION = 2.5  # disks vary, and a run's first save took twice what it takes when it is repeated
+AGAIN_CAUTION = 1.5  # the same, once a save was measured
+MOST_GUESSED = 2.0  # a speed that was not measured itself is not believed beyond this
+FEWEST = 3  # measurements before an operation tells how slow the end will be
+STALL = 8.0  # an operation this many times slower than usual is a pause of the machine, not its speed
+
+
+@dataclass(frozen=True)
+class Reserves:
+    """Seconds kept for the end of a run, as planned.
+
+    Attributes:
+        save_s: writing the model.
+        evaluate_s: scoring the evaluation rows.
+        report_s: picture, card and summary.
+        exit_s: the end of the process.
+    """
+
+    save_s: float
+    evaluate_s: float
+    report_s: float
+    exit_s: float
+
+
+def margin_s(deadline_s: float) -> float:
+    """Return what is kept free for what nobody foresees: a small share of the deadline, within bounds."""
+    return min(max(LEAST_MARGIN_S, MARGIN_RATE * deadline_s), MOST_MARGIN_S)
+
+
+class SpeedRatio:
+    """How much slower (above 1) or faster things go than predicted, from the last few measurements."""
+
+    def __init__(self, first: float = 1.0) -> None:
+        """Begin with a guess, given up with the first measurement that counts."""
+        self._ratios: deque[float] = deque([min(max(first, 1 / MOST_GUESSED), MOST_GUESSED)], maxlen=RECENT)
+        self._n_seen = 0
+        self._sums = (0.0, 0.0)
+        self._last: deque[tuple[float, float]] = deque()
+
+    def observe(self, predicted_s: float, measured_s: float) -> None:
+        """Learn from one operation; a stall counts for little, since the median rules.
+
+        The very first one is left out: it pays for what later ones find ready.
+        """
+        if predicted_s <= 0 or not math.isfinite(measured_s) or measured_s <= 0:
+            return
+        self._n_seen += 1
+        if self._n_seen == 1:
+            return
+        if self._n_seen == 2:
+            self._ratios.clear()
+        self._ratios.append(measured_s / predicted_s)
+        self._last.append((predicted_s, measured_s))
+        if len(self._last) == RECENT:  # by now it is known whether the oldest was a pause
+            self._sums = self._with(self._last.popleft())
+
+    @property
+    def n(self) -> int:
+        """Measurements that counted."""
+        return max(0, self._n_seen - 1)
+
+    @property
+    def ratio(self) -> float:
+        """The median of the last ratios."""
+        ordered = sorted(self._ratios)
+        return ordered[len(ordered) // 2]
+
+    def _with(self, *operations: tuple[float, float]) -> tuple[float, float]:
+        """Return the sums of seconds, predicted and measured, with some that were no pause."""
+        (predicted_s, measured_s), usual = self._sums, self.ratio
+        for predicted, measured in operations:
+            if measured <= STALL * usual * predicted:
+                predicted_s, measured_s = predicted_s + predicted, measured_s + measured
+        return predicted_s, measured_s
+
+    @property
+    def measured_s(self) -> float:
+        """Seconds of all that counted; pauses do not."""
+        return self._with(*self._last)[1]
+
+    @property
+    def overall(self) -> float:
+        """Seconds measured so far over those predicted: each batch by its cost, a pause not at all."""
+        predicted_s, measured_s = self._with(*self._last)
+        return measured_s / predicted_s if predicted_s else self.ratio
+
+    @property
+    def cautious(self) -> float:
+        """A ratio that the next operation will hardly exceed: the worst recent one that was no stall."""
+        usual = self.ratio
+        return max(ratio for ratio in self._ratios if ratio <= STALL * usual)
+
+
+@dataclass
+class Clock:
+    """A run's time budget.
+
+    Attributes:
+        deadline_s: when the process must have ended, from its start; infinite for none.
+        reserves: what the end of the run needs, as planned.
+        elapsed_s: returns seconds since the process started.
+        energy_j: joules that may be used; infinite for no limit.
+        joules: returns joules used so far.
+        speeds: by operation (`score`, `train`), measured against predicted.
+        train_started_s: set by `begin`.
+        measured_save_s: the longest that a save has taken so far.
+    """
+
+    deadline_s: float
+    reserves: Reserves
+    elapsed_s: Callable[[], float]
+    energy_j: float = math.inf
+    joules: Callable[[], float] = lambda: 0.0
+    speeds: dict[str, SpeedRatio] = field(default_factory=dict)
+    train_started_s: float = 0.0
+    measured_save_s: float = 0.0
+
+    def begin(self) -> None:
+        """Training starts now."""
+        self.train_started_s = self.elapsed_s()
+
+    @property
+    def margin_s(self) -> float:
+        """Kept free for what nobody foresees."""
+        return margin_s(self.deadline_s)
+
+    def limit_s(self) -> float:
+        """When the process must have ended: the deadline, or when the energy runs out at this rate."""
+        if not math.isfinite(self.energy_j):
+            return self.deadline_s
+        now_s, used_j = self.elapsed_s(), self.joules()
+        watts = used_j / now_s if now_s > 0 and used_j > 0 else 0.0
+        return min(self.deadline_s, now_s + (self.energy_j - used_j) / watts if watts else math.inf)
+
+    def speed(self, operation: str) -> SpeedRatio:
+        """Return an operation's speed; it begins as that of whatever was measured already."""
+        if operation not in self.speeds:
+            self.speeds[operation] = SpeedRatio(next((other.ratio for other in self.speeds.values()), 1.0))
+        return self.speeds[operation]
+
+    def _slowness(self) -> float:
+        """How much longer than planned the end will take; never less than planned."""
+        return max([1.0, *(speed.ratio for speed in self.speeds.values() if speed.n >= FEWEST)])
+
+    def _after_s(self) -> float:
+        """What follows the evaluation."""
+        return (self.reserves.report_s + self.reserves.exit_s) * self._slowness()
+
+    def evaluation_end_s(self) -> float:
+        """When evaluation must have ended."""
+        return self.limit_s() - self.margin_s - self._after_s()
+
+    def save_s(self) -> float:
+        """What writing the model may take: as planned and as slow as the rest, or as it was measured."""
+        return max(self.reserves.save_s * self._slowness(), AGAIN_CAUTION * self.measured_save_s)
+
+    def end_s(self) -> float:
+        """When training must have ended."""
+        return self.evaluation_end_s() - self.save_s() - self.reserves.evaluate_s * self._slowness()
+
+    def picture_fits(self) -> bool:
+        """Return whether the picture can be drawn before the deadline, if it takes as long as the report."""
+        return self.elapsed_s() + self._after_s() < self.limit_s()
+
+    def left_s(self) -> float:
+        """Seconds of training left; negative when it should have ended."""
+        return self.end_s() - self.elapsed_s()
+
+    def progress(self) -> float:
+        """The share of the time for training that is used, in [0, 1]."""
+        whole_s = self.end_s() - self.train_started_s
+        if whole_s <= 0:
+            return 1.0
+        return min(1.0, max(0.0, (self.elapsed_s() - self.train_started_s) / whole_s))
+
+    def fits(self, operation: str, predicted_s: float) -> bool:
+        """Return whether an operation of this predicted length would still end in time."""
+        return predicted_s * self.speed(operation).cautious <= self.left_s()
+
+
+FEWEST_ROWS = 4
+
+
+class ClockProgress:
+    """The run ends when its time is up, or with its data if that comes first."""
+
+    def __init__(self, clock: Clock, cost: StepCost, data: DataProgress) -> None:
+        """Pace a run by a clock.
+
+        Args:
+            clock: what is left.
+            cost: predicted seconds of an operation, corrected here by what is measured.
+            data: passes that are made at most.
+        """
+        self._clock, self._cost, self._data = clock, cost, data
+        self._over = False
+
+    def progress(self, at: Position) -> float:
+        return max(self._clock.progress(), self._data.progress(at))
+
+    def decay_progress(self, at: Position) -> float:
+        return self.progress(at)
+
+    def finished(self, at: Position) -> bool:
+        self._over = self._over or self._clock.left_s() <= 0 or self._data.finished(at)
+        return self._over
+
+    def rows_that_fit(self, operation: str, n_rows: int, width: int) -> int:
+        """Return all rows, as many as still fit, or 0; anything but all ends the run."""
+        n_fit = n_rows
+        while n_fit and not self._clock.fits(operation, self._cost(operation, n_fit, width)):
+            n_fit = n_fit // 2 if n_fit // 2 >= FEWEST_ROWS else 0
+        self._over = self._over or n_fit < n_rows
+        return n_fit
+
+    def record_duration(self, operation: str, n_rows: int, width: int, seconds: float) -> None:
+        self._clock.speed(operation).observe(self._cost(operation, n_rows, width), seconds)

@@ -1,0 +1,133 @@
+"""A run's settings, its data and its budget → what the planner is asked, and settings with its answer in."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from edgetune.config.settings import RunConfig, freeze_of, frozen_depth
+from edgetune.core.errors import UsageError
+from edgetune.core.formatting import duration
+from edgetune.core.types import IntArray
+from edgetune.planning.plan import Constraints, DataLengths, DeviceCosts, Limits, Plan, Plans
+from edgetune.planning.planner import make_plans, most_passes
+
+Exported = Callable[[str, int], bool]
+"""(backend key, depth) → whether nothing has to be exported before training."""
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What was decided, and why.
+
+    Attributes:
+        config: settings with every open choice filled in.
+        plans: the planner's answer; None when nothing was left to decide or nothing is measured here.
+    """
+
+    config: RunConfig
+    plans: Plans | None
+
+    @property
+    def plan(self) -> Plan | None:
+        """The plan that is followed; None without one."""
+        return None if self.plans is None else self.plans.best
+
+
+def constraints_of(config: RunConfig, exported: Exported) -> Constraints:
+    """Return what the user fixed; the rest is the planner's to decide."""
+    model, train, data, budget = config.model, config.train, config.data, config.budget
+    backend = None if model.backend == "auto" else model.backend
+    if model.precision == "bf16" or not model.onnx:
+        backend = "torch"
+    precision = None if model.precision == "auto" else model.precision
+    depth = None if model.freeze == "auto" else frozen_depth(model.freeze)
+    timed = budget.limits_time
+    fixed_length = not timed or "max_length" in data.model_fields_set
+    fixed_batch = budget.memory_mb is None or "batch_size" in train.model_fields_set
+    return Constraints(
+        backend=backend,
+        precision="fp32" if backend == "ort" else precision,
+        depth=0 if depth is None and not timed else depth,
+        max_length=data.max_length if fixed_length else None,
+        batch_size=train.batch_size if fixed_batch else None,
+        passes=train.epochs if not timed or "epochs" in train.model_fields_set else None,
+        max_steps=train.max_steps,
+        cache_mb=model.cache_mb,
+        method=config.selection.method,
+        exported=exported,
+    )
+
+
+def decide(
+    config: RunConfig,
+    device: DeviceCosts,
+    data: DataLengths,
+    exported: Exported,
+    already_s: float = 0.0,
+    already_j: float = 0.0,
+    energy_j: float | None = None,
+) -> Decision:
+    """Plan a run and fill its open choices in.
+
+    Args:
+        config: settings, some of them open.
+        device: measured costs.
+        data: lengths of the rows.
+        exported: see `Wishes`.
+        already_s: seconds used.
+        already_j: joules used.
+        energy_j: joules that may be used, from `--energy` or `--battery`.
+
+    Raises:
+        BudgetError: nothing fits.
+        UsageError: more layers are to be frozen than there are.
+    """
+    constraints = constraints_of(config, exported)
+    if constraints.depth is not None and constraints.depth > device.n_layers:
+        raise UsageError(
+            f"--freeze {constraints.depth}: this model has {device.n_layers} layers; "
+            f"give a number from 0 to {device.n_layers}."
+        )
+    budget = config.budget
+    limits = Limits(budget.deadline_s, energy_j, budget.memory_mb, already_s, already_j)
+    plans = make_plans(device, data, limits, constraints)
+    return Decision(apply_plan(plans.best, config, data.lengths, constraints), plans)
+
+
+def apply_plan(plan: Plan, config: RunConfig, lengths: IntArray, constraints: Constraints) -> RunConfig:
+    """Fill a plan's choices into the settings."""
+    room_mb = plan.cache_mb
+    if config.model.cache_mb is not None and config.budget.memory_mb is None:
+        room_mb = config.model.cache_mb
+    model = config.model.model_copy(
+        update={
+            "backend": plan.backend,
+            "precision": plan.precision,
+            "freeze": config.model.freeze if config.model.freeze != "auto" else freeze_of(plan.depth),
+            "threads": config.model.threads or plan.threads,
+            "cache_mb": room_mb,
+        }
+    )
+    train = config.train.model_copy(update={"batch_size": plan.batch_size})
+    if config.budget.limits_time:
+        passes = most_passes(len(lengths), plan.batch_size, constraints)
+        train = train.model_copy(update={"epochs": passes})
+    data = config.data.model_copy(update={"max_length": plan.max_length})
+    return config.model_copy(update={"model": model, "train": train, "data": data})
+
+
+def plan_summary(plan: Plan) -> str:
+    """Say in a line what is planned."""
+    if plan.method == "linear-probe":
+        what = f"fit the head alone on {plan.n_probe_rows:,} rows"
+    else:
+        what = (
+            f"train {plan.n_rows:,} examples in {plan.n_steps:,} steps "
+            f"({plan.passes:.2g} pass{'es'[: 2 * (plan.passes > 1)]})"
+        )
+    frozen = f"{plan.depth} layers frozen" if plan.depth else "embeddings frozen"
+    return (
+        f"Plan: {what} by {plan.key}, {frozen}, at most {plan.max_length} tokens, done after about "
+        f"{duration(plan.total_s)}"
+    )

@@ -1,0 +1,210 @@
+"""A stored profile, fitted to this machine, its installed runtimes and a model → what the planner reads."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import time
+from collections.abc import Callable
+from dataclasses import replace
+
+from edgetune.backends.ort.ort_runtime import has_training_build
+from edgetune.core.errors import ProfileError
+from edgetune.core.machine import versions
+from edgetune.models.source import ModelSource, has_separate_layers
+from edgetune.planning.calibration import (
+    DOUBTED_WEIGHT,
+    MOST_OFF,
+    NOTHING_SEEN,
+    OWN_MOST_OFF,
+    PROFILE_WEIGHT,
+    Calibration,
+    Runs,
+    no_observed_runs,
+)
+from edgetune.planning.cost_function import CostFunction, same_shape
+from edgetune.planning.detect import shape_of, this_machine
+from edgetune.planning.device_profile import (
+    BackendProfile,
+    DeviceProfile,
+    FixedCosts,
+    Machine,
+    Memory,
+    ModelShape,
+)
+from edgetune.planning.plan import BackendCosts, DeviceCosts
+from edgetune.planning.profile_store import Match, find_for_this_machine
+
+SAME_UNCERTAINTY = 0.10
+OTHER_MODEL_UNCERTAINTY = 0.35
+PROBED_UNCERTAINTY = 0.2
+COPIES_MB_PER_PARAMETER = 16e-6
+
+
+def find_device(
+    source: ModelSource,
+    watts: float | None = None,
+    probe: Callable[[DeviceProfile], Scales] | None = None,
+    recall: Callable[[str, float], Runs] = no_observed_runs,
+    scales: Scales | None = None,
+) -> DeviceCosts | None:
+    """Find the stored profile that fits this machine best; None if none is stored.
+
+    Args:
+        source: the model to train.
+        watts: what the user says the machine draws.
+        probe: measures how many times as long training takes here, by backend, where the profile is of
+            another kind of processor; None: no time for that.
+        recall: returns how earlier runs went, given `Device.speeds_key`, and how far off they may be.
+        scales: times what was profiled, by backend, in place of both: as a run that goes on was planned.
+    """
+    shape = shape_of(source)
+    match = find_for_this_machine(shape, this_machine())
+    if match is None:
+        return None
+    if scales is not None:
+        seen = Calibration(scales, {}, time.time())
+    else:
+        probed = probe(match.profile) if probe is not None and match.fit == "other" else {}
+        own = match.fit != "other" and same_shape(match.profile.model, shape)
+        runs = recall(speeds_key(match.profile, shape), OWN_MOST_OFF if own else MOST_OFF)
+        seen = Calibration(probed, runs, time.time(), PROFILE_WEIGHT if own else DOUBTED_WEIGHT)
+    device = fit_device(match, shape, watts, seen)
+    return device if has_separate_layers(source) else replace(device, depths=(0,))
+
+
+def busy_watts() -> tuple[float, str] | None:
+    """Return the watts that this machine draws while training, and how that is known; None if unknown."""
+    try:
+        match = find_for_this_machine(None, this_machine())
+    except ProfileError:
+        return None
+    if match is None or match.fit == "other":
+        return None
+    power = match.profile.power
+    return power.train_w, f"device profile {match.profile.name}, {power.source}"
+
+
+def speeds_key(profile: DeviceProfile, shape: ModelShape) -> str:
+    """Name what a run's speed is told by: the profile, this machine, and the size of the model's layers."""
+    sizes = [shape.n_layers, shape.hidden_size, shape.intermediate_size]
+    return json.dumps([profile_key(profile, this_machine()), sizes])
+
+
+def fit_device(
+    match: Match, shape: ModelShape, watts: float | None = None, seen: Calibration = NOTHING_SEEN
+) -> DeviceCosts:
+    """Fit a profile to a model's shape, and to what was measured since."""
+    profile = match.profile
+    widen = min(match.widen, PROBED_UNCERTAINTY) if seen.known else match.widen
+    uncertainty = max(SAME_UNCERTAINTY, profile.spread) + widen
+    if not same_shape(profile.model, shape):
+        uncertainty += PROBED_UNCERTAINTY if seen.known & set(seen.runs) else OTHER_MODEL_UNCERTAINTY
+    power = profile.power
+    slow = seen.slowness
+    keys = {item.key for item in profile.backends if item.device == "cpu"}
+    return DeviceCosts(
+        name=profile.name,
+        note=_note(match, shape, seen),
+        foreign=match.fit == "other" and not seen.probed and not keys <= seen.known,
+        uncertainty=uncertainty,
+        n_layers=shape.n_layers,
+        hidden_size=shape.hidden_size,
+        start_s=slow * profile.start_s,
+        report_s=slow * profile.report_s,
+        exit_s=slow * profile.exit_s,
+        depths=tuple(range(shape.n_layers)),
+        busy_w=watts if watts is not None else power.train_w,
+        power_source="--watts" if watts is not None else power.source,
+        backends=tuple(_backend(item, match, shape, widen, seen) for item in profile.backends),
+        speeds_key=speeds_key(profile, shape),
+        speeds_note=seen.note,
+    )
+
+
+def _note(match: Match, shape: ModelShape, seen: Calibration) -> str:
+    """Say what does not fit, in a sentence; "" when everything does."""
+    profile = match.profile
+    parts = list(match.reasons)
+    if not same_shape(profile.model, shape):
+        parts.append(f"{shape.name} was not profiled and is predicted from {profile.model.name}")
+    if profile.noisy:
+        parts.append("the machine was busy while it was profiled")
+    if seen.probed:
+        times = ", ".join(f"{key} {scale:.2f}" for key, scale in seen.probed.items())
+        parts.append(f"a probe here took these times as long: {times}")
+    if not parts:
+        return ""
+    return (
+        f"The device profile {profile.name} does not quite fit ({'; '.join(parts)}): intervals are wider and "
+        "the first steps correct it; `edgetune profile` measures this machine."
+    )
+
+
+def _backend(
+    item: BackendProfile, match: Match, shape: ModelShape, widen: float, seen: Calibration
+) -> BackendCosts:
+    measured = match.profile.model
+    scale = seen.scale(item.key)
+    return BackendCosts(
+        key=item.key,
+        backend=item.backend,
+        precision=item.precision,
+        threads=item.threads if match.fit != "other" else None,
+        fixed=_scaled(_slowest_import(item, match.profile), shape, measured, seen.slowness),
+        memory=_grown(item.memory, shape, measured),
+        cost=CostFunction(item, measured, shape, scale, widen=widen),
+        available=_unavailable(item, match, seen),
+        scale=scale,
+    )
+
+
+def _slowest_import(item: BackendProfile, profile: DeviceProfile) -> FixedCosts:
+    """Backends of one runtime import the same; the first to be measured found less of it in memory."""
+    import_s = max(other.fixed.import_s for other in profile.backends if other.backend == item.backend)
+    return item.fixed.model_copy(update={"import_s": import_s})
+
+
+def _scaled(fixed: FixedCosts, shape: ModelShape, measured: ModelShape, slow: float) -> FixedCosts:
+    """Opening and saving grow with the number of weights, everything with a machine's slowness."""
+    ratio = slow * max(1.0, shape.n_parameters / measured.n_parameters)
+    grown = {"import_s": slow * fixed.import_s} | {
+        name: getattr(fixed, name) * ratio
+        for name in ("open_s", "open_depth_s", "export_s", "save_s", "save_model_s")
+    }
+    return fixed.model_copy(update=grown)
+
+
+def _grown(memory: Memory, shape: ModelShape, measured: ModelShape) -> Memory:
+    """Weights, gradients and moments grow with the parameters, activations with layers times width."""
+    added_mb = 16e-6 * max(0, shape.n_parameters - measured.n_parameters)
+    added_mb += COPIES_MB_PER_PARAMETER * shape.n_parameters  # while a model is saved, and what reads data
+    wider = (shape.n_layers * shape.hidden_size) / (measured.n_layers * measured.hidden_size)
+    return Memory(
+        base_mb=memory.base_mb + added_mb,
+        score_mb_per_token=memory.score_mb_per_token * wider,
+        train_mb_per_token=memory.train_mb_per_token * wider,
+    )
+
+
+def _unavailable(item: BackendProfile, match: Match, seen: Calibration) -> str:
+    if item.device != "cpu":
+        return "was measured on another device than the CPU"
+    if item.backend == "ort" and not has_training_build():
+        return 'its training build is not installed (`pip install "edgetune[cpu]"`)'
+    if item.backend == "torch" and importlib.util.find_spec("torch") is None:
+        return 'PyTorch is not installed (`pip install "edgetune[cpu]"`)'
+    if item.precision == "bf16" and match.fit == "other" and item.key not in seen.known:
+        return "bf16 is trusted only where it was measured: elsewhere it can be 25 times slower"
+    return ""
+
+
+Scales = dict[str, float]
+
+
+def profile_key(profile: DeviceProfile, machine: Machine) -> str:
+    """Name a profile, this machine and what runs on it, so that another measurement gets another name."""
+    runtimes = {name: value for name, value in versions().items() if name.startswith(("onnx", "torch"))}
+    return json.dumps(
+        [profile.name, profile.date, machine.cpu_model, machine.cores, runtimes], sort_keys=True
+    )

@@ -1,0 +1,276 @@
+"""A device profile: measured costs of one machine, with units, source and date; TOML in and out.
+
+    machine · versions · date
+    backends: `ort-fp32`, `torch-fp32`, `torch-bf16` … each with
+        fixed      seconds that a run pays once
+        points     median seconds of an operation at (batch, length, depth)
+        memory     megabytes by tokens in a batch
+    power          watts while busy, and where the figure comes from
+
+`depth` is the number of lowest layers that are frozen and cut off as a prefix. At depth 0 an operation runs
+the whole model; above it, `prefix` runs the frozen layers, and `score` and `train` run the layers above
+them alone, on hidden states that are at hand.
+
+`first_implausible` finds values that no measurement can have given, as in an edited or damaged profile.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from itertools import product
+from typing import Any, Literal
+
+from pydantic import Field
+
+from edgetune.config.settings import Settings
+
+SCHEMA_VERSION = 1
+MAX_COUNT = 10**12  # of anything that is counted: what is beyond it breaks arithmetic and is no machine's
+MAX_POINTS = 1_000
+Operation = Literal["prefix", "score", "train"]
+
+
+class Machine(Settings):
+    """Which machine was measured.
+
+    Attributes:
+        cpu: as the system names it.
+        cpu_model: vendor, family and model numbers, since names of virtual machines say little.
+        cores: processors that could be used.
+        physical_cores: of these, without hyper-threads; None: not known.
+        features: instruction sets that matter.
+        memory_mb: of the machine (10^6 bytes).
+        gpu: its name, None without one.
+        power_source: `mains`, `battery` or `unknown`.
+        system: operating system and release.
+        architecture: such as `x86_64`.
+    """
+
+    cpu: str
+    cpu_model: str
+    cores: int = Field(ge=1, le=MAX_COUNT)
+    physical_cores: int | None = None
+    features: list[str] = Field(default_factory=list)
+    memory_mb: float | None = None
+    gpu: str | None = None
+    power_source: Literal["mains", "battery", "unknown"] = "unknown"
+    system: str
+    architecture: str
+
+
+class ModelShape(Settings):
+    """What decides the operation count of an encoder.
+
+    Attributes:
+        name: of the model.
+        n_layers: encoder layers.
+        hidden_size: width.
+        intermediate_size: width inside a layer's feed-forward part.
+        n_parameters: all of them.
+    """
+
+    name: str
+    n_layers: int = Field(ge=1, le=MAX_COUNT)
+    hidden_size: int = Field(ge=1, le=MAX_COUNT)
+    intermediate_size: int = Field(ge=1, le=MAX_COUNT)
+    n_parameters: int = Field(ge=1, le=MAX_COUNT)
+
+
+class MeasuredPoint(Settings):
+    """One operation, measured.
+
+    Attributes:
+        op: `prefix`, `score` or `train`.
+        batch: examples.
+        length: tokens of each, padding included.
+        depth: frozen layers cut off as a prefix.
+        s: median seconds of one call.
+        low_s, high_s: 95 % interval of that median.
+        n: calls measured.
+    """
+
+    op: Operation
+    batch: int = Field(ge=1, le=MAX_COUNT)
+    length: int = Field(ge=1, le=MAX_COUNT)
+    depth: int = Field(ge=0, le=MAX_COUNT)
+    s: float = Field(gt=0)
+    low_s: float = Field(gt=0)
+    high_s: float = Field(gt=0)
+    n: int = Field(ge=1)
+
+
+class FixedCosts(Settings):
+    """Seconds that a run pays once, on one backend.
+
+    Attributes:
+        import_s: importing the runtime.
+        open_s: from files on disk to a backend that is ready (artifacts cached, or weights loaded).
+        open_depth_s: the same where a frozen prefix is cut off.
+        export_s: making training artifacts that are not cached; 0 where there are none to make.
+        save_s: writing the model, ONNX included.
+        save_model_s: writing the Hugging Face folder alone.
+    """
+
+    import_s: float = Field(ge=0)
+    open_s: float = Field(ge=0)
+    open_depth_s: float = Field(ge=0)
+    export_s: float = Field(ge=0)
+    save_s: float = Field(ge=0)
+    save_model_s: float = Field(ge=0)
+
+
+class Memory(Settings):
+    """Megabytes (10^6 bytes) of resident memory.
+
+    Attributes:
+        base_mb: model, optimizer and runtime.
+        score_mb_per_token, train_mb_per_token: per token of the batch, padding included.
+    """
+
+    base_mb: float = Field(ge=0)
+    score_mb_per_token: float = Field(ge=0)
+    train_mb_per_token: float = Field(ge=0)
+
+
+class BackendProfile(Settings):
+    """One backend in one arithmetic on one device."""
+
+    backend: Literal["ort", "torch"]
+    precision: Literal["fp32", "bf16"]
+    device: Literal["cpu", "cuda"] = "cpu"
+    threads: int = Field(ge=1, le=MAX_COUNT)
+    threads_tried: dict[str, float] = Field(default_factory=dict)
+    fixed: FixedCosts
+    memory: Memory
+    points: list[MeasuredPoint] = Field(min_length=1, max_length=MAX_POINTS)
+
+    @property
+    def key(self) -> str:
+        """How it is named in a profile and in plans, such as `torch-bf16`."""
+        return f"{self.backend}-{self.precision}" + ("" if self.device == "cpu" else f"-{self.device}")
+
+
+class Power(Settings):
+    """Mean watts, and where they come from.
+
+    Attributes:
+        train_w, score_w, idle_w: while training, scoring and doing nothing.
+        source: the sensor, or how it was estimated.
+        measured: whether a sensor gave it.
+    """
+
+    train_w: float = Field(gt=0)
+    score_w: float = Field(gt=0)
+    idle_w: float = Field(gt=0)
+    source: str
+    measured: bool
+
+
+class DeviceProfile(Settings):
+    """Everything measured on one machine for one model.
+
+    Attributes:
+        name: of the profile, and of its file.
+        date: of the measurement, ISO 8601.
+        quick: whether `--quick` measured a smaller grid.
+        model: whose operations were timed.
+        start_s: from the process's start to the first line of a run.
+        tokenize_s_per_token: reading and tokenizing text that is not cached.
+        meta_s_per_example: the meta predictor's predict and fit.
+        report_s: picture, model card and summary.
+        exit_s: from the last line of a run to the end of its process.
+        spread: median over points of (high - low) / 2 / median.
+        noisy: whether the machine was too busy for these figures to be trusted.
+        notes: what was left out, and why, in sentences.
+    """
+
+    schema_version: Literal[1] = 1
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    date: str
+    quick: bool = False
+    machine: Machine
+    versions: dict[str, str]
+    model: ModelShape
+    start_s: float = Field(ge=0)
+    tokenize_s_per_token: float = Field(gt=0)
+    meta_s_per_example: float = Field(ge=0)
+    report_s: float = Field(ge=0)
+    exit_s: float = Field(ge=0)
+    spread: float = Field(ge=0)
+    noisy: bool = False
+    notes: list[str] = Field(default_factory=list)
+    power: Power
+    backends: list[BackendProfile] = Field(min_length=1)
+
+    def backend(self, key: str) -> BackendProfile | None:
+        """Return one backend's costs, None if it was not measured."""
+        return next((item for item in self.backends if item.key == key), None)
+
+
+LONGEST_CALL_S = 3600.0
+SHRINK = 0.5  # a call with twice the tokens takes less than this share of the smaller one only by nonsense
+
+
+def first_implausible(profile: DeviceProfile) -> str | None:
+    """Return in words the first thing that cannot be, None if everything can."""
+    return next(_all_nonsense(profile), None)
+
+
+def _all_nonsense(profile: DeviceProfile) -> Iterator[str]:
+    for where, value in _numbers(profile.model_dump(), ""):
+        if not math.isfinite(value):
+            yield f"{where} is {value}"
+    keys = [backend.key for backend in profile.backends]
+    yield from (f"{key} is there {keys.count(key)} times" for key in keys if keys.count(key) > 1)
+    for backend in profile.backends:
+        yield from (
+            f"{backend.key}: {problem}" for problem in _backend_nonsense(backend, profile.model.n_layers)
+        )
+
+
+def _numbers(value: Any, where: str) -> Iterator[tuple[str, float]]:
+    if isinstance(value, dict):
+        for name, inner in value.items():
+            yield from _numbers(inner, f"{where}.{name}" if where else str(name))
+    elif isinstance(value, list):
+        for number, inner in enumerate(value):
+            yield from _numbers(inner, f"{where}.{number}")
+    elif isinstance(value, float):
+        yield where, value
+
+
+def _backend_nonsense(backend: BackendProfile, n_layers: int) -> Iterator[str]:
+    points = {(p.op, p.batch, p.length, p.depth): p for p in backend.points}
+    if len(points) < len(backend.points):
+        yield "a point stands there twice"
+    for op in ("score", "train"):
+        if not any(p.op == op and p.depth == 0 for p in backend.points):
+            yield f"it has no `{op}` at depth 0"
+    for point in backend.points:
+        if not point.low_s <= point.s <= point.high_s:
+            yield f"{_name(point)} takes {point.s} s, outside of its own interval"
+        if point.s > LONGEST_CALL_S:
+            yield f"{_name(point)} takes {point.s:.0f} s"
+        if point.depth > n_layers or (point.op == "prefix" and point.depth == 0):
+            yield f"{_name(point)} has a depth that a model of {n_layers} layers cannot have"
+        scored = points.get(("score", point.batch, point.length, point.depth))
+        if point.op == "train" and scored is not None and point.high_s < SHRINK * scored.low_s:
+            yield f"{_name(point)} takes {point.s:.3g} s, score alone {scored.s:.3g} s"
+    for small, large in product(backend.points, repeat=2):
+        if _far_larger(small, large) and large.high_s < SHRINK * small.low_s:
+            yield f"{_name(large)} takes {large.s:.3g} s, {_name(small)} takes {small.s:.3g} s"
+
+
+def _far_larger(small: MeasuredPoint, large: MeasuredPoint) -> bool:
+    """Return whether one call does all that another does, on at least twice the tokens."""
+    return (
+        (small.op, small.depth) == (large.op, large.depth)
+        and large.batch >= small.batch
+        and large.length >= small.length
+        and large.batch * large.length >= 2 * small.batch * small.length
+    )
+
+
+def _name(point: MeasuredPoint) -> str:
+    return f"{point.op} at {point.batch} × {point.length} tokens, depth {point.depth},"

@@ -1,0 +1,146 @@
+"""Why the first plan is first, in words and numbers; and why a filter is planned or not."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import numpy as np
+
+from edgetune.config.settings import FILTERS
+from edgetune.core.formatting import duration
+from edgetune.core.types import IntArray
+from edgetune.planning.plan import Constraints, DataLengths, DeviceCosts, Plan, Plans
+
+
+def explain(plans: Plans, data: DataLengths, constraints: Constraints) -> Iterator[str]:
+    """Yield one sentence per choice, the deciding one first."""
+    best, device = plans.best, plans.device
+    assert device is not None
+    if device.note:
+        yield device.note
+    if device.speeds_note:
+        yield device.speeds_note
+    if best.method == "linear-probe":
+        yield (
+            "Too short to train the encoder: only a linear probe is fitted, on the features of "
+            f"{best.n_probe_rows:,} rows; training would make {_most_steps(plans)} steps, and under about "
+            "ten the probe is better."
+        )
+    else:
+        yield from _rows(best)
+        yield from _backend(plans)
+        yield from _depth(plans, constraints)
+        yield from _length(plans, data, constraints)
+        yield from _cache(best)
+        yield filter_reason(device, best, data.lengths)
+    if best.n_eval < len(data.eval_lengths):
+        yield (
+            f"Evaluated on {best.n_eval:,} of {len(data.eval_lengths):,} rows, drawn at random: that much "
+            f"takes {duration(best.lines['evaluate'])}; `edgetune evaluate` measures the rest afterwards."
+        )
+
+
+def _most_steps(plans: Plans) -> int:
+    return max((plan.n_steps for plan in plans.ranked), default=0)
+
+
+def _rows(best: Plan) -> Iterator[str]:
+    low, high = best.rows_interval
+    share = f"{best.passes:.1f} passes" if best.passes > 1 else f"{best.passes:.0%} of the rows, at random"
+    if low == high == best.n_rows:
+        share += "; more are not made (--epochs), so time is left over"
+    train_s = best.lines["train"]
+    yield (
+        f"{best.n_rows:,} examples ({low:,} to {high:,}) fit into {duration(train_s)} of training: "
+        f"{best.n_steps:,} steps of {best.batch_size}, {share}."
+    )
+
+
+def _alternative(plans: Plans, same: Callable[[Plan], bool]) -> Plan | None:
+    """Return the best plan that satisfies a condition and trains."""
+    return next((plan for plan in plans.ranked if plan.method != "linear-probe" and same(plan)), None)
+
+
+def _rate(plan: Plan) -> float:
+    return plan.n_rows / plan.lines["train"] if plan.lines["train"] else 0.0
+
+
+def _backend(plans: Plans) -> Iterator[str]:
+    best = plans.best
+    for key in dict.fromkeys(plan.key for plan in plans.ranked if plan.key != best.key):
+        other = _alternative(plans, lambda plan, key=key: plan.key == key and plan.depth == best.depth)  # type: ignore[misc]
+        if other is None:
+            continue
+        start_s = [sum(plan.lines[name] for name in ("export", "open", "save")) for plan in (best, other)]
+        yield (
+            f"{best.key} and not {key}: {_rate(best):.1f} examples a second against {_rate(other):.1f}, "
+            f"{duration(start_s[0])} to open and save against {duration(start_s[1])}."
+        )
+
+
+def _depth(plans: Plans, constraints: Constraints) -> Iterator[str]:
+    best = plans.best
+    if constraints.depth is not None:
+        return
+    others = {plan.depth for plan in plans.ranked if plan.key == best.key and plan.depth != best.depth}
+    near = sorted(others, key=lambda depth: abs(depth - best.depth))[:2]
+    for depth in near:
+        other = _alternative(plans, lambda plan, depth=depth: plan.key == best.key and plan.depth == depth)  # type: ignore[misc]
+        if other is not None:
+            yield (
+                f"Depth {best.depth} and not {depth}: {best.n_steps:,} steps against {other.n_steps:,}; "
+                f"expected loss {-best.worth:.1f} points against {-other.worth:.1f} (docs/deadlines.md)."
+            )
+
+
+def _length(plans: Plans, data: DataLengths, constraints: Constraints) -> Iterator[str]:
+    best = plans.best
+    longest = int(data.lengths.max(initial=1))
+    if constraints.max_length is not None or longest <= 32:
+        return
+    cut = 1 - np.minimum(data.lengths, best.max_length).sum() / max(1, data.lengths.sum())
+    n_cut = int((data.lengths > best.max_length).sum())
+    if not n_cut:
+        yield f"No text is cut: the longest has {longest} tokens, the limit is {best.max_length}."
+        return
+    yield (
+        f"Texts are cut to {best.max_length} tokens: that takes {cut:.1%} of all tokens from {n_cut:,} rows."
+    )
+
+
+def _cache(best: Plan) -> Iterator[str]:
+    if not best.depth:
+        return
+    if best.cache_mb:
+        yield (
+            f"The frozen layers' output is kept ({best.cache_mb:,.0f} MB), since rows are seen "
+            f"{best.passes:.1f} times."
+        )
+    else:
+        yield "Nothing is kept of the frozen layers' output: no row is seen twice."
+
+
+def break_even(device: DeviceCosts, plan: Plan, lengths: IntArray) -> float:
+    """Return the share of rows that must skip training before scoring them first pays: T_s / T_u."""
+    costs = next(item for item in device.backends if item.key == plan.key)
+    typical = int(np.median(np.minimum(lengths, plan.max_length))) if len(lengths) else 32
+    score_s = costs.cost.seconds("score", plan.batch_size, typical, plan.depth)
+    train_s = costs.cost.seconds("train", plan.batch_size, typical, plan.depth)
+    if plan.depth and not plan.cache_mb:
+        prefix_s = costs.cost.seconds("prefix", plan.batch_size, typical, plan.depth)
+        return (score_s + prefix_s) / (train_s + prefix_s)
+    return score_s / train_s
+
+
+def filter_reason(device: DeviceCosts, plan: Plan, lengths: IntArray) -> str:
+    """Say when scoring rows before training them would pay at this depth."""
+    share = break_even(device, plan, lengths)
+    must = (
+        f"scoring a row costs {share:.0%} of training it, so a filter pays only where it skips more than that"
+    )
+    if plan.method in FILTERS:
+        return (
+            f"{plan.method} as asked: {must}; the rows are planned as if it skipped none. It is watched, and "
+            "switched off if it costs more than it saves."
+        )
+    return f"No filter: {must}; and at equal time none has beaten a random subset yet (docs/log.md)."

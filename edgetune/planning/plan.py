@@ -1,0 +1,272 @@
+"""What the planner reads and what it returns; typed values, no behaviour worth a test."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from functools import cached_property
+from typing import Any, Protocol
+
+import numpy as np
+
+from edgetune.core.types import IntArray
+from edgetune.planning.device_profile import FixedCosts, Memory, Operation
+
+
+class OperationCost(Protocol):
+    """Predicts what one call costs; `profiles.cost.CostFunction` is one."""
+
+    def seconds(self, op: Operation, batch: int, length: int, depth: int) -> float: ...
+
+
+@dataclass(frozen=True)
+class BackendCosts:
+    """One backend in one arithmetic, as this machine runs it.
+
+    Attributes:
+        key: such as `torch-bf16`.
+        backend, precision: the settings it stands for.
+        threads: of one operation; None leaves it to the runtime.
+        fixed: seconds paid once.
+        memory: megabytes.
+        cost: seconds of an operation.
+        available: why it cannot be used here and now; "" when it can.
+        scale: times what was profiled, which `cost` has in it.
+    """
+
+    key: str
+    backend: str
+    precision: str
+    threads: int | None
+    fixed: FixedCosts
+    memory: Memory
+    cost: OperationCost
+    available: str = ""
+    scale: float = 1.0
+
+
+@dataclass(frozen=True)
+class DeviceCosts:
+    """A machine as the planner sees it: a profile, fitted to a model.
+
+    Attributes:
+        name: of the profile.
+        note: how well the profile fits this machine and model, in a sentence; "" when it fits.
+        foreign: whether it was measured on another kind of processor.
+        uncertainty: relative half-width of the 95 % interval of predicted training time.
+        n_layers, hidden_size: of the model.
+        start_s, report_s, exit_s: see `DeviceProfile`.
+        depths: how many layers can be frozen.
+        busy_w: watts while training, and `power_source` says where they come from.
+        backends: what can train.
+        speeds_key: names what earlier runs here are remembered by (`planning.speeds`).
+        speeds_note: what they have taught, in a sentence; "" when nothing.
+    """
+
+    name: str
+    note: str
+    foreign: bool
+    uncertainty: float
+    n_layers: int
+    hidden_size: int
+    start_s: float
+    report_s: float
+    exit_s: float
+    depths: tuple[int, ...]
+    busy_w: float
+    power_source: str
+    backends: tuple[BackendCosts, ...]
+    speeds_key: str = ""
+    speeds_note: str = ""
+
+
+@dataclass(frozen=True)
+class DataLengths:
+    """What the planner has to know of the data.
+
+    Attributes:
+        lengths: (n,) tokens of every training row, up to the longest limit.
+        eval_lengths: (m,) the same of evaluation rows.
+        max_length: the limit they were cut to.
+        can_cut: whether rows may be cut to fewer tokens without reading them again.
+    """
+
+    lengths: IntArray
+    eval_lengths: IntArray
+    max_length: int
+    can_cut: bool = True
+
+    @cached_property
+    def lengths_in_order(self) -> IntArray:
+        """(n,) the shortest first."""
+        return np.sort(self.lengths)
+
+    @cached_property
+    def eval_lengths_in_order(self) -> IntArray:
+        """(m,) the shortest first."""
+        return np.sort(self.eval_lengths)
+
+
+@dataclass(frozen=True)
+class Limits:
+    """The budget, as numbers; None: no limit.
+
+    Attributes:
+        deadline_s: from the start of the process to its end.
+        energy_j: joules.
+        memory_mb: of the process.
+        already_s: seconds used before planning.
+        already_j: joules used before planning.
+    """
+
+    deadline_s: float | None
+    energy_j: float | None = None
+    memory_mb: float | None = None
+    already_s: float = 0.0
+    already_j: float = 0.0
+
+
+@dataclass(frozen=True)
+class Constraints:
+    """What the user fixed; None: the planner decides.
+
+    Attributes:
+        backend: what trains.
+        precision: its arithmetic.
+        depth: frozen layers.
+        max_length: tokens per row at most.
+        batch_size: examples per step.
+        passes: over the rows, at most.
+        max_steps: optimizer steps, at most.
+        cache_mb: for hidden states of the frozen layers, at most.
+        method: how examples are chosen.
+        exported: tells whether a backend at a depth needs no export, given (key, depth).
+    """
+
+    backend: str | None = None
+    precision: str | None = None
+    depth: int | None = None
+    max_length: int | None = None
+    batch_size: int | None = None
+    passes: int | None = None
+    max_steps: int | None = None
+    cache_mb: float | None = None
+    method: str = "train-all"
+    exported: Callable[[str, int], bool] = lambda key, depth: True
+
+
+@dataclass(frozen=True)
+class Plan:
+    """One way to spend a budget.
+
+    Attributes:
+        key, backend, precision, threads: what trains.
+        depth: frozen layers below the cut.
+        cache_mb: kept for their hidden states; 0: none.
+        max_length: tokens per row at most.
+        batch_size: examples per optimizer step.
+        method: how examples are chosen; `head` trains the head alone, on frozen features.
+        n_rows: examples trained, over all passes.
+        rows_interval: 95 % interval of it.
+        passes: over the rows.
+        n_steps: optimizer steps.
+        n_probe_rows: rows whose features fit the first head.
+        n_eval: rows evaluated.
+        lines: planned seconds by what they are spent on, in order.
+        total_s: their sum.
+        memory_mb: predicted peak.
+        energy_j: predicted.
+        worth: expected accuracy lost against endless training, in points (negative; 0 is best).
+        scale: times what was profiled, by which `lines` are priced (`BackendCosts.scale`).
+    """
+
+    key: str
+    backend: str
+    precision: str
+    threads: int | None
+    depth: int
+    cache_mb: float
+    max_length: int
+    batch_size: int
+    method: str
+    n_rows: int
+    rows_interval: tuple[int, int]
+    passes: float
+    n_steps: int
+    n_probe_rows: int
+    n_eval: int
+    lines: dict[str, float]
+    total_s: float
+    memory_mb: float
+    energy_j: float
+    worth: float
+    scale: float = 1.0
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain values."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, found: dict[str, Any]) -> Plan:
+        """Make a plan of what `to_dict` gave, also after JSON."""
+        low, high = found["rows_interval"]
+        return cls(**(found | {"rows_interval": (low, high)}))
+
+
+@dataclass(frozen=True)
+class Plans:
+    """Plans, best first, and why.
+
+    Attributes:
+        ranked: at least one.
+        refused: (what, why) of candidates that cannot be.
+        reasons: why the first is first, a sentence each.
+        deadline_s: seconds that the plans fill; from the deadline or the energy.
+    """
+
+    ranked: tuple[Plan, ...]
+    refused: tuple[tuple[str, str], ...] = ()
+    reasons: tuple[str, ...] = ()
+    deadline_s: float = 0.0
+    device: DeviceCosts | None = field(default=None, compare=False)
+
+    @property
+    def best(self) -> Plan:
+        """The plan that is followed."""
+        return self.ranked[0]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain values."""
+        return {
+            "plans": [plan.to_dict() for plan in self.ranked],
+            "reasons": list(self.reasons),
+            "refused": [list(item) for item in self.refused],
+            "deadline_s": self.deadline_s if self.deadline_s != float("inf") else None,
+            "profile": None if self.device is None else self.device.name,
+        }
+
+    def costs(self, plan: Plan) -> BackendCosts:
+        """Return what a plan's backend costs."""
+        assert self.device is not None
+        return next(item for item in self.device.backends if item.key == plan.key)
+
+    def step_cost(self, plan: Plan) -> Callable[[str, int, int], float]:
+        """Return predicted seconds of (`score` or `train`, rows, padded tokens of each), prefix included."""
+        price, depth = self.costs(plan).cost.seconds, plan.depth
+
+        def cost(operation: str, n_rows: int, width: int) -> float:
+            op: Operation = "score" if operation == "score" else "train"
+            prefix_s = price("prefix", n_rows, width, depth) if depth else 0.0
+            return prefix_s + price(op, n_rows, width, depth)
+
+        return cost
+
+    def own_score_rate(self, plan: Plan, width: int = 32) -> float:
+        """Return the share of scoring a new row that lies above the frozen layers, whose output is kept."""
+        price, depth = self.costs(plan).cost.seconds, plan.depth
+        own_s = price("score", plan.batch_size, width, depth)
+        return own_s / (own_s + price("prefix", plan.batch_size, width, depth)) if depth else 1.0
+
+    def save_model_s(self, plan: Plan) -> float:
+        """Return what a safety save costs."""
+        return self.costs(plan).fixed.save_model_s

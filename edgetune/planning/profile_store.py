@@ -1,0 +1,307 @@
+"""Stored device profiles: where they lie, how they are read and saved, and which one fits this machine best.
+
+    device_profiles/*.toml                  shipped: in a checkout beside the package, in a wheel inside it
+    <config folder>/device_profiles/*.toml  the user's own (`EDGETUNE_PROFILES` names another folder)
+
+The user's own take precedence over shipped ones of the same name. How well a profile fits:
+
+    same    processor, cores, instruction sets and runtimes are those that were measured
+    alike   the same kind of processor; something else differs: intervals are wider
+    other   another processor: a start only, which the first steps of a run must correct
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Literal
+
+import tomli_w
+from pydantic import ValidationError
+
+from edgetune.core.errors import ProfileError, UsageError
+from edgetune.core.files import write_atomic
+from edgetune.core.machine import versions as installed_versions
+from edgetune.core.parsing import TomlError, read_toml
+from edgetune.core.sanitize import brief
+from edgetune.planning.cost_function import same_shape, work_of
+from edgetune.planning.device_profile import (
+    SCHEMA_VERSION,
+    DeviceProfile,
+    Machine,
+    ModelShape,
+    first_implausible,
+)
+
+MAX_STORED = 1_000  # files of a folder that are looked at
+HEADER = (
+    "# Measured by `edgetune profile` (edgetune {edgetune}) on {date}. Units: s, MB (10^6 bytes), W.\n"
+    "# Read it with `edgetune profile show {name}`; do not edit it, measure again.\n"
+)
+_SUM = re.compile(r"^# SHA-256 of all lines below: ([0-9a-f]{64})\n", re.MULTILINE)
+
+
+def shipped_folder() -> Path | None:
+    """Return where the profiles that come with edgetune lie, None if there are none."""
+    package = Path(__file__).resolve().parents[1]
+    for folder in (package / "device_profiles", package.parent / "device_profiles"):
+        if folder.is_dir() and (folder.parent == package or (package.parent / "pyproject.toml").is_file()):
+            return folder
+    return None
+
+
+def user_folder() -> Path:
+    """Return where the user's own profiles are kept; it may not exist yet."""
+    named = os.environ.get("EDGETUNE_PROFILES")
+    if named:
+        return Path(named)
+    import platformdirs
+
+    return Path(platformdirs.user_config_dir("edgetune")) / "device_profiles"
+
+
+def profile_files() -> dict[str, Path]:
+    """Return every stored profile's file by name, the user's own before shipped ones."""
+    folders = [folder for folder in (shipped_folder(), user_folder()) if folder is not None]
+    files = [path for folder in folders for path in sorted(folder.glob("*.toml"))[:MAX_STORED]]
+    return {path.stem: path for path in files if path.is_file()}
+
+
+def save_profile(profile: DeviceProfile, path: Path | None = None) -> Path:
+    """Write a profile whole or not at all; return where.
+
+    Args:
+        profile: what was measured.
+        path: file to write (None: the user's folder, under the profile's name).
+
+    Raises:
+        ProfileError: there is no room or no permission.
+    """
+    path = user_folder() / f"{profile.name}.toml" if path is None else path
+    try:
+        write_atomic(path, to_toml(profile))
+    except OSError as error:
+        raise ProfileError(
+            f"Cannot write the profile to {path} ({error.strerror}); use --out FILE."
+        ) from error
+    return path
+
+
+def to_toml(profile: DeviceProfile) -> str:
+    """Return a profile as TOML; what is None is left out, which reads back as None."""
+    header = HEADER.format(
+        edgetune=profile.versions.get("edgetune", "?"), date=profile.date, name=profile.name
+    )
+    body = tomli_w.dumps(profile.model_dump(mode="json", exclude_none=True))
+    return f"{header}# SHA-256 of all lines below: {_sha256(body)}\n{body}"
+
+
+def _sha256(body: str) -> str:
+    return hashlib.sha256(body.encode()).hexdigest()
+
+
+def _was_changed(text: str) -> bool:
+    """Return whether a profile is not what its checksum says; one without a checksum is older than these."""
+    text = text.replace("\r\n", "\n")  # as some checkouts have it
+    found = _SUM.search(text)
+    return found is not None and _sha256(text[found.end() :]) != found.group(1)
+
+
+def load_profile(name: str | Path) -> DeviceProfile:
+    """Read a profile by name or from a file, and check that it makes sense.
+
+    Raises:
+        UsageError: there is none of that name.
+        ProfileError: the file is no profile, from a newer edgetune, or holds nonsense.
+    """
+    return read_profile(find_file(name))
+
+
+def find_file(name: str | Path) -> Path:
+    """Return the file of a profile that is named, or given as a path.
+
+    Raises:
+        UsageError: there is none.
+    """
+    text = str(name)
+    is_path = isinstance(name, Path) or text.endswith(".toml") or "/" in text or os.sep in text
+    files = profile_files()
+    if not is_path and text in files:
+        return files[text]
+    path = Path(os.path.expanduser(text))
+    if is_path and path.is_file():
+        return path
+    if is_path:
+        raise UsageError(f"There is no profile file {text}; `edgetune profile --out {text}` measures one.")
+    known = ", ".join(files) if files else "none"
+    raise UsageError(
+        f"There is no profile {text} (stored: {known}); "
+        f"`edgetune profile --name {text}` measures this machine."
+    )
+
+
+def read_profile(path: Path) -> DeviceProfile:
+    """Read one file and check that it makes sense; a file that did not change is read once.
+
+    Raises:
+        ProfileError: what is wrong with it, and where.
+    """
+    try:
+        return _read(path, path.stat().st_mtime_ns)
+    except OSError as error:
+        raise ProfileError(f"Cannot read the profile {path}: {error.strerror}.") from error
+
+
+@lru_cache(maxsize=16)
+def _read(path: Path, changed_ns: int) -> DeviceProfile:
+    """Read one file; when it was changed last tells what is remembered from what must be read again."""
+    try:
+        raw, text = read_toml(path), path.read_text(encoding="utf-8")
+    except (TomlError, UnicodeDecodeError) as error:
+        raise ProfileError(f"{path} is not TOML ({error}); measure again with `edgetune profile`.") from error
+    version = raw.get("schema_version")
+    if isinstance(version, int) and version > SCHEMA_VERSION:
+        raise ProfileError(
+            f"{path} was written by a newer edgetune (schema {version}); update edgetune, or measure again "
+            "with `edgetune profile`."
+        )
+    try:
+        profile = DeviceProfile.model_validate(raw)
+    except ValidationError as error:
+        raise ProfileError(f"{path} is no device profile: {_problem(error)}; measure again.") from error
+    nonsense = first_implausible(profile)
+    if nonsense is not None:
+        raise ProfileError(f"{path} cannot be true: {nonsense}; measure again with `edgetune profile`.")
+    if _was_changed(text):
+        raise ProfileError(
+            f"{path} was changed after it was measured (its SHA-256 is not the one in its head); copy it "
+            "again, or measure again with `edgetune profile`."
+        )
+    return profile
+
+
+def _problem(error: ValidationError) -> str:
+    """Say the first thing that is wrong: where, what, and the value."""
+    first = error.errors()[0]
+    where = brief(".".join(str(part) for part in first["loc"])) or "the file"
+    given = first.get("input")
+    shown = "" if isinstance(given, (dict, list)) else f" (given: {brief(repr(given))})"
+    return f"{where}: {first['msg'].lower()}{shown}"
+
+
+Fit = Literal["same", "alike", "other"]
+RUNTIMES = ("onnxruntime-training-cpu", "onnxruntime-training", "torch")
+_WIDEN: dict[Fit, float] = {"same": 0.0, "alike": 0.2, "other": 0.6}
+
+
+@dataclass(frozen=True, slots=True)
+class Match:
+    """A stored profile, and how well it fits.
+
+    Attributes:
+        profile: the one that fits best.
+        fit: `same`, `alike` or `other`.
+        reasons: what differs, a phrase each; empty for `same`.
+    """
+
+    profile: DeviceProfile
+    fit: Fit
+    reasons: list[str]
+
+    @property
+    def widen(self) -> float:
+        """Relative half-width that goes on top of every interval predicted from it."""
+        return _WIDEN[self.fit]
+
+
+def find_for_this_machine(
+    shape: ModelShape | None, machine: Machine, versions: Mapping[str, str] | None = None
+) -> Match | None:
+    """Return the stored profile that fits best, None if none is stored.
+
+    Files that cannot be read are passed over, as long as another one can be.
+
+    Args:
+        shape: of the model to be trained (None: any).
+        machine: this one.
+        versions: of installed packages (None: asked for).
+
+    Raises:
+        ProfileError: profiles are stored, and none of them can be read.
+    """
+    versions = installed_versions() if versions is None else versions
+    found = {path: _try_to_read(path) for path in profile_files().values()}
+    own = user_folder()
+    matches = [
+        (match_profile(profile, machine, versions), path.parent == own)
+        for path, profile in found.items()
+        if isinstance(profile, DeviceProfile)
+    ]
+    broken = [error for error in found.values() if isinstance(error, ProfileError)]
+    if not matches and broken:
+        raise broken[0]
+    # What nothing else settles the names do (files come in their order), so that it is the same every time.
+    best = min(matches, key=lambda item: _distance(item[0], item[1], shape, machine), default=None)
+    return None if best is None else best[0]
+
+
+def _try_to_read(path: Path) -> DeviceProfile | ProfileError:
+    try:
+        return read_profile(path)
+    except ProfileError as error:
+        return error
+
+
+def match_profile(profile: DeviceProfile, machine: Machine, versions: Mapping[str, str]) -> Match:
+    """Compare a profile with a machine and its installed runtimes."""
+    theirs = profile.machine
+    # Virtual machines call every processor by one name, so its numbers decide.
+    same_cpu = (theirs.cpu_model, theirs.architecture) == (machine.cpu_model, machine.architecture)
+    reasons = [] if same_cpu else [f"measured on {_cpu(theirs)}, this is {_cpu(machine)}"]
+    if theirs.cores != machine.cores:
+        reasons.append(f"measured with {theirs.cores} cores, here are {machine.cores}")
+    if gone := set(theirs.features) ^ set(machine.features):
+        reasons.append(f"instruction sets differ: {', '.join(sorted(gone))}")
+    for name in RUNTIMES:
+        was, is_ = profile.versions.get(name), versions.get(name)
+        if was is not None and is_ is not None and was != is_:
+            reasons.append(f"measured with {name} {was}, here is {is_}")
+    if {theirs.power_source, machine.power_source} == {"mains", "battery"}:
+        reasons.append(f"measured on {theirs.power_source}, this runs on {machine.power_source}")
+    if not same_cpu:
+        return Match(profile, "other", reasons)
+    return Match(profile, "alike" if reasons else "same", reasons)
+
+
+def _cpu(machine: Machine) -> str:
+    """Name a processor so that two of one name can be told apart."""
+    if machine.cpu_model == machine.cpu:
+        return machine.cpu
+    return f"{machine.cpu} ({machine.cpu_model})"
+
+
+def _distance(found: Match, own: bool, shape: ModelShape | None, machine: Machine) -> tuple[float, ...]:
+    """Order matches: fit, likeness of the machine and of the model, trust, the user's own, quality, age."""
+    profile, theirs = found.profile, found.profile.machine
+    return (
+        ("same", "alike", "other").index(found.fit),
+        float(theirs.architecture != machine.architecture),
+        len(set(theirs.features) ^ set(machine.features)),
+        abs(math.log(theirs.cores / machine.cores)),
+        0.0 if shape is None else _model_distance(profile.model, shape),
+        float(profile.noisy),
+        float(not own),
+        float(profile.quick),
+        -float("".join(character for character in profile.date if character.isdecimal())[:14] or 0),
+    )
+
+
+def _model_distance(one: ModelShape, other: ModelShape) -> float:
+    """Return 0 for the same shape, else how many times one model's work is the other's (log), plus some."""
+    return 0.0 if same_shape(one, other) else 0.01 + abs(math.log(work_of(one) / work_of(other)))

@@ -1,1 +1,0 @@
-"""Device profiles: what this machine's operations cost: measured, stored, and read back as a function."""

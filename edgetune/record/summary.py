@@ -1,0 +1,132 @@
+"""What a run hands back: one typed value, printed by `--json` and kept as `summary.json`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict
+
+from edgetune.core.parsing import read_json_file
+from edgetune.record.run_folder import damage_errors
+
+
+class RunResult(BaseModel):
+    """The receipt of a run. Units are in the names; shares (`…_rate`) are in [0, 1].
+
+    Attributes:
+        accuracy: on the evaluation rows; None when the run was interrupted before an evaluation.
+        accuracy_interval: 95 % Wilson interval of it.
+        elapsed_s: wall clock from the start of the process (or of the call, from Python) to the end.
+        time_split_s: where it went; adds up to `elapsed_s`.
+        n_seen: examples taken from the stream, n_scored: scored before the decision, n_trained: trained.
+        skipped_backward_rate: share of n_seen that was scored and not trained (a_b of the paper).
+        skipped_both_rate: share of n_seen that was neither scored nor trained (a_fb).
+        t_norm_modelled: the paper's T / T_TrainAll, from this run's own measured T_f and T_b.
+        t_norm_measured: seconds of preparing, scoring, choosing and training, over what n_seen examples
+            would have cost in this run's own train steps of rows as long as those.
+        score_ms_per_example, train_ms_per_example: measured means.
+        first_step_s: when the first optimizer step began.
+        deadline_s: when the process had to have ended; None without a budget.
+        deadline_used_rate: share of it that had passed when this receipt was written.
+        planned: what the planner promised: `lines` (planned and real seconds), `n_rows`, `rows_interval`,
+            `n_steps`, `passes`, `memory_mb`, `energy_j`, `profile`, `reasons`, and `revised`, the rows that
+            were expected after the first steps; None without a plan.
+        n_left: examples that were chosen and for which there was no time.
+        energy_j: joules since the run began; `energy_measured` says whether a sensor gave it, and
+            `energy_source` which one, or how it was estimated.
+        energy_eq6_kwh, co2e_lb: by equation 6 of the paper.
+        date: when the receipt was made, UTC, ISO.
+        by_label, by_length: how often rows of a class or of a padded length came in the stream (`n_seen`),
+            and which share of those was trained: does the method starve a class?
+        breaks: where the run was broken off and went on: `n_steps` and `elapsed_s` at the checkpoint, and
+            what was lost (`n_steps_lost`, `lost_s`: made again).
+        n_diverged: how often the loss was no number, so that the run went back and halved the learning rate.
+        cache: rows found in and missed by the cache of frozen layers, and its size; None without one.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+
+    schema_version: Literal[2] = 2
+    method: str
+    preset: str
+    backend: str
+    model: str
+    dataset: str
+    label_names: list[str]
+    accuracy: float | None
+    accuracy_interval: tuple[float, float] | None
+    macro_f1: float | None
+    mcc: float | None
+    eval_loss: float | None
+    n_eval: int
+    eval_source: str
+    elapsed_s: float
+    time_split_s: dict[str, float]
+    n_train: int
+    n_bad_rows: int
+    n_seen: int
+    n_scored: int
+    n_trained: int
+    n_steps: int
+    skipped_backward_rate: float
+    skipped_both_rate: float
+    stages: list[dict[str, Any]]
+    threshold: float | None
+    selection: dict[str, Any]
+    t_norm_modelled: float | None
+    t_norm_measured: float | None
+    score_ms_per_example: float | None
+    train_ms_per_example: float | None
+    first_step_s: float | None
+    deadline_s: float | None
+    deadline_used_rate: float | None
+    planned: dict[str, Any] | None
+    n_left: int
+    energy_j: float
+    energy_measured: bool
+    energy_source: str
+    energy_eq6_kwh: float
+    co2e_lb: float
+    cache: dict[str, int | float] | None
+    date: str = ""
+    by_label: list[dict[str, Any]] = []
+    by_length: list[dict[str, Any]] = []
+    peak_memory_mb: float | None
+    run_dir: str
+    epochs: int
+    best_epoch: int | None
+    best_epoch_chosen_on_eval: bool
+    batch_size: int
+    lr: float
+    seed: int
+    precision: str
+    freeze: str
+    frozen_depth: int
+    max_length: int
+    n_parameters_trained: int
+    interrupted: bool
+    breaks: list[dict[str, Any]] = []
+    n_diverged: int = 0
+    per_class: list[dict[str, Any]]
+    confusion: list[list[int]]
+    warnings: list[str]
+    machine: dict[str, Any]
+    versions: dict[str, str]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain values, as written to `summary.json`."""
+        return self.model_dump(mode="json")
+
+
+def read_summary(folder: Path) -> dict[str, Any]:
+    """Read a run's receipt; {} where there is none (yet).
+
+    Raises:
+        RunError: it is damaged.
+    """
+    path = folder / "summary.json"
+    if not path.is_file():
+        return {}
+    with damage_errors(path):
+        return dict(read_json_file(path))

@@ -1,0 +1,51 @@
+"""What `edgetune inspect` found, on the terminal and as a table for a spreadsheet."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from edgetune.core.sanitize import brief, csv_cell
+from edgetune.core.tables import Section, print_sections
+from edgetune.inference.inspection import KINDS, InspectedRow, as_table
+from edgetune.record.run_folder import write_out
+
+SHOWN = 64  # characters of a text that the terminal shows
+TITLES = {
+    "mislabelled": "Most likely mislabelled: never answered right, the highest loss first",
+    "skipped": "Most often seen and not trained: skipped, or waiting for a full batch when the run ended",
+    "trained": "Trained more often than others",
+}
+
+
+def print_inspection(findings: Sequence[InspectedRow], console: Any) -> None:
+    """Print the rows found, a section for each kind."""
+    header = ("line", "label", "loss", "p(label)", "seen", "trained", "text")
+    for kind in KINDS:
+        rows: list[tuple[str, ...]] = [
+            (
+                f"{one.line:,}",
+                brief(one.label),
+                "–" if one.mean_loss is None else f"{one.mean_loss:.3f}",
+                "–" if one.confidence is None else f"{one.confidence:.3f}",
+                f"{one.n_seen:,}",
+                f"{one.n_trained:,}",
+                brief(one.text, SHOWN),
+            )
+            for one in findings
+            if one.kind == kind
+        ]
+        print_sections([Section(TITLES[kind], rows or [("none",)], header if rows else ())], console)
+
+
+def write_inspection(path: Path, findings: Sequence[InspectedRow]) -> None:
+    """Write the rows found as CSV that a spreadsheet takes for values, never for formulas."""
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow(InspectedRow.__dataclass_fields__)
+    for row in as_table(findings):
+        writer.writerow([csv_cell(value) for value in row.values()])
+    write_out(path, out.getvalue())

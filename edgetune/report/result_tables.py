@@ -1,0 +1,203 @@
+"""The closing table of a run and the tables of an evaluation: rich on a terminal, plain lines elsewhere.
+
+    summary ─→ sections (title, rows of cells) ─→ rich or plain text
+
+A figure that is not in the summary leaves its line out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any
+
+from edgetune.core.formatting import Summary, describe_accuracy, describe_stage, duration, percent, time_split
+from edgetune.core.metrics import Evaluation
+from edgetune.core.tables import Section, print_sections, sections_text
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+
+BAR = 20
+
+
+def summary_sections(summary: Summary) -> list[Section]:
+    """Return the closing table of a run, empty sections left out."""
+    sections = [
+        Section("Result", list(_result(summary))),
+        Section("Time", list(_time(summary)), right=True),
+        Section("Plan", list(_plan(summary)), ("", "planned", "real"), right=True),
+        Section("Examples", list(_examples(summary))),
+        Section("Stages", list(_stages(summary))),
+        Section("Cost", list(_cost(summary))),
+        Section("Where", list(_places(summary))),
+        Section("Warnings", [(str(text),) for text in summary.get("warnings") or []]),
+    ]
+    return [section for section in sections if section.rows]
+
+
+def _lines(summary: Summary, *wanted: tuple[str, str, Callable[[Any], str]]) -> Iterator[tuple[str, str]]:
+    """Say each wanted (key, name, words) whose value is known."""
+    for key, name, words in wanted:
+        if summary.get(key) is not None:
+            yield name, words(summary[key])
+
+
+def _result(summary: Summary) -> Iterator[tuple[str, str]]:
+    accuracy = describe_accuracy(summary)
+    if accuracy:
+        rows = f", {summary['n_eval']:,} rows" if summary.get("n_eval") is not None else ""
+        yield "accuracy", accuracy + rows
+    yield from _lines(summary, ("macro_f1", "macro-F1", "{:.4f}".format), ("mcc", "MCC", "{:.4f}".format))
+    yield from _lines(summary, ("eval_source", "evaluated on", str))
+    if summary.get("best_epoch_chosen_on_eval") and summary.get("best_epoch") is not None:
+        yield "best epoch", f"{summary['best_epoch']}, chosen on these rows"
+    method = summary.get("method")
+    if method:
+        preset = f", preset {summary['preset']}" if summary.get("preset") else ""
+        backend = f" on {summary['backend']}" if summary.get("backend") else ""
+        yield "method", f"{method}{backend}{preset}"
+    yield from _lines(summary, ("model", "model", str), ("dataset", "data", str))
+    for one in summary.get("breaks") or []:
+        again = f", {one['n_steps_lost']:,} steps were made again" if one["n_steps_lost"] else ""
+        yield "broken off", f"after step {one['n_steps']:,}, and gone on with{again}"
+    if summary.get("n_diverged"):
+        times = f"{summary['n_diverged']} time{'s'[: summary['n_diverged'] != 1]}"
+        yield "spoilt loss", f"{times}; the learning rate was halved each time"
+    if summary.get("interrupted"):
+        yield "interrupted", "stopped before the end; the model is what was trained by then"
+
+
+def _time(summary: Summary) -> Iterator[tuple[str, ...]]:
+    parts = time_split(summary)
+    elapsed = summary.get("elapsed_s")
+    total = elapsed if elapsed is not None else sum(seconds for _, seconds in parts)
+    for name, seconds in parts:
+        share = seconds / total if total else 0.0
+        yield name, f"{seconds:.2f} s", percent(share), "█" * round(BAR * share)
+    if parts or elapsed is not None:
+        yield "elapsed", f"{total:.2f} s", percent(1.0), duration(total) if total >= 60 else ""
+
+
+def _plan(summary: Summary) -> Iterator[tuple[str, ...]]:
+    """Say what was planned beside what came of it."""
+    planned = summary.get("planned") or {}
+    lines = planned.get("lines") or []
+    for line in lines:
+        real = line["real_s"]
+        yield line["line"], f"{line['planned_s']:.2f} s", "" if real is None else f"{real:.2f} s"
+    if not lines:
+        return
+    yield "examples trained", f"{planned['n_rows']:,}", f"{summary['n_trained']:,}"
+    if planned.get("revised"):
+        yield "… after the first steps", f"{planned['revised']['n_rows']:,}", ""
+    yield "steps", f"{planned['n_steps']:,}", f"{summary['n_steps']:,}"
+    yield "energy", f"{planned['energy_j'] / 1e3:.2f} kJ", f"{summary['energy_j'] / 1e3:.2f} kJ"
+    if summary.get("deadline_s") is not None:
+        used = percent(summary["deadline_used_rate"])
+        yield "deadline", f"{summary['deadline_s']:.1f} s", f"{summary['elapsed_s']:.1f} s ({used})"
+
+
+def _examples(summary: Summary) -> Iterator[tuple[str, str]]:
+    yield from _lines(summary, ("n_train", "in the train set", "{:,}".format))
+    if summary.get("deadline_s") is None:
+        yield from _lines(summary, ("epochs", "epochs", "{:g}".format))
+    elif summary.get("n_train"):
+        yield "passes", f"{summary['n_seen'] / summary['n_train']:.2f}"
+    yield from _lines(
+        summary,
+        ("n_seen", "seen", "{:,}".format),
+        ("n_scored", "scored", "{:,}".format),
+        ("n_trained", "trained", "{:,}".format),
+        ("n_steps", "optimizer steps", "{:,}".format),
+        ("skipped_backward_rate", "backward skipped", percent),
+        ("skipped_both_rate", "both skipped", percent),
+        ("threshold", "threshold", "{:.4f} nats".format),
+    )
+
+
+def _stages(summary: Summary) -> Iterator[tuple[str, str]]:
+    stages = summary.get("stages") or []
+    if len(stages) > 1 or (stages and stages[0].get("stage") != "all"):
+        for stage in stages:
+            seen = f"from {stage['n_seen']:,} seen" if stage.get("n_seen") is not None else ""
+            reason = str(stage.get("reason") or "")
+            yield describe_stage(str(stage["stage"])), ": ".join(part for part in (seen, reason) if part)
+    selection = summary.get("selection") or {}
+    if selection.get("reached_last_stage") is False and selection.get("why"):
+        yield "last stage not reached", str(selection["why"])
+    yield from _lines(
+        selection,
+        ("predictor_loss", "predictor's loss", "{:.4f} nats".format),
+        ("explored_hard_rate", "hard among explored", percent),
+        ("overlap_rate", "easy and below threshold", percent),
+        ("predictor_precision", "called hard and hard", percent),
+        ("predictor_recall", "hard and called hard", percent),
+    )
+
+
+def _cost(summary: Summary) -> Iterator[tuple[str, str]]:
+    yield from _lines(
+        summary,
+        ("t_norm_modelled", "T_norm modelled", "{:.3f}".format),
+        ("t_norm_measured", "T_norm measured", "{:.3f}".format),
+        ("peak_memory_mb", "peak memory", "{:,.0f} MB".format),
+    )
+    if summary.get("energy_j") is not None:
+        yield "energy", f"{summary['energy_j'] / 1e3:.2f} kJ, {summary['energy_source']}"
+        yield "by equation 6", f"{summary['energy_eq6_kwh']:.5f} kWh, {summary['co2e_lb']:.5f} lb CO2e"
+    if summary.get("cache"):
+        cache = summary["cache"]
+        yield (
+            "frozen layers' cache",
+            f"{cache['n_hits']:,} rows found, {cache['n_misses']:,} computed, "
+            f"{cache['memory_mb']:,.0f} MB in memory, {cache['file_mb']:,.0f} MB in a file",
+        )
+
+
+def _places(summary: Summary) -> Iterator[tuple[str, str]]:
+    folder = summary.get("run_dir")
+    if folder:
+        yield "run folder", str(folder)
+        yield "use it", f'edgetune predict {folder} "some text"'
+
+
+def evaluation_sections(evaluation: Evaluation) -> list[Section]:
+    """Return the tables of an evaluation: figures, classes, confusion matrix."""
+    plain = evaluation.to_dict()
+    rows = [("accuracy", describe_accuracy(plain) or ""), ("macro-F1", f"{evaluation.macro_f1:.4f}")]
+    rows += [("MCC", f"{evaluation.mcc:.4f}"), ("loss", f"{evaluation.loss:.4f} nats")]
+    rows += [("rows", f"{evaluation.n:,}")]
+    classes: list[tuple[str, ...]] = [
+        (one.label, f"{one.precision:.3f}", f"{one.recall:.3f}", f"{one.f1:.3f}", f"{one.support:,}")
+        for one in evaluation.per_class
+    ]
+    cells = [
+        (name, *(f"{count:,}" for count in row))
+        for name, row in zip(evaluation.label_names, evaluation.confusion, strict=True)
+    ]
+    return [
+        Section("Evaluation", [*rows]),
+        Section("Classes", classes, ("class", "precision", "recall", "F1", "rows"), right=True),
+        Section("Confusion (row: true, column: predicted)", cells, ("", *evaluation.label_names), right=True),
+    ]
+
+
+def summary_text(summary: Summary) -> str:
+    """Return the closing table as plain lines; needs no rich."""
+    return sections_text(summary_sections(summary))
+
+
+def evaluation_text(evaluation: Evaluation) -> str:
+    """Return the evaluation's tables as plain lines; needs no rich."""
+    return sections_text(evaluation_sections(evaluation))
+
+
+def print_summary(summary: Summary, console: Console) -> None:
+    """Print the closing table of a run."""
+    print_sections(summary_sections(summary), console)
+
+
+def print_evaluation(evaluation: Evaluation, console: Console) -> None:
+    """Print the figures, the classes and the confusion matrix of an evaluation."""
+    print_sections(evaluation_sections(evaluation), console)

@@ -1,0 +1,248 @@
+"""What a deadline adds to a run: the clock, the first model, safety saves, and an end that is on time.
+
+    … open │ floor: first usable model │ training, saved now and then │ save │ evaluate │ report │
+
+The model is saved before it is evaluated: evaluation is the one thing that can be shortened, so it
+comes last and takes what time is left.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from edgetune.backends.contract import Backend
+from edgetune.core.metrics import Evaluation, evaluate_predictions
+from edgetune.core.types import IntArray, StepCost
+from edgetune.data.batches import Batch, TokenSource, sequential_batches
+from edgetune.data.token_store import TokenView
+from edgetune.learners.linear_probe import LinearProbe, fit_linear_probe
+from edgetune.planning.candidate import EVALUATION_BATCH, EVALUATION_BATCHES, PROBE_BATCHES, scored_s
+from edgetune.planning.clock import Clock, Reserves
+from edgetune.planning.plan import Plan
+from edgetune.planning.planner import FIT_PROBE_S, LINEAR_PROBE
+
+SAVE_EVERY_S = 60.0
+REVISE_STEPS, REVISE_RATE = 9, 0.05
+FIRST_STEPS_SPREAD = 0.1  # how far (one sigma, of its logarithm) the first steps' speed is from a whole run's
+SAVE_RATE = 0.02
+FEWEST_ROWS = 8
+
+
+@dataclass
+class Deadline:
+    """A run's plan and its clock.
+
+    Attributes:
+        plan: what is followed.
+        clock: what is left.
+        cost: predicted seconds of an operation on a batch.
+        save_model_s: what a safety save costs, as planned.
+        n_most: examples that all allowed passes and steps hold.
+        score_rate: share of a score that training does not save again, see `Plans.own_score_rate`.
+        marks: (line, elapsed seconds at its end) in order.
+        revised: `n_rows` by the speed of the first `n_steps`, at `elapsed_s`; None before.
+    """
+
+    plan: Plan
+    clock: Clock
+    cost: StepCost
+    save_model_s: float
+    n_most: float = math.inf
+    score_rate: float = 1.0
+    marks: list[tuple[str, float]] = field(default_factory=list)
+    revised: dict[str, float] | None = None
+    _saved_s: float = 0.0
+
+    def mark(self, line: str) -> None:
+        """A line of the plan has just ended."""
+        self.marks.append((line, self.clock.elapsed_s()))
+
+    def revise(self, n_trained: int) -> int | None:
+        """Correct the number of rows by the first steps' speed, once; return it then, else None.
+
+        They are few, of few lengths and of one moment, so their speed is weighed against the planned one.
+
+        Args:
+            n_trained: examples trained so far.
+        """
+        speed = self.clock.speed("train")
+        too_early = speed.n < REVISE_STEPS or self.clock.progress() < REVISE_RATE
+        if self.revised is not None or too_early or not self.plan.n_rows:
+            return None
+        row_s = self.plan.lines["train"] / self.plan.n_rows * blended_slowdown(speed.overall, self.plan)
+        n_rows = round(min(n_trained + max(0.0, self.clock.left_s()) / row_s, self.n_most))
+        self.revised = {"n_rows": n_rows, "n_steps": speed.n, "elapsed_s": self.clock.elapsed_s()}
+        return n_rows
+
+    def saved(self, took_s: float = 0.0) -> None:
+        """A usable model has just been written."""
+        self._saved_s = self.clock.elapsed_s()
+        self.save_model_s = max(self.save_model_s, took_s)
+        self.clock.measured_save_s = max(self.clock.measured_save_s, took_s)
+
+    def save_is_due(self) -> bool:
+        """Whether the model on disk is old, and a new one costs little of the time."""
+        every_s = max(SAVE_EVERY_S, self.save_model_s / SAVE_RATE)
+        since_s = self.clock.elapsed_s() - self._saved_s
+        return since_s > every_s and self.clock.left_s() > every_s / 2
+
+    def state(self) -> dict[str, Any]:
+        """Return the plan, and what has come of it so far."""
+        return {
+            "plan": self.plan.to_dict(),
+            "marks": [list(mark) for mark in self.marks],
+            "revised": self.revised,
+            "train_started_s": self.clock.train_started_s,
+            "measured_save_s": self.clock.measured_save_s,
+        }
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """Go on where `state()` was taken, in another process: its speeds are measured anew."""
+        self.marks = [(str(line), float(end_s)) for line, end_s in state["marks"]]
+        self.revised = state["revised"]
+        self.clock.train_started_s = float(state["train_started_s"])
+        self.clock.measured_save_s = float(state["measured_save_s"])
+        self._saved_s = self.clock.elapsed_s()
+
+    def lines(self) -> list[dict[str, Any]]:
+        """Return planned and real seconds by line; a line that was not reached has no real ones."""
+        ends = [0.0, *(end for _, end in self.marks)]
+        real = {name: end - begin for (name, end), begin in zip(self.marks, ends, strict=False)}
+        return [
+            {"line": name, "planned_s": seconds, "real_s": real.get(name)}
+            for name, seconds in self.plan.lines.items()
+        ]
+
+
+def blended_slowdown(first_steps: float, plan: Plan) -> float:
+    """Return how many times as long as planned the rest will take, in the mean of logarithms.
+
+    The plan and the first steps count by their variances; what is far off the plan makes that less sure.
+
+    Args:
+        first_steps: how many times as long they took.
+        plan: its 95 % interval of rows says how sure it is.
+    """
+    low, high = (max(1, rows) for rows in plan.rows_interval)
+    found = math.log(first_steps)
+    spread = max(math.log(plan.n_rows / low), math.log(high / plan.n_rows), abs(found)) / 2
+    return math.exp(found * spread**2 / (spread**2 + FIRST_STEPS_SPREAD**2))
+
+
+def make_clock(
+    plan: Plan,
+    deadline_s: float,
+    elapsed_s: Callable[[], float],
+    energy_j: float | None = None,
+    joules: Callable[[], float] = lambda: 0.0,
+) -> Clock:
+    """Start a clock whose reserves are the plan's."""
+    kept = {name: plan.lines[name] for name in ("save", "evaluate", "report", "exit")}
+    reserves = Reserves(kept["save"], kept["evaluate"], kept["report"], kept["exit"])
+    return Clock(deadline_s, reserves, elapsed_s, math.inf if energy_j is None else energy_j, joules)
+
+
+def fit_probe_in_time(
+    backend: Backend,
+    source: TokenView,
+    deadline: Deadline,
+    rng: np.random.Generator,
+    stop: Callable[[], bool] = lambda: False,
+) -> LinearProbe:
+    """Fit the head on the features of rows drawn at random, as many as planned and as there is time for.
+
+    Args:
+        backend: gives the features.
+        source: training rows.
+        deadline: plan and clock.
+        rng: draws the rows.
+        stop: ends it with what there is.
+
+    Raises:
+        NoLinearHead: the model's head is something else.
+    """
+    clock, plan = deadline.clock, deadline.plan
+    order = rng.permutation(len(source))[: plan.n_probe_rows]
+    # Where training follows, the floor may take twice what was planned; else all that is left.
+    allowed_s = (
+        math.inf if plan.method == LINEAR_PROBE else clock.elapsed_s() + 2 * plan.lines["linear_probe"]
+    )
+    features, labels, done = [], [], 0
+    while done < len(order) and not (done and stop()):
+        rows = order[done : done + PROBE_BATCHES * EVALUATION_BATCH]
+        end_s = min(allowed_s, clock.end_s() - 2 * FIT_PROBE_S)
+        left_s = (end_s - clock.elapsed_s()) / clock.speed("score").cautious
+        if done and _rows_in(source, rows, left_s, deadline.cost) < len(rows):
+            break
+        for batch in sequential_batches(source.subset(rows), EVALUATION_BATCH):
+            with _observed(clock, deadline.cost, batch):
+                features.append(backend.features(batch))
+            labels.append(batch.labels)
+        done += len(rows)
+    return fit_linear_probe(
+        np.concatenate(features),
+        np.concatenate(labels),
+        len(source.label_names),
+        stop=lambda: clock.left_s() < FIT_PROBE_S or stop(),
+    )
+
+
+@contextlib.contextmanager
+def _observed(clock: Clock, cost: StepCost, batch: Batch) -> Iterator[None]:
+    """Let the clock learn how long a batch takes to score."""
+    started_s = clock.elapsed_s()
+    yield
+    clock.speed("score").observe(cost("score", len(batch), batch.width), clock.elapsed_s() - started_s)
+
+
+def evaluate_in_time(
+    backend: Backend,
+    view: TokenView,
+    clock: Clock,
+    cost: StepCost,
+    rng: np.random.Generator,
+    stop: Callable[[], bool] = lambda: False,
+) -> Evaluation | None:
+    """Score rows in random order until all are done or the time is up.
+
+    Rows go in groups, so that each group's batches are of nearly one length; a group is only begun when it
+    should end in time, and not once `stop` says so.
+
+    Returns:
+        The evaluation of the rows that were reached; None when there was no time for any.
+    """
+    order = rng.permutation(len(view))
+    logits, labels = [], []
+    done, n_batches = 0, PROBE_BATCHES
+    while done < len(order) and not stop():
+        left_s = clock.evaluation_end_s() - clock.elapsed_s()
+        rows = order[done : done + n_batches * EVALUATION_BATCH]
+        rows = rows[: _rows_in(view, rows, left_s / clock.speed("score").cautious, cost)]
+        if not len(rows):
+            break
+        for batch in sequential_batches(view.subset(rows), EVALUATION_BATCH):
+            with _observed(clock, cost, batch):
+                logits.append(backend.score(batch, keep=False))
+            labels.append(batch.labels)
+        view.release()
+        done += len(rows)
+        n_batches = EVALUATION_BATCHES
+    if not logits:
+        return None
+    return evaluate_predictions(np.concatenate(logits), np.concatenate(labels), view.label_names)
+
+
+def _rows_in(view: TokenSource, rows: IntArray, left_s: float, cost: StepCost) -> int:
+    """Return how many of the rows are scored next: all, half, a quarter …, as fits into predicted seconds."""
+    n_rows = len(rows)
+    while n_rows >= FEWEST_ROWS:
+        if scored_s(view.lengths[rows[:n_rows]], cost) <= left_s:
+            return n_rows
+        n_rows //= 2
+    return 0

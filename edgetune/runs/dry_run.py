@@ -1,0 +1,71 @@
+"""`edgetune plan`: what a run would do, without doing it."""
+
+from __future__ import annotations
+
+import contextlib
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from edgetune.backends.model_loader import find_model_loader
+from edgetune.config.budget import read_budget
+from edgetune.config.toml_config import by_section, column_names, make_config
+from edgetune.core.errors import UsageError
+from edgetune.core.machine import cache_folder
+from edgetune.core.meter import Meter
+from edgetune.core.types import Say
+from edgetune.energy.battery import energy_limit_j
+from edgetune.planning.plan import Plans
+from edgetune.runs.setup import BudgetUsed, decide_open, read_rows
+
+START_S = 0.5  # of a process, before it reads
+
+
+def plan(train: str | Path, *, cache_dir: str | Path | None = None, **settings: Any) -> Plans:
+    """Say what `finetune` would make of a budget; the command `edgetune plan` as one call.
+
+    Args:
+        train: file, folder or `hub:NAME`.
+        cache_dir: where tokens and artifacts are kept.
+        **settings: as of `finetune`; one of `deadline`, `energy`, `battery` and `memory` at least.
+
+    Raises:
+        EdgetuneError: what is wrong and what to do, in a sentence.
+    """
+    if isinstance(settings.get("text"), str):
+        settings["text"] = column_names(settings["text"])
+    return dry_run(settings | {"train": str(train)}, None if cache_dir is None else Path(cache_dir))
+
+
+def dry_run(settings: dict[str, Any], cache_dir: Path | None = None, say: Say = lambda text: None) -> Plans:
+    """Plan a run: read and tokenize its data (which the run then finds cached), rank what could be done.
+
+    Args:
+        settings: flat settings as of `finetune`, the budget in a user's words.
+        cache_dir: where tokens and artifacts are kept.
+        say: is told what takes a while.
+
+    Raises:
+        BudgetError: nothing fits.
+        UsageError: there is no budget to plan for.
+    """
+    flat = read_budget(settings, datetime.now(), 0.0)
+    config = make_config(by_section(flat))
+    budget = config.budget
+    if not budget.limits_time and budget.memory_mb is None:
+        raise UsageError(
+            "Give what to plan for: --deadline 10m, --energy 20kJ, --battery 5% or --memory 2GB."
+        )
+
+    cache = cache_folder() if cache_dir is None else cache_dir
+    with contextlib.ExitStack() as stack:
+        model_loader = find_model_loader(config, cache, stack, warm_up=False)
+        config = model_loader.fixed(config)
+        rows, config = read_rows(config, model_loader, cache, Meter(), say)
+        again = Meter()
+        read_rows(config, model_loader, cache, again, lambda text: None)  # as a run will find them: cached
+        read_s = START_S + again.elapsed_s()
+        used = BudgetUsed(lambda: read_s, lambda: 0.0, energy_limit_j(budget))
+        plans = decide_open(config, model_loader, rows, used, cache, say).plans
+    assert plans is not None
+    return plans

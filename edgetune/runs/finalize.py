@@ -1,0 +1,282 @@
+"""The end of a run: summary, warnings, model card and picture, derived from what was counted and measured."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from edgetune.config.settings import RunConfig
+from edgetune.core.errors import RunError
+from edgetune.core.failpoints import failpoint
+from edgetune.core.machine import machine_info, memory_mb, peak_memory_mb, versions
+from edgetune.core.meter import Meter
+from edgetune.core.metrics import Evaluation, t_norm_modelled
+from edgetune.core.types import IntArray
+from edgetune.data.batches import bucket_of
+from edgetune.energy import EnergyReading, equation_6
+from edgetune.learners.loop import Loop
+from edgetune.record.counters import Counters
+from edgetune.record.example_stats import rates_by_label, rates_by_length
+from edgetune.record.history import read_history
+from edgetune.record.run_folder import INTERRUPTED, RunFolder
+from edgetune.record.summary import RunResult
+from edgetune.report.live_view import View
+from edgetune.runs.deadline import Deadline
+from edgetune.runs.setup import Prepared
+
+LEAST_OF_PLAN = 0.5
+"""A run that came through a smaller share of the planned rows says so."""
+
+
+def make_receipt(
+    prepared: Prepared,
+    run_dir: Path,
+    loop: Loop,
+    split_s: dict[str, float],
+    best: Evaluation | None,
+    best_epoch: int | None,
+    energy: EnergyReading,
+    deadline: Deadline | None,
+    breaks: list[dict[str, Any]],
+    n_diverged: int,
+) -> RunResult:
+    """Put a run's receipt together.
+
+    Args:
+        prepared: resolved settings, data and model.
+        run_dir: where the run lies.
+        loop: counts, stages, and whether it was stopped.
+        split_s: seconds by phase.
+        best: evaluation of the model that was kept, None when there was none.
+        best_epoch: which epoch that was.
+        energy: used so far.
+        deadline: plan and clock of a run with a deadline.
+        breaks: where the run was broken off and went on.
+        n_diverged: how often the loss was no number.
+    """
+    selector = loop.selector
+    config, data, report = prepared.config, prepared.data, selector.report()
+    train = config.train
+    assert train.lr is not None
+    return RunResult(
+        method=config.selection.method,
+        preset=config.selection.preset,
+        backend=prepared.backend.name,
+        model=prepared.model_name,
+        dataset=config.data.train,
+        label_names=list(data.label_names),
+        n_eval=best.n if best else len(data.evaluation),
+        eval_source=data.eval_source,
+        elapsed_s=sum(split_s.values()),
+        time_split_s=split_s,
+        n_train=len(data.train),
+        n_bad_rows=data.n_bad,
+        stages=[dataclasses.asdict(change) for change in selector.stages],
+        threshold=report.get("threshold"),
+        selection=report,
+        peak_memory_mb=peak_memory_mb(),
+        run_dir=str(run_dir),
+        epochs=train.epochs,
+        best_epoch=best_epoch,
+        best_epoch_chosen_on_eval=_chose_on_eval(config, deadline),
+        batch_size=train.batch_size,
+        lr=train.lr,
+        seed=train.seed,
+        precision=config.model.precision,
+        freeze=prepared.freeze,
+        frozen_depth=prepared.backend.depth,
+        max_length=prepared.max_length,
+        n_parameters_trained=prepared.backend.n_parameters,
+        interrupted=loop.stopped,
+        breaks=breaks,
+        n_diverged=n_diverged,
+        warnings=[*data.warnings, *_short_of_plan(prepared, deadline, loop)],
+        machine=machine_info(),
+        versions=versions(),
+        **_quality(best),
+        n_left=loop.counts.n_left + loop.n_waiting,
+        **costs(loop.counts, split_s, _unfiltered_row_s(loop, data.train.rows, data.train.lengths)),
+        date=datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        by_label=rates_by_label(loop.record, data.train.rows, data.train.labels, data.label_names),
+        by_length=rates_by_length(loop.record, data.train.rows, data.train.lengths),
+        **_energy(energy),
+        **_budget(prepared, deadline, sum(split_s.values())),
+    )
+
+
+def _short_of_plan(prepared: Prepared, deadline: Deadline | None, loop: Loop) -> list[str]:
+    """Say that a run under a deadline came through less than half of what was planned, or trained nothing."""
+    if deadline is None or loop.stopped or prepared.config.budget.patience is not None:
+        return []
+    n_rows, n_seen = deadline.plan.n_rows, loop.counts.n_seen
+    if n_rows and not loop.counts.n_trained:
+        return ["No row was trained in the time; the model is a linear head on the untouched encoder."]
+    if n_seen >= LEAST_OF_PLAN * n_rows:
+        return []
+    return [
+        f"Only {n_seen:,} of about {n_rows:,} rows planned were reached: the machine was busy, or slower "
+        "than its profile says; the same command in a quieter hour, or more time, will do better."
+    ]
+
+
+def _chose_on_eval(config: RunConfig, deadline: Deadline | None) -> bool:
+    """Return whether the model that was kept is the best of several by the evaluation rows."""
+    chooses = config.budget.patience is not None if deadline is not None else config.train.keep == "best"
+    return chooses and config.train.epochs > 1
+
+
+def _energy(energy: EnergyReading) -> dict[str, Any]:
+    """Return joules and how they are known, with the paper's equation beside them."""
+    by_paper = equation_6(energy.elapsed_s, energy.mean_w or 0.0, memory_mb() or 0.0)
+    return {
+        "energy_j": energy.joules,
+        "energy_measured": energy.measured,
+        "energy_source": energy.how,
+        "energy_eq6_kwh": by_paper.kwh,
+        "co2e_lb": by_paper.co2e_lb,
+    }
+
+
+def _budget(prepared: Prepared, deadline: Deadline | None, elapsed_s: float) -> dict[str, Any]:
+    """Return what was planned beside what came of it, and what the cache did."""
+    plans, cache = prepared.plans, prepared.backend.cache
+    limit_s = None if deadline is None else deadline.clock.limit_s()
+    planned = None
+    if plans is not None:
+        planned = plans.best.to_dict() | {
+            "lines": [] if deadline is None else deadline.lines(),
+            "revised": None if deadline is None else deadline.revised,
+            "profile": plans.device.name if plans.device else None,
+            "reasons": list(plans.reasons),
+        }
+    return {
+        "deadline_s": limit_s,
+        "deadline_used_rate": None if limit_s is None else elapsed_s / limit_s,
+        "planned": planned,
+        "cache": None
+        if cache is None
+        else {
+            "n_hits": cache.n_hits,
+            "n_misses": cache.n_misses,
+            "memory_mb": cache.memory_mb_used,
+            "file_mb": cache.file_mb_used,
+        },
+    }
+
+
+def _quality(best: Evaluation | None) -> dict[str, Any]:
+    """Return what was measured on the evaluation rows, None where nothing was."""
+    found = best.to_dict() if best is not None else {}
+    return {
+        "accuracy": best.accuracy if best else None,
+        "accuracy_interval": best.interval if best else None,
+        "macro_f1": best.macro_f1 if best else None,
+        "mcc": best.mcc if best else None,
+        "eval_loss": best.loss if best else None,
+        "per_class": found.get("per_class", []),
+        "confusion": found.get("confusion", []),
+    }
+
+
+def _unfiltered_row_s(loop: Loop, rows: IntArray, lengths: IntArray) -> float | None:
+    """Return what a row of those seen would have cost without a filter, seconds; None where nobody knows."""
+    n_seen = np.bincount(bucket_of(lengths), loop.record.n_seen[rows], len(loop.prices.n))
+    return loop.prices.mean_s_of(n_seen)
+
+
+def costs(counts: Counters, split_s: dict[str, float], row_s: float | None) -> dict[str, Any]:
+    """Derive skip shares and normalised times from counts and measured seconds.
+
+    Args:
+        counts: what happened to the rows.
+        split_s: seconds by phase.
+        row_s: what a row would have cost without a filter, seconds, where that is known.
+    """
+    seen = max(1, counts.n_seen)
+    a_b, a_fb = counts.n_skipped_backward / seen, counts.n_skipped_both / seen
+    score_s = split_s["score"] / counts.n_scored if counts.n_scored else None
+    n_kept = counts.n_trained - counts.n_trained_reference
+    train_s = split_s["train"] / n_kept if n_kept and split_s["train"] else None
+    modelled = measured = None
+    if row_s is not None:
+        forward_s = score_s if score_s is not None else 0.0
+        modelled = t_norm_modelled(a_b, a_fb, forward_s, max(row_s - forward_s, 0.0)) if a_b + a_fb else 1.0
+        spent = split_s["prepare"] + split_s["score"] + split_s["train"] + split_s["select"]
+        measured = spent / (seen * row_s)
+    return {
+        "n_seen": counts.n_seen,
+        "n_scored": counts.n_scored,
+        "n_trained": counts.n_trained,
+        "n_steps": counts.n_steps,
+        "skipped_backward_rate": a_b,
+        "skipped_both_rate": a_fb,
+        "t_norm_modelled": modelled,
+        "t_norm_measured": measured,
+        "score_ms_per_example": None if score_s is None else 1e3 * score_s,
+        "train_ms_per_example": None if train_s is None else 1e3 * train_s,
+        "first_step_s": counts.first_step_s,
+    }
+
+
+def write_receipt(
+    receipt: Callable[[], RunResult],
+    folder: RunFolder,
+    meter: Meter,
+    view: View,
+    deadline: Deadline | None,
+    limit_mb: float | None,
+) -> RunResult:
+    """Write the summary and the model card, and draw the picture if there is time for it.
+
+    Args:
+        receipt: makes the receipt of what has happened up to its call.
+        folder: where the run lies.
+        meter: is charged.
+        view: is told what went wrong.
+        deadline: plan and clock of a run with a deadline.
+        limit_mb: memory that was planned for.
+    """
+    with meter.phase("save"):
+        draft = receipt()
+        _write_card(draft, folder)
+        if deadline is None or deadline.clock.picture_fits():
+            _draw(draft, folder, view)
+        else:
+            view.warn("There was no time left to draw run.png.")
+    if deadline is not None:
+        deadline.mark("report")
+    result = receipt()
+    folder.write_json("summary.json", result.to_dict())
+    failpoint("summary-written")
+    if result.deadline_s is not None and result.elapsed_s > result.deadline_s:
+        late_s = result.elapsed_s - result.deadline_s
+        view.warn(f"The deadline was passed by {late_s:.1f} s: the machine was slower than planned.")
+    used_mb = result.peak_memory_mb or 0.0
+    if limit_mb is not None and used_mb > limit_mb:
+        view.warn(f"{used_mb:,.0f} MB of memory were used, {limit_mb:,.0f} planned for.")
+    return result
+
+
+def _write_card(draft: RunResult, folder: RunFolder) -> None:
+    """Write the model card beside each model that the run left."""
+    from edgetune.report.model_card import model_card
+
+    card = model_card(draft.to_dict())
+    for home in (folder.path, folder.path / INTERRUPTED):
+        if (home / "model").is_dir():
+            (home / "model" / "README.md").write_text(card, encoding="utf-8")
+
+
+def _draw(draft: RunResult, folder: RunFolder, view: View) -> None:
+    """Draw the picture of the run; a picture is no reason to lose the receipt."""
+    from edgetune.report.run_plot import draw_run
+
+    try:
+        draw_run(read_history(folder.path / "history.jsonl"), draft.to_dict(), folder.path / "run.png")
+    except RunError as error:
+        view.warn(f"run.png was not drawn: {error}.")

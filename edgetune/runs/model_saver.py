@@ -1,0 +1,108 @@
+"""Writes a run's model: the best so far, a newer one in passing, and what there is when it is stopped."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from edgetune.core.failpoints import failpoint
+from edgetune.core.meter import Meter
+from edgetune.core.metrics import Evaluation, read_evaluation
+from edgetune.record.run_folder import INTERRUPTED, RunFolder
+from edgetune.report.live_view import View
+from edgetune.runs.deadline import Deadline
+from edgetune.runs.setup import Prepared
+
+
+class ModelSaver:
+    """Keeps the model on disk usable and the best that is known.
+
+    Attributes:
+        best: evaluation of the model that lies in the run folder; None while none was evaluated.
+        best_epoch: the pass after which that was.
+        n_worse: evaluations since then that found nothing better.
+    """
+
+    def __init__(
+        self, prepared: Prepared, folder: RunFolder, meter: Meter, view: View, deadline: Deadline | None
+    ) -> None:
+        self._prepared, self._folder, self._meter, self._view = prepared, folder, meter, view
+        self._deadline = deadline
+        self.best: Evaluation | None = None
+        self.best_epoch: int | None = None
+        self.n_worse = 0
+
+    def save(self, under: str = "", *, skip_onnx: bool = False) -> None:
+        """Write the model; a light save leaves out what is slow to write and can be made later."""
+        data = self._prepared.data
+
+        def write(scratch: Path) -> None:
+            self._prepared.backend.save(scratch, data.label_names, skip_onnx=skip_onnx)
+            for name in ("model", "onnx"):
+                _set_max_length(scratch / name, self._prepared.max_length)
+
+        started_s = self._meter.elapsed_s()
+        with self._meter.phase("save"):
+            if not skip_onnx:
+                self._view.say("Saving the model")
+            self._folder.save_model(write, under)
+        if self._deadline is not None:
+            self._deadline.saved(self._meter.elapsed_s() - started_s)
+
+    def consider(self, found: Evaluation, epoch: int) -> None:
+        """Keep the model of now if its evaluation is the best so far."""
+        self.n_worse += 1
+        if self.best is None or found.accuracy > self.best.accuracy:
+            self.n_worse = 0
+            self.save()
+            self.note(found, epoch)
+
+    def note(self, found: Evaluation, epoch: int) -> None:
+        """Remember the evaluation of the model that lies in the run folder."""
+        self.best, self.best_epoch = found, epoch
+        self._folder.write_json("metrics.json", found.to_dict())
+        failpoint("metrics-written")
+
+    def state(self) -> dict[str, Any]:
+        """Return what is known of the model in the run folder."""
+        best = None if self.best is None else self.best.to_dict()
+        return {"best": best, "best_epoch": self.best_epoch, "n_worse": self.n_worse}
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """Go on where `state()` was taken; what was saved later is saved again."""
+        self.best = None if state["best"] is None else read_evaluation(state["best"])
+        self.best_epoch, self.n_worse = state["best_epoch"], state["n_worse"]
+
+    def forget(self) -> None:
+        """What was evaluated before is not what lies in the run folder now."""
+        self.best = self.best_epoch = None
+
+    def save_in_passing(self) -> None:
+        """Replace the model on disk by a newer one; where that fails the older one stays."""
+        try:
+            self.save(skip_onnx=True)
+        except OSError as error:
+            self._view.warn(f"A safety save failed ({error.strerror}); the model saved before that stays.")
+            if self._deadline is not None:
+                self._deadline.saved()
+
+    def save_interrupted(self) -> None:
+        """Keep the newest weights, beside the best evaluated ones if there are any."""
+        self.save(INTERRUPTED if self.best is not None else "")
+        if self._deadline is not None:
+            self._deadline.mark("save")
+
+    @property
+    def newest(self) -> Path:
+        """Where the newest weights lie after an interruption."""
+        return self._folder.path / (f"{INTERRUPTED}/model" if self.best is not None else "model")
+
+
+def _set_max_length(folder: Path, max_length: int) -> None:
+    """Tell other libraries' tokenizers where training cut texts."""
+    path = folder / "tokenizer_config.json"
+    if path.is_file():
+        config = json.loads(path.read_text(encoding="utf-8"))
+        config["model_max_length"] = max_length
+        path.write_text(json.dumps(config, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

@@ -1,0 +1,170 @@
+"""What keeps a run's work: checkpoints, going on after a break, going back from a spoilt loss."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+
+from edgetune.backends.contract import NoLinearHead
+from edgetune.core.failpoints import failpoint
+from edgetune.core.machine import return_memory
+from edgetune.core.meter import Meter
+from edgetune.energy import Sensor
+from edgetune.learners.loop import Loop
+from edgetune.record.checkpoint import checkpoint_files
+from edgetune.record.history import HistoryWriter
+from edgetune.record.run_folder import CHECKPOINTS, INTERRUPTED, RunFolder
+from edgetune.report.live_view import View
+from edgetune.runs.deadline import Deadline
+from edgetune.runs.model_saver import ModelSaver
+from edgetune.runs.resume import Checkpoints, Interruption, check_same, fingerprint
+from edgetune.runs.setup import Prepared
+
+RETURN_EVERY_S = 15.0
+"""Between two times that freed memory is given back to the system, which takes milliseconds."""
+MOST_DIVERGED = 3
+"""So often the learning rate is halved; spoilt once more, the run ends with its good weights."""
+
+
+class Recovery:
+    """Writes and reads everything that a run can be gone on with.
+
+    Attributes:
+        breaks: where the run was broken off, as the receipt has it.
+        n_diverged: how often the loss was no number.
+    """
+
+    def __init__(
+        self,
+        prepared: Prepared,
+        folder: RunFolder,
+        meter: Meter,
+        view: View,
+        saver: ModelSaver,
+        deadline: Deadline | None,
+        sensor: Sensor,
+        sensor_since_s: float,
+    ) -> None:
+        self._prepared, self._folder, self._meter, self._view = prepared, folder, meter, view
+        self._saver, self._deadline, self._sensor, self._since_s = saver, deadline, sensor, sensor_since_s
+        backend = prepared.backend
+        asked_s = prepared.config.train.checkpoint_s
+        self._checkpoints = Checkpoints(folder.path, asked_s, meter, backend.n_parameters)
+        self._cache = backend.cache
+        self._of = fingerprint(prepared.data, backend.name, backend.depth)
+        self._went_back_to = -1  # step
+        self._returned_s = meter.elapsed_s()
+        self.breaks: list[dict[str, Any]] = []
+        self.n_diverged = 0
+
+    def between_batches(self, loop: Loop, history: HistoryWriter) -> None:
+        """Write a checkpoint if the last one is old; give memory back now and then."""
+        if self._meter.elapsed_s() - self._returned_s > RETURN_EVERY_S:
+            return_memory()
+            self._returned_s = self._meter.elapsed_s()
+        left_s = math.inf if self._deadline is None else self._deadline.clock.left_s()
+        if self._checkpoints.is_due(left_s):
+            self.write(loop, history)
+
+    def write(self, loop: Loop, history: HistoryWriter) -> bool:
+        """Write a checkpoint between two batches; return whether there is one to go on from."""
+        with self._meter.phase("checkpoint"):
+            try:
+                if self._healthy():
+                    self._checkpoints.write(self._state(loop, history), self._prepared.backend.state())
+            except OSError as error:
+                self._view.warn(
+                    f"A checkpoint could not be written ({error.strerror}); those before it stay."
+                )
+        return bool(checkpoint_files(self._folder.path))
+
+    def _healthy(self) -> bool:
+        """Return whether the weights can be gone back to: a step from a spoilt loss spoils all of them."""
+        try:
+            return all(np.isfinite(part).all() for part in self._prepared.backend.head())
+        except NoLinearHead:
+            return True
+
+    def _state(self, loop: Loop, history: HistoryWriter) -> dict[str, Any]:
+        return {
+            "of": self._of,
+            "loop": loop.state(),
+            "prefix_cache": None if self._cache is None else self._cache.state(),
+            "keeper": self._saver.state(),
+            "timed": None if self._deadline is None else self._deadline.state(),
+            "history": history.state(),
+            "spent_s": self._meter.split_s(),
+            "joules": self._sensor.joules(),
+            "measured": self._sensor.measured,
+            "since_s": self._since_s,
+            "breaks": self.breaks,
+            "n_diverged": self.n_diverged,
+            "rows_at_once": self._prepared.backend.microbatches.max_rows,
+        }
+
+    def go_on(self, interruption: Interruption, loop: Loop, history: HistoryWriter) -> None:
+        """Put loop, model, history and clock where the checkpoint was taken.
+
+        Raises:
+            EdgetuneError: rows or backend are not those of the run.
+        """
+        state = interruption.state
+        warning = check_same(state["of"], self._of, self._prepared.config.data.train)
+        if warning:
+            self._view.warn(warning)
+        for path in interruption.checkpoint.damaged:
+            self._view.warn(f"{path} is damaged; going on from the one before it.")
+        history.load_state(state["history"])
+        loop.load_state(state["loop"], interruption.checkpoint.backend, self._prepared.backend.state)
+        if self._cache is not None and (kept := state["prefix_cache"]) is not None:
+            data = self._prepared.data
+            self._cache.load_state(kept, (data.train, data.evaluation))
+        self._prepared.backend.microbatches.max_rows = state["rows_at_once"]
+        self._saver.load_state(state["keeper"])
+        if self._deadline is not None:
+            self._deadline.load_state(state["timed"])
+        self.breaks, self.n_diverged = interruption.breaks, state["n_diverged"]
+        self._folder.remove("summary.json")
+        self._view.say(interruption.describe())
+
+    def go_back(self, loop: Loop, fresh: Loop, history: HistoryWriter) -> bool:
+        """After a spoilt loss: the last good weights, half the learning rate; return whether to go on.
+
+        Args:
+            loop: is put back.
+            fresh: one that has not begun, where there is no checkpoint to go back to.
+            history: what came after is taken back, and a note is added.
+        """
+        self.n_diverged += 1
+        from_step = loop.counts.n_steps
+        found = self._checkpoints.newest(but_newest=from_step == self._went_back_to)
+        if found is not None:
+            history.load_state(found.state["history"])
+            loop.load_state(found.state["loop"], found.backend, self._first)
+        else:
+            history.empty()
+            fresh.begin()
+            loop.load_state(fresh.state(), self._first(), self._first)
+        self._went_back_to = loop.counts.n_steps
+        loop.lr_scale = 0.5**self.n_diverged
+        goes_on = self.n_diverged <= MOST_DIVERGED
+        then = f"the learning rate is {loop.lr_scale:g} of what it was" if goes_on else "training ends here"
+        text = (
+            f"The loss was not a number after step {from_step:,}; back to the weights after step "
+            f"{loop.counts.n_steps:,}, and {then}."
+        )
+        history.append(kind="note", t_s=self._meter.elapsed_s(), text=text)
+        self._view.warn(text)
+        return goes_on
+
+    def _first(self) -> bytes:
+        """Return parameters and optimizer of a run that has not begun."""
+        return self._prepared.reopen().state()
+
+    def finish(self) -> None:
+        """The run is whole: nothing has to be gone on with."""
+        for name in (CHECKPOINTS, INTERRUPTED):
+            self._folder.remove(name)
+        failpoint("checkpoints-removed")

@@ -1,0 +1,192 @@
+"""Going on after a break: what a run's checkpoint holds, when one is due, and what it is compared with.
+
+Training ─ state of loop, keeper, clock ─→ Checkpoints.write ─→ RUN/checkpoints/
+RUN ─→ read_break ─→ Break ─→ prepare (same rows, same plan) ─→ Training.go_on
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from edgetune.core.errors import DataError, RunError
+from edgetune.core.machine import machine_info, versions
+from edgetune.core.meter import Meter
+from edgetune.data.splits import Splits
+from edgetune.planning.plan import Plan
+from edgetune.record.checkpoint import Checkpoint, checkpoint_files, newest_checkpoint, write_checkpoint
+from edgetune.record.history import read_history
+from edgetune.record.summary import read_summary
+
+EVERY_S = 60.0
+COST_RATE = 0.01
+"""Unless a user asks for it, checkpoints take no larger share of the time."""
+FIRST_BYTES_S = 200e6
+"""What writing, syncing included, is taken to do until a first checkpoint has shown it."""
+ADAM_BYTES = 12
+"""Of a trained parameter: itself and two moments."""
+
+
+@dataclass(frozen=True)
+class Interruption:
+    """Where a run was broken off.
+
+    Attributes:
+        checkpoint: to go on from.
+        lost_s: seconds between the checkpoint and the run's last sign of life.
+        n_steps: optimizer steps at the checkpoint.
+        n_steps_lost: made after it.
+    """
+
+    checkpoint: Checkpoint
+    lost_s: float
+    n_steps: int
+    n_steps_lost: int
+
+    @property
+    def state(self) -> dict[str, Any]:
+        """All that was kept but the backend's."""
+        return self.checkpoint.state
+
+    @property
+    def plan(self) -> Plan | None:
+        """What the run follows; None where it ends with its data."""
+        deadline = self.state["timed"]
+        return None if deadline is None else Plan.from_dict(deadline["plan"])
+
+    @property
+    def read_length(self) -> int:
+        """Tokens per row at most, as the rows were tokenized."""
+        return int(self.state["of"]["read_length"])
+
+    @property
+    def breaks(self) -> list[dict[str, Any]]:
+        """This break and those before it, as the receipt has them."""
+        this = {
+            "n_steps": self.n_steps,
+            "n_steps_lost": self.n_steps_lost,
+            "elapsed_s": sum(self.state["spent_s"].values()),
+            "lost_s": self.lost_s,
+        }
+        return [*self.state["breaks"], this]
+
+    @property
+    def energy_j(self) -> float:
+        """Joules used before the break; for what was lost, at the mean power up to the checkpoint."""
+        joules, spent_s = float(self.state["joules"]), sum(self.state["spent_s"].values())
+        return joules * (1.0 + self.lost_s / spent_s) if spent_s > 0 else joules
+
+    def describe(self) -> str:
+        """Say in a sentence where the run goes on, and what is done again."""
+        lost = f"; {self.n_steps_lost:,} steps ({self.lost_s:.1f} s) after it are made again"
+        return f"Going on after step {self.n_steps:,}{lost if self.n_steps_lost or self.lost_s > 1 else ''}"
+
+
+def read_interruption(folder: Path) -> Interruption:
+    """Find where a run was broken off; nothing is changed.
+
+    Raises:
+        RunError: it is finished, or there is nothing to go on from.
+    """
+    summary = read_summary(folder)
+    if summary and not summary.get("interrupted"):
+        raise RunError(f"{folder} is finished; there is nothing to resume.")
+    found = newest_checkpoint(folder)
+    if found is None:
+        raise RunError(
+            f"{folder} has no checkpoint: the run was broken off before the first one. Start it again: "
+            f"edgetune finetune --config {folder / 'config.toml'} --out {folder} --overwrite"
+        )
+    n_steps, spent_s = int(found.state["loop"]["counts"]["n_steps"]), sum(found.state["spent_s"].values())
+    lines = read_history(folder / "history.jsonl")
+    last_s = max(
+        [spent_s, float(summary.get("elapsed_s", 0.0)), *(float(line["t_s"]) for line in lines[-1:])]
+    )
+    last_step = max((int(line["step"]) for line in lines if line["kind"] == "step"), default=n_steps)
+    return Interruption(found, last_s - spent_s, n_steps, max(0, last_step - n_steps))
+
+
+def fingerprint(rows: Splits, backend: str, depth: int) -> dict[str, Any]:
+    """Return what must be the same for a run to go on, and what had better be."""
+    stores = (rows.train.store, rows.evaluation.store)
+    return {
+        "rows": [store.folder.name for store in stores],
+        "labels": list(rows.label_names),
+        "n_rows": [len(rows.train), len(rows.evaluation)],
+        "read_length": rows.train.store.meta.max_length,
+        "backend": [backend, depth],
+        "machine": [machine_info().get("cpu"), versions()],
+    }
+
+
+def check_same(found: dict[str, Any], now: dict[str, Any], train: str) -> str:
+    """Compare a checkpoint's fingerprint with that of now; return what to warn of, "" for nothing.
+
+    Raises:
+        DataError: other rows or labels.
+        RunError: another backend, or other layers frozen.
+    """
+    if any(found[name] != now[name] for name in ("rows", "labels", "n_rows")):
+        raise DataError(
+            f"{train} (or the evaluation text) is not what it was when the run began, so it cannot go on; "
+            "put the old file back, or train anew."
+        )
+    if found["backend"] != now["backend"]:
+        was, here = (
+            f"{name} with {depth} layers cut off" for name, depth in (found["backend"], now["backend"])
+        )
+        raise RunError(f"The run was trained by {was}, here it would be {here}; train anew.")
+    if found["machine"] != now["machine"]:
+        return (
+            "The processor or a library is not the one that the run began with; it goes on, but not bit for "
+            "bit as it would have there."
+        )
+    return ""
+
+
+class Checkpoints:
+    """Writes a run's checkpoints when they are due."""
+
+    def __init__(self, folder: Path, asked_s: float | None, meter: Meter, n_parameters: int) -> None:
+        """Count from now.
+
+        Args:
+            folder: of the run.
+            asked_s: seconds between two, if a user wants so many; 0: only when the run is stopped.
+            meter: is charged, and says what those before a break have cost.
+            n_parameters: that are trained.
+        """
+        self._folder, self._asked_s, self._meter = folder, asked_s, meter
+        self._last_s = meter.elapsed_s()
+        self._takes_s = ADAM_BYTES * n_parameters / FIRST_BYTES_S
+
+    def is_due(self, left_s: float) -> bool:
+        """Return whether the last one is old, and enough of the run is left for another to be of use."""
+        age_s = self._meter.elapsed_s() - self._last_s
+        if self._asked_s is not None:
+            return bool(self._asked_s) and age_s > self._asked_s and left_s > self._asked_s / 2
+        if age_s <= EVERY_S or left_s <= max(EVERY_S, self._takes_s / COST_RATE) / 2:
+            return False
+        cost_s = self._meter.split_s()["checkpoint"] + self._takes_s
+        return cost_s <= COST_RATE * self._meter.elapsed_s()
+
+    def write(self, state: dict[str, Any], backend: bytes) -> None:
+        """Add one.
+
+        Raises:
+            OSError: it could not be written; those before it are untouched.
+        """
+        started_s = self._meter.elapsed_s()
+        try:
+            write_checkpoint(self._folder, state, backend)
+        finally:
+            self._last_s = self._meter.elapsed_s()
+            self._takes_s = self._last_s - started_s
+
+    def newest(self, *, but_newest: bool = False) -> Checkpoint | None:
+        """Read the newest; `but_newest` gives up the newest, which led nowhere, first."""
+        files = checkpoint_files(self._folder)
+        if but_newest and files:
+            files[-1].unlink()
+        return newest_checkpoint(self._folder)

@@ -1,0 +1,273 @@
+"""One run: settings → data, model, backend, selector → the loop → a run folder and its receipt."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import time
+from dataclasses import replace
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from edgetune.config.budget import read_budget
+from edgetune.config.settings import RunConfig, SelectionSettings
+from edgetune.config.toml_config import by_section, column_names, dump_config, load_config, make_config
+from edgetune.core.errors import Interrupted
+from edgetune.core.machine import cache_folder
+from edgetune.core.meter import Meter
+from edgetune.core.signals import StopRequest
+from edgetune.energy import CarriedOn, Sensor, open_sensor
+from edgetune.energy.battery import energy_limit_j
+from edgetune.learners.progress import automatic_lr
+from edgetune.planning.calibration import FEWEST_STEPS, ObservedRun, record_observed_run
+from edgetune.planning.decision import plan_summary
+from edgetune.planning.device_costs import busy_watts
+from edgetune.planning.plan import Plans
+from edgetune.record.run_folder import RunFolder, disk_errors
+from edgetune.record.summary import RunResult
+from edgetune.report.live_view import QuietView, View
+from edgetune.runs.deadline import Deadline, make_clock
+from edgetune.runs.resume import read_interruption
+from edgetune.runs.setup import BudgetUsed, Prepared, prepare
+from edgetune.runs.training import Training
+
+MUCH_LOST_S = 1.0
+"""The energy of a longer break than this is an estimate."""
+
+
+def default_out(train: str) -> Path:
+    """Name a run after its data: `runs/reviews` for `data/reviews.csv.gz`."""
+    name = train.removeprefix("hub:").rstrip("/\\").replace("\\", "/")
+    parts = [part for part in name.split("/") if part not in ("", ".", "..")]
+    stem = parts[-1].split(".")[0] if parts else "run"
+    if stem in ("train", "data", "training") and len(parts) > 1:
+        stem = parts[-2]
+    return Path("runs") / (stem or "run").replace(":", "-")
+
+
+def finetune(
+    train: str | Path,
+    *,
+    out: str | Path | None = None,
+    overwrite: bool = False,
+    cache_dir: str | Path | None = None,
+    **settings: Any,
+) -> RunResult:
+    """Train a classifier on labelled text; the whole command `edgetune finetune` as one call.
+
+    Args:
+        train: file, folder or `hub:NAME`.
+        out: run folder; by default `runs/` and the data's name.
+        overwrite: replace an earlier run in that folder.
+        cache_dir: where artifacts and tokens are kept.
+        **settings: any field of the sections in `edgetune.config.settings`, such as `method`, `epochs`,
+            `eval`, `text`, `label`, `backend`, `freeze`, `lr`, `seed`; and `deadline="10m"`, `energy="20kJ"`,
+            `battery="5%"`, `memory="2GB"`, `cache_size="500MB"`, `checkpoint_every="5m"` in the words of the
+            command line.
+
+    Raises:
+        EdgetuneError: what is wrong and what to do, in a sentence.
+        Interrupted: SIGINT or SIGTERM came; a usable model is in the run folder.
+    """
+    if isinstance(settings.get("text"), str):
+        settings["text"] = column_names(settings["text"])
+    settings = read_budget(settings, datetime.now(), 0.0)
+    sections = by_section(settings)
+    sections["data"]["train"] = str(train)
+    config = make_config(sections)
+    stop = StopRequest()
+    with stop.listening():
+        return run(
+            config,
+            Path(out) if out is not None else default_out(str(train)),
+            overwrite=overwrite,
+            cache_dir=Path(cache_dir) if cache_dir is not None else cache_folder(),
+            meter=Meter(),
+            view=QuietView(),
+            stop=stop,
+        )
+
+
+def run(
+    config: RunConfig,
+    out: Path,
+    *,
+    overwrite: bool,
+    cache_dir: Path,
+    meter: Meter,
+    view: View,
+    stop: StopRequest,
+) -> RunResult:
+    """Train as configured and leave a run folder.
+
+    Raises:
+        EdgetuneError: nothing was written, or what was written is whole.
+        Interrupted: after a usable model was saved.
+    """
+    folder = RunFolder(out, overwrite)
+    with disk_errors(out), contextlib.ExitStack() as stack:
+        sensor = _open_sensor(config, stack)
+        since_s = meter.elapsed_s()
+        used = BudgetUsed(meter.elapsed_s, sensor.joules, energy_limit_j(config.budget))
+        prepared = prepare(config, cache_dir, meter, view.say, used)
+        for warning in prepared.data.warnings:
+            view.warn(warning)
+        prepared = replace(prepared, config=resolved(prepared))
+        deadline = _deadline(prepared, used)
+        if prepared.plans is not None:
+            _tell(prepared.plans, view)
+        folder.create(stack)
+        folder.write_text("config.toml", dump_config(prepared.config))
+        if prepared.data.n_bad:
+            folder.append_bad_rows(prepared.data.bad_rows_files)
+            where = out / "bad_rows.jsonl"
+            view.warn(f"{prepared.data.n_bad:,} unusable rows were left out; they are listed in {where}.")
+        training = Training(prepared, folder, meter, view, stop, sensor, since_s, deadline)
+        stack.callback(_remember_speed, prepared, deadline, cache_dir)
+        return _train(training, folder, meter, stop)
+
+
+def resume(run_dir: str | Path, *, cache_dir: str | Path | None = None) -> RunResult:
+    """Go on with a run that was broken off; `edgetune finetune --resume` as one call.
+
+    Args:
+        run_dir: its folder.
+        cache_dir: where artifacts and tokens are kept.
+
+    Raises:
+        EdgetuneError: there is nothing to go on from, or the rows are not those of the run.
+        Interrupted: SIGINT or SIGTERM came; a usable model is in the run folder.
+    """
+    stop = StopRequest()
+    cache = Path(cache_dir) if cache_dir is not None else cache_folder()
+    with stop.listening():
+        return resume_run(Path(run_dir), cache_dir=cache, meter=Meter(), view=QuietView(), stop=stop)
+
+
+def resume_run(out: Path, *, cache_dir: Path, meter: Meter, view: View, stop: StopRequest) -> RunResult:
+    """Go on with a run that was broken off, from its newest checkpoint.
+
+    Without a deadline, weights and history come out as if it had never been; with one, the time that had been
+    used counts.
+
+    Raises:
+        EdgetuneError: there is nothing to go on from, or the rows are not those of the run.
+        Interrupted: after a usable model was saved.
+    """
+    folder = RunFolder.reopened(out)
+    with disk_errors(out), contextlib.ExitStack() as stack:
+        folder.lock(stack)
+        interruption = read_interruption(out)
+        config = make_config(load_config(out / "config.toml"))
+        meter.carry_on(interruption.state["spent_s"], interruption.lost_s)
+        exact = interruption.state["measured"] and interruption.lost_s < MUCH_LOST_S
+        sensor = CarriedOn(_open_sensor(config, stack), interruption.energy_j, exact)
+        used = BudgetUsed(meter.elapsed_s, sensor.joules, energy_limit_j(config.budget))
+        prepared = prepare(config, cache_dir, meter, view.say, used, interruption)
+        deadline = _deadline(prepared, used)
+        since_s = interruption.state["since_s"]
+        training = Training(prepared, folder, meter, view, stop, sensor, since_s, deadline, interruption)
+        stack.callback(_remember_speed, prepared, deadline, cache_dir)
+        return _train(training, folder, meter, stop)
+
+
+def _open_sensor(config: RunConfig, stack: contextlib.ExitStack) -> Sensor:
+    budget = config.budget
+    sensor = open_sensor(
+        budget.watts,
+        device=config.model.device,
+        busy_w=busy_watts(),
+        prefer_battery=budget.battery_rate is not None,
+    )
+    return stack.enter_context(contextlib.closing(sensor))
+
+
+def _train(training: Training, folder: RunFolder, meter: Meter, stop: StopRequest) -> RunResult:
+    try:
+        with meter.phase("other"), stop.gently():
+            return training.run()
+    except KeyboardInterrupt:
+        raise Interrupted(
+            f"Stopped at once; {folder.path} holds only what was saved before. If that is a checkpoint, "
+            f"`edgetune finetune --resume {folder.path}` goes on from it."
+        ) from None
+
+
+def share_trained(selection: SelectionSettings) -> float:
+    """Return the share of the rows seen that a method trains, where that is known beforehand; else 1."""
+    known = {"random": selection.keep_rate, "svp": selection.subset_rate, "rho-loss": selection.top_rate}
+    return known.get(selection.method, 1.0)
+
+
+def resolved(prepared: Prepared) -> RunConfig:
+    """Fill in what follows from the data and the plan: the learning rate."""
+    config, plan = prepared.config, prepared.plan
+    train = config.train
+    if train.lr is not None:
+        return config
+    if plan is not None and config.budget.limits_time:
+        n_steps = max(1, plan.n_steps)
+    else:
+        n_rows = len(prepared.data.train) * share_trained(config.selection)
+        n_steps = max(1, train.epochs * math.ceil(n_rows / train.batch_size))
+        n_steps = min(n_steps, train.max_steps or n_steps)
+    lr = automatic_lr(prepared.hidden_size, n_steps)
+    return config.model_copy(update={"train": train.model_copy(update={"lr": lr})})
+
+
+def _tell(plans: Plans, view: View) -> None:
+    """Say what is planned, and what the plan rests on where that is shaky."""
+    if plans.device is not None and plans.device.note:
+        view.warn(plans.device.note)
+    view.say(plan_summary(plans.best))
+
+
+def _remember_speed(prepared: Prepared, deadline: Deadline | None, cache_dir: Path) -> None:
+    """Keep how long the train steps took against the profile, for the next plan.
+
+    Not where the profile prices other steps: where frozen layers' output was found again, embeddings were
+    trained, or the user chose the threads.
+    """
+    plans, cache = prepared.plans, prepared.backend.cache
+    if deadline is None or plans is None or plans.device is None or (cache is not None and cache.n_hits):
+        return
+    if prepared.freeze == "none" or prepared.config.model.threads != deadline.plan.threads:
+        return
+    speed = deadline.clock.speed("train")
+    if speed.n >= FEWEST_STEPS:
+        took = speed.overall * plans.costs(deadline.plan).scale
+        record_observed_run(
+            cache_dir,
+            plans.device.speeds_key,
+            deadline.plan.key,
+            ObservedRun(time.time(), took, speed.measured_s),
+        )
+
+
+def _deadline(prepared: Prepared, used: BudgetUsed) -> Deadline | None:
+    """Start the clock of a run that has a deadline; None for one that ends with its data."""
+    plan, plans = prepared.plan, prepared.plans
+    if plan is None or plans is None or not prepared.config.budget.limits_time:
+        return None
+    deadline_s = prepared.config.budget.deadline_s
+    clock = make_clock(
+        plan,
+        math.inf if deadline_s is None else deadline_s,
+        used.elapsed_s,
+        used.energy_j,
+        used.joules,
+    )
+    train = prepared.config.train
+    n_most = train.epochs * len(prepared.data.train)
+    if train.max_steps is not None:
+        n_most = min(n_most, train.max_steps * train.batch_size)
+    return Deadline(
+        plan,
+        clock,
+        plans.step_cost(plan),
+        plans.save_model_s(plan),
+        n_most,
+        plans.own_score_rate(plan),
+        list(prepared.marks),
+    )

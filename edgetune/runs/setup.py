@@ -1,0 +1,309 @@
+"""From settings to what the loop needs: rows with labels, a plan, a backend, and what the user should know.
+
+On the `ort` backend a child process imports torch and exports while this one reads and tokenizes; with
+cached (or carried) artifacts there is no child and no torch at all.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import lru_cache, partial
+from pathlib import Path
+from typing import Any
+
+from edgetune.backends.contract import Backend
+from edgetune.backends.hidden_cache import HiddenCache
+from edgetune.backends.model_loader import ModelLoader, choose_backend, find_model_loader
+from edgetune.config.settings import FILTERS, DataSettings, RunConfig, frozen_depth
+from edgetune.core.cache import private_folder
+from edgetune.core.errors import BudgetError, ProfileError, UsageError
+from edgetune.core.hub import HUB_PREFIX
+from edgetune.core.machine import free_memory_mb
+from edgetune.core.meter import Meter
+from edgetune.core.types import Say
+from edgetune.data.splits import Splits, open_splits
+from edgetune.data.token_format import TokenizerSpec
+from edgetune.models.checks import open_tokenizer
+from edgetune.planning.calibration import load_observed_runs, no_observed_runs
+from edgetune.planning.decision import Decision, decide
+from edgetune.planning.device_costs import find_device
+from edgetune.planning.plan import DataLengths, Plan, Plans
+from edgetune.planning.planner import DEFAULT_CACHE_MB
+from edgetune.profiling.speed_probe import probe_speeds, worth_probing
+from edgetune.runs.resume import Interruption
+
+CACHE_MEMORY_RATE = 0.25
+PROBE_ROWS = 20_000
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """Everything a run trains with.
+
+    Attributes:
+        config: settings with every open choice filled in.
+        data: rows and labels.
+        backend: ready to train.
+        model_name: what is being finetuned.
+        hidden_size: of the encoder.
+        vocab_size: token ids are below this.
+        freeze: what is frozen.
+        plans: what was planned, and why; None where nothing was.
+        marks: (line of the plan, elapsed seconds at its end) so far.
+        reopen: opens the backend once more, with its first weights and no cache.
+    """
+
+    config: RunConfig
+    data: Splits
+    backend: Backend
+    model_name: str
+    hidden_size: int
+    vocab_size: int
+    freeze: str
+    plans: Plans | None
+    reopen: Callable[[], Backend]
+    marks: tuple[tuple[str, float], ...] = ()
+
+    @property
+    def plan(self) -> Plan | None:
+        """What is followed; None where nothing was planned."""
+        return None if self.plans is None else self.plans.best
+
+    @property
+    def max_length(self) -> int:
+        """Tokens per row at most."""
+        return self.config.data.max_length
+
+
+@dataclass(frozen=True)
+class BudgetUsed:
+    """What a run has used so far, and what it may use.
+
+    Attributes:
+        elapsed_s: returns seconds since the process started.
+        joules: returns joules since then.
+        energy_j: joules it may use; None: no limit.
+    """
+
+    elapsed_s: Callable[[], float]
+    joules: Callable[[], float]
+    energy_j: float | None = None
+
+
+def prepare(
+    config: RunConfig,
+    cache_dir: Path,
+    meter: Meter,
+    say: Say,
+    used: BudgetUsed,
+    interruption: Interruption | None = None,
+) -> Prepared:
+    """Read the data, decide what is open, get the artifacts or the model, and open the backend.
+
+    Args:
+        config: settings; all are decided where a run goes on.
+        cache_dir: where tokens and artifacts are kept.
+        meter: is charged.
+        say: is told what takes a while.
+        used: time and energy so far.
+        interruption: the break after which the run goes on.
+
+    Raises:
+        EdgetuneError: whatever is wrong, before anything is trained or written into the run folder.
+    """
+    with contextlib.ExitStack() as stack:
+        model_loader = find_model_loader(config, cache_dir, stack)
+        config = model_loader.fixed(config)
+        if interruption is None:
+            check = partial(_still_time, config, used)
+            data, config = read_rows(config, model_loader, cache_dir, meter, say, check)
+            decision = decide_open(config, model_loader, data, used, cache_dir, say)
+        else:
+            data, decision = _as_before(config, interruption, model_loader, cache_dir, meter, say)
+        config, decided_s = decision.config, used.elapsed_s()
+        if config.data.max_length < data.train.longest:
+            data = data.cut(config.data.max_length)
+        reopen = partial(model_loader.open, config, len(data.label_names), meter=meter, say=say)
+        with meter.phase("open"):
+            backend = reopen(_cache_of(config, cache_dir))
+    return Prepared(
+        config=config,
+        data=data,
+        backend=backend,
+        model_name=model_loader.source.name,
+        hidden_size=model_loader.source.hidden_size,
+        vocab_size=_vocab_size(model_loader.tokenizer_file),
+        freeze=config.model.freeze,
+        plans=decision.plans,
+        reopen=partial(reopen, None),
+        marks=(
+            ("start", decided_s),
+            ("export", decided_s + meter.split_s()["export"]),
+            ("open", used.elapsed_s()),
+        ),
+    )
+
+
+def _as_before(
+    config: RunConfig,
+    interruption: Interruption,
+    model_loader: ModelLoader,
+    cache_dir: Path,
+    meter: Meter,
+    say: Say,
+) -> tuple[Splits, Decision]:
+    """Read the rows as they were read when the run began, and follow the plan that it followed."""
+    data = config.data.model_copy(update={"max_length": interruption.read_length})
+    rows, _ = read_rows(config.model_copy(update={"data": data}), model_loader, cache_dir, meter, say)
+    if interruption.plan is None:
+        return rows, Decision(config, None)
+    as_planned = {interruption.plan.key: interruption.plan.scale}
+    device = find_device(model_loader.source, config.budget.watts, scales=as_planned)
+    limit_s = math.inf if config.budget.deadline_s is None else config.budget.deadline_s
+    return rows, Decision(config, Plans((interruption.plan,), deadline_s=limit_s, device=device))
+
+
+def _still_time(config: RunConfig, used: BudgetUsed) -> None:
+    """Give up reading when the deadline has passed.
+
+    Raises:
+        BudgetError: it has.
+    """
+    deadline_s = config.budget.deadline_s
+    if deadline_s is not None and used.elapsed_s() > deadline_s:
+        raise BudgetError(
+            f"{deadline_s:.0f} s were over before {config.data.train} was read and tokenized; give more time "
+            "(what is read once is kept: `edgetune plan` reads it too)."
+        )
+
+
+def read_rows(
+    config: RunConfig,
+    model_loader: ModelLoader,
+    cache_dir: Path,
+    meter: Meter,
+    say: Say,
+    check: Callable[[], None] = lambda: None,
+) -> tuple[Splits, RunConfig]:
+    """Open the rows, cut to what the model can take; `check` is called now and then and may raise.
+
+    In the settings that come back, hub names have their commit.
+    """
+    max_length = min(config.data.max_length, model_loader.max_positions)
+    spec = TokenizerSpec(model_loader.tokenizer_file, max_length, model_loader.source.pad_id)
+    with meter.phase("tokenize"):
+        changes = _pins(config.data)
+        if max_length != config.data.max_length:
+            changes["max_length"] = max_length
+        if changes:  # what is updated counts as wished for, and the planner leaves it as it is
+            config = config.model_copy(update={"data": config.data.model_copy(update=changes)})
+        return open_splits(config, spec, cache_dir, model_loader.labels, say, check), config
+
+
+def _pins(data: DataSettings) -> dict[str, Any]:
+    """Return the hub's names among the files, each with its commit."""
+    files = {"train": data.train, "eval": data.eval}
+    named = {key: path for key, path in files.items() if path is not None and path.startswith(HUB_PREFIX)}
+    if named:
+        from edgetune.data.data_hub import pinned_dataset
+
+        named = {key: pinned_dataset(path) for key, path in named.items()}
+    return {key: path for key, path in named.items() if path != files[key]}
+
+
+def decide_open(
+    config: RunConfig, model_loader: ModelLoader, data: Splits, used: BudgetUsed, cache_dir: Path, say: Say
+) -> Decision:
+    """Let the planner fill in what the user left open, where this machine's costs are known.
+
+    Without a profile of this kind of machine a long run begins with a measured probe.
+
+    Raises:
+        BudgetError: nothing fits the budget.
+        UsageError: there is a budget and no profile to plan with.
+    """
+    model, budget = config.model, config.budget
+    limited = budget.limits_time or budget.memory_mb is not None
+    if not limited and (model.backend != "auto" or model.device != "cpu" or model_loader.carried):
+        return Decision(_closed(config), None)
+    if limited and model.device != "cpu":
+        raise UsageError("Budgets are planned for --device cpu only; leave --deadline and the like out.")
+    probe = None
+    if model.backend == "auto" and model_loader.carried is None and _is_long(config, data):
+        probe = partial(probe_speeds, cache_dir=cache_dir, say=say)
+    try:
+        earlier = (
+            partial(load_observed_runs, cache_dir)
+            if budget.limits_time and budget.use_earlier_runs
+            else no_observed_runs
+        )
+        device = find_device(model_loader.source, budget.watts, probe, earlier)
+    except ProfileError:
+        if limited:
+            raise
+        device = None
+    if device is None and limited:
+        raise UsageError(
+            "A budget needs a device profile to plan with, and none is stored; "
+            "make one with `edgetune profile`."
+        )
+    if device is None or (device.foreign and not limited):
+        return Decision(_closed(config), None)
+    shape = DataLengths(
+        lengths=data.train.lengths,
+        eval_lengths=data.evaluation.lengths,
+        max_length=config.data.max_length,
+        can_cut=not config.data.pair and _ends_plainly(model_loader.tokenizer_file),
+    )
+    exported = partial(model_loader.exported, len(data.label_names), model.freeze)
+    return decide(config, device, shape, exported, used.elapsed_s(), used.joules(), used.energy_j)
+
+
+def _is_long(config: RunConfig, data: Splits) -> bool:
+    """Return whether a run is long enough for a probe to pay."""
+    if config.budget.limits_time:
+        return worth_probing(config.budget.deadline_s or 0.0)
+    train = config.train
+    n_rows = min(train.epochs * len(data.train), (train.max_steps or len(data.train)) * train.batch_size)
+    return n_rows >= PROBE_ROWS
+
+
+def _closed(config: RunConfig) -> RunConfig:
+    """Fill open choices in without a planner."""
+    model = config.model
+    update: dict[str, str] = {}
+    if model.backend == "auto":
+        update["backend"] = choose_backend(config)
+    if model.freeze == "auto":
+        update["freeze"] = "embeddings"
+    return config.model_copy(update={"model": model.model_copy(update=update)})
+
+
+def _cache_of(config: RunConfig, cache_dir: Path) -> HiddenCache | None:
+    """Make room for the frozen layers' output where a row is asked for more than once."""
+    depth = frozen_depth(config.model.freeze)
+    again = config.train.epochs > 1 or config.selection.method in FILTERS
+    room_mb = DEFAULT_CACHE_MB if config.model.cache_mb is None else config.model.cache_mb
+    if not depth or not again or not room_mb:
+        return None
+    memory_mb = min(room_mb, CACHE_MEMORY_RATE * free_memory_mb())
+    private_folder(cache_dir)
+    return HiddenCache(memory_mb, room_mb - memory_mb, cache_dir)
+
+
+@lru_cache(maxsize=1)
+def _tokenizer(path: Path) -> Any:
+    return open_tokenizer(path)
+
+
+def _ends_plainly(tokenizer_file: Path) -> bool:
+    """Return whether a single text gets one special token before it and one after it."""
+    masks = _tokenizer(tokenizer_file).encode("a b c").special_tokens_mask
+    return bool(sum(masks) == 2 and masks[0] == masks[-1] == 1)
+
+
+def _vocab_size(tokenizer_file: Path) -> int:
+    return int(_tokenizer(tokenizer_file).get_vocab_size(with_added_tokens=True))

@@ -1,0 +1,322 @@
+"""The part of a run in which the model changes: the loop, evaluations, saves, and the receipt at the end."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import numpy as np
+
+from edgetune.backends.contract import Backend, NoLinearHead
+from edgetune.config.settings import FILTERS
+from edgetune.core.errors import BudgetError, Interrupted
+from edgetune.core.failpoints import failpoint
+from edgetune.core.meter import Meter
+from edgetune.core.metrics import Evaluation, entropy
+from edgetune.core.signals import StopRequest
+from edgetune.data.token_store import TokenView
+from edgetune.energy import Sensor, read_energy
+from edgetune.inference.saved_run import evaluate_view
+from edgetune.learners.filter_guard import GuardedSelector
+from edgetune.learners.linear_probe import LinearProbe
+from edgetune.learners.loop import Diverged, Loop, LoopSettings
+from edgetune.learners.progress import Progress
+from edgetune.planning.clock import ClockProgress
+from edgetune.planning.planner import LINEAR_PROBE
+from edgetune.record.counters import Counters
+from edgetune.record.history import HistoryWriter
+from edgetune.record.run_folder import RunFolder
+from edgetune.record.summary import RunResult
+from edgetune.report.live_view import View
+from edgetune.runs.deadline import Deadline, evaluate_in_time, fit_probe_in_time
+from edgetune.runs.finalize import make_receipt, write_receipt
+from edgetune.runs.model_saver import ModelSaver
+from edgetune.runs.recovery import Recovery
+from edgetune.runs.resume import Interruption
+from edgetune.runs.setup import Prepared
+from edgetune.selection import DataShape, Selector, make_selector
+from edgetune.selection.staged import REFERENCE
+
+SENSOR_EVERY_S = 1.0
+
+
+class Training:
+    """One run's training, from the first batch (or from a break) to the receipt."""
+
+    def __init__(
+        self,
+        prepared: Prepared,
+        folder: RunFolder,
+        meter: Meter,
+        view: View,
+        stop: StopRequest,
+        sensor: Sensor,
+        sensor_since_s: float = 0.0,
+        deadline: Deadline | None = None,
+        interruption: Interruption | None = None,
+    ) -> None:
+        self._config, self._prepared, self._folder = prepared.config, prepared, folder
+        self._meter, self._view, self._stop, self._sensor = meter, view, stop, sensor
+        self._sensor_since_s, self._sensor_read_s = sensor_since_s, meter.elapsed_s()
+        self._deadline, self._interruption = deadline, interruption
+        self._backend: Backend = prepared.backend
+        self._saver = ModelSaver(prepared, folder, meter, view, deadline)
+        self._linear_probe: LinearProbe | None = None
+        self._rows_at_once: int | None = None
+        self._recovery = Recovery(
+            prepared, folder, meter, view, self._saver, deadline, sensor, sensor_since_s
+        )
+
+    def run(self) -> RunResult:
+        """Train, keep the best model, and write the receipt."""
+        with HistoryWriter(self._folder.path / "history.jsonl") as history:
+            loop = self._make_loop(self._make_selector(), history)
+            self._view.begin(self._prepared, self._config)
+            trains = self._deadline is None or self._deadline.plan.method != LINEAR_PROBE
+            try:
+                if self._interruption is not None:
+                    self._recovery.go_on(self._interruption, loop, history)
+                else:
+                    self._begin(loop, trains)
+                begun = trains and (self._interruption is not None or not self._stop())
+                if trains:
+                    self._run_epochs(loop, history)
+                elif self._stop():
+                    loop.stopped = True
+            finally:
+                self._view.end()
+            if self._deadline is not None:
+                self._deadline.mark("train")
+                if not loop.stopped:
+                    self._end_timed(self._deadline, loop, history)
+            # A preparation that was cut short is not what the unbroken run would have gone on with.
+            resumable = loop.stopped and begun and self._recovery.write(loop, history)
+        if loop.stopped:
+            self._saver.save_interrupted()
+        with self._meter.phase("save"):
+            loop.record.save(self._folder.path)
+        limit_mb = self._config.budget.memory_mb
+        result = write_receipt(
+            partial(self._summary, loop), self._folder, self._meter, self._view, self._deadline, limit_mb
+        )
+        if loop.stopped:
+            raise self._interrupted(loop.counts, resumable)
+        self._recovery.finish()
+        return result
+
+    def _make_selector(self) -> Selector:
+        config, data = self._config, self._prepared.data
+        shares = np.array(list(data.train.counts.values())) / len(data.train)
+        guess_loss = float(entropy(shares[None])[0])
+        batch_size, vocab_size = config.train.batch_size, self._prepared.vocab_size
+        shape = DataShape(len(data.train), len(shares), vocab_size, guess_loss, batch_size)
+        selector = make_selector(config.selection, shape, np.random.default_rng([config.train.seed, 3]))
+        if self._deadline is not None and config.selection.watched and config.selection.method in FILTERS:
+            return GuardedSelector(selector, self._deadline.score_rate)
+        return selector
+
+    def _begin(self, loop: Loop, trains: bool) -> None:
+        """Make the first usable model where there is a deadline, and let the selector prepare."""
+        if self._deadline is not None:
+            self._make_linear_probe(self._deadline)
+        if trains:
+            loop.begin()
+        if self._deadline is not None:
+            self._deadline.clock.begin()
+
+    def _run_epochs(self, loop: Loop, history: HistoryWriter) -> None:
+        epoch = max(1, loop.epoch)
+        while True:
+            try:
+                loop.run_epoch(epoch)
+            except Diverged:
+                fresh = self._make_loop(self._make_selector(), history)
+                if self._recovery.go_back(loop, fresh, history):
+                    epoch = max(1, loop.epoch)
+                    continue
+                if self._deadline is None and self._saver.best is None:
+                    self._end_epoch(epoch, history, self._prepared.data.evaluation)
+                return
+            if loop.stopped or not self._goes_on_after(loop, epoch, history):
+                return
+            epoch += 1
+
+    def _goes_on_after(self, loop: Loop, epoch: int, history: HistoryWriter) -> bool:
+        """Evaluate after a pass where that is wanted; return whether another one follows."""
+        last = epoch == self._config.train.epochs
+        measures = loop.selector.stage == REFERENCE or self._config.train.keep == "last"
+        if measures and not last and not loop.finished:
+            return True  # a model that is not kept need not be evaluated
+        if self._deadline is None:
+            self._end_epoch(epoch, history, self._prepared.data.evaluation)
+        elif self._config.budget.patience is not None and not loop.finished:
+            self._look_for_better(self._deadline, epoch, history)
+        return not last and not loop.finished and not self._out_of_patience
+
+    @property
+    def _out_of_patience(self) -> bool:
+        patience = self._config.budget.patience
+        return patience is not None and self._saver.n_worse >= patience
+
+    def _look_for_better(self, deadline: Deadline, epoch: int, history: HistoryWriter) -> None:
+        """Under a deadline: evaluate the planned number of rows, always the same, if there is time for it."""
+        rows, rng = self._prepared.data.evaluation, np.random.default_rng([self._config.train.seed, 5])
+        needed_s = (
+            deadline.plan.lines["evaluate"] * deadline.clock.speed("score").cautious + deadline.clock.save_s()
+        )
+        if needed_s < deadline.clock.left_s():
+            self._end_epoch(epoch, history, rows.subset(rng.permutation(len(rows))[: deadline.plan.n_eval]))
+
+    def _make_loop(self, selector: Selector, history: HistoryWriter) -> Loop:
+        train = self._config.train
+        assert train.lr is not None
+        settings = LoopSettings(train.lr, train.epochs, train.batch_size, train.decay, train.max_steps)
+        loop = Loop(
+            backend=self._backend,
+            selector=selector,
+            source=self._prepared.data.train,
+            settings=settings,
+            meter=self._meter,
+            history=history,
+            rng=np.random.default_rng([train.seed, 2]),
+            run_progress=self._progress(settings),
+            should_stop=self._stop,
+        )
+        loop.on_progress = partial(self._on_progress, loop, selector, history)
+        return loop
+
+    def _progress(self, settings: LoopSettings) -> Progress:
+        data = settings.data_progress(len(self._prepared.data.train))
+        return (
+            data if self._deadline is None else ClockProgress(self._deadline.clock, self._deadline.cost, data)
+        )
+
+    def _on_progress(
+        self, loop: Loop, selector: Selector, history: HistoryWriter, counts: Counters, loss: float
+    ) -> None:
+        """Show where the run is; keep what is on disk fresh and the filter honest."""
+        self._view.progress(loop.progress, counts, loss, selector.stage, self._meter.elapsed_s())
+        if self._meter.elapsed_s() - self._sensor_read_s > SENSOR_EVERY_S:
+            self._sensor_read_s = self._meter.elapsed_s()
+            self._sensor.joules()  # counters wrap, and power has to be followed
+        if (max_rows := self._backend.microbatches.max_rows) != self._rows_at_once:
+            self._rows_at_once = max_rows
+            self._view.warn(
+                f"Memory ran out: {max_rows} rows at once from here on; steps stay as large as they were."
+            )
+        if self._deadline is not None:
+            self._watch_time(self._deadline, loop, selector)
+        self._recovery.between_batches(loop, history)
+
+    def _watch_time(self, deadline: Deadline, loop: Loop, selector: Selector) -> None:
+        """Switch a losing filter off, say how many rows will fit, save in passing."""
+        if isinstance(selector, GuardedSelector):
+            why = selector.consider(loop.counts, loop.prices.mean_s(), self._meter.split_s())
+            if why:
+                self._view.say(f"The filter is switched off: {why}.")
+        if selector.skips_scoring and (n_rows := deadline.revise(loop.counts.n_trained)):
+            planned = deadline.plan.n_rows
+            self._view.say(f"After the first steps {n_rows:,} examples are expected ({planned:,} planned)")
+        if self._saver.best is None and deadline.save_is_due():  # else the best so far lies there
+            self._saver.save_in_passing()
+
+    def _make_linear_probe(self, deadline: Deadline) -> None:
+        """Fit and save the first usable model.
+
+        Training starts from the drawn head all the same: from the fitted one it came out two points worse
+        (docs/log.md).
+        """
+        source, rng = self._prepared.data.train, np.random.default_rng([self._config.train.seed, 4])
+        with self._meter.phase("linear_probe"):
+            try:
+                drawn = self._backend.head()
+                head = fit_probe_in_time(self._backend, source, deadline, rng, self._stop)
+            except NoLinearHead as error:
+                if deadline.plan.method == LINEAR_PROBE:
+                    raise BudgetError(f"Too short to train, and the head alone cannot be: {error}") from error
+                self._view.say(f"No first model before training: {error}")
+            else:
+                self._linear_probe = head
+                self._backend.set_head(head.weight, head.bias)
+                self._saver.save(skip_onnx=deadline.plan.method != LINEAR_PROBE)
+                if deadline.plan.method != LINEAR_PROBE:
+                    self._backend.set_head(*drawn)
+        deadline.mark("linear_probe")
+
+    def _end_timed(self, deadline: Deadline, loop: Loop, history: HistoryWriter) -> None:
+        """Save, then evaluate with what time is left.
+
+        Where patience has run out the best model was saved and evaluated before.
+        """
+        if self._out_of_patience:
+            deadline.mark("save")
+            return
+        if deadline.plan.method != LINEAR_PROBE:
+            if loop.counts.n_steps == loop.counts.n_steps_reference:
+                self._fall_back()
+            self._saver.save()
+            self._saver.forget()
+        deadline.mark("save")
+        rows = self._prepared.data.evaluation
+        with self._meter.phase("evaluate"):
+            self._view.say(f"Evaluating up to {len(rows):,} rows")
+            rng = np.random.default_rng([self._config.train.seed, 5])
+            found = evaluate_in_time(self._backend, rows, deadline.clock, deadline.cost, rng, self._stop)
+        deadline.mark("evaluate")
+        if found is None:
+            self._view.warn("There was no time left to evaluate; `edgetune evaluate` measures the model.")
+            (self._folder.path / "metrics.json").unlink(missing_ok=True)
+            return
+        self._record_evaluation(loop.epoch, found, history)
+        self._saver.note(found, loop.epoch)
+
+    def _fall_back(self) -> None:
+        """No step fitted: what is left is the fitted head, which is better than a drawn one."""
+        self._view.warn("There was no time for a single step; the model is the encoder as it came.")
+        if self._linear_probe is not None:
+            self._backend.set_head(self._linear_probe.weight, self._linear_probe.bias)
+
+    def _record_evaluation(self, epoch: int, found: Evaluation, history: HistoryWriter) -> None:
+        history.append(
+            kind="eval",
+            t_s=self._meter.elapsed_s(),
+            epoch=epoch,
+            accuracy=found.accuracy,
+            macro_f1=found.macro_f1,
+            loss=found.loss,
+            n=found.n,
+        )
+        self._view.evaluated(epoch, found)
+
+    def _end_epoch(self, epoch: int, history: HistoryWriter, rows: TokenView) -> None:
+        """Evaluate; save the model when it is the best so far."""
+        failpoint("evaluation-begun")
+        with self._meter.phase("evaluate"):
+            self._view.say(f"Evaluating {len(rows):,} rows")
+            score = partial(self._backend.score, keep=self._config.train.epochs > 1)
+            found = evaluate_view(score, rows)
+        self._record_evaluation(epoch, found, history)
+        self._saver.consider(found, epoch)
+
+    def _interrupted(self, counts: Counters, resumable: bool) -> Interrupted:
+        where, out = self._saver.newest, self._folder.path
+        go_on = f"edgetune finetune --resume {out}"
+        if not resumable:
+            go_on = f"edgetune finetune --config {out / 'config.toml'} --out {out} --overwrite"
+        return Interrupted(
+            f"Stopped after {counts.n_steps:,} steps; the model so far is in {where}. To go on: {go_on}"
+        )
+
+    def _summary(self, loop: Loop) -> RunResult:
+        split_s = self._meter.split_s()
+        return make_receipt(
+            self._prepared,
+            self._folder.path,
+            loop,
+            split_s,
+            self._saver.best,
+            self._saver.best_epoch,
+            read_energy(self._sensor, sum(split_s.values()) - self._sensor_since_s),
+            self._deadline,
+            self._recovery.breaks,
+            self._recovery.n_diverged,
+        )

@@ -1,0 +1,68 @@
+"""TrainAll and Random: no loss is looked at before training.
+
+What: `train-all` trains every example; `random` trains each one with probability `keep_rate`.
+Use when: `train-all`, by default: no filter has beaten it at equal wall clock yet (docs/log.md);
+    `random`, as the baseline that any filter must beat, or to cut a fixed share of the train steps.
+Costs: nothing but the train steps (`random`: one seeded draw per example).
+Loses when: `train-all`, if the data outlasts the time and much of it is already known; `random`, if
+    the time would have sufficed for all. At equal wall clock with the learning rate decayed to zero,
+    `random` is the rival every filter has to beat.
+Source: Ouyang et al. 2023 (rows "TrainAll", "Random"); Li et al., Budgeted Training, ICLR 2020.
+"""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+import numpy as np
+
+from edgetune.config.settings import SelectionSettings
+from edgetune.core.types import BoolArray
+from edgetune.data.batches import Batch
+from edgetune.selection.contract import DataShape
+from edgetune.selection.staged import Staged
+
+
+class TrainAll(Staged):
+    """Train everything."""
+
+    name: ClassVar[str] = "train-all"
+
+    @classmethod
+    def build(cls, settings: SelectionSettings, shape: DataShape, rng: np.random.Generator) -> TrainAll:
+        return cls()
+
+    @property
+    def skips_scoring(self) -> bool:
+        return True
+
+
+class Random(Staged):
+    """Train each example with one fixed probability."""
+
+    name: ClassVar[str] = "random"
+    settings_used: ClassVar[tuple[str, ...]] = ("keep_rate",)
+
+    @classmethod
+    def build(cls, settings: SelectionSettings, shape: DataShape, rng: np.random.Generator) -> Random:
+        return cls(settings.keep_rate, rng)
+
+    def __init__(self, keep_rate: float, rng: np.random.Generator) -> None:
+        super().__init__()
+        self._keep_rate = keep_rate
+        self._rng = rng
+
+    @property
+    def skips_scoring(self) -> bool:
+        return True
+
+    def choose_score(self, batch: Batch) -> BoolArray:
+        self.n_seen += len(batch)
+        return self._rng.random(len(batch)) < self._keep_rate
+
+    def state(self) -> dict[str, Any]:
+        return {**super().state(), "rng": self._rng.bit_generator.state}
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        super().load_state(state)
+        self._rng.bit_generator.state = state["rng"]

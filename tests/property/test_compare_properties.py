@@ -1,0 +1,157 @@
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from edgetune.compare import statistics
+from edgetune.compare.chart_style import MethodPoint, pareto_front
+from edgetune.compare.speedup import CurvePoint, equivalent_speedup, fit_curve, isotonic, pooled
+from edgetune.core.types import BoolArray
+
+seeds = st.integers(0, 2**32 - 1)
+values_of = st.lists(st.floats(0, 1, width=32), min_size=1, max_size=12)
+FEW = 300
+"""Draws: enough for a property, quick enough for many examples."""
+
+
+def rng(seed: int) -> np.random.Generator:
+    return np.random.default_rng(seed)
+
+
+def noisy_runs(generator: np.random.Generator, accuracy: float, n: int, n_seeds: int) -> list[BoolArray]:
+    """Runs that agree on what is easy: a row's difficulty is its place, and one in twenty is a surprise."""
+    right = np.arange(n) < accuracy * n
+    return [right ^ (generator.random(n) < 0.05) for _ in range(n_seeds)]
+
+
+def noisy_curve(generator: np.random.Generator, n: int, n_seeds: int) -> list[CurvePoint]:
+    return [(30.0 * 2**i, noisy_runs(generator, 0.6 + 0.08 * i, n, n_seeds)) for i in range(5)]
+
+
+@given(seeds, st.integers(2, 300), st.integers(1, 4), st.integers(1, 4))
+@settings(max_examples=40, deadline=None)
+def test_the_order_of_rows_changes_nothing(seed: int, n: int, n_a: int, n_b: int) -> None:
+    generator = rng(seed)
+    a, b = noisy_runs(generator, 0.7, n, n_a), noisy_runs(generator, 0.6, n, n_b)
+    order = generator.permutation(n)
+    straight = statistics.paired_bootstrap(a, b, rng(seed), FEW)
+    shuffled = statistics.paired_bootstrap([x[order] for x in a], [x[order] for x in b], rng(seed), FEW)
+    assert shuffled == straight
+
+
+@given(seeds, st.integers(2, 300), st.integers(1, 4))
+@settings(max_examples=40, deadline=None)
+def test_a_difference_changes_sides_with_its_methods(seed: int, n: int, n_seeds: int) -> None:
+    generator = rng(seed)
+    a, b = noisy_runs(generator, 0.7, n, n_seeds), noisy_runs(generator, 0.6, n, n_seeds)
+    one, other = (
+        statistics.paired_bootstrap(a, b, rng(0), FEW),
+        statistics.paired_bootstrap(b, a, rng(1), FEW),
+    )
+    assert one.difference == pytest.approx(-other.difference)
+    noise = 0.5 * (one.high - one.low) + 2 / n
+    assert (one.low, one.high) == pytest.approx((-other.high, -other.low), abs=noise)
+    assert 0 < one.flip_share <= 1
+
+
+@given(seeds, st.integers(1, 300), st.integers(1, 4))
+@settings(max_examples=40, deadline=None)
+def test_an_interval_lies_in_0_to_1_and_around_the_accuracy(seed: int, n: int, n_seeds: int) -> None:
+    right = noisy_runs(rng(seed), 0.7, n, n_seeds)
+    low, high = statistics.accuracy_interval(right, rng(seed), FEW)
+    assert 0 <= low <= high <= 1
+    assert low - 1e-9 <= statistics.mean_accuracy(right) <= high + 1e-9
+
+
+@given(seeds, st.integers(1, 6), st.integers(1, 3))
+@settings(max_examples=30, deadline=None)
+def test_ranks_are_of_all_methods_and_the_best_is_first(seed: int, n_methods: int, n_seeds: int) -> None:
+    generator = rng(seed)
+    shares = generator.uniform(0.5, 0.9, n_methods)
+    methods = {f"m{i}": noisy_runs(generator, share, 200, n_seeds) for i, share in enumerate(shares)}
+    found = statistics.rank(methods, rng(seed), FEW)
+    assert {one.method for one in found} == set(methods)
+    assert (found[0].rank, found[0].tied_with_best) == (1, True)
+    assert all(1 <= one.rank <= place for place, one in enumerate(found, start=1))
+    assert all(one.tied_with_best for one in found if one.rank == 1)
+
+
+@given(values_of, st.data())
+def test_a_fit_never_falls_and_keeps_what_never_fell(values: list[float], data: st.DataObject) -> None:
+    weights = data.draw(st.lists(st.floats(0.1, 10), min_size=len(values), max_size=len(values)))
+    fitted = isotonic(values, weights)
+    assert list(fitted) == sorted(fitted)
+    assert np.dot(fitted, weights) == pytest.approx(np.dot(values, weights))
+    rising = sorted(values)
+    assert isotonic(rising, weights) == tuple(rising)
+    assert isotonic(fitted, weights) == fitted
+
+
+@given(values_of.filter(lambda values: len(values) > 1), st.floats(0, 1))
+def test_time_and_accuracy_are_inverse_inside_the_curve(values: list[float], share: float) -> None:
+    curve = fit_curve([2.0**i for i in range(len(values))], values)
+    low, high = curve.accuracies[0], curve.accuracies[-1]
+    needed = curve.time_for(low + share * (high - low))
+    if not needed.bound:
+        inside = min(max(needed.seconds, curve.times_s[0]), curve.times_s[-1])
+        assert curve.accuracy_at(inside) == pytest.approx(low + share * (high - low), abs=1e-6)
+        assert needed.seconds <= needed.until_s
+    assert curve.times_s[0] <= needed.seconds * (1 + 1e-9)
+    assert needed.seconds <= curve.times_s[-1] * (1 + 1e-9)
+
+
+@given(seeds, st.integers(0, 4), st.sampled_from([1, 3]))
+@settings(max_examples=25, deadline=None)
+def test_the_reference_against_itself_is_worth_1(seed: int, which: int, n_seeds: int) -> None:
+    curve = noisy_curve(rng(seed), 400, n_seeds)
+    seconds, right = curve[which]
+    found = equivalent_speedup(right, seconds, curve, rng(seed), FEW)
+    assert found.low <= 1 <= found.high
+    assert found.ratio == pytest.approx(1)
+    assert not found.significant
+
+
+@given(seeds, st.integers(0, 4), st.floats(0.02, 0.3))
+@settings(max_examples=25, deadline=None)
+def test_more_right_at_the_same_time_is_worth_more_than_1(seed: int, which: int, gain: float) -> None:
+    generator = rng(seed)
+    curve = noisy_curve(generator, 400, 3)
+    seconds, right = curve[which]
+    better = [one | (generator.random(400) < gain) for one in right]
+    found = equivalent_speedup(better, seconds, curve, rng(seed), FEW)
+    assert found.ratio >= 1
+    assert found.high >= 1
+    assert found.low <= found.ratio <= found.high
+    slower = equivalent_speedup(better, 2 * seconds, curve, rng(seed), FEW)
+    assert (slower.ratio, slower.low) == pytest.approx((found.ratio / 2, found.low / 2))
+
+
+@given(seeds, st.integers(1, 5))
+@settings(max_examples=20, deadline=None)
+def test_a_pooled_ratio_lies_among_its_sets(seed: int, n_sets: int) -> None:
+    generator = rng(seed)
+    found = []
+    for _ in range(n_sets):
+        right = noisy_runs(generator, generator.uniform(0.65, 0.85), 300, 2)
+        found.append(equivalent_speedup(right, 120.0, noisy_curve(generator, 300, 2), generator, 100))
+    together = pooled(found, rng(seed), FEW)
+    ratios = [one.ratio for one in found]
+    assert min(ratios) * (1 - 1e-9) <= together.ratio <= max(ratios) * (1 + 1e-9)
+    assert together.low <= together.ratio <= together.high
+    assert math.log(together.ratio) == pytest.approx(np.mean(np.log(ratios)))
+    assert pooled(found, rng(seed), FEW) == together
+
+
+@given(st.lists(st.tuples(st.floats(1, 100), st.floats(0, 1)), min_size=1, max_size=12))
+def test_no_point_beats_the_front(pairs: list[tuple[float, float]]) -> None:
+    points = [MethodPoint(f"m{i}", t, a, a, a, 1) for i, (t, a) in enumerate(pairs)]
+    front = pareto_front(points)
+    for point in points:
+        beaten = [one for one in points if one.seconds <= point.seconds and one.accuracy > point.accuracy]
+        assert not (beaten and point in front)
+        assert any(one.seconds <= point.seconds and one.accuracy >= point.accuracy for one in front)
+    assert [one.seconds for one in front] == sorted(one.seconds for one in front)

@@ -1,0 +1,302 @@
+"""Differences, intervals, ranks and speed-ups against values worked by hand."""
+
+from __future__ import annotations
+
+import math
+import time
+import tracemalloc
+
+import numpy as np
+import pytest
+from sklearn.isotonic import IsotonicRegression
+
+from edgetune.compare import speedup, statistics
+from edgetune.compare.speedup import Curve, TimeNeeded
+from edgetune.core.metrics import wilson_interval
+from edgetune.core.types import BoolArray
+
+
+def rng(seed: int = 0) -> np.random.Generator:
+    return np.random.default_rng(seed)
+
+
+def runs(*shares: float, n: int = 100) -> list[BoolArray]:
+    """Seeds that get the first rows right, up to each share."""
+    return [np.arange(n) < round(share * n) for share in shares]
+
+
+# Accuracies and differences
+
+
+def test_mean_accuracy_is_over_seeds() -> None:
+    assert statistics.mean_accuracy([np.array([1, 1, 0, 0]) > 0, np.array([1, 1, 1, 0]) > 0]) == 0.625
+
+
+def test_a_method_is_no_better_than_itself() -> None:
+    seeds = runs(0.8, 0.9, 0.7)
+    found = statistics.paired_bootstrap(seeds, seeds, rng())
+    assert (found.difference, found.low, found.high, found.flip_share) == (0.0, 0.0, 0.0, 1.0)
+    assert not found.significant
+
+
+def test_all_right_against_all_wrong() -> None:
+    found = statistics.paired_bootstrap(runs(1.0), runs(0.0), rng(), n_draws=999)
+    assert (found.difference, found.low, found.high) == (1.0, 1.0, 1.0)
+    assert found.flip_share == pytest.approx(2 / 1000)
+    assert found.significant
+
+
+def test_one_seed_has_the_spread_of_paired_rows() -> None:
+    # 1,000 rows of which 60 are won and 30 lost: mean 0.03, variance of a row 0.09 - 0.03 ** 2.
+    n, a = 1000, np.arange(1000) < 60
+    b = (np.arange(1000) >= 60) & (np.arange(1000) < 90)
+    found = statistics.paired_bootstrap([a], [b], rng(), n_draws=20_000)
+    sd = math.sqrt((0.09 - 0.0009) / n)
+    assert found.difference == pytest.approx(0.03)
+    assert (found.low, found.high) == pytest.approx((0.03 - 1.96 * sd, 0.03 + 1.96 * sd), abs=0.0015)
+    assert found.flip_share < 0.01
+    alike = statistics.paired_bootstrap([a], [b & (np.arange(1000) >= 40)], rng())
+    assert alike.low < 0.03 < alike.high
+
+
+def test_seeds_vary_as_much_as_the_variance_of_their_mean() -> None:
+    # Every row agrees, so that only seeds vary: accuracies 1, 0, 0 have s² = 1/3, and s² / 3 is 1/9.
+    draws = statistics.draw_accuracies([runs(1.0, 0.0, 0.0)], rng(), n_draws=40_000)[:, 0]
+    assert draws.mean() == pytest.approx(1 / 3, abs=0.01)
+    assert draws.var() == pytest.approx(1 / 9, abs=0.003)
+    assert statistics.accuracy_interval(runs(1.0, 0.0), rng()) == (0.0, 1.0)
+
+
+def test_equally_many_seeds_are_drawn_together_and_others_apart() -> None:
+    a, b = runs(0.9, 0.5, 0.7), runs(0.8, 0.4, 0.6)
+    draws = statistics.draw_accuracies([a, b, runs(0.9, 0.5)], rng(), n_draws=4000)
+    assert np.corrcoef(draws[:, 0], draws[:, 1])[0, 1] > 0.95
+    assert abs(np.corrcoef(draws[:, 0], draws[:, 2])[0, 1]) < 0.3
+
+
+def test_both_ways_of_drawing_rows_have_the_same_spread() -> None:
+    # 64 rows of 2 patterns are drawn by pattern, 6 of 6 patterns row by row.
+    seeds = [row > 0 for row in np.array([[1, 0, 0, 1, 1, 0], [1, 1, 0, 0, 1, 1], [0, 1, 1, 0, 1, 0]])]
+    for groups in ([seeds], [runs(0.25, n=64)]):
+        columns = np.array(groups[0])
+        draws = statistics._draw_rows(columns, rng(), 40_000)
+        assert draws.mean(axis=0) == pytest.approx(columns.mean(axis=1), abs=0.01)
+        expected = np.cov(columns.astype(float), bias=True) / columns.shape[1]
+        assert np.cov(draws.T) == pytest.approx(expected, abs=0.002)
+
+
+def test_one_seed_gets_wilsons_interval() -> None:
+    assert statistics.accuracy_interval(runs(0.9), rng()) == wilson_interval(90, 100)
+
+
+def test_the_largest_eval_set_is_quick_and_small() -> None:
+    n, generator = 40_430, rng()
+    # 16 independent runs: nearly every row is of its own kind, the dearest case there is.
+    a, b = ([generator.random(n) < 0.6 for _ in range(8)] for _ in range(2))
+    tracemalloc.start()
+    start = time.process_time()
+    found = statistics.paired_bootstrap(a, b, generator)
+    elapsed_s, (_, peak) = time.process_time() - start, tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 100e6
+    assert elapsed_s < 20  # 1 s where nothing else runs
+    assert found.low < 0 < found.high
+
+
+def test_what_cannot_be_compared_is_refused() -> None:
+    with pytest.raises(ValueError, match="at least one seed"):
+        statistics.mean_accuracy([])
+    with pytest.raises(ValueError, match="same rows"):
+        statistics.paired_bootstrap(runs(0.5), runs(0.5, n=50), rng())
+    with pytest.raises(ValueError, match="at least one row"):
+        statistics.accuracy_interval([np.zeros(0, dtype=np.bool_)] * 2, rng())
+    with pytest.raises(ValueError, match="one value a row"):
+        statistics.mean_accuracy([np.zeros((2, 2), dtype=np.bool_)])
+
+
+# Ranks
+
+
+def test_ranks_count_who_is_significantly_better() -> None:
+    methods = {
+        "worst": runs(0.50, 0.51, 0.49, n=1000),
+        "second": runs(0.895, 0.905, 0.895, n=1000),
+        "best": runs(0.90, 0.90, 0.90, n=1000),
+        "middle": runs(0.70, 0.70, 0.71, n=1000),
+    }
+    found = statistics.rank(methods, rng())
+    assert [(one.method, one.rank, one.tied_with_best) for one in found] == [
+        ("best", 1, True),
+        ("second", 1, True),
+        ("middle", 3, False),
+        ("worst", 4, False),
+    ]
+    assert [one.accuracy for one in found] == sorted((one.accuracy for one in found), reverse=True)
+    assert all(one.low <= one.accuracy <= one.high and one.n_seeds == 3 for one in found)
+
+
+def test_one_method_is_the_best_and_none_is_no_ranking() -> None:
+    (only,) = statistics.rank({"alone": runs(0.9)}, rng())
+    assert (only.rank, only.tied_with_best, (only.low, only.high)) == (1, True, wilson_interval(90, 100))
+    assert statistics.rank({}, rng()) == []
+
+
+def test_equal_methods_share_the_first_rank_by_name() -> None:
+    found = statistics.rank({name: runs(0.8, 0.9) for name in ("c", "a", "b")}, rng())
+    assert [(one.method, one.rank, one.tied_with_best) for one in found] == [
+        (name, 1, True) for name in "abc"
+    ]
+
+
+# The curve
+
+
+def test_violators_are_pooled_by_weight() -> None:
+    assert speedup.isotonic([1.0, 3.0, 2.0, 4.0], [1.0, 1.0, 3.0, 1.0]) == (1.0, 2.25, 2.25, 4.0)
+    assert speedup.isotonic([3.0, 2.0, 1.0], [1.0, 1.0, 1.0]) == (2.0, 2.0, 2.0)
+
+
+def test_the_fit_is_scikit_learns() -> None:
+    generator = rng(5)
+    for _ in range(20):
+        values, weights = generator.normal(size=12), generator.uniform(0.5, 3, size=12)
+        other = IsotonicRegression().fit(np.arange(12), values, sample_weight=weights)
+        mine = speedup.isotonic(values.tolist(), weights.tolist())
+        assert mine == pytest.approx(tuple(other.predict(np.arange(12))))
+
+
+def test_the_curve_is_straight_in_log_time() -> None:
+    curve = speedup.fit_curve([100.0, 1.0, 10.0], [0.9, 0.5, 0.7])
+    assert curve == Curve((1.0, 10.0, 100.0), (0.5, 0.7, 0.9))
+    assert curve.accuracy_at(math.sqrt(10)) == pytest.approx(0.6)
+    assert curve.time_for(0.8) == TimeNeeded(
+        pytest.approx(10 * math.sqrt(10)), pytest.approx(10 * math.sqrt(10))
+    )
+    assert curve.time_for(0.7) == TimeNeeded(10.0, 10.0)
+    assert curve.time_for(0.5) == TimeNeeded(1.0, 1.0)
+
+
+def test_nothing_is_read_beyond_the_curve() -> None:
+    curve = speedup.fit_curve([1.0, 10.0], [0.5, 0.7])
+    assert curve.time_for(0.49) == TimeNeeded(1.0, 1.0, "at most")
+    assert curve.time_for(0.71) == TimeNeeded(10.0, 10.0, "at least")
+    with pytest.raises(ValueError, match="outside 1 to 10 s"):
+        curve.accuracy_at(11)
+
+
+def test_a_flat_piece_has_a_start_and_an_end() -> None:
+    curve = speedup.fit_curve([1, 2, 4, 8, 16], [0.5, 0.7, 0.7, 0.7, 0.9])
+    assert curve.time_for(0.7) == TimeNeeded(2.0, 8.0)
+    assert curve.time_for(0.7 - 1e-12).seconds == pytest.approx(2.0)
+    assert curve.time_for(0.7 + 1e-12).seconds == pytest.approx(8.0)
+    flat = speedup.fit_curve([1, 2], [0.6, 0.5], [1.0, 3.0])
+    assert flat.time_for(0.525) == TimeNeeded(1.0, 2.0)
+
+
+@pytest.mark.parametrize(
+    ("times", "weights"), [([1.0], None), ([1.0, 1.0], None), ([0.0, 1.0], None), ([1.0, 2.0], [1.0, 0.0])]
+)
+def test_curves_that_cannot_be_are_refused(times: list[float], weights: list[float] | None) -> None:
+    with pytest.raises(ValueError, match=r"two or more different times|above 0"):
+        speedup.fit_curve(times, [0.5] * len(times), weights)
+
+
+# Speed-ups
+
+TIMES = (30.0, 60.0, 120.0, 240.0, 480.0)
+
+
+def reference(n: int = 2000) -> list[speedup.CurvePoint]:
+    """Two points more for each doubling of the time, 80 % at 30 s."""
+    return [(seconds, runs(*[0.80 + 0.02 * i] * 3, n=n)) for i, seconds in enumerate(TIMES)]
+
+
+def test_two_points_more_are_worth_a_factor_of_two() -> None:
+    found = speedup.equivalent_speedup(runs(*[0.86] * 3, n=2000), 120.0, reference(), rng())
+    assert found.ratio == pytest.approx(2.0)
+    assert found.needed.seconds == pytest.approx(240.0)
+    assert (found.bound, found.n_points, found.below_rate, found.above_rate) == ("", 5, 0.0, 0.0)
+    # The rows are nested, so all accuracies rise and fall together, in every draw.
+    assert (found.low, found.high) == pytest.approx((2.0, 2.0))
+    assert found.significant
+    half = speedup.equivalent_speedup(runs(*[0.83] * 3, n=2000), 120.0, reference(), rng())
+    assert half.ratio == pytest.approx(60 * math.sqrt(2) / 120)
+
+
+def test_a_difference_on_other_rows_has_a_wide_interval() -> None:
+    right = [np.roll(seed, 37) for seed in runs(*[0.85] * 3, n=2000)]
+    found = speedup.equivalent_speedup(right, 120.0, reference(), rng())
+    assert found.low < 0.95 * found.ratio
+    assert found.high > 1.05 * found.ratio
+    assert (found.low_open, found.high_open) == (False, False)
+
+
+def test_beyond_the_curve_there_is_only_a_bound() -> None:
+    above = speedup.equivalent_speedup(runs(*[0.95] * 3, n=2000), 120.0, reference(), rng())
+    assert (above.ratio, above.bound, above.low, above.high) == (4.0, "at least", 4.0, 4.0)
+    assert (above.above_rate, above.high_open, above.low_open) == (1.0, True, False)
+    assert above.significant
+    below = speedup.equivalent_speedup(runs(*[0.5] * 3, n=2000), 120.0, reference(), rng())
+    assert (below.ratio, below.bound, below.low_open, below.high_open) == (0.25, "at most", True, False)
+    assert below.significant
+
+
+def test_an_interval_that_reaches_the_end_of_the_curve_is_open() -> None:
+    right = [np.roll(seed, 100) for seed in runs(*[0.879] * 3, n=2000)]
+    found = speedup.equivalent_speedup(right, 120.0, reference(), rng())
+    assert found.bound == ""
+    assert 0.025 < found.above_rate < 0.975
+    assert (found.high_open, found.low_open) == (True, False)
+
+
+def test_a_saturated_curve_says_that_its_end_is_open() -> None:
+    flat = [(seconds, runs(0.9, n=500)) for seconds in (1.0, 2.0, 4.0)]
+    found = speedup.equivalent_speedup(runs(0.9, n=500), 2.0, flat, rng())
+    assert (found.ratio, found.low, found.high, found.high_open) == (0.5, 0.5, 2.0, True)
+    assert not found.significant
+
+
+def test_a_method_without_time_is_refused() -> None:
+    with pytest.raises(ValueError, match="above 0 s"):
+        speedup.equivalent_speedup(runs(0.9), 0.0, reference(100), rng())
+
+
+# Pooling
+
+
+def one_set(ratio: float, bound: speedup.Bound = "", n_draws: int = 50) -> speedup.Speedup:
+    opens = np.tile([bound == "at most", bound == "at least"], (n_draws, 1))
+    return speedup.Speedup(
+        *(ratio, ratio, ratio, bound, bool(opens[0, 0]), bool(opens[0, 1])),
+        needed=TimeNeeded(ratio, ratio, bound),
+        n_points=5,
+        below_rate=float(opens[0, 0]),
+        above_rate=float(opens[0, 1]),
+        draws=np.full((n_draws, 2), ratio),
+        opens=opens,
+    )
+
+
+def test_pooling_takes_the_geometric_mean() -> None:
+    found = speedup.pooled([one_set(0.5), one_set(2.0), one_set(8.0)], rng())
+    assert found.ratio == pytest.approx(2.0)
+    assert (found.low, found.high) == pytest.approx((0.5, 8.0))
+    assert (found.bound, found.n_sets, found.n_bounds) == ("", 3, 0)
+    alone = speedup.pooled([one_set(1.5)], rng())
+    assert (alone.ratio, alone.low, alone.high) == pytest.approx((1.5, 1.5, 1.5))
+
+
+def test_a_bound_in_one_set_bounds_the_whole() -> None:
+    found = speedup.pooled([one_set(1.0), one_set(4.0, "at least")], rng())
+    assert (found.bound, found.high_open, found.low_open, found.n_bounds) == ("at least", True, False, 1)
+    mixed = speedup.pooled([one_set(0.2, "at most"), one_set(4.0, "at least")], rng())
+    assert (mixed.bound, mixed.high_open, mixed.low_open) == ("about", True, True)
+    with pytest.raises(ValueError, match="at least one data set"):
+        speedup.pooled([], rng())
+
+
+def test_pooling_holds_the_sets_own_noise() -> None:
+    right = [np.roll(seed, 37) for seed in runs(*[0.84] * 3, n=2000)]
+    single = speedup.equivalent_speedup(right, 120.0, reference(), rng())
+    found = speedup.pooled([single], rng(1))
+    assert (found.low, found.high) == pytest.approx((single.low, single.high), rel=0.03)

@@ -1,0 +1,465 @@
+"""Shared rows, resumption, and tables from outcomes; no model is trained here."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from edgetune.compare.cell_runner import CellRunner
+from edgetune.compare.comparison import Comparison
+from edgetune.compare.comparison_charts import sensitivities
+from edgetune.compare.grid import MATCHED, Cell, Grid, cells_of, make_grid
+from edgetune.compare.outcome import Outcome, packed, read_lines, read_outcome, write_lines
+from edgetune.compare.ranking import markdown, pooled_speedups, tables_of
+from edgetune.compare.shared_rows import draw_shared_rows
+from edgetune.config.toml_config import load_config
+from edgetune.core.errors import DataError, EdgetuneError, MissingDependencyError, RunError
+from edgetune.core.machine import machine_info
+from edgetune.record.run_folder import exclusive_lock
+
+N_EVAL = 200
+
+
+def grid_on(*paths: Path, **changed: Any) -> Grid:
+    data = [{"name": path.stem, "train": str(path)} for path in paths]
+    raw = {"data": data, "methods": ["train-all", "random", "three-stage"], "curve": False, **changed}
+    return make_grid(raw, "grid")
+
+
+@pytest.fixture
+def rows_file(tmp_path: Path) -> Path:
+    path = tmp_path / "rows.jsonl"
+    lines = [{"text": f"row number {i}", "label": "yes" if i % 3 else "no"} for i in range(300)]
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return path
+
+
+def outcome(cell: Cell, key: str, accuracy: float = 0.8, **found: Any) -> Outcome:
+    right = np.random.default_rng([cell.seed, len(cell.variant)]).random(N_EVAL) < accuracy
+    fixed: dict[str, Any] = {
+        "accuracy": float(right.mean()),
+        "right": packed(right),
+        "n_eval": N_EVAL,
+        "seconds": 10.0,
+        "time_split_s": {"train": 8.0, "select": 0.5},
+        "counts": {"n_seen": 100, "n_trained": 40, "n_scored": 0, "largest_class_rate": 0.5},
+        "machine": machine_info(),
+        "energy_j": 100.0,
+    }
+    return Outcome(**cell.model_dump(), key=key, command="", **(fixed | found))
+
+
+class FakeRunner(CellRunner):
+    """Makes outcomes up, and counts which cells were run."""
+
+    def __init__(self, comparison: Comparison, stop_at: int | None, fail: str) -> None:
+        super().__init__(comparison.folder, comparison.rows, comparison.folder / "cache")
+        self.ran: list[str] = []
+        self.stop_at, self.fail = stop_at, fail
+
+    def _run_own(self, cell: Cell, home: Path, key: str) -> Outcome:
+        if self.stop_at is not None and len(self.ran) == self.stop_at:
+            raise KeyboardInterrupt
+        self.ran.append(cell.name)
+        if cell.method == self.fail:
+            raise EdgetuneError("it cannot.")
+        for name in ("model", "onnx"):
+            (home / "run" / name).mkdir(parents=True)
+            with (home / "run" / name / "weights").open("wb") as file:
+                file.truncate(10_000_000)  # takes no room
+        return outcome(cell, key)
+
+
+class Counting(Comparison):
+    """A comparison without processes."""
+
+    def __init__(self, *args: Any, stop_at: int | None = None, fail: str = "") -> None:
+        super().__init__(*args)
+        self.runner: FakeRunner = FakeRunner(self, stop_at, fail)
+
+    @property
+    def ran(self) -> list[str]:
+        return self.runner.ran
+
+    def _warm_up(self, cell: Cell) -> None:
+        pass
+
+
+def test_rows_are_drawn_once_and_shared(rows_file: Path, tmp_path: Path) -> None:
+    grid = grid_on(rows_file, rows=100, eval_rows=20)
+    first = draw_shared_rows(grid.data[0], grid, tmp_path / "data")
+    assert (first.n_train, first.n_eval) == (100, 20)
+    assert first.labels == ("no", "yes")
+    train, evaluation = (
+        {json.loads(line)["text"] for line in (tmp_path / "data" / name).read_text().splitlines()}
+        for name in ("train.jsonl", "eval.jsonl")
+    )
+    assert not train & evaluation
+    assert len(train) == 100
+    again = draw_shared_rows(grid.data[0], grid, tmp_path / "elsewhere")
+    assert again.key == first.key
+    other = draw_shared_rows(grid.data[0], grid_on(rows_file, rows=101, eval_rows=20), tmp_path / "data")
+    assert other.key != first.key
+    assert first.eval_labels() == [
+        json.loads(line)["label"] for line in (tmp_path / "elsewhere" / "eval.jsonl").read_text().splitlines()
+    ]
+
+
+@pytest.fixture
+def planned_for(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
+    """What was planned, by a planner that wants three layers frozen, or only a head where time is short."""
+    asked: list[dict[str, Any]] = []
+
+    def plan_ahead(settings: dict[str, Any], cache_dir: Path) -> Any:
+        asked.append(settings)
+        head, best = (
+            SimpleNamespace(method=method, backend="torch", precision="bf16", depth=3, batch_size=16,
+                            max_length=64, threads=2)
+            for method in ("linear-probe", "train-all")
+        )  # fmt: skip
+        return SimpleNamespace(ranked=(head, best) if settings["deadline_s"] >= 10 else (head,))
+
+    monkeypatch.setattr("edgetune.compare.shared_plan.dry_run", plan_ahead)
+    return asked
+
+
+def test_all_methods_under_a_deadline_have_one_plan(
+    planned_for: list[dict[str, Any]], rows_file: Path, tmp_path: Path
+) -> None:
+    # Words alone are really run: the time is ample, whatever else the machine does.
+    changed = {"settings": {"deadline_s": 500}, "methods": ["train-all", "three-stage", "tfidf-logreg"]}
+    vary = [{"name": "own", "method": "random", "freeze": "1", "keep_rate": 0.2}]
+    args = (grid_on(rows_file, vary=vary, **changed), tmp_path / "out", tmp_path / "cache", lambda text: None)
+    comparison = Counting(*args)
+    found = {one.outcome.variant: one.outcome.settings for one in comparison.run()}
+    pinned = {"backend": "torch", "precision": "bf16", "freeze": "3", "batch_size": 16, "max_length": 64}
+    pinned |= {"threads": 2, "use_earlier_runs": False}
+    assert found["train-all"] == found["three-stage"] == {"deadline_s": 500, **pinned}
+    assert found["own"]["freeze"] == "1"
+    assert found["tfidf-logreg"] == {"deadline_s": 500}
+    assert len(planned_for) == 2  # one for all, one for whoever asked for a layer
+    assert all("keep_rate" not in asked for asked in planned_for)
+
+    again = Counting(*args)
+    assert all(one.kept for one in again.run() if one.outcome.ok)
+    assert len(planned_for) == 2
+
+
+def test_where_only_a_head_fits_each_method_decides(
+    planned_for: list[dict[str, Any]], rows_file: Path, tmp_path: Path
+) -> None:
+    grid = grid_on(rows_file, settings={"deadline_s": 5})
+    done = list(Counting(grid, tmp_path / "out", tmp_path / "cache", lambda text: None).run())
+    assert all(one.outcome.settings == {"deadline_s": 5} for one in done)
+
+
+def test_the_base_of_a_method_has_its_settings(rows_file: Path, tmp_path: Path) -> None:
+    vary = [
+        {"name": f"{method}-{n}", "method": method, "epochs": n}
+        for n in (1, 2, 3)
+        for method in ("train-all", "three-stage")
+    ]
+    grid = grid_on(rows_file, methods=[], vary=vary)
+    outcomes = [
+        outcome(cell, "", 0.8, time_split_s={"train": seconds * cell.settings["epochs"]})
+        for cell in cells_of(grid)
+        for seconds in [4.0 if cell.method == "three-stage" else 8.0]
+    ]
+    (table,) = tables_of(outcomes)
+    assert {line.ranked.method: line.t_norm for line in table.lines} == {
+        f"{method}-{n}": t_norm
+        for n in (1, 2, 3)
+        for method, t_norm in (("train-all", 1.0), ("three-stage", 0.5))
+    }
+    curves = sensitivities(table, outcomes)["epochs"]
+    assert {method: sorted(point[0] for point in points) for method, points in curves.items()} == {
+        "train-all": [1, 2, 3],
+        "three-stage": [1, 2, 3],
+    }
+
+
+def test_one_process_at_a_time_and_only_where_there_is_room(
+    rows_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    args = (grid_on(rows_file), tmp_path / "out", tmp_path / "cache", lambda text: None)
+    first = Counting(*args).run()
+    next(first)
+    with pytest.raises(RunError, match="Another process is writing"):
+        next(Counting(*args).run())
+    first.close()
+    usage = SimpleNamespace(free=2_000_000)
+    monkeypatch.setattr("edgetune.compare.comparison.shutil.disk_usage", lambda path: usage)
+    with pytest.raises(EdgetuneError, match="finished cells are kept"):
+        list(Counting(*args).run())
+    usage.free = 10**12
+    assert [one.kept for one in Counting(*args).run()] == [True, False, False]
+
+
+def test_labels_that_cannot_be_learned_are_refused(tmp_path: Path) -> None:
+    train, evaluation = tmp_path / "t.csv", tmp_path / "e.csv"
+    train.write_text("text,label\n" + "".join(f"t{i},a\nu{i},b\n" for i in range(5)))
+    evaluation.write_text("text,label\nx,a\ny,c\n")
+    raw = {"data": [{"name": "t", "train": str(train), "eval": str(evaluation)}], "methods": ["random"]}
+    grid = make_grid(raw, "grid")
+    with pytest.raises(DataError, match="no training row has the label 'c'"):
+        draw_shared_rows(grid.data[0], grid, tmp_path / "data")
+
+
+@pytest.mark.parametrize("stop_at", range(6))
+def test_an_interrupted_grid_goes_on_without_repeating(stop_at: int, rows_file: Path, tmp_path: Path) -> None:
+    args = (grid_on(rows_file, seeds=[0, 1]), tmp_path / "out", tmp_path / "cache", lambda text: None)
+    first = Counting(*args, stop_at=stop_at)
+    with pytest.raises(KeyboardInterrupt):
+        list(first.run())
+    second = Counting(*args)
+    done = list(second.run())
+    assert [one.kept for one in done] == [True] * stop_at + [False] * (6 - stop_at)
+    assert not set(first.ran) & set(second.ran)
+    assert len(first.ran) + len(second.ran) == 6
+    assert [one.variant for one in read_lines(tmp_path / "out" / "results.jsonl")] == [
+        one.outcome.variant for one in done
+    ]
+    assert not list((tmp_path / "out").rglob("*.tmp"))
+
+
+def test_a_changed_setting_runs_its_cells_again(rows_file: Path, tmp_path: Path) -> None:
+    for lr, expected in ((1e-4, 3), (1e-4, 0), (2e-4, 3)):
+        grid = grid_on(rows_file, settings={"lr": lr})
+        comparison = Counting(grid, tmp_path / "out", tmp_path / "cache", lambda text: None)
+        list(comparison.run())
+        assert len(comparison.ran) == expected
+
+
+def test_a_failed_cell_is_a_line_that_says_why_and_is_tried_again(rows_file: Path, tmp_path: Path) -> None:
+    args = (grid_on(rows_file), tmp_path / "out", tmp_path / "cache", lambda text: None)
+    failing = Counting(*args, fail="random")
+    list(failing.run())
+    [table] = tables_of(failing.finished())
+    assert table.failed == (("random, seed 0", "it cannot."),)
+    assert "not measured: random, seed 0: it cannot." in markdown([table], "t")
+    again = Counting(*args)
+    list(again.run())
+    assert again.ran == ["rows--random--seed0"]
+
+
+def test_random_matched_keeps_what_three_stage_trained(rows_file: Path, tmp_path: Path) -> None:
+    grid = grid_on(rows_file, methods=["three-stage", MATCHED])
+    comparison = Counting(grid, tmp_path / "out", tmp_path / "cache", lambda text: None)
+    outcomes = [done.outcome for done in comparison.run()]
+    matched = next(one for one in outcomes if one.variant == MATCHED)
+    assert (matched.method, matched.settings["keep_rate"]) == ("random", 0.4)
+    failing = Counting(grid, tmp_path / "other", tmp_path / "cache", lambda text: None, fail="three-stage")
+    outcomes = [done.outcome for done in failing.run()]
+    assert "no share to match" in next(one for one in outcomes if one.variant == MATCHED).error
+
+
+def test_answers_survive_packing() -> None:
+    for n in (1, 7, 8, 9, 200):
+        right = np.random.default_rng(n).random(n) < 0.5
+        cell = Cell(data="a", variant="v", method="random", seed=0, settings={})
+        found = outcome(cell, "k", right=packed(right), n_eval=n)
+        np.testing.assert_array_equal(found.answers(), right)
+
+
+def test_lines_give_outcomes_back_and_newer_ones_are_refused(tmp_path: Path) -> None:
+    cell = Cell(data="a", variant="v", method="random", seed=0, settings={"lr": 1e-4})
+    one = outcome(cell, "k")
+    path = tmp_path / "results.jsonl"
+    path.write_text(write_lines([one, one]))
+    assert read_lines(path) == [one, one]
+    path.write_text(path.read_text() + "{torn")
+    with pytest.raises(RunError, match="line 3 is no outcome"):
+        read_lines(path)
+    newer = one.model_dump(mode="json") | {"schema_version": 9}
+    (tmp_path / "cell.json").write_text(json.dumps(newer))
+    with pytest.raises(RunError, match="newer edgetune"):
+        read_outcome(tmp_path / "cell.json")
+    assert read_outcome(tmp_path / "none.json") is None
+
+
+def made_up(curve: bool = True) -> list[Outcome]:
+    """Two sets of three methods and a curve on which accuracy grows with log time."""
+    outcomes = []
+    for data in ("a", "b"):
+        for seed in (0, 1):
+            for method, accuracy in (("train-all", 0.8), ("svp", 0.93), ("random", 0.67)):
+                cell = Cell(data=data, variant=method, method=method, seed=seed, settings={})
+                outcomes.append(outcome(cell, "k", accuracy))
+            for at_s, accuracy in ((5, 0.6), (7, 0.7), (10, 0.8), (14, 0.87), (20, 0.95)) if curve else ():
+                settings = {"deadline_s": at_s}
+                name = f"curve-{at_s}s"
+                cell = Cell(
+                    data=data, variant=name, method="train-all", seed=seed, settings=settings, curve=True
+                )
+                outcomes.append(outcome(cell, "k", accuracy, seconds=float(at_s)))
+    return outcomes
+
+
+def test_tables_rank_and_turn_accuracy_into_time() -> None:
+    tables = tables_of(made_up())
+    assert [table.data for table in tables] == ["a", "b"]
+    for table in tables:
+        assert [line.ranked.method for line in table.lines] == ["svp", "train-all", "random"]
+        assert [line.ranked.rank for line in table.lines] == [1, 2, 3]
+        ratios = [line.speedup.ratio for line in table.lines if line.speedup is not None]
+        assert ratios[0] > 1.2
+        assert ratios[2] < 0.85
+        assert table.lines[1].t_norm == 1.0
+        assert table.lines[1].agot == pytest.approx(1.0)
+        assert len(table.curve) == 5
+    together = pooled_speedups(tables)
+    assert together["svp"].ratio > together["train-all"].ratio > together["random"].ratio
+
+
+def test_the_same_outcomes_give_the_same_bytes() -> None:
+    assert markdown(tables_of(made_up()), "t") == markdown(tables_of(made_up()), "t")
+    assert "| svp |" in markdown(tables_of(made_up()), "t")
+
+
+def test_without_a_curve_there_is_no_speed_up() -> None:
+    for table in tables_of(made_up(curve=False)):
+        assert all(line.speedup is None for line in table.lines)
+
+
+def test_machines_are_never_mixed() -> None:
+    outcomes = made_up(curve=False)
+    moved = [
+        one.model_copy(update={"machine": {"cpu": "Other", "cores": 4}}) if one.seed else one
+        for one in outcomes
+    ]
+    tables = tables_of(moved)
+    assert len(tables) == 4
+    assert len({table.machine for table in tables}) == 2
+    assert "Other, 4 cores" in {table.machine for table in tables}
+    assert all(line.ranked.n_seeds == 1 for table in tables for line in table.lines)
+
+
+def test_a_cells_config_holds_what_was_given_and_leaves_the_rest_to_the_plan(
+    rows_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("edgetune.compare.shared_plan.dry_run", lambda *_: SimpleNamespace(ranked=()))
+    grid = grid_on(rows_file, methods=["svp"], settings={"deadline_s": 60})
+    comparison = Comparison(grid, tmp_path / "out", tmp_path / "cache", lambda text: None)
+    monkeypatch.setattr(comparison, "_warm_up", lambda cell: None)
+    failed = subprocess.CompletedProcess([], 1, "", "edgetune: no.")
+    monkeypatch.setattr(comparison.runner, "_process", lambda *_: (failed, 1.0))
+    [done] = list(comparison.run())
+    assert done.outcome.error == "no."
+    raw = load_config(tmp_path / "out" / "cells" / "rows--svp--seed0" / "config.toml")
+    assert raw["budget"] == {"deadline_s": 60}
+    assert raw["selection"] == {"method": "svp", "watched": False}
+    assert raw["train"] == {"seed": 0, "keep": "last"}
+    assert "max_length" not in raw["data"]
+
+
+def test_changed_labels_are_noticed(rows_file: Path, tmp_path: Path) -> None:
+    grid, folder = grid_on(rows_file), tmp_path / "data"
+    first = draw_shared_rows(grid.data[0], grid, folder)
+    rows_file.write_text(rows_file.read_text().replace('"no"', '"never"'))
+    second = draw_shared_rows(grid.data[0], grid, folder)
+    assert second.key != first.key
+    assert second.labels == ("never", "yes")
+
+
+def test_what_breaks_in_one_cell_does_not_end_the_grid(
+    rows_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    comparison = Counting(grid_on(rows_file), tmp_path / "out", tmp_path / "cache", lambda text: None)
+    monkeypatch.setattr(comparison.runner, "_run_own", lambda *_: {}["predicted"])
+    done = list(comparison.run())
+    assert [one.outcome.error for one in done] == ["KeyError: 'predicted'"] * 3
+
+
+def test_a_stopped_cell_stops_its_process(
+    rows_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    comparison = Comparison(grid_on(rows_file), tmp_path / "out", tmp_path / "cache", lambda text: None)
+    started: list[subprocess.Popen[str]] = []
+
+    class Interrupted(subprocess.Popen):  # type: ignore[type-arg]
+        def communicate(self, *args: Any, **kwargs: Any) -> Any:
+            started.append(self)
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(subprocess, "Popen", Interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        comparison.runner._process("timeit", ["-n", "1", "import time; time.sleep(60)"], tmp_path / "home")
+    assert started[0].poll() is not None
+    for stream in (started[0].stdout, started[0].stderr):
+        assert stream is not None
+        stream.close()
+
+
+@pytest.mark.parametrize("models", [True, False])
+def test_models_are_kept_or_dropped_and_counted_either_way(
+    models: bool, rows_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "out"
+    grid = grid_on(rows_file, models=models)
+    made = Counting(grid, out, tmp_path / "cache", lambda text: None)
+    cells = made.run()
+    next(cells)
+    assert len(list(out.glob("cells/*/run/model"))) == len(list(out.glob("cells/*/run/onnx"))) == int(models)
+    usage = SimpleNamespace(free=59_000_000)  # three times the 20 MB that the first cell took are not there
+    monkeypatch.setattr("edgetune.compare.comparison.shutil.disk_usage", lambda path: usage)
+    with pytest.raises(EdgetuneError, match="a cell may need 60"):
+        next(cells)
+    assert len(made.finished()) == 1
+
+
+def test_a_refused_comparison_writes_nothing(rows_file: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    list(Counting(grid_on(rows_file), out, tmp_path / "cache", lambda text: None).run())
+    before = {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
+    with exclusive_lock(out), pytest.raises(RunError, match="Another process"):
+        list(Counting(grid_on(rows_file, rows=20), out, tmp_path / "cache", lambda text: None).run())
+    assert {path: path.read_bytes() for path in out.rglob("*") if path.is_file()} == before
+
+
+@pytest.mark.parametrize("name", ["train.jsonl", "eval.jsonl"])
+@pytest.mark.parametrize("change", ["gone", "garbage"])
+def test_shared_rows_that_were_damaged_are_drawn_again(
+    name: str, change: str, rows_file: Path, tmp_path: Path
+) -> None:
+    grid, folder = grid_on(rows_file), tmp_path / "data"
+    key, before = draw_shared_rows(grid.data[0], grid, folder).key, (folder / name).read_bytes()
+    (folder / name).unlink()
+    if change == "garbage":
+        (folder / name).write_text("garbage")
+    assert draw_shared_rows(grid.data[0], grid, folder).key == key
+    assert (folder / name).read_bytes() == before
+
+
+@pytest.mark.parametrize("damage", [{"right": "zz!"}, {"right": ""}, {"seconds": None}, {"n_eval": 7}])
+def test_an_outcome_that_cannot_be_is_made_again(
+    damage: dict[str, Any], rows_file: Path, tmp_path: Path
+) -> None:
+    words = (grid_on(rows_file), tmp_path / "out", tmp_path / "cache", lambda text: None)
+    list(Counting(*words).run())
+    home = tmp_path / "out" / "cells" / "rows--random--seed0"
+    (home / "cell.json").write_text(json.dumps(json.loads((home / "cell.json").read_text()) | damage))
+    again = Counting(*words)
+    assert all(done.outcome.ok for done in again.run())
+    assert again.ran == [home.name]
+
+
+def test_a_file_in_a_cells_place_gives_way(rows_file: Path, tmp_path: Path) -> None:
+    home = tmp_path / "out" / "cells" / "rows--random--seed0"
+    home.parent.mkdir(parents=True)
+    home.write_text("not a folder")
+    done = list(Counting(grid_on(rows_file), tmp_path / "out", tmp_path / "cache", lambda text: None).run())
+    assert all(one.outcome.ok for one in done)
+    assert home.is_dir()
+
+
+@pytest.mark.parametrize("place", ["rows.jsonl", "rows.jsonl/below", "x" * 300])
+def test_a_folder_that_cannot_be_is_a_sentence(place: str, rows_file: Path, tmp_path: Path) -> None:
+    comparison = Counting(grid_on(rows_file), tmp_path / place, tmp_path / "cache", lambda text: None)
+    with pytest.raises(MissingDependencyError, match="Cannot write to"):
+        list(comparison.run())

@@ -1,0 +1,195 @@
+"""The end of a run with a deadline: evaluation in the time that is left, revised rows, safety saves."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+import pytest
+
+from edgetune.core.types import IntArray
+from edgetune.data.batches import Batch
+from edgetune.planning.clock import Clock, Reserves
+from edgetune.planning.plan import Constraints, DataLengths, Limits, Plan
+from edgetune.planning.planner import make_plans
+from edgetune.runs.deadline import (
+    SAVE_EVERY_S,
+    Deadline,
+    blended_slowdown,
+    evaluate_in_time,
+    fit_probe_in_time,
+    make_clock,
+)
+from tests.fakes import FakeBackend, FakeClock, FakeCost, FakeSource, fake_costs, fake_device
+
+COST = FakeCost()
+
+
+def cost(operation: str, n_rows: int, width: int) -> float:
+    return COST.seconds(operation, n_rows, width, 0)
+
+
+class View(FakeSource):
+    """Rows of which some can be taken, as of a token view."""
+
+    label_names = ("a", "b")
+
+    def subset(self, rows: IntArray) -> View:
+        part = View(0)
+        part.lengths, part.labels = self.lengths[rows], self.labels[rows]
+        part.numbers = rows  # type: ignore[attr-defined]
+        return part
+
+
+@dataclass
+class Scorer(FakeBackend):
+    """Takes the predicted time, times a slowness that begins after some calls."""
+
+    clock: FakeClock = field(default_factory=FakeClock)
+    slow: float = 1.0
+    kept: list[bool] = field(default_factory=list)
+
+    def score(self, batch: Batch, keep: bool = True) -> np.ndarray:
+        width = -(-int(batch.lengths.max()) // 8) * 8
+        self.clock.now_s += cost("score", len(batch), width) * self.slow
+        self.kept.append(keep)
+        return super().score(batch)
+
+    def features(self, batch: Batch) -> np.ndarray:
+        width = -(-int(batch.lengths.max()) // 8) * 8
+        self.clock.now_s += cost("score", len(batch), width) * self.slow
+        self._record("features", batch)
+        return np.stack([2.0 * batch.labels, np.ones(len(batch))], axis=1)
+
+
+def clock_of(now: FakeClock, deadline_s: float) -> Clock:
+    start = now.now_s
+    return Clock(deadline_s, Reserves(1.0, 2.0, 0.5, 0.2), lambda: now.now_s - start)
+
+
+def test_all_rows_are_evaluated_when_there_is_time() -> None:
+    now, view = FakeClock(), View(700)
+    backend = Scorer(np.full(700, 0.5), clock=now)
+    found = evaluate_in_time(backend, view, clock_of(now, 1000.0), cost, np.random.default_rng(0))  # type: ignore[arg-type]
+    assert found is not None
+    assert found.n == 700
+    assert set(backend.kept) == {False}  # evaluation rows must not crowd the cache
+
+
+@pytest.mark.parametrize("slow", [0.5, 1.0, 3.0])
+def test_evaluation_stops_in_time_and_takes_a_random_part(slow: float) -> None:
+    now, view = FakeClock(), View(20_000)
+    backend = Scorer(np.full(20_000, 0.5), clock=now, slow=slow)
+    clock = clock_of(now, 12.0)
+    found = evaluate_in_time(backend, view, clock, cost, np.random.default_rng(0))  # type: ignore[arg-type]
+    assert found is not None
+    assert 64 < found.n < 20_000
+    assert clock.elapsed_s() <= clock.evaluation_end_s() + 0.01
+    assert clock.elapsed_s() >= 0.7 * clock.evaluation_end_s()
+    low, high = found.interval
+    assert low <= found.accuracy <= high
+
+
+def test_without_time_nothing_is_evaluated() -> None:
+    now = FakeClock()
+    clock = clock_of(now, 5.0)
+    now.now_s += 4.9
+    backend = Scorer(np.full(100, 0.5), clock=now)
+    assert evaluate_in_time(backend, View(100), clock, cost, np.random.default_rng(0)) is None  # type: ignore[arg-type]
+    assert backend.calls == []
+
+
+def test_the_floor_is_fitted_on_a_random_part() -> None:
+    now, plan = FakeClock(), some_plan()
+    backend = Scorer(np.full(500, 0.5), clock=now)
+    deadline = Deadline(plan, make_clock(plan, 60.0, lambda: now.now_s - 100.0), cost, 1.0)
+    head = fit_probe_in_time(backend, View(500), deadline, np.random.default_rng(0))  # type: ignore[arg-type]
+    logits = np.array([[0.0, 1.0], [2.0, 1.0]]) @ head.weight.T + head.bias
+    assert logits.argmax(1).tolist() == [0, 1]
+
+
+@pytest.mark.parametrize("method", ["train-all", "linear-probe"])
+def test_a_slow_machine_gets_a_smaller_floor(method: str) -> None:
+    now = FakeClock()
+    plan = replace(some_plan(), method=method, n_probe_rows=4000)
+    clock = make_clock(plan, 60.0, lambda: now.now_s - 100.0)
+    deadline = Deadline(plan, clock, cost, 1.0)
+    backend = Scorer(np.full(5000, 0.5), clock=now, slow=4.0)
+    fit_probe_in_time(backend, View(5000), deadline, np.random.default_rng(0))  # type: ignore[arg-type]
+    assert 0 < len(backend.rows_of("features")) < 4000
+    assert clock.elapsed_s() <= clock.end_s()
+
+
+def some_plan(deadline_s: float = 60.0) -> Plan:
+    rng = np.random.default_rng(0)
+    data = DataLengths(rng.integers(3, 30, 20_000), rng.integers(3, 30, 500), 128)
+    return make_plans(fake_device(fake_costs()), data, Limits(deadline_s), Constraints(batch_size=32)).best
+
+
+def test_the_first_steps_correct_the_rows_once() -> None:
+    now, plan = FakeClock(), some_plan()
+    clock = make_clock(plan, 60.0, lambda: now.now_s - 100.0)
+    clock.begin()
+    deadline = Deadline(plan, clock, cost, save_model_s=1.0)
+    assert not deadline.revise(64)
+    for _ in range(10):
+        clock.speed("train").observe(1.0, 2.0)
+    assert not deadline.revise(64)  # a twentieth of the time has to have passed
+    now.now_s += 10.0
+    left_s = clock.left_s()
+    assert deadline.revise(288)
+    assert deadline.revised is not None
+    row_s = plan.lines["train"] / plan.n_rows * blended_slowdown(2.0, plan)
+    assert deadline.revised["n_rows"] == pytest.approx(288 + left_s / row_s, abs=1)
+    assert not deadline.revise(5000)
+
+
+@pytest.mark.parametrize(
+    ("first_steps", "interval", "expected"),
+    [
+        (1.1, (800, 1250), 1.1 ** (1 / (1 + 0.2**2 / math.log(1.25) ** 2))),  # an unsure plan
+        (1.1, (990, 1010), 1.1 ** (1 / (1 + 0.2**2 / math.log(1.1) ** 2))),  # as far off as two sigmas
+        (2.0, (990, 1010), 2.0 ** (1 / (1 + 0.2**2 / math.log(2.0) ** 2))),  # a busy neighbour: believed
+        (0.5, (1000, 1000), 0.5 ** (1 / (1 + 0.2**2 / math.log(2.0) ** 2))),
+        (1.0, (1000, 1000), 1.0),
+    ],
+)
+def test_first_steps_are_weighed_against_the_plan(
+    first_steps: float, interval: tuple[int, int], expected: float
+) -> None:
+    plan = replace(some_plan(), n_rows=1000, rows_interval=interval)
+    assert blended_slowdown(first_steps, plan) == pytest.approx(expected)
+    assert min(1.0, first_steps) <= blended_slowdown(first_steps, plan) <= max(1.0, first_steps)
+
+
+def test_safety_saves_are_rare_and_not_at_the_end() -> None:
+    now, plan = FakeClock(), some_plan(600.0)
+    clock = make_clock(plan, 600.0, lambda: now.now_s - 100.0)
+    deadline = Deadline(plan, clock, cost, save_model_s=0.5)
+    deadline.saved()
+    now.now_s += SAVE_EVERY_S - 1
+    assert not deadline.save_is_due()
+    now.now_s += 2
+    assert deadline.save_is_due()
+    deadline.saved()
+    assert not deadline.save_is_due()
+    now.now_s = 100.0 + clock.end_s() - 10
+    assert not deadline.save_is_due()
+    dear = Deadline(plan, clock, cost, save_model_s=30.0)
+    now.now_s = 100.0 + 2 * SAVE_EVERY_S
+    assert not dear.save_is_due()
+
+
+def test_lines_tell_planned_and_real() -> None:
+    now, plan = FakeClock(), some_plan()
+    deadline = Deadline(
+        plan, make_clock(plan, 60.0, lambda: now.now_s - 100.0), cost, 1.0, marks=[("start", 0.5)]
+    )
+    now.now_s += 2.0
+    deadline.mark("export")
+    lines = {line["line"]: line for line in deadline.lines()}
+    assert lines["start"]["real_s"] == 0.5
+    assert lines["export"]["real_s"] == pytest.approx(1.5)
+    assert lines["train"]["real_s"] is None
+    assert lines["train"]["planned_s"] == plan.lines["train"]

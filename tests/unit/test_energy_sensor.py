@@ -1,0 +1,195 @@
+"""A sensor that is lost goes on as an estimate and says so; figures never go back."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from energy_trees import write
+from fakes import FakeClock
+from hypothesis import given
+from hypothesis import strategies as st
+
+from edgetune.energy.estimate import Steady
+from edgetune.energy.sensor import (
+    EnergyReading,
+    Guarded,
+    PowerIntegral,
+    SensorLost,
+    Total,
+    read_energy,
+    read_int,
+    read_text,
+)
+
+
+class Scripted:
+    """A counter that says what it was told to; an exception is raised."""
+
+    name = "scripted"
+
+    def __init__(self, *figures: float | str | None) -> None:
+        self.figures = list(figures)
+        self.closed = 0
+
+    def joules(self) -> float | None:
+        figure = self.figures.pop(0)
+        if isinstance(figure, str):
+            raise SensorLost(figure)
+        return figure
+
+    def close(self) -> None:
+        self.closed += 1
+
+
+def _guarded(clock: FakeClock, *figures: float | str | None) -> tuple[Guarded, Scripted]:
+    counter = Scripted(*figures)
+    return Guarded(counter, Steady(5, "estimated: 5 W", clock), clock), counter
+
+
+def test_a_counter_is_passed_on_as_measured() -> None:
+    clock = FakeClock()
+    sensor, _ = _guarded(clock, 3.0, 7.0)
+    clock.now_s += 1
+    assert (sensor.joules(), sensor.joules()) == (3.0, 7.0)
+    assert (sensor.measured, sensor.source) == (True, "scripted")
+
+
+def test_lost_early_the_estimate_covers_what_the_counter_did_not() -> None:
+    clock = FakeClock()
+    sensor, counter = _guarded(clock, 30.0, "gone")
+    clock.now_s += 3
+    assert sensor.joules() == 30
+    clock.now_s += 2  # unseen by the counter: 10 J of the estimate
+    assert sensor.joules() == pytest.approx(40)
+    clock.now_s += 4
+    assert sensor.joules() == pytest.approx(60)
+    assert not sensor.measured
+    assert sensor.source == "scripted for 3 s, then estimated: 5 W (gone)"
+    assert counter.closed == 1
+
+
+def test_lost_late_its_own_mean_power_goes_on() -> None:
+    clock = FakeClock()
+    sensor, _ = _guarded(clock, 400.0, "gone")
+    clock.now_s += 20
+    sensor.joules()
+    clock.now_s += 10
+    assert sensor.joules() == pytest.approx(600)
+    assert sensor.source == "scripted for 20 s, then estimated: 20 W, its mean until then (gone)"
+    assert not sensor.measured
+
+
+def test_lost_at_once_it_was_never_measured() -> None:
+    clock = FakeClock()
+    sensor, _ = _guarded(clock, "stands still")
+    clock.now_s += 2
+    assert sensor.joules() == pytest.approx(10)
+    assert sensor.source == "estimated: 5 W (scripted: stands still)"
+
+
+def test_no_figure_yet_is_an_estimate_and_not_zero() -> None:
+    clock = FakeClock()
+    sensor, _ = _guarded(clock, None, 4.0, 50.0)
+    clock.now_s += 2
+    assert sensor.joules() == pytest.approx(10)
+    assert not sensor.measured
+    assert sensor.source == "estimated: 5 W (scripted has shown no figure yet)"
+    assert sensor.joules() == pytest.approx(10)  # 4 J would be a step back
+    assert sensor.measured
+    assert sensor.joules() == 50
+
+
+def test_closed_it_keeps_its_last_figure() -> None:
+    clock = FakeClock()
+    sensor, counter = _guarded(clock, 3.0)
+    sensor.joules()
+    sensor.close()
+    clock.now_s += 100
+    assert sensor.joules() == 3
+    assert (counter.closed, sensor.measured) == (1, True)
+
+
+_FIGURES = st.lists(st.one_of(st.floats(0, 1e6), st.none(), st.just("gone")), min_size=1, max_size=30)
+
+
+@given(figures=_FIGURES, steps=st.lists(st.floats(0.001, 100), min_size=30, max_size=30))
+def test_it_never_goes_back_and_never_fails(figures: list[float | str | None], steps: list[float]) -> None:
+    clock = FakeClock()
+    sensor, _ = _guarded(clock, *figures)
+    seen = [0.0]
+    for step_s, _ in zip(steps, figures, strict=False):
+        clock.now_s += step_s
+        seen.append(sensor.joules())
+    assert seen == sorted(seen)
+    lost_at = next((i for i, figure in enumerate(figures) if figure == "gone"), None)
+    if lost_at is not None:
+        assert not sensor.measured
+        assert "estimated" in sensor.source
+        assert seen[-1] > 0
+
+
+def test_a_total_is_measured_only_where_every_part_is() -> None:
+    clock = FakeClock()
+    sensor, counter = _guarded(clock, 3.0, 3.0)
+    both = Total([sensor, Steady(10, "estimated: 10 W", clock)])
+    clock.now_s += 1
+    assert both.joules() == pytest.approx(13)
+    assert both.source == "scripted + estimated: 10 W"
+    assert not both.measured
+    assert Total([sensor]).measured
+    both.close()
+    assert counter.closed == 1
+
+
+def test_power_is_integrated_by_the_trapezoid_rule() -> None:
+    power = PowerIntegral()
+    assert power.add(10, 100) == 0
+    assert power.add(12, 200) == 300
+    assert power.add(12, 300) == 300
+    assert power.add(13, 300) == 600
+
+
+def test_files_are_read_or_unknown(tmp_path: Path) -> None:
+    write(tmp_path, good=" 12 ", negative=-3, words="12 W", empty="")
+    (tmp_path / "folder").mkdir()
+    assert read_int(tmp_path / "good") == 12
+    assert read_int(tmp_path / "negative") == -3
+    for name in ("words", "empty", "folder", "absent"):
+        assert read_int(tmp_path / name) is None
+    assert read_text(tmp_path / "words") == "12 W"
+    assert read_text(tmp_path / "absent") is None
+
+
+def test_a_reading_derives_the_rest() -> None:
+    reading = EnergyReading(joules=7.2e6, elapsed_s=3600, source="RAPL package-0", measured=True)
+    assert reading.kwh == pytest.approx(2)
+    assert reading.co2e_lb == pytest.approx(1.908)
+    assert reading.mean_w == pytest.approx(2000)
+    assert reading.how == "measured (RAPL package-0)"
+    assert reading.to_dict()["kwh"] == reading.kwh
+    assert set(reading.to_dict()) == {
+        "joules",
+        "kwh",
+        "co2e_lb",
+        "mean_w",
+        "elapsed_s",
+        "measured",
+        "source",
+    }
+    assert EnergyReading(1, 0, "x", True).mean_w is None
+
+
+def test_a_reading_says_how_it_was_estimated() -> None:
+    assert EnergyReading(1, 1, "estimated: 5 W", False).how == "estimated: 5 W"
+    partly = EnergyReading(1, 1, "NVML H100 + estimated: 5 W", False)
+    assert partly.how == "estimated in part (NVML H100 + estimated: 5 W)"
+
+
+def test_a_sensor_lost_at_the_last_reading_is_not_called_measured() -> None:
+    clock = FakeClock()
+    sensor, _ = _guarded(clock, "gone")
+    clock.now_s += 1
+    reading = read_energy(sensor, 1.0)
+    assert (reading.measured, reading.joules) == (False, pytest.approx(5))
+    assert reading.source.startswith("estimated")

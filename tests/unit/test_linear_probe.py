@@ -1,0 +1,65 @@
+"""The first head: a linear classifier that fits what can be fitted, and stays calm where nothing can."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sklearn.linear_model import LogisticRegression
+
+from edgetune.core.metrics import cross_entropy
+from edgetune.learners.linear_probe import fit_linear_probe
+
+
+def blobs(n: int, n_classes: int, apart: float, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(seed)
+    labels = rng.integers(0, n_classes, n)
+    centres = np.random.default_rng(99).normal(0, apart, (n_classes, 12))
+    return (centres[labels] + rng.normal(0, 1, (n, 12))).astype(np.float32), labels
+
+
+@pytest.mark.parametrize("n_classes", [2, 5])
+def test_it_separates_what_is_apart(n_classes: int) -> None:
+    features, labels = blobs(300, n_classes, 2.0)
+    head = fit_linear_probe(features, labels, n_classes)
+    assert head.weight.shape == (n_classes, 12)
+    assert head.weight.dtype == head.bias.dtype == np.float32
+    other, wanted = blobs(300, n_classes, 2.0, seed=1)
+    assert ((other @ head.weight.T + head.bias).argmax(1) == wanted).mean() > 0.95
+
+
+def test_it_finds_what_scikit_learn_finds() -> None:
+    features, labels = blobs(400, 3, 0.5)
+    n, l2 = len(features), 0.1
+    head = fit_linear_probe(features, labels, 3, l2)
+    scaled = (features - features.mean(0)) / features.std(0)
+    theirs = LogisticRegression(C=1 / (l2 * n), max_iter=5000, tol=1e-8).fit(scaled, labels)
+    ours = features @ head.weight.T + head.bias
+    expected = theirs.decision_function(scaled)
+    assert cross_entropy(ours, labels).mean() == pytest.approx(
+        cross_entropy(expected, labels).mean(), abs=2e-3
+    )
+    assert (ours.argmax(1) == expected.argmax(1)).mean() > 0.99
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.integers(1, 40), st.integers(2, 4), st.floats(1e-6, 1e6), st.integers(0, 100))
+def test_any_features_give_a_finite_head(n: int, n_classes: int, scale: float, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    features = (rng.normal(0, scale, (n, 6)) + scale).astype(np.float32)
+    head = fit_linear_probe(features, rng.integers(0, n_classes, n), n_classes)
+    assert np.isfinite(head.weight).all()
+    assert np.isfinite(head.bias).all()
+
+
+def test_a_class_without_rows_is_not_predicted() -> None:
+    features, labels = blobs(200, 2, 2.0)
+    head = fit_linear_probe(features, labels, 3)
+    assert 2 not in (features @ head.weight.T + head.bias).argmax(1)
+
+
+def test_constant_features_are_no_trouble() -> None:
+    head = fit_linear_probe(np.ones((50, 4), np.float32), np.arange(50) % 5 // 4, 2)
+    logits = np.ones((1, 4)) @ head.weight.T + head.bias
+    assert logits.argmax() == 0
