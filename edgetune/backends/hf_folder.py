@@ -6,7 +6,7 @@ import json
 import shutil
 from pathlib import Path
 
-from edgetune.core.errors import MissingDependencyError
+from edgetune.core.errors import MissingDependencyError, ModelError
 from edgetune.core.isolation import no_telemetry
 from edgetune.models.checks import TOKENIZER_FILES
 
@@ -34,9 +34,9 @@ def convert_tokenizer(folder: Path, target: Path) -> None:
             ).save_pretrained(target)
     except (OSError, ValueError, ImportError, TypeError) as error:
         first = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise MissingDependencyError(f"{folder} has no tokenizer that can be used: {first[:200]}") from error
+        raise ModelError(f"{folder} has no tokenizer that can be used: {first[:200]}") from error
     if not (target / "tokenizer.json").is_file():
-        raise MissingDependencyError(f"{folder} has no fast tokenizer; edgetune needs a tokenizer.json.")
+        raise ModelError(f"{folder} has no fast tokenizer; edgetune needs a tokenizer.json.")
 
 
 def copy_tokenizer(source: Path, target: Path) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from edgetune.core.errors import MissingDependencyError
+from edgetune.core.errors import ResourceError
 from edgetune.core.machine import return_memory
 from edgetune.core.types import FloatArray
 from edgetune.data.batches import Batch
@@ -71,7 +71,7 @@ class Microbatches:
                     raise
                 undo()
                 if n_rows <= 1:
-                    raise MissingDependencyError(
+                    raise ResourceError(
                         "There is not enough memory for a single row; close other programs, use --max-length "
                         f"below {int(batch.lengths.max())}, --freeze more layers, or a smaller model."
                     ) from error

@@ -14,7 +14,7 @@ from edgetune.backends.ort.artifacts import ArtifactBuilder, Artifacts, load_art
 from edgetune.backends.ort.ort_runtime import has_training_build, import_training
 from edgetune.config.settings import RunConfig, freeze_of
 from edgetune.core.cache import cache_subfolder, mark_in_use, move_into_place
-from edgetune.core.errors import MissingDependencyError, UsageError
+from edgetune.core.errors import MissingDependencyError, ResourceError, UsageError
 from edgetune.core.meter import Meter
 from edgetune.core.types import Say
 from edgetune.models.checks import check_config, weight_files
@@ -217,7 +217,7 @@ def ensure_tokenizer(source: ModelSource, cache_dir: Path) -> Path:
                     Path(scratch) / "made", target, lambda made: (made / "tokenizer.json").is_file()
                 )
         except OSError as error:
-            raise MissingDependencyError(
+            raise ResourceError(
                 f"Cannot write to {cache_dir} ({error.strerror}); use --cache-dir."
             ) from error
     mark_in_use(target / "tokenizer.json")

@@ -18,7 +18,7 @@ from edgetune.compare.grid import MATCHED, Cell, Grid, cells_of
 from edgetune.compare.outcome import FILE, Outcome, read_outcome, write_lines
 from edgetune.compare.shared_plan import SharedPlans
 from edgetune.compare.shared_rows import SharedRows, draw_shared_rows
-from edgetune.core.errors import MissingDependencyError
+from edgetune.core.errors import ResourceError
 from edgetune.core.files import write_atomic
 from edgetune.core.types import Say
 from edgetune.record.run_folder import disk_errors, exclusive_lock
@@ -116,7 +116,7 @@ class Comparison:
         """See that the disk has room for another cell, by the bytes of the largest of those before it."""
         needed = ROOM_FACTOR * largest
         if (free := shutil.disk_usage(self.folder).free) < needed:
-            raise MissingDependencyError(
+            raise ResourceError(
                 f"The disk of {self.folder} has {free / 1e6:,.0f} MB left, and a cell may need "
                 f"{needed / 1e6:,.0f}; free some and start the same command again, finished cells are kept."
             )

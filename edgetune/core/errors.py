@@ -1,4 +1,4 @@
-"""Every error a user can meet. Only `cli.py` prints them: one sentence, then the exit code below.
+"""Every error a user can meet. Only `cli.app` prints them: one sentence, then the exit code below.
 
     EdgetuneError                 exit 1
     ├── UsageError                exit 2   the command or a setting is wrong
@@ -6,7 +6,8 @@
     ├── DataError                 exit 1   the labelled text cannot be used as it is
     ├── ModelError                exit 1   the model, its weights or its tokenizer
     ├── ArtifactsError            exit 1   ONNX Runtime training artifacts
-    ├── EnvironmentError_         exit 1   something is not installed, or the machine has no room
+    ├── MissingDependencyError    exit 1   a package is not installed
+    ├── ResourceError             exit 1   no memory, disk space, permission or network
     ├── ProfileError              exit 1   a device profile
     └── RunError                  exit 1   a run folder
     Interrupted                   exit 130 asked to stop; what was trained is saved
@@ -49,7 +50,11 @@ class ArtifactsError(EdgetuneError):
 
 
 class MissingDependencyError(EdgetuneError):
-    """A package, a permission or free space is missing on this machine."""
+    """A package that is needed is not installed."""
+
+
+class ResourceError(EdgetuneError):
+    """This machine lacks memory, disk space, a permission or a network."""
 
 
 class ProfileError(EdgetuneError):

@@ -16,7 +16,7 @@ from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from typing import Any, NamedTuple
 
-from edgetune.core.errors import DataError, MissingDependencyError, UsageError
+from edgetune.core.errors import DataError, MissingDependencyError, ResourceError, UsageError
 from edgetune.core.hub import COMMIT, HUB_PREFIX
 from edgetune.core.isolation import no_telemetry
 from edgetune.data.arrow import BATCH_ROWS, arrow_table, first_error_line
@@ -134,14 +134,14 @@ def reachable() -> bool:
     return True
 
 
-def _hub_error(names: Sequence[str], split: str, error: Exception) -> DataError | MissingDependencyError:
+def _hub_error(names: Sequence[str], split: str, error: Exception) -> DataError | ResourceError:
     """Say whether the hub could not be reached or does not have it."""
     chain: list[BaseException] = [error]
     while (cause := chain[-1].__cause__ or chain[-1].__context__) is not None and cause not in chain:
         chain.append(cause)
     quoted = ", ".join(f'"{name}"' for name in names)
     if {kind.__name__ for link in chain for kind in type(link).__mro__} & _OFFLINE:
-        return MissingDependencyError(
+        return ResourceError(
             f'The dataset "{names[0]}" is not on this machine and the hub cannot be reached. On a machine '
             f'with a network run datasets.load_dataset({quoted}, split="{split}").save_to_disk("FOLDER"), '
             "copy the folder here and pass it instead."

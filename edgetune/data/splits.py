@@ -13,7 +13,7 @@ import numpy as np
 
 from edgetune.config.settings import LabelledText, RunConfig
 from edgetune.core.cache import cache_subfolder, mark_in_use
-from edgetune.core.errors import MissingDependencyError
+from edgetune.core.errors import ResourceError
 from edgetune.core.types import IntArray, Say
 from edgetune.data.examples import DataOptions
 from edgetune.data.token_format import META, TokenizerSpec
@@ -150,7 +150,7 @@ def open_cached(
     try:
         home = cache_subfolder(cache_dir, "tokens")
     except OSError as error:
-        raise MissingDependencyError(
+        raise ResourceError(
             f"The token cache cannot be written in {cache_dir} ({error.strerror or error}); choose another "
             "folder with --cache-dir."
         ) from error

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from edgetune.core.cache import move_into_place
-from edgetune.core.errors import DataError, MissingDependencyError
+from edgetune.core.errors import DataError, ResourceError
 from edgetune.core.hub import HUB_PREFIX
 from edgetune.core.sanitize import brief
 from edgetune.core.version import __version__
@@ -167,9 +167,7 @@ def _build_cached(
             shutil.rmtree(building, ignore_errors=True)
     store = _open_cached(folder)
     if store is None:
-        raise MissingDependencyError(
-            f"The token cache {folder} cannot be read back; choose another --cache-dir."
-        )
+        raise ResourceError(f"The token cache {folder} cannot be read back; choose another --cache-dir.")
     return store
 
 
@@ -184,14 +182,14 @@ def _sweep(cache_dir: Path) -> None:
             shutil.rmtree(left, ignore_errors=True)
 
 
-def _write_error(cache_dir: Path, error: OSError) -> MissingDependencyError:
+def _write_error(cache_dir: Path, error: OSError) -> ResourceError:
     """Say why a cache cannot be written."""
     if error.errno in (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC)):
-        return MissingDependencyError(
+        return ResourceError(
             f"There is no space left for the token cache in {cache_dir}; free some, or choose another disk "
             "with --cache-dir."
         )
-    return MissingDependencyError(
+    return ResourceError(
         f"The token cache cannot be written in {cache_dir} ({error.strerror or error}); choose another "
         "folder with --cache-dir."
     )

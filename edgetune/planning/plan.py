@@ -176,7 +176,7 @@ class Plan:
         total_s: their sum.
         memory_mb: predicted peak.
         energy_j: predicted.
-        worth: expected accuracy lost against endless training, in points (negative; 0 is best).
+        expected_points: expected accuracy lost against endless training, in points (negative; 0 is best).
         scale: times what was profiled, by which `lines` are priced (`BackendCosts.scale`).
     """
 
@@ -199,7 +199,7 @@ class Plan:
     total_s: float
     memory_mb: float
     energy_j: float
-    worth: float
+    expected_points: float
     scale: float = 1.0
 
     def to_dict(self) -> dict[str, Any]:

@@ -68,7 +68,7 @@ def _too_tight(plan: Plan, deadline_s: float) -> bool:
 
 def _rank(plan: Plan) -> tuple[float, int, float]:
     """Best first; of plans that promise the same, the usual batch size, then the one that ends first."""
-    return (-round(plan.worth, 2), -plan.batch_size, plan.total_s)
+    return (-round(plan.expected_points, 2), -plan.batch_size, plan.total_s)
 
 
 def _deadline_s(device: DeviceCosts, limits: Limits) -> float:
@@ -275,14 +275,14 @@ def _plan(
         total_s=total_s,
         memory_mb=candidate.memory_mb + cache_mb,
         energy_j=total_s * candidate.device.busy_w,
-        worth=-lost,
+        expected_points=-lost,
         scale=costs.scale,
     )
 
 
 def _head_only(plan: Plan) -> Plan:
     return replace(
-        plan, method=LINEAR_PROBE, n_steps=0, n_probe_rows=plan.n_rows, worth=-probe_points_lost(plan.n_rows)
+        plan, method=LINEAR_PROBE, n_steps=0, n_probe_rows=plan.n_rows, expected_points=-probe_points_lost(plan.n_rows)
     )
 
 

@@ -18,7 +18,7 @@ import numpy as np
 from edgetune.backends.model_loader import ensure_tokenizer
 from edgetune.backends.ort.artifacts import ArtifactBuilder
 from edgetune.config.settings import freeze_of
-from edgetune.core.errors import MissingDependencyError, UsageError
+from edgetune.core.errors import ResourceError, UsageError
 from edgetune.core.machine import cache_folder
 from edgetune.core.tables import Section
 from edgetune.core.types import Tell
@@ -130,7 +130,7 @@ class DriftCheck:
             self._rounds()
         ratios = self._ratios()
         if not ratios:
-            raise MissingDependencyError(
+            raise ResourceError(
                 f"Nothing of {self._profile.name} could be measured here. {' '.join(self._notes)}"
             )
         return Drift(ratios, self._notes)

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from edgetune.backends.model_loader import ensure_tokenizer
-from edgetune.core.errors import MissingDependencyError, ProfileError
+from edgetune.core.errors import ProfileError, ResourceError
 from edgetune.core.machine import cache_folder, versions
 from edgetune.core.types import Tell
 from edgetune.energy.estimate import CORE_W, IDLE_RATE, tdp_w
@@ -192,7 +192,7 @@ class Measurement:
 
     def _alive(self) -> list[BackendSession]:
         if not self._sessions:
-            raise MissingDependencyError(f"Nothing could be measured. {' '.join(self._notes)}")
+            raise ResourceError(f"Nothing could be measured. {' '.join(self._notes)}")
         return list(self._sessions.values())
 
     def _fitting(self) -> MeasureGrid:

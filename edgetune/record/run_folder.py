@@ -22,7 +22,13 @@ from pathlib import Path
 from typing import Any
 
 from edgetune.core.cache import private_folder
-from edgetune.core.errors import EdgetuneError, MissingDependencyError, ModelError, RunError, UsageError
+from edgetune.core.errors import (
+    EdgetuneError,
+    ModelError,
+    ResourceError,
+    RunError,
+    UsageError,
+)
 from edgetune.core.failpoints import failpoint
 from edgetune.core.files import sync, sync_tree, write_atomic
 
@@ -274,12 +280,12 @@ def disk_errors(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         if error.errno in NO_ROOM:
-            raise MissingDependencyError(
+            raise ResourceError(
                 f"No space left on the disk of {path}; free some (a run needs about three times the model's "
                 "size), or use --out and --cache-dir on another disk."
             ) from error
         if error.errno in NO_PLACE:
-            raise MissingDependencyError(
+            raise ResourceError(
                 f"Cannot write to {error.filename or path}: {error.strerror}; use --out."
             ) from error
         raise

@@ -66,7 +66,7 @@ def _row(number: int, plan: Plan) -> tuple[str, ...]:
         f"{plan.n_steps:,}",
         f"{plan.memory_mb:,.0f} MB",
         f"{plan.energy_j / 1e3:.1f} kJ",
-        f"{-plan.worth:.1f}",
+        f"{-plan.expected_points:.1f}",
     )
 
 

@@ -14,7 +14,7 @@ from conftest import child_environment
 from fakes import make_batch
 
 from edgetune.backends.microbatch import Microbatches, out_of_memory
-from edgetune.core.errors import MissingDependencyError
+from edgetune.core.errors import ResourceError
 
 every_backend = pytest.mark.parametrize("name", sorted(FACTORIES))
 LENGTHS = [9, 30, 17, 5, 12, 26, 8]
@@ -71,7 +71,7 @@ def test_no_memory_for_one_row_is_a_sentence() -> None:
     def never(batch: Any, place: slice) -> Any:
         raise MemoryError
 
-    with pytest.raises(MissingDependencyError, match="not enough memory for a single row"):
+    with pytest.raises(ResourceError, match="not enough memory for a single row"):
         Microbatches().run(make_batch(LENGTHS), never, lambda: None)
 
 

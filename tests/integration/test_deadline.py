@@ -220,7 +220,7 @@ def test_plan_ranks_and_explains(demo_csv: Path, tiny_model: Path, run_cli: RunC
     plans = json.loads(out)
     assert plans["profile"] == "here"
     assert len({plan["max_length"] for plan in plans["plans"]}) > 1  # nobody asked for one
-    worths = [plan["worth"] for plan in plans["plans"]]
+    worths = [plan["expected_points"] for plan in plans["plans"]]
     assert worths[0] >= max(worths) - 0.01
     assert all(plan["total_s"] <= 60 for plan in plans["plans"])
 

@@ -67,7 +67,7 @@ def test_more_time_is_never_planned_worse(
     less, more = (plans_or_none(device, data, s) for s in (deadline_s, deadline_s * factor))
     if less is not None:
         assert more is not None
-        assert more.best.worth >= less.best.worth - 0.02
+        assert more.best.expected_points >= less.best.expected_points - 0.02
 
 
 @settings(max_examples=40, deadline=None)

@@ -19,7 +19,7 @@ from edgetune.compare.outcome import Outcome, packed, read_lines, read_outcome, 
 from edgetune.compare.ranking import markdown, pooled_speedups, tables_of
 from edgetune.compare.shared_rows import draw_shared_rows
 from edgetune.config.toml_config import load_config
-from edgetune.core.errors import DataError, EdgetuneError, MissingDependencyError, RunError
+from edgetune.core.errors import DataError, EdgetuneError, ResourceError, RunError
 from edgetune.core.machine import machine_info
 from edgetune.record.run_folder import exclusive_lock
 
@@ -461,5 +461,5 @@ def test_a_file_in_a_cells_place_gives_way(rows_file: Path, tmp_path: Path) -> N
 @pytest.mark.parametrize("place", ["rows.jsonl", "rows.jsonl/below", "x" * 300])
 def test_a_folder_that_cannot_be_is_a_sentence(place: str, rows_file: Path, tmp_path: Path) -> None:
     comparison = Counting(grid_on(rows_file), tmp_path / place, tmp_path / "cache", lambda text: None)
-    with pytest.raises(MissingDependencyError, match="Cannot write to"):
+    with pytest.raises(ResourceError, match="Cannot write to"):
         list(comparison.run())

@@ -16,7 +16,7 @@ import pyarrow.parquet
 import pytest
 from conftest import RunCli
 
-from edgetune.core.errors import DataError, MissingDependencyError, UsageError
+from edgetune.core.errors import DataError, MissingDependencyError, ResourceError, UsageError
 from edgetune.data import data_hub
 from edgetune.data.examples import DataOptions, Example, read_examples
 from edgetune.data.table import BadRow
@@ -364,7 +364,7 @@ def test_a_run_keeps_the_commit_that_it_read(
 @pytest.mark.usefixtures("no_network")
 def test_hub_errors(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "datasets", FakeHub(ConnectionError("no route")))
-    with pytest.raises(MissingDependencyError, match="save_to_disk"):
+    with pytest.raises(ResourceError, match="save_to_disk"):
         load("hub:owner/name")
     monkeypatch.setitem(sys.modules, "datasets", FakeHub(ValueError('Unknown split "tset".\nMore')))
     with pytest.raises(DataError, match=r'Unknown split "tset"\.$'):

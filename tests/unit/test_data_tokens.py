@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 
-from edgetune.core.errors import DataError, MissingDependencyError, ModelError
+from edgetune.core.errors import DataError, ModelError, ResourceError
 from edgetune.data import token_build, tokens
 from edgetune.data.batches import sequential_batches
 from edgetune.data.examples import DataOptions
@@ -340,7 +340,7 @@ def fail_after(error: BaseException, n_calls: int) -> Any:
 def test_disk_full(data: Path, spec: TokenizerSpec, monkeypatch: pytest.MonkeyPatch, code: int) -> None:
     error = OSError(code, os.strerror(code))
     monkeypatch.setattr(token_build.TokenWriter, "_append", fail_after(error, 2))
-    with pytest.raises(MissingDependencyError, match=r"no space left .*--cache-dir"):
+    with pytest.raises(ResourceError, match=r"no space left .*--cache-dir"):
         opened(data, spec)
     assert left_in(data) == []
 
@@ -353,7 +353,7 @@ def test_interrupt_leaves_nothing(data: Path, spec: TokenizerSpec, monkeypatch: 
 
 
 def test_cache_folder_that_cannot_be_made(data: Path, spec: TokenizerSpec) -> None:
-    with pytest.raises(MissingDependencyError, match=r"cannot be written .*--cache-dir"):
+    with pytest.raises(ResourceError, match=r"cannot be written .*--cache-dir"):
         open_tokens(str(data), DataOptions(), spec, data / "cache", 0.0)
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from edgetune.core.errors import MissingDependencyError, RunError
+from edgetune.core.errors import ResourceError, RunError
 from edgetune.record.run_folder import LOCK, MARKERS, RunFolder, disk_errors
 
 
@@ -130,7 +130,7 @@ def test_saves_under_a_name(tmp_path: Path) -> None:
     [(errno.ENOSPC, "No space left"), (errno.EACCES, "Cannot write"), (errno.EROFS, "--out")],
 )
 def test_disk_errors_become_sentences(number: int, says: str) -> None:
-    with pytest.raises(MissingDependencyError, match=says), disk_errors(Path("runs/x")):
+    with pytest.raises(ResourceError, match=says), disk_errors(Path("runs/x")):
         raise OSError(number, os.strerror(number))
 
 
@@ -150,6 +150,6 @@ def test_a_native_writer_on_a_full_disk(tmp_path: Path, monkeypatch: pytest.Monk
         folder.save_model(fail)
     full = shutil._ntuple_diskusage(1000, 1000, 0)  # type: ignore[attr-defined]
     monkeypatch.setattr(shutil, "disk_usage", lambda path: full)
-    with pytest.raises(MissingDependencyError, match="No space left"), disk_errors(tmp_path):
+    with pytest.raises(ResourceError, match="No space left"), disk_errors(tmp_path):
         folder.save_model(fail)
     assert not names(tmp_path)

@@ -29,7 +29,14 @@ from edgetune.backends.onnx_files import why_unsafe
 from edgetune.backends.ort.checksums import MANIFEST, first_damage
 from edgetune.backends.ort.manifest import SCHEMA_VERSION, Manifest
 from edgetune.core.cache import cache_subfolder, mark_in_use, move_into_place
-from edgetune.core.errors import ArtifactsError, EdgetuneError, MissingDependencyError, ModelError, UsageError
+from edgetune.core.errors import (
+    ArtifactsError,
+    EdgetuneError,
+    MissingDependencyError,
+    ModelError,
+    ResourceError,
+    UsageError,
+)
 from edgetune.core.isolation import module_command
 from edgetune.core.machine import installed
 from edgetune.models.checks import MAX_JSON_BYTES, MAX_TOKENIZER_BYTES, check_safetensors, check_size
@@ -39,7 +46,8 @@ GRAPHS = ("training_model.onnx", "eval_model.onnx", "optimizer_model.onnx", "che
 CUT_FOLDER = "cut"
 PREFIX = "prefix.onnx"
 _ERRORS: dict[str, type[EdgetuneError]] = {
-    kind.__name__: kind for kind in (ArtifactsError, MissingDependencyError, ModelError, UsageError)
+    kind.__name__: kind
+    for kind in (ArtifactsError, MissingDependencyError, ModelError, ResourceError, UsageError)
 }
 
 
@@ -229,7 +237,7 @@ class ArtifactBuilder:
                 tempfile.mkdtemp(prefix=".building-", dir=cache_subfolder(self._cache_dir, "artifacts"))
             )
         except OSError as error:
-            raise MissingDependencyError(
+            raise ResourceError(
                 f"Cannot write to {folder.parent} ({error.strerror}); use --cache-dir."
             ) from error
         try:
