@@ -17,7 +17,7 @@ from pathlib import Path
 from edgetune.compare.comparison_charts import draw_accuracy
 from edgetune.compare.method_cards import cards_markdown
 from edgetune.compare.outcome import Outcome, read_lines
-from edgetune.compare.ranking import BASE, LEGEND, DataTable, Line, markdown, tables_of
+from edgetune.compare.ranking import BASE, LEGEND, DataTable, RankedRow, make_tables, markdown
 
 ROOT = Path(__file__).resolve().parent.parent
 CARDS = ROOT / "docs" / "method-cards.md"
@@ -65,7 +65,7 @@ def _overview(tables: list[DataTable], shares: bool) -> str:
 
     Methods that were not measured on every set stand last. In each column = marks a tie with the best.
     """
-    found: dict[str, dict[int, Line]] = {}
+    found: dict[str, dict[int, RankedRow]] = {}
     for column, table in enumerate(tables):
         for line in table.lines:
             found.setdefault(line.ranked.method, {})[column] = line
@@ -87,7 +87,7 @@ def _overview(tables: list[DataTable], shares: bool) -> str:
     return "\n".join(rows)
 
 
-def _cell(line: Line | None, base_s: float | None) -> str:
+def _cell(line: RankedRow | None, base_s: float | None) -> str:
     """Say an accuracy in percent, = where it ties with the best, and its share of train-all's `base_s`."""
     if line is None:
         return "–"
@@ -99,7 +99,7 @@ def _cell(line: Line | None, base_s: float | None) -> str:
 def _read(path: Path) -> tuple[list[Outcome], list[DataTable]]:
     """Return a file's outcomes and their tables, which take seconds to draw and serve page and pictures."""
     outcomes = read_lines(path)
-    return outcomes, tables_of(outcomes)
+    return outcomes, make_tables(outcomes)
 
 
 def _pictures(path: Path, tables: list[DataTable]) -> list[tuple[DataTable, str]]:

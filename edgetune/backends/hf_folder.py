@@ -15,7 +15,8 @@ def convert_tokenizer(folder: Path, target: Path) -> None:
     """Write a model's tokenizer as a fast one, through transformers.
 
     Raises:
-        EnvironmentError_: transformers is not installed, or it cannot read or convert the tokenizer.
+        MissingDependencyError: transformers is not installed.
+        ModelError: it cannot read or convert the tokenizer.
     """
     no_telemetry()
     try:

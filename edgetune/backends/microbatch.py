@@ -56,7 +56,7 @@ class Microbatches:
             Logits (B, C).
 
         Raises:
-            EnvironmentError_: there is no memory for a single row.
+            ResourceError: there is no memory for a single row.
         """
         while True:
             n_rows = min(self.max_rows or len(batch), len(batch))

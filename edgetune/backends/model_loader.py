@@ -27,7 +27,7 @@ def choose_backend(config: RunConfig) -> str:
 
     Raises:
         UsageError: artifacts were given to the torch backend.
-        EnvironmentError_: nothing installed can train.
+        MissingDependencyError: nothing installed can train.
     """
     wanted: str = config.model.backend
     if config.model.artifacts is not None:
@@ -202,8 +202,9 @@ def ensure_tokenizer(source: ModelSource, cache_dir: Path) -> Path:
     """Return the model's `tokenizer.json`, converting an older tokenizer once if there is none.
 
     Raises:
-        EnvironmentError_: it needs converting and transformers is not installed, or it cannot be converted
-            or kept.
+        MissingDependencyError: it needs converting and transformers is not installed.
+        ModelError: it cannot be converted.
+        ResourceError: the converted one cannot be kept.
     """
     if source.tokenizer_file.is_file():
         return source.tokenizer_file

@@ -52,7 +52,7 @@ def load_torch_model(folder: Path, n_labels: int, attention: str) -> tuple[Any, 
         The model, and the names of the parameters that the weights did not have.
 
     Raises:
-        EnvironmentError_: torch or transformers is not installed.
+        MissingDependencyError: torch or transformers is not installed.
         ModelError: the weights do not fit, or the architecture is no classifier.
     """
     no_telemetry()
@@ -104,7 +104,7 @@ def export_graph(model: Any, target: Path) -> None:
     """Write the classifier's ONNX graph, weights inside.
 
     Raises:
-        EnvironmentError_: optimum-onnx is not installed.
+        MissingDependencyError: optimum-onnx is not installed.
         ModelError: the exporter does not know the architecture.
     """
     try:

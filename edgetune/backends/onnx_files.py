@@ -34,7 +34,7 @@ class NotOnnx(ValueError):
     """The bytes are no protobuf, or an unreasonable one."""
 
 
-def why_unsafe(path: Path) -> str | None:
+def find_unsafe_reference(path: Path) -> str | None:
     """Return why ONNX Runtime must not see a file, None if it may.
 
     Raises:

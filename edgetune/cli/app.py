@@ -24,8 +24,8 @@ from edgetune.cli.options import (
     MaxBadRows,
     Pair,
     Text,
-    columns,
     console,
+    split_columns,
 )
 from edgetune.cli.profile_commands import profile_app
 from edgetune.cli.report_commands import methods, report
@@ -137,7 +137,7 @@ def evaluate(
 
     opened = load_run(run)
     given: dict[str, Any] = {
-        "text": columns(text) if text else None,
+        "text": split_columns(text) if text else None,
         "label": label,
         "pair": pair,
         "header": header,
@@ -212,7 +212,7 @@ def _options(
     from edgetune.data.examples import DataOptions
 
     return DataOptions(
-        text=columns(text) if text else (),
+        text=split_columns(text) if text else (),
         header=header,
         encoding=encoding or "utf-8",
         delimiter=delimiter,

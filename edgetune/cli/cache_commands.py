@@ -14,7 +14,7 @@ from edgetune.cli.options import CacheDir, Json, console
 from edgetune.core.errors import UsageError
 
 if TYPE_CHECKING:
-    from edgetune.maintenance.cache_cleanup import Entry, RemovalFilter
+    from edgetune.maintenance.cache_cleanup import CacheEntry, RemovalFilter
 
 
 SHOWN_STRANGE = 5
@@ -78,7 +78,7 @@ def _wish(older_than: str | None, larger_than: str | None, all_: bool) -> Remova
     )
 
 
-def _agreed(chosen: list[Entry]) -> bool:
+def _agreed(chosen: list[CacheEntry]) -> bool:
     """Ask on a terminal; elsewhere say what to add."""
     if sys.stdin.isatty() and sys.stdout.isatty():
         return typer.confirm(f"Remove {_count(chosen)} ({_size(chosen)})?")
@@ -86,7 +86,9 @@ def _agreed(chosen: list[Entry]) -> bool:
     return False
 
 
-def _print(home: Path, entries: list[Entry], chosen: list[Entry], strange: list[Path], now_s: float) -> None:
+def _print(
+    home: Path, entries: list[CacheEntry], chosen: list[CacheEntry], strange: list[Path], now_s: float
+) -> None:
     from edgetune.core.tables import Section, print_sections
 
     rows: list[tuple[str, ...]] = [
@@ -110,9 +112,9 @@ def _print(home: Path, entries: list[Entry], chosen: list[Entry], strange: list[
 
 def _to_dict(
     home: Path,
-    entries: list[Entry],
-    chosen: list[Entry],
-    gone: list[Entry],
+    entries: list[CacheEntry],
+    chosen: list[CacheEntry],
+    gone: list[CacheEntry],
     strange: list[Path],
     now_s: float,
 ) -> dict[str, object]:
@@ -126,11 +128,11 @@ def _to_dict(
     }
 
 
-def _count(entries: list[Entry]) -> str:
+def _count(entries: list[CacheEntry]) -> str:
     return f"{len(entries):,} entr{'y' if len(entries) == 1 else 'ies'}"
 
 
-def _size(entries: list[Entry]) -> str:
+def _size(entries: list[CacheEntry]) -> str:
     n_bytes = sum(entry.n_bytes for entry in entries)
     return f"{n_bytes / 1e9:.1f} GB" if n_bytes >= 1e9 else f"{n_bytes / 1e6:.1f} MB"
 

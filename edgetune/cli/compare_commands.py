@@ -22,10 +22,10 @@ from edgetune.cli.options import (
     Pair,
     Set,
     Text,
-    assigned,
-    columns,
     console,
-    given,
+    given_options,
+    parse_set_options,
+    split_columns,
 )
 from edgetune.core.errors import RunError, UsageError
 from edgetune.core.limits import MAX_CELLS, MAX_NAME
@@ -90,25 +90,27 @@ def compare(
     """
     from edgetune.compare.comparison import Comparison
     from edgetune.compare.comparison_charts import draw_all
-    from edgetune.compare.ranking import markdown, tables_of
+    from edgetune.compare.ranking import make_tables, markdown
     from edgetune.core.machine import cache_folder
-    from edgetune.record.run_folder import write_out
+    from edgetune.record.run_folder import write_output
 
-    reading = {"text": columns(text) if text else None, "label": label, "pair": pair, "header": header}
+    reading = {"text": split_columns(text) if text else None, "label": label, "pair": pair, "header": header}
     reading |= {"encoding": encoding, "delimiter": delimiter, "eval": eval_}
-    size = given({"rows": rows, "eval_rows": eval_rows})
+    size = given_options({"rows": rows, "eval_rows": eval_rows})
     settings = _settings(deadline, epochs, set_)
     if data[0].endswith(".toml"):
         also = [
-            *given(reading),
+            *given_options(reading),
             *size,
             *settings,
-            *given({"methods": methods, "seeds": seeds, "curve": curve, "models": models}),
+            *given_options({"methods": methods, "seeds": seeds, "curve": curve, "models": models}),
         ]
         grid = _grid_file(data, also)
     else:
-        wished = size | given({"seeds": seeds and list(range(seeds)), "curve": curve, "models": models})
-        grid = _grid_of(data, given(reading), methods, wished | {"settings": settings})
+        wished = size | given_options(
+            {"seeds": seeds and list(range(seeds)), "curve": curve, "models": models}
+        )
+        grid = _grid_of(data, given_options(reading), methods, wished | {"settings": settings})
     folder = out if out is not None else Path("runs") / f"compare-{grid.name}"
     before = signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: the cell is stopped too
     try:
@@ -121,8 +123,8 @@ def compare(
     finally:
         signal.signal(signal.SIGTERM, before)
     outcomes = comparison.finished()
-    tables = tables_of(outcomes)
-    write_out(folder / "table.md", markdown(tables, grid.name))
+    tables = make_tables(outcomes)
+    write_output(folder / "table.md", markdown(tables, grid.name))
     draw_all(tables, outcomes, folder)
     if as_json:
         print(json_text([one.model_dump(mode="json") for one in outcomes]))
@@ -151,7 +153,7 @@ def _settings(deadline: str | None, epochs: int | None, set_: list[str] | None) 
 
     from edgetune.config.budget import read_budget
 
-    settings = assigned(set_ or [])
+    settings = parse_set_options(set_ or [])
     if epochs is not None:
         settings["epochs"] = epochs
     if deadline is not None:
@@ -161,9 +163,9 @@ def _settings(deadline: str | None, epochs: int | None, set_: list[str] | None) 
 
 def _grid_of(data: list[str], reading: dict[str, Any], methods: str | None, wished: dict[str, Any]) -> Grid:
     from edgetune.compare.grid import make_grid
-    from edgetune.runs.run import default_out
+    from edgetune.runs.run import default_run_folder
 
-    names = [re.sub(r"[^\w. +-]", "-", default_out(path).name) for path in data]
+    names = [re.sub(r"[^\w. +-]", "-", default_run_folder(path).name) for path in data]
     names = [(name if re.match(r"\w", name) else f"data{name}")[:MAX_NAME] for name in names]
     if len(set(names)) < len(names):
         names = [f"{name[: MAX_NAME - 6]}-{number}" for number, name in enumerate(names, 1)]
@@ -187,13 +189,13 @@ def _progress(done: CellDone) -> str:
 
 
 def _print(tables: list[DataTable]) -> None:
-    from edgetune.compare.ranking import HEADER, cells, combined_speedups
+    from edgetune.compare.ranking import HEADER, combined_speedups, row_cells
     from edgetune.core.tables import Section, print_sections
 
     sections = []
     for table in tables:
         title = f"{table.data}: {table.n_eval:,} evaluation rows, {table.machine}"
-        sections.append(Section(title, [cells(line) for line in table.lines], HEADER, right=True))
+        sections.append(Section(title, [row_cells(line) for line in table.lines], HEADER, right=True))
         if table.failed:
             sections.append(Section(f"{table.data}: not measured", [*table.failed]))
     if whole := combined_speedups(tables):
@@ -218,14 +220,14 @@ def inspect(
     Example: edgetune inspect runs/reviews --out rows.csv --map map.png
     """
     from edgetune.inference.inspection import as_table, inspect_run
-    from edgetune.record.run_folder import check_out, disk_errors
+    from edgetune.record.run_folder import check_output_path, disk_errors
 
     if out is not None:
-        check_out("--out", out, "rows.csv")
+        check_output_path("--out", out, "rows.csv")
     if map_ is not None:
         from edgetune.compare.chart_style import picture_kind
 
-        check_out("--map", map_, "map.png")
+        check_output_path("--map", map_, "map.png")
         try:
             picture_kind(map_)
         except ValueError as error:

@@ -109,7 +109,7 @@ Set = Annotated[
 ]
 
 
-def assigned(items: list[str]) -> dict[str, Any]:
+def parse_set_options(items: list[str]) -> dict[str, Any]:
     """Return what `--set NAME=VALUE` gave; a value is read as JSON has it, else as a word."""
     settings: dict[str, Any] = {}
     for item in items:
@@ -123,7 +123,7 @@ def assigned(items: list[str]) -> dict[str, Any]:
     return settings
 
 
-def given(values: dict[str, Any], *without: str) -> dict[str, Any]:
+def given_options(values: dict[str, Any], *without: str) -> dict[str, Any]:
     """Return the options that were given, enums as their values."""
     return {
         name: value.value if isinstance(value, Enum) else value
@@ -134,16 +134,16 @@ def given(values: dict[str, Any], *without: str) -> dict[str, Any]:
 
 def given_settings(values: dict[str, Any], *without: str) -> dict[str, Any]:
     """Return the options that were given as settings of a run: `eval_` is `eval`, `data` is `train`."""
-    settings = given(values, *without)
+    settings = given_options(values, *without)
     for option, name in (("data", "train"), ("eval_", "eval")):
         if option in settings:
             settings[name] = settings.pop(option)
     if "text" in settings:
-        settings["text"] = columns(settings["text"])
+        settings["text"] = split_columns(settings["text"])
     return settings
 
 
-def columns(text: str) -> tuple[str, ...]:
+def split_columns(text: str) -> tuple[str, ...]:
     """Split `a,b` into column names."""
     from edgetune.config.toml_config import column_names
 

@@ -212,7 +212,7 @@ def _stoppable(what_was_left: str) -> Iterator[None]:
     from edgetune.core.signals import StopRequest
 
     try:
-        with StopRequest().listening():
+        with StopRequest().handling_signals():
             yield
     except KeyboardInterrupt:
         raise Interrupted(f"Stopped; {what_was_left}.") from None

@@ -16,7 +16,7 @@ from edgetune.core.errors import UsageError
 from edgetune.core.sanitize import one_line
 
 if TYPE_CHECKING:
-    from edgetune.report.collect import Collected
+    from edgetune.report.collect import CollectedRuns
 
 
 SHOWN_LEFT_OUT = 5
@@ -61,16 +61,16 @@ def report(
 
     collected = collect(runs)
     if out is not None:
-        from edgetune.record.run_folder import check_out
+        from edgetune.record.run_folder import check_output_path
 
-        check_out("--out", out, "report.html")
+        check_output_path("--out", out, "report.html")
     text = _written(collected, chosen)
     if out is None:
         sys.stdout.write(text)
     else:
-        from edgetune.record.run_folder import write_out
+        from edgetune.record.run_folder import write_output
 
-        write_out(out, text)
+        write_output(out, text)
         n = len(collected.runs)
         print(f"Wrote {out}: {n} run{'s'[: n != 1]}.", file=sys.stderr)
     _say_left_out(collected)
@@ -95,7 +95,7 @@ def _format(out: Path | None, given: Format | None) -> Format:
     return found
 
 
-def _written(collected: Collected, chosen: Format) -> str:
+def _written(collected: CollectedRuns, chosen: Format) -> str:
     from edgetune.report.run_table import to_csv, to_json, to_markdown
 
     if chosen is Format.html:
@@ -105,7 +105,7 @@ def _written(collected: Collected, chosen: Format) -> str:
     return {Format.md: to_markdown, Format.csv: to_csv, Format.json: to_json}[chosen](collected)
 
 
-def _say_left_out(collected: Collected) -> None:
+def _say_left_out(collected: CollectedRuns) -> None:
     sentences = collected.left_out
     for sentence in sentences[:SHOWN_LEFT_OUT]:
         print(f"Left out: {one_line(sentence)}", file=sys.stderr)

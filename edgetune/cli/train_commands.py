@@ -35,9 +35,9 @@ from edgetune.cli.options import (
     Set,
     Text,
     Watts,
-    assigned,
     console,
     given_settings,
+    parse_set_options,
 )
 from edgetune.core.errors import Interrupted, UsageError
 from edgetune.core.sanitize import json_text, on_terminal
@@ -165,7 +165,7 @@ def finetune(
     given = given_settings(
         locals(), "set_", "config", "out", "overwrite", "cache_dir", "quiet", "as_json", "resume"
     )
-    settings = assigned(set_ or []) | given
+    settings = parse_set_options(set_ or []) | given
     if resume is None:
         run_finetune(settings, config, out, overwrite, cache_dir, quiet, as_json)
     elif settings or config is not None or out is not None or overwrite:
@@ -187,15 +187,15 @@ def run_finetune(
 
     def start(common: dict[str, Any]) -> Any:
         from edgetune.config.budget import read_budget
-        from edgetune.config.toml_config import by_section, load_config, merged
-        from edgetune.runs.run import default_out, run
+        from edgetune.config.toml_config import group_by_section, load_config, merge_sections
+        from edgetune.runs.run import default_run_folder, run
 
         flat = read_budget(settings, datetime.now(), common["meter"].elapsed_s())
         base = load_config(config_file) if config_file is not None else {}
         if "train" not in flat and "train" not in base.get("data", {}):
             raise UsageError("Give the labelled text to train on: edgetune finetune FILE (or --config FILE).")
-        config = merged(base, by_section(flat))
-        where = out if out is not None else default_out(config.data.train)
+        config = merge_sections(base, group_by_section(flat))
+        where = out if out is not None else default_run_folder(config.data.train)
         return run(config, where, overwrite=overwrite, **common)
 
     return _finetuned(start, "nothing was written", cache_dir, quiet, as_json)
@@ -224,7 +224,7 @@ def _finetuned(
     meter = Meter(process_age_s(_IMPORTED_AT_S, _CPU_AT_IMPORT_S))
     stop = StopRequest()
     try:
-        with stop.listening():
+        with stop.handling_signals():
             cache = cache_dir if cache_dir is not None else cache_folder()
             common = {"cache_dir": cache, "meter": meter, "view": make_view(quiet), "stop": stop}
             result: dict[str, Any] = start(common).to_dict()

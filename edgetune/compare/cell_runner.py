@@ -17,9 +17,9 @@ import numpy as np
 import tomli_w
 
 from edgetune.compare.grid import MATCHED, Cell
-from edgetune.compare.outcome import Outcome, packed
+from edgetune.compare.outcome import Outcome, pack_answers
 from edgetune.compare.shared_rows import SharedRows
-from edgetune.config.toml_config import by_section, make_config
+from edgetune.config.toml_config import group_by_section, make_config
 from edgetune.core.errors import EdgetuneError
 from edgetune.core.files import write_atomic
 from edgetune.core.isolation import module_command
@@ -72,7 +72,7 @@ class CellRunner:
         """Return the outcome of a model that got these evaluation rows (n,) right."""
         accuracy = float(right.mean())
         return self._outcome(
-            cell, key, command, accuracy=accuracy, right=packed(right), n_eval=len(right), **found
+            cell, key, command, accuracy=accuracy, right=pack_answers(right), n_eval=len(right), **found
         )
 
     def _run_own(self, cell: Cell, home: Path, key: str) -> Outcome:
@@ -82,7 +82,7 @@ class CellRunner:
         settings |= {"method": cell.method, "seed": cell.seed}
         settings.setdefault("watched", False)
         settings.setdefault("keep", "last")
-        sections = by_section(settings)
+        sections = group_by_section(settings)
         make_config(sections)
         # What was given and no more: what is written counts as wished for, and a plan may decide the rest.
         given = {

@@ -31,7 +31,7 @@ COLOURS = (BLUE, VERMILLION, GREEN, ORANGE, PURPLE, SKY, BLACK)
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">")
 
 
-def styles(methods: Iterable[str]) -> dict[str, tuple[str, str]]:
+def method_styles(methods: Iterable[str]) -> dict[str, tuple[str, str]]:
     """Return colour and marker of each method: a known one has its own in every picture, no two are alike.
 
     Up to 63, that is; unknown ones are numbered by name.
@@ -45,7 +45,7 @@ def styles(methods: Iterable[str]) -> dict[str, tuple[str, str]]:
     }
 
 
-def dot(colour: str, size: float = 8) -> dict[str, Any]:
+def marker_style(colour: str, size: float = 8) -> dict[str, Any]:
     """Return how a marker of that colour is drawn, for `Axes.plot`; the size is in points."""
     return {"color": colour, "markersize": size, "markeredgecolor": BLACK, "markeredgewidth": 0.6}
 

@@ -15,7 +15,8 @@ import numpy as np
 from edgetune.compare.chart_style import (
     BLACK,
     MethodPoint,
-    dot,
+    marker_style,
+    method_styles,
     new_figure,
     pareto_front,
     place_labels,
@@ -23,7 +24,6 @@ from edgetune.compare.chart_style import (
     save_figure,
     save_message,
     style_axes,
-    styles,
 )
 from edgetune.core.types import FloatArray
 from edgetune.report.run_plot import GREY
@@ -64,7 +64,7 @@ def draw_pareto(points: Sequence[MethodPoint], curve: Curve, title: str, path: P
     axes.legend(loc="upper left", bbox_to_anchor=(0, -0.09), ncols=2, frameon=False, borderaxespad=0)
     below: dict[str, Any] = {"transform": axes.transAxes, "ha": "right", "va": "top"}
     axes.text(1, -0.1, "in brackets: number of seeds", color="#444444", **below)
-    place_labels(axes, points, styles(point.method for point in points))
+    place_labels(axes, points, method_styles(point.method for point in points))
     return save_figure(figure, path)
 
 
@@ -102,7 +102,7 @@ def _draw_with_close_up(points: Sequence[MethodPoint], curve: Curve, title: str)
 
 def _draw_points(axes: Axes, points: Sequence[MethodPoint], curve: Curve, size: float = 8) -> None:
     """Draw the curve, the front, then a bar and a marker for each point."""
-    looks = styles(point.method for point in points)
+    looks = method_styles(point.method for point in points)
     if curve:
         known = np.array(sorted(curve))
         name = "random + decay, by time"
@@ -115,7 +115,7 @@ def _draw_points(axes: Axes, points: Sequence[MethodPoint], curve: Curve, size: 
         colour, marker = looks[point.method]
         bar = [100 * point.low, 100 * point.high]
         axes.plot([point.seconds] * 2, bar, color=colour, linewidth=1.3, alpha=0.65)
-        axes.plot([point.seconds], [100 * point.accuracy], marker, zorder=3, **dot(colour, size))
+        axes.plot([point.seconds], [100 * point.accuracy], marker, zorder=3, **marker_style(colour, size))
     axes.margins(y=0.06)
     axes.set_ylabel("accuracy (%), bars: 95 % interval")
 
@@ -188,7 +188,7 @@ def _draw_curves(axes: Axes, curves: Curves, step: float) -> list[Line2D]:
     """Draw each method `step` inches beside the one before; return the lines by their ends, highest first."""
     from matplotlib.transforms import ScaledTranslation
 
-    looks = styles(curves)
+    looks = method_styles(curves)
     ends: list[tuple[float, Line2D]] = []
     for i, (method, points) in enumerate(curves.items()):
         x, middle, low, high = np.transpose(points)
@@ -197,7 +197,7 @@ def _draw_curves(axes: Axes, curves: Curves, step: float) -> list[Line2D]:
         look = {"linestyle": DASHES[i % len(DASHES)], "linewidth": 1.4, "label": plain_label(method)}
         place: dict[str, Any] = {"transform": axes.transData + aside}
         axes.vlines(x, 100 * low, 100 * high, color=colour, linewidth=1.3, alpha=0.65, **place)
-        (line,) = axes.plot(x, 100 * middle, marker=marker, **look, **dot(colour), **place)
+        (line,) = axes.plot(x, 100 * middle, marker=marker, **look, **marker_style(colour), **place)
         ends.append((middle[-1], line))
     return [line for _, line in sorted(ends, key=lambda end: -end[0])]
 

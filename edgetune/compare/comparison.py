@@ -70,7 +70,7 @@ class Comparison:
         Raises:
             EdgetuneError: the data cannot be used.
             RunError: another process runs this comparison.
-            EnvironmentError_: the disk has no room for another cell, or the folder cannot be written.
+            ResourceError: the disk has no room for another cell, or the folder cannot be written.
         """
         with disk_errors(self.folder):
             self.folder.mkdir(parents=True, exist_ok=True)

@@ -18,7 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from edgetune.compare.baselines import BASELINES
 from edgetune.config.settings import MAX_SEED, METHODS, LabelledText
-from edgetune.config.toml_config import by_section, make_config
+from edgetune.config.toml_config import group_by_section, make_config
 from edgetune.core.errors import UsageError, did_you_mean
 from edgetune.core.limits import MAX_CELLS, MAX_NAME
 from edgetune.core.parsing import TomlError, read_toml
@@ -199,7 +199,7 @@ def _known(name: str, known: Sequence[str], where: str) -> None:
 def _check_settings(settings: dict[str, Any], where: str) -> None:
     """Refuse settings that no run has, before hours are spent."""
     try:
-        sections = by_section(settings)
+        sections = group_by_section(settings)
     except UsageError as error:
         raise UsageError(f"{where}: {error}") from error
     own = {"method", "seed", *sections["data"]} - {"max_length"}

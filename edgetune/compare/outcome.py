@@ -13,7 +13,7 @@ from pydantic import Field
 
 from edgetune.compare.grid import CellName
 from edgetune.core.errors import RunError
-from edgetune.core.parsing import decoded, read_json_file
+from edgetune.core.parsing import decode_json, read_json_file
 from edgetune.core.types import BoolArray
 
 SCHEMA_VERSION = 2  # 2: phases and stages under their new names
@@ -74,7 +74,7 @@ class Outcome(CellName):
         return bits.astype(np.bool_)
 
 
-def packed(right: BoolArray) -> str:
+def pack_answers(right: BoolArray) -> str:
     """Return answers as `Outcome.right` has them."""
     return base64.b64encode(np.packbits(right).tobytes()).decode()
 
@@ -130,7 +130,7 @@ def read_lines(path: Path) -> list[Outcome]:
     outcomes = []
     for number, line in enumerate(lines, 1):
         try:
-            found = _outcome(decoded(line), f"{path}, line {number}")
+            found = _outcome(decode_json(line), f"{path}, line {number}")
         except ValueError:
             found = None
         if found is None:

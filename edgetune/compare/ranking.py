@@ -26,7 +26,7 @@ LOOP_PHASES = ("prepare", "score", "select", "train")
 
 
 @dataclass(frozen=True)
-class Line:
+class RankedRow:
     """One method on one data set, its seeds together.
 
     Attributes:
@@ -71,7 +71,7 @@ class DataTable:
     """
 
     data: str
-    lines: tuple[Line, ...]
+    lines: tuple[RankedRow, ...]
     failed: tuple[tuple[str, str], ...]
     curve: tuple[tuple[float, float], ...]
     n_eval: int
@@ -88,7 +88,7 @@ class DataTable:
         )
 
 
-def tables_of(outcomes: Sequence[Outcome]) -> list[DataTable]:
+def make_tables(outcomes: Sequence[Outcome]) -> list[DataTable]:
     """Make a table of every data set; a table never mixes CPUs.
 
     Where outcomes come from several machines, each machine has tables of its own.
@@ -145,14 +145,14 @@ def _line(
     base: Mapping[str, Outcome],
     curve: Sequence[CurvePoint],
     answers: list[BoolArray],
-) -> Line:
+) -> RankedRow:
     seconds = statistics.mean(float(one.seconds or 0.0) for one in outcomes)
     speedup = None
     if len(curve) >= 2 and seconds > 0:
         speedup = equivalent_speedup(answers, seconds, curve, np.random.default_rng(SEED))
     bases = [base.get(_otherwise(one)) for one in outcomes]
     t_norm = _mean([_t_norm(one, like) for one, like in zip(outcomes, bases, strict=True)])
-    return Line(
+    return RankedRow(
         ranked=ranked,
         seconds=seconds,
         prepare_s=statistics.mean(one.time_split_s.get("prepare", 0.0) for one in outcomes),
@@ -259,7 +259,7 @@ HEADER = (
 )
 
 
-def cells(line: Line) -> tuple[str, ...]:
+def row_cells(line: RankedRow) -> tuple[str, ...]:
     """Say a line of the table."""
     one = line.ranked
     return (
@@ -287,7 +287,7 @@ def markdown(tables: Sequence[DataTable], title: str) -> str:
     for table in tables:
         parts.append(f"## {table.data}\n\n{table.n_eval:,} evaluation rows; {table.machine}.\n")
         parts.append("| " + " | ".join(HEADER) + " |\n|" + "---|" * len(HEADER))
-        parts += ["| " + " | ".join(cells(line)) + " |" for line in table.lines]
+        parts += ["| " + " | ".join(row_cells(line)) + " |" for line in table.lines]
         parts.append(f"\n{table.caution}\n" if table.caution else "")
         parts += [
             f"- {line.ranked.method}: {visible('; '.join(line.notes))}" for line in table.lines if line.notes

@@ -18,7 +18,7 @@ from edgetune.core.sanitize import brief
 from edgetune.data.examples import Example, read_examples
 from edgetune.data.splits import data_options, split_holdout
 from edgetune.data.table import BadRow
-from edgetune.data.text_files import reading
+from edgetune.data.text_files import reading_errors
 
 SEED = 0
 MAX_HOLDOUT = 10_000
@@ -126,7 +126,7 @@ def _content(path: str) -> str:
     if not Path(path).is_file():
         return path
     digest = hashlib.sha256()
-    with reading(Path(path)), Path(path).open("rb") as file:
+    with reading_errors(Path(path)), Path(path).open("rb") as file:
         while chunk := file.read(1 << 20):
             digest.update(chunk)
     return digest.hexdigest()

@@ -59,12 +59,6 @@ class Curve:
     times_s: tuple[float, ...]
     accuracies: tuple[float, ...]
 
-    def accuracy_at(self, seconds: float) -> float:
-        """Return the fitted accuracy; a time outside the measured ones is a ValueError."""
-        if not self.times_s[0] <= seconds <= self.times_s[-1]:
-            raise ValueError(f"{seconds:g} s is outside {self.times_s[0]:g} to {self.times_s[-1]:g} s")
-        return float(np.interp(math.log(seconds), np.log(self.times_s), self.accuracies))
-
     def time_for(self, accuracy: float) -> TimeNeeded:
         """Return the time to an accuracy, or the bound that the measured times put on it."""
         times, fitted = self.times_s, self.accuracies
@@ -99,11 +93,6 @@ class SpeedupRatio:
     bound: Bound
     low_open: bool
     high_open: bool
-
-    @property
-    def significant(self) -> bool:
-        """Whether the interval leaves 1 out."""
-        return (self.low > 1 and not self.low_open) or (self.high < 1 and not self.high_open)
 
 
 @dataclass(frozen=True, slots=True)

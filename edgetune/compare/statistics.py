@@ -34,29 +34,6 @@ BINOMIAL_COST = 6
 
 
 @dataclass(frozen=True, slots=True)
-class Difference:
-    """Mean accuracy of one method minus that of another.
-
-    Attributes:
-        difference: of the mean accuracies, in [-1, 1].
-        low: lower end of its 95 % percentile interval.
-        high: upper end.
-        flip_share: two-sided share of draws whose sign differs from the usual one, read like a p-value;
-            never below 2 / (n_draws + 1), which is all that so many draws can tell.
-    """
-
-    difference: float
-    low: float
-    high: float
-    flip_share: float
-
-    @property
-    def significant(self) -> bool:
-        """Whether the interval leaves 0 out."""
-        return self.low > 0 or self.high < 0
-
-
-@dataclass(frozen=True, slots=True)
 class Ranked:
     """One line of the ranking.
 
@@ -91,17 +68,6 @@ def accuracy_interval(
     if len(right) == 1:
         return wilson_interval(int(_columns([right]).sum()), len(right[0]))
     return percentile_interval(draw_accuracies([right], rng, n_draws)[:, 0])
-
-
-def paired_bootstrap(
-    a: Sequence[BoolArray], b: Sequence[BoolArray], rng: np.random.Generator, n_draws: int = N_DRAWS
-) -> Difference:
-    """Return how far `a` is above `b` on the same eval rows; their numbers of seeds may differ."""
-    draws = draw_accuracies([a, b], rng, n_draws)
-    gaps = draws[:, 0] - draws[:, 1]
-    flips = min(np.count_nonzero(gaps <= 0), np.count_nonzero(gaps >= 0))
-    share = min(1.0, 2 * (1 + int(flips)) / (1 + n_draws))
-    return Difference(mean_accuracy(a) - mean_accuracy(b), *percentile_interval(gaps), flip_share=share)
 
 
 def rank(

@@ -211,7 +211,7 @@ class ModelSettings(Settings):
 
     @field_validator("freeze", mode="before")
     @classmethod
-    def _one_word_for_each_depth(cls, freeze: object) -> str:
+    def _normalize_freeze(cls, freeze: object) -> str:
         """No layers frozen is `embeddings`, and a depth has no leading zeros."""
         word = str(freeze)
         if word.isdecimal():

@@ -1,6 +1,6 @@
 """Settings as people give them, flat or in TOML, become a `RunConfig`, and that becomes TOML again.
 
-    flat names ─→ by_section ─→ merged over a file's ─→ make_config ─→ RunConfig ─→ dump_config
+    flat names ─→ group_by_section ─→ merged over a file's ─→ make_config ─→ RunConfig ─→ dump_config
 
 A run folder's `config.toml` holds every setting resolved, so that running it again repeats the run.
 """
@@ -78,7 +78,7 @@ SECTIONS: dict[str, type[Settings]] = {
 }
 
 
-def by_section(settings: dict[str, Any]) -> dict[str, dict[str, Any]]:
+def group_by_section(settings: dict[str, Any]) -> dict[str, dict[str, Any]]:
     """Sort flat settings into the config's sections.
 
     Raises:
@@ -97,7 +97,7 @@ def by_section(settings: dict[str, Any]) -> dict[str, dict[str, Any]]:
     return sections
 
 
-def merged(base: dict[str, Any], over: dict[str, dict[str, Any]]) -> RunConfig:
+def merge_sections(base: dict[str, Any], over: dict[str, dict[str, Any]]) -> RunConfig:
     """Put settings over those of a config file, section by section."""
     if over.get("selection", {}).get("preset", (chosen := _preset_of(base))) != chosen:
         base = _without_preset(base)

@@ -87,7 +87,7 @@ class Meter:
             self._settle()
             self._stack.pop()
 
-    def carry_on(self, spent_s: dict[str, float], lost_s: float) -> None:
+    def resume_from(self, spent_s: dict[str, float], lost_s: float) -> None:
         """Count the seconds of a run that was broken off, and goes on here, as this run's.
 
         Args:

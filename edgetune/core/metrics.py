@@ -206,22 +206,6 @@ def t_norm_modelled(a_b: float, a_fb: float, forward_s: float, backward_s: float
     return (a_b * forward_s + (1 - a_b - a_fb) * whole) / whole
 
 
-def time_modelled_s(
-    f_score: float, f_train: float, f_meta: float, score_s: float, train_s: float, meta_s: float
-) -> float:
-    """Return seconds per example seen on a fused engine: `f_score T_s + f_train T_u + f_meta T_m`.
-
-    Args:
-        f_score: share of examples scored.
-        f_train: share of examples trained.
-        f_meta: share of examples shown to the meta predictor.
-        score_s: T_s, seconds to score an example.
-        train_s: T_u, seconds of a train step (forward, backward, optimizer) per example.
-        meta_s: T_m, seconds of the meta predictor per example.
-    """
-    return f_score * score_s + f_train * train_s + f_meta * meta_s
-
-
 def agot(accuracy: float, t_norm: float, base: float, full: float, eps: float = 0.95) -> float:
     """Return the paper's accuracy gain over time, eq. 5.
 

@@ -25,7 +25,7 @@ LENIENT = json.JSONDecoder(strict=False)  # takes raw control characters inside 
 FINITE = json.JSONDecoder(strict=False, parse_constant=lambda _: None)  # nan and infinities become None
 
 
-def decoded(text: str, decoder: json.JSONDecoder = LENIENT, n_commas: int = MAX_JSON_VALUES) -> Any:
+def decode_json(text: str, decoder: json.JSONDecoder = LENIENT, n_commas: int = MAX_JSON_VALUES) -> Any:
     """Decode one JSON value with so many commas at most.
 
     Raises:
@@ -78,7 +78,7 @@ def read_json_file(path: Path, decoder: json.JSONDecoder = LENIENT, most: int = 
         content = file.read(most + 1)
     if len(content) > most:
         raise ValueError(f"it has more than {most:,} bytes")
-    return decoded(content.decode("utf-8-sig"), decoder, MAX_RECEIPT_COMMAS)
+    return decode_json(content.decode("utf-8-sig"), decoder, MAX_RECEIPT_COMMAS)
 
 
 if sys.version_info >= (3, 11):

@@ -27,20 +27,20 @@ class StopRequest:
 
     def __init__(self) -> None:
         self.requested = False
-        self._gently = False
+        self._defers_second_signal = False
 
     def __call__(self) -> bool:
         """Return whether to stop now."""
         return self.requested
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
-        if self.requested or not self._gently:
+        if self.requested or not self._defers_second_signal:
             raise KeyboardInterrupt
         self.requested = True
 
     @contextlib.contextmanager
-    def listening(self) -> Iterator[StopRequest]:
-        """Turn these signals into KeyboardInterrupt, or into a request while `gently`."""
+    def handling_signals(self) -> Iterator[StopRequest]:
+        """Turn these signals into KeyboardInterrupt, or into a request while `deferring_second_signal`."""
         if threading.current_thread() is not threading.main_thread():
             yield self
             return
@@ -52,13 +52,13 @@ class StopRequest:
                 signal.signal(number, handler)
 
     @contextlib.contextmanager
-    def gently(self) -> Iterator[None]:
+    def deferring_second_signal(self) -> Iterator[None]:
         """While training: the first signal only asks; a second one interrupts at once."""
-        self._gently = True
+        self._defers_second_signal = True
         try:
             yield
         finally:
-            self._gently = False
+            self._defers_second_signal = False
 
 
 class ClosedPipeTolerant:

@@ -18,7 +18,7 @@ from edgetune.core.errors import DataError, EdgetuneError, MissingDependencyErro
 from edgetune.core.limits import MAX_BATCH_BYTES, MAX_COLUMNS, MAX_TOML_BYTES
 from edgetune.core.sanitize import brief
 from edgetune.data.compression import Unpacked
-from edgetune.data.folders import inside
+from edgetune.data.folders import resolves_inside
 from edgetune.data.table import BadRow, Row, Table
 
 _RECORD_BATCH, _DICTIONARY = 3, 2  # MessageHeader
@@ -193,7 +193,7 @@ def saved_files(folder: Path) -> list[Path]:
         named = [str(entry["filename"]) for entry in state["_data_files"]]
         if max(map(len, named), default=0) > MAX_NAME_CHARS:
             raise ValueError("it names a file with more characters than a name can have")
-        files = [inside(folder / name, folder) for name in named]
+        files = [resolves_inside(folder / name, folder) for name in named]
     except (OSError, ValueError, LookupError, TypeError, RecursionError) as error:
         raise DataError(
             f"{folder} is a damaged dataset folder ({first_error_line(error)}); save it again."
@@ -204,7 +204,7 @@ def saved_files(folder: Path) -> list[Path]:
 
 
 def _small_json(path: Path, root: Path) -> Any:
-    with inside(path, root).open("rb") as file:
+    with resolves_inside(path, root).open("rb") as file:
         text = file.read(MAX_TOML_BYTES + 1)
     if len(text) > MAX_TOML_BYTES:
         raise ValueError(f"{path.name} has more than {MAX_TOML_BYTES:,} bytes")

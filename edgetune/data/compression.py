@@ -167,7 +167,7 @@ def unpacking(path: Path, kind: str) -> Iterator[ByteStream]:
     Raises:
         DataError: it is a bomb.
         OSError: it cannot be read, or is damaged.
-        EnvironmentError_: what unpacks it is not installed.
+        MissingDependencyError: what unpacks it is not installed.
     """
     with path.open("rb") as raw:
         stream, its_error = _OPENERS[kind](path, raw)

@@ -95,7 +95,8 @@ def read_hub(path: str) -> Table:
 
     Raises:
         UsageError: no dataset is named.
-        EnvironmentError_: `datasets` is not installed, or the hub cannot be reached.
+        MissingDependencyError: `datasets` is not installed.
+        ResourceError: the hub cannot be reached.
         DataError: there is no such dataset or split.
     """
     address = HubAddress.parsed(path)

@@ -11,7 +11,7 @@ from edgetune.core.errors import DataError, UsageError
 from edgetune.core.hub import HUB_PREFIX
 from edgetune.core.limits import MAX_LABEL_CHARS, MAX_LINE_CHARS
 from edgetune.data.columns import choose_columns
-from edgetune.data.readers import existing, open_table
+from edgetune.data.readers import open_table, require_exists
 from edgetune.data.table import (
     BAD_BYTES,
     EMPTY_TEXT,
@@ -87,7 +87,8 @@ def read_examples(path: str, options: DataOptions, on_bad: Callable[[BadRow], No
     Raises:
         DataError: the path is missing or cannot be read as rows.
         UsageError: the text or label column cannot be found.
-        EnvironmentError_: a package or the network is missing.
+        MissingDependencyError: a package is not installed.
+        ResourceError: the hub cannot be reached.
     """
     table = _open(path, options)
     chosen = choose_columns(
@@ -127,7 +128,7 @@ def read_texts(path: str, options: DataOptions) -> Iterator[tuple[int, str, str 
         DataError: also where a single row cannot be read, because every row must get its prediction.
     """
     if not path.startswith(HUB_PREFIX):
-        place = existing(path)
+        place = require_exists(path)
         if place.is_file() and suffixes_of(place)[0] == ".txt":
             if options.pair:
                 raise UsageError(

@@ -11,12 +11,12 @@ from edgetune.core import limits
 from edgetune.core.errors import DataError
 from edgetune.core.sanitize import brief
 from edgetune.data.table import LONG_TEXT, BadRow, Row, Table
-from edgetune.data.text_files import reading, resolve_encoding
+from edgetune.data.text_files import reading_errors, resolve_encoding
 
 MAX_PATH_CHARS = 300  # of a path in a sentence
 
 
-def inside(path: Path, root: Path) -> Path:
+def resolves_inside(path: Path, root: Path) -> Path:
     """Return a path that lies in a folder when all links are followed.
 
     Raises:
@@ -41,7 +41,7 @@ def _entries(place: Path, root: Path, wanted: Callable[[os.DirEntry[str]], bool]
     Raises:
         DataError: there are too many, the folder cannot be read, or a link leads out of `root`.
     """
-    with reading(place), os.scandir(place) as found:
+    with reading_errors(place), os.scandir(place) as found:
         entries = list(islice(found, limits.MAX_FOLDER_FILES + 1))
     if len(entries) > limits.MAX_FOLDER_FILES:
         raise DataError(
@@ -51,7 +51,7 @@ def _entries(place: Path, root: Path, wanted: Callable[[os.DirEntry[str]], bool]
     kept = [entry for entry in entries if not entry.name.startswith(".") and _is(wanted, entry)]
     for entry in kept:
         if entry.is_symlink():
-            inside(Path(entry.path), root)
+            resolves_inside(Path(entry.path), root)
     return sorted(Path(entry.path) for entry in kept)
 
 
@@ -90,7 +90,7 @@ def read_folder(folder: Path, encoding: str) -> Table:
 
     def rows(columns: Sequence[int]) -> Iterator[Row | BadRow]:
         for number, path in enumerate(label_files(folder), start=1):
-            with reading(path), path.open("rb") as file:
+            with reading_errors(path), path.open("rb") as file:
                 data = file.read(limits.MAX_LINE_CHARS + 1)
             if len(data) > limits.MAX_LINE_CHARS:
                 yield BadRow(str(path), number, LONG_TEXT, path.name)

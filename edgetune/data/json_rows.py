@@ -10,7 +10,7 @@ from typing import Any
 
 from edgetune.core.errors import DataError
 from edgetune.core.limits import MAX_COLUMN_FILE_CHARS, MAX_COLUMNS, MAX_JSON_VALUES, MAX_LINE_CHARS
-from edgetune.core.parsing import LENIENT, check_depth, decoded
+from edgetune.core.parsing import LENIENT, check_depth, decode_json
 from edgetune.data.table import NOT_AN_OBJECT, UNREADABLE_JSON, BadRow, Row, Table, excerpt_of
 from edgetune.data.text_files import TextFile, open_text, suffixes_of
 
@@ -53,7 +53,7 @@ def _objects_by_line(file: TextFile) -> Iterator[tuple[int, Any] | BadRow]:
         if not line or line.isspace():
             continue
         try:
-            yield number, decoded(line)
+            yield number, decode_json(line)
         except ValueError:
             yield BadRow(str(file.path), number, UNREADABLE_JSON, excerpt_of(line))
 

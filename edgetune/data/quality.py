@@ -54,7 +54,7 @@ def count_repeats(hashes: IntArray, labels: IntArray) -> Repeats:
     return Repeats(len(hashes) - n_different, n_conflicts)
 
 
-def change_of_kind(first_lines: Mapping[str, int]) -> str | None:
+def mixed_label_kinds(first_lines: Mapping[str, int]) -> str | None:
     """Say that some labels are numbers and others words, as when a file was put together of two.
 
     Args:

@@ -36,13 +36,14 @@ def open_table(
 
     Raises:
         DataError: the path is missing or cannot be read as rows.
-        EnvironmentError_: a package or the network is missing.
+        MissingDependencyError: a package is not installed.
+        ResourceError: the hub cannot be reached.
     """
     if path.startswith(HUB_PREFIX):
         from edgetune.data.data_hub import read_hub
 
         return read_hub(path)
-    place = existing(path)
+    place = require_exists(path)
     if place.is_dir():
         return _open_folder(place, encoding)
     suffix, compression = suffixes_of(place)
@@ -64,7 +65,7 @@ def open_table(
     return read_delimited(place, _DELIMITER_HINTS.get(suffix, "\t"), encoding, delimiter, header, wanted)
 
 
-def existing(path: str) -> Path:
+def require_exists(path: str) -> Path:
     """Return the path if it is there.
 
     Raises:

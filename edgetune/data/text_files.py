@@ -46,7 +46,7 @@ def suffixes_of(path: Path) -> tuple[str, str]:
 
 
 @contextmanager
-def reading(path: Path) -> Iterator[None]:
+def reading_errors(path: Path) -> Iterator[None]:
     """Turn what can go wrong while reading a file into one sentence."""
     try:
         yield
@@ -70,7 +70,7 @@ def open_bytes(path: Path) -> Iterator[ByteStream]:
 
 def read_start(path: Path, size: int = SNIFF_BYTES) -> bytes:
     """Return the first bytes of a file, unpacked."""
-    with reading(path), open_bytes(path) as stream:
+    with reading_errors(path), open_bytes(path) as stream:
         pieces = []
         while size > 0 and (piece := stream.read(size)):
             pieces.append(piece)
@@ -120,7 +120,7 @@ class TextFile:
     def blocks(self) -> Iterator[str]:
         """Yield the decoded text in pieces; undecodable bytes become lone surrogates."""
         decoder = codecs.getincrementaldecoder(self.encoding)(errors="surrogateescape")
-        with reading(self.path), open_bytes(self.path) as stream:
+        with reading_errors(self.path), open_bytes(self.path) as stream:
             while data := stream.read(BLOCK_BYTES):
                 yield decoder.decode(data)
             yield decoder.decode(b"", final=True)
@@ -190,7 +190,7 @@ def open_text(path: Path, encoding: str, whole_line: bool = False) -> TextFile:
         raise DataError(
             f"{path} is not text (it holds zero bytes); if it is UTF-16 text, add --encoding utf-16."
         )
-    with reading(path):
+    with reading_errors(path):
         text = codecs.getincrementaldecoder(codec)(errors="surrogateescape").decode(start)
     newline = "\n" if "\n" in text or "\r" not in text else "\r"
     file = TextFile(path, codec, text, len(start) < size, newline)

@@ -22,7 +22,7 @@ from edgetune.core.errors import DataError, ModelError
 from edgetune.core.limits import MAX_LABELS
 from edgetune.core.types import IntArray
 from edgetune.data.examples import DataOptions, Example, read_examples
-from edgetune.data.quality import change_of_kind, count_repeats
+from edgetune.data.quality import count_repeats, mixed_label_kinds
 from edgetune.data.table import NO_TOKENS, BadRow, excerpt_of
 from edgetune.data.token_format import (
     BAD_ROWS,
@@ -78,7 +78,7 @@ def load_tokenizer(spec: TokenizerSpec) -> Any:
     return tokenizer
 
 
-def beginning(text: str, max_length: int) -> str:
+def truncate_text(text: str, max_length: int) -> str:
     """Return as much of a text as `max_length` tokens can come from, so that 10 MB cost no more than a page.
 
     Nothing that is kept changes: a token has far fewer than `TOKENIZED_CHARS_PER_TOKEN` characters.
@@ -86,7 +86,7 @@ def beginning(text: str, max_length: int) -> str:
     return text[: max(LEAST_TOKENIZED_CHARS, TOKENIZED_CHARS_PER_TOKEN * max_length)]
 
 
-def chunks(examples: Iterable[Example]) -> Iterator[list[Example]]:
+def chunk_examples(examples: Iterable[Example]) -> Iterator[list[Example]]:
     """Yield examples by the thousand; fewer where they are long."""
     chunk: list[Example] = []
     n_chars = 0
@@ -172,10 +172,10 @@ class TokenWriter:
 
     def _input(self, example: Example) -> str | tuple[str, str]:
         """Return what the tokenizer is given of an example."""
-        text = beginning(example.text, self._spec.max_length)
+        text = truncate_text(example.text, self._spec.max_length)
         if example.text_pair is None:
             return text
-        return text, beginning(example.text_pair, self._spec.max_length)
+        return text, truncate_text(example.text_pair, self._spec.max_length)
 
     def finish(self) -> Meta:
         """Close the files, number the labels in their order, and write `meta.json`."""
@@ -200,7 +200,7 @@ class TokenWriter:
             counts={name: self._counts[self._ids[name]] for name in names},
             n_duplicates=repeats.n_duplicates,
             n_conflicts=repeats.n_conflicts,
-            label_change=change_of_kind(self._first_lines) or "",
+            label_change=mixed_label_kinds(self._first_lines) or "",
         )
         (self._folder / META).write_text(json.dumps(asdict(meta), indent=1), encoding="utf-8")
         return meta
@@ -247,7 +247,7 @@ def build_tokens(
 ) -> TokenWriter:
     """Tokenize every usable row of `path` into the files of `folder`; call `finish` on the result."""
     with TokenWriter(folder, path, spec) as writer:
-        for chunk in chunks(read_examples(path, options, writer.add_bad)):
+        for chunk in chunk_examples(read_examples(path, options, writer.add_bad)):
             writer.add(chunk)
             if progress is not None:
                 progress(writer.n_read)

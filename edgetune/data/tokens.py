@@ -25,9 +25,9 @@ from edgetune.core.hub import HUB_PREFIX
 from edgetune.core.sanitize import brief
 from edgetune.core.version import __version__
 from edgetune.data.examples import DataOptions
-from edgetune.data.readers import existing, folder_files
+from edgetune.data.readers import folder_files, require_exists
 from edgetune.data.table import BAD_BYTES, BadRow
-from edgetune.data.text_files import reading
+from edgetune.data.text_files import reading_errors
 from edgetune.data.token_build import TokenWriter, build_tokens
 from edgetune.data.token_format import CACHE_VERSION, META, Meta, TokenizerSpec
 from edgetune.data.token_store import TokenStore, TokenView
@@ -61,13 +61,13 @@ def tokens_cache_key(
     if path.startswith(HUB_PREFIX):
         digest.update(path.encode())
         return digest.hexdigest()[:32]
-    place = existing(path)
+    place = require_exists(path)
     if place.is_file():
         digest.update("".join(place.suffixes[-2:]).lower().encode())
         _add_file(digest, place)
         return digest.hexdigest()[:32]
     for file in folder_files(place):
-        with reading(file):
+        with reading_errors(file):
             stat = file.stat()
         name = file.relative_to(place).as_posix()
         digest.update(f"\n{name} {stat.st_size} {stat.st_mtime_ns}\n".encode("utf-8", "surrogateescape"))
@@ -76,7 +76,7 @@ def tokens_cache_key(
 
 
 def _add_file(digest: hashlib._Hash, path: Path) -> None:
-    with reading(path), path.open("rb") as file:
+    with reading_errors(path), path.open("rb") as file:
         while block := file.read(_BLOCK_BYTES):
             digest.update(block)
 
@@ -111,7 +111,7 @@ def open_tokens(
         DataError: there is no such data, or too little of it is usable.
         UsageError: the text or label column cannot be found.
         ModelError: the tokenizer cannot be used.
-        EnvironmentError_: the cache cannot be written.
+        ResourceError: the cache cannot be written.
     """
     folder = cache_dir / tokens_cache_key(path, options, tokenizer.path, tokenizer.max_length, CACHE_VERSION)
     store = _open_cached(folder)

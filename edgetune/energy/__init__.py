@@ -8,14 +8,14 @@ Budgets of energy are enforced elsewhere (`planning`, `runs`). May import `core`
 
 from edgetune.energy.battery import Battery, find_battery, power_source
 from edgetune.energy.estimate import Equation6, equation_6, tdp_w
-from edgetune.energy.sensor import CarriedOn, EnergyReading, Sensor, read_energy
+from edgetune.energy.sensor import EnergyReading, ResumedSensor, Sensor, read_energy
 from edgetune.energy.sensor_choice import open_sensor
 
 __all__ = [
     "Battery",
-    "CarriedOn",
     "EnergyReading",
     "Equation6",
+    "ResumedSensor",
     "Sensor",
     "equation_6",
     "find_battery",

@@ -27,7 +27,7 @@ MEMORY_W_PER_MB = 3.0 / 8000.0
 """The usual 3 W for 8 GB."""
 
 
-class Steady:
+class ConstantPower:
     """The same watts all the time."""
 
     measured = False
@@ -51,7 +51,7 @@ def process_cpu_s() -> float:
     return sum(os.times()[:4])
 
 
-class CpuUse:
+class CpuUsePower:
     """Between a processor's idle and full watts, by the share of it that this process uses."""
 
     measured = False
@@ -87,19 +87,19 @@ class CpuUse:
         """Nothing is held open."""
 
 
-def estimate_by_use(tdp: float | None = None, clock: TimeSource = time.perf_counter) -> CpuUse:
+def estimate_by_use(tdp: float | None = None, clock: TimeSource = time.perf_counter) -> CpuUsePower:
     """Return the estimate from a thermal design power (W, all sockets), else from a stated rule."""
     idle = f"idle {IDLE_RATE:.0%}"
     if tdp is not None:
         source = f"estimated: {tdp:g} W TDP (codecarbon) x CPU use, {idle}"
-        return CpuUse(tdp, os.cpu_count() or 1, source, clock)
+        return CpuUsePower(tdp, os.cpu_count() or 1, source, clock)
     n_cpus, n_cores = _usable()
     core_w = ARM_CORE_W if platform.machine().lower().startswith(("arm", "aarch")) else CORE_W
     source = (
         f"estimated: {core_w:g} W per core x {n_cores} core{'s' * (n_cores != 1)} x CPU use, {idle}; "
         "no sensor, no TDP known"
     )
-    return CpuUse(core_w * n_cores, n_cpus, source, clock)
+    return CpuUsePower(core_w * n_cores, n_cpus, source, clock)
 
 
 def _usable() -> tuple[int, int]:

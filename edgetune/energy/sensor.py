@@ -60,7 +60,7 @@ class Counter(Protocol):
     def close(self) -> None: ...
 
 
-class Guarded:
+class FallbackSensor:
     """A counter until it is lost, an estimate from then on.
 
     counting ─ SensorLost ─→ estimated: at the counter's own mean power if it lasted long enough to have one,
@@ -128,7 +128,7 @@ class Guarded:
         self._estimate.close()
 
 
-class Total:
+class SensorSum:
     """Several sensors of different hardware, added up."""
 
     def __init__(self, parts: Sequence[Sensor]) -> None:
@@ -150,7 +150,7 @@ class Total:
             part.close()
 
 
-class CarriedOn:
+class ResumedSensor:
     """A sensor of a run that was broken off and goes on: what was used before is added."""
 
     def __init__(self, sensor: Sensor, before_j: float, measured_before: bool) -> None:

@@ -16,11 +16,11 @@ from pathlib import Path
 
 from edgetune.core.errors import UsageError
 from edgetune.energy.battery import Discharge
-from edgetune.energy.estimate import GPU_W, Steady, estimate_by_use, tdp_w
+from edgetune.energy.estimate import GPU_W, ConstantPower, estimate_by_use, tdp_w
 from edgetune.energy.nvml import open_nvml
 from edgetune.energy.powermetrics import open_powermetrics
 from edgetune.energy.rapl import Rapl, usable_zones
-from edgetune.energy.sensor import Counter, Guarded, Sensor, SensorLost, TimeSource, Total
+from edgetune.energy.sensor import Counter, FallbackSensor, Sensor, SensorLost, SensorSum, TimeSource
 
 ROOT = Path("/")
 
@@ -55,33 +55,33 @@ def open_sensor(
             raise UsageError(
                 f"--watts {watts:g} is no power; give the watts that this device draws, above 0."
             )
-        return Steady(watts, f"estimated: --watts {watts:g}", clock)
+        return ConstantPower(watts, f"estimated: --watts {watts:g}", clock)
     told = None if busy_w is None else f"estimated: {busy_w[0]:.3g} W while busy ({busy_w[1]})"
     by_use = estimate_by_use(tdp_w(root) if look_up_tdp else None, clock)
-    whole: Sensor = by_use if busy_w is None or told is None else Steady(busy_w[0], told, clock)
+    whole: Sensor = by_use if busy_w is None or told is None else ConstantPower(busy_w[0], told, clock)
     if device == "cuda":
         return _with_gpu(root, whole, by_use, has_busy_w=busy_w is not None, clock=clock)
     first, second = (_battery, _processor) if prefer_battery else (_processor, _battery)
     counter = first(root, clock) or second(root, clock)
-    return whole if counter is None else Guarded(counter, whole, clock)
+    return whole if counter is None else FallbackSensor(counter, whole, clock)
 
 
 def _with_gpu(root: Path, whole: Sensor, by_use: Sensor, has_busy_w: bool, clock: TimeSource) -> Sensor:
     """Add GPU and processor up, unless one figure covers both."""
-    guess = Steady(GPU_W, f"estimated: {GPU_W:g} W for the GPU, which nothing measures", clock)
+    guess = ConstantPower(GPU_W, f"estimated: {GPU_W:g} W for the GPU, which nothing measures", clock)
     processor, gpu = _processor(root, clock), open_nvml(clock)
     if processor is None or gpu is None:
         battery = _battery(root, clock)
         if battery is not None:
             _close(processor, gpu)
-            return Guarded(battery, whole if has_busy_w else Total([guess, by_use]), clock)
+            return FallbackSensor(battery, whole if has_busy_w else SensorSum([guess, by_use]), clock)
     if gpu is None and has_busy_w:
         _close(processor)
         return whole
-    return Total(
+    return SensorSum(
         [
-            guess if gpu is None else Guarded(gpu, guess, clock),
-            by_use if processor is None else Guarded(processor, by_use, clock),
+            guess if gpu is None else FallbackSensor(gpu, guess, clock),
+            by_use if processor is None else FallbackSensor(processor, by_use, clock),
         ]
     )
 

@@ -17,7 +17,7 @@ from edgetune.core.metrics import Evaluation, evaluate_predictions, softmax
 from edgetune.core.types import FloatArray, IntArray
 from edgetune.data.batches import Batch, sequential_batches
 from edgetune.data.examples import DataOptions
-from edgetune.data.token_build import CHUNK_CHARS, beginning
+from edgetune.data.token_build import CHUNK_CHARS, truncate_text
 from edgetune.data.token_format import TokenizerSpec
 from edgetune.data.token_store import TokenView
 from edgetune.inference.scorers import Scorer, onnx_scorer, torch_scorer
@@ -138,8 +138,8 @@ class Run:
     def _beginning(self, text: str | tuple[str, str]) -> str | tuple[str, str]:
         """Return what the tokenizer is given of a text, as in training."""
         if isinstance(text, str):
-            return beginning(text, self.max_length)
-        return beginning(text[0], self.max_length), beginning(text[1], self.max_length)
+            return truncate_text(text, self.max_length)
+        return truncate_text(text[0], self.max_length), truncate_text(text[1], self.max_length)
 
     def _tokenizer(self) -> Any:
         path = self._home / "tokenizer.json"

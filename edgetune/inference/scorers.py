@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Protocol
 
-from edgetune.backends.onnx_files import why_unsafe
+from edgetune.backends.onnx_files import find_unsafe_reference
 from edgetune.backends.ort.ort_runtime import import_ort
 from edgetune.core.errors import RunError
 from edgetune.core.types import FloatArray, IntArray
@@ -27,7 +27,7 @@ def onnx_scorer(path: Path) -> Scorer:
         RunError: it is damaged, or would read outside its folder.
     """
     with damage_errors(path):
-        why = why_unsafe(path)
+        why = find_unsafe_reference(path)
         if why is not None:
             raise RunError(f"{path} {why}; train the model again, or get the folder from its maker again.")
     ort = import_ort()

@@ -99,7 +99,7 @@ class GuardedSelector:
     def on_batch_start(self, progress: float, epoch: int) -> None:
         self.inner.on_batch_start(progress, epoch)
 
-    def consider(self, counts: Counters, row_s: float | None, split_s: dict[str, float]) -> str:
+    def check_balance(self, counts: Counters, row_s: float | None, split_s: dict[str, float]) -> str:
         """Switch the filter off when it has cost more than it saved; return why, "" while it stays on."""
         if self.switched_off or counts.n_scored < FEWEST_SCORED:
             return ""

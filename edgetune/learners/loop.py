@@ -23,7 +23,7 @@ from edgetune.core.metrics import cross_entropy
 from edgetune.core.types import FloatArray
 from edgetune.data.batches import PAD_MULTIPLE, Batch, bucket_of
 from edgetune.data.stream import RowSource, RowStream
-from edgetune.learners.progress import DataProgress, Position, Progress, decayed, within
+from edgetune.learners.progress import DataProgress, Position, Progress, decayed_rate, progress_within
 from edgetune.learners.queues import BucketQueue, Waiting
 from edgetune.learners.step_costs import StepCosts
 from edgetune.record.counters import Counters
@@ -282,7 +282,7 @@ class Loop:
         progress = (
             self.run_progress.progress(at) if self.selector.restarts else self.run_progress.decay_progress(at)
         )
-        lr = decayed(self.lr_scale * self.settings.lr, within(progress, self.selector.span))
+        lr = decayed_rate(self.lr_scale * self.settings.lr, progress_within(progress, self.selector.span))
         with self.meter.phase("select"):
             weights = self.selector.loss_weights(batch)
         started = self.meter.elapsed_s()

@@ -105,12 +105,12 @@ def automatic_lr(hidden_size: int, n_steps: int) -> float:
     return BASE_LR * narrow * math.sqrt(BASE_STEPS / min(max(n_steps, FEWEST), MOST))
 
 
-def decayed(peak: float, progress: float) -> float:
+def decayed_rate(peak: float, progress: float) -> float:
     """Return the rate at a share of the run in [0, 1]: linear from `peak` to 0."""
     return peak * max(0.0, 1.0 - progress)
 
 
-def within(progress: float, span: tuple[float, float]) -> float:
+def progress_within(progress: float, span: tuple[float, float]) -> float:
     """Return how far a part of the run is, in [0, 1], given the progress of the whole.
 
     Args:

@@ -1,8 +1,8 @@
 """What lies in edgetune's cache, by kind, age and size; and freeing it without touching anything else.
 
-Only entries are ever removed: a name, a marker and files that edgetune itself writes, nothing else in it, no
-link. What was used within the last hour, or is held by a live process (`caches.in_use`), stays. Everything
-that is none of that is named and left alone.
+An entry is removed only if its name, its marker and every file in it are such as edgetune itself writes, and
+nothing in it is a link. What was used within the last hour, or is held by a live process
+(`cache.mark_in_use`), stays. Anything else in the folder is named and left alone.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _LEFT_FILE = re.compile(r"\.[\w.-]+\.\d+\.tmp")
 
 
 @dataclass(frozen=True)
-class Shape:
+class EntryShape:
     """How an entry of one kind looks.
 
     Attributes:
@@ -45,11 +45,11 @@ class Shape:
     own: Callable[[Path], set[str]] = lambda _: set()
 
 
-_MEASURED = Shape(re.compile(r"(probes|speeds)\.json"), "")
+_MEASURED = EntryShape(re.compile(r"(probes|speeds)\.json"), "")
 
 
 @dataclass(frozen=True)
-class Entry:
+class CacheEntry:
     """One thing that could be removed.
 
     Attributes:
@@ -91,7 +91,7 @@ class RemovalFilter:
         """Whether anything is to go at all."""
         return self.everything or self.older_than_s is not None or self.larger_than_bytes is not None
 
-    def takes(self, entry: Entry, now_s: float) -> bool:
+    def takes(self, entry: CacheEntry, now_s: float) -> bool:
         """Return whether an entry is to go; a busy one never is."""
         if entry.busy or not self.limits:
             return False
@@ -112,10 +112,10 @@ def parse_age(text: str) -> float:
     return float(found.group(1)) * _SECONDS[found.group(2)]
 
 
-def list_entries(cache_dir: Path) -> tuple[list[Entry], list[Path]]:
+def list_entries(cache_dir: Path) -> tuple[list[CacheEntry], list[Path]]:
     """Return what could be removed from a cache, largest first, and what is not edgetune's."""
     shapes = _shapes()
-    found: dict[Path, Entry | None] = {}
+    found: dict[Path, CacheEntry | None] = {}
     for path in _inside(cache_dir):
         if path.name in shapes and _is_folder(path):
             found |= {item: _entry(path.name, shapes[path.name], item) for item in _inside(path)}
@@ -125,7 +125,7 @@ def list_entries(cache_dir: Path) -> tuple[list[Entry], list[Path]]:
     return entries, [path for path, one in found.items() if one is None]
 
 
-def remove_entries(entries: list[Entry]) -> list[Entry]:
+def remove_entries(entries: list[CacheEntry]) -> list[CacheEntry]:
     """Remove entries; return those that are gone. One that was taken into use meanwhile stays."""
     shapes, gone = _shapes(), []
     for entry in entries:
@@ -143,7 +143,7 @@ def remove_entries(entries: list[Entry]) -> list[Entry]:
     return gone
 
 
-def _entry(kind: str, shape: Shape, path: Path) -> Entry | None:
+def _entry(kind: str, shape: EntryShape, path: Path) -> CacheEntry | None:
     """Return a path as an entry of a kind; None if edgetune did not write it, or not all of it."""
     files = _files(path)
     if files is None:
@@ -151,14 +151,14 @@ def _entry(kind: str, shape: Shape, path: Path) -> Entry | None:
     n_bytes, newest_s = sum(one.st_size for one in files.values()), _mtime(path)
     newest_s = max((one.st_mtime for one in files.values()), default=newest_s)
     if _LEFT_FOLDER.fullmatch(path.name) or ("." in files and _LEFT_FILE.fullmatch(path.name)):
-        return Entry("unfinished", path, n_bytes, newest_s, time.time() - newest_s < LEFTOVER_S)
+        return CacheEntry("unfinished", path, n_bytes, newest_s, time.time() - newest_s < LEFTOVER_S)
     if shape.name.fullmatch(path.name) is None or ("." in files) != (shape.marker == ""):
         return None
     if shape.marker and (shape.marker not in files or not set(files) <= shape.own(path)):
         return None
     marker = path / shape.marker
     used_s = _mtime(marker)
-    return Entry(kind, path, n_bytes, used_s, time.time() - used_s < FRESH_S or is_held(marker))
+    return CacheEntry(kind, path, n_bytes, used_s, time.time() - used_s < FRESH_S or is_held(marker))
 
 
 def _mtime(path: Path) -> float:
@@ -197,7 +197,7 @@ def _files(path: Path) -> dict[str, os.stat_result] | None:
     return found
 
 
-def _shapes() -> dict[str, Shape]:
+def _shapes() -> dict[str, EntryShape]:
     """Return the kinds of entries; what may lie in one is read off the modules that write it."""
     from edgetune.backends.ort.checksums import MANIFEST
     from edgetune.data import token_format
@@ -206,11 +206,11 @@ def _shapes() -> dict[str, Shape]:
     names = (value for name, value in vars(token_format).items() if name.isupper())
     tokens = {value for value in names if isinstance(value, str)}
     return {
-        "tokens": Shape(re.compile(r"[0-9a-f]{32}"), META, lambda _: tokens),
-        "artifacts": Shape(re.compile(r"[0-9a-f]{20}-\d+"), MANIFEST, _artifact_files),
-        "tokenizers": Shape(re.compile(r"[0-9a-f]{24}"), "tokenizer.json", lambda _: _tokenizer_files()),
-        "export-seconds": Shape(re.compile(r"[0-9a-f]{20}\.txt"), ""),
-        "checked": Shape(re.compile(r"[0-9a-f]{32}\.json"), ""),
+        "tokens": EntryShape(re.compile(r"[0-9a-f]{32}"), META, lambda _: tokens),
+        "artifacts": EntryShape(re.compile(r"[0-9a-f]{20}-\d+"), MANIFEST, _artifact_files),
+        "tokenizers": EntryShape(re.compile(r"[0-9a-f]{24}"), "tokenizer.json", lambda _: _tokenizer_files()),
+        "export-seconds": EntryShape(re.compile(r"[0-9a-f]{20}\.txt"), ""),
+        "checked": EntryShape(re.compile(r"[0-9a-f]{32}\.json"), ""),
     }
 
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Literal
 from edgetune.core.machine import cpu_features, cpu_name, memory_mb, usable_cores
 from edgetune.energy import rapl
 from edgetune.energy.battery import find_battery, power_source
-from edgetune.maintenance.environment import MODEL_PACKAGE, Environment, Wanted
+from edgetune.maintenance.environment import MODEL_PACKAGE, Environment, Requirements
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -54,7 +54,7 @@ class Finding:
 def examine(around: Environment | None = None) -> list[Finding]:
     """Look at the machine; nothing is changed and, unless asked for, nothing heavy is imported."""
     around = Environment() if around is None else around
-    wanted = Wanted(around.requirements)
+    wanted = Requirements(around.requirements)
     return [
         *_machine(around),
         _onnxruntime(around, wanted),
@@ -130,7 +130,7 @@ def _disk(cache: Path) -> Finding:
     return Finding("Machine", "free disk", "ok", f"{_gb(free)} at {place}")
 
 
-def _onnxruntime(around: Environment, wanted: Wanted) -> Finding:
+def _onnxruntime(around: Environment, wanted: Requirements) -> Finding:
     """Find the one build of ONNX Runtime that can train; two builds overwrite each other's files."""
     training = [name for name in TRAINING_BUILDS if name in around.packages]
     plain = [name for name in PLAIN_BUILDS if name in around.packages]
@@ -153,7 +153,7 @@ def _onnxruntime(around: Environment, wanted: Wanted) -> Finding:
     return Finding(group, name, "missing", "absent", command)
 
 
-def _torch(around: Environment, wanted: Wanted) -> Finding:
+def _torch(around: Environment, wanted: Requirements) -> Finding:
     found = _package("Runtimes", "torch", around, wanted)
     if found.status == "missing":
         return found
@@ -171,14 +171,14 @@ def _torch(around: Environment, wanted: Wanted) -> Finding:
     return Finding(found.group, found.name, found.status, detail, found.fix)
 
 
-def _package(group: str, name: str, around: Environment, wanted: Wanted) -> Finding:
+def _package(group: str, name: str, around: Environment, wanted: Requirements) -> Finding:
     if name not in around.packages:
         return Finding(group, name, "missing", "absent", wanted.command(name))
     return _versioned(group, name, name, around, wanted, around.packages[name])
 
 
 def _versioned(
-    group: str, name: str, package: str, around: Environment, wanted: Wanted, detail: str
+    group: str, name: str, package: str, around: Environment, wanted: Requirements, detail: str
 ) -> Finding:
     """Judge an installed version by what edgetune's extras ask of it."""
     version = around.packages[package]
@@ -190,7 +190,7 @@ def _versioned(
     return Finding(group, name, "ok", detail)
 
 
-def _model(around: Environment, wanted: Wanted) -> Finding:
+def _model(around: Environment, wanted: Requirements) -> Finding:
     group, name, weights = "Model", "built-in model", around.weights
     command = wanted.command(MODEL_PACKAGE)
     if weights is None or not weights.is_file():
@@ -211,7 +211,7 @@ def _model(around: Environment, wanted: Wanted) -> Finding:
     )
 
 
-def _sensors(around: Environment, wanted: Wanted) -> list[Finding]:
+def _sensors(around: Environment, wanted: Requirements) -> list[Finding]:
     return [_rapl(around.root), _battery(around.root), _nvml(around, wanted)]
 
 
@@ -234,7 +234,7 @@ def _battery(root: Path) -> Finding:
     return Finding("Sensors", "battery", "ok", f"{battery.name}{charge}{measures}")
 
 
-def _nvml(around: Environment, wanted: Wanted) -> Finding:
+def _nvml(around: Environment, wanted: Requirements) -> Finding:
     name = "NVML (NVIDIA GPU)"
     if around.gpus is None:
         return Finding("Sensors", name, "note", "no GPU: nvidia-smi is absent or finds none")
@@ -265,18 +265,6 @@ def what_works(findings: Sequence[Finding]) -> str:
         fixes = [one.fix for one in findings if one.group == "Runtimes" and one.fix]
         return f"Nothing can train here yet: {fixes[0] if fixes else 'no runtime exists for this platform'}"
     return f"Works now: backend{'s' * (len(works) > 1)} {' and '.join(works)}."
-
-
-def findings_text(findings: Sequence[Finding]) -> str:
-    """Return the findings as plain lines, for where there is no terminal."""
-    lines: list[str] = []
-    for group in dict.fromkeys(one.group for one in findings):
-        lines.append(group)
-        for one in findings:
-            if one.group == group:
-                lines.append(f"  {one.status:8}{one.name}: {one.detail}")
-                lines += [f"  {'':8}→ {one.fix}"] if one.fix else []
-    return "\n".join([*lines, what_works(findings)])
 
 
 def print_diagnosis(findings: Sequence[Finding], console: Console) -> None:

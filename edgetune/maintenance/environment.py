@@ -110,7 +110,7 @@ class Environment:
     import_torch: bool = False
 
 
-class Wanted:
+class Requirements:
     """Edgetune's requirements, asked by package name."""
 
     def __init__(self, lines: Sequence[str]) -> None:

@@ -36,7 +36,7 @@ def fetch_model(name: str) -> tuple[str, Path]:
         name: as above.
 
     Raises:
-        EnvironmentError_: huggingface_hub is not installed.
+        MissingDependencyError: huggingface_hub is not installed.
         ModelError: there is no such model, or it cannot be had without a network.
     """
     found = _NAME.fullmatch(name.removeprefix(HUB_PREFIX))

@@ -107,7 +107,7 @@ def resolve_model(name: str | None) -> ModelSource:
             `org/name` is looked up in the hub's cache.
 
     Raises:
-        EnvironmentError_: the built-in model's package is not installed.
+        MissingDependencyError: the built-in model's package is not installed.
         ModelError: nothing usable is there; the message says what was looked for.
     """
     if name is None or name in ("built-in", BUILT_IN):

@@ -1,11 +1,11 @@
-"""How good a plan may be expected to be: points of accuracy lost against training for ever.
+"""How good a plan may be expected to be: points of accuracy lost against unlimited training.
 
 A rule of thumb whose constants each come from a measurement (docs/deadlines.md, docs/log.md). It ranks
 plans; it promises no accuracy.
 
     trained    = (1 - LESS * frozen) * (STEPS / sqrt(steps) + ROWS / sqrt(distinct rows / 32))
                  + DEPTH * frozen² + CUT * cut
-    head alone = HEAD - HEAD_DOUBLING * log2(rows / 64)
+    probe alone = PROBE - PROBE_DOUBLING * log2(rows / 64)
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ DEPTH_POINTS, DEPTH_LESS = 11.0, 0.5
 depth 0, depth 4 lost 0.6 and 2.3, depth 5 lost 5.1 and 4.7. A frozen part learns sooner and less."""
 CUT_POINTS = 2.3
 """AG News: cutting about a third of all tokens (32 instead of 128) cost 0.8 points."""
-HEAD_POINTS, HEAD_DOUBLING, HEAD_ROWS = 39.0, 3.1, 64
-"""SST-2: the head on features of 64, 256, 512 and 2,048 rows gave 55, 63, 64 and 71 %."""
+PROBE_POINTS, PROBE_DOUBLING, PROBE_POINTS_ROWS = 39.0, 3.1, 64
+"""SST-2: the probe on features of 64, 256, 512 and 2,048 rows gave 55, 63, 64 and 71 %."""
 BATCH = 32
 
 
@@ -42,5 +42,5 @@ def points_lost(n_rows: float, n_distinct: int, frozen_share: float, cut_share: 
 
 
 def probe_points_lost(n_rows: int) -> float:
-    """Return the same of a head that is fitted on the features of so many rows."""
-    return HEAD_POINTS - HEAD_DOUBLING * math.log2(max(n_rows, 1) / HEAD_ROWS)
+    """Return the same of a linear probe that is fitted on the features of so many rows."""
+    return PROBE_POINTS - PROBE_DOUBLING * math.log2(max(n_rows, 1) / PROBE_POINTS_ROWS)

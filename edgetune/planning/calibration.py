@@ -48,7 +48,7 @@ Runs = Mapping[str, Sequence[ObservedRun]]
 """By backend, the oldest first."""
 
 
-def ratio(
+def slowdown_ratio(
     runs: Sequence[ObservedRun], now_s: float, profiled: float = 1.0, profile_weight: float = PROFILE_WEIGHT
 ) -> float:
     """Return how many times as long as profiled training should take now: a mean of logarithms.
@@ -99,7 +99,7 @@ class Calibration:
     def _drift(self, key: str) -> float:
         """Return what the runs of a backend make of what is believed without them."""
         before = self.probed.get(key, 1.0)
-        return ratio(self.runs[key], self.now_s, before, self.profile_weight) / before
+        return slowdown_ratio(self.runs[key], self.now_s, before, self.profile_weight) / before
 
     @property
     def slowness(self) -> float:

@@ -208,7 +208,7 @@ class ClockProgress:
     """The run ends when its time is up, or with its data if that comes first."""
 
     def __init__(self, clock: Clock, cost: StepCost, data: DataProgress) -> None:
-        """Pace a run by a clock.
+        """End a run by a clock.
 
         Args:
             clock: what is left.

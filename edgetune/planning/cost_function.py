@@ -225,15 +225,6 @@ class CostFunction:
         """Predict seconds of one call."""
         return self.estimate(op, batch, length, depth).s
 
-    def interval(self, op: Operation, batch: int, length: int, depth: int) -> tuple[float, float]:
-        """Predict where the seconds of one call should be, 9 times in 10."""
-        found = self.estimate(op, batch, length, depth)
-        return found.low_s, found.high_s
-
-    def kind(self, op: Operation, batch: int, length: int, depth: int) -> Kind:
-        """Say how the prediction of one call is found."""
-        return self.estimate(op, batch, length, depth).kind
-
 
 def same_shape(one: ModelShape, other: ModelShape) -> bool:
     """Return whether two models run the same operations, whatever they are called and know for words."""
@@ -241,7 +232,7 @@ def same_shape(one: ModelShape, other: ModelShape) -> bool:
     return sizes[0] == sizes[1]
 
 
-def work_of(shape: ModelShape) -> float:
+def multiply_adds_per_token(shape: ModelShape) -> float:
     """Return multiply-adds per token of a forward pass, attention left out."""
     return operation_count(shape, 1.0, 1.0, shape.n_layers)[2]
 

@@ -74,7 +74,7 @@ def decide(
         config: settings, some of them open.
         device: measured costs.
         data: lengths of the rows.
-        exported: see `Wishes`.
+        exported: see `Constraints`.
         already_s: seconds used.
         already_j: joules used.
         energy_j: joules that may be used, from `--energy` or `--battery`.

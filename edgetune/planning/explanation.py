@@ -89,7 +89,8 @@ def _depth(plans: Plans, constraints: Constraints) -> Iterator[str]:
         if other is not None:
             yield (
                 f"Depth {best.depth} and not {depth}: {best.n_steps:,} steps against {other.n_steps:,}; "
-                f"expected loss {-best.expected_points:.1f} points against {-other.expected_points:.1f} (docs/deadlines.md)."
+                f"expected loss {-best.expected_points:.1f} points against {-other.expected_points:.1f} "
+                "(docs/deadlines.md)."
             )
 
 

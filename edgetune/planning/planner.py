@@ -282,7 +282,11 @@ def _plan(
 
 def _head_only(plan: Plan) -> Plan:
     return replace(
-        plan, method=LINEAR_PROBE, n_steps=0, n_probe_rows=plan.n_rows, expected_points=-probe_points_lost(plan.n_rows)
+        plan,
+        method=LINEAR_PROBE,
+        n_steps=0,
+        n_probe_rows=plan.n_rows,
+        expected_points=-probe_points_lost(plan.n_rows),
     )
 
 

@@ -30,7 +30,7 @@ from edgetune.core.files import write_atomic
 from edgetune.core.machine import versions as installed_versions
 from edgetune.core.parsing import TomlError, read_toml
 from edgetune.core.sanitize import brief
-from edgetune.planning.cost_function import same_shape, work_of
+from edgetune.planning.cost_function import multiply_adds_per_token, same_shape
 from edgetune.planning.device_profile import (
     SCHEMA_VERSION,
     DeviceProfile,
@@ -304,4 +304,8 @@ def _distance(found: Match, own: bool, shape: ModelShape | None, machine: Machin
 
 def _model_distance(one: ModelShape, other: ModelShape) -> float:
     """Return 0 for the same shape, else how many times one model's work is the other's (log), plus some."""
-    return 0.0 if same_shape(one, other) else 0.01 + abs(math.log(work_of(one) / work_of(other)))
+    return (
+        0.0
+        if same_shape(one, other)
+        else 0.01 + abs(math.log(multiply_adds_per_token(one) / multiply_adds_per_token(other)))
+    )

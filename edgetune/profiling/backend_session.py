@@ -14,9 +14,9 @@ import numpy as np
 
 from edgetune.planning.cost_function import nnls
 from edgetune.planning.device_profile import BackendProfile, FixedCosts, Memory
-from edgetune.profiling.opened_backend import Job
+from edgetune.profiling.opened_backend import MeasurementJob
 from edgetune.profiling.sampling import GridPoint, Sampler
-from edgetune.profiling.worker_client import Child, ChildLost
+from edgetune.profiling.worker_client import WorkerLost, WorkerProcess
 
 LIMIT_S = 180.0
 SLOW = 12.0  # times the expected seconds, and LEAST_LIMIT_S, after which a worker is given up
@@ -41,8 +41,8 @@ class BackendSession:
         joules, seconds: of all timed calls, by operation.
     """
 
-    job: Job
-    child: Child
+    job: MeasurementJob
+    child: WorkerProcess
     watts: float | None
     tdp: float | None
     threads: int
@@ -149,7 +149,7 @@ class BackendSession:
         for number, depth in enumerate(depth for depth in depths if depth > 0):
             try:
                 seconds = self._open(depth, self.threads)
-            except ChildLost as error:
+            except WorkerLost as error:
                 if not self.child.alive:
                     raise
                 return str(error)

@@ -30,10 +30,10 @@ from edgetune.planning.profile_store import Match
 from edgetune.profiling.backend_session import LIMIT_S, BackendSession
 from edgetune.profiling.interference import BusyWatch
 from edgetune.profiling.measurement_plan import choose_keys
-from edgetune.profiling.opened_backend import LABELS, Job
+from edgetune.profiling.opened_backend import LABELS, MeasurementJob
 from edgetune.profiling.profile_tables import TimeRatio, make_time_ratio, ratio_rows
 from edgetune.profiling.sampling import GridPoint, Sampler
-from edgetune.profiling.worker_client import Child, ChildLost
+from edgetune.profiling.worker_client import WorkerLost, WorkerProcess
 
 CHECK_S = 27.0
 LONGEST_CALL_S = 1.0
@@ -118,7 +118,7 @@ class DriftCheck:
         """Measure some points again, in half a minute.
 
         Raises:
-            EnvironmentError_: nothing of it could be measured here.
+            ResourceError: nothing of it could be measured here.
         """
         backends = [backend.key for backend in self._profile.backends]
         keys, self._notes = choose_keys(backends, self._profile.machine)
@@ -139,7 +139,7 @@ class DriftCheck:
     def _leaving_out(self, key: str) -> Iterator[None]:
         try:
             yield
-        except ChildLost as error:
+        except WorkerLost as error:
             self._notes.append(f"{key} could not be checked: {error}.")
             self._sessions.pop(key, None)
             self._sampler.drop(key)
@@ -149,7 +149,7 @@ class DriftCheck:
         assert backend is not None
         self._tell(f"opening {key}")
         self._sessions[key] = open_session(stack, self._source, backend, (0,), self._cache, scratch)
-        points = some_points(backend)
+        points = representative_points(backend)
         self._sampler.take(GridPoint.of(key, point) for point in points)
         self._sampler.hint(GridPoint.of(key, points[-1]), points[-1].s)
 
@@ -200,7 +200,7 @@ def open_session(
     """Start a worker and open a backend as its profile had it, whole and cut above layers.
 
     Raises:
-        ChildLost: it does not work here.
+        WorkerLost: it does not work here.
     """
     folders = {}
     if backend.backend == "ort":
@@ -208,18 +208,18 @@ def open_session(
         for depth in depths:
             folders[str(depth)] = str(builder.get(len(LABELS), freeze_of(depth)).folder.resolve())
     tokenizer = str(ensure_tokenizer(source, cache).parent.resolve())
-    job = Job(
+    job = MeasurementJob(
         *(backend.backend, backend.precision, backend.device, str(source.folder.resolve())),
         *(folders, tokenizer, scratch),
     )
-    child = stack.enter_context(Child(job))
+    child = stack.enter_context(WorkerProcess(job))
     child.ask("import", LIMIT_S)
     for depth in depths:
         child.ask("open", LIMIT_S, depth=depth, threads=backend.threads)
     return BackendSession(job, child, None, None, backend.threads)
 
 
-def some_points(backend: BackendProfile) -> list[MeasuredPoint]:
+def representative_points(backend: BackendProfile) -> list[MeasuredPoint]:
     """Choose a cheap point, a middle one and the dearest that is not too long, of `score` and `train`."""
     chosen: list[MeasuredPoint] = []
     ops: tuple[Operation, ...] = ("score", "train")

@@ -18,8 +18,8 @@ from typing import Any
 import numpy as np
 
 from edgetune.profiling.backend_session import LIMIT_S
-from edgetune.profiling.opened_backend import Job
-from edgetune.profiling.worker_client import Child
+from edgetune.profiling.opened_backend import MeasurementJob
+from edgetune.profiling.worker_client import WorkerProcess
 
 MAX_LENGTH = 128
 TOKENIZED_ROWS = 4000
@@ -88,7 +88,7 @@ def meta(tokenizer: Path, scratch: Path) -> dict[str, Any]:
 
 def report_chore(tokenizer: Path, scratch: Path) -> dict[str, Any]:
     """Draw a run that never was and write its card and summary; return the seconds it took."""
-    history, summary = made_up_run()
+    history, summary = synthetic_run()
     started = time.perf_counter()
     from edgetune.report.model_card import model_card
     from edgetune.report.run_plot import draw_run
@@ -99,7 +99,7 @@ def report_chore(tokenizer: Path, scratch: Path) -> dict[str, Any]:
     return {"s": time.perf_counter() - started}
 
 
-def made_up_run() -> tuple[list[dict[str, Any]], dict[str, Any]]:
+def synthetic_run() -> tuple[list[dict[str, Any]], dict[str, Any]]:
     """Return the history and summary of an imagined run, to be drawn."""
     steps = [
         {
@@ -159,7 +159,9 @@ class PerRunCosts:
     measured: bool
 
 
-def measure_per_run_costs(job: Job, n_starts: int, watts: float | None, tdp: float | None) -> PerRunCosts:
+def measure_per_run_costs(
+    job: MeasurementJob, n_starts: int, watts: float | None, tdp: float | None
+) -> PerRunCosts:
     """Measure.
 
     Args:
@@ -170,10 +172,10 @@ def measure_per_run_costs(job: Job, n_starts: int, watts: float | None, tdp: flo
     """
     start_s = []
     for _ in range(n_starts):
-        with Child(job) as child:
+        with WorkerProcess(job) as child:
             done_at = child.ask("chores", LIMIT_S, name="start")["done_at"]
             start_s.append(done_at - child.started_at)
-    with Child(job) as child:
+    with WorkerProcess(job) as child:
         report_s = child.ask("chores", LIMIT_S, name="report")["s"]
         tokenize = child.ask("chores", LIMIT_S, name="tokenize")["s_per_token"]
         meta = child.ask("chores", LIMIT_S, name="meta")["s_per_example"]

@@ -37,9 +37,9 @@ from edgetune.profiling.measurement_plan import (
     export_all,
     make_measure_grid,
 )
-from edgetune.profiling.opened_backend import Job
+from edgetune.profiling.opened_backend import MeasurementJob
 from edgetune.profiling.sampling import GridPoint, Sampler, grid_points
-from edgetune.profiling.worker_client import Child, ChildLost
+from edgetune.profiling.worker_client import WorkerLost, WorkerProcess
 
 FULL_S, QUICK_S = 280.0, 54.0
 LEAST_ROUNDS_S = 0.25  # of the limit goes to the rounds, even when everything before them was slow
@@ -108,7 +108,7 @@ class Measurement:
         """Measure everything.
 
         Raises:
-            EnvironmentError_: no backend could be measured.
+            ResourceError: no backend could be measured.
             ProfileError: the machine was so busy that the figures contradict each other.
         """
         with contextlib.ExitStack() as stack:
@@ -141,24 +141,24 @@ class Measurement:
             )
         return profile
 
-    def _job(self, key: str, scratch: Path, exported: Exported) -> Job:
+    def _job(self, key: str, scratch: Path, exported: Exported) -> MeasurementJob:
         backend, precision, *device = key.split("-")
         tokenizer = ensure_tokenizer(self._source, self._cache).parent.resolve()
         # The folder, not the name: it must mean the same to the worker, and the built-in has no other name.
         model = str(self._source.folder.resolve())
-        return Job(
+        return MeasurementJob(
             *(backend, precision, device[0] if device else "cpu", model),
             *(exported.folders, str(tokenizer), str(scratch)),
         )
 
-    def _begin(self, stack: contextlib.ExitStack, job: Job, tdp: float | None) -> None:
+    def _begin(self, stack: contextlib.ExitStack, job: MeasurementJob, tdp: float | None) -> None:
         """Start a backend's worker and measure what it pays once."""
         cores = self.machine.cores
         physical = min(self.machine.physical_cores or cores, cores)
         grid = self._grid
         with self._leaving_out(job.key):
             self._tell(f"{job.key}: importing and opening")
-            child = stack.enter_context(Child(job))
+            child = stack.enter_context(WorkerProcess(job))
             session = BackendSession(job, child, self._request.watts, tdp, threads=physical)
             like = self._alike(job) if self._request.quick else None
             session.open(like)
@@ -174,7 +174,7 @@ class Measurement:
             trial = GridPoint(job.key, "train", grid.batches[0 if self._request.quick else -1], length, 0)
             session.choose_threads(sorted({1, physical, cores}), trial)
 
-    def _alike(self, job: Job) -> BackendSession | None:
+    def _alike(self, job: MeasurementJob) -> BackendSession | None:
         """Find the same backend on the same device in another arithmetic."""
         same = (job.backend, job.device)
         found = (item for item in self._sessions.values() if (item.job.backend, item.job.device) == same)
@@ -185,7 +185,7 @@ class Measurement:
         """Leave a backend out, with a note, when its worker fails."""
         try:
             yield
-        except ChildLost as error:
+        except WorkerLost as error:
             self._notes.append(f"{key} was left out: {error}.")
             self._sessions.pop(key, None)
             self._sampler.drop(key)
@@ -253,7 +253,7 @@ class Measurement:
         for key in list(self._sessions):
             if not self._sampler.has_whole(key):
                 with self._leaving_out(key):
-                    raise ChildLost("time was short")
+                    raise WorkerLost("time was short")
 
     def _power(self, chores: PerRunCosts) -> Power:
         def mean_w(ops: Sequence[str]) -> float | None:

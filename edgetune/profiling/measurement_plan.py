@@ -59,7 +59,7 @@ def choose_keys(wanted: Sequence[str], machine: Machine) -> tuple[list[str], lis
 
     Raises:
         UsageError: a wanted backend does not exist.
-        EnvironmentError_: nothing that can train is installed.
+        MissingDependencyError: nothing that can train is installed.
     """
     for key in wanted:
         if key not in KEYS:

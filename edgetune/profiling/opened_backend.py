@@ -25,7 +25,7 @@ _FIRST_WORD = 5  # ids below are special tokens in most vocabularies
 
 
 @dataclass(frozen=True)
-class Job:
+class MeasurementJob:
     """What one child process measures.
 
     Attributes:
@@ -69,7 +69,7 @@ def import_runtime(backend: str) -> float:
 class OpenedBackends:
     """Backends of one job by depth, and the batches that they are measured on."""
 
-    def __init__(self, job: Job) -> None:
+    def __init__(self, job: MeasurementJob) -> None:
         self.job = job
         self._source = resolve_model(job.model)
         self._backends: dict[int, Backend] = {}

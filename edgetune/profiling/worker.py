@@ -21,7 +21,7 @@ from typing import Any
 from edgetune.core.errors import EdgetuneError
 from edgetune.core.isolation import no_network
 from edgetune.energy import Sensor
-from edgetune.profiling.opened_backend import LABELS, Job, OpenedBackends, import_runtime
+from edgetune.profiling.opened_backend import LABELS, MeasurementJob, OpenedBackends, import_runtime
 
 Answer = dict[str, Any]
 
@@ -51,7 +51,7 @@ def forget_peak() -> None:
 class Worker:
     """Answers requests about one backend."""
 
-    def __init__(self, job: Job) -> None:
+    def __init__(self, job: MeasurementJob) -> None:
         self._job = job
         self._opened: OpenedBackends | None = None
         self._sensor: Sensor | None = None
@@ -144,7 +144,7 @@ def main() -> None:
         request = json.loads(line)
         try:
             if request["do"] == "hello":
-                worker = Worker(Job(**request["job"]))
+                worker = Worker(MeasurementJob(**request["job"]))
                 answer: Answer = {}
             elif request["do"] == "exit":
                 break

@@ -14,19 +14,19 @@ from typing import Any
 
 from edgetune.core.errors import EdgetuneError
 from edgetune.core.isolation import module_command
-from edgetune.profiling.opened_backend import Job
+from edgetune.profiling.opened_backend import MeasurementJob
 
 START_LIMIT_S = 60.0
 
 
-class ChildLost(EdgetuneError):
+class WorkerLost(EdgetuneError):
     """A worker died, was too slow, or said what was wrong; its backend is left out."""
 
 
-class Child:
+class WorkerProcess:
     """A worker process; a context manager that leaves none behind."""
 
-    def __init__(self, job: Job) -> None:
+    def __init__(self, job: MeasurementJob) -> None:
         self.job = job
         self.started_at = time.time()
         self._process = subprocess.Popen(
@@ -72,7 +72,7 @@ class Child:
             given: its arguments.
 
         Raises:
-            ChildLost: it was killed, died, or answered that it failed.
+            WorkerLost: it was killed, died, or answered that it failed.
         """
         assert self._process.stdin is not None
         try:
@@ -81,15 +81,15 @@ class Child:
             line = self._lines.get(timeout=limit_s)
         except queue.Empty:
             self.kill()
-            raise ChildLost(f"`{do}` took more than {limit_s:.0f} s") from None
+            raise WorkerLost(f"`{do}` took more than {limit_s:.0f} s") from None
         except (OSError, ValueError):  # it is gone, and its pipe closed
             line = ""
         if not line:
             self.kill()
-            raise ChildLost(f"its process died at `{do}` (exit code {self._process.returncode})")
+            raise WorkerLost(f"its process died at `{do}` (exit code {self._process.returncode})")
         answer: dict[str, Any] = json.loads(line)
         if not answer.pop("ok"):
-            raise ChildLost(answer["message"])
+            raise WorkerLost(answer["message"])
         return answer
 
     def leave(self, limit_s: float = 20.0) -> float:
@@ -117,7 +117,7 @@ class Child:
         self._reader.join(1.0)
         self._process.stdout.close()
 
-    def __enter__(self) -> Child:
+    def __enter__(self) -> WorkerProcess:
         return self
 
     def __exit__(

@@ -29,7 +29,7 @@ import numpy as np
 
 from edgetune.core.errors import RunError
 from edgetune.core.limits import MAX_HISTORY_BYTES, MAX_HISTORY_LINE_BYTES, MAX_HISTORY_LINES
-from edgetune.core.parsing import decoded
+from edgetune.core.parsing import decode_json
 
 FIGURES = (
     "t_s",
@@ -159,7 +159,7 @@ def _parsed(path: Path, number: int, line: bytes) -> dict[str, Any]:
     if len(line) > MAX_HISTORY_LINE_BYTES:
         raise RunError(f"{path}, line {number}: {len(line):,} bytes are too many for a line of a history")
     try:
-        record: Any = decoded(line.decode())
+        record: Any = decode_json(line.decode())
     except ValueError as error:
         raise RunError(
             f"{path}, line {number}: not a JSON object ({error}); take the line out, or run again"
@@ -188,7 +188,7 @@ def _is_line(record: dict[str, Any]) -> bool:
 def _is_record(tail: bytes) -> bool:
     """Tell whether what follows the last newline is a whole line that merely lost its newline."""
     try:
-        return len(tail) <= MAX_HISTORY_LINE_BYTES and isinstance(decoded(tail.decode()), dict)
+        return len(tail) <= MAX_HISTORY_LINE_BYTES and isinstance(decode_json(tail.decode()), dict)
     except ValueError:
         return False
 

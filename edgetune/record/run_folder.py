@@ -62,7 +62,7 @@ class RunFolder:
         self._overwrite = overwrite
         if not path.exists() or (path.is_dir() and all(found.name == LOCK for found in path.iterdir())):
             return
-        if not path.is_dir() or not holds_run(path):
+        if not path.is_dir() or not is_run_folder(path):
             raise RunError(f"{path} exists and is no run of edgetune; choose another folder with --out.")
         if not overwrite:
             raise RunError(
@@ -77,7 +77,7 @@ class RunFolder:
         Raises:
             RunError: it is none.
         """
-        if not path.is_dir() or not holds_run(path):
+        if not path.is_dir() or not is_run_folder(path):
             raise RunError(f"{path} is no run of edgetune; give the folder of a run that was broken off.")
         folder = cls.__new__(cls)
         folder.path, folder._overwrite = path, False
@@ -94,7 +94,7 @@ class RunFolder:
         """
         private_folder(self.path)  # a user's texts are the user's
         self.lock(stack)
-        if holds_run(self.path) and not self._overwrite:
+        if is_run_folder(self.path) and not self._overwrite:
             raise RunError(f"Another run was written to {self.path} meanwhile; choose another --out.")
         if self._overwrite:
             for name in OWN:
@@ -185,7 +185,7 @@ def exclusive_lock(folder: Path) -> Iterator[None]:
         lock.release()
 
 
-def holds_run(path: Path) -> bool:
+def is_run_folder(path: Path) -> bool:
     """Return whether a folder is a run's."""
     return any((path / name).exists() for name in MARKERS)
 
@@ -242,7 +242,7 @@ COMPARISON = ("cells", "data", "grid.json", "plans.json", "results.jsonl", "tabl
 """What a comparison keeps in its folder."""
 
 
-def check_out(option: str, path: Path, example: str) -> None:
+def check_output_path(option: str, path: Path, example: str) -> None:
     """Refuse to write where a folder is, or over what a run or a comparison keeps.
 
     Raises:
@@ -253,17 +253,17 @@ def check_out(option: str, path: Path, example: str) -> None:
     whole_path = path.resolve()
     for home in whole_path.parents:
         first = whole_path.relative_to(home).parts[0]
-        if first in OWN and holds_run(home):
+        if first in OWN and is_run_folder(home):
             raise UsageError(f"{option} {path} would replace a file of that run; choose another name.")
         if first in COMPARISON and (home / "grid.json").exists():
             raise UsageError(f"{option} {path} would replace a file of that comparison; choose another name.")
 
 
-def write_out(path: Path, text: str) -> None:
+def write_output(path: Path, text: str) -> None:
     """Write a file that the user asked for; it appears whole or not at all.
 
     Raises:
-        EnvironmentError_: the disk is full, or the folder cannot be written.
+        ResourceError: the disk is full, or the folder cannot be written.
     """
     with disk_errors(path):
         write_atomic(path, text)
@@ -274,7 +274,7 @@ def disk_errors(path: Path) -> Iterator[None]:
     """Say in a sentence that there is no room, no permission, or no such place.
 
     Raises:
-        EnvironmentError_: the disk is full or `path` cannot be written.
+        ResourceError: the disk is full or `path` cannot be written.
     """
     try:
         yield

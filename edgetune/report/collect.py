@@ -1,6 +1,6 @@
 """Run folders and compare folders → typed values, for the report page and its tables.
 
-    runs/a, runs/b, compare/ ─→ the run folders in them ─→ one `Record` each, under names that differ
+    runs/a, runs/b, compare/ ─→ the run folders in them ─→ one `RunRecord` each, under names that differ
 
 A folder that was named is refused when it cannot be read, with a sentence that says why; a cell of a compare
 folder that cannot be read is left out, and the same sentence says so on the page.
@@ -19,7 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from edgetune.core.errors import RunError
 from edgetune.core.limits import MAX_LABELS, MAX_RECEIPT_VALUES
-from edgetune.core.parsing import FINITE, decoded, read_json_file
+from edgetune.core.parsing import FINITE, decode_json, read_json_file
 from edgetune.core.sanitize import brief
 from edgetune.core.tables import Section
 from edgetune.record.run_folder import MARKERS
@@ -69,7 +69,7 @@ class RunMachine(_Told):
         return self.cpu if self.cores is None else f"{self.cpu}, {self.cores} core{'s'[: self.cores != 1]}"
 
 
-class Figures(_Told):
+class RunFigures(_Told):
     """What a report reads of a `summary.json`; the fields are those of `result.RunResult`, None: unknown."""
 
     schema_version: int = SUMMARY_VERSION
@@ -117,7 +117,7 @@ class Figures(_Told):
 
 
 @dataclass(frozen=True, slots=True)
-class Record:
+class RunRecord:
     """One run, read.
 
     Attributes:
@@ -133,7 +133,7 @@ class Record:
 
     name: str
     folder: Path
-    figures: Figures
+    figures: RunFigures
     sections: tuple[Section, ...]
     date: datetime
     config: str | None
@@ -141,14 +141,14 @@ class Record:
 
 
 @dataclass(frozen=True, slots=True)
-class Collected:
+class CollectedRuns:
     """The runs of a report, in the order given, and sentences on what was left out."""
 
-    runs: tuple[Record, ...]
+    runs: tuple[RunRecord, ...]
     left_out: tuple[str, ...] = ()
 
 
-def collect(folders: Sequence[Path]) -> Collected:
+def collect(folders: Sequence[Path]) -> CollectedRuns:
     """Read every run that the folders are or hold.
 
     Raises:
@@ -164,12 +164,12 @@ def collect(folders: Sequence[Path]) -> Collected:
             found.setdefault(cell.resolve(), False)
     names = unique_names([_shown(path) for path in found])
     read = [_read(path, name, found[path]) for path, name in zip(found, names, strict=True)]
-    records = tuple(one for one in read if isinstance(one, Record))
+    records = tuple(one for one in read if isinstance(one, RunRecord))
     left_out = tuple(one for one in read if isinstance(one, str))
     if not records:
         where = ", ".join(map(str, folders))
         raise RunError(" ".join([f"There is no finished run in {where}.", *left_out[:3]]))
-    return Collected(records, left_out)
+    return CollectedRuns(records, left_out)
 
 
 def compare_cells(folder: Path) -> list[Path] | None:
@@ -178,7 +178,7 @@ def compare_cells(folder: Path) -> list[Path] | None:
     return cells if cells and not (folder / "summary.json").is_file() else None
 
 
-def _read(folder: Path, name: str, was_named: bool) -> Record | str:
+def _read(folder: Path, name: str, was_named: bool) -> RunRecord | str:
     """Read a run; say why it is left out when it is a cell that cannot be read.
 
     Raises:
@@ -208,7 +208,7 @@ def _cell(folder: Path) -> dict[str, Any]:
     """Return what `cell.json` says of a run in a compare folder, {} where there is none."""
     found = _bytes(folder.parent / "cell.json", MOST_CELL_BYTES)
     try:
-        cell = decoded((found or b"{}").decode("utf-8"))
+        cell = decode_json((found or b"{}").decode("utf-8"))
     except ValueError:
         return {}
     return cell if isinstance(cell, dict) else {}
@@ -236,7 +236,7 @@ def _check_is_run(folder: Path) -> None:
     raise RunError(f"{folder} is no run folder (no summary.json in it); {hint}.")
 
 
-def read_run(folder: Path, name: str) -> Record:
+def read_run(folder: Path, name: str) -> RunRecord:
     """Read one run folder.
 
     Raises:
@@ -245,7 +245,7 @@ def read_run(folder: Path, name: str) -> Record:
     path = folder / "summary.json"
     summary = _read_summary(path)
     try:
-        figures = Figures.model_validate(summary)
+        figures = RunFigures.model_validate(summary)
         sections = tuple(summary_sections(summary))
     except ValidationError as error:
         problem = error.errors()[0]
@@ -255,7 +255,7 @@ def read_run(folder: Path, name: str) -> Record:
         what = brief(f"{type(error).__name__}: {error}", MAX_ERROR_CHARS)
         raise RunError(f"{path} is not a whole receipt ({what}).") from error
     date = _date(folder, summary.get("date") or _cell(folder).get("date"))
-    return Record(name, folder, figures, sections, date, _config(folder), _picture(folder))
+    return RunRecord(name, folder, figures, sections, date, _config(folder), _picture(folder))
 
 
 def _date(folder: Path, said: Any) -> datetime:

@@ -11,7 +11,7 @@ from typing import Any
 from edgetune.core.sanitize import brief, csv_cell
 from edgetune.core.tables import Section, print_sections
 from edgetune.inference.inspection import KINDS, InspectedRow, as_table
-from edgetune.record.run_folder import write_out
+from edgetune.record.run_folder import write_output
 
 SHOWN = 64  # characters of a text that the terminal shows
 TITLES = {
@@ -48,4 +48,4 @@ def write_inspection(path: Path, findings: Sequence[InspectedRow]) -> None:
     writer.writerow(InspectedRow.__dataclass_fields__)
     for row in as_table(findings):
         writer.writerow([csv_cell(value) for value in row.values()])
-    write_out(path, out.getvalue())
+    write_output(path, out.getvalue())

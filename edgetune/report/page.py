@@ -14,16 +14,16 @@ from datetime import datetime
 
 from edgetune.core.formatting import duration
 from edgetune.core.version import __version__
-from edgetune.report.collect import Collected, Record
+from edgetune.report.collect import CollectedRuns, RunRecord
 from edgetune.report.page_parts import (
     Html,
     class_tables,
-    figure_or_not,
+    foreign_text,
     joined,
-    own,
     section_table,
     table,
     tag,
+    value_or_not_measured,
 )
 from edgetune.report.page_plots import MOST_BARS, accuracy_picture, measured, time_picture
 from edgetune.report.page_style import STYLE
@@ -47,7 +47,7 @@ MOST_PICTURES = 40
 """A page of hundreds of pictures would be slow to open and too large to send."""
 
 
-def page(collected: Collected, made: datetime) -> str:
+def page(collected: CollectedRuns, made: datetime) -> str:
     """Return the whole page.
 
     Args:
@@ -91,9 +91,9 @@ def _head(title: str) -> Html:
 
 
 def _notes(groups: Sequence[RunGroup], left_out: Sequence[str]) -> Html:
-    blocks = [tag("p", own(text), class_="note", role="note") for text in notes(groups)]
+    blocks = [tag("p", foreign_text(text), class_="note", role="note") for text in notes(groups)]
     if left_out:
-        items = [tag("li", own(text)) for text in left_out]
+        items = [tag("li", foreign_text(text)) for text in left_out]
         what = f"Left out: {len(left_out)} run{'s'[: len(left_out) != 1]}"
         inside = tag("details", tag("summary", what), tag("ul", *items))
         blocks.append(tag("div", inside, class_="note", role="note"))
@@ -138,15 +138,17 @@ def _run_table(
             tag(
                 "tr",
                 tag("td", str(rank), class_="n"),
-                tag("th", tag("a", own(run.name), href=f"#{ids[run.name]}"), scope="row"),
+                tag("th", tag("a", foreign_text(run.name), href=f"#{ids[run.name]}"), scope="row"),
                 *(
-                    tag("td", figure_or_not(column.words(run)), class_="n" if column.right else None)
+                    tag("td", value_or_not_measured(column.words(run)), class_="n" if column.right else None)
                     for column in rest
                 ),
             )
             for rank, run in enumerate(group.runs, start=1)
         ]
-        words = tag("th", own(describe_group(group)), class_="group", scope="rowgroup", colspan=len(rest) + 2)
+        words = tag(
+            "th", foreign_text(describe_group(group)), class_="group", scope="rowgroup", colspan=len(rest) + 2
+        )
         bodies.append(tag("tbody", tag("tr", words), *rows) if several else tag("tbody", *rows))
     where = "" if several else f"; {describe_group(groups[0])}"
     right = {i for i, column in enumerate(rest, start=2) if column.right} | {0}
@@ -212,14 +214,14 @@ def _runs(groups: Sequence[RunGroup], ids: dict[str, str]) -> Iterable[Html]:
         yield _run(run, ids[run.name], _own_picture(run, number <= MOST_PICTURES))
 
 
-def _run(run: Record, place: str, picture: Html) -> Html:
+def _run(run: RunRecord, place: str, picture: Html) -> Html:
     figures = run.figures
     head = [data_name(figures), describe_method(figures), figures.backend, figures.machine.describe]
     receipts = [section_table(section) for section in run.sections if section.title != "Warnings"]
     return tag(
         "article",
-        tag("h3", own(run.name), id=place),
-        tag("p", own(" · ".join(part for part in head if part)), class_="quiet"),
+        tag("h3", foreign_text(run.name), id=place),
+        tag("p", foreign_text(" · ".join(part for part in head if part)), class_="quiet"),
         _tiles(run),
         _warnings(run),
         picture,
@@ -231,7 +233,7 @@ def _run(run: Record, place: str, picture: Html) -> Html:
     )
 
 
-def _tiles(run: Record) -> Html:
+def _tiles(run: RunRecord) -> Html:
     figures = run.figures
     seconds = None if figures.elapsed_s is None else duration(figures.elapsed_s)
     trained = None if figures.n_trained is None else f"{figures.n_trained:,}"
@@ -244,18 +246,18 @@ def _tiles(run: Record) -> Html:
         ("T_norm measured", relative),
         ("energy", describe_energy(figures)),
     ]
-    tiles = [tag("div", tag("dt", name), tag("dd", figure_or_not(words))) for name, words in pairs]
+    tiles = [tag("div", tag("dt", name), tag("dd", value_or_not_measured(words))) for name, words in pairs]
     return tag("dl", *tiles, class_="tiles")
 
 
-def _warnings(run: Record) -> Html:
+def _warnings(run: RunRecord) -> Html:
     if not run.figures.warnings:
         return Html("")
-    items = [tag("li", own(text)) for text in run.figures.warnings]
+    items = [tag("li", foreign_text(text)) for text in run.figures.warnings]
     return tag("div", tag("strong", "Warnings"), tag("ul", *items), class_="note", role="note")
 
 
-def _own_picture(run: Record, embedded: bool) -> Html:
+def _own_picture(run: RunRecord, embedded: bool) -> Html:
     if run.picture is None:
         return Html("")
     if not embedded:
@@ -266,7 +268,7 @@ def _own_picture(run: Record, embedded: bool) -> Html:
     return tag("figure", tag("img", src=source, alt=words), tag("figcaption", "The run over time."))
 
 
-def _settings(run: Record) -> Html:
+def _settings(run: RunRecord) -> Html:
     if run.config is None:
         return Html("")
     what = tag("summary", "Settings (config.toml)")

@@ -11,7 +11,7 @@ from html import escape
 
 from edgetune.core.sanitize import visible
 from edgetune.core.tables import Section
-from edgetune.report.collect import ClassFigures, Figures
+from edgetune.report.collect import ClassFigures, RunFigures
 
 NOT_MEASURED = "not measured"
 MOST_CLASSES = 24
@@ -45,16 +45,16 @@ def tag(name: str, /, *children: str, **attributes: str | int | None) -> Html:
     return Html(f"<{name}{given}>{joined(children)}</{name}>")
 
 
-def own(text: object) -> Html:
+def foreign_text(text: object) -> Html:
     """Return words that came from outside, whatever direction they are written in."""
     return tag("bdi", visible(text))
 
 
-def figure_or_not(words: str | None) -> Html:
+def value_or_not_measured(words: str | None) -> Html:
     """Return a figure in words, or that it was not measured."""
     if words is None:
         return tag("span", NOT_MEASURED, class_="none")
-    return own(words)
+    return foreign_text(words)
 
 
 def scrolling(table: Html, label: str) -> Html:
@@ -87,17 +87,17 @@ def row(name: str, cells: Iterable[str], right: Collection[int] = ()) -> Html:
 def section_table(section: Section) -> Html:
     """Return a block of the closing table; a bar drawn of characters becomes one drawn by CSS."""
     right = (1, 2) if section.right else ()
-    rows = [row(own(first), map(_cell, rest), right) for first, *rest in section.rows]
+    rows = [row(foreign_text(first), map(_cell, rest), right) for first, *rest in section.rows]
     return table(section.title, [name or "part" for name in section.header], [tag("tbody", *rows)], right)
 
 
 def _cell(text: str) -> Html:
     if text and not text.strip("█"):
         return tag("span", class_="bar", style=f"width:{len(text)}ex")
-    return own(text)
+    return foreign_text(text)
 
 
-def class_tables(figures: Figures) -> list[Html]:
+def class_tables(figures: RunFigures) -> list[Html]:
     """Return how each class fared and what was taken for what; folded up where there are many classes."""
     tables = []
     if figures.per_class:
@@ -116,17 +116,17 @@ def _per_class(classes: Sequence[ClassFigures]) -> Html:
     for one in classes:
         shares = [None if share is None else f"{share:.3f}" for share in (one.precision, one.recall, one.f1)]
         words = [*shares, None if one.support is None else f"{one.support:,}"]
-        rows.append(row(own(one.label), map(figure_or_not, words), right))
+        rows.append(row(foreign_text(one.label), map(value_or_not_measured, words), right))
     header = ("class", "precision", "recall", "F1", "rows")
     return table("Each class", header, [tag("tbody", *rows)], right)
 
 
-def _class_names(figures: Figures) -> list[str]:
+def _class_names(figures: RunFigures) -> list[str]:
     n = max(len(figures.confusion), *(len(counts) for counts in figures.confusion))
     return figures.label_names if len(figures.label_names) == n else [str(i) for i in range(n)]
 
 
-def _confusion(figures: Figures) -> Html:
+def _confusion(figures: RunFigures) -> Html:
     """Return the whole matrix; a cell is shaded by its share of the true class."""
     names = _class_names(figures)
     rows = []
@@ -136,7 +136,7 @@ def _confusion(figures: Figures) -> Html:
             tag("td", f"{count:,}", class_=f"n {_shade(count, total, i == j)}".strip())
             for j, count in enumerate(counts)
         ]
-        rows.append(tag("tr", tag("th", own(names[i]), scope="row"), *cells))
+        rows.append(tag("tr", tag("th", foreign_text(names[i]), scope="row"), *cells))
     caption = "Confusion: a row is a true class, a column a predicted one"
     return table(caption, ["true", *names], [tag("tbody", *rows)], range(1, len(names) + 1))
 
@@ -148,7 +148,7 @@ def _shade(count: int, total: int, right: bool) -> str:
     return f"{'hit' if right else 'miss'}{1 + (share >= 0.1) + (share >= 0.4)}"
 
 
-def _largest_confusions(figures: Figures) -> Html:
+def _largest_confusions(figures: RunFigures) -> Html:
     names = _class_names(figures)
     wrong = [
         (count, i, j)
@@ -157,7 +157,7 @@ def _largest_confusions(figures: Figures) -> Html:
         if i != j and count
     ]
     rows = [
-        row(own(names[i]), [own(names[j]), f"{count:,}"], (2,))
+        row(foreign_text(names[i]), [foreign_text(names[j]), f"{count:,}"], (2,))
         for count, i, j in sorted(wrong, reverse=True)[:MOST_CONFUSIONS]
     ]
     caption = f"The {len(rows)} largest confusions among {len(names)} classes"

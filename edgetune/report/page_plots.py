@@ -24,7 +24,7 @@ from edgetune.report.run_table import RunGroup, phase_seconds, phases
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-    from edgetune.report.collect import Record
+    from edgetune.report.collect import RunRecord
 
 
 PURPLE, YELLOW = "#CC79A7", "#F0E442"
@@ -101,7 +101,7 @@ def accuracy_picture(groups: Sequence[RunGroup]) -> Html | None:
         return _embedded(figure, "accuracy", "Accuracy of each run against its seconds")
 
 
-def measured(group: RunGroup) -> list[Record]:
+def measured(group: RunGroup) -> list[RunRecord]:
     """Return the runs of a group that have both an accuracy and a time."""
     return [
         run
@@ -112,7 +112,7 @@ def measured(group: RunGroup) -> list[Record]:
     ]
 
 
-def _method(run: Record) -> str:
+def _method(run: RunRecord) -> str:
     return visible(run.figures.method or "unknown method")
 
 
@@ -132,7 +132,7 @@ def _legend(methods: Sequence[str]) -> list[Any]:
     return [*points, front]
 
 
-def _draw_group(axes: Axes, group: RunGroup, runs: Sequence[Record], methods: Sequence[str]) -> None:
+def _draw_group(axes: Axes, group: RunGroup, runs: Sequence[RunRecord], methods: Sequence[str]) -> None:
     seconds = np.array([run.figures.elapsed_s for run in runs], dtype=np.float64)
     accuracy = np.array([run.figures.accuracy for run in runs], dtype=np.float64)
     bounds = [run.figures.accuracy_interval or (a, a) for run, a in zip(runs, accuracy, strict=True)]
@@ -230,7 +230,7 @@ def time_picture(groups: Sequence[RunGroup]) -> Html | None:
         return _embedded(figure, "time", "Seconds of each run by phase")
 
 
-def bar_parts(runs: Sequence[Record]) -> dict[str, FloatArray]:
+def bar_parts(runs: Sequence[RunRecord]) -> dict[str, FloatArray]:
     """Return the seconds (R,) of every phase worth a colour; what is small in every run goes to `other`."""
     splits = [phase_seconds(run.figures) for run in runs]
     totals = np.array([sum(split.values()) for split in splits])

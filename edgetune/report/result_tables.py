@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from edgetune.core.formatting import Summary, describe_accuracy, describe_stage, duration, percent, time_split
 from edgetune.core.metrics import Evaluation
-from edgetune.core.tables import Section, print_sections, sections_text
+from edgetune.core.tables import Section, print_sections
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -181,16 +181,6 @@ def evaluation_sections(evaluation: Evaluation) -> list[Section]:
         Section("Classes", classes, ("class", "precision", "recall", "F1", "rows"), right=True),
         Section("Confusion (row: true, column: predicted)", cells, ("", *evaluation.label_names), right=True),
     ]
-
-
-def summary_text(summary: Summary) -> str:
-    """Return the closing table as plain lines; needs no rich."""
-    return sections_text(summary_sections(summary))
-
-
-def evaluation_text(evaluation: Evaluation) -> str:
-    """Return the evaluation's tables as plain lines; needs no rich."""
-    return sections_text(evaluation_sections(evaluation))
 
 
 def print_summary(summary: Summary, console: Console) -> None:

@@ -16,7 +16,7 @@ from typing import Any
 
 from edgetune.core.formatting import percent, time_split
 from edgetune.core.sanitize import csv_cell, in_markdown, visible
-from edgetune.report.collect import Collected, Figures, Record
+from edgetune.report.collect import CollectedRuns, RunFigures, RunRecord
 from edgetune.report.page_parts import NOT_MEASURED
 
 SCHEMA_VERSION = 1
@@ -29,7 +29,7 @@ class RunGroup:
 
     data: str
     machine: str
-    runs: tuple[Record, ...]
+    runs: tuple[RunRecord, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,11 +43,11 @@ class Column:
     """
 
     title: str
-    words: Callable[[Record], str | None]
+    words: Callable[[RunRecord], str | None]
     right: bool = True
 
 
-def data_name(figures: Figures) -> str:
+def data_name(figures: RunFigures) -> str:
     """Return the last part of the data's path, and the folder's name too where that part says nothing."""
     given = figures.dataset
     if given is None:
@@ -58,9 +58,9 @@ def data_name(figures: Figures) -> str:
     return "/".join(parts[-2:] if parts[-1].split(".")[0] in GENERIC_STEMS else parts[-1:])
 
 
-def grouped(runs: Sequence[Record]) -> list[RunGroup]:
+def grouped(runs: Sequence[RunRecord]) -> list[RunGroup]:
     """Sort runs into groups, by machine and then by data; a run without an accuracy comes last in its own."""
-    found: dict[tuple[str, str, tuple[str, ...]], list[Record]] = {}
+    found: dict[tuple[str, str, tuple[str, ...]], list[RunRecord]] = {}
     for run in runs:
         figures = run.figures
         key = (figures.machine.describe, data_name(figures), tuple(figures.label_names))
@@ -82,18 +82,18 @@ def _labelled(data: str, labels: Sequence[str], n_alike: int) -> str:
     return f"{data} (labels {shown})"
 
 
-def _rank(run: Record) -> tuple[float, float, str]:
+def _rank(run: RunRecord) -> tuple[float, float, str]:
     figures = run.figures
     accuracy = -1.0 if figures.accuracy is None else figures.accuracy
     return -accuracy, float("inf") if figures.elapsed_s is None else figures.elapsed_s, run.name
 
 
-def phase_seconds(figures: Figures) -> dict[str, float]:
+def phase_seconds(figures: RunFigures) -> dict[str, float]:
     """Return the seconds of each phase; they add up to the elapsed time."""
     return dict(time_split({"time_split_s": figures.time_split_s, "elapsed_s": figures.elapsed_s}))
 
 
-def phases(runs: Iterable[Record]) -> list[str]:
+def phases(runs: Iterable[RunRecord]) -> list[str]:
     """Return every phase that any run spent time in, in their order; `other` is last."""
     names = dict.fromkeys(name for run in runs for name in phase_seconds(run.figures))
     return sorted(names, key=lambda name: name == "other")
@@ -103,15 +103,15 @@ def _said(words: Callable[[Any], str], value: Any) -> str | None:
     return None if value is None else words(value)
 
 
-def describe_method(figures: Figures) -> str | None:
+def describe_method(figures: RunFigures) -> str | None:
     """Say the method, and its preset where that is not the default."""
     if figures.method is None or figures.preset in (None, "default"):
         return figures.method
     return f"{figures.method} ({figures.preset})"
 
 
-def accuracy_cell(figures: Figures) -> str | None:
-    """Say the accuracy with its 95 % interval, shorter than `words.accuracy_words`."""
+def accuracy_cell(figures: RunFigures) -> str | None:
+    """Say the accuracy with its 95 % interval, shorter than `formatting.describe_accuracy`."""
     if figures.accuracy is None:
         return None
     if figures.accuracy_interval is None:
@@ -120,7 +120,7 @@ def accuracy_cell(figures: Figures) -> str | None:
     return f"{percent(figures.accuracy)} ({100 * low:.1f}–{100 * high:.1f})"
 
 
-def describe_energy(figures: Figures) -> str | None:
+def describe_energy(figures: RunFigures) -> str | None:
     """Say the energy, and whether a sensor gave it."""
     if figures.energy_j is None:
         return None
@@ -174,7 +174,7 @@ def notes(groups: Sequence[RunGroup]) -> list[str]:
     return told
 
 
-def _data_of(run: Record) -> str:
+def _data_of(run: RunRecord) -> str:
     return data_name(run.figures)
 
 
@@ -187,7 +187,7 @@ def _machine_note(groups: Sequence[RunGroup]) -> Iterable[str]:
         )
 
 
-def _data_notes(name: str, same: Sequence[Figures]) -> Iterable[str]:
+def _data_notes(name: str, same: Sequence[RunFigures]) -> Iterable[str]:
     paths = {figures.dataset for figures in same}
     if len(paths) > 1:
         shown = ", ".join(sorted(map(str, paths)))
@@ -198,7 +198,7 @@ def _data_notes(name: str, same: Sequence[Figures]) -> Iterable[str]:
         yield f"Runs on {name} were evaluated on different rows ({shown}): accuracies differ by that too."
 
 
-def plain_row(run: Record, rank: int) -> dict[str, Any]:
+def plain_row(run: RunRecord, rank: int) -> dict[str, Any]:
     """Return a run as JSON values; its rank is among the runs on the same data and machine."""
     figures = run.figures
     low, high = figures.accuracy_interval or (None, None)
@@ -237,7 +237,7 @@ def _plain_rows(groups: Iterable[RunGroup]) -> list[dict[str, Any]]:
     return [plain_row(run, rank) for group in groups for rank, run in enumerate(group.runs, start=1)]
 
 
-def to_json(collected: Collected) -> str:
+def to_json(collected: CollectedRuns) -> str:
     """Return the table as one JSON object."""
     groups = grouped(collected.runs)
     whole = {
@@ -249,7 +249,7 @@ def to_json(collected: Collected) -> str:
     return visible(json.dumps(whole, indent=2, ensure_ascii=False)) + "\n"
 
 
-def to_csv(collected: Collected) -> str:
+def to_csv(collected: CollectedRuns) -> str:
     """Return the table as CSV that a spreadsheet takes for values and never for formulas."""
     names = phases(collected.runs)
     out = io.StringIO()
@@ -264,7 +264,7 @@ def to_csv(collected: Collected) -> str:
     return out.getvalue()
 
 
-def to_markdown(collected: Collected) -> str:
+def to_markdown(collected: CollectedRuns) -> str:
     """Return the table in words as Markdown, its notes below it."""
     groups = grouped(collected.runs)
     columns = [

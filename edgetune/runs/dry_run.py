@@ -9,7 +9,7 @@ from typing import Any
 
 from edgetune.backends.model_loader import find_model_loader
 from edgetune.config.budget import read_budget
-from edgetune.config.toml_config import by_section, column_names, make_config
+from edgetune.config.toml_config import column_names, group_by_section, make_config
 from edgetune.core.errors import UsageError
 from edgetune.core.machine import cache_folder
 from edgetune.core.meter import Meter
@@ -50,7 +50,7 @@ def dry_run(settings: dict[str, Any], cache_dir: Path | None = None, say: Say = 
         UsageError: there is no budget to plan for.
     """
     flat = read_budget(settings, datetime.now(), 0.0)
-    config = make_config(by_section(flat))
+    config = make_config(group_by_section(flat))
     budget = config.budget
     if not budget.limits_time and budget.memory_mb is None:
         raise UsageError(

@@ -100,7 +100,7 @@ def make_receipt(
         versions=versions(),
         **_quality(best),
         n_left=loop.counts.n_left + loop.n_waiting,
-        **costs(loop.counts, split_s, _unfiltered_row_s(loop, data.train.rows, data.train.lengths)),
+        **derive_costs(loop.counts, split_s, _unfiltered_row_s(loop, data.train.rows, data.train.lengths)),
         date=datetime.now(timezone.utc).isoformat(timespec="seconds"),
         by_label=rates_by_label(loop.record, data.train.rows, data.train.labels, data.label_names),
         by_length=rates_by_length(loop.record, data.train.rows, data.train.lengths),
@@ -189,7 +189,7 @@ def _unfiltered_row_s(loop: Loop, rows: IntArray, lengths: IntArray) -> float | 
     return loop.prices.mean_s_of(n_seen)
 
 
-def costs(counts: Counters, split_s: dict[str, float], row_s: float | None) -> dict[str, Any]:
+def derive_costs(counts: Counters, split_s: dict[str, float], row_s: float | None) -> dict[str, Any]:
     """Derive skip shares and normalised times from counts and measured seconds.
 
     Args:

@@ -19,7 +19,7 @@ from edgetune.record.run_folder import CHECKPOINTS, INTERRUPTED, RunFolder
 from edgetune.report.live_view import View
 from edgetune.runs.deadline import Deadline
 from edgetune.runs.model_saver import ModelSaver
-from edgetune.runs.resume import Checkpoints, Interruption, check_same, fingerprint
+from edgetune.runs.resume import CheckpointWriter, Interruption, check_unchanged, fingerprint
 from edgetune.runs.setup import Prepared
 
 RETURN_EVERY_S = 15.0
@@ -51,7 +51,7 @@ class Recovery:
         self._saver, self._deadline, self._sensor, self._since_s = saver, deadline, sensor, sensor_since_s
         backend = prepared.backend
         asked_s = prepared.config.train.checkpoint_s
-        self._checkpoints = Checkpoints(folder.path, asked_s, meter, backend.n_parameters)
+        self._checkpoints = CheckpointWriter(folder.path, asked_s, meter, backend.n_parameters)
         self._cache = backend.cache
         self._of = fingerprint(prepared.data, backend.name, backend.depth)
         self._went_back_to = -1  # step
@@ -104,14 +104,14 @@ class Recovery:
             "rows_at_once": self._prepared.backend.microbatches.max_rows,
         }
 
-    def go_on(self, interruption: Interruption, loop: Loop, history: HistoryWriter) -> None:
+    def restore(self, interruption: Interruption, loop: Loop, history: HistoryWriter) -> None:
         """Put loop, model, history and clock where the checkpoint was taken.
 
         Raises:
             EdgetuneError: rows or backend are not those of the run.
         """
         state = interruption.state
-        warning = check_same(state["of"], self._of, self._prepared.config.data.train)
+        warning = check_unchanged(state["of"], self._of, self._prepared.config.data.train)
         if warning:
             self._view.warn(warning)
         for path in interruption.checkpoint.damaged:
@@ -129,7 +129,7 @@ class Recovery:
         self._folder.remove("summary.json")
         self._view.say(interruption.describe())
 
-    def go_back(self, loop: Loop, fresh: Loop, history: HistoryWriter) -> bool:
+    def roll_back(self, loop: Loop, fresh: Loop, history: HistoryWriter) -> bool:
         """After a spoilt loss: the last good weights, half the learning rate; return whether to go on.
 
         Args:

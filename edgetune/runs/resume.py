@@ -1,7 +1,7 @@
 """Going on after a break: what a run's checkpoint holds, when one is due, and what it is compared with.
 
 Training ─ state of loop, keeper, clock ─→ Checkpoints.write ─→ RUN/checkpoints/
-RUN ─→ read_break ─→ Break ─→ prepare (same rows, same plan) ─→ Training.go_on
+RUN ─→ read_interruption ─→ Interruption ─→ prepare (same rows, same plan) ─→ Recovery.restore
 """
 
 from __future__ import annotations
@@ -120,7 +120,7 @@ def fingerprint(rows: Splits, backend: str, depth: int) -> dict[str, Any]:
     }
 
 
-def check_same(found: dict[str, Any], now: dict[str, Any], train: str) -> str:
+def check_unchanged(found: dict[str, Any], now: dict[str, Any], train: str) -> str:
     """Compare a checkpoint's fingerprint with that of now; return what to warn of, "" for nothing.
 
     Raises:
@@ -145,7 +145,7 @@ def check_same(found: dict[str, Any], now: dict[str, Any], train: str) -> str:
     return ""
 
 
-class Checkpoints:
+class CheckpointWriter:
     """Writes a run's checkpoints when they are due."""
 
     def __init__(self, folder: Path, asked_s: float | None, meter: Meter, n_parameters: int) -> None:

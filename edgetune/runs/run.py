@@ -12,12 +12,12 @@ from typing import Any
 
 from edgetune.config.budget import read_budget
 from edgetune.config.settings import RunConfig, SelectionSettings
-from edgetune.config.toml_config import by_section, column_names, dump_config, load_config, make_config
+from edgetune.config.toml_config import column_names, dump_config, group_by_section, load_config, make_config
 from edgetune.core.errors import Interrupted
 from edgetune.core.machine import cache_folder
 from edgetune.core.meter import Meter
 from edgetune.core.signals import StopRequest
-from edgetune.energy import CarriedOn, Sensor, open_sensor
+from edgetune.energy import ResumedSensor, Sensor, open_sensor
 from edgetune.energy.battery import energy_limit_j
 from edgetune.learners.progress import automatic_lr
 from edgetune.planning.calibration import FEWEST_STEPS, ObservedRun, record_observed_run
@@ -36,7 +36,7 @@ MUCH_LOST_S = 1.0
 """The energy of a longer break than this is an estimate."""
 
 
-def default_out(train: str) -> Path:
+def default_run_folder(train: str) -> Path:
     """Name a run after its data: `runs/reviews` for `data/reviews.csv.gz`."""
     name = train.removeprefix("hub:").rstrip("/\\").replace("\\", "/")
     parts = [part for part in name.split("/") if part not in ("", ".", "..")]
@@ -73,14 +73,14 @@ def finetune(
     if isinstance(settings.get("text"), str):
         settings["text"] = column_names(settings["text"])
     settings = read_budget(settings, datetime.now(), 0.0)
-    sections = by_section(settings)
+    sections = group_by_section(settings)
     sections["data"]["train"] = str(train)
     config = make_config(sections)
     stop = StopRequest()
-    with stop.listening():
+    with stop.handling_signals():
         return run(
             config,
-            Path(out) if out is not None else default_out(str(train)),
+            Path(out) if out is not None else default_run_folder(str(train)),
             overwrite=overwrite,
             cache_dir=Path(cache_dir) if cache_dir is not None else cache_folder(),
             meter=Meter(),
@@ -113,7 +113,7 @@ def run(
         prepared = prepare(config, cache_dir, meter, view.say, used)
         for warning in prepared.data.warnings:
             view.warn(warning)
-        prepared = replace(prepared, config=resolved(prepared))
+        prepared = replace(prepared, config=with_learning_rate(prepared))
         deadline = _deadline(prepared, used)
         if prepared.plans is not None:
             _tell(prepared.plans, view)
@@ -141,7 +141,7 @@ def resume(run_dir: str | Path, *, cache_dir: str | Path | None = None) -> RunRe
     """
     stop = StopRequest()
     cache = Path(cache_dir) if cache_dir is not None else cache_folder()
-    with stop.listening():
+    with stop.handling_signals():
         return resume_run(Path(run_dir), cache_dir=cache, meter=Meter(), view=QuietView(), stop=stop)
 
 
@@ -160,9 +160,9 @@ def resume_run(out: Path, *, cache_dir: Path, meter: Meter, view: View, stop: St
         folder.lock(stack)
         interruption = read_interruption(out)
         config = make_config(load_config(out / "config.toml"))
-        meter.carry_on(interruption.state["spent_s"], interruption.lost_s)
+        meter.resume_from(interruption.state["spent_s"], interruption.lost_s)
         exact = interruption.state["measured"] and interruption.lost_s < MUCH_LOST_S
-        sensor = CarriedOn(_open_sensor(config, stack), interruption.energy_j, exact)
+        sensor = ResumedSensor(_open_sensor(config, stack), interruption.energy_j, exact)
         used = BudgetUsed(meter.elapsed_s, sensor.joules, energy_limit_j(config.budget))
         prepared = prepare(config, cache_dir, meter, view.say, used, interruption)
         deadline = _deadline(prepared, used)
@@ -185,7 +185,7 @@ def _open_sensor(config: RunConfig, stack: contextlib.ExitStack) -> Sensor:
 
 def _train(training: Training, folder: RunFolder, meter: Meter, stop: StopRequest) -> RunResult:
     try:
-        with meter.phase("other"), stop.gently():
+        with meter.phase("other"), stop.deferring_second_signal():
             return training.run()
     except KeyboardInterrupt:
         raise Interrupted(
@@ -200,7 +200,7 @@ def share_trained(selection: SelectionSettings) -> float:
     return known.get(selection.method, 1.0)
 
 
-def resolved(prepared: Prepared) -> RunConfig:
+def with_learning_rate(prepared: Prepared) -> RunConfig:
     """Fill in what follows from the data and the plan: the learning rate."""
     config, plan = prepared.config, prepared.plan
     train = config.train

@@ -74,7 +74,7 @@ class Training:
             trains = self._deadline is None or self._deadline.plan.method != LINEAR_PROBE
             try:
                 if self._interruption is not None:
-                    self._recovery.go_on(self._interruption, loop, history)
+                    self._recovery.restore(self._interruption, loop, history)
                 else:
                     self._begin(loop, trains)
                 begun = trains and (self._interruption is not None or not self._stop())
@@ -130,17 +130,17 @@ class Training:
                 loop.run_epoch(epoch)
             except Diverged:
                 fresh = self._make_loop(self._make_selector(), history)
-                if self._recovery.go_back(loop, fresh, history):
+                if self._recovery.roll_back(loop, fresh, history):
                     epoch = max(1, loop.epoch)
                     continue
                 if self._deadline is None and self._saver.best is None:
                     self._end_epoch(epoch, history, self._prepared.data.evaluation)
                 return
-            if loop.stopped or not self._goes_on_after(loop, epoch, history):
+            if loop.stopped or not self._continues_after(loop, epoch, history):
                 return
             epoch += 1
 
-    def _goes_on_after(self, loop: Loop, epoch: int, history: HistoryWriter) -> bool:
+    def _continues_after(self, loop: Loop, epoch: int, history: HistoryWriter) -> bool:
         """Evaluate after a pass where that is wanted; return whether another one follows."""
         last = epoch == self._config.train.epochs
         measures = loop.selector.stage == REFERENCE or self._config.train.keep == "last"
@@ -210,7 +210,7 @@ class Training:
     def _watch_time(self, deadline: Deadline, loop: Loop, selector: Selector) -> None:
         """Switch a losing filter off, say how many rows will fit, save in passing."""
         if isinstance(selector, GuardedSelector):
-            why = selector.consider(loop.counts, loop.prices.mean_s(), self._meter.split_s())
+            why = selector.check_balance(loop.counts, loop.prices.mean_s(), self._meter.split_s())
             if why:
                 self._view.say(f"The filter is switched off: {why}.")
         if selector.skips_scoring and (n_rows := deadline.revise(loop.counts.n_trained)):

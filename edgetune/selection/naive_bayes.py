@@ -144,10 +144,6 @@ class BernoulliNaiveBayes(_Counts):
         odds: FloatArray = joint[:, 1] - joint[:, 0]
         return odds
 
-    def predict_log_proba(self, x: Presence) -> FloatArray:
-        """(B, 2) log p(class|x)."""
-        return log_probabilities(self.log_odds(x))
-
     def predict(self, x: Presence) -> BoolArray:
         """(B,) the likelier class; a tie is class 0, as in scikit-learn."""
         return self.log_odds(x) > 0

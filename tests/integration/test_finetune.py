@@ -55,7 +55,9 @@ def test_every_method_on_every_backend(
     assert (result["method"], result["backend"], result["run_dir"]) == (method, backend, str(out))
     assert result["n_train"] + result["n_eval"] == 300
     assert result["n_seen"] == 2 * result["n_train"]
-    assert 0 <= result["accuracy"] <= 1
+    n_right = sum(row[i] for i, row in enumerate(result["confusion"]))
+    assert sum(map(sum, result["confusion"])) == result["n_eval"]
+    assert result["accuracy"] == pytest.approx(n_right / result["n_eval"])
     assert sum(result["time_split_s"].values()) == pytest.approx(result["elapsed_s"], rel=0.01)
     assert min(result["time_split_s"].values()) >= 0
     trained_rate = result["n_trained"] / result["n_seen"]

@@ -13,7 +13,7 @@ import pytest
 from conftest import Trained
 from report_runs import PageReader, write_run
 
-from edgetune.record.run_folder import write_out
+from edgetune.record.run_folder import write_output
 from edgetune.report.collect import collect
 from edgetune.report.page import page as whole_page
 
@@ -64,7 +64,7 @@ def some_runs(folder: Path) -> list[Path]:
 @pytest.mark.parametrize("width", [1200, 390])
 def test_a_browser_draws_the_page_without_complaint(tmp_path: Path, width: int) -> None:
     page = tmp_path / "report.html"
-    write_out(page, whole_page(collect(some_runs(tmp_path / "runs")), MADE))
+    write_output(page, whole_page(collect(some_runs(tmp_path / "runs")), MADE))
     size, complaints = photograph(page, tmp_path / "shot.png", width)
     assert complaints == []
     assert size[0] >= width
@@ -73,7 +73,7 @@ def test_a_browser_draws_the_page_without_complaint(tmp_path: Path, width: int) 
 
 
 def test_a_run_that_was_really_trained_is_reported(trained: Trained, tmp_path: Path) -> None:
-    write_out(tmp_path / "report.html", whole_page(collect([trained.folder]), MADE))
+    write_output(tmp_path / "report.html", whole_page(collect([trained.folder]), MADE))
     text = (tmp_path / "report.html").read_text(encoding="utf-8")
     shown = PageReader(text)
     assert shown.wrong == []

@@ -86,7 +86,8 @@ def test_it_never_falls_where_it_must_not(
     cost = CostFunction(profile_of(grid(depths, noise)), SHAPE, target)
     for batch, length, depth in chosen:
         here = cost.seconds(op, batch, length, depth)
-        low, high = cost.interval(op, batch, length, depth)
+        found = cost.estimate(op, batch, length, depth)
+        low, high = found.low_s, found.high_s
         slack = 1e-9 * (1 + here)
         assert np.isfinite(here)
         assert 0 <= low <= here <= high
@@ -148,19 +149,15 @@ def test_another_model_goes_by_its_operation_count() -> None:
     found = cost.estimate("train", 32, 64, 0)
     assert found.kind == "by operation count"
     assert found.s == pytest.approx(truth("train", 32, 64, 0, LARGER), rel=0.1)
-    assert (
-        CostFunction(profile_of(grid()), SHAPE, SHAPE.model_copy(update={"name": "twin"})).kind(
-            "train", 32, 64, 0
-        )
-        == "measured"
-    )
+    twin = CostFunction(profile_of(grid()), SHAPE, SHAPE.model_copy(update={"name": "twin"}))
+    assert twin.estimate("train", 32, 64, 0).kind == "measured"
 
 
 def test_a_scale_and_doubt_go_over_everything() -> None:
     plain = CostFunction(profile_of(grid()), SHAPE)
     slower = CostFunction(profile_of(grid()), SHAPE, scale=2.0, widen=0.5)
     assert slower.seconds("score", 8, 24, 1) == pytest.approx(2 * plain.seconds("score", 8, 24, 1))
-    assert slower.interval("score", 8, 24, 1)[1] > 2.5 * plain.interval("score", 8, 24, 1)[1] * 0.95
+    assert slower.estimate("score", 8, 24, 1).high_s > 2.5 * plain.estimate("score", 8, 24, 1).high_s * 0.95
 
 
 def test_no_prefix_costs_nothing_at_depth_0_and_something_above() -> None:

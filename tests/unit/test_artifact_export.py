@@ -10,7 +10,7 @@ import pytest
 
 from edgetune.backends.ort.artifact_export import export_artifacts
 from edgetune.backends.ort.artifacts import ArtifactBuilder, artifacts_cache_key, load_artifacts
-from edgetune.backends.ort.checksums import sealed
+from edgetune.backends.ort.checksums import with_checksum
 from edgetune.backends.ort.manifest import Manifest
 from edgetune.core.errors import ArtifactsError, UsageError
 from edgetune.models.source import resolve_model
@@ -24,7 +24,7 @@ def copied(artifacts_of: Any, tmp_path: Path) -> Path:
 
 def edit(folder: Path, **values: Any) -> None:
     path = folder / "manifest.json"
-    path.write_text(json.dumps(sealed({**json.loads(path.read_text()), **values})))
+    path.write_text(json.dumps(with_checksum({**json.loads(path.read_text()), **values})))
 
 
 @pytest.mark.parametrize(

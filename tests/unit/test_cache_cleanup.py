@@ -234,7 +234,9 @@ def test_what_a_live_process_holds_stays_until_it_is_dead(cache: Path) -> None:
         assert child.stdout.readline() == "held\n"
         entries, _ = list_entries(cache)
         assert {entry.kind for entry in entries if entry.busy} == {"artifacts"}
-        stale = [cache_cleanup.Entry(one.kind, one.path, one.n_bytes, one.used_s, False) for one in entries]
+        stale = [
+            cache_cleanup.CacheEntry(one.kind, one.path, one.n_bytes, one.used_s, False) for one in entries
+        ]
         assert len(remove_entries(stale)) == len(entries) - 1  # looked at again right before it would go
         assert marker.is_file()
         child.kill()

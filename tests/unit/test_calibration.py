@@ -22,8 +22,8 @@ from edgetune.planning.calibration import (
     Calibration,
     ObservedRun,
     load_observed_runs,
-    ratio,
     record_observed_run,
+    slowdown_ratio,
 )
 from edgetune.planning.device_costs import fit_device
 from edgetune.planning.plan import Constraints, DataLengths, Limits
@@ -40,28 +40,30 @@ RUNS = st.lists(st.builds(ObservedRun, st.floats(NOW_S - 1e7, NOW_S), RATIOS, st
 
 
 def test_without_runs_the_profile_holds() -> None:
-    assert ratio([], NOW_S) == 1.0
-    assert ratio([], NOW_S, 1.7) == pytest.approx(1.7)
+    assert slowdown_ratio([], NOW_S) == 1.0
+    assert slowdown_ratio([], NOW_S, 1.7) == pytest.approx(1.7)
 
 
 def test_a_run_of_this_minute_is_nearly_believed_and_one_of_last_week_hardly() -> None:
-    assert ratio([ObservedRun(NOW_S, 1.5, 30.0)], NOW_S) == pytest.approx(1.5 ** (1 / 1.1))
-    assert ratio([ObservedRun(NOW_S, 1.5, 6.0)], NOW_S) == pytest.approx(1.5 ** (0.2 / 0.3))
-    assert ratio([ObservedRun(NOW_S - 7 * 86400, 1.5, 30.0)], NOW_S) == pytest.approx(1.5 ** (0.05 / 0.15))
-    assert ratio([ObservedRun(NOW_S + 3600, 1.5, 30.0)], NOW_S) == ratio(
+    assert slowdown_ratio([ObservedRun(NOW_S, 1.5, 30.0)], NOW_S) == pytest.approx(1.5 ** (1 / 1.1))
+    assert slowdown_ratio([ObservedRun(NOW_S, 1.5, 6.0)], NOW_S) == pytest.approx(1.5 ** (0.2 / 0.3))
+    assert slowdown_ratio([ObservedRun(NOW_S - 7 * 86400, 1.5, 30.0)], NOW_S) == pytest.approx(
+        1.5 ** (0.05 / 0.15)
+    )
+    assert slowdown_ratio([ObservedRun(NOW_S + 3600, 1.5, 30.0)], NOW_S) == slowdown_ratio(
         [ObservedRun(NOW_S, 1.5, 30.0)], NOW_S
     )  # a clock set back
 
 
 def test_the_last_run_counts_most() -> None:
     earlier, later = ObservedRun(NOW_S - 3600, 1.2, 30.0), ObservedRun(NOW_S - 60, 0.9, 30.0)
-    assert ratio([earlier, later], NOW_S) < 1.0 < ratio([earlier, later], NOW_S - 3600)
+    assert slowdown_ratio([earlier, later], NOW_S) < 1.0 < slowdown_ratio([earlier, later], NOW_S - 3600)
 
 
 @given(RUNS, RATIOS)
 def test_what_is_expected_lies_among_what_was_seen(runs: list[ObservedRun], profiled: float) -> None:
     seen = [profiled, *(run.ratio for run in runs)]
-    assert min(seen) * 0.999 <= ratio(runs, NOW_S, profiled) <= max(seen) * 1.001
+    assert min(seen) * 0.999 <= slowdown_ratio(runs, NOW_S, profiled) <= max(seen) * 1.001
 
 
 def test_what_is_kept_comes_back_and_the_oldest_goes(tmp_path: Path) -> None:
@@ -121,7 +123,7 @@ def test_costs_follow_what_ran_and_what_did_not_run_is_as_slow() -> None:
         _match(), SHAPE, seen=Calibration({}, {"ort-fp32": [ObservedRun(NOW_S, 1.5, 30.0)]}, NOW_S)
     )
     for before, after in zip(plain.backends, slow.backends, strict=True):
-        expected = ratio([ObservedRun(NOW_S, 1.5, 30.0)], NOW_S)
+        expected = slowdown_ratio([ObservedRun(NOW_S, 1.5, 30.0)], NOW_S)
         assert after.scale == pytest.approx(expected)
         price = before.cost.seconds("train", 8, 16, 0)
         assert after.cost.seconds("train", 8, 16, 0) == pytest.approx(expected * price)

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from edgetune.core.meter import Meter
-from edgetune.runs.resume import ADAM_BYTES, COST_RATE, EVERY_S, FIRST_BYTES_S, Checkpoints
+from edgetune.runs.resume import ADAM_BYTES, COST_RATE, EVERY_S, FIRST_BYTES_S, CheckpointWriter
 
 ENDLESS = float("inf")
 
@@ -19,7 +19,7 @@ class Run:
         self.now_s, self.written_s = 0.0, list[float]()
         self.meter = Meter(clock=lambda: self.now_s)
         n_parameters = round(takes_s * FIRST_BYTES_S / ADAM_BYTES)
-        self.checkpoints = Checkpoints(folder, asked_s, self.meter, n_parameters)
+        self.checkpoints = CheckpointWriter(folder, asked_s, self.meter, n_parameters)
 
         def write(*_: object) -> None:
             self.now_s += takes_s
@@ -54,7 +54,7 @@ def test_cost_stays_within_its_share_at_every_moment(
 
 def test_what_was_spent_before_a_break_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run = Run(tmp_path, monkeypatch, 0.9, None)
-    run.meter.carry_on({"train": 125.0, "checkpoint": 1.8}, 0.0)
+    run.meter.resume_from({"train": 125.0, "checkpoint": 1.8}, 0.0)
     run.train(100.0)
     assert not run.written_s
     run.train(200.0)

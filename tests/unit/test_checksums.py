@@ -14,7 +14,7 @@ from conftest import RunCli
 
 from edgetune.backends.ort import checksums
 from edgetune.backends.ort.artifacts import ArtifactBuilder, load_artifacts
-from edgetune.backends.ort.checksums import SMALL_BYTES, checksums_of, sealed
+from edgetune.backends.ort.checksums import SMALL_BYTES, checksums_of, with_checksum
 from edgetune.core.errors import ArtifactsError, ModelError
 from edgetune.models.source import resolve_model
 from edgetune.planning.profile_store import read_profile, shipped_folder
@@ -80,10 +80,10 @@ def test_a_changed_manifest_is_noticed(copied: Path) -> None:
 def test_a_file_that_the_manifest_does_not_name(copied: Path) -> None:
     raw = json.loads((copied / "manifest.json").read_text())
     del raw["files"]["cut/prefix.onnx"]
-    (copied / "manifest.json").write_text(json.dumps(sealed(raw)))
+    (copied / "manifest.json").write_text(json.dumps(with_checksum(raw)))
     with pytest.raises(ArtifactsError, match=r"manifest\.json does not name cut/prefix\.onnx"):
         load_artifacts(copied)
-    (copied / "manifest.json").write_text(json.dumps(sealed({**raw, "files": checksums_of(copied)})))
+    (copied / "manifest.json").write_text(json.dumps(with_checksum({**raw, "files": checksums_of(copied)})))
     load_artifacts(copied)
     (copied / "checkpoint.data").write_bytes(b"x")  # which the runtime would open
     with pytest.raises(ArtifactsError, match=r"does not name checkpoint\.data"):
@@ -97,7 +97,7 @@ def test_a_manifest_cannot_make_edgetune_read_elsewhere(copied: Path, name: str)
     raw = json.loads((copied / "manifest.json").read_text())
     empty = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
     raw["files"] = {**raw["files"], name: {"n_bytes": 0, "sha256": empty}}
-    (copied / "manifest.json").write_text(json.dumps(sealed(raw)))
+    (copied / "manifest.json").write_text(json.dumps(with_checksum(raw)))
     with pytest.raises(ArtifactsError, match="is not there, or is a link"):
         load_artifacts(copied)
 
@@ -111,7 +111,7 @@ def test_graphs_that_open_other_files_are_refused(copied: Path, name: str) -> No
     model.graph.initializer.append(outside("../secret"))
     onnx.save(model, copied / name)
     raw = json.loads((copied / "manifest.json").read_text())
-    (copied / "manifest.json").write_text(json.dumps(sealed({**raw, "files": checksums_of(copied)})))
+    (copied / "manifest.json").write_text(json.dumps(with_checksum({**raw, "files": checksums_of(copied)})))
     with pytest.raises(ArtifactsError, match=rf"{name} keeps weights outside of its folder"):
         load_artifacts(copied)
 
@@ -120,7 +120,7 @@ def test_sizes_of_tokenizer_and_manifest(copied: Path) -> None:
     with (copied / "tokenizer.json").open("r+b") as file:
         file.truncate(65_000_000)
     raw = json.loads((copied / "manifest.json").read_text())
-    (copied / "manifest.json").write_text(json.dumps(sealed({**raw, "files": checksums_of(copied)})))
+    (copied / "manifest.json").write_text(json.dumps(with_checksum({**raw, "files": checksums_of(copied)})))
     with pytest.raises(ModelError, match=r"tokenizer\.json has 65 MB"):
         load_artifacts(copied)
     (copied / "manifest.json").write_text('{"a":' * 200_000)

@@ -11,7 +11,7 @@ import pytest
 from matplotlib.figure import Figure
 
 from edgetune.compare import chart_style, charts, comparison_charts
-from edgetune.compare.chart_style import MethodPoint, pareto_front, save_message, styles
+from edgetune.compare.chart_style import MethodPoint, method_styles, pareto_front, save_message
 from edgetune.config.settings import METHODS
 
 NAMES = [*METHODS, "three stages of the paper", "$random$ + decay"]
@@ -125,9 +125,9 @@ def test_times_must_be_above_0(tmp_path: Path) -> None:
 
 
 def test_no_two_methods_look_alike_and_known_ones_keep_their_look() -> None:
-    looks = styles([*NAMES, *(f"other {i}" for i in range(30))])
+    looks = method_styles([*NAMES, *(f"other {i}" for i in range(30))])
     assert len(set(looks.values())) == len(looks) == len(NAMES) + 30
-    assert styles(["three-stage"])["three-stage"] == looks["three-stage"]
+    assert method_styles(["three-stage"])["three-stage"] == looks["three-stage"]
 
 
 def test_the_front_leaves_out_what_is_beaten() -> None:

@@ -15,8 +15,8 @@ from edgetune.compare.cell_runner import CellRunner
 from edgetune.compare.comparison import Comparison
 from edgetune.compare.comparison_charts import sensitivities
 from edgetune.compare.grid import MATCHED, Cell, Grid, cells_of, make_grid
-from edgetune.compare.outcome import Outcome, packed, read_lines, read_outcome, write_lines
-from edgetune.compare.ranking import markdown, pooled_speedups, tables_of
+from edgetune.compare.outcome import Outcome, pack_answers, read_lines, read_outcome, write_lines
+from edgetune.compare.ranking import make_tables, markdown, pooled_speedups
 from edgetune.compare.shared_rows import draw_shared_rows
 from edgetune.config.toml_config import load_config
 from edgetune.core.errors import DataError, EdgetuneError, ResourceError, RunError
@@ -44,7 +44,7 @@ def outcome(cell: Cell, key: str, accuracy: float = 0.8, **found: Any) -> Outcom
     right = np.random.default_rng([cell.seed, len(cell.variant)]).random(N_EVAL) < accuracy
     fixed: dict[str, Any] = {
         "accuracy": float(right.mean()),
-        "right": packed(right),
+        "right": pack_answers(right),
         "n_eval": N_EVAL,
         "seconds": 10.0,
         "time_split_s": {"train": 8.0, "select": 0.5},
@@ -171,7 +171,7 @@ def test_the_base_of_a_method_has_its_settings(rows_file: Path, tmp_path: Path) 
         for cell in cells_of(grid)
         for seconds in [4.0 if cell.method == "three-stage" else 8.0]
     ]
-    (table,) = tables_of(outcomes)
+    (table,) = make_tables(outcomes)
     assert {line.ranked.method: line.t_norm for line in table.lines} == {
         f"{method}-{n}": t_norm
         for n in (1, 2, 3)
@@ -240,7 +240,7 @@ def test_a_failed_cell_is_a_line_that_says_why_and_is_tried_again(rows_file: Pat
     args = (grid_on(rows_file), tmp_path / "out", tmp_path / "cache", lambda text: None)
     failing = Counting(*args, fail="random")
     list(failing.run())
-    [table] = tables_of(failing.finished())
+    [table] = make_tables(failing.finished())
     assert table.failed == (("random, seed 0", "it cannot."),)
     assert "not measured: random, seed 0: it cannot." in markdown([table], "t")
     again = Counting(*args)
@@ -263,7 +263,7 @@ def test_answers_survive_packing() -> None:
     for n in (1, 7, 8, 9, 200):
         right = np.random.default_rng(n).random(n) < 0.5
         cell = Cell(data="a", variant="v", method="random", seed=0, settings={})
-        found = outcome(cell, "k", right=packed(right), n_eval=n)
+        found = outcome(cell, "k", right=pack_answers(right), n_eval=n)
         np.testing.assert_array_equal(found.answers(), right)
 
 
@@ -302,7 +302,7 @@ def made_up(curve: bool = True) -> list[Outcome]:
 
 
 def test_tables_rank_and_turn_accuracy_into_time() -> None:
-    tables = tables_of(made_up())
+    tables = make_tables(made_up())
     assert [table.data for table in tables] == ["a", "b"]
     for table in tables:
         assert [line.ranked.method for line in table.lines] == ["svp", "train-all", "random"]
@@ -318,12 +318,12 @@ def test_tables_rank_and_turn_accuracy_into_time() -> None:
 
 
 def test_the_same_outcomes_give_the_same_bytes() -> None:
-    assert markdown(tables_of(made_up()), "t") == markdown(tables_of(made_up()), "t")
-    assert "| svp |" in markdown(tables_of(made_up()), "t")
+    assert markdown(make_tables(made_up()), "t") == markdown(make_tables(made_up()), "t")
+    assert "| svp |" in markdown(make_tables(made_up()), "t")
 
 
 def test_without_a_curve_there_is_no_speed_up() -> None:
-    for table in tables_of(made_up(curve=False)):
+    for table in make_tables(made_up(curve=False)):
         assert all(line.speedup is None for line in table.lines)
 
 
@@ -333,7 +333,7 @@ def test_machines_are_never_mixed() -> None:
         one.model_copy(update={"machine": {"cpu": "Other", "cores": 4}}) if one.seed else one
         for one in outcomes
     ]
-    tables = tables_of(moved)
+    tables = make_tables(moved)
     assert len(tables) == 4
     assert len({table.machine for table in tables}) == 2
     assert "Other, 4 cores" in {table.machine for table in tables}

@@ -6,7 +6,14 @@ from typing import Any
 import pytest
 
 from edgetune.config.settings import METHODS, PRESETS, RunConfig, SelectionSettings
-from edgetune.config.toml_config import SECTIONS, by_section, dump_config, load_config, make_config, merged
+from edgetune.config.toml_config import (
+    SECTIONS,
+    dump_config,
+    group_by_section,
+    load_config,
+    make_config,
+    merge_sections,
+)
 from edgetune.core.errors import UsageError
 
 DATA = {"data": {"train": "x.csv"}}
@@ -102,7 +109,7 @@ def test_newer_schema_is_refused(tmp_path: Path) -> None:
 )
 def test_bad_settings_are_named(tmp_path: Path, text: str, says: str) -> None:
     with pytest.raises(UsageError, match=says):
-        merged(load_config(write(tmp_path, text)), by_section({}))
+        merge_sections(load_config(write(tmp_path, text)), group_by_section({}))
 
 
 @pytest.mark.parametrize("text", ["this is = = no toml", "\x00"])
@@ -155,15 +162,15 @@ def test_a_name_belongs_to_one_section() -> None:
 
 def test_unknown_setting_from_python() -> None:
     with pytest.raises(UsageError, match="epoks"):
-        by_section({"epoks": 3})
+        group_by_section({"epoks": 3})
 
 
 def test_another_preset_replaces_the_numbers_of_a_resolved_config() -> None:
     resolved = make_config({"data": {"train": "x.csv"}, "selection": {"method": "three-stage"}})
     base = resolved.model_dump(mode="json", exclude_none=True)
-    config = merged(base, {"data": {}, "model": {}, "selection": {"preset": "paper"}, "train": {}})
+    config = merge_sections(base, {"data": {}, "model": {}, "selection": {"preset": "paper"}, "train": {}})
     assert config == make_config(
         {"data": {"train": "x.csv"}, "selection": {"method": "three-stage", "preset": "paper"}}
     )
-    again = merged(base, {"data": {}, "model": {}, "selection": {"preset": "default"}, "train": {}})
+    again = merge_sections(base, {"data": {}, "model": {}, "selection": {"preset": "default"}, "train": {}})
     assert again == resolved

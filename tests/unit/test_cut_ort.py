@@ -16,7 +16,7 @@ from safetensors.numpy import load_file, save_file
 import edgetune.backends.ort.export_process as child
 from edgetune.backends.contract import NoLinearHead
 from edgetune.backends.ort.artifacts import load_artifacts
-from edgetune.backends.ort.checksums import sealed
+from edgetune.backends.ort.checksums import with_checksum
 from edgetune.backends.ort.ort_backend import OrtBackend
 from edgetune.core.errors import ArtifactsError
 from edgetune.models.source import is_embedding, layer_number, resolve_model
@@ -115,7 +115,7 @@ def test_artifacts_of_the_schema_before_are_refused_in_a_sentence(copied: Path) 
 
 def test_head_that_is_not_linear_has_no_features(copied: Path) -> None:
     path = copied / "manifest.json"
-    path.write_text(json.dumps(sealed(json.loads(path.read_text()) | {"linear": None})))
+    path.write_text(json.dumps(with_checksum(json.loads(path.read_text()) | {"linear": None})))
     backend = OrtBackend(load_artifacts(copied), 0)
     with pytest.raises(NoLinearHead, match="linear layer"):
         backend.features(make_batch([5]))

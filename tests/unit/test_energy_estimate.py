@@ -18,14 +18,21 @@ from hypothesis import strategies as st
 
 from edgetune.core.metrics import paper_co2e_lb, paper_energy_kwh
 from edgetune.energy import estimate
-from edgetune.energy.estimate import CpuUse, Steady, equation_6, estimate_by_use, process_cpu_s, tdp_w
+from edgetune.energy.estimate import (
+    ConstantPower,
+    CpuUsePower,
+    equation_6,
+    estimate_by_use,
+    process_cpu_s,
+    tdp_w,
+)
 
 CPUINFO = "processor : 0\nmodel name : {name}\nphysical id : {socket}\nflags : fpu avx2{flags}\n\n"
 
 
 def test_steady_watts_times_seconds() -> None:
     clock = FakeClock()
-    sensor = Steady(25, "estimated: --watts 25", clock)
+    sensor = ConstantPower(25, "estimated: --watts 25", clock)
     clock.now_s += 4
     assert (sensor.joules(), sensor.measured) == (100, False)
 
@@ -33,7 +40,7 @@ def test_steady_watts_times_seconds() -> None:
 @pytest.mark.parametrize(("busy_s", "joules"), [(0, 100), (20, 550), (40, 1000), (80, 1000)])
 def test_use_lies_between_idle_and_full(busy_s: float, joules: float) -> None:
     clock, used = FakeClock(), [7.0]
-    sensor = CpuUse(100, 4, "estimated: so", clock, lambda: used[0])
+    sensor = CpuUsePower(100, 4, "estimated: so", clock, lambda: used[0])
     clock.now_s += 10
     used[0] += busy_s
     assert sensor.joules() == pytest.approx(joules)
@@ -42,7 +49,7 @@ def test_use_lies_between_idle_and_full(busy_s: float, joules: float) -> None:
 @given(st.lists(st.tuples(st.floats(0, 10), st.floats(0, 100)), min_size=1, max_size=20))
 def test_use_never_goes_back_and_never_exceeds_full(moves: list[tuple[float, float]]) -> None:
     clock, used = FakeClock(), [0.0]
-    sensor = CpuUse(50, 4, "estimated: so", clock, lambda: used[0])
+    sensor = CpuUsePower(50, 4, "estimated: so", clock, lambda: used[0])
     seen = [0.0]
     for passed_s, busy_s in moves:
         clock.now_s += passed_s

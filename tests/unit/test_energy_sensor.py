@@ -10,13 +10,13 @@ from fakes import FakeClock
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgetune.energy.estimate import Steady
+from edgetune.energy.estimate import ConstantPower
 from edgetune.energy.sensor import (
     EnergyReading,
-    Guarded,
+    FallbackSensor,
     PowerIntegral,
     SensorLost,
-    Total,
+    SensorSum,
     read_energy,
     read_int,
     read_text,
@@ -42,9 +42,9 @@ class Scripted:
         self.closed += 1
 
 
-def _guarded(clock: FakeClock, *figures: float | str | None) -> tuple[Guarded, Scripted]:
+def _guarded(clock: FakeClock, *figures: float | str | None) -> tuple[FallbackSensor, Scripted]:
     counter = Scripted(*figures)
-    return Guarded(counter, Steady(5, "estimated: 5 W", clock), clock), counter
+    return FallbackSensor(counter, ConstantPower(5, "estimated: 5 W", clock), clock), counter
 
 
 def test_a_counter_is_passed_on_as_measured() -> None:
@@ -132,12 +132,12 @@ def test_it_never_goes_back_and_never_fails(figures: list[float | str | None], s
 def test_a_total_is_measured_only_where_every_part_is() -> None:
     clock = FakeClock()
     sensor, counter = _guarded(clock, 3.0, 3.0)
-    both = Total([sensor, Steady(10, "estimated: 10 W", clock)])
+    both = SensorSum([sensor, ConstantPower(10, "estimated: 10 W", clock)])
     clock.now_s += 1
     assert both.joules() == pytest.approx(13)
     assert both.source == "scripted + estimated: 10 W"
     assert not both.measured
-    assert Total([sensor]).measured
+    assert SensorSum([sensor]).measured
     both.close()
     assert counter.closed == 1
 

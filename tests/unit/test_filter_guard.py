@@ -44,12 +44,12 @@ def test_it_waits_then_switches_off_what_loses() -> None:
     watched = GuardedSelector(FixedThreshold(0.3))
     assert isinstance(watched, Selector)
     assert watched.name == "fixed-threshold"
-    assert not watched.consider(counts(FEWEST_SCORED - 1, 0), ROW_S, split(9.0))
-    assert not watched.consider(counts(FEWEST_SCORED, 300), ROW_S, split(2.9))
+    assert not watched.check_balance(counts(FEWEST_SCORED - 1, 0), ROW_S, split(9.0))
+    assert not watched.check_balance(counts(FEWEST_SCORED, 300), ROW_S, split(2.9))
     batch = make_batch([5, 6, 7])
     losses = np.array([0.1, 0.2, 0.9])
     assert watched.choose_train(batch, losses).tolist() == [False, False, True]
-    why = watched.consider(counts(FEWEST_SCORED, 300), ROW_S, split(3.1))
+    why = watched.check_balance(counts(FEWEST_SCORED, 300), ROW_S, split(3.1))
     assert "cost 3.1 s" in why
     assert "300 rows skipped saved 3.0 s" in why
     assert watched.skips_scoring
@@ -57,13 +57,13 @@ def test_it_waits_then_switches_off_what_loses() -> None:
     assert watched.choose_score(batch).all()
     assert watched.stage == watched.stages[-1].stage == "filter_off"
     assert watched.report()["switched_off"] == why
-    assert not watched.consider(counts(9999, 0), ROW_S, split(99.0))
+    assert not watched.check_balance(counts(9999, 0), ROW_S, split(99.0))
 
 
 def test_its_state_can_be_restored() -> None:
     watched, other = GuardedSelector(FixedThreshold(0.3)), GuardedSelector(FixedThreshold(0.3))
     watched.choose_score(make_batch([5, 6]))
-    watched.consider(counts(1000, 0), ROW_S, split(5.0))
+    watched.check_balance(counts(1000, 0), ROW_S, split(5.0))
     other.load_state(watched.state())
     assert other.stages == watched.stages
     assert other.skips_scoring

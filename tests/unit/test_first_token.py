@@ -139,13 +139,13 @@ def gradients_of(
     import onnxruntime
 
     from edgetune.backends.ort.ort_runtime import import_training
-    from edgetune.backends.ort.training_graphs import generate
+    from edgetune.backends.ort.training_graphs import generate_training_graphs
 
     folder.mkdir()
     given = onnx.ModelProto()
     given.CopyFrom(graph)  # the generator changes what it is given
     with native_stderr_to(folder / "log.txt"):
-        generate(given, trained, folder)
+        generate_training_graphs(given, trained, folder)
         session = onnxruntime.InferenceSession(
             str(folder / "training_model.onnx"), providers=["CPUExecutionProvider"]
         )

@@ -28,7 +28,7 @@ from edgetune.compare.grid import cells_of, load_grid, make_grid
 from edgetune.config.toml_config import load_config, make_config
 from edgetune.core import limits
 from edgetune.core.errors import DataError, EdgetuneError, RunError, UsageError
-from edgetune.core.parsing import decoded, read_json_file
+from edgetune.core.parsing import decode_json, read_json_file
 from edgetune.data import arrow, json_rows, parquet, records, token_build
 from edgetune.data.arrow import unpacked_sizes
 from edgetune.data.examples import DataOptions, Example, read_examples, read_texts
@@ -462,9 +462,9 @@ def test_a_long_text_is_tokenized_as_far_as_it_is_kept(
 
 def test_chunks_of_long_texts_are_short() -> None:
     texts = [Example(i, "x" * MB, None, "a") for i in range(20)]
-    assert [len(chunk) for chunk in token_build.chunks(iter(texts))] == [5, 5, 5, 5]
+    assert [len(chunk) for chunk in token_build.chunk_examples(iter(texts))] == [5, 5, 5, 5]
     few = [Example(i, "x", None, "a") for i in range(2_001)]
-    assert [len(chunk) for chunk in token_build.chunks(iter(few))] == [1_000, 1_000, 1]
+    assert [len(chunk) for chunk in token_build.chunk_examples(iter(few))] == [1_000, 1_000, 1]
 
 
 @pytest.mark.parametrize(
@@ -732,8 +732,8 @@ def test_a_receipt_that_tells_too_much(tmp_path: Path, name: str, value: Any) ->
 @pytest.mark.parametrize("text", ["[" * 100_000, "[" * 65 + "]" * 65, '{"a":' * 65 + "1" + "}" * 65])
 def test_decoded_json_is_not_deep(text: str) -> None:
     with pytest.raises(ValueError, match="nested too deeply"):
-        decoded(text)
-    assert decoded("[" * 64 + "]" * 64) is not None
+        decode_json(text)
+    assert decode_json("[" * 64 + "]" * 64) is not None
 
 
 @pytest.mark.parametrize("spoil", ["packed", "claims", "shape", "type", "short", "noise"])

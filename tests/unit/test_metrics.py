@@ -107,7 +107,6 @@ def test_paper_arithmetic() -> None:
     # SST-2, three stages: 6.01 % skip the backward pass, 81.01 % both; T_b = 2 T_f.
     assert metrics.t_norm_modelled(0.0601, 0.8101, 1.0, 2.0) == pytest.approx(0.0601 / 3 + 0.1298)
     assert metrics.t_norm_modelled(0.0, 0.0, 0.3, 0.5) == 1.0
-    assert metrics.time_modelled_s(0.5, 0.25, 1.0, 2.0, 8.0, 0.1) == pytest.approx(3.1)
     assert metrics.agot(0.9, 0.5, base=0.5, full=0.9) == pytest.approx(2**0.05)
     assert metrics.paper_energy_kwh(3600, 50, 10, 100, n_gpu=2) == pytest.approx(1.58 * 0.26)
     assert metrics.paper_co2e_lb(2.0) == pytest.approx(1.908)

@@ -12,7 +12,7 @@ from conftest import Trained
 from onnx import TensorProto, helper, numpy_helper
 
 from edgetune.backends import onnx_files
-from edgetune.backends.onnx_files import NotOnnx, locations, why_unsafe
+from edgetune.backends.onnx_files import NotOnnx, find_unsafe_reference, locations
 from edgetune.core.errors import RunError
 from edgetune.inference.saved_run import load_run
 
@@ -147,7 +147,7 @@ def test_paths_that_leave_the_folder(tmp_path: Path, location: str) -> None:
     (home / "link.bin").symlink_to(tmp_path / "w.bin")
     (home / "linked").symlink_to(tmp_path)
     onnx.save(model_of(tensors=[outside(location)]), home / "model.onnx")
-    assert "outside of its folder" in (why_unsafe(home / "model.onnx") or "")
+    assert "outside of its folder" in (find_unsafe_reference(home / "model.onnx") or "")
 
 
 @pytest.mark.parametrize("location", ["w.bin", "sub/w.bin", "my weights.bin"])
@@ -155,13 +155,13 @@ def test_files_in_the_folder_are_fine(tmp_path: Path, location: str) -> None:
     (tmp_path / "sub").mkdir()
     (tmp_path / location).write_bytes(b"\0" * 16)
     onnx.save(model_of(tensors=[outside(location)]), tmp_path / "model.onnx")
-    assert why_unsafe(tmp_path / "model.onnx") is None
+    assert find_unsafe_reference(tmp_path / "model.onnx") is None
 
 
 @pytest.mark.parametrize("data", [b"", b"\xff" * 40, b"abc", b"\x3a\xff\xff\xff\xff\x0f", b"\x3b", b"\x39\0"])
 def test_what_is_no_graph(tmp_path: Path, data: bytes) -> None:
     (tmp_path / "model.onnx").write_bytes(data)
-    assert "is damaged: it is no ONNX graph" in (why_unsafe(tmp_path / "model.onnx") or "")
+    assert "is damaged: it is no ONNX graph" in (find_unsafe_reference(tmp_path / "model.onnx") or "")
 
 
 def test_graphs_in_graphs_in_graphs() -> None:
@@ -182,11 +182,11 @@ def _length(value: int) -> bytes:
 
 def test_another_format_of_the_runtime(tmp_path: Path) -> None:
     (tmp_path / "model.onnx").write_bytes(b"\x10\0\0\0ORTM" + b"\0" * 40)
-    assert "own format" in (why_unsafe(tmp_path / "model.onnx") or "")
+    assert "own format" in (find_unsafe_reference(tmp_path / "model.onnx") or "")
 
 
 def test_a_graph_that_edgetune_wrote_is_fine(trained: Trained) -> None:
-    assert why_unsafe(trained.folder / "onnx" / "model.onnx") is None
+    assert find_unsafe_reference(trained.folder / "onnx" / "model.onnx") is None
 
 
 def test_predicting_refuses_before_the_runtime_sees_it(

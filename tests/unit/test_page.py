@@ -20,10 +20,10 @@ import edgetune
 from edgetune.cli.report_commands import report
 from edgetune.core.errors import EdgetuneError, RunError, UsageError
 from edgetune.core.sanitize import visible
-from edgetune.record.run_folder import write_out
+from edgetune.record.run_folder import write_output
 from edgetune.record.summary import RunResult
 from edgetune.report import page_plots, run_table
-from edgetune.report.collect import Collected, collect, unique_names
+from edgetune.report.collect import CollectedRuns, collect, unique_names
 from edgetune.report.page import page
 from edgetune.report.page_parts import Html, class_tables, tag
 
@@ -53,7 +53,7 @@ def three(folder: Path) -> list[Path]:
     ]
 
 
-def read(collected: Collected) -> PageReader:
+def read(collected: CollectedRuns) -> PageReader:
     return PageReader(page(collected, MADE))
 
 
@@ -485,7 +485,7 @@ def test_markdown_shows_odd_names_as_they_are(tmp_path: Path) -> None:
 def test_the_page_is_written_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     found = collect([write_run(tmp_path / "a")])
     out = tmp_path / "new" / "report.html"
-    write_out(out, page(found, MADE))
+    write_output(out, page(found, MADE))
     assert out.read_text(encoding="utf-8") == page(found, MADE)
     out.write_text("old")
 
@@ -494,7 +494,7 @@ def test_the_page_is_written_whole_or_not_at_all(tmp_path: Path, monkeypatch: py
 
     monkeypatch.setattr("os.replace", fail)
     with pytest.raises(EdgetuneError, match="No space left"):
-        write_out(out, page(found, MADE))
+        write_output(out, page(found, MADE))
     assert [path.name for path in out.parent.iterdir()] == ["report.html"]
     assert out.read_text() == "old"
 

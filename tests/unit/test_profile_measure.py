@@ -10,17 +10,17 @@ from edgetune.core.errors import MissingDependencyError, UsageError
 from edgetune.core.tables import sections_text
 from edgetune.planning.profile_store import match_profile
 from edgetune.profiling import measurement_plan
-from edgetune.profiling.drift import Drift, drift_sections, some_points
-from edgetune.profiling.fixed_costs import made_up_run
+from edgetune.profiling.drift import Drift, drift_sections, representative_points
+from edgetune.profiling.fixed_costs import synthetic_run
 from edgetune.profiling.measurement_plan import choose_keys, make_measure_grid
-from edgetune.profiling.opened_backend import Job
+from edgetune.profiling.opened_backend import MeasurementJob
 from edgetune.profiling.profile_tables import (
     compare_profiles,
     compare_sections,
     make_time_ratio,
     profile_sections,
 )
-from edgetune.profiling.worker_client import Child, ChildLost
+from edgetune.profiling.worker_client import WorkerLost, WorkerProcess
 from tests.profile_samples import MACHINE, SHAPE, VERSIONS, make_backend, make_profile
 
 
@@ -94,7 +94,7 @@ def test_drift_has_a_verdict(ratio: float, verdict: str) -> None:
 
 
 def test_a_check_takes_few_points_and_none_that_is_long() -> None:
-    chosen = some_points(make_backend())
+    chosen = representative_points(make_backend())
     assert {point.op for point in chosen} == {"score", "train"}
     assert len(chosen) <= 6
     assert all(point.depth == 0 for point in chosen)
@@ -105,20 +105,20 @@ def test_the_imagined_run_can_be_drawn(tmp_path: Path) -> None:
     from edgetune.report.model_card import model_card
     from edgetune.report.run_plot import draw_run
 
-    history, summary = made_up_run()
+    history, summary = synthetic_run()
     draw_run(history, summary, tmp_path / "run.png")
     assert (tmp_path / "run.png").stat().st_size > 10_000
     assert "0.9" in model_card(summary) or "90" in model_card(summary)
 
 
 @pytest.fixture
-def job(tmp_path: Path) -> Job:
-    return Job("none", "fp32", "cpu", "nowhere", {}, str(tmp_path), str(tmp_path))
+def job(tmp_path: Path) -> MeasurementJob:
+    return MeasurementJob("none", "fp32", "cpu", "nowhere", {}, str(tmp_path), str(tmp_path))
 
 
-def test_a_worker_says_what_failed_and_goes_on(job: Job) -> None:
-    with Child(job) as child:
-        with pytest.raises(ChildLost, match="nowhere"):
+def test_a_worker_says_what_failed_and_goes_on(job: MeasurementJob) -> None:
+    with WorkerProcess(job) as child:
+        with pytest.raises(WorkerLost, match="nowhere"):
             child.ask("open", 30.0, depth=0, threads=1)
         child.ask("power", 30.0, watts=5.0, tdp=None)
         idle = child.ask("idle", 30.0, seconds=0.05)
@@ -128,10 +128,10 @@ def test_a_worker_says_what_failed_and_goes_on(job: Job) -> None:
         assert not child.alive
 
 
-def test_a_worker_that_takes_too_long_is_killed(job: Job) -> None:
-    with Child(job) as child:
-        with pytest.raises(ChildLost, match="more than 0 s"):
+def test_a_worker_that_takes_too_long_is_killed(job: MeasurementJob) -> None:
+    with WorkerProcess(job) as child:
+        with pytest.raises(WorkerLost, match="more than 0 s"):
             child.ask("idle", 0.3, seconds=60.0)
         assert not child.alive
-        with pytest.raises(ChildLost, match="died"):
+        with pytest.raises(WorkerLost, match="died"):
             child.ask("idle", 1.0, seconds=0.0)

@@ -17,6 +17,7 @@ from rich.console import Console
 
 from edgetune.core.formatting import duration, time_split
 from edgetune.core.metrics import evaluate_predictions
+from edgetune.core.tables import sections_text
 from edgetune.report import result_tables, run_plot
 from edgetune.report.model_card import model_card
 
@@ -130,6 +131,11 @@ def test_a_run_that_hardly_was_is_drawn_all_the_same(tmp_path: Path, history: li
     assert _size(tmp_path / "run.png") == (1200, 900)
 
 
+def summary_text(summary: dict[str, Any]) -> str:
+    """The closing table as plain lines."""
+    return sections_text(result_tables.summary_sections(summary))
+
+
 def test_a_picture_that_fails_leaves_the_old_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     out = tmp_path / "run.png"
     out.write_bytes(b"old")
@@ -187,7 +193,7 @@ def test_smoothing_starts_unbiased_and_passes_over_gaps() -> None:
 
 
 def test_the_time_table_adds_up_to_elapsed() -> None:
-    text = result_tables.summary_text(SUMMARY)
+    text = summary_text(SUMMARY)
     block = text.split("Time\n")[1].split("Examples\n")[0]
     seconds = {m[1]: float(m[2]) for m in re.finditer(r"^  (\w+) +([\d.]+) s", block, re.MULTILINE)}
     elapsed = seconds.pop("elapsed")
@@ -204,7 +210,7 @@ def test_time_that_nobody_named_goes_to_other() -> None:
 
 
 def test_the_closing_table_says_everything() -> None:
-    text = result_tables.summary_text(SUMMARY)
+    text = summary_text(SUMMARY)
     for words in (
         "89.3 % (95 % interval 87.1–91.2 %), 872 rows",
         "0.8891",
@@ -229,7 +235,7 @@ def test_the_closing_table_says_everything() -> None:
 
 def test_why_the_last_stage_was_not_reached_is_said() -> None:
     selection = {"reached_last_stage": False, "why": "the predictor's loss stayed at 0.71, above ALT 0.5"}
-    assert "stayed at 0.71" in result_tables.summary_text({"selection": selection})
+    assert "stayed at 0.71" in summary_text({"selection": selection})
 
 
 def test_terminal_and_plain_tables_hold_the_same_words() -> None:
@@ -238,7 +244,7 @@ def test_terminal_and_plain_tables_hold_the_same_words() -> None:
     result_tables.print_summary(
         SUMMARY, Console(file=terminal, width=160, force_terminal=True, no_color=True)
     )
-    assert plain.getvalue().strip() == result_tables.summary_text(SUMMARY).strip()
+    assert plain.getvalue().strip() == summary_text(SUMMARY).strip()
     shown = re.sub(r"\x1b\[[\d;]*m", "", terminal.getvalue())
     assert shown.split() == plain.getvalue().split()
     assert "my [data]" in shown
@@ -247,7 +253,7 @@ def test_terminal_and_plain_tables_hold_the_same_words() -> None:
 def test_an_evaluation_shows_classes_and_confusion() -> None:
     logits = np.eye(2)[[0, 0, 1, 1, 1]]
     found = evaluate_predictions(logits, np.array([0, 1, 1, 1, 0]), ["bad", "[red]good"])
-    text = result_tables.evaluation_text(found)
+    text = sections_text(result_tables.evaluation_sections(found))
     assert re.search(r"^  accuracy +60.0 % \(95 % interval 23.1–88.2 %\)$", text, re.MULTILINE)
     assert re.search(r"^  \[red\]good +0.667 +0.667 +0.667 +3$", text, re.MULTILINE)
     assert re.search(r"^  bad +1 +1$", text, re.MULTILINE)
@@ -305,7 +311,7 @@ def test_the_card_makes_no_claim_that_does_not_hold() -> None:
 
 
 def _words(summary: dict[str, Any]) -> str:
-    return result_tables.summary_text(summary) + model_card(summary)
+    return summary_text(summary) + model_card(summary)
 
 
 @pytest.mark.parametrize("missing", sorted(SUMMARY))
@@ -316,7 +322,7 @@ def test_any_key_may_be_missing_or_none(missing: str) -> None:
 
 
 def test_an_empty_summary_is_no_error() -> None:
-    assert result_tables.summary_text({}) == ""
+    assert summary_text({}) == ""
     result_tables.print_summary({}, Console(file=io.StringIO(), force_terminal=True))
     assert "None" not in model_card({})
 
@@ -340,7 +346,8 @@ def test_text_tables_and_cards_load_neither_rich_nor_matplotlib() -> None:
     code = (
         "import sys, json; from edgetune.report import run_plot, result_tables;"
         "from edgetune.report.model_card import model_card;"
-        f"s = json.loads({json.dumps(json.dumps(SUMMARY))}); result_tables.summary_text(s); model_card(s);"
+        f"s = json.loads({json.dumps(json.dumps(SUMMARY))}); "
+        "result_tables.summary_sections(s); model_card(s);"
         "sys.exit(', '.join({'rich', 'matplotlib', 'torch', 'onnxruntime'} & set(sys.modules)) or 0)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)

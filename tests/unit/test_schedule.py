@@ -2,12 +2,12 @@ from __future__ import annotations
 
 import pytest
 
-from edgetune.learners.progress import automatic_lr, decayed
+from edgetune.learners.progress import automatic_lr, decayed_rate
 
 
 @pytest.mark.parametrize(("progress", "expected"), [(0, 1e-3), (0.25, 7.5e-4), (1, 0), (1.2, 0)])
 def test_falls_linearly_to_zero(progress: float, expected: float) -> None:
-    assert decayed(1e-3, progress) == pytest.approx(expected)
+    assert decayed_rate(1e-3, progress) == pytest.approx(expected)
 
 
 def test_automatic_rate() -> None:

@@ -14,7 +14,7 @@ both_signals = pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM]
 @both_signals
 def test_interrupts_at_once_outside_training(number: int) -> None:
     stop = StopRequest()
-    with stop.listening(), pytest.raises(KeyboardInterrupt):
+    with stop.handling_signals(), pytest.raises(KeyboardInterrupt):
         os.kill(os.getpid(), number)
     assert not stop()
 
@@ -22,7 +22,7 @@ def test_interrupts_at_once_outside_training(number: int) -> None:
 @both_signals
 def test_asks_while_training_and_interrupts_when_asked_twice(number: int) -> None:
     stop = StopRequest()
-    with stop.listening(), stop.gently():
+    with stop.handling_signals(), stop.deferring_second_signal():
         assert not stop()
         os.kill(os.getpid(), number)
         assert stop()
@@ -32,7 +32,7 @@ def test_asks_while_training_and_interrupts_when_asked_twice(number: int) -> Non
 
 def test_handlers_are_put_back() -> None:
     before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
-    with pytest.raises(ValueError, match="broken"), StopRequest().listening():
+    with pytest.raises(ValueError, match="broken"), StopRequest().handling_signals():
         raise ValueError("broken")
     assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == before
 
@@ -42,7 +42,7 @@ def test_listens_to_nothing_outside_the_main_thread() -> None:
 
     def work() -> None:
         try:
-            with StopRequest().listening() as stop, stop.gently():
+            with StopRequest().handling_signals() as stop, stop.deferring_second_signal():
                 assert not stop()
         except BaseException as error:
             failures.append(error)

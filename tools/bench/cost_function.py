@@ -28,7 +28,7 @@ from edgetune.planning.profile_store import find_for_this_machine, load_profile
 from edgetune.profiling.backend_session import BackendSession
 from edgetune.profiling.drift import open_session
 from edgetune.profiling.sampling import GridPoint, Sampler, grid_points
-from edgetune.profiling.worker_client import ChildLost
+from edgetune.profiling.worker_client import WorkerLost
 
 LENGTHS, BATCHES, DEPTHS = (24, 48, 96), (8, 16, 24), (0, 1, 2, 4)
 PER_BACKEND = 40
@@ -108,7 +108,7 @@ def _measure(profile: DeviceProfile, n_visits: int, rng: np.random.Generator) ->
             depths = tuple(sorted({spot.depth for spot in chosen}))
             try:
                 subject = open_session(stack, source, backend, depths, cache_folder(), scratch)
-            except (ChildLost, EdgetuneError) as error:
+            except (WorkerLost, EdgetuneError) as error:
                 print(f"# {backend.key} left out: {error}")
                 continue
             subjects[backend.key] = subject

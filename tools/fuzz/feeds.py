@@ -13,7 +13,7 @@ from random import Random
 from tokenizers import Tokenizer, models, pre_tokenizers
 
 from edgetune.compare.grid import cells_of, load_grid
-from edgetune.config.toml_config import SECTIONS, dump_config, load_config, make_config, merged
+from edgetune.config.toml_config import SECTIONS, dump_config, load_config, make_config, merge_sections
 from edgetune.core.errors import EdgetuneError
 from edgetune.core.tables import sections_text
 from edgetune.data.examples import DataOptions, read_examples, read_texts
@@ -81,7 +81,7 @@ def data(path: Path, rng: Random) -> None:
 def config(path: Path, rng: Random) -> None:
     """Read settings, put options over them, and write them out again."""
     given = {name: {} for name in SECTIONS} | {"data": {"train": "rows.csv"} if rng.random() < 0.5 else {}}
-    dump_config(merged(load_config(path), given))
+    dump_config(merge_sections(load_config(path), given))
 
 
 def grid(path: Path, rng: Random) -> None:

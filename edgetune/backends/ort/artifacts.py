@@ -25,8 +25,8 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from edgetune.backends.onnx_files import why_unsafe
-from edgetune.backends.ort.checksums import MANIFEST, first_damage
+from edgetune.backends.onnx_files import find_unsafe_reference
+from edgetune.backends.ort.checksums import MANIFEST, find_damage
 from edgetune.backends.ort.manifest import SCHEMA_VERSION, Manifest
 from edgetune.core.cache import cache_subfolder, mark_in_use, move_into_place
 from edgetune.core.errors import (
@@ -122,7 +122,7 @@ def _check_files(folder: Path, raw: dict[str, Any], wanted: list[str], cache_dir
         ModelError: the tokenizer's or the remaining weights' size is absurd.
     """
     again = "copy the folder again, or export the artifacts again"
-    damage = first_damage(folder, raw, cache_dir)
+    damage = find_damage(folder, raw, cache_dir)
     if damage is not None:
         raise ArtifactsError(f"{folder} {damage}; {again}.")
     beside = [f"{name}.data" for name in wanted if (folder / f"{name}.data").exists()]  # of a checkpoint
@@ -130,7 +130,7 @@ def _check_files(folder: Path, raw: dict[str, Any], wanted: list[str], cache_dir
     if unknown:
         raise ArtifactsError(f"{folder} is damaged: {MANIFEST} does not name {unknown[0]}; {again}.")
     for name in wanted:
-        why = why_unsafe(folder / name) if name.endswith(".onnx") else None
+        why = find_unsafe_reference(folder / name) if name.endswith(".onnx") else None
         if why is not None:
             raise ArtifactsError(f"{folder / name} {why}; {again}.")
     check_size(folder / "tokenizer.json", MAX_TOKENIZER_BYTES)

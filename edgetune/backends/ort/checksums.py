@@ -35,14 +35,14 @@ def checksums_of(folder: Path) -> dict[str, dict[str, int | str]]:
     }
 
 
-def sealed(manifest: Mapping[str, Any]) -> dict[str, Any]:
+def with_checksum(manifest: Mapping[str, Any]) -> dict[str, Any]:
     """Return a manifest with the checksum of all that it says."""
     said = {name: value for name, value in manifest.items() if name != "checksum"}
     text = json.dumps(said, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
     return {**said, "checksum": hashlib.sha256(text.encode()).hexdigest()}
 
 
-def first_damage(folder: Path, raw: Mapping[str, Any], cache_dir: Path | None) -> str | None:
+def find_damage(folder: Path, raw: Mapping[str, Any], cache_dir: Path | None) -> str | None:
     """Return what is wrong with artifacts, in words that follow their folder's name; None if nothing is.
 
     Args:
@@ -50,7 +50,7 @@ def first_damage(folder: Path, raw: Mapping[str, Any], cache_dir: Path | None) -
         raw: their manifest as read.
         cache_dir: where is remembered what was summed; None: only in this process.
     """
-    if raw.get("checksum") != sealed(raw)["checksum"]:
+    if raw.get("checksum") != with_checksum(raw)["checksum"]:
         return f"is damaged: {MANIFEST} was changed after it was written"
     files: Mapping[str, Mapping[str, Any]] = raw["files"]
     key = hashlib.sha256(f"{folder.resolve()}\n{raw['checksum']}".encode(errors="replace")).hexdigest()[:32]

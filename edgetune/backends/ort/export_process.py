@@ -18,7 +18,7 @@ import numpy as np
 from edgetune.backends.hf_folder import convert_tokenizer
 from edgetune.backends.onnx_export import export_graph, load_torch_model, native_stderr_to, quiet
 from edgetune.backends.ort.artifacts import CUT_FOLDER, PREFIX, ort_version
-from edgetune.backends.ort.checksums import MANIFEST, checksums_of, sealed
+from edgetune.backends.ort.checksums import MANIFEST, checksums_of, with_checksum
 from edgetune.backends.ort.graph_cut import Halves, cut_graph
 from edgetune.backends.ort.manifest import SCHEMA_VERSION, Cut, ParityCheck
 from edgetune.backends.ort.onnx_first_token import push_first_token
@@ -26,9 +26,9 @@ from edgetune.backends.ort.training_graphs import (
     Reference,
     compare_first_step,
     float_initializers,
-    generate,
+    generate_training_graphs,
     head_input,
-    passes,
+    is_accurate,
     run_prefix,
 )
 from edgetune.config.settings import frozen_depth
@@ -62,7 +62,7 @@ def build_artifacts(job: dict[str, Any]) -> None:
     reference = Reference(model, [item.name for item in graph.graph.input])
     with tempfile.TemporaryDirectory() as scratch, native_stderr_to(Path(scratch) / "log.txt"):
         inputs, check = _train_graphs(graph, trainable, target, reference)
-        if not passes(check):
+        if not is_accurate(check):
             raise ArtifactsError(
                 f"The exported graph of {model.config.model_type} does not train like torch "
                 f"(differences: {check.model_dump()}); use --backend torch."
@@ -78,7 +78,7 @@ def build_artifacts(job: dict[str, Any]) -> None:
     manifest["linear"] = None if linear is None else linear[1].model_dump()
     manifest["cut"] = None if cut is None else cut.model_dump()
     manifest["files"] = checksums_of(target)
-    (target / MANIFEST).write_text(json.dumps(sealed(manifest), indent=1), encoding="utf-8")
+    (target / MANIFEST).write_text(json.dumps(with_checksum(manifest), indent=1), encoding="utf-8")
 
 
 def _export(model: Any, target: Path) -> Any:
@@ -119,11 +119,11 @@ def _train_graphs(
     short.CopyFrom(graph)
     if push_first_token(short):
         with contextlib.suppress(Exception):  # of the gradient builder; the plain graph has yet to be tried
-            generate(short, trainable, folder)
+            generate_training_graphs(short, trainable, folder)
             inputs, check = compare_first_step(folder, reference, trainable, hidden)
-            if passes(check):
+            if is_accurate(check):
                 return inputs, check
-    generate(graph, trainable, folder)
+    generate_training_graphs(graph, trainable, folder)
     return compare_first_step(folder, reference, trainable, hidden)
 
 
@@ -138,7 +138,7 @@ def _build_cut(
     prefix_inputs = [item.name for item in halves.prefix.graph.input]
     hidden = run_prefix(folder / PREFIX, reference)
     inputs, check = _train_graphs(halves.suffix, trainable, folder, reference, hidden)
-    if passes(check):
+    if is_accurate(check):
         return Cut(depth=depth, prefix_inputs=prefix_inputs, inputs=inputs, check=check)
     shutil.rmtree(folder)
     return None
@@ -242,7 +242,7 @@ def main() -> int:
             raise
         why = "no space left on the disk" if full else error
         answer = {
-            "error": "EnvironmentError_",
+            "error": "MissingDependencyError",
             "message": f"Cannot write the artifacts: {why}; use --cache-dir.",
         }
     print(json.dumps(answer), file=out)

@@ -42,11 +42,6 @@ class Halves:
         """Names of the prefix's initializers."""
         return {item.name for item in self.prefix.graph.initializer}
 
-    @property
-    def suffix_weights(self) -> set[str]:
-        """Names of the suffix's initializers."""
-        return {item.name for item in self.suffix.graph.initializer}
-
 
 def cut_graph(model: Any, depth: int, parameters: Iterable[str]) -> Halves | None:
     """Cut a model below layer `depth`.

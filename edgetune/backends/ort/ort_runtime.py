@@ -31,7 +31,7 @@ def import_ort() -> Any:
     """Return the `onnxruntime` module, imported without torch.
 
     Raises:
-        EnvironmentError_: it is not installed.
+        MissingDependencyError: it is not installed.
     """
     if "onnxruntime" in sys.modules:
         return sys.modules["onnxruntime"]
@@ -71,7 +71,7 @@ def import_training() -> Any:
     """Return `onnxruntime.training.api`.
 
     Raises:
-        EnvironmentError_: only an inference build is installed, or none.
+        MissingDependencyError: only an inference build is installed, or none.
     """
     import_ort()
     if not has_training_build():

@@ -22,7 +22,7 @@ WEIGHTS = "weights"
 TORCH_ADAM = 0  # epsilon after the bias correction, as torch has it; the generator sets 1, epsilon before it
 
 
-def generate(model: Any, trainable: Iterable[str], target: Path) -> None:
+def generate_training_graphs(model: Any, trainable: Iterable[str], target: Path) -> None:
     """Write training, eval and optimizer graphs and a checkpoint.
 
     Both graphs return `[loss, logits]`, the eval graph also what the last linear layer sees, if there is one.
@@ -171,7 +171,7 @@ class Reference:
         return found
 
 
-def session_of(path: Path) -> Any:
+def cpu_session(path: Path) -> Any:
     """Open a graph on the CPU."""
     from onnxruntime import InferenceSession
 
@@ -180,7 +180,7 @@ def session_of(path: Path) -> Any:
 
 def run_prefix(path: Path, reference: Reference) -> FloatArray:
     """Return the frozen layers' output for the reference's batch, zero at padding as from a cache."""
-    session = session_of(path)
+    session = cpu_session(path)
     found = session.run([HIDDEN], {item.name: reference.batch[item.name] for item in session.get_inputs()})[0]
     hidden: FloatArray = (found * reference.batch["attention_mask"][..., None]).astype(np.float32)
     return hidden
@@ -200,7 +200,7 @@ def compare_first_step(
     from onnxruntime.training.api import CheckpointState
 
     state = CheckpointState.load_checkpoint(str(folder / "checkpoint"))
-    session = session_of(folder / "training_model.onnx")
+    session = cpu_session(folder / "training_model.onnx")
     given: dict[str, Any] = {**reference.batch, WEIGHTS: reference.weights}
     if hidden is not None:
         given[HIDDEN] = hidden
@@ -241,6 +241,6 @@ def _worst(gradients: dict[str, FloatArray], reference: Reference) -> float:
     )
 
 
-def passes(check: ParityCheck) -> bool:
+def is_accurate(check: ParityCheck) -> bool:
     """Return whether the graphs train like torch."""
     return all(value <= TOLERANCE for value in (check.logits, check.loss, check.gradients))

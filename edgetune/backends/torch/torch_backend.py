@@ -58,7 +58,7 @@ def find_linear(model: Any, run: Callable[[], Any]) -> Any | None:
     return linear if same and linear.bias is not None else None
 
 
-def seen_by(linear: Any, run: Callable[[], Any]) -> Any:
+def linear_inputs(linear: Any, run: Callable[[], Any]) -> Any:
     """Return what a linear layer sees (B, F) while a model runs."""
     seen: list[Any] = []
     hook = linear.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
@@ -213,7 +213,7 @@ class TorchBackend:
         """Return what the head's last linear layer sees (B, F)."""
         linear = self._head()
         with self._torch.inference_mode():
-            result: FloatArray = seen_by(linear, lambda: self._logits(batch)).float().cpu().numpy()
+            result: FloatArray = linear_inputs(linear, lambda: self._logits(batch)).float().cpu().numpy()
         return result
 
     def _head(self) -> Any:

@@ -46,7 +46,7 @@ class Baseline:
         """Make sure that the packages are there.
 
         Raises:
-            EnvironmentError_: one is not; names the command that installs it.
+            MissingDependencyError: one is not; names the command that installs it.
         """
         if missing := self.missing():
             verb = "is" if len(missing) == 1 else "are"

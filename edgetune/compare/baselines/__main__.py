@@ -36,7 +36,7 @@ from edgetune.core.isolation import no_network
 from edgetune.core.machine import installed, versions
 from edgetune.core.meter import Meter, process_age_s
 from edgetune.core.sanitize import one_line
-from edgetune.data.readers import existing
+from edgetune.data.readers import require_exists
 from edgetune.record.run_folder import disk_errors
 
 _IMPORTED_AT_S, _CPU_AT_IMPORT_S = time.perf_counter(), time.process_time()
@@ -106,7 +106,7 @@ def run_baseline(baseline: Baseline, task: BaselineTask, meter: Meter) -> Baseli
     """
     baseline.check()
     if not task.eval.startswith(HUB_PREFIX):
-        existing(task.eval)
+        require_exists(task.eval)
     with disk_errors(task.out):
         task.out.mkdir(parents=True, exist_ok=True)
         for name in (RESULT, PREDICTED):
@@ -114,7 +114,7 @@ def run_baseline(baseline: Baseline, task: BaselineTask, meter: Meter) -> Baseli
         rows = read_train(task)
         watch = BaselineClock(meter, task.deadline_s)
         if watch.left_s() <= 0:
-            raise watch.give_up(baseline.name)
+            raise watch.out_of_time_error(baseline.name)
         fitted = _fitted(baseline, task, rows, watch)
         split_s = meter.split_s()
         elapsed_s = sum(split_s.values())

@@ -119,7 +119,7 @@ def fit(task: BaselineTask, rows: TrainRows, watch: BaselineClock) -> Fitted:
 
         encoder = Encoder(task)
     if watch.left_s(SAVE_S) <= 0:
-        raise watch.give_up(NAME)
+        raise watch.out_of_time_error(NAME)
     with watch.meter.phase("score"):
         features = _embedded(encoder, task, rows, watch) if watch.limited else encoder.features(rows.texts)
     n_used = len(features)

@@ -34,8 +34,8 @@ from edgetune.compare.baselines.task import (
     Fitted,
     Texts,
     TrainRows,
-    parameters,
-    save_s,
+    count_parameters,
+    save_duration_s,
 )
 from edgetune.core.types import IntArray
 from edgetune.models.source import resolve_model
@@ -148,7 +148,10 @@ def _plan(opened: OpenedModel, task: BaselineTask, rows: TrainRows, watch: Basel
     """
     batch_size = task.batch_size or BATCH_SIZE
     epochs = task.epochs or (DEADLINE_EPOCHS if watch.limited else EPOCHS)
-    n_most, reserve_s = epochs * math.ceil(len(rows) / batch_size), save_s(parameters(opened.model))
+    n_most, reserve_s = (
+        epochs * math.ceil(len(rows) / batch_size),
+        save_duration_s(count_parameters(opened.model)),
+    )
     if not watch.limited:
         return TrainerPlan(n_most, epochs, batch_size, reserve_s, None)
     with watch.meter.phase("other"):
@@ -156,7 +159,7 @@ def _plan(opened: OpenedModel, task: BaselineTask, rows: TrainRows, watch: Basel
     left_s = watch.left_s(reserve_s) - speed.start_s
     n_steps = min(n_most, steps_in_time(left_s, speed, batch_size, len(rows)))
     if n_steps < 1:
-        raise watch.give_up(NAME)
+        raise watch.out_of_time_error(NAME)
     return TrainerPlan(n_steps, epochs, batch_size, reserve_s, speed)
 
 
@@ -227,7 +230,7 @@ def step_clock(elapsed_s: Callable[[], float], stop: Callable[[Sequence[float]],
     return StepClock()
 
 
-def probe_over(watch: BaselineClock, reserve_s: float) -> Callable[[Sequence[float]], bool]:
+def probe_is_done(watch: BaselineClock, reserve_s: float) -> Callable[[Sequence[float]], bool]:
     """Return whether enough steps were timed: a few at least, then for a small share of the time left."""
     until_s = watch.meter.elapsed_s() + PROBE_RATE * max(0.0, watch.left_s(reserve_s))
 
@@ -249,10 +252,10 @@ def _probe(
     some = rows.sample(MOST_PROBE * (task.batch_size or BATCH_SIZE))
     dataset = opened.dataset(some)
     tokenized_s = watch.meter.elapsed_s()
-    clock = step_clock(watch.meter.elapsed_s, probe_over(watch, reserve_s))
+    clock = step_clock(watch.meter.elapsed_s, probe_is_done(watch, reserve_s))
     _trainer(copy.deepcopy(opened.model), opened.tokenizer, task, dataset, MOST_PROBE, clock).train()
     if len(clock.ends_s) < N_WARM + 2:
-        raise watch.give_up(NAME)
+        raise watch.out_of_time_error(NAME)
     step_s = usual_step_s(clock.ends_s)
     return TrainerSpeed(
         start_s=max(0.0, clock.ends_s[0] - tokenized_s - step_s),

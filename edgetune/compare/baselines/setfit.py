@@ -27,7 +27,7 @@ import numpy as np
 from edgetune.compare.baselines.hf_trainer import (
     MOST_PROBE,
     N_WARM,
-    probe_over,
+    probe_is_done,
     slow_step_s,
     step_clock,
     usual_step_s,
@@ -39,9 +39,9 @@ from edgetune.compare.baselines.task import (
     Fitted,
     Texts,
     TrainRows,
-    parameters,
+    count_parameters,
     safe_copy_of,
-    save_s,
+    save_duration_s,
 )
 from edgetune.core.types import IntArray
 from edgetune.models.source import resolve_model
@@ -137,7 +137,7 @@ def _plan(model: Any, task: BaselineTask, few: TrainRows, watch: BaselineClock) 
         BudgetError: none does.
     """
     n_all = (task.epochs or EPOCHS) * math.ceil(n_pairs(few.labels) / BATCH_SIZE)
-    reserve_s = save_s(parameters(model.model_body))
+    reserve_s = save_duration_s(count_parameters(model.model_body))
     if not watch.limited:
         return SetFitPlan(n_all, n_all, reserve_s, None)
     with watch.meter.phase("other"):
@@ -145,7 +145,7 @@ def _plan(model: Any, task: BaselineTask, few: TrainRows, watch: BaselineClock) 
     reserve_s += CAUTION * speed.head_s
     n_steps = int((watch.left_s(reserve_s) - speed.start_s) / speed.step_s)
     if n_steps < 1:
-        raise watch.give_up(NAME)
+        raise watch.out_of_time_error(NAME)
     return SetFitPlan(min(n_steps, n_all), n_all, reserve_s, speed)
 
 
@@ -172,7 +172,7 @@ def _model(task: BaselineTask) -> Any:
     """Load the encoder with a new head.
 
     SetFit unpickles a head that lies beside the encoder, and sentence-transformers runs classes that a local
-    `modules.json` names, so both see only what `shown_to` lets through.
+    `modules.json` names, so both see only what `safe_copy_of` lets through.
     """
     from setfit import SetFitModel
 
@@ -218,11 +218,11 @@ def _probe(task: BaselineTask, few: TrainRows, watch: BaselineClock, reserve_s: 
     began_s = watch.meter.elapsed_s()
     model = _model(task)
     loaded_s = watch.meter.elapsed_s()
-    clock = step_clock(watch.meter.elapsed_s, probe_over(watch, reserve_s))
+    clock = step_clock(watch.meter.elapsed_s, probe_is_done(watch, reserve_s))
     _trainer(model, task, few, MOST_PROBE, clock).train()
     ended_s, ends_s = watch.meter.elapsed_s(), clock.ends_s
     if len(ends_s) < N_WARM + 2:
-        raise watch.give_up(NAME)
+        raise watch.out_of_time_error(NAME)
     step_s = usual_step_s(ends_s)
     return SetFitSpeed(
         start_s=max(0.0, ends_s[0] - loaded_s - step_s),

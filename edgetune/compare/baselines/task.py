@@ -200,7 +200,7 @@ class BaselineClock:
             return math.inf
         return self.deadline_s - margin_s(self.deadline_s) - save_s - self.meter.elapsed_s()
 
-    def give_up(self, name: str) -> BudgetError:
+    def out_of_time_error(self, name: str) -> BudgetError:
         """Return the error of a baseline for which there is no time."""
         return BudgetError(
             f"{name} could not train anything within {self.deadline_s:g} s: {self.meter.elapsed_s():.1f} s "
@@ -285,12 +285,12 @@ def shuffled_order(labels: IntArray, rng: np.random.Generator) -> IntArray:
     return np.concatenate([order[firsts], np.delete(order, firsts)])
 
 
-def save_s(n_parameters: int) -> float:
+def save_duration_s(n_parameters: int) -> float:
     """Return seconds to keep for writing so many float32 parameters: at 100 MB/s, and a bit."""
     return 0.3 + 4 * n_parameters / 100e6
 
 
-def parameters(model: Any) -> int:
+def count_parameters(model: Any) -> int:
     """Count a torch model's parameters."""
     return sum(int(one.numel()) for one in model.parameters())
 

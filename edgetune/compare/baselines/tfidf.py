@@ -46,7 +46,7 @@ def fit(task: BaselineTask, rows: TrainRows, watch: BaselineClock) -> Fitted:
         import sklearn.linear_model
         import sklearn.pipeline  # noqa: F401  # imported here so that the first fit is not charged for it
     if watch.left_s(SAVE_S) <= 0:
-        raise watch.give_up(NAME)
+        raise watch.out_of_time_error(NAME)
     with watch.meter.phase("train"):
         pipeline, sizes = _grown(task, rows, watch)
     with watch.meter.phase("save"):
