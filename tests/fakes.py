@@ -11,7 +11,7 @@ import numpy as np
 from edgetune.backends.hidden_cache import HiddenCache
 from edgetune.backends.microbatch import Microbatches
 from edgetune.data.batches import Batch
-from edgetune.planning.device_profile import FixedCosts, Memory
+from edgetune.devices.device_profile import FixedCosts, Memory
 from edgetune.planning.plan import BackendCosts, DeviceCosts
 
 

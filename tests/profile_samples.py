@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from edgetune.planning.device_profile import (
+from edgetune.devices.device_profile import (
     BackendProfile,
     DeviceProfile,
     FixedCosts,

@@ -23,8 +23,8 @@ def convert_tokenizer(folder: Path, target: Path) -> None:
         from transformers import AutoTokenizer
     except ImportError as error:
         raise MissingDependencyError(
-            f"{folder} has no tokenizer.json, and converting its tokenizer needs transformers: "
-            '`pip install "edgetune[cpu]"`.'
+            f"{folder} has no tokenizer.json, and converting its tokenizer requires transformers; "
+            'run `pip install "edgetune[cpu]"`.'
         ) from error
     from edgetune.backends.onnx_export import quiet
 
@@ -35,7 +35,7 @@ def convert_tokenizer(folder: Path, target: Path) -> None:
             ).save_pretrained(target)
     except (OSError, ValueError, ImportError, TypeError) as error:
         first = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise ModelError(f"{folder} has no tokenizer that can be used: {first[:200]}") from error
+        raise ModelError(f"{folder} has no usable tokenizer: {first[:200]}") from error
     if not (target / "tokenizer.json").is_file():
         raise ModelError(f"{folder} has no fast tokenizer; edgetune needs a tokenizer.json.")
 

@@ -72,8 +72,9 @@ class Microbatches:
                 undo()
                 if n_rows <= 1:
                     raise ResourceError(
-                        "There is not enough memory for a single row; close other programs, use --max-length "
-                        f"below {int(batch.lengths.max())}, --freeze more layers, or a smaller model."
+                        "There is not enough memory for a single row; close other programs, use a "
+                        f"--max-length below {int(batch.lengths.max())}, freeze more layers with --freeze, "
+                        "or use a smaller model."
                     ) from error
                 self.max_rows = -(-n_rows // 2)
             gc.collect()  # now that the error lets go of the try's activations

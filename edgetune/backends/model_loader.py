@@ -7,7 +7,7 @@ import importlib.util
 import tempfile
 from pathlib import Path
 
-from edgetune.backends.contract import Backend
+from edgetune.backends.backend_contract import Backend
 from edgetune.backends.hf_folder import convert_tokenizer
 from edgetune.backends.hidden_cache import HiddenCache
 from edgetune.backends.ort.artifacts import ArtifactBuilder, Artifacts, load_artifacts
@@ -32,11 +32,15 @@ def choose_backend(config: RunConfig) -> str:
     wanted: str = config.model.backend
     if config.model.artifacts is not None:
         if wanted == "torch":
-            raise UsageError("--artifacts are for ONNX Runtime; leave --backend torch out, or --artifacts.")
+            raise UsageError(
+                "--artifacts requires ONNX Runtime and cannot be combined with --backend torch; "
+                "remove one of the two options."
+            )
         wanted = "ort"
     if wanted == "ort" and (config.model.precision == "bf16" or not config.model.onnx):
         raise UsageError(
-            "--precision bf16 and --no-onnx are for --backend torch; ort trains in fp32 as ONNX."
+            "--precision bf16 and --no-onnx require --backend torch; the ort backend trains ONNX graphs "
+            "in fp32."
         )
     return _best_backend(config) if wanted == "auto" else wanted
 
@@ -47,8 +51,9 @@ def _best_backend(config: RunConfig) -> str:
         return "ort"
     if importlib.util.find_spec("torch") is None:
         raise MissingDependencyError(
-            'Nothing installed here can train: `pip install "edgetune[cpu]"` '
-            '(or "edgetune[device]" to train from carried artifacts). `edgetune doctor` says what is missing.'
+            'No installed package can train a model; run `pip install "edgetune[cpu]"` '
+            '(or "edgetune[device]" to train from exported artifacts). '
+            "`edgetune doctor` shows what is missing."
         )
     return "torch"
 
@@ -149,7 +154,7 @@ def _carried(config: RunConfig, folder: Path, cache_dir: Path) -> ModelLoader:
     if config.model.freeze not in ("auto", manifest.freeze):
         raise UsageError(
             f"--freeze {config.model.freeze}: {folder} was exported with --freeze {manifest.freeze}; "
-            "leave the option out, or export again."
+            "omit the option, or export the artifacts again."
         )
     weights = None if config.model.model is None else resolve_model(config.model.model)
     own = check_config(manifest.model, folder / "config.json")
@@ -219,7 +224,7 @@ def ensure_tokenizer(source: ModelSource, cache_dir: Path) -> Path:
                 )
         except OSError as error:
             raise ResourceError(
-                f"Cannot write to {cache_dir} ({error.strerror}); use --cache-dir."
+                f"Cannot write to {cache_dir} ({error.strerror}); choose another folder with --cache-dir."
             ) from error
     mark_in_use(target / "tokenizer.json")
     return target / "tokenizer.json"

@@ -61,7 +61,7 @@ def load_torch_model(folder: Path, n_labels: int, attention: str) -> tuple[Any, 
         from transformers.utils import logging as transformers_logging
     except ImportError as error:
         raise MissingDependencyError(
-            f'{error.name} is not installed; `pip install "edgetune[cpu]"`.'
+            f'{error.name} is not installed; run `pip install "edgetune[cpu]"`.'
         ) from error
     transformers_logging.set_verbosity_error()
     try:
@@ -94,8 +94,8 @@ def load_torch_model(folder: Path, n_labels: int, attention: str) -> tuple[Any, 
     missing = sorted(names.intersection([*info["missing_keys"], *mismatched]))
     if len(missing) > max(8, len(names) // 2):
         raise ModelError(
-            f"{folder}: its weights hold only {len(names) - len(missing)} of the model's {len(names)} "
-            "parameters; they belong to another architecture."
+            f"The weights in {folder} cover only {len(names) - len(missing)} of the model's {len(names)} "
+            "parameters; they belong to a different architecture."
         )
     return model.eval(), missing
 
@@ -112,7 +112,7 @@ def export_graph(model: Any, target: Path) -> None:
         from optimum.exporters.tasks import TasksManager
     except ImportError as error:
         raise MissingDependencyError(
-            f'{error.name} is not installed, and exporting needs it: `pip install "edgetune[cpu]"`.'
+            f'{error.name} is not installed and is required for exporting; run `pip install "edgetune[cpu]"`.'
         ) from error
     import onnx
 
@@ -123,8 +123,8 @@ def export_graph(model: Any, target: Path) -> None:
         onnx_config = constructor(model.config)
     except (KeyError, ValueError) as error:
         raise ModelError(
-            f"The ONNX exporter does not know {model.config.model_type} classifiers ({error}); "
-            "train it with --backend torch --no-onnx."
+            f"The ONNX exporter does not support {model.config.model_type} classifiers ({error}); "
+            "train with --backend torch --no-onnx."
         ) from error
     with tempfile.TemporaryDirectory(dir=target.parent) as scratch, _distinct_parameters(model), quiet():
         raw = Path(scratch) / "raw.onnx"

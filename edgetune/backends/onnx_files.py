@@ -47,10 +47,10 @@ def find_unsafe_reference(path: Path) -> str | None:
             with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
                 outside = [place for place in locations(data) if not is_inside(path.parent, place)]
         except ValueError as error:  # an empty file, too
-            return f"is damaged: it is no ONNX graph ({error})"
+            return f"is damaged: it is not a valid ONNX graph ({error})"
     if not outside:
         return None
-    return f"keeps weights outside of its folder ({outside[0][:80]!r}), which edgetune never opens"
+    return f"refers to weights outside its folder ({outside[0][:80]!r}), which edgetune never opens"
 
 
 def is_inside(folder: Path, location: str) -> bool:
@@ -75,7 +75,7 @@ def locations(data: bytes | mmap.mmap) -> Iterator[str]:
     while stack:
         kind, start, end, depth = stack.pop()
         if depth > MAX_DEPTH:
-            raise NotOnnx("it nests too deep")
+            raise NotOnnx("it is nested too deeply")
         inside, entry = _INSIDE[kind], {_KEY: b"", _VALUE: b""}
         for number, begin, stop in _fields(data, start, end):
             if number in inside:
@@ -94,7 +94,7 @@ def _fields(data: bytes | mmap.mmap, at: int, end: int) -> Iterator[tuple[int, i
         if wire == _BYTES:
             size, at = _varint(data, at, end)
             if size > end - at:
-                raise NotOnnx("a field is longer than what holds it")
+                raise NotOnnx("a field extends beyond the end of its message")
             yield number, at, at + size
             at += size
         elif wire == _VARINT:
@@ -102,9 +102,9 @@ def _fields(data: bytes | mmap.mmap, at: int, end: int) -> Iterator[tuple[int, i
         elif wire in (_FIXED64, _FIXED32):
             at += 8 if wire == _FIXED64 else 4
         else:
-            raise NotOnnx(f"a field of the unknown type {wire}")
+            raise NotOnnx(f"a field has the unknown wire type {wire}")
     if at > end:
-        raise NotOnnx("a field is longer than what holds it")
+        raise NotOnnx("a field extends beyond the end of its message")
 
 
 def _varint(data: bytes | mmap.mmap, at: int, end: int) -> tuple[int, int]:
@@ -117,4 +117,4 @@ def _varint(data: bytes | mmap.mmap, at: int, end: int) -> tuple[int, int]:
         if byte < 0x80:
             return value, at
         shift += 7
-    raise NotOnnx("a number does not end")
+    raise NotOnnx("a number has no end")

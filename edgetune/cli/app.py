@@ -1,4 +1,4 @@
-"""The commands: parse → one library call → print. Nothing heavy is imported before a command runs."""
+"""The command line: registers every command and turns errors into one sentence and an exit code."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ NOBODY_READS = 141
 
 app = typer.Typer(
     name="edgetune",
-    help="Finetune a text classifier on the machine you have, in the time you have, offline.",
+    help="Finetune a text classifier on your own machine, within a deadline, offline.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -63,7 +63,7 @@ app.add_typer(profile_app)
 
 @app.callback(invoke_without_command=True)
 def _version(
-    version: Annotated[bool, typer.Option("--version", help="Print the version and leave.")] = False,
+    version: Annotated[bool, typer.Option("--version", help="Show the version and exit.")] = False,
 ) -> None:
     if version:
         print(f"edgetune {__version__}")
@@ -72,14 +72,14 @@ def _version(
 
 @app.command()
 def predict(
-    run: Annotated[Path, typer.Argument(help="Run folder.")],
+    run: Annotated[Path, typer.Argument(help="Folder of a finished run.")],
     texts: Annotated[
-        list[str] | None, typer.Argument(help="Texts to classify.", show_default="read from stdin")
+        list[str] | None, typer.Argument(help="Texts to classify.", show_default="one per line from stdin")
     ] = None,
     file: Annotated[
-        str | None, typer.Option(help="Texts in a file: one a line, or a table with --text.")
+        str | None, typer.Option(help="File of texts: one per line, or a table (see --text).")
     ] = None,
-    out: Annotated[Path | None, typer.Option(help="Write .csv or .jsonl instead of printing.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Write predictions to this .csv or .jsonl file.")] = None,
     text: Text = None,
     pair: Pair = None,
     header: Header = None,
@@ -87,7 +87,7 @@ def predict(
     delimiter: Delimiter = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object per text.")] = False,
 ) -> None:
-    """Label texts with a trained model.
+    """Classify texts with a trained model.
 
     Example: edgetune predict runs/reviews "the battery died in a day"
     """
@@ -117,8 +117,8 @@ def predict(
 
 @app.command()
 def evaluate(
-    run: Annotated[Path, typer.Argument(help="Run folder.")],
-    data: Annotated[str, typer.Argument(help="Labelled text.")],
+    run: Annotated[Path, typer.Argument(help="Folder of a finished run.")],
+    data: Annotated[str, typer.Argument(help="Labelled text: a file, a folder, or hub:NAME.")],
     text: Text = None,
     label: Label = None,
     pair: Pair = None,
@@ -129,7 +129,7 @@ def evaluate(
     cache_dir: CacheDir = None,
     as_json: Json = False,
 ) -> None:
-    """Measure a trained model on labelled text.
+    """Evaluate a trained model on labelled text.
 
     Example: edgetune evaluate runs/reviews test.csv
     """
@@ -159,18 +159,21 @@ def evaluate(
 
 @app.command()
 def export(
-    labels: Annotated[int, typer.Option(help="How many labels the classifier has.")],
-    out: Annotated[Path, typer.Option(help="Folder for the artifacts.")],
+    labels: Annotated[int, typer.Option(help="Number of labels of the classifier.")],
+    out: Annotated[Path, typer.Option(help="Folder to write the artifacts to.")],
     model: Annotated[
         str | None, typer.Option(help="Model folder or hub:NAME.", show_default="built-in")
     ] = None,
     freeze: Annotated[
-        str, typer.Option(help="none, embeddings, or how many lowest layers too.")
+        str,
+        typer.Option(help="Layers to freeze: none, embeddings, or a number of lowest layers."),
     ] = "embeddings",
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace artifacts there.")] = False,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace artifacts that are already in that folder.")
+    ] = False,
     cache_dir: CacheDir = None,
 ) -> None:
-    """Make training artifacts, to be carried to a device without torch.
+    """Export training artifacts for a device without PyTorch.
 
     Example: edgetune export --labels 2 --out artifacts/
     """
@@ -189,7 +192,7 @@ def export(
 
 @app.command()
 def doctor(as_json: Json = False) -> None:
-    """Say what this machine has, what is missing, and the command that gets it.
+    """Check what works on this machine, and what is missing.
 
     Example: edgetune doctor
     """

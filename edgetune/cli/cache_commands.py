@@ -1,4 +1,4 @@
-"""`edgetune clean`: show what lies in the cache, and free it. Nothing heavy at import."""
+"""`edgetune clean`: list the contents of the cache, and remove them."""
 
 from __future__ import annotations
 
@@ -22,18 +22,18 @@ SHOWN_STRANGE = 5
 
 def clean(
     older_than: Annotated[
-        str | None, typer.Option(help="Remove what was not used for so long: 30d, 12h, 2w.")
+        str | None, typer.Option(help="Remove entries not used for this long: 30d, 12h, 2w.")
     ] = None,
     larger_than: Annotated[
         str | None,
-        typer.Option(help="Remove what has at least this size: 1GB; with --older-than both must hold."),
+        typer.Option(help="Remove entries of at least this size: 1GB (with --older-than, both must hold)."),
     ] = None,
-    all_: Annotated[bool, typer.Option("--all", help="Remove everything that is not in use.")] = False,
-    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do it without asking.")] = False,
+    all_: Annotated[bool, typer.Option("--all", help="Remove every entry that is not in use.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask for confirmation.")] = False,
     cache_dir: CacheDir = None,
     as_json: Json = False,
 ) -> None:
-    """Show the caches by kind, age and size, and free them.
+    """List the caches by kind, age and size, and clear them.
 
     Example: edgetune clean --older-than 30d --yes
     """
@@ -51,11 +51,11 @@ def clean(
     if as_json:
         print(json.dumps(_to_dict(home, entries, chosen, gone, strange, now_s)))
     elif not chosen and wish.limits:
-        print("Nothing of that is there and unused.")
+        print("No unused entry matches.")
     elif gone or (chosen and yes):
         print(f"Freed {_size(gone)} ({_count(gone)}).")
         if len(gone) < len(chosen):
-            print(f"{len(chosen) - len(gone)} could not be removed, or came into use.", file=sys.stderr)
+            print(f"{len(chosen) - len(gone)} could not be removed or are in use now.", file=sys.stderr)
 
 
 def _wish(older_than: str | None, larger_than: str | None, all_: bool) -> RemovalFilter:
@@ -64,13 +64,11 @@ def _wish(older_than: str | None, larger_than: str | None, all_: bool) -> Remova
     Raises:
         UsageError: they contradict each other, or one cannot be read.
     """
-    from edgetune.config.budget import parse_memory
-    from edgetune.maintenance.cache_cleanup import RemovalFilter, parse_age
+    from edgetune.config.budget import parse_age, parse_memory
+    from edgetune.maintenance.cache_cleanup import RemovalFilter
 
     if all_ and (older_than is not None or larger_than is not None):
-        raise UsageError(
-            "--all removes everything: leave --older-than and --larger-than out, or leave --all."
-        )
+        raise UsageError("--all cannot be combined with --older-than or --larger-than.")
     return RemovalFilter(
         all_,
         None if older_than is None else parse_age(older_than),
@@ -82,7 +80,7 @@ def _agreed(chosen: list[CacheEntry]) -> bool:
     """Ask on a terminal; elsewhere say what to add."""
     if sys.stdin.isatty() and sys.stdout.isatty():
         return typer.confirm(f"Remove {_count(chosen)} ({_size(chosen)})?")
-    print(f"Would free {_size(chosen)} ({_count(chosen)}); nothing was removed: add --yes.")
+    print(f"Would free {_size(chosen)} ({_count(chosen)}). Nothing was removed; add --yes to remove them.")
     return False
 
 
@@ -97,17 +95,17 @@ def _print(
             str(entry.path.relative_to(home)),
             _age(now_s - entry.used_s),
             _size([entry]),
-            "in use" if entry.busy else "to go" if entry in chosen else "",
+            "in use" if entry.busy else "selected" if entry in chosen else "",
         )
         for entry in entries
     ]
     if rows:
         print_sections([Section(str(home), rows, ("kind", "entry", "unused for", "size", ""))], console())
-    print(f"{_count(entries)}, {_size(entries)} in {home}." if rows else f"There is nothing in {home}.")
+    print(f"{_count(entries)}, {_size(entries)} in {home}." if rows else f"The cache {home} is empty.")
     for path in strange[:SHOWN_STRANGE]:
-        print(f"Left alone, not written by edgetune: {path}")
+        print(f"Ignored (not written by edgetune): {path}")
     if len(strange) > SHOWN_STRANGE:
-        print(f"Left alone, too: {len(strange) - SHOWN_STRANGE} more.")
+        print(f"Ignored: {len(strange) - SHOWN_STRANGE} more.")
 
 
 def _to_dict(

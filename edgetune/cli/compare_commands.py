@@ -1,4 +1,4 @@
-"""The commands that compare methods and look into finished runs: compare, inspect. Registered by `cli.py`."""
+"""The commands that compare methods and inspect finished runs: compare, inspect. Registered by `app.py`."""
 
 from __future__ import annotations
 
@@ -38,23 +38,28 @@ if TYPE_CHECKING:
 
 
 def compare(
-    data: Annotated[list[str], typer.Argument(help="Labelled text, several if you like, or a grid in TOML.")],
+    data: Annotated[list[str], typer.Argument(help="One or more labelled data sets, or one grid in TOML.")],
     methods: Annotated[
         str | None,
-        typer.Option(help="Names with commas, or all (`edgetune methods`).", show_default="a few"),
+        typer.Option(
+            help="Methods to run, with commas, or all (see `edgetune methods`).", show_default="a few"
+        ),
     ] = None,
     deadline: Deadline = None,
     epochs: Annotated[
-        int | None, typer.Option(help="Without a deadline: passes of each.", show_default="1")
+        int | None, typer.Option(help="Number of passes per run, without a deadline.", show_default="1")
     ] = None,
     seeds: Annotated[
-        int | None, typer.Option(help="Runs of each method.", min=1, max=MAX_CELLS, show_default="1")
+        int | None,
+        typer.Option(
+            help="Number of runs per method, each with its own seed.", min=1, max=MAX_CELLS, show_default="1"
+        ),
     ] = None,
     rows: Annotated[
-        int | None, typer.Option(help="Training rows at most, drawn once.", show_default="all")
+        int | None, typer.Option(help="Maximum number of training rows, drawn once.", show_default="all")
     ] = None,
     eval_rows: Annotated[
-        int | None, typer.Option(help="Evaluation rows at most, drawn once.", show_default="all")
+        int | None, typer.Option(help="Maximum number of evaluation rows, drawn once.", show_default="all")
     ] = None,
     eval_: Eval = None,
     text: Text = None,
@@ -67,7 +72,7 @@ def compare(
         bool | None,
         typer.Option(
             "--curve/--no-curve",
-            help="Measure random + decay at five times, to compare with.",
+            help="Also run random selection at five durations, as the reference curve.",
             show_default="curve",
         ),
     ] = None,
@@ -75,12 +80,14 @@ def compare(
         bool | None,
         typer.Option(
             "--models/--no-models",
-            help="Keep every cell's model (180 MB each for the built-in one).",
+            help="Keep the model of every run (180 MB each for the built-in model).",
             show_default="models",
         ),
     ] = None,
     set_: Set = None,
-    out: Annotated[Path | None, typer.Option(help="Folder.", show_default="runs/compare-NAME")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder to write to.", show_default="runs/compare-NAME")
+    ] = None,
     cache_dir: CacheDir = None,
     as_json: Json = False,
 ) -> None:
@@ -118,7 +125,7 @@ def compare(
         for done in comparison.run():
             _say(_progress(done))
     except KeyboardInterrupt:
-        _say(f"Stopped. Finished cells are kept in {folder}; the same command goes on from there.")
+        _say(f"Stopped. Finished runs are kept in {folder}; run the same command again to continue.")
         sys.exit(130)
     finally:
         signal.signal(signal.SIGTERM, before)
@@ -131,8 +138,8 @@ def compare(
         return
     _print(tables)
     if not any(one.ok for one in outcomes):
-        raise RunError(f"No cell gave a result; {folder / 'table.md'} says why.")
-    print(f"Tables and pictures are in {folder}; every run is in {folder / 'cells'}.")
+        raise RunError(f"Every run failed; {folder / 'table.md'} lists the errors.")
+    print(f"Tables and plots are in {folder}, the runs in {folder / 'cells'}.")
 
 
 def _say(text: str) -> None:
@@ -143,7 +150,7 @@ def _grid_file(data: list[str], also: list[str]) -> Grid:
     from edgetune.compare.grid import load_grid
 
     if len(data) > 1 or also:
-        raise UsageError(f"{data[0]} says everything itself; give it alone, with --out at most.")
+        raise UsageError(f"{data[0]} is a grid and holds all settings; give no other option but --out.")
     return load_grid(Path(data[0]))
 
 
@@ -199,23 +206,24 @@ def _print(tables: list[DataTable]) -> None:
         if table.failed:
             sections.append(Section(f"{table.data}: not measured", [*table.failed]))
     if whole := combined_speedups(tables):
-        sections.append(Section("All sets together", whole, ("method", "time as random"), right=True))
+        sections.append(Section("All data sets together", whole, ("method", "speed-up"), right=True))
     print_sections(sections, console())
-    print("= : not significantly worse than the best. time as random: above 1, the method is worth it.")
+    print("= : not significantly worse than the best. speed-up: above 1, the method pays off.")
     for caution in {table.caution for table in tables} - {""}:
         print(caution)
 
 
 def inspect(
-    run: Annotated[Path, typer.Argument(help="Run folder.")],
-    rows: Annotated[int, typer.Option(help="Rows of each kind.", min=1)] = 10,
-    out: Annotated[Path | None, typer.Option(help="Write the rows as CSV.")] = None,
+    run: Annotated[Path, typer.Argument(help="Folder of a finished run.")],
+    rows: Annotated[int, typer.Option(help="Number of rows to list per category.", min=1)] = 10,
+    out: Annotated[Path | None, typer.Option(help="Write the rows to this CSV file.")] = None,
     map_: Annotated[
-        Path | None, typer.Option("--map", help="Draw the map of the training rows (.png or .svg).")
+        Path | None,
+        typer.Option("--map", help="Plot the data map of the training rows to this file (.png or .svg)."),
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """List training rows likely mislabelled, most skipped, most trained.
+    """List training rows that are probably mislabelled.
 
     Example: edgetune inspect runs/reviews --out rows.csv --map map.png
     """
@@ -225,7 +233,7 @@ def inspect(
     if out is not None:
         check_output_path("--out", out, "rows.csv")
     if map_ is not None:
-        from edgetune.compare.chart_style import picture_kind
+        from edgetune.report.chart_style import picture_kind
 
         check_output_path("--map", map_, "map.png")
         try:
@@ -238,7 +246,7 @@ def inspect(
 
         write_inspection(out, findings)
     if map_ is not None:
-        from edgetune.compare.charts import draw_map
+        from edgetune.report.charts import draw_map
 
         with disk_errors(map_):
             draw_map(record.confidence(), record.variability(), record.correctness(), map_)

@@ -62,50 +62,68 @@ class Precision(str, Enum):
     bf16 = "bf16"
 
 
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Show nothing but errors and the result.")]
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON object to stdout.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print only errors and the result.")]
+Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout.")]
 CacheDir = Annotated[
     Path | None,
     typer.Option(
-        help="Where tokens and artifacts are kept (default: $EDGETUNE_CACHE, else the user's cache)."
+        help="Cache folder for tokens and artifacts (default: $EDGETUNE_CACHE, else the user's cache)."
     ),
 ]
 Eval = Annotated[
-    str | None, typer.Option("--eval", help="Labelled text to evaluate on.", show_default="held out")
+    str | None,
+    typer.Option(
+        "--eval", help="Labelled text to evaluate on.", show_default="rows held out of the training data"
+    ),
 ]
-Text = Annotated[str | None, typer.Option(help="Text column, or several: question,sentence (numbers: 2,3).")]
+Text = Annotated[
+    str | None, typer.Option(help="Text column, or several with commas: question,sentence (or numbers: 2,3).")
+]
 Label = Annotated[str | None, typer.Option(help="Label column.")]
 Header = Annotated[
     bool | None,
-    typer.Option("--header/--no-header", help="Whether the first row holds names.", show_default="decided"),
+    typer.Option(
+        "--header/--no-header",
+        help="The first row holds (or does not hold) column names.",
+        show_default="detected",
+    ),
 ]
 Encoding = Annotated[str | None, typer.Option(help="Encoding of text files.", show_default="utf-8")]
-Delimiter = Annotated[str | None, typer.Option(help="Delimiter of columns.", show_default="decided")]
-Pair = Annotated[bool | None, typer.Option("--pair/--no-pair", help="Two text columns are a sentence pair.")]
+Delimiter = Annotated[str | None, typer.Option(help="Column delimiter.", show_default="detected")]
+Pair = Annotated[
+    bool | None, typer.Option("--pair/--no-pair", help="Treat two text columns as a sentence pair.")
+]
 MaxBadRows = Annotated[
     float | None,
-    typer.Option(help="Share of unusable rows above which nothing runs.", show_default="0.01"),
+    typer.Option(help="Largest share of unusable rows that is accepted.", show_default="0.01"),
 ]
 Deadline = Annotated[
-    str | None, typer.Option(help="Be done by then, all included: 90s, 10m, 1h30m, or a time such as 18:30.")
+    str | None,
+    typer.Option(help="Finish within this time, start-up and saving included: 90s, 10m, 1h30m, or by 18:30."),
 ]
-Energy = Annotated[str | None, typer.Option(help="Joules at most: 20kJ, 5Wh.")]
-BatteryShare = Annotated[str | None, typer.Option("--battery", help="Share of the battery at most: 5%.")]
-Memory = Annotated[
-    str | None, typer.Option(help="Plan batch and cache for so much memory at most: 2GB, 800MB.")
+Energy = Annotated[str | None, typer.Option(help="Energy limit: 20kJ, 5Wh.")]
+BatteryShare = Annotated[
+    str | None, typer.Option("--battery", help="Largest share of the battery to use: 5%.")
 ]
-Watts = Annotated[float | None, typer.Option(help="What the machine draws, for energy without a sensor.")]
+Memory = Annotated[str | None, typer.Option(help="Memory limit for batch size and cache: 2GB, 800MB.")]
+Watts = Annotated[
+    float | None,
+    typer.Option(help="Power draw of this machine (W), to estimate energy where there is no sensor."),
+]
 CacheSize = Annotated[
     str | None,
     typer.Option(
-        help="Room for the frozen layers' output: 500MB, 0 for none.", show_default="planned, 1GB at most"
+        help="Cache size for the output of frozen layers: 500MB, or 0 for no cache.",
+        show_default="planned, 1GB at most",
     ),
 ]
 
 
 Set = Annotated[
     list[str] | None,
-    typer.Option("--set", help="Any other setting (`edgetune methods NAME`): --set beta=2 --set lr=1e-4."),
+    typer.Option(
+        "--set", help="Set any other setting (see `edgetune methods NAME`): --set beta=2 --set lr=1e-4."
+    ),
 ]
 
 

@@ -19,8 +19,8 @@ from edgetune.core.types import Tell
 
 if TYPE_CHECKING:
     from edgetune.core.tables import Section
-    from edgetune.planning.device_profile import DeviceProfile
-    from edgetune.planning.profile_store import Match
+    from edgetune.devices.device_profile import DeviceProfile
+    from edgetune.devices.profile_store import Match
 
 
 PLAIN_EVERY_S = 10.0
@@ -75,7 +75,10 @@ profile_app = typer.Typer(
 )
 
 Model = Annotated[
-    str | None, typer.Option(help="Model folder, run folder or hub:NAME.", show_default="built-in")
+    str | None,
+    typer.Option(
+        help="Model to measure with: model folder, run folder, or hub:NAME.", show_default="built-in"
+    ),
 ]
 ProfileName = Annotated[
     str | None, typer.Argument(help="Name or file of a profile.", show_default="this machine's")
@@ -85,32 +88,33 @@ ProfileName = Annotated[
 @profile_app.callback(invoke_without_command=True)
 def measure_profile(
     context: typer.Context,
-    quick: Annotated[bool, typer.Option("--quick", help="Fewer points, in less than a minute.")] = False,
+    quick: Annotated[bool, typer.Option("--quick", help="Measure fewer points.")] = False,
     name: Annotated[
-        str | None, typer.Option(help="Name of the profile.", show_default="after the processor")
+        str | None, typer.Option(help="Name of the profile.", show_default="from the processor")
     ] = None,
     model: Model = None,
     backend: Annotated[
         list[str] | None,
-        typer.Option(help="Measure only this one, such as ort-fp32; may be repeated.", show_default="all"),
+        typer.Option(help="Backend to measure, such as ort-fp32; may be repeated.", show_default="all"),
     ] = None,
     out: Annotated[
-        Path | None, typer.Option(help="Write the profile to this file.", show_default="user's folder")
+        Path | None,
+        typer.Option(help="Write the profile to this file.", show_default="the user's profile folder"),
     ] = None,
     watts: Annotated[
-        float | None, typer.Option(help="What this machine draws, for want of a sensor (W).")
+        float | None, typer.Option(help="Power draw of this machine (W), if it has no sensor.")
     ] = None,
     cache_dir: CacheDir = None,
     quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
-    """Measure what operations cost on this machine, in about five minutes.
+    """Measure the speed of this machine (about five minutes).
 
     Example: edgetune profile --quick
     """
     if context.invoked_subcommand is not None:
         return
-    from edgetune.planning.profile_store import save_profile
+    from edgetune.devices.profile_store import save_profile
     from edgetune.profiling.measure import Measurement, Request
 
     if name is None and out is not None:
@@ -118,7 +122,9 @@ def measure_profile(
     if name is not None and re.fullmatch(NAME_PATTERN, name) is None:
         raise UsageError(f"--name {name}: use letters, digits, dots, dashes and underscores only.")
     if watts is not None and not 0 < watts < float("inf"):
-        raise UsageError(f"--watts {watts:g} is no power; give the watts that this device draws, above 0.")
+        raise UsageError(
+            f"--watts {watts:g} is not a valid power; give the watts that this device draws, above 0."
+        )
     request = Request(name, model, tuple(backend or ()), quick, watts, cache_dir)
     with _stoppable("no profile was written"), showing(quiet) as tell:
         profile = Measurement(request, tell).run()
@@ -147,14 +153,14 @@ def show(name: ProfileName = None, as_json: Json = False) -> None:
 @profile_app.command()
 def compare(
     a: Annotated[str, typer.Argument(help="Name or file of a profile.")],
-    b: Annotated[str, typer.Argument(help="Another one.")],
+    b: Annotated[str, typer.Argument(help="Name or file of another profile.")],
     as_json: Json = False,
 ) -> None:
-    """Say how many times as long operations take on B as on A.
+    """Compare two profiles: duration on B relative to A.
 
     Example: edgetune profile compare laptop workstation
     """
-    from edgetune.planning.profile_store import load_profile
+    from edgetune.devices.profile_store import load_profile
     from edgetune.profiling.profile_tables import compare_profiles as ratios
     from edgetune.profiling.profile_tables import compare_sections
 
@@ -173,7 +179,7 @@ def check(
     quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
-    """Measure a few points again and say how far the profile has drifted.
+    """Measure a few points again and report the drift.
 
     Example: edgetune profile check
     """
@@ -194,15 +200,15 @@ def check(
 def _open(name: str | None) -> Match:
     """Find a profile by name, or this machine's."""
     from edgetune.core.machine import versions
-    from edgetune.planning.detect import this_machine
-    from edgetune.planning.profile_store import find_for_this_machine, load_profile, match_profile
+    from edgetune.devices.detect import this_machine
+    from edgetune.devices.profile_store import find_for_this_machine, load_profile, match_profile
 
     here = this_machine()
     if name is not None:
         return match_profile(load_profile(name), here, versions())
     found = find_for_this_machine(None, here)
     if found is None:
-        raise UsageError("There is no device profile yet; `edgetune profile` measures this machine.")
+        raise UsageError("There is no device profile yet. Run `edgetune profile` to measure this machine.")
     return found
 
 
@@ -224,7 +230,7 @@ def _print_profile(profile: DeviceProfile) -> None:
     _print(profile_sections(profile))
     if profile.noisy:
         print(
-            "This machine was busy while it was measured; measure again when nothing else runs.",
+            "This machine was busy during the measurement; measure again when nothing else is running.",
             file=sys.stderr,
         )
 

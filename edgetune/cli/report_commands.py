@@ -1,4 +1,4 @@
-"""The commands that read and explain: report, methods. Registered by `cli.py`; nothing heavy at import."""
+"""The commands that report on runs and describe methods: report, methods. Registered by `app.py`."""
 
 from __future__ import annotations
 
@@ -41,22 +41,26 @@ SUFFIXES = {
 
 
 def report(
-    runs: Annotated[list[Path], typer.Argument(help="Run folders, and folders of compared runs.")],
+    runs: Annotated[
+        list[Path], typer.Argument(help="Run folders, or folders written by `edgetune compare`.")
+    ],
     out: Annotated[
-        Path | None, typer.Option(help="Write to this file.", show_default="stdout, but for html")
+        Path | None, typer.Option(help="Output file.", show_default="stdout; required for html")
     ] = None,
     format_: Annotated[
         Format | None,
-        typer.Option("--format", help="A page, or the table of runs.", show_default="by the file's name"),
+        typer.Option("--format", help="Output format.", show_default="from the file name"),
     ] = None,
 ) -> None:
-    """Put finished runs side by side: a page for the browser, or a table.
+    """Compare finished runs on an HTML page or in a table.
 
     Example: edgetune report runs/reviews runs/reviews-2 --out report.html
     """
     chosen = _format(out, format_)
     if chosen is Format.html and out is None:
-        raise UsageError("A page needs a file: add --out report.html, or print a table with --format md.")
+        raise UsageError(
+            "HTML needs an output file: add --out report.html, or print a table with --format md."
+        )
     from edgetune.report.collect import collect
 
     collected = collect(runs)
@@ -86,12 +90,12 @@ def _format(out: Path | None, given: Format | None) -> Format:
         return given
     if out is None:
         raise UsageError(
-            "Say where to: --out report.html for the page, or --format md, csv or json to print."
+            "Choose an output file: --out report.html; or print a table with --format md, csv or json."
         )
     found = SUFFIXES.get(out.suffix.lower())
     if found is None:
         names = ", ".join(SUFFIXES)
-        raise UsageError(f"--out {out}: its name says no format; end it in {names}, or add --format.")
+        raise UsageError(f"--out {out}: unknown file extension; use one of {names}, or add --format.")
     return found
 
 
@@ -115,11 +119,11 @@ def _say_left_out(collected: CollectedRuns) -> None:
 
 def methods(
     name: Annotated[
-        str | None, typer.Argument(help="A method, for its card.", show_default="list all")
+        str | None, typer.Argument(help="Method to describe.", show_default="list all methods")
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """List the ways of choosing examples, or print the card of one.
+    """List the methods of choosing examples, or describe one.
 
     Example: edgetune methods three-stage
     """

@@ -1,4 +1,4 @@
-"""The commands that train or say what training would do: finetune, plan, demo. Registered by `cli.py`."""
+"""The commands that train, or plan a training run: finetune, plan, demo. Registered by `app.py`."""
 
 from __future__ import annotations
 
@@ -56,16 +56,19 @@ def finetune(
     delimiter: Delimiter = None,
     holdout: Annotated[
         float | None,
-        typer.Option(help="Share of rows held out without --eval.", show_default="0.1, at most 10,000 rows"),
+        typer.Option(
+            help="Share of rows to hold out for evaluation if --eval is not given.",
+            show_default="0.1, at most 10,000 rows",
+        ),
     ] = None,
     max_bad_rows: MaxBadRows = None,
     max_length: Annotated[
-        int | None, typer.Option(help="Tokens per text at most.", show_default="128")
+        int | None, typer.Option(help="Maximum number of tokens per text.", show_default="128")
     ] = None,
     model: Annotated[
         str | None,
         typer.Option(
-            help="Model folder, run folder or hub:NAME (with --artifacts: weights to start from).",
+            help="Model folder, run folder, or hub:NAME (with --artifacts: the initial weights).",
             show_default="built-in",
         ),
     ] = None,
@@ -75,62 +78,84 @@ def finetune(
     freeze: Annotated[
         str | None,
         typer.Option(
-            help="none, embeddings, how many lowest layers too, or auto.",
-            show_default="auto: embeddings, deeper where a deadline asks for it",
+            help="Layers to freeze: none, embeddings, a number of lowest layers, or auto.",
+            show_default="auto: embeddings, and more layers where a deadline requires it",
         ),
     ] = None,
     cache_size: CacheSize = None,
-    backend: Annotated[BackendName | None, typer.Option(help="What trains.", show_default="auto")] = None,
-    device: Annotated[DeviceName | None, typer.Option(help="Where it trains.", show_default="cpu")] = None,
+    backend: Annotated[
+        BackendName | None, typer.Option(help="Training backend.", show_default="auto")
+    ] = None,
+    device: Annotated[DeviceName | None, typer.Option(help="Device to train on.", show_default="cpu")] = None,
     precision: Annotated[
-        Precision | None, typer.Option(help="Arithmetic of the torch backend.", show_default="auto")
+        Precision | None,
+        typer.Option(help="Floating-point precision of the torch backend.", show_default="auto"),
     ] = None,
-    threads: Annotated[
-        int | None, typer.Option(help="Threads of one operation.", show_default="all cores")
-    ] = None,
+    threads: Annotated[int | None, typer.Option(help="Number of threads.", show_default="all cores")] = None,
     onnx: Annotated[
-        bool | None, typer.Option("--onnx/--no-onnx", help="Whether the torch backend exports ONNX.")
+        bool | None,
+        typer.Option(
+            "--onnx/--no-onnx", help="Export (or do not export) an ONNX model from the torch backend."
+        ),
     ] = None,
     method: Annotated[
-        MethodName | None, typer.Option(help="Which examples are trained.", show_default="train-all")
+        MethodName | None,
+        typer.Option(
+            help="Method of choosing which examples to train (see `edgetune methods`).",
+            show_default="train-all",
+        ),
     ] = None,
     preset: Annotated[
-        Preset | None, typer.Option(help="Numbers of the three-stage filter.", show_default="default")
+        Preset | None, typer.Option(help="Hyperparameters of the three-stage filter.", show_default="default")
     ] = None,
     keep_rate: Annotated[
-        float | None, typer.Option(help="random: share of examples kept.", show_default="0.5")
+        float | None, typer.Option(help="random: share of examples to keep.", show_default="0.5")
     ] = None,
     threshold: Annotated[
         float | None,
-        typer.Option(help="fixed-threshold: train above this loss (nats).", show_default="0.3"),
+        typer.Option(
+            help="fixed-threshold: train examples with a loss (nats) above this.", show_default="0.3"
+        ),
     ] = None,
     warmup_fraction: Annotated[
-        float | None, typer.Option(help="Stage 0, share of one epoch.", show_default="0.1")
+        float | None,
+        typer.Option(help="Length of the warm-up (stage 0), as a share of one epoch.", show_default="0.1"),
     ] = None,
     moving_threshold: Annotated[
         bool | None,
         typer.Option(
-            "--moving-threshold/--frozen-threshold", help="Whether L_low follows the losses after stage 0."
+            "--moving-threshold/--frozen-threshold",
+            help="Update the loss threshold L_low after stage 0, or keep it fixed.",
         ),
     ] = None,
     alt: Annotated[
         float | None,
-        typer.Option(help="Predictor loss (nats) that ends stage 1.", show_default="by preset"),
+        typer.Option(help="Predictor loss (nats) at which stage 1 ends.", show_default="by preset"),
     ] = None,
     alt_window: Annotated[
-        int | None, typer.Option(help="Over how many batches (W).", show_default="by preset")
+        int | None,
+        typer.Option(
+            help="Number of batches (W) over which that loss is averaged.", show_default="by preset"
+        ),
     ] = None,
     explore_rate: Annotated[
         float | None,
-        typer.Option(help="Share of predicted-easy examples scored anyway.", show_default="by preset"),
+        typer.Option(
+            help="Share of examples predicted easy that are scored anyway.", show_default="by preset"
+        ),
     ] = None,
-    epochs: Annotated[int | None, typer.Option(help="Passes over the rows.", show_default="1")] = None,
-    batch_size: Annotated[int | None, typer.Option(help="Examples per step.", show_default="32")] = None,
+    epochs: Annotated[
+        int | None, typer.Option(help="Number of passes over the training rows.", show_default="1")
+    ] = None,
+    batch_size: Annotated[
+        int | None, typer.Option(help="Examples per optimizer step.", show_default="32")
+    ] = None,
     lr: Annotated[
-        float | None, typer.Option(help="Peak learning rate.", show_default="by model and steps")
+        float | None,
+        typer.Option(help="Peak learning rate.", show_default="from model size and number of steps"),
     ] = None,
-    max_steps: Annotated[int | None, typer.Option(help="Stop after this many steps.")] = None,
-    seed: Annotated[int | None, typer.Option(help="Of everything random.", show_default="0")] = None,
+    max_steps: Annotated[int | None, typer.Option(help="Stop after this many optimizer steps.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Random seed.", show_default="0")] = None,
     deadline: Deadline = None,
     energy: Energy = None,
     battery: BatteryShare = None,
@@ -138,27 +163,31 @@ def finetune(
     watts: Watts = None,
     patience: Annotated[
         int | None,
-        typer.Option(help="Stop after so many passes without a better evaluation.", show_default="never"),
+        typer.Option(help="Stop after this many passes without improvement.", show_default="never"),
     ] = None,
     checkpoint_every: Annotated[
         str | None,
-        typer.Option(help="How often what --resume needs is written (0: when stopped).", show_default="60s"),
+        typer.Option(help="Time between checkpoints (0: only when stopped).", show_default="60s"),
     ] = None,
     resume: Annotated[
         Path | None,
-        typer.Option("--resume", help="Go on with this run folder's broken-off run; give nothing else."),
+        typer.Option("--resume", help="Resume an interrupted run. Takes no other settings."),
     ] = None,
     set_: Set = None,
     config: Annotated[
-        Path | None, typer.Option(help="Settings from a TOML file; options go before it.")
+        Path | None, typer.Option(help="Read settings from a TOML file; options take precedence.")
     ] = None,
-    out: Annotated[Path | None, typer.Option(help="Run folder.", show_default="runs/NAME")] = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an earlier run there.")] = False,
+    out: Annotated[
+        Path | None, typer.Option(help="Run folder to write to.", show_default="runs/NAME")
+    ] = None,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace an existing run in that folder.")
+    ] = False,
     cache_dir: CacheDir = None,
     quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
-    """Train a classifier on labelled text, within a deadline if there is one.
+    """Train a classifier on labelled text.
 
     Example: edgetune finetune reviews.csv --deadline 10m
     """
@@ -169,7 +198,7 @@ def finetune(
     if resume is None:
         run_finetune(settings, config, out, overwrite, cache_dir, quiet, as_json)
     elif settings or config is not None or out is not None or overwrite:
-        raise UsageError("--resume goes on with the run's own settings; give the run folder and no others.")
+        raise UsageError("--resume uses the settings of the run; give the run folder and no other settings.")
     else:
         run_resumed(resume, cache_dir, quiet, as_json)
 
@@ -183,7 +212,7 @@ def run_finetune(
     quiet: bool,
     as_json: bool,
 ) -> dict[str, Any]:
-    """Train, print the receipt, and return it; `settings` are flat, the budget in a user's words."""
+    """Train, print the summary, and return it; `settings` are flat, budgets as users write them."""
 
     def start(common: dict[str, Any]) -> Any:
         from edgetune.config.budget import read_budget
@@ -202,20 +231,20 @@ def run_finetune(
 
 
 def run_resumed(folder: Path, cache_dir: Path | None, quiet: bool, as_json: bool) -> dict[str, Any]:
-    """Go on with a run that was broken off, print the receipt, and return it."""
+    """Resume an interrupted run, print the summary, and return it."""
 
     def start(common: dict[str, Any]) -> Any:
         from edgetune.runs.run import resume_run
 
         return resume_run(folder, **common)
 
-    return _finetuned(start, f"{folder} is as it was", cache_dir, quiet, as_json)
+    return _finetuned(start, f"{folder} is unchanged", cache_dir, quiet, as_json)
 
 
 def _finetuned(
     start: Callable[[dict[str, Any]], Any], unchanged: str, cache_dir: Path | None, quiet: bool, as_json: bool
 ) -> dict[str, Any]:
-    """Let `start` train, with what every run has; print the receipt and return it."""
+    """Train by calling `start` with what every run needs; print the summary and return it."""
     from edgetune.core.machine import cache_folder
     from edgetune.core.meter import Meter, process_age_s
     from edgetune.core.signals import StopRequest
@@ -254,32 +283,45 @@ def plan(
     delimiter: Delimiter = None,
     max_bad_rows: MaxBadRows = None,
     max_length: Annotated[
-        int | None, typer.Option(help="Tokens per text at most.", show_default="planned")
+        int | None, typer.Option(help="Maximum number of tokens per text.", show_default="planned")
     ] = None,
     model: Annotated[
-        str | None, typer.Option(help="Model folder or hub:NAME.", show_default="built-in")
+        str | None, typer.Option(help="Model to finetune: model folder or hub:NAME.", show_default="built-in")
     ] = None,
     freeze: Annotated[
-        str | None, typer.Option(help="none, embeddings, or how many layers.", show_default="planned")
+        str | None,
+        typer.Option(help="Layers to freeze: none, embeddings, or a number.", show_default="planned"),
     ] = None,
     cache_size: CacheSize = None,
-    backend: Annotated[BackendName | None, typer.Option(help="What trains.", show_default="planned")] = None,
+    backend: Annotated[
+        BackendName | None, typer.Option(help="Training backend.", show_default="planned")
+    ] = None,
     precision: Annotated[
-        Precision | None, typer.Option(help="Arithmetic of the torch backend.", show_default="planned")
+        Precision | None,
+        typer.Option(help="Floating-point precision of the torch backend.", show_default="planned"),
     ] = None,
     method: Annotated[
-        MethodName | None, typer.Option(help="Which examples are trained.", show_default="train-all")
+        MethodName | None,
+        typer.Option(
+            help="Method of choosing which examples to train (see `edgetune methods`).",
+            show_default="train-all",
+        ),
     ] = None,
     epochs: Annotated[
-        int | None, typer.Option(help="Passes over the rows, at most.", show_default="planned")
+        int | None,
+        typer.Option(help="Maximum number of passes over the training rows.", show_default="planned"),
     ] = None,
-    batch_size: Annotated[int | None, typer.Option(help="Examples per step.", show_default="32")] = None,
+    batch_size: Annotated[
+        int | None, typer.Option(help="Examples per optimizer step.", show_default="32")
+    ] = None,
     watts: Watts = None,
-    explain: Annotated[bool, typer.Option("--explain", help="Say why, and what was refused.")] = False,
+    explain: Annotated[
+        bool, typer.Option("--explain", help="Explain the choice, and list what was rejected.")
+    ] = False,
     cache_dir: CacheDir = None,
     as_json: Json = False,
 ) -> None:
-    """Say what this machine can make of a deadline, and why; trains nothing.
+    """Plan a run within a deadline, without training.
 
     Example: edgetune plan reviews.csv --deadline 10m
     """
@@ -295,15 +337,17 @@ def plan(
 
 
 def demo(
-    out: Annotated[Path, typer.Option(help="Run folder.")] = Path("runs/demo"),
-    rows: Annotated[int, typer.Option(help="Tickets to generate.", min=100)] = 4000,
-    seed: Annotated[int, typer.Option(help="Of the tickets and of the run.")] = 0,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an earlier demo there.")] = False,
+    out: Annotated[Path, typer.Option(help="Run folder to write to.")] = Path("runs/demo"),
+    rows: Annotated[int, typer.Option(help="Number of tickets to generate.", min=100)] = 4000,
+    seed: Annotated[int, typer.Option(help="Random seed of the tickets and of the run.")] = 0,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace an existing demo in that folder.")
+    ] = False,
     cache_dir: CacheDir = None,
     quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
-    """Generate labelled support tickets, train on them, and predict three.
+    """Generate support tickets, train on them, and predict.
 
     Example: edgetune demo
     """
@@ -323,10 +367,10 @@ def demo(
         return
     from edgetune.inference.predictions import predict_lines, print_predictions
 
-    print("\nThree tickets that it has not seen:")
+    print("\nPredictions for three unseen tickets:")
     print_predictions(predict_lines(load_run(out), demo_texts()), as_json=False)
     print(
-        f"\nThe tickets are in {tickets}, the model in {out / 'model'} (Hugging Face) and "
+        f"\nThe tickets are in {tickets}, the model is in {out / 'model'} (Hugging Face) and "
         f"{out / 'onnx'} (ONNX),\n"
-        f"the picture of the run in {out / 'run.png'}. Next: edgetune finetune YOUR_FILE.csv"
+        f"a plot of the run is in {out / 'run.png'}. Next: edgetune finetune YOUR_FILE.csv"
     )

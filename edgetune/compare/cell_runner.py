@@ -49,7 +49,9 @@ class CellRunner:
         """Run a cell; what goes wrong in it is its outcome."""
         try:
             if cell.method == MATCHED:
-                raise EdgetuneError("three-stage of this round failed, so there is no share to match.")
+                raise EdgetuneError(
+                    "The three-stage run on this data and seed failed, so there is no share of rows to match."
+                )
             run = self._run_outside if cell.outside else self._run_own
             return run(cell, home, key)
         except EdgetuneError as error:
@@ -225,11 +227,11 @@ def _notes(summary: dict[str, Any]) -> list[str]:
     precision, recall = (selection.get(f"predictor_{name}") for name in ("precision", "recall"))
     if precision is not None and recall is not None:
         notes.append(
-            f"in the last stage {precision:.0%} of the rows called hard were hard, and {recall:.0%} of the "
-            "hard ones were called so"
+            f"in the last stage, hard rows were predicted with precision {precision:.0%} and recall "
+            f"{recall:.0%}"
         )
     if selection.get("overlap_rate") is not None:
-        notes.append(f"{selection['overlap_rate']:.0%} of the rows called easy were below the threshold")
+        notes.append(f"{selection['overlap_rate']:.0%} of the rows predicted easy were below the threshold")
     return notes
 
 
@@ -243,7 +245,7 @@ def _stage_times(run_dir: Path) -> list[tuple[str, float]]:
 def _last_line(text: str) -> str:
     lines = [line for line in text.strip().splitlines() if line.strip()]
     if not lines:
-        return "It ended without a word."
+        return "The process ended without an error message."
     return lines[-1].removeprefix("edgetune: ").removeprefix("edgetune.compare.baselines: ")[:500]
 
 

@@ -81,7 +81,7 @@ class Comparison:
     def _draw_rows(self) -> None:
         """Write the rows that all cells share, and the grid."""
         for entry in self.grid.data:
-            self._say(f"Drawing the rows of {entry.name}")
+            self._say(f"Sampling the rows of {entry.name}")
             rows = draw_shared_rows(entry, self.grid, self.folder / "data" / entry.name)
             self.rows[entry.name] = rows
             if rows.n_bad:
@@ -117,8 +117,9 @@ class Comparison:
         needed = ROOM_FACTOR * largest
         if (free := shutil.disk_usage(self.folder).free) < needed:
             raise ResourceError(
-                f"The disk of {self.folder} has {free / 1e6:,.0f} MB left, and a cell may need "
-                f"{needed / 1e6:,.0f}; free some and start the same command again, finished cells are kept."
+                f"The disk of {self.folder} has {free / 1e6:,.0f} MB left, but a run may need "
+                f"{needed / 1e6:,.0f} MB. Free some space and run the same command again; finished runs are "
+                "kept."
             )
 
     def _made_ready(self, cell: Cell, warm: set[str]) -> tuple[Cell, str]:
@@ -159,7 +160,7 @@ class Comparison:
 
     def _warm_up(self, cell: Cell) -> None:
         """Fill the caches of tokens and artifacts, so that the first method does not pay for all."""
-        self._say(f"Tokenizing {cell.data} and exporting the model, for all methods alike")
+        self._say(f"Tokenizing {cell.data} and exporting the model, once for all methods")
         settings = {k: v for k, v in cell.settings.items() if k not in ("deadline_s", "epochs")}
         first = cell.model_copy(
             update={"method": "train-all", "variant": "warm-up", "settings": settings | {"max_steps": 2}}

@@ -12,7 +12,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from edgetune.compare.chart_style import (
+from edgetune.compare.outcome import Outcome, by_variant
+from edgetune.compare.ranking import DataTable, describe_machine
+from edgetune.core.formatting import describe_stage, duration
+from edgetune.report.chart_style import (
     PURPLE,
     YELLOW,
     MethodPoint,
@@ -21,10 +24,7 @@ from edgetune.compare.chart_style import (
     save_figure,
     save_message,
 )
-from edgetune.compare.charts import Curves, draw_pareto, draw_sensitivity
-from edgetune.compare.outcome import Outcome, by_variant
-from edgetune.compare.ranking import DataTable, describe_machine
-from edgetune.core.formatting import describe_stage, duration
+from edgetune.report.charts import Curves, draw_pareto, draw_sensitivity
 from edgetune.report.run_plot import BLUE, GREEN, GREY, ORANGE, SKY, VERMILLION
 
 if TYPE_CHECKING:

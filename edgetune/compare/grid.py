@@ -151,7 +151,7 @@ def load_grid(path: Path) -> Grid:
     except OSError as error:
         raise UsageError(f"Cannot read {path}: {error.strerror}.") from error
     except TomlError as error:
-        raise UsageError(f"{path} is not TOML: {error}.") from error
+        raise UsageError(f"{path} is not valid TOML: {error}.") from error
     raw.setdefault("name", path.stem[:MAX_NAME])
     return make_grid(raw, str(path))
 
@@ -167,7 +167,7 @@ def make_grid(raw: dict[str, Any], where: str) -> Grid:
     except ValidationError as error:
         raise UsageError(f"{where}: {_problem(error)}") from error
     if not grid.methods and not grid.vary:
-        raise UsageError(f"{where}: no method is named; `edgetune methods` lists them.")
+        raise UsageError(f"{where}: no method is given; `edgetune methods` lists them.")
     methods = [*METHODS, *BASELINES] if grid.methods == ("all",) else list(grid.methods)
     for name in [*methods, *(variant.method for variant in grid.vary)]:
         _known(name, [*METHODS, *BASELINES, MATCHED], where)
@@ -204,7 +204,7 @@ def _check_settings(settings: dict[str, Any], where: str) -> None:
         raise UsageError(f"{where}: {error}") from error
     own = {"method", "seed", *sections["data"]} - {"max_length"}
     for name in own & set(settings):
-        raise UsageError(f'{where}: "{name}" is for the comparison to set; leave it out of the settings.')
+        raise UsageError(f'{where}: "{name}" is set by the comparison; remove it from the settings.')
     sections["data"].setdefault("train", "x")
     try:
         make_config(sections)
@@ -225,8 +225,8 @@ def cells_of(grid: Grid) -> list[Cell]:
     n_cells = sum(len(grid.seeds_of(entry)) for entry in grid.data) * n_variants
     if n_cells > MAX_CELLS:
         raise UsageError(
-            f"{grid.name} would take about {n_cells:,} runs, and at most {MAX_CELLS:,} may be; give fewer "
-            "seeds, methods or data sets."
+            f"{grid.name} would take about {n_cells:,} runs, but at most {MAX_CELLS:,} are allowed; use "
+            "fewer seeds, methods or data sets."
         )
     cells: list[Cell] = []
     rounds = sorted((seed, at) for at, entry in enumerate(grid.data) for seed in grid.seeds_of(entry))

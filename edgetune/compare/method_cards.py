@@ -23,7 +23,7 @@ from edgetune.core.errors import UsageError, did_you_mean
 
 if TYPE_CHECKING:
     from edgetune.core.tables import Section
-    from edgetune.selection.contract import Method
+    from edgetune.selection.selector_contract import Method
 
 
 SECTIONS = ("What", "Use when", "Costs", "Loses when", "Source")
@@ -147,7 +147,7 @@ def baseline_cards() -> dict[str, Card]:
             name,
             _sentence(baseline.summary),
             settings=(),
-            needs=", ".join(baseline.packages) or "nothing more",
+            needs=", ".join(baseline.packages) or "no additional packages",
             **_texts(importlib.import_module(baseline.module).__doc__),
         )
         for name, baseline in BASELINES.items()
@@ -179,7 +179,7 @@ def list_sections(methods: dict[str, Card], baselines: dict[str, Card]) -> list[
 
     blocks = [
         Section("Methods (`edgetune finetune FILE --method NAME`)", _lines(methods)),
-        Section("Outside programs, to compare with", _lines(baselines)),
+        Section("Baselines for comparison", _lines(baselines)),
     ]
     return [block for block in blocks if block.rows]
 
@@ -198,7 +198,7 @@ def card_sections(card: Card) -> list[Section]:
     ]
     blocks = [
         Section(f"{card.name}: {card.line}", texts),
-        Section("Settings it reads", settings, ("setting", "default", "meaning")),
+        Section("Settings", settings, ("setting", "default", "meaning")),
     ]
     return [block for block in blocks if block.rows]
 
@@ -224,10 +224,10 @@ def describe_default(default: Any) -> str:
 
 MARKDOWN_HEAD = """# Method cards
 
-Written by `edgetune.compare.method_cards.cards_markdown()` from the docstrings beside the code; change them
-there. `edgetune methods` lists the methods, `edgetune methods NAME` prints one card. A setting stands in a
-config under `[selection]`; if `edgetune finetune --help` shows it, it is an option too, with dashes for
-underscores.
+Generated from the docstrings in the code by `edgetune.compare.method_cards.cards_markdown()`; edit them
+there. `edgetune methods` lists the methods, and `edgetune methods NAME` prints one card. Settings belong in
+the `[selection]` section of a config; those that `edgetune finetune --help` lists are also command-line
+options, with dashes instead of underscores.
 
 ## Methods
 """
@@ -238,7 +238,7 @@ def cards_markdown() -> str:
     blocks = [MARKDOWN_HEAD, *map(_card_markdown, method_cards().values())]
     baselines = baseline_cards()
     if baselines:
-        blocks += ["## Outside programs\n", *map(_card_markdown, baselines.values())]
+        blocks += ["## Baselines\n", *map(_card_markdown, baselines.values())]
     return "\n".join(blocks)
 
 

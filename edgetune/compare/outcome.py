@@ -134,7 +134,7 @@ def read_lines(path: Path) -> list[Outcome]:
         except ValueError:
             found = None
         if found is None:
-            raise RunError(f"{path}, line {number} is no outcome of a comparison.")
+            raise RunError(f"{path}, line {number} is not the outcome of a run of a comparison.")
         outcomes.append(found)
     return outcomes
 

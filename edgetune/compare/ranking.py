@@ -83,8 +83,8 @@ class DataTable:
         if all(line.ranked.n_seeds > 1 for line in self.lines):
             return ""
         return (
-            "Where there is one seed, intervals and ranks know of the evaluation rows alone: how far apart "
-            "two runs of one method come out is not in them."
+            "For methods run with one seed, intervals and ranks reflect only the choice of evaluation rows; "
+            "they do not include the variation between training runs."
         )
 
 
@@ -245,7 +245,7 @@ HEADER = (
     "method",
     "accuracy",
     "95 % interval",
-    "time as random",
+    "speed-up",
     "seconds",
     "prepare",
     "select",
@@ -295,7 +295,7 @@ def markdown(tables: Sequence[DataTable], title: str) -> str:
         parts += [f"- not measured: {name}: {in_markdown(why)}" for name, why in table.failed]
         parts.append("")
     if whole := combined_speedups(tables):
-        parts.append("## All sets together\n\n| method | time as random |\n|---|---|")
+        parts.append("## All data sets together\n\n| method | speed-up |\n|---|---|")
         parts += [f"| {name} | {words} |" for name, words in whole]
         parts.append("")
     parts.append(LEGEND)
@@ -303,11 +303,15 @@ def markdown(tables: Sequence[DataTable], title: str) -> str:
 
 
 LEGEND = """\
-`=` by a rank: not significantly worse than the best (paired bootstrap over rows and seeds, 5 %). `time
-as random`: how long random rows with the learning rate decayed to zero need for this accuracy, over the
-method's own time; above 1 the method is worth it. `seconds` run from the start of the process to the
-saved model, without the run's own evaluation. `select` is the share that choosing rows took. T_norm is
-measured: seconds of the loop over those of train-all on the same rows (under a deadline, over what the
-rows seen would have cost at the price of an unfiltered step); `modelled` is the paper's, from the run's
-own T_f and T_b. AGOT is the paper's eq. 5.
+- `=` after a rank: not significantly worse than the best method (paired bootstrap over rows and seeds, 5 %).
+- `speed-up`: the time that training on random rows, with the learning rate decayed to zero, needs to reach
+  the method's accuracy, divided by the method's own time. Above 1, the method pays off. `≤`, `≥` and `~` mark
+  values beyond the measured times of random rows; they are bounds only.
+- `seconds`: from the start of the process to the saved model, without the run's own evaluation.
+- `prepare`: seconds of these that were spent before training the final model, such as on proxy models.
+- `select`: share of the time that was spent on selecting rows.
+- `T_norm`: measured time of the training loop, relative to train-all on the same rows (under a deadline,
+  relative to the estimated time of training on every row seen without a filter).
+- `modelled`: T_norm as the paper computes it, from the run's own T_f and T_b.
+- `AGOT`: equation 5 of the paper.
 """

@@ -46,7 +46,7 @@ class SharedPlans:
         if not _planned(cell) or self._key(cell) in self._known:
             return
         asked = _asked(cell)
-        self._say(f"Planning {asked['deadline_s']:g} s on {cell.data}, for all methods alike")
+        self._say(f"Planning {asked['deadline_s']:g} s on {cell.data}, once for all methods")
         try:
             plans = dry_run(self._rows[cell.data].settings | asked, self._cache_dir).ranked
         except EdgetuneError:  # each method then says itself what is wrong

@@ -93,12 +93,16 @@ def draw_shared_rows(entry: DataEntry, grid: Grid, folder: Path) -> SharedRows:
     train, evaluation = _draw(train, n_train, 1), _draw(evaluation, n_eval, 2)
     known = {example.label for example in train}
     if len(known) < 2 or not evaluation:
-        raise DataError(f"{entry.name}: {len(train)} rows of {len(known)} labels are left to train on.")
+        raise DataError(
+            f"{entry.name}: {len(train)} training rows with {len(known)} labels and {len(evaluation)} "
+            "evaluation rows are left; at least 2 labels and 1 evaluation row are needed. Use more rows."
+        )
     strange = {example.label for example in evaluation} - known
     if strange:
         label = brief(sorted(strange)[0])
         raise DataError(
-            f"{entry.name}: no training row has the label {label!r} of the evaluation rows; take more rows."
+            f"{entry.name}: no training row has the label {label!r}, which evaluation rows have; use more "
+            "rows."
         )
     folder.mkdir(parents=True, exist_ok=True)
     for name, rows in zip(FILES, (train, evaluation), strict=True):

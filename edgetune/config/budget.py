@@ -17,6 +17,8 @@ from typing import Any
 
 from edgetune.core.errors import UsageError
 
+_AGE = re.compile(r"(\d+(?:\.\d+)?)\s*([smhdw])")
+_AGE_SECONDS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0, "w": 604800.0}
 _SPAN = re.compile(r"(?:(\d+(?:\.\d+)?)h)?(?:(\d+(?:\.\d+)?)m(?:in)?)?(?:(\d+(?:\.\d+)?)s)?")
 _JOULES = {"j": 1.0, "kj": 1e3, "mj": 1e6, "wh": 3.6e3, "kwh": 3.6e6}
 _MEGABYTES = {"mb": 1.0, "gb": 1e3, "mib": 2**20 / 1e6, "gib": 2**30 / 1e6}
@@ -35,7 +37,7 @@ def parse_deadline(text: str, now: datetime, already_s: float = 0.0) -> float:
     Raises:
         UsageError: it is none of these, or lies in the past.
     """
-    forms = "give a span such as 90s, 10m or 1h30m, or a time such as 18:30 or 2026-11-21T18:30"
+    forms = "give a duration such as 90s, 10m or 1h30m, or a time such as 18:30 or 2026-11-21T18:30"
     wanted = text.strip()
     span_s = _span_s(wanted)
     if span_s is not None:
@@ -64,7 +66,7 @@ def parse_interval(text: str) -> float:
     span_s = 0.0 if text.strip() == "0" else _span_s(text)
     if span_s is None:
         raise UsageError(
-            f"--checkpoint-every {text.strip() or repr(text)} is not a span; give one such as 60s, or 0."
+            f"--checkpoint-every {text.strip() or repr(text)} is not a duration; give one such as 60s, or 0."
         )
     return span_s
 
@@ -103,7 +105,7 @@ def _amount(option: str, text: str, units: dict[str, float], forms: str) -> floa
         raise UsageError(f"{option} {text.strip()} is not an amount with a unit; give one such as {forms}.")
     value = float(found.group(1)) * units[found.group(2)]
     if value <= 0:
-        raise UsageError(f"{option} {text.strip()} leaves nothing; give one such as {forms}.")
+        raise UsageError(f"{option} {text.strip()} is not greater than zero; give an amount such as {forms}.")
     return value
 
 
@@ -135,8 +137,22 @@ def parse_share(text: str) -> float:
     """
     found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*%", text.strip())
     if not found or not 0 < float(found.group(1)) <= 100:
-        raise UsageError(f"--battery {text.strip()} is not a share of the battery; give one such as 5%.")
+        raise UsageError(
+            f"--battery {text.strip()} is not a valid share of the battery; give a percentage such as 5%."
+        )
     return float(found.group(1)) / 100
+
+
+def parse_age(text: str) -> float:
+    """Return seconds.
+
+    Raises:
+        UsageError: no number with a unit of time.
+    """
+    found = _AGE.fullmatch(text.strip().lower())
+    if found is None:
+        raise UsageError(f"--older-than {text.strip()} is not an age; give one such as 30d, 12h or 2w.")
+    return float(found.group(1)) * _AGE_SECONDS[found.group(2)]
 
 
 def read_budget(settings: dict[str, Any], now: datetime, already_s: float) -> dict[str, Any]:

@@ -217,7 +217,7 @@ class ModelSettings(Settings):
         if word.isdecimal():
             return freeze_of(int(word))
         if word not in ("auto", "none", "embeddings"):
-            raise ValueError("give auto, none, embeddings, or how many of the lowest layers")
+            raise ValueError("give auto, none, embeddings, or the number of lowest layers to freeze")
         return word
 
 

@@ -65,7 +65,7 @@ def _check_text(raw: dict[str, Any]) -> None:
             except UnicodeEncodeError as error:
                 where = f"--{brief(name)}, setting {brief(section)}.{brief(name)}"
                 raise UsageError(
-                    f"{where}: {brief(value)} holds bytes that are not UTF-8; rename it."
+                    f"{where}: {brief(value)} contains bytes that are not UTF-8; rename it."
                 ) from error
 
 
@@ -91,7 +91,7 @@ def group_by_section(settings: dict[str, Any]) -> dict[str, dict[str, Any]]:
             known = [field for kind in SECTIONS.values() for field in kind.model_fields]
             raise UsageError(
                 f'There is no setting "{brief(name)}".{did_you_mean(name, known)} '
-                "`edgetune finetune --help` and `edgetune methods NAME` list them."
+                "Run `edgetune finetune --help` or `edgetune methods NAME` to list the settings."
             )
         sections[home][name] = value
     return sections
@@ -150,7 +150,7 @@ def load_config(path: Path) -> dict[str, Any]:
     for name, value in raw.items():
         if name != "schema_version" and not isinstance(value, dict):
             raise UsageError(
-                f"{path}: {brief(name)} stands outside a section; put it under [data], [train] or so."
+                f"{path}: {brief(name)} is outside any section; move it into one such as [data] or [train]."
             )
     return raw
 
@@ -158,6 +158,6 @@ def load_config(path: Path) -> dict[str, Any]:
 def dump_config(config: RunConfig) -> str:
     """Write every setting as TOML; settings that are None are left out, which reads back as None."""
     header = (
-        "# Every setting of this run. Repeat it with: edgetune finetune --config THIS_FILE --out ELSEWHERE\n"
+        "# All settings of this run. To repeat it: edgetune finetune --config THIS_FILE --out ELSEWHERE\n"
     )
     return header + tomli_w.dumps(config.model_dump(mode="json", exclude_none=True))

@@ -42,7 +42,7 @@ def failpoint(name: str) -> None:
         return
     where, number, what = asked.split(":")
     if where not in FAILPOINTS or name not in FAILPOINTS:
-        raise ValueError(f"there is no place {where!r} or {name!r}; {SWITCH} knows {', '.join(FAILPOINTS)}")
+        raise ValueError(f"unknown failpoint {where!r} or {name!r}; {SWITCH} accepts {', '.join(FAILPOINTS)}")
     _passed[name] += 1
     if name != where or _passed[name] != int(number):
         return

@@ -78,7 +78,7 @@ class Meter:
     def phase(self, name: str) -> Iterator[None]:
         """Charge the time inside to a phase."""
         if name not in self._spent:
-            raise ValueError(f"no phase {name!r}")
+            raise ValueError(f"unknown phase {name!r}")
         self._settle()
         self._stack.append(name)
         try:

@@ -176,7 +176,10 @@ def read_evaluation(found: dict[str, Any]) -> Evaluation:
 def evaluate_predictions(logits: FloatArray, labels: IntArray, label_names: Sequence[str]) -> Evaluation:
     """Return every figure of logits (B, C) against class ids (B,); B must be at least 1."""
     if logits.ndim != 2 or len(logits) != len(labels) or logits.shape[1] != len(label_names):
-        raise ValueError(f"logits {logits.shape}, {len(labels)} labels, {len(label_names)} names do not fit")
+        raise ValueError(
+            f"logits of shape {logits.shape} do not match {len(labels)} labels "
+            f"and {len(label_names)} label names"
+        )
     if not len(labels):
         raise ValueError("an evaluation needs at least one row")
     confusion = confusion_matrix(labels, logits.argmax(axis=1), len(label_names))

@@ -101,7 +101,7 @@ def read_toml(path: Path) -> dict[str, Any]:
         OSError: it cannot be read.
     """
     if path.exists() and not path.is_file():
-        raise TomlError("it is no file")
+        raise TomlError("it is not a file")
     with path.open("rb") as file:
         content = file.read(MAX_TOML_BYTES + 1)
     if len(content) > MAX_TOML_BYTES:

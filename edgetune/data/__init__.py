@@ -1,4 +1,4 @@
-"""Labelled text in, token batches out: readers, checked examples, splits, the token cache, batches.
+"""Labelled text in, token batches out: readers, checked examples, splits, the token cache, batches, queues.
 
     path ─→ readers ─→ table ─→ columns ─→ examples ─→ tokens (memory-mapped cache) ─→ splits ─→ batches
 

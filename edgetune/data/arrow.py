@@ -65,7 +65,7 @@ def _field(data: memoryview, table: int, number: int) -> int:
     """Return where a field of a table lies, 0 when it is not there."""
     layout = table - struct.unpack_from("<i", data, table)[0]
     if layout < 0:
-        raise ValueError("a table of the file's metadata lies outside of it")
+        raise ValueError("its metadata refers to a position outside the file")
     if 4 + 2 * number >= struct.unpack_from("<H", data, layout)[0]:
         return 0
     offset = struct.unpack_from("<H", data, layout + 4 + 2 * number)[0]
@@ -94,7 +94,9 @@ def _arrow_module(name: str) -> Any:
     try:
         return importlib.import_module(name)
     except ImportError as error:
-        raise MissingDependencyError("Reading Parquet and Arrow files needs: pip install pyarrow") from error
+        raise MissingDependencyError(
+            "Reading Parquet and Arrow files requires pyarrow; install it with `pip install pyarrow`."
+        ) from error
 
 
 @contextmanager
@@ -167,8 +169,8 @@ def _open_arrow(path: Path) -> Iterator[tuple[Any, Iterator[Any]]]:
             unpacked.add(size)
             if size > MAX_BATCH_BYTES:
                 raise DataError(
-                    f"{path} holds a record batch of {size / 1e6:,.0f} MB when unpacked, and at most "
-                    f"{MAX_BATCH_BYTES / 1e6:,.0f} MB may be; write smaller batches."
+                    f"{path} contains a record batch of {size / 1e6:,.0f} MB when decompressed, but at most "
+                    f"{MAX_BATCH_BYTES / 1e6:,.0f} MB are supported; write smaller batches."
                 )
         source.seek(start)
         stream = arrow.ipc.open_stream(source)
@@ -186,20 +188,20 @@ def saved_files(folder: Path) -> list[Path]:
         if splits.is_file():
             names = [str(name) for name in list(_small_json(splits, folder)["splits"])]
             raise DataError(
-                f"{folder} holds the splits {brief(', '.join(names))}; name one, like "
+                f"{folder} contains the splits {brief(', '.join(names))}; pass one of them, such as "
                 f"{folder / brief(names[0])}."
             )
         state = _small_json(folder / "state.json", folder)
         named = [str(entry["filename"]) for entry in state["_data_files"]]
         if max(map(len, named), default=0) > MAX_NAME_CHARS:
-            raise ValueError("it names a file with more characters than a name can have")
+            raise ValueError("it refers to a file whose name is too long")
         files = [resolves_inside(folder / name, folder) for name in named]
     except (OSError, ValueError, LookupError, TypeError, RecursionError) as error:
         raise DataError(
-            f"{folder} is a damaged dataset folder ({first_error_line(error)}); save it again."
+            f"{folder} is a damaged dataset folder ({first_error_line(error)}); save the dataset again."
         ) from error
     if not files:
-        raise DataError(f"{folder} is a dataset without rows.")
+        raise DataError(f"The dataset in {folder} has no rows.")
     return files
 
 
@@ -229,7 +231,7 @@ def arrow_table(name: str, schema: Any, batches: ArrowBatches) -> Table:
     with _translated(Path(name)):
         columns = tuple(str(column) for column in schema.names)
     if len(columns) > MAX_COLUMNS:
-        raise DataError(f"{name} has {len(columns):,} columns, and at most {MAX_COLUMNS:,} may be.")
+        raise DataError(f"{name} has {len(columns):,} columns, but at most {MAX_COLUMNS:,} are supported.")
     classes = class_names(schema.metadata)
 
     def rows(chosen: Sequence[int]) -> Iterator[Row | BadRow]:

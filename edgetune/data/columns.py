@@ -118,9 +118,13 @@ def choose_columns(
     if not text_at:
         text_at = _guess_text(names, taken)
     if not text_at:
-        raise UsageError(f"Which column of {file} holds the text? Say it with --text. {there}")
+        raise UsageError(
+            f"Cannot tell which column of {file} contains the text; specify it with --text. {there}"
+        )
     if label_at is None and need_label:
-        raise UsageError(f"Which column of {file} holds the label? Say it with --label. {there}")
+        raise UsageError(
+            f"Cannot tell which column of {file} contains the label; specify it with --label. {there}"
+        )
     if need_label and label_at in text_at:
         raise UsageError(
             f'Column "{brief(names[text_at[0]])}" of {file} cannot be both text and label. {there}'
@@ -128,7 +132,7 @@ def choose_columns(
     if pair and len(text_at) != 2:
         used = ", ".join(brief(names[i]) for i in text_at[:_MAX_LISTED])
         raise UsageError(
-            f"A text pair needs two columns, not {len(text_at)} ({used}); say --text A,B. {there}"
+            f"A text pair needs two columns, not {len(text_at)} ({used}); use --text A,B. {there}"
         )
     return Columns(text_at, label_at)
 
@@ -140,7 +144,9 @@ def _listing(names: Sequence[str], first_row: Sequence[str] | None) -> str:
         shown = [f"{name} ({brief(value, _SHORT)})" for name, value in zip(shown, first_row, strict=False)]
     more = f" and {len(names) - _MAX_LISTED} more" if len(names) > _MAX_LISTED else ""
     if first_row is not None:
-        return f"It has no header; its columns, with the first row's values, are {', '.join(shown)}{more}."
+        return (
+            f"It has no header; its columns, with the values of the first row, are {', '.join(shown)}{more}."
+        )
     return f"Its columns are {', '.join(shown)}{more}."
 
 

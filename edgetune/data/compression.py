@@ -53,15 +53,15 @@ class Unpacked:
         """
         if n_bytes > limits.MAX_UNPACKED_BYTES:
             raise DataError(
-                f"{self._path} holds more than {limits.MAX_UNPACKED_BYTES / 1e9:,.0f} GB when unpacked; "
-                "split it."
+                f"{self._path} is larger than {limits.MAX_UNPACKED_BYTES / 1e9:,.0f} GB when decompressed; "
+                "split it into smaller files."
             )
         most = max(limits.UNPACKED_FREE_BYTES, limits.MAX_UNPACKED_RATE * self._n_packed)
         if n_bytes > most:
             raise DataError(
-                f"{self._path} has {self._n_packed:,} bytes and holds more than {limits.MAX_UNPACKED_RATE} "
-                "times as much when unpacked, which text does not; if it is what it should be, unpack it "
-                "yourself and pass the unpacked file."
+                f"{self._path} ({self._n_packed:,} bytes) decompresses to more than "
+                f"{limits.MAX_UNPACKED_RATE} times its size, which text does not do. If you trust the file, "
+                "decompress it yourself and pass the decompressed file."
             )
 
 
@@ -97,7 +97,7 @@ class _Xz:
                     return b""
                 self._start()
             elif self._unpacker.needs_input and not (packed := self._raw.read(BLOCK_BYTES)):
-                raise EOFError("it ends too early")
+                raise EOFError("unexpected end of file")
             if data := self._unpacker.decompress(packed, size):
                 return bytes(data)
 
@@ -118,7 +118,7 @@ class _Zstd:
                     return b""
                 self._frame = self._unpacker.decompressobj()
             elif not (packed := self._raw.read(FEW_BYTES)):
-                raise EOFError("it ends too early")
+                raise EOFError("unexpected end of file")
             self._ready = memoryview(self._frame.decompress(packed))
         data, self._ready = bytes(self._ready[:size]), self._ready[size:]
         return data
@@ -128,7 +128,7 @@ def _module(name: str, path: Path, package: str) -> Any:
     try:
         return importlib.import_module(name)
     except ImportError as error:
-        raise MissingDependencyError(f"Reading {path.name} needs: {package}") from error
+        raise MissingDependencyError(f"Reading {path.name} requires {package}.") from error
 
 
 def _gzip(path: Path, raw: IO[bytes]) -> tuple[ByteStream, type[Exception]]:
@@ -147,7 +147,7 @@ def _xz(path: Path, raw: IO[bytes]) -> tuple[ByteStream, type[Exception]]:
 
 
 def _zstd(path: Path, raw: IO[bytes]) -> tuple[ByteStream, type[Exception]]:
-    zstandard = _module("zstandard", path, "pip install zstandard")
+    zstandard = _module("zstandard", path, "zstandard; install it with `pip install zstandard`")
     unpacker = zstandard.ZstdDecompressor(max_window_size=limits.MAX_WINDOW_BYTES)
     return _Zstd(raw, unpacker), zstandard.ZstdError
 

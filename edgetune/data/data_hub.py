@@ -47,7 +47,7 @@ class HubAddress(NamedTuple):
         name, _, revision = first.partition("@")
         if not name or len(parts) > 2:
             raise UsageError(
-                f'"{path}" names no dataset; "hub:NAME" or "hub:NAME[:CONFIGURATION]:SPLIT" does.'
+                f'"{path}" does not name a dataset; use "hub:NAME" or "hub:NAME[:CONFIGURATION]:SPLIT".'
             )
         return cls(name, revision, tuple(parts))
 
@@ -107,7 +107,10 @@ def read_hub(path: str) -> Table:
     try:
         import datasets
     except ImportError as error:
-        raise MissingDependencyError('Reading from the hub needs: pip install "edgetune[cpu]"') from error
+        raise MissingDependencyError(
+            "Reading from the hub requires the datasets package; "
+            'install it with `pip install "edgetune[cpu]"`.'
+        ) from error
     names = [address.name, *configuration]
     try:
         dataset = datasets.load_dataset(*names, split=split, revision=address.revision or None)
@@ -143,10 +146,8 @@ def _hub_error(names: Sequence[str], split: str, error: Exception) -> DataError 
     quoted = ", ".join(f'"{name}"' for name in names)
     if {kind.__name__ for link in chain for kind in type(link).__mro__} & _OFFLINE:
         return ResourceError(
-            f'The dataset "{names[0]}" is not on this machine and the hub cannot be reached. On a machine '
-            f'with a network run datasets.load_dataset({quoted}, split="{split}").save_to_disk("FOLDER"), '
-            "copy the folder here and pass it instead."
+            f'The dataset "{names[0]}" is not on this machine and the hub cannot be reached. On a '
+            f'machine with a network, run datasets.load_dataset({quoted}, split="{split}")'
+            '.save_to_disk("FOLDER"), then copy the folder here and pass its path instead.'
         )
-    return DataError(
-        f'The hub\'s dataset {quoted}, split "{split}", cannot be read: {first_error_line(error)}'
-    )
+    return DataError(f'The hub dataset {quoted}, split "{split}", cannot be read: {first_error_line(error)}')

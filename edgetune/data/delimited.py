@@ -216,7 +216,7 @@ def read_delimited(
         delimiter = {"\\t": "\t", "tab": "\t"}.get(delimiter, delimiter)
         if len(delimiter) != 1 or delimiter in '"\r\n':
             raise UsageError(
-                f'A delimiter is one character, not "{delimiter}"; for a tab, write --delimiter tab.'
+                f'The delimiter must be one character, not "{delimiter}"; for a tab, use --delimiter tab.'
             )
     file = open_text(path, encoding, whole_line=True)
     lines = file.start_lines()
@@ -227,7 +227,8 @@ def read_delimited(
     first = first_rows[0]
     if len(first) > MAX_COLUMNS:
         raise DataError(
-            f"{path}:1 has {len(first):,} columns, and at most {MAX_COLUMNS:,} may be; is --delimiter right?"
+            f"{path}:1 has {len(first):,} columns, but at most {MAX_COLUMNS:,} are supported; "
+            "check --delimiter."
         )
     named = has_header(first_rows, wanted) if header is None else header
     names = tuple(name.strip() for name in first) if named else tuple(str(i + 1) for i in range(len(first)))

@@ -132,7 +132,7 @@ def read_texts(path: str, options: DataOptions) -> Iterator[tuple[int, str, str 
         if place.is_file() and suffixes_of(place)[0] == ".txt":
             if options.pair:
                 raise UsageError(
-                    f"{path} holds one text per line, and a text pair needs two columns: use CSV."
+                    f"{path} contains one text per line, but a text pair needs two columns; use a CSV file."
                 )
             for number, line in enumerate(open_text(place, options.encoding).lines(), start=1):
                 if text := line.strip():
@@ -157,7 +157,7 @@ def _checked(path: str, line: int, text: str) -> str:
     try:
         return _encodable(text)
     except _Unusable as error:
-        raise DataError(f"{path}:{line} cannot be read: {error}; is another --encoding right?") from error
+        raise DataError(f"{path}:{line} cannot be read: {error}; try another --encoding.") from error
 
 
 def _texts(values: Any, pair: bool) -> tuple[str, str | None]:

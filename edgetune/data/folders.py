@@ -25,8 +25,8 @@ def resolves_inside(path: Path, root: Path) -> Path:
     real, real_root = os.path.realpath(path), os.path.realpath(root)
     if os.path.commonpath([real, real_root]) != real_root:
         raise DataError(
-            f"{_short(path)} leads out of {_short(root)}, to {_short(real)}; a folder of data is read inside "
-            "itself alone: copy the file there, or take the link out."
+            f"{_short(path)} points outside {_short(root)}, to {_short(real)}; only files inside a data "
+            "folder are read. Copy the file into the folder, or remove the link."
         )
     return path
 
@@ -45,8 +45,8 @@ def _entries(place: Path, root: Path, wanted: Callable[[os.DirEntry[str]], bool]
         entries = list(islice(found, limits.MAX_FOLDER_FILES + 1))
     if len(entries) > limits.MAX_FOLDER_FILES:
         raise DataError(
-            f"{place} holds more than {limits.MAX_FOLDER_FILES:,} files; put their texts into one file, "
-            "as CSV or JSON lines."
+            f"{place} contains more than {limits.MAX_FOLDER_FILES:,} files; combine their texts into one "
+            "CSV or JSON Lines file."
         )
     kept = [entry for entry in entries if not entry.name.startswith(".") and _is(wanted, entry)]
     for entry in kept:
@@ -84,8 +84,10 @@ def read_folder(folder: Path, encoding: str) -> Table:
     if next(label_files(folder), None) is None:
         files = _entries(folder, folder, lambda entry: entry.is_file(follow_symlinks=False))
         names = ", ".join(path.name for path in files[:5])
-        hint = f" It holds {names}: name one of them." if files else ""
-        raise DataError(f"{folder} has no folders with .txt files, one folder per label.{hint}")
+        hint = f" It contains {names}; pass one of these files instead." if files else ""
+        raise DataError(
+            f"{folder} does not contain subfolders with .txt files, one subfolder per label.{hint}"
+        )
     codec = resolve_encoding(encoding, b"")
 
     def rows(columns: Sequence[int]) -> Iterator[Row | BadRow]:

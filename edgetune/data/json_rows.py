@@ -68,7 +68,7 @@ def _table(path: Path, objects: Objects) -> Table:
             raise _too_many_columns(path, len(names))
     if not names:
         raise DataError(
-            f"{path} holds no JSON objects; a row looks like "
+            f"{path} contains no JSON objects; a row looks like "
             '{"text": "Great film", "label": "positive"}, one per line or in a list.'
         )
     columns = tuple(names)
@@ -88,8 +88,8 @@ def _table(path: Path, objects: Objects) -> Table:
 
 def _too_many_columns(path: Path, n_columns: int) -> DataError:
     return DataError(
-        f"The rows of {path} have {n_columns:,} different keys, and at most {MAX_COLUMNS:,} may be; a row "
-        'looks like {"text": "Great film", "label": "positive"}.'
+        f"The rows of {path} have {n_columns:,} different keys, but at most {MAX_COLUMNS:,} are supported; "
+        'a row looks like {"text": "Great film", "label": "positive"}.'
     )
 
 
@@ -164,8 +164,8 @@ class _JsonStream:
 
     def _too_large(self, n_chars: int) -> DataError:
         return DataError(
-            f"{self._path} holds one JSON value of more than {n_chars:,} characters, from character "
-            f"{self._n_read + self._at:,} on; write a row as one object, one per line."
+            f"{self._path} contains a JSON value of more than {n_chars:,} characters, starting at character "
+            f"{self._n_read + self._at:,}; write each row as one object, one per line."
         )
 
     def _string(self) -> str:
@@ -208,7 +208,7 @@ class _JsonStream:
     def _unreadable(self) -> DataError:
         found = excerpt_of(self._text[self._at : self._at + 40])
         at = self._n_read + self._at
-        return DataError(f'{self._path} is not readable JSON near character {at:,} ("{found}").')
+        return DataError(f'{self._path} cannot be parsed as JSON near character {at:,} ("{found}").')
 
 
 def _list_of_objects(file: TextFile) -> str | None:
@@ -230,7 +230,7 @@ def _column_table(file: TextFile) -> Table:
         raise _too_many_columns(file.path, len(columns))
     if not columns or len({len(values) for values in columns.values()}) > 1:
         raise DataError(
-            f"{file.path} is JSON, but neither a list of objects, nor an object with lists of equal length."
+            f"{file.path} is JSON, but neither a list of objects nor an object with lists of equal length."
         )
 
     def rows(chosen: Sequence[int]) -> Iterator[Row | BadRow]:

@@ -103,7 +103,7 @@ def batches(path: Path, parquet: Any, columns: list[str]) -> Iterator[Any]:
         for batch in file.iter_batches(batch_size=n_rows, columns=columns):
             if batch.nbytes > limits.MAX_BATCH_BYTES:
                 raise DataError(
-                    f"{path} holds {batch.num_rows:,} rows of {batch.nbytes / 1e6:,.0f} MB, and at most "
-                    f"{limits.MAX_BATCH_BYTES / 1e6:,.0f} MB may be; take the longest texts out."
+                    f"A batch of {batch.num_rows:,} rows of {path} takes {batch.nbytes / 1e6:,.0f} MB, but "
+                    f"at most {limits.MAX_BATCH_BYTES / 1e6:,.0f} MB are supported; remove the longest texts."
                 )
             yield batch

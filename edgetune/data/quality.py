@@ -67,8 +67,8 @@ def mixed_label_kinds(first_lines: Mapping[str, int]) -> str | None:
     kinds = ((numbers[0], "numbers"), (words[0], "words"))
     (one, were), (other, are) = sorted(kinds, key=lambda kind: first_lines[kind[0]])
     return (
-        f'The labels change from {were} ("{brief(one)}") to {are} ("{brief(other)}", first in line '
-        f"{first_lines[other]:,}); if one class is written in two ways, put its labels right."
+        f'The labels change from {were} ("{brief(one)}") to {are} ("{brief(other)}", first on line '
+        f"{first_lines[other]:,}). If a class is written in two ways, make its labels consistent."
     )
 
 
@@ -87,11 +87,16 @@ def warning_sentences(
     found = []
     if repeats.n_duplicates:
         share = repeats.n_duplicates / n_rows
-        found.append(f"{_rows(repeats.n_duplicates)} ({share:.1%}) repeat a text that was there before.")
+        are = (
+            "is a duplicate of an earlier row"
+            if repeats.n_duplicates == 1
+            else "are duplicates of earlier rows"
+        )
+        found.append(f"{_rows(repeats.n_duplicates)} ({share:.1%}) {are}.")
     if repeats.n_conflicts:
         n_texts = repeats.n_conflicts
         found.append(
-            f"{n_texts:,} {'text comes' if n_texts == 1 else 'texts come'} with more than one label."
+            f"{n_texts:,} {'text appears' if n_texts == 1 else 'texts appear'} with conflicting labels."
         )
     rare = [f'"{brief(name)}" ({count})' for name, count in counts.items() if count < FEW_EXAMPLES]
     if rare:
@@ -101,11 +106,14 @@ def warning_sentences(
     smallest = min(counts, key=lambda name: counts[name])
     if counts[largest] > IMBALANCE * counts[smallest]:
         found.append(
-            f'The labels are far from balanced: "{brief(largest)}" has {_rows(counts[largest])}, '
-            f'"{brief(smallest)}" {counts[smallest]:,}.'
+            f'The labels are strongly imbalanced: "{brief(largest)}" has {_rows(counts[largest])}, '
+            f'"{brief(smallest)}" has {counts[smallest]:,}.'
         )
     if n_truncated:
-        found.append(f"{_rows(n_truncated)} ({n_truncated / n_rows:.1%}) were cut to {max_length} tokens.")
+        were = "was" if n_truncated == 1 else "were"
+        found.append(
+            f"{_rows(n_truncated)} ({n_truncated / n_rows:.1%}) {were} truncated to {max_length} tokens."
+        )
     return found
 
 

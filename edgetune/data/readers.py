@@ -51,7 +51,7 @@ def open_table(
     if kind in ("parquet", "arrow"):
         if compression:
             raise DataError(
-                f"{path} is compressed as a whole; unpack it first ({kind} files compress inside)."
+                f"{path} is compressed as a whole; decompress it first ({kind} files compress internally)."
             )
         from edgetune.data import arrow
 
@@ -79,7 +79,7 @@ def require_exists(path: str) -> Path:
             raise DataError(f"{path} is neither a file nor a folder.")
     except (OSError, ValueError) as error:
         raise DataError(f"{path!r} cannot be opened: {error}.") from error
-    raise DataError(f"There is no {path}.{_neighbours(place)}")
+    raise DataError(f"{path} does not exist.{_neighbours(place)}")
 
 
 def _neighbours(place: Path) -> str:
@@ -97,7 +97,7 @@ def _neighbours(place: Path) -> str:
         return f" Did you mean {' or '.join(str(place.parent / name) for name in close)}?"
     if names:
         more = ", …" if len(names) > _MAX_NAMED else ""
-        return f" {place.parent} holds {', '.join(names[:_MAX_NAMED])}{more}."
+        return f" {place.parent} contains {', '.join(names[:_MAX_NAMED])}{more}."
     return f" {place.parent} is empty."
 
 

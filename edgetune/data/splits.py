@@ -151,7 +151,7 @@ def open_cached(
         home = cache_subfolder(cache_dir, "tokens")
     except OSError as error:
         raise ResourceError(
-            f"The token cache cannot be written in {cache_dir} ({error.strerror or error}); choose another "
+            f"Cannot write the token cache to {cache_dir} ({error.strerror or error}); choose another "
             "folder with --cache-dir."
         ) from error
     store = open_tokens(path, options, spec, home, max_bad_rows, progress, min_classes)
@@ -207,7 +207,7 @@ def open_splits(
     if n_same := overlap(train, evaluation):
         warnings.append(
             f"{n_same:,} of {len(evaluation):,} evaluation texts are also training texts; "
-            "the accuracy will look better than it is."
+            "the reported accuracy will be too optimistic."
         )
     store.release()
     return Splits(

@@ -20,8 +20,8 @@ MAX_UNDECODABLE_RATE = 0.2  # of the lines looked at: above this the encoding is
 
 _MAGIC = {
     b"PK\x03\x04": "a zip or Excel file; unpack it, or save the sheet as CSV",
-    b"PAR1": "a Parquet file; name it .parquet",
-    b"ARROW1": "an Arrow file; name it .arrow",
+    b"PAR1": "a Parquet file; give it the extension .parquet",
+    b"ARROW1": "an Arrow file; give it the extension .arrow",
     b"\x1f\x8b": "a gzip file; add .gz to its name",
     b"\x28\xb5\x2f\xfd": "a Zstandard file; add .zst to its name",
     b"BZh": "a bzip2 file; add .bz2 to its name",
@@ -51,7 +51,9 @@ def reading_errors(path: Path) -> Iterator[None]:
     try:
         yield
     except UnicodeError as error:
-        raise DataError(f"{path} cannot be decoded ({error}); name its encoding with --encoding.") from error
+        raise DataError(
+            f"{path} cannot be decoded ({error}); specify its encoding with --encoding."
+        ) from error
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error.strerror or error}.") from error
 
@@ -87,9 +89,9 @@ def resolve_encoding(encoding: str, start: bytes) -> str:
     try:
         info: Any = codecs.lookup(encoding)
     except (LookupError, ValueError) as error:
-        raise UsageError(f'There is no encoding "{encoding}"; try --encoding latin-1 or utf-8.') from error
+        raise UsageError(f'Unknown encoding "{encoding}"; try --encoding latin-1 or utf-8.') from error
     if not getattr(info, "_is_text_encoding", True):
-        raise UsageError(f'"{encoding}" is not an encoding of text; try --encoding latin-1 or utf-8.')
+        raise UsageError(f'"{encoding}" is not a text encoding; try --encoding latin-1 or utf-8.')
     if info.name != "utf-8":
         return encoding
     if start.startswith((codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE)):
@@ -139,8 +141,8 @@ class TextFile:
             n_chars += len(head)
             if n_chars > MAX_LINE_CHARS:
                 raise DataError(
-                    f"{self.path}:{n_lines + 1} is longer than {MAX_LINE_CHARS:,} characters; take the row "
-                    "out, or write its text on several lines."
+                    f"{self.path}:{n_lines + 1} is longer than {MAX_LINE_CHARS:,} characters; remove the "
+                    "row, or split its text over several lines."
                 )
             if tail:
                 n_lines += len(tail)
@@ -188,7 +190,7 @@ def open_text(path: Path, encoding: str, whole_line: bool = False) -> TextFile:
     codec = resolve_encoding(encoding, start)
     if b"\x00" in start and not codecs.lookup(codec).name.startswith(_WIDE):
         raise DataError(
-            f"{path} is not text (it holds zero bytes); if it is UTF-16 text, add --encoding utf-16."
+            f"{path} is not text (it contains zero bytes); if it is UTF-16 text, add --encoding utf-16."
         )
     with reading_errors(path):
         text = codecs.getincrementaldecoder(codec)(errors="surrogateescape").decode(start)
@@ -206,6 +208,6 @@ def _check_decoded(file: TextFile, encoding: str) -> None:
     n_bad = sum(1 for line in lines if _UNDECODABLE.search(line))
     if n_bad > MAX_UNDECODABLE_RATE * len(lines):
         raise DataError(
-            f"{file.path} is not {encoding}: {n_bad:,} of the first {len(lines):,} lines hold bytes that "
-            "cannot be decoded. Try --encoding latin-1, or --encoding with the file's own."
+            f"{file.path} is not encoded as {encoding}: {n_bad:,} of the first {len(lines):,} lines contain "
+            "bytes that cannot be decoded. Try --encoding latin-1, or pass the actual encoding of the file."
         )

@@ -152,7 +152,7 @@ class TokenWriter:
         try:
             encodings = self._encode(inputs)
         except Exception as error:  # tokenizers raises bare Exception
-            raise ModelError(f"The tokenizer {self._spec.path} fails on this text: {error}.") from error
+            raise ModelError(f"The tokenizer {self._spec.path} cannot tokenize a text: {error}.") from error
         ids = [encoding.ids for encoding in encodings]
         if not all(ids):
             examples, encodings, ids = self._without_empty(examples, encodings, ids)
@@ -217,7 +217,7 @@ class TokenWriter:
         if len(self._ids) > MAX_LABELS:
             raise DataError(
                 f"{self._source} has more than {MAX_LABELS:,} different labels, such as "
-                f'"{excerpt_of(examples[-1].label)}"; is --label the right column?'
+                f'"{excerpt_of(examples[-1].label)}"; check that --label names the right column.'
             )
         self._counts.update(ids)
         return np.array(ids, dtype=np.int32)

@@ -131,8 +131,8 @@ class TokenView:
             more = f" and {len(unseen) - 5} more" if len(unseen) > 5 else ""
             known = ", ".join(f'"{brief(name)}"' for name in names[:20]) + (", …" if len(names) > 20 else "")
             raise DataError(
-                f"{self.store.meta.source} has labels that the model does not know: {shown}{more}. "
-                f"Its labels are {known}."
+                f"{self.store.meta.source} contains labels that the model does not know: {shown}{more}. "
+                f"The labels of the model are {known}."
             )
         new_ids = np.array([ids.get(name, -1) for name in self.label_names], dtype=np.int32)
         view = TokenView(self.store, self.rows, new_ids[self.labels], names, self.limit)

@@ -120,7 +120,7 @@ def open_tokens(
     if len(store.label_names) < min_classes:
         raise DataError(
             f'Every row of {path} has the label "{brief(store.label_names[0])}"; a classifier needs at least '
-            f"{min_classes} different ones. Is --label the right column?"
+            f"{min_classes} different ones. Check that --label names the right column."
         )
     return store
 
@@ -167,7 +167,9 @@ def _build_cached(
             shutil.rmtree(building, ignore_errors=True)
     store = _open_cached(folder)
     if store is None:
-        raise ResourceError(f"The token cache {folder} cannot be read back; choose another --cache-dir.")
+        raise ResourceError(
+            f"The token cache {folder} cannot be read back; choose another folder with --cache-dir."
+        )
     return store
 
 
@@ -186,11 +188,11 @@ def _write_error(cache_dir: Path, error: OSError) -> ResourceError:
     """Say why a cache cannot be written."""
     if error.errno in (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC)):
         return ResourceError(
-            f"There is no space left for the token cache in {cache_dir}; free some, or choose another disk "
-            "with --cache-dir."
+            f"There is no space left for the token cache in {cache_dir}; free up space, or choose a folder "
+            "on another disk with --cache-dir."
         )
     return ResourceError(
-        f"The token cache cannot be written in {cache_dir} ({error.strerror or error}); choose another "
+        f"Cannot write the token cache to {cache_dir} ({error.strerror or error}); choose another "
         "folder with --cache-dir."
     )
 
@@ -208,15 +210,15 @@ def _check_usable(path: str, writer: TokenWriter, max_bad_rows: float) -> None:
         return
     reasons = writer.bad_reasons
     shown = "; ".join(
-        f"{count:,} {reason} (first: {_where(writer.bad_rows[reason])})"
+        f"{reason} ({count:,} row{'s'[: count != 1]}, first: {_where(writer.bad_rows[reason])})"
         for reason, count in list(reasons.items())[:4]
     )
-    hint = " Try --encoding latin-1, or the file's own." if BAD_BYTES in reasons else ""
+    hint = " Try --encoding latin-1, or pass the actual encoding of the file." if BAD_BYTES in reasons else ""
     if not writer.n_rows:
-        raise DataError(f"{path} has no usable row among {writer.n_read:,}: {shown}.{hint}")
+        raise DataError(f"{path} has no usable rows ({writer.n_read:,} read): {shown}.{hint}")
     raise DataError(
-        f"{writer.n_bad:,} of the {writer.n_read:,} rows of {path} ({rate:.2%}) cannot be used, and at most "
-        f"{max_bad_rows:.2%} may be: {shown}. Put these rows right, or allow more with --max-bad-rows.{hint}"
+        f"{writer.n_bad:,} of the {writer.n_read:,} rows of {path} ({rate:.2%}) cannot be used, but at most "
+        f"{max_bad_rows:.2%} are allowed: {shown}. Fix these rows, or allow more with --max-bad-rows.{hint}"
     )
 
 

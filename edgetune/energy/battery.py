@@ -232,7 +232,7 @@ class Discharge:
         self.name = f"battery {battery.name} discharge"
         power_w, levels = battery.power_w(), self._levels(battery)
         if power_w is None and not levels:
-            raise SensorLost("it tells neither power nor charge")
+            raise SensorLost("it reports neither power nor charge")
         self._power = PowerIntegral()
         self._levels_then = levels
         self._step_s = self._told_s = clock()
@@ -270,7 +270,7 @@ class Discharge:
         if told:
             self._told_s = now_s
         elif now_s - self._told_s > PATIENCE_S:
-            raise SensorLost(f"it tells its {'power' if self._has_power else 'charge'} no more")
+            raise SensorLost(f"it no longer reports its {'power' if self._has_power else 'charge'}")
         self._follow(now_s, levels)
         if not self._has_power and self._at_step_j == 0:
             return None
@@ -304,8 +304,12 @@ def energy_limit_j(budget: BudgetSettings, root: Path = Path("/")) -> float | No
     battery = find_battery(root)
     capacity_j = None if battery is None else battery.capacity_j()
     if battery is None or capacity_j is None:
-        raise UsageError(f"{share}: this machine has no battery that tells its capacity; use --energy 20kJ.")
+        raise UsageError(
+            f"{share}: this machine has no battery that reports its capacity; use, e.g., --energy 20kJ."
+        )
     if not battery.discharging:
-        raise UsageError(f"{share}: the battery is not in use (mains power); use --energy or --deadline.")
+        raise UsageError(
+            f"{share}: the machine runs on mains power, not on its battery; use --energy or --deadline."
+        )
     by_battery_j = budget.battery_rate * capacity_j
     return by_battery_j if budget.energy_j is None else min(by_battery_j, budget.energy_j)

@@ -97,7 +97,9 @@ class Powermetrics:
         with self._lock:
             silent_s = self._clock() - self._heard_s
             if self._ended or silent_s > SILENT_S:
-                raise SensorLost("powermetrics has ended" if self._ended else "powermetrics fell silent")
+                raise SensorLost(
+                    "powermetrics has exited" if self._ended else "powermetrics stopped reporting"
+                )
             if self._parser.joules is None:
                 return None
             return self._parser.joules + self._parser.power_w * min(silent_s, MAX_AHEAD_S)

@@ -90,14 +90,14 @@ class Rapl:
         if gained_uj > 0:
             self._moved_s = now_s
         elif now_s - self._moved_s > STILL_S:
-            raise SensorLost("its counter stands still")
+            raise SensorLost("its counter has stopped")
         self._joules += gained_uj / 1e6
         return self._joules
 
     def _gained_uj(self, zone: Zone, passed_s: float) -> int:
         now_uj, last_uj = zone.energy_uj(), self._last_uj[zone]
         if now_uj is None or last_uj is None:
-            raise SensorLost(f"{zone.name} cannot be read any more")
+            raise SensorLost(f"{zone.name} can no longer be read")
         gained_uj = now_uj - last_uj
         if gained_uj < 0:
             # The last value before the wrap is the range itself, the next is 0: one step more than the range.

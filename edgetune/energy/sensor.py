@@ -84,7 +84,7 @@ class FallbackSensor:
     @property
     def source(self) -> str:
         if self._silent:
-            return f"{self._estimate.source} ({self._counter.name} has shown no figure yet)"
+            return f"{self._estimate.source} ({self._counter.name} has not reported a value yet)"
         return self._lost or self._counter.name
 
     def joules(self) -> float:
@@ -114,7 +114,7 @@ class FallbackSensor:
         how = self._estimate.source
         if lasted_s >= MEAN_AFTER_S and self._good_j > 0:
             self._mean_w = self._good_j / lasted_s
-            how = f"estimated: {self._mean_w:.3g} W, its mean until then"
+            how = f"estimated: {self._mean_w:.3g} W, its mean power until then"
         name = self._counter.name
         self._lost = (
             f"{name} for {lasted_s:.0f} s, then {how} ({why})" if lasted_s else f"{how} ({name}: {why})"

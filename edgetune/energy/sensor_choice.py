@@ -53,7 +53,7 @@ def open_sensor(
     if watts is not None:
         if not (math.isfinite(watts) and watts > 0):
             raise UsageError(
-                f"--watts {watts:g} is no power; give the watts that this device draws, above 0."
+                f"--watts {watts:g} is not a valid power; give the watts that this device draws (above 0)."
             )
         return ConstantPower(watts, f"estimated: --watts {watts:g}", clock)
     told = None if busy_w is None else f"estimated: {busy_w[0]:.3g} W while busy ({busy_w[1]})"
@@ -68,7 +68,7 @@ def open_sensor(
 
 def _with_gpu(root: Path, whole: Sensor, by_use: Sensor, has_busy_w: bool, clock: TimeSource) -> Sensor:
     """Add GPU and processor up, unless one figure covers both."""
-    guess = ConstantPower(GPU_W, f"estimated: {GPU_W:g} W for the GPU, which nothing measures", clock)
+    guess = ConstantPower(GPU_W, f"estimated: {GPU_W:g} W for the GPU, which has no readable sensor", clock)
     processor, gpu = _processor(root, clock), open_nvml(clock)
     if processor is None or gpu is None:
         battery = _battery(root, clock)

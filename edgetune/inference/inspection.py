@@ -77,8 +77,8 @@ def inspect_run(folder: Path, n_rows: int = 20) -> tuple[ExampleStats, list[Insp
         n_read += 1
     if n_read != len(record):
         raise UsageError(
-            f"{config.data.train} has {n_read:,} usable rows now and had {len(record):,} when {folder} was "
-            "trained; put the old file back, or train again."
+            f"{config.data.train} now has {n_read:,} usable rows, but it had {len(record):,} when {folder} "
+            "was trained; restore the old file, or train again."
         )
     return record, [
         _finding(record, kind, rank, int(row), texts[int(row)])

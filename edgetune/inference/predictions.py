@@ -51,7 +51,9 @@ def _decoded(number: int, text: str) -> str:
     try:
         text.encode()
     except UnicodeEncodeError as error:
-        raise UsageError(f"Text {number} holds bytes that are not UTF-8; write it in UTF-8.") from error
+        raise UsageError(
+            f"Text {number} contains bytes that are not valid UTF-8; encode it as UTF-8."
+        ) from error
     return text
 
 
@@ -114,7 +116,7 @@ def write_predictions(rows: Iterable[Row], out: Path) -> int:
         UsageError: the name ends in neither .csv nor .jsonl.
     """
     if out.suffix not in (".csv", ".jsonl"):
-        raise UsageError(f"--out {out}: write to a name that ends in .csv or .jsonl.")
+        raise UsageError(f"--out {out}: the file name must end in .csv or .jsonl.")
     n_written = 0
     with (
         disk_errors(out),

@@ -68,7 +68,7 @@ class Run:
         )
         if not (home / "config.json").is_file():
             raise RunError(
-                f"{folder} holds no trained model (no onnx/ or model/ with a config in it); "
+                f"{folder} does not contain a trained model (no onnx/ or model/ folder with a config.json); "
                 "pass a run folder such as runs/NAME."
             )
         with damage_errors(home / "config.json"):
@@ -118,7 +118,7 @@ class Run:
             UsageError: one string was given where a list is needed.
         """
         if isinstance(texts, str):
-            raise UsageError("predict takes a list of texts; wrap the one you have in [ ].")
+            raise UsageError("predict takes a list of texts, not a single string; wrap the text in a list.")
         return list(self.predict_all(texts))
 
     def predict_all(self, texts: Iterable[str | tuple[str, str]]) -> Iterator[Prediction]:
@@ -145,7 +145,7 @@ class Run:
         path = self._home / "tokenizer.json"
         if not path.is_file():
             raise RunError(
-                f"{self._home} has no tokenizer.json; train the model again, or copy the folder whole."
+                f"{self._home} has no tokenizer.json; train the model again, or copy the whole folder again."
             )
         with damage_errors(path):
             tokenizer = open_tokenizer(path)
@@ -276,7 +276,7 @@ def load_run(folder: str | Path) -> Run:
             else []
         )
         hint = (
-            f" {path.parent} has: {', '.join(near[:8])}."
+            f" {path.parent} contains: {', '.join(near[:8])}."
             if near
             else " Train one with `edgetune finetune FILE`."
         )

@@ -29,7 +29,7 @@ def onnx_scorer(path: Path) -> Scorer:
     with damage_errors(path):
         why = find_unsafe_reference(path)
         if why is not None:
-            raise RunError(f"{path} {why}; train the model again, or get the folder from its maker again.")
+            raise RunError(f"{path} {why}; train the model again, or get a new copy of the folder.")
     ort = import_ort()
     with damage_errors(path):
         session = ort.InferenceSession(str(path), providers=["CPUExecutionProvider"])

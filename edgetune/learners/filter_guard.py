@@ -14,7 +14,7 @@ import numpy as np
 from edgetune.core.types import BoolArray, FloatArray
 from edgetune.data.batches import Batch, TokenSource
 from edgetune.record.counters import Counters
-from edgetune.selection.contract import Selector, StageChange
+from edgetune.selection.selector_contract import Selector, StageChange
 
 FEWEST_SCORED = 640
 STAGE_OFF = "filter_off"
@@ -107,7 +107,7 @@ class GuardedSelector:
         if found is None or found.cost_s <= found.saved_s:
             return ""
         self.switched_off = (
-            f"scoring cost {found.cost_s:.1f} s and the {counts.n_skipped:,} rows skipped saved "
+            f"scoring cost {found.cost_s:.1f} s, but skipping {counts.n_skipped:,} rows saved only "
             f"{found.saved_s:.1f} s"
         )
         self._changes.append(StageChange(STAGE_OFF, self._n_seen, self.switched_off))

@@ -16,20 +16,20 @@ from typing import Any
 
 import numpy as np
 
-from edgetune.backends.contract import Backend
+from edgetune.backends.backend_contract import Backend
 from edgetune.core.failpoints import failpoint
 from edgetune.core.meter import Meter
 from edgetune.core.metrics import cross_entropy
 from edgetune.core.types import FloatArray
 from edgetune.data.batches import PAD_MULTIPLE, Batch, bucket_of
+from edgetune.data.queues import BucketQueue, Waiting
 from edgetune.data.stream import RowSource, RowStream
 from edgetune.learners.progress import DataProgress, Position, Progress, decayed_rate, progress_within
-from edgetune.learners.queues import BucketQueue, Waiting
 from edgetune.learners.step_costs import StepCosts
 from edgetune.record.counters import Counters
 from edgetune.record.example_stats import ExampleStats
 from edgetune.record.history import Recorder
-from edgetune.selection.contract import Selector, StageChange
+from edgetune.selection.selector_contract import Selector, StageChange
 
 
 class Diverged(Exception):
@@ -352,7 +352,9 @@ class Loop:
     def _start_afresh(self, change: StageChange) -> None:
         """Go back to the first weights; rows that wait were chosen for the model that is given up."""
         if self._first_state is None:
-            raise RuntimeError(f"stage {change.stage} starts afresh, but the first weights were not kept")
+            raise RuntimeError(
+                f"stage {change.stage} resets the model, but the initial weights were not kept"
+            )
         with self.meter.phase("prepare"):
             self.backend.load_state(self._first_state)
         self._first_state = None

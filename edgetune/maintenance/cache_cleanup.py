@@ -20,12 +20,9 @@ from pathlib import Path
 from typing import Any
 
 from edgetune.core.cache import is_held
-from edgetune.core.errors import UsageError
 
 FRESH_S = 3600.0
 LEFTOVER_S = 24 * 3600.0  # a build that is still going on
-_AGE = re.compile(r"(\d+(?:\.\d+)?)\s*([smhdw])")
-_SECONDS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0, "w": 604800.0}
 _LEFT_FOLDER = re.compile(r"\.(building|cleaning)-[\w-]+")
 _LEFT_FILE = re.compile(r"\.[\w.-]+\.\d+\.tmp")
 
@@ -98,18 +95,6 @@ class RemovalFilter:
         old = self.older_than_s is None or now_s - entry.used_s >= self.older_than_s
         large = self.larger_than_bytes is None or entry.n_bytes >= self.larger_than_bytes
         return self.everything or (old and large)
-
-
-def parse_age(text: str) -> float:
-    """Return seconds.
-
-    Raises:
-        UsageError: no number with a unit of time.
-    """
-    found = _AGE.fullmatch(text.strip().lower())
-    if found is None:
-        raise UsageError(f"--older-than {text.strip()} is not an age; give one such as 30d, 12h or 2w.")
-    return float(found.group(1)) * _SECONDS[found.group(2)]
 
 
 def list_entries(cache_dir: Path) -> tuple[list[CacheEntry], list[Path]]:

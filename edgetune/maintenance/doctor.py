@@ -70,8 +70,8 @@ def examine(around: Environment | None = None) -> list[Finding]:
 def _profile(root: Path) -> Finding:
     """Say which device profile plans would rest on."""
     from edgetune.core.errors import ProfileError
-    from edgetune.planning.detect import this_machine
-    from edgetune.planning.profile_store import find_for_this_machine
+    from edgetune.devices.detect import this_machine
+    from edgetune.devices.profile_store import find_for_this_machine
 
     measure = "edgetune profile"
     try:
@@ -79,9 +79,15 @@ def _profile(root: Path) -> Finding:
     except ProfileError as error:
         return Finding("Planning", "device profile", "note", str(error), measure)
     if found is None:
-        return Finding("Planning", "device profile", "note", "none stored: deadlines need one", measure)
+        return Finding(
+            "Planning",
+            "device profile",
+            "note",
+            "none stored; deadlines and other budgets require one",
+            measure,
+        )
     if found.fit == "same":
-        return Finding("Planning", "device profile", "ok", f"{found.profile.name} fits this machine")
+        return Finding("Planning", "device profile", "ok", f"{found.profile.name} matches this machine")
     differs = "; ".join(found.reasons)
     return Finding("Planning", "device profile", "note", f"{found.profile.name}, but {differs}", measure)
 
@@ -111,9 +117,9 @@ def _machine(around: Environment) -> list[Finding]:
 
 def _bf16(features: list[str]) -> str:
     if not features:
-        return "none known"
+        return "none detected"
     quick = {"AVX512-BF16", "AMX", "BF16"}.intersection(features)
-    return ", ".join(features) + ("; bf16 in hardware" if quick else "; no bf16, fp32 is faster here")
+    return ", ".join(features) + ("; bf16 in hardware" if quick else "; no bf16, so fp32 is faster")
 
 
 def _disk(cache: Path) -> Finding:
@@ -138,19 +144,19 @@ def _onnxruntime(around: Environment, wanted: Requirements) -> Finding:
     group, name = "Runtimes", "onnxruntime"
     command = next((found for build in TRAINING_BUILDS if (found := wanted.command(build))), "")
     if training and len(training) + len(plain) > 1:
-        detail = f"{shown} overwrite each other's files, so that training may be gone"
+        detail = f"{shown} overwrite each other's files, which can break training"
         return Finding(
             group, name, "missing", detail, f"pip uninstall -y {' '.join([*training, *plain])} && {command}"
         )
     if training:
-        return _versioned(group, name, training[0], around, wanted, f"{shown}, trains")
+        return _versioned(group, name, training[0], around, wanted, f"{shown}, can train")
     if not command:
-        why = f"{shown or 'absent'}; no build that trains exists for this Python and platform: use torch"
+        why = f"{shown or 'not installed'}; no training build exists for this Python and platform, use torch"
         return Finding(group, name, "note", why)
     if plain:
         fix = f"pip uninstall -y {' '.join(plain)} && {command}"
-        return Finding(group, name, "missing", f"{shown} only predicts, it cannot train", fix)
-    return Finding(group, name, "missing", "absent", command)
+        return Finding(group, name, "missing", f"{shown} can only run models, not train them", fix)
+    return Finding(group, name, "missing", "not installed", command)
 
 
 def _torch(around: Environment, wanted: Requirements) -> Finding:
@@ -164,7 +170,9 @@ def _torch(around: Environment, wanted: Requirements) -> Finding:
         import torch
 
         detail += (
-            f", {torch.cuda.get_device_name(0)}" if torch.cuda.is_available() else ", sees no CUDA device"
+            f", {torch.cuda.get_device_name(0)}"
+            if torch.cuda.is_available()
+            else ", but no CUDA device is available"
         )
     elif cuda and around.gpus is None:
         detail += ", but no NVIDIA GPU was found"
@@ -173,7 +181,7 @@ def _torch(around: Environment, wanted: Requirements) -> Finding:
 
 def _package(group: str, name: str, around: Environment, wanted: Requirements) -> Finding:
     if name not in around.packages:
-        return Finding(group, name, "missing", "absent", wanted.command(name))
+        return Finding(group, name, "missing", "not installed", wanted.command(name))
     return _versioned(group, name, name, around, wanted, around.packages[name])
 
 
@@ -185,7 +193,7 @@ def _versioned(
     for extra, asked in wanted.of(package):
         if not asked.specifier.contains(version, prereleases=True):
             fix = f'pip install "{asked.name}{asked.specifier}"'
-            unfit = f"{version} is installed, edgetune[{extra}] needs {asked.specifier}"
+            unfit = f"{version} is installed, but edgetune[{extra}] needs {asked.specifier}"
             return Finding(group, name, "missing", unfit, fix)
     return Finding(group, name, "ok", detail)
 
@@ -195,7 +203,11 @@ def _model(around: Environment, wanted: Requirements) -> Finding:
     command = wanted.command(MODEL_PACKAGE)
     if weights is None or not weights.is_file():
         return Finding(
-            group, name, "missing", f"{MODEL_PACKAGE} is absent; --model PATH works without it", command
+            group,
+            name,
+            "missing",
+            f"{MODEL_PACKAGE} is not installed; --model PATH works without it",
+            command,
         )
     with weights.open("rb") as file:
         digest = hashlib.sha256()
@@ -218,10 +230,10 @@ def _sensors(around: Environment, wanted: Requirements) -> list[Finding]:
 def _rapl(root: Path) -> Finding:
     group, name = "Sensors", "RAPL (processor energy)"
     if not rapl.find_zones(root):
-        return Finding(group, name, "note", "not there; processor energy is not measured")
+        return Finding(group, name, "note", "not available; processor energy is not measured")
     zones = rapl.usable_zones(root)
     if not zones:
-        return Finding(group, name, "note", "there, but may not be read", rapl.FIX)
+        return Finding(group, name, "note", "available, but not readable for this user", rapl.FIX)
     return Finding(group, name, "ok", f"{len(zones)} counter{'s' * (len(zones) != 1)}")
 
 
@@ -237,7 +249,7 @@ def _battery(root: Path) -> Finding:
 def _nvml(around: Environment, wanted: Requirements) -> Finding:
     name = "NVML (NVIDIA GPU)"
     if around.gpus is None:
-        return Finding("Sensors", name, "note", "no GPU: nvidia-smi is absent or finds none")
+        return Finding("Sensors", name, "note", "no GPU: nvidia-smi is not installed or finds none")
     shown, fix = "; ".join(around.gpus.splitlines()), ""
     if NVML_PACKAGE not in around.packages:
         shown += f"; energy is not measured without {NVML_PACKAGE}"
@@ -258,13 +270,13 @@ def what_works(findings: Sequence[Finding]) -> str:
     exports = {"torch", "transformers", "optimum", "optimum-onnx", "onnx"} <= good
     works = []
     if "onnxruntime" in good:
-        works.append("ort" if exports else "ort (from artifacts made on another machine)")
+        works.append("ort" if exports else "ort (with artifacts exported on another machine)")
     if {"torch", "transformers"} <= good:
         works.append("torch")
     if not works:
         fixes = [one.fix for one in findings if one.group == "Runtimes" and one.fix]
-        return f"Nothing can train here yet: {fixes[0] if fixes else 'no runtime exists for this platform'}"
-    return f"Works now: backend{'s' * (len(works) > 1)} {' and '.join(works)}."
+        return f"Training is not possible yet: {fixes[0] if fixes else 'no runtime exists for this platform'}"
+    return f"Ready to train with backend{'s' * (len(works) > 1)} {' and '.join(works)}."
 
 
 def print_diagnosis(findings: Sequence[Finding], console: Console) -> None:

@@ -61,15 +61,15 @@ def check_sizes(config: dict[str, Any], path: Path, has_mb: float | None) -> Non
         for pattern, most in ((_LAYERS, MAX_LAYERS), (_GROUPS, MAX_LAYERS), (_LABELS, MAX_LABELS)):
             if pattern.fullmatch(name) and value > most:
                 raise ModelError(
-                    f"{path} asks for {name} = {value:,}, and no model has more than {most:,}; it is "
-                    "damaged, or made to fill the memory."
+                    f"{path} sets {name} = {value:,}, but no model has more than {most:,}; the file is "
+                    "damaged or malicious."
                 )
     needs_mb = BYTES * n_weights(found) / 1e6
     if has_mb is not None and needs_mb > has_mb:
         name, value = max(found, key=lambda one: one[1])
         raise ModelError(
-            f"{path} asks for {needs_mb / 1e3:,.1f} GB of weights ({name} = {value:,}) and this machine has "
-            f"{has_mb / 1e3:,.1f} GB of memory; choose a smaller model, or get this one from its maker again."
+            f"{path} asks for {needs_mb / 1e3:,.1f} GB of weights ({name} = {value:,}), but this machine has "
+            f"{has_mb / 1e3:,.1f} GB of memory; choose a smaller model, or download this one again."
         )
 
 
@@ -107,7 +107,7 @@ def _numbers(config: dict[str, Any], path: Path) -> Iterator[tuple[str, int]]:
         elif value is not None and (is_size or name in _READ_HERE):
             shown = str(value)[:40]
             raise ModelError(
-                f"{path}: {name} is {shown}, not a whole number from 0 up; save the model again."
+                f"{path}: {name} is {shown}, but must be a non-negative integer; save the model again."
             )
 
 
@@ -126,7 +126,7 @@ TOKENIZER_FILES = (
 MAX_JSON_BYTES = 10_000_000  # of a config, an index, a summary; that of 10,000 labels has 0.6 MB
 MAX_TOKENIZER_BYTES = 64_000_000  # the largest known one (262,000 pieces) has 33 MB
 MAX_HEADER_BYTES = 10_000_000  # of safetensors: a hundred bytes a tensor
-SAFE = 'AutoModel.from_pretrained("IT").save_pretrained("NEW", safe_serialization=True)'
+SAFE = 'AutoModel.from_pretrained("OLD").save_pretrained("NEW", safe_serialization=True)'
 
 
 def check_folder(name: str, folder: Path) -> dict[str, Any]:
@@ -171,8 +171,8 @@ def check_size(path: Path, most: int) -> None:
     size = path.stat().st_size if path.is_file() else 0
     if size > most:
         raise ModelError(
-            f"{path} has {size / 1e6:,.0f} MB, and no {path.name} needs more than {most / 1e6:,.0f} MB; it "
-            "is damaged, or made to fill the memory: get the model from its maker again."
+            f"{path} has {size / 1e6:,.0f} MB, but no {path.name} needs more than {most / 1e6:,.0f} MB; the "
+            "file is damaged or malicious. Download the model again from its publisher."
         )
 
 
@@ -186,9 +186,7 @@ def read_model_json(path: Path) -> Any:
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except RecursionError:
-        raise ModelError(
-            f"{path} is damaged: it nests too deep; get the model from its maker again."
-        ) from None
+        raise ModelError(f"{path} is damaged: it is nested too deeply; download the model again.") from None
     except (OSError, ValueError) as error:
         raise ModelError(
             f"{path} is damaged: it cannot be read as JSON ({error}); save or copy the model again."
@@ -203,18 +201,18 @@ def check_config(name: str, path: Path) -> dict[str, Any]:
     """
     config = read_model_json(path)
     if not isinstance(config, dict) or not isinstance(config.get("model_type"), str):
-        raise ModelError(f"{path} names no model_type; it is not a Hugging Face model config.")
+        raise ModelError(f"{path} has no model_type; it is not a Hugging Face model config.")
     if config.get("auto_map"):
         raise ModelError(f"{name} needs remote code (auto_map in {path}), which edgetune never runs.")
     if config.get("transformers_weights") is not None:
         raise ModelError(
-            f"{path} names a file of weights of its own (transformers_weights); save the model again, so "
-            "that they are in model.safetensors."
+            f"{path} refers to a separate weights file (transformers_weights); save the model again so that "
+            "its weights are in model.safetensors."
         )
     if (path.parent / "adapter_config.json").is_file():
         raise ModelError(
-            f"{path.parent} holds an adapter (adapter_config.json) beside the model; merge it into the model "
-            "(merge_and_unload) and save that."
+            f"{path.parent} contains an adapter (adapter_config.json) next to the model; merge it into the "
+            "model (merge_and_unload) and save the result."
         )
     check_sizes(config, path, memory_mb())
     return config
@@ -230,8 +228,8 @@ def _no_weights(folder: Path) -> ModelError:
         )
     shown = ", ".join(pickles[:3]) + (", …" if len(pickles) > 3 else "")
     return ModelError(
-        f"{folder} has no .safetensors weights, only {shown}: a pickle, which can run code when it is read, "
-        f"so edgetune never reads one. Convert it where you trust its maker: `{SAFE}`."
+        f"{folder} has no .safetensors weights, only pickle files ({shown}). Loading a pickle can run "
+        f"arbitrary code, so edgetune never reads one. If you trust its publisher, convert it with `{SAFE}`."
     )
 
 
@@ -252,25 +250,25 @@ def check_safetensors(path: Path) -> None:
         fits = len(start) == 9 and start[8:] == b"{" and n_header <= size - 8
         if not fits and _is_pickle(start):
             raise ModelError(
-                f"{path} is a pickle under the name of safetensors; a pickle can run code when it is read, "
-                f"so edgetune never reads one. Convert it where you trust its maker: `{SAFE}`."
+                f"{path} is a pickle file despite its extension. Loading a pickle can run arbitrary code, so "
+                f"edgetune never reads one. If you trust its publisher, convert it with `{SAFE}`."
             )
         if not fits:
             raise ModelError(
-                f"{path} is corrupt or cut short (its header would have {n_header:,} bytes, the file has "
+                f"{path} is corrupt or truncated (its header claims {n_header:,} bytes, but the file has "
                 f"{size:,}); {again}."
             )
         if n_header > MAX_HEADER_BYTES:
             raise ModelError(
-                f"{path} has a header of {n_header / 1e6:,.0f} MB, and none needs more than "
-                f"{MAX_HEADER_BYTES / 1e6:,.0f} MB; it is damaged, or made to fill the memory."
+                f"{path} has a header of {n_header / 1e6:,.0f} MB, but no header needs more than "
+                f"{MAX_HEADER_BYTES / 1e6:,.0f} MB; the file is damaged or malicious."
             )
         with safe_open(path, framework="numpy") as tensors:
             names = list(tensors.keys())
     except (SafetensorError, OSError) as error:
-        raise ModelError(f"{path} is corrupt or cut short ({error}); {again}.") from error
+        raise ModelError(f"{path} is corrupt or truncated ({error}); {again}.") from error
     if not names:
-        raise ModelError(f"{path} holds no weights; {again}.")
+        raise ModelError(f"{path} contains no weights; {again}.")
 
 
 def _is_pickle(start: bytes) -> bool:
@@ -297,8 +295,8 @@ def check_index(folder: Path, weights: list[Path]) -> None:
     strange = sorted({str(file) for file in named.values()} - known)
     if strange and folder / "model.safetensors" not in weights:
         raise ModelError(
-            f"{path} names {strange[0]!r}, which is none of the folder's safetensors files; save the model "
-            "again."
+            f"{path} refers to {strange[0]!r}, which is not one of the safetensors files in the folder; save "
+            "the model again."
         )
 
 
@@ -311,7 +309,7 @@ def _check_room(folder: Path, weights: list[Path]) -> None:
     has_mb, needs_mb = memory_mb(), sum(path.stat().st_size for path in weights) / 1e6
     if has_mb is not None and needs_mb > has_mb:
         raise ModelError(
-            f"{folder} has {needs_mb / 1e3:,.1f} GB of weights and this machine has {has_mb / 1e3:,.1f} GB "
+            f"{folder} has {needs_mb / 1e3:,.1f} GB of weights, but this machine has {has_mb / 1e3:,.1f} GB "
             "of memory; choose a smaller model."
         )
 

@@ -47,8 +47,8 @@ def fetch_model(name: str) -> tuple[str, Path]:
         from huggingface_hub import snapshot_download
     except ImportError as error:
         raise MissingDependencyError(
-            f"{name} is not a folder here, and fetching it from the hub needs huggingface_hub: "
-            '`pip install "edgetune[cpu]"`.'
+            f"{name} is not a local folder, and fetching it from the hub requires huggingface_hub; "
+            'install it with `pip install "edgetune[cpu]"`.'
         ) from error
     may_fetch = name.startswith(HUB_PREFIX)
     folder = None
@@ -58,9 +58,9 @@ def fetch_model(name: str) -> tuple[str, Path]:
         folder = _fetched(snapshot_download, name, repository, revision)
     if folder is None:
         raise ModelError(
-            f"Unknown model {name}: there is no such folder here, and none in the hub's cache. Fetch it with "
-            f"--model {HUB_PREFIX}{name}, pass a folder with --model, or leave --model out for the built-in "
-            "one."
+            f"Unknown model {name}: it is neither a local folder nor in the hub cache. Fetch it with "
+            f"--model {HUB_PREFIX}{name}, pass a folder with --model, or omit --model to use the built-in "
+            "model."
         )
     return _with_commit(repository, folder), folder
 
@@ -91,8 +91,9 @@ def _fetched(download: Any, name: str, repository: str, revision: str | None) ->
         return Path(download(repository, revision=revision, allow_patterns=WANTED))
     except Exception as error:
         raise ModelError(
-            f"Unknown model {name}: the model hub gave nothing ({type(error).__name__}). Offline, download "
-            "it on another machine and pass its folder, or leave --model out for the built-in model."
+            f"Unknown model {name}: it cannot be fetched from the hub ({type(error).__name__}). Without a "
+            "network, download it on another machine and pass its folder, or omit --model to use the "
+            "built-in model."
         ) from error
 
 

@@ -124,9 +124,14 @@ def resolve_model(name: str | None) -> ModelSource:
         use_nested = not (path / "config.json").is_file() and (nested / "config.json").is_file()
         return _checked(name, nested if use_nested else path)
     if path.exists():
-        raise ModelError(f"--model {name} is a file; pass the folder that holds config.json and safetensors.")
+        raise ModelError(
+            f"--model {name} is a file; pass the folder that contains config.json and safetensors."
+        )
     if not is_hub_name(name):
-        raise ModelError(f"There is no model folder {name}; pass a Hugging Face folder or hub:NAME.")
+        raise ModelError(
+            f"--model {name} is neither an existing folder nor a valid hub name; pass a Hugging Face "
+            "folder or hub:NAME."
+        )
     return _checked(*fetch_model(name))
 
 
@@ -178,7 +183,9 @@ def trainable_names(names: Iterable[str], freeze: str) -> list[str]:
     n_layers = len(numbers)
     depth = int(freeze)
     if n_layers == 0 and depth > 0:
-        raise UsageError(f"--freeze {freeze}: this model shares one layer; use --freeze embeddings or none.")
+        raise UsageError(
+            f"--freeze {freeze}: the layers of this model share weights; use --freeze embeddings or none."
+        )
     if depth > n_layers:
         raise UsageError(
             f"--freeze {freeze}: this model has {n_layers} layers; give a number from 0 to {n_layers}."

@@ -121,8 +121,8 @@ class Calibration:
         times = ", ".join(f"{key} {self.scale(key):.2f}" for key in self.runs)
         ago = duration(max(0.0, last_s))
         return (
-            f"After earlier runs here, the last one {ago} ago, training is reckoned to take these times as "
-            f"long as profiled: {times}."
+            f"Earlier runs on this machine (the last one {ago} ago) correct the profile; expected training "
+            f"times relative to it: {times}."
         )
 
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from edgetune.core.types import IntArray, StepCost
 from edgetune.data.batches import PAD_MULTIPLE, bucket_of
-from edgetune.planning.device_profile import Operation
+from edgetune.devices.device_profile import Operation
 from edgetune.planning.plan import BackendCosts, DataLengths, DeviceCosts
 
 LOOP_OVERHEAD = 1.02

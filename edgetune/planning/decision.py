@@ -120,7 +120,7 @@ def apply_plan(plan: Plan, config: RunConfig, lengths: IntArray, constraints: Co
 def plan_summary(plan: Plan) -> str:
     """Say in a line what is planned."""
     if plan.method == "linear-probe":
-        what = f"fit the head alone on {plan.n_probe_rows:,} rows"
+        what = f"fit a linear probe on {plan.n_probe_rows:,} rows"
     else:
         what = (
             f"train {plan.n_rows:,} examples in {plan.n_steps:,} steps "
@@ -128,6 +128,6 @@ def plan_summary(plan: Plan) -> str:
         )
     frozen = f"{plan.depth} layers frozen" if plan.depth else "embeddings frozen"
     return (
-        f"Plan: {what} by {plan.key}, {frozen}, at most {plan.max_length} tokens, done after about "
+        f"Plan: {what} with {plan.key}, {frozen}, at most {plan.max_length} tokens, finished after about "
         f"{duration(plan.total_s)}"
     )

@@ -11,6 +11,17 @@ from dataclasses import replace
 from edgetune.backends.ort.ort_runtime import has_training_build
 from edgetune.core.errors import ProfileError
 from edgetune.core.machine import versions
+from edgetune.devices.cost_function import CostFunction, same_shape
+from edgetune.devices.detect import shape_of, this_machine
+from edgetune.devices.device_profile import (
+    BackendProfile,
+    DeviceProfile,
+    FixedCosts,
+    Machine,
+    Memory,
+    ModelShape,
+)
+from edgetune.devices.profile_store import Match, find_for_this_machine
 from edgetune.models.source import ModelSource, has_separate_layers
 from edgetune.planning.calibration import (
     DOUBTED_WEIGHT,
@@ -22,18 +33,7 @@ from edgetune.planning.calibration import (
     Runs,
     no_observed_runs,
 )
-from edgetune.planning.cost_function import CostFunction, same_shape
-from edgetune.planning.detect import shape_of, this_machine
-from edgetune.planning.device_profile import (
-    BackendProfile,
-    DeviceProfile,
-    FixedCosts,
-    Machine,
-    Memory,
-    ModelShape,
-)
 from edgetune.planning.plan import BackendCosts, DeviceCosts
-from edgetune.planning.profile_store import Match, find_for_this_machine
 
 SAME_UNCERTAINTY = 0.10
 OTHER_MODEL_UNCERTAINTY = 0.35
@@ -127,17 +127,22 @@ def _note(match: Match, shape: ModelShape, seen: Calibration) -> str:
     profile = match.profile
     parts = list(match.reasons)
     if not same_shape(profile.model, shape):
-        parts.append(f"{shape.name} was not profiled and is predicted from {profile.model.name}")
+        parts.append(f"{shape.name} was not profiled, and its costs are predicted from {profile.model.name}")
     if profile.noisy:
         parts.append("the machine was busy while it was profiled")
     if seen.probed:
         times = ", ".join(f"{key} {scale:.2f}" for key, scale in seen.probed.items())
-        parts.append(f"a probe here took these times as long: {times}")
+        parts.append(
+            f"a short measurement on this machine took these multiples of the profiled time: {times}"
+        )
     if not parts:
         return ""
+    subject = (
+        "This machine was never profiled" if match.fit == "other" else "The profile does not fit exactly"
+    )
     return (
-        f"The device profile {profile.name} does not quite fit ({'; '.join(parts)}): intervals are wider and "
-        "the first steps correct it; `edgetune profile` measures this machine."
+        f"{subject}; estimates from the device profile {profile.name} are rough until the first steps "
+        f"correct them ({'; '.join(parts)}). Run `edgetune profile` to measure this machine."
     )
 
 
@@ -189,13 +194,13 @@ def _grown(memory: Memory, shape: ModelShape, measured: ModelShape) -> Memory:
 
 def _unavailable(item: BackendProfile, match: Match, seen: Calibration) -> str:
     if item.device != "cpu":
-        return "was measured on another device than the CPU"
+        return "was measured on a device other than the CPU"
     if item.backend == "ort" and not has_training_build():
         return 'its training build is not installed (`pip install "edgetune[cpu]"`)'
     if item.backend == "torch" and importlib.util.find_spec("torch") is None:
         return 'PyTorch is not installed (`pip install "edgetune[cpu]"`)'
     if item.precision == "bf16" and match.fit == "other" and item.key not in seen.known:
-        return "bf16 is trusted only where it was measured: elsewhere it can be 25 times slower"
+        return "bf16 is used only on machines where it was measured; elsewhere it can be 25 times slower"
     return ""
 
 

@@ -22,9 +22,9 @@ def explain(plans: Plans, data: DataLengths, constraints: Constraints) -> Iterat
         yield device.speeds_note
     if best.method == "linear-probe":
         yield (
-            "Too short to train the encoder: only a linear probe is fitted, on the features of "
-            f"{best.n_probe_rows:,} rows; training would make {_most_steps(plans)} steps, and under about "
-            "ten the probe is better."
+            "The budget is too small to train the encoder, so a linear probe is fitted on the features of "
+            f"{best.n_probe_rows:,} rows; training would make {_most_steps(plans)} steps, and below about "
+            "ten steps the probe is more accurate."
         )
     else:
         yield from _rows(best)
@@ -35,8 +35,9 @@ def explain(plans: Plans, data: DataLengths, constraints: Constraints) -> Iterat
         yield filter_reason(device, best, data.lengths)
     if best.n_eval < len(data.eval_lengths):
         yield (
-            f"Evaluated on {best.n_eval:,} of {len(data.eval_lengths):,} rows, drawn at random: that much "
-            f"takes {duration(best.lines['evaluate'])}; `edgetune evaluate` measures the rest afterwards."
+            f"The model is evaluated on {best.n_eval:,} of {len(data.eval_lengths):,} rows, drawn at random, "
+            f"which takes {duration(best.lines['evaluate'])}; run `edgetune evaluate` afterwards to use all "
+            "of them."
         )
 
 
@@ -46,13 +47,15 @@ def _most_steps(plans: Plans) -> int:
 
 def _rows(best: Plan) -> Iterator[str]:
     low, high = best.rows_interval
-    share = f"{best.passes:.1f} passes" if best.passes > 1 else f"{best.passes:.0%} of the rows, at random"
+    share = (
+        f"{best.passes:.1f} passes" if best.passes > 1 else f"{best.passes:.0%} of the rows, drawn at random"
+    )
     if low == high == best.n_rows:
-        share += "; more are not made (--epochs), so time is left over"
+        share += "; --epochs or --max-steps allows no more, so time is left over"
     train_s = best.lines["train"]
     yield (
         f"{best.n_rows:,} examples ({low:,} to {high:,}) fit into {duration(train_s)} of training: "
-        f"{best.n_steps:,} steps of {best.batch_size}, {share}."
+        f"{best.n_steps:,} steps with batch size {best.batch_size}, {share}."
     )
 
 
@@ -73,8 +76,9 @@ def _backend(plans: Plans) -> Iterator[str]:
             continue
         start_s = [sum(plan.lines[name] for name in ("export", "open", "save")) for plan in (best, other)]
         yield (
-            f"{best.key} and not {key}: {_rate(best):.1f} examples a second against {_rate(other):.1f}, "
-            f"{duration(start_s[0])} to open and save against {duration(start_s[1])}."
+            f"{best.key} was chosen over {key}: {_rate(best):.1f} examples per second versus "
+            f"{_rate(other):.1f}, and {duration(start_s[0])} to export, open and save versus "
+            f"{duration(start_s[1])}."
         )
 
 
@@ -88,9 +92,9 @@ def _depth(plans: Plans, constraints: Constraints) -> Iterator[str]:
         other = _alternative(plans, lambda plan, depth=depth: plan.key == best.key and plan.depth == depth)  # type: ignore[misc]
         if other is not None:
             yield (
-                f"Depth {best.depth} and not {depth}: {best.n_steps:,} steps against {other.n_steps:,}; "
-                f"expected loss {-best.expected_points:.1f} points against {-other.expected_points:.1f} "
-                "(docs/deadlines.md)."
+                f"Freezing {best.depth} layers was chosen over {depth}: {best.n_steps:,} steps versus "
+                f"{other.n_steps:,}, and an expected loss of {-best.expected_points:.1f} accuracy points "
+                f"versus {-other.expected_points:.1f} (see docs/deadlines.md)."
             )
 
 
@@ -102,10 +106,11 @@ def _length(plans: Plans, data: DataLengths, constraints: Constraints) -> Iterat
     cut = 1 - np.minimum(data.lengths, best.max_length).sum() / max(1, data.lengths.sum())
     n_cut = int((data.lengths > best.max_length).sum())
     if not n_cut:
-        yield f"No text is cut: the longest has {longest} tokens, the limit is {best.max_length}."
+        yield f"No text is truncated: the longest has {longest} tokens, and the limit is {best.max_length}."
         return
     yield (
-        f"Texts are cut to {best.max_length} tokens: that takes {cut:.1%} of all tokens from {n_cut:,} rows."
+        f"Texts are truncated to {best.max_length} tokens, which removes {cut:.1%} of all tokens "
+        f"({n_cut:,} rows are affected)."
     )
 
 
@@ -114,11 +119,12 @@ def _cache(best: Plan) -> Iterator[str]:
         return
     if best.cache_mb:
         yield (
-            f"The frozen layers' output is kept ({best.cache_mb:,.0f} MB), since rows are seen "
+            f"The output of the frozen layers is cached ({best.cache_mb:,.0f} MB), because rows are seen "
             f"{best.passes:.1f} times."
         )
     else:
-        yield "Nothing is kept of the frozen layers' output: no row is seen twice."
+        why = "" if best.passes > 1 else ", because no row is seen twice"
+        yield f"The output of the frozen layers is not cached{why}."
 
 
 def break_even(device: DeviceCosts, plan: Plan, lengths: IntArray) -> float:
@@ -137,11 +143,12 @@ def filter_reason(device: DeviceCosts, plan: Plan, lengths: IntArray) -> str:
     """Say when scoring rows before training them would pay at this depth."""
     share = break_even(device, plan, lengths)
     must = (
-        f"scoring a row costs {share:.0%} of training it, so a filter pays only where it skips more than that"
+        f"scoring a row costs {share:.0%} of training on it, so a filter pays off only if it skips a larger "
+        "share of the rows"
     )
     if plan.method in FILTERS:
         return (
-            f"{plan.method} as asked: {must}; the rows are planned as if it skipped none. It is watched, and "
+            f"{plan.method} is used as requested: {must}. The plan assumes that it skips no rows; it is "
             "switched off if it costs more than it saves."
         )
-    return f"No filter: {must}; and at equal time none has beaten a random subset yet (docs/log.md)."
+    return f"No filter: {must}; so far, none has beaten a random subset in equal time (see docs/log.md)."

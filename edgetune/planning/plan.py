@@ -10,7 +10,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from edgetune.core.types import IntArray
-from edgetune.planning.device_profile import FixedCosts, Memory, Operation
+from edgetune.devices.device_profile import FixedCosts, Memory, Operation
 
 
 class OperationCost(Protocol):

@@ -300,16 +300,16 @@ def _impossible(
     """Say why nothing fits, and what would."""
     if not least:
         why = "; ".join(f"{what}: {reason}" for what, reason in refused[-3:])
-        return BudgetError(f"Nothing can be trained within this budget ({why or 'no backend is measured'}).")
+        return BudgetError(f"Nothing can be trained within this budget ({why or 'no backend was measured'}).")
     needed_s, plan = min(least, key=lambda item: item[0])
     costs = ", ".join(
         f"{name} {duration(s)}" for name, s in plan.lines.items() if name != "train" and s >= 0.05
     )
     needed_s = math.ceil(needed_s)
-    ask = f"the smallest deadline that would do here is about {duration(needed_s)}"
+    ask = f"the shortest feasible deadline is about {duration(needed_s)}"
     if limits.energy_j is not None and deadline_s != limits.deadline_s:
         needed_kj = math.ceil(10 * needed_s * device.busy_w / 1e3) / 10
-        ask = f"the least energy that would do here is about {needed_kj:.1f} kJ"
+        ask = f"the smallest feasible energy budget is about {needed_kj:.1f} kJ"
     return BudgetError(
         f"{duration(deadline_s)} is too short for this data and model on this machine: "
         f"the fixed costs alone are {costs} ({plan.key}); {ask}."

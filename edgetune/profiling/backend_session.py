@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from edgetune.planning.cost_function import nnls
-from edgetune.planning.device_profile import BackendProfile, FixedCosts, Memory
+from edgetune.devices.cost_function import nnls
+from edgetune.devices.device_profile import BackendProfile, FixedCosts, Memory
 from edgetune.profiling.opened_backend import MeasurementJob
 from edgetune.profiling.sampling import GridPoint, Sampler
 from edgetune.profiling.worker_client import WorkerLost, WorkerProcess

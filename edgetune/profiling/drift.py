@@ -22,11 +22,11 @@ from edgetune.core.errors import ResourceError, UsageError
 from edgetune.core.machine import cache_folder
 from edgetune.core.tables import Section
 from edgetune.core.types import Tell
+from edgetune.devices.cost_function import same_shape
+from edgetune.devices.detect import shape_of
+from edgetune.devices.device_profile import BackendProfile, DeviceProfile, MeasuredPoint, Operation
+from edgetune.devices.profile_store import Match
 from edgetune.models.source import ModelSource, resolve_model
-from edgetune.planning.cost_function import same_shape
-from edgetune.planning.detect import shape_of
-from edgetune.planning.device_profile import BackendProfile, DeviceProfile, MeasuredPoint, Operation
-from edgetune.planning.profile_store import Match
 from edgetune.profiling.backend_session import LIMIT_S, BackendSession
 from edgetune.profiling.interference import BusyWatch
 from edgetune.profiling.measurement_plan import choose_keys
@@ -39,6 +39,11 @@ CHECK_S = 27.0
 LONGEST_CALL_S = 1.0
 DRIFTED, FAR_OFF = 0.10, 0.30
 Verdict = Literal["holds", "has drifted", "is far off"]
+_IN_WORDS: dict[Verdict, str] = {
+    "holds": "still matches this machine",
+    "has drifted": "has drifted",
+    "is far off": "is far off",
+}
 
 
 @dataclass(frozen=True)
@@ -100,8 +105,8 @@ class DriftCheck:
         self._source = resolve_model(profile.model.name if model is None else model)
         if not same_shape(shape_of(self._source), profile.model):
             raise UsageError(
-                f"The profile {profile.name} was measured with {profile.model.name}, which "
-                f"{self._source.name} is not; give the same model with --model."
+                f"The profile {profile.name} was measured with {profile.model.name}, not with "
+                f"{self._source.name}; give the same model with --model."
             )
         self._cache = cache_folder() if cache_dir is None else cache_dir
         self._sampler = Sampler(profile.model.n_layers, np.random.default_rng(0))
@@ -131,7 +136,8 @@ class DriftCheck:
         ratios = self._ratios()
         if not ratios:
             raise ResourceError(
-                f"Nothing of {self._profile.name} could be measured here. {' '.join(self._notes)}"
+                f"None of the operations in {self._profile.name} could be measured on this machine. "
+                f"{' '.join(self._notes)}"
             )
         return Drift(ratios, self._notes)
 
@@ -237,12 +243,14 @@ def drift_sections(match: Match, drift: Drift) -> list[Section]:
     """Return the tables of a check, the verdict first."""
     profile = match.profile
     advice = "" if drift.verdict == "holds" else "; measure again with `edgetune profile`"
-    says = f"{profile.name} {drift.verdict}: up to {100 * drift.worst:.0f} % off{advice}"
+    says = (
+        f"{profile.name} {_IN_WORDS[drift.verdict]}: times differ by up to {100 * drift.worst:.0f} %{advice}"
+    )
     remarks = [*match.reasons, *drift.notes]
     sections = [
         Section("Verdict", [(says,)]),
         Section(
-            "Now over then",
+            "Time now relative to the profile",
             ratio_rows(drift.ratios),
             ("backend", "operation", "ratio", "range", "points"),
             True,

@@ -23,10 +23,10 @@ from edgetune.backends.model_loader import ensure_tokenizer
 from edgetune.core.errors import ProfileError, ResourceError
 from edgetune.core.machine import cache_folder, versions
 from edgetune.core.types import Tell
+from edgetune.devices.detect import profile_name, shape_of, this_machine
+from edgetune.devices.device_profile import DeviceProfile, Machine, ModelShape, Power, first_implausible
 from edgetune.energy.estimate import CORE_W, IDLE_RATE, tdp_w
 from edgetune.models.source import ModelSource, resolve_model
-from edgetune.planning.detect import profile_name, shape_of, this_machine
-from edgetune.planning.device_profile import DeviceProfile, Machine, ModelShape, Power, first_implausible
 from edgetune.profiling.backend_session import BackendSession
 from edgetune.profiling.fixed_costs import PerRunCosts, measure_per_run_costs
 from edgetune.profiling.interference import BusyWatch
@@ -114,7 +114,7 @@ class Measurement:
         with contextlib.ExitStack() as stack:
             scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="edgetune-profile-")))
             tdp = tdp_w() if self._request.watts is None else None
-            self._tell("starting, tokenizing, drawing")
+            self._tell("measuring start-up, tokenization and plotting")
             idle_job = self._job("none-fp32", scratch, Exported({}, 0.0, []))
             chores = measure_per_run_costs(
                 idle_job, 1 if self._request.quick else 3, self._request.watts, tdp
@@ -136,8 +136,8 @@ class Measurement:
         nonsense = first_implausible(profile)
         if nonsense is not None:
             raise ProfileError(
-                f"What was measured cannot be true ({nonsense}): the machine is too busy; measure again when "
-                "nothing else runs."
+                f"The measurements are not plausible ({nonsense}): the machine is too busy. Measure again "
+                "when nothing else is running."
             )
         return profile
 
@@ -192,7 +192,7 @@ class Measurement:
 
     def _alive(self) -> list[BackendSession]:
         if not self._sessions:
-            raise ResourceError(f"Nothing could be measured. {' '.join(self._notes)}")
+            raise ResourceError(f"No backend could be measured. {' '.join(self._notes)}")
         return list(self._sessions.values())
 
     def _fitting(self) -> MeasureGrid:
@@ -207,7 +207,7 @@ class Measurement:
             per_depth = sum(weight.base_mb + weight.train_mb_per_token * tokens for weight in weights)
             if per_depth * len(grid.depths) <= free_mb:
                 break
-            self._notes.append(f"{lengths.pop()} tokens were left out: there is too little memory.")
+            self._notes.append(f"Rows of {lengths.pop()} tokens were left out: there is not enough memory.")
         return MeasureGrid(tuple(lengths), grid.batches, grid.depths)
 
     def _open_depths(self, exported: Exported) -> None:
@@ -217,10 +217,10 @@ class Measurement:
             if session.job.backend == "ort":
                 depths = [depth for depth in depths if str(depth) in exported.folders]
             with self._leaving_out(session.key):
-                self._tell(f"{session.key}: cutting")
+                self._tell(f"{session.key}: opening with frozen layers")
                 problem = session.open_depths(depths)
                 if problem is not None:
-                    self._notes.append(f"{session.key} was measured whole only: {problem}.")
+                    self._notes.append(f"{session.key} was measured without frozen layers only: {problem}.")
                     depths = [0]
                 chosen += grid_points([session.key], self._grid.lengths, self._grid.batches, depths)
         self._sampler.take(chosen)
@@ -253,7 +253,7 @@ class Measurement:
         for key in list(self._sessions):
             if not self._sampler.has_whole(key):
                 with self._leaving_out(key):
-                    raise WorkerLost("time was short")
+                    raise WorkerLost("there was not enough time")
 
     def _power(self, chores: PerRunCosts) -> Power:
         def mean_w(ops: Sequence[str]) -> float | None:
@@ -281,9 +281,9 @@ class Measurement:
         spread = self._sampler.spread
         missing = [grid_point for grid_point, found in self._sampler.samples.items() if not found.medians]
         if missing:
-            self._notes.append(f"{len(missing)} points of the grid were left out: time was short.")
+            self._notes.append(f"{len(missing)} points of the grid were left out: there was not enough time.")
         if crowded:
-            self._notes.append(f"Other processes used {others:.0%} of the processor meanwhile.")
+            self._notes.append(f"Other processes used {others:.0%} of the processor during the measurement.")
         backends = [session.profile(self._sampler, export_s) for session in self._alive()]
         return DeviceProfile(
             name=self._request.name or profile_name(self.machine),

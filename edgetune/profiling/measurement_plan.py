@@ -14,8 +14,8 @@ from edgetune.backends.ort.ort_runtime import has_training_build
 from edgetune.config.settings import freeze_of
 from edgetune.core.cache import cache_subfolder
 from edgetune.core.errors import EdgetuneError, MissingDependencyError, UsageError
+from edgetune.devices.device_profile import Machine, ModelShape
 from edgetune.models.source import ModelSource
-from edgetune.planning.device_profile import Machine, ModelShape
 from edgetune.profiling.opened_backend import LABELS
 
 KEYS = ("ort-fp32", "torch-fp32", "torch-bf16", "torch-fp32-cuda", "torch-bf16-cuda")
@@ -70,17 +70,19 @@ def choose_keys(wanted: Sequence[str], machine: Machine) -> tuple[list[str], lis
     keys: list[str] = []
     for key in wanted or KEYS:
         if not (has_ort if key.startswith("ort") else has_torch):
-            notes.append(f"{key} was left out: what it needs is not installed.")
+            notes.append(f"{key} was left out: its packages are not installed.")
         elif key.endswith("cuda") and machine.gpu is None and not wanted:
             continue
         elif key == "torch-bf16" and not has_bf16 and not wanted:
-            notes.append(f"{key} was left out: this processor has no bf16 arithmetic, so it is far slower.")
+            notes.append(
+                f"{key} was left out: this processor has no bf16 instructions, so bf16 is far slower."
+            )
         else:
             keys.append(key)
     if not keys:
         raise MissingDependencyError(
-            'Nothing that could be measured is installed: `pip install "edgetune[cpu]"` '
-            "(`edgetune doctor` says what is missing)."
+            'No backend that could be measured is installed; run `pip install "edgetune[cpu]"` '
+            "(`edgetune doctor` shows what is missing)."
         )
     return keys, notes
 
@@ -126,17 +128,17 @@ def export_all(
     for depth in depths:
         fresh = builder.cached(len(LABELS), freeze_of(depth)) is None
         if fresh:
-            tell(f"exporting {source.name}" + (f", cut above layer {depth}" if depth else ""))
+            tell(f"exporting {source.name}" + (f" with {depth} layers frozen" if depth else ""))
         started = time.perf_counter()
         found = _export(builder, depth)
         if isinstance(found, EdgetuneError):
-            notes.append(f"ort could not be cut above layer {depth}: {found}")
+            notes.append(f"ort could not be exported with {depth} layers frozen: {found}")
             continue
         folders[str(depth)] = str(found.resolve())
         if fresh and depth == 0:
             export_s = time.perf_counter() - started
     if export_s is None:
-        tell(f"exporting {source.name}, to know how long it takes")
+        tell(f"exporting {source.name} to measure how long it takes")
         started = time.perf_counter()
         ArtifactBuilder(source, scratch / "export").get(len(LABELS), freeze_of(0))
         export_s = time.perf_counter() - started

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from edgetune.backends.contract import Backend
+from edgetune.backends.backend_contract import Backend
 from edgetune.backends.hidden_cache import HiddenCache
 from edgetune.config.settings import freeze_of
 from edgetune.core.errors import UsageError
@@ -88,7 +88,7 @@ class OpenedBackends:
         seconds = time.perf_counter() - started
         if backend.depth != depth:
             self.close(depth)
-            raise UsageError(f"{source.name} cannot be cut above layer {depth}")
+            raise UsageError(f"{source.name} cannot be split above layer {depth}")
         return seconds
 
     def _ort(self, source: ModelSource, depth: int, threads: int | None, onnx: bool) -> Backend:

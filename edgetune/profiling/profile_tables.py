@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from edgetune.core.tables import Section
-from edgetune.planning.cost_function import same_shape
-from edgetune.planning.device_profile import BackendProfile, DeviceProfile, MeasuredPoint
+from edgetune.devices.cost_function import same_shape
+from edgetune.devices.device_profile import BackendProfile, DeviceProfile, MeasuredPoint
 
 OPERATIONS = ("score", "train", "prefix")
 
@@ -70,7 +70,7 @@ def _place(point: MeasuredPoint) -> tuple[str, int, int, int]:
 
 def compare_sections(a: DeviceProfile, b: DeviceProfile) -> list[Section]:
     """Return the tables of a comparison."""
-    title = f"{b.name} over {a.name}: below 1, {b.name} is faster"
+    title = f"Time of {b.name} relative to {a.name} (below 1: {b.name} is faster)"
     sections = [
         Section(
             title,
@@ -78,7 +78,9 @@ def compare_sections(a: DeviceProfile, b: DeviceProfile) -> list[Section]:
             ("backend", "operation", "ratio", "range", "points"),
             right=True,
         ),
-        Section("Paid once per run (s)", _fixed_rows(a, b), ("backend", "cost", a.name, b.name), right=True),
+        Section(
+            "One-off costs per run (s)", _fixed_rows(a, b), ("backend", "cost", a.name, b.name), right=True
+        ),
         Section("Remarks", [(remark,) for remark in _remarks(a, b)]),
     ]
     return [section for section in sections if section.rows]
@@ -109,7 +111,9 @@ def _fixed_rows(a: DeviceProfile, b: DeviceProfile) -> list[tuple[str, ...]]:
 def _remarks(a: DeviceProfile, b: DeviceProfile) -> list[str]:
     remarks = []
     if not same_shape(a.model, b.model):
-        remarks.append(f"They were measured on different models: {a.model.name} and {b.model.name}.")
+        remarks.append(
+            f"The profiles were measured with different models: {a.model.name} and {b.model.name}."
+        )
     for one, other in ((a, b), (b, a)):
         only = [backend.key for backend in one.backends if other.backend(backend.key) is None]
         if only:
@@ -124,16 +128,19 @@ def profile_sections(profile: DeviceProfile) -> list[Section]:
     sections = [
         Section(f"Profile {profile.name}", list(_about(profile))),
         Section(
-            "Paid once per run (s)", list(_fixed(profile)), _heads("backend", *_FIXED.values()), right=True
+            "One-off costs per run (s)",
+            list(_fixed(profile)),
+            _heads("backend", *_FIXED.values()),
+            right=True,
         ),
-        Section("Paid by every run", list(_chores(profile))),
+        Section("Costs of every run, whatever the backend", list(_chores(profile))),
     ]
     sections += [section for backend in profile.backends for section in _operations(profile, backend)]
     sections.append(
         Section(
             "Memory (MB)",
             [_memory(backend) for backend in profile.backends],
-            ("backend", "at rest", "score, per 1,000 tokens", "train, per 1,000 tokens"),
+            ("backend", "idle", "score, per 1,000 tokens", "train, per 1,000 tokens"),
             right=True,
         )
     )
@@ -148,10 +155,10 @@ def _heads(*names: str) -> tuple[str, ...]:
 _FIXED = {
     "import_s": "import",
     "open_s": "open",
-    "open_depth_s": "open, cut",
+    "open_depth_s": "open, layers frozen",
     "export_s": "export",
     "save_s": "save",
-    "save_model_s": "save, no ONNX",
+    "save_model_s": "save without ONNX",
 }
 
 
@@ -159,7 +166,7 @@ def _about(profile: DeviceProfile) -> Iterator[tuple[str, str]]:
     machine = profile.machine
     memory = "" if machine.memory_mb is None else f", {machine.memory_mb / 1e3:.1f} GB"
     yield "processor", f"{machine.cpu} ({machine.cpu_model}), {machine.cores} cores{memory}"
-    yield "instruction sets", ", ".join(machine.features) or "none known"
+    yield "instruction sets", ", ".join(machine.features) or "none detected"
     if machine.gpu is not None:
         yield "GPU", machine.gpu
     yield "system", f"{machine.system} {machine.architecture}, power: {machine.power_source}"
@@ -169,12 +176,12 @@ def _about(profile: DeviceProfile) -> Iterator[tuple[str, str]]:
         ", ".join(f"{name} {profile.versions[name]}" for name in runtimes if name in profile.versions),
     )
     model = profile.model
-    yield "model", f"{model.name}: {model.n_layers} layers, {model.hidden_size} wide"
+    yield "model", f"{model.name}: {model.n_layers} layers, hidden size {model.hidden_size}"
     n_calls = sum(point.n for backend in profile.backends for point in backend.points)
     how = "quick, " if profile.quick else ""
     yield "measured", f"{profile.date} ({how}{n_calls:,} calls, spread ± {100 * profile.spread:.1f} %)"
     if profile.noisy:
-        yield "noisy", "the machine was too busy for these figures to be trusted; measure again"
+        yield "noisy", "the machine was too busy for reliable figures; measure again"
     power = profile.power
     yield (
         "power",
@@ -189,11 +196,11 @@ def _fixed(profile: DeviceProfile) -> Iterator[tuple[str, ...]]:
 
 
 def _chores(profile: DeviceProfile) -> Iterator[tuple[str, str]]:
-    yield "start of the process", f"{profile.start_s:.2f} s"
+    yield "process start-up", f"{profile.start_s:.2f} s"
     yield "tokenize", f"{1e6 * profile.tokenize_s_per_token:.2f} µs per token"
     yield "meta predictor", f"{1e6 * profile.meta_s_per_example:.1f} µs per example"
-    yield "picture and card", f"{profile.report_s:.2f} s"
-    yield "end of the process", f"{profile.exit_s:.2f} s"
+    yield "plot and model card", f"{profile.report_s:.2f} s"
+    yield "process exit", f"{profile.exit_s:.2f} s"
 
 
 def _operations(profile: DeviceProfile, backend: BackendProfile) -> Iterator[Section]:
@@ -209,7 +216,7 @@ def _operations(profile: DeviceProfile, backend: BackendProfile) -> Iterator[Sec
             found = {op: points.get((op, batch, length, depth)) for op in ("prefix", "score", "train")}
             cells = [f"{batch} × {length}", *_costs(profile, found["score"], found["train"])]
             rows.append((*cells, _ms(found["prefix"])) if depth else tuple(cells))
-        frozen = f", {depth} lowest layers cut off" if depth else ""
+        frozen = f", {depth} lowest layers frozen" if depth else ""
         title = f"{backend.key}{frozen}: ms per call, {backend.threads} threads"
         yield Section(title, rows, (*header, "prefix") if depth else header, right=True)
 

@@ -14,8 +14,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from edgetune.planning.cost_function import active_layers
-from edgetune.planning.device_profile import MeasuredPoint, Operation
+from edgetune.devices.cost_function import active_layers
+from edgetune.devices.device_profile import MeasuredPoint, Operation
 from edgetune.profiling.interference import slowness
 
 CLOSE_ENOUGH = 0.04

@@ -11,9 +11,9 @@ from pathlib import Path
 from edgetune.core.cache import write_cached_json
 from edgetune.core.errors import EdgetuneError
 from edgetune.core.parsing import read_json_file
-from edgetune.planning.detect import this_machine
+from edgetune.devices.detect import this_machine
+from edgetune.devices.device_profile import DeviceProfile
 from edgetune.planning.device_costs import Scales, profile_key
-from edgetune.planning.device_profile import DeviceProfile
 
 PROBE_S = 20.0
 WORTH_RATE = 6.0
@@ -39,7 +39,7 @@ def probe_speeds(profile: DeviceProfile, cache_dir: Path, say: Callable[[str], N
         return known[key]
     from edgetune.profiling.drift import DriftCheck
 
-    say(f"No profile of this machine: a few steps of each backend are timed (once, about {PROBE_S:.0f} s)")
+    say(f"This machine was never profiled: timing a few steps of each backend (once, about {PROBE_S:.0f} s)")
     try:
         drift = DriftCheck(profile, None, cache_dir, lambda text, share: None, limit_s=PROBE_S).run()
     except EdgetuneError:

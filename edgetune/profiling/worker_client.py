@@ -86,7 +86,7 @@ class WorkerProcess:
             line = ""
         if not line:
             self.kill()
-            raise WorkerLost(f"its process died at `{do}` (exit code {self._process.returncode})")
+            raise WorkerLost(f"its process died during `{do}` (exit code {self._process.returncode})")
         answer: dict[str, Any] = json.loads(line)
         if not answer.pop("ok"):
             raise WorkerLost(answer["message"])

@@ -117,8 +117,8 @@ def newest_checkpoint(folder: Path) -> Checkpoint | None:
         return None
     path, why = damaged[0]
     raise RunError(
-        f"No checkpoint in {folder / CHECKPOINTS} can be read ({path.name}: {why[:200]}); a model that was "
-        f"saved can be used as it is, or train again with --config {folder / 'config.toml'}."
+        f"No checkpoint in {folder / CHECKPOINTS} can be read ({path.name}: {why[:200]}). Use the saved "
+        f"model if there is one, or train again with --config {folder / 'config.toml'}."
     )
 
 
@@ -129,7 +129,8 @@ def _read(path: Path) -> tuple[dict[str, Any], bytes]:
         if version != SCHEMA_VERSION:
             raise RunError(
                 f"{path} was written by {'a newer' if version > SCHEMA_VERSION else 'an older'} edgetune "
-                f"(checkpoint schema {version}, here {SCHEMA_VERSION}); resume with that version."
+                f"(checkpoint schema {version}; this version reads {SCHEMA_VERSION}); resume with the "
+                "version that wrote it."
             )
         names = set(parts.namelist())
         arrays: list[np.ndarray[Any, Any]] = []
@@ -161,7 +162,9 @@ def _packed(value: Any, arrays: list[np.ndarray[Any, Any]]) -> Any:
         return value.item()
     if isinstance(value, dict):
         if not all(isinstance(key, str) and key != _ARRAY for key in value):
-            raise TypeError(f"keys of a state are texts, not {_ARRAY}; found {sorted(map(repr, value))[:3]}")
+            raise TypeError(
+                f"the keys of a state are strings other than {_ARRAY}; found {sorted(map(repr, value))[:3]}"
+            )
         return {key: _packed(item, arrays) for key, item in value.items()}
     if isinstance(value, list | tuple):
         return [_packed(item, arrays) for item in value]

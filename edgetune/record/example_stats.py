@@ -137,18 +137,18 @@ def load_example_stats(folder: Path) -> ExampleStats:
     path = folder / FILE
     if not path.is_file():
         raise RunError(
-            f"{folder} holds no {FILE}; an older edgetune left it out, or the run did not end; "
-            "train again to look at its rows."
+            f"{folder} does not contain {FILE}: the run did not finish, or an older edgetune wrote it; "
+            "train again to inspect its rows."
         )
     try:
         _check_stored(path)
         with path.open("rb") as file, np.load(file, allow_pickle=False) as found:
             columns = [found[field.name] for field in fields(ExampleStats)]
         if any(column.shape != (len(columns[0]),) or column.dtype.kind not in "iuf" for column in columns):
-            raise ValueError("its columns are not numbers of the same rows")
+            raise ValueError("its columns are not numeric arrays of equal length")
     except Exception as error:  # zipfile and numpy have a dozen kinds for what is no record
         what = brief(error, 200) or type(error).__name__
-        raise RunError(f"{path} is damaged ({what}); train again to look at its rows.") from error
+        raise RunError(f"{path} is damaged ({what}); train again to inspect its rows.") from error
     return ExampleStats(*columns)
 
 
@@ -160,7 +160,7 @@ def _check_stored(path: Path) -> None:
     """
     with ZipFile(path) as archive:
         if sum(member.file_size for member in archive.infolist()) > path.stat().st_size:
-            raise ValueError("it holds more than its own size when unpacked")
+            raise ValueError("it would unpack to more than its own size")
 
 
 def rates_by_label(

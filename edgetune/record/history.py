@@ -112,7 +112,9 @@ class HistoryWriter:
             RunError: the history is shorter, so it is not the one that the state was of.
         """
         if os.fstat(self._file.fileno()).st_size < state["n_bytes"]:
-            raise RunError(f"{self.path} is shorter than the checkpoint says; it was changed or cut off.")
+            raise RunError(
+                f"{self.path} is shorter than it was at the checkpoint; it was changed or truncated."
+            )
         self._file.truncate(state["n_bytes"])
         self._n_frequent = state["n_frequent"]
 
@@ -145,7 +147,7 @@ def read_history(path: Path) -> list[dict[str, Any]]:
         ) from error
     if len(content) > MAX_HISTORY_BYTES or content.count(b"\n") > MAX_HISTORY_LINES:
         raise RunError(
-            f"{path} is too large to be drawn: a history has at most {MAX_HISTORY_BYTES:,} bytes and "
+            f"{path} is too large to plot: a history has at most {MAX_HISTORY_BYTES:,} bytes and "
             f"{MAX_HISTORY_LINES:,} lines"
         )
     *whole, tail = content.split(b"\n")
@@ -157,17 +159,20 @@ def read_history(path: Path) -> list[dict[str, Any]]:
 
 def _parsed(path: Path, number: int, line: bytes) -> dict[str, Any]:
     if len(line) > MAX_HISTORY_LINE_BYTES:
-        raise RunError(f"{path}, line {number}: {len(line):,} bytes are too many for a line of a history")
+        raise RunError(
+            f"{path}, line {number}: the line has {len(line):,} bytes; a history line has at most "
+            f"{MAX_HISTORY_LINE_BYTES:,}"
+        )
     try:
         record: Any = decode_json(line.decode())
     except ValueError as error:
         raise RunError(
-            f"{path}, line {number}: not a JSON object ({error}); take the line out, or run again"
+            f"{path}, line {number}: not a JSON object ({error}); delete the line, or run again"
         ) from error
     if not isinstance(record, dict) or not _is_line(record):
         raise RunError(
-            f"{path}, line {number}: not a line of a history (an object with kind and t_s, its figures "
-            "numbers); it was changed by hand or written by another version"
+            f"{path}, line {number}: not a history record (an object with kind and t_s and numeric "
+            "values); it was edited by hand or written by another version of edgetune"
         )
     return record
 

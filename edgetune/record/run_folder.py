@@ -63,11 +63,11 @@ class RunFolder:
         if not path.exists() or (path.is_dir() and all(found.name == LOCK for found in path.iterdir())):
             return
         if not path.is_dir() or not is_run_folder(path):
-            raise RunError(f"{path} exists and is no run of edgetune; choose another folder with --out.")
+            raise RunError(f"{path} exists but is not an edgetune run; choose another folder with --out.")
         if not overwrite:
             raise RunError(
-                f"{path} holds a run already; use --overwrite to replace it, --out for another folder, or "
-                f"--resume {path} if it was broken off."
+                f"{path} already contains a run; use --overwrite to replace it, --out for another folder, or "
+                f"--resume {path} if the run was interrupted."
             )
 
     @classmethod
@@ -78,7 +78,7 @@ class RunFolder:
             RunError: it is none.
         """
         if not path.is_dir() or not is_run_folder(path):
-            raise RunError(f"{path} is no run of edgetune; give the folder of a run that was broken off.")
+            raise RunError(f"{path} is not an edgetune run; give the folder of an interrupted run.")
         folder = cls.__new__(cls)
         folder.path, folder._overwrite = path, False
         return folder
@@ -95,7 +95,7 @@ class RunFolder:
         private_folder(self.path)  # a user's texts are the user's
         self.lock(stack)
         if is_run_folder(self.path) and not self._overwrite:
-            raise RunError(f"Another run was written to {self.path} meanwhile; choose another --out.")
+            raise RunError(f"Another run was written to {self.path} in the meantime; choose another --out.")
         if self._overwrite:
             for name in OWN:
                 self.remove(name)
@@ -254,9 +254,11 @@ def check_output_path(option: str, path: Path, example: str) -> None:
     for home in whole_path.parents:
         first = whole_path.relative_to(home).parts[0]
         if first in OWN and is_run_folder(home):
-            raise UsageError(f"{option} {path} would replace a file of that run; choose another name.")
+            raise UsageError(f"{option} {path} would overwrite a file of that run; choose another name.")
         if first in COMPARISON and (home / "grid.json").exists():
-            raise UsageError(f"{option} {path} would replace a file of that comparison; choose another name.")
+            raise UsageError(
+                f"{option} {path} would overwrite a file of that comparison; choose another name."
+            )
 
 
 def write_output(path: Path, text: str) -> None:
@@ -281,12 +283,12 @@ def disk_errors(path: Path) -> Iterator[None]:
     except OSError as error:
         if error.errno in NO_ROOM:
             raise ResourceError(
-                f"No space left on the disk of {path}; free some (a run needs about three times the model's "
-                "size), or use --out and --cache-dir on another disk."
+                f"No space left on the disk of {path}; free some space (a run needs about three times the "
+                "model's size), or choose another disk with --out and --cache-dir."
             ) from error
         if error.errno in NO_PLACE:
             raise ResourceError(
-                f"Cannot write to {error.filename or path}: {error.strerror}; use --out."
+                f"Cannot write to {error.filename or path}: {error.strerror}; choose another path with --out."
             ) from error
         raise
 

@@ -112,7 +112,7 @@ class RunFigures(_Told):
     @classmethod
     def _has_so_many_columns(cls, confusion: list[list[int]]) -> list[list[int]]:
         if any(len(row) > MAX_LABELS for row in confusion):
-            raise ValueError(f"a row of it has more than {MAX_LABELS:,} classes")
+            raise ValueError(f"a row has more than {MAX_LABELS:,} classes")
         return confusion
 
 
@@ -198,10 +198,13 @@ def _why_none(folder: Path) -> str:
     """Say why a cell of a compare folder has no run of edgetune."""
     if (folder / "result.json").is_file():
         return (
-            f"{folder} is the run of an outside program, without a receipt; the comparison's table.md has it."
+            f"{folder} is the run of a baseline and has no summary; its results are in the comparison's "
+            "table.md."
         )
     error = _cell(folder).get("error")
-    return f"{folder} has no summary.json: " + (f"it failed: {error}" if error else "it did not finish.")
+    return f"{folder} has no summary.json: " + (
+        f"the run failed: {error}" if error else "the run did not finish."
+    )
 
 
 def _cell(folder: Path) -> dict[str, Any]:
@@ -224,16 +227,16 @@ def _check_is_run(folder: Path) -> None:
         return
     if not folder.is_dir():
         missing = "is a file, not a run folder" if folder.exists() else "does not exist"
-        raise RunError(f"{folder} {missing}; name folders that `edgetune finetune` wrote, such as runs/NAME.")
+        raise RunError(f"{folder} {missing}; give folders that `edgetune finetune` wrote, such as runs/NAME.")
     if any((folder / name).exists() for name in MARKERS):
-        raise RunError(f"{folder} has no summary.json: that run did not finish; train again.")
+        raise RunError(f"{folder} has no summary.json: the run did not finish; train again.")
     inside = sorted(path.parent.name for path in folder.glob("*/summary.json"))
     hint = (
-        f"it holds runs: name them, as in `edgetune report {folder / inside[0]} …`"
+        f"it contains run folders: give these, as in `edgetune report {folder / inside[0]} …`"
         if inside
-        else "name folders that `edgetune finetune` wrote, such as runs/NAME"
+        else "give folders that `edgetune finetune` wrote, such as runs/NAME"
     )
-    raise RunError(f"{folder} is no run folder (no summary.json in it); {hint}.")
+    raise RunError(f"{folder} is not a run folder (it has no summary.json); {hint}.")
 
 
 def read_run(folder: Path, name: str) -> RunRecord:
@@ -250,10 +253,10 @@ def read_run(folder: Path, name: str) -> RunRecord:
     except ValidationError as error:
         problem = error.errors()[0]
         where = brief(".".join(str(part) for part in problem["loc"]))
-        raise RunError(f"{path} is no receipt of edgetune: {where}: {problem['msg'].lower()}.") from error
+        raise RunError(f"{path} is not an edgetune summary: {where}: {problem['msg'].lower()}.") from error
     except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
         what = brief(f"{type(error).__name__}: {error}", MAX_ERROR_CHARS)
-        raise RunError(f"{path} is not a whole receipt ({what}).") from error
+        raise RunError(f"{path} is not a complete summary ({what}).") from error
     date = _date(folder, summary.get("date") or _cell(folder).get("date"))
     return RunRecord(name, folder, figures, sections, date, _config(folder), _picture(folder))
 
@@ -280,9 +283,9 @@ def _read_summary(path: Path) -> dict[str, Any]:
     except ValueError as error:
         raise RunError(f"{path} is damaged ({error}); copy the run folder again, or leave it out.") from error
     if not isinstance(summary, dict):
-        raise RunError(f"{path} is no receipt of edgetune: it holds no JSON object.")
+        raise RunError(f"{path} is not an edgetune summary: it does not contain a JSON object.")
     if _size(summary) > MAX_RECEIPT_VALUES:
-        raise RunError(f"{path} is no receipt of edgetune: it holds far more than a run has to tell.")
+        raise RunError(f"{path} is not an edgetune summary: it contains far more values than a run writes.")
     version = summary.get("schema_version", SUMMARY_VERSION)
     if isinstance(version, int) and version > SUMMARY_VERSION:
         raise RunError(f"{path} was written by a newer edgetune (schema {version}); update edgetune.")

@@ -15,8 +15,8 @@ from edgetune.record.run_folder import write_output
 
 SHOWN = 64  # characters of a text that the terminal shows
 TITLES = {
-    "mislabelled": "Most likely mislabelled: never answered right, the highest loss first",
-    "skipped": "Most often seen and not trained: skipped, or waiting for a full batch when the run ended",
+    "mislabelled": "Most likely mislabelled: never predicted correctly, highest loss first",
+    "skipped": "Most often seen but not trained: skipped, or waiting for a full batch when the run ended",
     "trained": "Trained more often than others",
 }
 

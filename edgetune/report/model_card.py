@@ -79,7 +79,9 @@ def _about(summary: Summary) -> str:
         at = "" if commit is None else f" at commit {_code(commit)}"
         parts.append(f"Finetuned from {_code(shown)}{at} with edgetune.")
     if labels:
-        parts.append(f"It tells {len(labels)} classes apart: {', '.join(_code(label) for label in labels)}.")
+        parts.append(
+            f"It distinguishes {len(labels)} classes: {', '.join(_code(label) for label in labels)}."
+        )
     return " ".join(parts)
 
 
@@ -119,7 +121,7 @@ def _training(summary: Summary) -> str:
         summary = {**summary, "passes": summary["n_seen"] / summary["n_train"]}
     wanted = (
         ("dataset", "Data", lambda value: _code(PurePath(str(value)).name or value)),
-        ("n_train", "Rows in the train set", "{:,}".format),
+        ("n_train", "Training rows", "{:,}".format),
         ("passes", "Passes", "{:.2f}".format),
         ("method", "Method", in_markdown),
         ("preset", "Preset", in_markdown),
@@ -131,7 +133,7 @@ def _training(summary: Summary) -> str:
         ("n_steps", "Optimizer steps", "{:,}".format),
         ("batch_size", "Batch size", str),
         ("lr", "Learning rate", "{:g}".format),
-        ("max_length", "Longest text (tokens)", str),
+        ("max_length", "Maximum length (tokens)", str),
         ("freeze", "Frozen", in_markdown),
         ("seed", "Seed", str),
         ("backend", "Backend", in_markdown),
@@ -142,7 +144,7 @@ def _training(summary: Summary) -> str:
     if versions:
         lines.append("Versions: " + ", ".join(f"{name} {version}" for name, version in versions.items()))
     if summary.get("interrupted"):
-        lines.append("The run was interrupted; this is the model as trained by then")
+        lines.append("The run was interrupted; this is the model trained up to that point")
     return _bullets("How it was trained", lines)
 
 
@@ -161,7 +163,7 @@ def _cost_lines(summary: Summary) -> Iterator[str]:
         f"{in_markdown(name)} {seconds:.1f} s" for name, seconds in time_split(summary) if seconds >= 0.05
     ]
     if parts:
-        yield f"Of that: {', '.join(parts)}"
+        yield f"Time by phase: {', '.join(parts)}"
     if summary.get("t_norm_modelled") is not None:
         yield f"Time relative to training on everything, modelled: {summary['t_norm_modelled']:.3f}"
     if summary.get("t_norm_measured") is not None:
@@ -209,15 +211,15 @@ def _limits(summary: Summary) -> str:
     source = str(summary.get("eval_source") or "")
     if "held out" in source:
         lines.append(
-            "The evaluated rows were held out of the same file as the training rows; on text from elsewhere "
-            "expect less."
+            "The evaluation rows were held out of the same file as the training rows; expect a lower "
+            "accuracy on text from other sources."
         )
     if summary.get("best_epoch_chosen_on_eval"):
         lines.append(
-            "The epoch kept was the best on the evaluated rows, so the accuracy flatters it a little."
+            "The epoch kept was the best on the evaluation rows, so the accuracy is slightly optimistic."
         )
-    lines.append("It knows only the classes it was trained on and gives one of them to any text.")
+    lines.append("It knows only the classes it was trained on and assigns one of them to any text.")
     if summary.get("max_length") is not None:
-        lines.append(f"Texts longer than {summary['max_length']} tokens are cut.")
+        lines.append(f"Texts longer than {summary['max_length']} tokens are truncated.")
     lines += [f"Warning: {in_markdown(text)}" for text in summary.get("warnings") or []]
     return _bullets("Limits", lines)

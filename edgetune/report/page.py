@@ -164,12 +164,13 @@ def _accuracy(groups: Sequence[RunGroup]) -> Html:
     picture = accuracy_picture(groups)
     n_missing = sum(len(group.runs) - len(measured(group)) for group in groups)
     words = (
-        "Each point is a run, with the 95 % interval of its accuracy; the number is its rank above. No other "
-        "run on the same data and machine is as accurate in less time as those on the dashed line."
+        "Each point is a run, with the 95 % interval of its accuracy; the number is its rank in the table "
+        "above. For each run on the dashed line, no other run on the same data and machine was as accurate "
+        "in less time."
     )
     if n_missing:
         words += f" Not drawn: {n_missing} run{'s'[: n_missing != 1]} without an accuracy or a time."
-    drawn = _figure(picture, words) if picture else tag("p", "No run tells both an accuracy and a time.")
+    drawn = _figure(picture, words) if picture else tag("p", "No run has both an accuracy and a time.")
     return tag("section", tag("h2", "Accuracy against time", id="accuracy"), drawn)
 
 
@@ -181,12 +182,12 @@ def _figure(picture: Html, words: str) -> Html:
 def _time(groups: Sequence[RunGroup], ids: dict[str, str]) -> Html:
     runs = [run for group in groups for run in group.runs]
     picture = time_picture(groups)
-    words = "All seconds of a run, from the start of its process to its end; small phases are in “other”."
+    words = "Seconds of each run, from the start of its process to its end; short phases are part of “other”."
     if len(runs) > MOST_BARS:
-        words += f" Only the first {MOST_BARS} runs are drawn; the table has all."
+        words += f" Only the first {MOST_BARS} runs are drawn; the table lists all of them."
     blocks = [tag("h2", "Where the time went", id="time")]
     if picture is None:
-        blocks.append(tag("p", "No run tells its seconds by phase."))
+        blocks.append(tag("p", "No run has its time by phase."))
     else:
         blocks.append(_figure(picture, words))
         columns = [RESULTS[6], *map(phase_column, phases(runs))]
@@ -197,8 +198,9 @@ def _time(groups: Sequence[RunGroup], ids: dict[str, str]) -> Html:
 def _costs(groups: Sequence[RunGroup], ids: dict[str, str]) -> Html:
     words = (
         "T_norm is the time relative to training on everything: measured by the clock, and modelled as in "
-        "Ouyang et al., IJCAI 2023. Rows that skipped backward were scored only; those that skipped both "
-        "were not shown to the model. The date of a single run is that of its receipt's file."
+        "Ouyang et al., IJCAI 2023. Rows whose backward pass was skipped were only scored; rows whose passes "
+        "were both skipped were not shown to the model. The date is the one in the run's summary; where it "
+        "is missing, the date of the file."
     )
     return tag(
         "section",
@@ -261,10 +263,12 @@ def _own_picture(run: RunRecord, embedded: bool) -> Html:
     if run.picture is None:
         return Html("")
     if not embedded:
-        words = f"Its picture is run.png in its folder; only the first {MOST_PICTURES} are on this page."
+        words = (
+            f"The plot of this run is run.png in its folder; only the first {MOST_PICTURES} are on this page."
+        )
         return tag("p", words, class_="quiet")
     source = f"data:image/png;base64,{base64.b64encode(run.picture).decode('ascii')}"
-    words = f"Loss, stages and skipped shares of {run.name} over time; the tables give the figures."
+    words = f"Loss, stages and shares of skipped rows of {run.name} over time; the tables give the numbers."
     return tag("figure", tag("img", src=source, alt=words), tag("figcaption", "The run over time."))
 
 

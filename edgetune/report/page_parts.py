@@ -118,7 +118,7 @@ def _per_class(classes: Sequence[ClassFigures]) -> Html:
         words = [*shares, None if one.support is None else f"{one.support:,}"]
         rows.append(row(foreign_text(one.label), map(value_or_not_measured, words), right))
     header = ("class", "precision", "recall", "F1", "rows")
-    return table("Each class", header, [tag("tbody", *rows)], right)
+    return table("Results by class", header, [tag("tbody", *rows)], right)
 
 
 def _class_names(figures: RunFigures) -> list[str]:
@@ -137,7 +137,7 @@ def _confusion(figures: RunFigures) -> Html:
             for j, count in enumerate(counts)
         ]
         rows.append(tag("tr", tag("th", foreign_text(names[i]), scope="row"), *cells))
-    caption = "Confusion: a row is a true class, a column a predicted one"
+    caption = "Confusion matrix (rows: true class, columns: predicted class)"
     return table(caption, ["true", *names], [tag("tbody", *rows)], range(1, len(names) + 1))
 
 

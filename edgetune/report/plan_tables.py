@@ -37,17 +37,17 @@ def plan_sections(plans: Plans, *, explain: bool) -> list[Section]:
         _row(number, plan) for number, plan in enumerate(distinct(plans)[:SHOWN], start=1)
     ]
     shares = [(name, duration(seconds)) for name, seconds in best.lines.items() if seconds >= 0.005]
-    shares.append(("together", duration(best.total_s)))
+    shares.append(("total", duration(best.total_s)))
     low, high = best.rows_interval
     shares.append(("rows trained", f"{best.n_rows:,} ({low:,} to {high:,})"))
     sections = [
         Section("Plans, best first", rows, HEADER, right=True),
-        Section("How the first spends its time", [*shares], right=True),
+        Section("Planned time of the best plan", [*shares], right=True),
     ]
     if explain:
-        sections.append(Section("Why", [(reason,) for reason in plans.reasons]))
+        sections.append(Section("Why this plan", [(reason,) for reason in plans.reasons]))
         refused: list[tuple[str, ...]] = [(f"{what}: {why}",) for what, why in dict.fromkeys(plans.refused)]
-        sections.append(Section("Refused", refused[:12]))
+        sections.append(Section("Rejected", refused[:12]))
     return [section for section in sections if section.rows]
 
 
@@ -74,11 +74,11 @@ def print_plans(plans: Plans, console: Console, *, explain: bool) -> None:
     """Print plans; `loss` is the expected distance, in points of accuracy, to training for ever."""
     print_sections(plan_sections(plans, explain=explain), console)
     if plans.device is not None:
-        hint = "" if explain else " `--explain` says why."
+        hint = "" if explain else " Use `--explain` for the reasons."
         source = one_line(plans.device.power_source)
         console.print(
             f"Costs: device profile {one_line(plans.device.name)}; energy: {source}. "
-            f"loss: expected points of accuracy short of endless training.{hint}",
+            f"loss: expected accuracy below that of unlimited training, in percentage points.{hint}",
             markup=False,
             highlight=False,
             soft_wrap=True,

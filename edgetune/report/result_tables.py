@@ -26,11 +26,11 @@ def summary_sections(summary: Summary) -> list[Section]:
     sections = [
         Section("Result", list(_result(summary))),
         Section("Time", list(_time(summary)), right=True),
-        Section("Plan", list(_plan(summary)), ("", "planned", "real"), right=True),
+        Section("Plan", list(_plan(summary)), ("", "planned", "actual"), right=True),
         Section("Examples", list(_examples(summary))),
         Section("Stages", list(_stages(summary))),
         Section("Cost", list(_cost(summary))),
-        Section("Where", list(_places(summary))),
+        Section("Output", list(_places(summary))),
         Section("Warnings", [(str(text),) for text in summary.get("warnings") or []]),
     ]
     return [section for section in sections if section.rows]
@@ -51,7 +51,7 @@ def _result(summary: Summary) -> Iterator[tuple[str, str]]:
     yield from _lines(summary, ("macro_f1", "macro-F1", "{:.4f}".format), ("mcc", "MCC", "{:.4f}".format))
     yield from _lines(summary, ("eval_source", "evaluated on", str))
     if summary.get("best_epoch_chosen_on_eval") and summary.get("best_epoch") is not None:
-        yield "best epoch", f"{summary['best_epoch']}, chosen on these rows"
+        yield "best epoch", f"{summary['best_epoch']}, chosen on the evaluation rows"
     method = summary.get("method")
     if method:
         preset = f", preset {summary['preset']}" if summary.get("preset") else ""
@@ -59,13 +59,13 @@ def _result(summary: Summary) -> Iterator[tuple[str, str]]:
         yield "method", f"{method}{backend}{preset}"
     yield from _lines(summary, ("model", "model", str), ("dataset", "data", str))
     for one in summary.get("breaks") or []:
-        again = f", {one['n_steps_lost']:,} steps were made again" if one["n_steps_lost"] else ""
-        yield "broken off", f"after step {one['n_steps']:,}, and gone on with{again}"
+        again = f"; steps repeated: {one['n_steps_lost']:,}" if one["n_steps_lost"] else ""
+        yield "resumed", f"at step {one['n_steps']:,}{again}"
     if summary.get("n_diverged"):
         times = f"{summary['n_diverged']} time{'s'[: summary['n_diverged'] != 1]}"
-        yield "spoilt loss", f"{times}; the learning rate was halved each time"
+        yield "loss not finite", f"{times}; the learning rate was halved each time"
     if summary.get("interrupted"):
-        yield "interrupted", "stopped before the end; the model is what was trained by then"
+        yield "interrupted", "stopped before the end; the model is the one trained up to that point"
 
 
 def _time(summary: Summary) -> Iterator[tuple[str, ...]]:
@@ -90,7 +90,7 @@ def _plan(summary: Summary) -> Iterator[tuple[str, ...]]:
         return
     yield "examples trained", f"{planned['n_rows']:,}", f"{summary['n_trained']:,}"
     if planned.get("revised"):
-        yield "… after the first steps", f"{planned['revised']['n_rows']:,}", ""
+        yield "… revised after the first steps", f"{planned['revised']['n_rows']:,}", ""
     yield "steps", f"{planned['n_steps']:,}", f"{summary['n_steps']:,}"
     yield "energy", f"{planned['energy_j'] / 1e3:.2f} kJ", f"{summary['energy_j'] / 1e3:.2f} kJ"
     if summary.get("deadline_s") is not None:
@@ -99,7 +99,7 @@ def _plan(summary: Summary) -> Iterator[tuple[str, ...]]:
 
 
 def _examples(summary: Summary) -> Iterator[tuple[str, str]]:
-    yield from _lines(summary, ("n_train", "in the train set", "{:,}".format))
+    yield from _lines(summary, ("n_train", "training rows", "{:,}".format))
     if summary.get("deadline_s") is None:
         yield from _lines(summary, ("epochs", "epochs", "{:g}".format))
     elif summary.get("n_train"):
@@ -110,8 +110,8 @@ def _examples(summary: Summary) -> Iterator[tuple[str, str]]:
         ("n_scored", "scored", "{:,}".format),
         ("n_trained", "trained", "{:,}".format),
         ("n_steps", "optimizer steps", "{:,}".format),
-        ("skipped_backward_rate", "backward skipped", percent),
-        ("skipped_both_rate", "both skipped", percent),
+        ("skipped_backward_rate", "backward pass skipped", percent),
+        ("skipped_both_rate", "both passes skipped", percent),
         ("threshold", "threshold", "{:.4f} nats".format),
     )
 
@@ -120,7 +120,7 @@ def _stages(summary: Summary) -> Iterator[tuple[str, str]]:
     stages = summary.get("stages") or []
     if len(stages) > 1 or (stages and stages[0].get("stage") != "all"):
         for stage in stages:
-            seen = f"from {stage['n_seen']:,} seen" if stage.get("n_seen") is not None else ""
+            seen = f"from {stage['n_seen']:,} rows seen" if stage.get("n_seen") is not None else ""
             reason = str(stage.get("reason") or "")
             yield describe_stage(str(stage["stage"])), ": ".join(part for part in (seen, reason) if part)
     selection = summary.get("selection") or {}
@@ -128,11 +128,11 @@ def _stages(summary: Summary) -> Iterator[tuple[str, str]]:
         yield "last stage not reached", str(selection["why"])
     yield from _lines(
         selection,
-        ("predictor_loss", "predictor's loss", "{:.4f} nats".format),
-        ("explored_hard_rate", "hard among explored", percent),
-        ("overlap_rate", "easy and below threshold", percent),
-        ("predictor_precision", "called hard and hard", percent),
-        ("predictor_recall", "hard and called hard", percent),
+        ("predictor_loss", "predictor loss", "{:.4f} nats".format),
+        ("explored_hard_rate", "explored rows that were hard", percent),
+        ("overlap_rate", "easy rows below the threshold", percent),
+        ("predictor_precision", "precision for hard rows", percent),
+        ("predictor_recall", "recall for hard rows", percent),
     )
 
 
@@ -145,13 +145,13 @@ def _cost(summary: Summary) -> Iterator[tuple[str, str]]:
     )
     if summary.get("energy_j") is not None:
         yield "energy", f"{summary['energy_j'] / 1e3:.2f} kJ, {summary['energy_source']}"
-        yield "by equation 6", f"{summary['energy_eq6_kwh']:.5f} kWh, {summary['co2e_lb']:.5f} lb CO2e"
+        yield "energy by equation 6", f"{summary['energy_eq6_kwh']:.5f} kWh, {summary['co2e_lb']:.5f} lb CO2e"
     if summary.get("cache"):
         cache = summary["cache"]
         yield (
-            "frozen layers' cache",
+            "cache of frozen layers",
             f"{cache['n_hits']:,} rows found, {cache['n_misses']:,} computed, "
-            f"{cache['memory_mb']:,.0f} MB in memory, {cache['file_mb']:,.0f} MB in a file",
+            f"{cache['memory_mb']:,.0f} MB in memory, {cache['file_mb']:,.0f} MB on disk",
         )
 
 
@@ -159,7 +159,7 @@ def _places(summary: Summary) -> Iterator[tuple[str, str]]:
     folder = summary.get("run_dir")
     if folder:
         yield "run folder", str(folder)
-        yield "use it", f'edgetune predict {folder} "some text"'
+        yield "predict with", f'edgetune predict {folder} "some text"'
 
 
 def evaluation_sections(evaluation: Evaluation) -> list[Section]:
@@ -179,7 +179,12 @@ def evaluation_sections(evaluation: Evaluation) -> list[Section]:
     return [
         Section("Evaluation", [*rows]),
         Section("Classes", classes, ("class", "precision", "recall", "F1", "rows"), right=True),
-        Section("Confusion (row: true, column: predicted)", cells, ("", *evaluation.label_names), right=True),
+        Section(
+            "Confusion matrix (rows: true, columns: predicted)",
+            cells,
+            ("", *evaluation.label_names),
+            right=True,
+        ),
     ]
 
 

@@ -186,10 +186,10 @@ def _short(text: str, limit: int) -> str:
 def _draw_loss(axes: Axes, data: Trace, unit: float, threshold: float | None) -> None:
     t, few = data.step_t / unit, len(data.loss) <= FEW_STEPS
     if few:
-        axes.plot(t, data.loss, color=BLUE, marker="o", linewidth=1.8, label="loss of a step")
+        axes.plot(t, data.loss, color=BLUE, marker="o", linewidth=1.8, label="loss per step")
     else:
         alpha, width = (0.45, 0.8) if len(data.loss) > 300 else (0.8, 1.2)
-        axes.plot(t, data.loss, color=SKY, alpha=alpha, linewidth=width, label="loss of a step")
+        axes.plot(t, data.loss, color=SKY, alpha=alpha, linewidth=width, label="loss per step")
         smoothed = smooth(data.loss, span=max(len(data.loss) / 40, 8))
         axes.plot(t, smoothed, color=BLUE, linewidth=2.2, label="smoothed")
     if threshold is not None:
@@ -277,7 +277,7 @@ def _draw_stages(others: list[Axes], strip: Axes, data: Trace, unit: float) -> N
 def _draw_shares(axes: Axes, data: Trace, unit: float, summary: Summary) -> None:
     if len(data.t):
         layers = [100 * data.trained, 100 * data.skipped_backward, 100 * data.skipped_both]
-        names = ("trained", "backward skipped", "both skipped")
+        names = ("trained", "backward pass skipped", "both passes skipped")
         told = (None, summary.get("skipped_backward_rate"), summary.get("skipped_both_rate"))
         shown = [
             layer[-1] / 100 if share is None else share for layer, share in zip(layers, told, strict=True)

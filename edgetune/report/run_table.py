@@ -143,8 +143,8 @@ COSTS = (
     Column("scored", lambda run: _said("{:,}".format, run.figures.n_scored)),
     Column("trained", lambda run: _said("{:,}".format, run.figures.n_trained)),
     Column("steps", lambda run: _said("{:,}".format, run.figures.n_steps)),
-    Column("backward skipped", lambda run: _said(percent, run.figures.skipped_backward_rate)),
-    Column("both skipped", lambda run: _said(percent, run.figures.skipped_both_rate)),
+    Column("backward pass skipped", lambda run: _said(percent, run.figures.skipped_backward_rate)),
+    Column("both passes skipped", lambda run: _said(percent, run.figures.skipped_both_rate)),
     Column("T_norm measured", lambda run: _said("{:.3f}".format, run.figures.t_norm_measured)),
     Column("T_norm modelled", lambda run: _said("{:.3f}".format, run.figures.t_norm_modelled)),
     Column("peak memory", lambda run: _said("{:,.0f} MB".format, run.figures.peak_memory_mb)),
@@ -191,11 +191,16 @@ def _data_notes(name: str, same: Sequence[RunFigures]) -> Iterable[str]:
     paths = {figures.dataset for figures in same}
     if len(paths) > 1:
         shown = ", ".join(sorted(map(str, paths)))
-        yield f"{name} is the name of data at different places ({shown}); compare only if they are the same."
+        yield (
+            f"{name} stands for data at different paths ({shown}); compare these runs only if the data is "
+            "the same."
+        )
     evaluated = {(figures.n_eval, figures.eval_source) for figures in same if figures.accuracy is not None}
     if len(evaluated) > 1:
         shown = "; ".join(sorted(f"{source or 'unknown'}, {n} rows" for n, source in evaluated))
-        yield f"Runs on {name} were evaluated on different rows ({shown}): accuracies differ by that too."
+        yield (
+            f"Runs on {name} were evaluated on different rows ({shown}), which also affects their accuracies."
+        )
 
 
 def plain_row(run: RunRecord, rank: int) -> dict[str, Any]:
@@ -272,7 +277,7 @@ def to_markdown(collected: CollectedRuns) -> str:
         *RESULTS,
         *COSTS[:-1],
         *map(phase_column, phases(collected.runs)),
-        Column("energy by", lambda run: run.figures.energy_source, right=False),
+        Column("energy source", lambda run: run.figures.energy_source, right=False),
         Column("machine", lambda run: run.figures.machine.describe, right=False),
         COSTS[-1],
     ]

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from edgetune.backends.contract import Backend
+from edgetune.backends.backend_contract import Backend
 from edgetune.core.metrics import Evaluation, evaluate_predictions
 from edgetune.core.types import IntArray, StepCost
 from edgetune.data.batches import Batch, TokenSource, sequential_batches

@@ -54,7 +54,7 @@ def dry_run(settings: dict[str, Any], cache_dir: Path | None = None, say: Say = 
     budget = config.budget
     if not budget.limits_time and budget.memory_mb is None:
         raise UsageError(
-            "Give what to plan for: --deadline 10m, --energy 20kJ, --battery 5% or --memory 2GB."
+            "Specify a budget to plan for: --deadline 10m, --energy 20kJ, --battery 5% or --memory 2GB."
         )
 
     cache = cache_folder() if cache_dir is None else cache_dir

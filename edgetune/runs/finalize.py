@@ -115,12 +115,14 @@ def _short_of_plan(prepared: Prepared, deadline: Deadline | None, loop: Loop) ->
         return []
     n_rows, n_seen = deadline.plan.n_rows, loop.counts.n_seen
     if n_rows and not loop.counts.n_trained:
-        return ["No row was trained in the time; the model is a linear head on the untouched encoder."]
+        return [
+            "No rows were trained before the deadline; the model is a linear probe on the untouched encoder."
+        ]
     if n_seen >= LEAST_OF_PLAN * n_rows:
         return []
     return [
-        f"Only {n_seen:,} of about {n_rows:,} rows planned were reached: the machine was busy, or slower "
-        "than its profile says; the same command in a quieter hour, or more time, will do better."
+        f"Only {n_seen:,} of about {n_rows:,} planned rows were processed: the machine was busy, or slower "
+        "than its profile. Run the command again when the machine is idle, or allow more time."
     ]
 
 
@@ -255,10 +257,10 @@ def write_receipt(
     failpoint("summary-written")
     if result.deadline_s is not None and result.elapsed_s > result.deadline_s:
         late_s = result.elapsed_s - result.deadline_s
-        view.warn(f"The deadline was passed by {late_s:.1f} s: the machine was slower than planned.")
+        view.warn(f"The deadline was exceeded by {late_s:.1f} s: the machine was slower than planned.")
     used_mb = result.peak_memory_mb or 0.0
     if limit_mb is not None and used_mb > limit_mb:
-        view.warn(f"{used_mb:,.0f} MB of memory were used, {limit_mb:,.0f} planned for.")
+        view.warn(f"The run used {used_mb:,.0f} MB of memory; the planned limit was {limit_mb:,.0f} MB.")
     return result
 
 

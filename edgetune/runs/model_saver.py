@@ -83,7 +83,9 @@ class ModelSaver:
         try:
             self.save(skip_onnx=True)
         except OSError as error:
-            self._view.warn(f"A safety save failed ({error.strerror}); the model saved before that stays.")
+            self._view.warn(
+                f"An intermediate save failed ({error.strerror}); the previously saved model is kept."
+            )
             if self._deadline is not None:
                 self._deadline.saved()
 

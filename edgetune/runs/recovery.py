@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from edgetune.backends.contract import NoLinearHead
+from edgetune.backends.backend_contract import NoLinearHead
 from edgetune.core.failpoints import failpoint
 from edgetune.core.machine import return_memory
 from edgetune.core.meter import Meter
@@ -76,7 +76,7 @@ class Recovery:
                     self._checkpoints.write(self._state(loop, history), self._prepared.backend.state())
             except OSError as error:
                 self._view.warn(
-                    f"A checkpoint could not be written ({error.strerror}); those before it stay."
+                    f"A checkpoint could not be written ({error.strerror}); earlier checkpoints are kept."
                 )
         return bool(checkpoint_files(self._folder.path))
 
@@ -115,7 +115,7 @@ class Recovery:
         if warning:
             self._view.warn(warning)
         for path in interruption.checkpoint.damaged:
-            self._view.warn(f"{path} is damaged; going on from the one before it.")
+            self._view.warn(f"{path} is damaged; resuming from the previous checkpoint.")
         history.load_state(state["history"])
         loop.load_state(state["loop"], interruption.checkpoint.backend, self._prepared.backend.state)
         if self._cache is not None and (kept := state["prefix_cache"]) is not None:
@@ -150,10 +150,11 @@ class Recovery:
         self._went_back_to = loop.counts.n_steps
         loop.lr_scale = 0.5**self.n_diverged
         goes_on = self.n_diverged <= MOST_DIVERGED
-        then = f"the learning rate is {loop.lr_scale:g} of what it was" if goes_on else "training ends here"
+        lower = f"the learning rate was reduced to {loop.lr_scale:g} of its initial value"
+        then = lower if goes_on else "training ends here"
         text = (
-            f"The loss was not a number after step {from_step:,}; back to the weights after step "
-            f"{loop.counts.n_steps:,}, and {then}."
+            f"The loss was NaN or infinite after step {from_step:,}; the weights of step "
+            f"{loop.counts.n_steps:,} were restored, and {then}."
         )
         history.append(kind="note", t_s=self._meter.elapsed_s(), text=text)
         self._view.warn(text)

@@ -79,8 +79,11 @@ class Interruption:
 
     def describe(self) -> str:
         """Say in a sentence where the run goes on, and what is done again."""
-        lost = f"; {self.n_steps_lost:,} steps ({self.lost_s:.1f} s) after it are made again"
-        return f"Going on after step {self.n_steps:,}{lost if self.n_steps_lost or self.lost_s > 1 else ''}"
+        if not self.n_steps_lost:
+            return f"Resuming at step {self.n_steps:,}; no training steps lost."
+        steps = "1 step" if self.n_steps_lost == 1 else f"{self.n_steps_lost:,} steps"
+        verb = "is" if self.n_steps_lost == 1 else "are"
+        return f"Resuming at step {self.n_steps:,}; {steps} ({self.lost_s:.1f} s of work) {verb} repeated."
 
 
 def read_interruption(folder: Path) -> Interruption:
@@ -95,7 +98,7 @@ def read_interruption(folder: Path) -> Interruption:
     found = newest_checkpoint(folder)
     if found is None:
         raise RunError(
-            f"{folder} has no checkpoint: the run was broken off before the first one. Start it again: "
+            f"{folder} has no checkpoint: the run was interrupted before the first one. Start it again with: "
             f"edgetune finetune --config {folder / 'config.toml'} --out {folder} --overwrite"
         )
     n_steps, spent_s = int(found.state["loop"]["counts"]["n_steps"]), sum(found.state["spent_s"].values())
@@ -129,18 +132,18 @@ def check_unchanged(found: dict[str, Any], now: dict[str, Any], train: str) -> s
     """
     if any(found[name] != now[name] for name in ("rows", "labels", "n_rows")):
         raise DataError(
-            f"{train} (or the evaluation text) is not what it was when the run began, so it cannot go on; "
-            "put the old file back, or train anew."
+            f"{train} (or the evaluation data) has changed since the run started, so the run cannot be "
+            "resumed. Restore the original file, or start a new run."
         )
     if found["backend"] != now["backend"]:
         was, here = (
-            f"{name} with {depth} layers cut off" for name, depth in (found["backend"], now["backend"])
+            f"{name} with {depth} layers frozen" for name, depth in (found["backend"], now["backend"])
         )
-        raise RunError(f"The run was trained by {was}, here it would be {here}; train anew.")
+        raise RunError(f"The run was trained by {was}, but would be resumed by {here}; start a new run.")
     if found["machine"] != now["machine"]:
         return (
-            "The processor or a library is not the one that the run began with; it goes on, but not bit for "
-            "bit as it would have there."
+            "The processor or a library version has changed since the run started. The run is resumed, but "
+            "its results are not bit-for-bit those of an uninterrupted run."
         )
     return ""
 

@@ -189,8 +189,8 @@ def _train(training: Training, folder: RunFolder, meter: Meter, stop: StopReques
             return training.run()
     except KeyboardInterrupt:
         raise Interrupted(
-            f"Stopped at once; {folder.path} holds only what was saved before. If that is a checkpoint, "
-            f"`edgetune finetune --resume {folder.path}` goes on from it."
+            f"Stopped immediately; {folder.path} contains only what was saved before. If there is a "
+            f"checkpoint, resume with `edgetune finetune --resume {folder.path}`."
         ) from None
 
 

@@ -14,7 +14,7 @@ from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
-from edgetune.backends.contract import Backend
+from edgetune.backends.backend_contract import Backend
 from edgetune.backends.hidden_cache import HiddenCache
 from edgetune.backends.model_loader import ModelLoader, choose_backend, find_model_loader
 from edgetune.config.settings import FILTERS, DataSettings, RunConfig, frozen_depth
@@ -175,8 +175,8 @@ def _still_time(config: RunConfig, used: BudgetUsed) -> None:
     deadline_s = config.budget.deadline_s
     if deadline_s is not None and used.elapsed_s() > deadline_s:
         raise BudgetError(
-            f"{deadline_s:.0f} s were over before {config.data.train} was read and tokenized; give more time "
-            "(what is read once is kept: `edgetune plan` reads it too)."
+            f"The deadline of {deadline_s:.0f} s passed before {config.data.train} was read and tokenized. "
+            "Allow more time, or run `edgetune plan` first, which caches the tokenized data."
         )
 
 
@@ -230,7 +230,9 @@ def decide_open(
     if not limited and (model.backend != "auto" or model.device != "cpu" or model_loader.carried):
         return Decision(_closed(config), None)
     if limited and model.device != "cpu":
-        raise UsageError("Budgets are planned for --device cpu only; leave --deadline and the like out.")
+        raise UsageError(
+            "Budgets are supported with --device cpu only; remove --deadline and the other budget options."
+        )
     probe = None
     if model.backend == "auto" and model_loader.carried is None and _is_long(config, data):
         probe = partial(probe_speeds, cache_dir=cache_dir, say=say)
@@ -247,8 +249,7 @@ def decide_open(
         device = None
     if device is None and limited:
         raise UsageError(
-            "A budget needs a device profile to plan with, and none is stored; "
-            "make one with `edgetune profile`."
+            "A budget requires a device profile, but none is stored; create one with `edgetune profile`."
         )
     if device is None or (device.foreign and not limited):
         return Decision(_closed(config), None)

@@ -6,7 +6,7 @@ from functools import partial
 
 import numpy as np
 
-from edgetune.backends.contract import Backend, NoLinearHead
+from edgetune.backends.backend_contract import Backend, NoLinearHead
 from edgetune.config.settings import FILTERS
 from edgetune.core.errors import BudgetError, Interrupted
 from edgetune.core.failpoints import failpoint
@@ -201,7 +201,8 @@ class Training:
         if (max_rows := self._backend.microbatches.max_rows) != self._rows_at_once:
             self._rows_at_once = max_rows
             self._view.warn(
-                f"Memory ran out: {max_rows} rows at once from here on; steps stay as large as they were."
+                f"Memory ran out: batches are now processed in parts of at most {max_rows} "
+                f"row{'s'[: max_rows != 1]}; the batch size of each step is unchanged."
             )
         if self._deadline is not None:
             self._watch_time(self._deadline, loop, selector)
@@ -215,7 +216,9 @@ class Training:
                 self._view.say(f"The filter is switched off: {why}.")
         if selector.skips_scoring and (n_rows := deadline.revise(loop.counts.n_trained)):
             planned = deadline.plan.n_rows
-            self._view.say(f"After the first steps {n_rows:,} examples are expected ({planned:,} planned)")
+            self._view.say(
+                f"At the speed of the first steps, {n_rows:,} examples are expected ({planned:,} planned)"
+            )
         if self._saver.best is None and deadline.save_is_due():  # else the best so far lies there
             self._saver.save_in_passing()
 
@@ -232,8 +235,10 @@ class Training:
                 head = fit_probe_in_time(self._backend, source, deadline, rng, self._stop)
             except NoLinearHead as error:
                 if deadline.plan.method == LINEAR_PROBE:
-                    raise BudgetError(f"Too short to train, and the head alone cannot be: {error}") from error
-                self._view.say(f"No first model before training: {error}")
+                    raise BudgetError(
+                        f"The budget is too small for training, and a linear probe is not possible: {error}"
+                    ) from error
+                self._view.say(f"No linear probe is fitted before training: {error}")
             else:
                 self._linear_probe = head
                 self._backend.set_head(head.weight, head.bias)
@@ -263,7 +268,9 @@ class Training:
             found = evaluate_in_time(self._backend, rows, deadline.clock, deadline.cost, rng, self._stop)
         deadline.mark("evaluate")
         if found is None:
-            self._view.warn("There was no time left to evaluate; `edgetune evaluate` measures the model.")
+            self._view.warn(
+                "There was no time left to evaluate; run `edgetune evaluate` to measure the model."
+            )
             (self._folder.path / "metrics.json").unlink(missing_ok=True)
             return
         self._record_evaluation(loop.epoch, found, history)
@@ -271,7 +278,7 @@ class Training:
 
     def _fall_back(self) -> None:
         """No step fitted: what is left is the fitted head, which is better than a drawn one."""
-        self._view.warn("There was no time for a single step; the model is the encoder as it came.")
+        self._view.warn("There was no time for a single training step; the encoder is untouched.")
         if self._linear_probe is not None:
             self._backend.set_head(self._linear_probe.weight, self._linear_probe.bias)
 
@@ -299,11 +306,12 @@ class Training:
 
     def _interrupted(self, counts: Counters, resumable: bool) -> Interrupted:
         where, out = self._saver.newest, self._folder.path
-        go_on = f"edgetune finetune --resume {out}"
+        then = f"To resume, run: edgetune finetune --resume {out}"
         if not resumable:
-            go_on = f"edgetune finetune --config {out / 'config.toml'} --out {out} --overwrite"
+            config = out / "config.toml"
+            then = f"To start again, run: edgetune finetune --config {config} --out {out} --overwrite"
         return Interrupted(
-            f"Stopped after {counts.n_steps:,} steps; the model so far is in {where}. To go on: {go_on}"
+            f"Stopped after {counts.n_steps:,} steps; the model trained so far is in {where}. {then}"
         )
 
     def _summary(self, loop: Loop) -> RunResult:

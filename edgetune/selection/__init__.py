@@ -12,11 +12,11 @@ from edgetune.config.settings import SelectionSettings
 from edgetune.core.errors import UsageError
 from edgetune.selection.auto_assist import AutoAssist
 from edgetune.selection.cartography import CartographyAmbiguous, CartographyHard
-from edgetune.selection.contract import DataShape, Method, Selector, StageChange
 from edgetune.selection.ftft import Ftft
 from edgetune.selection.info_batch import InfoBatch
 from edgetune.selection.rho_loss import RhoLoss
 from edgetune.selection.selective_backprop import SelectiveBackprop, StaleSelectiveBackprop
+from edgetune.selection.selector_contract import DataShape, Method, Selector, StageChange
 from edgetune.selection.simple import Random, TrainAll
 from edgetune.selection.svp import Svp
 from edgetune.selection.swift_learn import SwiftLearn

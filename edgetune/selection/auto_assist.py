@@ -26,9 +26,9 @@ from edgetune.config.settings import SelectionSettings
 from edgetune.core.metrics import cross_entropy, softmax
 from edgetune.core.types import BoolArray, FloatArray
 from edgetune.data.batches import Batch
-from edgetune.selection.contract import DataShape
 from edgetune.selection.features import HashedFeatures
 from edgetune.selection.linear_model import LinearModel
+from edgetune.selection.selector_contract import DataShape
 from edgetune.selection.staged import Staged
 from edgetune.selection.three_stage import LossCurve
 

@@ -26,8 +26,8 @@ import numpy as np
 from edgetune.config.settings import SelectionSettings
 from edgetune.core.types import BoolArray, FloatArray, IntArray
 from edgetune.data.batches import Batch
-from edgetune.selection.contract import DataShape
 from edgetune.selection.row_table import RowTable, top
+from edgetune.selection.selector_contract import DataShape
 from edgetune.selection.staged import REFERENCE, SUBSET, Staged
 
 
@@ -208,8 +208,8 @@ class Cartography(Staged, ABC):
         if self.progress >= self._reference_rate and not len(self._record.visits().rows):
             return f"no row was measured in the first {self.progress:.1%} of the run"
         return (
-            f"the run ended in the reference, last heard of at {self.progress:.1%} of the run; "
-            f"the subset begins at {self._reference_rate:.1%}"
+            f"the run ended in the reference stage, at {self.progress:.1%} of the run or later; "
+            f"the subset stage begins at {self._reference_rate:.1%}"
         )
 
 

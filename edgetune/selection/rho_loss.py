@@ -29,9 +29,9 @@ from edgetune.config.settings import SelectionSettings
 from edgetune.core.metrics import cross_entropy
 from edgetune.core.types import BoolArray, FloatArray
 from edgetune.data.batches import Batch, TokenSource
-from edgetune.selection.contract import DataShape
 from edgetune.selection.linear_model import PreparationStopped, WordProxy, fit_proxy, read_in_batches
 from edgetune.selection.row_table import RowTable, count_of, top
+from edgetune.selection.selector_contract import DataShape
 from edgetune.selection.staged import Staged
 
 N_PASSES = 3

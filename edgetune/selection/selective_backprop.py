@@ -27,8 +27,8 @@ import numpy as np
 from edgetune.config.settings import SelectionSettings
 from edgetune.core.types import BoolArray, FloatArray
 from edgetune.data.batches import Batch
-from edgetune.selection.contract import DataShape
 from edgetune.selection.row_table import RowLosses
+from edgetune.selection.selector_contract import DataShape
 from edgetune.selection.staged import Staged
 from edgetune.selection.threshold import LossWindow
 

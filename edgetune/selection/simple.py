@@ -19,7 +19,7 @@ import numpy as np
 from edgetune.config.settings import SelectionSettings
 from edgetune.core.types import BoolArray
 from edgetune.data.batches import Batch
-from edgetune.selection.contract import DataShape
+from edgetune.selection.selector_contract import DataShape
 from edgetune.selection.staged import Staged
 
 

@@ -14,7 +14,7 @@ import numpy as np
 
 from edgetune.core.types import BoolArray, FloatArray, IntArray
 from edgetune.data.batches import Batch, TokenSource
-from edgetune.selection.contract import StageChange
+from edgetune.selection.selector_contract import StageChange
 
 ALL, WARMUP, FILTER_BACKWARD, FILTER_FORWARD = "all", "warmup", "filter_backward", "filter_forward"
 REFERENCE, SUBSET = "reference", "subset"

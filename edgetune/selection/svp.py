@@ -31,7 +31,6 @@ from edgetune.config.settings import SelectionSettings
 from edgetune.core.metrics import entropy, softmax
 from edgetune.core.types import BoolArray, FloatArray, IntArray
 from edgetune.data.batches import Batch, TokenSource
-from edgetune.selection.contract import DataShape
 from edgetune.selection.linear_model import (
     PreparationStopped,
     WordFeatures,
@@ -41,6 +40,7 @@ from edgetune.selection.linear_model import (
     read_in_batches,
 )
 from edgetune.selection.row_table import RowTable, count_of, top
+from edgetune.selection.selector_contract import DataShape
 from edgetune.selection.staged import SUBSET, Staged
 
 N_PASSES = 5
@@ -102,7 +102,7 @@ class Svp(Staged):
         self._kept = RowTable(False, np.bool_)  # by row number, once in stage SUBSET
         self._n_kept: int | None = None
         self._proxy_accuracy: float | None = None
-        self._why = "the rows were not ranked, so all of them are trained"
+        self._why = "the rows were not ranked, so all of them are used"
 
     @property
     def skips_scoring(self) -> bool:
@@ -116,7 +116,7 @@ class Svp(Staged):
         try:
             chosen = choose(source, should_stop)
         except PreparationStopped:
-            self._why = "the preparation was stopped before the rows were ranked, so all of them are trained"
+            self._why = "the preparation was stopped before the rows were ranked, so all of them are used"
             return
         self._kept.put(chosen, True)
         self._n_kept = len(chosen)

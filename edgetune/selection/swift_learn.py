@@ -23,8 +23,8 @@ import numpy as np
 from edgetune.config.settings import SelectionSettings
 from edgetune.core.types import BoolArray, FloatArray
 from edgetune.data.batches import Batch
-from edgetune.selection.contract import DataShape
 from edgetune.selection.row_table import RowLosses, RowTable, top
+from edgetune.selection.selector_contract import DataShape
 from edgetune.selection.staged import SUBSET, WARMUP, Staged
 
 CUTS_PER_REFRESH = 32
@@ -104,7 +104,7 @@ class SwiftLearn(Staged):
             **super().report(),
             "threshold": self._cut,
             "reached_last_stage": reached,
-            "why": None if reached else "the data was seen only once, so nothing was ever dropped",
+            "why": None if reached else "the data was seen only once, so no row was dropped",
             "n_measured": self._n_measured,
             "n_kept": self._n_kept,
         }
@@ -147,5 +147,5 @@ class SwiftLearn(Staged):
 
     def _what_was_taken(self) -> str:
         if self._cut is None:
-            return f"pass {self.epoch} begins, no row measured yet"
+            return f"pass {self.epoch} begins; no row has been measured yet"
         return f"{self._n_kept} of {self._n_measured} measured rows kept, loss >= {self._cut:.4f} nats"

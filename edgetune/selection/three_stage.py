@@ -30,8 +30,8 @@ import numpy as np
 from edgetune.config.settings import SelectionSettings
 from edgetune.core.types import BoolArray, FloatArray
 from edgetune.data.batches import Batch
-from edgetune.selection.contract import DataShape
 from edgetune.selection.meta_predictor import Audit, MetaPredictor
+from edgetune.selection.selector_contract import DataShape
 from edgetune.selection.staged import FILTER_BACKWARD, FILTER_FORWARD, RowSet
 from edgetune.selection.threshold import AutoThreshold
 
@@ -206,11 +206,11 @@ class ThreeStage(AutoThreshold):
         """Say why stage 1 was not left."""
         loss, base = self._curve.mean, self._base_curve.mean
         if loss is None or base is None or not self._curve.full:
-            return f"only {self._curve.n_batches} of {self._curve.window} batches scored in stage 1"
+            return f"only {self._curve.n_batches} of {self._curve.window} batches were scored in stage 1"
         last = f"over the last {self._curve.window} batches"
         if loss > self._alt:
             return f"predictor loss {loss:.4f} > ALT {self._alt:.4f} {last}"
-        share = f"{base:.4f}, that of knowing only the hard share"
+        share = f"{base:.4f}, the loss of predicting the share of hard rows"
         return f"predictor loss {loss:.4f} is not {LEAST_GAIN:.0%} below {share}, {last}"
 
 

@@ -27,8 +27,8 @@ import numpy as np
 from edgetune.config.settings import SelectionSettings
 from edgetune.core.types import BoolArray, FloatArray
 from edgetune.data.batches import Batch
-from edgetune.selection.contract import DataShape
 from edgetune.selection.row_table import count_of
+from edgetune.selection.selector_contract import DataShape
 from edgetune.selection.staged import FILTER_BACKWARD, WARMUP, RowSet, Staged
 
 
@@ -181,7 +181,8 @@ class AutoThreshold(Staged):
             self._threshold = low
             self._enter(
                 FILTER_BACKWARD,
-                f"{self._n_warm} examples observed, L_low {low:.4f} nats over the last {len(self._window)}",
+                f"{self._n_warm} examples observed; L_low is {low:.4f} nats over the last "
+                f"{len(self._window)}",
             )
 
     def _why_warm(self) -> str:
@@ -189,7 +190,7 @@ class AutoThreshold(Staged):
         if self._n_warm < self._n_needed:
             return f"the run ended in stage 0: {self._n_warm} of {self._n_needed} examples observed"
         return (
-            f"the run ended in stage 0: the last losses are {self._window.mean():.4f} nats in the mean, and "
+            f"the run ended in stage 0: the mean of the last losses is {self._window.mean():.4f} nats; "
             f"{self._highest:.4f} would show that the model has begun to learn"
         )
 

@@ -94,7 +94,7 @@ used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
 resource.setrlimit(resource.RLIMIT_AS, (used + 120_000_000, resource.RLIM_INFINITY))
 logits = backend.train_step(make_batch([120] * 1024), 1e-3)
 assert np.isfinite(logits).all() and logits.shape == (1024, 2)
-print(backend.parts.most)
+print(backend.microbatches.max_rows)
 """
 
 

@@ -27,10 +27,10 @@ from edgetune.selection.cartography import (
     standing,
     variability,
 )
-from edgetune.selection.contract import DataShape, Selector
 from edgetune.selection.ftft import Ftft
 from edgetune.selection.info_batch import InfoBatch, below_mean
 from edgetune.selection.selective_backprop import SelectiveBackprop, StaleSelectiveBackprop, percentiles
+from edgetune.selection.selector_contract import DataShape, Selector
 from edgetune.selection.swift_learn import SwiftLearn
 
 SHAPE = DataShape(n_examples=10, n_classes=2, vocab_size=5)

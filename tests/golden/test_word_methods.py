@@ -18,9 +18,9 @@ from edgetune.config.settings import SelectionSettings
 from edgetune.core.metrics import entropy
 from edgetune.data.batches import Batch
 from edgetune.selection.auto_assist import AutoAssist, RunningMean, acceptance
-from edgetune.selection.contract import DataShape
 from edgetune.selection.rho_loss import RhoLoss, most_reducible
 from edgetune.selection.row_table import count_of, top
+from edgetune.selection.selector_contract import DataShape
 from edgetune.selection.svp import Svp, forgetting_events, k_center, least_confidence
 
 
@@ -254,7 +254,7 @@ def test_svp_k_center_keeps_one_of_each_kind() -> None:
 def test_svp_stopped_early_trains_everything_and_says_so(rank_by: str) -> None:
     source, _ = two_class_rows(1500, ambiguous_every=4)
     selector = svp(source, rank_by, 0.25)
-    assert selector.report()["why"] == "the rows were not ranked, so all of them are trained"
+    assert selector.report()["why"] == "the rows were not ranked, so all of them are used"
     selector.prepare(source, after(1))
     assert selector.choose_score(source.everything()).all()
     report = selector.report()

@@ -141,7 +141,7 @@ def test_artifacts_by_another_version(finetune: RunCli, artifacts_of: Any, tmp_p
     folder = Path(shutil.copytree(artifacts_of().folder, tmp_path / "artifacts"))
     manifest = json.loads((folder / "manifest.json").read_text())
     (folder / "manifest.json").write_text(json.dumps(manifest | {"onnxruntime": "1.0.0"}))
-    refused(finetune(table(GOOD), "--artifacts", folder), 1, "1.0.0", "export again")
+    refused(finetune(table(GOOD), "--artifacts", folder), 1, "1.0.0", "export the artifacts again")
 
 
 def test_artifacts_with_other_labels(finetune: RunCli, artifacts_of: Any) -> None:
@@ -227,7 +227,7 @@ def test_inference_build_only(finetune: RunCli, monkeypatch: pytest.MonkeyPatch)
     import edgetune.backends.ort.ort_runtime as home
 
     monkeypatch.setattr(home, "has_training_build", lambda: False)
-    refused(finetune(table(GOOD), "--backend", "ort"), 1, "cannot train", "--backend torch")
+    refused(finetune(table(GOOD), "--backend", "ort"), 1, "does not support training", "--backend torch")
 
 
 def no_space(*args: object, **kwargs: object) -> None:
@@ -264,7 +264,7 @@ def test_no_space_for_the_model(
 def test_no_space_for_tokens(finetune: RunCli, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     import edgetune.data.tokens as home
 
-    monkeypatch.setattr(home, "build", no_space)
+    monkeypatch.setattr(home, "build_tokens", no_space)
     refused(finetune(table(GOOD), "--cache-dir", tmp_path / "cache"), 1, "no space left", "--cache-dir")
     assert not list(tmp_path.glob("cache/tokens/*"))
 

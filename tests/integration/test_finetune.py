@@ -170,7 +170,7 @@ def test_second_run_reads_caches(
     import edgetune.data.tokens as tokens
     from edgetune.backends.ort.artifacts import ArtifactBuilder
 
-    monkeypatch.setattr(tokens, "build", lambda *_: pytest.fail("tokenized again"))
+    monkeypatch.setattr(tokens, "build_tokens", lambda *_: pytest.fail("tokenized again"))
     monkeypatch.setattr(ArtifactBuilder, "warm_up", lambda _: pytest.fail("exported again"))
     code, _, err = run_cli(
         *("finetune", trained.train, "--eval", trained.evaluation, "--model", trained.model),

@@ -14,9 +14,9 @@ from pathlib import Path
 import psutil
 import pytest
 
-from edgetune.planning.cost_function import CostFunction
-from edgetune.planning.device_profile import DeviceProfile
-from edgetune.planning.profile_store import load_profile, save_profile
+from edgetune.devices.cost_function import CostFunction
+from edgetune.devices.device_profile import DeviceProfile
+from edgetune.devices.profile_store import load_profile, save_profile
 from tests.conftest import RunCli, child_environment
 from tests.profile_samples import make_profile
 

@@ -135,7 +135,7 @@ def test_a_damaged_checkpoint_is_recognised_and_the_one_before_it_used(
         code, _, err = run_cli("finetune", "--resume", broken)
         if n_damaged == 1:
             assert code == 0, err
-            assert "is damaged; going on from the one before it" in err
+            assert "is damaged; resuming from the previous checkpoint" in err
             assert left_by(broken) == left_by(whole)
         else:
             assert code == 1
@@ -151,12 +151,12 @@ def test_the_break_is_told(broken_off: Path, run_cli: RunCli) -> None:
         file.write(json.dumps({**last, "t_s": last["t_s"] + 7.0, "step": last["step"] + 3}) + "\n")
     code, out, err = run_cli("finetune", "--resume", broken_off)
     assert code == 0, err
-    assert "Going on after step 20; 3 steps (" in err
+    assert "Resuming at step 20; 3 steps (" in err
     summary = json.loads((broken_off / "summary.json").read_text())
     assert summary["breaks"][0]["n_steps_lost"] == 3
     assert summary["time_split_s"]["lost"] == pytest.approx(summary["breaks"][0]["lost_s"])
     assert summary["time_split_s"]["lost"] > 6.0
-    assert "broken off" in out
+    assert "at step 20; steps repeated: 3" in out
 
 
 def test_other_rows_are_refused_and_the_run_stays(
@@ -172,7 +172,7 @@ def test_other_rows_are_refused_and_the_run_stays(
     own.write_text(own.read_text().replace("parcel", "package"))
     code, _, err = run_cli("finetune", "--resume", out)
     assert code == 1
-    assert "is not what it was when the run began" in err
+    assert "has changed since the run started" in err
     assert {path: path.read_bytes() for path in out.rglob("*") if path.is_file()} == before
     shutil.copy(demo_csv, own)
     resumed(run_cli, out)
@@ -192,12 +192,12 @@ def test_what_cannot_be_resumed_is_a_sentence(
         assert len(err.strip().splitlines()) == 1, err
         return str(err)
 
-    assert "is no run of edgetune" in refused(tmp_path / "nothing")
-    assert "is no run of edgetune" in refused(demo_csv.parent)
+    assert "is not an edgetune run" in refused(tmp_path / "nothing")
+    assert "is not an edgetune run" in refused(demo_csv.parent)
     assert not (tmp_path / "nothing").exists()
     assert not (demo_csv.parent / ".lock").exists()
-    assert "the run's own settings" in refused(broken_off, "--lr", "0.1")
-    assert "the run's own settings" in refused(broken_off, demo_csv)
+    assert "the settings of the run" in refused(broken_off, "--lr", "0.1")
+    assert "the settings of the run" in refused(broken_off, demo_csv)
     with FileLock(broken_off / ".lock"):
         assert "Another process is writing" in refused(broken_off)
     newest = newest_checkpoint(broken_off)
@@ -274,7 +274,7 @@ def test_a_spoilt_loss_goes_back_and_halves_the_learning_rate(
     how = ("--backend", backend, "--checkpoint-every", every)
     code, _, err = run_cli(*arguments(demo_csv, tiny_model, out, *how))
     assert code == 0, err
-    assert "The loss was not a number after step 25; back to the weights after step" in err
+    assert "The loss was NaN or infinite after step 25; the weights of step" in err
     summary = json.loads((out / "summary.json").read_text())
     assert summary["n_diverged"] == 1
     lines = read_history(out / "history.jsonl")
@@ -308,7 +308,7 @@ def test_spoilt_again_and_again_it_ends_with_the_good_weights(
     out = tmp_path / "run"
     code, _, err = run_cli(*arguments(demo_csv, tiny_model, out, "--backend", "ort"))
     assert code == 0, err
-    assert err.count("The loss was not a number") == 4
+    assert err.count("The loss was NaN or infinite") == 4
     assert "training ends here" in err
     summary = json.loads((out / "summary.json").read_text())
     assert summary["n_diverged"] == 4

@@ -59,8 +59,8 @@ def test_labels_that_change_halfway_are_told(run_cli: RunCli, tiny_model: Path, 
     assert code == 0, err
     (told,) = [line for line in err.splitlines() if "change from numbers" in line]
     assert told == (
-        'warning: The labels change from numbers ("0") to words ("no", first in line 62); if one class is '
-        "written in two ways, put its labels right."
+        'warning: The labels change from numbers ("0") to words ("no", first on line 62). If a class is '
+        "written in two ways, make its labels consistent."
     )
 
 
@@ -74,18 +74,18 @@ def test_an_eval_file_that_vanishes(
     data, dev = tmp_path / "rows.csv", tmp_path / "dev.csv"
     data.write_text(rows)
     dev.write_text(rows)
-    real = edgetune.rows.open_tokens
+    real = edgetune.data.splits.open_tokens
 
     def opened(path: str, *args: object) -> object:
         store = real(path, *args)  # type: ignore[arg-type]
         dev.unlink(missing_ok=True)
         return store
 
-    monkeypatch.setattr(edgetune.rows, "open_tokens", opened)
+    monkeypatch.setattr(edgetune.data.splits, "open_tokens", opened)
     code, out, err = run_cli(
         "finetune", data, "--eval", dev, "--model", tiny_model, "--out", tmp_path / "run"
     )
     assert (code, out) == (1, "")
-    assert err.splitlines()[-1].startswith(f"edgetune: There is no {dev}")
+    assert err.splitlines()[-1].startswith(f"edgetune: {dev} does not exist.")
     assert "Traceback" not in err
     assert not (tmp_path / "run").exists()

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edgetune.data.batches import Batch, bucket_of, epoch_order, join
-from edgetune.learners.queues import BucketQueue
+from edgetune.data.queues import BucketQueue
 
 row_lengths = st.lists(st.integers(1, 40), min_size=1, max_size=120).map(np.array)
 seeds = st.integers(0, 2**32 - 1)

@@ -97,7 +97,7 @@ def test_older_ones(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("edgetune.record.checkpoint.SCHEMA_VERSION", 1)
     write_checkpoint(tmp_path, {}, b"")
     monkeypatch.undo()
-    with pytest.raises(RunError, match=r"an older edgetune.*resume with that version"):
+    with pytest.raises(RunError, match=r"an older edgetune.*resume with the version that wrote it"):
         newest_checkpoint(tmp_path)
 
 

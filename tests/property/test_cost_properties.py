@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edgetune.planning.cost_function import CostFunction, nnls
-from edgetune.planning.cost_grid import monotone_envelope
-from edgetune.planning.device_profile import (
+from edgetune.devices.cost_function import CostFunction, nnls
+from edgetune.devices.cost_grid import monotone_envelope
+from edgetune.devices.device_profile import (
     BackendProfile,
     FixedCosts,
     MeasuredPoint,

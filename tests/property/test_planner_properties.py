@@ -119,7 +119,7 @@ def test_what_is_called_the_smallest_deadline_is_enough(
         refusal = error
     if refusal is not None:
         assert refusal.exit_code == 2
-        assert "smallest deadline that would do" in str(refusal)
+        assert "shortest feasible deadline" in str(refusal)
         parts = str(refusal).split("is about ")[1].rstrip(".").split()
         seconds = float(parts[0]) if parts[1] == "s" else 60 * float(parts[0]) + float(parts[2])
         assert make_plans(device, data, Limits(seconds + 1), Some).ranked
@@ -207,7 +207,7 @@ def test_every_choice_has_its_reason_in_numbers() -> None:
     two = fake_device(fake_costs(), fake_costs("torch-bf16", FakeCost(4e-4)))
     plans = make_plans(two, shape(20_000, 120), Limits(90.0), Some)
     words = " ".join(plans.reasons)
-    for part in ("examples", "steps", "and not torch-bf16", "Depth", "No filter", "Evaluated on"):
+    for part in ("examples", "steps", "chosen over torch-bf16", "Freezing", "No filter", "is evaluated on"):
         assert part in words
 
 

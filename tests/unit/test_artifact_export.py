@@ -56,7 +56,7 @@ def test_missing_and_damaged(tmp_path: Path, copied: Path) -> None:
     with pytest.raises(ArtifactsError, match="edgetune export"):
         load_artifacts(tmp_path)
     (copied / "checkpoint").unlink()
-    with pytest.raises(ArtifactsError, match="lacks checkpoint"):
+    with pytest.raises(ArtifactsError, match="is missing checkpoint"):
         load_artifacts(copied)
 
 
@@ -64,7 +64,7 @@ def test_missing_and_damaged(tmp_path: Path, copied: Path) -> None:
     ("values", "says"),
     [
         ({"schema_version": 99}, "newer edgetune"),
-        ({"onnxruntime": "1.2.3"}, "made for ONNX Runtime 1.2.3"),
+        ({"onnxruntime": "1.2.3"}, "exported for ONNX Runtime 1.2.3"),
         ({"freeze": None}, "is damaged"),
         ({"surprise": 1}, "is damaged"),
     ],
@@ -84,7 +84,7 @@ def test_manifests_that_are_none(copied: Path, text: str) -> None:
 
 def test_other_labels(copied: Path) -> None:
     assert load_artifacts(copied, 2).manifest.n_labels == 2
-    with pytest.raises(ArtifactsError, match=r"made for 2 labels, the data has 5.*--labels 5"):
+    with pytest.raises(ArtifactsError, match=r"exported for 2 labels, but the data has 5.*--labels 5"):
         load_artifacts(copied, 5)
 
 

@@ -140,7 +140,7 @@ def test_tfidf_under_a_deadline_keeps_it_and_says_so(
     assert found.elapsed_s < 60
     assert found.n_train_used == 200
     notes = " ".join(found.notes)
-    assert "scikit-learn knows no deadline, so keeping it is ours" in notes
+    assert "scikit-learn has no deadline of its own; edgetune adds one" in notes
     assert "a random sample of 200 of 300 training rows" in notes
 
 
@@ -203,7 +203,7 @@ class TestNeuralBaselines:
         assert found.elapsed_s < 90
         assert found.n_train_used <= found.n_trained <= 900
         notes = " ".join(found.notes)
-        assert "Trainer knows no deadline, so keeping it is ours and in its favour" in notes
+        assert "Trainer has no deadline of its own; edgetune adds one, in Trainer's favour" in notes
         assert "3 passes at most (Trainer's own default)" in notes
         assert (tmp_path / "out" / "model" / "model.safetensors").is_file()
 
@@ -286,7 +286,7 @@ def test_setfit(
     found = check_whole(tmp_path / "out", "setfit", demo_eval_csv, chance=0.2)
     assert found.n_train_used == 40
     assert found.elapsed_s < 60
-    assert "SetFit knows no deadline, so keeping it is ours and in its favour" in " ".join(found.notes)
+    assert "SetFit has no deadline of its own; edgetune adds one, in SetFit's favour" in " ".join(found.notes)
 
 
 def test_a_missing_package_is_named_with_the_command_that_installs_it(
@@ -301,7 +301,7 @@ def test_a_missing_package_is_named_with_the_command_that_installs_it(
     said = capsys.readouterr().err
     assert said == (
         "edgetune.compare.baselines: tfidf-logreg needs scikit-learn, which is not installed; "
-        'get it with `pip install "edgetune[baselines]"`.\n'
+        'install with `pip install "edgetune[baselines]"`.\n'
     )
     assert not (tmp_path / "out").exists()
     with pytest.raises(
@@ -364,9 +364,9 @@ def test_a_task_that_cannot_be_read_is_a_sentence(tmp_path: Path, capsys: pytest
     assert "Cannot read the task" in capsys.readouterr().err
     (tmp_path / "half.json").write_text('{"data": ')
     assert main(["tfidf-logreg", str(tmp_path / "half.json")]) == 2
-    assert "is not JSON" in capsys.readouterr().err
+    assert "is not valid JSON" in capsys.readouterr().err
     assert main([]) == 2
-    assert "Say which baseline and which task" in capsys.readouterr().err
+    assert "Give one baseline and one task" in capsys.readouterr().err
 
 
 def test_a_missing_evaluation_file_is_found_before_training(demo_csv: Path, tmp_path: Path) -> None:

@@ -14,12 +14,13 @@ import pytest
 from conftest import RunCli, child_environment
 
 from edgetune.backends.ort.artifacts import GRAPHS
+from edgetune.config.budget import parse_age
 from edgetune.core import cache as cache_folders
 from edgetune.core.cache import MOST_HELD, is_held, mark_in_use
 from edgetune.core.errors import UsageError
 from edgetune.data import token_format
 from edgetune.maintenance import cache_cleanup
-from edgetune.maintenance.cache_cleanup import RemovalFilter, list_entries, parse_age, remove_entries
+from edgetune.maintenance.cache_cleanup import RemovalFilter, list_entries, remove_entries
 
 DAY_S = 86_400.0
 TOKENS = "0123456789abcdef" * 2
@@ -294,12 +295,12 @@ def test_it_shows_and_removes_nothing_by_itself(cache: Path, strange: list[Path]
         "tokenizers",
         "60 d",
         "8.0 MB",
-        f"Left alone, not written by edgetune: {strange[0]}",
+        f"Ignored (not written by edgetune): {strange[0]}",
     ):
         assert words in out
     code, out, _ = run_cli("clean", "--cache-dir", cache, "--older-than", "20d")
     assert code == 0
-    assert "Would free 8.0 MB (3 entries); nothing was removed: add --yes." in out
+    assert "Would free 8.0 MB (3 entries). Nothing was removed; add --yes to remove them." in out
     assert everything(cache) == before
 
 
@@ -341,7 +342,7 @@ def test_json(cache: Path, strange: list[Path], run_cli: RunCli) -> None:
 @pytest.mark.parametrize(
     ("options", "says"),
     [
-        (["--all", "--older-than", "3d"], "--all removes everything"),
+        (["--all", "--older-than", "3d"], "--all cannot be combined with --older-than"),
         (["--older-than", "soon"], "--older-than soon is not an age"),
         (["--larger-than", "big"], "--larger-than big is not an amount"),
     ],
@@ -358,5 +359,5 @@ def test_no_cache_at_all(tmp_path: Path, run_cli: RunCli) -> None:
     code, out, _ = run_cli("clean", "--cache-dir", tmp_path / "nowhere", "--all", "--yes")
     assert (code, out) == (
         0,
-        f"There is nothing in {tmp_path / 'nowhere'}.\nNothing of that is there and unused.\n",
+        f"The cache {tmp_path / 'nowhere'} is empty.\nNo unused entry matches.\n",
     )

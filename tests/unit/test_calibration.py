@@ -14,6 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from edgetune.devices.profile_store import Fit, Match
 from edgetune.planning.calibration import (
     DOUBTED_WEIGHT,
     FILE,
@@ -28,7 +29,6 @@ from edgetune.planning.calibration import (
 from edgetune.planning.device_costs import fit_device
 from edgetune.planning.plan import Constraints, DataLengths, Limits
 from edgetune.planning.planner import make_plans
-from edgetune.planning.profile_store import Fit, Match
 from edgetune.runs.deadline import make_clock
 from edgetune.runs.run import _remember_speed
 from tests.fakes import fake_costs, fake_device

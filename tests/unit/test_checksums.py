@@ -16,8 +16,8 @@ from edgetune.backends.ort import checksums
 from edgetune.backends.ort.artifacts import ArtifactBuilder, load_artifacts
 from edgetune.backends.ort.checksums import SMALL_BYTES, checksums_of, with_checksum
 from edgetune.core.errors import ArtifactsError, ModelError
+from edgetune.devices.profile_store import read_profile, shipped_folder
 from edgetune.models.source import resolve_model
-from edgetune.planning.profile_store import read_profile, shipped_folder
 from tests.unit.test_onnx_files import outside
 
 
@@ -57,7 +57,7 @@ def test_one_changed_byte_in_any_file_is_noticed(copied: Path) -> None:
     for name in names(copied):
         flip(copied / name, -1)
         with pytest.raises(
-            ArtifactsError, match=rf"is damaged: the SHA-256 of {name} is not.*copy the folder"
+            ArtifactsError, match=rf"is damaged: the SHA-256 of {name} does not match.*copy the folder"
         ):
             load_artifacts(copied)
         flip(copied / name, -1)
@@ -66,7 +66,7 @@ def test_one_changed_byte_in_any_file_is_noticed(copied: Path) -> None:
 
 def test_a_cut_file_is_noticed_by_its_size(copied: Path) -> None:
     (copied / "checkpoint").write_bytes((copied / "checkpoint").read_bytes()[:-10])
-    with pytest.raises(ArtifactsError, match=r"checkpoint has [\d,]+ bytes and should have"):
+    with pytest.raises(ArtifactsError, match=r"checkpoint has [\d,]+ bytes instead of [\d,]+"):
         load_artifacts(copied)
 
 
@@ -81,12 +81,12 @@ def test_a_file_that_the_manifest_does_not_name(copied: Path) -> None:
     raw = json.loads((copied / "manifest.json").read_text())
     del raw["files"]["cut/prefix.onnx"]
     (copied / "manifest.json").write_text(json.dumps(with_checksum(raw)))
-    with pytest.raises(ArtifactsError, match=r"manifest\.json does not name cut/prefix\.onnx"):
+    with pytest.raises(ArtifactsError, match=r"manifest\.json does not list cut/prefix\.onnx"):
         load_artifacts(copied)
     (copied / "manifest.json").write_text(json.dumps(with_checksum({**raw, "files": checksums_of(copied)})))
     load_artifacts(copied)
     (copied / "checkpoint.data").write_bytes(b"x")  # which the runtime would open
-    with pytest.raises(ArtifactsError, match=r"does not name checkpoint\.data"):
+    with pytest.raises(ArtifactsError, match=r"does not list checkpoint\.data"):
         load_artifacts(copied)
 
 
@@ -98,7 +98,7 @@ def test_a_manifest_cannot_make_edgetune_read_elsewhere(copied: Path, name: str)
     empty = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
     raw["files"] = {**raw["files"], name: {"n_bytes": 0, "sha256": empty}}
     (copied / "manifest.json").write_text(json.dumps(with_checksum(raw)))
-    with pytest.raises(ArtifactsError, match="is not there, or is a link"):
+    with pytest.raises(ArtifactsError, match="is missing or is a link"):
         load_artifacts(copied)
 
 
@@ -112,7 +112,7 @@ def test_graphs_that_open_other_files_are_refused(copied: Path, name: str) -> No
     onnx.save(model, copied / name)
     raw = json.loads((copied / "manifest.json").read_text())
     (copied / "manifest.json").write_text(json.dumps(with_checksum({**raw, "files": checksums_of(copied)})))
-    with pytest.raises(ArtifactsError, match=rf"{name} keeps weights outside of its folder"):
+    with pytest.raises(ArtifactsError, match=rf"{name} refers to weights outside its folder"):
         load_artifacts(copied)
 
 
@@ -237,7 +237,7 @@ def test_damaged_carried_artifacts_are_one_sentence(
     flip(folder / "checkpoint", 5000)
     code, out, err = run_cli("finetune", demo_csv, "--artifacts", folder, "--out", tmp_path / "run")
     assert (code, out) == (1, "")
-    assert err.startswith(f"edgetune: {folder} is damaged: the SHA-256 of checkpoint is not")
+    assert err.startswith(f"edgetune: {folder} is damaged: the SHA-256 of checkpoint does not match")
     assert len(err.strip().splitlines()) == 1
     assert not (tmp_path / "run").exists()
 

@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
-from edgetune.compare import chart_style, charts, comparison_charts
-from edgetune.compare.chart_style import MethodPoint, method_styles, pareto_front, save_message
+from edgetune.compare import comparison_charts
 from edgetune.config.settings import METHODS
+from edgetune.report import chart_style, charts
+from edgetune.report.chart_style import MethodPoint, method_styles, pareto_front, save_message
 
 NAMES = [*METHODS, "three stages of the paper", "$random$ + decay"]
 PNG = b"\x89PNG\r\n"
@@ -64,7 +65,7 @@ EMPTY: dict[str, Callable[[Path], None]] = {
     "No method has been measured": lambda path: charts.draw_pareto([], [], "title", path),
     "No time has been measured": lambda path: comparison_charts.draw_time_split([], path),
     "No stage has been recorded": lambda path: comparison_charts.draw_stages([("a", [])], path),
-    "Nothing has been measured over beta": lambda path: charts.draw_sensitivity("beta", {"a": []}, path),
+    "No values of beta have been measured": lambda path: charts.draw_sensitivity("beta", {"a": []}, path),
     "No row has been visited": lambda path: charts.draw_map(
         np.ones(1), np.zeros(1), np.array([np.nan]), path
     ),

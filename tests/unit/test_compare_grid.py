@@ -92,8 +92,8 @@ def test_a_key_changes_with_what_decides_the_result() -> None:
         ({"seeds": "one"}, "seeds"),
         ({"name": "a/b"}, "name"),
         ({"data": [{"name": "../a", "train": "a.csv"}]}, "data.0.name"),
-        ({"settings": {"seed": 3}}, "for the comparison to set"),
-        ({"settings": {"text": ["a"]}}, "for the comparison to set"),
+        ({"settings": {"seed": 3}}, "is set by the comparison"),
+        ({"settings": {"text": ["a"]}}, "is set by the comparison"),
     ],
 )
 def test_what_is_refused(changed: dict[str, Any], said: str) -> None:
@@ -132,7 +132,7 @@ def test_a_broken_file_is_a_sentence(text: str, tmp_path: Path) -> None:
     [
         ({"data": []}, "data: list should have at least 1 item"),
         ({"seeds": []}, "seeds: list should have at least 1 item"),
-        ({"methods": []}, "no method is named"),
+        ({"methods": []}, "no method is given"),
         ({"seeds": 3}, "seeds: input should be a valid list"),
         ({"data": ["a.csv"]}, "data.0: input should be a valid table"),
         ({"data": [{"name": "a" * 61, "train": "a.csv"}]}, "at most 60 characters"),

@@ -195,7 +195,7 @@ def test_one_process_at_a_time_and_only_where_there_is_room(
     first.close()
     usage = SimpleNamespace(free=2_000_000)
     monkeypatch.setattr("edgetune.compare.comparison.shutil.disk_usage", lambda path: usage)
-    with pytest.raises(EdgetuneError, match="finished cells are kept"):
+    with pytest.raises(EdgetuneError, match="finished runs are kept"):
         list(Counting(*args).run())
     usage.free = 10**12
     assert [one.kept for one in Counting(*args).run()] == [True, False, False]
@@ -256,7 +256,7 @@ def test_random_matched_keeps_what_three_stage_trained(rows_file: Path, tmp_path
     assert (matched.method, matched.settings["keep_rate"]) == ("random", 0.4)
     failing = Counting(grid, tmp_path / "other", tmp_path / "cache", lambda text: None, fail="three-stage")
     outcomes = [done.outcome for done in failing.run()]
-    assert "no share to match" in next(one for one in outcomes if one.variant == MATCHED).error
+    assert "no share of rows to match" in next(one for one in outcomes if one.variant == MATCHED).error
 
 
 def test_answers_survive_packing() -> None:
@@ -274,7 +274,7 @@ def test_lines_give_outcomes_back_and_newer_ones_are_refused(tmp_path: Path) -> 
     path.write_text(write_lines([one, one]))
     assert read_lines(path) == [one, one]
     path.write_text(path.read_text() + "{torn")
-    with pytest.raises(RunError, match="line 3 is no outcome"):
+    with pytest.raises(RunError, match="line 3 is not the outcome of a run"):
         read_lines(path)
     newer = one.model_dump(mode="json") | {"schema_version": 9}
     (tmp_path / "cell.json").write_text(json.dumps(newer))
@@ -408,7 +408,7 @@ def test_models_are_kept_or_dropped_and_counted_either_way(
     assert len(list(out.glob("cells/*/run/model"))) == len(list(out.glob("cells/*/run/onnx"))) == int(models)
     usage = SimpleNamespace(free=59_000_000)  # three times the 20 MB that the first cell took are not there
     monkeypatch.setattr("edgetune.compare.comparison.shutil.disk_usage", lambda path: usage)
-    with pytest.raises(EdgetuneError, match="a cell may need 60"):
+    with pytest.raises(EdgetuneError, match="a run may need 60 MB"):
         next(cells)
     assert len(made.finished()) == 1
 

@@ -14,7 +14,7 @@ from fakes import make_batch
 from safetensors.numpy import load_file, save_file
 
 import edgetune.backends.ort.export_process as child
-from edgetune.backends.contract import NoLinearHead
+from edgetune.backends.backend_contract import NoLinearHead
 from edgetune.backends.ort.artifacts import load_artifacts
 from edgetune.backends.ort.checksums import with_checksum
 from edgetune.backends.ort.ort_backend import OrtBackend
@@ -81,7 +81,9 @@ def test_what_cannot_be_cut_runs_whole(
     child.build_artifacts(job(tiny_model, tmp_path / "made"))
     made = load_artifacts(tmp_path / "made")
     assert made.manifest.cut is None
-    assert made.manifest.notes == ["tiny cannot be cut above layer 1: its frozen layers run every time"]
+    assert made.manifest.notes == [
+        "tiny cannot be split above layer 1: its frozen layers are computed in every step"
+    ]
     assert not (made.folder / "cut").exists()
     backend, cut = OrtBackend(made, 0), OrtBackend(artifacts_of("1"), 0)
     assert (backend.depth, backend.n_parameters) == (0, cut.n_parameters)
@@ -92,7 +94,7 @@ def test_what_cannot_be_cut_runs_whole(
 @pytest.mark.parametrize("name", ["prefix.onnx", "checkpoint"])
 def test_missing_files_are_named(copied: Path, name: str) -> None:
     (copied / "cut" / name).unlink()
-    with pytest.raises(ArtifactsError, match=rf"lacks cut/{name}; export"):
+    with pytest.raises(ArtifactsError, match=rf"is missing cut/{name}; export"):
         load_artifacts(copied)
 
 
@@ -100,7 +102,7 @@ def test_missing_files_are_named(copied: Path, name: str) -> None:
 def test_damaged_files_are_said_so(copied: Path, name: str) -> None:
     made = load_artifacts(copied)
     (copied / "cut" / name).write_bytes(b"damaged")
-    with pytest.raises(ArtifactsError, match="cannot be opened by ONNX Runtime"):
+    with pytest.raises(ArtifactsError, match="ONNX Runtime cannot open"):
         OrtBackend(made, 0)
     with pytest.raises(ArtifactsError, match=rf"is damaged: cut/{name} has 7 bytes"):
         load_artifacts(copied)
@@ -109,7 +111,7 @@ def test_damaged_files_are_said_so(copied: Path, name: str) -> None:
 def test_artifacts_of_the_schema_before_are_refused_in_a_sentence(copied: Path) -> None:
     path = copied / "manifest.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"schema_version": 1}))
-    with pytest.raises(ArtifactsError, match="older edgetune; make it again with `edgetune export`"):
+    with pytest.raises(ArtifactsError, match="older edgetune; export it again with `edgetune export`"):
         load_artifacts(copied)
 
 

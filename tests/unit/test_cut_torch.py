@@ -12,7 +12,7 @@ from architectures import ARCHITECTURES
 from conftest import write_model
 from fakes import make_batch
 
-from edgetune.backends.contract import NoLinearHead
+from edgetune.backends.backend_contract import NoLinearHead
 from edgetune.backends.onnx_export import load_torch_model
 from edgetune.backends.probe_batch import torch_probe
 from edgetune.backends.torch.torch_backend import TorchBackend, find_linear

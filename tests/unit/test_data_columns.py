@@ -53,9 +53,9 @@ def test_numbers_out_of_range(number: str) -> None:
 
 
 def test_what_cannot_be_guessed() -> None:
-    with pytest.raises(UsageError, match=r'text\? Say it with --text. Its columns are "a", "label"'):
+    with pytest.raises(UsageError, match=r'the text; specify it with --text. Its columns are "a", "label"'):
         choose_columns("f", ["a", "label"])
-    with pytest.raises(UsageError, match=r"label\? Say it with --label"):
+    with pytest.raises(UsageError, match=r"the label; specify it with --label"):
         choose_columns("f", ["text", "b"])
     with pytest.raises(UsageError, match="cannot be both"):
         choose_columns("f", ["text", "label"], ("label",), "label")

@@ -170,7 +170,7 @@ def test_delimiter_by_the_users_word(tmp_path: Path) -> None:
     assert pairs(examples) == [("a,b", "1")]
     examples, _ = load(tmp_path, "a.csv", "text\tlabel\na,b\t1\n", DataOptions(delimiter="tab"))
     assert pairs(examples) == [("a,b", "1")]
-    with pytest.raises(UsageError, match="A delimiter is one character"):
+    with pytest.raises(UsageError, match="The delimiter must be one character"):
         load(tmp_path, "a.csv", "text,label\na,1\n", DataOptions(delimiter="::"))
 
 

@@ -201,7 +201,7 @@ def test_saved_dataset_with_splits(tmp_path: Path) -> None:
     for split in ("train", "test"):
         save_to_disk(tmp_path / "d" / split, [0, 1, 1])
     write(tmp_path / "d" / "dataset_dict.json", json.dumps({"splits": ["train", "test"]}))
-    with pytest.raises(DataError, match=r"splits train, test; name one, like .*train"):
+    with pytest.raises(DataError, match=r"splits train, test; pass one of them, such as .*train"):
         load(tmp_path / "d")
     assert len(load(tmp_path / "d" / "test")[0]) == 3
 
@@ -223,7 +223,7 @@ def test_damaged_tables(tmp_path: Path, name: str, content: bytes) -> None:
 
 def test_compressed_parquet(tmp_path: Path) -> None:
     (tmp_path / "a.parquet.gz").write_bytes(b"x")
-    with pytest.raises(DataError, match="unpack it first"):
+    with pytest.raises(DataError, match="decompress it first"):
         load(tmp_path / "a.parquet.gz")
 
 
@@ -240,10 +240,10 @@ def test_folder_of_labels(tmp_path: Path) -> None:
 
 
 def test_other_folders(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="one folder per label"):
+    with pytest.raises(DataError, match="one subfolder per label"):
         load(tmp_path)
     write(tmp_path / "train.csv", "text,label\n")
-    with pytest.raises(DataError, match=r"It holds train\.csv: name one"):
+    with pytest.raises(DataError, match=r"It contains train\.csv; pass one"):
         load(tmp_path)
 
 
@@ -253,7 +253,7 @@ def test_missing_files_name_their_neighbours(tmp_path: Path) -> None:
     write(tmp_path / "reviews.csv", "text,label\n")
     with pytest.raises(DataError, match=r"Did you mean .*reviews\.csv"):
         load(tmp_path / "reviws.csv")
-    with pytest.raises(DataError, match=r"holds reviews\.csv"):
+    with pytest.raises(DataError, match=r"contains reviews\.csv"):
         load(tmp_path / "zzz")
     with pytest.raises(DataError, match="does not exist either"):
         load(tmp_path / "no" / "reviews.csv")

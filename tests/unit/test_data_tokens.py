@@ -170,7 +170,9 @@ def test_relabel(data: Path, spec: TokenizerSpec) -> None:
     assert view.counts == {"pos": 2, "other": 0, "neg": 2}
     assert view.batch(np.array([1])).labels.tolist() == [2]
     assert view.subset(np.array([1, 2])).relabel(["neg", "pos", "other"]).labels.tolist() == [0, 1]
-    with pytest.raises(DataError, match=r'does not know: "neg" \(2 rows\)\. Its labels are "pos", "x"'):
+    with pytest.raises(
+        DataError, match=r'does not know: "neg" \(2 rows\)\. The labels of the model are "pos", "x"'
+    ):
         store.relabel(["pos", "x"])
     only_pos = store.subset(np.array([0, 2]))
     assert only_pos.relabel(["pos"]).labels.tolist() == [0, 0]
@@ -246,9 +248,9 @@ def test_bad_rows_up_to_the_allowed_share(data: Path, spec: TokenizerSpec) -> No
         opened(data, spec, max_bad_rows=0.29)
     said = str(caught.value)
     assert "3 of the 10 rows" in said
-    assert "(30.00%) cannot be used, and at most 29.00% may be" in said
-    assert f'1 wrong column count (first: {data}:6 "too,many,columns")' in said
-    assert f"1 no label (first: {data}:7" in said
+    assert "(30.00%) cannot be used, but at most 29.00% are allowed" in said
+    assert f'wrong column count (1 row, first: {data}:6 "too,many,columns")' in said
+    assert f"no label (1 row, first: {data}:7" in said
     assert "--max-bad-rows" in said
     assert left_in(data) == []
     store = opened(data, spec, max_bad_rows=0.3)
@@ -287,7 +289,7 @@ def test_rows_of_which_no_token_is_left(data: Path, tmp_path: Path) -> None:
     [
         ("", "is empty"),
         ("text,label\n", "has no rows"),
-        ("text,label\n,a\n,b\n", "no usable row among 2: 2 empty text"),
+        ("text,label\n,a\n,b\n", r"no usable rows \(2 read\): empty text \(2 rows, first: "),
         ("text,label\na,pos\nb,pos\n", 'has the label "pos"; a classifier needs at least 2'),
     ],
 )
@@ -353,7 +355,7 @@ def test_interrupt_leaves_nothing(data: Path, spec: TokenizerSpec, monkeypatch: 
 
 
 def test_cache_folder_that_cannot_be_made(data: Path, spec: TokenizerSpec) -> None:
-    with pytest.raises(ResourceError, match=r"cannot be written .*--cache-dir"):
+    with pytest.raises(ResourceError, match=r"Cannot write the token cache to .*--cache-dir"):
         open_tokens(str(data), DataOptions(), spec, data / "cache", 0.0)
 
 
@@ -386,15 +388,15 @@ def test_what_a_killed_build_left_is_swept_up(data: Path, spec: TokenizerSpec) -
 
 def test_warnings(data: Path, spec: TokenizerSpec) -> None:
     assert opened(data, spec).warnings() == [
-        "1 row (25.0%) repeat a text that was there before.",
-        "1 text comes with more than one label.",
+        "1 row (25.0%) is a duplicate of an earlier row.",
+        "1 text appears with conflicting labels.",
         'Labels with fewer than 10 rows: "neg" (2), "pos" (2).',
-        "1 row (25.0%) were cut to 8 tokens.",
+        "1 row (25.0%) was truncated to 8 tokens.",
     ]
     rows = [f"a {i:04},{'rare' if i < 10 else 'many'}" for i in range(120)]
     data.write_text("\n".join(["text,label", *rows]))
     assert opened(data, spec).warnings() == [
-        'The labels are far from balanced: "many" has 110 rows, "rare" 10.'
+        'The labels are strongly imbalanced: "many" has 110 rows, "rare" has 10.'
     ]
     data.write_text("\n".join(["text,label", *rows[:109]]))
     assert opened(data, spec).warnings() == []

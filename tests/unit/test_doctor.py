@@ -85,7 +85,7 @@ def _found(around: Environment, name: str) -> Finding:
 def test_a_complete_machine_misses_nothing(around: Environment) -> None:
     findings = examine(around)
     assert [one.name for one in findings if one.status == "missing"] == []
-    assert what_works(findings) == "Works now: backends ort and torch."
+    assert what_works(findings) == "Ready to train with backends ort and torch."
     assert list(dict.fromkeys(one.group for one in findings)) == [
         "Machine",
         "Runtimes",
@@ -111,13 +111,13 @@ def test_a_bare_machine_is_told_the_command(around: Environment) -> None:
         "built-in model",
     }
     assert missing == dict.fromkeys(names, 'pip install "edgetune[cpu]"')
-    assert what_works(findings) == 'Nothing can train here yet: pip install "edgetune[cpu]"'
+    assert what_works(findings) == 'Training is not possible yet: pip install "edgetune[cpu]"'
 
 
 def test_the_training_runtime_alone_trains_from_artifacts(around: Environment) -> None:
     packages = {"onnxruntime-training-cpu": "1.19.2"}
     assert what_works(examine(_changed(around, packages=packages))) == (
-        "Works now: backend ort (from artifacts made on another machine)."
+        "Ready to train with backend ort (with artifacts exported on another machine)."
     )
 
 
@@ -132,7 +132,10 @@ def test_two_builds_of_onnxruntime_are_a_conflict(around: Environment) -> None:
 
 def test_the_plain_build_cannot_train(around: Environment) -> None:
     found = _found(_changed(around, packages={"onnxruntime": "1.22.0"}), "onnxruntime")
-    assert (found.status, found.detail) == ("missing", "onnxruntime 1.22.0 only predicts, it cannot train")
+    assert (found.status, found.detail) == (
+        "missing",
+        "onnxruntime 1.22.0 can only run models, not train them",
+    )
 
 
 def test_where_no_training_build_exists_torch_is_named(around: Environment) -> None:
@@ -143,7 +146,7 @@ def test_where_no_training_build_exists_torch_is_named(around: Environment) -> N
     found = _found(other, "onnxruntime")
     assert (found.status, found.fix) == ("note", "")
     assert "use torch" in found.detail
-    assert what_works(examine(other)) == "Works now: backend torch."
+    assert what_works(examine(other)) == "Ready to train with backend torch."
 
 
 @pytest.mark.parametrize(
@@ -235,7 +238,7 @@ def test_advice_comes_from_the_project_file() -> None:
 def test_this_machine_can_be_examined() -> None:
     findings = examine()
     assert len(findings) > 12
-    assert re.match(r"Works now|Nothing can train", what_works(findings))
+    assert re.match(r"Ready to train|Training is not possible", what_works(findings))
 
 
 def test_the_doctor_imports_nothing_heavy() -> None:

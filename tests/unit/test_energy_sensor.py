@@ -76,7 +76,7 @@ def test_lost_late_its_own_mean_power_goes_on() -> None:
     sensor.joules()
     clock.now_s += 10
     assert sensor.joules() == pytest.approx(600)
-    assert sensor.source == "scripted for 20 s, then estimated: 20 W, its mean until then (gone)"
+    assert sensor.source == "scripted for 20 s, then estimated: 20 W, its mean power until then (gone)"
     assert not sensor.measured
 
 
@@ -94,7 +94,7 @@ def test_no_figure_yet_is_an_estimate_and_not_zero() -> None:
     clock.now_s += 2
     assert sensor.joules() == pytest.approx(10)
     assert not sensor.measured
-    assert sensor.source == "estimated: 5 W (scripted has shown no figure yet)"
+    assert sensor.source == "estimated: 5 W (scripted has not reported a value yet)"
     assert sensor.joules() == pytest.approx(10)  # 4 J would be a step back
     assert sensor.measured
     assert sensor.joules() == 50

@@ -177,7 +177,9 @@ def test_on_cuda_with_no_sensor_the_gpu_is_not_zero(tmp_path: Path, clock: FakeC
     sensor = open_sensor(root=tmp_path, device="cuda", clock=clock)
     clock.now_s += 1
     assert sensor.joules() > 250
-    assert sensor.source.startswith("estimated: 250 W for the GPU, which nothing measures + estimated: ")
+    assert sensor.source.startswith(
+        "estimated: 250 W for the GPU, which has no readable sensor + estimated: "
+    )
     sensor = open_sensor(root=tmp_path, device="cuda", busy_w=BUSY, clock=clock)
     assert sensor.source.startswith("estimated: 45 W while busy")
 

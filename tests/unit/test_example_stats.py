@@ -76,7 +76,7 @@ def test_a_damaged_file_is_a_sentence(content: bytes, tmp_path: Path) -> None:
 
 
 def test_no_file_is_a_sentence(tmp_path: Path) -> None:
-    with pytest.raises(RunError, match=r"holds no rows\.npz"):
+    with pytest.raises(RunError, match=r"does not contain rows\.npz"):
         load_example_stats(tmp_path)
 
 

@@ -210,7 +210,7 @@ def test_modules_of_their_own_are_refused(model_copy: Path, kind: object) -> Non
     with safe_copy_of(model_copy):
         pass
     (model_copy / "modules.json").write_text(json.dumps([good, {"idx": 1, "type": kind, "path": "x"}]))
-    with pytest.raises(ModelError, match="code of its own"), safe_copy_of(model_copy):
+    with pytest.raises(ModelError, match=r"modules\.json requires custom code"), safe_copy_of(model_copy):
         pass
 
 

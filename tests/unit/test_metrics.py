@@ -64,7 +64,7 @@ def test_one_row_is_enough_and_none_is_not() -> None:
 
 
 def test_shapes_that_do_not_fit_are_refused() -> None:
-    with pytest.raises(ValueError, match="do not fit"):
+    with pytest.raises(ValueError, match="do not match"):
         metrics.evaluate_predictions(np.zeros((2, 3)), np.array([0, 1]), ["a", "b"])
 
 

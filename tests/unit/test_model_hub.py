@@ -100,7 +100,7 @@ def test_a_fetched_model_is_checked_like_any_other(hub: FakeHub, model_copy: Pat
 
 @pytest.mark.parametrize("name", ["hub:", "hub:../x", "hub:a/b/c", "org/../x", "hub:org/x@", "-x/y z", "./x"])
 def test_names_that_are_none(hub: FakeHub, name: str) -> None:
-    with pytest.raises(ModelError, match="no model folder"):
+    with pytest.raises(ModelError, match="neither an existing folder nor a valid hub name"):
         resolve_model(name)
     assert hub.asked == []
 

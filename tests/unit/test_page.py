@@ -98,8 +98,8 @@ def test_names_tell_runs_apart(tmp_path: Path) -> None:
     [
         (lambda folder: None, "does not exist"),
         (lambda folder: folder.write_text("x"), "is a file, not a run folder"),
-        (lambda folder: folder.mkdir(), "is no run folder"),
-        (lambda folder: write_run(folder / "inside"), "it holds runs: name them.*inside"),
+        (lambda folder: folder.mkdir(), "is not a run folder"),
+        (lambda folder: write_run(folder / "inside"), "it contains run folders: give these.*inside"),
         (lambda folder: write_run(folder).joinpath("summary.json").unlink(), "did not finish"),
     ],
 )
@@ -114,12 +114,12 @@ def test_what_is_no_run_is_refused_by_name(tmp_path: Path, make: Any, words: str
     [
         ("{", "is damaged"),
         ("\ud800".encode("utf-8", "surrogatepass"), "is damaged"),
-        ("[1]", "holds no JSON object"),
+        ("[1]", "does not contain a JSON object"),
         ('{"schema_version": 3}', "written by a newer edgetune [(]schema 3[)]; update edgetune"),
         ('{"schema_version": 1}', "written by an older edgetune [(]schema 1[)]; train again to report it"),
-        ('{"accuracy": "high"}', "no receipt of edgetune: accuracy: input should be a valid number"),
+        ('{"accuracy": "high"}', "not an edgetune summary: accuracy: input should be a valid number"),
         ('{"accuracy": 1e999}', "accuracy"),
-        ('{"energy_j": 1.0}', "not a whole receipt"),
+        ('{"energy_j": 1.0}', "not a complete summary"),
     ],
 )
 def test_a_receipt_that_cannot_be_read_is_refused(tmp_path: Path, text: str | bytes, words: str) -> None:
@@ -148,9 +148,9 @@ def test_a_compare_folder_gives_its_finished_runs(tmp_path: Path) -> None:
     assert [(run.name, run.figures.seed) for run in found.runs] == [("a", 1), ("b", 2)]
     assert [f"{run.date:%Y-%m-%d %H:%M}" for run in found.runs] == ["2026-11-20 09:00"] * 2
     told = dict(zip(("failed", "going", "outside", "torn"), found.left_out, strict=True))
-    assert "failed/run has no summary.json: it failed: no room." in told["failed"]
-    assert "going/run has no summary.json: it did not finish." in told["going"]
-    assert "the run of an outside program" in told["outside"]
+    assert "failed/run has no summary.json: the run failed: no room." in told["failed"]
+    assert "going/run has no summary.json: the run did not finish." in told["going"]
+    assert "is the run of a baseline" in told["outside"]
     assert "is damaged" in told["torn"]
     assert "Left out: 4 runs" in read(found).text
 
@@ -209,7 +209,7 @@ def test_notes_say_what_differs(tmp_path: Path) -> None:
         write_run(tmp_path / "b", dataset="elsewhere/reviews.csv", interrupted=True),
     ]
     told = " ".join(run_table.notes(run_table.grouped(collect(folders).runs)))
-    for words in ("different rows", "different places", "estimated in others", "Stopped before the end: b."):
+    for words in ("different rows", "different paths", "estimated in others", "Stopped before the end: b."):
         assert words in told
     alike = [write_run(tmp_path / "c"), write_run(tmp_path / "d")]
     assert run_table.notes(run_table.grouped(collect(alike).runs)) == []
@@ -235,9 +235,9 @@ def test_tables_of_the_page_hold_the_figures(tmp_path: Path) -> None:
         "2026-11-18 11:06",
     ]
     assert costs[2][3] == "0"  # measured, and nothing was scored
-    confusion = shown.tables["Confusion: a row is a true class, a column a predicted one"]
+    confusion = shown.tables["Confusion matrix (rows: true class, columns: predicted class)"]
     assert confusion == [["true", "bad", "good"], ["bad", "352", "48"], ["good", "45", "427"]]
-    assert shown.tables["Each class"][1] == ["bad", "0.900", "0.880", "0.890", "400"]
+    assert shown.tables["Results by class"][1] == ["bad", "0.900", "0.880", "0.890", "400"]
     for words in (
         "3 duplicate texts",
         'train = "reviews.csv"',
@@ -305,7 +305,7 @@ def test_nothing_that_a_run_says_becomes_markup(tmp_path: Path, nasty: str) -> N
     assert shown.wrong == []
     assert shown.names <= plain.names
     assert visible(nasty) in shown.text
-    assert visible(nasty) in shown.tables["Each class"][1][0]
+    assert visible(nasty) in shown.tables["Results by class"][1][0]
     assert not re.search("[\x00-\x08\x0b-\x1f\x7f\u202a-\u202e]", text)
 
 
@@ -334,7 +334,7 @@ def test_many_classes_are_told_by_their_largest_confusions(tmp_path: Path) -> No
     shown = read(collect([folder]))
     assert shown.wrong == []
     assert shown.tables["The 1 largest confusions among 30 classes"][1] == ["class 3", "class 4", "7"]
-    assert shown.tables["Each class"][1] == ["class 0", "not measured", "1.000", "1.000", "9"]
+    assert shown.tables["Results by class"][1] == ["class 0", "not measured", "1.000", "1.000", "9"]
     assert "All 30 classes" in shown.text
 
 
@@ -354,8 +354,8 @@ def test_a_receipt_that_tells_next_to_nothing_is_shown(tmp_path: Path) -> None:
     assert shown.tables["Runs, ranked by accuracy; unknown data on unknown machine"][1][2:] == (
         ["not measured"] * 7
     )
-    assert "No run tells both an accuracy and a time." in shown.text
-    assert "No run tells its seconds by phase." in shown.text
+    assert "No run has both an accuracy and a time." in shown.text
+    assert "No run has its time by phase." in shown.text
     assert "nan" not in shown.text
     assert "None" not in shown.text
     assert "not measured" in run_table.to_markdown(found)
@@ -397,7 +397,7 @@ def test_hundreds_of_runs_of_many_methods_are_drawn(tmp_path: Path) -> None:
     assert text.count("data:image/png;base64,") == 40
     shown = PageReader(text)
     assert shown.wrong == []
-    assert shown.text.count("Its picture is run.png in its folder") == 30
+    assert shown.text.count("The plot of this run is run.png in its folder") == 30
     assert "Only the first 60 runs are drawn" in shown.text
 
 
@@ -471,7 +471,7 @@ def test_markdown_reads_back(tmp_path: Path) -> None:
     assert first["run"] == "slow"
     assert first["accuracy (95 % interval)"] == "89.3 % (87.1–91.2)"
     assert first["train (s)"] == "70.00"
-    assert first["energy by"] == "estimated: 15 W while busy"
+    assert first["energy source"] == "estimated: 15 W while busy"
     assert first["machine"] == "AMD EPYC, 2 cores"
     assert dict(zip(head, rows[2], strict=True))["macro-F1"] == "not measured"
 
@@ -528,11 +528,11 @@ def test_the_command_says_what_it_left_out(tmp_path: Path) -> None:
     ("options", "words"),
     [
         ([], "--out report.html"),
-        (["--format", "html"], "A page needs a file"),
-        (["--out", "report.pdf"], "its name says no format"),
-        (["--out", "."], "its name says no format"),
+        (["--format", "html"], "HTML needs an output file"),
+        (["--out", "report.pdf"], "unknown file extension"),
+        (["--out", "."], "unknown file extension"),
         (["--out", "a", "--format", "md"], "is a folder"),
-        (["--out", "a/summary.json"], "would replace a file of that run"),
+        (["--out", "a/summary.json"], "would overwrite a file of that run"),
     ],
 )
 def test_the_command_refuses_with_advice(

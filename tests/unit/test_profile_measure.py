@@ -8,7 +8,7 @@ import pytest
 
 from edgetune.core.errors import MissingDependencyError, UsageError
 from edgetune.core.tables import sections_text
-from edgetune.planning.profile_store import match_profile
+from edgetune.devices.profile_store import match_profile
 from edgetune.profiling import measurement_plan
 from edgetune.profiling.drift import Drift, drift_sections, representative_points
 from edgetune.profiling.fixed_costs import synthetic_run
@@ -39,7 +39,7 @@ def test_bf16_is_measured_only_where_the_processor_has_it(monkeypatch: pytest.Mo
     monkeypatch.setattr(measurement_plan, "_installed", lambda name: True)
     keys, notes = choose_keys([], MACHINE)
     assert keys == ["ort-fp32", "torch-fp32"]
-    assert "no bf16 arithmetic" in notes[0]
+    assert "no bf16 instructions" in notes[0]
     keys, notes = choose_keys([], MACHINE.model_copy(update={"features": ["AVX512-BF16"], "gpu": "X"}))
     assert keys == ["ort-fp32", "torch-fp32", "torch-bf16", "torch-fp32-cuda", "torch-bf16-cuda"]
     assert notes == []
@@ -62,7 +62,7 @@ def test_the_table_has_forward_and_backward_costs_and_says_where_energy_comes_fr
     assert "measured: RAPL" in text
     assert "too busy" in text
     assert "torch-bf16 was left out." in text
-    assert "3 lowest layers cut off" in text
+    assert "3 lowest layers frozen" in text
     estimated = make_profile().power.model_copy(update={"measured": False, "source": "estimated: 10 W"})
     assert "(estimated: 10 W)" in sections_text(profile_sections(make_profile(power=estimated)))
 
@@ -84,13 +84,19 @@ def test_a_ratio_is_a_geometric_mean() -> None:
 
 
 @pytest.mark.parametrize(
-    ("ratio", "verdict"), [(1.0, "holds"), (1.05, "holds"), (0.8, "has drifted"), (1.6, "is far off")]
+    ("ratio", "verdict", "says"),
+    [
+        (1.0, "holds", "still matches this machine: times differ by up to 0 %"),
+        (1.05, "holds", "still matches this machine: times differ by up to 5 %"),
+        (0.8, "has drifted", "has drifted: times differ by up to 20 %; measure again"),
+        (1.6, "is far off", "is far off: times differ by up to 60 %; measure again"),
+    ],
 )
-def test_drift_has_a_verdict(ratio: float, verdict: str) -> None:
+def test_drift_has_a_verdict(ratio: float, verdict: str, says: str) -> None:
     drift = Drift([make_time_ratio("ort-fp32", "score", [ratio])], [])
     assert drift.verdict == verdict
     text = sections_text(drift_sections(match_profile(make_profile(), MACHINE, VERSIONS), drift))
-    assert f"some {verdict}" in text
+    assert f"some {says}" in text
 
 
 def test_a_check_takes_few_points_and_none_that_is_long() -> None:

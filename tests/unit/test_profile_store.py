@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from edgetune.core.errors import ProfileError, UsageError
-from edgetune.planning.detect import profile_name, this_machine
-from edgetune.planning.device_profile import DeviceProfile
-from edgetune.planning.profile_store import (
+from edgetune.devices.detect import profile_name, this_machine
+from edgetune.devices.device_profile import DeviceProfile
+from edgetune.devices.profile_store import (
     find_for_this_machine,
     load_profile,
     match_profile,
@@ -27,7 +27,7 @@ from tests.profile_samples import MACHINE, SHAPE, VERSIONS, make_backend, make_p
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Keep the user's own profiles and shipped ones out."""
     monkeypatch.setenv("EDGETUNE_PROFILES", str(tmp_path / "profiles"))
-    monkeypatch.setattr("edgetune.planning.profile_store.shipped_folder", lambda: None)
+    monkeypatch.setattr("edgetune.devices.profile_store.shipped_folder", lambda: None)
     return tmp_path / "profiles"
 
 
@@ -58,7 +58,7 @@ def test_the_users_own_go_before_shipped_ones(
     home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shipped = tmp_path / "shipped"
-    monkeypatch.setattr("edgetune.planning.profile_store.shipped_folder", lambda: shipped)
+    monkeypatch.setattr("edgetune.devices.profile_store.shipped_folder", lambda: shipped)
     save_profile(make_profile("a"), shipped / "a.toml")
     save_profile(make_profile("b"), shipped / "b.toml")
     save_profile(make_profile("a", start_s=9.0))
@@ -86,16 +86,16 @@ def changed(pattern: str, by: str) -> str:
     [
         ("this is [ no toml", "is not TOML"),
         ("schema_version = 7\n", "newer edgetune"),
-        ("schema_version = 1\n", "is no device profile: name: field required"),
+        ("schema_version = 1\n", "is not a device profile: name: field required"),
         (
             changed(r"(?m)^s = .*$", "s = -1.0"),
             r"points\.0\.s: input should be greater than 0 \(given: -1\.0\)",
         ),
         (changed(r"(?m)^s = .*$", "s = nan"), r"points\.0\.s"),
-        (changed(r"(?m)^s = .*$", "s = 5000.0"), "outside of its own interval"),
+        (changed(r"(?m)^s = .*$", "s = 5000.0"), "outside its own interval"),
         (changed(r"(?m)^report_s = .*$", "report_s = inf"), "report_s: input should be a finite number"),
         (changed(r"(?m)^depth = 3$", "depth = 9"), "depth that a model of 6 layers"),
-        (changed(r"(?m)^batch = 8$", "batch = 32"), "stands there twice"),
+        (changed(r"(?m)^batch = 8$", "batch = 32"), "appears twice"),
         (changed(r"(?m)^cores = .*$", 'cores = "many"'), r"machine\.cores"),
         (changed(r"(?m)^name = \"some\"$", 'name = "some"\nwarp = 9'), "warp"),
     ],
@@ -129,7 +129,7 @@ def test_costs_that_cannot_be_are_refused(
     ]
     profile = make_profile(backends=[backend.model_copy(update={"points": points})])
     path = save_profile(profile, tmp_path / "odd.toml")
-    with pytest.raises(ProfileError, match=f"cannot be true.*{says}"):
+    with pytest.raises(ProfileError, match=f"is implausible.*{says}"):
         read_profile(path)
 
 
@@ -139,7 +139,7 @@ def test_a_profile_without_whole_model_costs_is_refused(tmp_path: Path) -> None:
     path = save_profile(
         make_profile(backends=[backend.model_copy(update={"points": points})]), tmp_path / "x.toml"
     )
-    with pytest.raises(ProfileError, match="no `train` at depth 0"):
+    with pytest.raises(ProfileError, match="no `train` measurement at depth 0"):
         read_profile(path)
 
 
@@ -165,7 +165,7 @@ def test_fit_is_same_alike_or_other() -> None:
     assert fits(profile, architecture="aarch64") == "other"
     newer = match_profile(profile, MACHINE, VERSIONS | {"torch": "2.14.0"})
     assert newer.fit == "alike"
-    assert newer.reasons == ["measured with torch 2.13.0, here is 2.14.0"]
+    assert newer.reasons == ["measured with torch 2.13.0, 2.14.0 is installed"]
     assert (
         match_profile(profile, MACHINE, {"edgetune": "9"}).fit == "same"
     )  # what is not installed is not used

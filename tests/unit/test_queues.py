@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from fakes import ragged
 
-from edgetune.learners.queues import BucketQueue, Waiting
+from edgetune.data.queues import BucketQueue, Waiting
 
 
 def test_full_batch_of_one_bucket_passes_straight_through() -> None:

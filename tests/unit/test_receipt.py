@@ -13,8 +13,8 @@ from edgetune.runs.finalize import _short_of_plan
 @pytest.mark.parametrize(
     ("n_rows", "n_seen", "n_trained", "stopped", "patience", "words"),
     [
-        (1_000, 64, 64, False, None, "Only 64 of about 1,000 rows planned"),
-        (1_000, 64, 0, False, None, "No row was trained"),
+        (1_000, 64, 64, False, None, "Only 64 of about 1,000 planned rows"),
+        (1_000, 64, 0, False, None, "No rows were trained"),
         (1_000, 500, 500, False, None, None),
         (1_000, 64, 64, True, None, None),
         (1_000, 64, 64, False, 3, None),

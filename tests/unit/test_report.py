@@ -221,16 +221,16 @@ def test_the_closing_table_says_everything() -> None:
         "21.5 %",
         "43.8 %",
         "0.3120 nats",
-        "from 1,200 seen: predictor's loss 0.48 <= ALT 0.5",
+        "from 1,200 rows seen: predictor's loss 0.48 <= ALT 0.5",
         "0.410",
         "0.620",
         "812 MB",
         "runs/reviews",
-        "2, chosen on these rows",
+        "2, chosen on the evaluation rows",
         "3 duplicate texts",
     ):
         assert words in text
-    assert "hard among explored" not in text
+    assert "explored rows that were hard" not in text
 
 
 def test_why_the_last_stage_was_not_reached_is_said() -> None:
@@ -297,7 +297,7 @@ def test_the_card_tells_numbers_cost_and_limits() -> None:
         "train 380.0 s",
         "812 MB",
         "held out of the same file",
-        "best on the evaluated rows",
+        "best on the evaluation rows",
         "max_length=128",
         "edgetune predict",
     ):
@@ -307,7 +307,7 @@ def test_the_card_tells_numbers_cost_and_limits() -> None:
 def test_the_card_makes_no_claim_that_does_not_hold() -> None:
     card = model_card(SUMMARY | {"eval_source": "dev.tsv", "best_epoch_chosen_on_eval": False})
     assert "held out" not in card
-    assert "flatters" not in card
+    assert "optimistic" not in card
 
 
 def _words(summary: dict[str, Any]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import re
 from pathlib import Path
 
@@ -82,3 +83,32 @@ def test_no_tracked_text_holds_a_path_of_somebodys_machine() -> None:
     texts = [p for p in [*places, ROOT / "README.md"] if p.suffix in (".py", ".md", ".toml")]
     home = "/" + "work/"
     assert [str(path) for path in texts if home in path.read_text(encoding="utf-8")] == []
+
+
+PACKAGE = ROOT / "edgetune"
+FOLDERS = sorted(path.parent for path in PACKAGE.rglob("__init__.py") if path.parent != PACKAGE)
+
+
+def test_the_package_root_holds_folders_only() -> None:
+    assert {path.name for path in PACKAGE.glob("*.py")} == {"__init__.py", "__main__.py"}
+    assert not [path for path in PACKAGE.rglob("*.py") if not (path.parent / "__init__.py").is_file()]
+
+
+@pytest.mark.parametrize("folder", FOLDERS, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_every_folder_says_what_belongs_there_and_what_it_may_import(folder: Path) -> None:
+    text = ast.get_docstring(ast.parse((folder / "__init__.py").read_text(encoding="utf-8")))
+    assert text is not None
+    assert re.search(r"may import|Imports no other", text, re.I)
+
+
+def test_names_of_modules_and_public_classes_are_unique() -> None:
+    modules: dict[str, list[Path]] = {}
+    classes: dict[str, list[Path]] = {}
+    for path in PACKAGE.rglob("*.py"):
+        modules.setdefault(path.name, []).append(path)
+        for node in ast.parse(path.read_text(encoding="utf-8")).body:
+            if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
+                classes.setdefault(node.name, []).append(path)
+    shared = {"__init__.py", "__main__.py"}
+    assert {name for name, places in modules.items() if len(places) > 1} == shared
+    assert not {name for name, places in classes.items() if len(places) > 1}

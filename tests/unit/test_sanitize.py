@@ -16,7 +16,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
-from edgetune.compare.chart_style import plain_label
 from edgetune.core.errors import EdgetuneError, UsageError
 from edgetune.core.sanitize import brief, in_markdown, json_text, on_terminal, one_line, visible
 from edgetune.core.tables import Section, print_sections
@@ -31,6 +30,7 @@ from edgetune.inference.predictions import (
     write_predictions,
 )
 from edgetune.inference.saved_run import Prediction
+from edgetune.report.chart_style import plain_label
 from edgetune.report.inspection_table import print_inspection, write_inspection
 from edgetune.report.live_view import PlainView, RichView
 from edgetune.report.model_card import model_card
@@ -200,7 +200,7 @@ def test_the_model_card() -> None:
     outside_code = re.sub(r"```.*?```|`[^`\n]*`", "", card.replace("\\`", ""), flags=re.DOTALL)
     assert "<img" not in re.sub(r"\\<", "", outside_code)
     assert not re.search(r"(?<!\\)\]\(javascript", outside_code)
-    (line,) = [line for line in card.splitlines() if line.startswith("It tells") or "classes apart" in line]
+    (line,) = [line for line in card.splitlines() if "It distinguishes" in line or "classes: " in line]
     assert line.endswith(".")
     table = [line for line in card.splitlines() if line.startswith("| ")]
     assert len(table) == len(NASTY) + 1
@@ -256,7 +256,7 @@ def test_columns_are_named_briefly(tmp_path: Path) -> None:
 def test_input_that_is_no_text(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"fine\n\xff\xfe\n"), "utf-8"))
     lines = stdin_lines()
-    with pytest.raises(UsageError, match="Text 2 holds bytes that are not UTF-8"):
+    with pytest.raises(UsageError, match="Text 2 contains bytes that are not valid UTF-8"):
         list(predict_lines(_Echo(), lines))  # type: ignore[arg-type]
 
 

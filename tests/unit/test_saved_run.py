@@ -46,7 +46,7 @@ def test_nothing_in_nothing_out(trained: Trained) -> None:
 
 
 def test_a_lone_string_is_a_slip(trained: Trained) -> None:
-    with pytest.raises(UsageError, match=r"wrap the one you have"):
+    with pytest.raises(UsageError, match="takes a list of texts, not a single string"):
         load_run(trained.folder).predict("text")
 
 
@@ -92,14 +92,14 @@ def test_evaluation_with_a_label_it_does_not_know(trained: Trained, tmp_path: Pa
 
 
 def test_no_such_folder(trained: Trained, tmp_path: Path) -> None:
-    with pytest.raises(RunError, match=rf"has: .*{trained.folder.name}"):
+    with pytest.raises(RunError, match=rf"contains: .*{trained.folder.name}"):
         load_run(trained.folder.with_name("nope"))
     with pytest.raises(RunError, match="edgetune finetune"):
         load_run(tmp_path / "not" / "there")
 
 
 def test_folders_without_a_model(tmp_path: Path, copied: Path) -> None:
-    with pytest.raises(RunError, match="no trained model"):
+    with pytest.raises(RunError, match="does not contain a trained model"):
         load_run(tmp_path)
     (copied / "onnx" / "model.onnx").unlink()
     (copied / "model" / "model.safetensors").unlink()

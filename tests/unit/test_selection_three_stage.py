@@ -8,7 +8,7 @@ import pytest
 
 from edgetune.config.settings import SelectionSettings
 from edgetune.data.batches import Batch
-from edgetune.selection.contract import DataShape
+from edgetune.selection.selector_contract import DataShape
 from edgetune.selection.staged import RowSet
 from edgetune.selection.three_stage import LossCurve, ThreeStage
 
@@ -113,7 +113,7 @@ def test_a_predictor_that_only_knows_the_hard_share_stays_in_stage_1() -> None:
     report = selector.report()
     assert report["predictor_loss"] < 0.69
     assert (selector.stage, report["reached_last_stage"]) == ("filter_backward", False)
-    assert "knowing only the hard share" in report["why"]
+    assert "the loss of predicting the share of hard rows" in report["why"]
     assert uncalibrated.stage == "filter_forward"  # ALT alone, as in the paper, is satisfied
 
 
@@ -122,7 +122,7 @@ def test_says_why_stage_2_was_not_reached() -> None:
     assert selector.report()["why"] == "the run ended in stage 0: 0 of 4 examples observed"
     warm_up(selector)
     teach(selector, 1)
-    assert selector.report()["why"] == "only 1 of 3 batches scored in stage 1"
+    assert selector.report()["why"] == "only 1 of 3 batches were scored in stage 1"
     teach(selector, 3)
     assert "> ALT 0.0100 over the last 3 batches" in selector.report()["why"]
 

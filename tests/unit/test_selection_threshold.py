@@ -7,7 +7,7 @@ import pytest
 
 from edgetune.config.settings import SelectionSettings
 from edgetune.data.batches import Batch
-from edgetune.selection.contract import DataShape
+from edgetune.selection.selector_contract import DataShape
 from edgetune.selection.threshold import (
     AutoThreshold,
     FixedThreshold,
@@ -84,7 +84,7 @@ def test_stage_0_waits_for_a_model_that_has_begun_to_learn() -> None:
         selector.observe(batch, np.full(3, mean_loss))
         assert (selector.skips_scoring, selector.report()["threshold"]) == (True, None)
     assert selector.report()["why"] == (
-        "the run ended in stage 0: the last losses are 0.3600 nats in the mean, and 0.3466 would show that "
+        "the run ended in stage 0: the mean of the last losses is 0.3600 nats; 0.3466 would show that "
         "the model has begun to learn"
     )
     batch = batch_of([9, 0])

@@ -20,11 +20,11 @@ import numpy as np
 
 from edgetune.core.errors import EdgetuneError
 from edgetune.core.machine import cache_folder
+from edgetune.devices.cost_function import CostFunction
+from edgetune.devices.detect import this_machine
+from edgetune.devices.device_profile import BackendProfile, DeviceProfile
+from edgetune.devices.profile_store import find_for_this_machine, load_profile
 from edgetune.models.source import resolve_model
-from edgetune.planning.cost_function import CostFunction
-from edgetune.planning.detect import this_machine
-from edgetune.planning.device_profile import BackendProfile, DeviceProfile
-from edgetune.planning.profile_store import find_for_this_machine, load_profile
 from edgetune.profiling.backend_session import BackendSession
 from edgetune.profiling.drift import open_session
 from edgetune.profiling.sampling import GridPoint, Sampler, grid_points

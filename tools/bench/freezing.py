@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 from common import rows_file, spread
 
-from edgetune.backends.contract import Backend
+from edgetune.backends.backend_contract import Backend
 from edgetune.backends.hidden_cache import HiddenCache
 from edgetune.backends.ort.artifacts import ArtifactBuilder
 from edgetune.backends.ort.ort_backend import OrtBackend

@@ -20,9 +20,9 @@ from edgetune.data.examples import DataOptions, read_examples, read_texts
 from edgetune.data.table import BadRow
 from edgetune.data.token_format import TokenizerSpec
 from edgetune.data.tokens import open_tokens
+from edgetune.devices.device_profile import DeviceProfile
+from edgetune.devices.profile_store import match_profile, read_profile, to_toml
 from edgetune.inference.saved_run import load_run
-from edgetune.planning.device_profile import DeviceProfile
-from edgetune.planning.profile_store import match_profile, read_profile, to_toml
 from edgetune.profiling.profile_tables import profile_sections
 from edgetune.record.example_stats import load_example_stats
 from edgetune.record.history import read_history

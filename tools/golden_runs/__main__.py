@@ -54,7 +54,7 @@ class GoldenRun:
 
     @property
     def name(self) -> str:
-        return f"{self.backend} {self.method} freeze={self.freeze}{' interruption' if self.broken else ''}"
+        return f"{self.backend} {self.method} freeze={self.freeze}{' resumed' if self.broken else ''}"
 
 
 RUNS = (

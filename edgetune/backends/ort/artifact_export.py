@@ -39,12 +39,16 @@ def export_artifacts(
     if n_labels < 2:
         raise UsageError(f"--labels {n_labels}: a classifier needs at least 2 labels.")
     if freeze not in ("none", "embeddings") and not freeze.isdigit():
-        raise UsageError(f"--freeze {freeze}: give none, embeddings or a number of layers.")
+        raise UsageError(f"--freeze {freeze}: must be none, embeddings or a number of layers.")
     if out.exists() and any(out.iterdir() if out.is_dir() else [out]):
         if not (out / MANIFEST).is_file():
-            raise ArtifactsError(f"{out} exists and holds no artifacts; choose another folder with --out.")
+            raise ArtifactsError(
+                f"{out} exists but does not contain artifacts; choose another folder with --out."
+            )
         if not overwrite:
-            raise ArtifactsError(f"{out} holds artifacts already; use --overwrite, or another --out.")
+            raise ArtifactsError(
+                f"{out} already contains artifacts; use --overwrite to replace them, or choose another --out."
+            )
     with disk_errors(out):
         builder = ArtifactBuilder(
             resolve_model(model), cache_dir if cache_dir is not None else cache_folder()

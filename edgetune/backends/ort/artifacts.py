@@ -84,7 +84,8 @@ def load_artifacts(folder: Path, n_labels: int | None = None, cache_dir: Path | 
     path = folder / MANIFEST
     if not path.is_file():
         raise ArtifactsError(
-            f"{folder} holds no training artifacts (no {MANIFEST}); make them with `edgetune export`."
+            f"{folder} does not contain training artifacts (no {MANIFEST}); "
+            "create them with `edgetune export`."
         )
     try:
         check_size(path, MAX_JSON_BYTES)
@@ -99,15 +100,15 @@ def load_artifacts(folder: Path, n_labels: int | None = None, cache_dir: Path | 
         wanted += [f"{CUT_FOLDER}/{name}" for name in (PREFIX, *GRAPHS)]
     missing = [name for name in wanted if not (folder / name).is_file()]
     if missing:
-        raise ArtifactsError(f"{folder} lacks {', '.join(missing)}; export the artifacts again.")
+        raise ArtifactsError(f"{folder} is missing {', '.join(missing)}; export the artifacts again.")
     if manifest.onnxruntime != ort_version() and ort_version() != "none":
         raise ArtifactsError(
-            f"{folder} was made for ONNX Runtime {manifest.onnxruntime}, here is {ort_version()}; "
-            "export again with the version that is installed here."
+            f"{folder} was exported for ONNX Runtime {manifest.onnxruntime}, but {ort_version()} is "
+            "installed; export the artifacts again with the installed version."
         )
     if n_labels is not None and manifest.n_labels != n_labels:
         raise ArtifactsError(
-            f"{folder} was made for {manifest.n_labels} labels, the data has {n_labels}; "
+            f"{folder} was exported for {manifest.n_labels} labels, but the data has {n_labels}; "
             f"export again with --labels {n_labels}."
         )
     _check_files(folder, raw, wanted, cache_dir)
@@ -128,7 +129,7 @@ def _check_files(folder: Path, raw: dict[str, Any], wanted: list[str], cache_dir
     beside = [f"{name}.data" for name in wanted if (folder / f"{name}.data").exists()]  # of a checkpoint
     unknown = [name for name in [*wanted, *beside] if name not in raw["files"]]
     if unknown:
-        raise ArtifactsError(f"{folder} is damaged: {MANIFEST} does not name {unknown[0]}; {again}.")
+        raise ArtifactsError(f"{folder} is damaged: {MANIFEST} does not list {unknown[0]}; {again}.")
     for name in wanted:
         why = find_unsafe_reference(folder / name) if name.endswith(".onnx") else None
         if why is not None:
@@ -145,7 +146,9 @@ def _check_version(folder: Path, raw: Any) -> None:
         return
     if version > SCHEMA_VERSION:
         raise ArtifactsError(f"{folder} was written by a newer edgetune; update edgetune or export again.")
-    raise ArtifactsError(f"{folder} was written by an older edgetune; make it again with `edgetune export`.")
+    raise ArtifactsError(
+        f"{folder} was written by an older edgetune; export it again with `edgetune export`."
+    )
 
 
 def artifacts_cache_key(fingerprint: str, freeze: str) -> str:
@@ -238,7 +241,7 @@ class ArtifactBuilder:
             )
         except OSError as error:
             raise ResourceError(
-                f"Cannot write to {folder.parent} ({error.strerror}); use --cache-dir."
+                f"Cannot write to {folder.parent} ({error.strerror}); choose another folder with --cache-dir."
             ) from error
         try:
             self._run_child(scratch, n_labels, freeze)
@@ -276,6 +279,6 @@ def _raise_child_error(returncode: int, out: str, err: str) -> None:
         raise _ERRORS.get(answer["error"], ArtifactsError)(answer["message"])
     tail = " ".join(err.strip().splitlines()[-1:])[-300:]
     raise ArtifactsError(
-        f"Making the training artifacts failed (exit code {returncode}: {tail or 'no message'}); "
-        "try --backend torch, and report it."
+        f"Exporting the training artifacts failed (exit code {returncode}: {tail or 'no message'}); "
+        "try --backend torch, and please report this error."
     )

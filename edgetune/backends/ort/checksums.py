@@ -59,15 +59,15 @@ def find_damage(folder: Path, raw: Mapping[str, Any], cache_dir: Path | None) ->
     for name, said in files.items():
         path = folder / name
         if not is_inside(folder, name):
-            return f"is damaged: {name} is not there, or is a link"
+            return f"is damaged: {name} is missing or is a link"
         try:
             found = path.stat()
             state[name] = [found.st_size, found.st_mtime_ns, found.st_ino]
             if found.st_size != said["n_bytes"]:
-                return f"is damaged: {name} has {found.st_size:,} bytes and should have {said['n_bytes']:,}"
+                return f"is damaged: {name} has {found.st_size:,} bytes instead of {said['n_bytes']:,}"
             fresh = found.st_size > SMALL_BYTES and known.get(name) == state[name]
             if not fresh and _sha256(path) != said["sha256"]:
-                return f"is damaged: the SHA-256 of {name} is not the one in {MANIFEST}"
+                return f"is damaged: the SHA-256 of {name} does not match {MANIFEST}"
         except OSError as error:
             return f"is damaged: {name} cannot be read ({error.strerror})"
     if any(known.get(name) != state[name] for name in state):

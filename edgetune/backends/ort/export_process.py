@@ -64,12 +64,14 @@ def build_artifacts(job: dict[str, Any]) -> None:
         inputs, check = _train_graphs(graph, trainable, target, reference)
         if not is_accurate(check):
             raise ArtifactsError(
-                f"The exported graph of {model.config.model_type} does not train like torch "
+                f"The exported graph of {model.config.model_type} does not reproduce PyTorch training "
                 f"(differences: {check.model_dump()}); use --backend torch."
             )
         cut = None if halves is None else _build_cut(halves, depth, trainable, reference, target / CUT_FOLDER)
     if depth > 0 and cut is None:
-        notes.append(f"{job['name']} cannot be cut above layer {depth}: its frozen layers run every time")
+        notes.append(
+            f"{job['name']} cannot be split above layer {depth}: its frozen layers are computed in every step"
+        )
     _save_rest(model, in_graph, target)
     convert_tokenizer(Path(job["folder"]), target)
     model.config.save_pretrained(target)
@@ -243,7 +245,7 @@ def main() -> int:
         why = "no space left on the disk" if full else error
         answer = {
             "error": "MissingDependencyError",
-            "message": f"Cannot write the artifacts: {why}; use --cache-dir.",
+            "message": f"Cannot write the artifacts: {why}; choose another folder with --cache-dir.",
         }
     print(json.dumps(answer), file=out)
     return 0 if "ok" in answer else 1

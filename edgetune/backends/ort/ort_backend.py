@@ -15,7 +15,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from edgetune.backends.contract import NoLinearHead
+from edgetune.backends.backend_contract import NoLinearHead
 from edgetune.backends.hf_folder import copy_tokenizer, write_config
 from edgetune.backends.hidden_cache import HiddenCache
 from edgetune.backends.microbatch import Microbatches
@@ -132,7 +132,9 @@ class OrtBackend:
     def _linear(self) -> Linear:
         found = self.artifacts.manifest.linear
         if found is None:
-            raise NoLinearHead(f"The logits of {self.artifacts.manifest.model} come from no linear layer.")
+            raise NoLinearHead(
+                f"The logits of {self.artifacts.manifest.model} do not come from a linear layer."
+            )
         return found
 
     def head(self) -> tuple[FloatArray, FloatArray]:
@@ -187,8 +189,8 @@ class OrtBackend:
         for name in names:
             if name not in given or given[name].shape != whole.get(name).shape:
                 raise ModelError(
-                    f"{files[0].parent} does not fit the artifacts in {self.artifacts.folder}: its {name} is "
-                    "missing or has another shape; pass a model that was trained from them."
+                    f"{files[0].parent} does not match the artifacts in {self.artifacts.folder}: its {name} "
+                    "is missing or has a different shape; pass a model that was trained from them."
                 )
         trainable = set(self.artifacts.manifest.trainable)
         frozen = [name for name in names if name not in trainable]

@@ -22,8 +22,8 @@ from edgetune.core.isolation import silence
 from edgetune.core.types import FloatArray
 
 INSTALL_HINT = (
-    '`pip install "edgetune[cpu]"` (or "edgetune[device]" to train from carried artifacts); '
-    "where there is no build for this machine (Linux on ARM, Python 3.13+), use --backend torch"
+    'run `pip install "edgetune[cpu]"` (or "edgetune[device]" to train from exported artifacts); '
+    "if there is no build for this machine (Linux on ARM, Python 3.13+), use --backend torch"
 )
 
 
@@ -37,7 +37,7 @@ def import_ort() -> Any:
         return sys.modules["onnxruntime"]
     spec = importlib.util.find_spec("onnxruntime")
     if spec is None or not spec.submodule_search_locations:
-        raise MissingDependencyError(f"ONNX Runtime is not installed: {INSTALL_HINT}.")
+        raise MissingDependencyError(f"ONNX Runtime is not installed; {INSTALL_HINT}.")
     training = os.path.join(next(iter(spec.submodule_search_locations)), "training")
     if not os.path.isdir(training):
         return _quiet(importlib.import_module("onnxruntime"))
@@ -75,7 +75,7 @@ def import_training() -> Any:
     """
     import_ort()
     if not has_training_build():
-        raise MissingDependencyError(f"The installed ONNX Runtime cannot train: {INSTALL_HINT}.")
+        raise MissingDependencyError(f"The installed ONNX Runtime does not support training; {INSTALL_HINT}.")
     return importlib.import_module("onnxruntime.training.api")
 
 
@@ -197,7 +197,7 @@ def session_options(device: str, threads: int | None, *, spin: bool = True) -> A
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     if device != "cpu" and "CUDAExecutionProvider" not in import_ort().get_available_providers():
         raise UsageError(
-            '--device cuda on the ort backend needs the CUDA build: `pip install "edgetune[cuda]"`, '
+            '--device cuda on the ort backend requires the CUDA build: run `pip install "edgetune[cuda]"`, '
             "or use --backend torch."
         )
     return options
@@ -207,6 +207,6 @@ def cannot_open(folder: Path, error: Exception) -> ArtifactsError:
     """Say what is wrong with a folder of artifacts."""
     tail = str(error).strip().splitlines()[-1][-200:]
     return ArtifactsError(
-        f"{folder} cannot be opened by ONNX Runtime ({tail}); export the artifacts again "
-        "(in the cache: delete that folder, and they are made anew)."
+        f"ONNX Runtime cannot open {folder} ({tail}). Export the artifacts again; "
+        "if the folder is in the cache, delete it and it is built again."
     )

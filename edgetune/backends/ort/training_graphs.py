@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from edgetune.backends.contract import ADAM_BETAS, ADAM_EPS, WEIGHT_DECAY
+from edgetune.backends.backend_contract import ADAM_BETAS, ADAM_EPS, WEIGHT_DECAY
 from edgetune.backends.onnx_export import IR_VERSION
 from edgetune.backends.ort.graph_cut import HIDDEN, LOGITS
 from edgetune.backends.ort.manifest import Linear, ParityCheck

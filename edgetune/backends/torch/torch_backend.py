@@ -15,7 +15,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from edgetune.backends.contract import ADAM_BETAS, ADAM_EPS, WEIGHT_DECAY, NoLinearHead
+from edgetune.backends.backend_contract import ADAM_BETAS, ADAM_EPS, WEIGHT_DECAY, NoLinearHead
 from edgetune.backends.hf_folder import copy_tokenizer, write_config
 from edgetune.backends.hidden_cache import HiddenCache
 from edgetune.backends.microbatch import Microbatches
@@ -108,7 +108,7 @@ class TorchBackend:
             import torch
         except ImportError as error:
             raise MissingDependencyError(
-                'PyTorch is not installed; `pip install "edgetune[cpu]"`.'
+                'PyTorch is not installed; run `pip install "edgetune[cpu]"`.'
             ) from error
         if device == "cuda" and not torch.cuda.is_available():
             raise UsageError("--device cuda: PyTorch sees no CUDA GPU on this machine; use --device cpu.")
@@ -221,7 +221,7 @@ class TorchBackend:
         if self._linear is None:
             self._linear = find_linear(self._model, lambda: self._model(**torch_probe(self._model)).logits)
         if self._linear is None:
-            raise NoLinearHead(f"The logits of {self._source.name} come from no linear layer.")
+            raise NoLinearHead(f"The logits of {self._source.name} do not come from a linear layer.")
         return self._linear
 
     def head(self) -> tuple[FloatArray, FloatArray]:

@@ -43,7 +43,7 @@ class LayerCut:
         self.depth = depth
         self._layers = encoder_layers(model)[:depth]
         if len(self._layers) < depth or depth < 1:
-            raise LookupError(f"no {depth} layers")
+            raise LookupError(f"the model does not have {depth} encoder layers")
         self._last_output: Any = None
         table = model.get_input_embeddings()
         self._embeddings = next(

@@ -2,8 +2,9 @@
 
     python -m edgetune.compare.baselines NAME TASK.json ─→ OUT/model…  OUT/predicted.json  OUT/result.json
 
-Each runs in a fresh process beside edgetune's own methods, on the same rows. Nothing heavy is imported
-here: names, a line on each, and what has to be installed.
+Each runs in a fresh process beside edgetune's own methods, on the same rows. This module imports nothing
+heavy: it holds names, one line on each, and the packages to install. Methods of edgetune's own belong in
+`selection`. May import whatever `compare` may.
 """
 
 from __future__ import annotations
@@ -52,7 +53,7 @@ class Baseline:
             verb = "is" if len(missing) == 1 else "are"
             raise MissingDependencyError(
                 f"{self.name} needs {' and '.join(missing)}, which {verb} not installed; "
-                f"get it with `{INSTALL}`."
+                f"install with `{INSTALL}`."
             )
 
     def load(self) -> Fit:

@@ -74,7 +74,7 @@ def _run(given: list[str]) -> str:
     """Run a baseline and return what it did in a line."""
     if len(given) != 2:
         raise UsageError(
-            f"Say which baseline and which task: {USAGE}. The baselines are {', '.join(BASELINES)}."
+            f"Give one baseline and one task: {USAGE}. The baselines are {', '.join(BASELINES)}."
         )
     meter = Meter(process_age_s(_IMPORTED_AT_S, _CPU_AT_IMPORT_S))
     baseline, task = find_baseline(given[0]), read_task(Path(given[1]))
@@ -144,7 +144,7 @@ def _fitted(baseline: Baseline, task: BaselineTask, rows: TrainRows, watch: Base
         return baseline.load()(task, rows, watch)
     except ImportError as error:
         raise MissingDependencyError(
-            f"{baseline.name} cannot be imported ({error}); get packages that fit together with `{INSTALL}`."
+            f"{baseline.name} cannot be imported ({error}); install compatible packages with `{INSTALL}`."
         ) from error
 
 
@@ -152,7 +152,9 @@ def _notes(task: BaselineTask, rows: TrainRows, gold: list[str], elapsed_s: floa
     """Say what the run around the baseline knows."""
     notes = []
     if len(rows) < rows.n_read:
-        notes.append(f"It was given a random sample of {len(rows):,} of {rows.n_read:,} training rows.")
+        notes.append(
+            f"The baseline was given a random sample of {len(rows):,} of {rows.n_read:,} training rows."
+        )
     known = set(rows.label_names)
     if n_unknown := sum(name not in known for name in gold):
         notes.append(

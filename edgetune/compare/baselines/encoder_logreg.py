@@ -1,15 +1,15 @@
 """Logistic regression on the sentence embeddings of the untouched encoder; nothing is finetuned.
 
-What: every text becomes the mean of the encoder's token states, scaled to length 1, as
-    sentence-transformers does it; LogisticRegression is fitted on these. The texts of a pair are embedded
-    apart, as u and v, and the classifier sees u, v and |u - v|. Under a deadline it embeds as many
-    random training rows as fit, by the measured speed of embedding and of the fit.
-Use when: rows are few, or time is: one forward pass a row and no training of the encoder. The built-in
-    encoder was made for such embeddings; a plain masked language model was not.
-Costs: one forward pass per training row, in batches of like length; the fit takes seconds. Every
+What: the embedding of a text is the mean of the encoder's token states, scaled to length 1, as in
+    sentence-transformers; LogisticRegression is fitted on the embeddings. The texts of a pair are embedded
+    separately, as u and v, and the classifier sees u, v and |u - v|. Under a deadline it embeds as many
+    random training rows as fit, given the measured speed of embedding and of the fit.
+Use when: there are few rows or little time: it takes one forward pass per row and does not train the
+    encoder. The built-in encoder was made for such embeddings; a plain masked language model was not.
+Costs: one forward pass per training row, in batches of similar length; the fit takes seconds. Every
     prediction costs a forward pass, as with a finetuned encoder.
-Loses when: the label is not in what the encoder was trained to tell apart (sentiment, grammar, jargon),
-    or there is time to finetune: the encoder never learns anything of the task.
+Loses when: the encoder's pretraining did not teach it to distinguish the labels (sentiment, grammar,
+    jargon), or there is time to finetune: the encoder never learns anything about the task.
 Source: Reimers and Gurevych, Sentence-BERT, EMNLP 2019 (also u, v, |u - v|).
 """
 
@@ -189,13 +189,15 @@ def next_chunk(n_fit: int, n_left: int) -> int:
 
 
 def _notes(encoder: Encoder, rows: TrainRows, n_used: int, watch: BaselineClock) -> tuple[str, ...]:
-    kind = "u, v and |u - v| of each pair" if rows.texts.second is not None else "one embedding a text"
+    kind = "u, v and |u - v| of each pair" if rows.texts.second is not None else "one embedding per text"
     notes = [
-        f"{encoder.name} as it is, mean-pooled and scaled to length 1 ({kind}, at most {encoder.max_length} "
-        f"tokens, batches of {encoder.batch_size} of like length), logistic regression with C 1; the encoder "
-        "is not trained, so every row counts once."
+        f"Embeddings of the untouched {encoder.name}, mean-pooled and scaled to length 1 ({kind}, at most "
+        f"{encoder.max_length} tokens, batches of {encoder.batch_size} texts of similar length), then "
+        "logistic regression with C=1. The encoder is not trained, so every row counts once."
     ]
     if watch.limited:
         rest = "all rows" if n_used == len(rows) else f"{n_used:,} of {len(rows):,} rows, a random sample"
-        notes.append(f"Keeping the deadline is ours: {rest} could be embedded in time, by measured speed.")
+        notes.append(
+            f"edgetune enforces the deadline: at the measured speed, {rest} could be embedded in time."
+        )
     return tuple(notes)

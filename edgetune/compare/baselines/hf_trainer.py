@@ -2,16 +2,16 @@
 
 What: AutoModelForSequenceClassification and Trainer with the defaults of TrainingArguments (AdamW, peak
     learning rate 5e-5 falling linearly to 0, batch 8, dropout on, every parameter trained), and
-    DataCollatorWithPadding. One pass where the task names no number; under a deadline as many as fit, up
-    to the three that are Trainer's own default. Trainer has no notion of a deadline: here a few steps are
-    timed on a copy of the model and `max_steps` is set from them, so that its learning rate reaches 0 in
-    time; a callback stops it should it be slower than that.
-Use when: the whole set fits into the time, on a GPU or with small data; it is the reference that
-    everybody knows.
+    DataCollatorWithPadding. One pass unless the task says otherwise; under a deadline, as many as fit, up
+    to the three that are Trainer's own default. Trainer has no deadline of its own: edgetune times a few
+    steps on a copy of the model and sets `max_steps` from them, so that the learning rate reaches 0 in
+    time; a callback stops the training if it turns out slower than that.
+Use when: all rows can be trained in the time available, on a GPU or with little data; it is the reference
+    that everybody knows.
 Costs: a forward and a backward pass through every layer per example. Checkpoints and progress bars are
-    switched off here, and only the rows that will be trained are tokenized; both are in its favour.
-Loses when: time is short: rows of any length share a batch, and nothing is frozen, so it sees fewer
-    examples; batches of 8 keep few cores busy.
+    switched off, and only the rows that will be trained are tokenized; both are in its favour.
+Loses when: time is short. Batches mix short and long rows and nothing is frozen, so fewer examples are
+    trained; batches of 8 keep only a few cores busy.
 Source: Wolf et al., Transformers, EMNLP 2020 (demonstrations); transformers' text classification guide.
 """
 
@@ -310,17 +310,18 @@ def _notes(task: BaselineTask, plan: TrainerPlan, n_done: int) -> tuple[str, ...
         "trained; checkpoints and progress bars are switched off."
     ]
     if plan.speed is None:
-        why = "as asked" if task.epochs else "our choice; Trainer's own default is 3"
+        why = "as asked" if task.epochs else "edgetune's choice; Trainer's own default is 3"
         return (*notes, f"{passes} over the rows ({why}).")
     why = "as asked" if task.epochs else "Trainer's own default"
     notes.append(
-        "Trainer knows no deadline, so keeping it is ours and in its favour: "
+        "Trainer has no deadline of its own; edgetune adds one, in Trainer's favour: "
         f"{plan.speed.n_steps} steps were timed on a copy of the model ({plan.speed.took_s:.1f} s, counted), "
         f"max_steps was set to {plan.n_steps:,} so that the learning rate reaches 0 in time, with {passes} "
         f"at most ({why})."
     )
     if n_done < plan.n_steps:
         notes.append(
-            f"It was slower than in the probe and was stopped after {n_done:,} of {plan.n_steps:,} steps."
+            f"Training was slower than the timed steps and was stopped after {n_done:,} of {plan.n_steps:,} "
+            "steps."
         )
     return tuple(notes)

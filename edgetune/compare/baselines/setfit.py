@@ -1,17 +1,19 @@
 """SetFit with its defaults, on few examples per label, by contrastive pairs and logistic regression.
 
-What: the package `setfit`: pairs of a few examples are trained to lie near (same label) or far apart
-    (other label), batch 16, learning rate 2e-5, one epoch over all pairs (positive ones repeated until
-    they are as many as negative ones); then LogisticRegression on the new embeddings. It gets 64 examples
-    per label, the top of the 8 to 64 that it is meant for, or all of a smaller label. Texts of a pair are
-    joined by a space. SetFit has no notion of a deadline: here some steps and the fit of the head are
-    timed on another copy, and `max_steps` is set from them; a callback stops it should it be slower.
-Use when: there are tens of labelled examples per label, not thousands, and an encoder made for sentence
-    embeddings.
-Costs: two forward and backward passes per pair, and pairs grow with the square of the examples: 64 each
-    of four labels are 49,152 pairs, 3,072 steps, hours on a small machine.
-Loses when: there are many labelled rows, which it does not look at, or little time for the pairs of the
-    few; or with very many labels, most of whose pairs are never drawn.
+What: the package `setfit` trains the embeddings of pairs of examples to be similar (same label) or
+    dissimilar (different labels), with batch 16, learning rate 2e-5 and one epoch over all pairs (positive
+    pairs are repeated until there are as many as negative ones), then fits LogisticRegression on the new
+    embeddings. It gets 64 examples per label, the upper end of the 8 to 64 that it is meant for, or all of
+    a smaller label. The texts of a text pair are joined by a space. SetFit has no deadline of its own:
+    edgetune times some steps and the fit of the head on another copy and sets `max_steps` from them; a
+    callback stops the training if it turns out slower than that.
+Use when: there are tens of labelled examples per label, not thousands, and the encoder was made for
+    sentence embeddings.
+Costs: two forward and backward passes per pair, and the number of pairs grows with the square of the
+    number of examples: 64 examples for each of four labels make 49,152 pairs, which is 3,072 steps, or
+    hours on a small machine.
+Loses when: there are many labelled rows, which it does not use, too little time for the pairs, or very
+    many labels, since most of their pairs are then never drawn.
 Source: Tunstall et al., Efficient Few-Shot Learning Without Prompts, 2022, arXiv 2209.11055.
 """
 
@@ -236,20 +238,21 @@ def _probe(task: BaselineTask, few: TrainRows, watch: BaselineClock, reserve_s: 
 def _notes(task: BaselineTask, few: TrainRows, plan: SetFitPlan, n_done: int) -> tuple[str, ...]:
     n_labels, epochs = len(np.unique(few.labels)), task.epochs or EPOCHS
     notes = [
-        f"SetFit's defaults on {len(few):,} rows, {PER_LABEL} of each of {n_labels} labels or all it has: "
+        f"SetFit's defaults on {len(few):,} rows, at most {PER_LABEL} for each of {n_labels} labels: "
         f"pairs in batches of {BATCH_SIZE}, learning rate 2e-5, then logistic regression.",
-        f"{n_done:,} of the {plan.n_all:,} steps that {epochs} pass{'es' * (epochs > 1)} over all pairs "
-        f"would have; the {BATCH_SIZE} pairs of a step count as {TEXTS_PER_PAIR * BATCH_SIZE} examples.",
+        f"Trained for {n_done:,} of the {plan.n_all:,} steps of {epochs} pass{'es' * (epochs > 1)} over all "
+        f"pairs; the {BATCH_SIZE} pairs of a step count as {TEXTS_PER_PAIR * BATCH_SIZE} examples.",
     ]
     if plan.speed is not None:
-        limit = "needed no limit" if plan.max_steps == -1 else f"was set to {plan.n_steps:,}"
+        limit = "was not limited" if plan.max_steps == -1 else f"was set to {plan.n_steps:,}"
         notes.append(
-            "SetFit knows no deadline, so keeping it is ours and in its favour: "
+            "SetFit has no deadline of its own; edgetune adds one, in SetFit's favour: "
             f"{plan.speed.n_steps} steps and a fit of the head were timed on another copy "
             f"({plan.speed.took_s:.1f} s, counted), and max_steps {limit}."
         )
     if n_done < plan.n_steps:
         notes.append(
-            f"It was slower than in the probe and was stopped after {n_done:,} of {plan.n_steps:,} steps."
+            f"Training was slower than the timed steps and was stopped after {n_done:,} of {plan.n_steps:,} "
+            "steps."
         )
     return tuple(notes)

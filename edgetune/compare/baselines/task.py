@@ -204,7 +204,7 @@ class BaselineClock:
         """Return the error of a baseline for which there is no time."""
         return BudgetError(
             f"{name} could not train anything within {self.deadline_s:g} s: {self.meter.elapsed_s():.1f} s "
-            "were over before its first step could end; give more time."
+            "had passed before its first step could finish; allow more time."
         )
 
 
@@ -222,7 +222,7 @@ def read_task(path: Path) -> BaselineTask:
     except OSError as error:
         raise UsageError(f"Cannot read the task {path}: {error.strerror}.") from error
     except ValueError as error:
-        raise UsageError(f"The task {path} is not JSON: {error}.") from error
+        raise UsageError(f"The task {path} is not valid JSON: {error}.") from error
     try:
         return BaselineTask.model_validate(raw)
     except ValidationError as error:
@@ -232,7 +232,7 @@ def read_task(path: Path) -> BaselineTask:
 def _problem(error: ValidationError) -> str:
     """Say what is wrong with one setting; an unknown name first, since it may be why another is missing."""
     found = min(error.errors(), key=lambda one: one["type"] != "extra_forbidden")
-    where = ".".join(map(str, found["loc"])) or "the whole"
+    where = ".".join(map(str, found["loc"])) or "(the whole task)"
     if found["type"] == "extra_forbidden":
         known = DataSettings.model_fields if len(found["loc"]) > 1 else BaselineTask.model_fields
         return f'there is no setting "{where}".{did_you_mean(str(found["loc"][-1]), known)}'
@@ -253,7 +253,7 @@ def read_labelled(path: str, data: DataSettings) -> tuple[Texts, list[str]]:
         first = f"; the first: {bad[0].file}:{bad[0].line}, {bad[0].reason}" if bad else ""
         raise DataError(
             f"{len(examples):,} rows of {path} can be used and {len(bad):,} cannot{first}; "
-            "put these rows right."
+            "correct these rows."
         )
     second = [example.text_pair or "" for example in examples] if data.pair else None
     return Texts([example.text for example in examples], second), [example.label for example in examples]
@@ -270,7 +270,7 @@ def read_train(task: BaselineTask) -> TrainRows:
     if len(label_names) < 2:
         raise DataError(
             f'Every row of {task.data.train} has the label "{label_names[0]}"; a classifier needs at least 2 '
-            "different ones."
+            "different labels."
         )
     ids = {name: i for i, name in enumerate(label_names)}
     labels = np.array([ids[name] for name in names], dtype=np.int64)
@@ -311,7 +311,7 @@ def safe_copy_of(folder: Path) -> Iterator[Path]:
         for one in named if isinstance(named, list) else [named]:
             kind = one.get("type") if isinstance(one, dict) else None
             if not isinstance(kind, str) or not kind.startswith(OWN_MODULES):
-                raise ModelError(f"{modules} needs code of its own ({kind}), which edgetune never runs.")
+                raise ModelError(f"{modules} requires custom code ({kind}), which edgetune never runs.")
     with tempfile.TemporaryDirectory(prefix="edgetune-model-") as scratch:
         for path in safe_files(folder):
             target = Path(scratch) / path.relative_to(folder)

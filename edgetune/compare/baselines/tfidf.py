@@ -1,15 +1,15 @@
 """TF-IDF and logistic regression, without any encoder.
 
-What: scikit-learn's TfidfVectorizer over words and word pairs (sublinear term counts, terms of two rows
-    at least where that leaves any) and LogisticRegression, as most people write them; the two texts of
-    a pair are joined by a space. Not told how long a fit takes, it is fitted under a deadline on more
-    and more rows, for as long as the next fit should end in time; the last model is kept.
-Use when: the words alone tell the label (topics, spam, routing of tickets), there are thousands of
-    rows, and a model of a few MB that predicts in microseconds matters more than the last points.
+What: scikit-learn's TfidfVectorizer over words and word pairs (sublinear term counts, only terms that
+    occur in two rows or more if there are any) and LogisticRegression, as most people write them; the two
+    texts of a pair are joined by a space. The time of a fit is not known in advance, so under a deadline it
+    is fitted on more and more rows while the next fit is expected to end in time; the last model is kept.
+Use when: the words alone determine the label (topics, spam, routing of tickets), there are thousands of
+    rows, and a model of a few MB that predicts in microseconds matters more than the last points of accuracy.
 Costs: seconds for tens of thousands of rows, on one core: scikit-learn's sparse solver has no threads.
     Memory grows with the number of different word pairs.
-Loses when: rows are few, word order or negation decides (sentiment, entailment), texts of a pair must
-    be compared, or words come in spellings that training did not have.
+Loses when: there are few rows, word order or negation matters (sentiment, entailment), the texts of a
+    pair must be compared, or words have spellings that did not occur in training.
 Source: Salton and Buckley, Term-weighting approaches in automatic text retrieval, 1988; Pedregosa et
     al., Scikit-learn, JMLR 2011.
 """
@@ -119,15 +119,16 @@ def _notes(pipeline: Any, sizes: list[int], n_all: int, watch: BaselineClock) ->
     notes = [
         f"TF-IDF of words and word pairs (min_df {vectorizer.min_df}, "
         f"{len(vectorizer.vocabulary_):,} terms), "
-        f"logistic regression with C 1 ({n_iterations:,} iterations); one pass counts as one."
+        f"then logistic regression with C=1 ({n_iterations:,} iterations); every row counts once."
     ]
     if n_iterations >= MAX_ITERATIONS:
-        notes.append("The solver had not converged when its iterations ended.")
+        notes.append("The solver did not converge within its iteration limit.")
     if watch.limited:
         earlier = ", ".join(f"{size:,}" for size in sizes[:-1])
-        before = f" after fits on {earlier}, which told how long it would take" if earlier else ""
+        before = f" after fits on {earlier} rows, which gave an estimate of its time" if earlier else ""
         rest = "all rows" if sizes[-1] == n_all else f"{sizes[-1]:,} of {n_all:,} rows, a random sample"
         notes.append(
-            f"scikit-learn knows no deadline, so keeping it is ours: this model was fitted on {rest}{before}."
+            "scikit-learn has no deadline of its own; edgetune adds one: the model was fitted on "
+            f"{rest}{before}."
         )
     return tuple(notes)

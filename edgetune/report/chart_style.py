@@ -95,7 +95,7 @@ def picture_kind(path: Path) -> str:
     """
     kind = path.suffix.lower().removeprefix(".")
     if kind not in ("png", "svg"):
-        raise ValueError(f"a picture is .png or .svg, not {path.name!r}")
+        raise ValueError(f"a plot must be a .png or .svg file; found {path.name!r}")
     return kind
 
 

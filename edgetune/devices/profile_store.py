@@ -30,8 +30,8 @@ from edgetune.core.files import write_atomic
 from edgetune.core.machine import versions as installed_versions
 from edgetune.core.parsing import TomlError, read_toml
 from edgetune.core.sanitize import brief
-from edgetune.planning.cost_function import multiply_adds_per_token, same_shape
-from edgetune.planning.device_profile import (
+from edgetune.devices.cost_function import multiply_adds_per_token, same_shape
+from edgetune.devices.device_profile import (
     SCHEMA_VERSION,
     DeviceProfile,
     Machine,
@@ -174,13 +174,15 @@ def _read(path: Path, changed_ns: int) -> DeviceProfile:
     try:
         profile = DeviceProfile.model_validate(raw)
     except ValidationError as error:
-        raise ProfileError(f"{path} is no device profile: {_problem(error)}; measure again.") from error
+        raise ProfileError(
+            f"{path} is not a device profile: {_problem(error)}; measure again with `edgetune profile`."
+        ) from error
     nonsense = first_implausible(profile)
     if nonsense is not None:
-        raise ProfileError(f"{path} cannot be true: {nonsense}; measure again with `edgetune profile`.")
+        raise ProfileError(f"{path} is implausible: {nonsense}; measure again with `edgetune profile`.")
     if _was_changed(text):
         raise ProfileError(
-            f"{path} was changed after it was measured (its SHA-256 is not the one in its head); copy it "
+            f"{path} was changed after it was measured (its SHA-256 does not match its header); copy it "
             "again, or measure again with `edgetune profile`."
         )
     return profile
@@ -263,17 +265,17 @@ def match_profile(profile: DeviceProfile, machine: Machine, versions: Mapping[st
     theirs = profile.machine
     # Virtual machines call every processor by one name, so its numbers decide.
     same_cpu = (theirs.cpu_model, theirs.architecture) == (machine.cpu_model, machine.architecture)
-    reasons = [] if same_cpu else [f"measured on {_cpu(theirs)}, this is {_cpu(machine)}"]
+    reasons = [] if same_cpu else [f"measured on {_cpu(theirs)}, this machine has {_cpu(machine)}"]
     if theirs.cores != machine.cores:
-        reasons.append(f"measured with {theirs.cores} cores, here are {machine.cores}")
+        reasons.append(f"measured with {theirs.cores} cores, this machine has {machine.cores}")
     if gone := set(theirs.features) ^ set(machine.features):
         reasons.append(f"instruction sets differ: {', '.join(sorted(gone))}")
     for name in RUNTIMES:
         was, is_ = profile.versions.get(name), versions.get(name)
         if was is not None and is_ is not None and was != is_:
-            reasons.append(f"measured with {name} {was}, here is {is_}")
+            reasons.append(f"measured with {name} {was}, {is_} is installed")
     if {theirs.power_source, machine.power_source} == {"mains", "battery"}:
-        reasons.append(f"measured on {theirs.power_source}, this runs on {machine.power_source}")
+        reasons.append(f"measured on {theirs.power_source}, this machine runs on {machine.power_source}")
     if not same_cpu:
         return Match(profile, "other", reasons)
     return Match(profile, "alike" if reasons else "same", reasons)

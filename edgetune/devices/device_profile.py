@@ -222,7 +222,7 @@ def _all_nonsense(profile: DeviceProfile) -> Iterator[str]:
         if not math.isfinite(value):
             yield f"{where} is {value}"
     keys = [backend.key for backend in profile.backends]
-    yield from (f"{key} is there {keys.count(key)} times" for key in keys if keys.count(key) > 1)
+    yield from (f"{key} appears {keys.count(key)} times" for key in keys if keys.count(key) > 1)
     for backend in profile.backends:
         yield from (
             f"{backend.key}: {problem}" for problem in _backend_nonsense(backend, profile.model.n_layers)
@@ -243,23 +243,23 @@ def _numbers(value: Any, where: str) -> Iterator[tuple[str, float]]:
 def _backend_nonsense(backend: BackendProfile, n_layers: int) -> Iterator[str]:
     points = {(p.op, p.batch, p.length, p.depth): p for p in backend.points}
     if len(points) < len(backend.points):
-        yield "a point stands there twice"
+        yield "a measured point appears twice"
     for op in ("score", "train"):
         if not any(p.op == op and p.depth == 0 for p in backend.points):
-            yield f"it has no `{op}` at depth 0"
+            yield f"there is no `{op}` measurement at depth 0"
     for point in backend.points:
         if not point.low_s <= point.s <= point.high_s:
-            yield f"{_name(point)} takes {point.s} s, outside of its own interval"
+            yield f"{_name(point)} takes {point.s} s, outside its own interval"
         if point.s > LONGEST_CALL_S:
-            yield f"{_name(point)} takes {point.s:.0f} s"
+            yield f"{_name(point)} takes {point.s:.0f} s, more than {LONGEST_CALL_S:.0f} s"
         if point.depth > n_layers or (point.op == "prefix" and point.depth == 0):
             yield f"{_name(point)} has a depth that a model of {n_layers} layers cannot have"
         scored = points.get(("score", point.batch, point.length, point.depth))
         if point.op == "train" and scored is not None and point.high_s < SHRINK * scored.low_s:
-            yield f"{_name(point)} takes {point.s:.3g} s, score alone {scored.s:.3g} s"
+            yield f"{_name(point)} takes {point.s:.3g} s, but score alone takes {scored.s:.3g} s"
     for small, large in product(backend.points, repeat=2):
         if _far_larger(small, large) and large.high_s < SHRINK * small.low_s:
-            yield f"{_name(large)} takes {large.s:.3g} s, {_name(small)} takes {small.s:.3g} s"
+            yield f"{_name(large)} takes {large.s:.3g} s, but {_name(small)} takes {small.s:.3g} s"
 
 
 def _far_larger(small: MeasuredPoint, large: MeasuredPoint) -> bool:

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from edgetune.compare.chart_style import (
+from edgetune.core.types import FloatArray
+from edgetune.report.chart_style import (
     BLACK,
     MethodPoint,
     marker_style,
@@ -25,7 +26,6 @@ from edgetune.compare.chart_style import (
     save_message,
     style_axes,
 )
-from edgetune.core.types import FloatArray
 from edgetune.report.run_plot import GREY
 
 if TYPE_CHECKING:
@@ -161,7 +161,7 @@ def draw_sensitivity(x_name: str, curves: Curves, path: Path) -> None:
     """
     curves = {method: sorted(points) for method, points in curves.items() if points}
     if not curves:
-        return save_message(f"Nothing has been measured over {x_name} yet.", path)
+        return save_message(f"No values of {x_name} have been measured yet.", path)
     figure, axes = new_figure(10, 6.4)
     values = sorted({point[0] for points in curves.values() for point in points})
     _value_axis(axes, values)

@@ -22,8 +22,8 @@ import numpy as np
 
 from edgetune.core.errors import ProfileError
 from edgetune.core.types import FloatArray
-from edgetune.planning.cost_grid import Cell, CostGrid
-from edgetune.planning.device_profile import BackendProfile, MeasuredPoint, ModelShape, Operation
+from edgetune.devices.cost_grid import Cell, CostGrid
+from edgetune.devices.device_profile import BackendProfile, MeasuredPoint, ModelShape, Operation
 
 Kind = Literal["measured", "interpolated", "by operation count"]
 
@@ -179,7 +179,10 @@ class CostFunction:
             points = [point for point in profile.points if point.op == "score" and point.depth == 0]
             points = [point.model_copy(update={"op": op, "depth": n_layers}) for point in points]
         if not points:
-            raise ProfileError(f"The profile of {profile.key} has no measured `{op}`; measure it again.")
+            raise ProfileError(
+                f"The profile of {profile.key} has no `{op}` measurement; measure again with "
+                "`edgetune profile`."
+            )
         seconds, halves = _cells(op, points, n_layers)
         fit = CountFit(op, seconds, self._shape)
         self._fits[op] = fit
