@@ -15,10 +15,10 @@ import typer
 
 from edgetune.cli.options import CacheDir, Json, Quiet
 from edgetune.core.errors import Interrupted, UsageError
-from edgetune.core.types import Tell
 
 if TYPE_CHECKING:
     from edgetune.core.tables import Section
+    from edgetune.core.types import Tell
     from edgetune.devices.device_profile import DeviceProfile
     from edgetune.devices.profile_store import Match
 

@@ -28,7 +28,7 @@ from edgetune.record.example_stats import load_example_stats
 from edgetune.record.history import read_history
 from edgetune.report.collect import collect
 from edgetune.report.page import page
-from edgetune.report.result_tables import summary_text
+from edgetune.report.result_tables import summary_sections
 from edgetune.report.run_plot import trace
 from edgetune.report.run_table import to_csv, to_json, to_markdown
 
@@ -148,4 +148,4 @@ def warm_up() -> None:
 
     _tokenizer()
     del matplotlib, pyarrow
-    assert summary_text({}) == ""
+    assert sections_text(summary_sections({})) == ""
