@@ -161,6 +161,14 @@ def finetune(
     battery: BatteryShare = None,
     memory: Memory = None,
     watts: Watts = None,
+    ngrams: Annotated[
+        bool | None,
+        typer.Option(
+            "--ngrams/--no-ngrams",
+            help="Also fit an n-gram classifier and combine it with the encoder.",
+            show_default="ngrams",
+        ),
+    ] = None,
     patience: Annotated[
         int | None,
         typer.Option(help="Stop after this many passes without improvement.", show_default="never"),

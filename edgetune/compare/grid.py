@@ -36,6 +36,10 @@ _STRICT = ConfigDict(extra="forbid", frozen=True)
 Seeds = Annotated[tuple[Annotated[int, Field(ge=0, le=MAX_SEED)], ...], Field(min_length=1)]
 
 
+ENCODER_ALONE = {"ngrams": False}
+"""Methods are ways of training the encoder; other learners take part only if a grid asks for them."""
+
+
 class DataEntry(LabelledText):
     """One data set: where it lies, and how to read it.
 

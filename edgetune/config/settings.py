@@ -230,6 +230,8 @@ class TrainSettings(Settings):
         lr: peak learning rate; None: chosen from the model's width and the number of steps.
         decay: the rate falls linearly to 0 over `examples` seen, or over the `steps` of an unfiltered run.
         max_steps: stop after this many optimizer steps; None: when the data ends.
+        ngrams: whether an n-gram classifier is fitted too and combined with the encoder, by weights that are
+            fitted on training rows set aside for that.
         keep: the pass that was `best` on the evaluation rows, or the `last` one, evaluated once.
         checkpoint_s: seconds between two checkpoints; 0: only when the run is stopped; None: 60, or what
             makes them 1 % of the time.
@@ -241,6 +243,7 @@ class TrainSettings(Settings):
     lr: float | None = Field(None, gt=0)
     decay: Literal["examples", "steps"] = "examples"
     max_steps: int | None = Field(None, ge=1)
+    ngrams: bool = True
     keep: Literal["best", "last"] = "best"
     checkpoint_s: float | None = Field(None, ge=0)
     seed: int = Field(0, ge=0, le=MAX_SEED)

@@ -1,7 +1,7 @@
 """Where the time goes: every moment of a run belongs to exactly one phase.
 
-    load ─ tokenize ─ open ─ export ─ floor ─ prepare ─ [ load ─ score ─ select ─ train ]…
-    evaluate ─ save ─ checkpoint ─ lost (to a break, before the run went on) ─ other
+    load ─ tokenize ─ open ─ export ─ ngrams ─ linear_probe ─ prepare ─ [ load ─ score ─ select ─ train ]…
+    ensemble ─ evaluate ─ save ─ checkpoint ─ lost (to a break, before the run went on) ─ other
 
 Phases nest: the inner one takes the time, the outer one goes on after it. So the parts always add up
 to the whole.
@@ -18,11 +18,13 @@ PHASES = (
     "tokenize",
     "open",
     "export",
+    "ngrams",
     "linear_probe",
     "prepare",
     "score",
     "train",
     "select",
+    "ensemble",
     "evaluate",
     "save",
     "checkpoint",

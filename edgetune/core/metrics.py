@@ -28,6 +28,12 @@ def softmax(logits: FloatArray) -> npt.NDArray[np.float64]:
     return np.asarray(powers / powers.sum(axis=-1, keepdims=True))
 
 
+def log_softmax(logits: FloatArray) -> npt.NDArray[np.float64]:
+    """Return log-probabilities of logits (…, C), in float64."""
+    shifted = logits.astype(np.float64) - logits.max(axis=-1, keepdims=True)
+    return np.asarray(shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True)))
+
+
 def entropy(probabilities: FloatArray) -> FloatArray:
     """(B,) in nats, of probabilities (B, C)."""
     logs = np.log(np.maximum(probabilities, np.finfo(np.float64).tiny))
@@ -61,6 +67,32 @@ def mcc(confusion: IntArray) -> float:
     covariance = int(np.trace(confusion)) * n - int(true @ predicted)
     spread = (n * n - int(true @ true)) * (n * n - int(predicted @ predicted))
     return covariance / math.sqrt(spread) if spread else 0.0
+
+
+def expected_calibration_error(probabilities: FloatArray, labels: IntArray, n_bins: int = 15) -> float:
+    """Return how far confidence is from accuracy: 0 where they agree (Guo et al., ICML 2017, eq. 3).
+
+    The rows are put into bins of equal width by the highest probability, a value on an edge into the lower
+    bin; |accuracy - mean confidence| of a bin counts by its share of the rows.
+
+    Args:
+        probabilities: (N, C), not logarithms of them; N at least 1.
+        labels: (N,) class ids.
+        n_bins: bins between 0 and 1.
+
+    Raises:
+        ValueError: the shapes do not fit, there is no row, or these are no probabilities.
+    """
+    if probabilities.ndim != 2 or labels.shape != (len(probabilities),) or not len(labels) or n_bins < 1:
+        raise ValueError(
+            f"probabilities {probabilities.shape}, labels {labels.shape}, {n_bins} bins do not fit"
+        )
+    confidence = probabilities.max(axis=1).astype(np.float64)
+    if not ((confidence >= 0) & (confidence <= 1 + 1e-5)).all():
+        raise ValueError("a highest probability is not between 0 and 1")
+    right = probabilities.argmax(axis=1) == labels
+    bins = np.digitize(confidence, np.linspace(0, 1, n_bins + 1)[1:-1], right=True)
+    return float(np.abs(np.bincount(bins, weights=right - confidence)).sum() / len(labels))
 
 
 def wilson_interval(n_right: int, n: int, z: float = Z_95) -> tuple[float, float]:

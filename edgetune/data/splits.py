@@ -20,6 +20,11 @@ from edgetune.data.token_format import META, TokenizerSpec
 from edgetune.data.token_store import TokenStore, TokenView
 from edgetune.data.tokens import open_tokens
 
+HELD_OUT_RATE, MOST_HELD_OUT = 0.1, 1000
+"""Share of the training rows, and number of them at most, that the weights of an ensemble are fitted on."""
+FEWEST_TO_SET_ASIDE = 60
+"""Fewer training rows than this are all trained on."""
+
 
 class Hashed(Protocol):
     """Rows whose texts can be compared."""
@@ -99,6 +104,7 @@ class Splits:
     Attributes:
         train: rows to train on.
         evaluation: rows to evaluate on.
+        held_out: rows that no learner is fitted on, for the weights of the ensemble; may be empty.
         eval_source: where those came from, in words.
         label_names: by class id.
         warnings: sentences with counts.
@@ -113,11 +119,15 @@ class Splits:
     warnings: tuple[str, ...]
     bad_rows_files: tuple[Path, ...]
     n_bad: int
+    held_out: TokenView | None = None
 
     def cut(self, max_length: int) -> Splits:
         """Return the same rows with at most so many tokens each."""
         return dataclasses.replace(
-            self, train=self.train.cut(max_length), evaluation=self.evaluation.cut(max_length)
+            self,
+            train=self.train.cut(max_length),
+            evaluation=self.evaluation.cut(max_length),
+            held_out=None if self.held_out is None else self.held_out.cut(max_length),
         )
 
 
@@ -209,6 +219,9 @@ def open_splits(
             f"{n_same:,} of {len(evaluation):,} evaluation texts are also training texts; "
             "the reported accuracy will be too optimistic."
         )
+    held_out = None
+    if config.train.ngrams:
+        train, held_out = _set_aside(train, np.random.default_rng([config.train.seed, 6]))
     store.release()
     return Splits(
         train=train,
@@ -218,7 +231,25 @@ def open_splits(
         warnings=tuple(warnings),
         bad_rows_files=tuple(item.bad_rows_file for item in stores if item.n_bad),
         n_bad=sum(item.n_bad for item in stores),
+        held_out=held_out,
     )
+
+
+def _set_aside(train: TokenView, rng: np.random.Generator) -> tuple[TokenView, TokenView | None]:
+    """Set rows aside for the weights of an ensemble, each class by its share; equal texts stay together.
+
+    Nothing is set aside where a class would be left without a row to train on, or the rows are too few.
+    """
+    if len(train) < FEWEST_TO_SET_ASIDE:
+        return train, None
+    _, first, group = np.unique(train.text_hashes, return_index=True, return_inverse=True)
+    n_all, share = len(train), HELD_OUT_RATE
+    _, chosen = split_holdout(train.labels[first], share, min(MOST_HELD_OUT, round(share * n_all)), rng)
+    taken = np.isin(group, chosen)
+    kept, aside = train.subset(np.flatnonzero(~taken)), train.subset(np.flatnonzero(taken))
+    if not len(aside) or any(not count for name, count in kept.counts.items() if train.counts[name]):
+        return train, None
+    return kept, aside
 
 
 @contextlib.contextmanager

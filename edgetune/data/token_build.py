@@ -1,6 +1,7 @@
 """Builds the files of a token cache, row by row, in memory that does not grow with the data.
 
 examples ─→ chunks of 1,000 ─→ tokenizer ─→ tokens.bin  offsets.bin  labels.bin  first_lengths.bin  hashes.bin
+                                      texts.bin  text_offsets.bin
 bad rows ─→ bad_rows.jsonl                                                          counts ─→ meta.json
 """
 
@@ -32,6 +33,9 @@ from edgetune.data.token_format import (
     LABELS,
     META,
     OFFSETS,
+    PAIR_SEPARATOR,
+    TEXT_OFFSETS,
+    TEXTS,
     TOKENS,
     Meta,
     TokenizerSpec,
@@ -116,13 +120,14 @@ class TokenWriter:
         self._first_lines: dict[str, int] = {}  # where each label came first
         self._counts: Counter[int] = Counter()
         self._reasons: Counter[str] = Counter()
-        self._n_tokens = self._n_truncated = self.n_rows = self.n_bad = 0
+        self._n_tokens = self._n_text_bytes = self._n_truncated = self.n_rows = self.n_bad = 0
         self.bad_rows: dict[str, BadRow] = {}  # the first of each reason
 
     def __enter__(self) -> TokenWriter:
-        for name in (TOKENS, OFFSETS, LABELS, FIRST_LENGTHS, HASHES, BAD_ROWS):
+        for name in (TOKENS, OFFSETS, LABELS, FIRST_LENGTHS, HASHES, TEXTS, TEXT_OFFSETS, BAD_ROWS):
             self._files[name] = self._stack.enter_context((self._folder / name).open("wb"))
-        self._append(OFFSETS, np.zeros(1, dtype=np.int64))
+        for name in (OFFSETS, TEXT_OFFSETS):
+            self._append(name, np.zeros(1, dtype=np.int64))
         return self
 
     def __exit__(self, *exc: object) -> None:
@@ -163,6 +168,7 @@ class TokenWriter:
         self._append(FIRST_LENGTHS, _first_lengths(examples, encodings, lengths).astype(self._length_dtype))
         self._append(LABELS, self._label_ids(examples))
         self._files[HASHES].write(b"".join(text_hash(e.text, e.text_pair) for e in examples))
+        self._append_texts(examples)
         self._n_tokens += n_new
         self._n_truncated += sum(
             bool(encoding.overflowing) or self._input(example) not in (example.text, tuple(example[1:3]))
@@ -194,6 +200,7 @@ class TokenWriter:
             bad_reasons=self.bad_reasons,
             n_truncated=self._n_truncated,
             n_tokens=self._n_tokens,
+            n_text_bytes=self._n_text_bytes,
             max_length=self._spec.max_length,
             token_dtype=self._token_dtype.name,
             length_dtype=self._length_dtype.name,
@@ -207,6 +214,15 @@ class TokenWriter:
 
     def _append(self, name: str, values: IntArray) -> None:
         self._files[name].write(values.tobytes())
+
+    def _append_texts(self, examples: list[Example]) -> None:
+        """Append what the tokenizer was given of each example, for learners that read words."""
+        inputs = (self._input(example) for example in examples)
+        encoded = [(one if isinstance(one, str) else PAIR_SEPARATOR.join(one)).encode() for one in inputs]
+        self._files[TEXTS].write(b"".join(encoded))
+        ends = self._n_text_bytes + np.cumsum([len(text) for text in encoded], dtype=np.int64)
+        self._append(TEXT_OFFSETS, ends)
+        self._n_text_bytes += sum(map(len, encoded))
 
     def _label_ids(self, examples: list[Example]) -> IntArray:
         for example in examples:

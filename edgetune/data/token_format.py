@@ -7,14 +7,18 @@ from pathlib import Path
 
 import numpy as np
 
-CACHE_VERSION = 2
-TOKENS, OFFSETS, LABELS, FIRST_LENGTHS, HASHES = (
+CACHE_VERSION = 3
+TOKENS, OFFSETS, LABELS, FIRST_LENGTHS, HASHES, TEXTS, TEXT_OFFSETS = (
     "tokens.bin",
     "offsets.bin",
     "labels.bin",
     "first_lengths.bin",
     "hashes.bin",
+    "texts.bin",
+    "text_offsets.bin",
 )
+PAIR_SEPARATOR = "\x1f"
+"""Between the two texts of a pair in texts.bin."""
 BAD_ROWS, META = "bad_rows.jsonl", "meta.json"
 
 
@@ -45,6 +49,7 @@ class Meta:
         bad_reasons: rows left out, by reason, most frequent first.
         n_truncated: rows cut to `max_length`.
         n_tokens: in all rows.
+        n_text_bytes: of all texts, as UTF-8.
         max_length: tokens per row at most.
         token_dtype: of tokens.bin.
         length_dtype: of first_lengths.bin.
@@ -61,6 +66,7 @@ class Meta:
     bad_reasons: dict[str, int]
     n_truncated: int
     n_tokens: int
+    n_text_bytes: int
     max_length: int
     token_dtype: str
     length_dtype: str
@@ -82,4 +88,6 @@ class Meta:
             LABELS: self.n_rows * 4,
             FIRST_LENGTHS: self.n_rows * np.dtype(self.length_dtype).itemsize,
             HASHES: self.n_rows * 8,
+            TEXTS: self.n_text_bytes,
+            TEXT_OFFSETS: (self.n_rows + 1) * 8,
         }

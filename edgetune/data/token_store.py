@@ -14,7 +14,18 @@ from edgetune.core.sanitize import brief
 from edgetune.core.types import IntArray
 from edgetune.data.batches import Batch
 from edgetune.data.quality import Repeats, warning_sentences
-from edgetune.data.token_format import BAD_ROWS, FIRST_LENGTHS, HASHES, LABELS, OFFSETS, TOKENS, Meta
+from edgetune.data.token_format import (
+    BAD_ROWS,
+    FIRST_LENGTHS,
+    HASHES,
+    LABELS,
+    OFFSETS,
+    PAIR_SEPARATOR,
+    TEXT_OFFSETS,
+    TEXTS,
+    TOKENS,
+    Meta,
+)
 
 
 class _Mapped:
@@ -94,13 +105,20 @@ class TokenView:
         """Copy rows, given by their position in the view; `Batch.rows` are those of the store."""
         return self.store.gather(self.rows[rows], self.labels[rows], self.limit)
 
+    def texts(self, rows: IntArray | None = None) -> list[str]:
+        """Return the texts of rows, given by their position in the view; of all rows by default.
+
+        The two texts of a pair are joined by a blank. Long texts are cut as for the tokenizer.
+        """
+        return self.store.texts(self.rows if rows is None else self.rows[rows])
+
     def numbered(self, rows: IntArray) -> Batch:
         """Copy rows of the view, (B,) given by their numbers in the store."""
-        return self.batch(self._positions[rows])
+        return self.batch(self.positions[rows])
 
     @cached_property
-    def _positions(self) -> IntArray:
-        """Where in the view each row of the store stands; -1 where it does not."""
+    def positions(self) -> IntArray:
+        """(n_numbered,) position in the view of each row of the store; -1 where it is not in the view."""
         positions = np.full(self.n_numbered, -1, dtype=np.int32)
         positions[self.rows] = np.arange(len(self.rows), dtype=np.int32)
         return positions
@@ -166,6 +184,8 @@ class TokenStore:
         self._offsets = _Mapped(folder / OFFSETS, "int64")
         self._first_lengths = _Mapped(folder / FIRST_LENGTHS, meta.length_dtype)
         self._hashes = _Mapped(folder / HASHES, "uint64")
+        self._texts = _Mapped(folder / TEXTS, "uint8")
+        self._text_offsets = _Mapped(folder / TEXT_OFFSETS, "int64")
         self.labels: IntArray = np.fromfile(folder / LABELS, dtype=np.int32)
         self.lengths: IntArray = np.diff(self._offsets.array).astype(np.int32)
         self._offsets.release()
@@ -236,6 +256,13 @@ class TokenStore:
             scored=np.zeros(len(rows), dtype=np.bool_),
         )
 
+    def texts(self, rows: IntArray) -> list[str]:
+        """Return the texts of rows, (B,) numbers in the store; see `TokenView.texts`."""
+        offsets = self._text_offsets.array
+        data = self._texts.array
+        found = (data[offsets[row] : offsets[row + 1]].tobytes().decode() for row in rows)
+        return [text.replace(PAIR_SEPARATOR, " ") for text in found]
+
     def subset(self, rows: IntArray) -> TokenView:
         """Return a view of some rows."""
         return TokenView(self, np.asarray(rows), self.labels[rows], self.label_names)
@@ -252,5 +279,12 @@ class TokenStore:
 
     def release(self) -> None:
         """Drop pages that are in memory; they are read again when touched."""
-        for mapped in (self._tokens, self._offsets, self._first_lengths, self._hashes):
+        for mapped in (
+            self._tokens,
+            self._offsets,
+            self._first_lengths,
+            self._hashes,
+            self._texts,
+            self._text_offsets,
+        ):
             mapped.release()

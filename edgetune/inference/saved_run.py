@@ -20,6 +20,7 @@ from edgetune.data.examples import DataOptions
 from edgetune.data.token_build import CHUNK_CHARS, truncate_text
 from edgetune.data.token_format import TokenizerSpec
 from edgetune.data.token_store import TokenView
+from edgetune.inference.saved_ensemble import load_ensemble
 from edgetune.inference.scorers import Scorer, onnx_scorer, torch_scorer
 from edgetune.models.checks import check_config, open_tokenizer
 from edgetune.models.source import max_positions
@@ -53,6 +54,7 @@ class Run:
         folder: where it lies.
         label_names: by class id.
         summary: the run's receipt, {} when there is none.
+        ensemble: the other learners and the weights of all; None where the encoder answers alone.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -78,6 +80,7 @@ class Run:
         self._home = home
         self._model_config: dict[str, Any] = config
         self.summary = read_summary(folder)
+        self.ensemble = load_ensemble(folder)
         self._scorer: Scorer | None = None
 
     @property
@@ -154,14 +157,31 @@ class Run:
         return tokenizer
 
     def _predict_chunk(self, tokenizer: Any, texts: list[str | tuple[str, str]]) -> Iterator[Prediction]:
-        source = _EncodedTexts(tokenizer.encode_batch(texts))
-        logits = np.zeros((len(texts), len(self.label_names)), dtype=np.float32)
-        for rows, values in self._logits(source):
-            logits[rows] = values
-        for row in softmax(logits):
+        logits = None
+        if self.ensemble is None or self.ensemble.needs_encoder:
+            source = _EncodedTexts(tokenizer.encode_batch(texts))
+            logits = np.zeros((len(texts), len(self.label_names)), dtype=np.float32)
+            for rows, values in self._logits(source):
+                logits[rows] = values
+        joined = [text if isinstance(text, str) else " ".join(text) for text in texts]
+        for row in softmax(self._combined(joined, logits)):
             best = int(row.argmax())
             by_name = {name: float(p) for name, p in zip(self.label_names, row, strict=True)}
             yield Prediction(self.label_names[best], float(row[best]), by_name)
+
+    def _combined(self, texts: Sequence[str], logits: FloatArray | None) -> FloatArray:
+        """Return logits or log-probabilities (N, C) of the whole answer."""
+        if self.ensemble is None:
+            assert logits is not None
+            return logits
+        return self.ensemble.log_proba(texts, logits)
+
+    def _score_view(self, view: TokenView) -> FloatArray:
+        """Return logits or log-probabilities (n, C) of the whole answer, in the order of the view."""
+        if self.ensemble is None:
+            return score_view(self._score, view)
+        logits = score_view(self._score, view) if self.ensemble.needs_encoder else None
+        return self._combined(view.texts(), logits)
 
     def evaluate(
         self,
@@ -182,7 +202,8 @@ class Run:
         Raises:
             DataError: the text cannot be used, or has a label the model does not know.
         """
-        return evaluate_view(self._score, self._view(path, options, cache_dir, max_bad_rows))
+        view = self._view(path, options, cache_dir, max_bad_rows)
+        return evaluate_predictions(self._score_view(view), view.labels, view.label_names)
 
     def answers(
         self, path: str, options: DataOptions | None = None, *, cache_dir: Path | None = None
@@ -198,10 +219,7 @@ class Run:
             DataError: as `evaluate`.
         """
         view = self._view(path, options, cache_dir, max_bad_rows=1.0)
-        predicted = np.empty(len(view), dtype=np.int64)
-        for batch in sequential_batches(view, BATCH_SIZE):
-            predicted[batch.rows] = self._score(batch).argmax(axis=1)
-        return predicted, view.labels
+        return self._score_view(view).argmax(axis=1), view.labels
 
     def _view(
         self, path: str, options: DataOptions | None, cache_dir: Path | None, max_bad_rows: float
@@ -225,21 +243,20 @@ class Run:
         return data_options(self.config.data)
 
 
-def evaluate_view(score: Any, view: TokenView, batch_size: int = BATCH_SIZE) -> Evaluation:
-    """Score every row of a view once, shortest first, and measure.
+def score_view(score: Any, view: TokenView, batch_size: int = BATCH_SIZE) -> FloatArray:
+    """Score every row of a view once, shortest first; return logits (n, C) in the order of the view.
 
     Args:
         score: takes a batch, returns logits (B, C).
         view: labelled rows.
         batch_size: rows per call.
     """
-    logits, labels = [], []
+    logits = np.empty((len(view), len(view.label_names)), dtype=np.float32)
     for number, batch in enumerate(sequential_batches(view, batch_size)):
-        logits.append(score(batch))
-        labels.append(batch.labels)
+        logits[view.positions[batch.rows]] = score(batch)
         if number % 64 == 0:
             view.release()
-    return evaluate_predictions(np.concatenate(logits), np.concatenate(labels), view.label_names)
+    return logits
 
 
 class _EncodedTexts:

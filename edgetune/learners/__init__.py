@@ -1,4 +1,4 @@
-"""What learns from the rows: the encoder's training loop, and the linear probe on its features.
+"""What learns from the rows: the encoder's training loop, the linear probe, n-grams; and their ensemble.
 
 A learner gets batches, a backend, a selector and its progress; it never sees the planner or the run
 folder's layout. May import `core` to `record`, `selection` and `backends`.

@@ -34,6 +34,7 @@ class Reserves:
 
     Attributes:
         save_s: writing the model.
+        ensemble_s: scoring held-out rows and fitting the ensemble.
         evaluate_s: scoring the evaluation rows.
         report_s: picture, card and summary.
         exit_s: the end of the process.
@@ -43,6 +44,7 @@ class Reserves:
     evaluate_s: float
     report_s: float
     exit_s: float
+    ensemble_s: float = 0.0
 
 
 def margin_s(deadline_s: float) -> float:
@@ -173,13 +175,17 @@ class Clock:
         """When evaluation must have ended."""
         return self.limit_s() - self.margin_s - self._after_s()
 
+    def ensemble_end_s(self) -> float:
+        """When the ensemble must have been fitted."""
+        return self.evaluation_end_s() - self.reserves.evaluate_s * self._slowness()
+
     def save_s(self) -> float:
         """What writing the model may take: as planned and as slow as the rest, or as it was measured."""
         return max(self.reserves.save_s * self._slowness(), AGAIN_CAUTION * self.measured_save_s)
 
     def end_s(self) -> float:
         """When training must have ended."""
-        return self.evaluation_end_s() - self.save_s() - self.reserves.evaluate_s * self._slowness()
+        return self.ensemble_end_s() - self.reserves.ensemble_s * self._slowness() - self.save_s()
 
     def picture_fits(self) -> bool:
         """Return whether the picture can be drawn before the deadline, if it takes as long as the report."""

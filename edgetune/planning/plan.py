@@ -89,12 +89,14 @@ class DataLengths:
         eval_lengths: (m,) the same of evaluation rows.
         max_length: the limit they were cut to.
         can_cut: whether rows may be cut to fewer tokens without reading them again.
+        n_held_out: rows set aside for the weights of an ensemble; 0: the encoder is the only learner.
     """
 
     lengths: IntArray
     eval_lengths: IntArray
     max_length: int
     can_cut: bool = True
+    n_held_out: int = 0
 
     @cached_property
     def lengths_in_order(self) -> IntArray:

@@ -27,6 +27,10 @@ FEWEST_EVALUATED, LEAST_EVALUATION_S = 200, 0.5
 FLOOR_RATE = 0.05
 PROBE_ROWS = (64, 512)
 FIT_PROBE_S = 0.3
+NGRAMS_S, NGRAMS_TOKEN_S, NGRAMS_RATE = 0.5, 4e-6, 0.12
+"""Seconds of fitting n-grams, and seconds per token of the training rows; the share of a deadline at most."""
+ENSEMBLE_RATE, FEWEST_WEIGHED = 0.05, 100
+"""Share of a deadline for scoring held-out rows, and how many are scored at least."""
 RISK_RATE = 0.4
 MOST_PASSES, FEWEST_STEPS = 10, 300
 DEFAULT_CACHE_MB = 1000.0
@@ -115,6 +119,7 @@ def _end(candidate: Candidate, deadline_s: float, n_eval: int) -> dict[str, floa
     device, fixed = candidate.device, candidate.costs.fixed
     return {
         "save": SAVE_CAUTION * fixed.save_s,
+        "ensemble": ensemble_s(candidate, deadline_s),
         "evaluate": max(LEAST_EVALUATION_S, n_eval * candidate.evaluate_row_s),
         "report": device.report_s,
         "exit": device.exit_s,
@@ -146,6 +151,31 @@ def linear_probe_s(candidate: Candidate, n_rows: int) -> float:
     return n_rows * candidate.probe_row_s + FIT_PROBE_S + candidate.costs.fixed.save_model_s
 
 
+def ngrams_s(data: DataLengths, deadline_s: float) -> float:
+    """Return what is planned for fitting n-grams, seconds; the fit itself watches the time."""
+    if not data.n_held_out:
+        return 0.0
+    whole_s = NGRAMS_S + NGRAMS_TOKEN_S * float(data.lengths.sum())
+    return min(whole_s, NGRAMS_RATE * deadline_s)
+
+
+def n_weighed(candidate: Candidate, deadline_s: float) -> int:
+    """Return how many held-out rows the encoder is scored on for its weight."""
+    n_all = candidate.data.n_held_out
+    if not math.isfinite(deadline_s) or candidate.evaluate_row_s <= 0:
+        return n_all
+    paid = int(ENSEMBLE_RATE * deadline_s / candidate.evaluate_row_s)
+    return min(n_all, max(paid, FEWEST_WEIGHED))
+
+
+def ensemble_s(candidate: Candidate, deadline_s: float) -> float:
+    """Return what the weights of the ensemble cost: held-out rows scored, and n-grams fitted again."""
+    n_rows = n_weighed(candidate, deadline_s)
+    if not n_rows:
+        return 0.0
+    return n_rows * candidate.evaluate_row_s + ngrams_s(candidate.data, deadline_s)
+
+
 def smallest_s(candidate: Candidate, limits: Limits) -> float:
     """Return the shortest deadline within which this candidate leaves a model that was trained at all."""
     n_eval = min(len(candidate.data.eval_lengths), FEWEST_EVALUATED)
@@ -167,6 +197,7 @@ def _lines(
 ) -> tuple[dict[str, float], dict[str, float], float]:
     """Return what comes before training, what comes after it, and the seconds between."""
     before, after = _fixed(candidate, limits), _end(candidate, deadline_s, n_eval)
+    before["ngrams"] = ngrams_s(candidate.data, deadline_s)
     before["linear_probe"] = linear_probe_s(candidate, n_probe_rows)
     return before, after, deadline_s - sum(before.values()) - sum(after.values())
 

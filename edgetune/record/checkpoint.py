@@ -23,7 +23,7 @@ from edgetune.core.failpoints import failpoint
 from edgetune.core.files import atomic_path
 from edgetune.record.run_folder import CHECKPOINTS
 
-SCHEMA_VERSION = 4
+SCHEMA_VERSION = 5  # 5: the best encoder on the rows of the ensemble
 SUFFIX = ".ckpt"
 KEPT = 2
 _ARRAY = "$array"

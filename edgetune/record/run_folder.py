@@ -33,9 +33,19 @@ from edgetune.core.failpoints import failpoint
 from edgetune.core.files import sync, sync_tree, write_atomic
 
 MARKERS = ("config.toml", "history.jsonl", "summary.json")
-MODELS = ("model", "onnx")
+MODELS, ENSEMBLE = ("model", "onnx"), "ensemble"
 CHECKPOINTS, INTERRUPTED = "checkpoints", "interrupted"
-OWN = (*MARKERS, "metrics.json", "rows.npz", "run.png", "bad_rows.jsonl", *MODELS, INTERRUPTED, CHECKPOINTS)
+OWN = (
+    *MARKERS,
+    "metrics.json",
+    "rows.npz",
+    "run.png",
+    "bad_rows.jsonl",
+    *MODELS,
+    ENSEMBLE,
+    INTERRUPTED,
+    CHECKPOINTS,
+)
 LOCK = ".lock"
 SCRATCH, READY, WITHOUT = ".saving-", ".ready", ".without-"
 
@@ -128,13 +138,21 @@ class RunFolder:
             write: writes the two folders.
             under: a subfolder of the run to put them in.
         """
+        return self._save(write, MODELS, under)
+
+    def save_ensemble(self, write: Callable[[Path], None]) -> Path:
+        """Let `write` fill a temporary folder with `ensemble/`, then rename it into place."""
+        return self._save(write, (ENSEMBLE,), "")
+
+    def _save(self, write: Callable[[Path], None], names: tuple[str, ...], under: str) -> Path:
+        """Write folders of these names aside, then rename them into place; return the first one's path."""
         home = self.path / under
         home.mkdir(exist_ok=True)
         scratch = Path(tempfile.mkdtemp(prefix=SCRATCH, dir=self.path))
         failpoint("model-begun")
         try:
             write(scratch)
-            for name in MODELS:
+            for name in names:
                 if not (scratch / name).is_dir():  # an older one would not be the model beside it
                     (scratch / f"{WITHOUT}{name}").touch()
             for path in scratch.rglob("*"):
@@ -152,7 +170,7 @@ class RunFolder:
         failpoint("model-ready")
         _put_in_place(home)
         failpoint("model-placed")
-        return home / "model"
+        return home / names[0]
 
     def remove(self, name: str) -> None:
         """Remove one of the run's files or folders, if it is there."""
@@ -219,7 +237,7 @@ def _put_in_place(home: Path) -> None:
     What lies under READY is complete and newer than what is in place, so every step may be repeated.
     """
     ready = home / READY
-    for name in MODELS:
+    for name in (*MODELS, ENSEMBLE):
         target = home / name
         if (ready / name).is_dir():
             shutil.rmtree(target, ignore_errors=True)

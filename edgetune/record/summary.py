@@ -42,6 +42,9 @@ class RunResult(BaseModel):
         breaks: where the run was broken off and went on: `n_steps` and `elapsed_s` at the checkpoint, and
             what was lost (`n_steps_lost`, `lost_s`: made again).
         n_diverged: how often the loss was no number, so that the run went back and halved the learning rate.
+        ensemble: the learners, each with its weight, its accuracy on the evaluation rows and on the
+            `n_held_out` rows that the weights were fitted on; and the calibration error of their answer.
+            None where the encoder is the only learner; otherwise `accuracy` is that of the ensemble.
         cache: rows found in and missed by the cache of frozen layers, and its size; None without one.
     """
 
@@ -108,6 +111,7 @@ class RunResult(BaseModel):
     interrupted: bool
     breaks: list[dict[str, Any]] = []
     n_diverged: int = 0
+    ensemble: dict[str, Any] | None = None
     per_class: list[dict[str, Any]]
     confusion: list[list[int]]
     warnings: list[str]

@@ -100,6 +100,14 @@ def _results(summary: Summary) -> str:
         lines.append(f"Matthews correlation: {summary['mcc']:.4f}")
     if summary.get("eval_source"):
         lines.append(f"Evaluated on: {in_markdown(summary['eval_source'])}")
+    if (ensemble := summary.get("ensemble")) is not None:
+        with_ngrams = (
+            "" if ensemble["accuracy"] is None else f", with an accuracy of {percent(ensemble['accuracy'])}"
+        )
+        lines.append(
+            "These figures are those of the encoder in this folder alone. `edgetune predict` combines it "
+            f"with an n-gram classifier{with_ngrams}."
+        )
     table = _class_table(summary.get("per_class") or [])
     return "\n\n".join(part for part in (_bullets("Results", lines), table) if part)
 

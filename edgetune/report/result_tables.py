@@ -25,6 +25,7 @@ def summary_sections(summary: Summary) -> list[Section]:
     """Return the closing table of a run, empty sections left out."""
     sections = [
         Section("Result", list(_result(summary))),
+        Section("Learners", list(_learners(summary)), ("", "accuracy", "held-out", "weight"), right=True),
         Section("Time", list(_time(summary)), right=True),
         Section("Plan", list(_plan(summary)), ("", "planned", "actual"), right=True),
         Section("Examples", list(_examples(summary))),
@@ -66,6 +67,23 @@ def _result(summary: Summary) -> Iterator[tuple[str, str]]:
         yield "loss not finite", f"{times}; the learning rate was halved each time"
     if summary.get("interrupted"):
         yield "interrupted", "stopped before the end; the model is the one trained up to that point"
+
+
+def _learners(summary: Summary) -> Iterator[tuple[str, ...]]:
+    """Say what each learner reached alone, and what all of them together reached."""
+    ensemble = summary.get("ensemble")
+    if ensemble is None:
+        return
+    for one in ensemble["learners"]:
+        held_out = one["held_out"]
+        yield (
+            one["name"],
+            "" if one["accuracy"] is None else percent(one["accuracy"]),
+            "" if held_out is None else percent(held_out["accuracy"]),
+            f"{one['weight']:.2f}" if one["weight"] else "unused",
+        )
+    if ensemble["accuracy"] is not None:
+        yield "ensemble", percent(ensemble["accuracy"]), "", ""
 
 
 def _time(summary: Summary) -> Iterator[tuple[str, ...]]:

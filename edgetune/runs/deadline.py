@@ -1,6 +1,7 @@
 """What a deadline adds to a run: the clock, the first model, safety saves, and an end that is on time.
 
-    … open │ floor: first usable model │ training, saved now and then │ save │ evaluate │ report │
+    … open │ n-grams, linear probe: first usable models │ training, saved now and then │
+    save │ ensemble │ evaluate │ report │
 
 The model is saved before it is evaluated: evaluation is the one thing that can be shortened, so it
 comes last and takes what time is left.
@@ -18,7 +19,7 @@ import numpy as np
 
 from edgetune.backends.backend_contract import Backend
 from edgetune.core.metrics import Evaluation, evaluate_predictions
-from edgetune.core.types import IntArray, StepCost
+from edgetune.core.types import FloatArray, IntArray, StepCost
 from edgetune.data.batches import Batch, TokenSource, sequential_batches
 from edgetune.data.token_store import TokenView
 from edgetune.learners.linear_probe import LinearProbe, fit_linear_probe
@@ -144,7 +145,8 @@ def make_clock(
 ) -> Clock:
     """Start a clock whose reserves are the plan's."""
     kept = {name: plan.lines[name] for name in ("save", "evaluate", "report", "exit")}
-    reserves = Reserves(kept["save"], kept["evaluate"], kept["report"], kept["exit"])
+    ensemble_s = plan.lines.get("ensemble", 0.0)
+    reserves = Reserves(kept["save"], kept["evaluate"], kept["report"], kept["exit"], ensemble_s)
     return Clock(deadline_s, reserves, elapsed_s, math.inf if energy_j is None else energy_j, joules)
 
 
@@ -201,27 +203,58 @@ def _observed(clock: Clock, cost: StepCost, batch: Batch) -> Iterator[None]:
     clock.speed("score").observe(cost("score", len(batch), batch.width), clock.elapsed_s() - started_s)
 
 
-def evaluate_in_time(
+@dataclass(frozen=True)
+class Scored:
+    """What the encoder says of some rows of a view.
+
+    Attributes:
+        view: the rows that were to be scored.
+        rows: (n,) positions of those that were.
+        logits: (n, C).
+    """
+
+    view: TokenView
+    rows: IntArray
+    logits: FloatArray
+
+    def evaluation(self) -> Evaluation:
+        """Return every figure of these rows; there must be one at least."""
+        return evaluate_predictions(self.logits, self.view.labels[self.rows], self.view.label_names)
+
+
+def score_in_time(
     backend: Backend,
     view: TokenView,
     clock: Clock,
     cost: StepCost,
     rng: np.random.Generator,
     stop: Callable[[], bool] = lambda: False,
-) -> Evaluation | None:
+    end_s: Callable[[], float] | None = None,
+) -> Scored | None:
     """Score rows in random order until all are done or the time is up.
 
     Rows go in groups, so that each group's batches are of nearly one length; a group is only begun when it
     should end in time, and not once `stop` says so.
 
+    Args:
+        backend: scores.
+        view: rows to score.
+        clock: learns how long scoring takes.
+        cost: predicted seconds of a batch.
+        rng: decides the order.
+        stop: ends it with the rows scored so far.
+        end_s: returns when it must have ended; by default when evaluation must.
+
     Returns:
-        The evaluation of the rows that were reached; None when there was no time for any.
+        What was scored; None when there was no time for any row.
     """
+    end_s = clock.evaluation_end_s if end_s is None else end_s
     order = rng.permutation(len(view))
-    logits, labels = [], []
+    logits: list[FloatArray] = []
+    reached: list[IntArray] = []
     done, n_batches = 0, PROBE_BATCHES
     while done < len(order) and not stop():
-        left_s = clock.evaluation_end_s() - clock.elapsed_s()
+        left_s = end_s() - clock.elapsed_s()
         rows = order[done : done + n_batches * EVALUATION_BATCH]
         rows = rows[: _rows_in(view, rows, left_s / clock.speed("score").cautious, cost)]
         if not len(rows):
@@ -229,13 +262,13 @@ def evaluate_in_time(
         for batch in sequential_batches(view.subset(rows), EVALUATION_BATCH):
             with _observed(clock, cost, batch):
                 logits.append(backend.score(batch, keep=False))
-            labels.append(batch.labels)
+            reached.append(view.positions[batch.rows])
         view.release()
         done += len(rows)
         n_batches = EVALUATION_BATCHES
     if not logits:
         return None
-    return evaluate_predictions(np.concatenate(logits), np.concatenate(labels), view.label_names)
+    return Scored(view, np.concatenate(reached), np.concatenate(logits))
 
 
 def _rows_in(view: TokenSource, rows: IntArray, left_s: float, cost: StepCost) -> int:

@@ -44,6 +44,7 @@ def make_receipt(
     deadline: Deadline | None,
     breaks: list[dict[str, Any]],
     n_diverged: int,
+    ensemble: dict[str, Any] | None = None,
 ) -> RunResult:
     """Put a run's receipt together.
 
@@ -58,6 +59,7 @@ def make_receipt(
         deadline: plan and clock of a run with a deadline.
         breaks: where the run was broken off and went on.
         n_diverged: how often the loss was no number.
+        ensemble: the learners and their weights, where there are several.
     """
     selector = loop.selector
     config, data, report = prepared.config, prepared.data, selector.report()
@@ -95,6 +97,7 @@ def make_receipt(
         interrupted=loop.stopped,
         breaks=breaks,
         n_diverged=n_diverged,
+        ensemble=ensemble,
         warnings=[*data.warnings, *_short_of_plan(prepared, deadline, loop)],
         machine=machine_info(),
         versions=versions(),
@@ -116,7 +119,7 @@ def _short_of_plan(prepared: Prepared, deadline: Deadline | None, loop: Loop) ->
     n_rows, n_seen = deadline.plan.n_rows, loop.counts.n_seen
     if n_rows and not loop.counts.n_trained:
         return [
-            "No rows were trained before the deadline; the model is a linear probe on the untouched encoder."
+            "No rows were trained before the deadline; the encoder is a linear probe on untouched features."
         ]
     if n_seen >= LEAST_OF_PLAN * n_rows:
         return []
@@ -227,6 +230,7 @@ def derive_costs(counts: Counters, split_s: dict[str, float], row_s: float | Non
 
 def write_receipt(
     receipt: Callable[[], RunResult],
+    of_encoder: Callable[[], RunResult],
     folder: RunFolder,
     meter: Meter,
     view: View,
@@ -237,6 +241,7 @@ def write_receipt(
 
     Args:
         receipt: makes the receipt of what has happened up to its call.
+        of_encoder: the same with the evaluation of the encoder alone, for the model card.
         folder: where the run lies.
         meter: is charged.
         view: is told what went wrong.
@@ -245,7 +250,7 @@ def write_receipt(
     """
     with meter.phase("save"):
         draft = receipt()
-        _write_card(draft, folder)
+        _write_card(of_encoder(), folder)
         if deadline is None or deadline.clock.picture_fits():
             _draw(draft, folder, view)
         else:

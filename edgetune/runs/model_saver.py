@@ -50,13 +50,14 @@ class ModelSaver:
         if self._deadline is not None:
             self._deadline.saved(self._meter.elapsed_s() - started_s)
 
-    def consider(self, found: Evaluation, epoch: int) -> None:
-        """Keep the model of now if its evaluation is the best so far."""
+    def consider(self, found: Evaluation, epoch: int) -> bool:
+        """Keep the model of now if its evaluation is the best so far; return whether it is."""
         self.n_worse += 1
         if self.best is None or found.accuracy > self.best.accuracy:
             self.n_worse = 0
             self.save()
             self.note(found, epoch)
+        return self.n_worse == 0
 
     def note(self, found: Evaluation, epoch: int) -> None:
         """Remember the evaluation of the model that lies in the run folder."""

@@ -18,6 +18,7 @@ from edgetune.record.history import HistoryWriter
 from edgetune.record.run_folder import CHECKPOINTS, INTERRUPTED, RunFolder
 from edgetune.report.live_view import View
 from edgetune.runs.deadline import Deadline
+from edgetune.runs.ensembling import EnsembleStage
 from edgetune.runs.model_saver import ModelSaver
 from edgetune.runs.resume import CheckpointWriter, Interruption, check_unchanged, fingerprint
 from edgetune.runs.setup import Prepared
@@ -43,12 +44,14 @@ class Recovery:
         meter: Meter,
         view: View,
         saver: ModelSaver,
+        ensemble: EnsembleStage,
         deadline: Deadline | None,
         sensor: Sensor,
         sensor_since_s: float,
     ) -> None:
         self._prepared, self._folder, self._meter, self._view = prepared, folder, meter, view
         self._saver, self._deadline, self._sensor, self._since_s = saver, deadline, sensor, sensor_since_s
+        self._ensemble = ensemble
         backend = prepared.backend
         asked_s = prepared.config.train.checkpoint_s
         self._checkpoints = CheckpointWriter(folder.path, asked_s, meter, backend.n_parameters)
@@ -93,6 +96,7 @@ class Recovery:
             "loop": loop.state(),
             "prefix_cache": None if self._cache is None else self._cache.state(),
             "keeper": self._saver.state(),
+            "ensemble": self._ensemble.state(),
             "timed": None if self._deadline is None else self._deadline.state(),
             "history": history.state(),
             "spent_s": self._meter.split_s(),
@@ -123,6 +127,7 @@ class Recovery:
             self._cache.load_state(kept, (data.train, data.evaluation))
         self._prepared.backend.microbatches.max_rows = state["rows_at_once"]
         self._saver.load_state(state["keeper"])
+        self._ensemble.load_state(state["ensemble"])
         if self._deadline is not None:
             self._deadline.load_state(state["timed"])
         self.breaks, self.n_diverged = interruption.breaks, state["n_diverged"]

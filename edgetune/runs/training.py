@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 
 import numpy as np
@@ -13,9 +14,11 @@ from edgetune.core.failpoints import failpoint
 from edgetune.core.meter import Meter
 from edgetune.core.metrics import Evaluation, entropy
 from edgetune.core.signals import StopRequest
+from edgetune.core.types import FloatArray
+from edgetune.data.batches import Batch
 from edgetune.data.token_store import TokenView
 from edgetune.energy import Sensor, read_energy
-from edgetune.inference.saved_run import evaluate_view
+from edgetune.inference.saved_run import score_view
 from edgetune.learners.filter_guard import GuardedSelector
 from edgetune.learners.linear_probe import LinearProbe
 from edgetune.learners.loop import Diverged, Loop, LoopSettings
@@ -27,7 +30,8 @@ from edgetune.record.history import HistoryWriter
 from edgetune.record.run_folder import RunFolder
 from edgetune.record.summary import RunResult
 from edgetune.report.live_view import View
-from edgetune.runs.deadline import Deadline, evaluate_in_time, fit_probe_in_time
+from edgetune.runs.deadline import Deadline, Scored, fit_probe_in_time, score_in_time
+from edgetune.runs.ensembling import EnsembleStage
 from edgetune.runs.finalize import make_receipt, write_receipt
 from edgetune.runs.model_saver import ModelSaver
 from edgetune.runs.recovery import Recovery
@@ -60,10 +64,11 @@ class Training:
         self._deadline, self._interruption = deadline, interruption
         self._backend: Backend = prepared.backend
         self._saver = ModelSaver(prepared, folder, meter, view, deadline)
+        self._ensemble = EnsembleStage(prepared, folder, meter, view, deadline, stop)
         self._linear_probe: LinearProbe | None = None
         self._rows_at_once: int | None = None
         self._recovery = Recovery(
-            prepared, folder, meter, view, self._saver, deadline, sensor, sensor_since_s
+            prepared, folder, meter, view, self._saver, self._ensemble, deadline, sensor, sensor_since_s
         )
 
     def run(self) -> RunResult:
@@ -75,6 +80,7 @@ class Training:
             try:
                 if self._interruption is not None:
                     self._recovery.restore(self._interruption, loop, history)
+                    self._ensemble.restore()
                 else:
                     self._begin(loop, trains)
                 begun = trains and (self._interruption is not None or not self._stop())
@@ -92,11 +98,20 @@ class Training:
             resumable = loop.stopped and begun and self._recovery.write(loop, history)
         if loop.stopped:
             self._saver.save_interrupted()
+            self._ensemble.finish_interrupted(partial(self._backend.score, keep=False))
+        elif self._deadline is None:
+            self._ensemble.finish_best()
         with self._meter.phase("save"):
             loop.record.save(self._folder.path)
         limit_mb = self._config.budget.memory_mb
         result = write_receipt(
-            partial(self._summary, loop), self._folder, self._meter, self._view, self._deadline, limit_mb
+            partial(self._summary, loop),
+            partial(self._summary, loop, encoder_alone=True),
+            self._folder,
+            self._meter,
+            self._view,
+            self._deadline,
+            limit_mb,
         )
         if loop.stopped:
             raise self._interrupted(loop.counts, resumable)
@@ -115,7 +130,8 @@ class Training:
         return selector
 
     def _begin(self, loop: Loop, trains: bool) -> None:
-        """Make the first usable model where there is a deadline, and let the selector prepare."""
+        """Fit the n-grams, make a first usable encoder under a deadline, and let the selector prepare."""
+        self._ensemble.begin()
         if self._deadline is not None:
             self._make_linear_probe(self._deadline)
         if trains:
@@ -160,9 +176,8 @@ class Training:
     def _look_for_better(self, deadline: Deadline, epoch: int, history: HistoryWriter) -> None:
         """Under a deadline: evaluate the planned number of rows, always the same, if there is time for it."""
         rows, rng = self._prepared.data.evaluation, np.random.default_rng([self._config.train.seed, 5])
-        needed_s = (
-            deadline.plan.lines["evaluate"] * deadline.clock.speed("score").cautious + deadline.clock.save_s()
-        )
+        planned_s = deadline.plan.lines["evaluate"] + deadline.plan.lines["ensemble"]
+        needed_s = planned_s * deadline.clock.speed("score").cautious + deadline.clock.save_s()
         if needed_s < deadline.clock.left_s():
             self._end_epoch(epoch, history, rows.subset(rng.permutation(len(rows))[: deadline.plan.n_eval]))
 
@@ -254,6 +269,7 @@ class Training:
         """
         if self._out_of_patience:
             deadline.mark("save")
+            self._ensemble.finish_best()
             return
         if deadline.plan.method != LINEAR_PROBE:
             if loop.counts.n_steps == loop.counts.n_steps_reference:
@@ -261,20 +277,38 @@ class Training:
             self._saver.save()
             self._saver.forget()
         deadline.mark("save")
+        if (held_out := self._ensemble.held_out) is not None:
+            with self._meter.phase("ensemble"):
+                scored = self._score_in_time(deadline, held_out, deadline.clock.ensemble_end_s)
+            self._ensemble.finish(scored)
+            deadline.mark("ensemble")
+        if not self._ensemble.needs_encoder:
+            self._ensemble.evaluate(None)
+            deadline.mark("evaluate")
+            return
         rows = self._prepared.data.evaluation
         with self._meter.phase("evaluate"):
             self._view.say(f"Evaluating up to {len(rows):,} rows")
-            rng = np.random.default_rng([self._config.train.seed, 5])
-            found = evaluate_in_time(self._backend, rows, deadline.clock, deadline.cost, rng, self._stop)
+            scored = self._score_in_time(deadline, rows, deadline.clock.evaluation_end_s)
+        if scored is not None:
+            self._ensemble.evaluate(scored)
         deadline.mark("evaluate")
-        if found is None:
+        if scored is None:
             self._view.warn(
                 "There was no time left to evaluate; run `edgetune evaluate` to measure the model."
             )
             (self._folder.path / "metrics.json").unlink(missing_ok=True)
             return
+        found = scored.evaluation()
         self._record_evaluation(loop.epoch, found, history)
         self._saver.note(found, loop.epoch)
+        self._ensemble.write_metrics()
+
+    def _score_in_time(
+        self, deadline: Deadline, rows: TokenView, end_s: Callable[[], float]
+    ) -> Scored | None:
+        rng = np.random.default_rng([self._config.train.seed, 5])
+        return score_in_time(self._backend, rows, deadline.clock, deadline.cost, rng, self._stop, end_s)
 
     def _fall_back(self) -> None:
         """No step fitted: what is left is the fitted head, which is better than a drawn one."""
@@ -300,9 +334,18 @@ class Training:
         with self._meter.phase("evaluate"):
             self._view.say(f"Evaluating {len(rows):,} rows")
             score = partial(self._backend.score, keep=self._config.train.epochs > 1)
-            found = evaluate_view(score, rows)
+            evaluated = Scored(rows, np.arange(len(rows)), score_view(score, rows))
+        found = evaluated.evaluation()
         self._record_evaluation(epoch, found, history)
-        self._saver.consider(found, epoch)
+        if self._saver.consider(found, epoch) and self._ensemble.held_out is not None:
+            with self._meter.phase("ensemble"):
+                self._ensemble.note(self._scored_held_out(score), evaluated)
+
+    def _scored_held_out(self, score: Callable[[Batch], FloatArray]) -> Scored | None:
+        held_out = self._ensemble.held_out
+        if held_out is None:
+            return None
+        return Scored(held_out, np.arange(len(held_out)), score_view(score, held_out))
 
     def _interrupted(self, counts: Counters, resumable: bool) -> Interrupted:
         where, out = self._saver.newest, self._folder.path
@@ -314,17 +357,19 @@ class Training:
             f"Stopped after {counts.n_steps:,} steps; the model trained so far is in {where}. {then}"
         )
 
-    def _summary(self, loop: Loop) -> RunResult:
+    def _summary(self, loop: Loop, encoder_alone: bool = False) -> RunResult:
         split_s = self._meter.split_s()
+        combined = None if encoder_alone else self._ensemble.evaluation
         return make_receipt(
             self._prepared,
             self._folder.path,
             loop,
             split_s,
-            self._saver.best,
+            self._saver.best if combined is None else combined,
             self._saver.best_epoch,
             read_energy(self._sensor, sum(split_s.values()) - self._sensor_since_s),
             self._deadline,
             self._recovery.breaks,
             self._recovery.n_diverged,
+            self._ensemble.to_dict(),
         )

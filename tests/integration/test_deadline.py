@@ -88,7 +88,8 @@ def test_a_deadline_is_kept_and_the_receipt_tells_planned_and_real(
     assert result["accuracy"] is not None
     lines = {line["line"]: line for line in result["planned"]["lines"]}
     assert list(lines) == [
-        *("start", "export", "open", "linear_probe", "train", "save", "evaluate", "report"),
+        *("start", "export", "open", "ngrams", "linear_probe", "train", "save"),
+        *("ensemble", "evaluate", "report"),
         *("exit", "margin"),
     ]
     assert all(line["planned_s"] >= 0 for line in lines.values())

@@ -53,7 +53,8 @@ def test_every_method_on_every_backend(
     result = json.loads(printed)
     assert result.keys() >= PROMISED
     assert (result["method"], result["backend"], result["run_dir"]) == (method, backend, str(out))
-    assert result["n_train"] + result["n_eval"] == 300
+    n_held_out = result["ensemble"]["n_held_out"]
+    assert result["n_train"] + n_held_out + result["n_eval"] == 300
     assert result["n_seen"] == 2 * result["n_train"]
     n_right = sum(row[i] for i, row in enumerate(result["confusion"]))
     assert sum(map(sum, result["confusion"])) == result["n_eval"]
@@ -73,7 +74,7 @@ def test_every_method_on_every_backend(
         assert skipped == 0
     if method in ("auto-threshold", "three-stage"):
         assert result["threshold"] > 0
-    folders = {"model"} if onnx else {"model", "onnx"}
+    folders = {"model", "ensemble"} if onnx else {"model", "onnx", "ensemble"}
     files = {"config.toml", "history.jsonl", "summary.json", "metrics.json", "rows.npz", "run.png", ".lock"}
     assert names(out) == files | folders
     assert names(out / "model") >= {"config.json", "model.safetensors", "README.md"} | TOKENIZER

@@ -71,7 +71,10 @@ def test_the_model_does_not_fit(mount: str, train: Run, tmp_path: Path) -> None:
     done = train(mount, tmp_path / "disk")
     one_sentence(done, "No space left" if mount == SMALL else "quota", "--out")
     left = done.stdout.split(f"{tmp_path / 'disk' / 'run'}:\n")[1]
-    assert left.split() == [".lock", "config.toml", "history.jsonl"]  # no model, nor a half-written one
+    names = left.split()
+    assert names[:4] == [".lock", "config.toml", "ensemble", "history.jsonl"]
+    assert not {"model", "onnx", ".ready"} & set(names)  # no model, nor a half-written one
+    assert not [name for name in names if name.startswith(".saving-")]
 
 
 def test_a_read_only_folder(train: Run, tmp_path: Path) -> None:

@@ -14,20 +14,23 @@ from edgetune.core.errors import BudgetError
 from edgetune.planning.accuracy_model import points_lost
 from edgetune.planning.clock import LEAST_MARGIN_S
 from edgetune.planning.plan import Constraints, DataLengths, DeviceCosts, Limits, Plans
-from edgetune.planning.planner import make_plans
+from edgetune.planning.planner import NGRAMS_RATE, make_plans
 from tests.fakes import FakeCost, fake_costs, fake_device
 
 
-def shape(n_rows: int, longest: int, seed: int = 0) -> DataLengths:
+def shape(n_rows: int, longest: int, seed: int = 0, n_held_out: int = 0) -> DataLengths:
     rng = np.random.default_rng(seed)
     return DataLengths(
         lengths=rng.integers(3, longest + 1, n_rows),
         eval_lengths=rng.integers(3, longest + 1, max(20, n_rows // 10)),
         max_length=128,
+        n_held_out=n_held_out,
     )
 
 
-Shapes = st.builds(shape, st.integers(50, 5000), st.integers(8, 128), st.integers(0, 5))
+Shapes = st.builds(
+    shape, st.integers(50, 5000), st.integers(8, 128), st.integers(0, 5), st.sampled_from([0, 0, 30, 500])
+)
 Costs = st.builds(FakeCost, st.floats(1e-5, 1e-3), st.floats(0, 0.05))
 Devices = st.builds(
     lambda one, other, start_s, export_s: fake_device(
@@ -84,6 +87,8 @@ def test_reserves_are_never_spent(device: DeviceCosts, data: DataLengths, deadli
         assert plan.lines["report"] == device.report_s
         assert plan.lines["exit"] == device.exit_s
         assert plan.lines["margin"] >= LEAST_MARGIN_S
+        assert plan.lines["ngrams"] <= NGRAMS_RATE * deadline_s
+        assert (plan.lines["ngrams"] > 0) == (plan.lines["ensemble"] > 0) == (data.n_held_out > 0)
         assert plan.n_eval >= min(len(data.eval_lengths), 200)
         assert sum(plan.lines.values()) == pytest.approx(plan.total_s)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from dataclasses import dataclass, field, replace
 
@@ -17,9 +18,9 @@ from edgetune.runs.deadline import (
     SAVE_EVERY_S,
     Deadline,
     blended_slowdown,
-    evaluate_in_time,
     fit_probe_in_time,
     make_clock,
+    score_in_time,
 )
 from tests.fakes import FakeBackend, FakeClock, FakeCost, FakeSource, fake_costs, fake_device
 
@@ -35,11 +36,17 @@ class View(FakeSource):
 
     label_names = ("a", "b")
 
+    def __init__(self, n_rows: int) -> None:
+        super().__init__(n_rows)
+        self.numbers = self.positions = np.arange(n_rows)
+
     def subset(self, rows: IntArray) -> View:
         part = View(0)
-        part.lengths, part.labels = self.lengths[rows], self.labels[rows]
-        part.numbers = rows  # type: ignore[attr-defined]
+        part.lengths, part.labels, part.numbers = self.lengths[rows], self.labels[rows], rows
         return part
+
+    def batch(self, rows: IntArray) -> Batch:
+        return dataclasses.replace(super().batch(rows), rows=self.numbers[rows])
 
 
 @dataclass
@@ -71,9 +78,10 @@ def clock_of(now: FakeClock, deadline_s: float) -> Clock:
 def test_all_rows_are_evaluated_when_there_is_time() -> None:
     now, view = FakeClock(), View(700)
     backend = Scorer(np.full(700, 0.5), clock=now)
-    found = evaluate_in_time(backend, view, clock_of(now, 1000.0), cost, np.random.default_rng(0))  # type: ignore[arg-type]
+    found = score_in_time(backend, view, clock_of(now, 1000.0), cost, np.random.default_rng(0))  # type: ignore[arg-type]
     assert found is not None
-    assert found.n == 700
+    assert found.evaluation().n == 700
+    assert sorted(found.rows) == list(range(700))
     assert set(backend.kept) == {False}  # evaluation rows must not crowd the cache
 
 
@@ -82,13 +90,14 @@ def test_evaluation_stops_in_time_and_takes_a_random_part(slow: float) -> None:
     now, view = FakeClock(), View(20_000)
     backend = Scorer(np.full(20_000, 0.5), clock=now, slow=slow)
     clock = clock_of(now, 12.0)
-    found = evaluate_in_time(backend, view, clock, cost, np.random.default_rng(0))  # type: ignore[arg-type]
+    found = score_in_time(backend, view, clock, cost, np.random.default_rng(0))  # type: ignore[arg-type]
     assert found is not None
-    assert 64 < found.n < 20_000
+    assert 64 < len(found.rows) == len(found.logits) < 20_000
     assert clock.elapsed_s() <= clock.evaluation_end_s() + 0.01
     assert clock.elapsed_s() >= 0.7 * clock.evaluation_end_s()
-    low, high = found.interval
-    assert low <= found.accuracy <= high
+    evaluated = found.evaluation()
+    low, high = evaluated.interval
+    assert low <= evaluated.accuracy <= high
 
 
 def test_without_time_nothing_is_evaluated() -> None:
@@ -96,7 +105,7 @@ def test_without_time_nothing_is_evaluated() -> None:
     clock = clock_of(now, 5.0)
     now.now_s += 4.9
     backend = Scorer(np.full(100, 0.5), clock=now)
-    assert evaluate_in_time(backend, View(100), clock, cost, np.random.default_rng(0)) is None  # type: ignore[arg-type]
+    assert score_in_time(backend, View(100), clock, cost, np.random.default_rng(0)) is None  # type: ignore[arg-type]
     assert backend.calls == []
 
 

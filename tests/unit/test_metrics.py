@@ -81,6 +81,32 @@ def test_losses_are_stable_for_huge_float32_logits() -> None:
     assert metrics.softmax(logits).sum(axis=1) == pytest.approx([1, 1, 1])
 
 
+def test_expected_calibration_error_by_hand() -> None:
+    # Two bins: 0.5 and 0.4 with one right of two (0.05 off), 0.8 and 1.0 with one right of two (0.4 off).
+    probabilities = np.array([[0.5, 0.3, 0.2], [0.3, 0.4, 0.3], [0.1, 0.1, 0.8], [0.0, 1.0, 0.0]])
+    labels = np.array([0, 0, 2, 0])
+    found = metrics.expected_calibration_error(probabilities, labels, n_bins=2)
+    assert found == pytest.approx((2 * 0.05 + 2 * 0.4) / 4)
+    assert metrics.expected_calibration_error(probabilities, labels, n_bins=1) == pytest.approx(2.7 / 4 - 0.5)
+
+
+def test_expected_calibration_error_is_zero_where_confidence_is_accuracy() -> None:
+    probabilities = np.tile(np.array([0.75, 0.25], dtype=np.float32), (8, 1))
+    assert metrics.expected_calibration_error(probabilities, np.array([0] * 6 + [1] * 2)) == pytest.approx(0)
+    assert metrics.expected_calibration_error(np.array([[1.0, 0.0]]), np.array([1])) == 1.0
+
+
+def test_expected_calibration_error_takes_only_probabilities_that_fit() -> None:
+    with pytest.raises(ValueError, match="between 0 and 1"):
+        metrics.expected_calibration_error(np.log([[0.7, 0.3]]), np.array([0]))
+    for probabilities, labels in (
+        (np.ones((1, 2)), np.array([0, 1])),
+        (np.zeros((0, 2)), np.zeros(0, dtype=np.int64)),
+    ):
+        with pytest.raises(ValueError, match="do not fit"):
+            metrics.expected_calibration_error(probabilities, labels)
+
+
 @pytest.mark.parametrize(
     ("right", "n", "low", "high"), [(81, 263, 0.2553, 0.3662), (0, 20, 0.0, 0.1611), (10, 10, 0.7225, 1.0)]
 )

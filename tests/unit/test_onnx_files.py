@@ -207,4 +207,4 @@ def test_predicting_refuses_before_the_runtime_sees_it(
     with pytest.raises(
         RunError, match=r"model\.onnx refers to weights outside its folder \('\.\./\.\./secret"
     ):
-        load_run(run).predict(["the invoice is wrong"])
+        load_run(run / "onnx").predict(["the invoice is wrong"])

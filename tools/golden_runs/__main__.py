@@ -103,7 +103,7 @@ def train(run: GoldenRun, home: Path, model: Path) -> Path:
     out = home / run.name.replace(" ", "-")
     how = ("--backend", run.backend, "--method", run.method, "--freeze", run.freeze)
     more = ("--eval", "dev.csv", "--model", str(model), "--set", "warmup_gain=0", "--set", "lr=0.002")
-    arguments = ("finetune", "train.csv", "--out", str(out), "--quiet", *COMMON, *how, *more)
+    arguments = ("finetune", "train.csv", "--no-ngrams", "--out", str(out), "--quiet", *COMMON, *how, *more)
     fault = f"step:{STOP_AT_STEP}:stop" if run.broken else ""
     stopped = edgetune(home, *arguments, fault=fault) == 130
     if stopped != run.broken:

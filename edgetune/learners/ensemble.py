@@ -1,0 +1,343 @@
+"""A log-linear pool of learners, weighted by what they get right on held-out rows.
+
+    log p(c | x) = log_softmax( sum_l w_l log p_l(c | x) ),  w_l >= 0
+
+Logarithmic opinion pool (Heskes, "Selecting weighting factors in logarithmic opinion pools", NIPS 1997), one
+weight a learner. The scale of the weights is a temperature (Guo et al., "On Calibration of Modern Neural
+Networks", ICML 2017), so that the pooled probabilities come out calibrated, and an over-confident learner has
+a small weight even where it is the best. The log loss is convex in the weights.
+
+How the weights are found:
+    1. Each learner alone gets its temperature t_l, by log loss, damped toward 1.
+    2. The pool gets weights w_l, by log loss: their sum damped toward 1, and w_l / t_l toward each other, as
+       only calibrated learners can be compared.
+    3. Learners that the pool does as well without are dropped, one at a time, and the others fitted again:
+       the log loss stays within 0.2 % of that of the pool of all, and the metric at or above that of the best
+       learner alone. That the metric may not fall at all would keep half of the learners that are mere noise,
+       for a row or two that they have right by chance.
+    4. If the pool scores below its best learner on these rows, that learner alone is the ensemble.
+
+The damping counts as so many rows' worth of log loss: one setting serves a hundred rows, where it keeps the
+weights moderate, and a thousand, where it hardly shows. Equal shares are the better centre than the best
+learner alone: learners of like quality with errors of their own are what is worth pooling.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from edgetune.core.errors import RunError
+from edgetune.core.metrics import accuracy, confusion_matrix, log_softmax, macro_f1
+from edgetune.core.sanitize import brief
+from edgetune.core.types import FloatArray, IntArray
+
+SCHEMA_VERSION = 1
+
+FLOOR = math.log(1e-6)
+"""Log-probabilities below it count as it: one class that a learner rules out does not veto all the others."""
+
+DAMPING = 2.0
+"""Rows' worth of log loss that hold the weights back."""
+
+LOSS_TOLERANCE = 2e-3
+"""Learners are dropped while the log loss stays within this share above that of the pool of all, or …"""
+
+LOSS_TOLERANCE_NATS = 0.1
+"""… within so many nats in all rows together, where the loss is near 0."""
+
+MAX_FACTOR = 1e3
+MAX_WEIGHT = MAX_FACTOR**2
+"""Of a temperature or a factor, and of their product: far above any that is fitted."""
+
+Metric: TypeAlias = Literal["accuracy", "macro-f1"]
+Wide: TypeAlias = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Ensemble:
+    """Which learners answer together, and with what weights.
+
+    Attributes:
+        names: of the learners, sorted; each has a weight above 0.
+        weights: one a learner, on its log-probabilities. They need not add up to 1.
+        n_rows: held-out rows that they were fitted on.
+    """
+
+    names: tuple[str, ...]
+    weights: tuple[float, ...]
+    n_rows: int
+
+    def __post_init__(self) -> None:
+        if not self.names or len(self.names) != len(self.weights):
+            raise ValueError(f"it has {len(self.names)} learners and {len(self.weights)} weights")
+        if len(set(self.names)) != len(self.names):
+            raise ValueError("it names a learner twice")
+        for name, weight in zip(self.names, self.weights, strict=True):
+            if not 0 < weight <= MAX_WEIGHT:
+                raise ValueError(f'the weight of "{brief(name)}" is {brief(weight)}, not above 0 and finite')
+        if self.n_rows < 1:
+            raise ValueError(f"it was fitted on {brief(self.n_rows)} rows")
+
+    def combine(self, log_probas: Mapping[str, FloatArray]) -> Wide:
+        """Return the normalised log-probabilities (N, C) of the pool.
+
+        Args:
+            log_probas: (N, C) of every learner by name; those that are not of the ensemble are ignored.
+
+        Raises:
+            ValueError: one is missing, has another shape, or is not made of log-probabilities.
+        """
+        missing = [name for name in self.names if name not in log_probas]
+        if missing:
+            raise ValueError(f"no log-probabilities of {', '.join(missing)}")
+        return log_softmax(_pooled(self.weights, _stacked(log_probas, self.names)))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return it as JSON values."""
+        return {
+            "schema_version": SCHEMA_VERSION,
+            "names": list(self.names),
+            "weights": list(self.weights),
+            "n_rows": self.n_rows,
+        }
+
+    @classmethod
+    def from_dict(cls, found: Any) -> Ensemble:
+        """Make an ensemble of what `to_dict` gave, also after JSON.
+
+        Raises:
+            RunError: that is not what it is.
+        """
+        try:
+            return cls(*_fields_of(found))
+        except (ValueError, OverflowError) as error:
+            raise RunError(
+                f"The ensemble of this run cannot be used: {error}; copy the run folder, or train again."
+            ) from error
+
+
+@dataclass(frozen=True)
+class MemberScore:
+    """How one learner did alone on the held-out rows, before any temperature.
+
+    Attributes:
+        name: of the learner.
+        accuracy: share of rows that it has right.
+        macro_f1: mean F1 over all classes.
+        log_loss: mean nats, with its log-probabilities cut off at `FLOOR`.
+        weight: its weight in the ensemble; 0 if it was dropped.
+    """
+
+    name: str
+    accuracy: float
+    macro_f1: float
+    log_loss: float
+    weight: float
+
+
+def fit_ensemble(
+    log_probas: Mapping[str, FloatArray],
+    labels: IntArray,
+    *,
+    metric: Metric = "accuracy",
+    costs: Mapping[str, float] | None = None,
+    damping: float = DAMPING,
+    keep: Literal["pool", "best"] = "pool",
+) -> tuple[Ensemble, tuple[MemberScore, ...]]:
+    """Fit the weights of a pool of learners on rows that none of them was trained on.
+
+    The ensemble never scores below its best learner on these rows, by the metric; where both score the same,
+    it is the pool. The order of the learners makes no difference.
+
+    Args:
+        log_probas: (N, C) of every learner by name; N at least 1.
+        labels: (N,) class ids. A class may be absent.
+        metric: that the ensemble must not lose by pooling.
+        costs: seconds a row at prediction, by name; 0 if not given. Of several learners that the pool does as
+            well without, the most expensive is dropped first.
+        damping: above 0, in rows' worth of log loss.
+        keep: "best" gives the best learner alone, with its temperature.
+
+    Returns:
+        The ensemble, and the score of every learner in the order given.
+
+    Raises:
+        ValueError: no learner, no row, or arrays that do not fit each other.
+    """
+    names = tuple(sorted(log_probas))
+    rows = _HeldOut(names, _stacked(log_probas, names), np.asarray(labels), metric, damping)
+    prices = costs or {}
+
+    def price(learner: int) -> float:
+        return prices.get(names[learner], 0.0)
+
+    singles = [rows.fit([learner]) for learner in range(len(names))]
+    fitted = min(singles, key=lambda one: (-one.score, one.loss, price(one.members[0])))
+    if keep == "pool" and len(names) > 1:
+        pool = _pruned(rows, rows.fit(range(len(names))), price, fitted.score)
+        if pool.score >= fitted.score:
+            fitted = pool
+    weights = {
+        names[i]: float(weight) for i, weight in zip(fitted.members, fitted.weights, strict=True) if weight
+    }
+    scores = {name: rows.member_score(i, weights.get(name, 0.0)) for i, name in enumerate(names)}
+    return Ensemble(tuple(weights), tuple(weights.values()), rows.n), tuple(
+        scores[name] for name in log_probas
+    )
+
+
+@dataclass(frozen=True)
+class _Fit:
+    """Weights of some of the learners, and what they reach on the held-out rows.
+
+    Attributes:
+        members: their numbers, ascending.
+        weights: (M,), at or above 0.
+        loss: mean nats, without damping.
+        score: by the metric.
+    """
+
+    members: tuple[int, ...]
+    weights: Wide
+    loss: float
+    score: float
+
+
+class _HeldOut:
+    """The held-out rows: log-probabilities of L learners, the labels, and what is measured on them."""
+
+    def __init__(
+        self, names: Sequence[str], log_p: Sequence[Wide], labels: IntArray, metric: Metric, damping: float
+    ) -> None:
+        if not names:
+            raise ValueError("an ensemble needs at least one learner")
+        self.n, self.n_classes = log_p[0].shape
+        if not self.n or labels.shape != (self.n,):
+            raise ValueError(f"{self.n} rows of log-probabilities and labels {labels.shape} do not fit")
+        if labels.min() < 0 or labels.max() >= self.n_classes:
+            raise ValueError(f"labels {labels.min()} to {labels.max()} in {self.n_classes} classes")
+        if not 0 < damping < math.inf:
+            raise ValueError(f"damping {damping} is not above 0 and finite")
+        self.labels, self.metric, self.damping = labels, metric, damping
+        self.names, self.log_p = names, np.stack(log_p)
+        alone = [_fitted_weights(one[None], np.ones(1), labels, damping) for one in self.log_p]
+        self.temperatures = np.concatenate(alone)
+
+    def fit(self, members: Iterable[int]) -> _Fit:
+        """Fit the pool of these learners; of one, it is that learner with its temperature."""
+        chosen = list(members)
+        inputs, weights = self.log_p[chosen], self.temperatures[chosen]
+        if len(chosen) > 1:
+            weights = _fitted_weights(inputs, weights, self.labels, self.damping)
+        loss = float(_log_loss(weights, inputs, self.labels)[0])
+        return _Fit(tuple(chosen), weights, loss, self.score(_pooled(weights, inputs)))
+
+    def score(self, log_p: Wide) -> float:
+        """Return the metric of log-probabilities (N, C)."""
+        confusion = confusion_matrix(self.labels, log_p.argmax(axis=1), self.n_classes)
+        return accuracy(confusion) if self.metric == "accuracy" else macro_f1(confusion)
+
+    def member_score(self, learner: int, weight: float) -> MemberScore:
+        """Return how one learner did alone."""
+        log_p = self.log_p[learner]
+        confusion = confusion_matrix(self.labels, log_p.argmax(axis=1), self.n_classes)
+        loss = float(-log_p[np.arange(self.n), self.labels].mean())
+        return MemberScore(self.names[learner], accuracy(confusion), macro_f1(confusion), loss, weight)
+
+
+def _pruned(rows: _HeldOut, whole: _Fit, price: Callable[[int], float], least: float) -> _Fit:
+    """Return the pool without the learners that it does as well without; `least` is what it must score."""
+    most = whole.loss + max(LOSS_TOLERANCE * whole.loss, LOSS_TOLERANCE_NATS / rows.n)
+    pool = whole
+    while len(pool.members) > 1:
+        without = [(i, rows.fit(j for j in pool.members if j != i)) for i in pool.members]
+        useless = [(i, rest) for i, rest in without if rest.loss <= most and rest.score >= least]
+        if not useless:
+            break
+        _, pool = min(useless, key=lambda one: (-price(one[0]), one[1].loss))
+    return pool
+
+
+def _fitted_weights(log_p: Wide, temperatures: Wide, labels: IntArray, damping: float) -> Wide:
+    """Return the weights (L,) of learners (L, N, C): those of the least log loss with damping.
+
+        mean log loss + damping / N [ S - 1 - log S  +  L sum_l (v_l - mean v)^2 ]
+
+    with v_l = w_l / t_l, t_l the temperatures, and S = sum_l w_l. The first damping is that of a gamma prior
+    with its mode at S = 1, so that S is never 0; the second is 0 for one learner. Two copies of a learner get
+    its weight between them. All of it is convex.
+    """
+    from scipy.optimize import minimize
+
+    n_learners, strength = len(log_p), damping / len(labels)
+
+    def objective(factors: Wide) -> tuple[float, Wide]:
+        loss, slope = _log_loss(factors * temperatures, log_p, labels)
+        total = max(float(factors @ temperatures), 1e-9)  # a line search may try 0
+        off = factors - factors.mean()
+        prior = total - 1 - math.log(total) + n_learners * float(off @ off)
+        prior_slope = (1 - 1 / total) * temperatures + 2 * n_learners * off
+        return loss + strength * prior, slope * temperatures + strength * prior_slope
+
+    start, bounds = np.full(n_learners, 1 / n_learners), [(0.0, MAX_FACTOR)] * n_learners
+    options = {"ftol": 1e-10, "gtol": 1e-6}
+    found = minimize(objective, start, jac=True, method="L-BFGS-B", bounds=bounds, options=options)
+    return np.asarray(found.x * temperatures, dtype=np.float64)
+
+
+def _log_loss(weights: Wide, log_p: Wide, labels: IntArray) -> tuple[float, Wide]:
+    """Return the mean log loss of a pool of (L, N, C), and its gradient (L,).
+
+    The gradient is E_p[log p_l] - log p_l(label), p the pool, in the mean over the rows.
+    """
+    n_learners, n, n_classes = log_p.shape
+    flat = log_p.reshape(n_learners, n * n_classes)
+    row = np.arange(n)
+    scores = (weights @ flat).reshape(n, n_classes)
+    scores -= scores.max(axis=1, keepdims=True)
+    of_labels = scores[row, labels]
+    pool = np.exp(scores, out=scores)
+    totals = pool.sum(axis=1)
+    pool /= totals[:, None]
+    slope = flat @ pool.ravel() - log_p[:, row, labels].sum(axis=1)
+    return float((np.log(totals) - of_labels).mean()), slope / n
+
+
+def _pooled(weights: Iterable[float], log_p: Iterable[Wide]) -> Wide:
+    """Return the weighted sum (N, C), not normalised; the same numbers whenever it is the same pool."""
+    terms = [weight * one for weight, one in zip(weights, log_p, strict=True)]
+    return np.asarray(sum(terms[1:], start=terms[0]))
+
+
+def _stacked(log_probas: Mapping[str, FloatArray], names: Sequence[str]) -> list[Wide]:
+    """Return the arrays (N, C) of these learners in float64, cut off at `FLOOR`."""
+    arrays = [np.maximum(np.asarray(log_probas[name], dtype=np.float64), FLOOR) for name in names]
+    for name, one in zip(names, arrays, strict=True):
+        if one.ndim != 2 or not one.shape[1] or one.shape != arrays[0].shape:
+            raise ValueError(f"{name} has log-probabilities {one.shape}, {names[0]} has {arrays[0].shape}")
+        if not (one <= 1e-3).all():  # float32 rounds a little above 0; nan fails too
+            raise ValueError(f"{name} has values that are no log-probabilities: nan, or above 0")
+    return arrays
+
+
+def _fields_of(found: Any) -> tuple[tuple[str, ...], tuple[float, ...], int]:
+    """Return the fields of an ensemble in JSON values; ValueError if their types or version are others."""
+    if not isinstance(found, dict):
+        raise ValueError("it is no JSON object")
+    version = found.get("schema_version")
+    if version != SCHEMA_VERSION or isinstance(version, bool):
+        raise ValueError(f"its schema_version is {brief(version)}, and this edgetune reads {SCHEMA_VERSION}")
+    names, weights, n_rows = found.get("names"), found.get("weights"), found.get("n_rows")
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise ValueError("its names are no list of words")
+    if not isinstance(weights, list) or not all(type(weight) in (int, float) for weight in weights):
+        raise ValueError("its weights are no list of numbers")
+    if not isinstance(n_rows, int) or isinstance(n_rows, bool):
+        raise ValueError(f"its n_rows is {brief(n_rows)}, not a whole number")
+    return tuple(names), tuple(float(weight) for weight in weights), n_rows

@@ -1,0 +1,270 @@
+"""The learners of a run beside the encoder, and the ensemble of all of them.
+
+    before training   n-grams are fitted on the training rows ─→ ensemble/
+    after training    every learner on the held-out rows ─→ weights ─→ n-grams fitted again on all rows
+                      ─→ ensemble/ ─→ evaluation of the ensemble and of each learner alone
+
+The weights are fitted on rows that no learner was trained on. `ensemble/` holds them with the n-grams; the
+encoder lies in `model/` and `onnx/` as ever.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+
+from edgetune.core.meter import Meter
+from edgetune.core.metrics import Evaluation, evaluate_predictions, expected_calibration_error, log_softmax
+from edgetune.core.types import FloatArray, IntArray
+from edgetune.data.batches import Batch
+from edgetune.data.token_store import TokenView
+from edgetune.inference.saved_ensemble import ENCODER, NGRAMS, SavedEnsemble, load_ensemble
+from edgetune.inference.saved_run import score_view
+from edgetune.learners.ensemble import Ensemble, MemberScore, fit_ensemble
+from edgetune.learners.ngrams import Ngrams
+from edgetune.record.run_folder import RunFolder
+from edgetune.report.live_view import View
+from edgetune.runs.deadline import Deadline, Scored
+from edgetune.runs.setup import Prepared
+
+FEWEST_ROWS = 20
+"""The encoder takes part only if it was scored on this many held-out rows, or on all of them."""
+ROWS_WHEN_INTERRUPTED = 100
+SLACK = 2.0
+"""N-grams may take so many times as long as planned."""
+
+
+class EnsembleStage:
+    """Fits the other learners of one run, and the weights of all.
+
+    Attributes:
+        ngrams: the n-gram classifier; None before it is fitted, or where rows are too few to set any aside.
+        ensemble: learners and weights as they lie in the run folder.
+        members: how each learner did on the held-out rows.
+        evaluation: of the ensemble, on the evaluation rows that the encoder was evaluated on.
+        alone: evaluations of the learners on those rows, by name.
+        calibration_error: of the ensemble's probabilities on those rows.
+    """
+
+    def __init__(
+        self,
+        prepared: Prepared,
+        folder: RunFolder,
+        meter: Meter,
+        view: View,
+        deadline: Deadline | None,
+        stop: Callable[[], bool],
+    ) -> None:
+        self._prepared, self._folder, self._meter, self._view = prepared, folder, meter, view
+        self._deadline, self._stop = deadline, stop
+        self.ngrams: Ngrams | None = None
+        self.ensemble: Ensemble | None = None
+        self.members: tuple[MemberScore, ...] = ()
+        self.evaluation: Evaluation | None = None
+        self.alone: dict[str, Evaluation] = {}
+        self.calibration_error: float | None = None
+        self._fit_s = 0.0
+        self._best: tuple[Scored | None, Scored] | None = None
+
+    @property
+    def held_out(self) -> TokenView | None:
+        """Rows for the weights; None where the run has the encoder alone."""
+        return self._prepared.data.held_out
+
+    def begin(self) -> None:
+        """Fit n-grams on the training rows and save them: they answer until the encoder has a weight."""
+        held_out, train = self.held_out, self._prepared.data.train
+        if held_out is None:
+            return
+        with self._meter.phase("ngrams"):
+            self._view.say("Fitting n-grams")
+            self.ngrams = self._fitted(train, self._planned_s("ngrams"))
+            self._weigh({NGRAMS: self.ngrams.log_proba(held_out.texts())}, held_out.labels)
+            self._save()
+        if self._deadline is not None:
+            self._deadline.mark("ngrams")
+
+    def restore(self) -> None:
+        """Read what `begin` saved before a break, or do it again."""
+        if self.held_out is None:
+            return
+        with self._meter.phase("ngrams"):
+            found = load_ensemble(self._folder.path)
+        if found is None or found.ngrams.n_rows > len(self._prepared.data.train):  # fitted on held-out rows
+            self.begin()
+        else:
+            self.ensemble, self.ngrams = found.ensemble, found.ngrams
+
+    def note(self, held_out: Scored | None, evaluated: Scored) -> None:
+        """Remember what the best encoder so far says of the held-out and the evaluation rows."""
+        self._best = (held_out, evaluated)
+
+    def state(self) -> dict[str, Any] | None:
+        """Return what was noted last."""
+        if self._best is None:
+            return None
+        held_out, evaluated = self._best
+        return {
+            "held_out": None if held_out is None else [held_out.rows, held_out.logits],
+            "evaluated": [evaluated.rows, evaluated.logits],
+        }
+
+    def load_state(self, state: dict[str, Any] | None) -> None:
+        """Note again what `state()` gave."""
+        self._best = None
+        if state is None:
+            return
+        data, held_out = self._prepared.data, None
+        if state["held_out"] is not None and data.held_out is not None:
+            held_out = Scored(data.held_out, *state["held_out"])
+        self._best = (held_out, Scored(data.evaluation, *state["evaluated"]))
+
+    def finish_best(self, last: bool = True) -> bool:
+        """Finish and evaluate with the best encoder that was noted; return whether there was one."""
+        if self._best is None:
+            return False
+        held_out, evaluated = self._best
+        self.finish(held_out, last)
+        self.evaluate(evaluated)
+        return True
+
+    def finish_interrupted(self, score: Callable[[Batch], FloatArray]) -> None:
+        """After a request to stop: weigh the learners on the best encoder, or on the newest and few rows.
+
+        Args:
+            score: takes a batch, returns logits (B, C) of the newest encoder.
+        """
+        if self.held_out is None or self.finish_best(last=False):
+            return
+        rng = np.random.default_rng([self._prepared.config.train.seed, 7])
+        rows = rng.permutation(len(self.held_out))[:ROWS_WHEN_INTERRUPTED]
+        with self._meter.phase("ensemble"):
+            logits = score_view(score, self.held_out.subset(rows))
+        self.finish(Scored(self.held_out, rows, logits), last=False)
+
+    def finish(self, scored: Scored | None, last: bool = True) -> None:
+        """Fit the weights of n-grams and encoder, and save both.
+
+        Args:
+            scored: the encoder on held-out rows; None where there was no time for any.
+            last: whether n-grams are fitted again, on the held-out rows too.
+        """
+        held_out = self.held_out
+        if held_out is None or self.ngrams is None:
+            return
+        with self._meter.phase("ensemble"):
+            if scored is None or len(scored.rows) < min(FEWEST_ROWS, len(held_out)):
+                self._view.warn(
+                    "There was no time to compare the encoder with the n-grams; predictions use the n-grams."
+                )
+            elif not np.isfinite(scored.logits).all():
+                self._view.warn("The encoder gives scores that are not finite; predictions use the n-grams.")
+            else:
+                texts = held_out.texts(scored.rows)
+                log_probas = {
+                    NGRAMS: self.ngrams.log_proba(texts),
+                    ENCODER: log_softmax(scored.logits),
+                }
+                self._weigh(log_probas, held_out.labels[scored.rows])
+            if last and self.ensemble is not None and NGRAMS in self.ensemble.names and not self._stop():
+                self._fit_again(held_out)
+            self._save()
+
+    def _fit_again(self, held_out: TokenView) -> None:
+        """Fit the n-grams on training and held-out rows together, if the first fit says there is time."""
+        left_s = math.inf
+        if self._deadline is not None:
+            left_s = self._deadline.clock.ensemble_end_s() - self._deadline.clock.elapsed_s()
+        if left_s < self._fit_s:
+            return
+        train = self._prepared.data.train
+        rows = np.concatenate([train.rows, held_out.rows])
+        labels = np.concatenate([train.labels, held_out.labels])
+        together = TokenView(train.store, rows, labels, train.label_names)
+        self.ngrams = self._fitted(together, left_s)
+
+    @property
+    def needs_encoder(self) -> bool:
+        """Whether the answer depends on the encoder; so it does where the encoder is the only learner."""
+        return self.ensemble is None or ENCODER in self.ensemble.names
+
+    def evaluate(self, scored: Scored | None) -> None:
+        """Evaluate the ensemble, and each learner alone.
+
+        Args:
+            scored: the encoder on evaluation rows, which are evaluated; None where it takes no part: all are.
+        """
+        if self.ensemble is None or self.ngrams is None:
+            return
+        view = self._prepared.data.evaluation if scored is None else scored.view
+        rows = np.arange(len(view)) if scored is None else scored.rows
+        labels, names = view.labels[rows], view.label_names
+        with self._meter.phase("evaluate"):
+            log_probas: dict[str, FloatArray] = {NGRAMS: self.ngrams.log_proba(view.texts(rows))}
+            if scored is not None and np.isfinite(scored.logits).all():
+                log_probas[ENCODER] = log_softmax(scored.logits)
+            combined = self.ensemble.combine(log_probas)
+            self.evaluation = evaluate_predictions(combined, labels, names)
+            self.alone = {
+                name: evaluate_predictions(found, labels, names) for name, found in log_probas.items()
+            }
+            self.calibration_error = expected_calibration_error(np.exp(combined), labels)
+        self.write_metrics()
+
+    def write_metrics(self) -> None:
+        """Put the evaluation of the ensemble in place of that of the encoder alone."""
+        if self.evaluation is not None:
+            self._folder.write_json("metrics.json", self.evaluation.to_dict())
+
+    def to_dict(self) -> dict[str, Any] | None:
+        """Return what the summary says of the learners; None where the run has the encoder alone."""
+        if self.ensemble is None:
+            return None
+        weights = dict(zip(self.ensemble.names, self.ensemble.weights, strict=True))
+        on_held_out = {score.name: score for score in self.members}
+        return {
+            "n_held_out": self.ensemble.n_rows,
+            "accuracy": None if self.evaluation is None else self.evaluation.accuracy,
+            "calibration_error": self.calibration_error,
+            "learners": [
+                {
+                    "name": name,
+                    "weight": weights.get(name, 0.0),
+                    "accuracy": self.alone[name].accuracy if name in self.alone else None,
+                    "macro_f1": self.alone[name].macro_f1 if name in self.alone else None,
+                    "held_out": asdict(on_held_out[name]) if name in on_held_out else None,
+                }
+                for name in (NGRAMS, ENCODER)
+            ],
+        }
+
+    def _planned_s(self, line: str) -> float:
+        """Return how long a line of the plan may take, seconds; infinite without a deadline."""
+        if self._deadline is None:
+            return math.inf
+        return SLACK * self._deadline.plan.lines.get(line, 0.0)
+
+    def _fitted(self, rows: TokenView, allowed_s: float) -> Ngrams:
+        started_s = self._meter.elapsed_s()
+
+        def time_left_s() -> float:
+            return 0.0 if self._stop() else allowed_s - (self._meter.elapsed_s() - started_s)
+
+        seed = self._prepared.config.train.seed
+        found = Ngrams.fit(
+            rows.texts(), rows.labels, len(rows.label_names), seed=seed, time_left_s=time_left_s
+        )
+        self._fit_s = self._meter.elapsed_s() - started_s
+        return found
+
+    def _weigh(self, log_probas: dict[str, FloatArray], labels: IntArray) -> None:
+        self.ensemble, self.members = fit_ensemble(log_probas, labels)
+
+    def _save(self) -> None:
+        assert self.ensemble is not None
+        assert self.ngrams is not None
+        self._folder.save_ensemble(SavedEnsemble(self.ensemble, self.ngrams).write)

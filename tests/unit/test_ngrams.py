@@ -1,0 +1,369 @@
+"""The n-gram classifier: what it learns, how it keeps a deadline, what its files are, and odd rows."""
+
+from __future__ import annotations
+
+import builtins
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file, save_file
+from sklearn.feature_extraction.text import TfidfVectorizer
+
+from edgetune.core.errors import MissingDependencyError, RunError
+from edgetune.learners.ngrams import (
+    MISSING,
+    NEVER_SEEN,
+    RECEIPT,
+    VOCABULARY,
+    WEIGHTS,
+    Ngrams,
+    choose_analyzer,
+    stratified_order,
+)
+
+TOPICS = [["goal", "match", "team", "cup"], ["stock", "bank", "profit", "share"], ["cell", "gene", "virus"]]
+NOISE = [f"w{at}" for at in range(60)]
+CHINESE = [["酒店", "房间", "早餐"], ["电池", "屏幕", "键盘"]]
+
+
+def topic_rows(n: int, seed: int = 0, n_classes: int = 3) -> tuple[list[str], np.ndarray]:
+    """Make texts of noise with two words that tell the class."""
+    rng = np.random.default_rng(seed)
+    labels = rng.integers(0, n_classes, n)
+    texts = [
+        " ".join(rng.permutation([*rng.choice(NOISE, 6), *rng.choice(TOPICS[label % 3], 2), f"c{label}"]))
+        for label in labels
+    ]
+    return texts, labels
+
+
+def chinese_rows(n: int) -> tuple[list[str], np.ndarray]:
+    rng = np.random.default_rng(0)
+    labels = rng.integers(0, 2, n)
+    return [f"这个{rng.choice(CHINESE[label])}很好,我们都喜欢。" for label in labels], labels
+
+
+@pytest.fixture(scope="module")
+def fitted() -> Ngrams:
+    return Ngrams.fit(*topic_rows(300), 3)
+
+
+def right(model: Ngrams, texts: list[str], labels: np.ndarray) -> float:
+    return float((model.log_proba(texts).argmax(axis=1) == labels).mean())
+
+
+# Which tokens
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "The weather is fine today, and we went for a walk!",
+        "Donaudampfschifffahrtsgesellschaftskapitän und Rechtsschutzversicherungsgesellschaften sind lang",
+        "Epäjärjestelmällistyttämättömyydellänsäkään hän ei onnistunut tekemään vaikutusta",
+        "الطقس جميل اليوم وذهبنا في نزهة على الأقدام",
+        "Сегодня хорошая погода, и мы пошли гулять",
+        "오늘은 날씨가 좋아서 우리는 산책을 갔습니다",
+        "आज मौसम अच्छा है और हम टहलने गए",
+        "His name 毛 means hair in Chinese writing, which few of our readers knew before today",
+        "",
+        "?!",
+    ],
+)
+def test_words_where_blanks_separate_them(text: str) -> None:
+    assert choose_analyzer([text]) == "word"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "今天天气很好,我们去公园散步了。",
+        "今日は天気がいいので、公園を散歩しました。",
+        "วันนี้อากาศดีเราจึงไปเดินเล่นที่สวนสาธารณะ",
+        "ថ្ងៃនេះអាកាសធាតុល្អ",
+        "我的 iPhone 屏幕坏了,客服 support 不理人",
+        "ACGTTGCAACGTTGCATTGCAACGTACGGTCA",
+    ],
+)
+def test_characters_where_none_do(text: str) -> None:
+    assert choose_analyzer([text]) == "char"
+
+
+def test_no_text_at_all_gives_words() -> None:
+    assert choose_analyzer([]) == "word"
+
+
+@pytest.mark.parametrize(
+    ("rows", "analyzer"), [(topic_rows(400, n_classes=2), "word"), (chinese_rows(400), "char")]
+)
+def test_the_same_ngrams_and_weights_as_scikit_learn(
+    rows: tuple[list[str], np.ndarray], analyzer: str, tmp_path: Path
+) -> None:
+    texts, labels = rows
+    model = Ngrams.fit(texts, labels, 2)
+    assert model.analyzer == analyzer
+    kind = {"token_pattern": r"\w+|[!?]", "ngram_range": (1, 2)}
+    if analyzer == "char":
+        kind = {"analyzer": "char", "ngram_range": (1, 3)}
+    theirs = TfidfVectorizer(sublinear_tf=True, **kind).fit(texts)  # the texts are short, so rare ones stay
+    model.save(tmp_path)
+    lines = (tmp_path / VOCABULARY).read_text(encoding="utf-8").splitlines()
+    assert sorted(lines) == sorted(theirs.vocabulary_)
+    tensors = load_file(tmp_path / WEIGHTS)
+    where = [theirs.vocabulary_[line] for line in lines]
+    np.testing.assert_allclose(tensors["idf"], theirs.idf_[where], rtol=1e-6)
+    scores = theirs.transform(texts[:50])[:, where] @ tensors["coefficients"].T + tensors["intercept"]
+    ours = model.log_proba(texts[:50])
+    np.testing.assert_allclose(ours[:, 1] - ours[:, 0], scores[:, 1] - scores[:, 0], atol=1e-4)
+
+
+# What it learns
+
+
+def test_it_learns_topics(fitted: Ngrams) -> None:
+    found = fitted.log_proba(topic_rows(200, seed=1)[0])
+    assert found.shape == (200, 3)
+    assert found.dtype == np.float32
+    np.testing.assert_allclose(np.exp(found).sum(axis=1), 1.0, atol=1e-5)
+    assert right(fitted, *topic_rows(200, seed=1)) > 0.97
+    assert (fitted.n_rows, fitted.n_classes) == (300, 3)
+    assert fitted.n_features > 100
+
+
+def test_characters_learn_what_words_cannot() -> None:
+    texts, labels = chinese_rows(200)
+    assert right(Ngrams.fit(texts, labels, 2), texts, labels) == 1.0
+
+
+def test_word_pairs_count() -> None:
+    texts = ["not good but bad", "not bad but good"] * 100
+    labels = np.arange(200) % 2
+    assert right(Ngrams.fit(texts, labels, 2), texts, labels) == 1.0
+
+
+def test_the_same_seed_gives_the_same_model() -> None:
+    texts, labels = topic_rows(300)
+    first, second = (Ngrams.fit(texts, labels, 3, seed=7).log_proba(texts[:20]) for _ in range(2))
+    np.testing.assert_array_equal(first, second)
+
+
+def test_probabilities_are_honest_where_labels_are_noise() -> None:
+    texts, labels = topic_rows(2000, n_classes=2)
+    flipped = np.where(np.random.default_rng(3).random(2000) < 0.3, 1 - labels, labels)
+    model = Ngrams.fit(texts[:1500], flipped[:1500], 2)
+    found = model.log_proba(texts[1500:])
+    assert -found[np.arange(500), flipped[1500:]].mean() < np.log(2)
+
+
+# Odd rows
+
+
+def test_classes_without_a_row_are_unlikely_but_finite() -> None:
+    texts, labels = topic_rows(200)
+    found = Ngrams.fit(texts, labels + 2, 7).log_proba(texts)
+    assert (found[:, [0, 1, 5, 6]] == NEVER_SEEN).all()
+    assert set(found.argmax(axis=1)) == {2, 3, 4}
+
+
+def test_one_class_alone_is_certain() -> None:
+    found = Ngrams.fit(["a b", "c"], np.array([1, 1]), 3).log_proba(["a", "new", ""])
+    assert found[:, 1].tolist() == [0.0, 0.0, 0.0]
+
+
+def test_a_single_row() -> None:
+    model = Ngrams.fit(["one row"], np.array([0]), 2)
+    assert model.log_proba(["one", "two"]).argmax(axis=1).tolist() == [0, 0]
+
+
+def test_texts_without_a_token_give_the_shares_of_the_classes(tmp_path: Path) -> None:
+    model = Ngrams.fit(["", " ", "…", ""], np.array([0, 1, 1, 1]), 2)
+    assert model.n_features == 0
+    np.testing.assert_allclose(np.exp(model.log_proba(["", "word"])), [[0.25, 0.75]] * 2, rtol=1e-5)
+    model.save(tmp_path)
+    np.testing.assert_array_equal(Ngrams.load(tmp_path).log_proba([""]), model.log_proba([""]))
+
+
+def test_texts_without_a_known_ngram(fitted: Ngrams) -> None:
+    found = fitted.log_proba(["", "unheard of", "\x00", "\ud800"])
+    assert np.isfinite(found).all()
+    np.testing.assert_array_equal(found, np.repeat(found[:1], 4, axis=0))
+    assert fitted.log_proba([]).shape == (0, 3)
+
+
+def test_strange_characters_survive_the_file(tmp_path: Path) -> None:
+    texts = ["中文\ud800文\x00字\u2028行\x85", "日本\r語\x1c文\x0b", "İstanbul中文中文", "𠀀中文字\ufeff"]
+    model = Ngrams.fit(texts, np.array([0, 1, 0, 1]), 2)
+    assert model.analyzer == "char"
+    model.save(tmp_path)
+    np.testing.assert_allclose(Ngrams.load(tmp_path).log_proba(texts), model.log_proba(texts), atol=1e-6)
+
+
+def test_words_of_a_thousand_letters_are_left_out() -> None:
+    texts, labels = topic_rows(100)
+    model = Ngrams.fit([f"{text} {'x' * 1000}" for text in texts], labels, 3)
+    assert right(model, texts, labels) > 0.9
+
+
+@pytest.mark.parametrize(("texts", "labels"), [([], []), (["a"], [0, 1]), (["a"], [2]), (["a"], [-1])])
+def test_rows_that_do_not_fit_are_refused(texts: list[str], labels: list[int]) -> None:
+    with pytest.raises(ValueError):
+        Ngrams.fit(texts, np.array(labels), 2)
+
+
+# Deadlines
+
+
+def until(seconds: float) -> Callable[[], float]:
+    end_s = time.monotonic() + seconds
+    return lambda: end_s - time.monotonic()
+
+
+def test_every_beginning_of_the_order_has_the_shares_of_the_classes() -> None:
+    labels = np.random.default_rng(0).permutation(np.repeat([0, 1, 2], [5000, 900, 1]))
+    order = stratified_order(labels, seed=1)
+    assert sorted(order) == list(range(5901))
+    assert set(labels[order[:3]]) == {0, 1, 2}
+    assert (labels[order[:590]] == 1).sum() == pytest.approx(90, abs=3)
+    assert stratified_order(labels, seed=2).tolist() != order.tolist()
+
+
+def test_little_time_takes_fewer_rows_and_ends_in_time() -> None:
+    texts, labels = topic_rows(500)
+    texts, labels = texts * 200, np.tile(labels, 200)
+    Ngrams.fit(texts[:20], labels[:20], 3)  # imports are paid for
+    started_s = time.monotonic()
+    model = Ngrams.fit(texts, labels, 3, time_left_s=until(0.5))
+    assert time.monotonic() - started_s < 2.0  # half of it on a machine that does nothing else
+    assert 3 <= model.n_rows < 100_000
+    assert right(model, *topic_rows(200, seed=1)) > 0.9
+
+
+def test_no_time_at_all_still_gives_a_model_of_every_class() -> None:
+    texts, labels = topic_rows(3000, n_classes=6)
+    model = Ngrams.fit(texts, labels, 6, time_left_s=lambda: 0.0)
+    assert 6 <= model.n_rows < 3000
+    assert (model.log_proba(texts[:5]) > NEVER_SEEN).all()
+
+
+def test_passes_stop_when_the_time_is_over() -> None:
+    texts, labels = topic_rows(400)
+    asked = iter([1e9, 1e9, *[1e9] * 3])  # plenty while rows are counted, then nothing
+    short = Ngrams.fit(texts, labels, 3, time_left_s=lambda: next(asked, -1.0))
+    assert 0 < short.n_rows <= 400
+    assert np.isfinite(short.log_proba(texts)).all()
+
+
+# Files
+
+
+@pytest.fixture
+def saved(fitted: Ngrams, tmp_path: Path) -> Path:
+    fitted.save(tmp_path / "model")
+    return tmp_path / "model"
+
+
+def test_loading_gives_the_same_answers(fitted: Ngrams, saved: Path) -> None:
+    texts, _ = topic_rows(100, seed=5)
+    loaded = Ngrams.load(saved)
+    np.testing.assert_allclose(loaded.log_proba(texts), fitted.log_proba(texts), atol=1e-5)
+    assert (loaded.analyzer, loaded.n_rows, loaded.n_classes, loaded.n_features) == (
+        *("word", 300, 3),
+        fitted.n_features,
+    )
+    assert sorted(path.name for path in saved.iterdir()) == sorted([RECEIPT, VOCABULARY, WEIGHTS])
+
+
+def test_a_loaded_model_saves_the_same_files(saved: Path, tmp_path: Path) -> None:
+    Ngrams.load(saved).save(tmp_path / "again")
+    for name in (RECEIPT, VOCABULARY, WEIGHTS):
+        assert (tmp_path / "again" / name).read_bytes() == (saved / name).read_bytes()
+
+
+def edit(path: Path, **changes: Any) -> None:
+    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+
+
+def test_a_newer_schema_is_told_from_damage(saved: Path) -> None:
+    edit(saved / RECEIPT, schema_version=2)
+    with pytest.raises(RunError, match=r"written by a newer edgetune \(schema 2\); update edgetune\."):
+        Ngrams.load(saved)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"schema_version": 0},
+        {"schema_version": "1"},
+        {"analyzer": "subword"},
+        {"n_classes": 4},
+        {"n_classes": 10**9},
+        {"n_features": 5},
+        {"n_features": 10**12},
+        {"n_rows": -1},
+        {"seen_classes": []},
+        {"seen_classes": [0, 3]},
+        {"seen_classes": [1, 0]},
+        {"settings": {}},
+    ],
+)
+def test_a_receipt_that_does_not_fit_is_damage(saved: Path, changes: dict[str, Any]) -> None:
+    edit(saved / RECEIPT, **changes)
+    with pytest.raises(RunError, match="is damaged"):
+        Ngrams.load(saved)
+
+
+@pytest.mark.parametrize("name", [RECEIPT, VOCABULARY, WEIGHTS])
+def test_cut_strange_and_missing_files(saved: Path, name: str) -> None:
+    whole = (saved / name).read_bytes()
+    for content in (whole[: len(whole) // 2], b"", b"\x80\x04\x95pickle", whole + b"\xff" * 20_000):
+        (saved / name).write_bytes(content)
+        with pytest.raises(RunError, match=rf"{name} is damaged \(.*train again\."):
+            Ngrams.load(saved)
+    (saved / name).unlink()
+    with pytest.raises(RunError, match=rf"{name} is missing"):
+        Ngrams.load(saved)
+
+
+@pytest.mark.parametrize("line", ["", "a b c", "a  b", " ", "x" * 200])
+def test_a_vocabulary_with_a_line_that_is_no_ngram(saved: Path, line: str) -> None:
+    lines = (saved / VOCABULARY).read_text().splitlines()
+    (saved / VOCABULARY).write_text("\n".join([line, *lines[1:]]) + "\n")
+    with pytest.raises(RunError, match="is damaged"):
+        Ngrams.load(saved)
+    (saved / VOCABULARY).write_text("\n".join([lines[1], *lines[1:]]) + "\n")
+    with pytest.raises(RunError, match="is damaged"):
+        Ngrams.load(saved)
+
+
+def test_weights_that_are_no_finite_numbers(saved: Path) -> None:
+    tensors = load_file(saved / WEIGHTS)
+    for wrong in (
+        np.full_like(tensors["idf"], np.nan),
+        tensors["idf"].astype(np.float64),
+        tensors["idf"][1:],
+    ):
+        save_file({**tensors, "idf": wrong}, saved / WEIGHTS)
+        with pytest.raises(RunError, match="is damaged"):
+            Ngrams.load(saved)
+
+
+def test_without_scikit_learn_the_error_names_the_command(
+    monkeypatch: pytest.MonkeyPatch, saved: Path
+) -> None:
+    real = builtins.__import__
+
+    def absent(name: str, *args: Any, **kwargs: Any) -> Any:
+        if name.split(".")[0] in ("sklearn", "scipy"):
+            raise ImportError(name)
+        return real(name, *args, **kwargs)
+
+    monkeypatch.setattr(builtins, "__import__", absent)
+    for step in (lambda: Ngrams.fit(["a"], np.array([0]), 1), lambda: Ngrams.load(saved)):
+        with pytest.raises(MissingDependencyError, match="pip install scikit-learn") as caught:
+            step()
+        assert str(caught.value) == MISSING
