@@ -166,7 +166,7 @@ def finetune(
         typer.Option(
             "--ngrams/--no-ngrams",
             help="Also fit an n-gram classifier and combine it with the encoder.",
-            show_default="ngrams",
+            show_default="True",
         ),
     ] = None,
     patience: Annotated[

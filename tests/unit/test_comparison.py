@@ -354,7 +354,7 @@ def test_a_cells_config_holds_what_was_given_and_leaves_the_rest_to_the_plan(
     raw = load_config(tmp_path / "out" / "cells" / "rows--svp--seed0" / "config.toml")
     assert raw["budget"] == {"deadline_s": 60}
     assert raw["selection"] == {"method": "svp", "watched": False}
-    assert raw["train"] == {"seed": 0, "keep": "last"}
+    assert raw["train"] == {"ngrams": False, "seed": 0, "keep": "last"}
     assert "max_length" not in raw["data"]
 
 

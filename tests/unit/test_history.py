@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edgetune.core.errors import RunError
-from edgetune.record.history import HistoryWriter, read_history
+from edgetune.record.history import FIGURES, HistoryWriter, read_history
 
 
 def _write(path: Path, n: int = 3) -> None:
@@ -106,7 +106,11 @@ _VALUES = st.one_of(st.integers(-(2**53), 2**53), st.floats(allow_nan=False, all
 
 
 @settings(max_examples=50, deadline=None)
-@given(fields=st.dictionaries(st.text(min_size=1).filter(lambda k: k not in {"kind", "t_s"}), _VALUES))
+@given(
+    fields=st.dictionaries(
+        st.text(min_size=1).filter(lambda name: name not in {"kind", "t_s", *FIGURES}), _VALUES
+    )
+)
 def test_any_fields_come_back(tmp_path_factory: pytest.TempPathFactory, fields: dict[str, object]) -> None:
     path = tmp_path_factory.mktemp("h") / "history.jsonl"
     with HistoryWriter(path) as history:
