@@ -26,6 +26,7 @@ from edgetune.inference.saved_ensemble import ENCODER, NGRAMS, SavedEnsemble, lo
 from edgetune.inference.saved_run import score_view
 from edgetune.learners.ensemble import Ensemble, MemberScore, fit_ensemble
 from edgetune.learners.ngrams import Ngrams
+from edgetune.planning.planner import NGRAMS_RATE
 from edgetune.record.run_folder import RunFolder
 from edgetune.report.live_view import View
 from edgetune.runs.deadline import Deadline, Scored
@@ -34,8 +35,6 @@ from edgetune.runs.setup import Prepared
 FEWEST_ROWS = 20
 """The encoder takes part only if it was scored on this many held-out rows, or on all of them."""
 ROWS_WHEN_INTERRUPTED = 100
-SLACK = 2.0
-"""N-grams may take so many times as long as planned."""
 
 
 class EnsembleStage:
@@ -82,7 +81,7 @@ class EnsembleStage:
             return
         with self._meter.phase("ngrams"):
             self._view.say("Fitting n-grams")
-            self.ngrams = self._fitted(train, self._planned_s("ngrams"))
+            self.ngrams = self._fitted(train, self._allowed_s())
             self._weigh({NGRAMS: self.ngrams.log_proba(held_out.texts())}, held_out.labels)
             self._save()
         if self._deadline is not None:
@@ -242,11 +241,14 @@ class EnsembleStage:
             ],
         }
 
-    def _planned_s(self, line: str) -> float:
-        """Return how long a line of the plan may take, seconds; infinite without a deadline."""
+    def _allowed_s(self) -> float:
+        """Return how long the first fit may take, seconds: its share of the time; all without a deadline.
+
+        A fit that needs less ends by itself. What is planned does not know the number of classes.
+        """
         if self._deadline is None:
             return math.inf
-        return SLACK * self._deadline.plan.lines.get(line, 0.0)
+        return NGRAMS_RATE * self._deadline.clock.limit_s()
 
     def _fitted(self, rows: TokenView, allowed_s: float) -> Ngrams:
         started_s = self._meter.elapsed_s()
