@@ -10,12 +10,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from edgetune.core.version import __version__
+from edgetune.utils.version import __version__
 
 if TYPE_CHECKING:
     from edgetune.inference.saved_run import Prediction, Run, load_run
     from edgetune.profiling.measure import measure_profile
-    from edgetune.record.summary import RunResult
+    from edgetune.run_files.summary import RunResult
     from edgetune.runs.dry_run import plan
     from edgetune.runs.run import finetune, resume
 
@@ -37,7 +37,7 @@ _HOMES = {
     "resume": "edgetune.runs.run",
     "plan": "edgetune.runs.dry_run",
     "measure_profile": "edgetune.profiling.measure",
-    "RunResult": "edgetune.record.summary",
+    "RunResult": "edgetune.run_files.summary",
     "load_run": "edgetune.inference.saved_run",
     "Run": "edgetune.inference.saved_run",
     "Prediction": "edgetune.inference.saved_run",

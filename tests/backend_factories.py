@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 
 import edgetune.backends
-from edgetune.core.metrics import cross_entropy
 from edgetune.data.batches import Batch
 from edgetune.models.source import resolve_model
+from edgetune.utils.metrics import cross_entropy
 
 LR = 1e-3
 

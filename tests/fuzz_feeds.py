@@ -6,7 +6,7 @@ import os
 import time
 from pathlib import Path
 
-from edgetune.core.errors import DataError
+from edgetune.utils.errors import DataError
 
 
 def warm_up() -> None:

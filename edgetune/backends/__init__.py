@@ -1,5 +1,5 @@
 """What runs a model: one contract, a folder per runtime (`torch`, `ort`), and what they share.
 
-How examples are chosen and when training ends belong elsewhere (`selection`, `learners`). May import `core`
-to `record`.
+How examples are chosen and when training ends belong elsewhere (`selection`, `learners`). May import `utils`
+to `run_files`.
 """

@@ -11,9 +11,9 @@ from typing import ClassVar, Protocol
 
 from edgetune.backends.hidden_cache import HiddenCache
 from edgetune.backends.microbatch import Microbatches
-from edgetune.core.errors import ModelError
-from edgetune.core.types import FloatArray
 from edgetune.data.batches import Batch
+from edgetune.utils.errors import ModelError
+from edgetune.utils.types import FloatArray
 
 ADAM_BETAS = (0.9, 0.999)
 ADAM_EPS = 1e-8

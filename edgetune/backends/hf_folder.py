@@ -6,9 +6,9 @@ import json
 import shutil
 from pathlib import Path
 
-from edgetune.core.errors import MissingDependencyError, ModelError
-from edgetune.core.isolation import no_telemetry
 from edgetune.models.checks import TOKENIZER_FILES
+from edgetune.utils.errors import MissingDependencyError, ModelError
+from edgetune.utils.isolation import no_telemetry
 
 
 def convert_tokenizer(folder: Path, target: Path) -> None:

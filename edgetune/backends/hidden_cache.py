@@ -22,8 +22,8 @@ from typing import Any, Literal
 import numpy as np
 
 from edgetune.backends.hidden_store import FileStore, HiddenStore, MemoryStore
-from edgetune.core.types import BoolArray, FloatArray
 from edgetune.data.batches import Batch, TokenSource, join
+from edgetune.utils.types import BoolArray, FloatArray
 
 FP16_MAX = 65504.0
 MB = 1_000_000

@@ -10,8 +10,8 @@ from typing import IO, Any, Protocol
 
 import numpy as np
 
-from edgetune.core.cache import private_folder
-from edgetune.core.types import FloatArray
+from edgetune.utils.cache import private_folder
+from edgetune.utils.types import FloatArray
 
 CHUNK_BYTES = 16_000_000
 RELEASE_BYTES = 64_000_000  # file pages are let go after so many were read

@@ -7,10 +7,10 @@ from collections.abc import Callable
 
 import numpy as np
 
-from edgetune.core.errors import ResourceError
-from edgetune.core.machine import return_memory
-from edgetune.core.types import FloatArray
 from edgetune.data.batches import Batch
+from edgetune.utils.errors import ResourceError
+from edgetune.utils.machine import return_memory
+from edgetune.utils.types import FloatArray
 
 OUT_OF_MEMORY_PHRASES = (
     "out of memory",

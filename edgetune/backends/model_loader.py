@@ -13,13 +13,13 @@ from edgetune.backends.hidden_cache import HiddenCache
 from edgetune.backends.ort.artifacts import ArtifactBuilder, Artifacts, load_artifacts
 from edgetune.backends.ort.ort_runtime import has_training_build, import_training
 from edgetune.config.settings import RunConfig, freeze_of
-from edgetune.core.cache import cache_subfolder, mark_in_use, move_into_place
-from edgetune.core.errors import MissingDependencyError, ResourceError, UsageError
-from edgetune.core.meter import Meter
-from edgetune.core.types import Say
 from edgetune.models.checks import check_config, weight_files
 from edgetune.models.model_hub import pinned_model
 from edgetune.models.source import ModelSource, resolve_model
+from edgetune.utils.cache import cache_subfolder, mark_in_use, move_into_place
+from edgetune.utils.errors import MissingDependencyError, ResourceError, UsageError
+from edgetune.utils.meter import Meter
+from edgetune.utils.types import Say
 
 
 def choose_backend(config: RunConfig) -> str:

@@ -22,8 +22,8 @@ from typing import Any
 
 import numpy as np
 
-from edgetune.core.errors import MissingDependencyError, ModelError
-from edgetune.core.isolation import no_telemetry
+from edgetune.utils.errors import MissingDependencyError, ModelError
+from edgetune.utils.isolation import no_telemetry
 
 IR_VERSION = 10
 OPSET = 17

@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from edgetune.core.types import IntArray
 from edgetune.models.source import takes_segments
+from edgetune.utils.types import IntArray
 
 N_TOKENS = 8
 

@@ -30,11 +30,11 @@ from edgetune.cli.options import (
 from edgetune.cli.profile_commands import profile_app
 from edgetune.cli.report_commands import methods, report
 from edgetune.cli.train_commands import demo, finetune, plan
-from edgetune.core.errors import EdgetuneError, Interrupted, UsageError
-from edgetune.core.isolation import no_telemetry
-from edgetune.core.sanitize import brief, json_text, one_line
-from edgetune.core.signals import ClosedPipeTolerant, flush_stdout
-from edgetune.core.version import __version__
+from edgetune.utils.errors import EdgetuneError, Interrupted, UsageError
+from edgetune.utils.isolation import no_telemetry
+from edgetune.utils.sanitize import brief, json_text, one_line
+from edgetune.utils.signals import ClosedPipeTolerant, flush_stdout
+from edgetune.utils.version import __version__
 
 if TYPE_CHECKING:
     from edgetune.data.examples import DataOptions

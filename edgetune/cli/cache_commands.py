@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from edgetune.cli.options import CacheDir, Json, console
-from edgetune.core.errors import UsageError
+from edgetune.utils.errors import UsageError
 
 if TYPE_CHECKING:
     from edgetune.maintenance.cache_cleanup import CacheEntry, RemovalFilter
@@ -37,8 +37,8 @@ def clean(
 
     Example: edgetune clean --older-than 30d --yes
     """
-    from edgetune.core.machine import cache_folder
     from edgetune.maintenance.cache_cleanup import list_entries, remove_entries
+    from edgetune.utils.machine import cache_folder
 
     wish = _wish(older_than, larger_than, all_)
     home = cache_folder() if cache_dir is None else cache_dir
@@ -87,7 +87,7 @@ def _agreed(chosen: list[CacheEntry]) -> bool:
 def _print(
     home: Path, entries: list[CacheEntry], chosen: list[CacheEntry], strange: list[Path], now_s: float
 ) -> None:
-    from edgetune.core.tables import Section, print_sections
+    from edgetune.utils.tables import Section, print_sections
 
     rows: list[tuple[str, ...]] = [
         (

@@ -27,9 +27,9 @@ from edgetune.cli.options import (
     parse_set_options,
     split_columns,
 )
-from edgetune.core.errors import RunError, UsageError
-from edgetune.core.limits import MAX_CELLS, MAX_NAME
-from edgetune.core.sanitize import json_text, on_terminal
+from edgetune.utils.errors import RunError, UsageError
+from edgetune.utils.limits import MAX_CELLS, MAX_NAME
+from edgetune.utils.sanitize import json_text, on_terminal
 
 if TYPE_CHECKING:
     from edgetune.compare.comparison import CellDone
@@ -98,8 +98,8 @@ def compare(
     from edgetune.compare.comparison import Comparison
     from edgetune.compare.comparison_charts import draw_all
     from edgetune.compare.ranking import make_tables, markdown
-    from edgetune.core.machine import cache_folder
-    from edgetune.record.run_folder import write_output
+    from edgetune.run_files.run_folder import write_output
+    from edgetune.utils.machine import cache_folder
 
     reading = {"text": split_columns(text) if text else None, "label": label, "pair": pair, "header": header}
     reading |= {"encoding": encoding, "delimiter": delimiter, "eval": eval_}
@@ -197,7 +197,7 @@ def _progress(done: CellDone) -> str:
 
 def _print(tables: list[DataTable]) -> None:
     from edgetune.compare.ranking import HEADER, combined_speedups, row_cells
-    from edgetune.core.tables import Section, print_sections
+    from edgetune.utils.tables import Section, print_sections
 
     sections = []
     for table in tables:
@@ -228,7 +228,7 @@ def inspect(
     Example: edgetune inspect runs/reviews --out rows.csv --map map.png
     """
     from edgetune.inference.inspection import as_table, inspect_run
-    from edgetune.record.run_folder import check_output_path, disk_errors
+    from edgetune.run_files.run_folder import check_output_path, disk_errors
 
     if out is not None:
         check_output_path("--out", out, "rows.csv")

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from edgetune.core.errors import UsageError
+from edgetune.utils.errors import UsageError
 
 
 class MethodName(str, Enum):

@@ -14,13 +14,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from edgetune.cli.options import CacheDir, Json, Quiet
-from edgetune.core.errors import Interrupted, UsageError
+from edgetune.utils.errors import Interrupted, UsageError
 
 if TYPE_CHECKING:
-    from edgetune.core.tables import Section
-    from edgetune.core.types import Tell
     from edgetune.devices.device_profile import DeviceProfile
     from edgetune.devices.profile_store import Match
+    from edgetune.utils.tables import Section
+    from edgetune.utils.types import Tell
 
 
 PLAIN_EVERY_S = 10.0
@@ -199,9 +199,9 @@ def check(
 
 def _open(name: str | None) -> Match:
     """Find a profile by name, or this machine's."""
-    from edgetune.core.machine import versions
     from edgetune.devices.detect import this_machine
     from edgetune.devices.profile_store import find_for_this_machine, load_profile, match_profile
+    from edgetune.utils.machine import versions
 
     here = this_machine()
     if name is not None:
@@ -215,7 +215,7 @@ def _open(name: str | None) -> Match:
 @contextlib.contextmanager
 def _stoppable(what_was_left: str) -> Iterator[None]:
     """Turn SIGINT and SIGTERM into one sentence; the workers are killed on the way out."""
-    from edgetune.core.signals import StopRequest
+    from edgetune.utils.signals import StopRequest
 
     try:
         with StopRequest().handling_signals():
@@ -238,7 +238,7 @@ def _print_profile(profile: DeviceProfile) -> None:
 def _print(sections: list[Section]) -> None:
     from rich.console import Console
 
-    from edgetune.core.tables import print_sections
+    from edgetune.utils.tables import print_sections
 
     console: Any = Console()
     print_sections(sections, console)

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from edgetune.cli.options import Json, console
-from edgetune.core.errors import UsageError
-from edgetune.core.sanitize import one_line
+from edgetune.utils.errors import UsageError
+from edgetune.utils.sanitize import one_line
 
 if TYPE_CHECKING:
     from edgetune.report.collect import CollectedRuns
@@ -65,14 +65,14 @@ def report(
 
     collected = collect(runs)
     if out is not None:
-        from edgetune.record.run_folder import check_output_path
+        from edgetune.run_files.run_folder import check_output_path
 
         check_output_path("--out", out, "report.html")
     text = _written(collected, chosen)
     if out is None:
         sys.stdout.write(text)
     else:
-        from edgetune.record.run_folder import write_output
+        from edgetune.run_files.run_folder import write_output
 
         write_output(out, text)
         n = len(collected.runs)
@@ -134,7 +134,7 @@ def methods(
         list_sections,
         method_cards,
     )
-    from edgetune.core.tables import print_sections
+    from edgetune.utils.tables import print_sections
 
     if name is not None:
         card = find_card(name)

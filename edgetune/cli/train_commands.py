@@ -39,8 +39,8 @@ from edgetune.cli.options import (
     given_settings,
     parse_set_options,
 )
-from edgetune.core.errors import Interrupted, UsageError
-from edgetune.core.sanitize import json_text, on_terminal
+from edgetune.utils.errors import Interrupted, UsageError
+from edgetune.utils.sanitize import json_text, on_terminal
 
 _IMPORTED_AT_S, _CPU_AT_IMPORT_S = time.perf_counter(), time.process_time()
 
@@ -253,10 +253,10 @@ def _finetuned(
     start: Callable[[dict[str, Any]], Any], unchanged: str, cache_dir: Path | None, quiet: bool, as_json: bool
 ) -> dict[str, Any]:
     """Train by calling `start` with what every run needs; print the summary and return it."""
-    from edgetune.core.machine import cache_folder
-    from edgetune.core.meter import Meter, process_age_s
-    from edgetune.core.signals import StopRequest
     from edgetune.report.live_view import make_view
+    from edgetune.utils.machine import cache_folder
+    from edgetune.utils.meter import Meter, process_age_s
+    from edgetune.utils.signals import StopRequest
 
     meter = Meter(process_age_s(_IMPORTED_AT_S, _CPU_AT_IMPORT_S))
     stop = StopRequest()
@@ -361,7 +361,7 @@ def demo(
     """
     from edgetune.data.demo import demo_texts, write_demo
     from edgetune.inference.saved_run import load_run
-    from edgetune.record.run_folder import RunFolder, disk_errors
+    from edgetune.run_files.run_folder import RunFolder, disk_errors
 
     RunFolder(out, overwrite)
     tickets = out.parent / f"{out.name}-tickets.csv"

@@ -20,12 +20,12 @@ from edgetune.compare.grid import ENCODER_ALONE, MATCHED, Cell
 from edgetune.compare.outcome import Outcome, pack_answers
 from edgetune.compare.shared_rows import SharedRows
 from edgetune.config.toml_config import group_by_section, make_config
-from edgetune.core.errors import EdgetuneError
-from edgetune.core.files import write_atomic
-from edgetune.core.isolation import module_command
-from edgetune.core.machine import machine_info
-from edgetune.core.types import BoolArray
 from edgetune.models.model_hub import HUB_PREFIX
+from edgetune.utils.errors import EdgetuneError
+from edgetune.utils.files import write_atomic
+from edgetune.utils.isolation import module_command
+from edgetune.utils.machine import machine_info
+from edgetune.utils.types import BoolArray
 
 LAST_WORDS_S = 20.0
 """What a child gets to save and leave when the comparison is stopped."""
@@ -236,7 +236,7 @@ def _notes(summary: dict[str, Any]) -> list[str]:
 
 
 def _stage_times(run_dir: Path) -> list[tuple[str, float]]:
-    from edgetune.record.history import read_history
+    from edgetune.run_files.history import read_history
 
     lines = read_history(run_dir / "history.jsonl")
     return [(str(line["stage"]), float(line["t_s"])) for line in lines if line["kind"] == "stage"]

@@ -18,10 +18,10 @@ from edgetune.compare.grid import MATCHED, Cell, Grid, cells_of
 from edgetune.compare.outcome import FILE, Outcome, read_outcome, write_lines
 from edgetune.compare.shared_plan import SharedPlans
 from edgetune.compare.shared_rows import SharedRows, draw_shared_rows
-from edgetune.core.errors import ResourceError
-from edgetune.core.files import write_atomic
-from edgetune.core.types import Say
-from edgetune.record.run_folder import disk_errors, exclusive_lock
+from edgetune.run_files.run_folder import disk_errors, exclusive_lock
+from edgetune.utils.errors import ResourceError
+from edgetune.utils.files import write_atomic
+from edgetune.utils.types import Say
 
 _EXPORTED = ("model", "backend", "freeze", "max_length", "precision")
 """What decides which tokens and artifacts a run finds in the caches."""

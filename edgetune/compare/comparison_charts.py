@@ -14,7 +14,6 @@ import numpy as np
 
 from edgetune.compare.outcome import Outcome, by_variant
 from edgetune.compare.ranking import DataTable, describe_machine
-from edgetune.core.formatting import describe_stage, duration
 from edgetune.report.chart_style import (
     PURPLE,
     YELLOW,
@@ -26,6 +25,7 @@ from edgetune.report.chart_style import (
 )
 from edgetune.report.charts import Curves, draw_pareto, draw_sensitivity
 from edgetune.report.run_plot import BLUE, GREEN, GREY, ORANGE, SKY, VERMILLION
+from edgetune.utils.formatting import describe_stage, duration
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -35,7 +35,7 @@ PARTS = (
     *("train", "score", "select", "prepare", "load", "evaluate"),
     *("export", "save", "tokenize", "open", "linear_probe", "other", "checkpoint", "lost"),
 )
-"""Phases of `edgetune.core.meter`, largest first: bars that start at one line are easiest to compare."""
+"""Phases of `edgetune.utils.meter`, largest first: bars that start at one line are easiest to compare."""
 STAGES = ("all", "warmup", "filter_backward", "filter_forward", "reference", "subset")
 FILLS = (
     *((BLUE, ""), (ORANGE, "//"), (GREEN, ".."), (PURPLE, "xx"), (SKY, "\\\\"), (YELLOW, "--")),

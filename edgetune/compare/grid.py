@@ -19,10 +19,10 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from edgetune.compare.baselines import BASELINES
 from edgetune.config.settings import MAX_SEED, METHODS, LabelledText
 from edgetune.config.toml_config import group_by_section, make_config
-from edgetune.core.errors import UsageError, did_you_mean
-from edgetune.core.limits import MAX_CELLS, MAX_NAME
-from edgetune.core.parsing import TomlError, read_toml
-from edgetune.core.sanitize import brief
+from edgetune.utils.errors import UsageError, did_you_mean
+from edgetune.utils.limits import MAX_CELLS, MAX_NAME
+from edgetune.utils.parsing import TomlError, read_toml
+from edgetune.utils.sanitize import brief
 
 MATCHED = "random-matched"
 """`random` that keeps the share of rows which `three-stage` trained in the cell of the same data and seed."""

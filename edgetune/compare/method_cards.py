@@ -19,11 +19,11 @@ import sys
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from edgetune.config.settings import SelectionSettings
-from edgetune.core.errors import UsageError, did_you_mean
+from edgetune.utils.errors import UsageError, did_you_mean
 
 if TYPE_CHECKING:
-    from edgetune.core.tables import Section
     from edgetune.selection.selector_contract import Method
+    from edgetune.utils.tables import Section
 
 
 SECTIONS = ("What", "Use when", "Costs", "Loses when", "Source")
@@ -175,7 +175,7 @@ def find_card(name: str) -> Card:
 
 def list_sections(methods: dict[str, Card], baselines: dict[str, Card]) -> list[Section]:
     """Return the list of methods as tables, one line each."""
-    from edgetune.core.tables import Section
+    from edgetune.utils.tables import Section
 
     blocks = [
         Section("Methods (`edgetune finetune FILE --method NAME`)", _lines(methods)),
@@ -190,7 +190,7 @@ def _lines(cards: dict[str, Card]) -> list[tuple[str, ...]]:
 
 def card_sections(card: Card) -> list[Section]:
     """Return a card as tables; what it does not tell is left out."""
-    from edgetune.core.tables import Section
+    from edgetune.utils.tables import Section
 
     texts: list[tuple[str, ...]] = [(title, text) for title, text in _told(card)]
     settings: list[tuple[str, ...]] = [

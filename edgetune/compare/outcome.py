@@ -12,9 +12,9 @@ import numpy as np
 from pydantic import Field
 
 from edgetune.compare.grid import CellName
-from edgetune.core.errors import RunError
-from edgetune.core.parsing import decode_json, read_json_file
-from edgetune.core.types import BoolArray
+from edgetune.utils.errors import RunError
+from edgetune.utils.parsing import decode_json, read_json_file
+from edgetune.utils.types import BoolArray
 
 SCHEMA_VERSION = 2  # 2: phases and stages under their new names
 FILE = "cell.json"

@@ -16,9 +16,9 @@ from edgetune.compare.outcome import Outcome, by_variant
 from edgetune.compare.speedup import CurvePoint, Pooled, Speedup, SpeedupRatio, equivalent_speedup, pooled
 from edgetune.compare.statistics import Ranked, rank
 from edgetune.config.settings import SelectionSettings
-from edgetune.core.metrics import agot
-from edgetune.core.sanitize import in_markdown, visible
-from edgetune.core.types import BoolArray
+from edgetune.utils.metrics import agot
+from edgetune.utils.sanitize import in_markdown, visible
+from edgetune.utils.types import BoolArray
 
 SEED = 0
 BASE = "train-all"

@@ -15,12 +15,12 @@ from typing import Any
 from edgetune.compare.grid import ENCODER_ALONE, Cell
 from edgetune.compare.shared_rows import SharedRows
 from edgetune.config.settings import SelectionSettings
-from edgetune.core.errors import EdgetuneError
-from edgetune.core.files import write_atomic
-from edgetune.core.parsing import read_json_file
-from edgetune.core.types import Say
 from edgetune.planning.plan import Plan
 from edgetune.runs.dry_run import dry_run
+from edgetune.utils.errors import EdgetuneError
+from edgetune.utils.files import write_atomic
+from edgetune.utils.parsing import read_json_file
+from edgetune.utils.types import Say
 
 FILE = "plans.json"
 

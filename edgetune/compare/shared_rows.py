@@ -11,14 +11,14 @@ from typing import Any
 import numpy as np
 
 from edgetune.compare.grid import DataEntry, Grid
-from edgetune.core.errors import DataError
-from edgetune.core.files import write_atomic
-from edgetune.core.parsing import read_json_file
-from edgetune.core.sanitize import brief
 from edgetune.data.examples import Example, read_examples
 from edgetune.data.splits import data_options, split_holdout
 from edgetune.data.table import BadRow
 from edgetune.data.text_files import reading_errors
+from edgetune.utils.errors import DataError
+from edgetune.utils.files import write_atomic
+from edgetune.utils.parsing import read_json_file
+from edgetune.utils.sanitize import brief
 
 SEED = 0
 MAX_HOLDOUT = 10_000

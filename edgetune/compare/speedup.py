@@ -23,7 +23,7 @@ from typing import Literal, TypeAlias
 import numpy as np
 
 from edgetune.compare.statistics import N_DRAWS, TAILS, draw_accuracies, mean_accuracy, resampled_shares
-from edgetune.core.types import BoolArray, FloatArray
+from edgetune.utils.types import BoolArray, FloatArray
 
 Bound: TypeAlias = Literal["", "at most", "at least", "about"]
 """What a number is when the curve could not be read: `about` only where sets lie beyond both its ends."""

@@ -21,8 +21,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from edgetune.core.metrics import wilson_interval
-from edgetune.core.types import BoolArray, FloatArray, IntArray
+from edgetune.utils.metrics import wilson_interval
+from edgetune.utils.types import BoolArray, FloatArray, IntArray
 
 N_DRAWS = 2000
 TAILS = (0.025, 0.975)

@@ -23,9 +23,9 @@ from edgetune.config.settings import (
     Settings,
     TrainSettings,
 )
-from edgetune.core.errors import UsageError, did_you_mean
-from edgetune.core.parsing import TomlError, read_toml
-from edgetune.core.sanitize import brief
+from edgetune.utils.errors import UsageError, did_you_mean
+from edgetune.utils.parsing import TomlError, read_toml
+from edgetune.utils.sanitize import brief
 
 SCHEMA_VERSION = 1
 

@@ -2,5 +2,5 @@
 
     path ─→ readers ─→ table ─→ columns ─→ examples ─→ tokens (memory-mapped cache) ─→ splits ─→ batches
 
-Models and training belong elsewhere. May import `core` and `config`.
+Models and training belong elsewhere. May import `utils` and `config`.
 """

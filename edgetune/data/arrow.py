@@ -14,12 +14,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from edgetune.core.errors import DataError, EdgetuneError, MissingDependencyError
-from edgetune.core.limits import MAX_BATCH_BYTES, MAX_COLUMNS, MAX_TOML_BYTES
-from edgetune.core.sanitize import brief
 from edgetune.data.compression import Unpacked
 from edgetune.data.folders import resolves_inside
 from edgetune.data.table import BadRow, Row, Table
+from edgetune.utils.errors import DataError, EdgetuneError, MissingDependencyError
+from edgetune.utils.limits import MAX_BATCH_BYTES, MAX_COLUMNS, MAX_TOML_BYTES
+from edgetune.utils.sanitize import brief
 
 _RECORD_BATCH, _DICTIONARY = 3, 2  # MessageHeader
 _HEADER_TYPE, _HEADER = 1, 2  # fields of Message

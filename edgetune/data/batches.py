@@ -14,7 +14,7 @@ from typing import Protocol
 
 import numpy as np
 
-from edgetune.core.types import BoolArray, IntArray
+from edgetune.utils.types import BoolArray, IntArray
 
 PAD_MULTIPLE = 8
 _PART_ROWS = 1 << 14  # rows that are grouped at a time

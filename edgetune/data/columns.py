@@ -6,8 +6,8 @@ import difflib
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from edgetune.core.errors import UsageError
-from edgetune.core.sanitize import brief
+from edgetune.utils.errors import UsageError
+from edgetune.utils.sanitize import brief
 
 # The first entry whose names are all there wins. Pairs come first: "sentence" may be half of one.
 TEXT_NAMES: tuple[tuple[str, ...], ...] = (

@@ -13,8 +13,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any, Protocol
 
-from edgetune.core import limits
-from edgetune.core.errors import DataError, MissingDependencyError
+from edgetune.utils import limits
+from edgetune.utils.errors import DataError, MissingDependencyError
 
 BLOCK_BYTES = 1 << 16
 FEW_BYTES = 1 << 10  # of Zstandard at once: 4 bytes can unpack to 128 KiB

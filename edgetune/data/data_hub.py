@@ -16,11 +16,11 @@ from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from typing import Any, NamedTuple
 
-from edgetune.core.errors import DataError, MissingDependencyError, ResourceError, UsageError
-from edgetune.core.hub import COMMIT, HUB_PREFIX
-from edgetune.core.isolation import no_telemetry
 from edgetune.data.arrow import BATCH_ROWS, arrow_table, first_error_line
 from edgetune.data.table import Table
+from edgetune.utils.errors import DataError, MissingDependencyError, ResourceError, UsageError
+from edgetune.utils.hub import COMMIT, HUB_PREFIX
+from edgetune.utils.isolation import no_telemetry
 
 
 class HubAddress(NamedTuple):

@@ -16,8 +16,6 @@ from itertools import islice
 from operator import length_hint
 from pathlib import Path
 
-from edgetune.core.errors import DataError, UsageError
-from edgetune.core.limits import MAX_COLUMNS
 from edgetune.data.columns import KNOWN_NAMES, LABEL_NAMES, TEXT_NAMES
 from edgetune.data.records import (
     Dialect,
@@ -30,6 +28,8 @@ from edgetune.data.records import (
 )
 from edgetune.data.table import WRONG_COLUMN_COUNT, BadRow, Row, Table, excerpt_of
 from edgetune.data.text_files import TextFile, open_text
+from edgetune.utils.errors import DataError, UsageError
+from edgetune.utils.limits import MAX_COLUMNS
 
 DELIMITERS = ("\t", ",", ";", "|")
 SNIFF_LINES = 20_000  # lines judged for quoting

@@ -16,7 +16,7 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from edgetune.core.files import atomic_path
+from edgetune.utils.files import atomic_path
 
 LABELS = ("billing", "defect", "delivery", "login")
 

@@ -7,9 +7,6 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from edgetune.core.errors import DataError, UsageError
-from edgetune.core.hub import HUB_PREFIX
-from edgetune.core.limits import MAX_LABEL_CHARS, MAX_LINE_CHARS
 from edgetune.data.columns import choose_columns
 from edgetune.data.readers import open_table, require_exists
 from edgetune.data.table import (
@@ -26,6 +23,9 @@ from edgetune.data.table import (
     excerpt_of,
 )
 from edgetune.data.text_files import open_text, suffixes_of
+from edgetune.utils.errors import DataError, UsageError
+from edgetune.utils.hub import HUB_PREFIX
+from edgetune.utils.limits import MAX_LABEL_CHARS, MAX_LINE_CHARS
 
 __all__ = ["BadRow", "DataOptions", "Example", "read_examples", "read_texts"]
 

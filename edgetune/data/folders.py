@@ -7,11 +7,11 @@ from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 
-from edgetune.core import limits
-from edgetune.core.errors import DataError
-from edgetune.core.sanitize import brief
 from edgetune.data.table import LONG_TEXT, BadRow, Row, Table
 from edgetune.data.text_files import reading_errors, resolve_encoding
+from edgetune.utils import limits
+from edgetune.utils.errors import DataError
+from edgetune.utils.sanitize import brief
 
 MAX_PATH_CHARS = 300  # of a path in a sentence
 

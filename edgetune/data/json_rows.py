@@ -8,11 +8,11 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from edgetune.core.errors import DataError
-from edgetune.core.limits import MAX_COLUMN_FILE_CHARS, MAX_COLUMNS, MAX_JSON_VALUES, MAX_LINE_CHARS
-from edgetune.core.parsing import LENIENT, check_depth, decode_json
 from edgetune.data.table import NOT_AN_OBJECT, UNREADABLE_JSON, BadRow, Row, Table, excerpt_of
 from edgetune.data.text_files import TextFile, open_text, suffixes_of
+from edgetune.utils.errors import DataError
+from edgetune.utils.limits import MAX_COLUMN_FILE_CHARS, MAX_COLUMNS, MAX_JSON_VALUES, MAX_LINE_CHARS
+from edgetune.utils.parsing import LENIENT, check_depth, decode_json
 
 NAME_ROWS = 100  # rows whose keys make up the columns
 _SPACE = " \t\r\n"

@@ -10,9 +10,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
 
-from edgetune.core import limits
-from edgetune.core.errors import DataError
 from edgetune.data.compression import Unpacked
+from edgetune.utils import limits
+from edgetune.utils.errors import DataError
 
 BATCH_ROWS = 1_000
 BUFFER_BYTES = 1 << 20

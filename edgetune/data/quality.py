@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from edgetune.core.sanitize import brief
-from edgetune.core.types import IntArray
+from edgetune.utils.sanitize import brief
+from edgetune.utils.types import IntArray
 
 FEW_EXAMPLES = 10  # a class with fewer is warned of
 IMBALANCE = 10  # so is a largest class with more than this many times the smallest's rows

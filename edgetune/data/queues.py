@@ -13,8 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from edgetune.core.types import FloatArray, IntArray
 from edgetune.data.batches import Batch, bucket_of, join
+from edgetune.utils.types import FloatArray, IntArray
 
 _MIXED = 0  # the key of rows of several buckets; no row is so short
 

@@ -8,10 +8,10 @@ from collections.abc import Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 
-from edgetune.core.errors import DataError
-from edgetune.core.hub import HUB_PREFIX
 from edgetune.data.table import Table
 from edgetune.data.text_files import read_start, suffixes_of
+from edgetune.utils.errors import DataError
+from edgetune.utils.hub import HUB_PREFIX
 
 _DELIMITER_HINTS = {".csv": ",", ".tsv": "\t", ".tab": "\t"}
 _JSON = (".json", ".jsonl", ".ndjson")

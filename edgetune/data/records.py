@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from edgetune.core.limits import FEW_RECORD_LINES, MAX_LINE_CHARS, MAX_RECORD_LINES
+from edgetune.utils.limits import FEW_RECORD_LINES, MAX_LINE_CHARS, MAX_RECORD_LINES
 
 LINE_COST = 64  # reading a line ahead costs as much as so many characters
 FREE_COST = 1 << 22  # what may be read ahead in vain in any file …

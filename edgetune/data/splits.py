@@ -12,13 +12,13 @@ from typing import Protocol
 import numpy as np
 
 from edgetune.config.settings import LabelledText, RunConfig
-from edgetune.core.cache import cache_subfolder, mark_in_use
-from edgetune.core.errors import ResourceError
-from edgetune.core.types import IntArray, Say
 from edgetune.data.examples import DataOptions
 from edgetune.data.token_format import META, TokenizerSpec
 from edgetune.data.token_store import TokenStore, TokenView
 from edgetune.data.tokens import open_tokens
+from edgetune.utils.cache import cache_subfolder, mark_in_use
+from edgetune.utils.errors import ResourceError
+from edgetune.utils.types import IntArray, Say
 
 HELD_OUT_RATE, MOST_HELD_OUT = 0.1, 1000
 """Share of the training rows, and number of them at most, that the weights of an ensemble are fitted on."""

@@ -6,8 +6,8 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from edgetune.core.types import IntArray
 from edgetune.data.batches import Batch, Order, TokenSource, epoch_order
+from edgetune.utils.types import IntArray
 
 RELEASE_EVERY = 8  # batches between two calls that let the system drop token pages
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
-from edgetune.core.sanitize import brief
+from edgetune.utils.sanitize import brief
 
 NO_LABEL = "no label"
 EMPTY_TEXT = "empty text"

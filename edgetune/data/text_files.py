@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from edgetune.core.errors import DataError, UsageError
-from edgetune.core.limits import MAX_LINE_CHARS
 from edgetune.data.compression import KINDS, ByteStream, unpacking
+from edgetune.utils.errors import DataError, UsageError
+from edgetune.utils.limits import MAX_LINE_CHARS
 
 BLOCK_BYTES = 1 << 18
 SNIFF_BYTES = 1 << 21  # how much of a file is looked at before deciding how it is written

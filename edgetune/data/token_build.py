@@ -19,9 +19,6 @@ from typing import IO, Any
 
 import numpy as np
 
-from edgetune.core.errors import DataError, ModelError
-from edgetune.core.limits import MAX_LABELS
-from edgetune.core.types import IntArray
 from edgetune.data.examples import DataOptions, Example, read_examples
 from edgetune.data.quality import count_repeats, mixed_label_kinds
 from edgetune.data.table import NO_TOKENS, BadRow, excerpt_of
@@ -40,6 +37,9 @@ from edgetune.data.token_format import (
     Meta,
     TokenizerSpec,
 )
+from edgetune.utils.errors import DataError, ModelError
+from edgetune.utils.limits import MAX_LABELS
+from edgetune.utils.types import IntArray
 
 CHUNK_ROWS = 1_000
 CHUNK_CHARS = 1 << 22  # a chunk ends with the text that reaches this

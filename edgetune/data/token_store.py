@@ -9,9 +9,6 @@ from pathlib import Path
 
 import numpy as np
 
-from edgetune.core.errors import DataError
-from edgetune.core.sanitize import brief
-from edgetune.core.types import IntArray
 from edgetune.data.batches import Batch
 from edgetune.data.quality import Repeats, warning_sentences
 from edgetune.data.token_format import (
@@ -26,6 +23,9 @@ from edgetune.data.token_format import (
     TOKENS,
     Meta,
 )
+from edgetune.utils.errors import DataError
+from edgetune.utils.sanitize import brief
+from edgetune.utils.types import IntArray
 
 
 class _Mapped:

@@ -19,11 +19,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from edgetune.core.cache import move_into_place
-from edgetune.core.errors import DataError, ResourceError
-from edgetune.core.hub import HUB_PREFIX
-from edgetune.core.sanitize import brief
-from edgetune.core.version import __version__
 from edgetune.data.examples import DataOptions
 from edgetune.data.readers import folder_files, require_exists
 from edgetune.data.table import BAD_BYTES, BadRow
@@ -31,6 +26,11 @@ from edgetune.data.text_files import reading_errors
 from edgetune.data.token_build import TokenWriter, build_tokens
 from edgetune.data.token_format import CACHE_VERSION, META, Meta, TokenizerSpec
 from edgetune.data.token_store import TokenStore, TokenView
+from edgetune.utils.cache import move_into_place
+from edgetune.utils.errors import DataError, ResourceError
+from edgetune.utils.hub import HUB_PREFIX
+from edgetune.utils.sanitize import brief
+from edgetune.utils.version import __version__
 
 if TYPE_CHECKING:
     from edgetune.data.examples import DataOptions

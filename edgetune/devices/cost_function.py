@@ -20,10 +20,10 @@ from typing import Literal
 
 import numpy as np
 
-from edgetune.core.errors import ProfileError
-from edgetune.core.types import FloatArray
 from edgetune.devices.cost_grid import Cell, CostGrid
 from edgetune.devices.device_profile import BackendProfile, MeasuredPoint, ModelShape, Operation
+from edgetune.utils.errors import ProfileError
+from edgetune.utils.types import FloatArray
 
 Kind = Literal["measured", "interpolated", "by operation count"]
 

@@ -14,7 +14,7 @@ from itertools import product
 
 import numpy as np
 
-from edgetune.core.types import FloatArray
+from edgetune.utils.types import FloatArray
 
 Cell = tuple[int, int, int]
 """Batch, length, active layers."""

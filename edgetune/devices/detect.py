@@ -7,11 +7,11 @@ import platform
 import re
 from pathlib import Path
 
-from edgetune.core.machine import ROOT, cpu_features, cpu_info, cpu_name, memory_mb, usable_cores
 from edgetune.devices.device_profile import Machine, ModelShape
 from edgetune.energy import power_source
 from edgetune.models.checks import weight_files
 from edgetune.models.source import ModelSource
+from edgetune.utils.machine import ROOT, cpu_features, cpu_info, cpu_name, memory_mb, usable_cores
 
 
 def this_machine(root: Path = ROOT) -> Machine:

@@ -25,11 +25,6 @@ from typing import Literal
 import tomli_w
 from pydantic import ValidationError
 
-from edgetune.core.errors import ProfileError, UsageError
-from edgetune.core.files import write_atomic
-from edgetune.core.machine import versions as installed_versions
-from edgetune.core.parsing import TomlError, read_toml
-from edgetune.core.sanitize import brief
 from edgetune.devices.cost_function import multiply_adds_per_token, same_shape
 from edgetune.devices.device_profile import (
     SCHEMA_VERSION,
@@ -38,6 +33,11 @@ from edgetune.devices.device_profile import (
     ModelShape,
     first_implausible,
 )
+from edgetune.utils.errors import ProfileError, UsageError
+from edgetune.utils.files import write_atomic
+from edgetune.utils.machine import versions as installed_versions
+from edgetune.utils.parsing import TomlError, read_toml
+from edgetune.utils.sanitize import brief
 
 MAX_STORED = 1_000  # files of a folder that are looked at
 HEADER = (

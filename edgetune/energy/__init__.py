@@ -3,7 +3,7 @@
     sysfs, NVML, powermetrics ─→ counters ─┐
     given watts, TDP, CPU use ──→ estimates┴─→ open_sensor (sensor_choice.py) ─→ Sensor ─→ EnergyReading
 
-Budgets of energy are enforced elsewhere (`planning`, `runs`). May import `core` and `config`.
+Budgets of energy are enforced elsewhere (`planning`, `runs`). May import `utils` and `config`.
 """
 
 from edgetune.energy.battery import Battery, find_battery, power_source

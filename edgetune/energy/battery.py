@@ -25,8 +25,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from edgetune.core.errors import UsageError
 from edgetune.energy.sensor import PowerIntegral, SensorLost, TimeSource, read_int, read_text
+from edgetune.utils.errors import UsageError
 
 if TYPE_CHECKING:
     from edgetune.config.settings import BudgetSettings

@@ -106,7 +106,7 @@ def _usable() -> tuple[int, int]:
     """Return how many processors this process may use, and how many cores these are."""
     import psutil
 
-    from edgetune.core.machine import usable_cores
+    from edgetune.utils.machine import usable_cores
 
     n_cpus, n_all = usable_cores(), os.cpu_count() or 1
     n_physical = psutil.cpu_count(logical=False) or n_all
@@ -120,7 +120,7 @@ def tdp_w(root: Path = Path("/")) -> float | None:
     the package is read: no network, no telemetry, nothing written. None without codecarbon, for a processor
     that it does not know for sure, and in a virtual machine, whose processors are a part of somebody's chip.
     """
-    from edgetune.core.machine import cpu_name
+    from edgetune.utils.machine import cpu_name
 
     cpuinfo = read_text(root / "proc/cpuinfo") or ""
     if any("hypervisor" in flags.split() for flags in _values(cpuinfo, "flags")):
@@ -167,7 +167,7 @@ def equation_6(
         gpu_w: mean power of one GPU.
         n_gpu: how many.
     """
-    from edgetune.core.metrics import paper_co2e_lb, paper_energy_kwh
+    from edgetune.utils.metrics import paper_co2e_lb, paper_energy_kwh
 
     kwh = paper_energy_kwh(elapsed_s, cpu_w, memory_mb * MEMORY_W_PER_MB, gpu_w, n_gpu)
     return Equation6(kwh, paper_co2e_lb(kwh))

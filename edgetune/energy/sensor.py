@@ -232,7 +232,7 @@ class EnergyReading:
     @property
     def co2e_lb(self) -> float:
         """Pounds of CO2 equivalent, by the grid factor of the paper's eq. 6 (US mean)."""
-        from edgetune.core.metrics import paper_co2e_lb
+        from edgetune.utils.metrics import paper_co2e_lb
 
         return paper_co2e_lb(self.kwh)
 

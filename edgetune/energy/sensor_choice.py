@@ -14,13 +14,13 @@ import math
 import time
 from pathlib import Path
 
-from edgetune.core.errors import UsageError
 from edgetune.energy.battery import Discharge
 from edgetune.energy.estimate import GPU_W, ConstantPower, estimate_by_use, tdp_w
 from edgetune.energy.nvml import open_nvml
 from edgetune.energy.powermetrics import open_powermetrics
 from edgetune.energy.rapl import Rapl, usable_zones
 from edgetune.energy.sensor import Counter, FallbackSensor, Sensor, SensorLost, SensorSum, TimeSource
+from edgetune.utils.errors import UsageError
 
 ROOT = Path("/")
 

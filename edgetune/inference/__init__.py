@@ -1,4 +1,4 @@
 """A finished run, opened again: scorers, predictions, evaluation, and inspection of its training rows.
 
-Tables and pages belong in `report`. May import every folder from `core` to `planning`.
+Tables and pages belong in `report`. May import every folder from `utils` to `planning`.
 """

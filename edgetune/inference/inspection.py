@@ -12,12 +12,12 @@ from typing import Any
 
 import numpy as np
 
-from edgetune.core.errors import RunError, UsageError
-from edgetune.core.types import FloatArray, IntArray
 from edgetune.data.examples import read_examples
 from edgetune.data.splits import data_options
 from edgetune.inference.saved_run import load_run
-from edgetune.record.example_stats import ExampleStats, load_example_stats
+from edgetune.run_files.example_stats import ExampleStats, load_example_stats
+from edgetune.utils.errors import RunError, UsageError
+from edgetune.utils.types import FloatArray, IntArray
 
 KINDS = ("mislabelled", "skipped", "trained")
 

@@ -12,13 +12,13 @@ from itertools import tee
 from pathlib import Path
 from typing import Any
 
-from edgetune.core.errors import UsageError
-from edgetune.core.files import atomic_path
-from edgetune.core.limits import MAX_LINE_CHARS
-from edgetune.core.sanitize import brief, csv_cell, json_text
 from edgetune.data.examples import DataOptions, read_texts
 from edgetune.inference.saved_run import Prediction, Run
-from edgetune.record.run_folder import disk_errors
+from edgetune.run_files.run_folder import disk_errors
+from edgetune.utils.errors import UsageError
+from edgetune.utils.files import atomic_path
+from edgetune.utils.limits import MAX_LINE_CHARS
+from edgetune.utils.sanitize import brief, csv_cell, json_text
 
 SHOWN = 72  # characters of a text that the terminal shows
 

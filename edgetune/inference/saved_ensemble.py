@@ -11,12 +11,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from edgetune.core.metrics import log_softmax
-from edgetune.core.parsing import read_json_file
-from edgetune.core.types import FloatArray
 from edgetune.learners.ensemble import Ensemble
 from edgetune.learners.ngrams import Ngrams
-from edgetune.record.run_folder import ENSEMBLE, damage_errors
+from edgetune.run_files.run_folder import ENSEMBLE, damage_errors
+from edgetune.utils.metrics import log_softmax
+from edgetune.utils.parsing import read_json_file
+from edgetune.utils.types import FloatArray
 
 NGRAMS, ENCODER = "n-grams", "encoder"
 WEIGHTS = "ensemble.json"

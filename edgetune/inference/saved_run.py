@@ -11,10 +11,6 @@ import numpy as np
 
 from edgetune.config.settings import RunConfig
 from edgetune.config.toml_config import load_config, make_config
-from edgetune.core.errors import RunError, UsageError
-from edgetune.core.machine import cache_folder
-from edgetune.core.metrics import Evaluation, evaluate_predictions, softmax
-from edgetune.core.types import FloatArray, IntArray
 from edgetune.data.batches import Batch, sequential_batches
 from edgetune.data.examples import DataOptions
 from edgetune.data.token_build import CHUNK_CHARS, truncate_text
@@ -24,8 +20,12 @@ from edgetune.inference.saved_ensemble import load_ensemble
 from edgetune.inference.scorers import Scorer, onnx_scorer, torch_scorer
 from edgetune.models.checks import check_config, open_tokenizer
 from edgetune.models.source import max_positions
-from edgetune.record.run_folder import damage_errors, finish_placing_if_idle
-from edgetune.record.summary import read_summary
+from edgetune.run_files.run_folder import damage_errors, finish_placing_if_idle
+from edgetune.run_files.summary import read_summary
+from edgetune.utils.errors import RunError, UsageError
+from edgetune.utils.machine import cache_folder
+from edgetune.utils.metrics import Evaluation, evaluate_predictions, softmax
+from edgetune.utils.types import FloatArray, IntArray
 
 BATCH_SIZE = 32
 CHUNK = 1024  # texts tokenized and sorted by length together

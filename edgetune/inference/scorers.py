@@ -7,11 +7,11 @@ from typing import Protocol
 
 from edgetune.backends.onnx_files import find_unsafe_reference
 from edgetune.backends.ort.ort_runtime import import_ort
-from edgetune.core.errors import RunError
-from edgetune.core.types import FloatArray, IntArray
 from edgetune.models.checks import check_folder
 from edgetune.models.source import takes_segments
-from edgetune.record.run_folder import damage_errors
+from edgetune.run_files.run_folder import damage_errors
+from edgetune.utils.errors import RunError
+from edgetune.utils.types import FloatArray, IntArray
 
 
 class Scorer(Protocol):

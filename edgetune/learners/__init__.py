@@ -1,5 +1,5 @@
 """What learns from the rows: the encoder's training loop, the linear probe, n-grams; and their ensemble.
 
 A learner gets batches, a backend, a selector and its progress; it never sees the planner or the run
-folder's layout. May import `core` to `record`, `selection` and `backends`.
+folder's layout. May import `utils` to `run_files`, `selection` and `backends`.
 """

@@ -32,10 +32,10 @@ from typing import Any, Literal, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from edgetune.core.errors import RunError
-from edgetune.core.metrics import accuracy, confusion_matrix, log_softmax, macro_f1
-from edgetune.core.sanitize import brief
-from edgetune.core.types import FloatArray, IntArray
+from edgetune.utils.errors import RunError
+from edgetune.utils.metrics import accuracy, confusion_matrix, log_softmax, macro_f1
+from edgetune.utils.sanitize import brief
+from edgetune.utils.types import FloatArray, IntArray
 
 SCHEMA_VERSION = 1
 

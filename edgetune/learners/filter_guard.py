@@ -11,10 +11,10 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from edgetune.core.types import BoolArray, FloatArray
 from edgetune.data.batches import Batch, TokenSource
-from edgetune.record.counters import Counters
+from edgetune.run_files.counters import Counters
 from edgetune.selection.selector_contract import Selector, StageChange
+from edgetune.utils.types import BoolArray, FloatArray
 
 FEWEST_SCORED = 640
 STAGE_OFF = "filter_off"

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from edgetune.core.metrics import softmax
-from edgetune.core.types import FloatArray, IntArray
+from edgetune.utils.metrics import softmax
+from edgetune.utils.types import FloatArray, IntArray
 
 L2 = 0.1
 ITERATIONS = 300

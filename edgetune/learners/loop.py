@@ -17,19 +17,19 @@ from typing import Any
 import numpy as np
 
 from edgetune.backends.backend_contract import Backend
-from edgetune.core.failpoints import failpoint
-from edgetune.core.meter import Meter
-from edgetune.core.metrics import cross_entropy
-from edgetune.core.types import FloatArray
 from edgetune.data.batches import PAD_MULTIPLE, Batch, bucket_of
 from edgetune.data.queues import BucketQueue, Waiting
 from edgetune.data.stream import RowSource, RowStream
 from edgetune.learners.progress import DataProgress, Position, Progress, decayed_rate, progress_within
 from edgetune.learners.step_costs import StepCosts
-from edgetune.record.counters import Counters
-from edgetune.record.example_stats import ExampleStats
-from edgetune.record.history import Recorder
+from edgetune.run_files.counters import Counters
+from edgetune.run_files.example_stats import ExampleStats
+from edgetune.run_files.history import Recorder
 from edgetune.selection.selector_contract import Selector, StageChange
+from edgetune.utils.failpoints import failpoint
+from edgetune.utils.meter import Meter
+from edgetune.utils.metrics import cross_entropy
+from edgetune.utils.types import FloatArray
 
 
 class Diverged(Exception):

@@ -33,13 +33,13 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from edgetune.core.errors import MissingDependencyError, RunError
-from edgetune.core.files import atomic_path, write_atomic
-from edgetune.core.limits import MAX_LABELS
-from edgetune.core.metrics import cross_entropy, log_softmax
-from edgetune.core.parsing import read_json_file
-from edgetune.core.sanitize import brief
-from edgetune.core.types import FloatArray, IntArray
+from edgetune.utils.errors import MissingDependencyError, RunError
+from edgetune.utils.files import atomic_path, write_atomic
+from edgetune.utils.limits import MAX_LABELS
+from edgetune.utils.metrics import cross_entropy, log_softmax
+from edgetune.utils.parsing import read_json_file
+from edgetune.utils.sanitize import brief
+from edgetune.utils.types import FloatArray, IntArray
 
 Analyzer = Literal["word", "char"]
 Keys = npt.NDArray[np.int64]

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from edgetune.core.types import FloatArray, IntArray
+from edgetune.utils.types import FloatArray, IntArray
 
 
 @dataclass

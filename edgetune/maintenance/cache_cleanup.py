@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from edgetune.core.cache import is_held
+from edgetune.utils.cache import is_held
 
 FRESH_S = 3600.0
 LEFTOVER_S = 24 * 3600.0  # a build that is still going on

@@ -13,10 +13,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from edgetune.core.machine import cpu_features, cpu_name, memory_mb, usable_cores
 from edgetune.energy import rapl
 from edgetune.energy.battery import find_battery, power_source
 from edgetune.maintenance.environment import MODEL_PACKAGE, Environment, Requirements
+from edgetune.utils.machine import cpu_features, cpu_name, memory_mb, usable_cores
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -69,9 +69,9 @@ def examine(around: Environment | None = None) -> list[Finding]:
 
 def _profile(root: Path) -> Finding:
     """Say which device profile plans would rest on."""
-    from edgetune.core.errors import ProfileError
     from edgetune.devices.detect import this_machine
     from edgetune.devices.profile_store import find_for_this_machine
+    from edgetune.utils.errors import ProfileError
 
     measure = "edgetune profile"
     try:

@@ -16,7 +16,7 @@ from importlib import metadata, util
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from edgetune.core.machine import ROOT, cache_folder
+from edgetune.utils.machine import ROOT, cache_folder
 
 if TYPE_CHECKING:
     from packaging.requirements import Requirement

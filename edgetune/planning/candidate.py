@@ -7,10 +7,10 @@ from functools import cached_property
 
 import numpy as np
 
-from edgetune.core.types import IntArray, StepCost
 from edgetune.data.batches import PAD_MULTIPLE, bucket_of
 from edgetune.devices.device_profile import Operation
 from edgetune.planning.plan import BackendCosts, DataLengths, DeviceCosts
+from edgetune.utils.types import IntArray, StepCost
 
 LOOP_OVERHEAD = 1.02
 EVALUATION_BATCH = 64

@@ -15,8 +15,8 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from edgetune.core.types import StepCost
 from edgetune.learners.progress import DataProgress, Position
+from edgetune.utils.types import StepCost
 
 MARGIN_RATE = 0.008
 LEAST_MARGIN_S, MOST_MARGIN_S = 0.7, 10.0

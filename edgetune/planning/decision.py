@@ -6,11 +6,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from edgetune.config.settings import RunConfig, freeze_of, frozen_depth
-from edgetune.core.errors import UsageError
-from edgetune.core.formatting import duration
-from edgetune.core.types import IntArray
 from edgetune.planning.plan import Constraints, DataLengths, DeviceCosts, Limits, Plan, Plans
 from edgetune.planning.planner import make_plans, most_passes
+from edgetune.utils.errors import UsageError
+from edgetune.utils.formatting import duration
+from edgetune.utils.types import IntArray
 
 Exported = Callable[[str, int], bool]
 """(backend key, depth) → whether nothing has to be exported before training."""

@@ -9,8 +9,6 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from edgetune.backends.ort.ort_runtime import has_training_build
-from edgetune.core.errors import ProfileError
-from edgetune.core.machine import versions
 from edgetune.devices.cost_function import CostFunction, same_shape
 from edgetune.devices.detect import shape_of, this_machine
 from edgetune.devices.device_profile import (
@@ -34,6 +32,8 @@ from edgetune.planning.calibration import (
     no_observed_runs,
 )
 from edgetune.planning.plan import BackendCosts, DeviceCosts
+from edgetune.utils.errors import ProfileError
+from edgetune.utils.machine import versions
 
 SAME_UNCERTAINTY = 0.10
 OTHER_MODEL_UNCERTAINTY = 0.35

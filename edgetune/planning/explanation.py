@@ -7,9 +7,9 @@ from collections.abc import Callable, Iterator
 import numpy as np
 
 from edgetune.config.settings import FILTERS
-from edgetune.core.formatting import duration
-from edgetune.core.types import IntArray
 from edgetune.planning.plan import Constraints, DataLengths, DeviceCosts, Plan, Plans
+from edgetune.utils.formatting import duration
+from edgetune.utils.types import IntArray
 
 
 def explain(plans: Plans, data: DataLengths, constraints: Constraints) -> Iterator[str]:

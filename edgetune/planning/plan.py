@@ -9,8 +9,8 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from edgetune.core.types import IntArray
 from edgetune.devices.device_profile import FixedCosts, Memory, Operation
+from edgetune.utils.types import IntArray
 
 
 class OperationCost(Protocol):

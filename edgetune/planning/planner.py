@@ -12,13 +12,13 @@ from dataclasses import replace
 from functools import partial
 
 from edgetune.config.settings import FILTERS
-from edgetune.core.errors import BudgetError
-from edgetune.core.formatting import duration
 from edgetune.planning.accuracy_model import points_lost, probe_points_lost
 from edgetune.planning.candidate import Candidate
 from edgetune.planning.clock import MARGIN_RATE, SAVE_CAUTION, margin_s
 from edgetune.planning.explanation import explain
 from edgetune.planning.plan import Constraints, DataLengths, DeviceCosts, Limits, Plan, Plans
+from edgetune.utils.errors import BudgetError
+from edgetune.utils.formatting import duration
 
 LIMITS = (128, 96, 64, 48, 32)
 BATCHES = (32, 16, 8)

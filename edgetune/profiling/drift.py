@@ -18,10 +18,6 @@ import numpy as np
 from edgetune.backends.model_loader import ensure_tokenizer
 from edgetune.backends.ort.artifacts import ArtifactBuilder
 from edgetune.config.settings import freeze_of
-from edgetune.core.errors import ResourceError, UsageError
-from edgetune.core.machine import cache_folder
-from edgetune.core.tables import Section
-from edgetune.core.types import Tell
 from edgetune.devices.cost_function import same_shape
 from edgetune.devices.detect import shape_of
 from edgetune.devices.device_profile import BackendProfile, DeviceProfile, MeasuredPoint, Operation
@@ -34,6 +30,10 @@ from edgetune.profiling.opened_backend import LABELS, MeasurementJob
 from edgetune.profiling.profile_tables import TimeRatio, make_time_ratio, ratio_rows
 from edgetune.profiling.sampling import GridPoint, Sampler
 from edgetune.profiling.worker_client import WorkerLost, WorkerProcess
+from edgetune.utils.errors import ResourceError, UsageError
+from edgetune.utils.machine import cache_folder
+from edgetune.utils.tables import Section
+from edgetune.utils.types import Tell
 
 CHECK_S = 27.0
 LONGEST_CALL_S = 1.0

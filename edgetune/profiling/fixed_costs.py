@@ -33,7 +33,7 @@ _OF_A_RUN = (
         "edgetune.config.toml_config",
         "edgetune.runs.run",
         "edgetune.report.live_view",
-        "edgetune.core.machine",
+        "edgetune.utils.machine",
     ),
     *("tokenizers", "pyarrow", "safetensors", "psutil"),
 )

@@ -14,8 +14,8 @@ import numpy as np
 import psutil
 from numpy.lib.stride_tricks import sliding_window_view
 
-from edgetune.core.machine import usable_cores
-from edgetune.core.types import FloatArray, IntArray
+from edgetune.utils.machine import usable_cores
+from edgetune.utils.types import FloatArray, IntArray
 
 OTHERS_TOO_BUSY = 0.12
 _CROWDED = 0.6  # of all processors busy; below it others find processors of their own

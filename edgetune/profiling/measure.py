@@ -20,9 +20,6 @@ from typing import Any
 import numpy as np
 
 from edgetune.backends.model_loader import ensure_tokenizer
-from edgetune.core.errors import ProfileError, ResourceError
-from edgetune.core.machine import cache_folder, versions
-from edgetune.core.types import Tell
 from edgetune.devices.detect import profile_name, shape_of, this_machine
 from edgetune.devices.device_profile import DeviceProfile, Machine, ModelShape, Power, first_implausible
 from edgetune.energy.estimate import CORE_W, IDLE_RATE, tdp_w
@@ -40,6 +37,9 @@ from edgetune.profiling.measurement_plan import (
 from edgetune.profiling.opened_backend import MeasurementJob
 from edgetune.profiling.sampling import GridPoint, Sampler, grid_points
 from edgetune.profiling.worker_client import WorkerLost, WorkerProcess
+from edgetune.utils.errors import ProfileError, ResourceError
+from edgetune.utils.machine import cache_folder, versions
+from edgetune.utils.types import Tell
 
 FULL_S, QUICK_S = 280.0, 54.0
 LEAST_ROUNDS_S = 0.25  # of the limit goes to the rounds, even when everything before them was slow

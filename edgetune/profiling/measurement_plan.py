@@ -12,11 +12,11 @@ from pathlib import Path
 from edgetune.backends.ort.artifacts import ArtifactBuilder, artifacts_cache_key
 from edgetune.backends.ort.ort_runtime import has_training_build
 from edgetune.config.settings import freeze_of
-from edgetune.core.cache import cache_subfolder
-from edgetune.core.errors import EdgetuneError, MissingDependencyError, UsageError
 from edgetune.devices.device_profile import Machine, ModelShape
 from edgetune.models.source import ModelSource
 from edgetune.profiling.opened_backend import LABELS
+from edgetune.utils.cache import cache_subfolder
+from edgetune.utils.errors import EdgetuneError, MissingDependencyError, UsageError
 
 KEYS = ("ort-fp32", "torch-fp32", "torch-bf16", "torch-fp32-cuda", "torch-bf16-cuda")
 BF16_FEATURES = {"AVX512-BF16", "AMX", "BF16"}

@@ -14,9 +14,9 @@ import numpy as np
 from edgetune.backends.backend_contract import Backend
 from edgetune.backends.hidden_cache import HiddenCache
 from edgetune.config.settings import freeze_of
-from edgetune.core.errors import UsageError
 from edgetune.data.batches import Batch
 from edgetune.models.source import ModelSource, resolve_model
+from edgetune.utils.errors import UsageError
 
 LABELS = ("no", "yes")
 SEED = 0

@@ -10,9 +10,9 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from edgetune.core.tables import Section
 from edgetune.devices.cost_function import same_shape
 from edgetune.devices.device_profile import BackendProfile, DeviceProfile, MeasuredPoint
+from edgetune.utils.tables import Section
 
 OPERATIONS = ("score", "train", "prefix")
 

@@ -8,12 +8,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from edgetune.core.cache import write_cached_json
-from edgetune.core.errors import EdgetuneError
-from edgetune.core.parsing import read_json_file
 from edgetune.devices.detect import this_machine
 from edgetune.devices.device_profile import DeviceProfile
 from edgetune.planning.device_costs import Scales, profile_key
+from edgetune.utils.cache import write_cached_json
+from edgetune.utils.errors import EdgetuneError
+from edgetune.utils.parsing import read_json_file
 
 PROBE_S = 20.0
 WORTH_RATE = 6.0

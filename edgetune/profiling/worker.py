@@ -18,10 +18,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from edgetune.core.errors import EdgetuneError
-from edgetune.core.isolation import no_network
 from edgetune.energy import Sensor
 from edgetune.profiling.opened_backend import LABELS, MeasurementJob, OpenedBackends, import_runtime
+from edgetune.utils.errors import EdgetuneError
+from edgetune.utils.isolation import no_network
 
 Answer = dict[str, Any]
 

@@ -12,9 +12,9 @@ import time
 from types import TracebackType
 from typing import Any
 
-from edgetune.core.errors import EdgetuneError
-from edgetune.core.isolation import module_command
 from edgetune.profiling.opened_backend import MeasurementJob
+from edgetune.utils.errors import EdgetuneError
+from edgetune.utils.isolation import module_command
 
 START_LIMIT_S = 60.0
 

@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from edgetune.config.settings import METHODS
-from edgetune.core.files import atomic_path
-from edgetune.core.sanitize import visible
-from edgetune.core.types import FloatArray
 from edgetune.report.run_plot import BLUE, GREEN, ORANGE, SKY, VERMILLION
+from edgetune.utils.files import atomic_path
+from edgetune.utils.sanitize import visible
+from edgetune.utils.types import FloatArray
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from edgetune.core.types import FloatArray
 from edgetune.report.chart_style import (
     BLACK,
     MethodPoint,
@@ -27,6 +26,7 @@ from edgetune.report.chart_style import (
     style_axes,
 )
 from edgetune.report.run_plot import GREY
+from edgetune.utils.types import FloatArray
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -17,13 +17,13 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
-from edgetune.core.errors import RunError
-from edgetune.core.limits import MAX_LABELS, MAX_RECEIPT_VALUES
-from edgetune.core.parsing import FINITE, decode_json, read_json_file
-from edgetune.core.sanitize import brief
-from edgetune.core.tables import Section
-from edgetune.record.run_folder import MARKERS
 from edgetune.report.result_tables import summary_sections
+from edgetune.run_files.run_folder import MARKERS
+from edgetune.utils.errors import RunError
+from edgetune.utils.limits import MAX_LABELS, MAX_RECEIPT_VALUES
+from edgetune.utils.parsing import FINITE, decode_json, read_json_file
+from edgetune.utils.sanitize import brief
+from edgetune.utils.tables import Section
 
 SUMMARY_VERSION = 2
 PNG_HEAD = b"\x89PNG\r\n\x1a\n"

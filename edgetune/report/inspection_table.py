@@ -8,10 +8,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from edgetune.core.sanitize import brief, csv_cell
-from edgetune.core.tables import Section, print_sections
 from edgetune.inference.inspection import KINDS, InspectedRow, as_table
-from edgetune.record.run_folder import write_output
+from edgetune.run_files.run_folder import write_output
+from edgetune.utils.sanitize import brief, csv_cell
+from edgetune.utils.tables import Section, print_sections
 
 SHOWN = 64  # characters of a text that the terminal shows
 TITLES = {

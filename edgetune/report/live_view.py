@@ -7,10 +7,10 @@ import sys
 from collections import deque
 from typing import Any, Protocol, TextIO
 
-from edgetune.core.formatting import duration
-from edgetune.core.metrics import Evaluation
-from edgetune.core.sanitize import brief, on_terminal, one_line
-from edgetune.record.counters import Counters
+from edgetune.run_files.counters import Counters
+from edgetune.utils.formatting import duration
+from edgetune.utils.metrics import Evaluation
+from edgetune.utils.sanitize import brief, on_terminal, one_line
 
 PLAIN_EVERY_S = 10.0
 SPEED_WINDOW_S = 20.0

@@ -8,8 +8,8 @@ from collections.abc import Iterator
 from pathlib import Path, PurePath
 from typing import Any
 
-from edgetune.core.formatting import Summary, dataset_name, describe_accuracy, duration, percent, time_split
-from edgetune.core.sanitize import in_markdown, visible
+from edgetune.utils.formatting import Summary, dataset_name, describe_accuracy, duration, percent, time_split
+from edgetune.utils.sanitize import in_markdown, visible
 
 BUILT_IN_NAMES = frozenset(
     {"built-in", "builtin", "all-MiniLM-L6-v2", "sentence-transformers/all-MiniLM-L6-v2"}

@@ -12,8 +12,6 @@ import base64
 from collections.abc import Iterable, Sequence
 from datetime import datetime
 
-from edgetune.core.formatting import duration
-from edgetune.core.version import __version__
 from edgetune.report.collect import CollectedRuns, RunRecord
 from edgetune.report.page_parts import (
     Html,
@@ -41,6 +39,8 @@ from edgetune.report.run_table import (
     phase_column,
     phases,
 )
+from edgetune.utils.formatting import duration
+from edgetune.utils.version import __version__
 
 POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
 MOST_PICTURES = 40

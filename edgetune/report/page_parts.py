@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Sequence
 from html import escape
 
-from edgetune.core.sanitize import visible
-from edgetune.core.tables import Section
 from edgetune.report.collect import ClassFigures, RunFigures
+from edgetune.utils.sanitize import visible
+from edgetune.utils.tables import Section
 
 NOT_MEASURED = "not measured"
 MOST_CLASSES = 24

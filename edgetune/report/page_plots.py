@@ -14,12 +14,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from edgetune.core.formatting import duration
-from edgetune.core.sanitize import visible
-from edgetune.core.types import BoolArray, FloatArray
 from edgetune.report.page_parts import Html, tag
 from edgetune.report.run_plot import BLUE, GREEN, GREY, ORANGE, SKY, VERMILLION
 from edgetune.report.run_table import RunGroup, phase_seconds, phases
+from edgetune.utils.formatting import duration
+from edgetune.utils.sanitize import visible
+from edgetune.utils.types import BoolArray, FloatArray
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

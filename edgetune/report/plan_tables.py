@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from edgetune.core.formatting import duration
-from edgetune.core.sanitize import one_line
-from edgetune.core.tables import Section, print_sections
 from edgetune.planning.plan import Plan, Plans
+from edgetune.utils.formatting import duration
+from edgetune.utils.sanitize import one_line
+from edgetune.utils.tables import Section, print_sections
 
 if TYPE_CHECKING:
     from rich.console import Console

@@ -10,9 +10,16 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
-from edgetune.core.formatting import Summary, describe_accuracy, describe_stage, duration, percent, time_split
-from edgetune.core.metrics import Evaluation
-from edgetune.core.tables import Section, print_sections
+from edgetune.utils.formatting import (
+    Summary,
+    describe_accuracy,
+    describe_stage,
+    duration,
+    percent,
+    time_split,
+)
+from edgetune.utils.metrics import Evaluation
+from edgetune.utils.tables import Section, print_sections
 
 if TYPE_CHECKING:
     from rich.console import Console

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from edgetune.core.files import atomic_path
-from edgetune.core.formatting import (
+from edgetune.utils.files import atomic_path
+from edgetune.utils.formatting import (
     Summary,
     dataset_name,
     describe_accuracy,
@@ -22,7 +22,7 @@ from edgetune.core.formatting import (
     duration,
     percent,
 )
-from edgetune.core.sanitize import visible
+from edgetune.utils.sanitize import visible
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -14,10 +14,10 @@ from dataclasses import dataclass
 from itertools import groupby
 from typing import Any
 
-from edgetune.core.formatting import percent, time_split
-from edgetune.core.sanitize import csv_cell, in_markdown, visible
 from edgetune.report.collect import CollectedRuns, RunFigures, RunRecord
 from edgetune.report.page_parts import NOT_MEASURED
+from edgetune.utils.formatting import percent, time_split
+from edgetune.utils.sanitize import csv_cell, in_markdown, visible
 
 SCHEMA_VERSION = 1
 GENERIC_STEMS = frozenset({"train", "training", "data"})

@@ -18,8 +18,6 @@ from typing import Any
 import numpy as np
 
 from edgetune.backends.backend_contract import Backend
-from edgetune.core.metrics import Evaluation, evaluate_predictions
-from edgetune.core.types import FloatArray, IntArray, StepCost
 from edgetune.data.batches import Batch, TokenSource, sequential_batches
 from edgetune.data.token_store import TokenView
 from edgetune.learners.linear_probe import LinearProbe, fit_linear_probe
@@ -27,6 +25,8 @@ from edgetune.planning.candidate import EVALUATION_BATCH, EVALUATION_BATCHES, PR
 from edgetune.planning.clock import Clock, Reserves
 from edgetune.planning.plan import Plan
 from edgetune.planning.planner import FIT_PROBE_S, LINEAR_PROBE
+from edgetune.utils.metrics import Evaluation, evaluate_predictions
+from edgetune.utils.types import FloatArray, IntArray, StepCost
 
 SAVE_EVERY_S = 60.0
 REVISE_STEPS, REVISE_RATE = 9, 0.05

@@ -10,13 +10,13 @@ from typing import Any
 from edgetune.backends.model_loader import find_model_loader
 from edgetune.config.budget import read_budget
 from edgetune.config.toml_config import column_names, group_by_section, make_config
-from edgetune.core.errors import UsageError
-from edgetune.core.machine import cache_folder
-from edgetune.core.meter import Meter
-from edgetune.core.types import Say
 from edgetune.energy.battery import energy_limit_j
 from edgetune.planning.plan import Plans
 from edgetune.runs.setup import BudgetUsed, decide_open, read_rows
+from edgetune.utils.errors import UsageError
+from edgetune.utils.machine import cache_folder
+from edgetune.utils.meter import Meter
+from edgetune.utils.types import Say
 
 START_S = 0.5  # of a process, before it reads
 

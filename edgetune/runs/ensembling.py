@@ -17,9 +17,6 @@ from typing import Any
 
 import numpy as np
 
-from edgetune.core.meter import Meter
-from edgetune.core.metrics import Evaluation, evaluate_predictions, expected_calibration_error, log_softmax
-from edgetune.core.types import FloatArray, IntArray
 from edgetune.data.batches import Batch
 from edgetune.data.token_store import TokenView
 from edgetune.inference.saved_ensemble import ENCODER, NGRAMS, SavedEnsemble, load_ensemble
@@ -27,10 +24,13 @@ from edgetune.inference.saved_run import score_view
 from edgetune.learners.ensemble import Ensemble, MemberScore, fit_ensemble
 from edgetune.learners.ngrams import Ngrams
 from edgetune.planning.planner import NGRAMS_RATE
-from edgetune.record.run_folder import RunFolder
 from edgetune.report.live_view import View
+from edgetune.run_files.run_folder import RunFolder
 from edgetune.runs.deadline import Deadline, Scored
 from edgetune.runs.setup import Prepared
+from edgetune.utils.meter import Meter
+from edgetune.utils.metrics import Evaluation, evaluate_predictions, expected_calibration_error, log_softmax
+from edgetune.utils.types import FloatArray, IntArray
 
 FEWEST_ROWS = 20
 """The encoder takes part only if it was scored on this many held-out rows, or on all of them."""

@@ -11,23 +11,23 @@ from typing import Any
 import numpy as np
 
 from edgetune.config.settings import RunConfig
-from edgetune.core.errors import RunError
-from edgetune.core.failpoints import failpoint
-from edgetune.core.machine import machine_info, memory_mb, peak_memory_mb, versions
-from edgetune.core.meter import Meter
-from edgetune.core.metrics import Evaluation, t_norm_modelled
-from edgetune.core.types import IntArray
 from edgetune.data.batches import bucket_of
 from edgetune.energy import EnergyReading, equation_6
 from edgetune.learners.loop import Loop
-from edgetune.record.counters import Counters
-from edgetune.record.example_stats import rates_by_label, rates_by_length
-from edgetune.record.history import read_history
-from edgetune.record.run_folder import INTERRUPTED, RunFolder
-from edgetune.record.summary import RunResult
 from edgetune.report.live_view import View
+from edgetune.run_files.counters import Counters
+from edgetune.run_files.example_stats import rates_by_label, rates_by_length
+from edgetune.run_files.history import read_history
+from edgetune.run_files.run_folder import INTERRUPTED, RunFolder
+from edgetune.run_files.summary import RunResult
 from edgetune.runs.deadline import Deadline
 from edgetune.runs.setup import Prepared
+from edgetune.utils.errors import RunError
+from edgetune.utils.failpoints import failpoint
+from edgetune.utils.machine import machine_info, memory_mb, peak_memory_mb, versions
+from edgetune.utils.meter import Meter
+from edgetune.utils.metrics import Evaluation, t_norm_modelled
+from edgetune.utils.types import IntArray
 
 LEAST_OF_PLAN = 0.5
 """A run that came through a smaller share of the planned rows says so."""

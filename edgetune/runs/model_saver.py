@@ -6,13 +6,13 @@ import json
 from pathlib import Path
 from typing import Any
 
-from edgetune.core.failpoints import failpoint
-from edgetune.core.meter import Meter
-from edgetune.core.metrics import Evaluation, read_evaluation
-from edgetune.record.run_folder import INTERRUPTED, RunFolder
 from edgetune.report.live_view import View
+from edgetune.run_files.run_folder import INTERRUPTED, RunFolder
 from edgetune.runs.deadline import Deadline
 from edgetune.runs.setup import Prepared
+from edgetune.utils.failpoints import failpoint
+from edgetune.utils.meter import Meter
+from edgetune.utils.metrics import Evaluation, read_evaluation
 
 
 class ModelSaver:

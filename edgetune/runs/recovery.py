@@ -8,20 +8,20 @@ from typing import Any
 import numpy as np
 
 from edgetune.backends.backend_contract import NoLinearHead
-from edgetune.core.failpoints import failpoint
-from edgetune.core.machine import return_memory
-from edgetune.core.meter import Meter
 from edgetune.energy import Sensor
 from edgetune.learners.loop import Loop
-from edgetune.record.checkpoint import checkpoint_files
-from edgetune.record.history import HistoryWriter
-from edgetune.record.run_folder import CHECKPOINTS, INTERRUPTED, RunFolder
 from edgetune.report.live_view import View
+from edgetune.run_files.checkpoint import checkpoint_files
+from edgetune.run_files.history import HistoryWriter
+from edgetune.run_files.run_folder import CHECKPOINTS, INTERRUPTED, RunFolder
 from edgetune.runs.deadline import Deadline
 from edgetune.runs.ensembling import EnsembleStage
 from edgetune.runs.model_saver import ModelSaver
 from edgetune.runs.resume import CheckpointWriter, Interruption, check_unchanged, fingerprint
 from edgetune.runs.setup import Prepared
+from edgetune.utils.failpoints import failpoint
+from edgetune.utils.machine import return_memory
+from edgetune.utils.meter import Meter
 
 RETURN_EVERY_S = 15.0
 """Between two times that freed memory is given back to the system, which takes milliseconds."""

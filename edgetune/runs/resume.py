@@ -10,14 +10,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from edgetune.core.errors import DataError, RunError
-from edgetune.core.machine import machine_info, versions
-from edgetune.core.meter import Meter
 from edgetune.data.splits import Splits
 from edgetune.planning.plan import Plan
-from edgetune.record.checkpoint import Checkpoint, checkpoint_files, newest_checkpoint, write_checkpoint
-from edgetune.record.history import read_history
-from edgetune.record.summary import read_summary
+from edgetune.run_files.checkpoint import Checkpoint, checkpoint_files, newest_checkpoint, write_checkpoint
+from edgetune.run_files.history import read_history
+from edgetune.run_files.summary import read_summary
+from edgetune.utils.errors import DataError, RunError
+from edgetune.utils.machine import machine_info, versions
+from edgetune.utils.meter import Meter
 
 EVERY_S = 60.0
 COST_RATE = 0.01

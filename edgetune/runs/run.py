@@ -13,10 +13,6 @@ from typing import Any
 from edgetune.config.budget import read_budget
 from edgetune.config.settings import RunConfig, SelectionSettings
 from edgetune.config.toml_config import column_names, dump_config, group_by_section, load_config, make_config
-from edgetune.core.errors import Interrupted
-from edgetune.core.machine import cache_folder
-from edgetune.core.meter import Meter
-from edgetune.core.signals import StopRequest
 from edgetune.energy import ResumedSensor, Sensor, open_sensor
 from edgetune.energy.battery import energy_limit_j
 from edgetune.learners.progress import automatic_lr
@@ -24,13 +20,17 @@ from edgetune.planning.calibration import FEWEST_STEPS, ObservedRun, record_obse
 from edgetune.planning.decision import plan_summary
 from edgetune.planning.device_costs import busy_watts
 from edgetune.planning.plan import Plans
-from edgetune.record.run_folder import RunFolder, disk_errors
-from edgetune.record.summary import RunResult
 from edgetune.report.live_view import QuietView, View
+from edgetune.run_files.run_folder import RunFolder, disk_errors
+from edgetune.run_files.summary import RunResult
 from edgetune.runs.deadline import Deadline, make_clock
 from edgetune.runs.resume import read_interruption
 from edgetune.runs.setup import BudgetUsed, Prepared, prepare
 from edgetune.runs.training import Training
+from edgetune.utils.errors import Interrupted
+from edgetune.utils.machine import cache_folder
+from edgetune.utils.meter import Meter
+from edgetune.utils.signals import StopRequest
 
 MUCH_LOST_S = 1.0
 """The energy of a longer break than this is an estimate."""

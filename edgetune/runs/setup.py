@@ -18,12 +18,6 @@ from edgetune.backends.backend_contract import Backend
 from edgetune.backends.hidden_cache import HiddenCache
 from edgetune.backends.model_loader import ModelLoader, choose_backend, find_model_loader
 from edgetune.config.settings import FILTERS, DataSettings, RunConfig, frozen_depth
-from edgetune.core.cache import private_folder
-from edgetune.core.errors import BudgetError, ProfileError, UsageError
-from edgetune.core.hub import HUB_PREFIX
-from edgetune.core.machine import free_memory_mb
-from edgetune.core.meter import Meter
-from edgetune.core.types import Say
 from edgetune.data.splits import Splits, open_splits
 from edgetune.data.token_format import TokenizerSpec
 from edgetune.models.checks import open_tokenizer
@@ -34,6 +28,12 @@ from edgetune.planning.plan import DataLengths, Plan, Plans
 from edgetune.planning.planner import DEFAULT_CACHE_MB
 from edgetune.profiling.speed_probe import probe_speeds, worth_probing
 from edgetune.runs.resume import Interruption
+from edgetune.utils.cache import private_folder
+from edgetune.utils.errors import BudgetError, ProfileError, UsageError
+from edgetune.utils.hub import HUB_PREFIX
+from edgetune.utils.machine import free_memory_mb
+from edgetune.utils.meter import Meter
+from edgetune.utils.types import Say
 
 CACHE_MEMORY_RATE = 0.25
 PROBE_ROWS = 20_000

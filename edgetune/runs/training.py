@@ -9,12 +9,6 @@ import numpy as np
 
 from edgetune.backends.backend_contract import Backend, NoLinearHead
 from edgetune.config.settings import FILTERS
-from edgetune.core.errors import BudgetError, Interrupted
-from edgetune.core.failpoints import failpoint
-from edgetune.core.meter import Meter
-from edgetune.core.metrics import Evaluation, entropy
-from edgetune.core.signals import StopRequest
-from edgetune.core.types import FloatArray
 from edgetune.data.batches import Batch
 from edgetune.data.token_store import TokenView
 from edgetune.energy import Sensor, read_energy
@@ -25,11 +19,11 @@ from edgetune.learners.loop import Diverged, Loop, LoopSettings
 from edgetune.learners.progress import Progress
 from edgetune.planning.clock import ClockProgress
 from edgetune.planning.planner import LINEAR_PROBE
-from edgetune.record.counters import Counters
-from edgetune.record.history import HistoryWriter
-from edgetune.record.run_folder import RunFolder
-from edgetune.record.summary import RunResult
 from edgetune.report.live_view import View
+from edgetune.run_files.counters import Counters
+from edgetune.run_files.history import HistoryWriter
+from edgetune.run_files.run_folder import RunFolder
+from edgetune.run_files.summary import RunResult
 from edgetune.runs.deadline import Deadline, Scored, fit_probe_in_time, score_in_time
 from edgetune.runs.ensembling import EnsembleStage
 from edgetune.runs.finalize import make_receipt, write_receipt
@@ -39,6 +33,12 @@ from edgetune.runs.resume import Interruption
 from edgetune.runs.setup import Prepared
 from edgetune.selection import DataShape, Selector, make_selector
 from edgetune.selection.staged import REFERENCE
+from edgetune.utils.errors import BudgetError, Interrupted
+from edgetune.utils.failpoints import failpoint
+from edgetune.utils.meter import Meter
+from edgetune.utils.metrics import Evaluation, entropy
+from edgetune.utils.signals import StopRequest
+from edgetune.utils.types import FloatArray
 
 SENSOR_EVERY_S = 1.0
 

@@ -1,7 +1,7 @@
 """Ways of choosing which examples are trained; `make_selector` builds one from its settings.
 
 Another method is one file here, one entry in `SELECTORS`, and one name in `config.settings`. Selectors see
-batches and losses, never a model. May import `core`, `config`, `data` and `record`.
+batches and losses, never a model. May import `utils`, `config`, `data` and `run_files`.
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ from __future__ import annotations
 import numpy as np
 
 from edgetune.config.settings import SelectionSettings
-from edgetune.core.errors import UsageError
 from edgetune.selection.auto_assist import AutoAssist
 from edgetune.selection.cartography import CartographyAmbiguous, CartographyHard
 from edgetune.selection.ftft import Ftft
@@ -22,6 +21,7 @@ from edgetune.selection.svp import Svp
 from edgetune.selection.swift_learn import SwiftLearn
 from edgetune.selection.three_stage import ThreeStage
 from edgetune.selection.threshold import AutoThreshold, FixedThreshold
+from edgetune.utils.errors import UsageError
 
 __all__ = ["SELECTORS", "DataShape", "Selector", "StageChange", "make_selector"]
 

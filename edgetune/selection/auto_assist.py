@@ -23,14 +23,14 @@ from typing import Any, ClassVar
 import numpy as np
 
 from edgetune.config.settings import SelectionSettings
-from edgetune.core.metrics import cross_entropy, softmax
-from edgetune.core.types import BoolArray, FloatArray
 from edgetune.data.batches import Batch
 from edgetune.selection.features import HashedFeatures
 from edgetune.selection.linear_model import LinearModel
 from edgetune.selection.selector_contract import DataShape
 from edgetune.selection.staged import Staged
 from edgetune.selection.three_stage import LossCurve
+from edgetune.utils.metrics import cross_entropy, softmax
+from edgetune.utils.types import BoolArray, FloatArray
 
 _MEAN_OVER = 1024  # examples: the time constant of the running mean
 _REPORT_OVER = 16  # batches: over these the reported log loss is a mean

@@ -24,11 +24,11 @@ from typing import Any, ClassVar
 import numpy as np
 
 from edgetune.config.settings import SelectionSettings
-from edgetune.core.types import BoolArray, FloatArray, IntArray
 from edgetune.data.batches import Batch
 from edgetune.selection.row_table import RowTable, top
 from edgetune.selection.selector_contract import DataShape
 from edgetune.selection.staged import REFERENCE, SUBSET, Staged
+from edgetune.utils.types import BoolArray, FloatArray, IntArray
 
 
 @dataclass(frozen=True, slots=True)

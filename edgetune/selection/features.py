@@ -9,8 +9,8 @@ from typing import NamedTuple, Protocol
 
 import numpy as np
 
-from edgetune.core.types import IntArray
 from edgetune.data.batches import PAD_MULTIPLE, Batch
+from edgetune.utils.types import IntArray
 
 HASH_BITS = 15
 LENGTH_BUCKETS = 64

@@ -21,11 +21,11 @@ from typing import Any, ClassVar
 import numpy as np
 
 from edgetune.config.settings import SelectionSettings
-from edgetune.core.types import BoolArray, FloatArray
 from edgetune.data.batches import Batch
 from edgetune.selection.row_table import RowLosses, RowTable
 from edgetune.selection.selector_contract import DataShape
 from edgetune.selection.staged import Staged
+from edgetune.utils.types import BoolArray, FloatArray
 
 
 def below_mean(losses: FloatArray) -> BoolArray:

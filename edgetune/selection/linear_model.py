@@ -21,10 +21,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from edgetune.core.metrics import softmax
-from edgetune.core.types import BoolArray, FloatArray, IntArray
 from edgetune.data.batches import Batch, TokenSource
 from edgetune.selection.features import HASH_BITS, Presence, hash_ids, token_rows, unique_pairs
+from edgetune.utils.metrics import softmax
+from edgetune.utils.types import BoolArray, FloatArray, IntArray
 
 STEP_ROWS = 64
 """Rows of one step of a proxy."""

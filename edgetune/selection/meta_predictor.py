@@ -26,7 +26,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from edgetune.core.types import BoolArray, FloatArray
 from edgetune.data.batches import Batch
 from edgetune.selection.features import FeatureSpace, HashedFeatures, TokenFeatures
 from edgetune.selection.naive_bayes import (
@@ -36,6 +35,7 @@ from edgetune.selection.naive_bayes import (
     log_loss,
     log_probabilities,
 )
+from edgetune.utils.types import BoolArray, FloatArray
 
 
 class PlattScaling:

@@ -13,8 +13,8 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from edgetune.core.types import BoolArray, FloatArray, IntArray
 from edgetune.selection.features import Presence
+from edgetune.utils.types import BoolArray, FloatArray, IntArray
 
 LOWEST_LOG_PROBA = float(np.log(np.finfo(np.float64).eps))
 """A certainly wrong prediction costs 36.04 nats, as in scikit-learn's `log_loss`."""

@@ -26,13 +26,13 @@ from typing import Any, ClassVar
 import numpy as np
 
 from edgetune.config.settings import SelectionSettings
-from edgetune.core.metrics import cross_entropy
-from edgetune.core.types import BoolArray, FloatArray
 from edgetune.data.batches import Batch, TokenSource
 from edgetune.selection.linear_model import PreparationStopped, WordProxy, fit_proxy, read_in_batches
 from edgetune.selection.row_table import RowTable, count_of, top
 from edgetune.selection.selector_contract import DataShape
 from edgetune.selection.staged import Staged
+from edgetune.utils.metrics import cross_entropy
+from edgetune.utils.types import BoolArray, FloatArray
 
 N_PASSES = 3
 

@@ -12,7 +12,7 @@ from typing import Any, Generic, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from edgetune.core.types import BoolArray, FloatArray, IntArray
+from edgetune.utils.types import BoolArray, FloatArray, IntArray
 
 Scalar = TypeVar("Scalar", bound=np.generic)
 

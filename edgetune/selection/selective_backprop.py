@@ -25,12 +25,12 @@ from typing import Any, ClassVar
 import numpy as np
 
 from edgetune.config.settings import SelectionSettings
-from edgetune.core.types import BoolArray, FloatArray
 from edgetune.data.batches import Batch
 from edgetune.selection.row_table import RowLosses
 from edgetune.selection.selector_contract import DataShape
 from edgetune.selection.staged import Staged
 from edgetune.selection.threshold import LossWindow
+from edgetune.utils.types import BoolArray, FloatArray
 
 
 def percentiles(losses: FloatArray, window: FloatArray) -> FloatArray:

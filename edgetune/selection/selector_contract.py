@@ -16,8 +16,8 @@ from typing import Any, ClassVar, Protocol, runtime_checkable
 import numpy as np
 
 from edgetune.config.settings import SelectionSettings
-from edgetune.core.types import BoolArray, FloatArray
 from edgetune.data.batches import Batch, TokenSource
+from edgetune.utils.types import BoolArray, FloatArray
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,10 +17,10 @@ from typing import Any, ClassVar
 import numpy as np
 
 from edgetune.config.settings import SelectionSettings
-from edgetune.core.types import BoolArray
 from edgetune.data.batches import Batch
 from edgetune.selection.selector_contract import DataShape
 from edgetune.selection.staged import Staged
+from edgetune.utils.types import BoolArray
 
 
 class TrainAll(Staged):

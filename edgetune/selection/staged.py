@@ -12,9 +12,9 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from edgetune.core.types import BoolArray, FloatArray, IntArray
 from edgetune.data.batches import Batch, TokenSource
 from edgetune.selection.selector_contract import StageChange
+from edgetune.utils.types import BoolArray, FloatArray, IntArray
 
 ALL, WARMUP, FILTER_BACKWARD, FILTER_FORWARD = "all", "warmup", "filter_backward", "filter_forward"
 REFERENCE, SUBSET = "reference", "subset"

@@ -28,8 +28,6 @@ from typing import Any, ClassVar
 import numpy as np
 
 from edgetune.config.settings import SelectionSettings
-from edgetune.core.metrics import entropy, softmax
-from edgetune.core.types import BoolArray, FloatArray, IntArray
 from edgetune.data.batches import Batch, TokenSource
 from edgetune.selection.linear_model import (
     PreparationStopped,
@@ -42,6 +40,8 @@ from edgetune.selection.linear_model import (
 from edgetune.selection.row_table import RowTable, count_of, top
 from edgetune.selection.selector_contract import DataShape
 from edgetune.selection.staged import SUBSET, Staged
+from edgetune.utils.metrics import entropy, softmax
+from edgetune.utils.types import BoolArray, FloatArray, IntArray
 
 N_PASSES = 5
 _GROUP_ROWS = 1024

@@ -21,11 +21,11 @@ from typing import Any, ClassVar
 import numpy as np
 
 from edgetune.config.settings import SelectionSettings
-from edgetune.core.types import BoolArray, FloatArray
 from edgetune.data.batches import Batch
 from edgetune.selection.row_table import RowLosses, RowTable, top
 from edgetune.selection.selector_contract import DataShape
 from edgetune.selection.staged import SUBSET, WARMUP, Staged
+from edgetune.utils.types import BoolArray, FloatArray
 
 CUTS_PER_REFRESH = 32
 """How often a refresh takes its cut anew; each time sorts all losses, so it cannot be every batch."""

@@ -28,12 +28,12 @@ from typing import Any, ClassVar
 import numpy as np
 
 from edgetune.config.settings import SelectionSettings
-from edgetune.core.types import BoolArray, FloatArray
 from edgetune.data.batches import Batch
 from edgetune.selection.meta_predictor import Audit, MetaPredictor
 from edgetune.selection.selector_contract import DataShape
 from edgetune.selection.staged import FILTER_BACKWARD, FILTER_FORWARD, RowSet
 from edgetune.selection.threshold import AutoThreshold
+from edgetune.utils.types import BoolArray, FloatArray
 
 LEAST_GAIN = 0.02
 """A calibrated predictor must beat the log loss of the hard share alone by this much; noise does less."""

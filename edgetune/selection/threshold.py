@@ -25,11 +25,11 @@ from typing import Any, ClassVar
 import numpy as np
 
 from edgetune.config.settings import SelectionSettings
-from edgetune.core.types import BoolArray, FloatArray
 from edgetune.data.batches import Batch
 from edgetune.selection.row_table import count_of
 from edgetune.selection.selector_contract import DataShape
 from edgetune.selection.staged import FILTER_BACKWARD, WARMUP, RowSet, Staged
+from edgetune.utils.types import BoolArray, FloatArray
 
 
 def above(losses: FloatArray, threshold: float | None) -> BoolArray:

@@ -13,9 +13,9 @@ from conftest import write_model
 from fakes import make_batch
 
 from edgetune.backends.hidden_cache import HiddenCache
-from edgetune.core.errors import UsageError
 from edgetune.data.batches import Batch
 from edgetune.models.source import is_embedding, layer_number
+from edgetune.utils.errors import UsageError
 
 UNCUT = {"albert"}  # all layers are one, so none of them can be frozen alone
 

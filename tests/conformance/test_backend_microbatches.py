@@ -14,7 +14,7 @@ from conftest import child_environment
 from fakes import make_batch
 
 from edgetune.backends.microbatch import Microbatches, out_of_memory
-from edgetune.core.errors import ResourceError
+from edgetune.utils.errors import ResourceError
 
 every_backend = pytest.mark.parametrize("name", sorted(FACTORIES))
 LENGTHS = [9, 30, 17, 5, 12, 26, 8]

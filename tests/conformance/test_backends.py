@@ -17,9 +17,9 @@ from backend_factories import BACKENDS, FACTORIES, LR, Factory, build_ort, build
 from conftest import write_model
 from fakes import make_batch
 
-from edgetune.core.metrics import cross_entropy
 from edgetune.data.batches import Batch
 from edgetune.models.source import is_position_table, trainable_names
+from edgetune.utils.metrics import cross_entropy
 
 LABELS = ("no", "yes")
 

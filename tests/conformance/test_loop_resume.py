@@ -13,10 +13,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edgetune.config.settings import METHODS, SelectionSettings
-from edgetune.core.meter import Meter
 from edgetune.learners.loop import Loop, LoopSettings
-from edgetune.record.checkpoint import newest_checkpoint, write_checkpoint
+from edgetune.run_files.checkpoint import newest_checkpoint, write_checkpoint
 from edgetune.selection import DataShape, make_selector
+from edgetune.utils.meter import Meter
 
 N_ROWS, BATCH, EPOCHS = 96, 8, 3
 TIMES = ("t_s", "train_s")

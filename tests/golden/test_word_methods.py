@@ -15,13 +15,13 @@ import numpy as np
 import pytest
 
 from edgetune.config.settings import SelectionSettings
-from edgetune.core.metrics import entropy
 from edgetune.data.batches import Batch
 from edgetune.selection.auto_assist import AutoAssist, RunningMean, acceptance
 from edgetune.selection.rho_loss import RhoLoss, most_reducible
 from edgetune.selection.row_table import count_of, top
 from edgetune.selection.selector_contract import DataShape
 from edgetune.selection.svp import Svp, forgetting_events, k_center, least_confidence
+from edgetune.utils.metrics import entropy
 
 
 class WordRows:

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from conftest import Outcome, RunCli, Trained
 
-from edgetune.record.history import HistoryWriter
+from edgetune.run_files.history import HistoryWriter
 
 GOOD = "text,label\n" + "".join(f"word{n} the invoice,{'ab'[n % 2]}\n" for n in range(60))
 

@@ -16,14 +16,14 @@ import pytest
 from conftest import ROOT, RunCli, child_environment
 
 from edgetune import plan
-from edgetune.core.machine import cache_folder
 from edgetune.devices.detect import shape_of, this_machine
 from edgetune.devices.device_profile import FixedCosts
 from edgetune.devices.profile_store import save_profile
 from edgetune.inference.saved_run import load_run
 from edgetune.models.source import resolve_model
 from edgetune.planning.calibration import FILE
-from edgetune.record.history import read_history
+from edgetune.run_files.history import read_history
+from edgetune.utils.machine import cache_folder
 from tests.profile_samples import make_backend, make_profile
 
 DEADLINE_S = 14.0

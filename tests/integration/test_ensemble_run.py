@@ -72,8 +72,8 @@ def test_the_model_card_has_the_figures_of_the_encoder_alone(combined: dict[str,
 
 
 def test_the_learners_are_in_the_closing_table(combined: dict[str, Any], run_cli: RunCli) -> None:
-    from edgetune.core.tables import sections_text
     from edgetune.report.result_tables import summary_sections
+    from edgetune.utils.tables import sections_text
 
     text = sections_text(summary_sections(combined))
     assert NGRAMS in text

@@ -14,7 +14,7 @@ from conftest import RunCli, Trained
 
 from edgetune.config.settings import METHODS
 from edgetune.config.toml_config import load_config
-from edgetune.record.history import read_history
+from edgetune.run_files.history import read_history
 
 PROMISED = {
     *("method", "backend", "accuracy", "macro_f1", "mcc", "n_eval", "elapsed_s", "time_split_s", "n_train"),

@@ -21,7 +21,7 @@ from typing import Any
 import pytest
 from conftest import ROOT
 
-from edgetune.core.isolation import NO_TELEMETRY, OFFLINE
+from edgetune.utils.isolation import NO_TELEMETRY, OFFLINE
 
 WATCH = """
 import os, socket, sys

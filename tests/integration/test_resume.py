@@ -13,9 +13,9 @@ from conftest import Outcome, RunCli
 from filelock import FileLock
 
 from edgetune import load_run
-from edgetune.core import failpoints
-from edgetune.record.checkpoint import checkpoint_files, newest_checkpoint
-from edgetune.record.history import read_history
+from edgetune.run_files.checkpoint import checkpoint_files, newest_checkpoint
+from edgetune.run_files.history import read_history
+from edgetune.utils import failpoints
 
 TIMES = ("t_s", "train_s")
 COUNTS = ("n_seen", "n_scored", "n_trained", "n_steps", "accuracy", "eval_loss", "best_epoch", "threshold")

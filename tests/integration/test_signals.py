@@ -14,7 +14,7 @@ import pytest
 from conftest import RunCli, child_environment
 
 from edgetune import load_run
-from edgetune.record.history import read_history
+from edgetune.run_files.history import read_history
 
 Start = Callable[..., "subprocess.Popen[str]"]
 

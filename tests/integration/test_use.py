@@ -133,7 +133,7 @@ def test_bare_session_agrees(trained: Trained, run_cli: RunCli) -> None:
     from tokenizers import Tokenizer
 
     from edgetune.backends.ort.ort_runtime import import_ort
-    from edgetune.core.metrics import softmax
+    from edgetune.utils.metrics import softmax
 
     home = trained.folder / "onnx"
     tokenizer = Tokenizer.from_file(str(home / "tokenizer.json"))

@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edgetune.core.errors import RunError
-from edgetune.record.checkpoint import KEPT, checkpoint_files, newest_checkpoint, write_checkpoint
+from edgetune.run_files.checkpoint import KEPT, checkpoint_files, newest_checkpoint, write_checkpoint
+from edgetune.utils.errors import RunError
 
 Numbers = st.integers(-(2**127), 2**127) | st.floats() | st.booleans() | st.none() | st.text(max_size=5)
 Arrays = st.builds(
@@ -94,7 +94,7 @@ def test_a_state_that_cannot_be_kept_is_refused_before_anything_is_written(tmp_p
 
 
 def test_older_ones(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("edgetune.record.checkpoint.SCHEMA_VERSION", 1)
+    monkeypatch.setattr("edgetune.run_files.checkpoint.SCHEMA_VERSION", 1)
     write_checkpoint(tmp_path, {}, b"")
     monkeypatch.undo()
     with pytest.raises(RunError, match=r"an older edgetune.*resume with the version that wrote it"):
@@ -103,7 +103,7 @@ def test_older_ones(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_none_and_newer_ones(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert newest_checkpoint(tmp_path) is None
-    monkeypatch.setattr("edgetune.record.checkpoint.SCHEMA_VERSION", 9)
+    monkeypatch.setattr("edgetune.run_files.checkpoint.SCHEMA_VERSION", 9)
     write_checkpoint(tmp_path, {}, b"")
     monkeypatch.undo()
     with pytest.raises(RunError, match="a newer edgetune"):

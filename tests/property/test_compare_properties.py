@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 
 from edgetune.compare import statistics
 from edgetune.compare.speedup import CurvePoint, equivalent_speedup, fit_curve, isotonic, pooled
-from edgetune.core.types import BoolArray
 from edgetune.report.chart_style import MethodPoint, pareto_front
+from edgetune.utils.types import BoolArray
 
 seeds = st.integers(0, 2**32 - 1)
 values_of = st.lists(st.floats(0, 1, width=32), min_size=1, max_size=12)

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edgetune.core.metrics import accuracy, confusion_matrix, macro_f1
-from edgetune.core.types import FloatArray, IntArray
 from edgetune.learners.ensemble import Ensemble, Metric, fit_ensemble
+from edgetune.utils.metrics import accuracy, confusion_matrix, macro_f1
+from edgetune.utils.types import FloatArray, IntArray
 
 Case = tuple[dict[str, FloatArray], IntArray]
 METRICS: st.SearchStrategy[Metric] = st.sampled_from(["accuracy", "macro-f1"])

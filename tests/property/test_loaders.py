@@ -15,10 +15,10 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from edgetune.core.errors import EdgetuneError
 from edgetune.data.examples import DataOptions, Example, read_examples, read_texts
 from edgetune.data.splits import split_holdout
 from edgetune.data.table import BadRow
+from edgetune.utils.errors import EdgetuneError
 
 FEW = settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
 BLANK = st.characters(exclude_categories=["Cs"])

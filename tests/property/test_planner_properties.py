@@ -10,11 +10,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edgetune.core.errors import BudgetError
 from edgetune.planning.accuracy_model import points_lost
 from edgetune.planning.clock import LEAST_MARGIN_S
 from edgetune.planning.plan import Constraints, DataLengths, DeviceCosts, Limits, Plans
 from edgetune.planning.planner import NGRAMS_RATE, make_plans
+from edgetune.utils.errors import BudgetError
 from tests.fakes import FakeCost, fake_costs, fake_device
 
 

@@ -7,8 +7,8 @@ import csv
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edgetune.core.limits import FEW_RECORD_LINES, MAX_RECORD_LINES
 from edgetune.data.records import FREE_COST, Dialect, LookAhead, allow_long_fields, joined_record, records
+from edgetune.utils.limits import FEW_RECORD_LINES, MAX_RECORD_LINES
 
 LINES = st.lists(st.text(st.sampled_from('a,"b '), max_size=12), min_size=1, max_size=12)
 QUOTED = Dialect(",", quoted=True)

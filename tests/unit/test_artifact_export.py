@@ -12,8 +12,8 @@ from edgetune.backends.ort.artifact_export import export_artifacts
 from edgetune.backends.ort.artifacts import ArtifactBuilder, artifacts_cache_key, load_artifacts
 from edgetune.backends.ort.checksums import with_checksum
 from edgetune.backends.ort.manifest import Manifest
-from edgetune.core.errors import ArtifactsError, UsageError
 from edgetune.models.source import resolve_model
+from edgetune.utils.errors import ArtifactsError, UsageError
 
 
 @pytest.fixture

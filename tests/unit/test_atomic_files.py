@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from edgetune.core.files import atomic_path, write_atomic
+from edgetune.utils.files import atomic_path, write_atomic
 
 
 def test_a_text_replaces_the_one_before_and_makes_its_folder(tmp_path: Path) -> None:

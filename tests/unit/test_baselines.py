@@ -43,9 +43,9 @@ from edgetune.compare.baselines.task import (
 )
 from edgetune.compare.baselines.tfidf import next_size
 from edgetune.config.settings import DataSettings
-from edgetune.core.errors import DataError, MissingDependencyError, UsageError
-from edgetune.core.meter import Meter
 from edgetune.data.examples import DataOptions, read_examples
+from edgetune.utils.errors import DataError, MissingDependencyError, UsageError
+from edgetune.utils.meter import Meter
 
 TRANSFORMERS = ("torch", "transformers", "accelerate")
 

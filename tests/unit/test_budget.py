@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from edgetune.config.budget import parse_deadline, parse_energy, parse_memory, parse_share, read_budget
 from edgetune.config.settings import BudgetSettings
-from edgetune.core.errors import UsageError
 from edgetune.energy.battery import energy_limit_j
+from edgetune.utils.errors import UsageError
 
 NOON = datetime(2026, 11, 21, 12, 0, 0)
 

@@ -15,12 +15,12 @@ from conftest import RunCli, child_environment
 
 from edgetune.backends.ort.artifacts import GRAPHS
 from edgetune.config.budget import parse_age
-from edgetune.core import cache as cache_folders
-from edgetune.core.cache import MOST_HELD, is_held, mark_in_use
-from edgetune.core.errors import UsageError
 from edgetune.data import token_format
 from edgetune.maintenance import cache_cleanup
 from edgetune.maintenance.cache_cleanup import RemovalFilter, list_entries, remove_entries
+from edgetune.utils import cache as cache_folders
+from edgetune.utils.cache import MOST_HELD, is_held, mark_in_use
+from edgetune.utils.errors import UsageError
 
 DAY_S = 86_400.0
 TOKENS = "0123456789abcdef" * 2
@@ -213,7 +213,7 @@ def test_what_was_used_within_the_hour_stays(cache: Path) -> None:
 HOLDER = """
 import sys, os, time
 from pathlib import Path
-from edgetune.core.cache import mark_in_use
+from edgetune.utils.cache import mark_in_use
 marker = Path(sys.argv[1])
 mark_in_use(marker)
 os.utime(marker, (1, 1))  # as if that had been days ago

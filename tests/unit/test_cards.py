@@ -27,9 +27,9 @@ from edgetune.compare.method_cards import (
     sections_of,
 )
 from edgetune.config.settings import METHODS, SelectionSettings
-from edgetune.core.errors import UsageError
 from edgetune.selection import SELECTORS
 from edgetune.selection.three_stage import ThreeStage
+from edgetune.utils.errors import UsageError
 
 DOCSTRING = """A title.
 

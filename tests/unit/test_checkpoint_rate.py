@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from edgetune.core.meter import Meter
 from edgetune.runs.resume import ADAM_BYTES, COST_RATE, EVERY_S, FIRST_BYTES_S, CheckpointWriter
+from edgetune.utils.meter import Meter
 
 ENDLESS = float("inf")
 

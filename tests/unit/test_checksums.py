@@ -15,9 +15,9 @@ from conftest import RunCli
 from edgetune.backends.ort import checksums
 from edgetune.backends.ort.artifacts import ArtifactBuilder, load_artifacts
 from edgetune.backends.ort.checksums import SMALL_BYTES, checksums_of, with_checksum
-from edgetune.core.errors import ArtifactsError, ModelError
 from edgetune.devices.profile_store import read_profile, shipped_folder
 from edgetune.models.source import resolve_model
+from edgetune.utils.errors import ArtifactsError, ModelError
 from tests.unit.test_onnx_files import outside
 
 

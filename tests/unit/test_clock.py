@@ -11,13 +11,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edgetune.core.meter import Meter
 from edgetune.data.batches import Batch
 from edgetune.learners.loop import Loop, LoopSettings
 from edgetune.learners.progress import DataProgress
 from edgetune.planning.clock import RECENT, Clock, ClockProgress, Reserves, SpeedRatio
 from edgetune.selection.simple import TrainAll
 from edgetune.selection.threshold import FixedThreshold
+from edgetune.utils.meter import Meter
 from tests.fakes import FakeBackend, FakeClock, FakeCost, FakeHistory, FakeSource
 
 COST = FakeCost(token_s=2e-4, call_s=0.01)

@@ -12,8 +12,8 @@ from sklearn.isotonic import IsotonicRegression
 
 from edgetune.compare import speedup, statistics
 from edgetune.compare.speedup import Curve, TimeNeeded
-from edgetune.core.metrics import wilson_interval
-from edgetune.core.types import BoolArray
+from edgetune.utils.metrics import wilson_interval
+from edgetune.utils.types import BoolArray
 
 
 def rng(seed: int = 0) -> np.random.Generator:

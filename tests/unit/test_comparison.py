@@ -19,9 +19,9 @@ from edgetune.compare.outcome import Outcome, pack_answers, read_lines, read_out
 from edgetune.compare.ranking import make_tables, markdown, pooled_speedups
 from edgetune.compare.shared_rows import draw_shared_rows
 from edgetune.config.toml_config import load_config
-from edgetune.core.errors import DataError, EdgetuneError, ResourceError, RunError
-from edgetune.core.machine import machine_info
-from edgetune.record.run_folder import exclusive_lock
+from edgetune.run_files.run_folder import exclusive_lock
+from edgetune.utils.errors import DataError, EdgetuneError, ResourceError, RunError
+from edgetune.utils.machine import machine_info
 
 N_EVAL = 200
 

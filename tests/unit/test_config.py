@@ -14,7 +14,7 @@ from edgetune.config.toml_config import (
     make_config,
     merge_sections,
 )
-from edgetune.core.errors import UsageError
+from edgetune.utils.errors import UsageError
 
 DATA = {"data": {"train": "x.csv"}}
 

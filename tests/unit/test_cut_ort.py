@@ -18,8 +18,8 @@ from edgetune.backends.backend_contract import NoLinearHead
 from edgetune.backends.ort.artifacts import load_artifacts
 from edgetune.backends.ort.checksums import with_checksum
 from edgetune.backends.ort.ort_backend import OrtBackend
-from edgetune.core.errors import ArtifactsError
 from edgetune.models.source import is_embedding, layer_number, resolve_model
+from edgetune.utils.errors import ArtifactsError
 
 
 @pytest.fixture

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 import pytest
 
-from edgetune.core.errors import UsageError
 from edgetune.data.columns import Columns, choose_columns
+from edgetune.utils.errors import UsageError
 
 
 @pytest.mark.parametrize(

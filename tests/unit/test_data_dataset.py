@@ -11,9 +11,9 @@ import pyarrow as pa
 import pyarrow.parquet
 import pytest
 
-from edgetune.core.errors import DataError, UsageError
 from edgetune.data.examples import DataOptions, Example, read_examples, read_texts
 from edgetune.data.table import BadRow
+from edgetune.utils.errors import DataError, UsageError
 
 
 def parquet(tmp_path: Path, **columns: list[object]) -> str:

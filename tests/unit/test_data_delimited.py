@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 import zstandard
 
-from edgetune.core.errors import DataError, UsageError
 from edgetune.data.examples import DataOptions, Example, read_examples
 from edgetune.data.table import BadRow
+from edgetune.utils.errors import DataError, UsageError
 
 OPTIONS = DataOptions()
 

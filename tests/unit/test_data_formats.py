@@ -16,10 +16,10 @@ import pyarrow.parquet
 import pytest
 from conftest import RunCli
 
-from edgetune.core.errors import DataError, MissingDependencyError, ResourceError, UsageError
 from edgetune.data import data_hub
 from edgetune.data.examples import DataOptions, Example, read_examples
 from edgetune.data.table import BadRow
+from edgetune.utils.errors import DataError, MissingDependencyError, ResourceError, UsageError
 
 ROWS = [{"text": f"text {i}", "label": i % 2} for i in range(2_500)]
 EXPECTED = [(i + 1, f"text {i}", str(i % 2)) for i in range(2_500)]

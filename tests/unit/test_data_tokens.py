@@ -14,7 +14,6 @@ import numpy as np
 import pytest
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 
-from edgetune.core.errors import DataError, ModelError, ResourceError
 from edgetune.data import token_build, tokens
 from edgetune.data.batches import sequential_batches
 from edgetune.data.examples import DataOptions
@@ -22,6 +21,7 @@ from edgetune.data.splits import overlap
 from edgetune.data.token_format import TokenizerSpec
 from edgetune.data.token_store import TokenStore
 from edgetune.data.tokens import open_tokens
+from edgetune.utils.errors import DataError, ModelError, ResourceError
 
 WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "good", "bad", "film", "a", "b", "c"]
 IDS = {word: i for i, word in enumerate(WORDS)}

@@ -9,7 +9,6 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 import pytest
 
-from edgetune.core.types import IntArray
 from edgetune.data.batches import Batch
 from edgetune.planning.clock import Clock, Reserves
 from edgetune.planning.plan import Constraints, DataLengths, Limits, Plan
@@ -22,6 +21,7 @@ from edgetune.runs.deadline import (
     make_clock,
     score_in_time,
 )
+from edgetune.utils.types import IntArray
 from tests.fakes import FakeBackend, FakeClock, FakeCost, FakeSource, fake_costs, fake_device
 
 COST = FakeCost()

@@ -13,10 +13,10 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from edgetune.core import machine
 from edgetune.maintenance import doctor, environment
 from edgetune.maintenance.doctor import Finding, examine, print_diagnosis, what_works
 from edgetune.maintenance.environment import Environment, Requirements
+from edgetune.utils import machine
 
 PYPROJECT = Path(__file__).parents[2] / "pyproject.toml"
 REQUIREMENTS = [

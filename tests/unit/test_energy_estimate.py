@@ -16,7 +16,6 @@ from fakes import FakeClock
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgetune.core.metrics import paper_co2e_lb, paper_energy_kwh
 from edgetune.energy import estimate
 from edgetune.energy.estimate import (
     ConstantPower,
@@ -26,6 +25,7 @@ from edgetune.energy.estimate import (
     process_cpu_s,
     tdp_w,
 )
+from edgetune.utils.metrics import paper_co2e_lb, paper_energy_kwh
 
 CPUINFO = "processor : 0\nmodel name : {name}\nphysical id : {socket}\nflags : fpu avx2{flags}\n\n"
 

@@ -8,9 +8,9 @@ import pytest
 from energy_trees import THINKPAD, add_to, laptop_rapl, supply
 from fakes import FakeClock
 
-from edgetune.core.errors import UsageError
 from edgetune.energy import open_sensor, sensor_choice
 from edgetune.energy.sensor import SensorLost
+from edgetune.utils.errors import UsageError
 
 BUSY = (45.0, "profile laptop, RAPL package-0")
 

@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from edgetune.core.errors import RunError
-from edgetune.core.metrics import expected_calibration_error
-from edgetune.core.types import FloatArray, IntArray
 from edgetune.learners.ensemble import Ensemble, fit_ensemble
+from edgetune.utils.errors import RunError
+from edgetune.utils.metrics import expected_calibration_error
+from edgetune.utils.types import FloatArray, IntArray
 
 N_CLASSES = 5
 

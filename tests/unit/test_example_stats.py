@@ -8,14 +8,14 @@ import numpy as np
 import pytest
 from fakes import make_batch
 
-from edgetune.core.errors import RunError
-from edgetune.record.example_stats import (
+from edgetune.run_files.example_stats import (
     FILE,
     ExampleStats,
     load_example_stats,
     rates_by_label,
     rates_by_length,
 )
+from edgetune.utils.errors import RunError
 
 
 def filled() -> ExampleStats:

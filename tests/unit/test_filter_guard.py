@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from edgetune.learners.filter_guard import FEWEST_SCORED, GuardedSelector, filter_balance
-from edgetune.record.counters import Counters
+from edgetune.run_files.counters import Counters
 from edgetune.selection.selector_contract import Selector
 from edgetune.selection.threshold import FixedThreshold
 from tests.fakes import make_batch

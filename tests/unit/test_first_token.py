@@ -15,8 +15,8 @@ from conftest import write_model
 from edgetune.backends.onnx_export import export_graph, load_torch_model, native_stderr_to
 from edgetune.backends.ort.onnx_first_token import push_first_token
 from edgetune.backends.torch.torch_first_token import every_token, first_token_only
-from edgetune.core.types import FloatArray, IntArray
 from edgetune.models.source import is_position_table
+from edgetune.utils.types import FloatArray, IntArray
 
 TOLERANCE = 1e-5
 ALL = {**ARCHITECTURES, "camembert": OFFSET}

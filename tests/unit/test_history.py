@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edgetune.core.errors import RunError
-from edgetune.record.history import FIGURES, HistoryWriter, read_history
+from edgetune.run_files.history import FIGURES, HistoryWriter, read_history
+from edgetune.utils.errors import RunError
 
 
 def _write(path: Path, n: int = 3) -> None:

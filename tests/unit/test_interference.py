@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from edgetune.core.types import FloatArray, IntArray
 from edgetune.profiling.interference import slowness
 from edgetune.profiling.sampling import GridPoint, Sampler
+from edgetune.utils.types import FloatArray, IntArray
 
 N_SPOTS, N_ROUNDS = 40, 6
 

@@ -16,8 +16,8 @@ from strangers import write_bomb, write_module
 
 from edgetune.backends.ort import ort_runtime
 from edgetune.compare.baselines.task import safe_copy_of
-from edgetune.core.errors import ModelError
-from edgetune.core.isolation import NO_TELEMETRY, OFFLINE, module_command, no_network, no_telemetry
+from edgetune.utils.errors import ModelError
+from edgetune.utils.isolation import NO_TELEMETRY, OFFLINE, module_command, no_network, no_telemetry
 
 SOURCES = sorted((ROOT / "edgetune").rglob("*.py"))
 
@@ -80,7 +80,7 @@ def test_nothing_is_unpickled() -> None:
 def test_what_libraries_are_told() -> None:
     """As the libraries themselves understand it."""
     program = (
-        "from edgetune.core.isolation import no_telemetry, no_network; no_telemetry();"
+        "from edgetune.utils.isolation import no_telemetry, no_network; no_telemetry();"
         "from huggingface_hub import constants as c; print(c.HF_HUB_DISABLE_TELEMETRY, c.HF_HUB_OFFLINE)"
     )
     environment = {k: v for k, v in child_environment().items() if k not in NO_TELEMETRY | OFFLINE}

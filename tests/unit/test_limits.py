@@ -26,9 +26,6 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 
 from edgetune.compare.grid import cells_of, load_grid, make_grid
 from edgetune.config.toml_config import load_config, make_config
-from edgetune.core import limits
-from edgetune.core.errors import DataError, EdgetuneError, RunError, UsageError
-from edgetune.core.parsing import decode_json, read_json_file
 from edgetune.data import arrow, json_rows, parquet, records, token_build
 from edgetune.data.arrow import unpacked_sizes
 from edgetune.data.examples import DataOptions, Example, read_examples, read_texts
@@ -37,9 +34,12 @@ from edgetune.data.table import LONG_LABEL, LONG_TEXT, UNREADABLE_JSON, BadRow
 from edgetune.data.token_format import TokenizerSpec
 from edgetune.data.tokens import open_tokens, tokens_cache_key
 from edgetune.devices.profile_store import find_file, profile_files, read_profile
-from edgetune.record.example_stats import ExampleStats, load_example_stats
-from edgetune.record.history import read_history
 from edgetune.report.collect import collect
+from edgetune.run_files.example_stats import ExampleStats, load_example_stats
+from edgetune.run_files.history import read_history
+from edgetune.utils import limits
+from edgetune.utils.errors import DataError, EdgetuneError, RunError, UsageError
+from edgetune.utils.parsing import decode_json, read_json_file
 
 MB = 1_000_000
 PACK: dict[str, Callable[[bytes], bytes]] = {
@@ -311,7 +311,7 @@ CHANGE_EVERY_BYTE = """
 import sys
 from pathlib import Path
 from edgetune.data.examples import DataOptions, read_examples
-from edgetune.core.errors import EdgetuneError
+from edgetune.utils.errors import EdgetuneError
 
 path = Path(sys.argv[1])
 whole = path.read_bytes()
@@ -676,11 +676,11 @@ def test_a_history_has_bounds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     path = write(tmp_path / "history.jsonl", line * 100)
     assert len(read_history(path)) == 100
     with monkeypatch.context() as patch:
-        patch.setattr("edgetune.record.history.MAX_HISTORY_LINES", 99)
+        patch.setattr("edgetune.run_files.history.MAX_HISTORY_LINES", 99)
         with pytest.raises(RunError, match="too large"):
             read_history(path)
     with monkeypatch.context() as patch:
-        patch.setattr("edgetune.record.history.MAX_HISTORY_BYTES", 1_000)
+        patch.setattr("edgetune.run_files.history.MAX_HISTORY_BYTES", 1_000)
         with pytest.raises(RunError, match="too large"):
             read_history(path)
     write(path, line + '{"kind":"note","t_s":0,"x":"' + "x" * limits.MAX_HISTORY_LINE_BYTES + '"}\n')

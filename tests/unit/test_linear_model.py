@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 from fakes import FakeSource, make_batch
 
-from edgetune.core.metrics import cross_entropy, softmax
 from edgetune.data.batches import Batch
 from edgetune.selection.features import Presence, hash_ids
 from edgetune.selection.linear_model import (
@@ -20,6 +19,7 @@ from edgetune.selection.linear_model import (
     read_in_batches,
     sums_by,
 )
+from edgetune.utils.metrics import cross_entropy, softmax
 
 
 def texts(rows: list[list[int]], labels: list[int], first_row: int = 0) -> Batch:

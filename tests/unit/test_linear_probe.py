@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.linear_model import LogisticRegression
 
-from edgetune.core.metrics import cross_entropy
 from edgetune.learners.linear_probe import fit_linear_probe
+from edgetune.utils.metrics import cross_entropy
 
 
 def blobs(n: int, n_classes: int, apart: float, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:

@@ -10,11 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edgetune.config.settings import METHODS, PRESETS, SelectionSettings
-from edgetune.core.meter import Meter
 from edgetune.data.batches import PAD_MULTIPLE
 from edgetune.data.stream import RELEASE_EVERY
 from edgetune.learners.loop import Loop, LoopSettings
 from edgetune.selection import DataShape, make_selector
+from edgetune.utils.meter import Meter
 
 N_ROWS, BATCH = 203, 8
 LR = 1e-3

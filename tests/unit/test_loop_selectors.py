@@ -10,12 +10,12 @@ import pytest
 from fakes import FakeBackend, FakeClock, FakeHistory, FakeSource
 
 from edgetune.config.settings import SelectionSettings
-from edgetune.core.meter import Meter
-from edgetune.core.types import BoolArray, FloatArray
 from edgetune.data.batches import Batch, TokenSource
 from edgetune.learners.loop import Loop, LoopSettings
 from edgetune.selection import DataShape, make_selector
 from edgetune.selection.staged import REFERENCE, SUBSET, Staged
+from edgetune.utils.meter import Meter
+from edgetune.utils.types import BoolArray, FloatArray
 
 N_ROWS, BATCH, LR = 96, 8, 1e-3
 

@@ -7,7 +7,7 @@ from fakes import FakeClock
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgetune.core.meter import PHASES, Meter, process_age_s
+from edgetune.utils.meter import PHASES, Meter, process_age_s
 
 Moves = st.lists(st.tuples(st.sampled_from(["in", "out", "wait"]), st.sampled_from(PHASES), st.floats(0, 10)))
 

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn import metrics as sk
 
-from edgetune.core import metrics
+from edgetune.utils import metrics
 
 
 def _case(seed: int, n: int, n_classes: int) -> tuple[np.ndarray, np.ndarray]:

@@ -17,7 +17,6 @@ from strangers import write_bomb, write_module
 
 from edgetune.backends.hf_folder import convert_tokenizer
 from edgetune.backends.onnx_export import load_torch_model
-from edgetune.core.errors import ModelError
 from edgetune.models import checks
 from edgetune.models.checks import (
     MAX_HEADER_BYTES,
@@ -27,6 +26,7 @@ from edgetune.models.checks import (
     check_sizes,
 )
 from edgetune.models.source import resolve_model
+from edgetune.utils.errors import ModelError
 
 PICKLES = ["training_args.bin", "optimizer.pt", "scheduler.pt", "rng_state.pth", "extra.pkl", "last.ckpt"]
 

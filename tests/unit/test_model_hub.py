@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 from conftest import RunCli
 
-from edgetune.core.errors import MissingDependencyError, ModelError
 from edgetune.models.model_hub import WANTED, pinned_model
 from edgetune.models.source import resolve_model
 from edgetune.report.model_card import model_card
+from edgetune.utils.errors import MissingDependencyError, ModelError
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 

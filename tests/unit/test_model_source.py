@@ -8,7 +8,6 @@ import pytest
 from architectures import ARCHITECTURES
 
 import edgetune.models.source as models
-from edgetune.core.errors import MissingDependencyError, ModelError, UsageError
 from edgetune.models.source import (
     ModelSource,
     init_head,
@@ -19,6 +18,7 @@ from edgetune.models.source import (
     takes_segments,
     trainable_names,
 )
+from edgetune.utils.errors import MissingDependencyError, ModelError, UsageError
 
 
 @pytest.fixture(scope="module", params=sorted(ARCHITECTURES))

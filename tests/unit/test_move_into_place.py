@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from edgetune.core.cache import move_into_place
+from edgetune.utils.cache import move_into_place
 
 
 def make(folder: Path, content: str) -> Path:

@@ -14,7 +14,6 @@ import pytest
 from safetensors.numpy import load_file, save_file
 from sklearn.feature_extraction.text import TfidfVectorizer
 
-from edgetune.core.errors import MissingDependencyError, RunError
 from edgetune.learners.ngrams import (
     MISSING,
     NEVER_SEEN,
@@ -25,6 +24,7 @@ from edgetune.learners.ngrams import (
     choose_analyzer,
     stratified_order,
 )
+from edgetune.utils.errors import MissingDependencyError, RunError
 
 TOPICS = [["goal", "match", "team", "cup"], ["stock", "bank", "profit", "share"], ["cell", "gene", "virus"]]
 NOISE = [f"w{at}" for at in range(60)]

@@ -13,8 +13,8 @@ from onnx import TensorProto, helper, numpy_helper
 
 from edgetune.backends import onnx_files
 from edgetune.backends.onnx_files import NotOnnx, find_unsafe_reference, locations
-from edgetune.core.errors import RunError
 from edgetune.inference.saved_run import load_run
+from edgetune.utils.errors import RunError
 
 
 def outside(location: str, name: str = "w") -> TensorProto:

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from conftest import child_environment
 
-from edgetune.core.signals import ClosedPipeTolerant
+from edgetune.utils.signals import ClosedPipeTolerant
 
 
 def test_a_stream_whose_reader_has_gone_is_no_error() -> None:

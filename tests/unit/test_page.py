@@ -18,14 +18,14 @@ from typer.testing import CliRunner
 
 import edgetune
 from edgetune.cli.report_commands import report
-from edgetune.core.errors import EdgetuneError, RunError, UsageError
-from edgetune.core.sanitize import visible
-from edgetune.record.run_folder import write_output
-from edgetune.record.summary import RunResult
 from edgetune.report import page_plots, run_table
 from edgetune.report.collect import CollectedRuns, collect, unique_names
 from edgetune.report.page import page
 from edgetune.report.page_parts import Html, class_tables, tag
+from edgetune.run_files.run_folder import write_output
+from edgetune.run_files.summary import RunResult
+from edgetune.utils.errors import EdgetuneError, RunError, UsageError
+from edgetune.utils.sanitize import visible
 
 MADE = datetime(2026, 11, 21, 18, 30, tzinfo=timezone.utc)
 RESULTS = "Runs, ranked by accuracy; reviews.csv on AMD EPYC, 2 cores"

@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from edgetune.core.types import IntArray
 from edgetune.data.batches import PAD_MULTIPLE, bucket_of
 from edgetune.planning.candidate import EVALUATION_BATCH, EVALUATION_BATCHES, PROBE_BATCHES, Candidate
 from edgetune.planning.plan import DataLengths
+from edgetune.utils.types import IntArray
 from tests.fakes import FakeCost, fake_costs, fake_device
 
 

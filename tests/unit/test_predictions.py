@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from edgetune.core.errors import UsageError
 from edgetune.inference.predictions import Row, predict_lines, print_predictions, write_predictions
 from edgetune.inference.saved_run import Prediction
+from edgetune.utils.errors import UsageError
 
 
 class FakeRun:

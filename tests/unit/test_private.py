@@ -14,8 +14,8 @@ from conftest import RunCli
 from edgetune.backends.hidden_cache import HiddenCache
 from edgetune.backends.model_loader import ensure_tokenizer
 from edgetune.backends.ort.artifacts import ArtifactBuilder
-from edgetune.core.cache import cache_subfolder, private_folder, write_cached_json
 from edgetune.models.source import resolve_model
+from edgetune.utils.cache import cache_subfolder, private_folder, write_cached_json
 
 
 @pytest.fixture(autouse=True)

@@ -6,8 +6,6 @@ from pathlib import Path
 
 import pytest
 
-from edgetune.core.errors import MissingDependencyError, UsageError
-from edgetune.core.tables import sections_text
 from edgetune.devices.profile_store import match_profile
 from edgetune.profiling import measurement_plan
 from edgetune.profiling.drift import Drift, drift_sections, representative_points
@@ -21,6 +19,8 @@ from edgetune.profiling.profile_tables import (
     profile_sections,
 )
 from edgetune.profiling.worker_client import WorkerLost, WorkerProcess
+from edgetune.utils.errors import MissingDependencyError, UsageError
+from edgetune.utils.tables import sections_text
 from tests.profile_samples import MACHINE, SHAPE, VERSIONS, make_backend, make_profile
 
 

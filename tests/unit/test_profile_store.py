@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 
-from edgetune.core.errors import ProfileError, UsageError
 from edgetune.devices.detect import profile_name, this_machine
 from edgetune.devices.device_profile import DeviceProfile
 from edgetune.devices.profile_store import (
@@ -20,6 +19,7 @@ from edgetune.devices.profile_store import (
     shipped_folder,
     to_toml,
 )
+from edgetune.utils.errors import ProfileError, UsageError
 from tests.profile_samples import MACHINE, SHAPE, VERSIONS, make_backend, make_profile
 
 

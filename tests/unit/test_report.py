@@ -15,11 +15,11 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from edgetune.core.formatting import duration, time_split
-from edgetune.core.metrics import evaluate_predictions
-from edgetune.core.tables import sections_text
 from edgetune.report import result_tables, run_plot
 from edgetune.report.model_card import model_card
+from edgetune.utils.formatting import duration, time_split
+from edgetune.utils.metrics import evaluate_predictions
+from edgetune.utils.tables import sections_text
 
 SPLIT = {"load": 0.4, "tokenize": 0.8, "export": 5.2, "score": 100.1, "train": 380.0, "select": 2.2}
 SPLIT |= {"evaluate": 10.0, "save": 1.5, "other": 12.1}

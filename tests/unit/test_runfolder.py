@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from edgetune.core.errors import ResourceError, RunError
-from edgetune.record.run_folder import LOCK, MARKERS, RunFolder, disk_errors
+from edgetune.run_files.run_folder import LOCK, MARKERS, RunFolder, disk_errors
+from edgetune.utils.errors import ResourceError, RunError
 
 
 def write_model(text: str, *names: str) -> object:

@@ -16,9 +16,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
-from edgetune.core.errors import EdgetuneError, UsageError
-from edgetune.core.sanitize import brief, in_markdown, json_text, on_terminal, one_line, visible
-from edgetune.core.tables import Section, print_sections
 from edgetune.data.examples import DataOptions, read_examples
 from edgetune.data.quality import Repeats, warning_sentences
 from edgetune.inference.inspection import InspectedRow
@@ -35,6 +32,9 @@ from edgetune.report.inspection_table import print_inspection, write_inspection
 from edgetune.report.live_view import PlainView, RichView
 from edgetune.report.model_card import model_card
 from edgetune.report.run_plot import draw_run
+from edgetune.utils.errors import EdgetuneError, UsageError
+from edgetune.utils.sanitize import brief, in_markdown, json_text, on_terminal, one_line, visible
+from edgetune.utils.tables import Section, print_sections
 
 ACTING = re.compile(
     "[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff\u2028\u2029]"

@@ -9,9 +9,9 @@ import pytest
 from conftest import Trained
 
 from edgetune import load_run
-from edgetune.core.errors import DataError, RunError, UsageError
 from edgetune.data.examples import DataOptions
 from edgetune.inference.saved_run import CHUNK
+from edgetune.utils.errors import DataError, RunError, UsageError
 
 TEXTS = ["I was charged twice for the kettle", "the parcel never came", "", "my password does not work " * 40]
 

@@ -6,7 +6,7 @@ import threading
 
 import pytest
 
-from edgetune.core.signals import StopRequest
+from edgetune.utils.signals import StopRequest
 
 both_signals = pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 

@@ -14,8 +14,8 @@ from pathlib import Path
 
 from common import finetune, rows_file
 
-from edgetune.record.checkpoint import checkpoint_files
-from edgetune.record.history import read_history
+from edgetune.run_files.checkpoint import checkpoint_files
+from edgetune.run_files.history import read_history
 
 RUN_S = 150.0
 MB = 1_000_000

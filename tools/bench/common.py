@@ -13,9 +13,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from edgetune.core.machine import machine_info, versions
-from edgetune.core.version import __version__
 from edgetune.data.demo import write_demo
+from edgetune.utils.machine import machine_info, versions
+from edgetune.utils.version import __version__
 
 
 def machine_line() -> str:

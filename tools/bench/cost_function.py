@@ -18,8 +18,6 @@ from pathlib import Path
 
 import numpy as np
 
-from edgetune.core.errors import EdgetuneError
-from edgetune.core.machine import cache_folder
 from edgetune.devices.cost_function import CostFunction
 from edgetune.devices.detect import this_machine
 from edgetune.devices.device_profile import BackendProfile, DeviceProfile
@@ -29,6 +27,8 @@ from edgetune.profiling.backend_session import BackendSession
 from edgetune.profiling.drift import open_session
 from edgetune.profiling.sampling import GridPoint, Sampler, grid_points
 from edgetune.profiling.worker_client import WorkerLost
+from edgetune.utils.errors import EdgetuneError
+from edgetune.utils.machine import cache_folder
 
 LENGTHS, BATCHES, DEPTHS = (24, 48, 96), (8, 16, 24), (0, 1, 2, 4)
 PER_BACKEND = 40

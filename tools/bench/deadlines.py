@@ -18,7 +18,7 @@ from typing import Any
 
 from common import finetune
 
-from edgetune.core.machine import cache_folder, usable_cores
+from edgetune.utils.machine import cache_folder, usable_cores
 
 CONFIGS = {"sst2": "configs/sst2.toml", "ag_news": "configs/ag_news.toml", "qqp": "configs/qqp.toml"}
 DEADLINES_S = (45, 75, 120, 300)

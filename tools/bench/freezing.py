@@ -20,12 +20,12 @@ from edgetune.backends.hidden_cache import HiddenCache
 from edgetune.backends.ort.artifacts import ArtifactBuilder
 from edgetune.backends.ort.ort_backend import OrtBackend
 from edgetune.backends.torch.torch_backend import TorchBackend
-from edgetune.core.machine import cache_folder
 from edgetune.data.batches import Batch, epoch_order
 from edgetune.data.examples import DataOptions
 from edgetune.data.token_format import TokenizerSpec
 from edgetune.data.tokens import open_tokens
 from edgetune.models.source import resolve_model
+from edgetune.utils.machine import cache_folder
 
 DEPTH, BATCH, LR = 3, 32, 1e-4
 Maker = Callable[[bool, HiddenCache | None], Backend]

@@ -15,15 +15,15 @@ from common import rows_file, spread
 from edgetune.backends.ort.ort_backend import OrtBackend
 from edgetune.config.settings import SelectionSettings
 from edgetune.config.toml_config import make_config
-from edgetune.core.machine import cache_folder
-from edgetune.core.meter import Meter
-from edgetune.core.types import BoolArray, FloatArray
 from edgetune.data.batches import Batch
 from edgetune.learners.loop import Loop, LoopSettings
-from edgetune.record.history import HistoryWriter
+from edgetune.run_files.history import HistoryWriter
 from edgetune.runs.setup import prepare
 from edgetune.selection import DataShape, make_selector
 from edgetune.selection.three_stage import ThreeStage
+from edgetune.utils.machine import cache_folder
+from edgetune.utils.meter import Meter
+from edgetune.utils.types import BoolArray, FloatArray
 
 BATCH = 32
 SKIPPED = 0.8

@@ -7,7 +7,7 @@ from typing import Any
 
 from common import finetune
 
-from edgetune.core.machine import cache_folder
+from edgetune.utils.machine import cache_folder
 
 COLUMNS = (
     "| method | accuracy | trained | scored | skipped backward / both | T_norm modelled | T_norm in the run "

@@ -5,7 +5,7 @@
 
 Files are generated and mutated, of every format that is read (cases.py lists them), each fed to its loader in
 a process that lives on (worker.py): 2 s of processor time a file (10 s of wall clock), and
-`edgetune.core.limits.MEMORY_MB` of memory above what the process had before, measured as its peak resident
+`edgetune.utils.limits.MEMORY_MB` of memory above what the process had before, measured as its peak resident
 size. Exit code 1 when one of them breaks that; the file is kept. A number and a seed make a case again, as
 long as tools/fuzz and its packages are the same.
 """
@@ -26,8 +26,8 @@ sys.path.insert(1, str(Path(__file__).resolve().parents[2]))
 from cases import Case, make_case
 from harness import BAD, GOOD, Outcome, Worker
 
-from edgetune.core.limits import MEMORY_MB
-from edgetune.core.sanitize import brief, on_terminal
+from edgetune.utils.limits import MEMORY_MB
+from edgetune.utils.sanitize import brief, on_terminal
 
 SAY_EVERY_S = 20.0
 

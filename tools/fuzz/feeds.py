@@ -14,8 +14,6 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 
 from edgetune.compare.grid import cells_of, load_grid
 from edgetune.config.toml_config import SECTIONS, dump_config, load_config, make_config, merge_sections
-from edgetune.core.errors import EdgetuneError
-from edgetune.core.tables import sections_text
 from edgetune.data.examples import DataOptions, read_examples, read_texts
 from edgetune.data.table import BadRow
 from edgetune.data.token_format import TokenizerSpec
@@ -24,13 +22,15 @@ from edgetune.devices.device_profile import DeviceProfile
 from edgetune.devices.profile_store import match_profile, read_profile, to_toml
 from edgetune.inference.saved_run import load_run
 from edgetune.profiling.profile_tables import profile_sections
-from edgetune.record.example_stats import load_example_stats
-from edgetune.record.history import read_history
 from edgetune.report.collect import collect
 from edgetune.report.page import page
 from edgetune.report.result_tables import summary_sections
 from edgetune.report.run_plot import trace
 from edgetune.report.run_table import to_csv, to_json, to_markdown
+from edgetune.run_files.example_stats import load_example_stats
+from edgetune.run_files.history import read_history
+from edgetune.utils.errors import EdgetuneError
+from edgetune.utils.tables import sections_text
 
 TEXTS_RATE = 0.2
 TOKENS_RATE = 0.3

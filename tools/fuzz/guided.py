@@ -32,8 +32,8 @@ with atheris.instrument_imports(include=["edgetune"]):
     import feeds
 
     from edgetune import compare, data, profiling
-    from edgetune.core.errors import EdgetuneError
-    from edgetune.core.limits import MEMORY_MB
+    from edgetune.utils.errors import EdgetuneError
+    from edgetune.utils.limits import MEMORY_MB
 
     for room in (data, profiling, compare):  # what is imported only when it is needed, too
         for found in pkgutil.iter_modules(room.__path__, f"{room.__name__}."):

@@ -14,7 +14,7 @@ from seeds import LABELS, TEXTS
 from edgetune.config.settings import METHODS, RunConfig
 from edgetune.config.toml_config import dump_config, make_config
 from edgetune.devices.profile_store import load_profile, profile_files, to_toml
-from edgetune.record.example_stats import ExampleStats
+from edgetune.run_files.example_stats import ExampleStats
 
 ODD: tuple[Any, ...] = (
     0,

@@ -20,8 +20,8 @@ from typing import Any
 
 sys.path.insert(1, str(Path(__file__).resolve().parents[2]))
 
-from edgetune.core.errors import EdgetuneError
-from edgetune.core.limits import MEMORY_MB
+from edgetune.utils.errors import EdgetuneError
+from edgetune.utils.limits import MEMORY_MB
 
 HEADROOM_BYTES = 3 << 30
 """What the address space may grow by before the system refuses: a fault must not fill the machine."""

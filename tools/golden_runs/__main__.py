@@ -32,9 +32,9 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
 from conftest import write_tiny_model  # noqa: E402
 
-from edgetune.core.failpoints import SWITCH  # noqa: E402
-from edgetune.core.machine import cpu_features, cpu_name  # noqa: E402
 from edgetune.data.demo import write_demo  # noqa: E402
+from edgetune.utils.failpoints import SWITCH  # noqa: E402
+from edgetune.utils.machine import cpu_features, cpu_name  # noqa: E402
 
 EXPECTED = Path(__file__).with_name("expected.json")
 RUNTIMES = ("onnxruntime-training-cpu", "torch", "numpy")

@@ -88,7 +88,7 @@ def watch(child: subprocess.Popen[bytes], history: Path, every_s: float) -> list
 def soak(home: Path, n_rows: int, n_steps: int, backend: str) -> int:
     """Run once for long; return how many things grew."""
     from edgetune.data.demo import write_demo
-    from edgetune.record.history import read_history
+    from edgetune.run_files.history import read_history
     from tests.conftest import write_tiny_model
 
     data, out = home / "rows.csv", home / "run"

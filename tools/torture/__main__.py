@@ -28,7 +28,7 @@ from pathlib import Path
 
 sys.path[:0] = [str(Path(__file__).resolve().parents[2])]
 
-from edgetune.core.failpoints import FAILPOINTS, SWITCH  # noqa: E402
+from edgetune.utils.failpoints import FAILPOINTS, SWITCH  # noqa: E402
 
 METHODS = ("train-all", "three-stage", "info-batch", "cartography-ambiguous", "rho-loss", "svp")
 TEXT = "my parcel never came"

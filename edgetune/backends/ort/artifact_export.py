@@ -7,10 +7,10 @@ from pathlib import Path
 
 from edgetune.backends.ort.artifacts import ArtifactBuilder, Artifacts, load_artifacts
 from edgetune.backends.ort.checksums import MANIFEST
-from edgetune.core.errors import ArtifactsError, UsageError
-from edgetune.core.machine import cache_folder
 from edgetune.models.source import resolve_model
-from edgetune.record.run_folder import disk_errors
+from edgetune.run_files.run_folder import disk_errors
+from edgetune.utils.errors import ArtifactsError, UsageError
+from edgetune.utils.machine import cache_folder
 
 
 def export_artifacts(

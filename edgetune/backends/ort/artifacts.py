@@ -28,8 +28,10 @@ from pydantic import ValidationError
 from edgetune.backends.onnx_files import find_unsafe_reference
 from edgetune.backends.ort.checksums import MANIFEST, find_damage
 from edgetune.backends.ort.manifest import SCHEMA_VERSION, Manifest
-from edgetune.core.cache import cache_subfolder, mark_in_use, move_into_place
-from edgetune.core.errors import (
+from edgetune.models.checks import MAX_JSON_BYTES, MAX_TOKENIZER_BYTES, check_safetensors, check_size
+from edgetune.models.source import ModelSource
+from edgetune.utils.cache import cache_subfolder, mark_in_use, move_into_place
+from edgetune.utils.errors import (
     ArtifactsError,
     EdgetuneError,
     MissingDependencyError,
@@ -37,10 +39,8 @@ from edgetune.core.errors import (
     ResourceError,
     UsageError,
 )
-from edgetune.core.isolation import module_command
-from edgetune.core.machine import installed
-from edgetune.models.checks import MAX_JSON_BYTES, MAX_TOKENIZER_BYTES, check_safetensors, check_size
-from edgetune.models.source import ModelSource
+from edgetune.utils.isolation import module_command
+from edgetune.utils.machine import installed
 
 GRAPHS = ("training_model.onnx", "eval_model.onnx", "optimizer_model.onnx", "checkpoint")
 CUT_FOLDER = "cut"
@@ -153,7 +153,7 @@ def _check_version(folder: Path, raw: Any) -> None:
 
 def artifacts_cache_key(fingerprint: str, freeze: str) -> str:
     """Name artifacts by everything that decides their contents but the number of labels."""
-    from edgetune.core.version import __version__
+    from edgetune.utils.version import __version__
 
     parts = [fingerprint, freeze, str(SCHEMA_VERSION), __version__, ort_version()]
     parts += [installed(package) or "-" for package in ("torch", "transformers", "optimum-onnx")]

@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from edgetune.backends.onnx_files import is_inside
-from edgetune.core.cache import cache_subfolder
-from edgetune.core.files import write_atomic
+from edgetune.utils.cache import cache_subfolder
+from edgetune.utils.files import write_atomic
 
 MANIFEST = "manifest.json"
 SMALL_BYTES = 4_000_000

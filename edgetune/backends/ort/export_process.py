@@ -32,11 +32,11 @@ from edgetune.backends.ort.training_graphs import (
     run_prefix,
 )
 from edgetune.config.settings import frozen_depth
-from edgetune.core.errors import ArtifactsError, EdgetuneError
-from edgetune.core.isolation import no_network
-from edgetune.core.types import FloatArray
 from edgetune.models.source import is_position_table, max_positions, trainable_names
-from edgetune.record.run_folder import disk_is_full
+from edgetune.run_files.run_folder import disk_is_full
+from edgetune.utils.errors import ArtifactsError, EdgetuneError
+from edgetune.utils.isolation import no_network
+from edgetune.utils.types import FloatArray
 
 
 def build_artifacts(job: dict[str, Any]) -> None:
@@ -193,7 +193,7 @@ def _tied(model: Any) -> dict[str, str]:
 def _describe(
     job: dict[str, Any], model: Any, missing: list[str], trainable: list[str], inputs: list[str]
 ) -> dict[str, Any]:
-    from edgetune.core.version import __version__
+    from edgetune.utils.version import __version__
 
     config = model.config.to_dict()
     parameters = dict(model.named_parameters())

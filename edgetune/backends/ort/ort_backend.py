@@ -23,10 +23,10 @@ from edgetune.backends.ort.artifacts import CUT_FOLDER, PREFIX, Artifacts
 from edgetune.backends.ort.graph_cut import HIDDEN
 from edgetune.backends.ort.manifest import Linear
 from edgetune.backends.ort.ort_runtime import TrainingSession, open_prefix, session_options
-from edgetune.core.errors import ModelError
-from edgetune.core.types import FloatArray, IntArray
 from edgetune.data.batches import Batch
 from edgetune.models.source import init_head
+from edgetune.utils.errors import ModelError
+from edgetune.utils.types import FloatArray, IntArray
 
 
 class OrtBackend:

@@ -17,9 +17,9 @@ from typing import Any
 
 import numpy as np
 
-from edgetune.core.errors import ArtifactsError, MissingDependencyError, UsageError
-from edgetune.core.isolation import silence
-from edgetune.core.types import FloatArray
+from edgetune.utils.errors import ArtifactsError, MissingDependencyError, UsageError
+from edgetune.utils.isolation import silence
+from edgetune.utils.types import FloatArray
 
 INSTALL_HINT = (
     'run `pip install "edgetune[cpu]"` (or "edgetune[device]" to train from exported artifacts); '

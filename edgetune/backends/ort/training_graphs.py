@@ -16,7 +16,7 @@ from edgetune.backends.onnx_export import IR_VERSION
 from edgetune.backends.ort.graph_cut import HIDDEN, LOGITS
 from edgetune.backends.ort.manifest import Linear, ParityCheck
 from edgetune.backends.probe_batch import probe_batch
-from edgetune.core.types import FloatArray, IntArray
+from edgetune.utils.types import FloatArray, IntArray
 
 WEIGHTS = "weights"
 TORCH_ADAM = 0  # epsilon after the bias correction, as torch has it; the generator sets 1, epsilon before it

@@ -24,10 +24,10 @@ from edgetune.backends.probe_batch import torch_probe
 from edgetune.backends.torch.torch_cut import LayerCut, find_cut, shared_below
 from edgetune.backends.torch.torch_first_token import first_token_only
 from edgetune.config.settings import frozen_depth
-from edgetune.core.errors import MissingDependencyError, UsageError
-from edgetune.core.types import FloatArray
 from edgetune.data.batches import Batch
 from edgetune.models.source import ModelSource, init_head, takes_segments, trainable_names
+from edgetune.utils.errors import MissingDependencyError, UsageError
+from edgetune.utils.types import FloatArray
 
 
 def find_linear(model: Any, run: Callable[[], Any]) -> Any | None:

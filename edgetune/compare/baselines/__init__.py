@@ -13,8 +13,8 @@ import importlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from edgetune.core.errors import MissingDependencyError, UsageError, did_you_mean
-from edgetune.core.machine import installed
+from edgetune.utils.errors import MissingDependencyError, UsageError, did_you_mean
+from edgetune.utils.machine import installed
 
 if TYPE_CHECKING:
     from edgetune.compare.baselines.task import Fit

@@ -4,7 +4,7 @@
                   ─→ predicted.json ─→ result.json, the last thing written
 
 The deadline counts from the start of the process to the saved model; evaluation is timed apart. Exit
-codes and messages are those of `edgetune.core.errors`.
+codes and messages are those of `edgetune.utils.errors`.
 """
 
 from __future__ import annotations
@@ -29,15 +29,15 @@ from edgetune.compare.baselines.task import (
     read_task,
     read_train,
 )
-from edgetune.core.errors import EdgetuneError, MissingDependencyError, UsageError
-from edgetune.core.files import write_atomic
-from edgetune.core.hub import HUB_PREFIX
-from edgetune.core.isolation import no_network
-from edgetune.core.machine import installed, versions
-from edgetune.core.meter import Meter, process_age_s
-from edgetune.core.sanitize import one_line
 from edgetune.data.readers import require_exists
-from edgetune.record.run_folder import disk_errors
+from edgetune.run_files.run_folder import disk_errors
+from edgetune.utils.errors import EdgetuneError, MissingDependencyError, UsageError
+from edgetune.utils.files import write_atomic
+from edgetune.utils.hub import HUB_PREFIX
+from edgetune.utils.isolation import no_network
+from edgetune.utils.machine import installed, versions
+from edgetune.utils.meter import Meter, process_age_s
+from edgetune.utils.sanitize import one_line
 
 _IMPORTED_AT_S, _CPU_AT_IMPORT_S = time.perf_counter(), time.process_time()
 

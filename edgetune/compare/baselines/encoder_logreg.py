@@ -22,8 +22,8 @@ from typing import Any
 import numpy as np
 
 from edgetune.compare.baselines.task import SAFE, BaselineClock, BaselineTask, Fitted, Texts, TrainRows
-from edgetune.core.types import FloatArray, IntArray
 from edgetune.models.source import resolve_model
+from edgetune.utils.types import FloatArray, IntArray
 
 NAME = "encoder-logreg"
 BATCH_SIZE = 32  # as sentence-transformers has it

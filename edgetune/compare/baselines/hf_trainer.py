@@ -37,8 +37,8 @@ from edgetune.compare.baselines.task import (
     count_parameters,
     save_duration_s,
 )
-from edgetune.core.types import IntArray
 from edgetune.models.source import resolve_model
+from edgetune.utils.types import IntArray
 
 NAME = "hf-trainer"
 BATCH_SIZE = 8  # TrainingArguments' own default

@@ -45,8 +45,8 @@ from edgetune.compare.baselines.task import (
     safe_copy_of,
     save_duration_s,
 )
-from edgetune.core.types import IntArray
 from edgetune.models.source import resolve_model
+from edgetune.utils.types import IntArray
 
 NAME = "setfit"
 PER_LABEL = 64

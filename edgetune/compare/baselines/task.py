@@ -23,15 +23,15 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from edgetune.config.settings import DataSettings, Settings
-from edgetune.core.errors import BudgetError, DataError, ModelError, UsageError, did_you_mean
-from edgetune.core.meter import Meter
-from edgetune.core.types import IntArray
 from edgetune.data.examples import read_examples
 from edgetune.data.splits import data_options
 from edgetune.data.table import BadRow
 from edgetune.data.token_build import label_order
 from edgetune.models.checks import read_model_json, safe_files
 from edgetune.planning.clock import margin_s
+from edgetune.utils.errors import BudgetError, DataError, ModelError, UsageError, did_you_mean
+from edgetune.utils.meter import Meter
+from edgetune.utils.types import IntArray
 
 RESULT, PREDICTED = "result.json", "predicted.json"
 SAFE = {"local_files_only": True, "trust_remote_code": False}
@@ -80,7 +80,7 @@ class BaselineResult(BaseModel):
         n_trained: examples trained, each counted once in every pass.
         elapsed_s: wall clock from the start of the process to the saved model.
         evaluate_s: reading and predicting the evaluation rows, after that.
-        time_split_s: where `elapsed_s` went, by the phases of `edgetune.core.meter`; adds up to it.
+        time_split_s: where `elapsed_s` went, by the phases of `edgetune.utils.meter`; adds up to it.
         notes: what a reader must know to judge the figures, in sentences.
         versions: of the packages used.
     """

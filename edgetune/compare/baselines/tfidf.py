@@ -21,8 +21,8 @@ from typing import Any
 import numpy as np
 
 from edgetune.compare.baselines.task import BaselineClock, BaselineTask, Fitted, Texts, TrainRows
-from edgetune.core.errors import DataError
-from edgetune.core.types import IntArray
+from edgetune.utils.errors import DataError
+from edgetune.utils.types import IntArray
 
 NAME = "tfidf-logreg"
 FIRST_ROWS = 2_000  # of the first of several fits under a deadline

@@ -7,8 +7,8 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
 
-from edgetune.core.parsing import read_json_file
-from edgetune.record.run_folder import damage_errors
+from edgetune.run_files.run_folder import damage_errors
+from edgetune.utils.parsing import read_json_file
 
 
 class RunResult(BaseModel):

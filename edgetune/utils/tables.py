@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from edgetune.core.sanitize import one_line
+from edgetune.utils.sanitize import one_line
 
 if TYPE_CHECKING:
     from rich.console import Console

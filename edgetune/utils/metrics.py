@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from edgetune.core.types import FloatArray, IntArray
+from edgetune.utils.types import FloatArray, IntArray
 
 Z_95 = 1.959963984540054
 """Standard normal quantile of a two-sided 95 % interval."""

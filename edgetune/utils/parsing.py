@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from edgetune.core.limits import (
+from edgetune.utils.limits import (
     MAX_JSON_DEPTH,
     MAX_JSON_VALUES,
     MAX_RECEIPT_BYTES,
@@ -19,7 +19,7 @@ from edgetune.core.limits import (
     MAX_TOML_BYTES,
     MAX_TOML_LINE_CHARS,
 )
-from edgetune.core.sanitize import brief
+from edgetune.utils.sanitize import brief
 
 LENIENT = json.JSONDecoder(strict=False)  # takes raw control characters inside strings
 FINITE = json.JSONDecoder(strict=False, parse_constant=lambda _: None)  # nan and infinities become None

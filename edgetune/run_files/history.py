@@ -27,9 +27,9 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from edgetune.core.errors import RunError
-from edgetune.core.limits import MAX_HISTORY_BYTES, MAX_HISTORY_LINE_BYTES, MAX_HISTORY_LINES
-from edgetune.core.parsing import decode_json
+from edgetune.utils.errors import RunError
+from edgetune.utils.limits import MAX_HISTORY_BYTES, MAX_HISTORY_LINE_BYTES, MAX_HISTORY_LINES
+from edgetune.utils.parsing import decode_json
 
 FIGURES = (
     "t_s",

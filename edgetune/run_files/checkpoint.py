@@ -18,10 +18,10 @@ from typing import IO, Any
 
 import numpy as np
 
-from edgetune.core.errors import RunError
-from edgetune.core.failpoints import failpoint
-from edgetune.core.files import atomic_path
-from edgetune.record.run_folder import CHECKPOINTS
+from edgetune.run_files.run_folder import CHECKPOINTS
+from edgetune.utils.errors import RunError
+from edgetune.utils.failpoints import failpoint
+from edgetune.utils.files import atomic_path
 
 SCHEMA_VERSION = 5  # 5: the best encoder on the rows of the ensemble
 SUFFIX = ".ckpt"

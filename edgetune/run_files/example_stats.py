@@ -15,11 +15,11 @@ from zipfile import ZipFile
 import numpy as np
 import numpy.typing as npt
 
-from edgetune.core.errors import RunError
-from edgetune.core.files import atomic_path
-from edgetune.core.sanitize import brief
-from edgetune.core.types import BoolArray, FloatArray, IntArray
 from edgetune.data.batches import PAD_MULTIPLE, Batch, bucket_of
+from edgetune.utils.errors import RunError
+from edgetune.utils.files import atomic_path
+from edgetune.utils.sanitize import brief
+from edgetune.utils.types import BoolArray, FloatArray, IntArray
 
 FILE = "rows.npz"
 

@@ -21,16 +21,16 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from edgetune.core.cache import private_folder
-from edgetune.core.errors import (
+from edgetune.utils.cache import private_folder
+from edgetune.utils.errors import (
     EdgetuneError,
     ModelError,
     ResourceError,
     RunError,
     UsageError,
 )
-from edgetune.core.failpoints import failpoint
-from edgetune.core.files import sync, sync_tree, write_atomic
+from edgetune.utils.failpoints import failpoint
+from edgetune.utils.files import sync, sync_tree, write_atomic
 
 MARKERS = ("config.toml", "history.jsonl", "summary.json")
 MODELS, ENSEMBLE = ("model", "onnx"), "ensemble"

@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Literal
 
-from edgetune.core.files import write_atomic
+from edgetune.utils.files import write_atomic
 
 Kind = Literal["tokens", "artifacts", "tokenizers", "export-seconds", "checked"]
 MOST_HELD = 16  # locks of one process; a run needs four: two token caches, artifacts, a tokenizer

@@ -16,7 +16,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from edgetune.core.version import __version__
+from edgetune.utils.version import __version__
 
 ROOT = Path("/")
 
