@@ -197,7 +197,15 @@ def artifacts_of(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> 
             source = resolve_model(str(model))
             target = tmp_path_factory.mktemp("artifacts")
             job = {"folder": str(source.folder), "name": source.name, "fingerprint": source.fingerprint()}
-            build_artifacts({**job, "n_labels": n_labels, "freeze": freeze, "target": str(target)})
+            build_artifacts(
+                {
+                    **job,
+                    "n_labels": n_labels,
+                    "freeze": freeze,
+                    "pools_mean": source.pools_mean,
+                    "target": str(target),
+                }
+            )
             made[key] = load_artifacts(target, n_labels)
         return made[key]
 

@@ -135,7 +135,7 @@ def find_model_loader(
     backend = choose_backend(config)
     if config.model.artifacts is not None:
         return _carried(config, Path(config.model.artifacts), cache_dir)
-    source = resolve_model(config.model.model)
+    source = resolve_model(config.model.model, config.model.pooling)
     builder = None
     if backend == "ort":
         import_training()
@@ -158,7 +158,9 @@ def _carried(config: RunConfig, folder: Path, cache_dir: Path) -> ModelLoader:
         )
     weights = None if config.model.model is None else resolve_model(config.model.model)
     own = check_config(manifest.model, folder / "config.json")
-    source = ModelSource(manifest.model, folder, {**own, "pad_token_id": manifest.pad_id})
+    source = ModelSource(
+        manifest.model, folder, {**own, "pad_token_id": manifest.pad_id}, manifest.pools_mean
+    )
     labels = () if weights is None else own_label_names(weights.config.get("id2label"))
     return ModelLoader(source, artifacts.tokenizer_file, labels, None, artifacts, weights)
 

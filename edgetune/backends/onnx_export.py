@@ -22,6 +22,7 @@ from typing import Any
 
 import numpy as np
 
+from edgetune.models.mean_pooling import CONFIG_KEY, MEAN, is_pooled, write_pooling
 from edgetune.utils.errors import MissingDependencyError, ModelError
 from edgetune.utils.isolation import no_telemetry
 
@@ -40,13 +41,16 @@ def quiet() -> Iterator[None]:
         yield
 
 
-def load_torch_model(folder: Path, n_labels: int, attention: str) -> tuple[Any, list[str]]:
+def load_torch_model(
+    folder: Path, n_labels: int, attention: str, pools_mean: bool = False
+) -> tuple[Any, list[str]]:
     """Load a sequence classifier in eval mode.
 
     Args:
         folder: Hugging Face folder.
         n_labels: outputs of the head; a head of another size is drawn anew.
         attention: `eager` for export, `sdpa` for training by torch.
+        pools_mean: whether its head is to read the mean; a layer is added for that where there is none yet.
 
     Returns:
         The model, and the names of the parameters that the weights did not have.
@@ -70,6 +74,10 @@ def load_torch_model(folder: Path, n_labels: int, attention: str) -> tuple[Any, 
                 folder, num_labels=n_labels, local_files_only=True, trust_remote_code=False
             )
             config.problem_type = "single_label_classification"
+            adds_layer = pools_mean and not is_pooled(config.to_dict())
+            if adds_layer:
+                config.num_hidden_layers += 1
+                setattr(config, CONFIG_KEY, MEAN)
             for flag in ("reference_compile",):  # ModernBERT compiles itself otherwise
                 if hasattr(config, flag):
                     setattr(config, flag, False)
@@ -86,12 +94,13 @@ def load_torch_model(folder: Path, n_labels: int, attention: str) -> tuple[Any, 
             )
     except (OSError, ValueError, RuntimeError, KeyError, AttributeError) as error:
         if attention == "sdpa" and "attention" in str(error).lower():
-            return load_torch_model(folder, n_labels, "eager")
+            return load_torch_model(folder, n_labels, "eager", pools_mean)
         first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise ModelError(f"{folder} cannot be loaded as a text classifier: {first[:300]}") from error
     names = {name for name, _ in model.named_parameters()}
     mismatched = [key if isinstance(key, str) else key[0] for key in info["mismatched_keys"]]
-    missing = sorted(names.intersection([*info["missing_keys"], *mismatched]))
+    written = write_pooling(model) if adds_layer else set()
+    missing = sorted(names.intersection([*info["missing_keys"], *mismatched]) - written)
     if len(missing) > max(8, len(names) // 2):
         raise ModelError(
             f"The weights in {folder} cover only {len(names) - len(missing)} of the model's {len(names)} "

@@ -54,6 +54,21 @@ class DeviceName(str, Enum):
     cuda = "cuda"
 
 
+class MetricName(str, Enum):
+    """What learners are compared by."""
+
+    ACCURACY = "accuracy"
+    MACRO_F1 = "macro-f1"
+
+
+class PoolingName(str, Enum):
+    """What a new head reads."""
+
+    AUTO = "auto"
+    MEAN = "mean"
+    CLS = "cls"
+
+
 class Precision(str, Enum):
     """Arithmetic of the torch backend."""
 

@@ -28,7 +28,9 @@ from edgetune.cli.options import (
     MaxBadRows,
     Memory,
     MethodName,
+    MetricName,
     Pair,
+    PoolingName,
     Precision,
     Preset,
     Quiet,
@@ -74,6 +76,13 @@ def finetune(
     ] = None,
     artifacts: Annotated[
         str | None, typer.Option(help="Train from artifacts made by `edgetune export`.")
+    ] = None,
+    pooling: Annotated[
+        PoolingName | None,
+        typer.Option(
+            help="Input of a new classifier head: the mean of all tokens, or the first token (cls).",
+            show_default="auto: the mean where the encoder was trained with it",
+        ),
     ] = None,
     freeze: Annotated[
         str | None,
@@ -168,6 +177,18 @@ def finetune(
             help="Also fit an n-gram classifier and combine it with the encoder.",
             show_default="True",
         ),
+    ] = None,
+    single: Annotated[
+        bool | None,
+        typer.Option(
+            "--single/--combined",
+            help="Predict with the best learner alone, or with all learners combined.",
+            show_default="combined",
+        ),
+    ] = None,
+    metric: Annotated[
+        MetricName | None,
+        typer.Option(help="Metric by which learners are compared.", show_default="accuracy"),
     ] = None,
     patience: Annotated[
         int | None,

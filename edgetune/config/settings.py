@@ -189,6 +189,8 @@ class ModelSettings(Settings):
     Attributes:
         model: None for the built-in one, a folder, or a hub name (`models.resolve_model`).
         artifacts: folder of carried training artifacts (then `model` and `freeze` are theirs).
+        pooling: what a new head reads: the `mean` of all tokens, the first one (`cls`), or `auto`: the mean
+            where the encoder was trained with it (`models.mean_pooling`).
         freeze: `none`, `embeddings`, how many of the lowest layers to freeze with them, or `auto`: the
             planner decides (without a deadline: `embeddings`).
         cache_mb: for the frozen layers' hidden states, at most; None: the planner decides.
@@ -201,6 +203,7 @@ class ModelSettings(Settings):
 
     model: str | None = None
     artifacts: str | None = None
+    pooling: Literal["auto", "mean", "cls"] = "auto"
     freeze: str = "auto"
     cache_mb: float | None = Field(None, ge=0)
     backend: Literal["auto", "ort", "torch"] = "auto"
@@ -232,6 +235,8 @@ class TrainSettings(Settings):
         max_steps: stop after this many optimizer steps; None: when the data ends.
         ngrams: whether an n-gram classifier is fitted too and combined with the encoder, by weights that are
             fitted on training rows set aside for that.
+        single: whether predictions come from the best learner alone.
+        metric: what learners are compared by on the rows set aside.
         keep: the pass that was `best` on the evaluation rows, or the `last` one, evaluated once.
         checkpoint_s: seconds between two checkpoints; 0: only when the run is stopped; None: 60, or what
             makes them 1 % of the time.
@@ -244,6 +249,8 @@ class TrainSettings(Settings):
     decay: Literal["examples", "steps"] = "examples"
     max_steps: int | None = Field(None, ge=1)
     ngrams: bool = True
+    single: bool = False
+    metric: Literal["accuracy", "macro-f1"] = "accuracy"
     keep: Literal["best", "last"] = "best"
     checkpoint_s: float | None = Field(None, ge=0)
     seed: int = Field(0, ge=0, le=MAX_SEED)

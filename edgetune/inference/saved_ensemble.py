@@ -18,7 +18,7 @@ from edgetune.utils.metrics import log_softmax
 from edgetune.utils.parsing import read_json_file
 from edgetune.utils.types import FloatArray
 
-NGRAMS, ENCODER = "n-grams", "encoder"
+NGRAMS, ENCODER, PROBE = "n-grams", "encoder", "linear probe"
 WEIGHTS = "ensemble.json"
 
 

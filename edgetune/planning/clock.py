@@ -176,8 +176,11 @@ class Clock:
         return self.limit_s() - self.margin_s - self._after_s()
 
     def ensemble_end_s(self) -> float:
-        """When the ensemble must have been fitted."""
-        return self.evaluation_end_s() - self.reserves.evaluate_s * self._slowness()
+        """When the ensemble must have been fitted.
+
+        Where the machine is slower than planned, fewer rows are evaluated in the planned seconds.
+        """
+        return self.evaluation_end_s() - self.reserves.evaluate_s
 
     def save_s(self) -> float:
         """What writing the model may take: as planned and as slow as the rest, or as it was measured."""
@@ -185,7 +188,7 @@ class Clock:
 
     def end_s(self) -> float:
         """When training must have ended."""
-        return self.ensemble_end_s() - self.reserves.ensemble_s * self._slowness() - self.save_s()
+        return self.ensemble_end_s() - self.reserves.ensemble_s - self.save_s()
 
     def picture_fits(self) -> bool:
         """Return whether the picture can be drawn before the deadline, if it takes as long as the report."""

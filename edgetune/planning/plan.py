@@ -174,6 +174,7 @@ class Plan:
         n_steps: optimizer steps.
         n_probe_rows: rows whose features fit the first head.
         n_eval: rows evaluated.
+        n_weighed: held-out rows that the encoder is scored on for its weight.
         lines: planned seconds by what they are spent on, in order.
         total_s: their sum.
         memory_mb: predicted peak.
@@ -203,6 +204,7 @@ class Plan:
     energy_j: float
     expected_points: float
     scale: float = 1.0
+    n_weighed: int = 0
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values."""

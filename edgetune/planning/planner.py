@@ -144,11 +144,12 @@ def _n_probe_rows(candidate: Candidate, deadline_s: float) -> int:
     return min(len(candidate.data.lengths), max(PROBE_ROWS[0], min(PROBE_ROWS[1], paid)))
 
 
-def linear_probe_s(candidate: Candidate, n_rows: int) -> float:
-    """Return what the first usable model costs: features, the fit, and a save."""
+def linear_probe_s(candidate: Candidate, n_rows: int, deadline_s: float = 0.0) -> float:
+    """Return what the first usable model costs: features, also of held-out rows, the fit, and a save."""
     if not n_rows:
         return 0.0
-    return n_rows * candidate.probe_row_s + FIT_PROBE_S + candidate.costs.fixed.save_model_s
+    weighed_s = n_weighed(candidate, deadline_s) * candidate.evaluate_row_s
+    return n_rows * candidate.probe_row_s + weighed_s + FIT_PROBE_S + candidate.costs.fixed.save_model_s
 
 
 def ngrams_s(data: DataLengths, deadline_s: float) -> float:
@@ -187,7 +188,7 @@ def smallest_s(candidate: Candidate, limits: Limits) -> float:
     if not candidate.data.n_held_out:
         return needed_s / (1 - MARGIN_RATE)
     # N-grams are fitted twice, each time within a share of the deadline, or sooner.
-    rest = 1 - MARGIN_RATE - ENSEMBLE_RATE
+    rest = 1 - MARGIN_RATE - 2 * ENSEMBLE_RATE  # the linear probe is scored on held-out rows, too
     whole_s = needed_s + 2 * ngrams_s(candidate.data, math.inf)
     return min(whole_s / rest, needed_s / (rest - 2 * NGRAMS_RATE))
 
@@ -204,7 +205,7 @@ def _lines(
     """Return what comes before training, what comes after it, and the seconds between."""
     before, after = _fixed(candidate, limits), _end(candidate, deadline_s, n_eval)
     before["ngrams"] = ngrams_s(candidate.data, deadline_s)
-    before["linear_probe"] = linear_probe_s(candidate, n_probe_rows)
+    before["linear_probe"] = linear_probe_s(candidate, n_probe_rows, deadline_s)
     return before, after, deadline_s - sum(before.values()) - sum(after.values())
 
 
@@ -229,7 +230,14 @@ def plan_one(candidate: Candidate, deadline_s: float, limits: Limits, constraint
     if n_rows <= n_distinct and constraints.method not in FILTERS:
         cache_mb = 0.0
     spread = candidate.device.uncertainty
-    make = partial(_plan, candidate, n_probe_rows=n_probe_rows, n_eval=n_eval, method=constraints.method)
+    make = partial(
+        _plan,
+        candidate,
+        n_probe_rows=n_probe_rows,
+        n_eval=n_eval,
+        n_weighed=n_weighed(candidate, deadline_s),
+        method=constraints.method,
+    )
     train_s = _seconds_for(candidate.train_row_s, later_s, n_distinct, n_rows)
     interval = (rows_in(left_s / (1 + spread)), rows_in(left_s * (1 + spread)))
     found = [
@@ -239,7 +247,7 @@ def plan_one(candidate: Candidate, deadline_s: float, limits: Limits, constraint
         n_head = min(
             n_distinct, n_probe_rows + int(max(0.0, left_s) / max(candidate.probe_row_s, 1e-9)), 4096
         )
-        lines = before | {"linear_probe": linear_probe_s(candidate, n_head)} | after
+        lines = before | {"linear_probe": linear_probe_s(candidate, n_head, deadline_s)} | after
         found.append(_head_only(make(lines, n_rows=n_head, interval=(n_head, n_head), cache_mb=0.0)))
     return found
 
@@ -287,6 +295,7 @@ def _plan(
     cache_mb: float,
     n_probe_rows: int,
     n_eval: int,
+    n_weighed: int,
     method: str,
 ) -> Plan:
     costs, n_distinct = candidate.costs, len(candidate.data.lengths)
@@ -308,6 +317,7 @@ def _plan(
         n_steps=math.ceil(n_rows / candidate.batch_size),
         n_probe_rows=n_probe_rows,
         n_eval=n_eval,
+        n_weighed=n_weighed,
         lines=lines,
         total_s=total_s,
         memory_mb=candidate.memory_mb + cache_mb,

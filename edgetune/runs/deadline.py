@@ -12,7 +12,8 @@ from __future__ import annotations
 import contextlib
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -20,11 +21,10 @@ import numpy as np
 from edgetune.backends.backend_contract import Backend
 from edgetune.data.batches import Batch, TokenSource, sequential_batches
 from edgetune.data.token_store import TokenView
-from edgetune.learners.linear_probe import LinearProbe, fit_linear_probe
 from edgetune.planning.candidate import EVALUATION_BATCH, EVALUATION_BATCHES, PROBE_BATCHES, scored_s
 from edgetune.planning.clock import Clock, Reserves
 from edgetune.planning.plan import Plan
-from edgetune.planning.planner import FIT_PROBE_S, LINEAR_PROBE
+from edgetune.planning.planner import LINEAR_PROBE
 from edgetune.utils.metrics import Evaluation, evaluate_predictions
 from edgetune.utils.types import FloatArray, IntArray, StepCost
 
@@ -81,6 +81,22 @@ class Deadline:
         self.revised = {"n_rows": n_rows, "n_steps": speed.n, "elapsed_s": self.clock.elapsed_s()}
         return n_rows
 
+    @property
+    def trains(self) -> bool:
+        """Whether the encoder is trained; else the linear probe is all there is of it."""
+        return self.plan.method != LINEAR_PROBE
+
+    def steps_that_fit(self) -> float:
+        """Return how many train steps the time left is good for, at the speed measured so far."""
+        if not self.plan.n_rows:
+            return 0.0
+        row_s = self.plan.lines["train"] / self.plan.n_rows * self.clock.speed("train").ratio
+        return self.clock.left_s() / max(row_s * self.plan.batch_size, 1e-9)
+
+    def give_to_probe(self, n_rows: int) -> None:
+        """The linear probe on so many rows takes the place of training."""
+        self.plan = replace(self.plan, method=LINEAR_PROBE, n_steps=0, n_rows=n_rows, n_probe_rows=n_rows)
+
     def saved(self, took_s: float = 0.0) -> None:
         """A usable model has just been written."""
         self._saved_s = self.clock.elapsed_s()
@@ -114,7 +130,9 @@ class Deadline:
     def lines(self) -> list[dict[str, Any]]:
         """Return planned and real seconds by line; a line that was not reached has no real ones."""
         ends = [0.0, *(end for _, end in self.marks)]
-        real = {name: end - begin for (name, end), begin in zip(self.marks, ends, strict=False)}
+        real: dict[str, float] = {}
+        for (name, end), begin in zip(self.marks, ends, strict=False):
+            real[name] = real.get(name, 0.0) + end - begin
         return [
             {"line": name, "planned_s": seconds, "real_s": real.get(name)}
             for name, seconds in self.plan.lines.items()
@@ -148,51 +166,6 @@ def make_clock(
     ensemble_s = plan.lines.get("ensemble", 0.0)
     reserves = Reserves(kept["save"], kept["evaluate"], kept["report"], kept["exit"], ensemble_s)
     return Clock(deadline_s, reserves, elapsed_s, math.inf if energy_j is None else energy_j, joules)
-
-
-def fit_probe_in_time(
-    backend: Backend,
-    source: TokenView,
-    deadline: Deadline,
-    rng: np.random.Generator,
-    stop: Callable[[], bool] = lambda: False,
-) -> LinearProbe:
-    """Fit the head on the features of rows drawn at random, as many as planned and as there is time for.
-
-    Args:
-        backend: gives the features.
-        source: training rows.
-        deadline: plan and clock.
-        rng: draws the rows.
-        stop: ends it with what there is.
-
-    Raises:
-        NoLinearHead: the model's head is something else.
-    """
-    clock, plan = deadline.clock, deadline.plan
-    order = rng.permutation(len(source))[: plan.n_probe_rows]
-    # Where training follows, the floor may take twice what was planned; else all that is left.
-    allowed_s = (
-        math.inf if plan.method == LINEAR_PROBE else clock.elapsed_s() + 2 * plan.lines["linear_probe"]
-    )
-    features, labels, done = [], [], 0
-    while done < len(order) and not (done and stop()):
-        rows = order[done : done + PROBE_BATCHES * EVALUATION_BATCH]
-        end_s = min(allowed_s, clock.end_s() - 2 * FIT_PROBE_S)
-        left_s = (end_s - clock.elapsed_s()) / clock.speed("score").cautious
-        if done and _rows_in(source, rows, left_s, deadline.cost) < len(rows):
-            break
-        for batch in sequential_batches(source.subset(rows), EVALUATION_BATCH):
-            with _observed(clock, deadline.cost, batch):
-                features.append(backend.features(batch))
-            labels.append(batch.labels)
-        done += len(rows)
-    return fit_linear_probe(
-        np.concatenate(features),
-        np.concatenate(labels),
-        len(source.label_names),
-        stop=lambda: clock.left_s() < FIT_PROBE_S or stop(),
-    )
 
 
 @contextlib.contextmanager
@@ -249,26 +222,54 @@ def score_in_time(
         What was scored; None when there was no time for any row.
     """
     end_s = clock.evaluation_end_s if end_s is None else end_s
-    order = rng.permutation(len(view))
-    logits: list[FloatArray] = []
+    run = partial(backend.score, keep=False)
+    found = run_in_time(run, view, rng.permutation(len(view)), clock, cost, stop, end_s)
+    return None if found is None else Scored(view, *found)
+
+
+def run_in_time(
+    run: Callable[[Batch], FloatArray],
+    view: TokenView,
+    order: IntArray,
+    clock: Clock,
+    cost: StepCost,
+    stop: Callable[[], bool],
+    end_s: Callable[[], float],
+    at_least: int = 0,
+) -> tuple[IntArray, FloatArray] | None:
+    """Run a forward pass over rows in a given order until all are done or the time is up.
+
+    Args:
+        run: takes a batch, returns an array (B, D).
+        view: the rows.
+        order: (N,) positions in the view.
+        clock: learns how long it takes.
+        cost: predicted seconds of a batch.
+        stop: ends it with the rows done so far.
+        end_s: returns when it must have ended.
+        at_least: so many rows are done however late it is.
+
+    Returns:
+        Positions (n,) and values (n, D) of the rows that were done; None when there was no time for any.
+    """
+    values: list[FloatArray] = []
     reached: list[IntArray] = []
     done, n_batches = 0, PROBE_BATCHES
-    while done < len(order) and not stop():
+    while done < len(order) and not (stop() and done >= at_least):
         left_s = end_s() - clock.elapsed_s()
         rows = order[done : done + n_batches * EVALUATION_BATCH]
-        rows = rows[: _rows_in(view, rows, left_s / clock.speed("score").cautious, cost)]
+        n_fit = _rows_in(view, rows, left_s / clock.speed("score").cautious, cost)
+        rows = rows[: max(n_fit, at_least - done)]
         if not len(rows):
             break
         for batch in sequential_batches(view.subset(rows), EVALUATION_BATCH):
             with _observed(clock, cost, batch):
-                logits.append(backend.score(batch, keep=False))
+                values.append(run(batch))
             reached.append(view.positions[batch.rows])
         view.release()
         done += len(rows)
         n_batches = EVALUATION_BATCHES
-    if not logits:
-        return None
-    return Scored(view, np.concatenate(reached), np.concatenate(logits))
+    return (np.concatenate(reached), np.concatenate(values)) if values else None
 
 
 def _rows_in(view: TokenSource, rows: IntArray, left_s: float, cost: StepCost) -> int:

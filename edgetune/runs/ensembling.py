@@ -19,14 +19,16 @@ import numpy as np
 
 from edgetune.data.batches import Batch
 from edgetune.data.token_store import TokenView
-from edgetune.inference.saved_ensemble import ENCODER, NGRAMS, SavedEnsemble, load_ensemble
+from edgetune.inference.saved_ensemble import ENCODER, NGRAMS, PROBE, SavedEnsemble, load_ensemble
 from edgetune.inference.saved_run import score_view
 from edgetune.learners.ensemble import Ensemble, MemberScore, fit_ensemble
+from edgetune.learners.linear_probe import LinearProbe
 from edgetune.learners.ngrams import Ngrams
 from edgetune.planning.planner import NGRAMS_RATE
 from edgetune.report.live_view import View
 from edgetune.run_files.run_folder import RunFolder
 from edgetune.runs.deadline import Deadline, Scored
+from edgetune.runs.probing import FittedProbe
 from edgetune.runs.setup import Prepared
 from edgetune.utils.meter import Meter
 from edgetune.utils.metrics import Evaluation, evaluate_predictions, expected_calibration_error, log_softmax
@@ -44,6 +46,8 @@ class EnsembleStage:
         ngrams: the n-gram classifier; None before it is fitted, or where rows are too few to set any aside.
         ensemble: learners and weights as they lie in the run folder.
         members: how each learner did on the held-out rows.
+        probe: the linear probe of the untouched encoder; None where none was fitted.
+        encoder: what the kept encoder is: `ENCODER` if it was trained, `PROBE` if its head alone was fitted.
         evaluation: of the ensemble, on the evaluation rows that the encoder was evaluated on.
         alone: evaluations of the learners on those rows, by name.
         calibration_error: of the ensemble's probabilities on those rows.
@@ -63,6 +67,9 @@ class EnsembleStage:
         self.ngrams: Ngrams | None = None
         self.ensemble: Ensemble | None = None
         self.members: tuple[MemberScore, ...] = ()
+        self.probe: FittedProbe | None = None
+        self.encoder = ENCODER
+        self._probe_score: MemberScore | None = None
         self.evaluation: Evaluation | None = None
         self.alone: dict[str, Evaluation] = {}
         self.calibration_error: float | None = None
@@ -97,30 +104,84 @@ class EnsembleStage:
             self.begin()
         else:
             self.ensemble, self.ngrams = found.ensemble, found.ngrams
+        if self.probe is not None:
+            self.note_probe(self.probe)
+
+    def note_probe(self, found: FittedProbe) -> None:
+        """Weigh the linear probe against the n-grams; a trained encoder may take its place later."""
+        self.probe = found
+        scored = found.held_out
+        if scored is None or self.ngrams is None or len(scored.rows) < min(FEWEST_ROWS, len(scored.view)):
+            return
+        self._weigh(self._log_probas(self.ngrams, scored), scored.view.labels[scored.rows])
+        self._probe_score = next(score for score in self.members if score.name == ENCODER)
+        self._save()
+
+    def prefers_probe(self, trained: Scored | None) -> bool:
+        """Return whether n-grams do better with the probe than with the trained encoder, on held-out rows.
+
+        The probe is also preferred where there was no time to score the trained encoder on enough rows.
+
+        Args:
+            trained: the trained encoder on held-out rows.
+        """
+        if self.probe is None or self.probe.held_out is None or self.ngrams is None:
+            return False
+        probe = self.probe.held_out
+        if trained is None or not np.isfinite(trained.logits).all():
+            return True
+        rows, of_trained, of_probe = np.intersect1d(trained.rows, probe.rows, return_indices=True)
+        if len(rows) < min(FEWEST_ROWS, len(trained.view)):
+            return True
+        losses = []
+        for found, at in ((trained, of_trained), (probe, of_probe)):
+            scored = Scored(found.view, found.rows[at], found.logits[at])
+            log_probas, labels = self._log_probas(self.ngrams, scored), scored.view.labels[rows]
+            ensemble, _ = fit_ensemble(log_probas, labels, metric=self._prepared.config.train.metric)
+            losses.append(-ensemble.combine(log_probas)[np.arange(len(rows)), labels].mean())
+        return bool(losses[1] < losses[0])
+
+    @staticmethod
+    def _log_probas(ngrams: Ngrams, scored: Scored) -> dict[str, FloatArray]:
+        """Return what n-grams and an encoder say of the rows that the encoder was scored on."""
+        return {
+            NGRAMS: ngrams.log_proba(scored.view.texts(scored.rows)),
+            ENCODER: log_softmax(scored.logits),
+        }
 
     def note(self, held_out: Scored | None, evaluated: Scored) -> None:
         """Remember what the best encoder so far says of the held-out and the evaluation rows."""
         self._best = (held_out, evaluated)
 
-    def state(self) -> dict[str, Any] | None:
-        """Return what was noted last."""
-        if self._best is None:
-            return None
-        held_out, evaluated = self._best
+    def state(self) -> dict[str, Any]:
+        """Return what was noted last, and the linear probe."""
+        best, probe = self._best, self.probe
         return {
-            "held_out": None if held_out is None else [held_out.rows, held_out.logits],
-            "evaluated": [evaluated.rows, evaluated.logits],
+            "held_out": _scored_state(None if best is None else best[0]),
+            "evaluated": _scored_state(None if best is None else best[1]),
+            "probe": None
+            if probe is None
+            else {
+                "weight": probe.probe.weight,
+                "bias": probe.probe.bias,
+                "n_rows": probe.n_rows,
+                "held_out": _scored_state(probe.held_out),
+            },
         }
 
-    def load_state(self, state: dict[str, Any] | None) -> None:
+    def load_state(self, state: dict[str, Any]) -> None:
         """Note again what `state()` gave."""
-        self._best = None
-        if state is None:
-            return
-        data, held_out = self._prepared.data, None
-        if state["held_out"] is not None and data.held_out is not None:
-            held_out = Scored(data.held_out, *state["held_out"])
-        self._best = (held_out, Scored(data.evaluation, *state["evaluated"]))
+        data = self._prepared.data
+
+        def scored(view: TokenView | None, found: list[Any] | None) -> Scored | None:
+            return None if view is None or found is None else Scored(view, *found)
+
+        evaluated = scored(data.evaluation, state["evaluated"])
+        self._best = None if evaluated is None else (scored(data.held_out, state["held_out"]), evaluated)
+        self.probe = None
+        if (probe := state["probe"]) is not None:
+            head = LinearProbe(probe["weight"], probe["bias"])
+            self.probe = FittedProbe(head, probe["n_rows"], scored(data.held_out, probe["held_out"]))
 
     def finish_best(self, last: bool = True) -> bool:
         """Finish and evaluate with the best encoder that was noted; return whether there was one."""
@@ -163,12 +224,7 @@ class EnsembleStage:
             elif not np.isfinite(scored.logits).all():
                 self._view.warn("The encoder gives scores that are not finite; predictions use the n-grams.")
             else:
-                texts = held_out.texts(scored.rows)
-                log_probas = {
-                    NGRAMS: self.ngrams.log_proba(texts),
-                    ENCODER: log_softmax(scored.logits),
-                }
-                self._weigh(log_probas, held_out.labels[scored.rows])
+                self._weigh(self._log_probas(self.ngrams, scored), held_out.labels[scored.rows])
             if last and self.ensemble is not None and NGRAMS in self.ensemble.names and not self._stop():
                 self._fit_again(held_out)
             self._save()
@@ -225,6 +281,16 @@ class EnsembleStage:
             return None
         weights = dict(zip(self.ensemble.names, self.ensemble.weights, strict=True))
         on_held_out = {score.name: score for score in self.members}
+        names = [NGRAMS, ENCODER]
+        if self.encoder == PROBE:  # it lies where a trained encoder would
+            names[1] = PROBE
+        elif self._probe_score is not None:
+            names.insert(1, PROBE)
+            on_held_out[PROBE] = self._probe_score
+
+        def key(name: str) -> str:
+            return ENCODER if name == PROBE == self.encoder else name
+
         return {
             "n_held_out": self.ensemble.n_rows,
             "accuracy": None if self.evaluation is None else self.evaluation.accuracy,
@@ -232,12 +298,12 @@ class EnsembleStage:
             "learners": [
                 {
                     "name": name,
-                    "weight": weights.get(name, 0.0),
-                    "accuracy": self.alone[name].accuracy if name in self.alone else None,
-                    "macro_f1": self.alone[name].macro_f1 if name in self.alone else None,
-                    "held_out": asdict(on_held_out[name]) if name in on_held_out else None,
+                    "weight": weights.get(key(name), 0.0),
+                    "accuracy": self.alone[key(name)].accuracy if key(name) in self.alone else None,
+                    "macro_f1": self.alone[key(name)].macro_f1 if key(name) in self.alone else None,
+                    "held_out": asdict(on_held_out[key(name)]) if key(name) in on_held_out else None,
                 }
-                for name in (NGRAMS, ENCODER)
+                for name in names
             ],
         }
 
@@ -264,9 +330,16 @@ class EnsembleStage:
         return found
 
     def _weigh(self, log_probas: dict[str, FloatArray], labels: IntArray) -> None:
-        self.ensemble, self.members = fit_ensemble(log_probas, labels)
+        train = self._prepared.config.train
+        self.ensemble, self.members = fit_ensemble(
+            log_probas, labels, metric=train.metric, keep="best" if train.single else "pool"
+        )
 
     def _save(self) -> None:
         assert self.ensemble is not None
         assert self.ngrams is not None
         self._folder.save_ensemble(SavedEnsemble(self.ensemble, self.ngrams).write)
+
+
+def _scored_state(scored: Scored | None) -> list[Any] | None:
+    return None if scored is None else [scored.rows, scored.logits]

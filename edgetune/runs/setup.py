@@ -51,6 +51,7 @@ class Prepared:
         hidden_size: of the encoder.
         vocab_size: token ids are below this.
         freeze: what is frozen.
+        pools_mean: whether the head reads the mean of all tokens.
         plans: what was planned, and why; None where nothing was.
         marks: (line of the plan, elapsed seconds at its end) so far.
         reopen: opens the backend once more, with its first weights and no cache.
@@ -63,6 +64,7 @@ class Prepared:
     hidden_size: int
     vocab_size: int
     freeze: str
+    pools_mean: bool
     plans: Plans | None
     reopen: Callable[[], Backend]
     marks: tuple[tuple[str, float], ...] = ()
@@ -137,6 +139,7 @@ def prepare(
         hidden_size=model_loader.source.hidden_size,
         vocab_size=_vocab_size(model_loader.tokenizer_file),
         freeze=config.model.freeze,
+        pools_mean=model_loader.source.pools_mean,
         plans=decision.plans,
         reopen=partial(reopen, None),
         marks=(

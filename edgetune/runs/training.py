@@ -12,22 +12,22 @@ from edgetune.config.settings import FILTERS
 from edgetune.data.batches import Batch
 from edgetune.data.token_store import TokenView
 from edgetune.energy import Sensor, read_energy
+from edgetune.inference.saved_ensemble import PROBE
 from edgetune.inference.saved_run import score_view
 from edgetune.learners.filter_guard import GuardedSelector
-from edgetune.learners.linear_probe import LinearProbe
 from edgetune.learners.loop import Diverged, Loop, LoopSettings
 from edgetune.learners.progress import Progress
 from edgetune.planning.clock import ClockProgress
-from edgetune.planning.planner import LINEAR_PROBE
 from edgetune.report.live_view import View
 from edgetune.run_files.counters import Counters
 from edgetune.run_files.history import HistoryWriter
 from edgetune.run_files.run_folder import RunFolder
 from edgetune.run_files.summary import RunResult
-from edgetune.runs.deadline import Deadline, Scored, fit_probe_in_time, score_in_time
+from edgetune.runs.deadline import Deadline, Scored, score_in_time
 from edgetune.runs.ensembling import EnsembleStage
 from edgetune.runs.finalize import make_receipt, write_receipt
 from edgetune.runs.model_saver import ModelSaver
+from edgetune.runs.probing import FEWEST_STEPS, ProbeInTime
 from edgetune.runs.recovery import Recovery
 from edgetune.runs.resume import Interruption
 from edgetune.runs.setup import Prepared
@@ -65,7 +65,6 @@ class Training:
         self._backend: Backend = prepared.backend
         self._saver = ModelSaver(prepared, folder, meter, view, deadline)
         self._ensemble = EnsembleStage(prepared, folder, meter, view, deadline, stop)
-        self._linear_probe: LinearProbe | None = None
         self._rows_at_once: int | None = None
         self._recovery = Recovery(
             prepared, folder, meter, view, self._saver, self._ensemble, deadline, sensor, sensor_since_s
@@ -76,13 +75,13 @@ class Training:
         with HistoryWriter(self._folder.path / "history.jsonl") as history:
             loop = self._make_loop(self._make_selector(), history)
             self._view.begin(self._prepared, self._config)
-            trains = self._deadline is None or self._deadline.plan.method != LINEAR_PROBE
             try:
                 if self._interruption is not None:
                     self._recovery.restore(self._interruption, loop, history)
                     self._ensemble.restore()
                 else:
-                    self._begin(loop, trains)
+                    self._begin(loop)
+                trains = self._deadline is None or self._deadline.trains
                 begun = trains and (self._interruption is not None or not self._stop())
                 if trains:
                     self._run_epochs(loop, history)
@@ -129,12 +128,12 @@ class Training:
             return GuardedSelector(selector, self._deadline.score_rate)
         return selector
 
-    def _begin(self, loop: Loop, trains: bool) -> None:
+    def _begin(self, loop: Loop) -> None:
         """Fit the n-grams, make a first usable encoder under a deadline, and let the selector prepare."""
         self._ensemble.begin()
         if self._deadline is not None:
             self._make_linear_probe(self._deadline)
-        if trains:
+        if self._deadline is None or self._deadline.trains:
             loop.begin()
         if self._deadline is not None:
             self._deadline.clock.begin()
@@ -238,32 +237,30 @@ class Training:
             self._saver.save_in_passing()
 
     def _make_linear_probe(self, deadline: Deadline) -> None:
-        """Fit and save the first usable model.
-
-        Training starts from the drawn head all the same: from the fitted one it came out two points worse
-        (docs/log.md).
-        """
-        source, rng = self._prepared.data.train, np.random.default_rng([self._config.train.seed, 4])
+        """Fit and save the first usable model, and decide whether there is time for training after it."""
         with self._meter.phase("linear_probe"):
             try:
                 drawn = self._backend.head()
-                head = fit_probe_in_time(self._backend, source, deadline, rng, self._stop)
+                stage = ProbeInTime(self._prepared, deadline, self._stop)
+                found = stage.fit()
             except NoLinearHead as error:
-                if deadline.plan.method == LINEAR_PROBE:
+                if not deadline.trains:
                     raise BudgetError(
                         f"The budget is too small for training, and a linear probe is not possible: {error}"
                     ) from error
                 self._view.say(f"No linear probe is fitted before training: {error}")
             else:
-                self._linear_probe = head
-                self._backend.set_head(head.weight, head.bias)
-                self._saver.save(skip_onnx=deadline.plan.method != LINEAR_PROBE)
-                if deadline.plan.method != LINEAR_PROBE:
+                if deadline.trains and deadline.steps_that_fit() < FEWEST_STEPS and not self._stop():
+                    deadline.give_to_probe(found.n_rows)
+                self._ensemble.note_probe(found)
+                self._backend.set_head(found.probe.weight, found.probe.bias)
+                self._saver.save(skip_onnx=deadline.trains)
+                if deadline.trains and not stage.starts_training():
                     self._backend.set_head(*drawn)
         deadline.mark("linear_probe")
 
     def _end_timed(self, deadline: Deadline, loop: Loop, history: HistoryWriter) -> None:
-        """Save, then evaluate with what time is left.
+        """Compare with the linear probe, save, fit the weights, then evaluate with what time is left.
 
         Where patience has run out the best model was saved and evaluated before.
         """
@@ -271,15 +268,15 @@ class Training:
             deadline.mark("save")
             self._ensemble.finish_best()
             return
-        if deadline.plan.method != LINEAR_PROBE:
-            if loop.counts.n_steps == loop.counts.n_steps_reference:
-                self._fall_back()
+        trained = loop.counts.n_steps > loop.counts.n_steps_reference
+        if deadline.trains and not trained:
+            self._view.warn("There was no time for a single training step; the encoder is untouched.")
+        scored = self._choose_encoder(deadline, trained)
+        if deadline.trains:
             self._saver.save()
             self._saver.forget()
         deadline.mark("save")
-        if (held_out := self._ensemble.held_out) is not None:
-            with self._meter.phase("ensemble"):
-                scored = self._score_in_time(deadline, held_out, deadline.clock.ensemble_end_s)
+        if self._ensemble.held_out is not None:
             self._ensemble.finish(scored)
             deadline.mark("ensemble")
         if not self._ensemble.needs_encoder:
@@ -304,17 +301,48 @@ class Training:
         self._saver.note(found, loop.epoch)
         self._ensemble.write_metrics()
 
+    def _choose_encoder(self, deadline: Deadline, trained: bool) -> Scored | None:
+        """Keep the better of trained encoder and linear probe in the backend; return its held-out rows.
+
+        Args:
+            deadline: says how long there is.
+            trained: whether a step was made.
+        """
+        probe, held_out = self._ensemble.probe, self._ensemble.held_out
+        if not trained and probe is not None:
+            self._ensemble.encoder = PROBE
+            if deadline.trains:
+                self._backend.set_head(probe.probe.weight, probe.probe.bias)
+            if probe.held_out is not None:
+                return probe.held_out
+        if held_out is None:
+            return None
+        after_s = deadline.clock.save_s()
+        if trained and probe is not None:
+            after_s += deadline.plan.lines["open"]
+        with self._meter.phase("ensemble"):
+            scored = self._score_in_time(
+                deadline, held_out, lambda: deadline.clock.ensemble_end_s() - after_s
+            )
+            keeps_probe = trained and self._ensemble.prefers_probe(scored)
+        deadline.mark("ensemble")
+        if not keeps_probe:
+            return scored
+        assert probe is not None
+        self._view.say(
+            "On the held-out rows the trained encoder is no better than the linear probe; the probe is kept."
+        )
+        with self._meter.phase("open"):
+            self._backend.load_state(self._prepared.reopen().state())
+        self._backend.set_head(probe.probe.weight, probe.probe.bias)
+        self._ensemble.encoder = PROBE
+        return probe.held_out
+
     def _score_in_time(
         self, deadline: Deadline, rows: TokenView, end_s: Callable[[], float]
     ) -> Scored | None:
         rng = np.random.default_rng([self._config.train.seed, 5])
         return score_in_time(self._backend, rows, deadline.clock, deadline.cost, rng, self._stop, end_s)
-
-    def _fall_back(self) -> None:
-        """No step fitted: what is left is the fitted head, which is better than a drawn one."""
-        self._view.warn("There was no time for a single training step; the encoder is untouched.")
-        if self._linear_probe is not None:
-            self._backend.set_head(self._linear_probe.weight, self._linear_probe.bias)
 
     def _record_evaluation(self, epoch: int, found: Evaluation, history: HistoryWriter) -> None:
         history.append(

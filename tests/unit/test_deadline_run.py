@@ -17,7 +17,6 @@ from edgetune.runs.deadline import (
     SAVE_EVERY_S,
     Deadline,
     blended_slowdown,
-    fit_probe_in_time,
     make_clock,
     score_in_time,
 )
@@ -107,27 +106,6 @@ def test_without_time_nothing_is_evaluated() -> None:
     backend = Scorer(np.full(100, 0.5), clock=now)
     assert score_in_time(backend, View(100), clock, cost, np.random.default_rng(0)) is None  # type: ignore[arg-type]
     assert backend.calls == []
-
-
-def test_the_floor_is_fitted_on_a_random_part() -> None:
-    now, plan = FakeClock(), some_plan()
-    backend = Scorer(np.full(500, 0.5), clock=now)
-    deadline = Deadline(plan, make_clock(plan, 60.0, lambda: now.now_s - 100.0), cost, 1.0)
-    head = fit_probe_in_time(backend, View(500), deadline, np.random.default_rng(0))  # type: ignore[arg-type]
-    logits = np.array([[0.0, 1.0], [2.0, 1.0]]) @ head.weight.T + head.bias
-    assert logits.argmax(1).tolist() == [0, 1]
-
-
-@pytest.mark.parametrize("method", ["train-all", "linear-probe"])
-def test_a_slow_machine_gets_a_smaller_floor(method: str) -> None:
-    now = FakeClock()
-    plan = replace(some_plan(), method=method, n_probe_rows=4000)
-    clock = make_clock(plan, 60.0, lambda: now.now_s - 100.0)
-    deadline = Deadline(plan, clock, cost, 1.0)
-    backend = Scorer(np.full(5000, 0.5), clock=now, slow=4.0)
-    fit_probe_in_time(backend, View(5000), deadline, np.random.default_rng(0))  # type: ignore[arg-type]
-    assert 0 < len(backend.rows_of("features")) < 4000
-    assert clock.elapsed_s() <= clock.end_s()
 
 
 def some_plan(deadline_s: float = 60.0) -> Plan:

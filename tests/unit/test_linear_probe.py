@@ -1,4 +1,4 @@
-"""The first head: a linear classifier that fits what can be fitted, and stays calm where nothing can."""
+"""The linear probe: it fits what can be fitted, and stays finite where nothing can."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.linear_model import LogisticRegression
 
-from edgetune.learners.linear_probe import fit_linear_probe
+from edgetune.learners.linear_probe import best_strength, fit_linear_probe, probe_accuracy
 from edgetune.utils.metrics import cross_entropy
 
 
@@ -31,10 +31,9 @@ def test_it_separates_what_is_apart(n_classes: int) -> None:
 
 def test_it_finds_what_scikit_learn_finds() -> None:
     features, labels = blobs(400, 3, 0.5)
-    n, l2 = len(features), 0.1
-    head = fit_linear_probe(features, labels, 3, l2)
+    head = fit_linear_probe(features, labels, 3, 0.05)
     scaled = (features - features.mean(0)) / features.std(0)
-    theirs = LogisticRegression(C=1 / (l2 * n), max_iter=5000, tol=1e-8).fit(scaled, labels)
+    theirs = LogisticRegression(C=0.05, max_iter=5000, tol=1e-8).fit(scaled, labels)
     ours = features @ head.weight.T + head.bias
     expected = theirs.decision_function(scaled)
     assert cross_entropy(ours, labels).mean() == pytest.approx(
@@ -63,3 +62,28 @@ def test_constant_features_are_no_trouble() -> None:
     head = fit_linear_probe(np.ones((50, 4), np.float32), np.arange(50) % 5 // 4, 2)
     logits = np.ones((1, 4)) @ head.weight.T + head.bias
     assert logits.argmax() == 0
+
+
+def test_the_strength_is_the_one_that_held_out_rows_want() -> None:
+    rng = np.random.default_rng(0)
+    features, labels = (
+        rng.normal(0, 1, (60, 40)).astype(np.float32),
+        rng.integers(0, 2, 60),
+    )  # nothing to learn
+    other, wanted = rng.normal(0, 1, (200, 40)).astype(np.float32), rng.integers(0, 2, 200)
+    strength, probe = best_strength(features, labels, 2, other, wanted, (1e-4, 1.0))
+    assert strength == 1e-4
+    features, labels = blobs(400, 3, 1.0)
+    strength, probe = best_strength(features, labels, 3, *blobs(400, 3, 1.0, seed=1), (1e-4, 0.1))
+    assert strength == 0.1
+    assert probe_accuracy(probe, *blobs(400, 3, 1.0, seed=2)) > 0.8
+
+
+def test_a_fit_that_is_stopped_gives_what_was_reached() -> None:
+    features, labels = blobs(400, 3, 1.0)
+    asked = iter([False, False, True])
+    head = fit_linear_probe(features, labels, 3, stop=lambda: next(asked))
+    whole = fit_linear_probe(features, labels, 3)
+    assert next(asked, None) is None
+    stopped, done = (cross_entropy(each.logits(features), labels).mean() for each in (head, whole))
+    assert done < stopped < np.log(3)

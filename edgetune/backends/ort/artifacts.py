@@ -259,6 +259,7 @@ class ArtifactBuilder:
             "fingerprint": self._fingerprint,
             "n_labels": n_labels,
             "freeze": freeze,
+            "pools_mean": self._source.pools_mean,
             "target": str(scratch),
         }
         try:

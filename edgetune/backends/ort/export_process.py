@@ -43,12 +43,13 @@ def build_artifacts(job: dict[str, Any]) -> None:
     """Export, repair, cut, generate, check, and describe one set of artifacts.
 
     Args:
-        job: `folder` of the model, its `name` and `fingerprint`, `n_labels`, `freeze`, `target` folder.
+        job: `folder` of the model, its `name` and `fingerprint`, `n_labels`, `freeze`, `pools_mean`,
+            `target` folder.
     """
     target = Path(job["target"])
-    model, missing = load_torch_model(Path(job["folder"]), job["n_labels"], "eager")
+    model, missing = load_torch_model(Path(job["folder"]), job["n_labels"], "eager", job["pools_mean"])
     names = [name for name, _ in model.named_parameters()]
-    trainable, notes = _without_tables(trainable_names(names, job["freeze"]))
+    trainable, notes = _without_tables(trainable_names(names, job["freeze"], job["pools_mean"]))
     depth = frozen_depth(job["freeze"])
     graph = _export(model, target)
     in_graph = float_initializers(graph)
@@ -205,6 +206,7 @@ def _describe(
         "fingerprint": job["fingerprint"],
         "n_labels": job["n_labels"],
         "freeze": job["freeze"],
+        "pools_mean": job["pools_mean"],
         "pad_id": int(config.get("pad_token_id") or 0),
         "max_positions": max_positions(config),
         "hidden_size": int(config.get("hidden_size") or config.get("dim") or 768),

@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
-SCHEMA_VERSION = 4
+SCHEMA_VERSION = 5
 
 
 class ParityCheck(BaseModel):
@@ -64,17 +64,19 @@ class Manifest(BaseModel):
         files: every file but this one, by its path in the folder.
         checksum: of the manifest itself (`artifact_sums.sealed`).
         linear: the head's last layer, whose input the eval graphs also return (None: there is no such).
+        pools_mean: whether the last layer is the one that pools (`models.mean_pooling`).
         cut: None where no layer is frozen, or the graph cannot be cut above the frozen ones.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
-    schema_version: Literal[4] = 4
+    schema_version: Literal[5] = 5
     edgetune: str
     onnxruntime: str
     model: str
     fingerprint: str
     n_labels: int
     freeze: str
+    pools_mean: bool = False
     pad_id: int
     max_positions: int
     hidden_size: int

@@ -24,6 +24,7 @@ from edgetune.backends.ort.graph_cut import HIDDEN
 from edgetune.backends.ort.manifest import Linear
 from edgetune.backends.ort.ort_runtime import TrainingSession, open_prefix, session_options
 from edgetune.data.batches import Batch
+from edgetune.models.mean_pooling import HEAD_RATE, fixed_names
 from edgetune.models.source import init_head
 from edgetune.utils.errors import ModelError
 from edgetune.utils.types import FloatArray, IntArray
@@ -161,8 +162,20 @@ class OrtBackend:
             return self._training.gradients(self._inputs(part, weights=factors))
 
         result = self.microbatches.run(batch, gradients, self._training.forget)
-        self._training.update(lr)
+        self._update(lr)
         return result
+
+    def _update(self, lr: float) -> None:
+        """Update once; the head on pooled features moves further, as far as with a larger learning rate.
+
+        The optimizer's graph has one rate, by which its steps are proportional.
+        """
+        if not self.artifacts.manifest.pools_mean:
+            self._training.update(lr)
+            return
+        before = self.head()
+        self._training.update(lr)
+        self.set_head(*(old + HEAD_RATE * (new - old) for old, new in zip(before, self.head(), strict=True)))
 
     def state(self) -> bytes:
         """Return parameters and optimizer state as ONNX Runtime's own checkpoint."""
@@ -186,6 +199,8 @@ class OrtBackend:
         given = {name: value for path in files for name, value in load_file(path).items()}
         whole = self._whole()
         names = [name for name in self.artifacts.manifest.parameters if whole.has(name)]
+        if self.artifacts.manifest.pools_mean:
+            names = [name for name in names if name in given or name not in fixed_names(names)]
         for name in names:
             if name not in given or given[name].shape != whole.get(name).shape:
                 raise ModelError(

@@ -25,6 +25,7 @@ from edgetune.backends.torch.torch_cut import LayerCut, find_cut, shared_below
 from edgetune.backends.torch.torch_first_token import first_token_only
 from edgetune.config.settings import frozen_depth
 from edgetune.data.batches import Batch
+from edgetune.models.mean_pooling import HEAD_RATE
 from edgetune.models.source import ModelSource, init_head, takes_segments, trainable_names
 from edgetune.utils.errors import MissingDependencyError, UsageError
 from edgetune.utils.types import FloatArray
@@ -120,11 +121,11 @@ class TorchBackend:
         self._bf16 = precision == "bf16" or (precision == "auto" and device == "cuda")
         self._onnx = onnx
         self._tokenizer_folder = source.folder if tokenizer_folder is None else tokenizer_folder
-        self._model, missing = load_torch_model(source.folder, n_labels, "sdpa")
+        self._model, missing = load_torch_model(source.folder, n_labels, "sdpa", source.pools_mean)
         parameters = dict(self._model.named_parameters())
         std = float(getattr(self._model.config, "initializer_range", 0.02) or 0.02)
         head = init_head({name: tuple(parameters[name].shape) for name in missing}, std, seed)
-        trainable = set(trainable_names(parameters, freeze))
+        trainable = set(trainable_names(parameters, freeze, source.pools_mean))
         with torch.no_grad():
             for name, parameter in parameters.items():
                 if name in head:
@@ -140,8 +141,18 @@ class TorchBackend:
         self.depth = 0 if self._cut is None else self._cut.depth
         self._trained = [p for p in self._model.parameters() if p.requires_grad]
         self._optimizer = torch.optim.AdamW(
-            self._trained, lr=0.0, betas=ADAM_BETAS, eps=ADAM_EPS, weight_decay=WEIGHT_DECAY, fused=True
+            self._groups(), lr=0.0, betas=ADAM_BETAS, eps=ADAM_EPS, weight_decay=WEIGHT_DECAY, fused=True
         )
+
+    def _groups(self) -> list[dict[str, Any]]:
+        """Return the trained parameters, those of a head on pooled features apart: it learns faster."""
+        if not self._source.pools_mean:
+            return [{"params": self._trained, "rate": 1.0}]
+        head = {id(parameter) for parameter in self._head().parameters()}
+        return [
+            {"params": [p for p in self._trained if id(p) not in head], "rate": 1.0},
+            {"params": [p for p in self._trained if id(p) in head], "rate": HEAD_RATE},
+        ]
 
     @property
     def n_parameters(self) -> int:
@@ -251,7 +262,7 @@ class TorchBackend:
 
         result = self.microbatches.run(batch, gradients, self._forget)
         for group in self._optimizer.param_groups:
-            group["lr"] = lr
+            group["lr"] = lr * group["rate"]
         self._optimizer.step()
         self._forget()
         return result

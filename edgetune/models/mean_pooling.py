@@ -1,0 +1,105 @@
+"""Mean pooling as one more standard encoder layer: the saved model stays a plain Hugging Face classifier.
+
+Heads of the BERT family read the first token only. A sentence encoder was trained with the mean of all
+tokens, and a head on its first token starts from much less. In the added layer query and key are zero, so
+attention is uniform over the tokens that are no padding; value is the identity and the attention's output
+`MEAN_SCALE` times it, so that the mean outweighs the residual; the feed-forward part is zero. The first
+token then leaves the layer as
+
+    LayerNorm(MEAN_SCALE * mean + first token)
+
+The dense layer between encoder and classifier is `TANH_SCALE` times the identity, small enough that its
+tanh is close to linear. The layer and that dense layer are never trained.
+
+Works where each part is what BERT has: BERT and RoBERTa with their kin. DistilBERT and ELECTRA have another
+non-linearity before the classifier, MPNet adds position biases to the attention; ModernBERT pools by itself.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+MEAN = "mean"
+CONFIG_KEY = "edgetune_pooling"
+"""Of `config.json`: that the last layer is the added one."""
+
+MEAN_SCALE = 1000.0
+TANH_SCALE = 0.25
+HEAD_RATE = 10.0 / TANH_SCALE
+"""Learning rate of the classifier over that of the encoder: ten times, on features that are small by
+`TANH_SCALE`. At 47 steps a drawn head at the encoder's rate is still far behind (docs/log.md)."""
+
+KINDS = {"bert", "roberta", "xlm-roberta", "camembert"}
+
+
+def can_pool(config: Mapping[str, Any]) -> bool:
+    """Return whether an encoder's layers and head are such that the added layer computes the mean."""
+    return (
+        config.get("model_type") in KINDS
+        and not config.get("is_decoder")
+        and config.get("position_embedding_type", "absolute") == "absolute"
+    )
+
+
+def is_pooled(config: Mapping[str, Any]) -> bool:
+    """Return whether a model was saved with the added layer."""
+    return config.get(CONFIG_KEY) == MEAN
+
+
+def has_own_head(config: Mapping[str, Any]) -> bool:
+    """Return whether a folder holds a classifier, whose head reads what it was trained on."""
+    return any("ForSequenceClassification" in str(name) for name in config.get("architectures") or ())
+
+
+def asks_for_mean(folder: Path) -> bool:
+    """Return whether a folder says, as sentence-transformers writes it, that the mean was trained."""
+    try:
+        found = json.loads((folder / "1_Pooling" / "config.json").read_text(encoding="utf-8")[:100_000])
+    except (OSError, ValueError, RecursionError):
+        return False
+    return isinstance(found, dict) and found.get("pooling_mode_mean_tokens") is True
+
+
+def fixed_names(names: list[str]) -> set[str]:
+    """Return the parameters of a pooled model that the mean is made of, which are never trained.
+
+    Args:
+        names: all parameter names.
+    """
+    numbers = {int(found.group(1)) for name in names if (found := re.search(r"\.layer\.(\d+)\.", name))}
+    layer = f".layer.{max(numbers, default=0)}."
+    return {
+        name for name in names if layer in name or ".pooler.dense." in name or "classifier.dense." in name
+    }
+
+
+def write_pooling(model: Any) -> set[str]:
+    """Give the last layer of a torch classifier and the dense layer of its head the weights described above.
+
+    Returns:
+        The names of the parameters that were written.
+    """
+    import torch
+
+    parameters = dict(model.named_parameters())
+    names = fixed_names(list(parameters))
+    scales = {
+        "attention.self.value.weight": 1.0,
+        "attention.output.dense.weight": MEAN_SCALE,
+        "pooler.dense.weight": TANH_SCALE,
+        "classifier.dense.weight": TANH_SCALE,
+    }
+    with torch.no_grad():
+        for name in names:
+            parameter = parameters[name]
+            parameter.zero_()
+            if name.endswith("LayerNorm.weight"):
+                parameter.fill_(1.0)
+            for end, scale in scales.items():
+                if name.endswith(end):
+                    parameter.copy_(scale * torch.eye(parameter.shape[0]))
+    return names

@@ -1,0 +1,160 @@
+"""The linear probe of a run: fitted on the untouched encoder before training, on as many rows as it pays for.
+
+    held-out rows ─→ features ──────────────┐
+    training rows ─→ features of a few ──────→ probe ─→ better than with half of them? ─→ twice as many …
+                                                └─ else: training, from this probe where rows are few a class
+
+Every doubling that still wins `GAIN` on the held-out rows is worth more than the first train steps: on 150
+intents the probe on all rows that a minute allows has 95.6 %, one on a sixth of them and training for the
+rest 92.6.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from edgetune.data.token_store import TokenView
+from edgetune.learners.linear_probe import LinearProbe, best_strength, fit_linear_probe, probe_accuracy
+from edgetune.planning.planner import FIT_PROBE_S
+from edgetune.runs.deadline import Deadline, Scored, run_in_time
+from edgetune.runs.setup import Prepared
+from edgetune.utils.types import FloatArray, IntArray
+
+GAIN = 0.01
+"""Accuracy on held-out rows that twice the rows have to win."""
+FEWEST_STEPS = 16
+"""Training that would make fewer steps than this is not begun: the probe gets its time."""
+ROWS_PER_CLASS = 100
+"""Training starts from the probe where fewer rows a class will be trained; else from a drawn head (1,500
+rows: 77 intents 88.5 % against 73.0, six question types 91.8 against 95.0)."""
+FIRST_FIT_RATE, LATER_FIT_RATE = 0.02, 0.06
+"""Shares of the deadline that the fits of a stage may take, each."""
+GROWN = 1.5
+"""A stage has to add so many times the rows for its gain to say something."""
+
+
+@dataclass(frozen=True)
+class FittedProbe:
+    """A probe and how it was fitted.
+
+    Attributes:
+        probe: the head.
+        n_rows: training rows whose features it was fitted on.
+        held_out: its logits on held-out rows; None where there are none.
+    """
+
+    probe: LinearProbe
+    n_rows: int
+    held_out: Scored | None
+
+
+class ProbeInTime:
+    """Fits the linear probe of a run with a deadline."""
+
+    def __init__(self, prepared: Prepared, deadline: Deadline, stop: Callable[[], bool]) -> None:
+        self._prepared, self._deadline, self._stop = prepared, deadline, stop
+        self._clock = deadline.clock
+        self._train = prepared.data.train
+        self._n_classes = len(self._train.label_names)
+        self._features: list[FloatArray] = []
+        self._labels: list[IntArray] = []
+
+    def fit(self) -> FittedProbe:
+        """Fit it on as many rows as pay for themselves.
+
+        Raises:
+            NoLinearHead: the model's head is something else.
+        """
+        plan, seed = self._deadline.plan, self._prepared.config.train.seed
+        started_s, planned_s = self._clock.elapsed_s(), plan.lines["linear_probe"]
+        held_out = self._held_out_features(started_s + planned_s)
+        order = np.random.default_rng([seed, 4]).permutation(len(self._train))
+        # Where training follows, it may take twice what was planned, all in all.
+        end_s = started_s + 2 * planned_s if self._deadline.trains else math.inf
+        n_rows = self._read(order[: plan.n_probe_rows], end_s, FIRST_FIT_RATE, at_least=16)
+        if held_out is None or n_rows < 32:
+            return FittedProbe(self._fitted(n_rows, FIRST_FIT_RATE), n_rows, None)
+        rows, features = held_out
+        view = self._prepared.data.held_out
+        assert view is not None
+        labels = view.labels[rows]
+        strength, half = self._strength(n_rows // 2, features, labels)
+        probe = self._fitted(n_rows, FIRST_FIT_RATE, strength)
+        before, found = (probe_accuracy(each, features, labels) for each in (half, probe))
+        while (not self._deadline.trains or found - before >= GAIN) and n_rows < len(order):
+            wanted = order[n_rows : 2 * n_rows]
+            n_before, n_rows = n_rows, n_rows + self._read(wanted, math.inf, LATER_FIT_RATE)
+            if n_rows == n_before:
+                break
+            probe = self._fitted(n_rows, LATER_FIT_RATE, strength)
+            before, found = found, probe_accuracy(probe, features, labels)
+            if n_rows < GROWN * n_before or self._stop():
+                break
+        return FittedProbe(probe, n_rows, Scored(view, rows, probe.logits(features)))
+
+    def starts_training(self) -> bool:
+        """Return whether training starts from the probe; a drawn head is better for many rows a class."""
+        n_trained = self._deadline.steps_that_fit() * self._deadline.plan.batch_size
+        return self._prepared.pools_mean and n_trained < ROWS_PER_CLASS * self._n_classes
+
+    def _held_out_features(self, end_s: float) -> tuple[IntArray, FloatArray] | None:
+        """Return positions and features of the held-out rows that the end of the run scores first, too."""
+        view = self._prepared.data.held_out
+        if view is None:
+            return None
+        order = np.random.default_rng([self._prepared.config.train.seed, 5]).permutation(len(view))
+        order = order[: max(1, self._deadline.plan.n_weighed)]
+        return self._run(view, order, end_s, FIRST_FIT_RATE)
+
+    def _read(self, order: IntArray, end_s: float, fit_rate: float, at_least: int = 0) -> int:
+        """Compute features of training rows; return of how many."""
+        found = self._run(self._train, order, end_s, fit_rate, at_least)
+        if found is None:
+            return 0
+        rows, features = found
+        rank = np.empty(len(self._train), np.int64)
+        rank[order] = np.arange(len(order))
+        drawn = np.argsort(rank[rows])  # they come shortest first, and half of them must be like all
+        self._features.append(features[drawn])
+        self._labels.append(self._train.labels[rows[drawn]])
+        return len(rows)
+
+    def _run(
+        self, view: TokenView, order: IntArray, end_s: float, fit_rate: float, at_least: int = 0
+    ) -> tuple[IntArray, FloatArray] | None:
+        """Compute features until `end_s`, or until just the time for a fit is left."""
+        backend, cost, clock = self._prepared.backend, self._deadline.cost, self._clock
+        fit_s = fit_rate * clock.limit_s()
+        return run_in_time(
+            backend.features,
+            view,
+            order,
+            clock,
+            cost,
+            self._stop,
+            lambda: min(end_s, clock.end_s() - fit_s),
+            at_least,
+        )
+
+    def _rows(self, n_rows: int) -> tuple[FloatArray, IntArray]:
+        return np.concatenate(self._features)[:n_rows], np.concatenate(self._labels)[:n_rows]
+
+    def _until(self, rate: float) -> Callable[[], bool]:
+        """Return what ends a fit: its share of the deadline, the end of the time, a request to stop."""
+        end_s = self._clock.elapsed_s() + rate * self._clock.limit_s()
+        return lambda: self._clock.elapsed_s() > end_s or self._clock.left_s() < FIT_PROBE_S or self._stop()
+
+    def _fitted(self, n_rows: int, rate: float, strength: float = 0.05) -> LinearProbe:
+        features, labels = self._rows(n_rows)
+        return fit_linear_probe(features, labels, self._n_classes, strength, self._until(rate))
+
+    def _strength(
+        self, n_rows: int, held_out: FloatArray, held_out_labels: IntArray
+    ) -> tuple[float, LinearProbe]:
+        features, labels = self._rows(n_rows)
+        stop = self._until(FIRST_FIT_RATE)
+        return best_strength(features, labels, self._n_classes, held_out, held_out_labels, stop=stop)

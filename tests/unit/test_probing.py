@@ -1,0 +1,96 @@
+"""The linear probe of a run: more rows while they pay, and never later than the end of training."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+from test_deadline_run import Scorer, View, cost, some_plan
+
+from edgetune.data.batches import Batch
+from edgetune.planning.planner import LINEAR_PROBE
+from edgetune.runs.deadline import Deadline, make_clock
+from edgetune.runs.probing import ProbeInTime
+from tests.fakes import FakeClock
+
+WIDTH = 40
+
+
+class Learnable(Scorer):
+    """Features from which a class can be told, the better the more rows of it were seen."""
+
+    noise = 1.0
+
+    def features(self, batch: Batch) -> np.ndarray:
+        super().features(batch)
+        found = np.random.default_rng(batch.rows[0]).normal(0, 1, (len(batch), WIDTH))
+        centres = np.random.default_rng(7).normal(0, 1, (2, WIDTH))
+        return (centres[batch.labels] + self.noise * found).astype(np.float32)
+
+
+def stage_of(
+    backend: Scorer, n_rows: int, n_held_out: int | None = 300, method: str = "train-all", **plan: Any
+) -> tuple[ProbeInTime, Deadline]:
+    followed = replace(some_plan(), method=method, n_weighed=300, **plan)
+    started_s = backend.clock.now_s
+    clock = make_clock(followed, 60.0, lambda: backend.clock.now_s - started_s)
+    deadline = Deadline(followed, clock, cost, 1.0)
+    data = SimpleNamespace(train=View(n_rows), held_out=None if n_held_out is None else View(n_held_out))
+    config = SimpleNamespace(train=SimpleNamespace(seed=0))
+    prepared = SimpleNamespace(data=data, backend=backend, config=config, pools_mean=True)
+    return ProbeInTime(prepared, deadline, lambda: False), deadline  # type: ignore[arg-type]
+
+
+def test_rows_are_added_while_they_pay() -> None:
+    hard = Learnable(np.full(20_000, 0.5), clock=FakeClock())
+    hard.noise = 6.0
+    easy = Learnable(np.full(20_000, 0.5), clock=FakeClock())
+    easy.noise = 0.1
+    many, few = (stage_of(backend, 20_000, n_probe_rows=64)[0].fit() for backend in (hard, easy))
+    assert few.n_rows == 64
+    assert many.n_rows > 200
+    assert few.held_out is not None
+    assert len(few.held_out.rows) == 300
+    assert (few.held_out.logits.argmax(1) == few.held_out.view.labels[few.held_out.rows]).mean() > 0.95
+
+
+@pytest.mark.parametrize("method", ["train-all", LINEAR_PROBE])
+@pytest.mark.parametrize("n_held_out", [None, 300])
+def test_a_slow_machine_gets_fewer_rows_and_ends_in_time(method: str, n_held_out: int | None) -> None:
+    backend = Learnable(np.full(90_000, 0.5), clock=FakeClock(), slow=4.0)
+    backend.noise = 6.0
+    stage, deadline = stage_of(backend, 90_000, n_held_out, method, n_probe_rows=4000)
+    found = stage.fit()
+    assert 0 < found.n_rows < 90_000
+    assert deadline.clock.elapsed_s() <= deadline.clock.end_s()
+    assert (found.held_out is None) == (n_held_out is None)
+
+
+def test_a_few_rows_are_read_even_when_it_is_too_late() -> None:
+    backend = Learnable(np.full(500, 0.5), clock=FakeClock())
+    stage, _ = stage_of(backend, 500)
+    backend.clock.now_s += 59.0
+    found = stage.fit()
+    assert 16 <= found.n_rows <= 64
+    assert found.held_out is None
+    assert np.isfinite(found.probe.weight).all()
+
+
+def test_training_starts_from_the_probe_where_rows_are_few_a_class() -> None:
+    backend = Learnable(np.full(20_000, 0.5), clock=FakeClock())
+    stage, deadline = stage_of(backend, 20_000)
+    assert deadline.steps_that_fit() * deadline.plan.batch_size > 200
+    assert not stage.starts_training()
+    backend.clock.now_s += deadline.clock.left_s() - 0.1
+    assert stage.starts_training()
+
+
+def test_time_given_to_the_probe_is_in_the_plan() -> None:
+    _, deadline = stage_of(Learnable(np.full(100, 0.5), clock=FakeClock()), 100)
+    assert deadline.trains
+    deadline.give_to_probe(80)
+    assert not deadline.trains
+    assert (deadline.plan.n_rows, deadline.plan.n_steps) == (80, 0)
