@@ -44,6 +44,9 @@ from edgetune.cli.options import (
 from edgetune.utils.errors import Interrupted, UsageError
 from edgetune.utils.sanitize import json_text, on_terminal
 
+WORSE_THAN_MAJORITY = 3
+"""Exit code of a run whose model is worse than always predicting the most frequent class."""
+
 _IMPORTED_AT_S, _CPU_AT_IMPORT_S = time.perf_counter(), time.process_time()
 
 
@@ -154,7 +157,11 @@ def finetune(
         ),
     ] = None,
     epochs: Annotated[
-        int | None, typer.Option(help="Number of passes over the training rows.", show_default="1")
+        int | None,
+        typer.Option(
+            help="Number of passes over the training rows.",
+            show_default="by the number of rows, 1 to 10, with early stopping",
+        ),
     ] = None,
     batch_size: Annotated[
         int | None, typer.Option(help="Examples per optimizer step.", show_default="32")
@@ -294,6 +301,9 @@ def _finetuned(
         from edgetune.report.result_tables import print_summary
 
         print_summary(result, console())
+    if result["worse_than_majority"]:
+        typer.secho(f"edgetune: {on_terminal(result['warnings'][0])}", fg=typer.colors.RED, err=True)
+        raise typer.Exit(WORSE_THAN_MAJORITY)
     return result
 
 

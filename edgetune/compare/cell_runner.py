@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import tomli_w
 
-from edgetune.compare.grid import ENCODER_ALONE, MATCHED, Cell
+from edgetune.compare.grid import MATCHED, Cell, encoder_alone
 from edgetune.compare.outcome import Outcome, pack_answers
 from edgetune.compare.shared_rows import SharedRows
 from edgetune.config.toml_config import group_by_section, make_config
@@ -80,7 +80,7 @@ class CellRunner:
     def _run_own(self, cell: Cell, home: Path, key: str) -> Outcome:
         """Run a method of ours, then measure the saved model on all evaluation rows."""
         home.mkdir(parents=True, exist_ok=True)
-        settings = self.rows[cell.data].settings | ENCODER_ALONE | cell.settings
+        settings = encoder_alone(self.rows[cell.data].settings | cell.settings)
         settings |= {"method": cell.method, "seed": cell.seed}
         settings.setdefault("watched", False)
         settings.setdefault("keep", "last")

@@ -36,8 +36,19 @@ _STRICT = ConfigDict(extra="forbid", frozen=True)
 Seeds = Annotated[tuple[Annotated[int, Field(ge=0, le=MAX_SEED)], ...], Field(min_length=1)]
 
 
-ENCODER_ALONE = {"ngrams": False}
-"""Methods are ways of training the encoder; other learners take part only if a grid asks for them."""
+TIME_LIMITS = ("deadline_s", "energy_j", "battery_rate")
+
+
+def encoder_alone(settings: dict[str, Any]) -> dict[str, Any]:
+    """Return the settings of a cell with what a comparison takes for granted, unless a grid says otherwise.
+
+    Methods are ways of training the encoder: other learners take no part, and without a limit of time one
+    pass is made.
+    """
+    defaults: dict[str, Any] = {"ngrams": False}
+    if not any(settings.get(name) for name in TIME_LIMITS):
+        defaults["epochs"] = 1
+    return defaults | settings
 
 
 class DataEntry(LabelledText):

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from edgetune.compare.grid import ENCODER_ALONE, Cell
+from edgetune.compare.grid import Cell, encoder_alone
 from edgetune.compare.shared_rows import SharedRows
 from edgetune.config.settings import SelectionSettings
 from edgetune.planning.plan import Plan
@@ -48,7 +48,7 @@ class SharedPlans:
         asked = _asked(cell)
         self._say(f"Planning {asked['deadline_s']:g} s on {cell.data}, once for all methods")
         try:
-            plans = dry_run(self._rows[cell.data].settings | ENCODER_ALONE | asked, self._cache_dir).ranked
+            plans = dry_run(encoder_alone(self._rows[cell.data].settings | asked), self._cache_dir).ranked
         except EdgetuneError:  # each method then says itself what is wrong
             plans = ()
         best = next((plan for plan in plans if plan.method != "linear-probe"), None)

@@ -228,7 +228,8 @@ class TrainSettings(Settings):
     """How the loop runs.
 
     Attributes:
-        epochs: passes over the training rows.
+        epochs: passes over the training rows. Not set: as many as make `FEWEST_STEPS` steps, 10 at most, and
+            training ends early where two in a row bring nothing better; with a deadline, what fits.
         batch_size: examples per optimizer step.
         lr: peak learning rate; None: chosen from the model's width and the number of steps.
         decay: the rate falls linearly to 0 over `examples` seen, or over the `steps` of an unfiltered run.

@@ -13,6 +13,7 @@ import numpy as np
 
 from edgetune.config.settings import LabelledText, RunConfig
 from edgetune.data.examples import DataOptions
+from edgetune.data.row_sample import MOST_ROWS, RowSample, sample_for
 from edgetune.data.token_format import META, TokenizerSpec
 from edgetune.data.token_store import TokenStore, TokenView
 from edgetune.data.tokens import open_tokens
@@ -151,6 +152,7 @@ def open_cached(
     max_bad_rows: float,
     progress: Callable[[int], None] | None = None,
     min_classes: int = 2,
+    sample: RowSample | None = None,
 ) -> TokenStore:
     """Open labelled text in a private cache, and note that it is in use; arguments as of `open_tokens`.
 
@@ -164,7 +166,7 @@ def open_cached(
             f"Cannot write the token cache to {cache_dir} ({error.strerror or error}); choose another "
             "folder with --cache-dir."
         ) from error
-    store = open_tokens(path, options, spec, home, max_bad_rows, progress, min_classes)
+    store = open_tokens(path, options, spec, home, max_bad_rows, progress, min_classes, sample)
     mark_in_use(store.folder / META)
     return store
 
@@ -176,6 +178,7 @@ def open_splits(
     known: tuple[str, ...],
     say: Say,
     check: Callable[[], None] = lambda: None,
+    elapsed_s: Callable[[], float] = lambda: 0.0,
 ) -> Splits:
     """Open the rows of a config, or hold some of them out for evaluation.
 
@@ -186,16 +189,19 @@ def open_splits(
         known: the model's own label names in order; used when the data has the same ones.
         say: is told of slow progress.
         check: is called now and then while text is tokenized; what it raises ends that.
+        elapsed_s: returns seconds since the run began; with a deadline, a large file is sampled.
 
     Raises:
         EdgetuneError: what is wrong with the data, in a sentence.
     """
+    deadline_s, seed = config.budget.deadline_s, config.train.seed
     options = data_options(config.data)
 
-    def reader(path: str, min_classes: int) -> TokenStore:
+    def reader(path: str, min_classes: int, most_rows: int = MOST_ROWS) -> TokenStore:
+        sample = sample_for(deadline_s, seed, elapsed_s, most_rows)
         with reading_progress(path, say, check) as progress:
             return open_cached(
-                path, options, spec, cache_dir, config.data.max_bad_rows, progress, min_classes
+                path, options, spec, cache_dir, config.data.max_bad_rows, progress, min_classes, sample
             )
 
     store = reader(config.data.train, 2)
@@ -204,7 +210,7 @@ def open_splits(
     warnings = list(store.warnings())
     stores = [store]
     if config.data.eval is not None:
-        eval_store = reader(config.data.eval, 1)
+        eval_store = reader(config.data.eval, 1, config.data.max_holdout_rows)
         stores.append(eval_store)
         train, evaluation, source = everything, eval_store.relabel(names), config.data.eval
     else:

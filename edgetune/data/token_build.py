@@ -21,6 +21,7 @@ import numpy as np
 
 from edgetune.data.examples import DataOptions, Example, read_examples
 from edgetune.data.quality import count_repeats, mixed_label_kinds
+from edgetune.data.row_sample import RowSample, draw_sample
 from edgetune.data.table import NO_TOKENS, BadRow, excerpt_of
 from edgetune.data.token_format import (
     BAD_ROWS,
@@ -121,6 +122,8 @@ class TokenWriter:
         self._counts: Counter[int] = Counter()
         self._reasons: Counter[str] = Counter()
         self._n_tokens = self._n_text_bytes = self._n_truncated = self.n_rows = self.n_bad = 0
+        self.n_left_out = 0
+        self.is_cut = False
         self.bad_rows: dict[str, BadRow] = {}  # the first of each reason
 
     def __enter__(self) -> TokenWriter:
@@ -136,7 +139,7 @@ class TokenWriter:
     @property
     def n_read(self) -> int:
         """Rows seen so far, usable or not."""
-        return self.n_rows + self.n_bad
+        return self.n_rows + self.n_bad + self.n_left_out
 
     @property
     def bad_reasons(self) -> dict[str, int]:
@@ -208,6 +211,8 @@ class TokenWriter:
             n_duplicates=repeats.n_duplicates,
             n_conflicts=repeats.n_conflicts,
             label_change=mixed_label_kinds(self._first_lines) or "",
+            n_left_out=self.n_left_out,
+            is_cut=self.is_cut,
         )
         (self._folder / META).write_text(json.dumps(asdict(meta), indent=1), encoding="utf-8")
         return meta
@@ -259,12 +264,25 @@ def _first_lengths(examples: list[Example], encodings: list[Any], lengths: IntAr
 
 
 def build_tokens(
-    folder: Path, path: str, options: DataOptions, spec: TokenizerSpec, progress: Callable[[int], None] | None
+    folder: Path,
+    path: str,
+    options: DataOptions,
+    spec: TokenizerSpec,
+    progress: Callable[[int], None] | None,
+    sample: RowSample | None = None,
 ) -> TokenWriter:
-    """Tokenize every usable row of `path` into the files of `folder`; call `finish` on the result."""
+    """Tokenize every usable row of `path`, or a sample, into the files of `folder`.
+
+    Call `finish` on the result.
+    """
+    tell = progress if progress is not None else lambda n_read: None
     with TokenWriter(folder, path, spec) as writer:
-        for chunk in chunk_examples(read_examples(path, options, writer.add_bad)):
+        examples: Iterable[Example] = read_examples(path, options, writer.add_bad)
+        if sample is not None:
+            drawn = draw_sample(examples, sample, tell)
+            examples, writer.is_cut = drawn.examples, drawn.is_cut
+            writer.n_left_out = drawn.n_seen - len(drawn.examples)
+        for chunk in chunk_examples(examples):
             writer.add(chunk)
-            if progress is not None:
-                progress(writer.n_read)
+            tell(writer.n_read)
     return writer

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-CACHE_VERSION = 3
+CACHE_VERSION = 4
 TOKENS, OFFSETS, LABELS, FIRST_LENGTHS, HASHES, TEXTS, TEXT_OFFSETS = (
     "tokens.bin",
     "offsets.bin",
@@ -56,6 +56,8 @@ class Meta:
         counts: usable rows by label, in the order of the class ids.
         n_duplicates: rows whose text was there before.
         n_conflicts: texts with more than one label.
+        n_left_out: usable rows that a random sample leaves out.
+        is_cut: whether the rest of the file was not read for want of time.
         label_change: says where labels change from numbers to words or back; "" if they do not.
     """
 
@@ -74,11 +76,13 @@ class Meta:
     n_duplicates: int
     n_conflicts: int
     label_change: str
+    n_left_out: int = 0
+    is_cut: bool = False
 
     @property
     def n_rows(self) -> int:
         """Usable rows."""
-        return self.n_read - self.n_bad
+        return self.n_read - self.n_bad - self.n_left_out
 
     def sizes(self) -> dict[str, int]:
         """Return how many bytes each file must have."""

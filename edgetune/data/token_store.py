@@ -232,7 +232,21 @@ class TokenStore:
         """Say what a user should look at before training; [] if nothing."""
         repeats = Repeats(self.meta.n_duplicates, self.meta.n_conflicts)
         found = warning_sentences(self.counts, repeats, self.n_truncated, self.meta.max_length)
-        return [self.meta.label_change, *found] if self.meta.label_change else found
+        meta = self.meta
+        if meta.is_cut:
+            found.insert(
+                0,
+                f"Only the first {meta.n_read:,} rows of {meta.source} were read, and {meta.n_rows:,} of "
+                "them are used: the deadline is too short for the whole file. Allow more time, or shuffle "
+                "the file.",
+            )
+        elif meta.n_left_out:
+            found.insert(
+                0,
+                f"A random sample of {meta.n_rows:,} of the {meta.n_read:,} rows of {meta.source} is used: "
+                "the deadline is too short for all of them.",
+            )
+        return [meta.label_change, *found] if meta.label_change else found
 
     def batch(self, rows: IntArray) -> Batch:
         """Copy the rows asked for out of the cache."""

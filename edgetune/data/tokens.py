@@ -21,6 +21,7 @@ import numpy as np
 
 from edgetune.data.examples import DataOptions
 from edgetune.data.readers import folder_files, require_exists
+from edgetune.data.row_sample import RowSample
 from edgetune.data.table import BAD_BYTES, BadRow
 from edgetune.data.text_files import reading_errors
 from edgetune.data.token_build import TokenWriter, build_tokens
@@ -95,6 +96,7 @@ def open_tokens(
     max_bad_rows: float,
     progress: Callable[[int], None] | None = None,
     min_classes: int = 2,
+    sample: RowSample | None = None,
 ) -> TokenStore:
     """Open labelled text as tokens, from the cache if it was opened before.
 
@@ -106,6 +108,7 @@ def open_tokens(
         max_bad_rows: the share of rows read, in [0, 1], that may be unusable.
         progress: is told how many rows were read, now and then, while a cache is built.
         min_classes: how many different labels there must be.
+        sample: how many rows are used at most, where not all are in the cache already; None: all.
 
     Raises:
         DataError: there is no such data, or too little of it is usable.
@@ -115,14 +118,23 @@ def open_tokens(
     """
     folder = cache_dir / tokens_cache_key(path, options, tokenizer.path, tokenizer.max_length, CACHE_VERSION)
     store = _open_cached(folder)
+    if store is None and sample is not None:
+        part = _sample_folder(folder, sample)
+        store = _open_cached(part)
+        folder = part if store is not None else folder
     if store is None or (store.n_bad > max_bad_rows * store.n_read):
-        store = _build_cached(folder, path, options, tokenizer, max_bad_rows, progress)
+        store = _build_cached(folder, path, options, tokenizer, max_bad_rows, progress, sample)
     if len(store.label_names) < min_classes:
         raise DataError(
             f'Every row of {path} has the label "{brief(store.label_names[0])}"; a classifier needs at least '
             f"{min_classes} different ones. Check that --label names the right column."
         )
     return store
+
+
+def _sample_folder(folder: Path, sample: RowSample) -> Path:
+    """Return where a sample lies, given where all rows would."""
+    return folder.with_name(f"{folder.name}-{sample.n_rows}-{sample.seed}")
 
 
 def _open_cached(folder: Path) -> TokenStore | None:
@@ -149,6 +161,7 @@ def _build_cached(
     tokenizer: TokenizerSpec,
     max_bad_rows: float,
     progress: Callable[[int], None] | None,
+    sample: RowSample | None = None,
 ) -> TokenStore:
     """Build a cache beside its place and move it there; nothing is left behind if that fails."""
     building: Path | None = None
@@ -156,7 +169,9 @@ def _build_cached(
         folder.parent.mkdir(parents=True, exist_ok=True)
         _sweep(folder.parent)
         building = Path(tempfile.mkdtemp(prefix=_BUILDING, dir=folder.parent))
-        writer = build_tokens(building, path, options, tokenizer, progress)
+        writer = build_tokens(building, path, options, tokenizer, progress, sample)
+        if sample is not None and (writer.n_left_out or writer.is_cut):
+            folder = _sample_folder(folder, sample)
         _check_usable(path, writer, max_bad_rows)
         writer.finish()
         move_into_place(building, folder, lambda folder: _open_cached(folder) is not None)

@@ -114,6 +114,7 @@ class RunResult(BaseModel):
     ensemble: dict[str, Any] | None = None
     per_class: list[dict[str, Any]]
     confusion: list[list[int]]
+    worse_than_majority: bool = False
     warnings: list[str]
     machine: dict[str, Any]
     versions: dict[str, str]

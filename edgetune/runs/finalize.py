@@ -27,6 +27,7 @@ from edgetune.utils.failpoints import failpoint
 from edgetune.utils.machine import machine_info, memory_mb, peak_memory_mb, versions
 from edgetune.utils.meter import Meter
 from edgetune.utils.metrics import Evaluation, t_norm_modelled
+from edgetune.utils.sanitize import brief
 from edgetune.utils.types import IntArray
 
 LEAST_OF_PLAN = 0.5
@@ -65,6 +66,7 @@ def make_receipt(
     config, data, report = prepared.config, prepared.data, selector.report()
     train = config.train
     assert train.lr is not None
+    worse, majority = compare_with_majority(best)
     return RunResult(
         method=config.selection.method,
         preset=config.selection.preset,
@@ -85,7 +87,7 @@ def make_receipt(
         run_dir=str(run_dir),
         epochs=train.epochs,
         best_epoch=best_epoch,
-        best_epoch_chosen_on_eval=_chose_on_eval(config, deadline),
+        best_epoch_chosen_on_eval=data.held_out is None and _chose_on_eval(config, deadline),
         batch_size=train.batch_size,
         lr=train.lr,
         seed=train.seed,
@@ -98,7 +100,8 @@ def make_receipt(
         breaks=breaks,
         n_diverged=n_diverged,
         ensemble=ensemble,
-        warnings=[*data.warnings, *_short_of_plan(prepared, deadline, loop)],
+        worse_than_majority=worse,
+        warnings=[*majority, *data.warnings, *_short_of_plan(prepared, deadline, loop)],
         machine=machine_info(),
         versions=versions(),
         **_quality(best),
@@ -112,9 +115,31 @@ def make_receipt(
     )
 
 
+def compare_with_majority(best: Evaluation | None) -> tuple[bool, list[str]]:
+    """Compare with a classifier that always predicts the most frequent class of the evaluation rows.
+
+    Returns:
+        Whether the model is worse, beyond chance (95 %), and what to say of it, if anything.
+    """
+    if best is None or not best.n:
+        return False, []
+    most = max(best.per_class, key=lambda one: one.support)
+    share = most.support / best.n
+    if best.interval[1] < share:
+        return True, [
+            f'The model is worse than always predicting "{brief(most.label)}", which is right for '
+            f"{share:.1%} of the evaluation rows. Check that the labels belong to the texts, or train longer."
+        ]
+    counts = np.array(best.confusion).sum(axis=0)
+    if len(counts) > 1 and int(counts.max()) == best.n:
+        name = brief(best.label_names[int(counts.argmax())])
+        return False, [f'Every evaluation row is predicted "{name}"; the classes are not told apart.']
+    return False, []
+
+
 def _short_of_plan(prepared: Prepared, deadline: Deadline | None, loop: Loop) -> list[str]:
     """Say that a run under a deadline came through less than half of what was planned, or trained nothing."""
-    if deadline is None or loop.stopped or prepared.config.budget.patience is not None:
+    if deadline is None or loop.stopped or not deadline.trains or prepared.config.budget.patience is not None:
         return []
     n_rows, n_seen = deadline.plan.n_rows, loop.counts.n_seen
     if n_rows and not loop.counts.n_trained:

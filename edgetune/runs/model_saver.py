@@ -32,6 +32,7 @@ class ModelSaver:
         self.best: Evaluation | None = None
         self.best_epoch: int | None = None
         self.n_worse = 0
+        self._best_score: tuple[float, float] | None = None
 
     def save(self, under: str = "", *, skip_onnx: bool = False) -> None:
         """Write the model; a light save leaves out what is slow to write and can be made later."""
@@ -50,11 +51,19 @@ class ModelSaver:
         if self._deadline is not None:
             self._deadline.saved(self._meter.elapsed_s() - started_s)
 
-    def consider(self, found: Evaluation, epoch: int) -> bool:
-        """Keep the model of now if its evaluation is the best so far; return whether it is."""
+    def consider(self, found: Evaluation, epoch: int, held_out: Evaluation | None = None) -> bool:
+        """Keep the model of now if it is the best so far; return whether it is.
+
+        Args:
+            found: its evaluation.
+            epoch: the pass after which it was evaluated.
+            held_out: the same on rows held out for choosing; None where there are none, and `found` decides.
+        """
         self.n_worse += 1
-        if self.best is None or found.accuracy > self.best.accuracy:
-            self.n_worse = 0
+        by = found if held_out is None else held_out
+        score = (by.accuracy, -by.loss if held_out is not None else 0.0)
+        if self.best is None or self._best_score is None or score > self._best_score:
+            self.n_worse, self._best_score = 0, score
             self.save()
             self.note(found, epoch)
         return self.n_worse == 0
@@ -68,12 +77,18 @@ class ModelSaver:
     def state(self) -> dict[str, Any]:
         """Return what is known of the model in the run folder."""
         best = None if self.best is None else self.best.to_dict()
-        return {"best": best, "best_epoch": self.best_epoch, "n_worse": self.n_worse}
+        return {
+            "best": best,
+            "best_epoch": self.best_epoch,
+            "n_worse": self.n_worse,
+            "best_score": self._best_score,
+        }
 
     def load_state(self, state: dict[str, Any]) -> None:
         """Go on where `state()` was taken; what was saved later is saved again."""
         self.best = None if state["best"] is None else read_evaluation(state["best"])
         self.best_epoch, self.n_worse = state["best_epoch"], state["n_worse"]
+        self._best_score = None if state["best_score"] is None else tuple(state["best_score"])
 
     def forget(self) -> None:
         """What was evaluated before is not what lies in the run folder now."""

@@ -25,7 +25,7 @@ from edgetune.planning.calibration import load_observed_runs, no_observed_runs
 from edgetune.planning.decision import Decision, decide
 from edgetune.planning.device_costs import find_device
 from edgetune.planning.plan import DataLengths, Plan, Plans
-from edgetune.planning.planner import DEFAULT_CACHE_MB
+from edgetune.planning.planner import DEFAULT_CACHE_MB, FEWEST_STEPS, MOST_PASSES
 from edgetune.profiling.speed_probe import probe_speeds, worth_probing
 from edgetune.runs.resume import Interruption
 from edgetune.utils.cache import private_folder
@@ -37,6 +37,8 @@ from edgetune.utils.types import Say
 
 CACHE_MEMORY_RATE = 0.25
 PROBE_ROWS = 20_000
+PATIENCE = 2
+"""Passes without a better model after which training ends, where the passes are not given."""
 
 
 @dataclass(frozen=True)
@@ -121,7 +123,8 @@ def prepare(
         config = model_loader.fixed(config)
         if interruption is None:
             check = partial(_still_time, config, used)
-            data, config = read_rows(config, model_loader, cache_dir, meter, say, check)
+            data, config = read_rows(config, model_loader, cache_dir, meter, say, check, used.elapsed_s)
+            config = with_passes(config, len(data.train))
             decision = decide_open(config, model_loader, data, used, cache_dir, say)
         else:
             data, decision = _as_before(config, interruption, model_loader, cache_dir, meter, say)
@@ -148,6 +151,23 @@ def prepare(
             ("open", used.elapsed_s()),
         ),
     )
+
+
+def with_passes(config: RunConfig, n_rows: int) -> RunConfig:
+    """Fill in how many passes are made and when they end early, where that is not given and time not limited.
+
+    Args:
+        config: settings.
+        n_rows: training rows.
+    """
+    train, budget = config.train, config.budget
+    if "epochs" in train.model_fields_set or train.max_steps is not None or budget.limits_time:
+        return config
+    passes = min(MOST_PASSES, max(1, math.ceil(FEWEST_STEPS * train.batch_size / max(1, n_rows))))
+    update: dict[str, Any] = {"train": train.model_copy(update={"epochs": passes})}
+    if passes > 1 and budget.patience is None and train.keep == "best":
+        update["budget"] = budget.model_copy(update={"patience": PATIENCE})
+    return config.model_copy(update=update)
 
 
 def _as_before(
@@ -190,8 +210,11 @@ def read_rows(
     meter: Meter,
     say: Say,
     check: Callable[[], None] = lambda: None,
+    elapsed_s: Callable[[], float] = lambda: 0.0,
 ) -> tuple[Splits, RunConfig]:
     """Open the rows, cut to what the model can take; `check` is called now and then and may raise.
+
+    With a deadline, a file that is too large for it is sampled; `elapsed_s` says how late it is.
 
     In the settings that come back, hub names have their commit.
     """
@@ -203,7 +226,7 @@ def read_rows(
             changes["max_length"] = max_length
         if changes:  # what is updated counts as wished for, and the planner leaves it as it is
             config = config.model_copy(update={"data": config.data.model_copy(update=changes)})
-        return open_splits(config, spec, cache_dir, model_loader.labels, say, check), config
+        return open_splits(config, spec, cache_dir, model_loader.labels, say, check, elapsed_s), config
 
 
 def _pins(data: DataSettings) -> dict[str, Any]:

@@ -365,9 +365,11 @@ class Training:
             evaluated = Scored(rows, np.arange(len(rows)), score_view(score, rows))
         found = evaluated.evaluation()
         self._record_evaluation(epoch, found, history)
-        if self._saver.consider(found, epoch) and self._ensemble.held_out is not None:
-            with self._meter.phase("ensemble"):
-                self._ensemble.note(self._scored_held_out(score), evaluated)
+        with self._meter.phase("ensemble"):
+            held_out = self._scored_held_out(score)
+        chosen_by = None if held_out is None else held_out.evaluation()
+        if self._saver.consider(found, epoch, chosen_by) and held_out is not None:
+            self._ensemble.note(held_out, evaluated)
 
     def _scored_held_out(self, score: Callable[[Batch], FloatArray]) -> Scored | None:
         held_out = self._ensemble.held_out

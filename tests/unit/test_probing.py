@@ -32,13 +32,13 @@ class Learnable(Scorer):
 
 
 def stage_of(
-    backend: Scorer, n_rows: int, n_held_out: int | None = 300, method: str = "train-all", **plan: Any
+    backend: Scorer, n_train: int, n_held_out: int | None = 300, method: str = "train-all", **plan: Any
 ) -> tuple[ProbeInTime, Deadline]:
     followed = replace(some_plan(), method=method, n_weighed=300, **plan)
     started_s = backend.clock.now_s
     clock = make_clock(followed, 60.0, lambda: backend.clock.now_s - started_s)
     deadline = Deadline(followed, clock, cost, 1.0)
-    data = SimpleNamespace(train=View(n_rows), held_out=None if n_held_out is None else View(n_held_out))
+    data = SimpleNamespace(train=View(n_train), held_out=None if n_held_out is None else View(n_held_out))
     config = SimpleNamespace(train=SimpleNamespace(seed=0))
     prepared = SimpleNamespace(data=data, backend=backend, config=config, pools_mean=True)
     return ProbeInTime(prepared, deadline, lambda: False), deadline  # type: ignore[arg-type]
@@ -49,9 +49,11 @@ def test_rows_are_added_while_they_pay() -> None:
     hard.noise = 6.0
     easy = Learnable(np.full(20_000, 0.5), clock=FakeClock())
     easy.noise = 0.1
-    many, few = (stage_of(backend, 20_000, n_probe_rows=64)[0].fit() for backend in (hard, easy))
+    # A plan of ten rows: training would see too few a class, and the probe may have the time.
+    many, few = (stage_of(each, 20_000, n_probe_rows=64, n_rows=10)[0].fit() for each in (hard, easy))
     assert few.n_rows == 64
     assert many.n_rows > 200
+    assert stage_of(hard, 20_000, n_probe_rows=64)[0].fit().n_rows == 64  # training is worth more here
     assert few.held_out is not None
     assert len(few.held_out.rows) == 300
     assert (few.held_out.logits.argmax(1) == few.held_out.view.labels[few.held_out.rows]).mean() > 0.95

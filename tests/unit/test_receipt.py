@@ -5,9 +5,11 @@ from __future__ import annotations
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 
-from edgetune.runs.finalize import _short_of_plan
+from edgetune.runs.finalize import _short_of_plan, compare_with_majority
+from edgetune.utils.metrics import evaluate_predictions
 
 
 @pytest.mark.parametrize(
@@ -25,8 +27,31 @@ def test_a_run_far_below_its_plan_says_so(
     n_rows: int, n_seen: int, n_trained: int, stopped: bool, patience: int | None, words: str | None
 ) -> None:
     prepared: Any = SimpleNamespace(config=SimpleNamespace(budget=SimpleNamespace(patience=patience)))
-    timed: Any = SimpleNamespace(plan=SimpleNamespace(n_rows=n_rows))
+    timed: Any = SimpleNamespace(plan=SimpleNamespace(n_rows=n_rows), trains=True)
     loop: Any = SimpleNamespace(stopped=stopped, counts=SimpleNamespace(n_seen=n_seen, n_trained=n_trained))
     said = _short_of_plan(prepared, timed, loop)
     assert [words in one for one in said] == [True] if words else said == []
     assert _short_of_plan(prepared, None, loop) == []
+    timed.trains = False  # the linear probe was given all of the time
+    assert _short_of_plan(prepared, timed, loop) == []
+
+
+@pytest.mark.parametrize(
+    ("n_right", "always", "worse", "words"),
+    [
+        (40, False, True, 'worse than always predicting "a"'),  # 90 of 100 rows are "a"
+        (89, False, False, None),  # not beyond chance
+        (97, False, False, None),
+        (90, True, False, 'Every evaluation row is predicted "a"'),
+    ],
+)
+def test_the_majority_class_is_what_a_model_is_compared_with(
+    n_right: int, always: bool, worse: bool, words: str | None
+) -> None:
+    labels = np.repeat([0, 1], [90, 10])
+    predicted = np.zeros(100, int) if always else np.where(np.arange(100) < n_right, labels, 1 - labels)
+    found = evaluate_predictions(np.eye(2)[predicted], labels, ("a", "b"))
+    said = compare_with_majority(found)
+    assert said[0] == worse
+    assert [words in one for one in said[1]] == [True] if words else said[1] == []
+    assert compare_with_majority(None) == (False, [])

@@ -11,6 +11,7 @@
     python tools/bench equal --repeats 3         # a deadline against a plain loop, same wall clock
     python tools/bench freezing --rows 2000      # half the layers frozen, with and without the cache
     python tools/bench cost --profile NAME       # predicted against real, off the profile's grid
+    python tools/bench large --data TRAIN --eval TEST --rows 1000000    # a file too large for its deadline
     python tools/bench checkpoint                # what checkpoints cost, how soon a resumed run goes on
 
 Nothing else may compute meanwhile. Without --data they run on rows that the project generates.
@@ -28,6 +29,7 @@ import checkpoints
 import cost_function
 import deadlines
 import freezing
+import large_file
 import loop_cost
 import memory
 import methods
@@ -47,6 +49,7 @@ BENCHES = {
     "busy": deadlines.busy,
     "equal": deadlines.equal,
     "freezing": freezing.main,
+    "large": large_file.main,
     "cost": cost_function.main,
     "checkpoint": checkpoints.main,
 }
@@ -62,7 +65,7 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=4000, help="rows of the data to use")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--epochs", type=int, default=2)
-    parser.add_argument("--deadlines", type=int, nargs="+", help="of `plans` and `equal`, in seconds")
+    parser.add_argument("--deadlines", type=int, nargs="+", help="of plans, equal and large: seconds")
     parser.add_argument("--profile", help="device profile (default: the one that fits this machine)")
     parser.add_argument("--out", type=Path, default=Path("runs/bench"))
     arguments = parser.parse_args()

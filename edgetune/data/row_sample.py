@@ -1,0 +1,120 @@
+"""A uniform sample of the rows of a file that is too large to be tokenized in time.
+
+    examples ─┬─→ reservoir ───────────────────┬─→ in the file's order ─→ tokenizer
+              └─→ a few rows of every class ───┘
+
+Reading a row costs a fraction of tokenizing it, so every row is read and few are tokenized. The reservoir is
+Algorithm L (Li, "Reservoir-sampling algorithms of time complexity O(n(1 + log(N/n)))", TOMS 1994).
+"""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+
+from edgetune.data.examples import Example
+
+ROWS_PER_S, FEWEST_ROWS, MOST_ROWS = 1_000, 20_000, 500_000
+"""Rows that are tokenized per second of a deadline, which takes about a tenth of it; and their bounds."""
+READING_RATE = 0.3
+"""Share of a deadline after which no more rows are read."""
+ROWS_PER_CLASS = 20
+MOST_CLASSES = 1_000
+CHECK_EVERY = 1_000
+
+
+@dataclass(frozen=True)
+class RowSample:
+    """How many rows of a file are used.
+
+    Attributes:
+        n_rows: at most, but for a few more of rare classes.
+        seed: decides which.
+        out_of_time: asked now and then while rows are read; those that follow are not read.
+    """
+
+    n_rows: int
+    seed: int
+    out_of_time: Callable[[], bool] = field(default=lambda: False, compare=False)
+
+
+def sample_for(
+    deadline_s: float | None, seed: int, elapsed_s: Callable[[], float], most: int = MOST_ROWS
+) -> RowSample | None:
+    """Return the sample that a deadline allows; None without one.
+
+    Args:
+        deadline_s: of the run, seconds.
+        seed: decides which rows.
+        elapsed_s: returns seconds since the run began.
+        most: rows at most.
+    """
+    if deadline_s is None:
+        return None
+    n_rows = min(most, MOST_ROWS, max(FEWEST_ROWS, round(ROWS_PER_S * deadline_s)))
+    return RowSample(n_rows, seed, lambda: elapsed_s() > READING_RATE * deadline_s)
+
+
+@dataclass(frozen=True)
+class Sampled:
+    """What was drawn.
+
+    Attributes:
+        examples: in the file's order.
+        n_seen: usable rows that were read.
+        is_cut: whether there was no time to read all of them.
+    """
+
+    examples: list[Example]
+    n_seen: int
+    is_cut: bool
+
+
+def draw_sample(examples: Iterable[Example], sample: RowSample, progress: Callable[[int], None]) -> Sampled:
+    """Draw rows, each with the same probability, and some of every class where classes are few.
+
+    Args:
+        examples: all rows, in order.
+        sample: how many.
+        progress: is told how many rows were read, now and then.
+    """
+    rng = random.Random(sample.seed)
+    drawn: list[tuple[int, Example]] = []
+    of_class: dict[str, list[tuple[int, Example]]] = {}
+    counts: dict[str, int] = {}
+    n_seen, n_rows, is_cut = 0, sample.n_rows, False
+    share, following = 1.0, 0
+    for number, example in enumerate(examples):
+        n_seen += 1
+        if number < n_rows:
+            drawn.append((number, example))
+            if number + 1 == n_rows:
+                share, following = _skip(rng, share, number, n_rows)
+        elif number == following:
+            drawn[rng.randrange(n_rows)] = (number, example)
+            share, following = _skip(rng, share, number, n_rows)
+        label = example.label
+        count = counts[label] = counts.get(label, 0) + 1
+        if count <= ROWS_PER_CLASS:
+            if len(counts) <= MOST_CLASSES:
+                of_class.setdefault(label, []).append((number, example))
+        elif label in of_class and rng.random() * count < ROWS_PER_CLASS:
+            of_class[label][rng.randrange(ROWS_PER_CLASS)] = (number, example)
+        if n_seen % CHECK_EVERY == 0:
+            progress(n_seen)
+            if n_seen >= n_rows and sample.out_of_time():
+                is_cut = True
+                break
+    kept = dict(drawn)
+    if n_seen > n_rows and len(counts) <= MOST_CLASSES:
+        for rows in of_class.values():
+            kept.update(rows)
+    return Sampled([kept[number] for number in sorted(kept)], n_seen, is_cut)
+
+
+def _skip(rng: random.Random, share: float, number: int, n_rows: int) -> tuple[float, int]:
+    """Return the new share, and the number of the next row to be drawn."""
+    share *= math.exp(math.log(1.0 - rng.random()) / n_rows)
+    return share, number + 1 + math.floor(math.log(1.0 - rng.random()) / math.log1p(-share))
