@@ -190,7 +190,7 @@ def finetune(
         typer.Option(
             "--single/--combined",
             help="Predict with the best learner alone, or with all learners combined.",
-            show_default="combined",
+            show_default="False",
         ),
     ] = None,
     metric: Annotated[

@@ -17,7 +17,6 @@ from edgetune.data.token_format import (
     HASHES,
     LABELS,
     OFFSETS,
-    PAIR_SEPARATOR,
     TEXT_OFFSETS,
     TEXTS,
     TOKENS,
@@ -108,7 +107,7 @@ class TokenView:
     def texts(self, rows: IntArray | None = None) -> list[str]:
         """Return the texts of rows, given by their position in the view; of all rows by default.
 
-        The two texts of a pair are joined by a blank. Long texts are cut as for the tokenizer.
+        The two texts of a pair have `PAIR_SEPARATOR` between them. Long texts are cut as for the tokenizer.
         """
         return self.store.texts(self.rows if rows is None else self.rows[rows])
 
@@ -274,8 +273,7 @@ class TokenStore:
         """Return the texts of rows, (B,) numbers in the store; see `TokenView.texts`."""
         offsets = self._text_offsets.array
         data = self._texts.array
-        found = (data[offsets[row] : offsets[row + 1]].tobytes().decode() for row in rows)
-        return [text.replace(PAIR_SEPARATOR, " ") for text in found]
+        return [data[offsets[row] : offsets[row + 1]].tobytes().decode() for row in rows]
 
     def subset(self, rows: IntArray) -> TokenView:
         """Return a view of some rows."""

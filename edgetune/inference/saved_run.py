@@ -14,7 +14,7 @@ from edgetune.config.toml_config import load_config, make_config
 from edgetune.data.batches import Batch, sequential_batches
 from edgetune.data.examples import DataOptions
 from edgetune.data.token_build import CHUNK_CHARS, truncate_text
-from edgetune.data.token_format import TokenizerSpec
+from edgetune.data.token_format import PAIR_SEPARATOR, TokenizerSpec
 from edgetune.data.token_store import TokenView
 from edgetune.inference.saved_ensemble import load_ensemble
 from edgetune.inference.scorers import Scorer, onnx_scorer, torch_scorer
@@ -163,7 +163,7 @@ class Run:
             logits = np.zeros((len(texts), len(self.label_names)), dtype=np.float32)
             for rows, values in self._logits(source):
                 logits[rows] = values
-        joined = [text if isinstance(text, str) else " ".join(text) for text in texts]
+        joined = [text if isinstance(text, str) else PAIR_SEPARATOR.join(text) for text in texts]
         for row in softmax(self._combined(joined, logits)):
             best = int(row.argmax())
             by_name = {name: float(p) for name, p in zip(self.label_names, row, strict=True)}

@@ -33,6 +33,8 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from edgetune.data.token_format import PAIR_SEPARATOR
+from edgetune.learners.pair_tokens import pair_tokens
 from edgetune.utils.errors import MissingDependencyError, RunError
 from edgetune.utils.files import atomic_path, write_atomic
 from edgetune.utils.limits import MAX_LABELS
@@ -136,12 +138,23 @@ def stratified_order(labels: IntArray, seed: int) -> IntArray:
 
 
 def _read_words(texts: Sequence[str], number: Callable[[str], int]) -> tuple[Keys, Keys]:
-    """Return the numbers of all words in a row (T,), and how many each text has (B,)."""
+    """Return the numbers of all words in a row (T,), and how many each text has (B,).
+
+    The two texts of a pair are read apart, and words that say how they relate follow (`pair_tokens`).
+    """
     found: list[int] = []
     lengths = []
     for text in texts:
         before = len(found)
-        found.extend(map(number, _WORD.findall(text[:MAX_CHARS].lower())))
+        first, separator, second = text.partition(PAIR_SEPARATOR)
+        words = _WORD.findall(first[:MAX_CHARS].lower())
+        found.extend(map(number, words))
+        if separator:
+            others = _WORD.findall(second[:MAX_CHARS].lower())
+            found.append(0)  # no n-gram reaches over it
+            found.extend(map(number, others))
+            found.append(0)
+            found.extend(map(number, pair_tokens(words, others)))
         lengths.append(len(found) - before)
     return np.array(found, dtype=np.int64), np.array(lengths, dtype=np.int64)
 
@@ -554,7 +567,7 @@ class Ngrams:
         of each class takes longer.
 
         Args:
-            texts: (n,) as they are.
+            texts: (n,) as they are; the two of a pair with `PAIR_SEPARATOR` between them.
             labels: (n,) class ids.
             n_classes: C; classes without a row get `NEVER_SEEN`.
             seed: of the order of rows.

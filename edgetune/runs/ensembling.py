@@ -37,6 +37,8 @@ from edgetune.utils.types import FloatArray, IntArray
 FEWEST_ROWS = 20
 """The encoder takes part only if it was scored on this many held-out rows, or on all of them."""
 ROWS_WHEN_INTERRUPTED = 100
+PAIRS_RATE = 0.2
+"""Share of a deadline for the first fit on pairs of texts, which have several times the n-grams."""
 
 
 class EnsembleStage:
@@ -314,7 +316,8 @@ class EnsembleStage:
         """
         if self._deadline is None:
             return math.inf
-        return NGRAMS_RATE * self._deadline.clock.limit_s()
+        rate = PAIRS_RATE if self._prepared.config.data.pair else NGRAMS_RATE
+        return rate * self._deadline.clock.limit_s()
 
     def _fitted(self, rows: TokenView, allowed_s: float) -> Ngrams:
         started_s = self._meter.elapsed_s()

@@ -114,4 +114,4 @@ def test_shown_defaults_are_true() -> None:
         for name, field in kind.model_fields.items():
             words = shown.get(name)
             if isinstance(words, str) and isinstance(field.default, int | float):
-                assert words.split(",")[0] in (str(field.default), "by preset"), name
+                assert words.split(",")[0] in (str(field.default), "by preset", "by the number of rows"), name

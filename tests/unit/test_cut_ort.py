@@ -65,6 +65,7 @@ def job(model: Path, target: Path) -> dict[str, Any]:
         "fingerprint": "x",
         "n_labels": 2,
         "freeze": "1",
+        "pools_mean": False,
         "target": str(target),
     }
 

