@@ -324,7 +324,11 @@ def _cache_of(config: RunConfig, cache_dir: Path) -> HiddenCache | None:
 
 @lru_cache(maxsize=1)
 def _tokenizer(path: Path) -> Any:
-    return open_tokenizer(path)
+    """Open a tokenizer that neither pads nor truncates, whatever its file says."""
+    tokenizer = open_tokenizer(path)
+    tokenizer.no_padding()
+    tokenizer.no_truncation()
+    return tokenizer
 
 
 def _ends_plainly(tokenizer_file: Path) -> bool:
