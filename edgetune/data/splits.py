@@ -22,7 +22,9 @@ from edgetune.utils.errors import ResourceError
 from edgetune.utils.types import IntArray, Say
 
 HELD_OUT_RATE, MOST_HELD_OUT = 0.1, 1000
-"""Share of the training rows, and number of them at most, that the weights of an ensemble are fitted on."""
+"""Share of the training rows, and number of them at most, that the weights of an ensemble are fitted on …"""
+FEW_RATE, FEW_HELD_OUT = 0.25, 300
+"""… where that makes this many; of fewer training rows a larger share, up to this many."""
 FEWEST_TO_SET_ASIDE = 60
 """Fewer training rows than this are all trained on."""
 
@@ -241,6 +243,12 @@ def open_splits(
     )
 
 
+def n_held_out(n_rows: int) -> int:
+    """Return how many of the training rows are set aside for the weights of an ensemble."""
+    few = min(FEW_HELD_OUT, round(FEW_RATE * n_rows))
+    return min(MOST_HELD_OUT, max(few, round(HELD_OUT_RATE * n_rows)))
+
+
 def _set_aside(train: TokenView, rng: np.random.Generator) -> tuple[TokenView, TokenView | None]:
     """Set rows aside for the weights of an ensemble, each class by its share; equal texts stay together.
 
@@ -249,8 +257,8 @@ def _set_aside(train: TokenView, rng: np.random.Generator) -> tuple[TokenView, T
     if len(train) < FEWEST_TO_SET_ASIDE:
         return train, None
     _, first, group = np.unique(train.text_hashes, return_index=True, return_inverse=True)
-    n_all, share = len(train), HELD_OUT_RATE
-    _, chosen = split_holdout(train.labels[first], share, min(MOST_HELD_OUT, round(share * n_all)), rng)
+    n_wanted = n_held_out(len(train))
+    _, chosen = split_holdout(train.labels[first], n_wanted / len(first), n_wanted, rng)
     taken = np.isin(group, chosen)
     kept, aside = train.subset(np.flatnonzero(~taken)), train.subset(np.flatnonzero(taken))
     if not len(aside) or any(not count for name, count in kept.counts.items() if train.counts[name]):

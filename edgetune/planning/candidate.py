@@ -104,9 +104,13 @@ class Candidate:
 
     @cached_property
     def cut_share(self) -> float:
-        """The share of tokens cut off."""
-        whole = int(self.data.lengths.sum())
-        return 1 - self.n_tokens / whole if whole else 0.0
+        """The share of tokens cut off, of the training or the evaluation rows: whichever lose more."""
+
+        def share(lengths: IntArray) -> float:
+            whole = int(lengths.sum())
+            return 1 - int(np.minimum(lengths, self.max_length).sum()) / whole if whole else 0.0
+
+        return max(share(self.data.lengths), share(self.data.eval_lengths))
 
     @cached_property
     def cache_needed_mb(self) -> float:

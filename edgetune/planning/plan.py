@@ -175,6 +175,7 @@ class Plan:
         n_probe_rows: rows whose features fit the first head.
         n_eval: rows evaluated.
         n_weighed: held-out rows that the encoder is scored on for its weight.
+        probe_row_s: seconds of a row whose features the linear probe is fitted on.
         lines: planned seconds by what they are spent on, in order.
         total_s: their sum.
         memory_mb: predicted peak.
@@ -205,6 +206,7 @@ class Plan:
     expected_points: float
     scale: float = 1.0
     n_weighed: int = 0
+    probe_row_s: float = 0.0
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values."""

@@ -318,6 +318,7 @@ def _plan(
         n_probe_rows=n_probe_rows,
         n_eval=n_eval,
         n_weighed=n_weighed,
+        probe_row_s=candidate.probe_row_s,
         lines=lines,
         total_s=total_s,
         memory_mb=candidate.memory_mb + cache_mb,

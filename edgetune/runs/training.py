@@ -27,7 +27,7 @@ from edgetune.runs.deadline import Deadline, Scored, score_in_time
 from edgetune.runs.ensembling import EnsembleStage
 from edgetune.runs.finalize import make_receipt, write_receipt
 from edgetune.runs.model_saver import ModelSaver
-from edgetune.runs.probing import FEWEST_STEPS, ProbeInTime
+from edgetune.runs.probing import FEWEST_STEPS, FittedProbe, ProbeInTime
 from edgetune.runs.recovery import Recovery
 from edgetune.runs.resume import Interruption
 from edgetune.runs.setup import Prepared
@@ -272,7 +272,7 @@ class Training:
         if deadline.trains and not trained:
             self._view.warn("There was no time for a single training step; the encoder is untouched.")
         scored = self._choose_encoder(deadline, trained)
-        if deadline.trains:
+        if deadline.trains or self._ensemble.encoder == PROBE:
             self._saver.save()
             self._saver.forget()
         deadline.mark("save")
@@ -310,9 +310,7 @@ class Training:
         """
         probe, held_out = self._ensemble.probe, self._ensemble.held_out
         if not trained and probe is not None:
-            self._ensemble.encoder = PROBE
-            if deadline.trains:
-                self._backend.set_head(probe.probe.weight, probe.probe.bias)
+            self._keep_probe(probe)
             if probe.held_out is not None:
                 return probe.held_out
         if held_out is None:
@@ -334,9 +332,15 @@ class Training:
         )
         with self._meter.phase("open"):
             self._backend.load_state(self._prepared.reopen().state())
-        self._backend.set_head(probe.probe.weight, probe.probe.bias)
-        self._ensemble.encoder = PROBE
+        self._keep_probe(probe)
         return probe.held_out
+
+    def _keep_probe(self, found: FittedProbe) -> None:
+        """Make the linear probe the encoder that is saved, fitted on the held-out rows too if it can be."""
+        with self._meter.phase("linear_probe"):
+            probe = found.probe if found.refit is None else found.refit()
+        self._backend.set_head(probe.weight, probe.bias)
+        self._ensemble.encoder = PROBE
 
     def _score_in_time(
         self, deadline: Deadline, rows: TokenView, end_s: Callable[[], float]
