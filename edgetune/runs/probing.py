@@ -27,11 +27,12 @@ from edgetune.utils.types import FloatArray, IntArray
 CHEAP_RATE, WHOLE_RATE = 0.1, 0.6
 """The probe gets twice the rows where that takes such a share of the time for training, or where all the rows
 that are left take no more than such a share; else only where few steps or few rows a class can be trained."""
-GAIN = 0.01
-"""Accuracy on held-out rows that twice the rows have to win."""
+GAIN, SURE_ROWS = 0.01, 512
+"""Accuracy on held-out rows that twice the rows have to win, once the probe has so many; before that they are
+taken to win it, as what a few rows show is mostly chance."""
 FEW_STEPS = 40
-"""So few steps seldom make more of the encoder than a probe on the rows that they would take the time of (AG News,
-1,000 rows in a minute: 25 steps lost to a probe on 169 rows)."""
+"""So few steps seldom make more of the encoder than a probe on the rows that they would take the time of (AG
+News, 1,000 rows in a minute: 25 steps lost to a probe on 169 rows)."""
 FEWEST_STEPS = 16
 """Training that would make fewer steps than this is not begun: the probe gets its time."""
 ROWS_PER_CLASS = 100
@@ -39,6 +40,8 @@ ROWS_PER_CLASS = 100
 rows: 77 intents 88.5 % against 73.0, six question types 91.8 against 95.0)."""
 FIRST_FIT_RATE, LATER_FIT_RATE = 0.02, 0.06
 """Shares of the deadline that the fits of a stage may take, each."""
+QUICK_RATE = 0.005
+"""A fit that takes less than such a share of the deadline is made for each strength."""
 GROWN = 1.5
 """A stage has to add so many times the rows for its gain to say something."""
 
@@ -98,7 +101,7 @@ class ProbeInTime:
             n_before, n_rows = n_rows, n_rows + self._read(wanted, math.inf, LATER_FIT_RATE)
             if n_rows == n_before:
                 break
-            probe = self._fitted(n_rows, LATER_FIT_RATE, strength)
+            strength, probe = self._fitted_again(n_rows, strength, features, labels)
             before, found = found, probe_accuracy(probe, features, labels)
             if n_rows < GROWN * n_before or self._stop():
                 break
@@ -127,7 +130,8 @@ class ProbeInTime:
         n_left, left_s = len(self._train) - n_rows, self._clock.left_s()
         is_cheap = row_s * min(n_rows, n_left) < CHEAP_RATE * left_s or row_s * n_left < WHOLE_RATE * left_s
         few_steps = self._deadline.steps_that_fit() < FEW_STEPS
-        return gain >= GAIN and (is_cheap or few_steps or self.starts_training())
+        wins = gain >= GAIN or n_rows < SURE_ROWS
+        return wins and (is_cheap or few_steps or self.starts_training())
 
     def starts_training(self) -> bool:
         """Return whether training starts from the probe; a drawn head is better for many rows a class."""
@@ -184,6 +188,16 @@ class ProbeInTime:
     def _fitted(self, n_rows: int, rate: float, strength: float = 0.05) -> LinearProbe:
         features, labels = self._rows(n_rows)
         return fit_linear_probe(features, labels, self._n_classes, strength, self._until(rate))
+
+    def _fitted_again(
+        self, n_rows: int, strength: float, held_out: FloatArray, held_out_labels: IntArray
+    ) -> tuple[float, LinearProbe]:
+        """Fit on more rows; where fits are quick, the strength is chosen anew: more rows want another one."""
+        started_s = self._clock.elapsed_s()
+        probe = self._fitted(n_rows, LATER_FIT_RATE, strength)
+        if self._clock.elapsed_s() - started_s > QUICK_RATE * self._clock.limit_s():
+            return strength, probe
+        return self._strength(n_rows, held_out, held_out_labels)
 
     def _strength(
         self, n_rows: int, held_out: FloatArray, held_out_labels: IntArray
