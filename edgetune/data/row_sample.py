@@ -16,9 +16,9 @@ from dataclasses import dataclass, field
 
 from edgetune.data.examples import Example
 
-ROWS_PER_S, FEWEST_ROWS, MOST_ROWS = 1_000, 20_000, 500_000
+ROWS_PER_S, FEWEST_ROWS, MOST_ROWS = 700, 20_000, 500_000
 """Rows that are tokenized per second of a deadline, which takes about a tenth of it; and their bounds."""
-READING_RATE = 0.3
+READING_RATE = 0.25
 """Share of a deadline after which no more rows are read."""
 ROWS_PER_CLASS = 20
 MOST_CLASSES = 1_000

@@ -16,7 +16,8 @@ from edgetune.utils.types import FloatArray, IntArray
 
 STRENGTHS = (0.002, 0.01, 0.05, 0.25)
 """Inverse penalties (scikit-learn's C) on standardised features that are tried on held-out rows. Two classes
-of SST-2 are best at 0.01 to 0.03, four topics of AG News below 0.01 from 500 rows on, 150 intents at 0.1 to 0.3."""
+of SST-2 are best at 0.01 to 0.03, four topics of AG News below 0.01 from 500 rows on, 150 intents at 0.1 to
+0.3."""
 ITERATIONS = 200
 TOLERANCE = 3e-4
 ABSENT = 1e-2

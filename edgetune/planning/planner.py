@@ -114,12 +114,12 @@ def _fixed(candidate: Candidate, limits: Limits) -> dict[str, float]:
     return lines
 
 
-def _end(candidate: Candidate, deadline_s: float, n_eval: int) -> dict[str, float]:
+def _end(candidate: Candidate, deadline_s: float, n_eval: int, tight: bool = False) -> dict[str, float]:
     """Return what is kept for the end, in order."""
     device, fixed = candidate.device, candidate.costs.fixed
     return {
         "save": SAVE_CAUTION * fixed.save_s,
-        "ensemble": ensemble_s(candidate, deadline_s),
+        "ensemble": ensemble_s(candidate, deadline_s, tight),
         "evaluate": max(LEAST_EVALUATION_S, n_eval * candidate.evaluate_row_s),
         "report": device.report_s,
         "exit": device.exit_s,
@@ -169,12 +169,18 @@ def n_weighed(candidate: Candidate, deadline_s: float) -> int:
     return min(n_all, max(paid, FEWEST_WEIGHED))
 
 
-def ensemble_s(candidate: Candidate, deadline_s: float) -> float:
-    """Return what the weights of the ensemble cost: held-out rows scored, and n-grams fitted again."""
+def ensemble_s(candidate: Candidate, deadline_s: float, tight: bool = False) -> float:
+    """Return what the weights of the ensemble cost: held-out rows scored, and n-grams fitted again.
+
+    Args:
+        candidate: what is priced.
+        deadline_s: of the run.
+        tight: whether there is no time to fit them again.
+    """
     n_rows = n_weighed(candidate, deadline_s)
     if not n_rows:
         return 0.0
-    return n_rows * candidate.evaluate_row_s + ngrams_s(candidate.data, deadline_s)
+    return n_rows * candidate.evaluate_row_s + (0.0 if tight else ngrams_s(candidate.data, deadline_s))
 
 
 def smallest_s(candidate: Candidate, limits: Limits) -> float:
@@ -200,11 +206,19 @@ def _risk_s(before: dict[str, float], after: dict[str, float]) -> float:
 
 
 def _lines(
-    candidate: Candidate, deadline_s: float, limits: Limits, n_eval: int, n_probe_rows: int
+    candidate: Candidate,
+    deadline_s: float,
+    limits: Limits,
+    n_eval: int,
+    n_probe_rows: int,
+    tight: bool = False,
 ) -> tuple[dict[str, float], dict[str, float], float]:
-    """Return what comes before training, what comes after it, and the seconds between."""
-    before, after = _fixed(candidate, limits), _end(candidate, deadline_s, n_eval)
-    before["ngrams"] = ngrams_s(candidate.data, deadline_s)
+    """Return what comes before training, what comes after it, and the seconds between.
+
+    Where time is tight, the n-grams get half of it and are not fitted again.
+    """
+    before, after = _fixed(candidate, limits), _end(candidate, deadline_s, n_eval, tight)
+    before["ngrams"] = ngrams_s(candidate.data, deadline_s) * (0.5 if tight else 1.0)
     before["linear_probe"] = linear_probe_s(candidate, n_probe_rows, deadline_s)
     return before, after, deadline_s - sum(before.values()) - sum(after.values())
 
@@ -217,7 +231,7 @@ def plan_one(candidate: Candidate, deadline_s: float, limits: Limits, constraint
         before, after
     ):  # with the least that is evaluated, and the smallest floor, it may still do
         n_eval, n_probe_rows = min(n_eval, FEWEST_EVALUATED), min(n_probe_rows, PROBE_ROWS[0])
-        before, after, left_s = _lines(candidate, deadline_s, limits, n_eval, n_probe_rows)
+        before, after, left_s = _lines(candidate, deadline_s, limits, n_eval, n_probe_rows, tight=True)
     n_distinct = len(candidate.data.lengths)
     passes = most_passes(n_distinct, candidate.batch_size, constraints)
     cache_mb, kept = _cache(candidate, limits, constraints, passes)

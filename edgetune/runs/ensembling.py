@@ -37,6 +37,8 @@ from edgetune.utils.types import FloatArray, IntArray
 FEWEST_ROWS = 20
 """The encoder takes part only if it was scored on this many held-out rows, or on all of them."""
 ROWS_WHEN_INTERRUPTED = 100
+LEFT_RATE = 0.25
+"""Share of the time that is left, beyond what was planned, which the first fit of the n-grams may take."""
 PAIRS_RATE = 0.2
 """Share of a deadline for the first fit on pairs of texts, which have several times the n-grams."""
 
@@ -317,7 +319,8 @@ class EnsembleStage:
         if self._deadline is None:
             return math.inf
         rate = PAIRS_RATE if self._prepared.config.data.pair else NGRAMS_RATE
-        return rate * self._deadline.clock.limit_s()
+        clock, planned_s = self._deadline.clock, self._deadline.plan.lines["ngrams"]
+        return min(rate * clock.limit_s(), max(planned_s, LEFT_RATE * clock.left_s()))
 
     def _fitted(self, rows: TokenView, allowed_s: float) -> Ngrams:
         started_s = self._meter.elapsed_s()

@@ -73,7 +73,7 @@ def test_the_deadline_decides_how_many() -> None:
     assert short is not None
     assert longer is not None
     assert endless is not None
-    assert (short.n_rows, longer.n_rows, endless.n_rows) == (FEWEST_ROWS, 60_000, MOST_ROWS)
+    assert (short.n_rows, longer.n_rows, endless.n_rows) == (FEWEST_ROWS, 42_000, MOST_ROWS)
     assert (short.out_of_time(), longer.out_of_time(), endless.out_of_time()) == (True, True, False)
 
 
