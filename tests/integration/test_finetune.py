@@ -116,8 +116,9 @@ def test_history_tells_the_whole_run(trained: Trained) -> None:
     assert steps[-1]["n_trained"] == trained.result["n_trained"]
     assert [line["t_s"] for line in lines] == sorted(line["t_s"] for line in lines)
     assert max(line["lr"] for line in steps) == pytest.approx(0.003)
-    best = max(line["accuracy"] for line in lines if line["kind"] == "eval")
-    assert encoder_accuracy(trained.result) == best
+    by_epoch = {line["epoch"]: line["accuracy"] for line in lines if line["kind"] == "eval"}
+    assert encoder_accuracy(trained.result) == by_epoch[trained.result["best_epoch"]]
+    assert not trained.result["best_epoch_chosen_on_eval"]  # held-out rows chose it
 
 
 def test_model_card_tells_what_it_is(trained: Trained) -> None:
