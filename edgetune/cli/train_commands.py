@@ -401,7 +401,8 @@ def demo(
         write_demo(tickets, n_rows=rows, seed=seed)
     if not quiet and not as_json:
         print(f"Wrote {rows:,} generated support tickets to {tickets}", file=sys.stderr)
-    settings = {"train": str(tickets), "seed": seed, "epochs": 1}  # a few minutes, not the most accurate model
+    # One pass: a few minutes, not the most accurate model.
+    settings = {"train": str(tickets), "seed": seed, "epochs": 1}
     run_finetune(settings, None, out, overwrite, cache_dir, quiet, as_json)
     if as_json or quiet:
         return
