@@ -156,6 +156,12 @@ def _carried(config: RunConfig, folder: Path, cache_dir: Path) -> ModelLoader:
             f"--freeze {config.model.freeze}: {folder} was exported with --freeze {manifest.freeze}; "
             "omit the option, or export the artifacts again."
         )
+    exported = "mean" if manifest.pools_mean else "cls"
+    if config.model.pooling not in ("auto", exported):
+        raise UsageError(
+            f"--pooling {config.model.pooling}: {folder} was exported with --pooling {exported}; omit the "
+            "option, or export the artifacts again."
+        )
     weights = None if config.model.model is None else resolve_model(config.model.model)
     own = check_config(manifest.model, folder / "config.json")
     source = ModelSource(

@@ -23,6 +23,7 @@ from edgetune.cli.options import (
     Label,
     MaxBadRows,
     Pair,
+    PoolingName,
     Text,
     console,
     split_columns,
@@ -168,6 +169,12 @@ def export(
         str,
         typer.Option(help="Layers to freeze: none, embeddings, or a number of lowest layers."),
     ] = "embeddings",
+    pooling: Annotated[
+        PoolingName,
+        typer.Option(
+            help="Input of the classifier head: auto, the mean of all tokens, or the first token (cls)."
+        ),
+    ] = PoolingName.AUTO,
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace artifacts that are already in that folder.")
     ] = False,
@@ -181,7 +188,15 @@ def export(
     from edgetune.backends.ort.ort_runtime import import_training
 
     import_training()
-    done = export_artifacts(model, labels, out, freeze=freeze, overwrite=overwrite, cache_dir=cache_dir)
+    done = export_artifacts(
+        model,
+        labels,
+        out,
+        freeze=freeze,
+        pooling=pooling.value,
+        overwrite=overwrite,
+        cache_dir=cache_dir,
+    )
     check = done.manifest.check
     print(
         f"Wrote training artifacts of {done.manifest.model} ({labels} labels, frozen: {freeze}) to {out}.\n"

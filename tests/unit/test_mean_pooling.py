@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shutil
 from dataclasses import replace
@@ -15,10 +16,12 @@ from architectures import ARCHITECTURES
 from backend_factories import FACTORIES
 from conftest import write_model
 
+from edgetune.backends.model_loader import find_model_loader
 from edgetune.backends.onnx_export import load_torch_model
+from edgetune.config.toml_config import make_config
 from edgetune.models.mean_pooling import TANH_SCALE, can_pool
 from edgetune.models.source import resolve_model, trainable_names
-from edgetune.utils.errors import ModelError
+from edgetune.utils.errors import ModelError, UsageError
 from tests.fakes import ragged
 
 LABELS = ("a", "b", "c")
@@ -164,3 +167,20 @@ def test_its_layers_can_be_frozen(backend: str, tiny_pooled: Path, artifacts_of:
     assert cut.depth == 2
     np.testing.assert_allclose(whole.score(batch), cut.score(batch), atol=1e-4)
     assert cut.n_parameters == sum(part.size for part in cut.head())  # all of its own layers are frozen
+
+
+def test_artifacts_pool_as_they_were_exported(
+    tiny_model: Path, tiny_pooled: Path, artifacts_of: Any, tmp_path: Path
+) -> None:
+    def loader(model: Path, pooling: str) -> Any:
+        settings = {"artifacts": str(artifacts_of("embeddings", 2, model).folder), "pooling": pooling}
+        config = make_config({"data": {"train": "x.csv"}, "model": settings})
+        with contextlib.ExitStack() as stack:
+            return find_model_loader(config, tmp_path, stack)
+
+    assert not loader(tiny_model, "auto").source.pools_mean
+    assert loader(tiny_pooled, "mean").source.pools_mean
+    with pytest.raises(UsageError, match="--pooling mean"):
+        loader(tiny_model, "mean")
+    with pytest.raises(UsageError, match="--pooling cls"):
+        loader(tiny_pooled, "cls")

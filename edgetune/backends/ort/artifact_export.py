@@ -19,6 +19,7 @@ def export_artifacts(
     out: Path,
     *,
     freeze: str = "embeddings",
+    pooling: str = "auto",
     overwrite: bool = False,
     cache_dir: Path | None = None,
 ) -> Artifacts:
@@ -29,6 +30,7 @@ def export_artifacts(
         n_labels: how many labels the classifier has.
         out: must not exist yet, or be an earlier export with `overwrite`.
         freeze: `none`, `embeddings` or a number of lowest layers.
+        pooling: see `models.source.resolve_model`.
         overwrite: replace an earlier export.
         cache_dir: where a copy is kept for later runs.
 
@@ -51,7 +53,7 @@ def export_artifacts(
             )
     with disk_errors(out):
         builder = ArtifactBuilder(
-            resolve_model(model), cache_dir if cache_dir is not None else cache_folder()
+            resolve_model(model, pooling), cache_dir if cache_dir is not None else cache_folder()
         )
         made = builder.get(n_labels, freeze)
         scratch = out.with_name(f".{out.name}.tmp")

@@ -200,7 +200,8 @@ class OrtBackend:
         whole = self._whole()
         names = [name for name in self.artifacts.manifest.parameters if whole.has(name)]
         if self.artifacts.manifest.pools_mean:
-            names = [name for name in names if name in given or name not in fixed_names(names)]
+            fixed = fixed_names(names)  # which a model that does not pool yet lacks
+            names = [name for name in names if name in given or name not in fixed]
         for name in names:
             if name not in given or given[name].shape != whole.get(name).shape:
                 raise ModelError(
