@@ -257,8 +257,8 @@ def _set_aside(train: TokenView, rng: np.random.Generator) -> tuple[TokenView, T
     if len(train) < FEWEST_TO_SET_ASIDE:
         return train, None
     _, first, group = np.unique(train.text_hashes, return_index=True, return_inverse=True)
-    n_wanted = n_held_out(len(train))
-    _, chosen = split_holdout(train.labels[first], n_wanted / len(first), n_wanted, rng)
+    share = n_held_out(len(train)) / len(train)  # of the texts, however many rows each has
+    _, chosen = split_holdout(train.labels[first], share, round(share * len(first)), rng)
     taken = np.isin(group, chosen)
     kept, aside = train.subset(np.flatnonzero(~taken)), train.subset(np.flatnonzero(taken))
     if not len(aside) or any(not count for name, count in kept.counts.items() if train.counts[name]):

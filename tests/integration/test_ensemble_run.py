@@ -41,7 +41,7 @@ def learner(summary: dict[str, Any], name: str) -> dict[str, Any]:
 def test_the_ensemble_is_as_good_as_its_best_learner_on_held_out_rows(combined: dict[str, Any]) -> None:
     ensemble = combined["ensemble"]
     assert ensemble["n_held_out"] + combined["n_train"] == 300
-    assert 0 < ensemble["n_held_out"] <= 31
+    assert 0 < ensemble["n_held_out"] <= 76  # a quarter of few rows
     used = [one for one in ensemble["learners"] if one["weight"]]
     assert used
     # The random encoder of two layers has learned little; words tell the demo's labels apart.
@@ -123,6 +123,6 @@ def test_equal_texts_are_held_out_together(tmp_path: Path, tiny_model: Path) -> 
     splits = open_splits(config, spec, tmp_path / "cache", (), lambda text: None)
     assert splits.held_out is not None
     assert len(splits.train) + len(splits.held_out) == 300
-    assert 15 <= len(splits.held_out) <= 60
+    assert 60 <= len(splits.held_out) <= 90  # a quarter of the texts, three rows each
     assert not set(splits.train.texts()) & set(splits.held_out.texts())
     assert not np.intersect1d(splits.train.rows, splits.held_out.rows).size
