@@ -124,7 +124,8 @@ class Recovery:
         loop.load_state(state["loop"], interruption.checkpoint.backend, self._prepared.backend.state)
         if self._cache is not None and (kept := state["prefix_cache"]) is not None:
             data = self._prepared.data
-            self._cache.load_state(kept, (data.train, data.evaluation))
+            views = [view for view in (data.train, data.evaluation, data.held_out) if view is not None]
+            self._cache.load_state(kept, views)
         self._prepared.backend.microbatches.max_rows = state["rows_at_once"]
         self._saver.load_state(state["keeper"])
         self._ensemble.load_state(state["ensemble"])
