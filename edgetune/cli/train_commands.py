@@ -41,11 +41,8 @@ from edgetune.cli.options import (
     given_settings,
     parse_set_options,
 )
-from edgetune.utils.errors import Interrupted, UsageError
+from edgetune.utils.errors import WORSE_THAN_MAJORITY, Interrupted, UsageError
 from edgetune.utils.sanitize import json_text, on_terminal
-
-WORSE_THAN_MAJORITY = 3
-"""Exit code of a run whose model is worse than always predicting the most frequent class."""
 
 _IMPORTED_AT_S, _CPU_AT_IMPORT_S = time.perf_counter(), time.process_time()
 

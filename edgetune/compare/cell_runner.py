@@ -21,7 +21,7 @@ from edgetune.compare.outcome import Outcome, pack_answers
 from edgetune.compare.shared_rows import SharedRows
 from edgetune.config.toml_config import group_by_section, make_config
 from edgetune.models.model_hub import HUB_PREFIX
-from edgetune.utils.errors import EdgetuneError
+from edgetune.utils.errors import WORSE_THAN_MAJORITY, EdgetuneError
 from edgetune.utils.files import write_atomic
 from edgetune.utils.isolation import module_command
 from edgetune.utils.machine import machine_info
@@ -96,7 +96,7 @@ class CellRunner:
         arguments = ["finetune", "--config", str(home / "config.toml"), "--out", str(home / "run")]
         done, wall_s = self._process("edgetune", [*arguments, "--overwrite", "--quiet"], home)
         command = "edgetune " + shlex.join([*self._relative(arguments[:-1]), "again"])
-        if done.returncode:
+        if done.returncode not in (0, WORSE_THAN_MAJORITY):
             return self._outcome(cell, key, command, error=_last_line(done.stderr), wall_s=wall_s)
         summary = json.loads((home / "run" / "summary.json").read_text(encoding="utf-8"))
         right = self._right(home / "run", self.rows[cell.data])

@@ -20,6 +20,9 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
+WORSE_THAN_MAJORITY = 3
+"""Exit code of a run whose model is worse than always predicting the most frequent class."""
+
 
 class EdgetuneError(Exception):
     """Something a user can put right; the message is one whole sentence or two."""

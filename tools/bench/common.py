@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from edgetune.data.demo import write_demo
+from edgetune.utils.errors import WORSE_THAN_MAJORITY
 from edgetune.utils.machine import machine_info, versions
 from edgetune.utils.version import __version__
 
@@ -50,7 +51,7 @@ def finetune(*arguments: str, cache: Path, timeout_s: float = 7200) -> tuple[dic
         env=os.environ | {"EDGETUNE_CACHE": str(cache)},
     )
     elapsed_s = time.perf_counter() - started
-    if done.returncode:
+    if done.returncode not in (0, WORSE_THAN_MAJORITY):
         raise SystemExit(f"{' '.join(command)}\n{done.stderr}")
     return json.loads(done.stdout), elapsed_s
 

@@ -16,6 +16,7 @@ import time
 from pathlib import Path
 
 from edgetune.data.examples import DataOptions, read_examples
+from edgetune.utils.errors import WORSE_THAN_MAJORITY
 
 
 def write_large(source: str, target: Path, n_rows: int) -> None:
@@ -44,7 +45,7 @@ def measure(train: Path, evaluation: str, deadline: str) -> dict[str, object]:
         command = [sys.executable, "-m", "edgetune", "finetune", str(train), "--eval", evaluation]
         done = subprocess.run([*command, "--deadline", deadline, "--out", str(out), "--quiet"], check=False)
         seconds = time.perf_counter() - started
-        if done.returncode not in (0, 3):
+        if done.returncode not in (0, WORSE_THAN_MAJORITY):
             return {"deadline": deadline, "exit_code": done.returncode, "seconds": seconds}
         summary = json.loads((out / "summary.json").read_text(encoding="utf-8"))
         check = subprocess.run(
