@@ -109,7 +109,7 @@ def train(run: GoldenRun, home: Path, model: Path) -> Path:
     stopped = edgetune(home, *arguments, fault=fault) == 130
     if stopped != run.broken:
         raise SystemExit(f"{run.name}: {'was not stopped' if run.broken else 'was stopped'}")
-    if run.broken and edgetune(home, "finetune", "--resume", str(out), "--quiet"):
+    if run.broken and edgetune(home, "finetune", "--resume", str(out), "--quiet") == 130:
         raise SystemExit(f"{run.name}: was stopped again")
     return out
 

@@ -26,10 +26,10 @@ from pathlib import Path
 import numpy as np
 import psutil
 
-from edgetune.utils.errors import WORSE_THAN_MAJORITY
-
 ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT)]
+
+from edgetune.utils.errors import WORSE_THAN_MAJORITY  # noqa: E402
 
 MB = 1_000_000
 WARM_UP_RATE = 0.2
