@@ -31,7 +31,7 @@ MEAN_SCALE = 1000.0
 TANH_SCALE = 0.25
 HEAD_RATE = 10.0 / TANH_SCALE
 """Learning rate of the classifier over that of the encoder: ten times, on features that are small by
-`TANH_SCALE`. At 47 steps a drawn head at the encoder's rate is still far behind (docs/log.md)."""
+`TANH_SCALE`. A new head has further to go than the trained encoder."""
 
 KINDS = {"bert", "roberta", "xlm-roberta", "camembert"}
 

@@ -27,7 +27,7 @@ from edgetune.runs.deadline import Deadline, Scored, score_in_time
 from edgetune.runs.ensembling import EnsembleStage
 from edgetune.runs.finalize import make_receipt, write_receipt
 from edgetune.runs.model_saver import ModelSaver
-from edgetune.runs.probing import FEWEST_STEPS, FittedProbe, ProbeInTime
+from edgetune.runs.probing import LEAST_TRAINING_STEPS, FittedProbe, ProbeInTime
 from edgetune.runs.recovery import Recovery
 from edgetune.runs.resume import Interruption
 from edgetune.runs.setup import Prepared
@@ -250,7 +250,7 @@ class Training:
                     ) from error
                 self._view.say(f"No linear probe is fitted before training: {error}")
             else:
-                if deadline.trains and deadline.steps_that_fit() < FEWEST_STEPS and not self._stop():
+                if deadline.trains and deadline.steps_that_fit() < LEAST_TRAINING_STEPS and not self._stop():
                     deadline.give_to_probe(found.n_rows)
                 self._ensemble.note_probe(found)
                 self._backend.set_head(found.probe.weight, found.probe.bias)

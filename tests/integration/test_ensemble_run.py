@@ -97,6 +97,24 @@ def test_without_ngrams_the_encoder_answers_alone(
     assert not (tmp_path / "run" / "ensemble").exists()
 
 
+def test_single_keeps_one_learner_and_the_metric_is_the_one_asked_for(
+    demo_csv: Path, tiny_model: Path, run_cli: RunCli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from edgetune.runs import ensembling
+
+    asked: list[Any] = []
+    fit = ensembling.fit_ensemble
+    monkeypatch.setattr(ensembling, "fit_ensemble", lambda *a, **k: asked.append(k) or fit(*a, **k))
+    how = ("--single", "--metric", "macro-f1", "--json")
+    done = run_cli("finetune", demo_csv, "--model", tiny_model, "--out", tmp_path / "run", *HOW, *how)
+    assert done.code == 0, done.err
+    assert {one["metric"] for one in asked} == {"macro-f1"}
+    summary = json.loads(done.out)
+    (used,) = [one for one in summary["ensemble"]["learners"] if one["weight"]]
+    assert used["name"] == NGRAMS  # the random encoder of two layers has learned little
+    assert summary["accuracy"] == used["accuracy"]
+
+
 def test_a_damaged_ensemble_is_a_sentence(combined: dict[str, Any], run_cli: RunCli, tmp_path: Path) -> None:
     import shutil
 
