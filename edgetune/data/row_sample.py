@@ -64,7 +64,7 @@ class Sampled:
     Attributes:
         examples: in the file's order.
         n_seen: usable rows that were read.
-        is_cut: whether there was no time to read all of them.
+        is_cut: whether reading ended before the end of the file, because time had run out.
     """
 
     examples: list[Example]

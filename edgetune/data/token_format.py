@@ -57,7 +57,7 @@ class Meta:
         n_duplicates: rows whose text was there before.
         n_conflicts: texts with more than one label.
         n_left_out: usable rows that a random sample leaves out.
-        is_cut: whether the rest of the file was not read for want of time.
+        is_cut: whether reading ended before the end of the file, because time had run out.
         label_change: says where labels change from numbers to words or back; "" if they do not.
     """
 

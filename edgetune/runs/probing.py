@@ -1,4 +1,4 @@
-"""The linear probe of a run: fitted on the untouched encoder before training, on as many rows as it pays for.
+"""Fits the linear probe of a run before training, on as many rows as are worth their time.
 
     held-out rows ─→ features ──────────────┐
     training rows ─→ features of a few ──────→ probe ─→ better than with half of them? ─→ twice as many …
@@ -25,16 +25,16 @@ from edgetune.runs.setup import Prepared
 from edgetune.utils.types import FloatArray, IntArray
 
 CHEAP_RATE, WHOLE_RATE = 0.1, 0.6
-"""The probe gets twice the rows where that takes such a share of the time for training, or where all the rows
-that are left take no more than such a share; else only where few steps or few rows a class can be trained."""
+"""The rows are doubled if that takes less than the first share of the time left for training, or if all
+remaining rows take less than the second; otherwise only if few steps or few rows per class can be trained."""
 GAIN, SURE_ROWS = 0.01, 512
-"""Accuracy on held-out rows that twice the rows have to win, once the probe has so many; before that they are
-taken to win it, as what a few rows show is mostly chance."""
+"""Accuracy on held-out rows that the last doubling must have gained. With fewer rows than the second number
+the gain is not looked at, because it is mostly chance."""
 FEW_STEPS = 40
 """So few steps seldom make more of the encoder than a probe on the rows that they would take the time of (AG
 News, 1,000 rows in a minute: 25 steps lost to a probe on 169 rows)."""
 LEAST_TRAINING_STEPS = 16
-"""Training that would make fewer steps than this is not begun: the probe gets its time."""
+"""Training is skipped if fewer steps than this fit; the linear probe is then the encoder."""
 ROWS_PER_CLASS = 100
 """Training starts from the probe where fewer rows of each class will be trained, else from a drawn head. In a
 PyTorch prototype with 1,500 rows, starting from the probe won with 77 classes and lost with six."""
@@ -123,7 +123,7 @@ class ProbeInTime:
         return FittedProbe(probe, n_rows, Scored(view, rows, probe.logits(features)), refit)
 
     def _is_worth_more(self, gain: float, n_rows: int) -> bool:
-        """Return whether twice the rows pay for themselves, given what the last doubling won."""
+        """Return whether to double the rows again, given the accuracy gained by the last doubling."""
         if not self._deadline.trains:
             return True
         row_s = self._deadline.plan.probe_row_s * self._clock.speed("score").ratio
@@ -134,7 +134,7 @@ class ProbeInTime:
         return wins and (is_cheap or few_steps or self.starts_training())
 
     def starts_training(self) -> bool:
-        """Return whether training starts from the probe; a drawn head is better for many rows a class."""
+        """Return whether training starts from the head of the probe instead of a randomly initialized one."""
         n_trained = self._deadline.steps_that_fit() * self._deadline.plan.batch_size
         return self._prepared.pools_mean and n_trained < ROWS_PER_CLASS * self._n_classes
 

@@ -154,7 +154,7 @@ def prepare(
 
 
 def with_passes(config: RunConfig, n_rows: int) -> RunConfig:
-    """Fill in how many passes are made and when they end early, where that is not given and time not limited.
+    """Set the number of passes and the patience, unless they were given or time is limited.
 
     Args:
         config: settings.
