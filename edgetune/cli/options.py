@@ -54,6 +54,14 @@ class DeviceName(str, Enum):
     cuda = "cuda"
 
 
+class ClassWeight(str, Enum):
+    """Whether rare classes count more; `--class-weight`."""
+
+    auto = "auto"
+    balanced = "balanced"
+    none = "none"
+
+
 class MetricName(str, Enum):
     """What learners are compared by."""
 

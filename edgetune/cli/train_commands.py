@@ -16,6 +16,7 @@ from edgetune.cli.options import (
     BatteryShare,
     CacheDir,
     CacheSize,
+    ClassWeight,
     Deadline,
     Delimiter,
     DeviceName,
@@ -193,6 +194,13 @@ def finetune(
     metric: Annotated[
         MetricName | None,
         typer.Option(help="Metric by which learners are compared.", show_default="accuracy"),
+    ] = None,
+    class_weight: Annotated[
+        ClassWeight | None,
+        typer.Option(
+            help="Predict as if all classes were equally frequent; auto: as far as that suits --metric.",
+            show_default="auto",
+        ),
     ] = None,
     patience: Annotated[
         int | None,

@@ -237,7 +237,10 @@ class TrainSettings(Settings):
         ngrams: whether an n-gram classifier is fitted too and combined with the encoder, by weights that are
             fitted on training rows set aside for that.
         single: whether predictions come from the best learner alone.
-        metric: what learners are compared by on the rows set aside.
+        metric: what learners, passes and class weights are compared by on the rows set aside.
+        class_weight: `balanced` answers as if all classes were equally frequent: the log-probabilities of the
+            ensemble less the logarithm of the classes' shares of the training rows (Menon et al., ICLR 2021).
+            `auto`: as much of that as suits `metric` on the rows set aside; nothing for accuracy.
         keep: the pass that was `best` on the evaluation rows, or the `last` one, evaluated once.
         checkpoint_s: seconds between two checkpoints; 0: only when the run is stopped; None: 60, or what
             makes them 1 % of the time.
@@ -252,6 +255,7 @@ class TrainSettings(Settings):
     ngrams: bool = True
     single: bool = False
     metric: Literal["accuracy", "macro-f1"] = "accuracy"
+    class_weight: Literal["auto", "balanced", "none"] = "auto"
     keep: Literal["best", "last"] = "best"
     checkpoint_s: float | None = Field(None, ge=0)
     seed: int = Field(0, ge=0, le=MAX_SEED)

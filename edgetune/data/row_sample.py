@@ -9,15 +9,18 @@ Algorithm L (Li, "Reservoir-sampling algorithms of time complexity O(n(1 + log(N
 
 from __future__ import annotations
 
+import itertools
 import math
 import random
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
 from edgetune.data.examples import Example
 
-ROWS_PER_S, FEWEST_ROWS, MOST_ROWS = 700, 20_000, 500_000
-"""Rows that are tokenized per second of a deadline, which takes about a tenth of it; and their bounds."""
+CHARS_PER_S, FEWEST_ROWS, MOST_ROWS = 165_000, 20_000, 500_000
+"""Characters that are tokenized per second of a deadline, which takes about a tenth of it; bounds of rows."""
+MEASURED_ROWS = 2_000
+"""Rows whose mean length says how many rows these characters are."""
 READING_RATE = 0.25
 """Share of a deadline after which no more rows are read."""
 ROWS_PER_CLASS = 20
@@ -27,17 +30,25 @@ CHECK_EVERY = 1_000
 
 @dataclass(frozen=True)
 class RowSample:
-    """How many rows of a file are used.
+    """How much of a file is used.
 
     Attributes:
-        n_rows: at most, but for a few more of rare classes.
+        n_chars: characters of the rows, by the mean length of the first ones.
+        most: rows at most, but for a few more of rare classes.
         seed: decides which.
         out_of_time: asked now and then while rows are read; those that follow are not read.
     """
 
-    n_rows: int
+    n_chars: int
+    most: int
     seed: int
     out_of_time: Callable[[], bool] = field(default=lambda: False, compare=False)
+
+    def n_rows(self, first: Sequence[Example]) -> int:
+        """Return how many rows are used, given the first rows of the file; 20,000 at least, if allowed."""
+        n_chars = sum(len(row.text) + len(row.text_pair or "") for row in first)
+        by_length = round(self.n_chars * len(first) / max(1, n_chars))
+        return min(self.most, max(FEWEST_ROWS, by_length))
 
 
 def sample_for(
@@ -53,8 +64,8 @@ def sample_for(
     """
     if deadline_s is None:
         return None
-    n_rows = min(most, MOST_ROWS, max(FEWEST_ROWS, round(ROWS_PER_S * deadline_s)))
-    return RowSample(n_rows, seed, lambda: elapsed_s() > READING_RATE * deadline_s)
+    n_chars = round(CHARS_PER_S * deadline_s)
+    return RowSample(n_chars, min(most, MOST_ROWS), seed, lambda: elapsed_s() > READING_RATE * deadline_s)
 
 
 @dataclass(frozen=True)
@@ -77,16 +88,18 @@ def draw_sample(examples: Iterable[Example], sample: RowSample, progress: Callab
 
     Args:
         examples: all rows, in order.
-        sample: how many.
+        sample: how much of them.
         progress: is told how many rows were read, now and then.
     """
     rng = random.Random(sample.seed)
     drawn: list[tuple[int, Example]] = []
     of_class: dict[str, list[tuple[int, Example]]] = {}
     counts: dict[str, int] = {}
-    n_seen, n_rows, is_cut = 0, sample.n_rows, False
+    source = iter(examples)
+    first = list(itertools.islice(source, MEASURED_ROWS))
+    n_seen, n_rows, is_cut = 0, sample.n_rows(first), False
     share, following = 1.0, 0
-    for number, example in enumerate(examples):
+    for number, example in enumerate(itertools.chain(first, source)):
         n_seen += 1
         if number < n_rows:
             drawn.append((number, example))

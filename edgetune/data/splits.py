@@ -13,6 +13,7 @@ import numpy as np
 
 from edgetune.config.settings import LabelledText, RunConfig
 from edgetune.data.examples import DataOptions
+from edgetune.data.near_duplicates import near_duplicates
 from edgetune.data.row_sample import MOST_ROWS, RowSample, sample_for
 from edgetune.data.token_format import META, TokenizerSpec
 from edgetune.data.token_store import TokenStore, TokenView
@@ -25,6 +26,8 @@ HELD_OUT_RATE, MOST_HELD_OUT = 0.1, 1000
 """Share of the training rows, and number of them at most, that the weights of an ensemble are fitted on …"""
 FEW_RATE, FEW_HELD_OUT = 0.25, 300
 """… where that makes this many; of fewer training rows a larger share, up to this many."""
+SPARE_RATE = 0.1
+"""Share of further rows that near-duplicates may add to them."""
 FEWEST_TO_SET_ASIDE = 60
 """Fewer training rows than this are all trained on."""
 
@@ -250,8 +253,9 @@ def n_held_out(n_rows: int) -> int:
 
 
 def _set_aside(train: TokenView, rng: np.random.Generator) -> tuple[TokenView, TokenView | None]:
-    """Set rows aside for the weights of an ensemble, each class by its share; equal texts stay together.
+    """Set rows aside for the weights of an ensemble, each class by its share.
 
+    Equal texts stay together, and so do near-duplicates where that leaves every class rows to train on.
     Nothing is set aside where a class would be left without a row to train on, or the rows are too few.
     """
     if len(train) < FEWEST_TO_SET_ASIDE:
@@ -259,11 +263,26 @@ def _set_aside(train: TokenView, rng: np.random.Generator) -> tuple[TokenView, T
     _, first, group = np.unique(train.text_hashes, return_index=True, return_inverse=True)
     share = n_held_out(len(train)) / len(train)  # of the texts, however many rows each has
     _, chosen = split_holdout(train.labels[first], share, round(share * len(first)), rng)
-    taken = np.isin(group, chosen)
-    kept, aside = train.subset(np.flatnonzero(~taken)), train.subset(np.flatnonzero(taken))
-    if not len(aside) or any(not count for name, count in kept.counts.items() if train.counts[name]):
-        return train, None
-    return kept, aside
+    families: list[IntArray] = [group[rows] for rows in near_duplicates(train, first[chosen])]
+    for groups in (_some_families(families, len(chosen), rng), chosen):
+        taken = np.isin(group, groups)
+        kept, aside = train.subset(np.flatnonzero(~taken)), train.subset(np.flatnonzero(taken))
+        if len(aside) and all(count for name, count in kept.counts.items() if train.counts[name]):
+            return kept, aside
+    return train, None
+
+
+def _some_families(families: list[IntArray], n_wanted: int, rng: np.random.Generator) -> IntArray:
+    """Return the members of random families, as many as are wanted or a few more; of all where they do."""
+    together = np.unique(np.concatenate(families))
+    if len(together) <= (1 + SPARE_RATE) * n_wanted:
+        return together
+    taken: set[int] = set()
+    for number in rng.permutation(len(families)).tolist():
+        taken.update(families[number].tolist())
+        if len(taken) >= n_wanted:
+            break
+    return np.array(sorted(taken))
 
 
 @contextlib.contextmanager

@@ -134,7 +134,7 @@ def open_tokens(
 
 def _sample_folder(folder: Path, sample: RowSample) -> Path:
     """Return where a sample lies, given where all rows would."""
-    return folder.with_name(f"{folder.name}-{sample.n_rows}-{sample.seed}")
+    return folder.with_name(f"{folder.name}-{sample.n_chars}-{sample.most}-{sample.seed}")
 
 
 def _open_cached(folder: Path) -> TokenStore | None:

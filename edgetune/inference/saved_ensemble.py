@@ -1,12 +1,14 @@
 """The ensemble of a run as it lies in its folder: weights and n-grams in `ensemble/`, beside the encoder.
 
-ensemble.json          names and weights of the learners
+ensemble.json          names and weights of the learners, and the labels by class id
 ngrams.json …          the n-gram classifier (`learners.ngrams`)
+tokenizer.json         only in a run that has no encoder
 """
 
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,12 +16,13 @@ from pathlib import Path
 from edgetune.learners.ensemble import Ensemble
 from edgetune.learners.ngrams import Ngrams
 from edgetune.run_files.run_folder import ENSEMBLE, damage_errors
+from edgetune.utils.errors import RunError
 from edgetune.utils.metrics import log_softmax
 from edgetune.utils.parsing import read_json_file
 from edgetune.utils.types import FloatArray
 
 NGRAMS, ENCODER, PROBE = "n-grams", "encoder", "linear probe"
-WEIGHTS = "ensemble.json"
+WEIGHTS, TOKENIZER = "ensemble.json", "tokenizer.json"
 
 
 @dataclass(frozen=True)
@@ -29,10 +32,14 @@ class SavedEnsemble:
     Attributes:
         ensemble: which learners answer, and with what weights.
         ngrams: the n-gram classifier.
+        label_names: by class id.
+        tokenizer_file: what the rows were read with, where no encoder has it; else None.
     """
 
     ensemble: Ensemble
     ngrams: Ngrams
+    label_names: tuple[str, ...]
+    tokenizer_file: Path | None = None
 
     @property
     def needs_encoder(self) -> bool:
@@ -57,9 +64,12 @@ class SavedEnsemble:
         """Write `ensemble/` into a folder."""
         home = scratch / ENSEMBLE
         home.mkdir()
-        text = json.dumps(self.ensemble.to_dict(), indent=2) + "\n"
+        found = self.ensemble.to_dict() | {"label_names": list(self.label_names)}
+        text = json.dumps(found, indent=2, ensure_ascii=False) + "\n"
         (home / WEIGHTS).write_text(text, encoding="utf-8")
         self.ngrams.save(home)
+        if self.tokenizer_file is not None:
+            shutil.copyfile(self.tokenizer_file, home / TOKENIZER)
 
 
 def load_ensemble(run: Path) -> SavedEnsemble | None:
@@ -72,5 +82,13 @@ def load_ensemble(run: Path) -> SavedEnsemble | None:
     if not (home / WEIGHTS).is_file():
         return None
     with damage_errors(home / WEIGHTS):
-        ensemble = Ensemble.from_dict(read_json_file(home / WEIGHTS))
-    return SavedEnsemble(ensemble, Ngrams.load(home))
+        found = read_json_file(home / WEIGHTS)
+        ensemble = Ensemble.from_dict(found)
+        label_names = tuple(map(str, found.get("label_names", ())))
+    ngrams, tokenizer = Ngrams.load(home), home / TOKENIZER
+    if len(label_names) != ngrams.n_classes or len(ensemble.bias) not in (0, len(label_names)):
+        raise RunError(
+            f"{home / WEIGHTS} names {len(label_names)} labels and {len(ensemble.bias)} biases, and the "
+            f"n-grams have {ngrams.n_classes} classes; copy the run folder again, or train again."
+        )
+    return SavedEnsemble(ensemble, ngrams, label_names, tokenizer if tokenizer.is_file() else None)

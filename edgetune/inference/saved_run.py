@@ -20,7 +20,7 @@ from edgetune.inference.saved_ensemble import load_ensemble
 from edgetune.inference.scorers import Scorer, onnx_scorer, torch_scorer
 from edgetune.models.checks import check_config, open_tokenizer
 from edgetune.models.source import max_positions
-from edgetune.run_files.run_folder import damage_errors, finish_placing_if_idle
+from edgetune.run_files.run_folder import ENSEMBLE, damage_errors, finish_placing_if_idle
 from edgetune.run_files.summary import read_summary
 from edgetune.utils.errors import RunError, UsageError
 from edgetune.utils.machine import cache_folder
@@ -68,19 +68,23 @@ class Run:
         home = next(
             (folder / name for name in ("onnx", "model") if (folder / name / "config.json").is_file()), folder
         )
-        if not (home / "config.json").is_file():
+        self.ensemble = load_ensemble(folder)
+        self._model_config: dict[str, Any] = {}
+        if (home / "config.json").is_file():
+            with damage_errors(home / "config.json"):
+                config = check_config(str(folder), home / "config.json")
+                labels = config["id2label"]
+                self.label_names = tuple(str(labels[key]) for key in sorted(labels, key=int))
+            self._model_config = config
+        elif self.ensemble is not None and not self.ensemble.needs_encoder:
+            home, self.label_names = folder / ENSEMBLE, self.ensemble.label_names
+        else:
             raise RunError(
                 f"{folder} does not contain a trained model (no onnx/ or model/ folder with a config.json); "
                 "pass a run folder such as runs/NAME."
             )
-        with damage_errors(home / "config.json"):
-            config = check_config(str(folder), home / "config.json")
-            labels = config["id2label"]
-            self.label_names = tuple(str(labels[key]) for key in sorted(labels, key=int))
         self._home = home
-        self._model_config: dict[str, Any] = config
         self.summary = read_summary(folder)
-        self.ensemble = load_ensemble(folder)
         self._scorer: Scorer | None = None
 
     @property
@@ -93,7 +97,9 @@ class Run:
     def max_length(self) -> int:
         """Tokens per text at most: as in training, else what the model can take."""
         given = self.summary.get("max_length")
-        return int(given) if given else min(DEFAULT_MAX_LENGTH, max_positions(self._model_config))
+        if given or not self._model_config:
+            return int(given or DEFAULT_MAX_LENGTH)
+        return min(DEFAULT_MAX_LENGTH, max_positions(self._model_config))
 
     @property
     def pad_id(self) -> int:
@@ -126,7 +132,7 @@ class Run:
 
     def predict_all(self, texts: Iterable[str | tuple[str, str]]) -> Iterator[Prediction]:
         """Classify any number of texts, in constant memory and in their order."""
-        tokenizer = self._tokenizer()
+        tokenizer = self._tokenizer() if self.needs_encoder else None
         chunk: list[str | tuple[str, str]] = []
         n_chars = 0
         for text in texts:
@@ -137,6 +143,11 @@ class Run:
                 chunk, n_chars = [], 0
         if chunk:
             yield from self._predict_chunk(tokenizer, chunk)
+
+    @property
+    def needs_encoder(self) -> bool:
+        """Whether its answers depend on the encoder."""
+        return self.ensemble is None or self.ensemble.needs_encoder
 
     def _beginning(self, text: str | tuple[str, str]) -> str | tuple[str, str]:
         """Return what the tokenizer is given of a text, as in training."""
@@ -158,7 +169,7 @@ class Run:
 
     def _predict_chunk(self, tokenizer: Any, texts: list[str | tuple[str, str]]) -> Iterator[Prediction]:
         logits = None
-        if self.ensemble is None or self.ensemble.needs_encoder:
+        if self.needs_encoder:
             source = _EncodedTexts(tokenizer.encode_batch(texts))
             logits = np.zeros((len(texts), len(self.label_names)), dtype=np.float32)
             for rows, values in self._logits(source):
@@ -299,9 +310,8 @@ def load_run(folder: str | Path) -> Run:
         )
         raise RunError(f"There is no run folder {path}.{hint}")
     run = Run(path)
-    if not any((path / name).is_file() for name in ("onnx/model.onnx", "model.onnx")) and not any(
-        path.glob("**/model*.safetensors")
-    ):
+    has_encoder = any((path / name).is_file() for name in ("onnx/model.onnx", "model.onnx"))
+    if run.needs_encoder and not has_encoder and not any(path.glob("**/model*.safetensors")):
         raise RunError(
             f"{path} has no weights (onnx/model.onnx or model/model.safetensors); the run did not finish."
         )

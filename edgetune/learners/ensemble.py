@@ -29,7 +29,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, TypeAlias
 
 import numpy as np
@@ -40,7 +40,7 @@ from edgetune.utils.metrics import accuracy, confusion_matrix, log_softmax, macr
 from edgetune.utils.sanitize import brief
 from edgetune.utils.types import FloatArray, IntArray
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 FLOOR = math.log(1e-6)
 """Log-probabilities below it count as it: one class that a learner rules out does not veto all the others."""
@@ -53,6 +53,9 @@ LOSS_TOLERANCE = 2e-3
 
 LOSS_TOLERANCE_NATS = 0.1
 """… within so many nats in all rows together, where the loss is near 0."""
+
+STRENGTHS = (0.0, 0.25, 0.5, 0.75, 1.0)
+"""Of the correction for the classes' shares, among which a metric chooses."""
 
 MAX_FACTOR = 1e3
 MAX_WEIGHT = MAX_FACTOR**2
@@ -70,11 +73,13 @@ class Ensemble:
         names: of the learners, sorted; each has a weight above 0.
         weights: one a learner, on its log-probabilities. They need not add up to 1.
         n_rows: held-out rows that they were fitted on.
+        bias: (C,) added to the log-probabilities of the classes; () for none.
     """
 
     names: tuple[str, ...]
     weights: tuple[float, ...]
     n_rows: int
+    bias: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
         if not self.names or len(self.names) != len(self.weights):
@@ -84,6 +89,8 @@ class Ensemble:
         for name, weight in zip(self.names, self.weights, strict=True):
             if not 0 < weight <= MAX_WEIGHT:
                 raise ValueError(f'the weight of "{brief(name)}" is {brief(weight)}, not above 0 and finite')
+        if not all(map(math.isfinite, self.bias)):
+            raise ValueError("a bias is not finite")
         if self.n_rows < 1:
             raise ValueError(f"it was fitted on {brief(self.n_rows)} rows")
 
@@ -99,7 +106,35 @@ class Ensemble:
         missing = [name for name in self.names if name not in log_probas]
         if missing:
             raise ValueError(f"no log-probabilities of {', '.join(missing)}")
-        return log_softmax(_pooled(self.weights, _stacked(log_probas, self.names)))
+        pooled = _pooled(self.weights, _stacked(log_probas, self.names))
+        if self.bias:
+            if len(self.bias) != pooled.shape[1]:
+                raise ValueError(f"{len(self.bias)} biases and {pooled.shape[1]} classes")
+            pooled = log_softmax(pooled) + np.array(self.bias)
+        return log_softmax(pooled)
+
+    def balanced(
+        self,
+        log_probas: Mapping[str, FloatArray],
+        labels: IntArray,
+        shares: FloatArray,
+        metric: Metric | None,
+    ) -> Ensemble:
+        """Return an ensemble that answers as if rare classes were more frequent than they are.
+
+        The bias of a class is -s log(its share), with s = 1 for classes as if equally frequent, as in
+        "Long-tail learning via logit adjustment" (Menon et al., ICLR 2021).
+
+        Args:
+            log_probas: as of `combine`, on held-out rows.
+            labels: (N,) of these rows.
+            shares: (C,) of the classes in the training rows, all above 0.
+            metric: that s is chosen by, between 0 and 1; the least of equals. None: s is 1.
+        """
+        strengths = (1.0,) if metric is None else STRENGTHS
+        found = [replace(self, bias=tuple((-s * np.log(shares)).tolist()) if s else ()) for s in strengths]
+        scores = [score(one.combine(log_probas), labels, metric or "accuracy") for one in found]
+        return found[int(np.argmax(scores))]
 
     def to_dict(self) -> dict[str, Any]:
         """Return it as JSON values."""
@@ -108,6 +143,7 @@ class Ensemble:
             "names": list(self.names),
             "weights": list(self.weights),
             "n_rows": self.n_rows,
+            "bias": list(self.bias),
         }
 
     @classmethod
@@ -249,8 +285,7 @@ class _HeldOut:
 
     def score(self, log_p: Wide) -> float:
         """Return the metric of log-probabilities (N, C)."""
-        confusion = confusion_matrix(self.labels, log_p.argmax(axis=1), self.n_classes)
-        return accuracy(confusion) if self.metric == "accuracy" else macro_f1(confusion)
+        return score(log_p, self.labels, self.metric)
 
     def member_score(self, learner: int, weight: float) -> MemberScore:
         """Return how one learner did alone."""
@@ -258,6 +293,12 @@ class _HeldOut:
         confusion = confusion_matrix(self.labels, log_p.argmax(axis=1), self.n_classes)
         loss = float(-log_p[np.arange(self.n), self.labels].mean())
         return MemberScore(self.names[learner], accuracy(confusion), macro_f1(confusion), loss, weight)
+
+
+def score(log_p: Wide, labels: IntArray, metric: Metric) -> float:
+    """Return the metric of log-probabilities (N, C) on rows of these labels (N,)."""
+    confusion = confusion_matrix(labels, log_p.argmax(axis=1), log_p.shape[1])
+    return accuracy(confusion) if metric == "accuracy" else macro_f1(confusion)
 
 
 def _pruned(rows: _HeldOut, whole: _Fit, price: Callable[[int], float], least: float) -> _Fit:
@@ -335,7 +376,7 @@ def _stacked(log_probas: Mapping[str, FloatArray], names: Sequence[str]) -> list
     return arrays
 
 
-def _fields_of(found: Any) -> tuple[tuple[str, ...], tuple[float, ...], int]:
+def _fields_of(found: Any) -> tuple[tuple[str, ...], tuple[float, ...], int, tuple[float, ...]]:
     """Return the fields of an ensemble in JSON values; ValueError if their types or version are others."""
     if not isinstance(found, dict):
         raise ValueError("it is no JSON object")
@@ -349,4 +390,7 @@ def _fields_of(found: Any) -> tuple[tuple[str, ...], tuple[float, ...], int]:
         raise ValueError("its weights are no list of numbers")
     if not isinstance(n_rows, int) or isinstance(n_rows, bool):
         raise ValueError(f"its n_rows is {brief(n_rows)}, not a whole number")
-    return tuple(names), tuple(float(weight) for weight in weights), n_rows
+    bias = found.get("bias")
+    if not isinstance(bias, list) or not all(type(one) in (int, float) for one in bias):
+        raise ValueError("its biases are no list of numbers")
+    return tuple(names), tuple(map(float, weights)), n_rows, tuple(map(float, bias))

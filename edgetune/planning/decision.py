@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from edgetune.config.settings import RunConfig, freeze_of, frozen_depth
 from edgetune.planning.plan import Constraints, DataLengths, DeviceCosts, Limits, Plan, Plans
-from edgetune.planning.planner import make_plans, most_passes
+from edgetune.planning.planner import NGRAMS_ALONE, make_plans, most_passes
 from edgetune.utils.errors import UsageError
 from edgetune.utils.formatting import duration
 from edgetune.utils.types import IntArray
@@ -92,6 +92,8 @@ def decide(
     budget = config.budget
     limits = Limits(budget.deadline_s, energy_j, budget.memory_mb, already_s, already_j)
     plans = make_plans(device, data, limits, constraints)
+    if plans.best.method == NGRAMS_ALONE:
+        return Decision(config, plans)
     return Decision(apply_plan(plans.best, config, data.lengths, constraints), plans)
 
 
@@ -119,6 +121,8 @@ def apply_plan(plan: Plan, config: RunConfig, lengths: IntArray, constraints: Co
 
 def plan_summary(plan: Plan) -> str:
     """Say in a line what is planned."""
+    if plan.method == NGRAMS_ALONE:
+        return f"Plan: fit n-grams alone, finished after about {duration(plan.total_s)}"
     if plan.method == "linear-probe":
         what = f"fit a linear probe on {plan.n_probe_rows:,} rows"
     else:

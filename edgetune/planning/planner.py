@@ -29,12 +29,16 @@ PROBE_ROWS = (64, 512)
 FIT_PROBE_S = 0.3
 NGRAMS_S, NGRAMS_TOKEN_S, NGRAMS_RATE = 0.5, 4e-6, 0.12
 """Seconds of fitting n-grams, and seconds per token of the training rows; the share of a deadline at most."""
+REFIT_RATE = 0.04
+"""Share of rows that must have been held out for a second fit of the n-grams on all of them."""
 ENSEMBLE_RATE, FEWEST_WEIGHED = 0.05, 100
 """Share of a deadline for scoring held-out rows, and how many are scored at least."""
 RISK_RATE = 0.4
 MOST_PASSES, FEWEST_STEPS = 10, 300
 DEFAULT_CACHE_MB = 1000.0
-LINEAR_PROBE = "linear-probe"
+LINEAR_PROBE, NGRAMS_ALONE = "linear-probe", "n-grams"
+LEAST_NGRAMS_S, NGRAMS_FILES_S = 1.5, 0.2
+"""N-grams alone: seconds of the first fit, scikit-learn's import included, and of writing files, twice."""
 
 
 def make_plans(device: DeviceCosts, data: DataLengths, limits: Limits, constraints: Constraints) -> Plans:
@@ -57,7 +61,11 @@ def make_plans(device: DeviceCosts, data: DataLengths, limits: Limits, constrain
         least.append((smallest_s(candidate, limits), found[0]))
         plans += [plan for plan in found if plan.n_rows > 0 and not _too_tight(plan, deadline_s)]
     if not plans:
-        raise _impossible(device, deadline_s, limits, refused, least)
+        refusal = _impossible(device, data, deadline_s, limits, refused, least)
+        alone = ngrams_plan(device, data, limits, deadline_s)
+        if alone is None:
+            raise refusal
+        return Plans((alone,), tuple(refused), (str(refusal),), deadline_s, device)
     ranked = tuple(sorted(plans, key=_rank))
     best = Plans(ranked, tuple(refused), (), deadline_s, device)
     return replace(best, reasons=tuple(explain(best, data, constraints)))
@@ -160,6 +168,60 @@ def ngrams_s(data: DataLengths, deadline_s: float) -> float:
     return min(whole_s, NGRAMS_RATE * deadline_s)
 
 
+def ngrams_plan(device: DeviceCosts, data: DataLengths, limits: Limits, deadline_s: float) -> Plan | None:
+    """Return the plan of a run that has no time for an encoder; None if there is none for n-grams either.
+
+    Nothing is known of the memory that n-grams take, so there is none with a limit on memory.
+    """
+    if not data.n_held_out or limits.memory_mb is not None or not math.isfinite(deadline_s):
+        return None
+    start_s = limits.already_s or device.start_s
+    after = {
+        "save": NGRAMS_FILES_S,
+        "ensemble": 0.0,
+        "evaluate": LEAST_EVALUATION_S,
+        "report": NGRAMS_FILES_S,
+        "exit": device.exit_s,
+        "margin": margin_s(deadline_s),
+    }
+    left_s = deadline_s - start_s - sum(after.values())
+    if left_s < LEAST_NGRAMS_S:
+        return None
+    whole_s = LEAST_NGRAMS_S + NGRAMS_TOKEN_S * float(data.lengths.sum())
+    first_s = min(whole_s, max(LEAST_NGRAMS_S, left_s / 2))
+    after["ensemble"] = min(first_s, left_s - first_s)
+    lines = {"start": start_s, "ngrams": first_s} | after
+    total_s = sum(lines.values())
+    return Plan(
+        key=NGRAMS_ALONE,
+        backend="",
+        precision="fp32",
+        threads=None,
+        depth=0,
+        cache_mb=0.0,
+        max_length=data.max_length,
+        batch_size=0,
+        method=NGRAMS_ALONE,
+        n_rows=0,
+        rows_interval=(0, 0),
+        passes=0.0,
+        n_steps=0,
+        n_probe_rows=0,
+        n_eval=len(data.eval_lengths),
+        lines=lines,
+        total_s=total_s,
+        memory_mb=0.0,
+        energy_j=total_s * device.busy_w,
+        expected_points=0.0,
+    )
+
+
+def least_with_ngrams_s(device: DeviceCosts, limits: Limits) -> float:
+    """Return the shortest deadline within which n-grams alone are fitted."""
+    after_s = LEAST_NGRAMS_S + 2 * NGRAMS_FILES_S + LEAST_EVALUATION_S + device.exit_s + margin_s(0.0)
+    return (limits.already_s or device.start_s) + after_s
+
+
 def n_weighed(candidate: Candidate, deadline_s: float) -> int:
     """Return how many held-out rows the encoder is scored on for its weight."""
     n_all = candidate.data.n_held_out
@@ -175,12 +237,18 @@ def ensemble_s(candidate: Candidate, deadline_s: float, tight: bool = False) -> 
     Args:
         candidate: what is priced.
         deadline_s: of the run.
-        tight: whether there is no time to fit them again.
+        tight: whether there is no time to fit them again, even if that pays.
     """
-    n_rows = n_weighed(candidate, deadline_s)
+    n_rows, data = n_weighed(candidate, deadline_s), candidate.data
     if not n_rows:
         return 0.0
-    return n_rows * candidate.evaluate_row_s + (0.0 if tight else ngrams_s(candidate.data, deadline_s))
+    refits = not tight and refit_pays(len(data.lengths), data.n_held_out)
+    return n_rows * candidate.evaluate_row_s + (ngrams_s(data, deadline_s) if refits else 0.0)
+
+
+def refit_pays(n_train: int, n_held_out: int) -> bool:
+    """Return whether the held-out rows are enough of all rows for n-grams to be fitted again on both."""
+    return n_held_out >= REFIT_RATE * (n_train + n_held_out)
 
 
 def smallest_s(candidate: Candidate, limits: Limits) -> float:
@@ -354,6 +422,7 @@ def _head_only(plan: Plan) -> Plan:
 
 def _impossible(
     device: DeviceCosts,
+    data: DataLengths,
     deadline_s: float,
     limits: Limits,
     refused: list[tuple[str, str]],
@@ -372,6 +441,9 @@ def _impossible(
     if limits.energy_j is not None and deadline_s != limits.deadline_s:
         needed_kj = math.ceil(10 * needed_s * device.busy_w / 1e3) / 10
         ask = f"the smallest feasible energy budget is about {needed_kj:.1f} kJ"
+    elif data.n_held_out and limits.memory_mb is None:
+        alone_s = math.ceil(least_with_ngrams_s(device, limits))
+        ask += f" (about {duration(alone_s)} for n-grams alone)"
     return BudgetError(
         f"{duration(deadline_s)} is too short for this data and model on this machine: "
         f"the fixed costs alone are {costs} ({plan.key}); {ask}."

@@ -39,7 +39,8 @@ def plan_sections(plans: Plans, *, explain: bool) -> list[Section]:
     shares = [(name, duration(seconds)) for name, seconds in best.lines.items() if seconds >= 0.005]
     shares.append(("total", duration(best.total_s)))
     low, high = best.rows_interval
-    shares.append(("rows trained", f"{best.n_rows:,} ({low:,} to {high:,})"))
+    if best.n_rows:
+        shares.append(("rows trained", f"{best.n_rows:,} ({low:,} to {high:,})"))
     sections = [
         Section("Plans, best first", rows, HEADER, right=True),
         Section("Planned time of the best plan", [*shares], right=True),
@@ -52,6 +53,8 @@ def plan_sections(plans: Plans, *, explain: bool) -> list[Section]:
 
 
 def _row(number: int, plan: Plan) -> tuple[str, ...]:
+    if plan.method == "n-grams":
+        return (str(number), plan.key, *[""] * 7, f"{plan.energy_j / 1e3:.1f} kJ", "")
     frozen = f"{plan.depth} layers" if plan.depth else "embeddings"
     if plan.method == "linear-probe":
         frozen = "all but the head"

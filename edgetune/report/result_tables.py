@@ -113,10 +113,11 @@ def _plan(summary: Summary) -> Iterator[tuple[str, ...]]:
         yield line["line"], f"{line['planned_s']:.2f} s", "" if real is None else f"{real:.2f} s"
     if not lines:
         return
-    yield "examples trained", f"{planned['n_rows']:,}", f"{summary['n_trained']:,}"
-    if planned.get("revised"):
-        yield "… revised after the first steps", f"{planned['revised']['n_rows']:,}", ""
-    yield "steps", f"{planned['n_steps']:,}", f"{summary['n_steps']:,}"
+    if planned["n_rows"] or summary["n_trained"]:
+        yield "examples trained", f"{planned['n_rows']:,}", f"{summary['n_trained']:,}"
+        if planned.get("revised"):
+            yield "… revised after the first steps", f"{planned['revised']['n_rows']:,}", ""
+        yield "steps", f"{planned['n_steps']:,}", f"{summary['n_steps']:,}"
     yield "energy", f"{planned['energy_j'] / 1e3:.2f} kJ", f"{summary['energy_j'] / 1e3:.2f} kJ"
     if summary.get("deadline_s") is not None:
         used = percent(summary["deadline_used_rate"])
@@ -125,6 +126,8 @@ def _plan(summary: Summary) -> Iterator[tuple[str, ...]]:
 
 def _examples(summary: Summary) -> Iterator[tuple[str, str]]:
     yield from _lines(summary, ("n_train", "training rows", "{:,}".format))
+    if not summary.get("n_seen"):
+        return
     if summary.get("deadline_s") is None:
         yield from _lines(summary, ("epochs", "epochs", "{:g}".format))
     elif summary.get("n_train"):

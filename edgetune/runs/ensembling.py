@@ -24,12 +24,12 @@ from edgetune.inference.saved_run import score_view
 from edgetune.learners.ensemble import Ensemble, MemberScore, fit_ensemble
 from edgetune.learners.linear_probe import LinearProbe
 from edgetune.learners.ngrams import Ngrams
-from edgetune.planning.planner import NGRAMS_RATE
+from edgetune.planning.planner import NGRAMS_ALONE, NGRAMS_RATE, refit_pays
 from edgetune.report.live_view import View
 from edgetune.run_files.run_folder import RunFolder
 from edgetune.runs.deadline import Deadline, Scored
 from edgetune.runs.probing import FittedProbe
-from edgetune.runs.setup import Prepared
+from edgetune.runs.setup import Prepared, PreparedRows
 from edgetune.utils.meter import Meter
 from edgetune.utils.metrics import (
     Evaluation,
@@ -45,7 +45,7 @@ FEWEST_ROWS = 20
 ROWS_WHEN_INTERRUPTED = 100
 LEFT_RATE = 0.25
 """Share of the time that is left, beyond what was planned, which the first fit of the n-grams may take."""
-PAIRS_RATE = 0.2
+PAIRS_RATE = 0.3
 """Share of a deadline for the first fit on pairs of texts, which have several times the n-grams."""
 
 
@@ -65,7 +65,7 @@ class EnsembleStage:
 
     def __init__(
         self,
-        prepared: Prepared,
+        prepared: PreparedRows,
         folder: RunFolder,
         meter: Meter,
         view: View,
@@ -83,7 +83,7 @@ class EnsembleStage:
         self.evaluation: Evaluation | None = None
         self.alone: dict[str, Evaluation] = {}
         self.calibration_error: float | None = None
-        self._fit_s = 0.0
+        self._fit_s = self._row_s = 0.0
         self._best: tuple[Scored | None, Scored] | None = None
 
     @property
@@ -99,7 +99,9 @@ class EnsembleStage:
         with self._meter.phase("ngrams"):
             self._view.say("Fitting n-grams")
             self.ngrams = self._fitted(train, self._allowed_s())
+            started_s = self._meter.elapsed_s()
             self._weigh({NGRAMS: self.ngrams.log_proba(held_out.texts())}, held_out.labels)
+            self._row_s = (self._meter.elapsed_s() - started_s) / len(held_out)
             self._save()
         if self._deadline is not None:
             self._deadline.mark("ngrams")
@@ -237,14 +239,25 @@ class EnsembleStage:
                 self._fit_again(held_out)
             self._save()
 
+    def finish_alone(self) -> None:
+        """Fit the n-grams on all rows, where no encoder takes part, and save them."""
+        held_out = self.held_out
+        if held_out is None or self.ngrams is None:
+            return
+        with self._meter.phase("ensemble"):
+            self._fit_again(held_out)
+            self._save()
+
     def _fit_again(self, held_out: TokenView) -> None:
-        """Fit the n-grams on training and held-out rows together, if the first fit says there is time."""
+        """Fit the n-grams on training and held-out rows together, if that pays and there is time."""
+        train = self._prepared.data.train
+        if not refit_pays(len(train), len(held_out)):
+            return
         left_s = math.inf
         if self._deadline is not None:
             left_s = self._deadline.clock.ensemble_end_s() - self._deadline.clock.elapsed_s()
         if left_s < self._fit_s:
             return
-        train = self._prepared.data.train
         rows = np.concatenate([train.rows, held_out.rows])
         labels = np.concatenate([train.labels, held_out.labels])
         together = TokenView(train.store, rows, labels, train.label_names)
@@ -259,12 +272,16 @@ class EnsembleStage:
         """Evaluate the ensemble, and each learner alone.
 
         Args:
-            scored: the encoder on evaluation rows, which are evaluated; None where it takes no part: all are.
+            scored: the encoder on evaluation rows, which are evaluated; None where it takes no part: as many
+                are as there is time for, at the speed at which n-grams answered the held-out rows.
         """
         if self.ensemble is None or self.ngrams is None:
             return
         view = self._prepared.data.evaluation if scored is None else scored.view
-        rows = np.arange(len(view)) if scored is None else scored.rows
+        rows = self._rows_in_time(len(view)) if scored is None else scored.rows
+        if not len(rows):
+            self._view.warn("There was no time to evaluate; run `edgetune evaluate` to measure the model.")
+            return
         labels, names = view.labels[rows], view.label_names
         with self._meter.phase("evaluate"):
             log_probas: dict[str, FloatArray] = {NGRAMS: self.ngrams.log_proba(view.texts(rows))}
@@ -278,6 +295,16 @@ class EnsembleStage:
             self.calibration_error = expected_calibration_error(np.exp(combined), labels)
         self.write_metrics()
 
+    def _rows_in_time(self, n_rows: int) -> IntArray:
+        """Return which of so many rows n-grams have time to answer: all, or a random sample."""
+        n_fit = n_rows
+        if self._deadline is not None and self._row_s:
+            left_s = self._deadline.clock.evaluation_end_s() - self._deadline.clock.elapsed_s()
+            n_fit = max(0, min(n_rows, int(left_s / self._row_s)))
+        if n_fit == n_rows:
+            return np.arange(n_rows)
+        return np.random.default_rng([self._prepared.config.train.seed, 5]).permutation(n_rows)[:n_fit]
+
     def write_metrics(self) -> None:
         """Put the evaluation of the ensemble in place of that of the encoder alone."""
         if self.evaluation is not None:
@@ -290,7 +317,9 @@ class EnsembleStage:
         weights = dict(zip(self.ensemble.names, self.ensemble.weights, strict=True))
         on_held_out = {score.name: score for score in self.members}
         names = [NGRAMS, ENCODER]
-        if self.encoder == PROBE:  # it lies where a trained encoder would
+        if not isinstance(self._prepared, Prepared):
+            names = [NGRAMS]
+        elif self.encoder == PROBE:  # it lies where a trained encoder would
             names[1] = PROBE
         elif self._probe_score is not None:
             names.insert(1, PROBE)
@@ -324,6 +353,8 @@ class EnsembleStage:
             return math.inf
         rate = PAIRS_RATE if self._prepared.config.data.pair else NGRAMS_RATE
         clock, planned_s = self._deadline.clock, self._deadline.plan.lines["ngrams"]
+        if self._deadline.plan.method == NGRAMS_ALONE:
+            return max(planned_s, clock.left_s())
         return min(rate * clock.limit_s(), max(planned_s, LEFT_RATE * clock.left_s()))
 
     def _fitted(self, rows: TokenView, allowed_s: float) -> Ngrams:
@@ -344,11 +375,19 @@ class EnsembleStage:
         self.ensemble, self.members = fit_ensemble(
             log_probas, labels, metric=train.metric, keep="best" if train.single else "pool"
         )
+        by = None if train.class_weight == "balanced" else train.metric
+        if by == "accuracy" or train.class_weight == "none":
+            return
+        counts = np.bincount(self._prepared.data.train.labels, minlength=len(self._prepared.data.label_names))
+        shares = (counts + 1) / (counts.sum() + len(counts))
+        self.ensemble = self.ensemble.balanced(log_probas, labels, shares, by)
 
     def _save(self) -> None:
         assert self.ensemble is not None
         assert self.ngrams is not None
-        self._folder.save_ensemble(SavedEnsemble(self.ensemble, self.ngrams).write)
+        labels = self._prepared.data.label_names
+        tokenizer = None if isinstance(self._prepared, Prepared) else self._prepared.tokenizer_file
+        self._folder.save_ensemble(SavedEnsemble(self.ensemble, self.ngrams, labels, tokenizer).write)
 
 
 def _calibrated_loss(logits: FloatArray, labels: IntArray) -> float:

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from edgetune.backends.hidden_cache import HiddenCache
 from edgetune.config.settings import RunConfig
 from edgetune.data.batches import bucket_of
 from edgetune.energy import EnergyReading, equation_6
@@ -21,7 +22,7 @@ from edgetune.run_files.history import read_history
 from edgetune.run_files.run_folder import INTERRUPTED, RunFolder
 from edgetune.run_files.summary import RunResult
 from edgetune.runs.deadline import Deadline
-from edgetune.runs.setup import Prepared
+from edgetune.runs.setup import Prepared, PreparedRows
 from edgetune.utils.errors import RunError
 from edgetune.utils.failpoints import failpoint
 from edgetune.utils.machine import machine_info, memory_mb, peak_memory_mb, versions
@@ -104,14 +105,14 @@ def make_receipt(
         warnings=[*majority, *data.warnings, *_short_of_plan(prepared, deadline, loop)],
         machine=machine_info(),
         versions=versions(),
-        **_quality(best),
+        **quality_fields(best),
         n_left=loop.counts.n_left + loop.n_waiting,
         **derive_costs(loop.counts, split_s, _unfiltered_row_s(loop, data.train.rows, data.train.lengths)),
         date=datetime.now(timezone.utc).isoformat(timespec="seconds"),
         by_label=rates_by_label(loop.record, data.train.rows, data.train.labels, data.label_names),
         by_length=rates_by_length(loop.record, data.train.rows, data.train.lengths),
-        **_energy(energy),
-        **_budget(prepared, deadline, sum(split_s.values())),
+        **energy_fields(energy),
+        **budget_fields(prepared, prepared.backend.cache, deadline, sum(split_s.values())),
     )
 
 
@@ -160,7 +161,7 @@ def _chose_on_eval(config: RunConfig, deadline: Deadline | None) -> bool:
     return chooses and config.train.epochs > 1
 
 
-def _energy(energy: EnergyReading) -> dict[str, Any]:
+def energy_fields(energy: EnergyReading) -> dict[str, Any]:
     """Return joules and how they are known, with the paper's equation beside them."""
     by_paper = equation_6(energy.elapsed_s, energy.mean_w or 0.0, memory_mb() or 0.0)
     return {
@@ -172,9 +173,11 @@ def _energy(energy: EnergyReading) -> dict[str, Any]:
     }
 
 
-def _budget(prepared: Prepared, deadline: Deadline | None, elapsed_s: float) -> dict[str, Any]:
+def budget_fields(
+    prepared: PreparedRows, cache: HiddenCache | None, deadline: Deadline | None, elapsed_s: float
+) -> dict[str, Any]:
     """Return what was planned beside what came of it, and what the cache did."""
-    plans, cache = prepared.plans, prepared.backend.cache
+    plans = prepared.plans
     limit_s = None if deadline is None else deadline.clock.limit_s()
     planned = None
     if plans is not None:
@@ -199,7 +202,7 @@ def _budget(prepared: Prepared, deadline: Deadline | None, elapsed_s: float) -> 
     }
 
 
-def _quality(best: Evaluation | None) -> dict[str, Any]:
+def quality_fields(best: Evaluation | None) -> dict[str, Any]:
     """Return what was measured on the evaluation rows, None where nothing was."""
     found = best.to_dict() if best is not None else {}
     return {
@@ -285,13 +288,18 @@ def write_receipt(
     result = receipt()
     folder.write_json("summary.json", result.to_dict())
     failpoint("summary-written")
+    warn_of_excess(result, limit_mb, view)
+    return result
+
+
+def warn_of_excess(result: RunResult, limit_mb: float | None, view: View) -> None:
+    """Say that a run took more time or memory than it was given."""
     if result.deadline_s is not None and result.elapsed_s > result.deadline_s:
         late_s = result.elapsed_s - result.deadline_s
         view.warn(f"The deadline was exceeded by {late_s:.1f} s: the machine was slower than planned.")
     used_mb = result.peak_memory_mb or 0.0
     if limit_mb is not None and used_mb > limit_mb:
         view.warn(f"The run used {used_mb:,.0f} MB of memory; the planned limit was {limit_mb:,.0f} MB.")
-    return result
 
 
 def _write_card(draft: RunResult, folder: RunFolder) -> None:

@@ -61,7 +61,8 @@ class ModelSaver:
         """
         self.n_worse += 1
         by = found if held_out is None else held_out
-        score = (by.accuracy, -by.loss if held_out is not None else 0.0)
+        metric = by.macro_f1 if self._prepared.config.train.metric == "macro-f1" else by.accuracy
+        score = (metric, -by.loss if held_out is not None else 0.0)
         if self.best is None or self._best_score is None or score > self._best_score:
             self.n_worse, self._best_score = 0, score
             self.save()

@@ -24,8 +24,9 @@ from edgetune.report.live_view import QuietView, View
 from edgetune.run_files.run_folder import RunFolder, disk_errors
 from edgetune.run_files.summary import RunResult
 from edgetune.runs.deadline import Deadline, make_clock
+from edgetune.runs.ngrams_only import run_ngrams, why
 from edgetune.runs.resume import read_interruption
-from edgetune.runs.setup import BudgetUsed, Prepared, prepare
+from edgetune.runs.setup import BudgetUsed, Prepared, PreparedRows, prepare
 from edgetune.runs.training import Training
 from edgetune.utils.errors import Interrupted
 from edgetune.utils.machine import cache_folder
@@ -113,7 +114,10 @@ def run(
         prepared = prepare(config, cache_dir, meter, view.say, used)
         for warning in prepared.data.warnings:
             view.warn(warning)
-        prepared = replace(prepared, config=with_learning_rate(prepared))
+        if isinstance(prepared, Prepared):
+            prepared = replace(prepared, config=with_learning_rate(prepared))
+        else:
+            view.warn(why(prepared))
         deadline = _deadline(prepared, used)
         if prepared.plans is not None:
             _tell(prepared.plans, view)
@@ -123,6 +127,10 @@ def run(
             folder.append_bad_rows(prepared.data.bad_rows_files)
             where = out / "bad_rows.jsonl"
             view.warn(f"{prepared.data.n_bad:,} unusable rows were left out; they are listed in {where}.")
+        if not isinstance(prepared, Prepared):
+            assert deadline is not None
+            with meter.phase("other"):
+                return run_ngrams(prepared, folder, meter, view, stop, sensor, since_s, deadline)
         training = Training(prepared, folder, meter, view, stop, sensor, since_s, deadline)
         stack.callback(_remember_speed, prepared, deadline, cache_dir)
         return _train(training, folder, meter, stop)
@@ -165,6 +173,7 @@ def resume_run(out: Path, *, cache_dir: Path, meter: Meter, view: View, stop: St
         sensor = ResumedSensor(_open_sensor(config, stack), interruption.energy_j, exact)
         used = BudgetUsed(meter.elapsed_s, sensor.joules, energy_limit_j(config.budget))
         prepared = prepare(config, cache_dir, meter, view.say, used, interruption)
+        assert isinstance(prepared, Prepared)  # n-grams alone leave nothing to resume
         deadline = _deadline(prepared, used)
         since_s = interruption.state["since_s"]
         training = Training(prepared, folder, meter, view, stop, sensor, since_s, deadline, interruption)
@@ -245,7 +254,7 @@ def _remember_speed(prepared: Prepared, deadline: Deadline | None, cache_dir: Pa
         )
 
 
-def _deadline(prepared: Prepared, used: BudgetUsed) -> Deadline | None:
+def _deadline(prepared: PreparedRows, used: BudgetUsed) -> Deadline | None:
     """Start the clock of a run that has a deadline; None for one that ends with its data."""
     plan, plans = prepared.plan, prepared.plans
     if plan is None or plans is None or not prepared.config.budget.limits_time:
@@ -258,6 +267,8 @@ def _deadline(prepared: Prepared, used: BudgetUsed) -> Deadline | None:
         used.energy_j,
         used.joules,
     )
+    if not isinstance(prepared, Prepared):
+        return Deadline(plan, clock, lambda operation, n_rows, width: 0.0, 0.0, marks=list(prepared.marks))
     train = prepared.config.train
     n_most = train.epochs * len(prepared.data.train)
     if train.max_steps is not None:

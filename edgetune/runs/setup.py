@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,7 @@ from edgetune.planning.calibration import load_observed_runs, no_observed_runs
 from edgetune.planning.decision import Decision, decide
 from edgetune.planning.device_costs import find_device
 from edgetune.planning.plan import DataLengths, Plan, Plans
-from edgetune.planning.planner import DEFAULT_CACHE_MB, FEWEST_STEPS, MOST_PASSES
+from edgetune.planning.planner import DEFAULT_CACHE_MB, FEWEST_STEPS, MOST_PASSES, NGRAMS_ALONE
 from edgetune.profiling.speed_probe import probe_speeds, worth_probing
 from edgetune.runs.resume import Interruption
 from edgetune.utils.cache import private_folder
@@ -37,39 +37,28 @@ from edgetune.utils.types import Say
 
 CACHE_MEMORY_RATE = 0.25
 PROBE_ROWS = 20_000
+NO_CLASS_WEIGHT = "--class-weight balanced has no effect: there are too few rows to combine several learners."
 PATIENCE = 2
 """Passes without a better model after which training ends, where the passes are not given."""
 
 
 @dataclass(frozen=True)
-class Prepared:
-    """Everything a run trains with.
+class PreparedRows:
+    """What a run learns from, and how it is planned: all there is where no encoder fits the deadline.
 
     Attributes:
         config: settings with every open choice filled in.
         data: rows and labels.
-        backend: ready to train.
-        model_name: what is being finetuned.
-        hidden_size: of the encoder.
-        vocab_size: token ids are below this.
-        freeze: what is frozen.
-        pools_mean: whether the head reads the mean of all tokens.
+        tokenizer_file: the `tokenizer.json` that the rows were read with.
         plans: what was planned, and why; None where nothing was.
         marks: (line of the plan, elapsed seconds at its end) so far.
-        reopen: opens the backend once more, with its first weights and no cache.
     """
 
     config: RunConfig
     data: Splits
-    backend: Backend
-    model_name: str
-    hidden_size: int
-    vocab_size: int
-    freeze: str
-    pools_mean: bool
+    tokenizer_file: Path
     plans: Plans | None
-    reopen: Callable[[], Backend]
-    marks: tuple[tuple[str, float], ...] = ()
+    marks: tuple[tuple[str, float], ...]
 
     @property
     def plan(self) -> Plan | None:
@@ -80,6 +69,29 @@ class Prepared:
     def max_length(self) -> int:
         """Tokens per row at most."""
         return self.config.data.max_length
+
+
+@dataclass(frozen=True)
+class Prepared(PreparedRows):
+    """Everything a run trains an encoder with.
+
+    Attributes:
+        backend: ready to train.
+        model_name: what is being finetuned.
+        hidden_size: of the encoder.
+        vocab_size: token ids are below this.
+        freeze: what is frozen.
+        pools_mean: whether the head reads the mean of all tokens.
+        reopen: opens the backend once more, with its first weights and no cache.
+    """
+
+    backend: Backend
+    model_name: str
+    hidden_size: int
+    vocab_size: int
+    freeze: str
+    pools_mean: bool
+    reopen: Callable[[], Backend]
 
 
 @dataclass(frozen=True)
@@ -104,7 +116,7 @@ def prepare(
     say: Say,
     used: BudgetUsed,
     interruption: Interruption | None = None,
-) -> Prepared:
+) -> Prepared | PreparedRows:
     """Read the data, decide what is open, get the artifacts or the model, and open the backend.
 
     Args:
@@ -115,9 +127,17 @@ def prepare(
         used: time and energy so far.
         interruption: the break after which the run goes on.
 
+    Returns:
+        Rows and plan alone where the plan has no time for an encoder.
+
     Raises:
         EdgetuneError: whatever is wrong, before anything is trained or written into the run folder.
     """
+    if config.train.class_weight == "balanced" and not config.train.ngrams:
+        raise UsageError(
+            "--class-weight balanced corrects the combined answer and cannot be used with --no-ngrams; "
+            "remove one of the two options."
+        )
     with contextlib.ExitStack() as stack:
         model_loader = find_model_loader(config, cache_dir, stack)
         config = model_loader.fixed(config)
@@ -128,7 +148,12 @@ def prepare(
             decision = decide_open(config, model_loader, data, used, cache_dir, say)
         else:
             data, decision = _as_before(config, interruption, model_loader, cache_dir, meter, say)
+        if config.train.class_weight == "balanced" and data.held_out is None:
+            data = replace(data, warnings=(*data.warnings, NO_CLASS_WEIGHT))
         config, decided_s = decision.config, used.elapsed_s()
+        if decision.plan is not None and decision.plan.method == NGRAMS_ALONE:
+            marks = (("start", decided_s),)
+            return PreparedRows(config, data, model_loader.tokenizer_file, decision.plans, marks)
         if config.data.max_length < data.train.longest:
             data = data.cut(config.data.max_length)
         reopen = partial(model_loader.open, config, len(data.label_names), meter=meter, say=say)
@@ -137,6 +162,7 @@ def prepare(
     return Prepared(
         config=config,
         data=data,
+        tokenizer_file=model_loader.tokenizer_file,
         backend=backend,
         model_name=model_loader.source.name,
         hidden_size=model_loader.source.hidden_size,

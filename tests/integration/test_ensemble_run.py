@@ -144,3 +144,34 @@ def test_equal_texts_are_held_out_together(tmp_path: Path, tiny_model: Path) -> 
     assert 60 <= len(splits.held_out) <= 90  # a quarter of the texts, three rows each
     assert not set(splits.train.texts()) & set(splits.held_out.texts())
     assert not np.intersect1d(splits.train.rows, splits.held_out.rows).size
+
+
+def test_balanced_class_weights_move_the_answer_to_rare_classes(
+    tiny_model: Path, run_cli: RunCli, tmp_path: Path
+) -> None:
+    rng = np.random.default_rng(0)
+    rows = []  # one word in four tells the class, and nine in ten rows are of one class
+    for _ in range(600):
+        label = "rare" if rng.random() < 0.1 else "usual"
+        word = label if rng.random() < 0.25 else "word"
+        rows.append(f"{word} number {rng.integers(50)},{label}\n")
+    (tmp_path / "rows.csv").write_text("text,label\n" + "".join(rows))
+    recall = {}
+    for weight in ("none", "balanced"):
+        done = run_cli(
+            *("finetune", tmp_path / "rows.csv", "--model", tiny_model, "--out", tmp_path / weight, *HOW),
+            *("--class-weight", weight, "--json"),
+        )
+        assert done.code in (0, 3), done.err
+        confusion = np.array(json.loads(done.out)["confusion"])
+        recall[weight] = confusion.diagonal() / confusion.sum(axis=1)
+        bias = json.loads((tmp_path / weight / "ensemble" / "ensemble.json").read_text())["bias"]
+        assert len(bias) == (2 if weight == "balanced" else 0)
+    rare = json.loads(done.out)["label_names"].index("rare")
+    assert recall["balanced"][rare] > recall["none"][rare]
+    refused = run_cli(
+        *("finetune", tmp_path / "rows.csv", "--model", tiny_model, "--no-ngrams"),
+        *("--class-weight", "balanced", "--out", tmp_path / "refused"),
+    )
+    assert refused.code == 2
+    assert "--no-ngrams" in refused.err

@@ -211,7 +211,7 @@ def test_it_comes_back_from_json() -> None:
 @pytest.mark.parametrize(
     ("change", "says"),
     [
-        ({"schema_version": 2}, "schema_version is 2"),
+        ({"schema_version": 1}, "schema_version is 1"),
         ({"schema_version": True}, "schema_version is True"),
         ({"schema_version": None}, "schema_version is None"),
         ({"names": [], "weights": []}, "0 learners"),
@@ -247,3 +247,26 @@ def test_what_is_no_object_is_refused() -> None:
 def test_scipy_is_only_imported_to_fit() -> None:
     code = "import sys, edgetune.learners.ensemble; sys.exit('scipy' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_balanced_answers_as_if_classes_were_equally_frequent() -> None:
+    # What the text says is evenly split; the share of the class decides, until it is corrected.
+    labels = np.array([0] * 90 + [1] * 10)
+    log_p = np.log(np.tile([0.9, 0.1], (100, 1)))
+    log_p[-10:] = np.log([0.7, 0.3])
+    found, shares = {"a": log_p}, np.array([0.9, 0.1])
+    plain = Ensemble(("a",), (1.0,), 100)
+    even = plain.balanced(found, labels, shares, None)
+    assert np.exp(even.combine(found))[0] == pytest.approx([0.5, 0.5])
+    assert np.exp(even.combine(found))[-1] == pytest.approx([0.07 / 0.34, 0.27 / 0.34])
+    chosen = plain.balanced(found, labels, shares, "macro-f1")
+    assert (chosen.combine(found).argmax(axis=1) == labels).all()
+    assert plain.balanced(found, labels, shares, "accuracy").bias == chosen.bias  # the least that is best
+    assert Ensemble.from_dict(json.loads(json.dumps(chosen.to_dict()))) == chosen
+
+
+@pytest.mark.parametrize("bias", [None, [0.1, "x"], [math.nan, 0.0]])
+def test_a_bias_that_is_no_list_of_numbers_is_refused(bias: Any) -> None:
+    found = Ensemble(("a",), (1.0,), 10).to_dict() | {"bias": bias}
+    with pytest.raises(RunError, match="cannot be used"):
+        Ensemble.from_dict(found)

@@ -28,7 +28,9 @@ def silent(n_read: int) -> None:
 @settings(max_examples=50, deadline=None)
 @given(st.integers(1, 300), st.integers(1, 300), st.integers(0, 5))
 def test_it_has_as_many_rows_as_asked_for_in_order(n: int, n_rows: int, seed: int) -> None:
-    drawn = draw_sample((Example(i, "x", None, "a") for i in range(n)), RowSample(n_rows, seed), silent)
+    drawn = draw_sample(
+        (Example(i, "x", None, "a") for i in range(n)), RowSample(10**9, n_rows, seed), silent
+    )
     lines = [example.line for example in drawn.examples]
     assert lines == sorted(set(lines))
     assert min(n, n_rows) <= len(lines) <= min(n, n_rows) + 20  # at most a few more of the class
@@ -38,14 +40,18 @@ def test_it_has_as_many_rows_as_asked_for_in_order(n: int, n_rows: int, seed: in
 def test_every_row_is_as_likely_as_any_other() -> None:
     counts = np.zeros(400)
     for seed in range(300):
-        drawn = draw_sample((Example(i, "x", None, str(i)) for i in range(400)), RowSample(100, seed), silent)
+        drawn = draw_sample(
+            (Example(i, "x", None, str(i)) for i in range(400)), RowSample(10**9, 100, seed), silent
+        )
         chosen = [example.line for example in drawn.examples]
         counts[chosen] += 1
     # 400 classes of one row would all be kept: the rows of rare classes are drawn beside the sample
     assert (counts == 300).all()
     counts[:] = 0
     for seed in range(600):
-        drawn = draw_sample((Example(i, "x", None, "a") for i in range(400)), RowSample(100, seed), silent)
+        drawn = draw_sample(
+            (Example(i, "x", None, "a") for i in range(400)), RowSample(10**9, 100, seed), silent
+        )
         counts[[example.line for example in drawn.examples]] += 1
     share = counts / 600
     assert share[:40].mean() == pytest.approx(share[-40:].mean(), abs=0.02)
@@ -53,15 +59,15 @@ def test_every_row_is_as_likely_as_any_other() -> None:
 
 
 def test_rare_classes_are_kept() -> None:
-    drawn = draw_sample(rows(5000, rare=(7, 4999)), RowSample(50, 0), silent)
+    drawn = draw_sample(rows(5000, rare=(7, 4999)), RowSample(10**9, 50, 0), silent)
     assert sum(example.label == "rare" for example in drawn.examples) == 2
-    again = draw_sample(rows(5000, rare=(7, 4999)), RowSample(50, 0), silent)
+    again = draw_sample(rows(5000, rare=(7, 4999)), RowSample(10**9, 50, 0), silent)
     assert again == drawn
 
 
 def test_reading_ends_when_time_is_up() -> None:
     told: list[int] = []
-    drawn = draw_sample(rows(50_000), RowSample(500, 0, lambda: len(told) >= 4), told.append)
+    drawn = draw_sample(rows(50_000), RowSample(10**9, 500, 0, lambda: len(told) >= 4), told.append)
     assert drawn.is_cut
     assert drawn.n_seen == 4000
     assert len(drawn.examples) >= 500
@@ -73,7 +79,11 @@ def test_the_deadline_decides_how_many() -> None:
     assert short is not None
     assert longer is not None
     assert endless is not None
-    assert (short.n_rows, longer.n_rows, endless.n_rows) == (FEWEST_ROWS, 42_000, MOST_ROWS)
+    longs, pairs = (
+        [Example(i, "x" * n, second, "a") for i in range(10)] for n, second in ((330, None), (55, "y" * 55))
+    )
+    assert [sample.n_rows(longs) for sample in (short, longer, endless)] == [FEWEST_ROWS, 30_000, MOST_ROWS]
+    assert longer.n_rows(pairs) == 90_000
     assert (short.out_of_time(), longer.out_of_time(), endless.out_of_time()) == (True, True, False)
 
 
@@ -87,10 +97,10 @@ def test_a_sample_is_cached_apart_and_says_so(tmp_path: Path, tiny_model: Path) 
         assert len(store) == store.meta.n_rows
         return [f"{len(store)}", *store.warnings()]
 
-    small = opened(RowSample(100, 0))
+    small = opened(RowSample(10**9, 100, 0))
     assert 100 <= int(small[0]) <= 140
     assert "sample" in small[1]
-    assert opened(RowSample(100, 0)) == small
+    assert opened(RowSample(10**9, 100, 0)) == small
     assert opened(None)[0] == "3000"  # the sample is not taken for all
-    assert opened(RowSample(100, 0))[0] == "3000"  # all are there now
-    assert opened(RowSample(5000, 0))[0] == "3000"
+    assert opened(RowSample(10**9, 100, 0))[0] == "3000"  # all are there now
+    assert opened(RowSample(10**9, 5000, 0))[0] == "3000"

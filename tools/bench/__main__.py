@@ -12,6 +12,7 @@
     python tools/bench freezing --rows 2000      # half the layers frozen, with and without the cache
     python tools/bench cost --profile NAME       # predicted against real, off the profile's grid
     python tools/bench large --data TRAIN --eval TEST --rows 1000000    # a file too large for its deadline
+    python tools/bench frontier --shared ../shared/data --sets r8 sst2 --python autogluon=AG/bin/python
     python tools/bench checkpoint                # what checkpoints cost, how soon a resumed run goes on
 
 Nothing else may compute meanwhile. Without --data they run on rows that the project generates.
@@ -29,6 +30,7 @@ import checkpoints
 import cost_function
 import deadlines
 import freezing
+import frontier
 import large_file
 import loop_cost
 import memory
@@ -49,6 +51,7 @@ BENCHES = {
     "busy": deadlines.busy,
     "equal": deadlines.equal,
     "freezing": freezing.main,
+    "frontier": frontier.main,
     "large": large_file.main,
     "cost": cost_function.main,
     "checkpoint": checkpoints.main,
@@ -66,6 +69,19 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--epochs", type=int, default=2)
     parser.add_argument("--deadlines", type=int, nargs="+", help="of plans, equal and large: seconds")
+    parser.add_argument("--shared", default="../shared/data", help="of frontier: folder of the data sets")
+    parser.add_argument("--sets", nargs="+", choices=frontier.SETS, help="of frontier (default: all)")
+    parser.add_argument("--systems", nargs="+", choices=frontier.SYSTEMS, help="of frontier (default: all)")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0], help="of frontier")
+    parser.add_argument("--train-rows", type=int, help="of frontier: a random sample of so many rows")
+    parser.add_argument("--most-test", type=int, default=10_000, help="of frontier: test rows at most")
+    parser.add_argument(
+        "--python",
+        nargs="+",
+        default=[],
+        metavar="SYSTEM=PATH",
+        help="of frontier: a system's own interpreter",
+    )
     parser.add_argument("--profile", help="device profile (default: the one that fits this machine)")
     parser.add_argument("--out", type=Path, default=Path("runs/bench"))
     arguments = parser.parse_args()

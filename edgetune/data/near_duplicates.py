@@ -1,0 +1,85 @@
+"""Which rows repeat phrases of which others: rows that belong on one side of a split.
+
+Two rows are near-duplicates when they share at least half of the bigrams of the shorter one. Only bigrams
+that few rows have count as shared, so that a common phrase relates nobody. A part of a sentence is a
+near-duplicate of the sentence; of two parts that do not overlap neither is one of the other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from edgetune.data.token_store import TokenView
+from edgetune.utils.types import IntArray
+
+SHARED_RATE = 0.5
+MOST_ROWS = 25
+"""Rows that have a bigram; one that more rows have is no sign of a common origin."""
+ROWS_AT_ONCE, TOKEN_BITS = 8192, 25
+"""A row, 13 bits, and two token ids make one number of 63 bits."""
+
+
+def near_duplicates(view: TokenView, rows: IntArray) -> list[IntArray]:
+    """Find the near-duplicates of some rows among all rows of a view.
+
+    Args:
+        view: tokenized rows.
+        rows: (m,) positions in the view.
+
+    Returns:
+        For each of the rows, the positions of its near-duplicates, ascending, itself included.
+    """
+    wanted = np.unique(np.concatenate([found for found, _ in _bigrams(view.subset(rows))]))
+    n_bigrams = np.zeros(len(view), dtype=np.int64)
+    owners: list[IntArray] = []
+    places: list[IntArray] = []
+    for number, (found, owner) in enumerate(_bigrams(view)):
+        owner = owner + number * ROWS_AT_ONCE
+        n_bigrams += np.bincount(owner, minlength=len(view))
+        at = np.searchsorted(wanted, found)
+        at[at == len(wanted)] = 0
+        hit = wanted[at] == found if len(wanted) else np.zeros(len(found), dtype=np.bool_)
+        owners.append(owner[hit])
+        places.append(at[hit])
+    view.release()
+    has = _matrix(np.concatenate(owners), np.concatenate(places), (len(view), len(wanted)))
+    rare = np.flatnonzero(np.bincount(has.indices, minlength=len(wanted)) <= MOST_ROWS)
+    has = has[:, rare]
+    shared = (has[rows] @ has.T).tocsr()
+    families: list[IntArray] = []
+    for number, row in enumerate(rows.tolist()):
+        part = slice(shared.indptr[number], shared.indptr[number + 1])
+        others, counts = shared.indices[part], shared.data[part]
+        least = np.minimum(n_bigrams[others], n_bigrams[row])
+        related = others[counts >= SHARED_RATE * least]
+        families.append(np.union1d(related, [row]))
+    return families
+
+
+def _bigrams(view: TokenView) -> Iterator[tuple[IntArray, IntArray]]:
+    """Yield the distinct bigrams of some rows after the others, and each one's row, counted from the first.
+
+    The tokenizer's marks, with which all rows begin or end, count nothing.
+    """
+    for start in range(0, len(view), ROWS_AT_ONCE):
+        batch = view.batch(np.arange(start, min(start + ROWS_AT_ONCE, len(view))))
+        tokens = batch.tokens.astype(np.int64)
+        rows = np.repeat(np.arange(len(batch)), np.diff(batch.offsets))
+        ordinary = np.ones(len(tokens), dtype=np.bool_)
+        for ends in (tokens[batch.offsets[:-1]], tokens[batch.offsets[1:] - 1]):
+            if (ends == ends[0]).all():
+                ordinary &= tokens != ends[0]
+        tokens, rows = tokens[ordinary], rows[ordinary]
+        whole = rows[1:] == rows[:-1]
+        keys = (rows[1:] << (2 * TOKEN_BITS) | tokens[:-1] << TOKEN_BITS | tokens[1:])[whole]
+        keys = np.unique(keys)
+        yield keys & ((1 << (2 * TOKEN_BITS)) - 1), keys >> (2 * TOKEN_BITS)
+
+
+def _matrix(rows: IntArray, columns: IntArray, shape: tuple[int, int]) -> Any:
+    from scipy.sparse import csr_matrix
+
+    return csr_matrix((np.ones(len(rows), dtype=np.int32), (rows, columns)), shape=shape)

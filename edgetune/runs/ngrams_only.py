@@ -1,0 +1,153 @@
+"""A run whose deadline leaves no time for an encoder: n-grams alone answer.
+
+rows ─→ n-grams on the training rows ─→ temperature on the held-out rows ─→ n-grams fitted on both
+     ─→ ensemble/ ─→ evaluation ─→ summary.json
+"""
+
+from __future__ import annotations
+
+from datetime import datetime, timezone
+
+from edgetune.energy import Sensor, read_energy
+from edgetune.planning.planner import NGRAMS_ALONE
+from edgetune.report.live_view import View
+from edgetune.run_files.counters import Counters
+from edgetune.run_files.history import HistoryWriter
+from edgetune.run_files.run_folder import RunFolder
+from edgetune.run_files.summary import RunResult
+from edgetune.runs.deadline import Deadline
+from edgetune.runs.ensembling import EnsembleStage
+from edgetune.runs.finalize import (
+    budget_fields,
+    compare_with_majority,
+    derive_costs,
+    energy_fields,
+    quality_fields,
+    warn_of_excess,
+)
+from edgetune.runs.setup import PreparedRows
+from edgetune.utils.errors import Interrupted
+from edgetune.utils.machine import machine_info, peak_memory_mb, versions
+from edgetune.utils.meter import Meter
+from edgetune.utils.signals import StopRequest
+
+WHY = "The deadline leaves no time for the encoder, so n-grams alone answer"
+
+
+def run_ngrams(
+    prepared: PreparedRows,
+    folder: RunFolder,
+    meter: Meter,
+    view: View,
+    stop: StopRequest,
+    sensor: Sensor,
+    sensor_since_s: float,
+    deadline: Deadline,
+) -> RunResult:
+    """Fit, save and evaluate n-grams, and write the summary.
+
+    Args:
+        prepared: rows, and the plan that has no encoder in it.
+        folder: of the run, locked.
+        meter: is charged.
+        view: is told what happens.
+        stop: ends the fit with the rows and passes done so far.
+        sensor: of the energy.
+        sensor_since_s: when it began to count.
+        deadline: plan and clock.
+
+    Raises:
+        Interrupted: SIGINT or SIGTERM came; the n-grams fitted so far are in the run folder.
+    """
+    stage = EnsembleStage(prepared, folder, meter, view, deadline, stop)
+    with HistoryWriter(folder.path / "history.jsonl") as history:
+        stage.begin()
+        if not stop():
+            stage.finish_alone()
+            deadline.mark("ensemble")
+            stage.evaluate(None)
+            deadline.mark("evaluate")
+        if (found := stage.evaluation) is not None:
+            history.append(
+                kind="eval",
+                t_s=meter.elapsed_s(),
+                epoch=0,
+                accuracy=found.accuracy,
+                macro_f1=found.macro_f1,
+                loss=found.loss,
+                n=found.n,
+            )
+    deadline.mark("report")
+    result = _receipt(prepared, folder, meter, sensor, sensor_since_s, deadline, stage, stop())
+    folder.write_json("summary.json", result.to_dict())
+    warn_of_excess(result, None, view)
+    if stop():
+        raise Interrupted(
+            f"Stopped; the n-grams fitted so far are in {folder.path}. To start again, run: "
+            f"edgetune finetune --config {folder.path / 'config.toml'} --out {folder.path} --overwrite"
+        )
+    return result
+
+
+def _receipt(
+    prepared: PreparedRows,
+    folder: RunFolder,
+    meter: Meter,
+    sensor: Sensor,
+    sensor_since_s: float,
+    deadline: Deadline,
+    stage: EnsembleStage,
+    stopped: bool,
+) -> RunResult:
+    """Put the summary together; what belongs to an encoder is empty or 0."""
+    config, data, split_s = prepared.config, prepared.data, meter.split_s()
+    elapsed_s, found = sum(split_s.values()), stage.evaluation
+    worse, majority = compare_with_majority(found)
+    return RunResult(
+        method=NGRAMS_ALONE,
+        preset="",
+        backend="",
+        model="n-grams alone",
+        dataset=config.data.train,
+        label_names=list(data.label_names),
+        n_eval=found.n if found else len(data.evaluation),
+        eval_source=data.eval_source,
+        elapsed_s=elapsed_s,
+        time_split_s=split_s,
+        n_train=len(data.train),
+        n_bad_rows=data.n_bad,
+        stages=[],
+        threshold=None,
+        selection={},
+        peak_memory_mb=peak_memory_mb(),
+        run_dir=str(folder.path),
+        epochs=0,
+        best_epoch=None,
+        best_epoch_chosen_on_eval=False,
+        batch_size=0,
+        lr=0.0,
+        seed=config.train.seed,
+        precision="fp32",
+        freeze="",
+        frozen_depth=0,
+        max_length=prepared.max_length,
+        n_parameters_trained=0,
+        interrupted=stopped,
+        ensemble=stage.to_dict(),
+        worse_than_majority=worse,
+        warnings=[*majority, *data.warnings, why(prepared)],
+        machine=machine_info(),
+        versions=versions(),
+        n_left=0,
+        date=datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        **quality_fields(found),
+        **derive_costs(Counters(), split_s, None),
+        **energy_fields(read_energy(sensor, elapsed_s - sensor_since_s)),
+        **budget_fields(prepared, None, deadline, elapsed_s),
+    )
+
+
+def why(prepared: PreparedRows) -> str:
+    """Say why there is no encoder, and what deadline would do."""
+    reasons = () if prepared.plans is None else prepared.plans.reasons
+    return f"{WHY}. {reasons[0]}" if reasons else f"{WHY}."

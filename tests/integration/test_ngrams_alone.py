@@ -1,0 +1,134 @@
+"""A deadline that leaves no time for any encoder: n-grams answer, and the run says so."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import ROOT, RunCli
+
+from edgetune import load_run
+from edgetune.devices.detect import shape_of, this_machine
+from edgetune.devices.device_profile import FixedCosts
+from edgetune.devices.profile_store import save_profile
+from edgetune.models.source import resolve_model
+from tests.profile_samples import make_backend, make_profile
+
+
+@pytest.fixture(scope="module", autouse=True)
+def slow_profile(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """A profile by which opening the encoder takes two minutes."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("EDGETUNE_PROFILES", str(tmp_path_factory.mktemp("profiles")))
+        patch.setenv("PYTHONPATH", str(ROOT))
+        fixed = FixedCosts(
+            import_s=0.5, open_s=120, open_depth_s=120, export_s=0, save_s=0.4, save_model_s=0.3
+        )
+        guessed = make_backend()
+        points = [point for point in guessed.points if point.depth == 0]
+        backend = guessed.model_copy(update={"fixed": fixed, "points": points})
+        shape = shape_of(resolve_model(str(tiny_model)))
+        save_profile(
+            make_profile("slow", machine=this_machine(), versions={}, model=shape, backends=[backend])
+        )
+        yield
+
+
+@pytest.fixture(scope="module")
+def alone(
+    demo_csv: Path,
+    demo_eval_csv: Path,
+    tiny_model: Path,
+    run_process: RunCli,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> dict[str, Any]:
+    """The summary of such a run, where it lies, and what it said."""
+    home = tmp_path_factory.mktemp("alone")
+    out = home / "run"
+    done = run_process(
+        *(
+            "-m",
+            "edgetune",
+            "finetune",
+            demo_csv,
+            "--eval",
+            demo_eval_csv,
+            "--model",
+            tiny_model,
+            "--deadline",
+            "30s",
+        ),
+        *("--out", out, "--json"),
+        cwd=home,
+    )
+    assert done.code == 0, done.err
+    return {"out": out, "err": done.err, **json.loads(done.out)}
+
+
+def test_the_answer_is_that_of_the_ngrams(alone: dict[str, Any]) -> None:
+    (only,) = alone["ensemble"]["learners"]
+    assert only["name"] == "n-grams"
+    assert only["weight"] > 0
+    assert alone["accuracy"] == only["accuracy"] > 0.6
+    assert alone["n_trained"] == alone["n_steps"] == 0
+    assert alone["elapsed_s"] < 30
+    assert sum(alone["time_split_s"].values()) == pytest.approx(alone["elapsed_s"])
+
+
+def test_it_says_why_and_what_an_encoder_would_need(alone: dict[str, Any]) -> None:
+    (why,) = [text for text in alone["warnings"] if "no time for the encoder" in text]
+    assert "the shortest feasible deadline is about" in why
+    assert why in alone["err"]
+    lines = {line["line"]: line for line in alone["planned"]["lines"]}
+    assert lines["ngrams"]["real_s"] > 0
+    assert sum(line["planned_s"] for line in alone["planned"]["lines"]) <= 30
+
+
+def test_the_run_predicts_and_evaluates_without_an_encoder(
+    alone: dict[str, Any], demo_eval_csv: Path, run_cli: RunCli, tmp_path: Path
+) -> None:
+    assert not (alone["out"] / "model").exists()
+    run = load_run(alone["out"])
+    assert set(run.label_names) == set(alone["label_names"])
+    (found,) = run.predict(["my parcel never came"])
+    assert found.label in run.label_names
+    assert sum(found.probabilities.values()) == pytest.approx(1.0, abs=1e-4)
+    done = run_cli("evaluate", alone["out"], demo_eval_csv, "--json")
+    assert json.loads(done.out)["accuracy"] == alone["accuracy"]
+    done = run_cli("report", alone["out"], "--out", tmp_path / "report.html")
+    assert done.code == 0, done.err
+
+
+def test_the_plan_shows_it(demo_csv: Path, tiny_model: Path, run_cli: RunCli) -> None:
+    done = run_cli("plan", demo_csv, "--model", tiny_model, "--deadline", "30s", "--explain")
+    assert done.code == 0, done.err
+    assert "n-grams" in done.out
+    assert "too short for this data and model" in done.out
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [("--deadline", "3s"), ("--deadline", "30s", "--no-ngrams"), ("--deadline", "30s", "--memory", "4GB")],
+)
+def test_it_is_refused_where_ngrams_are_no_answer(
+    settings: tuple[str, ...], demo_csv: Path, tiny_model: Path, run_process: RunCli, tmp_path: Path
+) -> None:
+    out = tmp_path / "run"
+    command = ("-m", "edgetune", "finetune", demo_csv, "--model", tiny_model, "--out", out)
+    done = run_process(*command, *settings, cwd=tmp_path)
+    assert done.code == 2
+    assert "the shortest feasible deadline is about" in done.err
+    assert not out.exists()
+
+
+def test_a_damaged_list_of_labels_is_a_sentence(alone: dict[str, Any], run_cli: RunCli) -> None:
+    path = alone["out"] / "ensemble" / "ensemble.json"
+    whole = path.read_text(encoding="utf-8")
+    path.write_text(json.dumps(json.loads(whole) | {"label_names": ["one"]}), encoding="utf-8")
+    done = run_cli("predict", alone["out"], "hello")
+    path.write_text(whole, encoding="utf-8")
+    assert done.code == 1
+    assert "names 1 labels" in done.err

@@ -1,0 +1,87 @@
+"""Near-duplicates: parts of a sentence belong to it, others do not, and a split keeps them together."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from edgetune.config.toml_config import make_config
+from edgetune.data.examples import DataOptions
+from edgetune.data.near_duplicates import near_duplicates
+from edgetune.data.splits import Splits, open_splits
+from edgetune.data.token_format import TokenizerSpec
+from edgetune.data.tokens import open_tokens
+from edgetune.models.source import resolve_model
+
+TOKENIZER = resolve_model(None).folder / "tokenizer.json"
+WORDS = [
+    word for word in json.loads(TOKENIZER.read_text())["model"]["vocab"] if len(word) > 3 and word.isalpha()
+]
+
+
+def write_rows(path: Path, texts: list[str]) -> Path:
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(["text", "label"])
+        writer.writerows([text, "ab"[number % 2]] for number, text in enumerate(texts))
+    return path
+
+
+def sentence(rng: np.random.Generator, n_words: int = 12) -> list[str]:
+    return [WORDS[number] for number in rng.integers(len(WORDS), size=n_words)]
+
+
+@pytest.fixture
+def spec() -> TokenizerSpec:
+    return TokenizerSpec(TOKENIZER, 64, 0)
+
+
+def test_a_part_of_a_sentence_is_related_to_it_alone(tmp_path: Path, spec: TokenizerSpec) -> None:
+    rng = np.random.default_rng(0)
+    words, others = sentence(rng), [" ".join(sentence(rng)) for _ in range(30)]
+    texts = [" ".join(words), " ".join(words[:5]), " ".join(words[7:]), *others]
+    path = write_rows(tmp_path / "rows.csv", texts)
+    store = open_tokens(str(path), DataOptions(), spec, tmp_path / "cache", 0.01)
+    view = store.relabel(store.label_names)
+    found = [rows.tolist() for rows in near_duplicates(view, np.array([0, 1, 2, 10]))]
+    assert found == [[0, 1, 2], [0, 1], [0, 2], [10]]
+
+
+def test_a_phrase_of_many_rows_relates_none_of_them(tmp_path: Path, spec: TokenizerSpec) -> None:
+    rng = np.random.default_rng(1)
+    opening = " ".join(sentence(rng, 14))
+    texts = [f"{opening} {' '.join(sentence(rng, 3))}" for _ in range(60)]
+    path = write_rows(tmp_path / "rows.csv", texts)
+    store = open_tokens(str(path), DataOptions(), spec, tmp_path / "cache", 0.01)
+    view = store.relabel(store.label_names)
+    assert [rows.tolist() for rows in near_duplicates(view, np.arange(60))] == [[row] for row in range(60)]
+
+
+def test_no_family_is_trained_on_and_held_out(tmp_path: Path, spec: TokenizerSpec) -> None:
+    rng = np.random.default_rng(2)
+    texts, family_of = [], {}
+    for family in range(120):
+        words = sentence(rng)
+        for part in (words, words[:9], words[2:11], words[1:10]):  # each shares half of every other one
+            texts.append(" ".join(part))
+            family_of[texts[-1]] = family
+    splits = read_splits(write_rows(tmp_path / "rows.csv", texts), tmp_path, spec)
+    assert splits.held_out is not None
+    trained, held_out = (
+        {family_of[text] for text in view.texts()} for view in (splits.train, splits.held_out)
+    )
+    assert not trained & held_out
+    # As many as of rows that nothing relates, or a few more.
+    assert 110 <= len(splits.held_out) <= 125
+    assert len(splits.train) + len(splits.held_out) == len(texts)
+
+
+def read_splits(path: Path, home: Path, spec: TokenizerSpec) -> Splits:
+    # Rows held out for evaluation are drawn one by one; none of them here.
+    other = write_rows(home / "eval.csv", ["first text", "second text"])
+    config = make_config({"data": {"train": str(path), "eval": str(other)}})
+    return open_splits(config, spec, home / "cache", (), lambda text: None)
