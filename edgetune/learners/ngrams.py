@@ -92,13 +92,13 @@ LATER_SCALE = (
 NEVER_SEEN = -30.0  # log-probability of a class without a training row
 
 # What steps cost where these were measured (Zen 3), nanoseconds; counting tells how much slower a machine is
-COUNT_NS = 500.0  # an n-gram of a row
+COUNT_NS, COUNT_PAIRS_NS = 500.0, 1200.0  # an n-gram of a row; of a pair of texts
 CALL_NS, ROW_NS, ENTRY_NS = 7e5, 300.0, 12.0  # of SGD, by class: a call, a row in it, an n-gram of the row
 BLOCK_NS, CALL_SHARE = 1e8, 0.2  # of a call, and which share of it may be the call's own cost
-BUILD_SHARE = 0.7  # of the time of counting, for dropping rare n-grams and making the matrix
+BUILD_NS = 250.0  # an n-gram of a row, for dropping rare ones and making the matrix
 
 # Fitting under a deadline
-PLANNED_SHARE = 0.7  # of the time left that is planned with; the rest is for what takes longer
+PLANNED_SHARE = 0.8  # of the time left that is planned with; the rest is for what takes longer
 PLANNED_PASSES = 3  # that rows leave time for
 SPARE_SHARE = 0.05  # of the time left to SGD, for what comes after it
 CAUTION = 2.0  # times what the last block took
@@ -381,6 +381,7 @@ def _take_rows(
     given_s = time_left_s()
     order = stratified_order(labels, seed)
     counter = _Counter(choose_analyzer(texts))
+    usual_ns = COUNT_PAIRS_NS if PAIR_SEPARATOR in texts[0] else COUNT_NS
     n, wanted, n_chars = 0, len(order), FIRST_CHARS
     counted_s, spare_s = 0.0, math.inf
     while n < wanted and (counter.n_entries < MAX_ENTRIES or n < n_seen):
@@ -390,10 +391,11 @@ def _take_rows(
         counted_s += time.monotonic() - started_s
         n, n_chars = n + len(chunk), min(GROWTH * n_chars, MOST_CHARS)
         if math.isfinite(given_s):
-            ns = counted_s / (COUNT_NS * (counter.n_entries + 1))  # seconds here that are one there
+            ns = counted_s / (usual_ns * (counter.n_entries + 1))  # seconds here that are one there
             calls_s = ns * FIRST_BLOCKS * _n_scores(n_seen) * CALL_NS
             pass_s = ns * _row_ns(counter.n_entries / n, n_seen)
-            row_s = (1 + BUILD_SHARE) * counted_s / n + PLANNED_PASSES * pass_s
+            build_s = ns * BUILD_NS * counter.n_entries / n
+            row_s = counted_s / n + build_s + PLANNED_PASSES * pass_s
             spent_s = given_s - time_left_s()
             spare_s = PLANNED_SHARE * given_s - spent_s - (row_s * n - counted_s) - calls_s
             wanted = max(n_seen, min(len(order), n + int(spare_s / row_s)))

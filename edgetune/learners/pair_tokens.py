@@ -11,12 +11,15 @@ what words can tell: on 60,000 question pairs (QQP) n-grams of the joined texts 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 from itertools import pairwise
 
 STEPS = 10
 FEW_STEPS = 5
 SHORT_WORD = 2
 """Letters of a word that count nothing where long words count more."""
+REMEMBERED = 1 << 16
+"""Words whose letter trigrams are kept."""
 MOST = 9
 """Differences in length are told apart up to this many words."""
 
@@ -34,7 +37,7 @@ def pair_tokens(first: Sequence[str], second: Sequence[str]) -> list[str]:
     bigrams = _share(len(bigrams_a & bigrams_b), len(bigrams_a | bigrams_b))
     letters = _letters(both)
     long_a, long_b = _share(letters, _letters(a)), _share(letters, _letters(b))
-    trigrams_a, trigrams_b = _trigrams(a), _trigrams(b)
+    trigrams_a, trigrams_b = set().union(*map(_trigrams, a)), set().union(*map(_trigrams, b))
     n_same = len(trigrams_a & trigrams_b)
     tri_a, tri_b = _share(n_same, len(trigrams_a)), _share(n_same, len(trigrams_b))
     shares = {
@@ -64,20 +67,18 @@ def pair_tokens(first: Sequence[str], second: Sequence[str]) -> list[str]:
 
 
 def _share(part: int, whole: int) -> float:
-    return part / max(1, whole)
+    return part / (whole or 1)
 
 
 def _step(share: float, steps: int = STEPS) -> int:
-    return min(steps, int(share * steps))
+    return int(share * steps)
 
 
 def _letters(words: set[str]) -> int:
-    return sum(max(0, len(word) - SHORT_WORD) for word in words)
+    return sum([len(word) - SHORT_WORD for word in words if len(word) > SHORT_WORD])
 
 
-def _trigrams(words: set[str]) -> set[str]:
-    found: set[str] = set()
-    for word in words:
-        padded = f" {word} "
-        found.update(padded[i : i + 3] for i in range(len(padded) - 2))
-    return found
+@lru_cache(maxsize=REMEMBERED)
+def _trigrams(word: str) -> frozenset[str]:
+    padded = f" {word} "
+    return frozenset(padded[i : i + 3] for i in range(len(padded) - 2))

@@ -90,6 +90,7 @@ class DataLengths:
         max_length: the limit they were cut to.
         can_cut: whether rows may be cut to fewer tokens without reading them again.
         n_held_out: rows set aside for the weights of an ensemble; 0: the encoder is the only learner.
+        n_classes: labels.
     """
 
     lengths: IntArray
@@ -97,6 +98,7 @@ class DataLengths:
     max_length: int
     can_cut: bool = True
     n_held_out: int = 0
+    n_classes: int = 2
 
     @cached_property
     def lengths_in_order(self) -> IntArray:

@@ -27,8 +27,10 @@ FEWEST_EVALUATED, LEAST_EVALUATION_S = 200, 0.5
 FLOOR_RATE = 0.05
 PROBE_ROWS = (64, 512)
 FIT_PROBE_S = 0.3
-NGRAMS_S, NGRAMS_TOKEN_S, NGRAMS_RATE = 0.5, 4e-6, 0.12
+NGRAMS_S, NGRAMS_TOKEN_S, NGRAMS_RATE = 0.5, 4e-6, 0.25
 """Seconds of fitting n-grams, and seconds per token of the training rows; the share of a deadline at most."""
+CLASS_ROW_S, CLASS_TOKEN_S = 1e-6, 7e-8
+"""Seconds a class of more than two that the solver takes for a row and a token of it, all passes together."""
 REFIT_RATE = 0.04
 """Share of rows that must have been held out for a second fit of the n-grams on all of them."""
 ENSEMBLE_RATE, FEWEST_WEIGHED = 0.05, 100
@@ -36,6 +38,8 @@ ENSEMBLE_RATE, FEWEST_WEIGHED = 0.05, 100
 RISK_RATE = 0.4
 MOST_PASSES, FEWEST_STEPS = 10, 300
 DEFAULT_CACHE_MB = 1000.0
+ROWS_PER_CLASS = 5
+"""Rows of each class, in the mean, that a linear probe must see to be fitted."""
 LINEAR_PROBE, NGRAMS_ALONE = "linear-probe", "n-grams"
 LEAST_NGRAMS_S, NGRAMS_FILES_S = 1.5, 0.2
 """N-grams alone: seconds of the first fit, scikit-learn's import included, and of writing files, twice."""
@@ -60,15 +64,32 @@ def make_plans(device: DeviceCosts, data: DataLengths, limits: Limits, constrain
         found = plan_one(candidate, deadline_s, limits, constraints)
         least.append((smallest_s(candidate, limits), found[0]))
         plans += [plan for plan in found if plan.n_rows > 0 and not _too_tight(plan, deadline_s)]
-    if not plans:
-        refusal = _impossible(device, data, deadline_s, limits, refused, least)
-        alone = ngrams_plan(device, data, limits, deadline_s)
-        if alone is None:
-            raise refusal
-        return Plans((alone,), tuple(refused), (str(refusal),), deadline_s, device)
     ranked = tuple(sorted(plans, key=_rank))
+    if not ranked or _sees_too_little(ranked[0], data):
+        refusal = None if ranked else _impossible(device, data, deadline_s, limits, refused, least)
+        alone = ngrams_plan(device, data, limits, deadline_s)
+        if alone is not None:
+            why = str(refusal) if refusal is not None else _too_few_rows(ranked[0], data, least)
+            return Plans((alone, *ranked), tuple(refused), (why,), deadline_s, device)
+        if refusal is not None:
+            raise refusal
     best = Plans(ranked, tuple(refused), (), deadline_s, device)
     return replace(best, reasons=tuple(explain(best, data, constraints)))
+
+
+def _sees_too_little(plan: Plan, data: DataLengths) -> bool:
+    """Return whether a plan fits a linear probe to fewer rows a class than make it worth its time."""
+    n_rows = min(ROWS_PER_CLASS * data.n_classes, len(data.lengths))
+    return plan.method == LINEAR_PROBE and plan.n_rows < n_rows
+
+
+def _too_few_rows(plan: Plan, data: DataLengths, least: list[tuple[float, Plan]]) -> str:
+    """Say why n-grams alone are better than a linear probe."""
+    needed_s = math.ceil(min(needed_s for needed_s, _ in least))
+    return (
+        f"A linear probe would see {plan.n_rows:,} rows of {data.n_classes:,} classes; the shortest feasible "
+        f"deadline for an encoder is about {duration(needed_s)}, and more than that pays."
+    )
 
 
 def _too_tight(plan: Plan, deadline_s: float) -> bool:
@@ -164,8 +185,14 @@ def ngrams_s(data: DataLengths, deadline_s: float) -> float:
     """Return what is planned for fitting n-grams, seconds; the fit itself watches the time."""
     if not data.n_held_out:
         return 0.0
-    whole_s = NGRAMS_S + NGRAMS_TOKEN_S * float(data.lengths.sum())
-    return min(whole_s, NGRAMS_RATE * deadline_s)
+    return min(whole_ngrams_s(data), NGRAMS_RATE * deadline_s)
+
+
+def whole_ngrams_s(data: DataLengths) -> float:
+    """Return what fitting n-grams on all rows takes, seconds."""
+    n_tokens, n_scores = float(data.lengths.sum()), data.n_classes if data.n_classes > 2 else 1
+    solver_s = n_scores * (CLASS_ROW_S * len(data.lengths) + CLASS_TOKEN_S * n_tokens)
+    return NGRAMS_S + NGRAMS_TOKEN_S * n_tokens + solver_s
 
 
 def ngrams_plan(device: DeviceCosts, data: DataLengths, limits: Limits, deadline_s: float) -> Plan | None:
@@ -187,7 +214,7 @@ def ngrams_plan(device: DeviceCosts, data: DataLengths, limits: Limits, deadline
     left_s = deadline_s - start_s - sum(after.values())
     if left_s < LEAST_NGRAMS_S:
         return None
-    whole_s = LEAST_NGRAMS_S + NGRAMS_TOKEN_S * float(data.lengths.sum())
+    whole_s = LEAST_NGRAMS_S + whole_ngrams_s(data)
     first_s = min(whole_s, max(LEAST_NGRAMS_S, left_s / 2))
     after["ensemble"] = min(first_s, left_s - first_s)
     lines = {"start": start_s, "ngrams": first_s} | after
@@ -261,10 +288,11 @@ def smallest_s(candidate: Candidate, limits: Limits) -> float:
     needed_s += slack_s
     if not candidate.data.n_held_out:
         return needed_s / (1 - MARGIN_RATE)
-    # N-grams are fitted twice, each time within a share of the deadline, or sooner.
+    # N-grams are fitted once or twice, each time within a share of the deadline, or sooner.
     rest = 1 - MARGIN_RATE - 2 * ENSEMBLE_RATE  # the linear probe is scored on held-out rows, too
-    whole_s = needed_s + 2 * ngrams_s(candidate.data, math.inf)
-    return min(whole_s / rest, needed_s / (rest - 2 * NGRAMS_RATE))
+    n_fits = 2 if refit_pays(len(candidate.data.lengths), candidate.data.n_held_out) else 1
+    whole_s = needed_s + n_fits * ngrams_s(candidate.data, math.inf)
+    return min(whole_s / rest, needed_s / (rest - n_fits * NGRAMS_RATE))
 
 
 def _risk_s(before: dict[str, float], after: dict[str, float]) -> float:

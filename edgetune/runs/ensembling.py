@@ -43,7 +43,7 @@ from edgetune.utils.types import FloatArray, IntArray
 FEWEST_ROWS = 20
 """The encoder takes part only if it was scored on this many held-out rows, or on all of them."""
 ROWS_WHEN_INTERRUPTED = 100
-LEFT_RATE = 0.25
+LEFT_RATE = 0.4
 """Share of the time that is left, beyond what was planned, which the first fit of the n-grams may take."""
 PAIRS_RATE = 0.3
 """Share of a deadline for the first fit on pairs of texts, which have several times the n-grams."""

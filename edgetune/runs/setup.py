@@ -311,6 +311,7 @@ def decide_open(
         max_length=config.data.max_length,
         can_cut=not config.data.pair and _ends_plainly(model_loader.tokenizer_file),
         n_held_out=0 if data.held_out is None else len(data.held_out),
+        n_classes=len(data.label_names),
     )
     exported = partial(model_loader.exported, len(data.label_names), model.freeze)
     return decide(config, device, shape, exported, used.elapsed_s(), used.joules(), used.energy_j)

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from edgetune.planning.accuracy_model import points_lost
 from edgetune.planning.clock import LEAST_MARGIN_S
 from edgetune.planning.plan import Constraints, DataLengths, DeviceCosts, Limits, Plans
-from edgetune.planning.planner import NGRAMS_RATE, make_plans
+from edgetune.planning.planner import LEAST_NGRAMS_S, NGRAMS_ALONE, NGRAMS_RATE, make_plans
 from edgetune.utils.errors import BudgetError
 from tests.fakes import FakeCost, fake_costs, fake_device
 
@@ -82,6 +82,11 @@ def test_reserves_are_never_spent(device: DeviceCosts, data: DataLengths, deadli
     for plan in plans.ranked:
         assert plan.total_s <= deadline_s * (1 + 1e-9)
         assert all(seconds >= 0 for seconds in plan.lines.values())
+        assert sum(plan.lines.values()) == pytest.approx(plan.total_s)
+        if plan.method == NGRAMS_ALONE:
+            assert data.n_held_out > 0
+            assert plan.lines["ngrams"] >= LEAST_NGRAMS_S
+            continue
         costs = plans.costs(plan).fixed
         assert plan.lines["save"] >= costs.save_s
         assert plan.lines["report"] == device.report_s
@@ -90,7 +95,6 @@ def test_reserves_are_never_spent(device: DeviceCosts, data: DataLengths, deadli
         assert plan.lines["ngrams"] <= NGRAMS_RATE * deadline_s
         assert (plan.lines["ngrams"] > 0) == (plan.lines["ensemble"] > 0) == (data.n_held_out > 0)
         assert plan.n_eval >= min(len(data.eval_lengths), 200)
-        assert sum(plan.lines.values()) == pytest.approx(plan.total_s)
 
 
 @settings(max_examples=40, deadline=None)

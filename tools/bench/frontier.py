@@ -189,12 +189,14 @@ def _edgetune(system: str, task: Task, deadline_s: float, seed: int, out: Path, 
     started = time.perf_counter()
     answers = whole.predict(task.texts)
     whole_s = time.perf_counter() - started
-    encoder = load_run(run / "onnx")
-    encoder.predict(task.texts[:64])
-    started = time.perf_counter()
-    alone = encoder.predict(task.texts)
-    alone_s = time.perf_counter() - started
-    members = {"encoder": _scores([one.label for one in alone], task.gold)}
+    members, alone_s = {}, None
+    if (run / "onnx").is_dir():
+        encoder = load_run(run / "onnx")
+        encoder.predict(task.texts[:64])
+        started = time.perf_counter()
+        alone = encoder.predict(task.texts)
+        alone_s = time.perf_counter() - started
+        members["encoder"] = _scores([one.label for one in alone], task.gold)
     if whole.ensemble is not None:
         joined = [text if isinstance(text, str) else PAIR_SEPARATOR.join(text) for text in task.texts]
         best = whole.ensemble.ngrams.log_proba(joined).argmax(axis=1)
@@ -209,7 +211,8 @@ def _edgetune(system: str, task: Task, deadline_s: float, seed: int, out: Path, 
             one["name"]: one.get("weight") for one in (summary.get("ensemble") or {}).get("learners", [])
         },
         "ms_a_text": round(1e3 * whole_s / len(task.texts), 3),
-        "ms_a_text_encoder": round(1e3 * alone_s / len(task.texts), 3),
+        "ms_a_text_encoder": None if alone_s is None else round(1e3 * alone_s / len(task.texts), 3),
+        "lines": {line["line"]: line["real_s"] for line in (summary["planned"] or {}).get("lines", [])},
         "n_trained": summary["n_trained"],
         "notes": summary["warnings"],
     }
