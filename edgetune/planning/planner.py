@@ -239,7 +239,7 @@ def ngrams_plan(device: DeviceCosts, data: DataLengths, limits: Limits, deadline
         total_s=total_s,
         memory_mb=0.0,
         energy_j=total_s * device.busy_w,
-        expected_points=0.0,
+        expected_points=-100.0,  # of the encoder, which there is not
     )
 
 

@@ -45,8 +45,9 @@ FEWEST_ROWS = 20
 ROWS_WHEN_INTERRUPTED = 100
 LEFT_RATE = 0.4
 """Share of the time that is left, beyond what was planned, which the first fit of the n-grams may take."""
-PAIRS_RATE = 0.3
-"""Share of a deadline for the first fit on pairs of texts, which have several times the n-grams."""
+PAIRS_RATE = 0.5
+"""Share of a deadline, and of the time left, for the first fit on pairs of texts: they have several times the
+n-grams, and an encoder learns little about pairs in the first minute."""
 
 
 class EnsembleStage:
@@ -355,7 +356,8 @@ class EnsembleStage:
         clock, planned_s = self._deadline.clock, self._deadline.plan.lines["ngrams"]
         if self._deadline.plan.method == NGRAMS_ALONE:
             return max(planned_s, clock.left_s())
-        return min(rate * clock.limit_s(), max(planned_s, LEFT_RATE * clock.left_s()))
+        left_rate = PAIRS_RATE if self._prepared.config.data.pair else LEFT_RATE
+        return min(rate * clock.limit_s(), max(planned_s, left_rate * clock.left_s()))
 
     def _fitted(self, rows: TokenView, allowed_s: float) -> Ngrams:
         started_s = self._meter.elapsed_s()

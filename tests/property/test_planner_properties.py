@@ -58,6 +58,8 @@ def most_rows(plans: Plans) -> dict[str, int]:
     """Return each method's most rows: a head fitted on all of them is not a training of a few fewer."""
     most: dict[str, int] = {}
     for plan in plans.ranked:
+        if plan.method == NGRAMS_ALONE:  # only where nothing else fits
+            continue
         most[plan.method] = max(plan.n_rows, most.get(plan.method, 0))
     return most
 

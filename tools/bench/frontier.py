@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -158,8 +159,9 @@ def measure(system: str, task: Task, deadline_s: float, seed: int, out: Path, py
         return {"seconds": round(time.time() - started, 1), "error": lines[-1] if lines else str(error)}
 
 
-def _run(command: Sequence[str], allowed: tuple[int, ...] = (0,)) -> None:
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+def _run(command: Sequence[str], allowed: tuple[int, ...] = (0,), cache: Path | None = None) -> None:
+    environment = None if cache is None else os.environ | {"EDGETUNE_CACHE": str(cache)}
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
     if done.returncode not in allowed:
         raise subprocess.CalledProcessError(done.returncode, command, done.stdout, done.stderr)
 
@@ -175,13 +177,13 @@ def _scores(predicted: Sequence[str], gold: Sequence[str]) -> Answer:
 
 
 def _edgetune(system: str, task: Task, deadline_s: float, seed: int, out: Path, python: str) -> Answer:
-    """Run the command line; then answer with the whole run, its encoder alone and its n-grams alone."""
+    """Run the command line with empty caches; answer with the whole run, its encoder, its n-grams."""
     run = out / "run"
     columns = ["--text", "text,text_pair", "--pair"] if task.pair else ["--text", "text"]
     started = time.time()
     command = [python, "-m", "edgetune", "finetune", str(task.train), "--eval", str(task.test), *columns]
     command += ["--label", "label", "--deadline", f"{deadline_s:g}s", "--seed", str(seed), "--out", str(run)]
-    _run([*command, "--quiet"], allowed=(0, WORSE_THAN_MAJORITY))
+    _run([*command, "--quiet"], allowed=(0, WORSE_THAN_MAJORITY), cache=out / "cache")
     seconds = time.time() - started
     summary = json.loads((run / "summary.json").read_text(encoding="utf-8"))
     whole = load_run(run)
