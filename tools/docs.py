@@ -9,10 +9,12 @@ compare` left (its `results.jsonl`); docs/results/NAME.txt beside it, if there i
 
 from __future__ import annotations
 
+import json
 import statistics
 import sys
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 from edgetune.compare.comparison_charts import draw_accuracy
 from edgetune.compare.method_cards import cards_markdown
@@ -29,6 +31,16 @@ Made by `python tools/docs.py` from the outcomes in this folder, one line of JSO
 answers to every evaluation row (packed bits), seconds, machine, date. Change the data, never this page.
 What they mean is in [findings.md](../findings.md).
 """
+FRONTIER = """\
+## Beside what else could be had in the same time
+
+Accuracy in percent, macro-F1 in brackets; \\* is a model that was ready more than a second after the
+deadline. Made by `python tools/bench frontier --deadlines SECONDS` (`--help` tells of sets, systems and their
+interpreters). Every system gets the same files, and the deadline counts from the start of its process to its
+fitted model; predicting the test rows (the first 10,000 of QQP, all others whole) comes after. edgetune runs
+with empty caches. A linear SVM on word 1–2-grams (characters 1–3 for Chinese) has no deadline: it takes what it
+takes. "alone" is a learner of the edgetune run.
+"""
 OVERVIEWS = (
     ("A minute each", "equal-clock-60s", ""),
     ("Two minutes each", "equal-clock-120s", ""),
@@ -39,9 +51,56 @@ OVERVIEWS = (
 shares of train-all's time, which are shown where something is said."""
 
 
+def frontier_markdown(folder: Path) -> list[str]:
+    """Return the tables of `tools/bench frontier`, one a deadline, of all its files in a folder."""
+    rows = [
+        json.loads(line)
+        for path in sorted(folder.glob("*.jsonl"))
+        for line in path.read_text(encoding="utf-8").splitlines()
+    ]
+    parts = [FRONTIER] if rows else []
+    for deadline_s in sorted({row["deadline_s"] for row in rows}):
+        here = [row for row in rows if row["deadline_s"] == deadline_s]
+        sets = list(dict.fromkeys(row["set"] for row in here))
+        cells: dict[str, dict[str, dict[str, Any]]] = {}
+        for row in here:
+            cells.setdefault(row["system"], {})[row["set"]] = row
+            for name, scores in row.get("members", {}).items():
+                cells.setdefault(f"its {name} alone", {})[row["set"]] = {"seconds": 0.0, **scores}
+        means = {
+            name: statistics.mean(one["accuracy"] for one in found.values())
+            for name, found in cells.items()
+            if len(found) == len(sets) and all("accuracy" in one for one in found.values())
+        }
+        parts.append(f"### {deadline_s:g} s\n")
+        head = ["", *sets, "mean"]
+        lines = ["| " + " | ".join(head) + " |", "|---" * len(head) + "|"]
+        for name in sorted(cells, key=lambda name: (-means.get(name, 0.0), name)):
+            shown = [_frontier_cell(cells[name].get(one), deadline_s) for one in sets]
+            mean = f"{100 * means[name]:.1f}" if name in means else "–"
+            lines.append(f"| {name} | {' | '.join([*shown, mean])} |")
+        machines = "; ".join(sorted({f"{row['cpu']} ({', '.join(row['features'])})" for row in here}))
+        days = sorted({row["date"] for row in here})
+        seeds = sorted({row["seed"] for row in here})
+        when = " to ".join(days[:: max(1, len(days) - 1)])
+        made = f"{machines}; {when}; seed {', '.join(map(str, seeds))}."
+        parts.append("\n".join(lines) + f"\n\n{made}\n")
+    return parts
+
+
+def _frontier_cell(row: dict[str, Any] | None, deadline_s: float) -> str:
+    """Say accuracy and macro-F1 in percent; * where the model was ready more than a second too late."""
+    if row is None:
+        return "–"
+    if "error" in row:
+        return "no model"
+    late = "\\*" if row["seconds"] > deadline_s + 1 else ""
+    return f"{100 * row['accuracy']:.1f}{late} ({100 * row['macro_f1']:.0f})"
+
+
 def results_markdown(folder: Path) -> str:
     """Return the page of all outcome files in a folder."""
-    parts = [HEAD]
+    parts = [HEAD, *frontier_markdown(folder / "frontier")]
     for heading, beginning, of_shares in OVERVIEWS:
         tables = [one for path in sorted(folder.glob(f"{beginning}*.jsonl")) for one in _read(path)[1]]
         words = f"{of_shares}\n\n" if of_shares else ""
