@@ -38,8 +38,8 @@ Accuracy in percent, macro-F1 in brackets; \\* is a model that was ready more th
 deadline. Made by `python tools/bench frontier --deadlines SECONDS` (`--help` tells of sets, systems and their
 interpreters). Every system gets the same files, and the deadline counts from the start of its process to its
 fitted model; predicting the test rows (the first 10,000 of QQP, all others whole) comes after. edgetune runs
-with empty caches. A linear SVM on word 1–2-grams (characters 1–3 for Chinese) has no deadline: it takes what it
-takes. "alone" is a learner of the edgetune run.
+with empty caches. A linear SVM on word 1–2-grams (characters 1–3 for Chinese) has no deadline and takes the
+time it takes. "alone" is a learner of the edgetune run.
 """
 OVERVIEWS = (
     ("A minute each", "equal-clock-60s", ""),

@@ -50,6 +50,10 @@ PAIRS_RATE = 0.5
 n-grams, and an encoder learns little about pairs in the first minute."""
 
 
+KEPT_RATE = 0.95
+"""Share of the held-out rows whose largest probability is above the threshold of the summary."""
+
+
 class EnsembleStage:
     """Fits the other learners of one run, and the weights of all.
 
@@ -62,6 +66,8 @@ class EnsembleStage:
         evaluation: of the ensemble, on the evaluation rows that the encoder was evaluated on.
         alone: evaluations of the learners on those rows, by name.
         calibration_error: of the ensemble's probabilities on those rows.
+        threshold: the largest probability of a text that 95 % of the held-out rows reach: a text below it
+            may fit no class.
     """
 
     def __init__(
@@ -84,6 +90,7 @@ class EnsembleStage:
         self.evaluation: Evaluation | None = None
         self.alone: dict[str, Evaluation] = {}
         self.calibration_error: float | None = None
+        self.threshold: float | None = None
         self._fit_s = self._row_s = 0.0
         self._best: tuple[Scored | None, Scored] | None = None
 
@@ -333,6 +340,7 @@ class EnsembleStage:
             "n_held_out": self.ensemble.n_rows,
             "accuracy": None if self.evaluation is None else self.evaluation.accuracy,
             "calibration_error": self.calibration_error,
+            "threshold": self.threshold,
             "learners": [
                 {
                     "name": name,
@@ -378,11 +386,12 @@ class EnsembleStage:
             log_probas, labels, metric=train.metric, keep="best" if train.single else "pool"
         )
         by = None if train.class_weight == "balanced" else train.metric
-        if by == "accuracy" or train.class_weight == "none":
-            return
-        counts = np.bincount(self._prepared.data.train.labels, minlength=len(self._prepared.data.label_names))
-        shares = (counts + 1) / (counts.sum() + len(counts))
-        self.ensemble = self.ensemble.balanced(log_probas, labels, shares, by)
+        if by != "accuracy" and train.class_weight != "none":
+            data = self._prepared.data
+            counts = np.bincount(data.train.labels, minlength=len(data.label_names)) + 1
+            self.ensemble = self.ensemble.balanced(log_probas, labels, counts / counts.sum(), by)
+        largest = np.exp(self.ensemble.combine(log_probas).max(axis=1))
+        self.threshold = float(np.quantile(largest, 1 - KEPT_RATE))
 
     def _save(self) -> None:
         assert self.ensemble is not None

@@ -49,6 +49,7 @@ def test_the_ensemble_is_as_good_as_its_best_learner_on_held_out_rows(combined: 
     assert combined["accuracy"] == ensemble["accuracy"] >= learner(combined, NGRAMS)["accuracy"] - 0.02
     assert combined["accuracy"] > learner(combined, ENCODER)["accuracy"] + 0.2
     assert 0 <= ensemble["calibration_error"] <= 1
+    assert 1 / len(combined["label_names"]) <= ensemble["threshold"] <= 1
 
 
 def test_evaluate_and_predict_give_the_answer_of_the_summary(
