@@ -62,15 +62,19 @@ def frontier_markdown(folder: Path) -> list[str]:
     for deadline_s in sorted({row["deadline_s"] for row in rows}):
         here = [row for row in rows if row["deadline_s"] == deadline_s]
         sets = list(dict.fromkeys(row["set"] for row in here))
-        cells: dict[str, dict[str, dict[str, Any]]] = {}
+        found: dict[tuple[str, str], list[dict[str, Any]]] = {}
         for row in here:
-            cells.setdefault(row["system"], {})[row["set"]] = row
+            found.setdefault((row["system"], row["set"]), []).append(row)
             for name, scores in row.get("members", {}).items():
-                cells.setdefault(f"its {name} alone", {})[row["set"]] = {"seconds": 0.0, **scores}
+                alone = {"seconds": 0.0, **scores}
+                found.setdefault((f"its {name} alone", row["set"]), []).append(alone)
+        cells: dict[str, dict[str, dict[str, Any]]] = {}
+        for (system, name), runs in found.items():
+            cells.setdefault(system, {})[name] = _mean_run(runs)
         means = {
-            name: statistics.mean(one["accuracy"] for one in found.values())
-            for name, found in cells.items()
-            if len(found) == len(sets) and all("accuracy" in one for one in found.values())
+            name: statistics.mean(one["accuracy"] for one in by_set.values())
+            for name, by_set in cells.items()
+            if len(by_set) == len(sets) and all("accuracy" in one for one in by_set.values())
         }
         parts.append(f"### {deadline_s:g} s\n")
         head = ["", *sets, "mean"]
@@ -79,13 +83,24 @@ def frontier_markdown(folder: Path) -> list[str]:
             shown = [_frontier_cell(cells[name].get(one), deadline_s) for one in sets]
             mean = f"{100 * means[name]:.1f}" if name in means else "–"
             lines.append(f"| {name} | {' | '.join([*shown, mean])} |")
-        machines = "; ".join(sorted({f"{row['cpu']} ({', '.join(row['features'])})" for row in here}))
+        machines = "; ".join(
+            sorted({f"{row['cpu']} ({', '.join(row['features'] or ['?'])})" for row in here})
+        )
         days = sorted({row["date"] for row in here})
         seeds = sorted({row["seed"] for row in here})
         when = " to ".join(days[:: max(1, len(days) - 1)])
         made = f"{machines}; {when}; seed {', '.join(map(str, seeds))}."
         parts.append("\n".join(lines) + f"\n\n{made}\n")
     return parts
+
+
+def _mean_run(runs: list[dict[str, Any]]) -> dict[str, Any]:
+    """Return the mean over seeds; an error where one of them has no model."""
+    failed = [one for one in runs if "error" in one]
+    if failed:
+        return failed[0]
+    means = {key: statistics.mean(one[key] for one in runs) for key in ("accuracy", "macro_f1")}
+    return {"seconds": max(one["seconds"] for one in runs), **means}
 
 
 def _frontier_cell(row: dict[str, Any] | None, deadline_s: float) -> str:

@@ -18,6 +18,8 @@ from edgetune.utils.types import IntArray
 SHARED_RATE = 0.5
 MOST_ROWS = 25
 """Rows that have a bigram; one that more rows have is no sign of a common origin."""
+MOST_TOKENS = 20_000_000
+"""Of a view; of one with more, none are looked for, since that takes a microsecond a token."""
 ROWS_AT_ONCE, TOKEN_BITS = 8192, 25
 """A row, 13 bits, and two token ids make one number of 63 bits."""
 
@@ -27,34 +29,39 @@ def near_duplicates(view: TokenView, rows: IntArray) -> list[IntArray]:
 
     Args:
         view: tokenized rows.
-        rows: (m,) positions in the view.
+        rows: (m,) positions in the view, at least one.
 
     Returns:
         For each of the rows, the positions of its near-duplicates, ascending, itself included.
     """
     wanted = np.unique(np.concatenate([found for found, _ in _bigrams(view.subset(rows))]))
-    n_bigrams = np.zeros(len(view), dtype=np.int64)
+    if not len(wanted) or int(view.lengths.sum()) > MOST_TOKENS:
+        return [np.array([row]) for row in rows.tolist()]
+    n_bigrams, n_rows = np.zeros(len(view), dtype=np.int64), np.zeros(len(wanted) + 1, dtype=np.int64)
     owners: list[IntArray] = []
     places: list[IntArray] = []
     for number, (found, owner) in enumerate(_bigrams(view)):
-        owner = owner + number * ROWS_AT_ONCE
-        n_bigrams += np.bincount(owner, minlength=len(view))
+        start = number * ROWS_AT_ONCE
+        counts = np.bincount(owner)
+        n_bigrams[start : start + len(counts)] = counts
         at = np.searchsorted(wanted, found)
-        at[at == len(wanted)] = 0
-        hit = wanted[at] == found if len(wanted) else np.zeros(len(found), dtype=np.bool_)
-        owners.append(owner[hit])
+        hit = wanted[np.minimum(at, len(wanted) - 1)] == found
+        at[~hit] = len(wanted)
+        n_rows += np.bincount(at, minlength=len(wanted) + 1)
+        hit &= n_rows[at] <= MOST_ROWS  # what too many rows have is not even kept
+        owners.append(owner[hit] + start)
         places.append(at[hit])
     view.release()
-    has = _matrix(np.concatenate(owners), np.concatenate(places), (len(view), len(wanted)))
-    rare = np.flatnonzero(np.bincount(has.indices, minlength=len(wanted)) <= MOST_ROWS)
-    has = has[:, rare]
+    owner, at = np.concatenate(owners), np.concatenate(places)
+    rare = n_rows[at] <= MOST_ROWS
+    has = _matrix(owner[rare], at[rare], (len(view), len(wanted)))
     shared = (has[rows] @ has.T).tocsr()
     families: list[IntArray] = []
     for number, row in enumerate(rows.tolist()):
         part = slice(shared.indptr[number], shared.indptr[number + 1])
-        others, counts = shared.indices[part], shared.data[part]
+        others, n_shared = shared.indices[part], shared.data[part]
         least = np.minimum(n_bigrams[others], n_bigrams[row])
-        related = others[counts >= SHARED_RATE * least]
+        related = others[n_shared >= SHARED_RATE * least]
         families.append(np.union1d(related, [row]))
     return families
 

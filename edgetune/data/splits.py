@@ -253,7 +253,7 @@ def n_held_out(n_rows: int) -> int:
 
 
 def _set_aside(train: TokenView, rng: np.random.Generator) -> tuple[TokenView, TokenView | None]:
-    """Set rows aside for the weights of an ensemble, each class by its share.
+    """Set rows aside for the weights of an ensemble, each class by its share, near-duplicates apart.
 
     Equal texts stay together, and so do near-duplicates where that leaves every class rows to train on.
     Nothing is set aside where a class would be left without a row to train on, or the rows are too few.
@@ -263,7 +263,9 @@ def _set_aside(train: TokenView, rng: np.random.Generator) -> tuple[TokenView, T
     _, first, group = np.unique(train.text_hashes, return_index=True, return_inverse=True)
     share = n_held_out(len(train)) / len(train)  # of the texts, however many rows each has
     _, chosen = split_holdout(train.labels[first], share, round(share * len(first)), rng)
-    families: list[IntArray] = [group[rows] for rows in near_duplicates(train, first[chosen])]
+    if not len(chosen):
+        return train, None
+    families = near_duplicates(train.subset(first), chosen)
     for groups in (_some_families(families, len(chosen), rng), chosen):
         taken = np.isin(group, groups)
         kept, aside = train.subset(np.flatnonzero(~taken)), train.subset(np.flatnonzero(taken))
@@ -273,16 +275,19 @@ def _set_aside(train: TokenView, rng: np.random.Generator) -> tuple[TokenView, T
 
 
 def _some_families(families: list[IntArray], n_wanted: int, rng: np.random.Generator) -> IntArray:
-    """Return the members of random families, as many as are wanted or a few more; of all where they do."""
+    """Return the members of random families, about as many as are wanted; of all families where they do."""
+    most = (1 + SPARE_RATE) * n_wanted
     together = np.unique(np.concatenate(families))
-    if len(together) <= (1 + SPARE_RATE) * n_wanted:
+    if len(together) <= most:
         return together
     taken: set[int] = set()
     for number in rng.permutation(len(families)).tolist():
-        taken.update(families[number].tolist())
+        more = taken.union(families[number].tolist())
+        if len(more) <= most:
+            taken = more
         if len(taken) >= n_wanted:
             break
-    return np.array(sorted(taken))
+    return np.array(sorted(taken), dtype=np.int64)
 
 
 @contextlib.contextmanager

@@ -76,7 +76,7 @@ class Run:
                 labels = config["id2label"]
                 self.label_names = tuple(str(labels[key]) for key in sorted(labels, key=int))
             self._model_config = config
-        elif self.ensemble is not None and not self.ensemble.needs_encoder:
+        elif self.ensemble is not None and self.ensemble.tokenizer_file is not None:
             home, self.label_names = folder / ENSEMBLE, self.ensemble.label_names
         else:
             raise RunError(

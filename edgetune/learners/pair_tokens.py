@@ -18,8 +18,8 @@ STEPS = 10
 FEW_STEPS = 5
 SHORT_WORD = 2
 """Letters of a word that count nothing where long words count more."""
-REMEMBERED = 1 << 16
-"""Words whose letter trigrams are kept."""
+REMEMBERED, LONG_WORD = 1 << 14, 100
+"""Words whose letter trigrams are kept, and the letters of one that are read."""
 MOST = 9
 """Differences in length are told apart up to this many words."""
 
@@ -80,5 +80,5 @@ def _letters(words: set[str]) -> int:
 
 @lru_cache(maxsize=REMEMBERED)
 def _trigrams(word: str) -> frozenset[str]:
-    padded = f" {word} "
+    padded = f" {word[:LONG_WORD]} "
     return frozenset(padded[i : i + 3] for i in range(len(padded) - 2))

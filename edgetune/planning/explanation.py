@@ -61,7 +61,9 @@ def _rows(best: Plan) -> Iterator[str]:
 
 def _alternative(plans: Plans, same: Callable[[Plan], bool]) -> Plan | None:
     """Return the best plan that satisfies a condition and trains."""
-    return next((plan for plan in plans.ranked if plan.method != "linear-probe" and same(plan)), None)
+    return next(
+        (plan for plan in plans.ranked if plan.method not in ("linear-probe", "n-grams") and same(plan)), None
+    )
 
 
 def _rate(plan: Plan) -> float:

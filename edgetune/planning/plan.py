@@ -91,6 +91,7 @@ class DataLengths:
         can_cut: whether rows may be cut to fewer tokens without reading them again.
         n_held_out: rows set aside for the weights of an ensemble; 0: the encoder is the only learner.
         n_classes: labels.
+        pair: whether rows are pairs of texts.
     """
 
     lengths: IntArray
@@ -99,6 +100,7 @@ class DataLengths:
     can_cut: bool = True
     n_held_out: int = 0
     n_classes: int = 2
+    pair: bool = False
 
     @cached_property
     def lengths_in_order(self) -> IntArray:

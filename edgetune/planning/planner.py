@@ -27,8 +27,11 @@ FEWEST_EVALUATED, LEAST_EVALUATION_S = 200, 0.5
 FLOOR_RATE = 0.05
 PROBE_ROWS = (64, 512)
 FIT_PROBE_S = 0.3
-NGRAMS_S, NGRAMS_TOKEN_S, NGRAMS_RATE = 0.5, 4e-6, 0.25
-"""Seconds of fitting n-grams, and seconds per token of the training rows; the share of a deadline at most."""
+NGRAMS_S, NGRAMS_TOKEN_S = 0.5, 4e-6
+"""Seconds of fitting n-grams, and seconds per token of the training rows."""
+NGRAMS_RATE, PAIRS_RATE = 0.25, 0.5
+"""Share of a deadline that they take at most; pairs of texts have several times the n-grams, and an encoder
+learns little about pairs in the first minute."""
 CLASS_ROW_S, CLASS_TOKEN_S = 1e-6, 7e-8
 """Seconds a class of more than two that the solver takes for a row and a token of it, all passes together."""
 REFIT_RATE = 0.04
@@ -67,7 +70,7 @@ def make_plans(device: DeviceCosts, data: DataLengths, limits: Limits, constrain
     ranked = tuple(sorted(plans, key=_rank))
     if not ranked or _sees_too_little(ranked[0], data):
         refusal = None if ranked else _impossible(device, data, deadline_s, limits, refused, least)
-        alone = ngrams_plan(device, data, limits, deadline_s)
+        alone = ngrams_plan(device, data, limits, deadline_s) if least else None
         if alone is not None:
             why = str(refusal) if refusal is not None else _too_few_rows(ranked[0], data, least)
             return Plans((alone, *ranked), tuple(refused), (why,), deadline_s, device)
@@ -88,7 +91,7 @@ def _too_few_rows(plan: Plan, data: DataLengths, least: list[tuple[float, Plan]]
     needed_s = math.ceil(min(needed_s for needed_s, _ in least))
     return (
         f"A linear probe would see {plan.n_rows:,} rows of {data.n_classes:,} classes; the shortest feasible "
-        f"deadline for an encoder is about {duration(needed_s)}, and more than that pays."
+        f"deadline for an encoder is about {duration(needed_s)}."
     )
 
 
@@ -185,7 +188,12 @@ def ngrams_s(data: DataLengths, deadline_s: float) -> float:
     """Return what is planned for fitting n-grams, seconds; the fit itself watches the time."""
     if not data.n_held_out:
         return 0.0
-    return min(whole_ngrams_s(data), NGRAMS_RATE * deadline_s)
+    return min(whole_ngrams_s(data), ngrams_rate(data.pair) * deadline_s)
+
+
+def ngrams_rate(pair: bool) -> float:
+    """Return the share of a deadline that a fit of n-grams takes at most."""
+    return PAIRS_RATE if pair else NGRAMS_RATE
 
 
 def whole_ngrams_s(data: DataLengths) -> float:
@@ -281,7 +289,9 @@ def refit_pays(n_train: int, n_held_out: int) -> bool:
 def smallest_s(candidate: Candidate, limits: Limits) -> float:
     """Return the shortest deadline within which this candidate leaves a model that was trained at all."""
     n_eval = min(len(candidate.data.eval_lengths), FEWEST_EVALUATED)
-    n_probe_rows = min(len(candidate.data.lengths), PROBE_ROWS[0])
+    data = candidate.data
+    of_classes = ROWS_PER_CLASS * data.n_classes if data.n_held_out else 0
+    n_probe_rows = min(len(data.lengths), max(PROBE_ROWS[0], of_classes))
     before, after = _fixed(candidate, limits), _end(candidate, 0.0, n_eval)
     needed_s = sum(before.values()) + sum(after.values()) + linear_probe_s(candidate, n_probe_rows)
     slack_s = max(0.0, _risk_s(before, after) - after["evaluate"])
@@ -292,7 +302,8 @@ def smallest_s(candidate: Candidate, limits: Limits) -> float:
     rest = 1 - MARGIN_RATE - 2 * ENSEMBLE_RATE  # the linear probe is scored on held-out rows, too
     n_fits = 2 if refit_pays(len(candidate.data.lengths), candidate.data.n_held_out) else 1
     whole_s = needed_s + n_fits * ngrams_s(candidate.data, math.inf)
-    return min(whole_s / rest, needed_s / (rest - n_fits * NGRAMS_RATE))
+    left_rate = rest - n_fits * ngrams_rate(candidate.data.pair)
+    return whole_s / rest if left_rate <= 0 else min(whole_s / rest, needed_s / left_rate)
 
 
 def _risk_s(before: dict[str, float], after: dict[str, float]) -> float:

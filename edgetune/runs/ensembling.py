@@ -24,7 +24,7 @@ from edgetune.inference.saved_run import score_view
 from edgetune.learners.ensemble import Ensemble, MemberScore, fit_ensemble
 from edgetune.learners.linear_probe import LinearProbe
 from edgetune.learners.ngrams import Ngrams
-from edgetune.planning.planner import NGRAMS_ALONE, NGRAMS_RATE, refit_pays
+from edgetune.planning.planner import NGRAMS_ALONE, ngrams_rate, refit_pays
 from edgetune.report.live_view import View
 from edgetune.run_files.run_folder import RunFolder
 from edgetune.runs.deadline import Deadline, Scored
@@ -43,11 +43,10 @@ from edgetune.utils.types import FloatArray, IntArray
 FEWEST_ROWS = 20
 """The encoder takes part only if it was scored on this many held-out rows, or on all of them."""
 ROWS_WHEN_INTERRUPTED = 100
+SAVE_CAUTION = 1.5
+"""Times that the last save took, which the next one is given."""
 LEFT_RATE = 0.4
 """Share of the time that is left, beyond what was planned, which the first fit of the n-grams may take."""
-PAIRS_RATE = 0.5
-"""Share of a deadline, and of the time left, for the first fit on pairs of texts: they have several times the
-n-grams, and an encoder learns little about pairs in the first minute."""
 
 
 KEPT_RATE = 0.95
@@ -91,7 +90,7 @@ class EnsembleStage:
         self.alone: dict[str, Evaluation] = {}
         self.calibration_error: float | None = None
         self.threshold: float | None = None
-        self._fit_s = self._row_s = 0.0
+        self._fit_s = self._row_s = self._save_s = 0.0
         self._best: tuple[Scored | None, Scored] | None = None
 
     @property
@@ -107,9 +106,7 @@ class EnsembleStage:
         with self._meter.phase("ngrams"):
             self._view.say("Fitting n-grams")
             self.ngrams = self._fitted(train, self._allowed_s())
-            started_s = self._meter.elapsed_s()
-            self._weigh({NGRAMS: self.ngrams.log_proba(held_out.texts())}, held_out.labels)
-            self._row_s = (self._meter.elapsed_s() - started_s) / len(held_out)
+            self._weigh({NGRAMS: self._timed_log_proba(self.ngrams, held_out)}, held_out.labels)
             self._save()
         if self._deadline is not None:
             self._deadline.mark("ngrams")
@@ -124,8 +121,17 @@ class EnsembleStage:
             self.begin()
         else:
             self.ensemble, self.ngrams = found.ensemble, found.ngrams
+            with self._meter.phase("ngrams"):
+                self._timed_log_proba(found.ngrams, self.held_out)
         if self.probe is not None:
             self.note_probe(self.probe)
+
+    def _timed_log_proba(self, ngrams: Ngrams, view: TokenView) -> FloatArray:
+        """Return what n-grams say of rows, and remember what a row took."""
+        texts, started_s = view.texts(), self._meter.elapsed_s()
+        found = ngrams.log_proba(texts)
+        self._row_s = (self._meter.elapsed_s() - started_s) / len(view)
+        return found
 
     def note_probe(self, found: FittedProbe) -> None:
         """Weigh the linear probe against the n-grams; a trained encoder may take its place later."""
@@ -264,12 +270,15 @@ class EnsembleStage:
         left_s = math.inf
         if self._deadline is not None:
             left_s = self._deadline.clock.ensemble_end_s() - self._deadline.clock.elapsed_s()
-        if left_s < self._fit_s:
+            left_s -= SAVE_CAUTION * self._save_s
+        if self.ngrams is None or left_s < self._fit_s:
             return
         rows = np.concatenate([train.rows, held_out.rows])
         labels = np.concatenate([train.labels, held_out.labels])
         together = TokenView(train.store, rows, labels, train.label_names)
-        self.ngrams = self._fitted(together, left_s)
+        found = self._fitted(together, left_s)
+        if found.n_rows > self.ngrams.n_rows and not self._stop():  # else it was cut short
+            self.ngrams = found
 
     @property
     def needs_encoder(self) -> bool:
@@ -289,6 +298,7 @@ class EnsembleStage:
         rows = self._rows_in_time(len(view)) if scored is None else scored.rows
         if not len(rows):
             self._view.warn("There was no time to evaluate; run `edgetune evaluate` to measure the model.")
+            (self._folder.path / "metrics.json").unlink(missing_ok=True)
             return
         labels, names = view.labels[rows], view.label_names
         with self._meter.phase("evaluate"):
@@ -360,12 +370,12 @@ class EnsembleStage:
         """
         if self._deadline is None:
             return math.inf
-        rate = PAIRS_RATE if self._prepared.config.data.pair else NGRAMS_RATE
+        pair = self._prepared.config.data.pair
         clock, planned_s = self._deadline.clock, self._deadline.plan.lines["ngrams"]
         if self._deadline.plan.method == NGRAMS_ALONE:
             return max(planned_s, clock.left_s())
-        left_rate = PAIRS_RATE if self._prepared.config.data.pair else LEFT_RATE
-        return min(rate * clock.limit_s(), max(planned_s, left_rate * clock.left_s()))
+        left_rate = max(LEFT_RATE, ngrams_rate(pair))
+        return min(ngrams_rate(pair) * clock.limit_s(), max(planned_s, left_rate * clock.left_s()))
 
     def _fitted(self, rows: TokenView, allowed_s: float) -> Ngrams:
         started_s = self._meter.elapsed_s()
@@ -398,7 +408,9 @@ class EnsembleStage:
         assert self.ngrams is not None
         labels = self._prepared.data.label_names
         tokenizer = None if isinstance(self._prepared, Prepared) else self._prepared.tokenizer_file
+        started_s = self._meter.elapsed_s()
         self._folder.save_ensemble(SavedEnsemble(self.ensemble, self.ngrams, labels, tokenizer).write)
+        self._save_s = self._meter.elapsed_s() - started_s
 
 
 def _calibrated_loss(logits: FloatArray, labels: IntArray) -> float:

@@ -1,4 +1,4 @@
-"""A run whose deadline leaves no time for an encoder: n-grams alone answer.
+"""A run whose deadline leaves no time for an encoder: the n-gram classifier is used alone.
 
 rows ─→ n-grams on the training rows ─→ temperature on the held-out rows ─→ n-grams fitted on both
      ─→ ensemble/ ─→ evaluation ─→ summary.json
@@ -31,7 +31,7 @@ from edgetune.utils.machine import machine_info, peak_memory_mb, versions
 from edgetune.utils.meter import Meter
 from edgetune.utils.signals import StopRequest
 
-WHY = "The deadline leaves no time for the encoder, so n-grams alone answer"
+WHY = "There is no time for the encoder; the n-gram classifier is used alone"
 
 
 def run_ngrams(
@@ -65,6 +65,8 @@ def run_ngrams(
         if not stop():
             stage.finish_alone()
             deadline.mark("ensemble")
+        stopped = stop()  # what comes later finds a run that is complete
+        if not stopped:
             stage.evaluate(None)
             deadline.mark("evaluate")
         if (found := stage.evaluation) is not None:
@@ -78,10 +80,10 @@ def run_ngrams(
                 n=found.n,
             )
     deadline.mark("report")
-    result = _receipt(prepared, folder, meter, sensor, sensor_since_s, deadline, stage, stop())
+    result = _receipt(prepared, folder, meter, sensor, sensor_since_s, deadline, stage, stopped)
     folder.write_json("summary.json", result.to_dict())
     warn_of_excess(result, None, view)
-    if stop():
+    if stopped:
         raise Interrupted(
             f"Stopped; the n-grams fitted so far are in {folder.path}. To start again, run: "
             f"edgetune finetune --config {folder.path / 'config.toml'} --out {folder.path} --overwrite"

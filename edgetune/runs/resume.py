@@ -6,9 +6,12 @@ RUN ─→ read_interruption ─→ Interruption ─→ prepare (same rows, same
 
 from __future__ import annotations
 
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from edgetune.data.splits import Splits
 from edgetune.planning.plan import Plan
@@ -116,11 +119,16 @@ def fingerprint(rows: Splits, backend: str, depth: int) -> dict[str, Any]:
     return {
         "rows": [store.folder.name for store in stores],
         "labels": list(rows.label_names),
-        "n_rows": [len(rows.train), len(rows.evaluation)],
+        "n_rows": [len(rows.train), len(rows.evaluation), _held_out(rows)],
         "read_length": rows.train.store.meta.max_length,
         "backend": [backend, depth],
         "machine": [machine_info().get("cpu"), versions()],
     }
+
+
+def _held_out(rows: Splits) -> int:
+    """Return a checksum of which rows are held out; 0 where none are."""
+    return 0 if rows.held_out is None else zlib.crc32(np.ascontiguousarray(rows.held_out.rows).tobytes())
 
 
 def check_unchanged(found: dict[str, Any], now: dict[str, Any], train: str) -> str:

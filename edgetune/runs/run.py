@@ -5,8 +5,10 @@ from __future__ import annotations
 import contextlib
 import math
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -129,11 +131,11 @@ def run(
             view.warn(f"{prepared.data.n_bad:,} unusable rows were left out; they are listed in {where}.")
         if not isinstance(prepared, Prepared):
             assert deadline is not None
-            with meter.phase("other"):
-                return run_ngrams(prepared, folder, meter, view, stop, sensor, since_s, deadline)
+            work = partial(run_ngrams, prepared, folder, meter, view, stop, sensor, since_s, deadline)
+            return _stoppable(work, folder, meter, stop)
         training = Training(prepared, folder, meter, view, stop, sensor, since_s, deadline)
         stack.callback(_remember_speed, prepared, deadline, cache_dir)
-        return _train(training, folder, meter, stop)
+        return _stoppable(training.run, folder, meter, stop)
 
 
 def resume(run_dir: str | Path, *, cache_dir: str | Path | None = None) -> RunResult:
@@ -178,7 +180,7 @@ def resume_run(out: Path, *, cache_dir: Path, meter: Meter, view: View, stop: St
         since_s = interruption.state["since_s"]
         training = Training(prepared, folder, meter, view, stop, sensor, since_s, deadline, interruption)
         stack.callback(_remember_speed, prepared, deadline, cache_dir)
-        return _train(training, folder, meter, stop)
+        return _stoppable(training.run, folder, meter, stop)
 
 
 def _open_sensor(config: RunConfig, stack: contextlib.ExitStack) -> Sensor:
@@ -192,10 +194,13 @@ def _open_sensor(config: RunConfig, stack: contextlib.ExitStack) -> Sensor:
     return stack.enter_context(contextlib.closing(sensor))
 
 
-def _train(training: Training, folder: RunFolder, meter: Meter, stop: StopRequest) -> RunResult:
+def _stoppable(
+    work: Callable[[], RunResult], folder: RunFolder, meter: Meter, stop: StopRequest
+) -> RunResult:
+    """Do what a run does once its folder is there; a second signal ends it at once, with a sentence."""
     try:
         with meter.phase("other"), stop.deferring_second_signal():
-            return training.run()
+            return work()
     except KeyboardInterrupt:
         raise Interrupted(
             f"Stopped immediately; {folder.path} contains only what was saved before. If there is a "

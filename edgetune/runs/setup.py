@@ -47,7 +47,7 @@ class PreparedRows:
     """What a run learns from, and how it is planned: all there is where no encoder fits the deadline.
 
     Attributes:
-        config: settings with every open choice filled in.
+        config: settings; what is open of the encoder is decided where there is one.
         data: rows and labels.
         tokenizer_file: the `tokenizer.json` that the rows were read with.
         plans: what was planned, and why; None where nothing was.
@@ -312,6 +312,7 @@ def decide_open(
         can_cut=not config.data.pair and _ends_plainly(model_loader.tokenizer_file),
         n_held_out=0 if data.held_out is None else len(data.held_out),
         n_classes=len(data.label_names),
+        pair=config.data.pair,
     )
     exported = partial(model_loader.exported, len(data.label_names), model.freeze)
     return decide(config, device, shape, exported, used.elapsed_s(), used.joules(), used.energy_j)

@@ -80,6 +80,28 @@ def test_no_family_is_trained_on_and_held_out(tmp_path: Path, spec: TokenizerSpe
     assert len(splits.train) + len(splits.held_out) == len(texts)
 
 
+@pytest.mark.parametrize(
+    "texts", [["one"] * 40 + ["two"] * 40, ["good", "bad", "fine"] * 30, ["?", "!"] * 50]
+)
+def test_few_different_texts_are_split_or_not_at_all(
+    texts: list[str], tmp_path: Path, spec: TokenizerSpec
+) -> None:
+    splits = read_splits(write_rows(tmp_path / "rows.csv", texts), tmp_path, spec)
+    n_held_out = 0 if splits.held_out is None else len(splits.held_out)
+    assert len(splits.train) + n_held_out == len(texts)
+
+
+def test_one_row_a_class_leaves_nothing_to_hold_out(tmp_path: Path, spec: TokenizerSpec) -> None:
+    path = tmp_path / "rows.csv"
+    path.write_text("text,label\n" + "".join(f"{WORDS[i]} {WORDS[-i - 1]},class {i}\n" for i in range(100)))
+    other = tmp_path / "eval.csv"
+    other.write_text("text,label\nsome text,class 1\n")
+    config = make_config({"data": {"train": str(path), "eval": str(other)}})
+    splits = open_splits(config, spec, tmp_path / "cache", (), lambda text: None)
+    assert splits.held_out is None
+    assert len(splits.train) == 100
+
+
 def read_splits(path: Path, home: Path, spec: TokenizerSpec) -> Splits:
     # Rows held out for evaluation are drawn one by one; none of them here.
     other = write_rows(home / "eval.csv", ["first text", "second text"])
