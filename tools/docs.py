@@ -65,7 +65,10 @@ def frontier_markdown(folder: Path) -> list[str]:
         found: dict[tuple[str, str], list[dict[str, Any]]] = {}
         for row in here:
             found.setdefault((row["system"], row["set"]), []).append(row)
-            for name, scores in row.get("members", {}).items():
+            for name in ("encoder", "n-grams"):
+                scores = row.get("members", {}).get(name)
+                if scores is None:
+                    continue
                 alone = {"seconds": 0.0, **scores}
                 found.setdefault((f"its {name} alone", row["set"]), []).append(alone)
         cells: dict[str, dict[str, dict[str, Any]]] = {}

@@ -22,18 +22,20 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from sklearn.metrics import accuracy_score, f1_score
+from sklearn.metrics import accuracy_score, f1_score, roc_auc_score
 
 from edgetune import load_run
 from edgetune.data.examples import DataOptions, read_examples
 from edgetune.data.token_format import PAIR_SEPARATOR
+from edgetune.inference.saved_run import Run
 from edgetune.utils.errors import WORSE_THAN_MAJORITY
 from edgetune.utils.machine import machine_info
+from edgetune.utils.types import FloatArray
 
 Answer = dict[str, Any]
 
 HERE = Path(__file__).parent
-CALIBRATION_BINS = 15
+CALIBRATION_BINS, TIMED_TEXTS = 15, 512
 
 
 @dataclass(frozen=True)
@@ -81,6 +83,7 @@ class Task:
         pair: whether rows have two texts.
         texts: of the test rows.
         gold: labels of the test rows.
+        out_of_scope: texts that fit no class, where the set has some.
     """
 
     train: Path
@@ -88,6 +91,7 @@ class Task:
     pair: bool
     texts: list[str | tuple[str, str]]
     gold: list[str]
+    out_of_scope: list[str]
 
 
 def main(arguments: argparse.Namespace) -> None:
@@ -138,13 +142,15 @@ def _write(shared: Path, data: DataSet, scratch: Path, n_rows: int | None, most_
             for row in rows:
                 second = {"text_pair": row.text_pair or ""} if pair else {}
                 file.write(json.dumps({"text": row.text, **second, "label": row.label}) + "\n")
-    test = read["test"]
+    test, others = read["test"], (shared / data.train).parent / "out_of_scope.jsonl"
+    outside = others.read_text(encoding="utf-8").splitlines() if others.is_file() else []
     return Task(
         train=scratch / "train.jsonl",
         test=scratch / "test.jsonl",
         pair=pair,
         texts=[(row.text, row.text_pair or "") if pair else row.text for row in test],
         gold=[row.label for row in test],
+        out_of_scope=[json.loads(line)["text"] for line in outside],
     )
 
 
@@ -187,37 +193,52 @@ def _edgetune(system: str, task: Task, deadline_s: float, seed: int, out: Path, 
     seconds = time.time() - started
     summary = json.loads((run / "summary.json").read_text(encoding="utf-8"))
     whole = load_run(run)
-    whole.predict(task.texts[:64])
-    started = time.perf_counter()
-    answers = whole.predict(task.texts)
-    whole_s = time.perf_counter() - started
-    members, alone_s = {}, None
+    timed = task.texts[:TIMED_TEXTS]
+    times: dict[str, float | None] = {"ms_a_text": _ms_a_text(whole, timed), "ms_a_text_encoder": None}
+    members: dict[str, Answer] = {}
+    log_p = None
     if (run / "onnx").is_dir():
         encoder = load_run(run / "onnx")
-        encoder.predict(task.texts[:64])
-        started = time.perf_counter()
-        alone = encoder.predict(task.texts)
-        alone_s = time.perf_counter() - started
-        members["encoder"] = _scores([one.label for one in alone], task.gold)
+        times["ms_a_text_encoder"] = _ms_a_text(encoder, timed)
+        log_p = np.log([[*one.probabilities.values()] for one in encoder.predict_all(task.texts)])
+        members["encoder"] = _scores(_labels(whole, log_p), task.gold)
     if whole.ensemble is not None:
         joined = [text if isinstance(text, str) else PAIR_SEPARATOR.join(text) for text in task.texts]
-        best = whole.ensemble.ngrams.log_proba(joined).argmax(axis=1)
-        members["n-grams"] = _scores([whole.label_names[i] for i in best.tolist()], task.gold)
-    right = [one.label == true for one, true in zip(answers, task.gold, strict=True)]
+        members["n-grams"] = _scores(_labels(whole, whole.ensemble.ngrams.log_proba(joined)), task.gold)
+        log_p = whole.ensemble.log_proba(joined, log_p)
+    assert log_p is not None
+    labels = _labels(whole, log_p)
+    right = [name == true for name, true in zip(labels, task.gold, strict=True)]
+    largest = np.exp(log_p).max(axis=1)
+    if task.out_of_scope:
+        others = [one.probability for one in whole.predict_all(task.out_of_scope)]
+        inside = np.repeat([1, 0], [len(largest), len(others)])
+        members["out of scope"] = {"auroc": round(float(roc_auc_score(inside, [*largest, *others])), 4)}
     return {
         "seconds": round(seconds, 1),
-        **_scores([one.label for one in answers], task.gold),
-        "ece": round(calibration_error([one.probability for one in answers], right), 4),
+        **_scores(labels, task.gold),
+        "ece": round(calibration_error(largest.tolist(), right), 4),
         "members": members,
         "weights": {
             one["name"]: one.get("weight") for one in (summary.get("ensemble") or {}).get("learners", [])
         },
-        "ms_a_text": round(1e3 * whole_s / len(task.texts), 3),
-        "ms_a_text_encoder": None if alone_s is None else round(1e3 * alone_s / len(task.texts), 3),
+        **times,
         "lines": {line["line"]: line["real_s"] for line in (summary["planned"] or {}).get("lines", [])},
         "n_trained": summary["n_trained"],
         "notes": summary["warnings"],
     }
+
+
+def _labels(run: Run, log_p: FloatArray) -> list[str]:
+    return [run.label_names[number] for number in log_p.argmax(axis=1).tolist()]
+
+
+def _ms_a_text(run: Run, texts: Sequence[str | tuple[str, str]]) -> float:
+    """Return milliseconds a text of predicting, the runtime being ready."""
+    run.predict(texts[:64])
+    started = time.perf_counter()
+    run.predict(texts)
+    return round(1e3 * (time.perf_counter() - started) / len(texts), 3)
 
 
 def calibration_error(probabilities: Sequence[float], right: Sequence[bool]) -> float:
