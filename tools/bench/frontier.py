@@ -197,7 +197,7 @@ def _edgetune(system: str, task: Task, deadline_s: float, seed: int, out: Path, 
     times: dict[str, float | None] = {"ms_a_text": _ms_a_text(whole, timed), "ms_a_text_encoder": None}
     members: dict[str, Answer] = {}
     log_p = None
-    if (run / "onnx").is_dir():
+    if whole.needs_encoder:
         encoder = load_run(run / "onnx")
         times["ms_a_text_encoder"] = _ms_a_text(encoder, timed)
         log_p = np.log([[*one.probabilities.values()] for one in encoder.predict_all(task.texts)])
