@@ -20,8 +20,7 @@ MOST_ROWS = 25
 """Rows that have a bigram; one that more rows have is no sign of a common origin."""
 MOST_TOKENS = 20_000_000
 """Of a view; of one with more, none are looked for, since that takes a microsecond a token."""
-ROWS_AT_ONCE, TOKEN_BITS = 8192, 25
-"""A row, 13 bits, and two token ids make one number of 63 bits."""
+ROWS_AT_ONCE, FILTER_BITS = 8192, 22
 
 
 def near_duplicates(view: TokenView, rows: IntArray) -> list[IntArray]:
@@ -37,17 +36,20 @@ def near_duplicates(view: TokenView, rows: IntArray) -> list[IntArray]:
     wanted = np.unique(np.concatenate([found for found, _ in _bigrams(view.subset(rows))]))
     if not len(wanted) or int(view.lengths.sum()) > MOST_TOKENS:
         return [np.array([row]) for row in rows.tolist()]
-    n_bigrams, n_rows = np.zeros(len(view), dtype=np.int64), np.zeros(len(wanted) + 1, dtype=np.int64)
+    may_be_wanted = np.zeros(1 << FILTER_BITS, dtype=np.bool_)
+    may_be_wanted[_slot(wanted)] = True
+    n_bigrams, n_rows = np.zeros(len(view), dtype=np.int64), np.zeros(len(wanted), dtype=np.int64)
     owners: list[IntArray] = []
     places: list[IntArray] = []
     for number, (found, owner) in enumerate(_bigrams(view)):
         start = number * ROWS_AT_ONCE
         counts = np.bincount(owner)
         n_bigrams[start : start + len(counts)] = counts
-        at = np.searchsorted(wanted, found)
-        hit = wanted[np.minimum(at, len(wanted) - 1)] == found
-        at[~hit] = len(wanted)
-        n_rows += np.bincount(at, minlength=len(wanted) + 1)
+        likely = may_be_wanted[_slot(found)]
+        found, owner = found[likely], owner[likely]
+        at = np.minimum(np.searchsorted(wanted, found), len(wanted) - 1)
+        hit = wanted[at] == found
+        n_rows += np.bincount(at[hit], minlength=len(wanted))
         hit &= n_rows[at] <= MOST_ROWS  # what too many rows have is not even kept
         owners.append(owner[hit] + start)
         places.append(at[hit])
@@ -67,7 +69,7 @@ def near_duplicates(view: TokenView, rows: IntArray) -> list[IntArray]:
 
 
 def _bigrams(view: TokenView) -> Iterator[tuple[IntArray, IntArray]]:
-    """Yield the distinct bigrams of some rows after the others, and each one's row, counted from the first.
+    """Yield the bigrams of some rows after the others as numbers, and each one's row, counted from the first.
 
     The tokenizer's marks, with which all rows begin or end, count nothing.
     """
@@ -81,12 +83,18 @@ def _bigrams(view: TokenView) -> Iterator[tuple[IntArray, IntArray]]:
                 ordinary &= tokens != ends[0]
         tokens, rows = tokens[ordinary], rows[ordinary]
         whole = rows[1:] == rows[:-1]
-        keys = (rows[1:] << (2 * TOKEN_BITS) | tokens[:-1] << TOKEN_BITS | tokens[1:])[whole]
-        keys = np.unique(keys)
-        yield keys & ((1 << (2 * TOKEN_BITS)) - 1), keys >> (2 * TOKEN_BITS)
+        yield (tokens[:-1] << 32 | tokens[1:])[whole], rows[1:][whole]
+
+
+def _slot(bigrams: IntArray) -> IntArray:
+    """Return where bigrams stand in a table of 2 ** FILTER_BITS places, which several may share."""
+    return (bigrams * 0x9E3779B1 >> 24) & ((1 << FILTER_BITS) - 1)
 
 
 def _matrix(rows: IntArray, columns: IntArray, shape: tuple[int, int]) -> Any:
+    """Return which rows have which bigrams, sparse."""
     from scipy.sparse import csr_matrix
 
-    return csr_matrix((np.ones(len(rows), dtype=np.int32), (rows, columns)), shape=shape)
+    found = csr_matrix((np.ones(len(rows), dtype=np.int32), (rows, columns)), shape=shape)
+    found.data[:] = 1  # a bigram that a row has twice counts once
+    return found

@@ -47,6 +47,8 @@ SAVE_CAUTION = 1.5
 """Times that the last save took, which the next one is given."""
 LEFT_RATE = 0.4
 """Share of the time that is left, beyond what was planned, which the first fit of the n-grams may take."""
+FEW_PAIR_STEPS, IDLE_RATE = 150, 0.8
+"""In fewer steps an encoder learns next to nothing about pairs of texts, and n-grams may take this share."""
 
 
 KEPT_RATE = 0.95
@@ -371,10 +373,11 @@ class EnsembleStage:
         if self._deadline is None:
             return math.inf
         pair = self._prepared.config.data.pair
+        idle = pair and self._deadline.plan.n_steps < FEW_PAIR_STEPS
         clock, planned_s = self._deadline.clock, self._deadline.plan.lines["ngrams"]
         if self._deadline.plan.method == NGRAMS_ALONE:
             return max(planned_s, clock.left_s())
-        left_rate = max(LEFT_RATE, ngrams_rate(pair))
+        left_rate = IDLE_RATE if idle else max(LEFT_RATE, ngrams_rate(pair))
         return min(ngrams_rate(pair) * clock.limit_s(), max(planned_s, left_rate * clock.left_s()))
 
     def _fitted(self, rows: TokenView, allowed_s: float) -> Ngrams:
