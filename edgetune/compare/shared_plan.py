@@ -51,7 +51,7 @@ class SharedPlans:
             plans = dry_run(encoder_alone(self._rows[cell.data].settings | asked), self._cache_dir).ranked
         except EdgetuneError:  # each method then says itself what is wrong
             plans = ()
-        best = next((plan for plan in plans if plan.method not in ("linear-probe", "n-grams")), None)
+        best = next((plan for plan in plans if plan.trains), None)
         self._known[self._key(cell)] = {} if best is None else _settings(best)
         write_atomic(self._file, json.dumps(self._known, indent=2) + "\n")
 

@@ -19,7 +19,7 @@ SHARED_RATE = 0.5
 MOST_ROWS = 25
 """Rows that have a bigram; one that more rows have is no sign of a common origin."""
 MOST_TOKENS = 20_000_000
-"""Of a view; of one with more, none are looked for, since that takes a microsecond a token."""
+"""Of a view. In a larger one no near-duplicates are looked for: that takes up to a microsecond per token."""
 ROWS_AT_ONCE, FILTER_BITS = 8192, 22
 
 
@@ -33,9 +33,12 @@ def near_duplicates(view: TokenView, rows: IntArray) -> list[IntArray]:
     Returns:
         For each of the rows, the positions of its near-duplicates, ascending, itself included.
     """
+    alone = [np.array([row]) for row in rows.tolist()]
+    if int(view.lengths.sum()) > MOST_TOKENS:
+        return alone
     wanted = np.unique(np.concatenate([found for found, _ in _bigrams(view.subset(rows))]))
-    if not len(wanted) or int(view.lengths.sum()) > MOST_TOKENS:
-        return [np.array([row]) for row in rows.tolist()]
+    if not len(wanted):
+        return alone
     may_be_wanted = np.zeros(1 << FILTER_BITS, dtype=np.bool_)
     may_be_wanted[_slot(wanted)] = True
     n_bigrams, n_rows = np.zeros(len(view), dtype=np.int64), np.zeros(len(wanted), dtype=np.int64)

@@ -6,8 +6,17 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from edgetune.config.settings import RunConfig, freeze_of, frozen_depth
-from edgetune.planning.plan import Constraints, DataLengths, DeviceCosts, Limits, Plan, Plans
-from edgetune.planning.planner import NGRAMS_ALONE, make_plans, most_passes
+from edgetune.planning.plan import (
+    LINEAR_PROBE,
+    NGRAMS_ALONE,
+    Constraints,
+    DataLengths,
+    DeviceCosts,
+    Limits,
+    Plan,
+    Plans,
+)
+from edgetune.planning.planner import make_plans, most_passes
 from edgetune.utils.errors import UsageError
 from edgetune.utils.formatting import duration
 from edgetune.utils.types import IntArray
@@ -123,7 +132,7 @@ def plan_summary(plan: Plan) -> str:
     """Say in a line what is planned."""
     if plan.method == NGRAMS_ALONE:
         return f"Plan: fit n-grams alone, finished after about {duration(plan.total_s)}"
-    if plan.method == "linear-probe":
+    if plan.method == LINEAR_PROBE:
         what = f"fit a linear probe on {plan.n_probe_rows:,} rows"
     else:
         what = (

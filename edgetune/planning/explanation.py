@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 import numpy as np
 
 from edgetune.config.settings import FILTERS
-from edgetune.planning.plan import Constraints, DataLengths, DeviceCosts, Plan, Plans
+from edgetune.planning.plan import LINEAR_PROBE, Constraints, DataLengths, DeviceCosts, Plan, Plans
 from edgetune.utils.formatting import duration
 from edgetune.utils.types import IntArray
 
@@ -20,7 +20,7 @@ def explain(plans: Plans, data: DataLengths, constraints: Constraints) -> Iterat
         yield device.note
     if device.speeds_note:
         yield device.speeds_note
-    if best.method == "linear-probe":
+    if best.method == LINEAR_PROBE:
         yield (
             "The budget is too small to train the encoder, so a linear probe is fitted on the features of "
             f"{best.n_probe_rows:,} rows; training would make {_most_steps(plans)} steps, and below about "
@@ -61,9 +61,7 @@ def _rows(best: Plan) -> Iterator[str]:
 
 def _alternative(plans: Plans, same: Callable[[Plan], bool]) -> Plan | None:
     """Return the best plan that satisfies a condition and trains."""
-    return next(
-        (plan for plan in plans.ranked if plan.method not in ("linear-probe", "n-grams") and same(plan)), None
-    )
+    return next((plan for plan in plans.ranked if plan.trains and same(plan)), None)
 
 
 def _rate(plan: Plan) -> float:

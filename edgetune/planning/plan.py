@@ -161,6 +161,10 @@ class Constraints:
     exported: Callable[[str, int], bool] = lambda key, depth: True
 
 
+LINEAR_PROBE, NGRAMS_ALONE = "linear-probe", "n-grams"
+"""Methods of plans that do not train the encoder."""
+
+
 @dataclass(frozen=True)
 class Plan:
     """One way to spend a budget.
@@ -171,7 +175,7 @@ class Plan:
         cache_mb: kept for their hidden states; 0: none.
         max_length: tokens per row at most.
         batch_size: examples per optimizer step.
-        method: how examples are chosen; `head` trains the head alone, on frozen features.
+        method: how examples are chosen; `LINEAR_PROBE` or `NGRAMS_ALONE` where the encoder is not trained.
         n_rows: examples trained, over all passes.
         rows_interval: 95 % interval of it.
         passes: over the rows.
@@ -211,6 +215,11 @@ class Plan:
     scale: float = 1.0
     n_weighed: int = 0
     probe_row_s: float = 0.0
+
+    @property
+    def trains(self) -> bool:
+        """Whether the encoder is trained."""
+        return self.method not in (LINEAR_PROBE, NGRAMS_ALONE)
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values."""

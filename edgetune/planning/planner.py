@@ -16,7 +16,16 @@ from edgetune.planning.accuracy_model import points_lost, probe_points_lost
 from edgetune.planning.candidate import Candidate
 from edgetune.planning.clock import MARGIN_RATE, SAVE_CAUTION, margin_s
 from edgetune.planning.explanation import explain
-from edgetune.planning.plan import Constraints, DataLengths, DeviceCosts, Limits, Plan, Plans
+from edgetune.planning.plan import (
+    LINEAR_PROBE,
+    NGRAMS_ALONE,
+    Constraints,
+    DataLengths,
+    DeviceCosts,
+    Limits,
+    Plan,
+    Plans,
+)
 from edgetune.utils.errors import BudgetError
 from edgetune.utils.formatting import duration
 
@@ -43,7 +52,6 @@ MOST_PASSES, FEWEST_STEPS = 10, 300
 DEFAULT_CACHE_MB = 1000.0
 ROWS_PER_CLASS = 5
 """Rows of each class, in the mean, that a linear probe must see to be fitted."""
-LINEAR_PROBE, NGRAMS_ALONE = "linear-probe", "n-grams"
 LEAST_NGRAMS_S, NGRAMS_FILES_S = 1.5, 0.2
 """N-grams alone: seconds of the first fit, scikit-learn's import included, and of writing files, twice."""
 
@@ -211,14 +219,7 @@ def ngrams_plan(device: DeviceCosts, data: DataLengths, limits: Limits, deadline
     if not data.n_held_out or limits.memory_mb is not None or not math.isfinite(deadline_s):
         return None
     start_s = limits.already_s or device.start_s
-    after = {
-        "save": NGRAMS_FILES_S,
-        "ensemble": 0.0,
-        "evaluate": LEAST_EVALUATION_S,
-        "report": NGRAMS_FILES_S,
-        "exit": device.exit_s,
-        "margin": margin_s(deadline_s),
-    }
+    after = _end_of_ngrams(device, deadline_s)
     left_s = deadline_s - start_s - sum(after.values())
     if left_s < LEAST_NGRAMS_S:
         return None
@@ -253,8 +254,19 @@ def ngrams_plan(device: DeviceCosts, data: DataLengths, limits: Limits, deadline
 
 def least_with_ngrams_s(device: DeviceCosts, limits: Limits) -> float:
     """Return the shortest deadline within which n-grams alone are fitted."""
-    after_s = LEAST_NGRAMS_S + 2 * NGRAMS_FILES_S + LEAST_EVALUATION_S + device.exit_s + margin_s(0.0)
-    return (limits.already_s or device.start_s) + after_s
+    return (limits.already_s or device.start_s) + LEAST_NGRAMS_S + sum(_end_of_ngrams(device, 0.0).values())
+
+
+def _end_of_ngrams(device: DeviceCosts, deadline_s: float) -> dict[str, float]:
+    """Return what is kept for the end where n-grams are fitted alone, in order."""
+    return {
+        "save": NGRAMS_FILES_S,
+        "ensemble": 0.0,
+        "evaluate": LEAST_EVALUATION_S,
+        "report": NGRAMS_FILES_S,
+        "exit": device.exit_s,
+        "margin": margin_s(deadline_s),
+    }
 
 
 def n_weighed(candidate: Candidate, deadline_s: float) -> int:

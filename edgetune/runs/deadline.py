@@ -23,8 +23,7 @@ from edgetune.data.batches import Batch, TokenSource, sequential_batches
 from edgetune.data.token_store import TokenView
 from edgetune.planning.candidate import EVALUATION_BATCH, EVALUATION_BATCHES, PROBE_BATCHES, scored_s
 from edgetune.planning.clock import Clock, Reserves
-from edgetune.planning.plan import Plan
-from edgetune.planning.planner import LINEAR_PROBE
+from edgetune.planning.plan import LINEAR_PROBE, Plan
 from edgetune.utils.metrics import Evaluation, evaluate_predictions
 from edgetune.utils.types import FloatArray, IntArray, StepCost
 
@@ -84,7 +83,7 @@ class Deadline:
     @property
     def trains(self) -> bool:
         """Whether the encoder is trained; else the linear probe is all there is of it."""
-        return self.plan.method != LINEAR_PROBE
+        return self.plan.trains
 
     def steps_that_fit(self) -> float:
         """Return how many train steps the time left is good for, at the speed measured so far."""

@@ -24,7 +24,8 @@ from edgetune.inference.saved_run import score_view
 from edgetune.learners.ensemble import Ensemble, MemberScore, fit_ensemble
 from edgetune.learners.linear_probe import LinearProbe
 from edgetune.learners.ngrams import Ngrams
-from edgetune.planning.planner import NGRAMS_ALONE, ngrams_rate, refit_pays
+from edgetune.planning.plan import NGRAMS_ALONE
+from edgetune.planning.planner import ngrams_rate, refit_pays
 from edgetune.report.live_view import View
 from edgetune.run_files.run_folder import RunFolder
 from edgetune.runs.deadline import Deadline, Scored
@@ -49,8 +50,6 @@ LEFT_RATE = 0.4
 """Share of the time that is left, beyond what was planned, which the first fit of the n-grams may take."""
 FEW_PAIR_STEPS, IDLE_RATE = 150, 0.8
 """In fewer steps an encoder learns next to nothing about pairs of texts, and n-grams may take this share."""
-
-
 KEPT_RATE = 0.95
 """Share of the held-out rows whose largest probability is above the threshold of the summary."""
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from datetime import datetime, timezone
 
 from edgetune.energy import Sensor, read_energy
-from edgetune.planning.planner import NGRAMS_ALONE
+from edgetune.planning.plan import NGRAMS_ALONE
 from edgetune.report.live_view import View
 from edgetune.run_files.counters import Counters
 from edgetune.run_files.history import HistoryWriter

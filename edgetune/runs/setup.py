@@ -24,8 +24,8 @@ from edgetune.models.checks import open_tokenizer
 from edgetune.planning.calibration import load_observed_runs, no_observed_runs
 from edgetune.planning.decision import Decision, decide
 from edgetune.planning.device_costs import find_device
-from edgetune.planning.plan import DataLengths, Plan, Plans
-from edgetune.planning.planner import DEFAULT_CACHE_MB, FEWEST_STEPS, MOST_PASSES, NGRAMS_ALONE
+from edgetune.planning.plan import NGRAMS_ALONE, DataLengths, Plan, Plans
+from edgetune.planning.planner import DEFAULT_CACHE_MB, FEWEST_STEPS, MOST_PASSES
 from edgetune.profiling.speed_probe import probe_speeds, worth_probing
 from edgetune.runs.resume import Interruption
 from edgetune.utils.cache import private_folder

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from edgetune.planning.accuracy_model import points_lost
 from edgetune.planning.clock import LEAST_MARGIN_S
-from edgetune.planning.plan import Constraints, DataLengths, DeviceCosts, Limits, Plans
-from edgetune.planning.planner import LEAST_NGRAMS_S, NGRAMS_ALONE, NGRAMS_RATE, make_plans
+from edgetune.planning.plan import NGRAMS_ALONE, Constraints, DataLengths, DeviceCosts, Limits, Plans
+from edgetune.planning.planner import LEAST_NGRAMS_S, NGRAMS_RATE, make_plans
 from edgetune.utils.errors import BudgetError
 from tests.fakes import FakeCost, fake_costs, fake_device
 

@@ -11,7 +11,7 @@ import pytest
 from test_deadline_run import Scorer, View, cost, some_plan
 
 from edgetune.data.batches import Batch
-from edgetune.planning.planner import LINEAR_PROBE
+from edgetune.planning.plan import LINEAR_PROBE
 from edgetune.runs.deadline import Deadline, make_clock
 from edgetune.runs.probing import ProbeInTime
 from tests.fakes import FakeClock

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import subprocess
 import sys
 import tempfile
@@ -22,20 +21,21 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from common import finetune
 from sklearn.metrics import accuracy_score, f1_score, roc_auc_score
 
 from edgetune import load_run
 from edgetune.data.examples import DataOptions, read_examples
 from edgetune.data.token_format import PAIR_SEPARATOR
 from edgetune.inference.saved_run import Run
-from edgetune.utils.errors import WORSE_THAN_MAJORITY
 from edgetune.utils.machine import machine_info
+from edgetune.utils.metrics import expected_calibration_error
 from edgetune.utils.types import FloatArray
 
 Answer = dict[str, Any]
 
 HERE = Path(__file__).parent
-CALIBRATION_BINS, TIMED_TEXTS = 15, 512
+TIMED_TEXTS = 512
 
 
 @dataclass(frozen=True)
@@ -160,16 +160,14 @@ def measure(system: str, task: Task, deadline_s: float, seed: int, out: Path, py
     started = time.time()
     try:
         return run(system, task, deadline_s, seed, out, python)
-    except subprocess.CalledProcessError as error:
-        lines = (error.stderr or error.stdout or "").strip().splitlines()
+    except (subprocess.CalledProcessError, SystemExit) as error:
+        said = str(error) if isinstance(error, SystemExit) else error.stderr
+        lines = (said or "").strip().splitlines()
         return {"seconds": round(time.time() - started, 1), "error": lines[-1] if lines else str(error)}
 
 
-def _run(command: Sequence[str], allowed: tuple[int, ...] = (0,), cache: Path | None = None) -> None:
-    environment = None if cache is None else os.environ | {"EDGETUNE_CACHE": str(cache)}
-    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
-    if done.returncode not in allowed:
-        raise subprocess.CalledProcessError(done.returncode, command, done.stdout, done.stderr)
+def _run(command: Sequence[str]) -> None:
+    subprocess.run(command, capture_output=True, text=True, check=True)
 
 
 def _scores(predicted: Sequence[str], gold: Sequence[str]) -> Answer:
@@ -186,12 +184,9 @@ def _edgetune(system: str, task: Task, deadline_s: float, seed: int, out: Path, 
     """Run the command line with empty caches; answer with the whole run, its encoder, its n-grams."""
     run = out / "run"
     columns = ["--text", "text,text_pair", "--pair"] if task.pair else ["--text", "text"]
-    started = time.time()
-    command = [python, "-m", "edgetune", "finetune", str(task.train), "--eval", str(task.test), *columns]
-    command += ["--label", "label", "--deadline", f"{deadline_s:g}s", "--seed", str(seed), "--out", str(run)]
-    _run([*command, "--quiet"], allowed=(0, WORSE_THAN_MAJORITY), cache=out / "cache")
-    seconds = time.time() - started
-    summary = json.loads((run / "summary.json").read_text(encoding="utf-8"))
+    arguments = [str(task.train), "--eval", str(task.test), *columns, "--label", "label"]
+    arguments += ["--deadline", f"{deadline_s:g}s", "--seed", str(seed), "--out", str(run)]
+    summary, seconds = finetune(*arguments, cache=out / "cache")
     whole = load_run(run)
     timed = task.texts[:TIMED_TEXTS]
     times: dict[str, float | None] = {"ms_a_text": _ms_a_text(whole, timed), "ms_a_text_encoder": None}
@@ -208,8 +203,9 @@ def _edgetune(system: str, task: Task, deadline_s: float, seed: int, out: Path, 
         log_p = whole.ensemble.log_proba(joined, log_p)
     assert log_p is not None
     labels = _labels(whole, log_p)
-    right = [name == true for name, true in zip(labels, task.gold, strict=True)]
-    largest = np.exp(log_p).max(axis=1)
+    probabilities = np.exp(log_p)
+    largest = probabilities.max(axis=1)
+    gold = np.array([whole.label_names.index(name) for name in task.gold])
     if task.out_of_scope:
         others = [one.probability for one in whole.predict_all(task.out_of_scope)]
         inside = np.repeat([1, 0], [len(largest), len(others)])
@@ -217,7 +213,7 @@ def _edgetune(system: str, task: Task, deadline_s: float, seed: int, out: Path, 
     return {
         "seconds": round(seconds, 1),
         **_scores(labels, task.gold),
-        "ece": round(calibration_error(largest.tolist(), right), 4),
+        "ece": round(expected_calibration_error(probabilities, gold), 4),
         "members": members,
         "weights": {
             one["name"]: one.get("weight") for one in (summary.get("ensemble") or {}).get("learners", [])
@@ -239,14 +235,6 @@ def _ms_a_text(run: Run, texts: Sequence[str | tuple[str, str]]) -> float:
     started = time.perf_counter()
     run.predict(texts)
     return round(1e3 * (time.perf_counter() - started) / len(texts), 3)
-
-
-def calibration_error(probabilities: Sequence[float], right: Sequence[bool]) -> float:
-    """Return the expected calibration error: mean |accuracy − confidence| over 15 equally wide bins."""
-    confidence, hit = np.asarray(probabilities), np.asarray(right, dtype=np.float64)
-    bins = np.minimum((confidence * CALIBRATION_BINS).astype(np.int64), CALIBRATION_BINS - 1)
-    gaps = np.bincount(bins, weights=hit - confidence, minlength=CALIBRATION_BINS)
-    return float(np.abs(gaps).sum() / len(hit))
 
 
 def _baseline(system: str, task: Task, deadline_s: float, seed: int, out: Path, python: str) -> Answer:
