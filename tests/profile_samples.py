@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
+from edgetune.devices.detect import shape_of, this_machine
 from edgetune.devices.device_profile import (
     BackendProfile,
     DeviceProfile,
@@ -15,6 +17,8 @@ from edgetune.devices.device_profile import (
     Operation,
     Power,
 )
+from edgetune.devices.profile_store import save_profile
+from edgetune.models.source import resolve_model
 
 SHAPE = ModelShape(name="m", n_layers=6, hidden_size=384, intermediate_size=1536, n_parameters=22_000_000)
 MACHINE = Machine(
@@ -55,6 +59,15 @@ def make_points(lengths: tuple[int, ...] = (16, 64), factor: float = 1.0) -> lis
         )
         for op, b, n, d in cells
     ]
+
+
+def save_guess(model: Path, fixed: FixedCosts) -> None:
+    """Store a profile of this machine and a model, with these fixed costs and invented speeds."""
+    guessed = make_backend()
+    points = [point for point in guessed.points if point.depth == 0]
+    backend = guessed.model_copy(update={"fixed": fixed, "threads": 1, "points": points})
+    shape = shape_of(resolve_model(str(model)))
+    save_profile(make_profile("here", machine=this_machine(), versions={}, model=shape, backends=[backend]))
 
 
 def make_backend(backend: Any = "ort", factor: float = 1.0) -> BackendProfile:

@@ -29,6 +29,7 @@ import numpy as np
 
 from edgetune.utils.errors import RunError
 from edgetune.utils.limits import MAX_HISTORY_BYTES, MAX_HISTORY_LINE_BYTES, MAX_HISTORY_LINES
+from edgetune.utils.metrics import Evaluation
 from edgetune.utils.parsing import decode_json
 
 FIGURES = (
@@ -86,6 +87,18 @@ class HistoryWriter:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+    def append_evaluation(self, t_s: float, epoch: int, found: Evaluation) -> None:
+        """Write the figures of an evaluation, made after a pass `t_s` seconds after the start."""
+        self.append(
+            kind="eval",
+            t_s=t_s,
+            epoch=epoch,
+            accuracy=found.accuracy,
+            macro_f1=found.macro_f1,
+            loss=found.loss,
+            n=found.n,
+        )
 
     def append(self, /, **fields: Any) -> None:
         """Write one line; `kind` (one of `KINDS`) and `t_s` (seconds since the start) are needed."""

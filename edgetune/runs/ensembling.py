@@ -256,11 +256,10 @@ class EnsembleStage:
 
     def finish_alone(self) -> None:
         """Fit the n-grams on all rows, where no encoder takes part, and save them."""
-        held_out = self.held_out
-        if held_out is None or self.ngrams is None:
+        if self.held_out is None:
             return
         with self._meter.phase("ensemble"):
-            self._fit_again(held_out)
+            self._fit_again(self.held_out)
             self._save()
 
     def _fit_again(self, held_out: TokenView) -> None:

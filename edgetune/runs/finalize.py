@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -67,53 +67,93 @@ def make_receipt(
     config, data, report = prepared.config, prepared.data, selector.report()
     train = config.train
     assert train.lr is not None
-    worse, majority = compare_with_majority(best)
     return RunResult(
         method=config.selection.method,
         preset=config.selection.preset,
         backend=prepared.backend.name,
         model=prepared.model_name,
-        dataset=config.data.train,
-        label_names=list(data.label_names),
-        n_eval=best.n if best else len(data.evaluation),
-        eval_source=data.eval_source,
-        elapsed_s=sum(split_s.values()),
-        time_split_s=split_s,
-        n_train=len(data.train),
-        n_bad_rows=data.n_bad,
         stages=[dataclasses.asdict(change) for change in selector.stages],
         threshold=report.get("threshold"),
         selection=report,
-        peak_memory_mb=peak_memory_mb(),
-        run_dir=str(run_dir),
         epochs=train.epochs,
         best_epoch=best_epoch,
         best_epoch_chosen_on_eval=data.held_out is None and _chose_on_eval(config, deadline),
         batch_size=train.batch_size,
         lr=train.lr,
-        seed=train.seed,
         precision=config.model.precision,
         freeze=prepared.freeze,
         frozen_depth=prepared.backend.depth,
-        max_length=prepared.max_length,
         n_parameters_trained=prepared.backend.n_parameters,
         interrupted=loop.stopped,
         breaks=breaks,
         n_diverged=n_diverged,
-        ensemble=ensemble,
-        worse_than_majority=worse,
-        warnings=[*majority, *data.warnings, *_short_of_plan(prepared, deadline, loop)],
-        machine=machine_info(),
-        versions=versions(),
-        **quality_fields(best),
         n_left=loop.counts.n_left + loop.n_waiting,
-        **derive_costs(loop.counts, split_s, _unfiltered_row_s(loop, data.train.rows, data.train.lengths)),
-        date=datetime.now(timezone.utc).isoformat(timespec="seconds"),
         by_label=rates_by_label(loop.record, data.train.rows, data.train.labels, data.label_names),
         by_length=rates_by_length(loop.record, data.train.rows, data.train.lengths),
-        **energy_fields(energy),
-        **budget_fields(prepared, prepared.backend.cache, deadline, sum(split_s.values())),
+        **derive_costs(loop.counts, split_s, _unfiltered_row_s(loop, data.train.rows, data.train.lengths)),
+        **fields_of_any_run(
+            prepared,
+            run_dir,
+            split_s,
+            best,
+            energy,
+            deadline,
+            ensemble,
+            prepared.backend.cache,
+            _short_of_plan(prepared, deadline, loop),
+        ),
     )
+
+
+def fields_of_any_run(
+    prepared: PreparedRows,
+    run_dir: Path,
+    split_s: dict[str, float],
+    best: Evaluation | None,
+    energy: EnergyReading,
+    deadline: Deadline | None,
+    ensemble: dict[str, Any] | None,
+    cache: HiddenCache | None,
+    warnings: Sequence[str],
+) -> dict[str, Any]:
+    """Return the part of a receipt that a run has with or without an encoder.
+
+    Args:
+        prepared: settings and data.
+        run_dir: where the run lies.
+        split_s: seconds by phase.
+        best: evaluation of the answer that was kept, None when there was none.
+        energy: used so far.
+        deadline: plan and clock of a run with a deadline.
+        ensemble: the learners and their weights, where there are several.
+        cache: hidden states of the frozen layers.
+        warnings: sentences beside those on the data and on the majority class.
+    """
+    config, data, elapsed_s = prepared.config, prepared.data, sum(split_s.values())
+    worse, majority = compare_with_majority(best)
+    return {
+        "dataset": config.data.train,
+        "label_names": list(data.label_names),
+        "n_eval": best.n if best else len(data.evaluation),
+        "eval_source": data.eval_source,
+        "elapsed_s": elapsed_s,
+        "time_split_s": split_s,
+        "n_train": len(data.train),
+        "n_bad_rows": data.n_bad,
+        "peak_memory_mb": peak_memory_mb(),
+        "run_dir": str(run_dir),
+        "seed": config.train.seed,
+        "max_length": prepared.max_length,
+        "ensemble": ensemble,
+        "worse_than_majority": worse,
+        "warnings": [*majority, *data.warnings, *warnings],
+        "machine": machine_info(),
+        "versions": versions(),
+        "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        **_quality(best),
+        **_energy(energy),
+        **_budget(prepared, cache, deadline, elapsed_s),
+    }
 
 
 def compare_with_majority(best: Evaluation | None) -> tuple[bool, list[str]]:
@@ -161,7 +201,7 @@ def _chose_on_eval(config: RunConfig, deadline: Deadline | None) -> bool:
     return chooses and config.train.epochs > 1
 
 
-def energy_fields(energy: EnergyReading) -> dict[str, Any]:
+def _energy(energy: EnergyReading) -> dict[str, Any]:
     """Return joules and how they are known, with the paper's equation beside them."""
     by_paper = equation_6(energy.elapsed_s, energy.mean_w or 0.0, memory_mb() or 0.0)
     return {
@@ -173,7 +213,7 @@ def energy_fields(energy: EnergyReading) -> dict[str, Any]:
     }
 
 
-def budget_fields(
+def _budget(
     prepared: PreparedRows, cache: HiddenCache | None, deadline: Deadline | None, elapsed_s: float
 ) -> dict[str, Any]:
     """Return what was planned beside what came of it, and what the cache did."""
@@ -202,7 +242,7 @@ def budget_fields(
     }
 
 
-def quality_fields(best: Evaluation | None) -> dict[str, Any]:
+def _quality(best: Evaluation | None) -> dict[str, Any]:
     """Return what was measured on the evaluation rows, None where nothing was."""
     found = best.to_dict() if best is not None else {}
     return {

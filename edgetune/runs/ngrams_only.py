@@ -6,8 +6,6 @@ rows ─→ n-grams on the training rows ─→ temperature on the held-out rows
 
 from __future__ import annotations
 
-from datetime import datetime, timezone
-
 from edgetune.energy import Sensor, read_energy
 from edgetune.planning.plan import NGRAMS_ALONE
 from edgetune.report.live_view import View
@@ -17,17 +15,9 @@ from edgetune.run_files.run_folder import RunFolder
 from edgetune.run_files.summary import RunResult
 from edgetune.runs.deadline import Deadline
 from edgetune.runs.ensembling import EnsembleStage
-from edgetune.runs.finalize import (
-    budget_fields,
-    compare_with_majority,
-    derive_costs,
-    energy_fields,
-    quality_fields,
-    warn_of_excess,
-)
+from edgetune.runs.finalize import derive_costs, fields_of_any_run, warn_of_excess
 from edgetune.runs.setup import PreparedRows
 from edgetune.utils.errors import Interrupted
-from edgetune.utils.machine import machine_info, peak_memory_mb, versions
 from edgetune.utils.meter import Meter
 from edgetune.utils.signals import StopRequest
 
@@ -70,15 +60,7 @@ def run_ngrams(
             stage.evaluate(None)
             deadline.mark("evaluate")
         if (found := stage.evaluation) is not None:
-            history.append(
-                kind="eval",
-                t_s=meter.elapsed_s(),
-                epoch=0,
-                accuracy=found.accuracy,
-                macro_f1=found.macro_f1,
-                loss=found.loss,
-                n=found.n,
-            )
+            history.append_evaluation(meter.elapsed_s(), 0, found)
     deadline.mark("report")
     result = _receipt(prepared, folder, meter, sensor, sensor_since_s, deadline, stage, stopped)
     folder.write_json("summary.json", result.to_dict())
@@ -102,50 +84,39 @@ def _receipt(
     stopped: bool,
 ) -> RunResult:
     """Put the summary together; what belongs to an encoder is empty or 0."""
-    config, data, split_s = prepared.config, prepared.data, meter.split_s()
-    elapsed_s, found = sum(split_s.values()), stage.evaluation
-    worse, majority = compare_with_majority(found)
+    split_s = meter.split_s()
+    energy = read_energy(sensor, sum(split_s.values()) - sensor_since_s)
     return RunResult(
         method=NGRAMS_ALONE,
         preset="",
         backend="",
         model="n-grams alone",
-        dataset=config.data.train,
-        label_names=list(data.label_names),
-        n_eval=found.n if found else len(data.evaluation),
-        eval_source=data.eval_source,
-        elapsed_s=elapsed_s,
-        time_split_s=split_s,
-        n_train=len(data.train),
-        n_bad_rows=data.n_bad,
         stages=[],
         threshold=None,
         selection={},
-        peak_memory_mb=peak_memory_mb(),
-        run_dir=str(folder.path),
         epochs=0,
         best_epoch=None,
         best_epoch_chosen_on_eval=False,
         batch_size=0,
         lr=0.0,
-        seed=config.train.seed,
         precision="fp32",
         freeze="",
         frozen_depth=0,
-        max_length=prepared.max_length,
         n_parameters_trained=0,
         interrupted=stopped,
-        ensemble=stage.to_dict(),
-        worse_than_majority=worse,
-        warnings=[*majority, *data.warnings, why(prepared)],
-        machine=machine_info(),
-        versions=versions(),
         n_left=0,
-        date=datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        **quality_fields(found),
         **derive_costs(Counters(), split_s, None),
-        **energy_fields(read_energy(sensor, elapsed_s - sensor_since_s)),
-        **budget_fields(prepared, None, deadline, elapsed_s),
+        **fields_of_any_run(
+            prepared,
+            folder.path,
+            split_s,
+            stage.evaluation,
+            energy,
+            deadline,
+            stage.to_dict(),
+            None,
+            [why(prepared)],
+        ),
     )
 
 

@@ -349,15 +349,7 @@ class Training:
         return score_in_time(self._backend, rows, deadline.clock, deadline.cost, rng, self._stop, end_s)
 
     def _record_evaluation(self, epoch: int, found: Evaluation, history: HistoryWriter) -> None:
-        history.append(
-            kind="eval",
-            t_s=self._meter.elapsed_s(),
-            epoch=epoch,
-            accuracy=found.accuracy,
-            macro_f1=found.macro_f1,
-            loss=found.loss,
-            n=found.n,
-        )
+        history.append_evaluation(self._meter.elapsed_s(), epoch, found)
         self._view.evaluated(epoch, found)
 
     def _end_epoch(self, epoch: int, history: HistoryWriter, rows: TokenView) -> None:

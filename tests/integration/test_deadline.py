@@ -16,15 +16,12 @@ import pytest
 from conftest import ROOT, RunCli, child_environment
 
 from edgetune import plan
-from edgetune.devices.detect import shape_of, this_machine
 from edgetune.devices.device_profile import FixedCosts
-from edgetune.devices.profile_store import save_profile
 from edgetune.inference.saved_run import load_run
-from edgetune.models.source import resolve_model
 from edgetune.planning.calibration import FILE
 from edgetune.run_files.history import read_history
 from edgetune.utils.machine import cache_folder
-from tests.profile_samples import make_backend, make_profile
+from tests.profile_samples import save_guess
 
 DEADLINE_S = 14.0
 
@@ -38,13 +35,7 @@ def profile(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Itera
         fixed = FixedCosts(
             import_s=0.5, open_s=0.3, open_depth_s=0.4, export_s=0.0, save_s=0.4, save_model_s=0.3
         )
-        guessed = make_backend()
-        points = [point for point in guessed.points if point.depth == 0]
-        backend = guessed.model_copy(update={"fixed": fixed, "threads": 1, "points": points})
-        shape = shape_of(resolve_model(str(tiny_model)))
-        save_profile(
-            make_profile("here", machine=this_machine(), versions={}, model=shape, backends=[backend])
-        )
+        save_guess(tiny_model, fixed)
         yield
 
 

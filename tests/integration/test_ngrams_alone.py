@@ -11,11 +11,8 @@ import pytest
 from conftest import ROOT, RunCli
 
 from edgetune import load_run
-from edgetune.devices.detect import shape_of, this_machine
 from edgetune.devices.device_profile import FixedCosts
-from edgetune.devices.profile_store import save_profile
-from edgetune.models.source import resolve_model
-from tests.profile_samples import make_backend, make_profile
+from tests.profile_samples import save_guess
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -27,13 +24,7 @@ def slow_profile(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> 
         fixed = FixedCosts(
             import_s=0.5, open_s=120, open_depth_s=120, export_s=0, save_s=0.4, save_model_s=0.3
         )
-        guessed = make_backend()
-        points = [point for point in guessed.points if point.depth == 0]
-        backend = guessed.model_copy(update={"fixed": fixed, "points": points})
-        shape = shape_of(resolve_model(str(tiny_model)))
-        save_profile(
-            make_profile("slow", machine=this_machine(), versions={}, model=shape, backends=[backend])
-        )
+        save_guess(tiny_model, fixed)
         yield
 
 
