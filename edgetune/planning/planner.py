@@ -80,8 +80,12 @@ def make_plans(device: DeviceCosts, data: DataLengths, limits: Limits, constrain
         refusal = None if ranked else _impossible(device, data, deadline_s, limits, refused, least)
         alone = ngrams_plan(device, data, limits, deadline_s) if least else None
         if alone is not None:
-            why = str(refusal) if refusal is not None else _too_few_rows(ranked[0], data, least)
-            return Plans((alone, *ranked), tuple(refused), (why,), deadline_s, device)
+            shortest = _shortest(least)
+            if refusal is None:
+                reasons = (f"{_too_few_rows(ranked[0], data)} {shortest}",)
+            else:  # which says it in joules where energy is the limit
+                reasons = (str(refusal),) if limits.energy_j is not None else (shortest, str(refusal))
+            return Plans((alone, *ranked), tuple(refused), reasons, deadline_s, device)
         if refusal is not None:
             raise refusal
     best = Plans(ranked, tuple(refused), (), deadline_s, device)
@@ -94,13 +98,15 @@ def _sees_too_little(plan: Plan, data: DataLengths) -> bool:
     return plan.method == LINEAR_PROBE and plan.n_rows < n_rows
 
 
-def _too_few_rows(plan: Plan, data: DataLengths, least: list[tuple[float, Plan]]) -> str:
+def _too_few_rows(plan: Plan, data: DataLengths) -> str:
     """Say why n-grams alone are better than a linear probe."""
+    return f"A linear probe would see only {plan.n_rows:,} rows of {data.n_classes:,} classes."
+
+
+def _shortest(least: list[tuple[float, Plan]]) -> str:
+    """Say what deadline an encoder needs."""
     needed_s = math.ceil(min(needed_s for needed_s, _ in least))
-    return (
-        f"A linear probe would see {plan.n_rows:,} rows of {data.n_classes:,} classes; the shortest feasible "
-        f"deadline for an encoder is about {duration(needed_s)}."
-    )
+    return f"For an encoder, the shortest feasible deadline is about {duration(needed_s)}."
 
 
 def _too_tight(plan: Plan, deadline_s: float) -> bool:
