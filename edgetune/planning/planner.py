@@ -82,10 +82,10 @@ def make_plans(device: DeviceCosts, data: DataLengths, limits: Limits, constrain
         if alone is not None:
             shortest = _shortest(least)
             if refusal is None:
-                reasons = (f"{_too_few_rows(ranked[0], data)} {shortest}",)
+                reasons = [f"{_too_few_rows(ranked[0], data)} {shortest}"]
             else:  # which says it in joules where energy is the limit
-                reasons = (str(refusal),) if limits.energy_j is not None else (shortest, str(refusal))
-            return Plans((alone, *ranked), tuple(refused), reasons, deadline_s, device)
+                reasons = [str(refusal)] if limits.energy_j is not None else [shortest, str(refusal)]
+            return Plans((alone, *ranked), tuple(refused), tuple(reasons), deadline_s, device)
         if refusal is not None:
             raise refusal
     best = Plans(ranked, tuple(refused), (), deadline_s, device)
