@@ -198,7 +198,8 @@ def finetune(
     class_weight: Annotated[
         ClassWeight | None,
         typer.Option(
-            help="Predict as if all classes were equally frequent; auto: as far as that suits --metric.",
+            help="Correct predictions for unequal class frequencies: fully (balanced), not at all (none), "
+            "or as far as improves --metric (auto).",
             show_default="auto",
         ),
     ] = None,

@@ -238,9 +238,10 @@ class TrainSettings(Settings):
             fitted on training rows set aside for that.
         single: whether predictions come from the best learner alone.
         metric: what learners, passes and class weights are compared by on the rows set aside.
-        class_weight: `balanced` answers as if all classes were equally frequent: the log-probabilities of the
-            ensemble less the logarithm of the classes' shares of the training rows (Menon et al., ICLR 2021).
-            `auto`: as much of that as suits `metric` on the rows set aside; nothing for accuracy.
+        class_weight: `balanced` predicts as if all classes were equally frequent: the logarithm of a class's
+            share of the training rows is subtracted from its log-probability (Menon et al., ICLR 2021).
+            `auto`: the strength of this correction that is best by `metric` on the rows set aside; no
+            correction for accuracy.
         keep: the pass that was `best` on the evaluation rows, or the `last` one, evaluated once.
         checkpoint_s: seconds between two checkpoints; 0: only when the run is stopped; None: 60, or what
             makes them 1 % of the time.

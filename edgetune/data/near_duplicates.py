@@ -17,7 +17,7 @@ from edgetune.utils.types import IntArray
 
 SHARED_RATE = 0.5
 MOST_ROWS = 25
-"""Rows that have a bigram; one that more rows have is no sign of a common origin."""
+"""Bigrams that occur in more rows than this are ignored: they are common phrases."""
 MOST_TOKENS = 20_000_000
 """Of a view. In a larger one no near-duplicates are looked for: that takes up to a microsecond per token."""
 ROWS_AT_ONCE, FILTER_BITS = 8192, 22
@@ -72,9 +72,9 @@ def near_duplicates(view: TokenView, rows: IntArray) -> list[IntArray]:
 
 
 def _bigrams(view: TokenView) -> Iterator[tuple[IntArray, IntArray]]:
-    """Yield the bigrams of some rows after the others as numbers, and each one's row, counted from the first.
+    """Yield the bigrams of `ROWS_AT_ONCE` rows at a time, and each one's row, counted from the first of these.
 
-    The tokenizer's marks, with which all rows begin or end, count nothing.
+    A bigram is one number made of two token ids. Special tokens at the ends of all rows are left out.
     """
     for start in range(0, len(view), ROWS_AT_ONCE):
         batch = view.batch(np.arange(start, min(start + ROWS_AT_ONCE, len(view))))

@@ -18,9 +18,9 @@ from dataclasses import dataclass, field
 from edgetune.data.examples import Example
 
 CHARS_PER_S, FEWEST_ROWS, MOST_ROWS = 165_000, 20_000, 500_000
-"""Characters that are tokenized per second of a deadline, which takes about a tenth of it; bounds of rows."""
+"""Characters tokenized per second of a deadline (a tenth of its time); bounds on the rows of a sample."""
 MEASURED_ROWS = 2_000
-"""Rows whose mean length says how many rows these characters are."""
+"""The mean length of this many first rows converts characters to rows."""
 READING_RATE = 0.25
 """Share of a deadline after which no more rows are read."""
 ROWS_PER_CLASS = 20

@@ -27,7 +27,7 @@ HELD_OUT_RATE, MOST_HELD_OUT = 0.1, 1000
 FEW_RATE, FEW_HELD_OUT = 0.25, 300
 """… where that makes this many; of fewer training rows a larger share, up to this many."""
 SPARE_RATE = 0.1
-"""Share of further rows that near-duplicates may add to them."""
+"""The held-out part may exceed its planned size by this share, to keep near-duplicates together."""
 FEWEST_TO_SET_ASIDE = 60
 """Fewer training rows than this are all trained on."""
 

@@ -55,7 +55,7 @@ LOSS_TOLERANCE_NATS = 0.1
 """… within so many nats in all rows together, where the loss is near 0."""
 
 STRENGTHS = (0.0, 0.25, 0.5, 0.75, 1.0)
-"""Of the correction for the classes' shares, among which a metric chooses."""
+"""Strengths of the correction for class frequencies from which a metric chooses."""
 
 MAX_FACTOR = 1e3
 MAX_WEIGHT = MAX_FACTOR**2
@@ -120,16 +120,16 @@ class Ensemble:
         shares: FloatArray,
         metric: Metric | None,
     ) -> Ensemble:
-        """Return an ensemble that answers as if rare classes were more frequent than they are.
+        """Return this ensemble with a correction for unequal class frequencies.
 
-        The bias of a class is -s log(its share), with s = 1 for classes as if equally frequent, as in
-        "Long-tail learning via logit adjustment" (Menon et al., ICLR 2021).
+        The bias of a class is -s log(its share). With s = 1 the answer is that for equally frequent classes
+        ("Long-tail learning via logit adjustment", Menon et al., ICLR 2021).
 
         Args:
             log_probas: as of `combine`, on held-out rows.
             labels: (N,) of these rows.
             shares: (C,) of the classes in the training rows, all above 0.
-            metric: that s is chosen by, between 0 and 1; the least of equals. None: s is 1.
+            metric: by which s is chosen from `STRENGTHS`, the smallest of equally good ones. None: s is 1.
         """
         strengths = (1.0,) if metric is None else STRENGTHS
         found = [replace(self, bias=tuple((-s * np.log(shares)).tolist()) if s else ()) for s in strengths]

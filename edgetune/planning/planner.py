@@ -42,16 +42,16 @@ NGRAMS_RATE, PAIRS_RATE = 0.25, 0.5
 """Share of a deadline that they take at most; pairs of texts have several times the n-grams, and an encoder
 learns little about pairs in the first minute."""
 CLASS_ROW_S, CLASS_TOKEN_S = 1e-6, 7e-8
-"""Seconds a class of more than two that the solver takes for a row and a token of it, all passes together."""
+"""With more than two classes: solver seconds per class and row, and per class and token, of all passes."""
 REFIT_RATE = 0.04
-"""Share of rows that must have been held out for a second fit of the n-grams on all of them."""
+"""N-grams are fitted again on all rows only if at least this share of them was held out."""
 ENSEMBLE_RATE, FEWEST_WEIGHED = 0.05, 100
 """Share of a deadline for scoring held-out rows, and how many are scored at least."""
 RISK_RATE = 0.4
 MOST_PASSES, FEWEST_STEPS = 10, 300
 DEFAULT_CACHE_MB = 1000.0
 ROWS_PER_CLASS = 5
-"""Rows of each class, in the mean, that a linear probe must see to be fitted."""
+"""A linear probe is planned only if it sees this many rows per class on average."""
 LEAST_NGRAMS_S, NGRAMS_FILES_S = 1.5, 0.2
 """N-grams alone: seconds of the first fit, scikit-learn's import included, and of writing files, twice."""
 

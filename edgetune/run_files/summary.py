@@ -44,8 +44,8 @@ class RunResult(BaseModel):
         n_diverged: how often the loss was no number, so that the run went back and halved the learning rate.
         ensemble: the learners, each with its weight, its accuracy on the evaluation rows and on the
             `n_held_out` rows that the weights were fitted on; the calibration error of their answer; and the
-            `threshold` that the largest probability of 95 % of the held-out rows reaches (a text below it may
-            fit no class; None after `--resume` where the weights were fitted before the break).
+            `threshold` that the highest class probability reaches on 95 % of the held-out rows (a text below
+            it may belong to no class; None if the weights were not fitted again after `--resume`).
             None where the encoder is the only learner; otherwise `accuracy` is that of the ensemble.
         cache: rows found in and missed by the cache of frozen layers, and its size; None without one.
     """

@@ -45,13 +45,14 @@ FEWEST_ROWS = 20
 """The encoder takes part only if it was scored on this many held-out rows, or on all of them."""
 ROWS_WHEN_INTERRUPTED = 100
 SAVE_CAUTION = 1.5
-"""Times that the last save took, which the next one is given."""
+"""The next save is allowed this many times the duration of the last one."""
 LEFT_RATE = 0.4
 """Share of the time that is left, beyond what was planned, which the first fit of the n-grams may take."""
 FEW_PAIR_STEPS, IDLE_RATE = 150, 0.8
-"""In fewer steps an encoder learns next to nothing about pairs of texts, and n-grams may take this share."""
+"""If the encoder would make fewer steps than this on pairs of texts, the first fit of the n-grams may take
+this share of the time left."""
 KEPT_RATE = 0.95
-"""Share of the held-out rows whose largest probability is above the threshold of the summary."""
+"""Share of the held-out rows whose highest class probability reaches the threshold in the summary."""
 
 
 class EnsembleStage:
@@ -66,8 +67,8 @@ class EnsembleStage:
         evaluation: of the ensemble, on the evaluation rows that the encoder was evaluated on.
         alone: evaluations of the learners on those rows, by name.
         calibration_error: of the ensemble's probabilities on those rows.
-        threshold: the largest probability of a text that 95 % of the held-out rows reach: a text below it
-            may fit no class.
+        threshold: value that the highest class probability reaches on 95 % of the held-out rows; a text below
+            it may belong to no class.
     """
 
     def __init__(

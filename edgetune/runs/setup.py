@@ -44,7 +44,7 @@ PATIENCE = 2
 
 @dataclass(frozen=True)
 class PreparedRows:
-    """What a run learns from, and how it is planned: all there is where no encoder fits the deadline.
+    """Rows and plan of a run; all that is needed if no encoder fits the deadline.
 
     Attributes:
         config: settings; what is open of the encoder is decided where there is one.
