@@ -72,7 +72,7 @@ def near_duplicates(view: TokenView, rows: IntArray) -> list[IntArray]:
 
 
 def _bigrams(view: TokenView) -> Iterator[tuple[IntArray, IntArray]]:
-    """Yield the bigrams of `ROWS_AT_ONCE` rows at a time, and each one's row, counted from the first of these.
+    """Yield the bigrams of `ROWS_AT_ONCE` rows at a time, and each one's row among these.
 
     A bigram is one number made of two token ids. Special tokens at the ends of all rows are left out.
     """
