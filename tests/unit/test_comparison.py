@@ -119,9 +119,9 @@ def planned_for(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
     def plan_ahead(settings: dict[str, Any], cache_dir: Path) -> Any:
         asked.append(settings)
         head, best = (
-            SimpleNamespace(method=method, backend="torch", precision="bf16", depth=3, batch_size=16,
-                            max_length=64, threads=2)
-            for method in ("linear-probe", "train-all")
+            SimpleNamespace(method=method, trains=trains, backend="torch", precision="bf16", depth=3,
+                            batch_size=16, max_length=64, threads=2)
+            for method, trains in (("linear-probe", False), ("train-all", True))
         )  # fmt: skip
         return SimpleNamespace(ranked=(head, best) if settings["deadline_s"] >= 10 else (head,))
 
