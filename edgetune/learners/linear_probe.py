@@ -6,6 +6,7 @@ what the head's last linear layer sees, so the fitted weights are a head of the 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
@@ -132,6 +133,47 @@ def best_strength(
         found.append((loss, strength, probe))
     _, strength, probe = min(found, key=lambda item: item[0])
     return strength, probe
+
+
+def cross_fit_linear_probe(
+    features: FloatArray,
+    labels: IntArray,
+    n_classes: int,
+    folds: IntArray,
+    strengths: Iterable[float] = STRENGTHS,
+    time_left_s: Callable[[], float] = lambda: math.inf,
+) -> tuple[float, FloatArray] | None:
+    """Choose the strength by what probes of the other folds say of each fold.
+
+    Args:
+        features: (n, F).
+        labels: (n,) class ids.
+        n_classes: C.
+        folds: (n,) the fold of each row.
+        strengths: to choose from.
+        time_left_s: seconds until it has to be done.
+
+    Returns:
+        The strength of the smallest log loss, and the logits (n, C) of its probes, each row's by the probe
+        that was not fitted on it. None if the fits so far show that there is no time for all.
+    """
+    tried, numbers = tuple(strengths), np.unique(folds).tolist()
+    n_left, rows = len(tried) * len(numbers), np.arange(len(labels))
+    found: list[tuple[float, float, FloatArray]] = []
+    for strength in tried:
+        logits = np.zeros((len(labels), n_classes), dtype=np.float32)
+        for number in numbers:
+            before_s, own = time_left_s(), folds == number
+            probe = fit_linear_probe(features[~own], labels[~own], n_classes, strength)
+            logits[own] = probe.logits(features[own])
+            n_left -= 1
+            after_s = time_left_s()
+            if after_s <= 0 or (before_s - after_s) * n_left > after_s:
+                return None
+        loss = -float(log_softmax(logits)[rows, labels].mean())
+        found.append((loss, strength, logits))
+    _, strength, logits = min(found, key=lambda item: item[0])
+    return strength, logits
 
 
 def probe_accuracy(probe: LinearProbe, features: FloatArray, labels: IntArray) -> float:

@@ -23,7 +23,7 @@ from edgetune.utils.errors import RunError
 from edgetune.utils.failpoints import failpoint
 from edgetune.utils.files import atomic_path
 
-SCHEMA_VERSION = 7  # 7: which rows are held out
+SCHEMA_VERSION = 8  # 8: cross-fitted learners
 SUFFIX = ".ckpt"
 KEPT = 2
 _ARRAY = "$array"

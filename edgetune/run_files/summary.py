@@ -43,7 +43,8 @@ class RunResult(BaseModel):
             what was lost (`n_steps_lost`, `lost_s`: made again).
         n_diverged: how often the loss was no number, so that the run went back and halved the learning rate.
         ensemble: the learners, each with its weight, its accuracy on the evaluation rows and on the
-            `n_held_out` rows that the weights were fitted on; the calibration error of their answer; and the
+            `n_held_out` rows that the weights were fitted on (`cross_fitted`: on all rows, each answered by
+            learners that were not fitted on it); the calibration error of their answer; and the
             `threshold` that the highest class probability reaches on 95 % of the held-out rows (a text below
             it may belong to no class; None if the weights were not fitted again after `--resume`).
             None where the encoder is the only learner; otherwise `accuracy` is that of the ensemble.

@@ -28,6 +28,7 @@ from edgetune.planning.plan import NGRAMS_ALONE
 from edgetune.planning.planner import ngrams_rate, refit_pays
 from edgetune.report.live_view import View
 from edgetune.run_files.run_folder import RunFolder
+from edgetune.runs.cross_fitting import MOST_ROWS, CrossFit, cross_fit
 from edgetune.runs.deadline import Deadline, Scored
 from edgetune.runs.probing import FittedProbe
 from edgetune.runs.setup import Prepared, PreparedRows
@@ -51,6 +52,8 @@ LEFT_RATE = 0.4
 FEW_PAIR_STEPS, IDLE_RATE = 150, 0.8
 """If the encoder would make fewer steps than this on pairs of texts, the first fit of the n-grams may take
 this share of the time left."""
+CROSS_FIT_RATE = 0.25
+"""Share of the time for training that cross-fitting may take; with 300 rows it takes about a second."""
 KEPT_RATE = 0.95
 """Share of the held-out rows whose highest class probability reaches the threshold in the summary."""
 
@@ -63,6 +66,7 @@ class EnsembleStage:
         ensemble: learners and weights as they lie in the run folder.
         members: how each learner did on the held-out rows.
         probe: the linear probe of the untouched encoder; None where none was fitted.
+        crossed: what probe and n-grams say of all rows where these are few; None otherwise.
         encoder: what the kept encoder is: `ENCODER` if it was trained, `PROBE` if its head alone was fitted.
         evaluation: of the ensemble, on the evaluation rows that the encoder was evaluated on.
         alone: evaluations of the learners on those rows, by name.
@@ -86,6 +90,7 @@ class EnsembleStage:
         self.ensemble: Ensemble | None = None
         self.members: tuple[MemberScore, ...] = ()
         self.probe: FittedProbe | None = None
+        self.crossed: CrossFit | None = None
         self.encoder = ENCODER
         self._probe_score: MemberScore | None = None
         self.evaluation: Evaluation | None = None
@@ -145,6 +150,29 @@ class EnsembleStage:
         self._probe_score = next(score for score in self.members if score.name == ENCODER)
         self._save()
 
+    def cross_fit(self, found: FittedProbe) -> None:
+        """Where rows are few, cross-fit probe and n-grams on all of them, for weights if the probe is kept.
+
+        Nothing is done where rows are many, were not all read, or there is too little time.
+        """
+        held_out, train, scored = self.held_out, self._prepared.data.train, found.held_out
+        if held_out is None or self._deadline is None or found.features is None or scored is None:
+            return
+        n_rows = len(train) + len(held_out)
+        if n_rows > MOST_ROWS or len(found.features) < n_rows:
+            return
+        rows = np.concatenate([train.rows[found.train_rows], held_out.rows[scored.rows]])
+        labels = np.concatenate([train.labels[found.train_rows], held_out.labels[scored.rows]])
+        clock = self._deadline.clock
+        end_s = clock.elapsed_s() + CROSS_FIT_RATE * clock.left_s()
+
+        def time_left_s() -> float:
+            return 0.0 if self._stop() else end_s - clock.elapsed_s()
+
+        everything = TokenView(train.store, rows, labels, train.label_names)
+        seed = self._prepared.config.train.seed
+        self.crossed = cross_fit(everything, found.features, seed, time_left_s)
+
     def prefers_probe(self, trained: Scored | None) -> bool:
         """Return whether the probe is better than the trained encoder on held-out rows, at its temperature.
 
@@ -193,6 +221,7 @@ class EnsembleStage:
                 "n_rows": probe.n_rows,
                 "held_out": _scored_state(probe.held_out),
             },
+            "crossed": None if self.crossed is None else self.crossed.state(),
         }
 
     def load_state(self, state: dict[str, Any]) -> None:
@@ -208,6 +237,7 @@ class EnsembleStage:
         if (probe := state["probe"]) is not None:
             head = LinearProbe(probe["weight"], probe["bias"])
             self.probe = FittedProbe(head, probe["n_rows"], scored(data.held_out, probe["held_out"]))
+        self.crossed = None if (crossed := state["crossed"]) is None else CrossFit.of_state(crossed)
 
     def finish_best(self, last: bool = True) -> bool:
         """Finish and evaluate with the best encoder that was noted; return whether there was one."""
@@ -243,7 +273,10 @@ class EnsembleStage:
         if held_out is None or self.ngrams is None:
             return
         with self._meter.phase("ensemble"):
-            if scored is None or len(scored.rows) < min(FEWEST_ROWS, len(held_out)):
+            if (crossed := self.crossed) is not None and self.encoder == PROBE:
+                log_probas = {NGRAMS: crossed.ngrams_log_proba, ENCODER: crossed.probe_log_proba}
+                self._weigh(log_probas, crossed.labels)
+            elif scored is None or len(scored.rows) < min(FEWEST_ROWS, len(held_out)):
                 self._view.warn(
                     "There was no time to compare the encoder with the n-grams; predictions use the n-grams."
                 )
@@ -349,6 +382,7 @@ class EnsembleStage:
 
         return {
             "n_held_out": self.ensemble.n_rows,
+            "cross_fitted": self.crossed is not None and self.encoder == PROBE,
             "accuracy": None if self.evaluation is None else self.evaluation.accuracy,
             "calibration_error": self.calibration_error,
             "threshold": self.threshold,

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -55,12 +55,16 @@ class FittedProbe:
         n_rows: training rows whose features it was fitted on.
         held_out: its logits on held-out rows; None where there are none.
         refit: returns one fitted on the held-out rows too, if there is time; None after a break.
+        train_rows: positions of those training rows; () after a break.
+        features: (n, F) of these and then of the held-out rows; None after a break.
     """
 
     probe: LinearProbe
     n_rows: int
     held_out: Scored | None
     refit: Callable[[], LinearProbe] | None = None
+    train_rows: IntArray = field(default_factory=lambda: np.empty(0, dtype=np.int64))
+    features: FloatArray | None = None
 
 
 class ProbeInTime:
@@ -73,6 +77,7 @@ class ProbeInTime:
         self._n_classes = len(self._train.label_names)
         self._features: list[FloatArray] = []
         self._labels: list[IntArray] = []
+        self._positions: list[IntArray] = []
 
     def fit(self) -> FittedProbe:
         """Fit it on as many rows as pay for themselves.
@@ -116,11 +121,13 @@ class ProbeInTime:
                 late = late or self._stop() or clock.elapsed_s() > clock.ensemble_end_s() - clock.save_s()
                 return late
 
-            x, y = np.concatenate([*self._features, features]), np.concatenate([*self._labels, labels])
-            again = fit_linear_probe(x, y, self._n_classes, strength, stop)
+            y = np.concatenate([*self._labels, labels])
+            again = fit_linear_probe(everything, y, self._n_classes, strength, stop)
             return probe if late else again
 
-        return FittedProbe(probe, n_rows, Scored(view, rows, probe.logits(features)), refit)
+        everything = np.concatenate([*self._features, features])
+        scored = Scored(view, rows, probe.logits(features))
+        return FittedProbe(probe, n_rows, scored, refit, np.concatenate(self._positions), everything)
 
     def _is_worth_more(self, gain: float, n_rows: int) -> bool:
         """Return whether to double the rows again, given the accuracy gained by the last doubling."""
@@ -158,6 +165,7 @@ class ProbeInTime:
         drawn = np.argsort(rank[rows])  # they come shortest first, and half of them must be like all
         self._features.append(features[drawn])
         self._labels.append(self._train.labels[rows[drawn]])
+        self._positions.append(rows[drawn])
         return len(rows)
 
     def _run(

@@ -257,6 +257,7 @@ class Training:
                 self._saver.save(skip_onnx=deadline.trains)
                 if deadline.trains and not stage.starts_training():
                     self._backend.set_head(*drawn)
+                self._ensemble.cross_fit(found)
         deadline.mark("linear_probe")
 
     def _end_timed(self, deadline: Deadline, loop: Loop, history: HistoryWriter) -> None:
@@ -338,7 +339,10 @@ class Training:
     def _keep_probe(self, found: FittedProbe) -> None:
         """Make the linear probe the encoder that is saved, fitted on the held-out rows too if it can be."""
         with self._meter.phase("linear_probe"):
-            probe = found.probe if found.refit is None else found.refit()
+            if self._ensemble.crossed is not None:
+                probe = self._ensemble.crossed.probe
+            else:
+                probe = found.probe if found.refit is None else found.refit()
         self._backend.set_head(probe.weight, probe.bias)
         self._ensemble.encoder = PROBE
 
