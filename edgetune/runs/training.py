@@ -253,11 +253,11 @@ class Training:
                 if deadline.trains and deadline.steps_that_fit() < LEAST_TRAINING_STEPS and not self._stop():
                     deadline.give_to_probe(found.n_rows)
                 self._ensemble.note_probe(found)
+                self._ensemble.cross_fit(found)  # before the save, after which training begins at once
                 self._backend.set_head(found.probe.weight, found.probe.bias)
                 self._saver.save(skip_onnx=deadline.trains)
                 if deadline.trains and not stage.starts_training():
                     self._backend.set_head(*drawn)
-                self._ensemble.cross_fit(found)
         deadline.mark("linear_probe")
 
     def _end_timed(self, deadline: Deadline, loop: Loop, history: HistoryWriter) -> None:
