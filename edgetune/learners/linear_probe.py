@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from edgetune.utils.metrics import log_softmax
+from edgetune.utils.metrics import cross_entropy, log_softmax
 from edgetune.utils.types import FloatArray, IntArray
 
 STRENGTHS = (0.002, 0.01, 0.05, 0.25)
@@ -123,13 +123,12 @@ def best_strength(
         strengths: to choose from.
         stop: see `fit_linear_probe`.
     """
-    rows = np.arange(len(held_out))
     found: list[tuple[float, float, LinearProbe]] = []
     for strength in strengths:
         if found and stop():
             break
         probe = fit_linear_probe(features, labels, n_classes, strength, stop)
-        loss = -float(log_softmax(probe.logits(held_out))[rows, held_out_labels].mean())
+        loss = float(cross_entropy(probe.logits(held_out), held_out_labels).mean())
         found.append((loss, strength, probe))
     _, strength, probe = min(found, key=lambda item: item[0])
     return strength, probe
@@ -143,7 +142,7 @@ def cross_fit_linear_probe(
     strengths: Iterable[float] = STRENGTHS,
     time_left_s: Callable[[], float] = lambda: math.inf,
 ) -> tuple[float, FloatArray] | None:
-    """Choose the strength by what probes of the other folds say of each fold.
+    """Choose the strength by cross-validation, and return the logits of the left-out rows.
 
     Args:
         features: (n, F).
@@ -158,7 +157,7 @@ def cross_fit_linear_probe(
         that was not fitted on it. None if the fits so far show that there is no time for all.
     """
     tried, numbers = tuple(strengths), np.unique(folds).tolist()
-    n_left, rows = len(tried) * len(numbers), np.arange(len(labels))
+    n_left = len(tried) * len(numbers)
     found: list[tuple[float, float, FloatArray]] = []
     for strength in tried:
         logits = np.zeros((len(labels), n_classes), dtype=np.float32)
@@ -170,8 +169,7 @@ def cross_fit_linear_probe(
             after_s = time_left_s()
             if after_s <= 0 or (before_s - after_s) * n_left > after_s:
                 return None
-        loss = -float(log_softmax(logits)[rows, labels].mean())
-        found.append((loss, strength, logits))
+        found.append((float(cross_entropy(logits, labels).mean()), strength, logits))
     _, strength, logits = min(found, key=lambda item: item[0])
     return strength, logits
 

@@ -25,6 +25,7 @@ from edgetune.utils.metrics import log_softmax
 from edgetune.utils.types import FloatArray, IntArray
 
 MOST_ROWS = 600
+"""With more rows than this nothing is cross-fitted."""
 N_FOLDS = 5
 MOST_TOGETHER = 1 / 3
 """Where near-duplicates of each other are a larger share of the rows than this, no folds are made."""
@@ -46,7 +47,7 @@ class CrossFit:
     labels: IntArray
 
     def state(self) -> list[Any]:
-        """Return it as arrays."""
+        """Return the arrays for a checkpoint."""
         heads = [self.probe.weight, self.probe.bias]
         return [*heads, self.probe_log_proba, self.ngrams_log_proba, self.labels]
 
@@ -60,13 +61,17 @@ class CrossFit:
 def cross_fit(
     view: TokenView, features: FloatArray, seed: int, time_left_s: Callable[[], float]
 ) -> CrossFit | None:
-    """Fit both learners once a fold; None if there is no time, or rows cannot be separated.
+    """Fit both learners once for each fold, on the rows of the other folds.
 
     Args:
         view: all labelled rows.
         features: (n, F) of these rows, from the untouched encoder.
         seed: of the folds.
         time_left_s: seconds until it has to be done.
+
+    Returns:
+        What they say of the rows that they were not fitted on. None if there is too little time, or if too
+        many rows are near-duplicates of each other.
     """
     folds = make_folds(view, np.random.default_rng([seed, 8]))
     if folds is None:

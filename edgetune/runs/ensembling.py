@@ -156,10 +156,12 @@ class EnsembleStage:
         Nothing is done where rows are many, were not all read, or there is too little time.
         """
         held_out, train, scored = self.held_out, self._prepared.data.train, found.held_out
-        if held_out is None or self._deadline is None or found.features is None or scored is None:
+        if held_out is None or self._deadline is None or scored is None:
+            return
+        if found.train_rows is None or found.features is None:
             return
         n_rows = len(train) + len(held_out)
-        if n_rows > MOST_ROWS or len(found.features) < n_rows:
+        if n_rows > MOST_ROWS or len(found.train_rows) + len(scored.rows) < n_rows:
             return
         rows = np.concatenate([train.rows[found.train_rows], held_out.rows[scored.rows]])
         labels = np.concatenate([train.labels[found.train_rows], held_out.labels[scored.rows]])
@@ -171,7 +173,7 @@ class EnsembleStage:
 
         everything = TokenView(train.store, rows, labels, train.label_names)
         seed = self._prepared.config.train.seed
-        self.crossed = cross_fit(everything, found.features, seed, time_left_s)
+        self.crossed = cross_fit(everything, found.features(), seed, time_left_s)
 
     def prefers_probe(self, trained: Scored | None) -> bool:
         """Return whether the probe is better than the trained encoder on held-out rows, at its temperature.

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -55,16 +55,16 @@ class FittedProbe:
         n_rows: training rows whose features it was fitted on.
         held_out: its logits on held-out rows; None where there are none.
         refit: returns one fitted on the held-out rows too, if there is time; None after a break.
-        train_rows: positions of those training rows; () after a break.
-        features: (n, F) of these and then of the held-out rows; None after a break.
+        train_rows: positions of those training rows; None after a break.
+        features: returns (n, F) of these and then of the held-out rows; None after a break.
     """
 
     probe: LinearProbe
     n_rows: int
     held_out: Scored | None
     refit: Callable[[], LinearProbe] | None = None
-    train_rows: IntArray = field(default_factory=lambda: np.empty(0, dtype=np.int64))
-    features: FloatArray | None = None
+    train_rows: IntArray | None = None
+    features: Callable[[], FloatArray] | None = None
 
 
 class ProbeInTime:
@@ -76,7 +76,6 @@ class ProbeInTime:
         self._train = prepared.data.train
         self._n_classes = len(self._train.label_names)
         self._features: list[FloatArray] = []
-        self._labels: list[IntArray] = []
         self._positions: list[IntArray] = []
 
     def fit(self) -> FittedProbe:
@@ -121,13 +120,16 @@ class ProbeInTime:
                 late = late or self._stop() or clock.elapsed_s() > clock.ensemble_end_s() - clock.save_s()
                 return late
 
-            y = np.concatenate([*self._labels, labels])
-            again = fit_linear_probe(everything, y, self._n_classes, strength, stop)
+            y = np.concatenate([self._train.labels[train_rows], labels])
+            again = fit_linear_probe(all_features(), y, self._n_classes, strength, stop)
             return probe if late else again
 
-        everything = np.concatenate([*self._features, features])
+        def all_features() -> FloatArray:
+            return np.concatenate([*self._features, features])
+
+        train_rows = np.concatenate(self._positions)
         scored = Scored(view, rows, probe.logits(features))
-        return FittedProbe(probe, n_rows, scored, refit, np.concatenate(self._positions), everything)
+        return FittedProbe(probe, n_rows, scored, refit, train_rows, all_features)
 
     def _is_worth_more(self, gain: float, n_rows: int) -> bool:
         """Return whether to double the rows again, given the accuracy gained by the last doubling."""
@@ -164,7 +166,6 @@ class ProbeInTime:
         rank[order] = np.arange(len(order))
         drawn = np.argsort(rank[rows])  # they come shortest first, and half of them must be like all
         self._features.append(features[drawn])
-        self._labels.append(self._train.labels[rows[drawn]])
         self._positions.append(rows[drawn])
         return len(rows)
 
@@ -186,7 +187,8 @@ class ProbeInTime:
         )
 
     def _rows(self, n_rows: int) -> tuple[FloatArray, IntArray]:
-        return np.concatenate(self._features)[:n_rows], np.concatenate(self._labels)[:n_rows]
+        labels = self._train.labels[np.concatenate(self._positions)]
+        return np.concatenate(self._features)[:n_rows], labels[:n_rows]
 
     def _until(self, rate: float) -> Callable[[], bool]:
         """Return what ends a fit: its share of the deadline, the end of the time, a request to stop."""
