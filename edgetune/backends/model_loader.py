@@ -26,17 +26,22 @@ def choose_backend(config: RunConfig) -> str:
     """Decide `auto` without a plan, and refuse a backend that cannot run here.
 
     Raises:
-        UsageError: artifacts were given to the torch backend.
+        UsageError: artifacts were given to another backend, or a backend cannot do what is asked.
         MissingDependencyError: nothing installed can train.
     """
     wanted: str = config.model.backend
     if config.model.artifacts is not None:
-        if wanted == "torch":
+        if wanted not in ("auto", "ort"):
             raise UsageError(
-                "--artifacts requires ONNX Runtime and cannot be combined with --backend torch; "
+                f"--artifacts are for the ort backend and cannot be combined with --backend {wanted}; "
                 "remove one of the two options."
             )
         wanted = "ort"
+    if wanted == "onnx" and not config.budget.limits_time:
+        raise UsageError(
+            "--backend onnx fits a linear probe and trains nothing, for which it needs a time limit; add "
+            "--deadline, or use another backend."
+        )
     if wanted == "ort" and (config.model.precision == "bf16" or not config.model.onnx):
         raise UsageError(
             "--precision bf16 and --no-onnx require --backend torch; the ort backend trains ONNX graphs "
@@ -112,6 +117,8 @@ class ModelLoader:
         """Open the backend that the settings name."""
         if config.model.backend == "torch":
             return _open_torch(config, self.source, self.tokenizer_file.parent, n_labels, cache)
+        if config.model.backend == "onnx":
+            return _open_probe(config, self.source, self.tokenizer_file.parent, n_labels)
         if self.carried is not None:
             carried = load_artifacts(self.carried.folder, n_labels)
             return _open_ort(config, carried, cache, say, self._weights)
@@ -142,7 +149,8 @@ def find_model_loader(
         builder = ArtifactBuilder(source, cache_dir)
         stack.callback(builder.close)
         freeze = "embeddings" if config.model.freeze == "auto" else config.model.freeze
-        if warm_up and not builder.any_cached(freeze):
+        # With a deadline the planner may choose another backend, and the child would take its time.
+        if warm_up and not config.budget.limits_time and not builder.any_cached(freeze):
             builder.warm_up()
     tokenizer_file = ensure_tokenizer(source, cache_dir)
     return ModelLoader(source, tokenizer_file, own_label_names(source.config.get("id2label")), builder)
@@ -209,6 +217,13 @@ def _open_torch(
         tokenizer_folder=tokenizer_folder,
         cache=cache,
     )
+
+
+def _open_probe(config: RunConfig, source: ModelSource, tokenizer_folder: Path, n_labels: int) -> Backend:
+    from edgetune.backends.ort.forward_only import ForwardOnly
+
+    threads, pair = config.model.threads, config.data.pair
+    return ForwardOnly(source, n_labels, pair=pair, threads=threads, tokenizer_folder=tokenizer_folder)
 
 
 def ensure_tokenizer(source: ModelSource, cache_dir: Path) -> Path:

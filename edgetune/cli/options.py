@@ -45,6 +45,7 @@ class BackendName(str, Enum):
     auto = "auto"
     ort = "ort"
     torch = "torch"
+    onnx = "onnx"
 
 
 class DeviceName(str, Enum):

@@ -194,7 +194,8 @@ class ModelSettings(Settings):
         freeze: `none`, `embeddings`, how many of the lowest layers to freeze with them, or `auto`: the
             planner decides (without a deadline: `embeddings`).
         cache_mb: for the frozen layers' hidden states, at most; None: the planner decides.
-        backend: `auto` is what the device profile says is quickest here (`ort` where there is none).
+        backend: `auto` is what the device profile says is quickest here (`ort` where there is none). `onnx`
+            trains nothing: it fits a linear probe within a deadline.
         device: `cpu` or `cuda`.
         precision: of the torch backend; `auto` is bf16 on CUDA, on a CPU what a plan says, else fp32.
         threads: of one operation; None leaves it to the runtime.
@@ -206,7 +207,7 @@ class ModelSettings(Settings):
     pooling: Literal["auto", "mean", "cls"] = "auto"
     freeze: str = "auto"
     cache_mb: float | None = Field(None, ge=0)
-    backend: Literal["auto", "ort", "torch"] = "auto"
+    backend: Literal["auto", "ort", "torch", "onnx"] = "auto"
     device: Literal["cpu", "cuda"] = "cpu"
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     threads: int | None = Field(None, ge=1)

@@ -23,6 +23,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from edgetune.utils.types import FloatArray
+
 MEAN = "mean"
 CONFIG_KEY = "edgetune_pooling"
 """Of `config.json`: that the last layer is the added one."""
@@ -74,6 +78,40 @@ def fixed_names(names: list[str]) -> set[str]:
     layer = f".layer.{max(numbers, default=0)}."
     return {
         name for name in names if layer in name or ".pooler.dense." in name or "classifier.dense." in name
+    }
+
+
+def pooling_weights(number: int, width: int, inner: int) -> dict[str, FloatArray]:
+    """Return the added layer and the head's dense layer of a BERT model by name, without the prefix `bert.`.
+
+    Args:
+        number: of the added layer.
+        width: D of the encoder.
+        inner: width of the feed-forward part.
+    """
+    square, eye = np.zeros((width, width), np.float32), np.eye(width, dtype=np.float32)
+    zeros, ones = np.zeros(width, np.float32), np.ones(width, np.float32)
+    layer = {
+        "attention.self.query.weight": square,
+        "attention.self.query.bias": zeros,
+        "attention.self.key.weight": square,
+        "attention.self.key.bias": zeros,
+        "attention.self.value.weight": eye,
+        "attention.self.value.bias": zeros,
+        "attention.output.dense.weight": np.float32(MEAN_SCALE) * eye,
+        "attention.output.dense.bias": zeros,
+        "attention.output.LayerNorm.weight": ones,
+        "attention.output.LayerNorm.bias": zeros,
+        "intermediate.dense.weight": np.zeros((inner, width), np.float32),
+        "intermediate.dense.bias": np.zeros(inner, np.float32),
+        "output.dense.weight": np.zeros((width, inner), np.float32),
+        "output.dense.bias": zeros,
+        "output.LayerNorm.weight": ones,
+        "output.LayerNorm.bias": zeros,
+    }
+    head = {"pooler.dense.weight": np.float32(TANH_SCALE) * eye, "pooler.dense.bias": zeros}
+    return {f"encoder.layer.{number}.{name}": value.copy() for name, value in layer.items()} | {
+        name: value.copy() for name, value in head.items()
     }
 
 

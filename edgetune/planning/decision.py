@@ -133,14 +133,12 @@ def plan_summary(plan: Plan) -> str:
     if plan.method == NGRAMS_ALONE:
         return f"Plan: fit n-grams alone, finished after about {duration(plan.total_s)}"
     if plan.method == LINEAR_PROBE:
-        what = f"fit a linear probe on {plan.n_probe_rows:,} rows"
+        what = f"fit a linear probe on {plan.n_probe_rows:,} rows with {plan.key}"
     else:
         what = (
             f"train {plan.n_rows:,} examples in {plan.n_steps:,} steps "
             f"({plan.passes:.2g} pass{'es'[: 2 * (plan.passes > 1)]})"
         )
-    frozen = f"{plan.depth} layers frozen" if plan.depth else "embeddings frozen"
-    return (
-        f"Plan: {what} with {plan.key}, {frozen}, at most {plan.max_length} tokens, finished after about "
-        f"{duration(plan.total_s)}"
-    )
+        what += f" with {plan.key}, {plan.depth} layers" if plan.depth else f" with {plan.key}, embeddings"
+        what += " frozen"
+    return f"Plan: {what}, at most {plan.max_length} tokens, finished after about {duration(plan.total_s)}"

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 
+from edgetune.backends.ort.bert_graph import can_write
 from edgetune.backends.ort.ort_runtime import has_training_build
 from edgetune.devices.cost_function import CostFunction, same_shape
 from edgetune.devices.detect import shape_of, this_machine
@@ -39,6 +40,8 @@ SAME_UNCERTAINTY = 0.10
 OTHER_MODEL_UNCERTAINTY = 0.35
 PROBED_UNCERTAINTY = 0.2
 COPIES_MB_PER_PARAMETER = 16e-6
+PROBE_IMPORT_S, PROBE_OPEN_S, PROBE_SAVE_S, MEASURED_PARAMETERS = 0.6, 1.5, 1.2, 22_713_728
+"""Of the backend that trains nothing: Zen 3, 2 cores, the built-in model (2026-11-29)."""
 
 
 def find_device(
@@ -69,8 +72,32 @@ def find_device(
         own = match.fit != "other" and same_shape(match.profile.model, shape)
         runs = recall(speeds_key(match.profile, shape), OWN_MOST_OFF if own else MOST_OFF)
         seen = Calibration(probed, runs, time.time(), PROFILE_WEIGHT if own else DOUBTED_WEIGHT)
-    device = fit_device(match, shape, watts, seen)
+    device = with_probe(fit_device(match, shape, watts, seen), source, seen.slowness)
     return device if has_separate_layers(source) else replace(device, depths=(0,))
+
+
+def with_probe(device: DeviceCosts, source: ModelSource, slowness: float) -> DeviceCosts:
+    """Add the backend that trains nothing, where the encoder's graph can be written without an export.
+
+    Its forward pass is taken to cost what that of a training backend costs, which is too much: features took
+    half as long as with PyTorch (docs/log.md, eighteenth session). The run corrects it.
+    """
+    likes = [costs for costs in device.backends if costs.precision == "fp32"]
+    missing = [name for name in ("onnx", "onnxruntime") if importlib.util.find_spec(name) is None]
+    if not likes or missing or not can_write(source.config, source.pools_mean):
+        return device
+    like = min(likes, key=lambda costs: costs.backend != "ort")
+    factor = slowness * max(1.0, shape_of(source).n_parameters / MEASURED_PARAMETERS)
+    fixed = FixedCosts(
+        import_s=PROBE_IMPORT_S * slowness,
+        open_s=PROBE_OPEN_S * factor,
+        open_depth_s=PROBE_OPEN_S * factor,
+        export_s=0.0,
+        save_s=PROBE_SAVE_S * factor,
+        save_model_s=PROBE_SAVE_S * factor,
+    )
+    probe = replace(like, key="onnx", backend="onnx", fixed=fixed, available="", trains=False)
+    return replace(device, backends=(*device.backends, probe))
 
 
 def busy_watts() -> tuple[float, str] | None:

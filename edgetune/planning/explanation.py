@@ -20,7 +20,13 @@ def explain(plans: Plans, data: DataLengths, constraints: Constraints) -> Iterat
         yield device.note
     if device.speeds_note:
         yield device.speeds_note
-    if best.method == LINEAR_PROBE:
+    if best.method == LINEAR_PROBE and data.pair and not plans.costs(best).trains:
+        yield (
+            "The two texts of a pair are encoded apart, and a linear probe is fitted on the features of "
+            f"{best.n_probe_rows:,} rows; training would make {_most_steps(plans)} steps, which are too few "
+            "for the encoder to learn to read pairs."
+        )
+    elif best.method == LINEAR_PROBE:
         yield (
             "The budget is too small to train the encoder, so a linear probe is fitted on the features of "
             f"{best.n_probe_rows:,} rows; training would make {_most_steps(plans)} steps, and below about "

@@ -32,6 +32,7 @@ class BackendCosts:
         cost: seconds of an operation.
         available: why it cannot be used here and now; "" when it can.
         scale: times what was profiled, which `cost` has in it.
+        trains: whether it can train; otherwise it fits a linear probe.
     """
 
     key: str
@@ -43,6 +44,7 @@ class BackendCosts:
     cost: OperationCost
     available: str = ""
     scale: float = 1.0
+    trains: bool = True
 
 
 @dataclass(frozen=True)
@@ -159,6 +161,12 @@ class Constraints:
     cache_mb: float | None = None
     method: str = "train-all"
     exported: Callable[[str, int], bool] = lambda key, depth: True
+
+    @property
+    def of_training(self) -> bool:
+        """Whether the user fixed something that only a trained encoder has."""
+        fixed = (self.depth, self.passes, self.max_steps, self.cache_mb)
+        return any(choice is not None for choice in fixed) or self.method != "train-all"
 
 
 LINEAR_PROBE, NGRAMS_ALONE = "linear-probe", "n-grams"

@@ -12,7 +12,7 @@ from dataclasses import replace
 from functools import partial
 
 from edgetune.config.settings import FILTERS
-from edgetune.planning.accuracy_model import points_lost, probe_points_lost
+from edgetune.planning.accuracy_model import ProbeKind, points_lost, probe_points_lost
 from edgetune.planning.candidate import Candidate
 from edgetune.planning.clock import MARGIN_RATE, SAVE_CAUTION, margin_s
 from edgetune.planning.explanation import explain
@@ -73,6 +73,8 @@ def make_plans(device: DeviceCosts, data: DataLengths, limits: Limits, constrain
             refused.append((candidate.describe(), f"needs {candidate.memory_mb:,.0f} MB of memory"))
             continue
         found = plan_one(candidate, deadline_s, limits, constraints)
+        if not found:
+            continue
         least.append((smallest_s(candidate, limits), found[0]))
         plans += [plan for plan in found if plan.n_rows > 0 and not _too_tight(plan, deadline_s)]
     ranked = tuple(sorted(plans, key=_rank))
@@ -140,12 +142,14 @@ def _candidates(device: DeviceCosts, data: DataLengths, constraints: Constraints
     for costs in device.backends:
         if costs.available or constraints.backend not in (None, costs.backend):
             continue
+        if not costs.trains and constraints.of_training and constraints.backend is None:
+            continue
         if constraints.precision not in (None, costs.precision):
             continue
-        for depth in depths:
+        for depth in depths if costs.trains else (0,):
             exported = constraints.exported(costs.key, depth)
             for limit in limits:
-                for batch in batches:
+                for batch in batches if costs.trains else batches[:1]:
                     yield Candidate(device, data, costs, depth, limit, batch, exported, scores)
 
 
@@ -190,12 +194,20 @@ def _n_probe_rows(candidate: Candidate, deadline_s: float) -> int:
     return min(len(candidate.data.lengths), max(PROBE_ROWS[0], min(PROBE_ROWS[1], paid)))
 
 
-def linear_probe_s(candidate: Candidate, n_rows: int, deadline_s: float = 0.0) -> float:
-    """Return what the first usable model costs: features, also of held-out rows, the fit, and a save."""
+def linear_probe_s(candidate: Candidate, n_rows: int, deadline_s: float = 0.0, saved: bool = True) -> float:
+    """Return what the linear probe costs: features, also of held-out rows, the fit, and a save.
+
+    Args:
+        candidate: what is priced.
+        n_rows: training rows.
+        deadline_s: of the run.
+        saved: whether it is saved at once, as the first usable model, because training follows.
+    """
     if not n_rows:
         return 0.0
     weighed_s = n_weighed(candidate, deadline_s) * candidate.evaluate_row_s
-    return n_rows * candidate.probe_row_s + weighed_s + FIT_PROBE_S + candidate.costs.fixed.save_model_s
+    save_s = candidate.costs.fixed.save_model_s if saved else 0.0
+    return n_rows * candidate.probe_row_s + weighed_s + FIT_PROBE_S + save_s
 
 
 def ngrams_s(data: DataLengths, deadline_s: float) -> float:
@@ -369,6 +381,7 @@ def plan_one(candidate: Candidate, deadline_s: float, limits: Limits, constraint
     if n_rows <= n_distinct and constraints.method not in FILTERS:
         cache_mb = 0.0
     spread = candidate.device.uncertainty
+    trains = candidate.costs.trains
     make = partial(
         _plan,
         candidate,
@@ -379,15 +392,17 @@ def plan_one(candidate: Candidate, deadline_s: float, limits: Limits, constraint
     )
     train_s = _seconds_for(candidate.train_row_s, later_s, n_distinct, n_rows)
     interval = (rows_in(left_s / (1 + spread)), rows_in(left_s * (1 + spread)))
-    found = [
-        make(before | {"train": train_s} | after, n_rows=n_rows, interval=interval, cache_mb=cache_mb),
-    ]
+    trained = make(before | {"train": train_s} | after, n_rows=n_rows, interval=interval, cache_mb=cache_mb)
+    found = [trained] if trains else []
     if n_probe_rows and (candidate.depth == 0 or constraints.depth is not None):
         n_head = min(
             n_distinct, n_probe_rows + int(max(0.0, left_s) / max(candidate.probe_row_s, 1e-9)), 4096
         )
-        lines = before | {"linear_probe": linear_probe_s(candidate, n_head, deadline_s)} | after
-        found.append(_head_only(make(lines, n_rows=n_head, interval=(n_head, n_head), cache_mb=0.0)))
+        lines = before | {"linear_probe": linear_probe_s(candidate, n_head, deadline_s, saved=False)} | after
+        probe = make(lines, n_rows=n_head, interval=(n_head, n_head), cache_mb=0.0)
+        # Features of the backend that trains nothing are means; those of the others may be of one token.
+        kind: ProbeKind = "first token" if trains else "apart" if candidate.data.pair else "mean"
+        found.append(_head_only(probe, kind))
     return found
 
 
@@ -439,7 +454,8 @@ def _plan(
 ) -> Plan:
     costs, n_distinct = candidate.costs, len(candidate.data.lengths)
     total_s = sum(lines.values())
-    lost = points_lost(n_rows, n_distinct, candidate.depth / candidate.device.n_layers, candidate.cut_share)
+    frozen_share = candidate.depth / candidate.device.n_layers
+    lost = points_lost(n_rows, n_distinct, frozen_share, candidate.cut_share, candidate.data.pair)
     return Plan(
         key=costs.key,
         backend=costs.backend,
@@ -467,13 +483,13 @@ def _plan(
     )
 
 
-def _head_only(plan: Plan) -> Plan:
+def _head_only(plan: Plan, kind: ProbeKind) -> Plan:
     return replace(
         plan,
         method=LINEAR_PROBE,
         n_steps=0,
         n_probe_rows=plan.n_rows,
-        expected_points=-probe_points_lost(plan.n_rows),
+        expected_points=-probe_points_lost(plan.n_rows, kind),
     )
 
 

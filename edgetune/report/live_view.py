@@ -83,14 +83,21 @@ def shares(counts: Counters) -> str:
 def headline(prepared: Any, config: Any) -> str:
     """Say what is about to be trained, on what, by what."""
     train = config.train
+    names = prepared.data.label_names
+    labels = ", ".join(map(brief, names[:6])) + (", …" if len(names) > 6 else "")
+    if prepared.plan is None or prepared.plan.trains:
+        method, limit = config.selection.method, "at most " if config.budget.limits_time else ""
+        how = (
+            f"frozen: {prepared.freeze}; {limit}{train.epochs} epoch{'s'[: train.epochs != 1]}, "
+            f"batch {train.batch_size}, lr {train.lr:g}, "
+        )
+    else:
+        method, how = prepared.plan.method, "not trained; "
     return (
-        f"{config.selection.method} on {one_line(config.data.train)}: {len(prepared.data.train):,} rows, "
-        f"{len(prepared.data.label_names)} labels ({', '.join(map(brief, prepared.data.label_names[:6]))}"
-        f"{', …' if len(prepared.data.label_names) > 6 else ''}); evaluated on {prepared.data.eval_source}\n"
-        f"{prepared.model_name} on {prepared.backend.name}, frozen: {prepared.freeze}; "
-        f"{'at most ' if config.budget.limits_time else ''}"
-        f"{train.epochs} epoch{'s'[: train.epochs != 1]}, batch {train.batch_size}, lr {train.lr:g}, "
-        f"at most {config.data.max_length} tokens, seed {train.seed}"
+        f"{method} on {one_line(config.data.train)}: {len(prepared.data.train):,} rows, {len(names)} labels "
+        f"({labels}); evaluated on {prepared.data.eval_source}\n"
+        f"{prepared.model_name} on {prepared.backend.name}, {how}at most {config.data.max_length} tokens, "
+        f"seed {train.seed}"
     )
 
 

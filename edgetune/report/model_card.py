@@ -17,6 +17,10 @@ BUILT_IN_NAMES = frozenset(
 BUILT_IN_ID = "sentence-transformers/all-MiniLM-L6-v2"
 BUILT_IN_LICENSE = "apache-2.0"
 
+TEXTS_APART = """The two texts of a pair are encoded apart, and the classifier compares their encodings. No
+class of Transformers does that: this folder holds the encoder alone, to train it further, and
+`onnx/model.onnx` of the run folder is the classifier."""
+
 
 def model_card(summary: Summary) -> str:
     """Return the card's Markdown with its YAML head; what the summary does not tell is left out."""
@@ -183,14 +187,18 @@ def _cost_lines(summary: Summary) -> Iterator[str]:
 def _use(summary: Summary) -> str:
     longest = summary.get("max_length")
     cut = f", truncation=True, max_length={longest}" if longest is not None else ", truncation=True"
-    return f'''## How to use it
-
-```python
+    pipeline = f'''```python
 from transformers import pipeline
 
 classify = pipeline("text-classification", model="path/to/model")
 print(classify("some text"{cut}))
-```
+```'''
+    example = '"some text"'
+    if summary.get("texts_apart"):
+        pipeline, example = TEXTS_APART, '"first text", "second text"'
+    return f"""## How to use it
+
+{pipeline}
 
 ```sh
 edgetune predict path/to/run "some text"
@@ -206,12 +214,12 @@ from tokenizers import Tokenizer
 tokenizer = Tokenizer.from_file("model/tokenizer.json")
 tokenizer.no_padding()
 session = onnxruntime.InferenceSession("onnx/model.onnx")
-text = tokenizer.encode("some text")
+text = tokenizer.encode({example})
 arrays = {{"input_ids": text.ids, "attention_mask": text.attention_mask, "token_type_ids": text.type_ids}}
 wanted = {{one.name for one in session.get_inputs()}}
 feed = {{name: np.array([ids], dtype=np.int64) for name, ids in arrays.items() if name in wanted}}
 print(session.run(["logits"], feed)[0])
-```'''
+```"""
 
 
 def _limits(summary: Summary) -> str:

@@ -48,6 +48,7 @@ class RunResult(BaseModel):
             `threshold` that the highest class probability reaches on 95 % of the held-out rows (a text below
             it may belong to no class; None if the weights were not fitted again after `--resume`).
             None where the encoder is the only learner; otherwise `accuracy` is that of the ensemble.
+        texts_apart: whether the encoder reads the two texts of a pair apart; `onnx/` alone classifies then.
         cache: rows found in and missed by the cache of frozen layers, and its size; None without one.
     """
 
@@ -109,6 +110,7 @@ class RunResult(BaseModel):
     precision: str
     freeze: str
     frozen_depth: int
+    texts_apart: bool = False
     max_length: int
     n_parameters_trained: int
     interrupted: bool

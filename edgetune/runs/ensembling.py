@@ -140,15 +140,21 @@ class EnsembleStage:
         self._row_s = (self._meter.elapsed_s() - started_s) / len(view)
         return found
 
-    def note_probe(self, found: FittedProbe) -> None:
-        """Weigh the linear probe against the n-grams; a trained encoder may take its place later."""
+    def note_probe(self, found: FittedProbe, save: bool = True) -> None:
+        """Weigh the linear probe against the n-grams; a trained encoder may take its place later.
+
+        Args:
+            found: the probe.
+            save: whether the encoder is saved at once, too, so that the ensemble may rest on it.
+        """
         self.probe = found
         scored = found.held_out
         if scored is None or self.ngrams is None or len(scored.rows) < min(FEWEST_ROWS, len(scored.view)):
             return
         self._weigh(self._log_probas(self.ngrams, scored), scored.view.labels[scored.rows])
         self._probe_score = next(score for score in self.members if score.name == ENCODER)
-        self._save()
+        if save:
+            self._save()
 
     def cross_fit(self, found: FittedProbe) -> None:
         """Where rows are few, cross-fit probe and n-grams on all of them, for weights if the probe is kept.

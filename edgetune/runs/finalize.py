@@ -15,6 +15,7 @@ from edgetune.config.settings import RunConfig
 from edgetune.data.batches import bucket_of
 from edgetune.energy import EnergyReading, equation_6
 from edgetune.learners.loop import Loop
+from edgetune.planning.plan import LINEAR_PROBE
 from edgetune.report.live_view import View
 from edgetune.run_files.counters import Counters
 from edgetune.run_files.example_stats import rates_by_label, rates_by_length
@@ -67,9 +68,10 @@ def make_receipt(
     config, data, report = prepared.config, prepared.data, selector.report()
     train = config.train
     assert train.lr is not None
+    trains = deadline is None or deadline.trains
     return RunResult(
-        method=config.selection.method,
-        preset=config.selection.preset,
+        method=config.selection.method if trains else LINEAR_PROBE,
+        preset=config.selection.preset if trains else "",
         backend=prepared.backend.name,
         model=prepared.model_name,
         stages=[dataclasses.asdict(change) for change in selector.stages],
@@ -83,6 +85,7 @@ def make_receipt(
         precision=config.model.precision,
         freeze=prepared.freeze,
         frozen_depth=prepared.backend.depth,
+        texts_apart=prepared.texts_apart,
         n_parameters_trained=prepared.backend.n_parameters,
         interrupted=loop.stopped,
         breaks=breaks,

@@ -42,6 +42,8 @@ FIRST_FIT_RATE, LATER_FIT_RATE = 0.02, 0.06
 """Shares of the deadline that the fits of a stage may take, each."""
 QUICK_RATE = 0.005
 """A fit that takes less than such a share of the deadline is made for each strength."""
+HELD_OUT_RATE = 0.3
+"""Share of the time left that the features of held-out rows may take where no training follows."""
 GROWN = 1.5
 """A stage has to add so many times the rows for its gain to say something."""
 
@@ -86,7 +88,8 @@ class ProbeInTime:
         """
         plan, seed = self._deadline.plan, self._prepared.config.train.seed
         started_s, planned_s = self._clock.elapsed_s(), plan.lines["linear_probe"]
-        held_out = self._held_out_features(started_s + planned_s)
+        share_s = planned_s if self._deadline.trains else HELD_OUT_RATE * self._clock.left_s()
+        held_out = self._held_out_features(started_s + max(planned_s, share_s))
         order = np.random.default_rng([seed, 4]).permutation(len(self._train))
         # Where training follows, it may take twice what was planned, all in all.
         end_s = started_s + 2 * planned_s if self._deadline.trains else math.inf

@@ -93,6 +93,11 @@ class Prepared(PreparedRows):
     pools_mean: bool
     reopen: Callable[[], Backend]
 
+    @property
+    def texts_apart(self) -> bool:
+        """Whether the encoder reads the two texts of a pair apart."""
+        return self.config.data.pair and self.backend.name == "onnx"
+
 
 @dataclass(frozen=True)
 class BudgetUsed:

@@ -252,10 +252,11 @@ class Training:
             else:
                 if deadline.trains and deadline.steps_that_fit() < LEAST_TRAINING_STEPS and not self._stop():
                     deadline.give_to_probe(found.n_rows)
-                self._ensemble.note_probe(found)
+                self._ensemble.note_probe(found, save=deadline.trains)
                 self._ensemble.cross_fit(found)  # before the save, after which training begins at once
                 self._backend.set_head(found.probe.weight, found.probe.bias)
-                self._saver.save(skip_onnx=deadline.trains)
+                if deadline.trains:  # else it is saved once, at the end, which comes now
+                    self._saver.save(skip_onnx=True)
                 if deadline.trains and not stage.starts_training():
                     self._backend.set_head(*drawn)
         deadline.mark("linear_probe")

@@ -1,0 +1,166 @@
+"""The untouched encoder on ONNX Runtime, for runs that fit a linear probe and train nothing.
+
+It is open in about a second, where PyTorch and transformers take several to be imported alone, and needs
+neither of them, nor the training build of ONNX Runtime.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+from pathlib import Path
+from typing import Any, ClassVar, NoReturn
+
+import numpy as np
+
+from edgetune.backends.hf_folder import copy_tokenizer, write_config
+from edgetune.backends.hidden_cache import HiddenCache
+from edgetune.backends.microbatch import Microbatches
+from edgetune.backends.ort.bert_graph import (
+    FEATURES,
+    HEAD_BIAS,
+    HEAD_WEIGHT,
+    INPUTS,
+    n_features,
+    read_weights,
+    write_graph,
+)
+from edgetune.backends.ort.ort_runtime import import_ort, session_options
+from edgetune.data.batches import Batch
+from edgetune.models.mean_pooling import CONFIG_KEY, MEAN, pooling_weights
+from edgetune.models.source import ModelSource
+from edgetune.utils.types import FloatArray
+
+
+class ForwardOnly:
+    """Computes features with the encoder as it is; only the head can be set."""
+
+    name: ClassVar[str] = "onnx"
+
+    def __init__(
+        self,
+        source: ModelSource,
+        n_labels: int,
+        *,
+        pair: bool = False,
+        threads: int | None = None,
+        tokenizer_folder: Path | None = None,
+    ) -> None:
+        """Write the forward graph and open it.
+
+        Args:
+            source: checked model folder, of which `bert_graph.can_write` is true.
+            n_labels: C, the outputs of the head, which is all zero at first.
+            pair: whether rows are pairs of texts.
+            threads: of one operation (None: one per physical core).
+            tokenizer_folder: where its fast tokenizer lies (None: beside the weights).
+        """
+        self.depth = 0
+        self.cache: HiddenCache | None = None
+        self.microbatches = Microbatches()
+        self._source, self._pair = source, pair
+        self._tokenizer_folder = source.folder if tokenizer_folder is None else tokenizer_folder
+        width = n_features(source.config, pair)
+        self._weight = np.zeros((n_labels, width), dtype=np.float32)
+        self._bias = np.zeros(n_labels, dtype=np.float32)
+        self._session: Any = import_ort().InferenceSession(
+            self._graph().SerializeToString(),
+            session_options("cpu", threads),
+            providers=["CPUExecutionProvider"],
+        )
+
+    def _graph(self) -> Any:
+        head = {HEAD_WEIGHT: self._weight, HEAD_BIAS: self._bias}
+        return write_graph(self._source.config, read_weights(self._source.folder) | head, pair=self._pair)
+
+    @property
+    def n_parameters(self) -> int:
+        """Trainable parameters: those of the head."""
+        return self._weight.size + self._bias.size
+
+    def prefix(self, batch: Batch) -> FloatArray:
+        """There is no frozen prefix.
+
+        Raises:
+            ValueError: always.
+        """
+        raise ValueError("no layers are cut off as a prefix (depth is 0)")
+
+    def features(self, batch: Batch) -> FloatArray:
+        """Return what the head sees (B, F)."""
+
+        def forward(part: Batch, place: slice) -> FloatArray:
+            padded = part.padded(self._source.pad_id)
+            found: FloatArray = self._session.run([FEATURES], {name: padded[name] for name in INPUTS})[0]
+            return found
+
+        return self.microbatches.run(batch, forward, lambda: None)
+
+    def head(self) -> tuple[FloatArray, FloatArray]:
+        """Return the head's weight (C, F) and bias (C,), as copies."""
+        return self._weight.copy(), self._bias.copy()
+
+    def set_head(self, weight: FloatArray, bias: FloatArray) -> None:
+        """Replace the head's weight (C, F) and bias (C,)."""
+        if weight.shape != self._weight.shape or bias.shape != self._bias.shape:
+            raise ValueError(f"the head has shape {self._weight.shape}, not {weight.shape}")
+        self._weight, self._bias = weight.astype(np.float32), bias.astype(np.float32)
+
+    def score(self, batch: Batch, keep: bool = True) -> FloatArray:
+        """Return logits (B, C)."""
+        logits: FloatArray = self.features(batch) @ self._weight.T + self._bias
+        return logits
+
+    def train_step(self, batch: Batch, lr: float, weights: FloatArray | None = None) -> NoReturn:
+        """It cannot be trained.
+
+        Raises:
+            NotImplementedError: always.
+        """
+        raise NotImplementedError("this backend fits a linear probe and trains nothing")
+
+    def state(self) -> bytes:
+        """Return the head."""
+        buffer = io.BytesIO()
+        np.savez(buffer, weight=self._weight, bias=self._bias)
+        return buffer.getvalue()
+
+    def load_state(self, state: bytes) -> None:
+        """Continue with the head that `state()` gave."""
+        with np.load(io.BytesIO(state), allow_pickle=False) as found:
+            self.set_head(found["weight"], found["bias"])
+
+    def save(self, folder: Path, label_names: tuple[str, ...], skip_onnx: bool = False) -> None:
+        """Write `model/` and `onnx/model.onnx` into a folder.
+
+        `model/` is a classifier in Hugging Face's layout. A probe on pairs is none: there it is the encoder
+        alone, and `onnx/` is what answers.
+        """
+        import onnx
+        from safetensors.numpy import save_file
+
+        graph = self._graph()
+        onnx_folder, model_folder = folder / "onnx", folder / "model"
+        onnx_folder.mkdir()
+        model_folder.mkdir()
+        onnx.save(graph, onnx_folder / "model.onnx")
+        weights, config = self._folder_contents()
+        save_file(weights, model_folder / "model.safetensors", metadata={"format": "pt"})
+        for target in (onnx_folder, model_folder):
+            copy_tokenizer(self._tokenizer_folder, target)
+            own = folder / "config.json"
+            own.write_text(json.dumps(config), encoding="utf-8")
+            write_config(own, target / "config.json", label_names)
+            own.unlink()
+
+    def _folder_contents(self) -> tuple[dict[str, FloatArray], dict[str, Any]]:
+        """Return weights and config of `model/`."""
+        own, config = read_weights(self._source.folder), dict(self._source.config)
+        n_layers = int(config["num_hidden_layers"])
+        if self._pair:
+            return own, config | {"architectures": ["BertModel"]}
+        own |= pooling_weights(n_layers, int(config["hidden_size"]), int(config["intermediate_size"]))
+        weights = {f"bert.{name}": value for name, value in own.items()}
+        weights |= {HEAD_WEIGHT: self._weight, HEAD_BIAS: self._bias}
+        added = {"num_hidden_layers": n_layers + 1, CONFIG_KEY: MEAN}
+        return weights, config | added | {"architectures": ["BertForSequenceClassification"]}
