@@ -414,7 +414,7 @@ class EnsembleStage:
         if self._deadline is None:
             return math.inf
         pair = self._prepared.config.data.pair
-        idle = pair and self._deadline.plan.n_steps < FEW_PAIR_STEPS
+        idle = pair and self._deadline.trains and self._deadline.plan.n_steps < FEW_PAIR_STEPS
         clock, planned_s = self._deadline.clock, self._deadline.plan.lines["ngrams"]
         if self._deadline.plan.method == NGRAMS_ALONE:
             return max(planned_s, clock.left_s())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -41,6 +42,16 @@ Devices = st.builds(
     st.floats(0, 5),
     st.floats(0, 15),
 )
+
+
+def with_probe(device: DeviceCosts) -> DeviceCosts:
+    """Add a backend that opens at once and trains nothing."""
+    opens = dict.fromkeys(("import_s", "open_s", "open_depth_s", "export_s", "save_s", "save_model_s"), 0.3)
+    probe = replace(fake_costs("onnx-fp32", device.backends[0].cost, **opens), key="onnx", trains=False)
+    return replace(device, backends=(*device.backends, probe))
+
+
+Devices = Devices | Devices.map(with_probe)
 Deadlines = st.floats(5, 5000)
 Some = Constraints(batch_size=32)
 
@@ -191,6 +202,29 @@ def test_the_head_alone_is_the_answer_where_nothing_else_fits() -> None:
     assert best.method == "linear-probe"
     assert best.n_steps == 0
     assert best.n_probe_rows >= 64
+
+
+@pytest.mark.parametrize("pair", [False, True])
+def test_what_opens_at_once_is_used_where_time_is_short_and_trained_where_it_is_not(pair: bool) -> None:
+    data = replace(shape(5000, 60, n_held_out=500), pair=pair)
+    device = with_probe(fake_device(fake_costs(cost=FakeCost(1e-4), open_s=9.0, save_s=4.0)))
+    short, long = (make_plans(device, data, Limits(s), Some).best for s in (20.0, 600.0))
+    assert (short.backend, short.method) == ("onnx", "linear-probe")
+    assert (long.backend, long.trains) == ("ort", True)
+
+
+@pytest.mark.parametrize(
+    "wish", [{"backend": "ort"}, {"depth": 2}, {"passes": 3}, {"max_steps": 10}, {"method": "three-stage"}]
+)
+def test_who_asks_for_training_gets_it(wish: dict[str, Any]) -> None:
+    device = with_probe(fake_device(fake_costs(cost=FakeCost(1e-4))))
+    plans = make_plans(device, shape(5000, 60), Limits(40.0), replace(Some, **wish))
+    assert all(plan.backend == "ort" for plan in plans.ranked)
+
+
+def test_without_a_deadline_everything_is_trained() -> None:
+    plans = make_plans(with_probe(fake_device()), shape(500, 60), Limits(None, memory_mb=4000.0), Some)
+    assert all(plan.trains for plan in plans.ranked)
 
 
 def test_an_export_is_charged_where_it_is_needed() -> None:
