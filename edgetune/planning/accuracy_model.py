@@ -5,7 +5,7 @@ plans; it promises no accuracy.
 
     trained    = (1 - LESS * frozen) * (STEPS / sqrt(steps) + ROWS / sqrt(distinct rows / 32))
                  + DEPTH * frozen² + CUT * cut
-    probe alone = PROBE - PROBE_DOUBLING * log2(rows / 64)
+    probe alone = PROBE - PROBE_DOUBLING * log2(rows / 64) + CUT * cut
 """
 
 from __future__ import annotations
@@ -58,11 +58,12 @@ def points_lost(
     return lost + (PAIRS_POINTS if pair else 0.0)
 
 
-def probe_points_lost(n_rows: int, kind: ProbeKind = "first token") -> float:
+def probe_points_lost(n_rows: int, cut_share: float = 0.0, kind: ProbeKind = "first token") -> float:
     """Return the same of a linear probe that is fitted on the features of so many rows.
 
     Args:
         n_rows: rows.
+        cut_share: as of `points_lost`.
         kind: what the features are of: the first token, the mean of all, or the texts of a pair apart.
     """
     at_64, doubling = {
@@ -70,4 +71,4 @@ def probe_points_lost(n_rows: int, kind: ProbeKind = "first token") -> float:
         "mean": (MEAN_POINTS, MEAN_DOUBLING),
         "apart": (APART_POINTS, APART_DOUBLING),
     }[kind]
-    return at_64 - doubling * math.log2(max(n_rows, 1) / PROBE_POINTS_ROWS)
+    return at_64 - doubling * math.log2(max(n_rows, 1) / PROBE_POINTS_ROWS) + CUT_POINTS * cut_share

@@ -20,18 +20,8 @@ def explain(plans: Plans, data: DataLengths, constraints: Constraints) -> Iterat
         yield device.note
     if device.speeds_note:
         yield device.speeds_note
-    if best.method == LINEAR_PROBE and data.pair and not plans.costs(best).trains:
-        yield (
-            "The two texts of a pair are encoded apart, and a linear probe is fitted on the features of "
-            f"{best.n_probe_rows:,} rows; training would make {_most_steps(plans)} steps, which are too few "
-            "for the encoder to learn to read pairs."
-        )
-    elif best.method == LINEAR_PROBE:
-        yield (
-            "The budget is too small to train the encoder, so a linear probe is fitted on the features of "
-            f"{best.n_probe_rows:,} rows; training would make {_most_steps(plans)} steps, and below about "
-            "ten steps the probe is more accurate."
-        )
+    if best.method == LINEAR_PROBE:
+        yield _probe(plans, data)
     else:
         yield from _rows(best)
         yield from _backend(plans)
@@ -47,8 +37,22 @@ def explain(plans: Plans, data: DataLengths, constraints: Constraints) -> Iterat
         )
 
 
-def _most_steps(plans: Plans) -> int:
-    return max((plan.n_steps for plan in plans.ranked), default=0)
+def _probe(plans: Plans, data: DataLengths) -> str:
+    """Say why a linear probe is fitted, and what training would make of the time."""
+    best = plans.best
+    apart = data.pair and not plans.costs(best).trains
+    what = "compares the two texts of a pair, encoded apart, and" if apart else "on the untouched encoder"
+    trained = _alternative(plans, lambda plan: True)
+    instead = (
+        "There is no time to train the encoder."
+        if trained is None
+        else f"Training would make {trained.n_steps:,} steps, with an expected loss of "
+        f"{-trained.expected_points:.1f} points (see docs/deadlines.md)."
+    )
+    return (
+        f"A linear probe {what} is fitted on {best.n_probe_rows:,} rows or more, with an expected loss of "
+        f"{-best.expected_points:.1f} accuracy points. {instead}"
+    )
 
 
 def _rows(best: Plan) -> Iterator[str]:

@@ -402,7 +402,7 @@ def plan_one(candidate: Candidate, deadline_s: float, limits: Limits, constraint
         probe = make(lines, n_rows=n_head, interval=(n_head, n_head), cache_mb=0.0)
         # Features of the backend that trains nothing are means; those of the others may be of one token.
         kind: ProbeKind = "first token" if trains else "apart" if candidate.data.pair else "mean"
-        found.append(_head_only(probe, kind))
+        found.append(_head_only(probe, kind, candidate.cut_share))
     return found
 
 
@@ -483,13 +483,13 @@ def _plan(
     )
 
 
-def _head_only(plan: Plan, kind: ProbeKind) -> Plan:
+def _head_only(plan: Plan, kind: ProbeKind, cut_share: float) -> Plan:
     return replace(
         plan,
         method=LINEAR_PROBE,
         n_steps=0,
         n_probe_rows=plan.n_rows,
-        expected_points=-probe_points_lost(plan.n_rows, kind),
+        expected_points=-probe_points_lost(plan.n_rows, cut_share, kind),
     )
 
 
