@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from edgetune.utils.metrics import cross_entropy, log_softmax
-from edgetune.utils.types import FloatArray, IntArray
+from edgetune.utils.types import BoolArray, FloatArray, IntArray
 
 STRENGTHS = (0.002, 0.01, 0.05, 0.25)
 """Inverse penalties (scikit-learn's C) on standardised features that are tried on held-out rows. Two classes
@@ -159,6 +159,7 @@ def cross_fit_linear_probe(
     tried, numbers = tuple(strengths), np.unique(folds).tolist()
     n_left = len(tried) * len(numbers)
     found: list[tuple[float, float, FloatArray]] = []
+    known = known_elsewhere(labels, folds)
     for strength in tried:
         logits = np.zeros((len(labels), n_classes), dtype=np.float32)
         for number in numbers:
@@ -169,9 +170,18 @@ def cross_fit_linear_probe(
             after_s = time_left_s()
             if after_s <= 0 or (before_s - after_s) * n_left > after_s:
                 return None
-        found.append((float(cross_entropy(logits, labels).mean()), strength, logits))
+        loss = float(cross_entropy(logits[known], labels[known]).mean()) if known.any() else 0.0
+        found.append((loss, strength, logits))
     _, strength, logits = min(found, key=lambda item: item[0])
     return strength, logits
+
+
+def known_elsewhere(labels: IntArray, folds: IntArray) -> BoolArray:
+    """Return whether another fold has the class of a row (n,): else the row says nothing of a learner."""
+    known = np.zeros(len(labels), dtype=np.bool_)
+    for fold in np.unique(folds):
+        known[folds == fold] = np.isin(labels[folds == fold], labels[folds != fold])
+    return known
 
 
 def probe_accuracy(probe: LinearProbe, features: FloatArray, labels: IntArray) -> float:

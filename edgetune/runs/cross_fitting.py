@@ -19,7 +19,12 @@ import numpy as np
 
 from edgetune.data.near_duplicates import near_duplicates
 from edgetune.data.token_store import TokenView
-from edgetune.learners.linear_probe import LinearProbe, cross_fit_linear_probe, fit_linear_probe
+from edgetune.learners.linear_probe import (
+    LinearProbe,
+    cross_fit_linear_probe,
+    fit_linear_probe,
+    known_elsewhere,
+)
 from edgetune.learners.ngrams import Ngrams
 from edgetune.utils.metrics import log_softmax
 from edgetune.utils.types import FloatArray, IntArray
@@ -83,20 +88,18 @@ def cross_fit(
     strength, logits = found
     texts = view.texts()
     of_ngrams = np.zeros_like(logits)
-    known = np.zeros(len(labels), dtype=np.bool_)
+    known = known_elsewhere(labels, folds)
     for fold in range(N_FOLDS):
         others, own = np.flatnonzero(folds != fold), np.flatnonzero(folds == fold)
         ngrams = Ngrams.fit(
             [texts[i] for i in others], labels[others], n_classes, seed=seed, time_left_s=time_left_s
         )
         of_ngrams[own] = ngrams.log_proba([texts[i] for i in own])
-        known[own] = np.isin(labels[own], labels[others])
     if not known.any():
         return None
     probe = fit_linear_probe(features, labels, n_classes, strength, lambda: time_left_s() <= 0)
     if time_left_s() <= 0:  # something was cut short
         return None
-    # A class that no other fold has says nothing of the learners.
     return CrossFit(probe, log_softmax(logits)[known], of_ngrams[known], labels[known])
 
 

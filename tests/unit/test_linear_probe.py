@@ -8,7 +8,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.linear_model import LogisticRegression
 
-from edgetune.learners.linear_probe import best_strength, fit_linear_probe, probe_accuracy
+from edgetune.learners.linear_probe import (
+    best_strength,
+    cross_fit_linear_probe,
+    fit_linear_probe,
+    known_elsewhere,
+    probe_accuracy,
+)
 from edgetune.utils.metrics import cross_entropy
 
 
@@ -87,3 +93,21 @@ def test_a_fit_that_is_stopped_gives_what_was_reached() -> None:
     assert next(asked, None) is None
     stopped, done = (cross_entropy(each.logits(features), labels).mean() for each in (head, whole))
     assert done < stopped < np.log(3)
+
+
+def test_a_class_of_one_fold_has_no_say_in_the_penalty() -> None:
+    rng = np.random.default_rng(0)
+    features = rng.normal(size=(60, 5)).astype(np.float32)
+    labels = (features[:, 0] > 0).astype(np.int64)
+    folds = np.arange(60) % 3
+    without = cross_fit_linear_probe(features, labels, 3, folds)
+    far = np.full((1, 5), 30.0, dtype=np.float32)  # a row that every fold gets wrong, whatever the penalty
+    more = cross_fit_linear_probe(
+        np.concatenate([features, far]), np.append(labels, 2), 3, np.append(folds, 0)
+    )
+    assert without is not None
+    assert more is not None
+    assert more[0] == without[0]
+    np.testing.assert_array_equal(
+        known_elsewhere(np.append(labels, 2), np.append(folds, 0)), [True] * 60 + [False]
+    )
