@@ -183,6 +183,14 @@ def finetune(
             show_default="True",
         ),
     ] = None,
+    learners: Annotated[
+        str | None,
+        typer.Option(
+            help="Learners that take part, with commas: ngrams, probe (a linear probe on the untouched "
+            "encoder, within a deadline), encoder (trained).",
+            show_default="all",
+        ),
+    ] = None,
     single: Annotated[
         bool | None,
         typer.Option(

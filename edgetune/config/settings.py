@@ -9,6 +9,8 @@ from typing import Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
+from edgetune.utils.errors import did_you_mean
+
 
 def frozen_depth(freeze: str) -> int:
     """Return how many of the lowest layers a `--freeze` freezes: 0 for `none`, `embeddings` and `auto`."""
@@ -225,6 +227,10 @@ class ModelSettings(Settings):
         return word
 
 
+LearnerName = Literal["ngrams", "probe", "encoder"]
+LEARNERS: tuple[LearnerName, ...] = get_args(LearnerName)
+
+
 class TrainSettings(Settings):
     """How the loop runs.
 
@@ -235,8 +241,10 @@ class TrainSettings(Settings):
         lr: peak learning rate; None: chosen from the model's width and the number of steps.
         decay: the rate falls linearly to 0 over `examples` seen, or over the `steps` of an unfiltered run.
         max_steps: stop after this many optimizer steps; None: when the data ends.
-        ngrams: whether an n-gram classifier is fitted too and combined with the encoder, by weights that are
-            fitted on training rows set aside for that.
+        learners: that take part: the `ngrams` classifier, the linear `probe` on the untouched encoder, and
+            the trained `encoder`. What several of them answer is combined, by weights that are fitted on
+            training rows set aside for that. Without a deadline there is no probe.
+        ngrams: False takes the n-grams out of `learners`.
         single: whether predictions come from the best learner alone.
         metric: what learners, passes and class weights are compared by on the rows set aside.
         class_weight: `balanced` predicts as if all classes were equally frequent: the logarithm of a class's
@@ -254,6 +262,7 @@ class TrainSettings(Settings):
     lr: float | None = Field(None, gt=0)
     decay: Literal["examples", "steps"] = "examples"
     max_steps: int | None = Field(None, ge=1)
+    learners: tuple[LearnerName, ...] = LEARNERS
     ngrams: bool = True
     single: bool = False
     metric: Literal["accuracy", "macro-f1"] = "accuracy"
@@ -261,6 +270,29 @@ class TrainSettings(Settings):
     keep: Literal["best", "last"] = "best"
     checkpoint_s: float | None = Field(None, ge=0)
     seed: int = Field(0, ge=0, le=MAX_SEED)
+
+    @property
+    def fits_ngrams(self) -> bool:
+        """Whether n-grams take part."""
+        return self.ngrams and "ngrams" in self.learners
+
+    @field_validator("learners", mode="before")
+    @classmethod
+    def _split_learners(cls, learners: object) -> object:
+        """Take names in one string, with commas between them."""
+        if not isinstance(learners, str | list | tuple):
+            return learners
+        names = learners.split(",") if isinstance(learners, str) else learners
+        found = [str(name).strip().lower().replace("-", "") for name in names]
+        for name in found:
+            if name not in LEARNERS:
+                hint = did_you_mean(name, LEARNERS)
+                raise ValueError(
+                    f'there is no learner "{name}".{hint} Give one or more of {", ".join(LEARNERS)}'
+                )
+        if not found:
+            raise ValueError(f"give one or more of {', '.join(LEARNERS)}")
+        return tuple(dict.fromkeys(found))
 
 
 class BudgetSettings(Settings):

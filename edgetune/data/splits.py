@@ -231,7 +231,7 @@ def open_splits(
             "the reported accuracy will be too optimistic."
         )
     held_out = None
-    if config.train.ngrams:
+    if config.train.fits_ngrams:
         train, held_out = _set_aside(train, np.random.default_rng([config.train.seed, 6]))
     store.release()
     return Splits(

@@ -64,6 +64,8 @@ def constraints_of(config: RunConfig, exported: Exported) -> Constraints:
         max_steps=train.max_steps,
         cache_mb=model.cache_mb,
         method=config.selection.method,
+        trains="encoder" in train.learners,
+        probes="probe" in train.learners,
         exported=exported,
     )
 

@@ -148,6 +148,8 @@ class Constraints:
         max_steps: optimizer steps, at most.
         cache_mb: for hidden states of the frozen layers, at most.
         method: how examples are chosen.
+        trains: whether the encoder may be trained.
+        probes: whether a linear probe may be fitted.
         exported: tells whether a backend at a depth needs no export, given (key, depth).
     """
 
@@ -160,6 +162,8 @@ class Constraints:
     max_steps: int | None = None
     cache_mb: float | None = None
     method: str = "train-all"
+    trains: bool = True
+    probes: bool = True
     exported: Callable[[str, int], bool] = lambda key, depth: True
 
     @property

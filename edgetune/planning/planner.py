@@ -52,6 +52,10 @@ MOST_PASSES, FEWEST_STEPS = 10, 300
 DEFAULT_CACHE_MB = 1000.0
 ROWS_PER_CLASS = 5
 """A linear probe is planned only if it sees this many rows per class on average."""
+NO_NGRAMS = (
+    "N-grams alone need a --deadline of a few seconds more than the start takes, no --memory limit, and rows "
+    "enough to set some aside; change that, or add the probe or the encoder to --learners."
+)
 LEAST_NGRAMS_S, NGRAMS_FILES_S = 1.5, 0.2
 """N-grams alone: seconds of the first fit, scikit-learn's import included, and of writing files, twice."""
 
@@ -63,6 +67,11 @@ def make_plans(device: DeviceCosts, data: DataLengths, limits: Limits, constrain
         BudgetError: none fits; the message has the fixed costs and the smallest deadline that would do.
     """
     deadline_s = _deadline_s(device, limits)
+    if not constraints.trains and not constraints.probes:
+        alone = ngrams_plan(device, data, limits, deadline_s)
+        if alone is None:
+            raise BudgetError(NO_NGRAMS)
+        return Plans((alone,), (), ("No other learner takes part (--learners).",), deadline_s, device)
     refused: list[tuple[str, str]] = [
         (costs.key, costs.available) for costs in device.backends if costs.available
     ]
@@ -362,7 +371,8 @@ def _lines(
 
 def plan_one(candidate: Candidate, deadline_s: float, limits: Limits, constraints: Constraints) -> list[Plan]:
     """Return what a candidate makes of the budget: its training, and the head alone."""
-    n_eval, n_probe_rows = _n_eval(candidate, deadline_s), _n_probe_rows(candidate, deadline_s)
+    n_eval = _n_eval(candidate, deadline_s)
+    n_probe_rows = _n_probe_rows(candidate, deadline_s) if constraints.probes else 0
     before, after, left_s = _lines(candidate, deadline_s, limits, n_eval, n_probe_rows)
     if left_s < _risk_s(
         before, after
@@ -393,8 +403,8 @@ def plan_one(candidate: Candidate, deadline_s: float, limits: Limits, constraint
     train_s = _seconds_for(candidate.train_row_s, later_s, n_distinct, n_rows)
     interval = (rows_in(left_s / (1 + spread)), rows_in(left_s * (1 + spread)))
     trained = make(before | {"train": train_s} | after, n_rows=n_rows, interval=interval, cache_mb=cache_mb)
-    found = [trained] if trains else []
-    if n_probe_rows and (candidate.depth == 0 or constraints.depth is not None):
+    found = [trained] if trains and constraints.trains else []
+    if constraints.probes and n_probe_rows and (candidate.depth == 0 or constraints.depth is not None):
         n_head = min(
             n_distinct, n_probe_rows + int(max(0.0, left_s) / max(candidate.probe_row_s, 1e-9)), 4096
         )

@@ -122,5 +122,7 @@ def _receipt(
 
 def why(prepared: PreparedRows) -> str:
     """Say why there is no encoder, and what deadline would do."""
+    if prepared.config.train.learners == ("ngrams",):
+        return "The n-gram classifier is used alone, as --learners asks."
     reasons = () if prepared.plans is None else prepared.plans.reasons
     return f"{WHY}. {reasons[0]}" if reasons else f"{WHY}."

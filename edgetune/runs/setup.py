@@ -138,10 +138,14 @@ def prepare(
     Raises:
         EdgetuneError: whatever is wrong, before anything is trained or written into the run folder.
     """
-    if config.train.class_weight == "balanced" and not config.train.ngrams:
+    if config.train.class_weight == "balanced" and not config.train.fits_ngrams:
         raise UsageError(
             "--class-weight balanced corrects the combined answer and cannot be used with --no-ngrams; "
             "remove one of the two options."
+        )
+    if "encoder" not in config.train.learners and not config.budget.limits_time:
+        raise UsageError(
+            "Without a deadline the encoder is trained; add the encoder to --learners, or give a --deadline."
         )
     with contextlib.ExitStack() as stack:
         model_loader = find_model_loader(config, cache_dir, stack)

@@ -131,7 +131,7 @@ class Training:
     def _begin(self, loop: Loop) -> None:
         """Fit the n-grams, make a first usable encoder under a deadline, and let the selector prepare."""
         self._ensemble.begin()
-        if self._deadline is not None:
+        if self._deadline is not None and "probe" in self._config.train.learners:
             self._make_linear_probe(self._deadline)
         if self._deadline is None or self._deadline.trains:
             loop.begin()

@@ -1,0 +1,124 @@
+"""A deadline that leaves no time for a training backend: the probe on the untouched encoder is fitted."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from architectures import ARCHITECTURES
+from conftest import RunCli, write_model
+
+from edgetune import load_run
+from edgetune.data.demo import demo_rows
+from edgetune.devices.device_profile import FixedCosts
+from tests.profile_samples import save_guess
+
+
+@pytest.fixture(scope="module")
+def encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small BERT that says that it was trained with mean pooling."""
+    folder = write_model(tmp_path_factory.mktemp("mean") / "bert", "bert", **ARCHITECTURES["bert"])
+    (folder / "1_Pooling").mkdir()
+    (folder / "1_Pooling" / "config.json").write_text(json.dumps({"pooling_mode_mean_tokens": True}))
+    return folder
+
+
+@pytest.fixture(scope="module", autouse=True)
+def slow_profile(encoder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """A profile by which opening a training backend takes two minutes."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("EDGETUNE_PROFILES", str(tmp_path_factory.mktemp("profiles")))
+        fixed = FixedCosts(
+            import_s=0.5, open_s=120, open_depth_s=120, export_s=0, save_s=0.4, save_model_s=0.3
+        )
+        save_guess(encoder, fixed)
+        yield
+
+
+@pytest.fixture(scope="module")
+def pairs_csv(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Pairs of texts; the label says whether they share their words."""
+    rng = np.random.default_rng(0)
+    words = sorted({word for text, _ in demo_rows(100, seed=0) for word in text.split() if word.isalpha()})
+    path = tmp_path_factory.mktemp("pairs") / "pairs.csv"
+    with path.open("w", newline="") as file:
+        out = csv.writer(file)
+        out.writerow(["one", "other", "label"])
+        for number in range(300):
+            first = rng.choice(words, 6, replace=False)
+            second = rng.permutation(first)[:5] if number % 2 else rng.choice(words, 5, replace=False)
+            out.writerow([" ".join(first), " ".join(second), ("differ", "alike")[number % 2]])
+    return path
+
+
+def finetune(run_cli: RunCli, data: Path, encoder: Path, out: Path, *more: object) -> dict[str, Any]:
+    common = ("--model", encoder, "--deadline", "60s", "--out", out, "--json")
+    done = run_cli("finetune", data, *common, *more)
+    assert done.code == 0, done.err
+    return dict(json.loads(done.out))
+
+
+def test_what_lies_in_the_folder_gives_the_accuracy_of_the_summary(
+    run_cli: RunCli, demo_csv: Path, demo_eval_csv: Path, encoder: Path, tmp_path: Path
+) -> None:
+    summary = finetune(run_cli, demo_csv, encoder, tmp_path / "run", "--eval", demo_eval_csv)
+    assert (summary["method"], summary["backend"]) == ("linear-probe", "onnx")
+    assert summary["n_steps"] == summary["n_trained"] == 0
+    names = [learner["name"] for learner in summary["ensemble"]["learners"]]
+    assert names == ["n-grams", "linear probe"]
+    run = load_run(tmp_path / "run")
+    assert run.evaluate(str(demo_eval_csv)).accuracy == pytest.approx(summary["accuracy"])
+    assert "transformers" in (tmp_path / "run" / "model" / "README.md").read_text()
+
+
+def test_the_texts_of_pairs_are_told_apart_in_the_saved_model(
+    run_cli: RunCli, pairs_csv: Path, encoder: Path, tmp_path: Path
+) -> None:
+    columns = ("--text", "one,other", "--pair", "--learners", "probe", "--eval", pairs_csv)
+    summary = finetune(run_cli, pairs_csv, encoder, tmp_path / "run", *columns)
+    assert summary["texts_apart"]
+    assert summary["ensemble"] is None
+    # An encoder that reads a pair together and was never trained does not know what its texts share.
+    assert summary["accuracy"] > 0.8
+    run = load_run(tmp_path / "run")
+    assert run.evaluate(str(pairs_csv)).accuracy == pytest.approx(summary["accuracy"])
+    card = (tmp_path / "run" / "model" / "README.md").read_text()
+    assert "from transformers import pipeline" not in card
+
+
+def test_learners_that_are_left_out_take_no_part(
+    run_cli: RunCli, demo_csv: Path, encoder: Path, tmp_path: Path
+) -> None:
+    summary = finetune(run_cli, demo_csv, encoder, tmp_path / "run", "--learners", "ngrams")
+    assert summary["method"] == "n-grams"
+    assert not (tmp_path / "run" / "model").exists()
+
+
+@pytest.mark.parametrize(
+    ("learners", "words"),
+    [("ngram", "ngrams"), ("nope", "probe"), (" , ", "encoder"), ("probe", "--deadline")],
+)
+def test_bad_learners_are_one_sentence(
+    run_cli: RunCli, demo_csv: Path, encoder: Path, tmp_path: Path, learners: str, words: str
+) -> None:
+    out = tmp_path / "run"
+    done = run_cli("finetune", demo_csv, "--model", encoder, "--out", out, "--learners", learners)
+    assert done.code in (1, 2)
+    assert words in done.err
+    assert "Traceback" not in done.err
+    assert not out.exists()
+
+
+def test_a_backend_that_trains_nothing_needs_a_deadline(
+    run_cli: RunCli, demo_csv: Path, encoder: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "run"
+    done = run_cli("finetune", demo_csv, "--model", encoder, "--out", out, "--backend", "onnx")
+    assert done.code in (1, 2)
+    assert "--deadline" in done.err
+    assert not out.exists()
