@@ -54,6 +54,8 @@ ROWS_PER_CLASS = 5
 """A linear probe is planned only if it sees this many rows per class on average."""
 EXIT_RATE = 0.4
 """Share of the exit's time where PyTorch was not imported: 0.8 of 2.4 s were measured."""
+PROBE_SAVE_CAUTION = 1.7
+"""As `SAVE_CAUTION`, where saving is copying files and exports nothing."""
 NO_NGRAMS = (
     "N-grams alone need a --deadline of a few seconds more than the start takes, no --memory limit, and rows "
     "enough to set some aside; change that, or add the probe or the encoder to --learners."
@@ -177,13 +179,13 @@ def _fixed(candidate: Candidate, limits: Limits) -> dict[str, float]:
 
 def _end(candidate: Candidate, deadline_s: float, n_eval: int, tight: bool = False) -> dict[str, float]:
     """Return what is kept for the end, in order."""
-    device, fixed = candidate.device, candidate.costs.fixed
+    device, fixed, trains = candidate.device, candidate.costs.fixed, candidate.costs.trains
     return {
-        "save": SAVE_CAUTION * fixed.save_s,
+        "save": (SAVE_CAUTION if trains else PROBE_SAVE_CAUTION) * fixed.save_s,
         "ensemble": ensemble_s(candidate, deadline_s, tight),
         "evaluate": max(LEAST_EVALUATION_S, n_eval * candidate.evaluate_row_s),
-        "report": device.report_s,
-        "exit": device.exit_s if candidate.costs.trains else EXIT_RATE * device.exit_s,
+        "report": device.report_s if trains else NGRAMS_FILES_S,  # without a picture of the training
+        "exit": device.exit_s if trains else EXIT_RATE * device.exit_s,
         "margin": margin_s(deadline_s) if math.isfinite(deadline_s) else 0.0,
     }
 
