@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,14 +38,18 @@ class Prediction:
     """What the model says of one text.
 
     Attributes:
-        label: the most probable label's name.
-        probability: of that label, in [0, 1].
-        probabilities: by label name; they add up to 1.
+        label: the most probable label's name; None for an empty text.
+        probability: of that label, in [0, 1]; not a number for an empty text.
+        probabilities: by label name; they add up to 1. {} for an empty text.
     """
 
-    label: str
+    label: str | None
     probability: float
     probabilities: dict[str, float]
+
+
+NO_PREDICTION = Prediction(None, math.nan, {})
+"""Of an empty text."""
 
 
 class Run:
@@ -167,18 +172,23 @@ class Run:
         tokenizer.enable_truncation(self.max_length)
         return tokenizer
 
-    def _predict_chunk(self, tokenizer: Any, texts: list[str | tuple[str, str]]) -> Iterator[Prediction]:
+    def _predict_chunk(self, tokenizer: Any, inputs: list[str | tuple[str, str]]) -> Iterator[Prediction]:
+        joined = [text if isinstance(text, str) else PAIR_SEPARATOR.join(text) for text in inputs]
+        filled = [i for i, text in enumerate(joined) if text.strip()]  # the separator is white space
         logits = None
-        if self.needs_encoder:
-            source = _EncodedTexts(tokenizer.encode_batch(texts))
-            logits = np.zeros((len(texts), len(self.label_names)), dtype=np.float32)
+        if self.needs_encoder and filled:
+            source = _EncodedTexts(tokenizer.encode_batch([inputs[i] for i in filled]))
+            logits = np.zeros((len(filled), len(self.label_names)), dtype=np.float32)
             for rows, values in self._logits(source):
                 logits[rows] = values
-        joined = [text if isinstance(text, str) else PAIR_SEPARATOR.join(text) for text in texts]
-        for row in softmax(self._combined(joined, logits)):
-            best = int(row.argmax())
-            by_name = {name: float(p) for name, p in zip(self.label_names, row, strict=True)}
-            yield Prediction(self.label_names[best], float(row[best]), by_name)
+        found = [NO_PREDICTION] * len(inputs)
+        if filled:
+            probabilities = softmax(self._combined([joined[i] for i in filled], logits))
+            for i, row in zip(filled, probabilities, strict=True):
+                best = int(row.argmax())
+                by_name = {name: float(p) for name, p in zip(self.label_names, row, strict=True)}
+                found[i] = Prediction(self.label_names[best], float(row[best]), by_name)
+        yield from found
 
     def _combined(self, texts: Sequence[str], logits: FloatArray | None) -> FloatArray:
         """Return logits or log-probabilities (N, C) of the whole answer."""

@@ -13,7 +13,12 @@ from edgetune.data.examples import DataOptions
 from edgetune.inference.saved_run import CHUNK
 from edgetune.utils.errors import DataError, RunError, UsageError
 
-TEXTS = ["I was charged twice for the kettle", "the parcel never came", "", "my password does not work " * 40]
+TEXTS = [
+    "I was charged twice for the kettle",
+    "the parcel never came",
+    "?",
+    "my password does not work " * 40,
+]
 
 
 @pytest.fixture
@@ -24,7 +29,9 @@ def copied(trained: Trained, tmp_path: Path) -> Path:
 
 def test_predicts_labels_with_probabilities(trained: Trained) -> None:
     run = load_run(trained.folder)
-    for found in run.predict(TEXTS):
+    *found_all, empty = run.predict([*TEXTS, " "])
+    assert (empty.label, empty.probabilities) == (None, {})
+    for found in found_all:
         assert tuple(found.probabilities) == run.label_names == ("billing", "defect", "delivery", "login")
         assert sum(found.probabilities.values()) == pytest.approx(1, abs=1e-6)
         assert found.probability == max(found.probabilities.values()) == found.probabilities[found.label]
