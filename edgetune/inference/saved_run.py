@@ -14,6 +14,7 @@ from edgetune.config.settings import RunConfig
 from edgetune.config.toml_config import load_config, make_config
 from edgetune.data.batches import Batch, sequential_batches
 from edgetune.data.examples import DataOptions
+from edgetune.data.in_memory import Data, Texts, as_path, texts_of
 from edgetune.data.token_build import CHUNK_CHARS, truncate_text
 from edgetune.data.token_format import PAIR_SEPARATOR, TokenizerSpec
 from edgetune.data.token_store import TokenView
@@ -23,7 +24,7 @@ from edgetune.models.checks import check_config, open_tokenizer
 from edgetune.models.source import max_positions
 from edgetune.run_files.run_folder import ENSEMBLE, damage_errors, finish_placing_if_idle
 from edgetune.run_files.summary import read_summary
-from edgetune.utils.errors import RunError, UsageError
+from edgetune.utils.errors import RunError
 from edgetune.utils.machine import cache_folder
 from edgetune.utils.metrics import Evaluation, evaluate_predictions, softmax
 from edgetune.utils.types import FloatArray, IntArray
@@ -125,15 +126,20 @@ class Run:
         for batch in sequential_batches(source, BATCH_SIZE):
             yield batch.rows, self._score(batch)
 
-    def predict(self, texts: Sequence[str | tuple[str, str]]) -> list[Prediction]:
-        """Classify texts, or sentence pairs given as tuples.
+    def predict(self, texts: Texts, options: DataOptions | None = None) -> list[Prediction]:
+        """Classify texts, or sentence pairs given as tuples; an empty text gets no label.
+
+        Args:
+            texts: a list of them, or a table: a list of dicts, a dict of columns, a pandas `Series` or
+                `DataFrame`, or a `datasets.Dataset`.
+            options: which columns of a table hold the text; by default those of training.
 
         Raises:
-            UsageError: one string was given where a list is needed.
+            UsageError: something else was given, or an item is no text.
+            DataError: a cell of a table is no text.
         """
-        if isinstance(texts, str):
-            raise UsageError("predict takes a list of texts, not a single string; wrap the text in a list.")
-        return list(self.predict_all(texts))
+        options = self.data_options() if options is None else options
+        return list(self.predict_all(texts_of(texts, options)))
 
     def predict_all(self, texts: Iterable[str | tuple[str, str]]) -> Iterator[Prediction]:
         """Classify any number of texts, in constant memory and in their order."""
@@ -206,7 +212,7 @@ class Run:
 
     def evaluate(
         self,
-        path: str,
+        data: Data,
         options: DataOptions | None = None,
         *,
         cache_dir: Path | None = None,
@@ -215,15 +221,17 @@ class Run:
         """Measure the model on labelled text.
 
         Args:
-            path: as in training.
+            data: a path as in training, or rows in memory: a list of (text, label) pairs or of dicts, a dict
+                of columns, a pandas `DataFrame`, or a `datasets.Dataset`.
             options: how to read it; by default as the run read its own data.
-            cache_dir: where tokens are kept.
+            cache_dir: where tokens are kept, and a copy of rows in memory.
             max_bad_rows: share of unusable rows above which nothing is measured.
 
         Raises:
             DataError: the text cannot be used, or has a label the model does not know.
+            UsageError: it is neither a path nor rows.
         """
-        view = self._view(path, options, cache_dir, max_bad_rows)
+        view = self._view(data, options, cache_dir, max_bad_rows)
         return evaluate_predictions(self._score_view(view), view.labels, view.label_names)
 
     def answers(
@@ -243,7 +251,7 @@ class Run:
         return self._score_view(view).argmax(axis=1), view.labels
 
     def _view(
-        self, path: str, options: DataOptions | None, cache_dir: Path | None, max_bad_rows: float
+        self, data: Data, options: DataOptions | None, cache_dir: Path | None, max_bad_rows: float
     ) -> TokenView:
         """Open labelled text with the model's tokenizer and class ids."""
         if options is None:
@@ -252,6 +260,7 @@ class Run:
         from edgetune.data.splits import open_cached
 
         cache = cache_folder() if cache_dir is None else cache_dir
+        path = as_path(data, cache, options)
         rows = open_cached(path, options, spec, cache, max_bad_rows, min_classes=1)
         return rows.relabel(self.label_names)
 
