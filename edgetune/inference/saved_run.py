@@ -218,7 +218,7 @@ class Run:
         cache_dir: Path | None = None,
         max_bad_rows: float = 0.01,
     ) -> Evaluation:
-        """Measure the model on labelled text.
+        """Measure the model on labelled text; rows with a label that it does not know count as wrong.
 
         Args:
             data: a path as in training, or rows in memory: a list of (text, label) pairs or of dicts, a dict
@@ -228,7 +228,7 @@ class Run:
             max_bad_rows: share of unusable rows above which nothing is measured.
 
         Raises:
-            DataError: the text cannot be used, or has a label the model does not know.
+            DataError: the text cannot be used, or has only labels that the model does not know.
             UsageError: it is neither a path nor rows.
         """
         view = self._view(data, options, cache_dir, max_bad_rows)
@@ -238,6 +238,8 @@ class Run:
         self, path: str, options: DataOptions | None = None, *, cache_dir: Path | None = None
     ) -> tuple[IntArray, IntArray]:
         """Predict the rows of labelled text; return predicted and true class ids, in the rows' order.
+
+        Labels that the model does not know have ids above its own.
 
         Args:
             path: as in training.
@@ -281,9 +283,12 @@ def score_view(score: Any, view: TokenView, batch_size: int = BATCH_SIZE) -> Flo
         view: labelled rows.
         batch_size: rows per call.
     """
-    logits = np.empty((len(view), len(view.label_names)), dtype=np.float32)
+    logits = np.empty((0, 0), dtype=np.float32)
     for number, batch in enumerate(sequential_batches(view, batch_size)):
-        logits[view.positions[batch.rows]] = score(batch)
+        found = score(batch)
+        if not number:
+            logits = np.empty((len(view), found.shape[1]), dtype=np.float32)
+        logits[view.positions[batch.rows]] = found
         if number % 64 == 0:
             view.release()
     return logits

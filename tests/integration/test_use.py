@@ -98,6 +98,34 @@ def test_evaluates_like_the_run(trained: Trained, run_cli: RunCli) -> None:
     assert "billing" in out
 
 
+def test_labels_that_no_training_row_has(trained: Trained, run_cli: RunCli, tmp_path: Path) -> None:
+    """Their rows count as wrong, and both commands say how many there are."""
+    with trained.evaluation.open(encoding="utf-8", newline="") as file:
+        rows = list(csv.reader(file))
+    label_at = rows[0].index("label")
+    for row in rows[1:11]:
+        row[label_at] = "gardening"
+    path = tmp_path / "other.csv"
+    with path.open("w", encoding="utf-8", newline="") as file:
+        csv.writer(file).writerows(rows)
+    code, out, err = run_cli("evaluate", trained.folder, path)
+    assert code == 0, err
+    assert "10 of 100" in out
+    assert '"gardening" (10 rows)' in out
+    code, out, err = run_cli(
+        *("finetune", trained.train, "--eval", path, "--model", trained.model, "--max-steps", 2),
+        *("--out", tmp_path / "run", "--json"),
+    )
+    assert code in (0, 3), err
+    result = json.loads(out)
+    assert result["n_eval"] == 100
+    assert result["accuracy"] <= 0.9
+    assert any('"gardening" (10 rows)' in warning for warning in result["warnings"])
+    assert "gardening" not in result["label_names"]
+    (unknown,) = [one for one in result["per_class"] if one["label"] == "gardening"]
+    assert (unknown["recall"], unknown["support"]) == (0.0, 10)
+
+
 def test_one_reading_option_keeps_the_others_of_the_run(
     trained: Trained, run_cli: RunCli, tmp_path: Path
 ) -> None:
