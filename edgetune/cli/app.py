@@ -123,7 +123,8 @@ def predict(
         predictions = predict_lines(opened, texts if texts else stdin_lines(), unsure)
     if out is not None:
         write_predictions(predictions, out, all_)
-        print(f"Wrote {predictions.n_rows:,} predictions to {out}.", file=sys.stderr)
+        n_predicted = predictions.n_rows - predictions.n_empty
+        print(f"Wrote {n_predicted:,} predictions to {out}.", file=sys.stderr)
     else:
         print_predictions(predictions, as_json)
     for note in predictions.notes():

@@ -18,6 +18,7 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from edgetune.data.arrow import dataset_table
+from edgetune.data.columns import choose_columns
 from edgetune.data.examples import DataOptions, texts_of_table
 from edgetune.data.table import BadRow, Row, Table
 from edgetune.utils.cache import cache_subfolder, mark_in_use
@@ -47,10 +48,10 @@ def as_path(data: Data, cache_dir: os.PathLike[str], options: DataOptions) -> st
     Args:
         data: see `Data`.
         cache_dir: where the copy is kept; `edgetune clean` removes it.
-        options: name the columns of a list of pairs.
+        options: which columns hold text and label; a list of pairs has columns of these names.
 
     Raises:
-        UsageError: it is neither a path nor rows.
+        UsageError: it is neither a path nor rows, or the text or label column cannot be found.
         DataError: there are no rows.
         ResourceError: the copy cannot be written.
     """
@@ -59,6 +60,7 @@ def as_path(data: Data, cache_dir: os.PathLike[str], options: DataOptions) -> st
     table = _as_table(data)
     if table is None:
         table = _table_of_pairs(_items(data, LABELLED), options)
+    choose_columns(table.file, table.columns, options.text, options.label, options.pair)
     return _written(table, cache_dir)
 
 

@@ -107,11 +107,12 @@ class Predictions:
         """Say how many rows have no label, and whether the output's columns have unusual names."""
         found = []
         if self.n_empty:
-            found.append(f"{self.n_empty:,} of {self.n_rows:,} texts are empty and have no prediction.")
+            are = "is empty and has" if self.n_empty == 1 else "are empty and have"
+            found.append(f"{self.n_empty:,} of {self.n_rows:,} texts {are} no prediction.")
         if self._unsure is not None:
             found.append(
-                f'{self.n_unsure:,} of {self.n_rows:,} predictions are "{UNSURE}": '
-                f"their probability is below {self._unsure:g}."
+                f'The prediction is "{UNSURE}" for {self.n_unsure:,} of {self.n_rows:,} texts, whose '
+                f"probability is below {self._unsure:g}."
             )
         usual = ("predicted", "probability")
         names = self.names(*usual)

@@ -47,6 +47,7 @@ def settings_of_call(train: Data, settings: dict[str, Any], cache_dir: Path) -> 
     options = DataOptions(
         text=tuple(text) if isinstance(text, list | tuple) else (),
         label=label if isinstance(label, str) else None,
+        pair=settings.get("pair") is True,
     )
     settings["train"] = as_path(train, cache_dir, options)
     if settings.get("eval") is not None:

@@ -132,6 +132,8 @@ def test_what_is_no_text(data: Any, says: str) -> None:
         (5, "path of a file"),
         (b"a.csv", "path of a file"),
         ([], "no rows"),
+        ({"text": ["a"]}, "of the data contains the label"),
+        (WIDE, "of the data contains the text"),
         (pd.DataFrame({"text": [], "label": []}), "no rows"),
         (["only", "texts"], r"Item 0 .*\(text, label\) pair"),
         ([("a", "x"), None], "Item 1 .* None"),
