@@ -86,9 +86,19 @@ def predict(
     header: Header = None,
     encoding: Encoding = None,
     delimiter: Delimiter = None,
+    unsure: Annotated[
+        float | None,
+        typer.Option(
+            help='Predict "unsure" where the probability is below this, such as 0.6.', show_default="never"
+        ),
+    ] = None,
+    all_: Annotated[
+        bool,
+        typer.Option("--all", help="Also write a column with the probability of each class to a .csv file."),
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object per text.")] = False,
 ) -> None:
-    """Classify texts with a trained model.
+    """Classify texts with a trained model, one row of output per row of input.
 
     Example: edgetune predict runs/reviews "the battery died in a day"
     """
@@ -104,16 +114,21 @@ def predict(
     opened = load_run(run)
     if file is not None and texts:
         raise UsageError("Give texts or --file, not both.")
+    if all_ and out is None and not as_json:
+        raise UsageError("--all writes columns: add --out FILE.csv, or print the probabilities with --json.")
     if file is not None:
         options = _options(text, pair, header, encoding, delimiter)
-        rows = predict_file(opened, file, options)
+        predictions = predict_file(opened, file, options, unsure)
     else:
-        rows = predict_lines(opened, texts if texts else stdin_lines())
+        predictions = predict_lines(opened, texts if texts else stdin_lines(), unsure)
     if out is not None:
-        n_written = write_predictions(rows, out)
-        print(f"Wrote {n_written:,} predictions to {out}.", file=sys.stderr)
+        write_predictions(predictions, out, all_)
+        n_predicted = predictions.n_rows - predictions.n_empty
+        print(f"Wrote {n_predicted:,} predictions to {out}.", file=sys.stderr)
     else:
-        print_predictions(rows, as_json)
+        print_predictions(predictions, as_json)
+    for note in predictions.notes():
+        print(note, file=sys.stderr)
 
 
 @app.command()

@@ -257,6 +257,16 @@ def arrow_table(name: str, schema: Any, batches: ArrowBatches) -> Table:
     return Table(name, columns, True, (), rows)
 
 
+def dataset_table(name: str, dataset: Any) -> Table:
+    """Make a table of a `datasets.Dataset`; ids of a `ClassLabel` become their names."""
+
+    def batches(columns: list[str]) -> Iterator[tuple[None, Any]]:
+        for batch in dataset.select_columns(columns).with_format("arrow").iter(batch_size=BATCH_ROWS):
+            yield None, batch
+
+    return arrow_table(name, dataset.features.arrow_schema, batches)
+
+
 def class_names(metadata: dict[bytes, bytes] | None) -> dict[str, list[str]]:
     """Return the class names that `datasets` keeps in a file's schema, by column."""
     try:

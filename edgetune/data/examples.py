@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -27,7 +27,16 @@ from edgetune.utils.errors import DataError, UsageError
 from edgetune.utils.hub import HUB_PREFIX
 from edgetune.utils.limits import MAX_LABEL_CHARS, MAX_LINE_CHARS
 
-__all__ = ["BadRow", "DataOptions", "Example", "read_examples", "read_texts"]
+__all__ = [
+    "BadRow",
+    "DataOptions",
+    "Example",
+    "TextRow",
+    "TextTable",
+    "open_texts",
+    "read_examples",
+    "texts_of_table",
+]
 
 
 @dataclass(frozen=True)
@@ -121,11 +130,46 @@ def _excerpt(values: Iterable[Any]) -> str:
     return excerpt_of("\t".join(str(value)[:EXCERPT_LENGTH] for value in values))
 
 
-def read_texts(path: str, options: DataOptions) -> Iterator[tuple[int, str, str | None]]:
-    """Yield (line, text, text pair) of every row; no label is needed. A .txt file is one text per line.
+class TextRow(NamedTuple):
+    """One row to classify.
+
+    Attributes:
+        line: 1-based physical line where the file has lines, else 1-based row number.
+        text: without white space around it; may be empty.
+        text_pair: the second text where the options say that there are two.
+        values: of all columns, as they are in the input.
+    """
+
+    line: int
+    text: str
+    text_pair: str | None
+    values: Sequence[Any]
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether there is no text to classify."""
+        return not self.text and not self.text_pair
+
+
+@dataclass(frozen=True)
+class TextTable:
+    """Rows to classify.
+
+    Attributes:
+        columns: names of all columns of the input.
+        rows: one per row of the input, in its order.
+    """
+
+    columns: tuple[str, ...]
+    rows: Iterator[TextRow]
+
+
+def open_texts(path: str, options: DataOptions) -> TextTable:
+    """Open rows to classify; no label is needed. A .txt file is one text per line.
 
     Raises:
         DataError: also where a single row cannot be read, because every row must get its prediction.
+        UsageError: the text column cannot be found.
     """
     if not path.startswith(HUB_PREFIX):
         place = require_exists(path)
@@ -134,23 +178,41 @@ def read_texts(path: str, options: DataOptions) -> Iterator[tuple[int, str, str 
                 raise UsageError(
                     f"{path} contains one text per line, but a text pair needs two columns; use a CSV file."
                 )
-            for number, line in enumerate(open_text(place, options.encoding).lines(), start=1):
-                if text := line.strip():
-                    yield number, _checked(path, number, text), None
-            return
-    table = _open(path, options)
-    first_row = None if table.has_names else table.first_row
+            lines = open_text(place, options.encoding).lines()
+            return TextTable(("text",), _text_lines(path, lines))
+    return texts_of_table(_open(path, options), options)
+
+
+def texts_of_table(table: Table, options: DataOptions) -> TextTable:
+    """Take the texts out of a table; see `open_texts`."""
+    label = options.label if options.label in table.columns else None
     chosen = choose_columns(
-        table.file, table.columns, options.text, None, options.pair, need_label=False, first_row=first_row
+        table.file,
+        table.columns,
+        options.text,
+        label,
+        options.pair,
+        need_label=False,
+        first_row=None if table.has_names else table.first_row,
     )
-    for row in table.read(chosen.text):
+    return TextTable(table.columns, _text_rows(table, chosen.text, options.pair))
+
+
+def _text_rows(table: Table, text_at: Sequence[int], pair: bool) -> Iterator[TextRow]:
+    for row in table.read(range(len(table.columns))):
         if isinstance(row, BadRow):
             raise DataError(f"{row.file}:{row.line} cannot be read: {row.reason} ({row.excerpt}).")
+        line, values = row
         try:
-            text, text_pair = _texts(row[1], options.pair)
+            text, text_pair = _texts([values[i] for i in text_at], pair)
         except _Unusable as error:
-            raise DataError(f"{table.file}:{row[0]} cannot be read: {error}.") from error
-        yield row[0], text, text_pair
+            raise DataError(f"{table.file}:{line} cannot be read: {error}.") from error
+        yield TextRow(line, text, text_pair, values)
+
+
+def _text_lines(path: str, lines: Iterable[str]) -> Iterator[TextRow]:
+    for number, line in enumerate(lines, start=1):
+        yield TextRow(number, _checked(path, number, line.strip()), None, (line,))
 
 
 def _checked(path: str, line: int, text: str) -> str:

@@ -76,7 +76,7 @@ def label_files(folder: Path) -> Iterator[Path]:
 
 
 def read_folder(folder: Path, encoding: str) -> Table:
-    """Open a folder of labelled text files as a table of text and label; a row is a file.
+    """Open a folder of labelled text files as a table of text, label and file; a row is a file.
 
     Raises:
         DataError: the folder has another layout.
@@ -101,7 +101,7 @@ def read_folder(folder: Path, encoding: str) -> Table:
                 text = data.decode(codec, "surrogateescape")
             except UnicodeError:
                 text = "\udcff"  # a bad row for the same reason as one with undecodable bytes
-            values = (text, path.parent.name)
+            values = (text, path.parent.name, path.relative_to(folder).as_posix())
             yield number, [values[i] for i in columns]
 
-    return Table(str(folder), ("text", "label"), True, (), rows)
+    return Table(str(folder), ("text", "label", "file"), True, (), rows)

@@ -101,7 +101,7 @@ def joined_record(lines: Iterator[str], dialect: Dialect) -> list[str] | None:
 
 
 def records(lines: Iterator[str], dialect: Dialect, width: int = 0) -> Iterator[Record]:
-    """Yield records, blank lines left out.
+    """Yield records, blank lines left out; a line of as many tabs as the first record has is a row.
 
     Args:
         lines: physical lines.
@@ -112,17 +112,24 @@ def records(lines: Iterator[str], dialect: Dialect, width: int = 0) -> Iterator[
         allow_long_fields()
         yield from _quoted_records(lines, dialect, width)
         return
-    delimiter = dialect.delimiter
+    delimiter, n_delimiters = dialect.delimiter, 0
     for number, line in enumerate(lines, start=1):
-        if line and not line.isspace():
-            yield number, line.split(delimiter), line
+        if line and (not line.isspace() or _is_empty_row(line, delimiter, n_delimiters)):
+            fields = line.split(delimiter)
+            n_delimiters = n_delimiters or len(fields) - 1
+            yield number, fields, line
+
+
+def _is_empty_row(blank: str, delimiter: str, n_delimiters: int) -> bool:
+    """Whether a line of white space is a row of empty cells; before the first record none is."""
+    return n_delimiters > 0 and blank.count(delimiter) == n_delimiters
 
 
 def _quoted_records(lines: Iterator[str], dialect: Dialect, width: int) -> Iterator[Record]:
     """Yield CSV records; a quote that is never closed costs its own line at most, not the lines after it."""
     waiting: deque[str] = deque()  # lines read ahead for a record that turned out not to have them
     ahead = LookAhead()
-    number = 0
+    number = n_delimiters = 0
     while True:
         if waiting:
             line = waiting.popleft()
@@ -132,14 +139,16 @@ def _quoted_records(lines: Iterator[str], dialect: Dialect, width: int) -> Itera
             return
         number += 1
         if '"' not in line:
-            if line and not line.isspace():
+            if line and (not line.isspace() or _is_empty_row(line, dialect.delimiter, n_delimiters)):
                 fields = line.split(dialect.delimiter)
                 width = width or len(fields)
+                n_delimiters = n_delimiters or len(fields) - 1
                 yield number, [field.lstrip() for field in fields] if dialect.skip_space else fields, line
             continue
         record, n_more = _quoted_record(line, waiting, lines, dialect, width, ahead)
         ahead.passed(n_more + 1, len(line))
         width = width or len(record)
+        n_delimiters = n_delimiters or len(record) - 1
         yield number, record, line
         number += n_more
 

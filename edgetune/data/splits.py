@@ -20,6 +20,7 @@ from edgetune.data.token_store import TokenStore, TokenView
 from edgetune.data.tokens import open_tokens
 from edgetune.utils.cache import cache_subfolder, mark_in_use
 from edgetune.utils.errors import ResourceError
+from edgetune.utils.formatting import describe_unknown
 from edgetune.utils.types import IntArray, Say
 
 HELD_OUT_RATE, MOST_HELD_OUT = 0.1, 1000
@@ -218,6 +219,9 @@ def open_splits(
         eval_store = reader(config.data.eval, 1, config.data.max_holdout_rows)
         stores.append(eval_store)
         train, evaluation, source = everything, eval_store.relabel(names), config.data.eval
+        counts = evaluation.counts
+        if unknown := {name: counts[name] for name in evaluation.label_names[len(names) :]}:
+            warnings.append(describe_unknown(unknown, len(evaluation)))
     else:
         rng = np.random.default_rng([config.train.seed, 1])
         train_rows, eval_rows = split_holdout(

@@ -23,6 +23,7 @@ from edgetune.data.token_format import (
     Meta,
 )
 from edgetune.utils.errors import DataError
+from edgetune.utils.formatting import describe_counts
 from edgetune.utils.sanitize import brief
 from edgetune.utils.types import IntArray
 
@@ -136,23 +137,24 @@ class TokenView:
     def relabel(self, names: Sequence[str]) -> TokenView:
         """Return the same rows with ids in a model's label order.
 
+        Labels that the model does not have follow its own in `label_names`: no prediction of it is right for
+        their rows.
+
         Raises:
-            DataError: a row's label is not among `names`.
+            DataError: no row's label is among `names`.
         """
         ids = {name: i for i, name in enumerate(names)}
-        unseen = [(name, count) for name, count in self.counts.items() if count and name not in ids]
-        if unseen:
-            shown = ", ".join(
-                f'"{brief(name)}" ({count:,} row{"s"[: count != 1]})' for name, count in unseen[:5]
-            )
-            more = f" and {len(unseen) - 5} more" if len(unseen) > 5 else ""
+        counts = {name: count for name, count in self.counts.items() if count}
+        unknown = [name for name in counts if name not in ids]
+        if counts and len(unknown) == len(counts):
             known = ", ".join(f'"{brief(name)}"' for name in names[:20]) + (", …" if len(names) > 20 else "")
             raise DataError(
-                f"{self.store.meta.source} contains labels that the model does not know: {shown}{more}. "
-                f"The labels of the model are {known}."
+                f"{self.store.meta.source} contains only labels that the model does not know: "
+                f"{describe_counts(counts)}. The labels of the model are {known}."
             )
+        ids |= {name: len(names) + i for i, name in enumerate(unknown)}
         new_ids = np.array([ids.get(name, -1) for name in self.label_names], dtype=np.int32)
-        view = TokenView(self.store, self.rows, new_ids[self.labels], names, self.limit)
+        view = TokenView(self.store, self.rows, new_ids[self.labels], (*names, *unknown), self.limit)
         if "lengths" in self.__dict__:
             view.lengths = self.lengths
         return view
@@ -280,11 +282,7 @@ class TokenStore:
         return TokenView(self, np.asarray(rows), self.labels[rows], self.label_names)
 
     def relabel(self, names: Sequence[str]) -> TokenView:
-        """Return all rows with ids in a model's label order.
-
-        Raises:
-            DataError: a row's label is not among `names`.
-        """
+        """Return all rows with ids in a model's label order; see `TokenView.relabel`."""
         everything = TokenView(self, np.arange(self.n_rows, dtype=np.int32), self.labels, self.label_names)
         everything.lengths = self.lengths
         return everything.relabel(names)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +14,7 @@ from edgetune.config.settings import RunConfig
 from edgetune.config.toml_config import load_config, make_config
 from edgetune.data.batches import Batch, sequential_batches
 from edgetune.data.examples import DataOptions
+from edgetune.data.in_memory import Data, Texts, as_path, texts_of
 from edgetune.data.token_build import CHUNK_CHARS, truncate_text
 from edgetune.data.token_format import PAIR_SEPARATOR, TokenizerSpec
 from edgetune.data.token_store import TokenView
@@ -22,7 +24,7 @@ from edgetune.models.checks import check_config, open_tokenizer
 from edgetune.models.source import max_positions
 from edgetune.run_files.run_folder import ENSEMBLE, damage_errors, finish_placing_if_idle
 from edgetune.run_files.summary import read_summary
-from edgetune.utils.errors import RunError, UsageError
+from edgetune.utils.errors import RunError
 from edgetune.utils.machine import cache_folder
 from edgetune.utils.metrics import Evaluation, evaluate_predictions, softmax
 from edgetune.utils.types import FloatArray, IntArray
@@ -37,14 +39,18 @@ class Prediction:
     """What the model says of one text.
 
     Attributes:
-        label: the most probable label's name.
-        probability: of that label, in [0, 1].
-        probabilities: by label name; they add up to 1.
+        label: the most probable label's name; None for an empty text.
+        probability: of that label, in [0, 1]; not a number for an empty text.
+        probabilities: by label name; they add up to 1. {} for an empty text.
     """
 
-    label: str
+    label: str | None
     probability: float
     probabilities: dict[str, float]
+
+
+NO_PREDICTION = Prediction(None, math.nan, {})
+"""Of an empty text."""
 
 
 class Run:
@@ -120,15 +126,20 @@ class Run:
         for batch in sequential_batches(source, BATCH_SIZE):
             yield batch.rows, self._score(batch)
 
-    def predict(self, texts: Sequence[str | tuple[str, str]]) -> list[Prediction]:
-        """Classify texts, or sentence pairs given as tuples.
+    def predict(self, texts: Texts, options: DataOptions | None = None) -> list[Prediction]:
+        """Classify texts, or sentence pairs given as tuples; an empty text gets no label.
+
+        Args:
+            texts: a list of them, or a table: a list of dicts, a dict of columns, a pandas `Series` or
+                `DataFrame`, or a `datasets.Dataset`.
+            options: which columns of a table hold the text; by default those of training.
 
         Raises:
-            UsageError: one string was given where a list is needed.
+            UsageError: something else was given, or an item is no text.
+            DataError: a cell of a table is no text.
         """
-        if isinstance(texts, str):
-            raise UsageError("predict takes a list of texts, not a single string; wrap the text in a list.")
-        return list(self.predict_all(texts))
+        options = self.data_options() if options is None else options
+        return list(self.predict_all(texts_of(texts, options)))
 
     def predict_all(self, texts: Iterable[str | tuple[str, str]]) -> Iterator[Prediction]:
         """Classify any number of texts, in constant memory and in their order."""
@@ -167,18 +178,23 @@ class Run:
         tokenizer.enable_truncation(self.max_length)
         return tokenizer
 
-    def _predict_chunk(self, tokenizer: Any, texts: list[str | tuple[str, str]]) -> Iterator[Prediction]:
+    def _predict_chunk(self, tokenizer: Any, inputs: list[str | tuple[str, str]]) -> Iterator[Prediction]:
+        joined = [text if isinstance(text, str) else PAIR_SEPARATOR.join(text) for text in inputs]
+        filled = [i for i, text in enumerate(joined) if text.strip()]  # the separator is white space
         logits = None
-        if self.needs_encoder:
-            source = _EncodedTexts(tokenizer.encode_batch(texts))
-            logits = np.zeros((len(texts), len(self.label_names)), dtype=np.float32)
+        if self.needs_encoder and filled:
+            source = _EncodedTexts(tokenizer.encode_batch([inputs[i] for i in filled]))
+            logits = np.zeros((len(filled), len(self.label_names)), dtype=np.float32)
             for rows, values in self._logits(source):
                 logits[rows] = values
-        joined = [text if isinstance(text, str) else PAIR_SEPARATOR.join(text) for text in texts]
-        for row in softmax(self._combined(joined, logits)):
-            best = int(row.argmax())
-            by_name = {name: float(p) for name, p in zip(self.label_names, row, strict=True)}
-            yield Prediction(self.label_names[best], float(row[best]), by_name)
+        found = [NO_PREDICTION] * len(inputs)
+        if filled:
+            probabilities = softmax(self._combined([joined[i] for i in filled], logits))
+            for i, row in zip(filled, probabilities, strict=True):
+                best = int(row.argmax())
+                by_name = {name: float(p) for name, p in zip(self.label_names, row, strict=True)}
+                found[i] = Prediction(self.label_names[best], float(row[best]), by_name)
+        yield from found
 
     def _combined(self, texts: Sequence[str], logits: FloatArray | None) -> FloatArray:
         """Return logits or log-probabilities (N, C) of the whole answer."""
@@ -196,30 +212,34 @@ class Run:
 
     def evaluate(
         self,
-        path: str,
+        data: Data,
         options: DataOptions | None = None,
         *,
         cache_dir: Path | None = None,
         max_bad_rows: float = 0.01,
     ) -> Evaluation:
-        """Measure the model on labelled text.
+        """Measure the model on labelled text; rows with a label that it does not know count as wrong.
 
         Args:
-            path: as in training.
+            data: a path as in training, or rows in memory: a list of (text, label) pairs or of dicts, a dict
+                of columns, a pandas `DataFrame`, or a `datasets.Dataset`.
             options: how to read it; by default as the run read its own data.
-            cache_dir: where tokens are kept.
+            cache_dir: where tokens are kept, and a copy of rows in memory.
             max_bad_rows: share of unusable rows above which nothing is measured.
 
         Raises:
-            DataError: the text cannot be used, or has a label the model does not know.
+            DataError: the text cannot be used, or has only labels that the model does not know.
+            UsageError: it is neither a path nor rows.
         """
-        view = self._view(path, options, cache_dir, max_bad_rows)
+        view = self._view(data, options, cache_dir, max_bad_rows)
         return evaluate_predictions(self._score_view(view), view.labels, view.label_names)
 
     def answers(
         self, path: str, options: DataOptions | None = None, *, cache_dir: Path | None = None
     ) -> tuple[IntArray, IntArray]:
         """Predict the rows of labelled text; return predicted and true class ids, in the rows' order.
+
+        Labels that the model does not know have ids above its own.
 
         Args:
             path: as in training.
@@ -233,7 +253,7 @@ class Run:
         return self._score_view(view).argmax(axis=1), view.labels
 
     def _view(
-        self, path: str, options: DataOptions | None, cache_dir: Path | None, max_bad_rows: float
+        self, data: Data, options: DataOptions | None, cache_dir: Path | None, max_bad_rows: float
     ) -> TokenView:
         """Open labelled text with the model's tokenizer and class ids."""
         if options is None:
@@ -242,6 +262,7 @@ class Run:
         from edgetune.data.splits import open_cached
 
         cache = cache_folder() if cache_dir is None else cache_dir
+        path = as_path(data, cache, options)
         rows = open_cached(path, options, spec, cache, max_bad_rows, min_classes=1)
         return rows.relabel(self.label_names)
 
@@ -262,9 +283,12 @@ def score_view(score: Any, view: TokenView, batch_size: int = BATCH_SIZE) -> Flo
         view: labelled rows.
         batch_size: rows per call.
     """
-    logits = np.empty((len(view), len(view.label_names)), dtype=np.float32)
+    logits = np.empty((0, 0), dtype=np.float32)
     for number, batch in enumerate(sequential_batches(view, batch_size)):
-        logits[view.positions[batch.rows]] = score(batch)
+        found = score(batch)
+        if not number:
+            logits = np.empty((len(view), found.shape[1]), dtype=np.float32)
+        logits[view.positions[batch.rows]] = found
         if number % 64 == 0:
             view.release()
     return logits

@@ -192,6 +192,7 @@ def _shapes() -> dict[str, EntryShape]:
     tokens = {value for value in names if isinstance(value, str)}
     return {
         "tokens": EntryShape(re.compile(r"[0-9a-f]{32}"), META, lambda _: tokens),
+        "rows": EntryShape(re.compile(r"[0-9a-f]{32}\.jsonl"), ""),
         "artifacts": EntryShape(re.compile(r"[0-9a-f]{20}-\d+"), MANIFEST, _artifact_files),
         "tokenizers": EntryShape(re.compile(r"[0-9a-f]{24}"), "tokenizer.json", lambda _: _tokenizer_files()),
         "export-seconds": EntryShape(re.compile(r"[0-9a-f]{20}\.txt"), ""),

@@ -14,6 +14,7 @@ from edgetune.utils.formatting import (
     Summary,
     describe_accuracy,
     describe_stage,
+    describe_unknown,
     duration,
     percent,
     time_split,
@@ -204,7 +205,9 @@ def evaluation_sections(evaluation: Evaluation) -> list[Section]:
         (name, *(f"{count:,}" for count in row))
         for name, row in zip(evaluation.label_names, evaluation.confusion, strict=True)
     ]
-    return [
+    unknown = evaluation.unknown_labels
+    warnings = [(describe_unknown(unknown, evaluation.n),)] if unknown else []
+    sections = [
         Section("Evaluation", [*rows]),
         Section("Classes", classes, ("class", "precision", "recall", "F1", "rows"), right=True),
         Section(
@@ -213,7 +216,9 @@ def evaluation_sections(evaluation: Evaluation) -> list[Section]:
             ("", *evaluation.label_names),
             right=True,
         ),
+        Section("Warnings", [*warnings]),
     ]
+    return [section for section in sections if section.rows]
 
 
 def print_summary(summary: Summary, console: Console) -> None:

@@ -160,14 +160,14 @@ def fields_of_any_run(
 
 
 def compare_with_majority(best: Evaluation | None) -> tuple[bool, list[str]]:
-    """Compare with a classifier that always predicts the most frequent class of the evaluation rows.
+    """Compare with a classifier that always predicts that class of the model which most evaluation rows have.
 
     Returns:
         Whether the model is worse, beyond chance (95 %), and what to say of it, if anything.
     """
     if best is None or not best.n:
         return False, []
-    most = max(best.per_class, key=lambda one: one.support)
+    most = max(best.known, key=lambda one: one.support)
     share = most.support / best.n
     if best.interval[1] < share:
         return True, [

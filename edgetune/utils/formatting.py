@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from pathlib import PurePath
 from typing import Any
 
+from edgetune.utils.sanitize import brief
+
 STAGE_WORDS = {
     "warmup": "warm-up",
     "filter_backward": "filter backward",
@@ -39,6 +41,25 @@ def describe_accuracy(summary: Summary) -> str | None:
     if not interval:
         return percent(value)
     return f"{percent(value)} (95 % interval {100 * interval[0]:.1f}–{100 * interval[1]:.1f} %)"
+
+
+def describe_counts(counts: Mapping[str, int], most: int = 5) -> str:
+    """Say labels with their rows, the first ones of many."""
+    shown = [f'"{brief(name)}" ({count:,} row{"s"[: count != 1]})' for name, count in counts.items()]
+    return ", ".join(shown[:most]) + (f" and {len(shown) - most} more" if len(shown) > most else "")
+
+
+def describe_unknown(counts: Mapping[str, int], n_rows: int) -> str:
+    """Say which evaluation rows have labels that the model does not have, and what becomes of them.
+
+    Args:
+        counts: rows of each such label; there must be one.
+        n_rows: all evaluation rows.
+    """
+    return (
+        f"{sum(counts.values()):,} of {n_rows:,} evaluation rows have labels that no training row has, and "
+        f"count as wrong: {describe_counts(counts)}."
+    )
 
 
 def dataset_name(summary: Summary) -> str | None:

@@ -279,6 +279,8 @@ def test_predicting_mistakes(trained: Trained, run_cli: RunCli) -> None:
     refused(run_cli("predict", trained.folder, "text", "--file", "x.csv"), 2, "--file")
     refused(run_cli("predict", trained.folder, "--file", "x.csv"), 1, "x.csv")
     refused(run_cli("predict", trained.folder, "text", "--out", "x.xlsx"), 2, ".jsonl")
+    refused(run_cli("predict", trained.folder, "text", "--unsure", "1.5"), 2, "--unsure 1.5")
+    refused(run_cli("predict", trained.folder, "text", "--all"), 2, "--all", "--out")
     refused(run_cli("predict", trained.folder, "--file", table(GOOD), "--text", "body"), 2, "body")
 
 

@@ -23,6 +23,7 @@ from edgetune.utils.cache import MOST_HELD, is_held, mark_in_use
 from edgetune.utils.errors import UsageError
 
 DAY_S = 86_400.0
+KINDS = {"tokens", "rows", "artifacts", "tokenizers", "export-seconds", "checked"}
 TOKENS = "0123456789abcdef" * 2
 ARTIFACTS = "0123456789abcdef0123-4"
 TOKENIZER = "0123456789abcdef01234567"
@@ -63,6 +64,7 @@ def cache(tmp_path: Path) -> Path:
     put(home / "tokenizers" / TOKENIZER / "tokenizer.json", 500, days=10)
     put(home / "tokenizers" / TOKENIZER / "tokenizer_config.json", days=100)
     put(home / "export-seconds" / "0123456789abcdef0123.txt", days=30)
+    put(home / "rows" / f"{TOKENS}.jsonl", days=5)
     put(home / "checked" / f"{TOKENS}.json", days=30)
     put(home / "probes.json", days=5)
     put(home / "tokens" / ".building-abc123_x" / "tokens.bin", 70, days=2)
@@ -106,7 +108,15 @@ def test_kinds_ages_and_sizes(cache: Path) -> None:
     entries, strange = list_entries(cache)
     assert strange == []
     found = {entry.kind: entry for entry in entries if entry.kind != "unfinished"}
-    assert set(found) == {"tokens", "artifacts", "tokenizers", "export-seconds", "checked", "measured"}
+    assert set(found) == {
+        "tokens",
+        "rows",
+        "artifacts",
+        "tokenizers",
+        "export-seconds",
+        "checked",
+        "measured",
+    }
     assert [entry.kind for entry in entries].count("unfinished") == 2
     assert found["tokens"].n_bytes == 6_010
     assert found["artifacts"].n_bytes == 8_000_000 + len('{"files": {"named.json": {}}}')
@@ -116,6 +126,7 @@ def test_kinds_ages_and_sizes(cache: Path) -> None:
         "artifacts": 60,
         "tokenizers": 10,
         "export-seconds": 30,
+        "rows": 5,
         "checked": 30,
         "measured": 5,
     }
@@ -127,8 +138,10 @@ def test_all_of_it_goes_and_nothing_else(cache: Path, strange: list[Path]) -> No
     entries, left = list_entries(cache)
     assert set(left) == set(strange)
     kept = {item for path in strange for item in [path, *path.rglob("*")]}
-    assert len(remove_entries(entries)) == len(entries) == 8
-    kinds = {cache / name for name in ("tokens", "artifacts", "tokenizers", "export-seconds", "checked")}
+    assert len(remove_entries(entries)) == len(entries) == 9
+    kinds = {
+        cache / name for name in ("tokens", "rows", "artifacts", "tokenizers", "export-seconds", "checked")
+    }
     assert everything(cache) == kept | kinds
     assert list_entries(cache)[0] == []
 
@@ -171,7 +184,7 @@ def test_links_are_not_followed(cache: Path, tmp_path: Path, kind: str) -> None:
         (RemovalFilter(older_than_s=20 * DAY_S, larger_than_bytes=5_000), {"artifacts"}),
         (
             RemovalFilter(older_than_s=0),
-            {"artifacts", "export-seconds", "checked", "tokens", "tokenizers", "measured", "unfinished"},
+            {*KINDS, "measured", "unfinished"},
         ),
     ],
 )
@@ -331,7 +344,7 @@ def test_json(cache: Path, strange: list[Path], run_cli: RunCli) -> None:
     code, out, _ = run_cli("clean", "--cache-dir", cache, "--all", "--json")
     shown = json.loads(out)
     assert (code, shown["removed"], shown["freed_bytes"]) == (0, [], 0)
-    assert len(shown["chosen"]) == len(shown["entries"]) == 8
+    assert len(shown["chosen"]) == len(shown["entries"]) == 9
     assert set(shown["left_alone"]) == {str(path) for path in strange}
     code, out, _ = run_cli("clean", "--cache-dir", cache, "--all", "--json", "--yes")
     done = json.loads(out)

@@ -170,10 +170,11 @@ def test_relabel(data: Path, spec: TokenizerSpec) -> None:
     assert view.counts == {"pos": 2, "other": 0, "neg": 2}
     assert view.batch(np.array([1])).labels.tolist() == [2]
     assert view.subset(np.array([1, 2])).relabel(["neg", "pos", "other"]).labels.tolist() == [0, 1]
-    with pytest.raises(
-        DataError, match=r'does not know: "neg" \(2 rows\)\. The labels of the model are "pos", "x"'
-    ):
-        store.relabel(["pos", "x"])
+    partly = store.relabel(["pos", "x"])
+    assert partly.label_names == ("pos", "x", "neg")
+    assert partly.labels.tolist() == [0, 2, 0, 2]
+    with pytest.raises(DataError, match=r'does not know: "neg" \(2 rows\), "pos" .* are "x", "y"'):
+        store.relabel(["x", "y"])
     only_pos = store.subset(np.array([0, 2]))
     assert only_pos.relabel(["pos"]).labels.tolist() == [0, 0]
 

@@ -14,7 +14,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 
 from edgetune.compare.grid import cells_of, load_grid
 from edgetune.config.toml_config import SECTIONS, dump_config, load_config, make_config, merge_sections
-from edgetune.data.examples import DataOptions, read_examples, read_texts
+from edgetune.data.examples import DataOptions, open_texts, read_examples
 from edgetune.data.table import BadRow
 from edgetune.data.token_format import TokenizerSpec
 from edgetune.data.tokens import open_tokens
@@ -68,7 +68,7 @@ def data(path: Path, rng: Random) -> None:
     options, bad = rng.choice(WAYS), list[BadRow]()
     drawn = rng.random()
     if drawn < TEXTS_RATE:
-        for _ in read_texts(str(path), options):
+        for _ in open_texts(str(path), options).rows:
             pass
     elif drawn < TEXTS_RATE + TOKENS_RATE:
         with tempfile.TemporaryDirectory(prefix="edgetune-fuzz-") as cache:
