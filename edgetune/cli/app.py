@@ -18,6 +18,7 @@ from edgetune.cli.options import (
     CacheDir,
     Delimiter,
     Encoding,
+    Escape,
     Header,
     Json,
     Label,
@@ -86,6 +87,7 @@ def predict(
     header: Header = None,
     encoding: Encoding = None,
     delimiter: Delimiter = None,
+    escape: Escape = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object per text.")] = False,
 ) -> None:
     """Classify texts with a trained model.
@@ -105,7 +107,7 @@ def predict(
     if file is not None and texts:
         raise UsageError("Give texts or --file, not both.")
     if file is not None:
-        options = _options(text, pair, header, encoding, delimiter)
+        options = _options(text, pair, header, encoding, delimiter, escape)
         rows = predict_file(opened, file, options)
     else:
         rows = predict_lines(opened, texts if texts else stdin_lines())
@@ -126,6 +128,7 @@ def evaluate(
     header: Header = None,
     encoding: Encoding = None,
     delimiter: Delimiter = None,
+    escape: Escape = None,
     max_bad_rows: MaxBadRows = None,
     cache_dir: CacheDir = None,
     as_json: Json = False,
@@ -144,6 +147,7 @@ def evaluate(
         "header": header,
         "encoding": encoding,
         "delimiter": delimiter,
+        "escape": escape,
     }
     options = dataclasses.replace(
         opened.data_options(), **{name: value for name, value in given.items() if value is not None}
@@ -226,6 +230,7 @@ def _options(
     header: bool | None,
     encoding: str | None,
     delimiter: str | None,
+    escape: bool | None,
 ) -> DataOptions:
     from edgetune.data.examples import DataOptions
 
@@ -234,6 +239,7 @@ def _options(
         header=header,
         encoding=encoding or "utf-8",
         delimiter=delimiter,
+        escape=escape,
         pair=bool(pair),
     )
 

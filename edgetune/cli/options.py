@@ -113,6 +113,14 @@ Header = Annotated[
 ]
 Encoding = Annotated[str | None, typer.Option(help="Encoding of text files.", show_default="utf-8")]
 Delimiter = Annotated[str | None, typer.Option(help="Column delimiter.", show_default="detected")]
+Escape = Annotated[
+    bool | None,
+    typer.Option(
+        "--escape/--no-escape",
+        help="A backslash escapes (or does not escape) quotes in delimited files.",
+        show_default="detected",
+    ),
+]
 Pair = Annotated[
     bool | None, typer.Option("--pair/--no-pair", help="Treat two text columns as a sentence pair.")
 ]

@@ -154,6 +154,7 @@ class LabelledText(Settings):
         header: whether the first row holds names; None: decided from the file.
         encoding: of text files.
         delimiter: of delimited files; None: decided from the file.
+        escape: whether backslashes escape quotes in delimited files; None: decided from the file.
         pair: two text columns are a sentence pair.
     """
 
@@ -164,6 +165,7 @@ class LabelledText(Settings):
     header: bool | None = None
     encoding: str = "utf-8"
     delimiter: str | None = None
+    escape: bool | None = None
     pair: bool = False
 
 

@@ -11,14 +11,17 @@ from edgetune.data.columns import choose_columns
 from edgetune.data.readers import open_table, require_exists
 from edgetune.data.table import (
     BAD_BYTES,
+    BROKEN_LABEL,
     EMPTY_TEXT,
     EXCERPT_LENGTH,
     LONG_LABEL,
     LONG_TEXT,
+    LOOSE_QUOTES,
     NO_LABEL,
     NOT_A_LABEL,
     NOT_TEXT,
     BadRow,
+    LooseRow,
     Table,
     excerpt_of,
 )
@@ -41,6 +44,7 @@ class DataOptions:
         encoding: of text files.
         delimiter: of delimited files; None decides by the content.
         pair: two text columns stay a pair, for the tokenizer to join, rather than become one text.
+        escape: whether backslashes escape quotes in delimited files; None decides by the content.
     """
 
     text: tuple[str, ...] = ()
@@ -49,6 +53,7 @@ class DataOptions:
     encoding: str = "utf-8"
     delimiter: str | None = None
     pair: bool = False
+    escape: bool | None = None
 
 
 class Example(NamedTuple):
@@ -73,16 +78,22 @@ class _Unusable(Exception):
 
 def _open(path: str, options: DataOptions) -> Table:
     wanted = [*options.text, *([options.label] if options.label is not None else [])]
-    return open_table(path, options.encoding, options.delimiter, options.header, wanted)
+    return open_table(path, options.encoding, options.delimiter, options.header, wanted, options.escape)
 
 
-def read_examples(path: str, options: DataOptions, on_bad: Callable[[BadRow], None]) -> Iterator[Example]:
+def read_examples(
+    path: str,
+    options: DataOptions,
+    on_bad: Callable[[BadRow], None],
+    on_loose: Callable[[BadRow], None] = lambda row: None,
+) -> Iterator[Example]:
     """Yield the usable rows of a file, a folder or a hub dataset, in their order.
 
     Args:
         path: a file, a folder, or `hub:NAME` (see `hub_address`).
         options: how to read it.
         on_bad: is told of every row that cannot be used.
+        on_loose: is told of every row whose quotes had to be guessed; it is used if it can be.
 
     Raises:
         DataError: the path is missing or cannot be read as rows.
@@ -105,6 +116,12 @@ def read_examples(path: str, options: DataOptions, on_bad: Callable[[BadRow], No
             on_bad(row)
             continue
         line, values = row
+        if isinstance(row, LooseRow):
+            on_loose(BadRow(table.file, line, LOOSE_QUOTES, _excerpt(values)))
+        if table.is_delimited and "\n" in values[-1]:
+            for number in range(line, line + 1 + sum(value.count("\n") for value in values)):
+                on_bad(BadRow(table.file, number, BROKEN_LABEL, _excerpt(values)))
+            continue
         try:
             text, text_pair = _texts(values[:-1], options.pair)
             if not text and not text_pair:

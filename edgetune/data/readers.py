@@ -23,7 +23,12 @@ _MAX_NEIGHBOURS = 2_000  # files of a folder among which a name is looked for
 
 
 def open_table(
-    path: str, encoding: str, delimiter: str | None, header: bool | None, wanted: Sequence[str] = ()
+    path: str,
+    encoding: str,
+    delimiter: str | None,
+    header: bool | None,
+    wanted: Sequence[str] = (),
+    escape: bool | None = None,
 ) -> Table:
     """Open labelled rows in any format.
 
@@ -33,6 +38,7 @@ def open_table(
         delimiter: of delimited files; None decides by the content.
         header: whether a delimited file's first row names its columns; None decides by the content.
         wanted: column names that the user asked for.
+        escape: whether backslashes escape quotes in delimited files; None decides by the content.
 
     Raises:
         DataError: the path is missing or cannot be read as rows.
@@ -62,7 +68,8 @@ def open_table(
         return read_json_rows(place, encoding)
     from edgetune.data.delimited import read_delimited
 
-    return read_delimited(place, _DELIMITER_HINTS.get(suffix, "\t"), encoding, delimiter, header, wanted)
+    hint = _DELIMITER_HINTS.get(suffix, "\t")
+    return read_delimited(place, hint, encoding, delimiter, header, wanted, escape)
 
 
 def require_exists(path: str) -> Path:

@@ -145,6 +145,7 @@ def data_options(data: LabelledText) -> DataOptions:
         header=data.header,
         encoding=data.encoding,
         delimiter=data.delimiter,
+        escape=data.escape,
         pair=data.pair,
     )
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 from edgetune.utils.sanitize import brief
 
@@ -19,6 +19,8 @@ NOT_A_LABEL = "label is not a single value"
 NO_TOKENS = "no tokens"
 LONG_TEXT = "text is too long"
 LONG_LABEL = "label is too long"
+BROKEN_LABEL = "label goes on in the next line: a quote is not closed"
+LOOSE_QUOTES = "stray quotes"
 
 EXCERPT_LENGTH = 80
 
@@ -43,6 +45,13 @@ class BadRow:
 Row: TypeAlias = tuple[int, Sequence[Any]]  # line, the values of the columns asked for
 
 
+class LooseRow(NamedTuple):
+    """A row whose quotes no CSV writer wrote: it is used, and counted."""
+
+    line: int
+    values: Sequence[Any]
+
+
 @dataclass(frozen=True)
 class Table:
     """A source of rows that can be read more than once.
@@ -53,6 +62,7 @@ class Table:
         has_names: whether `columns` are real names.
         first_row: values of the first row, to show what a nameless column holds.
         read: yields the values of the columns at these positions, row by row.
+        is_delimited: whether it is a delimited file, where a label of several lines is a quoting error.
     """
 
     file: str
@@ -60,6 +70,7 @@ class Table:
     has_names: bool
     first_row: tuple[str, ...]
     read: Callable[[Sequence[int]], Iterator[Row | BadRow]]
+    is_delimited: bool = False
 
 
 def excerpt_of(value: object) -> str:

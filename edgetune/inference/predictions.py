@@ -83,6 +83,7 @@ def predict_file(run: Run, path: str, options: DataOptions) -> Iterator[Row]:
             header=options.header,
             encoding=options.encoding,
             delimiter=options.delimiter,
+            escape=options.escape,
             pair=options.pair or trained.pair,
         )
     yield from _rows(run, read_texts(path, options))
