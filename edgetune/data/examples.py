@@ -45,6 +45,7 @@ class DataOptions:
         delimiter: of delimited files; None decides by the content.
         pair: two text columns stay a pair, for the tokenizer to join, rather than become one text.
         escape: whether backslashes escape quotes in delimited files; None decides by the content.
+        part: which list of rows to read in a JSON file that holds several; None reads the training rows.
     """
 
     text: tuple[str, ...] = ()
@@ -54,6 +55,7 @@ class DataOptions:
     delimiter: str | None = None
     pair: bool = False
     escape: bool | None = None
+    part: str | None = None
 
 
 class Example(NamedTuple):
@@ -78,7 +80,9 @@ class _Unusable(Exception):
 
 def _open(path: str, options: DataOptions) -> Table:
     wanted = [*options.text, *([options.label] if options.label is not None else [])]
-    return open_table(path, options.encoding, options.delimiter, options.header, wanted, options.escape)
+    return open_table(
+        path, options.encoding, options.delimiter, options.header, wanted, options.escape, options.part
+    )
 
 
 def read_examples(
@@ -202,7 +206,8 @@ def _text(value: Any) -> str:
 
 
 def _label(value: Any) -> str:
-    """Write a label as text: 3 and 3.0 as "3", True as "true"."""
+    """Write a label as text: 3 and 3.0 as "3", True as "true", ["a"] as "a"."""
+    value = _only_label(value)
     if isinstance(value, str):
         label = _encodable(value.strip())
     elif value is None:
@@ -222,6 +227,17 @@ def _label(value: Any) -> str:
     if len(label) > MAX_LABEL_CHARS:
         raise _Unusable(LONG_LABEL)
     return label
+
+
+def _only_label(value: Any) -> Any:
+    """Return the only label of a list, or of an object like {"a": 1, "b": 0}; any other value as it is."""
+    if isinstance(value, dict) and value and all(isinstance(share, int | float) for share in value.values()):
+        value = [name for name, share in value.items() if share > 0.5]
+    while isinstance(value, list | tuple):
+        if any(item != value[0] for item in value):
+            return value
+        value = value[0] if value else None
+    return value
 
 
 def _encodable(text: str) -> str:

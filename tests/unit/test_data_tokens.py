@@ -14,10 +14,11 @@ import numpy as np
 import pytest
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 
+from edgetune.config.toml_config import make_config
 from edgetune.data import token_build, tokens
 from edgetune.data.batches import sequential_batches
 from edgetune.data.examples import DataOptions
-from edgetune.data.splits import overlap
+from edgetune.data.splits import open_splits, overlap
 from edgetune.data.token_format import TokenizerSpec
 from edgetune.data.token_store import TokenStore
 from edgetune.data.tokens import open_tokens
@@ -427,3 +428,23 @@ def test_a_cut_view_is_what_the_tokenizers_truncation_gives(
     assert view.lengths.tolist() == short.lengths.tolist()
     assert view.longest == min(limit, whole.lengths.max())
     assert view.subset(rows[:2]).relabel(["pos", "neg"]).longest <= limit
+
+
+def test_a_validation_part_of_the_same_file_is_evaluated_on(tmp_path: Path, spec: TokenizerSpec) -> None:
+    rows = [{"text": text, "label": label} for text, label in (("good film", "pos"), ("bad film", "neg"))]
+    path = tmp_path / "data.json"
+    path.write_text(json.dumps({"train": rows * 30, "validation": [*rows, *rows[:1]]}))
+    config = make_config({"data": {"train": str(path)}})
+    splits = open_splits(config, spec, tmp_path / "cache", (), lambda text: None)
+    assert splits.evaluation.counts == {"neg": 1, "pos": 2}
+    assert len(splits.train) + len(splits.held_out or ()) == 60
+    assert "validation" in splits.eval_source
+    assert "held out" not in splits.eval_source
+
+
+def test_rows_read_loosely_are_a_warning(tmp_path: Path, spec: TokenizerSpec) -> None:
+    path = tmp_path / "data.csv"
+    path.write_text("text,label\n" + '"good, film",pos\n"bad, film",neg\n' * 9 + '"a "b" c",pos\n')
+    (said,) = [text for text in opened(path, spec).warnings() if "--escape" in text]
+    assert "1 row" in said
+    assert "data.csv:20" in said
