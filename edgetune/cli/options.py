@@ -111,7 +111,10 @@ Header = Annotated[
         show_default="detected",
     ),
 ]
-Encoding = Annotated[str | None, typer.Option(help="Encoding of text files.", show_default="utf-8")]
+Encoding = Annotated[
+    str | None,
+    typer.Option(help="Encoding of text files, or auto: detected from the content.", show_default="utf-8"),
+]
 Delimiter = Annotated[str | None, typer.Option(help="Column delimiter.", show_default="detected")]
 Escape = Annotated[
     bool | None,

@@ -152,7 +152,7 @@ class LabelledText(Settings):
         text: columns, joined by a space (or a pair, with `pair`); empty: found by their usual names.
         label: column; None: found by its usual names.
         header: whether the first row holds names; None: decided from the file.
-        encoding: of text files.
+        encoding: of text files; `auto`: decided from the file.
         delimiter: of delimited files; None: decided from the file.
         escape: whether backslashes escape quotes in delimited files; None: decided from the file.
         pair: two text columns are a sentence pair.

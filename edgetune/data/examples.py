@@ -25,7 +25,7 @@ from edgetune.data.table import (
     Table,
     excerpt_of,
 )
-from edgetune.data.text_files import open_text, suffixes_of
+from edgetune.data.text_files import encoding_advice, open_text, suffixes_of
 from edgetune.utils.errors import DataError, UsageError
 from edgetune.utils.hub import HUB_PREFIX
 from edgetune.utils.limits import MAX_LABEL_CHARS, MAX_LINE_CHARS
@@ -41,7 +41,7 @@ class DataOptions:
         text: text columns, by name or 1-based number; () finds them by their usual names.
         label: the label column; None finds it by its usual name.
         header: whether a delimited file's first row names its columns; None decides by the content.
-        encoding: of text files.
+        encoding: of text files; `auto` decides by the content.
         delimiter: of delimited files; None decides by the content.
         pair: two text columns stay a pair, for the tokenizer to join, rather than become one text.
         escape: whether backslashes escape quotes in delimited files; None decides by the content.
@@ -178,7 +178,7 @@ def _checked(path: str, line: int, text: str) -> str:
     try:
         return _encodable(text)
     except _Unusable as error:
-        raise DataError(f"{path}:{line} cannot be read: {error}; try another --encoding.") from error
+        raise DataError(f"{path}:{line} cannot be read: {error}. {encoding_advice(path)}") from error
 
 
 def _texts(values: Any, pair: bool) -> tuple[str, str | None]:

@@ -23,7 +23,7 @@ from edgetune.data.examples import DataOptions
 from edgetune.data.readers import folder_files, require_exists
 from edgetune.data.row_sample import RowSample
 from edgetune.data.table import BAD_BYTES, BadRow
-from edgetune.data.text_files import reading_errors
+from edgetune.data.text_files import encoding_advice, reading_errors
 from edgetune.data.token_build import TokenWriter, build_tokens
 from edgetune.data.token_format import CACHE_VERSION, META, Meta, TokenizerSpec
 from edgetune.data.token_store import TokenStore, TokenView
@@ -228,7 +228,7 @@ def _check_usable(path: str, writer: TokenWriter, max_bad_rows: float) -> None:
         f"{reason} ({count:,} row{'s'[: count != 1]}, first: {_where(writer.bad_rows[reason])})"
         for reason, count in list(reasons.items())[:4]
     )
-    hint = " Try --encoding latin-1, or pass the actual encoding of the file." if BAD_BYTES in reasons else ""
+    hint = f" {encoding_advice(path)}".rstrip() if BAD_BYTES in reasons else ""
     if not writer.n_rows:
         raise DataError(f"{path} has no usable rows ({writer.n_read:,} read): {shown}.{hint}")
     raise DataError(

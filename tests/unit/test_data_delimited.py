@@ -206,7 +206,7 @@ def test_bad_bytes_are_bad_rows(tmp_path: Path) -> None:
 
 def test_another_encoding_is_suggested_and_used(tmp_path: Path) -> None:
     content = ("text,label\n" + "café,1\nnaïve,0\n" * 5).encode("latin-1")
-    with pytest.raises(DataError, match=r"10 of the first 11 lines.*--encoding latin-1"):
+    with pytest.raises(DataError, match=r"10 of the first 11 lines.*--encoding cp1252"):
         load(tmp_path, "a.csv", content)
     assert pairs(load(tmp_path, "a.csv", content, DataOptions(encoding="latin-1"))[0])[0] == ("café", "1")
 
