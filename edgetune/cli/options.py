@@ -102,7 +102,9 @@ Eval = Annotated[
 Text = Annotated[
     str | None, typer.Option(help="Text column, or several with commas: question,sentence (or numbers: 2,3).")
 ]
-Label = Annotated[str | None, typer.Option(help="Label column.")]
+Label = Annotated[
+    str | None, typer.Option(help="Label column, or a column for each label with commas: bad,good.")
+]
 Header = Annotated[
     bool | None,
     typer.Option(

@@ -20,6 +20,7 @@ from operator import length_hint
 from pathlib import Path
 
 from edgetune.data.columns import KNOWN_NAMES, LABEL_NAMES, TEXT_NAMES
+from edgetune.data.fasttext import fasttext_table, is_fasttext
 from edgetune.data.records import (
     Dialect,
     LookAhead,
@@ -248,6 +249,8 @@ def read_delimited(
             )
     file = open_text(path, encoding, whole_line=True)
     lines = file.start_lines()
+    if delimiter is None and is_fasttext(lines):
+        return fasttext_table(file)
     n_above = 0
     if declared := _DECLARED.fullmatch(lines[0]):
         delimiter, n_above = delimiter or declared[1], 1

@@ -7,7 +7,8 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from edgetune.data.columns import choose_columns
+from edgetune.data.columns import FLAGS, LABEL_NAMES, check_flags, choose_columns, joined_spellings
+from edgetune.data.fasttext import is_fasttext
 from edgetune.data.readers import open_table, require_exists
 from edgetune.data.table import (
     BAD_BYTES,
@@ -39,7 +40,8 @@ class DataOptions:
 
     Attributes:
         text: text columns, by name or 1-based number; () finds them by their usual names.
-        label: the label column; None finds it by its usual name.
+        label: the label column, or the columns that each hold 1 for one label, with commas; None finds it by
+            its usual name.
         header: whether a delimited file's first row names its columns; None decides by the content.
         encoding: of text files; `auto` decides by the content.
         delimiter: of delimited files; None decides by the content.
@@ -79,7 +81,8 @@ class _Unusable(Exception):
 
 
 def _open(path: str, options: DataOptions) -> Table:
-    wanted = [*options.text, *([options.label] if options.label is not None else [])]
+    labels = [] if options.label is None else [options.label, *options.label.split(",")]
+    wanted = [*joined_spellings(options.text), *labels]
     return open_table(
         path, options.encoding, options.delimiter, options.header, wanted, options.escape, options.part
     )
@@ -106,6 +109,8 @@ def read_examples(
         ResourceError: the hub cannot be reached.
     """
     table = _open(path, options)
+    if options.label is None and not set(LABEL_NAMES) & {name.strip().lower() for name in table.columns}:
+        check_flags(table)
     chosen = choose_columns(
         table.file,
         table.columns,
@@ -115,15 +120,19 @@ def read_examples(
         first_row=None if table.has_names else table.first_row,
     )
     assert chosen.label is not None
-    for row in table.read((*chosen.text, chosen.label)):
+    label_at = chosen.flags or (chosen.label,)
+    for row in table.read((*chosen.text, *label_at)):
         if isinstance(row, BadRow):
             on_bad(row)
             continue
         line, values = row
+        if chosen.flags:
+            flags = zip(chosen.flags, values[len(chosen.text) :], strict=True)
+            values = [*values[: len(chosen.text)], {table.columns[i]: _flag(value) for i, value in flags}]
         if isinstance(row, LooseRow):
             on_loose(BadRow(table.file, line, LOOSE_QUOTES, _excerpt(values)))
-        if table.is_delimited and "\n" in values[-1]:
-            for number in range(line, line + 1 + sum(value.count("\n") for value in values)):
+        if table.is_delimited and "\n" in str(values[-1]):
+            for number in range(line, line + 1 + sum(str(value).count("\n") for value in values)):
                 on_bad(BadRow(table.file, number, BROKEN_LABEL, _excerpt(values)))
             continue
         try:
@@ -150,12 +159,14 @@ def read_texts(path: str, options: DataOptions) -> Iterator[tuple[int, str, str 
     """
     if not path.startswith(HUB_PREFIX):
         place = require_exists(path)
-        if place.is_file() and suffixes_of(place)[0] == ".txt":
+        is_text = place.is_file() and suffixes_of(place)[0] == ".txt"
+        file = open_text(place, options.encoding) if is_text else None
+        if file is not None and not is_fasttext(file.start_lines()):
             if options.pair:
                 raise UsageError(
                     f"{path} contains one text per line, but a text pair needs two columns; use a CSV file."
                 )
-            for number, line in enumerate(open_text(place, options.encoding).lines(), start=1):
+            for number, line in enumerate(file.lines(), start=1):
                 if text := line.strip():
                     yield number, _checked(path, number, text), None
             return
@@ -227,6 +238,11 @@ def _label(value: Any) -> str:
     if len(label) > MAX_LABEL_CHARS:
         raise _Unusable(LONG_LABEL)
     return label
+
+
+def _flag(value: Any) -> Any:
+    """Return 1 or 0 for what a column of a label's own holds; any other value as it is."""
+    return FLAGS.get(str(value).strip().lower(), value)
 
 
 def _only_label(value: Any) -> Any:

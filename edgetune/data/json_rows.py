@@ -21,6 +21,8 @@ from typing import Any
 from edgetune.data.columns import LABEL_NAMES, TEXT_NAMES
 from edgetune.data.delimited import HEADER_ROWS, has_header
 from edgetune.data.table import (
+    MAX_PATH_KEYS,
+    MAX_PATHS,
     NOT_AN_OBJECT,
     UNREADABLE_JSON,
     WRONG_COLUMN_COUNT,
@@ -28,6 +30,7 @@ from edgetune.data.table import (
     Row,
     Table,
     excerpt_of,
+    value_at,
 )
 from edgetune.data.text_files import TextFile, open_text, suffixes_of
 from edgetune.utils.errors import DataError
@@ -36,8 +39,6 @@ from edgetune.utils.parsing import LENIENT, check_depth, decode_json
 from edgetune.utils.sanitize import brief
 
 NAME_ROWS = 100  # rows whose keys make up the columns
-MAX_PATHS = 500  # columns that lie deeper in an object
-MAX_PATH_KEYS = 6
 _SPACE = " \t\r\n"
 _STRICT = json.JSONDecoder()
 TRAIN_PARTS = ("train", "training")
@@ -184,19 +185,6 @@ def _paths(above: tuple[str, ...], value: Any) -> Iterator[tuple[str, ...]]:
         for key, deeper in inner.items() if isinstance(inner, dict) else ():
             yield (*above, key)
             yield from _paths((*above, key), deeper)
-
-
-def value_at(value: Any, path: Sequence[str]) -> Any:
-    """Return what lies at a path; for a list of objects, what lies in each of them, or in the only one."""
-    for position, key in enumerate(path):
-        if isinstance(value, list):
-            inner = (value_at(item, path[position:]) for item in value)
-            found = [item for item in inner if item is not None]
-            return found[0] if len(found) == 1 else found or None
-        if not isinstance(value, dict):
-            return None
-        value = value.get(key)
-    return value
 
 
 def _array_table(

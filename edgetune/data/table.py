@@ -23,6 +23,8 @@ BROKEN_LABEL = "label goes on in the next line: a quote is not closed"
 LOOSE_QUOTES = "stray quotes"
 
 EXCERPT_LENGTH = 80
+MAX_PATHS = 500  # columns that lie deeper in an object
+MAX_PATH_KEYS = 6  # of the path of such a column
 
 
 @dataclass(frozen=True)
@@ -71,6 +73,19 @@ class Table:
     first_row: tuple[str, ...]
     read: Callable[[Sequence[int]], Iterator[Row | BadRow]]
     is_delimited: bool = False
+
+
+def value_at(value: Any, path: Sequence[str]) -> Any:
+    """Return what lies at a path; for a list of objects, what lies in each of them, or in the only one."""
+    for position, key in enumerate(path):
+        if isinstance(value, list):
+            inner = (value_at(item, path[position:]) for item in value)
+            found = [item for item in inner if item is not None]
+            return found[0] if len(found) == 1 else found or None
+        if not isinstance(value, dict):
+            return None
+        value = value.get(key)
+    return value
 
 
 def excerpt_of(value: object) -> str:

@@ -16,8 +16,9 @@ import pyarrow.parquet
 import pytest
 from conftest import RunCli
 
+from edgetune.config.toml_config import column_names
 from edgetune.data import data_hub
-from edgetune.data.examples import DataOptions, Example, read_examples
+from edgetune.data.examples import DataOptions, Example, read_examples, read_texts
 from edgetune.data.readers import validation_part
 from edgetune.data.table import BadRow
 from edgetune.utils.errors import DataError, MissingDependencyError, ResourceError, UsageError
@@ -136,6 +137,70 @@ def test_json_lines_that_cannot_be_used(tmp_path: Path) -> None:
 def test_unusable_json(tmp_path: Path, content: str) -> None:
     with pytest.raises(DataError, match="JSON"):
         load(write(tmp_path / "a.json", content))
+
+
+FASTTEXT = "".join(f"__label__{i % 2} text {i}\n" for i in range(40))
+
+
+@pytest.mark.parametrize("name", ["a.txt", "a.ft", "a.csv", "a.tsv"])
+def test_fasttext_lines(tmp_path: Path, name: str) -> None:
+    path = write(tmp_path / name, FASTTEXT.replace(" text 7", "\ttext 7"))
+    assert triples(path) == SHORT
+    assert [text for _, text, _ in read_texts(str(path), DataOptions())] == [text for _, text, _ in SHORT]
+    write(path, FASTTEXT + "__label__0 __label__1 both\nno label\n\n__label__1\n")
+    examples, bad = load(path)
+    assert len(examples) == 40
+    assert [(row.line, row.reason) for row in bad] == [
+        (41, "label is not a single value"),
+        (42, "no label"),
+        (44, "empty text"),
+    ]
+
+
+@pytest.mark.parametrize("kind", ["csv", "jsonl", "parquet"])
+def test_a_column_for_each_label(tmp_path: Path, kind: str) -> None:
+    rows = [{"id": i, "text": f"text {i}", "neg": 1 - i % 2, "pos": i % 2} for i in range(40)]
+    path = tmp_path / f"a.{kind}"
+    if kind == "csv":
+        write(path, "\n".join(["id,text,neg,pos", *(",".join(map(str, row.values())) for row in rows)]))
+    elif kind == "jsonl":
+        write(path, "\n".join(map(json.dumps, rows)))
+    else:
+        pa.parquet.write_table(pa.Table.from_pylist(rows), path)
+    found = triples(path, DataOptions(label="neg,pos"))
+    assert [(text, label) for _, text, label in found[:2]] == [("text 0", "neg"), ("text 1", "pos")]
+    assert len(found) == 40
+    with pytest.raises(UsageError, match='--label "neg,pos"'):
+        load(path)
+
+
+def test_several_or_no_labels_of_a_row(tmp_path: Path) -> None:
+    path = write(
+        tmp_path / "a.csv", "text,a,b,c\nfine,1,0,0\nboth,1,1,0\nnone,0,0,0\nodd,0,2,0\nend,0,0,1.0\n"
+    )
+    examples, bad = load(path, DataOptions(label="a,b,c"))
+    assert [(e.text, e.label) for e in examples] == [("fine", "a"), ("end", "c")]
+    assert [(row.line, row.reason) for row in bad] == [
+        (3, "label is not a single value"),
+        (4, "no label"),
+        (5, "label is not a single value"),
+    ]
+    with pytest.raises(UsageError, match='no column "d"'):
+        load(path, DataOptions(label="a,d"))
+
+
+@pytest.mark.parametrize("given", ["Please explain, in your words", "please explain,in your words"])
+@pytest.mark.parametrize("name", ["a.csv", "a.jsonl"])
+def test_a_column_name_that_holds_a_comma(tmp_path: Path, given: str, name: str) -> None:
+    column, label = "Please explain, in your words", "Good, or bad"
+    rows = [{"id": i, column: f"text {i}", label: f"say {i % 2}"} for i in range(40)]
+    lines = [f"{row['id']},{row[column]},{row[label]}" for row in rows]
+    as_csv = "\n".join([f'id,"{column}","{label}"', *lines])
+    path = write(tmp_path / name, as_csv if name == "a.csv" else "\n".join(map(json.dumps, rows)))
+    found = triples(path, DataOptions(text=column_names(given), label=label))
+    assert [(text, name) for _, text, name in found] == [(f"text {i}", f"say {i % 2}") for i in range(40)]
+    both = triples(path, DataOptions(text=column_names(f"id,{given}"), label=label))
+    assert both[3][1] == "3 text 3"
 
 
 def test_a_single_json_line(tmp_path: Path) -> None:
@@ -262,6 +327,17 @@ def table(metadata: dict[str, str] | None = None) -> pa.Table:
 def test_parquet(tmp_path: Path) -> None:
     pa.parquet.write_table(table(), tmp_path / "a.parquet", row_group_size=900)
     assert triples(tmp_path / "a.parquet") == EXPECTED
+
+
+@pytest.mark.parametrize(
+    ("rows", "label"), [(NESTED, "annotations.label"), (STUDIO, "annotations.result.value.choices")]
+)
+def test_columns_deeper_in_parquet(tmp_path: Path, rows: list[Any], label: str) -> None:
+    path = tmp_path / "a.parquet"
+    pa.parquet.write_table(pa.Table.from_pylist(rows), path)
+    assert triples(path, DataOptions(text=("data.text",), label=label)) == SHORT
+    with pytest.raises(UsageError, match=rf'"data\.text".*"{label}"'):
+        load(path)
 
 
 def test_feather(tmp_path: Path) -> None:
