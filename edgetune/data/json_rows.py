@@ -25,7 +25,7 @@ from edgetune.data.table import (
     MAX_PATHS,
     NOT_AN_OBJECT,
     UNREADABLE_JSON,
-    WRONG_COLUMN_COUNT,
+    WRONG_LENGTH,
     BadRow,
     Row,
     Table,
@@ -215,7 +215,7 @@ def _array_table(
             elif isinstance(item[1], list) and len(item[1]) == width:
                 yield item[0], [item[1][i] for i in chosen]
             else:
-                yield BadRow(str(path), item[0], WRONG_COLUMN_COUNT, excerpt_of(item[1]))
+                yield BadRow(str(path), item[0], WRONG_LENGTH, excerpt_of(item[1]))
 
     return Table(str(path), tuple(names), given or named, tuple(first), rows)
 

@@ -11,6 +11,7 @@ from edgetune.utils.sanitize import brief
 NO_LABEL = "no label"
 EMPTY_TEXT = "empty text"
 WRONG_COLUMN_COUNT = "wrong column count"
+WRONG_LENGTH = "wrong number of values"
 BAD_BYTES = "bad bytes"
 NOT_AN_OBJECT = "not an object"
 UNREADABLE_JSON = "unreadable JSON"

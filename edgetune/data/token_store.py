@@ -248,8 +248,8 @@ class TokenStore:
         if meta.n_loose:
             rows = "1 row has" if meta.n_loose == 1 else f"{meta.n_loose:,} rows have"
             found.append(
-                f"{rows} stray quotes and may be read wrongly (the first is {meta.first_loose}); check them, "
-                "or set --escape if backslashes escape quotes in this file."
+                f"{rows} stray quotes and may be read wrongly (the first is {meta.first_loose}); double "
+                "these quotes, or set --escape if backslashes escape quotes in this file."
             )
         return [meta.label_change, *found] if meta.label_change else found
 

@@ -250,7 +250,7 @@ def test_arrays_without_names(tmp_path: Path) -> None:
     path = write(tmp_path / "a.json", json.dumps([["good", 1], ["bad", 0], ["odd"]]))
     examples, bad = load(path, DataOptions(text=("1",), label="2"))
     assert [(e.text, e.label) for e in examples] == [("good", "1"), ("bad", "0")]
-    assert [(row.line, row.reason) for row in bad] == [(3, "wrong column count")]
+    assert [(row.line, row.reason) for row in bad] == [(3, "wrong number of values")]
     with pytest.raises(UsageError, match=r'no header; .*"1" \(good\)'):
         load(path)
 

@@ -269,7 +269,7 @@ def test_bad_rows_up_to_the_allowed_share(data: Path, spec: TokenizerSpec) -> No
 
 def test_bad_bytes_suggest_an_encoding(data: Path, spec: TokenizerSpec) -> None:
     data.write_bytes(CONTENT.encode() + b"a,pos\n" * 10 + b"caf\xe9,pos\n")
-    with pytest.raises(DataError, match="--encoding latin-1"):
+    with pytest.raises(DataError, match="--encoding cp1252"):
         opened(data, spec)
 
 
@@ -448,3 +448,19 @@ def test_rows_read_loosely_are_a_warning(tmp_path: Path, spec: TokenizerSpec) ->
     (said,) = [text for text in opened(path, spec).warnings() if "--escape" in text]
     assert "1 row" in said
     assert "data.csv:20" in said
+
+
+@pytest.mark.parametrize(
+    ("row", "says"),
+    [
+        ({"text": "good film", "label": ["pos", "neg"]}, "one label"),
+        ({"text": "good film", "label": {"pos": 1, "neg": 1}}, "one label"),
+    ],
+)
+def test_several_labels_are_told_how_to_become_one(
+    tmp_path: Path, spec: TokenizerSpec, row: dict[str, Any], says: str
+) -> None:
+    path = tmp_path / "data.jsonl"
+    path.write_text("\n".join(json.dumps(one) for one in [{"text": "a", "label": "pos"}] * 5 + [row] * 5))
+    with pytest.raises(DataError, match=says):
+        opened(path, spec)
