@@ -18,6 +18,7 @@ from edgetune.cli.options import (
     CacheDir,
     Delimiter,
     Encoding,
+    Escape,
     Header,
     Json,
     Label,
@@ -86,6 +87,7 @@ def predict(
     header: Header = None,
     encoding: Encoding = None,
     delimiter: Delimiter = None,
+    escape: Escape = None,
     unsure: Annotated[
         float | None,
         typer.Option(
@@ -117,7 +119,7 @@ def predict(
     if all_ and out is None and not as_json:
         raise UsageError("--all writes columns: add --out FILE.csv, or print the probabilities with --json.")
     if file is not None:
-        options = _options(text, pair, header, encoding, delimiter)
+        options = _options(text, pair, header, encoding, delimiter, escape)
         predictions = predict_file(opened, file, options, unsure)
     else:
         predictions = predict_lines(opened, texts if texts else stdin_lines(), unsure)
@@ -141,6 +143,7 @@ def evaluate(
     header: Header = None,
     encoding: Encoding = None,
     delimiter: Delimiter = None,
+    escape: Escape = None,
     max_bad_rows: MaxBadRows = None,
     cache_dir: CacheDir = None,
     as_json: Json = False,
@@ -159,6 +162,7 @@ def evaluate(
         "header": header,
         "encoding": encoding,
         "delimiter": delimiter,
+        "escape": escape,
     }
     options = dataclasses.replace(
         opened.data_options(), **{name: value for name, value in given.items() if value is not None}
@@ -241,6 +245,7 @@ def _options(
     header: bool | None,
     encoding: str | None,
     delimiter: str | None,
+    escape: bool | None,
 ) -> DataOptions:
     from edgetune.data.examples import DataOptions
 
@@ -249,6 +254,7 @@ def _options(
         header=header,
         encoding=encoding or "utf-8",
         delimiter=delimiter,
+        escape=escape,
         pair=bool(pair),
     )
 

@@ -103,7 +103,9 @@ Eval = Annotated[
 Text = Annotated[
     str | None, typer.Option(help="Text column, or several with commas: question,sentence (or numbers: 2,3).")
 ]
-Label = Annotated[str | None, typer.Option(help="Label column.")]
+Label = Annotated[
+    str | None, typer.Option(help="Label column, or a column for each label with commas: bad,good.")
+]
 Header = Annotated[
     bool | None,
     typer.Option(
@@ -112,8 +114,19 @@ Header = Annotated[
         show_default="detected",
     ),
 ]
-Encoding = Annotated[str | None, typer.Option(help="Encoding of text files.", show_default="utf-8")]
+Encoding = Annotated[
+    str | None,
+    typer.Option(help="Encoding of text files, or auto: detected from the content.", show_default="utf-8"),
+]
 Delimiter = Annotated[str | None, typer.Option(help="Column delimiter.", show_default="detected")]
+Escape = Annotated[
+    bool | None,
+    typer.Option(
+        "--escape/--no-escape",
+        help="A backslash escapes (or does not escape) quotes in delimited files.",
+        show_default="detected",
+    ),
+]
 Pair = Annotated[
     bool | None, typer.Option("--pair/--no-pair", help="Treat two text columns as a sentence pair.")
 ]

@@ -22,6 +22,7 @@ from edgetune.cli.options import (
     DeviceName,
     Encoding,
     Energy,
+    Escape,
     Eval,
     Header,
     Json,
@@ -57,6 +58,7 @@ def finetune(
     header: Header = None,
     encoding: Encoding = None,
     delimiter: Delimiter = None,
+    escape: Escape = None,
     holdout: Annotated[
         float | None,
         typer.Option(
@@ -334,6 +336,7 @@ def plan(
     header: Header = None,
     encoding: Encoding = None,
     delimiter: Delimiter = None,
+    escape: Escape = None,
     max_bad_rows: MaxBadRows = None,
     max_length: Annotated[
         int | None, typer.Option(help="Maximum number of tokens per text.", show_default="planned")

@@ -5,7 +5,9 @@ from __future__ import annotations
 import difflib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import islice
 
+from edgetune.data.table import BadRow, Table
 from edgetune.utils.errors import UsageError
 from edgetune.utils.sanitize import brief
 
@@ -80,10 +82,68 @@ class Columns:
     Attributes:
         text: of the text, in the order in which they are joined.
         label: of the label; None where none is needed.
+        flags: of the columns that hold 1 where the label is their name, instead of a label column.
     """
 
     text: tuple[int, ...]
     label: int | None
+    flags: tuple[int, ...] = ()
+
+
+FLAGS = {"1": 1, "1.0": 1, "true": 1, "yes": 1, "x": 1, "0": 0, "0.0": 0, "false": 0, "no": 0, "": 0}
+"""What columns that hold 1 for one label each are filled with, in lower case."""
+_FLAG_ROWS, _MOST_FLAGS = 100, 500
+_MOST_PIECES = 12  # of a name that holds commas
+
+
+def check_flags(table: Table) -> None:
+    """Refuse a table that has a column for each label, of which one holds 1 in each of the first rows.
+
+    Raises:
+        UsageError: it has; says how to name them.
+    """
+    if not 3 <= len(table.columns) <= _MOST_FLAGS:
+        return
+    every = range(len(table.columns))
+    first = islice(table.read(every), _FLAG_ROWS)
+    rows = [[str(value).strip().lower() for value in row[1]] for row in first if not isinstance(row, BadRow)]
+    flags = [i for i in every if {row[i] for row in rows} in _TWO_FLAGS]
+    named = [table.columns[i] for i in flags]
+    others = [name for name in table.columns if name not in named and name.lower() not in KNOWN_NAMES]
+    if len(flags) < 2 or len(others) > 1 or any(sum(FLAGS[row[i]] for i in flags) != 1 for row in rows):
+        return
+    listed = ", ".join(f'"{brief(name)}"' for name in named[:_MAX_LISTED])
+    raise UsageError(
+        f"{table.file} has a column for each label ({listed}), one of which holds 1 in each row; name them "
+        f'all with --label "{",".join(named)}".'
+    )
+
+
+_TWO_FLAGS = ({"0", "1"}, {"0.0", "1.0"}, {"false", "true"}, {"no", "yes"}, {"", "1"}, {"", "x"})
+
+
+def joined_spellings(text: Sequence[str]) -> list[str]:
+    """Return names as they were given, and joined: `--text` splits a name that holds a comma."""
+    spans = [text[i:j] for i in range(len(text)) for j in range(i + 2, min(len(text), i + _MOST_PIECES) + 1)]
+    return [*text, *(joint.join(span) for span in spans for joint in (",", ", "))]
+
+
+def _rejoined(text: Sequence[str], names: Sequence[str]) -> list[str]:
+    """Put names together again that `--text` split at their comma."""
+    lowered = {name.strip().lower() for name in names}
+    whole = {_pieces(name): name for name in names if "," in name}
+    found: list[str] = []
+    at = 0
+    while at < len(text):
+        ends = range(len(text), at, -1) if text[at].lower() not in lowered else ()
+        end = next((end for end in ends if tuple(piece.lower() for piece in text[at:end]) in whole), at + 1)
+        found.append(whole.get(tuple(piece.lower() for piece in text[at:end]), text[at]))
+        at = end
+    return found
+
+
+def _pieces(name: str) -> tuple[str, ...]:
+    return tuple(piece.strip().lower() for piece in name.split(",") if piece.strip())
 
 
 def choose_columns(
@@ -110,6 +170,10 @@ def choose_columns(
         UsageError: a column is not there or cannot be guessed; lists the columns that are.
     """
     there = _listing(names, first_row)
+    text = _rejoined(text, names)
+    flags = _flag_columns(file, names, label, there) if label is not None else ()
+    if flags:
+        label = names[flags[0]]
     label_at = _find(file, names, label, "--label", there) if label is not None else None
     if label_at is None and need_label:
         label_at = _guess_label(names)
@@ -134,7 +198,7 @@ def choose_columns(
         raise UsageError(
             f"A text pair needs two columns, not {len(text_at)} ({used}); use --text A,B. {there}"
         )
-    return Columns(text_at, label_at)
+    return Columns(text_at, label_at, flags)
 
 
 def _listing(names: Sequence[str], first_row: Sequence[str] | None) -> str:
@@ -163,6 +227,15 @@ def _find(file: str, names: Sequence[str], wanted: str, option: str, there: str)
     close = difflib.get_close_matches(wanted.lower(), lowered, n=1)
     hint = f' Did you mean {option} "{brief(names[lowered.index(close[0])])}"?' if close else ""
     raise UsageError(f'{file} has no column "{wanted}" (option {option}).{hint} {there}')
+
+
+def _flag_columns(file: str, names: Sequence[str], label: str, there: str) -> tuple[int, ...]:
+    """Return the positions of several columns that `--label a,b` names; () where it names one."""
+    wanted = label.strip().lower()
+    pieces = _pieces(label)
+    if wanted in (name.strip().lower() for name in names) or len(pieces) < 2:
+        return ()
+    return tuple(_find(file, names, piece, "--label", there) for piece in pieces)
 
 
 def _guess_label(names: Sequence[str]) -> int | None:

@@ -7,22 +7,26 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from edgetune.data.columns import choose_columns
+from edgetune.data.columns import FLAGS, LABEL_NAMES, check_flags, choose_columns, joined_spellings
+from edgetune.data.fasttext import is_fasttext
 from edgetune.data.readers import open_table, require_exists
 from edgetune.data.table import (
     BAD_BYTES,
+    BROKEN_LABEL,
     EMPTY_TEXT,
     EXCERPT_LENGTH,
     LONG_LABEL,
     LONG_TEXT,
+    LOOSE_QUOTES,
     NO_LABEL,
     NOT_A_LABEL,
     NOT_TEXT,
     BadRow,
+    LooseRow,
     Table,
     excerpt_of,
 )
-from edgetune.data.text_files import open_text, suffixes_of
+from edgetune.data.text_files import encoding_advice, open_text, suffixes_of
 from edgetune.utils.errors import DataError, UsageError
 from edgetune.utils.hub import HUB_PREFIX
 from edgetune.utils.limits import MAX_LABEL_CHARS, MAX_LINE_CHARS
@@ -45,11 +49,14 @@ class DataOptions:
 
     Attributes:
         text: text columns, by name or 1-based number; () finds them by their usual names.
-        label: the label column; None finds it by its usual name.
+        label: the label column, or the columns that each hold 1 for one label, with commas; None finds it by
+            its usual name.
         header: whether a delimited file's first row names its columns; None decides by the content.
-        encoding: of text files.
+        encoding: of text files; `auto` decides by the content.
         delimiter: of delimited files; None decides by the content.
         pair: two text columns stay a pair, for the tokenizer to join, rather than become one text.
+        escape: whether backslashes escape quotes in delimited files; None decides by the content.
+        part: which list of rows to read in a JSON file that holds several; None reads the training rows.
     """
 
     text: tuple[str, ...] = ()
@@ -58,6 +65,8 @@ class DataOptions:
     encoding: str = "utf-8"
     delimiter: str | None = None
     pair: bool = False
+    escape: bool | None = None
+    part: str | None = None
 
 
 class Example(NamedTuple):
@@ -81,17 +90,26 @@ class _Unusable(Exception):
 
 
 def _open(path: str, options: DataOptions) -> Table:
-    wanted = [*options.text, *([options.label] if options.label is not None else [])]
-    return open_table(path, options.encoding, options.delimiter, options.header, wanted)
+    labels = [] if options.label is None else [options.label, *options.label.split(",")]
+    wanted = [*joined_spellings(options.text), *labels]
+    return open_table(
+        path, options.encoding, options.delimiter, options.header, wanted, options.escape, options.part
+    )
 
 
-def read_examples(path: str, options: DataOptions, on_bad: Callable[[BadRow], None]) -> Iterator[Example]:
+def read_examples(
+    path: str,
+    options: DataOptions,
+    on_bad: Callable[[BadRow], None],
+    on_loose: Callable[[BadRow], None] = lambda row: None,
+) -> Iterator[Example]:
     """Yield the usable rows of a file, a folder or a hub dataset, in their order.
 
     Args:
         path: a file, a folder, or `hub:NAME` (see `hub_address`).
         options: how to read it.
         on_bad: is told of every row that cannot be used.
+        on_loose: is told of every row whose quotes had to be guessed; it is used if it can be.
 
     Raises:
         DataError: the path is missing or cannot be read as rows.
@@ -100,6 +118,8 @@ def read_examples(path: str, options: DataOptions, on_bad: Callable[[BadRow], No
         ResourceError: the hub cannot be reached.
     """
     table = _open(path, options)
+    if options.label is None and not set(LABEL_NAMES) & {name.strip().lower() for name in table.columns}:
+        check_flags(table)
     chosen = choose_columns(
         table.file,
         table.columns,
@@ -109,11 +129,21 @@ def read_examples(path: str, options: DataOptions, on_bad: Callable[[BadRow], No
         first_row=None if table.has_names else table.first_row,
     )
     assert chosen.label is not None
-    for row in table.read((*chosen.text, chosen.label)):
+    label_at = chosen.flags or (chosen.label,)
+    for row in table.read((*chosen.text, *label_at)):
         if isinstance(row, BadRow):
             on_bad(row)
             continue
         line, values = row
+        if chosen.flags:
+            flags = zip(chosen.flags, values[len(chosen.text) :], strict=True)
+            values = [*values[: len(chosen.text)], {table.columns[i]: _flag(value) for i, value in flags}]
+        if isinstance(row, LooseRow):
+            on_loose(BadRow(table.file, line, LOOSE_QUOTES, _excerpt(values)))
+        if table.is_delimited and "\n" in str(values[-1]):
+            for number in range(line, line + 1 + sum(str(value).count("\n") for value in values)):
+                on_bad(BadRow(table.file, number, BROKEN_LABEL, _excerpt(values)))
+            continue
         try:
             text, text_pair = _texts(values[:-1], options.pair)
             if not text and not text_pair:
@@ -173,13 +203,14 @@ def open_texts(path: str, options: DataOptions) -> TextTable:
     """
     if not path.startswith(HUB_PREFIX):
         place = require_exists(path)
-        if place.is_file() and suffixes_of(place)[0] == ".txt":
+        is_text = place.is_file() and suffixes_of(place)[0] == ".txt"
+        file = open_text(place, options.encoding) if is_text else None
+        if file is not None and not is_fasttext(file.start_lines()):
             if options.pair:
                 raise UsageError(
                     f"{path} contains one text per line, but a text pair needs two columns; use a CSV file."
                 )
-            lines = open_text(place, options.encoding).lines()
-            return TextTable(("text",), _text_lines(path, lines))
+            return TextTable(("text",), _text_lines(path, file.lines()))
     return texts_of_table(_open(path, options), options)
 
 
@@ -195,19 +226,20 @@ def texts_of_table(table: Table, options: DataOptions) -> TextTable:
         need_label=False,
         first_row=None if table.has_names else table.first_row,
     )
-    return TextTable(table.columns, _text_rows(table, chosen.text, options.pair))
+    return TextTable(table.columns[: table.n_whole], _text_rows(table, chosen.text, options.pair))
 
 
 def _text_rows(table: Table, text_at: Sequence[int], pair: bool) -> Iterator[TextRow]:
-    for row in table.read(range(len(table.columns))):
+    n_whole = table.n_whole
+    for row in table.read((*range(n_whole), *text_at)):
         if isinstance(row, BadRow):
             raise DataError(f"{row.file}:{row.line} cannot be read: {row.reason} ({row.excerpt}).")
         line, values = row
         try:
-            text, text_pair = _texts([values[i] for i in text_at], pair)
+            text, text_pair = _texts(values[n_whole:], pair)
         except _Unusable as error:
             raise DataError(f"{table.file}:{line} cannot be read: {error}.") from error
-        yield TextRow(line, text, text_pair, values)
+        yield TextRow(line, text, text_pair, values[:n_whole])
 
 
 def _text_lines(path: str, lines: Iterable[str]) -> Iterator[TextRow]:
@@ -219,7 +251,7 @@ def _checked(path: str, line: int, text: str) -> str:
     try:
         return _encodable(text)
     except _Unusable as error:
-        raise DataError(f"{path}:{line} cannot be read: {error}; try another --encoding.") from error
+        raise DataError(f"{path}:{line} cannot be read: {error}. {encoding_advice(path)}") from error
 
 
 def _texts(values: Any, pair: bool) -> tuple[str, str | None]:
@@ -247,7 +279,8 @@ def _text(value: Any) -> str:
 
 
 def _label(value: Any) -> str:
-    """Write a label as text: 3 and 3.0 as "3", True as "true"."""
+    """Write a label as text: 3 and 3.0 as "3", True as "true", ["a"] as "a"."""
+    value = _only_label(value)
     if isinstance(value, str):
         label = _encodable(value.strip())
     elif value is None:
@@ -267,6 +300,22 @@ def _label(value: Any) -> str:
     if len(label) > MAX_LABEL_CHARS:
         raise _Unusable(LONG_LABEL)
     return label
+
+
+def _flag(value: Any) -> Any:
+    """Return 1 or 0 for what a column of a label's own holds; any other value as it is."""
+    return FLAGS.get(str(value).strip().lower(), value)
+
+
+def _only_label(value: Any) -> Any:
+    """Return the only label of a list, or of an object like {"a": 1, "b": 0}; any other value as it is."""
+    if isinstance(value, dict) and value and all(isinstance(share, int | float) for share in value.values()):
+        value = [name for name, share in value.items() if share > 0.5]
+    while isinstance(value, list | tuple):
+        if any(item != value[0] for item in value):
+            return value
+        value = value[0] if value else None
+    return value
 
 
 def _encodable(text: str) -> str:

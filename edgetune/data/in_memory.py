@@ -232,12 +232,13 @@ def _written(table: Table, cache_dir: os.PathLike[str]) -> str:
     scratch: Path | None = None
     try:
         home = cache_subfolder(Path(cache_dir), "rows")
+        columns = table.columns[: table.n_whole]
         handle, name = tempfile.mkstemp(prefix=".rows-", suffix=f".{os.getpid()}.tmp", dir=home)
         scratch = Path(name)
         with open(handle, "wb") as file:
-            for row in table.read(range(len(table.columns))):
+            for row in table.read(range(len(columns))):
                 assert not isinstance(row, BadRow)  # a row in memory has all columns
-                found = dict(zip(table.columns, map(_json_value, row[1]), strict=True))
+                found = dict(zip(columns, map(_json_value, row[1]), strict=True))
                 line = json.dumps(found, default=str).encode() + b"\n"
                 digest.update(line)
                 file.write(line)

@@ -14,6 +14,7 @@ import numpy as np
 from edgetune.config.settings import LabelledText, RunConfig
 from edgetune.data.examples import DataOptions
 from edgetune.data.near_duplicates import near_duplicates
+from edgetune.data.readers import validation_part
 from edgetune.data.row_sample import MOST_ROWS, RowSample, sample_for
 from edgetune.data.token_format import META, TokenizerSpec
 from edgetune.data.token_store import TokenStore, TokenView
@@ -21,6 +22,7 @@ from edgetune.data.tokens import open_tokens
 from edgetune.utils.cache import cache_subfolder, mark_in_use
 from edgetune.utils.errors import ResourceError
 from edgetune.utils.formatting import describe_unknown
+from edgetune.utils.sanitize import brief
 from edgetune.utils.types import IntArray, Say
 
 HELD_OUT_RATE, MOST_HELD_OUT = 0.1, 1000
@@ -146,6 +148,7 @@ def data_options(data: LabelledText) -> DataOptions:
         header=data.header,
         encoding=data.encoding,
         delimiter=data.delimiter,
+        escape=data.escape,
         pair=data.pair,
     )
 
@@ -203,11 +206,14 @@ def open_splits(
     deadline_s, seed = config.budget.deadline_s, config.train.seed
     options = data_options(config.data)
 
-    def reader(path: str, min_classes: int, most_rows: int = MOST_ROWS) -> TokenStore:
+    def reader(
+        path: str, min_classes: int, most_rows: int = MOST_ROWS, part: str | None = None
+    ) -> TokenStore:
         sample = sample_for(deadline_s, seed, elapsed_s, most_rows)
+        how = dataclasses.replace(options, part=part)
         with reading_progress(path, say, check) as progress:
             return open_cached(
-                path, options, spec, cache_dir, config.data.max_bad_rows, progress, min_classes, sample
+                path, how, spec, cache_dir, config.data.max_bad_rows, progress, min_classes, sample
             )
 
     store = reader(config.data.train, 2)
@@ -215,10 +221,14 @@ def open_splits(
     everything = store.relabel(names)
     warnings = list(store.warnings())
     stores = [store]
-    if config.data.eval is not None:
-        eval_store = reader(config.data.eval, 1, config.data.max_holdout_rows)
+    eval_path, part = config.data.eval, None
+    if eval_path is None and (part := validation_part(config.data.train, options.encoding)) is not None:
+        eval_path = config.data.train
+    if eval_path is not None:
+        eval_store = reader(eval_path, 1, config.data.max_holdout_rows, part)
         stores.append(eval_store)
-        train, evaluation, source = everything, eval_store.relabel(names), config.data.eval
+        train, evaluation = everything, eval_store.relabel(names)
+        source = eval_path if part is None else f'"{brief(part)}" in {eval_path}'
         counts = evaluation.counts
         if unknown := {name: counts[name] for name in evaluation.label_names[len(names) :]}:
             warnings.append(describe_unknown(unknown, len(evaluation)))

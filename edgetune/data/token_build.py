@@ -122,7 +122,8 @@ class TokenWriter:
         self._counts: Counter[int] = Counter()
         self._reasons: Counter[str] = Counter()
         self._n_tokens = self._n_text_bytes = self._n_truncated = self.n_rows = self.n_bad = 0
-        self.n_left_out = 0
+        self.n_left_out = self.n_loose = 0
+        self.first_loose = ""
         self.is_cut = False
         self.bad_rows: dict[str, BadRow] = {}  # the first of each reason
 
@@ -153,6 +154,11 @@ class TokenWriter:
         self.bad_rows.setdefault(row.reason, row)
         if self.n_bad <= MAX_BAD_ROWS_KEPT:
             self._files[BAD_ROWS].write(json.dumps(asdict(row), ensure_ascii=True).encode() + b"\n")
+
+    def add_loose(self, row: BadRow) -> None:
+        """Count a row whose quotes had to be guessed."""
+        self.n_loose += 1
+        self.first_loose = self.first_loose or f"{row.file}:{row.line}"
 
     def add(self, examples: list[Example]) -> None:
         """Tokenize and append a chunk of examples."""
@@ -212,6 +218,8 @@ class TokenWriter:
             n_conflicts=repeats.n_conflicts,
             label_change=mixed_label_kinds(self._first_lines) or "",
             n_left_out=self.n_left_out,
+            n_loose=self.n_loose,
+            first_loose=self.first_loose,
             is_cut=self.is_cut,
         )
         (self._folder / META).write_text(json.dumps(asdict(meta), indent=1), encoding="utf-8")
@@ -277,7 +285,7 @@ def build_tokens(
     """
     tell = progress if progress is not None else lambda n_read: None
     with TokenWriter(folder, path, spec) as writer:
-        examples: Iterable[Example] = read_examples(path, options, writer.add_bad)
+        examples: Iterable[Example] = read_examples(path, options, writer.add_bad, writer.add_loose)
         if sample is not None:
             drawn = draw_sample(examples, sample, tell)
             examples, writer.is_cut = drawn.examples, drawn.is_cut

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-CACHE_VERSION = 4
+CACHE_VERSION = 5
 TOKENS, OFFSETS, LABELS, FIRST_LENGTHS, HASHES, TEXTS, TEXT_OFFSETS = (
     "tokens.bin",
     "offsets.bin",
@@ -57,6 +57,8 @@ class Meta:
         n_duplicates: rows whose text was there before.
         n_conflicts: texts with more than one label.
         n_left_out: usable rows that a random sample leaves out.
+        n_loose: rows whose quotes had to be guessed.
+        first_loose: file and line of the first of them.
         is_cut: whether reading ended before the end of the file, because time had run out.
         label_change: says where labels change from numbers to words or back; "" if they do not.
     """
@@ -77,6 +79,8 @@ class Meta:
     n_conflicts: int
     label_change: str
     n_left_out: int = 0
+    n_loose: int = 0
+    first_loose: str = ""
     is_cut: bool = False
 
     @property

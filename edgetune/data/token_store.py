@@ -247,6 +247,12 @@ class TokenStore:
                 f"A random sample of {meta.n_rows:,} of the {meta.n_read:,} rows of {meta.source} is used: "
                 "the deadline is too short for all of them.",
             )
+        if meta.n_loose:
+            rows = "1 row has" if meta.n_loose == 1 else f"{meta.n_loose:,} rows have"
+            found.append(
+                f"{rows} stray quotes and may be read wrongly (the first is {meta.first_loose}); double "
+                "these quotes, or set --escape if backslashes escape quotes in this file."
+            )
         return [meta.label_change, *found] if meta.label_change else found
 
     def batch(self, rows: IntArray) -> Batch:

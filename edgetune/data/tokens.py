@@ -22,8 +22,8 @@ import numpy as np
 from edgetune.data.examples import DataOptions
 from edgetune.data.readers import folder_files, require_exists
 from edgetune.data.row_sample import RowSample
-from edgetune.data.table import BAD_BYTES, BadRow
-from edgetune.data.text_files import reading_errors
+from edgetune.data.table import BAD_BYTES, BROKEN_LABEL, NOT_A_LABEL, WRONG_COLUMN_COUNT, BadRow
+from edgetune.data.text_files import encoding_advice, reading_errors
 from edgetune.data.token_build import TokenWriter, build_tokens
 from edgetune.data.token_format import CACHE_VERSION, META, Meta, TokenizerSpec
 from edgetune.data.token_store import TokenStore, TokenView
@@ -228,13 +228,21 @@ def _check_usable(path: str, writer: TokenWriter, max_bad_rows: float) -> None:
         f"{reason} ({count:,} row{'s'[: count != 1]}, first: {_where(writer.bad_rows[reason])})"
         for reason, count in list(reasons.items())[:4]
     )
-    hint = " Try --encoding latin-1, or pass the actual encoding of the file." if BAD_BYTES in reasons else ""
+    hint = f" {encoding_advice(path)}".rstrip() if BAD_BYTES in reasons else ""
+    hint += "".join(f" {advice}" for reason, advice in _ADVICE.items() if reason in reasons)
     if not writer.n_rows:
         raise DataError(f"{path} has no usable rows ({writer.n_read:,} read): {shown}.{hint}")
     raise DataError(
         f"{writer.n_bad:,} of the {writer.n_read:,} rows of {path} ({rate:.2%}) cannot be used, but at most "
         f"{max_bad_rows:.2%} are allowed: {shown}. Fix these rows, or allow more with --max-bad-rows.{hint}"
     )
+
+
+_ADVICE = {
+    NOT_A_LABEL: "A text has one label; keep one of several, or repeat the text in a row for each.",
+    BROKEN_LABEL: "Close the quote, or double it where it is part of the text.",
+    WRONG_COLUMN_COUNT: "Quote the fields that hold the delimiter, or see --delimiter and --escape.",
+}
 
 
 def _where(row: BadRow) -> str:

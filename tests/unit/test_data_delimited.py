@@ -206,7 +206,7 @@ def test_bad_bytes_are_bad_rows(tmp_path: Path) -> None:
 
 def test_another_encoding_is_suggested_and_used(tmp_path: Path) -> None:
     content = ("text,label\n" + "café,1\nnaïve,0\n" * 5).encode("latin-1")
-    with pytest.raises(DataError, match=r"10 of the first 11 lines.*--encoding latin-1"):
+    with pytest.raises(DataError, match=r"10 of the first 11 lines.*--encoding cp1252"):
         load(tmp_path, "a.csv", content)
     assert pairs(load(tmp_path, "a.csv", content, DataOptions(encoding="latin-1"))[0])[0] == ("café", "1")
 
@@ -281,3 +281,140 @@ def test_what_a_csv_writer_writes_comes_back(tmp_path: Path) -> None:
         with path.open("w", newline="") as file:
             csv.writer(file, quoting=quoting).writerows([("text", "label"), *rows])
         assert pairs(list(read_examples(str(path), OPTIONS, pytest.fail))) == rows
+
+
+def loosely(tmp_path: Path, content: str, options: DataOptions = OPTIONS) -> tuple[list[Example], list[int]]:
+    path = tmp_path / "loose.csv"
+    path.write_text(content)
+    loose: list[BadRow] = []
+    examples = list(read_examples(str(path), options, pytest.fail, loose.append))
+    return examples, [row.line for row in loose]
+
+
+ESCAPED = 'the \\"new\\" one, yes'
+
+
+@pytest.mark.parametrize(
+    ("rows", "expected"),
+    [
+        ([f'"{ESCAPED}",a', "plain,b"], 'the "new" one, yes'),  # Spark
+        ([f'"{ESCAPED}","a"', '"plain","b"'], 'the "new" one, yes'),  # MySQL, with enclosing quotes
+        (['"ends in \\"quotes\\"",a', "plain,b"], 'ends in "quotes"'),
+        (['"one\\"\ntwo, \\"",a', "plain,b"], 'one"\ntwo, "'),
+        (['"C:\\new, \\\\srv \\"x\\"",a', "plain,b"], 'C:\\new, \\srv "x"'),
+        (['"broken\\\nline \\"x\\"",a', "plain,b"], 'broken\nline "x"'),
+        (["no quotes\\, but commas,a", "plain\\, too,b"], "no quotes, but commas"),
+    ],
+)
+def test_backslashes_that_escape(tmp_path: Path, rows: list[str], expected: str) -> None:
+    examples, loose = loosely(tmp_path, "\n".join(["text,label", *rows, *["fine,a", "good,b"] * 20]))
+    assert examples[0].text == expected
+    assert len(examples) == 42
+    assert not loose
+
+
+def test_one_escaped_row_among_many_quoted_ones(tmp_path: Path) -> None:
+    rows = [f'"film, number {i}","{i % 2}"' for i in range(300)]
+    rows[200] = f'"{ESCAPED}","1"'
+    examples, loose = loosely(tmp_path, "\n".join(['"text","label"', *rows]))
+    assert examples[200].text == 'the "new" one, yes'
+    assert not loose
+
+
+def test_backslashes_that_escape_nothing(tmp_path: Path) -> None:
+    content = 'text,label\n"C:\\temp\\",a\n"say ""\\"" now",b\n' + '"x, y",a\n' * 20
+    examples, _ = loosely(tmp_path, content)
+    assert [example.text for example in examples[:2]] == ["C:\\temp\\", 'say "\\" now']
+    examples, _ = loosely(tmp_path, "text,label\na\\b,x\nC:\\dir,y\n")
+    assert [example.text for example in examples] == ["a\\b", "C:\\dir"]
+
+
+def test_escapes_by_the_users_word(tmp_path: Path) -> None:
+    content = 'text,label\n"a \\"b\\"",1\n\\N,0\n'
+    bad: list[BadRow] = []
+    path = tmp_path / "a.csv"
+    path.write_text(content)
+    forced = list(read_examples(str(path), DataOptions(escape=True), bad.append))
+    assert pairs(forced) == [('a "b"', "1")]
+    assert [(row.line, row.reason) for row in bad] == [(3, "empty text")]
+    examples, _ = loosely(tmp_path, content, DataOptions(escape=False))
+    assert examples[0].text != 'a "b"'
+
+
+def test_rows_read_loosely_are_counted(tmp_path: Path) -> None:
+    rows = [f'"A film, number {i}",{i % 2}' for i in range(50)]
+    content = "\n".join(["text,label", *rows, '"He said "hi" to me",1', '"Never closed,0'])
+    path = tmp_path / "a.csv"
+    path.write_text(content)
+    bad: list[BadRow] = []
+    loose: list[BadRow] = []
+    assert len(list(read_examples(str(path), OPTIONS, bad.append, loose.append))) == 52
+    assert [(row.line, row.reason) for row in loose] == [(52, "stray quotes"), (53, "stray quotes")]
+    assert not bad
+
+
+def test_a_label_that_spans_lines_is_a_quoting_error(tmp_path: Path) -> None:
+    content = 'text,label\ngood 5,"yes\nmaybe 5,no"\n' + "fine,yes\nbad,no\n" * 20
+    examples, bad = load(tmp_path, "a.csv", content)
+    assert {example.label for example in examples} == {"yes", "no"}
+    assert [row.line for row in bad] == [2, 3]
+    assert all("quote" in row.reason for row in bad)
+
+
+@pytest.mark.parametrize("first", ["sep=;", '"sep=;"', "SEP=;"])
+@pytest.mark.parametrize("header", ["text;label\n", ""])
+def test_a_declared_delimiter(tmp_path: Path, first: str, header: str) -> None:
+    content = f"{first}\r\n{header}" + "one, two;x\r\nthree, four;y\r\n" * 10
+    examples, bad = load(tmp_path, "a.csv", content, DataOptions(text=("1",), label="2"))
+    assert pairs(examples)[:2] == [("one, two", "x"), ("three, four", "y")]
+    assert len(examples) == 20
+    assert examples[0].line == (3 if header else 2)
+    assert not bad
+
+
+def test_the_declared_delimiter_gives_way_to_the_users(tmp_path: Path) -> None:
+    examples, _ = load(tmp_path, "a.csv", "sep=;\ntext|label\na;b|1\n", DataOptions(delimiter="|"))
+    assert pairs(examples) == [("a;b", "1")]
+
+
+@pytest.mark.parametrize(
+    "above",
+    [
+        "# exported on 2026-11-01\n",
+        "# exported on 2026-11-01, by hand\n# two\n\n",
+        "# a, b, c, d\n",
+        "Survey of spring\n\n",
+    ],
+)
+def test_lines_above_the_header(tmp_path: Path, above: str) -> None:
+    content = above + "text,label\n" + "good,1\nbad,0\n" * 3
+    examples, bad = load(tmp_path, "a.csv", content)
+    assert pairs(examples)[:2] == [("good", "1"), ("bad", "0")]
+    assert examples[0].line == above.count("\n") + 2
+    assert len(examples) == 6
+    assert not bad
+
+
+def test_hashes_that_begin_a_row(tmp_path: Path) -> None:
+    content = "#love it,pos\n#hate it,neg\nplain,pos\n"
+    examples, _ = load(tmp_path, "a.csv", content, DataOptions(text=("1",), label="2"))
+    assert [example.text for example in examples] == ["#love it", "#hate it", "plain"]
+    examples, _ = load(tmp_path, "b.csv", "text,label\n" + content)
+    assert len(examples) == 3
+
+
+@pytest.mark.parametrize(
+    "below",
+    [
+        'How was it?,Which one?\n"{""ImportId"":""QID1""}","{""ImportId"":""QID2""}"\n',
+        "Open-Ended Response,Response\n",
+    ],
+)
+def test_a_survey_describes_its_columns_below_the_header(tmp_path: Path, below: str) -> None:
+    content = "Q1,Q2\n" + below + "good,sales\nbad,support\n" * 10
+    options = DataOptions(text=("Q1",), label="Q2")
+    examples, bad = load(tmp_path, "a.csv", content, options)
+    assert {example.label for example in examples} == {"sales", "support"}
+    assert len(examples) == 20
+    assert examples[0].line == below.count("\n") + 2
+    assert not bad

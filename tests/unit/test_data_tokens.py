@@ -14,10 +14,11 @@ import numpy as np
 import pytest
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 
+from edgetune.config.toml_config import make_config
 from edgetune.data import token_build, tokens
 from edgetune.data.batches import sequential_batches
 from edgetune.data.examples import DataOptions
-from edgetune.data.splits import overlap
+from edgetune.data.splits import open_splits, overlap
 from edgetune.data.token_format import TokenizerSpec
 from edgetune.data.token_store import TokenStore
 from edgetune.data.tokens import open_tokens
@@ -269,7 +270,7 @@ def test_bad_rows_up_to_the_allowed_share(data: Path, spec: TokenizerSpec) -> No
 
 def test_bad_bytes_suggest_an_encoding(data: Path, spec: TokenizerSpec) -> None:
     data.write_bytes(CONTENT.encode() + b"a,pos\n" * 10 + b"caf\xe9,pos\n")
-    with pytest.raises(DataError, match="--encoding latin-1"):
+    with pytest.raises(DataError, match="--encoding cp1252"):
         opened(data, spec)
 
 
@@ -428,3 +429,39 @@ def test_a_cut_view_is_what_the_tokenizers_truncation_gives(
     assert view.lengths.tolist() == short.lengths.tolist()
     assert view.longest == min(limit, whole.lengths.max())
     assert view.subset(rows[:2]).relabel(["pos", "neg"]).longest <= limit
+
+
+def test_a_validation_part_of_the_same_file_is_evaluated_on(tmp_path: Path, spec: TokenizerSpec) -> None:
+    rows = [{"text": text, "label": label} for text, label in (("good film", "pos"), ("bad film", "neg"))]
+    path = tmp_path / "data.json"
+    path.write_text(json.dumps({"train": rows * 30, "validation": [*rows, *rows[:1]]}))
+    config = make_config({"data": {"train": str(path)}})
+    splits = open_splits(config, spec, tmp_path / "cache", (), lambda text: None)
+    assert splits.evaluation.counts == {"neg": 1, "pos": 2}
+    assert len(splits.train) + len(splits.held_out or ()) == 60
+    assert "validation" in splits.eval_source
+    assert "held out" not in splits.eval_source
+
+
+def test_rows_read_loosely_are_a_warning(tmp_path: Path, spec: TokenizerSpec) -> None:
+    path = tmp_path / "data.csv"
+    path.write_text("text,label\n" + '"good, film",pos\n"bad, film",neg\n' * 9 + '"a "b" c",pos\n')
+    (said,) = [text for text in opened(path, spec).warnings() if "--escape" in text]
+    assert "1 row" in said
+    assert "data.csv:20" in said
+
+
+@pytest.mark.parametrize(
+    ("row", "says"),
+    [
+        ({"text": "good film", "label": ["pos", "neg"]}, "one label"),
+        ({"text": "good film", "label": {"pos": 1, "neg": 1}}, "one label"),
+    ],
+)
+def test_several_labels_are_told_how_to_become_one(
+    tmp_path: Path, spec: TokenizerSpec, row: dict[str, Any], says: str
+) -> None:
+    path = tmp_path / "data.jsonl"
+    path.write_text("\n".join(json.dumps(one) for one in [{"text": "a", "label": "pos"}] * 5 + [row] * 5))
+    with pytest.raises(DataError, match=says):
+        opened(path, spec)

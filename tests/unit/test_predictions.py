@@ -149,6 +149,14 @@ def test_values_of_any_type_are_kept(tmp_path: Path) -> None:
     assert [(row["id"], row["tags"]) for row in found] == [("1", '["x", {"y": null}]'), ("2.5", "")]
 
 
+def test_a_text_deeper_in_an_object_adds_no_columns(tmp_path: Path) -> None:
+    lines = '{"id": 1, "data": {"text": "ab", "by": "x"}}\n{"id": 2, "data": {"text": "abcdefg"}}\n'
+    options = DataOptions(text=("data.text",))
+    found = written(of_file(tmp_path / "in.jsonl", lines, options), tmp_path / "p.jsonl")
+    assert list(found[0]) == ["line", "id", "data", "predicted", "probability", "probabilities"]
+    assert [(row["data"]["text"], row["predicted"]) for row in found] == [("ab", "short"), ("abcdefg", "long")]
+
+
 def test_columns_of_an_earlier_prediction_stay(tmp_path: Path) -> None:
     """The output of one model can be the input of another."""
     write_predictions(of_lines("ab", "abcdefg"), tmp_path / "first.csv")
