@@ -22,6 +22,7 @@ from edgetune.cli.options import (
     Json,
     Label,
     MaxBadRows,
+    MergeLabels,
     Pair,
     PoolingName,
     Text,
@@ -126,6 +127,7 @@ def evaluate(
     header: Header = None,
     encoding: Encoding = None,
     delimiter: Delimiter = None,
+    merge_labels: MergeLabels = None,
     max_bad_rows: MaxBadRows = None,
     cache_dir: CacheDir = None,
     as_json: Json = False,
@@ -144,6 +146,7 @@ def evaluate(
         "header": header,
         "encoding": encoding,
         "delimiter": delimiter,
+        "merge_labels": merge_labels,
     }
     options = dataclasses.replace(
         opened.data_options(), **{name: value for name, value in given.items() if value is not None}

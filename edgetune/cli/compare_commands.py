@@ -19,6 +19,7 @@ from edgetune.cli.options import (
     Header,
     Json,
     Label,
+    MergeLabels,
     Pair,
     Set,
     Text,
@@ -68,6 +69,7 @@ def compare(
     header: Header = None,
     encoding: Encoding = None,
     delimiter: Delimiter = None,
+    merge_labels: MergeLabels = None,
     curve: Annotated[
         bool | None,
         typer.Option(
@@ -102,7 +104,7 @@ def compare(
     from edgetune.utils.machine import cache_folder
 
     reading = {"text": split_columns(text) if text else None, "label": label, "pair": pair, "header": header}
-    reading |= {"encoding": encoding, "delimiter": delimiter, "eval": eval_}
+    reading |= {"encoding": encoding, "delimiter": delimiter, "eval": eval_, "merge_labels": merge_labels}
     size = given_options({"rows": rows, "eval_rows": eval_rows})
     settings = _settings(deadline, epochs, set_)
     if data[0].endswith(".toml"):

@@ -28,6 +28,7 @@ from edgetune.cli.options import (
     Label,
     MaxBadRows,
     Memory,
+    MergeLabels,
     MethodName,
     MetricName,
     Pair,
@@ -57,6 +58,7 @@ def finetune(
     header: Header = None,
     encoding: Encoding = None,
     delimiter: Delimiter = None,
+    merge_labels: MergeLabels = None,
     holdout: Annotated[
         float | None,
         typer.Option(
@@ -326,6 +328,7 @@ def plan(
     header: Header = None,
     encoding: Encoding = None,
     delimiter: Delimiter = None,
+    merge_labels: MergeLabels = None,
     max_bad_rows: MaxBadRows = None,
     max_length: Annotated[
         int | None, typer.Option(help="Maximum number of tokens per text.", show_default="planned")

@@ -12,6 +12,7 @@ import numpy as np
 
 from edgetune.compare.grid import DataEntry, Grid
 from edgetune.data.examples import Example, read_examples
+from edgetune.data.labels import find_labels
 from edgetune.data.splits import data_options, split_holdout
 from edgetune.data.table import BadRow
 from edgetune.data.text_files import reading_errors
@@ -90,6 +91,10 @@ def draw_shared_rows(entry: DataEntry, grid: Grid, folder: Path) -> SharedRows:
         train, evaluation = ([train[i] for i in rows] for rows in split)
     else:
         evaluation = _read(entry.eval, entry, bad)
+        names = sorted({example.label for example in train})
+        places = find_labels({example.label for example in evaluation}, names, entry.merge_labels)
+        spelling = {name: names[place] for name, place in places.items()}
+        evaluation = [one._replace(label=spelling.get(one.label, one.label)) for one in evaluation]
     train, evaluation = _draw(train, n_train, 1), _draw(evaluation, n_eval, 2)
     known = {example.label for example in train}
     if len(known) < 2 or not evaluation:

@@ -155,6 +155,7 @@ class LabelledText(Settings):
         encoding: of text files.
         delimiter: of delimited files; None: decided from the file.
         pair: two text columns are a sentence pair.
+        merge_labels: labels that differ only in letter case, a full stop, or `_`, `-` and blank are one.
     """
 
     train: str
@@ -165,6 +166,7 @@ class LabelledText(Settings):
     encoding: str = "utf-8"
     delimiter: str | None = None
     pair: bool = False
+    merge_labels: bool = False
 
 
 class DataSettings(LabelledText):

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from edgetune.data.batches import Batch
+from edgetune.data.labels import find_labels
 from edgetune.data.quality import Repeats, warning_sentences
 from edgetune.data.token_format import (
     BAD_ROWS,
@@ -133,13 +134,17 @@ class TokenView:
         """
         return TokenView(self.store, self.rows, self.labels, self.label_names, limit)
 
-    def relabel(self, names: Sequence[str]) -> TokenView:
+    def relabel(self, names: Sequence[str], merge: bool = False) -> TokenView:
         """Return the same rows with ids in a model's label order.
+
+        Args:
+            names: of the model's labels.
+            merge: whether other spellings of a label count as that label; see `labels.variant_key`.
 
         Raises:
             DataError: a row's label is not among `names`.
         """
-        ids = {name: i for i, name in enumerate(names)}
+        ids = find_labels(self.label_names, names, merge)
         unseen = [(name, count) for name, count in self.counts.items() if count and name not in ids]
         if unseen:
             shown = ", ".join(
@@ -147,9 +152,11 @@ class TokenView:
             )
             more = f" and {len(unseen) - 5} more" if len(unseen) > 5 else ""
             known = ", ".join(f'"{brief(name)}"' for name in names[:20]) + (", …" if len(names) > 20 else "")
+            merged = find_labels([name for name, _ in unseen], names, merge=True)
+            hint = " With --merge-labels, labels that differ only in case are the same." if merged else ""
             raise DataError(
                 f"{self.store.meta.source} contains labels that the model does not know: {shown}{more}. "
-                f"The labels of the model are {known}."
+                f"The labels of the model are {known}.{hint}"
             )
         new_ids = np.array([ids.get(name, -1) for name in self.label_names], dtype=np.int32)
         view = TokenView(self.store, self.rows, new_ids[self.labels], names, self.limit)
@@ -204,8 +211,13 @@ class TokenStore:
 
     @property
     def n_bad(self) -> int:
-        """Rows left out; the first of them are in `bad_rows_file`."""
+        """Rows left out because they cannot be used; the first of them are in `bad_rows_file`."""
         return self.meta.n_bad
+
+    @property
+    def n_unlabelled(self) -> int:
+        """Rows left out because they have no label; the first of them are in `bad_rows_file`."""
+        return self.meta.n_unlabelled
 
     @property
     def n_truncated(self) -> int:
@@ -219,7 +231,7 @@ class TokenStore:
 
     @property
     def bad_rows_file(self) -> Path:
-        """JSON lines: file, line, reason and excerpt of the first 1,000 rows left out."""
+        """JSON lines: file, line, reason and excerpt of the first 1,000 rows left out for each reason."""
         return self.folder / BAD_ROWS
 
     @property
@@ -245,7 +257,17 @@ class TokenStore:
                 f"A random sample of {meta.n_rows:,} of the {meta.n_read:,} rows of {meta.source} is used: "
                 "the deadline is too short for all of them.",
             )
-        return [meta.label_change, *found] if meta.label_change else found
+        return [*filter(None, (self._guess(), meta.label_change)), *found]
+
+    def _guess(self) -> str:
+        """Say which columns are used, where they were guessed."""
+        if not self.meta.guessed_columns:
+            return ""
+        label, *texts = (f'"{brief(name)}"' for name in self.meta.guessed_columns)
+        return (
+            f"The text was taken from column {' and '.join(texts)}, the label from column {label}: a guess. "
+            "Specify them with --text and --label."
+        )
 
     def batch(self, rows: IntArray) -> Batch:
         """Copy the rows asked for out of the cache."""
@@ -279,15 +301,15 @@ class TokenStore:
         """Return a view of some rows."""
         return TokenView(self, np.asarray(rows), self.labels[rows], self.label_names)
 
-    def relabel(self, names: Sequence[str]) -> TokenView:
-        """Return all rows with ids in a model's label order.
+    def relabel(self, names: Sequence[str], merge: bool = False) -> TokenView:
+        """Return all rows with ids in a model's label order; see `TokenView.relabel`.
 
         Raises:
             DataError: a row's label is not among `names`.
         """
         everything = TokenView(self, np.arange(self.n_rows, dtype=np.int32), self.labels, self.label_names)
         everything.lengths = self.lengths
-        return everything.relabel(names)
+        return everything.relabel(names, merge)
 
     def release(self) -> None:
         """Drop pages that are in memory; they are read again when touched."""

@@ -243,7 +243,7 @@ class Run:
 
         cache = cache_folder() if cache_dir is None else cache_dir
         rows = open_cached(path, options, spec, cache, max_bad_rows, min_classes=1)
-        return rows.relabel(self.label_names)
+        return rows.relabel(self.label_names, options.merge_labels)
 
     def data_options(self) -> DataOptions:
         """How the run read its own data."""
