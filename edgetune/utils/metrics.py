@@ -174,6 +174,14 @@ class Evaluation:
     per_class: tuple[ClassScores, ...]
     confusion: tuple[tuple[int, ...], ...]
 
+    @property
+    def never_predicted(self) -> tuple[ClassScores, ...]:
+        """Classes that evaluated rows have and that none was predicted as."""
+        predicted = np.array(self.confusion).sum(axis=0)
+        return tuple(
+            one for one, count in zip(self.per_class, predicted, strict=True) if one.support and not count
+        )
+
     def to_dict(self) -> dict[str, Any]:
         """Return it as JSON values, under the names that `summary.json` uses."""
         return {
