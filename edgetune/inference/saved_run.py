@@ -25,7 +25,7 @@ from edgetune.run_files.summary import read_summary
 from edgetune.utils.errors import RunError, UsageError
 from edgetune.utils.machine import cache_folder
 from edgetune.utils.metrics import Evaluation, evaluate_predictions, softmax
-from edgetune.utils.types import FloatArray, IntArray
+from edgetune.utils.types import FloatArray, IntArray, Say
 
 BATCH_SIZE = 32
 CHUNK = 1024  # texts tokenized and sorted by length together
@@ -201,6 +201,7 @@ class Run:
         *,
         cache_dir: Path | None = None,
         max_bad_rows: float = 0.01,
+        say: Say = lambda text: None,
     ) -> Evaluation:
         """Measure the model on labelled text.
 
@@ -209,11 +210,18 @@ class Run:
             options: how to read it; by default as the run read its own data.
             cache_dir: where tokens are kept.
             max_bad_rows: share of unusable rows above which nothing is measured.
+            say: is told how many rows were left out.
 
         Raises:
             DataError: the text cannot be used, or has a label the model does not know.
         """
         view = self._view(path, options, cache_dir, max_bad_rows)
+        for count, kind in (
+            (view.store.n_bad, "unusable rows"),
+            (view.store.n_unlabelled, "rows without a label"),
+        ):
+            if count:
+                say(f"{count:,} {kind} of {path} were left out.")
         return evaluate_predictions(self._score_view(view), view.labels, view.label_names)
 
     def answers(
