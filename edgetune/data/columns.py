@@ -86,6 +86,7 @@ KNOWN_NAMES = frozenset(name for names in TEXT_NAMES for name in names) | {*LABE
 ALSO_VALUES = frozenset({"spam", "feedback", "question", "comment", "review", "topic"})
 """Names that are as often a label's value: alone they do not make a first row a header."""
 
+_MAX_NAME_CHARS = 200  # all usual names are shorter
 _MAX_LISTED = 20
 _SHORT = 21  # characters of a value
 _SEPARATORS = re.compile(r"[\s_.-]+")
@@ -112,7 +113,7 @@ class Columns:
 
 def plain_name(name: str) -> str:
     """Write a column's name in lower case, with `_` for whatever separates its words."""
-    return _SEPARATORS.sub("_", name.strip().lower())
+    return _SEPARATORS.sub("_", name[:_MAX_NAME_CHARS].strip().lower())
 
 
 def choose_columns(

@@ -162,6 +162,7 @@ def _examples(
     assert chosen.label is not None
     dash_is_label: bool | None = None
     n_rows, first_label = 0, None  # of the file's first row, until it comes again
+    others: Counter[str] = Counter()
     for number, row in enumerate(table.read((*chosen.text, chosen.label))):
         if isinstance(row, BadRow):
             on_bad(row)
@@ -186,9 +187,12 @@ def _examples(
             first_label = label
         elif label == first_label:
             first_label = None
+        elif first_label is not None:
+            others[label] += 1
         yield Example(line, text, text_pair, label)
     if first_label is not None:
-        _check_no_header(table, first_label, n_rows, options)
+        often = n_rows >= FEWEST_ROWS or (n_rows > len(others) + 1 and min(others.values()) > 1)
+        _check_no_header(table, first_label, n_rows, often, options)
 
 
 def _has_plus(table: Table, column: int) -> bool:
@@ -197,14 +201,23 @@ def _has_plus(table: Table, column: int) -> bool:
     return any(not isinstance(row, BadRow) and str(row[1][0]).strip() == "+" for row in rows)
 
 
-def _check_no_header(table: Table, first_label: str, n_rows: int, options: DataOptions) -> None:
+def _check_no_header(
+    table: Table, first_label: str, n_rows: int, is_strange: bool, options: DataOptions
+) -> None:
     """Refuse a file whose column names would be trained as a class of one row.
+
+    Args:
+        table: the file, whose columns have no names.
+        first_label: that the first row alone has.
+        n_rows: usable ones.
+        is_strange: whether classes of other rows are larger.
+        options: how it is read.
 
     Raises:
         DataError: it is one; what the user said of the header counts, unless the class is a usual name.
     """
     is_name = plain_name(first_label) in KNOWN_NAMES
-    if n_rows < 2 or (not is_name and (options.header is not None or n_rows < FEWEST_ROWS)):
+    if n_rows < 2 or (not is_name and (options.header is not None or not is_strange)):
         return
     what_to_do = (
         "remove --no-header, or remove that row"

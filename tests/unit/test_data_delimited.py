@@ -338,6 +338,9 @@ def test_a_header_is_never_a_class(tmp_path: Path, header: bool | None) -> None:
     with pytest.raises(DataError, match="--no-header"):
         load(tmp_path, "a.csv", content, options)
     if header is None:
+        few = "\n".join([*content.splitlines()[:8], ""])
+        with pytest.raises(DataError, match="--header"):
+            load(tmp_path, "few.csv", few, options)
         examples, _ = load(tmp_path, "a.csv", content, DataOptions(text=("1",), label="2", header=False))
         assert len(examples) == 24
 
