@@ -23,6 +23,7 @@ from edgetune.cli.options import (
     Json,
     Label,
     MaxBadRows,
+    MergeLabels,
     Pair,
     PoolingName,
     Text,
@@ -34,7 +35,7 @@ from edgetune.cli.report_commands import methods, report
 from edgetune.cli.train_commands import demo, finetune, plan
 from edgetune.utils.errors import EdgetuneError, Interrupted, UsageError
 from edgetune.utils.isolation import no_telemetry
-from edgetune.utils.sanitize import brief, json_text, one_line
+from edgetune.utils.sanitize import brief, json_text, on_terminal, one_line
 from edgetune.utils.signals import ClosedPipeTolerant, flush_stdout
 from edgetune.utils.version import __version__
 
@@ -144,6 +145,7 @@ def evaluate(
     encoding: Encoding = None,
     delimiter: Delimiter = None,
     escape: Escape = None,
+    merge_labels: MergeLabels = None,
     max_bad_rows: MaxBadRows = None,
     cache_dir: CacheDir = None,
     as_json: Json = False,
@@ -163,12 +165,19 @@ def evaluate(
         "encoding": encoding,
         "delimiter": delimiter,
         "escape": escape,
+        "merge_labels": merge_labels,
     }
     options = dataclasses.replace(
         opened.data_options(), **{name: value for name, value in given.items() if value is not None}
     )
     share = 0.01 if max_bad_rows is None else max_bad_rows
-    found = opened.evaluate(data, options, cache_dir=cache_dir, max_bad_rows=share)
+    found = opened.evaluate(
+        data,
+        options,
+        cache_dir=cache_dir,
+        max_bad_rows=share,
+        say=lambda text: print(on_terminal(text), file=sys.stderr),
+    )
     if as_json:
         print(json_text(found.to_dict()))
         return

@@ -20,6 +20,7 @@ from edgetune.cli.options import (
     Header,
     Json,
     Label,
+    MergeLabels,
     Pair,
     Set,
     Text,
@@ -70,6 +71,7 @@ def compare(
     encoding: Encoding = None,
     delimiter: Delimiter = None,
     escape: Escape = None,
+    merge_labels: MergeLabels = None,
     curve: Annotated[
         bool | None,
         typer.Option(
@@ -104,7 +106,8 @@ def compare(
     from edgetune.utils.machine import cache_folder
 
     reading = {"text": split_columns(text) if text else None, "label": label, "pair": pair, "header": header}
-    reading |= {"encoding": encoding, "delimiter": delimiter, "escape": escape, "eval": eval_}
+    reading |= {"encoding": encoding, "delimiter": delimiter, "escape": escape}
+    reading |= {"merge_labels": merge_labels, "eval": eval_}
     size = given_options({"rows": rows, "eval_rows": eval_rows})
     settings = _settings(deadline, epochs, set_)
     if data[0].endswith(".toml"):

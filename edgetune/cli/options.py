@@ -130,6 +130,14 @@ Escape = Annotated[
 Pair = Annotated[
     bool | None, typer.Option("--pair/--no-pair", help="Treat two text columns as a sentence pair.")
 ]
+MergeLabels = Annotated[
+    bool | None,
+    typer.Option(
+        "--merge-labels/--keep-labels",
+        help="Treat labels that differ only in letter case, a final full stop, or _, - and blanks as one.",
+        show_default="False",
+    ),
+]
 MaxBadRows = Annotated[
     float | None,
     typer.Option(help="Largest share of unusable rows that is accepted.", show_default="0.01"),

@@ -29,6 +29,7 @@ from edgetune.cli.options import (
     Label,
     MaxBadRows,
     Memory,
+    MergeLabels,
     MethodName,
     MetricName,
     Pair,
@@ -59,6 +60,7 @@ def finetune(
     encoding: Encoding = None,
     delimiter: Delimiter = None,
     escape: Escape = None,
+    merge_labels: MergeLabels = None,
     holdout: Annotated[
         float | None,
         typer.Option(
@@ -337,6 +339,7 @@ def plan(
     encoding: Encoding = None,
     delimiter: Delimiter = None,
     escape: Escape = None,
+    merge_labels: MergeLabels = None,
     max_bad_rows: MaxBadRows = None,
     max_length: Annotated[
         int | None, typer.Option(help="Maximum number of tokens per text.", show_default="planned")

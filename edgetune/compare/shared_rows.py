@@ -13,6 +13,7 @@ import numpy as np
 
 from edgetune.compare.grid import DataEntry, Grid
 from edgetune.data.examples import Example, read_examples
+from edgetune.data.labels import find_labels
 from edgetune.data.readers import validation_part
 from edgetune.data.splits import data_options, split_holdout
 from edgetune.data.table import BadRow
@@ -87,14 +88,16 @@ def draw_shared_rows(entry: DataEntry, grid: Grid, folder: Path) -> SharedRows:
     bad: list[BadRow] = []
     train = _read(entry.train, entry, bad)
     part = validation_part(entry.train, entry.encoding) if entry.eval is None else None
-    if part is not None:
-        evaluation = _read(entry.train, entry, bad, part)
-    elif entry.eval is None:
+    if entry.eval is None and part is None:
         labels = np.unique([example.label for example in train], return_inverse=True)[1]
         split = split_holdout(labels, grid.holdout, MAX_HOLDOUT, np.random.default_rng([SEED, 0]))
         train, evaluation = ([train[i] for i in rows] for rows in split)
     else:
-        evaluation = _read(entry.eval, entry, bad)
+        evaluation = _read(entry.eval or entry.train, entry, bad, part)
+        names = sorted({example.label for example in train})
+        places = find_labels({example.label for example in evaluation}, names, entry.merge_labels)
+        spelling = {name: names[place] for name, place in places.items()}
+        evaluation = [one._replace(label=spelling.get(one.label, one.label)) for one in evaluation]
     train, evaluation = _draw(train, n_train, 1), _draw(evaluation, n_eval, 2)
     known = {example.label for example in train}
     if len(known) < 2 or not evaluation:

@@ -158,6 +158,7 @@ class LabelledText(Settings):
         delimiter: of delimited files; None: decided from the file.
         escape: whether backslashes escape quotes in delimited files; None: decided from the file.
         pair: two text columns are a sentence pair.
+        merge_labels: labels that differ only in letter case, a full stop, or `_`, `-` and blank are one.
     """
 
     train: str
@@ -169,6 +170,7 @@ class LabelledText(Settings):
     delimiter: str | None = None
     escape: bool | None = None
     pair: bool = False
+    merge_labels: bool = False
 
 
 class DataSettings(LabelledText):

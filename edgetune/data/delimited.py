@@ -12,14 +12,14 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from itertools import islice
 from operator import length_hint
 from pathlib import Path
 
-from edgetune.data.columns import KNOWN_NAMES, LABEL_NAMES, TEXT_NAMES
+from edgetune.data.columns import ALSO_VALUES, KNOWN_NAMES, LABEL_NAMES, TEXT_NAMES, plain_name
 from edgetune.data.fasttext import fasttext_table, is_fasttext
 from edgetune.data.records import (
     Dialect,
@@ -41,7 +41,6 @@ SNIFF_LINES = 20_000  # lines judged for quoting
 SHAPE_LINES = 2_000  # lines judged for the delimiter
 MIN_CONSISTENT_RATE = 0.8  # share of rows that must have as many columns as the first
 MAX_STRAY_RATE = 0.1  # stray lines per well-formed line that CSV may still have
-MAX_NAME_LENGTH = 40
 FEW_VALUES = 20  # a column with at most so many values, each seen often, holds labels
 
 
@@ -178,37 +177,49 @@ def _is_number(text: str) -> bool:
 def has_header(rows: Sequence[Sequence[str]], wanted: Sequence[str] = ()) -> bool:
     """Decide whether the first row names the columns. Careful: in doubt it does not.
 
-    A header's fields are short, distinct, filled and no numbers. That is enough if one is a name the user
-    asked for, or if there are usual names of both text and label. Else none may come again below, and one
-    must be a usual name, or stand over a column of only numbers, or of only a few values that come often.
+    It does if it holds a name that the user asked for, or usual names of both text and label, whatever else
+    it holds. Otherwise one field must be a usual name, or stand over a column of only numbers, or of only a
+    few values that come often; and no field may come again below it, or be a number over numbers.
     """
-    first = [field.strip().lower() for field in rows[0]]
+    first = [field.strip() for field in rows[0]]
     body = [row for row in rows[1:] if len(row) == len(first)]
-    named = [field for field in first if field]
-    if not named or len(set(named)) < len(named) or len(named) < len(first) - 1:
-        return False
-    if any(len(field) > MAX_NAME_LENGTH or _is_number(field) for field in named):
-        return False
-    if any(name.strip().lower() in named and not name.isdigit() for name in wanted):
+    below = {i: [row[i].strip() for row in body] for i, field in enumerate(first) if field}
+    if any(_is_named(first, below, name.strip()) for name in wanted):
         return True
-    if set(named) & set(LABEL_NAMES) and any(set(named) >= set(names) for names in TEXT_NAMES):
+    names = {plain_name(field): i for i, field in reversed(list(enumerate(first))) if field}
+    if names.keys() & set(LABEL_NAMES) and any(names.keys() >= set(pair) for pair in TEXT_NAMES):
         return True
-    if any(field in (value.strip().lower() for value in column) for field, column in _columns(first, body)):
+    usual = names.keys() & (KNOWN_NAMES - ALSO_VALUES)
+    if any(not _comes_again(first, below, names[name]) for name in usual):
+        return True
+    if any(_comes_again(first, below, i) for i in below):
         return False
-    if any(field in KNOWN_NAMES for field in named):
-        return True
-    return any(_contrasts(column) for _, column in _columns(first, body))
+    if any(_is_number(first[i]) and all(map(_is_number, column)) for i, column in below.items()):
+        return False
+    return any(_contrasts(column) for i, column in below.items() if not _is_number(first[i]))
 
 
-def _columns(first: Sequence[str], body: Sequence[Sequence[str]]) -> list[tuple[str, list[str]]]:
-    return [(field, [row[i] for row in body]) for i, field in enumerate(first) if field]
+def _is_named(first: Sequence[str], below: Mapping[int, Sequence[str]], name: str) -> bool:
+    """Whether the first row holds a name that the user asked for.
+
+    A number may be a position or a value instead: it counts where it is no position and does not come again.
+    """
+    at = next((i for i, field in enumerate(first) if field and field.lower() == name.lower()), None)
+    if at is None or not (name.isascii() and name.isdigit()):
+        return at is not None
+    return int(name[:9]) > len(first) and not _comes_again(first, below, at)
+
+
+def _comes_again(first: Sequence[str], below: Mapping[int, Sequence[str]], at: int) -> bool:
+    """Whether a field of the first row is also a value of its column."""
+    return first[at].lower() in map(str.lower, below[at])
 
 
 def _contrasts(column: Sequence[str]) -> bool:
     """Whether a column below a word is all numbers, or a few values that each come several times."""
     if not column:
         return False
-    if all(_is_number(value) for value in column):
+    if all(map(_is_number, column)):
         return True
     counts = Counter(column)
     return len(column) >= FEW_VALUES and len(counts) <= FEW_VALUES and min(counts.values()) > 1

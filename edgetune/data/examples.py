@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
-import math
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any, NamedTuple
 
-from edgetune.data.columns import FLAGS, LABEL_NAMES, check_flags, choose_columns, joined_spellings
+from edgetune.data.columns import (
+    FLAGS,
+    KNOWN_NAMES,
+    Columns,
+    check_flags,
+    choose_columns,
+    joined_spellings,
+    plain_name,
+)
 from edgetune.data.fasttext import is_fasttext
+from edgetune.data.labels import DASH, merged_spelling, normal_label
 from edgetune.data.readers import open_table, require_exists
 from edgetune.data.table import (
     BAD_BYTES,
@@ -30,17 +40,27 @@ from edgetune.data.text_files import encoding_advice, open_text, suffixes_of
 from edgetune.utils.errors import DataError, UsageError
 from edgetune.utils.hub import HUB_PREFIX
 from edgetune.utils.limits import MAX_LABEL_CHARS, MAX_LINE_CHARS
+from edgetune.utils.sanitize import brief
 
 __all__ = [
     "BadRow",
     "DataOptions",
     "Example",
+    "GuessedColumns",
     "TextRow",
     "TextTable",
+    "find_columns",
     "open_texts",
     "read_examples",
     "texts_of_table",
 ]
+
+SAMPLE_ROWS, SAMPLE_CELLS = 1_000, 200_000
+"""Rows, and values in them, that are looked at to tell columns apart."""
+NO_TEXT = frozenset(["nan", "NaN", "<NA>"])
+"""What pandas writes for a missing text."""
+FEWEST_ROWS = 20
+"""In a file of so many rows a class that only the first row has may be a column's name."""
 
 
 @dataclass(frozen=True)
@@ -57,6 +77,7 @@ class DataOptions:
         pair: two text columns stay a pair, for the tokenizer to join, rather than become one text.
         escape: whether backslashes escape quotes in delimited files; None decides by the content.
         part: which list of rows to read in a JSON file that holds several; None reads the training rows.
+        merge_labels: labels that differ in letter case, a full stop, or `_`, `-` and blank are one label.
     """
 
     text: tuple[str, ...] = ()
@@ -67,6 +88,14 @@ class DataOptions:
     pair: bool = False
     escape: bool | None = None
     part: str | None = None
+    merge_labels: bool = False
+
+
+class GuessedColumns(NamedTuple):
+    """Names (or numbers) of columns that neither the user nor a usual name told."""
+
+    text: tuple[str, ...]
+    label: str
 
 
 class Example(NamedTuple):
@@ -76,7 +105,7 @@ class Example(NamedTuple):
         line: 1-based physical line where the file has lines, else 1-based row number.
         text: without white space around it.
         text_pair: the second text where the options say that there are two.
-        label: as text, whatever its type in the file.
+        label: in its normal form, whatever its type in the file.
     """
 
     line: int
@@ -102,35 +131,96 @@ def read_examples(
     options: DataOptions,
     on_bad: Callable[[BadRow], None],
     on_loose: Callable[[BadRow], None] = lambda row: None,
+    on_guess: Callable[[GuessedColumns], None] = lambda guess: None,
 ) -> Iterator[Example]:
     """Yield the usable rows of a file, a folder or a hub dataset, in their order.
 
     Args:
         path: a file, a folder, or `hub:NAME` (see `hub_address`).
         options: how to read it.
-        on_bad: is told of every row that cannot be used.
+        on_bad: is told of every row that cannot be used, and of every row without a label.
         on_loose: is told of every row whose quotes had to be guessed; it is used if it can be.
+        on_guess: is told the columns, where they were guessed.
 
     Raises:
-        DataError: the path is missing or cannot be read as rows.
+        DataError: the path is missing or cannot be read as rows, or its header would become a class.
         UsageError: the text or label column cannot be found.
         MissingDependencyError: a package is not installed.
         ResourceError: the hub cannot be reached.
     """
     table = _open(path, options)
-    if options.label is None and not set(LABEL_NAMES) & {name.strip().lower() for name in table.columns}:
+    chosen = find_columns(table, options)
+    if chosen.guessed and chosen.label is not None:
+        label, *text = (_reference(table.columns, i) for i in (chosen.label, *chosen.text))
+        if chosen.flags:
+            assert options.label is not None
+            label = options.label
+        on_guess(GuessedColumns(tuple(text), label))
+    if not options.merge_labels:
+        yield from _examples(table, chosen, options, on_bad, on_loose)
+        return
+    counts = Counter(example.label for example in _examples(table, chosen, options, _ignore, _ignore))
+    spelling = merged_spelling(counts)
+    for example in _examples(table, chosen, options, on_bad, on_loose):
+        yield example._replace(label=spelling.get(example.label, example.label))
+
+
+def _reference(names: Sequence[str], column: int) -> str:
+    """Return what finds a column again: its name, or its number where it is blank or not the only one."""
+    name = names[column]
+    return name if name and names.count(name) == 1 else str(column + 1)
+
+
+def _ignore(row: BadRow) -> None:
+    pass
+
+
+def find_columns(table: Table, options: DataOptions, need_label: bool = True) -> Columns:
+    """Find the text and label columns of a table: by the user's word, their names, or their content.
+
+    Args:
+        table: the rows.
+        options: which columns the user said.
+        need_label: whether a label is needed; else its column is only kept apart from the text.
+
+    Raises:
+        UsageError: they cannot be found.
+    """
+    if need_label and options.label is None:
         check_flags(table)
-    chosen = choose_columns(
+    return choose_columns(
         table.file,
         table.columns,
         options.text,
-        options.label,
+        options.label if need_label or options.label in table.columns else None,
         options.pair,
+        need_label,
         first_row=None if table.has_names else table.first_row,
+        sample=lambda: _sample(table),
     )
+
+
+def _sample(table: Table) -> list[Sequence[Any]]:
+    """Return the first rows of a table."""
+    n_rows = min(SAMPLE_ROWS, SAMPLE_CELLS // max(1, len(table.columns)))
+    rows = islice(table.read(range(len(table.columns))), n_rows)
+    return [row[1] for row in rows if not isinstance(row, BadRow)]
+
+
+def _examples(
+    table: Table,
+    chosen: Columns,
+    options: DataOptions,
+    on_bad: Callable[[BadRow], None],
+    on_loose: Callable[[BadRow], None],
+) -> Iterator[Example]:
+    """Yield the usable rows of a table."""
     assert chosen.label is not None
     label_at = chosen.flags or (chosen.label,)
-    for row in table.read((*chosen.text, *label_at)):
+    dash_is_label: bool | None = None
+    n_rows, first_label = 0, None  # of the file's first row, until it comes again
+    others: Counter[str] = Counter()
+    for number, row in enumerate(table.read((*chosen.text, *label_at))):
         if isinstance(row, BadRow):
             on_bad(row)
             continue
@@ -141,18 +231,69 @@ def read_examples(
         if isinstance(row, LooseRow):
             on_loose(BadRow(table.file, line, LOOSE_QUOTES, _excerpt(values)))
         if table.is_delimited and "\n" in str(values[-1]):
-            for number in range(line, line + 1 + sum(str(value).count("\n") for value in values)):
-                on_bad(BadRow(table.file, number, BROKEN_LABEL, _excerpt(values)))
+            for broken in range(line, line + 1 + sum(str(value).count("\n") for value in values)):
+                on_bad(BadRow(table.file, broken, BROKEN_LABEL, _excerpt(values)))
             continue
         try:
+            label = _label(values[-1])
+            if label == DASH:
+                if dash_is_label is None:
+                    dash_is_label = _has_plus(table, chosen.label)
+                label = label if dash_is_label else None
+            if label is None:
+                raise _Unusable(NO_LABEL)
             text, text_pair = _texts(values[:-1], options.pair)
             if not text and not text_pair:
                 raise _Unusable(EMPTY_TEXT)
-            label = _label(values[-1])
         except _Unusable as error:
             on_bad(BadRow(table.file, line, str(error), _excerpt(values)))
             continue
+        n_rows += 1
+        if number == 0 and not table.has_names:
+            first_label = label
+        elif label == first_label:
+            first_label = None
+        elif first_label is not None:
+            others[label] += 1
         yield Example(line, text, text_pair, label)
+    if first_label is not None:
+        often = n_rows >= FEWEST_ROWS or (n_rows > len(others) + 1 and min(others.values()) > 1)
+        _check_no_header(table, first_label, n_rows, often, options)
+
+
+def _has_plus(table: Table, column: int) -> bool:
+    """Whether labels are signs, so that a dash is no empty cell."""
+    rows = islice(table.read((column,)), SAMPLE_ROWS)
+    return any(not isinstance(row, BadRow) and str(row[1][0]).strip() == "+" for row in rows)
+
+
+def _check_no_header(
+    table: Table, first_label: str, n_rows: int, is_strange: bool, options: DataOptions
+) -> None:
+    """Refuse a file whose column names would be trained as a class of one row.
+
+    Args:
+        table: the file, whose columns have no names.
+        first_label: that the first row alone has.
+        n_rows: usable ones.
+        is_strange: whether classes of other rows are larger.
+        options: how it is read.
+
+    Raises:
+        DataError: it is one; what the user said of the header counts, unless the class is a usual name.
+    """
+    is_name = plain_name(first_label) in KNOWN_NAMES
+    if n_rows < 2 or (not is_name and (options.header is not None or not is_strange)):
+        return
+    what_to_do = (
+        "remove --no-header, or remove that row"
+        if options.header is False
+        else "use --header, or --no-header if it does not"
+    )
+    raise DataError(
+        f'Only the first row of {table.file} has the label "{brief(first_label)}". If that row contains '
+        f"column names, {what_to_do}."
+    )
 
 
 def _excerpt(values: Iterable[Any]) -> str:
@@ -216,16 +357,7 @@ def open_texts(path: str, options: DataOptions) -> TextTable:
 
 def texts_of_table(table: Table, options: DataOptions) -> TextTable:
     """Take the texts out of a table; see `open_texts`."""
-    label = options.label if options.label in table.columns else None
-    chosen = choose_columns(
-        table.file,
-        table.columns,
-        options.text,
-        label,
-        options.pair,
-        need_label=False,
-        first_row=None if table.has_names else table.first_row,
-    )
+    chosen = find_columns(table, options, need_label=False)
     return TextTable(table.columns[: table.n_whole], _text_rows(table, chosen.text, options.pair))
 
 
@@ -268,8 +400,9 @@ def _text(value: Any) -> str:
     if isinstance(value, str | bytes) and len(value) > MAX_LINE_CHARS:
         raise _Unusable(LONG_TEXT)
     if isinstance(value, str):
-        return _encodable(value.strip())
-    if value is None:
+        text = value.strip()
+        return "" if text in NO_TEXT else _encodable(text)
+    if value is None or value != value:  # a missing number of a column of mixed types
         return ""
     if isinstance(value, bytes):
         return _encodable(value.decode("utf-8", "surrogateescape").strip())
@@ -278,28 +411,19 @@ def _text(value: Any) -> str:
     return str(value).strip()
 
 
-def _label(value: Any) -> str:
-    """Write a label as text: 3 and 3.0 as "3", True as "true", ["a"] as "a"."""
+def _label(value: Any) -> str | None:
+    """Return a label, also the only one of a list, in its normal form; None where there is none."""
     value = _only_label(value)
-    if isinstance(value, str):
-        label = _encodable(value.strip())
-    elif value is None:
-        label = ""
-    elif isinstance(value, bool):
-        label = "true" if value else "false"
-    elif isinstance(value, float):
-        label = "" if math.isnan(value) else str(int(value)) if value.is_integer() else str(value)
-    elif isinstance(value, dict | list | tuple):
+    if isinstance(value, dict | list | tuple):
         raise _Unusable(NOT_A_LABEL)
-    elif isinstance(value, bytes):
-        label = _encodable(value.decode("utf-8", "surrogateescape").strip())
-    else:
-        label = str(value)
-    if not label:
-        raise _Unusable(NO_LABEL)
+    if isinstance(value, str | bytes) and len(value) > MAX_LINE_CHARS:
+        raise _Unusable(LONG_LABEL)
+    label = normal_label(value)
+    if label is None:
+        return None
     if len(label) > MAX_LABEL_CHARS:
         raise _Unusable(LONG_LABEL)
-    return label
+    return _encodable(label)
 
 
 def _flag(value: Any) -> Any:

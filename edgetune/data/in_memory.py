@@ -18,8 +18,7 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from edgetune.data.arrow import dataset_table
-from edgetune.data.columns import choose_columns
-from edgetune.data.examples import DataOptions, texts_of_table
+from edgetune.data.examples import DataOptions, find_columns, texts_of_table
 from edgetune.data.table import BadRow, Row, Table
 from edgetune.utils.cache import cache_subfolder, mark_in_use
 from edgetune.utils.errors import DataError, ResourceError, UsageError
@@ -60,7 +59,7 @@ def as_path(data: Data, cache_dir: os.PathLike[str], options: DataOptions) -> st
     table = _as_table(data)
     if table is None:
         table = _table_of_pairs(_items(data, LABELLED), options)
-    choose_columns(table.file, table.columns, options.text, options.label, options.pair)
+    find_columns(table, options)
     return _written(table, cache_dir)
 
 

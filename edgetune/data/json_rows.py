@@ -18,7 +18,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from edgetune.data.columns import LABEL_NAMES, TEXT_NAMES
+from edgetune.data.columns import LABEL_NAMES, TEXT_NAMES, plain_name
 from edgetune.data.delimited import HEADER_ROWS, has_header
 from edgetune.data.table import (
     MAX_PATH_KEYS,
@@ -440,5 +440,5 @@ _USUAL_NAMES = frozenset(name for names in (*TEXT_NAMES, LABEL_NAMES) for name i
 
 def _has_names(keys: dict[str, Any], wanted: Sequence[str]) -> bool:
     """Whether keys are names of columns: usual ones, or asked for."""
-    named = {name.strip().lower() for name in wanted if not name.isdigit()}
-    return any(key.strip().lower() in _USUAL_NAMES | named for key in keys)
+    named = {plain_name(name) for name in wanted if not name.isdigit()}
+    return any(plain_name(key) in _USUAL_NAMES | named for key in keys)

@@ -13,6 +13,7 @@ import numpy as np
 
 from edgetune.config.settings import LabelledText, RunConfig
 from edgetune.data.examples import DataOptions
+from edgetune.data.labels import NUMBER, find_labels, merge_hint
 from edgetune.data.near_duplicates import near_duplicates
 from edgetune.data.readers import validation_part
 from edgetune.data.row_sample import MOST_ROWS, RowSample, sample_for
@@ -20,7 +21,7 @@ from edgetune.data.token_format import META, TokenizerSpec
 from edgetune.data.token_store import TokenStore, TokenView
 from edgetune.data.tokens import open_tokens
 from edgetune.utils.cache import cache_subfolder, mark_in_use
-from edgetune.utils.errors import ResourceError
+from edgetune.utils.errors import DataError, ResourceError
 from edgetune.utils.formatting import describe_unknown
 from edgetune.utils.sanitize import brief
 from edgetune.utils.types import IntArray, Say
@@ -31,6 +32,8 @@ FEW_RATE, FEW_HELD_OUT = 0.25, 300
 """… where that makes this many; of fewer training rows a larger share, up to this many."""
 SPARE_RATE = 0.1
 """The held-out part may exceed its planned size by this share, to keep near-duplicates together."""
+MANY_NUMBERS = 20
+"""So many different labels are refused where most rows have their own, or where they have fractions."""
 FEWEST_TO_SET_ASIDE = 60
 """Fewer training rows than this are all trained on."""
 
@@ -118,7 +121,9 @@ class Splits:
         label_names: by class id.
         warnings: sentences with counts.
         bad_rows_files: JSON lines of rows left out, from train and eval.
-        n_bad: rows left out.
+        n_bad: rows left out because they cannot be used.
+        n_unlabelled: rows left out because they have no label.
+        guessed_columns: the label's and those of the text, where they were guessed; else empty.
     """
 
     train: TokenView
@@ -129,6 +134,8 @@ class Splits:
     bad_rows_files: tuple[Path, ...]
     n_bad: int
     held_out: TokenView | None = None
+    n_unlabelled: int = 0
+    guessed_columns: tuple[str, ...] = ()
 
     def cut(self, max_length: int) -> Splits:
         """Return the same rows with at most so many tokens each."""
@@ -150,6 +157,7 @@ def data_options(data: LabelledText) -> DataOptions:
         delimiter=data.delimiter,
         escape=data.escape,
         pair=data.pair,
+        merge_labels=data.merge_labels,
     )
 
 
@@ -217,8 +225,9 @@ def open_splits(
             )
 
     store = reader(config.data.train, 2)
-    names = known if set(known) == set(store.label_names) else store.label_names
-    everything = store.relabel(names)
+    same = len(known) == len(store.label_names) == len(find_labels(store.label_names, known))
+    names, merge = known if same else store.label_names, options.merge_labels
+    everything = store.relabel(names, merge)
     warnings = list(store.warnings())
     stores = [store]
     eval_path, part = config.data.eval, None
@@ -227,12 +236,13 @@ def open_splits(
     if eval_path is not None:
         eval_store = reader(eval_path, 1, config.data.max_holdout_rows, part)
         stores.append(eval_store)
-        train, evaluation = everything, eval_store.relabel(names)
+        train, evaluation = everything, eval_store.relabel(names, merge)
         source = eval_path if part is None else f'"{brief(part)}" in {eval_path}'
         counts = evaluation.counts
         if unknown := {name: counts[name] for name in evaluation.label_names[len(names) :]}:
-            warnings.append(describe_unknown(unknown, len(evaluation)))
+            warnings.append(describe_unknown(unknown, len(evaluation)) + merge_hint(unknown, names))
     else:
+        _check_labels(store)
         rng = np.random.default_rng([config.train.seed, 1])
         train_rows, eval_rows = split_holdout(
             everything.labels, config.data.holdout, config.data.max_holdout_rows, rng
@@ -254,10 +264,36 @@ def open_splits(
         eval_source=source,
         label_names=tuple(names),
         warnings=tuple(warnings),
-        bad_rows_files=tuple(item.bad_rows_file for item in stores if item.n_bad),
+        bad_rows_files=tuple(item.bad_rows_file for item in stores if item.n_bad or item.n_unlabelled),
         n_bad=sum(item.n_bad for item in stores),
+        n_unlabelled=sum(item.n_unlabelled for item in stores),
+        guessed_columns=tuple(store.meta.guessed_columns),
         held_out=held_out,
     )
+
+
+def _check_labels(store: TokenStore) -> None:
+    """Refuse labels of which nothing can be learned and then evaluated: most rows have one of their own.
+
+    Raises:
+        DataError: they are numbers, or identifiers.
+    """
+    names, n_rows = store.label_names, store.n_rows
+    numbers = [name for name in names if NUMBER.fullmatch(name)]
+    shown = ", ".join(f'"{brief(name)}"' for name in names[:3])
+    counted = f"The {n_rows:,} rows of {store.meta.source} have {len(names):,} different labels ({shown}, …)"
+    if len(numbers) == len(names) >= MANY_NUMBERS and (
+        len(names) > n_rows / 2 or sum("." in name for name in numbers) >= MANY_NUMBERS
+    ):
+        raise DataError(
+            f"{counted}; that looks like a number, not a category. Check that --label names the right "
+            "column, or replace the numbers by a few ranges."
+        )
+    if len(names) == n_rows or (len(names) >= MANY_NUMBERS and len(names) > n_rows / 2):
+        raise DataError(
+            f"{counted}; too few rows of each to train on some and evaluate on others. Check that --label "
+            "names the right column."
+        )
 
 
 def n_held_out(n_rows: int) -> int:

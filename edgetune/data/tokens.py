@@ -22,7 +22,14 @@ import numpy as np
 from edgetune.data.examples import DataOptions
 from edgetune.data.readers import folder_files, require_exists
 from edgetune.data.row_sample import RowSample
-from edgetune.data.table import BAD_BYTES, BROKEN_LABEL, NOT_A_LABEL, WRONG_COLUMN_COUNT, BadRow
+from edgetune.data.table import (
+    BAD_BYTES,
+    BROKEN_LABEL,
+    NO_LABEL,
+    NOT_A_LABEL,
+    WRONG_COLUMN_COUNT,
+    BadRow,
+)
 from edgetune.data.text_files import encoding_advice, reading_errors
 from edgetune.data.token_build import TokenWriter, build_tokens
 from edgetune.data.token_format import CACHE_VERSION, META, Meta, TokenizerSpec
@@ -122,7 +129,7 @@ def open_tokens(
         part = _sample_folder(folder, sample)
         store = _open_cached(part)
         folder = part if store is not None else folder
-    if store is None or (store.n_bad > max_bad_rows * store.n_read):
+    if store is None or store.n_bad > max_bad_rows * (store.n_read - store.n_unlabelled):
         store = _build_cached(folder, path, options, tokenizer, max_bad_rows, progress, sample)
     if len(store.label_names) < min_classes:
         raise DataError(
@@ -220,10 +227,13 @@ def _check_usable(path: str, writer: TokenWriter, max_bad_rows: float) -> None:
     """
     if not writer.n_read:
         raise DataError(f"{path} has no rows.")
-    rate = writer.n_bad / writer.n_read
+    n_labelled = writer.n_read - writer.n_unlabelled
+    rate = writer.n_bad / max(1, n_labelled)
     if rate <= max_bad_rows and writer.n_rows:
         return
     reasons = writer.bad_reasons
+    if writer.n_rows:
+        reasons.pop(NO_LABEL, None)
     shown = "; ".join(
         f"{reason} ({count:,} row{'s'[: count != 1]}, first: {_where(writer.bad_rows[reason])})"
         for reason, count in list(reasons.items())[:4]
@@ -233,7 +243,7 @@ def _check_usable(path: str, writer: TokenWriter, max_bad_rows: float) -> None:
     if not writer.n_rows:
         raise DataError(f"{path} has no usable rows ({writer.n_read:,} read): {shown}.{hint}")
     raise DataError(
-        f"{writer.n_bad:,} of the {writer.n_read:,} rows of {path} ({rate:.2%}) cannot be used, but at most "
+        f"{writer.n_bad:,} of the {n_labelled:,} rows of {path} ({rate:.2%}) cannot be used, but at most "
         f"{max_bad_rows:.2%} are allowed: {shown}. Fix these rows, or allow more with --max-bad-rows.{hint}"
     )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +15,7 @@ from edgetune.config.settings import RunConfig
 from edgetune.config.toml_config import load_config, make_config
 from edgetune.data.batches import Batch, sequential_batches
 from edgetune.data.examples import DataOptions
-from edgetune.data.in_memory import Data, Texts, as_path, texts_of
+from edgetune.data.in_memory import NAME, Data, Texts, as_path, texts_of
 from edgetune.data.token_build import CHUNK_CHARS, truncate_text
 from edgetune.data.token_format import PAIR_SEPARATOR, TokenizerSpec
 from edgetune.data.token_store import TokenView
@@ -27,7 +28,7 @@ from edgetune.run_files.summary import read_summary
 from edgetune.utils.errors import RunError
 from edgetune.utils.machine import cache_folder
 from edgetune.utils.metrics import Evaluation, evaluate_predictions, softmax
-from edgetune.utils.types import FloatArray, IntArray
+from edgetune.utils.types import FloatArray, IntArray, Say
 
 BATCH_SIZE = 32
 CHUNK = 1024  # texts tokenized and sorted by length together
@@ -217,6 +218,7 @@ class Run:
         *,
         cache_dir: Path | None = None,
         max_bad_rows: float = 0.01,
+        say: Say = lambda text: None,
     ) -> Evaluation:
         """Measure the model on labelled text; rows with a label that it does not know count as wrong.
 
@@ -226,12 +228,20 @@ class Run:
             options: how to read it; by default as the run read its own data.
             cache_dir: where tokens are kept, and a copy of rows in memory.
             max_bad_rows: share of unusable rows above which nothing is measured.
+            say: is told how many rows were left out.
 
         Raises:
             DataError: the text cannot be used, or has only labels that the model does not know.
             UsageError: it is neither a path nor rows.
         """
         view = self._view(data, options, cache_dir, max_bad_rows)
+        name = data if isinstance(data, str | os.PathLike) else NAME
+        for count, kind in (
+            (view.store.n_bad, "unusable rows"),
+            (view.store.n_unlabelled, "rows without a label"),
+        ):
+            if count:
+                say(f"{count:,} {kind} of {name} were left out.")
         return evaluate_predictions(self._score_view(view), view.labels, view.label_names)
 
     def answers(
@@ -264,7 +274,7 @@ class Run:
         cache = cache_folder() if cache_dir is None else cache_dir
         path = as_path(data, cache, options)
         rows = open_cached(path, options, spec, cache, max_bad_rows, min_classes=1)
-        return rows.relabel(self.label_names)
+        return rows.relabel(self.label_names, options.merge_labels)
 
     def data_options(self) -> DataOptions:
         """How the run read its own data."""

@@ -8,7 +8,15 @@ from collections.abc import Iterator
 from pathlib import Path, PurePath
 from typing import Any
 
-from edgetune.utils.formatting import Summary, dataset_name, describe_accuracy, duration, percent, time_split
+from edgetune.utils.formatting import (
+    Summary,
+    dataset_name,
+    describe_accuracy,
+    describe_macro_f1,
+    duration,
+    percent,
+    time_split,
+)
 from edgetune.utils.sanitize import in_markdown, visible
 
 BUILT_IN_NAMES = frozenset(
@@ -98,8 +106,8 @@ def _results(summary: Summary) -> str:
     accuracy, n_eval = describe_accuracy(summary), summary.get("n_eval")
     if accuracy:
         lines.append(f"Accuracy: {accuracy}" + (f", on {n_eval:,} rows" if n_eval is not None else ""))
-    if summary.get("macro_f1") is not None:
-        lines.append(f"Macro-F1: {summary['macro_f1']:.4f}")
+    if (macro_f1 := describe_macro_f1(summary)) is not None:
+        lines.append(f"Macro-F1: {macro_f1}")
     if summary.get("mcc") is not None:
         lines.append(f"Matthews correlation: {summary['mcc']:.4f}")
     if summary.get("eval_source"):

@@ -10,9 +10,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
+from edgetune.data.labels import merge_hint
 from edgetune.utils.formatting import (
     Summary,
     describe_accuracy,
+    describe_macro_f1,
     describe_stage,
     describe_unknown,
     duration,
@@ -20,6 +22,7 @@ from edgetune.utils.formatting import (
     time_split,
 )
 from edgetune.utils.metrics import Evaluation
+from edgetune.utils.sanitize import brief
 from edgetune.utils.tables import Section, print_sections
 
 if TYPE_CHECKING:
@@ -57,8 +60,9 @@ def _result(summary: Summary) -> Iterator[tuple[str, str]]:
     if accuracy:
         rows = f", {summary['n_eval']:,} rows" if summary.get("n_eval") is not None else ""
         yield "accuracy", accuracy + rows
-    yield from _lines(summary, ("macro_f1", "macro-F1", "{:.4f}".format), ("mcc", "MCC", "{:.4f}".format))
-    yield from _lines(summary, ("eval_source", "evaluated on", str))
+    if (macro_f1 := describe_macro_f1(summary)) is not None:
+        yield "macro-F1", macro_f1
+    yield from _lines(summary, ("mcc", "MCC", "{:.4f}".format), ("eval_source", "evaluated on", str))
     if summary.get("best_epoch_chosen_on_eval") and summary.get("best_epoch") is not None:
         yield "best epoch", f"{summary['best_epoch']}, chosen on the evaluation rows"
     method = summary.get("method")
@@ -127,6 +131,8 @@ def _plan(summary: Summary) -> Iterator[tuple[str, ...]]:
 
 def _examples(summary: Summary) -> Iterator[tuple[str, str]]:
     yield from _lines(summary, ("n_train", "training rows", "{:,}".format))
+    if summary.get("n_unlabelled_rows"):
+        yield "rows without a label", f"{summary['n_unlabelled_rows']:,}, left out"
     if not summary.get("n_seen"):
         return
     if summary.get("deadline_s") is None:
@@ -194,9 +200,11 @@ def _places(summary: Summary) -> Iterator[tuple[str, str]]:
 def evaluation_sections(evaluation: Evaluation) -> list[Section]:
     """Return the tables of an evaluation: figures, classes, confusion matrix."""
     plain = evaluation.to_dict()
-    rows = [("accuracy", describe_accuracy(plain) or ""), ("macro-F1", f"{evaluation.macro_f1:.4f}")]
+    rows = [("accuracy", describe_accuracy(plain) or ""), ("macro-F1", describe_macro_f1(plain) or "")]
     rows += [("MCC", f"{evaluation.mcc:.4f}"), ("loss", f"{evaluation.loss:.4f} nats")]
     rows += [("rows", f"{evaluation.n:,}")]
+    if names := [brief(one.label) for one in evaluation.never_predicted]:
+        rows += [("never predicted", ", ".join(names))]
     classes: list[tuple[str, ...]] = [
         (one.label, f"{one.precision:.3f}", f"{one.recall:.3f}", f"{one.f1:.3f}", f"{one.support:,}")
         for one in evaluation.per_class
@@ -206,7 +214,8 @@ def evaluation_sections(evaluation: Evaluation) -> list[Section]:
         for name, row in zip(evaluation.label_names, evaluation.confusion, strict=True)
     ]
     unknown = evaluation.unknown_labels
-    warnings = [(describe_unknown(unknown, evaluation.n),)] if unknown else []
+    hint = merge_hint(unknown, [one.label for one in evaluation.known])
+    warnings = [(describe_unknown(unknown, evaluation.n) + hint,)] if unknown else []
     sections = [
         Section("Evaluation", [*rows]),
         Section("Classes", classes, ("class", "precision", "recall", "F1", "rows"), right=True),

@@ -32,6 +32,8 @@ from edgetune.utils.metrics import Evaluation, t_norm_modelled
 from edgetune.utils.sanitize import brief
 from edgetune.utils.types import IntArray
 
+MOST_NAMED = 5
+"""Classes named in a warning."""
 LEAST_OF_PLAN = 0.5
 """A run that came through a smaller share of the planned rows says so."""
 
@@ -143,6 +145,7 @@ def fields_of_any_run(
         "time_split_s": split_s,
         "n_train": len(data.train),
         "n_bad_rows": data.n_bad,
+        "n_unlabelled_rows": data.n_unlabelled,
         "peak_memory_mb": peak_memory_mb(),
         "run_dir": str(run_dir),
         "seed": config.train.seed,
@@ -163,22 +166,39 @@ def compare_with_majority(best: Evaluation | None) -> tuple[bool, list[str]]:
     """Compare with a classifier that always predicts that class of the model which most evaluation rows have.
 
     Returns:
-        Whether the model is worse, beyond chance (95 %), and what to say of it, if anything.
+        Whether the model is worse, beyond chance (95 %), and what to say, also of classes never predicted.
     """
     if best is None or not best.n:
         return False, []
+    never = _never_predicted(best)
     most = max(best.known, key=lambda one: one.support)
     share = most.support / best.n
     if best.interval[1] < share:
         return True, [
             f'The model is worse than always predicting "{brief(most.label)}", which is right for '
-            f"{share:.1%} of the evaluation rows. Check that the labels belong to the texts, or train longer."
+            f"{share:.1%} of the evaluation rows. Check that the labels belong to the texts, "
+            "or train longer.",
+            *never,
         ]
     counts = np.array(best.confusion).sum(axis=0)
     if len(counts) > 1 and int(counts.max()) == best.n:
         name = brief(best.label_names[int(counts.argmax())])
-        return False, [f'Every evaluation row is predicted "{name}"; the classes are not told apart.']
-    return False, []
+        same = f'Every evaluation row is predicted "{name}"; the classes are not told apart.'
+        return False, [same, *never]
+    return False, never
+
+
+def _never_predicted(best: Evaluation) -> list[str]:
+    """Say which classes the model did not find once."""
+    never = best.never_predicted
+    if not never:
+        return []
+    shown = ", ".join(f'"{brief(one.label)}" ({one.support:,})' for one in never[:MOST_NAMED])
+    more = f" and {len(never) - MOST_NAMED} more" if len(never) > MOST_NAMED else ""
+    return [
+        f"Never predicted, by number of evaluation rows: {shown}{more}. If these classes matter, use "
+        "--metric macro-f1 or --class-weight balanced, or add rows of them."
+    ]
 
 
 def _short_of_plan(prepared: Prepared, deadline: Deadline | None, loop: Loop) -> list[str]:

@@ -128,10 +128,15 @@ def run(
             _tell(prepared.plans, view)
         folder.create(stack)
         folder.write_text("config.toml", dump_config(prepared.config))
-        if prepared.data.n_bad:
+        if prepared.data.bad_rows_files:
             folder.append_bad_rows(prepared.data.bad_rows_files)
             where = out / "bad_rows.jsonl"
-            view.warn(f"{prepared.data.n_bad:,} unusable rows were left out; they are listed in {where}.")
+            for count, kind in (
+                (prepared.data.n_bad, "unusable rows"),
+                (prepared.data.n_unlabelled, "rows without a label"),
+            ):
+                if count:
+                    view.warn(f"{count:,} {kind} were left out; they are listed in {where}.")
         if not isinstance(prepared, Prepared):
             assert deadline is not None
             work = partial(run_ngrams, prepared, folder, meter, view, stop, sensor, since_s, deadline)

@@ -62,6 +62,20 @@ def describe_unknown(counts: Mapping[str, int], n_rows: int) -> str:
     )
 
 
+def describe_macro_f1(summary: Summary) -> str | None:
+    """Say the macro-F1, and how many classes count as 0 in it only because no evaluated row has them."""
+    if summary.get("macro_f1") is None:
+        return None
+    per_class = summary.get("per_class") or []
+    n_absent = sum(not one["support"] for one in per_class)
+    absent = (
+        f" ({n_absent} of {len(per_class)} classes have no evaluation rows and count as 0)"
+        if n_absent
+        else ""
+    )
+    return f"{summary['macro_f1']:.4f}{absent}"
+
+
 def dataset_name(summary: Summary) -> str | None:
     """Return the name of the data without its folders."""
     value = summary.get("dataset")

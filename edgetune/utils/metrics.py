@@ -187,6 +187,14 @@ class Evaluation:
         """Evaluated rows of each class that the model does not have."""
         return {one.label: one.support for one in self.per_class[len(self.known) :]}
 
+    @property
+    def never_predicted(self) -> tuple[ClassScores, ...]:
+        """Classes of the model that evaluated rows have and that none was predicted as."""
+        predicted = np.array(self.confusion).sum(axis=0)
+        return tuple(
+            one for one, count in zip(self.known, predicted, strict=False) if one.support and not count
+        )
+
     def to_dict(self) -> dict[str, Any]:
         """Return it as JSON values, under the names that `summary.json` uses."""
         return {

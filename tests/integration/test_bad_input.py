@@ -80,7 +80,19 @@ def test_no_such_column(finetune: RunCli, option: str, name: str) -> None:
 
 
 def test_columns_that_cannot_be_guessed(finetune: RunCli) -> None:
-    refused(finetune(table(GOOD.replace("text,label", "x,y"))), 2, "--text")
+    two_texts = "".join(f"the invoice number {n},the printer number {n},{'ab'[n % 2]}\n" for n in range(60))
+    refused(finetune(table(f"a,b,c\n{two_texts}"), "--header"), 2, "--text")
+
+
+@pytest.mark.parametrize(
+    ("column", "says"),
+    [("id", "--label"), ("price", "a number, not a category"), ("score", "a number, not a category")],
+)
+def test_labels_of_which_no_row_can_be_held_out(finetune: RunCli, column: str, says: str) -> None:
+    rows = "".join(f"a{n},{n},{n % 40 / 7:.2f},word{n} the invoice\n" for n in range(300))
+    refused(finetune(table(f"id,price,score,text\n{rows}"), "--label", column), 1, "data.csv", says)
+    few = "text,label\n" + "".join(f"word{n} the invoice,{'abcde'[n]}\n" for n in range(5))
+    refused(finetune(table(few, "few.csv")), 1, "5 different labels", "--label")
 
 
 def test_binary_file(finetune: RunCli) -> None:

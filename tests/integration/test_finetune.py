@@ -287,16 +287,26 @@ def test_quiet_says_nothing(trained: Trained, run_cli: RunCli, tmp_path: Path) -
 
 
 def test_bad_rows_are_listed(trained: Trained, run_cli: RunCli, tmp_path: Path) -> None:
+    """And so are rows without a label, which are not bad; the columns that were guessed are kept."""
     path = tmp_path / "holes.csv"
-    path.write_text(trained.train.read_text(encoding="utf-8") + ",billing\n", encoding="utf-8")
+    rows = trained.train.read_text(encoding="utf-8").splitlines()[1:]
+    unlabelled = [f"ticket number {n},nan" for n in range(20)]
+    path.write_text("\n".join(["Customer message,Art", *rows, ",billing", *unlabelled]), encoding="utf-8")
     code, printed, err = run_cli(
         *("finetune", path, "--model", trained.model, "--max-steps", 1, "--out", tmp_path / "run", "--json")
     )
     assert code == 0, err
-    assert json.loads(printed)["n_bad_rows"] == 1
+    found = json.loads(printed)
+    assert (found["n_bad_rows"], found["n_unlabelled_rows"]) == (1, 20)
     lines = (tmp_path / "run" / "bad_rows.jsonl").read_text(encoding="utf-8").splitlines()
-    assert json.loads(lines[0])["line"] == 302
+    assert [json.loads(line)["line"] for line in lines] == list(range(302, 323))
     assert "bad_rows.jsonl" in err
+    assert '"Customer message"' in err
+    config = load_config(tmp_path / "run" / "config.toml")["data"]
+    assert (config["text"], config["label"]) == (["Customer message"], "Art")
+    code, _, err = run_cli("evaluate", tmp_path / "run", path, "--max-bad-rows", 0.1)
+    assert code == 0, err
+    assert "20 rows without a label" in err
 
 
 def test_model_without_a_fast_tokenizer(

@@ -156,9 +156,8 @@ def test_header_is_found_only_where_it_is_plain(tmp_path: Path, content: str, n_
 
 
 def test_header_by_the_users_word(tmp_path: Path) -> None:
-    content = "text,label\ngood,1\n"
     numbered = DataOptions(text=("1",), label="2", header=False)
-    assert pairs(load(tmp_path, "a.csv", content, numbered)[0])[0] == ("text", "label")
+    assert pairs(load(tmp_path, "a.csv", "Text,Urteil\ngood,1\n", numbered)[0])[0] == ("Text", "Urteil")
     named = DataOptions(text=("uno",), label="dos")
     assert pairs(load(tmp_path, "a.csv", "uno,dos\nx,y\nz,w\n", named)[0]) == [("x", "y"), ("z", "w")]
     forced = DataOptions(text=("2024",), label="2025", header=True)
@@ -418,3 +417,71 @@ def test_a_survey_describes_its_columns_below_the_header(tmp_path: Path, below: 
     assert len(examples) == 20
     assert examples[0].line == below.count("\n") + 2
     assert not bad
+
+
+BODY = "".join(f"film number {i},{'yes' if i % 2 else 'no'},because {i}\n" for i in range(24))
+
+
+@pytest.mark.parametrize(
+    "first",
+    [
+        "text,label,Please explain in your own words why you gave that answer",
+        "text,label,label",
+        "text,label,2023",
+        "text,label,",
+        "text,,label",
+        "Text,text,LABEL",
+        "film number 3,text,label",
+    ],
+)
+def test_usual_names_in_the_first_row_make_it_a_header(tmp_path: Path, first: str) -> None:
+    names = first.lower().split(",")
+    options = DataOptions(text=("1",), label=str(names.index("label") + 1))
+    examples, _ = load(tmp_path, "a.csv", first + "\n" + BODY, options)
+    assert len(examples) == 24
+
+
+@pytest.mark.parametrize("names", ["uno,dos,2023", "uno,dos,dos", "uno,dos,", f"uno,dos,{'why ' * 20}"])
+def test_the_users_names_in_the_first_row_make_it_a_header(tmp_path: Path, names: str) -> None:
+    examples, _ = load(tmp_path, "a.csv", f"{names}\nx,a,1\ny,b,2\n", DataOptions(text=("2",), label="uno"))
+    assert [example.label for example in examples] == ["x", "y"]
+
+
+def test_a_number_may_be_a_name(tmp_path: Path) -> None:
+    content = "comment,2023\n" + "".join(f"comment {i},{i % 3}\n" for i in range(9))
+    examples, _ = load(tmp_path, "a.csv", content, DataOptions(text=("1",), label="2023"))
+    assert len(examples) == 9
+
+
+def test_trailing_commas_and_a_second_index(tmp_path: Path) -> None:
+    rows = "".join(f"{i},{i},film {i},{'good' if i % 2 else 'bad'},,\n" for i in range(24))
+    examples, bad = load(tmp_path, "a.csv", ",Unnamed: 0,v2,v1,,\n" + rows)
+    assert len(examples) == 24
+    assert {example.label for example in examples} == {"good", "bad"}
+    assert not bad
+
+
+@pytest.mark.parametrize("header", [None, False])
+def test_a_header_is_never_a_class(tmp_path: Path, header: bool | None) -> None:
+    content = "Bemerkung,label\n" + "".join(
+        f"film {i},{'label' * (not i) or 'ab'[i % 2]}\n" for i in range(1, 24)
+    )
+    content = (
+        content
+        if header is False
+        else content.replace(",label\n", ",Urteil des\n").replace("film 23,b", "film 23,c")
+    )
+    options = DataOptions(text=("1",), label="2", header=header)
+    with pytest.raises(DataError, match="--no-header"):
+        load(tmp_path, "a.csv", content, options)
+    if header is None:
+        few = "\n".join([*content.splitlines()[:8], ""])
+        with pytest.raises(DataError, match="--header"):
+            load(tmp_path, "few.csv", few, options)
+        examples, _ = load(tmp_path, "a.csv", content, DataOptions(text=("1",), label="2", header=False))
+        assert len(examples) == 24
+
+
+def test_a_refused_column_says_how_to_declare_a_header(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="--header"):
+        load(tmp_path, "a.csv", "film,5\nbook,6\n", DataOptions(text=("body",)))

@@ -154,7 +154,10 @@ def test_a_text_deeper_in_an_object_adds_no_columns(tmp_path: Path) -> None:
     options = DataOptions(text=("data.text",))
     found = written(of_file(tmp_path / "in.jsonl", lines, options), tmp_path / "p.jsonl")
     assert list(found[0]) == ["line", "id", "data", "predicted", "probability", "probabilities"]
-    assert [(row["data"]["text"], row["predicted"]) for row in found] == [("ab", "short"), ("abcdefg", "long")]
+    assert [(row["data"]["text"], row["predicted"]) for row in found] == [
+        ("ab", "short"),
+        ("abcdefg", "long"),
+    ]
 
 
 def test_columns_of_an_earlier_prediction_stay(tmp_path: Path) -> None:

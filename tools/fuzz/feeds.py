@@ -49,6 +49,7 @@ WAYS = (
     DataOptions(text=("1", "2"), label="2", pair=True),
     DataOptions(text=("text",), label="label", header=True),
     DataOptions(header=False),
+    DataOptions(merge_labels=True),
     DataOptions(delimiter=","),
     DataOptions(encoding="latin-1"),
     DataOptions(encoding="utf-16"),
