@@ -22,6 +22,7 @@ from edgetune.cli.options import (
     Json,
     Label,
     MaxBadRows,
+    Overwrite,
     Pair,
     PoolingName,
     Text,
@@ -81,6 +82,7 @@ def predict(
         str | None, typer.Option(help="File of texts: one per line, or a table (see --text).")
     ] = None,
     out: Annotated[Path | None, typer.Option(help="Write predictions to this .csv or .jsonl file.")] = None,
+    overwrite: Overwrite = False,
     text: Text = None,
     pair: Pair = None,
     header: Header = None,
@@ -100,10 +102,12 @@ def predict(
         write_predictions,
     )
     from edgetune.inference.saved_run import load_run
+    from edgetune.run_files.outputs import check_outputs
 
-    opened = load_run(run)
     if file is not None and texts:
         raise UsageError("Give texts or --file, not both.")
+    check_outputs({"--out": out}, reads=[file], runs=[run], overwrite=overwrite)
+    opened = load_run(run)
     if file is not None:
         options = _options(text, pair, header, encoding, delimiter)
         rows = predict_file(opened, file, options)

@@ -87,6 +87,7 @@ class Precision(str, Enum):
 
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print only errors and the result.")]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout.")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace an output file that already exists.")]
 CacheDir = Annotated[
     Path | None,
     typer.Option(

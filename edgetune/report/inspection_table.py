@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from edgetune.inference.inspection import KINDS, InspectedRow, as_table
-from edgetune.run_files.run_folder import write_output
+from edgetune.run_files.outputs import write_output
 from edgetune.utils.sanitize import brief, csv_cell
 from edgetune.utils.tables import Section, print_sections
 

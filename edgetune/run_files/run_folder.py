@@ -27,7 +27,6 @@ from edgetune.utils.errors import (
     ModelError,
     ResourceError,
     RunError,
-    UsageError,
 )
 from edgetune.utils.failpoints import failpoint
 from edgetune.utils.files import sync, sync_tree, write_atomic
@@ -254,39 +253,6 @@ def disk_is_full(error: Exception, folder: Path) -> bool:
     if getattr(error, "errno", None) in NO_ROOM or "No space left" in str(error):
         return True
     return shutil.disk_usage(folder).free < ALMOST_NOTHING
-
-
-COMPARISON = ("cells", "data", "grid.json", "plans.json", "results.jsonl", "table.md")
-"""What a comparison keeps in its folder."""
-
-
-def check_output_path(option: str, path: Path, example: str) -> None:
-    """Refuse to write where a folder is, or over what a run or a comparison keeps.
-
-    Raises:
-        UsageError: there is one; `option` is where the path came from, `example` a name that would do.
-    """
-    if path.is_dir():
-        raise UsageError(f"{option} {path} is a folder; name a file in it, such as {path / example}.")
-    whole_path = path.resolve()
-    for home in whole_path.parents:
-        first = whole_path.relative_to(home).parts[0]
-        if first in OWN and is_run_folder(home):
-            raise UsageError(f"{option} {path} would overwrite a file of that run; choose another name.")
-        if first in COMPARISON and (home / "grid.json").exists():
-            raise UsageError(
-                f"{option} {path} would overwrite a file of that comparison; choose another name."
-            )
-
-
-def write_output(path: Path, text: str) -> None:
-    """Write a file that the user asked for; it appears whole or not at all.
-
-    Raises:
-        ResourceError: the disk is full, or the folder cannot be written.
-    """
-    with disk_errors(path):
-        write_atomic(path, text)
 
 
 @contextlib.contextmanager
