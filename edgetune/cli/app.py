@@ -26,6 +26,7 @@ from edgetune.cli.options import (
     Pair,
     PoolingName,
     Text,
+    TextsCommand,
     console,
     split_columns,
 )
@@ -72,7 +73,7 @@ def _version(
         raise typer.Exit
 
 
-@app.command()
+@app.command(cls=TextsCommand)
 def predict(
     run: Annotated[Path, typer.Argument(help="Folder of a finished run.")],
     texts: Annotated[
@@ -290,5 +291,7 @@ def _say_usage(error: Any) -> int:
         words = one_line(text).replace("Value error, ", "").rstrip(".")
         where = getattr(error, "ctx", None)
         command = where.command_path.split()[1:] if where is not None else []
+        if type(error).__name__ == "NoSuchOption" and isinstance(where and where.command, TextsCommand):
+            words += " (put -- before texts that begin with a dash)"
         print(f"edgetune: {words}; see `{' '.join(['edgetune', *command, '--help'])}`.", file=sys.stderr)
     return int(error.exit_code)

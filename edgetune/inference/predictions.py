@@ -18,7 +18,7 @@ from edgetune.run_files.run_folder import disk_errors
 from edgetune.utils.errors import UsageError
 from edgetune.utils.files import atomic_path
 from edgetune.utils.limits import MAX_LINE_CHARS
-from edgetune.utils.sanitize import brief, csv_cell, json_text
+from edgetune.utils.sanitize import brief, csv_row, json_text
 
 SHOWN = 72  # characters of a text that the terminal shows
 
@@ -110,7 +110,8 @@ def print_predictions(rows: Iterable[Row], as_json: bool) -> None:
 def write_predictions(rows: Iterable[Row], out: Path) -> int:
     """Write predictions as CSV or JSONL under a temporary name, then rename.
 
-    In CSV a text that a spreadsheet would take for a formula gets an apostrophe; JSONL has it as it is.
+    In CSV a text that a spreadsheet would take for a formula gets an apostrophe; labels, which other programs
+    compare, are written as they are, and JSONL has everything as it is.
 
     Raises:
         UsageError: the name ends in neither .csv nor .jsonl.
@@ -132,5 +133,5 @@ def write_predictions(rows: Iterable[Row], out: Path) -> int:
                 continue
             if n_written == 1:
                 writer.writerow(found)
-            writer.writerow(map(csv_cell, found.values()))
+            writer.writerow(csv_row(found))
     return n_written

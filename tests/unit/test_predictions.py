@@ -8,8 +8,10 @@ from typing import Any
 
 import pytest
 
+from edgetune.inference.inspection import InspectedRow
 from edgetune.inference.predictions import Row, predict_lines, print_predictions, write_predictions
 from edgetune.inference.saved_run import Prediction
+from edgetune.report.inspection_table import write_inspection
 from edgetune.utils.errors import UsageError
 
 
@@ -102,3 +104,19 @@ def test_a_failure_leaves_no_file(tmp_path: Path) -> None:
         write_predictions(broken(), tmp_path / "p.csv")
     assert (tmp_path / "p.csv").read_text() == "earlier"
     assert [path.name for path in tmp_path.iterdir()] == ["p.csv"]
+
+
+@pytest.mark.parametrize("label", ["-", "+", "=", "@home", "-1.5.2", "\tx"])
+def test_labels_are_written_as_they_are(tmp_path: Path, label: str) -> None:
+    write_predictions([Row(1, "-text", None, Prediction(label, 1.0, {label: 1.0}))], tmp_path / "p.csv")
+    with (tmp_path / "p.csv").open(newline="", encoding="utf-8") as file:
+        (found,) = csv.DictReader(file)
+    assert (found["label"], found["text"]) == (label, "'-text")
+
+
+def test_labels_of_inspected_rows_are_written_as_they_are(tmp_path: Path) -> None:
+    row = InspectedRow("trained", 1, 2, "-", "=1+1", None, None, 0, 0, 0, 0)
+    write_inspection(tmp_path / "rows.csv", [row])
+    with (tmp_path / "rows.csv").open(newline="", encoding="utf-8") as file:
+        (found,) = csv.DictReader(file)
+    assert (found["label"], found["text"]) == ("-", "'=1+1")
