@@ -34,9 +34,10 @@ from edgetune.cli.profile_commands import profile_app
 from edgetune.cli.report_commands import methods, report
 from edgetune.cli.train_commands import demo, finetune, plan
 from edgetune.utils.errors import EdgetuneError, Interrupted, UsageError
+from edgetune.utils.files import os_error_in
 from edgetune.utils.isolation import no_telemetry
 from edgetune.utils.sanitize import brief, json_text, one_line
-from edgetune.utils.signals import ClosedPipeTolerant, flush_stdout
+from edgetune.utils.signals import CheckedStdout, ClosedPipeTolerant, flush_stdout, open_missing_streams
 from edgetune.utils.version import __version__
 
 if TYPE_CHECKING:
@@ -248,18 +249,22 @@ app.command()(demo)
 
 def main() -> None:
     """Run a command; print what went wrong as one sentence and leave with its exit code."""
+    open_missing_streams()
     sys.stderr = ClosedPipeTolerant(sys.stderr)
     if isinstance(sys.stdout, io.TextIOWrapper):  # a label that the terminal's encoding does not have
         sys.stdout.reconfigure(errors="backslashreplace")
+    sys.stdout = CheckedStdout(sys.stdout)
     no_telemetry()
     code = _run()
-    sys.exit(code if flush_stdout() else NOBODY_READS)
+    sys.exit(code if flush_stdout() else code or NOBODY_READS)
 
 
 def _run() -> int:
     """Run a command; return its exit code."""
     try:
-        return int(app(standalone_mode=False, prog_name="edgetune") or 0)
+        code = int(app(standalone_mode=False, prog_name="edgetune") or 0)
+        sys.stdout.flush()
+        return code
     except Interrupted as stop:
         print(one_line(stop), file=sys.stderr)
         return stop.exit_code
@@ -268,18 +273,31 @@ def _run() -> int:
         return error.exit_code
     except BrokenPipeError:
         return NOBODY_READS
-    except OSError as error:
-        if error.errno != errno.ENAMETOOLONG:
-            raise
-        print(f"edgetune: The name {brief(error.filename)} is too long for this disk.", file=sys.stderr)
-        return 2
     except (KeyboardInterrupt, typer.Abort):
         print("edgetune: stopped.", file=sys.stderr)
         return 130
     except Exception as error:
-        if not hasattr(error, "format_message"):  # a bug keeps its traceback
+        if hasattr(error, "format_message"):
+            return _say_usage(error)
+        found = os_error_in(error)
+        if found is None:  # a bug keeps its traceback
             raise
-        return _say_usage(error)
+        return _say_system_error(found)
+
+
+def _say_system_error(error: OSError) -> int:
+    """Say what the system refused and where; return the exit code."""
+    name = brief(error.filename) if error.filename is not None else ""
+    if error.errno == errno.ENAMETOOLONG:
+        print(f"edgetune: The name {name} is too long for this disk.", file=sys.stderr)
+        return 2
+    where = f"{name}: " if name else ""
+    print(
+        f"edgetune: {where}{error.strerror}; see that the file and its folder are there and can be read and "
+        "written, or choose another path.",
+        file=sys.stderr,
+    )
+    return 1
 
 
 def _say_usage(error: Any) -> int:

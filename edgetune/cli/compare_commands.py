@@ -104,6 +104,7 @@ def compare(
     from edgetune.compare.comparison_charts import draw_all
     from edgetune.compare.ranking import make_tables, markdown
     from edgetune.run_files.outputs import check_comparison_folder, write_output
+    from edgetune.run_files.run_folder import disk_errors
     from edgetune.utils.machine import cache_folder
 
     reading = {"text": split_columns(text) if text else None, "label": label, "pair": pair, "header": header}
@@ -139,7 +140,8 @@ def compare(
     outcomes = comparison.finished()
     tables = make_tables(outcomes)
     write_output(folder / "table.md", markdown(tables, grid.name))
-    draw_all(tables, outcomes, folder)
+    with disk_errors(folder):
+        draw_all(tables, outcomes, folder)
     if as_json:
         print(json_text([one.model_dump(mode="json") for one in outcomes]))
         return

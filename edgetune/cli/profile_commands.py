@@ -115,7 +115,7 @@ def measure_profile(
     """
     if context.invoked_subcommand is not None:
         return
-    from edgetune.devices.profile_store import save_profile, user_folder
+    from edgetune.devices.profile_store import own_file, save_profile
     from edgetune.profiling.measure import Measurement, Request
     from edgetune.run_files.outputs import check_outputs
 
@@ -128,8 +128,9 @@ def measure_profile(
         raise UsageError(
             f"--watts {watts:g} is not a valid power; give the watts that this device draws, above 0."
         )
-    if name is not None and out is None:
-        check_outputs({"--name": user_folder() / f"{name}.toml"}, overwrite=overwrite)
+    if out is None:  # asked now: after the measurement it would be too late
+        own = own_file(name or "profile")
+        check_outputs({"--name": own if name is not None else None}, overwrite=overwrite)
     request = Request(name, model, tuple(backend or ()), quick, watts, cache_dir)
     with _stoppable("no profile was written"), showing(quiet) as tell:
         profile = Measurement(request, tell).run()

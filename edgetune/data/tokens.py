@@ -204,11 +204,11 @@ def _write_error(cache_dir: Path, error: OSError) -> ResourceError:
     if error.errno in (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC)):
         return ResourceError(
             f"There is no space left for the token cache in {cache_dir}; free up space, or choose a folder "
-            "on another disk with --cache-dir."
+            "on another disk with --cache-dir or EDGETUNE_CACHE."
         )
     return ResourceError(
         f"Cannot write the token cache to {cache_dir} ({error.strerror or error}); choose another "
-        "folder with --cache-dir."
+        "folder with --cache-dir or EDGETUNE_CACHE."
     )
 
 

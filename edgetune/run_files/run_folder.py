@@ -29,7 +29,7 @@ from edgetune.utils.errors import (
     RunError,
 )
 from edgetune.utils.failpoints import failpoint
-from edgetune.utils.files import sync, sync_tree, write_atomic
+from edgetune.utils.files import os_error_in, sync, sync_tree, write_atomic
 
 MARKERS = ("config.toml", "history.jsonl", "summary.json")
 MODELS, ENSEMBLE = ("model", "onnx"), "ensemble"
@@ -52,9 +52,11 @@ NO_ROOM = (errno.ENOSPC, errno.EFBIG, *([errno.EDQUOT] if hasattr(errno, "EDQUOT
 """The disk is full, a file may not grow further, a user may not have more."""
 NO_PLACE = (
     *(errno.EACCES, errno.EROFS, errno.EPERM),
-    *(errno.EEXIST, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG, errno.ELOOP),
+    *(errno.EEXIST, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG, errno.ELOOP, errno.EINVAL),
+    *(errno.EIO, errno.ENXIO, errno.ENODEV, errno.EBUSY, errno.ENOLCK, errno.EOPNOTSUPP),
+    *([errno.ESTALE] if hasattr(errno, "ESTALE") else []),
 )
-"""Not allowed, or the path leads to no place for a file."""
+"""Not allowed, the path leads to no place for a file, or the device fails or cannot do it."""
 ALMOST_NOTHING = 1 << 16  # bytes free that a writer which ran out of space may leave
 
 
@@ -250,7 +252,8 @@ def _put_in_place(home: Path) -> None:
 
 def disk_is_full(error: Exception, folder: Path) -> bool:
     """Tell whether an error means that there is no room; native writers have errors of their own for it."""
-    if getattr(error, "errno", None) in NO_ROOM or "No space left" in str(error):
+    found = os_error_in(error)
+    if found is not None and found.errno in NO_ROOM:
         return True
     return shutil.disk_usage(folder).free < ALMOST_NOTHING
 
@@ -264,16 +267,21 @@ def disk_errors(path: Path) -> Iterator[None]:
     """
     try:
         yield
-    except OSError as error:
+    except EdgetuneError:
+        raise
+    except Exception as raised:
+        error = os_error_in(raised)  # libraries have errors of their own for it
+        if error is None:
+            raise
         if error.errno in NO_ROOM:
             raise ResourceError(
                 f"No space left on the disk of {path}; free some space (a run needs about three times the "
                 "model's size), or choose another disk with --out and --cache-dir."
-            ) from error
+            ) from raised
         if error.errno in NO_PLACE:
             raise ResourceError(
                 f"Cannot write to {error.filename or path}: {error.strerror}; choose another path with --out."
-            ) from error
+            ) from raised
         raise
 
 
