@@ -47,6 +47,9 @@ def check_outputs(
     """
     taken: dict[str, str] = {}
     read = [path for path in reads if path is not None]
+    for source in read:
+        if _is_stdout(source):
+            raise UsageError(f"The output goes into {source}, which this command reads; choose another file.")
     for option, path in outputs.items():
         if path is None:
             continue
@@ -178,6 +181,14 @@ def _json(path: Path) -> dict[str, Any]:
         found = read_json_file(path)
         return found if isinstance(found, dict) else {}
     return {}
+
+
+def _is_stdout(source: str | Path) -> bool:
+    """Return whether a shell appends what is printed to a file that is read, which would never end."""
+    try:
+        return os.path.isfile(source) and os.path.samestat(os.fstat(1), os.stat(source))
+    except (OSError, ValueError):
+        return False
 
 
 def _holds(source: str | Path, path: Path) -> bool:

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 _NUMBERED = re.compile(r"(?:os error |\[Errno |errno[ :=]+|system error number )(\d+)", re.IGNORECASE)
+_SHORT_WRITE = re.compile(r"\d+ requested and \d+ written")  # all that numpy says of a full disk
 _TOLD_BY_WORDS = (errno.ENOSPC, errno.EROFS, errno.EIO, errno.EACCES)
 
 
@@ -47,6 +48,8 @@ def os_error_in(error: BaseException) -> OSError | None:
     text = str(error)
     found = _NUMBERED.search(text)
     number = int(found.group(1)) if found is not None else None
+    if _SHORT_WRITE.search(text) is not None:
+        number = errno.ENOSPC
     if number is None:
         number = next((one for one in _TOLD_BY_WORDS if os.strerror(one).lower() in text.lower()), None)
     return None if number is None else OSError(number, os.strerror(number))

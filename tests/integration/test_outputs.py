@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import typer.main
-from conftest import Outcome, RunCli
+from conftest import Outcome, RunCli, child_environment
 from report_runs import write_run
 
 from edgetune.cli import app
@@ -79,15 +81,13 @@ def refused(outcome: Outcome) -> None:
 )
 @pytest.mark.parametrize(
     ("command", "option"),
-    [(name, o) for name, all_ in output_options().items() if name not in FOLDERS for o in all_],
+    [(name, o) for name, all_ in output_options().items() if name not in (*FOLDERS, "profile") for o in all_],
 )
 def test_what_is_needed_is_never_replaced(
     here: Path, run_cli: RunCli, command: str, option: str, path: str
 ) -> None:
     Path("link.csv").symlink_to("train.csv")
     os.link("train.csv", "hard.csv")
-    if command == "profile" and "csv" in path and "metrics" not in path:
-        pytest.skip("it opens no run; the file needs --overwrite like any other")
     before = {p: p.read_bytes() for p in here.rglob("*") if p.is_file()}
     refused(run_cli(*COMMANDS[command], option, path, "--overwrite"))
     assert {p: p.read_bytes() for p in here.rglob("*") if p.is_file()} == before
@@ -105,6 +105,20 @@ def test_another_file_is_not_replaced_unasked(here: Path, run_cli: RunCli, comma
 
 def test_what_a_command_reads_is_never_replaced(here: Path, run_cli: RunCli) -> None:
     refused(run_cli("predict", "runs/r", "--file", "new.csv", "--out", "new.csv", "--overwrite"))
+    assert Path("new.csv").read_text() == KEPT
+
+
+def test_a_shell_that_appends_to_what_is_read(here: Path) -> None:
+    with Path("new.csv").open("a") as out:
+        done = subprocess.run(
+            [sys.executable, "-m", "edgetune", *map(str, COMMANDS["predict"])],
+            stdout=out,
+            stderr=subprocess.PIPE,
+            text=True,
+            env=child_environment(),
+            check=False,
+        )
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
     assert Path("new.csv").read_text() == KEPT
 
 

@@ -139,6 +139,7 @@ def test_disk_errors_become_sentences(number: int, says: str) -> None:
     [
         (RuntimeError("Error while serializing: I/O error: No space left on device (os error 28)"), "space"),
         (Exception("Permission denied (os error 13)"), "Cannot write"),
+        (OSError("1024 requested and 8 written"), "space"),
         (RuntimeError("open file failed, errno: 30"), "Cannot write"),
         (ValueError("[Errno 5] Input/output error"), "Cannot write"),
         (RuntimeError("unable to write: Read-only file system"), "Cannot write"),
