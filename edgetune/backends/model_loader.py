@@ -247,7 +247,8 @@ def ensure_tokenizer(source: ModelSource, cache_dir: Path) -> Path:
                 )
         except OSError as error:
             raise ResourceError(
-                f"Cannot write to {cache_dir} ({error.strerror}); choose another folder with --cache-dir."
+                f"Cannot write to {cache_dir} ({error.strerror}); choose another folder with --cache-dir "
+                "or EDGETUNE_CACHE."
             ) from error
     mark_in_use(target / "tokenizer.json")
     return target / "tokenizer.json"

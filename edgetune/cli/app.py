@@ -24,9 +24,11 @@ from edgetune.cli.options import (
     Label,
     MaxBadRows,
     MergeLabels,
+    Overwrite,
     Pair,
     PoolingName,
     Text,
+    TextsCommand,
     console,
     split_columns,
 )
@@ -34,9 +36,10 @@ from edgetune.cli.profile_commands import profile_app
 from edgetune.cli.report_commands import methods, report
 from edgetune.cli.train_commands import demo, finetune, plan
 from edgetune.utils.errors import EdgetuneError, Interrupted, UsageError
+from edgetune.utils.files import os_error_in
 from edgetune.utils.isolation import no_telemetry
 from edgetune.utils.sanitize import brief, json_text, on_terminal, one_line
-from edgetune.utils.signals import ClosedPipeTolerant, flush_stdout
+from edgetune.utils.signals import CheckedStdout, ClosedPipeTolerant, flush_stdout, open_missing_streams
 from edgetune.utils.version import __version__
 
 if TYPE_CHECKING:
@@ -73,7 +76,7 @@ def _version(
         raise typer.Exit
 
 
-@app.command()
+@app.command(cls=TextsCommand)
 def predict(
     run: Annotated[Path, typer.Argument(help="Folder of a finished run.")],
     texts: Annotated[
@@ -83,6 +86,7 @@ def predict(
         str | None, typer.Option(help="File of texts: one per line, or a table (see --text).")
     ] = None,
     out: Annotated[Path | None, typer.Option(help="Write predictions to this .csv or .jsonl file.")] = None,
+    overwrite: Overwrite = False,
     text: Text = None,
     pair: Pair = None,
     header: Header = None,
@@ -113,12 +117,14 @@ def predict(
         write_predictions,
     )
     from edgetune.inference.saved_run import load_run
+    from edgetune.run_files.outputs import check_outputs
 
-    opened = load_run(run)
     if file is not None and texts:
         raise UsageError("Give texts or --file, not both.")
     if all_ and out is None and not as_json:
         raise UsageError("--all writes columns: add --out FILE.csv, or print the probabilities with --json.")
+    check_outputs({"--out": out}, reads=[file], runs=[run], overwrite=overwrite)
+    opened = load_run(run)
     if file is not None:
         options = _options(text, pair, header, encoding, delimiter, escape)
         predictions = predict_file(opened, file, options, unsure)
@@ -273,18 +279,22 @@ app.command()(demo)
 
 def main() -> None:
     """Run a command; print what went wrong as one sentence and leave with its exit code."""
+    open_missing_streams()
     sys.stderr = ClosedPipeTolerant(sys.stderr)
     if isinstance(sys.stdout, io.TextIOWrapper):  # a label that the terminal's encoding does not have
         sys.stdout.reconfigure(errors="backslashreplace")
+    sys.stdout = CheckedStdout(sys.stdout)
     no_telemetry()
     code = _run()
-    sys.exit(code if flush_stdout() else NOBODY_READS)
+    sys.exit(code if flush_stdout() else code or NOBODY_READS)
 
 
 def _run() -> int:
     """Run a command; return its exit code."""
     try:
-        return int(app(standalone_mode=False, prog_name="edgetune") or 0)
+        code = int(app(standalone_mode=False, prog_name="edgetune") or 0)
+        sys.stdout.flush()
+        return code
     except Interrupted as stop:
         print(one_line(stop), file=sys.stderr)
         return stop.exit_code
@@ -293,18 +303,31 @@ def _run() -> int:
         return error.exit_code
     except BrokenPipeError:
         return NOBODY_READS
-    except OSError as error:
-        if error.errno != errno.ENAMETOOLONG:
-            raise
-        print(f"edgetune: The name {brief(error.filename)} is too long for this disk.", file=sys.stderr)
-        return 2
     except (KeyboardInterrupt, typer.Abort):
         print("edgetune: stopped.", file=sys.stderr)
         return 130
     except Exception as error:
-        if not hasattr(error, "format_message"):  # a bug keeps its traceback
+        if hasattr(error, "format_message"):
+            return _say_usage(error)
+        found = os_error_in(error)
+        if found is None:  # a bug keeps its traceback
             raise
-        return _say_usage(error)
+        return _say_system_error(found)
+
+
+def _say_system_error(error: OSError) -> int:
+    """Say what the system refused and where; return the exit code."""
+    name = brief(error.filename) if error.filename is not None else ""
+    if error.errno == errno.ENAMETOOLONG:
+        print(f"edgetune: The name {name} is too long for this disk.", file=sys.stderr)
+        return 2
+    where = f"{name}: " if name else ""
+    print(
+        f"edgetune: {where}{error.strerror}; see that the file and its folder are there and can be read and "
+        "written, or choose another path.",
+        file=sys.stderr,
+    )
+    return 1
 
 
 def _say_usage(error: Any) -> int:
@@ -316,5 +339,7 @@ def _say_usage(error: Any) -> int:
         words = one_line(text).replace("Value error, ", "").rstrip(".")
         where = getattr(error, "ctx", None)
         command = where.command_path.split()[1:] if where is not None else []
+        if type(error).__name__ == "NoSuchOption" and isinstance(where and where.command, TextsCommand):
+            words += " (put -- before texts that begin with a dash)"
         print(f"edgetune: {words}; see `{' '.join(['edgetune', *command, '--help'])}`.", file=sys.stderr)
     return int(error.exit_code)

@@ -21,6 +21,7 @@ from edgetune.cli.options import (
     Json,
     Label,
     MergeLabels,
+    Overwrite,
     Pair,
     Set,
     Text,
@@ -92,6 +93,10 @@ def compare(
     out: Annotated[
         Path | None, typer.Option(help="Folder to write to.", show_default="runs/compare-NAME")
     ] = None,
+    overwrite: Annotated[
+        bool,
+        typer.Option("--overwrite", help="Replace runs of that folder that had other settings."),
+    ] = False,
     cache_dir: CacheDir = None,
     as_json: Json = False,
 ) -> None:
@@ -102,7 +107,8 @@ def compare(
     from edgetune.compare.comparison import Comparison
     from edgetune.compare.comparison_charts import draw_all
     from edgetune.compare.ranking import make_tables, markdown
-    from edgetune.run_files.run_folder import write_output
+    from edgetune.run_files.outputs import check_comparison_folder, write_output
+    from edgetune.run_files.run_folder import disk_errors
     from edgetune.utils.machine import cache_folder
 
     reading = {"text": split_columns(text) if text else None, "label": label, "pair": pair, "header": header}
@@ -124,6 +130,8 @@ def compare(
         )
         grid = _grid_of(data, given_options(reading), methods, wished | {"settings": settings})
     folder = out if out is not None else Path("runs") / f"compare-{grid.name}"
+    sources = [path for entry in grid.data for path in (entry.train, entry.eval)]
+    check_comparison_folder(folder, grid.model_dump(mode="json"), sources, overwrite)
     before = signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: the cell is stopped too
     try:
         comparison = Comparison(grid, folder, cache_dir or cache_folder(), _say)
@@ -137,7 +145,8 @@ def compare(
     outcomes = comparison.finished()
     tables = make_tables(outcomes)
     write_output(folder / "table.md", markdown(tables, grid.name))
-    draw_all(tables, outcomes, folder)
+    with disk_errors(folder):
+        draw_all(tables, outcomes, folder)
     if as_json:
         print(json_text([one.model_dump(mode="json") for one in outcomes]))
         return
@@ -226,6 +235,7 @@ def inspect(
         Path | None,
         typer.Option("--map", help="Plot the data map of the training rows to this file (.png or .svg)."),
     ] = None,
+    overwrite: Overwrite = False,
     as_json: Json = False,
 ) -> None:
     """List training rows that are probably mislabelled.
@@ -233,14 +243,13 @@ def inspect(
     Example: edgetune inspect runs/reviews --out rows.csv --map map.png
     """
     from edgetune.inference.inspection import as_table, inspect_run
-    from edgetune.run_files.run_folder import check_output_path, disk_errors
+    from edgetune.run_files.outputs import check_outputs
+    from edgetune.run_files.run_folder import disk_errors
 
-    if out is not None:
-        check_output_path("--out", out, "rows.csv")
+    check_outputs({"--out": out, "--map": map_}, runs=[run], overwrite=overwrite)
     if map_ is not None:
         from edgetune.report.chart_style import picture_kind
 
-        check_output_path("--map", map_, "map.png")
         try:
             picture_kind(map_)
         except ValueError as error:

@@ -410,15 +410,17 @@ def demo(
 
     Example: edgetune demo
     """
-    from edgetune.data.demo import demo_texts, write_demo
+    from edgetune.data.demo import demo_texts, is_demo, write_demo
     from edgetune.inference.saved_run import load_run
+    from edgetune.run_files.outputs import check_outputs
     from edgetune.run_files.run_folder import RunFolder, disk_errors
 
     RunFolder(out, overwrite)
-    tickets = out.parent / f"{out.name}-tickets.csv"
-    with disk_errors(tickets):
-        out.parent.mkdir(parents=True, exist_ok=True)
-        write_demo(tickets, n_rows=rows, seed=seed)
+    tickets = out.parent / f"{out.absolute().name}-tickets.csv"
+    if not is_demo(tickets, n_rows=rows, seed=seed):  # as an interrupted demo left it
+        check_outputs({"The tickets' file": tickets}, overwrite=overwrite)
+        with disk_errors(tickets):
+            write_demo(tickets, n_rows=rows, seed=seed)
     if not quiet and not as_json:
         print(f"Wrote {rows:,} generated support tickets to {tickets}", file=sys.stderr)
     # One pass: a few minutes, not the most accurate model.

@@ -211,7 +211,7 @@ def choose_columns(
         label = names[flags[0]]
     label_at = _find(file, names, label, "--label", there) if label is not None else None
     if label_at is None and need_label:
-        label_at = _usual_label(names)
+        label_at = usual_label(names)
     taken = flags or _as_tuple(label_at)
     text_at = tuple(_find(file, names, name, "--text", there) for name in text)
     if not text_at:
@@ -283,7 +283,8 @@ def _flag_columns(file: str, names: Sequence[str], label: str, there: str) -> tu
     return tuple(_find(file, names, piece, "--label", there) for piece in pieces)
 
 
-def _usual_label(names: Sequence[str]) -> int | None:
+def usual_label(names: Sequence[str]) -> int | None:
+    """Return the position of the column that has a label's usual name."""
     plain = [plain_name(name) for name in names]
     return next((plain.index(name) for name in LABEL_NAMES if name in plain), None)
 

@@ -16,6 +16,7 @@ from edgetune.data.columns import (
     choose_columns,
     joined_spellings,
     plain_name,
+    usual_label,
 )
 from edgetune.data.fasttext import is_fasttext
 from edgetune.data.labels import DASH, merged_spelling, normal_label
@@ -329,10 +330,12 @@ class TextTable:
     Attributes:
         columns: names of all columns of the input.
         rows: one per row of the input, in its order.
+        label_at: position of the column that holds labels, where the input has one.
     """
 
     columns: tuple[str, ...]
     rows: Iterator[TextRow]
+    label_at: int | None = None
 
 
 def open_texts(path: str, options: DataOptions) -> TextTable:
@@ -358,7 +361,11 @@ def open_texts(path: str, options: DataOptions) -> TextTable:
 def texts_of_table(table: Table, options: DataOptions) -> TextTable:
     """Take the texts out of a table; see `open_texts`."""
     chosen = find_columns(table, options, need_label=False)
-    return TextTable(table.columns[: table.n_whole], _text_rows(table, chosen.text, options.pair))
+    columns = table.columns[: table.n_whole]
+    label_at = usual_label(columns) if chosen.label is None else chosen.label
+    if label_at is not None and (label_at in chosen.text or label_at >= len(columns)):
+        label_at = None
+    return TextTable(columns, _text_rows(table, chosen.text, options.pair), label_at)
 
 
 def _text_rows(table: Table, text_at: Sequence[int], pair: bool) -> Iterator[TextRow]:

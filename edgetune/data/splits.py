@@ -181,7 +181,7 @@ def open_cached(
     except OSError as error:
         raise ResourceError(
             f"Cannot write the token cache to {cache_dir} ({error.strerror or error}); choose another "
-            "folder with --cache-dir."
+            "folder with --cache-dir or EDGETUNE_CACHE."
         ) from error
     store = open_tokens(path, options, spec, home, max_bad_rows, progress, min_classes, sample)
     mark_in_use(store.folder / META)

@@ -36,6 +36,7 @@ from edgetune.data.token_format import CACHE_VERSION, META, Meta, TokenizerSpec
 from edgetune.data.token_store import TokenStore, TokenView
 from edgetune.utils.cache import move_into_place
 from edgetune.utils.errors import DataError, ResourceError
+from edgetune.utils.files import os_error_in
 from edgetune.utils.hub import HUB_PREFIX
 from edgetune.utils.sanitize import brief
 from edgetune.utils.version import __version__
@@ -208,14 +209,15 @@ def _sweep(cache_dir: Path) -> None:
 
 def _write_error(cache_dir: Path, error: OSError) -> ResourceError:
     """Say why a cache cannot be written."""
+    error = os_error_in(error) or error
     if error.errno in (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC)):
         return ResourceError(
             f"There is no space left for the token cache in {cache_dir}; free up space, or choose a folder "
-            "on another disk with --cache-dir."
+            "on another disk with --cache-dir or EDGETUNE_CACHE."
         )
     return ResourceError(
         f"Cannot write the token cache to {cache_dir} ({error.strerror or error}); choose another "
-        "folder with --cache-dir."
+        "folder with --cache-dir or EDGETUNE_CACHE."
     )
 
 

@@ -18,7 +18,7 @@ from edgetune.run_files.run_folder import disk_errors
 from edgetune.utils.errors import UsageError
 from edgetune.utils.files import atomic_path
 from edgetune.utils.limits import MAX_LINE_CHARS
-from edgetune.utils.sanitize import brief, csv_cell, json_text
+from edgetune.utils.sanitize import brief, csv_cell, json_text, visible
 
 SHOWN = 72  # characters of a text that the terminal shows
 UNSURE = "unsure"
@@ -53,6 +53,7 @@ class Predictions:
 
     Attributes:
         columns: of the input.
+        label_at: position of the column that holds labels, where the input has one.
         label_names: of the model.
         n_rows: taken so far.
         n_empty: of these, rows without a text.
@@ -74,7 +75,7 @@ class Predictions:
             raise UsageError(f"--unsure {unsure}: give a probability between 0 and 1, such as 0.6.")
         if unsure is not None and UNSURE in run.label_names:
             raise UsageError(f'The model has a label "{UNSURE}", so --unsure cannot be used with it.')
-        self.columns, self.label_names = table.columns, run.label_names
+        self.columns, self.label_at, self.label_names = table.columns, table.label_at, run.label_names
         self.n_rows = self.n_empty = self.n_unsure = 0
         self._run, self._rows, self._unsure = run, table.rows, unsure
 
@@ -197,7 +198,8 @@ def print_predictions(predictions: Predictions, as_json: bool) -> None:
 def write_predictions(predictions: Predictions, out: Path, all_classes: bool = False) -> None:
     """Write predictions as CSV or JSONL under a temporary name, then rename.
 
-    In CSV a text that a spreadsheet would take for a formula gets an apostrophe; JSONL has it as it is.
+    In CSV a text that a spreadsheet would take for a formula gets an apostrophe; labels, which other programs
+    compare, are written as they are, and JSONL has everything as it is.
 
     Args:
         predictions: one row each.
@@ -220,12 +222,16 @@ def write_predictions(predictions: Predictions, out: Path, all_classes: bool = F
             return
         classes = predictions.label_names if all_classes else ()
         names = predictions.names("predicted", "probability", *(f"probability_{name}" for name in classes))
+        known, label_at = set(predictions.label_names), predictions.label_at
         writer = csv.writer(file)
         writer.writerow(map(csv_cell, names))
         for row in predictions:
             of_classes = (row.prediction.probabilities.get(name) for name in classes)
-            cells = (row.line, *row.values, row.predicted, row.probability, *of_classes)
-            writer.writerow(map(_csv_value, cells))
+            cells = [_csv_value(value) for value in row.values]
+            if label_at is not None and (label := str(row.values[label_at])) in known:
+                cells[label_at] = visible(label)
+            predicted = None if row.predicted is None else visible(row.predicted)
+            writer.writerow([row.line, *cells, predicted, row.probability, *of_classes])
 
 
 def _as_object(names: Sequence[str], row: Row) -> dict[str, Any]:

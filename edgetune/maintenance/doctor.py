@@ -122,7 +122,8 @@ def _bf16(features: list[str]) -> str:
     return ", ".join(features) + ("; bf16 in hardware" if quick else "; no bf16, so fp32 is faster")
 
 
-def _disk(cache: Path) -> Finding:
+def _disk(cache: Path | None) -> Finding:
+    cache = Path() if cache is None else cache
     place = next(folder for folder in (cache, *cache.absolute().parents) if folder.exists())
     free = shutil.disk_usage(place).free
     if free < 2e9:
@@ -257,7 +258,10 @@ def _nvml(around: Environment, wanted: Requirements) -> Finding:
     return Finding("Sensors", name, "ok", shown, fix)
 
 
-def _cache(cache: Path) -> Finding:
+def _cache(cache: Path | None) -> Finding:
+    if cache is None:
+        what, advice = "this user has no home folder", "set EDGETUNE_CACHE, or give commands --cache-dir"
+        return Finding("Cache", "folder", "note", what, advice)
     if not cache.is_dir():
         return Finding("Cache", "folder", "ok", f"{cache}, empty")
     sizes = [one.stat().st_size for one in cache.rglob("*") if one.is_file()]

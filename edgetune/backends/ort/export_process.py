@@ -247,7 +247,8 @@ def main() -> int:
         why = "no space left on the disk" if full else error
         answer = {
             "error": "MissingDependencyError",
-            "message": f"Cannot write the artifacts: {why}; choose another folder with --cache-dir.",
+            "message": f"Cannot write the artifacts: {why}; choose another folder with --cache-dir "
+            "or EDGETUNE_CACHE.",
         }
     print(json.dumps(answer), file=out)
     return 0 if "ok" in answer else 1
