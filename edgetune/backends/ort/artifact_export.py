@@ -8,6 +8,7 @@ from pathlib import Path
 from edgetune.backends.ort.artifacts import ArtifactBuilder, Artifacts, load_artifacts
 from edgetune.backends.ort.checksums import MANIFEST
 from edgetune.models.source import resolve_model
+from edgetune.models.vocabulary import require_tokenizer
 from edgetune.run_files.run_folder import disk_errors
 from edgetune.utils.errors import ArtifactsError, UsageError
 from edgetune.utils.machine import cache_folder
@@ -51,10 +52,10 @@ def export_artifacts(
             raise ArtifactsError(
                 f"{out} already contains artifacts; use --overwrite to replace them, or choose another --out."
             )
+    source = resolve_model(model, pooling)
+    require_tokenizer(source.folder)
     with disk_errors(out):
-        builder = ArtifactBuilder(
-            resolve_model(model, pooling), cache_dir if cache_dir is not None else cache_folder()
-        )
+        builder = ArtifactBuilder(source, cache_dir if cache_dir is not None else cache_folder())
         made = builder.get(n_labels, freeze)
         scratch = out.with_name(f".{out.name}.tmp")
         shutil.rmtree(scratch, ignore_errors=True)
