@@ -111,7 +111,7 @@ class Splits:
         train: rows to train on.
         evaluation: rows to evaluate on.
         held_out: rows that no learner is fitted on, for the weights of the ensemble; may be empty.
-        eval_source: where those came from, in words.
+        eval_source: where those came from, in words, without their number.
         label_names: by class id.
         warnings: sentences with counts.
         bad_rows_files: JSON lines of rows left out, from train and eval.
@@ -224,7 +224,7 @@ def open_splits(
             everything.labels, config.data.holdout, config.data.max_holdout_rows, rng
         )
         train, evaluation = everything.subset(train_rows), everything.subset(eval_rows)
-        source = f"{len(evaluation):,} rows held out of {config.data.train}"
+        source = f"rows held out of {config.data.train}"
     if n_same := overlap(train, evaluation):
         warnings.append(
             f"{n_same:,} of {len(evaluation):,} evaluation texts are also training texts; "

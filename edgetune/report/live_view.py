@@ -86,7 +86,8 @@ def headline(prepared: Any, config: Any) -> str:
     return (
         f"{config.selection.method} on {one_line(config.data.train)}: {len(prepared.data.train):,} rows, "
         f"{len(prepared.data.label_names)} labels ({', '.join(map(brief, prepared.data.label_names[:6]))}"
-        f"{', …' if len(prepared.data.label_names) > 6 else ''}); evaluated on {prepared.data.eval_source}\n"
+        f"{', …' if len(prepared.data.label_names) > 6 else ''}); evaluated on "
+        f"{prepared.data.eval_source} ({len(prepared.data.evaluation):,} rows)\n"
         f"{prepared.model_name} on {prepared.backend.name}, frozen: {prepared.freeze}; "
         f"{'at most ' if config.budget.limits_time else ''}"
         f"{train.epochs} epoch{'s'[: train.epochs != 1]}, batch {train.batch_size}, lr {train.lr:g}, "

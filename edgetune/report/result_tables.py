@@ -57,7 +57,8 @@ def _result(summary: Summary) -> Iterator[tuple[str, str]]:
         rows = f", {summary['n_eval']:,} rows" if summary.get("n_eval") is not None else ""
         yield "accuracy", accuracy + rows
     yield from _lines(summary, ("macro_f1", "macro-F1", "{:.4f}".format), ("mcc", "MCC", "{:.4f}".format))
-    yield from _lines(summary, ("eval_source", "evaluated on", str))
+    if accuracy:
+        yield from _lines(summary, ("eval_source", "evaluated on", str))
     if summary.get("best_epoch_chosen_on_eval") and summary.get("best_epoch") is not None:
         yield "best epoch", f"{summary['best_epoch']}, chosen on the evaluation rows"
     method = summary.get("method")
@@ -126,6 +127,8 @@ def _plan(summary: Summary) -> Iterator[tuple[str, ...]]:
 
 def _examples(summary: Summary) -> Iterator[tuple[str, str]]:
     yield from _lines(summary, ("n_train", "training rows", "{:,}".format))
+    if summary.get("n_bad_rows"):
+        yield "unusable rows left out", f"{summary['n_bad_rows']:,}"
     if not summary.get("n_seen"):
         return
     if summary.get("deadline_s") is None:
