@@ -35,7 +35,7 @@ from edgetune.cli.options import (
 from edgetune.cli.profile_commands import profile_app
 from edgetune.cli.report_commands import methods, report
 from edgetune.cli.train_commands import demo, finetune, plan
-from edgetune.utils.errors import EdgetuneError, Interrupted, UsageError
+from edgetune.utils.errors import EdgetuneError, Interrupted, UsageError, is_near
 from edgetune.utils.files import os_error_in
 from edgetune.utils.isolation import no_telemetry
 from edgetune.utils.sanitize import brief, json_text, on_terminal, one_line
@@ -332,6 +332,9 @@ def _say_system_error(error: OSError) -> int:
 
 def _say_usage(error: Any) -> int:
     """Say what is wrong with the command line in a sentence; print the help when nothing was asked."""
+    if (near := getattr(error, "possibilities", None)) is not None:  # the dashes make no two options alike
+        asked = error.option_name.lstrip("-")
+        error.possibilities = [name for name in near if is_near(asked, name.lstrip("-"))]
     text = error.format_message()
     if type(error).__name__ == "NoArgsIsHelpError":
         print(text)

@@ -88,7 +88,12 @@ ProfileName = Annotated[
 @profile_app.callback(invoke_without_command=True)
 def measure_profile(
     context: typer.Context,
-    quick: Annotated[bool, typer.Option("--quick", help="Measure fewer points.")] = False,
+    quick: Annotated[
+        bool,
+        typer.Option(
+            "--quick", help="Measure fewer points (about a minute, plus exports that are not cached)."
+        ),
+    ] = False,
     name: Annotated[
         str | None, typer.Option(help="Name of the profile.", show_default="from the processor")
     ] = None,

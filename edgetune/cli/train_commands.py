@@ -170,7 +170,12 @@ def finetune(
     ] = None,
     lr: Annotated[
         float | None,
-        typer.Option(help="Peak learning rate.", show_default="from model size and number of steps"),
+        typer.Option(
+            "--lr",
+            "--learning-rate",
+            help="Peak learning rate.",
+            show_default="from model size and number of steps",
+        ),
     ] = None,
     max_steps: Annotated[int | None, typer.Option(help="Stop after this many optimizer steps.")] = None,
     seed: Annotated[int | None, typer.Option(help="Random seed.", show_default="0")] = None,

@@ -14,8 +14,9 @@ import numpy as np
 from edgetune.compare.grid import DataEntry, Grid
 from edgetune.data.examples import Example, read_examples
 from edgetune.data.labels import find_labels
+from edgetune.data.near_duplicates import Words
 from edgetune.data.readers import validation_part
-from edgetune.data.splits import data_options, split_holdout
+from edgetune.data.splits import data_options, hold_out
 from edgetune.data.table import BadRow
 from edgetune.data.text_files import reading_errors
 from edgetune.utils.errors import DataError
@@ -90,7 +91,8 @@ def draw_shared_rows(entry: DataEntry, grid: Grid, folder: Path) -> SharedRows:
     part = validation_part(entry.train, entry.encoding) if entry.eval is None else None
     if entry.eval is None and part is None:
         labels = np.unique([example.label for example in train], return_inverse=True)[1]
-        split = split_holdout(labels, grid.holdout, MAX_HOLDOUT, np.random.default_rng([SEED, 0]))
+        words = Words([f"{example.text} {example.text_pair or ''}" for example in train])
+        split = hold_out(words, labels, grid.holdout, MAX_HOLDOUT, np.random.default_rng([SEED, 0]))
         train, evaluation = ([train[i] for i in rows] for rows in split)
     else:
         evaluation = _read(entry.eval or entry.train, entry, bad, part)

@@ -116,8 +116,11 @@ def _neighbours(place: Path) -> str:
         names = sorted(entry.name for entry in found if not entry.name.startswith("."))
     except OSError:
         return ""
-    lowered = {name.lower(): name for name in names}
-    close = [lowered[name] for name in difflib.get_close_matches(place.name.lower(), lowered, n=2)]
+    by_stem: dict[str, list[str]] = {}  # what all names of a kind end in makes none of them alike
+    for name in names:
+        by_stem.setdefault(Path(name).stem.lower(), []).append(name)
+    stems = difflib.get_close_matches(place.stem.lower(), by_stem, n=2)
+    close = [name for stem in stems for name in by_stem[stem]][:2]
     if close:
         return f" Did you mean {' or '.join(str(place.parent / name) for name in close)}?"
     if names:

@@ -14,7 +14,7 @@ import numpy as np
 from edgetune.config.settings import LabelledText, RunConfig
 from edgetune.data.examples import DataOptions
 from edgetune.data.labels import NUMBER, find_labels, merge_hint
-from edgetune.data.near_duplicates import near_duplicates
+from edgetune.data.near_duplicates import TokenizedRows, near_duplicates
 from edgetune.data.readers import validation_part
 from edgetune.data.row_sample import MOST_ROWS, RowSample, sample_for
 from edgetune.data.token_format import META, TokenizerSpec
@@ -24,7 +24,7 @@ from edgetune.utils.cache import cache_subfolder, mark_in_use
 from edgetune.utils.errors import DataError, ResourceError
 from edgetune.utils.formatting import describe_unknown
 from edgetune.utils.sanitize import brief
-from edgetune.utils.types import IntArray, Say
+from edgetune.utils.types import BoolArray, IntArray, Say
 
 HELD_OUT_RATE, MOST_HELD_OUT = 0.1, 1000
 """Share of the training rows, and number of them at most, that the weights of an ensemble are fitted on …"""
@@ -43,6 +43,10 @@ class Hashed(Protocol):
 
     @property
     def text_hashes(self) -> IntArray: ...
+
+
+class Comparable(Hashed, TokenizedRows, Protocol):
+    """Rows whose texts can be compared, whole and by their words."""
 
 
 def overlap(train: Hashed, evaluation: Hashed) -> int:
@@ -117,7 +121,7 @@ class Splits:
         train: rows to train on.
         evaluation: rows to evaluate on.
         held_out: rows that no learner is fitted on, for the weights of the ensemble; may be empty.
-        eval_source: where those came from, in words.
+        eval_source: where those came from, in words, without their number.
         label_names: by class id.
         warnings: sentences with counts.
         bad_rows_files: JSON lines of rows left out, from train and eval.
@@ -244,11 +248,11 @@ def open_splits(
     else:
         _check_labels(store)
         rng = np.random.default_rng([config.train.seed, 1])
-        train_rows, eval_rows = split_holdout(
-            everything.labels, config.data.holdout, config.data.max_holdout_rows, rng
+        train_rows, eval_rows = hold_out(
+            everything, everything.labels, config.data.holdout, config.data.max_holdout_rows, rng
         )
         train, evaluation = everything.subset(train_rows), everything.subset(eval_rows)
-        source = f"{len(evaluation):,} rows held out of {config.data.train}"
+        source = f"rows held out of {config.data.train}"
     if n_same := overlap(train, evaluation):
         warnings.append(
             f"{n_same:,} of {len(evaluation):,} evaluation texts are also training texts; "
@@ -316,26 +320,77 @@ def _set_aside(train: TokenView, rng: np.random.Generator) -> tuple[TokenView, T
     if not len(chosen):
         return train, None
     families = near_duplicates(train.subset(first), chosen)
-    for groups in (_some_families(families, len(chosen), rng), chosen):
+    most = (1 + SPARE_RATE) * len(chosen)
+    for groups in (_some_families(families, np.ones_like(first), len(chosen), most, rng), chosen):
         taken = np.isin(group, groups)
-        kept, aside = train.subset(np.flatnonzero(~taken)), train.subset(np.flatnonzero(taken))
-        if len(aside) and all(count for name, count in kept.counts.items() if train.counts[name]):
-            return kept, aside
+        if taken.any() and _every_class_stays(train.labels, taken):
+            return train.subset(np.flatnonzero(~taken)), train.subset(np.flatnonzero(taken))
     return train, None
 
 
-def _some_families(families: list[IntArray], n_wanted: int, rng: np.random.Generator) -> IntArray:
-    """Return the members of random families, about as many as are wanted; of all families where they do."""
-    most = (1 + SPARE_RATE) * n_wanted
+def hold_out(
+    view: Comparable, labels: IntArray, share: float, max_rows: int, rng: np.random.Generator
+) -> tuple[IntArray, IntArray]:
+    """Draw evaluation rows, each class by its share, near-duplicates of them apart from the training rows.
+
+    Equal texts stay on one side, and with a drawn row go its near-duplicates. Where that would leave a class
+    without a row to train on, or nothing to evaluate on, only equal texts are kept together, or no rows are.
+
+    Args:
+        view: tokenized rows.
+        labels: (n,) class ids.
+        share: of the rows to draw, in [0, 1].
+        max_rows: to draw at most.
+        rng: decides which.
+
+    Returns:
+        Row numbers to train on and to evaluate on, both ascending. Those of `split_holdout`, if no row is
+        related to another one.
+    """
+    train_rows, drawn = split_holdout(labels, share, max_rows, rng)
+    if not len(drawn):
+        return train_rows, drawn
+    _, first, group, sizes = np.unique(
+        view.text_hashes, return_index=True, return_inverse=True, return_counts=True
+    )
+    chosen = np.unique(group[drawn])
+    most = min((1 + SPARE_RATE) * len(drawn), max_rows)
+    for families in (near_duplicates(view.subset(first), chosen), list(chosen[:, None])):
+        taken = np.isin(group, _some_families(families, sizes, len(drawn), most, rng))
+        if taken.any() and _every_class_stays(labels, taken):
+            return np.flatnonzero(~taken).astype(np.int32), np.flatnonzero(taken).astype(np.int32)
+    return train_rows, drawn
+
+
+def _every_class_stays(labels: IntArray, taken: BoolArray) -> bool:
+    """Return whether every class keeps a row to train on."""
+    return len(np.unique(labels[~taken])) == len(np.unique(labels))
+
+
+def _some_families(
+    families: list[IntArray], sizes: IntArray, n_wanted: int, most: float, rng: np.random.Generator
+) -> IntArray:
+    """Return the members of random families, about as many as are wanted; of all families where they fit.
+
+    Args:
+        families: texts that belong together.
+        sizes: (n,) what each text counts.
+        n_wanted: enough.
+        most: may not be exceeded.
+        rng: decides which.
+    """
     together = np.unique(np.concatenate(families))
-    if len(together) <= most:
+    if sizes[together].sum() <= most:
         return together
     taken: set[int] = set()
+    n_taken = 0
     for number in rng.permutation(len(families)).tolist():
-        more = taken.union(families[number].tolist())
-        if len(more) <= most:
-            taken = more
-        if len(taken) >= n_wanted:
+        more = [text for text in families[number].tolist() if text not in taken]
+        n_more = int(sizes[more].sum())
+        if n_taken + n_more <= most:
+            taken.update(more)
+            n_taken += n_more
+        if n_taken >= n_wanted:
             break
     return np.array(sorted(taken), dtype=np.int64)
 

@@ -6,6 +6,7 @@ import math
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from edgetune.inference.saved_ensemble import load_ensemble
 from edgetune.inference.scorers import Scorer, onnx_scorer, torch_scorer
 from edgetune.models.checks import check_config, open_tokenizer
 from edgetune.models.source import max_positions
+from edgetune.models.vocabulary import check_vocabulary, pad_token_id
 from edgetune.run_files.run_folder import ENSEMBLE, damage_errors, finish_placing_if_idle
 from edgetune.run_files.summary import read_summary
 from edgetune.utils.errors import RunError
@@ -108,10 +110,10 @@ class Run:
             return int(given or DEFAULT_MAX_LENGTH)
         return min(DEFAULT_MAX_LENGTH, max_positions(self._model_config))
 
-    @property
+    @cached_property
     def pad_id(self) -> int:
         """The token id that fills a row."""
-        return int(self._model_config.get("pad_token_id") or 0)
+        return pad_token_id(self._model_config, self._home)
 
     def _score(self, batch: Batch) -> FloatArray:
         if self._scorer is None:
@@ -174,6 +176,7 @@ class Run:
                 f"{self._home} has no tokenizer.json; train the model again, or copy the whole folder again."
             )
         with damage_errors(path):
+            check_vocabulary(self._model_config, path)
             tokenizer = open_tokenizer(path)
         tokenizer.no_padding()
         tokenizer.enable_truncation(self.max_length)
@@ -268,6 +271,9 @@ class Run:
         """Open labelled text with the model's tokenizer and class ids."""
         if options is None:
             options = self.data_options()
+        if self.needs_encoder and (self._home / "tokenizer.json").is_file():
+            with damage_errors(self._home / "tokenizer.json"):
+                check_vocabulary(self._model_config, self._home / "tokenizer.json")
         spec = TokenizerSpec(self._home / "tokenizer.json", self.max_length, self.pad_id)
         from edgetune.data.splits import open_cached
 

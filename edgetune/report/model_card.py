@@ -110,7 +110,7 @@ def _results(summary: Summary) -> str:
         lines.append(f"Macro-F1: {macro_f1}")
     if summary.get("mcc") is not None:
         lines.append(f"Matthews correlation: {summary['mcc']:.4f}")
-    if summary.get("eval_source"):
+    if accuracy and summary.get("eval_source"):
         lines.append(f"Evaluated on: {in_markdown(summary['eval_source'])}")
     if (ensemble := summary.get("ensemble")) is not None:
         with_ngrams = (
@@ -142,6 +142,8 @@ def _training(summary: Summary) -> str:
     wanted = (
         ("dataset", "Data", lambda value: _code(PurePath(str(value)).name or value)),
         ("n_train", "Training rows", "{:,}".format),
+        ("n_bad_rows", "Unusable rows left out", "{:,}".format),
+        ("n_unlabelled_rows", "Rows without a label left out", "{:,}".format),
         ("passes", "Passes", "{:.2f}".format),
         ("method", "Method", in_markdown),
         ("preset", "Preset", in_markdown),
@@ -233,7 +235,7 @@ print(session.run(["logits"], feed)[0])
 def _limits(summary: Summary) -> str:
     lines = []
     source = str(summary.get("eval_source") or "")
-    if "held out" in source:
+    if "held out" in source and summary.get("accuracy") is not None:
         lines.append(
             "The evaluation rows were held out of the same file as the training rows; expect a lower "
             "accuracy on text from other sources."

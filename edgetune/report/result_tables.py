@@ -62,7 +62,9 @@ def _result(summary: Summary) -> Iterator[tuple[str, str]]:
         yield "accuracy", accuracy + rows
     if (macro_f1 := describe_macro_f1(summary)) is not None:
         yield "macro-F1", macro_f1
-    yield from _lines(summary, ("mcc", "MCC", "{:.4f}".format), ("eval_source", "evaluated on", str))
+    yield from _lines(summary, ("mcc", "MCC", "{:.4f}".format))
+    if accuracy:
+        yield from _lines(summary, ("eval_source", "evaluated on", str))
     if summary.get("best_epoch_chosen_on_eval") and summary.get("best_epoch") is not None:
         yield "best epoch", f"{summary['best_epoch']}, chosen on the evaluation rows"
     method = summary.get("method")
@@ -131,8 +133,9 @@ def _plan(summary: Summary) -> Iterator[tuple[str, ...]]:
 
 def _examples(summary: Summary) -> Iterator[tuple[str, str]]:
     yield from _lines(summary, ("n_train", "training rows", "{:,}".format))
-    if summary.get("n_unlabelled_rows"):
-        yield "rows without a label", f"{summary['n_unlabelled_rows']:,}, left out"
+    for field, rows in (("n_bad_rows", "unusable rows"), ("n_unlabelled_rows", "rows without a label")):
+        if summary.get(field):
+            yield f"{rows} left out", f"{summary[field]:,}"
     if not summary.get("n_seen"):
         return
     if summary.get("deadline_s") is None:

@@ -20,6 +20,7 @@ from edgetune.utils.formatting import percent, time_split
 from edgetune.utils.sanitize import csv_cell, in_markdown, visible
 
 SCHEMA_VERSION = 1
+NOTHING_TRAINED = "no rows trained"
 GENERIC_STEMS = frozenset({"train", "training", "data"})
 
 
@@ -104,7 +105,9 @@ def _said(words: Callable[[Any], str], value: Any) -> str | None:
 
 
 def describe_method(figures: RunFigures) -> str | None:
-    """Say the method, and its preset where that is not the default."""
+    """Say the method, and its preset where that is not the default, or that no row was trained by it."""
+    if figures.n_trained == 0 and figures.n_steps == 0 and figures.backend:
+        return NOTHING_TRAINED
     if figures.method is None or figures.preset in (None, "default"):
         return figures.method
     return f"{figures.method} ({figures.preset})"

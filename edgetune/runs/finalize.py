@@ -36,6 +36,11 @@ MOST_NAMED = 5
 """Classes named in a warning."""
 LEAST_OF_PLAN = 0.5
 """A run that came through a smaller share of the planned rows says so."""
+SPENT = (
+    *("elapsed_s", "time_split_s", "deadline_used_rate", "peak_memory_mb"),
+    *("energy_j", "energy_eq6_kwh", "co2e_lb", "date"),
+)
+"""Fields that change while the end of a run is written: model card and summary have them from one moment."""
 
 
 def make_receipt(
@@ -139,7 +144,7 @@ def fields_of_any_run(
     return {
         "dataset": config.data.train,
         "label_names": list(data.label_names),
-        "n_eval": best.n if best else len(data.evaluation),
+        "n_eval": best.n if best else 0,
         "eval_source": data.eval_source,
         "elapsed_s": elapsed_s,
         "time_split_s": split_s,
@@ -340,15 +345,15 @@ def write_receipt(
         limit_mb: memory that was planned for.
     """
     with meter.phase("save"):
-        draft = receipt()
-        _write_card(of_encoder(), folder)
         if deadline is None or deadline.clock.picture_fits():
-            _draw(draft, folder, view)
+            _draw(receipt(), folder, view)
         else:
             view.warn("There was no time left to draw run.png.")
     if deadline is not None:
         deadline.mark("report")
     result = receipt()
+    spent = {name: getattr(result, name) for name in SPENT}
+    _write_card(of_encoder().model_copy(update=spent), folder)
     folder.write_json("summary.json", result.to_dict())
     failpoint("summary-written")
     warn_of_excess(result, limit_mb, view)

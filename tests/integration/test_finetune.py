@@ -15,6 +15,7 @@ from conftest import RunCli, Trained
 from edgetune.config.settings import METHODS
 from edgetune.config.toml_config import load_config
 from edgetune.run_files.history import read_history
+from edgetune.utils.formatting import duration
 
 PROMISED = {
     *("method", "backend", "accuracy", "macro_f1", "mcc", "n_eval", "elapsed_s", "time_split_s", "n_train"),
@@ -126,6 +127,17 @@ def test_model_card_tells_what_it_is(trained: Trained) -> None:
     assert card.startswith("---\n")
     assert "billing" in card
     assert f"{100 * trained.result['accuracy']:.1f}" in card or f"{trained.result['accuracy']:.3f}" in card
+
+
+def test_card_and_summary_tell_one_time(trained: Trained) -> None:
+    card = (trained.folder / "model" / "README.md").read_text(encoding="utf-8")
+    assert f"Time: {duration(trained.result['elapsed_s'])}\n" in card
+    assert f"Peak memory: {trained.result['peak_memory_mb']:,.0f} MB" in card
+
+
+def test_the_config_names_the_class_that_was_trained(trained: Trained) -> None:
+    config = json.loads((trained.folder / "model" / "config.json").read_text(encoding="utf-8"))
+    assert config["architectures"] == ["BertForSequenceClassification"]
 
 
 def test_config_is_whole_and_repeats_the_run_bit_for_bit(

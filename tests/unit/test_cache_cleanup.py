@@ -209,18 +209,26 @@ def test_what_is_no_age(text: str) -> None:
 # In use
 
 
-def test_what_was_used_within_the_hour_stays(cache: Path) -> None:
+def test_what_was_used_within_the_hour_stays_unless_all_is_to_go(cache: Path) -> None:
     mark_in_use(cache / "tokens" / TOKENS / "meta.json")
-    cache_folders._held.popitem()  # the lock alone is another test
+    os.close(cache_folders._held.popitem()[1])  # the lock alone is another test
     age(cache / "artifacts" / ARTIFACTS / "manifest.json", 0.9 / 24)
     age(cache / "tokens" / ".building-abc123_x" / "tokens.bin", 0.9)
     busy = {entry.path.name for entry in list_entries(cache)[0] if entry.busy}
     assert busy == {TOKENS, ARTIFACTS, ".building-abc123_x"}
-    assert not any(
-        RemovalFilter(everything=True).takes(entry, time.time())
-        for entry in list_entries(cache)[0]
-        if entry.busy
-    )
+    entries = [entry for entry in list_entries(cache)[0] if entry.busy]
+    large, everything = RemovalFilter(larger_than_bytes=0.0), RemovalFilter(everything=True)
+    assert not any(large.takes(entry, time.time()) for entry in entries)
+    taken = {entry.path.name for entry in entries if everything.takes(entry, time.time())}
+    assert taken == {TOKENS, ARTIFACTS}  # what may still be being built stays
+
+
+def test_all_frees_what_was_made_just_now(cache: Path, run_cli: RunCli) -> None:
+    age(cache / "tokens" / TOKENS / "meta.json", 0.0)
+    code, out, err = run_cli("clean", "--all", "--yes", "--cache-dir", cache)
+    assert code == 0, err
+    assert "Freed" in out
+    assert not (cache / "tokens" / TOKENS).exists()
 
 
 HOLDER = """
@@ -249,7 +257,8 @@ def test_what_a_live_process_holds_stays_until_it_is_dead(cache: Path) -> None:
         entries, _ = list_entries(cache)
         assert {entry.kind for entry in entries if entry.busy} == {"artifacts"}
         stale = [
-            cache_cleanup.CacheEntry(one.kind, one.path, one.n_bytes, one.used_s, False) for one in entries
+            cache_cleanup.CacheEntry(one.kind, one.path, one.n_bytes, one.used_s, False, False)
+            for one in entries
         ]
         assert len(remove_entries(stale)) == len(entries) - 1  # looked at again right before it would go
         assert marker.is_file()

@@ -310,6 +310,9 @@ def test_a_single_class_may_be_allowed(data: Path, spec: TokenizerSpec) -> None:
 def test_missing_file(data: Path, spec: TokenizerSpec) -> None:
     with pytest.raises(DataError, match=r"Did you mean .*data\.csv"):
         opened(data.with_name("date.csv"), spec)
+    with pytest.raises(DataError) as caught:  # alike in nothing but the extension
+        opened(data.with_name("nofile.csv"), spec)
+    assert "Did you mean" not in str(caught.value)
 
 
 def test_too_many_labels(data: Path, spec: TokenizerSpec, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -150,9 +150,35 @@ def test_a_compare_folder_gives_its_finished_runs(tmp_path: Path) -> None:
     told = dict(zip(("failed", "going", "outside", "torn"), found.left_out, strict=True))
     assert "failed/run has no summary.json: the run failed: no room." in told["failed"]
     assert "going/run has no summary.json: the run did not finish." in told["going"]
-    assert "is the run of a baseline" in told["outside"]
+    assert "outside/run has no summary.json" in told["outside"]
     assert "is damaged" in told["torn"]
     assert "Left out: 4 runs" in read(found).text
+
+
+def test_a_baseline_of_a_compare_folder_is_ranked_with_the_others(tmp_path: Path) -> None:
+    folder = write_compare(tmp_path / "cmp", ours={"accuracy": 0.8})
+    cell = folder / "cells" / "tfidf"
+    (cell / "run").mkdir(parents=True)
+    (cell / "run" / "result.json").write_text("{}")
+    (cell / "task.json").write_text(json.dumps({"data": {"train": SUMMARY["dataset"]}, "eval": "dev.csv"}))
+    outcome = {"accuracy": 0.95, "n_eval": 872, "seconds": 3.5, "variant": "tfidf-logreg", "seed": 0}
+    outcome |= {"machine": SUMMARY["machine"], "date": "2026-11-20T09:00:00+00:00", "energy_source": ""}
+    (cell / "cell.json").write_text(json.dumps(outcome))
+    found = collect([folder])
+    assert not found.left_out
+    (group,) = run_table.grouped(found.runs)
+    assert run_table.describe_method(group.runs[0].figures) == "tfidf-logreg"
+    assert (group.runs[0].figures.elapsed_s, len(group.runs)) == (3.5, 2)
+    assert "tfidf-logreg" in read(found).text
+
+
+def test_runs_that_trained_no_row_are_not_told_apart_by_method(tmp_path: Path) -> None:
+    folders = [
+        write_run(tmp_path / method, method=method, n_trained=0, n_steps=0)
+        for method in ("train-all", "three-stage")
+    ]
+    methods = {run_table.describe_method(run.figures) for run in collect(folders).runs}
+    assert methods == {"no rows trained"}
 
 
 def test_a_compare_folder_without_a_finished_run_is_refused(tmp_path: Path) -> None:

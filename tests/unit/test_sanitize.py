@@ -172,7 +172,7 @@ class Anything:
 
 
 def test_the_live_view(capsys: pytest.CaptureFixture[str]) -> None:
-    data = Anything(train=[1], label_names=NASTY, eval_source=NASTY[5])
+    data = Anything(train=[1], evaluation=[1], label_names=NASTY, eval_source=NASTY[5])
     backend = Anything(name="ort")
     prepared = Anything(data=data, model_name=NASTY[1], backend=backend, freeze="embeddings", plan=None)
     config = Anything(

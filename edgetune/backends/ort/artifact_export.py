@@ -12,6 +12,7 @@ from edgetune.backends.onnx_files import is_inside
 from edgetune.backends.ort.artifacts import ArtifactBuilder, Artifacts, load_artifacts
 from edgetune.backends.ort.checksums import MANIFEST
 from edgetune.models.source import resolve_model
+from edgetune.models.vocabulary import require_tokenizer
 from edgetune.run_files.outputs import refuse_taken
 from edgetune.run_files.run_folder import disk_errors
 from edgetune.utils.errors import ArtifactsError, UsageError
@@ -59,10 +60,10 @@ def export_artifacts(
             raise ArtifactsError(
                 f"{out} already contains artifacts; use --overwrite to replace them, or choose another --out."
             )
+    source = resolve_model(model, pooling)
+    require_tokenizer(source.folder)
     with disk_errors(out):
-        builder = ArtifactBuilder(
-            resolve_model(model, pooling), cache_dir if cache_dir is not None else cache_folder()
-        )
+        builder = ArtifactBuilder(source, cache_dir if cache_dir is not None else cache_folder())
         made = builder.get(n_labels, freeze)
         _put_in_place(made, out)
     return load_artifacts(out, n_labels, cache_dir)

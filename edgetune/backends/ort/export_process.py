@@ -75,6 +75,7 @@ def build_artifacts(job: dict[str, Any]) -> None:
         )
     _save_rest(model, in_graph, target)
     convert_tokenizer(Path(job["folder"]), target)
+    model.config.architectures = [type(model).__name__]  # as transformers writes it beside the weights
     model.config.save_pretrained(target)
     manifest = _describe(job, model, missing, trainable, inputs)
     manifest |= {"notes": notes, "check": check.model_dump()}
