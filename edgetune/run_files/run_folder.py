@@ -290,6 +290,40 @@ def write_output(path: Path, text: str) -> None:
 
 
 @contextlib.contextmanager
+def export_folder(out: Path, marker: str, contents: str, overwrite: bool) -> Iterator[Path]:
+    """Give an empty folder to write an export to; it is moved to `out` when nothing went wrong.
+
+    Args:
+        out: must not exist, be empty, or hold an earlier export of the kind, with `overwrite`.
+        marker: the file by which such an export is known.
+        contents: what it is called.
+        overwrite: replace an earlier export.
+
+    Raises:
+        RunError: there is something already.
+        ResourceError: the disk is full, or the folder cannot be written.
+    """
+    if out.exists() and any(out.iterdir() if out.is_dir() else [out]):
+        if not (out / marker).is_file():
+            raise RunError(f"{out} exists but does not contain {contents}; choose another folder with --out.")
+        if not overwrite:
+            raise RunError(
+                f"{out} already contains {contents}; use --overwrite to replace it, or choose another --out."
+            )
+    with disk_errors(out):
+        whole_path = out.resolve()
+        whole_path.parent.mkdir(parents=True, exist_ok=True)
+        scratch = Path(tempfile.mkdtemp(prefix=f".{whole_path.name}.", dir=whole_path.parent))
+        try:
+            yield scratch
+            scratch.chmod(0o755)  # it is the user's to share
+            shutil.rmtree(whole_path, ignore_errors=True)
+            scratch.rename(whole_path)
+        finally:
+            shutil.rmtree(scratch, ignore_errors=True)
+
+
+@contextlib.contextmanager
 def disk_errors(path: Path) -> Iterator[None]:
     """Say in a sentence that there is no room, no permission, or no such place.
 

@@ -8,8 +8,8 @@ from pathlib import Path
 from edgetune.backends.ort.artifacts import ArtifactBuilder, Artifacts, load_artifacts
 from edgetune.backends.ort.checksums import MANIFEST
 from edgetune.models.source import resolve_model
-from edgetune.run_files.run_folder import disk_errors
-from edgetune.utils.errors import ArtifactsError, UsageError
+from edgetune.run_files.run_folder import export_folder
+from edgetune.utils.errors import UsageError
 from edgetune.utils.machine import cache_folder
 
 
@@ -36,33 +36,17 @@ def export_artifacts(
 
     Raises:
         UsageError: a number that cannot be.
-        ArtifactsError: there is something already, or the export failed its check.
+        RunError: there is something already.
+        ArtifactsError: the export failed its check.
     """
     if n_labels < 2:
         raise UsageError(f"--labels {n_labels}: a classifier needs at least 2 labels.")
     if freeze not in ("none", "embeddings") and not freeze.isdigit():
         raise UsageError(f"--freeze {freeze}: must be none, embeddings or a number of layers.")
-    if out.exists() and any(out.iterdir() if out.is_dir() else [out]):
-        if not (out / MANIFEST).is_file():
-            raise ArtifactsError(
-                f"{out} exists but does not contain artifacts; choose another folder with --out."
-            )
-        if not overwrite:
-            raise ArtifactsError(
-                f"{out} already contains artifacts; use --overwrite to replace them, or choose another --out."
-            )
-    with disk_errors(out):
+    with export_folder(out, MANIFEST, "training artifacts", overwrite) as scratch:
         builder = ArtifactBuilder(
             resolve_model(model, pooling), cache_dir if cache_dir is not None else cache_folder()
         )
         made = builder.get(n_labels, freeze)
-        scratch = out.with_name(f".{out.name}.tmp")
-        shutil.rmtree(scratch, ignore_errors=True)
-        try:
-            shutil.copytree(made.folder, scratch)
-            scratch.chmod(0o755)  # the cache's folder is for its user alone; this one is the user's to share
-            shutil.rmtree(out, ignore_errors=True)
-            scratch.rename(out)
-        finally:
-            shutil.rmtree(scratch, ignore_errors=True)
+        shutil.copytree(made.folder, scratch, dirs_exist_ok=True)
     return load_artifacts(out, n_labels, cache_dir)
