@@ -36,6 +36,7 @@ from edgetune.learners.ngrams import settings_of
 from edgetune.run_files.run_folder import damage_errors, export_folder
 from edgetune.utils.errors import ModelError, RunError, UsageError
 from edgetune.utils.machine import machine_info, versions
+from edgetune.utils.sanitize import brief
 from edgetune.utils.types import FloatArray, IntArray
 
 if TYPE_CHECKING:
@@ -294,17 +295,25 @@ def _quantise(source: Path, target: Path) -> None:
     """Write an encoder with its weights in 8 bits; activations are quantised as they come.
 
     Weights are unsigned: signed ones overflow the 16 bits that processors without VNNI add products in.
+
+    Raises:
+        ModelError: the quantiser cannot do it.
     """
     ort = import_ort()
-    with _no_logging(), damage_errors(source):
-        from onnxruntime.quantization import QuantType, quantize_dynamic
+    from onnxruntime.quantization import QuantType, quantize_dynamic
 
-        # The exporter transposes weights in the graph, and the quantiser takes only those that are constants.
-        options = ort.SessionOptions()
-        options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_BASIC
-        options.optimized_model_filepath = str(target)
+    # The exporter transposes weights in the graph, and the quantiser takes only those that are constants.
+    options = ort.SessionOptions()
+    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_BASIC
+    options.optimized_model_filepath = str(target)
+    try:
         ort.InferenceSession(str(source), options, providers=["CPUExecutionProvider"])
-        quantize_dynamic(target, target, per_channel=True, weight_type=QuantType.QUInt8)
+        with _no_logging():
+            quantize_dynamic(target, target, per_channel=True, weight_type=QuantType.QUInt8)
+    except OSError:
+        raise
+    except Exception as error:  # both raise whatever they meet
+        raise ModelError(f"{source} cannot be quantised ({brief(error, 200)}); leave out --int8.") from error
 
 
 @contextlib.contextmanager

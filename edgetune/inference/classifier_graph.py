@@ -30,14 +30,13 @@ _ML = "ai.onnx.ml"
 
 
 def import_onnx() -> Any:
-    """Import onnx with the parts that are used here.
+    """Import onnx.
 
     Raises:
         MissingDependencyError: it is not installed.
     """
     try:
         import onnx
-        import onnx.compose
     except ImportError as error:
         raise MissingDependencyError(
             'onnx is not installed and is required for exporting; run `pip install "edgetune[cpu]"`.'
@@ -51,16 +50,25 @@ def classifier_graph(saved: SavedEnsemble | None, n_classes: int, encoder: Any |
     Args:
         saved: learners and weights; None where the encoder answers alone.
         n_classes: C.
-        encoder: ONNX model with the output `logits`, (N, C); None where it takes no part.
+        encoder: ONNX model with the output `logits`, (N, C), which is extended; None where it takes no part.
     """
     onnx = import_onnx()
     opset = OPSET if encoder is None else _own_opset(encoder)
     ir_version = IR_VERSION if encoder is None else encoder.ir_version
     answer = _answer(onnx, saved, n_classes, opset, ir_version)
     if encoder is None:
-        onnx.checker.check_model(answer)
         return answer
-    return onnx.compose.merge_models(encoder, answer, io_map=[(LOGITS, LOGITS)], name="classifier")
+    # `onnx.compose.merge_models` does the same and checks the result, but its check refuses DeBERTa, whose
+    # branches read values that are computed further down.
+    graph = encoder.graph
+    graph.node.extend(answer.graph.node)
+    graph.initializer.extend(answer.graph.initializer)
+    graph.input.extend(one for one in answer.graph.input if one.name != LOGITS)
+    del graph.output[:]
+    graph.output.extend(answer.graph.output)
+    known = {one.domain for one in encoder.opset_import}
+    encoder.opset_import.extend(one for one in answer.opset_import if one.domain not in known)
+    return encoder
 
 
 def _own_opset(encoder: Any) -> int:

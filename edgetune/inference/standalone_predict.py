@@ -86,11 +86,13 @@ def _beginning(text: Text, most: int) -> Text:
 def main() -> None:
     """Print label and probability of every text of the command line."""
     arguments, model = sys.argv[1:], "classifier.onnx"
-    if arguments[:1] == ["--model"]:
+    if len(arguments) > 1 and arguments[0] == "--model":
         model, arguments = arguments[1], arguments[2:]
     texts: list[Text] = [*arguments]
     if arguments[:1] == ["--pair"]:
-        texts = [*zip(arguments[1::2], arguments[2::2], strict=True)]
+        texts = [*zip(arguments[1::2], arguments[2::2], strict=False)]
+    if not texts:
+        sys.exit(__doc__)
     classifier = Classifier(Path(__file__).resolve().parent, model)
     for text, row in zip(texts, classifier.probabilities(texts), strict=True):
         print(

@@ -13,7 +13,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import Outcome, RunCli, Trained
+from architectures import ARCHITECTURES
+from conftest import Outcome, RunCli, Trained, write_tokenizer
 
 from edgetune import load_run
 from edgetune.inference.classifier_export import Int8Report, Measured
@@ -170,6 +171,21 @@ def test_a_run_without_onnx_is_exported_from_its_weights(copy: Path, run_cli: Ru
     done = run_cli("export", copy, "--out", tmp_path / "out")
     assert done.code == 0, done.err
     assert difference(copy, tmp_path / "out", TEXTS) < 1e-4
+
+
+def test_an_encoder_with_branches_in_its_graph(run_cli: RunCli, tmp_path: Path) -> None:
+    import torch
+    from transformers import AutoConfig, AutoModelForSequenceClassification
+
+    home = tmp_path / "run" / "model"
+    home.mkdir(parents=True)
+    settings = {**ARCHITECTURES["deberta-v2"], "vocab_size": write_tokenizer(home), "num_labels": 3}
+    torch.manual_seed(0)
+    config = AutoConfig.for_model("deberta-v2", **settings)
+    AutoModelForSequenceClassification.from_config(config).save_pretrained(home)
+    done = run_cli("export", tmp_path / "run", "--out", tmp_path / "out")
+    assert done.code == 0, done.err
+    assert difference(tmp_path / "run", tmp_path / "out", ["the invoice is wrong", "?"]) < 1e-4
 
 
 def without_edgetune(folder: Path, *arguments: str) -> list[dict[str, Any]]:
