@@ -1,7 +1,8 @@
 """Milliseconds a text: the encoder alone, the whole answer with n-grams, and the whole answer in int8.
 
 One run of a few steps, as speed does not depend on training; then the texts of its evaluation rows one at a
-time, tokenization included. Of each text the fastest of several tries counts: other processes show less.
+time, tokenization included. Each text is classified several times and the fastest counts, as other processes
+slow down the rest.
 """
 
 from __future__ import annotations
