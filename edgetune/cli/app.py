@@ -14,6 +14,7 @@ import typer
 
 from edgetune.cli.cache_commands import clean
 from edgetune.cli.compare_commands import compare, inspect
+from edgetune.cli.export_commands import export
 from edgetune.cli.options import (
     CacheDir,
     Delimiter,
@@ -26,7 +27,6 @@ from edgetune.cli.options import (
     MergeLabels,
     Overwrite,
     Pair,
-    PoolingName,
     Text,
     TextsCommand,
     console,
@@ -64,6 +64,7 @@ app.command()(report)
 app.command()(methods)
 app.command()(inspect)
 app.command()(clean)
+app.command()(export)
 app.add_typer(profile_app)
 
 
@@ -190,53 +191,6 @@ def evaluate(
     from edgetune.report.result_tables import print_evaluation
 
     print_evaluation(found, console())
-
-
-@app.command()
-def export(
-    labels: Annotated[int, typer.Option(help="Number of labels of the classifier.")],
-    out: Annotated[Path, typer.Option(help="Folder to write the artifacts to.")],
-    model: Annotated[
-        str | None, typer.Option(help="Model folder or hub:NAME.", show_default="built-in")
-    ] = None,
-    freeze: Annotated[
-        str,
-        typer.Option(help="Layers to freeze: none, embeddings, or a number of lowest layers."),
-    ] = "embeddings",
-    pooling: Annotated[
-        PoolingName,
-        typer.Option(
-            help="Input of the classifier head: auto, the mean of all tokens, or the first token (cls)."
-        ),
-    ] = PoolingName.AUTO,
-    overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Replace artifacts that are already in that folder.")
-    ] = False,
-    cache_dir: CacheDir = None,
-) -> None:
-    """Export training artifacts for a device without PyTorch.
-
-    Example: edgetune export --labels 2 --out artifacts/
-    """
-    from edgetune.backends.ort.artifact_export import export_artifacts
-    from edgetune.backends.ort.ort_runtime import import_training
-
-    import_training()
-    done = export_artifacts(
-        model,
-        labels,
-        out,
-        freeze=freeze,
-        pooling=pooling.value,
-        overwrite=overwrite,
-        cache_dir=cache_dir,
-    )
-    check = done.manifest.check
-    print(
-        f"Wrote training artifacts of {done.manifest.model} ({labels} labels, frozen: {freeze}) to {out}.\n"
-        f"Checked against torch: logits differ by {check.logits:.1e}, gradients by {check.gradients:.1e}.\n"
-        f"Train from them with: edgetune finetune FILE --artifacts {out}"
-    )
 
 
 @app.command()

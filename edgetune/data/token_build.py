@@ -80,7 +80,12 @@ def truncate_text(text: str, max_length: int) -> str:
 
     Nothing that is kept changes: a token has far fewer than `TOKENIZED_CHARS_PER_TOKEN` characters.
     """
-    return text[: max(LEAST_TOKENIZED_CHARS, TOKENIZED_CHARS_PER_TOKEN * max_length)]
+    return text[: most_tokenized_chars(max_length)]
+
+
+def most_tokenized_chars(max_length: int) -> int:
+    """Return how many characters of a text are tokenized where `max_length` tokens are kept."""
+    return max(LEAST_TOKENIZED_CHARS, TOKENIZED_CHARS_PER_TOKEN * max_length)
 
 
 def chunk_examples(examples: Iterable[Example]) -> Iterator[list[Example]]:

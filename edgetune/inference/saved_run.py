@@ -115,14 +115,24 @@ class Run:
         """The token id that fills a row."""
         return pad_token_id(self._model_config, self._home)
 
+    @property
+    def encoder_file(self) -> Path | None:
+        """The encoder's ONNX file; None where the run was saved without one."""
+        paths = (self.folder / "onnx" / "model.onnx", self._home / "model.onnx")
+        return next((path for path in paths if path.is_file()), None)
+
+    @property
+    def encoder_folder(self) -> Path:
+        """Where configuration and tokenizer of the encoder lie; weights only in a Hugging Face folder."""
+        return self._home
+
     def _score(self, batch: Batch) -> FloatArray:
         if self._scorer is None:
-            onnx, weights = self.folder / "onnx" / "model.onnx", self._home / "model.onnx"
-            path = onnx if onnx.is_file() else weights
-            if path.is_file():
+            path = self.encoder_file
+            if path is not None:
                 self._scorer = onnx_scorer(path)
             else:
-                self._scorer = torch_scorer(self._home, len(self.label_names))
+                self._scorer = torch_scorer(self.encoder_folder, len(self.label_names))
         return self._scorer(batch.padded(self.pad_id))
 
     def _logits(self, source: Any) -> Iterator[tuple[IntArray, FloatArray]]:
@@ -281,6 +291,37 @@ class Run:
         path = as_path(data, cache, options)
         rows = open_cached(path, options, spec, cache, max_bad_rows, min_classes=1)
         return rows.relabel(self.label_names, options.merge_labels)
+
+    def evaluation_rows(self, cache_dir: Path | None = None) -> TokenView:
+        """Open the rows again that the run was evaluated on.
+
+        Raises:
+            RunError: they cannot be told from its training rows any more.
+            DataError: the file cannot be read.
+        """
+        config = self.config
+        if config is None:
+            raise RunError(f"{self.folder} has no config.toml, so its evaluation rows cannot be found.")
+        if config.data.eval is not None:
+            return self._view(config.data.eval, None, cache_dir, config.data.max_bad_rows)
+        from edgetune.data.splits import open_splits
+
+        spec = TokenizerSpec(self._home / "tokenizer.json", self.max_length, self.pad_id)
+        cache = cache_folder() if cache_dir is None else cache_dir
+        found = open_splits(config, spec, cache, self.label_names, lambda _: None)
+        n_train = self.summary.get("n_train")
+        if found.label_names != self.label_names or n_train not in (None, len(found.train)):
+            raise RunError(
+                f"The evaluation rows of {self.folder} cannot be held out of {config.data.train} again: the "
+                "file has changed since, or was sampled."
+            )
+        return found.evaluation
+
+    def labelled_rows(
+        self, path: str, options: DataOptions | None = None, cache_dir: Path | None = None
+    ) -> TokenView:
+        """Open labelled text with the model's class ids; arguments and errors as of `evaluate`."""
+        return self._view(path, options, cache_dir, max_bad_rows=0.01)
 
     def data_options(self) -> DataOptions:
         """How the run read its own data."""

@@ -118,7 +118,7 @@ def _results(summary: Summary) -> str:
         )
         lines.append(
             "These figures are those of the encoder in this folder alone. `edgetune predict` combines it "
-            f"with an n-gram classifier{with_ngrams}."
+            f"with an n-gram classifier{with_ngrams}; `edgetune export` writes both as one ONNX file."
         )
     table = _class_table(summary.get("per_class") or [])
     return "\n\n".join(part for part in (_bullets("Results", lines), table) if part)
@@ -214,7 +214,14 @@ print(classify("some text"{cut}))
 edgetune predict path/to/run "some text"
 ```
 
-With ONNX Runtime alone (`onnx/model.onnx` of the run folder, the tokenizer from `model/`):
+With ONNX Runtime and without edgetune, {_whole_answer(summary)}:
+
+```sh
+edgetune export path/to/run --out classifier
+python classifier/predict.py "some text"
+```
+
+The encoder alone with ONNX Runtime (`onnx/model.onnx` of the run folder, the tokenizer from `model/`):
 
 ```python
 import numpy as np
@@ -230,6 +237,10 @@ wanted = {{one.name for one in session.get_inputs()}}
 feed = {{name: np.array([ids], dtype=np.int64) for name, ids in arrays.items() if name in wanted}}
 print(session.run(["logits"], feed)[0])
 ```"""
+
+
+def _whole_answer(summary: Summary) -> str:
+    return "the encoder" if summary.get("ensemble") is None else "the whole answer, n-grams included"
 
 
 def _limits(summary: Summary) -> str:

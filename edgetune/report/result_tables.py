@@ -48,6 +48,22 @@ def summary_sections(summary: Summary) -> list[Section]:
     return [section for section in sections if section.rows]
 
 
+def int8_sections(report: dict[str, Any]) -> list[Section]:
+    """Return the table of a comparison of int8 with fp32, given as `int8.json` has it."""
+    rows: list[tuple[str, ...]] = [
+        (
+            name,
+            f"{report[name]['accuracy']:.1%}",
+            f"{report[name]['ms_per_text']:.2f}",
+            f"{report[name]['n_bytes'] / 1e6:,.1f}",
+        )
+        for name in ("fp32", "int8")
+    ]
+    machine, where = report["machine"], f"{report['n_rows']:,} rows, one at a time"
+    title = f"int8 is {report['speedup']:.2f} times as fast ({where}; {machine['cpu']})"
+    return [Section(title, rows, ("", "accuracy", "ms a text", "MB"), right=True)]
+
+
 def _lines(summary: Summary, *wanted: tuple[str, str, Callable[[Any], str]]) -> Iterator[tuple[str, str]]:
     """Say each wanted (key, name, words) whose value is known."""
     for key, name, words in wanted:

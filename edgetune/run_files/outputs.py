@@ -11,14 +11,16 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import shutil
+import tempfile
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from edgetune.config.toml_config import load_config
 from edgetune.run_files.run_folder import LOCK, MARKERS, OWN, disk_errors, is_run_folder
 from edgetune.utils.errors import EdgetuneError, RunError, UsageError
-from edgetune.utils.files import write_atomic
+from edgetune.utils.files import sync, sync_tree, write_atomic
 from edgetune.utils.hub import HUB_PREFIX
 from edgetune.utils.parsing import read_json_file
 
@@ -217,3 +219,63 @@ def write_output(path: Path, text: str) -> None:
     """
     with disk_errors(path):
         write_atomic(path, text)
+
+
+@contextlib.contextmanager
+def export_folder(
+    out: Path, contents: str, exported: Callable[[Path], Sequence[str]], overwrite: bool
+) -> Iterator[Path]:
+    """Give an empty folder to write an export to; its files are moved to `out` when nothing went wrong.
+
+    Of an earlier export only its own files are removed. The file by which it is known goes first and comes
+    last, so that what is half there is no export.
+
+    Args:
+        out: must not exist, be empty, or hold an earlier export of the kind, with `overwrite`.
+        contents: what is exported, in words.
+        exported: returns the files of such an export in a folder, first the one by which it is known; none
+            where there is no such export.
+        overwrite: replace an earlier export.
+
+    Raises:
+        RunError: there is something already.
+        ResourceError: the disk is full, or the folder cannot be written.
+    """
+    if out.exists() and (not out.is_dir() or any(not _is_left_behind(path) for path in out.iterdir())):
+        if not exported(out):
+            raise RunError(f"{out} exists but does not contain {contents}; choose another folder with --out.")
+        if not overwrite:
+            raise RunError(
+                f"{out} already contains {contents}; use --overwrite to replace it, or choose another --out."
+            )
+    with disk_errors(out):
+        real = Path(os.path.realpath(out))
+        was_there = real.is_dir()  # it may be a disk of its own
+        place = real if was_there else real.parent
+        place.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=_EXPORTING, dir=place) as aside:
+            fresh = Path(aside) / "export"
+            fresh.mkdir()
+            yield fresh
+            sync_tree(fresh)
+            real.mkdir(exist_ok=True)
+            try:
+                for name in exported(real):
+                    (real / name).unlink(missing_ok=True)
+                known_by, *others = exported(fresh)
+                for name in (*others, known_by):
+                    (real / name).parent.mkdir(parents=True, exist_ok=True)
+                    os.replace(fresh / name, real / name)
+            except OSError:
+                if not was_there:
+                    shutil.rmtree(real, ignore_errors=True)
+                raise
+        sync(real)
+
+
+_EXPORTING = ".edgetune-exporting-"
+
+
+def _is_left_behind(path: Path) -> bool:
+    """Return whether an export that was killed left a folder."""
+    return path.name.startswith(_EXPORTING)

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import shutil
-import tempfile
 from pathlib import Path
 
 from edgetune.backends.onnx_files import is_inside
@@ -13,10 +11,8 @@ from edgetune.backends.ort.artifacts import ArtifactBuilder, Artifacts, load_art
 from edgetune.backends.ort.checksums import MANIFEST
 from edgetune.models.source import resolve_model
 from edgetune.models.vocabulary import require_tokenizer
-from edgetune.run_files.outputs import refuse_taken
-from edgetune.run_files.run_folder import disk_errors
-from edgetune.utils.errors import ArtifactsError, UsageError
-from edgetune.utils.files import sync, sync_tree
+from edgetune.run_files.outputs import export_folder, refuse_taken
+from edgetune.utils.errors import UsageError
 from edgetune.utils.machine import cache_folder
 from edgetune.utils.parsing import read_json_file
 
@@ -44,58 +40,21 @@ def export_artifacts(
 
     Raises:
         UsageError: a number that cannot be.
-        ArtifactsError: there is something already, or the export failed its check.
+        RunError: there is something already.
+        ArtifactsError: the export failed its check.
     """
     if n_labels < 2:
         raise UsageError(f"--labels {n_labels}: a classifier needs at least 2 labels.")
     if freeze not in ("none", "embeddings") and not freeze.isdigit():
         raise UsageError(f"--freeze {freeze}: must be none, embeddings or a number of layers.")
     refuse_taken("--out", out, [model] if model is not None else [])
-    if out.exists() and any(out.iterdir() if out.is_dir() else [out]):
-        if not _exported(out):
-            raise ArtifactsError(
-                f"{out} exists but does not contain artifacts; choose another folder with --out."
-            )
-        if not overwrite:
-            raise ArtifactsError(
-                f"{out} already contains artifacts; use --overwrite to replace them, or choose another --out."
-            )
-    source = resolve_model(model, pooling)
-    require_tokenizer(source.folder)
-    with disk_errors(out):
+    with export_folder(out, "training artifacts", _exported, overwrite) as fresh:
+        source = resolve_model(model, pooling)
+        require_tokenizer(source.folder)
         builder = ArtifactBuilder(source, cache_dir if cache_dir is not None else cache_folder())
         made = builder.get(n_labels, freeze)
-        _put_in_place(made, out)
+        shutil.copytree(made.folder, fresh, dirs_exist_ok=True)
     return load_artifacts(out, n_labels, cache_dir)
-
-
-def _put_in_place(made: Artifacts, out: Path) -> None:
-    """Copy artifacts over an earlier export, of which only the files that its manifest names are removed.
-
-    The manifest goes first and comes last, so that what is half there is no export.
-    """
-    was_there = out.exists()
-    out.mkdir(parents=True, exist_ok=True)
-    try:
-        _replace_files(made.folder, out)
-    except OSError:
-        if not was_there:
-            shutil.rmtree(out, ignore_errors=True)
-        raise
-
-
-def _replace_files(made: Path, out: Path) -> None:
-    with tempfile.TemporaryDirectory(prefix=".exporting-", dir=out) as aside:
-        fresh = Path(aside) / "artifacts"
-        shutil.copytree(made, fresh)
-        sync_tree(fresh)
-        for name in _exported(out):
-            (out / name).unlink(missing_ok=True)
-        files = [name for name in _exported(fresh) if name != MANIFEST]
-        for name in (*files, MANIFEST):
-            (out / name).parent.mkdir(parents=True, exist_ok=True)
-            os.replace(fresh / name, out / name)
-    sync(out)
 
 
 def _exported(folder: Path) -> list[str]:
