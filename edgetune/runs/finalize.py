@@ -333,7 +333,7 @@ def write_receipt(
     deadline: Deadline | None,
     limit_mb: float | None,
 ) -> RunResult:
-    """Write the summary and the model card, and draw the picture if there is time for it.
+    """Write the summary and the model card, and draw the picture of the training if there is time for it.
 
     Args:
         receipt: makes the receipt of what has happened up to its call.
@@ -345,9 +345,9 @@ def write_receipt(
         limit_mb: memory that was planned for.
     """
     with meter.phase("save"):
-        if deadline is None or deadline.clock.picture_fits():
+        if deadline is None or (deadline.trains and deadline.clock.picture_fits()):
             _draw(receipt(), folder, view)
-        else:
+        elif deadline.trains:
             view.warn("There was no time left to draw run.png.")
     if deadline is not None:
         deadline.mark("report")

@@ -19,7 +19,7 @@ import numpy as np
 
 from edgetune.data.token_store import TokenView
 from edgetune.learners.linear_probe import LinearProbe, best_strength, fit_linear_probe, probe_accuracy
-from edgetune.planning.planner import FIT_PROBE_S
+from edgetune.planning.planner import FIT_PROBE_S, PROBE_ROWS
 from edgetune.runs.deadline import Deadline, Scored, run_in_time
 from edgetune.runs.setup import Prepared
 from edgetune.utils.types import FloatArray, IntArray
@@ -93,7 +93,8 @@ class ProbeInTime:
         order = np.random.default_rng([seed, 4]).permutation(len(self._train))
         # Where training follows, it may take twice what was planned, all in all.
         end_s = started_s + 2 * planned_s if self._deadline.trains else math.inf
-        n_rows = self._read(order[: plan.n_probe_rows], end_s, FIRST_FIT_RATE, at_least=16)
+        at_least = 16 if self._deadline.trains else PROBE_ROWS[0]
+        n_rows = self._read(order[: plan.n_probe_rows], end_s, FIRST_FIT_RATE, at_least)
         if held_out is None or n_rows < 32:
             return FittedProbe(self._fitted(n_rows, FIRST_FIT_RATE), n_rows, None)
         rows, features = held_out
