@@ -21,7 +21,6 @@ from typing import Any
 from edgetune.data.columns import LABEL_NAMES, TEXT_NAMES, plain_name
 from edgetune.data.delimited import HEADER_ROWS, has_header
 from edgetune.data.table import (
-    MAX_PATH_KEYS,
     MAX_PATHS,
     NOT_AN_OBJECT,
     UNREADABLE_JSON,
@@ -29,6 +28,7 @@ from edgetune.data.table import (
     BadRow,
     Row,
     Table,
+    deeper_paths,
     excerpt_of,
     value_at,
 )
@@ -152,7 +152,7 @@ def _table(path: Path, objects: Objects, options: JsonOptions) -> Table:
             return _array_table(path, objects, None, options)
         for key, value in item[1].items() if isinstance(item[1], dict) else ():
             keys[key] = (key,)
-            for place in _paths((key,), value) if len(deeper) < MAX_PATHS else ():
+            for place in deeper_paths((key,), value) if len(deeper) < MAX_PATHS else ():
                 deeper.setdefault(".".join(place), place)
         if len(keys) > MAX_COLUMNS:
             raise _too_many_columns(path, len(keys))
@@ -175,16 +175,6 @@ def _table(path: Path, objects: Objects, options: JsonOptions) -> Table:
                 yield BadRow(str(path), item[0], NOT_AN_OBJECT, excerpt_of(item[1]))
 
     return Table(str(path), columns, True, (), rows, n_deeper=len(paths) - len(keys))
-
-
-def _paths(above: tuple[str, ...], value: Any) -> Iterator[tuple[str, ...]]:
-    """Yield the paths of what lies in an object, or in the objects of a list, under a path."""
-    if len(above) == MAX_PATH_KEYS:
-        return
-    for inner in value if isinstance(value, list) else [value]:
-        for key, deeper in inner.items() if isinstance(inner, dict) else ():
-            yield (*above, key)
-            yield from _paths((*above, key), deeper)
 
 
 def _array_table(

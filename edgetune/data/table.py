@@ -96,6 +96,16 @@ def value_at(value: Any, path: Sequence[str]) -> Any:
     return value
 
 
+def deeper_paths(above: tuple[str, ...], value: Any) -> Iterator[tuple[str, ...]]:
+    """Yield the paths of what lies in an object, or in the objects of a list, under a path."""
+    if len(above) == MAX_PATH_KEYS:
+        return
+    for inner in value if isinstance(value, list) else [value]:
+        for key, deeper in inner.items() if isinstance(inner, dict) else ():
+            yield (*above, key)
+            yield from deeper_paths((*above, key), deeper)
+
+
 def excerpt_of(value: object) -> str:
     """Shorten a row to one printable line."""
     text = value if isinstance(value, str) else repr(value)

@@ -42,6 +42,13 @@ def test_labelled_rows_of_every_kind(tmp_path: Path, kind: str) -> None:
     assert examples(LABELLED[kind], tmp_path) == ROWS
 
 
+def test_a_text_may_lie_deeper_in_a_dict(tmp_path: Path) -> None:
+    rows = [{"data": {"text": text}, "notes": [{"label": label}]} for text, label in ROWS]
+    options = DataOptions(text=("data.text",), label="notes.label")
+    assert examples(rows, tmp_path, options) == ROWS
+    assert texts_of(rows, options) == [text for text, _ in ROWS]
+
+
 def test_a_path_is_a_path(tmp_path: Path) -> None:
     assert as_path("a.csv", tmp_path, OPTIONS) == as_path(Path("a.csv"), tmp_path, OPTIONS) == "a.csv"
     assert not list(tmp_path.iterdir())
