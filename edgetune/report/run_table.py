@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from itertools import groupby
 from typing import Any
 
+from edgetune.planning.plan import LINEAR_PROBE, NGRAMS_ALONE
 from edgetune.report.collect import CollectedRuns, RunFigures, RunRecord
 from edgetune.report.page_parts import NOT_MEASURED
 from edgetune.utils.formatting import percent, time_split
@@ -106,7 +107,8 @@ def _said(words: Callable[[Any], str], value: Any) -> str | None:
 
 def describe_method(figures: RunFigures) -> str | None:
     """Say the method, and its preset where that is not the default, or that no row was trained by it."""
-    if figures.n_trained == 0 and figures.n_steps == 0 and figures.backend:
+    trains = figures.method not in (LINEAR_PROBE, NGRAMS_ALONE) and figures.backend
+    if trains and figures.n_trained == figures.n_steps == 0:
         return NOTHING_TRAINED
     if figures.method is None or figures.preset in (None, "default"):
         return figures.method

@@ -319,6 +319,11 @@ def test_bad_rows_are_listed(trained: Trained, run_cli: RunCli, tmp_path: Path) 
     code, _, err = run_cli("evaluate", tmp_path / "run", path, "--max-bad-rows", 0.1)
     assert code == 0, err
     assert "20 rows without a label" in err
+    code, printed, err = run_cli("predict", tmp_path / "run", "--file", path, "--json")
+    assert code == 0, err
+    predicted = [json.loads(line) for line in printed.splitlines()]
+    assert [row["line"] for row in predicted] == list(range(2, 323))
+    assert [row["predicted"] is None for row in predicted[299:302]] == [False, True, False]
 
 
 def test_model_without_a_fast_tokenizer(

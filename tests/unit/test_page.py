@@ -181,6 +181,12 @@ def test_runs_that_trained_no_row_are_not_told_apart_by_method(tmp_path: Path) -
     assert methods == {"no rows trained"}
 
 
+def test_methods_that_train_no_row_keep_their_names(tmp_path: Path) -> None:
+    write_run(tmp_path / "run", method="linear-probe", n_trained=0, n_steps=0)
+    (found,) = collect([tmp_path / "run"]).runs
+    assert run_table.describe_method(found.figures) == "linear-probe"
+
+
 def test_a_compare_folder_without_a_finished_run_is_refused(tmp_path: Path) -> None:
     folder = write_compare(tmp_path / "cmp", a=None)
     with pytest.raises(RunError, match=r"no finished run in .*cmp"):
