@@ -4,6 +4,10 @@ from edgetune import finetune, load_run, plan
 print(plan("reviews.csv", deadline="10m").reasons)
 result = finetune("reviews.csv", deadline="10m")
 load_run(result.run_dir).predict(["the battery died in a day"])
+
+`finetune`, `plan` and `Run.evaluate` take a path, or rows in memory: a list of (text, label) pairs or of
+dicts, a dict of columns, a pandas data frame, or a `datasets.Dataset`. `Run.predict` takes a list of texts,
+or such a table.
 """
 
 from __future__ import annotations
@@ -13,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from edgetune.utils.version import __version__
 
 if TYPE_CHECKING:
+    from edgetune.data.examples import DataOptions
     from edgetune.inference.saved_run import Prediction, Run, load_run
     from edgetune.profiling.measure import measure_profile
     from edgetune.run_files.summary import RunResult
@@ -21,6 +26,7 @@ if TYPE_CHECKING:
 
 
 __all__ = [
+    "DataOptions",
     "Prediction",
     "Run",
     "RunResult",
@@ -33,6 +39,7 @@ __all__ = [
 ]
 
 _HOMES = {
+    "DataOptions": "edgetune.data.examples",
     "finetune": "edgetune.runs.run",
     "resume": "edgetune.runs.run",
     "plan": "edgetune.runs.dry_run",

@@ -16,6 +16,7 @@ from edgetune.config.settings import RunConfig, freeze_of
 from edgetune.models.checks import check_config, weight_files
 from edgetune.models.model_hub import pinned_model
 from edgetune.models.source import ModelSource, resolve_model
+from edgetune.models.vocabulary import check_vocabulary, require_tokenizer
 from edgetune.utils.cache import cache_subfolder, mark_in_use, move_into_place
 from edgetune.utils.errors import MissingDependencyError, ResourceError, UsageError
 from edgetune.utils.meter import Meter
@@ -172,6 +173,7 @@ def _carried(config: RunConfig, folder: Path, cache_dir: Path) -> ModelLoader:
         )
     weights = None if config.model.model is None else resolve_model(config.model.model)
     own = check_config(manifest.model, folder / "config.json")
+    check_vocabulary(own, artifacts.tokenizer_file)
     source = ModelSource(
         manifest.model, folder, {**own, "pad_token_id": manifest.pad_id}, manifest.pools_mean
     )
@@ -231,11 +233,12 @@ def ensure_tokenizer(source: ModelSource, cache_dir: Path) -> Path:
 
     Raises:
         MissingDependencyError: it needs converting and transformers is not installed.
-        ModelError: it cannot be converted.
+        ModelError: there is none, it cannot be converted, or it has tokens that the model does not know.
         ResourceError: the converted one cannot be kept.
     """
     if source.tokenizer_file.is_file():
         return source.tokenizer_file
+    require_tokenizer(source.folder)
     target = cache_dir / "tokenizers" / source.fingerprint()
     if not (target / "tokenizer.json").is_file():
         try:
@@ -247,8 +250,10 @@ def ensure_tokenizer(source: ModelSource, cache_dir: Path) -> Path:
                 )
         except OSError as error:
             raise ResourceError(
-                f"Cannot write to {cache_dir} ({error.strerror}); choose another folder with --cache-dir."
+                f"Cannot write to {cache_dir} ({error.strerror}); choose another folder with --cache-dir "
+                "or EDGETUNE_CACHE."
             ) from error
+    check_vocabulary(source.config, target / "tokenizer.json")
     mark_in_use(target / "tokenizer.json")
     return target / "tokenizer.json"
 

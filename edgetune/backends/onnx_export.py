@@ -23,11 +23,23 @@ from typing import Any
 import numpy as np
 
 from edgetune.models.mean_pooling import CONFIG_KEY, MEAN, is_pooled, write_pooling
+from edgetune.models.source import is_embedding, layer_number
+from edgetune.models.vocabulary import pad_token_id
 from edgetune.utils.errors import MissingDependencyError, ModelError
 from edgetune.utils.isolation import no_telemetry
 
 IR_VERSION = 10
 OPSET = 17
+LOADING_ERRORS = (
+    OSError,
+    ValueError,
+    RuntimeError,
+    LookupError,
+    AttributeError,
+    TypeError,
+    AssertionError,
+)
+"""What transformers and torch raise where a config asks for a model that cannot be."""
 
 
 @contextlib.contextmanager
@@ -74,6 +86,7 @@ def load_torch_model(
                 folder, num_labels=n_labels, local_files_only=True, trust_remote_code=False
             )
             config.problem_type = "single_label_classification"
+            config.pad_token_id = pad_token_id(config.to_dict(), folder)
             adds_layer = pools_mean and not is_pooled(config.to_dict())
             if adds_layer:
                 config.num_hidden_layers += 1
@@ -92,13 +105,27 @@ def load_torch_model(
                 trust_remote_code=False,
                 torch_dtype="float32",
             )
-    except (OSError, ValueError, RuntimeError, KeyError, AttributeError) as error:
+    except (
+        OSError,
+        ValueError,
+        RuntimeError,
+        LookupError,
+        AttributeError,
+        TypeError,
+        AssertionError,
+    ) as error:
         if attention == "sdpa" and "attention" in str(error).lower():
             return load_torch_model(folder, n_labels, "eager", pools_mean)
         first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise ModelError(f"{folder} cannot be loaded as a text classifier: {first[:300]}") from error
     names = {name for name, _ in model.named_parameters()}
     mismatched = [key if isinstance(key, str) else key[0] for key in info["mismatched_keys"]]
+    strange = [name for name in mismatched if is_embedding(name) or layer_number(name) is not None]
+    if strange:
+        raise ModelError(
+            f"{folder} cannot be loaded as a text classifier: {strange[0]} has another size than config.json "
+            "says; download or save the model again."
+        )
     written = write_pooling(model) if adds_layer else set()
     missing = sorted(names.intersection([*info["missing_keys"], *mismatched]) - written)
     if len(missing) > max(8, len(names) // 2):

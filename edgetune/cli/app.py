@@ -14,27 +14,32 @@ import typer
 
 from edgetune.cli.cache_commands import clean
 from edgetune.cli.compare_commands import compare, inspect
+from edgetune.cli.export_commands import export
 from edgetune.cli.options import (
     CacheDir,
     Delimiter,
     Encoding,
+    Escape,
     Header,
     Json,
     Label,
     MaxBadRows,
+    MergeLabels,
+    Overwrite,
     Pair,
-    PoolingName,
     Text,
+    TextsCommand,
     console,
     split_columns,
 )
 from edgetune.cli.profile_commands import profile_app
 from edgetune.cli.report_commands import methods, report
 from edgetune.cli.train_commands import demo, finetune, plan
-from edgetune.utils.errors import EdgetuneError, Interrupted, UsageError
+from edgetune.utils.errors import EdgetuneError, Interrupted, UsageError, is_near
+from edgetune.utils.files import os_error_in
 from edgetune.utils.isolation import no_telemetry
-from edgetune.utils.sanitize import brief, json_text, one_line
-from edgetune.utils.signals import ClosedPipeTolerant, flush_stdout
+from edgetune.utils.sanitize import brief, json_text, on_terminal, one_line
+from edgetune.utils.signals import CheckedStdout, ClosedPipeTolerant, flush_stdout, open_missing_streams
 from edgetune.utils.version import __version__
 
 if TYPE_CHECKING:
@@ -59,6 +64,7 @@ app.command()(report)
 app.command()(methods)
 app.command()(inspect)
 app.command()(clean)
+app.command()(export)
 app.add_typer(profile_app)
 
 
@@ -71,7 +77,7 @@ def _version(
         raise typer.Exit
 
 
-@app.command()
+@app.command(cls=TextsCommand)
 def predict(
     run: Annotated[Path, typer.Argument(help="Folder of a finished run.")],
     texts: Annotated[
@@ -81,14 +87,26 @@ def predict(
         str | None, typer.Option(help="File of texts: one per line, or a table (see --text).")
     ] = None,
     out: Annotated[Path | None, typer.Option(help="Write predictions to this .csv or .jsonl file.")] = None,
+    overwrite: Overwrite = False,
     text: Text = None,
     pair: Pair = None,
     header: Header = None,
     encoding: Encoding = None,
     delimiter: Delimiter = None,
+    escape: Escape = None,
+    unsure: Annotated[
+        float | None,
+        typer.Option(
+            help='Predict "unsure" where the probability is below this, such as 0.6.', show_default="never"
+        ),
+    ] = None,
+    all_: Annotated[
+        bool,
+        typer.Option("--all", help="Also write a column with the probability of each class to a .csv file."),
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object per text.")] = False,
 ) -> None:
-    """Classify texts with a trained model.
+    """Classify texts with a trained model, one row of output per row of input.
 
     Example: edgetune predict runs/reviews "the battery died in a day"
     """
@@ -100,20 +118,27 @@ def predict(
         write_predictions,
     )
     from edgetune.inference.saved_run import load_run
+    from edgetune.run_files.outputs import check_outputs
 
-    opened = load_run(run)
     if file is not None and texts:
         raise UsageError("Give texts or --file, not both.")
+    if all_ and out is None and not as_json:
+        raise UsageError("--all writes columns: add --out FILE.csv, or print the probabilities with --json.")
+    check_outputs({"--out": out}, reads=[file], runs=[run], overwrite=overwrite)
+    opened = load_run(run)
     if file is not None:
-        options = _options(text, pair, header, encoding, delimiter)
-        rows = predict_file(opened, file, options)
+        options = _options(text, pair, header, encoding, delimiter, escape)
+        predictions = predict_file(opened, file, options, unsure)
     else:
-        rows = predict_lines(opened, texts if texts else stdin_lines())
+        predictions = predict_lines(opened, texts if texts else stdin_lines(), unsure)
     if out is not None:
-        n_written = write_predictions(rows, out)
-        print(f"Wrote {n_written:,} predictions to {out}.", file=sys.stderr)
+        write_predictions(predictions, out, all_)
+        n_predicted = predictions.n_rows - predictions.n_empty
+        print(f"Wrote {n_predicted:,} predictions to {out}.", file=sys.stderr)
     else:
-        print_predictions(rows, as_json)
+        print_predictions(predictions, as_json)
+    for note in predictions.notes():
+        print(note, file=sys.stderr)
 
 
 @app.command()
@@ -126,6 +151,8 @@ def evaluate(
     header: Header = None,
     encoding: Encoding = None,
     delimiter: Delimiter = None,
+    escape: Escape = None,
+    merge_labels: MergeLabels = None,
     max_bad_rows: MaxBadRows = None,
     cache_dir: CacheDir = None,
     as_json: Json = False,
@@ -144,65 +171,26 @@ def evaluate(
         "header": header,
         "encoding": encoding,
         "delimiter": delimiter,
+        "escape": escape,
+        "merge_labels": merge_labels,
     }
     options = dataclasses.replace(
         opened.data_options(), **{name: value for name, value in given.items() if value is not None}
     )
     share = 0.01 if max_bad_rows is None else max_bad_rows
-    found = opened.evaluate(data, options, cache_dir=cache_dir, max_bad_rows=share)
+    found = opened.evaluate(
+        data,
+        options,
+        cache_dir=cache_dir,
+        max_bad_rows=share,
+        say=lambda text: print(on_terminal(text), file=sys.stderr),
+    )
     if as_json:
         print(json_text(found.to_dict()))
         return
     from edgetune.report.result_tables import print_evaluation
 
     print_evaluation(found, console())
-
-
-@app.command()
-def export(
-    labels: Annotated[int, typer.Option(help="Number of labels of the classifier.")],
-    out: Annotated[Path, typer.Option(help="Folder to write the artifacts to.")],
-    model: Annotated[
-        str | None, typer.Option(help="Model folder or hub:NAME.", show_default="built-in")
-    ] = None,
-    freeze: Annotated[
-        str,
-        typer.Option(help="Layers to freeze: none, embeddings, or a number of lowest layers."),
-    ] = "embeddings",
-    pooling: Annotated[
-        PoolingName,
-        typer.Option(
-            help="Input of the classifier head: auto, the mean of all tokens, or the first token (cls)."
-        ),
-    ] = PoolingName.AUTO,
-    overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Replace artifacts that are already in that folder.")
-    ] = False,
-    cache_dir: CacheDir = None,
-) -> None:
-    """Export training artifacts for a device without PyTorch.
-
-    Example: edgetune export --labels 2 --out artifacts/
-    """
-    from edgetune.backends.ort.artifact_export import export_artifacts
-    from edgetune.backends.ort.ort_runtime import import_training
-
-    import_training()
-    done = export_artifacts(
-        model,
-        labels,
-        out,
-        freeze=freeze,
-        pooling=pooling.value,
-        overwrite=overwrite,
-        cache_dir=cache_dir,
-    )
-    check = done.manifest.check
-    print(
-        f"Wrote training artifacts of {done.manifest.model} ({labels} labels, frozen: {freeze}) to {out}.\n"
-        f"Checked against torch: logits differ by {check.logits:.1e}, gradients by {check.gradients:.1e}.\n"
-        f"Train from them with: edgetune finetune FILE --artifacts {out}"
-    )
 
 
 @app.command()
@@ -226,6 +214,7 @@ def _options(
     header: bool | None,
     encoding: str | None,
     delimiter: str | None,
+    escape: bool | None,
 ) -> DataOptions:
     from edgetune.data.examples import DataOptions
 
@@ -234,6 +223,7 @@ def _options(
         header=header,
         encoding=encoding or "utf-8",
         delimiter=delimiter,
+        escape=escape,
         pair=bool(pair),
     )
 
@@ -243,18 +233,22 @@ app.command()(demo)
 
 def main() -> None:
     """Run a command; print what went wrong as one sentence and leave with its exit code."""
+    open_missing_streams()
     sys.stderr = ClosedPipeTolerant(sys.stderr)
     if isinstance(sys.stdout, io.TextIOWrapper):  # a label that the terminal's encoding does not have
         sys.stdout.reconfigure(errors="backslashreplace")
+    sys.stdout = CheckedStdout(sys.stdout)
     no_telemetry()
     code = _run()
-    sys.exit(code if flush_stdout() else NOBODY_READS)
+    sys.exit(code if flush_stdout() else code or NOBODY_READS)
 
 
 def _run() -> int:
     """Run a command; return its exit code."""
     try:
-        return int(app(standalone_mode=False, prog_name="edgetune") or 0)
+        code = int(app(standalone_mode=False, prog_name="edgetune") or 0)
+        sys.stdout.flush()
+        return code
     except Interrupted as stop:
         print(one_line(stop), file=sys.stderr)
         return stop.exit_code
@@ -263,22 +257,38 @@ def _run() -> int:
         return error.exit_code
     except BrokenPipeError:
         return NOBODY_READS
-    except OSError as error:
-        if error.errno != errno.ENAMETOOLONG:
-            raise
-        print(f"edgetune: The name {brief(error.filename)} is too long for this disk.", file=sys.stderr)
-        return 2
     except (KeyboardInterrupt, typer.Abort):
         print("edgetune: stopped.", file=sys.stderr)
         return 130
     except Exception as error:
-        if not hasattr(error, "format_message"):  # a bug keeps its traceback
+        if hasattr(error, "format_message"):
+            return _say_usage(error)
+        found = os_error_in(error)
+        if found is None:  # a bug keeps its traceback
             raise
-        return _say_usage(error)
+        return _say_system_error(found)
+
+
+def _say_system_error(error: OSError) -> int:
+    """Say what the system refused and where; return the exit code."""
+    name = brief(error.filename) if error.filename is not None else ""
+    if error.errno == errno.ENAMETOOLONG:
+        print(f"edgetune: The name {name} is too long for this disk.", file=sys.stderr)
+        return 2
+    where = f"{name}: " if name else ""
+    print(
+        f"edgetune: {where}{error.strerror}; see that the file and its folder are there and can be read and "
+        "written, or choose another path.",
+        file=sys.stderr,
+    )
+    return 1
 
 
 def _say_usage(error: Any) -> int:
     """Say what is wrong with the command line in a sentence; print the help when nothing was asked."""
+    if (near := getattr(error, "possibilities", None)) is not None:  # the dashes make no two options alike
+        asked = error.option_name.lstrip("-")
+        error.possibilities = [name for name in near if is_near(asked, name.lstrip("-"))]
     text = error.format_message()
     if type(error).__name__ == "NoArgsIsHelpError":
         print(text)
@@ -286,5 +296,7 @@ def _say_usage(error: Any) -> int:
         words = one_line(text).replace("Value error, ", "").rstrip(".")
         where = getattr(error, "ctx", None)
         command = where.command_path.split()[1:] if where is not None else []
+        if type(error).__name__ == "NoSuchOption" and isinstance(where and where.command, TextsCommand):
+            words += " (put -- before texts that begin with a dash)"
         print(f"edgetune: {words}; see `{' '.join(['edgetune', *command, '--help'])}`.", file=sys.stderr)
     return int(error.exit_code)

@@ -95,7 +95,7 @@ def _print(
             str(entry.path.relative_to(home)),
             _age(now_s - entry.used_s),
             _size([entry]),
-            "in use" if entry.busy else "selected" if entry in chosen else "",
+            _state(entry, chosen),
         )
         for entry in entries
     ]
@@ -106,6 +106,12 @@ def _print(
         print(f"Ignored (not written by edgetune): {path}")
     if len(strange) > SHOWN_STRANGE:
         print(f"Ignored: {len(strange) - SHOWN_STRANGE} more.")
+
+
+def _state(entry: CacheEntry, chosen: list[CacheEntry]) -> str:
+    if entry in chosen:
+        return "selected"
+    return "in use" if entry.held else "used within the hour" if entry.busy else ""
 
 
 def _to_dict(

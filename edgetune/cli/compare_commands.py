@@ -15,10 +15,13 @@ from edgetune.cli.options import (
     Deadline,
     Delimiter,
     Encoding,
+    Escape,
     Eval,
     Header,
     Json,
     Label,
+    MergeLabels,
+    Overwrite,
     Pair,
     Set,
     Text,
@@ -68,6 +71,8 @@ def compare(
     header: Header = None,
     encoding: Encoding = None,
     delimiter: Delimiter = None,
+    escape: Escape = None,
+    merge_labels: MergeLabels = None,
     curve: Annotated[
         bool | None,
         typer.Option(
@@ -88,6 +93,10 @@ def compare(
     out: Annotated[
         Path | None, typer.Option(help="Folder to write to.", show_default="runs/compare-NAME")
     ] = None,
+    overwrite: Annotated[
+        bool,
+        typer.Option("--overwrite", help="Replace runs of that folder that had other settings."),
+    ] = False,
     cache_dir: CacheDir = None,
     as_json: Json = False,
 ) -> None:
@@ -98,11 +107,13 @@ def compare(
     from edgetune.compare.comparison import Comparison
     from edgetune.compare.comparison_charts import draw_all
     from edgetune.compare.ranking import make_tables, markdown
-    from edgetune.run_files.run_folder import write_output
+    from edgetune.run_files.outputs import check_comparison_folder, write_output
+    from edgetune.run_files.run_folder import disk_errors
     from edgetune.utils.machine import cache_folder
 
     reading = {"text": split_columns(text) if text else None, "label": label, "pair": pair, "header": header}
-    reading |= {"encoding": encoding, "delimiter": delimiter, "eval": eval_}
+    reading |= {"encoding": encoding, "delimiter": delimiter, "escape": escape}
+    reading |= {"merge_labels": merge_labels, "eval": eval_}
     size = given_options({"rows": rows, "eval_rows": eval_rows})
     settings = _settings(deadline, epochs, set_)
     if data[0].endswith(".toml"):
@@ -119,6 +130,8 @@ def compare(
         )
         grid = _grid_of(data, given_options(reading), methods, wished | {"settings": settings})
     folder = out if out is not None else Path("runs") / f"compare-{grid.name}"
+    sources = [path for entry in grid.data for path in (entry.train, entry.eval)]
+    check_comparison_folder(folder, grid.model_dump(mode="json"), sources, overwrite)
     before = signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: the cell is stopped too
     try:
         comparison = Comparison(grid, folder, cache_dir or cache_folder(), _say)
@@ -132,7 +145,8 @@ def compare(
     outcomes = comparison.finished()
     tables = make_tables(outcomes)
     write_output(folder / "table.md", markdown(tables, grid.name))
-    draw_all(tables, outcomes, folder)
+    with disk_errors(folder):
+        draw_all(tables, outcomes, folder)
     if as_json:
         print(json_text([one.model_dump(mode="json") for one in outcomes]))
         return
@@ -221,6 +235,7 @@ def inspect(
         Path | None,
         typer.Option("--map", help="Plot the data map of the training rows to this file (.png or .svg)."),
     ] = None,
+    overwrite: Overwrite = False,
     as_json: Json = False,
 ) -> None:
     """List training rows that are probably mislabelled.
@@ -228,14 +243,13 @@ def inspect(
     Example: edgetune inspect runs/reviews --out rows.csv --map map.png
     """
     from edgetune.inference.inspection import as_table, inspect_run
-    from edgetune.run_files.run_folder import check_output_path, disk_errors
+    from edgetune.run_files.outputs import check_outputs
+    from edgetune.run_files.run_folder import disk_errors
 
-    if out is not None:
-        check_output_path("--out", out, "rows.csv")
+    check_outputs({"--out": out, "--map": map_}, runs=[run], overwrite=overwrite)
     if map_ is not None:
         from edgetune.report.chart_style import picture_kind
 
-        check_output_path("--map", map_, "map.png")
         try:
             picture_kind(map_)
         except ValueError as error:

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import json
+import re
 from enum import Enum
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from typer.core import TyperCommand
 
 from edgetune.utils.errors import UsageError
+
+_OPTION = re.compile(r"--?[A-Za-z][\w-]*(=.*)?", re.DOTALL)
 
 
 class MethodName(str, Enum):
@@ -88,6 +92,7 @@ class Precision(str, Enum):
 
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print only errors and the result.")]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout.")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace an output file that already exists.")]
 CacheDir = Annotated[
     Path | None,
     typer.Option(
@@ -103,7 +108,9 @@ Eval = Annotated[
 Text = Annotated[
     str | None, typer.Option(help="Text column, or several with commas: question,sentence (or numbers: 2,3).")
 ]
-Label = Annotated[str | None, typer.Option(help="Label column.")]
+Label = Annotated[
+    str | None, typer.Option(help="Label column, or a column for each label with commas: bad,good.")
+]
 Header = Annotated[
     bool | None,
     typer.Option(
@@ -112,10 +119,29 @@ Header = Annotated[
         show_default="detected",
     ),
 ]
-Encoding = Annotated[str | None, typer.Option(help="Encoding of text files.", show_default="utf-8")]
+Encoding = Annotated[
+    str | None,
+    typer.Option(help="Encoding of text files, or auto: detected from the content.", show_default="utf-8"),
+]
 Delimiter = Annotated[str | None, typer.Option(help="Column delimiter.", show_default="detected")]
+Escape = Annotated[
+    bool | None,
+    typer.Option(
+        "--escape/--no-escape",
+        help="A backslash escapes (or does not escape) quotes in delimited files.",
+        show_default="detected",
+    ),
+]
 Pair = Annotated[
     bool | None, typer.Option("--pair/--no-pair", help="Treat two text columns as a sentence pair.")
+]
+MergeLabels = Annotated[
+    bool | None,
+    typer.Option(
+        "--merge-labels/--keep-labels",
+        help="Treat labels that differ only in letter case, a final full stop, or _, - and blanks as one.",
+        show_default="False",
+    ),
 ]
 MaxBadRows = Annotated[
     float | None,
@@ -149,6 +175,29 @@ Set = Annotated[
         "--set", help="Set any other setting (see `edgetune methods NAME`): --set beta=2 --set lr=1e-4."
     ),
 ]
+
+
+class TextsCommand(TyperCommand):
+    """A command that takes texts: a word that begins with a dash and cannot be an option is one of them."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Move such texts, and the arguments after them, behind `--`, where nothing is an option."""
+        end = args.index("--") if "--" in args else len(args)
+        options = [param for param in self.params if param.param_type_name == "option"]
+        take_value = {
+            name for param in options if not getattr(param, "is_flag", False) for name in param.opts
+        }
+        kept: list[str] = []
+        texts: list[str] = []
+        for word, before in zip(args[:end], ["", *args[:end]], strict=False):
+            if before in take_value or _OPTION.fullmatch(word) is not None:
+                kept.append(word)
+            elif texts or word.startswith("-"):
+                texts.append(word)
+            else:
+                kept.append(word)
+        behind = [*texts, *args[end + 1 :]]
+        return list(super().parse_args(ctx, [*kept, "--", *behind] if behind else kept))
 
 
 def parse_set_options(items: list[str]) -> dict[str, Any]:

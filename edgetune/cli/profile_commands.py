@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from edgetune.cli.options import CacheDir, Json, Quiet
+from edgetune.cli.options import CacheDir, Json, Overwrite, Quiet
 from edgetune.utils.errors import Interrupted, UsageError
 
 if TYPE_CHECKING:
@@ -88,7 +88,12 @@ ProfileName = Annotated[
 @profile_app.callback(invoke_without_command=True)
 def measure_profile(
     context: typer.Context,
-    quick: Annotated[bool, typer.Option("--quick", help="Measure fewer points.")] = False,
+    quick: Annotated[
+        bool,
+        typer.Option(
+            "--quick", help="Measure fewer points (about a minute, plus exports that are not cached)."
+        ),
+    ] = False,
     name: Annotated[
         str | None, typer.Option(help="Name of the profile.", show_default="from the processor")
     ] = None,
@@ -101,6 +106,7 @@ def measure_profile(
         Path | None,
         typer.Option(help="Write the profile to this file.", show_default="the user's profile folder"),
     ] = None,
+    overwrite: Overwrite = False,
     watts: Annotated[
         float | None, typer.Option(help="Power draw of this machine (W), if it has no sensor.")
     ] = None,
@@ -114,9 +120,11 @@ def measure_profile(
     """
     if context.invoked_subcommand is not None:
         return
-    from edgetune.devices.profile_store import save_profile
+    from edgetune.devices.profile_store import own_file, save_profile
     from edgetune.profiling.measure import Measurement, Request
+    from edgetune.run_files.outputs import check_outputs
 
+    check_outputs({"--out": out}, overwrite=overwrite)
     if name is None and out is not None:
         name = out.stem
     if name is not None and re.fullmatch(NAME_PATTERN, name) is None:
@@ -125,6 +133,9 @@ def measure_profile(
         raise UsageError(
             f"--watts {watts:g} is not a valid power; give the watts that this device draws, above 0."
         )
+    if out is None:  # asked now: after the measurement it would be too late
+        own = own_file(name or "profile")
+        check_outputs({"--name": own if name is not None else None}, overwrite=overwrite)
     request = Request(name, model, tuple(backend or ()), quick, watts, cache_dir)
     with _stoppable("no profile was written"), showing(quiet) as tell:
         profile = Measurement(request, tell).run()

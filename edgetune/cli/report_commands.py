@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from edgetune.cli.options import Json, console
+from edgetune.cli.options import Json, Overwrite, console
 from edgetune.utils.errors import UsageError
 from edgetune.utils.sanitize import one_line
 
@@ -51,6 +51,7 @@ def report(
         Format | None,
         typer.Option("--format", help="Output format.", show_default="from the file name"),
     ] = None,
+    overwrite: Overwrite = False,
 ) -> None:
     """Compare finished runs on an HTML page or in a table.
 
@@ -62,18 +63,14 @@ def report(
             "HTML needs an output file: add --out report.html, or print a table with --format md."
         )
     from edgetune.report.collect import collect
+    from edgetune.run_files.outputs import check_outputs, write_output
 
+    check_outputs({"--out": out}, runs=runs, overwrite=overwrite)
     collected = collect(runs)
-    if out is not None:
-        from edgetune.run_files.run_folder import check_output_path
-
-        check_output_path("--out", out, "report.html")
     text = _written(collected, chosen)
     if out is None:
         sys.stdout.write(text)
     else:
-        from edgetune.run_files.run_folder import write_output
-
         write_output(out, text)
         n = len(collected.runs)
         print(f"Wrote {out}: {n} run{'s'[: n != 1]}.", file=sys.stderr)

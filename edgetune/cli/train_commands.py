@@ -22,12 +22,14 @@ from edgetune.cli.options import (
     DeviceName,
     Encoding,
     Energy,
+    Escape,
     Eval,
     Header,
     Json,
     Label,
     MaxBadRows,
     Memory,
+    MergeLabels,
     MethodName,
     MetricName,
     Pair,
@@ -57,6 +59,8 @@ def finetune(
     header: Header = None,
     encoding: Encoding = None,
     delimiter: Delimiter = None,
+    escape: Escape = None,
+    merge_labels: MergeLabels = None,
     holdout: Annotated[
         float | None,
         typer.Option(
@@ -166,7 +170,12 @@ def finetune(
     ] = None,
     lr: Annotated[
         float | None,
-        typer.Option(help="Peak learning rate.", show_default="from model size and number of steps"),
+        typer.Option(
+            "--lr",
+            "--learning-rate",
+            help="Peak learning rate.",
+            show_default="from model size and number of steps",
+        ),
     ] = None,
     max_steps: Annotated[int | None, typer.Option(help="Stop after this many optimizer steps.")] = None,
     seed: Annotated[int | None, typer.Option(help="Random seed.", show_default="0")] = None,
@@ -334,6 +343,8 @@ def plan(
     header: Header = None,
     encoding: Encoding = None,
     delimiter: Delimiter = None,
+    escape: Escape = None,
+    merge_labels: MergeLabels = None,
     max_bad_rows: MaxBadRows = None,
     max_length: Annotated[
         int | None, typer.Option(help="Maximum number of tokens per text.", show_default="planned")
@@ -404,15 +415,17 @@ def demo(
 
     Example: edgetune demo
     """
-    from edgetune.data.demo import demo_texts, write_demo
+    from edgetune.data.demo import demo_texts, is_demo, write_demo
     from edgetune.inference.saved_run import load_run
+    from edgetune.run_files.outputs import check_outputs
     from edgetune.run_files.run_folder import RunFolder, disk_errors
 
     RunFolder(out, overwrite)
-    tickets = out.parent / f"{out.name}-tickets.csv"
-    with disk_errors(tickets):
-        out.parent.mkdir(parents=True, exist_ok=True)
-        write_demo(tickets, n_rows=rows, seed=seed)
+    tickets = out.parent / f"{out.absolute().name}-tickets.csv"
+    if not is_demo(tickets, n_rows=rows, seed=seed):  # as an interrupted demo left it
+        check_outputs({"The tickets' file": tickets}, overwrite=overwrite)
+        with disk_errors(tickets):
+            write_demo(tickets, n_rows=rows, seed=seed)
     if not quiet and not as_json:
         print(f"Wrote {rows:,} generated support tickets to {tickets}", file=sys.stderr)
     # One pass: a few minutes, not the most accurate model.

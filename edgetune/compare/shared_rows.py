@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import hashlib
 import json
 from pathlib import Path
@@ -12,7 +13,10 @@ import numpy as np
 
 from edgetune.compare.grid import DataEntry, Grid
 from edgetune.data.examples import Example, read_examples
-from edgetune.data.splits import data_options, split_holdout
+from edgetune.data.labels import find_labels
+from edgetune.data.near_duplicates import Words
+from edgetune.data.readers import validation_part
+from edgetune.data.splits import data_options, hold_out
 from edgetune.data.table import BadRow
 from edgetune.data.text_files import reading_errors
 from edgetune.utils.errors import DataError
@@ -84,12 +88,18 @@ def draw_shared_rows(entry: DataEntry, grid: Grid, folder: Path) -> SharedRows:
     meta_file.unlink(missing_ok=True)  # until both files are there again
     bad: list[BadRow] = []
     train = _read(entry.train, entry, bad)
-    if entry.eval is None:
+    part = validation_part(entry.train, entry.encoding) if entry.eval is None else None
+    if entry.eval is None and part is None:
         labels = np.unique([example.label for example in train], return_inverse=True)[1]
-        split = split_holdout(labels, grid.holdout, MAX_HOLDOUT, np.random.default_rng([SEED, 0]))
+        words = Words([f"{example.text} {example.text_pair or ''}" for example in train])
+        split = hold_out(words, labels, grid.holdout, MAX_HOLDOUT, np.random.default_rng([SEED, 0]))
         train, evaluation = ([train[i] for i in rows] for rows in split)
     else:
-        evaluation = _read(entry.eval, entry, bad)
+        evaluation = _read(entry.eval or entry.train, entry, bad, part)
+        names = sorted({example.label for example in train})
+        places = find_labels({example.label for example in evaluation}, names, entry.merge_labels)
+        spelling = {name: names[place] for name, place in places.items()}
+        evaluation = [one._replace(label=spelling.get(one.label, one.label)) for one in evaluation]
     train, evaluation = _draw(train, n_train, 1), _draw(evaluation, n_eval, 2)
     known = {example.label for example in train}
     if len(known) < 2 or not evaluation:
@@ -121,8 +131,9 @@ def draw_shared_rows(entry: DataEntry, grid: Grid, folder: Path) -> SharedRows:
     return SharedRows(folder, meta)
 
 
-def _read(path: str, entry: DataEntry, bad: list[BadRow]) -> list[Example]:
-    return list(read_examples(path, data_options(entry), bad.append))
+def _read(path: str, entry: DataEntry, bad: list[BadRow], part: str | None = None) -> list[Example]:
+    options = dataclasses.replace(data_options(entry), part=part)
+    return list(read_examples(path, options, bad.append))
 
 
 def _content(path: str) -> str:

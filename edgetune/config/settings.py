@@ -152,11 +152,13 @@ class LabelledText(Settings):
         train: file, folder or `hub:NAME[@REVISION][:[CONFIGURATION:]SPLIT]`.
         eval: the same; None holds rows of `train` out.
         text: columns, joined by a space (or a pair, with `pair`); empty: found by their usual names.
-        label: column; None: found by its usual names.
+        label: column, or columns with commas that each hold 1 for one label; None: found by its usual names.
         header: whether the first row holds names; None: decided from the file.
-        encoding: of text files.
+        encoding: of text files; `auto`: decided from the file.
         delimiter: of delimited files; None: decided from the file.
+        escape: whether backslashes escape quotes in delimited files; None: decided from the file.
         pair: two text columns are a sentence pair.
+        merge_labels: labels that differ only in letter case, a full stop, or `_`, `-` and blank are one.
     """
 
     train: str
@@ -166,7 +168,9 @@ class LabelledText(Settings):
     header: bool | None = None
     encoding: str = "utf-8"
     delimiter: str | None = None
+    escape: bool | None = None
     pair: bool = False
+    merge_labels: bool = False
 
 
 class DataSettings(LabelledText):

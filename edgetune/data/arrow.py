@@ -11,12 +11,13 @@ import json
 import struct
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from edgetune.data.compression import Unpacked
 from edgetune.data.folders import resolves_inside
-from edgetune.data.table import BadRow, Row, Table
+from edgetune.data.table import MAX_PATH_KEYS, MAX_PATHS, BadRow, Row, Table, value_at
 from edgetune.utils.errors import DataError, EdgetuneError, MissingDependencyError
 from edgetune.utils.limits import MAX_BATCH_BYTES, MAX_COLUMNS, MAX_TOML_BYTES
 from edgetune.utils.sanitize import brief
@@ -229,19 +230,25 @@ def arrow_table(name: str, schema: Any, batches: ArrowBatches) -> Table:
         DataError: there are too many columns.
     """
     with _translated(Path(name)):
-        columns = tuple(str(column) for column in schema.names)
-    if len(columns) > MAX_COLUMNS:
-        raise DataError(f"{name} has {len(columns):,} columns, but at most {MAX_COLUMNS:,} are supported.")
+        paths: dict[str, tuple[str, ...]] = {str(column): (str(column),) for column in schema.names}
+        n_columns = len(paths)
+        deeper = (path for field in schema for path in _paths((field.name,), field.type))
+        for path in islice(deeper, MAX_PATHS):
+            paths.setdefault(".".join(path), path)
+    if n_columns > MAX_COLUMNS:
+        raise DataError(f"{name} has {n_columns:,} columns, but at most {MAX_COLUMNS:,} are supported.")
     classes = class_names(schema.metadata)
+    columns = tuple(paths)
 
     def rows(chosen: Sequence[int]) -> Iterator[Row | BadRow]:
-        names = [columns[i] for i in chosen]
+        places = [paths[columns[i]] for i in chosen]
+        names = [place[0] for place in places]
         n_rows, counted = 0, {}
         with _translated(Path(name)):
             for path, batch in batches(list(dict.fromkeys(names))):
                 if path is not None and path not in counted:
                     counted[path] = Unpacked(path)
-                values = (_named(batch.column(column), classes.get(column)) for column in names)
+                values = (_values(batch, place, classes.get(".".join(place))) for place in places)
                 n_chars = 0
                 # Row by row, since a few bytes of a file may stand for the same long text many times.
                 for cells in zip(*values, strict=True):
@@ -254,7 +261,33 @@ def arrow_table(name: str, schema: Any, batches: ArrowBatches) -> Table:
                 if path is not None:
                     counted[path].add(n_chars)
 
-    return Table(name, columns, True, (), rows)
+    return Table(name, columns, True, (), rows, n_deeper=len(columns) - n_columns)
+
+
+def dataset_table(name: str, dataset: Any) -> Table:
+    """Make a table of a `datasets.Dataset`; ids of a `ClassLabel` become their names."""
+
+    def batches(columns: list[str]) -> Iterator[tuple[None, Any]]:
+        for batch in dataset.select_columns(columns).with_format("arrow").iter(batch_size=BATCH_ROWS):
+            yield None, batch
+
+    return arrow_table(name, dataset.features.arrow_schema, batches)
+
+
+def _paths(above: tuple[str, ...], kind: Any) -> Iterator[tuple[str, ...]]:
+    """Yield the paths of the fields of a struct, or of the structs of a list, under a path."""
+    while hasattr(kind, "value_field"):  # a list
+        kind = kind.value_type
+    if len(above) < MAX_PATH_KEYS and hasattr(kind, "get_field_index"):  # a struct
+        for field in kind:
+            yield (*above, field.name)
+            yield from _paths((*above, field.name), field.type)
+
+
+def _values(batch: Any, place: Sequence[str], names: list[str] | None) -> Iterator[Any]:
+    """Yield what lies at a path in each row of a batch."""
+    cells = _named(batch.column(place[0]), names)
+    return cells if len(place) == 1 else (value_at(cell, place[1:]) for cell in cells)
 
 
 def class_names(metadata: dict[bytes, bytes] | None) -> dict[str, list[str]]:

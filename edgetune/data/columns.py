@@ -1,11 +1,22 @@
-"""Which columns hold the text and the label: by the user's word, else by their usual names."""
+"""Which columns hold the text and the label: by the user's word, by their usual names, or by their content.
+
+    user's word ─→ usual name ─→ last word of the name ("Customer message") ─→ content
+
+Whatever rests on less than a usual name is said, and where two columns would do, the user is asked.
+"""
 
 from __future__ import annotations
 
 import difflib
-from collections.abc import Sequence
+import re
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import islice
+from statistics import fmean
+from typing import Any
 
+from edgetune.data.labels import NUMBER, normal_label
+from edgetune.data.table import BadRow, Table
 from edgetune.utils.errors import UsageError
 from edgetune.utils.sanitize import brief
 
@@ -43,7 +54,9 @@ TEXT_NAMES: tuple[tuple[str, ...], ...] = (
     ("article",),
     ("abstract",),
     ("headline",),
+    ("feedback",),
     ("title",),
+    ("v2",),
 )
 LABEL_NAMES: tuple[str, ...] = (
     "label",
@@ -59,18 +72,30 @@ LABEL_NAMES: tuple[str, ...] = (
     "gold_label",
     "label_text",
     "class_index",
-    "class index",
     "polarity",
     "emotion",
     "topic",
     "tag",
+    "type",
+    "is_spam",
+    "spam",
     "y",
+    "v1",
 )
 _OTHER_NAMES = ("id", "idx", "index", "qid1", "qid2", "guid", "date", "user", "score", "source", "split")
 KNOWN_NAMES = frozenset(name for names in TEXT_NAMES for name in names) | {*LABEL_NAMES, *_OTHER_NAMES}
 
+ALSO_VALUES = frozenset({"spam", "feedback", "question", "comment", "review", "topic"})
+"""Names that are as often a label's value: alone they do not make a first row a header."""
+
+_MAX_NAME_CHARS = 200  # all usual names are shorter
 _MAX_LISTED = 20
 _SHORT = 21  # characters of a value
+_SEPARATORS = re.compile(r"[\s_.-]+")
+FEWEST_ROWS, FEWEST_PER_VALUE, MOST_LABEL_CHARS = 10, 3, 40
+"""Of a column of labels: rows, rows per different value on average, and characters of a value."""
+FEWEST_WORDS = 3
+"""Of a column of texts, on average."""
 
 
 @dataclass(frozen=True)
@@ -80,10 +105,78 @@ class Columns:
     Attributes:
         text: of the text, in the order in which they are joined.
         label: of the label; None where none is needed.
+        flags: of the columns that hold 1 where the label is their name, instead of a label column.
+        guessed: whether it rests on less than the user's word and usual names.
     """
 
     text: tuple[int, ...]
     label: int | None
+    flags: tuple[int, ...] = ()
+    guessed: bool = False
+
+
+def plain_name(name: str) -> str:
+    """Write a column's name in lower case, with `_` for whatever separates its words."""
+    return _SEPARATORS.sub("_", name[:_MAX_NAME_CHARS].strip().lower())
+
+
+FLAGS = {"1": 1, "1.0": 1, "true": 1, "yes": 1, "x": 1, "0": 0, "0.0": 0, "false": 0, "no": 0, "": 0}
+"""What columns that hold 1 for one label each are filled with, in lower case."""
+_FLAG_ROWS, _MOST_FLAGS = 100, 500
+_MOST_PIECES = 12  # of a name that holds commas
+
+
+def check_flags(table: Table) -> None:
+    """Refuse a table that has a column for each label, of which one holds 1 in each of the first rows.
+
+    Raises:
+        UsageError: it has, and no column with the usual name of a label; says how to name them.
+    """
+    if not 3 <= len(table.columns) <= _MOST_FLAGS:
+        return
+    if any(plain_name(name) in _CLEAR_LABEL_NAMES for name in table.columns):
+        return
+    every = range(len(table.columns))
+    first = islice(table.read(every), _FLAG_ROWS)
+    rows = [[str(value).strip().lower() for value in row[1]] for row in first if not isinstance(row, BadRow)]
+    flags = [i for i in every if {row[i] for row in rows} in _TWO_FLAGS]
+    named = [table.columns[i] for i in flags]
+    others = [name for name in table.columns if name not in named and plain_name(name) not in KNOWN_NAMES]
+    if len(flags) < 2 or len(others) > 1 or any(sum(FLAGS[row[i]] for i in flags) != 1 for row in rows):
+        return
+    listed = ", ".join(f'"{brief(name)}"' for name in named[:_MAX_LISTED])
+    raise UsageError(
+        f"{table.file} has a column for each label ({listed}), one of which holds 1 in each row; name them "
+        f'all with --label "{",".join(named)}".'
+    )
+
+
+_CLEAR_LABEL_NAMES = frozenset(LABEL_NAMES) - ALSO_VALUES
+_TWO_FLAGS = ({"0", "1"}, {"0.0", "1.0"}, {"false", "true"}, {"no", "yes"}, {"", "1"}, {"", "x"})
+
+
+def joined_spellings(text: Sequence[str]) -> list[str]:
+    """Return names as they were given, and joined: `--text` splits a name that holds a comma."""
+    spans = [text[i:j] for i in range(len(text)) for j in range(i + 2, min(len(text), i + _MOST_PIECES) + 1)]
+    return [*text, *(joint.join(span) for span in spans for joint in (",", ", "))]
+
+
+def _rejoined(text: Sequence[str], names: Sequence[str]) -> list[str]:
+    """Put names together again that `--text` split at their comma."""
+    lowered = {name.strip().lower() for name in names}
+    whole = {_pieces(name): name for name in names if "," in name}
+    found: list[str] = []
+    at = 0
+    while at < len(text):
+        ends = range(len(text), at, -1) if text[at].lower() not in lowered else ()
+        end = next((end for end in ends if tuple(piece.lower() for piece in text[at:end]) in whole), at + 1)
+        found.append(whole.get(tuple(piece.lower() for piece in text[at:end]), text[at]))
+        at = end
+    return found
+
+
+def _pieces(name: str) -> tuple[str, ...]:
+    return tuple(piece.strip().lower() for piece in name.split(",") if piece.strip())
 
 
 def choose_columns(
@@ -94,29 +187,38 @@ def choose_columns(
     pair: bool = False,
     need_label: bool = True,
     first_row: Sequence[str] | None = None,
+    sample: Callable[[], Sequence[Sequence[Any]]] = lambda: (),
 ) -> Columns:
     """Find the text and label columns.
 
     Args:
         file: its name in complaints.
         names: all columns.
-        text: the columns the user said, by name or 1-based number; () looks for usual names.
-        label: the column the user said; None looks for usual names.
+        text: the columns the user said, by name or 1-based number; () looks for them.
+        label: the column the user said; None looks for it.
         pair: whether there must be exactly two text columns.
         need_label: whether a label column must be found.
         first_row: what a nameless file's first row holds, to show it.
+        sample: returns some rows with all their columns; called where names do not tell.
 
     Raises:
         UsageError: a column is not there or cannot be guessed; lists the columns that are.
     """
     there = _listing(names, first_row)
+    text = _rejoined(text, names)
+    flags = _flag_columns(file, names, label, there) if label is not None else ()
+    if flags:
+        label = names[flags[0]]
     label_at = _find(file, names, label, "--label", there) if label is not None else None
     if label_at is None and need_label:
-        label_at = _guess_label(names)
-    taken = () if label_at is None else (label_at,)
+        label_at = usual_label(names)
+    taken = flags or _as_tuple(label_at)
     text_at = tuple(_find(file, names, name, "--text", there) for name in text)
     if not text_at:
-        text_at = _guess_text(names, taken)
+        text_at = _usual_text(names, taken)
+    guessed = not text_at or (label_at is None and need_label)
+    if guessed:
+        text_at, label_at = _guess(names, text_at, label_at, need_label, sample)
     if not text_at:
         raise UsageError(
             f"Cannot tell which column of {file} contains the text; specify it with --text. {there}"
@@ -134,7 +236,7 @@ def choose_columns(
         raise UsageError(
             f"A text pair needs two columns, not {len(text_at)} ({used}); use --text A,B. {there}"
         )
-    return Columns(text_at, label_at)
+    return Columns(text_at, label_at, flags, guessed)
 
 
 def _listing(names: Sequence[str], first_row: Sequence[str] | None) -> str:
@@ -145,7 +247,8 @@ def _listing(names: Sequence[str], first_row: Sequence[str] | None) -> str:
     more = f" and {len(names) - _MAX_LISTED} more" if len(names) > _MAX_LISTED else ""
     if first_row is not None:
         return (
-            f"It has no header; its columns, with the values of the first row, are {', '.join(shown)}{more}."
+            f"It has no header; its columns, with the values of the first row, are {', '.join(shown)}{more}. "
+            "If the first row contains column names, use --header."
         )
     return f"Its columns are {', '.join(shown)}{more}."
 
@@ -154,6 +257,12 @@ def _find(file: str, names: Sequence[str], wanted: str, option: str, there: str)
     """Return a column's position: by its exact name, then whatever its case, then by 1-based number."""
     wanted = wanted.strip()
     if wanted in names:
+        if names.count(wanted) > 1:
+            numbers = [str(i) for i, name in enumerate(names, start=1) if name == wanted]
+            raise UsageError(
+                f'{file} has {len(numbers)} columns named "{brief(wanted)}"; use {option} with the number '
+                f"of one of them: {', '.join(numbers[:_MAX_LISTED])}."
+            )
         return names.index(wanted)
     lowered = [name.lower() for name in names]
     if wanted.lower() in lowered:
@@ -165,15 +274,125 @@ def _find(file: str, names: Sequence[str], wanted: str, option: str, there: str)
     raise UsageError(f'{file} has no column "{wanted}" (option {option}).{hint} {there}')
 
 
-def _guess_label(names: Sequence[str]) -> int | None:
-    lowered = [name.strip().lower() for name in names]
-    return next((lowered.index(name) for name in LABEL_NAMES if name in lowered), None)
+def _flag_columns(file: str, names: Sequence[str], label: str, there: str) -> tuple[int, ...]:
+    """Return the positions of several columns that `--label a,b` names; () where it names one."""
+    wanted = label.strip().lower()
+    pieces = _pieces(label)
+    if wanted in (name.strip().lower() for name in names) or len(pieces) < 2:
+        return ()
+    return tuple(_find(file, names, piece, "--label", there) for piece in pieces)
 
 
-def _guess_text(names: Sequence[str], taken: Sequence[int]) -> tuple[int, ...]:
+def usual_label(names: Sequence[str]) -> int | None:
+    """Return the position of the column that has a label's usual name."""
+    plain = [plain_name(name) for name in names]
+    return next((plain.index(name) for name in LABEL_NAMES if name in plain), None)
+
+
+def _usual_text(names: Sequence[str], taken: Sequence[int]) -> tuple[int, ...]:
     """Return the columns with a usual name; or the only one that is left."""
-    lowered = ["" if i in taken else name.strip().lower() for i, name in enumerate(names)]
+    plain = ["" if i in taken else plain_name(name) for i, name in enumerate(names)]
     for candidates in TEXT_NAMES:
-        if all(name in lowered for name in candidates):
-            return tuple(lowered.index(name) for name in candidates)
+        if all(name in plain for name in candidates):
+            return tuple(plain.index(name) for name in candidates)
     return (0,) if len(names) == 1 and not taken else ()
+
+
+_TEXT_WORDS = frozenset(names[0] for names in TEXT_NAMES if len(names) == 1) - {"v2"}
+_LABEL_WORDS = frozenset(LABEL_NAMES) - {"y", "v1", "tag", "target", "spam"}
+
+
+def _guess(
+    names: Sequence[str],
+    text: tuple[int, ...],
+    label: int | None,
+    need_label: bool,
+    sample: Callable[[], Sequence[Sequence[Any]]],
+) -> tuple[tuple[int, ...], int | None]:
+    """Fill in what usual names left open; () or None where no column would do, or several."""
+    rows = sample()
+    found = [_Values.of([row[i] for row in rows]) for i in range(len(names))]
+    if label is None and need_label:
+        same = [i for i, values in enumerate(found) if rows and values.n_different < 2]
+        label = _by_last_word(names, _LABEL_WORDS, (*text, *same))
+    if not text:
+        text = _as_tuple(_by_last_word(names, _TEXT_WORDS, () if label is None else (label,)))
+    if text and (label is not None or not need_label):
+        return text, label
+    filled = [i for i, values in enumerate(found) if values.n]
+    labels = [i for i in filled if found[i].may_be_label and plain_name(names[i]) not in _OTHER_NAMES]
+    if not text:
+        text = _as_tuple(_only([i for i in filled if found[i].may_be_text and i != label]))
+    if not text and len(filled) == 2 and (beside := _only(labels) if label is None else label) is not None:
+        text = tuple(i for i in filled if i != beside and not found[i].all_numbers)
+    if label is None and need_label:
+        label = _only([i for i in labels if i not in text])
+    return text, label
+
+
+def _only(columns: Sequence[int]) -> int | None:
+    return columns[0] if len(columns) == 1 else None
+
+
+def _as_tuple(column: int | None) -> tuple[int, ...]:
+    return () if column is None else (column,)
+
+
+def _by_last_word(names: Sequence[str], words: frozenset[str], taken: Sequence[int]) -> int | None:
+    """Return the only column whose name ends in one of some words."""
+    last = [plain_name(name).rsplit("_", 1)[-1] for name in names]
+    return _only([i for i, word in enumerate(last) if word in words and i not in taken])
+
+
+def _count_words(text: str) -> float:
+    """Count words; a language that does not separate them has one in four characters."""
+    n_words = len(text.split())
+    return n_words if text.isascii() else max(n_words, len(text) / 4)
+
+
+@dataclass(frozen=True)
+class _Values:
+    """What some rows of a column hold.
+
+    Attributes:
+        n: values that are filled; 0 where some are no single values.
+        n_different: of them, as labels.
+        longest: characters.
+        mean_words: of a value.
+        all_numbers, has_fractions: whether all are numbers, and some of them not whole.
+    """
+
+    n: int
+    n_different: int = 0
+    longest: int = 0
+    mean_words: float = 0.0
+    all_numbers: bool = False
+    has_fractions: bool = False
+
+    @classmethod
+    def of(cls, values: Sequence[Any]) -> _Values:
+        if any(isinstance(value, dict | list | tuple) for value in values):
+            return cls(0)
+        filled = [label for value in values if (label := normal_label(value)) is not None]
+        if not filled:
+            return cls(0)
+        numbers = [label for label in filled if NUMBER.fullmatch(label)]
+        return cls(
+            n=len(filled),
+            n_different=len(set(filled)),
+            longest=max(map(len, filled)),
+            mean_words=fmean(map(_count_words, filled)),
+            all_numbers=len(numbers) == len(filled),
+            has_fractions=any("." in number for number in numbers),
+        )
+
+    @property
+    def may_be_label(self) -> bool:
+        """Few different values that each come often."""
+        few = 2 <= self.n_different <= self.n / FEWEST_PER_VALUE
+        return few and self.n >= FEWEST_ROWS and self.longest <= MOST_LABEL_CHARS and not self.has_fractions
+
+    @property
+    def may_be_text(self) -> bool:
+        """Several words in most values, which are not a label's."""
+        return self.mean_words >= FEWEST_WORDS and not self.may_be_label

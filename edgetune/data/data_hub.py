@@ -12,11 +12,11 @@ import os
 import socket
 import urllib.parse
 import urllib.request
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-from edgetune.data.arrow import BATCH_ROWS, arrow_table, first_error_line
+from edgetune.data.arrow import dataset_table, first_error_line
 from edgetune.data.table import Table
 from edgetune.utils.errors import DataError, MissingDependencyError, ResourceError, UsageError
 from edgetune.utils.hub import COMMIT, HUB_PREFIX
@@ -116,12 +116,7 @@ def read_hub(path: str) -> Table:
         dataset = datasets.load_dataset(*names, split=split, revision=address.revision or None)
     except Exception as error:
         raise _hub_error(names, split, error) from error
-
-    def batches(columns: list[str]) -> Iterator[tuple[None, Any]]:
-        for batch in dataset.select_columns(columns).with_format("arrow").iter(batch_size=BATCH_ROWS):
-            yield None, batch
-
-    return arrow_table(str(address), dataset.features.arrow_schema, batches)
+    return dataset_table(str(address), dataset)
 
 
 @lru_cache

@@ -10,23 +10,28 @@ Columns are named by the header, or numbered from 1.
 
 from __future__ import annotations
 
+import re
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
 from itertools import islice
 from operator import length_hint
 from pathlib import Path
 
-from edgetune.data.columns import KNOWN_NAMES, LABEL_NAMES, TEXT_NAMES
+from edgetune.data.columns import ALSO_VALUES, KNOWN_NAMES, LABEL_NAMES, TEXT_NAMES, plain_name
+from edgetune.data.fasttext import fasttext_table, is_fasttext
 from edgetune.data.records import (
     Dialect,
     LookAhead,
+    Record,
     Unterminated,
     allow_long_fields,
     joined_record,
     parse,
     records,
 )
-from edgetune.data.table import WRONG_COLUMN_COUNT, BadRow, Row, Table, excerpt_of
+from edgetune.data.table import WRONG_COLUMN_COUNT, BadRow, LooseRow, Row, Table, excerpt_of
 from edgetune.data.text_files import TextFile, open_text
 from edgetune.utils.errors import DataError, UsageError
 from edgetune.utils.limits import MAX_COLUMNS
@@ -36,25 +41,27 @@ SNIFF_LINES = 20_000  # lines judged for quoting
 SHAPE_LINES = 2_000  # lines judged for the delimiter
 MIN_CONSISTENT_RATE = 0.8  # share of rows that must have as many columns as the first
 MAX_STRAY_RATE = 0.1  # stray lines per well-formed line that CSV may still have
-MAX_NAME_LENGTH = 40
 FEW_VALUES = 20  # a column with at most so many values, each seen often, holds labels
 
 
-def sniff(lines: Sequence[str], hint: str, delimiter: str | None = None) -> Dialect:
+def sniff(
+    lines: Sequence[str], hint: str, delimiter: str | None = None, escape: bool | None = None
+) -> Dialect:
     """Decide delimiter and quoting from a file's first lines.
 
     Args:
         lines: physical lines, without their ends.
         hint: the delimiter that the file's name suggests; wins where it fits.
         delimiter: what the user said; then only quoting is decided.
+        escape: whether backslashes escape quotes, as the user said; None decides.
     """
     allow_long_fields()
     filled = [line for line in lines[:SNIFF_LINES] if line.strip()]
     if delimiter is not None:
-        return _quoting(filled, delimiter)
-    best_rate, best = 0.0, _quoting(filled, hint)
+        return _quoting(filled, delimiter, escape)
+    best_rate, best = 0.0, _quoting(filled, hint, escape)
     for candidate in (hint, *(other for other in DELIMITERS if other != hint)):
-        dialect = _quoting(filled, candidate)
+        dialect = _quoting(filled, candidate, escape)
         rate = _consistency(filled, dialect)
         if candidate == hint and rate >= MIN_CONSISTENT_RATE:
             return dialect
@@ -65,26 +72,36 @@ def sniff(lines: Sequence[str], hint: str, delimiter: str | None = None) -> Dial
 
 def _consistency(lines: Sequence[str], dialect: Dialect) -> float:
     """Return the share of rows with as many columns as the first; 0 where that is one column."""
-    counts = [len(fields) for _, fields, _ in records(iter(lines[:SHAPE_LINES]), dialect)]
+    counts = [len(record.fields) for record in records(iter(lines[:SHAPE_LINES]), dialect)]
     if not counts or counts[0] < 2:
         return 0.0
     return counts.count(counts[0]) / len(counts)
 
 
-def _quoting(lines: Sequence[str], delimiter: str) -> Dialect:
+def _quoting(lines: Sequence[str], delimiter: str, escape: bool | None = None) -> Dialect:
     """Decide whether quotes are CSV quotes; without evidence they are, but not between tabs.
 
     Where there is evidence for both, the reading under which more rows have as many columns as the first
-    wins, plain text on a tie.
+    wins, plain text on a tie. Backslashes escape where more lines are well formed for it.
     """
-    plain, quoted = Dialect(delimiter, quoted=False), Dialect(delimiter, quoted=True)
+    plain, quoted = Dialect(delimiter, quoted=False), Dialect(delimiter, quoted=True, escaped=bool(escape))
     good, stray = _quote_evidence(lines, quoted)
+    others = []
     if any(delimiter + ' "' in line for line in lines[:SHAPE_LINES]):
-        spaced = Dialect(delimiter, quoted=True, skip_space=True)
-        good_spaced, stray_spaced = _quote_evidence(lines, spaced)
-        if good_spaced - stray_spaced > good - stray:
-            quoted, good, stray = spaced, good_spaced, stray_spaced
+        others.append(replace(quoted, skip_space=True))
+    if escape is None and any('\\"' in line for line in lines):
+        others += [replace(other, escaped=True) for other in (quoted, *others)]
+    for dialect in others:
+        good_so, stray_so = _quote_evidence(lines, dialect)
+        gain = (good_so - stray_so) - (good - stray)
+        if gain > 0 or (not gain and _consistency(lines, dialect) > _consistency(lines, quoted)):
+            quoted, good, stray = dialect, good_so, stray_so
+    if escape:
+        return quoted
     if not good and not stray:
+        escaped = replace(quoted, escaped=True)
+        if escape is None and any("\\" + delimiter in line for line in lines[:SHAPE_LINES]):
+            return max(quoted if delimiter != "\t" else plain, escaped, key=partial(_consistency, lines))
         return plain if delimiter == "\t" else quoted
     if stray <= MAX_STRAY_RATE * good:
         return quoted
@@ -142,7 +159,7 @@ def _needed_quotes(line: str, fields: Sequence[str], dialect: Dialect) -> bool:
     for field in fields:
         if dialect.delimiter in field or "\n" in field:
             return True
-        if '"' in field and '"' + field.replace('"', '""') + '"' in line:
+        if '"' in field and '"' + field.replace('"', '\\"' if dialect.escaped else '""') + '"' in line:
             return True
     pieces = [piece.strip() for piece in line.split(dialect.delimiter)]
     wrapped = {piece[1:-1] for piece in pieces if piece.startswith('"')}
@@ -160,47 +177,69 @@ def _is_number(text: str) -> bool:
 def has_header(rows: Sequence[Sequence[str]], wanted: Sequence[str] = ()) -> bool:
     """Decide whether the first row names the columns. Careful: in doubt it does not.
 
-    A header's fields are short, distinct, filled and no numbers. That is enough if one is a name the user
-    asked for, or if there are usual names of both text and label. Else none may come again below, and one
-    must be a usual name, or stand over a column of only numbers, or of only a few values that come often.
+    It does if it holds a name that the user asked for, or usual names of both text and label, whatever else
+    it holds. Otherwise one field must be a usual name, or stand over a column of only numbers, or of only a
+    few values that come often; and no field may come again below it, or be a number over numbers.
     """
-    first = [field.strip().lower() for field in rows[0]]
+    first = [field.strip() for field in rows[0]]
     body = [row for row in rows[1:] if len(row) == len(first)]
-    named = [field for field in first if field]
-    if not named or len(set(named)) < len(named) or len(named) < len(first) - 1:
-        return False
-    if any(len(field) > MAX_NAME_LENGTH or _is_number(field) for field in named):
-        return False
-    if any(name.strip().lower() in named and not name.isdigit() for name in wanted):
+    below = {i: [row[i].strip() for row in body] for i, field in enumerate(first) if field}
+    if any(_is_named(first, below, name.strip()) for name in wanted):
         return True
-    if set(named) & set(LABEL_NAMES) and any(set(named) >= set(names) for names in TEXT_NAMES):
+    names = {plain_name(field): i for i, field in reversed(list(enumerate(first))) if field}
+    if names.keys() & set(LABEL_NAMES) and any(names.keys() >= set(pair) for pair in TEXT_NAMES):
         return True
-    if any(field in (value.strip().lower() for value in column) for field, column in _columns(first, body)):
+    usual = names.keys() & (KNOWN_NAMES - ALSO_VALUES)
+    if any(not _comes_again(first, below, names[name]) for name in usual):
+        return True
+    if any(_comes_again(first, below, i) for i in below):
         return False
-    if any(field in KNOWN_NAMES for field in named):
-        return True
-    return any(_contrasts(column) for _, column in _columns(first, body))
+    if any(_is_number(first[i]) and all(map(_is_number, column)) for i, column in below.items()):
+        return False
+    return any(_contrasts(column) for i, column in below.items() if not _is_number(first[i]))
 
 
-def _columns(first: Sequence[str], body: Sequence[Sequence[str]]) -> list[tuple[str, list[str]]]:
-    return [(field, [row[i] for row in body]) for i, field in enumerate(first) if field]
+def _is_named(first: Sequence[str], below: Mapping[int, Sequence[str]], name: str) -> bool:
+    """Whether the first row holds a name that the user asked for.
+
+    A number may be a position or a value instead: it counts where it is no position and does not come again.
+    """
+    at = next((i for i, field in enumerate(first) if field and field.lower() == name.lower()), None)
+    if at is None or not (name.isascii() and name.isdigit()):
+        return at is not None
+    return int(name[:9]) > len(first) and not _comes_again(first, below, at)
+
+
+def _comes_again(first: Sequence[str], below: Mapping[int, Sequence[str]], at: int) -> bool:
+    """Whether a field of the first row is also a value of its column."""
+    return first[at].lower() in map(str.lower, below[at])
 
 
 def _contrasts(column: Sequence[str]) -> bool:
     """Whether a column below a word is all numbers, or a few values that each come several times."""
     if not column:
         return False
-    if all(_is_number(value) for value in column):
+    if all(map(_is_number, column)):
         return True
     counts = Counter(column)
     return len(column) >= FEW_VALUES and len(counts) <= FEW_VALUES and min(counts.values()) > 1
 
 
 HEADER_ROWS = 1_000  # rows looked at to decide whether the first is a header
+MAX_PREAMBLE = 20  # rows above the table
+_DECLARED = re.compile(r'"?sep=(.)"?\s*', re.IGNORECASE)
+_SURVEY = re.compile(r'\{"ImportId"|(Open-Ended )?Response$')  # Qualtrics, SurveyMonkey
+MAX_SURVEY_ROWS = 3
 
 
 def read_delimited(
-    path: Path, hint: str, encoding: str, delimiter: str | None, header: bool | None, wanted: Sequence[str]
+    path: Path,
+    hint: str,
+    encoding: str,
+    delimiter: str | None,
+    header: bool | None,
+    wanted: Sequence[str],
+    escape: bool | None = None,
 ) -> Table:
     """Open a CSV, TSV or similar file.
 
@@ -211,6 +250,7 @@ def read_delimited(
         delimiter: as the user said; None decides.
         header: whether the first row names the columns; None decides.
         wanted: column names the user asked for; finding one in the first row makes it a header.
+        escape: whether backslashes escape quotes; None decides.
     """
     if delimiter is not None:
         delimiter = {"\\t": "\t", "tab": "\t"}.get(delimiter, delimiter)
@@ -220,34 +260,81 @@ def read_delimited(
             )
     file = open_text(path, encoding, whole_line=True)
     lines = file.start_lines()
-    dialect = sniff(lines, hint, delimiter)
-    first_rows = [fields for _, fields, _ in islice(records(iter(lines), dialect), HEADER_ROWS)]
-    if not first_rows:
+    if delimiter is None and is_fasttext(lines):
+        return fasttext_table(file)
+    n_above = 0
+    if declared := _DECLARED.fullmatch(lines[0]):
+        delimiter, n_above = delimiter or declared[1], 1
+    n_comments = _leading_comments(lines[n_above:])
+    dialect = sniff(lines[n_above + n_comments :], hint, delimiter, escape)
+    first_rows = list(islice(records(iter(lines[n_above:]), dialect), HEADER_ROWS))
+    n_preamble = _preamble(first_rows, n_comments, wanted)
+    if not first_rows[n_preamble:]:
         raise DataError(f"{path} is empty.")
-    first = first_rows[0]
+    if n_preamble:
+        n_above += first_rows[n_preamble].line - 1
+        first_rows = first_rows[n_preamble:]
+    first = first_rows[0].fields
     if len(first) > MAX_COLUMNS:
         raise DataError(
-            f"{path}:1 has {len(first):,} columns, but at most {MAX_COLUMNS:,} are supported; "
+            f"{path}:{n_above + 1} has {len(first):,} columns, but at most {MAX_COLUMNS:,} are supported; "
             "check --delimiter."
         )
-    named = has_header(first_rows, wanted) if header is None else header
+    named = has_header([row.fields for row in first_rows], wanted) if header is None else header
     names = tuple(name.strip() for name in first) if named else tuple(str(i + 1) for i in range(len(first)))
+    n_heading = 1 + _survey_rows(first_rows) if named else 0
 
     def rows(columns: Sequence[int]) -> Iterator[Row | BadRow]:
-        return _rows(file, dialect, len(first), named, columns)
+        return _rows(file, dialect, len(first), n_above, n_heading, columns)
 
-    return Table(str(path), names, named, tuple(first), rows)
+    return Table(str(path), names, named, tuple(first), rows, is_delimited=True)
+
+
+def _leading_comments(lines: Sequence[str]) -> int:
+    """Count the lines above all others that begin with a hash; 0 where there are no others."""
+    for number, line in enumerate(lines):
+        if line.strip() and not line.startswith("#"):
+            return number
+    return 0
+
+
+def _preamble(rows: Sequence[Record], n_comments: int, wanted: Sequence[str]) -> int:
+    """Count the rows above the table: comments, or a title above the header.
+
+    They have another number of columns than most rows, or are comments above a header.
+    """
+    if not rows:
+        return 0
+    widths = [len(row.fields) for row in rows]
+    usual = Counter(widths).most_common(1)[0][0]
+    hashed = sum(1 for row in rows[:MAX_PREAMBLE] if row.line <= n_comments)
+    above = next(i for i, width in enumerate(widths) if width == usual)
+    if hashed and (above >= hashed or has_header([row.fields for row in rows[hashed:]], wanted)):
+        return hashed
+    if 0 < above <= MAX_PREAMBLE and usual > 1:
+        return above if has_header([row.fields for row in rows[above:]], wanted) else 0
+    return 0
+
+
+def _survey_rows(rows: Sequence[Record]) -> int:
+    """Count the rows below the header in which a survey's export goes on to describe the columns."""
+    for number in range(MAX_SURVEY_ROWS, 0, -1):
+        if number < len(rows):
+            filled = [field.strip() for field in rows[number].fields if field.strip()]
+            if filled and all(_SURVEY.match(field) for field in filled):
+                return number
+    return 0
 
 
 def _rows(
-    file: TextFile, dialect: Dialect, width: int, header: bool, columns: Sequence[int]
+    file: TextFile, dialect: Dialect, width: int, n_above: int, n_heading: int, columns: Sequence[int]
 ) -> Iterator[Row | BadRow]:
-    """Yield the columns asked for; a row of another width is bad."""
-    stream = records(file.lines(), dialect, width)
-    if header:
-        next(stream, None)
-    for line, fields, source in stream:
-        if len(fields) == width:
-            yield line, [fields[i] for i in columns]
-        else:
-            yield BadRow(str(file.path), line, WRONG_COLUMN_COUNT, excerpt_of(source))
+    """Yield the columns asked for of the rows below the heading; a row of another width is bad."""
+    stream = records(islice(file.lines(), n_above, None), dialect, width)
+    for record in islice(stream, n_heading, None):
+        line = n_above + record.line
+        if len(record.fields) != width:
+            yield BadRow(str(file.path), line, WRONG_COLUMN_COUNT, excerpt_of(record.source))
+            continue
+        values = [record.fields[i] for i in columns]
+        yield LooseRow(line, values) if record.loose else (line, values)

@@ -11,12 +11,13 @@ The same seed gives the same file, bit for bit, on every platform: only `random.
 from __future__ import annotations
 
 import csv
+import io
 import random
 import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from edgetune.utils.files import atomic_path
+from edgetune.utils.files import write_atomic
 
 LABELS = ("billing", "defect", "delivery", "login")
 
@@ -346,10 +347,20 @@ def demo_rows(n_rows: int = 4000, seed: int = 0) -> list[tuple[str, str]]:
 
 def write_demo(path: Path, n_rows: int = 4000, seed: int = 0) -> None:
     """Write a CSV with the header `text,label`; the file appears whole or not at all."""
-    with atomic_path(path) as scratch, scratch.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(("text", "label"))
-        writer.writerows(demo_rows(n_rows, seed))
+    write_atomic(path, _demo_csv(n_rows, seed))
+
+
+def is_demo(path: Path, n_rows: int = 4000, seed: int = 0) -> bool:
+    """Return whether a file is what `write_demo` would write there."""
+    return path.is_file() and path.read_bytes() == _demo_csv(n_rows, seed).encode()
+
+
+def _demo_csv(n_rows: int, seed: int) -> str:
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow(("text", "label"))
+    writer.writerows(demo_rows(n_rows, seed))
+    return out.getvalue()
 
 
 def demo_texts() -> list[str]:

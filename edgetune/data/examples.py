@@ -2,32 +2,66 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any, NamedTuple
 
-from edgetune.data.columns import choose_columns
+from edgetune.data.columns import (
+    FLAGS,
+    KNOWN_NAMES,
+    Columns,
+    check_flags,
+    choose_columns,
+    joined_spellings,
+    plain_name,
+    usual_label,
+)
+from edgetune.data.fasttext import is_fasttext
+from edgetune.data.labels import DASH, merged_spelling, normal_label
 from edgetune.data.readers import open_table, require_exists
 from edgetune.data.table import (
     BAD_BYTES,
+    BROKEN_LABEL,
     EMPTY_TEXT,
     EXCERPT_LENGTH,
     LONG_LABEL,
     LONG_TEXT,
+    LOOSE_QUOTES,
     NO_LABEL,
     NOT_A_LABEL,
     NOT_TEXT,
     BadRow,
+    LooseRow,
     Table,
     excerpt_of,
 )
-from edgetune.data.text_files import open_text, suffixes_of
+from edgetune.data.text_files import encoding_advice, open_text, suffixes_of
 from edgetune.utils.errors import DataError, UsageError
 from edgetune.utils.hub import HUB_PREFIX
 from edgetune.utils.limits import MAX_LABEL_CHARS, MAX_LINE_CHARS
+from edgetune.utils.sanitize import brief
 
-__all__ = ["BadRow", "DataOptions", "Example", "read_examples", "read_texts"]
+__all__ = [
+    "BadRow",
+    "DataOptions",
+    "Example",
+    "GuessedColumns",
+    "TextRow",
+    "TextTable",
+    "find_columns",
+    "open_texts",
+    "read_examples",
+    "texts_of_table",
+]
+
+SAMPLE_ROWS, SAMPLE_CELLS = 1_000, 200_000
+"""Rows, and values in them, that are looked at to tell columns apart."""
+NO_TEXT = frozenset(["nan", "NaN", "<NA>"])
+"""What pandas writes for a missing text."""
+FEWEST_ROWS = 20
+"""In a file of so many rows a class that only the first row has may be a column's name."""
 
 
 @dataclass(frozen=True)
@@ -36,11 +70,15 @@ class DataOptions:
 
     Attributes:
         text: text columns, by name or 1-based number; () finds them by their usual names.
-        label: the label column; None finds it by its usual name.
+        label: the label column, or the columns that each hold 1 for one label, with commas; None finds it by
+            its usual name.
         header: whether a delimited file's first row names its columns; None decides by the content.
-        encoding: of text files.
+        encoding: of text files; `auto` decides by the content.
         delimiter: of delimited files; None decides by the content.
         pair: two text columns stay a pair, for the tokenizer to join, rather than become one text.
+        escape: whether backslashes escape quotes in delimited files; None decides by the content.
+        part: which list of rows to read in a JSON file that holds several; None reads the training rows.
+        merge_labels: labels that differ in letter case, a full stop, or `_`, `-` and blank are one label.
     """
 
     text: tuple[str, ...] = ()
@@ -49,6 +87,16 @@ class DataOptions:
     encoding: str = "utf-8"
     delimiter: str | None = None
     pair: bool = False
+    escape: bool | None = None
+    part: str | None = None
+    merge_labels: bool = False
+
+
+class GuessedColumns(NamedTuple):
+    """Names (or numbers) of columns that neither the user nor a usual name told."""
+
+    text: tuple[str, ...]
+    label: str
 
 
 class Example(NamedTuple):
@@ -58,7 +106,7 @@ class Example(NamedTuple):
         line: 1-based physical line where the file has lines, else 1-based row number.
         text: without white space around it.
         text_pair: the second text where the options say that there are two.
-        label: as text, whatever its type in the file.
+        label: in its normal form, whatever its type in the file.
     """
 
     line: int
@@ -72,48 +120,181 @@ class _Unusable(Exception):
 
 
 def _open(path: str, options: DataOptions) -> Table:
-    wanted = [*options.text, *([options.label] if options.label is not None else [])]
-    return open_table(path, options.encoding, options.delimiter, options.header, wanted)
+    labels = [] if options.label is None else [options.label, *options.label.split(",")]
+    wanted = [*joined_spellings(options.text), *labels]
+    return open_table(
+        path, options.encoding, options.delimiter, options.header, wanted, options.escape, options.part
+    )
 
 
-def read_examples(path: str, options: DataOptions, on_bad: Callable[[BadRow], None]) -> Iterator[Example]:
+def read_examples(
+    path: str,
+    options: DataOptions,
+    on_bad: Callable[[BadRow], None],
+    on_loose: Callable[[BadRow], None] = lambda row: None,
+    on_guess: Callable[[GuessedColumns], None] = lambda guess: None,
+) -> Iterator[Example]:
     """Yield the usable rows of a file, a folder or a hub dataset, in their order.
 
     Args:
         path: a file, a folder, or `hub:NAME` (see `hub_address`).
         options: how to read it.
-        on_bad: is told of every row that cannot be used.
+        on_bad: is told of every row that cannot be used, and of every row without a label.
+        on_loose: is told of every row whose quotes had to be guessed; it is used if it can be.
+        on_guess: is told the columns, where they were guessed.
 
     Raises:
-        DataError: the path is missing or cannot be read as rows.
+        DataError: the path is missing or cannot be read as rows, or its header would become a class.
         UsageError: the text or label column cannot be found.
         MissingDependencyError: a package is not installed.
         ResourceError: the hub cannot be reached.
     """
     table = _open(path, options)
-    chosen = choose_columns(
+    chosen = find_columns(table, options)
+    if chosen.guessed and chosen.label is not None:
+        label, *text = (_reference(table.columns, i) for i in (chosen.label, *chosen.text))
+        if chosen.flags:
+            assert options.label is not None
+            label = options.label
+        on_guess(GuessedColumns(tuple(text), label))
+    if not options.merge_labels:
+        yield from _examples(table, chosen, options, on_bad, on_loose)
+        return
+    counts = Counter(example.label for example in _examples(table, chosen, options, _ignore, _ignore))
+    spelling = merged_spelling(counts)
+    for example in _examples(table, chosen, options, on_bad, on_loose):
+        yield example._replace(label=spelling.get(example.label, example.label))
+
+
+def _reference(names: Sequence[str], column: int) -> str:
+    """Return what finds a column again: its name, or its number where it is blank or not the only one."""
+    name = names[column]
+    return name if name and names.count(name) == 1 else str(column + 1)
+
+
+def _ignore(row: BadRow) -> None:
+    pass
+
+
+def find_columns(table: Table, options: DataOptions, need_label: bool = True) -> Columns:
+    """Find the text and label columns of a table: by the user's word, their names, or their content.
+
+    Args:
+        table: the rows.
+        options: which columns the user said.
+        need_label: whether a label is needed; else its column is only kept apart from the text.
+
+    Raises:
+        UsageError: they cannot be found.
+    """
+    if need_label and options.label is None:
+        check_flags(table)
+    return choose_columns(
         table.file,
         table.columns,
         options.text,
-        options.label,
+        options.label if need_label or options.label in table.columns else None,
         options.pair,
+        need_label,
         first_row=None if table.has_names else table.first_row,
+        sample=lambda: _sample(table),
     )
+
+
+def _sample(table: Table) -> list[Sequence[Any]]:
+    """Return the first rows of a table."""
+    n_rows = min(SAMPLE_ROWS, SAMPLE_CELLS // max(1, len(table.columns)))
+    rows = islice(table.read(range(len(table.columns))), n_rows)
+    return [row[1] for row in rows if not isinstance(row, BadRow)]
+
+
+def _examples(
+    table: Table,
+    chosen: Columns,
+    options: DataOptions,
+    on_bad: Callable[[BadRow], None],
+    on_loose: Callable[[BadRow], None],
+) -> Iterator[Example]:
+    """Yield the usable rows of a table."""
     assert chosen.label is not None
-    for row in table.read((*chosen.text, chosen.label)):
+    label_at = chosen.flags or (chosen.label,)
+    dash_is_label: bool | None = None
+    n_rows, first_label = 0, None  # of the file's first row, until it comes again
+    others: Counter[str] = Counter()
+    for number, row in enumerate(table.read((*chosen.text, *label_at))):
         if isinstance(row, BadRow):
             on_bad(row)
             continue
         line, values = row
+        if chosen.flags:
+            flags = zip(chosen.flags, values[len(chosen.text) :], strict=True)
+            values = [*values[: len(chosen.text)], {table.columns[i]: _flag(value) for i, value in flags}]
+        if isinstance(row, LooseRow):
+            on_loose(BadRow(table.file, line, LOOSE_QUOTES, _excerpt(values)))
+        if table.is_delimited and "\n" in str(values[-1]):
+            for broken in range(line, line + 1 + sum(str(value).count("\n") for value in values)):
+                on_bad(BadRow(table.file, broken, BROKEN_LABEL, _excerpt(values)))
+            continue
         try:
+            label = _label(values[-1])
+            if label == DASH:
+                if dash_is_label is None:
+                    dash_is_label = _has_plus(table, chosen.label)
+                label = label if dash_is_label else None
+            if label is None:
+                raise _Unusable(NO_LABEL)
             text, text_pair = _texts(values[:-1], options.pair)
             if not text and not text_pair:
                 raise _Unusable(EMPTY_TEXT)
-            label = _label(values[-1])
         except _Unusable as error:
             on_bad(BadRow(table.file, line, str(error), _excerpt(values)))
             continue
+        n_rows += 1
+        if number == 0 and not table.has_names:
+            first_label = label
+        elif label == first_label:
+            first_label = None
+        elif first_label is not None:
+            others[label] += 1
         yield Example(line, text, text_pair, label)
+    if first_label is not None:
+        often = n_rows >= FEWEST_ROWS or (n_rows > len(others) + 1 and min(others.values()) > 1)
+        _check_no_header(table, first_label, n_rows, often, options)
+
+
+def _has_plus(table: Table, column: int) -> bool:
+    """Whether labels are signs, so that a dash is no empty cell."""
+    rows = islice(table.read((column,)), SAMPLE_ROWS)
+    return any(not isinstance(row, BadRow) and str(row[1][0]).strip() == "+" for row in rows)
+
+
+def _check_no_header(
+    table: Table, first_label: str, n_rows: int, is_strange: bool, options: DataOptions
+) -> None:
+    """Refuse a file whose column names would be trained as a class of one row.
+
+    Args:
+        table: the file, whose columns have no names.
+        first_label: that the first row alone has.
+        n_rows: usable ones.
+        is_strange: whether classes of other rows are larger.
+        options: how it is read.
+
+    Raises:
+        DataError: it is one; what the user said of the header counts, unless the class is a usual name.
+    """
+    is_name = plain_name(first_label) in KNOWN_NAMES
+    if n_rows < 2 or (not is_name and (options.header is not None or not is_strange)):
+        return
+    what_to_do = (
+        "remove --no-header, or remove that row"
+        if options.header is False
+        else "use --header, or --no-header if it does not"
+    )
+    raise DataError(
+        f'Only the first row of {table.file} has the label "{brief(first_label)}". If that row contains '
+        f"column names, {what_to_do}."
+    )
 
 
 def _excerpt(values: Iterable[Any]) -> str:
@@ -121,43 +302,95 @@ def _excerpt(values: Iterable[Any]) -> str:
     return excerpt_of("\t".join(str(value)[:EXCERPT_LENGTH] for value in values))
 
 
-def read_texts(path: str, options: DataOptions) -> Iterator[tuple[int, str, str | None]]:
-    """Yield (line, text, text pair) of every row; no label is needed. A .txt file is one text per line.
+class TextRow(NamedTuple):
+    """One row to classify.
+
+    Attributes:
+        line: 1-based physical line where the file has lines, else 1-based row number.
+        text: without white space around it; may be empty.
+        text_pair: the second text where the options say that there are two.
+        values: of all columns, as they are in the input.
+    """
+
+    line: int
+    text: str
+    text_pair: str | None
+    values: Sequence[Any]
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether there is no text to classify."""
+        return not self.text and not self.text_pair
+
+
+@dataclass(frozen=True)
+class TextTable:
+    """Rows to classify.
+
+    Attributes:
+        columns: names of all columns of the input.
+        rows: one per row of the input, in its order.
+        label_at: position of the column that holds labels, where the input has one.
+    """
+
+    columns: tuple[str, ...]
+    rows: Iterator[TextRow]
+    label_at: int | None = None
+
+
+def open_texts(path: str, options: DataOptions) -> TextTable:
+    """Open rows to classify; no label is needed. A .txt file is one text per line.
 
     Raises:
         DataError: also where a single row cannot be read, because every row must get its prediction.
+        UsageError: the text column cannot be found.
     """
     if not path.startswith(HUB_PREFIX):
         place = require_exists(path)
-        if place.is_file() and suffixes_of(place)[0] == ".txt":
+        is_text = place.is_file() and suffixes_of(place)[0] == ".txt"
+        file = open_text(place, options.encoding) if is_text else None
+        if file is not None and not is_fasttext(file.start_lines()):
             if options.pair:
                 raise UsageError(
                     f"{path} contains one text per line, but a text pair needs two columns; use a CSV file."
                 )
-            for number, line in enumerate(open_text(place, options.encoding).lines(), start=1):
-                if text := line.strip():
-                    yield number, _checked(path, number, text), None
-            return
-    table = _open(path, options)
-    first_row = None if table.has_names else table.first_row
-    chosen = choose_columns(
-        table.file, table.columns, options.text, None, options.pair, need_label=False, first_row=first_row
-    )
-    for row in table.read(chosen.text):
+            return TextTable(("text",), _text_lines(path, file.lines()))
+    return texts_of_table(_open(path, options), options)
+
+
+def texts_of_table(table: Table, options: DataOptions) -> TextTable:
+    """Take the texts out of a table; see `open_texts`."""
+    chosen = find_columns(table, options, need_label=False)
+    columns = table.columns[: table.n_whole]
+    label_at = usual_label(columns) if chosen.label is None else chosen.label
+    if label_at is not None and (label_at in chosen.text or label_at >= len(columns)):
+        label_at = None
+    return TextTable(columns, _text_rows(table, chosen.text, options.pair), label_at)
+
+
+def _text_rows(table: Table, text_at: Sequence[int], pair: bool) -> Iterator[TextRow]:
+    n_whole = table.n_whole
+    for row in table.read((*range(n_whole), *text_at)):
         if isinstance(row, BadRow):
             raise DataError(f"{row.file}:{row.line} cannot be read: {row.reason} ({row.excerpt}).")
+        line, values = row
         try:
-            text, text_pair = _texts(row[1], options.pair)
+            text, text_pair = _texts(values[n_whole:], pair)
         except _Unusable as error:
-            raise DataError(f"{table.file}:{row[0]} cannot be read: {error}.") from error
-        yield row[0], text, text_pair
+            raise DataError(f"{table.file}:{line} cannot be read: {error}.") from error
+        yield TextRow(line, text, text_pair, values[:n_whole])
+
+
+def _text_lines(path: str, lines: Iterable[str]) -> Iterator[TextRow]:
+    for number, line in enumerate(lines, start=1):
+        yield TextRow(number, _checked(path, number, line.strip()), None, (line,))
 
 
 def _checked(path: str, line: int, text: str) -> str:
     try:
         return _encodable(text)
     except _Unusable as error:
-        raise DataError(f"{path}:{line} cannot be read: {error}; try another --encoding.") from error
+        raise DataError(f"{path}:{line} cannot be read: {error}. {encoding_advice(path)}") from error
 
 
 def _texts(values: Any, pair: bool) -> tuple[str, str | None]:
@@ -174,8 +407,9 @@ def _text(value: Any) -> str:
     if isinstance(value, str | bytes) and len(value) > MAX_LINE_CHARS:
         raise _Unusable(LONG_TEXT)
     if isinstance(value, str):
-        return _encodable(value.strip())
-    if value is None:
+        text = value.strip()
+        return "" if text in NO_TEXT else _encodable(text)
+    if value is None or value != value:  # a missing number of a column of mixed types
         return ""
     if isinstance(value, bytes):
         return _encodable(value.decode("utf-8", "surrogateescape").strip())
@@ -184,27 +418,35 @@ def _text(value: Any) -> str:
     return str(value).strip()
 
 
-def _label(value: Any) -> str:
-    """Write a label as text: 3 and 3.0 as "3", True as "true"."""
-    if isinstance(value, str):
-        label = _encodable(value.strip())
-    elif value is None:
-        label = ""
-    elif isinstance(value, bool):
-        label = "true" if value else "false"
-    elif isinstance(value, float):
-        label = "" if math.isnan(value) else str(int(value)) if value.is_integer() else str(value)
-    elif isinstance(value, dict | list | tuple):
+def _label(value: Any) -> str | None:
+    """Return a label, also the only one of a list, in its normal form; None where there is none."""
+    value = _only_label(value)
+    if isinstance(value, dict | list | tuple):
         raise _Unusable(NOT_A_LABEL)
-    elif isinstance(value, bytes):
-        label = _encodable(value.decode("utf-8", "surrogateescape").strip())
-    else:
-        label = str(value)
-    if not label:
-        raise _Unusable(NO_LABEL)
+    if isinstance(value, str | bytes) and len(value) > MAX_LINE_CHARS:
+        raise _Unusable(LONG_LABEL)
+    label = normal_label(value)
+    if label is None:
+        return None
     if len(label) > MAX_LABEL_CHARS:
         raise _Unusable(LONG_LABEL)
-    return label
+    return _encodable(label)
+
+
+def _flag(value: Any) -> Any:
+    """Return 1 or 0 for what a column of a label's own holds; any other value as it is."""
+    return FLAGS.get(str(value).strip().lower(), value)
+
+
+def _only_label(value: Any) -> Any:
+    """Return the only label of a list, or of an object like {"a": 1, "b": 0}; any other value as it is."""
+    if isinstance(value, dict) and value and all(isinstance(share, int | float) for share in value.values()):
+        value = [name for name, share in value.items() if share > 0.5]
+    while isinstance(value, list | tuple):
+        if any(item != value[0] for item in value):
+            return value
+        value = value[0] if value else None
+    return value
 
 
 def _encodable(text: str) -> str:

@@ -7,13 +7,15 @@ from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 
+from edgetune.data.encodings import AUTO, resolve_encoding
 from edgetune.data.table import LONG_TEXT, BadRow, Row, Table
-from edgetune.data.text_files import reading_errors, resolve_encoding
+from edgetune.data.text_files import read_start, reading_errors
 from edgetune.utils import limits
 from edgetune.utils.errors import DataError
 from edgetune.utils.sanitize import brief
 
 MAX_PATH_CHARS = 300  # of a path in a sentence
+MAX_JUDGED_FILES, JUDGED_BYTES = 200, 1 << 12  # files that `--encoding auto` looks at, and bytes of each
 
 
 def resolves_inside(path: Path, root: Path) -> Path:
@@ -76,7 +78,7 @@ def label_files(folder: Path) -> Iterator[Path]:
 
 
 def read_folder(folder: Path, encoding: str) -> Table:
-    """Open a folder of labelled text files as a table of text and label; a row is a file.
+    """Open a folder of labelled text files as a table of text, label and file; a row is a file.
 
     Raises:
         DataError: the folder has another layout.
@@ -88,7 +90,7 @@ def read_folder(folder: Path, encoding: str) -> Table:
         raise DataError(
             f"{folder} does not contain subfolders with .txt files, one subfolder per label.{hint}"
         )
-    codec = resolve_encoding(encoding, b"")
+    codec = resolve_encoding(encoding, _starts_of_files(folder) if encoding == AUTO else b"")
 
     def rows(columns: Sequence[int]) -> Iterator[Row | BadRow]:
         for number, path in enumerate(label_files(folder), start=1):
@@ -101,7 +103,14 @@ def read_folder(folder: Path, encoding: str) -> Table:
                 text = data.decode(codec, "surrogateescape")
             except UnicodeError:
                 text = "\udcff"  # a bad row for the same reason as one with undecodable bytes
-            values = (text, path.parent.name)
+            values = (text, path.parent.name, path.relative_to(folder).as_posix())
             yield number, [values[i] for i in columns]
 
-    return Table(str(folder), ("text", "label"), True, (), rows)
+    return Table(str(folder), ("text", "label", "file"), True, (), rows)
+
+
+def _starts_of_files(folder: Path) -> bytes:
+    """Return the beginning of some files, to judge their encoding by."""
+    files = list(islice(label_files(folder), limits.MAX_FOLDER_FILES))
+    step = max(1, len(files) // MAX_JUDGED_FILES)
+    return b"\n".join(read_start(path, JUDGED_BYTES) for path in files[::step])

@@ -1,50 +1,133 @@
-"""JSON lines, and JSON files read object by object so that memory stays flat."""
+"""JSON in the shapes that rows come in, read object by object so that memory stays flat.
+
+    one object a line                          {"text": "a", "label": 1}
+    objects one after another, or in a list    {...}{...}    [{...}, {...}]
+    arrays, in lines or in a list              ["a", 1]      [["text", "label"], ["a", 1]]
+    rows under a key, or parts of a data set   {"data": [{...}]}    {"train": [{...}], "validation": [{...}]}
+    columns, as pandas writes them             {"text": [...], "label": [...]} and its other orientations
+
+What lies deeper in an object is a column too, named by its path: `data.text`, `annotations.label`.
+"""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from edgetune.data.table import NOT_AN_OBJECT, UNREADABLE_JSON, BadRow, Row, Table, excerpt_of
+from edgetune.data.columns import LABEL_NAMES, TEXT_NAMES, plain_name
+from edgetune.data.delimited import HEADER_ROWS, has_header
+from edgetune.data.table import (
+    MAX_PATHS,
+    NOT_AN_OBJECT,
+    UNREADABLE_JSON,
+    WRONG_LENGTH,
+    BadRow,
+    Row,
+    Table,
+    deeper_paths,
+    excerpt_of,
+    value_at,
+)
 from edgetune.data.text_files import TextFile, open_text, suffixes_of
 from edgetune.utils.errors import DataError
 from edgetune.utils.limits import MAX_COLUMN_FILE_CHARS, MAX_COLUMNS, MAX_JSON_VALUES, MAX_LINE_CHARS
 from edgetune.utils.parsing import LENIENT, check_depth, decode_json
+from edgetune.utils.sanitize import brief
 
 NAME_ROWS = 100  # rows whose keys make up the columns
 _SPACE = " \t\r\n"
 _STRICT = json.JSONDecoder()
+TRAIN_PARTS = ("train", "training")
+VALIDATION_PARTS = ("validation", "valid", "val", "dev", "eval", "evaluation", "test")
 
 Objects = Callable[[], Iterator[tuple[int, Any] | BadRow]]
 
 
-def read_json_rows(path: Path, encoding: str) -> Table:
-    """Open a .json or .jsonl file; which of the two it is, its content decides."""
+@dataclass(frozen=True)
+class JsonOptions:
+    """How to read a JSON file.
+
+    Attributes:
+        header: whether the first of arrays names the columns; None decides.
+        wanted: column names that the user asked for.
+        part: the key of the rows; None: the only one, or the training part.
+    """
+
+    header: bool | None = None
+    wanted: Sequence[str] = ()
+    part: str | None = None
+
+
+def read_json_rows(path: Path, encoding: str, options: JsonOptions) -> Table:
+    """Open a .json or .jsonl file; which of the shapes it has, its content decides."""
     file = open_text(path, encoding)
-    if _is_lines(file):
-        return _table(path, lambda: _objects_by_line(file))
+    if _is_lines(file, options.wanted):
+        return _table(path, lambda: _objects_by_line(file), options)
     if file.start.lstrip(_SPACE)[:1] == "[":
-        return _table(path, lambda: enumerate(_JsonStream(file).items(), start=1))
-    key = _list_of_objects(file)
-    if key is not None:
-        return _table(path, lambda: enumerate(_JsonStream(file).items(key), start=1))
-    return _column_table(file)
+        return _table(path, lambda: enumerate(_JsonStream(file).items(), start=1), options)
+    stream = _JsonStream(file)
+    keys, columns = stream.keys_of_rows()
+    if columns is not None:
+        return _array_table(path, lambda: enumerate(_JsonStream(file).items(keys[0]), start=1), columns)
+    if stream.goes_on():
+        return _table(path, lambda: enumerate(_JsonStream(file).sequence(), start=1), options)
+    if keys:
+        key = _part(path, keys, options.part)
+        return _table(path, lambda: enumerate(_JsonStream(file).items(key), start=1), options)
+    return _column_table(file, options)
 
 
-def _is_lines(file: TextFile) -> bool:
-    """Whether the first line is a whole JSON value and the file does not just end there."""
-    if suffixes_of(file.path)[0] in (".jsonl", ".ndjson"):
-        return file.start.lstrip(_SPACE)[:1] != "["
+def json_validation_part(path: Path, encoding: str) -> str | None:
+    """Return the key of the rows to evaluate on, where a file has such beside rows to train on."""
+    file = open_text(path, encoding)
+    if _is_lines(file) or file.start.lstrip(_SPACE)[:1] != "{":
+        return None
+    keys, _ = _JsonStream(file).keys_of_rows()
+    if not any(key.lower() in TRAIN_PARTS for key in keys):
+        return None
+    by_name = {key.lower(): key for key in reversed(keys)}
+    return next((by_name[name] for name in VALIDATION_PARTS if name in by_name), None)
+
+
+def _part(path: Path, keys: Sequence[str], part: str | None) -> str:
+    """Return the key of the rows that are asked for."""
+    if part is not None:
+        return part
+    training = [key for key in keys if key.lower() in TRAIN_PARTS]
+    if len(keys) > 1 and not training:
+        named = brief(", ".join(keys))
+        raise DataError(
+            f"{path} contains several lists of rows ({named}), none of which is called train; save the one "
+            "to train on as a file of its own."
+        )
+    return training[0] if training else keys[0]
+
+
+def _is_lines(file: TextFile, wanted: Sequence[str] = ()) -> bool:
+    """Whether lines are JSON values: one of the first is a whole one, and the file is more than that."""
     filled = [line for line in islice(file.start_lines(), 100) if line.strip()]
-    if len(filled) < 2:
+    whole = [value for line in filled if (value := _whole(line)) is not None]
+    starts = file.start.lstrip(_SPACE)[:1]
+    if suffixes_of(file.path)[0] in (".jsonl", ".ndjson") and starts != "[":
+        if len(filled) == len(whole) == 1 and isinstance(whole[0], dict):
+            return _has_names(whole[0], wanted)
+        return bool(whole) or not _JsonStream(file).starts_well()
+    if len(filled) < 2 or _whole(filled[0]) is None:
         return False
+    return starts == "{" or _whole(filled[1]) is not None
+
+
+def _whole(line: str) -> dict[str, Any] | list[Any] | None:
+    """Return the object or array that a line is, None if it is not one; a comma may follow it."""
     try:
-        return isinstance(LENIENT.decode(filled[0]), dict)
+        value = LENIENT.decode(line.rstrip().removesuffix(","))
     except (ValueError, RecursionError):
-        return False
+        return None
+    return value if isinstance(value, dict | list) else None
 
 
 def _objects_by_line(file: TextFile) -> Iterator[tuple[int, Any] | BadRow]:
@@ -53,37 +136,81 @@ def _objects_by_line(file: TextFile) -> Iterator[tuple[int, Any] | BadRow]:
         if not line or line.isspace():
             continue
         try:
-            yield number, decode_json(line)
+            yield number, decode_json(line.rstrip().removesuffix(","))
         except ValueError:
             yield BadRow(str(file.path), number, UNREADABLE_JSON, excerpt_of(line))
 
 
-def _table(path: Path, objects: Objects) -> Table:
+def _table(path: Path, objects: Objects, options: JsonOptions) -> Table:
     """Make a table of objects; its columns are the keys of the first rows, in order of appearance."""
-    names: dict[str, None] = {}
+    keys: dict[str, tuple[str, ...]] = {}
+    deeper: dict[str, tuple[str, ...]] = {}
     for item in islice(objects(), NAME_ROWS):
-        if not isinstance(item, BadRow) and isinstance(item[1], dict):
-            names.update(dict.fromkeys(item[1]))
-        if len(names) > MAX_COLUMNS:
-            raise _too_many_columns(path, len(names))
-    if not names:
+        if isinstance(item, BadRow):
+            continue
+        if isinstance(item[1], list) and not keys:
+            return _array_table(path, objects, None, options)
+        for key, value in item[1].items() if isinstance(item[1], dict) else ():
+            keys[key] = (key,)
+            for place in deeper_paths((key,), value) if len(deeper) < MAX_PATHS else ():
+                deeper.setdefault(".".join(place), place)
+        if len(keys) > MAX_COLUMNS:
+            raise _too_many_columns(path, len(keys))
+    if not keys:
         raise DataError(
             f"{path} contains no JSON objects; a row looks like "
             '{"text": "Great film", "label": "positive"}, one per line or in a list.'
         )
-    columns = tuple(names)
+    paths = {**keys, **{name: place for name, place in deeper.items() if name not in keys}}
+    columns = tuple(paths)
 
     def rows(chosen: Sequence[int]) -> Iterator[Row | BadRow]:
-        keys = [columns[i] for i in chosen]
+        places = [paths[columns[i]] for i in chosen]
         for item in objects():
             if isinstance(item, BadRow):
                 yield item
             elif isinstance(item[1], dict):
-                yield item[0], [item[1].get(key) for key in keys]
+                yield item[0], [value_at(item[1], place) for place in places]
             else:
                 yield BadRow(str(path), item[0], NOT_AN_OBJECT, excerpt_of(item[1]))
 
-    return Table(str(path), columns, True, (), rows)
+    return Table(str(path), columns, True, (), rows, n_deeper=len(paths) - len(keys))
+
+
+def _array_table(
+    path: Path, objects: Objects, names: Sequence[str] | None, options: JsonOptions | None = None
+) -> Table:
+    """Make a table of arrays; without names, the first array may hold them."""
+    options = options or JsonOptions()
+    first_rows = [
+        ["" if value is None else str(value) for value in item[1]]
+        for item in islice(objects(), HEADER_ROWS)
+        if not isinstance(item, BadRow) and isinstance(item[1], list)
+    ]
+    first = first_rows[0] if first_rows else []
+    width = len(first if names is None else names)
+    if width > MAX_COLUMNS:
+        raise _too_many_columns(path, width)
+    if not first:
+        raise DataError(f"{path} is JSON, but has no rows; an array of values looks like {_ARRAY}.")
+    given, named = names is not None, False
+    if names is None:
+        named = has_header(first_rows, options.wanted) if options.header is None else options.header
+        names = [name.strip() for name in first] if named else [str(i + 1) for i in range(width)]
+
+    def rows(chosen: Sequence[int]) -> Iterator[Row | BadRow]:
+        for item in islice(objects(), int(named), None):
+            if isinstance(item, BadRow):
+                yield item
+            elif isinstance(item[1], list) and len(item[1]) == width:
+                yield item[0], [item[1][i] for i in chosen]
+            else:
+                yield BadRow(str(path), item[0], WRONG_LENGTH, excerpt_of(item[1]))
+
+    return Table(str(path), tuple(names), given or named, tuple(first), rows)
+
+
+_ARRAY = '["Great film", "positive"]'
 
 
 def _too_many_columns(path: Path, n_columns: int) -> DataError:
@@ -108,33 +235,91 @@ class _JsonStream:
         if key is not None:
             self._expect("{")
             while self._string() != key:
-                self.value()
+                self._skip()
                 self._expect(",")
         self._expect("[")
         if self._peek() == "]":
+            self._at += 1
             return
         while True:
             yield self.value()
             if self._peek() == "]":
+                self._at += 1
                 return
             self._expect(",")
 
-    def first_list_of_objects(self) -> str | None:
-        """Return the first key of the object that holds a list of objects, None if there is none."""
+    def sequence(self) -> Iterator[Any]:
+        """Yield values that follow each other, with or without a comma in between, to the end of the file."""
+        while self._peek():
+            yield self.value()
+            if self._peek() == ",":
+                self._at += 1
+
+    def goes_on(self) -> bool:
+        """Whether another object follows."""
+        if self._peek() == ",":
+            self._at += 1
+        return self._peek() == "{"
+
+    def starts_well(self) -> bool:
+        """Whether the file begins with a whole object."""
+        try:
+            return isinstance(self.value(), dict)
+        except DataError:
+            return False
+
+    def keys_of_rows(self) -> tuple[list[str], list[str] | None]:
+        """Read the object that is next, for the keys of its lists of objects; none where it holds columns.
+
+        Returns:
+            The keys, and None. For an object with `columns` and a list of arrays (orient="split" of pandas),
+            the key of that list, and the columns.
+        """
         self._expect("{")
+        keys: list[str] = []
+        columns: Any = None
         while self._peek() == '"':
             key = self._string()
-            if self._peek() == "[":
-                self._at += 1
-                if self._peek() == "{":
-                    return key
-                self._at -= 1
-                return None  # columns of values
-            self.value()
+            kind = self._kind()
+            if kind == "[[" and isinstance(columns, list) and columns:
+                return [key], [str(name) for name in columns]
+            if kind == "[{":
+                keys.append(key)
+            if kind in ("[{", "{"):
+                self._skip()
+            elif kind.startswith("[") and key not in _SPLIT_KEYS and not keys:
+                return [], None  # columns of values
+            else:
+                value = self.value()
+                columns = value if key == "columns" else columns
             if self._peek() != ",":
-                return None
+                break
             self._at += 1
-        return None
+        self._expect("}")
+        return keys, None
+
+    def _kind(self) -> str:
+        """Return how the next value begins: `{`, `[`, both, or `""` for what is neither."""
+        if self._peek() != "[":
+            return "{" if self._peek() == "{" else ""
+        inside = 1
+        while True:
+            text = self._text
+            while self._at + inside < len(text) and text[self._at + inside] in _SPACE:
+                inside += 1
+            if self._at + inside < len(text):
+                second = text[self._at + inside]
+                return "[" + second if second in "[{" else "["
+            if not self._more():
+                return "["
+
+    def _skip(self) -> None:
+        """Pass over the next value; over a list of objects one by one, however long it is."""
+        if self._kind() == "[{":
+            for _ in self.items():
+                pass
+        else:
+            self.value()
 
     def value(self, most: int = MAX_LINE_CHARS) -> Any:
         """Decode the next value, of so many characters at most, reading on until it is whole."""
@@ -211,21 +396,20 @@ class _JsonStream:
         return DataError(f'{self._path} cannot be parsed as JSON near character {at:,} ("{found}").')
 
 
-def _list_of_objects(file: TextFile) -> str | None:
-    """Return the key of the rows in a file like {"data": [{...}, ...]}."""
-    return _JsonStream(file).first_list_of_objects()
-
-
-def _column_table(file: TextFile) -> Table:
+def _column_table(file: TextFile, options: JsonOptions) -> Table:
     """Open {"text": [...], "label": [...]}, or pandas' {"text": {"0": ...}}; this one is read whole."""
     data = _JsonStream(file).value(MAX_COLUMN_FILE_CHARS)
+    values = list(data.values())
+    is_rows = values and all(isinstance(row, dict) for row in values)
+    if is_rows and _has_names(values[0], options.wanted) and not _has_names(data, options.wanted):
+        return _table(file.path, lambda: enumerate(values, start=1), options)  # by their index
     columns = {
         key: list(value.values()) if isinstance(value, dict) else value
         for key, value in data.items()
         if isinstance(value, dict | list)
     }
     if data and not columns:
-        return _table(file.path, lambda: enumerate([data], start=1))  # JSON lines, but only one
+        return _table(file.path, lambda: enumerate([data], start=1), options)  # JSON lines, but only one
     if len(columns) > MAX_COLUMNS:
         raise _too_many_columns(file.path, len(columns))
     if not columns or len({len(values) for values in columns.values()}) > 1:
@@ -238,3 +422,13 @@ def _column_table(file: TextFile) -> Table:
         yield from enumerate(zip(*(values[i] for i in chosen), strict=True), start=1)
 
     return Table(str(file.path), tuple(columns), True, (), rows)
+
+
+_SPLIT_KEYS = ("columns", "index")
+_USUAL_NAMES = frozenset(name for names in (*TEXT_NAMES, LABEL_NAMES) for name in names)
+
+
+def _has_names(keys: dict[str, Any], wanted: Sequence[str]) -> bool:
+    """Whether keys are names of columns: usual ones, or asked for."""
+    named = {plain_name(name) for name in wanted if not name.isdigit()}
+    return any(plain_name(key) in _USUAL_NAMES | named for key in keys)

@@ -7,12 +7,13 @@ near-duplicate of the sentence; of two parts that do not overlap neither is one 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Any
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
 
 import numpy as np
 
-from edgetune.data.token_store import TokenView
 from edgetune.utils.types import IntArray
 
 SHARED_RATE = 0.5
@@ -21,9 +22,82 @@ MOST_ROWS = 25
 MOST_TOKENS = 20_000_000
 """Of a view. In a larger one no near-duplicates are looked for: that takes up to a microsecond per token."""
 ROWS_AT_ONCE, FILTER_BITS = 8192, 22
+_WORD = re.compile(r"[\u3040-\u9fff]|\w+")
 
 
-def near_duplicates(view: TokenView, rows: IntArray) -> list[IntArray]:
+class TokenizedBatch(Protocol):
+    """Tokens (t,) of some rows, row after row, and where each begins (n + 1,)."""
+
+    @property
+    def tokens(self) -> IntArray: ...
+    @property
+    def offsets(self) -> IntArray: ...
+    def __len__(self) -> int: ...
+
+
+class TokenizedRows(Protocol):
+    """What is read of rows here: a `TokenView`, or `Words`."""
+
+    @property
+    def lengths(self) -> IntArray: ...
+    def __len__(self) -> int: ...
+    def subset(self, rows: IntArray) -> TokenizedRows: ...
+    def batch(self, rows: IntArray) -> TokenizedBatch: ...
+    def release(self) -> None: ...
+
+
+class Words:
+    """Texts as words, where there is no tokenizer.
+
+    Attributes:
+        lengths: (n,) words of each text.
+        text_hashes: (n,) equal where texts are, letter case and white space aside.
+    """
+
+    def __init__(self, texts: Sequence[str]) -> None:
+        """Find the words of texts; each character of a script without spaces counts as one."""
+        plain = [" ".join(text.lower().split()) for text in texts]
+        words = [_WORD.findall(text) or [text] for text in plain]
+        numbers: dict[str, int] = {}
+        self._rows = [
+            np.array([numbers.setdefault(word, len(numbers)) for word in row], dtype=np.int64)
+            for row in words
+        ]
+        self.lengths: IntArray = np.array([len(row) for row in words], dtype=np.int64)
+        self.text_hashes: IntArray = np.unique(plain, return_inverse=True)[1]
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def subset(self, rows: IntArray) -> Words:
+        """Return some of the rows."""
+        part = Words(())
+        part._rows = [self._rows[row] for row in rows.tolist()]
+        part.lengths, part.text_hashes = self.lengths[rows], self.text_hashes[rows]
+        return part
+
+    def batch(self, rows: IntArray) -> WordBatch:
+        """Return the words of some rows."""
+        found = [self._rows[row] for row in rows.tolist()]
+        offsets = np.concatenate(([0], np.cumsum([len(row) for row in found])))
+        return WordBatch(np.concatenate(found), offsets)
+
+    def release(self) -> None:
+        """Do nothing: all is in memory."""
+
+
+@dataclass(frozen=True)
+class WordBatch:
+    """Words of some rows (t,), row after row, and where each begins (n + 1,)."""
+
+    tokens: IntArray
+    offsets: IntArray
+
+    def __len__(self) -> int:
+        return len(self.offsets) - 1
+
+
+def near_duplicates(view: TokenizedRows, rows: IntArray) -> list[IntArray]:
     """Find the near-duplicates of some rows among all rows of a view.
 
     Args:
@@ -71,7 +145,7 @@ def near_duplicates(view: TokenView, rows: IntArray) -> list[IntArray]:
     return families
 
 
-def _bigrams(view: TokenView) -> Iterator[tuple[IntArray, IntArray]]:
+def _bigrams(view: TokenizedRows) -> Iterator[tuple[IntArray, IntArray]]:
     """Yield the bigrams of `ROWS_AT_ONCE` rows at a time, and each one's row among these.
 
     A bigram is one number made of two token ids. Special tokens at the ends of all rows are left out.

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 
+from edgetune.data.labels import NUMBER, variants
 from edgetune.utils.sanitize import brief
 from edgetune.utils.types import IntArray
 
@@ -15,7 +15,6 @@ FEW_EXAMPLES = 10  # a class with fewer is warned of
 IMBALANCE = 10  # so is a largest class with more than this many times the smallest's rows
 _MAX_NAMED = 5
 _N_PARTS = 16
-_NUMBER = re.compile(r"[+-]?\d+(\.\d*)?")
 
 
 @dataclass(frozen=True)
@@ -60,8 +59,8 @@ def mixed_label_kinds(first_lines: Mapping[str, int]) -> str | None:
     Args:
         first_lines: the line where each label came first, in order of appearance.
     """
-    numbers = [name for name in first_lines if _NUMBER.fullmatch(name)]
-    words = [name for name in first_lines if not _NUMBER.fullmatch(name)]
+    numbers = [name for name in first_lines if NUMBER.fullmatch(name)]
+    words = [name for name in first_lines if not NUMBER.fullmatch(name)]
     if not numbers or not words:
         return None
     kinds = ((numbers[0], "numbers"), (words[0], "words"))
@@ -97,6 +96,12 @@ def warning_sentences(
         n_texts = repeats.n_conflicts
         found.append(
             f"{n_texts:,} {'text appears' if n_texts == 1 else 'texts appear'} with conflicting labels."
+        )
+    for group in variants(counts)[:_MAX_NAMED]:
+        shown = ", ".join(f'"{brief(name)}" ({counts[name]:,})' for name in group)
+        found.append(
+            f"These labels differ only in spelling, but are {len(group)} classes: {shown}. To train them "
+            "as one, use --merge-labels."
         )
     rare = [f'"{brief(name)}" ({count})' for name, count in counts.items() if count < FEW_EXAMPLES]
     if rare:

@@ -23,7 +23,13 @@ _MAX_NEIGHBOURS = 2_000  # files of a folder among which a name is looked for
 
 
 def open_table(
-    path: str, encoding: str, delimiter: str | None, header: bool | None, wanted: Sequence[str] = ()
+    path: str,
+    encoding: str,
+    delimiter: str | None,
+    header: bool | None,
+    wanted: Sequence[str] = (),
+    escape: bool | None = None,
+    part: str | None = None,
 ) -> Table:
     """Open labelled rows in any format.
 
@@ -33,6 +39,8 @@ def open_table(
         delimiter: of delimited files; None decides by the content.
         header: whether a delimited file's first row names its columns; None decides by the content.
         wanted: column names that the user asked for.
+        escape: whether backslashes escape quotes in delimited files; None decides by the content.
+        part: which list of rows to read in a JSON file that holds several; None reads the training rows.
 
     Raises:
         DataError: the path is missing or cannot be read as rows.
@@ -57,12 +65,29 @@ def open_table(
 
         return arrow.read_parquet(place) if kind == "parquet" else arrow.read_arrow(place)
     if kind == "json":
-        from edgetune.data.json_rows import read_json_rows
+        from edgetune.data.json_rows import JsonOptions, read_json_rows
 
-        return read_json_rows(place, encoding)
+        return read_json_rows(place, encoding, JsonOptions(header, wanted, part))
     from edgetune.data.delimited import read_delimited
 
-    return read_delimited(place, _DELIMITER_HINTS.get(suffix, "\t"), encoding, delimiter, header, wanted)
+    hint = _DELIMITER_HINTS.get(suffix, "\t")
+    return read_delimited(place, hint, encoding, delimiter, header, wanted, escape)
+
+
+def validation_part(path: str, encoding: str) -> str | None:
+    """Return the part of a file that is to be evaluated on, where it has one beside its training rows.
+
+    Raises:
+        DataError: the path is missing or cannot be read.
+    """
+    if path.startswith(HUB_PREFIX):
+        return None
+    place = require_exists(path)
+    if place.is_dir() or _kind_of(place, suffixes_of(place)[0]) != "json":
+        return None
+    from edgetune.data.json_rows import json_validation_part
+
+    return json_validation_part(place, encoding)
 
 
 def require_exists(path: str) -> Path:
@@ -91,8 +116,11 @@ def _neighbours(place: Path) -> str:
         names = sorted(entry.name for entry in found if not entry.name.startswith("."))
     except OSError:
         return ""
-    lowered = {name.lower(): name for name in names}
-    close = [lowered[name] for name in difflib.get_close_matches(place.name.lower(), lowered, n=2)]
+    by_stem: dict[str, list[str]] = {}  # what all names of a kind end in makes none of them alike
+    for name in names:
+        by_stem.setdefault(Path(name).stem.lower(), []).append(name)
+    stems = difflib.get_close_matches(place.stem.lower(), by_stem, n=2)
+    close = [name for stem in stems for name in by_stem[stem]][:2]
     if close:
         return f" Did you mean {' or '.join(str(place.parent / name) for name in close)}?"
     if names:

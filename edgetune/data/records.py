@@ -7,9 +7,12 @@ most: what was read ahead for it is put back and read again. `LookAhead` keeps t
 from __future__ import annotations
 
 import csv
+import re
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any, NamedTuple
 
 from edgetune.utils.limits import FEW_RECORD_LINES, MAX_LINE_CHARS, MAX_RECORD_LINES
 
@@ -18,7 +21,23 @@ FREE_COST = 1 << 22  # what may be read ahead in vain in any file …
 COST_RATE = 10  # … and per character of lines with quotes, and `LINE_COST` of any
 UNTERMINATED = "unexpected end of data"
 
-Record = tuple[int, list[str], str]  # first physical line, fields, the line as written
+NULL = "\\N"  # what MySQL writes for NULL
+
+
+class Record(NamedTuple):
+    """A row as its fields.
+
+    Attributes:
+        line: its first physical line.
+        fields: what they hold.
+        source: the line as written.
+        loose: whether its quotes are not those of a CSV writer, so that its fields are a guess.
+    """
+
+    line: int
+    fields: list[str]
+    source: str
+    loose: bool = False
 
 
 @dataclass(frozen=True)
@@ -29,11 +48,43 @@ class Dialect:
         delimiter: one character.
         quoted: RFC 4180 quoting; else a quote is a character like any other.
         skip_space: blanks after a delimiter are not part of the field.
+        escaped: a backslash takes the meaning from a quote, a delimiter or a backslash after it, as Spark and
+            MySQL write them; before any other character it is a backslash. Only where `quoted`.
     """
 
     delimiter: str
     quoted: bool
     skip_space: bool = False
+    escaped: bool = False
+
+    def special(self, line: str) -> bool:
+        """Whether a line is more than its text between delimiters."""
+        return '"' in line or (self.escaped and "\\" in line)
+
+    def prepare(self, line: str) -> str:
+        """Double the backslashes of a line that are only backslashes, for the csv module to halve them."""
+        if not self.escaped or "\\" not in line:
+            return line
+        return _backslashes(self.delimiter).sub(lambda found: found[1] or r"\\", line)
+
+    def reader(self, lines: Iterator[str], strict: bool = True) -> Any:
+        """Return a reader of the csv module; `lines` have to be prepared."""
+        return csv.reader(
+            lines,
+            delimiter=self.delimiter,
+            strict=strict,
+            skipinitialspace=self.skip_space,
+            escapechar="\\" if self.escaped else None,
+        )
+
+    def values(self, fields: list[str]) -> list[str]:
+        """Return fields with NULL as an empty one."""
+        return ["" if field == NULL else field for field in fields] if self.escaped else fields
+
+
+@lru_cache(maxsize=16)
+def _backslashes(delimiter: str) -> re.Pattern[str]:
+    return re.compile(rf'(\\(?:["\\{re.escape(delimiter)}]|$))|\\')
 
 
 class Unterminated(Exception):
@@ -47,15 +98,12 @@ def parse(line: str, dialect: Dialect, strict: bool = True) -> list[str] | None:
         Unterminated: the record's last field is quoted and not closed (only if strict).
     """
     try:
-        reader = csv.reader(
-            [line], delimiter=dialect.delimiter, strict=strict, skipinitialspace=dialect.skip_space
-        )
-        rows = list(reader)
+        rows: list[list[str]] = list(dialect.reader(iter([dialect.prepare(line)]), strict))
     except csv.Error as error:
         if str(error) == UNTERMINATED:
             raise Unterminated from error
         return None
-    return rows[0] if len(rows) == 1 else None
+    return dialect.values(rows[0]) if len(rows) == 1 else None
 
 
 def allow_long_fields() -> None:
@@ -89,19 +137,14 @@ class LookAhead:
 def joined_record(lines: Iterator[str], dialect: Dialect) -> list[str] | None:
     """Parse one record, taking as many physical lines as it needs; None if it is not well formed."""
     try:
-        reader = csv.reader(
-            (line + "\n" for line in lines),
-            delimiter=dialect.delimiter,
-            strict=True,
-            skipinitialspace=dialect.skip_space,
-        )
-        return next(reader, None)
+        fields = next(dialect.reader(dialect.prepare(line) + "\n" for line in lines), None)
     except csv.Error:
         return None
+    return None if fields is None else dialect.values(fields)
 
 
 def records(lines: Iterator[str], dialect: Dialect, width: int = 0) -> Iterator[Record]:
-    """Yield records, blank lines left out.
+    """Yield records, blank lines left out; a line of as many tabs as the first record has is a row.
 
     Args:
         lines: physical lines.
@@ -112,17 +155,24 @@ def records(lines: Iterator[str], dialect: Dialect, width: int = 0) -> Iterator[
         allow_long_fields()
         yield from _quoted_records(lines, dialect, width)
         return
-    delimiter = dialect.delimiter
+    delimiter, n_delimiters = dialect.delimiter, 0
     for number, line in enumerate(lines, start=1):
-        if line and not line.isspace():
-            yield number, line.split(delimiter), line
+        if line and (not line.isspace() or _is_empty_row(line, delimiter, n_delimiters)):
+            fields = line.split(delimiter)
+            n_delimiters = n_delimiters or len(fields) - 1
+            yield Record(number, fields, line)
+
+
+def _is_empty_row(blank: str, delimiter: str, n_delimiters: int) -> bool:
+    """Whether a line of white space is a row of empty cells; before the first record none is."""
+    return n_delimiters > 0 and blank.count(delimiter) == n_delimiters
 
 
 def _quoted_records(lines: Iterator[str], dialect: Dialect, width: int) -> Iterator[Record]:
     """Yield CSV records; a quote that is never closed costs its own line at most, not the lines after it."""
     waiting: deque[str] = deque()  # lines read ahead for a record that turned out not to have them
     ahead = LookAhead()
-    number = 0
+    number = n_delimiters = 0
     while True:
         if waiting:
             line = waiting.popleft()
@@ -131,44 +181,47 @@ def _quoted_records(lines: Iterator[str], dialect: Dialect, width: int) -> Itera
         else:
             return
         number += 1
-        if '"' not in line:
-            if line and not line.isspace():
+        if not dialect.special(line):
+            if line and (not line.isspace() or _is_empty_row(line, dialect.delimiter, n_delimiters)):
                 fields = line.split(dialect.delimiter)
                 width = width or len(fields)
-                yield number, [field.lstrip() for field in fields] if dialect.skip_space else fields, line
+                n_delimiters = n_delimiters or len(fields) - 1
+                fields = [field.lstrip() for field in fields] if dialect.skip_space else fields
+                yield Record(number, fields, line)
             continue
-        record, n_more = _quoted_record(line, waiting, lines, dialect, width, ahead)
+        fields, n_more, loose = _quoted_record(line, waiting, lines, dialect, width, ahead)
         ahead.passed(n_more + 1, len(line))
-        width = width or len(record)
-        yield number, record, line
+        width = width or len(fields)
+        n_delimiters = n_delimiters or len(fields) - 1
+        yield Record(number, fields, line, loose)
         number += n_more
 
 
 def _quoted_record(
     line: str, waiting: deque[str], lines: Iterator[str], dialect: Dialect, width: int, ahead: LookAhead
-) -> tuple[list[str], int]:
+) -> tuple[list[str], int, bool]:
     """Parse the record that starts with `line`.
 
     Lines after it are taken from `waiting`, then from `lines`, and put back into `waiting` if the record
     does not come out well formed with them.
 
     Returns:
-        Its fields, and how many further lines belong to it.
+        Its fields, how many further lines belong to it, and whether it was read loosely.
     """
     try:
         fields = parse(line, dialect)
     except Unterminated:
         more, fields = _read_on(line, waiting, lines, dialect, width, ahead.n_lines)
         if fields is not None:
-            return fields, len(more)
+            return fields, len(more), False
         ahead.wasted(len(more), sum(map(len, more)))
         waiting.extendleft(reversed(more))
     if fields is not None:
-        return fields, 0
+        return fields, 0, False
     loose = parse(line, dialect, strict=False)
     if loose is not None and len(loose) == width:
-        return loose, 0
-    return line.split(dialect.delimiter), 0
+        return loose, 0, True
+    return line.split(dialect.delimiter), 0, True
 
 
 def _read_on(

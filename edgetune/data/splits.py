@@ -13,14 +13,18 @@ import numpy as np
 
 from edgetune.config.settings import LabelledText, RunConfig
 from edgetune.data.examples import DataOptions
-from edgetune.data.near_duplicates import near_duplicates
+from edgetune.data.labels import NUMBER, find_labels, merge_hint
+from edgetune.data.near_duplicates import TokenizedRows, near_duplicates
+from edgetune.data.readers import validation_part
 from edgetune.data.row_sample import MOST_ROWS, RowSample, sample_for
 from edgetune.data.token_format import META, TokenizerSpec
 from edgetune.data.token_store import TokenStore, TokenView
 from edgetune.data.tokens import open_tokens
 from edgetune.utils.cache import cache_subfolder, mark_in_use
-from edgetune.utils.errors import ResourceError
-from edgetune.utils.types import IntArray, Say
+from edgetune.utils.errors import DataError, ResourceError
+from edgetune.utils.formatting import describe_unknown
+from edgetune.utils.sanitize import brief
+from edgetune.utils.types import BoolArray, IntArray, Say
 
 HELD_OUT_RATE, MOST_HELD_OUT = 0.1, 1000
 """Share of the training rows, and number of them at most, that the weights of an ensemble are fitted on …"""
@@ -28,6 +32,8 @@ FEW_RATE, FEW_HELD_OUT = 0.25, 300
 """… where that makes this many; of fewer training rows a larger share, up to this many."""
 SPARE_RATE = 0.1
 """The held-out part may exceed its planned size by this share, to keep near-duplicates together."""
+MANY_NUMBERS = 20
+"""So many different labels are refused where most rows have their own, or where they have fractions."""
 FEWEST_TO_SET_ASIDE = 60
 """Fewer training rows than this are all trained on."""
 
@@ -37,6 +43,10 @@ class Hashed(Protocol):
 
     @property
     def text_hashes(self) -> IntArray: ...
+
+
+class Comparable(Hashed, TokenizedRows, Protocol):
+    """Rows whose texts can be compared, whole and by their words."""
 
 
 def overlap(train: Hashed, evaluation: Hashed) -> int:
@@ -111,11 +121,13 @@ class Splits:
         train: rows to train on.
         evaluation: rows to evaluate on.
         held_out: rows that no learner is fitted on, for the weights of the ensemble; may be empty.
-        eval_source: where those came from, in words.
+        eval_source: where those came from, in words, without their number.
         label_names: by class id.
         warnings: sentences with counts.
         bad_rows_files: JSON lines of rows left out, from train and eval.
-        n_bad: rows left out.
+        n_bad: rows left out because they cannot be used.
+        n_unlabelled: rows left out because they have no label.
+        guessed_columns: the label's and those of the text, where they were guessed; else empty.
     """
 
     train: TokenView
@@ -126,6 +138,8 @@ class Splits:
     bad_rows_files: tuple[Path, ...]
     n_bad: int
     held_out: TokenView | None = None
+    n_unlabelled: int = 0
+    guessed_columns: tuple[str, ...] = ()
 
     def cut(self, max_length: int) -> Splits:
         """Return the same rows with at most so many tokens each."""
@@ -145,7 +159,9 @@ def data_options(data: LabelledText) -> DataOptions:
         header=data.header,
         encoding=data.encoding,
         delimiter=data.delimiter,
+        escape=data.escape,
         pair=data.pair,
+        merge_labels=data.merge_labels,
     )
 
 
@@ -169,7 +185,7 @@ def open_cached(
     except OSError as error:
         raise ResourceError(
             f"Cannot write the token cache to {cache_dir} ({error.strerror or error}); choose another "
-            "folder with --cache-dir."
+            "folder with --cache-dir or EDGETUNE_CACHE."
         ) from error
     store = open_tokens(path, options, spec, home, max_bad_rows, progress, min_classes, sample)
     mark_in_use(store.folder / META)
@@ -202,29 +218,41 @@ def open_splits(
     deadline_s, seed = config.budget.deadline_s, config.train.seed
     options = data_options(config.data)
 
-    def reader(path: str, min_classes: int, most_rows: int = MOST_ROWS) -> TokenStore:
+    def reader(
+        path: str, min_classes: int, most_rows: int = MOST_ROWS, part: str | None = None
+    ) -> TokenStore:
         sample = sample_for(deadline_s, seed, elapsed_s, most_rows)
+        how = dataclasses.replace(options, part=part)
         with reading_progress(path, say, check) as progress:
             return open_cached(
-                path, options, spec, cache_dir, config.data.max_bad_rows, progress, min_classes, sample
+                path, how, spec, cache_dir, config.data.max_bad_rows, progress, min_classes, sample
             )
 
     store = reader(config.data.train, 2)
-    names = known if set(known) == set(store.label_names) else store.label_names
-    everything = store.relabel(names)
+    same = len(known) == len(store.label_names) == len(find_labels(store.label_names, known))
+    names, merge = known if same else store.label_names, options.merge_labels
+    everything = store.relabel(names, merge)
     warnings = list(store.warnings())
     stores = [store]
-    if config.data.eval is not None:
-        eval_store = reader(config.data.eval, 1, config.data.max_holdout_rows)
+    eval_path, part = config.data.eval, None
+    if eval_path is None and (part := validation_part(config.data.train, options.encoding)) is not None:
+        eval_path = config.data.train
+    if eval_path is not None:
+        eval_store = reader(eval_path, 1, config.data.max_holdout_rows, part)
         stores.append(eval_store)
-        train, evaluation, source = everything, eval_store.relabel(names), config.data.eval
+        train, evaluation = everything, eval_store.relabel(names, merge)
+        source = eval_path if part is None else f'"{brief(part)}" in {eval_path}'
+        counts = evaluation.counts
+        if unknown := {name: counts[name] for name in evaluation.label_names[len(names) :]}:
+            warnings.append(describe_unknown(unknown, len(evaluation)) + merge_hint(unknown, names))
     else:
+        _check_labels(store)
         rng = np.random.default_rng([config.train.seed, 1])
-        train_rows, eval_rows = split_holdout(
-            everything.labels, config.data.holdout, config.data.max_holdout_rows, rng
+        train_rows, eval_rows = hold_out(
+            everything, everything.labels, config.data.holdout, config.data.max_holdout_rows, rng
         )
         train, evaluation = everything.subset(train_rows), everything.subset(eval_rows)
-        source = f"{len(evaluation):,} rows held out of {config.data.train}"
+        source = f"rows held out of {config.data.train}"
     if n_same := overlap(train, evaluation):
         warnings.append(
             f"{n_same:,} of {len(evaluation):,} evaluation texts are also training texts; "
@@ -240,10 +268,36 @@ def open_splits(
         eval_source=source,
         label_names=tuple(names),
         warnings=tuple(warnings),
-        bad_rows_files=tuple(item.bad_rows_file for item in stores if item.n_bad),
+        bad_rows_files=tuple(item.bad_rows_file for item in stores if item.n_bad or item.n_unlabelled),
         n_bad=sum(item.n_bad for item in stores),
+        n_unlabelled=sum(item.n_unlabelled for item in stores),
+        guessed_columns=tuple(store.meta.guessed_columns),
         held_out=held_out,
     )
+
+
+def _check_labels(store: TokenStore) -> None:
+    """Refuse labels of which nothing can be learned and then evaluated: most rows have one of their own.
+
+    Raises:
+        DataError: they are numbers, or identifiers.
+    """
+    names, n_rows = store.label_names, store.n_rows
+    numbers = [name for name in names if NUMBER.fullmatch(name)]
+    shown = ", ".join(f'"{brief(name)}"' for name in names[:3])
+    counted = f"The {n_rows:,} rows of {store.meta.source} have {len(names):,} different labels ({shown}, …)"
+    if len(numbers) == len(names) >= MANY_NUMBERS and (
+        len(names) > n_rows / 2 or sum("." in name for name in numbers) >= MANY_NUMBERS
+    ):
+        raise DataError(
+            f"{counted}; that looks like a number, not a category. Check that --label names the right "
+            "column, or replace the numbers by a few ranges."
+        )
+    if len(names) == n_rows or (len(names) >= MANY_NUMBERS and len(names) > n_rows / 2):
+        raise DataError(
+            f"{counted}; too few rows of each to train on some and evaluate on others. Check that --label "
+            "names the right column."
+        )
 
 
 def n_held_out(n_rows: int) -> int:
@@ -266,26 +320,77 @@ def _set_aside(train: TokenView, rng: np.random.Generator) -> tuple[TokenView, T
     if not len(chosen):
         return train, None
     families = near_duplicates(train.subset(first), chosen)
-    for groups in (_some_families(families, len(chosen), rng), chosen):
+    most = (1 + SPARE_RATE) * len(chosen)
+    for groups in (_some_families(families, np.ones_like(first), len(chosen), most, rng), chosen):
         taken = np.isin(group, groups)
-        kept, aside = train.subset(np.flatnonzero(~taken)), train.subset(np.flatnonzero(taken))
-        if len(aside) and all(count for name, count in kept.counts.items() if train.counts[name]):
-            return kept, aside
+        if taken.any() and _every_class_stays(train.labels, taken):
+            return train.subset(np.flatnonzero(~taken)), train.subset(np.flatnonzero(taken))
     return train, None
 
 
-def _some_families(families: list[IntArray], n_wanted: int, rng: np.random.Generator) -> IntArray:
-    """Return the members of random families, about as many as are wanted; of all families where they do."""
-    most = (1 + SPARE_RATE) * n_wanted
+def hold_out(
+    view: Comparable, labels: IntArray, share: float, max_rows: int, rng: np.random.Generator
+) -> tuple[IntArray, IntArray]:
+    """Draw evaluation rows, each class by its share, near-duplicates of them apart from the training rows.
+
+    Equal texts stay on one side, and with a drawn row go its near-duplicates. Where that would leave a class
+    without a row to train on, or nothing to evaluate on, only equal texts are kept together, or no rows are.
+
+    Args:
+        view: tokenized rows.
+        labels: (n,) class ids.
+        share: of the rows to draw, in [0, 1].
+        max_rows: to draw at most.
+        rng: decides which.
+
+    Returns:
+        Row numbers to train on and to evaluate on, both ascending. Those of `split_holdout`, if no row is
+        related to another one.
+    """
+    train_rows, drawn = split_holdout(labels, share, max_rows, rng)
+    if not len(drawn):
+        return train_rows, drawn
+    _, first, group, sizes = np.unique(
+        view.text_hashes, return_index=True, return_inverse=True, return_counts=True
+    )
+    chosen = np.unique(group[drawn])
+    most = min((1 + SPARE_RATE) * len(drawn), max_rows)
+    for families in (near_duplicates(view.subset(first), chosen), list(chosen[:, None])):
+        taken = np.isin(group, _some_families(families, sizes, len(drawn), most, rng))
+        if taken.any() and _every_class_stays(labels, taken):
+            return np.flatnonzero(~taken).astype(np.int32), np.flatnonzero(taken).astype(np.int32)
+    return train_rows, drawn
+
+
+def _every_class_stays(labels: IntArray, taken: BoolArray) -> bool:
+    """Return whether every class keeps a row to train on."""
+    return len(np.unique(labels[~taken])) == len(np.unique(labels))
+
+
+def _some_families(
+    families: list[IntArray], sizes: IntArray, n_wanted: int, most: float, rng: np.random.Generator
+) -> IntArray:
+    """Return the members of random families, about as many as are wanted; of all families where they fit.
+
+    Args:
+        families: texts that belong together.
+        sizes: (n,) what each text counts.
+        n_wanted: enough.
+        most: may not be exceeded.
+        rng: decides which.
+    """
     together = np.unique(np.concatenate(families))
-    if len(together) <= most:
+    if sizes[together].sum() <= most:
         return together
     taken: set[int] = set()
+    n_taken = 0
     for number in rng.permutation(len(families)).tolist():
-        more = taken.union(families[number].tolist())
-        if len(more) <= most:
-            taken = more
-        if len(taken) >= n_wanted:
+        more = [text for text in families[number].tolist() if text not in taken]
+        n_more = int(sizes[more].sum())
+        if n_taken + n_more <= most:
+            taken.update(more)
+            n_taken += n_more
+        if n_taken >= n_wanted:
             break
     return np.array(sorted(taken), dtype=np.int64)
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 from edgetune.utils.sanitize import brief
 
 NO_LABEL = "no label"
 EMPTY_TEXT = "empty text"
 WRONG_COLUMN_COUNT = "wrong column count"
+WRONG_LENGTH = "wrong number of values"
 BAD_BYTES = "bad bytes"
 NOT_AN_OBJECT = "not an object"
 UNREADABLE_JSON = "unreadable JSON"
@@ -19,8 +20,12 @@ NOT_A_LABEL = "label is not a single value"
 NO_TOKENS = "no tokens"
 LONG_TEXT = "text is too long"
 LONG_LABEL = "label is too long"
+BROKEN_LABEL = "label goes on in the next line: a quote is not closed"
+LOOSE_QUOTES = "stray quotes"
 
 EXCERPT_LENGTH = 80
+MAX_PATHS = 500  # columns that lie deeper in an object
+MAX_PATH_KEYS = 6  # of the path of such a column
 
 
 @dataclass(frozen=True)
@@ -43,6 +48,13 @@ class BadRow:
 Row: TypeAlias = tuple[int, Sequence[Any]]  # line, the values of the columns asked for
 
 
+class LooseRow(NamedTuple):
+    """A row whose quotes no CSV writer wrote: it is used, and counted."""
+
+    line: int
+    values: Sequence[Any]
+
+
 @dataclass(frozen=True)
 class Table:
     """A source of rows that can be read more than once.
@@ -53,6 +65,8 @@ class Table:
         has_names: whether `columns` are real names.
         first_row: values of the first row, to show what a nameless column holds.
         read: yields the values of the columns at these positions, row by row.
+        is_delimited: whether it is a delimited file, where a label of several lines is a quoting error.
+        n_deeper: how many of the columns, the last ones, lie deeper in an object of one of the others.
     """
 
     file: str
@@ -60,6 +74,36 @@ class Table:
     has_names: bool
     first_row: tuple[str, ...]
     read: Callable[[Sequence[int]], Iterator[Row | BadRow]]
+    is_delimited: bool = False
+    n_deeper: int = 0
+
+    @property
+    def n_whole(self) -> int:
+        """How many columns, the first ones, make up a row."""
+        return len(self.columns) - self.n_deeper
+
+
+def value_at(value: Any, path: Sequence[str]) -> Any:
+    """Return what lies at a path; for a list of objects, what lies in each of them, or in the only one."""
+    for position, key in enumerate(path):
+        if isinstance(value, list):
+            inner = (value_at(item, path[position:]) for item in value)
+            found = [item for item in inner if item is not None]
+            return found[0] if len(found) == 1 else found or None
+        if not isinstance(value, dict):
+            return None
+        value = value.get(key)
+    return value
+
+
+def deeper_paths(above: tuple[str, ...], value: Any) -> Iterator[tuple[str, ...]]:
+    """Yield the paths of what lies in an object, or in the objects of a list, under a path."""
+    if len(above) == MAX_PATH_KEYS:
+        return
+    for inner in value if isinstance(value, list) else [value]:
+        for key, deeper in inner.items() if isinstance(inner, dict) else ():
+            yield (*above, key)
+            yield from deeper_paths((*above, key), deeper)
 
 
 def excerpt_of(value: object) -> str:

@@ -8,10 +8,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from edgetune.data.compression import KINDS, ByteStream, unpacking
-from edgetune.utils.errors import DataError, UsageError
+from edgetune.data.encodings import AUTO, advice, likely_encoding, resolve_encoding
+from edgetune.utils.errors import DataError
 from edgetune.utils.limits import MAX_LINE_CHARS
 
 BLOCK_BYTES = 1 << 18
@@ -78,27 +78,6 @@ def read_start(path: Path, size: int = SNIFF_BYTES) -> bytes:
             pieces.append(piece)
             size -= len(piece)
     return b"".join(pieces)
-
-
-def resolve_encoding(encoding: str, start: bytes) -> str:
-    """Return the codec to use: a byte order mark is believed over the default.
-
-    Raises:
-        UsageError: there is no such encoding.
-    """
-    try:
-        info: Any = codecs.lookup(encoding)
-    except (LookupError, ValueError) as error:
-        raise UsageError(f'Unknown encoding "{encoding}"; try --encoding latin-1 or utf-8.') from error
-    if not getattr(info, "_is_text_encoding", True):
-        raise UsageError(f'"{encoding}" is not a text encoding; try --encoding latin-1 or utf-8.')
-    if info.name != "utf-8":
-        return encoding
-    if start.startswith((codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE)):
-        return "utf-32"
-    if start.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
-        return "utf-16"
-    return "utf-8-sig"
 
 
 @dataclass(frozen=True)
@@ -190,17 +169,24 @@ def open_text(path: Path, encoding: str, whole_line: bool = False) -> TextFile:
     codec = resolve_encoding(encoding, start)
     if b"\x00" in start and not codecs.lookup(codec).name.startswith(_WIDE):
         raise DataError(
-            f"{path} is not text (it contains zero bytes); if it is UTF-16 text, add --encoding utf-16."
+            f"{path} is not text (it contains zero bytes); if it is UTF-16 text, add --encoding "
+            f"{likely_encoding(start) or 'utf-16'}."
         )
     with reading_errors(path):
         text = codecs.getincrementaldecoder(codec)(errors="surrogateescape").decode(start)
     newline = "\n" if "\n" in text or "\r" not in text else "\r"
     file = TextFile(path, codec, text, len(start) < size, newline)
-    _check_decoded(file, encoding)
+    _check_decoded(file, codec if encoding == AUTO else encoding, start)
     return file
 
 
-def _check_decoded(file: TextFile, encoding: str) -> None:
+def encoding_advice(path: str) -> str:
+    """Say which encoding to try for a file with rows that cannot be decoded; "" for what is no file."""
+    place = Path(path)
+    return advice(read_start(place)) if place.is_file() else ""
+
+
+def _check_decoded(file: TextFile, encoding: str, start: bytes) -> None:
     """Refuse a file most of which is in another encoding."""
     if file.start.isascii() or not _UNDECODABLE.search(file.start):
         return
@@ -209,5 +195,5 @@ def _check_decoded(file: TextFile, encoding: str) -> None:
     if n_bad > MAX_UNDECODABLE_RATE * len(lines):
         raise DataError(
             f"{file.path} is not encoded as {encoding}: {n_bad:,} of the first {len(lines):,} lines contain "
-            "bytes that cannot be decoded. Try --encoding latin-1, or pass the actual encoding of the file."
+            f"bytes that cannot be decoded. {advice(start)}"
         )

@@ -19,10 +19,11 @@ from typing import IO, Any
 
 import numpy as np
 
-from edgetune.data.examples import DataOptions, Example, read_examples
+from edgetune.data.examples import DataOptions, Example, GuessedColumns, read_examples
+from edgetune.data.labels import label_order
 from edgetune.data.quality import count_repeats, mixed_label_kinds
 from edgetune.data.row_sample import RowSample, draw_sample
-from edgetune.data.table import NO_TOKENS, BadRow, excerpt_of
+from edgetune.data.table import NO_LABEL, NO_TOKENS, BadRow, excerpt_of
 from edgetune.data.token_format import (
     BAD_ROWS,
     CACHE_VERSION,
@@ -46,16 +47,7 @@ CHUNK_ROWS = 1_000
 CHUNK_CHARS = 1 << 22  # a chunk ends with the text that reaches this
 LEAST_TOKENIZED_CHARS = 1 << 16
 TOKENIZED_CHARS_PER_TOKEN = 512
-MAX_BAD_ROWS_KEPT = 1_000  # in bad_rows.jsonl; all are counted
-
-
-def label_order(names: Iterable[str]) -> list[str]:
-    """Sort labels: by number if all are whole numbers, else by letter."""
-    names = list(names)
-    try:
-        return sorted(names, key=lambda name: (int(name), name))
-    except ValueError:
-        return sorted(names)
+MAX_BAD_ROWS_KEPT = 1_000  # of each reason, in bad_rows.jsonl; all are counted
 
 
 def text_hash(text: str, text_pair: str | None) -> bytes:
@@ -88,7 +80,12 @@ def truncate_text(text: str, max_length: int) -> str:
 
     Nothing that is kept changes: a token has far fewer than `TOKENIZED_CHARS_PER_TOKEN` characters.
     """
-    return text[: max(LEAST_TOKENIZED_CHARS, TOKENIZED_CHARS_PER_TOKEN * max_length)]
+    return text[: most_tokenized_chars(max_length)]
+
+
+def most_tokenized_chars(max_length: int) -> int:
+    """Return how many characters of a text are tokenized where `max_length` tokens are kept."""
+    return max(LEAST_TOKENIZED_CHARS, TOKENIZED_CHARS_PER_TOKEN * max_length)
 
 
 def chunk_examples(examples: Iterable[Example]) -> Iterator[list[Example]]:
@@ -122,7 +119,9 @@ class TokenWriter:
         self._counts: Counter[int] = Counter()
         self._reasons: Counter[str] = Counter()
         self._n_tokens = self._n_text_bytes = self._n_truncated = self.n_rows = self.n_bad = 0
-        self.n_left_out = 0
+        self.n_left_out = self.n_unlabelled = self.n_loose = 0
+        self.first_loose = ""
+        self.guess: GuessedColumns | None = None
         self.is_cut = False
         self.bad_rows: dict[str, BadRow] = {}  # the first of each reason
 
@@ -139,7 +138,7 @@ class TokenWriter:
     @property
     def n_read(self) -> int:
         """Rows seen so far, usable or not."""
-        return self.n_rows + self.n_bad + self.n_left_out
+        return self.n_rows + self.n_bad + self.n_unlabelled + self.n_left_out
 
     @property
     def bad_reasons(self) -> dict[str, int]:
@@ -147,12 +146,24 @@ class TokenWriter:
         return dict(self._reasons.most_common())
 
     def add_bad(self, row: BadRow) -> None:
-        """Count a row that cannot be used, and keep it for the user to look at."""
-        self.n_bad += 1
+        """Count a row that cannot be used or has no label, and keep it for the user to look at."""
+        if row.reason == NO_LABEL:
+            self.n_unlabelled += 1
+        else:
+            self.n_bad += 1
         self._reasons[row.reason] += 1
         self.bad_rows.setdefault(row.reason, row)
-        if self.n_bad <= MAX_BAD_ROWS_KEPT:
+        if self._reasons[row.reason] <= MAX_BAD_ROWS_KEPT:
             self._files[BAD_ROWS].write(json.dumps(asdict(row), ensure_ascii=True).encode() + b"\n")
+
+    def add_loose(self, row: BadRow) -> None:
+        """Count a row whose quotes had to be guessed."""
+        self.n_loose += 1
+        self.first_loose = self.first_loose or f"{row.file}:{row.line}"
+
+    def set_guess(self, guess: GuessedColumns) -> None:
+        """Keep which columns were guessed, for the user to be told."""
+        self.guess = guess
 
     def add(self, examples: list[Example]) -> None:
         """Tokenize and append a chunk of examples."""
@@ -212,7 +223,11 @@ class TokenWriter:
             n_conflicts=repeats.n_conflicts,
             label_change=mixed_label_kinds(self._first_lines) or "",
             n_left_out=self.n_left_out,
+            n_loose=self.n_loose,
+            first_loose=self.first_loose,
             is_cut=self.is_cut,
+            n_unlabelled=self.n_unlabelled,
+            guessed_columns=[] if self.guess is None else [self.guess.label, *self.guess.text],
         )
         (self._folder / META).write_text(json.dumps(asdict(meta), indent=1), encoding="utf-8")
         return meta
@@ -277,7 +292,9 @@ def build_tokens(
     """
     tell = progress if progress is not None else lambda n_read: None
     with TokenWriter(folder, path, spec) as writer:
-        examples: Iterable[Example] = read_examples(path, options, writer.add_bad)
+        examples: Iterable[Example] = read_examples(
+            path, options, writer.add_bad, writer.add_loose, writer.set_guess
+        )
         if sample is not None:
             drawn = draw_sample(examples, sample, tell)
             examples, writer.is_cut = drawn.examples, drawn.is_cut

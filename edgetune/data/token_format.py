@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 
-CACHE_VERSION = 4
+CACHE_VERSION = 6
 TOKENS, OFFSETS, LABELS, FIRST_LENGTHS, HASHES, TEXTS, TEXT_OFFSETS = (
     "tokens.bin",
     "offsets.bin",
@@ -45,8 +45,8 @@ class Meta:
         version: of the files' layout.
         source: the path that was read.
         n_read: rows read, usable or not.
-        n_bad: rows left out.
-        bad_reasons: rows left out, by reason, most frequent first.
+        n_bad: rows left out because they cannot be used.
+        bad_reasons: these and the rows without a label, by reason, most frequent first.
         n_truncated: rows cut to `max_length`.
         n_tokens: in all rows.
         n_text_bytes: of all texts, as UTF-8.
@@ -57,6 +57,10 @@ class Meta:
         n_duplicates: rows whose text was there before.
         n_conflicts: texts with more than one label.
         n_left_out: usable rows that a random sample leaves out.
+        n_loose: rows whose quotes had to be guessed.
+        first_loose: file and line of the first of them.
+        n_unlabelled: rows left out because they have no label.
+        guessed_columns: the label's and those of the text, where they were guessed; else empty.
         is_cut: whether reading ended before the end of the file, because time had run out.
         label_change: says where labels change from numbers to words or back; "" if they do not.
     """
@@ -77,12 +81,16 @@ class Meta:
     n_conflicts: int
     label_change: str
     n_left_out: int = 0
+    n_loose: int = 0
+    first_loose: str = ""
     is_cut: bool = False
+    n_unlabelled: int = 0
+    guessed_columns: list[str] = field(default_factory=list)
 
     @property
     def n_rows(self) -> int:
         """Usable rows."""
-        return self.n_read - self.n_bad - self.n_left_out
+        return self.n_read - self.n_bad - self.n_unlabelled - self.n_left_out
 
     def sizes(self) -> dict[str, int]:
         """Return how many bytes each file must have."""

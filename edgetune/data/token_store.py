@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from edgetune.data.batches import Batch
+from edgetune.data.labels import find_labels, merge_hint
 from edgetune.data.quality import Repeats, warning_sentences
 from edgetune.data.token_format import (
     BAD_ROWS,
@@ -23,6 +24,7 @@ from edgetune.data.token_format import (
     Meta,
 )
 from edgetune.utils.errors import DataError
+from edgetune.utils.formatting import describe_counts
 from edgetune.utils.sanitize import brief
 from edgetune.utils.types import IntArray
 
@@ -133,26 +135,31 @@ class TokenView:
         """
         return TokenView(self.store, self.rows, self.labels, self.label_names, limit)
 
-    def relabel(self, names: Sequence[str]) -> TokenView:
+    def relabel(self, names: Sequence[str], merge: bool = False) -> TokenView:
         """Return the same rows with ids in a model's label order.
 
+        Labels that the model does not have follow its own in `label_names`: no prediction of it is right for
+        their rows.
+
+        Args:
+            names: of the model's labels.
+            merge: whether other spellings of a label count as that label; see `labels.variant_key`.
+
         Raises:
-            DataError: a row's label is not among `names`.
+            DataError: no row's label is among `names`.
         """
-        ids = {name: i for i, name in enumerate(names)}
-        unseen = [(name, count) for name, count in self.counts.items() if count and name not in ids]
-        if unseen:
-            shown = ", ".join(
-                f'"{brief(name)}" ({count:,} row{"s"[: count != 1]})' for name, count in unseen[:5]
-            )
-            more = f" and {len(unseen) - 5} more" if len(unseen) > 5 else ""
+        ids = find_labels(self.label_names, names, merge)
+        counts = {name: count for name, count in self.counts.items() if count}
+        unknown = [name for name in counts if name not in ids]
+        if counts and len(unknown) == len(counts):
             known = ", ".join(f'"{brief(name)}"' for name in names[:20]) + (", …" if len(names) > 20 else "")
             raise DataError(
-                f"{self.store.meta.source} contains labels that the model does not know: {shown}{more}. "
-                f"The labels of the model are {known}."
+                f"{self.store.meta.source} contains only labels that the model does not know: "
+                f"{describe_counts(counts)}. The labels of the model are {known}.{merge_hint(counts, names)}"
             )
+        ids |= {name: len(names) + i for i, name in enumerate(unknown)}
         new_ids = np.array([ids.get(name, -1) for name in self.label_names], dtype=np.int32)
-        view = TokenView(self.store, self.rows, new_ids[self.labels], names, self.limit)
+        view = TokenView(self.store, self.rows, new_ids[self.labels], (*names, *unknown), self.limit)
         if "lengths" in self.__dict__:
             view.lengths = self.lengths
         return view
@@ -204,8 +211,13 @@ class TokenStore:
 
     @property
     def n_bad(self) -> int:
-        """Rows left out; the first of them are in `bad_rows_file`."""
+        """Rows left out because they cannot be used; the first of them are in `bad_rows_file`."""
         return self.meta.n_bad
+
+    @property
+    def n_unlabelled(self) -> int:
+        """Rows left out because they have no label; the first of them are in `bad_rows_file`."""
+        return self.meta.n_unlabelled
 
     @property
     def n_truncated(self) -> int:
@@ -219,7 +231,7 @@ class TokenStore:
 
     @property
     def bad_rows_file(self) -> Path:
-        """JSON lines: file, line, reason and excerpt of the first 1,000 rows left out."""
+        """JSON lines: file, line, reason and excerpt of the first 1,000 rows left out for each reason."""
         return self.folder / BAD_ROWS
 
     @property
@@ -245,7 +257,23 @@ class TokenStore:
                 f"A random sample of {meta.n_rows:,} of the {meta.n_read:,} rows of {meta.source} is used: "
                 "the deadline is too short for all of them.",
             )
-        return [meta.label_change, *found] if meta.label_change else found
+        if meta.n_loose:
+            rows = "1 row has" if meta.n_loose == 1 else f"{meta.n_loose:,} rows have"
+            found.append(
+                f"{rows} stray quotes and may be read wrongly (the first is {meta.first_loose}); double "
+                "these quotes, or set --escape if backslashes escape quotes in this file."
+            )
+        return [*filter(None, (self._guess(), meta.label_change)), *found]
+
+    def _guess(self) -> str:
+        """Say which columns are used, where they were guessed."""
+        if not self.meta.guessed_columns:
+            return ""
+        label, *texts = (f'"{brief(name)}"' for name in self.meta.guessed_columns)
+        return (
+            f"The text was taken from column {' and '.join(texts)}, the label from column {label}: a guess. "
+            "Specify them with --text and --label."
+        )
 
     def batch(self, rows: IntArray) -> Batch:
         """Copy the rows asked for out of the cache."""
@@ -279,15 +307,11 @@ class TokenStore:
         """Return a view of some rows."""
         return TokenView(self, np.asarray(rows), self.labels[rows], self.label_names)
 
-    def relabel(self, names: Sequence[str]) -> TokenView:
-        """Return all rows with ids in a model's label order.
-
-        Raises:
-            DataError: a row's label is not among `names`.
-        """
+    def relabel(self, names: Sequence[str], merge: bool = False) -> TokenView:
+        """Return all rows with ids in a model's label order; see `TokenView.relabel`."""
         everything = TokenView(self, np.arange(self.n_rows, dtype=np.int32), self.labels, self.label_names)
         everything.lengths = self.lengths
-        return everything.relabel(names)
+        return everything.relabel(names, merge)
 
     def release(self) -> None:
         """Drop pages that are in memory; they are read again when touched."""

@@ -22,13 +22,21 @@ import numpy as np
 from edgetune.data.examples import DataOptions
 from edgetune.data.readers import folder_files, require_exists
 from edgetune.data.row_sample import RowSample
-from edgetune.data.table import BAD_BYTES, BadRow
-from edgetune.data.text_files import reading_errors
+from edgetune.data.table import (
+    BAD_BYTES,
+    BROKEN_LABEL,
+    NO_LABEL,
+    NOT_A_LABEL,
+    WRONG_COLUMN_COUNT,
+    BadRow,
+)
+from edgetune.data.text_files import encoding_advice, reading_errors
 from edgetune.data.token_build import TokenWriter, build_tokens
 from edgetune.data.token_format import CACHE_VERSION, META, Meta, TokenizerSpec
 from edgetune.data.token_store import TokenStore, TokenView
 from edgetune.utils.cache import move_into_place
 from edgetune.utils.errors import DataError, ResourceError
+from edgetune.utils.files import os_error_in
 from edgetune.utils.hub import HUB_PREFIX
 from edgetune.utils.sanitize import brief
 from edgetune.utils.version import __version__
@@ -122,7 +130,7 @@ def open_tokens(
         part = _sample_folder(folder, sample)
         store = _open_cached(part)
         folder = part if store is not None else folder
-    if store is None or (store.n_bad > max_bad_rows * store.n_read):
+    if store is None or store.n_bad > max_bad_rows * (store.n_read - store.n_unlabelled):
         store = _build_cached(folder, path, options, tokenizer, max_bad_rows, progress, sample)
     if len(store.label_names) < min_classes:
         raise DataError(
@@ -201,14 +209,15 @@ def _sweep(cache_dir: Path) -> None:
 
 def _write_error(cache_dir: Path, error: OSError) -> ResourceError:
     """Say why a cache cannot be written."""
+    error = os_error_in(error) or error
     if error.errno in (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC)):
         return ResourceError(
             f"There is no space left for the token cache in {cache_dir}; free up space, or choose a folder "
-            "on another disk with --cache-dir."
+            "on another disk with --cache-dir or EDGETUNE_CACHE."
         )
     return ResourceError(
         f"Cannot write the token cache to {cache_dir} ({error.strerror or error}); choose another "
-        "folder with --cache-dir."
+        "folder with --cache-dir or EDGETUNE_CACHE."
     )
 
 
@@ -220,21 +229,32 @@ def _check_usable(path: str, writer: TokenWriter, max_bad_rows: float) -> None:
     """
     if not writer.n_read:
         raise DataError(f"{path} has no rows.")
-    rate = writer.n_bad / writer.n_read
+    n_labelled = writer.n_read - writer.n_unlabelled
+    rate = writer.n_bad / max(1, n_labelled)
     if rate <= max_bad_rows and writer.n_rows:
         return
     reasons = writer.bad_reasons
+    if writer.n_rows:
+        reasons.pop(NO_LABEL, None)
     shown = "; ".join(
         f"{reason} ({count:,} row{'s'[: count != 1]}, first: {_where(writer.bad_rows[reason])})"
         for reason, count in list(reasons.items())[:4]
     )
-    hint = " Try --encoding latin-1, or pass the actual encoding of the file." if BAD_BYTES in reasons else ""
+    hint = f" {encoding_advice(path)}".rstrip() if BAD_BYTES in reasons else ""
+    hint += "".join(f" {advice}" for reason, advice in _ADVICE.items() if reason in reasons)
     if not writer.n_rows:
         raise DataError(f"{path} has no usable rows ({writer.n_read:,} read): {shown}.{hint}")
     raise DataError(
-        f"{writer.n_bad:,} of the {writer.n_read:,} rows of {path} ({rate:.2%}) cannot be used, but at most "
+        f"{writer.n_bad:,} of the {n_labelled:,} rows of {path} ({rate:.2%}) cannot be used, but at most "
         f"{max_bad_rows:.2%} are allowed: {shown}. Fix these rows, or allow more with --max-bad-rows.{hint}"
     )
+
+
+_ADVICE = {
+    NOT_A_LABEL: "A text has one label; keep one of several, or repeat the text in a row for each.",
+    BROKEN_LABEL: "Close the quote, or double it where it is part of the text.",
+    WRONG_COLUMN_COUNT: "Quote the fields that hold the delimiter, or see --delimiter and --escape.",
+}
 
 
 def _where(row: BadRow) -> str:

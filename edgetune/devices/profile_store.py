@@ -35,6 +35,7 @@ from edgetune.devices.device_profile import (
 )
 from edgetune.utils.errors import ProfileError, UsageError
 from edgetune.utils.files import write_atomic
+from edgetune.utils.machine import user_folder
 from edgetune.utils.machine import versions as installed_versions
 from edgetune.utils.parsing import TomlError, read_toml
 from edgetune.utils.sanitize import brief
@@ -56,19 +57,18 @@ def shipped_folder() -> Path | None:
     return None
 
 
-def user_folder() -> Path:
-    """Return where the user's own profiles are kept; it may not exist yet."""
+def own_folder() -> Path | None:
+    """Return where the user's own profiles are kept, None without a home; it may not exist yet."""
     named = os.environ.get("EDGETUNE_PROFILES")
     if named:
         return Path(named)
-    import platformdirs
-
-    return Path(platformdirs.user_config_dir("edgetune")) / "device_profiles"
+    home = user_folder("config")
+    return None if home is None else home / "device_profiles"
 
 
 def profile_files() -> dict[str, Path]:
     """Return every stored profile's file by name, the user's own before shipped ones."""
-    folders = [folder for folder in (shipped_folder(), user_folder()) if folder is not None]
+    folders = [folder for folder in (shipped_folder(), own_folder()) if folder is not None]
     files = [path for folder in folders for path in sorted(folder.glob("*.toml"))[:MAX_STORED]]
     return {path.stem: path for path in files if path.is_file()}
 
@@ -81,9 +81,9 @@ def save_profile(profile: DeviceProfile, path: Path | None = None) -> Path:
         path: file to write (None: the user's folder, under the profile's name).
 
     Raises:
-        ProfileError: there is no room or no permission.
+        ProfileError: there is no room or no permission, or no folder to write to.
     """
-    path = user_folder() / f"{profile.name}.toml" if path is None else path
+    path = own_file(profile.name) if path is None else path
     try:
         write_atomic(path, to_toml(profile))
     except OSError as error:
@@ -91,6 +91,20 @@ def save_profile(profile: DeviceProfile, path: Path | None = None) -> Path:
             f"Cannot write the profile to {path} ({error.strerror}); use --out FILE."
         ) from error
     return path
+
+
+def own_file(name: str) -> Path:
+    """Return the file of the user's own profile of that name; it may not exist yet.
+
+    Raises:
+        ProfileError: the user has no home folder.
+    """
+    folder = own_folder()
+    if folder is None:
+        raise ProfileError(
+            "This user has no home folder to keep profiles in; use --out FILE, or set EDGETUNE_PROFILES."
+        )
+    return folder / f"{name}.toml"
 
 
 def to_toml(profile: DeviceProfile) -> str:
@@ -239,7 +253,7 @@ def find_for_this_machine(
     """
     versions = installed_versions() if versions is None else versions
     found = {path: _try_to_read(path) for path in profile_files().values()}
-    own = user_folder()
+    own = own_folder()
     matches = [
         (match_profile(profile, machine, versions), path.parent == own)
         for path, profile in found.items()

@@ -4,47 +4,145 @@ from __future__ import annotations
 
 import csv
 import io
-import json
+import math
 import sys
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from itertools import tee
 from pathlib import Path
 from typing import Any
 
-from edgetune.data.examples import DataOptions, read_texts
+from edgetune.data.examples import DataOptions, TextRow, TextTable, open_texts
 from edgetune.inference.saved_run import Prediction, Run
 from edgetune.run_files.run_folder import disk_errors
 from edgetune.utils.errors import UsageError
 from edgetune.utils.files import atomic_path
 from edgetune.utils.limits import MAX_LINE_CHARS
-from edgetune.utils.sanitize import brief, csv_cell, json_text
+from edgetune.utils.sanitize import brief, csv_cell, json_text, visible
 
 SHOWN = 72  # characters of a text that the terminal shows
+UNSURE = "unsure"
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """A text (or pair), the line it came from, and its prediction."""
+    """One row of the input and its prediction.
+
+    Attributes:
+        line: of the input, from 1.
+        values: of the input's columns.
+        text: what was classified; a pair is joined by ` | `.
+        predicted: a label, `UNSURE`, or None for an empty text.
+        prediction: what the model says.
+    """
 
     line: int
+    values: Sequence[Any]
     text: str
-    pair: str | None
+    predicted: str | None
     prediction: Prediction
 
-    def to_dict(self) -> dict[str, Any]:
-        """Return plain values for JSON and CSV."""
-        first = {"text": self.text} if self.pair is None else {"text": self.text, "text_pair": self.pair}
-        return {**first, "label": self.prediction.label, "probability": self.prediction.probability}
+    @property
+    def probability(self) -> float | None:
+        """Of the most probable label; None for an empty text."""
+        return None if self.prediction.label is None else self.prediction.probability
 
 
-def predict_lines(run: Run, texts: Iterable[str]) -> Iterator[Row]:
-    """Predict texts as they come; empty ones are left out.
+class Predictions:
+    """Predictions of an input's rows: one for each, in their order, made as they are taken.
+
+    Attributes:
+        columns: of the input.
+        label_at: position of the column that holds labels, where the input has one.
+        label_names: of the model.
+        n_rows: taken so far.
+        n_empty: of these, rows without a text.
+        n_unsure: of these, rows whose prediction is `UNSURE`.
+    """
+
+    def __init__(self, run: Run, table: TextTable, unsure: float | None = None) -> None:
+        """Predict the rows of a table.
+
+        Args:
+            run: the model.
+            table: what to classify.
+            unsure: the prediction is `UNSURE` where the probability is below this; None: never.
+
+        Raises:
+            UsageError: `unsure` is no probability, or the model has a label of that name.
+        """
+        if unsure is not None and not 0 <= unsure <= 1:
+            raise UsageError(f"--unsure {unsure}: give a probability between 0 and 1, such as 0.6.")
+        if unsure is not None and UNSURE in run.label_names:
+            raise UsageError(f'The model has a label "{UNSURE}", so --unsure cannot be used with it.')
+        self.columns, self.label_at, self.label_names = table.columns, table.label_at, run.label_names
+        self.n_rows = self.n_empty = self.n_unsure = 0
+        self._run, self._rows, self._unsure = run, table.rows, unsure
+
+    def __iter__(self) -> Iterator[Row]:
+        ours, theirs = tee(self._rows)
+        found = self._run.predict_all(
+            row.text if row.text_pair is None else (row.text, row.text_pair) for row in theirs
+        )
+        for prediction, row in zip(found, ours, strict=False):
+            self.n_rows += 1
+            predicted = prediction.label
+            if predicted is None:
+                self.n_empty += 1
+            elif self._unsure is not None and prediction.probability < self._unsure:
+                self.n_unsure += 1
+                predicted = UNSURE
+            text = row.text if row.text_pair is None else f"{row.text} | {row.text_pair}"
+            yield Row(row.line, row.values, text, predicted, prediction)
+
+    def names(self, *added: str) -> list[str]:
+        """Return the names of the output's columns: the line, the input's columns, then `added`.
+
+        A name that is there already gets a number: the input keeps its own.
+        """
+        taken: set[str] = set()
+        kept = [_free_name(name, taken) for name in self.columns]
+        return [_free_name("line", taken), *kept, *(_free_name(name, taken) for name in added)]
+
+    def notes(self) -> list[str]:
+        """Say how many rows have no label, and whether the output's columns have unusual names."""
+        found = []
+        if self.n_empty:
+            are = "is empty and has" if self.n_empty == 1 else "are empty and have"
+            found.append(f"{self.n_empty:,} of {self.n_rows:,} texts {are} no prediction.")
+        if self._unsure is not None:
+            found.append(
+                f'The prediction is "{UNSURE}" for {self.n_unsure:,} of {self.n_rows:,} texts, whose '
+                f"probability is below {self._unsure:g}."
+            )
+        usual = ("predicted", "probability")
+        names = self.names(*usual)
+        renamed = [f'"{name}" is "{new}"' for name, new in zip(usual, names[-2:], strict=True) if name != new]
+        if renamed:
+            found.append(
+                f"The input has columns of the same names: of this prediction, {', '.join(renamed)}."
+            )
+        return found
+
+
+def _free_name(name: str, taken: set[str]) -> str:
+    """Return a name that is not taken, with a number where it would be; take it."""
+    free, number = name, 1
+    while free in taken:
+        number += 1
+        free = f"{name}_{number}"
+    taken.add(free)
+    return free
+
+
+def predict_lines(run: Run, texts: Iterable[str], unsure: float | None = None) -> Predictions:
+    """Predict texts as they come.
 
     Raises:
-        UsageError: a text holds bytes that are no UTF-8.
+        UsageError: a text holds bytes that are no UTF-8; `unsure` as of `Predictions`.
     """
-    yield from _rows(run, ((n, _decoded(n, text), None) for n, text in enumerate(texts, 1) if text.strip()))
+    rows = (TextRow(n, _decoded(n, text).strip(), None, (text,)) for n, text in enumerate(texts, 1))
+    return Predictions(run, TextTable(("text",), rows), unsure)
 
 
 def _decoded(number: int, text: str) -> str:
@@ -73,64 +171,91 @@ def stdin_lines() -> Iterator[str]:
         yield line.rstrip("\n")
 
 
-def predict_file(run: Run, path: str, options: DataOptions) -> Iterator[Row]:
-    """Predict every text of a file; its columns are those of training unless others are given."""
+def predict_file(run: Run, path: str, options: DataOptions, unsure: float | None = None) -> Predictions:
+    """Predict every row of a file; its columns are those of training unless others are given."""
     trained = run.data_options()
-    if not options.text and trained.text:
-        options = DataOptions(
-            text=trained.text,
-            label=None,
-            header=options.header,
-            encoding=options.encoding,
-            delimiter=options.delimiter,
-            pair=options.pair or trained.pair,
-        )
-    yield from _rows(run, read_texts(path, options))
+    options = replace(
+        options,
+        text=options.text or trained.text,
+        label=trained.label,
+        pair=options.pair or (trained.pair and len(options.text) in (0, 2)),
+    )
+    return Predictions(run, open_texts(path, options), unsure)
 
 
-def _rows(run: Run, texts: Iterable[tuple[int, str, str | None]]) -> Iterator[Row]:
-    ours, theirs = tee(texts)
-    predictions = run.predict_all(text if pair is None else (text, pair) for _, text, pair in theirs)
-    for prediction, (line, text, pair) in zip(predictions, ours, strict=False):
-        yield Row(line, text, pair, prediction)
-
-
-def print_predictions(rows: Iterable[Row], as_json: bool) -> None:
-    """Print label, probability and text, a line each."""
-    for row in rows:
+def print_predictions(predictions: Predictions, as_json: bool) -> None:
+    """Print label, probability and text, a line each; or a JSON object each."""
+    names = predictions.names("predicted", "probability", "probabilities")
+    for row in predictions:
         if as_json:
-            found = {**row.to_dict(), "probabilities": row.prediction.probabilities}
-            print(json_text(found))
+            print(json_text(_as_object(names, row)))
         else:
-            text = row.text if row.pair is None else f"{row.text} | {row.pair}"
-            label = brief(row.prediction.label)
-            print(f"{label:<16} {row.prediction.probability:.3f}  {brief(text, SHOWN)}")
+            label = "(empty)" if row.predicted is None else brief(row.predicted)
+            probability = "-" if row.probability is None else f"{row.probability:.3f}"
+            print(f"{label:<16} {probability:<5}  {brief(row.text, SHOWN)}".rstrip())
 
 
-def write_predictions(rows: Iterable[Row], out: Path) -> int:
+def write_predictions(predictions: Predictions, out: Path, all_classes: bool = False) -> None:
     """Write predictions as CSV or JSONL under a temporary name, then rename.
 
-    In CSV a text that a spreadsheet would take for a formula gets an apostrophe; JSONL has it as it is.
+    In CSV a text that a spreadsheet would take for a formula gets an apostrophe; labels, which other programs
+    compare, are written as they are, and JSONL has everything as it is.
+
+    Args:
+        predictions: one row each.
+        out: the file.
+        all_classes: whether CSV gets a column for each class; JSONL has the probabilities of all anyway.
 
     Raises:
         UsageError: the name ends in neither .csv nor .jsonl.
     """
     if out.suffix not in (".csv", ".jsonl"):
         raise UsageError(f"--out {out}: the file name must end in .csv or .jsonl.")
-    n_written = 0
     with (
         disk_errors(out),
         atomic_path(out) as scratch,
         scratch.open("w", encoding="utf-8", newline="") as file,
     ):
+        if out.suffix == ".jsonl":
+            names = predictions.names("predicted", "probability", "probabilities")
+            file.writelines(json_text(_as_object(names, row)) + "\n" for row in predictions)
+            return
+        classes = predictions.label_names if all_classes else ()
+        names = predictions.names("predicted", "probability", *(f"probability_{name}" for name in classes))
+        known, label_at = set(predictions.label_names), predictions.label_at
         writer = csv.writer(file)
-        for n_written, row in enumerate(rows, 1):
-            found = row.to_dict()
-            if out.suffix == ".jsonl":
-                found["probabilities"] = row.prediction.probabilities
-                file.write(json.dumps(found, ensure_ascii=False) + "\n")
-                continue
-            if n_written == 1:
-                writer.writerow(found)
-            writer.writerow(map(csv_cell, found.values()))
-    return n_written
+        writer.writerow(map(csv_cell, names))
+        for row in predictions:
+            of_classes = (row.prediction.probabilities.get(name) for name in classes)
+            cells = [_csv_value(value) for value in row.values]
+            if label_at is not None and (label := str(row.values[label_at])) in known:
+                cells[label_at] = visible(label)
+            predicted = None if row.predicted is None else visible(row.predicted)
+            writer.writerow([row.line, *cells, predicted, row.probability, *of_classes])
+
+
+def _as_object(names: Sequence[str], row: Row) -> dict[str, Any]:
+    """Return a row as a JSON object."""
+    values = (row.line, *row.values, row.predicted, row.probability, row.prediction.probabilities)
+    return {name: _plain(value) for name, value in zip(names, values, strict=True)}
+
+
+def _plain(value: Any) -> Any:
+    """Return a value of the input as JSON has it."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None if math.isnan(value) else str(value)
+    if value is None or isinstance(value, str | int):
+        return value
+    if isinstance(value, bytes):
+        return value.decode("utf-8", "backslashreplace")
+    if isinstance(value, dict):
+        return {str(key): _plain(one) for key, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(one) for one in value]
+    return str(value)
+
+
+def _csv_value(value: Any) -> Any:
+    """Return a value of the input as a cell: a list or an object as JSON."""
+    plain = _plain(value)
+    return csv_cell(json_text(plain) if isinstance(plain, dict | list) else plain)

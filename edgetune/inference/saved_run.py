@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import math
+import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +16,7 @@ from edgetune.config.settings import RunConfig
 from edgetune.config.toml_config import load_config, make_config
 from edgetune.data.batches import Batch, sequential_batches
 from edgetune.data.examples import DataOptions
+from edgetune.data.in_memory import NAME, Data, Texts, as_path, texts_of
 from edgetune.data.token_build import CHUNK_CHARS, truncate_text
 from edgetune.data.token_format import PAIR_SEPARATOR, TokenizerSpec
 from edgetune.data.token_store import TokenView
@@ -20,12 +24,13 @@ from edgetune.inference.saved_ensemble import load_ensemble
 from edgetune.inference.scorers import Scorer, onnx_scorer, torch_scorer
 from edgetune.models.checks import check_config, open_tokenizer
 from edgetune.models.source import max_positions
+from edgetune.models.vocabulary import check_vocabulary, pad_token_id
 from edgetune.run_files.run_folder import ENSEMBLE, damage_errors, finish_placing_if_idle
 from edgetune.run_files.summary import read_summary
-from edgetune.utils.errors import RunError, UsageError
+from edgetune.utils.errors import RunError
 from edgetune.utils.machine import cache_folder
 from edgetune.utils.metrics import Evaluation, evaluate_predictions, softmax
-from edgetune.utils.types import FloatArray, IntArray
+from edgetune.utils.types import FloatArray, IntArray, Say
 
 BATCH_SIZE = 32
 CHUNK = 1024  # texts tokenized and sorted by length together
@@ -37,14 +42,18 @@ class Prediction:
     """What the model says of one text.
 
     Attributes:
-        label: the most probable label's name.
-        probability: of that label, in [0, 1].
-        probabilities: by label name; they add up to 1.
+        label: the most probable label's name; None for an empty text.
+        probability: of that label, in [0, 1]; not a number for an empty text.
+        probabilities: by label name; they add up to 1. {} for an empty text.
     """
 
-    label: str
+    label: str | None
     probability: float
     probabilities: dict[str, float]
+
+
+NO_PREDICTION = Prediction(None, math.nan, {})
+"""Of an empty text."""
 
 
 class Run:
@@ -101,34 +110,49 @@ class Run:
             return int(given or DEFAULT_MAX_LENGTH)
         return min(DEFAULT_MAX_LENGTH, max_positions(self._model_config))
 
-    @property
+    @cached_property
     def pad_id(self) -> int:
         """The token id that fills a row."""
-        return int(self._model_config.get("pad_token_id") or 0)
+        return pad_token_id(self._model_config, self._home)
+
+    @property
+    def encoder_file(self) -> Path | None:
+        """The encoder's ONNX file; None where the run was saved without one."""
+        paths = (self.folder / "onnx" / "model.onnx", self._home / "model.onnx")
+        return next((path for path in paths if path.is_file()), None)
+
+    @property
+    def encoder_folder(self) -> Path:
+        """Where configuration and tokenizer of the encoder lie; weights only in a Hugging Face folder."""
+        return self._home
 
     def _score(self, batch: Batch) -> FloatArray:
         if self._scorer is None:
-            onnx, weights = self.folder / "onnx" / "model.onnx", self._home / "model.onnx"
-            path = onnx if onnx.is_file() else weights
-            if path.is_file():
+            path = self.encoder_file
+            if path is not None:
                 self._scorer = onnx_scorer(path)
             else:
-                self._scorer = torch_scorer(self._home, len(self.label_names))
+                self._scorer = torch_scorer(self.encoder_folder, len(self.label_names))
         return self._scorer(batch.padded(self.pad_id))
 
     def _logits(self, source: Any) -> Iterator[tuple[IntArray, FloatArray]]:
         for batch in sequential_batches(source, BATCH_SIZE):
             yield batch.rows, self._score(batch)
 
-    def predict(self, texts: Sequence[str | tuple[str, str]]) -> list[Prediction]:
-        """Classify texts, or sentence pairs given as tuples.
+    def predict(self, texts: Texts, options: DataOptions | None = None) -> list[Prediction]:
+        """Classify texts, or sentence pairs given as tuples; an empty text gets no label.
+
+        Args:
+            texts: a list of them, or a table: a list of dicts, a dict of columns, a pandas `Series` or
+                `DataFrame`, or a `datasets.Dataset`.
+            options: which columns of a table hold the text; by default those of training.
 
         Raises:
-            UsageError: one string was given where a list is needed.
+            UsageError: something else was given, or an item is no text.
+            DataError: a cell of a table is no text.
         """
-        if isinstance(texts, str):
-            raise UsageError("predict takes a list of texts, not a single string; wrap the text in a list.")
-        return list(self.predict_all(texts))
+        options = self.data_options() if options is None else options
+        return list(self.predict_all(texts_of(texts, options)))
 
     def predict_all(self, texts: Iterable[str | tuple[str, str]]) -> Iterator[Prediction]:
         """Classify any number of texts, in constant memory and in their order."""
@@ -162,23 +186,29 @@ class Run:
                 f"{self._home} has no tokenizer.json; train the model again, or copy the whole folder again."
             )
         with damage_errors(path):
+            check_vocabulary(self._model_config, path)
             tokenizer = open_tokenizer(path)
         tokenizer.no_padding()
         tokenizer.enable_truncation(self.max_length)
         return tokenizer
 
-    def _predict_chunk(self, tokenizer: Any, texts: list[str | tuple[str, str]]) -> Iterator[Prediction]:
+    def _predict_chunk(self, tokenizer: Any, inputs: list[str | tuple[str, str]]) -> Iterator[Prediction]:
+        joined = [text if isinstance(text, str) else PAIR_SEPARATOR.join(text) for text in inputs]
+        filled = [i for i, text in enumerate(joined) if text.strip()]  # the separator is white space
         logits = None
-        if self.needs_encoder:
-            source = _EncodedTexts(tokenizer.encode_batch(texts))
-            logits = np.zeros((len(texts), len(self.label_names)), dtype=np.float32)
+        if self.needs_encoder and filled:
+            source = _EncodedTexts(tokenizer.encode_batch([inputs[i] for i in filled]))
+            logits = np.zeros((len(filled), len(self.label_names)), dtype=np.float32)
             for rows, values in self._logits(source):
                 logits[rows] = values
-        joined = [text if isinstance(text, str) else PAIR_SEPARATOR.join(text) for text in texts]
-        for row in softmax(self._combined(joined, logits)):
-            best = int(row.argmax())
-            by_name = {name: float(p) for name, p in zip(self.label_names, row, strict=True)}
-            yield Prediction(self.label_names[best], float(row[best]), by_name)
+        found = [NO_PREDICTION] * len(inputs)
+        if filled:
+            probabilities = softmax(self._combined([joined[i] for i in filled], logits))
+            for i, row in zip(filled, probabilities, strict=True):
+                best = int(row.argmax())
+                by_name = {name: float(p) for name, p in zip(self.label_names, row, strict=True)}
+                found[i] = Prediction(self.label_names[best], float(row[best]), by_name)
+        yield from found
 
     def _combined(self, texts: Sequence[str], logits: FloatArray | None) -> FloatArray:
         """Return logits or log-probabilities (N, C) of the whole answer."""
@@ -196,30 +226,43 @@ class Run:
 
     def evaluate(
         self,
-        path: str,
+        data: Data,
         options: DataOptions | None = None,
         *,
         cache_dir: Path | None = None,
         max_bad_rows: float = 0.01,
+        say: Say = lambda text: None,
     ) -> Evaluation:
-        """Measure the model on labelled text.
+        """Measure the model on labelled text; rows with a label that it does not know count as wrong.
 
         Args:
-            path: as in training.
+            data: a path as in training, or rows in memory: a list of (text, label) pairs or of dicts, a dict
+                of columns, a pandas `DataFrame`, or a `datasets.Dataset`.
             options: how to read it; by default as the run read its own data.
-            cache_dir: where tokens are kept.
+            cache_dir: where tokens are kept, and a copy of rows in memory.
             max_bad_rows: share of unusable rows above which nothing is measured.
+            say: is told how many rows were left out.
 
         Raises:
-            DataError: the text cannot be used, or has a label the model does not know.
+            DataError: the text cannot be used, or has only labels that the model does not know.
+            UsageError: it is neither a path nor rows.
         """
-        view = self._view(path, options, cache_dir, max_bad_rows)
+        view = self._view(data, options, cache_dir, max_bad_rows)
+        name = data if isinstance(data, str | os.PathLike) else NAME
+        for count, kind in (
+            (view.store.n_bad, "unusable rows"),
+            (view.store.n_unlabelled, "rows without a label"),
+        ):
+            if count:
+                say(f"{count:,} {kind} of {name} were left out.")
         return evaluate_predictions(self._score_view(view), view.labels, view.label_names)
 
     def answers(
         self, path: str, options: DataOptions | None = None, *, cache_dir: Path | None = None
     ) -> tuple[IntArray, IntArray]:
         """Predict the rows of labelled text; return predicted and true class ids, in the rows' order.
+
+        Labels that the model does not know have ids above its own.
 
         Args:
             path: as in training.
@@ -233,17 +276,52 @@ class Run:
         return self._score_view(view).argmax(axis=1), view.labels
 
     def _view(
-        self, path: str, options: DataOptions | None, cache_dir: Path | None, max_bad_rows: float
+        self, data: Data, options: DataOptions | None, cache_dir: Path | None, max_bad_rows: float
     ) -> TokenView:
         """Open labelled text with the model's tokenizer and class ids."""
         if options is None:
             options = self.data_options()
+        if self.needs_encoder and (self._home / "tokenizer.json").is_file():
+            with damage_errors(self._home / "tokenizer.json"):
+                check_vocabulary(self._model_config, self._home / "tokenizer.json")
         spec = TokenizerSpec(self._home / "tokenizer.json", self.max_length, self.pad_id)
         from edgetune.data.splits import open_cached
 
         cache = cache_folder() if cache_dir is None else cache_dir
+        path = as_path(data, cache, options)
         rows = open_cached(path, options, spec, cache, max_bad_rows, min_classes=1)
-        return rows.relabel(self.label_names)
+        return rows.relabel(self.label_names, options.merge_labels)
+
+    def evaluation_rows(self, cache_dir: Path | None = None) -> TokenView:
+        """Open the rows again that the run was evaluated on.
+
+        Raises:
+            RunError: they cannot be told from its training rows any more.
+            DataError: the file cannot be read.
+        """
+        config = self.config
+        if config is None:
+            raise RunError(f"{self.folder} has no config.toml, so its evaluation rows cannot be found.")
+        if config.data.eval is not None:
+            return self._view(config.data.eval, None, cache_dir, config.data.max_bad_rows)
+        from edgetune.data.splits import open_splits
+
+        spec = TokenizerSpec(self._home / "tokenizer.json", self.max_length, self.pad_id)
+        cache = cache_folder() if cache_dir is None else cache_dir
+        found = open_splits(config, spec, cache, self.label_names, lambda _: None)
+        n_train = self.summary.get("n_train")
+        if found.label_names != self.label_names or n_train not in (None, len(found.train)):
+            raise RunError(
+                f"The evaluation rows of {self.folder} cannot be held out of {config.data.train} again: the "
+                "file has changed since, or was sampled."
+            )
+        return found.evaluation
+
+    def labelled_rows(
+        self, path: str, options: DataOptions | None = None, cache_dir: Path | None = None
+    ) -> TokenView:
+        """Open labelled text with the model's class ids; arguments and errors as of `evaluate`."""
+        return self._view(path, options, cache_dir, max_bad_rows=0.01)
 
     def data_options(self) -> DataOptions:
         """How the run read its own data."""
@@ -262,9 +340,12 @@ def score_view(score: Any, view: TokenView, batch_size: int = BATCH_SIZE) -> Flo
         view: labelled rows.
         batch_size: rows per call.
     """
-    logits = np.empty((len(view), len(view.label_names)), dtype=np.float32)
+    logits = np.empty((0, 0), dtype=np.float32)
     for number, batch in enumerate(sequential_batches(view, batch_size)):
-        logits[view.positions[batch.rows]] = score(batch)
+        found = score(batch)
+        if not number:
+            logits = np.empty((len(view), found.shape[1]), dtype=np.float32)
+        logits[view.positions[batch.rows]] = found
         if number % 64 == 0:
             view.release()
     return logits

@@ -211,6 +211,11 @@ def _weigh(counts: Matrix, idf: FloatArray) -> Matrix:
     return counts
 
 
+def tokens_of(ngram: str, analyzer: Analyzer) -> list[str]:
+    """Return the tokens that an n-gram of a vocabulary is made of."""
+    return ngram.split(" ") if analyzer == "word" else list(ngram)
+
+
 class _Vocabulary:
     """Finds the n-grams of a vocabulary in texts.
 
@@ -239,7 +244,7 @@ class _Vocabulary:
         bits, most = BITS[analyzer], LONGEST[analyzer]
         keys = []
         for ngram in ngrams:
-            parts = ngram.split(" ") if analyzer == "word" else list(ngram)
+            parts = tokens_of(ngram, analyzer)
             if not 1 <= len(parts) <= most or "" in parts or len(ngram) > MAX_NGRAM_CHARS:
                 raise ValueError(f"{brief(ngram)!r} is no n-gram")
             tokens = [numbers[word] for word in parts] if analyzer == "word" else map(ord, parts)
@@ -531,6 +536,25 @@ def _best_scale(unseen: list[tuple[FloatArray, IntArray]], n_passes: float) -> f
     return LATER_SCALE * widened * float(SCALES[int(np.argmin(losses))])
 
 
+@dataclass(frozen=True)
+class NgramParameters:
+    """What the log-probabilities are computed from, for a program that does so without this class.
+
+    Attributes:
+        ngrams: (F,) in the order of the features; see `tokens_of`.
+        idf: (F,).
+        weights: (F, K), of the classes that had training rows.
+        intercept: (K,).
+        seen: (K,) ids of these classes; the others get `NEVER_SEEN`.
+    """
+
+    ngrams: Sequence[str]
+    idf: FloatArray
+    weights: FloatArray
+    intercept: FloatArray
+    seen: IntArray
+
+
 class Ngrams:
     """A linear classifier on TF-IDF of n-grams.
 
@@ -551,6 +575,14 @@ class Ngrams:
     def n_features(self) -> int:
         """Size of the vocabulary."""
         return len(self._vocabulary)
+
+    @property
+    def parameters(self) -> NgramParameters:
+        """Vocabulary and weights."""
+        scorer = self._scorer
+        return NgramParameters(
+            self._vocabulary.ngrams, self._idf, scorer.weights, scorer.intercept, self._seen
+        )
 
     @classmethod
     def fit(

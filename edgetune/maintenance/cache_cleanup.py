@@ -1,8 +1,8 @@
 """What lies in edgetune's cache, by kind, age and size; and freeing it without touching anything else.
 
 An entry is removed only if its name, its marker and every file in it are such as edgetune itself writes, and
-nothing in it is a link. What was used within the last hour, or is held by a live process
-(`cache.mark_in_use`), stays. Anything else in the folder is named and left alone.
+nothing in it is a link. What a live process holds (`cache.mark_in_use`) stays always; what was used within
+the last hour stays unless everything is to go. Anything else in the folder is named and left alone.
 """
 
 from __future__ import annotations
@@ -54,7 +54,8 @@ class CacheEntry:
         path: where it lies.
         n_bytes: of its files.
         used_s: when it was last used (seconds since 1970).
-        busy: whether it was used within the last hour, or a live process holds it.
+        busy: whether it was used within the last hour, or is held.
+        held: whether a live process holds it, or may still be building it.
     """
 
     kind: str
@@ -62,6 +63,7 @@ class CacheEntry:
     n_bytes: int
     used_s: float
     busy: bool
+    held: bool
 
     def to_dict(self, now_s: float) -> dict[str, Any]:
         """Return plain values; the age is counted to `now_s`."""
@@ -89,8 +91,8 @@ class RemovalFilter:
         return self.everything or self.older_than_s is not None or self.larger_than_bytes is not None
 
     def takes(self, entry: CacheEntry, now_s: float) -> bool:
-        """Return whether an entry is to go; a busy one never is."""
-        if entry.busy or not self.limits:
+        """Return whether an entry is to go; one that is held never is, a busy one only with everything."""
+        if entry.held or not self.limits or (entry.busy and not self.everything):
             return False
         old = self.older_than_s is None or now_s - entry.used_s >= self.older_than_s
         large = self.larger_than_bytes is None or entry.n_bytes >= self.larger_than_bytes
@@ -115,7 +117,7 @@ def remove_entries(entries: list[CacheEntry]) -> list[CacheEntry]:
     shapes, gone = _shapes(), []
     for entry in entries:
         now = _entry(entry.kind, shapes.get(entry.path.parent.name, _MEASURED), entry.path)
-        if now is None or now.busy:
+        if now is None or now.held or now.used_s > entry.used_s:
             continue
         with contextlib.suppress(OSError):  # no permission, or open on Windows: it stays and is not counted
             if _is_folder(entry.path):  # under another name first, so that nobody opens half of it
@@ -136,14 +138,15 @@ def _entry(kind: str, shape: EntryShape, path: Path) -> CacheEntry | None:
     n_bytes, newest_s = sum(one.st_size for one in files.values()), _mtime(path)
     newest_s = max((one.st_mtime for one in files.values()), default=newest_s)
     if _LEFT_FOLDER.fullmatch(path.name) or ("." in files and _LEFT_FILE.fullmatch(path.name)):
-        return CacheEntry("unfinished", path, n_bytes, newest_s, time.time() - newest_s < LEFTOVER_S)
+        may_go_on = time.time() - newest_s < LEFTOVER_S
+        return CacheEntry("unfinished", path, n_bytes, newest_s, busy=may_go_on, held=may_go_on)
     if shape.name.fullmatch(path.name) is None or ("." in files) != (shape.marker == ""):
         return None
     if shape.marker and (shape.marker not in files or not set(files) <= shape.own(path)):
         return None
     marker = path / shape.marker
-    used_s = _mtime(marker)
-    return CacheEntry(kind, path, n_bytes, used_s, time.time() - used_s < FRESH_S or is_held(marker))
+    used_s, held = _mtime(marker), is_held(marker)
+    return CacheEntry(kind, path, n_bytes, used_s, busy=held or time.time() - used_s < FRESH_S, held=held)
 
 
 def _mtime(path: Path) -> float:
@@ -192,6 +195,7 @@ def _shapes() -> dict[str, EntryShape]:
     tokens = {value for value in names if isinstance(value, str)}
     return {
         "tokens": EntryShape(re.compile(r"[0-9a-f]{32}"), META, lambda _: tokens),
+        "rows": EntryShape(re.compile(r"[0-9a-f]{32}\.jsonl"), ""),
         "artifacts": EntryShape(re.compile(r"[0-9a-f]{20}-\d+"), MANIFEST, _artifact_files),
         "tokenizers": EntryShape(re.compile(r"[0-9a-f]{24}"), "tokenizer.json", lambda _: _tokenizer_files()),
         "export-seconds": EntryShape(re.compile(r"[0-9a-f]{20}\.txt"), ""),

@@ -5,6 +5,7 @@ surroundings ─→ findings (group, name, status, detail, fix) ─→ printed, 
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import platform
 import shutil
@@ -68,14 +69,19 @@ def examine(around: Environment | None = None) -> list[Finding]:
 
 
 def _profile(root: Path) -> Finding:
-    """Say which device profile plans would rest on."""
-    from edgetune.devices.detect import this_machine
+    """Say which device profile a plan for the built-in model would rest on, and what of it does not fit."""
+    from edgetune.devices.detect import shape_of, this_machine
     from edgetune.devices.profile_store import find_for_this_machine
-    from edgetune.utils.errors import ProfileError
+    from edgetune.models.source import resolve_model
+    from edgetune.planning.device_costs import describe_misfit
+    from edgetune.utils.errors import EdgetuneError, ProfileError
 
     measure = "edgetune profile"
+    shape = None
+    with contextlib.suppress(EdgetuneError):  # not installed, as another finding says
+        shape = shape_of(resolve_model(None))
     try:
-        found = find_for_this_machine(None, this_machine(root))
+        found = find_for_this_machine(shape, this_machine(root))
     except ProfileError as error:
         return Finding("Planning", "device profile", "note", str(error), measure)
     if found is None:
@@ -86,10 +92,10 @@ def _profile(root: Path) -> Finding:
             "none stored; deadlines and other budgets require one",
             measure,
         )
-    if found.fit == "same":
+    misfit = describe_misfit(found, found.profile.model if shape is None else shape)
+    if not misfit:
         return Finding("Planning", "device profile", "ok", f"{found.profile.name} matches this machine")
-    differs = "; ".join(found.reasons)
-    return Finding("Planning", "device profile", "note", f"{found.profile.name}, but {differs}", measure)
+    return Finding("Planning", "device profile", "note", misfit, measure)
 
 
 def _gb(n_bytes: float) -> str:
@@ -122,7 +128,8 @@ def _bf16(features: list[str]) -> str:
     return ", ".join(features) + ("; bf16 in hardware" if quick else "; no bf16, so fp32 is faster")
 
 
-def _disk(cache: Path) -> Finding:
+def _disk(cache: Path | None) -> Finding:
+    cache = Path() if cache is None else cache
     place = next(folder for folder in (cache, *cache.absolute().parents) if folder.exists())
     free = shutil.disk_usage(place).free
     if free < 2e9:
@@ -257,7 +264,10 @@ def _nvml(around: Environment, wanted: Requirements) -> Finding:
     return Finding("Sensors", name, "ok", shown, fix)
 
 
-def _cache(cache: Path) -> Finding:
+def _cache(cache: Path | None) -> Finding:
+    if cache is None:
+        what, advice = "this user has no home folder", "set EDGETUNE_CACHE, or give commands --cache-dir"
+        return Finding("Cache", "folder", "note", what, advice)
     if not cache.is_dir():
         return Finding("Cache", "folder", "ok", f"{cache}, empty")
     sizes = [one.stat().st_size for one in cache.rglob("*") if one.is_file()]

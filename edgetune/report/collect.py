@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,7 @@ from edgetune.utils.sanitize import brief
 from edgetune.utils.tables import Section
 
 SUMMARY_VERSION = 2
+RECEIPTS = ("summary.json", "result.json")
 PNG_HEAD = b"\x89PNG\r\n\x1a\n"
 MOST_CONFIG_BYTES = 1 << 16
 MOST_CELL_BYTES = 1 << 24
@@ -164,7 +165,7 @@ def collect(folders: Sequence[Path]) -> CollectedRuns:
             found.setdefault(cell.resolve(), False)
     names = unique_names([_shown(path) for path in found])
     read = [_read(path, name, found[path]) for path, name in zip(found, names, strict=True)]
-    records = tuple(one for one in read if isinstance(one, RunRecord))
+    records = _with_labels([one for one in read if isinstance(one, RunRecord)])
     left_out = tuple(one for one in read if isinstance(one, str))
     if not records:
         where = ", ".join(map(str, folders))
@@ -184,9 +185,11 @@ def _read(folder: Path, name: str, was_named: bool) -> RunRecord | str:
     Raises:
         RunError: it cannot be read and was named.
     """
-    if not (folder / "summary.json").is_file():
-        return _why_none(folder)
     try:
+        if (folder / "result.json").is_file():
+            return _read_baseline(folder, name)
+        if not (folder / "summary.json").is_file():
+            return _why_none(folder)
         return read_run(folder, name)
     except RunError as error:
         if was_named:
@@ -196,25 +199,67 @@ def _read(folder: Path, name: str, was_named: bool) -> RunRecord | str:
 
 def _why_none(folder: Path) -> str:
     """Say why a cell of a compare folder has no run of edgetune."""
-    if (folder / "result.json").is_file():
-        return (
-            f"{folder} is the run of a baseline and has no summary; its results are in the comparison's "
-            "table.md."
-        )
     error = _cell(folder).get("error")
     return f"{folder} has no summary.json: " + (
         f"the run failed: {error}" if error else "the run did not finish."
     )
 
 
+def _read_baseline(folder: Path, name: str) -> RunRecord:
+    """Read the run of a baseline, which writes no summary: the comparison measured it.
+
+    Raises:
+        RunError: it failed, or what the comparison says of it cannot be read.
+    """
+    cell, task = _cell(folder), _json(folder.parent / "task.json")
+    data = task.get("data")
+    said = {
+        **{
+            key: cell.get(key)
+            for key in ("accuracy", "n_eval", "time_split_s", "seed", "energy_j", "machine")
+        },
+        "energy_source": cell.get("energy_source") or None,
+        "method": cell.get("variant"),
+        "elapsed_s": cell.get("seconds"),
+        "dataset": data.get("train") if isinstance(data, dict) else cell.get("data"),
+        "eval_source": task.get("eval"),
+    }
+    if said["accuracy"] is None:
+        raise RunError(_why_none(folder))
+    try:
+        figures = RunFigures.model_validate({key: value for key, value in said.items() if value is not None})
+        shown = figures.model_dump(exclude_none=True, exclude={"energy_j"})
+        sections = tuple(summary_sections({**shown, "run_dir": None}))
+    except (ValidationError, LookupError, TypeError, ValueError) as error:
+        raise RunError(
+            f"{folder.parent / 'cell.json'} is not the outcome of a run of a comparison."
+        ) from error
+    return RunRecord(name, folder, figures, sections, _date(folder, cell.get("date")), None, None)
+
+
+def _with_labels(records: list[RunRecord]) -> tuple[RunRecord, ...]:
+    """Give baselines, which do not tell their labels, those of other runs on the same data."""
+    known = {one.figures.dataset: one.figures.label_names for one in records if one.figures.label_names}
+    return tuple(
+        one
+        if one.figures.label_names or one.figures.dataset not in known
+        else replace(one, figures=one.figures.model_copy(update={"label_names": known[one.figures.dataset]}))
+        for one in records
+    )
+
+
 def _cell(folder: Path) -> dict[str, Any]:
     """Return what `cell.json` says of a run in a compare folder, {} where there is none."""
-    found = _bytes(folder.parent / "cell.json", MOST_CELL_BYTES)
+    return _json(folder.parent / "cell.json")
+
+
+def _json(path: Path) -> dict[str, Any]:
+    """Return the object in a file of a compare folder, {} where there is none."""
     try:
-        cell = decode_json((found or b"{}").decode("utf-8"))
+        found = decode_json((_bytes(path, MOST_CELL_BYTES) or b"{}").decode("utf-8"))
     except ValueError:
         return {}
-    return cell if isinstance(cell, dict) else {}
+    return found if isinstance(found, dict) else {}
 
 
 def _check_is_run(folder: Path) -> None:
@@ -267,7 +312,8 @@ def _date(folder: Path, said: Any) -> datetime:
         date = datetime.fromisoformat(said)
         if date.tzinfo is not None:
             return date.astimezone(timezone.utc)
-    return datetime.fromtimestamp((folder / "summary.json").stat().st_mtime, timezone.utc)
+    written = next((path for name in RECEIPTS if (path := folder / name).is_file()), folder)
+    return datetime.fromtimestamp(written.stat().st_mtime, timezone.utc)
 
 
 def _read_summary(path: Path) -> dict[str, Any]:

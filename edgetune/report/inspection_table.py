@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from edgetune.inference.inspection import KINDS, InspectedRow, as_table
-from edgetune.run_files.run_folder import write_output
-from edgetune.utils.sanitize import brief, csv_cell
+from edgetune.run_files.outputs import write_output
+from edgetune.utils.sanitize import brief, csv_row
 from edgetune.utils.tables import Section, print_sections
 
 SHOWN = 64  # characters of a text that the terminal shows
@@ -42,10 +42,10 @@ def print_inspection(findings: Sequence[InspectedRow], console: Any) -> None:
 
 
 def write_inspection(path: Path, findings: Sequence[InspectedRow]) -> None:
-    """Write the rows found as CSV that a spreadsheet takes for values, never for formulas."""
+    """Write the rows found as CSV; texts are guarded against becoming formulas, labels are as in the file."""
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow(InspectedRow.__dataclass_fields__)
     for row in as_table(findings):
-        writer.writerow([csv_cell(value) for value in row.values()])
+        writer.writerow(csv_row(row))
     write_output(path, out.getvalue())

@@ -95,7 +95,7 @@ def headline(prepared: Any, config: Any) -> str:
         method, how = prepared.plan.method, "not trained; "
     return (
         f"{method} on {one_line(config.data.train)}: {len(prepared.data.train):,} rows, {len(names)} labels "
-        f"({labels}); evaluated on {prepared.data.eval_source}\n"
+        f"({labels}); evaluated on {prepared.data.eval_source} ({len(prepared.data.evaluation):,} rows)\n"
         f"{prepared.model_name} on {prepared.backend.name}, {how}at most {config.data.max_length} tokens, "
         f"seed {train.seed}"
     )

@@ -8,7 +8,15 @@ from collections.abc import Iterator
 from pathlib import Path, PurePath
 from typing import Any
 
-from edgetune.utils.formatting import Summary, dataset_name, describe_accuracy, duration, percent, time_split
+from edgetune.utils.formatting import (
+    Summary,
+    dataset_name,
+    describe_accuracy,
+    describe_macro_f1,
+    duration,
+    percent,
+    time_split,
+)
 from edgetune.utils.sanitize import in_markdown, visible
 
 BUILT_IN_NAMES = frozenset(
@@ -98,11 +106,11 @@ def _results(summary: Summary) -> str:
     accuracy, n_eval = describe_accuracy(summary), summary.get("n_eval")
     if accuracy:
         lines.append(f"Accuracy: {accuracy}" + (f", on {n_eval:,} rows" if n_eval is not None else ""))
-    if summary.get("macro_f1") is not None:
-        lines.append(f"Macro-F1: {summary['macro_f1']:.4f}")
+    if (macro_f1 := describe_macro_f1(summary)) is not None:
+        lines.append(f"Macro-F1: {macro_f1}")
     if summary.get("mcc") is not None:
         lines.append(f"Matthews correlation: {summary['mcc']:.4f}")
-    if summary.get("eval_source"):
+    if accuracy and summary.get("eval_source"):
         lines.append(f"Evaluated on: {in_markdown(summary['eval_source'])}")
     if (ensemble := summary.get("ensemble")) is not None:
         with_ngrams = (
@@ -110,7 +118,7 @@ def _results(summary: Summary) -> str:
         )
         lines.append(
             "These figures are those of the encoder in this folder alone. `edgetune predict` combines it "
-            f"with an n-gram classifier{with_ngrams}."
+            f"with an n-gram classifier{with_ngrams}; `edgetune export` writes both as one ONNX file."
         )
     table = _class_table(summary.get("per_class") or [])
     return "\n\n".join(part for part in (_bullets("Results", lines), table) if part)
@@ -134,6 +142,8 @@ def _training(summary: Summary) -> str:
     wanted = (
         ("dataset", "Data", lambda value: _code(PurePath(str(value)).name or value)),
         ("n_train", "Training rows", "{:,}".format),
+        ("n_bad_rows", "Unusable rows left out", "{:,}".format),
+        ("n_unlabelled_rows", "Rows without a label left out", "{:,}".format),
         ("passes", "Passes", "{:.2f}".format),
         ("method", "Method", in_markdown),
         ("preset", "Preset", in_markdown),
@@ -204,7 +214,14 @@ print(classify("some text"{cut}))
 edgetune predict path/to/run "some text"
 ```
 
-With ONNX Runtime alone (`onnx/model.onnx` of the run folder, the tokenizer from `model/`):
+With ONNX Runtime and without edgetune, {_whole_answer(summary)}:
+
+```sh
+edgetune export path/to/run --out classifier
+python classifier/predict.py "some text"
+```
+
+The encoder alone with ONNX Runtime (`onnx/model.onnx` of the run folder, the tokenizer from `model/`):
 
 ```python
 import numpy as np
@@ -222,10 +239,14 @@ print(session.run(["logits"], feed)[0])
 ```"""
 
 
+def _whole_answer(summary: Summary) -> str:
+    return "the encoder" if summary.get("ensemble") is None else "the whole answer, n-grams included"
+
+
 def _limits(summary: Summary) -> str:
     lines = []
     source = str(summary.get("eval_source") or "")
-    if "held out" in source:
+    if "held out" in source and summary.get("accuracy") is not None:
         lines.append(
             "The evaluation rows were held out of the same file as the training rows; expect a lower "
             "accuracy on text from other sources."

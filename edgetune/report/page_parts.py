@@ -123,6 +123,8 @@ def _per_class(classes: Sequence[ClassFigures]) -> Html:
 
 def _class_names(figures: RunFigures) -> list[str]:
     n = max(len(figures.confusion), *(len(counts) for counts in figures.confusion))
+    if len(figures.per_class) == n:  # with classes of evaluation rows that the model does not have
+        return [str(one.label) for one in figures.per_class]
     return figures.label_names if len(figures.label_names) == n else [str(i) for i in range(n)]
 
 

@@ -10,15 +10,19 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
+from edgetune.data.labels import merge_hint
 from edgetune.utils.formatting import (
     Summary,
     describe_accuracy,
+    describe_macro_f1,
     describe_stage,
+    describe_unknown,
     duration,
     percent,
     time_split,
 )
 from edgetune.utils.metrics import Evaluation
+from edgetune.utils.sanitize import brief
 from edgetune.utils.tables import Section, print_sections
 
 if TYPE_CHECKING:
@@ -44,6 +48,22 @@ def summary_sections(summary: Summary) -> list[Section]:
     return [section for section in sections if section.rows]
 
 
+def int8_sections(report: dict[str, Any]) -> list[Section]:
+    """Return the table of a comparison of int8 with fp32, given as `int8.json` has it."""
+    rows: list[tuple[str, ...]] = [
+        (
+            name,
+            f"{report[name]['accuracy']:.1%}",
+            f"{report[name]['ms_per_text']:.2f}",
+            f"{report[name]['n_bytes'] / 1e6:,.1f}",
+        )
+        for name in ("fp32", "int8")
+    ]
+    machine, where = report["machine"], f"{report['n_rows']:,} rows, one at a time"
+    title = f"int8 is {report['speedup']:.2f} times as fast ({where}; {machine['cpu']})"
+    return [Section(title, rows, ("", "accuracy", "ms a text", "MB"), right=True)]
+
+
 def _lines(summary: Summary, *wanted: tuple[str, str, Callable[[Any], str]]) -> Iterator[tuple[str, str]]:
     """Say each wanted (key, name, words) whose value is known."""
     for key, name, words in wanted:
@@ -56,8 +76,11 @@ def _result(summary: Summary) -> Iterator[tuple[str, str]]:
     if accuracy:
         rows = f", {summary['n_eval']:,} rows" if summary.get("n_eval") is not None else ""
         yield "accuracy", accuracy + rows
-    yield from _lines(summary, ("macro_f1", "macro-F1", "{:.4f}".format), ("mcc", "MCC", "{:.4f}".format))
-    yield from _lines(summary, ("eval_source", "evaluated on", str))
+    if (macro_f1 := describe_macro_f1(summary)) is not None:
+        yield "macro-F1", macro_f1
+    yield from _lines(summary, ("mcc", "MCC", "{:.4f}".format))
+    if accuracy:
+        yield from _lines(summary, ("eval_source", "evaluated on", str))
     if summary.get("best_epoch_chosen_on_eval") and summary.get("best_epoch") is not None:
         yield "best epoch", f"{summary['best_epoch']}, chosen on the evaluation rows"
     method = summary.get("method")
@@ -126,6 +149,9 @@ def _plan(summary: Summary) -> Iterator[tuple[str, ...]]:
 
 def _examples(summary: Summary) -> Iterator[tuple[str, str]]:
     yield from _lines(summary, ("n_train", "training rows", "{:,}".format))
+    for field, rows in (("n_bad_rows", "unusable rows"), ("n_unlabelled_rows", "rows without a label")):
+        if summary.get(field):
+            yield f"{rows} left out", f"{summary[field]:,}"
     if not summary.get("n_seen"):
         return
     if summary.get("deadline_s") is None:
@@ -193,9 +219,11 @@ def _places(summary: Summary) -> Iterator[tuple[str, str]]:
 def evaluation_sections(evaluation: Evaluation) -> list[Section]:
     """Return the tables of an evaluation: figures, classes, confusion matrix."""
     plain = evaluation.to_dict()
-    rows = [("accuracy", describe_accuracy(plain) or ""), ("macro-F1", f"{evaluation.macro_f1:.4f}")]
+    rows = [("accuracy", describe_accuracy(plain) or ""), ("macro-F1", describe_macro_f1(plain) or "")]
     rows += [("MCC", f"{evaluation.mcc:.4f}"), ("loss", f"{evaluation.loss:.4f} nats")]
     rows += [("rows", f"{evaluation.n:,}")]
+    if names := [brief(one.label) for one in evaluation.never_predicted]:
+        rows += [("never predicted", ", ".join(names))]
     classes: list[tuple[str, ...]] = [
         (one.label, f"{one.precision:.3f}", f"{one.recall:.3f}", f"{one.f1:.3f}", f"{one.support:,}")
         for one in evaluation.per_class
@@ -204,7 +232,10 @@ def evaluation_sections(evaluation: Evaluation) -> list[Section]:
         (name, *(f"{count:,}" for count in row))
         for name, row in zip(evaluation.label_names, evaluation.confusion, strict=True)
     ]
-    return [
+    unknown = evaluation.unknown_labels
+    hint = merge_hint(unknown, [one.label for one in evaluation.known])
+    warnings = [(describe_unknown(unknown, evaluation.n) + hint,)] if unknown else []
+    sections = [
         Section("Evaluation", [*rows]),
         Section("Classes", classes, ("class", "precision", "recall", "F1", "rows"), right=True),
         Section(
@@ -213,7 +244,9 @@ def evaluation_sections(evaluation: Evaluation) -> list[Section]:
             ("", *evaluation.label_names),
             right=True,
         ),
+        Section("Warnings", [*warnings]),
     ]
+    return [section for section in sections if section.rows]
 
 
 def print_summary(summary: Summary, console: Console) -> None:

@@ -19,7 +19,6 @@ from edgetune.utils.formatting import (
     dataset_name,
     describe_accuracy,
     describe_stage,
-    duration,
     percent,
 )
 from edgetune.utils.sanitize import visible
@@ -166,11 +165,10 @@ def _title(write: Any, summary: Summary) -> None:
     backend = summary.get("backend")
     how = " on ".join(str(part) for part in (method, backend) if part)
     head = [_short(data, 36) if data else None, how]
-    accuracy, elapsed = describe_accuracy(summary), summary.get("elapsed_s")
+    accuracy = describe_accuracy(summary)
     facts = [
         f"accuracy {accuracy}" if accuracy else None,
         f"{summary['n_steps']:,} steps" if summary.get("n_steps") is not None else None,
-        duration(elapsed) if elapsed is not None else None,
         "stopped early" if summary.get("interrupted") else None,
     ]
     write(0.075, 0.945, " · ".join(part for part in head if part), fontsize=17, fontweight="bold")

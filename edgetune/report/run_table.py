@@ -14,12 +14,14 @@ from dataclasses import dataclass
 from itertools import groupby
 from typing import Any
 
+from edgetune.planning.plan import LINEAR_PROBE, NGRAMS_ALONE
 from edgetune.report.collect import CollectedRuns, RunFigures, RunRecord
 from edgetune.report.page_parts import NOT_MEASURED
 from edgetune.utils.formatting import percent, time_split
 from edgetune.utils.sanitize import csv_cell, in_markdown, visible
 
 SCHEMA_VERSION = 1
+NOTHING_TRAINED = "no rows trained"
 GENERIC_STEMS = frozenset({"train", "training", "data"})
 
 
@@ -104,7 +106,10 @@ def _said(words: Callable[[Any], str], value: Any) -> str | None:
 
 
 def describe_method(figures: RunFigures) -> str | None:
-    """Say the method, and its preset where that is not the default."""
+    """Say the method, and its preset where that is not the default, or that no row was trained by it."""
+    trains = figures.method not in (LINEAR_PROBE, NGRAMS_ALONE) and figures.backend
+    if trains and figures.n_trained == figures.n_steps == 0:
+        return NOTHING_TRAINED
     if figures.method is None or figures.preset in (None, "default"):
         return figures.method
     return f"{figures.method} ({figures.preset})"

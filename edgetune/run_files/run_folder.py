@@ -27,10 +27,9 @@ from edgetune.utils.errors import (
     ModelError,
     ResourceError,
     RunError,
-    UsageError,
 )
 from edgetune.utils.failpoints import failpoint
-from edgetune.utils.files import sync, sync_tree, write_atomic
+from edgetune.utils.files import os_error_in, sync, sync_tree, write_atomic
 
 MARKERS = ("config.toml", "history.jsonl", "summary.json")
 MODELS, ENSEMBLE = ("model", "onnx"), "ensemble"
@@ -53,9 +52,11 @@ NO_ROOM = (errno.ENOSPC, errno.EFBIG, *([errno.EDQUOT] if hasattr(errno, "EDQUOT
 """The disk is full, a file may not grow further, a user may not have more."""
 NO_PLACE = (
     *(errno.EACCES, errno.EROFS, errno.EPERM),
-    *(errno.EEXIST, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG, errno.ELOOP),
+    *(errno.EEXIST, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG, errno.ELOOP, errno.EINVAL),
+    *(errno.EIO, errno.ENXIO, errno.ENODEV, errno.EBUSY, errno.ENOLCK, errno.EOPNOTSUPP),
+    *([errno.ESTALE] if hasattr(errno, "ESTALE") else []),
 )
-"""Not allowed, or the path leads to no place for a file."""
+"""Not allowed, the path leads to no place for a file, or the device fails or cannot do it."""
 ALMOST_NOTHING = 1 << 16  # bytes free that a writer which ran out of space may leave
 
 
@@ -251,42 +252,10 @@ def _put_in_place(home: Path) -> None:
 
 def disk_is_full(error: Exception, folder: Path) -> bool:
     """Tell whether an error means that there is no room; native writers have errors of their own for it."""
-    if getattr(error, "errno", None) in NO_ROOM or "No space left" in str(error):
+    found = os_error_in(error)
+    if found is not None and found.errno in NO_ROOM:
         return True
     return shutil.disk_usage(folder).free < ALMOST_NOTHING
-
-
-COMPARISON = ("cells", "data", "grid.json", "plans.json", "results.jsonl", "table.md")
-"""What a comparison keeps in its folder."""
-
-
-def check_output_path(option: str, path: Path, example: str) -> None:
-    """Refuse to write where a folder is, or over what a run or a comparison keeps.
-
-    Raises:
-        UsageError: there is one; `option` is where the path came from, `example` a name that would do.
-    """
-    if path.is_dir():
-        raise UsageError(f"{option} {path} is a folder; name a file in it, such as {path / example}.")
-    whole_path = path.resolve()
-    for home in whole_path.parents:
-        first = whole_path.relative_to(home).parts[0]
-        if first in OWN and is_run_folder(home):
-            raise UsageError(f"{option} {path} would overwrite a file of that run; choose another name.")
-        if first in COMPARISON and (home / "grid.json").exists():
-            raise UsageError(
-                f"{option} {path} would overwrite a file of that comparison; choose another name."
-            )
-
-
-def write_output(path: Path, text: str) -> None:
-    """Write a file that the user asked for; it appears whole or not at all.
-
-    Raises:
-        ResourceError: the disk is full, or the folder cannot be written.
-    """
-    with disk_errors(path):
-        write_atomic(path, text)
 
 
 @contextlib.contextmanager
@@ -298,16 +267,21 @@ def disk_errors(path: Path) -> Iterator[None]:
     """
     try:
         yield
-    except OSError as error:
+    except EdgetuneError:
+        raise
+    except Exception as raised:
+        error = os_error_in(raised)  # libraries have errors of their own for it
+        if error is None:
+            raise
         if error.errno in NO_ROOM:
             raise ResourceError(
                 f"No space left on the disk of {path}; free some space (a run needs about three times the "
                 "model's size), or choose another disk with --out and --cache-dir."
-            ) from error
+            ) from raised
         if error.errno in NO_PLACE:
             raise ResourceError(
                 f"Cannot write to {error.filename or path}: {error.strerror}; choose another path with --out."
-            ) from error
+            ) from raised
         raise
 
 

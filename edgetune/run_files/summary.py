@@ -36,6 +36,7 @@ class RunResult(BaseModel):
         energy_j: joules since the run began; `energy_measured` says whether a sensor gave it, and
             `energy_source` which one, or how it was estimated.
         energy_eq6_kwh, co2e_lb: by equation 6 of the paper.
+        n_bad_rows, n_unlabelled_rows: rows left out because they could not be used, or have no label.
         date: when the receipt was made, UTC, ISO.
         by_label, by_length: how often rows of a class or of a padded length came in the stream (`n_seen`),
             and which share of those was trained: does the method starve a class?
@@ -96,6 +97,7 @@ class RunResult(BaseModel):
     energy_eq6_kwh: float
     co2e_lb: float
     cache: dict[str, int | float] | None
+    n_unlabelled_rows: int = 0
     date: str = ""
     by_label: list[dict[str, Any]] = []
     by_length: list[dict[str, Any]] = []

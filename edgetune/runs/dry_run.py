@@ -10,6 +10,8 @@ from typing import Any
 from edgetune.backends.model_loader import find_model_loader
 from edgetune.config.budget import read_budget
 from edgetune.config.toml_config import column_names, group_by_section, make_config
+from edgetune.data.examples import DataOptions
+from edgetune.data.in_memory import Data, as_path
 from edgetune.energy.battery import energy_limit_j
 from edgetune.planning.plan import Plans
 from edgetune.runs.setup import BudgetUsed, decide_open, read_rows
@@ -21,20 +23,36 @@ from edgetune.utils.types import Say
 START_S = 0.5  # of a process, before it reads
 
 
-def plan(train: str | Path, *, cache_dir: str | Path | None = None, **settings: Any) -> Plans:
+def plan(train: Data, *, cache_dir: str | Path | None = None, **settings: Any) -> Plans:
     """Say what `finetune` would make of a budget; the command `edgetune plan` as one call.
 
     Args:
-        train: file, folder or `hub:NAME`.
+        train: as of `finetune`.
         cache_dir: where tokens and artifacts are kept.
         **settings: as of `finetune`; one of `deadline`, `energy`, `battery` and `memory` at least.
 
     Raises:
         EdgetuneError: what is wrong and what to do, in a sentence.
     """
+    cache = cache_folder() if cache_dir is None else Path(cache_dir)
+    return dry_run(settings_of_call(train, settings, cache), cache)
+
+
+def settings_of_call(train: Data, settings: dict[str, Any], cache_dir: Path) -> dict[str, Any]:
+    """Return the settings of a call from Python as the command line has them; rows in memory become files."""
+    settings = dict(settings)
     if isinstance(settings.get("text"), str):
         settings["text"] = column_names(settings["text"])
-    return dry_run(settings | {"train": str(train)}, None if cache_dir is None else Path(cache_dir))
+    text, label = settings.get("text"), settings.get("label")
+    options = DataOptions(
+        text=tuple(text) if isinstance(text, list | tuple) else (),
+        label=label if isinstance(label, str) else None,
+        pair=settings.get("pair") is True,
+    )
+    settings["train"] = as_path(train, cache_dir, options)
+    if settings.get("eval") is not None:
+        settings["eval"] = as_path(settings["eval"], cache_dir, options)
+    return settings
 
 
 def dry_run(settings: dict[str, Any], cache_dir: Path | None = None, say: Say = lambda text: None) -> Plans:

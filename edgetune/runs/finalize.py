@@ -24,16 +24,23 @@ from edgetune.run_files.run_folder import INTERRUPTED, RunFolder
 from edgetune.run_files.summary import RunResult
 from edgetune.runs.deadline import Deadline
 from edgetune.runs.setup import Prepared, PreparedRows
-from edgetune.utils.errors import RunError
 from edgetune.utils.failpoints import failpoint
+from edgetune.utils.files import write_atomic
 from edgetune.utils.machine import machine_info, memory_mb, peak_memory_mb, versions
 from edgetune.utils.meter import Meter
 from edgetune.utils.metrics import Evaluation, t_norm_modelled
 from edgetune.utils.sanitize import brief
 from edgetune.utils.types import IntArray
 
+MOST_NAMED = 5
+"""Classes named in a warning."""
 LEAST_OF_PLAN = 0.5
 """A run that came through a smaller share of the planned rows says so."""
+SPENT = (
+    *("elapsed_s", "time_split_s", "deadline_used_rate", "peak_memory_mb"),
+    *("energy_j", "energy_eq6_kwh", "co2e_lb", "date"),
+)
+"""Fields that change while the end of a run is written: model card and summary have them from one moment."""
 
 
 def make_receipt(
@@ -137,12 +144,13 @@ def fields_of_any_run(
     return {
         "dataset": config.data.train,
         "label_names": list(data.label_names),
-        "n_eval": best.n if best else len(data.evaluation),
+        "n_eval": best.n if best else 0,
         "eval_source": data.eval_source,
         "elapsed_s": elapsed_s,
         "time_split_s": split_s,
         "n_train": len(data.train),
         "n_bad_rows": data.n_bad,
+        "n_unlabelled_rows": data.n_unlabelled,
         "peak_memory_mb": peak_memory_mb(),
         "run_dir": str(run_dir),
         "seed": config.train.seed,
@@ -160,25 +168,42 @@ def fields_of_any_run(
 
 
 def compare_with_majority(best: Evaluation | None) -> tuple[bool, list[str]]:
-    """Compare with a classifier that always predicts the most frequent class of the evaluation rows.
+    """Compare with a classifier that always predicts that class of the model which most evaluation rows have.
 
     Returns:
-        Whether the model is worse, beyond chance (95 %), and what to say of it, if anything.
+        Whether the model is worse, beyond chance (95 %), and what to say, also of classes never predicted.
     """
     if best is None or not best.n:
         return False, []
-    most = max(best.per_class, key=lambda one: one.support)
+    never = _never_predicted(best)
+    most = max(best.known, key=lambda one: one.support)
     share = most.support / best.n
     if best.interval[1] < share:
         return True, [
             f'The model is worse than always predicting "{brief(most.label)}", which is right for '
-            f"{share:.1%} of the evaluation rows. Check that the labels belong to the texts, or train longer."
+            f"{share:.1%} of the evaluation rows. Check that the labels belong to the texts, "
+            "or train longer.",
+            *never,
         ]
     counts = np.array(best.confusion).sum(axis=0)
     if len(counts) > 1 and int(counts.max()) == best.n:
         name = brief(best.label_names[int(counts.argmax())])
-        return False, [f'Every evaluation row is predicted "{name}"; the classes are not told apart.']
-    return False, []
+        same = f'Every evaluation row is predicted "{name}"; the classes are not told apart.'
+        return False, [same, *never]
+    return False, never
+
+
+def _never_predicted(best: Evaluation) -> list[str]:
+    """Say which classes the model did not find once."""
+    never = best.never_predicted
+    if not never:
+        return []
+    shown = ", ".join(f'"{brief(one.label)}" ({one.support:,})' for one in never[:MOST_NAMED])
+    more = f" and {len(never) - MOST_NAMED} more" if len(never) > MOST_NAMED else ""
+    return [
+        f"Never predicted, by number of evaluation rows: {shown}{more}. If these classes matter, use "
+        "--metric macro-f1 or --class-weight balanced, or add rows of them."
+    ]
 
 
 def _short_of_plan(prepared: Prepared, deadline: Deadline | None, loop: Loop) -> list[str]:
@@ -320,15 +345,15 @@ def write_receipt(
         limit_mb: memory that was planned for.
     """
     with meter.phase("save"):
-        draft = receipt()
-        _write_card(of_encoder(), folder)
         if deadline is None or (deadline.trains and deadline.clock.picture_fits()):
-            _draw(draft, folder, view)
+            _draw(receipt(), folder, view)
         elif deadline.trains:
             view.warn("There was no time left to draw run.png.")
     if deadline is not None:
         deadline.mark("report")
     result = receipt()
+    spent = {name: getattr(result, name) for name in SPENT}
+    _write_card(of_encoder().model_copy(update=spent), folder)
     folder.write_json("summary.json", result.to_dict())
     failpoint("summary-written")
     warn_of_excess(result, limit_mb, view)
@@ -352,7 +377,7 @@ def _write_card(draft: RunResult, folder: RunFolder) -> None:
     card = model_card(draft.to_dict())
     for home in (folder.path, folder.path / INTERRUPTED):
         if (home / "model").is_dir():
-            (home / "model" / "README.md").write_text(card, encoding="utf-8")
+            write_atomic(home / "model" / "README.md", card)
 
 
 def _draw(draft: RunResult, folder: RunFolder, view: View) -> None:
@@ -361,5 +386,5 @@ def _draw(draft: RunResult, folder: RunFolder, view: View) -> None:
 
     try:
         draw_run(read_history(folder.path / "history.jsonl"), draft.to_dict(), folder.path / "run.png")
-    except RunError as error:
-        view.warn(f"run.png was not drawn: {error}.")
+    except Exception as error:  # a full disk, a font that cannot be read, …: matplotlib raises many kinds
+        view.warn(f"run.png was not drawn: {brief(str(error) or type(error).__name__, 200).rstrip('.')}.")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import os
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -14,7 +15,8 @@ from typing import Any
 
 from edgetune.config.budget import read_budget
 from edgetune.config.settings import RunConfig, SelectionSettings
-from edgetune.config.toml_config import column_names, dump_config, group_by_section, load_config, make_config
+from edgetune.config.toml_config import dump_config, group_by_section, load_config, make_config
+from edgetune.data.in_memory import Data
 from edgetune.energy import ResumedSensor, Sensor, open_sensor
 from edgetune.energy.battery import energy_limit_j
 from edgetune.learners.progress import automatic_lr
@@ -23,9 +25,11 @@ from edgetune.planning.decision import plan_summary
 from edgetune.planning.device_costs import busy_watts
 from edgetune.planning.plan import Plans
 from edgetune.report.live_view import QuietView, View
-from edgetune.run_files.run_folder import RunFolder, disk_errors
+from edgetune.run_files.outputs import refuse_own_source
+from edgetune.run_files.run_folder import OWN, RunFolder, disk_errors
 from edgetune.run_files.summary import RunResult
 from edgetune.runs.deadline import Deadline, make_clock
+from edgetune.runs.dry_run import settings_of_call
 from edgetune.runs.ngrams_only import run_ngrams, why
 from edgetune.runs.resume import read_interruption
 from edgetune.runs.setup import BudgetUsed, Prepared, PreparedRows, prepare
@@ -50,7 +54,7 @@ def default_run_folder(train: str) -> Path:
 
 
 def finetune(
-    train: str | Path,
+    train: Data,
     *,
     out: str | Path | None = None,
     overwrite: bool = False,
@@ -60,33 +64,33 @@ def finetune(
     """Train a classifier on labelled text; the whole command `edgetune finetune` as one call.
 
     Args:
-        train: file, folder or `hub:NAME`.
-        out: run folder; by default `runs/` and the data's name.
+        train: file, folder or `hub:NAME`, or rows in memory: a list of (text, label) pairs or of dicts, a
+            dict of columns, a pandas `DataFrame`, or a `datasets.Dataset`.
+        out: run folder; by default `runs/` and the data's name, `runs/data` for rows in memory.
         overwrite: replace an earlier run in that folder.
-        cache_dir: where artifacts and tokens are kept.
+        cache_dir: where artifacts and tokens are kept, and a copy of rows in memory.
         **settings: any field of the sections in `edgetune.config.settings`, such as `method`, `epochs`,
-            `eval`, `text`, `label`, `backend`, `freeze`, `lr`, `seed`; and `deadline="10m"`, `energy="20kJ"`,
-            `battery="5%"`, `memory="2GB"`, `cache_size="500MB"`, `checkpoint_every="5m"` in the words of the
-            command line.
+            `eval` (of the same kinds as `train`), `text`, `label`, `backend`, `freeze`, `lr`, `seed`; and
+            `deadline="10m"`, `energy="20kJ"`, `battery="5%"`, `memory="2GB"`, `cache_size="500MB"`,
+            `checkpoint_every="5m"` in the words of the command line.
 
     Raises:
         EdgetuneError: what is wrong and what to do, in a sentence.
         Interrupted: SIGINT or SIGTERM came; a usable model is in the run folder.
     """
-    if isinstance(settings.get("text"), str):
-        settings["text"] = column_names(settings["text"])
-    settings = read_budget(settings, datetime.now(), 0.0)
-    sections = group_by_section(settings)
-    sections["data"]["train"] = str(train)
-    config = make_config(sections)
+    meter = Meter()
+    cache = Path(cache_dir) if cache_dir is not None else cache_folder()
+    settings = settings_of_call(train, settings, cache)
+    config = make_config(group_by_section(read_budget(settings, datetime.now(), meter.elapsed_s())))
+    name = str(train) if isinstance(train, str | os.PathLike) else "data"
     stop = StopRequest()
     with stop.handling_signals():
         return run(
             config,
-            Path(out) if out is not None else default_run_folder(str(train)),
+            Path(out) if out is not None else default_run_folder(name),
             overwrite=overwrite,
-            cache_dir=Path(cache_dir) if cache_dir is not None else cache_folder(),
-            meter=Meter(),
+            cache_dir=cache,
+            meter=meter,
             view=QuietView(),
             stop=stop,
         )
@@ -109,6 +113,8 @@ def run(
         Interrupted: after a usable model was saved.
     """
     folder = RunFolder(out, overwrite)
+    source = (config.data.train, config.data.eval, config.model.model, config.model.artifacts)
+    refuse_own_source(out, OWN, source)
     with disk_errors(out), contextlib.ExitStack() as stack:
         sensor = _open_sensor(config, stack)
         since_s = meter.elapsed_s()
@@ -125,10 +131,15 @@ def run(
             _tell(prepared.plans, view)
         folder.create(stack)
         folder.write_text("config.toml", dump_config(prepared.config))
-        if prepared.data.n_bad:
+        if prepared.data.bad_rows_files:
             folder.append_bad_rows(prepared.data.bad_rows_files)
             where = out / "bad_rows.jsonl"
-            view.warn(f"{prepared.data.n_bad:,} unusable rows were left out; they are listed in {where}.")
+            for count, kind in (
+                (prepared.data.n_bad, "unusable rows"),
+                (prepared.data.n_unlabelled, "rows without a label"),
+            ):
+                if count:
+                    view.warn(f"{count:,} {kind} were left out; they are listed in {where}.")
         if not isinstance(prepared, Prepared):
             assert deadline is not None
             work = partial(run_ngrams, prepared, folder, meter, view, stop, sensor, since_s, deadline)

@@ -261,7 +261,12 @@ def read_rows(
             changes["max_length"] = max_length
         if changes:  # what is updated counts as wished for, and the planner leaves it as it is
             config = config.model_copy(update={"data": config.data.model_copy(update=changes)})
-        return open_splits(config, spec, cache_dir, model_loader.labels, say, check, elapsed_s), config
+        rows = open_splits(config, spec, cache_dir, model_loader.labels, say, check, elapsed_s)
+    if rows.guessed_columns:  # texts to predict are then read from the same columns
+        label, *text = rows.guessed_columns
+        data = config.data.model_copy(update={"text": tuple(text), "label": label})
+        config = config.model_copy(update={"data": data})
+    return rows, config
 
 
 def _pins(data: DataSettings) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """The folders of edgetune's cache: made for their user alone, and marked when something in them is used.
 
-    tokens/KEY/…   artifacts/KEY-LABELS/…   tokenizers/KEY/…   export-seconds/KEY.txt   checked/KEY.json
+    tokens/KEY/…           rows/HASH.jsonl          artifacts/KEY-LABELS/…
+    tokenizers/KEY/…       export-seconds/KEY.txt   checked/KEY.json
 
 A marker is the file of an entry that is written last. Its time of change is the entry's last use, and a lock
 on it says that a process which may need the entry again is alive; `cleaning` looks at both.
@@ -19,8 +20,8 @@ from typing import Any, Literal
 
 from edgetune.utils.files import write_atomic
 
-Kind = Literal["tokens", "artifacts", "tokenizers", "export-seconds", "checked"]
-MOST_HELD = 16  # locks of one process; a run needs four: two token caches, artifacts, a tokenizer
+Kind = Literal["tokens", "rows", "artifacts", "tokenizers", "export-seconds", "checked"]
+MOST_HELD = 16  # locks of one process; a run needs six: rows and tokens of two files, artifacts, a tokenizer
 _held: OrderedDict[tuple[int, int], int] = OrderedDict()
 
 

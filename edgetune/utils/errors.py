@@ -20,6 +20,8 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
+NEAR = 0.6
+"""How alike two words must be, from 0 to 1, for one to be offered in place of the other."""
 WORSE_THAN_MAJORITY = 3
 """Exit code of a run whose model is worse than always predicting the most frequent class."""
 
@@ -74,7 +76,12 @@ class Interrupted(EdgetuneError):
     exit_code = 130
 
 
+def is_near(word: str, known: str) -> bool:
+    """Return whether one word may be a misspelling of the other."""
+    return bool(difflib.get_close_matches(word, [known], cutoff=NEAR))
+
+
 def did_you_mean(word: str, known: Iterable[str]) -> str:
     """Return a question that names the nearest known word, with a space before it; "" if none is near."""
-    close = difflib.get_close_matches(word, list(known), n=1)
+    close = difflib.get_close_matches(word, list(known), n=1, cutoff=NEAR)
     return f' Did you mean "{close[0]}"?' if close else ""

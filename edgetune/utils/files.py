@@ -3,9 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
+
+_NUMBERED = re.compile(r"(?:os error |\[Errno |errno[ :=]+|system error number )(\d+)", re.IGNORECASE)
+_SHORT_WRITE = re.compile(r"\d+ requested and \d+ written")  # all that numpy says of a full disk
+_TOLD_BY_WORDS = (errno.ENOSPC, errno.EROFS, errno.EIO, errno.EACCES)
 
 
 @contextlib.contextmanager
@@ -30,6 +36,23 @@ def write_atomic(path: Path, text: str) -> None:
     """Write a text, as UTF-8 and with the line ends it has."""
     with atomic_path(path) as scratch:
         scratch.write_text(text, encoding="utf-8", newline="\n")
+
+
+def os_error_in(error: BaseException) -> OSError | None:
+    """Return what the system said through a library's own error (as of safetensors), None if nothing.
+
+    Rust's libraries end their messages by `(os error 28)`, C++'s and Python's have the number or the words.
+    """
+    if isinstance(error, OSError) and error.errno is not None:
+        return error
+    text = str(error)
+    found = _NUMBERED.search(text)
+    number = int(found.group(1)) if found is not None else None
+    if _SHORT_WRITE.search(text) is not None:
+        number = errno.ENOSPC
+    if number is None:
+        number = next((one for one in _TOLD_BY_WORDS if os.strerror(one).lower() in text.lower()), None)
+    return None if number is None else OSError(number, os.strerror(number))
 
 
 def sync(path: Path) -> None:

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from pathlib import PurePath
 from typing import Any
 
+from edgetune.utils.sanitize import brief
+
 STAGE_WORDS = {
     "warmup": "warm-up",
     "filter_backward": "filter backward",
@@ -39,6 +41,39 @@ def describe_accuracy(summary: Summary) -> str | None:
     if not interval:
         return percent(value)
     return f"{percent(value)} (95 % interval {100 * interval[0]:.1f}–{100 * interval[1]:.1f} %)"
+
+
+def describe_counts(counts: Mapping[str, int], most: int = 5) -> str:
+    """Say labels with their rows, the first ones of many."""
+    shown = [f'"{brief(name)}" ({count:,} row{"s"[: count != 1]})' for name, count in counts.items()]
+    return ", ".join(shown[:most]) + (f" and {len(shown) - most} more" if len(shown) > most else "")
+
+
+def describe_unknown(counts: Mapping[str, int], n_rows: int) -> str:
+    """Say which evaluation rows have labels that the model does not have, and what becomes of them.
+
+    Args:
+        counts: rows of each such label; there must be one.
+        n_rows: all evaluation rows.
+    """
+    return (
+        f"{sum(counts.values()):,} of {n_rows:,} evaluation rows have labels that no training row has, and "
+        f"count as wrong: {describe_counts(counts)}."
+    )
+
+
+def describe_macro_f1(summary: Summary) -> str | None:
+    """Say the macro-F1, and how many classes count as 0 in it only because no evaluated row has them."""
+    if summary.get("macro_f1") is None:
+        return None
+    per_class = summary.get("per_class") or []
+    n_absent = sum(not one["support"] for one in per_class)
+    absent = (
+        f" ({n_absent} of {len(per_class)} classes have no evaluation rows and count as 0)"
+        if n_absent
+        else ""
+    )
+    return f"{summary['macro_f1']:.4f}{absent}"
 
 
 def dataset_name(summary: Summary) -> str | None:

@@ -14,8 +14,9 @@ import subprocess
 import sys
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
+from edgetune.utils.errors import ResourceError
 from edgetune.utils.version import __version__
 
 ROOT = Path("/")
@@ -49,13 +50,33 @@ _INSTRUCTION_SETS: dict[str, tuple[str, ...]] = {
 
 
 def cache_folder() -> Path:
-    """Return where artifacts and tokens are kept: `EDGETUNE_CACHE`, else the user's cache folder."""
+    """Return where artifacts and tokens are kept: `EDGETUNE_CACHE`, else the user's cache folder.
+
+    Raises:
+        ResourceError: the user has no home folder.
+    """
     named = os.environ.get("EDGETUNE_CACHE")
     if named:
         return Path(named)
+    found = user_folder("cache")
+    if found is None:
+        raise ResourceError(
+            "This user has no home folder to keep edgetune's cache in; name a folder with --cache-dir, or "
+            "set EDGETUNE_CACHE."
+        )
+    return found
+
+
+def user_folder(kind: Literal["cache", "config"]) -> Path | None:
+    """Return the user's own folder of edgetune, None for a user without a home (as in many containers)."""
     import platformdirs
 
-    return Path(platformdirs.user_cache_dir("edgetune"))
+    try:
+        find = platformdirs.user_cache_dir if kind == "cache" else platformdirs.user_config_dir
+        found = Path(find("edgetune"))
+    except (RuntimeError, KeyError):
+        return None
+    return found if found.is_absolute() else None  # older ones return a `~` that they could not expand
 
 
 def cpu_info(root: Path) -> dict[str, str]:

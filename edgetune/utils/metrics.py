@@ -159,9 +159,11 @@ class Evaluation:
         macro_f1: mean F1 over all classes.
         mcc: Matthews correlation, in [-1, 1].
         loss: mean cross-entropy in nats.
-        label_names: names of the C classes.
+        label_names: names of the C classes, those that the model does not have at the end.
         per_class: precision, recall, F1 and support of each.
         confusion: (C, C) counts, row true, column predicted.
+        n_unknown: how many of the classes the model does not have: all of their rows are wrong, and they have
+            no part in `loss`.
     """
 
     n: int
@@ -173,6 +175,25 @@ class Evaluation:
     label_names: tuple[str, ...]
     per_class: tuple[ClassScores, ...]
     confusion: tuple[tuple[int, ...], ...]
+    n_unknown: int = 0
+
+    @property
+    def known(self) -> tuple[ClassScores, ...]:
+        """Scores of the classes that the model has."""
+        return self.per_class[: len(self.per_class) - self.n_unknown]
+
+    @property
+    def unknown_labels(self) -> dict[str, int]:
+        """Evaluated rows of each class that the model does not have."""
+        return {one.label: one.support for one in self.per_class[len(self.known) :]}
+
+    @property
+    def never_predicted(self) -> tuple[ClassScores, ...]:
+        """Classes of the model that evaluated rows have and that none was predicted as."""
+        predicted = np.array(self.confusion).sum(axis=0)
+        return tuple(
+            one for one, count in zip(self.known, predicted, strict=False) if one.support and not count
+        )
 
     def to_dict(self) -> dict[str, Any]:
         """Return it as JSON values, under the names that `summary.json` uses."""
@@ -186,6 +207,7 @@ class Evaluation:
             "label_names": list(self.label_names),
             "per_class": [asdict(scores) for scores in self.per_class],
             "confusion": [list(row) for row in self.confusion],
+            "unknown_labels": self.unknown_labels,
         }
 
 
@@ -202,29 +224,42 @@ def read_evaluation(found: dict[str, Any]) -> Evaluation:
         label_names=tuple(found["label_names"]),
         per_class=tuple(ClassScores(**scores) for scores in found["per_class"]),
         confusion=tuple(tuple(row) for row in found["confusion"]),
+        n_unknown=len(found.get("unknown_labels", {})),
     )
 
 
 def evaluate_predictions(logits: FloatArray, labels: IntArray, label_names: Sequence[str]) -> Evaluation:
-    """Return every figure of logits (B, C) against class ids (B,); B must be at least 1."""
-    if logits.ndim != 2 or len(logits) != len(labels) or logits.shape[1] != len(label_names):
+    """Return every figure of logits against class ids.
+
+    Args:
+        logits: (B, C) of the classes that the model has; B at least 1.
+        labels: (B,) class ids; those from C on are classes that the model does not have.
+        label_names: names of all classes.
+
+    Raises:
+        ValueError: the shapes do not fit.
+    """
+    n_known, n_classes = logits.shape[-1], len(label_names)
+    if logits.ndim != 2 or len(logits) != len(labels) or n_known > n_classes:
         raise ValueError(
-            f"logits of shape {logits.shape} do not match {len(labels)} labels "
-            f"and {len(label_names)} label names"
+            f"logits of shape {logits.shape} do not match {len(labels)} labels and {n_classes} label names"
         )
     if not len(labels):
         raise ValueError("an evaluation needs at least one row")
-    confusion = confusion_matrix(labels, logits.argmax(axis=1), len(label_names))
+    confusion = confusion_matrix(labels, logits.argmax(axis=1), n_classes)
+    is_known = labels < n_known
+    losses = cross_entropy(logits[is_known], labels[is_known])
     return Evaluation(
         n=len(labels),
         accuracy=accuracy(confusion),
         interval=wilson_interval(int(np.trace(confusion)), len(labels)),
         macro_f1=macro_f1(confusion),
         mcc=mcc(confusion),
-        loss=float(cross_entropy(logits, labels).mean()),
+        loss=float(losses.mean()) if len(losses) else math.nan,
         label_names=tuple(str(name) for name in label_names),
         per_class=tuple(class_scores(confusion, label_names)),
         confusion=tuple(tuple(int(cell) for cell in row) for row in confusion),
+        n_unknown=n_classes - n_known,
     )
 
 

@@ -6,6 +6,8 @@ A request to stop ends the current step, then the run.
 from __future__ import annotations
 
 import contextlib
+import errno
+import io
 import os
 import signal
 import sys
@@ -13,6 +15,8 @@ import threading
 from collections.abc import Iterator
 from types import FrameType
 from typing import Any
+
+from edgetune.utils.errors import ResourceError
 
 SIGNALS = [signal.SIGINT, signal.SIGTERM, *([signal.SIGHUP] if hasattr(signal, "SIGHUP") else [])]
 
@@ -83,11 +87,68 @@ class ClosedPipeTolerant:
         return getattr(self._stream, name)
 
 
+class CheckedStdout:
+    """Stdout, which says in a sentence that it cannot be written; a pipe that was closed stays one.
+
+    Raises:
+        ResourceError: from `write` and `flush`.
+    """
+
+    def __init__(self, stream: Any) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        with self._checking():
+            return int(self._stream.write(text))
+
+    def flush(self) -> None:
+        with self._checking():
+            self._stream.flush()
+
+    @contextlib.contextmanager
+    def _checking(self) -> Iterator[None]:
+        try:
+            yield
+        except BrokenPipeError:
+            raise
+        except OSError as error:
+            why = "it is closed" if error.errno == errno.EBADF else error.strerror
+            raise ResourceError(f"Cannot write to the standard output: {why}.") from error
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+
+def _is_open(number: int) -> bool:
+    try:
+        os.fstat(number)
+    except OSError:
+        return False
+    return True
+
+
+def open_missing_streams() -> None:
+    """Give a process that was started without stdin, stdout or stderr a substitute for each.
+
+    Otherwise the next file that is opened gets the number of the missing one, and what a library prints goes
+    into it. Stdin is empty, stderr loses what is written, stdout fails as a closed one does.
+    """
+    for number in (0, 1, 2):
+        if not _is_open(number):
+            os.open(os.devnull, os.O_RDONLY if number == 1 else os.O_RDWR)  # the lowest free number: this one
+    if sys.stdin is None:
+        sys.stdin = io.StringIO()
+    if sys.stdout is None:
+        sys.stdout = open(os.open(os.devnull, os.O_RDONLY), "w", encoding="utf-8")  # noqa: SIM115
+    if sys.stderr is None:
+        sys.stderr = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
+
+
 def flush_stdout() -> bool:
     """Write what is left to stdout; return whether somebody read it, and complain no further if not."""
     try:
         sys.stdout.flush()
-    except OSError:
+    except (OSError, ResourceError):
         with contextlib.suppress(OSError, ValueError):
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return False

@@ -15,6 +15,7 @@ from conftest import RunCli, Trained
 from edgetune.config.settings import METHODS
 from edgetune.config.toml_config import load_config
 from edgetune.run_files.history import read_history
+from edgetune.utils.formatting import duration
 
 PROMISED = {
     *("method", "backend", "accuracy", "macro_f1", "mcc", "n_eval", "elapsed_s", "time_split_s", "n_train"),
@@ -126,6 +127,17 @@ def test_model_card_tells_what_it_is(trained: Trained) -> None:
     assert card.startswith("---\n")
     assert "billing" in card
     assert f"{100 * trained.result['accuracy']:.1f}" in card or f"{trained.result['accuracy']:.3f}" in card
+
+
+def test_card_and_summary_tell_one_time(trained: Trained) -> None:
+    card = (trained.folder / "model" / "README.md").read_text(encoding="utf-8")
+    assert f"Time: {duration(trained.result['elapsed_s'])}\n" in card
+    assert f"Peak memory: {trained.result['peak_memory_mb']:,.0f} MB" in card
+
+
+def test_the_config_names_the_class_that_was_trained(trained: Trained) -> None:
+    config = json.loads((trained.folder / "model" / "config.json").read_text(encoding="utf-8"))
+    assert config["architectures"] == ["BertForSequenceClassification"]
 
 
 def test_config_is_whole_and_repeats_the_run_bit_for_bit(
@@ -287,16 +299,31 @@ def test_quiet_says_nothing(trained: Trained, run_cli: RunCli, tmp_path: Path) -
 
 
 def test_bad_rows_are_listed(trained: Trained, run_cli: RunCli, tmp_path: Path) -> None:
+    """And so are rows without a label, which are not bad; the columns that were guessed are kept."""
     path = tmp_path / "holes.csv"
-    path.write_text(trained.train.read_text(encoding="utf-8") + ",billing\n", encoding="utf-8")
+    rows = trained.train.read_text(encoding="utf-8").splitlines()[1:]
+    unlabelled = [f"ticket number {n},nan" for n in range(20)]
+    path.write_text("\n".join(["Customer message,Art", *rows, ",billing", *unlabelled]), encoding="utf-8")
     code, printed, err = run_cli(
         *("finetune", path, "--model", trained.model, "--max-steps", 1, "--out", tmp_path / "run", "--json")
     )
     assert code == 0, err
-    assert json.loads(printed)["n_bad_rows"] == 1
+    found = json.loads(printed)
+    assert (found["n_bad_rows"], found["n_unlabelled_rows"]) == (1, 20)
     lines = (tmp_path / "run" / "bad_rows.jsonl").read_text(encoding="utf-8").splitlines()
-    assert json.loads(lines[0])["line"] == 302
+    assert [json.loads(line)["line"] for line in lines] == list(range(302, 323))
     assert "bad_rows.jsonl" in err
+    assert '"Customer message"' in err
+    config = load_config(tmp_path / "run" / "config.toml")["data"]
+    assert (config["text"], config["label"]) == (["Customer message"], "Art")
+    code, _, err = run_cli("evaluate", tmp_path / "run", path, "--max-bad-rows", 0.1)
+    assert code == 0, err
+    assert "20 rows without a label" in err
+    code, printed, err = run_cli("predict", tmp_path / "run", "--file", path, "--json")
+    assert code == 0, err
+    predicted = [json.loads(line) for line in printed.splitlines()]
+    assert [row["line"] for row in predicted] == list(range(2, 323))
+    assert [row["predicted"] is None for row in predicted[299:302]] == [False, True, False]
 
 
 def test_model_without_a_fast_tokenizer(

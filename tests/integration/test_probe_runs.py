@@ -13,9 +13,10 @@ import pytest
 from architectures import ARCHITECTURES
 from conftest import RunCli, write_model
 
-from edgetune import load_run
+from edgetune import Run, load_run
 from edgetune.data.demo import demo_rows
 from edgetune.devices.device_profile import FixedCosts
+from edgetune.inference.standalone_predict import Classifier, Text
 from tests.profile_samples import save_guess
 
 
@@ -63,6 +64,10 @@ def finetune(run_cli: RunCli, data: Path, encoder: Path, out: Path, *more: objec
     return dict(json.loads(done.out))
 
 
+def probabilities(run: Run, texts: list[Text]) -> Any:
+    return np.array([list(one.probabilities.values()) for one in run.predict(texts)])
+
+
 def test_what_lies_in_the_folder_gives_the_accuracy_of_the_summary(
     run_cli: RunCli, demo_csv: Path, demo_eval_csv: Path, encoder: Path, tmp_path: Path
 ) -> None:
@@ -89,6 +94,27 @@ def test_the_texts_of_pairs_are_told_apart_in_the_saved_model(
     assert run.evaluate(str(pairs_csv)).accuracy == pytest.approx(summary["accuracy"])
     card = (tmp_path / "run" / "model" / "README.md").read_text()
     assert "from transformers import pipeline" not in card
+    done = run_cli("export", tmp_path / "run", "--out", tmp_path / "out", "--int8")
+    assert done.code == 0, done.err
+    pairs: list[Text] = [("the invoice is wrong", "wrong is the"), ("where is it", "my password"), ("a", "")]
+    exported = Classifier(tmp_path / "out").probabilities(pairs)
+    assert exported == pytest.approx(probabilities(run, pairs), abs=1e-5)
+    report = json.loads((tmp_path / "out" / "int8.json").read_text())
+    assert report["fp32"]["accuracy"] == pytest.approx(summary["accuracy"])
+    assert report["int8"]["accuracy"] == pytest.approx(summary["accuracy"], abs=0.1)
+
+
+def test_the_whole_answer_about_pairs_is_exported(
+    run_cli: RunCli, pairs_csv: Path, encoder: Path, tmp_path: Path
+) -> None:
+    columns = ("--text", "one,other", "--pair", "--eval", pairs_csv)
+    summary = finetune(run_cli, pairs_csv, encoder, tmp_path / "run", *columns)
+    assert summary["texts_apart"]
+    done = run_cli("export", tmp_path / "run", "--out", tmp_path / "out")
+    assert done.code == 0, done.err
+    pairs: list[Text] = [("the invoice is wrong", "wrong is the"), ("where is it", "my password")]
+    exported = Classifier(tmp_path / "out").probabilities(pairs)
+    assert exported == pytest.approx(probabilities(load_run(tmp_path / "run"), pairs), abs=1e-5)
 
 
 def test_learners_that_are_left_out_take_no_part(

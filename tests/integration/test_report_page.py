@@ -15,7 +15,7 @@ from report_runs import PageReader, write_run
 
 from edgetune.report.collect import collect
 from edgetune.report.page import page as whole_page
-from edgetune.run_files.run_folder import write_output
+from edgetune.run_files.outputs import write_output
 
 BROWSER = next(
     filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))), None

@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 from conftest import RunCli
 
+from edgetune.data.labels import normal_label
+
 ACTING = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 LABELS = ("\x1b[31mred\x1b[0m", "=1+1", "a\nb | <img src=x onerror=alert(1)>", "\u202eevil\x00")
 
@@ -31,7 +33,7 @@ def test_labels_that_would_act(run_cli: RunCli, tiny_model: Path, tmp_path: Path
     called("predict", run, *LABELS[:3])
     found = called("predict", run, LABELS[0], "--json")
     assert json.loads(found)["text"] == LABELS[0]
-    assert json.loads(found)["label"] in LABELS
+    assert json.loads(found)["label"] in map(normal_label, LABELS)
     called("evaluate", run, data)
     called("inspect", run, "--out", tmp_path / "rows.csv")
     called("predict", run, "--file", data, "--out", tmp_path / "p.csv")

@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import sys
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -28,8 +29,18 @@ def test_predicts_arguments_and_stdin_alike(trained: Trained, run_cli: RunCli) -
     assert code == 0, err
     assert set(labels_of(out)) <= set(trained.result["label_names"])
     assert len(out.splitlines()) == 3
-    piped = run_cli("predict", trained.folder, stdin="\n".join(TEXTS) + "\n\n")
+    piped = run_cli("predict", trained.folder, stdin="\n".join(TEXTS) + "\n")
     assert piped.out == out
+
+
+def test_an_empty_text_has_a_row_and_no_label(trained: Trained, run_cli: RunCli) -> None:
+    for given in ({"stdin": f"{TEXTS[0]}\n\n{TEXTS[1]}\n"}, {}):
+        texts = () if given else (TEXTS[0], "", TEXTS[1])
+        code, out, err = run_cli("predict", trained.folder, *texts, **given)
+        assert code == 0, err
+        assert labels_of(out)[1] == "(empty)"
+        assert len(out.splitlines()) == 3
+        assert "1 of 3" in err
 
 
 def test_predicts_a_list_of_lines(trained: Trained, run_cli: RunCli, tmp_path: Path) -> None:
@@ -51,8 +62,25 @@ def test_predicts_a_table_into_a_file(trained: Trained, run_cli: RunCli, tmp_pat
     with trained.evaluation.open(encoding="utf-8", newline="") as file:
         truth = list(csv.DictReader(file))
     assert [row["text"] for row in found] == [row["text"] for row in truth]
-    right = sum(a["label"] == b["label"] for a, b in zip(found, truth, strict=True))
+    assert all(row.items() <= out_row.items() for row, out_row in zip(truth, found, strict=True))
+    right = sum(row["predicted"] == row["label"] for row in found)
     assert right / 100 == pytest.approx(trained.result["accuracy"])
+
+
+def test_unsure_and_a_column_per_class(trained: Trained, run_cli: RunCli, tmp_path: Path) -> None:
+    out = tmp_path / "p.csv"
+    command = ("predict", trained.folder, *TEXTS, "--out", out, "--all")
+    code, _, err = run_cli(*command, "--unsure", 1)
+    assert code == 0, err
+    assert "3 of 3" in err
+    with out.open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["predicted"] for row in rows] == ["unsure"] * 3
+    for row in rows:
+        shares = [float(row[f"probability_{name}"]) for name in trained.result["label_names"]]
+        assert max(shares) == float(row["probability"])
+    assert run_cli("predict", trained.folder, *TEXTS, "--unsure", 2).code == 2
+    assert run_cli("predict", trained.folder, *TEXTS, "--all").code == 2
 
 
 def test_prints_json_lines(trained: Trained, run_cli: RunCli) -> None:
@@ -69,6 +97,34 @@ def test_evaluates_like_the_run(trained: Trained, run_cli: RunCli) -> None:
     code, out, err = run_cli("evaluate", trained.folder, trained.evaluation)
     assert code == 0, err
     assert "billing" in out
+
+
+def test_labels_that_no_training_row_has(trained: Trained, run_cli: RunCli, tmp_path: Path) -> None:
+    """Their rows count as wrong, and both commands say how many there are."""
+    with trained.evaluation.open(encoding="utf-8", newline="") as file:
+        rows = list(csv.reader(file))
+    label_at = rows[0].index("label")
+    for row in rows[1:11]:
+        row[label_at] = "gardening"
+    path = tmp_path / "other.csv"
+    with path.open("w", encoding="utf-8", newline="") as file:
+        csv.writer(file).writerows(rows)
+    code, out, err = run_cli("evaluate", trained.folder, path)
+    assert code == 0, err
+    assert "10 of 100" in out
+    assert '"gardening" (10 rows)' in out
+    code, out, err = run_cli(
+        *("finetune", trained.train, "--eval", path, "--model", trained.model, "--max-steps", 2),
+        *("--out", tmp_path / "run", "--json"),
+    )
+    assert code in (0, 3), err
+    result = json.loads(out)
+    assert result["n_eval"] == 100
+    assert result["accuracy"] <= 0.9
+    assert any('"gardening" (10 rows)' in warning for warning in result["warnings"])
+    assert "gardening" not in result["label_names"]
+    (unknown,) = [one for one in result["per_class"] if one["label"] == "gardening"]
+    assert (unknown["recall"], unknown["support"]) == (0.0, 10)
 
 
 def test_one_reading_option_keeps_the_others_of_the_run(
@@ -177,3 +233,46 @@ def test_cli_runs_as_a_module(run_process: RunCli, tmp_path: Path) -> None:
     assert done.code == 0
     assert done.out.startswith("edgetune ")
     assert sys.version_info >= (3, 10)
+
+
+@pytest.mark.parametrize(
+    ("words", "texts"),
+    [
+        (("-5% today",), ["-5% today"]),
+        (("first", "-5%", "--json", "third"), ["first", "-5%", "third"]),
+        (("--json", "-- never again", "- no", "-not good"), ["-- never again", "- no", "-not good"]),
+        (("--", "-meh", "--json"), ["-meh", "--json"]),
+        (("-5", "--", "--json"), ["-5", "--json"]),
+    ],
+)
+def test_texts_may_begin_with_a_dash(
+    monkeypatch: pytest.MonkeyPatch, run_cli: RunCli, words: tuple[str, ...], texts: list[str]
+) -> None:
+    import edgetune.inference.saved_run as saved_run
+
+    found: list[str] = []
+
+    class Listener:
+        label_names = ("a", "b")
+
+        def predict_all(self, given: Iterable[str]) -> Iterator[saved_run.Prediction]:
+            for text in given:
+                found.append(text)
+                yield saved_run.NO_PREDICTION
+
+    monkeypatch.setattr(saved_run, "load_run", lambda folder: Listener())
+    outcome = run_cli("predict", "runs/r", *words)
+    assert outcome.code == 0, outcome.err
+    assert found == texts
+
+
+@pytest.mark.parametrize("word", ["-meh", "--fiel", "--fiel=x.csv"])
+def test_what_looks_like_an_option_is_none_of_the_texts(run_cli: RunCli, word: str) -> None:
+    outcome = run_cli("predict", "runs/r", "good", word)
+    assert (outcome.code, outcome.out) == (2, "")
+    assert " -- " in outcome.err
+    assert outcome.err.count("\n") == 1
+
+
+def test_option_values_may_begin_with_a_dash(run_cli: RunCli) -> None:
+    assert "no-such-run" in run_cli("predict", "no-such-run", "--file", "-1 file.csv").err

@@ -15,7 +15,7 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from edgetune.data.examples import DataOptions, Example, read_examples, read_texts
+from edgetune.data.examples import DataOptions, Example, open_texts, read_examples
 from edgetune.data.splits import split_holdout
 from edgetune.data.table import BadRow
 from edgetune.utils.errors import EdgetuneError
@@ -133,7 +133,7 @@ def test_random_bytes(name: str, head: bytes, content: bytes, encoding: str, hea
                     (row.text + row.label).encode()
             assert all(row.excerpt.encode() is not None and row.line > 0 for row in bad)
             with suppress(EdgetuneError):
-                list(read_texts(str(path), options))
+                list(open_texts(str(path), options).rows)
 
 
 @settings(max_examples=150, deadline=None)

@@ -30,7 +30,7 @@ def test_a_record_is_what_its_lines_joined_are(lines: list[str]) -> None:
 @settings(max_examples=400, deadline=None)
 @given(LINES)
 def test_every_line_is_in_one_record(lines: list[str]) -> None:
-    numbers = [number for number, _, _ in records(iter(lines), QUOTED)]
+    numbers = [record.line for record in records(iter(lines), QUOTED)]
     assert numbers == sorted(set(numbers))
     filled = [i for i, line in enumerate(lines, start=1) if line.strip()]
     assert not filled or numbers[0] == filled[0]

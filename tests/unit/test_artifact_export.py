@@ -13,7 +13,7 @@ from edgetune.backends.ort.artifacts import ArtifactBuilder, artifacts_cache_key
 from edgetune.backends.ort.checksums import with_checksum
 from edgetune.backends.ort.manifest import Manifest
 from edgetune.models.source import resolve_model
-from edgetune.utils.errors import ArtifactsError, UsageError
+from edgetune.utils.errors import ArtifactsError, RunError, UsageError
 
 
 @pytest.fixture
@@ -45,9 +45,9 @@ def test_never_over_something_else(tmp_path: Path, tiny_model: Path, copied: Pat
     (tmp_path / "thesis").mkdir()
     (tmp_path / "thesis" / "text").write_text("years of work")
     for path in (tmp_path / "thesis", tmp_path / "thesis" / "text"):
-        with pytest.raises(ArtifactsError, match="--out"):
+        with pytest.raises(RunError, match="--out"):
             export_artifacts(str(tiny_model), 2, path, overwrite=True)
-    with pytest.raises(ArtifactsError, match="--overwrite"):
+    with pytest.raises(RunError, match="--overwrite"):
         export_artifacts(str(tiny_model), 2, copied)
     assert (tmp_path / "thesis" / "text").read_text() == "years of work"
 

@@ -220,7 +220,7 @@ class TestNeuralBaselines:
     @pytest.mark.parametrize(
         ("name", "n_trained", "words"),
         [
-            ("encoder-logreg", 300, "batches of 16 of like length"),
+            ("encoder-logreg", 300, "batches of 16 texts of similar length"),
             ("hf-trainer", 600, "2 passes over the rows (as asked)"),
         ],
     )

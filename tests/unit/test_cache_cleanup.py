@@ -23,6 +23,7 @@ from edgetune.utils.cache import MOST_HELD, is_held, mark_in_use
 from edgetune.utils.errors import UsageError
 
 DAY_S = 86_400.0
+KINDS = {"tokens", "rows", "artifacts", "tokenizers", "export-seconds", "checked"}
 TOKENS = "0123456789abcdef" * 2
 ARTIFACTS = "0123456789abcdef0123-4"
 TOKENIZER = "0123456789abcdef01234567"
@@ -63,6 +64,7 @@ def cache(tmp_path: Path) -> Path:
     put(home / "tokenizers" / TOKENIZER / "tokenizer.json", 500, days=10)
     put(home / "tokenizers" / TOKENIZER / "tokenizer_config.json", days=100)
     put(home / "export-seconds" / "0123456789abcdef0123.txt", days=30)
+    put(home / "rows" / f"{TOKENS}.jsonl", days=5)
     put(home / "checked" / f"{TOKENS}.json", days=30)
     put(home / "probes.json", days=5)
     put(home / "tokens" / ".building-abc123_x" / "tokens.bin", 70, days=2)
@@ -106,7 +108,15 @@ def test_kinds_ages_and_sizes(cache: Path) -> None:
     entries, strange = list_entries(cache)
     assert strange == []
     found = {entry.kind: entry for entry in entries if entry.kind != "unfinished"}
-    assert set(found) == {"tokens", "artifacts", "tokenizers", "export-seconds", "checked", "measured"}
+    assert set(found) == {
+        "tokens",
+        "rows",
+        "artifacts",
+        "tokenizers",
+        "export-seconds",
+        "checked",
+        "measured",
+    }
     assert [entry.kind for entry in entries].count("unfinished") == 2
     assert found["tokens"].n_bytes == 6_010
     assert found["artifacts"].n_bytes == 8_000_000 + len('{"files": {"named.json": {}}}')
@@ -116,6 +126,7 @@ def test_kinds_ages_and_sizes(cache: Path) -> None:
         "artifacts": 60,
         "tokenizers": 10,
         "export-seconds": 30,
+        "rows": 5,
         "checked": 30,
         "measured": 5,
     }
@@ -127,8 +138,10 @@ def test_all_of_it_goes_and_nothing_else(cache: Path, strange: list[Path]) -> No
     entries, left = list_entries(cache)
     assert set(left) == set(strange)
     kept = {item for path in strange for item in [path, *path.rglob("*")]}
-    assert len(remove_entries(entries)) == len(entries) == 8
-    kinds = {cache / name for name in ("tokens", "artifacts", "tokenizers", "export-seconds", "checked")}
+    assert len(remove_entries(entries)) == len(entries) == 9
+    kinds = {
+        cache / name for name in ("tokens", "rows", "artifacts", "tokenizers", "export-seconds", "checked")
+    }
     assert everything(cache) == kept | kinds
     assert list_entries(cache)[0] == []
 
@@ -171,7 +184,7 @@ def test_links_are_not_followed(cache: Path, tmp_path: Path, kind: str) -> None:
         (RemovalFilter(older_than_s=20 * DAY_S, larger_than_bytes=5_000), {"artifacts"}),
         (
             RemovalFilter(older_than_s=0),
-            {"artifacts", "export-seconds", "checked", "tokens", "tokenizers", "measured", "unfinished"},
+            {*KINDS, "measured", "unfinished"},
         ),
     ],
 )
@@ -196,18 +209,26 @@ def test_what_is_no_age(text: str) -> None:
 # In use
 
 
-def test_what_was_used_within_the_hour_stays(cache: Path) -> None:
+def test_what_was_used_within_the_hour_stays_unless_all_is_to_go(cache: Path) -> None:
     mark_in_use(cache / "tokens" / TOKENS / "meta.json")
-    cache_folders._held.popitem()  # the lock alone is another test
+    os.close(cache_folders._held.popitem()[1])  # the lock alone is another test
     age(cache / "artifacts" / ARTIFACTS / "manifest.json", 0.9 / 24)
     age(cache / "tokens" / ".building-abc123_x" / "tokens.bin", 0.9)
     busy = {entry.path.name for entry in list_entries(cache)[0] if entry.busy}
     assert busy == {TOKENS, ARTIFACTS, ".building-abc123_x"}
-    assert not any(
-        RemovalFilter(everything=True).takes(entry, time.time())
-        for entry in list_entries(cache)[0]
-        if entry.busy
-    )
+    entries = [entry for entry in list_entries(cache)[0] if entry.busy]
+    large, everything = RemovalFilter(larger_than_bytes=0.0), RemovalFilter(everything=True)
+    assert not any(large.takes(entry, time.time()) for entry in entries)
+    taken = {entry.path.name for entry in entries if everything.takes(entry, time.time())}
+    assert taken == {TOKENS, ARTIFACTS}  # what may still be being built stays
+
+
+def test_all_frees_what_was_made_just_now(cache: Path, run_cli: RunCli) -> None:
+    age(cache / "tokens" / TOKENS / "meta.json", 0.0)
+    code, out, err = run_cli("clean", "--all", "--yes", "--cache-dir", cache)
+    assert code == 0, err
+    assert "Freed" in out
+    assert not (cache / "tokens" / TOKENS).exists()
 
 
 HOLDER = """
@@ -236,7 +257,8 @@ def test_what_a_live_process_holds_stays_until_it_is_dead(cache: Path) -> None:
         entries, _ = list_entries(cache)
         assert {entry.kind for entry in entries if entry.busy} == {"artifacts"}
         stale = [
-            cache_cleanup.CacheEntry(one.kind, one.path, one.n_bytes, one.used_s, False) for one in entries
+            cache_cleanup.CacheEntry(one.kind, one.path, one.n_bytes, one.used_s, False, False)
+            for one in entries
         ]
         assert len(remove_entries(stale)) == len(entries) - 1  # looked at again right before it would go
         assert marker.is_file()
@@ -331,7 +353,7 @@ def test_json(cache: Path, strange: list[Path], run_cli: RunCli) -> None:
     code, out, _ = run_cli("clean", "--cache-dir", cache, "--all", "--json")
     shown = json.loads(out)
     assert (code, shown["removed"], shown["freed_bytes"]) == (0, [], 0)
-    assert len(shown["chosen"]) == len(shown["entries"]) == 8
+    assert len(shown["chosen"]) == len(shown["entries"]) == 9
     assert set(shown["left_alone"]) == {str(path) for path in strange}
     code, out, _ = run_cli("clean", "--cache-dir", cache, "--all", "--json", "--yes")
     done = json.loads(out)

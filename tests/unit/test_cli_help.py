@@ -115,3 +115,18 @@ def test_shown_defaults_are_true() -> None:
             words = shown.get(name)
             if isinstance(words, str) and isinstance(field.default, int | float):
                 assert words.split(",")[0] in (str(field.default), "by preset", "by the number of rows"), name
+
+
+def test_another_option_is_offered_only_where_the_words_are_alike(run_cli: RunCli) -> None:
+    code, _, err = run_cli("finetune", "x.csv", "--lerning-rat", "1")
+    assert code == 2
+    assert "--learning-rate" in err
+    code, _, err = run_cli("finetune", "x.csv", "--hidden-rate", "1")
+    assert code == 2
+    assert "explore-rate" not in err
+
+
+def test_the_learning_rate_has_its_full_name_too(run_cli: RunCli) -> None:
+    code, _, err = run_cli("finetune", "/no/such/file.csv", "--learning-rate", "0.001")
+    assert code == 1
+    assert "does not exist" in err

@@ -91,6 +91,14 @@ class Counting(Comparison):
         pass
 
 
+def test_a_validation_part_of_the_training_file_is_shared(tmp_path: Path) -> None:
+    rows = [{"text": f"text {i}", "label": "yes" if i % 2 else "no"} for i in range(60)]
+    path = tmp_path / "rows.json"
+    path.write_text(json.dumps({"train": rows, "validation": rows[:10]}))
+    shared = draw_shared_rows(grid_on(path).data[0], grid_on(path), tmp_path / "data")
+    assert (shared.n_train, shared.n_eval) == (60, 10)
+
+
 def test_rows_are_drawn_once_and_shared(rows_file: Path, tmp_path: Path) -> None:
     grid = grid_on(rows_file, rows=100, eval_rows=20)
     first = draw_shared_rows(grid.data[0], grid, tmp_path / "data")

@@ -72,3 +72,61 @@ def test_pairs_have_two_columns() -> None:
 def test_without_label() -> None:
     assert choose_columns("f", ["body"], need_label=False) == Columns((0,), None)
     assert choose_columns("f", ["anything"], need_label=False) == Columns((0,), None)
+
+
+TICKETS = [(i, f"the printer on floor {i} is broken", "AB"[i % 2], i / 7) for i in range(30)]
+
+
+def sampled(*columns: int) -> list[list[object]]:
+    return [[row[i] for i in columns] for row in TICKETS]
+
+
+@pytest.mark.parametrize(
+    ("names", "text", "label"),
+    [
+        (["text", "type"], (0,), 1),
+        (["message", "spam"], (0,), 1),
+        (["message", "is_spam"], (0,), 1),
+        (["stars", "feedback"], (1,), 0),
+        (["v1", "v2", "", ""], (1,), 0),
+        (["Class Index", "Title", "Description"], (1, 2), 0),
+    ],
+)
+def test_more_usual_names_are_no_guess(names: Sequence[str], text: tuple[int, ...], label: int) -> None:
+    assert choose_columns("f", names) == Columns(text, label)
+
+
+def test_the_last_word_of_a_name_counts() -> None:
+    assert choose_columns("f", ["Customer message", "Ticket type"]) == Columns((0,), 1, guessed=True)
+    assert choose_columns("f", ["message id", "customer_message", "type"]) == Columns((1,), 2, guessed=True)
+    with pytest.raises(UsageError, match="--text"):
+        choose_columns("f", ["customer message", "agent message", "type"])
+
+
+def test_columns_are_told_apart_by_what_they_hold() -> None:
+    both = choose_columns("f", ["was", "wie"], sample=lambda: sampled(1, 2))
+    assert both == Columns((0,), 1, guessed=True)
+    with_numbers = choose_columns("f", ["nr", "was", "wie", "x"], sample=lambda: sampled(0, 1, 2, 3))
+    assert with_numbers == Columns((1,), 2, guessed=True)
+    words = [[f"name{i}", "mf"[i % 2]] for i in range(30)]
+    assert choose_columns("f", ["1", "2"], sample=lambda: words) == Columns((0,), 1, guessed=True)
+    texts_alone = choose_columns("f", ["nr", "was"], need_label=False, sample=lambda: sampled(0, 1))
+    assert texts_alone == Columns((1,), None, guessed=True)
+
+
+@pytest.mark.parametrize("columns", [(0, 1), (1, 3), (1, 2, 2), (1, 1, 2), (0, 3)])
+def test_the_user_is_asked_where_no_column_would_do_or_several(columns: tuple[int, ...]) -> None:
+    names = [f"c{i}" for i in range(len(columns))]
+    with pytest.raises(UsageError, match="specify it with"):
+        choose_columns("f", names, sample=lambda: sampled(*columns))
+
+
+def test_few_rows_tell_nothing() -> None:
+    with pytest.raises(UsageError, match="specify it with"):
+        choose_columns("f", ["was", "wie"], sample=lambda: sampled(1, 2)[:5])
+
+
+def test_a_name_that_two_columns_have() -> None:
+    with pytest.raises(UsageError, match=r'2 columns named "label".*2, 3'):
+        choose_columns("f", ["text", "label", "label"], (), "label")
+    assert choose_columns("f", ["text", "label", "label"], (), "3") == Columns((0,), 2)

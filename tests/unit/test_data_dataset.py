@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet
 import pytest
 
-from edgetune.data.examples import DataOptions, Example, read_examples, read_texts
+from edgetune.data.examples import DataOptions, Example, open_texts, read_examples
 from edgetune.data.table import BadRow
 from edgetune.utils.errors import DataError, UsageError
 
@@ -30,7 +30,7 @@ def parquet(tmp_path: Path, **columns: list[object]) -> str:
         ([True, False], ["true", "false"]),
         ([" a ", "b"], ["a", "b"]),
         ([b"a", b"b"], ["a", "b"]),
-        ([Decimal("1.5"), Decimal("2.0")], ["1.5", "2.0"]),
+        ([Decimal("1.5"), Decimal("2.0")], ["1.5", "2"]),
     ],
 )
 def test_labels_are_text(tmp_path: Path, values: list[object], labels: list[str]) -> None:
@@ -50,34 +50,39 @@ def test_columns_are_joined_by_a_space_or_kept_as_a_pair(tmp_path: Path) -> None
     assert paired == [Example(1, "a", "b", "1"), Example(2, "", "c", "2"), Example(4, "x", "", "4")]
 
 
+def texts(path: Path, options: DataOptions) -> list[tuple[int, str, str | None]]:
+    return [(row.line, row.text, row.text_pair) for row in open_texts(str(path), options).rows]
+
+
 def test_texts_of_a_text_file(tmp_path: Path) -> None:
     path = tmp_path / "a.txt"
     path.write_text('one, "two"\n\n three\tfour \r\nlast')
-    assert list(read_texts(str(path), DataOptions())) == [
+    assert texts(path, DataOptions()) == [
         (1, 'one, "two"', None),
+        (2, "", None),
         (3, "three\tfour", None),
         (4, "last", None),
     ]
     with pytest.raises(UsageError, match="two columns"):
-        list(read_texts(str(path), DataOptions(pair=True)))
+        texts(path, DataOptions(pair=True))
     path.write_bytes(b"fine\n" * 10 + b"caf\xe9\n")
     with pytest.raises(DataError, match=r"a\.txt:11 .*bad bytes.*--encoding"):
-        list(read_texts(str(path), DataOptions()))
+        texts(path, DataOptions())
 
 
 def test_texts_of_a_table_need_no_label(tmp_path: Path) -> None:
     path = tmp_path / "a.csv"
     path.write_text("id,text\n1,good\n2,\n3,bad\n")
     options = DataOptions(label="label")
-    assert list(read_texts(str(path), options)) == [(2, "good", None), (3, "", None), (4, "bad", None)]
+    assert texts(path, options) == [(2, "good", None), (3, "", None), (4, "bad", None)]
     path.write_text("text\nwell, yes\nno\nhm\nso\nall\n")
     with pytest.raises(DataError, match=r"a\.csv:2 cannot be read: wrong column count \(well, yes\)"):
-        list(read_texts(str(path), options))
+        texts(path, options)
     path.write_text('{"text": ["no"]}\n{"text": "yes"}\n')
     with pytest.raises(DataError, match="not a string"):
-        list(read_texts(str(path.rename(tmp_path / "a.jsonl")), options))
+        texts(path.rename(tmp_path / "a.jsonl"), options)
     path.write_text("question,sentence\nwho,me\n")
-    assert list(read_texts(str(path), DataOptions(pair=True))) == [(2, "who", "me")]
+    assert texts(path, DataOptions(pair=True)) == [(2, "who", "me")]
 
 
 def test_nothing_heavy_is_imported() -> None:

@@ -156,9 +156,8 @@ def test_header_is_found_only_where_it_is_plain(tmp_path: Path, content: str, n_
 
 
 def test_header_by_the_users_word(tmp_path: Path) -> None:
-    content = "text,label\ngood,1\n"
     numbered = DataOptions(text=("1",), label="2", header=False)
-    assert pairs(load(tmp_path, "a.csv", content, numbered)[0])[0] == ("text", "label")
+    assert pairs(load(tmp_path, "a.csv", "Text,Urteil\ngood,1\n", numbered)[0])[0] == ("Text", "Urteil")
     named = DataOptions(text=("uno",), label="dos")
     assert pairs(load(tmp_path, "a.csv", "uno,dos\nx,y\nz,w\n", named)[0]) == [("x", "y"), ("z", "w")]
     forced = DataOptions(text=("2024",), label="2025", header=True)
@@ -206,7 +205,7 @@ def test_bad_bytes_are_bad_rows(tmp_path: Path) -> None:
 
 def test_another_encoding_is_suggested_and_used(tmp_path: Path) -> None:
     content = ("text,label\n" + "café,1\nnaïve,0\n" * 5).encode("latin-1")
-    with pytest.raises(DataError, match=r"10 of the first 11 lines.*--encoding latin-1"):
+    with pytest.raises(DataError, match=r"10 of the first 11 lines.*--encoding cp1252"):
         load(tmp_path, "a.csv", content)
     assert pairs(load(tmp_path, "a.csv", content, DataOptions(encoding="latin-1"))[0])[0] == ("café", "1")
 
@@ -281,3 +280,208 @@ def test_what_a_csv_writer_writes_comes_back(tmp_path: Path) -> None:
         with path.open("w", newline="") as file:
             csv.writer(file, quoting=quoting).writerows([("text", "label"), *rows])
         assert pairs(list(read_examples(str(path), OPTIONS, pytest.fail))) == rows
+
+
+def loosely(tmp_path: Path, content: str, options: DataOptions = OPTIONS) -> tuple[list[Example], list[int]]:
+    path = tmp_path / "loose.csv"
+    path.write_text(content)
+    loose: list[BadRow] = []
+    examples = list(read_examples(str(path), options, pytest.fail, loose.append))
+    return examples, [row.line for row in loose]
+
+
+ESCAPED = 'the \\"new\\" one, yes'
+
+
+@pytest.mark.parametrize(
+    ("rows", "expected"),
+    [
+        ([f'"{ESCAPED}",a', "plain,b"], 'the "new" one, yes'),  # Spark
+        ([f'"{ESCAPED}","a"', '"plain","b"'], 'the "new" one, yes'),  # MySQL, with enclosing quotes
+        (['"ends in \\"quotes\\"",a', "plain,b"], 'ends in "quotes"'),
+        (['"one\\"\ntwo, \\"",a', "plain,b"], 'one"\ntwo, "'),
+        (['"C:\\new, \\\\srv \\"x\\"",a', "plain,b"], 'C:\\new, \\srv "x"'),
+        (['"broken\\\nline \\"x\\"",a', "plain,b"], 'broken\nline "x"'),
+        (["no quotes\\, but commas,a", "plain\\, too,b"], "no quotes, but commas"),
+    ],
+)
+def test_backslashes_that_escape(tmp_path: Path, rows: list[str], expected: str) -> None:
+    examples, loose = loosely(tmp_path, "\n".join(["text,label", *rows, *["fine,a", "good,b"] * 20]))
+    assert examples[0].text == expected
+    assert len(examples) == 42
+    assert not loose
+
+
+def test_one_escaped_row_among_many_quoted_ones(tmp_path: Path) -> None:
+    rows = [f'"film, number {i}","{i % 2}"' for i in range(300)]
+    rows[200] = f'"{ESCAPED}","1"'
+    examples, loose = loosely(tmp_path, "\n".join(['"text","label"', *rows]))
+    assert examples[200].text == 'the "new" one, yes'
+    assert not loose
+
+
+def test_backslashes_that_escape_nothing(tmp_path: Path) -> None:
+    content = 'text,label\n"C:\\temp\\",a\n"say ""\\"" now",b\n' + '"x, y",a\n' * 20
+    examples, _ = loosely(tmp_path, content)
+    assert [example.text for example in examples[:2]] == ["C:\\temp\\", 'say "\\" now']
+    examples, _ = loosely(tmp_path, "text,label\na\\b,x\nC:\\dir,y\n")
+    assert [example.text for example in examples] == ["a\\b", "C:\\dir"]
+
+
+def test_escapes_by_the_users_word(tmp_path: Path) -> None:
+    content = 'text,label\n"a \\"b\\"",1\n\\N,0\n'
+    bad: list[BadRow] = []
+    path = tmp_path / "a.csv"
+    path.write_text(content)
+    forced = list(read_examples(str(path), DataOptions(escape=True), bad.append))
+    assert pairs(forced) == [('a "b"', "1")]
+    assert [(row.line, row.reason) for row in bad] == [(3, "empty text")]
+    examples, _ = loosely(tmp_path, content, DataOptions(escape=False))
+    assert examples[0].text != 'a "b"'
+
+
+def test_rows_read_loosely_are_counted(tmp_path: Path) -> None:
+    rows = [f'"A film, number {i}",{i % 2}' for i in range(50)]
+    content = "\n".join(["text,label", *rows, '"He said "hi" to me",1', '"Never closed,0'])
+    path = tmp_path / "a.csv"
+    path.write_text(content)
+    bad: list[BadRow] = []
+    loose: list[BadRow] = []
+    assert len(list(read_examples(str(path), OPTIONS, bad.append, loose.append))) == 52
+    assert [(row.line, row.reason) for row in loose] == [(52, "stray quotes"), (53, "stray quotes")]
+    assert not bad
+
+
+def test_a_label_that_spans_lines_is_a_quoting_error(tmp_path: Path) -> None:
+    content = 'text,label\ngood 5,"yes\nmaybe 5,no"\n' + "fine,yes\nbad,no\n" * 20
+    examples, bad = load(tmp_path, "a.csv", content)
+    assert {example.label for example in examples} == {"yes", "no"}
+    assert [row.line for row in bad] == [2, 3]
+    assert all("quote" in row.reason for row in bad)
+
+
+@pytest.mark.parametrize("first", ["sep=;", '"sep=;"', "SEP=;"])
+@pytest.mark.parametrize("header", ["text;label\n", ""])
+def test_a_declared_delimiter(tmp_path: Path, first: str, header: str) -> None:
+    content = f"{first}\r\n{header}" + "one, two;x\r\nthree, four;y\r\n" * 10
+    examples, bad = load(tmp_path, "a.csv", content, DataOptions(text=("1",), label="2"))
+    assert pairs(examples)[:2] == [("one, two", "x"), ("three, four", "y")]
+    assert len(examples) == 20
+    assert examples[0].line == (3 if header else 2)
+    assert not bad
+
+
+def test_the_declared_delimiter_gives_way_to_the_users(tmp_path: Path) -> None:
+    examples, _ = load(tmp_path, "a.csv", "sep=;\ntext|label\na;b|1\n", DataOptions(delimiter="|"))
+    assert pairs(examples) == [("a;b", "1")]
+
+
+@pytest.mark.parametrize(
+    "above",
+    [
+        "# exported on 2026-11-01\n",
+        "# exported on 2026-11-01, by hand\n# two\n\n",
+        "# a, b, c, d\n",
+        "Survey of spring\n\n",
+    ],
+)
+def test_lines_above_the_header(tmp_path: Path, above: str) -> None:
+    content = above + "text,label\n" + "good,1\nbad,0\n" * 3
+    examples, bad = load(tmp_path, "a.csv", content)
+    assert pairs(examples)[:2] == [("good", "1"), ("bad", "0")]
+    assert examples[0].line == above.count("\n") + 2
+    assert len(examples) == 6
+    assert not bad
+
+
+def test_hashes_that_begin_a_row(tmp_path: Path) -> None:
+    content = "#love it,pos\n#hate it,neg\nplain,pos\n"
+    examples, _ = load(tmp_path, "a.csv", content, DataOptions(text=("1",), label="2"))
+    assert [example.text for example in examples] == ["#love it", "#hate it", "plain"]
+    examples, _ = load(tmp_path, "b.csv", "text,label\n" + content)
+    assert len(examples) == 3
+
+
+@pytest.mark.parametrize(
+    "below",
+    [
+        'How was it?,Which one?\n"{""ImportId"":""QID1""}","{""ImportId"":""QID2""}"\n',
+        "Open-Ended Response,Response\n",
+    ],
+)
+def test_a_survey_describes_its_columns_below_the_header(tmp_path: Path, below: str) -> None:
+    content = "Q1,Q2\n" + below + "good,sales\nbad,support\n" * 10
+    options = DataOptions(text=("Q1",), label="Q2")
+    examples, bad = load(tmp_path, "a.csv", content, options)
+    assert {example.label for example in examples} == {"sales", "support"}
+    assert len(examples) == 20
+    assert examples[0].line == below.count("\n") + 2
+    assert not bad
+
+
+BODY = "".join(f"film number {i},{'yes' if i % 2 else 'no'},because {i}\n" for i in range(24))
+
+
+@pytest.mark.parametrize(
+    "first",
+    [
+        "text,label,Please explain in your own words why you gave that answer",
+        "text,label,label",
+        "text,label,2023",
+        "text,label,",
+        "text,,label",
+        "Text,text,LABEL",
+        "film number 3,text,label",
+    ],
+)
+def test_usual_names_in_the_first_row_make_it_a_header(tmp_path: Path, first: str) -> None:
+    names = first.lower().split(",")
+    options = DataOptions(text=("1",), label=str(names.index("label") + 1))
+    examples, _ = load(tmp_path, "a.csv", first + "\n" + BODY, options)
+    assert len(examples) == 24
+
+
+@pytest.mark.parametrize("names", ["uno,dos,2023", "uno,dos,dos", "uno,dos,", f"uno,dos,{'why ' * 20}"])
+def test_the_users_names_in_the_first_row_make_it_a_header(tmp_path: Path, names: str) -> None:
+    examples, _ = load(tmp_path, "a.csv", f"{names}\nx,a,1\ny,b,2\n", DataOptions(text=("2",), label="uno"))
+    assert [example.label for example in examples] == ["x", "y"]
+
+
+def test_a_number_may_be_a_name(tmp_path: Path) -> None:
+    content = "comment,2023\n" + "".join(f"comment {i},{i % 3}\n" for i in range(9))
+    examples, _ = load(tmp_path, "a.csv", content, DataOptions(text=("1",), label="2023"))
+    assert len(examples) == 9
+
+
+def test_trailing_commas_and_a_second_index(tmp_path: Path) -> None:
+    rows = "".join(f"{i},{i},film {i},{'good' if i % 2 else 'bad'},,\n" for i in range(24))
+    examples, bad = load(tmp_path, "a.csv", ",Unnamed: 0,v2,v1,,\n" + rows)
+    assert len(examples) == 24
+    assert {example.label for example in examples} == {"good", "bad"}
+    assert not bad
+
+
+@pytest.mark.parametrize("header", [None, False])
+def test_a_header_is_never_a_class(tmp_path: Path, header: bool | None) -> None:
+    content = "Bemerkung,label\n" + "".join(
+        f"film {i},{'label' * (not i) or 'ab'[i % 2]}\n" for i in range(1, 24)
+    )
+    content = (
+        content
+        if header is False
+        else content.replace(",label\n", ",Urteil des\n").replace("film 23,b", "film 23,c")
+    )
+    options = DataOptions(text=("1",), label="2", header=header)
+    with pytest.raises(DataError, match="--no-header"):
+        load(tmp_path, "a.csv", content, options)
+    if header is None:
+        few = "\n".join([*content.splitlines()[:8], ""])
+        with pytest.raises(DataError, match="--header"):
+            load(tmp_path, "few.csv", few, options)
+        examples, _ = load(tmp_path, "a.csv", content, DataOptions(text=("1",), label="2", header=False))
+        assert len(examples) == 24
+
+
+def test_a_refused_column_says_how_to_declare_a_header(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="--header"):
+        load(tmp_path, "a.csv", "film,5\nbook,6\n", DataOptions(text=("body",)))

@@ -16,8 +16,10 @@ import pyarrow.parquet
 import pytest
 from conftest import RunCli
 
+from edgetune.config.toml_config import column_names
 from edgetune.data import data_hub
-from edgetune.data.examples import DataOptions, Example, read_examples
+from edgetune.data.examples import DataOptions, Example, open_texts, read_examples
+from edgetune.data.readers import validation_part
 from edgetune.data.table import BadRow
 from edgetune.utils.errors import DataError, MissingDependencyError, ResourceError, UsageError
 
@@ -86,7 +88,7 @@ def test_json_lines_that_cannot_be_used(tmp_path: Path) -> None:
         '{"text": "no label"}',
         '{"text": "null", "label": null}',
         '{"text": ["a"], "label": 1}',
-        '{"text": "a", "label": [1]}',
+        '{"text": "a", "label": [1, 2]}',
         '{"text": "half \\ud83d", "label": 1}',
         '{"text": "nan", "label": NaN}',
         '{"text": "raw\ttab", "label": 3.0}',
@@ -137,8 +139,188 @@ def test_unusable_json(tmp_path: Path, content: str) -> None:
         load(write(tmp_path / "a.json", content))
 
 
+FASTTEXT = "".join(f"__label__{i % 2} text {i}\n" for i in range(40))
+
+
+@pytest.mark.parametrize("name", ["a.txt", "a.ft", "a.csv", "a.tsv"])
+def test_fasttext_lines(tmp_path: Path, name: str) -> None:
+    path = write(tmp_path / name, FASTTEXT.replace(" text 7", "\ttext 7"))
+    assert triples(path) == SHORT
+    assert [row.text for row in open_texts(str(path), DataOptions()).rows] == [text for _, text, _ in SHORT]
+    write(path, FASTTEXT + "__label__0 __label__1 both\nno label\n\n__label__1\n")
+    examples, bad = load(path)
+    assert len(examples) == 40
+    assert [(row.line, row.reason) for row in bad] == [
+        (41, "label is not a single value"),
+        (42, "no label"),
+        (44, "empty text"),
+    ]
+
+
+@pytest.mark.parametrize("kind", ["csv", "jsonl", "parquet"])
+def test_a_column_for_each_label(tmp_path: Path, kind: str) -> None:
+    rows = [{"id": i, "text": f"text {i}", "neg": 1 - i % 2, "pos": i % 2} for i in range(40)]
+    path = tmp_path / f"a.{kind}"
+    if kind == "csv":
+        write(path, "\n".join(["id,text,neg,pos", *(",".join(map(str, row.values())) for row in rows)]))
+    elif kind == "jsonl":
+        write(path, "\n".join(map(json.dumps, rows)))
+    else:
+        pa.parquet.write_table(pa.Table.from_pylist(rows), path)
+    found = triples(path, DataOptions(label="neg,pos"))
+    assert [(text, label) for _, text, label in found[:2]] == [("text 0", "neg"), ("text 1", "pos")]
+    assert len(found) == 40
+    with pytest.raises(UsageError, match='--label "neg,pos"'):
+        load(path)
+
+
+def test_several_or_no_labels_of_a_row(tmp_path: Path) -> None:
+    path = write(
+        tmp_path / "a.csv", "text,a,b,c\nfine,1,0,0\nboth,1,1,0\nnone,0,0,0\nodd,0,2,0\nend,0,0,1.0\n"
+    )
+    examples, bad = load(path, DataOptions(label="a,b,c"))
+    assert [(e.text, e.label) for e in examples] == [("fine", "a"), ("end", "c")]
+    assert [(row.line, row.reason) for row in bad] == [
+        (3, "label is not a single value"),
+        (4, "no label"),
+        (5, "label is not a single value"),
+    ]
+    with pytest.raises(UsageError, match='no column "d"'):
+        load(path, DataOptions(label="a,d"))
+
+
+@pytest.mark.parametrize("given", ["Please explain, in your words", "please explain,in your words"])
+@pytest.mark.parametrize("name", ["a.csv", "a.jsonl"])
+def test_a_column_name_that_holds_a_comma(tmp_path: Path, given: str, name: str) -> None:
+    column, label = "Please explain, in your words", "Good, or bad"
+    rows = [{"id": i, column: f"text {i}", label: f"say {i % 2}"} for i in range(40)]
+    lines = [f"{row['id']},{row[column]},{row[label]}" for row in rows]
+    as_csv = "\n".join([f'id,"{column}","{label}"', *lines])
+    path = write(tmp_path / name, as_csv if name == "a.csv" else "\n".join(map(json.dumps, rows)))
+    found = triples(path, DataOptions(text=column_names(given), label=label))
+    assert [(text, name) for _, text, name in found] == [(f"text {i}", f"say {i % 2}") for i in range(40)]
+    both = triples(path, DataOptions(text=column_names(f"id,{given}"), label=label))
+    assert both[3][1] == "3 text 3"
+
+
 def test_a_single_json_line(tmp_path: Path) -> None:
     assert triples(write(tmp_path / "a.jsonl", '{"text": "a", "label": 1}')) == [(1, "a", "1")]
+
+
+LABELLED = [{"text": f"text {i}", "label": i % 2} for i in range(40)]
+SHORT = [(i + 1, f"text {i}", str(i % 2)) for i in range(40)]
+
+
+def content_of(shape: str) -> str:
+    """Write the same rows in a shape that people have."""
+    one_each = [json.dumps(row) for row in LABELLED]
+    arrays = [[row["text"], row["label"]] for row in LABELLED]
+    columns = {"columns": ["text", "label"], "index": list(range(40))}
+    return {
+        "joined": "".join(one_each),
+        "commas": ",\n".join(one_each),
+        "pretty": "\n".join(json.dumps(row, indent=2) for row in LABELLED),
+        "two a line": "\n".join(a + b for a, b in zip(one_each[::2], one_each[1::2], strict=True)),
+        "arrays": json.dumps([["text", "label"], *arrays]),
+        "array lines": "\n".join(json.dumps(row) for row in [["text", "label"], *arrays]),
+        "split": json.dumps({**columns, "data": arrays}),
+        "split, spaced": json.dumps({**columns, "data": arrays}, indent=1),
+        "index": json.dumps({str(i): row for i, row in enumerate(LABELLED)}),
+        "named rows": json.dumps({f"row {i}": row for i, row in enumerate(LABELLED)}),
+        "table": json.dumps({"schema": {"fields": [{"name": "text"}]}, "data": LABELLED}),
+        "lists": "\n".join(json.dumps({**row, "label": [row["label"]]}) for row in LABELLED),
+        "nested lists": "\n".join(
+            json.dumps({**row, "label": [[str(row["label"])] * 2]}) for row in LABELLED
+        ),
+    }[shape]
+
+
+SHAPES = "joined|commas|pretty|two a line|arrays|array lines|split|split, spaced|index|named rows|table"
+
+
+@pytest.mark.parametrize("shape", [*SHAPES.split("|"), "lists", "nested lists"])
+@pytest.mark.parametrize("name", ["a.json", "a.jsonl"])
+def test_json_shapes(tmp_path: Path, shape: str, name: str) -> None:
+    found = triples(write(tmp_path / name, content_of(shape)))
+    shift = shape.startswith("array")  # the header is an array, too
+    assert found == [(line + shift, text, label) for line, text, label in SHORT]
+
+
+def test_arrays_without_names(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.json", json.dumps([["good", 1], ["bad", 0], ["odd"]]))
+    examples, bad = load(path, DataOptions(text=("1",), label="2"))
+    assert [(e.text, e.label) for e in examples] == [("good", "1"), ("bad", "0")]
+    assert [(row.line, row.reason) for row in bad] == [(3, "wrong number of values")]
+    with pytest.raises(UsageError, match=r'no header; .*"1" \(good\)'):
+        load(path)
+
+
+NESTED = [
+    {"id": i, "data": {"text": f"text {i}"}, "annotations": [{"label": str(i % 2), "by": "me"}]}
+    for i in range(40)
+]
+STUDIO = [
+    {
+        "data": {"text": f"text {i}"},
+        "annotations": [{"result": [{"type": "choices", "value": {"choices": [str(i % 2)]}}]}],
+    }
+    for i in range(40)
+]
+
+
+@pytest.mark.parametrize(
+    ("rows", "label"), [(NESTED, "annotations.label"), (STUDIO, "annotations.result.value.choices")]
+)
+@pytest.mark.parametrize("name", ["a.json", "a.jsonl"])
+def test_columns_deeper_in_json(tmp_path: Path, rows: list[Any], label: str, name: str) -> None:
+    path = write(tmp_path / name, "\n".join(map(json.dumps, rows)) if "l" in name[-1] else json.dumps(rows))
+    assert triples(path, DataOptions(text=("data.text",), label=label)) == SHORT
+    if rows is NESTED:
+        assert triples(path) == SHORT
+        return
+    with pytest.raises(UsageError, match=rf'"data\.text".*"{label}"'):
+        load(path)
+
+
+def test_annotators_who_disagree_give_no_label(tmp_path: Path) -> None:
+    rows = [{"text": "a", "notes": [{"label": "x"}, {"label": name}]} for name in "xy"]
+    examples, bad = load(
+        write(tmp_path / "a.json", json.dumps(rows)), DataOptions(label="notes.label", text=("text",))
+    )
+    assert [example.label for example in examples] == ["x"]
+    assert [row.reason for row in bad] == ["label is not a single value"]
+
+
+def test_a_key_with_a_dot_is_a_key(tmp_path: Path) -> None:
+    rows = [{"data.text": "flat", "data": {"text": "deep"}, "label": 1}]
+    options = DataOptions(text=("data.text",))
+    assert triples(write(tmp_path / "a.json", json.dumps(rows)), options) == [(1, "flat", "1")]
+
+
+def test_categories_as_spacy_has_them(tmp_path: Path) -> None:
+    rows = [{"text": f"text {i}", "cats": {"1": float(i % 2), "0": 1.0 - i % 2}} for i in range(40)]
+    rows.append({"text": "several", "cats": {"1": 1.0, "0": 1.0}})
+    rows.append({"text": "none", "cats": {"1": 0.0, "0": 0.0}})
+    path = write(tmp_path / "a.jsonl", "\n".join(map(json.dumps, rows)))
+    examples, bad = load(path, DataOptions(label="cats"))
+    assert [(e.line, e.text, e.label) for e in examples] == SHORT
+    assert [row.reason for row in bad] == ["label is not a single value", "no label"]
+
+
+PARTS = {"version": 2, "train": LABELLED, "validation": LABELLED[:6], "test": LABELLED[:2]}
+
+
+def test_parts_of_a_file(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.json", json.dumps(PARTS))
+    assert triples(path) == SHORT
+    assert validation_part(str(path), "utf-8") == "validation"
+    assert len(triples(path, DataOptions(part="validation"))) == 6
+    del PARTS["validation"]
+    assert validation_part(str(write(path, json.dumps(PARTS))), "utf-8") == "test"
+    write(path, json.dumps({"good": LABELLED, "rejected": LABELLED}))
+    assert validation_part(str(path), "utf-8") is None
+    with pytest.raises(DataError, match=r"several lists of rows \(good, rejected\).*file of its own"):
+        load(path)
 
 
 def table(metadata: dict[str, str] | None = None) -> pa.Table:
@@ -148,6 +330,20 @@ def table(metadata: dict[str, str] | None = None) -> pa.Table:
 def test_parquet(tmp_path: Path) -> None:
     pa.parquet.write_table(table(), tmp_path / "a.parquet", row_group_size=900)
     assert triples(tmp_path / "a.parquet") == EXPECTED
+
+
+@pytest.mark.parametrize(
+    ("rows", "label"), [(NESTED, "annotations.label"), (STUDIO, "annotations.result.value.choices")]
+)
+def test_columns_deeper_in_parquet(tmp_path: Path, rows: list[Any], label: str) -> None:
+    path = tmp_path / "a.parquet"
+    pa.parquet.write_table(pa.Table.from_pylist(rows), path)
+    assert triples(path, DataOptions(text=("data.text",), label=label)) == SHORT
+    if rows is NESTED:
+        assert triples(path) == SHORT
+        return
+    with pytest.raises(UsageError, match=rf'"data\.text".*"{label}"'):
+        load(path)
 
 
 def test_feather(tmp_path: Path) -> None:

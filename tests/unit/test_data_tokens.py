@@ -14,10 +14,11 @@ import numpy as np
 import pytest
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 
+from edgetune.config.toml_config import make_config
 from edgetune.data import token_build, tokens
 from edgetune.data.batches import sequential_batches
 from edgetune.data.examples import DataOptions
-from edgetune.data.splits import overlap
+from edgetune.data.splits import open_splits, overlap
 from edgetune.data.token_format import TokenizerSpec
 from edgetune.data.token_store import TokenStore
 from edgetune.data.tokens import open_tokens
@@ -170,10 +171,11 @@ def test_relabel(data: Path, spec: TokenizerSpec) -> None:
     assert view.counts == {"pos": 2, "other": 0, "neg": 2}
     assert view.batch(np.array([1])).labels.tolist() == [2]
     assert view.subset(np.array([1, 2])).relabel(["neg", "pos", "other"]).labels.tolist() == [0, 1]
-    with pytest.raises(
-        DataError, match=r'does not know: "neg" \(2 rows\)\. The labels of the model are "pos", "x"'
-    ):
-        store.relabel(["pos", "x"])
+    partly = store.relabel(["pos", "x"])
+    assert partly.label_names == ("pos", "x", "neg")
+    assert partly.labels.tolist() == [0, 2, 0, 2]
+    with pytest.raises(DataError, match=r'does not know: "neg" \(2 rows\), "pos" .* are "x", "y"'):
+        store.relabel(["x", "y"])
     only_pos = store.subset(np.array([0, 2]))
     assert only_pos.relabel(["pos"]).labels.tolist() == [0, 0]
 
@@ -245,30 +247,31 @@ def test_a_damaged_cache_is_rebuilt(data: Path, spec: TokenizerSpec, damage: Any
 def test_bad_rows_up_to_the_allowed_share(data: Path, spec: TokenizerSpec) -> None:
     data.write_text(CONTENT + "too,many,columns\nno label,\n,pos\n" + "a,pos\n" * 3)
     with pytest.raises(DataError) as caught:
-        opened(data, spec, max_bad_rows=0.29)
+        opened(data, spec, max_bad_rows=0.22)
     said = str(caught.value)
-    assert "3 of the 10 rows" in said
-    assert "(30.00%) cannot be used, but at most 29.00% are allowed" in said
+    assert "2 of the 9 rows" in said
+    assert "(22.22%) cannot be used, but at most 22.00% are allowed" in said
     assert f'wrong column count (1 row, first: {data}:6 "too,many,columns")' in said
-    assert f"no label (1 row, first: {data}:7" in said
+    assert f"empty text (1 row, first: {data}:8" in said
+    assert "no label" not in said
     assert "--max-bad-rows" in said
     assert left_in(data) == []
-    store = opened(data, spec, max_bad_rows=0.3)
-    assert (store.n_rows, store.n_bad, store.n_read) == (7, 3, 10)
+    store = opened(data, spec, max_bad_rows=0.23)
+    assert (store.n_rows, store.n_bad, store.n_unlabelled, store.n_read) == (7, 2, 1, 10)
     lines = [json.loads(line) for line in store.bad_rows_file.read_text().splitlines()]
     assert [(line["line"], line["reason"]) for line in lines] == [
         (6, "wrong column count"),
         (7, "no label"),
         (8, "empty text"),
     ]
-    with pytest.raises(DataError, match="3 of the 10 rows"):
+    with pytest.raises(DataError, match="2 of the 9 rows"):
         opened(data, spec, max_bad_rows=0.1)
     assert left_in(data) == [store.folder.name]
 
 
 def test_bad_bytes_suggest_an_encoding(data: Path, spec: TokenizerSpec) -> None:
     data.write_bytes(CONTENT.encode() + b"a,pos\n" * 10 + b"caf\xe9,pos\n")
-    with pytest.raises(DataError, match="--encoding latin-1"):
+    with pytest.raises(DataError, match="--encoding cp1252"):
         opened(data, spec)
 
 
@@ -307,6 +310,9 @@ def test_a_single_class_may_be_allowed(data: Path, spec: TokenizerSpec) -> None:
 def test_missing_file(data: Path, spec: TokenizerSpec) -> None:
     with pytest.raises(DataError, match=r"Did you mean .*data\.csv"):
         opened(data.with_name("date.csv"), spec)
+    with pytest.raises(DataError) as caught:  # alike in nothing but the extension
+        opened(data.with_name("nofile.csv"), spec)
+    assert "Did you mean" not in str(caught.value)
 
 
 def test_too_many_labels(data: Path, spec: TokenizerSpec, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -427,3 +433,39 @@ def test_a_cut_view_is_what_the_tokenizers_truncation_gives(
     assert view.lengths.tolist() == short.lengths.tolist()
     assert view.longest == min(limit, whole.lengths.max())
     assert view.subset(rows[:2]).relabel(["pos", "neg"]).longest <= limit
+
+
+def test_a_validation_part_of_the_same_file_is_evaluated_on(tmp_path: Path, spec: TokenizerSpec) -> None:
+    rows = [{"text": text, "label": label} for text, label in (("good film", "pos"), ("bad film", "neg"))]
+    path = tmp_path / "data.json"
+    path.write_text(json.dumps({"train": rows * 30, "validation": [*rows, *rows[:1]]}))
+    config = make_config({"data": {"train": str(path)}})
+    splits = open_splits(config, spec, tmp_path / "cache", (), lambda text: None)
+    assert splits.evaluation.counts == {"neg": 1, "pos": 2}
+    assert len(splits.train) + len(splits.held_out or ()) == 60
+    assert "validation" in splits.eval_source
+    assert "held out" not in splits.eval_source
+
+
+def test_rows_read_loosely_are_a_warning(tmp_path: Path, spec: TokenizerSpec) -> None:
+    path = tmp_path / "data.csv"
+    path.write_text("text,label\n" + '"good, film",pos\n"bad, film",neg\n' * 9 + '"a "b" c",pos\n')
+    (said,) = [text for text in opened(path, spec).warnings() if "--escape" in text]
+    assert "1 row" in said
+    assert "data.csv:20" in said
+
+
+@pytest.mark.parametrize(
+    ("row", "says"),
+    [
+        ({"text": "good film", "label": ["pos", "neg"]}, "one label"),
+        ({"text": "good film", "label": {"pos": 1, "neg": 1}}, "one label"),
+    ],
+)
+def test_several_labels_are_told_how_to_become_one(
+    tmp_path: Path, spec: TokenizerSpec, row: dict[str, Any], says: str
+) -> None:
+    path = tmp_path / "data.jsonl"
+    path.write_text("\n".join(json.dumps(one) for one in [{"text": "a", "label": "pos"}] * 5 + [row] * 5))
+    with pytest.raises(DataError, match=says):
+        opened(path, spec)

@@ -11,11 +11,17 @@ import sys
 from pathlib import Path
 
 import pytest
+from profile_samples import make_profile
 from rich.console import Console
 
+from edgetune.devices import profile_store
+from edgetune.devices.detect import shape_of
+from edgetune.devices.profile_store import Match
 from edgetune.maintenance import doctor, environment
 from edgetune.maintenance.doctor import Finding, examine, print_diagnosis, what_works
 from edgetune.maintenance.environment import Environment, Requirements
+from edgetune.models.source import resolve_model
+from edgetune.planning.device_costs import fit_device
 from edgetune.utils import machine
 
 PYPROJECT = Path(__file__).parents[2] / "pyproject.toml"
@@ -200,6 +206,17 @@ def test_a_counter_that_may_not_be_read_says_how(around: Environment) -> None:
     counter = around.root / "sys/class/powercap/intel-rapl:0/energy_uj"
     counter.mkdir(parents=True)  # reading it fails for root too
     assert _found(around, "RAPL").fix == "sudo chmod a+r /sys/class/powercap/*/energy_uj"
+
+
+def test_doctor_says_of_a_profile_what_a_plan_says(
+    around: Environment, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    match = Match(make_profile().model_copy(update={"noisy": True}), "same", [])
+    monkeypatch.setattr(profile_store, "find_for_this_machine", lambda *_: match)
+    source = resolve_model(None)
+    found, planned = _found(around, "device profile"), fit_device(match, shape_of(source))
+    assert planned.note
+    assert (found.status, found.detail) == ("note", planned.note)
 
 
 def test_the_cache_is_measured(around: Environment) -> None:

@@ -28,7 +28,7 @@ from edgetune.compare.grid import cells_of, load_grid, make_grid
 from edgetune.config.toml_config import load_config, make_config
 from edgetune.data import arrow, json_rows, parquet, records, token_build
 from edgetune.data.arrow import unpacked_sizes
-from edgetune.data.examples import DataOptions, Example, read_examples, read_texts
+from edgetune.data.examples import DataOptions, Example, open_texts, read_examples
 from edgetune.data.readers import open_table
 from edgetune.data.table import LONG_LABEL, LONG_TEXT, UNREADABLE_JSON, BadRow
 from edgetune.data.token_format import TokenizerSpec
@@ -573,7 +573,7 @@ def test_a_file_that_vanishes_while_it_is_read(tmp_path: Path) -> None:
     path.unlink()  # an open file can be read to its end
     assert sum(1 for _ in table) == 399_999
     with pytest.raises(DataError, match=r"a\.csv does not exist"):
-        list(read_texts(str(path), DataOptions()))
+        list(open_texts(str(path), DataOptions()).rows)
 
 
 @pytest.mark.parametrize("name", ["a.csv", "a.jsonl", "a.parquet", "a.arrow"])

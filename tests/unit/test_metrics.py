@@ -51,6 +51,29 @@ def test_a_class_without_rows_counts_with_f1_zero_and_warns_nobody() -> None:
     assert (found.per_class[2].f1, found.per_class[2].support) == (0.0, 0)
 
 
+def test_rows_of_classes_that_the_model_does_not_have_are_wrong() -> None:
+    """Every figure but the loss is scikit-learn's for labels that are never predicted."""
+    rng = np.random.default_rng(0)
+    labels, logits = rng.integers(0, 5, 200), rng.normal(size=(200, 3))
+    found = metrics.evaluate_predictions(logits, labels, [*"abcde"])
+    predicted = logits.argmax(axis=1)
+    assert found.n == 200
+    assert found.accuracy == pytest.approx(sk.accuracy_score(labels, predicted))
+    assert found.macro_f1 == pytest.approx(sk.f1_score(labels, predicted, average="macro"))
+    assert found.mcc == pytest.approx(sk.matthews_corrcoef(labels, predicted))
+    known = labels < 3
+    expected = sk.log_loss(labels[known], metrics.softmax(logits[known]), labels=[0, 1, 2])
+    assert found.loss == pytest.approx(expected)
+    assert found.unknown_labels == {"d": (labels == 3).sum(), "e": (labels == 4).sum()}
+    assert [one.label for one in found.known] == [*"abc"]
+    assert metrics.read_evaluation(json.loads(json.dumps(found.to_dict()))) == found
+
+
+def test_no_row_of_a_class_that_the_model_has() -> None:
+    found = metrics.evaluate_predictions(np.array([[0.0, 1.0]]), np.array([2]), ["a", "b", "c"])
+    assert (found.accuracy, found.to_dict()["loss"]) == (0.0, None)
+
+
 def test_constant_predictions_have_no_correlation() -> None:
     logits = np.tile(np.array([2.0, 0.0]), (6, 1))
     assert metrics.evaluate_predictions(logits, np.array([0, 1, 0, 1, 1, 1]), ["a", "b"]).mcc == 0.0

@@ -11,8 +11,8 @@ import pytest
 
 from edgetune.config.toml_config import make_config
 from edgetune.data.examples import DataOptions
-from edgetune.data.near_duplicates import near_duplicates
-from edgetune.data.splits import Splits, open_splits
+from edgetune.data.near_duplicates import Words, near_duplicates
+from edgetune.data.splits import Splits, hold_out, open_splits, split_holdout
 from edgetune.data.token_format import TokenizerSpec
 from edgetune.data.tokens import open_tokens
 from edgetune.models.source import resolve_model
@@ -102,8 +102,64 @@ def test_one_row_a_class_leaves_nothing_to_hold_out(tmp_path: Path, spec: Tokeni
     assert len(splits.train) == 100
 
 
+def families_of_parts(n_families: int) -> tuple[list[str], dict[str, int]]:
+    """Return texts of which four each are parts of one sentence, and which sentence that is."""
+    rng = np.random.default_rng(3)
+    texts, family_of = [], {}
+    for family in range(n_families):
+        words = sentence(rng)
+        for part in (words, words[:9], words[2:11], words[1:10]):
+            texts.append(" ".join(part))
+            family_of[texts[-1]] = family
+    return texts, family_of
+
+
+def test_evaluation_rows_and_their_near_duplicates_are_not_trained_on(
+    tmp_path: Path, spec: TokenizerSpec
+) -> None:
+    texts, family_of = families_of_parts(100)
+    path = write_rows(tmp_path / "rows.csv", texts + texts[:50])  # some of them twice
+    config = make_config({"data": {"train": str(path)}})
+    splits = open_splits(config, spec, tmp_path / "cache", (), lambda text: None)
+    sides = [splits.train, splits.evaluation, splits.held_out]
+    found = [{family_of[text] for text in side.texts()} for side in sides if side is not None]
+    assert len(found) == 3
+    assert not found[0] & found[1]
+    assert not found[0] & found[2]
+    assert not found[1] & found[2]
+    assert 35 <= len(splits.evaluation) <= 50  # a tenth of 450, or a few more or less
+    assert not any("also training texts" in warning for warning in splits.warnings)
+
+
+def test_rows_that_nothing_relates_are_split_as_before() -> None:
+    rng = np.random.default_rng(4)
+    texts, labels = [" ".join(sentence(rng)) for _ in range(200)], np.arange(200) % 3
+    plain = split_holdout(labels, 0.1, 1000, np.random.default_rng(5))
+    apart = hold_out(Words(texts), labels, 0.1, 1000, np.random.default_rng(5))
+    for one, other in zip(plain, apart, strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_words_of_a_comparison_are_kept_apart_too() -> None:
+    texts, family_of = families_of_parts(60)
+    labels = np.arange(len(texts)) % 2
+    train, evaluation = hold_out(Words(texts), labels, 0.1, 20, np.random.default_rng(6))
+    assert len(train) + len(evaluation) == len(texts)
+    assert 0 < len(evaluation) <= 20
+    assert not {family_of[texts[i]] for i in train} & {family_of[texts[i]] for i in evaluation}
+
+
+@pytest.mark.parametrize("texts", [["one"] * 40 + ["two"] * 40, ["good", "bad", "fine"] * 30])
+def test_few_different_texts_are_evaluated_all_the_same(
+    texts: list[str], tmp_path: Path, spec: TokenizerSpec
+) -> None:
+    config = make_config({"data": {"train": str(write_rows(tmp_path / "rows.csv", texts))}})
+    splits = open_splits(config, spec, tmp_path / "cache", (), lambda text: None)
+    assert len(splits.evaluation)
+
+
 def read_splits(path: Path, home: Path, spec: TokenizerSpec) -> Splits:
-    # Rows held out for evaluation are drawn one by one; none of them here.
+    # Evaluation rows come from another file.
     other = write_rows(home / "eval.csv", ["first text", "second text"])
     config = make_config({"data": {"train": str(path), "eval": str(other)}})
     return open_splits(config, spec, home / "cache", (), lambda text: None)

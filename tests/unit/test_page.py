@@ -22,7 +22,7 @@ from edgetune.report import page_plots, run_table
 from edgetune.report.collect import CollectedRuns, collect, unique_names
 from edgetune.report.page import page
 from edgetune.report.page_parts import Html, class_tables, tag
-from edgetune.run_files.run_folder import write_output
+from edgetune.run_files.outputs import write_output
 from edgetune.run_files.summary import RunResult
 from edgetune.utils.errors import EdgetuneError, RunError, UsageError
 from edgetune.utils.sanitize import visible
@@ -150,9 +150,41 @@ def test_a_compare_folder_gives_its_finished_runs(tmp_path: Path) -> None:
     told = dict(zip(("failed", "going", "outside", "torn"), found.left_out, strict=True))
     assert "failed/run has no summary.json: the run failed: no room." in told["failed"]
     assert "going/run has no summary.json: the run did not finish." in told["going"]
-    assert "is the run of a baseline" in told["outside"]
+    assert "outside/run has no summary.json" in told["outside"]
     assert "is damaged" in told["torn"]
     assert "Left out: 4 runs" in read(found).text
+
+
+def test_a_baseline_of_a_compare_folder_is_ranked_with_the_others(tmp_path: Path) -> None:
+    folder = write_compare(tmp_path / "cmp", ours={"accuracy": 0.8})
+    cell = folder / "cells" / "tfidf"
+    (cell / "run").mkdir(parents=True)
+    (cell / "run" / "result.json").write_text("{}")
+    (cell / "task.json").write_text(json.dumps({"data": {"train": SUMMARY["dataset"]}, "eval": "dev.csv"}))
+    outcome = {"accuracy": 0.95, "n_eval": 872, "seconds": 3.5, "variant": "tfidf-logreg", "seed": 0}
+    outcome |= {"machine": SUMMARY["machine"], "date": "2026-11-20T09:00:00+00:00", "energy_source": ""}
+    (cell / "cell.json").write_text(json.dumps(outcome))
+    found = collect([folder])
+    assert not found.left_out
+    (group,) = run_table.grouped(found.runs)
+    assert run_table.describe_method(group.runs[0].figures) == "tfidf-logreg"
+    assert (group.runs[0].figures.elapsed_s, len(group.runs)) == (3.5, 2)
+    assert "tfidf-logreg" in read(found).text
+
+
+def test_runs_that_trained_no_row_are_not_told_apart_by_method(tmp_path: Path) -> None:
+    folders = [
+        write_run(tmp_path / method, method=method, n_trained=0, n_steps=0)
+        for method in ("train-all", "three-stage")
+    ]
+    methods = {run_table.describe_method(run.figures) for run in collect(folders).runs}
+    assert methods == {"no rows trained"}
+
+
+def test_methods_that_train_no_row_keep_their_names(tmp_path: Path) -> None:
+    write_run(tmp_path / "run", method="linear-probe", n_trained=0, n_steps=0)
+    (found,) = collect([tmp_path / "run"]).runs
+    assert run_table.describe_method(found.figures) == "linear-probe"
 
 
 def test_a_compare_folder_without_a_finished_run_is_refused(tmp_path: Path) -> None:
@@ -532,7 +564,7 @@ def test_the_command_says_what_it_left_out(tmp_path: Path) -> None:
         (["--out", "report.pdf"], "unknown file extension"),
         (["--out", "."], "unknown file extension"),
         (["--out", "a", "--format", "md"], "is a folder"),
-        (["--out", "a/summary.json"], "would overwrite a file of that run"),
+        (["--out", "a/summary.json"], "of that run"),
     ],
 )
 def test_the_command_refuses_with_advice(

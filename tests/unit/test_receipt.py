@@ -8,8 +8,11 @@ from typing import Any
 import numpy as np
 import pytest
 
+from edgetune.report.model_card import model_card
+from edgetune.report.result_tables import evaluation_sections, summary_sections
 from edgetune.runs.finalize import _short_of_plan, compare_with_majority
 from edgetune.utils.metrics import evaluate_predictions
+from edgetune.utils.tables import sections_text
 
 
 @pytest.mark.parametrize(
@@ -39,19 +42,36 @@ def test_a_run_far_below_its_plan_says_so(
 @pytest.mark.parametrize(
     ("n_right", "always", "worse", "words"),
     [
-        (40, False, True, 'worse than always predicting "a"'),  # 90 of 100 rows are "a"
-        (89, False, False, None),  # not beyond chance
-        (97, False, False, None),
-        (90, True, False, 'Every evaluation row is predicted "a"'),
+        (40, False, True, ['worse than always predicting "a"']),  # 90 of 100 rows are "a"
+        (89, False, False, []),  # not beyond chance
+        (97, False, False, []),
+        (90, True, False, ['Every evaluation row is predicted "a"', '"b" (10)']),
     ],
 )
 def test_the_majority_class_is_what_a_model_is_compared_with(
-    n_right: int, always: bool, worse: bool, words: str | None
+    n_right: int, always: bool, worse: bool, words: list[str]
 ) -> None:
     labels = np.repeat([0, 1], [90, 10])
     predicted = np.zeros(100, int) if always else np.where(np.arange(100) < n_right, labels, 1 - labels)
     found = evaluate_predictions(np.eye(2)[predicted], labels, ("a", "b"))
     said = compare_with_majority(found)
     assert said[0] == worse
-    assert [words in one for one in said[1]] == [True] if words else said[1] == []
+    assert len(said[1]) == len(words)
+    assert all(part in one for part, one in zip(words, said[1], strict=True))
     assert compare_with_majority(None) == (False, [])
+
+
+def test_classes_that_are_never_predicted_are_named() -> None:
+    labels = np.repeat([0, 1, 2], [80, 17, 3])
+    predicted = np.where(labels == 2, 0, labels)
+    found = evaluate_predictions(np.eye(4)[predicted], labels, ("ok", "spam", "fraud", "other"))
+    worse, (said,) = compare_with_majority(found)
+    assert not worse
+    assert '"fraud" (3)' in said
+    assert "other" not in said  # no evaluation row is one
+    summary = found.to_dict() | {"warnings": [said]}
+    card, table = model_card(summary), sections_text(summary_sections(summary))
+    for text in (card, table, sections_text(evaluation_sections(found))):
+        assert "fraud" in text
+        assert "1 of 4 classes have no evaluation rows" in text
+    assert said in " ".join(table.split())

@@ -310,6 +310,18 @@ def test_the_card_makes_no_claim_that_does_not_hold() -> None:
     assert "optimistic" not in card
 
 
+def test_without_an_evaluation_nobody_says_on_what_it_was_made() -> None:
+    told = _words(SUMMARY | {"accuracy": None, "accuracy_interval": None, "n_eval": 0})
+    assert "held out" not in told
+    assert "valuated on" not in told
+
+
+def test_rows_left_out_are_told_by_card_and_summary() -> None:
+    summary = SUMMARY | {"n_bad_rows": 7}
+    assert "Unusable rows left out: 7" in model_card(summary)
+    assert re.search(r"unusable rows left out +7", summary_text(summary))
+
+
 def _words(summary: dict[str, Any]) -> str:
     return summary_text(summary) + model_card(summary)
 

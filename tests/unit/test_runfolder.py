@@ -134,6 +134,31 @@ def test_disk_errors_become_sentences(number: int, says: str) -> None:
         raise OSError(number, os.strerror(number))
 
 
+@pytest.mark.parametrize(
+    ("error", "says"),
+    [
+        (RuntimeError("Error while serializing: I/O error: No space left on device (os error 28)"), "space"),
+        (Exception("Permission denied (os error 13)"), "Cannot write"),
+        (OSError("1024 requested and 8 written"), "space"),
+        (RuntimeError("open file failed, errno: 30"), "Cannot write"),
+        (ValueError("[Errno 5] Input/output error"), "Cannot write"),
+        (RuntimeError("unable to write: Read-only file system"), "Cannot write"),
+        (OSError(errno.EIO, "Input/output error"), "Cannot write"),
+        (OSError(errno.EINVAL, "Invalid argument"), "Cannot write"),
+    ],
+)
+def test_what_the_system_said_through_a_library(error: Exception, says: str) -> None:
+    """safetensors, tokenizers, ONNX Runtime and others raise errors of their own."""
+    with pytest.raises(ResourceError, match=says), disk_errors(Path("runs/x")):
+        raise error
+
+
+@pytest.mark.parametrize("error", [ValueError("a bug"), KeyError(28), RunError("said already")])
+def test_what_no_system_said_stays(error: Exception) -> None:
+    with pytest.raises(type(error)), disk_errors(Path("runs/x")):
+        raise error
+
+
 def test_other_errors_stay_what_they_are() -> None:
     with pytest.raises(FileNotFoundError), disk_errors(Path("runs/x")):
         raise FileNotFoundError(errno.ENOENT, "gone")

@@ -7,6 +7,7 @@ import io
 import json
 import re
 import sys
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +17,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
-from edgetune.data.examples import DataOptions, read_examples
+from edgetune.data.examples import DataOptions, TextRow, TextTable, read_examples
 from edgetune.data.quality import Repeats, warning_sentences
 from edgetune.inference.inspection import InspectedRow
 from edgetune.inference.predictions import (
-    Row,
+    Predictions,
     predict_lines,
     print_predictions,
     stdin_lines,
@@ -97,14 +98,26 @@ def test_markdown_shows_it(nasty: str) -> None:
     shown.encode()
 
 
-def prediction(label: str) -> Prediction:
-    return Prediction(label, 0.5, {label: 0.5, "other": 0.5})
+class Labels:
+    """Predicts a label with the name of the text, of a pair with that of the first."""
+
+    label_names = ("other",)
+
+    def predict_all(self, texts: Any) -> Iterator[Prediction]:
+        for text in texts:
+            label = text if isinstance(text, str) else text[0]
+            yield Prediction(label, 0.5, {label: 0.5, "other": 0.5})
+
+
+def of_rows(rows: Sequence[tuple[str, str | None]]) -> Predictions:
+    texts = (TextRow(1, text, pair, (text,)) for text, pair in rows)
+    return Predictions(Labels(), TextTable(("text",), texts))  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("as_json", [True, False])
 def test_predictions_on_the_terminal(capsys: pytest.CaptureFixture[str], as_json: bool) -> None:
-    rows = [Row(1, text, pair, prediction(text)) for text in NASTY for pair in (None, text)]
-    print_predictions(rows, as_json)
+    rows = [(text, pair) for text in NASTY for pair in (None, text)]
+    print_predictions(of_rows(rows), as_json)
     out = capsys.readouterr().out
     assert not ACTING.search(out)
     assert len(out.splitlines()) == len(rows)
@@ -114,19 +127,19 @@ def test_predictions_on_the_terminal(capsys: pytest.CaptureFixture[str], as_json
 
 def test_predictions_in_csv_are_no_formulas(tmp_path: Path) -> None:
     texts = ["=1+1", "+x", "-x", "@x", "\tx", "-1.5", "plain"]
-    write_predictions([Row(1, text, text, prediction(text)) for text in texts], tmp_path / "p.csv")
+    write_predictions(of_rows([(text, None) for text in texts]), tmp_path / "p.csv")
     with (tmp_path / "p.csv").open(encoding="utf-8", newline="") as file:
         found = list(csv.DictReader(file))
     for row, text in zip(found, texts, strict=True):
         kept = text in ("-1.5", "plain")
-        assert row["text"] == row["text_pair"] == row["label"] == (text if kept else f"'{text}")
+        assert row["text"] == (text if kept else f"'{text}")
+        assert row["predicted"] == text  # or `evaluate` would not know it
 
 
 def test_predictions_in_jsonl_are_as_they_were(tmp_path: Path) -> None:
-    texts = [text for text in NASTY if not re.search("[\ud800-\udfff]", text)]
-    write_predictions([Row(1, text, None, prediction(text)) for text in texts], tmp_path / "p.jsonl")
+    write_predictions(of_rows([(text, None) for text in NASTY]), tmp_path / "p.jsonl")
     lines = (tmp_path / "p.jsonl").read_text(encoding="utf-8").split("\n")[:-1]
-    assert [json.loads(line)["text"] for line in lines] == texts
+    assert [json.loads(line)["text"] for line in lines] == list(NASTY)
 
 
 @pytest.mark.parametrize("terminal", [True, False])
@@ -147,7 +160,7 @@ def test_findings_on_the_terminal_and_in_csv(tmp_path: Path) -> None:
     write_inspection(tmp_path / "f.csv", findings)
     with (tmp_path / "f.csv").open(encoding="utf-8", newline="") as file:
         labels = [row["label"] for row in csv.DictReader(file)]
-    assert labels[NASTY.index("=1+1")] == "'=1+1"
+    assert labels[NASTY.index("=1+1")] == "=1+1"
     assert not any(re.search("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e]", label) for label in labels)
 
 
@@ -159,9 +172,9 @@ class Anything:
 
 
 def test_the_live_view(capsys: pytest.CaptureFixture[str]) -> None:
-    data = Anything(train=[1], label_names=NASTY, eval_source=NASTY[5])
+    data = Anything(train=[1], evaluation=[1], label_names=NASTY, eval_source=NASTY[5])
     backend = Anything(name="ort")
-    prepared = Anything(data=data, model_name=NASTY[1], backend=backend, freeze="embeddings")
+    prepared = Anything(data=data, model_name=NASTY[1], backend=backend, freeze="embeddings", plan=None)
     config = Anything(
         selection=Anything(method="random"),
         data=Anything(train=NASTY[2], max_length=8),
@@ -257,7 +270,7 @@ def test_input_that_is_no_text(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"fine\n\xff\xfe\n"), "utf-8"))
     lines = stdin_lines()
     with pytest.raises(UsageError, match="Text 2 contains bytes that are not valid UTF-8"):
-        list(predict_lines(_Echo(), lines))  # type: ignore[arg-type]
+        list(predict_lines(Labels(), lines))  # type: ignore[arg-type]
 
 
 def test_input_without_an_end(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -267,10 +280,3 @@ def test_input_without_an_end(monkeypatch: pytest.MonkeyPatch) -> None:
     assert next(lines) == "short"
     with pytest.raises(UsageError, match="Line 2 of the input is longer than 10 characters"):
         next(lines)
-
-
-class _Echo:
-    """Labels every text with itself."""
-
-    def predict_all(self, texts: Any) -> Any:
-        return (prediction(text) for text in texts)

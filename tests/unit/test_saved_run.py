@@ -13,7 +13,12 @@ from edgetune.data.examples import DataOptions
 from edgetune.inference.saved_run import CHUNK
 from edgetune.utils.errors import DataError, RunError, UsageError
 
-TEXTS = ["I was charged twice for the kettle", "the parcel never came", "", "my password does not work " * 40]
+TEXTS = [
+    "I was charged twice for the kettle",
+    "the parcel never came",
+    "?",
+    "my password does not work " * 40,
+]
 
 
 @pytest.fixture
@@ -24,7 +29,9 @@ def copied(trained: Trained, tmp_path: Path) -> Path:
 
 def test_predicts_labels_with_probabilities(trained: Trained) -> None:
     run = load_run(trained.folder)
-    for found in run.predict(TEXTS):
+    *found_all, empty = run.predict([*TEXTS, " "])
+    assert (empty.label, empty.probabilities) == (None, {})
+    for found in found_all:
         assert tuple(found.probabilities) == run.label_names == ("billing", "defect", "delivery", "login")
         assert sum(found.probabilities.values()) == pytest.approx(1, abs=1e-6)
         assert found.probability == max(found.probabilities.values()) == found.probabilities[found.label]
@@ -85,9 +92,22 @@ def test_evaluates_as_the_run_read_its_data(trained: Trained) -> None:
     assert np.sum(found.confusion) == 100
 
 
-def test_evaluation_with_a_label_it_does_not_know(trained: Trained, tmp_path: Path) -> None:
+def test_rows_with_a_label_it_does_not_know_are_wrong(trained: Trained, tmp_path: Path) -> None:
+    rows = trained.evaluation.read_text(encoding="utf-8").splitlines()
     path = tmp_path / "other.csv"
-    path.write_text("text,label\nhello there,billing\ngood bye,gardening\n" * 20)
+    path.write_text("\n".join([*rows, *["good bye,gardening"] * 100]) + "\n", encoding="utf-8")
+    run, known = load_run(trained.folder), load_run(trained.folder).evaluate(str(trained.evaluation))
+    found = run.evaluate(str(path))
+    assert (found.n, found.accuracy) == (200, known.accuracy / 2)
+    assert found.unknown_labels == {"gardening": 100}
+    assert found.loss == pytest.approx(known.loss)
+    predicted, true = run.answers(str(path))
+    assert np.mean(predicted == true) == found.accuracy
+
+
+def test_an_evaluation_without_a_label_that_it_knows(trained: Trained, tmp_path: Path) -> None:
+    path = tmp_path / "other.csv"
+    path.write_text("text,label\nhello there,cooking\ngood bye,gardening\n" * 20)
     with pytest.raises(DataError, match="gardening"):
         load_run(trained.folder).evaluate(str(path))
 

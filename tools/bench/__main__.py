@@ -13,6 +13,7 @@
     python tools/bench cost --profile NAME       # predicted against real, off the profile's grid
     python tools/bench large --data TRAIN --eval TEST --rows 1000000    # a file too large for its deadline
     python tools/bench frontier --shared ../shared/data --sets r8 sst2 --python autogluon=AG/bin/python
+    python tools/bench prediction --data TRAIN --eval TEST    # ms a text: encoder, whole answer, int8
     python tools/bench checkpoint                # what checkpoints cost, how soon a resumed run goes on
 
 Nothing else may compute meanwhile. Without --data they run on rows that the project generates.
@@ -35,6 +36,7 @@ import large_file
 import loop_cost
 import memory
 import methods
+import prediction
 import startup
 import timeline
 import trainer
@@ -53,6 +55,7 @@ BENCHES = {
     "freezing": freezing.main,
     "frontier": frontier.main,
     "large": large_file.main,
+    "prediction": prediction.main,
     "cost": cost_function.main,
     "checkpoint": checkpoints.main,
 }
@@ -82,6 +85,7 @@ def main() -> None:
         metavar="SYSTEM=PATH",
         help="of frontier: a system's own interpreter",
     )
+    parser.add_argument("--pair", help="of prediction: two text columns, as --text of `edgetune finetune`")
     parser.add_argument("--profile", help="device profile (default: the one that fits this machine)")
     parser.add_argument("--out", type=Path, default=Path("runs/bench"))
     arguments = parser.parse_args()

@@ -19,11 +19,11 @@ WRONG_NAME_RATE = 0.05
 
 Make = Callable[[Random], bytes]
 DATA: dict[str, Make] = {
-    "csv": lambda rng: seeds.delimited(rng, rng.choice(",,;|")),
+    "csv": lambda rng: seeds.delimited(rng, rng.choice(",,;|")) if rng.random() < 0.9 else seeds.flags(rng),
     "tsv": lambda rng: seeds.delimited(rng, "\t"),
     "jsonl": seeds.json_lines,
     "json": seeds.json_whole,
-    "txt": seeds.lines_of_text,
+    "txt": lambda rng: seeds.lines_of_text(rng) if rng.random() < 0.5 else seeds.fasttext(rng),
     "parquet": seeds.parquet,
     "arrow": seeds.arrow,
 }

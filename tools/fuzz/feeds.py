@@ -14,7 +14,8 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 
 from edgetune.compare.grid import cells_of, load_grid
 from edgetune.config.toml_config import SECTIONS, dump_config, load_config, make_config, merge_sections
-from edgetune.data.examples import DataOptions, read_examples, read_texts
+from edgetune.data.examples import DataOptions, open_texts, read_examples
+from edgetune.data.readers import validation_part
 from edgetune.data.table import BadRow
 from edgetune.data.token_format import TokenizerSpec
 from edgetune.data.tokens import open_tokens
@@ -32,6 +33,7 @@ from edgetune.run_files.history import read_history
 from edgetune.utils.errors import EdgetuneError
 from edgetune.utils.tables import sections_text
 
+PARTS_RATE = 0.1
 TEXTS_RATE = 0.2
 TOKENS_RATE = 0.3
 PAGE_RATE = 0.1
@@ -47,9 +49,14 @@ WAYS = (
     DataOptions(text=("1", "2"), label="2", pair=True),
     DataOptions(text=("text",), label="label", header=True),
     DataOptions(header=False),
+    DataOptions(merge_labels=True),
     DataOptions(delimiter=","),
     DataOptions(encoding="latin-1"),
     DataOptions(encoding="utf-16"),
+    DataOptions(encoding="auto"),
+    DataOptions(escape=True),
+    DataOptions(text=("data.text",), label="annotations.label"),
+    DataOptions(label="pos,neg"),
 )
 
 
@@ -67,8 +74,10 @@ def data(path: Path, rng: Random) -> None:
     """Read a file as labelled rows, as texts to predict, or into a token cache: one of the three."""
     options, bad = rng.choice(WAYS), list[BadRow]()
     drawn = rng.random()
+    if drawn < PARTS_RATE:
+        validation_part(str(path), options.encoding)
     if drawn < TEXTS_RATE:
-        for _ in read_texts(str(path), options):
+        for _ in open_texts(str(path), options).rows:
             pass
     elif drawn < TEXTS_RATE + TOKENS_RATE:
         with tempfile.TemporaryDirectory(prefix="edgetune-fuzz-") as cache:

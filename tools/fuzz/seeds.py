@@ -59,6 +59,9 @@ LABELS = (
     "|x|",
 )
 NAMES = ("text", "label", "sentence1", "sentence2", "idx", "title", "TEXT", "", "a,b", "\x1b[1m", "label")
+PREAMBLES = ("sep=;\n", "sep=,\r\n", "# exported\n", "# by, hand; today\n\n", "Report\n\n", "#\n" * 30)
+SURVEY = ('{"ImportId":"QID1"}', '{"ImportId":"QID2"}')
+CODECS = ("latin-1", "cp1252", "cp1251", "koi8-r", "gb18030", "cp932", "utf-16-le", "mac-roman")
 PACKERS: dict[str, Callable[[bytes], bytes]] = {
     ".gz": lambda data: gzip.compress(data, 1, mtime=0),
     ".bz2": lambda data: bz2.compress(data, 1),
@@ -100,8 +103,32 @@ def delimited(rng: Random, delimiter: str) -> bytes:
             quoting=rng.choice((0, 1)),
             lineterminator=rng.choice(("\n", "\r\n", "\r")),
         ).writerows(rows)
-    codec = rng.choice(("utf-8",) * 20 + ("utf-16", "latin-1", "utf-8-sig", "utf-32"))
-    return out.getvalue().encode(codec, "replace")
+    text = out.getvalue()
+    if rng.random() < 0.1:
+        text = text.replace('""', '\\"')
+    if rng.random() < 0.1:
+        text = rng.choice(PREAMBLES) + text
+    if rng.random() < 0.05:
+        head, _, body = text.partition("\n")
+        text = f"{head}\n{delimiter.join(SURVEY)}\n{body}"
+    codec = rng.choice(("utf-8",) * 20 + ("utf-16", "utf-8-sig", "utf-32", *CODECS))
+    return text.encode(codec, "replace")
+
+
+def fasttext(rng: Random) -> bytes:
+    """Return lines as fastText has them, some with several labels or none."""
+    labels = [[label] if rng.random() < 0.95 else rng.sample(LABELS, 2) for _, label in rows_of(rng)]
+    lines = ("".join(f"__label__{name} " for name in names) + text_of(rng) for names in labels)
+    return "\n".join(lines).encode("utf-8", "replace")
+
+
+def flags(rng: Random) -> bytes:
+    """Return a CSV file that has a column for each label."""
+    names = ["pos", "neg", rng.choice(LABELS)]
+    out = io.StringIO()
+    rows = [[text, *(int(label == name) for name in names)] for text, label in rows_of(rng)]
+    csv.writer(out).writerows([["text", *names], *rows])
+    return out.getvalue().encode("utf-8", "replace")
 
 
 def _json_value(rng: Random, value: str) -> Any:
@@ -124,10 +151,15 @@ def _json_value(rng: Random, value: str) -> Any:
 
 
 def json_rows(rng: Random) -> list[dict[str, Any]]:
-    """Return rows as JSON objects; a key is missing or new now and then."""
+    """Return rows as JSON objects; a key is missing or new now and then; in some files all lie deeper."""
     text, label = names_of(rng)
-    rows = []
+    rows: list[dict[str, Any]] = []
+    is_deep = rng.random() < 0.15
     for words, name in rows_of(rng):
+        if is_deep:
+            notes = [{"label": _json_value(rng, name)}] * rng.choice((1, 1, 1, 0, 2))
+            rows.append({"data": {"text": _json_value(rng, words)}, "annotations": notes})
+            continue
         row = {text: _json_value(rng, words), label: _json_value(rng, name)}
         if rng.random() < 0.02:
             row.pop(rng.choice(list(row)))
@@ -138,12 +170,16 @@ def json_rows(rng: Random) -> list[dict[str, Any]]:
 
 
 def json_lines(rng: Random) -> bytes:
-    """Return a JSON lines file."""
-    return "\n".join(json.dumps(row, ensure_ascii=True) for row in json_rows(rng)).encode()
+    """Return a JSON lines file, or one whose objects or arrays are not one a line."""
+    rows: list[Any] = json_rows(rng)
+    if rng.random() < 0.15:
+        rows = [list(row.values()) for row in rows]
+    indent, joint = rng.choice(((None, "\n"),) * 7 + ((None, ""), (None, ",\n"), (2, "\n")))
+    return joint.join(json.dumps(row, ensure_ascii=True, indent=indent) for row in rows).encode()
 
 
 def json_whole(rng: Random) -> bytes:
-    """Return a JSON file: a list of rows, rows under a key, columns, or columns by index as pandas writes."""
+    """Return a JSON file: rows in a list, under keys or by index, columns as pandas has them, or arrays."""
     rows = json_rows(rng)
     keys = list(rows[0]) if rows else ["text", "label"]
     columns = {key: [row.get(key) for row in rows] for key in keys}
@@ -153,6 +189,10 @@ def json_whole(rng: Random) -> bytes:
         columns,
         {key: {str(i): value for i, value in enumerate(values)} for key, values in columns.items()},
         rng.choice(rows) if rows else {},
+        {"train": rows, "validation": rows[:3], "test": rows[3:5]},
+        {"columns": keys, "index": list(range(len(rows))), "data": [list(row.values()) for row in rows]},
+        {str(i): row for i, row in enumerate(rows)},
+        [keys, *(list(row.values()) for row in rows)],
     )
     shape = rng.choice(shapes)
     return json.dumps(shape, ensure_ascii=True, indent=rng.choice((None, 1))).encode()

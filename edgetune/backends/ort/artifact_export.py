@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 from pathlib import Path
 
+from edgetune.backends.onnx_files import is_inside
 from edgetune.backends.ort.artifacts import ArtifactBuilder, Artifacts, load_artifacts
 from edgetune.backends.ort.checksums import MANIFEST
 from edgetune.models.source import resolve_model
-from edgetune.run_files.run_folder import disk_errors
-from edgetune.utils.errors import ArtifactsError, UsageError
+from edgetune.models.vocabulary import require_tokenizer
+from edgetune.run_files.outputs import export_folder, refuse_taken
+from edgetune.utils.errors import UsageError
 from edgetune.utils.machine import cache_folder
+from edgetune.utils.parsing import read_json_file
 
 
 def export_artifacts(
@@ -36,33 +40,27 @@ def export_artifacts(
 
     Raises:
         UsageError: a number that cannot be.
-        ArtifactsError: there is something already, or the export failed its check.
+        RunError: there is something already.
+        ArtifactsError: the export failed its check.
     """
     if n_labels < 2:
         raise UsageError(f"--labels {n_labels}: a classifier needs at least 2 labels.")
     if freeze not in ("none", "embeddings") and not freeze.isdigit():
         raise UsageError(f"--freeze {freeze}: must be none, embeddings or a number of layers.")
-    if out.exists() and any(out.iterdir() if out.is_dir() else [out]):
-        if not (out / MANIFEST).is_file():
-            raise ArtifactsError(
-                f"{out} exists but does not contain artifacts; choose another folder with --out."
-            )
-        if not overwrite:
-            raise ArtifactsError(
-                f"{out} already contains artifacts; use --overwrite to replace them, or choose another --out."
-            )
-    with disk_errors(out):
-        builder = ArtifactBuilder(
-            resolve_model(model, pooling), cache_dir if cache_dir is not None else cache_folder()
-        )
+    refuse_taken("--out", out, [model] if model is not None else [])
+    with export_folder(out, "training artifacts", _exported, overwrite) as fresh:
+        source = resolve_model(model, pooling)
+        require_tokenizer(source.folder)
+        builder = ArtifactBuilder(source, cache_dir if cache_dir is not None else cache_folder())
         made = builder.get(n_labels, freeze)
-        scratch = out.with_name(f".{out.name}.tmp")
-        shutil.rmtree(scratch, ignore_errors=True)
-        try:
-            shutil.copytree(made.folder, scratch)
-            scratch.chmod(0o755)  # the cache's folder is for its user alone; this one is the user's to share
-            shutil.rmtree(out, ignore_errors=True)
-            scratch.rename(out)
-        finally:
-            shutil.rmtree(scratch, ignore_errors=True)
+        shutil.copytree(made.folder, fresh, dirs_exist_ok=True)
     return load_artifacts(out, n_labels, cache_dir)
+
+
+def _exported(folder: Path) -> list[str]:
+    """Return the files of an export, its manifest first; [] where there is none, or one of something else."""
+    with contextlib.suppress(OSError, ValueError, TypeError, KeyError):
+        manifest = read_json_file(folder / MANIFEST)
+        if manifest["fingerprint"] and manifest["onnxruntime"]:
+            return [MANIFEST, *(name for name in manifest["files"] if is_inside(folder, name))]
+    return []

@@ -241,7 +241,8 @@ class ArtifactBuilder:
             )
         except OSError as error:
             raise ResourceError(
-                f"Cannot write to {folder.parent} ({error.strerror}); choose another folder with --cache-dir."
+                f"Cannot write to {folder.parent} ({error.strerror}); choose another folder with "
+                "--cache-dir or EDGETUNE_CACHE."
             ) from error
         try:
             self._run_child(scratch, n_labels, freeze)

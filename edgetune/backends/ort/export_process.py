@@ -75,6 +75,7 @@ def build_artifacts(job: dict[str, Any]) -> None:
         )
     _save_rest(model, in_graph, target)
     convert_tokenizer(Path(job["folder"]), target)
+    model.config.architectures = [type(model).__name__]  # as transformers writes it beside the weights
     model.config.save_pretrained(target)
     manifest = _describe(job, model, missing, trainable, inputs)
     manifest |= {"notes": notes, "check": check.model_dump()}
@@ -247,7 +248,8 @@ def main() -> int:
         why = "no space left on the disk" if full else error
         answer = {
             "error": "MissingDependencyError",
-            "message": f"Cannot write the artifacts: {why}; choose another folder with --cache-dir.",
+            "message": f"Cannot write the artifacts: {why}; choose another folder with --cache-dir "
+            "or EDGETUNE_CACHE.",
         }
     print(json.dumps(answer), file=out)
     return 0 if "ok" in answer else 1

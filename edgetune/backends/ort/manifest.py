@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
-SCHEMA_VERSION = 5
+SCHEMA_VERSION = 6
 
 
 class ParityCheck(BaseModel):
@@ -69,7 +69,7 @@ class Manifest(BaseModel):
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
-    schema_version: Literal[5] = 5
+    schema_version: Literal[6] = 6
     edgetune: str
     onnxruntime: str
     model: str

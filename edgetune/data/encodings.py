@@ -1,0 +1,130 @@
+"""Which encoding text files have: by the user's word, a byte order mark, or charset-normalizer's judgement.
+
+Only the lines that are not ASCII are looked at: the others are the same in nearly every encoding.
+"""
+
+from __future__ import annotations
+
+import codecs
+from typing import Any
+
+from edgetune.utils.errors import UsageError
+
+AUTO = "auto"
+SAMPLE_BYTES = 1 << 16  # of lines that are not ASCII
+MOST_JUDGED = 4  # times as many are asked whether they are UTF-8
+UTF8_RATE = 0.8  # of these lines: above this the file is UTF-8 with damaged rows
+_WIDE = ("utf_16_le", "utf_16_be")
+_NARROW = (
+    *("cp1252", "cp1250", "cp1251", "cp1253", "cp1254", "cp1255", "cp1256", "cp1257", "cp1258", "cp874"),
+    *("koi8_r", "mac_roman", "gb18030", "big5", "cp932", "euc_jp", "cp949"),
+)
+"""What files are written in today. Among all that it knows, charset-normalizer prefers code pages of DOS."""
+_TYPOGRAPHY = frozenset("€‚ƒ„…†‡‰‹›‘’“”•–—˜™\u00a0¡¢£¤¥¦§¨©«¬®¯°±²³´·¸¹»¼½¾¿")
+"""Characters of cp1252 that texts of plain ASCII letters have."""
+_BYTE_ORDER_MARKS = (codecs.BOM_UTF8, codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE, codecs.BOM_UTF32_BE)
+_MOST_CHAOS = 0.35  # that a sample may have; short lines of Greek have 0.2 and more
+_EASTERN = ("Polish", "Czech", "Slovak", "Hungarian", "Croatian", "Slovene", "Romanian", "Lithuanian")
+_EASTERN_CODECS = ("cp1250", "cp1257")
+_SIMILAR_CHAOS, _SIMILAR_COHERENCE = 0.05, 0.1
+
+
+def resolve_encoding(encoding: str, start: bytes) -> str:
+    """Return the codec to use: a byte order mark is believed over the default.
+
+    Args:
+        encoding: as the user said; `auto` decides by the content.
+        start: first bytes of the file.
+
+    Raises:
+        UsageError: there is no such encoding.
+    """
+    if encoding == AUTO:
+        encoding = likely_encoding(start) or "utf-8"
+    try:
+        info: Any = codecs.lookup(encoding)
+    except (LookupError, ValueError) as error:
+        raise UsageError(f'Unknown encoding "{encoding}"; try --encoding auto.') from error
+    if not getattr(info, "_is_text_encoding", True):
+        raise UsageError(f'"{encoding}" is not a text encoding; try --encoding auto.')
+    if info.name != "utf-8":
+        return encoding
+    if start.startswith((codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE)):
+        return "utf-32"
+    if start.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        return "utf-16"
+    return "utf-8-sig"
+
+
+def advice(start: bytes) -> str:
+    """Say which encoding to try for a file that cannot be decoded as it was."""
+    likely = likely_encoding(start)
+    if likely is None:
+        return "Pass the encoding of the file with --encoding."
+    return f"Try --encoding {likely}, or pass the actual encoding of the file."
+
+
+def likely_encoding(start: bytes) -> str | None:
+    """Return the encoding that bytes which are not UTF-8 have most likely; None for UTF-8, or no idea.
+
+    Args:
+        start: first bytes of a file; may end within a character.
+    """
+    import charset_normalizer
+
+    if start.startswith(_BYTE_ORDER_MARKS):
+        return None
+    if b"\x00" in start:
+        start = start[: SAMPLE_BYTES & ~1]
+        found = charset_normalizer.from_bytes(start, cp_isolation=list(_WIDE), enable_fallback=False)
+        return _named(found[0].encoding) if len(found) else None
+    sample = _lines_to_judge(start)
+    if not sample:
+        return None
+    if {char for char in sample.decode("cp1252", "replace") if not char.isascii()} <= _TYPOGRAPHY:
+        return "cp1252"
+    found = charset_normalizer.from_bytes(
+        sample, cp_isolation=list(_NARROW), threshold=_MOST_CHAOS, enable_fallback=False
+    )
+    if not len(found):
+        return None
+    best = found[0]
+    if best.encoding in _EASTERN_CODECS and best.language not in _EASTERN:
+        for other in found:
+            if (
+                "cp1252" in other.could_be_from_charset
+                and other.chaos <= best.chaos + _SIMILAR_CHAOS
+                and other.coherence >= best.coherence - _SIMILAR_COHERENCE
+            ):
+                return "cp1252"
+    return _named(best.encoding)
+
+
+def _lines_to_judge(start: bytes) -> bytes:
+    """Return lines that are not ASCII; none where nearly all of them are UTF-8."""
+    lines: list[bytes] = []
+    size = 0
+    for line in start.replace(b"\r", b"\n").split(b"\n"):
+        if not line.isascii():
+            lines.append(line)
+            size += len(line)
+        if size > MOST_JUDGED * SAMPLE_BYTES:
+            break
+    n_utf8 = sum(map(_is_utf8, lines))
+    if not lines or n_utf8 >= UTF8_RATE * len(lines):
+        return b""
+    return b"\n".join(line for line in lines if not _is_utf8(line))[:SAMPLE_BYTES]
+
+
+def _is_utf8(line: bytes) -> bool:
+    """Whether a line is UTF-8, but for a character at its end that may be cut off."""
+    try:
+        codecs.getincrementaldecoder("utf-8")().decode(line)
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
+def _named(codec: str) -> str:
+    """Write a codec's name as people do."""
+    return codec.replace("_", "-")

@@ -1,0 +1,281 @@
+"""Rows that a program has in memory: lists, dicts of columns, pandas data frames, `datasets.Dataset`.
+
+rows in memory ─→ Table ─┬─→ texts to classify
+                         └─→ a file in the cache (rows/HASH.jsonl), which is then read like any other file
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import islice
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import numpy as np
+
+from edgetune.data.arrow import dataset_table
+from edgetune.data.examples import DataOptions, find_columns, texts_of_table
+from edgetune.data.json_rows import NAME_ROWS
+from edgetune.data.table import MAX_PATHS, BadRow, Row, Table, deeper_paths, value_at
+from edgetune.utils.cache import cache_subfolder, mark_in_use
+from edgetune.utils.errors import DataError, ResourceError, UsageError
+from edgetune.utils.sanitize import brief
+
+Data: TypeAlias = Any
+"""A path (`str` or `Path`), or rows in memory: a list of (text, label) pairs or of dicts, a dict of columns,
+a pandas `DataFrame`, or a `datasets.Dataset`."""
+Texts: TypeAlias = Any
+"""A list of texts or of pairs of texts, a pandas `Series`, or a table as in `Data`."""
+
+NAME = "the data"
+LABELLED = (
+    "give the path of a file, a list of (text, label) pairs or of dicts, a dict of columns, a pandas "
+    "DataFrame, or a datasets.Dataset"
+)
+TEXTS = (
+    "give a list of texts or of pairs of texts, a dict of columns, a pandas Series or DataFrame, or a "
+    "datasets.Dataset"
+)
+
+
+def as_path(data: Data, cache_dir: os.PathLike[str], options: DataOptions) -> str:
+    """Return where labelled rows can be read: a path as it is, the path of a copy of rows in memory.
+
+    Args:
+        data: see `Data`.
+        cache_dir: where the copy is kept; `edgetune clean` removes it.
+        options: which columns hold text and label; a list of pairs has columns of these names.
+
+    Raises:
+        UsageError: it is neither a path nor rows, or the text or label column cannot be found.
+        DataError: there are no rows.
+        ResourceError: the copy cannot be written.
+    """
+    if isinstance(data, str | os.PathLike):
+        return str(data)
+    table = _as_table(data)
+    if table is None:
+        table = _table_of_pairs(_items(data, LABELLED), options)
+    find_columns(table, options)
+    return _written(table, cache_dir)
+
+
+def texts_of(data: Texts, options: DataOptions) -> list[str | tuple[str, str]]:
+    """Return the texts, or pairs of texts, to classify; a missing value of a table is an empty text.
+
+    Args:
+        data: see `Texts`.
+        options: which columns of a table hold the text.
+
+    Raises:
+        UsageError: it holds no texts, or an item is none.
+        DataError: a cell of a table is no text.
+    """
+    if isinstance(data, str | bytes | os.PathLike):
+        raise UsageError(
+            "predict takes a list of texts, not a single string; wrap the text in a list. To classify the "
+            "rows of a file, use `edgetune predict RUN --file FILE`."
+        )
+    table = _as_table(data)
+    if table is not None:
+        rows = texts_of_table(table, options).rows
+        return [row.text if row.text_pair is None else (row.text, row.text_pair) for row in rows]
+    if _is_pandas(data):
+        data = ["" if value is None else value for value in _cells(data)]
+    return [_text_item(number, item) for number, item in enumerate(_items(data, TEXTS))]
+
+
+def _text_item(number: int, item: Any) -> str | tuple[str, str]:
+    """Return an item of a list as a text or a pair of texts."""
+    if isinstance(item, str):
+        return _encodable(number, item)
+    if isinstance(item, tuple | list) and len(item) == 2 and all(isinstance(part, str) for part in item):
+        return _encodable(number, item[0]), _encodable(number, item[1])
+    raise UsageError(
+        f"Item {number} of the list is {_described(item)}, not a text or a pair of texts; "
+        'use "" for an empty text.'
+    )
+
+
+def _encodable(number: int, text: str) -> str:
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise UsageError(
+            f"Item {number} of the list contains half of a surrogate pair, which is not valid Unicode; "
+            "repair the text."
+        ) from error
+    return text
+
+
+def _described(item: Any) -> str:
+    """Name a value in a sentence, however large it is."""
+    if item is None:
+        return "None"
+    kind = type(item).__name__
+    return f"{item!r} ({kind})" if isinstance(item, bool | int | float) else f"of type {brief(kind)}"
+
+
+def _items(data: Any, wanted: str) -> list[Any]:
+    """Return the items of a list or of another iterable.
+
+    Raises:
+        UsageError: it is none.
+    """
+    if isinstance(data, str | bytes | Mapping) or not isinstance(data, Iterable):
+        raise UsageError(f"Data {_described(data)} cannot be read; {wanted}.")
+    return list(data)
+
+
+def _is_pandas(data: Any) -> bool:
+    return type(data).__module__.partition(".")[0] == "pandas"
+
+
+def _as_table(data: Any) -> Table | None:
+    """Return data with named columns as a table; None if its columns have no names."""
+    if isinstance(data, Mapping):
+        if any(hasattr(part, "column_names") for part in data.values()):
+            splits = ", ".join(brief(name) for name in data)
+            raise UsageError(
+                f"The data has the splits {splits}; pass one of them, such as data[{next(iter(data))!r}]."
+            )
+        return _table_of_columns([str(name) for name in data], list(data.values()))
+    if hasattr(data, "column_names") and hasattr(data, "features"):
+        if not hasattr(data, "num_rows"):
+            raise UsageError("A streamed dataset cannot be read twice; load it without streaming=True.")
+        return dataset_table(NAME, data)
+    if _is_pandas(data) and hasattr(data, "columns"):
+        names = [str(name) for name in data.columns]
+        return _table_of_columns(names, [data.iloc[:, i] for i in range(len(names))])
+    if isinstance(data, Sequence) and data and isinstance(data[0], Mapping):
+        return _table_of_dicts(data)
+    return None
+
+
+def _table_of_columns(names: list[str], columns: list[Any]) -> Table:
+    for name, column in zip(names, columns, strict=True):
+        if isinstance(column, str | bytes | Mapping) or not isinstance(column, Iterable):
+            raise UsageError(
+                f'Column "{brief(name)}" of the data is {_described(column)}; give a list of values.'
+            )
+    if len(set(names)) < len(names):
+        twice = next(name for name in names if names.count(name) > 1)
+        raise UsageError(f'The data has two columns named "{brief(twice)}"; rename one of them.')
+    cells = [_cells(column) for column in columns]
+    if len({len(values) for values in cells}) > 1:
+        lengths = ", ".join(f'"{brief(n)}" {len(v):,}' for n, v in list(zip(names, cells, strict=True))[:5])
+        raise UsageError(f"The columns of the data have different numbers of values: {lengths}.")
+    return _table(names, lambda chosen: zip(*(cells[i] for i in chosen), strict=True))
+
+
+def _table_of_dicts(items: Sequence[Any]) -> Table:
+    names: dict[Any, None] = {}
+    for number, item in enumerate(items):
+        if not isinstance(item, Mapping):
+            raise UsageError(f"Item {number} of the list is {_described(item)}, but item 0 is a dict.")
+        names.update(dict.fromkeys(item))
+    keys = {str(key): (key,) for key in names}
+    deeper = {
+        ".".join(map(str, place)): place
+        for item in items[:NAME_ROWS]
+        for key, value in item.items()
+        for place in deeper_paths((key,), value)
+    }
+    paths = [
+        *keys.values(),
+        *(place for name, place in islice(deeper.items(), MAX_PATHS) if name not in keys),
+    ]
+    return _table(
+        [".".join(map(str, place)) for place in paths],
+        lambda chosen: ([_cell(value_at(dict(item), paths[i])) for i in chosen] for item in items),
+        n_deeper=len(paths) - len(keys),
+    )
+
+
+def _table_of_pairs(items: Sequence[Any], options: DataOptions) -> Table:
+    """Make a table of (text, label) pairs, whose columns are named as the options want them."""
+    for number, item in enumerate(items):
+        if not isinstance(item, tuple | list) or len(item) != 2 or not isinstance(item[0], str):
+            raise UsageError(
+                f"Item {number} of the list is {_described(item)}; each item must be a (text, label) pair or "
+                "a dict, and the text a str."
+            )
+    text = options.text[0] if len(options.text) == 1 else "text"
+    label = "label" if options.label is None else options.label
+    return _table([text, label], lambda chosen: ([_cell(item[i]) for i in chosen] for item in items))
+
+
+def _table(names: Sequence[str], rows: Any, n_deeper: int = 0) -> Table:
+    def read(chosen: Sequence[int]) -> Iterator[Row | BadRow]:
+        yield from enumerate(rows(chosen), start=1)
+
+    return Table(NAME, tuple(names), True, (), read, n_deeper=n_deeper)
+
+
+def _cells(column: Any) -> list[Any]:
+    """Return the values of a column; None where one is missing."""
+    if _is_pandas(column):
+        missing = column.isna().tolist()
+        values = zip(column.tolist(), missing, strict=True)
+        return [None if gone else _cell(value) for value, gone in values]
+    return [_cell(value) for value in column]
+
+
+def _cell(value: Any) -> Any:
+    """Return a scalar of numpy as Python's, and None for what is not a number."""
+    if isinstance(value, np.generic):
+        value = value.item()
+    return None if isinstance(value, float) and math.isnan(value) else value
+
+
+def _written(table: Table, cache_dir: os.PathLike[str]) -> str:
+    """Write a table into the cache as JSON Lines, named by its content.
+
+    Raises:
+        DataError: it has no rows.
+        ResourceError: it cannot be written.
+    """
+    digest, n_rows = hashlib.sha256(), 0
+    scratch: Path | None = None
+    try:
+        home = cache_subfolder(Path(cache_dir), "rows")
+        columns = table.columns[: table.n_whole]
+        handle, name = tempfile.mkstemp(prefix=".rows-", suffix=f".{os.getpid()}.tmp", dir=home)
+        scratch = Path(name)
+        with open(handle, "wb") as file:
+            for row in table.read(range(len(columns))):
+                assert not isinstance(row, BadRow)  # a row in memory has all columns
+                found = dict(zip(columns, map(_json_value, row[1]), strict=True))
+                line = json.dumps(found, default=str).encode() + b"\n"
+                digest.update(line)
+                file.write(line)
+                n_rows += 1
+        if not n_rows:
+            raise DataError("The data has no rows.")
+        path = home / f"{digest.hexdigest()[:32]}.jsonl"
+        os.replace(scratch, path)
+    except OSError as error:
+        raise ResourceError(
+            f"Cannot write the rows to {cache_dir} ({error.strerror or error}); choose another folder with "
+            "cache_dir."
+        ) from error
+    finally:
+        if scratch is not None:
+            scratch.unlink(missing_ok=True)
+    mark_in_use(path)
+    return str(path)
+
+
+def _json_value(value: Any) -> Any:
+    """Return a value as JSON has it; bytes as text, and None for bytes that are no text."""
+    if isinstance(value, bytes):
+        try:
+            return value.decode()
+        except UnicodeDecodeError:
+            return None
+    return value

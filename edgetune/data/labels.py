@@ -1,0 +1,126 @@
+"""What a label is: its normal form, the order of labels, and which are one label in several spellings.
+
+a cell of any type ─→ normal_label ─→ "3", "true", "billing"; None where it means that there is no label
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Iterable, Mapping, Sequence
+from decimal import Decimal
+from functools import lru_cache
+from typing import Any
+
+NO_LABEL_WORDS = frozenset(
+    ["", "nan", "NaN", "-nan", "None", "null", "NULL", "NA", "N/A", "n/a", "#N/A", "#NA", "<NA>", "NaT"]
+)
+"""What pandas, R, SQL and spreadsheets write into a cell that is empty."""
+DASH = "-"
+"""Stands for an empty cell too, but where the other label is a plus."""
+NUMBER = re.compile(r"[+-]?(0|[1-9][0-9]*|(?=\.[0-9]))(\.[0-9]*)?")
+"""As text; a number with leading zeros is a code."""
+# Of the format characters some change what is seen: the joiners U+200C and U+200D inside a label shape words
+# and make one emoji of several, and tags tell flags apart.
+_KEPT = frozenset(map(chr, (0x200C, 0x200D, *range(0xE0020, 0xE0080))))
+_REMOVED = frozenset("\ufe0e\ufe0f\u034f\u115f\u1160\u3164\uffa0")
+
+
+def normal_label(value: Any) -> str | None:
+    """Write a label in the one way that all files share, whatever its type in the file; None for no label.
+
+    3, 3.0, "3.0" and " 3" are "3"; True, "True" and "TRUE" are "true"; text is composed (NFC), without
+    invisible characters, and with single blanks.
+    """
+    if isinstance(value, bytes):
+        return _normal(value.decode("utf-8", "surrogateescape"))
+    if isinstance(value, float) and value.is_integer():
+        return str(int(value))
+    return _normal(f"{value:f}" if isinstance(value, Decimal) else str(value))
+
+
+@lru_cache(maxsize=4096)
+def _normal(text: str) -> str | None:
+    if not (text.isascii() and text.isprintable()):
+        text = "".join(filter(_is_seen, unicodedata.normalize("NFC", text)))
+        text = text.strip("\u200c\u200d" + "".join(filter(str.isspace, text)))
+    text = " ".join(text.split())
+    if text in NO_LABEL_WORDS:
+        return None
+    if text.lower() in ("true", "false"):
+        return text.lower()
+    return _plain_number(text) if text[-1:] in "0123456789." and NUMBER.fullmatch(text) else text
+
+
+def _is_seen(char: str) -> bool:
+    """Whether a character is seen, or separates what is seen."""
+    if char in _KEPT or char.isspace():
+        return True
+    return unicodedata.category(char) not in ("Cf", "Cc") and char not in _REMOVED
+
+
+def _plain_number(text: str) -> str:
+    """Write a number without a plus, without zeros that add nothing, and with a zero before the point."""
+    sign = "-" if text.startswith("-") else ""
+    whole, _, fraction = text.lstrip("+-").partition(".")
+    fraction = fraction.rstrip("0")
+    number = (whole or "0") + (f".{fraction}" if fraction else "")
+    return number if number == "0" else sign + number
+
+
+def label_order(names: Iterable[str]) -> list[str]:
+    """Sort labels: by number if all are numbers, else by letter."""
+    names = list(names)
+    if all(map(NUMBER.fullmatch, names)):
+        return sorted(names, key=lambda name: (Decimal(name), name))
+    return sorted(names)
+
+
+@lru_cache(maxsize=4096)
+def variant_key(label: str) -> str:
+    """Return what labels share that are probably one.
+
+    Such labels differ in letter case, width, a final full stop, leading zeros, or `_`, `-` and blank.
+    """
+    folded = unicodedata.normalize("NFKC", label).casefold().rstrip(" .") or label
+    folded = re.sub(r"^0+(?=[0-9]+$)", "", folded)
+    return re.sub(r"(?<=\w)[\s_-]+(?=\w)", " ", folded)
+
+
+def variants(counts: Mapping[str, int]) -> list[list[str]]:
+    """Return groups of labels that are probably one label each, the most frequent way of writing first.
+
+    Args:
+        counts: rows per label.
+    """
+    groups: dict[str, list[str]] = {}
+    for name in counts:
+        groups.setdefault(variant_key(name), []).append(name)
+    return [sorted(group, key=lambda name: -counts[name]) for group in groups.values() if len(group) > 1]
+
+
+def merged_spelling(counts: Mapping[str, int]) -> dict[str, str]:
+    """Return how labels are written that are one label with another: in its most frequent way."""
+    return {name: group[0] for group in variants(counts) for name in group}
+
+
+def find_labels(wanted: Iterable[str], known: Sequence[str], merge: bool = False) -> dict[str, int]:
+    """Return the positions of labels among those of a model; those that it does not know are left out.
+
+    Args:
+        wanted: in their normal form.
+        known: as written by whoever made the model.
+        merge: whether a variant of a known label is that label.
+    """
+    exact = {name: i for i, name in enumerate(known)}
+    normal = {normal_label(name): i for i, name in enumerate(known)}
+    loose = {variant_key(name): i for i, name in enumerate(known)} if merge else {}
+    found = {name: exact.get(name, normal.get(name, loose.get(variant_key(name)))) for name in wanted}
+    return {name: place for name, place in found.items() if place is not None}
+
+
+def merge_hint(unknown: Iterable[str], known: Sequence[str]) -> str:
+    """Name the option that would make labels known, as a sentence after others; "" where it would not."""
+    if not find_labels(unknown, known, merge=True):
+        return ""
+    return " With --merge-labels, labels that differ only in case are the same."

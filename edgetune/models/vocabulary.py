@@ -1,0 +1,173 @@
+"""Whether a model's tokenizer, its config and its tables fit together, from the files alone.
+
+    tokenizer.json     largest token id ──┐
+    config.json        vocab_size ────────┼─→ must agree, or the first batch ends in "index out of range"
+    safetensors header rows of the tables ┘
+    config, tokenizer  pad token
+
+Where config and tables differ, transformers draws the tables anew without an error.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from edgetune.models.checks import MAX_TOKENIZER_BYTES, TOKENIZER_FILES, check_size, weight_files
+from edgetune.utils.errors import ModelError
+
+OFFSET_POSITIONS = {"roberta", "xlm-roberta", "camembert", "mpnet", "xlm-roberta-xl", "longformer", "ernie_m"}
+"""Position tables of these start counting after the padding id, so they hold fewer usable places."""
+OFFSET_PAD_ID = 1
+"""The padding id of these where the config has none."""
+POSITIONS = ("max_position_embeddings", "n_positions")
+_TABLES = (
+    (("vocab_size",), ("word_embeddings", "embed_tokens", "tok_embeddings", "wte")),
+    (POSITIONS, ("position_embeddings", "wpe")),
+    (("type_vocab_size",), ("token_type_embeddings",)),
+)
+"""Which number of a config is the number of rows of which table."""
+
+
+def require_tokenizer(folder: Path) -> None:
+    """Refuse a model without any file of a tokenizer.
+
+    Raises:
+        ModelError: it has none.
+    """
+    if not any((folder / name).is_file() for name in TOKENIZER_FILES) and not any(folder.glob("*.bpe*")):
+        raise ModelError(
+            f"{folder} has no tokenizer (no tokenizer.json or vocab.txt); save it beside the model with "
+            f'`AutoTokenizer.from_pretrained("MODEL").save_pretrained("{folder}")`.'
+        )
+
+
+def check_vocabulary(config: Mapping[str, Any], tokenizer_file: Path) -> None:
+    """Refuse a tokenizer whose ids the model has no embeddings for.
+
+    Args:
+        config: of the model.
+        tokenizer_file: a `tokenizer.json`.
+
+    Raises:
+        ModelError: an id is too large, or the file is damaged.
+    """
+    n_words, pad = config.get("vocab_size"), config.get("pad_token_id")
+    if not isinstance(n_words, int):
+        return
+    if isinstance(pad, int) and pad >= n_words:
+        raise ModelError(
+            f"{tokenizer_file.parent / 'config.json'} sets pad_token_id = {pad:,}, but the model has "
+            f"{n_words:,} token embeddings; set it to the id of the tokenizer's pad token."
+        )
+    token, largest = max(_token_ids(tokenizer_file), key=lambda one: one[1], default=("", -1))
+    if largest >= n_words:
+        raise ModelError(
+            f"{tokenizer_file} has the token {token[:40]!r} with id {largest:,}, but the model has "
+            f"{n_words:,} token embeddings: tokens were added without resizing the model. Call "
+            "`model.resize_token_embeddings(len(tokenizer))` and save it again."
+        )
+
+
+def check_tables(config: Mapping[str, Any], folder: Path) -> None:
+    """Refuse weights whose embedding tables have other sizes than the config says.
+
+    Raises:
+        ModelError: with both sizes.
+    """
+    from safetensors import safe_open
+
+    for path in weight_files(folder):
+        with safe_open(path, framework="numpy") as tensors:
+            for name in tensors.keys():  # noqa: SIM118  (it is no dict)
+                setting = _size_setting(name, config)
+                if setting is None:
+                    continue
+                n_rows = tensors.get_slice(name).get_shape()[0]
+                if n_rows != config[setting]:
+                    raise ModelError(
+                        f"{folder / 'config.json'} sets {setting} = {config[setting]:,}, but {name} in "
+                        f"{path.name} has {n_rows:,} rows; download or save the model again."
+                    )
+
+
+def pad_token_id(config: Mapping[str, Any], folder: Path) -> int:
+    """Return the token id that fills a row.
+
+    A config need not have one; GPT-2's does not. Padding is masked, so any token can take the part, but a
+    decoder classifies by the last token that is not padding: its end-of-text token is safe there.
+
+    Args:
+        config: of the model.
+        folder: with the tokenizer.
+    """
+    given = config.get("pad_token_id")
+    if isinstance(given, int) and given >= 0:
+        return given
+    if config.get("model_type") in OFFSET_POSITIONS:
+        return OFFSET_PAD_ID
+    n_words = config.get("vocab_size")
+    ends = config.get("eos_token_id")
+    candidates = [_tokenizers_pad(folder), *(ends if isinstance(ends, list) else [ends])]
+    for found in candidates:
+        if isinstance(found, int) and 0 <= found < (n_words if isinstance(n_words, int) else found + 1):
+            return found
+    return 0
+
+
+def _size_setting(tensor: str, config: Mapping[str, Any]) -> str | None:
+    """Return the setting of the config that says how many rows a tensor has."""
+    parts = tensor.split(".")
+    if len(parts) < 2 or parts[-1] != "weight":
+        return None
+    for settings, tables in _TABLES:
+        if parts[-2] in tables:
+            return next((name for name in settings if isinstance(config.get(name), int)), None)
+    return None
+
+
+def _tokenizers_pad(folder: Path) -> int | None:
+    """Return the id of the tokenizer's own pad token."""
+    tokenizer_file = folder / "tokenizer.json"
+    for path in (folder / "tokenizer_config.json", folder / "special_tokens_map.json"):
+        told = _read(path).get("pad_token") if path.is_file() and tokenizer_file.is_file() else None
+        token = told.get("content") if isinstance(told, dict) else told
+        if token is not None:
+            return next((number for name, number in _token_ids(tokenizer_file) if name == token), None)
+    return None
+
+
+def _token_ids(path: Path) -> Iterator[tuple[str, int]]:
+    """Yield every token of a `tokenizer.json` and its id, and each id that it puts around a text."""
+    found = _read(path)
+    model, around = found.get("model"), found.get("post_processor")
+    vocabulary = model.get("vocab") if isinstance(model, dict) else None
+    if isinstance(vocabulary, dict):
+        yield from ((name, number) for name, number in vocabulary.items() if isinstance(number, int))
+    elif isinstance(vocabulary, list) and vocabulary:  # of pieces, each with its score
+        piece = vocabulary[-1]
+        yield str(piece[0] if isinstance(piece, list) and piece else piece), len(vocabulary) - 1
+    for token in found.get("added_tokens") or ():
+        if isinstance(token, dict) and isinstance(token.get("id"), int):
+            yield str(token.get("content")), token["id"]
+    special = around.get("special_tokens") if isinstance(around, dict) else None
+    for name, token in special.items() if isinstance(special, dict) else ():
+        yield from ((name, number) for number in token.get("ids", ()) if isinstance(number, int))
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """Read a JSON object of a tokenizer.
+
+    Raises:
+        ModelError: it is too large or damaged.
+    """
+    check_size(path, MAX_TOKENIZER_BYTES)
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise ModelError(f"{path} is damaged ({str(error)[:100]}); copy the model again.") from error
+    if not isinstance(found, dict):
+        raise ModelError(f"{path} is damaged (it is no JSON object); copy the model again.")
+    return found
