@@ -9,6 +9,7 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -140,6 +141,7 @@ def run_cli() -> RunCli:
     """`edgetune ARGS` in this process; `stdin` is its input."""
 
     def call(*args: object, stdin: str = "") -> Outcome:
+        from edgetune.cli import train_commands
         from edgetune.cli.app import main
 
         out, err, code = io.StringIO(), io.StringIO(), 0
@@ -147,6 +149,9 @@ def run_cli() -> RunCli:
             patch.setattr(sys, "argv", ["edgetune", *map(str, args)])
             patch.setattr(sys, "stdin", io.StringIO(stdin))
             patch.setenv("COLUMNS", "120")
+            # A deadline counts from the start of the process, which is not that of the tests.
+            patch.setattr(train_commands, "_IMPORTED_AT_S", time.perf_counter())
+            patch.setattr(train_commands, "_CPU_AT_IMPORT_S", 0.0)
             with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
                 try:
                     main()

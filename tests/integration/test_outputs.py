@@ -235,7 +235,6 @@ def test_an_export_replaces_only_what_is_its_own(
 ) -> None:
     from edgetune.backends.ort import artifact_export
     from edgetune.backends.ort.artifact_export import export_artifacts
-    from edgetune.utils.errors import ArtifactsError
 
     made = artifacts_of()
     monkeypatch.setattr(artifact_export.ArtifactBuilder, "get", lambda *args: made)
@@ -248,7 +247,7 @@ def test_an_export_replaces_only_what_is_its_own(
     web = tmp_path / "web"
     web.mkdir()
     (web / "manifest.json").write_text('{"name": "my site"}')
-    with pytest.raises(ArtifactsError, match="--out"):
+    with pytest.raises(RunError, match="--out"):
         export_artifacts(str(tiny_model), 2, web, overwrite=True)
     with pytest.raises(UsageError, match="--out"):
         export_artifacts(str(tiny_model), 2, write_run(tmp_path / "run") / "artifacts")
