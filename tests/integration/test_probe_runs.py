@@ -17,6 +17,7 @@ from edgetune import Run, load_run
 from edgetune.data.demo import demo_rows
 from edgetune.devices.device_profile import FixedCosts
 from edgetune.inference.standalone_predict import Classifier, Text
+from edgetune.utils.errors import RunError
 from tests.profile_samples import save_guess
 
 
@@ -94,6 +95,9 @@ def test_the_texts_of_pairs_are_told_apart_in_the_saved_model(
     assert run.evaluate(str(pairs_csv)).accuracy == pytest.approx(summary["accuracy"])
     card = (tmp_path / "run" / "model" / "README.md").read_text()
     assert "from transformers import pipeline" not in card
+    (tmp_path / "run" / "onnx" / "model.onnx").unlink()
+    with pytest.raises(RunError):  # model/ would read the texts together
+        load_run(tmp_path / "run")
     done = run_cli("export", tmp_path / "run", "--out", tmp_path / "out", "--int8")
     assert done.code == 0, done.err
     pairs: list[Text] = [("the invoice is wrong", "wrong is the"), ("where is it", "my password"), ("a", "")]
