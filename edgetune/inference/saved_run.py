@@ -397,7 +397,5 @@ def load_run(folder: str | Path) -> Run:
             f"{path} has no weights (onnx/model.onnx or model/model.safetensors); the run did not finish."
         )
     if run.needs_encoder and not has_encoder and run.summary.get("texts_apart"):  # model/ reads them together
-        raise RunError(
-            f"{path} has no onnx/model.onnx, which classifies its pairs; copy the whole run folder."
-        )
+        raise RunError(f"{path} has no onnx/model.onnx, which answers pairs; copy the whole folder again.")
     return run
