@@ -43,9 +43,9 @@ def choose_backend(config: RunConfig) -> str:
             "--backend onnx fits a linear probe and trains nothing, for which it needs a time limit; add "
             "--deadline, or use another backend."
         )
-    if wanted == "ort" and (config.model.precision == "bf16" or not config.model.onnx):
+    if wanted in ("ort", "onnx") and (config.model.precision == "bf16" or not config.model.onnx):
         raise UsageError(
-            "--precision bf16 and --no-onnx require --backend torch; the ort backend trains ONNX graphs "
+            f"--precision bf16 and --no-onnx require --backend torch; the {wanted} backend runs ONNX graphs "
             "in fp32."
         )
     return _best_backend(config) if wanted == "auto" else wanted

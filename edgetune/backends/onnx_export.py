@@ -136,6 +136,22 @@ def load_torch_model(
     return model.eval(), missing
 
 
+def load_classifier(folder: Path, n_labels: int, attention: str) -> Any:
+    """Load a trained classifier; arguments and errors as of `load_torch_model`.
+
+    Raises:
+        ModelError: there is an encoder alone, whose head would be drawn at random.
+    """
+    model, missing = load_torch_model(folder, n_labels, attention)
+    head = [name for name in missing if not is_embedding(name) and layer_number(name) is None]
+    if head:
+        raise ModelError(
+            f"{folder} holds an encoder without a trained classifier ({head[0]} is missing); pass the run "
+            f"folder that it belongs to, or train one with `edgetune finetune FILE --model {folder}`."
+        )
+    return model
+
+
 def export_graph(model: Any, target: Path) -> None:
     """Write the classifier's ONNX graph, weights inside.
 

@@ -237,11 +237,11 @@ def _encoder_file(run: Run, folder: Path) -> Path:
     """Return the encoder's ONNX file; made of its weights where the run has none."""
     path = run.encoder_file
     if path is None:
-        from edgetune.backends.onnx_export import export_graph, load_torch_model
+        from edgetune.backends.onnx_export import export_graph, load_classifier
         from edgetune.models.checks import check_folder
 
         check_folder(str(run.encoder_folder), run.encoder_folder)
-        model, _ = load_torch_model(run.encoder_folder, len(run.label_names), "eager")
+        model = load_classifier(run.encoder_folder, len(run.label_names), "eager")
         path = folder / "encoder.onnx"
         export_graph(model, path)
     with damage_errors(path):

@@ -48,10 +48,10 @@ def torch_scorer(folder: Path, n_labels: int) -> Scorer:
     Raises:
         EdgetuneError: it cannot be used.
     """
-    from edgetune.backends.onnx_export import load_torch_model
+    from edgetune.backends.onnx_export import load_classifier
 
     check_folder(str(folder), folder)
-    model, _ = load_torch_model(folder, n_labels, "sdpa")
+    model = load_classifier(folder, n_labels, "sdpa")
     import torch
 
     segments = takes_segments(model.config.to_dict())

@@ -30,6 +30,7 @@ from edgetune.utils.types import FloatArray
 MEAN = "mean"
 CONFIG_KEY = "edgetune_pooling"
 """Of `config.json`: that the last layer is the added one."""
+POOLING_CONFIG = Path("1_Pooling", "config.json")
 
 MEAN_SCALE = 1000.0
 TANH_SCALE = 0.25
@@ -62,10 +63,17 @@ def has_own_head(config: Mapping[str, Any]) -> bool:
 def asks_for_mean(folder: Path) -> bool:
     """Return whether a folder says, as sentence-transformers writes it, that the mean was trained."""
     try:
-        found = json.loads((folder / "1_Pooling" / "config.json").read_text(encoding="utf-8")[:100_000])
+        found = json.loads((folder / POOLING_CONFIG).read_text(encoding="utf-8")[:100_000])
     except (OSError, ValueError, RecursionError):
         return False
     return isinstance(found, dict) and found.get("pooling_mode_mean_tokens") is True
+
+
+def write_pooling_config(folder: Path) -> None:
+    """Say in the folder of an encoder that the mean was trained, where `asks_for_mean` looks."""
+    path = folder / POOLING_CONFIG
+    path.parent.mkdir()
+    path.write_text(json.dumps({"pooling_mode_mean_tokens": True}) + "\n", encoding="utf-8")
 
 
 def fixed_names(names: list[str]) -> set[str]:

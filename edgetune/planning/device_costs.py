@@ -83,7 +83,7 @@ def with_probe(device: DeviceCosts, source: ModelSource, slowness: float) -> Dev
     """
     likes = [costs for costs in device.backends if costs.precision == "fp32"]
     missing = [name for name in ("onnx", "onnxruntime") if importlib.util.find_spec(name) is None]
-    if not likes or missing or not can_write(source.config, source.pools_mean):
+    if not likes or missing or not can_write(source.config, source.pools_mean, source.folder):
         return device
     like = min(likes, key=lambda costs: costs.backend != "ort")
     factor = slowness * max(1.0, shape_of(source).n_parameters / MEASURED_PARAMETERS)

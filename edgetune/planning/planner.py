@@ -55,6 +55,7 @@ MOST_PASSES, FEWEST_STEPS = 10, 300
 DEFAULT_CACHE_MB = 1000.0
 ROWS_PER_CLASS = 5
 """A linear probe is planned only if it sees this many rows per class on average."""
+PROBE_BACKEND = "onnx"
 EXIT_RATE = 0.4
 """Share of the exit's time where PyTorch was not imported: 0.8 of 2.4 s were measured."""
 PROBE_SAVE_CAUTION = 1.7
@@ -94,6 +95,8 @@ def make_plans(device: DeviceCosts, data: DataLengths, limits: Limits, constrain
         least.append((smallest_s(candidate, limits), found[0]))
         plans += [plan for plan in found if plan.n_rows > 0 and not _too_tight(plan, deadline_s)]
     ranked = tuple(sorted(plans, key=_rank))
+    if constraints.of_training and any(plan.trains for plan in ranked):
+        ranked = tuple(plan for plan in ranked if plan.backend != PROBE_BACKEND)
     if not ranked or _sees_too_little(ranked[0], data):
         refusal = None if ranked else _impossible(device, data, deadline_s, limits, refused, least)
         alone = ngrams_plan(device, data, limits, deadline_s) if least else None
@@ -157,8 +160,6 @@ def _candidates(device: DeviceCosts, data: DataLengths, constraints: Constraints
     scores = constraints.method in FILTERS
     for costs in device.backends:
         if costs.available or constraints.backend not in (None, costs.backend):
-            continue
-        if not costs.trains and constraints.of_training and constraints.backend is None:
             continue
         if constraints.precision not in (None, costs.precision):
             continue

@@ -161,7 +161,9 @@ def _training(summary: Summary) -> str:
         ("backend", "Backend", in_markdown),
         ("best_epoch", "Epoch kept", str),
     )
-    lines = [f"{name}: {words(summary[key])}" for key, name, words in wanted if summary.get(key) is not None]
+    lines = [
+        f"{name}: {words(summary[key])}" for key, name, words in wanted if summary.get(key) not in (None, "")
+    ]
     versions = summary.get("versions") or {}
     if versions:
         lines.append("Versions: " + ", ".join(f"{name} {version}" for name, version in versions.items()))
@@ -203,22 +205,23 @@ from transformers import pipeline
 classify = pipeline("text-classification", model="path/to/model")
 print(classify("some text"{cut}))
 ```'''
-    example = '"some text"'
+    example = predicted = classified = '"some text"'
     if summary.get("texts_apart"):
         pipeline, example = TEXTS_APART, '"first text", "second text"'
+        predicted, classified = "--file pairs.csv", '--pair "first text" "second text"'
     return f"""## How to use it
 
 {pipeline}
 
 ```sh
-edgetune predict path/to/run "some text"
+edgetune predict path/to/run {predicted}
 ```
 
 With ONNX Runtime and without edgetune, {_whole_answer(summary)}:
 
 ```sh
 edgetune export path/to/run --out classifier
-python classifier/predict.py "some text"
+python classifier/predict.py {classified}
 ```
 
 The encoder alone with ONNX Runtime (`onnx/model.onnx` of the run folder, the tokenizer from `model/`):

@@ -110,7 +110,7 @@ def describe_method(figures: RunFigures) -> str | None:
     trains = figures.method not in (LINEAR_PROBE, NGRAMS_ALONE) and figures.backend
     if trains and figures.n_trained == figures.n_steps == 0:
         return NOTHING_TRAINED
-    if figures.method is None or figures.preset in (None, "default"):
+    if figures.method is None or figures.preset in (None, "", "default"):
         return figures.method
     return f"{figures.method} ({figures.preset})"
 

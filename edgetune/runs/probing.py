@@ -94,9 +94,13 @@ class ProbeInTime:
         # Where training follows, it may take twice what was planned, all in all.
         end_s = started_s + 2 * planned_s if self._deadline.trains else math.inf
         at_least = 16 if self._deadline.trains else PROBE_ROWS[0]
-        n_rows = self._read(order[: plan.n_probe_rows], end_s, FIRST_FIT_RATE, at_least)
+        n_first, fit_rate = plan.n_probe_rows, FIRST_FIT_RATE
+        if self._prepared.data.held_out is None and not self._deadline.trains:
+            # Nothing else takes the time, and nothing tells whether more rows pay.
+            n_first, fit_rate = len(order), LATER_FIT_RATE
+        n_rows = self._read(order[:n_first], end_s, fit_rate, at_least)
         if held_out is None or n_rows < 32:
-            return FittedProbe(self._fitted(n_rows, FIRST_FIT_RATE), n_rows, None)
+            return FittedProbe(self._fitted(n_rows, fit_rate), n_rows, None)
         rows, features = held_out
         view = self._prepared.data.held_out
         assert view is not None

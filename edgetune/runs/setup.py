@@ -140,12 +140,17 @@ def prepare(
     """
     if config.train.class_weight == "balanced" and not config.train.fits_ngrams:
         raise UsageError(
-            "--class-weight balanced corrects the combined answer and cannot be used with --no-ngrams; "
-            "remove one of the two options."
+            "--class-weight balanced corrects the combined answer and cannot be used without n-grams; remove "
+            "it, or remove --no-ngrams and add ngrams to --learners."
         )
     if "encoder" not in config.train.learners and not config.budget.limits_time:
         raise UsageError(
             "Without a deadline the encoder is trained; add the encoder to --learners, or give a --deadline."
+        )
+    if config.model.backend == "onnx" and not {"probe", "ngrams"} & {*config.train.learners}:
+        raise UsageError(
+            "--backend onnx fits a linear probe and trains nothing; add the probe to --learners, or use "
+            "another backend."
         )
     with contextlib.ExitStack() as stack:
         model_loader = find_model_loader(config, cache_dir, stack)
@@ -319,6 +324,14 @@ def decide_open(
         )
     if device is None or (device.foreign and not limited):
         return Decision(_closed(config), None)
+    if config.data.pair and not _marks_second(model_loader.tokenizer_file):
+        device = replace(device, backends=tuple(costs for costs in device.backends if costs.trains))
+    if model.backend == "onnx" and all(costs.trains for costs in device.backends):
+        raise UsageError(
+            f"--backend onnx is not possible with {model_loader.source.name}: it is for BERT encoders with "
+            "mean pooling, and for pairs the tokenizer has to give the second text a token type of its own; "
+            "use --backend auto."
+        )
     shape = DataLengths(
         lengths=data.train.lengths,
         eval_lengths=data.evaluation.lengths,
@@ -377,6 +390,15 @@ def _ends_plainly(tokenizer_file: Path) -> bool:
     """Return whether a single text gets one special token before it and one after it."""
     masks = _tokenizer(tokenizer_file).encode("a b c").special_tokens_mask
     return bool(sum(masks) == 2 and masks[0] == masks[-1] == 1)
+
+
+def _marks_second(tokenizer_file: Path) -> bool:
+    """Return whether the second text of a pair has token type 1, without special tokens before it."""
+    found = _tokenizer(tokenizer_file).encode("a", "b")
+    second = [
+        not special for special, kind in zip(found.special_tokens_mask, found.type_ids, strict=True) if kind
+    ]
+    return found.special_tokens_mask[:1] == [1] and second[:1] == [True]
 
 
 def _vocab_size(tokenizer_file: Path) -> int:

@@ -87,6 +87,8 @@ class Training:
                     self._run_epochs(loop, history)
                 elif self._stop():
                     loop.stopped = True
+                    if (probe := self._ensemble.probe) is not None:
+                        self._keep_probe(probe)
             finally:
                 self._view.end()
             if self._deadline is not None:

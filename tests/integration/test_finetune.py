@@ -243,7 +243,7 @@ def test_pairs_of_sentences(tiny_model: Path, demo_csv: Path, run_cli: RunCli, t
         assert code == 0, err
         lines = [json.loads(line) for line in printed.splitlines()]
         assert len(lines) == 100
-        assert (lines[0]["text"], lines[0]["text_pair"]) == (rows[0]["text"], rows[100]["text"])
+        assert (lines[0]["question"], lines[0]["sentence"]) == (rows[0]["text"], rows[100]["text"])
     np.testing.assert_allclose(found["ort"], found["torch"], atol=1e-4)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,11 +14,16 @@ import pytest
 from architectures import ARCHITECTURES
 from conftest import RunCli, write_model
 
-from edgetune import Run, load_run
+from edgetune import Run, load_run, plan
+from edgetune.config.toml_config import group_by_section, make_config
 from edgetune.data.demo import demo_rows
 from edgetune.devices.device_profile import FixedCosts
 from edgetune.inference.standalone_predict import Classifier, Text
-from edgetune.utils.errors import RunError
+from edgetune.report.live_view import QuietView
+from edgetune.runs.run import run
+from edgetune.utils.errors import Interrupted, RunError
+from edgetune.utils.meter import Meter
+from edgetune.utils.signals import StopRequest
 from tests.profile_samples import save_guess
 
 
@@ -58,9 +64,10 @@ def pairs_csv(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def finetune(run_cli: RunCli, data: Path, encoder: Path, out: Path, *more: object) -> dict[str, Any]:
+def finetune(run_process: RunCli, data: Path, encoder: Path, out: Path, *more: object) -> dict[str, Any]:
+    """Finetune in a process of its own: the age of this one would count against the deadline."""
     common = ("--model", encoder, "--deadline", "60s", "--out", out, "--json")
-    done = run_cli("finetune", data, *common, *more)
+    done = run_process("-m", "edgetune", "finetune", data, *common, *more, cwd=out.parent)
     assert done.code == 0, done.err
     return dict(json.loads(done.out))
 
@@ -70,9 +77,9 @@ def probabilities(run: Run, texts: list[Text]) -> Any:
 
 
 def test_what_lies_in_the_folder_gives_the_accuracy_of_the_summary(
-    run_cli: RunCli, demo_csv: Path, demo_eval_csv: Path, encoder: Path, tmp_path: Path
+    run_process: RunCli, demo_csv: Path, demo_eval_csv: Path, encoder: Path, tmp_path: Path
 ) -> None:
-    summary = finetune(run_cli, demo_csv, encoder, tmp_path / "run", "--eval", demo_eval_csv)
+    summary = finetune(run_process, demo_csv, encoder, tmp_path / "run", "--eval", demo_eval_csv)
     assert (summary["method"], summary["backend"]) == ("linear-probe", "onnx")
     assert summary["n_steps"] == summary["n_trained"] == 0
     names = [learner["name"] for learner in summary["ensemble"]["learners"]]
@@ -83,10 +90,10 @@ def test_what_lies_in_the_folder_gives_the_accuracy_of_the_summary(
 
 
 def test_the_texts_of_pairs_are_told_apart_in_the_saved_model(
-    run_cli: RunCli, pairs_csv: Path, encoder: Path, tmp_path: Path
+    run_cli: RunCli, run_process: RunCli, pairs_csv: Path, encoder: Path, tmp_path: Path
 ) -> None:
     columns = ("--text", "one,other", "--pair", "--learners", "probe", "--eval", pairs_csv)
-    summary = finetune(run_cli, pairs_csv, encoder, tmp_path / "run", *columns)
+    summary = finetune(run_process, pairs_csv, encoder, tmp_path / "run", *columns)
     assert summary["texts_apart"]
     assert summary["ensemble"] is None
     # An encoder that reads a pair together and was never trained does not know what its texts share.
@@ -95,6 +102,8 @@ def test_the_texts_of_pairs_are_told_apart_in_the_saved_model(
     assert run.evaluate(str(pairs_csv)).accuracy == pytest.approx(summary["accuracy"])
     card = (tmp_path / "run" / "model" / "README.md").read_text()
     assert "from transformers import pipeline" not in card
+    assert 'predict.py --pair "first text"' in card
+    assert "Preset" not in card
     done = run_cli("export", tmp_path / "run", "--out", tmp_path / "out", "--int8")
     assert done.code == 0, done.err
     pairs: list[Text] = [("the invoice is wrong", "wrong is the"), ("where is it", "my password"), ("a", "")]
@@ -109,10 +118,10 @@ def test_the_texts_of_pairs_are_told_apart_in_the_saved_model(
 
 
 def test_the_whole_answer_about_pairs_is_exported(
-    run_cli: RunCli, pairs_csv: Path, encoder: Path, tmp_path: Path
+    run_cli: RunCli, run_process: RunCli, pairs_csv: Path, encoder: Path, tmp_path: Path
 ) -> None:
     columns = ("--text", "one,other", "--pair", "--eval", pairs_csv)
-    summary = finetune(run_cli, pairs_csv, encoder, tmp_path / "run", *columns)
+    summary = finetune(run_process, pairs_csv, encoder, tmp_path / "run", *columns)
     assert summary["texts_apart"]
     done = run_cli("export", tmp_path / "run", "--out", tmp_path / "out")
     assert done.code == 0, done.err
@@ -122,9 +131,9 @@ def test_the_whole_answer_about_pairs_is_exported(
 
 
 def test_learners_that_are_left_out_take_no_part(
-    run_cli: RunCli, demo_csv: Path, encoder: Path, tmp_path: Path
+    run_process: RunCli, demo_csv: Path, encoder: Path, tmp_path: Path
 ) -> None:
-    summary = finetune(run_cli, demo_csv, encoder, tmp_path / "run", "--learners", "ngrams")
+    summary = finetune(run_process, demo_csv, encoder, tmp_path / "run", "--learners", "ngrams")
     assert summary["method"] == "n-grams"
     assert not (tmp_path / "run" / "model").exists()
 
@@ -142,6 +151,56 @@ def test_bad_learners_are_one_sentence(
     assert words in done.err
     assert "Traceback" not in done.err
     assert not out.exists()
+
+
+@pytest.mark.parametrize(
+    "more",
+    [("--precision", "bf16"), ("--no-onnx",), ("--pooling", "cls"), ("--learners", "encoder")],
+)
+def test_what_a_backend_that_trains_nothing_cannot_do_is_one_sentence(
+    run_cli: RunCli, demo_csv: Path, encoder: Path, tmp_path: Path, more: tuple[str, ...]
+) -> None:
+    common = ("--model", encoder, "--out", tmp_path / "run", "--backend", "onnx", "--deadline", "5h")
+    done = run_cli("finetune", demo_csv, *common, *more)
+    assert done.code in (1, 2)
+    assert "--backend" in done.err
+    assert not (tmp_path / "run").exists()
+
+
+def test_texts_of_a_pair_that_the_tokenizer_does_not_tell_apart_are_read_together(
+    pairs_csv: Path, encoder: Path, tmp_path: Path
+) -> None:
+    untyped = tmp_path / "untyped"
+    shutil.copytree(encoder, untyped)
+    settings = json.loads((untyped / "tokenizer.json").read_text())
+    for part in settings["post_processor"]["pair"]:  # as XLM-RoBERTa's tokenizer, which MiniLM has too
+        for one in part.values():
+            one["type_id"] = 0
+    (untyped / "tokenizer.json").write_text(json.dumps(settings))
+    for model, has_probe in ((encoder, True), (untyped, False)):
+        found = plan(pairs_csv, model=str(model), deadline="10m", text="one,other", pair=True)
+        assert any(one.backend == "onnx" for one in found.ranked) == has_probe
+
+
+def test_a_run_that_is_stopped_says_that_its_encoder_is_a_probe(
+    demo_csv: Path, encoder: Path, tmp_path: Path
+) -> None:
+    stop = StopRequest()
+    stop.requested = True
+    settings = {"train": str(demo_csv), "model": str(encoder), "deadline_s": 60.0}
+    with pytest.raises(Interrupted):
+        run(
+            make_config(group_by_section(settings)),
+            tmp_path / "run",
+            overwrite=False,
+            cache_dir=tmp_path / "cache",
+            meter=Meter(),
+            view=QuietView(),
+            stop=stop,
+        )
+    summary = json.loads((tmp_path / "run" / "summary.json").read_text())
+    assert [one["name"] for one in summary["ensemble"]["learners"]] == ["n-grams", "linear probe"]
+    assert load_run(tmp_path / "run").predict(["the invoice is wrong"])[0].label is not None
 
 
 def test_a_backend_that_trains_nothing_needs_a_deadline(

@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 import json
+import shutil
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from architectures import ARCHITECTURES
 from backend_factories import FACTORIES
 from conftest import write_model
+from safetensors.torch import load_file, save_file
 
 from edgetune.backends.ort.bert_graph import can_write
 from edgetune.backends.ort.forward_only import ForwardOnly
 from edgetune.data.batches import Batch
 from edgetune.inference.scorers import onnx_scorer, torch_scorer
 from edgetune.models.source import resolve_model
+from edgetune.utils.errors import ModelError
 from tests.fakes import ragged
 
 LABELS = ("a", "b", "c")
@@ -124,5 +129,67 @@ def test_other_encoders_are_left_to_the_backends_that_train(
     encoder: Path, change: dict[str, Any], pools_mean: bool
 ) -> None:
     config = json.loads((encoder / "config.json").read_text())
-    assert can_write(config, True)
-    assert not can_write(config | change, pools_mean)
+    assert can_write(config, True, encoder)
+    assert not can_write(config | change, pools_mean, encoder)
+
+
+def rewritten(encoder: Path, folder: Path, change: Callable[[dict[str, Any]], dict[str, Any]]) -> Path:
+    """Copy an encoder with other weights."""
+    shutil.copytree(encoder, folder)
+    save_file(change(load_file(encoder / "model.safetensors")), folder / "model.safetensors")
+    return folder
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda weights: {name: value.bfloat16() for name, value in weights.items()},
+        lambda weights: {
+            name.replace("LayerNorm.weight", "LayerNorm.gamma"): weights[name] for name in weights
+        },
+        lambda weights: {name: weights[name] for name in weights if ".layer.1.output.dense.bias" not in name},
+        lambda weights: weights | {"encoder.layer.0.output.dense.bias": torch.zeros(5)},
+    ],
+)
+def test_weights_that_only_transformers_can_read_are_left_to_the_backends_that_train(
+    encoder: Path, tmp_path: Path, change: Callable[[dict[str, Any]], dict[str, Any]]
+) -> None:
+    folder = rewritten(encoder, tmp_path / "other", change)
+    config = json.loads((folder / "config.json").read_text())
+    assert not can_write(config, True, folder)
+
+
+def test_halved_weights_in_two_files_and_other_heads_make_no_difference(
+    encoder: Path, backend: ForwardOnly, tmp_path: Path
+) -> None:
+    folder = rewritten(
+        encoder,
+        tmp_path / "shards",
+        lambda weights: {f"bert.{name}": value.half() for name, value in weights.items()},
+    )
+    weights = load_file(folder / "model.safetensors") | {"cls.predictions.bias": torch.zeros(9)}
+    (folder / "model.safetensors").unlink()
+    for number in (0, 1):
+        part = {name: weights[name] for name in sorted(weights)[number::2]}
+        save_file(part, folder / f"model-0000{number + 1}-of-00002.safetensors")
+    config = json.loads((folder / "config.json").read_text())
+    assert can_write(config, True, folder)
+    found = ForwardOnly(resolve_model(str(folder)), len(LABELS))
+    np.testing.assert_allclose(found.features(apart(FIRST)), backend.features(apart(FIRST)), atol=5e-3)
+    found.save(tmp_path, LABELS)
+    assert not [name for name in load_file(tmp_path / "model" / "model.safetensors") if "cls." in name]
+
+
+def test_the_encoder_that_a_probe_on_pairs_saves_is_trained_with_its_mean_again_and_answers_nothing(
+    encoder: Path, tmp_path: Path
+) -> None:
+    of_pairs = ForwardOnly(resolve_model(str(encoder)), len(LABELS), pair=True)
+    of_pairs.save(tmp_path, LABELS)
+    again = resolve_model(str(tmp_path))
+    assert again.pools_mean
+    np.testing.assert_array_equal(
+        ForwardOnly(again, len(LABELS)).features(apart(FIRST)),
+        ForwardOnly(resolve_model(str(encoder)), len(LABELS)).features(apart(FIRST)),
+    )
+    with pytest.raises(ModelError, match="without a trained classifier"):
+        torch_scorer(tmp_path / "model", len(LABELS))

@@ -182,7 +182,7 @@ def test_runs_that_trained_no_row_are_not_told_apart_by_method(tmp_path: Path) -
 
 
 def test_methods_that_train_no_row_keep_their_names(tmp_path: Path) -> None:
-    write_run(tmp_path / "run", method="linear-probe", n_trained=0, n_steps=0)
+    write_run(tmp_path / "run", method="linear-probe", preset="", n_trained=0, n_steps=0)
     (found,) = collect([tmp_path / "run"]).runs
     assert run_table.describe_method(found.figures) == "linear-probe"
 

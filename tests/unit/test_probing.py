@@ -72,6 +72,12 @@ def test_a_slow_machine_gets_fewer_rows_and_ends_in_time(method: str, n_held_out
     assert (found.held_out is None) == (n_held_out is None)
 
 
+def test_a_probe_that_is_the_only_learner_sees_all_rows_that_it_has_time_for() -> None:
+    backend = Learnable(np.full(6_000, 0.5), clock=FakeClock())
+    stage, _ = stage_of(backend, 6_000, None, LINEAR_PROBE, n_probe_rows=64)
+    assert stage.fit().n_rows == 6_000
+
+
 def test_a_few_rows_are_read_even_when_it_is_too_late() -> None:
     backend = Learnable(np.full(500, 0.5), clock=FakeClock())
     stage, _ = stage_of(backend, 500)

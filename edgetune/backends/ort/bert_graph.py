@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 
 from edgetune.models.checks import weight_files
-from edgetune.models.mean_pooling import MEAN_SCALE, TANH_SCALE, can_pool, is_pooled
+from edgetune.models.mean_pooling import MEAN_SCALE, TANH_SCALE, can_pool, is_pooled, pooling_weights
 from edgetune.utils.types import FloatArray
 
 IR_VERSION, OPSET = 10, 17
@@ -33,14 +33,18 @@ HEAD_WEIGHT, HEAD_BIAS = "classifier.weight", "classifier.bias"
 PAIR_PARTS = 4
 MASKED = -10_000.0
 """Added to the attention scores of padding; far below any real one, and finite in every precision."""
+_PARTS = ("embeddings.", "encoder.", "pooler.")
+_SIZES = ("hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size")
+_FLOATS, _UNREADABLE = ("F16", "F32", "F64"), ("BF16", "F8_E4M3", "F8_E5M2")
 
 
-def can_write(config: Mapping[str, Any], pools_mean: bool) -> bool:
+def can_write(config: Mapping[str, Any], pools_mean: bool, folder: Path) -> bool:
     """Return whether the graph of an encoder can be written here.
 
     Args:
         config: its `config.json`.
         pools_mean: whether its head reads the mean of all tokens.
+        folder: where its weights lie, of which the headers are read.
     """
     return (
         pools_mean
@@ -48,18 +52,53 @@ def can_write(config: Mapping[str, Any], pools_mean: bool) -> bool:
         and not is_pooled(config)  # its layers are trained, and its last one is the added one
         and config.get("model_type") == "bert"
         and config.get("hidden_act") == "gelu"
+        and all(isinstance(config.get(name), int) for name in _SIZES)
+        and _has_weights(config, folder)
     )
 
 
+def _has_weights(config: Mapping[str, Any], folder: Path) -> bool:
+    """Return whether all weights are there by the names and sizes of today, in a type that NumPy has.
+
+    BERT of before 2019 calls the weights of its norms `gamma` and `beta`; NumPy has no bfloat16.
+    """
+    from safetensors import safe_open
+
+    found: dict[str, tuple[int, ...]] = {}
+    for path in weight_files(folder):
+        with safe_open(path, framework="numpy") as tensors:
+            for name in tensors.keys():  # noqa: SIM118  (it is no dict)
+                tensor = tensors.get_slice(name)
+                if tensor.get_dtype() in _UNREADABLE:
+                    return False
+                if tensor.get_dtype() in _FLOATS:
+                    found[name.removeprefix("bert.")] = tuple(tensor.get_shape())
+    width, n_layers = int(config["hidden_size"]), int(config["num_hidden_layers"])
+    wanted: dict[str, tuple[int, ...]] = {
+        f"embeddings.LayerNorm.{name}": (width,) for name in ("weight", "bias")
+    }
+    for table in ("word", "position", "token_type"):
+        name = f"embeddings.{table}_embeddings.weight"
+        wanted[name] = (*found.get(name, ())[:1], width)  # the number of rows is checked elsewhere
+    for name, value in pooling_weights(0, width, int(config["intermediate_size"])).items():
+        if name.startswith("encoder."):
+            wanted |= {name.replace(".0.", f".{n}.", 1): value.shape for n in range(n_layers)}
+    return all(found.get(name) == shape for name, shape in wanted.items())
+
+
 def read_weights(folder: Path) -> dict[str, FloatArray]:
-    """Return the weights of a BERT folder as float32, by their names without the prefix `bert.`."""
+    """Return the weights of a BERT encoder as float32, by their names without the prefix `bert.`.
+
+    What else the folder has, such as the head that predicts masked words, is left out.
+    """
     from safetensors.numpy import load_file
 
     found = {name: value for path in weight_files(folder) for name, value in load_file(path).items()}
+    weights = {name.removeprefix("bert."): value for name, value in found.items()}
     return {
-        name.removeprefix("bert."): np.asarray(value, dtype=np.float32)
-        for name, value in found.items()
-        if np.issubdtype(value.dtype, np.floating)
+        name: np.asarray(value, dtype=np.float32)
+        for name, value in weights.items()
+        if name.startswith(_PARTS) and np.issubdtype(value.dtype, np.floating)
     }
 
 

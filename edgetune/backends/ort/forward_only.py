@@ -27,7 +27,7 @@ from edgetune.backends.ort.bert_graph import (
 )
 from edgetune.backends.ort.ort_runtime import import_ort, session_options
 from edgetune.data.batches import Batch
-from edgetune.models.mean_pooling import CONFIG_KEY, MEAN, pooling_weights
+from edgetune.models.mean_pooling import CONFIG_KEY, MEAN, pooling_weights, write_pooling_config
 from edgetune.models.source import ModelSource
 from edgetune.utils.types import FloatArray
 
@@ -134,7 +134,7 @@ class ForwardOnly:
         """Write `model/` and `onnx/model.onnx` into a folder.
 
         `model/` is a classifier in Hugging Face's layout. A probe on pairs is none: there it is the encoder
-        alone, and `onnx/` is what answers.
+        alone, which still says that the mean of its tokens was trained, and `onnx/` is what answers.
         """
         import onnx
         from safetensors.numpy import save_file
@@ -152,6 +152,8 @@ class ForwardOnly:
             own.write_text(json.dumps(config), encoding="utf-8")
             write_config(own, target / "config.json", label_names)
             own.unlink()
+        if self._pair:
+            write_pooling_config(model_folder)
 
     def _folder_contents(self) -> tuple[dict[str, FloatArray], dict[str, Any]]:
         """Return weights and config of `model/`."""
