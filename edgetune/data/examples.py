@@ -35,6 +35,7 @@ from edgetune.data.table import (
     NO_LABEL,
     NOT_A_LABEL,
     NOT_TEXT,
+    STRAY_QUOTE,
     BadRow,
     LooseRow,
     Table,
@@ -225,6 +226,7 @@ def _examples(
     assert chosen.label is not None
     label_at = chosen.flags or (chosen.label,)
     dash_is_label: bool | None = None
+    plain_labels: frozenset[str] | None = None
     n_rows, first_label = 0, None  # of the file's first row, until it comes again
     others: Counter[str] = Counter()
     judged = verdict(table.columns, lambda: _sample(table))
@@ -258,6 +260,11 @@ def _examples(
                 label = label if dash_is_label else None
             if label is None:
                 raise _Unusable(NO_LABEL)
+            if '"' in label and (half := _half_quoted(label)):
+                if plain_labels is None:
+                    plain_labels = _first_labels(table, chosen)
+                if half in plain_labels:
+                    raise _Unusable(STRAY_QUOTE)
             text, text_pair = _texts(values[:-1], options.pair)
             if not text and not text_pair:
                 raise _Unusable(EMPTY_TEXT)
@@ -281,6 +288,20 @@ def _has_plus(table: Table, column: int) -> bool:
     """Whether labels are signs, so that a dash is no empty cell."""
     rows = islice(table.read((column,)), SAMPLE_ROWS)
     return any(not isinstance(row, BadRow) and str(row[1][0]).strip() == "+" for row in rows)
+
+
+def _half_quoted(label: str) -> str | None:
+    """Return a label without the quote that it has at one end only; None for any other label."""
+    ends = (label.startswith('"'), label.endswith('"'))
+    return normal_label(label.strip('"')) if label.count('"') == 1 and any(ends) else None
+
+
+def _first_labels(table: Table, chosen: Columns) -> frozenset[str]:
+    """Return what the label column of the first rows holds."""
+    assert chosen.label is not None
+    rows = islice(table.read((chosen.label,)), SAMPLE_ROWS)
+    labels = (normal_label(row[1][0]) for row in rows if not isinstance(row, BadRow))
+    return frozenset(label for label in labels if label is not None)
 
 
 def _check_no_header(

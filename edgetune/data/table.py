@@ -21,6 +21,7 @@ NO_TOKENS = "no tokens"
 LONG_TEXT = "text is too long"
 LONG_LABEL = "label is too long"
 BROKEN_LABEL = "label goes on in the next line: a quote is not closed"
+STRAY_QUOTE = "label has a stray quote"
 LOOSE_QUOTES = "stray quotes"
 
 EXCERPT_LENGTH = 80

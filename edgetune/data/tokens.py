@@ -28,6 +28,7 @@ from edgetune.data.table import (
     NO_LABEL,
     NOT_A_LABEL,
     NOT_TEXT,
+    STRAY_QUOTE,
     WRONG_COLUMN_COUNT,
     BadRow,
 )
@@ -254,6 +255,7 @@ def _check_usable(path: str, writer: TokenWriter, max_bad_rows: float) -> None:
 _ADVICE = {
     NOT_TEXT: "Join a list of words into one text.",
     NOT_A_LABEL: "A text has one label; keep one of several, or repeat the text in a row for each.",
+    STRAY_QUOTE: "Remove the quote, or close it.",
     BROKEN_LABEL: "Close the quote, or double it where it is part of the text.",
     WRONG_COLUMN_COUNT: "Quote the fields that hold the delimiter, or see --delimiter and --escape.",
 }

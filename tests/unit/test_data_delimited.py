@@ -367,6 +367,15 @@ def test_rows_read_loosely_are_counted(tmp_path: Path) -> None:
     assert not bad
 
 
+@pytest.mark.parametrize("name", ["a.csv", "a.tsv"])
+def test_a_quote_at_one_end_of_a_label_is_no_class(tmp_path: Path, name: str) -> None:
+    rows = [*(f"text {i},{('yes', 'no')[i % 2]}" for i in range(20)), 'odd,no"', 'size,5"']
+    content = "\n".join(["text,label", *rows]).replace(",", "," if name == "a.csv" else "\t")
+    examples, bad = load(tmp_path, name, content)
+    assert {example.label for example in examples} == {"yes", "no", '5"'}
+    assert [(row.line, row.reason) for row in bad] == [(22, "label has a stray quote")]
+
+
 def test_a_label_that_spans_lines_is_a_quoting_error(tmp_path: Path) -> None:
     content = 'text,label\ngood 5,"yes\nmaybe 5,no"\n' + "fine,yes\nbad,no\n" * 20
     examples, bad = load(tmp_path, "a.csv", content)
