@@ -89,6 +89,11 @@ class Run:
         if (home / "config.json").is_file():
             with damage_errors(home / "config.json"):
                 config = check_config(str(folder), home / "config.json")
+                if "id2label" not in config:
+                    raise RunError(
+                        f"{folder} is an encoder that has no labels; train it with `edgetune finetune FILE "
+                        f"--model {folder}`."
+                    )
                 labels = config["id2label"]
                 self.label_names = tuple(str(labels[key]) for key in sorted(labels, key=int))
             self._model_config = config
