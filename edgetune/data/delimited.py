@@ -31,7 +31,7 @@ from edgetune.data.records import (
     parse,
     records,
 )
-from edgetune.data.table import NO_LABEL, WRONG_COLUMN_COUNT, BadRow, LooseRow, Row, Table, excerpt_of
+from edgetune.data.table import REPEATED_HEADER, WRONG_COLUMN_COUNT, BadRow, LooseRow, Row, Table, excerpt_of
 from edgetune.data.text_files import TextFile, open_text
 from edgetune.utils.errors import DataError, UsageError
 from edgetune.utils.limits import MAX_COLUMNS
@@ -346,7 +346,7 @@ def _rows(
             yield BadRow(str(file.path), line, WRONG_COLUMN_COUNT, excerpt_of(record.source))
             continue
         if width > 1 and record.fields == header:
-            yield BadRow(str(file.path), line, NO_LABEL, excerpt_of(record.source))
+            yield BadRow(str(file.path), line, REPEATED_HEADER, excerpt_of(record.source))
             continue
         values = [record.fields[i] for i in columns]
         yield LooseRow(line, values) if record.loose else (line, values)

@@ -9,6 +9,9 @@ from typing import Any, NamedTuple, TypeAlias
 from edgetune.utils.sanitize import brief
 
 NO_LABEL = "no label"
+REPEATED_HEADER = "the header comes again"
+UNLABELLED = (NO_LABEL, REPEATED_HEADER)
+"""Reasons that are no fault of the file."""
 EMPTY_TEXT = "empty text"
 WRONG_COLUMN_COUNT = "wrong column count"
 WRONG_LENGTH = "wrong number of values"

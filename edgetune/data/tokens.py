@@ -25,10 +25,10 @@ from edgetune.data.row_sample import RowSample
 from edgetune.data.table import (
     BAD_BYTES,
     BROKEN_LABEL,
-    NO_LABEL,
     NOT_A_LABEL,
     NOT_TEXT,
     STRAY_QUOTE,
+    UNLABELLED,
     WRONG_COLUMN_COUNT,
     BadRow,
 )
@@ -237,7 +237,7 @@ def _check_usable(path: str, writer: TokenWriter, max_bad_rows: float) -> None:
         return
     reasons = writer.bad_reasons
     if writer.n_rows:
-        reasons.pop(NO_LABEL, None)
+        reasons = {reason: count for reason, count in reasons.items() if reason not in UNLABELLED}
     shown = "; ".join(
         f"{reason} ({count:,} row{'s'[: count != 1]}, first: {_where(writer.bad_rows[reason])})"
         for reason, count in list(reasons.items())[:4]

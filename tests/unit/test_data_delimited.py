@@ -194,7 +194,7 @@ def test_a_header_that_comes_again_is_no_row(tmp_path: Path) -> None:
     examples, bad = load(tmp_path, "a.csv", part + part)
     assert {example.label for example in examples} == {"0", "1"}
     assert len(examples) == 20
-    assert [(row.line, row.reason) for row in bad] == [(12, "no label")]
+    assert [(row.line, row.reason) for row in bad] == [(12, "the header comes again")]
 
 
 def test_a_quoted_text_that_goes_on_after_a_tab(tmp_path: Path) -> None:
