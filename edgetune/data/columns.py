@@ -346,7 +346,8 @@ def _guess(
         same = [i for i, values in enumerate(found) if rows and values.n_different < 2]
         label = _by_last_word(names, _LABEL_WORDS, (*text, *same))
     if not text:
-        text = _as_tuple(_by_last_word(names, _TEXT_WORDS, () if label is None else (label,)))
+        no_text = [i for i, values in enumerate(found) if rows and not values.n]
+        text = _as_tuple(_by_last_word(names, _TEXT_WORDS, (*_as_tuple(label), *no_text)))
     if text and (label is not None or not need_label):
         return text, label
     filled = [i for i, values in enumerate(found) if values.n]
@@ -430,5 +431,7 @@ class _Values:
 
     @property
     def may_be_text(self) -> bool:
-        """Several words in most values, which are not a label's."""
+        """Several words in most values, which are not a label's, nor the same in all rows."""
+        if self.n >= FEWEST_ROWS and self.n_different < 2:
+            return False
         return self.mean_words >= FEWEST_WORDS and not self.may_be_label

@@ -88,7 +88,10 @@ class Table:
 
 
 def value_at(value: Any, path: Sequence[str]) -> Any:
-    """Return what lies at a path; for a list of objects, what lies in each of them, or in the only one."""
+    """Return what lies at a path; for a list of objects, what lies in each of them, or in the only one.
+
+    What a speaker says in a chat, {"role": "user", "content": "…"}, lies at the speaker's role.
+    """
     for position, key in enumerate(path):
         if isinstance(value, list):
             inner = (value_at(item, path[position:]) for item in value)
@@ -96,18 +99,20 @@ def value_at(value: Any, path: Sequence[str]) -> Any:
             return found[0] if len(found) == 1 else found or None
         if not isinstance(value, dict):
             return None
-        value = value.get(key)
+        value = value[key] if key in value else (value.get("content") if value.get("role") == key else None)
     return value
 
 
 def deeper_paths(above: tuple[str, ...], value: Any) -> Iterator[tuple[str, ...]]:
-    """Yield the paths of what lies in an object, or in the objects of a list, under a path."""
+    """Yield the paths of what lies under a path in an object, in the objects of a list, or in a chat."""
     if len(above) == MAX_PATH_KEYS:
         return
     for inner in value if isinstance(value, list) else [value]:
         for key, deeper in inner.items() if isinstance(inner, dict) else ():
             yield (*above, key)
             yield from deeper_paths((*above, key), deeper)
+        if isinstance(inner, dict) and "content" in inner and isinstance(inner.get("role"), str):
+            yield (*above, inner["role"])
 
 
 def excerpt_of(value: object) -> str:

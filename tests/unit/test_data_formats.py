@@ -354,6 +354,23 @@ def test_annotators_who_disagree_give_no_label(tmp_path: Path) -> None:
     assert [row.reason for row in bad] == ["label is not a single value"]
 
 
+def test_chats_have_a_column_for_each_speaker(tmp_path: Path) -> None:
+    rows = [
+        {
+            "messages": [
+                {"role": "system", "content": "Say which kind of text this is."},
+                {"role": "user", "content": f"some text {i}"},
+                {"role": "assistant", "content": str(i % 2)},
+            ]
+        }
+        for i in range(40)
+    ]
+    path = write(tmp_path / "a.jsonl", "\n".join(map(json.dumps, rows)))
+    expected = [(i + 1, f"some text {i}", str(i % 2)) for i in range(40)]
+    assert triples(path) == expected
+    assert triples(path, DataOptions(text=("messages.user",), label="messages.assistant")) == expected
+
+
 def test_a_key_with_a_dot_is_a_key(tmp_path: Path) -> None:
     rows = [{"data.text": "flat", "data": {"text": "deep"}, "label": 1}]
     options = DataOptions(text=("data.text",))
