@@ -10,6 +10,12 @@ from edgetune.models.checks import TOKENIZER_FILES
 from edgetune.utils.errors import MissingDependencyError, ModelError
 from edgetune.utils.isolation import no_telemetry
 
+_VOCABULARIES = ("tokenizer.json", "vocab.json", ".txt", ".model", ".bpe", ".spm", ".codes", ".vocab")
+
+
+def _may_be_vocabulary(path: Path) -> bool:
+    return path.name.endswith(_VOCABULARIES)
+
 
 def convert_tokenizer(folder: Path, target: Path) -> None:
     """Write a model's tokenizer as a fast one, through transformers.
@@ -34,6 +40,11 @@ def convert_tokenizer(folder: Path, target: Path) -> None:
                 folder, local_files_only=True, trust_remote_code=False
             ).save_pretrained(target)
     except (OSError, ValueError, ImportError, TypeError) as error:
+        if not any(_may_be_vocabulary(path) for path in folder.iterdir()):
+            raise ModelError(
+                f"{folder} has no tokenizer, as where only a model's weights were saved; copy tokenizer.json "
+                "(or vocab.txt) of the model that it was made from into it."
+            ) from error
         first = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise ModelError(f"{folder} has no usable tokenizer: {first[:200]}") from error
     if not (target / "tokenizer.json").is_file():

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from statistics import fmean
@@ -79,11 +79,20 @@ LABEL_NAMES: tuple[str, ...] = (
     "type",
     "is_spam",
     "spam",
+    "cats",
+    "choices",
+    "accept",
     "y",
     "v1",
 )
 _OTHER_NAMES = ("id", "idx", "index", "qid1", "qid2", "guid", "date", "user", "score", "source", "split")
 KNOWN_NAMES = frozenset(name for names in TEXT_NAMES for name in names) | {*LABEL_NAMES, *_OTHER_NAMES}
+
+VERDICTS: Mapping[str, tuple[frozenset[str], str]] = {
+    "answer": (frozenset({"accept", "reject", "ignore"}), "accept"),
+    "was_cancelled": (frozenset({"true", "false"}), "false"),
+}
+"""In which Prodigy and Label Studio say whether an annotation holds: its values, and that for yes."""
 
 ALSO_VALUES = frozenset({"spam", "feedback", "question", "comment", "review", "topic"})
 """Names that are as often a label's value: alone they do not make a first row a header."""
@@ -283,6 +292,27 @@ def _flag_columns(file: str, names: Sequence[str], label: str, there: str) -> tu
     return tuple(_find(file, names, piece, "--label", there) for piece in pieces)
 
 
+def verdict(names: Sequence[str], sample: Callable[[], Sequence[Sequence[Any]]]) -> tuple[int, str] | None:
+    """Find a column that says whether a row's annotation holds.
+
+    Args:
+        names: all columns.
+        sample: returns some rows with all their columns.
+
+    Returns:
+        Its position, and its value where the annotation holds; None where there is no such column.
+    """
+    for i, name in enumerate(names):
+        known = next((word for word in VERDICTS if plain_name(name).endswith(word)), None)
+        if known is None:
+            continue
+        allowed, accepted = VERDICTS[known]
+        values = {normal_label(row[i]) for row in sample()} - {None}
+        if values and values <= allowed:
+            return i, accepted
+    return None
+
+
 def usual_label(names: Sequence[str]) -> int | None:
     """Return the position of the column that has a label's usual name."""
     plain = [plain_name(name) for name in names]
@@ -299,7 +329,7 @@ def _usual_text(names: Sequence[str], taken: Sequence[int]) -> tuple[int, ...]:
 
 
 _TEXT_WORDS = frozenset(names[0] for names in TEXT_NAMES if len(names) == 1) - {"v2"}
-_LABEL_WORDS = frozenset(LABEL_NAMES) - {"y", "v1", "tag", "target", "spam"}
+_LABEL_WORDS = frozenset(LABEL_NAMES) - {"y", "v1", "tag", "target", "spam", "accept"}
 
 
 def _guess(
@@ -316,11 +346,15 @@ def _guess(
         same = [i for i, values in enumerate(found) if rows and values.n_different < 2]
         label = _by_last_word(names, _LABEL_WORDS, (*text, *same))
     if not text:
-        text = _as_tuple(_by_last_word(names, _TEXT_WORDS, () if label is None else (label,)))
+        no_text = [i for i, values in enumerate(found) if rows and not values.n]
+        text = _as_tuple(_by_last_word(names, _TEXT_WORDS, (*_as_tuple(label), *no_text)))
     if text and (label is not None or not need_label):
         return text, label
     filled = [i for i, values in enumerate(found) if values.n]
-    labels = [i for i in filled if found[i].may_be_label and plain_name(names[i]) not in _OTHER_NAMES]
+    judged = verdict(names, lambda: rows)
+    other = {i for i, name in enumerate(names) if plain_name(name) in _OTHER_NAMES or name.startswith("_")}
+    other |= {judged[0]} if judged else set()
+    labels = [i for i in filled if found[i].may_be_label and i not in other]
     if not text:
         text = _as_tuple(_only([i for i in filled if found[i].may_be_text and i != label]))
     if not text and len(filled) == 2 and (beside := _only(labels) if label is None else label) is not None:
@@ -371,6 +405,9 @@ class _Values:
 
     @classmethod
     def of(cls, values: Sequence[Any]) -> _Values:
+        values = [
+            value[0] if isinstance(value, list | tuple) and len(value) == 1 else value for value in values
+        ]
         if any(isinstance(value, dict | list | tuple) for value in values):
             return cls(0)
         filled = [label for value in values if (label := normal_label(value)) is not None]
@@ -394,5 +431,7 @@ class _Values:
 
     @property
     def may_be_text(self) -> bool:
-        """Several words in most values, which are not a label's."""
+        """Several words in most values, which are not a label's, nor the same in all rows."""
+        if self.n >= FEWEST_ROWS and self.n_different < 2:
+            return False
         return self.mean_words >= FEWEST_WORDS and not self.may_be_label

@@ -31,7 +31,7 @@ from edgetune.data.records import (
     parse,
     records,
 )
-from edgetune.data.table import WRONG_COLUMN_COUNT, BadRow, LooseRow, Row, Table, excerpt_of
+from edgetune.data.table import REPEATED_HEADER, WRONG_COLUMN_COUNT, BadRow, LooseRow, Row, Table, excerpt_of
 from edgetune.data.text_files import TextFile, open_text
 from edgetune.utils.errors import DataError, UsageError
 from edgetune.utils.limits import MAX_COLUMNS
@@ -285,7 +285,7 @@ def read_delimited(
     n_heading = 1 + _survey_rows(first_rows) if named else 0
 
     def rows(columns: Sequence[int]) -> Iterator[Row | BadRow]:
-        return _rows(file, dialect, len(first), n_above, n_heading, columns)
+        return _rows(file, dialect, first if named else (), len(first), n_above, n_heading, columns)
 
     return Table(str(path), names, named, tuple(first), rows, is_delimited=True)
 
@@ -327,14 +327,26 @@ def _survey_rows(rows: Sequence[Record]) -> int:
 
 
 def _rows(
-    file: TextFile, dialect: Dialect, width: int, n_above: int, n_heading: int, columns: Sequence[int]
+    file: TextFile,
+    dialect: Dialect,
+    header: Sequence[str],
+    width: int,
+    n_above: int,
+    n_heading: int,
+    columns: Sequence[int],
 ) -> Iterator[Row | BadRow]:
-    """Yield the columns asked for of the rows below the heading; a row of another width is bad."""
+    """Yield the columns asked for of the rows below the heading.
+
+    A row of another width is bad. A header that comes again, as where files were joined, is no row.
+    """
     stream = records(islice(file.lines(), n_above, None), dialect, width)
     for record in islice(stream, n_heading, None):
         line = n_above + record.line
         if len(record.fields) != width:
             yield BadRow(str(file.path), line, WRONG_COLUMN_COUNT, excerpt_of(record.source))
+            continue
+        if width > 1 and record.fields == header:
+            yield BadRow(str(file.path), line, REPEATED_HEADER, excerpt_of(record.source))
             continue
         values = [record.fields[i] for i in columns]
         yield LooseRow(line, values) if record.loose else (line, values)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ast
+import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -17,6 +19,7 @@ from edgetune.data.columns import (
     joined_spellings,
     plain_name,
     usual_label,
+    verdict,
 )
 from edgetune.data.fasttext import is_fasttext
 from edgetune.data.labels import DASH, merged_spelling, normal_label
@@ -32,6 +35,7 @@ from edgetune.data.table import (
     NO_LABEL,
     NOT_A_LABEL,
     NOT_TEXT,
+    STRAY_QUOTE,
     BadRow,
     LooseRow,
     Table,
@@ -60,6 +64,9 @@ SAMPLE_ROWS, SAMPLE_CELLS = 1_000, 200_000
 """Rows, and values in them, that are looked at to tell columns apart."""
 NO_TEXT = frozenset(["nan", "NaN", "<NA>"])
 """What pandas writes for a missing text."""
+_ITEM = r"""('[^'\\\\]*'|"[^"\\\\]*"|[0-9.]+)"""
+_LIST = re.compile(rf"\s*\[\s*({_ITEM}(\s*,\s*{_ITEM})*)?\s*\]\s*")
+"""A list of labels as text."""
 FEWEST_ROWS = 20
 """In a file of so many rows a class that only the first row has may be a column's name."""
 
@@ -219,13 +226,23 @@ def _examples(
     assert chosen.label is not None
     label_at = chosen.flags or (chosen.label,)
     dash_is_label: bool | None = None
+    plain_labels: frozenset[str] | None = None
     n_rows, first_label = 0, None  # of the file's first row, until it comes again
     others: Counter[str] = Counter()
-    for number, row in enumerate(table.read((*chosen.text, *label_at))):
+    judged = verdict(table.columns, lambda: _sample(table))
+    if judged is not None and judged[0] in label_at:
+        judged = None
+    columns = (*chosen.text, *label_at) if judged is None else (*chosen.text, *label_at, judged[0])
+    for number, row in enumerate(table.read(columns)):
         if isinstance(row, BadRow):
             on_bad(row)
             continue
         line, values = row
+        if judged is not None:
+            *values, answer = values
+            if normal_label(answer) not in (judged[1], None):
+                on_bad(BadRow(table.file, line, NO_LABEL, _excerpt([*values, answer])))
+                continue
         if chosen.flags:
             flags = zip(chosen.flags, values[len(chosen.text) :], strict=True)
             values = [*values[: len(chosen.text)], {table.columns[i]: _flag(value) for i, value in flags}]
@@ -243,6 +260,11 @@ def _examples(
                 label = label if dash_is_label else None
             if label is None:
                 raise _Unusable(NO_LABEL)
+            if '"' in label and (half := _half_quoted(label)):
+                if plain_labels is None:
+                    plain_labels = _first_labels(table, chosen)
+                if half in plain_labels:
+                    raise _Unusable(STRAY_QUOTE)
             text, text_pair = _texts(values[:-1], options.pair)
             if not text and not text_pair:
                 raise _Unusable(EMPTY_TEXT)
@@ -266,6 +288,20 @@ def _has_plus(table: Table, column: int) -> bool:
     """Whether labels are signs, so that a dash is no empty cell."""
     rows = islice(table.read((column,)), SAMPLE_ROWS)
     return any(not isinstance(row, BadRow) and str(row[1][0]).strip() == "+" for row in rows)
+
+
+def _half_quoted(label: str) -> str | None:
+    """Return a label without the quote that it has at one end only; None for any other label."""
+    ends = (label.startswith('"'), label.endswith('"'))
+    return normal_label(label.strip('"')) if label.count('"') == 1 and any(ends) else None
+
+
+def _first_labels(table: Table, chosen: Columns) -> frozenset[str]:
+    """Return what the label column of the first rows holds."""
+    assert chosen.label is not None
+    rows = islice(table.read((chosen.label,)), SAMPLE_ROWS)
+    labels = (normal_label(row[1][0]) for row in rows if not isinstance(row, BadRow))
+    return frozenset(label for label in labels if label is not None)
 
 
 def _check_no_header(
@@ -420,7 +456,7 @@ def _text(value: Any) -> str:
 
 def _label(value: Any) -> str | None:
     """Return a label, also the only one of a list, in its normal form; None where there is none."""
-    value = _only_label(value)
+    value = _only_label(_listed(value))
     if isinstance(value, dict | list | tuple):
         raise _Unusable(NOT_A_LABEL)
     if isinstance(value, str | bytes) and len(value) > MAX_LINE_CHARS:
@@ -433,13 +469,30 @@ def _label(value: Any) -> str | None:
     return _encodable(label)
 
 
+def _listed(value: Any) -> Any:
+    """Return the list that pandas wrote into a cell of a CSV file, such as "['a']"; else the value."""
+    if not isinstance(value, str) or len(value) > MAX_LABEL_CHARS or not _LIST.fullmatch(value):
+        return value
+    try:
+        return ast.literal_eval(value.strip())
+    except (ValueError, SyntaxError):
+        return value
+
+
 def _flag(value: Any) -> Any:
     """Return 1 or 0 for what a column of a label's own holds; any other value as it is."""
     return FLAGS.get(str(value).strip().lower(), value)
 
 
 def _only_label(value: Any) -> Any:
-    """Return the only label of a list, or of an object like {"a": 1, "b": 0}; any other value as it is."""
+    """Return the only label of a list, or of categories as spaCy writes them; any other value as it is.
+
+    Those are {"a": 1, "b": 0}, {"cats": {"a": 1, "b": 0}} or [{"label": "a", "value": 1}, …].
+    """
+    if isinstance(value, dict) and value.keys() == {"cats"}:
+        value = value["cats"]
+    if isinstance(value, list) and value and all(map(_is_category, value)):
+        value = {item["label"]: item["value"] for item in value}
     if isinstance(value, dict) and value and all(isinstance(share, int | float) for share in value.values()):
         value = [name for name, share in value.items() if share > 0.5]
     while isinstance(value, list | tuple):
@@ -447,6 +500,10 @@ def _only_label(value: Any) -> Any:
             return value
         value = value[0] if value else None
     return value
+
+
+def _is_category(item: Any) -> bool:
+    return isinstance(item, dict) and item.keys() == {"label", "value"} and isinstance(item["label"], str)
 
 
 def _encodable(text: str) -> str:

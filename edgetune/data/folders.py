@@ -14,6 +14,8 @@ from edgetune.utils import limits
 from edgetune.utils.errors import DataError
 from edgetune.utils.sanitize import brief
 
+UNLABELLED = frozenset(["unsup", "unlabeled", "unlabelled"])
+"""Folders of texts without a label, in lower case."""
 MAX_PATH_CHARS = 300  # of a path in a sentence
 MAX_JUDGED_FILES, JUDGED_BYTES = 200, 1 << 12  # files that `--encoding auto` looks at, and bytes of each
 
@@ -87,6 +89,12 @@ def read_folder(folder: Path, encoding: str) -> Table:
         files = _entries(folder, folder, lambda entry: entry.is_file(follow_symlinks=False))
         names = ", ".join(path.name for path in files[:5])
         hint = f" It contains {names}; pass one of these files instead." if files else ""
+        parts = [
+            part for part in _entries(folder, folder, lambda entry: entry.is_dir()) if _holds_labels(part)
+        ]
+        if parts:
+            shown = ", ".join(map(str, parts[:5]))
+            hint = f" Pass one of its parts instead ({shown}), and another with --eval."
         raise DataError(
             f"{folder} does not contain subfolders with .txt files, one subfolder per label.{hint}"
         )
@@ -103,10 +111,15 @@ def read_folder(folder: Path, encoding: str) -> Table:
                 text = data.decode(codec, "surrogateescape")
             except UnicodeError:
                 text = "\udcff"  # a bad row for the same reason as one with undecodable bytes
-            values = (text, path.parent.name, path.relative_to(folder).as_posix())
+            label = None if path.parent.name.lower() in UNLABELLED else path.parent.name
+            values = (text, label, path.relative_to(folder).as_posix())
             yield number, [values[i] for i in columns]
 
     return Table(str(folder), ("text", "label", "file"), True, (), rows)
+
+
+def _holds_labels(folder: Path) -> bool:
+    return next(label_files(folder), None) is not None
 
 
 def _starts_of_files(folder: Path) -> bytes:

@@ -16,6 +16,8 @@ NO_LABEL_WORDS = frozenset(
     ["", "nan", "NaN", "-nan", "None", "null", "NULL", "NA", "N/A", "n/a", "#N/A", "#NA", "<NA>", "NaT"]
 )
 """What pandas, R, SQL and spreadsheets write into a cell that is empty."""
+FASTTEXT_PREFIX = "__label__"
+"""Marks a label in a fastText file, and stays on labels that were taken over from one."""
 DASH = "-"
 """Stands for an empty cell too, but where the other label is a plus."""
 NUMBER = re.compile(r"[+-]?(0|[1-9][0-9]*|(?=\.[0-9]))(\.[0-9]*)?")
@@ -44,7 +46,7 @@ def _normal(text: str) -> str | None:
     if not (text.isascii() and text.isprintable()):
         text = "".join(filter(_is_seen, unicodedata.normalize("NFC", text)))
         text = text.strip("\u200c\u200d" + "".join(filter(str.isspace, text)))
-    text = " ".join(text.split())
+    text = " ".join(text.split()).removeprefix(FASTTEXT_PREFIX)
     if text in NO_LABEL_WORDS:
         return None
     if text.lower() in ("true", "false"):

@@ -229,7 +229,8 @@ def _read_on(
 ) -> tuple[list[str], list[str] | None]:
     """Read lines until the quoted field that `line` opens is closed, `n_lines` at most.
 
-    Between tabs, lines that each look like a whole row are whole rows: the quote was a stray one.
+    Between tabs, lines that each look like a whole row are whole rows: the quote was a stray one. A line that
+    begins with a tab goes on with a text.
 
     Returns:
         The lines read, and the record's fields; None if it never comes out well formed.
@@ -251,6 +252,7 @@ def _read_on(
     if fields is None or (width and len(fields) != width):
         return more, None
     if dialect.delimiter == "\t" and width > 1:
-        whole = all(physical_line.count("\t") == width - 1 for physical_line in (line, *more))
+        rows = all(physical_line.count("\t") == width - 1 for physical_line in (line, *more))
+        whole = rows and not any(physical_line.startswith("\t") for physical_line in more)
         return more, None if whole else fields
     return more, fields

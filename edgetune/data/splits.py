@@ -229,6 +229,7 @@ def open_splits(
             )
 
     store = reader(config.data.train, 2)
+    _check_labels(store)
     same = len(known) == len(store.label_names) == len(find_labels(store.label_names, known))
     names, merge = known if same else store.label_names, options.merge_labels
     everything = store.relabel(names, merge)
@@ -246,7 +247,6 @@ def open_splits(
         if unknown := {name: counts[name] for name in evaluation.label_names[len(names) :]}:
             warnings.append(describe_unknown(unknown, len(evaluation)) + merge_hint(unknown, names))
     else:
-        _check_labels(store)
         rng = np.random.default_rng([config.train.seed, 1])
         train_rows, eval_rows = hold_out(
             everything, everything.labels, config.data.holdout, config.data.max_holdout_rows, rng
@@ -277,7 +277,7 @@ def open_splits(
 
 
 def _check_labels(store: TokenStore) -> None:
-    """Refuse labels of which nothing can be learned and then evaluated: most rows have one of their own.
+    """Refuse labels of which nothing can be learned: most rows have one of their own.
 
     Raises:
         DataError: they are numbers, or identifiers.
@@ -295,8 +295,8 @@ def _check_labels(store: TokenStore) -> None:
         )
     if len(names) == n_rows or (len(names) >= MANY_NUMBERS and len(names) > n_rows / 2):
         raise DataError(
-            f"{counted}; too few rows of each to train on some and evaluate on others. Check that --label "
-            "names the right column."
+            f"{counted}; too few rows of each to train and to evaluate on. Check that --label names the "
+            "right column."
         )
 
 

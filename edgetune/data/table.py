@@ -9,6 +9,9 @@ from typing import Any, NamedTuple, TypeAlias
 from edgetune.utils.sanitize import brief
 
 NO_LABEL = "no label"
+REPEATED_HEADER = "the header comes again"
+UNLABELLED = (NO_LABEL, REPEATED_HEADER)
+"""Reasons that are no fault of the file."""
 EMPTY_TEXT = "empty text"
 WRONG_COLUMN_COUNT = "wrong column count"
 WRONG_LENGTH = "wrong number of values"
@@ -21,6 +24,7 @@ NO_TOKENS = "no tokens"
 LONG_TEXT = "text is too long"
 LONG_LABEL = "label is too long"
 BROKEN_LABEL = "label goes on in the next line: a quote is not closed"
+STRAY_QUOTE = "label has a stray quote"
 LOOSE_QUOTES = "stray quotes"
 
 EXCERPT_LENGTH = 80
@@ -84,7 +88,10 @@ class Table:
 
 
 def value_at(value: Any, path: Sequence[str]) -> Any:
-    """Return what lies at a path; for a list of objects, what lies in each of them, or in the only one."""
+    """Return what lies at a path; for a list of objects, what lies in each of them, or in the only one.
+
+    What a speaker says in a chat, {"role": "user", "content": "…"}, lies at the speaker's role.
+    """
     for position, key in enumerate(path):
         if isinstance(value, list):
             inner = (value_at(item, path[position:]) for item in value)
@@ -92,18 +99,20 @@ def value_at(value: Any, path: Sequence[str]) -> Any:
             return found[0] if len(found) == 1 else found or None
         if not isinstance(value, dict):
             return None
-        value = value.get(key)
+        value = value[key] if key in value else (value.get("content") if value.get("role") == key else None)
     return value
 
 
 def deeper_paths(above: tuple[str, ...], value: Any) -> Iterator[tuple[str, ...]]:
-    """Yield the paths of what lies in an object, or in the objects of a list, under a path."""
+    """Yield the paths of what lies under a path in an object, in the objects of a list, or in a chat."""
     if len(above) == MAX_PATH_KEYS:
         return
     for inner in value if isinstance(value, list) else [value]:
         for key, deeper in inner.items() if isinstance(inner, dict) else ():
             yield (*above, key)
             yield from deeper_paths((*above, key), deeper)
+        if isinstance(inner, dict) and "content" in inner and isinstance(inner.get("role"), str):
+            yield (*above, inner["role"])
 
 
 def excerpt_of(value: object) -> str:

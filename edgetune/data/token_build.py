@@ -23,7 +23,7 @@ from edgetune.data.examples import DataOptions, Example, GuessedColumns, read_ex
 from edgetune.data.labels import label_order
 from edgetune.data.quality import count_repeats, mixed_label_kinds
 from edgetune.data.row_sample import RowSample, draw_sample
-from edgetune.data.table import NO_LABEL, NO_TOKENS, BadRow, excerpt_of
+from edgetune.data.table import NO_TOKENS, UNLABELLED, BadRow, excerpt_of
 from edgetune.data.token_format import (
     BAD_ROWS,
     CACHE_VERSION,
@@ -147,7 +147,7 @@ class TokenWriter:
 
     def add_bad(self, row: BadRow) -> None:
         """Count a row that cannot be used or has no label, and keep it for the user to look at."""
-        if row.reason == NO_LABEL:
+        if row.reason in UNLABELLED:
             self.n_unlabelled += 1
         else:
             self.n_bad += 1

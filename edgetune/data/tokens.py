@@ -25,8 +25,10 @@ from edgetune.data.row_sample import RowSample
 from edgetune.data.table import (
     BAD_BYTES,
     BROKEN_LABEL,
-    NO_LABEL,
     NOT_A_LABEL,
+    NOT_TEXT,
+    STRAY_QUOTE,
+    UNLABELLED,
     WRONG_COLUMN_COUNT,
     BadRow,
 )
@@ -235,7 +237,7 @@ def _check_usable(path: str, writer: TokenWriter, max_bad_rows: float) -> None:
         return
     reasons = writer.bad_reasons
     if writer.n_rows:
-        reasons.pop(NO_LABEL, None)
+        reasons = {reason: count for reason, count in reasons.items() if reason not in UNLABELLED}
     shown = "; ".join(
         f"{reason} ({count:,} row{'s'[: count != 1]}, first: {_where(writer.bad_rows[reason])})"
         for reason, count in list(reasons.items())[:4]
@@ -251,7 +253,9 @@ def _check_usable(path: str, writer: TokenWriter, max_bad_rows: float) -> None:
 
 
 _ADVICE = {
+    NOT_TEXT: "Join a list of words into one text.",
     NOT_A_LABEL: "A text has one label; keep one of several, or repeat the text in a row for each.",
+    STRAY_QUOTE: "Remove the quote, or close it.",
     BROKEN_LABEL: "Close the quote, or double it where it is part of the text.",
     WRONG_COLUMN_COUNT: "Quote the fields that hold the delimiter, or see --delimiter and --escape.",
 }

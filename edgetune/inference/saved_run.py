@@ -30,6 +30,7 @@ from edgetune.run_files.summary import read_summary
 from edgetune.utils.errors import RunError
 from edgetune.utils.machine import cache_folder
 from edgetune.utils.metrics import Evaluation, evaluate_predictions, softmax
+from edgetune.utils.sanitize import brief
 from edgetune.utils.types import FloatArray, IntArray, Say
 
 BATCH_SIZE = 32
@@ -72,6 +73,12 @@ class Run:
         Raises:
             RunError: there is no usable model in it.
         """
+        try:
+            str(folder).encode()
+        except UnicodeEncodeError as error:  # the libraries that open models cannot open such a path
+            raise RunError(
+                f"The path {brief(folder)} contains bytes that are not UTF-8; rename the folder."
+            ) from error
         self.folder = folder
         finish_placing_if_idle(folder)
         home = next(
@@ -82,6 +89,11 @@ class Run:
         if (home / "config.json").is_file():
             with damage_errors(home / "config.json"):
                 config = check_config(str(folder), home / "config.json")
+                if "id2label" not in config:
+                    raise RunError(
+                        f"{folder} is an encoder that has no labels; train it with `edgetune finetune FILE "
+                        f"--model {folder}`."
+                    )
                 labels = config["id2label"]
                 self.label_names = tuple(str(labels[key]) for key in sorted(labels, key=int))
             self._model_config = config

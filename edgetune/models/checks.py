@@ -140,7 +140,11 @@ def check_folder(name: str, folder: Path) -> dict[str, Any]:
         ModelError: what cannot be used, and what to do.
     """
     if not (folder / "config.json").is_file():
-        raise ModelError(f"{folder} is not a model: it has no config.json; pass a Hugging Face model folder.")
+        deeper = next((path.parent for path in sorted(folder.glob("*/config.json"))), None)
+        instead = (
+            "a Hugging Face model folder" if deeper is None else f"the folder in it that has one: {deeper}"
+        )
+        raise ModelError(f"{folder} is not a model: it has no config.json; pass {instead}.")
     config = check_config(name, folder / "config.json")
     weights = weight_files(folder)
     if not weights:

@@ -39,7 +39,7 @@ from edgetune.report.run_table import (
     phase_column,
     phases,
 )
-from edgetune.utils.formatting import duration
+from edgetune.utils.formatting import describe_macro_f1, duration
 from edgetune.utils.version import __version__
 
 POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
@@ -237,12 +237,13 @@ def _run(run: RunRecord, place: str, picture: Html) -> Html:
 
 def _tiles(run: RunRecord) -> Html:
     figures = run.figures
+    supports = [{"support": one.support} for one in figures.per_class if one.support is not None]
     seconds = None if figures.elapsed_s is None else duration(figures.elapsed_s)
     trained = None if figures.n_trained is None else f"{figures.n_trained:,}"
     relative = None if figures.t_norm_measured is None else f"{figures.t_norm_measured:.3f}"
     pairs = [
         ("accuracy (95 % interval)", accuracy_cell(figures)),
-        ("macro-F1", None if figures.macro_f1 is None else f"{figures.macro_f1:.4f}"),
+        ("macro-F1", describe_macro_f1({"macro_f1": figures.macro_f1, "per_class": supports})),
         ("time", seconds),
         ("examples trained", trained),
         ("T_norm measured", relative),

@@ -93,6 +93,8 @@ def test_labels_of_which_no_row_can_be_held_out(finetune: RunCli, column: str, s
     refused(finetune(table(f"id,price,score,text\n{rows}"), "--label", column), 1, "data.csv", says)
     few = "text,label\n" + "".join(f"word{n} the invoice,{'abcde'[n]}\n" for n in range(5))
     refused(finetune(table(few, "few.csv")), 1, "5 different labels", "--label")
+    apart = ("--eval", "data.csv", "--label", column)
+    refused(finetune(table(f"id,price,score,text\n{rows}"), *apart), 1, "data.csv", says)
 
 
 def test_binary_file(finetune: RunCli) -> None:

@@ -189,6 +189,21 @@ def test_old_mac_line_ends(tmp_path: Path) -> None:
     assert pairs(load(tmp_path, "a.csv", "text,label\rgood,1\rbad,0\r")[0]) == [("good", "1"), ("bad", "0")]
 
 
+def test_a_header_that_comes_again_is_no_row(tmp_path: Path) -> None:
+    part = "text,label\n" + "".join(f"text {i},{i % 2}\n" for i in range(10))
+    examples, bad = load(tmp_path, "a.csv", part + part)
+    assert {example.label for example in examples} == {"0", "1"}
+    assert len(examples) == 20
+    assert [(row.line, row.reason) for row in bad] == [(12, "the header comes again")]
+
+
+def test_a_quoted_text_that_goes_on_after_a_tab(tmp_path: Path) -> None:
+    lines = (f'{i % 2}\t"From: {i}\n\tSubject: {i}"\n' for i in range(40))
+    examples, bad = load(tmp_path, "a.tsv", "".join(lines), DataOptions(text=("2",), label="1"))
+    assert not bad
+    assert [example.text for example in examples] == [f"From: {i}\n\tSubject: {i}" for i in range(40)]
+
+
 def test_odd_line_separators_do_not_end_a_line(tmp_path: Path) -> None:
     examples, _ = load(tmp_path, "a.tsv", "text\tlabel\na\u2028b\x0bc\x85d\t1\n")
     assert pairs(examples) == [("a\u2028b\x0bc\x85d", "1")]
@@ -350,6 +365,15 @@ def test_rows_read_loosely_are_counted(tmp_path: Path) -> None:
     assert len(list(read_examples(str(path), OPTIONS, bad.append, loose.append))) == 52
     assert [(row.line, row.reason) for row in loose] == [(52, "stray quotes"), (53, "stray quotes")]
     assert not bad
+
+
+@pytest.mark.parametrize("name", ["a.csv", "a.tsv"])
+def test_a_quote_at_one_end_of_a_label_is_no_class(tmp_path: Path, name: str) -> None:
+    rows = [*(f"text {i},{('yes', 'no')[i % 2]}" for i in range(20)), 'odd,no"', 'size,5"']
+    content = "\n".join(["text,label", *rows]).replace(",", "," if name == "a.csv" else "\t")
+    examples, bad = load(tmp_path, name, content)
+    assert {example.label for example in examples} == {"yes", "no", '5"'}
+    assert [(row.line, row.reason) for row in bad] == [(22, "label has a stray quote")]
 
 
 def test_a_label_that_spans_lines_is_a_quoting_error(tmp_path: Path) -> None:

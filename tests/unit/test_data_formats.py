@@ -157,6 +157,71 @@ def test_fasttext_lines(tmp_path: Path, name: str) -> None:
     ]
 
 
+@pytest.mark.parametrize(
+    "line", ["text {i} __label__{label}", "__label__{label},text {i}", "__label__{label}\ttext {i}"]
+)
+def test_fasttext_lines_in_other_orders(tmp_path: Path, line: str) -> None:
+    lines = (line.format(i=i, label=i % 2) for i in range(40))
+    assert triples(write(tmp_path / "a.txt", "\n".join(lines))) == SHORT
+
+
+@pytest.mark.parametrize("between", [" ", ", ", ",", " words "])
+def test_fasttext_lines_with_several_labels_give_none(tmp_path: Path, between: str) -> None:
+    lines = [f"__label__{i % 2}{between}__label__x text {i}" for i in range(40)]
+    examples, bad = load(write(tmp_path / "a.txt", "\n".join(lines)))
+    assert not examples
+    assert {row.reason for row in bad} == {"label is not a single value"}
+
+
+def test_a_fasttext_label_in_a_column(tmp_path: Path) -> None:
+    lines = [f"__label__{i % 2},text {i}" for i in range(40)]
+    assert [
+        label for _, _, label in triples(write(tmp_path / "a.csv", "\n".join(["label,text", *lines])))
+    ] == [label for _, _, label in SHORT]
+
+
+def test_annotations_that_were_not_accepted(tmp_path: Path) -> None:
+    answers = ["accept", "accept", "reject", "ignore"]
+    rows = [{"text": f"text {i}", "label": "x", "answer": answers[i % 4]} for i in range(8)]
+    examples, bad = load(write(tmp_path / "a.jsonl", "\n".join(map(json.dumps, rows))))
+    assert [example.line for example in examples] == [1, 2, 5, 6]
+    assert {row.reason for row in bad} == {"no label"}
+    as_labels = load(tmp_path / "a.jsonl", DataOptions(label="answer"))[0]
+    assert {example.label for example in as_labels} == set(answers)
+    own = [{**row, "answer": f"it was {i}"} for i, row in enumerate(rows)]
+    assert len(load(write(tmp_path / "b.jsonl", "\n".join(map(json.dumps, own))))[0]) == 8
+
+
+def test_chosen_options_as_prodigy_has_them(tmp_path: Path) -> None:
+    rows = [
+        {"text": f"some text {i}", "accept": [str(i % 2)], "answer": "accept" if i % 5 else "ignore"}
+        for i in range(40)
+    ]
+    examples, bad = load(write(tmp_path / "a.jsonl", "\n".join(map(json.dumps, rows))))
+    assert [example.label for example in examples] == [str(i % 2) for i in range(40) if i % 5]
+    assert len(bad) == 8
+
+
+def test_cancelled_annotations_of_label_studio(tmp_path: Path) -> None:
+    rows = [
+        {**row, "annotations": [{**row["annotations"][0], "was_cancelled": i % 4 == 0}]}
+        for i, row in enumerate(STUDIO)
+    ]
+    examples, bad = load(write(tmp_path / "a.json", json.dumps(rows)))
+    assert [example.label for example in examples] == [str(i % 2) for i in range(40) if i % 4]
+    assert len(bad) == 10
+
+
+def test_lists_of_one_label_in_cells_of_text(tmp_path: Path) -> None:
+    lines = ["text,label", *(f"text {i},['{i % 2}']" for i in range(40))]
+    path = write(tmp_path / "a.csv", "\n".join(lines))
+    assert [label for _, _, label in triples(path)] == [label for _, _, label in SHORT]
+    write(path, "\n".join([*lines, "several,\"['0', '1']\"", "none,[]", "word,[sic]", "code,[it's]"]))
+    examples, bad = load(path)
+    assert [example.label for example in examples[40:]] == ["[sic]", "[it's]"]
+    assert [row.reason for row in bad] == ["label is not a single value", "no label"]
+
+
 @pytest.mark.parametrize("kind", ["csv", "jsonl", "parquet"])
 def test_a_column_for_each_label(tmp_path: Path, kind: str) -> None:
     rows = [{"id": i, "text": f"text {i}", "neg": 1 - i % 2, "pos": i % 2} for i in range(40)]
@@ -275,11 +340,9 @@ STUDIO = [
 def test_columns_deeper_in_json(tmp_path: Path, rows: list[Any], label: str, name: str) -> None:
     path = write(tmp_path / name, "\n".join(map(json.dumps, rows)) if "l" in name[-1] else json.dumps(rows))
     assert triples(path, DataOptions(text=("data.text",), label=label)) == SHORT
-    if rows is NESTED:
-        assert triples(path) == SHORT
-        return
+    assert triples(path) == SHORT
     with pytest.raises(UsageError, match=rf'"data\.text".*"{label}"'):
-        load(path)
+        load(path, DataOptions(label="verdict"))
 
 
 def test_annotators_who_disagree_give_no_label(tmp_path: Path) -> None:
@@ -289,6 +352,23 @@ def test_annotators_who_disagree_give_no_label(tmp_path: Path) -> None:
     )
     assert [example.label for example in examples] == ["x"]
     assert [row.reason for row in bad] == ["label is not a single value"]
+
+
+def test_chats_have_a_column_for_each_speaker(tmp_path: Path) -> None:
+    rows = [
+        {
+            "messages": [
+                {"role": "system", "content": "Say which kind of text this is."},
+                {"role": "user", "content": f"some text {i}"},
+                {"role": "assistant", "content": str(i % 2)},
+            ]
+        }
+        for i in range(40)
+    ]
+    path = write(tmp_path / "a.jsonl", "\n".join(map(json.dumps, rows)))
+    expected = [(i + 1, f"some text {i}", str(i % 2)) for i in range(40)]
+    assert triples(path) == expected
+    assert triples(path, DataOptions(text=("messages.user",), label="messages.assistant")) == expected
 
 
 def test_a_key_with_a_dot_is_a_key(tmp_path: Path) -> None:
@@ -302,9 +382,19 @@ def test_categories_as_spacy_has_them(tmp_path: Path) -> None:
     rows.append({"text": "several", "cats": {"1": 1.0, "0": 1.0}})
     rows.append({"text": "none", "cats": {"1": 0.0, "0": 0.0}})
     path = write(tmp_path / "a.jsonl", "\n".join(map(json.dumps, rows)))
-    examples, bad = load(path, DataOptions(label="cats"))
+    examples, bad = load(path)
     assert [(e.line, e.text, e.label) for e in examples] == SHORT
     assert [row.reason for row in bad] == ["label is not a single value", "no label"]
+    pairs = [[row["text"], {"cats": row["cats"]}] for row in rows]
+    assert (
+        load(write(tmp_path / "a.json", json.dumps(pairs)), DataOptions(text=("1",), label="2"))[0]
+        == examples
+    )
+    old = [
+        {**row, "cats": [{"label": name, "value": value} for name, value in row["cats"].items()]}
+        for row in rows
+    ]
+    assert load(write(tmp_path / "b.json", json.dumps(old)), DataOptions(label="cats"))[0] == examples
 
 
 PARTS = {"version": 2, "train": LABELLED, "validation": LABELLED[:6], "test": LABELLED[:2]}
@@ -339,11 +429,9 @@ def test_columns_deeper_in_parquet(tmp_path: Path, rows: list[Any], label: str) 
     path = tmp_path / "a.parquet"
     pa.parquet.write_table(pa.Table.from_pylist(rows), path)
     assert triples(path, DataOptions(text=("data.text",), label=label)) == SHORT
-    if rows is NESTED:
-        assert triples(path) == SHORT
-        return
+    assert triples(path) == SHORT
     with pytest.raises(UsageError, match=rf'"data\.text".*"{label}"'):
-        load(path)
+        load(path, DataOptions(label="verdict"))
 
 
 def test_feather(tmp_path: Path) -> None:
@@ -433,6 +521,19 @@ def test_folder_of_labels(tmp_path: Path) -> None:
     examples, bad = load(tmp_path)
     assert [(e.line, e.text, e.label) for e in examples] == [(1, "bad", "neg"), (3, "good\nfilm", "pos")]
     assert [(row.line, row.reason) for row in bad] == [(2, "bad bytes"), (4, "empty text")]
+
+
+def test_folders_of_parts_and_of_texts_without_a_label(tmp_path: Path) -> None:
+    for label in ("train/pos", "train/neg", "train/unsup", "test/pos", "test/neg"):
+        (tmp_path / label).mkdir(parents=True)
+        write(tmp_path / label / "1.txt", "some text")
+    write(tmp_path / "README", "about")
+    with pytest.raises(DataError, match=r"test, .*train") as refused:
+        load(tmp_path)
+    assert "README" not in str(refused.value)
+    examples, bad = load(tmp_path / "train")
+    assert [example.label for example in examples] == ["neg", "pos"]
+    assert [row.reason for row in bad] == ["no label"]
 
 
 def test_other_folders(tmp_path: Path) -> None:

@@ -131,3 +131,10 @@ def test_labels_that_differ_in_case_are_told_and_merged(tmp_path: Path, spec: To
         open_tokens(rows(tmp_path, "BILLING"), merging, spec, cache, 0.0, min_classes=1).relabel(
             merged.label_names
         )
+
+
+def test_a_header_that_comes_again_is_not_bad(tmp_path: Path, spec: TokenizerSpec) -> None:
+    path = tmp_path / "a.csv"
+    path.write_text("text,label\n" + "good,1\nbad,0\n" * 5 + "text,label\n" + "good,1\nbad,0\n" * 5)
+    store = open_tokens(str(path), DataOptions(), spec, tmp_path / "cache", 0.0)
+    assert (store.n_rows, store.n_bad, store.n_unlabelled) == (20, 0, 1)

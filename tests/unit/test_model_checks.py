@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pickle
+import re
 import struct
 import zipfile
 from pathlib import Path
@@ -207,6 +208,18 @@ def test_files_of_absurd_size_are_not_read(model_copy: Path, name: str, most: in
         file.truncate(most + 1)
     with pytest.raises(ModelError, match=rf"{name} has [\d,]+ MB, but no {name} needs more"):
         resolve_model(str(model_copy))
+
+
+def test_a_model_in_a_folder_of_the_folder_is_named(model_copy: Path) -> None:
+    with pytest.raises(ModelError, match=re.escape(str(model_copy))):
+        resolve_model(str(model_copy.parent))
+
+
+def test_weights_without_a_tokenizer(model_copy: Path) -> None:
+    for path in model_copy.glob("*token*"):
+        path.unlink()
+    with pytest.raises(ModelError, match=r"no tokenizer.*tokenizer\.json"):
+        convert_tokenizer(model_copy, model_copy / "made")
 
 
 def test_a_config_that_nests_too_deep(model_copy: Path) -> None:

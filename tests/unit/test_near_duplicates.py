@@ -91,9 +91,10 @@ def test_few_different_texts_are_split_or_not_at_all(
     assert len(splits.train) + n_held_out == len(texts)
 
 
-def test_one_row_a_class_leaves_nothing_to_hold_out(tmp_path: Path, spec: TokenizerSpec) -> None:
+def test_one_text_a_class_leaves_nothing_to_hold_out(tmp_path: Path, spec: TokenizerSpec) -> None:
     path = tmp_path / "rows.csv"
-    path.write_text("text,label\n" + "".join(f"{WORDS[i]} {WORDS[-i - 1]},class {i}\n" for i in range(100)))
+    lines = [f"{WORDS[i]} {WORDS[-i - 1]},class {i}\n" * 2 for i in range(50)]
+    path.write_text("text,label\n" + "".join(lines))
     other = tmp_path / "eval.csv"
     other.write_text("text,label\nsome text,class 1\n")
     config = make_config({"data": {"train": str(path), "eval": str(other)}})

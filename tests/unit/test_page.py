@@ -280,6 +280,13 @@ def test_tables_of_the_page_hold_the_figures(tmp_path: Path) -> None:
     assert f"2026-11-21 18:30 UTC by edgetune {edgetune.__version__}" in shown.text
 
 
+def test_the_page_says_which_classes_have_no_evaluation_rows(tmp_path: Path) -> None:
+    per_class = [{**SUMMARY["per_class"][0], "support": support} for support in (0, 5)]
+    found = page(collect([write_run(tmp_path / "a", per_class=per_class)]), MADE)
+    assert "1 of 2 classes have no evaluation rows" in found
+    assert "no evaluation rows" not in page(collect([write_run(tmp_path / "b")]), MADE)
+
+
 def test_the_page_is_whole_and_alone(tmp_path: Path) -> None:
     text = page(collect(three(tmp_path)), MADE)
     shown = PageReader(text)

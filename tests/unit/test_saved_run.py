@@ -52,6 +52,18 @@ def test_nothing_in_nothing_out(trained: Trained) -> None:
     assert load_run(trained.folder).predict([]) == []
 
 
+def test_a_path_that_is_not_utf8_is_told_as_such(tmp_path: Path) -> None:
+    folder = tmp_path / "caf\udce9"
+    folder.mkdir()
+    with pytest.raises(RunError, match="not UTF-8"):
+        load_run(folder)
+
+
+def test_an_encoder_without_labels_is_told_as_such(tiny_model: Path) -> None:
+    with pytest.raises(RunError, match=r"no labels.*finetune"):
+        load_run(tiny_model)
+
+
 def test_a_lone_string_is_a_slip(trained: Trained) -> None:
     with pytest.raises(UsageError, match="takes a list of texts, not a single string"):
         load_run(trained.folder).predict("text")

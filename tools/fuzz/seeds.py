@@ -116,9 +116,12 @@ def delimited(rng: Random, delimiter: str) -> bytes:
 
 
 def fasttext(rng: Random) -> bytes:
-    """Return lines as fastText has them, some with several labels or none."""
+    """Return lines as fastText has them, some with several labels or none, before or after the text."""
     labels = [[label] if rng.random() < 0.95 else rng.sample(LABELS, 2) for _, label in rows_of(rng)]
-    lines = ("".join(f"__label__{name} " for name in names) + text_of(rng) for names in labels)
+    line = rng.choice(("{labels} {text}", "{labels},{text}", "{text} {labels}"))
+    between = rng.choice((" ", " ", ",", ", "))
+    named = (between.join(f"__label__{name}" for name in names) for names in labels)
+    lines = (line.format(labels=names, text=text_of(rng)) for names in named)
     return "\n".join(lines).encode("utf-8", "replace")
 
 
@@ -154,17 +157,24 @@ def json_rows(rng: Random) -> list[dict[str, Any]]:
     """Return rows as JSON objects; a key is missing or new now and then; in some files all lie deeper."""
     text, label = names_of(rng)
     rows: list[dict[str, Any]] = []
-    is_deep = rng.random() < 0.15
+    is_deep, is_chat, is_judged = rng.random() < 0.15, rng.random() < 0.05, rng.random() < 0.05
     for words, name in rows_of(rng):
         if is_deep:
             notes = [{"label": _json_value(rng, name)}] * rng.choice((1, 1, 1, 0, 2))
             rows.append({"data": {"text": _json_value(rng, words)}, "annotations": notes})
+            continue
+        if is_chat:
+            said = {"user": words, "assistant": name}
+            chat = [{"role": who, "content": _json_value(rng, what)} for who, what in said.items()]
+            rows.append({"messages": chat})
             continue
         row = {text: _json_value(rng, words), label: _json_value(rng, name)}
         if rng.random() < 0.02:
             row.pop(rng.choice(list(row)))
         if rng.random() < 0.02:
             row[rng.choice(NAMES)] = {"deep": [[{}]]}
+        if is_judged:
+            row["answer"] = rng.choice(("accept", "reject", "ignore"))
         rows.append(row)
     return rows
 

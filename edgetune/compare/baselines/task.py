@@ -26,7 +26,7 @@ from edgetune.config.settings import DataSettings, Settings
 from edgetune.data.examples import read_examples
 from edgetune.data.labels import label_order
 from edgetune.data.splits import data_options
-from edgetune.data.table import NO_LABEL, BadRow
+from edgetune.data.table import UNLABELLED, BadRow
 from edgetune.models.checks import read_model_json, safe_files
 from edgetune.planning.clock import margin_s
 from edgetune.utils.errors import BudgetError, DataError, ModelError, UsageError, did_you_mean
@@ -249,7 +249,7 @@ def read_labelled(path: str, data: DataSettings) -> tuple[Texts, list[str]]:
     options = data_options(data)
     bad: list[BadRow] = []
     examples = list(read_examples(path, options, bad.append))
-    bad = [row for row in bad if row.reason != NO_LABEL]
+    bad = [row for row in bad if row.reason not in UNLABELLED]
     if not examples or len(bad) > data.max_bad_rows * (len(examples) + len(bad)):
         first = f"; the first: {bad[0].file}:{bad[0].line}, {bad[0].reason}" if bad else ""
         raise DataError(
