@@ -81,6 +81,13 @@ def write_model(folder: Path, model_type: str, **settings: Any) -> Path:
     return folder
 
 
+def says_mean(folder: Path) -> Path:
+    """Say of an encoder, as sentence-transformers does, that it was trained with the mean of all tokens."""
+    (folder / "1_Pooling").mkdir()
+    (folder / "1_Pooling" / "config.json").write_text(json.dumps({"pooling_mode_mean_tokens": True}))
+    return folder
+
+
 def write_tiny_model(home: Path) -> Path:
     """Write a random BERT of two layers, 32 wide."""
     return write_model(

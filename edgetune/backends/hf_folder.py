@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from edgetune.models.checks import TOKENIZER_FILES
 from edgetune.utils.errors import MissingDependencyError, ModelError
@@ -58,10 +60,9 @@ def copy_tokenizer(source: Path, target: Path) -> None:
             shutil.copyfile(source / name, target / name)
 
 
-def write_config(source: Path, target: Path, label_names: tuple[str, ...]) -> None:
-    """Write a model config with the run's labels in it."""
-    config = json.loads(source.read_text(encoding="utf-8"))
-    config.pop("num_labels", None)
+def write_config(config: Mapping[str, Any], target: Path, label_names: tuple[str, ...]) -> None:
+    """Write a model's `config.json` with the run's labels in it."""
+    config = {name: value for name, value in config.items() if name != "num_labels"}
     config["id2label"] = {str(number): name for number, name in enumerate(label_names)}
     config["label2id"] = {name: number for number, name in enumerate(label_names)}
     config["problem_type"] = "single_label_classification"

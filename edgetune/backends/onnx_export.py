@@ -105,15 +105,7 @@ def load_torch_model(
                 trust_remote_code=False,
                 torch_dtype="float32",
             )
-    except (
-        OSError,
-        ValueError,
-        RuntimeError,
-        LookupError,
-        AttributeError,
-        TypeError,
-        AssertionError,
-    ) as error:
+    except LOADING_ERRORS as error:
         if attention == "sdpa" and "attention" in str(error).lower():
             return load_torch_model(folder, n_labels, "eager", pools_mean)
         first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

@@ -24,7 +24,7 @@ from edgetune.config.settings import (
     TrainSettings,
 )
 from edgetune.utils.errors import UsageError, did_you_mean
-from edgetune.utils.parsing import TomlError, read_toml
+from edgetune.utils.parsing import TomlError, is_encodable, read_toml
 from edgetune.utils.sanitize import brief
 
 SCHEMA_VERSION = 1
@@ -60,13 +60,9 @@ def _check_text(raw: dict[str, Any]) -> None:
     for section, settings in raw.items():
         for name, value in settings.items() if isinstance(settings, dict) else ():
             words = [value] if isinstance(value, str) else value if isinstance(value, list | tuple) else []
-            try:
-                "".join(word for word in words if isinstance(word, str)).encode()
-            except UnicodeEncodeError as error:
+            if not all(is_encodable(word) for word in words if isinstance(word, str)):
                 where = f"--{brief(name)}, setting {brief(section)}.{brief(name)}"
-                raise UsageError(
-                    f"{where}: {brief(value)} contains bytes that are not UTF-8; rename it."
-                ) from error
+                raise UsageError(f"{where}: {brief(value)} contains bytes that are not UTF-8; rename it.")
 
 
 SECTIONS: dict[str, type[Settings]] = {

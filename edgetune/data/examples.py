@@ -45,6 +45,7 @@ from edgetune.data.text_files import encoding_advice, open_text, suffixes_of
 from edgetune.utils.errors import DataError, UsageError
 from edgetune.utils.hub import HUB_PREFIX
 from edgetune.utils.limits import MAX_LABEL_CHARS, MAX_LINE_CHARS
+from edgetune.utils.parsing import is_encodable
 from edgetune.utils.sanitize import brief
 
 __all__ = [
@@ -508,9 +509,6 @@ def _is_category(item: Any) -> bool:
 
 def _encodable(text: str) -> str:
     """Refuse text with undecodable bytes, or half of a JSON surrogate pair, in it."""
-    if not text.isascii():
-        try:
-            text.encode()
-        except UnicodeEncodeError as error:
-            raise _Unusable(BAD_BYTES) from error
+    if not is_encodable(text):
+        raise _Unusable(BAD_BYTES)
     return text

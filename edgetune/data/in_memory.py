@@ -24,6 +24,7 @@ from edgetune.data.json_rows import NAME_ROWS
 from edgetune.data.table import MAX_PATHS, BadRow, Row, Table, deeper_paths, value_at
 from edgetune.utils.cache import cache_subfolder, mark_in_use
 from edgetune.utils.errors import DataError, ResourceError, UsageError
+from edgetune.utils.parsing import is_encodable
 from edgetune.utils.sanitize import brief
 
 Data: TypeAlias = Any
@@ -103,13 +104,11 @@ def _text_item(number: int, item: Any) -> str | tuple[str, str]:
 
 
 def _encodable(number: int, text: str) -> str:
-    try:
-        text.encode()
-    except UnicodeEncodeError as error:
+    if not is_encodable(text):
         raise UsageError(
             f"Item {number} of the list contains half of a surrogate pair, which is not valid Unicode; "
             "repair the text."
-        ) from error
+        )
     return text
 
 

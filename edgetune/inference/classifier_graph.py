@@ -18,13 +18,14 @@ from typing import Any
 
 import numpy as np
 
+from edgetune.backends.onnx_export import IR_VERSION, OPSET
 from edgetune.inference.saved_ensemble import ENCODER, NGRAMS, SavedEnsemble
 from edgetune.learners.ensemble import FLOOR
 from edgetune.learners.ngrams import LONGEST, NEVER_SEEN, Ngrams, tokens_of
 from edgetune.utils.errors import MissingDependencyError
 from edgetune.utils.types import IntArray
 
-OPSET, ML_OPSET, IR_VERSION = 17, 3, 10
+ML_OPSET = 3
 LOGITS, PROBABILITIES, WORDS = "logits", "probabilities", "words"
 _ML = "ai.onnx.ml"
 

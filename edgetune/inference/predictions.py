@@ -18,6 +18,7 @@ from edgetune.run_files.run_folder import disk_errors
 from edgetune.utils.errors import UsageError
 from edgetune.utils.files import atomic_path
 from edgetune.utils.limits import MAX_LINE_CHARS
+from edgetune.utils.parsing import is_encodable
 from edgetune.utils.sanitize import brief, csv_cell, json_text, visible
 
 SHOWN = 72  # characters of a text that the terminal shows
@@ -146,12 +147,8 @@ def predict_lines(run: Run, texts: Iterable[str], unsure: float | None = None) -
 
 
 def _decoded(number: int, text: str) -> str:
-    try:
-        text.encode()
-    except UnicodeEncodeError as error:
-        raise UsageError(
-            f"Text {number} contains bytes that are not valid UTF-8; encode it as UTF-8."
-        ) from error
+    if not is_encodable(text):
+        raise UsageError(f"Text {number} contains bytes that are not valid UTF-8; encode it as UTF-8.")
     return text
 
 

@@ -30,6 +30,7 @@ from edgetune.run_files.summary import read_summary
 from edgetune.utils.errors import RunError
 from edgetune.utils.machine import cache_folder
 from edgetune.utils.metrics import Evaluation, evaluate_predictions, softmax
+from edgetune.utils.parsing import is_encodable
 from edgetune.utils.sanitize import brief
 from edgetune.utils.types import FloatArray, IntArray, Say
 
@@ -73,12 +74,8 @@ class Run:
         Raises:
             RunError: there is no usable model in it.
         """
-        try:
-            str(folder).encode()
-        except UnicodeEncodeError as error:  # the libraries that open models cannot open such a path
-            raise RunError(
-                f"The path {brief(folder)} contains bytes that are not UTF-8; rename the folder."
-            ) from error
+        if not is_encodable(str(folder)):  # the libraries that open models cannot open such a path
+            raise RunError(f"The path {brief(folder)} contains bytes that are not UTF-8; rename the folder.")
         self.folder = folder
         finish_placing_if_idle(folder)
         home = next(

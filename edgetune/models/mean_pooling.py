@@ -38,6 +38,13 @@ HEAD_RATE = 10.0 / TANH_SCALE
 """Learning rate of the classifier over that of the encoder: ten times, on features that are small by
 `TANH_SCALE`. A new head has further to go than the trained encoder."""
 
+SCALES = {
+    "attention.self.value.weight": 1.0,
+    "attention.output.dense.weight": MEAN_SCALE,
+    "pooler.dense.weight": TANH_SCALE,
+    "classifier.dense.weight": TANH_SCALE,
+}
+"""Weights that are so many times the identity, by the end of their names; norms are plain, the rest is 0."""
 KINDS = {"bert", "roberta", "xlm-roberta", "camembert"}
 
 
@@ -97,30 +104,26 @@ def pooling_weights(number: int, width: int, inner: int) -> dict[str, FloatArray
         width: D of the encoder.
         inner: width of the feed-forward part.
     """
-    square, eye = np.zeros((width, width), np.float32), np.eye(width, dtype=np.float32)
-    zeros, ones = np.zeros(width, np.float32), np.ones(width, np.float32)
-    layer = {
-        "attention.self.query.weight": square,
-        "attention.self.query.bias": zeros,
-        "attention.self.key.weight": square,
-        "attention.self.key.bias": zeros,
-        "attention.self.value.weight": eye,
-        "attention.self.value.bias": zeros,
-        "attention.output.dense.weight": np.float32(MEAN_SCALE) * eye,
-        "attention.output.dense.bias": zeros,
-        "attention.output.LayerNorm.weight": ones,
-        "attention.output.LayerNorm.bias": zeros,
-        "intermediate.dense.weight": np.zeros((inner, width), np.float32),
-        "intermediate.dense.bias": np.zeros(inner, np.float32),
-        "output.dense.weight": np.zeros((width, inner), np.float32),
-        "output.dense.bias": zeros,
-        "output.LayerNorm.weight": ones,
-        "output.LayerNorm.bias": zeros,
-    }
-    head = {"pooler.dense.weight": np.float32(TANH_SCALE) * eye, "pooler.dense.bias": zeros}
-    return {f"encoder.layer.{number}.{name}": value.copy() for name, value in layer.items()} | {
-        name: value.copy() for name, value in head.items()
-    }
+    square = (width, width)
+    shapes = {"pooler.dense.weight": square, "pooler.dense.bias": (width,)}
+    layer = f"encoder.layer.{number}."
+    for name in ("self.query", "self.key", "self.value", "output.dense"):
+        shapes |= {f"{layer}attention.{name}.weight": square, f"{layer}attention.{name}.bias": (width,)}
+    for name, shape in (("intermediate.dense", (inner, width)), ("output.dense", (width, inner))):
+        shapes |= {f"{layer}{name}.weight": shape, f"{layer}{name}.bias": shape[:1]}
+    for name in ("attention.output.LayerNorm", "output.LayerNorm"):
+        shapes |= {f"{layer}{name}.weight": (width,), f"{layer}{name}.bias": (width,)}
+    return {name: _pooling_value(name, shape) for name, shape in shapes.items()}
+
+
+def _pooling_value(name: str, shape: tuple[int, ...]) -> FloatArray:
+    """Return what a parameter of the added layer, or of the head's dense layer, is set to."""
+    if name.endswith("LayerNorm.weight"):
+        return np.ones(shape, np.float32)
+    for end, scale in SCALES.items():
+        if name.endswith(end):
+            return np.diag(np.full(shape[0], scale, np.float32))
+    return np.zeros(shape, np.float32)
 
 
 def write_pooling(model: Any) -> set[str]:
@@ -133,19 +136,8 @@ def write_pooling(model: Any) -> set[str]:
 
     parameters = dict(model.named_parameters())
     names = fixed_names(list(parameters))
-    scales = {
-        "attention.self.value.weight": 1.0,
-        "attention.output.dense.weight": MEAN_SCALE,
-        "pooler.dense.weight": TANH_SCALE,
-        "classifier.dense.weight": TANH_SCALE,
-    }
     with torch.no_grad():
         for name in names:
-            parameter = parameters[name]
-            parameter.zero_()
-            if name.endswith("LayerNorm.weight"):
-                parameter.fill_(1.0)
-            for end, scale in scales.items():
-                if name.endswith(end):
-                    parameter.copy_(scale * torch.eye(parameter.shape[0]))
+            value = _pooling_value(name, tuple(parameters[name].shape))
+            parameters[name].copy_(torch.from_numpy(value))
     return names

@@ -55,7 +55,6 @@ MOST_PASSES, FEWEST_STEPS = 10, 300
 DEFAULT_CACHE_MB = 1000.0
 ROWS_PER_CLASS = 5
 """A linear probe is planned only if it sees this many rows per class on average."""
-PROBE_BACKEND = "onnx"
 EXIT_RATE = 0.4
 """Share of the exit's time where PyTorch was not imported: 0.8 of 2.4 s were measured."""
 PROBE_SAVE_CAUTION = 1.7
@@ -96,7 +95,8 @@ def make_plans(device: DeviceCosts, data: DataLengths, limits: Limits, constrain
         plans += [plan for plan in found if plan.n_rows > 0 and not _too_tight(plan, deadline_s)]
     ranked = tuple(sorted(plans, key=_rank))
     if constraints.of_training and any(plan.trains for plan in ranked):
-        ranked = tuple(plan for plan in ranked if plan.backend != PROBE_BACKEND)
+        trainers = {costs.key for costs in device.backends if costs.trains}
+        ranked = tuple(plan for plan in ranked if plan.key in trainers)
     if not ranked or _sees_too_little(ranked[0], data):
         refusal = None if ranked else _impossible(device, data, deadline_s, limits, refused, least)
         alone = ngrams_plan(device, data, limits, deadline_s) if least else None

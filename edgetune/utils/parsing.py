@@ -117,3 +117,14 @@ def read_toml(path: Path) -> dict[str, Any]:
     except ValueError as error:  # also a number with thousands of digits, which is no TOMLDecodeError
         raise TomlError(brief(error, _MAX_ERROR_CHARS)) from error
     return found
+
+
+def is_encodable(text: str) -> bool:
+    """Return whether text has a UTF-8 form: no undecodable byte, and no half of a surrogate pair."""
+    if text.isascii():  # at once, where encoding makes a copy
+        return True
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True

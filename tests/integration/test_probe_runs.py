@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 from architectures import ARCHITECTURES
-from conftest import RunCli, write_model
+from conftest import RunCli, says_mean, write_model
 
 from edgetune import Run, load_run, plan
 from edgetune.config.toml_config import group_by_section, make_config
@@ -30,10 +30,7 @@ from tests.profile_samples import save_guess
 @pytest.fixture(scope="module")
 def encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A small BERT that says that it was trained with mean pooling."""
-    folder = write_model(tmp_path_factory.mktemp("mean") / "bert", "bert", **ARCHITECTURES["bert"])
-    (folder / "1_Pooling").mkdir()
-    (folder / "1_Pooling" / "config.json").write_text(json.dumps({"pooling_mode_mean_tokens": True}))
-    return folder
+    return says_mean(write_model(tmp_path_factory.mktemp("mean") / "bert", "bert", **ARCHITECTURES["bert"]))
 
 
 @pytest.fixture(scope="module", autouse=True)

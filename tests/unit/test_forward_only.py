@@ -14,7 +14,7 @@ import pytest
 import torch
 from architectures import ARCHITECTURES
 from backend_factories import FACTORIES
-from conftest import write_model
+from conftest import says_mean, write_model
 from safetensors.torch import load_file, save_file
 
 from edgetune.backends.ort.bert_graph import can_write
@@ -33,10 +33,7 @@ SECOND = ([8, 9], [4], [7, 6, 5, 12, 11, 10, 9], [12, 10])
 
 @pytest.fixture(scope="module")
 def encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = write_model(tmp_path_factory.mktemp("mean") / "bert", "bert", **ARCHITECTURES["bert"])
-    (folder / "1_Pooling").mkdir()
-    (folder / "1_Pooling" / "config.json").write_text(json.dumps({"pooling_mode_mean_tokens": True}))
-    return folder
+    return says_mean(write_model(tmp_path_factory.mktemp("mean") / "bert", "bert", **ARCHITECTURES["bert"]))
 
 
 @pytest.fixture

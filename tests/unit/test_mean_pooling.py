@@ -14,7 +14,7 @@ import pytest
 import torch
 from architectures import ARCHITECTURES
 from backend_factories import FACTORIES
-from conftest import write_model
+from conftest import says_mean, write_model
 
 from edgetune.backends.model_loader import find_model_loader
 from edgetune.backends.onnx_export import load_torch_model
@@ -26,13 +26,6 @@ from tests.fakes import ragged
 
 LABELS = ("a", "b", "c")
 LENGTHS = ([5, 6, 7], [9, 8, 11, 4, 5, 6, 7], [4], [12, 10, 9, 8])
-
-
-def says_mean(folder: Path) -> Path:
-    """Say of an encoder, as sentence-transformers does, that it was trained with the mean of all tokens."""
-    (folder / "1_Pooling").mkdir()
-    (folder / "1_Pooling" / "config.json").write_text(json.dumps({"pooling_mode_mean_tokens": True}))
-    return folder
 
 
 @pytest.fixture(scope="module", params=["bert", "roberta", "xlm-roberta"])

@@ -22,11 +22,11 @@ from typing import Any
 
 import numpy as np
 
+from edgetune.backends.onnx_export import IR_VERSION, OPSET
 from edgetune.models.checks import weight_files
 from edgetune.models.mean_pooling import MEAN_SCALE, TANH_SCALE, can_pool, is_pooled, pooling_weights
 from edgetune.utils.types import FloatArray
 
-IR_VERSION, OPSET = 10, 17
 INPUTS = ("input_ids", "attention_mask", "token_type_ids")
 FEATURES, LOGITS = "features", "logits"
 HEAD_WEIGHT, HEAD_BIAS = "classifier.weight", "classifier.bias"

@@ -7,7 +7,6 @@ neither of them, nor the training build of ONNX Runtime.
 from __future__ import annotations
 
 import io
-import json
 from pathlib import Path
 from typing import Any, ClassVar, NoReturn
 
@@ -64,14 +63,14 @@ class ForwardOnly:
         self._weight = np.zeros((n_labels, width), dtype=np.float32)
         self._bias = np.zeros(n_labels, dtype=np.float32)
         self._session: Any = import_ort().InferenceSession(
-            self._graph().SerializeToString(),
+            self._graph(read_weights(source.folder)).SerializeToString(),
             session_options("cpu", threads),
             providers=["CPUExecutionProvider"],
         )
 
-    def _graph(self) -> Any:
+    def _graph(self, encoder: dict[str, FloatArray]) -> Any:
         head = {HEAD_WEIGHT: self._weight, HEAD_BIAS: self._bias}
-        return write_graph(self._source.config, read_weights(self._source.folder) | head, pair=self._pair)
+        return write_graph(self._source.config, encoder | head, pair=self._pair)
 
     @property
     def n_parameters(self) -> int:
@@ -139,30 +138,30 @@ class ForwardOnly:
         import onnx
         from safetensors.numpy import save_file
 
-        graph = self._graph()
+        encoder = read_weights(self._source.folder)
+        graph = self._graph(encoder)
         onnx_folder, model_folder = folder / "onnx", folder / "model"
         onnx_folder.mkdir()
         model_folder.mkdir()
         onnx.save(graph, onnx_folder / "model.onnx")
-        weights, config = self._folder_contents()
+        weights, config = self._folder_contents(encoder)
         save_file(weights, model_folder / "model.safetensors", metadata={"format": "pt"})
         for target in (onnx_folder, model_folder):
             copy_tokenizer(self._tokenizer_folder, target)
-            own = folder / "config.json"
-            own.write_text(json.dumps(config), encoding="utf-8")
-            write_config(own, target / "config.json", label_names)
-            own.unlink()
+            write_config(config, target / "config.json", label_names)
         if self._pair:
             write_pooling_config(model_folder)
 
-    def _folder_contents(self) -> tuple[dict[str, FloatArray], dict[str, Any]]:
+    def _folder_contents(
+        self, encoder: dict[str, FloatArray]
+    ) -> tuple[dict[str, FloatArray], dict[str, Any]]:
         """Return weights and config of `model/`."""
-        own, config = read_weights(self._source.folder), dict(self._source.config)
+        config = dict(self._source.config)
         n_layers = int(config["num_hidden_layers"])
         if self._pair:
-            return own, config | {"architectures": ["BertModel"]}
-        own |= pooling_weights(n_layers, int(config["hidden_size"]), int(config["intermediate_size"]))
-        weights = {f"bert.{name}": value for name, value in own.items()}
+            return encoder, config | {"architectures": ["BertModel"]}
+        added = pooling_weights(n_layers, int(config["hidden_size"]), int(config["intermediate_size"]))
+        weights = {f"bert.{name}": value for name, value in (encoder | added).items()}
         weights |= {HEAD_WEIGHT: self._weight, HEAD_BIAS: self._bias}
-        added = {"num_hidden_layers": n_layers + 1, CONFIG_KEY: MEAN}
-        return weights, config | added | {"architectures": ["BertForSequenceClassification"]}
+        config |= {"num_hidden_layers": n_layers + 1, CONFIG_KEY: MEAN}
+        return weights, config | {"architectures": ["BertForSequenceClassification"]}

@@ -27,6 +27,7 @@ from edgetune.data.batches import Batch
 from edgetune.models.mean_pooling import HEAD_RATE, fixed_names
 from edgetune.models.source import init_head
 from edgetune.utils.errors import ModelError
+from edgetune.utils.parsing import read_json_file
 from edgetune.utils.types import FloatArray, IntArray
 
 
@@ -249,6 +250,7 @@ class OrtBackend:
         whole = self._whole()
         whole.export(onnx_folder / "model.onnx")
         save_file(self._weights_of(whole), model_folder / "model.safetensors", metadata={"format": "pt"})
+        config = read_json_file(self.artifacts.folder / "config.json")
         for target in (onnx_folder, model_folder):
             copy_tokenizer(self.artifacts.folder, target)
-            write_config(self.artifacts.folder / "config.json", target / "config.json", label_names)
+            write_config(config, target / "config.json", label_names)

@@ -28,6 +28,7 @@ from edgetune.data.batches import Batch
 from edgetune.models.mean_pooling import HEAD_RATE
 from edgetune.models.source import ModelSource, init_head, takes_segments, trainable_names
 from edgetune.utils.errors import MissingDependencyError, UsageError
+from edgetune.utils.parsing import read_json_file
 from edgetune.utils.types import FloatArray
 
 
@@ -308,9 +309,10 @@ class TorchBackend:
             onnx_folder.mkdir()
             self._export(onnx_folder / "model.onnx")
             targets.append(onnx_folder)
+        config = read_json_file(model_folder / "config.json")
         for target in targets:
             copy_tokenizer(self._tokenizer_folder, target)
-            write_config(model_folder / "config.json", target / "config.json", label_names)
+            write_config(config, target / "config.json", label_names)
 
     def _export(self, target: Path) -> None:
         """Export through an eager copy on the CPU, as SDPA does not trace everywhere."""
