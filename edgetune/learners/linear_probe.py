@@ -148,7 +148,7 @@ def cross_fit_linear_probe(
         features: (n, F).
         labels: (n,) class ids.
         n_classes: C.
-        folds: (n,) the fold of each row.
+        folds: (n,) the fold of each row; -1 for a row of every fit.
         strengths: to choose from.
         time_left_s: seconds until it has to be done.
 
@@ -156,7 +156,7 @@ def cross_fit_linear_probe(
         The strength of the smallest log loss, and the logits (n, C) of its probes, each row's by the probe
         that was not fitted on it. None if the fits so far show that there is no time for all.
     """
-    tried, numbers = tuple(strengths), np.unique(folds).tolist()
+    tried, numbers = tuple(strengths), np.unique(folds[folds >= 0]).tolist()
     n_left = len(tried) * len(numbers)
     found: list[tuple[float, float, FloatArray]] = []
     known = known_elsewhere(labels, folds)
@@ -177,9 +177,9 @@ def cross_fit_linear_probe(
 
 
 def known_elsewhere(labels: IntArray, folds: IntArray) -> BoolArray:
-    """Return whether another fold has the class of a row (n,): else the row says nothing of a learner."""
+    """Return which rows (n,) are of a fold, and of a class that other rows have: others say nothing."""
     known = np.zeros(len(labels), dtype=np.bool_)
-    for fold in np.unique(folds):
+    for fold in np.unique(folds[folds >= 0]):
         known[folds == fold] = np.isin(labels[folds == fold], labels[folds != fold])
     return known
 

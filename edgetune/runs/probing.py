@@ -18,8 +18,16 @@ from dataclasses import dataclass
 import numpy as np
 
 from edgetune.data.token_store import TokenView
-from edgetune.learners.linear_probe import LinearProbe, best_strength, fit_linear_probe, probe_accuracy
+from edgetune.learners.linear_probe import (
+    LinearProbe,
+    best_strength,
+    cross_fit_linear_probe,
+    fit_linear_probe,
+    known_elsewhere,
+    probe_accuracy,
+)
 from edgetune.planning.planner import FIT_PROBE_S, PROBE_ROWS
+from edgetune.runs.cross_fitting import make_folds
 from edgetune.runs.deadline import Deadline, Scored, run_in_time
 from edgetune.runs.setup import Prepared
 from edgetune.utils.types import FloatArray, IntArray
@@ -42,8 +50,9 @@ FIRST_FIT_RATE, LATER_FIT_RATE = 0.02, 0.06
 """Shares of the deadline that the fits of a stage may take, each."""
 QUICK_RATE = 0.005
 """A fit that takes less than such a share of the deadline is made for each strength."""
-HELD_OUT_RATE = 0.3
-"""Share of the time left that the features of held-out rows may take where no training follows."""
+CROSS_FIT_BELOW = 2
+"""Without training, the probe is cross-fitted on the held-out rows unless the training rows that it has read,
+too, are this many times as many."""
 GROWN = 1.5
 """A stage has to add so many times the rows for its gain to say something."""
 
@@ -86,23 +95,28 @@ class ProbeInTime:
         Raises:
             NoLinearHead: the model's head is something else.
         """
-        plan, seed = self._deadline.plan, self._prepared.config.train.seed
+        plan, seed, trains = self._deadline.plan, self._prepared.config.train.seed, self._deadline.trains
         started_s, planned_s = self._clock.elapsed_s(), plan.lines["linear_probe"]
-        share_s = planned_s if self._deadline.trains else HELD_OUT_RATE * self._clock.left_s()
-        held_out = self._held_out_features(started_s + max(planned_s, share_s))
+        view = self._prepared.data.held_out
+        fit_rate = FIRST_FIT_RATE if trains else LATER_FIT_RATE
+        held_out = self._held_out_features(started_s + planned_s if trains else math.inf, fit_rate)
+        n_held_out = 0 if held_out is None else len(held_out[0])
         order = np.random.default_rng([seed, 4]).permutation(len(self._train))
         # Where training follows, it may take twice what was planned, all in all.
-        end_s = started_s + 2 * planned_s if self._deadline.trains else math.inf
-        at_least = 16 if self._deadline.trains else PROBE_ROWS[0]
-        n_first, fit_rate = plan.n_probe_rows, FIRST_FIT_RATE
-        if self._prepared.data.held_out is None and not self._deadline.trains:
-            # Nothing else takes the time, and nothing tells whether more rows pay.
-            n_first, fit_rate = len(order), LATER_FIT_RATE
+        end_s, at_least = started_s + 2 * planned_s, 16
+        n_first = plan.n_probe_rows
+        if not trains:
+            end_s, at_least = math.inf, max(0, PROBE_ROWS[0] - n_held_out)
+            # Without held-out rows nothing tells whether more rows pay.
+            n_first = max(n_first, CROSS_FIT_BELOW * n_held_out) if n_held_out else len(order)
         n_rows = self._read(order[:n_first], end_s, fit_rate, at_least)
+        if held_out is not None and not trains and n_rows < CROSS_FIT_BELOW * n_held_out:
+            crossed = self._cross_fitted(*held_out, n_rows)
+            if crossed is not None:
+                return crossed
         if held_out is None or n_rows < 32:
             return FittedProbe(self._fitted(n_rows, fit_rate), n_rows, None)
         rows, features = held_out
-        view = self._prepared.data.held_out
         assert view is not None
         labels = view.labels[rows]
         strength, half = self._strength(n_rows // 2, features, labels)
@@ -139,6 +153,50 @@ class ProbeInTime:
         scored = Scored(view, rows, probe.logits(features))
         return FittedProbe(probe, n_rows, scored, refit, train_rows, all_features)
 
+    def _cross_fitted(self, rows: IntArray, held_out: FloatArray, n_rows: int) -> FittedProbe | None:
+        """Fit on training and held-out rows; probes that were not fitted on the latter answer them.
+
+        Args:
+            rows: (m,) positions in the held-out rows.
+            held_out: (m, F) features of these.
+            n_rows: training rows whose features were read; they are in every fit.
+
+        Returns:
+            None if there are no folds (`make_folds`), or no time for as many fits.
+        """
+        view, seed = self._prepared.data.held_out, self._prepared.config.train.seed
+        assert view is not None
+        own = make_folds(view.subset(rows), np.random.default_rng([seed, 8]))
+        if own is None:
+            return None
+        features = np.concatenate([*self._features, held_out])
+        train_rows = np.concatenate([np.empty(0, np.int64), *self._positions])
+        labels = np.concatenate([self._train.labels[train_rows], view.labels[rows]])
+        folds = np.concatenate([np.full(n_rows, -1), own])
+        end_s = self._clock.elapsed_s() + LATER_FIT_RATE * self._clock.limit_s()
+
+        def time_left_s() -> float:
+            return 0.0 if self._stop() else min(end_s - self._clock.elapsed_s(), self._clock.left_s())
+
+        first = folds == 0
+        strength, _ = best_strength(
+            features[~first],
+            labels[~first],
+            self._n_classes,
+            features[first],
+            labels[first],
+            stop=lambda: time_left_s() <= 0,
+        )
+        crossed = cross_fit_linear_probe(
+            features, labels, self._n_classes, folds, (strength,), time_left_s=time_left_s
+        )
+        if crossed is None:
+            return None
+        probe = self._fitted_on(features, labels, LATER_FIT_RATE, strength)
+        known = known_elsewhere(labels, folds)[n_rows:]
+        scored = Scored(view, rows[known], crossed[1][n_rows:][known])
+        return FittedProbe(probe, len(labels), scored, train_rows=train_rows)
+
     def _is_worth_more(self, gain: float, n_rows: int) -> bool:
         """Return whether to double the rows again, given the accuracy gained by the last doubling."""
         if not self._deadline.trains:
@@ -155,14 +213,14 @@ class ProbeInTime:
         n_trained = self._deadline.steps_that_fit() * self._deadline.plan.batch_size
         return self._prepared.pools_mean and n_trained < ROWS_PER_CLASS * self._n_classes
 
-    def _held_out_features(self, end_s: float) -> tuple[IntArray, FloatArray] | None:
-        """Return positions and features of the held-out rows that the end of the run scores first, too."""
+    def _held_out_features(self, end_s: float, fit_rate: float) -> tuple[IntArray, FloatArray] | None:
+        """Return positions and features of held-out rows; those that the end of the run scores first, too."""
         view = self._prepared.data.held_out
         if view is None:
             return None
         order = np.random.default_rng([self._prepared.config.train.seed, 5]).permutation(len(view))
-        order = order[: max(1, self._deadline.plan.n_weighed)]
-        return self._run(view, order, end_s, FIRST_FIT_RATE)
+        n_rows = max(1, self._deadline.plan.n_weighed) if self._deadline.trains else len(view)
+        return self._run(view, order[:n_rows], end_s, fit_rate)
 
     def _read(self, order: IntArray, end_s: float, fit_rate: float, at_least: int = 0) -> int:
         """Compute features of training rows; return of how many."""
@@ -204,7 +262,9 @@ class ProbeInTime:
         return lambda: self._clock.elapsed_s() > end_s or self._clock.left_s() < FIT_PROBE_S or self._stop()
 
     def _fitted(self, n_rows: int, rate: float, strength: float = 0.05) -> LinearProbe:
-        features, labels = self._rows(n_rows)
+        return self._fitted_on(*self._rows(n_rows), rate, strength)
+
+    def _fitted_on(self, features: FloatArray, labels: IntArray, rate: float, strength: float) -> LinearProbe:
         return fit_linear_probe(features, labels, self._n_classes, strength, self._until(rate))
 
     def _fitted_again(

@@ -39,6 +39,10 @@ class View(FakeSource):
         super().__init__(n_rows)
         self.numbers = self.positions = np.arange(n_rows)
 
+    @property
+    def text_hashes(self) -> IntArray:
+        return self.numbers
+
     def subset(self, rows: IntArray) -> View:
         part = View(0)
         part.lengths, part.labels, part.numbers = self.lengths[rows], self.labels[rows], rows

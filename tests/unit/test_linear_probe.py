@@ -111,3 +111,16 @@ def test_a_class_of_one_fold_has_no_say_in_the_penalty() -> None:
     np.testing.assert_array_equal(
         known_elsewhere(np.append(labels, 2), np.append(folds, 0)), [True] * 60 + [False]
     )
+
+
+def test_rows_of_no_fold_are_in_every_fit() -> None:
+    rng = np.random.default_rng(0)
+    features = rng.normal(size=(200, 5)).astype(np.float32)
+    labels = (features[:, 0] > 0).astype(np.int64)
+    folds = np.where(np.arange(200) < 40, np.arange(200) % 2, -1)
+    found = cross_fit_linear_probe(features, labels, 2, folds, (0.05,))
+    assert found is not None
+    fitted = fit_linear_probe(features[folds != 0], labels[folds != 0], 2, 0.05)
+    np.testing.assert_allclose(found[1][folds == 0], fitted.logits(features[folds == 0]), atol=1e-4)
+    assert not found[1][folds < 0].any()
+    assert not known_elsewhere(labels, folds)[folds < 0].any()

@@ -78,6 +78,22 @@ def test_a_probe_that_is_the_only_learner_sees_all_rows_that_it_has_time_for() -
     assert stage.fit().n_rows == 6_000
 
 
+def test_without_training_held_out_rows_are_fitted_on_and_answered_by_probes_that_do_not_know_them() -> None:
+    backend = Learnable(np.full(20_000, 0.5), clock=FakeClock(), slow=6.0)
+    backend.noise = 3.0
+    stage, deadline = stage_of(backend, 20_000, method=LINEAR_PROBE, n_probe_rows=64)
+    backend.clock.now_s += deadline.clock.left_s() - 6.0
+    found = stage.fit()
+    assert found.held_out is not None
+    rows, logits = found.held_out.rows, found.held_out.logits
+    assert len(rows) > 100
+    assert found.n_rows >= len(rows)
+    labels = found.held_out.view.labels[rows]
+    own = backend.features(found.held_out.view.batch(rows))
+    knows_them = (found.probe.logits(own).argmax(1) == labels).mean()
+    assert knows_them > (logits.argmax(1) == labels).mean() > 0.6
+
+
 def test_a_few_rows_are_read_even_when_it_is_too_late() -> None:
     backend = Learnable(np.full(500, 0.5), clock=FakeClock())
     stage, _ = stage_of(backend, 500)
