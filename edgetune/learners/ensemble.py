@@ -16,9 +16,9 @@ How the weights are found:
        learner alone. That the metric may not fall at all would keep half of the learners that are mere noise,
        for a row or two that they have right by chance.
     4. If the pool scores below its best learner on these rows, by more than chance makes of it, that learner
-       alone is the ensemble. Chance is one standard error of the difference: the square root of the number of
-       rows on which the two differ. Without it, a single row of a hundred decided against the pool (AG News,
-       1,000 rows).
+       alone is the ensemble. Chance is two standard errors of the difference, each the square root of the
+       number of rows on which the two differ. With one, three rows of a hundred decided against a pool of less
+       log loss, and for the worse of its learners (QQP, 100 rows: 64.8 % in place of 73.7).
 
 The damping counts as so many rows' worth of log loss: one setting serves a hundred rows, where it keeps the
 weights moderate, and a thousand, where it hardly shows. Equal shares are the better centre than the best
@@ -191,7 +191,7 @@ def fit_ensemble(
 ) -> tuple[Ensemble, tuple[MemberScore, ...]]:
     """Fit the weights of a pool of learners on rows that none of them was trained on.
 
-    On these rows the ensemble never scores below its best learner by more than one standard error of the
+    On these rows the ensemble never scores below its best learner by more than two standard errors of the
     difference, and its log loss is never above that learner's. The order of the learners makes no difference.
 
     Args:
@@ -279,9 +279,9 @@ class _HeldOut:
         return _Fit(tuple(chosen), weights, loss, self.score(_pooled(weights, inputs)))
 
     def chance(self, one: _Fit, other: _Fit) -> float:
-        """Return one standard error of the difference between the scores of two fits."""
+        """Return two standard errors of the difference between the scores of two fits."""
         answers = [_pooled(fit.weights, self.log_p[list(fit.members)]).argmax(axis=1) for fit in (one, other)]
-        return math.sqrt(np.count_nonzero(answers[0] != answers[1])) / float(self.n)
+        return 2 * math.sqrt(np.count_nonzero(answers[0] != answers[1])) / float(self.n)
 
     def score(self, log_p: Wide) -> float:
         """Return the metric of log-probabilities (N, C)."""
