@@ -17,8 +17,8 @@ How the weights are found:
        for a row or two that they have right by chance.
     4. If the pool scores below its best learner on these rows, by more than chance makes of it, that learner
        alone is the ensemble. Chance is two standard errors of the difference, each the square root of the
-       number of rows on which the two differ. With one, three rows of a hundred decided against a pool of less
-       log loss, and for the worse of its learners (QQP, 100 rows: 64.8 % in place of 73.7).
+       number of rows on which the two differ. With one, three rows of a hundred decided against a pool of
+       less log loss, and for the worse of its learners (QQP, 100 rows: 64.8 % in place of 73.7).
 
 The damping counts as so many rows' worth of log loss: one setting serves a hundred rows, where it keeps the
 weights moderate, and a thousand, where it hardly shows. Equal shares are the better centre than the best

@@ -26,13 +26,11 @@ from edgetune.learners.linear_probe import LinearProbe
 from edgetune.learners.ngrams import Ngrams
 from edgetune.planning.plan import NGRAMS_ALONE
 from edgetune.planning.planner import ngrams_rate, refit_pays
-from edgetune.report.live_view import View
-from edgetune.run_files.run_folder import RunFolder
+from edgetune.runs.context import RunContext
 from edgetune.runs.cross_fitting import MOST_ROWS, CrossFit, cross_fit
-from edgetune.runs.deadline import Deadline, Scored
+from edgetune.runs.deadline import Scored
 from edgetune.runs.probing import FittedProbe
 from edgetune.runs.setup import Prepared, PreparedRows
-from edgetune.utils.meter import Meter
 from edgetune.utils.metrics import (
     Evaluation,
     cross_entropy,
@@ -75,17 +73,8 @@ class EnsembleStage:
             it may belong to no class.
     """
 
-    def __init__(
-        self,
-        prepared: PreparedRows,
-        folder: RunFolder,
-        meter: Meter,
-        view: View,
-        deadline: Deadline | None,
-        stop: Callable[[], bool],
-    ) -> None:
-        self._prepared, self._folder, self._meter, self._view = prepared, folder, meter, view
-        self._deadline, self._stop = deadline, stop
+    def __init__(self, run: RunContext[PreparedRows]) -> None:
+        self._run = run
         self.ngrams: Ngrams | None = None
         self.ensemble: Ensemble | None = None
         self.members: tuple[MemberScore, ...] = ()
@@ -103,41 +92,43 @@ class EnsembleStage:
     @property
     def held_out(self) -> TokenView | None:
         """Rows for the weights; None where the run has the encoder alone."""
-        return self._prepared.data.held_out
+        return self._run.prepared.data.held_out
 
     def begin(self) -> None:
         """Fit n-grams on the training rows and save them: they answer until the encoder has a weight."""
-        held_out, train = self.held_out, self._prepared.data.train
+        held_out, train = self.held_out, self._run.prepared.data.train
         if held_out is None:
             return
-        with self._meter.phase("ngrams"):
-            self._view.say("Fitting n-grams")
+        with self._run.meter.phase("ngrams"):
+            self._run.view.say("Fitting n-grams")
             self.ngrams = self._fitted(train, self._allowed_s())
             self._weigh({NGRAMS: self._timed_log_proba(self.ngrams, held_out)}, held_out.labels)
             self._save()
-        if self._deadline is not None:
-            self._deadline.mark("ngrams")
+        if self._run.deadline is not None:
+            self._run.deadline.mark("ngrams")
 
     def restore(self) -> None:
         """Read what `begin` saved before a break, or do it again."""
         if self.held_out is None:
             return
-        with self._meter.phase("ngrams"):
-            found = load_ensemble(self._folder.path)
-        if found is None or found.ngrams.n_rows > len(self._prepared.data.train):  # fitted on held-out rows
+        with self._run.meter.phase("ngrams"):
+            found = load_ensemble(self._run.folder.path)
+        if found is None or found.ngrams.n_rows > len(
+            self._run.prepared.data.train
+        ):  # fitted on held-out rows
             self.begin()
         else:
             self.ensemble, self.ngrams = found.ensemble, found.ngrams
-            with self._meter.phase("ngrams"):
+            with self._run.meter.phase("ngrams"):
                 self._timed_log_proba(found.ngrams, self.held_out)
         if self.probe is not None:
             self.note_probe(self.probe)
 
     def _timed_log_proba(self, ngrams: Ngrams, view: TokenView) -> FloatArray:
         """Return what n-grams say of rows, and remember what a row took."""
-        texts, started_s = view.texts(), self._meter.elapsed_s()
+        texts, started_s = view.texts(), self._run.meter.elapsed_s()
         found = ngrams.log_proba(texts)
-        self._row_s = (self._meter.elapsed_s() - started_s) / len(view)
+        self._row_s = (self._run.meter.elapsed_s() - started_s) / len(view)
         return found
 
     def note_probe(self, found: FittedProbe, save: bool = True) -> None:
@@ -161,8 +152,8 @@ class EnsembleStage:
 
         Nothing is done where rows are many, were not all read, or there is too little time.
         """
-        held_out, train, scored = self.held_out, self._prepared.data.train, found.held_out
-        if held_out is None or self._deadline is None or scored is None:
+        held_out, train, scored = self.held_out, self._run.prepared.data.train, found.held_out
+        if held_out is None or self._run.deadline is None or scored is None:
             return
         if found.train_rows is None or found.features is None:
             return
@@ -171,14 +162,14 @@ class EnsembleStage:
             return
         rows = np.concatenate([train.rows[found.train_rows], held_out.rows[scored.rows]])
         labels = np.concatenate([train.labels[found.train_rows], held_out.labels[scored.rows]])
-        clock = self._deadline.clock
+        clock = self._run.deadline.clock
         end_s = clock.elapsed_s() + CROSS_FIT_RATE * clock.left_s()
 
         def time_left_s() -> float:
-            return 0.0 if self._stop() else end_s - clock.elapsed_s()
+            return 0.0 if self._run.stop() else end_s - clock.elapsed_s()
 
         everything = TokenView(train.store, rows, labels, train.label_names)
-        seed = self._prepared.config.train.seed
+        seed = self._run.prepared.config.train.seed
         self.crossed = cross_fit(everything, found.features(), seed, time_left_s)
 
     def prefers_probe(self, trained: Scored | None) -> bool:
@@ -234,7 +225,7 @@ class EnsembleStage:
 
     def load_state(self, state: dict[str, Any]) -> None:
         """Note again what `state()` gave."""
-        data = self._prepared.data
+        data = self._run.prepared.data
 
         def scored(view: TokenView | None, found: list[Any] | None) -> Scored | None:
             return None if view is None or found is None else Scored(view, *found)
@@ -264,9 +255,9 @@ class EnsembleStage:
         """
         if self.held_out is None or self.finish_best(last=False):
             return
-        rng = np.random.default_rng([self._prepared.config.train.seed, 7])
+        rng = np.random.default_rng([self._run.prepared.config.train.seed, 7])
         rows = rng.permutation(len(self.held_out))[:ROWS_WHEN_INTERRUPTED]
-        with self._meter.phase("ensemble"):
+        with self._run.meter.phase("ensemble"):
             logits = score_view(score, self.held_out.subset(rows))
         self.finish(Scored(self.held_out, rows, logits), last=False)
 
@@ -280,19 +271,21 @@ class EnsembleStage:
         held_out = self.held_out
         if held_out is None or self.ngrams is None:
             return
-        with self._meter.phase("ensemble"):
+        with self._run.meter.phase("ensemble"):
             if (crossed := self.crossed) is not None and self.encoder == PROBE:
                 log_probas = {NGRAMS: crossed.ngrams_log_proba, ENCODER: crossed.probe_log_proba}
                 self._weigh(log_probas, crossed.labels)
             elif scored is None or len(scored.rows) < min(FEWEST_ROWS, len(held_out)):
-                self._view.warn(
+                self._run.view.warn(
                     "There was no time to compare the encoder with the n-grams; predictions use the n-grams."
                 )
             elif not np.isfinite(scored.logits).all():
-                self._view.warn("The encoder gives scores that are not finite; predictions use the n-grams.")
+                self._run.view.warn(
+                    "The encoder gives scores that are not finite; predictions use the n-grams."
+                )
             else:
                 self._weigh(self._log_probas(self.ngrams, scored), held_out.labels[scored.rows])
-            if last and self.ensemble is not None and NGRAMS in self.ensemble.names and not self._stop():
+            if last and self.ensemble is not None and NGRAMS in self.ensemble.names and not self._run.stop():
                 self._fit_again(held_out)
             self._save()
 
@@ -300,18 +293,18 @@ class EnsembleStage:
         """Fit the n-grams on all rows, where no encoder takes part, and save them."""
         if self.held_out is None:
             return
-        with self._meter.phase("ensemble"):
+        with self._run.meter.phase("ensemble"):
             self._fit_again(self.held_out)
             self._save()
 
     def _fit_again(self, held_out: TokenView) -> None:
         """Fit the n-grams on training and held-out rows together, if that pays and there is time."""
-        train = self._prepared.data.train
+        train = self._run.prepared.data.train
         if not refit_pays(len(train), len(held_out)):
             return
         left_s = math.inf
-        if self._deadline is not None:
-            left_s = self._deadline.clock.ensemble_end_s() - self._deadline.clock.elapsed_s()
+        if self._run.deadline is not None:
+            left_s = self._run.deadline.clock.ensemble_end_s() - self._run.deadline.clock.elapsed_s()
             left_s -= SAVE_CAUTION * self._save_s
         if self.ngrams is None or left_s < self._fit_s:
             return
@@ -319,7 +312,7 @@ class EnsembleStage:
         labels = np.concatenate([train.labels, held_out.labels])
         together = TokenView(train.store, rows, labels, train.label_names)
         found = self._fitted(together, left_s)
-        if found.n_rows > self.ngrams.n_rows and not self._stop():  # else it was cut short
+        if found.n_rows > self.ngrams.n_rows and not self._run.stop():  # else it was cut short
             self.ngrams = found
 
     @property
@@ -336,14 +329,16 @@ class EnsembleStage:
         """
         if self.ensemble is None or self.ngrams is None:
             return
-        view = self._prepared.data.evaluation if scored is None else scored.view
+        view = self._run.prepared.data.evaluation if scored is None else scored.view
         rows = self._rows_in_time(len(view)) if scored is None else scored.rows
         if not len(rows):
-            self._view.warn("There was no time to evaluate; run `edgetune evaluate` to measure the model.")
-            (self._folder.path / "metrics.json").unlink(missing_ok=True)
+            self._run.view.warn(
+                "There was no time to evaluate; run `edgetune evaluate` to measure the model."
+            )
+            (self._run.folder.path / "metrics.json").unlink(missing_ok=True)
             return
         labels, names = view.labels[rows], view.label_names
-        with self._meter.phase("evaluate"):
+        with self._run.meter.phase("evaluate"):
             log_probas: dict[str, FloatArray] = {NGRAMS: self.ngrams.log_proba(view.texts(rows))}
             if scored is not None and np.isfinite(scored.logits).all():
                 log_probas[ENCODER] = log_softmax(scored.logits)
@@ -358,17 +353,17 @@ class EnsembleStage:
     def _rows_in_time(self, n_rows: int) -> IntArray:
         """Return which of so many rows n-grams have time to answer: all, or a random sample."""
         n_fit = n_rows
-        if self._deadline is not None and self._row_s:
-            left_s = self._deadline.clock.evaluation_end_s() - self._deadline.clock.elapsed_s()
+        if self._run.deadline is not None and self._row_s:
+            left_s = self._run.deadline.clock.evaluation_end_s() - self._run.deadline.clock.elapsed_s()
             n_fit = max(0, min(n_rows, int(left_s / self._row_s)))
         if n_fit == n_rows:
             return np.arange(n_rows)
-        return np.random.default_rng([self._prepared.config.train.seed, 5]).permutation(n_rows)[:n_fit]
+        return np.random.default_rng([self._run.prepared.config.train.seed, 5]).permutation(n_rows)[:n_fit]
 
     def write_metrics(self) -> None:
         """Put the evaluation of the ensemble in place of that of the encoder alone."""
         if self.evaluation is not None:
-            self._folder.write_json("metrics.json", self.evaluation.to_dict())
+            self._run.folder.write_json("metrics.json", self.evaluation.to_dict())
 
     def to_dict(self) -> dict[str, Any] | None:
         """Return what the summary says of the learners; None where the run has the encoder alone."""
@@ -377,7 +372,7 @@ class EnsembleStage:
         weights = dict(zip(self.ensemble.names, self.ensemble.weights, strict=True))
         on_held_out = {score.name: score for score in self.members}
         names = [NGRAMS, ENCODER]
-        if not isinstance(self._prepared, Prepared):
+        if not isinstance(self._run.prepared, Prepared):
             names = [NGRAMS]
         elif self.encoder == PROBE:  # it lies where a trained encoder would
             names[1] = PROBE
@@ -411,38 +406,38 @@ class EnsembleStage:
 
         A fit that needs less ends by itself. What is planned does not know the number of classes.
         """
-        if self._deadline is None:
+        if self._run.deadline is None:
             return math.inf
-        pair = self._prepared.config.data.pair
-        idle = pair and self._deadline.trains and self._deadline.plan.n_steps < FEW_PAIR_STEPS
-        clock, planned_s = self._deadline.clock, self._deadline.plan.lines["ngrams"]
-        if self._deadline.plan.method == NGRAMS_ALONE:
+        pair = self._run.prepared.config.data.pair
+        idle = pair and self._run.deadline.trains and self._run.deadline.plan.n_steps < FEW_PAIR_STEPS
+        clock, planned_s = self._run.deadline.clock, self._run.deadline.plan.lines["ngrams"]
+        if self._run.deadline.plan.method == NGRAMS_ALONE:
             return max(planned_s, clock.left_s())
-        rate = ngrams_rate(pair, self._deadline.trains)
+        rate = ngrams_rate(pair, self._run.deadline.trains)
         left_rate = IDLE_RATE if idle else max(LEFT_RATE, rate)
         return min(rate * clock.limit_s(), max(planned_s, left_rate * clock.left_s()))
 
     def _fitted(self, rows: TokenView, allowed_s: float) -> Ngrams:
-        started_s = self._meter.elapsed_s()
+        started_s = self._run.meter.elapsed_s()
 
         def time_left_s() -> float:
-            return 0.0 if self._stop() else allowed_s - (self._meter.elapsed_s() - started_s)
+            return 0.0 if self._run.stop() else allowed_s - (self._run.meter.elapsed_s() - started_s)
 
-        seed = self._prepared.config.train.seed
+        seed = self._run.prepared.config.train.seed
         found = Ngrams.fit(
             rows.texts(), rows.labels, len(rows.label_names), seed=seed, time_left_s=time_left_s
         )
-        self._fit_s = self._meter.elapsed_s() - started_s
+        self._fit_s = self._run.meter.elapsed_s() - started_s
         return found
 
     def _weigh(self, log_probas: dict[str, FloatArray], labels: IntArray) -> None:
-        train = self._prepared.config.train
+        train = self._run.prepared.config.train
         self.ensemble, self.members = fit_ensemble(
             log_probas, labels, metric=train.metric, keep="best" if train.single else "pool"
         )
         by = None if train.class_weight == "balanced" else train.metric
         if by != "accuracy" and train.class_weight != "none":
-            data = self._prepared.data
+            data = self._run.prepared.data
             counts = np.bincount(data.train.labels, minlength=len(data.label_names)) + 1
             self.ensemble = self.ensemble.balanced(log_probas, labels, counts / counts.sum(), by)
         largest = np.exp(self.ensemble.combine(log_probas).max(axis=1))
@@ -451,11 +446,11 @@ class EnsembleStage:
     def _save(self) -> None:
         assert self.ensemble is not None
         assert self.ngrams is not None
-        labels = self._prepared.data.label_names
-        tokenizer = None if isinstance(self._prepared, Prepared) else self._prepared.tokenizer_file
-        started_s = self._meter.elapsed_s()
-        self._folder.save_ensemble(SavedEnsemble(self.ensemble, self.ngrams, labels, tokenizer).write)
-        self._save_s = self._meter.elapsed_s() - started_s
+        labels = self._run.prepared.data.label_names
+        tokenizer = None if isinstance(self._run.prepared, Prepared) else self._run.prepared.tokenizer_file
+        started_s = self._run.meter.elapsed_s()
+        self._run.folder.save_ensemble(SavedEnsemble(self.ensemble, self.ngrams, labels, tokenizer).write)
+        self._save_s = self._run.meter.elapsed_s() - started_s
 
 
 def _calibrated_loss(logits: FloatArray, labels: IntArray) -> float:

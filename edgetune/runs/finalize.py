@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Sequence
 from datetime import datetime, timezone
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -22,12 +21,12 @@ from edgetune.run_files.example_stats import rates_by_label, rates_by_length
 from edgetune.run_files.history import read_history
 from edgetune.run_files.run_folder import INTERRUPTED, RunFolder
 from edgetune.run_files.summary import RunResult
+from edgetune.runs.context import RunContext
 from edgetune.runs.deadline import Deadline
 from edgetune.runs.setup import Prepared, PreparedRows
 from edgetune.utils.failpoints import failpoint
 from edgetune.utils.files import write_atomic
 from edgetune.utils.machine import machine_info, memory_mb, peak_memory_mb, versions
-from edgetune.utils.meter import Meter
 from edgetune.utils.metrics import Evaluation, t_norm_modelled
 from edgetune.utils.sanitize import brief
 from edgetune.utils.types import IntArray
@@ -44,14 +43,10 @@ SPENT = (
 
 
 def make_receipt(
-    prepared: Prepared,
-    run_dir: Path,
+    run: RunContext[Prepared],
     loop: Loop,
-    split_s: dict[str, float],
     best: Evaluation | None,
     best_epoch: int | None,
-    energy: EnergyReading,
-    deadline: Deadline | None,
     breaks: list[dict[str, Any]],
     n_diverged: int,
     ensemble: dict[str, Any] | None = None,
@@ -59,19 +54,15 @@ def make_receipt(
     """Put a run's receipt together.
 
     Args:
-        prepared: resolved settings, data and model.
-        run_dir: where the run lies.
+        run: what it was made with, and its seconds and joules so far.
         loop: counts, stages, and whether it was stopped.
-        split_s: seconds by phase.
         best: evaluation of the model that was kept, None when there was none.
         best_epoch: which epoch that was.
-        energy: used so far.
-        deadline: plan and clock of a run with a deadline.
         breaks: where the run was broken off and went on.
         n_diverged: how often the loss was no number.
         ensemble: the learners and their weights, where there are several.
     """
-    selector = loop.selector
+    prepared, deadline, selector, split_s = run.prepared, run.deadline, loop.selector, run.meter.split_s()
     config, data, report = prepared.config, prepared.data, selector.report()
     train = config.train
     assert train.lr is not None
@@ -102,12 +93,9 @@ def make_receipt(
         by_length=rates_by_length(loop.record, data.train.rows, data.train.lengths),
         **derive_costs(loop.counts, split_s, _unfiltered_row_s(loop, data.train.rows, data.train.lengths)),
         **fields_of_any_run(
-            prepared,
-            run_dir,
+            run,
             split_s,
             best,
-            energy,
-            deadline,
             ensemble,
             prepared.backend.cache,
             _short_of_plan(prepared, deadline, loop),
@@ -116,12 +104,9 @@ def make_receipt(
 
 
 def fields_of_any_run(
-    prepared: PreparedRows,
-    run_dir: Path,
+    run: RunContext[PreparedRows],
     split_s: dict[str, float],
     best: Evaluation | None,
-    energy: EnergyReading,
-    deadline: Deadline | None,
     ensemble: dict[str, Any] | None,
     cache: HiddenCache | None,
     warnings: Sequence[str],
@@ -129,17 +114,15 @@ def fields_of_any_run(
     """Return the part of a receipt that a run has with or without an encoder.
 
     Args:
-        prepared: settings and data.
-        run_dir: where the run lies.
+        run: what it was made with, and its joules so far.
         split_s: seconds by phase.
         best: evaluation of the answer that was kept, None when there was none.
-        energy: used so far.
-        deadline: plan and clock of a run with a deadline.
         ensemble: the learners and their weights, where there are several.
         cache: hidden states of the frozen layers.
         warnings: sentences beside those on the data and on the majority class.
     """
-    config, data, elapsed_s = prepared.config, prepared.data, sum(split_s.values())
+    prepared, elapsed_s = run.prepared, sum(split_s.values())
+    config, data = prepared.config, prepared.data
     worse, majority = compare_with_majority(best)
     return {
         "dataset": config.data.train,
@@ -152,7 +135,7 @@ def fields_of_any_run(
         "n_bad_rows": data.n_bad,
         "n_unlabelled_rows": data.n_unlabelled,
         "peak_memory_mb": peak_memory_mb(),
-        "run_dir": str(run_dir),
+        "run_dir": str(run.folder.path),
         "seed": config.train.seed,
         "max_length": prepared.max_length,
         "ensemble": ensemble,
@@ -162,8 +145,8 @@ def fields_of_any_run(
         "versions": versions(),
         "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         **_quality(best),
-        **_energy(energy),
-        **_budget(prepared, cache, deadline, elapsed_s),
+        **_energy(run.energy()),
+        **_budget(prepared, cache, run.deadline, elapsed_s),
     }
 
 
@@ -325,26 +308,17 @@ def derive_costs(counts: Counters, split_s: dict[str, float], row_s: float | Non
 
 
 def write_receipt(
-    receipt: Callable[[], RunResult],
-    of_encoder: Callable[[], RunResult],
-    folder: RunFolder,
-    meter: Meter,
-    view: View,
-    deadline: Deadline | None,
-    limit_mb: float | None,
+    run: RunContext[Prepared], receipt: Callable[[], RunResult], of_encoder: Callable[[], RunResult]
 ) -> RunResult:
     """Write the summary and the model card, and draw the picture of the training if there is time for it.
 
     Args:
+        run: which one.
         receipt: makes the receipt of what has happened up to its call.
         of_encoder: the same with the evaluation of the encoder alone, for the model card.
-        folder: where the run lies.
-        meter: is charged.
-        view: is told what went wrong.
-        deadline: plan and clock of a run with a deadline.
-        limit_mb: memory that was planned for.
     """
-    with meter.phase("save"):
+    folder, view, deadline = run.folder, run.view, run.deadline
+    with run.meter.phase("save"):
         if deadline is None or (deadline.trains and deadline.clock.picture_fits()):
             _draw(receipt(), folder, view)
         elif deadline.trains:
@@ -356,7 +330,7 @@ def write_receipt(
     _write_card(of_encoder().model_copy(update=spent), folder)
     folder.write_json("summary.json", result.to_dict())
     failpoint("summary-written")
-    warn_of_excess(result, limit_mb, view)
+    warn_of_excess(result, run.prepared.config.budget.memory_mb, view)
     return result
 
 

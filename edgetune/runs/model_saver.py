@@ -6,12 +6,10 @@ import json
 from pathlib import Path
 from typing import Any
 
-from edgetune.report.live_view import View
-from edgetune.run_files.run_folder import INTERRUPTED, RunFolder
-from edgetune.runs.deadline import Deadline
+from edgetune.run_files.run_folder import INTERRUPTED
+from edgetune.runs.context import RunContext
 from edgetune.runs.setup import Prepared
 from edgetune.utils.failpoints import failpoint
-from edgetune.utils.meter import Meter
 from edgetune.utils.metrics import Evaluation, read_evaluation
 
 
@@ -24,11 +22,8 @@ class ModelSaver:
         n_worse: evaluations since then that found nothing better.
     """
 
-    def __init__(
-        self, prepared: Prepared, folder: RunFolder, meter: Meter, view: View, deadline: Deadline | None
-    ) -> None:
-        self._prepared, self._folder, self._meter, self._view = prepared, folder, meter, view
-        self._deadline = deadline
+    def __init__(self, run: RunContext[Prepared]) -> None:
+        self._run = run
         self.best: Evaluation | None = None
         self.best_epoch: int | None = None
         self.n_worse = 0
@@ -36,20 +31,20 @@ class ModelSaver:
 
     def save(self, under: str = "", *, skip_onnx: bool = False) -> None:
         """Write the model; a light save leaves out what is slow to write and can be made later."""
-        data = self._prepared.data
+        data = self._run.prepared.data
 
         def write(scratch: Path) -> None:
-            self._prepared.backend.save(scratch, data.label_names, skip_onnx=skip_onnx)
+            self._run.prepared.backend.save(scratch, data.label_names, skip_onnx=skip_onnx)
             for name in ("model", "onnx"):
-                _set_max_length(scratch / name, self._prepared.max_length)
+                _set_max_length(scratch / name, self._run.prepared.max_length)
 
-        started_s = self._meter.elapsed_s()
-        with self._meter.phase("save"):
+        started_s = self._run.meter.elapsed_s()
+        with self._run.meter.phase("save"):
             if not skip_onnx:
-                self._view.say("Saving the model")
-            self._folder.save_model(write, under)
-        if self._deadline is not None:
-            self._deadline.saved(self._meter.elapsed_s() - started_s)
+                self._run.view.say("Saving the model")
+            self._run.folder.save_model(write, under)
+        if self._run.deadline is not None:
+            self._run.deadline.saved(self._run.meter.elapsed_s() - started_s)
 
     def consider(self, found: Evaluation, epoch: int, held_out: Evaluation | None = None) -> bool:
         """Keep the model of now if it is the best so far; return whether it is.
@@ -61,7 +56,7 @@ class ModelSaver:
         """
         self.n_worse += 1
         by = found if held_out is None else held_out
-        metric = by.macro_f1 if self._prepared.config.train.metric == "macro-f1" else by.accuracy
+        metric = by.macro_f1 if self._run.prepared.config.train.metric == "macro-f1" else by.accuracy
         score = (metric, -by.loss if held_out is not None else 0.0)
         if self.best is None or self._best_score is None or score > self._best_score:
             self.n_worse, self._best_score = 0, score
@@ -72,7 +67,7 @@ class ModelSaver:
     def note(self, found: Evaluation, epoch: int) -> None:
         """Remember the evaluation of the model that lies in the run folder."""
         self.best, self.best_epoch = found, epoch
-        self._folder.write_json("metrics.json", found.to_dict())
+        self._run.folder.write_json("metrics.json", found.to_dict())
         failpoint("metrics-written")
 
     def state(self) -> dict[str, Any]:
@@ -100,22 +95,22 @@ class ModelSaver:
         try:
             self.save(skip_onnx=True)
         except OSError as error:
-            self._view.warn(
+            self._run.view.warn(
                 f"An intermediate save failed ({error.strerror}); the previously saved model is kept."
             )
-            if self._deadline is not None:
-                self._deadline.saved()
+            if self._run.deadline is not None:
+                self._run.deadline.saved()
 
     def save_interrupted(self) -> None:
         """Keep the newest weights, beside the best evaluated ones if there are any."""
         self.save(INTERRUPTED if self.best is not None else "")
-        if self._deadline is not None:
-            self._deadline.mark("save")
+        if self._run.deadline is not None:
+            self._run.deadline.mark("save")
 
     @property
     def newest(self) -> Path:
         """Where the newest weights lie after an interruption."""
-        return self._folder.path / (f"{INTERRUPTED}/model" if self.best is not None else "model")
+        return self._run.folder.path / (f"{INTERRUPTED}/model" if self.best is not None else "model")
 
 
 def _set_max_length(folder: Path, max_length: int) -> None:

@@ -8,20 +8,17 @@ from typing import Any
 import numpy as np
 
 from edgetune.backends.backend_contract import NoLinearHead
-from edgetune.energy import Sensor
 from edgetune.learners.loop import Loop
-from edgetune.report.live_view import View
 from edgetune.run_files.checkpoint import checkpoint_files
 from edgetune.run_files.history import HistoryWriter
-from edgetune.run_files.run_folder import CHECKPOINTS, INTERRUPTED, RunFolder
-from edgetune.runs.deadline import Deadline
+from edgetune.run_files.run_folder import CHECKPOINTS, INTERRUPTED
+from edgetune.runs.context import RunContext
 from edgetune.runs.ensembling import EnsembleStage
 from edgetune.runs.model_saver import ModelSaver
 from edgetune.runs.resume import CheckpointWriter, Interruption, check_unchanged, fingerprint
 from edgetune.runs.setup import Prepared
 from edgetune.utils.failpoints import failpoint
 from edgetune.utils.machine import return_memory
-from edgetune.utils.meter import Meter
 
 RETURN_EVERY_S = 15.0
 """Between two times that freed memory is given back to the system, which takes milliseconds."""
@@ -37,56 +34,42 @@ class Recovery:
         n_diverged: how often the loss was no number.
     """
 
-    def __init__(
-        self,
-        prepared: Prepared,
-        folder: RunFolder,
-        meter: Meter,
-        view: View,
-        saver: ModelSaver,
-        ensemble: EnsembleStage,
-        deadline: Deadline | None,
-        sensor: Sensor,
-        sensor_since_s: float,
-    ) -> None:
-        self._prepared, self._folder, self._meter, self._view = prepared, folder, meter, view
-        self._saver, self._deadline, self._sensor, self._since_s = saver, deadline, sensor, sensor_since_s
-        self._ensemble = ensemble
-        backend = prepared.backend
-        asked_s = prepared.config.train.checkpoint_s
-        self._checkpoints = CheckpointWriter(folder.path, asked_s, meter, backend.n_parameters)
+    def __init__(self, run: RunContext[Prepared], saver: ModelSaver, ensemble: EnsembleStage) -> None:
+        self._run, self._saver, self._ensemble = run, saver, ensemble
+        backend, asked_s = run.prepared.backend, run.prepared.config.train.checkpoint_s
+        self._checkpoints = CheckpointWriter(run.folder.path, asked_s, run.meter, backend.n_parameters)
         self._cache = backend.cache
-        self._of = fingerprint(prepared.data, backend.name, backend.depth)
+        self._of = fingerprint(run.prepared.data, backend.name, backend.depth)
         self._went_back_to = -1  # step
-        self._returned_s = meter.elapsed_s()
+        self._returned_s = run.meter.elapsed_s()
         self.breaks: list[dict[str, Any]] = []
         self.n_diverged = 0
 
     def between_batches(self, loop: Loop, history: HistoryWriter) -> None:
         """Write a checkpoint if the last one is old; give memory back now and then."""
-        if self._meter.elapsed_s() - self._returned_s > RETURN_EVERY_S:
+        if self._run.meter.elapsed_s() - self._returned_s > RETURN_EVERY_S:
             return_memory()
-            self._returned_s = self._meter.elapsed_s()
-        left_s = math.inf if self._deadline is None else self._deadline.clock.left_s()
+            self._returned_s = self._run.meter.elapsed_s()
+        left_s = math.inf if self._run.deadline is None else self._run.deadline.clock.left_s()
         if self._checkpoints.is_due(left_s):
             self.write(loop, history)
 
     def write(self, loop: Loop, history: HistoryWriter) -> bool:
         """Write a checkpoint between two batches; return whether there is one to go on from."""
-        with self._meter.phase("checkpoint"):
+        with self._run.meter.phase("checkpoint"):
             try:
                 if self._healthy():
-                    self._checkpoints.write(self._state(loop, history), self._prepared.backend.state())
+                    self._checkpoints.write(self._state(loop, history), self._run.prepared.backend.state())
             except OSError as error:
-                self._view.warn(
+                self._run.view.warn(
                     f"A checkpoint could not be written ({error.strerror}); earlier checkpoints are kept."
                 )
-        return bool(checkpoint_files(self._folder.path))
+        return bool(checkpoint_files(self._run.folder.path))
 
     def _healthy(self) -> bool:
         """Return whether the weights can be gone back to: a step from a spoilt loss spoils all of them."""
         try:
-            return all(np.isfinite(part).all() for part in self._prepared.backend.head())
+            return all(np.isfinite(part).all() for part in self._run.prepared.backend.head())
         except NoLinearHead:
             return True
 
@@ -97,15 +80,15 @@ class Recovery:
             "prefix_cache": None if self._cache is None else self._cache.state(),
             "keeper": self._saver.state(),
             "ensemble": self._ensemble.state(),
-            "timed": None if self._deadline is None else self._deadline.state(),
+            "timed": None if self._run.deadline is None else self._run.deadline.state(),
             "history": history.state(),
-            "spent_s": self._meter.split_s(),
-            "joules": self._sensor.joules(),
-            "measured": self._sensor.measured,
-            "since_s": self._since_s,
+            "spent_s": self._run.meter.split_s(),
+            "joules": self._run.sensor.joules(),
+            "measured": self._run.sensor.measured,
+            "since_s": self._run.sensor_since_s,
             "breaks": self.breaks,
             "n_diverged": self.n_diverged,
-            "rows_at_once": self._prepared.backend.microbatches.max_rows,
+            "rows_at_once": self._run.prepared.backend.microbatches.max_rows,
         }
 
     def restore(self, interruption: Interruption, loop: Loop, history: HistoryWriter) -> None:
@@ -115,25 +98,25 @@ class Recovery:
             EdgetuneError: rows or backend are not those of the run.
         """
         state = interruption.state
-        warning = check_unchanged(state["of"], self._of, self._prepared.config.data.train)
+        warning = check_unchanged(state["of"], self._of, self._run.prepared.config.data.train)
         if warning:
-            self._view.warn(warning)
+            self._run.view.warn(warning)
         for path in interruption.checkpoint.damaged:
-            self._view.warn(f"{path} is damaged; resuming from the previous checkpoint.")
+            self._run.view.warn(f"{path} is damaged; resuming from the previous checkpoint.")
         history.load_state(state["history"])
-        loop.load_state(state["loop"], interruption.checkpoint.backend, self._prepared.backend.state)
+        loop.load_state(state["loop"], interruption.checkpoint.backend, self._run.prepared.backend.state)
         if self._cache is not None and (kept := state["prefix_cache"]) is not None:
-            data = self._prepared.data
+            data = self._run.prepared.data
             views = [view for view in (data.train, data.evaluation, data.held_out) if view is not None]
             self._cache.load_state(kept, views)
-        self._prepared.backend.microbatches.max_rows = state["rows_at_once"]
+        self._run.prepared.backend.microbatches.max_rows = state["rows_at_once"]
         self._saver.load_state(state["keeper"])
         self._ensemble.load_state(state["ensemble"])
-        if self._deadline is not None:
-            self._deadline.load_state(state["timed"])
+        if self._run.deadline is not None:
+            self._run.deadline.load_state(state["timed"])
         self.breaks, self.n_diverged = interruption.breaks, state["n_diverged"]
-        self._folder.remove("summary.json")
-        self._view.say(interruption.describe())
+        self._run.folder.remove("summary.json")
+        self._run.view.say(interruption.describe())
 
     def roll_back(self, loop: Loop, fresh: Loop, history: HistoryWriter) -> bool:
         """After a spoilt loss: the last good weights, half the learning rate; return whether to go on.
@@ -162,16 +145,16 @@ class Recovery:
             f"The loss was NaN or infinite after step {from_step:,}; the weights of step "
             f"{loop.counts.n_steps:,} were restored, and {then}."
         )
-        history.append(kind="note", t_s=self._meter.elapsed_s(), text=text)
-        self._view.warn(text)
+        history.append(kind="note", t_s=self._run.meter.elapsed_s(), text=text)
+        self._run.view.warn(text)
         return goes_on
 
     def _first(self) -> bytes:
         """Return parameters and optimizer of a run that has not begun."""
-        return self._prepared.reopen().state()
+        return self._run.prepared.reopen().state()
 
     def finish(self) -> None:
         """The run is whole: nothing has to be gone on with."""
         for name in (CHECKPOINTS, INTERRUPTED):
-            self._folder.remove(name)
+            self._run.folder.remove(name)
         failpoint("checkpoints-removed")

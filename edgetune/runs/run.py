@@ -28,6 +28,7 @@ from edgetune.report.live_view import QuietView, View
 from edgetune.run_files.outputs import refuse_own_source
 from edgetune.run_files.run_folder import OWN, RunFolder, disk_errors
 from edgetune.run_files.summary import RunResult
+from edgetune.runs.context import RunContext
 from edgetune.runs.deadline import Deadline, make_clock
 from edgetune.runs.dry_run import settings_of_call
 from edgetune.runs.ngrams_only import run_ngrams, why
@@ -142,11 +143,11 @@ def run(
                     view.warn(f"{count:,} {kind} were left out; they are listed in {where}.")
         if not isinstance(prepared, Prepared):
             assert deadline is not None
-            work = partial(run_ngrams, prepared, folder, meter, view, stop, sensor, since_s, deadline)
-            return _stoppable(work, folder, meter, stop)
-        training = Training(prepared, folder, meter, view, stop, sensor, since_s, deadline)
-        stack.callback(_remember_speed, prepared, deadline, cache_dir)
-        return _stoppable(training.run, folder, meter, stop)
+            rows = RunContext(prepared, folder, meter, view, stop, sensor, since_s, deadline)
+            return _stoppable(partial(run_ngrams, rows), rows)
+        context = RunContext(prepared, folder, meter, view, stop, sensor, since_s, deadline)
+        stack.callback(_remember_speed, context, cache_dir)
+        return _stoppable(Training(context).run, context)
 
 
 def resume(run_dir: str | Path, *, cache_dir: str | Path | None = None) -> RunResult:
@@ -189,9 +190,9 @@ def resume_run(out: Path, *, cache_dir: Path, meter: Meter, view: View, stop: St
         assert isinstance(prepared, Prepared)  # n-grams alone leave nothing to resume
         deadline = _deadline(prepared, used)
         since_s = interruption.state["since_s"]
-        training = Training(prepared, folder, meter, view, stop, sensor, since_s, deadline, interruption)
-        stack.callback(_remember_speed, prepared, deadline, cache_dir)
-        return _stoppable(training.run, folder, meter, stop)
+        context = RunContext(prepared, folder, meter, view, stop, sensor, since_s, deadline)
+        stack.callback(_remember_speed, context, cache_dir)
+        return _stoppable(Training(context, interruption).run, context)
 
 
 def _open_sensor(config: RunConfig, stack: contextlib.ExitStack) -> Sensor:
@@ -205,17 +206,16 @@ def _open_sensor(config: RunConfig, stack: contextlib.ExitStack) -> Sensor:
     return stack.enter_context(contextlib.closing(sensor))
 
 
-def _stoppable(
-    work: Callable[[], RunResult], folder: RunFolder, meter: Meter, stop: StopRequest
-) -> RunResult:
+def _stoppable(work: Callable[[], RunResult], run: RunContext[PreparedRows]) -> RunResult:
     """Do what a run does once its folder is there; a second signal ends it at once, with a sentence."""
     try:
-        with meter.phase("other"), stop.deferring_second_signal():
+        with run.meter.phase("other"), run.stop.deferring_second_signal():
             return work()
     except KeyboardInterrupt:
+        out = run.folder.path
         raise Interrupted(
-            f"Stopped immediately; {folder.path} contains only what was saved before. If there is a "
-            f"checkpoint, resume with `edgetune finetune --resume {folder.path}`."
+            f"Stopped immediately; {out} contains only what was saved before. If there is a "
+            f"checkpoint, resume with `edgetune finetune --resume {out}`."
         ) from None
 
 
@@ -248,12 +248,13 @@ def _tell(plans: Plans, view: View) -> None:
     view.say(plan_summary(plans.best))
 
 
-def _remember_speed(prepared: Prepared, deadline: Deadline | None, cache_dir: Path) -> None:
+def _remember_speed(run: RunContext[Prepared], cache_dir: Path) -> None:
     """Keep how long the train steps took against the profile, for the next plan.
 
     Not where the profile prices other steps: where frozen layers' output was found again, embeddings were
     trained, or the user chose the threads.
     """
+    prepared, deadline = run.prepared, run.deadline
     plans, cache = prepared.plans, prepared.backend.cache
     if deadline is None or plans is None or plans.device is None or (cache is not None and cache.n_hits):
         return

@@ -11,18 +11,16 @@ from edgetune.backends.backend_contract import Backend, NoLinearHead
 from edgetune.config.settings import FILTERS
 from edgetune.data.batches import Batch
 from edgetune.data.token_store import TokenView
-from edgetune.energy import Sensor, read_energy
 from edgetune.inference.saved_ensemble import PROBE
 from edgetune.inference.saved_run import score_view
 from edgetune.learners.filter_guard import GuardedSelector
 from edgetune.learners.loop import Diverged, Loop, LoopSettings
 from edgetune.learners.progress import Progress
 from edgetune.planning.clock import ClockProgress
-from edgetune.report.live_view import View
 from edgetune.run_files.counters import Counters
 from edgetune.run_files.history import HistoryWriter
-from edgetune.run_files.run_folder import RunFolder
 from edgetune.run_files.summary import RunResult
+from edgetune.runs.context import RunContext
 from edgetune.runs.deadline import Deadline, Scored, score_in_time
 from edgetune.runs.ensembling import EnsembleStage
 from edgetune.runs.finalize import make_receipt, write_receipt
@@ -35,9 +33,7 @@ from edgetune.selection import DataShape, Selector, make_selector
 from edgetune.selection.staged import REFERENCE
 from edgetune.utils.errors import BudgetError, Interrupted
 from edgetune.utils.failpoints import failpoint
-from edgetune.utils.meter import Meter
 from edgetune.utils.metrics import Evaluation, entropy
-from edgetune.utils.signals import StopRequest
 from edgetune.utils.types import FloatArray
 
 SENSOR_EVERY_S = 1.0
@@ -46,33 +42,19 @@ SENSOR_EVERY_S = 1.0
 class Training:
     """One run's training, from the first batch (or from a break) to the receipt."""
 
-    def __init__(
-        self,
-        prepared: Prepared,
-        folder: RunFolder,
-        meter: Meter,
-        view: View,
-        stop: StopRequest,
-        sensor: Sensor,
-        sensor_since_s: float = 0.0,
-        deadline: Deadline | None = None,
-        interruption: Interruption | None = None,
-    ) -> None:
-        self._config, self._prepared, self._folder = prepared.config, prepared, folder
-        self._meter, self._view, self._stop, self._sensor = meter, view, stop, sensor
-        self._sensor_since_s, self._sensor_read_s = sensor_since_s, meter.elapsed_s()
-        self._deadline, self._interruption = deadline, interruption
-        self._backend: Backend = prepared.backend
-        self._saver = ModelSaver(prepared, folder, meter, view, deadline)
-        self._ensemble = EnsembleStage(prepared, folder, meter, view, deadline, stop)
+    def __init__(self, run: RunContext[Prepared], interruption: Interruption | None = None) -> None:
+        self._run, self._interruption = run, interruption
+        self._prepared, self._config, self._deadline = run.prepared, run.prepared.config, run.deadline
+        self._meter, self._view, self._stop = run.meter, run.view, run.stop
+        self._sensor_read_s = run.meter.elapsed_s()
+        self._backend: Backend = run.prepared.backend
+        self._saver, self._ensemble = ModelSaver(run), EnsembleStage(run)
         self._rows_at_once: int | None = None
-        self._recovery = Recovery(
-            prepared, folder, meter, view, self._saver, self._ensemble, deadline, sensor, sensor_since_s
-        )
+        self._recovery = Recovery(run, self._saver, self._ensemble)
 
     def run(self) -> RunResult:
         """Train, keep the best model, and write the receipt."""
-        with HistoryWriter(self._folder.path / "history.jsonl") as history:
+        with HistoryWriter(self._run.folder.path / "history.jsonl") as history:
             loop = self._make_loop(self._make_selector(), history)
             self._view.begin(self._prepared, self._config)
             try:
@@ -103,16 +85,9 @@ class Training:
         elif self._deadline is None:
             self._ensemble.finish_best()
         with self._meter.phase("save"):
-            loop.record.save(self._folder.path)
-        limit_mb = self._config.budget.memory_mb
+            loop.record.save(self._run.folder.path)
         result = write_receipt(
-            partial(self._summary, loop),
-            partial(self._summary, loop, encoder_alone=True),
-            self._folder,
-            self._meter,
-            self._view,
-            self._deadline,
-            limit_mb,
+            self._run, partial(self._summary, loop), partial(self._summary, loop, encoder_alone=True)
         )
         if loop.stopped:
             raise self._interrupted(loop.counts, resumable)
@@ -213,7 +188,7 @@ class Training:
         self._view.progress(loop.progress, counts, loss, selector.stage, self._meter.elapsed_s())
         if self._meter.elapsed_s() - self._sensor_read_s > SENSOR_EVERY_S:
             self._sensor_read_s = self._meter.elapsed_s()
-            self._sensor.joules()  # counters wrap, and power has to be followed
+            self._run.sensor.joules()  # counters wrap, and power has to be followed
         if (max_rows := self._backend.microbatches.max_rows) != self._rows_at_once:
             self._rows_at_once = max_rows
             self._view.warn(
@@ -298,7 +273,7 @@ class Training:
             self._view.warn(
                 "There was no time left to evaluate; run `edgetune evaluate` to measure the model."
             )
-            (self._folder.path / "metrics.json").unlink(missing_ok=True)
+            (self._run.folder.path / "metrics.json").unlink(missing_ok=True)
             return
         found = scored.evaluation()
         self._record_evaluation(loop.epoch, found, history)
@@ -381,7 +356,7 @@ class Training:
         return Scored(held_out, np.arange(len(held_out)), score_view(score, held_out))
 
     def _interrupted(self, counts: Counters, resumable: bool) -> Interrupted:
-        where, out = self._saver.newest, self._folder.path
+        where, out = self._saver.newest, self._run.folder.path
         then = f"To resume, run: edgetune finetune --resume {out}"
         if not resumable:
             config = out / "config.toml"
@@ -391,17 +366,12 @@ class Training:
         )
 
     def _summary(self, loop: Loop, encoder_alone: bool = False) -> RunResult:
-        split_s = self._meter.split_s()
         combined = None if encoder_alone else self._ensemble.evaluation
         return make_receipt(
-            self._prepared,
-            self._folder.path,
+            self._run,
             loop,
-            split_s,
             self._saver.best if combined is None else combined,
             self._saver.best_epoch,
-            read_energy(self._sensor, sum(split_s.values()) - self._sensor_since_s),
-            self._deadline,
             self._recovery.breaks,
             self._recovery.n_diverged,
             self._ensemble.to_dict(),

@@ -1,0 +1,45 @@
+"""What every part of one run works with."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+from edgetune.energy import EnergyReading, Sensor, read_energy
+from edgetune.report.live_view import View
+from edgetune.run_files.run_folder import RunFolder
+from edgetune.runs.deadline import Deadline
+from edgetune.runs.setup import PreparedRows
+from edgetune.utils.meter import Meter
+from edgetune.utils.signals import StopRequest
+
+Setup = TypeVar("Setup", bound=PreparedRows, covariant=True)
+
+
+@dataclass(frozen=True)
+class RunContext(Generic[Setup]):
+    """One run, once its settings are resolved and its folder is there.
+
+    Attributes:
+        prepared: settings and rows, and the encoder where there is one.
+        folder: of the run, locked.
+        meter: is charged with the seconds of every phase.
+        view: is told what happens.
+        stop: says whether the run was asked to end.
+        sensor: of the energy.
+        sensor_since_s: elapsed seconds when it began to count.
+        deadline: plan and clock; None for a run that ends with its data.
+    """
+
+    prepared: Setup
+    folder: RunFolder
+    meter: Meter
+    view: View
+    stop: StopRequest
+    sensor: Sensor
+    sensor_since_s: float
+    deadline: Deadline | None
+
+    def energy(self) -> EnergyReading:
+        """Return what was used so far."""
+        return read_energy(self.sensor, self.meter.elapsed_s() - self.sensor_since_s)
