@@ -205,7 +205,7 @@ def create_app(run: ReloadingRun, token: str | None, max_waiting: int) -> FastAP
     )
     app.add_middleware(_RequestGuard, metrics=metrics)
 
-    def check_token(given: Annotated[HTTPAuthorizationCredentials | None, Depends(BEARER)]) -> None:
+    async def check_token(given: Annotated[HTTPAuthorizationCredentials | None, Depends(BEARER)]) -> None:
         sent = b"" if given is None else given.credentials.encode("latin-1")
         if token is not None and not hmac.compare_digest(sent, token.encode()):
             raise HTTPException(
@@ -297,6 +297,8 @@ def serve(folder: Path, host: str, port: int, token: str | None, max_waiting: in
             f"Cannot listen on {brief(host)}, port {port}: {why}; choose another with --port or --host."
         ) from error
     with listener:
+        # Accepted sockets inherit it; with Nagle's algorithm each answer waits 40 ms for an acknowledgement.
+        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         app = create_app(ReloadingRun(folder), token, max_waiting)
         config = uvicorn.Config(
             app, log_config=None, access_log=False, server_header=False, timeout_graceful_shutdown=STOP_S
