@@ -32,7 +32,8 @@ from edgetune.inference.saved_run import load_run
 
 CLIENTS = (1, 8, 32)
 SECONDS, OVERLOAD_S = 10.0, 15.0
-MOST_OPEN = 400  # requests at once under overload; more than the server's queue takes
+QUEUE = 64  # texts that wait at most; so few, for the overload to fill it on a slow machine too
+MOST_OPEN = 4 * QUEUE  # requests at once under overload
 N_TEXTS = 500
 
 Reply = tuple[int, float]  # status, milliseconds
@@ -69,7 +70,7 @@ def _compare(run: Path, port: int, texts: list[str]) -> None:
 
 @contextlib.contextmanager
 def _served(run: Path) -> Iterator[tuple[psutil.Process, int]]:
-    command = [sys.executable, "-m", "edgetune", "serve", str(run), "--port", "0"]
+    command = [sys.executable, "-m", "edgetune", "serve", str(run), "--port", "0", "--queue", str(QUEUE)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:
         try:
             assert server.stdout is not None
@@ -103,38 +104,39 @@ def _measure(process: psutil.Process, port: int, texts: list[str]) -> None:
     rss_mb = [process.memory_info().rss / 2**20]
     print(f"{'load':<28} {'answers/s':>9} {'p50 ms':>8} {'p99 ms':>8}  statuses")
     for n_clients in CLIENTS:
-        replies = _closed_loop(ask, n_clients)
-        best = max(best, _print(f"{n_clients} clients", replies, SECONDS))
+        best = max(best, _print(f"{n_clients} clients", *_closed_loop(ask, n_clients)))
     rss_mb.append(process.memory_info().rss / 2**20)
-    replies = _open_loop(ask, 2 * best)
-    _print(f"2 x {best:.0f} = {2 * best:.0f} requests/s", replies, OVERLOAD_S)
+    _print(f"2 x {best:.0f} = {2 * best:.0f} requests/s", *_open_loop(ask, 2 * best))
     rss_mb.append(process.memory_info().rss / 2**20)
     shown = ", ".join(f"{mb:.0f}" for mb in rss_mb)
     print(f"server's memory at start, before and after the overload: {shown} MiB")
 
 
-def _closed_loop(ask: Callable[[], Reply], n_clients: int) -> list[Reply]:
-    until_s = time.perf_counter() + SECONDS
+def _closed_loop(ask: Callable[[], Reply], n_clients: int) -> tuple[list[Reply], float]:
+    """Return replies and seconds."""
+    started_s = time.perf_counter()
 
     def client(number: int) -> list[Reply]:
         replies = []
-        while time.perf_counter() < until_s:
+        while time.perf_counter() < started_s + SECONDS:
             replies.append(ask())
         return replies
 
     with ThreadPoolExecutor(n_clients) as pool:
-        return [reply for replies in pool.map(client, range(n_clients)) for reply in replies]
+        replies = [reply for replies in pool.map(client, range(n_clients)) for reply in replies]
+    return replies, time.perf_counter() - started_s
 
 
-def _open_loop(ask: Callable[[], Reply], per_second: float) -> list[Reply]:
-    """Ask at a fixed rate, however long the answers take."""
+def _open_loop(ask: Callable[[], Reply], per_second: float) -> tuple[list[Reply], float]:
+    """Ask at a fixed rate, however long the answers take; return replies and seconds until the last."""
     started_s = time.perf_counter()
     with ThreadPoolExecutor(MOST_OPEN) as pool:
         asked = []
         for number in range(int(OVERLOAD_S * per_second)):
             time.sleep(max(0.0, started_s + number / per_second - time.perf_counter()))
             asked.append(pool.submit(ask))
-        return [one.result() for one in asked]
+        replies = [one.result() for one in asked]
+    return replies, time.perf_counter() - started_s
 
 
 def _print(load: str, replies: list[Reply], seconds: float) -> float:
