@@ -34,6 +34,7 @@ from edgetune.cli.options import (
 )
 from edgetune.cli.profile_commands import profile_app
 from edgetune.cli.report_commands import methods, report
+from edgetune.cli.serve_command import serve
 from edgetune.cli.train_commands import demo, finetune, plan
 from edgetune.utils.errors import EdgetuneError, Interrupted, UsageError, is_near
 from edgetune.utils.files import os_error_in
@@ -65,6 +66,7 @@ app.command()(methods)
 app.command()(inspect)
 app.command()(clean)
 app.command()(export)
+app.command()(serve)
 app.add_typer(profile_app)
 
 

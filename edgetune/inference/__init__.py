@@ -1,4 +1,4 @@
-"""A finished run, opened again: scorers, predictions, evaluation, and inspection of its training rows.
+"""A finished run, opened again: scorers, predictions, evaluation, inspection of training rows, and a server.
 
 Tables and pages belong in `report`. May import every folder from `utils` to `planning`.
 """

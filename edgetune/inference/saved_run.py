@@ -165,7 +165,7 @@ class Run:
 
     def predict_all(self, texts: Iterable[str | tuple[str, str]]) -> Iterator[Prediction]:
         """Classify any number of texts, in constant memory and in their order."""
-        tokenizer = self._tokenizer() if self.needs_encoder else None
+        tokenizer = self._tokenizer if self.needs_encoder else None
         chunk: list[str | tuple[str, str]] = []
         n_chars = 0
         for text in texts:
@@ -188,6 +188,7 @@ class Run:
             return truncate_text(text, self.max_length)
         return truncate_text(text[0], self.max_length), truncate_text(text[1], self.max_length)
 
+    @cached_property
     def _tokenizer(self) -> Any:
         path = self._home / "tokenizer.json"
         if not path.is_file():

@@ -14,6 +14,7 @@
     python tools/bench large --data TRAIN --eval TEST --rows 1000000    # a file too large for its deadline
     python tools/bench frontier --shared ../shared/data --sets r8 sst2 --python autogluon=AG/bin/python
     python tools/bench prediction --data TRAIN --eval TEST    # ms a text: encoder, whole answer, int8
+    python tools/bench serve                     # requests a second, latency and memory of the server
     python tools/bench checkpoint                # what checkpoints cost, how soon a resumed run goes on
 
 Nothing else may compute meanwhile. Without --data they run on rows that the project generates.
@@ -37,6 +38,7 @@ import loop_cost
 import memory
 import methods
 import prediction
+import serving
 import startup
 import timeline
 import trainer
@@ -56,6 +58,7 @@ BENCHES = {
     "frontier": frontier.main,
     "large": large_file.main,
     "prediction": prediction.main,
+    "serve": serving.main,
     "cost": cost_function.main,
     "checkpoint": checkpoints.main,
 }
@@ -86,6 +89,7 @@ def main() -> None:
         help="of frontier: a system's own interpreter",
     )
     parser.add_argument("--pair", help="of prediction: two text columns, as --text of `edgetune finetune`")
+    parser.add_argument("--run", type=Path, help="of serve: a finished run (default: one of a few steps)")
     parser.add_argument("--profile", help="device profile (default: the one that fits this machine)")
     parser.add_argument("--out", type=Path, default=Path("runs/bench"))
     arguments = parser.parse_args()

@@ -1,0 +1,44 @@
+"""`edgetune serve`: a finished run over HTTP."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from edgetune.utils.errors import MissingDependencyError
+
+
+def serve(
+    run: Annotated[Path, typer.Argument(help="Folder of a finished run.")],
+    host: Annotated[
+        str, typer.Option(help="Address to listen on; one that other machines reach needs --token.")
+    ] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on; 0: any free one.")] = 8000,
+    token: Annotated[
+        str | None,
+        typer.Option(
+            envvar="EDGETUNE_TOKEN",
+            help="Token that clients must send as `Authorization: Bearer TOKEN`.",
+            show_default="none",
+        ),
+    ] = None,
+    queue: Annotated[
+        int,
+        typer.Option(
+            min=1, help="Texts that may wait; more are refused with status 503 until there is room."
+        ),
+    ] = 256,
+) -> None:
+    """Answer predictions over HTTP, and load the run again when it is replaced.
+
+    Example: edgetune serve runs/reviews --port 8000
+    """
+    try:
+        from edgetune.inference.server import serve as serve_run
+    except ModuleNotFoundError as error:
+        raise MissingDependencyError(
+            f'{error.name} is not installed and is required for serving; run `pip install "edgetune[serve]"`.'
+        ) from error
+    serve_run(run, host, port, token, queue)
