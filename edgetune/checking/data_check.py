@@ -42,6 +42,7 @@ from edgetune.data.quality import (
     mixed_label_kinds,
     overlap_findings,
     reading_findings,
+    rows_in_words,
     uncategorical_labels,
 )
 from edgetune.data.readers import validation_part
@@ -50,6 +51,7 @@ from edgetune.data.splits import data_options, overlap
 from edgetune.data.table import UNLABELLED, BadRow, Table
 from edgetune.data.token_build import load_tokenizer, text_hash
 from edgetune.data.token_format import PAIR_SEPARATOR, TokenizerSpec
+from edgetune.data.tokens import ADVICE
 from edgetune.learners.ngrams import Ngrams
 from edgetune.utils.errors import DataError
 from edgetune.utils.formatting import describe_unknown, percent
@@ -71,7 +73,8 @@ LENGTHS = (32, 64, 128, 256, 512)
 MOST_SURPRISING = MOST_CONFLICTS = 5
 UNKNOWN_RATE, TOKENS_PER_WORD = 0.05, 3.0
 """Above these a vocabulary writes a script poorly."""
-MOST_TOKENS = 1024
+LONGEST = 1024
+"""Words and tokens that are counted of a text."""
 
 
 @dataclass(frozen=True)
@@ -94,7 +97,7 @@ class ClassShare:
 
 @dataclass(frozen=True)
 class LengthQuantiles:
-    """Lengths of the sample's texts, in words or in tokens of the encoder."""
+    """Lengths of the sample's texts, in words or in tokens of the encoder; `LONGEST` is that or more."""
 
     unit: str
     shortest: int
@@ -389,7 +392,7 @@ def _tokenized(
     sample: Sequence[Example], words: Words, model_loader: ModelLoader
 ) -> tuple[tuple[LengthQuantiles, LengthQuantiles], IntArray, list[ScriptCoverage]]:
     """Return the lengths of texts, their tokens (n,) with special ones, and the scripts."""
-    tokenizer = load_tokenizer(TokenizerSpec(model_loader.tokenizer_file, MOST_TOKENS, 0))
+    tokenizer = load_tokenizer(TokenizerSpec(model_loader.tokenizer_file, LONGEST, 0))
     unknown = unknown_token(tokenizer)
     encode = getattr(tokenizer, "encode_batch_fast", tokenizer.encode_batch)
     lengths, unknowns = [], []
@@ -407,7 +410,8 @@ def _tokenized(
 
 
 def _quantiles(unit: str, lengths: IntArray) -> LengthQuantiles:
-    found = np.percentile(lengths, [0, 50, 95, 100], method="nearest").astype(int).tolist()
+    shown = np.minimum(lengths, LONGEST)
+    found = np.percentile(shown, [0, 50, 95, 100], method="nearest").astype(int).tolist()
     return LengthQuantiles(unit, *found)
 
 
@@ -474,6 +478,9 @@ def _cross_validated(
     )
     own_proba = log_proba[np.arange(len(labels)), labels]
     predicted = log_proba.argmax(axis=1)
+    order = np.argsort(own_proba, kind="stable")
+    _, first = np.unique(words.text_hashes[order], return_index=True)  # of each text one row
+    wrong = [row for row in order[np.sort(first)].tolist() if predicted[row] != labels[row]]
     surprising = [
         SurprisingRow(
             sample[row].line,
@@ -482,8 +489,7 @@ def _cross_validated(
             names[predicted[row]],
             _shown(sample[row]),
         )
-        for row in np.argsort(own_proba, kind="stable")[:MOST_SURPRISING].tolist()
-        if predicted[row] != labels[row]
+        for row in wrong[:MOST_SURPRISING]
     ]
     return validated, surprising
 
@@ -503,11 +509,12 @@ def _row_findings(rows: _Rows, n_rows: int, is_cut: bool) -> Iterator[Finding]:
             if reason not in UNLABELLED
         )
         rate = n_bad / (n_rows + n_bad)
-        text = f"{n_bad:,} rows ({rate:.1%}) cannot be used and are left out: {reasons}."
-        yield Finding(text, rate > MEND_RATE)
+        text = f"{rows_in_words(n_bad)} ({rate:.1%}) cannot be used: {reasons}."
+        advice = [ADVICE[reason] for reason in rows.reasons if reason in ADVICE]
+        yield Finding(" ".join([text, *advice]), rate > MEND_RATE)
     if rows.n_unlabelled:
         share = rows.n_unlabelled / (n_rows + sum(rows.reasons.values()))
-        yield Finding(f"{rows.n_unlabelled:,} rows ({share:.1%}) have no label and are left out.")
+        yield Finding(f"{rows_in_words(rows.n_unlabelled)} ({share:.1%}) without a label will be left out.")
 
 
 def _label_problems(path: str, counts: dict[str, int]) -> Iterator[Finding]:

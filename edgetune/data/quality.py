@@ -138,7 +138,7 @@ def label_findings(
             if repeats.n_duplicates == 1
             else "are duplicates of earlier rows"
         )
-        found.append(Finding(f"{_rows(repeats.n_duplicates)} ({share:.1%}) {are}."))
+        found.append(Finding(f"{rows_in_words(repeats.n_duplicates)} ({share:.1%}) {are}."))
     if repeats.n_conflicts:
         n_texts = repeats.n_conflicts
         appear = "text appears" if n_texts == 1 else "texts appear"
@@ -156,12 +156,16 @@ def label_findings(
     largest = max(counts, key=lambda name: counts[name])
     smallest = min(counts, key=lambda name: counts[name])
     if counts[largest] > IMBALANCE * counts[smallest]:
-        text = f'The labels are strongly imbalanced: "{brief(largest)}" has {_rows(counts[largest])}, '
+        text = (
+            f'The labels are strongly imbalanced: "{brief(largest)}" has {rows_in_words(counts[largest])}, '
+        )
         found.append(Finding(f'{text}"{brief(smallest)}" has {counts[smallest]:,}.'))
     if n_truncated:
         were = "was" if n_truncated == 1 else "were"
         share = n_truncated / n_rows
-        found.append(Finding(f"{_rows(n_truncated)} ({share:.1%}) {were} truncated to {max_length} tokens."))
+        found.append(
+            Finding(f"{rows_in_words(n_truncated)} ({share:.1%}) {were} truncated to {max_length} tokens.")
+        )
     return found
 
 
@@ -207,5 +211,6 @@ def overlap_findings(n_same: int, n_rows: int) -> list[Finding]:
     return [Finding(f"{text}the reported accuracy will be too optimistic.", n_same >= MEND_RATE * n_rows)]
 
 
-def _rows(count: int) -> str:
+def rows_in_words(count: int) -> str:
+    """Say a number of rows."""
     return f"{count:,} row{'' if count == 1 else 's'}"

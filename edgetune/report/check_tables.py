@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from datetime import datetime
 from typing import TYPE_CHECKING
 
-from edgetune.checking.data_check import DataCheck
+from edgetune.checking.data_check import LONGEST, DataCheck
 from edgetune.report.page_parts import document, foreign_text, section_table, tag
 from edgetune.utils.formatting import percent
 from edgetune.utils.sanitize import brief
@@ -20,9 +20,11 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 BAR = 20
+MOST_SCRIPTS = 6
 MOST_CLASSES, SMALLEST_CLASSES = 12, 3
 """Classes that a terminal shows, and how many of these are the smallest ones where there are more."""
 SHOWN_CHARS, PAGE_CHARS = 64, 400
+CLASSES = "Classes"
 MEND, KNOW = "mend", "note"
 NOTHING = "Nothing was found that should be mended."
 
@@ -45,28 +47,25 @@ def check_page(check: DataCheck, made: datetime) -> str:
         made: when the page is made, with its time zone.
     """
     title = f"Check of {check.source}"
-    notes = [
-        tag(
-            "p",
-            tag("strong", "Should be mended: " if finding.mend else "Note: "),
-            foreign_text(finding.text),
-            class_="note",
-            role="note",
-        )
-        for finding in check.findings
+    lists = [
+        tag("section", tag("h2", heading), tag("ul", *texts, class_="note" if mend else None))
+        for heading, mend in (("Should be mended", True), ("Notes", False))
+        if (texts := [tag("li", foreign_text(text)) for text, wanted in check.findings if wanted == mend])
     ]
-    tables = [
-        section_table(section) for section in _sections(check, len(check.classes), PAGE_CHARS) if section.rows
-    ]
+    tables = []
+    for section in _sections(check, len(check.classes), PAGE_CHARS):
+        table = section_table(section)
+        if section.title == CLASSES and len(check.classes) > MOST_CLASSES:
+            table = tag("details", tag("summary", f"All {len(check.classes):,} classes"), table)
+        tables.append(table)
     body = tag(
         "body",
         tag(
             "header",
             tag("h1", "Check of ", foreign_text(check.source)),
             tag("p", f"Made {made:%Y-%m-%d %H:%M %Z} by edgetune {__version__}.", class_="quiet"),
-            *(notes or [tag("p", NOTHING)]),
         ),
-        tag("main", *tables),
+        tag("main", *(lists or [tag("p", NOTHING)]), tag("h2", "The data"), *tables),
     )
     return document(title, body)
 
@@ -76,14 +75,19 @@ def _sections(check: DataCheck, most_classes: int, n_chars: int) -> list[Section
     sections = [
         Section("How it was read", [(fact.what, fact.found, fact.option) for fact in check.reading]),
         Section("Rows", list(_rows(check)), right=True),
-        Section("Classes", list(_classes(check, most_classes)), ("label", "rows", "share", ""), right=True),
+        Section(
+            CLASSES,
+            list(_classes(check, most_classes)),
+            ("label", "rows", "share", "of the largest"),
+            right=True,
+        ),
         Section(
             "Length of a text",
             [
-                (one.unit, *(f"{n:,}" for n in (one.shortest, one.median, one.percentile_95, one.longest)))
+                (one.unit, *map(_length, (one.shortest, one.median, one.percentile_95, one.longest)))
                 for one in check.lengths
             ],
-            ("", "shortest", "median", "95 %", "longest"),
+            ("unit", "shortest", "median", "95 %", "longest"),
             right=True,
         ),
         Section(
@@ -102,7 +106,7 @@ def _sections(check: DataCheck, most_classes: int, n_chars: int) -> list[Section
                     f"{one.tokens_per_word:.2f}",
                     percent(one.unknown_rate),
                 )
-                for one in check.scripts
+                for one in check.scripts[:MOST_SCRIPTS]
             ],
             ("script", "texts", "share", "tokens a word", "unknown tokens"),
             right=True,
@@ -126,7 +130,7 @@ def _sections(check: DataCheck, most_classes: int, n_chars: int) -> list[Section
                 (
                     f"{one.line:,}",
                     brief(one.label),
-                    f"{one.probability:.3f}",
+                    "< 0.001" if one.probability < 0.001 else f"{one.probability:.3f}",
                     brief(one.predicted),
                     brief(one.text, n_chars),
                 )
@@ -164,6 +168,10 @@ def _classes(check: DataCheck, most: int) -> Iterator[tuple[str, ...]]:
             continue
         bar = "█" * max(1, round(BAR * one.rows / classes[0].rows))
         yield brief(one.label), f"{one.rows:,}", percent(one.share), bar
+
+
+def _length(n: int) -> str:
+    return f"{n:,}" if n < LONGEST else f"{n:,} or more"
 
 
 def _validated(check: DataCheck) -> Iterator[tuple[str, ...]]:

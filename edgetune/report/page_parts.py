@@ -101,7 +101,9 @@ def row(name: str, cells: Iterable[str], right: Collection[int] = ()) -> Html:
 
 def section_table(section: Section) -> Html:
     """Return a block of the closing table; a bar drawn of characters becomes one drawn by CSS."""
-    right = (1, 2) if section.right else ()
+    width = max(map(len, section.rows))
+    bars = {i for cells in section.rows for i, cell in enumerate(cells) if cell.startswith("█")}
+    right = {*range(1, width)} - bars if section.right else ()
     rows = [row(foreign_text(first), map(_cell, rest), right) for first, *rest in section.rows]
     return table(section.title, [name or "part" for name in section.header], [tag("tbody", *rows)], right)
 
