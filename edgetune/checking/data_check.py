@@ -10,6 +10,7 @@ All rows are read and counted, as long as that takes a minute; what costs more i
 from __future__ import annotations
 
 import time
+from array import array
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -35,7 +36,7 @@ from edgetune.data.labels import find_labels, label_order, merge_hint
 from edgetune.data.near_duplicates import Words
 from edgetune.data.quality import (
     MEND_RATE,
-    Finding,
+    DataFinding,
     by_importance,
     count_repeats,
     label_findings,
@@ -177,12 +178,12 @@ class DataCheck:
         cuts: texts cut by `--max-length`.
         scripts: what texts are written in, and how well the encoder's vocabulary writes that.
         conflicts: some of the texts with several labels.
-        cross_validation: None where there are too few rows or classes.
+        cross_validation: None where there are too few rows, or labels are no categories.
         surprising: rows with the most improbable labels.
     """
 
     source: str
-    findings: tuple[Finding, ...]
+    findings: tuple[DataFinding, ...]
     reading: tuple[ReadingFact, ...]
     n_read: int
     n_rows: int
@@ -236,7 +237,7 @@ class _Rows:
     first_loose: str = ""
     guess: tuple[str, ...] = ()
     _hashes: bytearray = field(default_factory=bytearray)
-    _label_ids: list[int] = field(default_factory=list)
+    _label_ids: array[int] = field(default_factory=partial(array, "i"))
 
     def add_bad(self, row: BadRow) -> None:
         self.reasons[row.reason] += 1
@@ -322,14 +323,16 @@ def check_data(config: RunConfig, model_loader: ModelLoader, say: Say = lambda t
     lengths, n_tokens, scripts = _tokenized(sample, words, model_loader)
     cuts = [_cut(limit, n_tokens) for limit in LENGTHS if limit <= model_loader.max_positions]
     groups = similar_groups(words)
-    validated, surprising = _cross_validated(sample, names, words, groups, config.train.seed)
+    problems = list(_label_problems(path, counts))
+    validated, surprising = (
+        (None, []) if problems else _cross_validated(sample, names, words, groups, config.train.seed)
+    )
     findings = [
         *reading_findings(
             rows.guess, mixed_label_kinds(rows.first_lines) or "", rows.n_loose, rows.first_loose
         ),
         *_row_findings(rows, n_rows, drawn.is_cut),
-        *_label_problems(path, counts),
-        *(label_findings(counts, repeats, 0, config.data.max_length) if len(counts) > 1 else ()),
+        *(problems or label_findings(counts, repeats, 0, config.data.max_length)),
         *_sample_findings(config, n_tokens, scripts, validated, model_loader.source.name),
         *_eval_findings(config, options, rows, names),
     ]
@@ -498,10 +501,12 @@ def _seconds_until(time_s: float) -> float:
     return time_s - time.monotonic()
 
 
-def _row_findings(rows: _Rows, n_rows: int, is_cut: bool) -> Iterator[Finding]:
+def _row_findings(rows: _Rows, n_rows: int, is_cut: bool) -> Iterator[DataFinding]:
     """Yield what can be said of rows that were left out."""
     if is_cut:
-        yield Finding(f"Only the first {n_rows:,} usable rows were read; the file is too large for a check.")
+        yield DataFinding(
+            f"Only the first {n_rows:,} usable rows were read; the file is too large for a check."
+        )
     if n_bad := rows.n_unusable:
         reasons = "; ".join(
             f"{reason} ({count:,})"
@@ -511,20 +516,22 @@ def _row_findings(rows: _Rows, n_rows: int, is_cut: bool) -> Iterator[Finding]:
         rate = n_bad / (n_rows + n_bad)
         text = f"{rows_in_words(n_bad)} ({rate:.1%}) cannot be used: {reasons}."
         advice = [ADVICE[reason] for reason in rows.reasons if reason in ADVICE]
-        yield Finding(" ".join([text, *advice]), rate > MEND_RATE)
+        yield DataFinding(" ".join([text, *advice]), rate > MEND_RATE)
     if rows.n_unlabelled:
         share = rows.n_unlabelled / (n_rows + sum(rows.reasons.values()))
-        yield Finding(f"{rows_in_words(rows.n_unlabelled)} ({share:.1%}) without a label will be left out.")
+        yield DataFinding(
+            f"{rows_in_words(rows.n_unlabelled)} ({share:.1%}) without a label will be left out."
+        )
 
 
-def _label_problems(path: str, counts: dict[str, int]) -> Iterator[Finding]:
+def _label_problems(path: str, counts: dict[str, int]) -> Iterator[DataFinding]:
     """Yield why nothing could be trained on labels."""
     if len(counts) == 1:
         (name,) = counts
         text = f'Every row has the label "{brief(name)}"; a classifier needs at least two different ones. '
-        yield Finding(f"{text}Check that --label names the right column.", mend=True)
+        yield DataFinding(f"{text}Check that --label names the right column.", mend=True)
     elif problem := uncategorical_labels(path, counts):
-        yield Finding(problem, mend=True)
+        yield DataFinding(problem, mend=True)
 
 
 def _sample_findings(
@@ -533,12 +540,12 @@ def _sample_findings(
     scripts: Iterable[ScriptCoverage],
     validated: CrossValidation | None,
     encoder: str,
-) -> Iterator[Finding]:
+) -> Iterator[DataFinding]:
     """Yield what can be said of the sample's texts."""
     cut = _cut(config.data.max_length, n_tokens)
     if cut.share >= MEND_RATE:
         text = f"{percent(cut.share)} of the texts have more than {cut.max_length} tokens and are truncated"
-        yield Finding(f"{text}; see --max-length.")
+        yield DataFinding(f"{text}; see --max-length.")
     for one in scripts:
         poorly = one.unknown_rate > UNKNOWN_RATE
         if one.share > MEND_RATE and (poorly or one.tokens_per_word > TOKENS_PER_WORD):
@@ -547,19 +554,19 @@ def _sample_findings(
                 if poorly
                 else f"needs {one.tokens_per_word:.1f} tokens a word"
             )
-            yield Finding(
+            yield DataFinding(
                 f"The vocabulary of {encoder} {what} of the {percent(one.share)} of texts in {one.script} "
                 "script; choose an encoder for that language with --model.",
                 poorly,
             )
     if validated is not None and validated.interval[1] < validated.majority:
         text = "An n-gram classifier is less accurate than always predicting the most frequent label; "
-        yield Finding(f"{text}check that --text and --label name the right columns.")
+        yield DataFinding(f"{text}check that --text and --label name the right columns.")
 
 
 def _eval_findings(
     config: RunConfig, options: DataOptions, rows: _Rows, names: Sequence[str]
-) -> list[Finding]:
+) -> list[DataFinding]:
     """Say what the evaluation rows share with the training rows, and which labels only they have."""
     path, part = config.data.eval, None
     if path is None:
@@ -576,5 +583,5 @@ def _eval_findings(
     known = find_labels(evaluation.labels, names, options.merge_labels)
     if unknown := {name: count for name, count in evaluation.labels.items() if name not in known}:
         text = describe_unknown(unknown, n_rows) + merge_hint(unknown, names)
-        found.append(Finding(text, mend=True))
+        found.append(DataFinding(text, mend=True))
     return found

@@ -52,7 +52,7 @@ def check(
     cache_dir: CacheDir = None,
     as_json: Json = False,
 ) -> None:
-    """Check labelled text before training; exit code 3 says that something should be mended.
+    """Check labelled text before training (exit code 3: mend something).
 
     Example: edgetune check reviews.csv
     """

@@ -21,7 +21,7 @@ _MANY_NUMBERS = 20
 """So many different labels are no categories where most rows have their own, or where they have fractions."""
 
 
-class Finding(NamedTuple):
+class DataFinding(NamedTuple):
     """What a user should know of labelled text.
 
     Attributes:
@@ -33,7 +33,7 @@ class Finding(NamedTuple):
     mend: bool = False
 
 
-def by_importance(findings: Iterable[Finding]) -> list[Finding]:
+def by_importance(findings: Iterable[DataFinding]) -> list[DataFinding]:
     """Return findings with those first that should be mended."""
     return sorted(findings, key=lambda finding: not finding.mend)
 
@@ -120,7 +120,7 @@ def uncategorical_labels(source: str, counts: Mapping[str, int]) -> str | None:
 
 def label_findings(
     counts: Mapping[str, int], repeats: Repeats, n_truncated: int, max_length: int
-) -> list[Finding]:
+) -> list[DataFinding]:
     """Say what a user should look at before training; [] if nothing.
 
     Args:
@@ -138,40 +138,42 @@ def label_findings(
             if repeats.n_duplicates == 1
             else "are duplicates of earlier rows"
         )
-        found.append(Finding(f"{rows_in_words(repeats.n_duplicates)} ({share:.1%}) {are}."))
+        found.append(DataFinding(f"{rows_in_words(repeats.n_duplicates)} ({share:.1%}) {are}."))
     if repeats.n_conflicts:
         n_texts = repeats.n_conflicts
         appear = "text appears" if n_texts == 1 else "texts appear"
         mend = n_texts >= MEND_RATE * n_rows
-        found.append(Finding(f"{n_texts:,} {appear} with conflicting labels.", mend))
+        found.append(DataFinding(f"{n_texts:,} {appear} with conflicting labels.", mend))
     for group in variants(counts)[:_MAX_NAMED]:
         shown = ", ".join(f'"{brief(name)}" ({counts[name]:,})' for name in group)
         text = f"These labels differ only in spelling, but are {len(group)} classes: {shown}. To train them "
-        found.append(Finding(f"{text}as one, use --merge-labels.", mend=True))
+        found.append(DataFinding(f"{text}as one, use --merge-labels.", mend=True))
     rare = [f'"{brief(name)}" ({count})' for name, count in counts.items() if count < FEW_EXAMPLES]
     if rare:
         more = f" and {len(rare) - _MAX_NAMED} more" if len(rare) > _MAX_NAMED else ""
         text = f"Labels with fewer than {FEW_EXAMPLES} rows: {', '.join(rare[:_MAX_NAMED])}{more}."
-        found.append(Finding(text, mend=True))
+        found.append(DataFinding(text, mend=True))
     largest = max(counts, key=lambda name: counts[name])
     smallest = min(counts, key=lambda name: counts[name])
     if counts[largest] > IMBALANCE * counts[smallest]:
         text = (
             f'The labels are strongly imbalanced: "{brief(largest)}" has {rows_in_words(counts[largest])}, '
         )
-        found.append(Finding(f'{text}"{brief(smallest)}" has {counts[smallest]:,}.'))
+        found.append(DataFinding(f'{text}"{brief(smallest)}" has {counts[smallest]:,}.'))
     if n_truncated:
         were = "was" if n_truncated == 1 else "were"
         share = n_truncated / n_rows
         found.append(
-            Finding(f"{rows_in_words(n_truncated)} ({share:.1%}) {were} truncated to {max_length} tokens.")
+            DataFinding(
+                f"{rows_in_words(n_truncated)} ({share:.1%}) {were} truncated to {max_length} tokens."
+            )
         )
     return found
 
 
 def reading_findings(
     guessed_columns: Sequence[str], label_change: str, n_loose: int, first_loose: str
-) -> list[Finding]:
+) -> list[DataFinding]:
     """Say what was guessed while rows were read; [] if nothing.
 
     Args:
@@ -184,17 +186,17 @@ def reading_findings(
     if guessed_columns:
         label, *texts = (f'"{brief(name)}"' for name in guessed_columns)
         found.append(
-            Finding(
+            DataFinding(
                 f"The text was taken from column {' and '.join(texts)}, the label from column {label}: a "
                 "guess. Specify them with --text and --label."
             )
         )
     if label_change:
-        found.append(Finding(label_change, mend=True))
+        found.append(DataFinding(label_change, mend=True))
     if n_loose:
         rows = "1 row has" if n_loose == 1 else f"{n_loose:,} rows have"
         found.append(
-            Finding(
+            DataFinding(
                 f"{rows} stray quotes and may be read wrongly (the first is {first_loose}); double these "
                 "quotes, or set --escape if backslashes escape quotes in this file.",
                 mend=True,
@@ -203,12 +205,12 @@ def reading_findings(
     return found
 
 
-def overlap_findings(n_same: int, n_rows: int) -> list[Finding]:
+def overlap_findings(n_same: int, n_rows: int) -> list[DataFinding]:
     """Say how many of the evaluation texts are also training texts; [] if none."""
     if not n_same:
         return []
     text = f"{n_same:,} of {n_rows:,} evaluation texts are also training texts; "
-    return [Finding(f"{text}the reported accuracy will be too optimistic.", n_same >= MEND_RATE * n_rows)]
+    return [DataFinding(f"{text}the reported accuracy will be too optimistic.", n_same >= MEND_RATE * n_rows)]
 
 
 def rows_in_words(count: int) -> str:

@@ -16,7 +16,7 @@ from edgetune.data.examples import DataOptions
 from edgetune.data.labels import find_labels, merge_hint
 from edgetune.data.near_duplicates import TokenizedRows, near_duplicates
 from edgetune.data.quality import (
-    Finding,
+    DataFinding,
     by_importance,
     overlap_findings,
     uncategorical_labels,
@@ -251,7 +251,7 @@ def open_splits(
         counts = evaluation.counts
         if unknown := {name: counts[name] for name in evaluation.label_names[len(names) :]}:
             text = describe_unknown(unknown, len(evaluation)) + merge_hint(unknown, names)
-            findings.append(Finding(text, mend=True))
+            findings.append(DataFinding(text, mend=True))
     else:
         rng = np.random.default_rng([config.train.seed, 1])
         train_rows, eval_rows = hold_out(

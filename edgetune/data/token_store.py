@@ -11,7 +11,7 @@ import numpy as np
 
 from edgetune.data.batches import Batch
 from edgetune.data.labels import find_labels, merge_hint
-from edgetune.data.quality import Finding, Repeats, label_findings, reading_findings
+from edgetune.data.quality import DataFinding, Repeats, label_findings, reading_findings
 from edgetune.data.token_format import (
     BAD_ROWS,
     FIRST_LENGTHS,
@@ -243,7 +243,7 @@ class TokenStore:
         """Return the sentences of `findings`."""
         return [finding.text for finding in self.findings()]
 
-    def findings(self) -> list[Finding]:
+    def findings(self) -> list[DataFinding]:
         """Say what a user should look at before training; [] if nothing."""
         meta = self.meta
         found = reading_findings(meta.guessed_columns, meta.label_change, meta.n_loose, meta.first_loose)
@@ -253,13 +253,13 @@ class TokenStore:
                 "them are used: the deadline is too short for the whole file. Allow more time, or shuffle "
                 "the file."
             )
-            found.append(Finding(text))
+            found.append(DataFinding(text))
         elif meta.n_left_out:
             text = (
                 f"A random sample of {meta.n_rows:,} of the {meta.n_read:,} rows of {meta.source} is used: "
                 "the deadline is too short for all of them."
             )
-            found.append(Finding(text))
+            found.append(DataFinding(text))
         repeats = Repeats(meta.n_duplicates, meta.n_conflicts)
         return found + label_findings(self.counts, repeats, self.n_truncated, meta.max_length)
 
