@@ -233,6 +233,7 @@ class _Rows:
     labels: Counter[str] = field(default_factory=Counter)
     first_lines: dict[str, int] = field(default_factory=dict)
     reasons: Counter[str] = field(default_factory=Counter)
+    first_bad: dict[str, str] = field(default_factory=dict)
     n_loose: int = 0
     first_loose: str = ""
     guess: tuple[str, ...] = ()
@@ -241,6 +242,7 @@ class _Rows:
 
     def add_bad(self, row: BadRow) -> None:
         self.reasons[row.reason] += 1
+        self.first_bad.setdefault(row.reason, f"{row.file}:{row.line}")
 
     def add_loose(self, row: BadRow) -> None:
         self.n_loose += 1
@@ -509,7 +511,7 @@ def _row_findings(rows: _Rows, n_rows: int, is_cut: bool) -> Iterator[DataFindin
         )
     if n_bad := rows.n_unusable:
         reasons = "; ".join(
-            f"{reason} ({count:,})"
+            f"{reason} ({count:,}, the first is {rows.first_bad[reason]})"
             for reason, count in rows.reasons.most_common()
             if reason not in UNLABELLED
         )
