@@ -48,7 +48,7 @@ def check_page(check: DataCheck, made: datetime) -> str:
     """
     title = f"Check of {check.source}"
     lists = [
-        tag("section", tag("h2", heading), tag("ul", *texts, class_="note" if mend else None))
+        tag("section", tag("h2", heading), tag("div", tag("ul", *texts), class_="note" if mend else None))
         for heading, mend in (("Should be mended", True), ("Notes", False))
         if (texts := [tag("li", foreign_text(text)) for text, wanted in check.findings if wanted == mend])
     ]
