@@ -5,9 +5,9 @@ print(plan("reviews.csv", deadline="10m").reasons)
 result = finetune("reviews.csv", deadline="10m")
 load_run(result.run_dir).predict(["the battery died in a day"])
 
-`finetune`, `plan` and `Run.evaluate` take a path, or rows in memory: a list of (text, label) pairs or of
-dicts, a dict of columns, a pandas data frame, or a `datasets.Dataset`. `Run.predict` takes a list of texts,
-or such a table.
+`check`, `finetune`, `plan` and `Run.evaluate` take a path, or rows in memory: a list of (text, label) pairs
+or of dicts, a dict of columns, a pandas data frame, or a `datasets.Dataset`. `Run.predict` takes a list of
+texts, or such a table.
 """
 
 from __future__ import annotations
@@ -17,20 +17,23 @@ from typing import TYPE_CHECKING, Any
 from edgetune.utils.version import __version__
 
 if TYPE_CHECKING:
+    from edgetune.checking.data_check import DataCheck
     from edgetune.data.examples import DataOptions
     from edgetune.inference.saved_run import Prediction, Run, load_run
     from edgetune.profiling.measure import measure_profile
     from edgetune.run_files.summary import RunResult
-    from edgetune.runs.dry_run import plan
+    from edgetune.runs.dry_run import check, plan
     from edgetune.runs.run import finetune, resume
 
 
 __all__ = [
+    "DataCheck",
     "DataOptions",
     "Prediction",
     "Run",
     "RunResult",
     "__version__",
+    "check",
     "finetune",
     "load_run",
     "measure_profile",
@@ -43,6 +46,8 @@ _HOMES = {
     "finetune": "edgetune.runs.run",
     "resume": "edgetune.runs.run",
     "plan": "edgetune.runs.dry_run",
+    "check": "edgetune.runs.dry_run",
+    "DataCheck": "edgetune.checking.data_check",
     "measure_profile": "edgetune.profiling.measure",
     "RunResult": "edgetune.run_files.summary",
     "load_run": "edgetune.inference.saved_run",

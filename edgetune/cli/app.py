@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from edgetune.cli.cache_commands import clean
+from edgetune.cli.check_command import check
 from edgetune.cli.compare_commands import compare, inspect
 from edgetune.cli.export_commands import export
 from edgetune.cli.options import (
@@ -58,6 +59,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
+app.command()(check)
 app.command()(finetune)
 app.command()(plan)
 app.command()(compare)

@@ -287,7 +287,7 @@ def read_delimited(
     def rows(columns: Sequence[int]) -> Iterator[Row | BadRow]:
         return _rows(file, dialect, first if named else (), len(first), n_above, n_heading, columns)
 
-    return Table(str(path), names, named, tuple(first), rows, is_delimited=True)
+    return Table(str(path), names, named, tuple(first), rows, True, encoding=file.encoding, dialect=dialect)
 
 
 def _leading_comments(lines: Sequence[str]) -> int:

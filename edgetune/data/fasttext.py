@@ -37,4 +37,4 @@ def fasttext_table(file: TextFile) -> Table:
             values = (text, labels)
             yield number, [values[i] for i in columns]
 
-    return Table(str(file.path), ("text", "label"), True, (), rows)
+    return Table(str(file.path), ("text", "label"), True, (), rows, encoding=file.encoding)

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -65,6 +65,11 @@ class JsonOptions:
 def read_json_rows(path: Path, encoding: str, options: JsonOptions) -> Table:
     """Open a .json or .jsonl file; which of the shapes it has, its content decides."""
     file = open_text(path, encoding)
+    return replace(_table_of(file, options), encoding=file.encoding)
+
+
+def _table_of(file: TextFile, options: JsonOptions) -> Table:
+    path = file.path
     if _is_lines(file, options.wanted):
         return _table(path, lambda: _objects_by_line(file), options)
     if file.start.lstrip(_SPACE)[:1] == "[":

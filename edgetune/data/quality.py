@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
@@ -13,8 +14,28 @@ from edgetune.utils.types import IntArray
 
 FEW_EXAMPLES = 10  # a class with fewer is warned of
 IMBALANCE = 10  # so is a largest class with more than this many times the smallest's rows
+MEND_RATE = 0.01  # the share of rows from where on a fault of rows should be mended
 _MAX_NAMED = 5
 _N_PARTS = 16
+_MANY_NUMBERS = 20
+"""So many different labels are no categories where most rows have their own, or where they have fractions."""
+
+
+class DataFinding(NamedTuple):
+    """What a user should know of labelled text.
+
+    Attributes:
+        text: one sentence or two, with counts.
+        mend: whether the data should be mended before training.
+    """
+
+    text: str
+    mend: bool = False
+
+
+def by_importance(findings: Iterable[DataFinding]) -> list[DataFinding]:
+    """Return findings with those first that should be mended."""
+    return sorted(findings, key=lambda finding: not finding.mend)
 
 
 @dataclass(frozen=True)
@@ -71,9 +92,35 @@ def mixed_label_kinds(first_lines: Mapping[str, int]) -> str | None:
     )
 
 
-def warning_sentences(
+def uncategorical_labels(source: str, counts: Mapping[str, int]) -> str | None:
+    """Say that nothing can be learned of labels, as most rows have one of their own; None if it can.
+
+    Args:
+        source: of the rows.
+        counts: rows per label.
+    """
+    names, n_rows = list(counts), sum(counts.values())
+    numbers = [name for name in names if NUMBER.fullmatch(name)]
+    shown = ", ".join(f'"{brief(name)}"' for name in names[:3])
+    counted = f"The {n_rows:,} rows of {source} have {len(names):,} different labels ({shown}, …)"
+    if len(numbers) == len(names) >= _MANY_NUMBERS and (
+        len(names) > n_rows / 2 or sum("." in name for name in numbers) >= _MANY_NUMBERS
+    ):
+        return (
+            f"{counted}; that looks like a number, not a category. Check that --label names the right "
+            "column, or replace the numbers by a few ranges."
+        )
+    if len(names) == n_rows or (len(names) >= _MANY_NUMBERS and len(names) > n_rows / 2):
+        return (
+            f"{counted}; too few rows of each to train and to evaluate on. Check that --label names the "
+            "right column."
+        )
+    return None
+
+
+def label_findings(
     counts: Mapping[str, int], repeats: Repeats, n_truncated: int, max_length: int
-) -> list[str]:
+) -> list[DataFinding]:
     """Say what a user should look at before training; [] if nothing.
 
     Args:
@@ -91,36 +138,81 @@ def warning_sentences(
             if repeats.n_duplicates == 1
             else "are duplicates of earlier rows"
         )
-        found.append(f"{_rows(repeats.n_duplicates)} ({share:.1%}) {are}.")
+        found.append(DataFinding(f"{rows_in_words(repeats.n_duplicates)} ({share:.1%}) {are}."))
     if repeats.n_conflicts:
         n_texts = repeats.n_conflicts
-        found.append(
-            f"{n_texts:,} {'text appears' if n_texts == 1 else 'texts appear'} with conflicting labels."
-        )
+        appear = "text appears" if n_texts == 1 else "texts appear"
+        mend = n_texts >= MEND_RATE * n_rows
+        found.append(DataFinding(f"{n_texts:,} {appear} with conflicting labels.", mend))
     for group in variants(counts)[:_MAX_NAMED]:
         shown = ", ".join(f'"{brief(name)}" ({counts[name]:,})' for name in group)
-        found.append(
-            f"These labels differ only in spelling, but are {len(group)} classes: {shown}. To train them "
-            "as one, use --merge-labels."
-        )
+        text = f"These labels differ only in spelling, but are {len(group)} classes: {shown}. To train them "
+        found.append(DataFinding(f"{text}as one, use --merge-labels.", mend=True))
     rare = [f'"{brief(name)}" ({count})' for name, count in counts.items() if count < FEW_EXAMPLES]
     if rare:
         more = f" and {len(rare) - _MAX_NAMED} more" if len(rare) > _MAX_NAMED else ""
-        found.append(f"Labels with fewer than {FEW_EXAMPLES} rows: {', '.join(rare[:_MAX_NAMED])}{more}.")
+        text = f"Labels with fewer than {FEW_EXAMPLES} rows: {', '.join(rare[:_MAX_NAMED])}{more}."
+        found.append(DataFinding(text, mend=True))
     largest = max(counts, key=lambda name: counts[name])
     smallest = min(counts, key=lambda name: counts[name])
     if counts[largest] > IMBALANCE * counts[smallest]:
-        found.append(
-            f'The labels are strongly imbalanced: "{brief(largest)}" has {_rows(counts[largest])}, '
-            f'"{brief(smallest)}" has {counts[smallest]:,}.'
+        text = (
+            f'The labels are strongly imbalanced: "{brief(largest)}" has {rows_in_words(counts[largest])}, '
         )
+        found.append(DataFinding(f'{text}"{brief(smallest)}" has {counts[smallest]:,}.'))
     if n_truncated:
         were = "was" if n_truncated == 1 else "were"
+        share = n_truncated / n_rows
         found.append(
-            f"{_rows(n_truncated)} ({n_truncated / n_rows:.1%}) {were} truncated to {max_length} tokens."
+            DataFinding(
+                f"{rows_in_words(n_truncated)} ({share:.1%}) {were} truncated to {max_length} tokens."
+            )
         )
     return found
 
 
-def _rows(count: int) -> str:
+def reading_findings(
+    guessed_columns: Sequence[str], label_change: str, n_loose: int, first_loose: str
+) -> list[DataFinding]:
+    """Say what was guessed while rows were read; [] if nothing.
+
+    Args:
+        guessed_columns: the label's and those of the text, where they were guessed; else empty.
+        label_change: see `mixed_label_kinds`; "" if labels do not change.
+        n_loose: rows whose quotes had to be guessed.
+        first_loose: file and line of the first of them.
+    """
+    found = []
+    if guessed_columns:
+        label, *texts = (f'"{brief(name)}"' for name in guessed_columns)
+        found.append(
+            DataFinding(
+                f"The text was taken from column {' and '.join(texts)}, the label from column {label}: a "
+                "guess. Specify them with --text and --label."
+            )
+        )
+    if label_change:
+        found.append(DataFinding(label_change, mend=True))
+    if n_loose:
+        rows = "1 row has" if n_loose == 1 else f"{n_loose:,} rows have"
+        found.append(
+            DataFinding(
+                f"{rows} stray quotes and may be read wrongly (the first is {first_loose}); double these "
+                "quotes, or set --escape if backslashes escape quotes in this file.",
+                mend=True,
+            )
+        )
+    return found
+
+
+def overlap_findings(n_same: int, n_rows: int) -> list[DataFinding]:
+    """Say how many of the evaluation texts are also training texts; [] if none."""
+    if not n_same:
+        return []
+    text = f"{n_same:,} of {n_rows:,} evaluation texts are also training texts; "
+    return [DataFinding(f"{text}the reported accuracy will be too optimistic.", n_same >= MEND_RATE * n_rows)]
+
+
+def rows_in_words(count: int) -> str:
+    """Say a number of rows."""
     return f"{count:,} row{'' if count == 1 else 's'}"

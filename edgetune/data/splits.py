@@ -13,8 +13,14 @@ import numpy as np
 
 from edgetune.config.settings import LabelledText, RunConfig
 from edgetune.data.examples import DataOptions
-from edgetune.data.labels import NUMBER, find_labels, merge_hint
+from edgetune.data.labels import find_labels, merge_hint
 from edgetune.data.near_duplicates import TokenizedRows, near_duplicates
+from edgetune.data.quality import (
+    DataFinding,
+    by_importance,
+    overlap_findings,
+    uncategorical_labels,
+)
 from edgetune.data.readers import validation_part
 from edgetune.data.row_sample import MOST_ROWS, RowSample, sample_for
 from edgetune.data.token_format import META, TokenizerSpec
@@ -32,8 +38,6 @@ FEW_RATE, FEW_HELD_OUT = 0.25, 300
 """… where that makes this many; of fewer training rows a larger share, up to this many."""
 SPARE_RATE = 0.1
 """The held-out part may exceed its planned size by this share, to keep near-duplicates together."""
-MANY_NUMBERS = 20
-"""So many different labels are refused where most rows have their own, or where they have fractions."""
 FEWEST_TO_SET_ASIDE = 60
 """Fewer training rows than this are all trained on."""
 
@@ -123,7 +127,7 @@ class Splits:
         held_out: rows that no learner is fitted on, for the weights of the ensemble; may be empty.
         eval_source: where those came from, in words, without their number.
         label_names: by class id.
-        warnings: sentences with counts.
+        warnings: sentences with counts, those first of what should be mended.
         bad_rows_files: JSON lines of rows left out, from train and eval.
         n_bad: rows left out because they cannot be used.
         n_unlabelled: rows left out because they have no label.
@@ -229,11 +233,12 @@ def open_splits(
             )
 
     store = reader(config.data.train, 2)
-    _check_labels(store)
+    if problem := uncategorical_labels(store.meta.source, store.counts):
+        raise DataError(problem)
     same = len(known) == len(store.label_names) == len(find_labels(store.label_names, known))
     names, merge = known if same else store.label_names, options.merge_labels
     everything = store.relabel(names, merge)
-    warnings = list(store.warnings())
+    findings = store.findings()
     stores = [store]
     eval_path, part = config.data.eval, None
     if eval_path is None and (part := validation_part(config.data.train, options.encoding)) is not None:
@@ -245,7 +250,8 @@ def open_splits(
         source = eval_path if part is None else f'"{brief(part)}" in {eval_path}'
         counts = evaluation.counts
         if unknown := {name: counts[name] for name in evaluation.label_names[len(names) :]}:
-            warnings.append(describe_unknown(unknown, len(evaluation)) + merge_hint(unknown, names))
+            text = describe_unknown(unknown, len(evaluation)) + merge_hint(unknown, names)
+            findings.append(DataFinding(text, mend=True))
     else:
         rng = np.random.default_rng([config.train.seed, 1])
         train_rows, eval_rows = hold_out(
@@ -253,11 +259,7 @@ def open_splits(
         )
         train, evaluation = everything.subset(train_rows), everything.subset(eval_rows)
         source = f"rows held out of {config.data.train}"
-    if n_same := overlap(train, evaluation):
-        warnings.append(
-            f"{n_same:,} of {len(evaluation):,} evaluation texts are also training texts; "
-            "the reported accuracy will be too optimistic."
-        )
+    findings += overlap_findings(overlap(train, evaluation), len(evaluation))
     held_out = None
     if config.train.fits_ngrams:
         train, held_out = _set_aside(train, np.random.default_rng([config.train.seed, 6]))
@@ -267,37 +269,13 @@ def open_splits(
         evaluation=evaluation,
         eval_source=source,
         label_names=tuple(names),
-        warnings=tuple(warnings),
+        warnings=tuple(finding.text for finding in by_importance(findings)),
         bad_rows_files=tuple(item.bad_rows_file for item in stores if item.n_bad or item.n_unlabelled),
         n_bad=sum(item.n_bad for item in stores),
         n_unlabelled=sum(item.n_unlabelled for item in stores),
         guessed_columns=tuple(store.meta.guessed_columns),
         held_out=held_out,
     )
-
-
-def _check_labels(store: TokenStore) -> None:
-    """Refuse labels of which nothing can be learned: most rows have one of their own.
-
-    Raises:
-        DataError: they are numbers, or identifiers.
-    """
-    names, n_rows = store.label_names, store.n_rows
-    numbers = [name for name in names if NUMBER.fullmatch(name)]
-    shown = ", ".join(f'"{brief(name)}"' for name in names[:3])
-    counted = f"The {n_rows:,} rows of {store.meta.source} have {len(names):,} different labels ({shown}, …)"
-    if len(numbers) == len(names) >= MANY_NUMBERS and (
-        len(names) > n_rows / 2 or sum("." in name for name in numbers) >= MANY_NUMBERS
-    ):
-        raise DataError(
-            f"{counted}; that looks like a number, not a category. Check that --label names the right "
-            "column, or replace the numbers by a few ranges."
-        )
-    if len(names) == n_rows or (len(names) >= MANY_NUMBERS and len(names) > n_rows / 2):
-        raise DataError(
-            f"{counted}; too few rows of each to train and to evaluate on. Check that --label names the "
-            "right column."
-        )
 
 
 def n_held_out(n_rows: int) -> int:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, TypeAlias
 
+from edgetune.data.records import Dialect
 from edgetune.utils.sanitize import brief
 
 NO_LABEL = "no label"
@@ -71,6 +72,8 @@ class Table:
         read: yields the values of the columns at these positions, row by row.
         is_delimited: whether it is a delimited file, where a label of several lines is a quoting error.
         n_deeper: how many of the columns, the last ones, lie deeper in an object of one of the others.
+        encoding: of a text file; "" for any other source.
+        dialect: how a delimited file is written; None for any other source.
     """
 
     file: str
@@ -80,6 +83,8 @@ class Table:
     read: Callable[[Sequence[int]], Iterator[Row | BadRow]]
     is_delimited: bool = False
     n_deeper: int = 0
+    encoding: str = ""
+    dialect: Dialect | None = None
 
     @property
     def n_whole(self) -> int:

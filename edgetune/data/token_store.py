@@ -11,7 +11,7 @@ import numpy as np
 
 from edgetune.data.batches import Batch
 from edgetune.data.labels import find_labels, merge_hint
-from edgetune.data.quality import Repeats, warning_sentences
+from edgetune.data.quality import DataFinding, Repeats, label_findings, reading_findings
 from edgetune.data.token_format import (
     BAD_ROWS,
     FIRST_LENGTHS,
@@ -240,40 +240,28 @@ class TokenStore:
         return self._hashes.array
 
     def warnings(self) -> list[str]:
+        """Return the sentences of `findings`."""
+        return [finding.text for finding in self.findings()]
+
+    def findings(self) -> list[DataFinding]:
         """Say what a user should look at before training; [] if nothing."""
-        repeats = Repeats(self.meta.n_duplicates, self.meta.n_conflicts)
-        found = warning_sentences(self.counts, repeats, self.n_truncated, self.meta.max_length)
         meta = self.meta
+        found = reading_findings(meta.guessed_columns, meta.label_change, meta.n_loose, meta.first_loose)
         if meta.is_cut:
-            found.insert(
-                0,
+            text = (
                 f"Only the first {meta.n_read:,} rows of {meta.source} were read, and {meta.n_rows:,} of "
                 "them are used: the deadline is too short for the whole file. Allow more time, or shuffle "
-                "the file.",
+                "the file."
             )
+            found.append(DataFinding(text))
         elif meta.n_left_out:
-            found.insert(
-                0,
+            text = (
                 f"A random sample of {meta.n_rows:,} of the {meta.n_read:,} rows of {meta.source} is used: "
-                "the deadline is too short for all of them.",
+                "the deadline is too short for all of them."
             )
-        if meta.n_loose:
-            rows = "1 row has" if meta.n_loose == 1 else f"{meta.n_loose:,} rows have"
-            found.append(
-                f"{rows} stray quotes and may be read wrongly (the first is {meta.first_loose}); double "
-                "these quotes, or set --escape if backslashes escape quotes in this file."
-            )
-        return [*filter(None, (self._guess(), meta.label_change)), *found]
-
-    def _guess(self) -> str:
-        """Say which columns are used, where they were guessed."""
-        if not self.meta.guessed_columns:
-            return ""
-        label, *texts = (f'"{brief(name)}"' for name in self.meta.guessed_columns)
-        return (
-            f"The text was taken from column {' and '.join(texts)}, the label from column {label}: a guess. "
-            "Specify them with --text and --label."
-        )
+            found.append(DataFinding(text))
+        repeats = Repeats(meta.n_duplicates, meta.n_conflicts)
+        return found + label_findings(self.counts, repeats, self.n_truncated, meta.max_length)
 
     def batch(self, rows: IntArray) -> Batch:
         """Copy the rows asked for out of the cache."""

@@ -243,7 +243,7 @@ def _check_usable(path: str, writer: TokenWriter, max_bad_rows: float) -> None:
         for reason, count in list(reasons.items())[:4]
     )
     hint = f" {encoding_advice(path)}".rstrip() if BAD_BYTES in reasons else ""
-    hint += "".join(f" {advice}" for reason, advice in _ADVICE.items() if reason in reasons)
+    hint += "".join(f" {advice}" for reason, advice in ADVICE.items() if reason in reasons)
     if not writer.n_rows:
         raise DataError(f"{path} has no usable rows ({writer.n_read:,} read): {shown}.{hint}")
     raise DataError(
@@ -252,7 +252,7 @@ def _check_usable(path: str, writer: TokenWriter, max_bad_rows: float) -> None:
     )
 
 
-_ADVICE = {
+ADVICE = {  # by reason of a row that cannot be used
     NOT_TEXT: "Join a list of words into one text.",
     NOT_A_LABEL: "A text has one label; keep one of several, or repeat the text in a row for each.",
     STRAY_QUOTE: "Remove the quote, or close it.",

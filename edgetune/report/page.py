@@ -16,6 +16,7 @@ from edgetune.report.collect import CollectedRuns, RunRecord
 from edgetune.report.page_parts import (
     Html,
     class_tables,
+    document,
     foreign_text,
     joined,
     section_table,
@@ -24,7 +25,6 @@ from edgetune.report.page_parts import (
     value_or_not_measured,
 )
 from edgetune.report.page_plots import MOST_BARS, accuracy_picture, measured, time_picture
-from edgetune.report.page_style import STYLE
 from edgetune.report.run_table import (
     COSTS,
     RESULTS,
@@ -42,7 +42,6 @@ from edgetune.report.run_table import (
 from edgetune.utils.formatting import describe_macro_f1, duration
 from edgetune.utils.version import __version__
 
-POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
 MOST_PICTURES = 40
 """A page of hundreds of pictures would be slow to open and too large to send."""
 
@@ -76,18 +75,7 @@ def page(collected: CollectedRuns, made: datetime) -> str:
             tag("section", tag("h2", "Each run", id="runs"), *_runs(groups, ids)),
         ),
     )
-    return f'<!DOCTYPE html>\n<html lang="en">{_head(title)}{body}</html>\n'
-
-
-def _head(title: str) -> Html:
-    return tag(
-        "head",
-        tag("meta", charset="utf-8"),
-        tag("meta", http_equiv="Content-Security-Policy", content=POLICY),
-        tag("meta", name="viewport", content="width=device-width, initial-scale=1"),
-        tag("title", f"edgetune: {title}"),
-        Html(f"<style>{STYLE}</style>"),
-    )
+    return document(title, body)
 
 
 def _notes(groups: Sequence[RunGroup], left_out: Sequence[str]) -> Html:

@@ -10,6 +10,7 @@ from collections.abc import Collection, Iterable, Sequence
 from html import escape
 
 from edgetune.report.collect import ClassFigures, RunFigures
+from edgetune.report.page_style import STYLE
 from edgetune.utils.sanitize import visible
 from edgetune.utils.tables import Section
 
@@ -17,6 +18,7 @@ NOT_MEASURED = "not measured"
 MOST_CLASSES = 24
 """With more classes, the largest confusions stand for the matrix, which no screen would hold."""
 MOST_CONFUSIONS = 30
+POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
 VOID = frozenset({"meta", "img", "br", "hr"})
 
 
@@ -43,6 +45,19 @@ def tag(name: str, /, *children: str, **attributes: str | int | None) -> Html:
     if name in VOID:
         return Html(f"<{name}{given}>")
     return Html(f"<{name}{given}>{joined(children)}</{name}>")
+
+
+def document(title: str, body: Html) -> str:
+    """Return a whole page; its policy forbids scripts, and whatever lies elsewhere."""
+    head = tag(
+        "head",
+        tag("meta", charset="utf-8"),
+        tag("meta", http_equiv="Content-Security-Policy", content=POLICY),
+        tag("meta", name="viewport", content="width=device-width, initial-scale=1"),
+        tag("title", f"edgetune: {title}"),
+        Html(f"<style>{STYLE}</style>"),
+    )
+    return f'<!DOCTYPE html>\n<html lang="en">{head}{body}</html>\n'
 
 
 def foreign_text(text: object) -> Html:
@@ -86,7 +101,9 @@ def row(name: str, cells: Iterable[str], right: Collection[int] = ()) -> Html:
 
 def section_table(section: Section) -> Html:
     """Return a block of the closing table; a bar drawn of characters becomes one drawn by CSS."""
-    right = (1, 2) if section.right else ()
+    width = max(map(len, section.rows))
+    bars = {i for cells in section.rows for i, cell in enumerate(cells) if cell.startswith("█")}
+    right = {*range(1, width)} - bars if section.right else ()
     rows = [row(foreign_text(first), map(_cell, rest), right) for first, *rest in section.rows]
     return table(section.title, [name or "part" for name in section.header], [tag("tbody", *rows)], right)
 

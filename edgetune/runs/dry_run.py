@@ -1,4 +1,4 @@
-"""`edgetune plan`: what a run would do, without doing it."""
+"""`edgetune plan` and `edgetune check`: what a run would do, and what it would do it with."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from edgetune.backends.model_loader import find_model_loader
+from edgetune.checking.data_check import DataCheck, check_data
 from edgetune.config.budget import read_budget
 from edgetune.config.toml_config import column_names, group_by_section, make_config
 from edgetune.data.examples import DataOptions
@@ -36,6 +37,32 @@ def plan(train: Data, *, cache_dir: str | Path | None = None, **settings: Any) -
     """
     cache = cache_folder() if cache_dir is None else Path(cache_dir)
     return dry_run(settings_of_call(train, settings, cache), cache)
+
+
+def check(train: Data, *, cache_dir: str | Path | None = None, **settings: Any) -> DataCheck:
+    """Check labelled text before training; the command `edgetune check` as one call.
+
+    Args:
+        train: as of `finetune`.
+        cache_dir: where a copy of rows in memory is kept.
+        **settings: as of `finetune`.
+
+    Raises:
+        EdgetuneError: what is wrong and what to do, in a sentence.
+    """
+    cache = cache_folder() if cache_dir is None else Path(cache_dir)
+    return run_check(settings_of_call(train, settings, cache), cache)
+
+
+def run_check(
+    settings: dict[str, Any], cache_dir: Path | None = None, say: Say = lambda text: None
+) -> DataCheck:
+    """Check the data that `settings`, flat as of `finetune`, name; `say` is told what takes a while."""
+    config = make_config(group_by_section(read_budget(settings, datetime.now(), 0.0)))
+    with contextlib.ExitStack() as stack:
+        cache = cache_folder() if cache_dir is None else cache_dir
+        model_loader = find_model_loader(config, cache, stack, warm_up=False)
+        return check_data(config, model_loader, say)
 
 
 def settings_of_call(train: Data, settings: dict[str, Any], cache_dir: Path) -> dict[str, Any]:

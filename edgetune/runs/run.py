@@ -40,6 +40,8 @@ from edgetune.utils.machine import cache_folder
 from edgetune.utils.meter import Meter
 from edgetune.utils.signals import StopRequest
 
+WARNINGS_SHOWN = 3
+"""Sentences on the data, the most important ones, that are shown before training; the summary has all."""
 MUCH_LOST_S = 1.0
 """The energy of a longer break than this is an estimate."""
 
@@ -121,8 +123,10 @@ def run(
         since_s = meter.elapsed_s()
         used = BudgetUsed(meter.elapsed_s, sensor.joules, energy_limit_j(config.budget))
         prepared = prepare(config, cache_dir, meter, view.say, used)
-        for warning in prepared.data.warnings:
+        for warning in prepared.data.warnings[:WARNINGS_SHOWN]:
             view.warn(warning)
+        if (n_more := len(prepared.data.warnings) - WARNINGS_SHOWN) > 0:
+            view.warn(f"{n_more} more about the data: see the summary, or `edgetune check`.")
         if isinstance(prepared, Prepared):
             prepared = replace(prepared, config=with_learning_rate(prepared))
         else:

@@ -24,6 +24,8 @@ NEAR = 0.6
 """How alike two words must be, from 0 to 1, for one to be offered in place of the other."""
 WORSE_THAN_MAJORITY = 3
 """Exit code of a run whose model is worse than always predicting the most frequent class."""
+NEEDS_MENDING = 3
+"""Exit code of a check that found what should be mended in the data."""
 
 
 class EdgetuneError(Exception):

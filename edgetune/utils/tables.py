@@ -63,7 +63,8 @@ def print_sections(sections: list[Section], console: Console) -> None:
         n_columns = max(len(row) for row in [section.header, *section.rows])
         for i in range(n_columns):
             name = Text(one_line(section.header[i])) if i < len(section.header) else ""
-            right = section.right and i > 0 and not (section.title == "Time" and i == n_columns - 1)
+            is_bar = any(row[i].startswith("█") for row in section.rows if i < len(row))
+            right = section.right and i > 0 and not is_bar
             table.add_column(
                 name,
                 justify="right" if right else "left",

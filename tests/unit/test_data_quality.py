@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from edgetune.data.quality import Repeats, count_repeats, warning_sentences
+from edgetune.data.quality import Repeats, count_repeats, label_findings
 
 
 @pytest.mark.parametrize("n_rows", [1, 2, 500])
@@ -21,7 +21,9 @@ def test_repeats_are_counted_as_a_dictionary_would(n_rows: int) -> None:
 
 
 def test_many_rare_labels_are_not_all_named() -> None:
-    found = warning_sentences({f"l{i}": 3 for i in range(8)}, Repeats(0, 2), 0, 128)
+    found = [
+        finding.text for finding in label_findings({f"l{i}": 3 for i in range(8)}, Repeats(0, 2), 0, 128)
+    ]
     assert found == [
         "2 texts appear with conflicting labels.",
         'Labels with fewer than 10 rows: "l0" (3), "l1" (3), "l2" (3), "l3" (3), "l4" (3) and 3 more.',

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from edgetune.data.examples import DataOptions, TextRow, TextTable, read_examples
-from edgetune.data.quality import Repeats, warning_sentences
+from edgetune.data.quality import Repeats, label_findings
 from edgetune.inference.inspection import InspectedRow
 from edgetune.inference.predictions import (
     Predictions,
@@ -251,7 +251,7 @@ def test_an_unusual_option_is_shown(run_cli: RunCli) -> None:
 
 def test_warnings_name_labels_briefly() -> None:
     counts = {"x" * 1_000: 1, EVERYTHING: 200}
-    told = " ".join(warning_sentences(counts, Repeats(0, 0), 0, 8))
+    told = " ".join(finding.text for finding in label_findings(counts, Repeats(0, 0), 0, 8))
     assert "x" * 100 not in told
     assert not ACTING.search(told)
 

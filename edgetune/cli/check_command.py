@@ -1,0 +1,76 @@
+"""The command that checks labelled text before training: check. Registered by `app.py`."""
+
+from __future__ import annotations
+
+import sys
+from datetime import datetime
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from edgetune.cli.options import (
+    CacheDir,
+    Delimiter,
+    Encoding,
+    Escape,
+    Eval,
+    Header,
+    Json,
+    Label,
+    MergeLabels,
+    Overwrite,
+    Pair,
+    Text,
+    console,
+    given_settings,
+)
+from edgetune.utils.errors import NEEDS_MENDING, UsageError
+from edgetune.utils.sanitize import json_text, on_terminal
+
+
+def check(
+    data: Annotated[str, typer.Argument(help="Labelled text: a file, a folder, or hub:NAME.")],
+    eval_: Eval = None,
+    text: Text = None,
+    label: Label = None,
+    pair: Pair = None,
+    header: Header = None,
+    encoding: Encoding = None,
+    delimiter: Delimiter = None,
+    escape: Escape = None,
+    merge_labels: MergeLabels = None,
+    max_length: Annotated[
+        int | None, typer.Option(help="Maximum number of tokens per text.", show_default="128")
+    ] = None,
+    model: Annotated[
+        str | None,
+        typer.Option(help="Encoder to be finetuned: model folder or hub:NAME.", show_default="built-in"),
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="Also write a page to this .html file.")] = None,
+    overwrite: Overwrite = False,
+    cache_dir: CacheDir = None,
+    as_json: Json = False,
+) -> None:
+    """Check labelled text before training (exit code 3: mend something).
+
+    Example: edgetune check reviews.csv
+    """
+    settings = given_settings(locals(), "out", "overwrite", "cache_dir", "as_json")
+    if out is not None and out.suffix.lower() not in (".html", ".htm"):
+        raise UsageError(f"--out {out}: the page is HTML; use a name that ends in .html.")
+    from edgetune.report.check_tables import check_page, print_check
+    from edgetune.run_files.outputs import check_outputs, write_output
+    from edgetune.runs.dry_run import run_check
+
+    check_outputs({"--out": out}, reads=[data, settings.get("eval")], overwrite=overwrite)
+    found = run_check(settings, cache_dir, lambda text: print(on_terminal(text), file=sys.stderr))
+    if as_json:
+        print(json_text(found.to_dict()))
+    else:
+        print_check(found, console())
+    if out is not None:
+        write_output(out, check_page(found, datetime.now().astimezone()))
+        print(f"Wrote {out}.", file=sys.stderr)
+    if found.needs_mending:
+        raise typer.Exit(NEEDS_MENDING)
