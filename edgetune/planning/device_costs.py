@@ -69,10 +69,10 @@ def find_device(
         seen = Calibration(scales, {}, time.time())
     else:
         profiled = same_shape(match.profile.model, shape)
-        exact, own = match.fit == "same" and profiled, match.fit != "other" and profiled
-        probed = {} if probe is None or exact else probe(match, shape)
+        here, own = match.fit == "same", match.fit != "other" and profiled
+        probed = {} if probe is None or (here and profiled) else probe(match, shape)
         runs = recall(speeds_key(match.profile, shape), OWN_MOST_OFF if own else MOST_OFF)
-        seen = Calibration(probed, runs, time.time(), PROFILE_WEIGHT if own else DOUBTED_WEIGHT)
+        seen = Calibration(probed, runs, time.time(), PROFILE_WEIGHT if own else DOUBTED_WEIGHT, here)
     device = with_probe(fit_device(match, shape, watts, seen), source, seen.slowness)
     return device if has_separate_layers(source) else replace(device, depths=(0,))
 
