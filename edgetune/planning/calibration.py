@@ -82,12 +82,14 @@ class Calibration:
         runs: by training, the oldest first.
         now_s: seconds since 1970.
         profile_weight: see `ratio`.
+        own_machine: whether the profile is of this very machine, if of another model.
     """
 
     probed: Mapping[str, float]
     runs: Runs
     now_s: float
     profile_weight: float = PROFILE_WEIGHT
+    own_machine: bool = False
 
     def scale(self, key: str) -> float:
         """Return how many times as long training should take now."""
@@ -104,7 +106,9 @@ class Calibration:
     @property
     def slowness(self) -> float:
         """How much longer everything may take that no probe has timed; never less than measured."""
-        return max(1.0, sum(self.probed.values()) / len(self.probed)) if self.probed else 1.0
+        if self.own_machine or not self.probed:
+            return 1.0
+        return max(1.0, sum(self.probed.values()) / len(self.probed))
 
     @property
     def known(self) -> frozenset[str]:

@@ -20,6 +20,7 @@ from edgetune.devices.device_profile import (
     Memory,
     ModelShape,
 )
+from edgetune.devices.nominal_profile import nominal_match
 from edgetune.devices.profile_store import Match, find_for_this_machine
 from edgetune.models.source import ModelSource, has_separate_layers
 from edgetune.planning.calibration import (
@@ -47,31 +48,31 @@ PROBE_IMPORT_S, PROBE_OPEN_S, PROBE_SAVE_S, MEASURED_PARAMETERS = 0.5, 1.4, 1.2,
 def find_device(
     source: ModelSource,
     watts: float | None = None,
-    probe: Callable[[DeviceProfile], Scales] | None = None,
+    probe: Callable[[Match, ModelShape], Scales] | None = None,
     recall: Callable[[str, float], Runs] = no_observed_runs,
     scales: Scales | None = None,
-) -> DeviceCosts | None:
-    """Find the stored profile that fits this machine best; None if none is stored.
+) -> DeviceCosts:
+    """Find the stored profile that fits this machine best; a nominal one if none is stored.
 
     Args:
         source: the model to train.
         watts: what the user says the machine draws.
-        probe: measures how many times as long training takes here, by backend, where the profile is of
-            another kind of processor; None: no time for that.
+        probe: measures how many times as long training takes here, by backend, where the profile is not of
+            this very machine and model; None: it is not measured.
         recall: returns how earlier runs went, given `Device.speeds_key`, and how far off they may be.
         scales: times what was profiled, by backend, in place of both: as a run that goes on was planned.
     """
     shape = shape_of(source)
-    match = find_for_this_machine(shape, this_machine())
-    if match is None:
-        return None
+    machine = this_machine()
+    match = find_for_this_machine(shape, machine) or nominal_match(shape, machine)
     if scales is not None:
         seen = Calibration(scales, {}, time.time())
     else:
-        probed = probe(match.profile) if probe is not None and match.fit == "other" else {}
-        own = match.fit != "other" and same_shape(match.profile.model, shape)
+        profiled = same_shape(match.profile.model, shape)
+        here, own = match.fit == "same", match.fit != "other" and profiled
+        probed = {} if probe is None or (here and profiled) else probe(match, shape)
         runs = recall(speeds_key(match.profile, shape), OWN_MOST_OFF if own else MOST_OFF)
-        seen = Calibration(probed, runs, time.time(), PROFILE_WEIGHT if own else DOUBTED_WEIGHT)
+        seen = Calibration(probed, runs, time.time(), PROFILE_WEIGHT if own else DOUBTED_WEIGHT, here)
     device = with_probe(fit_device(match, shape, watts, seen), source, seen.slowness)
     return device if has_separate_layers(source) else replace(device, depths=(0,))
 

@@ -299,7 +299,7 @@ def _end_of_ngrams(device: DeviceCosts, deadline_s: float) -> dict[str, float]:
         "ensemble": 0.0,
         "evaluate": LEAST_EVALUATION_S,
         "report": NGRAMS_FILES_S,
-        "exit": device.exit_s,
+        "exit": EXIT_RATE * device.exit_s,
         "margin": margin_s(deadline_s),
     }
 

@@ -236,6 +236,7 @@ def _budget(
             "lines": [] if deadline is None else deadline.lines(),
             "revised": None if deadline is None else deadline.revised,
             "profile": plans.device.name if plans.device else None,
+            "profile_note": plans.device.note if plans.device else "",
             "reasons": list(plans.reasons),
         }
     return {

@@ -26,7 +26,7 @@ from edgetune.planning.decision import Decision, decide
 from edgetune.planning.device_costs import find_device
 from edgetune.planning.plan import NGRAMS_ALONE, DataLengths, Plan, Plans
 from edgetune.planning.planner import DEFAULT_CACHE_MB, FEWEST_STEPS, MOST_PASSES
-from edgetune.profiling.speed_probe import probe_speeds, worth_probing
+from edgetune.profiling.speed_probe import BACKENDS_S, LAYERS_S, PROBE_RATE, probe_speeds
 from edgetune.runs.resume import Interruption
 from edgetune.utils.cache import private_folder
 from edgetune.utils.errors import BudgetError, ProfileError, UsageError
@@ -290,11 +290,11 @@ def decide_open(
 ) -> Decision:
     """Let the planner fill in what the user left open, where this machine's costs are known.
 
-    Without a profile of this kind of machine a long run begins with a measured probe.
+    Without a profile of this very machine and model a run with a deadline measures their speed first.
 
     Raises:
         BudgetError: nothing fits the budget.
-        UsageError: there is a budget and no profile to plan with.
+        UsageError: the budget or the backend is not possible with the device or the model.
     """
     model, budget = config.model, config.budget
     limited = budget.limits_time or budget.memory_mb is not None
@@ -304,9 +304,13 @@ def decide_open(
         raise UsageError(
             "Budgets are supported with --device cpu only; remove --deadline and the other budget options."
         )
-    probe = None
-    if model.backend == "auto" and model_loader.carried is None and _is_long(config, data):
-        probe = partial(probe_speeds, cache_dir=cache_dir, say=say)
+    probe = partial(
+        probe_speeds,
+        limit_s=_probe_limit_s(config, data, used.elapsed_s()),
+        every_backend=model.backend == "auto" and model_loader.carried is None,
+        cache_dir=cache_dir,
+        say=say,
+    )
     try:
         earlier = (
             partial(load_observed_runs, cache_dir)
@@ -317,12 +321,8 @@ def decide_open(
     except ProfileError:
         if limited:
             raise
-        device = None
-    if device is None and limited:
-        raise UsageError(
-            "A budget requires a device profile, but none is stored; create one with `edgetune profile`."
-        )
-    if device is None or (device.foreign and not limited):
+        return Decision(_closed(config), None)
+    if device.foreign and not limited:
         return Decision(_closed(config), None)
     if config.data.pair and not _marks_second(model_loader.tokenizer_file):
         device = replace(device, backends=tuple(costs for costs in device.backends if costs.trains))
@@ -345,13 +345,15 @@ def decide_open(
     return decide(config, device, shape, exported, used.elapsed_s(), used.joules(), used.energy_j)
 
 
-def _is_long(config: RunConfig, data: Splits) -> bool:
-    """Return whether a run is long enough for a probe to pay."""
-    if config.budget.limits_time:
-        return worth_probing(config.budget.deadline_s or 0.0)
-    train = config.train
+def _probe_limit_s(config: RunConfig, data: Splits, elapsed_s: float) -> float:
+    """Return how long a run may measure the machine's speed: a share of its time, 0 if it is short."""
+    budget, train = config.budget, config.train
+    if budget.deadline_s is not None:
+        return PROBE_RATE * (budget.deadline_s - elapsed_s)
+    if budget.limits_time:  # by energy
+        return LAYERS_S
     n_rows = min(train.epochs * len(data.train), (train.max_steps or len(data.train)) * train.batch_size)
-    return n_rows >= PROBE_ROWS
+    return BACKENDS_S if n_rows >= PROBE_ROWS else 0.0
 
 
 def _closed(config: RunConfig) -> RunConfig:

@@ -147,6 +147,12 @@ def test_runs_correct_a_probe_and_not_the_other_way_round() -> None:
     assert seen.slowness == 3.0
 
 
+def test_another_model_slows_nothing_else_down_on_the_machine_that_was_profiled() -> None:
+    assert Calibration({"ort-fp32": 3.0}, {}, NOW_S).slowness == 3.0
+    seen = Calibration({"ort-fp32": 3.0}, {}, NOW_S, own_machine=True)
+    assert (seen.scale("ort-fp32"), seen.slowness) == (3.0, 1.0)
+
+
 def test_another_processors_profile_counts_for_little_beside_a_run() -> None:
     runs = [ObservedRun(NOW_S - 7 * 86400, 3.0, 30.0)]
     assert Calibration({}, {"ort-fp32": runs}, NOW_S).scale("ort-fp32") < 1.5
