@@ -229,6 +229,7 @@ class _JsonStream:
         self._text = ""
         self._at = 0
         self._n_read = 0
+        self._is_counted = False  # whether what is left of the text has few enough commas
 
     def items(self, key: str | None = None) -> Iterator[Any]:
         """Yield the values of the list that the file is, or that it has under a key."""
@@ -254,6 +255,14 @@ class _JsonStream:
             yield self.value()
             if self._peek() == ",":
                 self._at += 1
+
+    def entries(self) -> Iterator[tuple[str, Any]]:
+        """Yield key and value of the object that the file is, `MAX_COLUMN_FILE_CHARS` in all at most."""
+        self._expect("{")
+        while self._peek() != "}":
+            yield self._string(), self.value(MAX_COLUMN_FILE_CHARS - self._n_read - self._at)
+            if self._peek() != "}":
+                self._expect(",")
 
     def goes_on(self) -> bool:
         """Whether another object follows."""
@@ -326,8 +335,10 @@ class _JsonStream:
         self._peek()
         while True:
             waiting = len(self._text) - self._at
-            if waiting > MAX_JSON_VALUES and self._text.count(",", self._at) > MAX_JSON_VALUES:
-                raise self._too_large(waiting)
+            if waiting > MAX_JSON_VALUES and not self._is_counted:
+                if self._text.count(",", self._at) > MAX_JSON_VALUES:
+                    raise self._too_large(waiting)
+                self._is_counted = True
             try:
                 value, end = _STRICT.raw_decode(self._text, self._at)
                 check_depth(value, sum(self._text.count(opening, self._at, end) for opening in "[{"))
@@ -387,7 +398,7 @@ class _JsonStream:
             n_new += len(block)
             if n_new >= max(waiting, 1):
                 break
-        self._text, self._at = "".join(pieces), 0
+        self._text, self._at, self._is_counted = "".join(pieces), 0, False
         return n_new > 0
 
     def _unreadable(self) -> DataError:
@@ -398,7 +409,13 @@ class _JsonStream:
 
 def _column_table(file: TextFile, options: JsonOptions) -> Table:
     """Open {"text": [...], "label": [...]}, or pandas' {"text": {"0": ...}}; this one is read whole."""
-    data = _JsonStream(file).value(MAX_COLUMN_FILE_CHARS)
+    data: dict[str, Any] = {}
+    n_lists = 0
+    for key, value in _JsonStream(file).entries():
+        data[key] = value
+        n_lists += isinstance(value, list)
+        if n_lists > MAX_COLUMNS:
+            raise _too_many_columns(file.path, n_lists)
     values = list(data.values())
     is_rows = values and all(isinstance(row, dict) for row in values)
     if is_rows and _has_names(values[0], options.wanted) and not _has_names(data, options.wanted):
@@ -410,7 +427,7 @@ def _column_table(file: TextFile, options: JsonOptions) -> Table:
     }
     if data and not columns:
         return _table(file.path, lambda: enumerate([data], start=1), options)  # JSON lines, but only one
-    if len(columns) > MAX_COLUMNS:
+    if len(columns) > MAX_COLUMNS:  # objects, as pandas writes them
         raise _too_many_columns(file.path, len(columns))
     if not columns or len({len(values) for values in columns.values()}) > 1:
         raise DataError(

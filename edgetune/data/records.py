@@ -69,17 +69,23 @@ class Dialect:
 
     def reader(self, lines: Iterator[str], strict: bool = True) -> Any:
         """Return a reader of the csv module; `lines` have to be prepared."""
-        return csv.reader(
-            lines,
-            delimiter=self.delimiter,
-            strict=strict,
-            skipinitialspace=self.skip_space,
-            escapechar="\\" if self.escaped else None,
-        )
+        return csv.reader(lines, _csv_dialect(self, strict))
 
     def values(self, fields: list[str]) -> list[str]:
         """Return fields with NULL as an empty one."""
         return ["" if field == NULL else field for field in fields] if self.escaped else fields
+
+
+@lru_cache(maxsize=32)
+def _csv_dialect(dialect: Dialect, strict: bool) -> Any:
+    """Return the csv module's own form of a dialect, whose checks cost more than the parsing of a line."""
+    return csv.reader(
+        (),
+        delimiter=dialect.delimiter,
+        strict=strict,
+        skipinitialspace=dialect.skip_space,
+        escapechar="\\" if dialect.escaped else None,
+    ).dialect
 
 
 @lru_cache(maxsize=16)
