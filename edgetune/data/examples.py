@@ -6,7 +6,9 @@ import ast
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import islice
 from typing import Any, NamedTuple
 
@@ -457,7 +459,9 @@ def _text(value: Any) -> str:
 
 def _label(value: Any) -> str | None:
     """Return a label, also the only one of a list, in its normal form; None where there is none."""
-    value = _only_label(_listed(value))
+    if isinstance(value, str) and len(value) <= MAX_LABEL_CHARS:
+        return _written_label(value)
+    value = _only_label(value)
     if isinstance(value, dict | list | tuple):
         raise _Unusable(NOT_A_LABEL)
     if isinstance(value, str | bytes) and len(value) > MAX_LINE_CHARS:
@@ -470,14 +474,17 @@ def _label(value: Any) -> str | None:
     return _encodable(label)
 
 
-def _listed(value: Any) -> Any:
-    """Return the list that pandas wrote into a cell of a CSV file, such as "['a']"; else the value."""
-    if not isinstance(value, str) or len(value) > MAX_LABEL_CHARS or not _LIST.fullmatch(value):
-        return value
-    try:
-        return ast.literal_eval(value.strip())
-    except (ValueError, SyntaxError):
-        return value
+@lru_cache(maxsize=4096)
+def _written_label(cell: str) -> str | None:
+    """Return the same for text, in which pandas may have written a list, such as "['a']"."""
+    value: Any = cell
+    if _LIST.fullmatch(cell):
+        with suppress(ValueError, SyntaxError):
+            value = _only_label(ast.literal_eval(cell.strip()))
+    if isinstance(value, list):
+        raise _Unusable(NOT_A_LABEL)
+    label = normal_label(value)
+    return None if label is None else _encodable(label)
 
 
 def _flag(value: Any) -> Any:

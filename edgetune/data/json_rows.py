@@ -260,7 +260,9 @@ class _JsonStream:
         """Yield key and value of the object that the file is, `MAX_COLUMN_FILE_CHARS` in all at most."""
         self._expect("{")
         while self._peek() != "}":
-            yield self._string(), self.value(MAX_COLUMN_FILE_CHARS - self._n_read - self._at)
+            yield self._string(), self.value(MAX_COLUMN_FILE_CHARS)
+            if self._n_read + self._at > MAX_COLUMN_FILE_CHARS:
+                raise self._too_large(MAX_COLUMN_FILE_CHARS)
             if self._peek() != "}":
                 self._expect(",")
 

@@ -17,8 +17,8 @@ from typing import Any, NamedTuple
 from edgetune.utils.limits import FEW_RECORD_LINES, MAX_LINE_CHARS, MAX_RECORD_LINES
 
 LINE_COST = 64  # reading a line ahead costs as much as so many characters
-FREE_COST = 1 << 22  # what may be read ahead in vain in any file …
-COST_RATE = 10  # … and per character of lines with quotes, and `LINE_COST` of any
+FREE_COST = 1 << 20  # what may be read ahead in vain in any file …
+COST_RATE = 2  # … and per character of lines with quotes, and `LINE_COST` of any
 UNTERMINATED = "unexpected end of data"
 
 NULL = "\\N"  # what MySQL writes for NULL
