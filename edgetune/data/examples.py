@@ -25,7 +25,8 @@ from edgetune.data.columns import (
 )
 from edgetune.data.fasttext import is_fasttext
 from edgetune.data.labels import DASH, merged_spelling, normal_label
-from edgetune.data.readers import open_table, require_exists
+from edgetune.data.parts import Parts, column_parts, rows_of_part
+from edgetune.data.readers import open_table, require_exists, stored_parts
 from edgetune.data.table import (
     BAD_BYTES,
     BROKEN_LABEL,
@@ -58,6 +59,7 @@ __all__ = [
     "TextRow",
     "TextTable",
     "find_columns",
+    "find_parts",
     "open_texts",
     "read_examples",
     "texts_of_table",
@@ -87,7 +89,7 @@ class DataOptions:
         delimiter: of delimited files; None decides by the content.
         pair: two text columns stay a pair, for the tokenizer to join, rather than become one text.
         escape: whether backslashes escape quotes in delimited files; None decides by the content.
-        part: which list of rows to read in a JSON file that holds several; None reads the training rows.
+        part: which part to read of data that has several (see `Parts`); None reads the training rows.
         merge_labels: labels that differ in letter case, a full stop, or `_`, `-` and blank are one label.
     """
 
@@ -137,6 +139,22 @@ def _open(path: str, options: DataOptions) -> Table:
     )
 
 
+def find_parts(path: str, options: DataOptions) -> Parts | None:
+    """Return the parts of a data set in a file or folder, where it has rows to train and to evaluate on.
+
+    Raises:
+        DataError: the path is missing or cannot be read.
+    """
+    parts = stored_parts(path, options.encoding)
+    if parts is None and not path.startswith(HUB_PREFIX):  # whose split the address names
+        parts = _column_parts(_open(path, options), options)
+    return parts if parts is not None and parts.validation is not None else None
+
+
+def _column_parts(table: Table, options: DataOptions) -> Parts | None:
+    return column_parts(table, [*options.text, *([] if options.label is None else [options.label])])
+
+
 def read_examples(
     path: str,
     options: DataOptions,
@@ -160,6 +178,9 @@ def read_examples(
         ResourceError: the hub cannot be reached.
     """
     table = _open(path, options)
+    parts = None if path.startswith(HUB_PREFIX) else _column_parts(table, options)
+    if parts is not None:
+        table = rows_of_part(table, parts, options.part)
     chosen = find_columns(table, options)
     if chosen.guessed and chosen.label is not None:
         label, *text = (_reference(table.columns, i) for i in (chosen.label, *chosen.text))

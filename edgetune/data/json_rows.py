@@ -20,6 +20,7 @@ from typing import Any
 
 from edgetune.data.columns import LABEL_NAMES, TEXT_NAMES, plain_name
 from edgetune.data.delimited import HEADER_ROWS, has_header
+from edgetune.data.parts import Parts
 from edgetune.data.table import (
     MAX_PATHS,
     NOT_AN_OBJECT,
@@ -41,8 +42,6 @@ from edgetune.utils.sanitize import brief
 NAME_ROWS = 100  # rows whose keys make up the columns
 _SPACE = " \t\r\n"
 _STRICT = json.JSONDecoder()
-TRAIN_PARTS = ("train", "training")
-VALIDATION_PARTS = ("validation", "valid", "val", "dev", "eval", "evaluation", "test")
 
 Objects = Callable[[], Iterator[tuple[int, Any] | BadRow]]
 
@@ -81,30 +80,26 @@ def read_json_rows(path: Path, encoding: str, options: JsonOptions) -> Table:
     return _column_table(file, options)
 
 
-def json_validation_part(path: Path, encoding: str) -> str | None:
-    """Return the key of the rows to evaluate on, where a file has such beside rows to train on."""
+def json_parts(path: Path, encoding: str) -> Parts | None:
+    """Return the keys of the lists of rows in a file, where one of them is to train on."""
     file = open_text(path, encoding)
     if _is_lines(file) or file.start.lstrip(_SPACE)[:1] != "{":
         return None
-    keys, _ = _JsonStream(file).keys_of_rows()
-    if not any(key.lower() in TRAIN_PARTS for key in keys):
-        return None
-    by_name = {key.lower(): key for key in reversed(keys)}
-    return next((by_name[name] for name in VALIDATION_PARTS if name in by_name), None)
+    return Parts.of(_JsonStream(file).keys_of_rows()[0])
 
 
 def _part(path: Path, keys: Sequence[str], part: str | None) -> str:
     """Return the key of the rows that are asked for."""
     if part is not None:
         return part
-    training = [key for key in keys if key.lower() in TRAIN_PARTS]
-    if len(keys) > 1 and not training:
+    parts = Parts.of(keys)
+    if len(keys) > 1 and parts is None:
         named = brief(", ".join(keys))
         raise DataError(
             f"{path} contains several lists of rows ({named}), none of which is called train; save the one "
             "to train on as a file of its own."
         )
-    return training[0] if training else keys[0]
+    return keys[0] if parts is None else parts.train
 
 
 def _is_lines(file: TextFile, wanted: Sequence[str] = ()) -> bool:

@@ -12,10 +12,9 @@ from typing import Protocol
 import numpy as np
 
 from edgetune.config.settings import LabelledText, RunConfig
-from edgetune.data.examples import DataOptions
+from edgetune.data.examples import DataOptions, find_parts
 from edgetune.data.labels import NUMBER, find_labels, merge_hint
 from edgetune.data.near_duplicates import TokenizedRows, near_duplicates
-from edgetune.data.readers import validation_part
 from edgetune.data.row_sample import MOST_ROWS, RowSample, sample_for
 from edgetune.data.token_format import META, TokenizerSpec
 from edgetune.data.token_store import TokenStore, TokenView
@@ -236,8 +235,9 @@ def open_splits(
     warnings = list(store.warnings())
     stores = [store]
     eval_path, part = config.data.eval, None
-    if eval_path is None and (part := validation_part(config.data.train, options.encoding)) is not None:
-        eval_path = config.data.train
+    if eval_path is None and (parts := find_parts(config.data.train, options)) is not None:
+        say(parts.describe(config.data.train))
+        eval_path, part = config.data.train, parts.validation
     if eval_path is not None:
         eval_store = reader(eval_path, 1, config.data.max_holdout_rows, part)
         stores.append(eval_store)

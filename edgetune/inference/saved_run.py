@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ import numpy as np
 from edgetune.config.settings import RunConfig
 from edgetune.config.toml_config import load_config, make_config
 from edgetune.data.batches import Batch, sequential_batches
-from edgetune.data.examples import DataOptions
+from edgetune.data.examples import DataOptions, find_parts
 from edgetune.data.in_memory import NAME, Data, Texts, as_path, texts_of
 from edgetune.data.token_build import CHUNK_CHARS, truncate_text
 from edgetune.data.token_format import PAIR_SEPARATOR, TokenizerSpec
@@ -298,6 +298,8 @@ class Run:
 
         cache = cache_folder() if cache_dir is None else cache_dir
         path = as_path(data, cache, options)
+        if (parts := find_parts(path, options)) is not None:
+            options = replace(options, part=parts.validation)
         rows = open_cached(path, options, spec, cache, max_bad_rows, min_classes=1)
         return rows.relabel(self.label_names, options.merge_labels)
 
