@@ -18,7 +18,7 @@ from edgetune.data.batches import Batch, sequential_batches
 from edgetune.data.examples import DataOptions, find_parts
 from edgetune.data.in_memory import NAME, Data, Texts, as_path, texts_of
 from edgetune.data.token_build import CHUNK_CHARS, truncate_text
-from edgetune.data.token_format import PAIR_SEPARATOR, TokenizerSpec
+from edgetune.data.token_format import TokenizerSpec, joined_text
 from edgetune.data.token_store import TokenView
 from edgetune.inference.saved_ensemble import load_ensemble
 from edgetune.inference.scorers import Scorer, onnx_scorer, torch_scorer
@@ -202,7 +202,7 @@ class Run:
         return tokenizer
 
     def _predict_chunk(self, tokenizer: Any, inputs: list[str | tuple[str, str]]) -> Iterator[Prediction]:
-        joined = [text if isinstance(text, str) else PAIR_SEPARATOR.join(text) for text in inputs]
+        joined = [joined_text(text) for text in inputs]
         filled = [i for i, text in enumerate(joined) if text.strip()]  # the separator is white space
         logits = None
         if self.needs_encoder and filled:
