@@ -14,7 +14,7 @@ import numpy as np
 from edgetune.config.settings import LabelledText, RunConfig
 from edgetune.data.examples import DataOptions, find_parts
 from edgetune.data.labels import NUMBER, find_labels, merge_hint
-from edgetune.data.near_duplicates import TokenizedRows, near_duplicates
+from edgetune.data.near_duplicates import TokenizedRows, families
 from edgetune.data.row_sample import MOST_ROWS, RowSample, sample_for
 from edgetune.data.token_format import META, TokenizerSpec
 from edgetune.data.token_store import TokenStore, TokenView
@@ -319,9 +319,9 @@ def _set_aside(train: TokenView, rng: np.random.Generator) -> tuple[TokenView, T
     _, chosen = split_holdout(train.labels[first], share, round(share * len(first)), rng)
     if not len(chosen):
         return train, None
-    families = near_duplicates(train.subset(first), chosen)
+    together = families(train.subset(first), chosen)
     most = (1 + SPARE_RATE) * len(chosen)
-    for groups in (_some_families(families, np.ones_like(first), len(chosen), most, rng), chosen):
+    for groups in (_some_families(together, np.ones_like(first), len(chosen), most, rng), chosen):
         taken = np.isin(group, groups)
         if taken.any() and _every_class_stays(train.labels, taken):
             return train.subset(np.flatnonzero(~taken)), train.subset(np.flatnonzero(taken))
@@ -355,8 +355,8 @@ def hold_out(
     )
     chosen = np.unique(group[drawn])
     most = min((1 + SPARE_RATE) * len(drawn), max_rows)
-    for families in (near_duplicates(view.subset(first), chosen), list(chosen[:, None])):
-        taken = np.isin(group, _some_families(families, sizes, len(drawn), most, rng))
+    for together in (families(view.subset(first), chosen), list(chosen[:, None])):
+        taken = np.isin(group, _some_families(together, sizes, len(drawn), most, rng))
         if taken.any() and _every_class_stays(labels, taken):
             return np.flatnonzero(~taken).astype(np.int32), np.flatnonzero(taken).astype(np.int32)
     return train_rows, drawn
