@@ -28,6 +28,7 @@ from edgetune.data.examples import (
     Example,
     GuessedColumns,
     find_columns,
+    find_parts,
     open_labelled,
     read_examples,
 )
@@ -46,7 +47,6 @@ from edgetune.data.quality import (
     rows_in_words,
     uncategorical_labels,
 )
-from edgetune.data.readers import validation_part
 from edgetune.data.row_sample import RowSample, draw_sample
 from edgetune.data.splits import data_options, overlap
 from edgetune.data.table import UNLABELLED, BadRow, Table
@@ -573,8 +573,9 @@ def _eval_findings(
     path, part = config.data.eval, None
     if path is None:
         path = config.data.train
-        if (part := validation_part(path, options.encoding)) is None:
+        if (parts := find_parts(path, options)) is None:
             return []
+        part = parts.validation
     evaluation = _Rows()
     for _ in evaluation.counted(path, replace(options, part=part)):
         pass

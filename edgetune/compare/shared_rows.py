@@ -12,10 +12,9 @@ from typing import Any
 import numpy as np
 
 from edgetune.compare.grid import DataEntry, Grid
-from edgetune.data.examples import Example, read_examples
+from edgetune.data.examples import Example, find_parts, read_examples
 from edgetune.data.labels import find_labels
 from edgetune.data.near_duplicates import Words
-from edgetune.data.readers import validation_part
 from edgetune.data.splits import data_options, hold_out
 from edgetune.data.table import BadRow
 from edgetune.data.text_files import reading_errors
@@ -88,7 +87,8 @@ def draw_shared_rows(entry: DataEntry, grid: Grid, folder: Path) -> SharedRows:
     meta_file.unlink(missing_ok=True)  # until both files are there again
     bad: list[BadRow] = []
     train = _read(entry.train, entry, bad)
-    part = validation_part(entry.train, entry.encoding) if entry.eval is None else None
+    parts = find_parts(entry.train, data_options(entry)) if entry.eval is None else None
+    part = None if parts is None else parts.validation
     if entry.eval is None and part is None:
         labels = np.unique([example.label for example in train], return_inverse=True)[1]
         words = Words([f"{example.text} {example.text_pair or ''}" for example in train])

@@ -17,6 +17,7 @@ from typing import Any
 
 from edgetune.data.compression import Unpacked
 from edgetune.data.folders import resolves_inside
+from edgetune.data.parts import Parts
 from edgetune.data.table import MAX_PATH_KEYS, MAX_PATHS, BadRow, Row, Table, value_at
 from edgetune.utils.errors import DataError, EdgetuneError, MissingDependencyError
 from edgetune.utils.limits import MAX_BATCH_BYTES, MAX_COLUMNS, MAX_TOML_BYTES
@@ -178,29 +179,57 @@ def _open_arrow(path: Path) -> Iterator[tuple[Any, Iterator[Any]]]:
         yield stream.schema, iter(stream)
 
 
-def saved_files(folder: Path) -> list[Path]:
-    """Return the Arrow files of a folder that `datasets` wrote with `save_to_disk`, in order.
-
-    Raises:
-        DataError: the folder holds several splits, is damaged, or names a file outside of itself.
-    """
-    splits = folder / "dataset_dict.json"
+@contextmanager
+def _damaged_folder(folder: Path) -> Iterator[None]:
+    """Turn what a strange description of a saved dataset leads to into one sentence."""
     try:
-        if splits.is_file():
-            names = [str(name) for name in list(_small_json(splits, folder)["splits"])]
-            raise DataError(
-                f"{folder} contains the splits {brief(', '.join(names))}; pass one of them, such as "
-                f"{folder / brief(names[0])}."
-            )
-        state = _small_json(folder / "state.json", folder)
-        named = [str(entry["filename"]) for entry in state["_data_files"]]
-        if max(map(len, named), default=0) > MAX_NAME_CHARS:
-            raise ValueError("it refers to a file whose name is too long")
-        files = [resolves_inside(folder / name, folder) for name in named]
+        yield
     except (OSError, ValueError, LookupError, TypeError, RecursionError) as error:
         raise DataError(
             f"{folder} is a damaged dataset folder ({first_error_line(error)}); save the dataset again."
         ) from error
+
+
+def _names_inside(folder: Path, names: Sequence[str]) -> list[Path]:
+    """Return what lies in a folder under some names.
+
+    Raises:
+        DataError: a name leads out of the folder.
+        ValueError: a name is too long.
+    """
+    if max(map(len, names), default=0) > MAX_NAME_CHARS:
+        raise ValueError("it refers to a file whose name is too long")
+    return [resolves_inside(folder / name, folder) for name in names]
+
+
+def saved_parts(folder: Path) -> dict[str, Path]:
+    """Return the folders that `datasets` wrote for a `DatasetDict`, by the name of the part.
+
+    Raises:
+        DataError: none of them is called train, or the folder is damaged or names one outside of itself.
+    """
+    with _damaged_folder(folder):
+        names = [str(name) for name in list(_small_json(folder / "dataset_dict.json", folder)["splits"])]
+        found = dict(zip(names, _names_inside(folder, names), strict=True))
+        if Parts.of(names) is None:
+            raise DataError(
+                f"{folder} contains the splits {brief(', '.join(names))}, none of which is called train; "
+                f"pass one of them, such as {folder / brief(names[0])}."
+            )
+        if not all((path / "state.json").is_file() for path in found.values()):
+            raise ValueError("a part is missing")
+    return found
+
+
+def saved_files(folder: Path) -> list[Path]:
+    """Return the Arrow files of a folder that `datasets` wrote with `save_to_disk`, in order.
+
+    Raises:
+        DataError: the folder is damaged, or names a file outside of itself.
+    """
+    with _damaged_folder(folder):
+        state = _small_json(folder / "state.json", folder)
+        files = _names_inside(folder, [str(entry["filename"]) for entry in state["_data_files"]])
     if not files:
         raise DataError(f"The dataset in {folder} has no rows.")
     return files
@@ -218,7 +247,7 @@ def read_saved(folder: Path) -> Table:
     """Open a folder that `datasets` wrote with `save_to_disk`; the library itself is not needed.
 
     Raises:
-        DataError: the folder holds several splits, is damaged, or names a file outside of itself.
+        DataError: the folder is damaged, or names a file outside of itself.
     """
     return _arrow_files(str(folder), saved_files(folder))
 

@@ -85,7 +85,20 @@ LABEL_NAMES: tuple[str, ...] = (
     "y",
     "v1",
 )
-_OTHER_NAMES = ("id", "idx", "index", "qid1", "qid2", "guid", "date", "user", "score", "source", "split")
+_OTHER_NAMES = (
+    "id",
+    "idx",
+    "index",
+    "qid1",
+    "qid2",
+    "guid",
+    "date",
+    "user",
+    "score",
+    "source",
+    "split",
+    "fold",
+)
 KNOWN_NAMES = frozenset(name for names in TEXT_NAMES for name in names) | {*LABEL_NAMES, *_OTHER_NAMES}
 
 VERDICTS: Mapping[str, tuple[frozenset[str], str]] = {

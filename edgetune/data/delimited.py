@@ -37,7 +37,9 @@ from edgetune.utils.errors import DataError, UsageError
 from edgetune.utils.limits import MAX_COLUMNS
 
 DELIMITERS = ("\t", ",", ";", "|")
-SNIFF_LINES = 20_000  # lines judged for quoting
+SNIFF_LINES = 20_000  # lines judged for quoting …
+QUOTED_LINES = 2_000  # … of which so many with quotes
+QUOTED_FIELDS = 20  # of such a line that are looked at
 SHAPE_LINES = 2_000  # lines judged for the delimiter
 MIN_CONSISTENT_RATE = 0.8  # share of rows that must have as many columns as the first
 MAX_STRAY_RATE = 0.1  # stray lines per well-formed line that CSV may still have
@@ -59,14 +61,16 @@ def sniff(
     filled = [line for line in lines[:SNIFF_LINES] if line.strip()]
     if delimiter is not None:
         return _quoting(filled, delimiter, escape)
-    best_rate, best = 0.0, _quoting(filled, hint, escape)
+    best_rate, best = 0.0, None
     for candidate in (hint, *(other for other in DELIMITERS if other != hint)):
         dialect = _quoting(filled, candidate, escape)
+        best = best or dialect
         rate = _consistency(filled, dialect)
         if candidate == hint and rate >= MIN_CONSISTENT_RATE:
             return dialect
         if rate >= MIN_CONSISTENT_RATE and rate > best_rate:
             best_rate, best = rate, dialect
+    assert best is not None
     return best
 
 
@@ -116,14 +120,15 @@ def _quote_evidence(lines: Sequence[str], dialect: Dialect) -> tuple[int, int]:
     A wrapped field without delimiter, line break or doubled quote inside says little: plain text, too, has
     fields that are one quotation. It counts only where every field but numbers is wrapped.
     """
-    good = stray = position = 0
+    good = stray = position = n_quoted = 0
     ahead = LookAhead()
     width = lines[0].count(dialect.delimiter) + 1 if lines and '"' not in lines[0] else 0
-    while position < len(lines):
+    while position < len(lines) and n_quoted < QUOTED_LINES:
         line = lines[position]
         position += 1
         if '"' not in line:
             continue
+        n_quoted += 1
         try:
             fields = parse(line, dialect)
         except Unterminated:
@@ -156,11 +161,13 @@ def _several_lines(
 
 def _needed_quotes(line: str, fields: Sequence[str], dialect: Dialect) -> bool:
     """Whether a CSV writer had a reason for the quotes: a special character inside, or it quotes all text."""
-    for field in fields:
-        if dialect.delimiter in field or "\n" in field:
-            return True
-        if '"' in field and '"' + field.replace('"', '\\"' if dialect.escaped else '""') + '"' in line:
-            return True
+    if any(dialect.delimiter in field or "\n" in field for field in fields):
+        return True
+    doubled = '\\"' if dialect.escaped else '""'
+    if doubled in line:
+        for field in islice((field for field in fields if '"' in field), QUOTED_FIELDS):
+            if '"' + field.replace('"', doubled) + '"' in line:
+                return True
     pieces = [piece.strip() for piece in line.split(dialect.delimiter)]
     wrapped = {piece[1:-1] for piece in pieces if piece.startswith('"')}
     return bool(wrapped) and all(field in wrapped or _is_number(field) for field in fields)

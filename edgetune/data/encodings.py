@@ -6,6 +6,7 @@ Only the lines that are not ASCII are looked at: the others are the same in near
 from __future__ import annotations
 
 import codecs
+import re
 from typing import Any
 
 from edgetune.utils.errors import UsageError
@@ -20,12 +21,27 @@ _NARROW = (
     *("koi8_r", "mac_roman", "gb18030", "big5", "cp932", "euc_jp", "cp949"),
 )
 """What files are written in today. Among all that it knows, charset-normalizer prefers code pages of DOS."""
+_COMMON = ("cp1252", "cp1250", "cp1251", "koi8_r", "cp932", "gb18030", "big5", "cp949")
+"""Named where nothing tells which it is."""
 _TYPOGRAPHY = frozenset("€‚ƒ„…†‡‰‹›‘’“”•–—˜™\u00a0¡¢£¤¥¦§¨©«¬®¯°±²³´·¸¹»¼½¾¿")
 """Characters of cp1252 that texts of plain ASCII letters have."""
 _BYTE_ORDER_MARKS = (codecs.BOM_UTF8, codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE, codecs.BOM_UTF32_BE)
 _MOST_CHAOS = 0.35  # that a sample may have; short lines of Greek have 0.2 and more
-_EASTERN = ("Polish", "Czech", "Slovak", "Hungarian", "Croatian", "Slovene", "Romanian", "Lithuanian")
+_EASTERN = {
+    "Polish": "ąćęłńóśźż",
+    "Czech": "áčďéěíňóřšťúůýž",
+    "Slovak": "áäčďéíĺľňóôŕšťúýž",
+    "Hungarian": "áéíóöőúüű",
+    "Croatian": "čćđšž",
+    "Slovene": "čšž",
+    "Romanian": "ăâîşţ",
+    "Lithuanian": "ąčęėįšųūž",
+}
+"""Letters of the languages of Eastern Europe beyond a to z: Spanish read as cp1250 has an ń beside í."""
 _EASTERN_CODECS = ("cp1250", "cp1257")
+_KANA = re.compile("[ぁ-んァ-ヶ]")
+_KANA_RATE, _FEWEST_KANA = 0.3, 5
+"""Of the characters that are not ASCII, and different ones: Korean has no kana, but rows of one jamo."""
 _SIMILAR_CHAOS, _SIMILAR_COHERENCE = 0.05, 0.1
 
 
@@ -60,7 +76,9 @@ def advice(start: bytes) -> str:
     """Say which encoding to try for a file that cannot be decoded as it was."""
     likely = likely_encoding(start)
     if likely is None:
-        return "Pass the encoding of the file with --encoding."
+        possible = ", ".join(_named(codec) for codec in _COMMON if _decodes(start[:SAMPLE_BYTES], codec))
+        examples = f", for example one of these, which fit its bytes: {possible}" if possible else ""
+        return f"Pass the encoding of the file with --encoding{examples}."
     return f"Try --encoding {likely}, or pass the actual encoding of the file."
 
 
@@ -83,13 +101,15 @@ def likely_encoding(start: bytes) -> str | None:
         return None
     if {char for char in sample.decode("cp1252", "replace") if not char.isascii()} <= _TYPOGRAPHY:
         return "cp1252"
+    if (japanese := _japanese(sample)) is not None:
+        return japanese
     found = charset_normalizer.from_bytes(
         sample, cp_isolation=list(_NARROW), threshold=_MOST_CHAOS, enable_fallback=False
     )
     if not len(found):
         return None
     best = found[0]
-    if best.encoding in _EASTERN_CODECS and best.language not in _EASTERN:
+    if best.encoding in _EASTERN_CODECS and not _is_eastern(best):
         for other in found:
             if (
                 "cp1252" in other.could_be_from_charset
@@ -98,6 +118,27 @@ def likely_encoding(start: bytes) -> str | None:
             ):
                 return "cp1252"
     return _named(best.encoding)
+
+
+def _is_eastern(match: Any) -> bool:
+    """Whether a text is in a language of Eastern Europe, by the guess at it and by its letters."""
+    letters = {char for char in str(match).lower() if char.isalpha() and not char.isascii()}
+    return letters <= set(_EASTERN.get(match.language, ()))
+
+
+def _japanese(sample: bytes) -> str | None:
+    """Return the encoding in which bytes are Japanese: in no other language kana are so frequent.
+
+    Two or three lines are too few for the statistics of charset-normalizer, which takes them for Korean.
+    """
+    for codec in ("cp932", "euc_jp"):
+        if not _decodes(sample, codec):
+            continue
+        text = sample.decode(codec, "ignore")
+        kana = _KANA.findall(text)
+        if len(set(kana)) >= _FEWEST_KANA and len(kana) >= _KANA_RATE * sum(not c.isascii() for c in text):
+            return _named(codec)
+    return None
 
 
 def _lines_to_judge(start: bytes) -> bytes:
@@ -117,9 +158,13 @@ def _lines_to_judge(start: bytes) -> bytes:
 
 
 def _is_utf8(line: bytes) -> bool:
-    """Whether a line is UTF-8, but for a character at its end that may be cut off."""
+    return _decodes(line, "utf-8")
+
+
+def _decodes(sample: bytes, codec: str) -> bool:
+    """Whether bytes are valid in an encoding, but for a character at their end that may be cut off."""
     try:
-        codecs.getincrementaldecoder("utf-8")().decode(line)
+        codecs.getincrementaldecoder(codec)().decode(sample)
     except UnicodeDecodeError:
         return False
     return True

@@ -6,7 +6,9 @@ import ast
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import islice
 from typing import Any, NamedTuple
 
@@ -23,7 +25,8 @@ from edgetune.data.columns import (
 )
 from edgetune.data.fasttext import is_fasttext
 from edgetune.data.labels import DASH, merged_spelling, normal_label
-from edgetune.data.readers import open_table, require_exists
+from edgetune.data.parts import Parts, column_parts, rows_of_part
+from edgetune.data.readers import open_table, require_exists, stored_parts
 from edgetune.data.table import (
     BAD_BYTES,
     BROKEN_LABEL,
@@ -56,6 +59,7 @@ __all__ = [
     "TextRow",
     "TextTable",
     "find_columns",
+    "find_parts",
     "open_labelled",
     "open_texts",
     "read_examples",
@@ -86,7 +90,7 @@ class DataOptions:
         delimiter: of delimited files; None decides by the content.
         pair: two text columns stay a pair, for the tokenizer to join, rather than become one text.
         escape: whether backslashes escape quotes in delimited files; None decides by the content.
-        part: which list of rows to read in a JSON file that holds several; None reads the training rows.
+        part: which part to read of data that has several (see `Parts`); None reads the training rows.
         merge_labels: labels that differ in letter case, a full stop, or `_`, `-` and blank are one label.
     """
 
@@ -129,12 +133,34 @@ class _Unusable(Exception):
 
 
 def open_labelled(path: str, options: DataOptions) -> Table:
-    """Open a file, a folder or a hub dataset as a table; see `read_examples` for what it raises."""
+    """Open a part of a file, a folder or a hub dataset as a table; see `read_examples` for what it raises."""
+    table = _open(path, options)
+    parts = None if path.startswith(HUB_PREFIX) else _column_parts(table, options)
+    return table if parts is None else rows_of_part(table, parts, options.part)
+
+
+def _open(path: str, options: DataOptions) -> Table:
     labels = [] if options.label is None else [options.label, *options.label.split(",")]
     wanted = [*joined_spellings(options.text), *labels]
     return open_table(
         path, options.encoding, options.delimiter, options.header, wanted, options.escape, options.part
     )
+
+
+def find_parts(path: str, options: DataOptions) -> Parts | None:
+    """Return the parts of a data set in a file or folder, where it has rows to train and to evaluate on.
+
+    Raises:
+        DataError: the path is missing or cannot be read.
+    """
+    parts = stored_parts(path, options.encoding)
+    if parts is None and not path.startswith(HUB_PREFIX):  # whose split the address names
+        parts = _column_parts(_open(path, options), options)
+    return parts if parts is not None and parts.validation is not None else None
+
+
+def _column_parts(table: Table, options: DataOptions) -> Parts | None:
+    return column_parts(table, [*options.text, *([] if options.label is None else [options.label])])
 
 
 def read_examples(
@@ -394,7 +420,7 @@ def open_texts(path: str, options: DataOptions) -> TextTable:
                     f"{path} contains one text per line, but a text pair needs two columns; use a CSV file."
                 )
             return TextTable(("text",), _text_lines(path, file.lines()))
-    return texts_of_table(open_labelled(path, options), options)
+    return texts_of_table(_open(path, options), options)
 
 
 def texts_of_table(table: Table, options: DataOptions) -> TextTable:
@@ -459,7 +485,9 @@ def _text(value: Any) -> str:
 
 def _label(value: Any) -> str | None:
     """Return a label, also the only one of a list, in its normal form; None where there is none."""
-    value = _only_label(_listed(value))
+    if isinstance(value, str) and len(value) <= MAX_LABEL_CHARS:
+        return _written_label(value)
+    value = _only_label(value)
     if isinstance(value, dict | list | tuple):
         raise _Unusable(NOT_A_LABEL)
     if isinstance(value, str | bytes) and len(value) > MAX_LINE_CHARS:
@@ -472,14 +500,17 @@ def _label(value: Any) -> str | None:
     return _encodable(label)
 
 
-def _listed(value: Any) -> Any:
-    """Return the list that pandas wrote into a cell of a CSV file, such as "['a']"; else the value."""
-    if not isinstance(value, str) or len(value) > MAX_LABEL_CHARS or not _LIST.fullmatch(value):
-        return value
-    try:
-        return ast.literal_eval(value.strip())
-    except (ValueError, SyntaxError):
-        return value
+@lru_cache(maxsize=4096)
+def _written_label(cell: str) -> str | None:
+    """Return the same for text, in which pandas may have written a list, such as "['a']"."""
+    value: Any = cell
+    if _LIST.fullmatch(cell):
+        with suppress(ValueError, SyntaxError):
+            value = _only_label(ast.literal_eval(cell.strip()))
+    if isinstance(value, list):
+        raise _Unusable(NOT_A_LABEL)
+    label = normal_label(value)
+    return None if label is None else _encodable(label)
 
 
 def _flag(value: Any) -> Any:

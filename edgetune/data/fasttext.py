@@ -20,7 +20,7 @@ _MIN_RATE = 0.9
 def is_fasttext(lines: Sequence[str]) -> bool:
     """Whether nearly all of a file's first lines begin or end with a label."""
     filled = [line for line in lines[:_JUDGED_LINES] if line.strip()]
-    n_labelled = sum(1 for line in filled if _LABELLED.match(line))
+    n_labelled = sum(1 for line in filled if PREFIX in line and _LABELLED.match(line))
     return bool(filled) and n_labelled >= _MIN_RATE * len(filled)
 
 

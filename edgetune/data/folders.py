@@ -8,8 +8,9 @@ from itertools import islice
 from pathlib import Path
 
 from edgetune.data.encodings import AUTO, resolve_encoding
+from edgetune.data.parts import PART_NAMES
 from edgetune.data.table import LONG_TEXT, BadRow, Row, Table
-from edgetune.data.text_files import read_start, reading_errors
+from edgetune.data.text_files import read_start, reading_errors, suffixes_of
 from edgetune.utils import limits
 from edgetune.utils.errors import DataError
 from edgetune.utils.sanitize import brief
@@ -77,6 +78,39 @@ def label_files(folder: Path) -> Iterator[Path]:
         yield from _entries(
             label, folder, lambda entry: entry.name.lower().endswith(".txt") and entry.is_file()
         )
+
+
+def part_paths(folder: Path, suffixes: Sequence[str]) -> dict[str, Path]:
+    """Return the parts of a data set in a folder: train.csv, test.csv, or folders of labels of such names.
+
+    Args:
+        folder: where they lie.
+        suffixes: of files of data.
+
+    Raises:
+        DataError: a part comes twice, or a link leads out of the folder.
+    """
+    found: dict[str, Path] = {}
+
+    def is_part(entry: os.DirEntry[str]) -> bool:
+        path = Path(entry.path)
+        if entry.is_dir():
+            return entry.name.lower() in PART_NAMES and _has_label_folders(path)
+        stem = entry.name.lower().split(".")[0]
+        return stem in PART_NAMES and entry.is_file() and suffixes_of(path)[0] in suffixes
+
+    for path in _entries(folder, folder, is_part):
+        name = path.name.split(".")[0]
+        if name in found:
+            raise DataError(
+                f"{folder} contains {found[name].name} and {path.name}; remove one, or pass the other itself."
+            )
+        found[name] = path
+    return found
+
+
+def _has_label_folders(folder: Path) -> bool:
+    return not folder.is_symlink() and _holds_labels(folder)
 
 
 def read_folder(folder: Path, encoding: str) -> Table:

@@ -20,6 +20,7 @@ from typing import Any
 
 from edgetune.data.columns import LABEL_NAMES, TEXT_NAMES, plain_name
 from edgetune.data.delimited import HEADER_ROWS, has_header
+from edgetune.data.parts import Parts
 from edgetune.data.table import (
     MAX_PATHS,
     NOT_AN_OBJECT,
@@ -41,8 +42,6 @@ from edgetune.utils.sanitize import brief
 NAME_ROWS = 100  # rows whose keys make up the columns
 _SPACE = " \t\r\n"
 _STRICT = json.JSONDecoder()
-TRAIN_PARTS = ("train", "training")
-VALIDATION_PARTS = ("validation", "valid", "val", "dev", "eval", "evaluation", "test")
 
 Objects = Callable[[], Iterator[tuple[int, Any] | BadRow]]
 
@@ -86,30 +85,26 @@ def _table_of(file: TextFile, options: JsonOptions) -> Table:
     return _column_table(file, options)
 
 
-def json_validation_part(path: Path, encoding: str) -> str | None:
-    """Return the key of the rows to evaluate on, where a file has such beside rows to train on."""
+def json_parts(path: Path, encoding: str) -> Parts | None:
+    """Return the keys of the lists of rows in a file, where one of them is to train on."""
     file = open_text(path, encoding)
     if _is_lines(file) or file.start.lstrip(_SPACE)[:1] != "{":
         return None
-    keys, _ = _JsonStream(file).keys_of_rows()
-    if not any(key.lower() in TRAIN_PARTS for key in keys):
-        return None
-    by_name = {key.lower(): key for key in reversed(keys)}
-    return next((by_name[name] for name in VALIDATION_PARTS if name in by_name), None)
+    return Parts.of(_JsonStream(file).keys_of_rows()[0])
 
 
 def _part(path: Path, keys: Sequence[str], part: str | None) -> str:
     """Return the key of the rows that are asked for."""
     if part is not None:
         return part
-    training = [key for key in keys if key.lower() in TRAIN_PARTS]
-    if len(keys) > 1 and not training:
+    parts = Parts.of(keys)
+    if len(keys) > 1 and parts is None:
         named = brief(", ".join(keys))
         raise DataError(
             f"{path} contains several lists of rows ({named}), none of which is called train; save the one "
             "to train on as a file of its own."
         )
-    return training[0] if training else keys[0]
+    return keys[0] if parts is None else parts.train
 
 
 def _is_lines(file: TextFile, wanted: Sequence[str] = ()) -> bool:
@@ -234,6 +229,7 @@ class _JsonStream:
         self._text = ""
         self._at = 0
         self._n_read = 0
+        self._is_counted = False  # whether what is left of the text has few enough commas
 
     def items(self, key: str | None = None) -> Iterator[Any]:
         """Yield the values of the list that the file is, or that it has under a key."""
@@ -259,6 +255,16 @@ class _JsonStream:
             yield self.value()
             if self._peek() == ",":
                 self._at += 1
+
+    def entries(self) -> Iterator[tuple[str, Any]]:
+        """Yield key and value of the object that the file is, `MAX_COLUMN_FILE_CHARS` in all at most."""
+        self._expect("{")
+        while self._peek() != "}":
+            yield self._string(), self.value(MAX_COLUMN_FILE_CHARS)
+            if self._n_read + self._at > MAX_COLUMN_FILE_CHARS:
+                raise self._too_large(MAX_COLUMN_FILE_CHARS)
+            if self._peek() != "}":
+                self._expect(",")
 
     def goes_on(self) -> bool:
         """Whether another object follows."""
@@ -331,8 +337,10 @@ class _JsonStream:
         self._peek()
         while True:
             waiting = len(self._text) - self._at
-            if waiting > MAX_JSON_VALUES and self._text.count(",", self._at) > MAX_JSON_VALUES:
-                raise self._too_large(waiting)
+            if waiting > MAX_JSON_VALUES and not self._is_counted:
+                if self._text.count(",", self._at) > MAX_JSON_VALUES:
+                    raise self._too_large(waiting)
+                self._is_counted = True
             try:
                 value, end = _STRICT.raw_decode(self._text, self._at)
                 check_depth(value, sum(self._text.count(opening, self._at, end) for opening in "[{"))
@@ -392,7 +400,7 @@ class _JsonStream:
             n_new += len(block)
             if n_new >= max(waiting, 1):
                 break
-        self._text, self._at = "".join(pieces), 0
+        self._text, self._at, self._is_counted = "".join(pieces), 0, False
         return n_new > 0
 
     def _unreadable(self) -> DataError:
@@ -403,7 +411,13 @@ class _JsonStream:
 
 def _column_table(file: TextFile, options: JsonOptions) -> Table:
     """Open {"text": [...], "label": [...]}, or pandas' {"text": {"0": ...}}; this one is read whole."""
-    data = _JsonStream(file).value(MAX_COLUMN_FILE_CHARS)
+    data: dict[str, Any] = {}
+    n_lists = 0
+    for key, value in _JsonStream(file).entries():
+        data[key] = value
+        n_lists += isinstance(value, list)
+        if n_lists > MAX_COLUMNS:
+            raise _too_many_columns(file.path, n_lists)
     values = list(data.values())
     is_rows = values and all(isinstance(row, dict) for row in values)
     if is_rows and _has_names(values[0], options.wanted) and not _has_names(data, options.wanted):
@@ -415,7 +429,7 @@ def _column_table(file: TextFile, options: JsonOptions) -> Table:
     }
     if data and not columns:
         return _table(file.path, lambda: enumerate([data], start=1), options)  # JSON lines, but only one
-    if len(columns) > MAX_COLUMNS:
+    if len(columns) > MAX_COLUMNS:  # objects, as pandas writes them
         raise _too_many_columns(file.path, len(columns))
     if not columns or len({len(values) for values in columns.values()}) > 1:
         raise DataError(

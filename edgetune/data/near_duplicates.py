@@ -21,6 +21,8 @@ MOST_ROWS = 25
 """Bigrams that occur in more rows than this are ignored: they are common phrases."""
 MOST_TOKENS = 20_000_000
 """Of a view. In a larger one no near-duplicates are looked for: that takes up to a microsecond per token."""
+MOST_FAMILY, MOST_CHAINED = 50, 20_000
+"""Rows of a family, and of a view in which families are more than a row's own near-duplicates."""
 ROWS_AT_ONCE, FILTER_BITS = 8192, 22
 _WORD = re.compile(r"[\u3040-\u9fff]|\w+")
 
@@ -143,6 +145,37 @@ def near_duplicates(view: TokenizedRows, rows: IntArray) -> list[IntArray]:
         related = others[n_shared >= SHARED_RATE * least]
         families.append(np.union1d(related, [row]))
     return families
+
+
+def families(view: TokenizedRows, rows: IntArray) -> list[IntArray]:
+    """Find the rows that belong on one side of a split with each of some rows: near-duplicates, and theirs.
+
+    A chain of them may end far from where it began, and the phrases of SST-2 chain half of it: 8,652 of
+    20,000 rows. So a family of more than `MOST_FAMILY` rows is only the near-duplicates of the row itself, as
+    all are in a view of more than `MOST_CHAINED` rows.
+
+    Args:
+        view: tokenized rows.
+        rows: (m,) positions in the view, at least one.
+
+    Returns:
+        For each of the rows, the positions of its family, itself included.
+    """
+    if len(view) > MOST_CHAINED:
+        return near_duplicates(view, rows)
+    from scipy.sparse.csgraph import connected_components
+
+    near = near_duplicates(view, np.arange(len(view)))
+    first = np.repeat(np.arange(len(view)), [len(found) for found in near])
+    graph = _matrix(first, np.concatenate(near), (len(view), len(view)))
+    component = connected_components(graph, directed=False)[1]
+    order = np.argsort(component, kind="stable")
+    members = np.split(order, np.cumsum(np.bincount(component))[:-1])
+    chained = (members[component[row]] for row in rows.tolist())
+    return [
+        found if len(found) <= MOST_FAMILY else near[row]
+        for row, found in zip(rows.tolist(), chained, strict=True)
+    ]
 
 
 def _bigrams(view: TokenizedRows) -> Iterator[tuple[IntArray, IntArray]]:

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 
+from edgetune.data.parts import Parts
 from edgetune.data.table import Table
 from edgetune.data.text_files import read_start, suffixes_of
 from edgetune.utils.errors import DataError
@@ -40,7 +41,8 @@ def open_table(
         header: whether a delimited file's first row names its columns; None decides by the content.
         wanted: column names that the user asked for.
         escape: whether backslashes escape quotes in delimited files; None decides by the content.
-        part: which list of rows to read in a JSON file that holds several; None reads the training rows.
+        part: which list of rows to read in a JSON file, or file in a folder, that holds several; None reads
+            the training rows.
 
     Raises:
         DataError: the path is missing or cannot be read as rows.
@@ -53,6 +55,10 @@ def open_table(
         return read_hub(path)
     place = require_exists(path)
     if place.is_dir():
+        within = _folder_parts(place)
+        if (parts := Parts.of(within)) is not None:
+            inner = str(within[part or parts.train])
+            return open_table(inner, encoding, delimiter, header, wanted, escape)
         return _open_folder(place, encoding)
     suffix, compression = suffixes_of(place)
     kind = _kind_of(place, suffix)
@@ -74,8 +80,8 @@ def open_table(
     return read_delimited(place, hint, encoding, delimiter, header, wanted, escape)
 
 
-def validation_part(path: str, encoding: str) -> str | None:
-    """Return the part of a file that is to be evaluated on, where it has one beside its training rows.
+def stored_parts(path: str, encoding: str) -> Parts | None:
+    """Return the lists of rows of a JSON file, or the files of a folder, where one of them is to train on.
 
     Raises:
         DataError: the path is missing or cannot be read.
@@ -83,11 +89,13 @@ def validation_part(path: str, encoding: str) -> str | None:
     if path.startswith(HUB_PREFIX):
         return None
     place = require_exists(path)
-    if place.is_dir() or _kind_of(place, suffixes_of(place)[0]) != "json":
+    if place.is_dir():
+        return Parts.of(_folder_parts(place))
+    if _kind_of(place, suffixes_of(place)[0]) != "json":
         return None
-    from edgetune.data.json_rows import json_validation_part
+    from edgetune.data.json_rows import json_parts
 
-    return json_validation_part(place, encoding)
+    return json_parts(place, encoding)
 
 
 def require_exists(path: str) -> Path:
@@ -152,12 +160,36 @@ def _is_saved(folder: Path) -> bool:
     return (folder / "state.json").is_file() or (folder / "dataset_dict.json").is_file()
 
 
+def _folder_parts(folder: Path) -> dict[str, Path]:
+    """Return the parts of a data set in a folder by name; empty where it has none to train on.
+
+    They are what `datasets` saved, files such as train.csv and test.csv, or folders of labels.
+
+    Raises:
+        DataError: the folder is damaged, leads out of itself, or a part comes twice.
+    """
+    from edgetune.data.folders import part_paths
+
+    if (folder / "state.json").is_file():
+        return {}
+    if _is_saved(folder):
+        from edgetune.data.arrow import saved_parts
+
+        return saved_parts(folder)
+    found = part_paths(folder, (*_DELIMITER_HINTS, *_JSON, *_ARROW, *_PARQUET))
+    return found if Parts.of(found) is not None else {}
+
+
 def folder_files(folder: Path) -> Iterator[Path]:
     """Yield the files of a folder that are read as data.
 
     Raises:
         DataError: the folder is damaged, too large, or leads out of itself.
     """
+    if parts := _folder_parts(folder):
+        for path in parts.values():
+            yield from folder_files(path) if path.is_dir() else [path]
+        return
     if _is_saved(folder):
         from edgetune.data.arrow import saved_files
 

@@ -17,8 +17,8 @@ from typing import Any, NamedTuple
 from edgetune.utils.limits import FEW_RECORD_LINES, MAX_LINE_CHARS, MAX_RECORD_LINES
 
 LINE_COST = 64  # reading a line ahead costs as much as so many characters
-FREE_COST = 1 << 22  # what may be read ahead in vain in any file …
-COST_RATE = 10  # … and per character of lines with quotes, and `LINE_COST` of any
+FREE_COST = 1 << 20  # what may be read ahead in vain in any file …
+COST_RATE = 2  # … and per character of lines with quotes, and `LINE_COST` of any
 UNTERMINATED = "unexpected end of data"
 
 NULL = "\\N"  # what MySQL writes for NULL
@@ -69,17 +69,23 @@ class Dialect:
 
     def reader(self, lines: Iterator[str], strict: bool = True) -> Any:
         """Return a reader of the csv module; `lines` have to be prepared."""
-        return csv.reader(
-            lines,
-            delimiter=self.delimiter,
-            strict=strict,
-            skipinitialspace=self.skip_space,
-            escapechar="\\" if self.escaped else None,
-        )
+        return csv.reader(lines, _csv_dialect(self, strict))
 
     def values(self, fields: list[str]) -> list[str]:
         """Return fields with NULL as an empty one."""
         return ["" if field == NULL else field for field in fields] if self.escaped else fields
+
+
+@lru_cache(maxsize=32)
+def _csv_dialect(dialect: Dialect, strict: bool) -> Any:
+    """Return the csv module's own form of a dialect, whose checks cost more than the parsing of a line."""
+    return csv.reader(
+        (),
+        delimiter=dialect.delimiter,
+        strict=strict,
+        skipinitialspace=dialect.skip_space,
+        escapechar="\\" if dialect.escaped else None,
+    ).dialect
 
 
 @lru_cache(maxsize=16)

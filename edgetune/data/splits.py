@@ -12,16 +12,15 @@ from typing import Protocol
 import numpy as np
 
 from edgetune.config.settings import LabelledText, RunConfig
-from edgetune.data.examples import DataOptions
+from edgetune.data.examples import DataOptions, find_parts
 from edgetune.data.labels import find_labels, merge_hint
-from edgetune.data.near_duplicates import TokenizedRows, near_duplicates
+from edgetune.data.near_duplicates import TokenizedRows, families
 from edgetune.data.quality import (
     DataFinding,
     by_importance,
     overlap_findings,
     uncategorical_labels,
 )
-from edgetune.data.readers import validation_part
 from edgetune.data.row_sample import MOST_ROWS, RowSample, sample_for
 from edgetune.data.token_format import META, TokenizerSpec
 from edgetune.data.token_store import TokenStore, TokenView
@@ -241,8 +240,9 @@ def open_splits(
     findings = store.findings()
     stores = [store]
     eval_path, part = config.data.eval, None
-    if eval_path is None and (part := validation_part(config.data.train, options.encoding)) is not None:
-        eval_path = config.data.train
+    if eval_path is None and (parts := find_parts(config.data.train, options)) is not None:
+        say(parts.describe(config.data.train))
+        eval_path, part = config.data.train, parts.validation
     if eval_path is not None:
         eval_store = reader(eval_path, 1, config.data.max_holdout_rows, part)
         stores.append(eval_store)
@@ -297,9 +297,9 @@ def _set_aside(train: TokenView, rng: np.random.Generator) -> tuple[TokenView, T
     _, chosen = split_holdout(train.labels[first], share, round(share * len(first)), rng)
     if not len(chosen):
         return train, None
-    families = near_duplicates(train.subset(first), chosen)
+    together = families(train.subset(first), chosen)
     most = (1 + SPARE_RATE) * len(chosen)
-    for groups in (_some_families(families, np.ones_like(first), len(chosen), most, rng), chosen):
+    for groups in (_some_families(together, np.ones_like(first), len(chosen), most, rng), chosen):
         taken = np.isin(group, groups)
         if taken.any() and _every_class_stays(train.labels, taken):
             return train.subset(np.flatnonzero(~taken)), train.subset(np.flatnonzero(taken))
@@ -333,8 +333,8 @@ def hold_out(
     )
     chosen = np.unique(group[drawn])
     most = min((1 + SPARE_RATE) * len(drawn), max_rows)
-    for families in (near_duplicates(view.subset(first), chosen), list(chosen[:, None])):
-        taken = np.isin(group, _some_families(families, sizes, len(drawn), most, rng))
+    for together in (families(view.subset(first), chosen), list(chosen[:, None])):
+        taken = np.isin(group, _some_families(together, sizes, len(drawn), most, rng))
         if taken.any() and _every_class_stays(labels, taken):
             return np.flatnonzero(~taken).astype(np.int32), np.flatnonzero(taken).astype(np.int32)
     return train_rows, drawn

@@ -119,10 +119,7 @@ class TextFile:
             rest.append(head)
             n_chars += len(head)
             if n_chars > MAX_LINE_CHARS:
-                raise DataError(
-                    f"{self.path}:{n_lines + 1} is longer than {MAX_LINE_CHARS:,} characters; remove the "
-                    "row, or split its text over several lines."
-                )
+                raise self._long_line(n_lines + 1)
             if tail:
                 n_lines += len(tail)
                 yield _without_return("".join(rest))
@@ -132,9 +129,21 @@ class TextFile:
         if last := "".join(rest):
             yield _without_return(last)
 
+    def _long_line(self, number: int) -> DataError:
+        return DataError(
+            f"{self.path}:{number} is longer than {MAX_LINE_CHARS:,} characters; remove the row, or split "
+            "its text over several lines."
+        )
+
     def start_lines(self) -> list[str]:
-        """Return the whole lines of `start`."""
+        """Return the whole lines of `start`.
+
+        Raises:
+            DataError: the first one is longer than any row of text.
+        """
         lines = self.start.split(self.newline)
+        if len(lines[0]) > MAX_LINE_CHARS:
+            raise self._long_line(1)
         if len(lines) > 1 and not (self.whole and lines[-1]):
             lines.pop()  # empty, or cut off
         return [_without_return(line) for line in lines]

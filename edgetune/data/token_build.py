@@ -32,12 +32,12 @@ from edgetune.data.token_format import (
     LABELS,
     META,
     OFFSETS,
-    PAIR_SEPARATOR,
     TEXT_OFFSETS,
     TEXTS,
     TOKENS,
     Meta,
     TokenizerSpec,
+    joined_text,
 )
 from edgetune.utils.errors import DataError, ModelError
 from edgetune.utils.limits import MAX_LABELS
@@ -238,7 +238,7 @@ class TokenWriter:
     def _append_texts(self, examples: list[Example]) -> None:
         """Append what the tokenizer was given of each example, for learners that read words."""
         inputs = (self._input(example) for example in examples)
-        encoded = [(one if isinstance(one, str) else PAIR_SEPARATOR.join(one)).encode() for one in inputs]
+        encoded = [joined_text(one).encode() for one in inputs]
         self._files[TEXTS].write(b"".join(encoded))
         ends = self._n_text_bytes + np.cumsum([len(text) for text in encoded], dtype=np.int64)
         self._append(TEXT_OFFSETS, ends)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-CACHE_VERSION = 7
+CACHE_VERSION = 8
 TOKENS, OFFSETS, LABELS, FIRST_LENGTHS, HASHES, TEXTS, TEXT_OFFSETS = (
     "tokens.bin",
     "offsets.bin",
@@ -19,6 +19,14 @@ TOKENS, OFFSETS, LABELS, FIRST_LENGTHS, HASHES, TEXTS, TEXT_OFFSETS = (
 )
 PAIR_SEPARATOR = "\x1f"
 """Between the two texts of a pair in texts.bin."""
+
+
+def joined_text(text: str | tuple[str, str]) -> str:
+    """Return a text, or both of a pair, for learners that read words; a separator in one becomes a blank."""
+    parts = (text,) if isinstance(text, str) else text
+    return PAIR_SEPARATOR.join(part.replace(PAIR_SEPARATOR, " ") for part in parts)
+
+
 BAD_ROWS, META = "bad_rows.jsonl", "meta.json"
 
 

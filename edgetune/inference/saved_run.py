@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -15,10 +15,10 @@ import numpy as np
 from edgetune.config.settings import RunConfig
 from edgetune.config.toml_config import load_config, make_config
 from edgetune.data.batches import Batch, sequential_batches
-from edgetune.data.examples import DataOptions
+from edgetune.data.examples import DataOptions, find_parts
 from edgetune.data.in_memory import NAME, Data, Texts, as_path, texts_of
 from edgetune.data.token_build import CHUNK_CHARS, truncate_text
-from edgetune.data.token_format import PAIR_SEPARATOR, TokenizerSpec
+from edgetune.data.token_format import TokenizerSpec, joined_text
 from edgetune.data.token_store import TokenView
 from edgetune.inference.saved_ensemble import load_ensemble
 from edgetune.inference.scorers import Scorer, onnx_scorer, torch_scorer
@@ -203,7 +203,7 @@ class Run:
         return tokenizer
 
     def _predict_chunk(self, tokenizer: Any, inputs: list[str | tuple[str, str]]) -> Iterator[Prediction]:
-        joined = [text if isinstance(text, str) else PAIR_SEPARATOR.join(text) for text in inputs]
+        joined = [joined_text(text) for text in inputs]
         filled = [i for i, text in enumerate(joined) if text.strip()]  # the separator is white space
         logits = None
         if self.needs_encoder and filled:
@@ -299,6 +299,8 @@ class Run:
 
         cache = cache_folder() if cache_dir is None else cache_dir
         path = as_path(data, cache, options)
+        if (parts := find_parts(path, options)) is not None:
+            options = replace(options, part=parts.validation)
         rows = open_cached(path, options, spec, cache, max_bad_rows, min_classes=1)
         return rows.relabel(self.label_names, options.merge_labels)
 

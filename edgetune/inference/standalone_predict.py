@@ -68,10 +68,9 @@ class Classifier:
     def words(self, text: Text) -> list[str]:
         """Return what n-grams are made of: words, or characters; the words of a pair and what it shares."""
         most = self._about["most_chars"]
-        if self._about["analyzer"] == "char":
-            joined = text if isinstance(text, str) else " ".join(text)
-            return list(" ".join(joined[:most].lower().split()))
         texts = (text,) if isinstance(text, str) else text
+        if self._about["analyzer"] == "char":
+            return list(" ".join(" ".join(one[:most] for one in texts).lower().split()))
         found = [re.findall(self._about["word_pattern"], one[:most].lower()) for one in texts]
         if len(found) == 1:
             return list(found[0])
@@ -90,7 +89,9 @@ def main() -> None:
         model, arguments = arguments[1], arguments[2:]
     texts: list[Text] = [*arguments]
     if arguments[:1] == ["--pair"]:
-        texts = [*zip(arguments[1::2], arguments[2::2], strict=False)]
+        if len(arguments) % 2 == 0:
+            sys.exit(f"--pair takes two texts for each pair, not {len(arguments) - 1} texts.")
+        texts = [*zip(arguments[1::2], arguments[2::2], strict=True)]
     if not texts:
         sys.exit(__doc__)
     classifier = Classifier(Path(__file__).resolve().parent, model)

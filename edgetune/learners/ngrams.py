@@ -161,7 +161,8 @@ def _read_words(texts: Sequence[str], number: Callable[[str], int]) -> tuple[Key
 
 def _read_chars(texts: Sequence[str]) -> tuple[Keys, Keys]:
     """Return the same with code points for words; white space is one blank, half a surrogate pair is "?"."""
-    plain = [" ".join(text[:MAX_CHARS].lower().split()) for text in texts]
+    cut = (" ".join(part[:MAX_CHARS] for part in text.split(PAIR_SEPARATOR)) for text in texts)
+    plain = [" ".join(text.lower().split()) for text in cut]
     points = np.frombuffer("".join(plain).encode("utf-32-le", "replace"), dtype="<u4")
     return points.astype(np.int64), np.array([len(text) for text in plain], dtype=np.int64)
 
@@ -412,8 +413,8 @@ def _next_chunk(texts: Sequence[str], rows: IntArray, most_chars: int) -> list[s
     chunk: list[str] = []
     n_chars = 0
     for row in rows.tolist():
-        chunk.append(texts[row][:MAX_CHARS])
-        n_chars += len(chunk[-1]) + 1
+        chunk.append(texts[row])
+        n_chars += min(len(chunk[-1]), MAX_CHARS) + 1
         if n_chars >= most_chars:
             break
     return chunk

@@ -33,8 +33,8 @@ MAX_COLUMN_FILE_CHARS = 1 << 26
 # Compressed files, Parquet, Arrow
 MAX_UNPACKED_RATE = 200
 """Bytes unpacked per byte of the file; text packs 3 to 20 times, the same row over and over 200 and more."""
-UNPACKED_FREE_BYTES = 1 << 21
-"""So much may come out of a file whatever its size."""
+UNPACKED_FREE_BYTES = 1 << 20
+"""So much may come out of a file whatever its size; less than is looked at before a file is read."""
 MAX_UNPACKED_BYTES = 1 << 35
 """Out of one file in all; rows stream by, so this bounds time and the token cache, not memory."""
 MAX_WINDOW_BYTES = 1 << 27

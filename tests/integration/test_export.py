@@ -213,6 +213,10 @@ def test_the_exported_program_needs_no_edgetune(copy: Path, run_cli: RunCli, tmp
     (ours,) = load_run(copy).predict([("the invoice is wrong", "is it?")])
     assert found["label"] == ours.label
     assert found["probabilities"] == pytest.approx(list(ours.probabilities.values()), abs=1e-4)
+    odd = [sys.executable, str(out / "predict.py"), "--pair", "a", "b", "c"]
+    refused = subprocess.run(odd, capture_output=True, text=True, check=False, timeout=120)
+    assert (refused.returncode, refused.stdout) == (1, "")
+    assert "3 texts" in refused.stderr
 
 
 def test_int8_is_measured_beside_fp32(trained: Trained, run_cli: RunCli, tmp_path: Path) -> None:

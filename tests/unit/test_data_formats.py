@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+from collections.abc import Sequence
 from importlib.machinery import ModuleSpec
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
@@ -18,8 +19,7 @@ from conftest import RunCli
 
 from edgetune.config.toml_config import column_names
 from edgetune.data import data_hub
-from edgetune.data.examples import DataOptions, Example, open_texts, read_examples
-from edgetune.data.readers import validation_part
+from edgetune.data.examples import DataOptions, Example, find_parts, open_texts, read_examples
 from edgetune.data.table import BadRow
 from edgetune.utils.errors import DataError, MissingDependencyError, ResourceError, UsageError
 
@@ -39,6 +39,7 @@ def triples(path: Path | str, options: DataOptions | None = None) -> list[tuple[
 
 
 def write(path: Path, text: str) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(text, encoding="utf-8")
     return path
 
@@ -400,15 +401,19 @@ def test_categories_as_spacy_has_them(tmp_path: Path) -> None:
 PARTS = {"version": 2, "train": LABELLED, "validation": LABELLED[:6], "test": LABELLED[:2]}
 
 
+def validation_of(path: Path) -> str | None:
+    parts = find_parts(str(path), DataOptions())
+    return None if parts is None else parts.validation
+
+
 def test_parts_of_a_file(tmp_path: Path) -> None:
     path = write(tmp_path / "a.json", json.dumps(PARTS))
     assert triples(path) == SHORT
-    assert validation_part(str(path), "utf-8") == "validation"
+    assert validation_of(path) == "validation"
     assert len(triples(path, DataOptions(part="validation"))) == 6
     del PARTS["validation"]
-    assert validation_part(str(write(path, json.dumps(PARTS))), "utf-8") == "test"
+    assert validation_of(write(path, json.dumps(PARTS))) == "test"
     write(path, json.dumps({"good": LABELLED, "rejected": LABELLED}))
-    assert validation_part(str(path), "utf-8") is None
     with pytest.raises(DataError, match=r"several lists of rows \(good, rejected\).*file of its own"):
         load(path)
 
@@ -485,9 +490,15 @@ def test_saved_dataset_with_splits(tmp_path: Path) -> None:
     for split in ("train", "test"):
         save_to_disk(tmp_path / "d" / split, [0, 1, 1])
     write(tmp_path / "d" / "dataset_dict.json", json.dumps({"splits": ["train", "test"]}))
-    with pytest.raises(DataError, match=r"splits train, test; pass one of them, such as .*train"):
-        load(tmp_path / "d")
+    assert len(load(tmp_path / "d")[0]) == 3
+    assert validation_of(tmp_path / "d") == "test"
     assert len(load(tmp_path / "d" / "test")[0]) == 3
+    write(tmp_path / "d" / "dataset_dict.json", json.dumps({"splits": ["test"]}))
+    with pytest.raises(DataError, match=r"splits test, none .* pass one of them, such as .*test"):
+        load(tmp_path / "d")
+    write(tmp_path / "d" / "dataset_dict.json", json.dumps({"splits": ["train", "../.."]}))
+    with pytest.raises(DataError, match="outside"):
+        load(tmp_path / "d")
 
 
 @pytest.mark.parametrize("state", ["{", "[]", '{"_data_files": []}', '{"_data_files": [{"filename": "x"}]}'])
@@ -528,19 +539,22 @@ def test_folders_of_parts_and_of_texts_without_a_label(tmp_path: Path) -> None:
         (tmp_path / label).mkdir(parents=True)
         write(tmp_path / label / "1.txt", "some text")
     write(tmp_path / "README", "about")
-    with pytest.raises(DataError, match=r"test, .*train") as refused:
+    for place in (tmp_path, tmp_path / "train"):
+        examples, bad = load(place)
+        assert [example.label for example in examples] == ["neg", "pos"]
+        assert [row.reason for row in bad] == ["no label"]
+    assert validation_of(tmp_path) == "test"
+    (tmp_path / "train").rename(tmp_path / "mine")
+    with pytest.raises(DataError, match=r"mine, .*test") as refused:
         load(tmp_path)
     assert "README" not in str(refused.value)
-    examples, bad = load(tmp_path / "train")
-    assert [example.label for example in examples] == ["neg", "pos"]
-    assert [row.reason for row in bad] == ["no label"]
 
 
 def test_other_folders(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="one subfolder per label"):
         load(tmp_path)
-    write(tmp_path / "train.csv", "text,label\n")
-    with pytest.raises(DataError, match=r"It contains train\.csv; pass one"):
+    write(tmp_path / "rows.csv", "text,label\n")
+    with pytest.raises(DataError, match=r"It contains rows\.csv; pass one"):
         load(tmp_path)
 
 
@@ -680,3 +694,41 @@ def test_whether_the_hub_answers(monkeypatch: pytest.MonkeyPatch) -> None:
     data_hub.reachable.cache_clear()
     assert data_hub.reachable()
     data_hub.reachable.cache_clear()
+
+
+def split_rows(names: Sequence[str]) -> str:
+    return "text,label,split\n" + "".join(f"{i} {name},l{i % 2},{name}\n" for i, name in enumerate(names))
+
+
+def part_texts(path: Path, part: str | None = None, **options: Any) -> list[str]:
+    return [one.text for one in load(path, DataOptions(part=part, **options))[0]]
+
+
+def test_parts_told_by_a_column(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.csv", split_rows(["Train", "test", "dev", "train"]))
+    assert part_texts(path) == ["0 Train", "3 train"]
+    assert validation_of(path) == "dev"
+    assert part_texts(path, "dev") == ["2 dev"]
+    assert "test" in find_parts(str(path), DataOptions()).describe("a.csv")
+    assert validation_of(write(path, split_rows(["train", "test"]))) == "test"
+    assert validation_of(write(path, split_rows(["train"] * 200 + ["dev", "mine"]))) is None
+    assert len(part_texts(path)) == 202
+    assert part_texts(write(path, split_rows(["test", "test"]))) == ["0 test", "1 test"]
+    assert len(part_texts(write(path, split_rows(["train", "test"])), label="split")) == 2
+    assert len(list(open_texts(str(path), DataOptions()).rows)) == 2  # a prediction for every row
+
+
+@pytest.mark.parametrize("names", [("train.csv", "test.csv"), ("train.jsonl", "validation.jsonl")])
+def test_parts_told_by_files_of_a_folder(tmp_path: Path, names: tuple[str, str]) -> None:
+    for name in names:
+        row = {"text": name, "label": "a"}
+        content = json.dumps(row) if name.endswith("jsonl") else f"text,label\n{name},a\n"
+        write(tmp_path / "data" / name, content)
+    write(tmp_path / "data" / "README.md", "about the data")
+    assert part_texts(tmp_path / "data") == [names[0]]
+    validation = validation_of(tmp_path / "data")
+    assert validation == names[1].split(".")[0]
+    assert part_texts(tmp_path / "data", validation) == [names[1]]
+    write(tmp_path / "data" / "train.tsv", "text\tlabel\na\tb\n")
+    with pytest.raises(DataError, match=r"train\..* and train\."):
+        load(tmp_path / "data")

@@ -19,7 +19,7 @@ from edgetune.data import token_build, tokens
 from edgetune.data.batches import sequential_batches
 from edgetune.data.examples import DataOptions
 from edgetune.data.splits import open_splits, overlap
-from edgetune.data.token_format import TokenizerSpec
+from edgetune.data.token_format import PAIR_SEPARATOR, TokenizerSpec, joined_text
 from edgetune.data.token_store import TokenStore
 from edgetune.data.tokens import open_tokens
 from edgetune.utils.errors import DataError, ModelError, ResourceError
@@ -469,3 +469,8 @@ def test_several_labels_are_told_how_to_become_one(
     path.write_text("\n".join(json.dumps(one) for one in [{"text": "a", "label": "pos"}] * 5 + [row] * 5))
     with pytest.raises(DataError, match=says):
         opened(path, spec)
+
+
+def test_a_separator_in_a_text_makes_no_pair() -> None:
+    assert joined_text("a\x1fb") == "a b"
+    assert joined_text(("a\x1fb", "c")).split(PAIR_SEPARATOR) == ["a b", "c"]

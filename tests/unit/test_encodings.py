@@ -74,3 +74,27 @@ def test_a_folder_of_texts(tmp_path: Path) -> None:
         (tmp_path / f"label {number}").mkdir()
         (tmp_path / f"label {number}" / "1.txt").write_bytes(text.encode("cp1251"))
     assert tuple(example.text for example in read(tmp_path)) == SENTENCES["cp1251"]
+
+
+SHORT = [
+    ("cp932", "この映画は素晴らしい\nとても退屈だった"),
+    ("cp932", "電池がすぐに切れました\n配送が早くて満足です\nもう買いません"),
+    ("euc-jp", "商品の質が悪いです\n最高の接客でした"),
+    ("cp949", "영화가 정말 재미있어요\n배송이 너무 늦었습니다"),
+    ("cp949", "화면이 깨져서 왔어요 ㅋㅋㅋㅋ\n아주 만족합니다 ㅠㅠ"),
+    ("gb18030", "服务态度很差\n价格便宜，质量也不错\n不会再买了"),
+    ("big5", "這部電影非常好看\n電池一天就沒電了"),
+    ("cp1251", "Отличный фильм\nБатарея села за день"),
+    ("koi8-r", "Доставка была быстрой\nОчень плохое качество"),
+    ("cp1252", "Der Akku hält nicht\nSehr schönes Gerät"),
+    ("cp1252", "El envío llegó tarde\nMuy buena atención, volveré mañana"),
+    ("cp1252", "Très déçu par la qualité\nLe café était excellent"),
+    ("cp1250", "Bateria rozładowała się w jeden dzień\nŚwietny film, polecam każdemu"),
+]
+
+
+@pytest.mark.parametrize(("encoding", "text"), SHORT)
+def test_two_lines_are_enough(encoding: str, text: str) -> None:
+    found = likely_encoding(text.encode(encoding))
+    assert found is not None
+    assert text.encode(encoding).decode(found) == text

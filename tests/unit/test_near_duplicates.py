@@ -11,7 +11,7 @@ import pytest
 
 from edgetune.config.toml_config import make_config
 from edgetune.data.examples import DataOptions
-from edgetune.data.near_duplicates import Words, near_duplicates
+from edgetune.data.near_duplicates import Words, families, near_duplicates
 from edgetune.data.splits import Splits, hold_out, open_splits, split_holdout
 from edgetune.data.token_format import TokenizerSpec
 from edgetune.data.tokens import open_tokens
@@ -164,3 +164,10 @@ def read_splits(path: Path, home: Path, spec: TokenizerSpec) -> Splits:
     other = write_rows(home / "eval.csv", ["first text", "second text"])
     config = make_config({"data": {"train": str(path), "eval": str(other)}})
     return open_splits(config, spec, home / "cache", (), lambda text: None)
+
+
+def test_a_family_holds_the_near_duplicates_of_near_duplicates() -> None:
+    chain = ["one two three four", "two three four five six", "four five six seven"]
+    texts = [*chain, "something else is said here", "and nothing of the kind there"]
+    assert [found.tolist() for found in near_duplicates(Words(texts), np.array([0, 3]))] == [[0, 1], [3]]
+    assert [found.tolist() for found in families(Words(texts), np.array([0, 3]))] == [[0, 1, 2], [3]]

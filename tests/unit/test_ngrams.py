@@ -14,7 +14,9 @@ import pytest
 from safetensors.numpy import load_file, save_file
 from sklearn.feature_extraction.text import TfidfVectorizer
 
+from edgetune.data.token_format import PAIR_SEPARATOR
 from edgetune.learners.ngrams import (
+    MAX_CHARS,
     MISSING,
     NEVER_SEEN,
     RECEIPT,
@@ -367,3 +369,10 @@ def test_without_scikit_learn_the_error_names_the_command(
         with pytest.raises(MissingDependencyError, match="pip install scikit-learn") as caught:
             step()
         assert str(caught.value) == MISSING
+
+
+@pytest.mark.parametrize("word", ["far ", "遠い"])
+def test_a_long_first_text_does_not_hide_the_second_of_a_pair(word: str) -> None:
+    texts = [PAIR_SEPARATOR.join((word * MAX_CHARS, second)) for second in ("yes", "no")] * 20
+    model = Ngrams.fit(texts, np.array([0, 1] * 20), 2)
+    assert model.log_proba(texts[:2]).argmax(axis=1).tolist() == [0, 1]

@@ -14,8 +14,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 
 from edgetune.compare.grid import cells_of, load_grid
 from edgetune.config.toml_config import SECTIONS, dump_config, load_config, make_config, merge_sections
-from edgetune.data.examples import DataOptions, open_texts, read_examples
-from edgetune.data.readers import validation_part
+from edgetune.data.examples import DataOptions, find_parts, open_texts, read_examples
 from edgetune.data.table import BadRow
 from edgetune.data.token_format import TokenizerSpec
 from edgetune.data.tokens import open_tokens
@@ -75,7 +74,7 @@ def data(path: Path, rng: Random) -> None:
     options, bad = rng.choice(WAYS), list[BadRow]()
     drawn = rng.random()
     if drawn < PARTS_RATE:
-        validation_part(str(path), options.encoding)
+        find_parts(str(path), options)
     if drawn < TEXTS_RATE:
         for _ in open_texts(str(path), options).rows:
             pass
