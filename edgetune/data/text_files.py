@@ -131,8 +131,8 @@ class TextFile:
 
     def _long_line(self, number: int) -> DataError:
         return DataError(
-            f"{self.path}:{number} is longer than {MAX_LINE_CHARS:,} characters; remove the row, or split its "
-            "text over several lines."
+            f"{self.path}:{number} is longer than {MAX_LINE_CHARS:,} characters; remove the row, or split "
+            "its text over several lines."
         )
 
     def start_lines(self) -> list[str]:
