@@ -77,7 +77,8 @@ def load_torch_model(
         from transformers.utils import logging as transformers_logging
     except ImportError as error:
         raise MissingDependencyError(
-            f'{error.name} is not installed; run `pip install "edgetune[cpu]"`.'
+            f'{error.name or "transformers"} cannot be imported ({brief(error)}); run `pip install '
+            '"edgetune[cpu]"`.'
         ) from error
     transformers_logging.set_verbosity_error()
     try:
