@@ -27,6 +27,7 @@ from edgetune.models.source import is_embedding, layer_number
 from edgetune.models.vocabulary import pad_token_id
 from edgetune.utils.errors import MissingDependencyError, ModelError
 from edgetune.utils.isolation import no_telemetry
+from edgetune.utils.sanitize import brief
 
 IR_VERSION = 10
 OPSET = 17
@@ -77,7 +78,8 @@ def load_torch_model(
         from transformers.utils import logging as transformers_logging
     except ImportError as error:
         raise MissingDependencyError(
-            f'{error.name} is not installed; run `pip install "edgetune[cpu]"`.'
+            f"{error.name or 'transformers'} cannot be imported ({brief(error)}); run `pip install "
+            '"edgetune[cpu]"`.'
         ) from error
     transformers_logging.set_verbosity_error()
     try:

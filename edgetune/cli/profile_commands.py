@@ -91,7 +91,8 @@ def measure_profile(
     quick: Annotated[
         bool,
         typer.Option(
-            "--quick", help="Measure fewer points (about a minute, plus exports that are not cached)."
+            "--quick",
+            help="Measure fewer points (about a minute when idle, plus exports that are not cached).",
         ),
     ] = False,
     name: Annotated[

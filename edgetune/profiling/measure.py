@@ -59,7 +59,7 @@ class Request:
         name: of the profile (None: after the processor).
         model: None for the built-in one, a folder or a hub name (see `models.resolve_model`).
         backends: keys such as `ort-fp32` (none: all that make sense here).
-        quick: a smaller grid: about a minute, and the time of each export that is not cached yet.
+        quick: a smaller grid: about a minute when idle, and the time of each export that is not cached yet.
         watts: what the machine draws, when the user knows it.
         cache_dir: where artifacts are kept.
         grid: instead of the usual one.
