@@ -3,11 +3,11 @@
     python tools/fuzz --files 10000 --seed 7
     python tools/fuzz --seed 7 --only 4711          # one case again, with what it said
 
-Files are generated and mutated, of every format that is read (cases.py lists them), each fed to its loader in
-a process that lives on (worker.py): 2 s of processor time a file and 50 µs a line (five times as much of wall
-clock), and `edgetune.utils.limits.MEMORY_MB` of memory above what the process had before, measured as its peak
-resident size. Exit code 1 when one of them breaks that; the file is kept. A number and a seed make a case again, as
-long as tools/fuzz and its packages are the same.
+Files are generated and mutated, of every format that is read (cases.py lists them), each fed to its loader
+in a process that lives on (worker.py): 2 s of processor time a file and 50 µs a line (five times as much of
+wall clock), and `edgetune.utils.limits.MEMORY_MB` of memory above what the process had before, measured as
+its peak resident size. Exit code 1 when one of them breaks that; the file is kept. A number and a seed make
+a case again, as long as tools/fuzz and its packages are the same.
 """
 
 from __future__ import annotations
