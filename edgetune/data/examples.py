@@ -56,6 +56,7 @@ __all__ = [
     "TextRow",
     "TextTable",
     "find_columns",
+    "open_rows",
     "open_texts",
     "read_examples",
     "texts_of_table",
@@ -127,7 +128,8 @@ class _Unusable(Exception):
     """A value cannot be used; the argument is the reason."""
 
 
-def _open(path: str, options: DataOptions) -> Table:
+def open_rows(path: str, options: DataOptions) -> Table:
+    """Open the rows of a file, a folder or a hub dataset; errors as of `read_examples`."""
     labels = [] if options.label is None else [options.label, *options.label.split(",")]
     wanted = [*joined_spellings(options.text), *labels]
     return open_table(
@@ -157,7 +159,7 @@ def read_examples(
         MissingDependencyError: a package is not installed.
         ResourceError: the hub cannot be reached.
     """
-    table = _open(path, options)
+    table = open_rows(path, options)
     chosen = find_columns(table, options)
     if chosen.guessed and chosen.label is not None:
         label, *text = (_reference(table.columns, i) for i in (chosen.label, *chosen.text))
@@ -392,7 +394,7 @@ def open_texts(path: str, options: DataOptions) -> TextTable:
                     f"{path} contains one text per line, but a text pair needs two columns; use a CSV file."
                 )
             return TextTable(("text",), _text_lines(path, file.lines()))
-    return texts_of_table(_open(path, options), options)
+    return texts_of_table(open_rows(path, options), options)
 
 
 def texts_of_table(table: Table, options: DataOptions) -> TextTable:

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from edgetune.data.near_duplicates import near_duplicates
+from edgetune.data.folds import make_folds
 from edgetune.data.token_store import TokenView
 from edgetune.learners.linear_probe import (
     LinearProbe,
@@ -25,15 +25,12 @@ from edgetune.learners.linear_probe import (
     fit_linear_probe,
     known_elsewhere,
 )
-from edgetune.learners.ngrams import Ngrams
+from edgetune.learners.ngrams import cross_fit_ngrams
 from edgetune.utils.metrics import log_softmax
 from edgetune.utils.types import FloatArray, IntArray
 
 MOST_ROWS = 600
 """With more rows than this nothing is cross-fitted."""
-N_FOLDS = 5
-MOST_TOGETHER = 1 / 3
-"""Where near-duplicates of each other are a larger share of the rows than this, no folds are made."""
 
 
 @dataclass(frozen=True)
@@ -78,7 +75,7 @@ def cross_fit(
         What they say of the rows that they were not fitted on. None if there is too little time, or if too
         many rows are near-duplicates of each other.
     """
-    folds = make_folds(view, np.random.default_rng([seed, 8]))
+    folds = make_folds(view, view.labels, np.random.default_rng([seed, 8]))
     if folds is None:
         return None
     labels, n_classes = view.labels, len(view.label_names)
@@ -86,48 +83,11 @@ def cross_fit(
     if found is None:
         return None
     strength, logits = found
-    texts = view.texts()
-    of_ngrams = np.zeros_like(logits)
+    of_ngrams = cross_fit_ngrams(view.texts(), labels, n_classes, folds, seed, time_left_s)
     known = known_elsewhere(labels, folds)
-    for fold in range(N_FOLDS):
-        others, own = np.flatnonzero(folds != fold), np.flatnonzero(folds == fold)
-        ngrams = Ngrams.fit(
-            [texts[i] for i in others], labels[others], n_classes, seed=seed, time_left_s=time_left_s
-        )
-        of_ngrams[own] = ngrams.log_proba([texts[i] for i in own])
     if not known.any():
         return None
     probe = fit_linear_probe(features, labels, n_classes, strength, lambda: time_left_s() <= 0)
     if time_left_s() <= 0:  # something was cut short
         return None
     return CrossFit(probe, log_softmax(logits)[known], of_ngrams[known], labels[known])
-
-
-def make_folds(view: TokenView, rng: np.random.Generator) -> IntArray | None:
-    """Return the fold of each row (n,): near-duplicates in one fold, classes spread over all.
-
-    None if so many rows are near-duplicates of each other that folds would be of very unequal size.
-    """
-    groups = _groups(view)
-    _, first, group, sizes = np.unique(groups, return_index=True, return_inverse=True, return_counts=True)
-    if sizes.max() > max(1, MOST_TOGETHER * len(view)):
-        return None
-    shuffled = rng.permutation(len(first))
-    by_class = shuffled[np.argsort(view.labels[first][shuffled], kind="stable")]
-    fold = np.empty(len(first), dtype=np.int64)
-    fold[by_class] = np.arange(len(first)) % N_FOLDS
-    return np.asarray(fold[group])
-
-
-def _groups(view: TokenView) -> IntArray:
-    """Return a number for each row (n,), the same for equal texts and for near-duplicates."""
-    from scipy.sparse import csr_matrix
-    from scipy.sparse.csgraph import connected_components
-
-    n = len(view)
-    families = near_duplicates(view, np.arange(n))
-    _, first, same = np.unique(view.text_hashes, return_index=True, return_inverse=True)
-    ends = np.concatenate([*families, first[same]])
-    starts = np.concatenate([np.repeat(np.arange(n), [len(family) for family in families]), np.arange(n)])
-    links = csr_matrix((np.ones(len(ends), dtype=np.int8), (starts, ends)), shape=(n, n))
-    return np.asarray(connected_components(links, directed=False)[1], dtype=np.int64)

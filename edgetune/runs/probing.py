@@ -17,6 +17,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from edgetune.data.folds import make_folds
 from edgetune.data.token_store import TokenView
 from edgetune.learners.linear_probe import (
     LinearProbe,
@@ -27,7 +28,6 @@ from edgetune.learners.linear_probe import (
     probe_accuracy,
 )
 from edgetune.planning.planner import FIT_PROBE_S, PROBE_ROWS
-from edgetune.runs.cross_fitting import make_folds
 from edgetune.runs.deadline import Deadline, Scored, run_in_time
 from edgetune.runs.setup import Prepared
 from edgetune.utils.types import FloatArray, IntArray
@@ -166,7 +166,7 @@ class ProbeInTime:
         """
         view, seed = self._prepared.data.held_out, self._prepared.config.train.seed
         assert view is not None
-        own = make_folds(view.subset(rows), np.random.default_rng([seed, 8]))
+        own = make_folds(view.subset(rows), view.labels[rows], np.random.default_rng([seed, 8]))
         if own is None:
             return None
         features = np.concatenate([*self._features, held_out])

@@ -10,11 +10,12 @@ import pytest
 from test_near_duplicates import TOKENIZER, sentence, write_rows
 
 from edgetune.data.examples import DataOptions
+from edgetune.data.folds import N_FOLDS, make_folds
 from edgetune.data.token_format import TokenizerSpec
 from edgetune.data.token_store import TokenView
 from edgetune.data.tokens import open_tokens
 from edgetune.learners.linear_probe import cross_fit_linear_probe
-from edgetune.runs.cross_fitting import N_FOLDS, CrossFit, cross_fit, make_folds
+from edgetune.runs.cross_fitting import CrossFit, cross_fit
 from edgetune.utils.types import FloatArray
 
 WIDTH = 8
@@ -47,7 +48,7 @@ def test_near_duplicates_are_in_one_fold_and_classes_in_all(tmp_path: Path) -> N
     words = [sentence(rng) for _ in range(60)]
     texts = [" ".join(one) for one in words] + [" ".join(one[:6]) for one in words[:20]]
     view = view_of(texts, tmp_path)
-    folds = make_folds(view, np.random.default_rng(0))
+    folds = make_folds(view, view.labels, np.random.default_rng(0))
     assert folds is not None
     assert (folds[:20] == folds[60:]).all()
     for number in range(N_FOLDS):
@@ -59,7 +60,7 @@ def test_rows_that_are_all_alike_get_no_folds(tmp_path: Path) -> None:
     words = sentence(rng)
     texts = [" ".join(words)] * 40 + [" ".join(sentence(rng)) for _ in range(20)]
     view = view_of(texts, tmp_path)
-    assert make_folds(view, np.random.default_rng(0)) is None
+    assert make_folds(view, view.labels, np.random.default_rng(0)) is None
     assert cross_fit(view, features_of(view, 1.0), 0, lambda: math.inf) is None
 
 
