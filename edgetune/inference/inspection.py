@@ -18,7 +18,7 @@ from edgetune.backends.ort.bert_graph import can_write
 from edgetune.backends.ort.forward_only import ForwardOnly
 from edgetune.config.settings import RunConfig
 from edgetune.data.batches import sequential_batches
-from edgetune.data.examples import DataOptions, Example, open_rows, read_examples
+from edgetune.data.examples import DataOptions, Example, find_columns, open_rows, read_examples
 from edgetune.data.labels import find_labels, label_order
 from edgetune.data.row_sample import FEWEST_ROWS
 from edgetune.data.splits import data_options
@@ -287,10 +287,12 @@ class CorrectedTable:
 
     Attributes:
         columns: of the file.
+        label_at: which of them holds the label; None where that is not one whole column.
         rows: values of these columns, and what was found; None for a row without a usable text or label.
     """
 
     columns: tuple[str, ...]
+    label_at: int | None
     rows: Iterator[tuple[Sequence[Any], Suspect | None]]
 
 
@@ -302,6 +304,7 @@ def corrected_table(inspection: Inspection, on_bad: Say) -> CorrectedTable:
         on_bad: is told where a row lies that is left out because its columns cannot be told apart.
     """
     table = open_rows(inspection.train, inspection.options)
+    label_at = find_columns(table, inspection.options).label
 
     def rows() -> Iterator[tuple[Sequence[Any], Suspect | None]]:
         usable = read_examples(inspection.train, inspection.options, lambda bad: None)
@@ -318,4 +321,5 @@ def corrected_table(inspection: Inspection, on_bad: Say) -> CorrectedTable:
                 example = next(usable, None)
             yield values, found
 
-    return CorrectedTable(table.columns[: table.n_whole], rows())
+    columns = table.columns[: table.n_whole]
+    return CorrectedTable(columns, label_at if label_at in range(len(columns)) else None, rows())

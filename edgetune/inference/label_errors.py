@@ -4,8 +4,8 @@
           ─→ ensemble of them ─→ probabilities ─→ rows whose label is improbable
 
 A model that was trained on a wrong label often repeats it; one that never saw the row does not. That is the
-idea of confident learning (Northcutt, Jiang and Chuang, JAIR 2021); `python tools/bench label_errors` measures
-it beside that of cleanlab.
+idea of confident learning (Northcutt, Jiang and Chuang, JAIR 2021), which `python tools/bench label_errors`
+measures this beside.
 """
 
 from __future__ import annotations

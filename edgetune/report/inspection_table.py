@@ -80,7 +80,7 @@ def inspection_object(found: Inspection, n_rows: int) -> dict[str, Any]:
 def write_corrected(path: Path, table: CorrectedTable) -> None:
     """Write all rows of the training file with their suggestions as CSV, under a temporary name first.
 
-    A text that a spreadsheet would take for a formula gets an apostrophe; suggested labels do not.
+    A text that a spreadsheet would take for a formula gets an apostrophe; labels do not.
     """
     with (
         disk_errors(path),
@@ -95,4 +95,8 @@ def write_corrected(path: Path, table: CorrectedTable) -> None:
             if found is not None:
                 probability = "" if found.probability is None else f"{found.probability:.4f}"
                 added = (visible(found.suggested), probability, "yes" if found.change else "no")
-            writer.writerow([*map(csv_value, values), *added])
+            cells = [
+                visible(value) if at == table.label_at and isinstance(value, str) else csv_value(value)
+                for at, value in enumerate(values)
+            ]
+            writer.writerow([*cells, *added])

@@ -14,7 +14,7 @@
     python tools/bench large --data TRAIN --eval TEST --rows 1000000    # a file too large for its deadline
     python tools/bench frontier --shared ../shared/data --sets r8 sst2 --python autogluon=AG/bin/python
     python tools/bench prediction --data TRAIN --eval TEST    # ms a text: encoder, whole answer, int8
-    python tools/bench label_errors --rows 3000 --seeds 0 1 2 --python cleanlab=CL/bin/python    # of `inspect`
+    python tools/bench label_errors --rows 3000 --seeds 0 1 2 --python cleanlab=CL/bin/python  # of `inspect`
     python tools/bench checkpoint                # what checkpoints cost, how soon a resumed run goes on
 
 Nothing else may compute meanwhile. Without --data they run on rows that the project generates.
