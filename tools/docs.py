@@ -44,11 +44,11 @@ time it takes. "alone" is a learner of the edgetune run.
 LABEL_ERRORS = """\
 ## Wrong labels found by inspect
 
-5 % of the labels of a random sample were flipped. Precision is the share of flipped rows among as many rows
-as were flipped, the most suspicious first; a row counts as wrong unless its label was flipped, though the sets
-have wrong labels of their own. "suspects" are the rows that are listed. cleanlab's `find_label_issues` gets the
-same out-of-fold probabilities. Made by `python tools/bench label_errors --rows ROWS --seeds SEEDS`; means over
-seeds, in brackets the range.
+5 % of the labels of a random sample were flipped. Precision is the share of flipped rows among as many
+rows as were flipped, the most suspicious first; a row counts as wrong unless its label was flipped, though
+the sets have wrong labels of their own. "suspects" are the rows that are listed. cleanlab's
+`find_label_issues` gets the same out-of-fold probabilities. Made by `python tools/bench label_errors --rows
+ROWS --seeds SEEDS`; means over seeds, in brackets the range.
 """
 OVERVIEWS = (
     ("A minute each", "equal-clock-60s", ""),

@@ -28,7 +28,7 @@ N_NEIGHBOURS, NEIGHBOUR_WIDTH, NEIGHBOUR_FLOOR = 50, 0.1, 0.02
 """Rows that vote, by exp(cosine / width), and the share of the votes that all classes get evenly."""
 ROWS_AT_ONCE = 1024
 ODDS = 10.0
-"""With these odds about three quarters of the suggestions were right where 5 % of the labels were wrong."""
+"""With these odds two thirds of the suggestions were right on AG News with 5 % of the labels flipped."""
 
 
 @dataclass(frozen=True)
@@ -109,7 +109,8 @@ def _neighbour_log_proba(
             weights = np.exp((np.take_along_axis(cosine, nearest, axis=1) - 1) / NEIGHBOUR_WIDTH)
             weights *= (1 - NEIGHBOUR_FLOOR) / weights.sum(axis=1, keepdims=True)
             np.add.at(found, (own[:, None], labels[others[nearest]]), weights)
-    return np.log(found)
+    result: FloatArray = np.log(found)
+    return result
 
 
 def find_label_errors(probabilities: FloatArray, labels: IntArray) -> LabelErrors:
