@@ -41,6 +41,15 @@ fitted model; predicting the test rows (the first 10,000 of QQP, all others whol
 with empty caches. A linear SVM on word 1–2-grams (characters 1–3 for Chinese) has no deadline and takes the
 time it takes. "alone" is a learner of the edgetune run.
 """
+LABEL_ERRORS = """\
+## Wrong labels found by inspect
+
+5 % of the labels of a random sample were flipped. Precision is the share of flipped rows among as many
+rows as were flipped, the most suspicious first; a row counts as wrong unless its label was flipped, though
+the sets have wrong labels of their own. "suspects" are the rows that are listed. cleanlab's
+`find_label_issues` gets the same out-of-fold probabilities. Made by `python tools/bench label_errors --rows
+ROWS --seeds SEEDS`; means over seeds, in brackets the range.
+"""
 OVERVIEWS = (
     ("A minute each", "equal-clock-60s", ""),
     ("Two minutes each", "equal-clock-120s", ""),
@@ -97,6 +106,39 @@ def frontier_markdown(folder: Path) -> list[str]:
     return parts
 
 
+def label_errors_markdown(folder: Path) -> list[str]:
+    """Return the table of `tools/bench label_errors`, of all its files in a folder."""
+    rows = [
+        json.loads(line)
+        for path in sorted(folder.glob("*.jsonl"))
+        for line in path.read_text(encoding="utf-8").splitlines()
+    ]
+    if not rows:
+        return []
+    found: dict[tuple[str, str], list[dict[str, Any]]] = {}
+    for row in rows:
+        found.setdefault((row["set"], row["system"]), []).append(row)
+    lines = [
+        "| set | rows | system | precision | suspects | their precision | their recall |",
+        "|---" * 7 + "|",
+    ]
+    for (name, system), runs in found.items():
+        mean = {
+            key: statistics.mean(one[key] for one in runs) for key in runs[0] if key.startswith("suspects_")
+        }
+        precisions = [one["precision"] for one in runs]
+        spread = f"{statistics.mean(precisions):.3f} ({min(precisions):.3f} to {max(precisions):.3f})"
+        n_suspects = statistics.mean(one["n_suspects"] for one in runs)
+        lines.append(
+            f"| {name} | {runs[0]['n_rows']:,} | {system} | {spread} | {n_suspects:.0f} for "
+            f"{runs[0]['n_flipped']} | {mean['suspects_precision']:.2f} | {mean['suspects_recall']:.2f} |"
+        )
+    seeds = ", ".join(map(str, sorted({row["seed"] for row in rows})))
+    cpus = "; ".join(sorted({row["cpu"] for row in rows}))
+    made = f"{cpus}; {max(row['date'] for row in rows)}; seeds {seeds}."
+    return [LABEL_ERRORS, "\n".join(lines) + f"\n\n{made}\n"]
+
+
 def _mean_run(runs: list[dict[str, Any]]) -> dict[str, Any]:
     """Return the mean over seeds; an error where one of them has no model."""
     failed = [one for one in runs if "error" in one]
@@ -119,6 +161,7 @@ def _frontier_cell(row: dict[str, Any] | None, deadline_s: float) -> str:
 def results_markdown(folder: Path) -> str:
     """Return the page of all outcome files in a folder."""
     parts = [HEAD, *frontier_markdown(folder / "frontier")]
+    parts += label_errors_markdown(folder / "label_errors")
     for heading, beginning, of_shares in OVERVIEWS:
         tables = [one for path in sorted(folder.glob(f"{beginning}*.jsonl")) for one in _read(path)[1]]
         words = f"{of_shares}\n\n" if of_shares else ""

@@ -229,8 +229,14 @@ def _print(tables: list[DataTable]) -> None:
 
 def inspect(
     run: Annotated[Path, typer.Argument(help="Folder of a finished run.")],
-    rows: Annotated[int, typer.Option(help="Number of rows to list per category.", min=1)] = 10,
-    out: Annotated[Path | None, typer.Option(help="Write the rows to this CSV file.")] = None,
+    rows: Annotated[int, typer.Option(help="Number of rows to list.", min=1)] = 10,
+    limit: Annotated[
+        int, typer.Option(help="Number of rows to check at most; of more, a random sample.", min=1)
+    ] = 20_000,
+    out: Annotated[
+        Path | None,
+        typer.Option(help="Write the training file with a suggested label for each row to this CSV file."),
+    ] = None,
     map_: Annotated[
         Path | None,
         typer.Option("--map", help="Plot the data map of the training rows to this file (.png or .svg)."),
@@ -238,11 +244,13 @@ def inspect(
     overwrite: Overwrite = False,
     as_json: Json = False,
 ) -> None:
-    """List training rows that are probably mislabelled.
+    """List training rows whose label is probably wrong, and suggest another.
 
-    Example: edgetune inspect runs/reviews --out rows.csv --map map.png
+    Example: edgetune inspect runs/reviews --out corrected.csv
     """
-    from edgetune.inference.inspection import as_table, inspect_run
+    from edgetune.inference.inspection import corrected_table, inspect_run
+    from edgetune.report.inspection_table import inspection_object, print_inspection, write_corrected
+    from edgetune.run_files.example_stats import load_example_stats
     from edgetune.run_files.outputs import check_outputs
     from edgetune.run_files.run_folder import disk_errors
 
@@ -254,22 +262,25 @@ def inspect(
             picture_kind(map_)
         except ValueError as error:
             raise UsageError(f"--map {map_}: {error}.") from error
-    record, findings = inspect_run(run, rows)
+    found = inspect_run(run, rows, limit, lambda text: print(text, file=sys.stderr))
     if out is not None:
-        from edgetune.report.inspection_table import write_inspection
-
-        write_inspection(out, findings)
+        bad: list[str] = []
+        write_corrected(out, corrected_table(found, bad.append))
+        if bad:
+            print(
+                f"Rows left out because they cannot be read: {len(bad):,}, the first is {bad[0]}.",
+                file=sys.stderr,
+            )
     if map_ is not None:
         from edgetune.report.charts import draw_map
 
+        record = load_example_stats(run)
         with disk_errors(map_):
             draw_map(record.confidence(), record.variability(), record.correctness(), map_)
     if as_json:
-        print(json_text(as_table(findings)))
-        return
-    from edgetune.report.inspection_table import print_inspection
-
-    print_inspection(findings, console())
+        print(json_text(inspection_object(found, rows)))
+    else:
+        print_inspection(found, rows, console())
     for path in (out, map_):
         if path is not None:
             print(f"Wrote {path}.", file=sys.stderr)

@@ -61,6 +61,7 @@ __all__ = [
     "find_columns",
     "find_parts",
     "open_labelled",
+    "open_rows",
     "open_texts",
     "read_examples",
     "texts_of_table",
@@ -134,12 +135,13 @@ class _Unusable(Exception):
 
 def open_labelled(path: str, options: DataOptions) -> Table:
     """Open a part of a file, a folder or a hub dataset as a table; see `read_examples` for what it raises."""
-    table = _open(path, options)
+    table = open_rows(path, options)
     parts = None if path.startswith(HUB_PREFIX) else _column_parts(table, options)
     return table if parts is None else rows_of_part(table, parts, options.part)
 
 
-def _open(path: str, options: DataOptions) -> Table:
+def open_rows(path: str, options: DataOptions) -> Table:
+    """Open all rows of a file, or of a part of a folder or a JSON file; errors as of `read_examples`."""
     labels = [] if options.label is None else [options.label, *options.label.split(",")]
     wanted = [*joined_spellings(options.text), *labels]
     return open_table(
@@ -155,7 +157,7 @@ def find_parts(path: str, options: DataOptions) -> Parts | None:
     """
     parts = stored_parts(path, options.encoding)
     if parts is None and not path.startswith(HUB_PREFIX):  # whose split the address names
-        parts = _column_parts(_open(path, options), options)
+        parts = _column_parts(open_rows(path, options), options)
     return parts if parts is not None and parts.validation is not None else None
 
 
@@ -420,7 +422,7 @@ def open_texts(path: str, options: DataOptions) -> TextTable:
                     f"{path} contains one text per line, but a text pair needs two columns; use a CSV file."
                 )
             return TextTable(("text",), _text_lines(path, file.lines()))
-    return texts_of_table(_open(path, options), options)
+    return texts_of_table(open_rows(path, options), options)
 
 
 def texts_of_table(table: Table, options: DataOptions) -> TextTable:

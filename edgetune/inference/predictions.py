@@ -102,8 +102,8 @@ class Predictions:
         A name that is there already gets a number: the input keeps its own.
         """
         taken: set[str] = set()
-        kept = [_free_name(name, taken) for name in self.columns]
-        return [_free_name("line", taken), *kept, *(_free_name(name, taken) for name in added)]
+        kept = [free_name(name, taken) for name in self.columns]
+        return [free_name("line", taken), *kept, *(free_name(name, taken) for name in added)]
 
     def notes(self) -> list[str]:
         """Say how many rows have no label, and whether the output's columns have unusual names."""
@@ -126,7 +126,7 @@ class Predictions:
         return found
 
 
-def _free_name(name: str, taken: set[str]) -> str:
+def free_name(name: str, taken: set[str]) -> str:
     """Return a name that is not taken, with a number where it would be; take it."""
     free, number = name, 1
     while free in taken:
@@ -224,7 +224,7 @@ def write_predictions(predictions: Predictions, out: Path, all_classes: bool = F
         writer.writerow(map(csv_cell, names))
         for row in predictions:
             of_classes = (row.prediction.probabilities.get(name) for name in classes)
-            cells = [_csv_value(value) for value in row.values]
+            cells = [csv_value(value) for value in row.values]
             if label_at is not None and (label := str(row.values[label_at])) in known:
                 cells[label_at] = visible(label)
             predicted = None if row.predicted is None else visible(row.predicted)
@@ -252,7 +252,7 @@ def _plain(value: Any) -> Any:
     return str(value)
 
 
-def _csv_value(value: Any) -> Any:
+def csv_value(value: Any) -> Any:
     """Return a value of the input as a cell: a list or an object as JSON."""
     plain = _plain(value)
     return csv_cell(json_text(plain) if isinstance(plain, dict | list) else plain)

@@ -165,11 +165,11 @@ class Run:
 
     def predict_all(self, texts: Iterable[str | tuple[str, str]]) -> Iterator[Prediction]:
         """Classify any number of texts, in constant memory and in their order."""
-        tokenizer = self._tokenizer if self.needs_encoder else None
+        tokenizer = self.tokenizer if self.needs_encoder else None
         chunk: list[str | tuple[str, str]] = []
         n_chars = 0
         for text in texts:
-            chunk.append(self._beginning(text))
+            chunk.append(self.beginning(text))
             n_chars += len(text) if isinstance(text, str) else sum(map(len, text))
             if len(chunk) >= CHUNK or n_chars >= CHUNK_CHARS:
                 yield from self._predict_chunk(tokenizer, chunk)
@@ -182,14 +182,19 @@ class Run:
         """Whether its answers depend on the encoder."""
         return self.ensemble is None or self.ensemble.needs_encoder
 
-    def _beginning(self, text: str | tuple[str, str]) -> str | tuple[str, str]:
+    def beginning(self, text: str | tuple[str, str]) -> str | tuple[str, str]:
         """Return what the tokenizer is given of a text, as in training."""
         if isinstance(text, str):
             return truncate_text(text, self.max_length)
         return truncate_text(text[0], self.max_length), truncate_text(text[1], self.max_length)
 
     @cached_property
-    def _tokenizer(self) -> Any:
+    def tokenizer(self) -> Any:
+        """The tokenizer, which truncates to `max_length`.
+
+        Raises:
+            RunError: the folder has none.
+        """
         path = self._home / "tokenizer.json"
         if not path.is_file():
             raise RunError(
@@ -207,7 +212,7 @@ class Run:
         filled = [i for i, text in enumerate(joined) if text.strip()]  # the separator is white space
         logits = None
         if self.needs_encoder and filled:
-            source = _EncodedTexts(tokenizer.encode_batch([inputs[i] for i in filled]))
+            source = EncodedTexts(tokenizer.encode_batch([inputs[i] for i in filled]))
             logits = np.zeros((len(filled), len(self.label_names)), dtype=np.float32)
             for rows, values in self._logits(source):
                 logits[rows] = values
@@ -363,7 +368,7 @@ def score_view(score: Any, view: TokenView, batch_size: int = BATCH_SIZE) -> Flo
     return logits
 
 
-class _EncodedTexts:
+class EncodedTexts:
     """Tokenized texts as a source of batches."""
 
     def __init__(self, encodings: list[Any]) -> None:

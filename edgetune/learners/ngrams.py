@@ -674,6 +674,34 @@ class Ngrams:
         return cls(vocabulary, idf, scorer, np.array(receipt.seen_classes, dtype=np.int64), receipt.n_classes)
 
 
+def cross_fit_ngrams(
+    texts: Sequence[str],
+    labels: IntArray,
+    n_classes: int,
+    folds: IntArray,
+    seed: int = 0,
+    time_left_s: Callable[[], float] = lambda: math.inf,
+) -> FloatArray:
+    """Return log-probabilities (n, C) of every row by n-grams fitted on the other folds.
+
+    Args:
+        texts: as of `Ngrams.fit`, like all others but the folds.
+        labels: (n,) class ids.
+        n_classes: C.
+        folds: (n,) the fold of each row.
+        seed: of the order of rows.
+        time_left_s: seconds until all have to be fitted.
+    """
+    found = np.zeros((len(texts), n_classes), dtype=np.float32)
+    for fold in np.unique(folds):
+        others, own = np.flatnonzero(folds != fold), np.flatnonzero(folds == fold)
+        ngrams = Ngrams.fit(
+            [texts[i] for i in others.tolist()], labels[others], n_classes, seed=seed, time_left_s=time_left_s
+        )
+        found[own] = ngrams.log_proba([texts[i] for i in own.tolist()])
+    return found
+
+
 def most_features(n_classes: int) -> int:
     """Return how large a vocabulary may be."""
     return max(1, min(MAX_FEATURES, MAX_WEIGHTS // n_classes))

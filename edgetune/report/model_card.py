@@ -14,6 +14,7 @@ from edgetune.utils.formatting import (
     describe_accuracy,
     describe_macro_f1,
     duration,
+    is_probe,
     percent,
     time_split,
 )
@@ -29,13 +30,19 @@ TEXTS_APART = """The two texts of a pair are encoded apart, and the classifier c
 class of Transformers does that: this folder holds the encoder alone, to train it further, and
 `onnx/model.onnx` of the run folder is the classifier."""
 
+TRAINING = (
+    *("passes", "n_seen", "n_scored", "n_trained", "skipped_backward_rate", "skipped_both_rate", "n_steps"),
+    *("batch_size", "lr", "freeze", "best_epoch"),
+)
+"""Keys of the summary that say nothing of an encoder that was not trained."""
+
 
 def model_card(summary: Summary) -> str:
     """Return the card's Markdown with its YAML head; what the summary does not tell is left out."""
     name = dataset_name(summary)
     blocks = [
         _front_matter(summary),
-        f"# Text classifier finetuned on {_code(name)}" if name else "# Finetuned text classifier",
+        f"# Text classifier trained on {_code(name)}" if name else "# Text classifier",
         _about(summary),
         _results(summary),
         _training(summary),
@@ -89,7 +96,8 @@ def _about(summary: Summary) -> str:
         shown = base or PurePath(str(summary["model"])).name or summary["model"]
         commit = _hub_name(summary["model"])[1]
         at = "" if commit is None else f" at commit {_code(commit)}"
-        parts.append(f"Finetuned from {_code(shown)}{at} with edgetune.")
+        how = "A linear probe on the untouched encoder" if is_probe(summary) else "Finetuned from"
+        parts.append(f"{how} {_code(shown)}{at}{', fitted' * is_probe(summary)} with edgetune.")
     if labels:
         parts.append(
             f"It distinguishes {len(labels)} classes: {', '.join(_code(label) for label in labels)}."
@@ -161,8 +169,11 @@ def _training(summary: Summary) -> str:
         ("backend", "Backend", in_markdown),
         ("best_epoch", "Epoch kept", str),
     )
+    left_out = TRAINING if is_probe(summary) else ()
     lines = [
-        f"{name}: {words(summary[key])}" for key, name, words in wanted if summary.get(key) not in (None, "")
+        f"{name}: {words(summary[key])}"
+        for key, name, words in wanted
+        if key not in left_out and summary.get(key) not in (None, "")
     ]
     versions = summary.get("versions") or {}
     if versions:

@@ -136,7 +136,9 @@ def _plan(summary: Summary) -> Iterator[tuple[str, ...]]:
         yield line["line"], f"{line['planned_s']:.2f} s", "" if real is None else f"{real:.2f} s"
     if not lines:
         return
-    if planned["n_rows"] or summary["n_trained"]:
+    if summary.get("method") == "linear-probe":
+        yield "rows of the linear probe", f"{planned['n_rows']:,}", ""
+    elif planned["n_rows"] or summary["n_trained"]:
         yield "examples trained", f"{planned['n_rows']:,}", f"{summary['n_trained']:,}"
         if planned.get("revised"):
             yield "… revised after the first steps", f"{planned['revised']['n_rows']:,}", ""

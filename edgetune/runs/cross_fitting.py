@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from edgetune.data.folds import N_FOLDS, make_folds, similar_groups
+from edgetune.data.folds import make_folds, similar_groups
 from edgetune.data.token_store import TokenView
 from edgetune.learners.linear_probe import (
     LinearProbe,
@@ -25,7 +25,7 @@ from edgetune.learners.linear_probe import (
     fit_linear_probe,
     known_elsewhere,
 )
-from edgetune.learners.ngrams import Ngrams
+from edgetune.learners.ngrams import cross_fit_ngrams
 from edgetune.utils.metrics import log_softmax
 from edgetune.utils.types import FloatArray, IntArray
 
@@ -83,15 +83,8 @@ def cross_fit(
     if found is None:
         return None
     strength, logits = found
-    texts = view.texts()
-    of_ngrams = np.zeros_like(logits)
+    of_ngrams = cross_fit_ngrams(view.texts(), labels, n_classes, folds, seed, time_left_s)
     known = known_elsewhere(labels, folds)
-    for fold in range(N_FOLDS):
-        others, own = np.flatnonzero(folds != fold), np.flatnonzero(folds == fold)
-        ngrams = Ngrams.fit(
-            [texts[i] for i in others], labels[others], n_classes, seed=seed, time_left_s=time_left_s
-        )
-        of_ngrams[own] = ngrams.log_proba([texts[i] for i in own])
     if not known.any():
         return None
     probe = fit_linear_probe(features, labels, n_classes, strength, lambda: time_left_s() <= 0)

@@ -33,6 +33,13 @@ def duration(seconds: float) -> str:
     return f"{minutes // 60} h {minutes % 60:02d} min"
 
 
+def is_probe(summary: Summary) -> bool:
+    """Return whether the encoder of a run was not trained: a linear probe on it was kept."""
+    learners = {one["name"] for one in (summary.get("ensemble") or {}).get("learners", [])}
+    only_probe = "linear probe" in learners and "encoder" not in learners
+    return summary.get("method") == "linear-probe" or only_probe
+
+
 def describe_accuracy(summary: Summary) -> str | None:
     """Say the accuracy with its 95 % interval, where both are known."""
     value, interval = summary.get("accuracy"), summary.get("accuracy_interval")

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from edgetune.data.examples import DataOptions
-from edgetune.inference.inspection import InspectedRow
+from edgetune.inference.inspection import CorrectedTable, Suspect
 from edgetune.inference.predictions import (
     Predictions,
     predict_file,
@@ -18,7 +18,7 @@ from edgetune.inference.predictions import (
     write_predictions,
 )
 from edgetune.inference.saved_run import NO_PREDICTION, Prediction
-from edgetune.report.inspection_table import write_inspection
+from edgetune.report.inspection_table import write_corrected
 from edgetune.utils.errors import UsageError
 
 
@@ -234,8 +234,10 @@ def test_labels_are_written_as_they_are(tmp_path: Path, label: str) -> None:
 
 
 def test_labels_of_inspected_rows_are_written_as_they_are(tmp_path: Path) -> None:
-    row = InspectedRow("trained", 1, 2, "-", "=1+1", None, None, 0, 0, 0, 0)
-    write_inspection(tmp_path / "rows.csv", [row])
+    suspect = Suspect(2, "-", "+", 0.9, 0.1, True, "=1+1")
+    table = CorrectedTable(("label", "text"), 0, iter([(("-", "=1+1"), suspect), (("", "no label"), None)]))
+    write_corrected(tmp_path / "rows.csv", table)
     with (tmp_path / "rows.csv").open(newline="", encoding="utf-8") as file:
-        (found,) = csv.DictReader(file)
-    assert (found["label"], found["text"]) == ("-", "'=1+1")
+        found, without = csv.DictReader(file)
+    assert (found["label"], found["text"], found["suggested_label"]) == ("-", "'=1+1", "+")
+    assert (without["text"], without["suggested_label"], without["change"]) == ("no label", "", "")

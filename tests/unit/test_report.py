@@ -364,3 +364,17 @@ def test_text_tables_and_cards_load_neither_rich_nor_matplotlib() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_an_encoder_that_was_not_trained_is_not_said_to_be() -> None:
+    lines = [{"line": "linear_probe", "planned_s": 1.0, "real_s": 1.0}]
+    planned = {"lines": lines, "n_rows": 700, "n_steps": 0, "energy_j": 1.0}
+    energy = {"energy_j": 1.0, "energy_source": "estimated", "energy_eq6_kwh": 0.0, "co2e_lb": 0.0}
+    summary = SUMMARY | energy | {"method": "linear-probe", "planned": planned, "n_trained": 0, "n_steps": 0}
+    card, table = model_card(summary), summary_text(summary)
+    assert "untouched encoder" in card
+    assert not any(
+        words in card for words in ("Finetuned from", "Learning rate", "Optimizer steps", "Batch size")
+    )
+    assert "examples trained" not in table
+    assert re.search(r"rows of the linear probe +700", table)

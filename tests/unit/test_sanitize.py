@@ -19,7 +19,7 @@ from rich.console import Console
 
 from edgetune.data.examples import DataOptions, TextRow, TextTable, read_examples
 from edgetune.data.quality import Repeats, label_findings
-from edgetune.inference.inspection import InspectedRow
+from edgetune.inference.inspection import CorrectedTable, Inspection, Suspect, VisitedRow
 from edgetune.inference.predictions import (
     Predictions,
     predict_lines,
@@ -29,7 +29,7 @@ from edgetune.inference.predictions import (
 )
 from edgetune.inference.saved_run import Prediction
 from edgetune.report.chart_style import plain_label
-from edgetune.report.inspection_table import print_inspection, write_inspection
+from edgetune.report.inspection_table import print_inspection, write_corrected
 from edgetune.report.live_view import PlainView, RichView
 from edgetune.report.model_card import model_card
 from edgetune.report.run_plot import draw_run
@@ -154,12 +154,15 @@ def test_tables_on_the_terminal(terminal: bool) -> None:
 
 def test_findings_on_the_terminal_and_in_csv(tmp_path: Path) -> None:
     out = io.StringIO()
-    findings = [InspectedRow("mislabelled", 1, 1, text, text, 0.5, 0.5, 1, 1, 1, 1) for text in NASTY]
-    print_inspection(findings, Console(file=out, color_system=None, width=300))
+    suspects = [Suspect(1, text, text, 0.5, 0.1, True, text) for text in NASTY]
+    visited = [VisitedRow(1, text, text, 0.5, 1, 1) for text in NASTY]
+    found = Inspection("", DataOptions(), len(NASTY), {1: suspects[0]}, suspects, visited, visited)
+    print_inspection(found, len(NASTY), Console(file=out, color_system=None, width=300))
     assert not ACTING.search(out.getvalue())
-    write_inspection(tmp_path / "f.csv", findings)
+    rows = iter([((one.text, one.label), one) for one in suspects])
+    write_corrected(tmp_path / "f.csv", CorrectedTable(("text", "label"), 1, rows))
     with (tmp_path / "f.csv").open(encoding="utf-8", newline="") as file:
-        labels = [row["label"] for row in csv.DictReader(file)]
+        labels = [row["suggested_label"] for row in csv.DictReader(file)]
     assert labels[NASTY.index("=1+1")] == "=1+1"
     assert not any(re.search("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e]", label) for label in labels)
 

@@ -15,6 +15,7 @@
     python tools/bench frontier --shared ../shared/data --sets r8 sst2 --python autogluon=AG/bin/python
     python tools/bench prediction --data TRAIN --eval TEST    # ms a text: encoder, whole answer, int8
     python tools/bench serve                     # requests a second, latency and memory of the server
+    python tools/bench label_errors --rows 3000 --seeds 0 1 2 --python cleanlab=CL/bin/python  # of `inspect`
     python tools/bench checkpoint                # what checkpoints cost, how soon a resumed run goes on
 
 Nothing else may compute meanwhile. Without --data they run on rows that the project generates.
@@ -33,6 +34,7 @@ import cost_function
 import deadlines
 import freezing
 import frontier
+import label_errors
 import large_file
 import loop_cost
 import memory
@@ -56,6 +58,7 @@ BENCHES = {
     "equal": deadlines.equal,
     "freezing": freezing.main,
     "frontier": frontier.main,
+    "label_errors": label_errors.main,
     "large": large_file.main,
     "prediction": prediction.main,
     "serve": serving.main,
@@ -75,10 +78,14 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--epochs", type=int, default=2)
     parser.add_argument("--deadlines", type=int, nargs="+", help="of plans, equal and large: seconds")
-    parser.add_argument("--shared", default="../shared/data", help="of frontier: folder of the data sets")
-    parser.add_argument("--sets", nargs="+", choices=frontier.SETS, help="of frontier (default: all)")
+    parser.add_argument(
+        "--shared", default="../shared/data", help="of frontier and label_errors: folder of data sets"
+    )
+    parser.add_argument(
+        "--sets", nargs="+", choices=frontier.SETS, help="of frontier (default: all) and label_errors"
+    )
     parser.add_argument("--systems", nargs="+", choices=frontier.SYSTEMS, help="of frontier (default: all)")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0], help="of frontier")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0], help="of frontier and label_errors")
     parser.add_argument("--train-rows", type=int, help="of frontier: a random sample of so many rows")
     parser.add_argument("--most-test", type=int, default=10_000, help="of frontier: test rows at most")
     parser.add_argument(
@@ -86,7 +93,7 @@ def main() -> None:
         nargs="+",
         default=[],
         metavar="SYSTEM=PATH",
-        help="of frontier: a system's own interpreter",
+        help="of frontier and label_errors: a system's own interpreter",
     )
     parser.add_argument("--pair", help="of prediction: two text columns, as --text of `edgetune finetune`")
     parser.add_argument("--run", type=Path, help="of serve: a finished run (default: one of a few steps)")
