@@ -27,6 +27,7 @@ from edgetune.cli.options import (
     MergeLabels,
     Overwrite,
     Pair,
+    PanelCommand,
     Text,
     TextsCommand,
     console,
@@ -55,16 +56,11 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
-    rich_markup_mode=None,
+    rich_markup_mode="rich",
+    context_settings={"help_option_names": ["-h", "--help"]},
 )
-app.command()(finetune)
-app.command()(plan)
-app.command()(compare)
-app.command()(report)
-app.command()(methods)
-app.command()(inspect)
-app.command()(clean)
-app.command()(export)
+for command in (finetune, plan, compare, report, methods, inspect, clean, export):
+    app.command(cls=PanelCommand)(command)
 app.add_typer(profile_app)
 
 
@@ -106,9 +102,12 @@ def predict(
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object per text.")] = False,
 ) -> None:
-    """Classify texts with a trained model, one row of output per row of input.
+    """Classify texts with a trained model.
 
-    Example: edgetune predict runs/reviews "the battery died in a day"
+    Examples:
+        edgetune predict runs/reviews "the battery died in a day"
+        edgetune predict runs/reviews --file new.csv --out predictions.csv --all
+        cat texts.txt | edgetune predict runs/reviews --unsure 0.6
     """
     from edgetune.inference.predictions import (
         predict_file,
@@ -141,7 +140,7 @@ def predict(
         print(note, file=sys.stderr)
 
 
-@app.command()
+@app.command(cls=PanelCommand)
 def evaluate(
     run: Annotated[Path, typer.Argument(help="Folder of a finished run.")],
     data: Annotated[str, typer.Argument(help="Labelled text: a file, a folder, or hub:NAME.")],
@@ -159,7 +158,9 @@ def evaluate(
 ) -> None:
     """Evaluate a trained model on labelled text.
 
-    Example: edgetune evaluate runs/reviews test.csv
+    Examples:
+        edgetune evaluate runs/reviews test.csv
+        edgetune evaluate runs/reviews test.tsv --text sentence --label class
     """
     from edgetune.inference.saved_run import load_run
 
@@ -193,11 +194,13 @@ def evaluate(
     print_evaluation(found, console())
 
 
-@app.command()
+@app.command(cls=PanelCommand)
 def doctor(as_json: Json = False) -> None:
     """Check what works on this machine, and what is missing.
 
-    Example: edgetune doctor
+    Examples:
+        edgetune doctor
+        edgetune doctor --json
     """
     from edgetune.maintenance.doctor import examine, print_diagnosis
 
@@ -228,7 +231,7 @@ def _options(
     )
 
 
-app.command()(demo)
+app.command(cls=PanelCommand)(demo)
 
 
 def main() -> None:
@@ -290,9 +293,7 @@ def _say_usage(error: Any) -> int:
         asked = error.option_name.lstrip("-")
         error.possibilities = [name for name in near if is_near(asked, name.lstrip("-"))]
     text = error.format_message()
-    if type(error).__name__ == "NoArgsIsHelpError":
-        print(text)
-    else:
+    if type(error).__name__ != "NoArgsIsHelpError":  # its message is the help, which typer has printed
         words = one_line(text).replace("Value error, ", "").rstrip(".")
         where = getattr(error, "ctx", None)
         command = where.command_path.split()[1:] if where is not None else []

@@ -102,7 +102,10 @@ def compare(
 ) -> None:
     """Run several methods on the same rows and rank them.
 
-    Example: edgetune compare reviews.csv --deadline 2m --methods all
+    Examples:
+        edgetune compare reviews.csv --deadline 2m --methods all
+        edgetune compare a.csv b.csv --epochs 2 --seeds 3 --no-models
+        edgetune compare grid.toml --out runs/grid
     """
     from edgetune.compare.comparison import Comparison
     from edgetune.compare.comparison_charts import draw_all
@@ -240,7 +243,9 @@ def inspect(
 ) -> None:
     """List training rows that are probably mislabelled.
 
-    Example: edgetune inspect runs/reviews --out rows.csv --map map.png
+    Examples:
+        edgetune inspect runs/reviews
+        edgetune inspect runs/reviews --out rows.csv --map map.png
     """
     from edgetune.inference.inspection import as_table, inspect_run
     from edgetune.run_files.outputs import check_outputs

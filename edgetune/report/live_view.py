@@ -17,7 +17,13 @@ SPEED_WINDOW_S = 20.0
 
 
 class View(Protocol):
-    """Is told what happens; shows it or not."""
+    """Is told what happens; shows it or not.
+
+    Attributes:
+        warned: warnings that it has shown.
+    """
+
+    warned: set[str]
 
     def say(self, text: str) -> None: ...
 
@@ -34,6 +40,9 @@ class View(Protocol):
 
 class QuietView:
     """Shows nothing."""
+
+    def __init__(self) -> None:
+        self.warned: set[str] = set()
 
     def say(self, text: str) -> None:
         """Ignore it."""
@@ -111,6 +120,7 @@ class PlainView:
 
     def __init__(self, stream: TextIO | None = None) -> None:
         self._stream = stream if stream is not None else sys.stderr
+        self.warned: set[str] = set()
         self._speed = TimeLeft()
         self._last_s = 0.0
         self._stage = ""
@@ -121,6 +131,7 @@ class PlainView:
 
     def warn(self, text: str) -> None:
         """Print a warning."""
+        self.warned.add(text)
         self.say(f"warning: {text}")
 
     def begin(self, prepared: Any, config: Any) -> None:
@@ -180,6 +191,7 @@ class RichView(PlainView):
 
     def warn(self, text: str) -> None:
         """Print a warning above the bar."""
+        self.warned.add(text)
         self._console.print(f"warning: {on_terminal(text)}", style="yellow", highlight=False, markup=False)
 
     def begin(self, prepared: Any, config: Any) -> None:

@@ -132,8 +132,8 @@ def test_a_run_that_hardly_was_is_drawn_all_the_same(tmp_path: Path, history: li
 
 
 def summary_text(summary: dict[str, Any]) -> str:
-    """The closing table as plain lines."""
-    return sections_text(result_tables.summary_sections(summary))
+    """The tables after a run, with details, as plain lines."""
+    return sections_text(result_tables.summary_sections(summary, details=True))
 
 
 def test_a_picture_that_fails_leaves_the_old_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -209,6 +209,27 @@ def test_time_that_nobody_named_goes_to_other() -> None:
     assert time_split({"elapsed_s": 10.0}) == []
 
 
+def test_the_summary_fits_one_screen_and_details_are_asked_for() -> None:
+    classes = [
+        {"label": f"{i} {'long ' * 9}"} | dict.fromkeys(("precision", "recall", "f1"), 0.5) for i in range(13)
+    ]
+    classes = [one | {"support": 1000} for one in classes]
+    learners = [
+        {"name": name, "accuracy": 0.8, "held_out": {"accuracy": 0.8}, "weight": 0.5}
+        for name in ("n-grams", "linear probe", "encoder")
+    ]
+    full = SUMMARY | {"per_class": classes[:12], "ensemble": {"learners": learners, "accuracy": 0.9}}
+    full |= {"deadline_s": 600.0, "deadline_used_rate": 0.854, "energy_j": 9e3, "interrupted": True}
+    full |= {"energy_source": "sensor", "energy_eq6_kwh": 0.1, "co2e_lb": 0.1}
+    lines = sections_text(result_tables.summary_sections(full)).splitlines()
+    assert len(lines) <= 40
+    assert max(map(len, lines)) <= 80
+    assert sum("0.500" in line for line in lines) == 12
+    assert not any(word in " ".join(lines) for word in ("T_norm", "equation 6", "MCC"))
+    many = sections_text(result_tables.summary_sections(full | {"per_class": classes}))
+    assert "0.500" not in many
+
+
 def test_the_closing_table_says_everything() -> None:
     text = summary_text(SUMMARY)
     for words in (
@@ -240,9 +261,9 @@ def test_why_the_last_stage_was_not_reached_is_said() -> None:
 
 def test_terminal_and_plain_tables_hold_the_same_words() -> None:
     plain, terminal = io.StringIO(), io.StringIO()
-    result_tables.print_summary(SUMMARY, Console(file=plain, width=40))
+    result_tables.print_summary(SUMMARY, Console(file=plain, width=40), details=True)
     result_tables.print_summary(
-        SUMMARY, Console(file=terminal, width=160, force_terminal=True, no_color=True)
+        SUMMARY, Console(file=terminal, width=160, force_terminal=True, no_color=True), details=True
     )
     assert plain.getvalue().strip() == summary_text(SUMMARY).strip()
     shown = re.sub(r"\x1b\[[\d;]*m", "", terminal.getvalue())
