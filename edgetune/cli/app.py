@@ -8,7 +8,7 @@ import io
 import json
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
@@ -31,7 +31,7 @@ from edgetune.cli.options import (
     Text,
     TextsCommand,
     console,
-    split_columns,
+    given_settings,
 )
 from edgetune.cli.profile_commands import profile_app
 from edgetune.cli.report_commands import methods, report
@@ -42,10 +42,6 @@ from edgetune.utils.isolation import no_telemetry
 from edgetune.utils.sanitize import brief, json_text, on_terminal, one_line
 from edgetune.utils.signals import CheckedStdout, ClosedPipeTolerant, flush_stdout, open_missing_streams
 from edgetune.utils.version import __version__
-
-if TYPE_CHECKING:
-    from edgetune.data.examples import DataOptions
-
 
 NOBODY_READS = 141
 """Exit code, as a shell has it, where what is printed goes into a pipe that was closed."""
@@ -109,6 +105,10 @@ def predict(
         edgetune predict runs/reviews --file new.csv --out predictions.csv --all
         cat texts.txt | edgetune predict runs/reviews --unsure 0.6
     """
+    reading = given_settings(
+        locals(), "run", "texts", "file", "out", "overwrite", "unsure", "all_", "as_json"
+    )
+    from edgetune.data.examples import DataOptions
     from edgetune.inference.predictions import (
         predict_file,
         predict_lines,
@@ -126,8 +126,7 @@ def predict(
     check_outputs({"--out": out}, reads=[file], runs=[run], overwrite=overwrite)
     opened = load_run(run)
     if file is not None:
-        options = _options(text, pair, header, encoding, delimiter, escape)
-        predictions = predict_file(opened, file, options, unsure)
+        predictions = predict_file(opened, file, DataOptions(**reading), unsure)
     else:
         predictions = predict_lines(opened, texts if texts else stdin_lines(), unsure)
     if out is not None:
@@ -162,22 +161,11 @@ def evaluate(
         edgetune evaluate runs/reviews test.csv
         edgetune evaluate runs/reviews test.tsv --text sentence --label class
     """
+    reading = given_settings(locals(), "run", "data", "max_bad_rows", "cache_dir", "as_json")
     from edgetune.inference.saved_run import load_run
 
     opened = load_run(run)
-    given: dict[str, Any] = {
-        "text": split_columns(text) if text else None,
-        "label": label,
-        "pair": pair,
-        "header": header,
-        "encoding": encoding,
-        "delimiter": delimiter,
-        "escape": escape,
-        "merge_labels": merge_labels,
-    }
-    options = dataclasses.replace(
-        opened.data_options(), **{name: value for name, value in given.items() if value is not None}
-    )
+    options = dataclasses.replace(opened.data_options(), **reading)
     share = 0.01 if max_bad_rows is None else max_bad_rows
     found = opened.evaluate(
         data,
@@ -189,9 +177,10 @@ def evaluate(
     if as_json:
         print(json_text(found.to_dict()))
         return
-    from edgetune.report.result_tables import print_evaluation
+    from edgetune.report.result_tables import evaluation_sections
+    from edgetune.utils.tables import print_sections
 
-    print_evaluation(found, console())
+    print_sections(evaluation_sections(found), console())
 
 
 @app.command(cls=PanelCommand)
@@ -209,26 +198,6 @@ def doctor(as_json: Json = False) -> None:
         print(json.dumps([dataclasses.asdict(finding) for finding in findings]))
     else:
         print_diagnosis(findings, console())
-
-
-def _options(
-    text: str | None,
-    pair: bool | None,
-    header: bool | None,
-    encoding: str | None,
-    delimiter: str | None,
-    escape: bool | None,
-) -> DataOptions:
-    from edgetune.data.examples import DataOptions
-
-    return DataOptions(
-        text=split_columns(text) if text else (),
-        header=header,
-        encoding=encoding or "utf-8",
-        delimiter=delimiter,
-        escape=escape,
-        pair=bool(pair),
-    )
 
 
 app.command(cls=PanelCommand)(demo)

@@ -11,15 +11,16 @@ from typing import Annotated, Any, get_args
 import typer
 from typer.core import TyperCommand, TyperGroup
 
+from edgetune.config import choices
 from edgetune.utils.errors import UsageError
 
 _OPTION = re.compile(r"--?[A-Za-z][\w-]*(=.*)?", re.DOTALL)
 
 
-def choice_option(choices: Any, help_text: str, default: str) -> Any:
+def choice_option(literal: Any, help_text: str, default: str) -> Any:
     """Return an option whose choices, a Literal, are part of its text: a column of them would be too wide."""
     return typer.Option(
-        metavar="NAME", help=f"{help_text}: {', '.join(get_args(choices))}.", show_default=default
+        metavar="NAME", help=f"{help_text}: {', '.join(get_args(literal))}.", show_default=default
     )
 
 
@@ -101,7 +102,20 @@ CacheSize = Annotated[
     ),
 ]
 
-
+Backend = Annotated[choices.Backend | None, choice_option(choices.Backend, "Training backend", "auto")]
+Precision = Annotated[
+    choices.Precision | None,
+    choice_option(choices.Precision, "Floating-point precision of the torch backend", "auto"),
+]
+Method = Annotated[
+    choices.Method | None,
+    typer.Option(
+        metavar="NAME",
+        help="Method of choosing which examples to train (see `edgetune methods`).",
+        show_default="train-all",
+    ),
+]
+BatchSize = Annotated[int | None, typer.Option(help="Examples per optimizer step.", show_default="32")]
 Set = Annotated[
     list[str] | None,
     typer.Option(

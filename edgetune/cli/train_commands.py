@@ -12,6 +12,8 @@ from typing import Annotated, Any
 import typer
 
 from edgetune.cli.options import (
+    Backend,
+    BatchSize,
     BatteryShare,
     CacheDir,
     CacheSize,
@@ -27,7 +29,9 @@ from edgetune.cli.options import (
     MaxBadRows,
     Memory,
     MergeLabels,
+    Method,
     Pair,
+    Precision,
     Quiet,
     Set,
     Text,
@@ -37,16 +41,7 @@ from edgetune.cli.options import (
     given_settings,
     parse_set_options,
 )
-from edgetune.config.choices import (
-    Backend,
-    ClassWeight,
-    Device,
-    Method,
-    Metric,
-    Pooling,
-    Precision,
-    Preset,
-)
+from edgetune.config.choices import ClassWeight, Device, Metric, Pooling, Preset
 from edgetune.utils.errors import WORSE_THAN_MAJORITY, Interrupted, UsageError
 from edgetune.utils.sanitize import json_text, on_terminal
 
@@ -101,11 +96,9 @@ def finetune(
         ),
     ] = None,
     cache_size: CacheSize = None,
-    backend: Annotated[Backend | None, choice_option(Backend, "Training backend", "auto")] = None,
+    backend: Backend = None,
     device: Annotated[Device | None, choice_option(Device, "Device to train on", "cpu")] = None,
-    precision: Annotated[
-        Precision | None, choice_option(Precision, "Floating-point precision of the torch backend", "auto")
-    ] = None,
+    precision: Precision = None,
     threads: Annotated[int | None, typer.Option(help="Number of threads.", show_default="all cores")] = None,
     onnx: Annotated[
         bool | None,
@@ -113,14 +106,7 @@ def finetune(
             "--onnx/--no-onnx", help="Export (or do not export) an ONNX model from the torch backend."
         ),
     ] = None,
-    method: Annotated[
-        Method | None,
-        typer.Option(
-            metavar="NAME",
-            help="Method of choosing which examples to train (see `edgetune methods`).",
-            show_default="train-all",
-        ),
-    ] = None,
+    method: Method = None,
     preset: Annotated[
         Preset | None, choice_option(Preset, "Hyperparameters of the three-stage filter", "default")
     ] = None,
@@ -167,9 +153,7 @@ def finetune(
             show_default="by the number of rows, 1 to 10, with early stopping",
         ),
     ] = None,
-    batch_size: Annotated[
-        int | None, typer.Option(help="Examples per optimizer step.", show_default="32")
-    ] = None,
+    batch_size: BatchSize = None,
     lr: Annotated[
         float | None,
         typer.Option(
@@ -337,11 +321,12 @@ def _finetuned(
     if as_json:
         print(json_text(result))
     elif not quiet:
-        from edgetune.report.result_tables import print_summary
+        from edgetune.report.result_tables import summary_sections
+        from edgetune.utils.tables import print_sections
 
         error = result["warnings"][:1] if result["worse_than_majority"] else []  # printed below
         new = [text for text in result["warnings"] if text not in {*view.warned, *error}]
-        print_summary(result | {"warnings": new}, console(), details=details)
+        print_sections(summary_sections(result | {"warnings": new}, details=details), console())
     if result["worse_than_majority"]:
         typer.secho(f"edgetune: {on_terminal(result['warnings'][0])}", fg=typer.colors.RED, err=True)
         raise typer.Exit(WORSE_THAN_MAJORITY)
@@ -375,25 +360,14 @@ def plan(
         typer.Option(help="Layers to freeze: none, embeddings, or a number.", show_default="planned"),
     ] = None,
     cache_size: CacheSize = None,
-    backend: Annotated[Backend | None, choice_option(Backend, "Training backend", "planned")] = None,
-    precision: Annotated[
-        Precision | None, choice_option(Precision, "Floating-point precision of the torch backend", "planned")
-    ] = None,
-    method: Annotated[
-        Method | None,
-        typer.Option(
-            metavar="NAME",
-            help="Method of choosing which examples to train (see `edgetune methods`).",
-            show_default="train-all",
-        ),
-    ] = None,
+    backend: Backend = None,
+    precision: Precision = None,
+    method: Method = None,
     epochs: Annotated[
         int | None,
         typer.Option(help="Maximum number of passes over the training rows.", show_default="planned"),
     ] = None,
-    batch_size: Annotated[
-        int | None, typer.Option(help="Examples per optimizer step.", show_default="32")
-    ] = None,
+    batch_size: BatchSize = None,
     watts: Watts = None,
     explain: Annotated[
         bool, typer.Option("--explain", help="Explain the choice, and list what was rejected.")

@@ -8,7 +8,7 @@ A figure that is not in the summary leaves its line out.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from edgetune.data.labels import merge_hint
 from edgetune.utils.formatting import (
@@ -23,11 +23,7 @@ from edgetune.utils.formatting import (
 )
 from edgetune.utils.metrics import Evaluation
 from edgetune.utils.sanitize import brief
-from edgetune.utils.tables import Section, print_sections
-
-if TYPE_CHECKING:
-    from rich.console import Console
-
+from edgetune.utils.tables import Section
 
 BAR = 20
 MAX_CLASSES = 12
@@ -276,13 +272,3 @@ def evaluation_sections(evaluation: Evaluation) -> list[Section]:
         Section("Warnings", [*warnings]),
     ]
     return [section for section in sections if section.rows]
-
-
-def print_summary(summary: Summary, console: Console, *, details: bool = False) -> None:
-    """Print the tables after a run."""
-    print_sections(summary_sections(summary, details=details), console)
-
-
-def print_evaluation(evaluation: Evaluation, console: Console) -> None:
-    """Print the figures, the classes and the confusion matrix of an evaluation."""
-    print_sections(evaluation_sections(evaluation), console)

@@ -19,7 +19,7 @@ from edgetune.report import result_tables, run_plot
 from edgetune.report.model_card import model_card
 from edgetune.utils.formatting import duration, time_split
 from edgetune.utils.metrics import evaluate_predictions
-from edgetune.utils.tables import sections_text
+from edgetune.utils.tables import print_sections, sections_text
 
 SPLIT = {"load": 0.4, "tokenize": 0.8, "export": 5.2, "score": 100.1, "train": 380.0, "select": 2.2}
 SPLIT |= {"evaluate": 10.0, "save": 1.5, "other": 12.1}
@@ -261,10 +261,9 @@ def test_why_the_last_stage_was_not_reached_is_said() -> None:
 
 def test_terminal_and_plain_tables_hold_the_same_words() -> None:
     plain, terminal = io.StringIO(), io.StringIO()
-    result_tables.print_summary(SUMMARY, Console(file=plain, width=40), details=True)
-    result_tables.print_summary(
-        SUMMARY, Console(file=terminal, width=160, force_terminal=True, no_color=True), details=True
-    )
+    sections = result_tables.summary_sections(SUMMARY, details=True)
+    print_sections(sections, Console(file=plain, width=40))
+    print_sections(sections, Console(file=terminal, width=160, force_terminal=True, no_color=True))
     assert plain.getvalue().strip() == summary_text(SUMMARY).strip()
     shown = re.sub(r"\x1b\[[\d;]*m", "", terminal.getvalue())
     assert shown.split() == plain.getvalue().split()
@@ -279,7 +278,8 @@ def test_an_evaluation_shows_classes_and_confusion() -> None:
     assert re.search(r"^  \[red\]good +0.667 +0.667 +0.667 +3$", text, re.MULTILINE)
     assert re.search(r"^  bad +1 +1$", text, re.MULTILINE)
     screen = io.StringIO()
-    result_tables.print_evaluation(found, Console(file=screen, width=120, force_terminal=True, no_color=True))
+    terminal = Console(file=screen, width=120, force_terminal=True, no_color=True)
+    print_sections(result_tables.evaluation_sections(found), terminal)
     assert "[red]good" in screen.getvalue()
 
 
@@ -356,7 +356,6 @@ def test_any_key_may_be_missing_or_none(missing: str) -> None:
 
 def test_an_empty_summary_is_no_error() -> None:
     assert summary_text({}) == ""
-    result_tables.print_summary({}, Console(file=io.StringIO(), force_terminal=True))
     assert "None" not in model_card({})
 
 
