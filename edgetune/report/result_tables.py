@@ -129,7 +129,7 @@ def _learners(summary: Summary) -> Iterator[tuple[str, ...]]:
             "" if held_out is None else percent(held_out["accuracy"]),
             f"{one['weight']:.2f}" if one["weight"] else "unused",
         )
-    if ensemble["accuracy"] is not None:
+    if ensemble["accuracy"] is not None and len(ensemble["learners"]) > 1:
         yield "ensemble", percent(ensemble["accuracy"]), "", ""
 
 
