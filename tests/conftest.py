@@ -147,7 +147,7 @@ RunCli = Callable[..., Outcome]
 def run_cli() -> RunCli:
     """`edgetune ARGS` in this process; `stdin` is its input."""
 
-    def call(*args: object, stdin: str = "") -> Outcome:
+    def call(*args: object, stdin: str = "", columns: int = 120) -> Outcome:
         from edgetune.cli import train_commands
         from edgetune.cli.app import main
 
@@ -155,7 +155,7 @@ def run_cli() -> RunCli:
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(sys, "argv", ["edgetune", *map(str, args)])
             patch.setattr(sys, "stdin", io.StringIO(stdin))
-            patch.setenv("COLUMNS", "120")
+            patch.setenv("COLUMNS", str(columns))
             # A deadline counts from the start of the process, which is not that of the tests.
             patch.setattr(train_commands, "_IMPORTED_AT_S", time.perf_counter())
             patch.setattr(train_commands, "_CPU_AT_IMPORT_S", 0.0)

@@ -8,7 +8,7 @@ import io
 import json
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
@@ -28,10 +28,11 @@ from edgetune.cli.options import (
     MergeLabels,
     Overwrite,
     Pair,
+    PanelCommand,
     Text,
     TextsCommand,
     console,
-    split_columns,
+    given_settings,
 )
 from edgetune.cli.profile_commands import profile_app
 from edgetune.cli.report_commands import methods, report
@@ -44,10 +45,6 @@ from edgetune.utils.sanitize import brief, json_text, on_terminal, one_line
 from edgetune.utils.signals import CheckedStdout, ClosedPipeTolerant, flush_stdout, open_missing_streams
 from edgetune.utils.version import __version__
 
-if TYPE_CHECKING:
-    from edgetune.data.examples import DataOptions
-
-
 NOBODY_READS = 141
 """Exit code, as a shell has it, where what is printed goes into a pipe that was closed."""
 
@@ -57,18 +54,11 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
-    rich_markup_mode=None,
+    rich_markup_mode="rich",
+    context_settings={"help_option_names": ["-h", "--help"]},
 )
-app.command()(check)
-app.command()(finetune)
-app.command()(plan)
-app.command()(compare)
-app.command()(report)
-app.command()(methods)
-app.command()(inspect)
-app.command()(clean)
-app.command()(export)
-app.command()(serve)
+for command in (check, finetune, plan, compare, report, methods, inspect, clean, export, serve):
+    app.command(cls=PanelCommand)(command)
 app.add_typer(profile_app)
 
 
@@ -110,10 +100,17 @@ def predict(
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object per text.")] = False,
 ) -> None:
-    """Classify texts with a trained model, one row of output per row of input.
+    """Classify texts with a trained model.
 
-    Example: edgetune predict runs/reviews "the battery died in a day"
+    Examples:
+        edgetune predict runs/reviews "the battery died in a day"
+        edgetune predict runs/reviews --file new.csv --out predictions.csv --all
+        cat texts.txt | edgetune predict runs/reviews --unsure 0.6
     """
+    reading = given_settings(
+        locals(), "run", "texts", "file", "out", "overwrite", "unsure", "all_", "as_json"
+    )
+    from edgetune.data.examples import DataOptions
     from edgetune.inference.predictions import (
         predict_file,
         predict_lines,
@@ -131,8 +128,7 @@ def predict(
     check_outputs({"--out": out}, reads=[file], runs=[run], overwrite=overwrite)
     opened = load_run(run)
     if file is not None:
-        options = _options(text, pair, header, encoding, delimiter, escape)
-        predictions = predict_file(opened, file, options, unsure)
+        predictions = predict_file(opened, file, DataOptions(**reading), unsure)
     else:
         predictions = predict_lines(opened, texts if texts else stdin_lines(), unsure)
     if out is not None:
@@ -145,7 +141,7 @@ def predict(
         print(note, file=sys.stderr)
 
 
-@app.command()
+@app.command(cls=PanelCommand)
 def evaluate(
     run: Annotated[Path, typer.Argument(help="Folder of a finished run.")],
     data: Annotated[str, typer.Argument(help="Labelled text: a file, a folder, or hub:NAME.")],
@@ -163,24 +159,15 @@ def evaluate(
 ) -> None:
     """Evaluate a trained model on labelled text.
 
-    Example: edgetune evaluate runs/reviews test.csv
+    Examples:
+        edgetune evaluate runs/reviews test.csv
+        edgetune evaluate runs/reviews test.tsv --text sentence --label class
     """
+    reading = given_settings(locals(), "run", "data", "max_bad_rows", "cache_dir", "as_json")
     from edgetune.inference.saved_run import load_run
 
     opened = load_run(run)
-    given: dict[str, Any] = {
-        "text": split_columns(text) if text else None,
-        "label": label,
-        "pair": pair,
-        "header": header,
-        "encoding": encoding,
-        "delimiter": delimiter,
-        "escape": escape,
-        "merge_labels": merge_labels,
-    }
-    options = dataclasses.replace(
-        opened.data_options(), **{name: value for name, value in given.items() if value is not None}
-    )
+    options = dataclasses.replace(opened.data_options(), **reading)
     share = 0.01 if max_bad_rows is None else max_bad_rows
     found = opened.evaluate(
         data,
@@ -192,16 +179,19 @@ def evaluate(
     if as_json:
         print(json_text(found.to_dict()))
         return
-    from edgetune.report.result_tables import print_evaluation
+    from edgetune.report.result_tables import evaluation_sections
+    from edgetune.utils.tables import print_sections
 
-    print_evaluation(found, console())
+    print_sections(evaluation_sections(found), console())
 
 
-@app.command()
+@app.command(cls=PanelCommand)
 def doctor(as_json: Json = False) -> None:
     """Check what works on this machine, and what is missing.
 
-    Example: edgetune doctor
+    Examples:
+        edgetune doctor
+        edgetune doctor --json
     """
     from edgetune.maintenance.doctor import examine, print_diagnosis
 
@@ -212,27 +202,7 @@ def doctor(as_json: Json = False) -> None:
         print_diagnosis(findings, console())
 
 
-def _options(
-    text: str | None,
-    pair: bool | None,
-    header: bool | None,
-    encoding: str | None,
-    delimiter: str | None,
-    escape: bool | None,
-) -> DataOptions:
-    from edgetune.data.examples import DataOptions
-
-    return DataOptions(
-        text=split_columns(text) if text else (),
-        header=header,
-        encoding=encoding or "utf-8",
-        delimiter=delimiter,
-        escape=escape,
-        pair=bool(pair),
-    )
-
-
-app.command()(demo)
+app.command(cls=PanelCommand)(demo)
 
 
 def main() -> None:
@@ -294,9 +264,7 @@ def _say_usage(error: Any) -> int:
         asked = error.option_name.lstrip("-")
         error.possibilities = [name for name in near if is_near(asked, name.lstrip("-"))]
     text = error.format_message()
-    if type(error).__name__ == "NoArgsIsHelpError":
-        print(text)
-    else:
+    if type(error).__name__ != "NoArgsIsHelpError":  # its message is the help, which typer has printed
         words = one_line(text).replace("Value error, ", "").rstrip(".")
         where = getattr(error, "ctx", None)
         command = where.command_path.split()[1:] if where is not None else []

@@ -28,19 +28,21 @@ def clean(
         str | None,
         typer.Option(help="Remove entries of at least this size: 1GB (with --older-than, both must hold)."),
     ] = None,
-    all_: Annotated[bool, typer.Option("--all", help="Remove every entry that is not in use.")] = False,
+    everything: Annotated[bool, typer.Option("--all", help="Remove every entry that is not in use.")] = False,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask for confirmation.")] = False,
     cache_dir: CacheDir = None,
     as_json: Json = False,
 ) -> None:
     """List the caches by kind, age and size, and clear them.
 
-    Example: edgetune clean --older-than 30d --yes
+    Examples:
+        edgetune clean
+        edgetune clean --older-than 30d --yes
     """
     from edgetune.maintenance.cache_cleanup import list_entries, remove_entries
     from edgetune.utils.machine import cache_folder
 
-    wish = _wish(older_than, larger_than, all_)
+    wish = _wish(older_than, larger_than, everything)
     home = cache_folder() if cache_dir is None else cache_dir
     entries, strange = list_entries(home)
     now_s = time.time()
@@ -58,7 +60,7 @@ def clean(
             print(f"{len(chosen) - len(gone)} could not be removed or are in use now.", file=sys.stderr)
 
 
-def _wish(older_than: str | None, larger_than: str | None, all_: bool) -> RemovalFilter:
+def _wish(older_than: str | None, larger_than: str | None, everything: bool) -> RemovalFilter:
     """Read the options.
 
     Raises:
@@ -67,10 +69,10 @@ def _wish(older_than: str | None, larger_than: str | None, all_: bool) -> Remova
     from edgetune.config.budget import parse_age, parse_memory
     from edgetune.maintenance.cache_cleanup import RemovalFilter
 
-    if all_ and (older_than is not None or larger_than is not None):
+    if everything and (older_than is not None or larger_than is not None):
         raise UsageError("--all cannot be combined with --older-than or --larger-than.")
     return RemovalFilter(
-        all_,
+        everything,
         None if older_than is None else parse_age(older_than),
         None if larger_than is None else 1e6 * parse_memory(larger_than, "--larger-than"),
     )

@@ -54,7 +54,9 @@ def check(
 ) -> None:
     """Check labelled text before training (exit code 3: mend something).
 
-    Example: edgetune check reviews.csv
+    Examples:
+        edgetune check reviews.csv
+        edgetune check reviews.csv --eval test.csv --out check.html
     """
     settings = given_settings(locals(), "out", "overwrite", "cache_dir", "as_json")
     if out is not None and out.suffix.lower() not in (".html", ".htm"):

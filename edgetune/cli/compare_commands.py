@@ -102,7 +102,10 @@ def compare(
 ) -> None:
     """Run several methods on the same rows and rank them.
 
-    Example: edgetune compare reviews.csv --deadline 2m --methods all
+    Examples:
+        edgetune compare reviews.csv --deadline 2m --methods all
+        edgetune compare a.csv b.csv --epochs 2 --seeds 3 --no-models
+        edgetune compare grid.toml --out runs/grid
     """
     from edgetune.compare.comparison import Comparison
     from edgetune.compare.comparison_charts import draw_all
@@ -244,9 +247,11 @@ def inspect(
     overwrite: Overwrite = False,
     as_json: Json = False,
 ) -> None:
-    """List training rows whose label is probably wrong, and suggest another.
+    """List training rows whose label is probably wrong.
 
-    Example: edgetune inspect runs/reviews --out corrected.csv
+    Examples:
+        edgetune inspect runs/reviews
+        edgetune inspect runs/reviews --out corrected.csv --map map.png
     """
     from edgetune.inference.inspection import corrected_table, inspect_run
     from edgetune.report.inspection_table import inspection_object, print_inspection, write_corrected

@@ -8,7 +8,8 @@ from typing import Annotated
 
 import typer
 
-from edgetune.cli.options import CacheDir, PoolingName, console
+from edgetune.cli.options import CacheDir, choice_option, console
+from edgetune.config.choices import Pooling
 from edgetune.utils.errors import UsageError
 
 
@@ -43,10 +44,9 @@ def export(
         ),
     ] = None,
     pooling: Annotated[
-        PoolingName | None,
-        typer.Option(
-            help="Input of the artifacts' classifier head: auto, mean of all tokens, or first token (cls).",
-            show_default="auto",
+        Pooling | None,
+        choice_option(
+            Pooling, "Input of the artifacts' classifier head, where cls is the first token", "auto"
         ),
     ] = None,
     overwrite: Annotated[
@@ -56,9 +56,10 @@ def export(
 ) -> None:
     """Export a run's classifier to ONNX, or training artifacts.
 
-    Example: edgetune export runs/reviews --out classifier/ --int8
-
-    Example: edgetune export --labels 2 --out artifacts/
+    Examples:
+        edgetune export runs/reviews --out classifier/
+        edgetune export runs/reviews --out classifier/ --int8 --file test.csv
+        edgetune export --labels 2 --out artifacts/
     """
     if (run is None) == (labels is None):
         raise UsageError(
@@ -106,7 +107,7 @@ def _export_artifacts(
     out: Path,
     model: str | None,
     freeze: str | None,
-    pooling: PoolingName | None,
+    pooling: Pooling | None,
     overwrite: bool,
     cache_dir: Path | None,
 ) -> None:
@@ -120,7 +121,7 @@ def _export_artifacts(
         labels,
         out,
         freeze=frozen,
-        pooling="auto" if pooling is None else pooling.value,
+        pooling=pooling or "auto",
         overwrite=overwrite,
         cache_dir=cache_dir,
     )

@@ -1,93 +1,27 @@
-"""Options that several commands share, the choices an option has, and what commands do with them."""
+"""Options that several commands share, the panels of `--help`, and what commands do with options."""
 
 from __future__ import annotations
 
 import json
 import re
-from enum import Enum
+from inspect import cleandoc
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, get_args
 
 import typer
-from typer.core import TyperCommand
+from typer.core import TyperCommand, TyperGroup
 
+from edgetune.config import choices
 from edgetune.utils.errors import UsageError
 
 _OPTION = re.compile(r"--?[A-Za-z][\w-]*(=.*)?", re.DOTALL)
 
 
-class MethodName(str, Enum):
-    """Ways of choosing examples (kept equal to `settings.METHODS` by a test)."""
-
-    train_all = "train-all"
-    random = "random"
-    fixed_threshold = "fixed-threshold"
-    auto_threshold = "auto-threshold"
-    three_stage = "three-stage"
-    auto_assist = "auto-assist"
-    svp = "svp"
-    selective_backprop = "selective-backprop"
-    selective_backprop_stale = "selective-backprop-stale"
-    info_batch = "info-batch"
-    rho_loss = "rho-loss"
-    cartography_ambiguous = "cartography-ambiguous"
-    cartography_hard = "cartography-hard"
-    ftft = "ftft"
-    swift_learn = "swift-learn"
-
-
-class Preset(str, Enum):
-    """Columns of the settings table."""
-
-    default = "default"
-    paper = "paper"
-
-
-class BackendName(str, Enum):
-    """What runs the model."""
-
-    auto = "auto"
-    ort = "ort"
-    torch = "torch"
-    onnx = "onnx"
-
-
-class DeviceName(str, Enum):
-    """Where it runs."""
-
-    cpu = "cpu"
-    cuda = "cuda"
-
-
-class ClassWeight(str, Enum):
-    """Whether rare classes count more; `--class-weight`."""
-
-    auto = "auto"
-    balanced = "balanced"
-    none = "none"
-
-
-class MetricName(str, Enum):
-    """What learners are compared by."""
-
-    ACCURACY = "accuracy"
-    MACRO_F1 = "macro-f1"
-
-
-class PoolingName(str, Enum):
-    """What a new head reads."""
-
-    AUTO = "auto"
-    MEAN = "mean"
-    CLS = "cls"
-
-
-class Precision(str, Enum):
-    """Arithmetic of the torch backend."""
-
-    auto = "auto"
-    fp32 = "fp32"
-    bf16 = "bf16"
+def choice_option(literal: Any, help_text: str, default: str) -> Any:
+    """Return an option whose choices, a Literal, are part of its text: a column of them would be too wide."""
+    return typer.Option(
+        metavar="NAME", help=f"{help_text}: {', '.join(get_args(literal))}.", show_default=default
+    )
 
 
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print only errors and the result.")]
@@ -168,7 +102,20 @@ CacheSize = Annotated[
     ),
 ]
 
-
+Backend = Annotated[choices.Backend | None, choice_option(choices.Backend, "Training backend", "auto")]
+Precision = Annotated[
+    choices.Precision | None,
+    choice_option(choices.Precision, "Floating-point precision of the torch backend", "auto"),
+]
+Method = Annotated[
+    choices.Method | None,
+    typer.Option(
+        metavar="NAME",
+        help="Method of choosing which examples to train (see `edgetune methods`).",
+        show_default="train-all",
+    ),
+]
+BatchSize = Annotated[int | None, typer.Option(help="Examples per optimizer step.", show_default="32")]
 Set = Annotated[
     list[str] | None,
     typer.Option(
@@ -177,7 +124,54 @@ Set = Annotated[
 ]
 
 
-class TextsCommand(TyperCommand):
+PANELS = {
+    "Data": "eval_ file text label pair header encoding delimiter escape merge_labels holdout max_bad_rows "
+    "max_length rows eval_rows",
+    "Server": "host port token queue",
+    "Model": "model artifacts labels pooling freeze onnx backend device precision threads",
+    "Training": "epochs batch_size lr max_steps seed seeds learners ngrams single metric "
+    "class_weight patience",
+    "Budget": "deadline energy battery memory cache_size watts quick",
+    "Selection": "method methods curve preset keep_rate threshold warmup_fraction moving_threshold alt "
+    "alt_window explore_rate",
+    "Output": "out limit name map_ format_ int8 models unsure all_ explain details overwrite quiet as_json",
+    "Advanced": "set_ config resume checkpoint_every cache_dir help",
+}
+"""Parameters by their panel in `--help`, in the order in which they are shown."""
+
+_PANEL_OF = {name: panel for panel, names in PANELS.items() for name in names.split()}
+_ORDER = list(_PANEL_OF)
+
+
+class _Panels:
+    """Shows options in panels, and the examples of a docstring at the end."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        text, _, examples = cleandoc(kwargs["help"] or "").partition("Examples:\n")
+        if examples:
+            lines = ["Examples:", *map(str.strip, examples.splitlines())]
+            kwargs |= {"help": text.strip(), "epilog": "\n\n".join(lines)}
+        super().__init__(*args, **kwargs)
+
+    def get_params(self, ctx: Any) -> list[Any]:
+        """Return arguments, options without a panel, and those of the panels."""
+        params: list[Any] = super().get_params(ctx)  # type: ignore[misc]
+        options = [param for param in params if param.param_type_name == "option"]
+        for option in options:
+            option.rich_help_panel = _PANEL_OF.get(option.name)
+        options.sort(key=lambda option: _ORDER.index(option.name) if option.name in _PANEL_OF else -1)
+        return [param for param in params if param.param_type_name != "option"] + options
+
+
+class PanelCommand(_Panels, TyperCommand):
+    """A command with its options in panels."""
+
+
+class PanelGroup(_Panels, TyperGroup):
+    """A group of commands with its own options in panels."""
+
+
+class TextsCommand(PanelCommand):
     """A command that takes texts: a word that begins with a dash and cannot be an option is one of them."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
@@ -215,12 +209,8 @@ def parse_set_options(items: list[str]) -> dict[str, Any]:
 
 
 def given_options(values: dict[str, Any], *without: str) -> dict[str, Any]:
-    """Return the options that were given, enums as their values."""
-    return {
-        name: value.value if isinstance(value, Enum) else value
-        for name, value in values.items()
-        if value is not None and name not in without
-    }
+    """Return the options that were given."""
+    return {name: value for name, value in values.items() if value is not None and name not in without}
 
 
 def given_settings(values: dict[str, Any], *without: str) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from edgetune.cli.options import CacheDir, Json, Overwrite, Quiet
+from edgetune.cli.options import CacheDir, Json, Overwrite, PanelCommand, PanelGroup, Quiet
 from edgetune.utils.errors import Interrupted, UsageError
 
 if TYPE_CHECKING:
@@ -71,7 +71,8 @@ NAME_PATTERN = r"[A-Za-z0-9][A-Za-z0-9._-]*"
 profile_app = typer.Typer(
     name="profile",
     pretty_exceptions_enable=False,
-    rich_markup_mode=None,
+    rich_markup_mode="rich",
+    cls=PanelGroup,
 )
 
 Model = Annotated[
@@ -117,7 +118,10 @@ def measure_profile(
 ) -> None:
     """Measure the speed of this machine (about five minutes).
 
-    Example: edgetune profile --quick
+    Examples:
+        edgetune profile --quick
+        edgetune profile --name laptop --watts 25
+        edgetune profile show
     """
     if context.invoked_subcommand is not None:
         return
@@ -149,11 +153,13 @@ def measure_profile(
     print(f"Wrote {path}")
 
 
-@profile_app.command()
+@profile_app.command(cls=PanelCommand)
 def show(name: ProfileName = None, as_json: Json = False) -> None:
     """Print a profile as tables.
 
-    Example: edgetune profile show laptop
+    Examples:
+        edgetune profile show
+        edgetune profile show laptop
     """
     profile = _open(name).profile
     if as_json:
@@ -162,7 +168,7 @@ def show(name: ProfileName = None, as_json: Json = False) -> None:
         _print_profile(profile)
 
 
-@profile_app.command()
+@profile_app.command(cls=PanelCommand)
 def compare(
     a: Annotated[str, typer.Argument(help="Name or file of a profile.")],
     b: Annotated[str, typer.Argument(help="Name or file of another profile.")],
@@ -170,7 +176,9 @@ def compare(
 ) -> None:
     """Compare two profiles: duration on B relative to A.
 
-    Example: edgetune profile compare laptop workstation
+    Examples:
+        edgetune profile compare laptop workstation
+        edgetune profile compare laptop.json workstation.json --json
     """
     from edgetune.devices.profile_store import load_profile
     from edgetune.profiling.profile_tables import compare_profiles as ratios
@@ -183,7 +191,7 @@ def compare(
         _print(compare_sections(one, other))
 
 
-@profile_app.command()
+@profile_app.command(cls=PanelCommand)
 def check(
     name: ProfileName = None,
     model: Model = None,
@@ -193,7 +201,9 @@ def check(
 ) -> None:
     """Measure a few points again and report the drift.
 
-    Example: edgetune profile check
+    Examples:
+        edgetune profile check
+        edgetune profile check laptop
     """
     match = _open(name)
     with _stoppable("nothing was changed"):

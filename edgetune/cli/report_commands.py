@@ -5,9 +5,8 @@ from __future__ import annotations
 import json
 import sys
 from datetime import datetime
-from enum import Enum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -22,21 +21,13 @@ if TYPE_CHECKING:
 SHOWN_LEFT_OUT = 5
 
 
-class Format(str, Enum):
-    """What a report is written as."""
-
-    html = "html"
-    md = "md"
-    csv = "csv"
-    json = "json"
-
-
-SUFFIXES = {
-    ".html": Format.html,
-    ".htm": Format.html,
-    ".md": Format.md,
-    ".csv": Format.csv,
-    ".json": Format.json,
+Format = Literal["html", "md", "csv", "json"]
+SUFFIXES: dict[str, Format] = {
+    ".html": "html",
+    ".htm": "html",
+    ".md": "md",
+    ".csv": "csv",
+    ".json": "json",
 }
 
 
@@ -55,10 +46,12 @@ def report(
 ) -> None:
     """Compare finished runs on an HTML page or in a table.
 
-    Example: edgetune report runs/reviews runs/reviews-2 --out report.html
+    Examples:
+        edgetune report runs/reviews runs/reviews-2 --out report.html
+        edgetune report runs/compare-reviews --format md
     """
     chosen = _format(out, format_)
-    if chosen is Format.html and out is None:
+    if chosen == "html" and out is None:
         raise UsageError(
             "HTML needs an output file: add --out report.html, or print a table with --format md."
         )
@@ -99,11 +92,11 @@ def _format(out: Path | None, given: Format | None) -> Format:
 def _written(collected: CollectedRuns, chosen: Format) -> str:
     from edgetune.report.run_table import to_csv, to_json, to_markdown
 
-    if chosen is Format.html:
+    if chosen == "html":
         from edgetune.report.page import page
 
         return page(collected, datetime.now().astimezone())
-    return {Format.md: to_markdown, Format.csv: to_csv, Format.json: to_json}[chosen](collected)
+    return {"md": to_markdown, "csv": to_csv, "json": to_json}[chosen](collected)
 
 
 def _say_left_out(collected: CollectedRuns) -> None:
@@ -122,7 +115,9 @@ def methods(
 ) -> None:
     """List the methods of choosing examples, or describe one.
 
-    Example: edgetune methods three-stage
+    Examples:
+        edgetune methods
+        edgetune methods three-stage
     """
     from edgetune.compare.method_cards import (
         baseline_cards,

@@ -31,9 +31,11 @@ def serve(
         ),
     ] = 256,
 ) -> None:
-    """Answer predictions over HTTP, and load the run again when it is replaced.
+    """Answer predictions over HTTP.
 
-    Example: edgetune serve runs/reviews --port 8000
+    Examples:
+        edgetune serve runs/reviews --port 8000
+        edgetune serve runs/reviews --host 0.0.0.0 --token SECRET
     """
     try:
         from edgetune.inference.server import serve as serve_run

@@ -12,14 +12,13 @@ from typing import Annotated, Any
 import typer
 
 from edgetune.cli.options import (
-    BackendName,
+    Backend,
+    BatchSize,
     BatteryShare,
     CacheDir,
     CacheSize,
-    ClassWeight,
     Deadline,
     Delimiter,
-    DeviceName,
     Encoding,
     Energy,
     Escape,
@@ -30,20 +29,19 @@ from edgetune.cli.options import (
     MaxBadRows,
     Memory,
     MergeLabels,
-    MethodName,
-    MetricName,
+    Method,
     Pair,
-    PoolingName,
     Precision,
-    Preset,
     Quiet,
     Set,
     Text,
     Watts,
+    choice_option,
     console,
     given_settings,
     parse_set_options,
 )
+from edgetune.config.choices import ClassWeight, Device, Metric, Pooling, Preset
 from edgetune.utils.errors import WORSE_THAN_MAJORITY, Interrupted, UsageError
 from edgetune.utils.sanitize import json_text, on_terminal
 
@@ -83,10 +81,11 @@ def finetune(
         str | None, typer.Option(help="Train from artifacts made by `edgetune export`.")
     ] = None,
     pooling: Annotated[
-        PoolingName | None,
-        typer.Option(
-            help="Input of a new classifier head: the mean of all tokens, or the first token (cls).",
-            show_default="auto: the mean where the encoder was trained with it",
+        Pooling | None,
+        choice_option(
+            Pooling,
+            "Input of a new classifier head, where cls is the first token",
+            "auto: the mean where the encoder was trained with it",
         ),
     ] = None,
     freeze: Annotated[
@@ -97,14 +96,9 @@ def finetune(
         ),
     ] = None,
     cache_size: CacheSize = None,
-    backend: Annotated[
-        BackendName | None, typer.Option(help="Training backend.", show_default="auto")
-    ] = None,
-    device: Annotated[DeviceName | None, typer.Option(help="Device to train on.", show_default="cpu")] = None,
-    precision: Annotated[
-        Precision | None,
-        typer.Option(help="Floating-point precision of the torch backend.", show_default="auto"),
-    ] = None,
+    backend: Backend = None,
+    device: Annotated[Device | None, choice_option(Device, "Device to train on", "cpu")] = None,
+    precision: Precision = None,
     threads: Annotated[int | None, typer.Option(help="Number of threads.", show_default="all cores")] = None,
     onnx: Annotated[
         bool | None,
@@ -112,15 +106,9 @@ def finetune(
             "--onnx/--no-onnx", help="Export (or do not export) an ONNX model from the torch backend."
         ),
     ] = None,
-    method: Annotated[
-        MethodName | None,
-        typer.Option(
-            help="Method of choosing which examples to train (see `edgetune methods`).",
-            show_default="train-all",
-        ),
-    ] = None,
+    method: Method = None,
     preset: Annotated[
-        Preset | None, typer.Option(help="Hyperparameters of the three-stage filter.", show_default="default")
+        Preset | None, choice_option(Preset, "Hyperparameters of the three-stage filter", "default")
     ] = None,
     keep_rate: Annotated[
         float | None, typer.Option(help="random: share of examples to keep.", show_default="0.5")
@@ -165,9 +153,7 @@ def finetune(
             show_default="by the number of rows, 1 to 10, with early stopping",
         ),
     ] = None,
-    batch_size: Annotated[
-        int | None, typer.Option(help="Examples per optimizer step.", show_default="32")
-    ] = None,
+    batch_size: BatchSize = None,
     lr: Annotated[
         float | None,
         typer.Option(
@@ -209,15 +195,12 @@ def finetune(
         ),
     ] = None,
     metric: Annotated[
-        MetricName | None,
-        typer.Option(help="Metric by which learners are compared.", show_default="accuracy"),
+        Metric | None, choice_option(Metric, "Metric by which learners are compared", "accuracy")
     ] = None,
     class_weight: Annotated[
         ClassWeight | None,
-        typer.Option(
-            help="Correct predictions for unequal class frequencies: fully (balanced), not at all (none), "
-            "or as far as improves --metric (auto).",
-            show_default="auto",
+        choice_option(
+            ClassWeight, "Correction for unequal class frequencies", "auto: as far as it improves --metric"
         ),
     ] = None,
     patience: Annotated[
@@ -243,23 +226,31 @@ def finetune(
         bool, typer.Option("--overwrite", help="Replace an existing run in that folder.")
     ] = False,
     cache_dir: CacheDir = None,
+    details: Annotated[
+        bool, typer.Option("--details", help="Also print what every phase took, the plan, and skipped rows.")
+    ] = False,
     quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
     """Train a classifier on labelled text.
 
-    Example: edgetune finetune reviews.csv --deadline 10m
+    Examples:
+        edgetune finetune reviews.csv --deadline 10m
+        edgetune finetune train.tsv --eval test.tsv --text title,body --label topic
+        edgetune finetune pairs.csv --text question,sentence --pair
+        edgetune finetune reviews.csv --metric macro-f1 --out runs/rare
+        edgetune finetune --resume runs/reviews
     """
     given = given_settings(
-        locals(), "set_", "config", "out", "overwrite", "cache_dir", "quiet", "as_json", "resume"
+        locals(), "set_", "config", "out", "overwrite", "cache_dir", "quiet", "as_json", "resume", "details"
     )
     settings = parse_set_options(set_ or []) | given
     if resume is None:
-        run_finetune(settings, config, out, overwrite, cache_dir, quiet, as_json)
+        run_finetune(settings, config, out, overwrite, cache_dir, quiet, as_json, details)
     elif settings or config is not None or out is not None or overwrite:
         raise UsageError("--resume uses the settings of the run; give the run folder and no other settings.")
     else:
-        run_resumed(resume, cache_dir, quiet, as_json)
+        run_resumed(resume, cache_dir, quiet, as_json, details)
 
 
 def run_finetune(
@@ -270,6 +261,7 @@ def run_finetune(
     cache_dir: Path | None,
     quiet: bool,
     as_json: bool,
+    details: bool = False,
 ) -> dict[str, Any]:
     """Train, print the summary, and return it; `settings` are flat, budgets as users write them."""
 
@@ -286,10 +278,12 @@ def run_finetune(
         where = out if out is not None else default_run_folder(config.data.train)
         return run(config, where, overwrite=overwrite, **common)
 
-    return _finetuned(start, "nothing was written", cache_dir, quiet, as_json)
+    return _finetuned(start, "nothing was written", cache_dir, quiet, as_json, details)
 
 
-def run_resumed(folder: Path, cache_dir: Path | None, quiet: bool, as_json: bool) -> dict[str, Any]:
+def run_resumed(
+    folder: Path, cache_dir: Path | None, quiet: bool, as_json: bool, details: bool
+) -> dict[str, Any]:
     """Resume an interrupted run, print the summary, and return it."""
 
     def start(common: dict[str, Any]) -> Any:
@@ -297,11 +291,16 @@ def run_resumed(folder: Path, cache_dir: Path | None, quiet: bool, as_json: bool
 
         return resume_run(folder, **common)
 
-    return _finetuned(start, f"{folder} is unchanged", cache_dir, quiet, as_json)
+    return _finetuned(start, f"{folder} is unchanged", cache_dir, quiet, as_json, details)
 
 
 def _finetuned(
-    start: Callable[[dict[str, Any]], Any], unchanged: str, cache_dir: Path | None, quiet: bool, as_json: bool
+    start: Callable[[dict[str, Any]], Any],
+    unchanged: str,
+    cache_dir: Path | None,
+    quiet: bool,
+    as_json: bool,
+    details: bool,
 ) -> dict[str, Any]:
     """Train by calling `start` with what every run needs; print the summary and return it."""
     from edgetune.report.live_view import make_view
@@ -314,16 +313,20 @@ def _finetuned(
     try:
         with stop.handling_signals():
             cache = cache_dir if cache_dir is not None else cache_folder()
-            common = {"cache_dir": cache, "meter": meter, "view": make_view(quiet), "stop": stop}
+            view = make_view(quiet)
+            common = {"cache_dir": cache, "meter": meter, "view": view, "stop": stop}
             result: dict[str, Any] = start(common).to_dict()
     except KeyboardInterrupt:  # typer would leave without a word
         raise Interrupted(f"Stopped before anything was trained; {unchanged}.") from None
     if as_json:
         print(json_text(result))
     elif not quiet:
-        from edgetune.report.result_tables import print_summary
+        from edgetune.report.result_tables import summary_sections
+        from edgetune.utils.tables import print_sections
 
-        print_summary(result, console())
+        error = result["warnings"][:1] if result["worse_than_majority"] else []  # printed below
+        new = [text for text in result["warnings"] if text not in {*view.warned, *error}]
+        print_sections(summary_sections(result | {"warnings": new}, details=details), console())
     if result["worse_than_majority"]:
         typer.secho(f"edgetune: {on_terminal(result['warnings'][0])}", fg=typer.colors.RED, err=True)
         raise typer.Exit(WORSE_THAN_MAJORITY)
@@ -357,27 +360,14 @@ def plan(
         typer.Option(help="Layers to freeze: none, embeddings, or a number.", show_default="planned"),
     ] = None,
     cache_size: CacheSize = None,
-    backend: Annotated[
-        BackendName | None, typer.Option(help="Training backend.", show_default="planned")
-    ] = None,
-    precision: Annotated[
-        Precision | None,
-        typer.Option(help="Floating-point precision of the torch backend.", show_default="planned"),
-    ] = None,
-    method: Annotated[
-        MethodName | None,
-        typer.Option(
-            help="Method of choosing which examples to train (see `edgetune methods`).",
-            show_default="train-all",
-        ),
-    ] = None,
+    backend: Backend = None,
+    precision: Precision = None,
+    method: Method = None,
     epochs: Annotated[
         int | None,
         typer.Option(help="Maximum number of passes over the training rows.", show_default="planned"),
     ] = None,
-    batch_size: Annotated[
-        int | None, typer.Option(help="Examples per optimizer step.", show_default="32")
-    ] = None,
+    batch_size: BatchSize = None,
     watts: Watts = None,
     explain: Annotated[
         bool, typer.Option("--explain", help="Explain the choice, and list what was rejected.")
@@ -387,7 +377,9 @@ def plan(
 ) -> None:
     """Plan a run within a deadline, without training.
 
-    Example: edgetune plan reviews.csv --deadline 10m
+    Examples:
+        edgetune plan reviews.csv --deadline 10m
+        edgetune plan reviews.csv --deadline 10m --memory 2GB --explain
     """
     settings = given_settings(locals(), "explain", "cache_dir", "as_json")
     from edgetune.report.plan_tables import print_plans
@@ -413,7 +405,9 @@ def demo(
 ) -> None:
     """Generate support tickets, train on them, and predict.
 
-    Example: edgetune demo
+    Examples:
+        edgetune demo
+        edgetune demo --rows 1000 --out runs/small-demo
     """
     from edgetune.data.demo import demo_texts, is_demo, write_demo
     from edgetune.inference.saved_run import load_run
@@ -437,8 +431,4 @@ def demo(
 
     print("\nPredictions for three unseen tickets:")
     print_predictions(predict_lines(load_run(out), demo_texts()), as_json=False)
-    print(
-        f"\nThe tickets are in {tickets}, the model is in {out / 'model'} (Hugging Face) and "
-        f"{out / 'onnx'} (ONNX),\n"
-        f"a plot of the run is in {out / 'run.png'}. Next: edgetune finetune YOUR_FILE.csv"
-    )
+    print(f"\nThe tickets are in {tickets}. Next: edgetune finetune YOUR_FILE.csv")

@@ -9,6 +9,16 @@ from typing import Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
+from edgetune.config.choices import (
+    Backend,
+    ClassWeight,
+    Device,
+    Method,
+    Metric,
+    Pooling,
+    Precision,
+    Preset,
+)
 from edgetune.utils.errors import did_you_mean
 
 
@@ -25,23 +35,6 @@ def freeze_of(depth: int) -> str:
 MAX_HOLDOUT_ROWS = 10_000
 MAX_SEED = 2**32 - 1  # of numpy's and torch's generators
 
-Method = Literal[
-    "train-all",
-    "random",
-    "fixed-threshold",
-    "auto-threshold",
-    "three-stage",
-    "auto-assist",
-    "svp",
-    "selective-backprop",
-    "selective-backprop-stale",
-    "info-batch",
-    "rho-loss",
-    "cartography-ambiguous",
-    "cartography-hard",
-    "ftft",
-    "swift-learn",
-]
 METHODS: tuple[Method, ...] = get_args(Method)
 FILTERS: tuple[Method, ...] = (
     "fixed-threshold",
@@ -99,7 +92,7 @@ class SelectionSettings(Settings):
     """
 
     method: Method = "train-all"
-    preset: Literal["default", "paper"] = "default"
+    preset: Preset = "default"
     keep_rate: float = Field(0.5, gt=0, le=1)
     threshold: float = Field(0.3, ge=0)
     warmup_fraction: float = Field(0.1, gt=0, le=1)
@@ -210,12 +203,12 @@ class ModelSettings(Settings):
 
     model: str | None = None
     artifacts: str | None = None
-    pooling: Literal["auto", "mean", "cls"] = "auto"
+    pooling: Pooling = "auto"
     freeze: str = "auto"
     cache_mb: float | None = Field(None, ge=0)
-    backend: Literal["auto", "ort", "torch", "onnx"] = "auto"
-    device: Literal["cpu", "cuda"] = "cpu"
-    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    backend: Backend = "auto"
+    device: Device = "cpu"
+    precision: Precision = "auto"
     threads: int | None = Field(None, ge=1)
     onnx: bool = True
 
@@ -269,8 +262,8 @@ class TrainSettings(Settings):
     learners: tuple[LearnerName, ...] = LEARNERS
     ngrams: bool = True
     single: bool = False
-    metric: Literal["accuracy", "macro-f1"] = "accuracy"
-    class_weight: Literal["auto", "balanced", "none"] = "auto"
+    metric: Metric = "accuracy"
+    class_weight: ClassWeight = "auto"
     keep: Literal["best", "last"] = "best"
     checkpoint_s: float | None = Field(None, ge=0)
     seed: int = Field(0, ge=0, le=MAX_SEED)

@@ -229,7 +229,7 @@ def _read_baseline(folder: Path, name: str) -> RunRecord:
     try:
         figures = RunFigures.model_validate({key: value for key, value in said.items() if value is not None})
         shown = figures.model_dump(exclude_none=True, exclude={"energy_j"})
-        sections = tuple(summary_sections({**shown, "run_dir": None}))
+        sections = tuple(summary_sections({**shown, "run_dir": None}, details=True))
     except (ValidationError, LookupError, TypeError, ValueError) as error:
         raise RunError(
             f"{folder.parent / 'cell.json'} is not the outcome of a run of a comparison."
@@ -294,7 +294,7 @@ def read_run(folder: Path, name: str) -> RunRecord:
     summary = _read_summary(path)
     try:
         figures = RunFigures.model_validate(summary)
-        sections = tuple(summary_sections(summary))
+        sections = tuple(summary_sections(summary, details=True))
     except ValidationError as error:
         problem = error.errors()[0]
         where = brief(".".join(str(part) for part in problem["loc"]))

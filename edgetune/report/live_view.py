@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import sys
 from collections import deque
-from typing import Any, Protocol, TextIO
+from typing import Any, TextIO
 
 from edgetune.run_files.counters import Counters
 from edgetune.utils.formatting import duration
@@ -16,42 +16,33 @@ PLAIN_EVERY_S = 10.0
 SPEED_WINDOW_S = 20.0
 
 
-class View(Protocol):
-    """Is told what happens; shows it or not."""
+class View:
+    """Is told what happens and shows none of it; its subclasses do.
 
-    def say(self, text: str) -> None: ...
+    Attributes:
+        warned: warnings that were shown.
+    """
 
-    def warn(self, text: str) -> None: ...
-
-    def begin(self, prepared: Any, config: Any) -> None: ...
-
-    def progress(self, share: float, counts: Counters, loss: float, stage: str, elapsed_s: float) -> None: ...
-
-    def evaluated(self, epoch: int, found: Evaluation) -> None: ...
-
-    def end(self) -> None: ...
-
-
-class QuietView:
-    """Shows nothing."""
+    def __init__(self) -> None:
+        self.warned: set[str] = set()
 
     def say(self, text: str) -> None:
-        """Ignore it."""
+        """Take a line of text."""
 
     def warn(self, text: str) -> None:
-        """Ignore it."""
+        """Take a warning."""
 
     def begin(self, prepared: Any, config: Any) -> None:
-        """Ignore it."""
+        """Take what is about to be trained."""
 
     def progress(self, share: float, counts: Counters, loss: float, stage: str, elapsed_s: float) -> None:
-        """Ignore it."""
+        """Take how far training is."""
 
     def evaluated(self, epoch: int, found: Evaluation) -> None:
-        """Ignore it."""
+        """Take the evaluation of an epoch."""
 
     def end(self) -> None:
-        """Ignore it."""
+        """Take that training has ended."""
 
 
 class TimeLeft:
@@ -106,10 +97,11 @@ def describe_loss(loss: float) -> str:
     return "" if math.isnan(loss) else f"loss {loss:.3f}"
 
 
-class PlainView:
+class PlainView(View):
     """Plain lines, one at most every ten seconds."""
 
     def __init__(self, stream: TextIO | None = None) -> None:
+        super().__init__()
         self._stream = stream if stream is not None else sys.stderr
         self._speed = TimeLeft()
         self._last_s = 0.0
@@ -121,6 +113,7 @@ class PlainView:
 
     def warn(self, text: str) -> None:
         """Print a warning."""
+        self.warned.add(text)
         self.say(f"warning: {text}")
 
     def begin(self, prepared: Any, config: Any) -> None:
@@ -151,9 +144,6 @@ class PlainView:
             f"epoch {epoch}: accuracy {found.accuracy:.4f} ({low:.3f} to {high:.3f}), loss {found.loss:.3f}"
         )
 
-    def end(self) -> None:
-        """Nothing is left open."""
-
 
 class RichView(PlainView):
     """A progress bar with the time left, loss, stage and shares."""
@@ -180,6 +170,7 @@ class RichView(PlainView):
 
     def warn(self, text: str) -> None:
         """Print a warning above the bar."""
+        self.warned.add(text)
         self._console.print(f"warning: {on_terminal(text)}", style="yellow", highlight=False, markup=False)
 
     def begin(self, prepared: Any, config: Any) -> None:
@@ -203,5 +194,5 @@ class RichView(PlainView):
 def make_view(quiet: bool) -> View:
     """Choose by what stderr is."""
     if quiet:
-        return QuietView()
+        return View()
     return RichView() if sys.stderr.isatty() else PlainView()

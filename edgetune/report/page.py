@@ -207,7 +207,7 @@ def _runs(groups: Sequence[RunGroup], ids: dict[str, str]) -> Iterable[Html]:
 def _run(run: RunRecord, place: str, picture: Html) -> Html:
     figures = run.figures
     head = [data_name(figures), describe_method(figures), figures.backend, figures.machine.describe]
-    receipts = [section_table(section) for section in run.sections if section.title != "Warnings"]
+    shown = [section for section in run.sections if section.title not in ("Classes", "Warnings")]
     return tag(
         "article",
         tag("h3", foreign_text(run.name), id=place),
@@ -215,7 +215,7 @@ def _run(run: RunRecord, place: str, picture: Html) -> Html:
         _tiles(run),
         _warnings(run),
         picture,
-        tag("div", *receipts, class_="receipts"),
+        tag("div", *map(section_table, shown), class_="receipts"),
         *class_tables(figures),
         _settings(run),
         class_="run",

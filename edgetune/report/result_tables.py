@@ -1,4 +1,4 @@
-"""The closing table of a run and the tables of an evaluation: rich on a terminal, plain lines elsewhere.
+"""The summary of a run and the tables of an evaluation: rich on a terminal, plain lines elsewhere.
 
     summary ─→ sections (title, rows of cells) ─→ rich or plain text
 
@@ -8,7 +8,7 @@ A figure that is not in the summary leaves its line out.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from edgetune.data.labels import merge_hint
 from edgetune.utils.formatting import (
@@ -23,29 +23,37 @@ from edgetune.utils.formatting import (
 )
 from edgetune.utils.metrics import Evaluation
 from edgetune.utils.sanitize import brief
-from edgetune.utils.tables import Section, print_sections
-
-if TYPE_CHECKING:
-    from rich.console import Console
-
+from edgetune.utils.tables import Section
 
 BAR = 20
+MAX_CLASSES = 12
+"""Classes that the summary of a run lists."""
+CLASSES = ("class", "precision", "recall", "F1", "rows")
+MEASURES = ("precision", "recall", "f1")
 
 
-def summary_sections(summary: Summary) -> list[Section]:
-    """Return the closing table of a run, empty sections left out."""
+def summary_sections(summary: Summary, *, details: bool = False) -> list[Section]:
+    """Return the tables printed after a run, empty ones left out; without `details` they fit one screen."""
+    per_class = summary.get("per_class") or []
     sections = [
         Section("Result", list(_result(summary))),
+        Section("Classes", _classes(per_class if len(per_class) <= MAX_CLASSES else []), CLASSES, right=True),
         Section("Learners", list(_learners(summary)), ("", "accuracy", "held-out", "weight"), right=True),
-        Section("Time", list(_time(summary)), right=True),
-        Section("Plan", list(_plan(summary)), ("", "planned", "actual"), right=True),
-        Section("Examples", list(_examples(summary))),
-        Section("Stages", list(_stages(summary))),
+        Section("Model", list(_model(summary))),
         Section("Cost", list(_cost(summary))),
-        Section("Output", list(_places(summary))),
+        *(_details(summary) if details else ()),
         Section("Warnings", [(str(text),) for text in summary.get("warnings") or []]),
     ]
     return [section for section in sections if section.rows]
+
+
+def _details(summary: Summary) -> Iterator[Section]:
+    yield Section("Run", list(_run(summary)))
+    yield Section("Time", list(_time(summary)), right=True)
+    yield Section("Plan", list(_plan(summary)), ("", "planned", "actual"), right=True)
+    yield Section("Examples", list(_examples(summary)))
+    yield Section("Stages", list(_stages(summary)))
+    yield Section("Measures", list(_measures(summary)))
 
 
 def int8_sections(report: dict[str, Any]) -> list[Section]:
@@ -78,11 +86,22 @@ def _result(summary: Summary) -> Iterator[tuple[str, str]]:
         yield "accuracy", accuracy + rows
     if (macro_f1 := describe_macro_f1(summary)) is not None:
         yield "macro-F1", macro_f1
-    yield from _lines(summary, ("mcc", "MCC", "{:.4f}".format))
     if accuracy:
         yield from _lines(summary, ("eval_source", "evaluated on", str))
     if summary.get("best_epoch_chosen_on_eval") and summary.get("best_epoch") is not None:
         yield "best epoch", f"{summary['best_epoch']}, chosen on the evaluation rows"
+    if summary.get("interrupted"):
+        yield "interrupted", "the model was trained only up to that point"
+
+
+def _classes(per_class: list[dict[str, Any]]) -> list[tuple[str, ...]]:
+    return [
+        (brief(one["label"], 30), *(f"{one[key]:.3f}" for key in MEASURES), f"{one['support']:,}")
+        for one in per_class
+    ]
+
+
+def _run(summary: Summary) -> Iterator[tuple[str, str]]:
     method = summary.get("method")
     if method:
         preset = f", preset {summary['preset']}" if summary.get("preset") else ""
@@ -95,8 +114,6 @@ def _result(summary: Summary) -> Iterator[tuple[str, str]]:
     if summary.get("n_diverged"):
         times = f"{summary['n_diverged']} time{'s'[: summary['n_diverged'] != 1]}"
         yield "loss not finite", f"{times}; the learning rate was halved each time"
-    if summary.get("interrupted"):
-        yield "interrupted", "stopped before the end; the model is the one trained up to that point"
 
 
 def _learners(summary: Summary) -> Iterator[tuple[str, ...]]:
@@ -112,7 +129,7 @@ def _learners(summary: Summary) -> Iterator[tuple[str, ...]]:
             "" if held_out is None else percent(held_out["accuracy"]),
             f"{one['weight']:.2f}" if one["weight"] else "unused",
         )
-    if ensemble["accuracy"] is not None:
+    if ensemble["accuracy"] is not None and len(ensemble["learners"]) > 1:
         yield "ensemble", percent(ensemble["accuracy"]), "", ""
 
 
@@ -121,6 +138,8 @@ def _time(summary: Summary) -> Iterator[tuple[str, ...]]:
     elapsed = summary.get("elapsed_s")
     total = elapsed if elapsed is not None else sum(seconds for _, seconds in parts)
     for name, seconds in parts:
+        if seconds < 0.005:
+            continue
         share = seconds / total if total else 0.0
         yield name, f"{seconds:.2f} s", percent(share), "█" * round(BAR * share)
     if parts or elapsed is not None:
@@ -144,9 +163,6 @@ def _plan(summary: Summary) -> Iterator[tuple[str, ...]]:
             yield "… revised after the first steps", f"{planned['revised']['n_rows']:,}", ""
         yield "steps", f"{planned['n_steps']:,}", f"{summary['n_steps']:,}"
     yield "energy", f"{planned['energy_j'] / 1e3:.2f} kJ", f"{summary['energy_j'] / 1e3:.2f} kJ"
-    if summary.get("deadline_s") is not None:
-        used = percent(summary["deadline_used_rate"])
-        yield "deadline", f"{summary['deadline_s']:.1f} s", f"{summary['elapsed_s']:.1f} s ({used})"
 
 
 def _examples(summary: Summary) -> Iterator[tuple[str, str]]:
@@ -193,14 +209,26 @@ def _stages(summary: Summary) -> Iterator[tuple[str, str]]:
 
 
 def _cost(summary: Summary) -> Iterator[tuple[str, str]]:
+    if summary.get("elapsed_s") is not None:
+        used = ""
+        if summary.get("deadline_s") is not None:
+            used = f" of {duration(summary['deadline_s'])} ({percent(summary['deadline_used_rate'])})"
+        yield "time", duration(summary["elapsed_s"]) + used
+    yield from _lines(summary, ("peak_memory_mb", "peak memory", "{:,.0f} MB".format))
+    if summary.get("energy_j") is not None:
+        how = "measured" if summary.get("energy_measured") else "estimated"
+        yield "energy", f"{summary['energy_j'] / 1e3:.2f} kJ, {how}"
+
+
+def _measures(summary: Summary) -> Iterator[tuple[str, str]]:
     yield from _lines(
         summary,
+        ("mcc", "MCC", "{:.4f}".format),
         ("t_norm_modelled", "T_norm modelled", "{:.3f}".format),
         ("t_norm_measured", "T_norm measured", "{:.3f}".format),
-        ("peak_memory_mb", "peak memory", "{:,.0f} MB".format),
     )
     if summary.get("energy_j") is not None:
-        yield "energy", f"{summary['energy_j'] / 1e3:.2f} kJ, {summary['energy_source']}"
+        yield "energy from", str(summary["energy_source"])
         yield "energy by equation 6", f"{summary['energy_eq6_kwh']:.5f} kWh, {summary['co2e_lb']:.5f} lb CO2e"
     if summary.get("cache"):
         cache = summary["cache"]
@@ -211,11 +239,12 @@ def _cost(summary: Summary) -> Iterator[tuple[str, str]]:
         )
 
 
-def _places(summary: Summary) -> Iterator[tuple[str, str]]:
+def _model(summary: Summary) -> Iterator[tuple[str, str]]:
     folder = summary.get("run_dir")
     if folder:
         yield "run folder", str(folder)
-        yield "predict with", f'edgetune predict {folder} "some text"'
+        yield "predict", f'edgetune predict {folder} "some text"'
+        yield "details", f"edgetune report {folder} --out report.html"
 
 
 def evaluation_sections(evaluation: Evaluation) -> list[Section]:
@@ -226,10 +255,6 @@ def evaluation_sections(evaluation: Evaluation) -> list[Section]:
     rows += [("rows", f"{evaluation.n:,}")]
     if names := [brief(one.label) for one in evaluation.never_predicted]:
         rows += [("never predicted", ", ".join(names))]
-    classes: list[tuple[str, ...]] = [
-        (one.label, f"{one.precision:.3f}", f"{one.recall:.3f}", f"{one.f1:.3f}", f"{one.support:,}")
-        for one in evaluation.per_class
-    ]
     cells = [
         (name, *(f"{count:,}" for count in row))
         for name, row in zip(evaluation.label_names, evaluation.confusion, strict=True)
@@ -239,7 +264,7 @@ def evaluation_sections(evaluation: Evaluation) -> list[Section]:
     warnings = [(describe_unknown(unknown, evaluation.n) + hint,)] if unknown else []
     sections = [
         Section("Evaluation", [*rows]),
-        Section("Classes", classes, ("class", "precision", "recall", "F1", "rows"), right=True),
+        Section("Classes", _classes(plain["per_class"]), CLASSES, right=True),
         Section(
             "Confusion matrix (rows: true, columns: predicted)",
             cells,
@@ -249,13 +274,3 @@ def evaluation_sections(evaluation: Evaluation) -> list[Section]:
         Section("Warnings", [*warnings]),
     ]
     return [section for section in sections if section.rows]
-
-
-def print_summary(summary: Summary, console: Console) -> None:
-    """Print the closing table of a run."""
-    print_sections(summary_sections(summary), console)
-
-
-def print_evaluation(evaluation: Evaluation, console: Console) -> None:
-    """Print the figures, the classes and the confusion matrix of an evaluation."""
-    print_sections(evaluation_sections(evaluation), console)

@@ -24,7 +24,7 @@ from edgetune.planning.calibration import FEWEST_STEPS, ObservedRun, record_obse
 from edgetune.planning.decision import plan_summary
 from edgetune.planning.device_costs import busy_watts
 from edgetune.planning.plan import Plans
-from edgetune.report.live_view import QuietView, View
+from edgetune.report.live_view import View
 from edgetune.run_files.outputs import refuse_own_source
 from edgetune.run_files.run_folder import OWN, RunFolder, disk_errors
 from edgetune.run_files.summary import RunResult
@@ -94,7 +94,7 @@ def finetune(
             overwrite=overwrite,
             cache_dir=cache,
             meter=meter,
-            view=QuietView(),
+            view=View(),
             stop=stop,
         )
 
@@ -168,7 +168,7 @@ def resume(run_dir: str | Path, *, cache_dir: str | Path | None = None) -> RunRe
     stop = StopRequest()
     cache = Path(cache_dir) if cache_dir is not None else cache_folder()
     with stop.handling_signals():
-        return resume_run(Path(run_dir), cache_dir=cache, meter=Meter(), view=QuietView(), stop=stop)
+        return resume_run(Path(run_dir), cache_dir=cache, meter=Meter(), view=View(), stop=stop)
 
 
 def resume_run(out: Path, *, cache_dir: Path, meter: Meter, view: View, stop: StopRequest) -> RunResult:

@@ -8,7 +8,8 @@ from typing import Any, get_args
 import numpy as np
 import pytest
 
-from edgetune.config.settings import METHODS, PRESETS, Method, SelectionSettings
+from edgetune.config.choices import Method
+from edgetune.config.settings import METHODS, PRESETS, SelectionSettings
 from edgetune.data.batches import Batch
 from edgetune.selection import SELECTORS, DataShape, Selector, make_selector
 

@@ -19,7 +19,7 @@ from edgetune.config.toml_config import group_by_section, make_config
 from edgetune.data.demo import demo_rows
 from edgetune.devices.device_profile import FixedCosts
 from edgetune.inference.standalone_predict import Classifier, Text
-from edgetune.report.live_view import QuietView
+from edgetune.report.live_view import View
 from edgetune.runs.run import run
 from edgetune.utils.errors import Interrupted, RunError
 from edgetune.utils.meter import Meter
@@ -192,7 +192,7 @@ def test_a_run_that_is_stopped_says_that_its_encoder_is_a_probe(
             overwrite=False,
             cache_dir=tmp_path / "cache",
             meter=Meter(),
-            view=QuietView(),
+            view=View(),
             stop=stop,
         )
     summary = json.loads((tmp_path / "run" / "summary.json").read_text())

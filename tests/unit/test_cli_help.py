@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import inspect
-from enum import Enum
-from typing import Any, get_args
+from typing import Any, Literal, get_origin, get_type_hints
 
 import pytest
 import typer.main
 from conftest import RunCli
 
-from edgetune.cli import app, options
-from edgetune.config import settings
-from edgetune.config.settings import DataSettings, ModelSettings, SelectionSettings
+from edgetune.cli import app
+from edgetune.config.settings import DataSettings
 from edgetune.config.toml_config import SECTIONS
 
 COMMANDS: dict[str, Any] = dict(typer.main.get_command(app.app).commands)  # type: ignore[attr-defined]
@@ -27,6 +25,7 @@ NOT_SETTINGS = {
     "cache_dir",
     "quiet",
     "as_json",
+    "details",
 }
 IN_WORDS = {
     "checkpoint_every",
@@ -45,13 +44,24 @@ def test_commands() -> None:
 
 
 @every_command
-def test_help_has_one_line_and_an_example(name: str, run_cli: RunCli) -> None:
-    code, out, err = run_cli(name, "--help")
+@pytest.mark.parametrize("flag", ["-h", "--help"])
+def test_help_has_one_line_and_examples(name: str, flag: str, run_cli: RunCli) -> None:
+    code, out, err = run_cli(name, flag, columns=80)
     assert (code, err) == (0, "")
     lines = [line.strip() for line in out.splitlines() if line.strip()]
     assert lines[0].startswith("Usage: ")
     assert lines[1].endswith(".")
-    assert lines[2].startswith(f"Example: edgetune {name}")
+    assert sum(line.startswith((f"edgetune {name}", "cat ")) for line in lines) >= 2
+    assert "…" not in out
+
+
+@pytest.mark.parametrize(
+    "name", ["finetune", "plan", "compare", "predict", "evaluate", "export", "inspect", "profile"]
+)
+def test_every_option_stands_in_a_panel(name: str, run_cli: RunCli) -> None:
+    _, out, _ = run_cli(name, "--help")
+    assert "─ Output ─" in out
+    assert "─ Options ─" not in out
 
 
 @every_command
@@ -63,10 +73,10 @@ def test_every_option_is_explained(name: str) -> None:
 
 
 def test_main_help_lists_every_command(run_cli: RunCli) -> None:
-    code, out, _ = run_cli("--help")
+    code, out, _ = run_cli("--help", columns=80)
     assert code == 0
-    for name in COMMANDS:
-        assert f"  {name} " in out
+    for command in COMMANDS.values():
+        assert command.help in out
 
 
 def test_nothing_given_shows_the_help(run_cli: RunCli) -> None:
@@ -75,19 +85,15 @@ def test_nothing_given_shows_the_help(run_cli: RunCli) -> None:
     assert "finetune" in outcome.out + outcome.err
 
 
-@pytest.mark.parametrize(
-    ("enum", "expected"),
-    [
-        (options.MethodName, settings.METHODS),
-        (options.MethodName, get_args(SelectionSettings.model_fields["method"].annotation)),
-        (options.Preset, tuple(settings.PRESETS)),
-        (options.BackendName, get_args(ModelSettings.model_fields["backend"].annotation)),
-        (options.DeviceName, get_args(ModelSettings.model_fields["device"].annotation)),
-        (options.Precision, get_args(ModelSettings.model_fields["precision"].annotation)),
-    ],
-)
-def test_choices_are_those_of_the_config(enum: type[Enum], expected: tuple[str, ...]) -> None:
-    assert sorted(item.value for item in enum) == sorted(expected)
+def test_choices_are_those_of_the_config() -> None:
+    options = get_type_hints(app.finetune)
+    fields = {
+        name: field.annotation for kind in SECTIONS.values() for name, field in kind.model_fields.items()
+    }
+    choices = {name for name, kind in fields.items() if get_origin(kind) is Literal and name in options}
+    assert choices >= {"method", "backend", "metric"}
+    for name in choices:
+        assert options[name] == fields[name] | None
 
 
 def test_every_option_of_finetune_is_a_setting() -> None:

@@ -19,7 +19,7 @@ from edgetune.report import result_tables, run_plot
 from edgetune.report.model_card import model_card
 from edgetune.utils.formatting import duration, time_split
 from edgetune.utils.metrics import evaluate_predictions
-from edgetune.utils.tables import sections_text
+from edgetune.utils.tables import print_sections, sections_text
 
 SPLIT = {"load": 0.4, "tokenize": 0.8, "export": 5.2, "score": 100.1, "train": 380.0, "select": 2.2}
 SPLIT |= {"evaluate": 10.0, "save": 1.5, "other": 12.1}
@@ -132,8 +132,8 @@ def test_a_run_that_hardly_was_is_drawn_all_the_same(tmp_path: Path, history: li
 
 
 def summary_text(summary: dict[str, Any]) -> str:
-    """The closing table as plain lines."""
-    return sections_text(result_tables.summary_sections(summary))
+    """The tables after a run, with details, as plain lines."""
+    return sections_text(result_tables.summary_sections(summary, details=True))
 
 
 def test_a_picture_that_fails_leaves_the_old_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -209,6 +209,27 @@ def test_time_that_nobody_named_goes_to_other() -> None:
     assert time_split({"elapsed_s": 10.0}) == []
 
 
+def test_the_summary_fits_one_screen_and_details_are_asked_for() -> None:
+    classes = [
+        {"label": f"{i} {'long ' * 9}"} | dict.fromkeys(("precision", "recall", "f1"), 0.5) for i in range(13)
+    ]
+    classes = [one | {"support": 1000} for one in classes]
+    learners = [
+        {"name": name, "accuracy": 0.8, "held_out": {"accuracy": 0.8}, "weight": 0.5}
+        for name in ("n-grams", "linear probe", "encoder")
+    ]
+    full = SUMMARY | {"per_class": classes[:12], "ensemble": {"learners": learners, "accuracy": 0.9}}
+    full |= {"deadline_s": 600.0, "deadline_used_rate": 0.854, "energy_j": 9e3, "interrupted": True}
+    full |= {"energy_source": "sensor", "energy_eq6_kwh": 0.1, "co2e_lb": 0.1}
+    lines = sections_text(result_tables.summary_sections(full)).splitlines()
+    assert len(lines) <= 40
+    assert max(map(len, lines)) <= 80
+    assert sum("0.500" in line for line in lines) == 12
+    assert not any(word in " ".join(lines) for word in ("T_norm", "equation 6", "MCC"))
+    many = sections_text(result_tables.summary_sections(full | {"per_class": classes}))
+    assert "0.500" not in many
+
+
 def test_the_closing_table_says_everything() -> None:
     text = summary_text(SUMMARY)
     for words in (
@@ -240,10 +261,9 @@ def test_why_the_last_stage_was_not_reached_is_said() -> None:
 
 def test_terminal_and_plain_tables_hold_the_same_words() -> None:
     plain, terminal = io.StringIO(), io.StringIO()
-    result_tables.print_summary(SUMMARY, Console(file=plain, width=40))
-    result_tables.print_summary(
-        SUMMARY, Console(file=terminal, width=160, force_terminal=True, no_color=True)
-    )
+    sections = result_tables.summary_sections(SUMMARY, details=True)
+    print_sections(sections, Console(file=plain, width=40))
+    print_sections(sections, Console(file=terminal, width=160, force_terminal=True, no_color=True))
     assert plain.getvalue().strip() == summary_text(SUMMARY).strip()
     shown = re.sub(r"\x1b\[[\d;]*m", "", terminal.getvalue())
     assert shown.split() == plain.getvalue().split()
@@ -258,7 +278,8 @@ def test_an_evaluation_shows_classes_and_confusion() -> None:
     assert re.search(r"^  \[red\]good +0.667 +0.667 +0.667 +3$", text, re.MULTILINE)
     assert re.search(r"^  bad +1 +1$", text, re.MULTILINE)
     screen = io.StringIO()
-    result_tables.print_evaluation(found, Console(file=screen, width=120, force_terminal=True, no_color=True))
+    terminal = Console(file=screen, width=120, force_terminal=True, no_color=True)
+    print_sections(result_tables.evaluation_sections(found), terminal)
     assert "[red]good" in screen.getvalue()
 
 
@@ -335,7 +356,6 @@ def test_any_key_may_be_missing_or_none(missing: str) -> None:
 
 def test_an_empty_summary_is_no_error() -> None:
     assert summary_text({}) == ""
-    result_tables.print_summary({}, Console(file=io.StringIO(), force_terminal=True))
     assert "None" not in model_card({})
 
 

@@ -1,0 +1,30 @@
+"""Values that settings and command-line options choose from. Without pydantic, which would slow `--help`."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+Method = Literal[
+    "train-all",
+    "random",
+    "fixed-threshold",
+    "auto-threshold",
+    "three-stage",
+    "auto-assist",
+    "svp",
+    "selective-backprop",
+    "selective-backprop-stale",
+    "info-batch",
+    "rho-loss",
+    "cartography-ambiguous",
+    "cartography-hard",
+    "ftft",
+    "swift-learn",
+]
+Preset = Literal["default", "paper"]
+Backend = Literal["auto", "ort", "torch", "onnx"]
+Device = Literal["cpu", "cuda"]
+Precision = Literal["auto", "fp32", "bf16"]
+Pooling = Literal["auto", "mean", "cls"]
+Metric = Literal["accuracy", "macro-f1"]
+ClassWeight = Literal["auto", "balanced", "none"]
