@@ -51,5 +51,5 @@ _START = (
 
 def module_command(module: str, *arguments: str) -> list[str]:
     """Return the command that runs a module of edgetune's; nothing from the current folder is imported."""
-    home = str(Path(__file__).resolve().parents[1])
+    home = str(Path(__file__).resolve().parents[2])
     return [sys.executable, "-c", _START.format(home=home, module=module), *arguments]
