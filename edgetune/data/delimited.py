@@ -308,14 +308,16 @@ def _leading_comments(lines: Sequence[str]) -> int:
 def _preamble(rows: Sequence[Record], n_comments: int, wanted: Sequence[str]) -> int:
     """Count the rows above the table: comments, or a title above the header.
 
-    They have another number of columns than most rows, or are comments above a header.
+    They have another number of columns than most rows, or one that is filled, or are comments above a header.
     """
     if not rows:
         return 0
     widths = [len(row.fields) for row in rows]
     usual = Counter(widths).most_common(1)[0][0]
     hashed = sum(1 for row in rows[:MAX_PREAMBLE] if row.line <= n_comments)
-    above = next(i for i, width in enumerate(widths) if width == usual)
+    n_filled = [sum(1 for field in row.fields if field.strip()) for row in rows]
+    least = min(usual, 2)
+    above = next((i for i, width in enumerate(widths) if width == usual and n_filled[i] >= least), 0)
     if hashed and (above >= hashed or has_header([row.fields for row in rows[hashed:]], wanted)):
         return hashed
     if 0 < above <= MAX_PREAMBLE and usual > 1:

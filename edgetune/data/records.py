@@ -152,6 +152,8 @@ def joined_record(lines: Iterator[str], dialect: Dialect) -> list[str] | None:
 def records(lines: Iterator[str], dialect: Dialect, width: int = 0) -> Iterator[Record]:
     """Yield records, blank lines left out; a line of as many tabs as the first record has is a row.
 
+    In a table of one column a blank line below the first record is a row too.
+
     Args:
         lines: physical lines.
         dialect: how they are written.
@@ -161,24 +163,25 @@ def records(lines: Iterator[str], dialect: Dialect, width: int = 0) -> Iterator[
         allow_long_fields()
         yield from _quoted_records(lines, dialect, width)
         return
-    delimiter, n_delimiters = dialect.delimiter, 0
+    delimiter, n_delimiters = dialect.delimiter, -1
     for number, line in enumerate(lines, start=1):
-        if line and (not line.isspace() or _is_empty_row(line, delimiter, n_delimiters)):
+        if line.strip() or _is_empty_row(line, delimiter, n_delimiters, width == 1):
             fields = line.split(delimiter)
-            n_delimiters = n_delimiters or len(fields) - 1
+            n_delimiters = len(fields) - 1 if n_delimiters < 1 else n_delimiters
             yield Record(number, fields, line)
 
 
-def _is_empty_row(blank: str, delimiter: str, n_delimiters: int) -> bool:
-    """Whether a line of white space is a row of empty cells; before the first record none is."""
-    return n_delimiters > 0 and blank.count(delimiter) == n_delimiters
+def _is_empty_row(blank: str, delimiter: str, n_delimiters: int, one_column: bool) -> bool:
+    """Whether a line of white space is a row of empty cells; before the first record (-1) none is."""
+    return blank.count(delimiter) == n_delimiters and (n_delimiters > 0 or one_column)
 
 
 def _quoted_records(lines: Iterator[str], dialect: Dialect, width: int) -> Iterator[Record]:
     """Yield CSV records; a quote that is never closed costs its own line at most, not the lines after it."""
     waiting: deque[str] = deque()  # lines read ahead for a record that turned out not to have them
     ahead = LookAhead()
-    number = n_delimiters = 0
+    number, n_delimiters = 0, -1
+    one_column = width == 1
     while True:
         if waiting:
             line = waiting.popleft()
@@ -188,17 +191,17 @@ def _quoted_records(lines: Iterator[str], dialect: Dialect, width: int) -> Itera
             return
         number += 1
         if not dialect.special(line):
-            if line and (not line.isspace() or _is_empty_row(line, dialect.delimiter, n_delimiters)):
+            if line.strip() or _is_empty_row(line, dialect.delimiter, n_delimiters, one_column):
                 fields = line.split(dialect.delimiter)
                 width = width or len(fields)
-                n_delimiters = n_delimiters or len(fields) - 1
+                n_delimiters = len(fields) - 1 if n_delimiters < 1 else n_delimiters
                 fields = [field.lstrip() for field in fields] if dialect.skip_space else fields
                 yield Record(number, fields, line)
             continue
         fields, n_more, loose = _quoted_record(line, waiting, lines, dialect, width, ahead)
         ahead.passed(n_more + 1, len(line))
         width = width or len(fields)
-        n_delimiters = n_delimiters or len(fields) - 1
+        n_delimiters = len(fields) - 1 if n_delimiters < 1 else n_delimiters
         yield Record(number, fields, line, loose)
         number += n_more
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +15,7 @@ import numpy as np
 from edgetune.config.settings import LabelledText, RunConfig
 from edgetune.data.examples import DataOptions, find_parts
 from edgetune.data.labels import find_labels, merge_hint
-from edgetune.data.near_duplicates import TokenizedRows, families
+from edgetune.data.near_duplicates import TokenizedRows, families, near_duplicates
 from edgetune.data.quality import (
     DataFinding,
     by_importance,
@@ -297,13 +298,11 @@ def _set_aside(train: TokenView, rng: np.random.Generator) -> tuple[TokenView, T
     _, chosen = split_holdout(train.labels[first], share, round(share * len(first)), rng)
     if not len(chosen):
         return train, None
-    together = families(train.subset(first), chosen)
-    most = (1 + SPARE_RATE) * len(chosen)
-    for groups in (_some_families(together, np.ones_like(first), len(chosen), most, rng), chosen):
-        taken = np.isin(group, groups)
-        if taken.any() and _every_class_stays(train.labels, taken):
-            return train.subset(np.flatnonzero(~taken)), train.subset(np.flatnonzero(taken))
-    return train, None
+    classes = train.labels[first][chosen]
+    taken = _rows_apart(train.subset(first), train.labels, group, chosen, classes, np.ones_like(first), rng)
+    if taken is None:
+        return train, None
+    return train.subset(np.flatnonzero(~taken)), train.subset(np.flatnonzero(taken))
 
 
 def hold_out(
@@ -331,30 +330,70 @@ def hold_out(
     _, first, group, sizes = np.unique(
         view.text_hashes, return_index=True, return_inverse=True, return_counts=True
     )
-    chosen = np.unique(group[drawn])
-    most = min((1 + SPARE_RATE) * len(drawn), max_rows)
-    for together in (families(view.subset(first), chosen), list(chosen[:, None])):
-        taken = np.isin(group, _some_families(together, sizes, len(drawn), most, rng))
-        if taken.any() and _every_class_stays(labels, taken):
-            return np.flatnonzero(~taken).astype(np.int32), np.flatnonzero(taken).astype(np.int32)
-    return train_rows, drawn
+    chosen, texts = np.unique(group[drawn]), view.subset(first)
+    taken = _rows_apart(texts, labels, group, chosen, labels[drawn], sizes, rng, max_rows)
+    if taken is None:
+        return train_rows, drawn
+    return np.flatnonzero(~taken).astype(np.int32), np.flatnonzero(taken).astype(np.int32)
 
 
-def _every_class_stays(labels: IntArray, taken: BoolArray) -> bool:
-    """Return whether every class keeps a row to train on."""
-    return len(np.unique(labels[~taken])) == len(np.unique(labels))
+def _rows_apart(
+    texts: TokenizedRows,
+    labels: IntArray,
+    group: IntArray,
+    chosen: IntArray,
+    wanted: IntArray,
+    sizes: IntArray,
+    rng: np.random.Generator,
+    max_rows: int | None = None,
+) -> BoolArray | None:
+    """Choose the rows of drawn texts and of their families, or of fewer, so that each class has some.
+
+    Args:
+        texts: the different texts.
+        labels: (n,) class ids of all rows.
+        group: (n,) text of each row.
+        chosen: (m,) texts that were drawn.
+        wanted: class ids that were drawn, as often as rows of them are wanted.
+        sizes: what each text counts.
+        rng: decides which families.
+        max_rows: to choose at most; None: a tenth more than are wanted.
+
+    Returns:
+        (n,) which rows; None where a class would be left without a row to train on.
+    """
+    most = (1 + SPARE_RATE) * len(wanted)
+    most = most if max_rows is None else min(most, max_rows)
+    of_text = np.zeros(len(sizes), dtype=labels.dtype)
+    of_text[group[::-1]] = labels[::-1]  # the first row's, where the rows of a text differ
+    incomplete: BoolArray | None = None
+    for related in (families, near_duplicates, lambda _, rows: list(rows[:, None])):
+        found = _some_families(related(texts, chosen), of_text[chosen], sizes, wanted, most, rng)
+        taken = np.isin(group, found)
+        if not taken.any() or len(np.unique(labels[~taken])) < len(np.unique(labels)):
+            continue
+        if np.isin(wanted, labels[taken]).all():
+            return taken
+        incomplete = taken if incomplete is None else incomplete
+    return incomplete
 
 
 def _some_families(
-    families: list[IntArray], sizes: IntArray, n_wanted: int, most: float, rng: np.random.Generator
+    families: list[IntArray],
+    classes: IntArray,
+    sizes: IntArray,
+    wanted: IntArray,
+    most: float,
+    rng: np.random.Generator,
 ) -> IntArray:
-    """Return the members of random families, about as many as are wanted; of all families where they fit.
+    """Return the members of random families, about as many of each class as are wanted; of all that fit.
 
     Args:
         families: texts that belong together.
+        classes: of the text that each family was found for.
         sizes: (n,) what each text counts.
-        n_wanted: enough.
-        most: may not be exceeded.
+        wanted: class ids, as often as rows of them are wanted.
+        most: may not be exceeded; nor may a class exceed its rows by more than the same share, rounded up.
         rng: decides which.
     """
     together = np.unique(np.concatenate(families))
@@ -362,14 +401,19 @@ def _some_families(
         return together
     taken: set[int] = set()
     n_taken = 0
-    for number in rng.permutation(len(families)).tolist():
-        more = [text for text in families[number].tolist() if text not in taken]
-        n_more = int(sizes[more].sum())
-        if n_taken + n_more <= most:
-            taken.update(more)
-            n_taken += n_more
-        if n_taken >= n_wanted:
-            break
+    names, n_wanted = np.unique(wanted, return_counts=True)
+    for at in np.argsort(n_wanted, kind="stable").tolist():  # the rarest class first
+        n_of_class = 0
+        for number in rng.permutation(np.flatnonzero(classes == names[at])).tolist():
+            more = [text for text in families[number].tolist() if text not in taken]
+            n_more = int(sizes[more].sum())
+            fits = n_of_class + n_more <= math.ceil((1 + SPARE_RATE) * n_wanted[at])
+            if fits and n_taken + n_more <= most:
+                taken.update(more)
+                n_taken += n_more
+                n_of_class += n_more
+            if n_of_class >= n_wanted[at]:
+                break
     return np.array(sorted(taken), dtype=np.int64)
 
 

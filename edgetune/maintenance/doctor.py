@@ -89,7 +89,7 @@ def _profile(root: Path) -> Finding:
             "Planning",
             "device profile",
             "note",
-            "none stored; deadlines and other budgets require one",
+            "none stored; a run with a deadline measures its speed first, and its plan is rougher",
             measure,
         )
     misfit = describe_misfit(found, found.profile.model if shape is None else shape)

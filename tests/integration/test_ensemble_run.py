@@ -41,7 +41,7 @@ def learner(summary: dict[str, Any], name: str) -> dict[str, Any]:
 def test_the_ensemble_is_as_good_as_its_best_learner_on_held_out_rows(combined: dict[str, Any]) -> None:
     ensemble = combined["ensemble"]
     assert ensemble["n_held_out"] + combined["n_train"] == 300
-    assert 0 < ensemble["n_held_out"] <= 76  # a quarter of few rows
+    assert 0 < ensemble["n_held_out"] <= 83  # a quarter of few rows, and a tenth more of near-duplicates
     used = [one for one in ensemble["learners"] if one["weight"]]
     assert used
     # The random encoder of two layers has learned little; words tell the demo's labels apart.
@@ -106,7 +106,7 @@ def test_single_keeps_one_learner_and_the_metric_is_the_one_asked_for(
     asked: list[Any] = []
     fit = ensembling.fit_ensemble
     monkeypatch.setattr(ensembling, "fit_ensemble", lambda *a, **k: asked.append(k) or fit(*a, **k))
-    how = ("--single", "--metric", "macro-f1", "--json")
+    how = ("--single", "--metric", "macro-f1", "--class-weight", "none", "--json")
     done = run_cli("finetune", demo_csv, "--model", tiny_model, "--out", tmp_path / "run", *HOW, *how)
     assert done.code == 0, done.err
     assert {one["metric"] for one in asked} == {"macro-f1"}

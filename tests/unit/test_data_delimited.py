@@ -509,3 +509,10 @@ def test_a_header_is_never_a_class(tmp_path: Path, header: bool | None) -> None:
 def test_a_refused_column_says_how_to_declare_a_header(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="--header"):
         load(tmp_path, "a.csv", "film,5\nbook,6\n", DataOptions(text=("body",)))
+
+
+@pytest.mark.parametrize("title", ["My survey,,", "My survey,,\n,,\nof 2024,,", '"My survey, 2024",,\n'])
+def test_a_title_of_a_sheet_is_above_the_header(tmp_path: Path, title: str) -> None:
+    examples, bad = load(tmp_path, "a.csv", f"{title}\ntext,label,note\n{BODY}")
+    assert len(examples) == 24
+    assert not bad

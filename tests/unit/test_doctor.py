@@ -305,3 +305,8 @@ def test_the_cache_folder_can_be_moved(monkeypatch: pytest.MonkeyPatch, tmp_path
     assert machine.cache_folder() == tmp_path
     monkeypatch.delenv("EDGETUNE_CACHE")
     assert machine.cache_folder().name == "edgetune"
+
+
+def test_no_stored_profile_is_required(around: Environment, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(profile_store, "find_for_this_machine", lambda *_: None)
+    assert "require" not in _found(around, "device profile").detail

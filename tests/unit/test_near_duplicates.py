@@ -171,3 +171,12 @@ def test_a_family_holds_the_near_duplicates_of_near_duplicates() -> None:
     texts = [*chain, "something else is said here", "and nothing of the kind there"]
     assert [found.tolist() for found in near_duplicates(Words(texts), np.array([0, 3]))] == [[0, 1], [3]]
     assert [found.tolist() for found in families(Words(texts), np.array([0, 3]))] == [[0, 1, 2], [3]]
+
+
+def test_every_class_is_evaluated_where_families_do_not_all_fit() -> None:
+    texts, family_of = families_of_parts(25)
+    labels = np.array([family_of[text] % 2 for text in texts])
+    for seed in range(8):
+        train, evaluation = hold_out(Words(texts), labels, 0.1, 1000, np.random.default_rng(seed))
+        assert set(labels[evaluation]) == {0, 1}
+        assert not {family_of[texts[i]] for i in train} & {family_of[texts[i]] for i in evaluation}

@@ -186,6 +186,12 @@ def test_rows_of_nothing_but_tabs_are_rows(tmp_path: Path) -> None:
     ]
 
 
+@pytest.mark.parametrize("table", ["text\nab\n\ncd\n", 'text\n"a ""b"\n\ncd\n', "\ntext\nabcdefg\n  \ncd\n"])
+def test_blank_lines_of_a_single_column_are_rows(tmp_path: Path, table: str) -> None:
+    found = list(of_file(tmp_path / "in.csv", table, DataOptions(text=("text",))))
+    assert [row.predicted is None for row in found] == [False, True, False]
+
+
 def test_files_of_a_folder_keep_their_name(tmp_path: Path) -> None:
     for name in ("good/1.txt", "bad/1.txt"):
         (tmp_path / "in" / name).parent.mkdir(parents=True)
