@@ -22,9 +22,9 @@ HERE = Path(__file__).resolve().parent
 START_LIMIT_S = 120.0
 PATIENCE = 5.0
 LOOK_S = 0.1
-LINE_S, MOST_LINES = 50e-6, 2_000_000
-"""Processor seconds that a line may take beside the limit of a file (a malformed one takes about 25e-6 on an
-idle Zen 3), and lines that count: what grows faster than the file is a hang."""
+LINE_S, BYTE_S, MOST_BYTES = 50e-6, 0.2e-6, 64_000_000
+"""Processor seconds that a line and a byte may take beside the limit of a file (a malformed line takes about
+25e-6 on an idle Zen 3), and bytes that count: what grows faster than the file is a hang."""
 MAX_SAID = 1_500
 GOOD, BAD = ("read", "refused"), ("traceback", "unclear", "hang", "memory", "died")
 
@@ -56,15 +56,16 @@ def _processor_s(pid: int) -> float:
     return float(used.user + used.system)
 
 
-def _n_lines(path: Path) -> int:
-    """Return the lines of a file, unpacked if it is packed; 0 of what is no readable file."""
+def _allowed_s(path: Path) -> float:
+    """Return what lines and bytes of a file, unpacked if it is packed, may take; 0 of what is no file."""
     packed: dict[str, Any] = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
     unpack = packed.get(path.suffix, open)
-    n_lines = 0
+    allowed_s, n_bytes = 0.0, 0
     with contextlib.suppress(Exception), unpack(path, "rb") as file:
-        while n_lines < MOST_LINES and (block := file.read(1 << 20)):
-            n_lines += block.count(b"\n")
-    return min(n_lines, MOST_LINES)
+        while n_bytes < MOST_BYTES and (block := file.read(1 << 20)):
+            n_bytes += len(block)
+            allowed_s += LINE_S * block.count(b"\n") + BYTE_S * len(block)
+    return allowed_s
 
 
 class Worker:
@@ -121,7 +122,7 @@ class Worker:
             self._start()
         assert self._process is not None
         assert self._process.stdin is not None
-        limit_s = self._limit_s + LINE_S * (_n_lines(case.path) if case.path.is_file() else 0)
+        limit_s = self._limit_s + (_allowed_s(case.path) if case.path.is_file() else 0.0)
         started = time.perf_counter()
         request = {"path": str(case.path), "kind": case.feed, "seed": case.seed}
         self._process.stdin.write(json.dumps(request) + "\n")
