@@ -46,8 +46,8 @@ LEAST_TRAINING_STEPS = 16
 ROWS_PER_CLASS = 100
 """Training starts from the probe where fewer rows of each class will be trained, else from a drawn head. In a
 PyTorch prototype with 1,500 rows, starting from the probe won with 77 classes and lost with six."""
-FIRST_FIT_RATE, LATER_FIT_RATE = 0.02, 0.06
-"""Shares of the deadline that the fits of a stage may take, each."""
+FIRST_FIT_RATE, LATER_FIT_RATE, CROSS_FIT_RATE = 0.02, 0.06, 0.1
+"""Shares of the deadline that the fits of a stage may take, each, and all fits of cross-fitting."""
 QUICK_RATE = 0.005
 """A fit that takes less than such a share of the deadline is made for each strength."""
 CROSS_FIT_BELOW = 2
@@ -98,7 +98,7 @@ class ProbeInTime:
         plan, seed, trains = self._deadline.plan, self._prepared.config.train.seed, self._deadline.trains
         started_s, planned_s = self._clock.elapsed_s(), plan.lines["linear_probe"]
         view = self._prepared.data.held_out
-        fit_rate = FIRST_FIT_RATE if trains else LATER_FIT_RATE
+        fit_rate = FIRST_FIT_RATE if trains else LATER_FIT_RATE if view is None else CROSS_FIT_RATE
         held_out = self._held_out_features(started_s + planned_s if trains else math.inf, fit_rate)
         n_held_out = 0 if held_out is None else len(held_out[0])
         order = np.random.default_rng([seed, 4]).permutation(len(self._train))
@@ -114,6 +114,10 @@ class ProbeInTime:
             crossed = self._cross_fitted(*held_out, n_rows)
             if crossed is not None:
                 return crossed
+        if held_out is not None and not n_rows:
+            assert view is not None
+            rows, features = held_out
+            return FittedProbe(self._fitted_on(features, view.labels[rows], fit_rate), len(rows), None)
         if held_out is None or n_rows < 32:
             return FittedProbe(self._fitted(n_rows, fit_rate), n_rows, None)
         rows, features = held_out
@@ -175,7 +179,7 @@ class ProbeInTime:
         train_rows = np.concatenate([np.empty(0, np.int64), *self._positions])
         labels = np.concatenate([self._train.labels[train_rows], view.labels[rows]])
         folds = np.concatenate([np.full(n_rows, -1), own])
-        end_s = self._clock.elapsed_s() + LATER_FIT_RATE * self._clock.limit_s()
+        end_s = self._clock.elapsed_s() + CROSS_FIT_RATE * self._clock.limit_s()
 
         def time_left_s() -> float:
             return 0.0 if self._stop() else min(end_s - self._clock.elapsed_s(), self._clock.left_s())
@@ -266,7 +270,9 @@ class ProbeInTime:
     def _fitted(self, n_rows: int, rate: float, strength: float = 0.05) -> LinearProbe:
         return self._fitted_on(*self._rows(n_rows), rate, strength)
 
-    def _fitted_on(self, features: FloatArray, labels: IntArray, rate: float, strength: float) -> LinearProbe:
+    def _fitted_on(
+        self, features: FloatArray, labels: IntArray, rate: float, strength: float = 0.05
+    ) -> LinearProbe:
         return fit_linear_probe(features, labels, self._n_classes, strength, self._until(rate))
 
     def _fitted_again(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
@@ -32,7 +33,12 @@ class Learnable(Scorer):
 
 
 def stage_of(
-    backend: Scorer, n_train: int, n_held_out: int | None = 300, method: str = "train-all", **plan: Any
+    backend: Scorer,
+    n_train: int,
+    n_held_out: int | None = 300,
+    method: str = "train-all",
+    stop: Callable[[], bool] = lambda: False,
+    **plan: Any,
 ) -> tuple[ProbeInTime, Deadline]:
     followed = replace(some_plan(), method=method, n_weighed=300, **plan)
     started_s = backend.clock.now_s
@@ -41,7 +47,7 @@ def stage_of(
     data = SimpleNamespace(train=View(n_train), held_out=None if n_held_out is None else View(n_held_out))
     config = SimpleNamespace(train=SimpleNamespace(seed=0))
     prepared = SimpleNamespace(data=data, backend=backend, config=config, pools_mean=True)
-    return ProbeInTime(prepared, deadline, lambda: False), deadline  # type: ignore[arg-type]
+    return ProbeInTime(prepared, deadline, stop), deadline  # type: ignore[arg-type]
 
 
 def test_rows_are_added_while_they_pay() -> None:
@@ -82,7 +88,7 @@ def test_without_training_held_out_rows_are_fitted_on_and_answered_by_probes_tha
     backend = Learnable(np.full(20_000, 0.5), clock=FakeClock(), slow=6.0)
     backend.noise = 3.0
     stage, deadline = stage_of(backend, 20_000, method=LINEAR_PROBE, n_probe_rows=64)
-    backend.clock.now_s += deadline.clock.left_s() - 6.0
+    backend.clock.now_s += deadline.clock.left_s() - 10.0
     found = stage.fit()
     assert found.held_out is not None
     rows, logits = found.held_out.rows, found.held_out.logits
@@ -92,6 +98,23 @@ def test_without_training_held_out_rows_are_fitted_on_and_answered_by_probes_tha
     own = backend.features(found.held_out.view.batch(rows))
     knows_them = (found.probe.logits(own).argmax(1) == labels).mean()
     assert knows_them > (logits.argmax(1) == labels).mean() > 0.6
+
+
+def test_without_time_for_cross_fitting_the_probe_has_no_say() -> None:
+    backend = Learnable(np.full(20_000, 0.5), clock=FakeClock(), slow=6.0)
+    begun_s = 55.0
+
+    def stop() -> bool:  # whoever asks after the features were read finds a second gone
+        backend.clock.now_s += 1.0 if backend.clock.now_s > begun_s else 0.0
+        return False
+
+    stage, deadline = stage_of(backend, 20_000, method=LINEAR_PROBE, stop=stop, n_probe_rows=64)
+    backend.clock.now_s += deadline.clock.left_s() - 10.0
+    begun_s = backend.clock.now_s
+    found = stage.fit()
+    assert found.held_out is None
+    assert found.n_rows > 100  # held-out rows, as there was no time for others
+    assert np.isfinite(found.probe.weight).all()
 
 
 def test_a_few_rows_are_read_even_when_it_is_too_late() -> None:
