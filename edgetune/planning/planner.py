@@ -259,8 +259,9 @@ def ngrams_plan(device: DeviceCosts, data: DataLengths, limits: Limits, deadline
     if left_s < LEAST_NGRAMS_S:
         return None
     whole_s = LEAST_NGRAMS_S + whole_ngrams_s(data)
-    first_s = min(whole_s, max(LEAST_NGRAMS_S, left_s / 2))
-    after["ensemble"] = min(first_s, left_s - first_s)
+    refits = refit_pays(len(data.lengths), data.n_held_out)
+    first_s = min(whole_s, max(LEAST_NGRAMS_S, left_s / 2 if refits else left_s))
+    after["ensemble"] = min(first_s, left_s - first_s) if refits else 0.0
     lines = {"start": start_s, "ngrams": first_s} | after
     total_s = sum(lines.values())
     return Plan(

@@ -20,6 +20,7 @@ from edgetune.planning.planner import (
     NGRAMS_RATE,
     PROBE_NGRAMS_RATE,
     make_plans,
+    ngrams_plan,
 )
 from edgetune.utils.errors import BudgetError
 from tests.fakes import FakeCost, fake_costs, fake_device
@@ -117,6 +118,17 @@ def test_reserves_are_never_spent(device: DeviceCosts, data: DataLengths, deadli
         assert plan.lines["ngrams"] <= NGRAMS_RATE * deadline_s or not plans.costs(plan).trains
         assert (plan.lines["ngrams"] > 0) == (plan.lines["ensemble"] > 0) == (data.n_held_out > 0)
         assert plan.n_eval >= min(len(data.eval_lengths), 200)
+
+
+def test_ngrams_alone_get_the_time_of_a_second_fit_where_that_does_not_pay() -> None:
+    device = fake_device(fake_costs("ort-fp32", FakeCost(1e-3, 0.05)))
+    once, twice = (
+        ngrams_plan(device, shape(200_000, 60, n_held_out=n), Limits(20.0), 20.0) for n in (1_000, 20_000)
+    )
+    assert once is not None
+    assert twice is not None
+    assert once.lines["ensemble"] == 0
+    assert once.lines["ngrams"] == pytest.approx(twice.lines["ngrams"] + twice.lines["ensemble"], abs=0.5)
 
 
 @settings(max_examples=40, deadline=None)
