@@ -69,6 +69,20 @@ def fitted(texts: Sequence[str], n_classes: int, n_seen: int) -> Ngrams:
     return Ngrams.fit(texts, labels, n_classes)
 
 
+@pytest.fixture(scope="module")
+def trained(trained: Trained, run_cli: RunCli, tmp_path_factory: pytest.TempPathFactory) -> Trained:
+    """The run of the session, in which both learners have a weight, whatever they reached."""
+    folder = tmp_path_factory.mktemp("both") / "trained"
+    shutil.copytree(trained.folder, folder)
+    path = folder / "ensemble" / "ensemble.json"
+    found = json.loads(path.read_text())
+    path.write_text(json.dumps(found | {"names": [ENCODER, NGRAMS], "weights": [0.6, 0.5]}))
+    done = run_cli("evaluate", folder, trained.evaluation, "--json")
+    assert done.code == 0, done.err
+    result = trained.result | {"accuracy": json.loads(done.out)["accuracy"]}
+    return dataclasses.replace(trained, folder=folder, result=result)
+
+
 @pytest.fixture
 def ngrams_alone(trained: Trained, tmp_path: Path) -> Callable[..., Path]:
     """Write a run folder that answers with n-grams alone."""

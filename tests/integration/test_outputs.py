@@ -42,6 +42,7 @@ COMMANDS: dict[str, tuple[object, ...]] = {
     "profile": ("profile",),
     "export": ("export", "--labels", 2),
     "compare": ("compare", "new.csv"),
+    "check": ("check", "new.csv"),
     "demo": ("demo",),
     "finetune": ("finetune", "new.csv"),
 }
