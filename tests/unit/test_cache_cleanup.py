@@ -345,7 +345,7 @@ def test_it_asks_on_a_terminal(
     monkeypatch.setattr("sys.stdin.isatty", lambda: True, raising=False)
     monkeypatch.setattr("sys.stdout.isatty", lambda: True, raising=False)
     monkeypatch.setattr(typer, "confirm", lambda text: answer.startswith("y"))
-    cache_commands.clean(all_=True, cache_dir=cache)
+    cache_commands.clean(everything=True, cache_dir=cache)
     assert (cache / "artifacts" / ARTIFACTS).exists() is not gone
 
 

@@ -200,7 +200,8 @@ class Remembered:
             config=SimpleNamespace(model=SimpleNamespace(threads=self.threads)),
         )
         timed = SimpleNamespace(plan=plans.best, clock=clock)
-        _remember_speed(cast("Any", prepared), cast("Any", timed), cache)
+        run = SimpleNamespace(prepared=prepared, deadline=timed)
+        _remember_speed(cast("Any", run), cache)
         return load_observed_runs(cache, "here")
 
 
