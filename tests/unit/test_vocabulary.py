@@ -48,6 +48,7 @@ def test_a_run_whose_tokenizer_was_replaced(trained: Trained, run_cli: RunCli, t
     import shutil
 
     run = Path(shutil.copytree(trained.folder, tmp_path / "run"))
+    shutil.rmtree(run / "ensemble")  # else the encoder may not be asked at all
     add_token(run / "onnx")
     for args in (("predict", run, "a <new> text"), ("evaluate", run, trained.evaluation)):
         code, _, err = run_cli(*args)
