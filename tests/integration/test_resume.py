@@ -149,7 +149,7 @@ def test_the_break_is_told(broken_off: Path, run_cli: RunCli) -> None:
     last = read_history(history)[-1]
     with history.open("a") as file:  # as a run that was killed later, and had gone on for 7 seconds
         file.write(json.dumps({**last, "t_s": last["t_s"] + 7.0, "step": last["step"] + 3}) + "\n")
-    code, out, err = run_cli("finetune", "--resume", broken_off)
+    code, out, err = run_cli("finetune", "--resume", broken_off, "--details")
     assert code == 0, err
     assert "Resuming at step 20; 3 steps (" in err
     summary = json.loads((broken_off / "summary.json").read_text())
