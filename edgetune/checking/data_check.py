@@ -32,13 +32,14 @@ from edgetune.data.examples import (
     open_labelled,
     read_examples,
 )
-from edgetune.data.folds import N_FOLDS, make_folds, similar_groups
+from edgetune.data.folds import make_folds
 from edgetune.data.labels import find_labels, label_order, merge_hint
-from edgetune.data.near_duplicates import Words
+from edgetune.data.near_duplicates import Words, similar_groups
 from edgetune.data.quality import (
     MEND_RATE,
     DataFinding,
     by_importance,
+    check_label_count,
     count_repeats,
     label_findings,
     mixed_label_kinds,
@@ -51,15 +52,14 @@ from edgetune.data.row_sample import RowSample, draw_sample
 from edgetune.data.splits import data_options, overlap
 from edgetune.data.table import UNLABELLED, BadRow, Table
 from edgetune.data.token_build import load_tokenizer, text_hash
-from edgetune.data.token_format import PAIR_SEPARATOR, TokenizerSpec
+from edgetune.data.token_format import TokenizerSpec, joined_text, shown_text, text_or_pair
 from edgetune.data.tokens import ADVICE
-from edgetune.learners.ngrams import Ngrams
+from edgetune.learners.ngrams import cross_fit_ngrams
 from edgetune.utils.errors import DataError
 from edgetune.utils.formatting import describe_unknown, percent
-from edgetune.utils.limits import MAX_LABELS
 from edgetune.utils.metrics import Evaluation, evaluate_predictions
 from edgetune.utils.sanitize import brief
-from edgetune.utils.types import FloatArray, IntArray, Say
+from edgetune.utils.types import IntArray, Say
 
 READ_S = 60.0
 """Seconds after which no more rows are read."""
@@ -263,11 +263,7 @@ class _Rows:
             self.first_lines.setdefault(example.label, example.line)
             self._label_ids.append(numbers.setdefault(example.label, len(numbers)))
             self._hashes += text_hash(example.text, example.text_pair)
-            if len(numbers) > MAX_LABELS:
-                raise DataError(
-                    f"{path} has more than {MAX_LABELS:,} different labels, such as "
-                    f'"{brief(example.label)}"; check that --label names the right column.'
-                )
+            check_label_count(path, len(numbers), example.label)
             pair = example.text_pair
             cut = None if pair is None else pair[:MAX_CHARS]
             yield example._replace(text=example.text[:MAX_CHARS], text_pair=cut)
@@ -321,13 +317,14 @@ def check_data(config: RunConfig, model_loader: ModelLoader, say: Say = lambda t
     names = label_order(rows.labels)
     counts = {name: rows.labels[name] for name in names}
     repeats = count_repeats(rows.text_hashes, rows.label_ids)
-    words = Words([_whole(example) for example in sample])
-    lengths, n_tokens, scripts = _tokenized(sample, words, model_loader)
+    texts = [joined_text(text_or_pair(example.text, example.text_pair)) for example in sample]
+    words = Words(texts)
+    lengths, n_tokens, scripts = _tokenized(sample, texts, words, model_loader)
     cuts = [_cut(limit, n_tokens) for limit in LENGTHS if limit <= model_loader.max_positions]
     groups = similar_groups(words)
     problems = list(_label_problems(path, counts))
     validated, surprising = (
-        (None, []) if problems else _cross_validated(sample, names, words, groups, config.train.seed)
+        (None, []) if problems else _cross_validated(sample, texts, names, words, groups, config.train.seed)
     )
     findings = [
         *reading_findings(
@@ -367,11 +364,6 @@ def _thinned(examples: Sequence[Example]) -> Sequence[Example]:
     return examples[:: max(1, -(-n_chars // SAMPLE_CHARS))]
 
 
-def _whole(example: Example) -> str:
-    """Return a text, or both of a pair as learners of n-grams read them."""
-    return example.text if example.text_pair is None else f"{example.text}{PAIR_SEPARATOR}{example.text_pair}"
-
-
 def _reading(table: Table, chosen: Columns, options: DataOptions) -> Iterator[ReadingFact]:
     """Yield how a file was read."""
     guessed = " (guessed)" if chosen.guessed else ""
@@ -394,7 +386,7 @@ def _reading(table: Table, chosen: Columns, options: DataOptions) -> Iterator[Re
 
 
 def _tokenized(
-    sample: Sequence[Example], words: Words, model_loader: ModelLoader
+    sample: Sequence[Example], texts: Sequence[str], words: Words, model_loader: ModelLoader
 ) -> tuple[tuple[LengthQuantiles, LengthQuantiles], IntArray, list[ScriptCoverage]]:
     """Return the lengths of texts, their tokens (n,) with special ones, and the scripts."""
     tokenizer = load_tokenizer(TokenizerSpec(model_loader.tokenizer_file, LONGEST, 0))
@@ -403,13 +395,12 @@ def _tokenized(
     lengths, unknowns = [], []
     for start in range(0, len(sample), 1000):
         part = sample[start : start + 1000]
-        inputs = [one.text if one.text_pair is None else (one.text, one.text_pair) for one in part]
+        inputs = [text_or_pair(one.text, one.text_pair) for one in part]
         for found in encode(inputs, add_special_tokens=False):
             lengths.append(len(found.ids))
             unknowns.append(found.ids.count(unknown))
     inner = np.array(lengths, dtype=np.int64)
     n_tokens = inner + tokenizer.num_special_tokens_to_add(sample[0].text_pair is not None)
-    texts = [_whole(example) for example in sample]
     scripts = coverage_by_script(texts, words.lengths, inner, np.array(unknowns, dtype=np.int64))
     return (_quantiles("words", words.lengths), _quantiles("tokens", n_tokens)), n_tokens, scripts
 
@@ -436,15 +427,16 @@ def _conflicts(sample: Sequence[Example], words: Words) -> Iterator[ConflictingT
         if len(labels) > 1 and n_found < MOST_CONFLICTS:
             n_found += 1
             lines = tuple(example.line for example in examples)
-            yield ConflictingText(_shown(examples[0]), labels, lines)
-
-
-def _shown(example: Example) -> str:
-    return example.text if example.text_pair is None else f"{example.text} | {example.text_pair}"
+            yield ConflictingText(shown_text(examples[0].text, examples[0].text_pair), labels, lines)
 
 
 def _cross_validated(
-    sample: Sequence[Example], names: Sequence[str], words: Words, groups: IntArray, seed: int
+    sample: Sequence[Example],
+    texts: Sequence[str],
+    names: Sequence[str],
+    words: Words,
+    groups: IntArray,
+    seed: int,
 ) -> tuple[CrossValidation | None, list[SurprisingRow]]:
     """Fit n-grams on all folds but one, for each fold, and compare what they say of it with its labels."""
     numbers = {name: number for number, name in enumerate(names)}
@@ -456,20 +448,9 @@ def _cross_validated(
     apart = folds is not None
     if folds is None and (folds := make_folds(words.text_hashes, labels, rng)) is None:
         return None, []
-    texts = [_whole(example) for example in sample]
-    log_proba: FloatArray = np.zeros((len(texts), len(names)), dtype=np.float32)
-    end_s = time.monotonic() + CROSS_VALIDATION_S
-    for fold in range(N_FOLDS):
-        own, others = np.flatnonzero(folds == fold), np.flatnonzero(folds != fold)
-        fold_end_s = time.monotonic() + (end_s - time.monotonic()) / (N_FOLDS - fold)
-        ngrams = Ngrams.fit(
-            [texts[i] for i in others],
-            labels[others],
-            len(names),
-            seed=seed,
-            time_left_s=partial(_seconds_until, fold_end_s),
-        )
-        log_proba[own] = ngrams.log_proba([texts[i] for i in own])
+    started_s = time.monotonic()
+    log_proba = cross_fit_ngrams(texts, labels, len(names), folds, seed, limit_s=CROSS_VALIDATION_S)
+    spent_s = time.monotonic() - started_s
     found: Evaluation = evaluate_predictions(log_proba, labels, names)
     majority = int(np.bincount(labels).max()) / len(labels)
     validated = CrossValidation(
@@ -479,7 +460,7 @@ def _cross_validated(
         found.interval,
         found.macro_f1,
         apart,
-        is_cut=end_s - time.monotonic() < (1 - NEARLY_ALL) * CROSS_VALIDATION_S,
+        is_cut=spent_s > NEARLY_ALL * CROSS_VALIDATION_S,
     )
     own_proba = log_proba[np.arange(len(labels)), labels]
     predicted = log_proba.argmax(axis=1)
@@ -492,15 +473,11 @@ def _cross_validated(
             sample[row].label,
             float(np.exp(own_proba[row])),
             names[predicted[row]],
-            _shown(sample[row]),
+            shown_text(sample[row].text, sample[row].text_pair),
         )
         for row in wrong[:MOST_SURPRISING]
     ]
     return validated, surprising
-
-
-def _seconds_until(time_s: float) -> float:
-    return time_s - time.monotonic()
 
 
 def _row_findings(rows: _Rows, n_rows: int, is_cut: bool) -> Iterator[DataFinding]:

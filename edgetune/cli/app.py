@@ -18,6 +18,7 @@ from edgetune.cli.compare_commands import compare, inspect
 from edgetune.cli.export_commands import export
 from edgetune.cli.options import (
     CacheDir,
+    Data,
     Delimiter,
     Encoding,
     Escape,
@@ -33,6 +34,7 @@ from edgetune.cli.options import (
     TextsCommand,
     console,
     given_settings,
+    tell,
 )
 from edgetune.cli.profile_commands import profile_app
 from edgetune.cli.report_commands import methods, report
@@ -41,7 +43,7 @@ from edgetune.cli.train_commands import demo, finetune, plan
 from edgetune.utils.errors import EdgetuneError, Interrupted, UsageError, is_near
 from edgetune.utils.files import os_error_in
 from edgetune.utils.isolation import no_telemetry
-from edgetune.utils.sanitize import brief, json_text, on_terminal, one_line
+from edgetune.utils.sanitize import brief, json_text, one_line
 from edgetune.utils.signals import CheckedStdout, ClosedPipeTolerant, flush_stdout, open_missing_streams
 from edgetune.utils.version import __version__
 
@@ -144,7 +146,7 @@ def predict(
 @app.command(cls=PanelCommand)
 def evaluate(
     run: Annotated[Path, typer.Argument(help="Folder of a finished run.")],
-    data: Annotated[str, typer.Argument(help="Labelled text: a file, a folder, or hub:NAME.")],
+    data: Data,
     text: Text = None,
     label: Label = None,
     pair: Pair = None,
@@ -174,7 +176,7 @@ def evaluate(
         options,
         cache_dir=cache_dir,
         max_bad_rows=share,
-        say=lambda text: print(on_terminal(text), file=sys.stderr),
+        say=tell,
     )
     if as_json:
         print(json_text(found.to_dict()))

@@ -11,6 +11,7 @@ import typer
 
 from edgetune.cli.options import (
     CacheDir,
+    Data,
     Delimiter,
     Encoding,
     Escape,
@@ -18,19 +19,22 @@ from edgetune.cli.options import (
     Header,
     Json,
     Label,
+    MaxLength,
     MergeLabels,
+    Model,
     Overwrite,
     Pair,
     Text,
     console,
     given_settings,
+    tell,
 )
 from edgetune.utils.errors import NEEDS_MENDING, UsageError
-from edgetune.utils.sanitize import json_text, on_terminal
+from edgetune.utils.sanitize import json_text
 
 
 def check(
-    data: Annotated[str, typer.Argument(help="Labelled text: a file, a folder, or hub:NAME.")],
+    data: Data,
     eval_: Eval = None,
     text: Text = None,
     label: Label = None,
@@ -40,13 +44,8 @@ def check(
     delimiter: Delimiter = None,
     escape: Escape = None,
     merge_labels: MergeLabels = None,
-    max_length: Annotated[
-        int | None, typer.Option(help="Maximum number of tokens per text.", show_default="128")
-    ] = None,
-    model: Annotated[
-        str | None,
-        typer.Option(help="Encoder to be finetuned: model folder or hub:NAME.", show_default="built-in"),
-    ] = None,
+    max_length: MaxLength = None,
+    model: Model = None,
     out: Annotated[Path | None, typer.Option(help="Also write a page to this .html file.")] = None,
     overwrite: Overwrite = False,
     cache_dir: CacheDir = None,
@@ -66,7 +65,7 @@ def check(
     from edgetune.runs.dry_run import run_check
 
     check_outputs({"--out": out}, reads=[data, settings.get("eval")], overwrite=overwrite)
-    found = run_check(settings, cache_dir, lambda text: print(on_terminal(text), file=sys.stderr))
+    found = run_check(settings, cache_dir, tell)
     if as_json:
         print(json_text(found.to_dict()))
     else:

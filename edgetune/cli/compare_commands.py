@@ -29,6 +29,7 @@ from edgetune.cli.options import (
     given_options,
     parse_set_options,
     split_columns,
+    tell,
 )
 from edgetune.utils.errors import RunError, UsageError
 from edgetune.utils.limits import MAX_CELLS, MAX_NAME
@@ -267,7 +268,7 @@ def inspect(
             picture_kind(map_)
         except ValueError as error:
             raise UsageError(f"--map {map_}: {error}.") from error
-    found = inspect_run(run, rows, limit, lambda text: print(text, file=sys.stderr))
+    found = inspect_run(run, rows, limit, tell)
     if out is not None:
         bad: list[str] = []
         write_corrected(out, corrected_table(found, bad.append))

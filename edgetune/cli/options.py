@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import sys
 from inspect import cleandoc
 from pathlib import Path
 from typing import Annotated, Any, get_args
@@ -13,6 +14,7 @@ from typer.core import TyperCommand, TyperGroup
 
 from edgetune.config import choices
 from edgetune.utils.errors import UsageError
+from edgetune.utils.sanitize import on_terminal
 
 _OPTION = re.compile(r"--?[A-Za-z][\w-]*(=.*)?", re.DOTALL)
 
@@ -24,6 +26,7 @@ def choice_option(literal: Any, help_text: str, default: str) -> Any:
     )
 
 
+Data = Annotated[str, typer.Argument(help="Labelled text: a file, a folder, or hub:NAME.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print only errors and the result.")]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace an output file that already exists.")]
@@ -80,6 +83,10 @@ MergeLabels = Annotated[
 MaxBadRows = Annotated[
     float | None,
     typer.Option(help="Largest share of unusable rows that is accepted.", show_default="0.01"),
+]
+MaxLength = Annotated[int | None, typer.Option(help="Maximum number of tokens per text.", show_default="128")]
+Model = Annotated[
+    str | None, typer.Option(help="Model to finetune: model folder or hub:NAME.", show_default="built-in")
 ]
 Deadline = Annotated[
     str | None,
@@ -192,6 +199,11 @@ class TextsCommand(PanelCommand):
                 kept.append(word)
         behind = [*texts, *args[end + 1 :]]
         return list(super().parse_args(ctx, [*kept, "--", *behind] if behind else kept))
+
+
+def tell(text: str) -> None:
+    """Print what takes a while, on stderr."""
+    print(on_terminal(text), file=sys.stderr)
 
 
 def parse_set_options(items: list[str]) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from edgetune.cli.options import (
     BatteryShare,
     CacheDir,
     CacheSize,
+    Data,
     Deadline,
     Delimiter,
     Encoding,
@@ -27,9 +28,11 @@ from edgetune.cli.options import (
     Json,
     Label,
     MaxBadRows,
+    MaxLength,
     Memory,
     MergeLabels,
     Method,
+    Model,
     Pair,
     Precision,
     Quiet,
@@ -40,6 +43,7 @@ from edgetune.cli.options import (
     console,
     given_settings,
     parse_set_options,
+    tell,
 )
 from edgetune.config.choices import ClassWeight, Device, Metric, Pooling, Preset
 from edgetune.utils.errors import WORSE_THAN_MAJORITY, Interrupted, UsageError
@@ -67,9 +71,7 @@ def finetune(
         ),
     ] = None,
     max_bad_rows: MaxBadRows = None,
-    max_length: Annotated[
-        int | None, typer.Option(help="Maximum number of tokens per text.", show_default="128")
-    ] = None,
+    max_length: MaxLength = None,
     model: Annotated[
         str | None,
         typer.Option(
@@ -334,7 +336,7 @@ def _finetuned(
 
 
 def plan(
-    data: Annotated[str, typer.Argument(help="Labelled text: a file, a folder, or hub:NAME.")],
+    data: Data,
     deadline: Deadline = None,
     energy: Energy = None,
     battery: BatteryShare = None,
@@ -352,9 +354,7 @@ def plan(
     max_length: Annotated[
         int | None, typer.Option(help="Maximum number of tokens per text.", show_default="planned")
     ] = None,
-    model: Annotated[
-        str | None, typer.Option(help="Model to finetune: model folder or hub:NAME.", show_default="built-in")
-    ] = None,
+    model: Model = None,
     freeze: Annotated[
         str | None,
         typer.Option(help="Layers to freeze: none, embeddings, or a number.", show_default="planned"),
@@ -385,7 +385,7 @@ def plan(
     from edgetune.report.plan_tables import print_plans
     from edgetune.runs.dry_run import dry_run
 
-    plans = dry_run(settings, cache_dir, lambda text: print(on_terminal(text), file=sys.stderr))
+    plans = dry_run(settings, cache_dir, tell)
     if as_json:
         print(json_text(plans.to_dict()))
     else:

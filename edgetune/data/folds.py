@@ -7,27 +7,11 @@ from __future__ import annotations
 
 import numpy as np
 
-from edgetune.data.near_duplicates import near_duplicates
-from edgetune.data.splits import Comparable
 from edgetune.utils.types import IntArray
 
 N_FOLDS = 5
 MOST_TOGETHER = 1 / 3
 """Where near-duplicates of each other are a larger share of the rows than this, no folds are made."""
-
-
-def similar_groups(rows: Comparable) -> IntArray:
-    """Return a number for each row (n,), the same for equal texts and for near-duplicates."""
-    from scipy.sparse import csr_matrix
-    from scipy.sparse.csgraph import connected_components
-
-    n = len(rows)
-    families = near_duplicates(rows, np.arange(n))
-    _, first, same = np.unique(rows.text_hashes, return_index=True, return_inverse=True)
-    ends = np.concatenate([*families, first[same]])
-    starts = np.concatenate([np.repeat(np.arange(n), [len(family) for family in families]), np.arange(n)])
-    links = csr_matrix((np.ones(len(ends), dtype=np.int8), (starts, ends)), shape=(n, n))
-    return np.asarray(connected_components(links, directed=False)[1], dtype=np.int64)
 
 
 def make_folds(groups: IntArray, labels: IntArray, rng: np.random.Generator) -> IntArray | None:

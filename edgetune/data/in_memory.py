@@ -22,6 +22,7 @@ from edgetune.data.arrow import dataset_table
 from edgetune.data.examples import DataOptions, find_columns, texts_of_table
 from edgetune.data.json_rows import NAME_ROWS
 from edgetune.data.table import MAX_PATHS, BadRow, Row, Table, deeper_paths, value_at
+from edgetune.data.token_format import text_or_pair
 from edgetune.utils.cache import cache_subfolder, mark_in_use
 from edgetune.utils.errors import DataError, ResourceError, UsageError
 from edgetune.utils.parsing import is_encodable
@@ -85,7 +86,7 @@ def texts_of(data: Texts, options: DataOptions) -> list[str | tuple[str, str]]:
     table = _as_table(data)
     if table is not None:
         rows = texts_of_table(table, options).rows
-        return [row.text if row.text_pair is None else (row.text, row.text_pair) for row in rows]
+        return [text_or_pair(row.text, row.text_pair) for row in rows]
     if _is_pandas(data):
         data = ["" if value is None else value for value in _cells(data)]
     return [_text_item(number, item) for number, item in enumerate(_items(data, TEXTS))]

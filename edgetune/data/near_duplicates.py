@@ -48,6 +48,17 @@ class TokenizedRows(Protocol):
     def release(self) -> None: ...
 
 
+class Hashed(Protocol):
+    """Rows whose texts can be compared."""
+
+    @property
+    def text_hashes(self) -> IntArray: ...
+
+
+class Comparable(Hashed, TokenizedRows, Protocol):
+    """Rows whose texts can be compared, whole and by their words."""
+
+
 class Words:
     """Texts as words, where there is no tokenizer.
 
@@ -109,12 +120,19 @@ def near_duplicates(view: TokenizedRows, rows: IntArray) -> list[IntArray]:
     Returns:
         For each of the rows, the positions of its near-duplicates, ascending, itself included.
     """
-    alone = [np.array([row]) for row in rows.tolist()]
+    numbers, related = _links(view, rows)
+    order = np.lexsort((related, numbers))
+    return np.split(related[order], np.cumsum(np.bincount(numbers, minlength=len(rows)))[:-1])
+
+
+def _links(view: TokenizedRows, rows: IntArray) -> tuple[IntArray, IntArray]:
+    """Return pairs of near-duplicates: a number in `rows`, and a row of the view; each row is its own."""
+    own = np.arange(len(rows)), np.asarray(rows, dtype=np.int64)
     if int(view.lengths.sum()) > MOST_TOKENS:
-        return alone
+        return own
     wanted = np.unique(np.concatenate([found for found, _ in _bigrams(view.subset(rows))]))
     if not len(wanted):
-        return alone
+        return own
     may_be_wanted = np.zeros(1 << FILTER_BITS, dtype=np.bool_)
     may_be_wanted[_slot(wanted)] = True
     n_bigrams, n_rows = np.zeros(len(view), dtype=np.int64), np.zeros(len(wanted), dtype=np.int64)
@@ -136,15 +154,10 @@ def near_duplicates(view: TokenizedRows, rows: IntArray) -> list[IntArray]:
     owner, at = np.concatenate(owners), np.concatenate(places)
     rare = n_rows[at] <= MOST_ROWS
     has = _matrix(owner[rare], at[rare], (len(view), len(wanted)))
-    shared = (has[rows] @ has.T).tocsr()
-    families: list[IntArray] = []
-    for number, row in enumerate(rows.tolist()):
-        part = slice(shared.indptr[number], shared.indptr[number + 1])
-        others, n_shared = shared.indices[part], shared.data[part]
-        least = np.minimum(n_bigrams[others], n_bigrams[row])
-        related = others[n_shared >= SHARED_RATE * least]
-        families.append(np.union1d(related, [row]))
-    return families
+    shared = (has[rows] @ has.T).tocoo()
+    least = np.minimum(n_bigrams[shared.col], n_bigrams[rows[shared.row]])
+    related = (shared.data >= SHARED_RATE * least) & (shared.col != rows[shared.row])
+    return np.concatenate([shared.row[related], own[0]]), np.concatenate([shared.col[related], own[1]])
 
 
 def families(view: TokenizedRows, rows: IntArray) -> list[IntArray]:
@@ -163,19 +176,30 @@ def families(view: TokenizedRows, rows: IntArray) -> list[IntArray]:
     """
     if len(view) > MOST_CHAINED:
         return near_duplicates(view, rows)
-    from scipy.sparse.csgraph import connected_components
-
-    near = near_duplicates(view, np.arange(len(view)))
-    first = np.repeat(np.arange(len(view)), [len(found) for found in near])
-    graph = _matrix(first, np.concatenate(near), (len(view), len(view)))
-    component = connected_components(graph, directed=False)[1]
+    one, other = _links(view, np.arange(len(view)))
+    component = _components(one, other, len(view))
     order = np.argsort(component, kind="stable")
     members = np.split(order, np.cumsum(np.bincount(component))[:-1])
     chained = (members[component[row]] for row in rows.tolist())
     return [
-        found if len(found) <= MOST_FAMILY else near[row]
+        found if len(found) <= MOST_FAMILY else np.sort(other[one == row])
         for row, found in zip(rows.tolist(), chained, strict=True)
     ]
+
+
+def similar_groups(view: Comparable) -> IntArray:
+    """Return a number for each row (n,), the same for equal texts and for near-duplicates, and theirs."""
+    n = len(view)
+    one, other = _links(view, np.arange(n))
+    _, first, same = np.unique(view.text_hashes, return_index=True, return_inverse=True)
+    return _components(np.append(one, np.arange(n)), np.append(other, first[same]), n)
+
+
+def _components(one: IntArray, other: IntArray, n: int) -> IntArray:
+    """Return a number for each of n rows, the same for rows that links join, directly or through others."""
+    from scipy.sparse.csgraph import connected_components
+
+    return np.asarray(connected_components(_matrix(one, other, (n, n)), directed=False)[1], dtype=np.int64)
 
 
 def _bigrams(view: TokenizedRows) -> Iterator[tuple[IntArray, IntArray]]:

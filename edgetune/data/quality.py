@@ -9,6 +9,9 @@ from typing import NamedTuple
 import numpy as np
 
 from edgetune.data.labels import NUMBER, variants
+from edgetune.data.table import excerpt_of
+from edgetune.utils.errors import DataError
+from edgetune.utils.limits import MAX_LABELS
 from edgetune.utils.sanitize import brief
 from edgetune.utils.types import IntArray
 
@@ -36,6 +39,24 @@ class DataFinding(NamedTuple):
 def by_importance(findings: Iterable[DataFinding]) -> list[DataFinding]:
     """Return findings with those first that should be mended."""
     return sorted(findings, key=lambda finding: not finding.mend)
+
+
+def check_label_count(source: str, n_labels: int, label: str) -> None:
+    """Refuse more labels than a classifier can have.
+
+    Args:
+        source: what was read.
+        n_labels: different labels so far.
+        label: one of them, to be named.
+
+    Raises:
+        DataError: there are too many.
+    """
+    if n_labels > MAX_LABELS:
+        raise DataError(
+            f"{source} has more than {MAX_LABELS:,} different labels, such as "
+            f'"{excerpt_of(label)}"; check that --label names the right column.'
+        )
 
 
 @dataclass(frozen=True)

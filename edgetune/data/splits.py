@@ -8,14 +8,13 @@ import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
 
 from edgetune.config.settings import LabelledText, RunConfig
 from edgetune.data.examples import DataOptions, find_parts
 from edgetune.data.labels import find_labels, merge_hint
-from edgetune.data.near_duplicates import TokenizedRows, families, near_duplicates
+from edgetune.data.near_duplicates import Comparable, Hashed, TokenizedRows, families, near_duplicates
 from edgetune.data.quality import (
     DataFinding,
     by_importance,
@@ -40,17 +39,6 @@ SPARE_RATE = 0.1
 """The held-out part may exceed its planned size by this share, to keep near-duplicates together."""
 FEWEST_TO_SET_ASIDE = 60
 """Fewer training rows than this are all trained on."""
-
-
-class Hashed(Protocol):
-    """Rows whose texts can be compared."""
-
-    @property
-    def text_hashes(self) -> IntArray: ...
-
-
-class Comparable(Hashed, TokenizedRows, Protocol):
-    """Rows whose texts can be compared, whole and by their words."""
 
 
 def overlap(train: Hashed, evaluation: Hashed) -> int:

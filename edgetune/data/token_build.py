@@ -21,7 +21,7 @@ import numpy as np
 
 from edgetune.data.examples import DataOptions, Example, GuessedColumns, read_examples
 from edgetune.data.labels import label_order
-from edgetune.data.quality import count_repeats, mixed_label_kinds
+from edgetune.data.quality import check_label_count, count_repeats, mixed_label_kinds
 from edgetune.data.row_sample import RowSample, draw_sample
 from edgetune.data.table import NO_TOKENS, UNLABELLED, BadRow, excerpt_of
 from edgetune.data.token_format import (
@@ -39,8 +39,7 @@ from edgetune.data.token_format import (
     TokenizerSpec,
     joined_text,
 )
-from edgetune.utils.errors import DataError, ModelError
-from edgetune.utils.limits import MAX_LABELS
+from edgetune.utils.errors import ModelError
 from edgetune.utils.types import IntArray
 
 CHUNK_ROWS = 1_000
@@ -250,11 +249,7 @@ class TokenWriter:
                 self._ids[example.label] = len(self._ids)
                 self._first_lines[example.label] = example.line
         ids = [self._ids[example.label] for example in examples]
-        if len(self._ids) > MAX_LABELS:
-            raise DataError(
-                f"{self._source} has more than {MAX_LABELS:,} different labels, such as "
-                f'"{excerpt_of(examples[-1].label)}"; check that --label names the right column.'
-            )
+        check_label_count(self._source, len(self._ids), examples[-1].label)
         self._counts.update(ids)
         return np.array(ids, dtype=np.int32)
 

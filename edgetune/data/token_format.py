@@ -21,6 +21,16 @@ PAIR_SEPARATOR = "\x1f"
 """Between the two texts of a pair in texts.bin."""
 
 
+def text_or_pair(text: str, text_pair: str | None) -> str | tuple[str, str]:
+    """Return a row's text, or both of a pair, as models take them."""
+    return text if text_pair is None else (text, text_pair)
+
+
+def shown_text(text: str, text_pair: str | None) -> str:
+    """Return the same for people to read."""
+    return text if text_pair is None else f"{text} | {text_pair}"
+
+
 def joined_text(text: str | tuple[str, str]) -> str:
     """Return a text, or both of a pair, for learners that read words; a separator in one becomes a blank."""
     parts = (text,) if isinstance(text, str) else text

@@ -23,7 +23,7 @@ from edgetune.data.labels import find_labels, label_order
 from edgetune.data.row_sample import FEWEST_ROWS
 from edgetune.data.splits import data_options
 from edgetune.data.table import BadRow
-from edgetune.data.token_format import PAIR_SEPARATOR
+from edgetune.data.token_format import joined_text, shown_text, text_or_pair
 from edgetune.inference.label_errors import LabelErrors, find_label_errors, out_of_fold_probabilities
 from edgetune.inference.saved_run import BATCH_SIZE, CHUNK, EncodedTexts, Run, load_run
 from edgetune.models.source import resolve_model
@@ -191,7 +191,7 @@ def _check_labels(
     labels = np.array([ids[example.label] for example in rows])
     features = _features(run, config, rows, say)
     say(f"Fitting classifiers to check the labels of {len(rows):,} rows")
-    texts = [_joined(example, PAIR_SEPARATOR) for example in rows]
+    texts = [joined_text(text_or_pair(example.text, example.text_pair)) for example in rows]
     probabilities = out_of_fold_probabilities(texts, labels, len(names), features, config.train.seed)
     errors = find_label_errors(probabilities, labels)
     found = [_suspect(example, errors, at, names) for at, example in enumerate(rows)]
@@ -209,12 +209,8 @@ def _suspect(example: Example, errors: LabelErrors, at: int, names: Sequence[str
         probability=float(errors.probability[at]) if change else known,
         label_probability=known,
         change=change,
-        text=_joined(example, " | "),
+        text=shown_text(example.text, example.text_pair),
     )
-
-
-def _joined(example: Example, separator: str) -> str:
-    return example.text if example.text_pair is None else separator.join((example.text, example.text_pair))
 
 
 def _features(run: Run, config: RunConfig, rows: list[Example], say: Say) -> FloatArray | None:
@@ -234,7 +230,7 @@ def _features(run: Run, config: RunConfig, rows: list[Example], say: Say) -> Flo
         say(f"The encoder takes no part in the check, n-grams alone do: {error}")
         return None
     say(f"Running the encoder on {len(rows):,} texts")
-    texts = [one.text if one.text_pair is None else (one.text, one.text_pair) for one in rows]
+    texts = [text_or_pair(one.text, one.text_pair) for one in rows]
     return encoder_features(encoder, run.tokenizer, [run.beginning(text) for text in texts])
 
 
@@ -274,7 +270,7 @@ def _visited(record: ExampleStats, row: int, example: Example) -> VisitedRow:
     return VisitedRow(
         line=example.line,
         label=example.label,
-        text=_joined(example, " | "),
+        text=shown_text(example.text, example.text_pair),
         mean_loss=float(record.sum_loss[row] / n_measured) if n_measured else None,
         n_seen=int(record.n_seen[row]),
         n_trained=int(record.n_trained[row]),

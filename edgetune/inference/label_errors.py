@@ -15,11 +15,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from edgetune.data.folds import N_FOLDS, make_folds, similar_groups
-from edgetune.data.near_duplicates import Words
+from edgetune.data.folds import N_FOLDS, make_folds
+from edgetune.data.near_duplicates import Words, similar_groups
 from edgetune.inference.saved_ensemble import NGRAMS, PROBE
 from edgetune.learners.ensemble import fit_ensemble
-from edgetune.learners.linear_probe import best_strength, cross_fit_linear_probe, known_elsewhere
+from edgetune.learners.linear_probe import known_elsewhere, quick_cross_fit_linear_probe
 from edgetune.learners.ngrams import cross_fit_ngrams
 from edgetune.utils.metrics import log_softmax
 from edgetune.utils.types import BoolArray, FloatArray, IntArray
@@ -76,9 +76,7 @@ def out_of_fold_probabilities(
         folds = rng.permutation(len(texts)) % N_FOLDS
     log_probas = {NGRAMS: cross_fit_ngrams(texts, labels, n_classes, folds, seed)}
     if features is not None:
-        rest, first = folds != 0, folds == 0
-        strength, _ = best_strength(features[rest], labels[rest], n_classes, features[first], labels[first])
-        crossed = cross_fit_linear_probe(features, labels, n_classes, folds, (strength,))
+        crossed = quick_cross_fit_linear_probe(features, labels, n_classes, folds)
         assert crossed is not None  # there is no deadline
         log_probas[PROBE] = log_softmax(crossed[1])
         log_probas["neighbours"] = _neighbour_log_proba(features, labels, n_classes, folds)

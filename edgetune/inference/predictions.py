@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from edgetune.data.examples import DataOptions, TextRow, TextTable, open_texts
+from edgetune.data.token_format import shown_text, text_or_pair
 from edgetune.inference.saved_run import Prediction, Run
 from edgetune.run_files.run_folder import disk_errors
 from edgetune.utils.errors import UsageError
@@ -82,9 +83,7 @@ class Predictions:
 
     def __iter__(self) -> Iterator[Row]:
         ours, theirs = tee(self._rows)
-        found = self._run.predict_all(
-            row.text if row.text_pair is None else (row.text, row.text_pair) for row in theirs
-        )
+        found = self._run.predict_all(text_or_pair(row.text, row.text_pair) for row in theirs)
         for prediction, row in zip(found, ours, strict=False):
             self.n_rows += 1
             predicted = prediction.label
@@ -93,7 +92,7 @@ class Predictions:
             elif self._unsure is not None and prediction.probability < self._unsure:
                 self.n_unsure += 1
                 predicted = UNSURE
-            text = row.text if row.text_pair is None else f"{row.text} | {row.text_pair}"
+            text = shown_text(row.text, row.text_pair)
             yield Row(row.line, row.values, text, predicted, prediction)
 
     def names(self, *added: str) -> list[str]:

@@ -32,6 +32,7 @@ from prometheus_client import (
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from edgetune.data.token_format import text_or_pair
 from edgetune.inference.batching import Answers, QueueFullError, ReloadingRun, RequestQueue, Text
 from edgetune.inference.saved_run import Prediction
 from edgetune.utils.errors import ResourceError, UsageError
@@ -90,7 +91,7 @@ class PredictRequest(BaseModel):
     def inputs(self) -> list[Text]:
         """Return the texts as the model takes them."""
         if self.text is not None:
-            return [self.text if self.text_pair is None else (self.text, self.text_pair)]
+            return [text_or_pair(self.text, self.text_pair)]
         return [text if isinstance(text, str) else (text.text, text.text_pair) for text in self.texts or ()]
 
 

@@ -681,6 +681,7 @@ def cross_fit_ngrams(
     folds: IntArray,
     seed: int = 0,
     time_left_s: Callable[[], float] = lambda: math.inf,
+    limit_s: float = math.inf,
 ) -> FloatArray:
     """Return log-probabilities (n, C) of every row by n-grams fitted on the other folds.
 
@@ -691,12 +692,19 @@ def cross_fit_ngrams(
         folds: (n,) the fold of each row.
         seed: of the order of rows.
         time_left_s: seconds until all have to be fitted.
+        limit_s: seconds for all folds, of which each gets an equal share of what is left.
     """
     found = np.zeros((len(texts), n_classes), dtype=np.float32)
-    for fold in np.unique(folds):
+    numbers, end_s = np.unique(folds), time.monotonic() + limit_s
+    for at, fold in enumerate(numbers.tolist()):
+        fold_end_s = time.monotonic() + (end_s - time.monotonic()) / (len(numbers) - at)
+
+        def left_s(fold_end_s: float = fold_end_s) -> float:
+            return min(time_left_s(), fold_end_s - time.monotonic())
+
         others, own = np.flatnonzero(folds != fold), np.flatnonzero(folds == fold)
         ngrams = Ngrams.fit(
-            [texts[i] for i in others.tolist()], labels[others], n_classes, seed=seed, time_left_s=time_left_s
+            [texts[i] for i in others.tolist()], labels[others], n_classes, seed=seed, time_left_s=left_s
         )
         found[own] = ngrams.log_proba([texts[i] for i in own.tolist()])
     return found

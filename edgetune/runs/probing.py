@@ -17,15 +17,16 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from edgetune.data.folds import make_folds, similar_groups
+from edgetune.data.folds import make_folds
+from edgetune.data.near_duplicates import similar_groups
 from edgetune.data.token_store import TokenView
 from edgetune.learners.linear_probe import (
     LinearProbe,
     best_strength,
-    cross_fit_linear_probe,
     fit_linear_probe,
     known_elsewhere,
     probe_accuracy,
+    quick_cross_fit_linear_probe,
 )
 from edgetune.planning.planner import FIT_PROBE_S, PROBE_ROWS
 from edgetune.runs.deadline import Deadline, Scored, run_in_time
@@ -86,6 +87,7 @@ class ProbeInTime:
         self._clock = deadline.clock
         self._train = prepared.data.train
         self._n_classes = len(self._train.label_names)
+        self._order = np.random.default_rng([prepared.config.train.seed, 4]).permutation(len(self._train))
         self._features: list[FloatArray] = []
         self._positions: list[IntArray] = []
 
@@ -95,32 +97,49 @@ class ProbeInTime:
         Raises:
             NoLinearHead: the model's head is something else.
         """
-        plan, seed, trains = self._deadline.plan, self._prepared.config.train.seed, self._deadline.trains
-        started_s, planned_s = self._clock.elapsed_s(), plan.lines["linear_probe"]
-        view = self._prepared.data.held_out
-        fit_rate = FIRST_FIT_RATE if trains else LATER_FIT_RATE if view is None else CROSS_FIT_RATE
-        held_out = self._held_out_features(started_s + planned_s if trains else math.inf, fit_rate)
-        n_held_out = 0 if held_out is None else len(held_out[0])
-        order = np.random.default_rng([seed, 4]).permutation(len(self._train))
-        # Where training follows, it may take twice what was planned, all in all.
-        end_s, at_least = started_s + 2 * planned_s, 16
-        n_first = plan.n_probe_rows
-        if not trains:
-            end_s, at_least = math.inf, max(0, PROBE_ROWS[0] - n_held_out)
-            # Without held-out rows nothing tells whether more rows pay.
-            n_first = max(n_first, CROSS_FIT_BELOW * n_held_out) if n_held_out else len(order)
-        n_rows = self._read(order[:n_first], end_s, fit_rate, at_least)
-        if held_out is not None and not trains and n_rows < CROSS_FIT_BELOW * n_held_out:
-            crossed = self._cross_fitted(*held_out, n_rows)
-            if crossed is not None:
-                return crossed
-        if held_out is not None and not n_rows:
-            assert view is not None
-            rows, features = held_out
-            return FittedProbe(self._fitted_on(features, view.labels[rows], fit_rate), len(rows), None)
+        view, trains = self._prepared.data.held_out, self._deadline.trains
+        if view is not None and not trains:
+            return self._fit_alone(view)
+        plan, started_s = self._deadline.plan, self._clock.elapsed_s()
+        fit_rate = FIRST_FIT_RATE if trains else LATER_FIT_RATE
+        n_first, end_s, at_least, held_out = len(self._order), math.inf, PROBE_ROWS[0], None
+        if trains:  # it may take twice what was planned, all in all
+            n_first, end_s, at_least = plan.n_probe_rows, started_s + 2 * plan.lines["linear_probe"], 16
+            if view is not None:
+                held_out = self._held_out_features(view, started_s + plan.lines["linear_probe"], fit_rate)
+        n_rows = self._read(self._order[:n_first], end_s, fit_rate, at_least)
         if held_out is None or n_rows < 32:
             return FittedProbe(self._fitted(n_rows, fit_rate), n_rows, None)
-        rows, features = held_out
+        return self._grown(*held_out, n_rows)
+
+    def _fit_alone(self, view: TokenView) -> FittedProbe:
+        """Fit it where no training follows: on the held-out rows first, and on others as time allows."""
+        held_out = self._held_out_features(view, math.inf, CROSS_FIT_RATE)
+        n_held_out = 0 if held_out is None else len(held_out[0])
+        n_first, at_least = CROSS_FIT_BELOW * n_held_out, max(0, PROBE_ROWS[0] - n_held_out)
+        n_first = max(n_first, self._deadline.plan.n_probe_rows) if n_held_out else len(self._order)
+        n_rows = self._read(self._order[:n_first], math.inf, CROSS_FIT_RATE, at_least)
+        if held_out is None:
+            return FittedProbe(self._fitted(n_rows, CROSS_FIT_RATE), n_rows, None)
+        few = n_rows < CROSS_FIT_BELOW * n_held_out
+        if few and (crossed := self._cross_fitted(*held_out, n_rows)) is not None:
+            return crossed
+        if not n_rows:
+            rows, features = held_out
+            return FittedProbe(self._fitted_on(features, view.labels[rows], CROSS_FIT_RATE), len(rows), None)
+        if n_rows < 32:
+            return FittedProbe(self._fitted(n_rows, CROSS_FIT_RATE), n_rows, None)
+        return self._grown(*held_out, n_rows)
+
+    def _grown(self, rows: IntArray, features: FloatArray, n_rows: int) -> FittedProbe:
+        """Fit on the training rows that were read, and on twice as many while that pays.
+
+        Args:
+            rows: (m,) positions in the held-out rows.
+            features: (m, F) of these.
+            n_rows: training rows whose features were read.
+        """
+        view, order = self._prepared.data.held_out, self._order
         assert view is not None
         labels = view.labels[rows]
         strength, half = self._strength(n_rows // 2, features, labels)
@@ -184,23 +203,13 @@ class ProbeInTime:
         def time_left_s() -> float:
             return 0.0 if self._stop() else min(end_s - self._clock.elapsed_s(), self._clock.left_s())
 
-        first = folds == 0
-        strength, _ = best_strength(
-            features[~first],
-            labels[~first],
-            self._n_classes,
-            features[first],
-            labels[first],
-            stop=lambda: time_left_s() <= 0,
-        )
-        crossed = cross_fit_linear_probe(
-            features, labels, self._n_classes, folds, (strength,), time_left_s=time_left_s
-        )
+        crossed = quick_cross_fit_linear_probe(features, labels, self._n_classes, folds, time_left_s)
         if crossed is None:
             return None
+        strength, logits = crossed
         probe = self._fitted_on(features, labels, LATER_FIT_RATE, strength)
         known = known_elsewhere(labels, folds)[n_rows:]
-        scored = Scored(view, rows[known], crossed[1][n_rows:][known])
+        scored = Scored(view, rows[known], logits[n_rows:][known])
         return FittedProbe(probe, len(labels), scored, train_rows=train_rows)
 
     def _is_worth_more(self, gain: float, n_rows: int) -> bool:
@@ -219,11 +228,10 @@ class ProbeInTime:
         n_trained = self._deadline.steps_that_fit() * self._deadline.plan.batch_size
         return self._prepared.pools_mean and n_trained < ROWS_PER_CLASS * self._n_classes
 
-    def _held_out_features(self, end_s: float, fit_rate: float) -> tuple[IntArray, FloatArray] | None:
+    def _held_out_features(
+        self, view: TokenView, end_s: float, fit_rate: float
+    ) -> tuple[IntArray, FloatArray] | None:
         """Return positions and features of held-out rows; those that the end of the run scores first, too."""
-        view = self._prepared.data.held_out
-        if view is None:
-            return None
         order = np.random.default_rng([self._prepared.config.train.seed, 5]).permutation(len(view))
         n_rows = max(1, self._deadline.plan.n_weighed) if self._deadline.trains else len(view)
         return self._run(view, order[:n_rows], end_s, fit_rate)

@@ -15,7 +15,7 @@ import pytest
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 
 from edgetune.config.toml_config import make_config
-from edgetune.data import token_build, tokens
+from edgetune.data import quality, token_build, tokens
 from edgetune.data.batches import sequential_batches
 from edgetune.data.examples import DataOptions
 from edgetune.data.splits import open_splits, overlap
@@ -316,7 +316,7 @@ def test_missing_file(data: Path, spec: TokenizerSpec) -> None:
 
 
 def test_too_many_labels(data: Path, spec: TokenizerSpec, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(token_build, "MAX_LABELS", 3)
+    monkeypatch.setattr(quality, "MAX_LABELS", 3)
     data.write_text("text,label\n" + "".join(f"a,name {i}\n" for i in range(5)))
     with pytest.raises(DataError, match="more than 3 different labels"):
         opened(data, spec)
