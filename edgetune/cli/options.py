@@ -202,7 +202,7 @@ class TextsCommand(PanelCommand):
 
 
 def tell(text: str) -> None:
-    """Print what takes a while, on stderr."""
+    """Print a progress message on stderr."""
     print(on_terminal(text), file=sys.stderr)
 
 

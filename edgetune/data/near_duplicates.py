@@ -188,7 +188,7 @@ def families(view: TokenizedRows, rows: IntArray) -> list[IntArray]:
 
 
 def similar_groups(view: Comparable) -> IntArray:
-    """Return a number for each row (n,), the same for equal texts and for near-duplicates, and theirs."""
+    """Number the groups of rows (n,) that are equal or near-duplicates, directly or through other rows."""
     n = len(view)
     one, other = _links(view, np.arange(n))
     _, first, same = np.unique(view.text_hashes, return_index=True, return_inverse=True)

@@ -17,7 +17,7 @@ SPEED_WINDOW_S = 20.0
 
 
 class View:
-    """Is told what happens and shows none of it; its subclasses do.
+    """Receives the events of a run and shows none of them; its subclasses do.
 
     Attributes:
         warned: warnings that were shown.
@@ -27,22 +27,22 @@ class View:
         self.warned: set[str] = set()
 
     def say(self, text: str) -> None:
-        """Take a line of text."""
+        """Receive a message."""
 
     def warn(self, text: str) -> None:
-        """Take a warning."""
+        """Receive a warning."""
 
     def begin(self, prepared: Any, config: Any) -> None:
-        """Take what is about to be trained."""
+        """Receive what is about to be trained, with its settings."""
 
     def progress(self, share: float, counts: Counters, loss: float, stage: str, elapsed_s: float) -> None:
-        """Take how far training is."""
+        """Receive the progress of training."""
 
     def evaluated(self, epoch: int, found: Evaluation) -> None:
-        """Take the evaluation of an epoch."""
+        """Receive the evaluation of an epoch."""
 
     def end(self) -> None:
-        """Take that training has ended."""
+        """Training has ended."""
 
 
 class TimeLeft:

@@ -52,8 +52,8 @@ FIRST_FIT_RATE, LATER_FIT_RATE, CROSS_FIT_RATE = 0.02, 0.06, 0.1
 QUICK_RATE = 0.005
 """A fit that takes less than such a share of the deadline is made for each strength."""
 CROSS_FIT_BELOW = 2
-"""Without training, the probe is cross-fitted on the held-out rows unless the training rows that it has read,
-too, are this many times as many."""
+"""A probe that no training follows is cross-fitted on the held-out rows, unless at least this many times as
+many training rows were read."""
 GROWN = 1.5
 """A stage has to add so many times the rows for its gain to say something."""
 
