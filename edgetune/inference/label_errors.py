@@ -76,9 +76,8 @@ def out_of_fold_probabilities(
         folds = rng.permutation(len(texts)) % N_FOLDS
     log_probas = {NGRAMS: cross_fit_ngrams(texts, labels, n_classes, folds, seed)}
     if features is not None:
-        crossed = quick_cross_fit_linear_probe(features, labels, n_classes, folds)
-        assert crossed is not None  # there is no deadline
-        log_probas[PROBE] = log_softmax(crossed[1])
+        _, logits, _ = quick_cross_fit_linear_probe(features, labels, n_classes, folds)
+        log_probas[PROBE] = log_softmax(logits)
         log_probas["neighbours"] = _neighbour_log_proba(features, labels, n_classes, folds)
     found = np.full((len(texts), n_classes), np.nan)
     known = known_elsewhere(labels, folds)

@@ -185,7 +185,7 @@ class ProbeInTime:
             n_rows: training rows whose features were read; they are in every fit.
 
         Returns:
-            None if there are no folds (`make_folds`), or no time for as many fits.
+            None if there are no folds (`make_folds`), or no time for any fit.
         """
         view, seed = self._prepared.data.held_out, self._prepared.config.train.seed
         assert view is not None
@@ -203,12 +203,13 @@ class ProbeInTime:
         def time_left_s() -> float:
             return 0.0 if self._stop() else min(end_s - self._clock.elapsed_s(), self._clock.left_s())
 
-        crossed = quick_cross_fit_linear_probe(features, labels, self._n_classes, folds, time_left_s)
-        if crossed is None:
+        if time_left_s() <= 0:
             return None
-        strength, logits = crossed
+        strength, logits, answered = quick_cross_fit_linear_probe(
+            features, labels, self._n_classes, folds, time_left_s
+        )
         probe = self._fitted_on(features, labels, LATER_FIT_RATE, strength)
-        known = known_elsewhere(labels, folds)[n_rows:]
+        known = (answered & known_elsewhere(labels, folds))[n_rows:]
         scored = Scored(view, rows[known], logits[n_rows:][known])
         return FittedProbe(probe, len(labels), scored, train_rows=train_rows)
 

@@ -14,6 +14,7 @@ from edgetune.learners.linear_probe import (
     fit_linear_probe,
     known_elsewhere,
     probe_accuracy,
+    quick_cross_fit_linear_probe,
 )
 from edgetune.utils.metrics import cross_entropy
 
@@ -124,3 +125,22 @@ def test_rows_of_no_fold_are_in_every_fit() -> None:
     np.testing.assert_allclose(found[1][folds == 0], fitted.logits(features[folds == 0]), atol=1e-4)
     assert not found[1][folds < 0].any()
     assert not known_elsewhere(labels, folds)[folds < 0].any()
+
+
+def test_a_quick_cross_fit_tries_usual_penalties_first_and_answers_the_folds_that_it_has_time_for() -> None:
+    rng = np.random.default_rng(0)
+    features = rng.normal(size=(300, 5)).astype(np.float32)
+    labels = (features[:, 0] > 0).astype(np.int64)
+    folds = np.arange(300) % 5
+    strength, logits, answered = quick_cross_fit_linear_probe(features, labels, 2, folds)
+    assert answered.all()
+    whole = cross_fit_linear_probe(features, labels, 2, folds, (strength,))
+    assert whole is not None
+    np.testing.assert_allclose(logits, whole[1], atol=1e-4)
+    left_s = iter([4.0, 1.0, 1.0, 0.4, 0.4])  # at the start, after one strength, around one more fold
+    strength, logits, answered = quick_cross_fit_linear_probe(
+        features, labels, 2, folds, lambda: next(left_s, 0.0)
+    )
+    assert strength == 0.05
+    assert set(folds[answered]) == {0, 1}
+    assert not logits[~answered].any()

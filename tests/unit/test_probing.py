@@ -104,8 +104,8 @@ def test_without_time_for_cross_fitting_the_probe_has_no_say() -> None:
     backend = Learnable(np.full(20_000, 0.5), clock=FakeClock(), slow=6.0)
     begun_s = 55.0
 
-    def stop() -> bool:  # whoever asks after the features were read finds a second gone
-        backend.clock.now_s += 1.0 if backend.clock.now_s > begun_s else 0.0
+    def stop() -> bool:  # whoever asks after the features were read finds ten seconds gone
+        backend.clock.now_s += 10.0 if backend.clock.now_s > begun_s else 0.0
         return False
 
     stage, deadline = stage_of(backend, 20_000, method=LINEAR_PROBE, stop=stop, n_probe_rows=64)
