@@ -51,7 +51,7 @@ def check(
     cache_dir: CacheDir = None,
     as_json: Json = False,
 ) -> None:
-    """Check labelled text before training (exit code 3: something to mend).
+    """Check labelled text before training (exit code 3: needs mending).
 
     Examples:
         edgetune check reviews.csv
