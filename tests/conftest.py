@@ -16,11 +16,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 
 # The same examples every time, so that a failure belongs to the change that shows it;
 # `EDGETUNE_HYPOTHESIS=explore` draws new ones.
-settings.register_profile("fixed", derandomize=True)
+settings.register_profile("fixed", derandomize=True, suppress_health_check=[HealthCheck.too_slow])
 settings.register_profile("explore")
 settings.load_profile(os.environ.get("EDGETUNE_HYPOTHESIS", "fixed"))
 

@@ -17,8 +17,9 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from edgetune.compare.baselines import BASELINES
-from edgetune.config.settings import MAX_SEED, METHODS, LabelledText
+from edgetune.config.settings import MAX_SEED, LabelledText
 from edgetune.config.toml_config import group_by_section, make_config
+from edgetune.selection import METHODS
 from edgetune.utils.errors import UsageError, did_you_mean
 from edgetune.utils.limits import MAX_CELLS, MAX_NAME
 from edgetune.utils.parsing import TomlError, read_toml
@@ -121,7 +122,7 @@ class CellName(BaseModel):
     Attributes:
         data: name of the set.
         variant: what the table calls it: the method, or a name of its own.
-        method: of `settings.METHODS`, `baselines.BASELINES`, or `random-matched`.
+        method: of `selection.METHODS`, `baselines.BASELINES`, or `random-matched`.
         seed: of everything random in it.
         settings: flat.
         curve: whether it is a point of the reference curve.

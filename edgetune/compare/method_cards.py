@@ -2,9 +2,9 @@
 
 A card is read off what stands beside the code, so it cannot tell of another method than the one that runs:
 
-    module docstring (What, Use when, Costs, …)                 ─┐
-    first line of the class's docstring                         ─┼─→ Card ─→ terminal, JSON, Markdown
-    `settings_used`, fields and docstring of SelectionSettings  ─┘
+    module docstring (What, Use when, Costs, …)  ─┐
+    first line of the class's docstring          ─┼─→ Card ─→ terminal, JSON, Markdown
+    fields of its settings                       ─┘
 
 Outside programs that `edgetune.compare.baselines` runs have cards of the same form, without settings.
 """
@@ -18,7 +18,7 @@ import re
 import sys
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from edgetune.config.settings import SelectionSettings
+from edgetune.selection import SelectionSettings
 from edgetune.utils.errors import UsageError, did_you_mean
 
 if TYPE_CHECKING:
@@ -28,7 +28,6 @@ if TYPE_CHECKING:
 
 SECTIONS = ("What", "Use when", "Costs", "Loses when", "Source")
 _HEAD = re.compile(rf"^({'|'.join(SECTIONS)}):(?: +(.*))?$")
-_ATTRIBUTE = re.compile(r"^ {4}(\w+): (.*)$")
 
 
 class Setting(NamedTuple):
@@ -93,23 +92,6 @@ def sections_of(docstring: str | None) -> dict[str, str]:
     return {name: " ".join(part for part in parts if part) for name, parts in found.items()}
 
 
-def meanings(docstring: str | None) -> dict[str, str]:
-    """Read the `Attributes:` of a Google docstring: what each name means, on one line."""
-    _, _, block = inspect.cleandoc(docstring or "").partition("Attributes:\n")
-    found: dict[str, str] = {}
-    name = ""
-    for line in block.splitlines():
-        head = _ATTRIBUTE.match(line)
-        if head is not None:
-            name = head[1]
-            found[name] = head[2].strip()
-        elif line.startswith(" " * 8) and name:
-            found[name] += f" {line.strip()}"
-        else:
-            break
-    return found
-
-
 def first_line(docstring: str | None) -> str:
     """Return the first line of a docstring, "" where there is none."""
     return inspect.cleandoc(docstring or "").partition("\n")[0]
@@ -117,9 +99,10 @@ def first_line(docstring: str | None) -> str:
 
 def card_of(kind: type[Method]) -> Card:
     """Make the card of a selector from its class and its module."""
-    told = meanings(SelectionSettings.__doc__)
-    fields = SelectionSettings.model_fields
-    settings = tuple(Setting(name, fields[name].default, told.get(name, "")) for name in kind.settings_used)
+    fields = dict(kind.Settings.model_fields)
+    if kind.scores_first:
+        fields["watched"] = SelectionSettings.model_fields["watched"]
+    settings = tuple(Setting(name, field.default, field.description or "") for name, field in fields.items())
     module = sys.modules.get(kind.__module__)
     texts = _texts(module.__doc__ if module is not None else None)
     return Card(kind.name, first_line(kind.__doc__), settings=settings, **texts)

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from edgetune.config.settings import METHODS
 from edgetune.report.run_plot import BLUE, GREEN, ORANGE, SKY, VERMILLION
+from edgetune.selection import METHODS
 from edgetune.utils.files import atomic_path
 from edgetune.utils.sanitize import visible
 from edgetune.utils.types import FloatArray
