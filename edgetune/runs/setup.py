@@ -271,6 +271,8 @@ def read_rows(
         label, *text = rows.guessed_columns
         data = config.data.model_copy(update={"text": tuple(text), "label": label})
         config = config.model_copy(update={"data": data})
+    if rows.multi_label:  # and rows to evaluate on are then read so
+        config = config.model_copy(update={"data": config.data.model_copy(update={"multi_label": True})})
     return rows, config
 
 

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from edgetune.utils.types import FloatArray, IntArray
+from edgetune.utils.types import FloatArray, IntArray, Labels
 
 Z_95 = 1.959963984540054
 """Standard normal quantile of a two-sided 95 % interval."""
@@ -41,9 +41,14 @@ def entropy(probabilities: FloatArray) -> FloatArray:
     return nats
 
 
-def cross_entropy(logits: FloatArray, labels: IntArray) -> npt.NDArray[np.float64]:
-    """Return the loss of each example (B,) in nats, of logits (B, C) and class ids (B,)."""
+def cross_entropy(logits: FloatArray, labels: Labels) -> npt.NDArray[np.float64]:
+    """Return the loss of each example (B,) in nats, of logits (B, C) and class ids (B,).
+
+    Where labels are multi-hot (B, C), it is the mean over the classes of their binary cross-entropy.
+    """
     wide = logits.astype(np.float64)
+    if labels.ndim == 2:
+        return np.asarray((np.logaddexp(0.0, wide) - wide * labels).mean(axis=1))
     top = wide.max(axis=-1)
     log_total = top + np.log(np.exp(wide - top[:, None]).sum(axis=-1))
     return np.asarray(log_total - wide[np.arange(len(labels)), labels])
