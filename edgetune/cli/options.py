@@ -140,8 +140,8 @@ Set = Annotated[
 
 
 PANELS = {
-    "Data": "eval_ file text label pair header encoding delimiter escape merge_labels multi_label holdout max_bad_rows "
-    "max_length rows eval_rows",
+    "Data": "eval_ file text label pair header encoding delimiter escape merge_labels multi_label holdout "
+    "max_bad_rows max_length rows eval_rows",
     "Server": "host port token queue",
     "Model": "model artifacts labels pooling freeze onnx backend device precision threads",
     "Training": "epochs batch_size lr max_steps seed seeds learners ngrams single metric "

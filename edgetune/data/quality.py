@@ -172,7 +172,7 @@ def label_findings(
         text = f"These labels differ only in spelling, but are {len(group)} classes: {shown}. To train them "
         found.append(DataFinding(f"{text}as one, use --merge-labels.", mend=True))
     if one_each and (mark := separator_of(counts)) is not None:
-        text = f'Labels with "{mark}" in them look like several labels; to train them as such, use --multi-label.'
+        text = f'Labels with "{mark}" in them look like several each; use --multi-label to train them so.'
         found.append(DataFinding(text, mend=True))
     rare = [f'"{brief(name)}" ({count})' for name, count in counts.items() if count < FEW_EXAMPLES]
     if rare:

@@ -55,7 +55,7 @@ def _unpacked(numbers: Labels, meta: Meta) -> Labels:
     n_classes = len(meta.counts)
     if len(numbers) * n_classes > MAX_MULTI_HOT:
         raise DataError(
-            f"{meta.source} has {len(numbers):,} rows with {n_classes:,} different labels, and several a row: "
+            f"{meta.source} has {len(numbers):,} rows with {n_classes:,} different labels, several each: "
             "too many to be held in memory. Use fewer rows, or fewer labels."
         )
     return multi_hot(meta.label_sets, n_classes)[numbers.astype(np.int64)]
@@ -189,7 +189,7 @@ class TokenView:
 
 
 def _renumbered(labels: Labels, new_ids: IntArray, n_classes: int) -> Labels:
-    """Return labels with other class ids, those at `new_ids` (C,) of their own; -1 for a class without rows."""
+    """Return labels with other class ids, given by their own in `new_ids` (C,); -1: no rows have it."""
     if not is_multi_hot(labels):
         return new_ids[labels.astype(np.int64)]
     found = np.zeros((len(labels), n_classes), dtype=np.float32)

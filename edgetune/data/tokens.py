@@ -17,8 +17,6 @@ from dataclasses import asdict, fields
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from edgetune.data.examples import DataOptions
 from edgetune.data.readers import folder_files, require_exists
 from edgetune.data.row_sample import RowSample

@@ -78,8 +78,8 @@ class Predictions:
             raise UsageError(f"--unsure {unsure}: give a probability between 0 and 1, such as 0.6.")
         if unsure is not None and run.multi_label:
             raise UsageError(
-                "--unsure cannot be used with this model, whose texts may have no label: where no probability "
-                "reaches its threshold, none is predicted."
+                "--unsure cannot be used where a text may have several labels, or none: none is predicted if "
+                "no probability reaches its threshold."
             )
         if unsure is not None and UNSURE in run.label_names:
             raise UsageError(f'The model has a label "{UNSURE}", so --unsure cannot be used with it.')

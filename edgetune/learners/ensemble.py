@@ -418,7 +418,7 @@ def _pooled(weights: Iterable[float], log_p: Iterable[Wide]) -> Wide:
 def _stacked(
     log_probas: Mapping[str, FloatArray], names: Sequence[str], multi_label: bool = False
 ) -> list[Wide]:
-    """Return the arrays (N, C) of these learners in float64, cut off at `FLOOR`; log-odds of several labels."""
+    """Return these arrays (N, C) in float64, cut off at `FLOOR`; as log-odds for several labels."""
     arrays = [np.maximum(np.asarray(log_probas[name], dtype=np.float64), FLOOR) for name in names]
     for name, one in zip(names, arrays, strict=True):
         if one.ndim != 2 or not one.shape[1] or one.shape != arrays[0].shape:

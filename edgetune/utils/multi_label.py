@@ -1,8 +1,7 @@
 """Rows with several labels each, or none: labels as multi-hot arrays (n, C), and what is computed of them.
 
-Class ids (n,) stand for one label a row. Functions that serve both decide by `labels.ndim`. A learner's answer
-is a log-probability (N, C): of the class among all classes where a row has one label, else of the class being
-among the labels, each on its own.
+Class ids (n,) stand for one label a row. Functions that serve both decide by `labels.ndim`. Learners answer
+with log-probabilities (N, C): of a class among all where a row has one label, else of each class on its own.
 """
 
 from __future__ import annotations
@@ -95,7 +94,7 @@ def choose_thresholds(probabilities: FloatArray, labels: Labels) -> Wide:
 
 
 def best_micro_f1(probabilities: FloatArray, labels: Labels) -> float:
-    """Return the micro-F1 at the best threshold that all classes share; arguments as of `choose_thresholds`."""
+    """Return the micro-F1 at the best common threshold; arguments as of `choose_thresholds`."""
     true = labels > 0
     scores = [f1_of_all(probabilities >= threshold, true) for threshold in THRESHOLDS]
     return max(scores)
