@@ -126,19 +126,20 @@ class Example(NamedTuple):
         line: 1-based physical line where the file has lines, else 1-based row number.
         text: without white space around it.
         text_pair: the second text where the options say that there are two.
-        label: in its normal form, whatever its type in the file; where rows may have several labels, all of
-            them, sorted.
+        label: in its normal form, whatever its type in the file; several are joined by commas, to be shown.
+        several: all labels, sorted, where rows may have several; None where each has one.
     """
 
     line: int
     text: str
     text_pair: str | None
-    label: str | tuple[str, ...]
+    label: str
+    several: tuple[str, ...] | None = None
 
     @property
     def labels(self) -> tuple[str, ...]:
         """All labels of the row."""
-        return (self.label,) if isinstance(self.label, str) else self.label
+        return (self.label,) if self.several is None else self.several
 
 
 class _Unusable(Exception):
@@ -214,7 +215,10 @@ def read_examples(
     spelling = merged_spelling(Counter(chain.from_iterable(every)))
     for example in _examples(table, chosen, options, on_bad, on_loose):
         merged = tuple(sorted({spelling.get(label, label) for label in example.labels}))
-        yield example._replace(label=merged[0] if isinstance(example.label, str) else merged)
+        if example.several is None:
+            yield example._replace(label=merged[0])
+        else:
+            yield example._replace(label=", ".join(merged), several=merged)
 
 
 def _reference(names: Sequence[str], column: int) -> str:
@@ -272,8 +276,8 @@ def _examples(
     dash_is_label: bool | None = None
     plain_labels: frozenset[str] | None = None
     n_rows = 0
-    first_label: str | tuple[str, ...] | None = None  # of the file's first row, until it comes again
-    others: Counter[str | tuple[str, ...]] = Counter()
+    first_label: str | None = None  # of the file's first row, until it comes again
+    others: Counter[str] = Counter()
     several = _SeveralLabels.of(table, chosen, options)
     judged = verdict(table.columns, lambda: _sample(table))
     if judged is not None and judged[0] in label_at:
@@ -299,14 +303,15 @@ def _examples(
                 on_bad(BadRow(table.file, broken, BROKEN_LABEL, _excerpt(values)))
             continue
         try:
-            label = _label(values[-1]) if several is None else several.labels(values[-1])
-            if label in (DASH, (DASH,)):
+            labels = None if several is None else several.labels(values[-1])
+            label = _label(values[-1]) if several is None else None if labels is None else ", ".join(labels)
+            if label == DASH:
                 if dash_is_label is None:
                     dash_is_label = _has_plus(table, chosen.label)
                 label = label if dash_is_label else None
             if label is None:
                 raise _Unusable(NO_LABEL)
-            if isinstance(label, str) and '"' in label and (half := _half_quoted(label)):
+            if '"' in label and (half := _half_quoted(label)):
                 if plain_labels is None:
                     plain_labels = _first_labels(table, chosen)
                 if half in plain_labels:
@@ -324,11 +329,10 @@ def _examples(
             first_label = None
         elif first_label is not None:
             others[label] += 1
-        yield Example(line, text, text_pair, label)
+        yield Example(line, text, text_pair, label, labels)
     if first_label is not None:
         often = n_rows >= FEWEST_ROWS or (n_rows > len(others) + 1 and min(others.values()) > 1)
-        first = first_label if isinstance(first_label, str) else ", ".join(first_label)
-        _check_no_header(table, first, n_rows, often, options)
+        _check_no_header(table, first_label, n_rows, often, options)
 
 
 def _has_plus(table: Table, column: int) -> bool:
@@ -546,8 +550,8 @@ class _SeveralLabels:
         """Look at the first rows of a table; None where a row has one label."""
         if options.multi_label is False:
             return None
+        assert chosen.label is not None
         label_at = chosen.flags or (chosen.label,)
-        assert label_at[0] is not None
         rows = [row for row in islice(table.read(label_at), SAMPLE_ROWS) if not isinstance(row, BadRow)]
         cells = [_cell_of_labels(table, chosen.flags, row[1]) for row in rows]
         lists = [_label_list(cell) for cell in cells]

@@ -258,8 +258,8 @@ class TokenWriter:
                     check_label_count(self._source, len(self._ids), label)
             ids = tuple(self._ids[label] for label in example.labels)
             self._counts.update(ids)
-            is_set = not isinstance(example.label, str)
-            found.append(self._sets.setdefault(ids, len(self._sets)) if is_set else ids[0])
+            is_one = example.several is None
+            found.append(ids[0] if is_one else self._sets.setdefault(ids, len(self._sets)))
         return np.array(found, dtype=np.int32)
 
     def _without_empty(

@@ -137,7 +137,8 @@ def open_tokens(
         raise DataError(f"No row of {path} has a label. Check that --label names the right column.")
     if len(store.label_names) < min_classes:
         raise DataError(
-            f"{'The only label' if store.multi_label else 'The label of every row'} of {path} is "
+            f"Every {'label of' if store.multi_label else 'row of'} {path} "
+            f"{'is' if store.multi_label else 'has the label'} "
             f'"{brief(store.label_names[0])}"; a classifier needs at least '
             f"{min_classes} different ones. Check that --label names the right column."
         )

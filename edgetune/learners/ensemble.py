@@ -317,7 +317,7 @@ class _HeldOut:
 
     def score(self, log_p: Wide) -> float:
         """Return the metric of log-probabilities (N, C); 0 for log-odds, which the log loss compares."""
-        return 0.0 if self.multi_label else score(log_p, self.labels, self.metric)
+        return 0.0 if self.multi_label else score(log_p, self.labels.astype(np.int64), self.metric)
 
     def thresholds(self, fitted: _Fit) -> tuple[float, ...]:
         """Return the thresholds (C,) of a pool of log-odds; () where a row has one class."""
@@ -335,14 +335,14 @@ class _HeldOut:
             assert isinstance(found, MultiLabelEvaluation)
             name = self.names[learner]
             return MemberScore(name, found.accuracy, found.macro_f1, found.loss, weight, found.micro_f1)
-        confusion = confusion_matrix(self.labels, log_p.argmax(axis=1), self.n_classes)
+        confusion = confusion_matrix(self.labels.astype(np.int64), log_p.argmax(axis=1), self.n_classes)
         loss = float(-log_p[np.arange(self.n), self.labels].mean())
         return MemberScore(self.names[learner], accuracy(confusion), macro_f1(confusion), loss, weight)
 
 
-def score(log_p: Wide, labels: Labels, metric: Metric) -> float:
+def score(log_p: Wide, labels: IntArray, metric: Metric) -> float:
     """Return the metric of log-probabilities (N, C) on rows of these labels (N,)."""
-    confusion = confusion_matrix(labels.astype(np.int64), log_p.argmax(axis=1), log_p.shape[1])
+    confusion = confusion_matrix(labels, log_p.argmax(axis=1), log_p.shape[1])
     return accuracy(confusion) if metric == "accuracy" else macro_f1(confusion)
 
 
@@ -397,7 +397,8 @@ def _log_loss(weights: Wide, log_p: Wide, labels: Labels) -> tuple[float, Wide]:
     if is_multi_hot(labels):
         pooled = weights @ flat
         error = np.exp(log_sigmoid(pooled)) - labels.ravel()
-        return float(cross_entropy(pooled.reshape(n, n_classes), labels).mean()), flat @ error / error.size
+        loss = float(cross_entropy(pooled.reshape(n, n_classes), labels).mean())
+        return loss, np.asarray(flat @ error / error.size, dtype=np.float64)
     row = np.arange(n)
     scores = (weights @ flat).reshape(n, n_classes)
     scores -= scores.max(axis=1, keepdims=True)
@@ -437,17 +438,16 @@ def _fields_of(
     version = found.get("schema_version")
     if version not in (SCHEMA_VERSION, MULTI_LABEL_VERSION) or isinstance(version, bool):
         raise ValueError(f"its schema_version is {brief(version)}, and this edgetune reads {SCHEMA_VERSION}")
-    names, weights, n_rows = found.get("names"), found.get("weights"), found.get("n_rows")
+    names, n_rows = found.get("names"), found.get("n_rows")
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
         raise ValueError("its names are no list of words")
-    if not isinstance(weights, list) or not all(type(weight) in (int, float) for weight in weights):
-        raise ValueError("its weights are no list of numbers")
     if not isinstance(n_rows, int) or isinstance(n_rows, bool):
         raise ValueError(f"its n_rows is {brief(n_rows)}, not a whole number")
-    bias, thresholds = found.get("bias"), found.get("thresholds", [])
-    for name, values in (("biases", bias), ("thresholds", thresholds)):
-        if not isinstance(values, list) or not all(type(one) in (int, float) for one in values):
-            raise ValueError(f"its {name} are no list of numbers")
-    numbers = (tuple(map(float, values)) for values in (weights, bias, thresholds))
-    weights, bias, thresholds = numbers
-    return tuple(names), weights, n_rows, bias, thresholds
+    weights, bias = _numbers("weights", found.get("weights")), _numbers("biases", found.get("bias"))
+    return tuple(names), weights, n_rows, bias, _numbers("thresholds", found.get("thresholds", []))
+
+
+def _numbers(name: str, values: Any) -> tuple[float, ...]:
+    if not isinstance(values, list) or not all(type(one) in (int, float) for one in values):
+        raise ValueError(f"its {name} are no list of numbers")
+    return tuple(map(float, values))

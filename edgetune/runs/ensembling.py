@@ -428,18 +428,20 @@ class EnsembleStage:
         self._fit_s = self._run.meter.elapsed_s() - started_s
         return found
 
-    def _weigh(self, log_probas: dict[str, FloatArray], labels: IntArray) -> None:
+    def _weigh(self, log_probas: dict[str, FloatArray], labels: Labels) -> None:
         train = self._run.prepared.config.train
         self.ensemble, self.members = fit_ensemble(
             log_probas, labels, metric=train.metric, keep="best" if train.single else "pool"
         )
-        by = None if train.class_weight == "balanced" else train.metric
-        if self.ensemble.multi_label:  # thresholds do it
+        if is_multi_hot(labels):  # which have a threshold for each class instead
             return
+        by = None if train.class_weight == "balanced" else train.metric
         if by != "accuracy" and train.class_weight != "none":
             data = self._run.prepared.data
             counts = np.bincount(data.train.labels, minlength=len(data.label_names)) + 1
-            self.ensemble = self.ensemble.balanced(log_probas, labels, counts / counts.sum(), by)
+            self.ensemble = self.ensemble.balanced(
+                log_probas, labels.astype(np.int64), counts / counts.sum(), by
+            )
         largest = np.exp(self.ensemble.combine(log_probas).max(axis=1))
         self.threshold = float(np.quantile(largest, 1 - KEPT_RATE))
 

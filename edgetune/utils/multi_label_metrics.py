@@ -109,14 +109,8 @@ def evaluate_answers(
     support, n_predicted = true.sum(axis=0), predicted.sum(axis=0)
     right = (true & predicted).sum(axis=0)
     f1 = 2 * right / np.maximum(support + n_predicted, 1)
-    per_class = zip(
-        label_names,
-        right / np.maximum(n_predicted, 1),
-        right / np.maximum(support, 1),
-        f1,
-        support,
-        strict=True,
-    )
+    precision, recall = right / np.maximum(n_predicted, 1), right / np.maximum(support, 1)
+    figures = zip(map(str, label_names), precision, recall, f1, support, strict=True)
     n_exact = int((true == predicted).all(axis=1).sum())
     return MultiLabelEvaluation(
         n=len(labels),
@@ -127,7 +121,7 @@ def evaluate_answers(
         loss=float(cross_entropy(log_odds(log_p), labels[:, :n_known]).mean()),
         label_names=tuple(map(str, label_names)),
         per_class=tuple(
-            ClassScores(str(name), *map(float, scores), int(n)) for name, *scores, n in per_class
+            ClassScores(name, float(p), float(r), float(f), int(count)) for name, p, r, f, count in figures
         ),
         confusion=(),
         n_unknown=len(label_names) - n_known,
