@@ -303,7 +303,8 @@ def test_backends_train_alike_on_several_labels(artifacts_of: Any, tiny_model: P
             np.testing.assert_allclose(logits, given[0], atol=1e-4)
     manifest = made["ort"].artifacts.manifest
     for check in (manifest.check, *([] if manifest.cut is None else [manifest.cut.check])):
-        assert max(check.logits, check.loss, check.gradients) < 1e-4
+        assert max(check.logits, check.loss) < 1e-5
+        assert check.gradients < 5e-4  # that of key biases, which is 0 but for rounding
 
 
 def test_learns_several_labels_and_goes_on_from_its_state(make_several: Factory) -> None:
