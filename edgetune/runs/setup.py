@@ -162,6 +162,11 @@ def prepare(
             decision = decide_open(config, model_loader, data, used, cache_dir, say)
         else:
             data, decision = _as_before(config, interruption, model_loader, cache_dir, meter, say)
+        if config.train.class_weight == "balanced" and data.multi_label:
+            raise UsageError(
+                "--class-weight balanced is for one label a row; where there may be several, each label has "
+                "its own threshold. Remove it."
+            )
         if config.train.class_weight == "balanced" and data.held_out is None:
             data = replace(data, warnings=(*data.warnings, NO_CLASS_WEIGHT))
         config, decided_s = decision.config, used.elapsed_s()
@@ -271,6 +276,8 @@ def read_rows(
         label, *text = rows.guessed_columns
         data = config.data.model_copy(update={"text": tuple(text), "label": label})
         config = config.model_copy(update={"data": data})
+    if rows.multi_label:  # and rows to evaluate on are then read so
+        config = config.model_copy(update={"data": config.data.model_copy(update={"multi_label": True})})
     return rows, config
 
 
