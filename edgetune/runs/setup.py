@@ -175,7 +175,14 @@ def prepare(
             return PreparedRows(config, data, model_loader.tokenizer_file, decision.plans, marks)
         if config.data.max_length < data.train.longest:
             data = data.cut(config.data.max_length)
-        reopen = partial(model_loader.open, config, len(data.label_names), meter=meter, say=say)
+        reopen = partial(
+            model_loader.open,
+            config,
+            len(data.label_names),
+            meter=meter,
+            say=say,
+            multi_label=data.multi_label,
+        )
         with meter.phase("open"):
             backend = reopen(_cache_of(config, cache_dir))
     return Prepared(
@@ -348,7 +355,9 @@ def decide_open(
         n_classes=len(data.label_names),
         pair=config.data.pair,
     )
-    exported = partial(model_loader.exported, len(data.label_names), model.freeze)
+    exported = partial(
+        model_loader.exported, len(data.label_names), model.freeze, multi_label=data.multi_label
+    )
     return decide(config, device, shape, exported, used.elapsed_s(), used.joules(), used.energy_j)
 
 
