@@ -175,9 +175,10 @@ def prepare(
             return PreparedRows(config, data, model_loader.tokenizer_file, decision.plans, marks)
         if config.data.max_length < data.train.longest:
             data = data.cut(config.data.max_length)
-        reopen = partial(model_loader.open, config, len(data.label_names), meter=meter, say=say)
+        labels: dict[str, Any] = {"n_labels": len(data.label_names), "multi_label": data.multi_label}
+        reopen = partial(model_loader.open, config, **labels, meter=meter, say=say)
         with meter.phase("open"):
-            backend = reopen(_cache_of(config, cache_dir))
+            backend = reopen(cache=_cache_of(config, cache_dir))
     return Prepared(
         config=config,
         data=data,
@@ -189,7 +190,7 @@ def prepare(
         freeze=config.model.freeze,
         pools_mean=model_loader.source.pools_mean,
         plans=decision.plans,
-        reopen=partial(reopen, None),
+        reopen=partial(reopen, cache=None),
         marks=(
             ("start", decided_s),
             ("export", decided_s + meter.split_s()["export"]),
@@ -348,7 +349,9 @@ def decide_open(
         n_classes=len(data.label_names),
         pair=config.data.pair,
     )
-    exported = partial(model_loader.exported, len(data.label_names), model.freeze)
+    exported = partial(
+        model_loader.exported, len(data.label_names), model.freeze, multi_label=data.multi_label
+    )
     return decide(config, device, shape, exported, used.elapsed_s(), used.joules(), used.energy_j)
 
 
