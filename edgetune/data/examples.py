@@ -75,7 +75,7 @@ NO_TEXT = frozenset(["nan", "NaN", "<NA>"])
 _ITEM = r"""('[^'\\\\]*'|"[^"\\\\]*"|[0-9.]+)"""
 _LIST = re.compile(rf"\s*\[\s*({_ITEM}(\s*,\s*{_ITEM})*)?\s*\]\s*")
 """A list of labels as text."""
-MOST_FAULTY_RATE = 0.01
+MOST_FAULTY_RATE = 0.05
 """In a larger share of the first rows, lists of several labels are no faults: rows may have several."""
 MAX_LIST_CHARS = 1 << 16
 FEWEST_ROWS = 20
@@ -548,7 +548,7 @@ class _SeveralLabels:
     @classmethod
     def of(cls, table: Table, chosen: Columns, options: DataOptions) -> _SeveralLabels | None:
         """Look at the first rows of a table; None where a row has one label."""
-        if options.multi_label is False:
+        if options.multi_label is False or (chosen.flags and options.multi_label is None):
             return None
         assert chosen.label is not None
         label_at = chosen.flags or (chosen.label,)

@@ -277,8 +277,8 @@ def _limits(summary: Summary) -> str:
         )
     if summary.get("multi_label"):
         lines.append(
-            "It knows only the classes it was trained on. A class is predicted if its probability is at least "
-            "0.5; `edgetune predict` uses a threshold for each class, chosen on held-out rows."
+            "It knows only the classes it was trained on. `edgetune predict` assigns those whose probability "
+            "reaches a threshold of the class, chosen on held-out rows; with the encoder alone, use 0.5."
         )
     else:
         lines.append("It knows only the classes it was trained on and assigns one of them to any text.")
