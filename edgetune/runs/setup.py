@@ -175,16 +175,10 @@ def prepare(
             return PreparedRows(config, data, model_loader.tokenizer_file, decision.plans, marks)
         if config.data.max_length < data.train.longest:
             data = data.cut(config.data.max_length)
-        reopen = partial(
-            model_loader.open,
-            config,
-            len(data.label_names),
-            meter=meter,
-            say=say,
-            multi_label=data.multi_label,
-        )
+        labels: dict[str, Any] = {"n_labels": len(data.label_names), "multi_label": data.multi_label}
+        reopen = partial(model_loader.open, config, **labels, meter=meter, say=say)
         with meter.phase("open"):
-            backend = reopen(_cache_of(config, cache_dir))
+            backend = reopen(cache=_cache_of(config, cache_dir))
     return Prepared(
         config=config,
         data=data,
@@ -196,7 +190,7 @@ def prepare(
         freeze=config.model.freeze,
         pools_mean=model_loader.source.pools_mean,
         plans=decision.plans,
-        reopen=partial(reopen, None),
+        reopen=partial(reopen, cache=None),
         marks=(
             ("start", decided_s),
             ("export", decided_s + meter.split_s()["export"]),
