@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import mmap
+import zlib
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
@@ -327,6 +328,13 @@ class TokenStore:
             first_lengths=np.minimum(self._first_lengths.array[rows].astype(np.int32), lengths),
             scored=np.zeros(len(rows), dtype=np.bool_),
         )
+
+    def checksum(self) -> int:
+        """Return a number that is another one where texts, labels or lengths differ, in any row."""
+        found = 0
+        for array in (self.text_hashes, self.labels, self.lengths):
+            found = zlib.crc32(np.ascontiguousarray(array).tobytes(), found)
+        return found
 
     def texts(self, rows: IntArray) -> list[str]:
         """Return the texts of rows, (B,) numbers in the store; see `TokenView.texts`."""
