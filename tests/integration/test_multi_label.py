@@ -12,7 +12,9 @@ import pytest
 from conftest import RunCli
 
 from edgetune import load_run
+from edgetune.inference.batching import ReloadingRun
 from edgetune.utils import failpoints
+from edgetune.utils.multi_label_metrics import MultiLabelEvaluation
 
 WORDS = {
     "price": ("costs too much", "is expensive", "was overpriced"),
@@ -191,6 +193,23 @@ def test_a_run_goes_on_after_a_break(
     )
     for name in ("micro_f1", "accuracy", "eval_loss", "thresholds", "per_class"):
         assert whole[name] == broken[name]
+
+
+def test_rows_in_memory_are_evaluated(trained: dict[str, Any]) -> None:
+    found = load_run(trained["out"]).evaluate([("phone flickers", ["screen"]), ("phone arrived", [])])
+    assert isinstance(found, MultiLabelEvaluation)
+    assert found.n == 2
+
+
+def test_the_server_answers_with_lists(trained: dict[str, Any]) -> None:
+    testclient = pytest.importorskip("fastapi.testclient")
+    from edgetune.inference.server import create_app
+
+    app = create_app(ReloadingRun(trained["out"]), None, 8)
+    with testclient.TestClient(app) as client:
+        answer = client.post("/predict", json={"text": "phone is expensive and flickers"}).json()
+    assert set(answer) == {"labels", "probabilities"}
+    assert set(answer["labels"]) == set(answer["probabilities"]) == {"price", "screen"}
 
 
 def test_a_report_shows_it(trained: dict[str, Any], run_cli: RunCli, tmp_path: Path) -> None:

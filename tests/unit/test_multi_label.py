@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from edgetune.data.examples import DataOptions, read_examples
+from edgetune.data.in_memory import as_path
 from edgetune.learners.ensemble import Ensemble, fit_ensemble
 from edgetune.learners.linear_probe import fit_linear_probe
 from edgetune.learners.ngrams import Ngrams
@@ -63,6 +64,20 @@ def test_a_list_column_of_parquet_is_labels(tmp_path: Path) -> None:
     table = arrow.table({"text": [text for text, _ in ROWS], "label": [labels for _, labels in ROWS]})
     parquet.write_table(table, tmp_path / "data.parquet")
     assert read(tmp_path / "data.parquet") == (WANTED, [])
+
+
+def test_lists_of_class_labels_get_their_names(tmp_path: Path) -> None:
+    datasets = pytest.importorskip("datasets")
+    classes = datasets.Sequence(datasets.ClassLabel(names=["price", "screen"]))
+    features = datasets.Features({"text": datasets.Value("string"), "label": classes})
+    columns = {"text": [text for text, _ in ROWS], "label": [[0], [0, 1], [], [1]]}
+    datasets.Dataset.from_dict(columns, features=features).save_to_disk(tmp_path / "data")
+    assert read(tmp_path / "data") == (WANTED, [])
+
+
+def test_rows_in_memory_may_hold_lists_sets_and_arrays(tmp_path: Path) -> None:
+    pairs = [("a b", ["x", "y"]), ("c d", {"x"}), ("e f", np.array(["y"])), ("g h", ())]
+    assert read(Path(as_path(pairs, tmp_path, DataOptions()))) == ([("x", "y"), ("x",), ("y",), ()], [])
 
 
 def test_separated_labels_need_the_option(tmp_path: Path) -> None:
