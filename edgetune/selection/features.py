@@ -91,19 +91,23 @@ class HashedFeatures:
         self._label_features = np.arange(self._labels_at, self.n_features)
 
     def __call__(self, batch: Batch) -> Presence:
-        each = np.arange(len(batch))
-        by_label, having, labels = batch, each, batch.labels.astype(np.int64)
-        if labels.ndim == 2:  # a row once for each of its labels
+        rows, each = token_rows(batch), np.arange(len(batch))
+        by_label, owners, having, labels = batch, rows, each, batch.labels.astype(np.int64)
+        if several := labels.ndim == 2:  # a row once for each of its labels
             having, labels = np.nonzero(labels)
             by_label = batch.take(having)
-        owners = token_rows(by_label)
+            owners = token_rows(by_label)
         pair_rows, pair_labels = having[owners], labels[owners]
         pairs = hash_ids(by_label.tokens.astype(np.int64) * self._n_classes + pair_labels) + 2**HASH_BITS
         lengths = np.minimum(batch.lengths // PAD_MULTIPLE, LENGTH_BUCKETS - 1)
         features = [hash_ids(batch.tokens), pairs, lengths + self._lengths_at, labels + self._labels_at]
-        at = np.concatenate([token_rows(batch), pair_rows, each, having])
+        at = np.concatenate([rows, pair_rows, each, having])
         x = unique_pairs(at, np.concatenate(features), len(batch), self.n_features)
-        under = np.full(len(x.features), -1)
-        places = np.searchsorted(x.rows * self.n_features + x.features, pair_rows * self.n_features + pairs)
-        under[places] = pair_labels
+        if several:
+            under = np.full(len(x.features), -1)
+            keys = x.rows * self.n_features + x.features
+            under[np.searchsorted(keys, pair_rows * self.n_features + pairs)] = pair_labels
+        else:
+            paired = (x.features >= 2**HASH_BITS) & (x.features < self._lengths_at)
+            under = np.where(paired, labels[x.rows], -1)
         return x._replace(parents=self._label_features, under=under)
