@@ -199,14 +199,16 @@ def run_process() -> RunCli:
 @pytest.fixture(scope="session")
 def artifacts_of(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Any]:
     """Artifacts of a model, built in this process (its child would import torch anew each time)."""
-    made: dict[tuple[Path, str, int], Any] = {}
+    made: dict[tuple[Path, str, int, bool], Any] = {}
 
-    def get(freeze: str = "embeddings", n_labels: int = 2, model: Path = tiny_model) -> Any:
+    def get(
+        freeze: str = "embeddings", n_labels: int = 2, model: Path = tiny_model, multi_label: bool = False
+    ) -> Any:
         from edgetune.backends.ort.artifacts import load_artifacts
         from edgetune.backends.ort.export_process import build_artifacts
         from edgetune.models.source import resolve_model
 
-        key = (model, freeze, n_labels)
+        key = (model, freeze, n_labels, multi_label)
         if key not in made:
             source = resolve_model(str(model))
             target = tmp_path_factory.mktemp("artifacts")
@@ -215,12 +217,13 @@ def artifacts_of(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> 
                 {
                     **job,
                     "n_labels": n_labels,
+                    "multi_label": multi_label,
                     "freeze": freeze,
                     "pools_mean": source.pools_mean,
                     "target": str(target),
                 }
             )
-            made[key] = load_artifacts(target, n_labels)
+            made[key] = load_artifacts(target, n_labels, multi_label=multi_label)
         return made[key]
 
     return get

@@ -74,6 +74,9 @@ LENGTHS = (32, 64, 128, 256, 512)
 MOST_SURPRISING = MOST_CONFLICTS = 5
 UNKNOWN_RATE, TOKENS_PER_WORD = 0.05, 3.0
 """Above these a vocabulary writes a script poorly."""
+SEVERAL = (
+    "Rows may have several labels; n-grams are not cross-validated, and no surprising labels are listed."
+)
 LONGEST = 1024
 """Words and tokens that are counted of a text."""
 
@@ -230,6 +233,8 @@ class DataCheck:
 class _Rows:
     """What is counted of every row of a file; `text_hashes` as of a `TokenView`."""
 
+    n_rows: int = 0
+    multi_label: bool = False
     labels: Counter[str] = field(default_factory=Counter)
     first_lines: dict[str, int] = field(default_factory=dict)
     reasons: Counter[str] = field(default_factory=Counter)
@@ -257,13 +262,16 @@ class _Rows:
         Raises:
             DataError: there are more labels than a classifier can have.
         """
-        numbers: dict[str, int] = {}
+        numbers: dict[str, int] = {}  # of labels, or of sets of them
         for example in read_examples(path, options, self.add_bad, self.add_loose, self.set_guess):
-            self.labels[example.label] += 1
-            self.first_lines.setdefault(example.label, example.line)
+            self.n_rows += 1
+            self.multi_label = example.several is not None
+            self.labels.update(example.labels)
+            for label in example.labels:
+                self.first_lines.setdefault(label, example.line)
             self._label_ids.append(numbers.setdefault(example.label, len(numbers)))
             self._hashes += text_hash(example.text, example.text_pair)
-            check_label_count(path, len(numbers), example.label)
+            check_label_count(path, len(self.labels), example.label)
             pair = example.text_pair
             cut = None if pair is None else pair[:MAX_CHARS]
             yield example._replace(text=example.text[:MAX_CHARS], text_pair=cut)
@@ -307,7 +315,7 @@ def check_data(config: RunConfig, model_loader: ModelLoader, say: Say = lambda t
     started, rows = time.monotonic(), _Rows()
     most = RowSample(0, SAMPLE_ROWS, config.train.seed, lambda: time.monotonic() - started > READ_S)
     drawn = draw_sample(rows.counted(path, options), most, lambda n_read: None)
-    n_rows = rows.labels.total()
+    n_rows = rows.n_rows
     if not n_rows:
         reasons = "; ".join(f"{reason} ({count:,})" for reason, count in rows.reasons.most_common())
         raise DataError(f"{path} has no usable rows{': ' if reasons else ''}{reasons}.")
@@ -324,14 +332,22 @@ def check_data(config: RunConfig, model_loader: ModelLoader, say: Say = lambda t
     groups = similar_groups(words)
     problems = list(_label_problems(path, counts))
     validated, surprising = (
-        (None, []) if problems else _cross_validated(sample, texts, names, words, groups, config.train.seed)
+        (None, [])
+        if problems or rows.multi_label
+        else _cross_validated(sample, texts, names, words, groups, config.train.seed)
     )
     findings = [
         *reading_findings(
             rows.guess, mixed_label_kinds(rows.first_lines) or "", rows.n_loose, rows.first_loose
         ),
         *_row_findings(rows, n_rows, drawn.is_cut),
-        *(problems or label_findings(counts, repeats, 0, config.data.max_length)),
+        *(
+            problems
+            or label_findings(
+                counts, repeats, 0, config.data.max_length, n_rows if rows.multi_label else None
+            )
+        ),
+        *([DataFinding(SEVERAL)] if rows.multi_label else ()),
         *_sample_findings(config, n_tokens, scripts, validated, model_loader.source.name),
         *_eval_findings(config, options, rows, names),
     ]
@@ -554,9 +570,9 @@ def _eval_findings(
             return []
         part = parts.validation
     evaluation = _Rows()
-    for _ in evaluation.counted(path, replace(options, part=part)):
+    for _ in evaluation.counted(path, replace(options, part=part, multi_label=rows.multi_label)):
         pass
-    n_rows = evaluation.labels.total()
+    n_rows = evaluation.n_rows
     if not n_rows:
         raise DataError(f"{path} has no usable rows to evaluate on.")
     found = overlap_findings(overlap(rows, evaluation), n_rows)

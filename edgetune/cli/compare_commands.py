@@ -21,6 +21,7 @@ from edgetune.cli.options import (
     Json,
     Label,
     MergeLabels,
+    MultiLabel,
     Overwrite,
     Pair,
     Set,
@@ -74,6 +75,7 @@ def compare(
     delimiter: Delimiter = None,
     escape: Escape = None,
     merge_labels: MergeLabels = None,
+    multi_label: MultiLabel = None,
     curve: Annotated[
         bool | None,
         typer.Option(
@@ -117,7 +119,7 @@ def compare(
 
     reading = {"text": split_columns(text) if text else None, "label": label, "pair": pair, "header": header}
     reading |= {"encoding": encoding, "delimiter": delimiter, "escape": escape}
-    reading |= {"merge_labels": merge_labels, "eval": eval_}
+    reading |= {"merge_labels": merge_labels, "multi_label": multi_label, "eval": eval_}
     size = given_options({"rows": rows, "eval_rows": eval_rows})
     settings = _settings(deadline, epochs, set_)
     if data[0].endswith(".toml"):

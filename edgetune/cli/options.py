@@ -80,6 +80,14 @@ MergeLabels = Annotated[
         show_default="False",
     ),
 ]
+MultiLabel = Annotated[
+    bool | None,
+    typer.Option(
+        "--multi-label/--single-label",
+        help="A row may have several labels, or none: lists, a;b, or --label a,b with columns of 0 and 1.",
+        show_default="detected from lists of labels",
+    ),
+]
 MaxBadRows = Annotated[
     float | None,
     typer.Option(help="Largest share of unusable rows that is accepted.", show_default="0.01"),
@@ -132,8 +140,8 @@ Set = Annotated[
 
 
 PANELS = {
-    "Data": "eval_ file text label pair header encoding delimiter escape merge_labels holdout max_bad_rows "
-    "max_length rows eval_rows",
+    "Data": "eval_ file text label pair header encoding delimiter escape merge_labels multi_label holdout "
+    "max_bad_rows max_length rows eval_rows",
     "Server": "host port token queue",
     "Model": "model artifacts labels pooling freeze onnx backend device precision threads",
     "Training": "epochs batch_size lr max_steps seed seeds learners ngrams single metric "

@@ -18,7 +18,7 @@ from edgetune.data.near_duplicates import Words
 from edgetune.data.splits import data_options, hold_out
 from edgetune.data.table import BadRow
 from edgetune.data.text_files import reading_errors
-from edgetune.utils.errors import DataError
+from edgetune.utils.errors import DataError, UsageError
 from edgetune.utils.files import write_atomic
 from edgetune.utils.parsing import read_json_file
 from edgetune.utils.sanitize import brief
@@ -133,7 +133,13 @@ def draw_shared_rows(entry: DataEntry, grid: Grid, folder: Path) -> SharedRows:
 
 def _read(path: str, entry: DataEntry, bad: list[BadRow], part: str | None = None) -> list[Example]:
     options = dataclasses.replace(data_options(entry), part=part)
-    return list(read_examples(path, options, bad.append))
+    found = list(read_examples(path, options, bad.append))
+    if found and found[0].several is not None:
+        raise UsageError(
+            f"compare is for one label a row, and rows of {path} may have several; with --single-label such "
+            "rows are left out."
+        )
+    return found
 
 
 def _content(path: str) -> str:

@@ -103,6 +103,7 @@ class LabelledText(Settings):
         escape: whether backslashes escape quotes in delimited files; None: decided from the file.
         pair: two text columns are a sentence pair.
         merge_labels: labels that differ only in letter case, a full stop, or `_`, `-` and blank are one.
+        multi_label: whether a row may have several labels, or none; None: decided from the file.
     """
 
     train: str
@@ -115,6 +116,7 @@ class LabelledText(Settings):
     escape: bool | None = None
     pair: bool = False
     merge_labels: bool = False
+    multi_label: bool | None = None
 
 
 class DataSettings(LabelledText):

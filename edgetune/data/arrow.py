@@ -320,12 +320,16 @@ def _values(batch: Any, place: Sequence[str], names: list[str] | None) -> Iterat
 
 
 def class_names(metadata: dict[bytes, bytes] | None) -> dict[str, list[str]]:
-    """Return the class names that `datasets` keeps in a file's schema, by column."""
+    """Return the class names that `datasets` keeps in a schema, by column of classes or of lists of them."""
     try:
         features = json.loads((metadata or {})[b"huggingface"])["info"]["features"]
+        inner = {
+            column: feature["feature"] if isinstance(feature, dict) and "feature" in feature else feature
+            for column, feature in features.items()
+        }
         return {
             column: [str(name) for name in feature["names"]]
-            for column, feature in features.items()
+            for column, feature in inner.items()
             if isinstance(feature, dict) and feature.get("_type") == "ClassLabel"
         }
     except (KeyError, ValueError, TypeError, AttributeError, RecursionError):
@@ -336,9 +340,13 @@ def _named(column: Any, names: list[str] | None) -> Iterator[Any]:
     """Yield the values of a column, class ids replaced by their names; -1 stands for "no label"."""
     for scalar in column:
         value = scalar.as_py()
-        if names is None or not isinstance(value, int):
+        if names is None:
             yield value
-        elif 0 <= value < len(names):
-            yield names[value]
         else:
-            yield None if value == -1 else value
+            yield [_name(one, names) for one in value] if isinstance(value, list) else _name(value, names)
+
+
+def _name(value: Any, names: list[str]) -> Any:
+    if not isinstance(value, int):
+        return value
+    return names[value] if 0 <= value < len(names) else None if value == -1 else value

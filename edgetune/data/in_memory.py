@@ -227,9 +227,11 @@ def _cells(column: Any) -> list[Any]:
 
 
 def _cell(value: Any) -> Any:
-    """Return a scalar of numpy as Python's, and None for what is not a number."""
-    if isinstance(value, np.generic):
-        value = value.item()
+    """Return a scalar, an array or a set as JSON has it, and None for what is not a number."""
+    if isinstance(value, np.generic | np.ndarray):
+        value = value.tolist()
+    if isinstance(value, set | frozenset):
+        value = sorted(value, key=str)
     return None if isinstance(value, float) and math.isnan(value) else value
 
 

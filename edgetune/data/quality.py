@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from edgetune.data.labels import NUMBER, variants
+from edgetune.data.labels import NUMBER, SEPARATORS, variants
 from edgetune.data.table import excerpt_of
 from edgetune.utils.errors import DataError
 from edgetune.utils.limits import MAX_LABELS
@@ -140,7 +140,7 @@ def uncategorical_labels(source: str, counts: Mapping[str, int]) -> str | None:
 
 
 def label_findings(
-    counts: Mapping[str, int], repeats: Repeats, n_truncated: int, max_length: int
+    counts: Mapping[str, int], repeats: Repeats, n_truncated: int, max_length: int, n_rows: int | None = None
 ) -> list[DataFinding]:
     """Say what a user should look at before training; [] if nothing.
 
@@ -149,9 +149,11 @@ def label_findings(
         repeats: how often texts come again.
         n_truncated: rows cut to `max_length`.
         max_length: tokens per row at most.
+        n_rows: labelled rows, where rows may have several labels; None: a row has one.
     """
-    n_rows = sum(counts.values())
     found = []
+    one_each = n_rows is None
+    n_rows = sum(counts.values()) if n_rows is None else n_rows
     if repeats.n_duplicates:
         share = repeats.n_duplicates / n_rows
         are = (
@@ -169,6 +171,9 @@ def label_findings(
         shown = ", ".join(f'"{brief(name)}" ({counts[name]:,})' for name in group)
         text = f"These labels differ only in spelling, but are {len(group)} classes: {shown}. To train them "
         found.append(DataFinding(f"{text}as one, use --merge-labels.", mend=True))
+    if one_each and (mark := separator_of(counts)) is not None:
+        text = f'Labels with "{mark}" in them look like several each; use --multi-label to train them so.'
+        found.append(DataFinding(text, mend=True))
     rare = [f'"{brief(name)}" ({count})' for name, count in counts.items() if count < FEW_EXAMPLES]
     if rare:
         more = f" and {len(rare) - _MAX_NAMED} more" if len(rare) > _MAX_NAMED else ""
@@ -190,6 +195,20 @@ def label_findings(
             )
         )
     return found
+
+
+def separator_of(counts: Mapping[str, int]) -> str | None:
+    """Return what stands between several labels that are written as one; None where none seem to be.
+
+    Args:
+        counts: rows per label. Where they are several, most of their parts come again, some alone.
+    """
+    for mark in SEPARATORS:
+        several = [name.split(mark) for name in counts if mark in name]
+        parts = {part.strip() for name in several for part in name}
+        if len(several) > 1 and len(parts) < len(counts) and not parts.isdisjoint(counts):
+            return mark
+    return None
 
 
 def reading_findings(

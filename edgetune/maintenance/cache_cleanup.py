@@ -196,7 +196,7 @@ def _shapes() -> dict[str, EntryShape]:
     return {
         "tokens": EntryShape(re.compile(r"[0-9a-f]{32}"), META, lambda _: tokens),
         "rows": EntryShape(re.compile(r"[0-9a-f]{32}\.jsonl"), ""),
-        "artifacts": EntryShape(re.compile(r"[0-9a-f]{20}-\d+"), MANIFEST, _artifact_files),
+        "artifacts": EntryShape(re.compile(r"[0-9a-f]{20}-\d+(-multi)?"), MANIFEST, _artifact_files),
         "tokenizers": EntryShape(re.compile(r"[0-9a-f]{24}"), "tokenizer.json", lambda _: _tokenizer_files()),
         "export-seconds": EntryShape(re.compile(r"[0-9a-f]{20}\.txt"), ""),
         "checked": EntryShape(re.compile(r"[0-9a-f]{32}\.json"), ""),

@@ -83,6 +83,7 @@ class RunFigures(_Told):
     accuracy: float | None = None
     accuracy_interval: tuple[float, float] | None = None
     macro_f1: float | None = None
+    micro_f1: float | None = None
     mcc: float | None = None
     n_eval: int | None = None
     eval_source: str | None = None

@@ -10,6 +10,7 @@ from typing import Any, TextIO
 from edgetune.run_files.counters import Counters
 from edgetune.utils.formatting import duration
 from edgetune.utils.metrics import Evaluation
+from edgetune.utils.multi_label_metrics import micro_f1
 from edgetune.utils.sanitize import brief, on_terminal, one_line
 
 PLAIN_EVERY_S = 10.0
@@ -140,8 +141,9 @@ class PlainView(View):
     def evaluated(self, epoch: int, found: Evaluation) -> None:
         """Print an evaluation."""
         low, high = found.interval
+        name = "accuracy" if (f1 := micro_f1(found)) is None else f"micro-F1 {f1:.4f}, subset accuracy"
         self.say(
-            f"epoch {epoch}: accuracy {found.accuracy:.4f} ({low:.3f} to {high:.3f}), loss {found.loss:.3f}"
+            f"epoch {epoch}: {name} {found.accuracy:.4f} ({low:.3f} to {high:.3f}), loss {found.loss:.3f}"
         )
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 from edgetune.utils.formatting import (
     Summary,
+    accuracy_name,
     dataset_name,
     describe_accuracy,
     describe_macro_f1,
@@ -99,9 +100,8 @@ def _about(summary: Summary) -> str:
         how = "A linear probe on the untouched encoder" if is_probe(summary) else "Finetuned from"
         parts.append(f"{how} {_code(shown)}{at}{', fitted' * is_probe(summary)} with edgetune.")
     if labels:
-        parts.append(
-            f"It distinguishes {len(labels)} classes: {', '.join(_code(label) for label in labels)}."
-        )
+        what = "assigns any or none of" if summary.get("multi_label") else "distinguishes"
+        parts.append(f"It {what} {len(labels)} classes: {', '.join(_code(label) for label in labels)}.")
     return " ".join(parts)
 
 
@@ -112,8 +112,11 @@ def _bullets(title: str, lines: list[str]) -> str:
 def _results(summary: Summary) -> str:
     lines = []
     accuracy, n_eval = describe_accuracy(summary), summary.get("n_eval")
+    if summary.get("micro_f1") is not None:
+        lines.append(f"Micro-F1: {summary['micro_f1']:.4f}")
     if accuracy:
-        lines.append(f"Accuracy: {accuracy}" + (f", on {n_eval:,} rows" if n_eval is not None else ""))
+        rows = f", on {n_eval:,} rows" if n_eval is not None else ""
+        lines.append(f"{accuracy_name(summary).capitalize()}: {accuracy}{rows}")
     if (macro_f1 := describe_macro_f1(summary)) is not None:
         lines.append(f"Macro-F1: {macro_f1}")
     if summary.get("mcc") is not None:
@@ -121,9 +124,11 @@ def _results(summary: Summary) -> str:
     if accuracy and summary.get("eval_source"):
         lines.append(f"Evaluated on: {in_markdown(summary['eval_source'])}")
     if (ensemble := summary.get("ensemble")) is not None:
-        with_ngrams = (
-            "" if ensemble["accuracy"] is None else f", with an accuracy of {percent(ensemble['accuracy'])}"
-        )
+        with_ngrams = ""
+        if ensemble["accuracy"] is not None:
+            with_ngrams = f", with an accuracy of {percent(ensemble['accuracy'])}"
+        if ensemble.get("micro_f1") is not None:
+            with_ngrams = f", with a micro-F1 of {ensemble['micro_f1']:.4f}"
         lines.append(
             "These figures are those of the encoder in this folder alone. `edgetune predict` combines it "
             f"with an n-gram classifier{with_ngrams}; `edgetune export` writes both as one ONNX file."
@@ -209,11 +214,12 @@ def _cost_lines(summary: Summary) -> Iterator[str]:
 
 def _use(summary: Summary) -> str:
     longest = summary.get("max_length")
+    every = ", top_k=None" if summary.get("multi_label") else ""
     cut = f", truncation=True, max_length={longest}" if longest is not None else ", truncation=True"
     pipeline = f'''```python
 from transformers import pipeline
 
-classify = pipeline("text-classification", model="path/to/model")
+classify = pipeline("text-classification", model="path/to/model"{every})
 print(classify("some text"{cut}))
 ```'''
     example = predicted = classified = '"some text"'
@@ -269,7 +275,13 @@ def _limits(summary: Summary) -> str:
         lines.append(
             "The epoch kept was the best on the evaluation rows, so the accuracy is slightly optimistic."
         )
-    lines.append("It knows only the classes it was trained on and assigns one of them to any text.")
+    if summary.get("multi_label"):
+        lines.append(
+            "It knows only the classes it was trained on. `edgetune predict` assigns those whose probability "
+            "reaches a threshold of the class, chosen on held-out rows; with the encoder alone, use 0.5."
+        )
+    else:
+        lines.append("It knows only the classes it was trained on and assigns one of them to any text.")
     if summary.get("max_length") is not None:
         lines.append(f"Texts longer than {summary['max_length']} tokens are truncated.")
     lines += [f"Warning: {in_markdown(text)}" for text in summary.get("warnings") or []]

@@ -39,7 +39,7 @@ from edgetune.report.run_table import (
     phase_column,
     phases,
 )
-from edgetune.utils.formatting import describe_macro_f1, duration
+from edgetune.utils.formatting import accuracy_name, describe_macro_f1, duration
 from edgetune.utils.version import __version__
 
 MOST_PICTURES = 40
@@ -230,7 +230,8 @@ def _tiles(run: RunRecord) -> Html:
     trained = None if figures.n_trained is None else f"{figures.n_trained:,}"
     relative = None if figures.t_norm_measured is None else f"{figures.t_norm_measured:.3f}"
     pairs = [
-        ("accuracy (95 % interval)", accuracy_cell(figures)),
+        *([("micro-F1", f"{figures.micro_f1:.4f}")] if figures.micro_f1 is not None else ()),
+        (f"{accuracy_name({'micro_f1': figures.micro_f1})} (95 % interval)", accuracy_cell(figures)),
         ("macro-F1", describe_macro_f1({"macro_f1": figures.macro_f1, "per_class": supports})),
         ("time", seconds),
         ("examples trained", trained),

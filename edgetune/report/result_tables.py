@@ -13,6 +13,7 @@ from typing import Any
 from edgetune.data.labels import merge_hint
 from edgetune.utils.formatting import (
     Summary,
+    accuracy_name,
     describe_accuracy,
     describe_macro_f1,
     describe_stage,
@@ -37,8 +38,10 @@ def summary_sections(summary: Summary, *, details: bool = False) -> list[Section
     per_class = summary.get("per_class") or []
     sections = [
         Section("Result", list(_result(summary))),
-        Section("Classes", _classes(per_class if len(per_class) <= MAX_CLASSES else []), CLASSES, right=True),
-        Section("Learners", list(_learners(summary)), ("", "accuracy", "held-out", "weight"), right=True),
+        _classes(summary if len(per_class) <= MAX_CLASSES else {}),
+        Section(
+            "Learners", list(_learners(summary)), ("", _measure(summary), "held-out", "weight"), right=True
+        ),
         Section("Model", list(_model(summary))),
         Section("Cost", list(_cost(summary))),
         *(_details(summary) if details else ()),
@@ -81,9 +84,10 @@ def _lines(summary: Summary, *wanted: tuple[str, str, Callable[[Any], str]]) -> 
 
 def _result(summary: Summary) -> Iterator[tuple[str, str]]:
     accuracy = describe_accuracy(summary)
+    yield from _lines(summary, ("micro_f1", "micro-F1", "{:.4f}".format))
     if accuracy:
         rows = f", {summary['n_eval']:,} rows" if summary.get("n_eval") is not None else ""
-        yield "accuracy", accuracy + rows
+        yield accuracy_name(summary), accuracy + rows
     if (macro_f1 := describe_macro_f1(summary)) is not None:
         yield "macro-F1", macro_f1
     if accuracy:
@@ -94,11 +98,22 @@ def _result(summary: Summary) -> Iterator[tuple[str, str]]:
         yield "interrupted", "the model was trained only up to that point"
 
 
-def _classes(per_class: list[dict[str, Any]]) -> list[tuple[str, ...]]:
-    return [
+def _classes(summary: Summary) -> Section:
+    """Return the figures of each class, with its threshold where rows may have several."""
+    rows: list[tuple[str, ...]] = [
         (brief(one["label"], 30), *(f"{one[key]:.3f}" for key in MEASURES), f"{one['support']:,}")
-        for one in per_class
+        for one in summary.get("per_class") or []
     ]
+    if not (thresholds := summary.get("thresholds")):
+        return Section("Classes", rows, CLASSES, right=True)
+    shown = [f"{threshold:.2f}" for threshold in thresholds] + [""] * (len(rows) - len(thresholds))
+    rows = [(*row, threshold) for row, threshold in zip(rows, shown, strict=True)]
+    return Section("Classes", rows, (*CLASSES, "threshold"), right=True)
+
+
+def _measure(summary: Summary) -> str:
+    """Name what learners are compared by in the summary."""
+    return "micro-F1" if summary.get("multi_label") else "accuracy"
 
 
 def _run(summary: Summary) -> Iterator[tuple[str, str]]:
@@ -118,19 +133,19 @@ def _run(summary: Summary) -> Iterator[tuple[str, str]]:
 
 def _learners(summary: Summary) -> Iterator[tuple[str, ...]]:
     """Say what each learner reached alone, and what all of them together reached."""
-    ensemble = summary.get("ensemble")
+    ensemble, key = summary.get("ensemble"), "micro_f1" if summary.get("multi_label") else "accuracy"
     if ensemble is None:
         return
     for one in ensemble["learners"]:
         held_out = one["held_out"]
         yield (
             one["name"],
-            "" if one["accuracy"] is None else percent(one["accuracy"]),
-            "" if held_out is None else percent(held_out["accuracy"]),
+            "" if one[key] is None else percent(one[key]),
+            "" if held_out is None else percent(held_out[key]),
             f"{one['weight']:.2f}" if one["weight"] else "unused",
         )
-    if ensemble["accuracy"] is not None and len(ensemble["learners"]) > 1:
-        yield "ensemble", percent(ensemble["accuracy"]), "", ""
+    if ensemble[key] is not None and len(ensemble["learners"]) > 1:
+        yield "ensemble", percent(ensemble[key]), "", ""
 
 
 def _time(summary: Summary) -> Iterator[tuple[str, ...]]:
@@ -250,21 +265,24 @@ def _model(summary: Summary) -> Iterator[tuple[str, str]]:
 def evaluation_sections(evaluation: Evaluation) -> list[Section]:
     """Return the tables of an evaluation: figures, classes, confusion matrix."""
     plain = evaluation.to_dict()
-    rows = [("accuracy", describe_accuracy(plain) or ""), ("macro-F1", describe_macro_f1(plain) or "")]
-    rows += [("MCC", f"{evaluation.mcc:.4f}"), ("loss", f"{evaluation.loss:.4f} nats")]
+    rows = [(accuracy_name(plain), describe_accuracy(plain) or "")]
+    rows += _lines(plain, ("micro_f1", "micro-F1", "{:.4f}".format))
+    rows += [("macro-F1", describe_macro_f1(plain) or "")]
+    rows += _lines(plain, ("mcc", "MCC", "{:.4f}".format))
+    rows += [("loss", f"{evaluation.loss:.4f} nats")]
     rows += [("rows", f"{evaluation.n:,}")]
     if names := [brief(one.label) for one in evaluation.never_predicted]:
         rows += [("never predicted", ", ".join(names))]
     cells = [
         (name, *(f"{count:,}" for count in row))
-        for name, row in zip(evaluation.label_names, evaluation.confusion, strict=True)
+        for name, row in zip(evaluation.label_names, evaluation.confusion, strict=False)
     ]
     unknown = evaluation.unknown_labels
     hint = merge_hint(unknown, [one.label for one in evaluation.known])
     warnings = [(describe_unknown(unknown, evaluation.n) + hint,)] if unknown else []
     sections = [
         Section("Evaluation", [*rows]),
-        Section("Classes", _classes(plain["per_class"]), CLASSES, right=True),
+        _classes(plain),
         Section(
             "Confusion matrix (rows: true, columns: predicted)",
             cells,

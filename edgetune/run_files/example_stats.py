@@ -18,8 +18,9 @@ import numpy.typing as npt
 from edgetune.data.batches import PAD_MULTIPLE, Batch, bucket_of
 from edgetune.utils.errors import RunError
 from edgetune.utils.files import atomic_path
+from edgetune.utils.metrics import is_right
 from edgetune.utils.sanitize import brief
-from edgetune.utils.types import BoolArray, FloatArray, IntArray
+from edgetune.utils.types import BoolArray, FloatArray, IntArray, Labels
 
 FILE = "rows.npz"
 
@@ -33,8 +34,9 @@ class ExampleStats:
         n_scored: times a forward pass was paid for to decide on it.
         n_trained: times it went through a train step.
         n_measured: losses known of it: one for every score, and one for every train step without a score.
-        n_right: of those, how often its label had the highest logit.
-        sum_p: of its label's probability, exp(-loss), over the measured.
+        n_right: of those, how often it was answered right (`metrics.is_right`).
+        sum_p: of its label's probability, exp(-loss), over the measured; with several labels a row, the
+            geometric mean over the classes.
         sum_p2: of the squares of that.
         sum_loss: nats, over the measured.
     """
@@ -85,7 +87,7 @@ class ExampleStats:
         """A row can stand in a batch twice (left over from the pass before), so the sums are unbuffered."""
         rows, p = batch.rows, np.exp(-losses)
         np.add.at(self.n_measured, rows, 1)
-        np.add.at(self.n_right, rows, logits.argmax(axis=1) == batch.labels)
+        np.add.at(self.n_right, rows, is_right(logits, batch.labels))
         np.add.at(self.sum_p, rows, p)
         np.add.at(self.sum_p2, rows, p * p)
         np.add.at(self.sum_loss, rows, losses)
@@ -164,16 +166,19 @@ def _check_stored(path: Path) -> None:
 
 
 def rates_by_label(
-    record: ExampleStats, rows: IntArray, labels: IntArray, names: Sequence[str]
+    record: ExampleStats, rows: IntArray, labels: Labels, names: Sequence[str]
 ) -> list[dict[str, Any]]:
     """Return for each class how often its rows were seen and which share of that was trained.
 
     Args:
         record: what happened to them.
         rows: (n,) numbers of the training rows in the record.
-        labels: (n,) their class ids.
+        labels: (n,) their class ids, or (n, C) multi-hot: a row then counts for each of its labels.
         names: by class id.
     """
+    if labels.ndim == 2:
+        having, labels = np.nonzero(labels)
+        rows = rows[having]
     return _rates(record, rows, labels.astype(np.int64), {at: str(name) for at, name in enumerate(names)})
 
 

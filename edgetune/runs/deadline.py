@@ -24,7 +24,9 @@ from edgetune.data.token_store import TokenView
 from edgetune.planning.candidate import EVALUATION_BATCH, EVALUATION_BATCHES, PROBE_BATCHES, scored_s
 from edgetune.planning.clock import Clock, Reserves
 from edgetune.planning.plan import LINEAR_PROBE, Plan
-from edgetune.utils.metrics import Evaluation, evaluate_predictions
+from edgetune.utils.metrics import Evaluation
+from edgetune.utils.multi_label import is_multi_hot, log_sigmoid
+from edgetune.utils.multi_label_metrics import evaluate_answers
 from edgetune.utils.types import FloatArray, IntArray, StepCost
 
 SAVE_EVERY_S = 60.0
@@ -193,7 +195,9 @@ class Scored:
 
     def evaluation(self) -> Evaluation:
         """Return every figure of these rows; there must be one at least."""
-        return evaluate_predictions(self.logits, self.view.labels[self.rows], self.view.label_names)
+        labels = self.view.labels[self.rows]
+        answers = log_sigmoid(self.logits) if is_multi_hot(labels) else self.logits
+        return evaluate_answers(answers, labels, self.view.label_names)
 
 
 def score_in_time(

@@ -28,6 +28,7 @@ from edgetune.utils.failpoints import failpoint
 from edgetune.utils.files import write_atomic
 from edgetune.utils.machine import machine_info, memory_mb, peak_memory_mb, versions
 from edgetune.utils.metrics import Evaluation, t_norm_modelled
+from edgetune.utils.multi_label_metrics import micro_f1
 from edgetune.utils.sanitize import brief
 from edgetune.utils.types import IntArray
 
@@ -127,6 +128,7 @@ def fields_of_any_run(
     return {
         "dataset": config.data.train,
         "label_names": list(data.label_names),
+        "multi_label": data.multi_label,
         "n_eval": best.n if best else 0,
         "eval_source": data.eval_source,
         "elapsed_s": elapsed_s,
@@ -160,6 +162,10 @@ def compare_with_majority(best: Evaluation | None) -> tuple[bool, list[str]]:
         return False, []
     never = _never_predicted(best)
     most = max(best.known, key=lambda one: one.support)
+    if (f1 := micro_f1(best)) is not None:
+        guess = 2 * most.support / (best.n + sum(one.support for one in best.per_class))
+        text = f'The model is worse than always predicting "{brief(most.label)}" alone: its micro-F1 is '
+        return f1 < guess, [f"{text}{f1:.3f}, and {guess:.3f} for that."] * (f1 < guess) + never
     share = most.support / best.n
     if best.interval[1] < share:
         return True, [
@@ -261,9 +267,11 @@ def _quality(best: Evaluation | None) -> dict[str, Any]:
         "accuracy": best.accuracy if best else None,
         "accuracy_interval": best.interval if best else None,
         "macro_f1": best.macro_f1 if best else None,
-        "mcc": best.mcc if best else None,
+        "micro_f1": micro_f1(best),
+        "mcc": found.get("mcc"),
         "eval_loss": best.loss if best else None,
         "per_class": found.get("per_class", []),
+        "thresholds": found.get("thresholds", []),
         "confusion": found.get("confusion", []),
     }
 

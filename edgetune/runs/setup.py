@@ -163,6 +163,11 @@ def prepare(
             decision = decide_open(config, model_loader, data, used, cache_dir, say)
         else:
             data, decision = _as_before(config, interruption, model_loader, cache_dir, meter, say)
+        if config.train.class_weight == "balanced" and data.multi_label:
+            raise UsageError(
+                "--class-weight balanced is for one label a row; where there may be several, each label has "
+                "its own threshold. Remove it."
+            )
         if config.train.class_weight == "balanced" and data.held_out is None:
             data = replace(data, warnings=(*data.warnings, NO_CLASS_WEIGHT))
         config, decided_s = decision.config, used.elapsed_s()
@@ -171,9 +176,10 @@ def prepare(
             return PreparedRows(config, data, model_loader.tokenizer_file, decision.plans, marks)
         if config.data.max_length < data.train.longest:
             data = data.cut(config.data.max_length)
-        reopen = partial(model_loader.open, config, len(data.label_names), meter=meter, say=say)
+        labels: dict[str, Any] = {"n_labels": len(data.label_names), "multi_label": data.multi_label}
+        reopen = partial(model_loader.open, config, **labels, meter=meter, say=say)
         with meter.phase("open"):
-            backend = reopen(_cache_of(config, cache_dir))
+            backend = reopen(cache=_cache_of(config, cache_dir))
     return Prepared(
         config=config,
         data=data,
@@ -185,7 +191,7 @@ def prepare(
         freeze=config.model.freeze,
         pools_mean=model_loader.source.pools_mean,
         plans=decision.plans,
-        reopen=partial(reopen, None),
+        reopen=partial(reopen, cache=None),
         marks=(
             ("start", decided_s),
             ("export", decided_s + meter.split_s()["export"]),
@@ -272,6 +278,8 @@ def read_rows(
         label, *text = rows.guessed_columns
         data = config.data.model_copy(update={"text": tuple(text), "label": label})
         config = config.model_copy(update={"data": data})
+    if rows.multi_label:  # and rows to evaluate on are then read so
+        config = config.model_copy(update={"data": config.data.model_copy(update={"multi_label": True})})
     return rows, config
 
 
@@ -342,7 +350,9 @@ def decide_open(
         n_classes=len(data.label_names),
         pair=config.data.pair,
     )
-    exported = partial(model_loader.exported, len(data.label_names), model.freeze)
+    exported = partial(
+        model_loader.exported, len(data.label_names), model.freeze, multi_label=data.multi_label
+    )
     return decide(config, device, shape, exported, used.elapsed_s(), used.joules(), used.energy_j)
 
 

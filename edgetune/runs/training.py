@@ -96,7 +96,8 @@ class Training:
     def _make_selector(self) -> Selector:
         config, data = self._config, self._prepared.data
         shares = np.array(list(data.train.counts.values())) / len(data.train)
-        guess_loss = float(entropy(shares[None])[0])
+        answers = np.stack([shares, 1 - shares], axis=1) if data.train.labels.ndim == 2 else shares[None]
+        guess_loss = float(entropy(answers).mean())
         batch_size, vocab_size = config.train.batch_size, self._prepared.vocab_size
         shape = DataShape(len(data.train), len(shares), vocab_size, guess_loss, batch_size)
         selector = make_selector(config.selection, shape, np.random.default_rng([config.train.seed, 3]))

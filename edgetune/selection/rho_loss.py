@@ -32,7 +32,7 @@ from edgetune.selection.linear_model import PreparationStopped, WordProxy, fit_p
 from edgetune.selection.row_table import RowTable, count_of, top
 from edgetune.selection.selector_contract import DataShape
 from edgetune.selection.staged import Staged
-from edgetune.utils.metrics import cross_entropy
+from edgetune.utils.metrics import cross_entropy, is_right
 from edgetune.utils.types import BoolArray, FloatArray
 
 N_PASSES = 3
@@ -107,7 +107,7 @@ class RhoLoss(Staged):
             for at, batch in read_in_batches(source, others, should_stop):
                 logits = proxy.logits(batch)
                 rows[at], losses[at] = batch.rows, cross_entropy(logits, batch.labels)
-                n_right += int((logits.argmax(axis=1) == batch.labels).sum())
+                n_right += int(is_right(logits, batch.labels).sum())
         except PreparationStopped:
             self._why = "the preparation was stopped, so rows are chosen by their loss alone"
             return

@@ -46,7 +46,8 @@ class DataShape:
         n_examples: examples in one epoch.
         n_classes: labels are below this.
         vocab_size: token ids are below this.
-        label_entropy: nats; what guessing by the shares of the labels costs; infinite where it is not known.
+        label_entropy: nats; what guessing by the shares of the labels costs, with several labels a row in the
+            mean over them; infinite where it is not known.
         batch_size: rows per batch of the stream.
     """
 

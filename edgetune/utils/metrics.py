@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from edgetune.utils.types import FloatArray, IntArray
+from edgetune.utils.types import BoolArray, FloatArray, IntArray, Labels
 
 Z_95 = 1.959963984540054
 """Standard normal quantile of a two-sided 95 % interval."""
@@ -35,18 +35,43 @@ def log_softmax(logits: FloatArray) -> npt.NDArray[np.float64]:
 
 
 def entropy(probabilities: FloatArray) -> FloatArray:
-    """(B,) in nats, of probabilities (B, C)."""
+    """(…) in nats, of probabilities (…, C)."""
     logs = np.log(np.maximum(probabilities, np.finfo(np.float64).tiny))
-    nats: FloatArray = -(probabilities * logs).sum(axis=1)
+    nats: FloatArray = -(probabilities * logs).sum(axis=-1)
     return nats
 
 
-def cross_entropy(logits: FloatArray, labels: IntArray) -> npt.NDArray[np.float64]:
-    """Return the loss of each example (B,) in nats, of logits (B, C) and class ids (B,)."""
+def sigmoid(logits: FloatArray) -> npt.NDArray[np.float64]:
+    """Return 1 / (1 + exp(-logits)) of logits (…), in float64."""
+    return np.exp(-np.logaddexp(0.0, -logits.astype(np.float64)))
+
+
+def cross_entropy(logits: FloatArray, labels: Labels) -> npt.NDArray[np.float64]:
+    """Return the loss of each example (B,) in nats.
+
+    Args:
+        logits: (B, C).
+        labels: (B,) class ids, or (B, C) multi-hot: the mean over the classes of the binary cross-entropy.
+    """
     wide = logits.astype(np.float64)
+    if labels.ndim == 2:
+        return np.asarray((np.logaddexp(0.0, wide) - labels * wide).mean(axis=1))
     top = wide.max(axis=-1)
     log_total = top + np.log(np.exp(wide - top[:, None]).sum(axis=-1))
-    return np.asarray(log_total - wide[np.arange(len(labels)), labels])
+    return np.asarray(log_total - wide[np.arange(len(labels)), labels.astype(np.int64)])
+
+
+def is_right(logits: FloatArray, labels: Labels) -> BoolArray:
+    """Return which examples (B,) are answered right.
+
+    Args:
+        logits: (B, C).
+        labels: (B,) class ids, or (B, C) multi-hot: all labels of a row must then be right, its own
+            with logits above 0 and no other.
+    """
+    if labels.ndim == 2:
+        return np.asarray(((logits > 0) == (labels > 0)).all(axis=1))
+    return np.asarray(logits.argmax(axis=1) == labels)
 
 
 def confusion_matrix(labels: IntArray, predicted: IntArray, n_classes: int) -> npt.NDArray[np.int64]:

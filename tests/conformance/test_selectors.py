@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from fakes import random_labels
 
 from edgetune.data.batches import Batch
 from edgetune.selection import (
@@ -33,7 +34,7 @@ def build(method: str, preset: str, seed: int = 1) -> Selector:
     return make_selector(settings, DataShape(N_EXAMPLES, CLASSES, VOCAB), np.random.default_rng(seed))
 
 
-def stream(n_batches: int, first: int = 0) -> list[tuple[Batch, np.ndarray]]:
+def stream(n_batches: int, first: int = 0, multi_label: bool = False) -> list[tuple[Batch, np.ndarray]]:
     """Batches with one loss per example; examples with token 3 are hard."""
     made = []
     for number in range(first, first + n_batches):
@@ -43,7 +44,7 @@ def stream(n_batches: int, first: int = 0) -> list[tuple[Batch, np.ndarray]]:
         tokens = rng.integers(0, VOCAB, offsets[-1]).astype(np.int32)
         hard = np.add.reduceat(tokens % 5 == 3, offsets[:-1]) > 0
         rows = np.arange(number * BATCH, (number + 1) * BATCH) % N_EXAMPLES
-        labels = rng.integers(0, CLASSES, BATCH).astype(np.int32)
+        labels = random_labels(rng, BATCH, CLASSES, multi_label)
         batch = Batch(rows, labels, tokens, offsets, lengths, np.zeros(BATCH, dtype=np.bool_))
         made.append((batch, rng.exponential(np.where(hard, 1.0, 0.1))))
     return made
@@ -79,8 +80,9 @@ def test_same_seed_same_decisions(method: str, preset: str) -> None:
     assert first == second
 
 
-def test_leaves_its_input_as_it_was(method: str, preset: str) -> None:
-    batches, untouched = stream(12), stream(12)
+@pytest.mark.parametrize("multi_label", [False, True])
+def test_leaves_its_input_as_it_was(method: str, preset: str, multi_label: bool) -> None:
+    batches, untouched = (stream(12, 0, multi_label) for _ in range(2))
     play(build(method, preset), batches)
     for (batch, losses), (expected, expected_losses) in zip(batches, untouched, strict=True):
         for field in Batch.__dataclass_fields__:
@@ -97,14 +99,15 @@ def test_single_and_no_examples(method: str, preset: str) -> None:
         play(selector, stream(9, start))
 
 
+@pytest.mark.parametrize("multi_label", [False, True])
 @pytest.mark.parametrize("n_before", [0, 1, 4, 20])
-def test_continues_from_its_state(method: str, preset: str, n_before: int) -> None:
+def test_continues_from_its_state(method: str, preset: str, n_before: int, multi_label: bool) -> None:
     original = build(method, preset)
-    play(original, stream(n_before))
+    play(original, stream(n_before, 0, multi_label))
     state = original.state()
     resumed = build(method, preset, seed=99)
     resumed.load_state(state)
-    rest = stream(15, n_before)
+    rest = stream(15, n_before, multi_label)
     expected = play(original, rest)
     assert play(resumed, rest) == expected
     assert resumed.report() == original.report()

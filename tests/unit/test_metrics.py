@@ -104,6 +104,18 @@ def test_losses_are_stable_for_huge_float32_logits() -> None:
     assert metrics.softmax(logits).sum(axis=1) == pytest.approx([1, 1, 1])
 
 
+def test_loss_and_answer_of_rows_with_several_labels() -> None:
+    logits = np.array([[0.0, 2.0, -3.0], [500.0, -500.0, 1.0], [-1.0, -1.0, -1.0]])
+    labels = np.array([[0, 1, 0], [0, 1, 1], [0, 0, 0]], dtype=np.float32)
+    p = 1 / (1 + np.exp(-logits[[0, 2]]))
+    by_hand = -np.log(np.where(labels[[0, 2]] == 1, p, 1 - p)).mean(axis=1)
+    losses = metrics.cross_entropy(logits, labels)
+    np.testing.assert_allclose(losses[[0, 2]], by_hand)
+    assert losses[1] == pytest.approx((1000 + np.log1p(np.exp(-1))) / 3)
+    assert metrics.is_right(logits, labels).tolist() == [True, False, True]
+    assert metrics.is_right(logits, np.array([1, 0, 2])).tolist() == [True, True, False]
+
+
 def test_expected_calibration_error_by_hand() -> None:
     # Two bins: 0.5 and 0.4 with one right of two (0.05 off), 0.8 and 1.0 with one right of two (0.4 off).
     probabilities = np.array([[0.5, 0.3, 0.2], [0.3, 0.4, 0.3], [0.1, 0.1, 0.8], [0.0, 1.0, 0.0]])
