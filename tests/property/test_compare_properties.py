@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edgetune.compare import statistics
-from edgetune.compare.speedup import CurvePoint, equivalent_speedup, fit_curve, isotonic, pooled
+from edgetune.compare.speedup import CurvePoint, equivalent_speedup, pooled, time_for
 from edgetune.report.chart_style import MethodPoint, pareto_front
 from edgetune.utils.types import BoolArray
 
@@ -81,29 +81,18 @@ def test_ranks_are_of_all_methods_and_the_best_is_first(seed: int, n_methods: in
     assert all(one.tied_with_best for one in found if one.rank == 1)
 
 
-@given(values_of, st.data())
-def test_a_fit_never_falls_and_keeps_what_never_fell(values: list[float], data: st.DataObject) -> None:
-    weights = data.draw(st.lists(st.floats(0.1, 10), min_size=len(values), max_size=len(values)))
-    fitted = isotonic(values, weights)
-    assert list(fitted) == sorted(fitted)
-    assert np.dot(fitted, weights) == pytest.approx(np.dot(values, weights))
-    rising = sorted(values)
-    assert isotonic(rising, weights) == tuple(rising)
-    assert isotonic(fitted, weights) == fitted
-
-
 @given(values_of.filter(lambda values: len(values) > 1), st.floats(0, 1))
 def test_time_and_accuracy_are_inverse_inside_the_curve(values: list[float], share: float) -> None:
-    curve = fit_curve([2.0**i for i in range(len(values))], values)
-    low, high = curve.accuracies[0], curve.accuracies[-1]
-    needed = curve.time_for(low + share * (high - low))
+    times, accuracies = [2.0**i for i in range(len(values))], sorted(values)
+    low, high = accuracies[0], accuracies[-1]
+    needed = time_for(low + share * (high - low), times, accuracies)
     if not needed.bound:
-        inside = min(max(needed.seconds, curve.times_s[0]), curve.times_s[-1])
-        found = np.interp(np.log(inside), np.log(curve.times_s), curve.accuracies)
+        inside = min(max(needed.seconds, times[0]), times[-1])
+        found = np.interp(np.log(inside), np.log(times), accuracies)
         assert found == pytest.approx(low + share * (high - low), abs=1e-6)
         assert needed.seconds <= needed.until_s
-    assert curve.times_s[0] <= needed.seconds * (1 + 1e-9)
-    assert needed.seconds <= curve.times_s[-1] * (1 + 1e-9)
+    assert times[0] <= needed.seconds * (1 + 1e-9)
+    assert needed.seconds <= times[-1] * (1 + 1e-9)
 
 
 @given(seeds, st.integers(0, 4), st.sampled_from([1, 3]))

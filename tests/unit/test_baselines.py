@@ -22,14 +22,9 @@ from edgetune.compare import baselines
 from edgetune.compare.baselines import BASELINES, Baseline, find_baseline
 from edgetune.compare.baselines.__main__ import main, run_baseline
 from edgetune.compare.baselines.encoder_logreg import next_chunk, rows_in_time
-from edgetune.compare.baselines.hf_trainer import (
-    TrainerSpeed,
-    examples_trained,
-    slow_step_s,
-    steps_in_time,
-    usual_step_s,
-)
+from edgetune.compare.baselines.hf_trainer import examples_trained, steps_in_time
 from edgetune.compare.baselines.setfit import few_of_each, n_pairs
+from edgetune.compare.baselines.step_budget import slow_step_s, usual_step_s
 from edgetune.compare.baselines.task import (
     BaselineClock,
     BaselineResult,
@@ -459,19 +454,13 @@ def test_rows_to_embed_leave_time_for_the_fit() -> None:
 
 
 def test_steps_pay_for_tokenizing_every_row_once() -> None:
-    speed = TrainerSpeed(start_s=0.0, step_s=0.09, row_s=0.00125, n_steps=10, took_s=1.0)
-    assert steps_in_time(10.001, speed, 8, 10_000) == 100
-    assert steps_in_time(10.001, speed, 8, 80) == 110
-    assert steps_in_time(-1.0, speed, 8, 80) == 0
+    assert steps_in_time(10.001, 0.09, 0.00125, 8, 10_000) == 100
+    assert steps_in_time(10.001, 0.09, 0.00125, 8, 80) == 110
+    assert steps_in_time(-1.0, 0.09, 0.00125, 8, 80) == 0
     assert slow_step_s([1.0, 5.0, 5.5, 6.0, 6.5, 7.2, 7.7], 0.1) == pytest.approx(0.7)
     assert slow_step_s([1.0], 0.1) == 0.1
     assert usual_step_s([5.0, 6.0, 6.5, 7.0, 7.5]) == pytest.approx(0.5)
-
-
-def test_examples_count_in_every_pass() -> None:
-    assert examples_trained(3, 20, 8) == 20
-    assert examples_trained(2, 20, 8) == 16
-    assert examples_trained(4, 20, 8) == 28
+    assert [examples_trained(n, 20, 8) for n in (2, 3, 4)] == [16, 20, 28]
 
 
 def test_setfit_samples_a_few_of_each_label_and_counts_its_pairs() -> None:

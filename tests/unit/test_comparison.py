@@ -63,7 +63,7 @@ class FakeRunner(CellRunner):
         self.ran: list[str] = []
         self.stop_at, self.fail = stop_at, fail
 
-    def _run_own(self, cell: Cell, home: Path, key: str) -> Outcome:
+    def _run_own(self, cell: Cell, home: Path) -> dict[str, Any]:
         if self.stop_at is not None and len(self.ran) == self.stop_at:
             raise KeyboardInterrupt
         self.ran.append(cell.name)
@@ -73,7 +73,7 @@ class FakeRunner(CellRunner):
             (home / "run" / name).mkdir(parents=True)
             with (home / "run" / name / "weights").open("wb") as file:
                 file.truncate(10_000_000)  # takes no room
-        return outcome(cell, key)
+        return outcome(cell, "").model_dump(exclude={*Cell.model_fields, "key"})
 
 
 class Counting(Comparison):
@@ -87,7 +87,7 @@ class Counting(Comparison):
     def ran(self) -> list[str]:
         return self.runner.ran
 
-    def _warm_up(self, cell: Cell) -> None:
+    def _warm_up(self, cell: Cell, warm: set[str]) -> None:
         pass
 
 
@@ -354,9 +354,8 @@ def test_a_cells_config_holds_what_was_given_and_leaves_the_rest_to_the_plan(
     monkeypatch.setattr("edgetune.compare.shared_plan.dry_run", lambda *_: SimpleNamespace(ranked=()))
     grid = grid_on(rows_file, methods=["svp"], settings={"deadline_s": 60})
     comparison = Comparison(grid, tmp_path / "out", tmp_path / "cache", lambda text: None)
-    monkeypatch.setattr(comparison, "_warm_up", lambda cell: None)
-    failed = subprocess.CompletedProcess([], 1, "", "edgetune: no.")
-    monkeypatch.setattr(comparison.runner, "_process", lambda *_: (failed, 1.0))
+    monkeypatch.setattr(comparison, "_warm_up", lambda *_: None)
+    monkeypatch.setattr(comparison.runner, "_process", lambda *_: {"error": "no.", "wall_s": 1.0})
     [done] = list(comparison.run())
     assert done.outcome.error == "no."
     raw = load_config(tmp_path / "out" / "cells" / "rows--svp--seed0" / "config.toml")
@@ -397,11 +396,12 @@ def test_a_stopped_cell_stops_its_process(
 
     monkeypatch.setattr(subprocess, "Popen", Interrupted)
     with pytest.raises(KeyboardInterrupt):
-        comparison.runner._process("timeit", ["-n", "1", "import time; time.sleep(60)"], tmp_path / "home")
+        comparison.runner._process(
+            "timeit", ["-n", "1", "import time; time.sleep(60)"], tmp_path / "home", (0,)
+        )
     assert started[0].poll() is not None
-    for stream in (started[0].stdout, started[0].stderr):
-        assert stream is not None
-        stream.close()
+    assert started[0].stderr is not None
+    started[0].stderr.close()
 
 
 @pytest.mark.parametrize("models", [True, False])

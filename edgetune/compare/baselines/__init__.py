@@ -39,17 +39,13 @@ class Baseline:
     packages: tuple[str, ...]
     module: str
 
-    def missing(self) -> list[str]:
-        """Return the packages that are not installed; nothing is imported."""
-        return [name for name in self.packages if installed(name) is None]
-
     def check(self) -> None:
-        """Make sure that the packages are there.
+        """Make sure that the packages are there; nothing is imported.
 
         Raises:
             MissingDependencyError: one is not; names the command that installs it.
         """
-        if missing := self.missing():
+        if missing := [name for name in self.packages if installed(name) is None]:
             verb = "is" if len(missing) == 1 else "are"
             raise MissingDependencyError(
                 f"{self.name} needs {' and '.join(missing)}, which {verb} not installed; "
