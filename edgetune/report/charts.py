@@ -13,19 +13,18 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from edgetune.report.chart_style import (
-    BLACK,
     MethodPoint,
     marker_style,
     method_styles,
     new_figure,
-    pareto_front,
     place_labels,
     plain_label,
     save_figure,
     save_message,
     style_axes,
+    undominated,
 )
-from edgetune.report.run_plot import GREY
+from edgetune.report.run_plot import BLACK, GREY
 from edgetune.utils.types import FloatArray
 
 if TYPE_CHECKING:
@@ -108,7 +107,8 @@ def _draw_points(axes: Axes, points: Sequence[MethodPoint], curve: Curve, size: 
         name = "random + decay, by time"
         axes.plot(known[:, 0], 100 * known[:, 1], color=GREY, linewidth=5, alpha=0.45, label=name)
     if points:
-        front = [(point.seconds, 100 * point.accuracy) for point in pareto_front(points)]
+        every = np.array([(point.seconds, 100 * point.accuracy) for point in points])
+        front = every[undominated(*every.T)]
         corners = np.repeat(front, 2, axis=0)
         axes.plot(corners[1:, 0], corners[:-1, 1], "--", color=BLACK, linewidth=1.1, label="Pareto front")
     for point in points:

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from edgetune.compare import statistics
 from edgetune.compare.speedup import CurvePoint, equivalent_speedup, pooled, time_for
-from edgetune.report.chart_style import MethodPoint, pareto_front
+from edgetune.report.chart_style import undominated
 from edgetune.utils.types import BoolArray
 
 seeds = st.integers(0, 2**32 - 1)
@@ -138,10 +138,9 @@ def test_a_pooled_ratio_lies_among_its_sets(seed: int, n_sets: int) -> None:
 
 @given(st.lists(st.tuples(st.floats(1, 100), st.floats(0, 1)), min_size=1, max_size=12))
 def test_no_point_beats_the_front(pairs: list[tuple[float, float]]) -> None:
-    points = [MethodPoint(f"m{i}", t, a, a, a, 1) for i, (t, a) in enumerate(pairs)]
-    front = pareto_front(points)
-    for point in points:
-        beaten = [one for one in points if one.seconds <= point.seconds and one.accuracy > point.accuracy]
-        assert not (beaten and point in front)
-        assert any(one.seconds <= point.seconds and one.accuracy >= point.accuracy for one in front)
-    assert [one.seconds for one in front] == sorted(one.seconds for one in front)
+    front = [pairs[i] for i in undominated(*np.array(pairs).T)]
+    for seconds, accuracy in pairs:
+        beaten = any(t <= seconds and a > accuracy for t, a in pairs)
+        assert not (beaten and (seconds, accuracy) in front)
+        assert any(t <= seconds and a >= accuracy for t, a in front)
+    assert front == sorted(front)

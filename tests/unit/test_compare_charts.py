@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from edgetune.compare import comparison_charts
 from edgetune.config.settings import METHODS
 from edgetune.report import chart_style, charts
-from edgetune.report.chart_style import MethodPoint, method_styles, pareto_front, save_message
+from edgetune.report.chart_style import MethodPoint, method_styles, save_message
 
 NAMES = [*METHODS, "three stages of the paper", "$random$ + decay"]
 PNG = b"\x89PNG\r\n"
@@ -129,17 +129,6 @@ def test_no_two_methods_look_alike_and_known_ones_keep_their_look() -> None:
     looks = method_styles([*NAMES, *(f"other {i}" for i in range(30))])
     assert len(set(looks.values())) == len(looks) == len(NAMES) + 30
     assert method_styles(["three-stage"])["three-stage"] == looks["three-stage"]
-
-
-def test_the_front_leaves_out_what_is_beaten() -> None:
-    a = MethodPoint("a", 10, 0.8, 0.8, 0.8, 1)
-    b = MethodPoint("b", 20, 0.9, 0.9, 0.9, 1)
-    worse = [
-        MethodPoint("c", 15, 0.7, 0, 1, 1),
-        MethodPoint("d", 20, 0.85, 0, 1, 1),
-        MethodPoint("e", 30, 0.9, 0, 1, 1),
-    ]
-    assert pareto_front([*worse, b, a]) == [a, b]
 
 
 @pytest.mark.parametrize("spread", [1.0, 1.4])

@@ -19,6 +19,7 @@ from typer.testing import CliRunner
 import edgetune
 from edgetune.cli.report_commands import report
 from edgetune.report import page_plots, run_table
+from edgetune.report.chart_style import undominated
 from edgetune.report.collect import CollectedRuns, collect, unique_names
 from edgetune.report.page import page
 from edgetune.report.page_parts import Html, class_tables, tag
@@ -404,9 +405,8 @@ def test_a_receipt_that_tells_next_to_nothing_is_shown(tmp_path: Path) -> None:
 def test_the_front_holds_what_nobody_beats() -> None:
     seconds = np.array([10.0, 20.0, 20.0, 30.0, 40.0, 10.0, 50.0])
     accuracy = np.array([0.7, 0.8, 0.75, 0.8, 0.9, 0.7, 0.85])
-    expected = [True, True, False, False, True, False, False]
-    assert page_plots.undominated(seconds, accuracy).tolist() == expected
-    assert page_plots.undominated(np.zeros(0), np.zeros(0)).tolist() == []
+    assert undominated(seconds, accuracy).tolist() == [0, 1, 4]
+    assert undominated(np.zeros(0), np.zeros(0)).tolist() == []
 
 
 def test_small_phases_are_drawn_as_other(tmp_path: Path) -> None:

@@ -78,17 +78,21 @@ def _history(n: int, stages: bool) -> list[dict[str, Any]]:
     """Return a history in which stage 1 trains half of what it scores and stage 2 scores half."""
     lines: list[dict[str, Any]] = []
     names = ("warmup", "filter_backward", "filter_forward") if stages else ("all",)
-    seen = scored = trained = 0
+    seen = scored = trained = backward = both = 0
     for i in range(n):
         stage = names[min(i * len(names) // n, len(names) - 1)]
         if not lines or lines[-1]["stage"] != stage:
             lines.append({"kind": "stage", "t_s": i + 0.0, "stage": stage, "n_seen": seen, "reason": "r"})
         seen += 32
-        scored += {"filter_backward": 32, "filter_forward": 16}.get(stage, 0)
-        skip = stage in {"filter_backward", "filter_forward"} and i % 2 == 1
-        trained += 0 if skip else 32 if stage != "filter_forward" else 16
+        n_scored = {"filter_backward": 32, "filter_forward": 16}.get(stage, 0)
+        skip = n_scored > 0 and i % 2 == 1
+        n_trained = 0 if skip else n_scored or 32
+        scored, trained = scored + n_scored, trained + n_trained
+        both += 32 - (n_scored or 32)
+        backward += (n_scored or 32) - n_trained
         line = {"kind": "skip" if skip else "step", "t_s": i + 0.5, "stage": stage}
         line |= {"n_seen": seen, "n_scored": scored, "n_trained": trained}
+        line |= {"n_skipped_backward": backward, "n_skipped_both": both}
         lines.append(line if skip else line | {"step": i, "loss": 1 / (1 + i), "n": 32})
     evaluation = {"kind": "eval", "t_s": n + 1.0, "epoch": 1, "accuracy": 0.9, "macro_f1": 0.9, "loss": 0.3}
     return [*lines, evaluation | {"n": 80}]
@@ -150,39 +154,14 @@ def test_a_picture_that_fails_leaves_the_old_one(tmp_path: Path, monkeypatch: py
     assert out.read_bytes() == b"old"
 
 
-def test_shares_follow_the_totals_and_add_up() -> None:
-    data = run_plot.trace(_history(12, stages=True), {})
+def test_shares_follow_the_totals_and_the_rest_waits() -> None:
+    data = run_plot.trace(_history(12, stages=True))
     # 12 batches: 4 warm-up all trained, 4 scored of which 2 trained, 4 half scored of which 2 halves trained.
-    assert data.trained[-1] == pytest.approx((4 + 2 + 1) / 12)
-    assert data.skipped_backward[-1] == pytest.approx((2 + 1) / 12)
-    assert data.skipped_both[-1] == pytest.approx(2 / 12)
-    assert data.trained + data.skipped_backward + data.skipped_both == pytest.approx(np.ones(12))
-
-
-def test_skipped_totals_that_lines_tell_are_taken_as_they_are() -> None:
-    line = {"kind": "skip", "t_s": 1.0, "stage": "all", "n_seen": 10, "n_scored": 0, "n_trained": 4}
-    data = run_plot.trace([line | {"n_skipped_backward": 1, "n_skipped_both": 3}], {})
-    shares = (data.trained[0], data.skipped_backward[0], data.skipped_both[0])
-    assert shares == pytest.approx((0.4, 0.1, 0.3))
-
-
-def test_rows_that_wait_are_not_skipped_rows() -> None:
-    lines = [
-        {
-            "kind": "step",
-            "t_s": t,
-            "stage": "all",
-            "loss": 1.0,
-            "n_seen": seen,
-            "n_scored": 0,
-            "n_trained": done,
-        }
-        for t, seen, done in ((1.0, 32, 32), (2.0, 64, 40), (3.0, 64, 64))
-    ]
-    data = run_plot.trace(lines, {"skipped_backward_rate": 0.0, "skipped_both_rate": 0.0})
-    assert data.trained == pytest.approx([1, 40 / 64, 1])
-    assert not data.skipped_both.any()
-    assert not data.skipped_backward.any()
+    assert data.shares[:, -1] == pytest.approx([(4 + 2 + 1) / 12, (2 + 1) / 12, 2 / 12])
+    assert data.shares.sum(axis=0) == pytest.approx(np.ones(12))
+    line = {"kind": "skip", "t_s": 1.0, "n_seen": 10, "n_trained": 4, "n_skipped_backward": 1}
+    assert run_plot.trace([line | {"n_skipped_both": 3}]).shares[:, 0] == pytest.approx((0.4, 0.1, 0.3))
+    assert run_plot.trace([line]).shares[:, 0] == pytest.approx((0.4, 0.1, 0))
 
 
 def test_smoothing_starts_unbiased_and_passes_over_gaps() -> None:
