@@ -73,23 +73,18 @@ EMPTY: dict[str, Callable[[Path], None]] = {
 
 
 @pytest.mark.parametrize("name", DRAWN)
-def test_svg_is_xml_and_the_same_twice(name: str, tmp_path: Path) -> None:
-    one, other = tmp_path / "one.svg", tmp_path / "other.svg"
-    DRAWN[name](one)
-    DRAWN[name](other)
-    assert ElementTree.parse(one).getroot().tag.endswith("svg")
-    assert one.read_bytes() == other.read_bytes()
-    assert {path.name for path in tmp_path.iterdir()} == {"one.svg", "other.svg"}
-
-
-@pytest.mark.parametrize("name", ["pareto", "split", "stages", "sensitivity", "map", "map-many"])
-def test_png_is_the_same_twice(name: str, tmp_path: Path) -> None:
-    one, other = tmp_path / "one.png", tmp_path / "other.PNG"
-    DRAWN[name](one)
-    DRAWN[name](other)
-    assert one.read_bytes() == other.read_bytes()
-    assert one.read_bytes().startswith(PNG)
-    assert one.stat().st_size > 10_000
+def test_pictures_are_the_same_twice_and_can_be_read(name: str, tmp_path: Path) -> None:
+    for ending in (".svg", ".PNG") if name in ("pareto", "map-many") else (".svg",):
+        one, other = tmp_path / f"one{ending}", tmp_path / f"other{ending}"
+        DRAWN[name](one)
+        DRAWN[name](other)
+        assert one.read_bytes() == other.read_bytes()
+        assert one.stat().st_size > 10_000
+        if ending == ".svg":
+            assert ElementTree.parse(one).getroot().tag.endswith("svg")
+        else:
+            assert one.read_bytes().startswith(PNG)
+    assert {path.stem for path in tmp_path.iterdir()} == {"one", "other"}
 
 
 @pytest.mark.parametrize("sentence", EMPTY)
