@@ -51,14 +51,7 @@ def encoder_alone(settings: dict[str, Any]) -> dict[str, Any]:
 
 
 class DataEntry(LabelledText):
-    """One data set: where it lies, and how to read it.
-
-    Attributes:
-        name: in tables and folders.
-        rows: of the training file, drawn once; None: the grid's.
-        eval_rows: of the evaluation file, drawn once; None: the grid's.
-        seeds: of each of its cells; None: the grid's.
-    """
+    """One data set: where it lies, how it is read, and what it has of its own instead of the grid's."""
 
     name: str = Field(pattern=_NAME, max_length=MAX_NAME)
     rows: int | None = Field(None, ge=2)
@@ -115,11 +108,9 @@ class Grid(BaseModel):
 
 
 class Cell(BaseModel):
-    """One run that is to be made.
+    """One run that is to be made; `variant` is the method in the table: its own name, or one of its own.
 
     Attributes:
-        data: name of the set.
-        variant: what the table calls it: the method, or a name of its own.
         method: of `settings.METHODS`, `baselines.BASELINES`, or `random-matched`.
         seed: of everything random in it.
         settings: flat.

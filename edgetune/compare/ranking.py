@@ -27,18 +27,15 @@ LOOP_PHASES = ("prepare", "score", "select", "train")
 
 @dataclass(frozen=True)
 class RankedRow:
-    """One method on one data set, its seeds together.
+    """One method on one data set: means over its seeds, None where they are not known.
 
     Attributes:
-        ranked: accuracy, interval, rank, tie.
-        seconds: mean over seeds, evaluation taken off.
+        seconds: evaluation taken off.
         prepare_s: of those, on proxies, references and whatever else comes before the model that is kept.
         select_rate: share of `seconds` that choosing rows took.
-        n_scored, n_trained: means; None where the program does not say.
-        t_norm: seconds of the loop over those of train-all on the same rows; None where that is not known.
+        t_norm: seconds of the loop over those of train-all on the same rows.
         t_norm_modelled: as the run's receipt has it.
         agot: eq. 5, with the share of the largest class as the accuracy without finetuning.
-        energy_j: mean; None where it is not known.
         speedup: against random + decay; None without a curve.
         notes: of the first seed.
     """
@@ -59,15 +56,11 @@ class RankedRow:
 
 @dataclass(frozen=True)
 class DataTable:
-    """All methods on one data set.
+    """All methods on one data set, the most accurate first, on one machine (CPU and cores).
 
     Attributes:
-        data: its name.
-        lines: the most accurate first.
         failed: (cell, why) of those that gave nothing.
         curve: (seconds, accuracy) of random + decay.
-        n_eval: evaluation rows.
-        machine: CPU and cores.
     """
 
     data: str

@@ -35,14 +35,9 @@ BINOMIAL_COST = 6
 
 @dataclass(frozen=True, slots=True)
 class Ranked:
-    """One line of the ranking.
+    """One line of the ranking: mean accuracy over seeds, and the ends of its 95 % interval.
 
     Attributes:
-        method: its name.
-        accuracy: mean over seeds.
-        low: lower end of its 95 % interval.
-        high: upper end.
-        n_seeds: runs it was measured by.
         rank: 1 + how many methods are significantly better (5 %, paired); so ties share a rank.
         tied_with_best: whether its difference to the highest accuracy is not significant.
     """

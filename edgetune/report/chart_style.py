@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from edgetune.config.settings import METHODS
-from edgetune.report.run_plot import BLACK, BLUE, GREEN, GREY, ORANGE, PURPLE, SKY, VERMILLION, YELLOW
 from edgetune.utils.files import atomic_path
 from edgetune.utils.formatting import duration
 from edgetune.utils.sanitize import visible
@@ -26,8 +25,11 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
+# Okabe and Ito's colours, told apart by colour-blind readers too.
+BLUE, ORANGE, GREEN, VERMILLION, SKY, GREY = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#56B4E9", "#8C8C8C"
+PURPLE, YELLOW, BLACK = "#CC79A7", "#F0E442", "#000000"
 COLOURS = (BLUE, VERMILLION, GREEN, ORANGE, PURPLE, SKY, BLACK)
-"""Okabe and Ito's for points and lines: their yellow is too light for a line on white paper."""
+"""Those of points and lines: the yellow is too light for a line on white paper."""
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">")
 PHASES = (
     *("train", "score", "select", "prepare", "load", "evaluate"),
@@ -148,7 +150,7 @@ def picture_kind(path: Path) -> str:
     return kind
 
 
-def save_figure(figure: Figure, path: Path) -> None:
+def save_figure(figure: Figure, path: Path, dpi: int = 150) -> None:
     """Write the file whole or not at all, with nothing in it that changes from run to run."""
     from matplotlib import rc_context
 
@@ -156,7 +158,7 @@ def save_figure(figure: Figure, path: Path) -> None:
     with atomic_path(path) as scratch, rc_context({"svg.hashsalt": "edgetune"}), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph .* missing")  # a name in another script
         metadata = {"Date": None} if kind == "svg" else {}
-        figure.savefig(scratch, format=kind, dpi=150, metadata=metadata)
+        figure.savefig(scratch, format=kind, dpi=dpi, metadata=metadata)
 
 
 def place_labels(axes: Axes, points: Sequence[MethodPoint], looks: Mapping[str, tuple[str, str]]) -> None:

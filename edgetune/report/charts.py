@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from edgetune.report.chart_style import (
+    BLACK,
+    GREY,
     MethodPoint,
     marker_style,
     method_styles,
@@ -24,7 +26,6 @@ from edgetune.report.chart_style import (
     style_axes,
     undominated,
 )
-from edgetune.report.run_plot import BLACK, GREY
 from edgetune.utils.types import FloatArray
 
 if TYPE_CHECKING:

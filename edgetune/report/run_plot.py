@@ -5,25 +5,31 @@ Drawn on Agg through matplotlib's objects: no window, no pyplot, no global state
 
 from __future__ import annotations
 
-import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from edgetune.utils.files import atomic_path
+from edgetune.report.chart_style import (
+    BLUE,
+    GREEN,
+    GREY,
+    ORANGE,
+    SKY,
+    VERMILLION,
+    plain_label,
+    save_figure,
+    style_axes,
+)
 from edgetune.utils.formatting import Summary, dataset_name, describe_accuracy, describe_stage, percent
-from edgetune.utils.sanitize import visible
+from edgetune.utils.sanitize import brief
 from edgetune.utils.types import FloatArray
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 
-# Okabe and Ito's colours, told apart by colour-blind readers too.
-BLUE, ORANGE, GREEN, VERMILLION, SKY, GREY = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#56B4E9", "#8C8C8C"
-PURPLE, YELLOW, BLACK = "#CC79A7", "#F0E442", "#000000"
 BANDS = ("#F3E3BF", "#CFE6F5", "#CDEBDD", "#EFD9E6")
 FEW_STEPS = 30
 
@@ -106,12 +112,9 @@ def draw_run(history: list[dict[str, Any]], summary: Summary, out: Path) -> None
     shares.set_xlim(0, max(data.end / unit, 1e-3))
     shares.set_xlabel(f"time since the start ({name})")
     for axes in (loss, shares):
-        axes.spines[["top"]].set_visible(False)
-        axes.grid(axis="y", color="#E4E4E4", linewidth=0.8)
-        axes.set_axisbelow(True)
-    with atomic_path(out) as scratch, warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Glyph .* missing")  # a name in another script
-        figure.savefig(scratch, format="png", dpi=100)
+        style_axes(axes).grid(axis="x", visible=False)
+        axes.spines["right"].set_visible(True)
+    save_figure(figure, out, dpi=100)
 
 
 def _time_unit(end_s: float) -> tuple[float, str]:
@@ -124,7 +127,7 @@ def _title(write: Any, summary: Summary) -> None:
     data, method = dataset_name(summary), summary.get("method")
     backend = summary.get("backend")
     how = " on ".join(str(part) for part in (method, backend) if part)
-    head = [_short(data, 36) if data else None, how]
+    head = [plain_label(brief(data, 36)) if data else None, how]
     accuracy = describe_accuracy(summary)
     facts = [
         f"accuracy {accuracy}" if accuracy else None,
@@ -133,12 +136,6 @@ def _title(write: Any, summary: Summary) -> None:
     ]
     write(0.075, 0.945, " · ".join(part for part in head if part), fontsize=17, fontweight="bold")
     write(0.075, 0.912, " · ".join(part for part in facts if part), fontsize=12.5, color="#444444")
-
-
-def _short(text: str, limit: int) -> str:
-    # A dollar sign would start matplotlib's own mathematics.
-    text = " ".join(visible(text).split()).replace("$", r"\$")
-    return text if len(text) <= limit else f"{text[: limit - 1]}…"
 
 
 def _draw_loss(axes: Axes, data: Trace, unit: float, threshold: float | None) -> None:

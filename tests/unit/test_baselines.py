@@ -39,7 +39,7 @@ from edgetune.compare.baselines.task import (
 from edgetune.compare.baselines.tfidf import next_size
 from edgetune.config.settings import DataSettings
 from edgetune.data.examples import DataOptions, read_examples
-from edgetune.utils.errors import DataError, MissingDependencyError, UsageError
+from edgetune.utils.errors import BudgetError, DataError, MissingDependencyError, UsageError
 from edgetune.utils.meter import Meter
 
 TRANSFORMERS = ("torch", "transformers", "accelerate")
@@ -85,19 +85,19 @@ def check_whole(out: Path, name: str, evaluation: Path, chance: float) -> Baseli
     return found
 
 
+def run_task(name: str, task: Path) -> BaselineResult:
+    """Run a baseline in this process."""
+    return run_baseline(BASELINES[name], read_task(task), Meter())
+
+
 @pytest.fixture(scope="module")
 def tfidf_out(
     demo_csv: Path, demo_eval_csv: Path, run_process: RunCli, tmp_path_factory: pytest.TempPathFactory
 ) -> Path:
     """A run of TF-IDF in a process of its own."""
     out = tmp_path_factory.mktemp("baselines") / "tfidf"
-    done = run_process(
-        "-m",
-        "edgetune.compare.baselines",
-        "tfidf-logreg",
-        write_task(out, demo_csv, demo_eval_csv),
-        cwd=out.parent,
-    )
+    task = write_task(out, demo_csv, demo_eval_csv)
+    done = run_process("-m", "edgetune.compare.baselines", "tfidf-logreg", task, cwd=out.parent)
     assert done.code == 0, done.err
     assert done.out.startswith("tfidf-logreg: accuracy 0.")
     return out
@@ -129,8 +129,8 @@ def test_tfidf_predictions_are_in_the_order_of_the_evaluation_file(
 def test_tfidf_under_a_deadline_keeps_it_and_says_so(
     demo_csv: Path, demo_eval_csv: Path, tmp_path: Path
 ) -> None:
-    task = read_task(write_task(tmp_path / "out", demo_csv, demo_eval_csv, deadline_s=60, max_rows=200))
-    found = run_baseline(BASELINES["tfidf-logreg"], task, Meter())
+    task = write_task(tmp_path / "out", demo_csv, demo_eval_csv, deadline_s=60, max_rows=200)
+    found = run_task("tfidf-logreg", task)
     check_whole(tmp_path / "out", "tfidf-logreg", demo_eval_csv, chance=0.3)
     assert found.elapsed_s < 60
     assert found.n_train_used == 200
@@ -143,28 +143,24 @@ def test_tfidf_takes_single_words_where_none_comes_twice(tmp_path: Path) -> None
     rows = ["text,label", "alpha,a", "beta,b", "gamma,a"]
     data = tmp_path / "small.csv"
     data.write_text("\n".join(rows) + "\n", encoding="utf-8")
-    found = run_baseline(
-        BASELINES["tfidf-logreg"], read_task(write_task(tmp_path / "out", data, data)), Meter()
-    )
+    task = write_task(tmp_path / "out", data, data)
+    found = run_task("tfidf-logreg", task)
     assert "min_df 1" in found.notes[0]
     data.write_text("text,label\na,a\nb,b\n", encoding="utf-8")
     with pytest.raises(DataError, match="no word of two letters"):
-        run_baseline(BASELINES["tfidf-logreg"], read_task(write_task(tmp_path / "out", data, data)), Meter())
+        run_task("tfidf-logreg", task)
     assert not (tmp_path / "out" / "result.json").exists(), "an old receipt must not stay"
 
 
 def test_labels_that_training_never_had_count_as_wrong(demo_csv: Path, tmp_path: Path) -> None:
     other = tmp_path / "other.csv"
     other.write_text("text,label\nthe parcel is late,delivery\nwho are you,unheard\n", encoding="utf-8")
-    task = read_task(write_task(tmp_path / "out", demo_csv, other))
-    found = run_baseline(BASELINES["tfidf-logreg"], task, Meter())
+    found = run_task("tfidf-logreg", write_task(tmp_path / "out", demo_csv, other))
     assert found.accuracy <= 0.5
     assert "1 evaluation rows have a label that no training row has" in " ".join(found.notes)
 
 
-def test_a_pair_is_one_text_for_tfidf(tmp_path: Path) -> None:
-    task = BaselineTask(data=DataSettings(train="x", pair=True), eval="y", out=tmp_path)
-    assert task.data.pair
+def test_a_pair_is_one_text_for_tfidf() -> None:
     assert Texts(["a", "b"], ["c", ""]).joined() == ["a c", "b"]
     assert Texts(["a", "b"]).joined() == ["a", "b"]
 
@@ -175,12 +171,11 @@ def test_a_pair_is_one_text_for_tfidf(tmp_path: Path) -> None:
 class TestNeuralBaselines:
     """On a tiny random BERT, in processes of their own."""
 
-    def test_encoder_logreg(
-        self, demo_csv: Path, demo_eval_csv: Path, tiny_model: Path, run_process: RunCli, tmp_path: Path
+    def test_encoder_logreg_keeps_a_deadline(
+        self, demo_csv: Path, demo_eval_csv: Path, tiny_model: Path, tmp_path: Path
     ) -> None:
         task = write_task(tmp_path / "out", demo_csv, demo_eval_csv, model=str(tiny_model), deadline_s=60)
-        done = run_process("-m", "edgetune.compare.baselines", "encoder-logreg", task, cwd=tmp_path)
-        assert done.code == 0, done.err
+        run_task("encoder-logreg", task)
         found = check_whole(tmp_path / "out", "encoder-logreg", demo_eval_csv, chance=0.3)
         assert found.n_train_used == 300
         assert found.elapsed_s < 60
@@ -203,13 +198,11 @@ class TestNeuralBaselines:
         assert (tmp_path / "out" / "model" / "model.safetensors").is_file()
 
     def test_hf_trainer_without_time_says_so(
-        self, demo_csv: Path, demo_eval_csv: Path, tiny_model: Path, run_process: RunCli, tmp_path: Path
+        self, demo_csv: Path, demo_eval_csv: Path, tiny_model: Path, tmp_path: Path
     ) -> None:
-        task = write_task(tmp_path / "out", demo_csv, demo_eval_csv, model=str(tiny_model), deadline_s=1)
-        done = run_process("-m", "edgetune.compare.baselines", "hf-trainer", task, cwd=tmp_path)
-        assert done.code == 2
-        assert "hf-trainer could not train anything within 1 s" in done.err
-        assert done.err.count("\n") == 1
+        task = write_task(tmp_path / "out", demo_csv, demo_eval_csv, model=str(tiny_model), deadline_s=0.1)
+        with pytest.raises(BudgetError, match=r"could not train anything within 0\.1 s"):
+            run_task("hf-trainer", task)
         assert not (tmp_path / "out" / "result.json").exists()
 
     @pytest.mark.parametrize(
@@ -232,7 +225,7 @@ class TestNeuralBaselines:
         task = write_task(
             tmp_path / "out", demo_csv, demo_eval_csv, model=str(tiny_model), epochs=2, batch_size=16
         )
-        found = run_baseline(BASELINES[name], read_task(task), Meter())
+        found = run_task(name, task)
         assert check_whole(tmp_path / "out", name, demo_eval_csv, chance=0.2) == found
         assert (found.n_train_used, found.n_trained) == (300, n_trained)
         assert words in " ".join(found.notes)
@@ -365,9 +358,8 @@ def test_a_task_that_cannot_be_read_is_a_sentence(tmp_path: Path, capsys: pytest
 
 
 def test_a_missing_evaluation_file_is_found_before_training(demo_csv: Path, tmp_path: Path) -> None:
-    task = read_task(write_task(tmp_path / "out", demo_csv, tmp_path / "none.csv"))
     with pytest.raises(DataError):
-        run_baseline(BASELINES["tfidf-logreg"], task, Meter())
+        run_task("tfidf-logreg", write_task(tmp_path / "out", demo_csv, tmp_path / "none.csv"))
     assert not (tmp_path / "out").exists()
 
 

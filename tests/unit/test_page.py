@@ -433,6 +433,13 @@ def test_csv_reads_back(tmp_path: Path) -> None:
     assert rows[1]["time_score_s"] == ""
 
 
+def test_no_cell_is_a_formula() -> None:
+    for text in ("=cmd|' /C calc'!A0", "+SUM(A1)", "-2+3", "@x", "\tx", "-inf"):
+        assert run_table.csv_cell(text) == f"'{text}"
+    for value in ("-1.5e-3", "+7", "plain = text", "", -1.5, None):
+        assert run_table.csv_cell(value) == value
+
+
 def test_formulas_in_a_run_stay_text(tmp_path: Path) -> None:
     folder = write_run(
         tmp_path / "=1+1", dataset="=HYPERLINK(1)", machine={"cpu": "@x"}, time_split_s={"=a": 1.0}

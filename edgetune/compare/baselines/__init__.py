@@ -28,8 +28,6 @@ class Baseline:
     """One way of training that is not edgetune's.
 
     Attributes:
-        name: as the command line has it.
-        summary: one line.
         packages: distributions that it needs beside edgetune's own.
         module: where its `fit` is.
     """

@@ -156,11 +156,7 @@ def _embedded(encoder: Encoder, task: BaselineTask, rows: TrainRows, watch: Base
 def rows_in_time(left_s: float, row_s: float, head_row_s: float, n_have: int) -> int:
     """Return how many more rows can be embedded so that the fit on all of them still ends in time.
 
-    Args:
-        left_s: for both.
-        row_s: embedding a row.
-        head_row_s: the fit, per row.
-        n_have: rows that are embedded.
+    Embedding a row takes `row_s` and the fit `head_row_s` for each row, also of those that are embedded.
     """
     head_row_s *= CAUTION
     return max(0, int((left_s - head_row_s * n_have) / max(row_s + head_row_s, 1e-9)))

@@ -80,9 +80,7 @@ class StepPlan:
 def step_clock(elapsed_s: Callable[[], float], stop: Callable[[Sequence[float]], bool]) -> Any:
     """Return a Trainer callback that notes when every step ended, in `ends_s`, and may stop the training.
 
-    Args:
-        elapsed_s: the clock.
-        stop: asked after every step, with when each of them ended.
+    `stop` is asked after every step, with when each of them ended.
     """
     from transformers import TrainerCallback
 
@@ -102,13 +100,6 @@ def time_steps(
     name: str, watch: BaselineClock, reserve_s: float, began_s: float, train: Callable[[Any], None]
 ) -> TrialSteps:
     """Train a copy of the model for a few steps at least, then for a small share of the time left.
-
-    Args:
-        name: of the baseline.
-        watch: its clock.
-        reserve_s: kept for what comes after the steps.
-        began_s: when the trial began.
-        train: trains the copy, with a callback.
 
     Raises:
         BudgetError: the time was over before they were done.

@@ -149,10 +149,9 @@ class TrainRows:
 
 @dataclass(frozen=True)
 class Fitted:
-    """A trained and saved model.
+    """A trained and saved model, which predicts class ids (n,) of texts.
 
     Attributes:
-        predict: returns class ids (n,) of texts.
         n_train_used: different training rows that it learned from.
         n_trained: examples trained, counting passes.
         notes: what was done, in sentences.
