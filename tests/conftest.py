@@ -16,17 +16,19 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 
 # The same examples every time, so that a failure belongs to the change that shows it;
 # `EDGETUNE_HYPOTHESIS=explore` draws new ones.
-settings.register_profile("fixed", derandomize=True)
+settings.register_profile("fixed", derandomize=True, suppress_health_check=[HealthCheck.too_slow])
 settings.register_profile("explore")
 settings.load_profile(os.environ.get("EDGETUNE_HYPOTHESIS", "fixed"))
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # read when huggingface_hub is imported, so before any test is
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 os.environ["OMP_NUM_THREADS"] = "1"  # torch beside ONNX Runtime's spinning threads is slow otherwise
+
+import edgetune.selection  # noqa: E402, F401 (settings can be read once the methods are known)
 
 ROOT = Path(__file__).resolve().parent.parent
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]

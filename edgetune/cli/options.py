@@ -115,7 +115,7 @@ Precision = Annotated[
     choice_option(choices.Precision, "Floating-point precision of the torch backend", "auto"),
 ]
 Method = Annotated[
-    choices.Method | None,
+    str | None,
     typer.Option(
         metavar="NAME",
         help="Method of choosing which examples to train (see `edgetune methods`).",

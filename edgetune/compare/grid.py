@@ -16,8 +16,9 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from edgetune.compare.baselines import BASELINES
-from edgetune.config.settings import MAX_SEED, METHODS, LabelledText
+from edgetune.config.settings import MAX_SEED, LabelledText
 from edgetune.config.toml_config import group_by_section, make_config
+from edgetune.selection import METHODS
 from edgetune.utils.errors import UsageError, did_you_mean
 from edgetune.utils.limits import MAX_CELLS, MAX_NAME
 from edgetune.utils.parsing import TomlError, read_toml
@@ -111,7 +112,7 @@ class Cell(BaseModel):
     """One run that is to be made; `variant` is the method in the table: its own name, or one of its own.
 
     Attributes:
-        method: of `settings.METHODS`, `baselines.BASELINES`, or `random-matched`.
+        method: of `selection.METHODS`, `baselines.BASELINES`, or `random-matched`.
         seed: of everything random in it.
         settings: flat.
         curve: whether it is a point of the reference curve.

@@ -2,9 +2,9 @@
 
 A card is read off what stands beside the code, so it cannot tell of another method than the one that runs:
 
-    module docstring (What, Use when, Costs, …)                 ─┐
-    first line of the class's docstring                         ─┼─→ Card ─→ terminal, JSON, Markdown
-    `settings_used`, fields and docstring of SelectionSettings  ─┘
+    module docstring (What, Use when, Costs, …)  ─┐
+    first line of the class's docstring          ─┼─→ Card ─→ terminal, JSON, Markdown
+    fields of its settings                       ─┘
 
 Outside programs that `edgetune.compare.baselines` runs have cards of the same form, without settings.
 """
@@ -16,10 +16,9 @@ import importlib
 import inspect
 import re
 import sys
-import textwrap
 from typing import TYPE_CHECKING, Any
 
-from edgetune.config.settings import SelectionSettings
+from edgetune.selection import SELECTORS, SelectionSettings
 from edgetune.utils.errors import UsageError, did_you_mean
 from edgetune.utils.tables import Section
 
@@ -95,16 +94,12 @@ def entries(text: str | None) -> dict[str, str]:
     return found
 
 
-def meanings(docstring: str | None) -> dict[str, str]:
-    """Read the `Attributes:` of a Google docstring: what each name means, on one line."""
-    _, _, rest = inspect.cleandoc(docstring or "").partition("Attributes:\n")
-    return entries(textwrap.dedent(rest.partition("\n\n")[0]))
-
-
 def card_of(kind: type[Method]) -> Card:
     """Make the card of a selector from its class and its module."""
-    told, fields = meanings(SelectionSettings.__doc__), SelectionSettings.model_fields
-    settings = [Setting(name, fields[name].default, told.get(name, "")) for name in kind.settings_used]
+    fields = dict(kind.Settings.model_fields)
+    if kind.scores_first:
+        fields["watched"] = SelectionSettings.model_fields["watched"]
+    settings = [Setting(name, field.default, field.description or "") for name, field in fields.items()]
     line = inspect.cleandoc(kind.__doc__ or "").partition("\n")[0]
     return Card(kind.name, line, settings=settings, **_texts(sys.modules[kind.__module__].__doc__))
 
@@ -117,8 +112,6 @@ def _texts(docstring: str | None) -> dict[str, Any]:
 
 def method_cards() -> dict[str, Card]:
     """Return the cards of all selection methods, by name, in the order of `SELECTORS`."""
-    from edgetune.selection import SELECTORS
-
     return {name: card_of(kind) for name, kind in SELECTORS.items()}
 
 

@@ -15,7 +15,7 @@ import numpy as np
 from edgetune.compare.outcome import Outcome, by_variant
 from edgetune.compare.speedup import CurvePoint, Speedup, equivalent_speedup, pooled
 from edgetune.compare.statistics import Ranked, rank
-from edgetune.config.settings import SelectionSettings
+from edgetune.selection import SelectionSettings
 from edgetune.utils.metrics import agot
 from edgetune.utils.sanitize import in_markdown, visible
 from edgetune.utils.types import BoolArray

@@ -14,8 +14,8 @@ from typing import Any
 
 from edgetune.compare.grid import Cell, encoder_alone
 from edgetune.compare.shared_rows import SharedRows
-from edgetune.config.settings import SelectionSettings
 from edgetune.runs.dry_run import dry_run
+from edgetune.selection import SelectionSettings
 from edgetune.utils.errors import EdgetuneError
 from edgetune.utils.files import write_atomic
 from edgetune.utils.parsing import read_json_file

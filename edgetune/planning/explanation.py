@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 
-from edgetune.config.settings import FILTERS
 from edgetune.planning.plan import LINEAR_PROBE, Constraints, DataLengths, DeviceCosts, Plan, Plans
+from edgetune.selection import FILTERS
 from edgetune.utils.formatting import duration
 from edgetune.utils.types import IntArray
 

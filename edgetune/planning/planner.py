@@ -11,7 +11,6 @@ from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
 
-from edgetune.config.settings import FILTERS
 from edgetune.planning.accuracy_model import ProbeKind, points_lost, probe_points_lost
 from edgetune.planning.candidate import Candidate
 from edgetune.planning.clock import MARGIN_RATE, SAVE_CAUTION, margin_s
@@ -26,6 +25,7 @@ from edgetune.planning.plan import (
     Plan,
     Plans,
 )
+from edgetune.selection import FILTERS
 from edgetune.utils.errors import BudgetError
 from edgetune.utils.formatting import duration
 

@@ -69,12 +69,12 @@ def tokenize(tokenizer: Path, scratch: Path) -> dict[str, Any]:
 
 def meta(tokenizer: Path, scratch: Path) -> dict[str, Any]:
     """Predict and learn on generated rows; return median seconds per example."""
-    from edgetune.config.settings import SelectionSettings
     from edgetune.selection.meta_predictor import MetaPredictor
+    from edgetune.selection.three_stage import ThreeStageSettings
 
     store, _ = _tokens(tokenizer, scratch, TOKENIZED_ROWS, 0)
     rng = np.random.default_rng(0)
-    predictor = MetaPredictor.over_hashes(4, calibrated=True, recall=SelectionSettings().recall)
+    predictor = MetaPredictor.over_hashes(4, calibrated=True, recall=ThreeStageSettings().recall)
     seconds = []
     for _ in range(META_BATCHES):
         batch = store.batch(rng.choice(len(store.labels), BATCH, replace=False))

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from edgetune.config.settings import METHODS
+from edgetune.selection import METHODS
 from edgetune.utils.files import atomic_path
 from edgetune.utils.formatting import duration
 from edgetune.utils.sanitize import visible

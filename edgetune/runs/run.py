@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from edgetune.config.budget import read_budget
-from edgetune.config.settings import RunConfig, SelectionSettings
+from edgetune.config.settings import RunConfig
 from edgetune.config.toml_config import dump_config, group_by_section, load_config, make_config
 from edgetune.data.in_memory import Data
 from edgetune.energy import ResumedSensor, Sensor, open_sensor
@@ -35,6 +35,7 @@ from edgetune.runs.ngrams_only import run_ngrams, why
 from edgetune.runs.resume import read_interruption
 from edgetune.runs.setup import BudgetUsed, Prepared, PreparedRows, prepare
 from edgetune.runs.training import Training
+from edgetune.selection import SELECTORS
 from edgetune.utils.errors import Interrupted
 from edgetune.utils.machine import cache_folder
 from edgetune.utils.meter import Meter
@@ -223,12 +224,6 @@ def _stoppable(work: Callable[[], RunResult], run: RunContext[PreparedRows]) -> 
         ) from None
 
 
-def share_trained(selection: SelectionSettings) -> float:
-    """Return the share of the rows seen that a method trains, where that is known beforehand; else 1."""
-    known = {"random": selection.keep_rate, "svp": selection.subset_rate, "rho-loss": selection.top_rate}
-    return known.get(selection.method, 1.0)
-
-
 def with_learning_rate(prepared: Prepared) -> RunConfig:
     """Fill in what follows from the data and the plan: the learning rate."""
     config, plan = prepared.config, prepared.plan
@@ -238,7 +233,7 @@ def with_learning_rate(prepared: Prepared) -> RunConfig:
     if plan is not None and config.budget.limits_time:
         n_steps = max(1, plan.n_steps)
     else:
-        n_rows = len(prepared.data.train) * share_trained(config.selection)
+        n_rows = len(prepared.data.train) * SELECTORS[config.selection.method].share_trained(config.selection)
         n_steps = max(1, train.epochs * math.ceil(n_rows / train.batch_size))
         n_steps = min(n_steps, train.max_steps or n_steps)
     lr = automatic_lr(prepared.hidden_size, n_steps)

@@ -17,7 +17,7 @@ from typing import Any
 from edgetune.backends.backend_contract import Backend
 from edgetune.backends.hidden_cache import HiddenCache
 from edgetune.backends.model_loader import ModelLoader, choose_backend, find_model_loader
-from edgetune.config.settings import FILTERS, DataSettings, RunConfig, frozen_depth
+from edgetune.config.settings import DataSettings, RunConfig, frozen_depth
 from edgetune.data.splits import Splits, open_splits
 from edgetune.data.token_format import TokenizerSpec
 from edgetune.models.checks import open_tokenizer
@@ -28,6 +28,7 @@ from edgetune.planning.plan import NGRAMS_ALONE, DataLengths, Plan, Plans
 from edgetune.planning.planner import DEFAULT_CACHE_MB, FEWEST_STEPS, MOST_PASSES
 from edgetune.profiling.speed_probe import BACKENDS_S, LAYERS_S, PROBE_RATE, probe_speeds
 from edgetune.runs.resume import Interruption
+from edgetune.selection import FILTERS
 from edgetune.utils.cache import private_folder
 from edgetune.utils.errors import BudgetError, ProfileError, UsageError
 from edgetune.utils.hub import HUB_PREFIX

@@ -8,7 +8,6 @@ from functools import partial
 import numpy as np
 
 from edgetune.backends.backend_contract import Backend, NoLinearHead
-from edgetune.config.settings import FILTERS
 from edgetune.data.batches import Batch
 from edgetune.data.token_store import TokenView
 from edgetune.inference.saved_ensemble import PROBE
@@ -29,7 +28,7 @@ from edgetune.runs.probing import LEAST_TRAINING_STEPS, FittedProbe, ProbeInTime
 from edgetune.runs.recovery import Recovery
 from edgetune.runs.resume import Interruption
 from edgetune.runs.setup import Prepared
-from edgetune.selection import DataShape, Selector, make_selector
+from edgetune.selection import FILTERS, DataShape, Selector, make_selector
 from edgetune.selection.staged import REFERENCE
 from edgetune.utils.errors import BudgetError, Interrupted
 from edgetune.utils.failpoints import failpoint

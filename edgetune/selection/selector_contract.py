@@ -15,7 +15,7 @@ from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import numpy as np
 
-from edgetune.config.settings import SelectionSettings
+from edgetune.config.settings import MethodSettings
 from edgetune.data.batches import Batch, TokenSource
 from edgetune.utils.types import BoolArray, FloatArray
 
@@ -140,12 +140,19 @@ class Method(Selector, Protocol):
     """A selector that the settings can name.
 
     Attributes:
-        settings_used: fields of `settings.SelectionSettings` that it reads.
+        Settings: that it reads; their defaults and descriptions are in its card.
+        scores_first: whether rows are scored before they are trained.
     """
 
-    settings_used: ClassVar[tuple[str, ...]]
+    Settings: ClassVar[type[MethodSettings]]
+    scores_first: ClassVar[bool]
 
     @classmethod
-    def build(cls, settings: SelectionSettings, shape: DataShape, rng: np.random.Generator) -> Selector:
-        """Make one; `rng` is its own, drawn from and saved with the state."""
+    def build(cls, settings: Any, shape: DataShape, rng: np.random.Generator) -> Selector:
+        """Make one from its `Settings`; `rng` is its own, drawn from and saved with the state."""
+        ...
+
+    @classmethod
+    def share_trained(cls, settings: Any) -> float:
+        """Return the share of the rows seen that is trained, where that is known beforehand; else 1."""
         ...

@@ -23,11 +23,12 @@ Source: Coleman et al., Selection via Proxy, ICLR 2020 (fastText as the proxy fo
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import numpy as np
+from pydantic import Field
 
-from edgetune.config.settings import SelectionSettings
+from edgetune.config.settings import MethodSettings
 from edgetune.data.batches import Batch, TokenSource
 from edgetune.selection.linear_model import (
     PreparationStopped,
@@ -83,15 +84,29 @@ def k_center(points: FloatArray, n_centers: int) -> IntArray:
     return centers
 
 
+class SvpSettings(MethodSettings):
+    """Settings of `svp`."""
+
+    subset_rate: float = Field(0.33, gt=0, le=1, description="share of the rows that is trained.")
+    rank_by: Literal["confidence", "entropy", "forgetting", "k-center"] = Field(
+        "entropy",
+        description="how rows are ranked: `confidence` (least), `entropy`, `forgetting` or `k-center`.",
+    )
+
+
 class Svp(Staged):
     """Train the share of the rows that a small word model ranks highest."""
 
     name: ClassVar[str] = "svp"
-    settings_used: ClassVar[tuple[str, ...]] = ("subset_rate", "rank_by")
+    Settings: ClassVar[type[MethodSettings]] = SvpSettings
 
     @classmethod
-    def build(cls, settings: SelectionSettings, shape: DataShape, rng: np.random.Generator) -> Svp:
+    def build(cls, settings: SvpSettings, shape: DataShape, rng: np.random.Generator) -> Svp:
         return cls(settings.subset_rate, settings.rank_by, shape, rng)
+
+    @classmethod
+    def share_trained(cls, settings: SvpSettings) -> float:
+        return settings.subset_rate
 
     def __init__(self, subset_rate: float, rank_by: str, shape: DataShape, rng: np.random.Generator) -> None:
         super().__init__()

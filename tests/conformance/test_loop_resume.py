@@ -12,10 +12,9 @@ from fakes import FakeBackend, FakeClock, FakeHistory, FakeSource
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edgetune.config.settings import METHODS, SelectionSettings
 from edgetune.learners.loop import Loop, LoopSettings
 from edgetune.run_files.checkpoint import newest_checkpoint, write_checkpoint
-from edgetune.selection import DataShape, make_selector
+from edgetune.selection import METHODS, DataShape, SelectionSettings, make_selector
 from edgetune.utils.meter import Meter
 
 N_ROWS, BATCH, EPOCHS = 96, 8, 3

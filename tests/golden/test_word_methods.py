@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from edgetune.config.settings import SelectionSettings
 from edgetune.data.batches import Batch
+from edgetune.selection import SelectionSettings
 from edgetune.selection.auto_assist import AutoAssist, RunningMean, acceptance
 from edgetune.selection.rho_loss import RhoLoss, most_reducible
 from edgetune.selection.row_table import count_of, top

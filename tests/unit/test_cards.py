@@ -18,11 +18,9 @@ from edgetune.compare.method_cards import (
     cards_markdown,
     entries,
     find_card,
-    meanings,
     method_cards,
 )
-from edgetune.config.settings import METHODS, SelectionSettings
-from edgetune.selection import SELECTORS
+from edgetune.selection import METHODS, SELECTORS
 from edgetune.selection.three_stage import ThreeStage
 from edgetune.utils.errors import UsageError
 
@@ -56,25 +54,12 @@ def test_sections_are_read_off_a_docstring() -> None:
     assert entries(None) == {}
 
 
-def test_meanings_are_read_off_a_docstring() -> None:
-    def documented() -> None:
-        """Title.
-
-        Attributes:
-            one: the first: of two,
-                on two lines.
-            two: the second.
-
-        Returns:
-            three: not an attribute.
-        """
-
-    assert meanings(documented.__doc__) == {"one": "the first: of two, on two lines.", "two": "the second."}
-    assert meanings(None) == {}
-
-
-def test_every_setting_of_selection_has_a_meaning() -> None:
-    assert set(meanings(SelectionSettings.__doc__)) == set(SelectionSettings.model_fields)
+def test_every_setting_of_a_method_has_a_meaning_and_one_default() -> None:
+    defaults: dict[str, Any] = {}
+    for kind in SELECTORS.values():
+        for name, field in kind.Settings.model_fields.items():
+            assert field.description
+            assert defaults.setdefault(name, field.default) == field.default, name
 
 
 @pytest.mark.parametrize("name", METHODS)
@@ -86,7 +71,7 @@ def test_every_method_has_a_whole_card(name: str) -> None:
     for text in (card.what, card.use_when, card.costs, card.loses_when, card.source):
         assert text.endswith((".", ")")), text
         assert "  " not in text
-    assert [setting.name for setting in card.settings] == list(SELECTORS[name].settings_used)
+    assert {setting.name for setting in card.settings} >= set(SELECTORS[name].Settings.model_fields)
     assert all(setting.meaning for setting in card.settings)
 
 

@@ -11,9 +11,9 @@ import pytest
 from matplotlib.figure import Figure
 
 from edgetune.compare import comparison_charts
-from edgetune.config.settings import METHODS
 from edgetune.report import chart_style, charts
 from edgetune.report.chart_style import MethodPoint, method_styles, save_message
+from edgetune.selection import METHODS
 
 NAMES = [*METHODS, "three stages of the paper", "$random$ + decay"]
 PNG = b"\x89PNG\r\n"

@@ -10,7 +10,7 @@ import pytest
 from edgetune.cli.compare_commands import _grid_of
 from edgetune.compare.baselines import BASELINES
 from edgetune.compare.grid import CURVE_SHARES, CURVE_TIMES, MATCHED, cells_of, load_grid, make_grid
-from edgetune.config.settings import METHODS
+from edgetune.selection import METHODS
 from edgetune.utils.errors import UsageError
 
 TWO: list[dict[str, Any]] = [{"name": "a", "train": "a.csv"}, {"name": "b", "train": "b.csv"}]
