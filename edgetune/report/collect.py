@@ -9,6 +9,7 @@ folder that cannot be read is left out, and the same sentence says so on the pag
 from __future__ import annotations
 
 import contextlib
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timezone
@@ -361,12 +362,10 @@ def _bytes(path: Path, most: int) -> bytes | None:
 
 def unique_names(paths: Sequence[Path]) -> list[str]:
     """Name each path by as few of its last parts as tell it from the others."""
-
-    def name(path: Path) -> str:
-        for n in range(1, len(path.parts)):
-            end = path.parts[-n:]
-            if sum(other.parts[-n:] == end for other in paths) == 1:
-                return "/".join(end)
-        return str(path)
-
-    return [name(path) for path in paths]
+    names: dict[Path, str] = {}
+    for n in range(1, max((len(path.parts) for path in paths), default=0) + 1):
+        counts = Counter(path.parts[-n:] for path in paths)
+        for path in paths:
+            if path not in names and counts[end := path.parts[-n:]] == 1:
+                names[path] = "/".join(end)
+    return [names.get(path, str(path)) for path in paths]

@@ -8,7 +8,6 @@ import json
 import math
 import os
 import re
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -299,19 +298,14 @@ def test_a_missing_package_is_named_with_the_command_that_installs_it(
 
 
 def test_packages_that_do_not_fit_together_are_a_sentence(
-    demo_csv: Path, demo_eval_csv: Path, tmp_path: Path
+    demo_csv: Path, demo_eval_csv: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "baseline_that_does_not_import.py").write_text("from json import nothing_of_that_name\n")
-    sys.path.insert(0, str(tmp_path))
-    try:
-        with pytest.raises(MissingDependencyError, match=r"cannot be imported .*edgetune\[baselines\]"):
-            run_baseline(
-                Baseline("broken", "", (), "baseline_that_does_not_import"),
-                read_task(write_task(tmp_path / "out", demo_csv, demo_eval_csv)),
-                Meter(),
-            )
-    finally:
-        sys.path.remove(str(tmp_path))
+    monkeypatch.syspath_prepend(str(tmp_path))
+    broken = Baseline("broken", "", (), "baseline_that_does_not_import")
+    task = read_task(write_task(tmp_path / "out", demo_csv, demo_eval_csv))
+    with pytest.raises(MissingDependencyError, match=r"cannot be imported .*edgetune\[baselines\]"):
+        run_baseline(broken, task, Meter())
 
 
 def test_an_unknown_baseline_is_answered_with_the_nearest(capsys: pytest.CaptureFixture[str]) -> None:
@@ -424,31 +418,35 @@ def test_time_left_ends_before_the_deadline() -> None:
     assert BaselineClock(Meter(clock=clock), None).left_s(5.0) == math.inf
 
 
-def test_next_fit_is_larger_only_where_it_should_end_in_time() -> None:
-    assert next_size(1_000, 1_000, 1.0, 100.0) is None, "all rows were used"
-    assert next_size(1_000, 5_000, 1.0, 100.0) == 5_000
-    assert next_size(1_000, 50_000, 1.0, 100.0) == 8_000, "a guess is not stretched too far"
-    assert next_size(1_000, 50_000, 10.0, 60.0) == 3_000
-    assert next_size(1_000, 50_000, 10.0, 20.0) is None, "as many rows again are no gain"
-    assert next_size(1_000, 50_000, 10.0, -1.0) is None
+@pytest.mark.parametrize(
+    ("n_rows", "n_all", "took_s", "left_s", "more"),
+    [
+        (1_000, 1_000, 1.0, 100.0, None),  # all rows were used
+        (1_000, 5_000, 1.0, 100.0, 5_000),
+        (1_000, 50_000, 1.0, 100.0, 8_000),  # a guess is not stretched too far
+        (1_000, 50_000, 10.0, 60.0, 3_000),
+        (1_000, 50_000, 10.0, 20.0, None),  # as many rows again are no gain
+        (1_000, 50_000, 10.0, -1.0, None),
+    ],
+)
+def test_next_fit_is_larger_only_where_it_should_end_in_time(
+    n_rows: int, n_all: int, took_s: float, left_s: float, more: int | None
+) -> None:
+    assert next_size(n_rows, n_all, took_s, left_s) == more
 
 
 def test_rows_to_embed_leave_time_for_the_fit() -> None:
-    assert rows_in_time(10.0, 0.01, 0.0, 0) == 1_000
-    assert rows_in_time(10.0, 0.01, 0.005, 0) == 500
-    assert rows_in_time(10.0, 0.01, 0.005, 500) == 250
-    assert rows_in_time(-1.0, 0.01, 0.0, 0) == 0
-    assert next_chunk(3_000, 50_000) == 1_000
-    assert next_chunk(90_000, 50_000) == 4_096
-    assert next_chunk(100, 50_000) == 64
-    assert next_chunk(90_000, 20) == 20
-    assert next_chunk(63, 50_000) == next_chunk(0, 5) == next_chunk(0, 0) == 0
+    cases = ((10.0, 0.0, 0, 1_000), (10.0, 0.005, 0, 500), (10.0, 0.005, 500, 250), (-1.0, 0.0, 0, 0))
+    for left_s, head_row_s, n_have, n_more in cases:
+        assert rows_in_time(left_s, 0.01, head_row_s, n_have) == n_more
+    chunks = ((3_000, 50_000, 1_000), (90_000, 50_000, 4_096), (100, 50_000, 64), (90_000, 20, 20))
+    for n_fit, n_left, n_next in (*chunks, (63, 50_000, 0), (0, 5, 0), (0, 0, 0)):
+        assert next_chunk(n_fit, n_left) == n_next
 
 
 def test_steps_pay_for_tokenizing_every_row_once() -> None:
-    assert steps_in_time(10.001, 0.09, 0.00125, 8, 10_000) == 100
-    assert steps_in_time(10.001, 0.09, 0.00125, 8, 80) == 110
-    assert steps_in_time(-1.0, 0.09, 0.00125, 8, 80) == 0
+    for left_s, n_rows, n_steps in ((10.001, 10_000, 100), (10.001, 80, 110), (-1.0, 80, 0)):
+        assert steps_in_time(left_s, 0.09, 0.00125, 8, n_rows) == n_steps
     assert slow_step_s([1.0, 5.0, 5.5, 6.0, 6.5, 7.2, 7.7], 0.1) == pytest.approx(0.7)
     assert slow_step_s([1.0], 0.1) == 0.1
     assert usual_step_s([5.0, 6.0, 6.5, 7.0, 7.5]) == pytest.approx(0.5)

@@ -88,17 +88,17 @@ def test_defaults_in_words(default: Any, words: str) -> None:
     assert Setting("x", default, "").default_text == words
 
 
-@pytest.mark.parametrize(("name", "near"), [("tree-stage", "three-stage"), ("Train_All", "train-all")])
-def test_an_unknown_name_says_what_may_be_meant(name: str, near: str) -> None:
-    with pytest.raises(UsageError, match=f'"{name}". Did you mean "{near}"[?]'):
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("tree-stage", '"tree-stage". Did you mean "three-stage"[?]'),
+        ("Train_All", '"Train_All". Did you mean "train-all"[?]'),
+        ("qqqq", '"qqqq". `edgetune methods`'),
+    ],
+)
+def test_an_unknown_name_says_what_may_be_meant(name: str, words: str) -> None:
+    with pytest.raises(UsageError, match=words):
         find_card(name)
-
-
-def test_a_name_unlike_any_other_gets_no_guess() -> None:
-    with pytest.raises(UsageError) as caught:
-        find_card("qqqq")
-    assert "Did you mean" not in str(caught.value)
-    assert "`edgetune methods`" in str(caught.value)
 
 
 def test_baselines_have_whole_cards() -> None:
