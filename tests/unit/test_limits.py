@@ -606,7 +606,7 @@ LOADERS: list[Callable[[Path], object]] = [load_config, load_grid, read_profile]
         ("# comment\n" * 30_000, "more than 262,144 bytes"),
         (
             "a = " + "1" * 4_000 + "2" * 90,
-            "is not TOML|outside any section|no key|not a device profile|limit",
+            "is not TOML|outside any section|no setting|not a device profile|limit",
         ),
         ("a = \x00", "TOML"),
         (b"a = '\xff'", "TOML"),

@@ -95,7 +95,7 @@ def config(path: Path, rng: Random) -> None:
 def grid(path: Path, rng: Random) -> None:
     """Read a grid and list its runs."""
     for cell in cells_of(load_grid(path)):
-        cell.key("rows")
+        cell.result_key("rows")
 
 
 def profile(path: Path, rng: Random) -> None:
@@ -108,7 +108,7 @@ def profile(path: Path, rng: Random) -> None:
 
 def history(path: Path, rng: Random) -> None:
     """Read a history, and what its picture shows."""
-    trace(read_history(path), {})
+    trace(read_history(path))
 
 
 def run(path: Path, rng: Random) -> None:
