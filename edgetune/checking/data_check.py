@@ -252,11 +252,7 @@ class _Rows:
         self.guess = (guess.label, *guess.text)
 
     def counted(self, path: str, options: DataOptions) -> Iterator[Example]:
-        """Yield the usable rows of a file, their texts cut to what is looked at.
-
-        Raises:
-            DataError: there are more labels than a classifier can have.
-        """
+        """Yield the usable rows of a file, their texts cut to what is looked at."""
         numbers: dict[str, int] = {}
         for example in read_examples(path, options, self.add_bad, self.add_loose, self.set_guess):
             self.labels[example.label] += 1
@@ -291,11 +287,6 @@ class _Rows:
 
 def check_data(config: RunConfig, model_loader: ModelLoader, say: Say = lambda text: None) -> DataCheck:
     """Check the labelled text of a config.
-
-    Args:
-        config: which data, and how to read it.
-        model_loader: of the encoder whose vocabulary is to write the texts.
-        say: is told what takes a while.
 
     Raises:
         DataError: the file is missing, or no row can be used.

@@ -30,11 +30,7 @@ _DATA = 1  # field of DictionaryBatch
 
 
 def unpacked_sizes(arrow: Any, source: Any) -> Iterator[int]:
-    """Yield the bytes that each compressed batch unpacks to, 0 for one that is not compressed.
-
-    Raises:
-        ValueError, struct.error, pyarrow.ArrowException: the stream is damaged.
-    """
+    """Yield the bytes that each compressed batch unpacks to, 0 for one that is not compressed."""
     for message in arrow.ipc.MessageReader.open_stream(source):
         yield _unpacked(memoryview(message.metadata), message.body)
 
@@ -118,11 +114,7 @@ def first_error_line(error: Exception) -> str:
 
 
 def read_parquet(path: Path) -> Table:
-    """Open a Parquet file; memory holds a page of each column at a time.
-
-    Raises:
-        DataError: it is damaged, or a bomb.
-    """
+    """Open a Parquet file; memory holds a page of each column at a time."""
     from edgetune.data.parquet import batches, check_claims
 
     parquet = _arrow_module("pyarrow.parquet")
@@ -191,23 +183,14 @@ def _damaged_folder(folder: Path) -> Iterator[None]:
 
 
 def _names_inside(folder: Path, names: Sequence[str]) -> list[Path]:
-    """Return what lies in a folder under some names.
-
-    Raises:
-        DataError: a name leads out of the folder.
-        ValueError: a name is too long.
-    """
+    """Return what lies in a folder under some names."""
     if max(map(len, names), default=0) > MAX_NAME_CHARS:
         raise ValueError("it refers to a file whose name is too long")
     return [resolves_inside(folder / name, folder) for name in names]
 
 
 def saved_parts(folder: Path) -> dict[str, Path]:
-    """Return the folders that `datasets` wrote for a `DatasetDict`, by the name of the part.
-
-    Raises:
-        DataError: none of them is called train, or the folder is damaged or names one outside of itself.
-    """
+    """Return the folders that `datasets` wrote for a `DatasetDict`, by the name of the part."""
     with _damaged_folder(folder):
         names = [str(name) for name in list(_small_json(folder / "dataset_dict.json", folder)["splits"])]
         found = dict(zip(names, _names_inside(folder, names), strict=True))
@@ -222,11 +205,7 @@ def saved_parts(folder: Path) -> dict[str, Path]:
 
 
 def saved_files(folder: Path) -> list[Path]:
-    """Return the Arrow files of a folder that `datasets` wrote with `save_to_disk`, in order.
-
-    Raises:
-        DataError: the folder is damaged, or names a file outside of itself.
-    """
+    """Return the Arrow files of a folder that `datasets` wrote with `save_to_disk`, in order."""
     with _damaged_folder(folder):
         state = _small_json(folder / "state.json", folder)
         files = _names_inside(folder, [str(entry["filename"]) for entry in state["_data_files"]])
@@ -244,20 +223,12 @@ def _small_json(path: Path, root: Path) -> Any:
 
 
 def read_saved(folder: Path) -> Table:
-    """Open a folder that `datasets` wrote with `save_to_disk`; the library itself is not needed.
-
-    Raises:
-        DataError: the folder is damaged, or names a file outside of itself.
-    """
+    """Open a folder that `datasets` wrote with `save_to_disk`; the library itself is not needed."""
     return _arrow_files(str(folder), saved_files(folder))
 
 
 def arrow_table(name: str, schema: Any, batches: ArrowBatches) -> Table:
-    """Make a table of record batches; ids of a `datasets.ClassLabel` become their names.
-
-    Raises:
-        DataError: there are too many columns.
-    """
+    """Make a table of record batches; ids of a `datasets.ClassLabel` become their names."""
     with _translated(Path(name)):
         paths: dict[str, tuple[str, ...]] = {str(column): (str(column),) for column in schema.names}
         n_columns = len(paths)

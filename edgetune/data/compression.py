@@ -27,11 +27,7 @@ class Unpacked:
         self._n_unpacked = 0
 
     def add(self, n_bytes: int) -> None:
-        """Count bytes.
-
-        Raises:
-            DataError: no honest file holds so much in so little.
-        """
+        """Count bytes."""
         self._n_unpacked += n_bytes
         if self._n_unpacked > limits.MAX_UNPACKED_BYTES:
             raise DataError(

@@ -22,11 +22,7 @@ MAX_JUDGED_FILES, JUDGED_BYTES = 200, 1 << 12  # files that `--encoding auto` lo
 
 
 def resolves_inside(path: Path, root: Path) -> Path:
-    """Return a path that lies in a folder when all links are followed.
-
-    Raises:
-        DataError: it leads out of the folder.
-    """
+    """Return a path that lies in a folder when all links are followed."""
     real, real_root = os.path.realpath(path), os.path.realpath(root)
     if os.path.commonpath([real, real_root]) != real_root:
         raise DataError(
@@ -41,11 +37,7 @@ def _short(path: object) -> str:
 
 
 def _entries(place: Path, root: Path, wanted: Callable[[os.DirEntry[str]], bool]) -> list[Path]:
-    """Return what is wanted of a folder's entries by name, hidden ones left out.
-
-    Raises:
-        DataError: there are too many, the folder cannot be read, or a link leads out of `root`.
-    """
+    """Return what is wanted of a folder's entries by name, hidden ones left out."""
     with reading_errors(place), os.scandir(place) as found:
         entries = list(islice(found, limits.MAX_FOLDER_FILES + 1))
     if len(entries) > limits.MAX_FOLDER_FILES:
@@ -69,11 +61,7 @@ def _is(wanted: Callable[[os.DirEntry[str]], bool], entry: os.DirEntry[str]) -> 
 
 
 def label_files(folder: Path) -> Iterator[Path]:
-    """Yield LABEL/NAME.txt of every label, in order of label and name; hidden ones are left out.
-
-    Raises:
-        DataError: a folder cannot be read, has too many files, or a link leads out of it.
-    """
+    """Yield LABEL/NAME.txt of every label, in order of label and name; hidden ones are left out."""
     for label in _entries(folder, folder, lambda entry: entry.is_dir()):
         yield from _entries(
             label, folder, lambda entry: entry.name.lower().endswith(".txt") and entry.is_file()
@@ -81,15 +69,7 @@ def label_files(folder: Path) -> Iterator[Path]:
 
 
 def part_paths(folder: Path, suffixes: Sequence[str]) -> dict[str, Path]:
-    """Return the parts of a data set in a folder: train.csv, test.csv, or folders of labels of such names.
-
-    Args:
-        folder: where they lie.
-        suffixes: of files of data.
-
-    Raises:
-        DataError: a part comes twice, or a link leads out of the folder.
-    """
+    """Return the parts of a data set in a folder: train.csv, test.csv, or folders of labels of such names."""
     found: dict[str, Path] = {}
 
     def is_part(entry: os.DirEntry[str]) -> bool:
@@ -114,11 +94,7 @@ def _has_label_folders(folder: Path) -> bool:
 
 
 def read_folder(folder: Path, encoding: str) -> Table:
-    """Open a folder of labelled text files as a table of text, label and file; a row is a file.
-
-    Raises:
-        DataError: the folder has another layout.
-    """
+    """Open a folder of labelled text files as a table of text, label and file; a row is a file."""
     if next(label_files(folder), None) is None:
         files = _entries(folder, folder, lambda entry: entry.is_file(follow_symlinks=False))
         names = ", ".join(path.name for path in files[:5])

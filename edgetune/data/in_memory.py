@@ -121,11 +121,7 @@ def _described(item: Any) -> str:
 
 
 def _items(data: Any, wanted: str) -> list[Any]:
-    """Return the items of a list or of another iterable.
-
-    Raises:
-        UsageError: it is none.
-    """
+    """Return the items of a list or of another iterable."""
     if isinstance(data, str | bytes | Mapping) or not isinstance(data, Iterable):
         raise UsageError(f"Data {_described(data)} cannot be read; {wanted}.")
     return list(data)
@@ -221,12 +217,7 @@ def _cell(value: Any) -> Any:
 
 
 def _written(table: Table, cache_dir: os.PathLike[str]) -> str:
-    """Write a table into the cache as JSON Lines, named by its content.
-
-    Raises:
-        DataError: it has no rows.
-        ResourceError: it cannot be written.
-    """
+    """Write a table into the cache as JSON Lines, named by its content."""
     digest, n_rows = hashlib.sha256(), 0
     scratch: Path | None = None
     try:

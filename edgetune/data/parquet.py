@@ -21,22 +21,14 @@ _PREFIXED = "DELTA_BYTE_ARRAY"  # a value may be the one before it and a few mor
 
 
 def check_claims(path: Path, metadata: Any) -> None:
-    """Refuse a file that says itself that it is a bomb.
-
-    Raises:
-        DataError: it does.
-    """
+    """Refuse a file that says itself that it is a bomb."""
     unpacked = Unpacked(path)
     for i in range(metadata.num_row_groups):
         unpacked.add(max(metadata.row_group(i).total_byte_size, 0))
 
 
 def batch_rows(path: Path, opened: Any, columns: list[str]) -> int:
-    """Return how many rows of a `pyarrow.parquet.ParquetFile` can be unpacked at once.
-
-    Raises:
-        pyarrow.ArrowException: the file is damaged.
-    """
+    """Return how many rows of a `pyarrow.parquet.ParquetFile` can be unpacked at once."""
     schema, metadata = opened.schema, opened.metadata
     wanted = [j for j in range(len(schema)) if schema.column(j).path.split(".")[0] in columns]
     largest = 1
@@ -66,11 +58,7 @@ def _largest_value(file: IO[bytes], chunk: Any) -> int:
 
 
 def _page(file: IO[bytes], start: int) -> tuple[int, int]:
-    """Return kind and unpacked size of a page, the first two fields of its header (Thrift's compact form).
-
-    Raises:
-        ValueError: there is no page header.
-    """
+    """Return kind and unpacked size of a page, the first two fields of its header (Thrift's compact form)."""
     file.seek(max(start, 0))
     head = file.read(16)
     kind, at = _field(head, 0)
@@ -92,11 +80,7 @@ def _field(head: bytes, at: int) -> tuple[int, int]:
 
 
 def batches(path: Path, parquet: Any, columns: list[str]) -> Iterator[Any]:
-    """Yield record batches of some columns.
-
-    Raises:
-        DataError: the file is a bomb.
-    """
+    """Yield record batches of some columns."""
     with parquet.ParquetFile(path, buffer_size=BUFFER_BYTES) as file:
         check_claims(path, file.metadata)
         n_rows = batch_rows(path, file, columns)

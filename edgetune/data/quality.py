@@ -42,16 +42,7 @@ def by_importance(findings: Iterable[DataFinding]) -> list[DataFinding]:
 
 
 def check_label_count(source: str, n_labels: int, label: str) -> None:
-    """Refuse more labels than a classifier can have.
-
-    Args:
-        source: what was read.
-        n_labels: different labels so far.
-        label: one of them, to be named.
-
-    Raises:
-        DataError: there are too many.
-    """
+    """Refuse more labels than a classifier can have."""
     if n_labels > MAX_LABELS:
         raise DataError(
             f"{source} has more than {MAX_LABELS:,} different labels, such as "
@@ -96,11 +87,7 @@ def count_repeats(hashes: IntArray, labels: IntArray) -> Repeats:
 
 
 def mixed_label_kinds(first_lines: Mapping[str, int]) -> str | None:
-    """Say that some labels are numbers and others words, as when a file was put together of two.
-
-    Args:
-        first_lines: the line where each label came first, in order of appearance.
-    """
+    """Say that some labels are numbers and others words, as when a file was put together of two."""
     numbers = [name for name in first_lines if NUMBER.fullmatch(name)]
     words = [name for name in first_lines if not NUMBER.fullmatch(name)]
     if not numbers or not words:
@@ -114,12 +101,7 @@ def mixed_label_kinds(first_lines: Mapping[str, int]) -> str | None:
 
 
 def uncategorical_labels(source: str, counts: Mapping[str, int]) -> str | None:
-    """Say that nothing can be learned of labels, as most rows have one of their own; None if it can.
-
-    Args:
-        source: of the rows.
-        counts: rows per label.
-    """
+    """Say that nothing can be learned of labels, as most rows have one of their own; None if it can."""
     names, n_rows = list(counts), sum(counts.values())
     numbers = [name for name in names if NUMBER.fullmatch(name)]
     shown = ", ".join(f'"{brief(name)}"' for name in names[:3])
@@ -142,14 +124,7 @@ def uncategorical_labels(source: str, counts: Mapping[str, int]) -> str | None:
 def label_findings(
     counts: Mapping[str, int], repeats: Repeats, n_truncated: int, max_length: int
 ) -> list[DataFinding]:
-    """Say what a user should look at before training; [] if nothing.
-
-    Args:
-        counts: rows per label.
-        repeats: how often texts come again.
-        n_truncated: rows cut to `max_length`.
-        max_length: tokens per row at most.
-    """
+    """Say what a user should look at before training; [] if nothing."""
     n_rows = sum(counts.values())
     found = []
     if repeats.n_duplicates:
@@ -195,14 +170,7 @@ def label_findings(
 def reading_findings(
     guessed_columns: Sequence[str], label_change: str, n_loose: int, first_loose: str
 ) -> list[DataFinding]:
-    """Say what was guessed while rows were read; [] if nothing.
-
-    Args:
-        guessed_columns: the label's and those of the text, where they were guessed; else empty.
-        label_change: see `mixed_label_kinds`; "" if labels do not change.
-        n_loose: rows whose quotes had to be guessed.
-        first_loose: file and line of the first of them.
-    """
+    """Say what was guessed while rows were read; [] if nothing."""
     found = []
     if guessed_columns:
         label, *texts = (f'"{brief(name)}"' for name in guessed_columns)

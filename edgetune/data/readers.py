@@ -81,11 +81,7 @@ def open_table(
 
 
 def stored_parts(path: str, encoding: str) -> Parts | None:
-    """Return the lists of rows of a JSON file, or the files of a folder, where one of them is to train on.
-
-    Raises:
-        DataError: the path is missing or cannot be read.
-    """
+    """Return the lists of rows of a JSON file, or the files of a folder, where one of them is to train on."""
     if path.startswith(HUB_PREFIX):
         return None
     place = require_exists(path)
@@ -99,11 +95,7 @@ def stored_parts(path: str, encoding: str) -> Parts | None:
 
 
 def require_exists(path: str) -> Path:
-    """Return the path if it is there.
-
-    Raises:
-        DataError: it is not; names its neighbours.
-    """
+    """Return the path if it is there."""
     place = Path(path)
     try:
         if place.is_dir() or place.is_file():
@@ -164,9 +156,6 @@ def _folder_parts(folder: Path) -> dict[str, Path]:
     """Return the parts of a data set in a folder by name; empty where it has none to train on.
 
     They are what `datasets` saved, files such as train.csv and test.csv, or folders of labels.
-
-    Raises:
-        DataError: the folder is damaged, leads out of itself, or a part comes twice.
     """
     from edgetune.data.folders import part_paths
 
@@ -181,11 +170,7 @@ def _folder_parts(folder: Path) -> dict[str, Path]:
 
 
 def folder_files(folder: Path) -> Iterator[Path]:
-    """Yield the files of a folder that are read as data.
-
-    Raises:
-        DataError: the folder is damaged, too large, or leads out of itself.
-    """
+    """Yield the files of a folder that are read as data."""
     if parts := _folder_parts(folder):
         for path in parts.values():
             yield from folder_files(path) if path.is_dir() else [path]

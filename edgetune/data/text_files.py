@@ -94,11 +94,7 @@ class TextFile:
             yield decoder.decode(b"", final=True)
 
     def lines(self) -> Iterator[str]:
-        """Yield physical lines without their ends.
-
-        Raises:
-            DataError: a line is longer than any row of text.
-        """
+        """Yield physical lines without their ends."""
         rest: list[str] = []
         n_lines = n_chars = 0
         for block in self.blocks():
@@ -123,11 +119,7 @@ class TextFile:
         )
 
     def start_lines(self) -> list[str]:
-        """Return the whole lines of `start`.
-
-        Raises:
-            DataError: the first one is longer than any row of text.
-        """
+        """Return the whole lines of `start`."""
         lines = self.start.split(self.newline)
         if len(lines[0]) > MAX_LINE_CHARS:
             raise self._long_line(1)
@@ -142,11 +134,6 @@ def _without_return(line: str) -> str:
 
 def open_text(path: Path, encoding: str, whole_line: bool = False) -> TextFile:
     """Look at a file's start and make sure that it is text.
-
-    Args:
-        path: the file.
-        encoding: as the user said, or the default.
-        whole_line: whether the start must have a whole line, however long it is.
 
     Raises:
         DataError: the file is empty, binary, or written in another encoding.

@@ -9,13 +9,13 @@ from __future__ import annotations
 import re
 import shutil
 import subprocess
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from importlib import metadata, util
+from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from edgetune.models.source import built_in_folder
 from edgetune.utils.errors import ResourceError
 from edgetune.utils.machine import ROOT, cache_folder
 
@@ -42,44 +42,15 @@ def _cache() -> Path | None:
 
 
 def _distributions() -> dict[str, str]:
-    """Return every installed distribution, by normalised name, with its version."""
-    found: dict[str, str] = {}
-    for one in metadata.distributions():
-        name = one.metadata["Name"]
-        if name:
-            found.setdefault(normal_name(name), one.version)
-    return found
+    """Return every installed distribution, by normalised name, with its version; of two, the first found."""
+    return {
+        normal_name(one.name): one.version for one in reversed(list(metadata.distributions())) if one.name
+    }
 
 
-def _own_requirements() -> list[str]:
-    """Return edgetune's requirements: from its metadata, or from the checkout it runs from."""
-    try:
-        return metadata.requires("edgetune") or []
-    except metadata.PackageNotFoundError:
-        return _checkout_requirements(Path(__file__).parents[1] / "pyproject.toml")
-
-
-def _checkout_requirements(path: Path) -> list[str]:
-    if sys.version_info >= (3, 11):
-        import tomllib
-    else:
-        import tomli as tomllib
-    if not path.is_file():
-        return []
-    project = tomllib.loads(path.read_text(encoding="utf-8")).get("project", {})
-    found = list(project.get("dependencies", []))
-    for extra, lines in project.get("optional-dependencies", {}).items():
-        for line in lines:
-            wanted, _, marker = line.partition(";")
-            found.append(f"{wanted}; {f'({marker}) and ' if marker else ''}extra == '{extra}'")
-    return found
-
-
-def _built_in_weights() -> Path | None:
-    spec = util.find_spec(MODEL_PACKAGE.replace("-", "_"))
-    if spec is None or not spec.submodule_search_locations:
-        return None
-    return Path(spec.submodule_search_locations[0]) / "model" / "model.safetensors"
+def _weights() -> Path | None:
+    folder = built_in_folder()
+    return None if folder is None else folder / "model.safetensors"
 
 
 def _ask_nvidia_smi() -> str | None:
@@ -112,8 +83,8 @@ class Environment:
     root: Path = ROOT
     cache: Path | None = field(default_factory=_cache)
     packages: Mapping[str, str] = field(default_factory=_distributions)
-    requirements: Sequence[str] = field(default_factory=_own_requirements)
-    weights: Path | None = field(default_factory=_built_in_weights)
+    requirements: Sequence[str] = field(default_factory=lambda: metadata.requires("edgetune") or [])
+    weights: Path | None = field(default_factory=_weights)
     gpus: str | None = field(default_factory=_ask_nvidia_smi)
     import_torch: bool = False
 
@@ -124,18 +95,16 @@ class Requirements:
     def __init__(self, lines: Sequence[str]) -> None:
         from packaging.requirements import Requirement
 
-        self._all = [Requirement(line) for line in lines]
+        self._all = [(one, one.marker) for one in map(Requirement, lines) if one.marker is not None]
 
     def of(self, package: str) -> list[tuple[str, Requirement]]:
         """Return the extras that bring a package on this platform, with what they ask of it."""
-        named = [one for one in self._all if normal_name(one.name) == package and one.marker is not None]
+        named = [(one, marker) for one, marker in self._all if normal_name(one.name) == package]
         return [
             (extra, one)
             for extra in EXTRAS
-            for one in named
-            if one.marker is not None
-            and one.marker.evaluate({"extra": extra})
-            and not one.marker.evaluate({"extra": ""})
+            for one, marker in named
+            if marker.evaluate({"extra": extra}) and not marker.evaluate({"extra": ""})
         ]
 
     def command(self, package: str) -> str:

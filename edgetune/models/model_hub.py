@@ -32,9 +32,6 @@ def is_hub_name(name: str) -> bool:
 def fetch_model(name: str) -> tuple[str, Path]:
     """Find a hub model's files; return its pinned name and the folder.
 
-    Args:
-        name: as above.
-
     Raises:
         MissingDependencyError: huggingface_hub is not installed.
         ModelError: there is no such model, or it cannot be had without a network.
@@ -82,11 +79,7 @@ def _cached(download: Any, repository: str, revision: str | None) -> Path | None
 
 
 def _fetched(download: Any, name: str, repository: str, revision: str | None) -> Path:
-    """Fetch a revision.
-
-    Raises:
-        ModelError: the hub did not give it.
-    """
+    """Fetch a revision."""
     try:
         return Path(download(repository, revision=revision, allow_patterns=WANTED))
     except Exception as error:

@@ -153,11 +153,7 @@ def load_example_stats(folder: Path) -> ExampleStats:
 
 
 def _check_stored(path: Path) -> None:
-    """Refuse a record that would unpack to more than the file: `save` does not compress.
-
-    Raises:
-        ValueError: it would.
-    """
+    """Refuse a record that would unpack to more than the file: `save` does not compress."""
     with ZipFile(path) as archive:
         if sum(member.file_size for member in archive.infolist()) > path.stat().st_size:
             raise ValueError("it would unpack to more than its own size")

@@ -68,11 +68,7 @@ def check_outputs(
 
 
 def refuse_taken(option: str, path: Path, reads: Iterable[str | Path], runs: Sequence[Path] = ()) -> None:
-    """Refuse an output, file or folder, in whose place something lies that is never replaced.
-
-    Raises:
-        UsageError: `option` named it.
-    """
+    """Refuse an output, file or folder, in whose place something lies that is never replaced."""
     for source in reads:
         if _holds(source, path):
             raise UsageError(f"{option} {path} is what this command reads; choose another name.")
@@ -96,16 +92,7 @@ def refuse_taken(option: str, path: Path, reads: Iterable[str | Path], runs: Seq
 
 
 def refuse_own_source(out: Path, owned: Sequence[str], reads: Iterable[str | Path | None]) -> None:
-    """Refuse to write a folder anew from something that lies in it and would be removed first.
-
-    Args:
-        out: the folder.
-        owned: names of files and folders in it that are removed or replaced.
-        reads: files and folders that the command reads.
-
-    Raises:
-        UsageError: one of them lies there.
-    """
+    """Refuse to write a folder anew from something that lies in it and would be removed first."""
     home = Path(os.path.realpath(out))
     for source in reads:
         if source is None or str(source).startswith(HUB_PREFIX):
@@ -122,12 +109,6 @@ def check_comparison_folder(
     folder: Path, grid: Mapping[str, Any], reads: Iterable[str | None], overwrite: bool
 ) -> None:
     """Refuse to compare in a folder that is somebody else's, or that would lose finished runs.
-
-    Args:
-        folder: to write to; it may not exist yet.
-        grid: the comparison's, as plain values.
-        reads: files and folders that the command reads.
-        overwrite: whether runs with other settings may be replaced.
 
     Raises:
         RunError: it holds something that is no comparison.
@@ -212,11 +193,7 @@ def _is_surely_run(home: Path) -> bool:
 
 
 def write_output(path: Path, text: str) -> None:
-    """Write a file that the user asked for; it appears whole or not at all.
-
-    Raises:
-        ResourceError: the disk is full, or the folder cannot be written.
-    """
+    """Write a file that the user asked for; it appears whole or not at all."""
     with disk_errors(path):
         write_atomic(path, text)
 

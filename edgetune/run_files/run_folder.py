@@ -64,11 +64,7 @@ class RunFolder:
     """Creates and fills one run's folder; one process at a time."""
 
     def __init__(self, path: Path, overwrite: bool) -> None:
-        """Check that the folder may be written; nothing is created yet.
-
-        Raises:
-            RunError: there is something already.
-        """
+        """Check that the folder may be written; nothing is created yet."""
         self.path = path
         self._overwrite = overwrite
         if not path.exists() or (path.is_dir() and all(found.name == LOCK for found in path.iterdir())):
@@ -83,11 +79,7 @@ class RunFolder:
 
     @classmethod
     def reopened(cls, path: Path) -> RunFolder:
-        """Return the folder of a run that is there, to be written to further once it is locked.
-
-        Raises:
-            RunError: it is none.
-        """
+        """Return the folder of a run that is there, to be written to further once it is locked."""
         if not path.is_dir() or not is_run_folder(path):
             raise RunError(f"{path} is not an edgetune run; give the folder of an interrupted run.")
         folder = cls.__new__(cls)
@@ -95,14 +87,7 @@ class RunFolder:
         return folder
 
     def create(self, stack: contextlib.ExitStack) -> None:
-        """Make the folder, in place of an earlier run when that was allowed; nobody else writes there then.
-
-        Args:
-            stack: lets go of the folder when it is closed.
-
-        Raises:
-            RunError: another process writes there, or did so meanwhile.
-        """
+        """Make the folder, in place of an earlier run when that was allowed, and lock it."""
         private_folder(self.path)  # a user's texts are the user's
         self.lock(stack)
         if is_run_folder(self.path) and not self._overwrite:
@@ -112,11 +97,7 @@ class RunFolder:
                 self.remove(name)
 
     def lock(self, stack: contextlib.ExitStack) -> None:
-        """Keep other processes from writing to the folder; a lock dies with its process.
-
-        Raises:
-            RunError: another one writes there.
-        """
+        """Keep other processes from writing to the folder; a lock dies with its process."""
         stack.enter_context(exclusive_lock(self.path))
         finish_placing(self.path)
 
@@ -133,12 +114,7 @@ class RunFolder:
         self.write_text("bad_rows.jsonl", "".join(path.read_text(encoding="utf-8") for path in files))
 
     def save_model(self, write: Callable[[Path], None], under: str = "") -> Path:
-        """Let `write` fill a temporary folder with `model/` and `onnx/`, then rename both into place.
-
-        Args:
-            write: writes the two folders.
-            under: a subfolder of the run to put them in.
-        """
+        """Let `write` fill a temporary folder with `model/` and `onnx/`, then rename both into place."""
         return self._save(write, MODELS, under)
 
     def save_ensemble(self, write: Callable[[Path], None]) -> Path:
@@ -184,11 +160,7 @@ class RunFolder:
 
 @contextlib.contextmanager
 def exclusive_lock(folder: Path) -> Iterator[None]:
-    """Keep other processes from writing to a folder meanwhile; a lock dies with its process.
-
-    Raises:
-        RunError: another one writes there.
-    """
+    """Keep other processes from writing to a folder meanwhile; a lock dies with its process."""
     from filelock import FileLock, Timeout  # a tenth of a second that reading a run does without
 
     lock = FileLock(folder / LOCK, timeout=0)
@@ -260,11 +232,7 @@ def disk_is_full(error: Exception, folder: Path) -> bool:
 
 @contextlib.contextmanager
 def disk_errors(path: Path) -> Iterator[None]:
-    """Say in a sentence that there is no room, no permission, or no such place.
-
-    Raises:
-        ResourceError: the disk is full or `path` cannot be written.
-    """
+    """Say in a sentence that there is no room, no permission, or no such place."""
     try:
         yield
     except EdgetuneError:

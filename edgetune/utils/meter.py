@@ -58,12 +58,7 @@ class Meter:
     """Splits wall-clock seconds by phase."""
 
     def __init__(self, already_s: float = 0.0, clock: Callable[[], float] = awake_or_asleep_s) -> None:
-        """Start in the phase `load`.
-
-        Args:
-            already_s: seconds that had passed before (the process's start-up), counted as `load`.
-            clock: monotonic seconds, that go on while the machine sleeps.
-        """
+        """Start in the phase `load`."""
         self._clock = clock
         self._start = clock() - already_s
         self._since = self._start
@@ -90,12 +85,7 @@ class Meter:
             self._stack.pop()
 
     def resume_from(self, spent_s: dict[str, float], lost_s: float) -> None:
-        """Count the seconds of a run that was broken off, and goes on here, as this run's.
-
-        Args:
-            spent_s: by phase, up to the checkpoint.
-            lost_s: after it; what was done in them is done again.
-        """
+        """Count the seconds of a run that was broken off, and goes on here, as this run's."""
         for name, seconds in {**spent_s, "lost": spent_s.get("lost", 0.0) + lost_s}.items():
             self._spent[name] += seconds
             self._start -= seconds
