@@ -22,12 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from edgetune.utils.cache import private_folder
-from edgetune.utils.errors import (
-    EdgetuneError,
-    ModelError,
-    ResourceError,
-    RunError,
-)
+from edgetune.utils.errors import EdgetuneError, ModelError, ResourceError, RunError
 from edgetune.utils.failpoints import failpoint
 from edgetune.utils.files import os_error_in, sync, sync_tree, write_atomic
 
@@ -48,14 +43,29 @@ OWN = (
 LOCK = ".lock"
 SCRATCH, READY, WITHOUT = ".saving-", ".ready", ".without-"
 
-NO_ROOM = (errno.ENOSPC, errno.EFBIG, *([errno.EDQUOT] if hasattr(errno, "EDQUOT") else []))
+NO_ROOM = {getattr(errno, name, None) for name in ("ENOSPC", "EFBIG", "EDQUOT")}
 """The disk is full, a file may not grow further, a user may not have more."""
-NO_PLACE = (
-    *(errno.EACCES, errno.EROFS, errno.EPERM),
-    *(errno.EEXIST, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG, errno.ELOOP, errno.EINVAL),
-    *(errno.EIO, errno.ENXIO, errno.ENODEV, errno.EBUSY, errno.ENOLCK, errno.EOPNOTSUPP),
-    *([errno.ESTALE] if hasattr(errno, "ESTALE") else []),
-)
+NO_PLACE = {
+    getattr(errno, name, None)
+    for name in [
+        "EACCES",
+        "EROFS",
+        "EPERM",
+        "EEXIST",
+        "ENOTDIR",
+        "EISDIR",
+        "ENAMETOOLONG",
+        "ELOOP",
+        "EINVAL",
+        "EIO",
+        "ENXIO",
+        "ENODEV",
+        "EBUSY",
+        "ENOLCK",
+        "EOPNOTSUPP",
+        "ESTALE",
+    ]
+}
 """Not allowed, the path leads to no place for a file, or the device fails or cannot do it."""
 ALMOST_NOTHING = 1 << 16  # bytes free that a writer which ran out of space may leave
 
@@ -114,36 +124,38 @@ class RunFolder:
         self.write_text("bad_rows.jsonl", "".join(path.read_text(encoding="utf-8") for path in files))
 
     def save_model(self, write: Callable[[Path], None], under: str = "") -> Path:
-        """Let `write` fill a temporary folder with `model/` and `onnx/`, then rename both into place."""
-        return self._save(write, MODELS, under)
+        """Let `write` fill a temporary folder with `model/` and `onnx/`, then rename both into place.
+
+        `under` is a subfolder of the run to put them in.
+        """
+        return self._save(write, MODELS, self.path / under)
 
     def save_ensemble(self, write: Callable[[Path], None]) -> Path:
         """Let `write` fill a temporary folder with `ensemble/`, then rename it into place."""
-        return self._save(write, (ENSEMBLE,), "")
+        return self._save(write, (ENSEMBLE,), self.path)
 
-    def _save(self, write: Callable[[Path], None], names: tuple[str, ...], under: str) -> Path:
+    def _save(self, write: Callable[[Path], None], names: tuple[str, ...], home: Path) -> Path:
         """Write folders of these names aside, then rename them into place; return the first one's path."""
-        home = self.path / under
         home.mkdir(exist_ok=True)
-        scratch = Path(tempfile.mkdtemp(prefix=SCRATCH, dir=self.path))
         failpoint("model-begun")
-        try:
-            write(scratch)
-            for name in names:
-                if not (scratch / name).is_dir():  # an older one would not be the model beside it
-                    (scratch / f"{WITHOUT}{name}").touch()
-            for path in scratch.rglob("*"):
-                path.chmod(0o755 if path.is_dir() else 0o644)
-            failpoint("model-written")
-            sync_tree(scratch)
-            os.replace(scratch, home / READY)
-            sync(home)
-        except Exception as error:
-            if disk_is_full(error, self.path):
-                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self.path)) from error
-            raise
-        finally:
-            shutil.rmtree(scratch, ignore_errors=True)
+        with tempfile.TemporaryDirectory(prefix=SCRATCH, dir=self.path, ignore_cleanup_errors=True) as name:
+            scratch = Path(name, "new")
+            scratch.mkdir()
+            try:
+                write(scratch)
+                for name in names:
+                    if not (scratch / name).is_dir():  # an older one would not be the model beside it
+                        (scratch / f"{WITHOUT}{name}").touch()
+                for path in scratch.rglob("*"):
+                    path.chmod(0o755 if path.is_dir() else 0o644)
+                failpoint("model-written")
+                sync_tree(scratch)
+                os.replace(scratch, home / READY)
+                sync(home)
+            except Exception as error:
+                if disk_is_full(error, self.path):
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self.path)) from error
+                raise
         failpoint("model-ready")
         _put_in_place(home)
         failpoint("model-placed")
@@ -190,10 +202,14 @@ def finish_placing(path: Path) -> None:
         if (home / READY).is_dir():
             _put_in_place(home)
     for scratch in [*path.glob(f"{SCRATCH}*"), *path.glob(f"{CHECKPOINTS}/.*.tmp"), *path.glob(".*.tmp")]:
-        if scratch.is_dir():
-            shutil.rmtree(scratch, ignore_errors=True)
-        else:
-            scratch.unlink(missing_ok=True)
+        _remove(scratch)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def finish_placing_if_idle(path: Path) -> None:

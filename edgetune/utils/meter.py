@@ -36,22 +36,10 @@ LONGEST_STARTUP_S = 10.0
 
 def awake_or_asleep_s() -> float:
     """Return monotonic seconds that go on while the machine sleeps, where the system has such a clock."""
-    return _read_clock()
-
-
-def _find_clock() -> Callable[[], float]:
-    """Linux's monotonic clock stops in a suspended machine; its boot-time clock does not."""
-    boottime = getattr(time, "CLOCK_BOOTTIME", None)
-    if boottime is None:
-        return time.monotonic
-    try:
-        time.clock_gettime(boottime)
-    except OSError:
-        return time.monotonic
-    return lambda: time.clock_gettime(boottime)
-
-
-_read_clock = _find_clock()
+    try:  # Linux's monotonic clock stops in a suspended machine; its boot-time clock does not
+        return time.clock_gettime(time.CLOCK_BOOTTIME)
+    except (AttributeError, OSError):
+        return time.monotonic()
 
 
 class Meter:
