@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from types import SimpleNamespace
 from typing import Any, Protocol
 
 import numpy as np
@@ -34,7 +34,6 @@ class TokenizedBatch(Protocol):
     def tokens(self) -> IntArray: ...
     @property
     def offsets(self) -> IntArray: ...
-    def __len__(self) -> int: ...
 
 
 class TokenizedRows(Protocol):
@@ -89,25 +88,14 @@ class Words:
         part.lengths, part.text_hashes = self.lengths[rows], self.text_hashes[rows]
         return part
 
-    def batch(self, rows: IntArray) -> WordBatch:
+    def batch(self, rows: IntArray) -> TokenizedBatch:
         """Return the words of some rows."""
         found = [self._rows[row] for row in rows.tolist()]
         offsets = np.concatenate(([0], np.cumsum([len(row) for row in found])))
-        return WordBatch(np.concatenate(found), offsets)
+        return SimpleNamespace(tokens=np.concatenate(found), offsets=offsets)
 
     def release(self) -> None:
         """Do nothing: all is in memory."""
-
-
-@dataclass(frozen=True)
-class WordBatch:
-    """Words of some rows (t,), row after row, and where each begins (n + 1,)."""
-
-    tokens: IntArray
-    offsets: IntArray
-
-    def __len__(self) -> int:
-        return len(self.offsets) - 1
 
 
 def near_duplicates(view: TokenizedRows, rows: IntArray) -> list[IntArray]:
@@ -210,7 +198,7 @@ def _bigrams(view: TokenizedRows) -> Iterator[tuple[IntArray, IntArray]]:
     for start in range(0, len(view), ROWS_AT_ONCE):
         batch = view.batch(np.arange(start, min(start + ROWS_AT_ONCE, len(view))))
         tokens = batch.tokens.astype(np.int64)
-        rows = np.repeat(np.arange(len(batch)), np.diff(batch.offsets))
+        rows = np.repeat(np.arange(len(batch.offsets) - 1), np.diff(batch.offsets))
         ordinary = np.ones(len(tokens), dtype=np.bool_)
         for ends in (tokens[batch.offsets[:-1]], tokens[batch.offsets[1:] - 1]):
             if (ends == ends[0]).all():

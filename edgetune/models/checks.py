@@ -131,7 +131,12 @@ def check_folder(name: str, folder: Path) -> dict[str, Any]:
     for path in weights:
         check_safetensors(path)
     check_index(folder, weights)
-    _check_room(folder, weights)
+    has_mb, needs_mb = memory_mb(), sum(path.stat().st_size for path in weights) / 1e6
+    if has_mb is not None and needs_mb > has_mb:
+        raise ModelError(
+            f"{folder} has {needs_mb / 1e3:,.1f} GB of weights, but this machine has {has_mb / 1e3:,.1f} GB "
+            "of memory; choose a smaller model."
+        )
     for file in TOKENIZER_FILES:
         check_size(folder / file, MAX_TOKENIZER_BYTES)
     return config
@@ -261,16 +266,6 @@ def check_index(folder: Path, weights: list[Path]) -> None:
         raise ModelError(
             f"{path} refers to {strange[0]!r}, which is not one of the safetensors files in the folder; save "
             "the model again."
-        )
-
-
-def _check_room(folder: Path, weights: list[Path]) -> None:
-    """Refuse weights that are larger than the machine's memory."""
-    has_mb, needs_mb = memory_mb(), sum(path.stat().st_size for path in weights) / 1e6
-    if has_mb is not None and needs_mb > has_mb:
-        raise ModelError(
-            f"{folder} has {needs_mb / 1e3:,.1f} GB of weights, but this machine has {has_mb / 1e3:,.1f} GB "
-            "of memory; choose a smaller model."
         )
 
 
