@@ -160,9 +160,9 @@ def check_size(path: Path, most: int) -> None:
         )
 
 
-def read_model_json(path: Path) -> Any:
+def read_model_json(path: Path, most: int = MAX_JSON_BYTES) -> Any:
     """Read a JSON file of a model, if its size is sane."""
-    check_size(path, MAX_JSON_BYTES)
+    check_size(path, most)
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except RecursionError:

@@ -10,12 +10,11 @@ Where config and tables differ, transformers draws the tables anew without an er
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from edgetune.models.checks import MAX_TOKENIZER_BYTES, TOKENIZER_FILES, check_size, weight_files
+from edgetune.models.checks import MAX_TOKENIZER_BYTES, TOKENIZER_FILES, read_model_json, weight_files
 from edgetune.utils.errors import ModelError
 
 OFFSET_POSITIONS = {"roberta", "xlm-roberta", "camembert", "mpnet", "xlm-roberta-xl", "longformer", "ernie_m"}
@@ -138,12 +137,7 @@ def _token_ids(path: Path) -> Iterator[tuple[str, int]]:
 
 
 def _read(path: Path) -> dict[str, Any]:
-    """Read a JSON object of a tokenizer."""
-    check_size(path, MAX_TOKENIZER_BYTES)
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise ModelError(f"{path} is damaged ({str(error)[:100]}); copy the model again.") from error
+    found = read_model_json(path, MAX_TOKENIZER_BYTES)
     if not isinstance(found, dict):
         raise ModelError(f"{path} is damaged (it is no JSON object); copy the model again.")
     return found
