@@ -27,7 +27,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 
 from edgetune.compare.grid import cells_of, load_grid, make_grid
 from edgetune.config.toml_config import load_config, make_config
-from edgetune.data import arrow, json_rows, parquet, token_build
+from edgetune.data import arrow, json_rows, token_build
 from edgetune.data.examples import DataOptions, Example, read_examples
 from edgetune.data.readers import open_table
 from edgetune.data.table import LONG_LABEL, LONG_TEXT, UNREADABLE_JSON, BadRow
@@ -258,7 +258,7 @@ def test_parquet_values_that_repeat_the_one_before(tmp_path: Path) -> None:
     with pa.parquet.ParquetFile(path) as opened:
         stored = opened.metadata.row_group(0).column(0).total_uncompressed_size
         assert stored < 2 * MB
-        assert parquet.batch_rows(opened, ["text"], [0]) * stored <= limits.MAX_BATCH_BYTES
+        assert arrow.batch_rows(opened, ["text"], [0]) * stored <= limits.MAX_BATCH_BYTES
 
 
 def test_parquet_that_says_that_it_is_a_bomb(tmp_path: Path) -> None:
@@ -274,7 +274,7 @@ def test_a_batch_of_parquet_that_is_too_large(tmp_path: Path, monkeypatch: pytes
     texts = [os.urandom(20_000 if i < 10 else 20).hex() for i in range(1_000)]
     pa.parquet.write_table(pa.table({"text": texts, "label": ["a", "b"] * 500}), path, use_dictionary=False)
     assert len(read(path)[0]) == 1_000
-    monkeypatch.setattr(limits, "MAX_BATCH_BYTES", 100_000)
+    monkeypatch.setattr(arrow, "MAX_BATCH_BYTES", 100_000)
     with pytest.raises(DataError, match="remove the longest texts"):
         read(path)
 
