@@ -27,23 +27,17 @@ ROWS_AT_ONCE, FILTER_BITS = 8192, 22
 _WORD = re.compile(r"[\u3040-\u9fff]|\w+")
 
 
-class TokenizedBatch(Protocol):
-    """Tokens (t,) of some rows, row after row, and where each begins (n + 1,)."""
-
-    @property
-    def tokens(self) -> IntArray: ...
-    @property
-    def offsets(self) -> IntArray: ...
-
-
 class TokenizedRows(Protocol):
-    """What is read of rows here: a `TokenView`, or `Words`."""
+    """What is read of rows here: a `TokenView`, or `Words`.
+
+    A batch has the `tokens` (t,) of some rows, row after row, and `offsets` (n + 1,) where each begins.
+    """
 
     @property
     def lengths(self) -> IntArray: ...
     def __len__(self) -> int: ...
     def subset(self, rows: IntArray) -> TokenizedRows: ...
-    def batch(self, rows: IntArray) -> TokenizedBatch: ...
+    def batch(self, rows: IntArray) -> Any: ...
     def release(self) -> None: ...
 
 
@@ -88,7 +82,7 @@ class Words:
         part.lengths, part.text_hashes = self.lengths[rows], self.text_hashes[rows]
         return part
 
-    def batch(self, rows: IntArray) -> TokenizedBatch:
+    def batch(self, rows: IntArray) -> SimpleNamespace:
         """Return the words of some rows."""
         found = [self._rows[row] for row in rows.tolist()]
         offsets = np.concatenate(([0], np.cumsum([len(row) for row in found])))
