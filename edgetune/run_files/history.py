@@ -19,8 +19,8 @@ then one in two, after 80,000 one in four, and so on: 20,000 for each doubling o
 from __future__ import annotations
 
 import os
+from contextlib import AbstractContextManager
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Protocol
 
 from pydantic_core import to_json
@@ -53,7 +53,7 @@ class Recorder(Protocol):
     def append(self, /, **fields: Any) -> None: ...
 
 
-class HistoryWriter:
+class HistoryWriter(AbstractContextManager["HistoryWriter"]):
     """Appends lines to a history; each is on its way to disk, whole, when `append` returns.
 
     Opening a history that a killed process left with a torn last line cuts that line off first.
@@ -65,12 +65,7 @@ class HistoryWriter:
         _drop_torn_line(path)
         self._file = path.open("ab", buffering=0)
 
-    def __enter__(self) -> HistoryWriter:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def append_evaluation(self, t_s: float, epoch: int, found: Evaluation) -> None:

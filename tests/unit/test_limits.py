@@ -27,7 +27,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 
 from edgetune.compare.grid import cells_of, load_grid, make_grid
 from edgetune.config.toml_config import load_config, make_config
-from edgetune.data import arrow, json_rows, token_build
+from edgetune.data import arrow, json_rows
 from edgetune.data.examples import DataOptions, Example, read_examples
 from edgetune.data.readers import open_table
 from edgetune.data.table import LONG_LABEL, LONG_TEXT, UNREADABLE_JSON, BadRow
@@ -389,13 +389,6 @@ def test_a_long_text_is_tokenized_as_far_as_it_is_kept(tmp_path: Path, spec: Tok
     store = open_tokens(str(path), DataOptions(), spec, tmp_path / "cache", 0.0)
     assert store.batch(np.array([0, 1])).tokens.tolist() == [1] * 8 + [2]
     assert store.n_truncated == 2  # the long one, and the one of which the end was not even looked at
-
-
-def test_chunks_of_long_texts_are_short() -> None:
-    texts = [Example(i, "x" * MB, None, "a") for i in range(20)]
-    assert [len(chunk) for chunk in token_build.chunk_examples(iter(texts))] == [5, 5, 5, 5]
-    few = [Example(i, "x", None, "a") for i in range(2_001)]
-    assert [len(chunk) for chunk in token_build.chunk_examples(iter(few))] == [1_000, 1_000, 1]
 
 
 @pytest.mark.parametrize(
