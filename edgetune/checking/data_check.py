@@ -356,7 +356,6 @@ def _thinned(examples: Sequence[Example]) -> Sequence[Example]:
 
 
 def _reading(table: Table, chosen: Columns, options: DataOptions) -> Iterator[ReadingFact]:
-    """Yield how a file was read."""
     guessed = " (guessed)" if chosen.guessed else ""
     texts = " and ".join(f'"{brief(table.columns[i])}"' for i in chosen.text)
     yield ReadingFact("text", texts + ("" if options.text else guessed), "--text")
@@ -408,7 +407,6 @@ def _cut(limit: int, n_tokens: IntArray) -> CutShare:
 
 
 def _conflicts(sample: Sequence[Example], words: Words) -> Iterator[ConflictingText]:
-    """Yield some texts of the sample with several labels."""
     order = np.argsort(words.text_hashes, kind="stable")
     starts = np.flatnonzero(np.diff(words.text_hashes[order])) + 1
     n_found = 0
@@ -472,7 +470,6 @@ def _cross_validated(
 
 
 def _row_findings(rows: _Rows, n_rows: int, is_cut: bool) -> Iterator[DataFinding]:
-    """Yield what can be said of rows that were left out."""
     if is_cut:
         yield DataFinding(
             f"Only the first {n_rows:,} usable rows were read; the file is too large for a check."
@@ -495,7 +492,6 @@ def _row_findings(rows: _Rows, n_rows: int, is_cut: bool) -> Iterator[DataFindin
 
 
 def _label_problems(path: str, counts: dict[str, int]) -> Iterator[DataFinding]:
-    """Yield why nothing could be trained on labels."""
     if len(counts) == 1:
         (name,) = counts
         text = f'Every row has the label "{brief(name)}"; a classifier needs at least two different ones. '
@@ -511,7 +507,6 @@ def _sample_findings(
     validated: CrossValidation | None,
     encoder: str,
 ) -> Iterator[DataFinding]:
-    """Yield what can be said of the sample's texts."""
     cut = _cut(config.data.max_length, n_tokens)
     if cut.share >= MEND_RATE:
         text = f"{percent(cut.share)} of the texts have more than {cut.max_length} tokens and are truncated"
@@ -537,7 +532,6 @@ def _sample_findings(
 def _eval_findings(
     config: RunConfig, options: DataOptions, rows: _Rows, names: Sequence[str]
 ) -> list[DataFinding]:
-    """Say what the evaluation rows share with the training rows, and which labels only they have."""
     path, part = config.data.eval, None
     if path is None:
         path = config.data.train

@@ -168,7 +168,6 @@ def read_arrow(path: Path) -> Table:
 
 
 def _arrow_files(name: str, paths: Sequence[Path]) -> Table:
-    """Open Arrow files that follow each other."""
     with _translated(paths[0]), _open_arrow(paths[0]) as (schema, _):
         pass
 
@@ -220,7 +219,6 @@ def _damaged_folder(folder: Path) -> Iterator[None]:
 
 
 def _names_inside(folder: Path, names: Sequence[str]) -> list[Path]:
-    """Return what lies in a folder under some names."""
     if max(map(len, names), default=0) > MAX_NAME_CHARS:
         raise ValueError("it refers to a file whose name is too long")
     return [resolves_inside(folder / name, folder) for name in names]
@@ -322,7 +320,6 @@ def _paths(above: tuple[str, ...], kind: Any) -> Iterator[tuple[str, ...]]:
 
 
 def _values(batch: Any, place: Sequence[str], names: list[str] | None) -> Iterator[Any]:
-    """Yield what lies at a path in each row of a batch."""
     cells = _named(batch.column(place[0]), names)
     return cells if len(place) == 1 else (value_at(cell, place[1:]) for cell in cells)
 

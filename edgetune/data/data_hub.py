@@ -127,7 +127,6 @@ def reachable() -> bool:
 
 
 def _hub_error(names: Sequence[str], split: str, error: Exception) -> DataError | ResourceError:
-    """Say whether the hub could not be reached or does not have it."""
     chain: list[BaseException] = [error]
     while (cause := chain[-1].__cause__ or chain[-1].__context__) is not None and cause not in chain:
         chain.append(cause)

@@ -118,7 +118,6 @@ def _holds_labels(folder: Path) -> bool:
 
 
 def _starts_of_files(folder: Path) -> bytes:
-    """Return the beginning of some files, to judge their encoding by."""
     files = list(label_files(folder))
     step = max(1, len(files) // MAX_JUDGED_FILES)
     return b"\n".join(read_start(path, JUDGED_BYTES) for path in files[::step])

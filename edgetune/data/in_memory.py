@@ -92,7 +92,6 @@ def texts_of(data: Texts, options: DataOptions) -> list[str | tuple[str, str]]:
 
 
 def _text_item(number: int, item: Any) -> str | tuple[str, str]:
-    """Return an item of a list as a text or a pair of texts."""
     if isinstance(item, str):
         return _encodable(number, item)
     if isinstance(item, tuple | list) and len(item) == 2 and all(isinstance(part, str) for part in item):
@@ -121,7 +120,6 @@ def _described(item: Any) -> str:
 
 
 def _items(data: Any, wanted: str) -> list[Any]:
-    """Return the items of a list or of another iterable."""
     if isinstance(data, str | bytes | Mapping) or not isinstance(data, Iterable):
         raise UsageError(f"Data {_described(data)} cannot be read; {wanted}.")
     return list(data)
@@ -250,7 +248,6 @@ def _written(table: Table, cache_dir: os.PathLike[str]) -> str:
 
 
 def _json_value(value: Any) -> Any:
-    """Return a value as JSON has it; bytes as text, and None for bytes that are no text."""
     if isinstance(value, bytes):
         try:
             return value.decode()

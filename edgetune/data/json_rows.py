@@ -100,7 +100,6 @@ def json_parts(path: Path, encoding: str) -> Parts | None:
 
 
 def _part(name: str, keys: Sequence[str], part: str | None) -> str:
-    """Return the key of the rows that are asked for."""
     if part is not None:
         return part
     parts = Parts.of(keys)
@@ -136,7 +135,6 @@ def _whole(line: str) -> dict[str, Any] | list[Any] | None:
 
 
 def _objects_by_line(file: TextFile) -> Iterator[tuple[int, Any] | BadRow]:
-    """Yield (line, value) for every line that is not blank."""
     for number, line in enumerate(file.lines(), start=1):
         if not line or line.isspace():
             continue
@@ -356,7 +354,6 @@ class _JsonStream:
         )
 
     def _string(self) -> str:
-        """Decode a key and the colon after it."""
         if self._peek() != '"':
             raise self._unreadable()
         key = self.value()

@@ -208,7 +208,6 @@ def _slot(bigrams: IntArray) -> IntArray:
 
 
 def _matrix(rows: IntArray, columns: IntArray, shape: tuple[int, int]) -> Any:
-    """Return which rows have which bigrams, sparse."""
     from scipy.sparse import csr_matrix
 
     found = csr_matrix((np.ones(len(rows), dtype=np.int32), (rows, columns)), shape=shape)

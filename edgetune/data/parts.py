@@ -74,7 +74,6 @@ def column_parts(table: Table, taken: Sequence[str]) -> Parts | None:
 
 
 def _values(table: Table, at: int) -> Iterator[str]:
-    """Yield what a column holds, in lower case."""
     return (_plain(row[1][0]) for row in table.read((at,)) if not isinstance(row, BadRow))
 
 

@@ -117,7 +117,6 @@ def require_exists(path: str) -> Path:
 
 
 def _neighbours(place: Path) -> str:
-    """Suggest what the user may have meant from what is in the folder."""
     if not place.parent.is_dir():
         return f" The folder {place.parent} does not exist either."
     try:
@@ -139,7 +138,6 @@ def _neighbours(place: Path) -> str:
 
 
 def _kind_of(place: Path, suffix: str) -> str:
-    """Return parquet, arrow, json or delimited."""
     for kind, suffixes in _SUFFIXES.items():
         if suffix in suffixes:
             return kind

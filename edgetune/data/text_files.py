@@ -170,7 +170,6 @@ def encoding_advice(path: str) -> str:
 
 
 def _check_decoded(file: TextFile, encoding: str, start: bytes) -> None:
-    """Refuse a file most of which is in another encoding."""
     if file.start.isascii() or not _UNDECODABLE.search(file.start):
         return
     lines = file.start_lines()

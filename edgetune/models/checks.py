@@ -195,7 +195,6 @@ def check_config(name: str, path: Path) -> dict[str, Any]:
 
 
 def _no_weights(folder: Path) -> ModelError:
-    """Say that there is nothing that may be read, and what there is instead."""
     pickles = sorted(path.name for path in folder.iterdir() if path.suffix in PICKLES)
     if not pickles:
         return ModelError(

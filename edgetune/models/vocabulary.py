@@ -108,7 +108,6 @@ def _size_setting(tensor: str, config: Mapping[str, Any]) -> str | None:
 
 
 def _tokenizers_pad(folder: Path) -> int | None:
-    """Return the id of the tokenizer's own pad token."""
     tokenizer_file = folder / "tokenizer.json"
     for path in (folder / "tokenizer_config.json", folder / "special_tokens_map.json"):
         told = _read(path).get("pad_token") if path.is_file() and tokenizer_file.is_file() else None

@@ -27,6 +27,7 @@ from edgetune.utils.parsing import read_json_file
 COMPARISON = ("cells", "data", "grid.json", "plans.json", "results.jsonl", "table.md")
 """What a comparison keeps in its folder."""
 GRID = "grid.json"
+_EXPORTING = ".edgetune-exporting-"  # what an export that was killed leaves
 
 
 def check_outputs(
@@ -83,7 +84,8 @@ def refuse_taken(option: str, path: Path, reads: Iterable[str | Path], runs: Seq
             raise UsageError(f"{option} {path} is in the folder of that run; choose another folder.")
     for home in real.parents:
         first = real.relative_to(home).parts[0]
-        if is_run_folder(home) and (first in OWN or _is_surely_run(home)):
+        n_markers = sum((home / name).exists() for name in MARKERS)  # other projects have a config.toml, too
+        if n_markers > 1 or (n_markers and first in OWN):
             raise UsageError(f"{option} {path} is in the folder of that run ({home}); choose another folder.")
         if first in COMPARISON and (home / GRID).exists():
             raise UsageError(
@@ -159,7 +161,6 @@ def sources_of(folder: Path) -> Iterator[str]:
 
 
 def _json(path: Path) -> dict[str, Any]:
-    """Return the object in a JSON file, {} where there is none that can be read."""
     with contextlib.suppress(OSError, ValueError, RecursionError):
         found = read_json_file(path)
         return found if isinstance(found, dict) else {}
@@ -185,11 +186,6 @@ def _holds(source: str | Path, path: Path) -> bool:
         pass
     inside = Path(os.path.realpath(source)) in Path(os.path.realpath(path)).parents
     return inside and os.path.isfile(path) and os.path.isdir(source)
-
-
-def _is_surely_run(home: Path) -> bool:
-    """Return whether a folder is a run's beyond doubt: other projects have a `config.toml` too."""
-    return sum((home / name).exists() for name in MARKERS) >= 2
 
 
 def write_output(path: Path, text: str) -> None:
@@ -218,7 +214,9 @@ def export_folder(
         RunError: there is something already.
         ResourceError: the disk is full, or the folder cannot be written.
     """
-    if out.exists() and (not out.is_dir() or any(not _is_left_behind(path) for path in out.iterdir())):
+    if out.exists() and (
+        not out.is_dir() or not all(path.name.startswith(_EXPORTING) for path in out.iterdir())
+    ):
         if not exported(out):
             raise RunError(f"{out} exists but does not contain {contents}; choose another folder with --out.")
         if not overwrite:
@@ -248,11 +246,3 @@ def export_folder(
                     shutil.rmtree(real, ignore_errors=True)
                 raise
         sync(real)
-
-
-_EXPORTING = ".edgetune-exporting-"
-
-
-def _is_left_behind(path: Path) -> bool:
-    """Return whether an export that was killed left a folder."""
-    return path.name.startswith(_EXPORTING)
