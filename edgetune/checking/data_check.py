@@ -257,11 +257,7 @@ class _Rows:
         self.guess = (guess.label, *guess.text)
 
     def counted(self, path: str, options: DataOptions) -> Iterator[Example]:
-        """Yield the usable rows of a file, their texts cut to what is looked at.
-
-        Raises:
-            DataError: there are more labels than a classifier can have.
-        """
+        """Yield the usable rows of a file, their texts cut to what is looked at."""
         numbers: dict[str, int] = {}  # of labels, or of sets of them
         for example in read_examples(path, options, self.add_bad, self.add_loose, self.set_guess):
             self.n_rows += 1
@@ -299,11 +295,6 @@ class _Rows:
 
 def check_data(config: RunConfig, model_loader: ModelLoader, say: Say = lambda text: None) -> DataCheck:
     """Check the labelled text of a config.
-
-    Args:
-        config: which data, and how to read it.
-        model_loader: of the encoder whose vocabulary is to write the texts.
-        say: is told what takes a while.
 
     Raises:
         DataError: the file is missing, or no row can be used.
@@ -381,7 +372,6 @@ def _thinned(examples: Sequence[Example]) -> Sequence[Example]:
 
 
 def _reading(table: Table, chosen: Columns, options: DataOptions) -> Iterator[ReadingFact]:
-    """Yield how a file was read."""
     guessed = " (guessed)" if chosen.guessed else ""
     texts = " and ".join(f'"{brief(table.columns[i])}"' for i in chosen.text)
     yield ReadingFact("text", texts + ("" if options.text else guessed), "--text")
@@ -433,7 +423,6 @@ def _cut(limit: int, n_tokens: IntArray) -> CutShare:
 
 
 def _conflicts(sample: Sequence[Example], words: Words) -> Iterator[ConflictingText]:
-    """Yield some texts of the sample with several labels."""
     order = np.argsort(words.text_hashes, kind="stable")
     starts = np.flatnonzero(np.diff(words.text_hashes[order])) + 1
     n_found = 0
@@ -497,7 +486,6 @@ def _cross_validated(
 
 
 def _row_findings(rows: _Rows, n_rows: int, is_cut: bool) -> Iterator[DataFinding]:
-    """Yield what can be said of rows that were left out."""
     if is_cut:
         yield DataFinding(
             f"Only the first {n_rows:,} usable rows were read; the file is too large for a check."
@@ -520,7 +508,6 @@ def _row_findings(rows: _Rows, n_rows: int, is_cut: bool) -> Iterator[DataFindin
 
 
 def _label_problems(path: str, counts: dict[str, int]) -> Iterator[DataFinding]:
-    """Yield why nothing could be trained on labels."""
     if len(counts) == 1:
         (name,) = counts
         text = f'Every row has the label "{brief(name)}"; a classifier needs at least two different ones. '
@@ -536,7 +523,6 @@ def _sample_findings(
     validated: CrossValidation | None,
     encoder: str,
 ) -> Iterator[DataFinding]:
-    """Yield what can be said of the sample's texts."""
     cut = _cut(config.data.max_length, n_tokens)
     if cut.share >= MEND_RATE:
         text = f"{percent(cut.share)} of the texts have more than {cut.max_length} tokens and are truncated"
@@ -562,7 +548,6 @@ def _sample_findings(
 def _eval_findings(
     config: RunConfig, options: DataOptions, rows: _Rows, names: Sequence[str]
 ) -> list[DataFinding]:
-    """Say what the evaluation rows share with the training rows, and which labels only they have."""
     path, part = config.data.eval, None
     if path is None:
         path = config.data.train

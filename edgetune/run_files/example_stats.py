@@ -53,14 +53,8 @@ class ExampleStats:
     @classmethod
     def empty(cls, n_rows: int) -> ExampleStats:
         """Return a record of rows of which nothing is known yet."""
-
-        def counts() -> npt.NDArray[np.int32]:
-            return np.zeros(n_rows, dtype=np.int32)
-
-        def sums() -> npt.NDArray[np.float32]:
-            return np.zeros(n_rows, dtype=np.float32)
-
-        return cls(counts(), counts(), counts(), counts(), counts(), sums(), sums(), sums())
+        columns: list[Any] = [np.zeros(n_rows, dtype=kind) for kind in ("int32",) * 5 + ("float32",) * 3]
+        return cls(*columns)
 
     def __len__(self) -> int:
         return len(self.n_seen)
@@ -155,11 +149,7 @@ def load_example_stats(folder: Path) -> ExampleStats:
 
 
 def _check_stored(path: Path) -> None:
-    """Refuse a record that would unpack to more than the file: `save` does not compress.
-
-    Raises:
-        ValueError: it would.
-    """
+    """Refuse a record that would unpack to more than the file: `save` does not compress."""
     with ZipFile(path) as archive:
         if sum(member.file_size for member in archive.infolist()) > path.stat().st_size:
             raise ValueError("it would unpack to more than its own size")
@@ -179,25 +169,27 @@ def rates_by_label(
     if labels.ndim == 2:
         having, labels = np.nonzero(labels)
         rows = rows[having]
-    return _rates(record, rows, labels.astype(np.int64), {at: str(name) for at, name in enumerate(names)})
+    return _rates(record, rows, labels.astype(np.int64), dict(enumerate(names)))
 
 
 def rates_by_length(record: ExampleStats, rows: IntArray, lengths: IntArray) -> list[dict[str, Any]]:
     """Return the same for each length bucket, named by its width in tokens; `lengths` is (n,)."""
-    buckets = bucket_of(lengths).astype(np.int64)
-    return _rates(record, rows, buckets, {int(at): f"{at * PAD_MULTIPLE}" for at in np.unique(buckets)})
+    buckets = bucket_of(lengths)
+    return _rates(record, rows, buckets, {at: f"{at * PAD_MULTIPLE}" for at in np.unique(buckets).tolist()})
 
 
 def _rates(
     record: ExampleStats, rows: IntArray, group: IntArray, names: dict[int, str]
 ) -> list[dict[str, Any]]:
-    most = max(names, default=0) + 1
-    seen, trained = (np.bincount(group, n[rows], most) for n in (record.n_seen, record.n_trained))
+    seen, trained = (
+        np.bincount(group, n[rows], max(names, default=0) + 1).tolist()
+        for n in (record.n_seen, record.n_trained)
+    )
     return [
         {
-            "name": name,
+            "name": str(name),
             "n_seen": int(seen[at]),
-            "trained_rate": float(trained[at] / seen[at]) if seen[at] else None,
+            "trained_rate": trained[at] / seen[at] if seen[at] else None,
         }
         for at, name in names.items()
     ]

@@ -26,11 +26,7 @@ _held: OrderedDict[tuple[int, int], int] = OrderedDict()
 
 
 def private_folder(path: Path) -> Path:
-    """Make a folder that only its user can look into; one that is there already stays as it is.
-
-    Raises:
-        OSError: it cannot be made.
-    """
+    """Make a folder that only its user can look into; one that is there already stays as it is."""
     if not path.is_dir():
         path.parent.mkdir(parents=True, exist_ok=True)
         with contextlib.suppress(FileExistsError):  # another process made it just now
@@ -46,11 +42,7 @@ def write_cached_json(path: Path, value: Any) -> None:
 
 
 def cache_subfolder(cache_dir: Path, kind: Kind) -> Path:
-    """Make and return the folder of one kind of entry.
-
-    Raises:
-        OSError: it cannot be made.
-    """
+    """Make and return the folder of one kind of entry."""
     return private_folder(private_folder(cache_dir) / kind)
 
 
@@ -61,9 +53,6 @@ def move_into_place(made: Path, entry: Path, is_whole: Callable[[Path], bool]) -
         made: beside the entry.
         entry: absent, whole or damaged; nothing that is whole is ever taken away, for others may read it.
         is_whole: tells.
-
-    Raises:
-        OSError: it cannot be moved.
     """
     with _alone_in(entry.parent):
         if is_whole(entry):

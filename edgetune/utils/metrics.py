@@ -104,17 +104,8 @@ def expected_calibration_error(probabilities: FloatArray, labels: IntArray, n_bi
         probabilities: (N, C), not logarithms of them; N at least 1.
         labels: (N,) class ids.
         n_bins: bins between 0 and 1.
-
-    Raises:
-        ValueError: the shapes do not fit, there is no row, or these are no probabilities.
     """
-    if probabilities.ndim != 2 or labels.shape != (len(probabilities),) or not len(labels) or n_bins < 1:
-        raise ValueError(
-            f"probabilities {probabilities.shape}, labels {labels.shape}, {n_bins} bins do not fit"
-        )
     confidence = probabilities.max(axis=1).astype(np.float64)
-    if not ((confidence >= 0) & (confidence <= 1 + 1e-5)).all():
-        raise ValueError("a highest probability is not between 0 and 1")
     right = probabilities.argmax(axis=1) == labels
     bins = np.digitize(confidence, np.linspace(0, 1, n_bins + 1)[1:-1], right=True)
     return float(np.abs(np.bincount(bins, weights=right - confidence)).sum() / len(labels))
@@ -260,15 +251,8 @@ def evaluate_predictions(logits: FloatArray, labels: IntArray, label_names: Sequ
         logits: (B, C) of the classes that the model has; B at least 1.
         labels: (B,) class ids; those from C on are classes that the model does not have.
         label_names: names of all classes.
-
-    Raises:
-        ValueError: the shapes do not fit.
     """
-    n_known, n_classes = logits.shape[-1], len(label_names)
-    if logits.ndim != 2 or len(logits) != len(labels) or n_known > n_classes:
-        raise ValueError(
-            f"logits of shape {logits.shape} do not match {len(labels)} labels and {n_classes} label names"
-        )
+    n_known, n_classes = logits.shape[1], len(label_names)
     if not len(labels):
         raise ValueError("an evaluation needs at least one row")
     confusion = confusion_matrix(labels, logits.argmax(axis=1), n_classes)

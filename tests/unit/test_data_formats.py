@@ -55,12 +55,6 @@ def test_json_list(tmp_path: Path, name: str, indent: int | None) -> None:
     assert triples(write(tmp_path / name, json.dumps(ROWS, indent=indent))) == EXPECTED
 
 
-def test_json_objects_larger_than_a_block(tmp_path: Path) -> None:
-    rows = [{"text": 'é\\"\n' * (10**5 * i), "label": i} for i in range(4)]
-    path = write(tmp_path / "a.json", json.dumps([{"text": "x", "label": 9}, *rows[1:]], ensure_ascii=False))
-    assert [len(text) for _, text, _ in triples(path)] == [1, *(len(row["text"].strip()) for row in rows[1:])]
-
-
 @pytest.mark.parametrize(
     "value",
     [
