@@ -20,8 +20,7 @@ from edgetune.devices.device_profile import (
     Memory,
     ModelShape,
 )
-from edgetune.devices.nominal_profile import nominal_match
-from edgetune.devices.profile_store import Match, find_for_this_machine
+from edgetune.devices.profile_store import Match, find_for_this_machine, nominal_match
 from edgetune.models.source import ModelSource, has_separate_layers
 from edgetune.planning.calibration import (
     DOUBTED_WEIGHT,
@@ -143,7 +142,7 @@ def fit_device(
         depths=tuple(range(shape.n_layers)),
         busy_w=watts if watts is not None else power.train_w,
         power_source="--watts" if watts is not None else power.source,
-        backends=tuple(_backend(item, match, shape, widen, seen) for item in profile.backends),
+        backends=tuple(_backend(item, match, shape, seen) for item in profile.backends),
         speeds_key=speeds_key(profile, shape),
         speeds_note=seen.note,
     )
@@ -173,9 +172,7 @@ def describe_misfit(match: Match, shape: ModelShape, seen: Calibration = NOTHING
     )
 
 
-def _backend(
-    item: BackendProfile, match: Match, shape: ModelShape, widen: float, seen: Calibration
-) -> BackendCosts:
+def _backend(item: BackendProfile, match: Match, shape: ModelShape, seen: Calibration) -> BackendCosts:
     measured = match.profile.model
     scale = seen.scale(item.key)
     return BackendCosts(
@@ -185,7 +182,7 @@ def _backend(
         threads=item.threads if match.fit != "other" else None,
         fixed=_scaled(_slowest_import(item, match.profile), shape, measured, seen.slowness),
         memory=_grown(item.memory, shape, measured),
-        cost=CostFunction(item, measured, shape, scale, widen=widen),
+        cost=CostFunction(item, measured, shape, scale),
         available=_unavailable(item, match, seen),
         scale=scale,
     )

@@ -1,9 +1,6 @@
 """Measure this machine within a time limit and return its device profile.
 
-    chores ─→ export ─→ per backend: import, open, memory, save, threads, cut ─→ rounds over all points
-                        (one worker process each, all of them kept for the rounds)
-
-Rounds take turns between backends and points, so that a busy moment bends a little of everything.
+start-up and report ─→ exports ─→ per backend: what it pays once ─→ rounds over all points ─→ DeviceProfile
 """
 
 from __future__ import annotations
@@ -11,32 +8,19 @@ from __future__ import annotations
 import contextlib
 import datetime
 import tempfile
-import time
-from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from edgetune.backends.model_loader import ensure_tokenizer
 from edgetune.devices.detect import profile_name, shape_of, this_machine
-from edgetune.devices.device_profile import DeviceProfile, Machine, ModelShape, Power, first_implausible
+from edgetune.devices.device_profile import DeviceProfile, Power, first_implausible
 from edgetune.energy.estimate import CORE_W, IDLE_RATE, tdp_w
-from edgetune.models.source import ModelSource, resolve_model
-from edgetune.profiling.backend_session import BackendSession
+from edgetune.models.source import resolve_model
 from edgetune.profiling.fixed_costs import PerRunCosts, measure_per_run_costs
-from edgetune.profiling.interference import BusyWatch
-from edgetune.profiling.measurement_plan import (
-    Exported,
-    MeasureGrid,
-    choose_keys,
-    export_all,
-    make_measure_grid,
-)
-from edgetune.profiling.opened_backend import MeasurementJob
-from edgetune.profiling.sampling import GridPoint, Sampler, grid_points
-from edgetune.profiling.worker_client import WorkerLost, WorkerProcess
+from edgetune.profiling.measurement_plan import MeasureGrid, choose_keys, export_all, make_measure_grid
+from edgetune.profiling.sampling import GridPoint, grid_points
+from edgetune.profiling.session import BackendSession, TimedMeasurement, make_job
+from edgetune.profiling.worker import MeasurementJob, WorkerLost, WorkerProcess
 from edgetune.utils.errors import ProfileError, ResourceError
 from edgetune.utils.machine import cache_folder, versions
 from edgetune.utils.types import Tell
@@ -62,7 +46,6 @@ class Request:
         quick: a smaller grid: about a minute when idle, and the time of each export that is not cached yet.
         watts: what the machine draws, when the user knows it.
         cache_dir: where artifacts are kept.
-        grid: instead of the usual one.
     """
 
     name: str | None = None
@@ -71,10 +54,9 @@ class Request:
     quick: bool = False
     watts: float | None = None
     cache_dir: Path | None = None
-    grid: MeasureGrid | None = None
 
 
-class Measurement:
+class Measurement(TimedMeasurement):
     """One measurement, from the first worker to the profile."""
 
     def __init__(self, request: Request, tell: Tell) -> None:
@@ -83,26 +65,13 @@ class Measurement:
         Raises:
             EdgetuneError: there is no such model or backend, or nothing is installed that trains.
         """
-        self._started = time.perf_counter()
-        self._request, self._tell_to = request, tell
-        self._limit_s = QUICK_S if request.quick else FULL_S
-        self.machine: Machine = this_machine()
-        self._source: ModelSource = resolve_model(request.model)
-        self.shape: ModelShape = shape_of(self._source)
-        self._keys, self._notes = choose_keys(request.backends, self.machine)
-        usual = make_measure_grid(self.shape, self._source.max_positions, request.quick)
-        self._grid = usual if request.grid is None else request.grid
+        self._source = resolve_model(request.model)
+        self._request, self._machine, self._shape = request, this_machine(), shape_of(self._source)
+        limit_s, visit_s = (QUICK_S, QUICK_VISIT_S) if request.quick else (FULL_S, VISIT_S)
+        super().__init__(self._shape.n_layers, limit_s, tell, visit_s)
+        self._keys, self._notes = choose_keys(request.backends, self._machine)
+        self._grid = make_measure_grid(self._shape, self._source.max_positions, request.quick)
         self._cache = cache_folder() if request.cache_dir is None else request.cache_dir
-        self._sessions: dict[str, BackendSession] = {}
-        self._sampler = Sampler(
-            self.shape.n_layers, np.random.default_rng(0), QUICK_VISIT_S if request.quick else VISIT_S
-        )
-
-    def _left_s(self) -> float:
-        return self._limit_s - (time.perf_counter() - self._started)
-
-    def _tell(self, text: str) -> None:
-        self._tell_to(text, min(1.0, 1.0 - self._left_s() / self._limit_s))
 
     def run(self) -> DeviceProfile:
         """Measure everything.
@@ -111,28 +80,35 @@ class Measurement:
             ResourceError: no backend could be measured.
             ProfileError: the machine was so busy that the figures contradict each other.
         """
+        request = self._request
         with contextlib.ExitStack() as stack:
             scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="edgetune-profile-")))
-            tdp = tdp_w() if self._request.watts is None else None
-            self._tell("measuring start-up, tokenization and plotting")
-            idle_job = self._job("none-fp32", scratch, Exported({}, 0.0, []))
-            chores = measure_per_run_costs(
-                idle_job, 1 if self._request.quick else 3, self._request.watts, tdp
-            )
-            exported = Exported({}, 0.0, [])
+            tdp = tdp_w() if request.watts is None else None
+            self._tell("measuring start-up, plotting and idle power")
+            job = make_job(self._source, "none-fp32", self._cache, scratch, {})
+            per_run = measure_per_run_costs(job, 1 if request.quick else 3, request.watts, tdp)
+            folders: dict[str, str] = {}
+            export_s = 0.0
             if any(key.startswith("ort") for key in self._keys):
-                exported = export_all(
-                    *(self._source, self._grid.depths, self._cache, scratch, self._request.quick, self._tell),
+                folders, export_s, notes = export_all(
+                    self._source, self._grid.depths, self._cache, scratch, request.quick, self._tell
                 )
-            self._notes += exported.notes
+                self._notes += notes
             for key in self._keys:
-                self._begin(stack, self._job(key, scratch, exported), tdp)
+                with self._leaving_out(key):
+                    self._begin(stack, make_job(self._source, key, self._cache, scratch, folders), tdp)
             self._grid = self._fitting()
-            self._open_depths(exported)
-            others, crowded = self._rounds()
-            self._drop_unmeasured()
+            self._open_depths(folders)
+            self._limit_s += max(0.0, LEAST_ROUNDS_S * self._limit_s + ENDING_S - self._left_s())
+            others, crowded = self._rounds(ENDING_S, STRETCH * self._limit_s)
+            for key in list(self._sessions):
+                with self._leaving_out(key):
+                    if not self._sampler.has_whole(key):
+                        raise WorkerLost("there was not enough time")
             exit_s = max(session.leave() for session in self._alive())
-        profile = self._assemble(chores, exported.export_s, exit_s, others, crowded)
+        if crowded:
+            self._notes.append(f"Other processes used {others:.0%} of the processor during the measurement.")
+        profile = self._assemble(per_run, export_s, exit_s, crowded)
         nonsense = first_implausible(profile)
         if nonsense is not None:
             raise ProfileError(
@@ -141,54 +117,27 @@ class Measurement:
             )
         return profile
 
-    def _job(self, key: str, scratch: Path, exported: Exported) -> MeasurementJob:
-        backend, precision, *device = key.split("-")
-        tokenizer = ensure_tokenizer(self._source, self._cache).parent.resolve()
-        # The folder, not the name: it must mean the same to the worker, and the built-in has no other name.
-        model = str(self._source.folder.resolve())
-        return MeasurementJob(
-            *(backend, precision, device[0] if device else "cpu", model),
-            *(exported.folders, str(tokenizer), str(scratch)),
-        )
-
     def _begin(self, stack: contextlib.ExitStack, job: MeasurementJob, tdp: float | None) -> None:
         """Start a backend's worker and measure what it pays once."""
-        cores = self.machine.cores
-        physical = min(self.machine.physical_cores or cores, cores)
-        grid = self._grid
-        with self._leaving_out(job.key):
-            self._tell(f"{job.key}: importing and opening")
-            child = stack.enter_context(WorkerProcess(job))
-            session = BackendSession(job, child, self._request.watts, tdp, threads=physical)
-            like = self._alike(job) if self._request.quick else None
-            session.open(like)
-            self._sessions[job.key] = session
-            self._tell(f"{job.key}: memory")
-            session.weigh(grid.growing, self._sampler, 0.05 * self._limit_s)
-            if like is not None:
-                return
-            self._tell(f"{job.key}: saving")
-            session.save()
-            self._tell(f"{job.key}: threads")
-            length = next((length for length in grid.lengths if length >= TRIAL_LENGTH), grid.lengths[-1])
-            trial = GridPoint(job.key, "train", grid.batches[0 if self._request.quick else -1], length, 0)
-            session.choose_threads(sorted({1, physical, cores}), trial)
-
-    def _alike(self, job: MeasurementJob) -> BackendSession | None:
-        """Find the same backend on the same device in another arithmetic."""
-        same = (job.backend, job.device)
-        found = (item for item in self._sessions.values() if (item.job.backend, item.job.device) == same)
-        return next(found, None)
-
-    @contextlib.contextmanager
-    def _leaving_out(self, key: str) -> Iterator[None]:
-        """Leave a backend out, with a note, when its worker fails."""
-        try:
-            yield
-        except WorkerLost as error:
-            self._notes.append(f"{key} was left out: {error}.")
-            self._sessions.pop(key, None)
-            self._sampler.drop(key)
+        grid, quick, key = self._grid, self._request.quick, job.key
+        cores = self._machine.cores
+        physical = min(self._machine.physical_cores or cores, cores)
+        self._tell(f"{key}: importing and opening")
+        session = BackendSession(job, stack.enter_context(WorkerProcess(job)), physical)
+        same = (one for one in self._sessions.values() if one.job.parts[::2] == job.parts[::2])
+        like = next(same, None) if quick else None  # the same backend and device in another arithmetic
+        session.open(self._request.watts, tdp, like)
+        self._sessions[key] = session
+        self._tell(f"{key}: memory")
+        session.weigh(grid.growing, self._sampler, 0.05 * self._limit_s)
+        if like is not None:
+            return
+        self._tell(f"{key}: saving")
+        session.save()
+        self._tell(f"{key}: threads")
+        length = next((length for length in grid.lengths if length >= TRIAL_LENGTH), grid.lengths[-1])
+        trial = GridPoint(key, "train", grid.batches[0 if quick else -1], length, 0)
+        session.choose_threads(sorted({1, physical, cores}), trial)
 
     def _alive(self) -> list[BackendSession]:
         if not self._sessions:
@@ -210,116 +159,67 @@ class Measurement:
             self._notes.append(f"Rows of {lengths.pop()} tokens were left out: there is not enough memory.")
         return MeasureGrid(tuple(lengths), grid.batches, grid.depths)
 
-    def _open_depths(self, exported: Exported) -> None:
-        chosen: list[GridPoint] = []
+    def _open_depths(self, folders: dict[str, str]) -> None:
         for session in self._alive():
-            depths = list(self._grid.depths)
-            if session.job.backend == "ort":
-                depths = [depth for depth in depths if str(depth) in exported.folders]
-            with self._leaving_out(session.key):
-                self._tell(f"{session.key}: opening with frozen layers")
+            key, depths = session.job.key, list(self._grid.depths)
+            if session.job.parts[0] == "ort":
+                depths = [depth for depth in depths if str(depth) in folders]
+            with self._leaving_out(key):
+                self._tell(f"{key}: opening with frozen layers")
                 problem = session.open_depths(depths)
                 if problem is not None:
-                    self._notes.append(f"{session.key} was measured without frozen layers only: {problem}.")
+                    self._notes.append(f"{key} was measured without frozen layers only: {problem}.")
                     depths = [0]
-                chosen += grid_points([session.key], self._grid.lengths, self._grid.batches, depths)
-        self._sampler.take(chosen)
+                self._sampler.take(grid_points([key], self._grid.lengths, self._grid.batches, depths))
 
-    def _rounds(self) -> tuple[float, bool]:
-        """Measure in rounds until all is sure or the time is up; return how busy others were."""
-        self._limit_s += max(0.0, LEAST_ROUNDS_S * self._limit_s + ENDING_S - self._left_s())
-        watch = BusyWatch([session.child.pid for session in self._alive()])
-        number = 0
-        while batch := self._sampler.next_round(self._left_s() - ENDING_S):
-            number += 1
-            for place, grid_point in enumerate(batch):
-                if grid_point.key not in self._sessions or self._left_s() < self._least_left_s(grid_point):
-                    continue
-                self._tell(f"round {number}: {place + 1} of {len(batch)} points")
-                with self._leaving_out(grid_point.key):
-                    n_calls, warm = self._sampler.calls(grid_point)
-                    expected_s = self._sampler.call_s(grid_point)
-                    seconds = self._sessions[grid_point.key].visit(grid_point, n_calls, warm, expected_s)
-                    self._sampler.add(grid_point, seconds)
-            if self._left_s() < ENDING_S:
-                break
-        return watch.others()
-
-    def _least_left_s(self, grid_point: GridPoint) -> float:
-        """Return how much time must be left: a spot's first visit may stretch the limit a little."""
-        return ENDING_S if self._sampler.samples[grid_point].medians else -STRETCH * self._limit_s
-
-    def _drop_unmeasured(self) -> None:
-        for key in list(self._sessions):
-            if not self._sampler.has_whole(key):
-                with self._leaving_out(key):
-                    raise WorkerLost("there was not enough time")
-
-    def _power(self, chores: PerRunCosts) -> Power:
-        def mean_w(ops: Sequence[str]) -> float | None:
+    def _power(self, per_run: PerRunCosts) -> Power:
+        def mean_w(*ops: str) -> float | None:
             joules = sum(session.joules.get(op, 0.0) for session in self._alive() for op in ops)
             seconds = sum(session.seconds.get(op, 0.0) for session in self._alive() for op in ops)
             return joules / seconds if joules > 0 and seconds > 0 else None
 
-        train_w = (
-            mean_w(["train"])
-            or mean_w(["train", "score", "prefix"])
-            or chores.idle_w
-            or CORE_W * self.machine.cores
-        )
+        measured_w = mean_w("train") or mean_w("train", "score", "prefix") or per_run.idle_w
+        train_w = measured_w or CORE_W * self._machine.cores
         return Power(
             train_w=train_w,
-            score_w=mean_w(["score", "prefix"]) or train_w,
-            idle_w=chores.idle_w or IDLE_RATE * train_w,
-            source=chores.source,
-            measured=chores.measured,
+            score_w=mean_w("score", "prefix") or train_w,
+            idle_w=per_run.idle_w or IDLE_RATE * train_w,
+            source=per_run.source,
+            measured=per_run.measured,
         )
 
-    def _assemble(
-        self, chores: PerRunCosts, export_s: float, exit_s: float, others: float, crowded: bool
-    ) -> DeviceProfile:
+    def _assemble(self, per_run: PerRunCosts, export_s: float, exit_s: float, crowded: bool) -> DeviceProfile:
         spread = self._sampler.spread
-        missing = [grid_point for grid_point, found in self._sampler.samples.items() if not found.medians]
-        if missing:
-            self._notes.append(f"{len(missing)} points of the grid were left out: there was not enough time.")
-        if crowded:
-            self._notes.append(f"Other processes used {others:.0%} of the processor during the measurement.")
-        backends = [session.profile(self._sampler, export_s) for session in self._alive()]
+        n_missing = sum(not found.medians for found in self._sampler.samples.values())
+        if n_missing:
+            self._notes.append(f"{n_missing} points of the grid were left out: there was not enough time.")
         return DeviceProfile(
-            name=self._request.name or profile_name(self.machine),
+            name=self._request.name or profile_name(self._machine),
             date=datetime.datetime.now().astimezone().isoformat(timespec="seconds"),
             quick=self._request.quick,
-            machine=self.machine,
+            machine=self._machine,
             versions=versions(),
-            model=self.shape,
-            start_s=chores.start_s,
-            tokenize_s_per_token=chores.tokenize_s_per_token,
-            meta_s_per_example=chores.meta_s_per_example,
-            report_s=chores.report_s,
+            model=self._shape,
+            start_s=per_run.start_s,
+            report_s=per_run.report_s,
             exit_s=exit_s,
             spread=spread,
             noisy=crowded or spread > TOO_SPREAD,
             notes=self._notes,
-            power=self._power(chores),
-            backends=backends,
+            power=self._power(per_run),
+            backends=[session.profile(self._sampler, export_s) for session in self._alive()],
         )
 
 
-def measure(request: Request, tell: Tell) -> DeviceProfile:
-    """Measure this machine.
+def measure_profile(**request: Any) -> DeviceProfile:
+    """Measure this machine, as `edgetune profile` does; `devices.profile_store.save_profile` keeps it.
+
+    Args:
+        **request: fields of `Request`, such as `quick`, `model` or `watts`.
 
     Raises:
         EdgetuneError: what cannot be measured, and why.
     """
-    return Measurement(request, tell).run()
-
-
-def measure_profile(**request: Any) -> DeviceProfile:
-    """Measure this machine, as `edgetune profile` does; `profiles.store.save` keeps what comes out.
-
-    Args:
-        **request: fields of `Request`, such as `quick`, `model` or `watts`.
-    """
     if request.get("cache_dir") is not None:
         request["cache_dir"] = Path(request["cache_dir"])
-    return measure(Request(**request), lambda text, share: None)
+    return Measurement(Request(**request), lambda text, share: None).run()

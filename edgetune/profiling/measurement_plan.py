@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import math
 import time
@@ -14,7 +15,8 @@ from edgetune.backends.ort.ort_runtime import has_training_build
 from edgetune.config.settings import freeze_of
 from edgetune.devices.device_profile import Machine, ModelShape
 from edgetune.models.source import ModelSource
-from edgetune.profiling.opened_backend import LABELS
+from edgetune.profiling.session import artifacts_folder
+from edgetune.profiling.worker import LABELS
 from edgetune.utils.cache import cache_subfolder
 from edgetune.utils.errors import EdgetuneError, MissingDependencyError, UsageError
 
@@ -91,21 +93,6 @@ def _installed(name: str) -> bool:
     return importlib.util.find_spec(name) is not None
 
 
-@dataclass(frozen=True)
-class Exported:
-    """Training artifacts for two labels.
-
-    Attributes:
-        folders: by depth, as text.
-        export_s: seconds of one export.
-        notes: on depths that could not be exported.
-    """
-
-    folders: dict[str, str]
-    export_s: float
-    notes: list[str]
-
-
 def export_all(
     source: ModelSource,
     depths: Sequence[int],
@@ -113,16 +100,23 @@ def export_all(
     scratch: Path,
     quick: bool,
     tell: Callable[[str], None],
-) -> Exported:
+) -> tuple[dict[str, str], float, list[str]]:
     """Get artifacts at every depth, from the cache where they are; time one export.
 
     A quick measurement takes the time of an export from an earlier one on this machine, if there is one.
+
+    Returns:
+        Folders of training artifacts for two labels by depth; seconds of one export; notes on depths that
+        could not be exported.
     """
     builder = ArtifactBuilder(source, cache_dir)
-    remembered = (
-        cache_dir / "export-seconds" / f"{artifacts_cache_key(source.fingerprint(), freeze_of(0))}.txt"
-    )
-    export_s = _read_seconds(remembered) if quick else None
+    key = artifacts_cache_key(source.fingerprint(), freeze_of(0))
+    remembered = cache_subfolder(cache_dir, "export-seconds") / f"{key}.txt"
+    export_s: float | None = None
+    if quick:
+        with contextlib.suppress(OSError, ValueError):
+            known_s = float(remembered.read_text(encoding="utf-8"))
+            export_s = known_s if 0 < known_s < math.inf else None
     folders: dict[str, str] = {}
     notes: list[str] = []
     for depth in depths:
@@ -130,11 +124,13 @@ def export_all(
         if fresh:
             tell(f"exporting {source.name}" + (f" with {depth} layers frozen" if depth else ""))
         started = time.perf_counter()
-        found = _export(builder, depth)
-        if isinstance(found, EdgetuneError):
-            notes.append(f"ort could not be exported with {depth} layers frozen: {found}")
+        try:
+            folders[str(depth)] = artifacts_folder(builder, depth)
+        except EdgetuneError as error:
+            if depth == 0:
+                raise
+            notes.append(f"ort could not be exported with {depth} layers frozen: {error}")
             continue
-        folders[str(depth)] = str(found.resolve())
         if fresh and depth == 0:
             export_s = time.perf_counter() - started
     if export_s is None:
@@ -142,24 +138,5 @@ def export_all(
         started = time.perf_counter()
         ArtifactBuilder(source, scratch / "export").get(len(LABELS), freeze_of(0))
         export_s = time.perf_counter() - started
-    cache_subfolder(cache_dir, "export-seconds")
     remembered.write_text(f"{export_s:.3f}\n", encoding="utf-8")
-    return Exported(folders, export_s, notes)
-
-
-def _export(builder: ArtifactBuilder, depth: int) -> Path | EdgetuneError:
-    """Return artifacts, or why a model cannot be exported with layers cut off."""
-    try:
-        return builder.get(len(LABELS), freeze_of(depth)).folder
-    except EdgetuneError as error:
-        if depth == 0:
-            raise
-        return error
-
-
-def _read_seconds(path: Path) -> float | None:
-    try:
-        seconds = float(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
-    return seconds if 0.0 < seconds < math.inf else None
+    return folders, export_s, notes
