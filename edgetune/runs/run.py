@@ -17,7 +17,7 @@ from edgetune.config.budget import read_budget
 from edgetune.config.settings import RunConfig, SelectionSettings
 from edgetune.config.toml_config import dump_config, group_by_section, load_config, make_config
 from edgetune.data.in_memory import Data
-from edgetune.energy import ResumedSensor, Sensor, open_sensor
+from edgetune.energy import Sensor, SensorSum, open_sensor
 from edgetune.energy.battery import energy_limit_j
 from edgetune.learners.progress import automatic_lr
 from edgetune.planning.calibration import FEWEST_STEPS, ObservedRun, record_observed_run
@@ -188,7 +188,7 @@ def resume_run(out: Path, *, cache_dir: Path, meter: Meter, view: View, stop: St
         config = make_config(load_config(out / "config.toml"))
         meter.resume_from(interruption.state["spent_s"], interruption.lost_s)
         exact = interruption.state["measured"] and interruption.lost_s < MUCH_LOST_S
-        sensor = ResumedSensor(_open_sensor(config, stack), interruption.energy_j, exact)
+        sensor = SensorSum([_open_sensor(config, stack)], interruption.energy_j, exact)
         used = BudgetUsed(meter.elapsed_s, sensor.joules, energy_limit_j(config.budget))
         prepared = prepare(config, cache_dir, meter, view.say, used, interruption)
         assert isinstance(prepared, Prepared)  # n-grams alone leave nothing to resume

@@ -131,13 +131,15 @@ def test_it_never_goes_back_and_never_fails(figures: list[float | str | None], s
 
 def test_a_total_is_measured_only_where_every_part_is() -> None:
     clock = FakeClock()
-    sensor, counter = _guarded(clock, 3.0, 3.0)
+    sensor, counter = _guarded(clock, 3.0, 3.0, 3.0)
     both = SensorSum([sensor, ConstantPower(10, "estimated: 10 W", clock)])
     clock.now_s += 1
     assert both.joules() == pytest.approx(13)
     assert both.source == "scripted + estimated: 10 W"
     assert not both.measured
     assert SensorSum([sensor]).measured
+    resumed = SensorSum([sensor], 40.0, measured_before=False)
+    assert (resumed.joules(), resumed.measured) == (pytest.approx(43), False)
     both.close()
     assert counter.closed == 1
 
@@ -161,27 +163,9 @@ def test_files_are_read_or_unknown(tmp_path: Path) -> None:
     assert read_text(tmp_path / "absent") is None
 
 
-def test_a_reading_derives_the_rest() -> None:
-    reading = EnergyReading(joules=7.2e6, elapsed_s=3600, source="RAPL package-0", measured=True)
-    assert reading.kwh == pytest.approx(2)
-    assert reading.co2e_lb == pytest.approx(1.908)
-    assert reading.mean_w == pytest.approx(2000)
-    assert reading.how == "measured (RAPL package-0)"
-    assert reading.to_dict()["kwh"] == reading.kwh
-    assert set(reading.to_dict()) == {
-        "joules",
-        "kwh",
-        "co2e_lb",
-        "mean_w",
-        "elapsed_s",
-        "measured",
-        "source",
-    }
-    assert EnergyReading(1, 0, "x", True).mean_w is None
-
-
 def test_a_reading_says_how_it_was_estimated() -> None:
     assert EnergyReading(1, 1, "estimated: 5 W", False).how == "estimated: 5 W"
+    assert EnergyReading(7.2e6, 3600, "RAPL package-0", True).how == "measured (RAPL package-0)"
     partly = EnergyReading(1, 1, "NVML H100 + estimated: 5 W", False)
     assert partly.how == "estimated in part (NVML H100 + estimated: 5 W)"
 

@@ -114,18 +114,6 @@ def test_on_mains_the_profile_is_the_estimate_and_without_it_use(tmp_path: Path,
     assert sensor.source.endswith("no sensor, no TDP known")
 
 
-def test_the_tdp_is_looked_up_only_when_asked(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, clock: FakeClock
-) -> None:
-    asked: list[Path] = []
-    monkeypatch.setattr(sensor_choice, "tdp_w", lambda root: asked.append(root) or 65.0)
-    assert "TDP (codecarbon)" not in open_sensor(root=tmp_path, clock=clock).source
-    assert asked == []
-    source = open_sensor(root=tmp_path, look_up_tdp=True, clock=clock).source
-    assert source.startswith("estimated: 65 W TDP (codecarbon)")
-    assert asked == [tmp_path]
-
-
 def test_on_cuda_processor_and_gpu_are_added(tmp_path: Path, clock: FakeClock, gpu: list[FakeGpu]) -> None:
     counters = laptop_rapl(tmp_path)
     gpu.append(FakeGpu(clock))
