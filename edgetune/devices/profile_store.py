@@ -259,7 +259,7 @@ def find_for_this_machine(
     if not matches and broken:
         raise broken[0]
     # What nothing else settles the names do (files come in their order), so that it is the same every time.
-    best = min(matches, key=lambda item: _distance(*item, shape, machine), default=None)
+    best = min(matches, key=lambda item: _distance(item[0], item[1], shape, machine), default=None)
     return None if best is None else best[0]
 
 

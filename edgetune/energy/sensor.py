@@ -42,7 +42,7 @@ class SensorLost(Exception):
     """A counter cannot be read any more, or what it says cannot be; the message says why."""
 
 
-class Counter(Protocol):
+class Counter:
     """One piece of hardware that counts joules and may fail."""
 
     name: str
@@ -53,7 +53,7 @@ class Counter(Protocol):
         Raises:
             SensorLost: there will be no more figures.
         """
-        ...
+        raise NotImplementedError
 
     def close(self) -> None:
         """Let go of the device, where one is held open."""

@@ -30,7 +30,6 @@ from edgetune.planning.calibration import (
     PROFILE_WEIGHT,
     Calibration,
     Runs,
-    no_observed_runs,
 )
 from edgetune.planning.plan import BackendCosts, DeviceCosts
 from edgetune.utils.errors import ProfileError
@@ -48,7 +47,7 @@ def find_device(
     source: ModelSource,
     watts: float | None = None,
     probe: Callable[[Match, ModelShape], Scales] | None = None,
-    recall: Callable[[str, float], Runs] = no_observed_runs,
+    recall: Callable[[str, float], Runs] | None = None,
     scales: Scales | None = None,
 ) -> DeviceCosts:
     """Find the stored profile that fits this machine best; a nominal one if none is stored.
@@ -58,7 +57,7 @@ def find_device(
         watts: what the user says the machine draws.
         probe: measures how many times as long training takes here, by backend, where the profile is not of
             this very machine and model; None: it is not measured.
-        recall: returns how earlier runs went, given `Device.speeds_key`, and how far off they may be.
+        recall: returns how earlier runs went, given `DeviceCosts.speeds_key`, and how far off they may be.
         scales: times what was profiled, by backend, in place of both: as a run that goes on was planned.
     """
     shape = shape_of(source)
@@ -70,19 +69,20 @@ def find_device(
         profiled = same_shape(match.profile.model, shape)
         here, own = match.fit == "same", match.fit != "other" and profiled
         probed = {} if probe is None or (here and profiled) else probe(match, shape)
-        runs = recall(speeds_key(match.profile, shape), OWN_MOST_OFF if own else MOST_OFF)
+        most_off = OWN_MOST_OFF if own else MOST_OFF
+        runs = {} if recall is None else recall(speeds_key(match.profile, shape), most_off)
         seen = Calibration(probed, runs, time.time(), PROFILE_WEIGHT if own else DOUBTED_WEIGHT, here)
-    device = with_probe(fit_device(match, shape, watts, seen), source, seen.slowness)
+    device = _with_probe(fit_device(match, shape, watts, seen), source, seen.slowness)
     return device if has_separate_layers(source) else replace(device, depths=(0,))
 
 
-def with_probe(device: DeviceCosts, source: ModelSource, slowness: float) -> DeviceCosts:
+def _with_probe(device: DeviceCosts, source: ModelSource, slowness: float) -> DeviceCosts:
     """Add the backend that trains nothing, where the encoder's graph can be written without an export.
 
     Its forward pass costs what that of a training backend costs.
     """
     likes = [costs for costs in device.backends if costs.precision == "fp32"]
-    missing = [name for name in ("onnx", "onnxruntime") if importlib.util.find_spec(name) is None]
+    missing = any(importlib.util.find_spec(name) is None for name in ("onnx", "onnxruntime"))
     if not likes or missing or not can_write(source.config, source.pools_mean, source.folder):
         return device
     like = min(likes, key=lambda costs: costs.backend != "ort")
@@ -173,46 +173,32 @@ def describe_misfit(match: Match, shape: ModelShape, seen: Calibration = NOTHING
 
 
 def _backend(item: BackendProfile, match: Match, shape: ModelShape, seen: Calibration) -> BackendCosts:
-    measured = match.profile.model
+    profile, measured, slow, fixed = match.profile, match.profile.model, seen.slowness, item.fixed
+    # Backends of one runtime import the same; the first to be measured found less of it in memory.
+    import_s = max(other.fixed.import_s for other in profile.backends if other.backend == item.backend)
+    # Opening and saving grow with the number of weights, everything with a machine's slowness.
+    ratio = slow * max(1.0, shape.n_parameters / measured.n_parameters)
+    grown = {name: ratio * seconds for name, seconds in fixed.model_dump().items()}
+    # Weights, gradients and moments grow with the parameters, activations with layers times width; a model is
+    # copied while it is saved, and what reads data takes some more.
+    added_mb = COPIES_MB_PER_PARAMETER * max(0, shape.n_parameters - measured.n_parameters)
+    added_mb += COPIES_MB_PER_PARAMETER * shape.n_parameters
+    wider = (shape.n_layers * shape.hidden_size) / (measured.n_layers * measured.hidden_size)
     scale = seen.scale(item.key)
     return BackendCosts(
         key=item.key,
         backend=item.backend,
         precision=item.precision,
         threads=item.threads if match.fit != "other" else None,
-        fixed=_scaled(_slowest_import(item, match.profile), shape, measured, seen.slowness),
-        memory=_grown(item.memory, shape, measured),
+        fixed=FixedCosts(**(grown | {"import_s": slow * import_s})),
+        memory=Memory(
+            base_mb=item.memory.base_mb + added_mb,
+            score_mb_per_token=item.memory.score_mb_per_token * wider,
+            train_mb_per_token=item.memory.train_mb_per_token * wider,
+        ),
         cost=CostFunction(item, measured, shape, scale),
         available=_unavailable(item, match, seen),
         scale=scale,
-    )
-
-
-def _slowest_import(item: BackendProfile, profile: DeviceProfile) -> FixedCosts:
-    """Backends of one runtime import the same; the first to be measured found less of it in memory."""
-    import_s = max(other.fixed.import_s for other in profile.backends if other.backend == item.backend)
-    return item.fixed.model_copy(update={"import_s": import_s})
-
-
-def _scaled(fixed: FixedCosts, shape: ModelShape, measured: ModelShape, slow: float) -> FixedCosts:
-    """Opening and saving grow with the number of weights, everything with a machine's slowness."""
-    ratio = slow * max(1.0, shape.n_parameters / measured.n_parameters)
-    grown = {"import_s": slow * fixed.import_s} | {
-        name: getattr(fixed, name) * ratio
-        for name in ("open_s", "open_depth_s", "export_s", "save_s", "save_model_s")
-    }
-    return fixed.model_copy(update=grown)
-
-
-def _grown(memory: Memory, shape: ModelShape, measured: ModelShape) -> Memory:
-    """Weights, gradients and moments grow with the parameters, activations with layers times width."""
-    added_mb = 16e-6 * max(0, shape.n_parameters - measured.n_parameters)
-    added_mb += COPIES_MB_PER_PARAMETER * shape.n_parameters  # while a model is saved, and what reads data
-    wider = (shape.n_layers * shape.hidden_size) / (measured.n_layers * measured.hidden_size)
-    return Memory(
-        base_mb=memory.base_mb + added_mb,
-        score_mb_per_token=memory.score_mb_per_token * wider,
-        train_mb_per_token=memory.train_mb_per_token * wider,
     )
 
 

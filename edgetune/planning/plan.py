@@ -1,4 +1,4 @@
-"""What the planner reads and what it returns; typed values, no behaviour worth a test."""
+"""What the planner reads and what it returns."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from edgetune.utils.types import IntArray
 
 
 class OperationCost(Protocol):
-    """Predicts what one call costs; `profiles.cost.CostFunction` is one."""
+    """Predicts what one call costs, as `devices.cost_function.CostFunction` does."""
 
     def seconds(self, op: Operation, batch: int, length: int, depth: int) -> float: ...
 
@@ -205,25 +205,25 @@ class Plan:
     """
 
     key: str
-    backend: str
-    precision: str
-    threads: int | None
-    depth: int
-    cache_mb: float
-    max_length: int
-    batch_size: int
-    method: str
-    n_rows: int
-    rows_interval: tuple[int, int]
-    passes: float
-    n_steps: int
-    n_probe_rows: int
-    n_eval: int
-    lines: dict[str, float]
-    total_s: float
-    memory_mb: float
-    energy_j: float
-    expected_points: float
+    backend: str = ""
+    precision: str = "fp32"
+    threads: int | None = None
+    depth: int = 0
+    cache_mb: float = 0.0
+    max_length: int = 0
+    batch_size: int = 0
+    method: str = "train-all"
+    n_rows: int = 0
+    rows_interval: tuple[int, int] = (0, 0)
+    passes: float = 0.0
+    n_steps: int = 0
+    n_probe_rows: int = 0
+    n_eval: int = 0
+    lines: dict[str, float] = field(default_factory=dict)
+    total_s: float = 0.0
+    memory_mb: float = 0.0
+    energy_j: float = 0.0
+    expected_points: float = 0.0
     scale: float = 1.0
     n_weighed: int = 0
     probe_row_s: float = 0.0
@@ -240,8 +240,7 @@ class Plan:
     @classmethod
     def from_dict(cls, found: dict[str, Any]) -> Plan:
         """Make a plan of what `to_dict` gave, also after JSON."""
-        low, high = found["rows_interval"]
-        return cls(**(found | {"rows_interval": (low, high)}))
+        return cls(**(found | {"rows_interval": tuple(found["rows_interval"])}))
 
 
 @dataclass(frozen=True)
@@ -297,7 +296,3 @@ class Plans:
         price, depth = self.costs(plan).cost.seconds, plan.depth
         own_s = price("score", plan.batch_size, width, depth)
         return own_s / (own_s + price("prefix", plan.batch_size, width, depth)) if depth else 1.0
-
-    def save_model_s(self, plan: Plan) -> float:
-        """Return what a safety save costs."""
-        return self.costs(plan).fixed.save_model_s

@@ -26,10 +26,10 @@ from edgetune.planning.calibration import (
     record_observed_run,
     slowdown_ratio,
 )
+from edgetune.planning.clock import Clock
 from edgetune.planning.device_costs import fit_device
 from edgetune.planning.plan import Constraints, DataLengths, Limits
 from edgetune.planning.planner import make_plans
-from edgetune.runs.deadline import make_clock
 from edgetune.runs.run import _remember_speed
 from tests.fakes import fake_costs, fake_device
 from tests.profile_samples import SHAPE, make_backend, make_profile
@@ -189,7 +189,7 @@ class Remembered:
         device = fake_device(replace(fake_costs("ort-fp32"), scale=1.5), speeds_key="here")
         data = DataLengths(np.full(1000, 20), np.full(100, 20), 128)
         plans = make_plans(device, data, Limits(60.0), Constraints(depth=0))
-        clock = make_clock(plans.best, 60.0, lambda: 0.0)
+        clock = Clock(60.0, plans.best.lines, lambda: 0.0)
         for _ in range(self.n_steps):
             clock.speed("train").observe(1.0, 1.1)
         hits = None if self.n_hits is None else SimpleNamespace(n_hits=self.n_hits)
