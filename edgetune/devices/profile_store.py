@@ -83,11 +83,7 @@ def profile_files() -> dict[str, Path]:
 
 
 def save_profile(profile: DeviceProfile, path: Path | None = None) -> Path:
-    """Write a profile whole or not at all; return where.
-
-    Args:
-        profile: what was measured.
-        path: file to write (None: the user's folder, under the profile's name).
+    """Write a profile whole or not at all, by default to the user's folder under its name; return where.
 
     Raises:
         ProfileError: there is no room or no permission, or no folder to write to.
@@ -214,13 +210,7 @@ _WIDEN: dict[Fit, float] = {"same": 0.0, "alike": 0.2, "other": 0.6}
 
 @dataclass(frozen=True, slots=True)
 class Match:
-    """A stored profile, and how well it fits.
-
-    Attributes:
-        profile: the one that fits best.
-        fit: `same`, `alike` or `other`.
-        reasons: what differs, a phrase each; empty for `same`.
-    """
+    """A stored profile, how well it fits, and what differs, a phrase each (none for `same`)."""
 
     profile: DeviceProfile
     fit: Fit
@@ -275,7 +265,10 @@ def match_profile(profile: DeviceProfile, machine: Machine, versions: Mapping[st
     theirs = profile.machine
     # Virtual machines call every processor by one name, so its numbers decide.
     same_cpu = (theirs.cpu_model, theirs.architecture) == (machine.cpu_model, machine.architecture)
-    reasons = [] if same_cpu else [f"measured on {_cpu(theirs)}, this machine has {_cpu(machine)}"]
+    cpus = [
+        one.cpu if one.cpu == one.cpu_model else f"{one.cpu} ({one.cpu_model})" for one in (theirs, machine)
+    ]
+    reasons = [] if same_cpu else [f"measured on {cpus[0]}, this machine has {cpus[1]}"]
     if theirs.cores != machine.cores:
         reasons.append(f"measured with {theirs.cores} cores, this machine has {machine.cores}")
     if gone := set(theirs.features) ^ set(machine.features):
@@ -286,16 +279,8 @@ def match_profile(profile: DeviceProfile, machine: Machine, versions: Mapping[st
             reasons.append(f"measured with {name} {was}, {is_} is installed")
     if {theirs.power_source, machine.power_source} == {"mains", "battery"}:
         reasons.append(f"measured on {theirs.power_source}, this machine runs on {machine.power_source}")
-    if not same_cpu:
-        return Match(profile, "other", reasons)
-    return Match(profile, "alike" if reasons else "same", reasons)
-
-
-def _cpu(machine: Machine) -> str:
-    """Name a processor so that two of one name can be told apart."""
-    if machine.cpu_model == machine.cpu:
-        return machine.cpu
-    return f"{machine.cpu} ({machine.cpu_model})"
+    fit: Fit = "other" if not same_cpu else "alike" if reasons else "same"
+    return Match(profile, fit, reasons)
 
 
 def _distance(found: Match, own: bool, shape: ModelShape | None, machine: Machine) -> tuple[float, ...]:

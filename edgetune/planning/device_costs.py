@@ -35,6 +35,8 @@ from edgetune.planning.plan import BackendCosts, DeviceCosts
 from edgetune.utils.errors import ProfileError
 from edgetune.utils.machine import versions
 
+Scales = dict[str, float]
+
 SAME_UNCERTAINTY = 0.10
 OTHER_MODEL_UNCERTAINTY = 0.35
 PROBED_UNCERTAINTY = 0.2
@@ -85,16 +87,13 @@ def _with_probe(device: DeviceCosts, source: ModelSource, slowness: float) -> De
     missing = any(importlib.util.find_spec(name) is None for name in ("onnx", "onnxruntime"))
     if not likes or missing or not can_write(source.config, source.pools_mean, source.folder):
         return device
-    like = min(likes, key=lambda costs: costs.backend != "ort")
     factor = slowness * max(1.0, shape_of(source).n_parameters / MEASURED_PARAMETERS)
+    open_s, save_s = PROBE_OPEN_S * factor, PROBE_SAVE_S * factor
     fixed = FixedCosts(
-        import_s=PROBE_IMPORT_S * slowness,
-        open_s=PROBE_OPEN_S * factor,
-        open_depth_s=PROBE_OPEN_S * factor,
-        export_s=0.0,
-        save_s=PROBE_SAVE_S * factor,
-        save_model_s=PROBE_SAVE_S * factor,
+        **{"import_s": PROBE_IMPORT_S * slowness, "export_s": 0.0, "open_s": open_s, "open_depth_s": open_s},
+        **{"save_s": save_s, "save_model_s": save_s},
     )
+    like = min(likes, key=lambda costs: costs.backend != "ort")
     probe = replace(like, key="onnx", backend="onnx", fixed=fixed, available="", trains=False)
     return replace(device, backends=(*device.backends, probe))
 
@@ -109,6 +108,14 @@ def busy_watts() -> tuple[float, str] | None:
         return None
     power = match.profile.power
     return power.train_w, f"device profile {match.profile.name}, {power.source}"
+
+
+def profile_key(profile: DeviceProfile, machine: Machine) -> str:
+    """Name a profile, this machine and what runs on it, so that another measurement gets another name."""
+    runtimes = {name: value for name, value in versions().items() if name.startswith(("onnx", "torch"))}
+    return json.dumps(
+        [profile.name, profile.date, machine.cpu_model, machine.cores, runtimes], sort_keys=True
+    )
 
 
 def speeds_key(profile: DeviceProfile, shape: ModelShape) -> str:
@@ -126,8 +133,7 @@ def fit_device(
     uncertainty = max(SAME_UNCERTAINTY, profile.spread) + widen
     if not same_shape(profile.model, shape):
         uncertainty += PROBED_UNCERTAINTY if seen.known & set(seen.runs) else OTHER_MODEL_UNCERTAINTY
-    power = profile.power
-    slow = seen.slowness
+    power, slow = profile.power, seen.slowness
     keys = {item.key for item in profile.backends if item.device == "cpu"}
     return DeviceCosts(
         name=profile.name,
@@ -140,8 +146,8 @@ def fit_device(
         report_s=slow * profile.report_s,
         exit_s=slow * profile.exit_s,
         depths=tuple(range(shape.n_layers)),
-        busy_w=watts if watts is not None else power.train_w,
-        power_source="--watts" if watts is not None else power.source,
+        busy_w=power.train_w if watts is None else watts,
+        power_source=power.source if watts is None else "--watts",
         backends=tuple(_backend(item, match, shape, seen) for item in profile.backends),
         speeds_key=speeds_key(profile, shape),
         speeds_note=seen.note,
@@ -150,8 +156,7 @@ def fit_device(
 
 def describe_misfit(match: Match, shape: ModelShape, seen: Calibration = NOTHING_SEEN) -> str:
     """Say what does not fit of a profile, in a sentence; "" when everything does."""
-    profile = match.profile
-    parts = list(match.reasons)
+    profile, parts = match.profile, list(match.reasons)
     if not same_shape(profile.model, shape):
         parts.append(f"{shape.name} was not profiled, and its costs are predicted from {profile.model.name}")
     if profile.noisy:
@@ -163,9 +168,8 @@ def describe_misfit(match: Match, shape: ModelShape, seen: Calibration = NOTHING
         )
     if not parts:
         return ""
-    subject = (
-        "This machine was never profiled" if match.fit == "other" else "The profile does not fit exactly"
-    )
+    never = match.fit == "other"
+    subject = "This machine was never profiled" if never else "The profile does not fit exactly"
     return (
         f"{subject}; estimates from the device profile {profile.name} are rough until the first steps "
         f"correct them ({'; '.join(parts)}). Run `edgetune profile` to measure this machine."
@@ -212,14 +216,3 @@ def _unavailable(item: BackendProfile, match: Match, seen: Calibration) -> str:
     if item.precision == "bf16" and match.fit == "other" and item.key not in seen.known:
         return "bf16 is used only on machines where it was measured; elsewhere it can be 25 times slower"
     return ""
-
-
-Scales = dict[str, float]
-
-
-def profile_key(profile: DeviceProfile, machine: Machine) -> str:
-    """Name a profile, this machine and what runs on it, so that another measurement gets another name."""
-    runtimes = {name: value for name, value in versions().items() if name.startswith(("onnx", "torch"))}
-    return json.dumps(
-        [profile.name, profile.date, machine.cpu_model, machine.cores, runtimes], sort_keys=True
-    )

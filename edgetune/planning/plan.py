@@ -24,12 +24,8 @@ class BackendCosts:
     """One backend in one arithmetic, as this machine runs it.
 
     Attributes:
-        key: such as `torch-bf16`.
-        backend, precision: the settings it stands for.
+        key: such as `torch-bf16`; `backend` and `precision` are the settings it stands for.
         threads: of one operation; None leaves it to the runtime.
-        fixed: seconds paid once.
-        memory: megabytes.
-        cost: seconds of an operation.
         available: why it cannot be used here and now; "" when it can.
         scale: times what was profiled, which `cost` has in it.
         trains: whether it can train; otherwise it fits a linear probe.
@@ -52,16 +48,12 @@ class DeviceCosts:
     """A machine as the planner sees it: a profile, fitted to a model.
 
     Attributes:
-        name: of the profile.
         note: how well the profile fits this machine and model, in a sentence; "" when it fits.
         foreign: whether it was measured on another kind of processor.
         uncertainty: relative half-width of the 95 % interval of predicted training time.
-        n_layers, hidden_size: of the model.
-        start_s, report_s, exit_s: see `DeviceProfile`.
         depths: how many layers can be frozen.
         busy_w: watts while training, and `power_source` says where they come from.
-        backends: what can train.
-        speeds_key: names what earlier runs here are remembered by (`planning.speeds`).
+        speeds_key: names what earlier runs here are remembered by (`planning.calibration`).
         speeds_note: what they have taught, in a sentence; "" when nothing.
     """
 
@@ -92,7 +84,6 @@ class DataLengths:
         max_length: the limit they were cut to.
         can_cut: whether rows may be cut to fewer tokens without reading them again.
         n_held_out: rows set aside for the weights of an ensemble; 0: the encoder is the only learner.
-        n_classes: labels.
         pair: whether rows are pairs of texts.
     """
 
@@ -105,27 +96,14 @@ class DataLengths:
     pair: bool = False
 
     @cached_property
-    def lengths_in_order(self) -> IntArray:
-        """(n,) the shortest first."""
-        return np.sort(self.lengths)
-
-    @cached_property
-    def eval_lengths_in_order(self) -> IntArray:
-        """(m,) the shortest first."""
-        return np.sort(self.eval_lengths)
+    def in_order(self) -> tuple[IntArray, IntArray]:
+        """(n,) and (m,) lengths, the shortest first."""
+        return np.sort(self.lengths), np.sort(self.eval_lengths)
 
 
 @dataclass(frozen=True)
 class Limits:
-    """The budget, as numbers; None: no limit.
-
-    Attributes:
-        deadline_s: from the start of the process to its end.
-        energy_j: joules.
-        memory_mb: of the process.
-        already_s: seconds used before planning.
-        already_j: joules used before planning.
-    """
+    """The budget of a whole process (None: no limit), and what it had used before planning."""
 
     deadline_s: float | None
     energy_j: float | None = None
@@ -139,17 +117,12 @@ class Constraints:
     """What the user fixed; None: the planner decides.
 
     Attributes:
-        backend: what trains.
-        precision: its arithmetic.
         depth: frozen layers.
         max_length: tokens per row at most.
-        batch_size: examples per step.
-        passes: over the rows, at most.
-        max_steps: optimizer steps, at most.
+        passes: over the rows, at most; `max_steps` of the optimizer.
         cache_mb: for hidden states of the frozen layers, at most.
         method: how examples are chosen.
-        trains: whether the encoder may be trained.
-        probes: whether a linear probe may be fitted.
+        trains, probes: whether the encoder may be trained, and a linear probe be fitted.
         exported: tells whether a backend at a depth needs no export, given (key, depth).
     """
 
@@ -188,18 +161,12 @@ class Plan:
         max_length: tokens per row at most.
         batch_size: examples per optimizer step.
         method: how examples are chosen; `LINEAR_PROBE` or `NGRAMS_ALONE` where the encoder is not trained.
-        n_rows: examples trained, over all passes.
-        rows_interval: 95 % interval of it.
-        passes: over the rows.
-        n_steps: optimizer steps.
-        n_probe_rows: rows whose features fit the first head.
+        n_rows: examples trained, over all passes, with the 95 % interval `rows_interval`.
+        n_probe_rows: rows whose features fit the first head, at `probe_row_s` seconds each.
         n_eval: rows evaluated.
         n_weighed: held-out rows that the encoder is scored on for its weight.
-        probe_row_s: seconds of a row whose features the linear probe is fitted on.
-        lines: planned seconds by what they are spent on, in order.
-        total_s: their sum.
+        lines: planned seconds by what they are spent on, in order; `total_s` is their sum.
         memory_mb: predicted peak.
-        energy_j: predicted.
         expected_points: expected accuracy lost against endless training, in points (negative; 0 is best).
         scale: times what was profiled, by which `lines` are priced (`BackendCosts.scale`).
     """

@@ -46,25 +46,15 @@ def artifacts_folder(builder: ArtifactBuilder, depth: int) -> str:
 
 
 class BackendSession:
-    """A backend that is being measured.
-
-    Attributes:
-        job: what is measured.
-        child: its worker.
-        threads: that it is measured with.
-        threads_tried: seconds of a train step by number of threads.
-        fixed: seconds of what is paid once.
-        memory: megabytes by tokens.
-        joules, seconds: of all timed calls, by operation.
-    """
+    """A backend that is being measured; `joules` and `seconds` of its timed calls are kept by operation."""
 
     def __init__(self, job: MeasurementJob, child: WorkerProcess, threads: int) -> None:
         self.job, self.child, self.threads = job, child, threads
-        self.threads_tried: dict[str, float] = {}
-        self.fixed: dict[str, float] = {}
         self.memory: Memory | None = None
         self.joules: dict[str, float] = {}
         self.seconds: dict[str, float] = {}
+        self._fixed: dict[str, float] = {}
+        self._threads_tried: dict[str, float] = {}
         self._import_s = self._first_s = 0.0
         self._cut_depths: list[int] = []
 
@@ -79,9 +69,13 @@ class BackendSession:
         self.child.ask("power", watts=watts, tdp=tdp)
         self._import_s = self.child.ask("import_runtime")
         if like is not None:
-            self.threads, self.threads_tried = like.threads, dict(like.threads_tried)
-            self.fixed = dict(like.fixed)
-        self._first_s = self.child.ask("open", depth=0, threads=self.threads)
+            self.threads, self._threads_tried = like.threads, dict(like._threads_tried)
+            self._fixed = dict(like._fixed)
+        self._first_s = self._open(0)
+
+    def _open(self, depth: int, onnx: bool = True) -> float:
+        seconds: float = self.child.ask("open", depth=depth, threads=self.threads, onnx=onnx)
+        return seconds
 
     def visit(self, point: GridPoint, n: int, warm: bool, expected_s: float) -> list[float]:
         """Time `n` calls, after one that is not timed where `warm`."""
@@ -119,35 +113,35 @@ class BackendSession:
 
         What only the first opening pays (parts imported when they are needed) is a part of the import.
         """
-        self.fixed["save_s"] = self.fixed["save_model_s"] = self.child.ask("save", depth=0)
-        self.fixed["open_s"] = self.child.ask("open", depth=0, threads=self.threads, onnx=False)
-        self.fixed["import_s"] = self._import_s + max(0.0, self._first_s - self.fixed["open_s"])
+        fixed = self._fixed
+        fixed["save_s"] = fixed["save_model_s"] = self.child.ask("save", depth=0)
+        fixed["open_s"] = self._open(0, onnx=False)
+        fixed["import_s"] = self._import_s + max(0.0, self._first_s - fixed["open_s"])
         if self.job.parts[0] == "torch":
-            self.fixed["save_model_s"] = self.child.ask("save", depth=0)
+            fixed["save_model_s"] = self.child.ask("save", depth=0)
 
     def choose_threads(self, candidates: Sequence[int], point: GridPoint) -> None:
-        """Try numbers of threads at one spot; the one that the backend was opened with wins a draw."""
+        """Try numbers of threads at one point; the one that the backend was opened with wins a draw."""
         if self.job.parts[2] != "cpu" or len(candidates) < 2:
             return
-        for threads in candidates:
-            self.child.ask("open", depth=0, threads=threads)
-            seconds = self.child.ask("run", n=TRIALS, warm=True, **point.place)["s"]
-            self.threads_tried[str(threads)] = statistics.median(seconds)
-        fastest = min(candidates, key=lambda threads: self.threads_tried[str(threads)])
-        if self.threads_tried[str(fastest)] < CLEARLY_FASTER * self.threads_tried[str(self.threads)]:
-            self.threads = fastest
+        usual, tried = self.threads, {}
+        for self.threads in candidates:
+            self._open(0)
+            answer = self.child.ask("run", n=TRIALS, warm=True, **point.place)
+            tried[self.threads] = statistics.median(answer["s"])
+        self._threads_tried = {str(threads): seconds for threads, seconds in tried.items()}
+        fastest = min(tried, key=lambda threads: tried[threads])
+        self.threads = fastest if tried[fastest] < CLEARLY_FASTER * tried[usual] else usual
         if candidates[-1] != self.threads:
-            self.child.ask("open", depth=0, threads=self.threads)
+            self._open(0)
 
     def open_depths(self, depths: Sequence[int]) -> str | None:
         """Open the model cut above layers; return why it cannot be, None if it can."""
-        known = "open_depth_s" in self.fixed  # taken over
-        self.fixed.setdefault("open_depth_s", self.fixed["open_s"])
-        for depth in depths:
-            if depth == 0:
-                continue
+        fixed, known = self._fixed, "open_depth_s" in self._fixed  # taken over
+        fixed.setdefault("open_depth_s", fixed["open_s"])
+        for depth in filter(None, depths):
             try:
-                seconds = self.child.ask("open", depth=depth, threads=self.threads)
+                seconds = self._open(depth)
             except WorkerLost as error:
                 if not self.child.alive:
                     raise
@@ -155,10 +149,10 @@ class BackendSession:
             self._cut_depths.append(depth)
             if len(self._cut_depths) > 1 or known:
                 continue
-            self.fixed["open_depth_s"] = seconds
+            fixed["open_depth_s"] = seconds
             if self.job.parts[0] == "ort":  # saving opens the whole model first: expect the dearer of the two
                 cut_s = self.child.ask("save", depth=depth)
-                self.fixed["save_s"] = self.fixed["save_model_s"] = max(cut_s, self.fixed["save_s"])
+                fixed["save_s"] = fixed["save_model_s"] = max(cut_s, fixed["save_s"])
         return None
 
     def leave(self) -> float:
@@ -177,8 +171,8 @@ class BackendSession:
             precision=precision,
             device=device,
             threads=self.threads,
-            threads_tried=self.threads_tried,
-            fixed=FixedCosts(export_s=export_s, **self.fixed),
+            threads_tried=self._threads_tried,
+            fixed=FixedCosts(export_s=export_s, **self._fixed),
             memory=self.memory,
             points=sampler.points(self.job.key),
         )
@@ -221,14 +215,7 @@ class TimedMeasurement:
     """Sessions, their samples and the time left; a session whose worker fails is left out, with a note."""
 
     def __init__(self, n_layers: int, limit_s: float, tell: Tell, visit_s: float = VISIT_S) -> None:
-        """Start the clock.
-
-        Args:
-            n_layers: of the model.
-            limit_s: how long all of it may take.
-            tell: is told of progress.
-            visit_s: how long the calls of a visit should last.
-        """
+        """Start the clock: all of it may take `limit_s`, the calls of a visit should last `visit_s`."""
         self._started = time.perf_counter()
         self._limit_s, self._tell_to = limit_s, tell
         self._sampler = Sampler(n_layers, np.random.default_rng(0), visit_s)

@@ -59,15 +59,17 @@ class Scorer(FakeBackend):
     slow: float = 1.0
     kept: list[bool] = field(default_factory=list)
 
-    def score(self, batch: Batch, keep: bool = True) -> np.ndarray:
+    def _pass(self, batch: Batch) -> None:
         width = -(-int(batch.lengths.max()) // 8) * 8
         self.clock.now_s += cost("score", len(batch), width) * self.slow
+
+    def score(self, batch: Batch, keep: bool = True) -> np.ndarray:
+        self._pass(batch)
         self.kept.append(keep)
         return super().score(batch)
 
     def features(self, batch: Batch) -> np.ndarray:
-        width = -(-int(batch.lengths.max()) // 8) * 8
-        self.clock.now_s += cost("score", len(batch), width) * self.slow
+        self._pass(batch)
         self._record("features", batch)
         return np.stack([2.0 * batch.labels, np.ones(len(batch))], axis=1)
 
