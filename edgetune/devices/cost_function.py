@@ -24,6 +24,8 @@ from edgetune.devices.device_profile import BackendProfile, ModelShape, Operatio
 from edgetune.utils.errors import ProfileError
 from edgetune.utils.types import FloatArray
 
+CountFit = Callable[[ModelShape, float, float, float], float]
+"""Seconds of a shape at (batch, length, active layers): a non-negative combination of the count's parts."""
 Cell = tuple[int, int, int]
 """Batch, length, active layers."""
 LAYERS = 2
@@ -70,12 +72,7 @@ def operation_count(
 ) -> list[float]:
     """Return what the seconds of a call are made of: 1, rows, matrix products, attention, updated weights.
 
-    Args:
-        shape: of the model.
-        batch: rows.
-        length: tokens of each.
-        layers: that are run.
-        trimmed: whether the last of them is computed for each row's first token only.
+    With `trimmed`, the last layer is computed for each row's first token only.
     """
     weights = 4.0 * shape.hidden_size**2 + 2.0 * shape.hidden_size * shape.intermediate_size
     last = min(layers, 1.0) if trimmed else 0.0
@@ -95,29 +92,21 @@ def same_shape(one: ModelShape, other: ModelShape) -> bool:
     return sizes[0] == sizes[1]
 
 
-class CountFit:
-    """Seconds as a non-negative combination of the operation count's parts, by smallest relative error."""
+def count_fit(op: Operation, seconds: dict[Cell, float], shape: ModelShape) -> CountFit:
+    """Fit seconds by smallest relative error; updating weights is a part of `train` alone.
 
-    def __init__(self, op: Operation, seconds: dict[Cell, float], shape: ModelShape) -> None:
-        """Fit to measured cells; updating weights is a part of `train` alone.
-
-        Whether the last layer is computed for one token only is for the points to say.
-        """
-        best = np.inf
-        for trimmed in (False, True) if op != "prefix" else (False,):
-            rows = np.array([operation_count(shape, *cell, trimmed) for cell in seconds])
-            if op != "train":
-                rows[:, -1] = 0.0
-            rows /= np.array(list(seconds.values()))[:, None]
-            coefficients = nnls(rows, np.ones(len(rows)))
-            error = np.sum((rows @ coefficients - 1.0) ** 2)
-            if error < best:
-                best, self._coefficients, self._trimmed = error, coefficients, trimmed
-
-    def seconds(self, shape: ModelShape, batch: float, length: float, layers: float) -> float:
-        """Return seconds for any model's shape."""
-        counts = operation_count(shape, batch, length, layers, self._trimmed)
-        return float(np.dot(self._coefficients, counts))
+    Whether the last layer is computed for one token only is for the points to say.
+    """
+    fits = []
+    for trimmed in (False, True) if op != "prefix" else (False,):
+        rows = np.array([operation_count(shape, *cell, trimmed) for cell in seconds])
+        if op != "train":
+            rows[:, -1] = 0.0
+        rows /= np.array(list(seconds.values()))[:, None]
+        coefficients = nnls(rows, np.ones(len(rows)))
+        fits.append((float(np.sum((rows @ coefficients - 1.0) ** 2)), coefficients, trimmed))
+    _, best, trims = min(fits, key=lambda fit: fit[0])
+    return lambda of, b, t, n: float(np.dot(best, operation_count(of, b, t, n, trims)))
 
 
 class CostFunction:
@@ -129,13 +118,7 @@ class CostFunction:
     def __init__(
         self, profile: BackendProfile, shape: ModelShape, target: ModelShape | None = None, scale: float = 1.0
     ) -> None:
-        """Fit to a backend's points.
-
-        Args:
-            profile: measured costs.
-            shape: of the model that was measured.
-            target: model to predict for (None: the same).
-            scale: factor on every prediction, as a run's first steps have shown it.
+        """Fit to points measured with a model of one shape, to predict for another (None: the same).
 
         Raises:
             ProfileError: `score` or `train` was not measured at all.
@@ -156,29 +139,22 @@ class CostFunction:
                     "`edgetune profile`."
                 )
             cells = {(b, t, int(active_layers(op, d, shape.n_layers))): s for (b, t, d), s in points.items()}
-            fit = self._fits[op] = CountFit(op, cells, shape)
-            self._grids[op] = CostGrid(cells, shape.n_layers, partial(fit.seconds, shape))
+            fit = self._fits[op] = count_fit(op, cells, shape)
+            self._grids[op] = CostGrid(cells, shape.n_layers, partial(fit, shape))
 
     def seconds(self, op: Operation, batch: int, length: int, depth: int) -> float:
-        """Predict seconds of one call.
-
-        Args:
-            op: `prefix`, `score` or `train`.
-            batch: examples.
-            length: tokens of each, padding included.
-            depth: lowest layers that are frozen and cut off (of the target's own layers).
-        """
+        """Predict seconds of one call; `depth` lowest of the target's own layers are frozen and cut off."""
         if op == "prefix" and depth <= 0:
             return 0.0
         shape = self._target or self._shape
         layers = active_layers(op, depth, shape.n_layers)
         fit, grid = self._fits[op], self._grids[op]
         if self._target is not None:
-            return self._scale * fit.seconds(shape, batch, length, layers)
+            return self._scale * fit(shape, batch, length, layers)
         nearest = (min(batch, grid.axes[0][-1]), min(length, grid.axes[1][-1]))
         seconds = grid.at(*nearest, layers)
         if nearest != (batch, length):
-            seconds += fit.seconds(shape, batch, length, layers) - fit.seconds(shape, *nearest, layers)
+            seconds += fit(shape, batch, length, layers) - fit(shape, *nearest, layers)
         return self._scale * seconds
 
 
@@ -212,13 +188,7 @@ class CostGrid:
     def __init__(
         self, seconds: dict[Cell, float], n_layers: int, fit: Callable[[float, float, float], float]
     ) -> None:
-        """Lay the points out.
-
-        Args:
-            seconds: median of each measured cell.
-            n_layers: of the model.
-            fit: seconds by operation count; fills cells that were not measured.
-        """
+        """Lay the medians of measured cells out; `fit` gives the seconds of those that were not measured."""
         self.axes: list[list[int]] = [sorted({cell[axis] for cell in seconds}) for axis in range(3)]
         self._fit = fit
         filled = [seconds[cell] if cell in seconds else fit(*cell) for cell in product(*self.axes)]

@@ -32,15 +32,10 @@ class Machine(Settings):
     """Which machine was measured.
 
     Attributes:
-        cpu: as the system names it.
         cpu_model: vendor, family and model numbers, since names of virtual machines say little.
-        cores: processors that could be used.
-        physical_cores: of these, without hyper-threads; None: not known.
+        cores: processors that could be used; `physical_cores` without hyper-threads, None: not known.
         features: instruction sets that matter.
         memory_mb: of the machine (10^6 bytes).
-        gpu: its name, None without one.
-        system: operating system and release.
-        architecture: such as `x86_64`.
     """
 
     cpu: str
@@ -69,12 +64,9 @@ class MeasuredPoint(Settings):
     """One operation, measured.
 
     Attributes:
-        op: `prefix`, `score` or `train`.
-        batch: examples.
-        length: tokens of each, padding included.
+        length: tokens of each example of the batch, padding included.
         depth: frozen layers cut off as a prefix.
-        s: median seconds of one call.
-        low_s, high_s: 95 % interval of that median.
+        s: median seconds of one call, with its 95 % interval from `low_s` to `high_s`.
         n: calls measured.
     """
 
@@ -151,10 +143,8 @@ class DeviceProfile(Settings):
     """Everything measured on one machine for one model.
 
     Attributes:
-        name: of the profile, and of its file.
         date: of the measurement, ISO 8601.
         quick: whether `--quick` measured a smaller grid.
-        model: whose operations were timed.
         start_s: from the process's start to the first line of a run.
         tokenize_s_per_token, meta_s_per_example: in older profiles; nothing is planned by them.
         report_s: picture, model card and summary.

@@ -229,11 +229,6 @@ def find_for_this_machine(
 
     Files that cannot be read are passed over, as long as another one can be.
 
-    Args:
-        shape: of the model to be trained (None: any).
-        machine: this one.
-        versions: of installed packages (None: asked for).
-
     Raises:
         ProfileError: profiles are stored, and none of them can be read.
     """

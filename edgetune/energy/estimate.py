@@ -60,15 +60,7 @@ class CpuUsePower(ConstantPower):
         clock: TimeSource = time.perf_counter,
         cpu_s: Callable[[], float] = process_cpu_s,
     ) -> None:
-        """Start.
-
-        Args:
-            full_w: watts with all of the processors at work.
-            n_cpus: how many those are, as the system counts them (hyper-threads included).
-            source: how that is known, beginning with `estimated: `.
-            clock: monotonic seconds.
-            cpu_s: CPU seconds used, of all processors together.
-        """
+        """Start; `full_w` is drawn with all of `n_cpus` (hyper-threads included) at work."""
         super().__init__(full_w, source, clock)
         self._n_cpus, self._cpu_s, self._start_cpu_s = n_cpus, cpu_s, cpu_s()
 

@@ -181,14 +181,7 @@ def read_int(path: Path) -> int | None:
 
 @dataclass(frozen=True, slots=True)
 class EnergyReading:
-    """Energy of some time, and how it is known.
-
-    Attributes:
-        joules: energy.
-        elapsed_s: in which it was used.
-        source: the sensor, or how it was estimated.
-        measured: whether a sensor gave all of it.
-    """
+    """Energy of some time, and how it is known; `measured` where a sensor gave all of it."""
 
     joules: float
     elapsed_s: float

@@ -31,13 +31,7 @@ MOST_OFF, OWN_MOST_OFF = 1000.0, 5.0  # times slower or faster: not even a model
 
 @dataclass(frozen=True, slots=True)
 class ObservedRun:
-    """How one run went.
-
-    Attributes:
-        at_s: when it ended (seconds since 1970).
-        ratio: seconds of its train steps over what the profile says.
-        measured_s: seconds of its train steps.
-    """
+    """When a run ended (seconds since 1970), and its train steps' seconds, over the profile's and as such."""
 
     at_s: float
     ratio: float
@@ -133,12 +127,9 @@ NOTHING_SEEN = Calibration({}, {}, 0.0)
 
 
 def load_observed_runs(cache_dir: Path, key: str, most_off: float = MOST_OFF) -> dict[str, list[ObservedRun]]:
-    """Return the runs that are remembered, by backend; none where there are none, or they cannot be read.
+    """Return the runs that are remembered by a `DeviceCosts.speeds_key`, by backend.
 
-    Args:
-        cache_dir: where they are kept.
-        key: of the profile, the machine and the model (`DeviceCosts.speeds_key`).
-        most_off: runs further from what was profiled than this factor are not believed.
+    Those further from what was profiled than the factor `most_off` are not believed.
     """
     found: dict[str, list[ObservedRun]] = {}
     for backend, runs in read_cached_json(cache_dir / FILE, Kept).get(key, {}).items():

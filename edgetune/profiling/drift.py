@@ -30,12 +30,7 @@ Verdict = Literal["holds", "has drifted", "is far off"]
 
 @dataclass(frozen=True)
 class Drift:
-    """What a check found.
-
-    Attributes:
-        ratios: now over then, by backend and operation.
-        notes: what could not be checked.
-    """
+    """What a check found: times now over then, by backend and operation, and what could not be checked."""
 
     ratios: list[TimeRatio]
     notes: list[str]
@@ -68,14 +63,7 @@ class DriftCheck(TimedMeasurement):
         tell: Tell,
         limit_s: float | None = None,
     ) -> None:
-        """Find the model.
-
-        Args:
-            profile: what was measured once.
-            model: the one to measure with (None: the one that the profile names).
-            cache_dir: where artifacts are kept.
-            tell: is told of progress.
-            limit_s: how long it may take (None: `CHECK_S`).
+        """Find the model to measure with (None: the one that the profile names).
 
         Raises:
             EdgetuneError: it is not there, or another one.

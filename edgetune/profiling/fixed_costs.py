@@ -43,14 +43,7 @@ class PerRunCosts:
 def measure_per_run_costs(
     job: MeasurementJob, n_starts: int, watts: float | None, tdp: float | None
 ) -> PerRunCosts:
-    """Measure.
-
-    Args:
-        job: of any backend; none is opened.
-        n_starts: processes that are started to see how long that takes.
-        watts: what the user says the machine draws.
-        tdp: watts of the processor, for an estimate.
-    """
+    """Measure in workers, of which `n_starts` are started to see how long that takes."""
     start_s = []
     for _ in range(n_starts):
         with WorkerProcess(job) as child:

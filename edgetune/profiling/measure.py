@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import datetime
 import tempfile
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -35,43 +35,42 @@ TRIAL_LENGTH = 16
 MEMORY_SHARE = 0.7  # of what is free may be taken by all backends together
 
 
-@dataclass(frozen=True)
-class Request:
-    """What to measure.
-
-    Attributes:
-        name: of the profile (None: after the processor).
-        model: None for the built-in one, a folder or a hub name (see `models.resolve_model`).
-        backends: keys such as `ort-fp32` (none: all that make sense here).
-        quick: a smaller grid: about a minute when idle, and the time of each export that is not cached yet.
-        watts: what the machine draws, when the user knows it.
-        cache_dir: where artifacts are kept.
-    """
-
-    name: str | None = None
-    model: str | None = None
-    backends: tuple[str, ...] = ()
-    quick: bool = False
-    watts: float | None = None
-    cache_dir: Path | None = None
-
-
 class Measurement(TimedMeasurement):
     """One measurement, from the first worker to the profile."""
 
-    def __init__(self, request: Request, tell: Tell) -> None:
+    def __init__(
+        self,
+        tell: Tell,
+        *,
+        name: str | None = None,
+        model: str | None = None,
+        backends: Sequence[str] = (),
+        quick: bool = False,
+        watts: float | None = None,
+        cache_dir: str | Path | None = None,
+    ) -> None:
         """Find the model and the backends.
+
+        Args:
+            tell: is told of progress.
+            name: of the profile (None: after the processor).
+            model: None for the built-in one, a folder or a hub name (see `models.resolve_model`).
+            backends: keys such as `ort-fp32` (none: all that make sense here).
+            quick: a smaller grid: about a minute when idle, and the time of each export not cached yet.
+            watts: what the machine draws, when the user knows it.
+            cache_dir: where artifacts are kept.
 
         Raises:
             EdgetuneError: there is no such model or backend, or nothing is installed that trains.
         """
-        self._source = resolve_model(request.model)
-        self._request, self._machine, self._shape = request, this_machine(), shape_of(self._source)
-        limit_s, visit_s = (QUICK_S, QUICK_VISIT_S) if request.quick else (FULL_S, VISIT_S)
+        self._source = resolve_model(model)
+        self._machine, self._shape = this_machine(), shape_of(self._source)
+        limit_s, visit_s = (QUICK_S, QUICK_VISIT_S) if quick else (FULL_S, VISIT_S)
         super().__init__(self._shape.n_layers, limit_s, tell, visit_s)
-        self._keys, self._notes = choose_keys(request.backends, self._machine)
-        self._grid = make_measure_grid(self._shape, self._source.max_positions, request.quick)
-        self._cache = cache_folder() if request.cache_dir is None else request.cache_dir
+        self._name, self._quick, self._watts = name or profile_name(self._machine), quick, watts
+        self._keys, self._notes = choose_keys(backends, self._machine)
+        self._grid = make_measure_grid(self._shape, self._source.max_positions, quick)
+        self._cache = cache_folder() if cache_dir is None else Path(cache_dir)
 
     def run(self) -> DeviceProfile:
         """Measure everything.
@@ -80,18 +79,17 @@ class Measurement(TimedMeasurement):
             ResourceError: no backend could be measured.
             ProfileError: the machine was so busy that the figures contradict each other.
         """
-        request = self._request
         with contextlib.ExitStack() as stack:
             scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="edgetune-profile-")))
-            tdp = tdp_w() if request.watts is None else None
+            tdp = tdp_w() if self._watts is None else None
             self._tell("measuring start-up, plotting and idle power")
             job = make_job(self._source, "none-fp32", self._cache, scratch, {})
-            per_run = measure_per_run_costs(job, 1 if request.quick else 3, request.watts, tdp)
+            per_run = measure_per_run_costs(job, 1 if self._quick else 3, self._watts, tdp)
             folders: dict[str, str] = {}
             export_s = 0.0
             if any(key.startswith("ort") for key in self._keys):
                 folders, export_s, notes = export_all(
-                    self._source, self._grid.depths, self._cache, scratch, request.quick, self._tell
+                    self._source, self._grid.depths, self._cache, scratch, self._quick, self._tell
                 )
                 self._notes += notes
             for key in self._keys:
@@ -119,14 +117,14 @@ class Measurement(TimedMeasurement):
 
     def _begin(self, stack: contextlib.ExitStack, job: MeasurementJob, tdp: float | None) -> None:
         """Start a backend's worker and measure what it pays once."""
-        grid, quick, key = self._grid, self._request.quick, job.key
+        grid, quick, key = self._grid, self._quick, job.key
         cores = self._machine.cores
         physical = min(self._machine.physical_cores or cores, cores)
         self._tell(f"{key}: importing and opening")
         session = BackendSession(job, stack.enter_context(WorkerProcess(job)), physical)
         same = (one for one in self._sessions.values() if one.job.parts[::2] == job.parts[::2])
         like = next(same, None) if quick else None  # the same backend and device in another arithmetic
-        session.open(self._request.watts, tdp, like)
+        session.open(self._watts, tdp, like)
         self._sessions[key] = session
         self._tell(f"{key}: memory")
         session.weigh(grid.growing, self._sampler, 0.05 * self._limit_s)
@@ -194,9 +192,9 @@ class Measurement(TimedMeasurement):
         if n_missing:
             self._notes.append(f"{n_missing} points of the grid were left out: there was not enough time.")
         return DeviceProfile(
-            name=self._request.name or profile_name(self._machine),
+            name=self._name,
             date=datetime.datetime.now().astimezone().isoformat(timespec="seconds"),
-            quick=self._request.quick,
+            quick=self._quick,
             machine=self._machine,
             versions=versions(),
             model=self._shape,
@@ -215,11 +213,9 @@ def measure_profile(**request: Any) -> DeviceProfile:
     """Measure this machine, as `edgetune profile` does; `devices.profile_store.save_profile` keeps it.
 
     Args:
-        **request: fields of `Request`, such as `quick`, `model` or `watts`.
+        **request: as of `Measurement`, such as `quick`, `model` or `watts`.
 
     Raises:
         EdgetuneError: what cannot be measured, and why.
     """
-    if request.get("cache_dir") is not None:
-        request["cache_dir"] = Path(request["cache_dir"])
-    return Measurement(Request(**request), lambda text, share: None).run()
+    return Measurement(lambda text, share: None, **request).run()

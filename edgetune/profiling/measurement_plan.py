@@ -26,13 +26,7 @@ BF16_FEATURES = {"AVX512-BF16", "AMX", "BF16"}
 
 @dataclass(frozen=True)
 class MeasureGrid:
-    """Where operations are measured.
-
-    Attributes:
-        lengths: tokens, ascending.
-        batches: examples, ascending.
-        depths: frozen layers, beginning with 0.
-    """
+    """Tokens, examples and frozen layers (0 first) at which operations are measured, ascending."""
 
     lengths: tuple[int, ...]
     batches: tuple[int, ...]

@@ -122,20 +122,10 @@ def grid_points(
 
 
 class Sampler:
-    """Keeps the samples of all points and chooses each round's.
-
-    Attributes:
-        samples: by point.
-    """
+    """Keeps the samples of all points and chooses each round's."""
 
     def __init__(self, n_layers: int, rng: np.random.Generator, visit_s: float = VISIT_S) -> None:
-        """Start without points.
-
-        Args:
-            n_layers: of the model.
-            rng: shuffles rounds.
-            visit_s: how long the calls of a visit should last.
-        """
+        """Start without points; calls of a visit should last `visit_s`."""
         self.samples: dict[GridPoint, Samples] = {}
         self._visits: list[tuple[GridPoint, float]] = []
         self._n_layers, self._rng, self._aim_s = n_layers, rng, visit_s

@@ -89,10 +89,7 @@ class BackendSession:
     def weigh(self, shapes: Sequence[tuple[int, int]], sampler: Sampler, most_s: float) -> None:
         """Measure memory on growing batches, first scored, then trained, as an arena never shrinks.
 
-        Args:
-            shapes: rows and tokens to try, smallest first.
-            sampler: is told what calls cost.
-            most_s: longer calls are left out, but for two.
+        Calls longer than `most_s` are left out, but for two; the sampler is told what calls cost.
         """
         lines: list[tuple[float, float]] = []
         for op in ("score", "train"):
@@ -241,9 +238,7 @@ class TimedMeasurement:
     def _rounds(self, ending_s: float = 0.0, stretch_s: float = 0.0) -> tuple[float, bool]:
         """Measure in rounds until all is sure or the time is up; return how busy others were.
 
-        Args:
-            ending_s: time that must be left at the end.
-            stretch_s: how late the first visit of a point may be.
+        `ending_s` must be left at the end; the first visit of a point may be late by `stretch_s`.
         """
         watch = BusyWatch([session.child.pid for session in self._sessions.values()])
         number = 0

@@ -41,10 +41,8 @@ class Deadline:
     """A run's plan and its clock.
 
     Attributes:
-        plan: what is followed.
-        clock: what is left.
         cost: predicted seconds of an operation on a batch.
-        save_model_s: what a safety save costs, as planned.
+        save_model_s: what a safety save costs, as planned, or the longest so far.
         n_most: examples that all allowed passes and steps hold.
         score_rate: share of a score that training does not save again, see `Plans.own_score_rate`.
         marks: (line, elapsed seconds at its end) in order.
@@ -139,11 +137,8 @@ class Deadline:
 def blended_slowdown(first_steps: float, plan: Plan) -> float:
     """Return how many times as long as planned the rest will take, in the mean of logarithms.
 
-    The plan and the first steps count by their variances; what is far off the plan makes that less sure.
-
-    Args:
-        first_steps: how many times as long they took.
-        plan: its 95 % interval of rows says how sure it is.
+    The plan and the first steps, which took `first_steps` times as long, count by their variances; the plan's
+    is in its 95 % interval of rows. What is far off the plan makes that less sure.
     """
     low, high = (max(1, rows) for rows in plan.rows_interval)
     found = math.log(first_steps)
@@ -153,13 +148,7 @@ def blended_slowdown(first_steps: float, plan: Plan) -> float:
 
 @dataclass(frozen=True)
 class Scored:
-    """What the encoder says of some rows of a view.
-
-    Attributes:
-        view: the rows that were to be scored.
-        rows: (n,) positions of those that were.
-        logits: (n, C).
-    """
+    """What the encoder says of some rows of a view: positions (n,) and logits (n, C)."""
 
     view: TokenView
     rows: IntArray
