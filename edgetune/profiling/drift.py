@@ -13,7 +13,7 @@ from edgetune.devices.detect import shape_of
 from edgetune.devices.device_profile import BackendProfile, DeviceProfile, MeasuredPoint
 from edgetune.devices.profile_store import Match
 from edgetune.models.source import resolve_model
-from edgetune.profiling.measurement_plan import choose_keys
+from edgetune.profiling.measure import choose_keys
 from edgetune.profiling.profile_tables import TimeRatio, ratio_section
 from edgetune.profiling.sampling import GridPoint
 from edgetune.profiling.session import TimedMeasurement, open_session

@@ -7,21 +7,34 @@ from __future__ import annotations
 
 import contextlib
 import datetime
+import importlib.util
+import math
 import tempfile
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from edgetune.backends.ort.artifacts import ArtifactBuilder, artifacts_cache_key
+from edgetune.backends.ort.ort_runtime import has_training_build
+from edgetune.config.settings import freeze_of
 from edgetune.devices.detect import profile_name, shape_of, this_machine
-from edgetune.devices.device_profile import DeviceProfile, Power, first_implausible
+from edgetune.devices.device_profile import DeviceProfile, Machine, ModelShape, Power, first_implausible
 from edgetune.energy.estimate import CORE_W, IDLE_RATE, tdp_w
-from edgetune.models.source import resolve_model
+from edgetune.models.source import ModelSource, resolve_model
 from edgetune.profiling.fixed_costs import PerRunCosts, measure_per_run_costs
-from edgetune.profiling.measurement_plan import MeasureGrid, choose_keys, export_all, make_measure_grid
 from edgetune.profiling.sampling import GridPoint, grid_points
-from edgetune.profiling.session import BackendSession, TimedMeasurement, make_job
-from edgetune.profiling.worker import MeasurementJob, WorkerLost, WorkerProcess
-from edgetune.utils.errors import ProfileError, ResourceError
+from edgetune.profiling.session import BackendSession, TimedMeasurement, artifacts_folder, make_job
+from edgetune.profiling.worker import LABELS, MeasurementJob, WorkerLost, WorkerProcess
+from edgetune.utils.cache import cache_subfolder
+from edgetune.utils.errors import (
+    EdgetuneError,
+    MissingDependencyError,
+    ProfileError,
+    ResourceError,
+    UsageError,
+)
 from edgetune.utils.machine import cache_folder, versions
 from edgetune.utils.types import Tell
 
@@ -33,6 +46,120 @@ VISIT_S, QUICK_VISIT_S = 0.08, 0.04
 TOO_SPREAD = 0.2
 TRIAL_LENGTH = 16
 MEMORY_SHARE = 0.7  # of what is free may be taken by all backends together
+KEYS = ("ort-fp32", "torch-fp32", "torch-bf16", "torch-fp32-cuda", "torch-bf16-cuda")
+BF16_FEATURES = {"AVX512-BF16", "AMX", "BF16"}
+
+
+@dataclass(frozen=True)
+class MeasureGrid:
+    """Tokens, examples and frozen layers (0 first) at which operations are measured, ascending."""
+
+    lengths: tuple[int, ...]
+    batches: tuple[int, ...]
+    depths: tuple[int, ...]
+
+    @property
+    def growing(self) -> list[tuple[int, int]]:
+        """Some batches (rows, tokens) from small to large, to see how memory grows."""
+        batches, lengths = self.batches, self.lengths
+        shapes = {(batches[0], lengths[0]), (batches[-1], lengths[(len(lengths) - 1) // 2])}
+        return sorted(shapes | {(batches[-1], lengths[-1])})
+
+
+def make_measure_grid(shape: ModelShape, max_length: int, quick: bool) -> MeasureGrid:
+    """Return the grid for a model."""
+    lengths, batches = ((16, 64), (8, 32)) if quick else ((8, 16, 32, 64, 128), (4, 32))
+    # To the ends, so that nothing a plan may ask for lies outside: one layer alone is unlike the others.
+    depths = {0, round(shape.n_layers / 2)} | (set() if quick else {max(0, shape.n_layers - 1)})
+    depths -= {shape.n_layers}
+    fitting = tuple(length for length in lengths if length <= max_length)
+    return MeasureGrid(fitting or (max(1, max_length),), batches, tuple(sorted(depths)))
+
+
+def choose_keys(wanted: Sequence[str], machine: Machine) -> tuple[list[str], list[str]]:
+    """Return which backends to measure, and notes on those left out.
+
+    Raises:
+        UsageError: a wanted backend does not exist.
+        MissingDependencyError: nothing that can train is installed.
+    """
+    for key in wanted:
+        if key not in KEYS:
+            raise UsageError(f"--backend {key}: there is no such backend; choose from {', '.join(KEYS)}.")
+    has_ort, has_torch = has_training_build(), _installed("torch") and _installed("transformers")
+    has_bf16 = bool(BF16_FEATURES & set(machine.features))
+    notes: list[str] = []
+    keys: list[str] = []
+    for key in wanted or KEYS:
+        if not (has_ort if key.startswith("ort") else has_torch):
+            notes.append(f"{key} was left out: its packages are not installed.")
+        elif key.endswith("cuda") and machine.gpu is None and not wanted:
+            continue
+        elif key == "torch-bf16" and not has_bf16 and not wanted:
+            notes.append(
+                f"{key} was left out: this processor has no bf16 instructions, so bf16 is far slower."
+            )
+        else:
+            keys.append(key)
+    if not keys:
+        raise MissingDependencyError(
+            'No backend that could be measured is installed; run `pip install "edgetune[cpu]"` '
+            "(`edgetune doctor` shows what is missing)."
+        )
+    return keys, notes
+
+
+def _installed(name: str) -> bool:
+    return importlib.util.find_spec(name) is not None
+
+
+def export_all(
+    source: ModelSource,
+    depths: Sequence[int],
+    cache_dir: Path,
+    scratch: Path,
+    quick: bool,
+    tell: Callable[[str], None],
+) -> tuple[dict[str, str], float, list[str]]:
+    """Get artifacts at every depth, from the cache where they are; time one export.
+
+    A quick measurement takes the time of an export from an earlier one on this machine, if there is one.
+
+    Returns:
+        Folders of training artifacts for two labels by depth; seconds of one export; notes on depths that
+        could not be exported.
+    """
+    builder = ArtifactBuilder(source, cache_dir)
+    key = artifacts_cache_key(source.fingerprint(), freeze_of(0))
+    remembered = cache_subfolder(cache_dir, "export-seconds") / f"{key}.txt"
+    export_s: float | None = None
+    if quick:
+        with contextlib.suppress(OSError, ValueError):
+            known_s = float(remembered.read_text(encoding="utf-8"))
+            export_s = known_s if 0 < known_s < math.inf else None
+    folders: dict[str, str] = {}
+    notes: list[str] = []
+    for depth in depths:
+        fresh = builder.cached(len(LABELS), freeze_of(depth)) is None
+        if fresh:
+            tell(f"exporting {source.name}" + (f" with {depth} layers frozen" if depth else ""))
+        started = time.perf_counter()
+        try:
+            folders[str(depth)] = artifacts_folder(builder, depth)
+        except EdgetuneError as error:
+            if depth == 0:
+                raise
+            notes.append(f"ort could not be exported with {depth} layers frozen: {error}")
+            continue
+        if fresh and depth == 0:
+            export_s = time.perf_counter() - started
+    if export_s is None:
+        tell(f"exporting {source.name} to measure how long it takes")
+        started = time.perf_counter()
+        ArtifactBuilder(source, scratch / "export").get(len(LABELS), freeze_of(0))
+        export_s = time.perf_counter() - started
+    remembered.write_text(f"{export_s:.3f}\n", encoding="utf-8")
+    return folders, export_s, notes
 
 
 class Measurement(TimedMeasurement):

@@ -7,10 +7,9 @@ from pathlib import Path
 import pytest
 
 from edgetune.devices.profile_store import match_profile
-from edgetune.profiling import measurement_plan
+from edgetune.profiling import measure
 from edgetune.profiling.drift import Drift, drift_sections, representative_points
-from edgetune.profiling.fixed_costs import synthetic_run
-from edgetune.profiling.measurement_plan import choose_keys, make_measure_grid
+from edgetune.profiling.measure import choose_keys, make_measure_grid
 from edgetune.profiling.profile_tables import (
     TimeRatio,
     compare_profiles,
@@ -34,8 +33,8 @@ def test_the_grid_follows_the_model() -> None:
 
 
 def test_bf16_is_measured_only_where_the_processor_has_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(measurement_plan, "has_training_build", lambda: True)
-    monkeypatch.setattr(measurement_plan, "_installed", lambda name: True)
+    monkeypatch.setattr(measure, "has_training_build", lambda: True)
+    monkeypatch.setattr(measure, "_installed", lambda name: True)
     keys, notes = choose_keys([], MACHINE)
     assert keys == ["ort-fp32", "torch-fp32"]
     assert "no bf16 instructions" in notes[0]
@@ -45,8 +44,8 @@ def test_bf16_is_measured_only_where_the_processor_has_it(monkeypatch: pytest.Mo
     assert choose_keys(["torch-bf16"], MACHINE) == (["torch-bf16"], [])
     with pytest.raises(UsageError, match="--backend tpu"):
         choose_keys(["tpu"], MACHINE)
-    monkeypatch.setattr(measurement_plan, "has_training_build", lambda: False)
-    monkeypatch.setattr(measurement_plan, "_installed", lambda name: False)
+    monkeypatch.setattr(measure, "has_training_build", lambda: False)
+    monkeypatch.setattr(measure, "_installed", lambda name: False)
     with pytest.raises(MissingDependencyError, match="pip install"):
         choose_keys([], MACHINE)
 
@@ -94,16 +93,6 @@ def test_a_check_takes_few_points_and_none_that_is_long() -> None:
     assert len(chosen) <= 6
     assert all(point.depth == 0 for point in chosen)
     assert len({(p.op, p.batch, p.length) for p in chosen}) == len(chosen)
-
-
-def test_the_imagined_run_can_be_drawn(tmp_path: Path) -> None:
-    from edgetune.report.model_card import model_card
-    from edgetune.report.run_plot import draw_run
-
-    history, summary = synthetic_run()
-    draw_run(history, summary, tmp_path / "run.png")
-    assert (tmp_path / "run.png").stat().st_size > 10_000
-    assert "0.9" in model_card(summary) or "90" in model_card(summary)
 
 
 @pytest.fixture
