@@ -12,7 +12,8 @@ import numpy as np
 from edgetune.backends.hidden_cache import HiddenCache
 from edgetune.config.settings import RunConfig
 from edgetune.data.batches import bucket_of
-from edgetune.energy import EnergyReading, equation_6
+from edgetune.energy import EnergyReading
+from edgetune.energy.estimate import MEMORY_W_PER_MB
 from edgetune.learners.loop import Loop
 from edgetune.planning.plan import LINEAR_PROBE
 from edgetune.report.live_view import View
@@ -27,7 +28,7 @@ from edgetune.runs.setup import Prepared, PreparedRows
 from edgetune.utils.failpoints import failpoint
 from edgetune.utils.files import write_atomic
 from edgetune.utils.machine import machine_info, memory_mb, peak_memory_mb, versions
-from edgetune.utils.metrics import Evaluation, t_norm_modelled
+from edgetune.utils.metrics import Evaluation, paper_co2e_lb, paper_energy_kwh, t_norm_modelled
 from edgetune.utils.multi_label_metrics import micro_f1
 from edgetune.utils.sanitize import brief
 from edgetune.utils.types import IntArray
@@ -220,13 +221,14 @@ def _chose_on_eval(config: RunConfig, deadline: Deadline | None) -> bool:
 
 def _energy(energy: EnergyReading) -> dict[str, Any]:
     """Return joules and how they are known, with the paper's equation beside them."""
-    by_paper = equation_6(energy.elapsed_s, energy.mean_w or 0.0, memory_mb() or 0.0)
+    memory_w = MEMORY_W_PER_MB * (memory_mb() or 0.0)
+    by_paper_kwh = paper_energy_kwh(energy.elapsed_s, energy.mean_w or 0.0, memory_w)
     return {
         "energy_j": energy.joules,
         "energy_measured": energy.measured,
         "energy_source": energy.how,
-        "energy_eq6_kwh": by_paper.kwh,
-        "co2e_lb": by_paper.co2e_lb,
+        "energy_eq6_kwh": by_paper_kwh,
+        "co2e_lb": paper_co2e_lb(by_paper_kwh),
     }
 
 

@@ -17,10 +17,11 @@ from edgetune.config.budget import read_budget
 from edgetune.config.settings import RunConfig
 from edgetune.config.toml_config import dump_config, group_by_section, load_config, make_config
 from edgetune.data.in_memory import Data
-from edgetune.energy import ResumedSensor, Sensor, open_sensor
+from edgetune.energy import Sensor, SensorSum, open_sensor
 from edgetune.energy.battery import energy_limit_j
 from edgetune.learners.progress import automatic_lr
 from edgetune.planning.calibration import FEWEST_STEPS, ObservedRun, record_observed_run
+from edgetune.planning.clock import Clock
 from edgetune.planning.decision import plan_summary
 from edgetune.planning.device_costs import busy_watts
 from edgetune.planning.plan import Plans
@@ -29,7 +30,7 @@ from edgetune.run_files.outputs import refuse_own_source
 from edgetune.run_files.run_folder import OWN, RunFolder, disk_errors
 from edgetune.run_files.summary import RunResult
 from edgetune.runs.context import RunContext
-from edgetune.runs.deadline import Deadline, make_clock
+from edgetune.runs.deadline import Deadline
 from edgetune.runs.dry_run import settings_of_call
 from edgetune.runs.ngrams_only import run_ngrams, why
 from edgetune.runs.resume import read_interruption
@@ -189,7 +190,7 @@ def resume_run(out: Path, *, cache_dir: Path, meter: Meter, view: View, stop: St
         config = make_config(load_config(out / "config.toml"))
         meter.resume_from(interruption.state["spent_s"], interruption.lost_s)
         exact = interruption.state["measured"] and interruption.lost_s < MUCH_LOST_S
-        sensor = ResumedSensor(_open_sensor(config, stack), interruption.energy_j, exact)
+        sensor = SensorSum([_open_sensor(config, stack)], interruption.energy_j, exact)
         used = BudgetUsed(meter.elapsed_s, sensor.joules, energy_limit_j(config.budget))
         prepared = prepare(config, cache_dir, meter, view.say, used, interruption)
         assert isinstance(prepared, Prepared)  # n-grams alone leave nothing to resume
@@ -276,13 +277,8 @@ def _deadline(prepared: PreparedRows, used: BudgetUsed) -> Deadline | None:
     if plan is None or plans is None or not prepared.config.budget.limits_time:
         return None
     deadline_s = prepared.config.budget.deadline_s
-    clock = make_clock(
-        plan,
-        math.inf if deadline_s is None else deadline_s,
-        used.elapsed_s,
-        used.energy_j,
-        used.joules,
-    )
+    limit_s = math.inf if deadline_s is None else deadline_s
+    clock = Clock(limit_s, plan.lines, used.elapsed_s, used.energy_j, used.joules)
     if not isinstance(prepared, Prepared):
         return Deadline(plan, clock, lambda operation, n_rows, width: 0.0, 0.0, marks=list(prepared.marks))
     train = prepared.config.train
@@ -293,7 +289,7 @@ def _deadline(prepared: PreparedRows, used: BudgetUsed) -> Deadline | None:
         plan,
         clock,
         plans.step_cost(plan),
-        plans.save_model_s(plan),
+        plans.costs(plan).fixed.save_model_s,
         n_most,
         plans.own_score_rate(plan),
         list(prepared.marks),

@@ -21,7 +21,7 @@ from edgetune.config.settings import DataSettings, RunConfig, frozen_depth
 from edgetune.data.splits import Splits, open_splits
 from edgetune.data.token_format import TokenizerSpec
 from edgetune.models.checks import open_tokenizer
-from edgetune.planning.calibration import load_observed_runs, no_observed_runs
+from edgetune.planning.calibration import load_observed_runs
 from edgetune.planning.decision import Decision, decide
 from edgetune.planning.device_costs import find_device
 from edgetune.planning.plan import NGRAMS_ALONE, DataLengths, Plan, Plans
@@ -321,11 +321,8 @@ def decide_open(
         say=say,
     )
     try:
-        earlier = (
-            partial(load_observed_runs, cache_dir)
-            if budget.limits_time and budget.use_earlier_runs
-            else no_observed_runs
-        )
+        recalls = budget.limits_time and budget.use_earlier_runs
+        earlier = partial(load_observed_runs, cache_dir) if recalls else None
         device = find_device(model_loader.source, budget.watts, probe, earlier)
     except ProfileError:
         if limited:

@@ -16,10 +16,12 @@ import tempfile
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from edgetune.utils.files import write_atomic
+from edgetune.utils.parsing import read_json_file
 
+T = TypeVar("T")
 Kind = Literal["tokens", "rows", "artifacts", "tokenizers", "export-seconds", "checked"]
 MOST_HELD = 16  # locks of one process; a run needs six: rows and tokens of two files, artifacts, a tokenizer
 _held: OrderedDict[tuple[int, int], int] = OrderedDict()
@@ -32,6 +34,16 @@ def private_folder(path: Path) -> Path:
         with contextlib.suppress(FileExistsError):  # another process made it just now
             path.mkdir(mode=0o700)
     return path
+
+
+def read_cached_json(path: Path, kind: type[T]) -> T:
+    """Read a value such as a `dict[str, float]` from a cache; an empty one if it is missing or damaged."""
+    from pydantic import TypeAdapter
+
+    try:
+        return TypeAdapter(kind).validate_python(read_json_file(path))
+    except (OSError, ValueError):
+        return kind()
 
 
 def write_cached_json(path: Path, value: Any) -> None:
