@@ -12,9 +12,9 @@ import pytest
 from conftest import RunCli
 
 from edgetune import load_run
-from edgetune.inference.batching import ReloadingRun
 from edgetune.utils import failpoints
 from edgetune.utils.multi_label_metrics import MultiLabelEvaluation
+from tests.integration.test_serve import serving
 
 WORDS = {
     "price": ("costs too much", "is expensive", "was overpriced"),
@@ -202,12 +202,8 @@ def test_rows_in_memory_are_evaluated(trained: dict[str, Any]) -> None:
 
 
 def test_the_server_answers_with_lists(trained: dict[str, Any]) -> None:
-    testclient = pytest.importorskip("fastapi.testclient")
-    from edgetune.inference.server import create_app
-
-    app = create_app(ReloadingRun(trained["out"]), None, 8)
-    with testclient.TestClient(app) as client:
-        answer = client.post("/predict", json={"text": "phone is expensive and flickers"}).json()
+    with serving(trained["out"]) as server:
+        answer = server.predict(text="phone is expensive and flickers").json
     assert set(answer) == {"labels", "probabilities"}
     assert set(answer["labels"]) == set(answer["probabilities"]) == {"price", "screen"}
 
