@@ -137,7 +137,7 @@ def test_a_script_that_the_vocabulary_cannot_write(checked: Any, tmp_path: Path)
     [
         ([("a text of some words", "same")] * 30, "Every row has the label"),
         ([(f"text number {i}", f"{i}.5") for i in range(40)], "number, not a category"),
-        ([(f"text number {i}", "['a', 'b']" if i % 2 else "a") for i in range(40)], "keep one of several"),
+        ([(f"text number {i}", "['a', 'b']" if i == 5 else "ab"[i % 2]) for i in range(40)], "--multi-label"),
     ],
 )
 def test_labels_of_which_nothing_can_be_learned(
