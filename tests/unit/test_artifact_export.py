@@ -129,7 +129,7 @@ def test_cached_artifacts_start_no_child(
 ) -> None:
     builder = ArtifactBuilder(resolve_model(str(tiny_model)), tmp_path / "cache")
     assert not builder.any_cached("embeddings")
-    home = builder._folder(2, "embeddings", False)
+    home = builder._folder(2, "embeddings")
     home.parent.mkdir(parents=True)
     copied.rename(home)
     monkeypatch.setattr(builder, "warm_up", lambda: pytest.fail("a child was started"))

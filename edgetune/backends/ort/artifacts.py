@@ -206,7 +206,7 @@ class ArtifactBuilder:
         key = artifacts_cache_key(self._fingerprint, freeze)
         return next(self._cache.glob(f"{key}-*/{MANIFEST}"), None) is not None
 
-    def _folder(self, n_labels: int, freeze: str, multi_label: bool) -> Path:
+    def _folder(self, n_labels: int, freeze: str, multi_label: bool = False) -> Path:
         key, kind = artifacts_cache_key(self._fingerprint, freeze), "-multi" if multi_label else ""
         return self._cache / f"{key}-{n_labels}{kind}"
 

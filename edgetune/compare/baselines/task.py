@@ -224,6 +224,8 @@ def read_labelled(path: str, data: DataSettings) -> tuple[Texts, list[str]]:
             f"{len(examples):,} rows of {path} can be used and {len(bad):,} cannot{first}; "
             "correct these rows."
         )
+    if examples[0].several is not None:
+        raise DataError(f"Rows of {path} may have several labels; the baselines are for one label a row.")
     second = [example.text_pair or "" for example in examples] if data.pair else None
     return Texts([example.text for example in examples], second), [example.label for example in examples]
 
