@@ -1,0 +1,295 @@
+"""The tabs on runs that have ended: Results, Mend, Try, Models."""
+
+from __future__ import annotations
+
+import contextlib
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+import pandas as pd
+
+from edgetune.report.collect import RunRecord, collect, read_run
+from edgetune.report.page_parts import MOST_CLASSES, Html, class_tables, joined, section_table, tag
+from edgetune.report.run_table import COSTS, RESULTS
+from edgetune.utils.errors import EdgetuneError, RunError, UsageError
+from edgetune.utils.formatting import describe_accuracy, percent
+from edgetune.utils.tables import Section
+from edgetune.web import run_answers
+from edgetune.web.handlers import handled, message
+from edgetune.web.run_process import PRIVATE, RunProcesses
+
+MOST_TEXTS = 100
+SHOWN_SECTIONS = ("Result", "Learners", "Time", "Warnings")
+EFFECT_NATS = 2.0
+"""Effect of a word that gets the full colour."""
+
+
+def chosen_folder(runs: RunProcesses, name: str | None) -> Path:
+    """Return the folder of the chosen run.
+
+    Raises:
+        UsageError: none is chosen.
+        RunError: it is gone.
+    """
+    if not name:
+        raise UsageError("Choose a run above the tabs, or train one.")
+    folder = runs.folder(name)
+    if not folder.is_dir():
+        raise RunError(f"The folder {folder} of this run is gone; choose another run.")
+    if not (folder / "summary.json").is_file():
+        raise RunError(f"The run {name} has no result yet; the tab Train shows how it stands.")
+    return folder
+
+
+def results_tab(runs: RunProcesses, run: gr.Dropdown, tab: gr.Tab) -> None:
+    """Lay out accuracy, classes, and the confusion matrix with its texts."""
+    said = message()
+    summary = gr.HTML()
+    matrix = gr.Dataframe(
+        label="Confusion matrix (rows: true, columns: predicted); a cell shows its texts", interactive=False
+    )
+    with gr.Row():
+        true = gr.Dropdown(label="True class", choices=[])
+        predicted = gr.Dropdown(label="Predicted class", choices=[])
+    texts = gr.Dataframe(
+        label="Texts", headers=["text", "probability"], datatype=["str", "str"], interactive=False, wrap=True
+    )
+
+    def show(name: str | None) -> Any:
+        record = read_run(chosen_folder(runs, name), str(name))
+        figures = record.figures
+        names = [str(one.label) for one in figures.per_class] or figures.label_names
+        cells = [[name, *row] for name, row in zip(names, figures.confusion, strict=False)]
+        parts = [section_table(one) for one in record.sections if one.title in SHOWN_SECTIONS]
+        tables = class_tables(figures)
+        small = len(names) <= MOST_CLASSES
+        return (
+            "",
+            joined([headline(record), *(tables[:1] if small else tables), *parts]),
+            gr.update(value=pd.DataFrame(cells, columns=["true", *names]) if small else None, visible=small),
+            gr.update(choices=names, value=None),
+            gr.update(choices=names, value=None),
+            None,
+        )
+
+    def show_texts(name: str | None, true: str | None, predicted: str | None) -> Any:
+        if true is None or predicted is None:
+            return "", None
+        answers = run_answers.evaluated(run_answers.open_run(chosen_folder(runs, name)))
+        found = [one for one in answers if (one.label, one.predicted) == (true, predicted)]
+        rows = [[one.text, percent(one.probability)] for one in found[:MOST_TEXTS]]
+        count = f"{len(found):,} of the {len(answers):,} evaluation rows shown"
+        return f"{count} are {true}, predicted as {predicted}.", rows
+
+    def pick(name: str | None, event: gr.SelectData) -> Any:
+        row, column = event.index
+        figures = read_run(chosen_folder(runs, name), str(name)).figures
+        names = [str(one.label) for one in figures.per_class] or figures.label_names
+        if column == 0:
+            return gr.skip(), gr.skip()
+        return names[row], names[column - 1]
+
+    outputs = [said, summary, matrix, true, predicted, texts]
+    tab.select(handled(show, 5), run, outputs)
+    run.change(handled(lambda name: show(name) if name else ("", *[gr.skip()] * 5), 5), run, outputs)
+    matrix.select(pick, run, [true, predicted])
+    for chosen in (true, predicted):
+        chosen.change(handled(show_texts, 1), [run, true, predicted], [said, texts])
+
+
+def headline(record: RunRecord) -> Html:
+    """Return the accuracy beside what simpler answers reach on the same rows."""
+    figures = record.figures
+    if figures.accuracy is None:
+        return tag("p", "The run was stopped before it was evaluated.")
+    supports = [one.support or 0 for one in figures.per_class]
+    base = (
+        f" Always the most frequent class: {percent(max(supports) / sum(supports))}." if any(supports) else ""
+    )
+    words = describe_accuracy(figures.model_dump())
+    return tag("p", tag("strong", f"Accuracy {words}"), f" on {figures.n_eval or 0:,} rows.{base}")
+
+
+def mend_tab(
+    runs: RunProcesses,
+    run: gr.Dropdown,
+    data: tuple[gr.Textbox, gr.Dropdown, gr.Dropdown, gr.Textbox],
+) -> None:
+    """Lay out the labels that are probably wrong, one after the other."""
+    gr.Markdown("Rows that the model never got right during training. The original file stays as it is.")
+    find = gr.Button("Find doubtful labels", variant="primary")
+    said = message()
+    shown = gr.HTML()
+    label = gr.Dropdown(label="Label", choices=[], allow_custom_value=True)
+    with gr.Row():
+        accept = gr.Button("Accept the suggestion")
+        change = gr.Button("Use the label above")
+        skip = gr.Button("Skip")
+    out = gr.Textbox(label="Corrected copy")
+    write = gr.Button("Write the corrected copy, and choose it for training")
+    state = gr.State({"run": "", "rows": [], "next": 0, "labels": {}})
+
+    def current(state: dict[str, Any]) -> Any:
+        rows, number = state["rows"], state["next"]
+        if number >= len(rows):
+            done = f"{len(state['labels']):,} of {len(rows):,} doubtful labels are to be changed."
+            return tag("p", done), gr.update(value=None), state
+        row = rows[number]
+        facts: list[tuple[str, ...]] = [
+            ("text", row.text),
+            ("line", f"{row.line:,}"),
+            ("given label", row.label),
+            ("suggested label", f"{row.predicted} ({percent(row.probability)})"),
+        ]
+        table = section_table(Section(f"Row {number + 1} of {len(rows)}", facts))
+        return table, gr.update(value=row.predicted), state
+
+    def find_rows(name: str | None) -> Any:
+        folder = chosen_folder(runs, name)
+        rows = list(run_answers.doubtful_rows(folder))
+        names = list(run_answers.open_run(folder).label_names)
+        table, _, state = current({"run": str(name), "rows": rows, "next": 0, "labels": {}})
+        value = rows[0].predicted if rows else None
+        copy = str(runs.runs / f"{runs.free_name(f'{name}-corrected')}.csv")
+        words = f"Found {len(rows):,} doubtful labels." if rows else "Found no doubtful label."
+        return words, table, gr.update(choices=names, value=value), state, copy
+
+    def decide(state: dict[str, Any], label: str | None) -> Any:
+        if state["next"] >= len(state["rows"]):
+            raise UsageError("There is no row to decide on; find doubtful labels first.")
+        labels = dict(state["labels"])
+        row = state["rows"][state["next"]]
+        if label and label != row.label:
+            labels[row.line] = label
+        return "", *current({**state, "next": state["next"] + 1, "labels": labels})
+
+    def suggested(state: dict[str, Any]) -> str | None:
+        rows, number = state["rows"], state["next"]
+        return rows[number].predicted if number < len(rows) else None
+
+    def write_copy(state: dict[str, Any], out: str) -> Any:
+        if not state["run"] or not out.strip():
+            raise UsageError("Find doubtful labels first, and name the corrected copy.")
+        folder, path = chosen_folder(runs, state["run"]), Path(out.strip())
+        n_changed = run_answers.write_corrected(folder, state["labels"], path)
+        columns = ["text", "text_pair", "label"] if run_answers.has_pairs(folder) else ["text", "label"]
+        words = f"Wrote {path} with {n_changed:,} changed labels; start training on it in the tab Train."
+        return (
+            words,
+            str(path),
+            gr.update(choices=columns, value=columns[:-1]),
+            gr.update(choices=columns, value="label"),
+            runs.free_name(path.name.split(".")[0]),
+        )
+
+    outputs = [said, shown, label, state]
+    find.click(handled(find_rows, 4), run, [*outputs, out])
+    accept.click(handled(lambda state: decide(state, suggested(state)), 3), state, outputs)
+    change.click(handled(decide, 3), [state, label], outputs)
+    skip.click(handled(lambda state: decide(state, None), 3), state, outputs)
+    write.click(handled(write_copy, 4), [state, out], [said, *data])
+
+
+def try_tab(runs: RunProcesses, run: gr.Dropdown) -> None:
+    """Lay out texts of one's own, their probabilities, and the words that mattered."""
+    texts = gr.Textbox(label="Texts, one per line", lines=4)
+    predict = gr.Button("Predict", variant="primary")
+    said = message()
+    table = gr.Dataframe(
+        label="Predictions",
+        headers=["text", "label", "probability"],
+        datatype="str",
+        interactive=False,
+        wrap=True,
+    )
+    classes = gr.HTML()
+    words = gr.HTML()
+
+    def answer(name: str | None, texts: str) -> Any:
+        opened = run_answers.open_run(chosen_folder(runs, name))
+        lines = [line.strip() for line in texts.splitlines() if line.strip()]
+        if not lines:
+            raise UsageError("Type or paste a text first.")
+        found = opened.predict(lines)
+        rows = [[line, one.label, percent(one.probability)] for line, one in zip(lines, found, strict=True)]
+        best = sorted(found[0].probabilities.items(), key=lambda item: -item[1])[:MOST_CLASSES]
+        shares: list[tuple[str, ...]] = [(label, percent(p), "█" * round(20 * p)) for label, p in best]
+        try:
+            mattered = describe_words(*run_answers.word_effects(opened, lines[0]))
+        except RunError as error:
+            mattered = tag("p", str(error))
+        return (
+            "",
+            rows,
+            section_table(Section("Probabilities of the first text", shares, right=True)),
+            mattered,
+        )
+
+    outputs = [said, table, classes, words]
+    predict.click(handled(answer, 3), [run, texts], outputs)
+
+
+def describe_words(label: str, effects: list[tuple[str, float]]) -> Html:
+    """Return a text whose words are marked by what they mean to the n-grams, and the same as a table."""
+    marked: list[str] = []
+    for word, effect in effects:
+        colour = "0,114,178" if effect > 0 else "213,94,0"
+        strength = min(1.0, abs(effect) / EFFECT_NATS) * 0.6
+        marked += [tag("mark", word, style=f"background: rgba({colour},{strength:.2f})"), " "]
+    strongest = sorted(effects, key=lambda item: -abs(item[1]))[:10]
+    rows: list[tuple[str, ...]] = [(word, f"{effect:+.2f}") for word, effect in strongest]
+    title = "Strongest words (nats that the label gains by the word)"
+    intro = f"To the n-grams, this text is {label}. Blue words speak for that, orange ones against it:"
+    return joined(
+        [
+            tag("p", intro),
+            tag("p", *marked),
+            *([section_table(Section(title, rows, right=True))] if rows else []),
+        ]
+    )
+
+
+def models_tab(runs: RunProcesses, tab: gr.Tab) -> None:
+    """Lay out all runs, two of them side by side, and a zip of one."""
+    said = message()
+    table = gr.Dataframe(label="Runs", interactive=False, wrap=True)
+    with gr.Row():
+        first = gr.Dropdown(label="Run", choices=[])
+        second = gr.Dropdown(label="Compare with", choices=[])
+    compare = gr.Button("Compare")
+    compared = gr.HTML()
+    with gr.Row():
+        pack = gr.Button("Pack the run as a zip file")
+        download = gr.DownloadButton("Download the zip file", interactive=False)
+
+    def list_runs() -> Any:
+        records = []
+        for name in runs.names():
+            with contextlib.suppress(EdgetuneError):  # it has no result, or a damaged one
+                records.append(read_run(chosen_folder(runs, name), name))
+        names = [record.name for record in records]
+        rows = [[column.words(record) or "" for column in (*RESULTS, COSTS[-1])] for record in records]
+        frame = pd.DataFrame(rows, columns=[column.title for column in (*RESULTS, COSTS[-1])])
+        return (
+            "" if names else "There is no finished run yet.",
+            frame,
+            gr.update(choices=names, value=names[0] if names else None),
+            gr.update(choices=names, value=names[1] if len(names) > 1 else None),
+        )
+
+    def compare_runs(first: str | None, second: str | None) -> Any:
+        records = collect([chosen_folder(runs, first), chosen_folder(runs, second)]).runs
+        if len(records) < 2:
+            raise UsageError("Choose two different runs to compare.")
+        rows = [(one.title, *(one.words(record) or "" for record in records)) for one in (*RESULTS, *COSTS)]
+        return "", section_table(Section("Two runs", rows[1:], rows[0], right=True))
+
+    def pack_run(name: str | None) -> Any:
+        folder = chosen_folder(runs, name)
+        packed = run_answers.zip_run(folder, runs.runs.resolve() / PRIVATE / "uploads" / f"{folder.name}.zip")
+        return f"Packed {folder.name}.zip.", gr.update(value=str(packed), interactive=True)
+
+    tab.select(handled(list_runs, 3), None, [said, table, first, second])
+    compare.click(handled(compare_runs, 1), [first, second], [said, compared])
+    pack.click(handled(pack_run, 1), first, [said, download])
