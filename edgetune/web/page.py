@@ -21,20 +21,31 @@ from edgetune.runs.dry_run import dry_run, run_check
 from edgetune.runs.run import default_run_folder
 from edgetune.utils.errors import UsageError
 from edgetune.utils.formatting import duration, percent
+from edgetune.utils.sanitize import brief
+from edgetune.utils.tables import Section
 from edgetune.web.handlers import handled, message
 from edgetune.web.result_tabs import mend_tab, models_tab, results_tab, try_tab
 from edgetune.web.run_process import FAILED, FINISHED, RUNNING, STOPPED, RunProcesses, RunStatus
 
 PREVIEW_ROWS, PREVIEW_CHARS, MOST_POINTS = 5, 200, 500
-THEME = gr.themes.Default(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"])
+THEME = gr.themes.Default(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"]).set(
+    block_info_text_color="*neutral_600",
+    block_info_text_color_dark="*neutral_300",
+    button_primary_background_fill="*primary_700",
+    button_primary_background_fill_dark="*primary_700",
+    button_primary_background_fill_hover="*primary_800",
+    button_primary_background_fill_hover_dark="*primary_800",
+)
 CSS = """
 .scroll { overflow-x: auto; margin: .5rem 0 1rem; }
-.scroll table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
+.scroll table { border: 0 !important; border-collapse: collapse; font-variant-numeric: tabular-nums; }
 .scroll caption { text-align: left; font-weight: 600; padding-bottom: .3rem; }
 .scroll th, .scroll td {
   padding: .25rem .7rem; text-align: left; vertical-align: top;
-  border-bottom: 1px solid var(--border-color-primary); overflow-wrap: anywhere;
+  border: 0 !important; border-bottom: 1px solid var(--border-color-primary) !important;
 }
+.scroll td { overflow-wrap: break-word; }
+.scroll tbody td:last-child { overflow-wrap: anywhere; min-width: 8rem; }
 .scroll .n { text-align: right; white-space: nowrap; }
 .bar { display: inline-block; height: .7em; background: var(--color-accent); }
 .wrong, .note, .said { border-left: 4px solid var(--color-accent); padding: .5rem .9rem; }
@@ -93,7 +104,7 @@ def data_tab(
             label="Text columns", multiselect=True, choices=[], info="Guessed; change them here."
         )
         label = gr.Dropdown(label="Label column", choices=[], info="Guessed; change it here.")
-    preview = gr.Dataframe(label="First rows", interactive=False, wrap=True)
+    preview = gr.HTML()
     check = gr.Button("Check the data")
     checked = gr.HTML()
     name = gr.Textbox(label="Name of the run", render=False)
@@ -104,8 +115,8 @@ def data_tab(
         table = open_labelled(path.strip(), DataOptions())
         whole = list(table.columns[: table.n_whole])
         columns = find_columns(table, DataOptions())
-        rows = [
-            [str(value)[:PREVIEW_CHARS] for value in row[1]]
+        rows: list[tuple[str, ...]] = [
+            tuple(brief(value, PREVIEW_CHARS) for value in row[1])
             for row in islice(table.read(range(len(whole))), PREVIEW_ROWS)
             if not isinstance(row, BadRow)
         ]
@@ -114,7 +125,7 @@ def data_tab(
             f"Read {Path(path).name}: {len(whole)} columns.",
             gr.update(choices=names, value=[names[i] for i in columns.text]),
             gr.update(choices=names, value=None if columns.label is None else names[columns.label]),
-            pd.DataFrame(rows, columns=whole),
+            section_table(Section("First rows", rows, tuple(whole))),
             runs.free_name(default_run_folder(path.strip()).name),
             "",
         )
@@ -158,9 +169,9 @@ def train_tab(
         start = gr.Button("Start training", variant="primary")
         stop = gr.Button("Stop and keep the model")
     said = message()
-    status = gr.HTML()
-    losses = gr.LinePlot(x="seconds", y="loss", label="Loss of the training steps", height=240)
     planned = gr.HTML()
+    status = gr.HTML()
+    losses = gr.LinePlot(x="seconds", y="loss", label="Loss of the training steps", height=240, visible=False)
     shown = gr.State(("", ""))
     timer = gr.Timer(1.0)
 
@@ -171,7 +182,8 @@ def train_tab(
             raise UsageError(f"The run {busy} is training; a plan is made when it has ended.")
         plans = dry_run({**settings_of(path, text, label), "deadline": f"{60 * minutes:g}s"}, cache_dir)
         tables = map(section_table, plan_sections(plans, explain=True))
-        return "", joined([tag("p", f"{plan_summary(plans.best)}."), *tables])
+        details = tag("details", tag("summary", "Other plans, times and reasons"), *tables)
+        return "", joined([tag("p", tag("strong", f"{plan_summary(plans.best)}.")), details])
 
     def start_run(path: str, text: list[str], label: str | None, name: str, minutes: float) -> Any:
         settings = settings_of(path, text, label)
@@ -193,7 +205,8 @@ def train_tab(
         found = runs.status(name)
         every = max(1, len(found.losses) // MOST_POINTS)
         frame = pd.DataFrame(found.losses[::every], columns=["seconds", "loss"])
-        return "", describe_status(name, found), frame, (name, found.state)
+        plot = gr.update(value=frame, visible=bool(found.losses))
+        return "", describe_status(name, found), plot, (name, found.state)
 
     def watch_quietly(name: str | None, shown: tuple[str, str]) -> Any:
         said_now, *others = handled(watch, 3)(name, shown)

@@ -14,13 +14,14 @@ from edgetune.report.page_parts import MOST_CLASSES, Html, class_tables, joined,
 from edgetune.report.run_table import COSTS, RESULTS
 from edgetune.utils.errors import EdgetuneError, RunError, UsageError
 from edgetune.utils.formatting import describe_accuracy, percent
+from edgetune.utils.sanitize import brief
 from edgetune.utils.tables import Section
 from edgetune.web import run_answers
 from edgetune.web.handlers import handled, message
 from edgetune.web.run_process import PRIVATE, RunProcesses
 
-MOST_TEXTS = 100
-SHOWN_SECTIONS = ("Result", "Learners", "Time", "Warnings")
+MOST_TEXTS, SHOWN_CHARS = 100, 400
+SHOWN_SECTIONS = ("Learners", "Warnings")
 EFFECT_NATS = 2.0
 """Effect of a word that gets the full colour."""
 
@@ -52,9 +53,7 @@ def results_tab(runs: RunProcesses, run: gr.Dropdown, tab: gr.Tab) -> None:
     with gr.Row():
         true = gr.Dropdown(label="True class", choices=[])
         predicted = gr.Dropdown(label="Predicted class", choices=[])
-    texts = gr.Dataframe(
-        label="Texts", headers=["text", "probability"], datatype=["str", "str"], interactive=False, wrap=True
-    )
+    texts = gr.HTML()
 
     def show(name: str | None) -> Any:
         record = read_run(chosen_folder(runs, name), str(name))
@@ -62,25 +61,31 @@ def results_tab(runs: RunProcesses, run: gr.Dropdown, tab: gr.Tab) -> None:
         names = [str(one.label) for one in figures.per_class] or figures.label_names
         cells = [[name, *row] for name, row in zip(names, figures.confusion, strict=False)]
         parts = [section_table(one) for one in record.sections if one.title in SHOWN_SECTIONS]
-        tables = class_tables(figures)
+        rest = [section_table(one) for one in record.sections if one.title not in SHOWN_SECTIONS]
+        parts.append(tag("details", tag("summary", "The rest of the summary"), *rest))
+        of_classes = class_tables(figures)
         small = len(names) <= MOST_CLASSES
         return (
             "",
-            joined([headline(record), *(tables[:1] if small else tables), *parts]),
+            joined([headline(record), *(of_classes[:1] if small else of_classes), *parts]),
             gr.update(value=pd.DataFrame(cells, columns=["true", *names]) if small else None, visible=small),
             gr.update(choices=names, value=None),
             gr.update(choices=names, value=None),
-            None,
+            "",
         )
 
     def show_texts(name: str | None, true: str | None, predicted: str | None) -> Any:
         if true is None or predicted is None:
-            return "", None
+            return "", ""
         answers = run_answers.evaluated(run_answers.open_run(chosen_folder(runs, name)))
         found = [one for one in answers if (one.label, one.predicted) == (true, predicted)]
-        rows = [[one.text, percent(one.probability)] for one in found[:MOST_TEXTS]]
+        rows: list[tuple[str, ...]] = [
+            (percent(one.probability), brief(one.text, SHOWN_CHARS)) for one in found[:MOST_TEXTS]
+        ]
         count = f"{len(found):,} of the {len(answers):,} evaluation rows shown"
-        return f"{count} are {true}, predicted as {predicted}.", rows
+        return f"{count} are {true}, predicted as {predicted}.", tables(
+            "Texts", rows, ("probability", "text")
+        )
 
     def pick(name: str | None, event: gr.SelectData) -> Any:
         row, column = event.index
@@ -98,11 +103,16 @@ def results_tab(runs: RunProcesses, run: gr.Dropdown, tab: gr.Tab) -> None:
         chosen.change(handled(show_texts, 1), [run, true, predicted], [said, texts])
 
 
+def tables(title: str, rows: list[tuple[str, ...]], header: tuple[str, ...]) -> Html:
+    """Return rows as a table; nothing where there are none."""
+    return section_table(Section(title, rows, header)) if rows else Html("")
+
+
 def headline(record: RunRecord) -> Html:
     """Return the accuracy beside what simpler answers reach on the same rows."""
     figures = record.figures
     if figures.accuracy is None:
-        return tag("p", "The run was stopped before it was evaluated.")
+        return tag("p", "The run ended before it was evaluated; a longer deadline leaves time for it.")
     supports = [one.support or 0 for one in figures.per_class]
     base = (
         f" Always the most frequent class: {percent(max(supports) / sum(supports))}." if any(supports) else ""
@@ -196,13 +206,7 @@ def try_tab(runs: RunProcesses, run: gr.Dropdown) -> None:
     texts = gr.Textbox(label="Texts, one per line", lines=4)
     predict = gr.Button("Predict", variant="primary")
     said = message()
-    table = gr.Dataframe(
-        label="Predictions",
-        headers=["text", "label", "probability"],
-        datatype="str",
-        interactive=False,
-        wrap=True,
-    )
+    table = gr.HTML()
     classes = gr.HTML()
     words = gr.HTML()
 
@@ -212,7 +216,11 @@ def try_tab(runs: RunProcesses, run: gr.Dropdown) -> None:
         if not lines:
             raise UsageError("Type or paste a text first.")
         found = opened.predict(lines)
-        rows = [[line, one.label, percent(one.probability)] for line, one in zip(lines, found, strict=True)]
+        rows: list[tuple[str, ...]] = [
+            (str(one.label), percent(one.probability), brief(line, SHOWN_CHARS))
+            for line, one in zip(lines, found, strict=True)
+        ]
+        answers = tables("Predictions", rows, ("label", "probability", "text"))
         best = sorted(found[0].probabilities.items(), key=lambda item: -item[1])[:MOST_CLASSES]
         shares: list[tuple[str, ...]] = [(label, percent(p), "█" * round(20 * p)) for label, p in best]
         try:
@@ -221,7 +229,7 @@ def try_tab(runs: RunProcesses, run: gr.Dropdown) -> None:
             mattered = tag("p", str(error))
         return (
             "",
-            rows,
+            answers,
             section_table(Section("Probabilities of the first text", shares, right=True)),
             mattered,
         )
@@ -253,7 +261,7 @@ def describe_words(label: str, effects: list[tuple[str, float]]) -> Html:
 def models_tab(runs: RunProcesses, tab: gr.Tab) -> None:
     """Lay out all runs, two of them side by side, and a zip of one."""
     said = message()
-    table = gr.Dataframe(label="Runs", interactive=False, wrap=True)
+    table = gr.HTML()
     with gr.Row():
         first = gr.Dropdown(label="Run", choices=[])
         second = gr.Dropdown(label="Compare with", choices=[])
@@ -269,11 +277,11 @@ def models_tab(runs: RunProcesses, tab: gr.Tab) -> None:
             with contextlib.suppress(EdgetuneError):  # it has no result, or a damaged one
                 records.append(read_run(chosen_folder(runs, name), name))
         names = [record.name for record in records]
-        rows = [[column.words(record) or "" for column in (*RESULTS, COSTS[-1])] for record in records]
-        frame = pd.DataFrame(rows, columns=[column.title for column in (*RESULTS, COSTS[-1])])
+        columns = (*RESULTS, COSTS[-1])
+        rows = [tuple(column.words(record) or "" for column in columns) for record in records]
         return (
             "" if names else "There is no finished run yet.",
-            frame,
+            tables("Runs", rows, tuple(column.title for column in columns)),
             gr.update(choices=names, value=names[0] if names else None),
             gr.update(choices=names, value=names[1] if len(names) > 1 else None),
         )

@@ -6,6 +6,7 @@ import hmac
 import os
 import secrets
 import signal
+import warnings
 from http.cookies import CookieError, SimpleCookie
 from pathlib import Path
 from urllib.parse import parse_qs
@@ -21,6 +22,7 @@ ONLY_FROM_HERE = "default-src 'self' 'unsafe-inline' 'unsafe-eval' data: blob:; 
 STOP_S = 3
 
 os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # read when Gradio is imported
+warnings.filterwarnings("ignore", module="gradio")  # deprecations of what it uses, at each request
 
 import uvicorn  # noqa: E402
 from fastapi import FastAPI  # noqa: E402
