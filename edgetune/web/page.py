@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from datetime import datetime
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -10,7 +9,6 @@ from typing import Any
 import gradio as gr
 import pandas as pd
 
-from edgetune.config.budget import read_budget
 from edgetune.data.examples import DataOptions, find_columns, open_labelled
 from edgetune.data.table import BadRow
 from edgetune.planning.decision import plan_summary
@@ -38,7 +36,8 @@ THEME = gr.themes.Default(font=["system-ui", "sans-serif"], font_mono=["ui-monos
 )
 CSS = """
 .scroll { overflow-x: auto; margin: .5rem 0 1rem; }
-.scroll table { border: 0 !important; border-collapse: collapse; font-variant-numeric: tabular-nums; }
+.scroll :is(table, thead, tbody, tr) { border: 0 !important; }
+.scroll table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
 .scroll caption { text-align: left; font-weight: 600; padding-bottom: .3rem; }
 .scroll th, .scroll td {
   padding: .25rem .7rem; text-align: left; vertical-align: top;
@@ -164,6 +163,7 @@ def train_tab(
     """Lay out the tab that plans, starts, watches and stops a run."""
     name.render()
     minutes = gr.Slider(0.25, 60, value=2, step=0.25, label="Deadline (minutes)")
+    model = gr.Textbox(label="Encoder", placeholder="built-in", info="Empty: the built-in model.")
     with gr.Row():
         plan = gr.Button("Plan")
         start = gr.Button("Start training", variant="primary")
@@ -175,22 +175,23 @@ def train_tab(
     shown = gr.State(("", ""))
     timer = gr.Timer(1.0)
 
-    def make_plan(path: str, text: list[str], label: str | None, minutes: float) -> Any:
+    def make_plan(path: str, text: list[str], label: str | None, model: str, minutes: float) -> Any:
         if not path.strip():
             return "", ""
         if (busy := runs.running()) is not None:
             raise UsageError(f"The run {busy} is training; a plan is made when it has ended.")
-        plans = dry_run({**settings_of(path, text, label), "deadline": f"{60 * minutes:g}s"}, cache_dir)
+        settings = settings_of(path, text, label) | ({"model": model.strip()} if model.strip() else {})
+        plans = dry_run({**settings, "deadline": f"{60 * minutes:g}s"}, cache_dir)
         tables = map(section_table, plan_sections(plans, explain=True))
         details = tag("details", tag("summary", "Other plans, times and reasons"), *tables)
         return "", joined([tag("p", tag("strong", f"{plan_summary(plans.best)}.")), details])
 
-    def start_run(path: str, text: list[str], label: str | None, name: str, minutes: float) -> Any:
+    def start_run(
+        path: str, text: list[str], label: str | None, model: str, minutes: float, name: str
+    ) -> Any:
         settings = settings_of(path, text, label)
-        deadline = f"{60 * minutes:g}s"
-        read_budget({"deadline": deadline}, datetime.now(), 0.0)
-        options = ["--text", ",".join(text)] if text else []
-        options += ["--label", label] if label else []
+        given = {"--text": ",".join(text), "--label": label, "--model": model.strip()}
+        options = [part for option, value in given.items() if value for part in (option, value)]
         runs.start(name.strip(), settings["train"], options, 60 * minutes)
         chosen = gr.update(choices=runs.names(), value=name.strip())
         return f"Started {name.strip()}; it goes on when this page is closed.", chosen
@@ -212,15 +213,16 @@ def train_tab(
         said_now, *others = handled(watch, 3)(name, shown)
         return said_now or gr.skip(), *others
 
+    asked = [*data, model, minutes]
     minutes.change(
         handled(make_plan, 1),
-        [*data, minutes],
+        asked,
         [said, planned],
         trigger_mode="always_last",
         show_progress="minimal",
     )
-    plan.click(handled(make_plan, 1), [*data, minutes], [said, planned])
-    start.click(handled(start_run, 1), [*data, name, minutes], [said, run])
+    plan.click(handled(make_plan, 1), asked, [said, planned])
+    start.click(handled(start_run, 1), [*asked, name], [said, run])
     stop.click(handled(stop_run, 0), run, [said])
     timer.tick(watch_quietly, [run, shown], [said, status, losses, shown], show_progress="hidden")
 
