@@ -16,12 +16,12 @@ def ui(
     runs: Annotated[Path, typer.Option(help="Folder that holds the runs.")] = Path("runs"),
     cache_dir: CacheDir = None,
 ) -> None:
-    """Open a local page in the browser: check data, train, look at results, mend labels, try the model.
+    """Serve a local page for the browser, from checking data to trying a model.
 
     Example: edgetune ui --port 7860
     """
     try:
-        from edgetune.web.server import run_page
+        from edgetune.web.ui_server import run_page
     except ModuleNotFoundError as error:
         raise MissingDependencyError(
             f'{error.name} is not installed and is required for the page; run `pip install "edgetune[ui]"`.'

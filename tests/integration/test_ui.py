@@ -145,7 +145,7 @@ def test_a_taken_port_gets_a_sentence(run_cli: RunCli, tmp_path: Path) -> None:
 
 
 def test_from_a_file_to_a_prediction(tab: Any, page: Page, tiny_model: Path, demo_csv: Path) -> None:
-    rows = list(csv.reader(demo_csv.open(encoding="utf-8")))
+    rows = csv.reader(demo_csv.read_text(encoding="utf-8").splitlines())
     tickets = page.folder / "tickets.csv"
     with tickets.open("w", encoding="utf-8", newline="") as file:
         csv.writer(file).writerows([[text, MARKUP if label == "login" else label] for text, label in rows])
@@ -154,7 +154,7 @@ def test_from_a_file_to_a_prediction(tab: Any, page: Page, tiny_model: Path, dem
     press(tab, "Check the data")
     see(tab, "The check is done")
     go(tab, "Train")
-    tab.get_by_label("Encoder").fill(str(tiny_model))
+    tab.get_by_role("textbox", name="Encoder").fill(str(tiny_model))
     press(tab, "Plan")
     see(tab, "Plan: ")
     press(tab, "Start training")
@@ -193,7 +193,7 @@ def test_a_corrected_copy_leaves_the_original_alone(tab: Any, page: Page, demo_c
     press(tab, "Write the corrected copy, and choose it for training")
     see(tab, "with 1 changed label")
     copy = page.folder / "runs" / "earlier-corrected.csv"
-    old, new = (list(csv.reader(path.open(encoding="utf-8"))) for path in (demo_csv, copy))
+    old, new = (list(csv.reader(path.read_text(encoding="utf-8").splitlines())) for path in (demo_csv, copy))
     assert len(old) == len(new)
     assert sum(a[1] != b[1] for a, b in zip(old, new, strict=True)) in (1, 2)  # the header may differ
     assert demo_csv.read_bytes() == before

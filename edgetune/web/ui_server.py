@@ -31,7 +31,7 @@ from starlette.datastructures import Headers, MutableHeaders  # noqa: E402
 from starlette.responses import PlainTextResponse, RedirectResponse  # noqa: E402
 from starlette.types import ASGIApp, Message, Receive, Scope, Send  # noqa: E402
 
-from edgetune.web.page import CSS, THEME, make_page  # noqa: E402
+from edgetune.web.ui_page import CSS, THEME, make_page  # noqa: E402
 
 
 class TokenGuard:
