@@ -27,7 +27,7 @@ MOST_ANSWERS, MOST_WORDS, MOST_DOUBTFUL = 2000, 200, 50
 
 
 @dataclass(frozen=True)
-class Answer:
+class AnsweredRow:
     """A row of labelled text beside what the model says of it."""
 
     line: int
@@ -53,7 +53,7 @@ def _opened(folder: Path, written_ns: int) -> Run:
 
 
 @lru_cache(maxsize=2)
-def evaluated(run: Run) -> tuple[Answer, ...]:
+def evaluated(run: Run) -> tuple[AnsweredRow, ...]:
     """Return the first rows that a run was evaluated on, with its answers.
 
     Raises:
@@ -66,10 +66,10 @@ def evaluated(run: Run) -> tuple[Answer, ...]:
 
 def _answers(
     run: Run, texts: list[str], labels: list[str], lines: list[int] | None = None
-) -> tuple[Answer, ...]:
+) -> tuple[AnsweredRow, ...]:
     predictions = run.predict_all(_as_given(text) for text in texts)
     return tuple(
-        Answer(line, text, label, found.label or "", found.probability)
+        AnsweredRow(line, text, label, found.label or "", found.probability)
         for line, text, label, found in zip(
             lines or range(1, len(texts) + 1), texts, labels, predictions, strict=True
         )
@@ -81,7 +81,7 @@ def _as_given(text: str) -> str | tuple[str, str]:
     return (first, second) if separator else text
 
 
-def doubtful_rows(folder: Path) -> tuple[Answer, ...]:
+def doubtful_rows(folder: Path) -> tuple[AnsweredRow, ...]:
     """Return training rows that are probably mislabelled, the most doubtful first.
 
     Raises:
