@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import contextlib
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import gradio as gr
 import pandas as pd
 
+from edgetune.inference.inspection import Inspection, Suspect, inspect_run
 from edgetune.report.collect import RunRecord, collect, read_run
+from edgetune.report.inspection_table import SUGGESTION
 from edgetune.report.page_parts import MOST_CLASSES, Html, class_tables, joined, section_table, tag
 from edgetune.report.run_table import COSTS, RESULTS
 from edgetune.utils.errors import EdgetuneError, RunError, UsageError
@@ -20,7 +23,8 @@ from edgetune.web import run_answers
 from edgetune.web.handlers import handled, message
 from edgetune.web.run_process import PRIVATE, RunProcesses
 
-MOST_TEXTS, SHOWN_CHARS = 100, 400
+MOST_TEXTS, SHOWN_CHARS, MOST_INSPECTED = 100, 400, 20_000
+MENDED = SUGGESTION[0]
 SHOWN_SECTIONS = ("Learners", "Warnings")
 EFFECT_NATS = 2.0
 """Effect of a word that gets the full colour."""
@@ -121,13 +125,37 @@ def headline(record: RunRecord) -> Html:
     return tag("p", tag("strong", f"Accuracy {words}"), f" on {figures.n_eval or 0:,} rows.{base}")
 
 
+@dataclass(frozen=True)
+class Mending:
+    """How far somebody is who goes through the doubtful labels of a run.
+
+    Attributes:
+        folder: of the run.
+        found: its doubtful labels.
+        at: which of them is shown.
+        labels: other labels that were chosen, by line of the training file.
+    """
+
+    folder: Path
+    found: Inspection
+    at: int
+    labels: dict[int, str]
+
+    @property
+    def row(self) -> Suspect | None:
+        """The row that is shown; None when all are done."""
+        return self.found.suspects[self.at] if self.at < len(self.found.suspects) else None
+
+
 def mend_tab(
     runs: RunProcesses,
     run: gr.Dropdown,
     data: tuple[gr.Textbox, gr.Dropdown, gr.Dropdown, gr.Textbox],
 ) -> None:
     """Lay out the labels that are probably wrong, one after the other."""
-    gr.Markdown("Rows that the model never got right during training. The original file stays as it is.")
+    gr.Markdown(
+        "Training rows that get another label from models that never saw them. Your file is not changed."
+    )
     find = gr.Button("Find doubtful labels", variant="primary")
     said = message()
     shown = gr.HTML()
@@ -138,58 +166,55 @@ def mend_tab(
         skip = gr.Button("Skip")
     out = gr.Textbox(label="Corrected copy")
     write = gr.Button("Write the corrected copy, and choose it for training")
-    state = gr.State({"run": "", "rows": [], "next": 0, "labels": {}})
+    state = gr.State(None)
 
-    def current(state: dict[str, Any]) -> Any:
-        rows, number = state["rows"], state["next"]
-        if number >= len(rows):
-            done = f"{len(state['labels']):,} of {len(rows):,} doubtful labels are to be changed."
+    def current(state: Mending) -> Any:
+        row = state.row
+        if row is None:
+            done = (
+                f"{len(state.labels):,} of {len(state.found.suspects):,} doubtful labels are to be changed."
+            )
             return tag("p", done), gr.update(value=None), state
-        row = rows[number]
         facts: list[tuple[str, ...]] = [
             ("text", row.text),
             ("line", f"{row.line:,}"),
             ("given label", row.label),
-            ("suggested label", f"{row.predicted} ({percent(row.probability)})"),
+            ("suggested label", f"{row.suggested} ({row.probability:.0%})"),
         ]
-        table = section_table(Section(f"Row {number + 1} of {len(rows)}", facts))
-        return table, gr.update(value=row.predicted), state
+        title = f"Doubtful label {state.at + 1:,} of {len(state.found.suspects):,}"
+        return section_table(Section(title, facts)), gr.update(value=row.suggested), state
 
     def find_rows(name: str | None) -> Any:
         folder = chosen_folder(runs, name)
-        rows = list(run_answers.doubtful_rows(folder))
-        names = list(run_answers.open_run(folder).label_names)
-        table, _, state = current({"run": str(name), "rows": rows, "next": 0, "labels": {}})
-        value = rows[0].predicted if rows else None
+        found = inspect_run(folder, 0, MOST_INSPECTED)
+        table, value, state = current(Mending(folder, found, 0, {}))
         copy = str(runs.runs / f"{runs.free_name(f'{name}-corrected')}.csv")
-        words = f"Found {len(rows):,} doubtful labels." if rows else "Found no doubtful label."
-        return words, table, gr.update(choices=names, value=value), state, copy
+        words = f"{len(found.suspects):,} of {len(found.examined):,} labels are doubtful."
+        names = list(run_answers.open_run(folder).label_names)
+        return words, table, value | {"choices": names}, state, copy
 
-    def decide(state: dict[str, Any], label: str | None) -> Any:
-        if state["next"] >= len(state["rows"]):
+    def decide(state: Mending | None, label: str | None) -> Any:
+        if state is None or state.row is None:
             raise UsageError("There is no row to decide on; find doubtful labels first.")
-        labels = dict(state["labels"])
-        row = state["rows"][state["next"]]
-        if label and label != row.label:
-            labels[row.line] = label
-        return "", *current({**state, "next": state["next"] + 1, "labels": labels})
+        chosen = {state.row.line: label} if label and label != state.row.label else {}
+        return "", *current(replace(state, at=state.at + 1, labels={**state.labels, **chosen}))
 
-    def suggested(state: dict[str, Any]) -> str | None:
-        rows, number = state["rows"], state["next"]
-        return rows[number].predicted if number < len(rows) else None
+    def suggested(state: Mending | None) -> str | None:
+        return None if state is None or state.row is None else state.row.suggested
 
-    def write_copy(state: dict[str, Any], out: str) -> Any:
-        if not state["run"] or not out.strip():
+    def write_copy(state: Mending | None, out: str) -> Any:
+        if state is None or not out.strip():
             raise UsageError("Find doubtful labels first, and name the corrected copy.")
-        folder, path = chosen_folder(runs, state["run"]), Path(out.strip())
-        n_changed = run_answers.write_corrected(folder, state["labels"], path)
-        columns = ["text", "text_pair", "label"] if run_answers.has_pairs(folder) else ["text", "label"]
-        words = f"Wrote {path} with {n_changed:,} changed labels; start training on it in the tab Train."
+        path = Path(out.strip())
+        columns = run_answers.write_mended(state.folder, state.found, state.labels, path)
+        words = (
+            f"Wrote {path} with {len(state.labels):,} changed labels; start training on it in the tab Train."
+        )
         return (
             words,
             str(path),
-            gr.update(choices=columns, value=columns[:-1]),
-            gr.update(choices=columns, value="label"),
+            gr.update(choices=[*columns, MENDED], value=columns),
+            gr.update(choices=[*columns, MENDED], value=MENDED),
             runs.free_name(path.name.split(".")[0]),
         )
 

@@ -1,36 +1,33 @@
-"""What the page asks of a finished run: its answers, the words that mattered, doubtful labels, a zip."""
+"""What the page asks of a finished run: its answers, the words that mattered, a corrected copy, a zip."""
 
 from __future__ import annotations
 
-import csv
-import io
 import zipfile
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 
-from edgetune.data.examples import read_examples
-from edgetune.data.splits import data_options
+from edgetune.data.examples import find_columns, open_rows
 from edgetune.data.token_format import PAIR_SEPARATOR
-from edgetune.inference.inspection import inspect_run
+from edgetune.inference.inspection import Inspection, corrected_table
 from edgetune.inference.saved_ensemble import NGRAMS
 from edgetune.inference.saved_run import Run, load_run
+from edgetune.report.inspection_table import write_corrected
 from edgetune.report.model_card import model_card
-from edgetune.run_files.outputs import check_outputs, write_output
+from edgetune.run_files.outputs import check_outputs
 from edgetune.run_files.run_folder import ENSEMBLE, MODELS
 from edgetune.utils.errors import RunError
 from edgetune.utils.types import FloatArray
 
 CARD = "README.md"
-MOST_ANSWERS, MOST_WORDS, MOST_DOUBTFUL = 2000, 200, 50
+MOST_ANSWERS, MOST_WORDS = 2000, 200
 
 
 @dataclass(frozen=True)
 class AnsweredRow:
     """A row of labelled text beside what the model says of it."""
 
-    line: int
     text: str
     label: str
     predicted: str
@@ -61,18 +58,11 @@ def evaluated(run: Run) -> tuple[AnsweredRow, ...]:
     """
     view = run.evaluation_rows()
     texts = view.texts()[:MOST_ANSWERS]
-    return _answers(run, texts, [view.label_names[label] for label in view.labels[: len(texts)]])
-
-
-def _answers(
-    run: Run, texts: list[str], labels: list[str], lines: list[int] | None = None
-) -> tuple[AnsweredRow, ...]:
+    labels = [view.label_names[label] for label in view.labels[: len(texts)]]
     predictions = run.predict_all(_as_given(text) for text in texts)
     return tuple(
-        AnsweredRow(line, text, label, found.label or "", found.probability)
-        for line, text, label, found in zip(
-            lines or range(1, len(texts) + 1), texts, labels, predictions, strict=True
-        )
+        AnsweredRow(text, label, found.label or "", found.probability)
+        for text, label, found in zip(texts, labels, predictions, strict=True)
     )
 
 
@@ -81,53 +71,33 @@ def _as_given(text: str) -> str | tuple[str, str]:
     return (first, second) if separator else text
 
 
-def doubtful_rows(folder: Path) -> tuple[AnsweredRow, ...]:
-    """Return training rows that are probably mislabelled, the most doubtful first.
-
-    Raises:
-        EdgetuneError: the run or its training rows cannot be read.
-    """
-    _, rows = inspect_run(folder, MOST_DOUBTFUL)
-    doubtful = [row for row in rows if row.kind == "mislabelled"]
-    texts = [row.text.replace(" | ", PAIR_SEPARATOR) if has_pairs(folder) else row.text for row in doubtful]
-    found = _answers(open_run(folder), texts, [row.label for row in doubtful], [row.line for row in doubtful])
-    return tuple(answer for answer in found if answer.predicted != answer.label)
-
-
-def has_pairs(folder: Path) -> bool:
-    """Return whether a run is on pairs of texts."""
-    config = open_run(folder).config
-    return config is not None and bool(config.data.pair)
-
-
-def write_corrected(folder: Path, labels: Mapping[int, str], out: Path) -> int:
-    """Write the training rows of a run to a new CSV file, with other labels for some of them.
+def write_mended(folder: Path, found: Inspection, labels: Mapping[int, str], out: Path) -> list[str]:
+    """Write the training file of a run to a new CSV file, with the column `suggested_label`.
 
     Args:
         folder: of the run.
-        labels: the new ones, by line of the training file.
+        found: the training file, inspected.
+        labels: labels for that column, by line of the training file; other rows keep theirs.
         out: a file that does not exist yet.
 
     Returns:
-        How many labels are other ones.
+        The names of the text columns.
 
     Raises:
         EdgetuneError: the rows cannot be read, or the file is there already.
     """
-    config = load_run(folder).config
-    if config is None:
-        raise RunError(f"{folder} has no config.toml, so its training rows cannot be found.")
-    check_outputs({"Corrected copy": out}, reads=[config.data.train], runs=[folder], overwrite=False)
-    text, n_changed = io.StringIO(), 0
-    writer = csv.writer(text, lineterminator="\n")
-    options = data_options(config.data)
-    writer.writerow(["text", *(["text_pair"] if options.pair else []), "label"])
-    for row in read_examples(config.data.train, options, lambda bad: None):
-        label = labels.get(row.line, row.label)
-        n_changed += label != row.label
-        writer.writerow([row.text, *([] if row.text_pair is None else [row.text_pair]), label])
-    write_output(out, text.getvalue())
-    return n_changed
+    check_outputs({"Corrected copy": out}, reads=[found.train], runs=[folder], overwrite=False)
+    table = corrected_table(found, lambda bad: None)
+    mended = (
+        (
+            values,
+            row and replace(row, suggested=labels.get(row.line, row.label), change=row.line in labels),
+        )
+        for values, row in table.rows
+    )
+    write_corrected(out, replace(table, rows=mended))
+    opened = open_rows(found.train, found.options)
+    return [opened.columns[column] for column in find_columns(opened, found.options).text]
 
 
 def word_effects(run: Run, text: str) -> tuple[str, list[tuple[str, float]]]:
