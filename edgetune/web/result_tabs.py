@@ -38,7 +38,7 @@ def chosen_folder(runs: RunProcesses, name: str | None) -> Path:
         RunError: it is gone.
     """
     if not name:
-        raise UsageError("Choose a run above the tabs, or train one.")
+        raise UsageError("No run is chosen; choose one, or train one first.")
     folder = runs.folder(name)
     if not folder.is_dir():
         raise RunError(f"The folder {folder} of this run is gone; choose another run.")
@@ -57,6 +57,7 @@ def results_tab(runs: RunProcesses, run: gr.Dropdown, tab: gr.Tab) -> None:
     with gr.Row():
         true = gr.Dropdown(label="True class", choices=[])
         predicted = gr.Dropdown(label="Predicted class", choices=[])
+    counted = message()
     texts = gr.HTML()
 
     def show(name: str | None) -> Any:
@@ -104,7 +105,7 @@ def results_tab(runs: RunProcesses, run: gr.Dropdown, tab: gr.Tab) -> None:
     run.change(handled(lambda name: show(name) if name else ("", *[gr.skip()] * 5), 5), run, outputs)
     matrix.select(pick, run, [true, predicted])
     for chosen in (true, predicted):
-        chosen.change(handled(show_texts, 1), [run, true, predicted], [said, texts])
+        chosen.change(handled(show_texts, 1), [run, true, predicted], [counted, texts])
 
 
 def tables(title: str, rows: list[tuple[str, ...]], header: tuple[str, ...]) -> Html:
@@ -272,7 +273,7 @@ def describe_words(label: str, effects: list[tuple[str, float]]) -> Html:
         marked += [tag("mark", word, style=f"background: rgba({colour},{strength:.2f})"), " "]
     strongest = sorted(effects, key=lambda item: -abs(item[1]))[:10]
     rows: list[tuple[str, ...]] = [(word, f"{effect:+.2f}") for word, effect in strongest]
-    title = "Strongest words (nats that the label gains by the word)"
+    title = "Strongest words, in nats"
     intro = f"To the n-grams, this text is {label}. Blue words speak for that, orange ones against it:"
     return joined(
         [
@@ -288,7 +289,7 @@ def models_tab(runs: RunProcesses, tab: gr.Tab) -> None:
     said = message()
     table = gr.HTML()
     with gr.Row():
-        first = gr.Dropdown(label="Run", choices=[])
+        first = gr.Dropdown(label="First run", choices=[])
         second = gr.Dropdown(label="Compare with", choices=[])
     compare = gr.Button("Compare")
     compared = gr.HTML()

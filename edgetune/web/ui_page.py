@@ -26,6 +26,7 @@ from edgetune.web.result_tabs import mend_tab, models_tab, results_tab, try_tab
 from edgetune.web.run_process import FAILED, FINISHED, RUNNING, STOPPED, RunProcesses, RunStatus
 
 PREVIEW_ROWS, PREVIEW_CHARS, MOST_POINTS = 5, 200, 500
+MAX_UPLOAD_MB = 1000
 THEME = gr.themes.Default(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"]).set(
     block_info_text_color="*neutral_600",
     block_info_text_color_dark="*neutral_300",
@@ -40,11 +41,12 @@ CSS = """
 .scroll table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
 .scroll caption { text-align: left; font-weight: 600; padding-bottom: .3rem; }
 .scroll th, .scroll td {
-  padding: .25rem .7rem; text-align: left; vertical-align: top;
+  padding: .25rem .6rem; text-align: left; vertical-align: top;
   border: 0 !important; border-bottom: 1px solid var(--border-color-primary) !important;
 }
+.scroll tbody th { font-weight: normal; }
 .scroll td { overflow-wrap: break-word; }
-.scroll tbody td:last-child { overflow-wrap: anywhere; min-width: 8rem; }
+.scroll tbody td:last-child { overflow-wrap: anywhere; min-width: 6rem; }
 .scroll .n { text-align: right; white-space: nowrap; }
 .bar { display: inline-block; height: .7em; background: var(--color-accent); }
 .wrong, .note, .said { border-left: 4px solid var(--color-accent); padding: .5rem .9rem; }
@@ -94,8 +96,9 @@ def data_tab(
     runs: RunProcesses, cache_dir: Path | None
 ) -> tuple[gr.Textbox, gr.Dropdown, gr.Dropdown, gr.Textbox]:
     """Lay out the tab that chooses and checks a file; return path, text columns, label column, run name."""
-    dropped = gr.File(label="Drop a file of labelled text", type="filepath", height=120)
-    path = gr.Textbox(label="Or the path of a file or folder", placeholder="reviews.csv")
+    title = f"Drop a file of labelled text, of {MAX_UPLOAD_MB:,} MB at most"
+    dropped = gr.File(label=title, type="filepath", height=120)
+    path = gr.Textbox(label="Or give the path of a file or folder", placeholder="reviews.csv")
     read = gr.Button("Read", variant="primary")
     said = message()
     with gr.Row():
@@ -105,6 +108,7 @@ def data_tab(
         label = gr.Dropdown(label="Label column", choices=[], info="Guessed; change it here.")
     preview = gr.HTML()
     check = gr.Button("Check the data")
+    said_of_check = message()
     checked = gr.HTML()
     name = gr.Textbox(label="Name of the run", render=False)
 
@@ -137,7 +141,7 @@ def data_tab(
     dropped.upload(lambda file: file, dropped, path).then(handled(read_file, 5), path, outputs)
     read.click(handled(read_file, 5), path, outputs)
     path.submit(handled(read_file, 5), path, outputs)
-    check.click(handled(check_file, 1), [path, text, label], [said, checked])
+    check.click(handled(check_file, 1), [path, text, label], [said_of_check, checked])
     return path, text, label, name
 
 

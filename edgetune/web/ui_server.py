@@ -16,7 +16,6 @@ from edgetune.utils.listener import open_listener
 from edgetune.web.run_process import PRIVATE, RunProcesses
 
 HOST = "127.0.0.1"
-MAX_UPLOAD_MB = 1000
 ONLY_FROM_HERE = "default-src 'self' 'unsafe-inline' 'unsafe-eval' data: blob:; frame-ancestors 'none'"
 """Keeps the page from loading anything from another host, and others from framing it."""
 STOP_S = 3
@@ -31,7 +30,7 @@ from starlette.datastructures import Headers, MutableHeaders  # noqa: E402
 from starlette.responses import PlainTextResponse, RedirectResponse  # noqa: E402
 from starlette.types import ASGIApp, Message, Receive, Scope, Send  # noqa: E402
 
-from edgetune.web.ui_page import CSS, THEME, make_page  # noqa: E402
+from edgetune.web.ui_page import CSS, MAX_UPLOAD_MB, THEME, make_page  # noqa: E402
 
 
 class TokenGuard:
@@ -63,7 +62,7 @@ class TokenGuard:
             fault = "wrong" if given else "missing"
             sentence = f"The token is {fault}; open the address that `edgetune ui` printed."
             await PlainTextResponse(sentence, 401)(scope, receive, guarded_send)
-        elif int(headers.get("content-length", "0") or 0) > (MAX_UPLOAD_MB + 1) * 1_000_000:
+        elif int(headers.get("content-length", "0") or 0) > (MAX_UPLOAD_MB + 1) << 20:
             sentence = f"The file has more than {MAX_UPLOAD_MB:,} MB; give its path instead."
             await PlainTextResponse(sentence, 413)(scope, receive, guarded_send)
         else:
@@ -105,7 +104,7 @@ def run_page(runs: Path, port: int, cache_dir: Path | None) -> None:
             server_name=HOST,
             server_port=number,
             footer_links=[],
-            max_file_size=MAX_UPLOAD_MB * 1_000_000,
+            max_file_size=MAX_UPLOAD_MB << 20,
             ssr_mode=False,
             theme=THEME,
             css=CSS,
