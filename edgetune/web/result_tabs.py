@@ -8,12 +8,21 @@ from pathlib import Path
 from typing import Any
 
 import gradio as gr
-import pandas as pd
 
 from edgetune.inference.inspection import Inspection, Suspect, inspect_run
 from edgetune.report.collect import RunRecord, collect, read_run
 from edgetune.report.inspection_table import SUGGESTION
-from edgetune.report.page_parts import MOST_CLASSES, Html, class_tables, joined, section_table, tag
+from edgetune.report.page_parts import (
+    MOST_CLASSES,
+    Html,
+    class_tables,
+    foreign_text,
+    joined,
+    row,
+    section_table,
+    table,
+    tag,
+)
 from edgetune.report.run_table import COSTS, RESULTS
 from edgetune.utils.errors import EdgetuneError, RunError, UsageError
 from edgetune.utils.formatting import describe_accuracy, percent
@@ -25,6 +34,10 @@ from edgetune.web.run_process import PRIVATE, RunProcesses
 
 MOST_TEXTS, SHOWN_CHARS, MOST_INSPECTED = 100, 400, 20_000
 MENDED = SUGGESTION[0]
+ON_CELL = """element.addEventListener("click", event => {
+  const cell = event.target.closest("button");
+  if (cell) trigger("click", {true: cell.dataset.true, predicted: cell.dataset.predicted});
+})"""
 SHOWN_SECTIONS = ("Learners", "Warnings")
 EFFECT_NATS = 2.0
 """Effect of a word that gets the full colour."""
@@ -51,9 +64,7 @@ def results_tab(runs: RunProcesses, run: gr.Dropdown, tab: gr.Tab) -> None:
     """Lay out accuracy, classes, and the confusion matrix with its texts."""
     said = message()
     summary = gr.HTML()
-    matrix = gr.Dataframe(
-        label="Confusion matrix (rows: true, columns: predicted); a cell shows its texts", interactive=False
-    )
+    matrix = gr.HTML(js_on_load=ON_CELL)
     with gr.Row():
         true = gr.Dropdown(label="True class", choices=[])
         predicted = gr.Dropdown(label="Predicted class", choices=[])
@@ -64,7 +75,6 @@ def results_tab(runs: RunProcesses, run: gr.Dropdown, tab: gr.Tab) -> None:
         record = read_run(chosen_folder(runs, name), str(name))
         figures = record.figures
         names = [str(one.label) for one in figures.per_class] or figures.label_names
-        cells = [[name, *row] for name, row in zip(names, figures.confusion, strict=False)]
         parts = [section_table(one) for one in record.sections if one.title in SHOWN_SECTIONS]
         rest = [section_table(one) for one in record.sections if one.title not in SHOWN_SECTIONS]
         parts.append(tag("details", tag("summary", "The rest of the summary"), *rest))
@@ -73,7 +83,7 @@ def results_tab(runs: RunProcesses, run: gr.Dropdown, tab: gr.Tab) -> None:
         return (
             "",
             joined([headline(record), *(of_classes[:1] if small else of_classes), *parts]),
-            gr.update(value=pd.DataFrame(cells, columns=["true", *names]) if small else None, visible=small),
+            confusion_buttons(names, figures.confusion) if small else "",
             gr.update(choices=names, value=None),
             gr.update(choices=names, value=None),
             "",
@@ -92,20 +102,35 @@ def results_tab(runs: RunProcesses, run: gr.Dropdown, tab: gr.Tab) -> None:
             "Texts", rows, ("probability", "text")
         )
 
-    def pick(name: str | None, event: gr.SelectData) -> Any:
-        row, column = event.index
-        figures = read_run(chosen_folder(runs, name), str(name)).figures
-        names = [str(one.label) for one in figures.per_class] or figures.label_names
-        if column == 0:
-            return gr.skip(), gr.skip()
-        return names[row], names[column - 1]
+    def pick(event: gr.EventData) -> Any:
+        return event.true, event.predicted
 
     outputs = [said, summary, matrix, true, predicted, texts]
     tab.select(handled(show, 5), run, outputs)
     run.change(handled(lambda name: show(name) if name else ("", *[gr.skip()] * 5), 5), run, outputs)
-    matrix.select(pick, run, [true, predicted])
+    matrix.click(pick, None, [true, predicted])
     for chosen in (true, predicted):
         chosen.change(handled(show_texts, 1), [run, true, predicted], [counted, texts])
+
+
+def confusion_buttons(names: list[str], confusion: list[list[int]]) -> Html:
+    """Return the confusion matrix; each cell is a button that shows its texts."""
+    right, rows = range(1, len(names) + 1), []
+    for true, counts in zip(names, confusion, strict=False):
+        cells = [
+            tag(
+                "button",
+                f"{count:,}",
+                data_true=true,
+                data_predicted=predicted,
+                aria_label=f"{count:,} rows of {true} predicted as {predicted}",
+                style=f"background: rgba(0,114,178,{0.6 * count / max(1, sum(counts)):.2f})",
+            )
+            for predicted, count in zip(names, counts, strict=False)
+        ]
+        rows.append(row(foreign_text(true), cells, right))
+    title = "Confusion matrix (rows: true, columns: predicted); a cell shows its texts"
+    return table(title, ["true", *names], [tag("tbody", *rows)], right)
 
 
 def tables(title: str, rows: list[tuple[str, ...]], header: tuple[str, ...]) -> Html:

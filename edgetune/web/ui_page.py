@@ -48,6 +48,7 @@ CSS = """
 .scroll td { overflow-wrap: break-word; }
 .scroll tbody td:last-child { overflow-wrap: anywhere; min-width: 6rem; }
 .scroll .n { text-align: right; white-space: nowrap; }
+.scroll button { font: inherit; color: inherit; width: 100%; min-width: 2.5rem; padding: .1rem .4rem; text-align: right; cursor: pointer; }
 .bar { display: inline-block; height: .7em; background: var(--color-accent); }
 .wrong, .note, .said { border-left: 4px solid var(--color-accent); padding: .5rem .9rem; }
 .wrong, .note { border-color: #c2410c; background: var(--block-background-fill); }

@@ -20,12 +20,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import RunCli, Trained, child_environment
+from conftest import RunCli, child_environment
 
 pytest.importorskip("gradio", reason='the page needs `pip install "edgetune[ui]"`')
 
 BROWSER = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 MARKUP = "<script>alert(1)</script>"
+TEMPLATE = "{{value}} ${1 + 1} {{#each x}}"
 PATIENCE_MS = 120_000
 NewTab = Callable[..., Any]
 
@@ -60,12 +61,11 @@ def serving(folder: Path) -> Iterator[Page]:
 
 
 @pytest.fixture(scope="module")
-def page(tmp_path_factory: pytest.TempPathFactory, trained: Trained, run_cli: RunCli) -> Iterator[Page]:
+def page(tmp_path_factory: pytest.TempPathFactory, demo_csv: Path, run_cli: RunCli) -> Iterator[Page]:
     """The page, with the finished runs `earlier` and `wrong`, some labels of which are wrong."""
     from edgetune.data.demo import demo_rows
 
     folder = tmp_path_factory.mktemp("ui")
-    shutil.copytree(trained.folder, folder / "runs" / "earlier")
     teams = {team: MARKUP if team == "login" else team for _, team in demo_rows(300, seed=0)}
     others = dict(zip(teams.values(), [*teams.values()][1:] + [*teams.values()][:1], strict=True))
     with (folder / "tickets.csv").open("w", encoding="utf-8", newline="") as file:
@@ -73,9 +73,13 @@ def page(tmp_path_factory: pytest.TempPathFactory, trained: Trained, run_cli: Ru
         writer.writerow(["id", "message", "team"])
         for number, (text, team) in enumerate(demo_rows(300, seed=0)):
             writer.writerow([number, text, others[teams[team]] if number % 30 == 0 else teams[team]])
-    options = ("--text", "message", "--label", "team", "--learners", "ngrams")
-    done = run_cli("finetune", folder / "tickets.csv", *options, "--out", folder / "runs" / "wrong")
-    assert done.code == 0, done.err
+    for path, name, columns in (
+        (demo_csv, "earlier", ()),
+        (folder / "tickets.csv", "wrong", ("--text", "message", "--label", "team")),
+    ):
+        options = ("--learners", "ngrams", "--deadline", "60s", "--out", folder / "runs" / name)
+        done = run_cli("finetune", path, *columns, *options)
+        assert done.code == 0, done.err
     with serving(folder) as running:
         yield running
 
@@ -221,10 +225,11 @@ def test_from_a_file_to_a_prediction(new_tab: NewTab, page: Page, tiny_model: Pa
     see(tab, "tickets is finished")
     assert (page.folder / "runs" / "tickets" / "summary.json").is_file()
     go(tab, "Try")
-    tab.get_by_label("Texts, one per line").fill(f"my password is wrong {MARKUP}")
+    tab.get_by_label("Texts, one per line").fill(f"my password is wrong {TEMPLATE}")
     press(tab, "Predict")
     see(tab, "Probabilities of the first text")
     assert MARKUP in tab.inner_text("body")
+    assert TEMPLATE in tab.inner_text("body")
 
 
 def test_a_run_is_watched_stopped_and_kept(new_tab: NewTab, page: Page, tiny_model: Path) -> None:
@@ -286,7 +291,7 @@ def test_results_lead_to_texts(tab: Any) -> None:
     choose(tab, "Run", "earlier")
     go(tab, "Results")
     see(tab, "interval")
-    tab.locator("[data-row='0'][data-col='1']:visible").first.click()
+    tab.get_by_role("button", name="rows of billing predicted as defect").click()
     see(tab, "evaluation rows shown")
 
 
@@ -342,7 +347,7 @@ def test_a_phone_shows_every_tab_in_its_width(new_tab: NewTab, scheme: str) -> N
         assert tab.evaluate("document.documentElement.scrollWidth") <= 390
     brightness = tab.evaluate(
         """() => ['color', 'backgroundColor'].map(
-            kind => getComputedStyle(document.querySelector('body'))[kind].match(/\\d+/g).slice(0, 3).map(Number)
+            kind => getComputedStyle(document.body)[kind].match(/\\d+/g).slice(0, 3).map(Number)
         ).map(([r, g, b]) => 0.3 * r + 0.6 * g + 0.1 * b)"""
     )
     assert (brightness[0] > brightness[1]) == (scheme == "dark")
