@@ -47,8 +47,10 @@ CSS = """
 .scroll tbody th { font-weight: normal; }
 .scroll td { overflow-wrap: break-word; }
 .scroll tbody td:last-child { overflow-wrap: anywhere; min-width: 6rem; }
-.scroll .n { text-align: right; white-space: nowrap; }
-.scroll button { font: inherit; color: inherit; width: 100%; min-width: 2.5rem; padding: .1rem .4rem; text-align: right; cursor: pointer; }
+.scroll .n, .scroll .n button { text-align: right; white-space: nowrap; }
+.scroll button {
+  font: inherit; color: inherit; width: 100%; min-width: 2.5rem; padding: .1rem .4rem; cursor: pointer;
+}
 .bar { display: inline-block; height: .7em; background: var(--color-accent); }
 .wrong, .note, .said { border-left: 4px solid var(--color-accent); padding: .5rem .9rem; }
 .wrong, .note { border-color: #c2410c; background: var(--block-background-fill); }
@@ -84,12 +86,12 @@ def make_page(runs: RunProcesses, cache_dir: Path | None) -> gr.Blocks:
             with gr.Tab("Models") as models:
                 models_tab(runs, models)
 
-        def find_runs(chosen: str | None) -> Any:
+        def find_runs() -> Any:
             names = runs.names()
-            return gr.update(choices=names, value=chosen if chosen in names else next(iter(names), None))
+            return gr.update(choices=names, value=next(iter(names), None))
 
-        page.load(find_runs, run, run)
-        run.focus(find_runs, run, run)
+        page.load(find_runs, None, run)
+        run.focus(lambda: gr.update(choices=runs.names()), None, run)  # its answer may come after a choice
     return page
 
 
