@@ -70,7 +70,10 @@ def make_page(runs: RunProcesses, cache_dir: Path | None) -> gr.Blocks:
     with gr.Blocks(title="edgetune", analytics_enabled=False) as page:
         gr.Markdown("# edgetune\nTrain a text classifier on this machine. Nothing leaves it.")
         run = gr.Dropdown(
-            label="Run", info="The run that Train, Results, Mend and Try show.", choices=[], interactive=True
+            label="Run",
+            info="Train, Results, Mend and Try show it. Reload the page to list newer runs.",
+            choices=[],
+            interactive=True,
         )
         with gr.Tabs():
             with gr.Tab("Data"):
@@ -91,7 +94,6 @@ def make_page(runs: RunProcesses, cache_dir: Path | None) -> gr.Blocks:
             return gr.update(choices=names, value=next(iter(names), None))
 
         page.load(find_runs, None, run)
-        run.focus(lambda: gr.update(choices=runs.names()), None, run)  # its answer may come after a choice
     return page
 
 

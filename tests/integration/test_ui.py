@@ -27,7 +27,7 @@ pytest.importorskip("gradio", reason='the page needs `pip install "edgetune[ui]"
 BROWSER = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 MARKUP = "<script>alert(1)</script>"
 TEMPLATE = "{{value}} ${1 + 1} {{#each x}}"
-PATIENCE_MS = 120_000
+PATIENCE_MS = 90_000
 NewTab = Callable[..., Any]
 
 
@@ -133,7 +133,11 @@ def tab(new_tab: NewTab) -> Any:
 
 
 def see(tab: Any, words: str) -> None:
-    tab.locator(f"text=/{words}/ >> visible=true").first.wait_for()
+    found = tab.locator(f"text=/{words}/ >> visible=true").first
+    try:
+        found.wait_for()
+    except Exception as error:
+        raise AssertionError(f"not seen: {words}\n{tab.inner_text('body')}") from error
 
 
 def go(tab: Any, name: str) -> None:
