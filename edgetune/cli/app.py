@@ -40,6 +40,7 @@ from edgetune.cli.profile_commands import profile_app
 from edgetune.cli.report_commands import methods, report
 from edgetune.cli.serve_command import serve
 from edgetune.cli.train_commands import demo, finetune, plan
+from edgetune.cli.ui_command import ui
 from edgetune.utils.errors import EdgetuneError, Interrupted, UsageError, is_near
 from edgetune.utils.files import os_error_in
 from edgetune.utils.isolation import no_telemetry
@@ -59,7 +60,7 @@ app = typer.Typer(
     rich_markup_mode="rich",
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (check, finetune, plan, compare, report, methods, inspect, clean, export, serve):
+for command in (check, finetune, plan, compare, report, methods, inspect, clean, export, serve, ui):
     app.command(cls=PanelCommand)(command)
 app.add_typer(profile_app)
 

@@ -6,9 +6,7 @@ import asyncio
 import contextlib
 import hmac
 import ipaddress
-import os
 import signal
-import socket
 import time
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
@@ -35,7 +33,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from edgetune.data.token_format import text_or_pair
 from edgetune.inference.batching import Answers, QueueFullError, ReloadingRun, RequestQueue, Text
 from edgetune.inference.saved_run import Prediction
-from edgetune.utils.errors import ResourceError, UsageError
+from edgetune.utils.errors import UsageError
+from edgetune.utils.listener import open_listener
 from edgetune.utils.parsing import is_encodable
 from edgetune.utils.sanitize import brief
 from edgetune.utils.version import __version__
@@ -296,18 +295,7 @@ def serve(folder: Path, host: str, port: int, token: str | None, max_waiting: in
             f"--host {brief(host)} can be reached from other machines; choose a token that clients must "
             "send: --token TOKEN, or EDGETUNE_TOKEN in the environment."
         )
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    try:
-        listener = socket.create_server((host, port), family=family, backlog=2048)
-    except (OSError, UnicodeError) as error:
-        number = getattr(error, "errno", None) or 0
-        why = os.strerror(number) if number > 0 else "there is no such host"  # gaierror has numbers below 0
-        raise ResourceError(
-            f"Cannot listen on {brief(host)}, port {port}: {why}; choose another with --port or --host."
-        ) from error
-    with listener:
-        # Accepted sockets inherit it; with Nagle's algorithm each answer waits 40 ms for an acknowledgement.
-        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    with open_listener(host, port) as listener:
         app = create_app(ReloadingRun(folder), token, max_waiting)
         config = uvicorn.Config(
             app, log_config=None, access_log=False, server_header=False, timeout_graceful_shutdown=STOP_S

@@ -10,7 +10,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING
 
 from edgetune.checking.data_check import LONGEST, DataCheck
-from edgetune.report.page_parts import document, foreign_text, section_table, tag
+from edgetune.report.page_parts import Html, document, foreign_text, section_table, tag
 from edgetune.utils.formatting import percent
 from edgetune.utils.sanitize import brief
 from edgetune.utils.tables import Section, print_sections
@@ -47,6 +47,20 @@ def check_page(check: DataCheck, made: datetime) -> str:
         made: when the page is made, with its time zone.
     """
     title = f"Check of {check.source}"
+    body = tag(
+        "body",
+        tag(
+            "header",
+            tag("h1", "Check of ", foreign_text(check.source)),
+            tag("p", f"Made {made:%Y-%m-%d %H:%M %Z} by edgetune {__version__}.", class_="quiet"),
+        ),
+        tag("main", *check_parts(check)),
+    )
+    return document(title, body)
+
+
+def check_parts(check: DataCheck) -> list[Html]:
+    """Return what a page says of a check: sentences, then tables."""
     lists = [
         tag("section", tag("h2", heading), tag("div", tag("ul", *texts), class_="note" if mend else None))
         for heading, mend in (("Should be mended", True), ("Notes", False))
@@ -58,16 +72,7 @@ def check_page(check: DataCheck, made: datetime) -> str:
         if section.title == CLASSES and len(check.classes) > MOST_CLASSES:
             table = tag("details", tag("summary", f"All {len(check.classes):,} classes"), table)
         tables.append(table)
-    body = tag(
-        "body",
-        tag(
-            "header",
-            tag("h1", "Check of ", foreign_text(check.source)),
-            tag("p", f"Made {made:%Y-%m-%d %H:%M %Z} by edgetune {__version__}.", class_="quiet"),
-        ),
-        tag("main", *(lists or [tag("p", NOTHING)]), tag("h2", "The data"), *tables),
-    )
-    return document(title, body)
+    return [*(lists or [tag("p", NOTHING)]), tag("h2", "The data"), *tables]
 
 
 def _sections(check: DataCheck, most_classes: int, n_chars: int) -> list[Section]:

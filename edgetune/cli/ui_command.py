@@ -1,0 +1,29 @@
+"""`edgetune ui`: a page in the browser for all of it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from edgetune.cli.options import CacheDir
+from edgetune.utils.errors import MissingDependencyError
+
+
+def ui(
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on; 0: any free one.")] = 7860,
+    runs: Annotated[Path, typer.Option(help="Folder that holds the runs.")] = Path("runs"),
+    cache_dir: CacheDir = None,
+) -> None:
+    """Serve a local page for the browser, from checking data to trying a model.
+
+    Example: edgetune ui --port 7860
+    """
+    try:
+        from edgetune.web.ui_server import run_page
+    except ModuleNotFoundError as error:
+        raise MissingDependencyError(
+            f'{error.name} is not installed and is required for the page; run `pip install "edgetune[ui]"`.'
+        ) from error
+    run_page(runs, port, cache_dir)

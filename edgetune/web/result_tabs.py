@@ -1,0 +1,354 @@
+"""The tabs on runs that have ended: Results, Mend, Try, Models."""
+
+from __future__ import annotations
+
+import contextlib
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+
+from edgetune.inference.inspection import Inspection, Suspect, inspect_run
+from edgetune.report.collect import RunRecord, collect, read_run
+from edgetune.report.inspection_table import SUGGESTION
+from edgetune.report.page_parts import (
+    MOST_CLASSES,
+    Html,
+    class_tables,
+    foreign_text,
+    joined,
+    row,
+    section_table,
+    table,
+    tag,
+)
+from edgetune.report.run_table import COSTS, RESULTS
+from edgetune.utils.errors import EdgetuneError, RunError, UsageError
+from edgetune.utils.formatting import describe_accuracy, percent
+from edgetune.utils.sanitize import brief
+from edgetune.utils.tables import Section
+from edgetune.web import run_answers
+from edgetune.web.handlers import handled, message
+from edgetune.web.run_process import PRIVATE, RunProcesses
+
+MOST_TEXTS, SHOWN_CHARS, MOST_INSPECTED = 100, 400, 20_000
+MENDED = SUGGESTION[0]
+ON_CELL = """element.addEventListener("click", event => {
+  const cell = event.target.closest("button");
+  if (cell) trigger("click", {true: cell.dataset.true, predicted: cell.dataset.predicted});
+})"""
+SHOWN_SECTIONS = ("Learners", "Warnings")
+EFFECT_NATS = 2.0
+"""Effect of a word that gets the full colour."""
+
+
+def chosen_folder(runs: RunProcesses, name: str | None) -> Path:
+    """Return the folder of the chosen run.
+
+    Raises:
+        UsageError: none is chosen.
+        RunError: it is gone.
+    """
+    if not name:
+        raise UsageError("No run is chosen; choose one, or train one first.")
+    folder = runs.folder(name)
+    if not folder.is_dir():
+        raise RunError(f"The folder {folder} of this run is gone; choose another run.")
+    if not (folder / "summary.json").is_file():
+        raise RunError(f"The run {name} has no result yet; the tab Train shows how it stands.")
+    return folder
+
+
+def results_tab(runs: RunProcesses, run: gr.Dropdown, tab: gr.Tab) -> None:
+    """Lay out accuracy, classes, and the confusion matrix with its texts."""
+    said = message()
+    summary = gr.HTML()
+    matrix = gr.HTML(js_on_load=ON_CELL)
+    with gr.Row():
+        true = gr.Dropdown(label="True class", choices=[])
+        predicted = gr.Dropdown(label="Predicted class", choices=[])
+    counted = message()
+    texts = gr.HTML()
+
+    def show(name: str | None) -> Any:
+        record = read_run(chosen_folder(runs, name), str(name))
+        figures = record.figures
+        names = [str(one.label) for one in figures.per_class] or figures.label_names
+        parts = [section_table(one) for one in record.sections if one.title in SHOWN_SECTIONS]
+        rest = [section_table(one) for one in record.sections if one.title not in SHOWN_SECTIONS]
+        parts.append(tag("details", tag("summary", "The rest of the summary"), *rest))
+        of_classes = class_tables(figures)
+        small = len(names) <= MOST_CLASSES
+        return (
+            "",
+            joined([headline(record), *(of_classes[:1] if small else of_classes), *parts]),
+            confusion_buttons(names, figures.confusion) if small else "",
+            gr.update(choices=names, value=None),
+            gr.update(choices=names, value=None),
+            "",
+        )
+
+    def show_texts(name: str | None, true: str | None, predicted: str | None) -> Any:
+        if true is None or predicted is None:
+            return "", ""
+        answers = run_answers.evaluated(run_answers.open_run(chosen_folder(runs, name)))
+        found = [one for one in answers if (one.label, one.predicted) == (true, predicted)]
+        rows: list[tuple[str, ...]] = [
+            (percent(one.probability), brief(one.text, SHOWN_CHARS)) for one in found[:MOST_TEXTS]
+        ]
+        count = f"{len(found):,} of the {len(answers):,} evaluation rows shown"
+        return f"{count} are {true}, predicted as {predicted}.", tables(
+            "Texts", rows, ("probability", "text")
+        )
+
+    def pick(event: gr.EventData) -> Any:
+        return event.true, event.predicted
+
+    outputs = [said, summary, matrix, true, predicted, texts]
+    tab.select(handled(show, 5), run, outputs)
+    run.change(handled(lambda name: show(name) if name else ("", *[gr.skip()] * 5), 5), run, outputs)
+    matrix.click(pick, None, [true, predicted])
+    for chosen in (true, predicted):
+        chosen.change(handled(show_texts, 1), [run, true, predicted], [counted, texts])
+
+
+def confusion_buttons(names: list[str], confusion: list[list[int]]) -> Html:
+    """Return the confusion matrix; each cell is a button that shows its texts."""
+    right, rows = range(1, len(names) + 1), []
+    for true, counts in zip(names, confusion, strict=False):
+        cells = [
+            tag(
+                "button",
+                f"{count:,}",
+                data_true=true,
+                data_predicted=predicted,
+                aria_label=f"{count:,} rows of {true} predicted as {predicted}",
+                style=f"background: rgba(0,114,178,{0.6 * count / max(1, sum(counts)):.2f})",
+            )
+            for predicted, count in zip(names, counts, strict=False)
+        ]
+        rows.append(row(foreign_text(true), cells, right))
+    title = "Confusion matrix (rows: true, columns: predicted); a cell shows its texts"
+    return table(title, ["true", *names], [tag("tbody", *rows)], right)
+
+
+def tables(title: str, rows: list[tuple[str, ...]], header: tuple[str, ...]) -> Html:
+    """Return rows as a table; nothing where there are none."""
+    return section_table(Section(title, rows, header)) if rows else Html("")
+
+
+def headline(record: RunRecord) -> Html:
+    """Return the accuracy beside what simpler answers reach on the same rows."""
+    figures = record.figures
+    if figures.accuracy is None:
+        return tag("p", "The run ended before it was evaluated; a longer deadline leaves time for it.")
+    supports = [one.support or 0 for one in figures.per_class]
+    base = (
+        f" Always the most frequent class: {percent(max(supports) / sum(supports))}." if any(supports) else ""
+    )
+    words = describe_accuracy(figures.model_dump())
+    return tag("p", tag("strong", f"Accuracy {words}"), f" on {figures.n_eval or 0:,} rows.{base}")
+
+
+@dataclass(frozen=True)
+class Mending:
+    """How far somebody is who goes through the doubtful labels of a run.
+
+    Attributes:
+        folder: of the run.
+        found: its doubtful labels.
+        at: which of them is shown.
+        labels: other labels that were chosen, by line of the training file.
+    """
+
+    folder: Path
+    found: Inspection
+    at: int
+    labels: dict[int, str]
+
+    @property
+    def row(self) -> Suspect | None:
+        """The row that is shown; None when all are done."""
+        return self.found.suspects[self.at] if self.at < len(self.found.suspects) else None
+
+
+def mend_tab(
+    runs: RunProcesses,
+    run: gr.Dropdown,
+    data: tuple[gr.Textbox, gr.Dropdown, gr.Dropdown, gr.Textbox],
+) -> None:
+    """Lay out the labels that are probably wrong, one after the other."""
+    gr.Markdown(
+        "Training rows that get another label from models that never saw them. Your file is not changed."
+    )
+    find = gr.Button("Find doubtful labels", variant="primary")
+    said = message()
+    shown = gr.HTML()
+    label = gr.Dropdown(label="Label", choices=[], allow_custom_value=True)
+    with gr.Row():
+        accept = gr.Button("Accept the suggestion")
+        change = gr.Button("Use the label above")
+        skip = gr.Button("Skip")
+    out = gr.Textbox(label="Corrected copy")
+    write = gr.Button("Write the corrected copy, and choose it for training")
+    state = gr.State(None)
+
+    def current(state: Mending) -> Any:
+        row = state.row
+        if row is None:
+            done = (
+                f"{len(state.labels):,} of {len(state.found.suspects):,} doubtful labels are to be changed."
+            )
+            return tag("p", done), gr.update(value=None), state
+        facts: list[tuple[str, ...]] = [
+            ("text", row.text),
+            ("line", f"{row.line:,}"),
+            ("given label", row.label),
+            ("suggested label", f"{row.suggested} ({row.probability:.0%})"),
+        ]
+        title = f"Doubtful label {state.at + 1:,} of {len(state.found.suspects):,}"
+        return section_table(Section(title, facts)), gr.update(value=row.suggested), state
+
+    def find_rows(name: str | None) -> Any:
+        folder = chosen_folder(runs, name)
+        found = inspect_run(folder, 0, MOST_INSPECTED)
+        table, value, state = current(Mending(folder, found, 0, {}))
+        copy = str(runs.runs / f"{runs.free_name(f'{name}-corrected')}.csv")
+        words = f"{len(found.suspects):,} of {len(found.examined):,} labels are doubtful."
+        names = list(run_answers.open_run(folder).label_names)
+        return words, table, value | {"choices": names}, state, copy
+
+    def decide(state: Mending | None, label: str | None) -> Any:
+        if state is None or state.row is None:
+            raise UsageError("There is no row to decide on; find doubtful labels first.")
+        chosen = {state.row.line: label} if label and label != state.row.label else {}
+        return "", *current(replace(state, at=state.at + 1, labels={**state.labels, **chosen}))
+
+    def suggested(state: Mending | None) -> str | None:
+        return None if state is None or state.row is None else state.row.suggested
+
+    def write_copy(state: Mending | None, out: str) -> Any:
+        if state is None or not out.strip():
+            raise UsageError("Find doubtful labels first, and name the corrected copy.")
+        path = Path(out.strip())
+        columns = run_answers.write_mended(state.folder, state.found, state.labels, path)
+        words = (
+            f"Wrote {path} with {len(state.labels):,} changed labels; start training on it in the tab Train."
+        )
+        return (
+            words,
+            str(path),
+            gr.update(choices=[*columns, MENDED], value=columns),
+            gr.update(choices=[*columns, MENDED], value=MENDED),
+            runs.free_name(path.name.split(".")[0]),
+        )
+
+    outputs = [said, shown, label, state]
+    find.click(handled(find_rows, 4), run, [*outputs, out])
+    accept.click(handled(lambda state: decide(state, suggested(state)), 3), state, outputs)
+    change.click(handled(decide, 3), [state, label], outputs)
+    skip.click(handled(lambda state: decide(state, None), 3), state, outputs)
+    write.click(handled(write_copy, 4), [state, out], [said, *data])
+
+
+def try_tab(runs: RunProcesses, run: gr.Dropdown) -> None:
+    """Lay out texts of one's own, their probabilities, and the words that mattered."""
+    texts = gr.Textbox(label="Texts, one per line", lines=4)
+    predict = gr.Button("Predict", variant="primary")
+    said = message()
+    table = gr.HTML()
+    classes = gr.HTML()
+    words = gr.HTML()
+
+    def answer(name: str | None, texts: str) -> Any:
+        opened = run_answers.open_run(chosen_folder(runs, name))
+        lines = [line.strip() for line in texts.splitlines() if line.strip()]
+        if not lines:
+            raise UsageError("Type or paste a text first.")
+        found = opened.predict(lines)
+        rows: list[tuple[str, ...]] = [
+            (str(one.label), percent(one.probability), brief(line, SHOWN_CHARS))
+            for line, one in zip(lines, found, strict=True)
+        ]
+        answers = tables("Predictions", rows, ("label", "probability", "text"))
+        best = sorted(found[0].probabilities.items(), key=lambda item: -item[1])[:MOST_CLASSES]
+        shares: list[tuple[str, ...]] = [(label, percent(p), "█" * round(20 * p)) for label, p in best]
+        try:
+            mattered = describe_words(*run_answers.word_effects(opened, lines[0]))
+        except RunError as error:
+            mattered = tag("p", str(error))
+        return (
+            "",
+            answers,
+            section_table(Section("Probabilities of the first text", shares, right=True)),
+            mattered,
+        )
+
+    outputs = [said, table, classes, words]
+    predict.click(handled(answer, 3), [run, texts], outputs)
+
+
+def describe_words(label: str, effects: list[tuple[str, float]]) -> Html:
+    """Return a text whose words are marked by what they mean to the n-grams, and the same as a table."""
+    marked: list[str] = []
+    for word, effect in effects:
+        colour = "0,114,178" if effect > 0 else "213,94,0"
+        strength = min(1.0, abs(effect) / EFFECT_NATS) * 0.6
+        marked += [tag("mark", word, style=f"background: rgba({colour},{strength:.2f})"), " "]
+    strongest = sorted(effects, key=lambda item: -abs(item[1]))[:10]
+    rows: list[tuple[str, ...]] = [(word, f"{effect:+.2f}") for word, effect in strongest]
+    title = "Strongest words, in nats"
+    intro = f"To the n-grams, this text is {label}. Blue words speak for that, orange ones against it:"
+    return joined(
+        [
+            tag("p", intro),
+            tag("p", *marked),
+            *([section_table(Section(title, rows, right=True))] if rows else []),
+        ]
+    )
+
+
+def models_tab(runs: RunProcesses, tab: gr.Tab) -> None:
+    """Lay out all runs, two of them side by side, and a zip of one."""
+    said = message()
+    table = gr.HTML()
+    with gr.Row():
+        first = gr.Dropdown(label="First run", choices=[])
+        second = gr.Dropdown(label="Compare with", choices=[])
+    compare = gr.Button("Compare")
+    compared = gr.HTML()
+    with gr.Row():
+        pack = gr.Button("Pack the run as a zip file")
+        download = gr.DownloadButton("Download the zip file", interactive=False)
+
+    def list_runs() -> Any:
+        records = []
+        for name in runs.names():
+            with contextlib.suppress(EdgetuneError):  # it has no result, or a damaged one
+                records.append(read_run(chosen_folder(runs, name), name))
+        names = [record.name for record in records]
+        columns = (*RESULTS, COSTS[-1])
+        rows = [tuple(column.words(record) or "" for column in columns) for record in records]
+        return (
+            "" if names else "There is no finished run yet.",
+            tables("Runs", rows, tuple(column.title for column in columns)),
+            gr.update(choices=names, value=names[0] if names else None),
+            gr.update(choices=names, value=names[1] if len(names) > 1 else None),
+        )
+
+    def compare_runs(first: str | None, second: str | None) -> Any:
+        records = collect([chosen_folder(runs, first), chosen_folder(runs, second)]).runs
+        if len(records) < 2:
+            raise UsageError("Choose two different runs to compare.")
+        rows = [(one.title, *(one.words(record) or "" for record in records)) for one in (*RESULTS, *COSTS)]
+        return "", section_table(Section("Two runs", rows[1:], rows[0], right=True))
+
+    def pack_run(name: str | None) -> Any:
+        folder = chosen_folder(runs, name)
+        packed = run_answers.zip_run(folder, runs.runs.resolve() / PRIVATE / "uploads" / f"{folder.name}.zip")
+        return f"Packed {folder.name}.zip.", gr.update(value=str(packed), interactive=True)
+
+    tab.select(handled(list_runs, 3), None, [said, table, first, second])
+    compare.click(handled(compare_runs, 1), [first, second], [said, compared])
+    pack.click(handled(pack_run, 1), first, [said, download])
