@@ -70,7 +70,7 @@ def log_odds(log_p: FloatArray) -> Wide:
 
 
 def choose_thresholds(probabilities: FloatArray, labels: Labels) -> Wide:
-    """Return the threshold (C,) of each class that has the best F1 on these rows.
+    """Return the threshold (C,) of each class that has the best F1 on these rows; of equals the middle one.
 
     To the counts of a class those of all classes are added, scaled to `PRIOR_ROWS` rows of one class. So the
     threshold of a class with few rows is near the one that would be best for all.
@@ -90,7 +90,8 @@ def choose_thresholds(probabilities: FloatArray, labels: Labels) -> Wide:
         scale * counts.sum(axis=1, keepdims=True) for counts in (found, predicted)
     )
     f1 = 2 * (found + prior_found) / (predicted + prior_predicted + support + PRIOR_ROWS)
-    return np.asarray(THRESHOLDS[f1.argmax(axis=0)])
+    equals = (np.flatnonzero(column >= column.max() - 1e-12) for column in f1.T)
+    return np.array([THRESHOLDS[at[len(at) // 2]] for at in equals])
 
 
 def best_micro_f1(probabilities: FloatArray, labels: Labels) -> float:

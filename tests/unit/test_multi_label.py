@@ -132,6 +132,11 @@ def test_a_class_with_few_rows_gets_the_common_threshold() -> None:
     assert abs(rare - common) < 0.1
 
 
+def test_of_thresholds_that_are_as_good_the_middle_one_is_chosen() -> None:
+    labels = multi_hot([[0], [0, 1], [1], []] * 10, 2)
+    assert choose_thresholds(np.where(labels > 0, 0.9, 0.1), labels) == pytest.approx(0.5, abs=0.02)
+
+
 def test_the_figures_are_those_of_scikit_learn() -> None:
     metrics = pytest.importorskip("sklearn.metrics")
     rng = np.random.default_rng(1)
