@@ -45,7 +45,6 @@ from edgetune.data.quality import (
     mixed_label_kinds,
     overlap_findings,
     reading_findings,
-    rows_in_words,
     uncategorical_labels,
 )
 from edgetune.data.row_sample import RowSample, draw_sample
@@ -56,7 +55,7 @@ from edgetune.data.token_format import TokenizerSpec, joined_text, shown_text, t
 from edgetune.data.tokens import ADVICE
 from edgetune.learners.ngrams import cross_fit_ngrams
 from edgetune.utils.errors import DataError
-from edgetune.utils.formatting import describe_unknown, percent
+from edgetune.utils.formatting import counted, describe_unknown, percent
 from edgetune.utils.metrics import Evaluation, evaluate_predictions
 from edgetune.utils.sanitize import brief
 from edgetune.utils.types import IntArray, Say
@@ -493,13 +492,13 @@ def _row_findings(rows: _Rows, n_rows: int, is_cut: bool) -> Iterator[DataFindin
             if reason not in UNLABELLED
         )
         rate = n_bad / (n_rows + n_bad)
-        text = f"{rows_in_words(n_bad)} ({rate:.1%}) cannot be used: {reasons}."
+        text = f"{counted(n_bad, 'row')} ({rate:.1%}) cannot be used: {reasons}."
         advice = [ADVICE[reason] for reason in rows.reasons if reason in ADVICE]
         yield DataFinding(" ".join([text, *advice]), rate > MEND_RATE)
     if rows.n_unlabelled:
         share = rows.n_unlabelled / (n_rows + sum(rows.reasons.values()))
         yield DataFinding(
-            f"{rows_in_words(rows.n_unlabelled)} ({share:.1%}) without a label will be left out."
+            f"{counted(rows.n_unlabelled, 'row')} ({share:.1%}) without a label will be left out."
         )
 
 

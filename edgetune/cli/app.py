@@ -42,6 +42,7 @@ from edgetune.cli.serve_command import serve
 from edgetune.cli.train_commands import demo, finetune, plan
 from edgetune.utils.errors import EdgetuneError, Interrupted, UsageError, is_near
 from edgetune.utils.files import os_error_in
+from edgetune.utils.formatting import counted
 from edgetune.utils.isolation import no_telemetry
 from edgetune.utils.sanitize import brief, json_text, one_line
 from edgetune.utils.signals import CheckedStdout, ClosedPipeTolerant, flush_stdout, open_missing_streams
@@ -136,7 +137,7 @@ def predict(
     if out is not None:
         write_predictions(predictions, out, all_)
         n_predicted = predictions.n_rows - predictions.n_empty
-        print(f"Wrote {n_predicted:,} predictions to {out}.", file=sys.stderr)
+        print(f"Wrote {counted(n_predicted, 'prediction')} to {out}.", file=sys.stderr)
     else:
         print_predictions(predictions, as_json)
     for note in predictions.notes():

@@ -12,6 +12,7 @@ import typer
 
 from edgetune.cli.options import Json, Overwrite, console
 from edgetune.utils.errors import UsageError
+from edgetune.utils.formatting import counted
 from edgetune.utils.sanitize import one_line
 
 if TYPE_CHECKING:
@@ -66,7 +67,7 @@ def report(
     else:
         write_output(out, text)
         n = len(collected.runs)
-        print(f"Wrote {out}: {n} run{'s'[: n != 1]}.", file=sys.stderr)
+        print(f"Wrote {out}: {counted(n, 'run')}.", file=sys.stderr)
     _say_left_out(collected)
 
 

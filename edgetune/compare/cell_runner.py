@@ -23,6 +23,7 @@ from edgetune.config.toml_config import group_by_section, make_config
 from edgetune.models.model_hub import HUB_PREFIX
 from edgetune.utils.errors import WORSE_THAN_MAJORITY, EdgetuneError
 from edgetune.utils.files import write_atomic
+from edgetune.utils.formatting import counted
 from edgetune.utils.isolation import module_command
 from edgetune.utils.machine import machine_info
 from edgetune.utils.types import BoolArray
@@ -221,7 +222,9 @@ def _largest_class(rows: SharedRows) -> dict[str, float]:
 
 def _notes(summary: dict[str, Any]) -> list[str]:
     selection = summary["selection"]
-    notes = [f"{summary['backend']} in {summary['precision']}, {summary['frozen_depth']} layers frozen"]
+    notes = [
+        f"{summary['backend']} in {summary['precision']}, {counted(summary['frozen_depth'], 'layer')} frozen"
+    ]
     if selection.get("why"):
         notes.append(str(selection["why"]))
     precision, recall = (selection.get(f"predictor_{name}") for name in ("precision", "recall"))

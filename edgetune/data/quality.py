@@ -11,6 +11,7 @@ import numpy as np
 from edgetune.data.labels import NUMBER, variants
 from edgetune.data.table import excerpt_of
 from edgetune.utils.errors import DataError
+from edgetune.utils.formatting import counted
 from edgetune.utils.limits import MAX_LABELS
 from edgetune.utils.sanitize import brief
 from edgetune.utils.types import IntArray
@@ -154,17 +155,14 @@ def label_findings(
     found = []
     if repeats.n_duplicates:
         share = repeats.n_duplicates / n_rows
-        are = (
-            "is a duplicate of an earlier row"
-            if repeats.n_duplicates == 1
-            else "are duplicates of earlier rows"
-        )
-        found.append(DataFinding(f"{rows_in_words(repeats.n_duplicates)} ({share:.1%}) {are}."))
+        one = repeats.n_duplicates == 1
+        are = "is a duplicate of an earlier row" if one else "are duplicates of earlier rows"
+        found.append(DataFinding(f"{counted(repeats.n_duplicates, 'row')} ({share:.1%}) {are}."))
     if repeats.n_conflicts:
         n_texts = repeats.n_conflicts
-        appear = "text appears" if n_texts == 1 else "texts appear"
         mend = n_texts >= MEND_RATE * n_rows
-        found.append(DataFinding(f"{n_texts:,} {appear} with conflicting labels.", mend))
+        appear = counted(n_texts, "text appears", "texts appear")
+        found.append(DataFinding(f"{appear} with conflicting labels.", mend))
     for group in variants(counts)[:_MAX_NAMED]:
         shown = ", ".join(f'"{brief(name)}" ({counts[name]:,})' for name in group)
         text = f"These labels differ only in spelling, but are {len(group)} classes: {shown}. To train them "
@@ -178,7 +176,7 @@ def label_findings(
     smallest = min(counts, key=lambda name: counts[name])
     if counts[largest] > IMBALANCE * counts[smallest]:
         text = (
-            f'The labels are strongly imbalanced: "{brief(largest)}" has {rows_in_words(counts[largest])}, '
+            f'The labels are strongly imbalanced: "{brief(largest)}" has {counted(counts[largest], "row")}, '
         )
         found.append(DataFinding(f'{text}"{brief(smallest)}" has {counts[smallest]:,}.'))
     if n_truncated:
@@ -186,7 +184,7 @@ def label_findings(
         share = n_truncated / n_rows
         found.append(
             DataFinding(
-                f"{rows_in_words(n_truncated)} ({share:.1%}) {were} truncated to {max_length} tokens."
+                f"{counted(n_truncated, 'row')} ({share:.1%}) {were} truncated to {max_length} tokens."
             )
         )
     return found
@@ -215,7 +213,7 @@ def reading_findings(
     if label_change:
         found.append(DataFinding(label_change, mend=True))
     if n_loose:
-        rows = "1 row has" if n_loose == 1 else f"{n_loose:,} rows have"
+        rows = counted(n_loose, "row has", "rows have")
         found.append(
             DataFinding(
                 f"{rows} stray quotes and may be read wrongly (the first is {first_loose}); double these "
@@ -230,10 +228,6 @@ def overlap_findings(n_same: int, n_rows: int) -> list[DataFinding]:
     """Say how many of the evaluation texts are also training texts; [] if none."""
     if not n_same:
         return []
-    text = f"{n_same:,} of {n_rows:,} evaluation texts are also training texts; "
+    are = "is also a training text" if n_same == 1 else "are also training texts"
+    text = f"{n_same:,} of {counted(n_rows, 'evaluation text')} {are}; "
     return [DataFinding(f"{text}the reported accuracy will be too optimistic.", n_same >= MEND_RATE * n_rows)]
-
-
-def rows_in_words(count: int) -> str:
-    """Say a number of rows."""
-    return f"{count:,} row{'' if count == 1 else 's'}"

@@ -28,6 +28,7 @@ from edgetune.models.vocabulary import check_vocabulary, pad_token_id
 from edgetune.run_files.run_folder import ENSEMBLE, damage_errors, finish_placing_if_idle
 from edgetune.run_files.summary import read_summary
 from edgetune.utils.errors import RunError
+from edgetune.utils.formatting import counted
 from edgetune.utils.machine import cache_folder
 from edgetune.utils.metrics import Evaluation, evaluate_predictions, softmax
 from edgetune.utils.parsing import is_encodable
@@ -265,11 +266,11 @@ class Run:
         view = self._view(data, options, cache_dir, max_bad_rows)
         name = data if isinstance(data, str | os.PathLike) else NAME
         for count, kind in (
-            (view.store.n_bad, "unusable rows"),
-            (view.store.n_unlabelled, "rows without a label"),
+            (view.store.n_bad, ("unusable row", "unusable rows")),
+            (view.store.n_unlabelled, ("row without a label", "rows without a label")),
         ):
             if count:
-                say(f"{count:,} {kind} of {name} were left out.")
+                say(f"Left out of {name}: {counted(count, *kind)}.")
         return evaluate_predictions(self._score_view(view), view.labels, view.label_names)
 
     def answers(

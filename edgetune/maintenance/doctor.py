@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Literal
 from edgetune.energy import rapl
 from edgetune.energy.battery import find_battery, power_source
 from edgetune.maintenance.environment import MODEL_PACKAGE, Environment, Requirements
+from edgetune.utils.formatting import counted
 from edgetune.utils.machine import cpu_features, cpu_name, memory_mb, usable_cores
 
 if TYPE_CHECKING:
@@ -271,7 +272,7 @@ def _cache(cache: Path | None) -> Finding:
     if not cache.is_dir():
         return Finding("Cache", "folder", "ok", f"{cache}, empty")
     sizes = [one.stat().st_size for one in cache.rglob("*") if one.is_file()]
-    return Finding("Cache", "folder", "ok", f"{cache}, {len(sizes)} files, {_gb(sum(sizes))}")
+    return Finding("Cache", "folder", "ok", f"{cache}, {counted(len(sizes), 'file')}, {_gb(sum(sizes))}")
 
 
 def what_works(findings: Sequence[Finding]) -> str:

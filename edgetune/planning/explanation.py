@@ -8,7 +8,7 @@ import numpy as np
 
 from edgetune.config.settings import FILTERS
 from edgetune.planning.plan import LINEAR_PROBE, Constraints, DataLengths, DeviceCosts, Plan, Plans
-from edgetune.utils.formatting import duration
+from edgetune.utils.formatting import counted, duration
 from edgetune.utils.types import IntArray
 
 
@@ -46,7 +46,7 @@ def _probe(plans: Plans, data: DataLengths) -> str:
     instead = (
         "There is no time to train the encoder."
         if trained is None
-        else f"Training would make {trained.n_steps:,} steps, with an expected loss of "
+        else f"Training would make {counted(trained.n_steps, 'step')}, with an expected loss of "
         f"{-trained.expected_points:.1f} points (see docs/deadlines.md)."
     )
     return (
@@ -65,7 +65,7 @@ def _rows(best: Plan) -> Iterator[str]:
     train_s = best.lines["train"]
     yield (
         f"{best.n_rows:,} examples ({low:,} to {high:,}) fit into {duration(train_s)} of training: "
-        f"{best.n_steps:,} steps with batch size {best.batch_size}, {share}."
+        f"{counted(best.n_steps, 'step')} with batch size {best.batch_size}, {share}."
     )
 
 
@@ -102,9 +102,9 @@ def _depth(plans: Plans, constraints: Constraints) -> Iterator[str]:
         other = _alternative(plans, lambda plan, depth=depth: plan.key == best.key and plan.depth == depth)  # type: ignore[misc]
         if other is not None:
             yield (
-                f"Freezing {best.depth} layers was chosen over {depth}: {best.n_steps:,} steps versus "
-                f"{other.n_steps:,}, and an expected loss of {-best.expected_points:.1f} accuracy points "
-                f"versus {-other.expected_points:.1f} (see docs/deadlines.md)."
+                f"Freezing {counted(best.depth, 'layer')} was chosen over {depth}: {best.n_steps:,} steps "
+                f"versus {other.n_steps:,}, and an expected loss of {-best.expected_points:.1f} accuracy "
+                f"points versus {-other.expected_points:.1f} (see docs/deadlines.md)."
             )
 
 
@@ -120,7 +120,7 @@ def _length(plans: Plans, data: DataLengths, constraints: Constraints) -> Iterat
         return
     yield (
         f"Texts are truncated to {best.max_length} tokens, which removes {cut:.1%} of all tokens "
-        f"({n_cut:,} rows are affected)."
+        f"({counted(n_cut, 'row')} affected)."
     )
 
 

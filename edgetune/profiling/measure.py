@@ -38,6 +38,7 @@ from edgetune.profiling.opened_backend import MeasurementJob
 from edgetune.profiling.sampling import GridPoint, Sampler, grid_points
 from edgetune.profiling.worker_client import WorkerLost, WorkerProcess
 from edgetune.utils.errors import ProfileError, ResourceError
+from edgetune.utils.formatting import counted
 from edgetune.utils.machine import cache_folder, versions
 from edgetune.utils.types import Tell
 
@@ -281,7 +282,7 @@ class Measurement:
         spread = self._sampler.spread
         missing = [grid_point for grid_point, found in self._sampler.samples.items() if not found.medians]
         if missing:
-            self._notes.append(f"{len(missing)} points of the grid were left out: there was not enough time.")
+            self._notes.append(f"Not enough time for {counted(len(missing), 'point')} of the grid.")
         if crowded:
             self._notes.append(f"Other processes used {others:.0%} of the processor during the measurement.")
         backends = [session.profile(self._sampler, export_s) for session in self._alive()]

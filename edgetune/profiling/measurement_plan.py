@@ -17,6 +17,7 @@ from edgetune.models.source import ModelSource
 from edgetune.profiling.opened_backend import LABELS
 from edgetune.utils.cache import cache_subfolder
 from edgetune.utils.errors import EdgetuneError, MissingDependencyError, UsageError
+from edgetune.utils.formatting import counted
 
 KEYS = ("ort-fp32", "torch-fp32", "torch-bf16", "torch-fp32-cuda", "torch-bf16-cuda")
 BF16_FEATURES = {"AVX512-BF16", "AMX", "BF16"}
@@ -128,11 +129,11 @@ def export_all(
     for depth in depths:
         fresh = builder.cached(len(LABELS), freeze_of(depth)) is None
         if fresh:
-            tell(f"exporting {source.name}" + (f" with {depth} layers frozen" if depth else ""))
+            tell(f"exporting {source.name}" + (f" with {counted(depth, 'layer')} frozen" if depth else ""))
         started = time.perf_counter()
         found = _export(builder, depth)
         if isinstance(found, EdgetuneError):
-            notes.append(f"ort could not be exported with {depth} layers frozen: {found}")
+            notes.append(f"ort could not be exported with {counted(depth, 'layer')} frozen: {found}")
             continue
         folders[str(depth)] = str(found.resolve())
         if fresh and depth == 0:

@@ -12,6 +12,7 @@ from typing import Any
 
 from edgetune.devices.cost_function import same_shape
 from edgetune.devices.device_profile import BackendProfile, DeviceProfile, MeasuredPoint
+from edgetune.utils.formatting import counted
 from edgetune.utils.tables import Section
 
 OPERATIONS = ("score", "train", "prefix")
@@ -165,7 +166,7 @@ _FIXED = {
 def _about(profile: DeviceProfile) -> Iterator[tuple[str, str]]:
     machine = profile.machine
     memory = "" if machine.memory_mb is None else f", {machine.memory_mb / 1e3:.1f} GB"
-    yield "processor", f"{machine.cpu} ({machine.cpu_model}), {machine.cores} cores{memory}"
+    yield "processor", f"{machine.cpu} ({machine.cpu_model}), {counted(machine.cores, 'core')}{memory}"
     yield "instruction sets", ", ".join(machine.features) or "none detected"
     if machine.gpu is not None:
         yield "GPU", machine.gpu
@@ -176,7 +177,7 @@ def _about(profile: DeviceProfile) -> Iterator[tuple[str, str]]:
         ", ".join(f"{name} {profile.versions[name]}" for name in runtimes if name in profile.versions),
     )
     model = profile.model
-    yield "model", f"{model.name}: {model.n_layers} layers, hidden size {model.hidden_size}"
+    yield "model", f"{model.name}: {counted(model.n_layers, 'layer')}, hidden size {model.hidden_size}"
     n_calls = sum(point.n for backend in profile.backends for point in backend.points)
     how = "quick, " if profile.quick else ""
     yield "measured", f"{profile.date} ({how}{n_calls:,} calls, spread ± {100 * profile.spread:.1f} %)"
@@ -216,8 +217,8 @@ def _operations(profile: DeviceProfile, backend: BackendProfile) -> Iterator[Sec
             found = {op: points.get((op, batch, length, depth)) for op in ("prefix", "score", "train")}
             cells = [f"{batch} × {length}", *_costs(profile, found["score"], found["train"])]
             rows.append((*cells, _ms(found["prefix"])) if depth else tuple(cells))
-        frozen = f", {depth} lowest layers frozen" if depth else ""
-        title = f"{backend.key}{frozen}: ms per call, {backend.threads} threads"
+        frozen = f", {counted(depth, 'lowest layer')} frozen" if depth else ""
+        title = f"{backend.key}{frozen}: ms per call, {counted(backend.threads, 'thread')}"
         yield Section(title, rows, (*header, "prefix") if depth else header, right=True)
 
 

@@ -8,7 +8,7 @@ from collections import deque
 from typing import Any, TextIO
 
 from edgetune.run_files.counters import Counters
-from edgetune.utils.formatting import duration
+from edgetune.utils.formatting import counted, duration
 from edgetune.utils.metrics import Evaluation
 from edgetune.utils.sanitize import brief, on_terminal, one_line
 
@@ -75,18 +75,19 @@ def headline(prepared: Any, config: Any) -> str:
     """Say what is about to be trained, on what, by what."""
     train = config.train
     names = prepared.data.label_names
+    n_eval = counted(len(prepared.data.evaluation), "row")
     labels = ", ".join(map(brief, names[:6])) + (", …" if len(names) > 6 else "")
     if prepared.plan is None or prepared.plan.trains:
         method, limit = config.selection.method, "at most " if config.budget.limits_time else ""
         how = (
-            f"frozen: {prepared.freeze}; {limit}{train.epochs} epoch{'s'[: train.epochs != 1]}, "
+            f"frozen: {prepared.freeze}; {limit}{counted(train.epochs, 'epoch')}, "
             f"batch {train.batch_size}, lr {train.lr:g}, "
         )
     else:
         method, how = prepared.plan.method, "not trained; "
     return (
         f"{method} on {one_line(config.data.train)}: {len(prepared.data.train):,} rows, {len(names)} labels "
-        f"({labels}); evaluated on {prepared.data.eval_source} ({len(prepared.data.evaluation):,} rows)\n"
+        f"({labels}); evaluated on {prepared.data.eval_source} ({n_eval})\n"
         f"{prepared.model_name} on {prepared.backend.name}, {how}at most {config.data.max_length} tokens, "
         f"seed {train.seed}"
     )

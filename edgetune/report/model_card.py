@@ -10,6 +10,7 @@ from typing import Any
 
 from edgetune.utils.formatting import (
     Summary,
+    counted,
     dataset_name,
     describe_accuracy,
     describe_macro_f1,
@@ -113,7 +114,9 @@ def _results(summary: Summary) -> str:
     lines = []
     accuracy, n_eval = describe_accuracy(summary), summary.get("n_eval")
     if accuracy:
-        lines.append(f"Accuracy: {accuracy}" + (f", on {n_eval:,} rows" if n_eval is not None else ""))
+        lines.append(
+            f"Accuracy: {accuracy}" + (f", on {counted(n_eval, 'row')}" if n_eval is not None else "")
+        )
     if (macro_f1 := describe_macro_f1(summary)) is not None:
         lines.append(f"Macro-F1: {macro_f1}")
     if summary.get("mcc") is not None:
@@ -190,7 +193,7 @@ def _cost(summary: Summary) -> str:
 def _cost_lines(summary: Summary) -> Iterator[str]:
     machine = summary.get("machine") or {}
     if machine.get("cpu"):
-        cores = f", {machine['cores']} cores" if machine.get("cores") else ""
+        cores = f", {counted(machine['cores'], 'core')}" if machine.get("cores") else ""
         yield f"Machine: {in_markdown(machine['cpu'])}{cores}"
     if summary.get("elapsed_s") is not None:
         yield f"Time: {duration(summary['elapsed_s'])}"

@@ -39,7 +39,7 @@ from edgetune.report.run_table import (
     phase_column,
     phases,
 )
-from edgetune.utils.formatting import describe_macro_f1, duration
+from edgetune.utils.formatting import counted, describe_macro_f1, duration
 from edgetune.utils.version import __version__
 
 MOST_PICTURES = 40
@@ -56,7 +56,7 @@ def page(collected: CollectedRuns, made: datetime) -> str:
     groups = grouped(collected.runs)
     ids = {run.name: f"run-{i}" for i, run in enumerate((r for g in groups for r in g.runs), start=1)}
     n = len(collected.runs)
-    title = f"{n} finetuning run{'s'[: n != 1]}"
+    title = counted(n, "finetuning run")
     body = tag(
         "body",
         tag(
@@ -82,7 +82,7 @@ def _notes(groups: Sequence[RunGroup], left_out: Sequence[str]) -> Html:
     blocks = [tag("p", foreign_text(text), class_="note", role="note") for text in notes(groups)]
     if left_out:
         items = [tag("li", foreign_text(text)) for text in left_out]
-        what = f"Left out: {len(left_out)} run{'s'[: len(left_out) != 1]}"
+        what = f"Left out: {counted(len(left_out), 'run')}"
         inside = tag("details", tag("summary", what), tag("ul", *items))
         blocks.append(tag("div", inside, class_="note", role="note"))
     return joined(blocks)
@@ -157,7 +157,7 @@ def _accuracy(groups: Sequence[RunGroup]) -> Html:
         "in less time."
     )
     if n_missing:
-        words += f" Not drawn: {n_missing} run{'s'[: n_missing != 1]} without an accuracy or a time."
+        words += f" Not drawn: {counted(n_missing, 'run')} without an accuracy or a time."
     drawn = _figure(picture, words) if picture else tag("p", "No run has both an accuracy and a time.")
     return tag("section", tag("h2", "Accuracy against time", id="accuracy"), drawn)
 

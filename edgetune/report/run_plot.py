@@ -16,6 +16,7 @@ import numpy.typing as npt
 from edgetune.utils.files import atomic_path
 from edgetune.utils.formatting import (
     Summary,
+    counted,
     dataset_name,
     describe_accuracy,
     describe_stage,
@@ -168,7 +169,7 @@ def _title(write: Any, summary: Summary) -> None:
     accuracy = describe_accuracy(summary)
     facts = [
         f"accuracy {accuracy}" if accuracy else None,
-        f"{summary['n_steps']:,} steps" if summary.get("n_steps") is not None else None,
+        counted(summary["n_steps"], "step") if summary.get("n_steps") is not None else None,
         "stopped early" if summary.get("interrupted") else None,
     ]
     write(0.075, 0.945, " · ".join(part for part in head if part), fontsize=17, fontweight="bold")

@@ -36,6 +36,7 @@ from edgetune.runs.resume import read_interruption
 from edgetune.runs.setup import BudgetUsed, Prepared, PreparedRows, prepare
 from edgetune.runs.training import Training
 from edgetune.utils.errors import Interrupted
+from edgetune.utils.formatting import counted
 from edgetune.utils.machine import cache_folder
 from edgetune.utils.meter import Meter
 from edgetune.utils.signals import StopRequest
@@ -140,11 +141,11 @@ def run(
             folder.append_bad_rows(prepared.data.bad_rows_files)
             where = out / "bad_rows.jsonl"
             for count, kind in (
-                (prepared.data.n_bad, "unusable rows"),
-                (prepared.data.n_unlabelled, "rows without a label"),
+                (prepared.data.n_bad, ("unusable row was", "unusable rows were")),
+                (prepared.data.n_unlabelled, ("row without a label was", "rows without a label were")),
             ):
                 if count:
-                    view.warn(f"{count:,} {kind} were left out; they are listed in {where}.")
+                    view.warn(f"{counted(count, *kind)} left out; see {where}.")
         if not isinstance(prepared, Prepared):
             assert deadline is not None
             rows = RunContext(prepared, folder, meter, view, stop, sensor, since_s, deadline)
