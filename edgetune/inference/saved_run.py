@@ -389,6 +389,44 @@ class EncodedTexts:
         )
 
 
+def predict(run_dir: str | Path, texts: Texts, options: DataOptions | None = None) -> list[Prediction]:
+    """Classify texts with a finished run; the command `edgetune predict` as one call.
+
+    Args:
+        run_dir: the run folder. To classify several times, open it once with `load_run`.
+        texts: as of `Run.predict`.
+        options: as of `Run.predict`.
+
+    Raises:
+        EdgetuneError: what is wrong and what to do, in a sentence.
+    """
+    return load_run(run_dir).predict(texts, options)
+
+
+def evaluate(
+    run_dir: str | Path,
+    data: Data,
+    options: DataOptions | None = None,
+    *,
+    cache_dir: str | Path | None = None,
+    max_bad_rows: float = 0.01,
+) -> Evaluation:
+    """Measure a finished run on labelled text; the command `edgetune evaluate` as one call.
+
+    Args:
+        run_dir: the run folder.
+        data: as of `Run.evaluate`.
+        options: how to read it; by default as the run read its own data.
+        cache_dir: where tokens are kept, and a copy of rows in memory.
+        max_bad_rows: share of unusable rows above which nothing is measured.
+
+    Raises:
+        EdgetuneError: what is wrong and what to do, in a sentence.
+    """
+    cache = None if cache_dir is None else Path(cache_dir)
+    return load_run(run_dir).evaluate(data, options, cache_dir=cache, max_bad_rows=max_bad_rows)
+
+
 def load_run(folder: str | Path) -> Run:
     """Open a run folder to predict, evaluate, or read its receipt.
 

@@ -39,7 +39,7 @@ class View:
         """Receive the progress of training."""
 
     def evaluated(self, epoch: int, found: Evaluation) -> None:
-        """Receive the evaluation of an epoch."""
+        """Receive the evaluation of an epoch; epoch 0 is the linear probe, before any training."""
 
     def end(self) -> None:
         """Training has ended."""
@@ -141,9 +141,8 @@ class PlainView(View):
     def evaluated(self, epoch: int, found: Evaluation) -> None:
         """Print an evaluation."""
         low, high = found.interval
-        self.say(
-            f"epoch {epoch}: accuracy {found.accuracy:.4f} ({low:.3f} to {high:.3f}), loss {found.loss:.3f}"
-        )
+        what = f"epoch {epoch}" if epoch else "linear probe"
+        self.say(f"{what}: accuracy {found.accuracy:.4f} ({low:.3f} to {high:.3f}), loss {found.loss:.3f}")
 
 
 class RichView(PlainView):

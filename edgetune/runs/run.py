@@ -136,7 +136,7 @@ def run(
         if prepared.plans is not None:
             _tell(prepared.plans, view)
         folder.create(stack)
-        folder.write_text("config.toml", dump_config(prepared.config))
+        folder.write_text("config.toml", dump_config(_repeatable(prepared.config, config)))
         if prepared.data.bad_rows_files:
             folder.append_bad_rows(prepared.data.bad_rows_files)
             where = out / "bad_rows.jsonl"
@@ -228,6 +228,15 @@ def share_trained(selection: SelectionSettings) -> float:
     """Return the share of the rows seen that a method trains, where that is known beforehand; else 1."""
     known = {"random": selection.keep_rate, "svp": selection.subset_rate, "rho-loss": selection.top_rate}
     return known.get(selection.method, 1.0)
+
+
+def _repeatable(resolved: RunConfig, asked: RunConfig) -> RunConfig:
+    """Return the settings to write: a backend that cannot train is only for a plan without training."""
+    if resolved.model.backend != "onnx":
+        return resolved
+    return resolved.model_copy(
+        update={"model": resolved.model.model_copy(update={"backend": asked.model.backend})}
+    )
 
 
 def with_learning_rate(prepared: Prepared) -> RunConfig:

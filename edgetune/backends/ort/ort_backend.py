@@ -252,5 +252,5 @@ class OrtBackend:
         save_file(self._weights_of(whole), model_folder / "model.safetensors", metadata={"format": "pt"})
         config = read_json_file(self.artifacts.folder / "config.json")
         for target in (onnx_folder, model_folder):
-            copy_tokenizer(self.artifacts.folder, target)
+            copy_tokenizer(self.artifacts.folder, target, self.artifacts.manifest.pad_id)
             write_config(config, target / "config.json", label_names)
