@@ -6,8 +6,8 @@ result = finetune("reviews.csv", deadline="10m")
 load_run(result.run_dir).predict(["the battery died in a day"])
 
 `check`, `finetune`, `plan` and `evaluate` take a path, or rows in memory: a list of (text, label) pairs
-or of dicts, a dict of columns, a pandas data frame, or a `datasets.Dataset`. `predict` takes a list of texts, or
-such a table. `load_run` opens a run once, to predict and evaluate several times.
+or of dicts, a dict of columns, a pandas data frame, or a `datasets.Dataset`. `predict` takes a list of
+texts, or such a table. `load_run` opens a run once, to predict and evaluate several times.
 """
 
 from __future__ import annotations

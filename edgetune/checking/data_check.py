@@ -33,6 +33,7 @@ from edgetune.data.examples import (
     read_examples,
 )
 from edgetune.data.folds import make_folds
+from edgetune.data.in_memory import name_copies
 from edgetune.data.labels import find_labels, label_order, merge_hint
 from edgetune.data.near_duplicates import Words, similar_groups
 from edgetune.data.quality import (
@@ -335,8 +336,11 @@ def check_data(config: RunConfig, model_loader: ModelLoader, say: Say = lambda t
         *_eval_findings(config, options, rows, names),
     ]
     return DataCheck(
-        source=path,
-        findings=tuple(by_importance(findings)),
+        source=name_copies(path, path),
+        findings=tuple(
+            finding._replace(text=name_copies(finding.text, path, config.data.eval))
+            for finding in by_importance(findings)
+        ),
         reading=tuple(_reading(table, chosen, options)),
         n_read=n_rows + sum(rows.reasons.values()),
         n_rows=n_rows,

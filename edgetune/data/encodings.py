@@ -127,7 +127,7 @@ def likely_encoding(start: bytes) -> str | None:
 
 
 def _foreign_words(sample: bytes) -> bytes:
-    """Return the words without any ASCII letter, where most words that are not ASCII are such words; else b"".
+    """Return the words without any ASCII letter; b"" unless most words that are not ASCII are such words.
 
     A phrase of another script within English text is then judged alone: with the English words around it,
     charset-normalizer takes it for accented Latin letters.

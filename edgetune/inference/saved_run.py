@@ -16,7 +16,7 @@ from edgetune.config.settings import RunConfig
 from edgetune.config.toml_config import load_config, make_config
 from edgetune.data.batches import Batch, sequential_batches
 from edgetune.data.examples import DataOptions, find_parts
-from edgetune.data.in_memory import NAME, Data, Texts, as_path, texts_of
+from edgetune.data.in_memory import NAME, Data, Texts, as_path, naming_copies, texts_of
 from edgetune.data.token_build import CHUNK_CHARS, truncate_text
 from edgetune.data.token_format import TokenizerSpec, joined_text
 from edgetune.data.token_store import TokenView
@@ -307,7 +307,8 @@ class Run:
         path = as_path(data, cache, options)
         if (parts := find_parts(path, options)) is not None:
             options = replace(options, part=parts.validation)
-        rows = open_cached(path, options, spec, cache, max_bad_rows, min_classes=1)
+        with naming_copies(path):
+            rows = open_cached(path, options, spec, cache, max_bad_rows, min_classes=1)
         return rows.relabel(self.label_names, options.merge_labels)
 
     def evaluation_rows(self, cache_dir: Path | None = None) -> TokenView:

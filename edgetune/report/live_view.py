@@ -7,6 +7,7 @@ import sys
 from collections import deque
 from typing import Any, TextIO
 
+from edgetune.data.in_memory import name_copies
 from edgetune.run_files.counters import Counters
 from edgetune.utils.formatting import counted, duration
 from edgetune.utils.metrics import Evaluation
@@ -85,8 +86,9 @@ def headline(prepared: Any, config: Any) -> str:
         )
     else:
         method, how = prepared.plan.method, "not trained; "
+    data = one_line(name_copies(config.data.train, config.data.train))
     return (
-        f"{method} on {one_line(config.data.train)}: {len(prepared.data.train):,} rows, {len(names)} labels "
+        f"{method} on {data}: {len(prepared.data.train):,} rows, {len(names)} labels "
         f"({labels}); evaluated on {prepared.data.eval_source} ({n_eval})\n"
         f"{prepared.model_name} on {prepared.backend.name}, {how}at most {config.data.max_length} tokens, "
         f"seed {train.seed}"
