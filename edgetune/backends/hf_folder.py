@@ -58,7 +58,7 @@ def convert_tokenizer(folder: Path, target: Path) -> None:
 def copy_tokenizer(source: Path, target: Path, pad_id: int) -> None:
     """Copy whatever tokenizer files a folder has.
 
-    Settings that name no pad token, such as GPT-2's, get that of `pad_id`: other programs pad batches with it.
+    Settings that name no pad token, such as GPT-2's, get that of `pad_id`: programs pad batches with it.
     """
     for name in TOKENIZER_FILES:
         if (source / name).is_file():

@@ -141,7 +141,8 @@ PANELS = {
     "Budget": "deadline energy battery memory cache_size watts quick",
     "Selection": "method methods curve preset keep_rate threshold warmup_fraction moving_threshold alt "
     "alt_window explore_rate",
-    "Output": "out limit name map_ format_ int8 models unsure all_ explain details overwrite quiet as_json",
+    "Output": "out limit name map_ format_ int8 models unsure all_ explain details log_to overwrite quiet "
+    "as_json",
     "Advanced": "set_ config resume checkpoint_every cache_dir help",
 }
 """Parameters by their panel in `--help`, in the order in which they are shown."""

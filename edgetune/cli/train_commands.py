@@ -45,7 +45,7 @@ from edgetune.cli.options import (
     parse_set_options,
     tell,
 )
-from edgetune.config.choices import ClassWeight, Device, Metric, Pooling, Preset
+from edgetune.config.choices import ClassWeight, Device, LogTo, Metric, Pooling, Preset
 from edgetune.utils.errors import WORSE_THAN_MAJORITY, Interrupted, UsageError
 from edgetune.utils.sanitize import json_text, on_terminal
 
@@ -212,6 +212,10 @@ def finetune(
     checkpoint_every: Annotated[
         str | None,
         typer.Option(help="Time between checkpoints (0: only when stopped).", show_default="60s"),
+    ] = None,
+    log_to: Annotated[
+        list[str] | None,
+        choice_option(LogTo, "Also write the figures of the run for another program", "none"),
     ] = None,
     resume: Annotated[
         Path | None,

@@ -16,7 +16,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, Final, TypeAlias
 
 import numpy as np
 
@@ -36,7 +36,7 @@ a pandas `DataFrame`, or a `datasets.Dataset`."""
 Texts: TypeAlias = Any
 """A list of texts or of pairs of texts, a pandas `Series`, or a table as in `Data`."""
 
-ROWS = "rows"
+ROWS: Final = "rows"
 """Folder of the copies in the cache."""
 NAME = "the data in memory"
 _COPY = re.compile(r"[0-9a-f]{32}\.jsonl")

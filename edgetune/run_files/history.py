@@ -21,6 +21,7 @@ from __future__ import annotations
 import json
 import math
 import os
+from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol
@@ -71,11 +72,12 @@ class Recorder(Protocol):
 class HistoryWriter:
     """Appends lines to a history; each is on its way to disk, whole, when `append` returns.
 
+    `observer` is handed the fields of every line that was written.
     Opening a history that a killed process left with a torn last line cuts that line off first.
     """
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    def __init__(self, path: Path, observer: Callable[[dict[str, Any]], None] = lambda fields: None) -> None:
+        self.path, self._observer = path, observer
         self._n_frequent = 0
         _drop_torn_line(path)
         self._file = path.open("ab", buffering=0)
@@ -112,6 +114,7 @@ class HistoryWriter:
                 return
         line = json.dumps(_plain(fields), ensure_ascii=False, allow_nan=False, separators=(",", ":"))
         self._file.write(line.encode() + b"\n")
+        self._observer(fields)
 
     def state(self) -> dict[str, int]:
         """Wait until every line is on the disk; return where the history ends."""

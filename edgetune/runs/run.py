@@ -24,6 +24,7 @@ from edgetune.planning.calibration import FEWEST_STEPS, ObservedRun, record_obse
 from edgetune.planning.decision import plan_summary
 from edgetune.planning.device_costs import busy_watts
 from edgetune.planning.plan import Plans
+from edgetune.report.experiment_log import ExperimentLogs
 from edgetune.report.live_view import View
 from edgetune.run_files.outputs import refuse_own_source
 from edgetune.run_files.run_folder import OWN, RunFolder, disk_errors
@@ -120,6 +121,7 @@ def run(
     source = (config.data.train, config.data.eval, config.model.model, config.model.artifacts)
     refuse_own_source(out, OWN, source)
     with disk_errors(out), contextlib.ExitStack() as stack:
+        logs = stack.enter_context(contextlib.closing(ExperimentLogs(config.train.log_to, view.warn)))
         sensor = _open_sensor(config, stack)
         since_s = meter.elapsed_s()
         used = BudgetUsed(meter.elapsed_s, sensor.joules, energy_limit_j(config.budget))
@@ -146,11 +148,12 @@ def run(
             ):
                 if count:
                     view.warn(f"{counted(count, *kind)} left out; see {where}.")
+        logs.start(out, prepared.config)
         if not isinstance(prepared, Prepared):
             assert deadline is not None
-            rows = RunContext(prepared, folder, meter, view, stop, sensor, since_s, deadline)
+            rows = RunContext(prepared, folder, meter, view, stop, sensor, since_s, deadline, logs)
             return _stoppable(partial(run_ngrams, rows), rows)
-        context = RunContext(prepared, folder, meter, view, stop, sensor, since_s, deadline)
+        context = RunContext(prepared, folder, meter, view, stop, sensor, since_s, deadline, logs)
         stack.callback(_remember_speed, context, cache_dir)
         return _stoppable(Training(context).run, context)
 
@@ -187,6 +190,7 @@ def resume_run(out: Path, *, cache_dir: Path, meter: Meter, view: View, stop: St
         folder.lock(stack)
         interruption = read_interruption(out)
         config = make_config(load_config(out / "config.toml"))
+        logs = stack.enter_context(contextlib.closing(ExperimentLogs(config.train.log_to, view.warn)))
         meter.resume_from(interruption.state["spent_s"], interruption.lost_s)
         exact = interruption.state["measured"] and interruption.lost_s < MUCH_LOST_S
         sensor = ResumedSensor(_open_sensor(config, stack), interruption.energy_j, exact)
@@ -195,7 +199,8 @@ def resume_run(out: Path, *, cache_dir: Path, meter: Meter, view: View, stop: St
         assert isinstance(prepared, Prepared)  # n-grams alone leave nothing to resume
         deadline = _deadline(prepared, used)
         since_s = interruption.state["since_s"]
-        context = RunContext(prepared, folder, meter, view, stop, sensor, since_s, deadline)
+        logs.start(out, config)
+        context = RunContext(prepared, folder, meter, view, stop, sensor, since_s, deadline, logs)
         stack.callback(_remember_speed, context, cache_dir)
         return _stoppable(Training(context, interruption).run, context)
 
@@ -215,7 +220,9 @@ def _stoppable(work: Callable[[], RunResult], run: RunContext[PreparedRows]) -> 
     """Do what a run does once its folder is there; a second signal ends it at once, with a sentence."""
     try:
         with run.meter.phase("other"), run.stop.deferring_second_signal():
-            return work()
+            result = work()
+            run.logs.finish(result)
+            return result
     except KeyboardInterrupt:
         out = run.folder.path
         raise Interrupted(

@@ -55,7 +55,7 @@ class Training:
 
     def run(self) -> RunResult:
         """Train, keep the best model, and write the receipt."""
-        with HistoryWriter(self._run.folder.path / "history.jsonl") as history:
+        with HistoryWriter(self._run.folder.path / "history.jsonl", self._run.logs.record) as history:
             loop = self._make_loop(self._make_selector(), history)
             self._view.begin(self._prepared, self._config)
             try:
