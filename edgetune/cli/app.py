@@ -13,7 +13,7 @@ from typing import Annotated, Any
 import typer
 
 from edgetune.cli.cache_commands import clean
-from edgetune.cli.check_command import check
+from edgetune.cli.check_command import check, init
 from edgetune.cli.compare_commands import compare, inspect
 from edgetune.cli.export_commands import export
 from edgetune.cli.options import (
@@ -60,7 +60,7 @@ app = typer.Typer(
     rich_markup_mode="rich",
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (check, finetune, plan, compare, report, methods, inspect, clean, export, serve):
+for command in (check, init, finetune, plan, compare, report, methods, inspect, clean, export, serve):
     app.command(cls=PanelCommand)(command)
 app.add_typer(profile_app)
 

@@ -42,6 +42,8 @@ _EASTERN_CODECS = ("cp1250", "cp1257")
 _KANA = re.compile("[ぁ-んァ-ヶ]")
 _KANA_RATE, _FEWEST_KANA = 0.3, 5
 """Of the characters that are not ASCII, and different ones: Korean has no kana, but rows of one jamo."""
+_CYRILLIC = ("cp1251", "koi8_r")  # each has small letters where the other has capitals
+_MIXED_CASE = re.compile("[а-я][А-Я]")
 _WORD = re.compile(rb"[A-Za-z\x80-\xff]*[\x80-\xff][A-Za-z\x80-\xff]*")
 _FOREIGN_WORD = re.compile(rb"[\x80-\xff]{3,}")
 _FOREIGN_RATE = 0.6  # of the words that are not ASCII: above this they are in another script
@@ -123,7 +125,14 @@ def likely_encoding(start: bytes) -> str | None:
                 and other.coherence >= best.coherence - _SIMILAR_COHERENCE
             ):
                 return "cp1252"
+    if best.encoding in _CYRILLIC:
+        return _named(min((best.encoding, *_CYRILLIC), key=lambda codec: _n_mixed_case(sample, codec)))
     return _named(best.encoding)
+
+
+def _n_mixed_case(sample: bytes, codec: str) -> int:
+    """Return how often a capital follows a small letter, as where upper and lower case are exchanged."""
+    return len(_MIXED_CASE.findall(sample.decode(codec, "ignore")))
 
 
 def _foreign_words(sample: bytes) -> bytes:
