@@ -39,7 +39,7 @@ def test_what_was_detected_is_kept(run_cli: RunCli, tmp_path: Path) -> None:
     ("name", "content", "options"),
     [
         ("in.jsonl", '{"text": "a b", "label": 1}\n{"text": "c", "label": 0}\n' * 9, ()),
-        ("in.csv", "good film,pos\nbad film,neg\n" * 20),
+        ("in.csv", "good film,pos\nbad film,neg\n" * 20, ("--text", 1, "--label", 2)),
         ("in.tsv", 'a "quoted\\" text\tpos\nb\tneg\n' * 20, ("--text", 1, "--label", 2)),
         ("in.txt", "__label__a good\n__label__b bad\n" * 9, ()),
         ("in.csv", 'text,label\n"a\nb",#x\nc,"\x1b[0m"\n' * 5, ()),
