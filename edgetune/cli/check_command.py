@@ -92,7 +92,7 @@ def init(
 
     Examples:
         edgetune init reviews.csv > config.toml
-        edgetune finetune --config config.toml
+        edgetune init reviews.csv --text title,body --label topic > config.toml
     """
     settings = {"encoding": "auto"} | given_settings(locals())
     from edgetune.checking.config_draft import draft_config

@@ -6,7 +6,7 @@ import re
 import signal
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, get_args
 
 import typer
 
@@ -25,12 +25,14 @@ from edgetune.cli.options import (
     Pair,
     Set,
     Text,
+    completion_of,
     console,
     given_options,
     parse_set_options,
     split_columns,
     tell,
 )
+from edgetune.config.choices import Method
 from edgetune.utils.errors import RunError, UsageError
 from edgetune.utils.formatting import counted
 from edgetune.utils.limits import MAX_CELLS, MAX_NAME
@@ -47,7 +49,9 @@ def compare(
     methods: Annotated[
         str | None,
         typer.Option(
-            help="Methods to run, with commas, or all (see `edgetune methods`).", show_default="a few"
+            help="Methods to run, with commas, or all (see `edgetune methods`).",
+            show_default="a few",
+            autocompletion=completion_of("all", *get_args(Method)),
         ),
     ] = None,
     deadline: Deadline = None,

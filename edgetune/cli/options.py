@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import sys
+from collections.abc import Callable
 from inspect import cleandoc
 from pathlib import Path
 from typing import Annotated, Any, get_args
@@ -19,10 +20,23 @@ from edgetune.utils.sanitize import on_terminal
 _OPTION = re.compile(r"--?[A-Za-z][\w-]*(=.*)?", re.DOTALL)
 
 
+def completion_of(*names: str) -> Callable[[str], list[str]]:
+    """Return what completes names in the shell, several with commas too."""
+
+    def complete(incomplete: str) -> list[str]:
+        before, comma, last = incomplete.rpartition(",")
+        return [f"{before}{comma}{name}" for name in names if name.startswith(last)]
+
+    return complete
+
+
 def choice_option(literal: Any, help_text: str, default: str) -> Any:
     """Return an option whose choices, a Literal, are part of its text: a column of them would be too wide."""
     return typer.Option(
-        metavar="NAME", help=f"{help_text}: {', '.join(get_args(literal))}.", show_default=default
+        metavar="NAME",
+        help=f"{help_text}: {', '.join(get_args(literal))}.",
+        show_default=default,
+        autocompletion=completion_of(*get_args(literal)),
     )
 
 

@@ -6,11 +6,12 @@ import json
 import sys
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal, get_args
 
 import typer
 
-from edgetune.cli.options import Json, Overwrite, console
+from edgetune.cli.options import Json, Overwrite, completion_of, console
+from edgetune.config.choices import Method
 from edgetune.utils.errors import UsageError
 from edgetune.utils.formatting import counted
 from edgetune.utils.sanitize import one_line
@@ -110,7 +111,12 @@ def _say_left_out(collected: CollectedRuns) -> None:
 
 def methods(
     name: Annotated[
-        str | None, typer.Argument(help="Method to describe.", show_default="list all methods")
+        str | None,
+        typer.Argument(
+            help="Method to describe.",
+            show_default="list all methods",
+            autocompletion=completion_of(*get_args(Method)),
+        ),
     ] = None,
     as_json: Json = False,
 ) -> None:

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, get_args
 
 import typer
 
@@ -40,12 +40,13 @@ from edgetune.cli.options import (
     Text,
     Watts,
     choice_option,
+    completion_of,
     console,
     given_settings,
     parse_set_options,
     tell,
 )
-from edgetune.config.choices import ClassWeight, Device, LogTo, Metric, Pooling, Preset
+from edgetune.config.choices import ClassWeight, Device, Learner, LogTo, Metric, Pooling, Preset
 from edgetune.utils.errors import WORSE_THAN_MAJORITY, Interrupted, UsageError
 from edgetune.utils.sanitize import json_text, on_terminal
 
@@ -186,6 +187,7 @@ def finetune(
             help="Learners that take part, with commas: ngrams, probe (a linear probe on the untouched "
             "encoder, within a deadline), encoder (trained).",
             show_default="all",
+            autocompletion=completion_of(*get_args(Learner)),
         ),
     ] = None,
     single: Annotated[

@@ -13,6 +13,7 @@ from edgetune.config.choices import (
     Backend,
     ClassWeight,
     Device,
+    Learner,
     LogTo,
     Method,
     Metric,
@@ -225,8 +226,7 @@ class ModelSettings(Settings):
         return word
 
 
-LearnerName = Literal["ngrams", "probe", "encoder"]
-LEARNERS: tuple[LearnerName, ...] = get_args(LearnerName)
+LEARNERS: tuple[Learner, ...] = get_args(Learner)
 
 
 class TrainSettings(Settings):
@@ -261,7 +261,7 @@ class TrainSettings(Settings):
     lr: float | None = Field(None, gt=0)
     decay: Literal["examples", "steps"] = "examples"
     max_steps: int | None = Field(None, ge=1)
-    learners: tuple[LearnerName, ...] = LEARNERS
+    learners: tuple[Learner, ...] = LEARNERS
     ngrams: bool = True
     single: bool = False
     metric: Metric = "accuracy"
