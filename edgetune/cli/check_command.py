@@ -88,7 +88,7 @@ def init(
     escape: Escape = None,
     merge_labels: MergeLabels = None,
 ) -> None:
-    """Print a commented config for labelled text, with what was detected.
+    """Print a commented config for a file, with what was detected.
 
     Examples:
         edgetune init reviews.csv > config.toml
