@@ -1,19 +1,22 @@
-"""What a run shows while it goes on: a rich progress bar, plain lines, or nothing. All of it on stderr."""
+"""What a run shows while it goes on: a rich progress bar or plain lines on stderr, or a notebook's output."""
 
 from __future__ import annotations
 
+import html
 import math
 import sys
+import time
 from collections import deque
 from typing import Any, TextIO
 
 from edgetune.data.in_memory import name_copies
 from edgetune.run_files.counters import Counters
-from edgetune.utils.formatting import counted, duration
+from edgetune.run_files.summary import RunResult
+from edgetune.utils.formatting import counted, describe_accuracy, duration
 from edgetune.utils.metrics import Evaluation
 from edgetune.utils.sanitize import brief, on_terminal, one_line
 
-PLAIN_EVERY_S = 10.0
+PLAIN_EVERY_S, NOTEBOOK_EVERY_S = 10.0, 0.25
 SPEED_WINDOW_S = 20.0
 
 
@@ -44,6 +47,9 @@ class View:
 
     def end(self) -> None:
         """Training has ended."""
+
+    def finished(self, result: RunResult) -> None:
+        """Receive the summary of the run."""
 
 
 class TimeLeft:
@@ -193,8 +199,89 @@ class RichView(PlainView):
         self._bar.stop()
 
 
+class NotebookView(View):
+    """One output in a notebook, which is redrawn, and at the end says what came of the run.
+
+    It needs nothing but IPython: a bar of rich would need ipywidgets, and their extension in the browser.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._speed = TimeLeft()
+        self._head = self._status = ""
+        self._warnings: list[str] = []
+        self._share: float | None = None
+        self._handle: Any = None
+        self._drawn_s = 0.0
+
+    def __repr__(self) -> str:
+        """Return what a program without HTML shows."""
+        return "\n".join(filter(None, [self._head, self._status, *self._warnings]))
+
+    def _repr_html_(self) -> str:
+        bar = "" if self._share is None else f'<progress max="1" value="{self._share:.3f}"></progress> '
+        parts = [html.escape(self._head), bar + html.escape(self._status), *map(html.escape, self._warnings)]
+        return f'<div style="white-space: pre-wrap">{"<br>".join(filter(None, parts))}</div>'
+
+    def _draw(self) -> None:
+        from IPython.display import display
+
+        self._drawn_s = time.monotonic()
+        if self._handle is None:
+            self._handle = display(self, display_id=True)
+        else:
+            self._handle.update(self)
+
+    def say(self, text: str) -> None:
+        """Show a message until the next one."""
+        self._status = on_terminal(text)
+        self._draw()
+
+    def warn(self, text: str) -> None:
+        """Show a warning, which stays."""
+        self.warned.add(text)
+        self._warnings.append(f"warning: {on_terminal(text)}")
+        self._draw()
+
+    def begin(self, prepared: Any, config: Any) -> None:
+        """Show what is trained, and the bar."""
+        self._head, self._share = on_terminal(headline(prepared, config)), 0.0
+        self._draw()
+
+    def progress(self, share: float, counts: Counters, loss: float, stage: str, elapsed_s: float) -> None:
+        """Move the bar."""
+        left_s = self._speed.left_s(share, elapsed_s)
+        if time.monotonic() - self._drawn_s < NOTEBOOK_EVERY_S:
+            return
+        left = f"{duration(left_s)} of training left" if left_s is not None else ""
+        step = f"step {counts.n_steps:,}"
+        self._share = share
+        self._status = ", ".join(filter(None, [step, left, describe_loss(loss), shares(counts)]))
+        self._draw()
+
+    def end(self) -> None:
+        """Remove the bar."""
+        self._share = None
+        self._draw()
+
+    def finished(self, result: RunResult) -> None:
+        """Show the result in place of the progress."""
+        found = describe_accuracy(result.to_dict())
+        what = "Not evaluated" if found is None else f"Accuracy {found} on {counted(result.n_eval, 'row')}"
+        self._status = f"{what}, after {duration(result.elapsed_s)}. The run is in {result.run_dir}."
+        self._draw()
+
+
+def in_notebook() -> bool:
+    """Return whether this program is a cell of a notebook."""
+    shell = getattr(sys.modules.get("IPython"), "get_ipython", lambda: None)()
+    return hasattr(shell, "kernel")  # a terminal's IPython has none
+
+
 def make_view(quiet: bool) -> View:
-    """Choose by what stderr is."""
+    """Choose by where the output goes: a notebook, a terminal, or anything else."""
     if quiet:
         return View()
+    if in_notebook():
+        return NotebookView()
     return RichView() if sys.stderr.isatty() else PlainView()

@@ -25,7 +25,7 @@ from edgetune.planning.decision import plan_summary
 from edgetune.planning.device_costs import busy_watts
 from edgetune.planning.plan import Plans
 from edgetune.report.experiment_log import ExperimentLogs
-from edgetune.report.live_view import View
+from edgetune.report.live_view import View, in_notebook, make_view
 from edgetune.run_files.outputs import refuse_own_source
 from edgetune.run_files.run_folder import OWN, RunFolder, disk_errors
 from edgetune.run_files.summary import RunResult
@@ -96,7 +96,7 @@ def finetune(
             overwrite=overwrite,
             cache_dir=cache,
             meter=meter,
-            view=View(),
+            view=make_view(quiet=not in_notebook()),
             stop=stop,
         )
 
@@ -171,8 +171,9 @@ def resume(run_dir: str | Path, *, cache_dir: str | Path | None = None) -> RunRe
     """
     stop = StopRequest()
     cache = Path(cache_dir) if cache_dir is not None else cache_folder()
+    view = make_view(quiet=not in_notebook())
     with stop.handling_signals():
-        return resume_run(Path(run_dir), cache_dir=cache, meter=Meter(), view=View(), stop=stop)
+        return resume_run(Path(run_dir), cache_dir=cache, meter=Meter(), view=view, stop=stop)
 
 
 def resume_run(out: Path, *, cache_dir: Path, meter: Meter, view: View, stop: StopRequest) -> RunResult:
@@ -222,6 +223,7 @@ def _stoppable(work: Callable[[], RunResult], run: RunContext[PreparedRows]) -> 
         with run.meter.phase("other"), run.stop.deferring_second_signal():
             result = work()
             run.logs.finish(result)
+            run.view.finished(result)
             return result
     except KeyboardInterrupt:
         out = run.folder.path
