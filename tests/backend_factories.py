@@ -43,9 +43,10 @@ def build_ort(
     freeze: str = "embeddings",
     seed: int = 0,
     n_labels: int = 2,
+    multi_label: bool = False,
     **settings: Any,
 ) -> Any:
-    return BACKENDS["ort"](artifacts_of(freeze, n_labels, model), seed, **settings)
+    return BACKENDS["ort"](artifacts_of(freeze, n_labels, model, multi_label), seed, **settings)
 
 
 def build_torch(
@@ -54,8 +55,10 @@ def build_torch(
     freeze: str = "embeddings",
     seed: int = 0,
     n_labels: int = 2,
+    multi_label: bool = False,
     **settings: Any,
 ) -> Any:
+    settings["multi_label"] = multi_label
     return BACKENDS["torch"](resolve_model(str(model)), n_labels, freeze, seed, **settings)
 
 

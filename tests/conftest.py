@@ -16,17 +16,19 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 
 # The same examples every time, so that a failure belongs to the change that shows it;
 # `EDGETUNE_HYPOTHESIS=explore` draws new ones.
-settings.register_profile("fixed", derandomize=True)
+settings.register_profile("fixed", derandomize=True, suppress_health_check=[HealthCheck.too_slow])
 settings.register_profile("explore")
 settings.load_profile(os.environ.get("EDGETUNE_HYPOTHESIS", "fixed"))
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # read when huggingface_hub is imported, so before any test is
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 os.environ["OMP_NUM_THREADS"] = "1"  # torch beside ONNX Runtime's spinning threads is slow otherwise
+
+import edgetune.selection  # noqa: E402, F401 (settings can be read once the methods are known)
 
 ROOT = Path(__file__).resolve().parent.parent
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
@@ -197,14 +199,16 @@ def run_process() -> RunCli:
 @pytest.fixture(scope="session")
 def artifacts_of(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Any]:
     """Artifacts of a model, built in this process (its child would import torch anew each time)."""
-    made: dict[tuple[Path, str, int], Any] = {}
+    made: dict[tuple[Path, str, int, bool], Any] = {}
 
-    def get(freeze: str = "embeddings", n_labels: int = 2, model: Path = tiny_model) -> Any:
+    def get(
+        freeze: str = "embeddings", n_labels: int = 2, model: Path = tiny_model, multi_label: bool = False
+    ) -> Any:
         from edgetune.backends.ort.artifacts import load_artifacts
         from edgetune.backends.ort.export_process import build_artifacts
         from edgetune.models.source import resolve_model
 
-        key = (model, freeze, n_labels)
+        key = (model, freeze, n_labels, multi_label)
         if key not in made:
             source = resolve_model(str(model))
             target = tmp_path_factory.mktemp("artifacts")
@@ -213,12 +217,13 @@ def artifacts_of(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> 
                 {
                     **job,
                     "n_labels": n_labels,
+                    "multi_label": multi_label,
                     "freeze": freeze,
                     "pools_mean": source.pools_mean,
                     "target": str(target),
                 }
             )
-            made[key] = load_artifacts(target, n_labels)
+            made[key] = load_artifacts(target, n_labels, multi_label=multi_label)
         return made[key]
 
     return get

@@ -15,13 +15,22 @@ from edgetune.devices.device_profile import FixedCosts, Memory
 from edgetune.planning.plan import BackendCosts, DeviceCosts
 
 
-def make_batch(lengths: list[int], seed: int = 0, n_classes: int = 2, vocab_size: int = 50) -> Batch:
+def random_labels(rng: np.random.Generator, n: int, n_classes: int, multi_label: bool) -> np.ndarray:
+    """Draw class ids (n,), or multi-hot labels (n, C)."""
+    if multi_label:
+        return (rng.random((n, n_classes)) < 0.4).astype(np.float32)
+    return rng.integers(0, n_classes, n)
+
+
+def make_batch(
+    lengths: list[int], seed: int = 0, n_classes: int = 2, vocab_size: int = 50, multi_label: bool = False
+) -> Batch:
     """Make a batch of random tokens (never a special one) with the given lengths."""
     rng = np.random.default_rng(seed)
     counts = np.array(lengths, dtype=np.int64)
     return Batch(
         rows=np.arange(len(lengths)),
-        labels=rng.integers(0, n_classes, len(lengths)),
+        labels=random_labels(rng, len(lengths), n_classes, multi_label),
         tokens=rng.integers(5, vocab_size, counts.sum()).astype(np.int32),
         offsets=np.concatenate(([0], np.cumsum(counts))),
         first_lengths=np.maximum(counts // 2, 1),
@@ -44,10 +53,10 @@ class FakeClock:
 class FakeSource:
     """Rows of random tokens; row number and label can be told from the batch."""
 
-    def __init__(self, n_rows: int, seed: int = 0, longest: int = 40) -> None:
+    def __init__(self, n_rows: int, seed: int = 0, longest: int = 40, multi_label: bool = False) -> None:
         rng = np.random.default_rng(seed)
         self.lengths = rng.integers(3, longest, n_rows).astype(np.int32)
-        self.labels = rng.integers(0, 2, n_rows)
+        self.labels = random_labels(rng, n_rows, 2, multi_label)
         self.n_released = 0
 
     def __len__(self) -> int:
@@ -123,6 +132,8 @@ class FakeBackend:
     def _logits(self, batch: Batch) -> np.ndarray:
         """Choose logits of two classes whose cross-entropy is the row's loss."""
         other = np.log(np.expm1(self.losses[batch.rows]))
+        if batch.labels.ndim == 2:
+            return (1 - 2 * batch.labels) * other[:, None]
         logits = np.zeros((len(batch), 2), dtype=np.float64)
         logits[np.arange(len(batch)), 1 - batch.labels] = other
         return logits

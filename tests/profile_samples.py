@@ -94,8 +94,6 @@ def make_profile(name: str = "some", **changes: Any) -> DeviceProfile:
         "versions": VERSIONS,
         "model": SHAPE,
         "start_s": 0.3,
-        "tokenize_s_per_token": 2e-6,
-        "meta_s_per_example": 1e-5,
         "report_s": 0.6,
         "exit_s": 0.1,
         "spread": 0.02,

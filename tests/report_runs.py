@@ -99,13 +99,8 @@ def png(width: int = 4, height: int = 3) -> bytes:
         return struct.pack(">I", len(data)) + whole + struct.pack(">I", zlib.crc32(whole))
 
     head = struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
-    rows = b"".join(b"\0" + b"\x80" * width for _ in range(height))
-    return (
-        b"\x89PNG\r\n\x1a\n"
-        + chunk(b"IHDR", head)
-        + chunk(b"IDAT", zlib.compress(rows))
-        + chunk(b"IEND", b"")
-    )
+    rows = zlib.compress((b"\0" + b"\x80" * width) * height)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", rows) + chunk(b"IEND", b"")
 
 
 def write_run(
@@ -136,16 +131,10 @@ def write_compare(folder: Path, **cells: dict[str, Any] | None) -> Path:
 
 
 class PageReader(HTMLParser):
-    """Reads a page and keeps what is wrong with it.
+    """Reads a page and keeps what is wrong with it: tags that do not nest, anything from outside the page.
 
-    Attributes:
-        wrong: tags that do not nest, and references to anything outside the page.
-        ids: of all elements, in order.
-        links: what `href` and `url()` name inside the page.
-        headings: their levels, in order.
-        tables: rows of cell texts, by caption.
-        text: of everything that is shown.
-        names: of all elements.
+    Also ids and headings in order, what links name inside the page, rows of cell texts by the caption of
+    their table, the text that is shown, and the names of all elements.
     """
 
     def __init__(self, page: str) -> None:

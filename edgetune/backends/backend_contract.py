@@ -83,6 +83,8 @@ class Backend(Protocol):
     def train_step(self, batch: Batch, lr: float, weights: FloatArray | None = None) -> FloatArray:
         """Update once on the mean loss of the whole batch; return logits (B, C) from before it.
 
+        The losses are those of `metrics.cross_entropy`, of class ids or of multi-hot labels.
+
         Args:
             batch: B rows.
             lr: learning rate of this step.

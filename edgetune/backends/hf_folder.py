@@ -70,10 +70,12 @@ def copy_tokenizer(source: Path, target: Path, pad_id: int) -> None:
         path.write_text(json.dumps({**settings, "pad_token": token}, indent=2) + "\n", encoding="utf-8")
 
 
-def write_config(config: Mapping[str, Any], target: Path, label_names: tuple[str, ...]) -> None:
-    """Write a model's `config.json` with the run's labels in it."""
+def write_config(
+    config: Mapping[str, Any], target: Path, label_names: tuple[str, ...], multi_label: bool = False
+) -> None:
+    """Write a model's `config.json` with the run's labels, of which a row has one unless `multi_label`."""
     config = {name: value for name, value in config.items() if name != "num_labels"}
     config["id2label"] = {str(number): name for number, name in enumerate(label_names)}
     config["label2id"] = {name: number for number, name in enumerate(label_names)}
-    config["problem_type"] = "single_label_classification"
+    config["problem_type"] = f"{'multi' if multi_label else 'single'}_label_classification"
     target.write_text(json.dumps(config, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

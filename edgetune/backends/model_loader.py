@@ -95,12 +95,14 @@ class ModelLoader:
         """Tokens per row at most."""
         return self.source.max_positions if self.carried is None else self.carried.manifest.max_positions
 
-    def exported(self, n_labels: int, freeze: str, key: str, depth: int) -> bool:
+    def exported(
+        self, n_labels: int, freeze: str, key: str, depth: int, *, multi_label: bool = False
+    ) -> bool:
         """Return whether a backend needs no export at a depth (at 0: with this `--freeze`)."""
         if self._builder is None or not key.startswith("ort"):
             return True
         wanted = "none" if freeze == "none" and not depth else freeze_of(depth)
-        return self._builder.cached(n_labels, wanted) is not None
+        return self._builder.cached(n_labels, wanted, multi_label) is not None
 
     def fixed(self, config: RunConfig) -> RunConfig:
         """Put what carried artifacts decide into the settings, and the commit of a hub model."""
@@ -113,23 +115,62 @@ class ModelLoader:
         return config.model_copy(update={"model": config.model.model_copy(update=update)})
 
     def open(
-        self, config: RunConfig, n_labels: int, cache: HiddenCache | None, meter: Meter, say: Say
+        self,
+        config: RunConfig,
+        n_labels: int,
+        cache: HiddenCache | None,
+        meter: Meter,
+        say: Say,
+        *,
+        multi_label: bool = False,
     ) -> Backend:
-        """Open the backend that the settings name."""
+        """Open the backend that the settings name; `multi_label`: whether rows may have several labels."""
         if config.model.backend == "torch":
-            return _open_torch(config, self.source, self.tokenizer_file.parent, n_labels, cache)
+            return self._open_torch(config, n_labels, cache, multi_label)
         if config.model.backend == "onnx":
-            return _open_probe(config, self.source, self.tokenizer_file.parent, n_labels)
+            return self._open_probe(config, n_labels, multi_label)
         if self.carried is not None:
-            carried = load_artifacts(self.carried.folder, n_labels)
+            carried = load_artifacts(self.carried.folder, n_labels, multi_label=multi_label)
             return _open_ort(config, carried, cache, say, self._weights)
         assert self._builder is not None
         freeze = config.model.freeze
-        if self._builder.cached(n_labels, freeze) is None:
+        if self._builder.cached(n_labels, freeze, multi_label) is None:
             say(f"Exporting training artifacts of {self.source.name} (once per model and setting)")
         with meter.phase("export"):
-            artifacts = self._builder.get(n_labels, freeze)
+            artifacts = self._builder.get(n_labels, freeze, multi_label)
         return _open_ort(config, artifacts, cache, say)
+
+    def _open_torch(
+        self, config: RunConfig, n_labels: int, cache: HiddenCache | None, multi_label: bool
+    ) -> Backend:
+        from edgetune.backends.torch.torch_backend import TorchBackend
+
+        settings = config.model
+        return TorchBackend(
+            self.source,
+            n_labels,
+            settings.freeze,
+            config.train.seed,
+            device=settings.device,
+            precision=settings.precision,
+            threads=settings.threads,
+            onnx=settings.onnx,
+            tokenizer_folder=self.tokenizer_file.parent,
+            cache=cache,
+            multi_label=multi_label,
+        )
+
+    def _open_probe(self, config: RunConfig, n_labels: int, multi_label: bool) -> Backend:
+        from edgetune.backends.ort.forward_only import ForwardOnly
+
+        return ForwardOnly(
+            self.source,
+            n_labels,
+            pair=config.data.pair,
+            threads=config.model.threads,
+            tokenizer_folder=self.tokenizer_file.parent,
+            multi_label=multi_label,
+        )
 
 
 def find_model_loader(
@@ -199,33 +240,6 @@ def _open_ort(
     if weights is not None:
         backend.load_weights(weight_files(weights.folder))
     return backend
-
-
-def _open_torch(
-    config: RunConfig, source: ModelSource, tokenizer_folder: Path, n_labels: int, cache: HiddenCache | None
-) -> Backend:
-    from edgetune.backends.torch.torch_backend import TorchBackend
-
-    settings = config.model
-    return TorchBackend(
-        source,
-        n_labels,
-        settings.freeze,
-        config.train.seed,
-        device=settings.device,
-        precision=settings.precision,
-        threads=settings.threads,
-        onnx=settings.onnx,
-        tokenizer_folder=tokenizer_folder,
-        cache=cache,
-    )
-
-
-def _open_probe(config: RunConfig, source: ModelSource, tokenizer_folder: Path, n_labels: int) -> Backend:
-    from edgetune.backends.ort.forward_only import ForwardOnly
-
-    threads, pair = config.model.threads, config.data.pair
-    return ForwardOnly(source, n_labels, pair=pair, threads=threads, tokenizer_folder=tokenizer_folder)
 
 
 def ensure_tokenizer(source: ModelSource, cache_dir: Path) -> Path:

@@ -46,9 +46,11 @@ def draft_config(data: DataSettings) -> str:
     if table.encoding:
         found["encoding"] = table.encoding.removesuffix("-sig")
     found |= {name: True for name in ("pair", "merge_labels") if getattr(data, name)}
-    examples = islice(read_examples(data.train, options, lambda row: None), MOST_ROWS)
-    counts = Counter(example.label for example in examples)
-    n_rows = counts.total()
+    n_rows, counts = 0, Counter[str]()
+    for example in islice(read_examples(data.train, options, lambda row: None), MOST_ROWS):
+        n_rows += 1
+        counts.update(example.labels)
+        found["multi_label"] = example.several is not None
     deadline_s = 60 * round(min(MOST_S, max(LEAST_S, ROW_S * n_rows)) / 60)
     return "\n".join(
         [
@@ -57,7 +59,7 @@ def draft_config(data: DataSettings) -> str:
             "# All other settings have their defaults; `edgetune finetune --help` lists them.",
             "",
             "[data]",
-            *(f"# {line}" for line in _described(counts)),
+            *(f"# {line}" for line in _described(counts, n_rows)),
             *(["# The columns were guessed."] if chosen.guessed else []),
             tomli_w.dumps(found).rstrip(),
             '# eval = "test.csv"  # rows to evaluate on; by default, a tenth of the rows is held out',
@@ -74,10 +76,10 @@ def draft_config(data: DataSettings) -> str:
     )
 
 
-def _described(counts: Counter[str]) -> Iterator[str]:
+def _described(counts: Counter[str], n_rows: int) -> Iterator[str]:
     """Yield lines that say how many rows each label has."""
-    more = " or more" if counts.total() == MOST_ROWS else ""
-    yield f"{counted(counts.total(), 'usable row')}{more}, {counted(len(counts), 'class', 'classes')}:"
+    more = " or more" if n_rows == MOST_ROWS else ""
+    yield f"{counted(n_rows, 'usable row')}{more}, {counted(len(counts), 'class', 'classes')}:"
     names = label_order(counts)
     yield from (f"  {brief(name)}: {counted(counts[name], 'row')}" for name in names[:SHOWN_LABELS])
     if len(names) > SHOWN_LABELS:

@@ -74,6 +74,9 @@ LENGTHS = (32, 64, 128, 256, 512)
 MOST_SURPRISING = MOST_CONFLICTS = 5
 UNKNOWN_RATE, TOKENS_PER_WORD = 0.05, 3.0
 """Above these a vocabulary writes a script poorly."""
+SEVERAL = (
+    "Rows may have several labels; n-grams are not cross-validated, and no surprising labels are listed."
+)
 LONGEST = 1024
 """Words and tokens that are counted of a text."""
 
@@ -230,6 +233,8 @@ class DataCheck:
 class _Rows:
     """What is counted of every row of a file; `text_hashes` as of a `TokenView`."""
 
+    n_rows: int = 0
+    multi_label: bool = False
     labels: Counter[str] = field(default_factory=Counter)
     first_lines: dict[str, int] = field(default_factory=dict)
     reasons: Counter[str] = field(default_factory=Counter)
@@ -252,18 +257,17 @@ class _Rows:
         self.guess = (guess.label, *guess.text)
 
     def counted(self, path: str, options: DataOptions) -> Iterator[Example]:
-        """Yield the usable rows of a file, their texts cut to what is looked at.
-
-        Raises:
-            DataError: there are more labels than a classifier can have.
-        """
-        numbers: dict[str, int] = {}
+        """Yield the usable rows of a file, their texts cut to what is looked at."""
+        numbers: dict[str, int] = {}  # of labels, or of sets of them
         for example in read_examples(path, options, self.add_bad, self.add_loose, self.set_guess):
-            self.labels[example.label] += 1
-            self.first_lines.setdefault(example.label, example.line)
+            self.n_rows += 1
+            self.multi_label = example.several is not None
+            self.labels.update(example.labels)
+            for label in example.labels:
+                self.first_lines.setdefault(label, example.line)
             self._label_ids.append(numbers.setdefault(example.label, len(numbers)))
             self._hashes += text_hash(example.text, example.text_pair)
-            check_label_count(path, len(numbers), example.label)
+            check_label_count(path, len(self.labels), example.label)
             pair = example.text_pair
             cut = None if pair is None else pair[:MAX_CHARS]
             yield example._replace(text=example.text[:MAX_CHARS], text_pair=cut)
@@ -292,11 +296,6 @@ class _Rows:
 def check_data(config: RunConfig, model_loader: ModelLoader, say: Say = lambda text: None) -> DataCheck:
     """Check the labelled text of a config.
 
-    Args:
-        config: which data, and how to read it.
-        model_loader: of the encoder whose vocabulary is to write the texts.
-        say: is told what takes a while.
-
     Raises:
         DataError: the file is missing, or no row can be used.
         UsageError: the text or label column cannot be found.
@@ -307,7 +306,7 @@ def check_data(config: RunConfig, model_loader: ModelLoader, say: Say = lambda t
     started, rows = time.monotonic(), _Rows()
     most = RowSample(0, SAMPLE_ROWS, config.train.seed, lambda: time.monotonic() - started > READ_S)
     drawn = draw_sample(rows.counted(path, options), most, lambda n_read: None)
-    n_rows = rows.labels.total()
+    n_rows = rows.n_rows
     if not n_rows:
         reasons = "; ".join(f"{reason} ({count:,})" for reason, count in rows.reasons.most_common())
         raise DataError(f"{path} has no usable rows{': ' if reasons else ''}{reasons}.")
@@ -324,14 +323,22 @@ def check_data(config: RunConfig, model_loader: ModelLoader, say: Say = lambda t
     groups = similar_groups(words)
     problems = list(_label_problems(path, counts))
     validated, surprising = (
-        (None, []) if problems else _cross_validated(sample, texts, names, words, groups, config.train.seed)
+        (None, [])
+        if problems or rows.multi_label
+        else _cross_validated(sample, texts, names, words, groups, config.train.seed)
     )
     findings = [
         *reading_findings(
             rows.guess, mixed_label_kinds(rows.first_lines) or "", rows.n_loose, rows.first_loose
         ),
         *_row_findings(rows, n_rows, drawn.is_cut),
-        *(problems or label_findings(counts, repeats, 0, config.data.max_length)),
+        *(
+            problems
+            or label_findings(
+                counts, repeats, 0, config.data.max_length, n_rows if rows.multi_label else None
+            )
+        ),
+        *([DataFinding(SEVERAL)] if rows.multi_label else ()),
         *_sample_findings(config, n_tokens, scripts, validated, model_loader.source.name),
         *_eval_findings(config, options, rows, names),
     ]
@@ -368,7 +375,6 @@ def _thinned(examples: Sequence[Example]) -> Sequence[Example]:
 
 
 def _reading(table: Table, chosen: Columns, options: DataOptions) -> Iterator[ReadingFact]:
-    """Yield how a file was read."""
     guessed = " (guessed)" if chosen.guessed else ""
     texts = " and ".join(f'"{brief(table.columns[i])}"' for i in chosen.text)
     yield ReadingFact("text", texts + ("" if options.text else guessed), "--text")
@@ -420,7 +426,6 @@ def _cut(limit: int, n_tokens: IntArray) -> CutShare:
 
 
 def _conflicts(sample: Sequence[Example], words: Words) -> Iterator[ConflictingText]:
-    """Yield some texts of the sample with several labels."""
     order = np.argsort(words.text_hashes, kind="stable")
     starts = np.flatnonzero(np.diff(words.text_hashes[order])) + 1
     n_found = 0
@@ -484,7 +489,6 @@ def _cross_validated(
 
 
 def _row_findings(rows: _Rows, n_rows: int, is_cut: bool) -> Iterator[DataFinding]:
-    """Yield what can be said of rows that were left out."""
     if is_cut:
         yield DataFinding(
             f"Only the first {n_rows:,} usable rows were read; the file is too large for a check."
@@ -507,7 +511,6 @@ def _row_findings(rows: _Rows, n_rows: int, is_cut: bool) -> Iterator[DataFindin
 
 
 def _label_problems(path: str, counts: dict[str, int]) -> Iterator[DataFinding]:
-    """Yield why nothing could be trained on labels."""
     if len(counts) == 1:
         (name,) = counts
         text = f'Every row has the label "{brief(name)}"; a classifier needs at least two different ones. '
@@ -523,7 +526,6 @@ def _sample_findings(
     validated: CrossValidation | None,
     encoder: str,
 ) -> Iterator[DataFinding]:
-    """Yield what can be said of the sample's texts."""
     cut = _cut(config.data.max_length, n_tokens)
     if cut.share >= MEND_RATE:
         text = f"{percent(cut.share)} of the texts have more than {cut.max_length} tokens and are truncated"
@@ -549,7 +551,6 @@ def _sample_findings(
 def _eval_findings(
     config: RunConfig, options: DataOptions, rows: _Rows, names: Sequence[str]
 ) -> list[DataFinding]:
-    """Say what the evaluation rows share with the training rows, and which labels only they have."""
     path, part = config.data.eval, None
     if path is None:
         path = config.data.train
@@ -557,9 +558,9 @@ def _eval_findings(
             return []
         part = parts.validation
     evaluation = _Rows()
-    for _ in evaluation.counted(path, replace(options, part=part)):
+    for _ in evaluation.counted(path, replace(options, part=part, multi_label=rows.multi_label)):
         pass
-    n_rows = evaluation.labels.total()
+    n_rows = evaluation.n_rows
     if not n_rows:
         raise DataError(f"{path} has no usable rows to evaluate on.")
     found = overlap_findings(overlap(rows, evaluation), n_rows)

@@ -200,7 +200,7 @@ def doctor(as_json: Json = False) -> None:
 
     findings = examine()
     if as_json:
-        print(json.dumps([dataclasses.asdict(finding) for finding in findings]))
+        print(json.dumps([finding._asdict() for finding in findings]))
     else:
         print_diagnosis(findings, console())
 

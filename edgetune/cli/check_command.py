@@ -22,6 +22,7 @@ from edgetune.cli.options import (
     MaxLength,
     MergeLabels,
     Model,
+    MultiLabel,
     Overwrite,
     Pair,
     Text,
@@ -44,6 +45,7 @@ def check(
     delimiter: Delimiter = None,
     escape: Escape = None,
     merge_labels: MergeLabels = None,
+    multi_label: MultiLabel = None,
     max_length: MaxLength = None,
     model: Model = None,
     out: Annotated[Path | None, typer.Option(help="Also write a page to this .html file.")] = None,
@@ -87,6 +89,7 @@ def init(
     delimiter: Delimiter = None,
     escape: Escape = None,
     merge_labels: MergeLabels = None,
+    multi_label: MultiLabel = None,
 ) -> None:
     """Print a commented config for a file, with what was detected.
 

@@ -6,7 +6,7 @@ import re
 import signal
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, get_args
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -21,18 +21,18 @@ from edgetune.cli.options import (
     Json,
     Label,
     MergeLabels,
+    MultiLabel,
     Overwrite,
     Pair,
     Set,
     Text,
-    completion_of,
+    complete_methods,
     console,
     given_options,
     parse_set_options,
     split_columns,
     tell,
 )
-from edgetune.config.choices import Method
 from edgetune.utils.errors import RunError, UsageError
 from edgetune.utils.formatting import counted
 from edgetune.utils.limits import MAX_CELLS, MAX_NAME
@@ -51,7 +51,7 @@ def compare(
         typer.Option(
             help="Methods to run, with commas, or all (see `edgetune methods`).",
             show_default="a few",
-            autocompletion=completion_of("all", *get_args(Method)),
+            autocompletion=complete_methods,
         ),
     ] = None,
     deadline: Deadline = None,
@@ -79,6 +79,7 @@ def compare(
     delimiter: Delimiter = None,
     escape: Escape = None,
     merge_labels: MergeLabels = None,
+    multi_label: MultiLabel = None,
     curve: Annotated[
         bool | None,
         typer.Option(
@@ -122,7 +123,7 @@ def compare(
 
     reading = {"text": split_columns(text) if text else None, "label": label, "pair": pair, "header": header}
     reading |= {"encoding": encoding, "delimiter": delimiter, "escape": escape}
-    reading |= {"merge_labels": merge_labels, "eval": eval_}
+    reading |= {"merge_labels": merge_labels, "multi_label": multi_label, "eval": eval_}
     size = given_options({"rows": rows, "eval_rows": eval_rows})
     settings = _settings(deadline, epochs, set_)
     if data[0].endswith(".toml"):

@@ -49,6 +49,10 @@ def export(
             Pooling, "Input of the artifacts' classifier head, where cls is the first token", "auto"
         ),
     ] = None,
+    multi_label: Annotated[
+        bool,
+        typer.Option("--multi-label", help="Artifacts for rows that may have several labels, or none."),
+    ] = False,
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace an earlier export in that folder.")
     ] = False,
@@ -69,9 +73,9 @@ def export(
         assert labels is not None
         if int8 or file is not None:
             raise UsageError("--int8 and --file need a run folder; leave them out with --labels.")
-        _export_artifacts(labels, out, model, freeze, pooling, overwrite, cache_dir)
+        _export_artifacts(labels, out, model, freeze, pooling, multi_label, overwrite, cache_dir)
         return
-    given = {"--model": model, "--freeze": freeze, "--pooling": pooling}
+    given = {"--model": model, "--freeze": freeze, "--pooling": pooling, "--multi-label": multi_label or None}
     if useless := [name for name, value in given.items() if value is not None]:
         raise UsageError(
             f"{', '.join(useless)}: only training artifacts (--labels) have that; a run is exported as it is."
@@ -108,6 +112,7 @@ def _export_artifacts(
     model: str | None,
     freeze: str | None,
     pooling: Pooling | None,
+    multi_label: bool,
     overwrite: bool,
     cache_dir: Path | None,
 ) -> None:
@@ -122,6 +127,7 @@ def _export_artifacts(
         out,
         freeze=frozen,
         pooling=pooling or "auto",
+        multi_label=multi_label,
         overwrite=overwrite,
         cache_dir=cache_dir,
     )

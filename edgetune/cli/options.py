@@ -30,6 +30,13 @@ def completion_of(*names: str) -> Callable[[str], list[str]]:
     return complete
 
 
+def complete_methods(incomplete: str) -> list[str]:
+    """Complete names of methods in the shell."""
+    from edgetune.selection import METHODS  # the classes, which would slow `--help`
+
+    return completion_of(*METHODS)(incomplete)
+
+
 def choice_option(literal: Any, help_text: str, default: str) -> Any:
     """Return an option whose choices, a Literal, are part of its text: a column of them would be too wide."""
     return typer.Option(
@@ -94,6 +101,14 @@ MergeLabels = Annotated[
         show_default="False",
     ),
 ]
+MultiLabel = Annotated[
+    bool | None,
+    typer.Option(
+        "--multi-label/--single-label",
+        help="A row may have several labels, or none: lists, a;b, or --label a,b with columns of 0 and 1.",
+        show_default="detected from lists of labels",
+    ),
+]
 MaxBadRows = Annotated[
     float | None,
     typer.Option(help="Largest share of unusable rows that is accepted.", show_default="0.01"),
@@ -129,11 +144,12 @@ Precision = Annotated[
     choice_option(choices.Precision, "Floating-point precision of the torch backend", "auto"),
 ]
 Method = Annotated[
-    choices.Method | None,
+    str | None,
     typer.Option(
         metavar="NAME",
         help="Method of choosing which examples to train (see `edgetune methods`).",
         show_default="train-all",
+        autocompletion=complete_methods,
     ),
 ]
 BatchSize = Annotated[int | None, typer.Option(help="Examples per optimizer step.", show_default="32")]
@@ -146,8 +162,8 @@ Set = Annotated[
 
 
 PANELS = {
-    "Data": "eval_ file text label pair header encoding delimiter escape merge_labels holdout max_bad_rows "
-    "max_length rows eval_rows",
+    "Data": "eval_ file text label pair header encoding delimiter escape merge_labels multi_label holdout "
+    "max_bad_rows max_length rows eval_rows",
     "Server": "host port token queue",
     "Model": "model artifacts labels pooling freeze onnx backend device precision threads",
     "Training": "epochs batch_size lr max_steps seed seeds learners ngrams single metric "

@@ -126,7 +126,7 @@ def measure_profile(
     if context.invoked_subcommand is not None:
         return
     from edgetune.devices.profile_store import own_file, save_profile
-    from edgetune.profiling.measure import Measurement, Request
+    from edgetune.profiling.measure import Measurement
     from edgetune.run_files.outputs import check_outputs
 
     check_outputs({"--out": out}, overwrite=overwrite)
@@ -141,9 +141,16 @@ def measure_profile(
     if out is None:  # asked now: after the measurement it would be too late
         own = own_file(name or "profile")
         check_outputs({"--name": own if name is not None else None}, overwrite=overwrite)
-    request = Request(name, model, tuple(backend or ()), quick, watts, cache_dir)
     with _stoppable("no profile was written"), showing(quiet) as tell:
-        profile = Measurement(request, tell).run()
+        profile = Measurement(
+            tell,
+            name=name,
+            model=model,
+            backends=backend or (),
+            quick=quick,
+            watts=watts,
+            cache_dir=cache_dir,
+        ).run()
     path = save_profile(profile, out)
     if as_json:
         print(profile.model_dump_json())

@@ -6,12 +6,11 @@ import json
 import sys
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal, get_args
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from edgetune.cli.options import Json, Overwrite, completion_of, console
-from edgetune.config.choices import Method
+from edgetune.cli.options import Json, Overwrite, complete_methods, console
 from edgetune.utils.errors import UsageError
 from edgetune.utils.formatting import counted
 from edgetune.utils.sanitize import one_line
@@ -115,7 +114,7 @@ def methods(
         typer.Argument(
             help="Method to describe.",
             show_default="list all methods",
-            autocompletion=completion_of(*get_args(Method)),
+            autocompletion=complete_methods,
         ),
     ] = None,
     as_json: Json = False,

@@ -33,6 +33,7 @@ from edgetune.cli.options import (
     MergeLabels,
     Method,
     Model,
+    MultiLabel,
     Pair,
     Precision,
     Quiet,
@@ -64,6 +65,7 @@ def finetune(
     delimiter: Delimiter = None,
     escape: Escape = None,
     merge_labels: MergeLabels = None,
+    multi_label: MultiLabel = None,
     holdout: Annotated[
         float | None,
         typer.Option(
@@ -356,6 +358,7 @@ def plan(
     delimiter: Delimiter = None,
     escape: Escape = None,
     merge_labels: MergeLabels = None,
+    multi_label: MultiLabel = None,
     max_bad_rows: MaxBadRows = None,
     max_length: Annotated[
         int | None, typer.Option(help="Maximum number of tokens per text.", show_default="planned")

@@ -27,22 +27,13 @@ from edgetune.utils.types import Say
 _EXPORTED = ("model", "backend", "freeze", "max_length", "precision")
 """What decides which tokens and artifacts a run finds in the caches."""
 
-LEAST_CELL, ROOM_FACTOR = (
-    1_000_000,
-    3,
-)  # a model is written beside the one before it, and checkpoints beside both
+LEAST_CELL = 1_000_000
+ROOM_FACTOR = 3  # a model is written beside the one before it, and checkpoints beside both
 
 
 @dataclass(frozen=True)
 class CellDone:
-    """A cell that was dealt with.
-
-    Attributes:
-        number: from 1, of all cells.
-        n_cells: how many there are.
-        outcome: what came of it.
-        kept: whether it had been finished before.
-    """
+    """A cell that was dealt with: which one, from 1, and whether it had been finished before."""
 
     number: int
     n_cells: int
@@ -76,18 +67,14 @@ class Comparison:
         with disk_errors(self.folder):
             self.folder.mkdir(parents=True, exist_ok=True)
             with exclusive_lock(self.folder):
-                self._draw_rows()
+                for entry in self.grid.data:
+                    self._say(f"Sampling the rows of {entry.name}")
+                    rows = draw_shared_rows(entry, self.grid, self.folder / "data" / entry.name)
+                    self.rows[entry.name] = rows
+                    if rows.n_bad:
+                        self._say(f"{entry.name}: {counted(rows.n_bad, 'unusable row')} left out")
+                write_atomic(self.folder / "grid.json", self.grid.model_dump_json(indent=2) + "\n")
                 yield from self._run()
-
-    def _draw_rows(self) -> None:
-        """Write the rows that all cells share, and the grid."""
-        for entry in self.grid.data:
-            self._say(f"Sampling the rows of {entry.name}")
-            rows = draw_shared_rows(entry, self.grid, self.folder / "data" / entry.name)
-            self.rows[entry.name] = rows
-            if rows.n_bad:
-                self._say(f"{entry.name}: {counted(rows.n_bad, 'unusable row')} left out")
-        write_atomic(self.folder / "grid.json", self.grid.model_dump_json(indent=2) + "\n")
 
     def _run(self) -> Iterator[CellDone]:
         outcomes = self._known()
@@ -96,22 +83,29 @@ class Comparison:
         for number, cell in enumerate(self.cells, 1):
             asked = self._resolved(cell, outcomes)
             cell = self.plans.applied(asked)
-            home, key = self.folder / "cells" / cell.name, cell.key(self.rows[cell.data].key)
+            home = self.folder / "cells" / cell.name
             outcome = read_outcome(home / FILE)
-            kept = outcome is not None and outcome.ok and outcome.key == key
+            kept = outcome is not None and outcome.ok and outcome.key == self._key(cell)
             if outcome is None or not kept:
                 self._check_room(largest)
-                cell, key = self._made_ready(asked, warm)
-                _remove(home)  # nothing of an earlier try is taken for this one's
-                outcome = self.runner.run(cell, home, key)
+                self.plans.make(asked)
+                cell = self.plans.applied(asked)
+                self._warm_up(cell, warm)
+                if home.is_file() or home.is_symlink():
+                    home.unlink()
+                shutil.rmtree(home, ignore_errors=True)  # nothing of an earlier try is taken for this one's
+                outcome = self.runner.run(cell, home, self._key(cell))
                 largest = max(largest, _n_bytes(home))  # before its models are dropped
-                if not self.grid.models:
-                    _drop_models(home)
+                for name in () if self.grid.models else ("model", "onnx"):
+                    shutil.rmtree(home / "run" / name, ignore_errors=True)
                 write_atomic(home / FILE, outcome.model_dump_json(indent=2) + "\n")
             outcomes[cell.name] = outcome
             known = [outcomes[one.name] for one in self.cells if one.name in outcomes]
             write_atomic(self.folder / "results.jsonl", write_lines(known))
             yield CellDone(number, len(self.cells), outcome, kept)
+
+    def _key(self, cell: Cell) -> str:
+        return cell.result_key(self.rows[cell.data].key)
 
     def _check_room(self, largest: int) -> None:
         """See that the disk has room for another cell, by the bytes of the largest of those before it."""
@@ -123,23 +117,13 @@ class Comparison:
                 "kept."
             )
 
-    def _made_ready(self, cell: Cell, warm: set[str]) -> tuple[Cell, str]:
-        """Fill the caches and plan, where no cell before did; return the cell as it is run, and its key."""
-        self.plans.make(cell)
-        cell = self.plans.applied(cell)
-        kind = json.dumps([cell.data, *(cell.settings.get(name) for name in _EXPORTED)])
-        if kind not in warm and not cell.outside:
-            self._warm_up(cell)
-            warm.add(kind)
-        return cell, cell.key(self.rows[cell.data].key)
-
     def _known(self) -> dict[str, Outcome]:
         """Return what earlier runs left of these very cells, also of those that are still to come."""
         cells = {cell.name: self.plans.applied(cell) for cell in self.cells}
         return {
             one.name: one
             for one in self.finished()
-            if cells[one.name].method == MATCHED or one.key == cells[one.name].key(self.rows[one.data].key)
+            if cells[one.name].method == MATCHED or one.key == self._key(cells[one.name])
         }
 
     def finished(self) -> list[Outcome]:
@@ -159,28 +143,17 @@ class Comparison:
         settings = cell.settings | {"keep_rate": round(share, 6)}
         return cell.model_copy(update={"method": "random", "settings": settings})
 
-    def _warm_up(self, cell: Cell) -> None:
+    def _warm_up(self, cell: Cell, warm: set[str]) -> None:
         """Fill the caches of tokens and artifacts, so that the first method does not pay for all."""
+        kind = json.dumps([cell.data, *(cell.settings.get(name) for name in _EXPORTED)])
+        if kind in warm or cell.outside:
+            return
+        warm.add(kind)
         self._say(f"Tokenizing {cell.data} and exporting the model, once for all methods")
         settings = {k: v for k, v in cell.settings.items() if k not in ("deadline_s", "epochs")}
-        first = cell.model_copy(
-            update={"method": "train-all", "variant": "warm-up", "settings": settings | {"max_steps": 2}}
-        )
-        self.runner.run(first, self.folder / ".warm-up", "")
+        first = {"method": "train-all", "variant": "warm-up", "settings": settings | {"max_steps": 2}}
+        self.runner.run(cell.model_copy(update=first), self.folder / ".warm-up", "")
         shutil.rmtree(self.folder / ".warm-up", ignore_errors=True)
-
-
-def _remove(home: Path) -> None:
-    """Take away what lies in a cell's place, a folder or not."""
-    if home.is_file() or home.is_symlink():
-        home.unlink()
-    shutil.rmtree(home, ignore_errors=True)
-
-
-def _drop_models(home: Path) -> None:
-    """Take a finished cell's models away; what was measured of them stays."""
-    for name in ("model", "onnx"):
-        shutil.rmtree(home / "run" / name, ignore_errors=True)
 
 
 def _n_bytes(folder: Path) -> int:

@@ -15,51 +15,34 @@ import numpy as np
 from edgetune.compare.outcome import Outcome, by_variant
 from edgetune.compare.ranking import DataTable, describe_machine
 from edgetune.report.chart_style import (
-    PURPLE,
-    YELLOW,
+    PHASES,
     MethodPoint,
+    draw_bars,
+    fill_styles,
+    name_rows,
     new_figure,
     plain_label,
     save_figure,
     save_message,
 )
 from edgetune.report.charts import Curves, draw_pareto, draw_sensitivity
-from edgetune.report.run_plot import BLUE, GREEN, GREY, ORANGE, SKY, VERMILLION
-from edgetune.utils.formatting import describe_stage, duration
+from edgetune.utils.formatting import describe_stage
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 
-PARTS = (
-    *("train", "score", "select", "prepare", "load", "evaluate"),
-    *("export", "save", "tokenize", "open", "linear_probe", "other", "checkpoint", "lost"),
-)
-"""Phases of `edgetune.utils.meter`, largest first: bars that start at one line are easiest to compare."""
 STAGES = ("all", "warmup", "filter_backward", "filter_forward", "reference", "subset")
-FILLS = (
-    *((BLUE, ""), (ORANGE, "//"), (GREEN, ".."), (PURPLE, "xx"), (SKY, "\\\\"), (YELLOW, "--")),
-    *((VERMILLION, "||"), (GREY, "++"), (SKY, ".."), (ORANGE, "xx"), (GREEN, "||"), ("#D9D9D9", "")),
-    *((colour, "oo") for colour in (BLUE, ORANGE, GREEN, PURPLE, SKY, VERMILLION)),
-)
-"""Colour and hatch of the parts above, then of unknown ones; hatches are what print in grey keeps apart."""
+SUFFIXES = (".png", ".svg")
 
 
 def draw_time_split(rows: Sequence[tuple[str, Mapping[str, float]]], path: Path) -> None:
     """Draw where each method's seconds went, as stacked bars, first row on top."""
     if not any(parts for _, parts in rows):
         return save_message("No time has been measured yet.", path)
-    names = _in_order(PARTS, [part for _, parts in rows for part in parts])
     figure, axes = new_figure(10, _height(len(rows)))
-    left = np.zeros(len(rows))
-    for name, fill in names.items():
-        widths = np.array([parts.get(name, 0.0) for _, parts in rows])
-        axes.barh(range(len(rows)), widths, left=left, height=0.72, label=plain_label(name), **fill)
-        left += widths
-    for i, total in enumerate(left):
-        axes.annotate(duration(total), (total, i), (5, 0), textcoords="offset points", va="center")
-    axes.set_xlim(0, 1.1 * max(left.max(), 1e-3))
-    _rows_axis(axes, [method for method, _ in rows])
+    draw_bars(axes, rows, fill_styles(PHASES, {part for _, parts in rows for part in parts}))
+    _make_room(axes)
     return save_figure(figure, path)
 
 
@@ -69,40 +52,23 @@ def draw_stages(rows: Sequence[tuple[str, Sequence[tuple[str, float, float]]]], 
     if not spans:
         return save_message("No stage has been recorded yet.", path)
     figure, axes = new_figure(10, _height(len(rows)))
-    for name, fill in _in_order(STAGES, [stage for _, stage, _, _ in spans]).items():
-        mine = np.array([(i, start, end) for i, stage, start, end in spans if stage == name])
-        at, starts, ends = mine.T
-        axes.barh(
-            at, ends - starts, left=starts, height=0.72, label=plain_label(describe_stage(name)), **fill
-        )
+    for name, style in fill_styles(STAGES, {stage for _, stage, _, _ in spans}).items():
+        at, starts, ends = np.array([(i, start, end) for i, stage, start, end in spans if stage == name]).T
+        label = plain_label(describe_stage(name))
+        axes.barh(at, ends - starts, left=starts, **(style | {"label": label}))
     axes.set_xlim(0, 1.02 * max(end for *_, end in spans))
-    _rows_axis(axes, [method for method, _ in rows])
+    name_rows(axes, [method for method, _ in rows])
+    _make_room(axes)
     return save_figure(figure, path)
-
-
-def _in_order(known: Sequence[str], found: Sequence[str]) -> dict[str, dict[str, Any]]:
-    """Return the look of each part found: a known one has its own in every picture, then come others."""
-    order = list(dict.fromkeys([*known, *found]))
-    looks = {name: FILLS[i % len(FILLS)] for i, name in enumerate(order)}
-    return {
-        name: {"color": looks[name][0], "hatch": looks[name][1], "edgecolor": "white", "linewidth": 0.6}
-        for name in order
-        if name in found
-    }
 
 
 def _height(n_rows: int) -> float:
     return 1.3 + 0.34 * n_rows
 
 
-def _rows_axis(axes: Axes, methods: Sequence[str]) -> None:
-    """Name the rows of bars, first on top, and make room for the names and for the legend above."""
+def _make_room(axes: Axes) -> None:
+    """Make room for the names of the rows and for the legend above."""
     figure = axes.figure
-    axes.set_yticks(range(len(methods)), [plain_label(method) for method in methods])
-    axes.set_ylim(len(methods) - 0.4, -0.6)
-    axes.set_xlabel("seconds")
-    axes.grid(axis="y", visible=False)
-    axes.tick_params(axis="y", length=0)
     legend = axes.legend(
         loc="upper left", bbox_to_anchor=(0, 1), bbox_transform=figure.transFigure, ncols=6, frameon=False
     )
@@ -112,29 +78,19 @@ def _rows_axis(axes: Axes, methods: Sequence[str]) -> None:
     figure.subplots_adjust(left=(longest + 16) / width, right=0.97, bottom=56 / height, top=top)
 
 
-SUFFIXES = (".png", ".svg")
-
-
-def draw_all(tables: Sequence[DataTable], outcomes: Sequence[Outcome], folder: Path) -> list[Path]:
+def draw_all(tables: Sequence[DataTable], outcomes: Sequence[Outcome], folder: Path) -> None:
     """Draw accuracy against seconds, where the time went and the stages, for each data set."""
-    made: list[Path] = []
     for number, table in enumerate(tables):
         mine = [one for one in outcomes if one.data == table.data and describe_machine(one) == table.machine]
         again = any(other.data == table.data for other in tables[:number])
         stem = f"{table.data}-{number + 1}" if again else table.data  # on another machine
         splits, stages = _splits(mine), _stages(mine)
         for suffix in SUFFIXES:
-            pareto = folder / f"{stem}-accuracy{suffix}"
-            draw_accuracy(table, pareto)
-            time_split = folder / f"{stem}-time{suffix}"
-            draw_time_split(splits, time_split)
-            timeline = folder / f"{stem}-stages{suffix}"
-            draw_stages(stages, timeline)
-            made += [pareto, time_split, timeline]
+            draw_accuracy(table, folder / f"{stem}-accuracy{suffix}")
+            draw_time_split(splits, folder / f"{stem}-time{suffix}")
+            draw_stages(stages, folder / f"{stem}-stages{suffix}")
             for setting, curves in sensitivities(table, mine).items():
-                made.append(folder / f"{stem}-{setting}{suffix}")
-                draw_sensitivity(setting, curves, made[-1])
-    return made
+                draw_sensitivity(setting, curves, folder / f"{stem}-{setting}{suffix}")
 
 
 def sensitivities(table: DataTable, outcomes: Sequence[Outcome]) -> dict[str, Curves]:
@@ -170,15 +126,9 @@ def _items(settings: dict[str, Any]) -> list[tuple[str, str]]:
 def draw_accuracy(table: DataTable, path: Path) -> None:
     """Draw accuracy against seconds, with the reference's curve."""
     points = [
-        MethodPoint(
-            line.ranked.method,
-            line.seconds,
-            line.ranked.accuracy,
-            line.ranked.low,
-            line.ranked.high,
-            line.ranked.n_seeds,
-        )
+        MethodPoint(one.method, line.seconds, one.accuracy, one.low, one.high, one.n_seeds)
         for line in table.lines
+        for one in [line.ranked]
     ]
     draw_pareto(points, table.curve, f"{table.data}, {table.machine}", path)
 
@@ -194,13 +144,9 @@ def _splits(outcomes: Sequence[Outcome]) -> list[tuple[str, dict[str, float]]]:
 def _stages(outcomes: Sequence[Outcome]) -> list[tuple[str, list[tuple[str, float, float]]]]:
     """Return when the first seed of each method was in which stage."""
     rows = []
-    for name, found in by_variant(outcomes).items():
-        one = found[0]
-        begins = [at for _, at in one.stages]
-        ends = [*begins[1:], float(one.seconds or 0.0)]
-        spans = [
-            (stage, begin, max(begin, end)) for (stage, begin), end in zip(one.stages, ends, strict=False)
-        ]
-        if spans:
+    for name, (one, *_) in by_variant(outcomes).items():
+        ends = [*(at for _, at in one.stages[1:]), float(one.seconds or 0.0)]
+        if one.stages:
+            spans = [(stage, at, max(at, end)) for (stage, at), end in zip(one.stages, ends, strict=True)]
             rows.append((name, spans))
     return rows

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -17,8 +16,9 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from edgetune.compare.baselines import BASELINES
-from edgetune.config.settings import MAX_SEED, METHODS, LabelledText
+from edgetune.config.settings import MAX_SEED, LabelledText
 from edgetune.config.toml_config import group_by_section, make_config
+from edgetune.selection import METHODS
 from edgetune.utils.errors import UsageError, did_you_mean
 from edgetune.utils.limits import MAX_CELLS, MAX_NAME
 from edgetune.utils.parsing import TomlError, read_toml
@@ -52,14 +52,7 @@ def encoder_alone(settings: dict[str, Any]) -> dict[str, Any]:
 
 
 class DataEntry(LabelledText):
-    """One data set: where it lies, and how to read it.
-
-    Attributes:
-        name: in tables and folders.
-        rows: of the training file, drawn once; None: the grid's.
-        eval_rows: of the evaluation file, drawn once; None: the grid's.
-        seeds: of each of its cells; None: the grid's.
-    """
+    """One data set: where it lies, how it is read, and what it has of its own instead of the grid's."""
 
     name: str = Field(pattern=_NAME, max_length=MAX_NAME)
     rows: int | None = Field(None, ge=2)
@@ -115,13 +108,11 @@ class Grid(BaseModel):
         return self.seeds if entry.seeds is None else entry.seeds
 
 
-class CellName(BaseModel):
-    """Which cell of a grid.
+class Cell(BaseModel):
+    """One run that is to be made; `variant` is the method in the table: its own name, or one of its own.
 
     Attributes:
-        data: name of the set.
-        variant: what the table calls it: the method, or a name of its own.
-        method: of `settings.METHODS`, `baselines.BASELINES`, or `random-matched`.
+        method: of `selection.METHODS`, `baselines.BASELINES`, or `random-matched`.
         seed: of everything random in it.
         settings: flat.
         curve: whether it is a point of the reference curve.
@@ -140,16 +131,12 @@ class CellName(BaseModel):
         """Of its folder."""
         return f"{self.data}--{self.variant}--seed{self.seed}"
 
-
-class Cell(CellName):
-    """One run that is to be made."""
-
     @property
     def outside(self) -> bool:
         """Whether another program does it."""
         return self.method in BASELINES
 
-    def key(self, data_key: str) -> str:
+    def result_key(self, data_key: str) -> str:
         """Return a hash of what decides its result; `data_key` is that of its rows."""
         parts = [self.method, self.seed, sorted(self.settings.items()), data_key]
         return hashlib.sha256(json.dumps(parts, default=str).encode()).hexdigest()[:16]
@@ -180,51 +167,50 @@ def make_grid(raw: dict[str, Any], where: str) -> Grid:
     try:
         grid = Grid.model_validate(raw)
     except ValidationError as error:
-        raise UsageError(f"{where}: {_problem(error)}") from error
+        raise UsageError(f"{where}: {first_problem(error, Grid, DataEntry)}") from error
     if not grid.methods and not grid.vary:
         raise UsageError(f"{where}: no method is given; `edgetune methods` lists them.")
-    methods = [*METHODS, *BASELINES] if grid.methods == ("all",) else list(grid.methods)
+    every = [*METHODS, *BASELINES]
+    methods = every if grid.methods == ("all",) else list(grid.methods)
     for name in [*methods, *(variant.method for variant in grid.vary)]:
-        _known(name, [*METHODS, *BASELINES, MATCHED], where)
-    for settings in [grid.settings, *(variant.settings for variant in grid.vary)]:
-        _check_settings(settings, where)
+        if name not in every and name != MATCHED:
+            hint = did_you_mean(name, [*every, MATCHED])
+            raise UsageError(
+                f'{where}: there is no method "{brief(name)}".{hint} `edgetune methods` lists them.'
+            )
+    try:
+        for settings in [grid.settings, *(variant.settings for variant in grid.vary)]:
+            _check_settings(settings)
+    except UsageError as error:
+        raise UsageError(f"{where}: {error}") from error
     return grid.model_copy(update={"methods": tuple(methods)})
 
 
-def _problem(error: ValidationError) -> str:
-    """Say the first problem; an unknown key with the nearest known one."""
-    found = error.errors()
-    first = next((one for one in found if one["type"] == "extra_forbidden"), found[0])
-    place = [str(part) for part in first["loc"]]
-    if first["type"] == "extra_forbidden":
-        known = DataEntry.model_fields if place[0] == "data" else Grid.model_fields
-        return f'there is no key "{brief(place[-1])}".{did_you_mean(place[-1], known)}'
-    words = (
-        first["msg"].lower().replace("tuple", "list").replace("dictionary or instance of dataentry", "table")
-    )
-    return f"{'.'.join(place)}: {words}."
+def first_problem(error: ValidationError, outer: type[BaseModel], inner: type[BaseModel]) -> str:
+    """Say what is wrong with one setting; an unknown one first, since it may be why another is missing.
+
+    The nearest known one is named, out of the fields of `outer`, or of `inner` within one of these.
+    """
+    found = min(error.errors(), key=lambda one: one["type"] != "extra_forbidden")
+    where = ".".join(map(str, found["loc"])) or "(all of it)"
+    if found["type"] == "extra_forbidden":
+        known = (inner if len(found["loc"]) > 1 else outer).model_fields
+        return f'there is no setting "{brief(where)}".{did_you_mean(str(found["loc"][-1]), known)}'
+    given = found["input"]
+    shown = "" if isinstance(given, dict | list) else f" (given: {brief(repr(given))})"
+    words = found["msg"].lower().replace("tuple", "list")
+    words = words.replace("dictionary or instance of dataentry", "table")
+    return f"setting {brief(where)}: {words}{shown}."
 
 
-def _known(name: str, known: Sequence[str], where: str) -> None:
-    if name not in known:
-        hint = did_you_mean(name, known)
-        raise UsageError(f'{where}: there is no method "{brief(name)}".{hint} `edgetune methods` lists them.')
-
-
-def _check_settings(settings: dict[str, Any], where: str) -> None:
+def _check_settings(settings: dict[str, Any]) -> None:
     """Refuse settings that no run has, before hours are spent."""
-    try:
-        sections = group_by_section(settings)
-    except UsageError as error:
-        raise UsageError(f"{where}: {error}") from error
+    sections = group_by_section(settings)
     own = {"method", "seed", *sections["data"]} - {"max_length"}
     for name in own & set(settings):
-        raise UsageError(f'{where}: "{name}" is set by the comparison; remove it from the settings.')
+        raise UsageError(f'"{name}" is set by the comparison; remove it from the settings.')
     sections["data"].setdefault("train", "x")
-    try:
-        make_config(sections)
-    except UsageError as error:
-        raise UsageError(f"{where}: {error}") from error
+    make_config(sections)
 
 
 def cells_of(grid: Grid) -> list[Cell]:
@@ -265,8 +251,8 @@ def _round(grid: Grid, data: str, seed: int) -> list[Cell]:
 
     cells = [cell(method, method, {}) for method in grid.methods]
     cells += [cell(variant.name, variant.method, variant.settings) for variant in grid.vary]
-    missing = not any(one.variant == "three-stage" for one in cells)
-    if missing and any(one.method == MATCHED for one in cells):
+    variants = {one.variant for one in cells}
+    if MATCHED in {one.method for one in cells} and "three-stage" not in variants:
         cells.append(cell("three-stage", "three-stage", {}))
     if not grid.curve:
         return cells

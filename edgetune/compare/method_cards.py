@@ -2,9 +2,9 @@
 
 A card is read off what stands beside the code, so it cannot tell of another method than the one that runs:
 
-    module docstring (What, Use when, Costs, …)                 ─┐
-    first line of the class's docstring                         ─┼─→ Card ─→ terminal, JSON, Markdown
-    `settings_used`, fields and docstring of SelectionSettings  ─┘
+    module docstring (What, Use when, Costs, …)  ─┐
+    first line of the class's docstring          ─┼─→ Card ─→ terminal, JSON, Markdown
+    fields of its settings                       ─┘
 
 Outside programs that `edgetune.compare.baselines` runs have cards of the same form, without settings.
 """
@@ -16,33 +16,34 @@ import importlib
 import inspect
 import re
 import sys
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
-from edgetune.config.settings import SelectionSettings
+from edgetune.selection import SELECTORS, SelectionSettings
 from edgetune.utils.errors import UsageError, did_you_mean
+from edgetune.utils.tables import Section
 
 if TYPE_CHECKING:
     from edgetune.selection.selector_contract import Method
-    from edgetune.utils.tables import Section
 
 
 SECTIONS = ("What", "Use when", "Costs", "Loses when", "Source")
-_HEAD = re.compile(rf"^({'|'.join(SECTIONS)}):(?: +(.*))?$")
-_ATTRIBUTE = re.compile(r"^ {4}(\w+): (.*)$")
+_ENTRY = re.compile(r"(\w[\w ]*): *(.*)")
 
 
-class Setting(NamedTuple):
-    """A setting that a method reads.
-
-    Attributes:
-        name: as in a config's `[selection]`; the option is the same with dashes.
-        default: as JSON knows it.
-        meaning: one clause.
-    """
+@dataclasses.dataclass(frozen=True, slots=True)
+class Setting:
+    """A setting that a method reads: its name in `[selection]`, its default, and its meaning in a clause."""
 
     name: str
     default: Any
     meaning: str
+
+    @property
+    def default_text(self) -> str:
+        """The default as it is written on the command line or in TOML."""
+        if self.default is None:
+            return "none"
+        return str(self.default).lower() if isinstance(self.default, bool) else str(self.default)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -63,78 +64,54 @@ class Card:
     use_when: str = ""
     costs: str = ""
     loses_when: str = ""
-    settings: tuple[Setting, ...] = ()
+    settings: list[Setting] = dataclasses.field(default_factory=list)
     source: str = ""
     needs: str | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Return it as JSON values."""
-        plain = dataclasses.asdict(self)
-        return plain | {"settings": [setting._asdict() for setting in self.settings]}
+        return dataclasses.asdict(self)
+
+    @property
+    def told(self) -> list[tuple[str, ...]]:
+        """Its texts, each with its heading."""
+        fields = ("what", "use_when", "costs", "loses_when", "needs", "source")
+        return [(name.replace("_", " "), text) for name in fields if (text := getattr(self, name))]
 
 
-def sections_of(docstring: str | None) -> dict[str, str]:
-    """Read `Name: text` sections off a docstring; continuation lines are indented.
-
-    Returns:
-        The text of each of `SECTIONS` that is there, on one line.
-    """
-    found: dict[str, list[str]] = {}
-    lines: list[str] = []
-    for line in inspect.cleandoc(docstring or "").splitlines():
-        head = _HEAD.match(line)
-        if head is not None:
-            lines = found.setdefault(head[1], [])
-            lines.append(head[2] or "")
-        elif line.startswith("    "):
-            lines.append(line.strip())
-        elif line:
-            lines = []  # plain text belongs to no section
-    return {name: " ".join(part for part in parts if part) for name, parts in found.items()}
-
-
-def meanings(docstring: str | None) -> dict[str, str]:
-    """Read the `Attributes:` of a Google docstring: what each name means, on one line."""
-    _, _, block = inspect.cleandoc(docstring or "").partition("Attributes:\n")
+def entries(text: str | None) -> dict[str, str]:
+    """Read `Name: text` off a docstring, each on one line; continuation lines are indented."""
     found: dict[str, str] = {}
     name = ""
-    for line in block.splitlines():
-        head = _ATTRIBUTE.match(line)
-        if head is not None:
+    for line in inspect.cleandoc(text or "").splitlines():
+        if head := _ENTRY.match(line):
             name = head[1]
-            found[name] = head[2].strip()
-        elif line.startswith(" " * 8) and name:
-            found[name] += f" {line.strip()}"
-        else:
-            break
+            found[name] = head[2]
+        elif line.startswith("    ") and name:
+            found[name] = f"{found[name]} {line.strip()}".strip()
+        elif line:
+            name = ""  # plain text belongs to no entry
     return found
-
-
-def first_line(docstring: str | None) -> str:
-    """Return the first line of a docstring, "" where there is none."""
-    return inspect.cleandoc(docstring or "").partition("\n")[0]
 
 
 def card_of(kind: type[Method]) -> Card:
     """Make the card of a selector from its class and its module."""
-    told = meanings(SelectionSettings.__doc__)
-    fields = SelectionSettings.model_fields
-    settings = tuple(Setting(name, fields[name].default, told.get(name, "")) for name in kind.settings_used)
-    module = sys.modules.get(kind.__module__)
-    texts = _texts(module.__doc__ if module is not None else None)
-    return Card(kind.name, first_line(kind.__doc__), settings=settings, **texts)
+    fields = dict(kind.Settings.model_fields)
+    if kind.scores_first:
+        fields["watched"] = SelectionSettings.model_fields["watched"]
+    settings = [Setting(name, field.default, field.description or "") for name, field in fields.items()]
+    line = inspect.cleandoc(kind.__doc__ or "").partition("\n")[0]
+    return Card(kind.name, line, settings=settings, **_texts(sys.modules[kind.__module__].__doc__))
 
 
-def _texts(docstring: str | None) -> dict[str, str]:
+def _texts(docstring: str | None) -> dict[str, Any]:
     """Return the fields of a card that a module's docstring tells."""
-    told = sections_of(docstring)
+    told = entries(docstring)
     return {name.lower().replace(" ", "_"): told.get(name, "") for name in SECTIONS}
 
 
 def method_cards() -> dict[str, Card]:
     """Return the cards of all selection methods, by name, in the order of `SELECTORS`."""
-    from edgetune.selection import SELECTORS
-
     return {name: card_of(kind) for name, kind in SELECTORS.items()}
 
 
@@ -145,17 +122,12 @@ def baseline_cards() -> dict[str, Card]:
     return {
         name: Card(
             name,
-            _sentence(baseline.summary),
-            settings=(),
-            needs=", ".join(baseline.packages) or "no additional packages",
-            **_texts(importlib.import_module(baseline.module).__doc__),
+            f"{one.summary[:1].upper()}{one.summary[1:].rstrip('.')}.",
+            needs=", ".join(one.packages),
+            **_texts(importlib.import_module(one.module).__doc__),
         )
-        for name, baseline in BASELINES.items()
+        for name, one in BASELINES.items()
     }
-
-
-def _sentence(text: str) -> str:
-    return f"{text[:1].upper()}{text[1:].rstrip('.')}."
 
 
 def find_card(name: str) -> Card:
@@ -164,9 +136,7 @@ def find_card(name: str) -> Card:
     Raises:
         UsageError: there is none of that name.
     """
-    cards = method_cards()
-    if name not in cards:
-        cards |= baseline_cards()
+    cards = method_cards() | baseline_cards()
     if name in cards:
         return cards[name]
     near = did_you_mean(name.lower().replace("_", "-").replace(" ", "-"), cards)
@@ -175,51 +145,21 @@ def find_card(name: str) -> Card:
 
 def list_sections(methods: dict[str, Card], baselines: dict[str, Card]) -> list[Section]:
     """Return the list of methods as tables, one line each."""
-    from edgetune.utils.tables import Section
-
-    blocks = [
-        Section("Methods (`edgetune finetune FILE --method NAME`)", _lines(methods)),
-        Section("Baselines for comparison", _lines(baselines)),
+    titles = ("Methods (`edgetune finetune FILE --method NAME`)", "Baselines for comparison")
+    return [
+        Section(title, [(name, card.line) for name, card in cards.items()])
+        for title, cards in zip(titles, (methods, baselines), strict=True)
     ]
-    return [block for block in blocks if block.rows]
-
-
-def _lines(cards: dict[str, Card]) -> list[tuple[str, ...]]:
-    return [(name, card.line) for name, card in cards.items()]
 
 
 def card_sections(card: Card) -> list[Section]:
     """Return a card as tables; what it does not tell is left out."""
-    from edgetune.utils.tables import Section
-
-    texts: list[tuple[str, ...]] = [(title, text) for title, text in _told(card)]
-    settings: list[tuple[str, ...]] = [
-        (setting.name, describe_default(setting.default), setting.meaning) for setting in card.settings
-    ]
+    settings: list[tuple[str, ...]] = [(one.name, one.default_text, one.meaning) for one in card.settings]
     blocks = [
-        Section(f"{card.name}: {card.line}", texts),
+        Section(f"{card.name}: {card.line}", card.told),
         Section("Settings", settings, ("setting", "default", "meaning")),
     ]
     return [block for block in blocks if block.rows]
-
-
-def _told(card: Card) -> list[tuple[str, str]]:
-    pairs = [
-        ("what", card.what),
-        ("use when", card.use_when),
-        ("costs", card.costs),
-        ("loses when", card.loses_when),
-        ("needs", card.needs or ""),
-        ("source", card.source),
-    ]
-    return [(title, text) for title, text in pairs if text]
-
-
-def describe_default(default: Any) -> str:
-    """Say a default as it is written on the command line or in TOML."""
-    if default is None:
-        return "none"
-    return str(default).lower() if isinstance(default, bool) else str(default)
 
 
 MARKDOWN_HEAD = """# Method cards
@@ -236,23 +176,16 @@ options, with dashes instead of underscores.
 def cards_markdown() -> str:
     """Return the whole text of `docs/method-cards.md`."""
     blocks = [MARKDOWN_HEAD, *map(_card_markdown, method_cards().values())]
-    baselines = baseline_cards()
-    if baselines:
-        blocks += ["## Baselines\n", *map(_card_markdown, baselines.values())]
-    return "\n".join(blocks)
+    return "\n".join([*blocks, "## Baselines\n", *map(_card_markdown, baseline_cards().values())])
 
 
 def _card_markdown(card: Card) -> str:
     lines = [f"### {card.name}", "", card.line, ""]
-    lines += [f"- **{title[0].upper()}{title[1:]}:** {text}" for title, text in _told(card)]
+    lines += [f"- **{title.capitalize()}:** {text}" for title, text in card.told]
     if card.settings:
         lines += ["", "| setting | default | meaning |", "|---|---|---|"]
         lines += [
-            f"| `{setting.name}` | `{describe_default(setting.default)}` | {_cell(setting.meaning)} |"
-            for setting in card.settings
+            f"| `{one.name}` | `{one.default_text}` | {one.meaning.replace('|', chr(92) + '|')} |"
+            for one in card.settings
         ]
     return "\n".join(lines) + "\n"
-
-
-def _cell(text: str) -> str:
-    return text.replace("|", "\\|")

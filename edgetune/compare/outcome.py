@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-from pydantic import Field
+import numpy.typing as npt
+from pydantic import Field, model_validator
 
-from edgetune.compare.grid import CellName
+from edgetune.compare.grid import Cell
 from edgetune.utils.errors import RunError
 from edgetune.utils.parsing import decode_json, read_json_file
 from edgetune.utils.types import BoolArray
@@ -20,7 +21,7 @@ SCHEMA_VERSION = 2  # 2: phases and stages under their new names
 FILE = "cell.json"
 
 
-class Outcome(CellName):
+class Outcome(Cell):
     """One cell, run.
 
     Attributes:
@@ -70,8 +71,16 @@ class Outcome(CellName):
 
     def answers(self) -> BoolArray:
         """(n_eval,) whether each evaluation row was answered right."""
-        bits = np.unpackbits(np.frombuffer(_bits(self.right), np.uint8), count=self.n_eval)
-        return bits.astype(np.bool_)
+        return np.unpackbits(self._bits(), count=self.n_eval).astype(np.bool_)
+
+    def _bits(self) -> npt.NDArray[np.uint8]:
+        return np.frombuffer(base64.b64decode(self.right, validate=True), np.uint8)
+
+    @model_validator(mode="after")
+    def _is_whole(self) -> Outcome:
+        if self.ok and (self.seconds is None or len(self._bits()) != -(-self.n_eval // 8)):
+            raise ValueError("seconds or answers are missing")
+        return self
 
 
 def pack_answers(right: BoolArray) -> str:
@@ -86,28 +95,17 @@ def read_outcome(path: Path) -> Outcome | None:
         RunError: it was written by a newer edgetune.
     """
     try:
-        raw = read_json_file(path)
+        return _outcome(read_json_file(path), str(path))
     except (OSError, ValueError):
         return None
-    return _outcome(raw, str(path))
 
 
-def _outcome(raw: Any, where: str) -> Outcome | None:
+def _outcome(raw: Any, where: str) -> Outcome:
+    """Validate an outcome; a ValueError says that it is none."""
     version = raw.get("schema_version", 0) if isinstance(raw, dict) else 0
     if isinstance(version, int) and version > SCHEMA_VERSION:
         raise RunError(f"{where} was written by a newer edgetune (schema {version}); update edgetune.")
-    try:
-        found = Outcome.model_validate(raw)
-        whole = not found.ok or (
-            found.seconds is not None and len(_bits(found.right)) == -(-found.n_eval // 8)
-        )
-    except ValueError:  # pydantic's, or of what is no base64
-        return None
-    return found if whole else None
-
-
-def _bits(right: str) -> bytes:
-    return base64.b64decode(right, validate=True)
+    return Outcome.model_validate(raw)
 
 
 def write_lines(outcomes: Iterable[Outcome]) -> str:
@@ -129,13 +127,11 @@ def read_lines(path: Path) -> list[Outcome]:
         raise RunError(f"{path} is damaged ({error}).") from error
     outcomes = []
     for number, line in enumerate(lines, 1):
+        where = f"{path}, line {number}"
         try:
-            found = _outcome(decode_json(line), f"{path}, line {number}")
-        except ValueError:
-            found = None
-        if found is None:
-            raise RunError(f"{path}, line {number} is not the outcome of a run of a comparison.")
-        outcomes.append(found)
+            outcomes.append(_outcome(decode_json(line), where))
+        except ValueError as error:
+            raise RunError(f"{where} is not the outcome of a run of a comparison.") from error
     return outcomes
 
 

@@ -13,9 +13,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from edgetune.compare.outcome import Outcome, by_variant
-from edgetune.compare.speedup import CurvePoint, Pooled, Speedup, SpeedupRatio, equivalent_speedup, pooled
+from edgetune.compare.speedup import CurvePoint, Speedup, equivalent_speedup, pooled
 from edgetune.compare.statistics import Ranked, rank
-from edgetune.config.settings import SelectionSettings
+from edgetune.selection import SelectionSettings
 from edgetune.utils.formatting import counted
 from edgetune.utils.metrics import agot
 from edgetune.utils.sanitize import in_markdown, visible
@@ -28,18 +28,15 @@ LOOP_PHASES = ("prepare", "score", "select", "train")
 
 @dataclass(frozen=True)
 class RankedRow:
-    """One method on one data set, its seeds together.
+    """One method on one data set: means over its seeds, None where they are not known.
 
     Attributes:
-        ranked: accuracy, interval, rank, tie.
-        seconds: mean over seeds, evaluation taken off.
+        seconds: evaluation taken off.
         prepare_s: of those, on proxies, references and whatever else comes before the model that is kept.
         select_rate: share of `seconds` that choosing rows took.
-        n_scored, n_trained: means; None where the program does not say.
-        t_norm: seconds of the loop over those of train-all on the same rows; None where that is not known.
+        t_norm: seconds of the loop over those of train-all on the same rows.
         t_norm_modelled: as the run's receipt has it.
         agot: eq. 5, with the share of the largest class as the accuracy without finetuning.
-        energy_j: mean; None where it is not known.
         speedup: against random + decay; None without a curve.
         notes: of the first seed.
     """
@@ -60,15 +57,11 @@ class RankedRow:
 
 @dataclass(frozen=True)
 class DataTable:
-    """All methods on one data set.
+    """All methods on one data set, the most accurate first, on one machine (CPU and cores).
 
     Attributes:
-        data: its name.
-        lines: the most accurate first.
         failed: (cell, why) of those that gave nothing.
         curve: (seconds, accuracy) of random + decay.
-        n_eval: evaluation rows.
-        machine: CPU and cores.
     """
 
     data: str
@@ -109,19 +102,15 @@ def describe_machine(outcome: Outcome) -> str:
 def _table(data: str, machine: str, outcomes: list[Outcome]) -> DataTable:
     groups = by_variant(outcomes)
     answers = {name: [one.answers() for one in found] for name, found in groups.items()}
-    points = _curve(outcomes)
+    curve = _curve(outcomes)
     # Points and methods that were not measured on every seed are ranked by the seeds that there are.
-    rng = np.random.default_rng(SEED)
-    ranked = rank(answers, rng) if answers else []
+    ranked = rank(answers, np.random.default_rng(SEED))
     base = {_otherwise(one): one for found in groups.values() for one in found if one.method == BASE}
-    lines = tuple(_line(one, groups[one.method], base, points, answers[one.method]) for one in ranked)
     return DataTable(
         data=data,
-        lines=lines,
+        lines=tuple(_line(one, groups[one.method], base, curve, answers[one.method]) for one in ranked),
         failed=tuple((f"{one.variant}, seed {one.seed}", one.error) for one in outcomes if not one.ok),
-        curve=tuple(
-            (seconds, float(np.mean([right.mean() for right in found]))) for seconds, found in points
-        ),
+        curve=tuple((seconds, float(np.mean([right.mean() for right in found]))) for seconds, found in curve),
         n_eval=max((one.n_eval for one in outcomes), default=0),
         machine=machine,
     )
@@ -129,15 +118,16 @@ def _table(data: str, machine: str, outcomes: list[Outcome]) -> DataTable:
 
 def _curve(outcomes: Sequence[Outcome]) -> list[CurvePoint]:
     """Return the reference's (seconds, answers by seed), seconds rising."""
-    found: dict[str, list[Outcome]] = {}
-    for one in outcomes:
-        if one.curve and one.ok:
-            found.setdefault(one.variant, []).append(one)
-    points = [
-        (statistics.mean(float(one.seconds or 0.0) for one in group), [one.answers() for one in group])
-        for group in found.values()
-    ]
+    groups = by_variant([one.model_copy(update={"curve": False}) for one in outcomes if one.curve])
+    points = [(_mean_s(found), [one.answers() for one in found]) for found in groups.values()]
     return sorted(points, key=lambda point: point[0])
+
+
+def _mean_s(outcomes: Sequence[Outcome], phase: str | None = None) -> float:
+    """Return mean seconds, of a phase where one is named."""
+    return statistics.mean(
+        float(one.seconds or 0.0) if phase is None else one.time_split_s.get(phase, 0.0) for one in outcomes
+    )
 
 
 def _line(
@@ -147,22 +137,23 @@ def _line(
     curve: Sequence[CurvePoint],
     answers: list[BoolArray],
 ) -> RankedRow:
-    seconds = statistics.mean(float(one.seconds or 0.0) for one in outcomes)
+    seconds = _mean_s(outcomes)
     speedup = None
     if len(curve) >= 2 and seconds > 0:
         speedup = equivalent_speedup(answers, seconds, curve, np.random.default_rng(SEED))
     bases = [base.get(_otherwise(one)) for one in outcomes]
     t_norm = _mean([_t_norm(one, like) for one, like in zip(outcomes, bases, strict=True)])
+    counts = {
+        name: _mean([one.counts.get(name) for one in outcomes])
+        for name in ("n_scored", "n_trained", "t_norm_modelled")
+    }
     return RankedRow(
         ranked=ranked,
         seconds=seconds,
-        prepare_s=statistics.mean(one.time_split_s.get("prepare", 0.0) for one in outcomes),
-        select_rate=statistics.mean(one.time_split_s.get("select", 0.0) for one in outcomes)
-        / max(seconds, 1e-9),
-        n_scored=_mean([one.counts.get("n_scored") for one in outcomes]),
-        n_trained=_mean([one.counts.get("n_trained") for one in outcomes]),
+        prepare_s=_mean_s(outcomes, "prepare"),
+        select_rate=_mean_s(outcomes, "select") / max(seconds, 1e-9),
+        **counts,
         t_norm=t_norm,
-        t_norm_modelled=_mean([one.counts.get("t_norm_modelled") for one in outcomes]),
         agot=_agot(ranked.accuracy, t_norm, [one for one in bases if one is not None]),
         energy_j=_mean([one.energy_j for one in outcomes]),
         speedup=speedup,
@@ -204,24 +195,26 @@ def _agot(accuracy: float, t_norm: float | None, base: Sequence[Outcome]) -> flo
     if t_norm is None or not base:
         return None
     full = statistics.mean(float(one.accuracy or 0.0) for one in base)
-    floors = [one.counts.get("largest_class_rate") for one in base]
-    floor = _mean(floors)
+    floor = _mean([one.counts.get("largest_class_rate") for one in base])
     if floor is None or full - floor < 1e-6:
         return None
     return agot(accuracy, t_norm, floor, full)
 
 
-def pooled_speedups(tables: Sequence[DataTable]) -> dict[str, Pooled]:
+def pooled_speedups(tables: Sequence[DataTable]) -> dict[str, Speedup]:
     """Return the speed-up over all data sets of each method that has one on all of them, if there are two."""
+    if len({table.data for table in tables}) < max(2, len(tables)):
+        return {}  # one set on two machines is not two sets
     found: dict[str, list[Speedup]] = {}
     for table in tables:
         for line in table.lines:
             if line.speedup is not None:
                 found.setdefault(line.ranked.method, []).append(line.speedup)
-    whole = [name for name, speedups in found.items() if len(speedups) == len(tables) >= 2]
-    if len({table.data for table in tables}) < len(tables):
-        return {}  # one set on two machines is not two sets
-    return {name: pooled(found[name], np.random.default_rng(SEED)) for name in whole}
+    return {
+        name: pooled(speedups, np.random.default_rng(SEED))
+        for name, speedups in found.items()
+        if len(speedups) == len(tables)
+    }
 
 
 def combined_speedups(tables: Sequence[DataTable]) -> list[tuple[str, ...]]:
@@ -232,7 +225,7 @@ def combined_speedups(tables: Sequence[DataTable]) -> list[tuple[str, ...]]:
     ]
 
 
-def describe_ratio(ratio: SpeedupRatio | None) -> str:
+def describe_ratio(ratio: Speedup | None) -> str:
     """Say a speed-up: `1.21 (1.05 to 1.40)`, with ≤ and ≥ where the curve ends."""
     if ratio is None:
         return "–"
@@ -242,26 +235,17 @@ def describe_ratio(ratio: SpeedupRatio | None) -> str:
 
 
 HEADER = (
-    "rank",
-    "method",
-    "accuracy",
-    "95 % interval",
-    "speed-up",
-    "seconds",
-    "prepare",
-    "select",
-    "scored",
-    "trained",
-    "T_norm",
-    "modelled",
-    "AGOT",
-    "energy",
-    "seeds",
+    *("rank", "method", "accuracy", "95 % interval", "speed-up", "seconds", "prepare", "select", "scored"),
+    *("trained", "T_norm", "modelled", "AGOT", "energy", "seeds"),
 )
 
 
 def row_cells(line: RankedRow) -> tuple[str, ...]:
     """Say a line of the table."""
+
+    def said(value: float | None, words: str, factor: float = 1.0) -> str:
+        return "–" if value is None else words.format(factor * value)
+
     one = line.ranked
     return (
         f"{one.rank}{'=' * one.tied_with_best}",
@@ -270,14 +254,14 @@ def row_cells(line: RankedRow) -> tuple[str, ...]:
         f"{100 * one.low:.1f} to {100 * one.high:.1f}",
         describe_ratio(line.speedup),
         f"{line.seconds:.1f}",
-        f"{line.prepare_s:.1f}" if line.prepare_s else "–",
-        f"{100 * line.select_rate:.1f} %" if line.select_rate else "–",
-        "–" if line.n_scored is None else f"{line.n_scored:,.0f}",
-        "–" if line.n_trained is None else f"{line.n_trained:,.0f}",
-        "–" if line.t_norm is None else f"{line.t_norm:.2f}",
-        "–" if line.t_norm_modelled is None else f"{line.t_norm_modelled:.2f}",
-        "–" if line.agot is None else f"{line.agot:.2f}",
-        "–" if line.energy_j is None else f"{line.energy_j / 1e3:.2f} kJ",
+        said(line.prepare_s or None, "{:.1f}"),
+        said(line.select_rate or None, "{:.1f} %", 100),
+        said(line.n_scored, "{:,.0f}"),
+        said(line.n_trained, "{:,.0f}"),
+        said(line.t_norm, "{:.2f}"),
+        said(line.t_norm_modelled, "{:.2f}"),
+        said(line.agot, "{:.2f}"),
+        said(line.energy_j, "{:.2f} kJ", 1e-3),
         f"{one.n_seeds}",
     )
 

@@ -14,9 +14,8 @@ from typing import Any
 
 from edgetune.compare.grid import Cell, encoder_alone
 from edgetune.compare.shared_rows import SharedRows
-from edgetune.config.settings import SelectionSettings
-from edgetune.planning.plan import Plan
 from edgetune.runs.dry_run import dry_run
+from edgetune.selection import SelectionSettings
 from edgetune.utils.errors import EdgetuneError
 from edgetune.utils.files import write_atomic
 from edgetune.utils.parsing import read_json_file
@@ -52,14 +51,17 @@ class SharedPlans:
         except EdgetuneError:  # each method then says itself what is wrong
             plans = ()
         best = next((plan for plan in plans if plan.trains), None)
-        self._known[self._key(cell)] = {} if best is None else _settings(best)
+        found: dict[str, Any] = {}
+        if best is not None:
+            wanted = ("backend", "precision", "batch_size", "max_length", "threads")
+            found = {name: value for name in wanted if (value := getattr(best, name)) is not None}
+            # Else each cell would plan by the runs of those before it.
+            found |= {"freeze": str(best.depth), "use_earlier_runs": False}
+        self._known[self._key(cell)] = found
         write_atomic(self._file, json.dumps(self._known, indent=2) + "\n")
 
     def _key(self, cell: Cell) -> str:
         return json.dumps([cell.data, self._rows[cell.data].key, _asked(cell)], sort_keys=True)
-
-
-_SELECTION = frozenset(SelectionSettings.model_fields)
 
 
 def _planned(cell: Cell) -> bool:
@@ -68,16 +70,6 @@ def _planned(cell: Cell) -> bool:
 
 def _asked(cell: Cell) -> dict[str, Any]:
     """Return what a plan depends on: all but how rows are selected."""
-    return {name: value for name, value in cell.settings.items() if name not in _SELECTION}
-
-
-def _settings(plan: Plan) -> dict[str, Any]:
-    found = {
-        "backend": plan.backend,
-        "precision": plan.precision,
-        "freeze": str(plan.depth),
-        "batch_size": plan.batch_size,
-        "max_length": plan.max_length,
-        "use_earlier_runs": False,  # else each cell would plan by those before it
+    return {
+        name: value for name, value in cell.settings.items() if name not in SelectionSettings.model_fields
     }
-    return found | ({} if plan.threads is None else {"threads": plan.threads})

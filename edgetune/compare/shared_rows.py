@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from pydantic import BaseModel, Field
 
 from edgetune.compare.grid import DataEntry, Grid
 from edgetune.data.examples import Example, find_parts, read_examples
@@ -18,7 +19,7 @@ from edgetune.data.near_duplicates import Words
 from edgetune.data.splits import data_options, hold_out
 from edgetune.data.table import BadRow
 from edgetune.data.text_files import reading_errors
-from edgetune.utils.errors import DataError
+from edgetune.utils.errors import DataError, UsageError
 from edgetune.utils.files import write_atomic
 from edgetune.utils.parsing import read_json_file
 from edgetune.utils.sanitize import brief
@@ -28,28 +29,27 @@ MAX_HOLDOUT = 10_000
 FILES = ("train.jsonl", "eval.jsonl")
 
 
-class SharedRows:
-    """One data set as two JSONL files.
+class SharedRows(BaseModel):
+    """One data set as two JSONL files in a folder; `rows.json` beside them says all this.
 
     Attributes:
-        name: of the set.
-        folder: where `train.jsonl` and `eval.jsonl` lie.
         n_train, n_eval: rows in them.
         labels: names of the classes of all rows, sorted.
         key: hash of both files.
         pair: whether texts are pairs.
         n_bad: rows of both files that could not be used and were left out.
+        wish: what they were drawn for.
     """
 
-    def __init__(self, folder: Path, meta: dict[str, Any]) -> None:
-        self.folder = folder
-        self.name: str = meta["name"]
-        self.n_train: int = meta["n_train"]
-        self.n_eval: int = meta["n_eval"]
-        self.labels: tuple[str, ...] = tuple(meta["labels"])
-        self.key: str = meta["key"]
-        self.pair: bool = meta["pair"]
-        self.n_bad: int = meta["n_bad"]
+    folder: Path = Field(exclude=True)
+    name: str
+    n_train: int
+    n_eval: int
+    labels: tuple[str, ...]
+    key: str
+    pair: bool
+    n_bad: int
+    wish: dict[str, Any]
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -80,19 +80,19 @@ def draw_shared_rows(entry: DataEntry, grid: Grid, folder: Path) -> SharedRows:
         "contents": contents,
     }
     meta_file = folder / "rows.json"
-    with contextlib.suppress(OSError, ValueError, LookupError, TypeError):  # none yet, or damaged
-        meta = read_json_file(meta_file)
-        if meta["wish"] == wish and meta["key"] == _key(folder):
-            return SharedRows(folder, meta)
+    with contextlib.suppress(OSError, ValueError, TypeError):  # none yet, or damaged
+        known = SharedRows(folder=folder, **read_json_file(meta_file))
+        if known.wish == wish and known.key == _key(folder):
+            return known
     meta_file.unlink(missing_ok=True)  # until both files are there again
     bad: list[BadRow] = []
     train = _read(entry.train, entry, bad)
     parts = find_parts(entry.train, data_options(entry)) if entry.eval is None else None
     part = None if parts is None else parts.validation
     if entry.eval is None and part is None:
-        labels = np.unique([example.label for example in train], return_inverse=True)[1]
+        ids = np.unique([example.label for example in train], return_inverse=True)[1]
         words = Words([f"{example.text} {example.text_pair or ''}" for example in train])
-        split = hold_out(words, labels, grid.holdout, MAX_HOLDOUT, np.random.default_rng([SEED, 0]))
+        split = hold_out(words, ids, grid.holdout, MAX_HOLDOUT, np.random.default_rng([SEED, 0]))
         train, evaluation = ([train[i] for i in rows] for rows in split)
     else:
         evaluation = _read(entry.eval or entry.train, entry, bad, part)
@@ -101,13 +101,13 @@ def draw_shared_rows(entry: DataEntry, grid: Grid, folder: Path) -> SharedRows:
         spelling = {name: names[place] for name, place in places.items()}
         evaluation = [one._replace(label=spelling.get(one.label, one.label)) for one in evaluation]
     train, evaluation = _draw(train, n_train, 1), _draw(evaluation, n_eval, 2)
-    known = {example.label for example in train}
-    if len(known) < 2 or not evaluation:
+    labels = {example.label for example in train}
+    if len(labels) < 2 or not evaluation:
         raise DataError(
-            f"{entry.name}: {len(train)} training rows with {len(known)} labels and {len(evaluation)} "
+            f"{entry.name}: {len(train)} training rows with {len(labels)} labels and {len(evaluation)} "
             "evaluation rows are left; at least 2 labels and 1 evaluation row are needed. Use more rows."
         )
-    strange = {example.label for example in evaluation} - known
+    strange = {example.label for example in evaluation} - labels
     if strange:
         label = brief(sorted(strange)[0])
         raise DataError(
@@ -115,33 +115,45 @@ def draw_shared_rows(entry: DataEntry, grid: Grid, folder: Path) -> SharedRows:
             "rows."
         )
     folder.mkdir(parents=True, exist_ok=True)
-    for name, rows in zip(FILES, (train, evaluation), strict=True):
-        _write(folder / name, rows)
-    meta = {
-        "name": entry.name,
-        "n_train": len(train),
-        "n_eval": len(evaluation),
-        "labels": sorted(known),
-        "key": _key(folder),
-        "pair": entry.pair,
-        "n_bad": len(bad),
-        "wish": wish,
-    }
-    write_atomic(meta_file, json.dumps(meta, indent=2, ensure_ascii=False) + "\n")
-    return SharedRows(folder, meta)
+    for name, examples in zip(FILES, (train, evaluation), strict=True):
+        lines = []
+        for one in examples:
+            pair = {} if one.text_pair is None else {"text_pair": one.text_pair}
+            row = {"text": one.text, "label": one.label, **pair}
+            lines.append(json.dumps(row, ensure_ascii=False) + "\n")
+        write_atomic(folder / name, "".join(lines))
+    rows = SharedRows(
+        folder=folder,
+        name=entry.name,
+        n_train=len(train),
+        n_eval=len(evaluation),
+        labels=tuple(sorted(labels)),
+        key=_key(folder),
+        pair=entry.pair,
+        n_bad=len(bad),
+        wish=wish,
+    )
+    write_atomic(meta_file, rows.model_dump_json(indent=2) + "\n")
+    return rows
 
 
 def _read(path: str, entry: DataEntry, bad: list[BadRow], part: str | None = None) -> list[Example]:
     options = dataclasses.replace(data_options(entry), part=part)
-    return list(read_examples(path, options, bad.append))
+    found = list(read_examples(path, options, bad.append))
+    if found and found[0].several is not None:
+        raise UsageError(
+            f"compare is for one label a row, and rows of {path} may have several; with --single-label such "
+            "rows are left out."
+        )
+    return found
 
 
 def _content(path: str) -> str:
     """Return a hash of a file's bytes, so that changed labels are noticed; of other data its name alone."""
     if not Path(path).is_file():
         return path
-    digest = hashlib.sha256()
     with reading_errors(Path(path)), Path(path).open("rb") as file:
+        digest = hashlib.sha256()
         while chunk := file.read(1 << 20):
             digest.update(chunk)
     return digest.hexdigest()
@@ -153,17 +165,6 @@ def _draw(examples: list[Example], n_rows: int | None, purpose: int) -> list[Exa
         return examples
     rng = np.random.default_rng([SEED, purpose])
     return [examples[i] for i in np.sort(rng.choice(len(examples), n_rows, replace=False))]
-
-
-def _write(path: Path, examples: list[Example]) -> None:
-    """Write rows as JSONL."""
-    lines = []
-    for example in examples:
-        row = {"text": example.text, "label": example.label}
-        if example.text_pair is not None:
-            row["text_pair"] = example.text_pair
-        lines.append(json.dumps(row, ensure_ascii=False) + "\n")
-    write_atomic(path, "".join(lines))
 
 
 def _key(folder: Path) -> str:

@@ -18,9 +18,10 @@ import math
 from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Literal, TypeAlias
+from typing import Literal, NamedTuple, TypeAlias
 
 import numpy as np
+from scipy.optimize import isotonic_regression
 
 from edgetune.compare.statistics import N_DRAWS, TAILS, draw_accuracies, mean_accuracy, resampled_shares
 from edgetune.utils.types import BoolArray, FloatArray
@@ -32,8 +33,7 @@ CurvePoint: TypeAlias = tuple[float, Sequence[BoolArray]]
 """Seconds of the reference, and over its seeds which eval rows (n,) it then got right."""
 
 
-@dataclass(frozen=True, slots=True)
-class TimeNeeded:
+class TimeNeeded(NamedTuple):
     """How long the reference takes to an accuracy.
 
     Attributes:
@@ -47,35 +47,28 @@ class TimeNeeded:
     bound: Bound = ""
 
 
-@dataclass(frozen=True, slots=True)
-class Curve:
-    """Accuracy against time: straight in log time between measured times, and nothing beyond them.
+def time_for(accuracy: float, times_s: Sequence[float], fitted: Sequence[float]) -> TimeNeeded:
+    """Read the time to an accuracy off a curve: straight in log time, and nothing beyond its ends.
 
-    Attributes:
-        times_s: when it was measured, rising.
-        accuracies: fitted at those times, never falling.
+    Args:
+        accuracy: that is wanted.
+        times_s: when the reference was measured, rising.
+        fitted: accuracies at those times, never falling.
     """
-
-    times_s: tuple[float, ...]
-    accuracies: tuple[float, ...]
-
-    def time_for(self, accuracy: float) -> TimeNeeded:
-        """Return the time to an accuracy, or the bound that the measured times put on it."""
-        times, fitted = self.times_s, self.accuracies
-        after = bisect_left(fitted, accuracy)
-        if after == len(fitted):
-            return TimeNeeded(times[-1], times[-1], "at least")
-        if fitted[after] == accuracy:
-            return TimeNeeded(times[after], times[bisect_right(fitted, accuracy) - 1])
-        if after == 0:
-            return TimeNeeded(times[0], times[0], "at most")
-        share = (accuracy - fitted[after - 1]) / (fitted[after] - fitted[after - 1])
-        seconds = times[after - 1] * (times[after] / times[after - 1]) ** share
-        return TimeNeeded(seconds, seconds)
+    after = bisect_left(fitted, accuracy)
+    if after == len(fitted):
+        return TimeNeeded(times_s[-1], times_s[-1], "at least")
+    if fitted[after] == accuracy:
+        return TimeNeeded(times_s[after], times_s[bisect_right(fitted, accuracy) - 1])
+    if after == 0:
+        return TimeNeeded(times_s[0], times_s[0], "at most")
+    share = (accuracy - fitted[after - 1]) / (fitted[after] - fitted[after - 1])
+    seconds = times_s[after - 1] * (times_s[after] / times_s[after - 1]) ** share
+    return TimeNeeded(seconds, seconds)
 
 
 @dataclass(frozen=True, slots=True)
-class SpeedupRatio:
+class Speedup:
     """A speed-up with its 95 % interval; an open end goes further than its number.
 
     Attributes:
@@ -85,6 +78,8 @@ class SpeedupRatio:
         bound: whether `ratio` itself is only a bound.
         low_open: 2.5 % of draws or more fell below the curve: the interval goes on below `low`.
         high_open: as many fell above it, or on a flat piece that ends it: it goes on above `high`.
+        draws: (D, 2) ratio of each draw, by the shortest time and by the end of the flat piece.
+        opens: (D, 2) whether a draw is open below, and above.
     """
 
     ratio: float
@@ -93,73 +88,8 @@ class SpeedupRatio:
     bound: Bound
     low_open: bool
     high_open: bool
-
-
-@dataclass(frozen=True, slots=True)
-class Speedup(SpeedupRatio):
-    """The speed-up on one data set.
-
-    Attributes:
-        needed: time of the reference for the method's mean accuracy.
-        n_points: times the reference was measured at; below five the curve is coarse.
-        below_rate: share of draws below the curve.
-        above_rate: share of draws above it.
-        draws: (D, 2) ratio of each draw, by the shortest time and by the end of the flat piece.
-        opens: (D, 2) whether a draw is open below, and above.
-    """
-
-    needed: TimeNeeded
-    n_points: int
-    below_rate: float
-    above_rate: float
     draws: FloatArray = field(repr=False, compare=False)
     opens: BoolArray = field(repr=False, compare=False)
-
-
-@dataclass(frozen=True, slots=True)
-class Pooled(SpeedupRatio):
-    """The geometric mean over data sets.
-
-    Attributes:
-        n_sets: how many.
-        n_bounds: in how many the ratio is only a bound.
-    """
-
-    n_sets: int
-    n_bounds: int
-
-
-def isotonic(values: Sequence[float], weights: Sequence[float]) -> tuple[float, ...]:
-    """Return the never-falling values nearest in weighted squares: pool adjacent violators."""
-    blocks: list[tuple[float, float, int]] = []  # mean, weight, how many values
-    for value, weight in zip(values, weights, strict=True):
-        mean, total, n = value, weight, 1
-        while blocks and blocks[-1][0] > mean:
-            before, heavy, more = blocks.pop()
-            mean = (before * heavy + mean * total) / (heavy + total)
-            total, n = total + heavy, n + more
-        blocks.append((mean, total, n))
-    return tuple(mean for mean, _, n in blocks for _ in range(n))
-
-
-def fit_curve(
-    times_s: Sequence[float], accuracies: Sequence[float], weights: Sequence[float] | None = None
-) -> Curve:
-    """Fit a monotone curve to accuracies at two or more different times, in any order.
-
-    Args:
-        times_s: seconds, above 0.
-        accuracies: measured at each.
-        weights: how much each is believed, such as its number of seeds; None: all the same.
-    """
-    weights = [1.0] * len(times_s) if weights is None else weights
-    points = sorted(zip(times_s, accuracies, weights, strict=True))
-    times = tuple(float(point[0]) for point in points)
-    if len(times) < 2 or len(set(times)) < len(times):
-        raise ValueError(f"a curve needs two or more different times; these are {list(times)}")
-    if not (times[0] > 0 and math.isfinite(times[-1]) and min(weights) > 0):
-        raise ValueError(f"times and weights must be above 0; found {list(times)} s and {list(weights)}")
-    return Curve(times, isotonic([float(p[1]) for p in points], [float(p[2]) for p in points]))
 
 
 def equivalent_speedup(
@@ -171,7 +101,8 @@ def equivalent_speedup(
 ) -> Speedup:
     """Return the time that the reference needs for the method's accuracy, over the method's own.
 
-    Rows and seeds are drawn for method and curve together, and the curve is fitted anew in each draw.
+    Rows and seeds are drawn for method and curve together, and a curve that never falls is fitted anew in
+    each draw, each point weighing as much as it has seeds.
 
     Args:
         right: over the method's seeds, which eval rows (n,) it got right.
@@ -180,40 +111,30 @@ def equivalent_speedup(
         rng: what the draws are taken from.
         n_draws: how many draws.
     """
-    if not (method_s > 0 and math.isfinite(method_s)):
-        raise ValueError(f"the method's time must be above 0 s; it is {method_s}")
     curve = sorted(curve, key=lambda point: point[0])
-    times = [seconds for seconds, _ in curve]
-    weights = [float(len(seeds)) for _, seeds in curve]
-    fitted = fit_curve(times, [mean_accuracy(seeds) for _, seeds in curve], weights)
-    needed = fitted.time_for(mean_accuracy(right))
-    accuracies = draw_accuracies([right, *(seeds for _, seeds in curve)], rng, n_draws).tolist()
-    found = [Curve(fitted.times_s, isotonic(row[1:], weights)).time_for(row[0]) for row in accuracies]
+    times_s, weights = zip(*((seconds, len(seeds)) for seconds, seeds in curve), strict=True)
+
+    def needed(row: Sequence[float]) -> TimeNeeded:
+        return time_for(row[0], times_s, isotonic_regression(row[1:], weights=weights).x.tolist())
+
+    groups = [right, *(seeds for _, seeds in curve)]
+    measured = needed([mean_accuracy(seeds) for seeds in groups])
+    found = [needed(row) for row in draw_accuracies(groups, rng, n_draws).tolist()]
     draws = np.array([(one.seconds, one.until_s) for one in found]) / method_s
-    below = np.array([one.bound == "at most" for one in found])
-    above = np.array([one.bound == "at least" for one in found])
-    flat_end = np.array([one.seconds < one.until_s == times[-1] for one in found])
-    opens = np.stack([below, above | flat_end], axis=1)
-    return Speedup(
-        *_interval(needed.seconds / method_s, draws, opens, needed.bound),
-        needed=needed,
-        n_points=len(curve),
-        below_rate=float(below.mean()),
-        above_rate=float(above.mean()),
-        draws=draws,
-        opens=opens,
-    )
+    opens = [
+        (one.bound == "at most", one.bound == "at least" or one.seconds < one.until_s == times_s[-1])
+        for one in found
+    ]
+    return _with_interval(measured.seconds / method_s, measured.bound, draws, np.array(opens))
 
 
-def pooled(speedups: Sequence[Speedup], rng: np.random.Generator, n_draws: int = N_DRAWS) -> Pooled:
+def pooled(speedups: Sequence[Speedup], rng: np.random.Generator, n_draws: int = N_DRAWS) -> Speedup:
     """Return the geometric mean over data sets, each weighing the same.
 
     A draw takes K - 1 of K sets with replacement and one draw of each set's own; the spread between sets
     holds their own noise already, so this errs on the wide side. One set keeps its own interval. A draw
     is open where any of its sets is.
     """
-    if not speedups:
-        raise ValueError("pooling needs at least one data set")
     shares = resampled_shares(len(speedups), rng, n_draws)
     picks = [rng.integers(0, len(one.draws), n_draws) for one in speedups]
     logs = np.stack([np.log(one.draws[pick]) for one, pick in zip(speedups, picks, strict=True)], axis=1)
@@ -223,20 +144,13 @@ def pooled(speedups: Sequence[Speedup], rng: np.random.Generator, n_draws: int =
     bounds = {one.bound for one in speedups if one.bound}
     bound: Bound = "about" if len(bounds) > 1 else next(iter(bounds), "")
     ratio = math.exp(sum(math.log(one.ratio) for one in speedups) / len(speedups))
-    return Pooled(
-        *_interval(ratio, draws, opened, bound),
-        n_sets=len(speedups),
-        n_bounds=sum(bool(one.bound) for one in speedups),
-    )
+    return _with_interval(ratio, bound, draws, opened)
 
 
-def _interval(
-    ratio: float, draws: FloatArray, opens: BoolArray, bound: Bound
-) -> tuple[float, float, float, Bound, bool, bool]:
-    """Return the values of a `Ratio`; the interval of draws (D, 2) is widened to hold the ratio itself."""
-    low = float(np.quantile(draws[:, 0], TAILS[0]))
-    high = float(np.quantile(draws[:, 1], TAILS[1]))
-    rates = opens.mean(axis=0)
-    low_open = bool(rates[0] >= TAILS[0]) or bound in ("at most", "about")
-    high_open = bool(rates[1] >= TAILS[0]) or bound in ("at least", "about")
-    return ratio, min(low, ratio), max(high, ratio), bound, low_open, high_open
+def _with_interval(ratio: float, bound: Bound, draws: FloatArray, opens: BoolArray) -> Speedup:
+    """Return the interval of draws (D, 2), widened to hold the ratio itself."""
+    low, high = (float(np.quantile(draws[:, end], TAILS[end])) for end in (0, 1))
+    low_open, high_open = (bool(rate >= TAILS[0]) for rate in opens.mean(axis=0))
+    low_open |= bound in ("at most", "about")
+    high_open |= bound in ("at least", "about")
+    return Speedup(ratio, min(low, ratio), max(high, ratio), bound, low_open, high_open, draws, opens)

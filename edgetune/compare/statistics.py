@@ -35,14 +35,9 @@ BINOMIAL_COST = 6
 
 @dataclass(frozen=True, slots=True)
 class Ranked:
-    """One line of the ranking.
+    """One line of the ranking: mean accuracy over seeds, and the ends of its 95 % interval.
 
     Attributes:
-        method: its name.
-        accuracy: mean over seeds.
-        low: lower end of its 95 % interval.
-        high: upper end.
-        n_seeds: runs it was measured by.
         rank: 1 + how many methods are significantly better (5 %, paired); so ties share a rank.
         tied_with_best: whether its difference to the highest accuracy is not significant.
     """
@@ -91,8 +86,7 @@ def rank(
     ranked = []
     for i, name in enumerate(names):
         right = methods[name]
-        one = len(right) == 1
-        low, high = accuracy_interval(right, rng) if one else percentile_interval(draws[:, i])
+        low, high = accuracy_interval(right, rng) if len(right) == 1 else percentile_interval(draws[:, i])
         tied = not bool(behind_best[i])
         ranked.append(Ranked(name, mean_accuracy(right), low, high, len(right), 1 + n_better[i], tied))
     return ranked
@@ -128,14 +122,9 @@ def percentile_interval(draws: FloatArray) -> tuple[float, float]:
 
 def _columns(groups: Sequence[Sequence[BoolArray]]) -> BoolArray:
     """Stack what every seed of every method got right, (S, n), after checking that it can be compared."""
-    if not all(len(right) for right in groups):
-        raise ValueError("every method needs at least one seed")
     seeds = [np.asarray(seed, dtype=np.bool_) for right in groups for seed in right]
-    shapes = sorted({seed.shape for seed in seeds})
-    if len(shapes) > 1 or len(shapes[0]) != 1:
-        raise ValueError(f"all seeds must be evaluated on the same rows, one value a row; found {shapes}")
-    if not shapes[0][0]:
-        raise ValueError("an accuracy needs at least one row")
+    if len({seed.shape for seed in seeds}) != 1 or not seeds[0].size or not all(map(len, groups)):
+        raise ValueError("every method needs a seed or more, all evaluated on the same rows, one or more")
     return np.stack(seeds)
 
 

@@ -4,23 +4,6 @@ from __future__ import annotations
 
 from typing import Literal
 
-Method = Literal[
-    "train-all",
-    "random",
-    "fixed-threshold",
-    "auto-threshold",
-    "three-stage",
-    "auto-assist",
-    "svp",
-    "selective-backprop",
-    "selective-backprop-stale",
-    "info-batch",
-    "rho-loss",
-    "cartography-ambiguous",
-    "cartography-hard",
-    "ftft",
-    "swift-learn",
-]
 Preset = Literal["default", "paper"]
 Backend = Literal["auto", "ort", "torch", "onnx"]
 Device = Literal["cpu", "cuda"]

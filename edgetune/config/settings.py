@@ -5,9 +5,10 @@ RunConfig: [data] [model] [selection] [train] [budget]
 
 from __future__ import annotations
 
-from typing import Any, Literal, get_args
+from collections.abc import Mapping
+from typing import Any, ClassVar, Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field, SerializeAsAny, field_validator
 
 from edgetune.config.choices import (
     Backend,
@@ -15,7 +16,6 @@ from edgetune.config.choices import (
     Device,
     Learner,
     LogTo,
-    Method,
     Metric,
     Pooling,
     Precision,
@@ -37,17 +37,6 @@ def freeze_of(depth: int) -> str:
 MAX_HOLDOUT_ROWS = 10_000
 MAX_SEED = 2**32 - 1  # of numpy's and torch's generators
 
-METHODS: tuple[Method, ...] = get_args(Method)
-FILTERS: tuple[Method, ...] = (
-    "fixed-threshold",
-    "auto-threshold",
-    "three-stage",
-    "selective-backprop",
-    "selective-backprop-stale",
-    "rho-loss",
-)
-"""Methods that score rows before they train them."""
-
 
 class Settings(BaseModel):
     """Base of all settings: unknown names are refused, values are frozen."""
@@ -56,88 +45,50 @@ class Settings(BaseModel):
 
 
 class SelectionSettings(Settings):
-    """How examples are chosen. Defaults are the preset `default`; docs/methods.md has the table.
+    """How examples are chosen; `edgetune.selection.SelectionSettings` adds the settings of all methods.
 
     Attributes:
         method: which selector.
-        preset: which column of the table filled the other values.
-        keep_rate: `random` keeps an example with this probability.
-        threshold: `fixed-threshold` trains examples whose loss (nats) is above it.
-        warmup_fraction: stage 0 lasts this share of one epoch.
-        warmup_gain: and goes on until the last losses are this share below what guessing costs (nats, by the
-            shares of the labels); 0: it does not wait for that.
-        threshold_window: L_low is the mean of this many last example losses.
-        moving_threshold: whether L_low follows the window after stage 0.
-        features: what the meta predictor sees: `tokens`, or hashed tokens with length and label.
-        calibrated: whether the predictor's log odds are scaled to be probabilities.
-        recall: stage 2 calls so many examples hard that this share of the hard ones is among them; 0, or with
-            nothing explored: those that are likelier hard than not.
-        alt: stage 1 ends when the predictor's mean log loss (nats) is at most this.
-        alt_window: over how many scored batches that mean is taken (W).
-        alt_after_fit: compare the loss on a batch after fitting it (else before: test, then train).
-        explore_rate: share of predicted-easy examples that are scored anyway.
-        base_rate: `auto-assist` accepts at least this share of the examples that its assistant calls easy.
-        beta: `selective-backprop` trains with probability (percentile of the loss) ** beta.
-        loss_window: over how many last losses that percentile is taken.
-        stale_epochs: `selective-backprop-stale` uses an example's loss for so many passes.
-        prune_rate: `info-batch` leaves out this share of the examples whose loss is below the mean.
-        full_rate: `info-batch` trains on everything for this last share of the run.
-        pool_rows: `rho-loss` chooses among so many scored examples at a time.
-        top_rate: share of those that `rho-loss` trains, and share of all that `swift-learn` trains.
-        proxy_holdout: share of the train rows that `rho-loss` gives to its small model.
-        subset_rate: share that `svp`, the cartographies and `ftft` train on.
-        rank_by: how `svp` ranks: `confidence` (least), `entropy`, `forgetting` or `k-center`.
-        reference_rate: share of the run in which the cartographies and `ftft` measure; None: a half, and a
-            quarter for `ftft`.
-        refresh_epochs: `swift-learn` measures everything again after so many passes.
-        watched: whether a filter that costs more than it saves under a deadline is switched off.
+        preset: `paper` sets what differs in Ouyang et al. 2023; docs/methods.md has the table.
     """
 
-    method: Method = "train-all"
+    method: str = "train-all"
     preset: Preset = "default"
-    keep_rate: float = Field(0.5, gt=0, le=1)
-    threshold: float = Field(0.3, ge=0)
-    warmup_fraction: float = Field(0.1, gt=0, le=1)
-    warmup_gain: float = Field(0.5, ge=0, lt=1)
-    threshold_window: int = Field(128, ge=1)
-    moving_threshold: bool = False
-    features: Literal["tokens", "hashed"] = "hashed"
-    calibrated: bool = True
-    recall: float = Field(0.8, ge=0, le=1)
-    alt: float = Field(0.69, gt=0)
-    alt_window: int = Field(16, ge=1)
-    alt_after_fit: bool = False
-    explore_rate: float = Field(0.05, ge=0, le=1)
-    base_rate: float = Field(0.3, gt=0, le=1)
-    beta: float = Field(3.0, ge=0)
-    loss_window: int = Field(1024, ge=1)
-    stale_epochs: int = Field(3, ge=1)
-    prune_rate: float = Field(0.5, ge=0, lt=1)
-    full_rate: float = Field(0.125, ge=0, le=1)
-    pool_rows: int = Field(320, ge=1)
-    top_rate: float = Field(0.1, gt=0, le=1)
-    proxy_holdout: float = Field(0.1, gt=0, lt=1)
-    subset_rate: float = Field(0.33, gt=0, le=1)
-    rank_by: Literal["confidence", "entropy", "forgetting", "k-center"] = "entropy"
-    reference_rate: float | None = Field(None, gt=0, lt=1)
-    refresh_epochs: int = Field(3, ge=1)
-    watched: bool = True
+    watched: bool = Field(
+        True, description="whether a filter that costs more than it saves under a deadline is switched off."
+    )
 
 
-PRESETS: dict[str, dict[str, Any]] = {
-    "default": {},
-    "paper": {
-        "preset": "paper",
-        "warmup_gain": 0.0,
-        "features": "tokens",
-        "calibrated": False,
-        "recall": 0.0,
-        "alt": 0.5,
-        "alt_window": 8,
-        "alt_after_fit": True,
-        "explore_rate": 0.0,
-    },
-}
+_registered: tuple[type[SelectionSettings], Mapping[str, Mapping[str, Any]]] | None = None
+
+
+def register_methods(kind: type[SelectionSettings], presets: Mapping[str, Mapping[str, Any]]) -> None:
+    """Tell this folder, which lies below the methods, what settings they have.
+
+    Args:
+        kind: settings of all methods.
+        presets: values of each preset, by name of the preset.
+    """
+    global _registered  # once, when `edgetune.selection` is imported
+    _registered = kind, presets
+
+
+def registered_methods() -> tuple[type[SelectionSettings], Mapping[str, Mapping[str, Any]]]:
+    """Return what was registered; `edgetune.selection` has to be imported before settings are read."""
+    assert _registered is not None, "import edgetune.selection first"
+    return _registered
+
+
+class MethodSettings(Settings):
+    """Settings of one method; they stand beside it, with a default, limits and a description.
+
+    Methods may share a setting: then its default is the same. docs/methods.md has the table of the presets.
+
+    Attributes:
+        paper: values that the preset `paper` sets.
+    """
+
+    paper: ClassVar[Mapping[str, Any]] = {}
 
 
 class LabelledText(Settings):
@@ -154,6 +105,7 @@ class LabelledText(Settings):
         escape: whether backslashes escape quotes in delimited files; None: decided from the file.
         pair: two text columns are a sentence pair.
         merge_labels: labels that differ only in letter case, a full stop, or `_`, `-` and blank are one.
+        multi_label: whether a row may have several labels, or none; None: decided from the file.
     """
 
     train: str
@@ -166,6 +118,7 @@ class LabelledText(Settings):
     escape: bool | None = None
     pair: bool = False
     merge_labels: bool = False
+    multi_label: bool | None = None
 
 
 class DataSettings(LabelledText):
@@ -345,6 +298,6 @@ class RunConfig(Settings):
     schema_version: Literal[1] = 1
     data: DataSettings
     model: ModelSettings = ModelSettings()
-    selection: SelectionSettings = SelectionSettings()
+    selection: SerializeAsAny[SelectionSettings] = SelectionSettings()
     train: TrainSettings = TrainSettings()
     budget: BudgetSettings = BudgetSettings()

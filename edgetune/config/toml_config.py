@@ -14,14 +14,13 @@ import tomli_w
 from pydantic import ValidationError
 
 from edgetune.config.settings import (
-    PRESETS,
     BudgetSettings,
     DataSettings,
     ModelSettings,
     RunConfig,
-    SelectionSettings,
     Settings,
     TrainSettings,
+    registered_methods,
 )
 from edgetune.utils.errors import UsageError, did_you_mean
 from edgetune.utils.parsing import TomlError, is_encodable, read_toml
@@ -41,16 +40,21 @@ def make_config(raw: dict[str, Any]) -> RunConfig:
     Raises:
         UsageError: a value cannot be; the message names the setting and the value.
     """
+    kind, presets = registered_methods()
     selection = dict(raw.get("selection", {}))
     preset = selection.get("preset", "default")
-    if not isinstance(preset, str) or preset not in PRESETS:
-        raise UsageError(f"There is no preset {brief(repr(preset))}; choose from {', '.join(PRESETS)}.")
+    if not isinstance(preset, str) or preset not in presets:
+        raise UsageError(f"There is no preset {brief(repr(preset))}; choose from {', '.join(presets)}.")
     _check_text(raw)
     train = dict(raw.get("train", {}))
     if preset == "paper":
         train.setdefault("decay", "steps")
     try:
-        return RunConfig.model_validate(raw | {"selection": PRESETS[preset] | selection, "train": train})
+        chosen = kind.model_validate({**presets[preset], **selection})
+    except ValidationError as error:
+        raise UsageError(_first_problem(error, "selection")) from error
+    try:
+        return RunConfig.model_validate(raw | {"selection": chosen, "train": train})
     except ValidationError as error:
         raise UsageError(_first_problem(error)) from error
 
@@ -65,13 +69,15 @@ def _check_text(raw: dict[str, Any]) -> None:
                 raise UsageError(f"{where}: {brief(value)} contains bytes that are not UTF-8; rename it.")
 
 
-SECTIONS: dict[str, type[Settings]] = {
-    "data": DataSettings,
-    "model": ModelSettings,
-    "selection": SelectionSettings,
-    "train": TrainSettings,
-    "budget": BudgetSettings,
-}
+def sections() -> dict[str, type[Settings]]:
+    """Return the settings of each section of a config."""
+    return {
+        "data": DataSettings,
+        "model": ModelSettings,
+        "selection": registered_methods()[0],
+        "train": TrainSettings,
+        "budget": BudgetSettings,
+    }
 
 
 def group_by_section(settings: dict[str, Any]) -> dict[str, dict[str, Any]]:
@@ -80,25 +86,27 @@ def group_by_section(settings: dict[str, Any]) -> dict[str, dict[str, Any]]:
     Raises:
         UsageError: there is no such setting.
     """
-    sections: dict[str, dict[str, Any]] = {name: {} for name in SECTIONS}
+    kinds = sections()
+    grouped: dict[str, dict[str, Any]] = {name: {} for name in kinds}
     for name, value in settings.items():
-        home = next((key for key, kind in SECTIONS.items() if name in kind.model_fields), None)
+        home = next((key for key, kind in kinds.items() if name in kind.model_fields), None)
         if home is None:
-            known = [field for kind in SECTIONS.values() for field in kind.model_fields]
+            known = [field for kind in kinds.values() for field in kind.model_fields]
             raise UsageError(
                 f'There is no setting "{brief(name)}".{did_you_mean(name, known)} '
                 "Run `edgetune finetune --help` or `edgetune methods NAME` to list the settings."
             )
-        sections[home][name] = value
-    return sections
+        grouped[home][name] = value
+    return grouped
 
 
 def merge_sections(base: dict[str, Any], over: dict[str, dict[str, Any]]) -> RunConfig:
     """Put settings over those of a config file, section by section."""
     if over.get("selection", {}).get("preset", (chosen := _preset_of(base))) != chosen:
         base = _without_preset(base)
-    raw = {name: {**base.get(name, {}), **over.get(name, {})} for name in SECTIONS}
-    unknown = set(base) - set(SECTIONS) - {"schema_version"}
+    known = sections()
+    raw = {name: {**base.get(name, {}), **over.get(name, {})} for name in known}
+    unknown = set(base) - set(known) - {"schema_version"}
     if unknown:
         raise UsageError(f"The config has unknown sections: {brief(', '.join(sorted(unknown)))}.")
     return make_config(raw)
@@ -110,19 +118,20 @@ def _preset_of(raw: dict[str, Any]) -> str:
 
 def _without_preset(raw: dict[str, Any]) -> dict[str, Any]:
     """Drop what a preset decides, so that another preset can decide it anew."""
-    decided = {name for preset in PRESETS.values() for name in preset}
+    decided = {name for preset in registered_methods()[1].values() for name in preset}
     selection = {name: value for name, value in raw.get("selection", {}).items() if name not in decided}
     train = {name: value for name, value in raw.get("train", {}).items() if name != "decay"}
     return {**raw, "selection": selection, "train": train}
 
 
-def _first_problem(error: ValidationError) -> str:
+def _first_problem(error: ValidationError, *section: str) -> str:
     problem = error.errors()[0]
-    where = brief(".".join(str(part) for part in problem["loc"]))
+    where = brief(".".join(str(part) for part in (*section, *problem["loc"])))
     option = brief(str(problem["loc"][-1]).replace("_", "-")) if problem["loc"] else "config"
     given = problem.get("input")
     shown = f" (given: {brief(repr(given))})" if not isinstance(given, dict) else ""
-    words = problem["msg"].lower().removeprefix("value error, ")
+    words = problem["msg"].removeprefix("Value error, ")
+    words = words[:1].lower() + words[1:]
     return f"--{option}, setting {where}: {words}{shown}."
 
 

@@ -2,7 +2,8 @@
 
 A compressed Arrow batch is unpacked whole by pyarrow, to the size that eight bytes in front of each of its
 buffers claim. These sizes are read first: Flatbuffers tables of `Message.fbs`, no more of them than that
-takes.
+takes. A page of Parquet of a few bytes can say that a text of 10 MB comes a million times: such columns stay
+dictionaries, whose texts are looked up row by row, in batches that fill `MAX_BATCH_BYTES` at worst.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import json
 import struct
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -19,7 +21,7 @@ from edgetune.data.compression import Unpacked
 from edgetune.data.folders import resolves_inside
 from edgetune.data.parts import Parts
 from edgetune.data.table import MAX_PATH_KEYS, MAX_PATHS, BadRow, Row, Table, value_at
-from edgetune.utils.errors import DataError, EdgetuneError, MissingDependencyError
+from edgetune.utils.errors import DataError, EdgetuneError
 from edgetune.utils.limits import MAX_BATCH_BYTES, MAX_COLUMNS, MAX_TOML_BYTES
 from edgetune.utils.sanitize import brief
 
@@ -30,11 +32,7 @@ _DATA = 1  # field of DictionaryBatch
 
 
 def unpacked_sizes(arrow: Any, source: Any) -> Iterator[int]:
-    """Yield the bytes that each compressed batch unpacks to, 0 for one that is not compressed.
-
-    Raises:
-        ValueError, struct.error, pyarrow.ArrowException: the stream is damaged.
-    """
+    """Yield the bytes that each compressed batch unpacks to, 0 for one that is not compressed."""
     for message in arrow.ipc.MessageReader.open_stream(source):
         yield _unpacked(memoryview(message.metadata), message.body)
 
@@ -80,6 +78,8 @@ def _follow(data: memoryview, at: int) -> int:
 
 
 BATCH_ROWS = 1_000
+BUFFER_BYTES = 1 << 20
+_PREFIXED = "DELTA_BYTE_ARRAY"  # a value may be the one before it and a few more characters
 COUNTED_CHARS = 1 << 20
 ROW_BYTES = 8  # what a row costs at least, however little is in it
 MAX_ERROR_CHARS = 200
@@ -87,18 +87,6 @@ MAX_NAME_CHARS = 255
 
 # column names → pyarrow record batches or tables, each with the file that it came from, if there is one
 ArrowBatches = Callable[[list[str]], Iterator[tuple[Path | None, Any]]]
-
-
-def _arrow_module(name: str) -> Any:
-    """Import a part of pyarrow, which takes a while and is not always needed."""
-    import importlib
-
-    try:
-        return importlib.import_module(name)
-    except ImportError as error:
-        raise MissingDependencyError(
-            "Reading Parquet and Arrow files requires pyarrow; install it with `pip install pyarrow`."
-        ) from error
 
 
 @contextmanager
@@ -118,20 +106,60 @@ def first_error_line(error: Exception) -> str:
 
 
 def read_parquet(path: Path) -> Table:
-    """Open a Parquet file; memory holds a page of each column at a time.
+    """Open a Parquet file; memory holds a page of each column at a time."""
+    from pyarrow.parquet import ParquetFile
 
-    Raises:
-        DataError: it is damaged, or a bomb.
-    """
-    from edgetune.data.parquet import batches, check_claims
-
-    parquet = _arrow_module("pyarrow.parquet")
-    with _translated(path), parquet.ParquetFile(path) as opened:
+    with _translated(path), ParquetFile(path) as opened:
         schema = opened.schema_arrow
-        check_claims(path, opened.metadata)
-    return arrow_table(
-        str(path), schema, lambda columns: ((path, batch) for batch in batches(path, parquet, columns))
-    )
+        _check_claims(path, opened.metadata)
+    return arrow_table(str(path), schema, partial(_parquet_batches, path))
+
+
+def _check_claims(path: Path, metadata: Any) -> None:
+    """Refuse a file that says itself that it is a bomb."""
+    unpacked = Unpacked(path)
+    for i in range(metadata.num_row_groups):
+        unpacked.add(max(metadata.row_group(i).total_byte_size, 0))
+
+
+def batch_rows(opened: Any, columns: list[str], wanted: list[int]) -> int:
+    """Return how many rows of a `pyarrow.parquet.ParquetFile` can be unpacked at once.
+
+    Args:
+        opened: the file.
+        columns: to be read.
+        wanted: numbers of the columns in the file that these consist of.
+    """
+    largest = 1
+    for i in range(opened.metadata.num_row_groups):
+        group = opened.metadata.row_group(i)
+        if group.num_rows <= 0:
+            continue
+        # To look at a damaged chunk ends the process, and to read a row of it raises an error.
+        next(opened.iter_batches(batch_size=1, row_groups=[i], columns=columns), None)
+        for j in wanted:
+            chunk = group.column(j)
+            size = int(chunk.total_uncompressed_size)
+            largest = max(largest, size if _PREFIXED in chunk.encodings else size // group.num_rows)
+    return max(1, min(BATCH_ROWS, MAX_BATCH_BYTES // largest))
+
+
+def _parquet_batches(path: Path, columns: list[str]) -> Iterator[tuple[Path, Any]]:
+    from pyarrow.parquet import ParquetFile
+
+    with ParquetFile(path) as file:
+        _check_claims(path, file.metadata)
+        paths = [file.schema.column(i).path for i in range(len(file.schema))]
+    wanted = [i for i, name in enumerate(paths) if name.split(".")[0] in columns]
+    with ParquetFile(path, buffer_size=BUFFER_BYTES, read_dictionary=[paths[i] for i in wanted]) as file:
+        n_rows = batch_rows(file, columns, wanted)
+        for batch in file.iter_batches(batch_size=n_rows, columns=columns):
+            if batch.nbytes > MAX_BATCH_BYTES:
+                raise DataError(
+                    f"A batch of {batch.num_rows:,} rows of {path} takes {batch.nbytes / 1e6:,.0f} MB, but "
+                    f"at most {MAX_BATCH_BYTES / 1e6:,.0f} MB are supported; remove the longest texts."
+                )
+            yield path, batch
 
 
 def read_arrow(path: Path) -> Table:
@@ -140,7 +168,6 @@ def read_arrow(path: Path) -> Table:
 
 
 def _arrow_files(name: str, paths: Sequence[Path]) -> Table:
-    """Open Arrow files that follow each other."""
     with _translated(paths[0]), _open_arrow(paths[0]) as (schema, _):
         pass
 
@@ -162,7 +189,8 @@ def _open_arrow(path: Path) -> Iterator[tuple[Any, Iterator[Any]]]:
 
     A file is the stream inside it: what its end says of where batches lie is not needed.
     """
-    arrow = _arrow_module("pyarrow")
+    import pyarrow as arrow
+
     with arrow.memory_map(str(path), "r") as source:
         start = 8 if bytes(source.read(6)) == b"ARROW1" else 0
         source.seek(start)
@@ -191,23 +219,13 @@ def _damaged_folder(folder: Path) -> Iterator[None]:
 
 
 def _names_inside(folder: Path, names: Sequence[str]) -> list[Path]:
-    """Return what lies in a folder under some names.
-
-    Raises:
-        DataError: a name leads out of the folder.
-        ValueError: a name is too long.
-    """
     if max(map(len, names), default=0) > MAX_NAME_CHARS:
         raise ValueError("it refers to a file whose name is too long")
     return [resolves_inside(folder / name, folder) for name in names]
 
 
 def saved_parts(folder: Path) -> dict[str, Path]:
-    """Return the folders that `datasets` wrote for a `DatasetDict`, by the name of the part.
-
-    Raises:
-        DataError: none of them is called train, or the folder is damaged or names one outside of itself.
-    """
+    """Return the folders that `datasets` wrote for a `DatasetDict`, by the name of the part."""
     with _damaged_folder(folder):
         names = [str(name) for name in list(_small_json(folder / "dataset_dict.json", folder)["splits"])]
         found = dict(zip(names, _names_inside(folder, names), strict=True))
@@ -222,11 +240,7 @@ def saved_parts(folder: Path) -> dict[str, Path]:
 
 
 def saved_files(folder: Path) -> list[Path]:
-    """Return the Arrow files of a folder that `datasets` wrote with `save_to_disk`, in order.
-
-    Raises:
-        DataError: the folder is damaged, or names a file outside of itself.
-    """
+    """Return the Arrow files of a folder that `datasets` wrote with `save_to_disk`, in order."""
     with _damaged_folder(folder):
         state = _small_json(folder / "state.json", folder)
         files = _names_inside(folder, [str(entry["filename"]) for entry in state["_data_files"]])
@@ -244,20 +258,12 @@ def _small_json(path: Path, root: Path) -> Any:
 
 
 def read_saved(folder: Path) -> Table:
-    """Open a folder that `datasets` wrote with `save_to_disk`; the library itself is not needed.
-
-    Raises:
-        DataError: the folder is damaged, or names a file outside of itself.
-    """
+    """Open a folder that `datasets` wrote with `save_to_disk`; the library itself is not needed."""
     return _arrow_files(str(folder), saved_files(folder))
 
 
 def arrow_table(name: str, schema: Any, batches: ArrowBatches) -> Table:
-    """Make a table of record batches; ids of a `datasets.ClassLabel` become their names.
-
-    Raises:
-        DataError: there are too many columns.
-    """
+    """Make a table of record batches; ids of a `datasets.ClassLabel` become their names."""
     with _translated(Path(name)):
         paths: dict[str, tuple[str, ...]] = {str(column): (str(column),) for column in schema.names}
         n_columns = len(paths)
@@ -314,18 +320,21 @@ def _paths(above: tuple[str, ...], kind: Any) -> Iterator[tuple[str, ...]]:
 
 
 def _values(batch: Any, place: Sequence[str], names: list[str] | None) -> Iterator[Any]:
-    """Yield what lies at a path in each row of a batch."""
     cells = _named(batch.column(place[0]), names)
     return cells if len(place) == 1 else (value_at(cell, place[1:]) for cell in cells)
 
 
 def class_names(metadata: dict[bytes, bytes] | None) -> dict[str, list[str]]:
-    """Return the class names that `datasets` keeps in a file's schema, by column."""
+    """Return the class names that `datasets` keeps in a schema, by column of classes or of lists of them."""
     try:
         features = json.loads((metadata or {})[b"huggingface"])["info"]["features"]
+        inner = {
+            column: feature["feature"] if isinstance(feature, dict) and "feature" in feature else feature
+            for column, feature in features.items()
+        }
         return {
             column: [str(name) for name in feature["names"]]
-            for column, feature in features.items()
+            for column, feature in inner.items()
             if isinstance(feature, dict) and feature.get("_type") == "ClassLabel"
         }
     except (KeyError, ValueError, TypeError, AttributeError, RecursionError):
@@ -336,9 +345,13 @@ def _named(column: Any, names: list[str] | None) -> Iterator[Any]:
     """Yield the values of a column, class ids replaced by their names; -1 stands for "no label"."""
     for scalar in column:
         value = scalar.as_py()
-        if names is None or not isinstance(value, int):
+        if names is None:
             yield value
-        elif 0 <= value < len(names):
-            yield names[value]
         else:
-            yield None if value == -1 else value
+            yield [_name(one, names) for one in value] if isinstance(value, list) else _name(value, names)
+
+
+def _name(value: Any, names: list[str]) -> Any:
+    if not isinstance(value, int):
+        return value
+    return names[value] if 0 <= value < len(names) else None if value == -1 else value

@@ -14,7 +14,7 @@ from typing import Protocol
 
 import numpy as np
 
-from edgetune.utils.types import BoolArray, IntArray
+from edgetune.utils.types import BoolArray, IntArray, Labels
 
 PAD_MULTIPLE = 8
 _PART_ROWS = 1 << 14  # rows that are grouped at a time
@@ -26,7 +26,7 @@ class Batch:
 
     Attributes:
         rows: (B,) row numbers in the token store.
-        labels: (B,) class ids.
+        labels: (B,) class ids, or (B, C) float32 multi-hot where a row may have several labels.
         tokens: (N,) token ids of all B rows, end to end, special tokens included.
         offsets: (B + 1,) where each row's tokens start in `tokens`.
         first_lengths: (B,) how many leading tokens belong to the first text (token type 0).
@@ -34,7 +34,7 @@ class Batch:
     """
 
     rows: IntArray
-    labels: IntArray
+    labels: Labels
     tokens: IntArray
     offsets: IntArray
     first_lengths: IntArray
@@ -134,7 +134,7 @@ class TokenSource(Protocol):
     """Where batches get their rows: a token store, or a view of some of its rows."""
 
     @property
-    def labels(self) -> IntArray: ...  # (n,) class ids
+    def labels(self) -> Labels: ...  # (n,) class ids, or (n, C) multi-hot
 
     @property
     def lengths(self) -> IntArray: ...  # (n,) tokens per row

@@ -144,12 +144,14 @@ def plain_name(name: str) -> str:
 
 FLAGS = {"1": 1, "1.0": 1, "true": 1, "yes": 1, "x": 1, "0": 0, "0.0": 0, "false": 0, "no": 0, "": 0}
 """What columns that hold 1 for one label each are filled with, in lower case."""
+FEWEST_FLAGS = 3
+"""Columns of 0 and 1 that are taken for labels though not one of them holds 1 in each row."""
 _FLAG_ROWS, _MOST_FLAGS = 100, 500
 _MOST_PIECES = 12  # of a name that holds commas
 
 
 def check_flags(table: Table) -> None:
-    """Refuse a table that has a column for each label, of which one holds 1 in each of the first rows.
+    """Refuse a table that has a column for each label, which hold 1 or 0 in the first rows.
 
     Raises:
         UsageError: it has, and no column with the usual name of a label; says how to name them.
@@ -161,15 +163,21 @@ def check_flags(table: Table) -> None:
     every = range(len(table.columns))
     first = islice(table.read(every), _FLAG_ROWS)
     rows = [[str(value).strip().lower() for value in row[1]] for row in first if not isinstance(row, BadRow)]
-    flags = [i for i in every if {row[i] for row in rows} in _TWO_FLAGS]
+    found = [{row[i] for row in rows} for i in every]
+    used = [pair for pair in _TWO_FLAGS if pair in found]
+    flags = [i for i in every if any(found[i] <= pair for pair in used)]  # none of the first may have a label
     named = [table.columns[i] for i in flags]
     others = [name for name in table.columns if name not in named and plain_name(name) not in KNOWN_NAMES]
-    if len(flags) < 2 or len(others) > 1 or any(sum(FLAGS[row[i]] for i in flags) != 1 for row in rows):
+    several = any(sum(FLAGS[row[i]] for i in flags) != 1 for row in rows)
+    if len(flags) < (FEWEST_FLAGS if several else 2) or len(others) > 1:
+        return
+    if several and _by_last_word(table.columns, _LABEL_WORDS, ()) is not None:
         return
     listed = ", ".join(f'"{brief(name)}"' for name in named[:_MAX_LISTED])
+    how = "several or none of which hold" if several else "one of which holds"
     raise UsageError(
-        f"{table.file} has a column for each label ({listed}), one of which holds 1 in each row; name them "
-        f'all with --label "{",".join(named)}".'
+        f"{table.file} has a column for each label ({listed}), {how} 1 in a row; name them all with "
+        f'--label "{",".join(named)}"{" --multi-label" * several}.'
     )
 
 

@@ -1,31 +1,21 @@
-"""Compressed files as streams of bytes that cannot become bombs.
-
-.gz .bz2 .xz .zst ─→ a stream whose errors are `OSError`, in bounded memory ─→ `Unpacked` counts what comes
-out, and refuses a file out of which far too much comes
-"""
+"""Compressed files (.gz, .bz2, .xz, .zst) as blocks of bytes that cannot become bombs."""
 
 from __future__ import annotations
 
 import gzip
-import importlib
+import zlib
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
-from typing import IO, Any, Protocol
+from typing import IO, Any
 
 from edgetune.utils import limits
 from edgetune.utils.errors import DataError, MissingDependencyError
 
-BLOCK_BYTES = 1 << 16
-FEW_BYTES = 1 << 10  # of Zstandard at once: 4 bytes can unpack to 128 KiB
+BLOCK_BYTES = 1 << 18
+FEW_BYTES = 1 << 10  # of .xz and .zst at once: 4 bytes of Zstandard can unpack to 128 KiB
 KINDS = {".gz": "gzip", ".bz2": "bzip2", ".xz": "xz", ".zst": "Zstandard"}
 """What a compressed file is called, by its extension."""
-
-
-class ByteStream(Protocol):
-    """Bytes that are read from the front."""
-
-    def read(self, size: int, /) -> bytes: ...
 
 
 class Unpacked:
@@ -37,27 +27,14 @@ class Unpacked:
         self._n_unpacked = 0
 
     def add(self, n_bytes: int) -> None:
-        """Count bytes.
-
-        Raises:
-            DataError: no honest file holds so much in so little.
-        """
+        """Count bytes."""
         self._n_unpacked += n_bytes
-        self.check(self._n_unpacked)
-
-    def check(self, n_bytes: int) -> None:
-        """Refuse a file that holds so many bytes, or says so.
-
-        Raises:
-            DataError: no honest file holds so much in so little.
-        """
-        if n_bytes > limits.MAX_UNPACKED_BYTES:
+        if self._n_unpacked > limits.MAX_UNPACKED_BYTES:
             raise DataError(
                 f"{self._path} is larger than {limits.MAX_UNPACKED_BYTES / 1e9:,.0f} GB when decompressed; "
                 "split it into smaller files."
             )
-        most = max(limits.UNPACKED_FREE_BYTES, limits.MAX_UNPACKED_RATE * self._n_packed)
-        if n_bytes > most:
+        if self._n_unpacked > max(limits.UNPACKED_FREE_BYTES, limits.MAX_UNPACKED_RATE * self._n_packed):
             raise DataError(
                 f"{self._path} ({self._n_packed:,} bytes) decompresses to more than "
                 f"{limits.MAX_UNPACKED_RATE} times its size, which text does not do. If you trust the file, "
@@ -65,115 +42,89 @@ class Unpacked:
             )
 
 
-class _Counted:
-    """A stream whose bytes are counted."""
+def byte_blocks(path: Path, kind: str) -> Iterator[bytes]:
+    """Yield the content of a file in blocks.
 
-    def __init__(self, stream: ByteStream, unpacked: Unpacked) -> None:
-        self._stream, self._unpacked = stream, unpacked
-
-    def read(self, size: int) -> bytes:
-        data = self._stream.read(size)
-        self._unpacked.add(len(data))
-        return data
-
-
-class _Xz:
-    """An .xz file as a stream; `lzma.open` would not bound its memory."""
-
-    def __init__(self, raw: IO[bytes], lzma: Any) -> None:
-        self._raw, self._lzma = raw, lzma
-        self._start()
-
-    def _start(self) -> None:
-        self._unpacker = self._lzma.LZMADecompressor(self._lzma.FORMAT_XZ, limits.MAX_WINDOW_BYTES)
-
-    def read(self, size: int) -> bytes:
-        while True:
-            packed = b""
-            if self._unpacker.eof:  # another stream may follow, after zero bytes
-                packed = self._unpacker.unused_data.lstrip(b"\0")
-                packed = packed or self._raw.read(BLOCK_BYTES).lstrip(b"\0")
-                if not packed:
-                    return b""
-                self._start()
-            elif self._unpacker.needs_input and not (packed := self._raw.read(BLOCK_BYTES)):
-                raise EOFError("unexpected end of file")
-            if data := self._unpacker.decompress(packed, size):
-                return bytes(data)
-
-
-class _Zstd:
-    """A .zst file as a stream; zstandard's own takes a file that was cut off for a whole one."""
-
-    def __init__(self, raw: IO[bytes], unpacker: Any) -> None:
-        self._raw, self._unpacker = raw, unpacker
-        self._frame = unpacker.decompressobj()
-        self._ready = memoryview(b"")
-
-    def read(self, size: int) -> bytes:
-        while not self._ready:
-            if self._frame.eof:  # another frame may follow
-                packed = self._frame.unused_data or self._raw.read(FEW_BYTES)
-                if not packed:
-                    return b""
-                self._frame = self._unpacker.decompressobj()
-            elif not (packed := self._raw.read(FEW_BYTES)):
-                raise EOFError("unexpected end of file")
-            self._ready = memoryview(self._frame.decompress(packed))
-        data, self._ready = bytes(self._ready[:size]), self._ready[size:]
-        return data
-
-
-def _module(name: str, path: Path, package: str) -> Any:
-    try:
-        return importlib.import_module(name)
-    except ImportError as error:
-        raise MissingDependencyError(f"Reading {path.name} requires {package}.") from error
-
-
-def _gzip(path: Path, raw: IO[bytes]) -> tuple[ByteStream, type[Exception]]:
-    import zlib
-
-    return gzip.GzipFile(fileobj=raw), zlib.error
-
-
-def _bz2(path: Path, raw: IO[bytes]) -> tuple[ByteStream, type[Exception]]:
-    return _module("bz2", path, "a Python that was built with bz2").open(raw), EOFError
-
-
-def _xz(path: Path, raw: IO[bytes]) -> tuple[ByteStream, type[Exception]]:
-    lzma = _module("lzma", path, "a Python that was built with lzma")
-    return _Xz(raw, lzma), lzma.LZMAError
-
-
-def _zstd(path: Path, raw: IO[bytes]) -> tuple[ByteStream, type[Exception]]:
-    zstandard = _module("zstandard", path, "zstandard; install it with `pip install zstandard`")
-    unpacker = zstandard.ZstdDecompressor(max_window_size=limits.MAX_WINDOW_BYTES)
-    return _Zstd(raw, unpacker), zstandard.ZstdError
-
-
-_OPENERS: dict[str, Callable[[Path, IO[bytes]], tuple[ByteStream, type[Exception]]]] = {
-    ".gz": _gzip,
-    ".bz2": _bz2,
-    ".xz": _xz,
-    ".zst": _zstd,
-}
-
-
-@contextmanager
-def unpacking(path: Path, kind: str) -> Iterator[ByteStream]:
-    """Open a compressed file; `kind` is one of `KINDS`.
+    Args:
+        path: the file.
+        kind: one of `KINDS`; "" for a file that is not compressed.
 
     Raises:
         DataError: it is a bomb.
         OSError: it cannot be read, or is damaged.
-        MissingDependencyError: what unpacks it is not installed.
     """
     with path.open("rb") as raw:
-        stream, its_error = _OPENERS[kind](path, raw)
+        if not kind:
+            yield from _blocks(raw)
+            return
+        unpacked = Unpacked(path)
         try:
-            yield _Counted(stream, Unpacked(path))
-        except (its_error, EOFError, OSError) as error:
+            for block in _unpackers[kind](raw):
+                unpacked.add(len(block))
+                yield block
+        except ImportError as error:
+            raise MissingDependencyError(
+                f"Reading {path.name} requires the Python module {error.name}."
+            ) from error
+        except (OSError, EOFError, zlib.error) as error:
             if isinstance(error, OSError) and error.errno is not None:  # the disk's fault, not the file's
                 raise
             raise OSError(f"it is damaged or not a {KINDS[kind]} file ({error})") from error
+
+
+def _blocks(file: Any) -> Iterator[bytes]:
+    return iter(partial(file.read, BLOCK_BYTES), b"")
+
+
+def _bz2(raw: IO[bytes]) -> Iterator[bytes]:
+    import bz2
+
+    return _blocks(bz2.open(raw))
+
+
+def _xz(raw: IO[bytes]) -> Iterator[bytes]:
+    import lzma
+
+    start = partial(lzma.LZMADecompressor, lzma.FORMAT_XZ, limits.MAX_WINDOW_BYTES)
+    return _frames(start, lzma.LZMAError, raw)
+
+
+def _zstd(raw: IO[bytes]) -> Iterator[bytes]:
+    import zstandard
+
+    unpacker = zstandard.ZstdDecompressor(max_window_size=limits.MAX_WINDOW_BYTES)
+    return _frames(unpacker.decompressobj, zstandard.ZstdError, raw)
+
+
+def _frames(start: Callable[[], Any], its_error: type[Exception], raw: IO[bytes]) -> Iterator[bytes]:
+    """Unpack frames that follow each other, with zero bytes in between.
+
+    `lzma.open` does not bound its memory, and zstandard's own reader takes a file that was cut off for whole.
+    """
+    frame, block = start(), bytearray()
+    while True:
+        packed = frame.unused_data or raw.read(FEW_BYTES)
+        if frame.eof:
+            packed = packed.lstrip(b"\0") or raw.read(FEW_BYTES).lstrip(b"\0")
+            if not packed:
+                break
+            frame = start()
+        elif not packed:
+            raise EOFError("unexpected end of file")
+        try:
+            block += frame.decompress(packed)
+        except its_error as error:
+            raise OSError(str(error)) from error
+        if len(block) >= BLOCK_BYTES:
+            yield bytes(block)
+            block.clear()
+    if block:
+        yield bytes(block)
+
+
+_unpackers: dict[str, Callable[[IO[bytes]], Iterator[bytes]]] = {
+    ".gz": lambda raw: _blocks(gzip.GzipFile(fileobj=raw)),
+    ".bz2": _bz2,
+    ".xz": _xz,
+    ".zst": _zstd,
+}

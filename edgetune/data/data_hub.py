@@ -38,11 +38,7 @@ class HubAddress(NamedTuple):
 
     @classmethod
     def parsed(cls, path: str) -> HubAddress:
-        """Take `hub:NAME[@REVISION][:[CONFIGURATION:]SPLIT]` apart.
-
-        Raises:
-            UsageError: there is no name, or there are too many parts.
-        """
+        """Take `hub:NAME[@REVISION][:[CONFIGURATION:]SPLIT]` apart."""
         first, *parts = path.removeprefix(HUB_PREFIX).split(":")
         name, _, revision = first.partition("@")
         if not name or len(parts) > 2:
@@ -90,9 +86,6 @@ def pinned_dataset(path: str) -> str:
 def read_hub(path: str) -> Table:
     """Open a dataset of the Hugging Face hub, downloaded or already in its cache.
 
-    Args:
-        path: see `hub_address`; the split is `train` if none is named.
-
     Raises:
         UsageError: no dataset is named.
         MissingDependencyError: `datasets` is not installed.
@@ -134,7 +127,6 @@ def reachable() -> bool:
 
 
 def _hub_error(names: Sequence[str], split: str, error: Exception) -> DataError | ResourceError:
-    """Say whether the hub could not be reached or does not have it."""
     chain: list[BaseException] = [error]
     while (cause := chain[-1].__cause__ or chain[-1].__context__) is not None and cause not in chain:
         chain.append(cause)

@@ -144,11 +144,6 @@ def _quote_evidence(lines: Sequence[str], dialect: Dialect) -> tuple[int, int]:
 def _several_lines(
     lines: Sequence[str], first: int, dialect: Dialect, width: int, ahead: LookAhead
 ) -> tuple[list[str] | None, int]:
-    """Read a record that goes on after `lines[first]`.
-
-    Returns:
-        Its fields, None if it is not well formed or not `width` fields; and how many further lines it took.
-    """
     window = lines[first : first + ahead.n_lines]
     upcoming = iter(window)
     fields = joined_record(upcoming, dialect)
@@ -218,7 +213,6 @@ def _is_named(first: Sequence[str], below: Mapping[int, Sequence[str]], name: st
 
 
 def _comes_again(first: Sequence[str], below: Mapping[int, Sequence[str]], at: int) -> bool:
-    """Whether a field of the first row is also a value of its column."""
     return first[at].lower() in map(str.lower, below[at])
 
 
@@ -248,17 +242,7 @@ def read_delimited(
     wanted: Sequence[str],
     escape: bool | None = None,
 ) -> Table:
-    """Open a CSV, TSV or similar file.
-
-    Args:
-        path: the file, possibly compressed.
-        hint: the delimiter its name suggests.
-        encoding: as the user said, or the default.
-        delimiter: as the user said; None decides.
-        header: whether the first row names the columns; None decides.
-        wanted: column names the user asked for; finding one in the first row makes it a header.
-        escape: whether backslashes escape quotes; None decides.
-    """
+    """Open a CSV, TSV or similar file."""
     if delimiter is not None:
         delimiter = {"\\t": "\t", "tab": "\t"}.get(delimiter, delimiter)
         if len(delimiter) != 1 or delimiter in '"\r\n':
@@ -326,7 +310,6 @@ def _preamble(rows: Sequence[Record], n_comments: int, wanted: Sequence[str]) ->
 
 
 def _survey_rows(rows: Sequence[Record]) -> int:
-    """Count the rows below the header in which a survey's export goes on to describe the columns."""
     for number in range(MAX_SURVEY_ROWS, 0, -1):
         if number < len(rows):
             filled = [field.strip() for field in rows[number].fields if field.strip()]

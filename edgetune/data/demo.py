@@ -287,7 +287,6 @@ def _complaint(dice: _Dice, label: str) -> str:
 
 
 def _sentence(text: str) -> str:
-    """Capitalise every sentence and end the last one."""
     text = re.sub(r"(^|[.?!] )([a-z])", lambda m: m.group(1) + m.group(2).upper(), text)
     return text if text[-1] in ".?!" else text + "."
 

@@ -177,14 +177,10 @@ def _lines_to_judge(start: bytes) -> bytes:
             size += len(line)
         if size > MOST_JUDGED * SAMPLE_BYTES:
             break
-    n_utf8 = sum(map(_is_utf8, lines))
-    if not lines or n_utf8 >= UTF8_RATE * len(lines):
+    others = [line for line in lines if not _decodes(line, "utf-8")]
+    if len(others) <= (1 - UTF8_RATE) * len(lines):
         return b""
-    return b"\n".join(line for line in lines if not _is_utf8(line))[:SAMPLE_BYTES]
-
-
-def _is_utf8(line: bytes) -> bool:
-    return _decodes(line, "utf-8")
+    return b"\n".join(others)[:SAMPLE_BYTES]
 
 
 def _decodes(sample: bytes, codec: str) -> bool:

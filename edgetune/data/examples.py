@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import ast
+import json
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
-from itertools import islice
+from itertools import chain, islice
 from typing import Any, NamedTuple
 
 from edgetune.data.columns import (
@@ -24,7 +25,7 @@ from edgetune.data.columns import (
     verdict,
 )
 from edgetune.data.fasttext import is_fasttext
-from edgetune.data.labels import DASH, merged_spelling, normal_label
+from edgetune.data.labels import DASH, SEPARATORS, merged_spelling, normal_label
 from edgetune.data.parts import Parts, column_parts, rows_of_part
 from edgetune.data.readers import open_table, require_exists, stored_parts
 from edgetune.data.table import (
@@ -75,6 +76,9 @@ NO_TEXT = frozenset(["nan", "NaN", "<NA>"])
 _ITEM = r"""('[^'\\\\]*'|"[^"\\\\]*"|[0-9.]+)"""
 _LIST = re.compile(rf"\s*\[\s*({_ITEM}(\s*,\s*{_ITEM})*)?\s*\]\s*")
 """A list of labels as text."""
+MOST_FAULTY_RATE = 0.05
+"""In a larger share of the first rows, lists of several labels are no faults: rows may have several."""
+MAX_LIST_CHARS = 1 << 16
 FEWEST_ROWS = 20
 """In a file of so many rows a class that only the first row has may be a column's name."""
 
@@ -94,6 +98,7 @@ class DataOptions:
         escape: whether backslashes escape quotes in delimited files; None decides by the content.
         part: which part to read of data that has several (see `Parts`); None reads the training rows.
         merge_labels: labels that differ in letter case, a full stop, or `_`, `-` and blank are one label.
+        multi_label: whether a row may have several labels, or none; None decides by the content.
     """
 
     text: tuple[str, ...] = ()
@@ -105,6 +110,7 @@ class DataOptions:
     escape: bool | None = None
     part: str | None = None
     merge_labels: bool = False
+    multi_label: bool | None = None
 
 
 class GuessedColumns(NamedTuple):
@@ -121,13 +127,20 @@ class Example(NamedTuple):
         line: 1-based physical line where the file has lines, else 1-based row number.
         text: without white space around it.
         text_pair: the second text where the options say that there are two.
-        label: in its normal form, whatever its type in the file.
+        label: in its normal form, whatever its type in the file; several are joined by commas, to be shown.
+        several: all labels, sorted, where rows may have several; None where each has one.
     """
 
     line: int
     text: str
     text_pair: str | None
     label: str
+    several: tuple[str, ...] | None = None
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """All labels of the row."""
+        return (self.label,) if self.several is None else self.several
 
 
 class _Unusable(Exception):
@@ -199,10 +212,14 @@ def read_examples(
     if not options.merge_labels:
         yield from _examples(table, chosen, options, on_bad, on_loose)
         return
-    counts = Counter(example.label for example in _examples(table, chosen, options, _ignore, _ignore))
-    spelling = merged_spelling(counts)
+    every = (example.labels for example in _examples(table, chosen, options, _ignore, _ignore))
+    spelling = merged_spelling(Counter(chain.from_iterable(every)))
     for example in _examples(table, chosen, options, on_bad, on_loose):
-        yield example._replace(label=spelling.get(example.label, example.label))
+        merged = tuple(sorted({spelling.get(label, label) for label in example.labels}))
+        if example.several is None:
+            yield example._replace(label=merged[0])
+        else:
+            yield example._replace(label=", ".join(merged), several=merged)
 
 
 def column_reference(names: Sequence[str], column: int) -> str:
@@ -259,8 +276,10 @@ def _examples(
     label_at = chosen.flags or (chosen.label,)
     dash_is_label: bool | None = None
     plain_labels: frozenset[str] | None = None
-    n_rows, first_label = 0, None  # of the file's first row, until it comes again
+    n_rows = 0
+    first_label: str | None = None  # of the file's first row, until it comes again
     others: Counter[str] = Counter()
+    several = _SeveralLabels.of(table, chosen, options)
     judged = verdict(table.columns, lambda: _sample(table))
     if judged is not None and judged[0] in label_at:
         judged = None
@@ -276,8 +295,8 @@ def _examples(
                 on_bad(BadRow(table.file, line, NO_LABEL, _excerpt([*values, answer])))
                 continue
         if chosen.flags:
-            flags = zip(chosen.flags, values[len(chosen.text) :], strict=True)
-            values = [*values[: len(chosen.text)], {table.columns[i]: _flag(value) for i, value in flags}]
+            flags = _cell_of_labels(table, chosen.flags, values[len(chosen.text) :])
+            values = [*values[: len(chosen.text)], flags]
         if isinstance(row, LooseRow):
             on_loose(BadRow(table.file, line, LOOSE_QUOTES, _excerpt(values)))
         if table.is_delimited and "\n" in str(values[-1]):
@@ -285,7 +304,8 @@ def _examples(
                 on_bad(BadRow(table.file, broken, BROKEN_LABEL, _excerpt(values)))
             continue
         try:
-            label = _label(values[-1])
+            labels = None if several is None else several.labels(values[-1])
+            label = _label(values[-1]) if several is None else None if labels is None else ", ".join(labels)
             if label == DASH:
                 if dash_is_label is None:
                     dash_is_label = _has_plus(table, chosen.label)
@@ -310,7 +330,7 @@ def _examples(
             first_label = None
         elif first_label is not None:
             others[label] += 1
-        yield Example(line, text, text_pair, label)
+        yield Example(line, text, text_pair, label, labels)
     if first_label is not None:
         often = n_rows >= FEWEST_ROWS or (n_rows > len(others) + 1 and min(others.values()) > 1)
         _check_no_header(table, first_label, n_rows, often, options)
@@ -516,13 +536,71 @@ def _written_label(cell: str) -> str | None:
     return None if label is None else _encodable(label)
 
 
+@dataclass(frozen=True)
+class _SeveralLabels:
+    """How a cell holds the labels of a row that may have several.
+
+    Attributes:
+        separator: between labels in a text; None: a text is one label.
+    """
+
+    separator: str | None
+
+    @classmethod
+    def of(cls, table: Table, chosen: Columns, options: DataOptions) -> _SeveralLabels | None:
+        """Look at the first rows of a table; None where a row has one label."""
+        if options.multi_label is False or (chosen.flags and options.multi_label is None):
+            return None
+        assert chosen.label is not None
+        label_at = chosen.flags or (chosen.label,)
+        rows = [row for row in islice(table.read(label_at), SAMPLE_ROWS) if not isinstance(row, BadRow)]
+        cells = [_cell_of_labels(table, chosen.flags, row[1]) for row in rows]
+        lists = [_label_list(cell) for cell in cells]
+        n_several = sum(found is not None and len(set(map(str, found))) > 1 for found in lists)
+        if options.multi_label is None and n_several <= MOST_FAULTY_RATE * len(rows):
+            return None
+        texts = [cell for cell, found in zip(cells, lists, strict=True) if found is None]
+        return cls(next((mark for mark in SEPARATORS if any(mark in str(text) for text in texts)), None))
+
+    def labels(self, value: Any) -> tuple[str, ...] | None:
+        """Return the labels in a cell, sorted; None where it is empty, () where it holds an empty list."""
+        found = _label_list(value)
+        if found is not None:
+            return tuple(sorted(set(filter(None, map(_label, found)))))
+        items = [value]
+        if isinstance(value, str):
+            if len(value) > MAX_LIST_CHARS:
+                raise _Unusable(LONG_LABEL)
+            if (cell := value.strip()).startswith("[") and cell.endswith("]"):
+                raise _Unusable(NOT_A_LABEL)
+            items = [value] if self.separator is None else value.split(self.separator)
+        return tuple(sorted(set(filter(None, map(_label, items))))) or None
+
+
+def _cell_of_labels(table: Table, flags: Sequence[int], values: Sequence[Any]) -> Any:
+    """Return what the label column holds; for columns of one label each, which of them holds 1."""
+    if not flags:
+        return values[0]
+    return {table.columns[i]: _flag(value) for i, value in zip(flags, values, strict=True)}
+
+
 def _flag(value: Any) -> Any:
     """Return 1 or 0 for what a column of a label's own holds; any other value as it is."""
     return FLAGS.get(str(value).strip().lower(), value)
 
 
 def _only_label(value: Any) -> Any:
-    """Return the only label of a list, or of categories as spaCy writes them; any other value as it is.
+    """Return the only label of a list, or of categories; any other value as it is."""
+    value = _chosen_categories(value)
+    while isinstance(value, list | tuple):
+        if any(item != value[0] for item in value):
+            return value
+        value = value[0] if value else None
+    return value
+
+
+def _chosen_categories(value: Any) -> Any:
+    """Return the names that hold of categories as spaCy writes them; any other value as it is.
 
     Those are {"a": 1, "b": 0}, {"cats": {"a": 1, "b": 0}} or [{"label": "a", "value": 1}, …].
     """
@@ -532,11 +610,16 @@ def _only_label(value: Any) -> Any:
         value = {item["label"]: item["value"] for item in value}
     if isinstance(value, dict) and value and all(isinstance(share, int | float) for share in value.values()):
         value = [name for name, share in value.items() if share > 0.5]
-    while isinstance(value, list | tuple):
-        if any(item != value[0] for item in value):
-            return value
-        value = value[0] if value else None
     return value
+
+
+def _label_list(value: Any) -> list[Any] | None:
+    """Return the labels of a list, of a list written as text, or of categories; None for any other value."""
+    if isinstance(value, str) and len(value) <= MAX_LIST_CHARS and value.lstrip().startswith("["):
+        with suppress(ValueError, SyntaxError, RecursionError):
+            value = ast.literal_eval(value.strip()) if _LIST.fullmatch(value) else json.loads(value)
+    value = _chosen_categories(value)
+    return list(value) if isinstance(value, list | tuple) else None
 
 
 def _is_category(item: Any) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from itertools import islice
 from pathlib import Path
 
@@ -17,35 +18,23 @@ from edgetune.utils.sanitize import brief
 
 UNLABELLED = frozenset(["unsup", "unlabeled", "unlabelled"])
 """Folders of texts without a label, in lower case."""
-MAX_PATH_CHARS = 300  # of a path in a sentence
 MAX_JUDGED_FILES, JUDGED_BYTES = 200, 1 << 12  # files that `--encoding auto` looks at, and bytes of each
 
 
 def resolves_inside(path: Path, root: Path) -> Path:
-    """Return a path that lies in a folder when all links are followed.
-
-    Raises:
-        DataError: it leads out of the folder.
-    """
+    """Return a path that lies in a folder when all links are followed."""
     real, real_root = os.path.realpath(path), os.path.realpath(root)
     if os.path.commonpath([real, real_root]) != real_root:
+        shown = [brief(one, 300) for one in (path, root, real)]
         raise DataError(
-            f"{_short(path)} points outside {_short(root)}, to {_short(real)}; only files inside a data "
-            "folder are read. Copy the file into the folder, or remove the link."
+            f"{shown[0]} points outside {shown[1]}, to {shown[2]}; only files inside a data folder are read. "
+            "Copy the file into the folder, or remove the link."
         )
     return path
 
 
-def _short(path: object) -> str:
-    return brief(path, MAX_PATH_CHARS)
-
-
 def _entries(place: Path, root: Path, wanted: Callable[[os.DirEntry[str]], bool]) -> list[Path]:
-    """Return what is wanted of a folder's entries by name, hidden ones left out.
-
-    Raises:
-        DataError: there are too many, the folder cannot be read, or a link leads out of `root`.
-    """
+    """Return what is wanted of a folder's entries by name; hidden ones are left out."""
     with reading_errors(place), os.scandir(place) as found:
         entries = list(islice(found, limits.MAX_FOLDER_FILES + 1))
     if len(entries) > limits.MAX_FOLDER_FILES:
@@ -53,49 +42,32 @@ def _entries(place: Path, root: Path, wanted: Callable[[os.DirEntry[str]], bool]
             f"{place} contains more than {limits.MAX_FOLDER_FILES:,} files; combine their texts into one "
             "CSV or JSON Lines file."
         )
-    kept = [entry for entry in entries if not entry.name.startswith(".") and _is(wanted, entry)]
-    for entry in kept:
-        if entry.is_symlink():
-            resolves_inside(Path(entry.path), root)
-    return sorted(Path(entry.path) for entry in kept)
-
-
-def _is(wanted: Callable[[os.DirEntry[str]], bool], entry: os.DirEntry[str]) -> bool:
-    """Whether an entry is wanted; one that cannot be looked at, such as a link to itself, is not."""
-    try:
-        return wanted(entry)
-    except OSError:
-        return False
+    kept = []
+    for entry in entries:
+        with suppress(OSError):  # what cannot be looked at, such as a link to itself, is not wanted
+            if not entry.name.startswith(".") and wanted(entry):
+                kept.append(entry)
+    return sorted(
+        resolves_inside(Path(entry.path), root) if entry.is_symlink() else Path(entry.path) for entry in kept
+    )
 
 
 def label_files(folder: Path) -> Iterator[Path]:
-    """Yield LABEL/NAME.txt of every label, in order of label and name; hidden ones are left out.
-
-    Raises:
-        DataError: a folder cannot be read, has too many files, or a link leads out of it.
-    """
-    for label in _entries(folder, folder, lambda entry: entry.is_dir()):
+    """Yield LABEL/NAME.txt of every label, in order of label and name; hidden ones are left out."""
+    for label in _entries(folder, folder, os.DirEntry.is_dir):
         yield from _entries(
             label, folder, lambda entry: entry.name.lower().endswith(".txt") and entry.is_file()
         )
 
 
 def part_paths(folder: Path, suffixes: Sequence[str]) -> dict[str, Path]:
-    """Return the parts of a data set in a folder: train.csv, test.csv, or folders of labels of such names.
-
-    Args:
-        folder: where they lie.
-        suffixes: of files of data.
-
-    Raises:
-        DataError: a part comes twice, or a link leads out of the folder.
-    """
+    """Return the parts of a data set in a folder: train.csv, test.csv, or folders of labels of such names."""
     found: dict[str, Path] = {}
 
     def is_part(entry: os.DirEntry[str]) -> bool:
         path = Path(entry.path)
         if entry.is_dir():
-            return entry.name.lower() in PART_NAMES and _has_label_folders(path)
+            return entry.name.lower() in PART_NAMES and not entry.is_symlink() and _holds_labels(path)
         stem = entry.name.lower().split(".")[0]
         return stem in PART_NAMES and entry.is_file() and suffixes_of(path)[0] in suffixes
 
@@ -109,24 +81,13 @@ def part_paths(folder: Path, suffixes: Sequence[str]) -> dict[str, Path]:
     return found
 
 
-def _has_label_folders(folder: Path) -> bool:
-    return not folder.is_symlink() and _holds_labels(folder)
-
-
 def read_folder(folder: Path, encoding: str) -> Table:
-    """Open a folder of labelled text files as a table of text, label and file; a row is a file.
-
-    Raises:
-        DataError: the folder has another layout.
-    """
+    """Open a folder of labelled text files as a table of text, label and file; a row is a file."""
     if next(label_files(folder), None) is None:
         files = _entries(folder, folder, lambda entry: entry.is_file(follow_symlinks=False))
         names = ", ".join(path.name for path in files[:5])
         hint = f" It contains {names}; pass one of these files instead." if files else ""
-        parts = [
-            part for part in _entries(folder, folder, lambda entry: entry.is_dir()) if _holds_labels(part)
-        ]
-        if parts:
+        if parts := list(filter(_holds_labels, _entries(folder, folder, os.DirEntry.is_dir))):
             shown = ", ".join(map(str, parts[:5]))
             hint = f" Pass one of its parts instead ({shown}), and another with --eval."
         raise DataError(
@@ -157,7 +118,6 @@ def _holds_labels(folder: Path) -> bool:
 
 
 def _starts_of_files(folder: Path) -> bytes:
-    """Return the beginning of some files, to judge their encoding by."""
-    files = list(islice(label_files(folder), limits.MAX_FOLDER_FILES))
+    files = list(label_files(folder))
     step = max(1, len(files) // MAX_JUDGED_FILES)
     return b"\n".join(read_start(path, JUDGED_BYTES) for path in files[::step])

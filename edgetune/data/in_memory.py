@@ -12,9 +12,8 @@ import math
 import os
 import re
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from itertools import islice
 from pathlib import Path
 from typing import Any, Final, TypeAlias
 
@@ -22,8 +21,8 @@ import numpy as np
 
 from edgetune.data.arrow import dataset_table
 from edgetune.data.examples import DataOptions, find_columns, texts_of_table
-from edgetune.data.json_rows import NAME_ROWS
-from edgetune.data.table import MAX_PATHS, BadRow, Row, Table, deeper_paths, value_at
+from edgetune.data.json_rows import object_table
+from edgetune.data.table import BadRow, Table
 from edgetune.data.token_format import text_or_pair
 from edgetune.utils.cache import cache_subfolder, mark_in_use
 from edgetune.utils.errors import DataError, EdgetuneError, ResourceError, UsageError
@@ -124,7 +123,6 @@ def texts_of(data: Texts, options: DataOptions) -> list[str | tuple[str, str]]:
 
 
 def _text_item(number: int, item: Any) -> str | tuple[str, str]:
-    """Return an item of a list as a text or a pair of texts."""
     if isinstance(item, str):
         return _encodable(number, item)
     if isinstance(item, tuple | list) and len(item) == 2 and all(isinstance(part, str) for part in item):
@@ -153,11 +151,6 @@ def _described(item: Any) -> str:
 
 
 def _items(data: Any, wanted: str) -> list[Any]:
-    """Return the items of a list or of another iterable.
-
-    Raises:
-        UsageError: it is none.
-    """
     if isinstance(data, str | bytes | Mapping) or not isinstance(data, Iterable):
         raise UsageError(f"Data {_described(data)} cannot be read; {wanted}.")
     return list(data)
@@ -205,27 +198,18 @@ def _table_of_columns(names: list[str], columns: list[Any]) -> Table:
 
 
 def _table_of_dicts(items: Sequence[Any]) -> Table:
-    names: dict[Any, None] = {}
+    names: dict[str, None] = {}
     for number, item in enumerate(items):
         if not isinstance(item, Mapping):
             raise UsageError(f"Item {number} of the list is {_described(item)}, but item 0 is a dict.")
-        names.update(dict.fromkeys(item))
-    keys = {str(key): (key,) for key in names}
-    deeper = {
-        ".".join(map(str, place)): place
-        for item in items[:NAME_ROWS]
-        for key, value in item.items()
-        for place in deeper_paths((key,), value)
-    }
-    paths = [
-        *keys.values(),
-        *(place for name, place in islice(deeper.items(), MAX_PATHS) if name not in keys),
-    ]
-    return _table(
-        [".".join(map(str, place)) for place in paths],
-        lambda chosen: ([_cell(value_at(dict(item), paths[i])) for i in chosen] for item in items),
-        n_deeper=len(paths) - len(keys),
-    )
+        names.update(dict.fromkeys(map(str, item)))
+
+    def rows() -> Iterator[tuple[int, Any]]:
+        for number, item in enumerate(items, start=1):
+            found = {str(key): _cell(value) for key, value in item.items()}
+            yield number, {**dict.fromkeys(names), **found}
+
+    return object_table(NAME, rows)
 
 
 def _table_of_pairs(items: Sequence[Any], options: DataOptions) -> Table:
@@ -241,11 +225,8 @@ def _table_of_pairs(items: Sequence[Any], options: DataOptions) -> Table:
     return _table([text, label], lambda chosen: ([_cell(item[i]) for i in chosen] for item in items))
 
 
-def _table(names: Sequence[str], rows: Any, n_deeper: int = 0) -> Table:
-    def read(chosen: Sequence[int]) -> Iterator[Row | BadRow]:
-        yield from enumerate(rows(chosen), start=1)
-
-    return Table(NAME, tuple(names), True, (), read, n_deeper=n_deeper)
+def _table(names: Sequence[str], rows: Callable[[Sequence[int]], Iterable[Sequence[Any]]]) -> Table:
+    return Table(NAME, tuple(names), True, (), lambda chosen: enumerate(rows(chosen), start=1))
 
 
 def _cells(column: Any) -> list[Any]:
@@ -258,19 +239,16 @@ def _cells(column: Any) -> list[Any]:
 
 
 def _cell(value: Any) -> Any:
-    """Return a scalar of numpy as Python's, and None for what is not a number."""
-    if isinstance(value, np.generic):
-        value = value.item()
+    """Return a scalar, an array or a set as JSON has it, and None for what is not a number."""
+    if isinstance(value, np.generic | np.ndarray):
+        value = value.tolist()
+    if isinstance(value, set | frozenset):
+        value = sorted(value, key=str)
     return None if isinstance(value, float) and math.isnan(value) else value
 
 
 def _written(table: Table, cache_dir: os.PathLike[str]) -> str:
-    """Write a table into the cache as JSON Lines, named by its content.
-
-    Raises:
-        DataError: it has no rows.
-        ResourceError: it cannot be written.
-    """
+    """Write a table into the cache as JSON Lines, named by its content."""
     digest, n_rows = hashlib.sha256(), 0
     scratch: Path | None = None
     try:
@@ -303,7 +281,6 @@ def _written(table: Table, cache_dir: os.PathLike[str]) -> str:
 
 
 def _json_value(value: Any) -> Any:
-    """Return a value as JSON has it; bytes as text, and None for bytes that are no text."""
     if isinstance(value, bytes):
         try:
             return value.decode()

@@ -12,11 +12,12 @@ What lies deeper in an object is a column too, named by its path: `data.text`, `
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from edgetune.data.columns import LABEL_NAMES, TEXT_NAMES, plain_name
 from edgetune.data.delimited import HEADER_ROWS, has_header
@@ -41,13 +42,16 @@ from edgetune.utils.sanitize import brief
 
 NAME_ROWS = 100  # rows whose keys make up the columns
 _SPACE = " \t\r\n"
+_FILLED = re.compile(r"[^ \t\r\n]")
+_KIND = re.compile(r"\[[ \t\r\n]*[^ \t\r\n]|[^\[]")
 _STRICT = json.JSONDecoder()
+_SPLIT_KEYS = ("columns", "index")
+_USUAL_NAMES = frozenset(name for names in (*TEXT_NAMES, LABEL_NAMES) for name in names)
 
 Objects = Callable[[], Iterator[tuple[int, Any] | BadRow]]
 
 
-@dataclass(frozen=True)
-class JsonOptions:
+class JsonOptions(NamedTuple):
     """How to read a JSON file.
 
     Attributes:
@@ -68,20 +72,22 @@ def read_json_rows(path: Path, encoding: str, options: JsonOptions) -> Table:
 
 
 def _table_of(file: TextFile, options: JsonOptions) -> Table:
-    path = file.path
+    name, stream = str(file.path), _JsonStream(file)
+
+    def items(key: str | None = None) -> Objects:
+        return lambda: enumerate(_JsonStream(file).items(key), start=1)
+
     if _is_lines(file, options.wanted):
-        return _table(path, lambda: _objects_by_line(file), options)
+        return object_table(name, lambda: _objects_by_line(file), options)
     if file.start.lstrip(_SPACE)[:1] == "[":
-        return _table(path, lambda: enumerate(_JsonStream(file).items(), start=1), options)
-    stream = _JsonStream(file)
+        return object_table(name, items(), options)
     keys, columns = stream.keys_of_rows()
     if columns is not None:
-        return _array_table(path, lambda: enumerate(_JsonStream(file).items(keys[0]), start=1), columns)
+        return _array_table(name, items(keys[0]), columns, options)
     if stream.goes_on():
-        return _table(path, lambda: enumerate(_JsonStream(file).sequence(), start=1), options)
+        return object_table(name, lambda: enumerate(_JsonStream(file).sequence(), start=1), options)
     if keys:
-        key = _part(path, keys, options.part)
-        return _table(path, lambda: enumerate(_JsonStream(file).items(key), start=1), options)
+        return object_table(name, items(_part(name, keys, options.part)), options)
     return _column_table(file, options)
 
 
@@ -93,16 +99,14 @@ def json_parts(path: Path, encoding: str) -> Parts | None:
     return Parts.of(_JsonStream(file).keys_of_rows()[0])
 
 
-def _part(path: Path, keys: Sequence[str], part: str | None) -> str:
-    """Return the key of the rows that are asked for."""
+def _part(name: str, keys: Sequence[str], part: str | None) -> str:
     if part is not None:
         return part
     parts = Parts.of(keys)
     if len(keys) > 1 and parts is None:
-        named = brief(", ".join(keys))
         raise DataError(
-            f"{path} contains several lists of rows ({named}), none of which is called train; save the one "
-            "to train on as a file of its own."
+            f"{name} contains several lists of rows ({brief(', '.join(keys))}), none of which is called "
+            "train; save the one to train on as a file of its own."
         )
     return keys[0] if parts is None else parts.train
 
@@ -131,7 +135,6 @@ def _whole(line: str) -> dict[str, Any] | list[Any] | None:
 
 
 def _objects_by_line(file: TextFile) -> Iterator[tuple[int, Any] | BadRow]:
-    """Yield (line, value) for every line that is not blank."""
     for number, line in enumerate(file.lines(), start=1):
         if not line or line.isspace():
             continue
@@ -141,7 +144,7 @@ def _objects_by_line(file: TextFile) -> Iterator[tuple[int, Any] | BadRow]:
             yield BadRow(str(file.path), number, UNREADABLE_JSON, excerpt_of(line))
 
 
-def _table(path: Path, objects: Objects, options: JsonOptions) -> Table:
+def object_table(name: str, objects: Objects, options: JsonOptions | None = None) -> Table:
     """Make a table of objects; its columns are the keys of the first rows, in order of appearance."""
     keys: dict[str, tuple[str, ...]] = {}
     deeper: dict[str, tuple[str, ...]] = {}
@@ -149,20 +152,19 @@ def _table(path: Path, objects: Objects, options: JsonOptions) -> Table:
         if isinstance(item, BadRow):
             continue
         if isinstance(item[1], list) and not keys:
-            return _array_table(path, objects, None, options)
+            return _array_table(name, objects, None, options or JsonOptions())
         for key, value in item[1].items() if isinstance(item[1], dict) else ():
             keys[key] = (key,)
             for place in deeper_paths((key,), value) if len(deeper) < MAX_PATHS else ():
-                deeper.setdefault(".".join(place), place)
-        if len(keys) > MAX_COLUMNS:
-            raise _too_many_columns(path, len(keys))
+                deeper.setdefault(".".join(map(str, place)), place)
+        _check_columns(name, len(keys))
     if not keys:
         raise DataError(
-            f"{path} contains no JSON objects; a row looks like "
+            f"{name} contains no JSON objects; a row looks like "
             '{"text": "Great film", "label": "positive"}, one per line or in a list.'
         )
-    paths = {**keys, **{name: place for name, place in deeper.items() if name not in keys}}
-    columns = tuple(paths)
+    paths = {**deeper, **keys}
+    columns = (*keys, *(name for name in deeper if name not in keys))
 
     def rows(chosen: Sequence[int]) -> Iterator[Row | BadRow]:
         places = [paths[columns[i]] for i in chosen]
@@ -172,16 +174,13 @@ def _table(path: Path, objects: Objects, options: JsonOptions) -> Table:
             elif isinstance(item[1], dict):
                 yield item[0], [value_at(item[1], place) for place in places]
             else:
-                yield BadRow(str(path), item[0], NOT_AN_OBJECT, excerpt_of(item[1]))
+                yield BadRow(name, item[0], NOT_AN_OBJECT, excerpt_of(item[1]))
 
-    return Table(str(path), columns, True, (), rows, n_deeper=len(paths) - len(keys))
+    return Table(name, columns, True, (), rows, n_deeper=len(columns) - len(keys))
 
 
-def _array_table(
-    path: Path, objects: Objects, names: Sequence[str] | None, options: JsonOptions | None = None
-) -> Table:
+def _array_table(name: str, objects: Objects, names: Sequence[str] | None, options: JsonOptions) -> Table:
     """Make a table of arrays; without names, the first array may hold them."""
-    options = options or JsonOptions()
     first_rows = [
         ["" if value is None else str(value) for value in item[1]]
         for item in islice(objects(), HEADER_ROWS)
@@ -189,35 +188,35 @@ def _array_table(
     ]
     first = first_rows[0] if first_rows else []
     width = len(first if names is None else names)
-    if width > MAX_COLUMNS:
-        raise _too_many_columns(path, width)
+    _check_columns(name, width)
     if not first:
-        raise DataError(f"{path} is JSON, but has no rows; an array of values looks like {_ARRAY}.")
-    given, named = names is not None, False
+        raise DataError(
+            f'{name} is JSON, but has no rows; an array of values looks like ["Great film", "positive"].'
+        )
+    is_named, n_heading = True, 0
     if names is None:
-        named = has_header(first_rows, options.wanted) if options.header is None else options.header
-        names = [name.strip() for name in first] if named else [str(i + 1) for i in range(width)]
+        is_named = has_header(first_rows, options.wanted) if options.header is None else options.header
+        names = [column.strip() for column in first] if is_named else [str(i + 1) for i in range(width)]
+        n_heading = int(is_named)
 
     def rows(chosen: Sequence[int]) -> Iterator[Row | BadRow]:
-        for item in islice(objects(), int(named), None):
+        for item in islice(objects(), n_heading, None):
             if isinstance(item, BadRow):
                 yield item
             elif isinstance(item[1], list) and len(item[1]) == width:
                 yield item[0], [item[1][i] for i in chosen]
             else:
-                yield BadRow(str(path), item[0], WRONG_LENGTH, excerpt_of(item[1]))
+                yield BadRow(name, item[0], WRONG_LENGTH, excerpt_of(item[1]))
 
-    return Table(str(path), tuple(names), given or named, tuple(first), rows)
-
-
-_ARRAY = '["Great film", "positive"]'
+    return Table(name, tuple(names), is_named, tuple(first), rows)
 
 
-def _too_many_columns(path: Path, n_columns: int) -> DataError:
-    return DataError(
-        f"The rows of {path} have {n_columns:,} different keys, but at most {MAX_COLUMNS:,} are supported; "
-        'a row looks like {"text": "Great film", "label": "positive"}.'
-    )
+def _check_columns(name: str, n_columns: int) -> None:
+    if n_columns > MAX_COLUMNS:
+        raise DataError(
+            f"The rows of {name} have {n_columns:,} different keys, but at most {MAX_COLUMNS:,} are "
+            'supported; a row looks like {"text": "Great film", "label": "positive"}.'
+        )
 
 
 class _JsonStream:
@@ -239,15 +238,11 @@ class _JsonStream:
                 self._skip()
                 self._expect(",")
         self._expect("[")
-        if self._peek() == "]":
-            self._at += 1
-            return
-        while True:
+        while self._peek() != "]":
             yield self.value()
-            if self._peek() == "]":
-                self._at += 1
-                return
-            self._expect(",")
+            if self._peek() != "]":
+                self._expect(",")
+        self._at += 1
 
     def sequence(self) -> Iterator[Any]:
         """Yield values that follow each other, with or without a comma in between, to the end of the file."""
@@ -296,13 +291,12 @@ class _JsonStream:
                 return [key], [str(name) for name in columns]
             if kind == "[{":
                 keys.append(key)
-            if kind in ("[{", "{"):
-                self._skip()
-            elif kind.startswith("[") and key not in _SPLIT_KEYS and not keys:
+            elif kind[:1] == "[" and key not in _SPLIT_KEYS and not keys:
                 return [], None  # columns of values
+            if key == "columns":
+                columns = self.value()
             else:
-                value = self.value()
-                columns = value if key == "columns" else columns
+                self._skip()
             if self._peek() != ",":
                 break
             self._at += 1
@@ -310,19 +304,12 @@ class _JsonStream:
         return keys, None
 
     def _kind(self) -> str:
-        """Return how the next value begins: `{`, `[`, both, or `""` for what is neither."""
-        if self._peek() != "[":
-            return "{" if self._peek() == "{" else ""
-        inside = 1
-        while True:
-            text = self._text
-            while self._at + inside < len(text) and text[self._at + inside] in _SPACE:
-                inside += 1
-            if self._at + inside < len(text):
-                second = text[self._at + inside]
-                return "[" + second if second in "[{" else "["
+        """Return how the next value begins: its first character, and of a list the first one inside."""
+        self._peek()
+        while (found := _KIND.match(self._text, self._at)) is None:
             if not self._more():
-                return "["
+                return ""
+        return "".join(found.group().split())
 
     def _skip(self) -> None:
         """Pass over the next value; over a list of objects one by one, however long it is."""
@@ -367,7 +354,6 @@ class _JsonStream:
         )
 
     def _string(self) -> str:
-        """Decode a key and the colon after it."""
         if self._peek() != '"':
             raise self._unreadable()
         key = self.value()
@@ -376,13 +362,12 @@ class _JsonStream:
 
     def _peek(self) -> str:
         """Skip white space and return the next character, "" at the end."""
-        while True:
-            while self._at < len(self._text) and self._text[self._at] in _SPACE:
-                self._at += 1
-            if self._at < len(self._text):
-                return self._text[self._at]
+        while (found := _FILLED.search(self._text, self._at)) is None:
+            self._at = len(self._text)
             if not self._more():
                 return ""
+        self._at = found.start()
+        return found.group()
 
     def _expect(self, character: str) -> None:
         if self._peek() != character:
@@ -411,40 +396,35 @@ class _JsonStream:
 
 def _column_table(file: TextFile, options: JsonOptions) -> Table:
     """Open {"text": [...], "label": [...]}, or pandas' {"text": {"0": ...}}; this one is read whole."""
+    name = str(file.path)
     data: dict[str, Any] = {}
     n_lists = 0
     for key, value in _JsonStream(file).entries():
         data[key] = value
         n_lists += isinstance(value, list)
-        if n_lists > MAX_COLUMNS:
-            raise _too_many_columns(file.path, n_lists)
+        _check_columns(name, n_lists)
     values = list(data.values())
     is_rows = values and all(isinstance(row, dict) for row in values)
     if is_rows and _has_names(values[0], options.wanted) and not _has_names(data, options.wanted):
-        return _table(file.path, lambda: enumerate(values, start=1), options)  # by their index
+        return object_table(name, lambda: enumerate(values, start=1), options)  # by their index
     columns = {
         key: list(value.values()) if isinstance(value, dict) else value
         for key, value in data.items()
         if isinstance(value, dict | list)
     }
     if data and not columns:
-        return _table(file.path, lambda: enumerate([data], start=1), options)  # JSON lines, but only one
-    if len(columns) > MAX_COLUMNS:  # objects, as pandas writes them
-        raise _too_many_columns(file.path, len(columns))
+        return object_table(name, lambda: enumerate([data], start=1), options)  # JSON lines, but only one
+    _check_columns(name, len(columns))  # objects, as pandas writes them
     if not columns or len({len(values) for values in columns.values()}) > 1:
         raise DataError(
-            f"{file.path} is JSON, but neither a list of objects nor an object with lists of equal length."
+            f"{name} is JSON, but neither a list of objects nor an object with lists of equal length."
         )
 
     def rows(chosen: Sequence[int]) -> Iterator[Row | BadRow]:
         values = list(columns.values())
         yield from enumerate(zip(*(values[i] for i in chosen), strict=True), start=1)
 
-    return Table(str(file.path), tuple(columns), True, (), rows)
-
-
-_SPLIT_KEYS = ("columns", "index")
-_USUAL_NAMES = frozenset(name for names in (*TEXT_NAMES, LABEL_NAMES) for name in names)
+    return Table(name, tuple(columns), True, (), rows)
 
 
 def _has_names(keys: dict[str, Any], wanted: Sequence[str]) -> bool:

@@ -18,6 +18,8 @@ NO_LABEL_WORDS = frozenset(
 """What pandas, R, SQL and spreadsheets write into a cell that is empty."""
 FASTTEXT_PREFIX = "__label__"
 """Marks a label in a fastText file, and stays on labels that were taken over from one."""
+SEPARATORS = ";|,"
+"""Between several labels in one text; the first that any text has."""
 DASH = "-"
 """Stands for an empty cell too, but where the other label is a plus."""
 NUMBER = re.compile(r"[+-]?(0|[1-9][0-9]*|(?=\.[0-9]))(\.[0-9]*)?")

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from types import SimpleNamespace
 from typing import Any, Protocol
 
 import numpy as np
@@ -27,24 +27,17 @@ ROWS_AT_ONCE, FILTER_BITS = 8192, 22
 _WORD = re.compile(r"[\u3040-\u9fff]|\w+")
 
 
-class TokenizedBatch(Protocol):
-    """Tokens (t,) of some rows, row after row, and where each begins (n + 1,)."""
-
-    @property
-    def tokens(self) -> IntArray: ...
-    @property
-    def offsets(self) -> IntArray: ...
-    def __len__(self) -> int: ...
-
-
 class TokenizedRows(Protocol):
-    """What is read of rows here: a `TokenView`, or `Words`."""
+    """What is read of rows here: a `TokenView`, or `Words`.
+
+    A batch has the `tokens` (t,) of some rows, row after row, and `offsets` (n + 1,) where each begins.
+    """
 
     @property
     def lengths(self) -> IntArray: ...
     def __len__(self) -> int: ...
     def subset(self, rows: IntArray) -> TokenizedRows: ...
-    def batch(self, rows: IntArray) -> TokenizedBatch: ...
+    def batch(self, rows: IntArray) -> Any: ...
     def release(self) -> None: ...
 
 
@@ -89,25 +82,14 @@ class Words:
         part.lengths, part.text_hashes = self.lengths[rows], self.text_hashes[rows]
         return part
 
-    def batch(self, rows: IntArray) -> WordBatch:
+    def batch(self, rows: IntArray) -> SimpleNamespace:
         """Return the words of some rows."""
         found = [self._rows[row] for row in rows.tolist()]
         offsets = np.concatenate(([0], np.cumsum([len(row) for row in found])))
-        return WordBatch(np.concatenate(found), offsets)
+        return SimpleNamespace(tokens=np.concatenate(found), offsets=offsets)
 
     def release(self) -> None:
         """Do nothing: all is in memory."""
-
-
-@dataclass(frozen=True)
-class WordBatch:
-    """Words of some rows (t,), row after row, and where each begins (n + 1,)."""
-
-    tokens: IntArray
-    offsets: IntArray
-
-    def __len__(self) -> int:
-        return len(self.offsets) - 1
 
 
 def near_duplicates(view: TokenizedRows, rows: IntArray) -> list[IntArray]:
@@ -210,7 +192,7 @@ def _bigrams(view: TokenizedRows) -> Iterator[tuple[IntArray, IntArray]]:
     for start in range(0, len(view), ROWS_AT_ONCE):
         batch = view.batch(np.arange(start, min(start + ROWS_AT_ONCE, len(view))))
         tokens = batch.tokens.astype(np.int64)
-        rows = np.repeat(np.arange(len(batch)), np.diff(batch.offsets))
+        rows = np.repeat(np.arange(len(batch.offsets) - 1), np.diff(batch.offsets))
         ordinary = np.ones(len(tokens), dtype=np.bool_)
         for ends in (tokens[batch.offsets[:-1]], tokens[batch.offsets[1:] - 1]):
             if (ends == ends[0]).all():
@@ -226,7 +208,6 @@ def _slot(bigrams: IntArray) -> IntArray:
 
 
 def _matrix(rows: IntArray, columns: IntArray, shape: tuple[int, int]) -> Any:
-    """Return which rows have which bigrams, sparse."""
     from scipy.sparse import csr_matrix
 
     found = csr_matrix((np.ones(len(rows), dtype=np.int32), (rows, columns)), shape=shape)

@@ -59,12 +59,7 @@ class Parts:
 
 
 def column_parts(table: Table, taken: Sequence[str]) -> Parts | None:
-    """Find a column all of whose values are names of parts, training and evaluation among them.
-
-    Args:
-        table: the rows, all of which are read where the first ones have such a column.
-        taken: columns that the user named as text or label.
-    """
+    """Find a column all of whose values are names of parts, training and evaluation among them."""
     known = {name.strip().lower() for name in taken}
     for at, name in enumerate(table.columns if table.has_names else ()):
         if plain_name(name) not in PART_COLUMNS or name.lower() in known:
@@ -79,7 +74,6 @@ def column_parts(table: Table, taken: Sequence[str]) -> Parts | None:
 
 
 def _values(table: Table, at: int) -> Iterator[str]:
-    """Yield what a column holds, in lower case."""
     return (_plain(row[1][0]) for row in table.read((at,)) if not isinstance(row, BadRow))
 
 

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
 
-from edgetune.data.labels import NUMBER, variants
+from edgetune.data.labels import NUMBER, SEPARATORS, variants
 from edgetune.data.table import excerpt_of
 from edgetune.utils.errors import DataError
 from edgetune.utils.formatting import counted
@@ -43,16 +42,7 @@ def by_importance(findings: Iterable[DataFinding]) -> list[DataFinding]:
 
 
 def check_label_count(source: str, n_labels: int, label: str) -> None:
-    """Refuse more labels than a classifier can have.
-
-    Args:
-        source: what was read.
-        n_labels: different labels so far.
-        label: one of them, to be named.
-
-    Raises:
-        DataError: there are too many.
-    """
+    """Refuse more labels than a classifier can have."""
     if n_labels > MAX_LABELS:
         raise DataError(
             f"{source} has more than {MAX_LABELS:,} different labels, such as "
@@ -60,14 +50,8 @@ def check_label_count(source: str, n_labels: int, label: str) -> None:
         )
 
 
-@dataclass(frozen=True)
-class Repeats:
-    """How often texts come again.
-
-    Attributes:
-        n_duplicates: rows whose text was there before.
-        n_conflicts: different texts that come with more than one label.
-    """
+class Repeats(NamedTuple):
+    """How many rows repeat an earlier text, and how many texts come with more than one label."""
 
     n_duplicates: int
     n_conflicts: int
@@ -97,11 +81,7 @@ def count_repeats(hashes: IntArray, labels: IntArray) -> Repeats:
 
 
 def mixed_label_kinds(first_lines: Mapping[str, int]) -> str | None:
-    """Say that some labels are numbers and others words, as when a file was put together of two.
-
-    Args:
-        first_lines: the line where each label came first, in order of appearance.
-    """
+    """Say that some labels are numbers and others words, as when a file was put together of two."""
     numbers = [name for name in first_lines if NUMBER.fullmatch(name)]
     words = [name for name in first_lines if not NUMBER.fullmatch(name)]
     if not numbers or not words:
@@ -115,12 +95,7 @@ def mixed_label_kinds(first_lines: Mapping[str, int]) -> str | None:
 
 
 def uncategorical_labels(source: str, counts: Mapping[str, int]) -> str | None:
-    """Say that nothing can be learned of labels, as most rows have one of their own; None if it can.
-
-    Args:
-        source: of the rows.
-        counts: rows per label.
-    """
+    """Say that nothing can be learned of labels, as most rows have one of their own; None if it can."""
     names, n_rows = list(counts), sum(counts.values())
     numbers = [name for name in names if NUMBER.fullmatch(name)]
     shown = ", ".join(f'"{brief(name)}"' for name in names[:3])
@@ -141,7 +116,7 @@ def uncategorical_labels(source: str, counts: Mapping[str, int]) -> str | None:
 
 
 def label_findings(
-    counts: Mapping[str, int], repeats: Repeats, n_truncated: int, max_length: int
+    counts: Mapping[str, int], repeats: Repeats, n_truncated: int, max_length: int, n_rows: int | None = None
 ) -> list[DataFinding]:
     """Say what a user should look at before training; [] if nothing.
 
@@ -150,77 +125,77 @@ def label_findings(
         repeats: how often texts come again.
         n_truncated: rows cut to `max_length`.
         max_length: tokens per row at most.
+        n_rows: labelled rows, where rows may have several labels; None: a row has one.
     """
-    n_rows = sum(counts.values())
+    one_each = n_rows is None
+    n_rows = sum(counts.values()) if n_rows is None else n_rows
     found = []
-    if repeats.n_duplicates:
-        share = repeats.n_duplicates / n_rows
-        one = repeats.n_duplicates == 1
-        are = "is a duplicate of an earlier row" if one else "are duplicates of earlier rows"
-        found.append(DataFinding(f"{counted(repeats.n_duplicates, 'row')} ({share:.1%}) {are}."))
-    if repeats.n_conflicts:
-        n_texts = repeats.n_conflicts
-        mend = n_texts >= MEND_RATE * n_rows
+
+    def add(text: str, mend: bool = False) -> None:
+        found.append(DataFinding(text, mend))
+
+    if n_again := repeats.n_duplicates:
+        are = "is a duplicate of an earlier row" if n_again == 1 else "are duplicates of earlier rows"
+        add(f"{counted(n_again, 'row')} ({n_again / n_rows:.1%}) {are}.")
+    if n_texts := repeats.n_conflicts:
         appear = counted(n_texts, "text appears", "texts appear")
-        found.append(DataFinding(f"{appear} with conflicting labels.", mend))
+        add(f"{appear} with conflicting labels.", n_texts >= MEND_RATE * n_rows)
     for group in variants(counts)[:_MAX_NAMED]:
         shown = ", ".join(f'"{brief(name)}" ({counts[name]:,})' for name in group)
         text = f"These labels differ only in spelling, but are {len(group)} classes: {shown}. To train them "
-        found.append(DataFinding(f"{text}as one, use --merge-labels.", mend=True))
-    rare = [f'"{brief(name)}" ({count})' for name, count in counts.items() if count < FEW_EXAMPLES]
-    if rare:
+        add(f"{text}as one, use --merge-labels.", mend=True)
+    if one_each and (mark := separator_of(counts)) is not None:
+        text = f'Labels with "{mark}" in them look like several each; use --multi-label to train them so.'
+        add(text, mend=True)
+    if rare := [f'"{brief(name)}" ({count})' for name, count in counts.items() if count < FEW_EXAMPLES]:
         more = f" and {len(rare) - _MAX_NAMED} more" if len(rare) > _MAX_NAMED else ""
         text = f"Labels with fewer than {FEW_EXAMPLES} rows: {', '.join(rare[:_MAX_NAMED])}{more}."
-        found.append(DataFinding(text, mend=True))
-    largest = max(counts, key=lambda name: counts[name])
-    smallest = min(counts, key=lambda name: counts[name])
+        add(text, mend=True)
+    largest, smallest = (find(counts, key=lambda name: counts[name]) for find in (max, min))
     if counts[largest] > IMBALANCE * counts[smallest]:
-        text = (
-            f'The labels are strongly imbalanced: "{brief(largest)}" has {counted(counts[largest], "row")}, '
-        )
-        found.append(DataFinding(f'{text}"{brief(smallest)}" has {counts[smallest]:,}.'))
+        rows = counted(counts[largest], "row")
+        text = f'The labels are strongly imbalanced: "{brief(largest)}" has {rows}, '
+        add(f'{text}"{brief(smallest)}" has {counts[smallest]:,}.')
     if n_truncated:
         were = "was" if n_truncated == 1 else "were"
         share = n_truncated / n_rows
-        found.append(
-            DataFinding(
-                f"{counted(n_truncated, 'row')} ({share:.1%}) {were} truncated to {max_length} tokens."
-            )
-        )
+        add(f"{counted(n_truncated, 'row')} ({share:.1%}) {were} truncated to {max_length} tokens.")
     return found
+
+
+def separator_of(counts: Mapping[str, int]) -> str | None:
+    """Return what stands between several labels that are written as one; None where none seem to be.
+
+    Args:
+        counts: rows per label. Where they are several, most of their parts come again, some alone.
+    """
+    for mark in SEPARATORS:
+        several = [name.split(mark) for name in counts if mark in name]
+        parts = {part.strip() for name in several for part in name}
+        if len(several) > 1 and len(parts) < len(counts) and not parts.isdisjoint(counts):
+            return mark
+    return None
 
 
 def reading_findings(
     guessed_columns: Sequence[str], label_change: str, n_loose: int, first_loose: str
 ) -> list[DataFinding]:
-    """Say what was guessed while rows were read; [] if nothing.
-
-    Args:
-        guessed_columns: the label's and those of the text, where they were guessed; else empty.
-        label_change: see `mixed_label_kinds`; "" if labels do not change.
-        n_loose: rows whose quotes had to be guessed.
-        first_loose: file and line of the first of them.
-    """
+    """Say what was guessed while rows were read; [] if nothing."""
     found = []
     if guessed_columns:
         label, *texts = (f'"{brief(name)}"' for name in guessed_columns)
-        found.append(
-            DataFinding(
-                f"The text was taken from column {' and '.join(texts)}, the label from column {label}: a "
-                "guess. Specify them with --text and --label."
-            )
+        text = (
+            f"The text was taken from column {' and '.join(texts)}, the label from column {label}: a guess."
         )
+        found.append(DataFinding(f"{text} Specify them with --text and --label."))
     if label_change:
         found.append(DataFinding(label_change, mend=True))
     if n_loose:
-        rows = counted(n_loose, "row has", "rows have")
-        found.append(
-            DataFinding(
-                f"{rows} stray quotes and may be read wrongly (the first is {first_loose}); double these "
-                "quotes, or set --escape if backslashes escape quotes in this file.",
-                mend=True,
-            )
+        text = (
+            f"{counted(n_loose, 'row has', 'rows have')} stray quotes and may be read wrongly (the first is "
+            f"{first_loose}); double these quotes, or set --escape if backslashes escape quotes in this file."
         )
+        found.append(DataFinding(text, mend=True))
     return found
 
 

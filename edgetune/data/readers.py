@@ -15,9 +15,12 @@ from edgetune.utils.errors import DataError
 from edgetune.utils.hub import HUB_PREFIX
 
 _DELIMITER_HINTS = {".csv": ",", ".tsv": "\t", ".tab": "\t"}
-_JSON = (".json", ".jsonl", ".ndjson")
-_ARROW = (".arrow", ".feather", ".ipc")
-_PARQUET = (".parquet", ".pq")
+_SUFFIXES = {
+    "json": (".json", ".jsonl", ".ndjson"),
+    "parquet": (".parquet", ".pq"),
+    "arrow": (".arrow", ".feather", ".ipc"),
+    "delimited": tuple(_DELIMITER_HINTS),
+}
 _JSON_START = re.compile(rb"(\xef\xbb\xbf)?\s*(\[\s*)?\{")
 _MAX_NAMED = 5
 _MAX_NEIGHBOURS = 2_000  # files of a folder among which a name is looked for
@@ -59,7 +62,13 @@ def open_table(
         if (parts := Parts.of(within)) is not None:
             inner = str(within[part or parts.train])
             return open_table(inner, encoding, delimiter, header, wanted, escape)
-        return _open_folder(place, encoding)
+        if (place / "state.json").is_file():
+            from edgetune.data.arrow import read_saved
+
+            return read_saved(place)
+        from edgetune.data.folders import read_folder
+
+        return read_folder(place, encoding)
     suffix, compression = suffixes_of(place)
     kind = _kind_of(place, suffix)
     if kind in ("parquet", "arrow"):
@@ -81,11 +90,7 @@ def open_table(
 
 
 def stored_parts(path: str, encoding: str) -> Parts | None:
-    """Return the lists of rows of a JSON file, or the files of a folder, where one of them is to train on.
-
-    Raises:
-        DataError: the path is missing or cannot be read.
-    """
+    """Return the lists of rows of a JSON file, or the files of a folder, where one of them is to train on."""
     if path.startswith(HUB_PREFIX):
         return None
     place = require_exists(path)
@@ -99,11 +104,7 @@ def stored_parts(path: str, encoding: str) -> Parts | None:
 
 
 def require_exists(path: str) -> Path:
-    """Return the path if it is there.
-
-    Raises:
-        DataError: it is not; names its neighbours.
-    """
+    """Return the path if it is there."""
     place = Path(path)
     try:
         if place.is_dir() or place.is_file():
@@ -116,7 +117,6 @@ def require_exists(path: str) -> Path:
 
 
 def _neighbours(place: Path) -> str:
-    """Suggest what the user may have meant from what is in the folder."""
     if not place.parent.is_dir():
         return f" The folder {place.parent} does not exist either."
     try:
@@ -138,59 +138,39 @@ def _neighbours(place: Path) -> str:
 
 
 def _kind_of(place: Path, suffix: str) -> str:
-    """Return parquet, arrow, json or delimited."""
-    if suffix in _JSON:
-        return "json"
-    if suffix in _PARQUET:
-        return "parquet"
-    if suffix in _ARROW:
-        return "arrow"
-    if suffix in _DELIMITER_HINTS:
-        return "delimited"
+    for kind, suffixes in _SUFFIXES.items():
+        if suffix in suffixes:
+            return kind
     start = read_start(place, 64)
     if start.startswith((b"PAR1", b"ARROW1")):
         return "parquet" if start.startswith(b"PAR1") else "arrow"
-    if suffix != ".txt" and _JSON_START.match(start):
-        return "json"
-    return "delimited"
-
-
-def _is_saved(folder: Path) -> bool:
-    """Whether `datasets` wrote the folder."""
-    return (folder / "state.json").is_file() or (folder / "dataset_dict.json").is_file()
+    return "json" if suffix != ".txt" and _JSON_START.match(start) else "delimited"
 
 
 def _folder_parts(folder: Path) -> dict[str, Path]:
     """Return the parts of a data set in a folder by name; empty where it has none to train on.
 
     They are what `datasets` saved, files such as train.csv and test.csv, or folders of labels.
-
-    Raises:
-        DataError: the folder is damaged, leads out of itself, or a part comes twice.
     """
     from edgetune.data.folders import part_paths
 
     if (folder / "state.json").is_file():
         return {}
-    if _is_saved(folder):
+    if (folder / "dataset_dict.json").is_file():
         from edgetune.data.arrow import saved_parts
 
         return saved_parts(folder)
-    found = part_paths(folder, (*_DELIMITER_HINTS, *_JSON, *_ARROW, *_PARQUET))
+    found = part_paths(folder, [suffix for suffixes in _SUFFIXES.values() for suffix in suffixes])
     return found if Parts.of(found) is not None else {}
 
 
 def folder_files(folder: Path) -> Iterator[Path]:
-    """Yield the files of a folder that are read as data.
-
-    Raises:
-        DataError: the folder is damaged, too large, or leads out of itself.
-    """
+    """Yield the files of a folder that are read as data."""
     if parts := _folder_parts(folder):
         for path in parts.values():
             yield from folder_files(path) if path.is_dir() else [path]
         return
-    if _is_saved(folder):
+    if (folder / "state.json").is_file():
         from edgetune.data.arrow import saved_files
 
         yield from saved_files(folder)
@@ -198,13 +178,3 @@ def folder_files(folder: Path) -> Iterator[Path]:
     from edgetune.data.folders import label_files
 
     yield from label_files(folder)
-
-
-def _open_folder(folder: Path, encoding: str) -> Table:
-    if _is_saved(folder):
-        from edgetune.data.arrow import read_saved
-
-        return read_saved(folder)
-    from edgetune.data.folders import read_folder
-
-    return read_folder(folder, encoding)

@@ -213,9 +213,6 @@ def _quoted_record(
 
     Lines after it are taken from `waiting`, then from `lines`, and put back into `waiting` if the record
     does not come out well formed with them.
-
-    Returns:
-        Its fields, how many further lines belong to it, and whether it was read loosely.
     """
     try:
         fields = parse(line, dialect)
@@ -240,9 +237,6 @@ def _read_on(
 
     Between tabs, lines that each look like a whole row are whole rows: the quote was a stray one. A line that
     begins with a tab goes on with a text.
-
-    Returns:
-        The lines read, and the record's fields; None if it never comes out well formed.
     """
     more: list[str] = []
 

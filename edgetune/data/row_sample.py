@@ -54,14 +54,7 @@ class RowSample:
 def sample_for(
     deadline_s: float | None, seed: int, elapsed_s: Callable[[], float], most: int = MOST_ROWS
 ) -> RowSample | None:
-    """Return the sample that a deadline allows; None without one.
-
-    Args:
-        deadline_s: of the run, seconds.
-        seed: decides which rows.
-        elapsed_s: returns seconds since the run began.
-        most: rows at most.
-    """
+    """Return the sample that a deadline allows; None without one."""
     if deadline_s is None:
         return None
     n_chars = round(CHARS_PER_S * deadline_s)
@@ -84,13 +77,7 @@ class Sampled:
 
 
 def draw_sample(examples: Iterable[Example], sample: RowSample, progress: Callable[[int], None]) -> Sampled:
-    """Draw rows, each with the same probability, and some of every class where classes are few.
-
-    Args:
-        examples: all rows, in order.
-        sample: how much of them.
-        progress: is told how many rows were read, now and then.
-    """
+    """Draw rows, each with the same probability, and some of every class where classes are few."""
     rng = random.Random(sample.seed)
     drawn: list[tuple[int, Example]] = []
     of_class: dict[str, list[tuple[int, Example]]] = {}

@@ -31,6 +31,7 @@ from edgetune.utils.cache import cache_subfolder, mark_in_use
 from edgetune.utils.errors import DataError, ResourceError
 from edgetune.utils.formatting import describe_unknown
 from edgetune.utils.hub import HUB_PREFIX
+from edgetune.utils.multi_label import is_multi_hot, strata
 from edgetune.utils.sanitize import brief
 from edgetune.utils.types import BoolArray, IntArray, Say
 
@@ -136,6 +137,11 @@ class Splits:
     n_unlabelled: int = 0
     guessed_columns: tuple[str, ...] = ()
 
+    @property
+    def multi_label(self) -> bool:
+        """Whether a row may have several labels."""
+        return is_multi_hot(self.train.labels)
+
     def cut(self, max_length: int) -> Splits:
         """Return the same rows with at most so many tokens each."""
         return dataclasses.replace(
@@ -157,6 +163,7 @@ def data_options(data: LabelledText) -> DataOptions:
         escape=data.escape,
         pair=data.pair,
         merge_labels=data.merge_labels,
+        multi_label=data.multi_label,
     )
 
 
@@ -234,6 +241,7 @@ def open_splits(
     same = len(known) == len(store.label_names) == len(find_labels(store.label_names, known))
     names, merge = known if same else store.label_names, options.merge_labels
     everything = store.relabel(names, merge)
+    options = dataclasses.replace(options, multi_label=store.multi_label)  # so for the evaluation rows
     findings = store.findings()
     stores = [store]
     eval_path, part = config.data.eval, None
@@ -252,7 +260,7 @@ def open_splits(
     else:
         rng = np.random.default_rng([config.train.seed, 1])
         train_rows, eval_rows = hold_out(
-            everything, everything.labels, config.data.holdout, config.data.max_holdout_rows, rng
+            everything, strata(everything.labels), config.data.holdout, config.data.max_holdout_rows, rng
         )
         train, evaluation = everything.subset(train_rows), everything.subset(eval_rows)
         source = f"rows held out of {config.data.train}"
@@ -289,13 +297,14 @@ def _set_aside(train: TokenView, rng: np.random.Generator) -> tuple[TokenView, T
     """
     if len(train) < FEWEST_TO_SET_ASIDE:
         return train, None
+    labels = strata(train.labels)
     _, first, group = np.unique(train.text_hashes, return_index=True, return_inverse=True)
     share = n_held_out(len(train)) / len(train)  # of the texts, however many rows each has
-    _, chosen = split_holdout(train.labels[first], share, round(share * len(first)), rng)
+    _, chosen = split_holdout(labels[first], share, round(share * len(first)), rng)
     if not len(chosen):
         return train, None
-    classes = train.labels[first][chosen]
-    taken = _rows_apart(train.subset(first), train.labels, group, chosen, classes, np.ones_like(first), rng)
+    classes = labels[first][chosen]
+    taken = _rows_apart(train.subset(first), labels, group, chosen, classes, np.ones_like(first), rng)
     if taken is None:
         return train, None
     return train.subset(np.flatnonzero(~taken)), train.subset(np.flatnonzero(taken))

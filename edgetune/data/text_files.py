@@ -9,12 +9,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from edgetune.data.compression import KINDS, ByteStream, unpacking
+from edgetune.data.compression import KINDS, byte_blocks
 from edgetune.data.encodings import AUTO, advice, likely_encoding, resolve_encoding
 from edgetune.utils.errors import DataError
 from edgetune.utils.limits import MAX_LINE_CHARS
 
-BLOCK_BYTES = 1 << 18
 SNIFF_BYTES = 1 << 21  # how much of a file is looked at before deciding how it is written
 MAX_UNDECODABLE_RATE = 0.2  # of the lines looked at: above this the encoding is wrong, not the rows
 
@@ -58,26 +57,15 @@ def reading_errors(path: Path) -> Iterator[None]:
         raise DataError(f"{path} cannot be read: {error.strerror or error}.") from error
 
 
-@contextmanager
-def open_bytes(path: Path) -> Iterator[ByteStream]:
-    """Open a file for reading, unpacking it on the way where its name says that it is compressed."""
-    kind = suffixes_of(path)[1]
-    if kind:
-        with unpacking(path, kind) as stream:
-            yield stream
-    else:
-        with path.open("rb") as file:
-            yield file
-
-
 def read_start(path: Path, size: int = SNIFF_BYTES) -> bytes:
     """Return the first bytes of a file, unpacked."""
-    with reading_errors(path), open_bytes(path) as stream:
-        pieces = []
-        while size > 0 and (piece := stream.read(size)):
-            pieces.append(piece)
-            size -= len(piece)
-    return b"".join(pieces)
+    start = bytearray()
+    with reading_errors(path):
+        for block in byte_blocks(path, suffixes_of(path)[1]):
+            start += block
+            if len(start) >= size:
+                break
+    return bytes(start[:size])
 
 
 @dataclass(frozen=True)
@@ -101,17 +89,12 @@ class TextFile:
     def blocks(self) -> Iterator[str]:
         """Yield the decoded text in pieces; undecodable bytes become lone surrogates."""
         decoder = codecs.getincrementaldecoder(self.encoding)(errors="surrogateescape")
-        with reading_errors(self.path), open_bytes(self.path) as stream:
-            while data := stream.read(BLOCK_BYTES):
-                yield decoder.decode(data)
+        with reading_errors(self.path):
+            yield from map(decoder.decode, byte_blocks(self.path, suffixes_of(self.path)[1]))
             yield decoder.decode(b"", final=True)
 
     def lines(self) -> Iterator[str]:
-        """Yield physical lines without their ends.
-
-        Raises:
-            DataError: a line is longer than any row of text.
-        """
+        """Yield physical lines without their ends."""
         rest: list[str] = []
         n_lines = n_chars = 0
         for block in self.blocks():
@@ -136,11 +119,7 @@ class TextFile:
         )
 
     def start_lines(self) -> list[str]:
-        """Return the whole lines of `start`.
-
-        Raises:
-            DataError: the first one is longer than any row of text.
-        """
+        """Return the whole lines of `start`."""
         lines = self.start.split(self.newline)
         if len(lines[0]) > MAX_LINE_CHARS:
             raise self._long_line(1)
@@ -155,11 +134,6 @@ def _without_return(line: str) -> str:
 
 def open_text(path: Path, encoding: str, whole_line: bool = False) -> TextFile:
     """Look at a file's start and make sure that it is text.
-
-    Args:
-        path: the file.
-        encoding: as the user said, or the default.
-        whole_line: whether the start must have a whole line, however long it is.
 
     Raises:
         DataError: the file is empty, binary, or written in another encoding.
@@ -196,7 +170,6 @@ def encoding_advice(path: str) -> str:
 
 
 def _check_decoded(file: TextFile, encoding: str, start: bytes) -> None:
-    """Refuse a file most of which is in another encoding."""
     if file.start.isascii() or not _UNDECODABLE.search(file.start):
         return
     lines = file.start_lines()

@@ -114,6 +114,7 @@ class TokenWriter:
         self._stack = ExitStack()
         self._files: dict[str, IO[bytes]] = {}
         self._ids: dict[str, int] = {}  # in order of appearance
+        self._sets: dict[tuple[int, ...], int] = {}  # of labels, where rows may have several
         self._first_lines: dict[str, int] = {}  # where each label came first
         self._counts: Counter[int] = Counter()
         self._reasons: Counter[str] = Counter()
@@ -202,8 +203,10 @@ class TokenWriter:
         names = label_order(self._ids)
         rank = np.empty(len(names), dtype=np.int32)
         rank[[self._ids[name] for name in names]] = np.arange(len(names))
-        labels = rank[np.fromfile(self._folder / LABELS, dtype=np.int32)]
-        labels.tofile(self._folder / LABELS)
+        labels = np.fromfile(self._folder / LABELS, dtype=np.int32)
+        if not self._sets:
+            labels = rank[labels]
+            labels.tofile(self._folder / LABELS)
         repeats = count_repeats(np.fromfile(self._folder / HASHES, dtype=np.uint64), labels)
         meta = Meta(
             version=CACHE_VERSION,
@@ -227,6 +230,7 @@ class TokenWriter:
             is_cut=self.is_cut,
             n_unlabelled=self.n_unlabelled,
             guessed_columns=[] if self.guess is None else [self.guess.label, *self.guess.text],
+            label_sets=[sorted(rank[list(ids)].tolist()) for ids in self._sets] or None,
         )
         (self._folder / META).write_text(json.dumps(asdict(meta), indent=1), encoding="utf-8")
         return meta
@@ -244,14 +248,19 @@ class TokenWriter:
         self._n_text_bytes += sum(map(len, encoded))
 
     def _label_ids(self, examples: list[Example]) -> IntArray:
+        """Return the number of each row's label, or of its set of labels where it may have several."""
+        found = []
         for example in examples:
-            if example.label not in self._ids:
-                self._ids[example.label] = len(self._ids)
-                self._first_lines[example.label] = example.line
-        ids = [self._ids[example.label] for example in examples]
-        check_label_count(self._source, len(self._ids), examples[-1].label)
-        self._counts.update(ids)
-        return np.array(ids, dtype=np.int32)
+            for label in example.labels:
+                if label not in self._ids:
+                    self._ids[label] = len(self._ids)
+                    self._first_lines[label] = example.line
+                    check_label_count(self._source, len(self._ids), label)
+            ids = tuple(self._ids[label] for label in example.labels)
+            self._counts.update(ids)
+            is_one = example.several is None
+            found.append(ids[0] if is_one else self._sets.setdefault(ids, len(self._sets)))
+        return np.array(found, dtype=np.int32)
 
     def _without_empty(
         self, examples: list[Example], encodings: list[Any], ids: list[list[int]]

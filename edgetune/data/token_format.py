@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-CACHE_VERSION = 8
+CACHE_VERSION = 9
 TOKENS, OFFSETS, LABELS, FIRST_LENGTHS, HASHES, TEXTS, TEXT_OFFSETS = (
     "tokens.bin",
     "offsets.bin",
@@ -81,6 +81,8 @@ class Meta:
         guessed_columns: the label's and those of the text, where they were guessed; else empty.
         is_cut: whether reading ended before the end of the file, because time had run out.
         label_change: says where labels change from numbers to words or back; "" if they do not.
+        label_sets: class ids of each set of labels that rows have, where rows may have several; labels.bin
+            then holds the numbers of these sets. None: a row has one label.
     """
 
     version: int
@@ -104,6 +106,7 @@ class Meta:
     is_cut: bool = False
     n_unlabelled: int = 0
     guessed_columns: list[str] = field(default_factory=list)
+    label_sets: list[list[int]] | None = None
 
     @property
     def n_rows(self) -> int:

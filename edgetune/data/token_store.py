@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import mmap
+import zlib
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
@@ -24,9 +25,11 @@ from edgetune.data.token_format import (
     Meta,
 )
 from edgetune.utils.errors import DataError
-from edgetune.utils.formatting import describe_counts
+from edgetune.utils.formatting import counted, describe_counts
+from edgetune.utils.limits import MAX_MULTI_HOT
+from edgetune.utils.multi_label import class_counts, is_multi_hot, multi_hot
 from edgetune.utils.sanitize import brief
-from edgetune.utils.types import IntArray
+from edgetune.utils.types import IntArray, Labels
 
 
 class _Mapped:
@@ -43,12 +46,28 @@ class _Mapped:
             self._map.madvise(mmap.MADV_DONTNEED)
 
 
+def _unpacked(numbers: Labels, meta: Meta) -> Labels:
+    """Return numbers (n,) of sets of labels as multi-hot labels (n, C).
+
+    Raises:
+        DataError: they would take too much memory.
+    """
+    assert meta.label_sets is not None
+    n_classes = len(meta.counts)
+    if len(numbers) * n_classes > MAX_MULTI_HOT:
+        raise DataError(
+            f"{meta.source} has {len(numbers):,} rows with {n_classes:,} different labels, several each: "
+            "too many to be held in memory. Use fewer rows, or fewer labels."
+        )
+    return multi_hot(meta.label_sets, n_classes)[numbers.astype(np.int64)]
+
+
 class TokenView:
     """Some rows of a store, with labels of their own; implements `batching.TokenSource`.
 
     Attributes:
         rows: (n,) row numbers in the store.
-        labels: (n,) int32 ids into `label_names`.
+        labels: (n,) int32 ids into `label_names`, or (n, C) float32 multi-hot.
         label_names: of the class ids.
         limit: tokens per row at most; None: as in the store.
     """
@@ -57,7 +76,7 @@ class TokenView:
         self,
         store: TokenStore,
         rows: IntArray,
-        labels: IntArray,
+        labels: Labels,
         label_names: Sequence[str],
         limit: int | None = None,
     ) -> None:
@@ -99,7 +118,7 @@ class TokenView:
     @property
     def counts(self) -> dict[str, int]:
         """Rows by label."""
-        found = np.bincount(self.labels, minlength=len(self.label_names))
+        found = class_counts(self.labels, len(self.label_names))
         return {name: int(count) for name, count in zip(self.label_names, found, strict=True)}
 
     def batch(self, rows: IntArray) -> Batch:
@@ -159,7 +178,8 @@ class TokenView:
             )
         ids |= {name: len(names) + i for i, name in enumerate(unknown)}
         new_ids = np.array([ids.get(name, -1) for name in self.label_names], dtype=np.int32)
-        view = TokenView(self.store, self.rows, new_ids[self.labels], (*names, *unknown), self.limit)
+        labels = _renumbered(self.labels, new_ids, len(names) + len(unknown))
+        view = TokenView(self.store, self.rows, labels, (*names, *unknown), self.limit)
         if "lengths" in self.__dict__:
             view.lengths = self.lengths
         return view
@@ -167,6 +187,17 @@ class TokenView:
     def release(self) -> None:
         """Drop the store's pages that are in memory; they are read again when touched."""
         self.store.release()
+
+
+def _renumbered(labels: Labels, new_ids: IntArray, n_classes: int) -> Labels:
+    """Return labels with other class ids, given by their own in `new_ids` (C,); -1: no rows have it."""
+    if not is_multi_hot(labels):
+        return new_ids[labels.astype(np.int64)]
+    found = np.zeros((len(labels), n_classes), dtype=np.float32)
+    for old, new in enumerate(new_ids.tolist()):
+        if new >= 0:  # several spellings of a label may get one id
+            np.maximum(found[:, new], labels[:, old], out=found[:, new])
+    return found
 
 
 class TokenStore:
@@ -178,7 +209,7 @@ class TokenStore:
         folder: of the cache.
         meta: what it holds.
         label_names: as found in the file, by number if all are whole numbers, else by letter.
-        labels: (n,) int32 ids into `label_names`.
+        labels: (n,) int32 ids into `label_names`, or (n, C) float32 multi-hot.
         lengths: (n,) int32 tokens per row.
     """
 
@@ -192,7 +223,9 @@ class TokenStore:
         self._hashes = _Mapped(folder / HASHES, "uint64")
         self._texts = _Mapped(folder / TEXTS, "uint8")
         self._text_offsets = _Mapped(folder / TEXT_OFFSETS, "int64")
-        self.labels: IntArray = np.fromfile(folder / LABELS, dtype=np.int32)
+        self.labels: Labels = np.fromfile(folder / LABELS, dtype=np.int32)
+        if meta.label_sets is not None:
+            self.labels = _unpacked(self.labels, meta)
         self.lengths: IntArray = np.diff(self._offsets.array).astype(np.int32)
         self._offsets.release()
 
@@ -203,6 +236,11 @@ class TokenStore:
     def n_rows(self) -> int:
         """Usable rows."""
         return self.meta.n_rows
+
+    @property
+    def multi_label(self) -> bool:
+        """Whether a row may have several labels."""
+        return self.meta.label_sets is not None
 
     @property
     def n_read(self) -> int:
@@ -261,14 +299,21 @@ class TokenStore:
             )
             found.append(DataFinding(text))
         repeats = Repeats(meta.n_duplicates, meta.n_conflicts)
-        return found + label_findings(self.counts, repeats, self.n_truncated, meta.max_length)
+        n_rows = self.n_rows if self.multi_label else None
+        found += label_findings(self.counts, repeats, self.n_truncated, meta.max_length, n_rows)
+        if is_multi_hot(self.labels):
+            n_without = int(np.count_nonzero(~self.labels.any(axis=1)))
+            have = counted(n_without, "row has", "rows have")
+            text = f"{have} no label set ({n_without / self.n_rows:.1%})."
+            found += [DataFinding(text)] if n_without else []
+        return found
 
     def batch(self, rows: IntArray) -> Batch:
         """Copy the rows asked for out of the cache."""
         return self.gather(rows, self.labels[rows])
 
-    def gather(self, rows: IntArray, labels: IntArray, limit: int | None = None) -> Batch:
-        """Copy rows, (B,) numbers in the store, and give them these (B,) class ids; see `TokenView.cut`."""
+    def gather(self, rows: IntArray, labels: Labels, limit: int | None = None) -> Batch:
+        """Copy rows, (B,) numbers in the store, and give them these labels; see `TokenView.cut`."""
         starts = self._offsets.array[rows]
         whole = self.lengths[rows]
         lengths = whole if limit is None else np.minimum(whole, limit)
@@ -278,12 +323,19 @@ class TokenStore:
         places[offsets[1:] - 1] = starts + whole - 1
         return Batch(
             rows=np.asarray(rows, dtype=np.int64),
-            labels=np.asarray(labels, dtype=np.int64),
+            labels=np.asarray(labels, dtype=np.float32 if is_multi_hot(labels) else np.int64),
             tokens=self._tokens.array[places].astype(np.int32),
             offsets=offsets,
             first_lengths=np.minimum(self._first_lengths.array[rows].astype(np.int32), lengths),
             scored=np.zeros(len(rows), dtype=np.bool_),
         )
+
+    def checksum(self) -> int:
+        """Return a number that is another one where texts, labels or lengths differ, in any row."""
+        found = 0
+        for array in (self.text_hashes, self.labels, self.lengths):
+            found = zlib.crc32(np.ascontiguousarray(array).tobytes(), found)
+        return found
 
     def texts(self, rows: IntArray) -> list[str]:
         """Return the texts of rows, (B,) numbers in the store; see `TokenView.texts`."""

@@ -17,8 +17,6 @@ from dataclasses import asdict, fields
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from edgetune.data.examples import DataOptions
 from edgetune.data.readers import folder_files, require_exists
 from edgetune.data.row_sample import RowSample
@@ -41,6 +39,7 @@ from edgetune.utils.errors import DataError, ResourceError
 from edgetune.utils.files import os_error_in
 from edgetune.utils.formatting import counted
 from edgetune.utils.hub import HUB_PREFIX
+from edgetune.utils.multi_label import class_counts
 from edgetune.utils.sanitize import brief
 from edgetune.utils.version import __version__
 
@@ -135,9 +134,13 @@ def open_tokens(
         folder = part if store is not None else folder
     if store is None or store.n_bad > max_bad_rows * (store.n_read - store.n_unlabelled):
         store = _build_cached(folder, path, options, tokenizer, max_bad_rows, progress, sample)
+    if not store.label_names:
+        raise DataError(f"No row of {path} has a label. Check that --label names the right column.")
     if len(store.label_names) < min_classes:
         raise DataError(
-            f'Every row of {path} has the label "{brief(store.label_names[0])}"; a classifier needs at least '
+            f"Every {'label of' if store.multi_label else 'row of'} {path} "
+            f"{'is' if store.multi_label else 'has the label'} "
+            f'"{brief(store.label_names[0])}"; a classifier needs at least '
             f"{min_classes} different ones. Check that --label names the right column."
         )
     return store
@@ -153,15 +156,17 @@ def _open_cached(folder: Path) -> TokenStore | None:
     try:
         values = json.loads((folder / META).read_text(encoding="utf-8"))
         meta = Meta(**{field.name: values[field.name] for field in fields(Meta)})
-        if meta.version != CACHE_VERSION or sum(meta.counts.values()) != meta.n_rows:
+        if meta.version != CACHE_VERSION or (
+            meta.label_sets is None and sum(meta.counts.values()) != meta.n_rows
+        ):
             return None
         if any((folder / name).stat().st_size != size for name, size in meta.sizes().items()):
             return None
         store = TokenStore(folder, meta)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError):
         return None
     ends_well = int(store.lengths.sum()) == meta.n_tokens and int(store.lengths.min()) > 0
-    counts = np.bincount(store.labels.clip(0), minlength=len(store.label_names)).tolist()
+    counts = class_counts(store.labels.clip(0), len(store.label_names)).tolist()
     return store if ends_well and counts == list(meta.counts.values()) else None
 
 
@@ -255,7 +260,7 @@ def _check_usable(path: str, writer: TokenWriter, max_bad_rows: float) -> None:
 
 ADVICE = {  # by reason of a row that cannot be used
     NOT_TEXT: "Join a list of words into one text.",
-    NOT_A_LABEL: "A text has one label; keep one of several, or repeat the text in a row for each.",
+    NOT_A_LABEL: "Use --multi-label if a text may have several labels.",
     STRAY_QUOTE: "Remove the quote, or close it.",
     BROKEN_LABEL: "Close the quote, or double it where it is part of the text.",
     WRONG_COLUMN_COUNT: "Quote the fields that hold the delimiter, or see --delimiter and --escape.",

@@ -13,45 +13,31 @@ none below zero, so that cost grows with batch and length and falls with depth.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass
-from itertools import combinations
-from typing import Literal
+from bisect import bisect_right
+from collections.abc import Callable, Sequence
+from functools import partial
+from itertools import combinations, product
 
 import numpy as np
 
-from edgetune.devices.cost_grid import Cell, CostGrid
-from edgetune.devices.device_profile import BackendProfile, MeasuredPoint, ModelShape, Operation
+from edgetune.devices.device_profile import BackendProfile, ModelShape, Operation
 from edgetune.utils.errors import ProfileError
 from edgetune.utils.types import FloatArray
 
-Kind = Literal["measured", "interpolated", "by operation count"]
-
-# Relative half-widths that go on top of the noise of the points themselves.
-INTERPOLATED = 0.06
-OUTSIDE = 0.15
-OTHER_MODEL = 0.35
-_LEAST_SHARE = 0.2  # of a prediction that an interval leaves at its lower end
-
-
-@dataclass(frozen=True, slots=True)
-class Estimate:
-    """Seconds of one call, and how sure they are.
-
-    Attributes:
-        s: predicted seconds.
-        low_s, high_s: where the real figure should be, 9 times in 10.
-        kind: how it was found.
-    """
-
-    s: float
-    low_s: float
-    high_s: float
-    kind: Kind
+CountFit = Callable[[ModelShape, float, float, float], float]
+"""Seconds of a shape at (batch, length, active layers): a non-negative combination of the count's parts."""
+Cell = tuple[int, int, int]
+"""Batch, length, active layers."""
+LAYERS = 2
+"""The axis of active layers."""
+LEAST_LAYER = 0.15
+"""Of its share in the lowest measured layers is the least that one layer costs."""
 
 
 def nnls(features: FloatArray, target: FloatArray) -> FloatArray:
     """Solve least squares with no coefficient below zero, by trying every subset of few features.
+
+    scipy's does the same, but importing it takes a second at the start of a run.
 
     Args:
         features: (n, k), k small: 2^k systems are solved.
@@ -68,10 +54,8 @@ def nnls(features: FloatArray, target: FloatArray) -> FloatArray:
     for size in range(1, n_features + 1):
         for chosen in map(list, combinations(range(n_features), size)):
             found, *_ = np.linalg.lstsq(scaled[:, chosen], target, rcond=None)
-            if found.min() < 0.0:
-                continue
             error = float(np.sum((scaled[:, chosen] @ found - target) ** 2))
-            if error < best_error * (1.0 - 1e-9):
+            if found.min() >= 0.0 and error < best_error * (1.0 - 1e-9):
                 best, best_error = np.zeros(n_features), error
                 best[chosen] = found
     coefficients: FloatArray = best / scales
@@ -88,12 +72,7 @@ def operation_count(
 ) -> list[float]:
     """Return what the seconds of a call are made of: 1, rows, matrix products, attention, updated weights.
 
-    Args:
-        shape: of the model.
-        batch: rows.
-        length: tokens of each.
-        layers: that are run.
-        trimmed: whether the last of them is computed for each row's first token only.
+    With `trimmed`, the last layer is computed for each row's first token only.
     """
     weights = 4.0 * shape.hidden_size**2 + 2.0 * shape.hidden_size * shape.intermediate_size
     last = min(layers, 1.0) if trimmed else 0.0
@@ -107,32 +86,27 @@ def operation_count(
     ]
 
 
-class CountFit:
-    """Seconds as a non-negative combination of the operation count's parts, by smallest relative error."""
+def same_shape(one: ModelShape, other: ModelShape) -> bool:
+    """Return whether two models run the same operations, whatever they are called and know for words."""
+    sizes = [(shape.n_layers, shape.hidden_size, shape.intermediate_size) for shape in (one, other)]
+    return sizes[0] == sizes[1]
 
-    def __init__(self, op: Operation, seconds: dict[Cell, float], shape: ModelShape) -> None:
-        """Fit to measured cells; updating weights is a part of `train` alone.
 
-        Whether the last layer is computed for one token only is for the points to say.
-        """
-        best = np.inf
-        for trimmed in (False, True) if op != "prefix" else (False,):
-            rows = np.array([operation_count(shape, *cell, trimmed) for cell in seconds])
-            if op != "train":
-                rows[:, -1] = 0.0
-            rows /= np.array(list(seconds.values()))[:, None]
-            coefficients = nnls(rows, np.ones(len(rows)))
-            residuals = np.abs(rows @ coefficients - 1.0)
-            if np.sum(residuals**2) < best:
-                best = np.sum(residuals**2)
-                self._coefficients, self._trimmed = coefficients, trimmed
-                self.error = float(np.quantile(residuals, 0.9))
-                """Relative error of the fit that 9 points in 10 stay under."""
+def count_fit(op: Operation, seconds: dict[Cell, float], shape: ModelShape) -> CountFit:
+    """Fit seconds by smallest relative error; updating weights is a part of `train` alone.
 
-    def seconds(self, shape: ModelShape, batch: float, length: float, layers: float) -> float:
-        """Return seconds for any model's shape."""
-        counts = operation_count(shape, batch, length, layers, self._trimmed)
-        return float(np.dot(self._coefficients, counts))
+    Whether the last layer is computed for one token only is for the points to say.
+    """
+    fits = []
+    for trimmed in (False, True) if op != "prefix" else (False,):
+        rows = np.array([operation_count(shape, *cell, trimmed) for cell in seconds])
+        if op != "train":
+            rows[:, -1] = 0.0
+        rows /= np.array(list(seconds.values()))[:, None]
+        coefficients = nnls(rows, np.ones(len(rows)))
+        fits.append((float(np.sum((rows @ coefficients - 1.0) ** 2)), coefficients, trimmed))
+    _, best, trims = min(fits, key=lambda fit: fit[0])
+    return lambda of, b, t, n: float(np.dot(best, operation_count(of, b, t, n, trims)))
 
 
 class CostFunction:
@@ -142,112 +116,152 @@ class CostFunction:
     """
 
     def __init__(
-        self,
-        profile: BackendProfile,
-        shape: ModelShape,
-        target: ModelShape | None = None,
-        scale: float = 1.0,
-        *,
-        widen: float = 0.0,
+        self, profile: BackendProfile, shape: ModelShape, target: ModelShape | None = None, scale: float = 1.0
     ) -> None:
-        """Fit to a backend's points.
-
-        Args:
-            profile: measured costs.
-            shape: of the model that was measured.
-            target: model to predict for (None: the same).
-            scale: factor on every prediction, as a run's first steps have shown it.
-            widen: relative half-width on top of every interval, as the profile of another machine needs it.
+        """Fit to points measured with a model of one shape, to predict for another (None: the same).
 
         Raises:
             ProfileError: `score` or `train` was not measured at all.
         """
-        self._shape = shape
+        self._shape, self._scale = shape, scale
         self._target = None if target is None or same_shape(shape, target) else target
-        self._scale = scale
-        self._widen = widen
         self._fits: dict[Operation, CountFit] = {}
         self._grids: dict[Operation, CostGrid] = {}
-        for op in ("score", "train", "prefix"):
-            self._add(profile, op)
+        ops: tuple[Operation, ...] = ("score", "train", "prefix")
+        for op in ops:
+            points = {(p.batch, p.length, p.depth): p.s for p in profile.points if p.op == op}
+            if not points and op == "prefix":  # the layers below cost what they cost in a whole forward pass
+                whole = [point for point in profile.points if point.op == "score" and point.depth == 0]
+                points = {(p.batch, p.length, shape.n_layers): p.s for p in whole}
+            if not points:
+                raise ProfileError(
+                    f"The profile of {profile.key} has no `{op}` measurement; measure again with "
+                    "`edgetune profile`."
+                )
+            cells = {(b, t, int(active_layers(op, d, shape.n_layers))): s for (b, t, d), s in points.items()}
+            fit = self._fits[op] = count_fit(op, cells, shape)
+            self._grids[op] = CostGrid(cells, shape.n_layers, partial(fit, shape))
 
-    def _add(self, profile: BackendProfile, op: Operation) -> None:
-        n_layers = self._shape.n_layers
-        points = [point for point in profile.points if point.op == op]
-        self._has_prefix = bool(points)
-        if not points and op == "prefix":  # the layers below cost what they cost in a whole forward pass
-            points = [point for point in profile.points if point.op == "score" and point.depth == 0]
-            points = [point.model_copy(update={"op": op, "depth": n_layers}) for point in points]
-        if not points:
-            raise ProfileError(
-                f"The profile of {profile.key} has no `{op}` measurement; measure again with "
-                "`edgetune profile`."
-            )
-        seconds, halves = _cells(op, points, n_layers)
-        fit = CountFit(op, seconds, self._shape)
-        self._fits[op] = fit
-        self._grids[op] = CostGrid(
-            seconds, halves, n_layers, lambda b, n, k: fit.seconds(self._shape, b, n, k)
-        )
-
-    def estimate(self, op: Operation, batch: int, length: int, depth: int) -> Estimate:
-        """Predict one call.
-
-        Args:
-            op: `prefix`, `score` or `train`.
-            batch: examples.
-            length: tokens of each, padding included.
-            depth: lowest layers that are frozen and cut off (of the target's own layers).
-        """
+    def seconds(self, op: Operation, batch: int, length: int, depth: int) -> float:
+        """Predict seconds of one call; `depth` lowest of the target's own layers are frozen and cut off."""
         if op == "prefix" and depth <= 0:
-            return Estimate(0.0, 0.0, 0.0, "measured")
+            return 0.0
         shape = self._target or self._shape
         layers = active_layers(op, depth, shape.n_layers)
         fit, grid = self._fits[op], self._grids[op]
         if self._target is not None:
-            seconds = fit.seconds(shape, batch, length, layers)
-            return self._finish(seconds, OTHER_MODEL + fit.error, "by operation count")
-        (_, top_batch), (_, top_length), _ = grid.limits
-        nearest = (min(batch, top_batch), min(length, top_length))
-        seconds, noise = grid.at(*nearest, layers)
+            return self._scale * fit(shape, batch, length, layers)
+        nearest = (min(batch, grid.axes[0][-1]), min(length, grid.axes[1][-1]))
+        seconds = grid.at(*nearest, layers)
         if nearest != (batch, length):
-            seconds += fit.seconds(shape, batch, length, layers) - fit.seconds(shape, *nearest, layers)
-        cell = (batch, length, int(layers))
-        if not grid.inside(cell) or (op == "prefix" and not self._has_prefix):
-            return self._finish(seconds, noise + OUTSIDE, "by operation count")
-        if grid.measured(cell):
-            return self._finish(seconds, noise, "measured")
-        return self._finish(seconds, noise + INTERPOLATED, "interpolated")
-
-    def _finish(self, seconds: float, half: float, kind: Kind) -> Estimate:
-        seconds, half = seconds * self._scale, half + self._widen
-        low = seconds * max(_LEAST_SHARE, 1.0 - half)
-        return Estimate(seconds, min(low, seconds), seconds * (1.0 + half), kind)
-
-    def seconds(self, op: Operation, batch: int, length: int, depth: int) -> float:
-        """Predict seconds of one call."""
-        return self.estimate(op, batch, length, depth).s
+            seconds += fit(shape, batch, length, layers) - fit(shape, *nearest, layers)
+        return self._scale * seconds
 
 
-def same_shape(one: ModelShape, other: ModelShape) -> bool:
-    """Return whether two models run the same operations, whatever they are called and know for words."""
-    sizes = [(shape.n_layers, shape.hidden_size, shape.intermediate_size) for shape in (one, other)]
-    return sizes[0] == sizes[1]
+def monotone_envelope(values: FloatArray) -> FloatArray:
+    """Return the nearest array (largest difference) that falls along no axis; monotone input is unchanged.
+
+    Halfway between the largest value before each cell and the smallest after it: the isotonic regression in
+    the maximum norm (Ubhaya 1974).
+    """
+    lowest = np.flip(-_rising(-np.flip(values)))
+    middle: FloatArray = lowest + (_rising(values) - lowest) / 2
+    return middle
 
 
-def multiply_adds_per_token(shape: ModelShape) -> float:
-    """Return multiply-adds per token of a forward pass, attention left out."""
-    return operation_count(shape, 1.0, 1.0, shape.n_layers)[2]
+def _rising(values: FloatArray) -> FloatArray:
+    """Raise cells to the largest value before them, along every axis."""
+    for axis in range(values.ndim):
+        values = np.maximum.accumulate(values, axis=axis)
+    return values
 
 
-def _cells(
-    op: Operation, points: Iterable[MeasuredPoint], n_layers: int
-) -> tuple[dict[Cell, float], dict[Cell, float]]:
-    """Return seconds and relative half intervals by (batch, length, active layers)."""
-    seconds: dict[Cell, float] = {}
-    halves: dict[Cell, float] = {}
-    for point in points:
-        cell = (point.batch, point.length, int(active_layers(op, point.depth, n_layers)))
-        seconds[cell] = point.s
-        halves[cell] = max(0.0, (point.high_s - point.low_s) / 2.0 / point.s)
-    return seconds, halves
+class CostGrid:
+    """Measured points of one operation as a full, monotone array, and the value between its nodes.
+
+        points ─→ holes filled by operation count ─→ made monotone ─→ continued to zero ─→ `at`
+
+    An encoder's step is nearly affine in batch, length and active layers, so that straight lines between
+    nodes are near; and a cost never falls along any of them.
+    """
+
+    def __init__(
+        self, seconds: dict[Cell, float], n_layers: int, fit: Callable[[float, float, float], float]
+    ) -> None:
+        """Lay the medians of measured cells out; `fit` gives the seconds of those that were not measured."""
+        self.axes: list[list[int]] = [sorted({cell[axis] for cell in seconds}) for axis in range(3)]
+        self._fit = fit
+        filled = [seconds[cell] if cell in seconds else fit(*cell) for cell in product(*self.axes)]
+        self._values = monotone_envelope(np.reshape(filled, [len(axis) for axis in self.axes]))
+        for axis in range(3):
+            if axis == LAYERS and self.axes[axis][0] > 1:
+                self._add_first()
+            if self.axes[axis][0] > 0:
+                self._add_zero(axis)
+        if self.axes[LAYERS][-1] < n_layers:
+            last = np.take(self._values, -1, LAYERS)
+            self._insert(
+                LAYERS, n_layers, last + np.maximum(0.0, self._slope(LAYERS, -1, n_layers)), at_end=True
+            )
+
+    def at(self, batch: float, length: float, layers: float) -> float:
+        """Return seconds; beyond the last node, those of the last node."""
+        sides = [_between(axis, at) for axis, at in zip(self.axes, (batch, length, layers), strict=True)]
+        return sum(
+            u * v * w * float(self._values[i, j, k])
+            for (i, u), (j, v), (k, w) in product(*sides)
+            if u * v * w
+        )
+
+    def _insert(self, axis: int, node: int, values: FloatArray, at_end: bool = False) -> None:
+        """Put a node at one end of an axis; its values are made to rise, which leaves their bounds alone."""
+        parts = [np.expand_dims(_rising(values), axis), self._values]
+        self._values = np.concatenate(parts[::-1] if at_end else parts, axis)
+        self.axes[axis].insert(len(self.axes[axis]) if at_end else 0, node)
+
+    def _slope(self, axis: int, end: int, to: int) -> FloatArray:
+        """Return the change from the last node at one end of an axis on to `to`.
+
+        A straight line through the two nodes at that end; with one node alone, by operation count.
+        """
+        nodes, edge, inner = self.axes[axis], *((0, 1) if end == 0 else (-1, -2))
+        if len(nodes) > 1:
+            step = np.take(self._values, edge, axis) - np.take(self._values, inner, axis)
+            change: FloatArray = step / (nodes[edge] - nodes[inner]) * (to - nodes[edge])
+            return change
+        there, here = (self._counted(axis, node) for node in (to, nodes[0]))
+        return there - here
+
+    def _counted(self, axis: int, node: int) -> FloatArray:
+        """Return seconds by operation count along the two other axes."""
+        others = [[node] if i == axis else nodes for i, nodes in enumerate(self.axes)]
+        shape = [len(nodes) for nodes in others if nodes is not others[axis]]
+        return np.reshape([self._fit(*cell) for cell in product(*others)], shape)
+
+    def _add_first(self) -> None:
+        """Put a node at one layer before the axis of layers.
+
+        The line through the lowest two nodes may well reach zero above no layer at all: where a classifier
+        reads the first token only, its last layer costs far less than the others.
+        """
+        first = np.take(self._values, 0, LAYERS)
+        least = LEAST_LAYER * first / self.axes[LAYERS][0]
+        self._insert(LAYERS, 1, np.clip(first + self._slope(LAYERS, 0, 1), least, first))
+
+    def _add_zero(self, axis: int) -> None:
+        """Put a node at 0 before an axis, its values between 0 and those of the first node.
+
+        What no layer costs the operation count says; what no row or token costs, a line through two nodes.
+        """
+        first = np.take(self._values, 0, axis)
+        zero = self._counted(axis, 0) if axis == LAYERS else first + self._slope(axis, 0, 0)
+        self._insert(axis, 0, np.clip(zero, 0.0, first))
+
+
+def _between(nodes: Sequence[int], at: float) -> list[tuple[int, float]]:
+    """Return the nodes on both sides of a value, each with its share."""
+    right = bisect_right(nodes, at)
+    if right == 0 or right == len(nodes):
+        return [(max(0, right - 1), 1.0)]
+    share = (at - nodes[right - 1]) / (nodes[right] - nodes[right - 1])
+    return [(right - 1, 1.0 - share), (right, share)]

@@ -16,13 +16,15 @@ from edgetune.utils.machine import ROOT, cpu_features, cpu_info, cpu_name, memor
 
 def this_machine(root: Path = ROOT) -> Machine:
     """Describe the machine that this process runs on; nothing heavy is imported."""
-    name = cpu_name(root)
-    memory = memory_mb(root)
+    import psutil
+
+    name, memory, cores = cpu_name(root), memory_mb(root), usable_cores()
+    physical = psutil.cpu_count(logical=False)
     return Machine(
         cpu=name,
         cpu_model=_cpu_model(root) or name,
-        cores=usable_cores(),
-        physical_cores=_physical_cores(),
+        cores=cores,
+        physical_cores=None if physical is None else max(1, min(physical, cores)),
         features=cpu_features(root),
         memory_mb=None if memory is None else round(memory),
         gpu=_gpu(root),
@@ -36,27 +38,17 @@ def _cpu_model(root: Path) -> str:
     """Return vendor, family and model numbers (x86), or implementer and part (ARM); empty if not told."""
     info = cpu_info(root)
     for keys in (("vendor_id", "cpu family", "model"), ("cpu implementer", "cpu part", "cpu variant")):
-        found = [info[key] for key in keys if info.get(key)]
-        if len(found) == len(keys):
-            return " ".join(found)
+        if all(info.get(key) for key in keys):
+            return " ".join(info[key] for key in keys)
     return ""
 
 
 def _gpu(root: Path) -> str | None:
     """Return the first NVIDIA GPU's name as its Linux driver tells it."""
     for path in sorted((root / "proc/driver/nvidia/gpus").glob("*/information")):
-        for line in path.read_text(errors="replace").splitlines():
-            key, _, value = line.partition(":")
-            if key.strip() == "Model":
-                return value.strip()
+        if found := re.search(r"^Model:\s*(.*\S)", path.read_text(errors="replace"), re.MULTILINE):
+            return found[1]
     return None
-
-
-def _physical_cores() -> int | None:
-    import psutil
-
-    found = psutil.cpu_count(logical=False)
-    return None if found is None else max(1, min(int(found), usable_cores()))
 
 
 def profile_name(machine: Machine) -> str:
@@ -68,31 +60,23 @@ def profile_name(machine: Machine) -> str:
 
 def shape_of(source: ModelSource) -> ModelShape:
     """Read a model's shape from its config and the headers of its weights."""
-    config = source.config
-    hidden = source.hidden_size
-    layers = _first(config, "num_hidden_layers", "n_layers", "num_layers", "n_layer")
-    inner = _first(config, "intermediate_size", "hidden_dim", "ffn_dim", "d_ff", "n_inner")
-    layers, inner = layers or 1, inner or 4 * hidden
-    counted = _count_parameters(source.folder)
+    config, hidden = source.config, source.hidden_size
+
+    def first(*names: str) -> int | None:
+        found = (config.get(name) for name in names)
+        return next((int(value) for value in found if isinstance(value, int) and value > 0), None)
+
+    layers = first("num_hidden_layers", "n_layers", "num_layers", "n_layer") or 1
+    inner = first("intermediate_size", "hidden_dim", "ffn_dim", "d_ff", "n_inner") or 4 * hidden
+    # Carried artifacts have no safetensors: their matrices are counted from the config alone.
+    guessed = (first("vocab_size") or 30_000) * hidden + layers * (4 * hidden**2 + 2 * hidden * inner)
     return ModelShape(
         name=source.name,
         n_layers=layers,
         hidden_size=hidden,
         intermediate_size=inner,
-        n_parameters=counted or _guess_parameters(config, layers, hidden, inner),
+        n_parameters=_count_parameters(source.folder) or guessed,
     )
-
-
-def _guess_parameters(config: dict[str, object], layers: int, hidden: int, inner: int) -> int:
-    """Count matrices from the config alone, for carried artifacts, which have no safetensors."""
-    words = _first(config, "vocab_size") or 30_000
-    return words * hidden + layers * (4 * hidden**2 + 2 * hidden * inner)
-
-
-def _first(config: dict[str, object], *names: str) -> int | None:
-    """Return the first of several settings that is there."""
-    found = (config.get(name) for name in names)
-    return next((int(value) for value in found if isinstance(value, int) and value > 0), None)
 
 
 def _count_parameters(folder: Path) -> int:
@@ -103,4 +87,4 @@ def _count_parameters(folder: Path) -> int:
         with safe_open(path, framework="numpy") as tensors:
             for name in tensors.keys():  # noqa: SIM118  # not a dict
                 n_parameters += math.prod(tensors.get_slice(name).get_shape())
-    return max(1, n_parameters)
+    return n_parameters

@@ -1,4 +1,4 @@
-"""A device profile: measured costs of one machine, with units, source and date; TOML in and out.
+"""A device profile: measured costs of one machine, with units, source and date.
 
     machine · versions · date
     backends: `ort-fp32`, `torch-fp32`, `torch-bf16` … each with
@@ -10,16 +10,13 @@
 `depth` is the number of lowest layers that are frozen and cut off as a prefix. At depth 0 an operation runs
 the whole model; above it, `prefix` runs the frozen layers, and `score` and `train` run the layers above
 them alone, on hidden states that are at hand.
-
-`first_implausible` finds values that no measurement can have given, as in an edited or damaged profile.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from itertools import product
-from typing import Any, Literal
+from typing import Literal
 
 from pydantic import Field
 
@@ -35,16 +32,10 @@ class Machine(Settings):
     """Which machine was measured.
 
     Attributes:
-        cpu: as the system names it.
         cpu_model: vendor, family and model numbers, since names of virtual machines say little.
-        cores: processors that could be used.
-        physical_cores: of these, without hyper-threads; None: not known.
+        cores: processors that could be used; `physical_cores` without hyper-threads, None: not known.
         features: instruction sets that matter.
         memory_mb: of the machine (10^6 bytes).
-        gpu: its name, None without one.
-        power_source: `mains`, `battery` or `unknown`.
-        system: operating system and release.
-        architecture: such as `x86_64`.
     """
 
     cpu: str
@@ -60,15 +51,7 @@ class Machine(Settings):
 
 
 class ModelShape(Settings):
-    """What decides the operation count of an encoder.
-
-    Attributes:
-        name: of the model.
-        n_layers: encoder layers.
-        hidden_size: width.
-        intermediate_size: width inside a layer's feed-forward part.
-        n_parameters: all of them.
-    """
+    """What decides the operation count of an encoder; `intermediate_size` is that of a feed-forward part."""
 
     name: str
     n_layers: int = Field(ge=1, le=MAX_COUNT)
@@ -81,12 +64,9 @@ class MeasuredPoint(Settings):
     """One operation, measured.
 
     Attributes:
-        op: `prefix`, `score` or `train`.
-        batch: examples.
-        length: tokens of each, padding included.
+        length: tokens of each example of the batch, padding included.
         depth: frozen layers cut off as a prefix.
-        s: median seconds of one call.
-        low_s, high_s: 95 % interval of that median.
+        s: median seconds of one call, with its 95 % interval from `low_s` to `high_s`.
         n: calls measured.
     """
 
@@ -98,6 +78,9 @@ class MeasuredPoint(Settings):
     low_s: float = Field(gt=0)
     high_s: float = Field(gt=0)
     n: int = Field(ge=1)
+
+    def __str__(self) -> str:
+        return f"{self.op} at {self.batch} × {self.length} tokens, depth {self.depth}, takes {self.s:.3g} s"
 
 
 class FixedCosts(Settings):
@@ -121,12 +104,7 @@ class FixedCosts(Settings):
 
 
 class Memory(Settings):
-    """Megabytes (10^6 bytes) of resident memory.
-
-    Attributes:
-        base_mb: model, optimizer and runtime.
-        score_mb_per_token, train_mb_per_token: per token of the batch, padding included.
-    """
+    """Megabytes (10^6 bytes) of resident memory: at rest, and per token of a batch, padding included."""
 
     base_mb: float = Field(ge=0)
     score_mb_per_token: float = Field(ge=0)
@@ -152,13 +130,7 @@ class BackendProfile(Settings):
 
 
 class Power(Settings):
-    """Mean watts, and where they come from.
-
-    Attributes:
-        train_w, score_w, idle_w: while training, scoring and doing nothing.
-        source: the sensor, or how it was estimated.
-        measured: whether a sensor gave it.
-    """
+    """Mean watts while training, scoring and doing nothing, and the sensor or estimate that gave them."""
 
     train_w: float = Field(gt=0)
     score_w: float = Field(gt=0)
@@ -171,13 +143,10 @@ class DeviceProfile(Settings):
     """Everything measured on one machine for one model.
 
     Attributes:
-        name: of the profile, and of its file.
         date: of the measurement, ISO 8601.
         quick: whether `--quick` measured a smaller grid.
-        model: whose operations were timed.
         start_s: from the process's start to the first line of a run.
-        tokenize_s_per_token: reading and tokenizing text that is not cached.
-        meta_s_per_example: the meta predictor's predict and fit.
+        tokenize_s_per_token, meta_s_per_example: in older profiles; nothing is planned by them.
         report_s: picture, model card and summary.
         exit_s: from the last line of a run to the end of its process.
         spread: median over points of (high - low) / 2 / median.
@@ -193,8 +162,8 @@ class DeviceProfile(Settings):
     versions: dict[str, str]
     model: ModelShape
     start_s: float = Field(ge=0)
-    tokenize_s_per_token: float = Field(gt=0)
-    meta_s_per_example: float = Field(ge=0)
+    tokenize_s_per_token: float | None = None
+    meta_s_per_example: float | None = None
     report_s: float = Field(ge=0)
     exit_s: float = Field(ge=0)
     spread: float = Field(ge=0)
@@ -203,74 +172,46 @@ class DeviceProfile(Settings):
     power: Power
     backends: list[BackendProfile] = Field(min_length=1)
 
-    def backend(self, key: str) -> BackendProfile | None:
-        """Return one backend's costs, None if it was not measured."""
-        return next((item for item in self.backends if item.key == key), None)
-
 
 LONGEST_CALL_S = 3600.0
 SHRINK = 0.5  # a call with twice the tokens takes less than this share of the smaller one only by nonsense
 
 
 def first_implausible(profile: DeviceProfile) -> str | None:
-    """Return in words the first thing that cannot be, None if everything can."""
-    return next(_all_nonsense(profile), None)
-
-
-def _all_nonsense(profile: DeviceProfile) -> Iterator[str]:
-    for where, value in _numbers(profile.model_dump(), ""):
-        if not math.isfinite(value):
-            yield f"{where} is {value}"
+    """Return in words the first value that no measurement can have given; None where all can be."""
     keys = [backend.key for backend in profile.backends]
-    yield from (f"{key} appears {keys.count(key)} times" for key in keys if keys.count(key) > 1)
+    twice = next((key for key in keys if keys.count(key) > 1), None)
+    if twice is not None:
+        return f"{twice} appears {keys.count(twice)} times"
     for backend in profile.backends:
-        yield from (
-            f"{backend.key}: {problem}" for problem in _backend_nonsense(backend, profile.model.n_layers)
-        )
+        for problem in _nonsense(backend.points, profile.model.n_layers):
+            return f"{backend.key}: {problem}"
+    return None
 
 
-def _numbers(value: Any, where: str) -> Iterator[tuple[str, float]]:
-    if isinstance(value, dict):
-        for name, inner in value.items():
-            yield from _numbers(inner, f"{where}.{name}" if where else str(name))
-    elif isinstance(value, list):
-        for number, inner in enumerate(value):
-            yield from _numbers(inner, f"{where}.{number}")
-    elif isinstance(value, float):
-        yield where, value
-
-
-def _backend_nonsense(backend: BackendProfile, n_layers: int) -> Iterator[str]:
-    points = {(p.op, p.batch, p.length, p.depth): p for p in backend.points}
-    if len(points) < len(backend.points):
+def _nonsense(measured: list[MeasuredPoint], n_layers: int) -> Iterator[str]:
+    points = {(p.op, p.batch, p.length, p.depth): p for p in measured}
+    if len(points) < len(measured):
         yield "a measured point appears twice"
     for op in ("score", "train"):
-        if not any(p.op == op and p.depth == 0 for p in backend.points):
+        if not any(p.op == op and p.depth == 0 for p in measured):
             yield f"there is no `{op}` measurement at depth 0"
-    for point in backend.points:
+    for point in measured:
         if not point.low_s <= point.s <= point.high_s:
-            yield f"{_name(point)} takes {point.s} s, outside its own interval"
+            yield f"{point}, outside its own interval"
         if point.s > LONGEST_CALL_S:
-            yield f"{_name(point)} takes {point.s:.0f} s, more than {LONGEST_CALL_S:.0f} s"
+            yield f"{point}, more than {LONGEST_CALL_S:.0f} s"
         if point.depth > n_layers or (point.op == "prefix" and point.depth == 0):
-            yield f"{_name(point)} has a depth that a model of {n_layers} layers cannot have"
+            yield f"{point}, a depth that a model of {n_layers} layers cannot have"
         scored = points.get(("score", point.batch, point.length, point.depth))
         if point.op == "train" and scored is not None and point.high_s < SHRINK * scored.low_s:
-            yield f"{_name(point)} takes {point.s:.3g} s, but score alone takes {scored.s:.3g} s"
-    for small, large in product(backend.points, repeat=2):
-        if _far_larger(small, large) and large.high_s < SHRINK * small.low_s:
-            yield f"{_name(large)} takes {large.s:.3g} s, but {_name(small)} takes {small.s:.3g} s"
-
-
-def _far_larger(small: MeasuredPoint, large: MeasuredPoint) -> bool:
-    """Return whether one call does all that another does, on at least twice the tokens."""
-    return (
-        (small.op, small.depth) == (large.op, large.depth)
-        and large.batch >= small.batch
-        and large.length >= small.length
-        and large.batch * large.length >= 2 * small.batch * small.length
-    )
-
-
-def _name(point: MeasuredPoint) -> str:
-    return f"{point.op} at {point.batch} × {point.length} tokens, depth {point.depth},"
+            yield f"{point}, but score alone takes {scored.s:.3g} s"
+    for small, large in product(measured, repeat=2):
+        does_more = (
+            (small.op, small.depth) == (large.op, large.depth)
+            and large.batch >= small.batch
+            and large.length >= small.length
+            and large.batch * large.length >= 2 * small.batch * small.length
+        )
+        if does_more and large.high_s < SHRINK * small.low_s:
+            yield f"{large}, but {small}"

@@ -8,6 +8,8 @@ The user's own take precedence over shipped ones of the same name. How well a pr
     same    processor, cores, instruction sets and runtimes are those that were measured
     alike   the same kind of processor; something else differs: intervals are wider
     other   another processor: a start only, which the first steps of a run must correct
+
+For an installation in which none is stored there is a nominal profile that nobody measured.
 """
 
 from __future__ import annotations
@@ -19,18 +21,25 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import product
 from pathlib import Path
 from typing import Literal
 
 import tomli_w
 from pydantic import ValidationError
 
-from edgetune.devices.cost_function import multiply_adds_per_token, same_shape
+from edgetune.devices.cost_function import operation_count, same_shape
 from edgetune.devices.device_profile import (
     SCHEMA_VERSION,
+    BackendProfile,
     DeviceProfile,
+    FixedCosts,
     Machine,
+    MeasuredPoint,
+    Memory,
     ModelShape,
+    Operation,
+    Power,
     first_implausible,
 )
 from edgetune.utils.errors import ProfileError, UsageError
@@ -75,11 +84,7 @@ def profile_files() -> dict[str, Path]:
 
 
 def save_profile(profile: DeviceProfile, path: Path | None = None) -> Path:
-    """Write a profile whole or not at all; return where.
-
-    Args:
-        profile: what was measured.
-        path: file to write (None: the user's folder, under the profile's name).
+    """Write a profile whole or not at all, by default to the user's folder under its name; return where.
 
     Raises:
         ProfileError: there is no room or no permission, or no folder to write to.
@@ -114,18 +119,14 @@ def to_toml(profile: DeviceProfile) -> str:
         edgetune=profile.versions.get("edgetune", "?"), date=profile.date, name=profile.name
     )
     body = tomli_w.dumps(profile.model_dump(mode="json", exclude_none=True))
-    return f"{header}# SHA-256 of all lines below: {_sha256(body)}\n{body}"
-
-
-def _sha256(body: str) -> str:
-    return hashlib.sha256(body.encode()).hexdigest()
+    return f"{header}# SHA-256 of all lines below: {hashlib.sha256(body.encode()).hexdigest()}\n{body}"
 
 
 def _was_changed(text: str) -> bool:
     """Return whether a profile is not what its checksum says; one without a checksum is older than these."""
     text = text.replace("\r\n", "\n")  # as some checkouts have it
     found = _SUM.search(text)
-    return found is not None and _sha256(text[found.end() :]) != found.group(1)
+    return found is not None and hashlib.sha256(text[found.end() :].encode()).hexdigest() != found[1]
 
 
 def load_profile(name: str | Path) -> DeviceProfile:
@@ -144,21 +145,18 @@ def find_file(name: str | Path) -> Path:
     Raises:
         UsageError: there is none.
     """
-    text = str(name)
-    is_path = isinstance(name, Path) or text.endswith(".toml") or "/" in text or os.sep in text
-    files = profile_files()
-    if not is_path and text in files:
-        return files[text]
-    path = Path(os.path.expanduser(text))
-    if is_path and path.is_file():
-        return path
-    if is_path:
+    text, files = str(name), profile_files()
+    if isinstance(name, Path) or text.endswith(".toml") or "/" in text or os.sep in text:
+        path = Path(text).expanduser()
+        if path.is_file():
+            return path
         raise UsageError(f"There is no profile file {text}; `edgetune profile --out {text}` measures one.")
-    known = ", ".join(files) if files else "none"
-    raise UsageError(
-        f"There is no profile {text} (stored: {known}); "
-        f"`edgetune profile --name {text}` measures this machine."
-    )
+    if text not in files:
+        raise UsageError(
+            f"There is no profile {text} (stored: {', '.join(files) or 'none'}); "
+            f"`edgetune profile --name {text}` measures this machine."
+        )
+    return files[text]
 
 
 def read_profile(path: Path) -> DeviceProfile:
@@ -176,40 +174,34 @@ def read_profile(path: Path) -> DeviceProfile:
 @lru_cache(maxsize=16)
 def _read(path: Path, changed_ns: int) -> DeviceProfile:
     """Read one file; when it was changed last tells what is remembered from what must be read again."""
+    again = "measure again with `edgetune profile`."
     try:
         raw, text = read_toml(path), path.read_text(encoding="utf-8")
     except (TomlError, UnicodeDecodeError) as error:
-        raise ProfileError(f"{path} is not TOML ({error}); measure again with `edgetune profile`.") from error
+        raise ProfileError(f"{path} is not TOML ({error}); {again}") from error
     version = raw.get("schema_version")
     if isinstance(version, int) and version > SCHEMA_VERSION:
         raise ProfileError(
-            f"{path} was written by a newer edgetune (schema {version}); update edgetune, or measure again "
-            "with `edgetune profile`."
+            f"{path} was written by a newer edgetune (schema {version}); update edgetune, or {again}"
         )
     try:
         profile = DeviceProfile.model_validate(raw)
     except ValidationError as error:
-        raise ProfileError(
-            f"{path} is not a device profile: {_problem(error)}; measure again with `edgetune profile`."
-        ) from error
+        first = error.errors()[0]
+        where = brief(".".join(str(part) for part in first["loc"])) or "the file"
+        given = first.get("input")
+        shown = "" if isinstance(given, (dict, list)) else f" (given: {brief(repr(given))})"
+        problem = f"{where}: {first['msg'].lower()}{shown}"
+        raise ProfileError(f"{path} is not a device profile: {problem}; {again}") from error
     nonsense = first_implausible(profile)
     if nonsense is not None:
-        raise ProfileError(f"{path} is implausible: {nonsense}; measure again with `edgetune profile`.")
+        raise ProfileError(f"{path} is implausible: {nonsense}; {again}")
     if _was_changed(text):
         raise ProfileError(
             f"{path} was changed after it was measured (its SHA-256 does not match its header); copy it "
-            "again, or measure again with `edgetune profile`."
+            f"again, or {again}"
         )
     return profile
-
-
-def _problem(error: ValidationError) -> str:
-    """Say the first thing that is wrong: where, what, and the value."""
-    first = error.errors()[0]
-    where = brief(".".join(str(part) for part in first["loc"])) or "the file"
-    given = first.get("input")
-    shown = "" if isinstance(given, (dict, list)) else f" (given: {brief(repr(given))})"
-    return f"{where}: {first['msg'].lower()}{shown}"
 
 
 Fit = Literal["same", "alike", "other"]
@@ -219,13 +211,7 @@ _WIDEN: dict[Fit, float] = {"same": 0.0, "alike": 0.2, "other": 0.6}
 
 @dataclass(frozen=True, slots=True)
 class Match:
-    """A stored profile, and how well it fits.
-
-    Attributes:
-        profile: the one that fits best.
-        fit: `same`, `alike` or `other`.
-        reasons: what differs, a phrase each; empty for `same`.
-    """
+    """A stored profile, how well it fits, and what differs, a phrase each (none for `same`)."""
 
     profile: DeviceProfile
     fit: Fit
@@ -244,23 +230,18 @@ def find_for_this_machine(
 
     Files that cannot be read are passed over, as long as another one can be.
 
-    Args:
-        shape: of the model to be trained (None: any).
-        machine: this one.
-        versions: of installed packages (None: asked for).
-
     Raises:
         ProfileError: profiles are stored, and none of them can be read.
     """
     versions = installed_versions() if versions is None else versions
-    found = {path: _try_to_read(path) for path in profile_files().values()}
     own = own_folder()
+    found = [(path.parent == own, _try_to_read(path)) for path in profile_files().values()]
     matches = [
-        (match_profile(profile, machine, versions), path.parent == own)
-        for path, profile in found.items()
+        (match_profile(profile, machine, versions), is_own)
+        for is_own, profile in found
         if isinstance(profile, DeviceProfile)
     ]
-    broken = [error for error in found.values() if isinstance(error, ProfileError)]
+    broken = [error for _, error in found if isinstance(error, ProfileError)]
     if not matches and broken:
         raise broken[0]
     # What nothing else settles the names do (files come in their order), so that it is the same every time.
@@ -280,7 +261,10 @@ def match_profile(profile: DeviceProfile, machine: Machine, versions: Mapping[st
     theirs = profile.machine
     # Virtual machines call every processor by one name, so its numbers decide.
     same_cpu = (theirs.cpu_model, theirs.architecture) == (machine.cpu_model, machine.architecture)
-    reasons = [] if same_cpu else [f"measured on {_cpu(theirs)}, this machine has {_cpu(machine)}"]
+    cpus = [
+        one.cpu if one.cpu == one.cpu_model else f"{one.cpu} ({one.cpu_model})" for one in (theirs, machine)
+    ]
+    reasons = [] if same_cpu else [f"measured on {cpus[0]}, this machine has {cpus[1]}"]
     if theirs.cores != machine.cores:
         reasons.append(f"measured with {counted(theirs.cores, 'core')}, this machine has {machine.cores}")
     if gone := set(theirs.features) ^ set(machine.features):
@@ -291,27 +275,24 @@ def match_profile(profile: DeviceProfile, machine: Machine, versions: Mapping[st
             reasons.append(f"measured with {name} {was}, {is_} is installed")
     if {theirs.power_source, machine.power_source} == {"mains", "battery"}:
         reasons.append(f"measured on {theirs.power_source}, this machine runs on {machine.power_source}")
-    if not same_cpu:
-        return Match(profile, "other", reasons)
-    return Match(profile, "alike" if reasons else "same", reasons)
-
-
-def _cpu(machine: Machine) -> str:
-    """Name a processor so that two of one name can be told apart."""
-    if machine.cpu_model == machine.cpu:
-        return machine.cpu
-    return f"{machine.cpu} ({machine.cpu_model})"
+    fit: Fit = "other" if not same_cpu else "alike" if reasons else "same"
+    return Match(profile, fit, reasons)
 
 
 def _distance(found: Match, own: bool, shape: ModelShape | None, machine: Machine) -> tuple[float, ...]:
     """Order matches: fit, likeness of the machine and of the model, trust, the user's own, quality, age."""
     profile, theirs = found.profile, found.profile.machine
+    model = 0.0
+    if shape is not None and not same_shape(profile.model, shape):
+        # Multiply-adds per token, attention left out.
+        one, other = (operation_count(each, 1.0, 1.0, each.n_layers)[2] for each in (profile.model, shape))
+        model = 0.01 + abs(math.log(one / other))
     return (
         ("same", "alike", "other").index(found.fit),
         float(theirs.architecture != machine.architecture),
         len(set(theirs.features) ^ set(machine.features)),
         abs(math.log(theirs.cores / machine.cores)),
-        0.0 if shape is None else _model_distance(profile.model, shape),
+        model,
         float(profile.noisy),
         float(not own),
         float(profile.quick),
@@ -319,10 +300,41 @@ def _distance(found: Match, own: bool, shape: ModelShape | None, machine: Machin
     )
 
 
-def _model_distance(one: ModelShape, other: ModelShape) -> float:
-    """Return 0 for the same shape, else how many times one model's work is the other's (log), plus some."""
-    return (
-        0.0
-        if same_shape(one, other)
-        else 0.01 + abs(math.log(multiply_adds_per_token(one) / multiply_adds_per_token(other)))
+# Rounded from `amd-zen3-2-cores`; a measurement at the start of a run tells how many times as long it takes.
+MULTIPLY_ADDS_PER_S, CALL_S, UPDATE_S_PER_WEIGHT = 40e9, 2e-3, 3.5e-9
+BACKWARD = 3.5
+"""Seconds of a train step over those of a forward pass, the update of the weights left out."""
+NOMINAL = {
+    "ort": FixedCosts(import_s=0.5, open_s=0.6, open_depth_s=1.0, export_s=19, save_s=2, save_model_s=2),
+    "torch": FixedCosts(import_s=9, open_s=1.3, open_depth_s=0.3, export_s=0, save_s=1.9, save_model_s=0.3),
+}
+
+
+def nominal_match(shape: ModelShape, machine: Machine) -> Match:
+    """Return a profile of nominal costs for a model: its operation count over a constant."""
+    points = []
+    ops: tuple[Operation, ...] = ("score", "train")
+    for op, batch, length in product(ops, (4, 32), (16, 128)):
+        _, _, products, attention, updated = operation_count(shape, batch, length, shape.n_layers)
+        s = CALL_S + (products + 2 * attention) / MULTIPLY_ADDS_PER_S
+        s = BACKWARD * s + UPDATE_S_PER_WEIGHT * updated if op == "train" else s
+        points.append(MeasuredPoint(op=op, batch=batch, length=length, depth=0, s=s, low_s=s, high_s=s, n=1))
+    memory = Memory(base_mb=700, score_mb_per_token=0.04, train_mb_per_token=0.25)
+    same = {"precision": "fp32", "threads": machine.cores, "memory": memory, "points": points}
+    profile = DeviceProfile(
+        name="nominal",
+        date="",
+        machine=machine,
+        versions={},
+        model=shape,
+        start_s=1.1,
+        report_s=1.1,
+        exit_s=2.4,
+        spread=0.2,
+        power=Power(train_w=20, score_w=20, idle_w=2, source="nominal, not measured", measured=False),
+        backends=[
+            BackendProfile.model_validate({"backend": name, "fixed": fixed, **same})
+            for name, fixed in NOMINAL.items()
+        ],
     )
+    return Match(profile, "other", ["no device profile is stored, and nominal costs take its place"])

@@ -6,21 +6,8 @@
 Budgets of energy are enforced elsewhere (`planning`, `runs`). May import `utils` and `config`.
 """
 
-from edgetune.energy.battery import Battery, find_battery, power_source
-from edgetune.energy.estimate import Equation6, equation_6, tdp_w
-from edgetune.energy.sensor import EnergyReading, ResumedSensor, Sensor, read_energy
+from edgetune.energy.battery import power_source
+from edgetune.energy.sensor import EnergyReading, Sensor, SensorSum, read_energy
 from edgetune.energy.sensor_choice import open_sensor
 
-__all__ = [
-    "Battery",
-    "EnergyReading",
-    "Equation6",
-    "ResumedSensor",
-    "Sensor",
-    "equation_6",
-    "find_battery",
-    "open_sensor",
-    "power_source",
-    "read_energy",
-    "tdp_w",
-]
+__all__ = ["EnergyReading", "Sensor", "SensorSum", "open_sensor", "power_source", "read_energy"]

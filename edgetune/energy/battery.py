@@ -25,7 +25,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from edgetune.energy.sensor import PowerIntegral, SensorLost, TimeSource, read_int, read_text
+from edgetune.energy.sensor import Counter, PowerIntegral, SensorLost, TimeSource, read_int, read_text
 from edgetune.utils.errors import UsageError
 
 if TYPE_CHECKING:
@@ -38,19 +38,6 @@ MIN_POWER_W, MAX_POWER_W = 0.05, 1000.0
 
 _VOLTAGES = ("voltage_now", "voltage_avg", "voltage_ocv", "voltage_min_design")
 PowerSource = Literal["mains", "battery", "unknown"]
-
-
-@dataclass(frozen=True, slots=True)
-class Level:
-    """What a cell holds, in its own unit.
-
-    Attributes:
-        amount: µWh or µAh.
-        j_per_unit: joules of one; None where the voltage that it needs is not known.
-    """
-
-    amount: int
-    j_per_unit: float | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,12 +64,13 @@ class BatteryCell:
         voltage_uv = self._first(*_VOLTAGES)
         return voltage_uv / 1e6 * J_PER_UWH if voltage_uv is not None and voltage_uv > 0 else None
 
-    def level(self) -> Level | None:
-        """Return what it holds."""
+    def level(self) -> tuple[int, float] | None:
+        """Return what it holds: µWh or µAh, and joules of one; None where one of them is not known."""
         for name, joules in (("energy_now", J_PER_UWH), ("charge_now", None), ("charge_counter", None)):
             amount = read_int(self.folder / name)
             if amount is not None and amount >= 0:
-                return Level(amount, joules or self._j_per_uah())
+                j_per_unit = joules or self._j_per_uah()
+                return None if j_per_unit is None else (amount, j_per_unit)
         return None
 
     def capacity_j(self) -> float | None:
@@ -93,33 +81,21 @@ class BatteryCell:
         charge_uah, j_per_uah = self._first("charge_full", "charge_full_design"), self._j_per_uah()
         return None if charge_uah is None or j_per_uah is None else charge_uah * j_per_uah
 
-    def charge_j(self) -> float | None:
-        """Return what it holds; from its percentage where it tells nothing finer."""
-        level = self.level()
-        if level is not None and level.j_per_unit is not None:
-            return level.amount * level.j_per_unit
-        full_j, percent = self.capacity_j(), self.percent
-        return None if full_j is None or percent is None else full_j * percent / 100
-
     def power_w(self) -> float | None:
         """Return the power in or out of it, without sign: drivers disagree about the sign."""
-        power_uw = self._first("power_now", "power_avg")
+        power_uw: float | None = self._first("power_now", "power_avg")
         if power_uw is None:
             current_ua, voltage_uv = self._first("current_now", "current_avg"), self._first(*_VOLTAGES)
             if current_ua is None or voltage_uv is None:
                 return None
-            power_uw = round(current_ua * voltage_uv / 1e6)
+            power_uw = current_ua * voltage_uv / 1e6
         power_w = abs(power_uw) / 1e6
         return power_w if MIN_POWER_W <= power_w <= MAX_POWER_W else None
 
 
 @dataclass(frozen=True, slots=True)
 class Battery:
-    """All the batteries that feed this machine, as one.
-
-    Attributes:
-        cells: at least one.
-    """
+    """All the batteries (at least one) that feed this machine, as one."""
 
     cells: tuple[BatteryCell, ...]
 
@@ -130,11 +106,8 @@ class Battery:
 
     @property
     def percent(self) -> int | None:
-        """How full: of the charge where it is known, else the mean of what the cells say."""
-        charge_j, capacity_j = self.charge_j(), self.capacity_j()
-        if len(self.cells) > 1 and charge_j is not None and capacity_j:
-            return min(100, round(100 * charge_j / capacity_j))
-        known = [cell.percent for cell in self.cells if cell.percent is not None]
+        """How full: the mean of what the cells say."""
+        known = [percent for cell in self.cells if (percent := cell.percent) is not None]
         return round(sum(known) / len(known)) if known else None
 
     @property
@@ -143,18 +116,18 @@ class Battery:
         statuses = {cell.status for cell in self.cells}
         return "Discharging" in statuses and "Charging" not in statuses
 
-    def charge_j(self) -> float | None:
-        """Return the joules it holds; None unless every cell tells."""
-        return _sum_if_all([cell.charge_j() for cell in self.cells])
+    def levels(self) -> dict[Path, tuple[int, float]]:
+        """Return what each cell holds; empty unless every cell tells."""
+        levels = {cell.folder: level for cell in self.cells if (level := cell.level()) is not None}
+        return levels if len(levels) == len(self.cells) else {}
 
     def capacity_j(self) -> float | None:
         """Return the joules it holds when full; None unless every cell tells."""
         return _sum_if_all([cell.capacity_j() for cell in self.cells])
 
     def power_w(self) -> float | None:
-        """Return the watts out of the cells that discharge, or into those that charge; None if not told."""
-        wanted = "Discharging" if self.discharging else "Charging"
-        return _sum_if_all([cell.power_w() for cell in self.cells if cell.status == wanted])
+        """Return the watts out of the cells that discharge; None if not told."""
+        return _sum_if_all([cell.power_w() for cell in self.cells if cell.status == "Discharging"])
 
 
 def _sum_if_all(values: list[float | None]) -> float | None:
@@ -218,7 +191,7 @@ PATIENCE_S = 10.0
 """Figures may be missing for so long, as when one battery takes over from another."""
 
 
-class Discharge:
+class Discharge(Counter):
     """Joules out of the battery since opening."""
 
     def __init__(self, root: Path, clock: TimeSource = time.perf_counter) -> None:
@@ -230,11 +203,10 @@ class Discharge:
         self._root, self._clock = root, clock
         battery = self._battery()
         self.name = f"battery {battery.name} discharge"
-        power_w, levels = battery.power_w(), self._levels(battery)
-        if power_w is None and not levels:
+        power_w, self._levels = battery.power_w(), battery.levels()
+        if power_w is None and not self._levels:
             raise SensorLost("it reports neither power nor charge")
         self._power = PowerIntegral()
-        self._levels_then = levels
         self._step_s = self._told_s = clock()
         self._has_power = power_w is not None
         self._anchored = not self._has_power  # with a power reading, the first step is a part of a step
@@ -250,12 +222,6 @@ class Discharge:
             raise SensorLost("not on battery")
         return battery
 
-    @staticmethod
-    def _levels(battery: Battery) -> dict[Path, Level]:
-        levels = {cell.folder: cell.level() for cell in battery.cells}
-        known = {folder: one for folder, one in levels.items() if one is not None and one.j_per_unit}
-        return known if len(known) == len(levels) else {}
-
     def joules(self) -> float | None:
         """Return joules since opening; None before the first step where only the charge is told.
 
@@ -263,11 +229,10 @@ class Discharge:
             SensorLost: the machine was plugged in, or the battery tells no more.
         """
         battery, now_s = self._battery(), self._clock()
-        power_w, levels = battery.power_w(), self._levels(battery)
+        power_w, levels = battery.power_w(), battery.levels()
         if power_w is not None and self._has_power:
             self._power.add(now_s, power_w)
-        told = power_w is not None if self._has_power else bool(levels)
-        if told:
+        if power_w is not None if self._has_power else levels:
             self._told_s = now_s
         elif now_s - self._told_s > PATIENCE_S:
             raise SensorLost(f"it no longer reports its {'power' if self._has_power else 'charge'}")
@@ -276,20 +241,19 @@ class Discharge:
             return None
         return self._at_step_j + self._power.joules - self._power_at_step_j
 
-    def _follow(self, now_s: float, levels: dict[Path, Level]) -> None:
+    def _follow(self, now_s: float, levels: dict[Path, tuple[int, float]]) -> None:
         """Set the sum at a step of the charge."""
-        then = self._levels_then
-        if levels.keys() != then.keys() or all(now.amount == then[key].amount for key, now in levels.items()):
+        if levels.keys() != self._levels.keys():
             return
-        left_j = sum((then[key].amount - now.amount) * (now.j_per_unit or 0.0) for key, now in levels.items())
+        left = {cell: self._levels[cell][0] - amount for cell, (amount, _) in levels.items()}
+        if not any(left.values()):
+            return
+        left_j = sum(left[cell] * j_per_unit for cell, (_, j_per_unit) in levels.items())
         powered_j = self._power.joules - self._power_at_step_j
         most_j = MAX_STEP * powered_j if self._has_power else MAX_POWER_W * (now_s - self._step_s)
         self._at_step_j += left_j if self._anchored and 0 <= left_j <= most_j else powered_j
         self._power_at_step_j = self._power.joules
-        self._levels_then, self._step_s, self._anchored = levels, now_s, True
-
-    def close(self) -> None:
-        """Nothing is held open."""
+        self._levels, self._step_s, self._anchored = levels, now_s, True
 
 
 def energy_limit_j(budget: BudgetSettings, root: Path = Path("/")) -> float | None:

@@ -5,16 +5,16 @@ The figure is the whole card's, other programs included.
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import os
 import time
-from collections.abc import Mapping
 from typing import Any
 
-from edgetune.energy.sensor import PowerIntegral, SensorLost, TimeSource
+from edgetune.energy.sensor import Counter, PowerIntegral, SensorLost, TimeSource
 
 
-class Nvml:
+class Nvml(Counter):
     """Joules of one GPU since opening."""
 
     def __init__(self, module: Any, handle: Any, clock: TimeSource = time.perf_counter) -> None:
@@ -24,7 +24,8 @@ class Nvml:
             SensorLost: the GPU tells neither its energy nor its power.
         """
         self._nvml, self._handle, self._clock = module, handle, clock
-        self.name = f"NVML {_text(module.nvmlDeviceGetName(handle))}"
+        name = module.nvmlDeviceGetName(handle)
+        self.name = f"NVML {name.decode(errors='replace') if isinstance(name, bytes) else name}"
         self._closed = False
         self._power = PowerIntegral()
         self._start_mj: int | None = None
@@ -56,10 +57,8 @@ class Nvml:
         """Let NVML go."""
         if not self._closed:
             self._closed = True
-            try:
+            with contextlib.suppress(self._nvml.NVMLError):  # the driver is gone already
                 self._nvml.nvmlShutdown()
-            except self._nvml.NVMLError:  # the driver is gone already
-                return
 
 
 def open_nvml(clock: TimeSource = time.perf_counter) -> Nvml | None:
@@ -72,20 +71,12 @@ def open_nvml(clock: TimeSource = time.perf_counter) -> Nvml | None:
         module.nvmlInit()
     except module.NVMLError:
         return None
+    # The first one that CUDA_VISIBLE_DEVICES lets CUDA see.
+    first = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")[0].strip()
     try:
-        return Nvml(module, _first_visible(module, os.environ), clock)
+        if first.startswith(("GPU-", "MIG-")):
+            return Nvml(module, module.nvmlDeviceGetHandleByUUID(first), clock)
+        return Nvml(module, module.nvmlDeviceGetHandleByIndex(int(first) if first.isdigit() else 0), clock)
     except (module.NVMLError, SensorLost):
         module.nvmlShutdown()
         return None
-
-
-def _first_visible(module: Any, environment: Mapping[str, str]) -> Any:
-    """Return the handle of the first GPU that CUDA_VISIBLE_DEVICES lets CUDA see."""
-    first = environment.get("CUDA_VISIBLE_DEVICES", "").split(",")[0].strip()
-    if first.startswith(("GPU-", "MIG-")):
-        return module.nvmlDeviceGetHandleByUUID(first)
-    return module.nvmlDeviceGetHandleByIndex(int(first) if first.isdigit() else 0)
-
-
-def _text(name: str | bytes) -> str:
-    return name.decode(errors="replace") if isinstance(name, bytes) else name

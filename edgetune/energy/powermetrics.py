@@ -16,7 +16,7 @@ import threading
 import time
 from collections.abc import Iterable
 
-from edgetune.energy.sensor import SensorLost, TimeSource
+from edgetune.energy.sensor import Counter, SensorLost, TimeSource
 
 PROGRAM = "/usr/bin/powermetrics"
 ARGUMENTS = ("--samplers", "cpu_power", "-i", "1000", "-b", "1", "-f", "text")
@@ -32,30 +32,7 @@ _POWER = re.compile(
 )
 
 
-class Parser:
-    """Adds up joules of the text that powermetrics writes, line by line."""
-
-    def __init__(self) -> None:
-        self.joules: float | None = None
-        self.power_w = 0.0
-        self._block_s: float | None = None
-        self._counted_w = 0.0
-
-    def line(self, text: str) -> None:
-        """Take one line. CPU Power counts until the block's Combined Power takes its place."""
-        header, power = _HEADER.match(text), _POWER.match(text)
-        if header is not None:
-            self._block_s, self._counted_w = float(header["ms"]) / 1e3, 0.0
-        elif power is not None and self._block_s is not None:
-            power_w = float(power["value"]) / (1e3 if power["unit"] == "mW" else 1)
-            gained_w = power_w - self._counted_w
-            if gained_w < 0:  # never take back: the CPU alone is no more than the whole
-                return
-            self.joules = (self.joules or 0.0) + gained_w * self._block_s
-            self.power_w = self._counted_w = power_w
-
-
-class Powermetrics:
+class Powermetrics(Counter):
     """Joules of the processor since opening, read by a thread from the child's output."""
 
     def __init__(
@@ -67,24 +44,28 @@ class Powermetrics:
         """Start reading `lines`; `process` is ended by `close`."""
         self.name = "powermetrics processor power"
         self._process, self._clock = process, clock
-        self._lock = threading.Lock()
-        self._parser = Parser()
-        self._heard_s = clock()
+        # Joules (None before the first block), the last power (W), and when it was heard; replaced as one.
+        self._heard: tuple[float | None, float, float] = (None, 0.0, clock())
         self._ended = self._closing = False
         self._reader = threading.Thread(target=self._read, args=(lines,), daemon=True)
         self._reader.start()
 
     def _read(self, lines: Iterable[str]) -> None:
+        """Add blocks up. CPU Power counts until the block's Combined Power takes its place."""
+        block_s, counted_w = 0.0, 0.0
         for text in lines:
-            with self._lock:
-                if self._closing:
-                    break
-                before_j = self._parser.joules
-                self._parser.line(text)
-                if self._parser.joules != before_j:
-                    self._heard_s = self._clock()
-        with self._lock:
-            self._ended = True
+            if self._closing:
+                break
+            header, power = _HEADER.match(text), _POWER.match(text)
+            if header is not None:
+                block_s, counted_w = float(header["ms"]) / 1e3, 0.0
+            elif power is not None and block_s:
+                power_w = float(power["value"]) / (1e3 if power["unit"] == "mW" else 1)
+                if power_w >= counted_w:  # never take back: the CPU alone is no more than the whole
+                    joules = (self._heard[0] or 0.0) + (power_w - counted_w) * block_s
+                    self._heard = (joules, power_w, self._clock())
+                    counted_w = power_w
+        self._ended = True
         if self._process is not None and self._process.stdout is not None:
             self._process.stdout.close()
 
@@ -94,22 +75,19 @@ class Powermetrics:
         Raises:
             SensorLost: powermetrics has ended or fallen silent.
         """
-        with self._lock:
-            silent_s = self._clock() - self._heard_s
-            if self._ended or silent_s > SILENT_S:
-                raise SensorLost(
-                    "powermetrics has exited" if self._ended else "powermetrics stopped reporting"
-                )
-            if self._parser.joules is None:
-                return None
-            return self._parser.joules + self._parser.power_w * min(silent_s, MAX_AHEAD_S)
+        joules, power_w, heard_s = self._heard
+        silent_s = self._clock() - heard_s
+        if self._ended:
+            raise SensorLost("powermetrics has exited")
+        if silent_s > SILENT_S:
+            raise SensorLost("powermetrics stopped reporting")
+        return None if joules is None else joules + power_w * min(silent_s, MAX_AHEAD_S)
 
     def close(self) -> None:
         """End the child process."""
-        with self._lock:
-            closing, self._closing = self._closing, True
-        if self._process is None or closing:
+        if self._process is None or self._closing:
             return
+        self._closing = True
         try:
             self._process.terminate()
             self._process.wait(timeout=2)

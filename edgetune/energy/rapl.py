@@ -18,7 +18,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from edgetune.energy.sensor import SensorLost, TimeSource, read_int, read_text
+from edgetune.energy.sensor import Counter, SensorLost, TimeSource, read_int, read_text
 
 FOLDER = "sys/class/powercap"
 FIX = "sudo chmod a+r /sys/class/powercap/*/energy_uj"
@@ -64,7 +64,7 @@ def usable_zones(root: Path) -> list[Zone]:
     return readable if packages and all(zone in readable for zone in packages) else []
 
 
-class Rapl:
+class Rapl(Counter):
     """Joules of all packages and their memory since opening."""
 
     def __init__(self, zones: list[Zone], clock: TimeSource = time.perf_counter) -> None:
@@ -106,6 +106,3 @@ class Rapl:
                 raise SensorLost(f"{zone.name} was reset")
         self._last_uj[zone] = now_uj
         return gained_uj
-
-    def close(self) -> None:
-        """Nothing is held open."""

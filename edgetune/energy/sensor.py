@@ -1,8 +1,7 @@
 """Sources of joules: the contract, the fallback to an estimate, the sum of several, and a reading.
 
-Counter (may fail, may have no figure yet) ─→ Guarded (never fails) ─┐
-Estimate (never fails) ──────────────────────────────────────────────┴─→ Sensor ─→ Total, a sum of sensors
-                                                                         └─→ read_energy ─→ EnergyReading
+Counter (may fail, may have no figure yet) ─→ FallbackSensor (never fails) ─┐
+Estimate (never fails) ─────────────────────────────────────────────────────┴─→ Sensor ─→ EnergyReading
 """
 
 from __future__ import annotations
@@ -11,7 +10,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 TimeSource = Callable[[], float]
 MEAN_AFTER_S = 10.0
@@ -37,14 +36,13 @@ class Sensor(Protocol):
 
     def close(self) -> None:
         """Let go of the device; the last figure stays."""
-        ...
 
 
 class SensorLost(Exception):
     """A counter cannot be read any more, or what it says cannot be; the message says why."""
 
 
-class Counter(Protocol):
+class Counter:
     """One piece of hardware that counts joules and may fail."""
 
     name: str
@@ -55,9 +53,10 @@ class Counter(Protocol):
         Raises:
             SensorLost: there will be no more figures.
         """
-        ...
+        raise NotImplementedError
 
-    def close(self) -> None: ...
+    def close(self) -> None:
+        """Let go of the device, where one is held open."""
 
 
 class FallbackSensor:
@@ -70,9 +69,8 @@ class FallbackSensor:
     def __init__(self, counter: Counter, estimate: Sensor, clock: TimeSource = time.perf_counter) -> None:
         self._counter, self._estimate, self._clock = counter, estimate, clock
         self._opened_s = self._good_s = clock()
-        self._good_j = 0.0
+        self._good_j = self._total_j = 0.0
         self._estimate_at_good_j = estimate.joules()
-        self._total_j = 0.0
         self._silent = self._closed = False
         self._lost = ""
         self._mean_w: float | None = None
@@ -110,15 +108,13 @@ class FallbackSensor:
         return self._good_j + self._estimate.joules() - self._estimate_at_good_j
 
     def _lose(self, why: str) -> None:
-        lasted_s = self._good_s - self._opened_s
-        how = self._estimate.source
+        name, how, lasted_s = self._counter.name, self._estimate.source, self._good_s - self._opened_s
         if lasted_s >= MEAN_AFTER_S and self._good_j > 0:
             self._mean_w = self._good_j / lasted_s
             how = f"estimated: {self._mean_w:.3g} W, its mean power until then"
-        name = self._counter.name
-        self._lost = (
-            f"{name} for {lasted_s:.0f} s, then {how} ({why})" if lasted_s else f"{how} ({name}: {why})"
-        )
+        self._lost = f"{how} ({name}: {why})"
+        if lasted_s:
+            self._lost = f"{name} for {lasted_s:.0f} s, then {how} ({why})"
         self._silent = False
         self._counter.close()
 
@@ -129,10 +125,11 @@ class FallbackSensor:
 
 
 class SensorSum:
-    """Several sensors of different hardware, added up."""
+    """Several sensors of different hardware, added up, and what was used before a run was broken off."""
 
-    def __init__(self, parts: Sequence[Sensor]) -> None:
-        self._parts = tuple(parts)
+    def __init__(self, parts: Sequence[Sensor], before_j: float = 0.0, measured_before: bool = True) -> None:
+        """Count on from `before_j` joules, of which a sensor gave all or not."""
+        self._parts, self._before_j, self._measured_before = tuple(parts), before_j, measured_before
 
     @property
     def source(self) -> str:
@@ -140,36 +137,14 @@ class SensorSum:
 
     @property
     def measured(self) -> bool:
-        return all(part.measured for part in self._parts)
+        return self._measured_before and all(part.measured for part in self._parts)
 
     def joules(self) -> float:
-        return sum(part.joules() for part in self._parts)
+        return self._before_j + sum(part.joules() for part in self._parts)
 
     def close(self) -> None:
         for part in self._parts:
             part.close()
-
-
-class ResumedSensor:
-    """A sensor of a run that was broken off and goes on: what was used before is added."""
-
-    def __init__(self, sensor: Sensor, before_j: float, measured_before: bool) -> None:
-        """Count on from `before_j` joules, of which a sensor gave all or not."""
-        self._sensor, self._before_j, self._measured_before = sensor, before_j, measured_before
-
-    @property
-    def source(self) -> str:
-        return self._sensor.source
-
-    @property
-    def measured(self) -> bool:
-        return self._measured_before and self._sensor.measured
-
-    def joules(self) -> float:
-        return self._before_j + self._sensor.joules()
-
-    def close(self) -> None:
-        self._sensor.close()
 
 
 class PowerIntegral:
@@ -198,43 +173,20 @@ def read_text(path: Path) -> str | None:
 
 def read_int(path: Path) -> int | None:
     """Return a small file's whole number; None where it cannot be read or is none."""
-    text = read_text(path)
     try:
-        return None if text is None else int(text)
+        return int(read_text(path) or "")
     except ValueError:
         return None
 
 
-J_PER_KWH = 3.6e6
-
-
 @dataclass(frozen=True, slots=True)
 class EnergyReading:
-    """Energy of some time, and how it is known.
-
-    Attributes:
-        joules: energy.
-        elapsed_s: in which it was used.
-        source: the sensor, or how it was estimated.
-        measured: whether a sensor gave all of it.
-    """
+    """Energy of some time, and how it is known; `measured` where a sensor gave all of it."""
 
     joules: float
     elapsed_s: float
     source: str
     measured: bool
-
-    @property
-    def kwh(self) -> float:
-        """Kilowatt hours: what was drawn, with no data centre's factor."""
-        return self.joules / J_PER_KWH
-
-    @property
-    def co2e_lb(self) -> float:
-        """Pounds of CO2 equivalent, by the grid factor of the paper's eq. 6 (US mean)."""
-        from edgetune.utils.metrics import paper_co2e_lb
-
-        return paper_co2e_lb(self.kwh)
 
     @property
     def mean_w(self) -> float | None:
@@ -247,18 +199,6 @@ class EnergyReading:
         if self.measured:
             return f"measured ({self.source})"
         return self.source if self.source.startswith("estimated") else f"estimated in part ({self.source})"
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return it as JSON values."""
-        return {
-            "joules": self.joules,
-            "kwh": self.kwh,
-            "co2e_lb": self.co2e_lb,
-            "mean_w": self.mean_w,
-            "elapsed_s": self.elapsed_s,
-            "measured": self.measured,
-            "source": self.source,
-        }
 
 
 def read_energy(sensor: Sensor, elapsed_s: float) -> EnergyReading:

@@ -5,7 +5,7 @@ processor   RAPL              Linux on Intel and AMD, where the counters may be 
             powermetrics      macOS, as root or by sudo without a password
 GPU         NVML              when training on cuda; added to the processor's
 device      battery           while it discharges: everything, so it is never added to another
-estimate    busy watts of the device profile, else TDP or watts per core times CPU use
+estimate    busy watts of the device profile, else watts per core times CPU use
 """
 
 from __future__ import annotations
@@ -15,23 +15,20 @@ import time
 from pathlib import Path
 
 from edgetune.energy.battery import Discharge
-from edgetune.energy.estimate import GPU_W, ConstantPower, estimate_by_use, tdp_w
+from edgetune.energy.estimate import GPU_W, ConstantPower, estimate_by_use
 from edgetune.energy.nvml import open_nvml
 from edgetune.energy.powermetrics import open_powermetrics
 from edgetune.energy.rapl import Rapl, usable_zones
 from edgetune.energy.sensor import Counter, FallbackSensor, Sensor, SensorLost, SensorSum, TimeSource
 from edgetune.utils.errors import UsageError
 
-ROOT = Path("/")
-
 
 def open_sensor(
     watts: float | None = None,
-    root: Path = ROOT,
+    root: Path = Path("/"),
     device: str = "cpu",
     busy_w: tuple[float, str] | None = None,
     *,
-    look_up_tdp: bool = False,
     prefer_battery: bool = False,
     clock: TimeSource = time.perf_counter,
 ) -> Sensor:
@@ -44,7 +41,6 @@ def open_sensor(
         busy_w: watts of the whole device while training and where they come from, of a device profile; the
             estimate where no sensor works.
         prefer_battery: read the battery even where the processor has counters, since it is what is limited.
-        look_up_tdp: estimate from the processor's TDP; takes seconds.
         clock: monotonic seconds.
 
     Raises:
@@ -56,40 +52,34 @@ def open_sensor(
                 f"--watts {watts:g} is not a valid power; give the watts that this device draws (above 0)."
             )
         return ConstantPower(watts, f"estimated: --watts {watts:g}", clock)
-    told = None if busy_w is None else f"estimated: {busy_w[0]:.3g} W while busy ({busy_w[1]})"
-    by_use = estimate_by_use(tdp_w(root) if look_up_tdp else None, clock)
-    whole: Sensor = by_use if busy_w is None or told is None else ConstantPower(busy_w[0], told, clock)
+    by_use: Sensor = estimate_by_use(None, clock)
+    whole = by_use
+    if busy_w is not None:
+        whole = ConstantPower(busy_w[0], f"estimated: {busy_w[0]:.3g} W while busy ({busy_w[1]})", clock)
     if device == "cuda":
-        return _with_gpu(root, whole, by_use, has_busy_w=busy_w is not None, clock=clock)
+        return _with_gpu(root, whole, by_use, clock)
     first, second = (_battery, _processor) if prefer_battery else (_processor, _battery)
     counter = first(root, clock) or second(root, clock)
     return whole if counter is None else FallbackSensor(counter, whole, clock)
 
 
-def _with_gpu(root: Path, whole: Sensor, by_use: Sensor, has_busy_w: bool, clock: TimeSource) -> Sensor:
-    """Add GPU and processor up, unless one figure covers both."""
+def _with_gpu(root: Path, whole: Sensor, by_use: Sensor, clock: TimeSource) -> Sensor:
+    """Add GPU and processor up, unless one figure covers both: `whole` does where it is not `by_use`."""
     guess = ConstantPower(GPU_W, f"estimated: {GPU_W:g} W for the GPU, which has no readable sensor", clock)
     processor, gpu = _processor(root, clock), open_nvml(clock)
-    if processor is None or gpu is None:
-        battery = _battery(root, clock)
-        if battery is not None:
-            _close(processor, gpu)
-            return FallbackSensor(battery, whole if has_busy_w else SensorSum([guess, by_use]), clock)
-    if gpu is None and has_busy_w:
-        _close(processor)
-        return whole
+    battery = None if processor is not None and gpu is not None else _battery(root, clock)
+    if battery is not None or (gpu is None and whole is not by_use):
+        for counter in (processor, gpu):
+            if counter is not None:
+                counter.close()
+        whole = SensorSum([guess, by_use]) if whole is by_use else whole
+        return whole if battery is None else FallbackSensor(battery, whole, clock)
     return SensorSum(
         [
             guess if gpu is None else FallbackSensor(gpu, guess, clock),
             by_use if processor is None else FallbackSensor(processor, by_use, clock),
         ]
     )
-
-
-def _close(*counters: Counter | None) -> None:
-    for counter in counters:
-        if counter is not None:
-            counter.close()
 
 
 def _processor(root: Path, clock: TimeSource) -> Counter | None:

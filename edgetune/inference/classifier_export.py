@@ -82,7 +82,7 @@ class Measured:
     """One model on the rows, one text at a time.
 
     Attributes:
-        accuracy: in [0, 1].
+        accuracy: in [0, 1]; where a row may have several labels, the share of rows with all of them right.
         ms_per_text: median, tokenization included.
         n_bytes: of the file.
     """
@@ -221,6 +221,8 @@ def _write_about(run: Run, learners: Sequence[str], folder: Path) -> None:
         if not tokenizer.is_file():
             raise RunError(f"{tokenizer} is missing; copy the run folder again, or train again.")
         shutil.copyfile(tokenizer, folder / tokenizer.name)
+    if run.multi_label:
+        about["thresholds"] = run.thresholds
     text = json.dumps(about, indent=2, ensure_ascii=False) + "\n"
     (folder / ABOUT).write_text(text, encoding="utf-8")
     program = Path(__file__).with_name("standalone_predict.py").read_text(encoding="utf-8")
@@ -258,7 +260,7 @@ def _write_graph(run: Run, encoder: Path | None, target: Path) -> None:
     if encoder is not None:
         with damage_errors(encoder):
             loaded = onnx.load(encoder)
-    graph = classifier_graph(run.ensemble, len(run.label_names), loaded)
+    graph = classifier_graph(run.ensemble, len(run.label_names), loaded, run.multi_label)
     try:
         onnx.save(graph, target)
     except ValueError as error:  # protobuf's limit
@@ -348,7 +350,9 @@ def _compare(folder: Path, view: TokenView, source: str) -> Int8Report:
     if len(view) > MOST_MEASURED:
         chosen = np.sort(np.random.default_rng(0).choice(len(view), MOST_MEASURED, replace=False))
     texts = [_as_given(text) for text in view.texts(chosen)]
-    labels = view.labels[chosen]
+    labels: list[list[int]] = [
+        np.flatnonzero(row).tolist() if row.ndim else [int(row)] for row in view.labels[chosen]
+    ]
     right: dict[str, int] = {GRAPH: 0, INT8_GRAPH: 0}
     took_s: dict[str, list[float]] = {GRAPH: [], INT8_GRAPH: []}
     opened = {name: _open(folder, name) for name in right}
@@ -363,7 +367,7 @@ def _compare(folder: Path, view: TokenView, source: str) -> Int8Report:
                 started_s = time.perf_counter()
                 found = model.probabilities([text])
                 took_s[name].append(time.perf_counter() - started_s)
-                right[name] += int(found[0].argmax()) == int(label)
+                right[name] += model.classes(found[0]) == label
     measured = {
         name: Measured(
             right[name] / len(texts), 1000 * statistics.median(took_s[name]), (folder / name).stat().st_size

@@ -4,6 +4,8 @@
                                                                          ├─→ weighted sum ─→ probabilities
     words ─→ numbers ─→ n-grams ─→ TF-IDF ─→ linear scores ─→ log-softmax ┘
 
+Where a text may have several labels, the scores themselves are summed: each is the log-odds of a label.
+
 Only operators of ONNX itself (domains ai.onnx and ai.onnx.ml) are added to the encoder's. `words` are
 strings, (texts, words), filled up with ""; `standalone_predict.py` says how to split a text into them.
 
@@ -45,18 +47,21 @@ def import_onnx() -> Any:
     return onnx
 
 
-def classifier_graph(saved: SavedEnsemble | None, n_classes: int, encoder: Any | None) -> Any:
+def classifier_graph(
+    saved: SavedEnsemble | None, n_classes: int, encoder: Any | None, multi_label: bool = False
+) -> Any:
     """Return the graph of a run's whole answer, as an `onnx.ModelProto`.
 
     Args:
         saved: learners and weights; None where the encoder answers alone.
         n_classes: C.
         encoder: ONNX model with the output `logits`, (N, C), which is extended; None where it takes no part.
+        multi_label: whether a text may have several labels.
     """
     onnx = import_onnx()
     opset = OPSET if encoder is None else _own_opset(encoder)
     ir_version = IR_VERSION if encoder is None else encoder.ir_version
-    answer = _answer(onnx, saved, n_classes, opset, ir_version)
+    answer = _answer(onnx, saved, n_classes, multi_label, opset, ir_version)
     if encoder is None:
         return answer
     # `onnx.compose.merge_models` does the same and checks the result, but its check refuses DeBERTa, whose
@@ -84,25 +89,28 @@ def _own_opset(encoder: Any) -> int:
     return int(next(one.version for one in kept if not one.domain))
 
 
-def _answer(onnx: Any, saved: SavedEnsemble | None, n_classes: int, opset: int, ir_version: int) -> Any:
+def _answer(
+    onnx: Any, saved: SavedEnsemble | None, n_classes: int, multi_label: bool, opset: int, ir_version: int
+) -> Any:
     """Return the graph from `logits` and `words`, as far as they take part, to `probabilities`."""
     graph, inputs = _Graph(onnx), []
-    log_probas: dict[str, str] = {}
+    answers: dict[str, str] = {}  # log-probabilities, or log-odds of several labels
     names = (ENCODER,) if saved is None else saved.ensemble.names
     info, types = onnx.helper.make_tensor_value_info, onnx.TensorProto
     if ENCODER in names:
         inputs.append(info(LOGITS, types.FLOAT, ["batch_size", n_classes]))
-        log_probas[ENCODER] = graph.add("LogSoftmax", LOGITS, axis=1)
+        answers[ENCODER] = LOGITS if multi_label else graph.add("LogSoftmax", LOGITS, axis=1)
     if saved is not None and NGRAMS in names:
         inputs.append(info(WORDS, types.STRING, ["batch_size", "n_words"]))
-        log_probas[NGRAMS] = _ngram_log_proba(graph, saved.ngrams)
+        answers[NGRAMS] = _ngram_answer(graph, saved.ngrams)
     if saved is None:
-        pooled = log_probas[ENCODER]
+        pooled = answers[ENCODER]
     else:
+        floor, ceiling = (graph.constant(np.float32(limit)) for limit in (FLOOR, -FLOOR))
         terms = [
             graph.add(
                 "Mul",
-                graph.add("Max", log_probas[name], graph.constant(np.float32(FLOOR))),
+                graph.add("Clip", answers[name], floor, ceiling),
                 graph.constant(np.float32(weight)),
             )
             for name, weight in zip(names, saved.ensemble.weights, strict=True)
@@ -110,7 +118,10 @@ def _answer(onnx: Any, saved: SavedEnsemble | None, n_classes: int, opset: int, 
         if saved.ensemble.bias:
             terms.append(graph.constant(np.array([saved.ensemble.bias], dtype=np.float32)))
         pooled = graph.add("Sum", *terms)
-    graph.add("Softmax", pooled, axis=1, outputs=[PROBABILITIES])
+    if multi_label:
+        graph.add("Sigmoid", pooled, outputs=[PROBABILITIES])
+    else:
+        graph.add("Softmax", pooled, axis=1, outputs=[PROBABILITIES])
     made = onnx.helper.make_graph(
         graph.nodes,
         "answer",
@@ -122,8 +133,8 @@ def _answer(onnx: Any, saved: SavedEnsemble | None, n_classes: int, opset: int, 
     return onnx.helper.make_model(made, opset_imports=opsets, ir_version=ir_version, producer_name="edgetune")
 
 
-def _ngram_log_proba(graph: _Graph, ngrams: Ngrams) -> str:
-    """Add what `Ngrams.log_proba` computes; return the name of the log-probabilities (N, C)."""
+def _ngram_answer(graph: _Graph, ngrams: Ngrams) -> str:
+    """Add what `Ngrams.log_proba` computes; return the name of the log-probabilities or log-odds (N, C)."""
     found = ngrams.parameters
     n_features, n_seen = len(found.ngrams), len(found.seen)
     # One more feature, of no weight, stands for all n-grams that are not in the vocabulary.
@@ -159,13 +170,13 @@ def _ngram_log_proba(graph: _Graph, ngrams: Ngrams) -> str:
         graph.add("Div", sums, graph.add("Unsqueeze", norms, one)),
         graph.constant(found.intercept[None]),
     )
-    log_proba = graph.add("LogSoftmax", scores, axis=1)
+    answer = scores if ngrams.multi_label else graph.add("LogSoftmax", scores, axis=1)
     if n_seen == ngrams.n_classes:
-        return log_proba
+        return answer
     places: IntArray = np.full(ngrams.n_classes, n_seen, dtype=np.int64)
     places[found.seen] = np.arange(n_seen)
     never = graph.add(
-        "Pad", log_proba, graph.constant(np.array([0, 0, 0, 1])), graph.constant(np.float32(NEVER_SEEN))
+        "Pad", answer, graph.constant(np.array([0, 0, 0, 1])), graph.constant(np.float32(NEVER_SEEN))
     )
     return graph.add("Gather", never, graph.constant(places), axis=1)
 

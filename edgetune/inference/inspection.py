@@ -28,7 +28,7 @@ from edgetune.inference.label_errors import LabelErrors, find_label_errors, out_
 from edgetune.inference.saved_run import BATCH_SIZE, CHUNK, EncodedTexts, Run, load_run
 from edgetune.models.source import resolve_model
 from edgetune.run_files.example_stats import FILE, ExampleStats, load_example_stats
-from edgetune.utils.errors import DataError, EdgetuneError, RunError
+from edgetune.utils.errors import DataError, EdgetuneError, RunError, UsageError
 from edgetune.utils.formatting import counted
 from edgetune.utils.hub import HUB_PREFIX
 from edgetune.utils.sanitize import brief
@@ -120,6 +120,10 @@ def inspect_run(folder: Path, n_rows: int, limit: int, say: Say = lambda text: N
     config = run.config
     if config is None:
         raise RunError(f"{folder} has no config.toml, so its training rows cannot be found.")
+    if run.multi_label:
+        raise UsageError(
+            f"Texts of {folder} may have several labels each; inspect is for runs of one label a text."
+        )
     path, options = config.data.train, data_options(config.data)
     if not path.startswith(HUB_PREFIX) and not Path(path).exists():
         raise RunError(

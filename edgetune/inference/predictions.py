@@ -34,14 +34,14 @@ class Row:
         line: of the input, from 1.
         values: of the input's columns.
         text: what was classified; a pair is joined by ` | `.
-        predicted: a label, `UNSURE`, or None for an empty text.
+        predicted: a label, `UNSURE`, or None for an empty text; a list of labels where there may be several.
         prediction: what the model says.
     """
 
     line: int
     values: Sequence[Any]
     text: str
-    predicted: str | None
+    predicted: str | list[str] | None
     prediction: Prediction
 
     @property
@@ -57,6 +57,7 @@ class Predictions:
         columns: of the input.
         label_at: position of the column that holds labels, where the input has one.
         label_names: of the model.
+        multi_label: whether a text may have several labels, or none.
         n_rows: taken so far.
         n_empty: of these, rows without a text.
         n_unsure: of these, rows whose prediction is `UNSURE`.
@@ -75,8 +76,14 @@ class Predictions:
         """
         if unsure is not None and not 0 <= unsure <= 1:
             raise UsageError(f"--unsure {unsure}: give a probability between 0 and 1, such as 0.6.")
+        if unsure is not None and run.multi_label:
+            raise UsageError(
+                "--unsure cannot be used where a text may have several labels, or none: none is predicted if "
+                "no probability reaches its threshold."
+            )
         if unsure is not None and UNSURE in run.label_names:
             raise UsageError(f'The model has a label "{UNSURE}", so --unsure cannot be used with it.')
+        self.multi_label = run.multi_label
         self.columns, self.label_at, self.label_names = table.columns, table.label_at, run.label_names
         self.n_rows = self.n_empty = self.n_unsure = 0
         self._run, self._rows, self._unsure = run, table.rows, unsure
@@ -86,12 +93,14 @@ class Predictions:
         found = self._run.predict_all(text_or_pair(row.text, row.text_pair) for row in theirs)
         for prediction, row in zip(found, ours, strict=False):
             self.n_rows += 1
-            predicted = prediction.label
+            predicted: str | list[str] | None = prediction.label
             if predicted is None:
                 self.n_empty += 1
             elif self._unsure is not None and prediction.probability < self._unsure:
                 self.n_unsure += 1
                 predicted = UNSURE
+            if predicted is not None and prediction.labels is not None:
+                predicted = list(prediction.labels)
             text = shown_text(row.text, row.text_pair)
             yield Row(row.line, row.values, text, predicted, prediction)
 
@@ -104,6 +113,11 @@ class Predictions:
         kept = [free_name(name, taken) for name in self.columns]
         return [free_name("line", taken), *kept, *(free_name(name, taken) for name in added)]
 
+    @property
+    def added(self) -> tuple[str, ...]:
+        """Columns that say what was predicted; of several labels, each has its own probability."""
+        return ("predicted",) if self.multi_label else ("predicted", "probability")
+
     def notes(self) -> list[str]:
         """Say how many rows have no label, and whether the output's columns have unusual names."""
         found = []
@@ -115,9 +129,9 @@ class Predictions:
                 f'The prediction is "{UNSURE}" for {self.n_unsure:,} of {self.n_rows:,} texts, whose '
                 f"probability is below {self._unsure:g}."
             )
-        usual = ("predicted", "probability")
-        names = self.names(*usual)
-        renamed = [f'"{name}" is "{new}"' for name, new in zip(usual, names[-2:], strict=True) if name != new]
+        n_added = len(self.added)
+        pairs = zip(self.added, self.names(*self.added)[-n_added:], strict=True)
+        renamed = [f'"{name}" is "{new}"' for name, new in pairs if name != new]
         if renamed:
             found.append(
                 f"The input has columns of the same names: of this prediction, {', '.join(renamed)}."
@@ -181,13 +195,15 @@ def predict_file(run: Run, path: str, options: DataOptions, unsure: float | None
 
 def print_predictions(predictions: Predictions, as_json: bool) -> None:
     """Print label, probability and text, a line each; or a JSON object each."""
-    names = predictions.names("predicted", "probability", "probabilities")
+    names = predictions.names(*predictions.added, "probabilities")
     for row in predictions:
         if as_json:
             print(json_text(_as_object(names, row)))
         else:
-            label = "(empty)" if row.predicted is None else brief(row.predicted)
-            probability = "-" if row.probability is None else f"{row.probability:.3f}"
+            labels = [row.predicted] if isinstance(row.predicted, str) else row.predicted or []
+            label = "(empty)" if row.predicted is None else ", ".join(map(brief, labels)) or "(no label)"
+            chances = [row.prediction.probabilities.get(name, row.probability) for name in labels]
+            probability = ", ".join(f"{chance:.3f}" for chance in chances) or "-"
             print(f"{label:<16} {probability:<5}  {brief(row.text, SHOWN)}".rstrip())
 
 
@@ -213,11 +229,12 @@ def write_predictions(predictions: Predictions, out: Path, all_classes: bool = F
         scratch.open("w", encoding="utf-8", newline="") as file,
     ):
         if out.suffix == ".jsonl":
-            names = predictions.names("predicted", "probability", "probabilities")
+            names = predictions.names(*predictions.added, "probabilities")
             file.writelines(json_text(_as_object(names, row)) + "\n" for row in predictions)
             return
-        classes = predictions.label_names if all_classes else ()
-        names = predictions.names("predicted", "probability", *(f"probability_{name}" for name in classes))
+        several = predictions.multi_label
+        classes = predictions.label_names if all_classes or several else ()
+        names = predictions.names(*predictions.added, *(f"probability_{name}" for name in classes))
         known, label_at = set(predictions.label_names), predictions.label_at
         writer = csv.writer(file)
         writer.writerow(map(csv_cell, names))
@@ -226,13 +243,20 @@ def write_predictions(predictions: Predictions, out: Path, all_classes: bool = F
             cells = [csv_value(value) for value in row.values]
             if label_at is not None and (label := str(row.values[label_at])) in known:
                 cells[label_at] = visible(label)
-            predicted = None if row.predicted is None else visible(row.predicted)
-            writer.writerow([row.line, *cells, predicted, row.probability, *of_classes])
+            predicted = row.predicted if row.predicted is None else _written(row.predicted)
+            best = () if several else (row.probability,)
+            writer.writerow([row.line, *cells, predicted, *best, *of_classes])
+
+
+def _written(predicted: str | list[str]) -> str:
+    """Return a label as a cell, or several as a JSON list."""
+    return visible(predicted) if isinstance(predicted, str) else json_text(predicted)
 
 
 def _as_object(names: Sequence[str], row: Row) -> dict[str, Any]:
     """Return a row as a JSON object."""
-    values = (row.line, *row.values, row.predicted, row.probability, row.prediction.probabilities)
+    predicted = (row.predicted, row.probability)[: len(names) - len(row.values) - 2]
+    values = (row.line, *row.values, *predicted, row.prediction.probabilities)
     return {name: _plain(value) for name, value in zip(names, values, strict=True)}
 
 

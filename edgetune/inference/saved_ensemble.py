@@ -17,7 +17,7 @@ from edgetune.learners.ensemble import Ensemble
 from edgetune.learners.ngrams import Ngrams
 from edgetune.run_files.run_folder import ENSEMBLE, damage_errors
 from edgetune.utils.errors import RunError
-from edgetune.utils.metrics import log_softmax
+from edgetune.utils.multi_label import log_probabilities
 from edgetune.utils.parsing import read_json_file
 from edgetune.utils.types import FloatArray
 
@@ -57,7 +57,7 @@ class SavedEnsemble:
         if NGRAMS in self.ensemble.names:
             log_probas[NGRAMS] = self.ngrams.log_proba(texts)
         if logits is not None:
-            log_probas[ENCODER] = log_softmax(logits)
+            log_probas[ENCODER] = log_probabilities(logits, self.ensemble.multi_label)
         return self.ensemble.combine(log_probas)
 
     def write(self, scratch: Path) -> None:
@@ -90,5 +90,10 @@ def load_ensemble(run: Path) -> SavedEnsemble | None:
         raise RunError(
             f"{home / WEIGHTS} names {len(label_names)} labels and {len(ensemble.bias)} biases, and the "
             f"n-grams have {ngrams.n_classes} classes; copy the run folder again, or train again."
+        )
+    if ngrams.multi_label != ensemble.multi_label or len(ensemble.thresholds) not in (0, len(label_names)):
+        raise RunError(
+            f"{home / WEIGHTS} has {len(ensemble.thresholds)} thresholds for {len(label_names)} labels; copy "
+            "the run folder again, or train again."
         )
     return SavedEnsemble(ensemble, ngrams, label_names, tokenizer if tokenizer.is_file() else None)

@@ -27,10 +27,13 @@ from edgetune.models.source import max_positions
 from edgetune.models.vocabulary import check_vocabulary, pad_token_id
 from edgetune.run_files.run_folder import ENSEMBLE, damage_errors, finish_placing_if_idle
 from edgetune.run_files.summary import read_summary
+from edgetune.selection import METHODS  # noqa: F401 (settings of a run are those of its method)
 from edgetune.utils.errors import RunError
 from edgetune.utils.formatting import counted
 from edgetune.utils.machine import cache_folder
-from edgetune.utils.metrics import Evaluation, evaluate_predictions, softmax
+from edgetune.utils.metrics import Evaluation, softmax
+from edgetune.utils.multi_label import USUAL_THRESHOLD, log_sigmoid
+from edgetune.utils.multi_label_metrics import evaluate_answers
 from edgetune.utils.parsing import is_encodable
 from edgetune.utils.sanitize import brief
 from edgetune.utils.types import FloatArray, IntArray, Say
@@ -47,12 +50,15 @@ class Prediction:
     Attributes:
         label: the most probable label's name; None for an empty text.
         probability: of that label, in [0, 1]; not a number for an empty text.
-        probabilities: by label name; they add up to 1. {} for an empty text.
+        probabilities: by label name; they add up to 1 where a text has one label. {} for an empty text.
+        labels: where a text may have several labels, those whose probability reaches their threshold, the
+            most probable first; else None.
     """
 
     label: str | None
     probability: float
     probabilities: dict[str, float]
+    labels: tuple[str, ...] | None = None
 
 
 NO_PREDICTION = Prediction(None, math.nan, {})
@@ -111,6 +117,21 @@ class Run:
         """The run's settings, None for a bare model folder."""
         path = self.folder / "config.toml"
         return make_config(load_config(path)) if path.is_file() else None
+
+    @property
+    def multi_label(self) -> bool:
+        """Whether a text may have several labels, or none."""
+        if self.ensemble is not None:
+            return self.ensemble.ensemble.multi_label
+        return self._model_config.get("problem_type") == "multi_label_classification"
+
+    @property
+    def thresholds(self) -> tuple[float, ...]:
+        """(C,) probabilities from which a label is predicted; () where a text has one label."""
+        if not self.multi_label:
+            return ()
+        usual = (USUAL_THRESHOLD,) * len(self.label_names)
+        return usual if self.ensemble is None else self.ensemble.ensemble.thresholds
 
     @property
     def max_length(self) -> int:
@@ -219,26 +240,31 @@ class Run:
                 logits[rows] = values
         found = [NO_PREDICTION] * len(inputs)
         if filled:
-            probabilities = softmax(self._combined([joined[i] for i in filled], logits))
+            answers = self._combined([joined[i] for i in filled], logits)
+            probabilities = np.exp(answers) if self.multi_label else softmax(answers)
             for i, row in zip(filled, probabilities, strict=True):
                 best = int(row.argmax())
                 by_name = {name: float(p) for name, p in zip(self.label_names, row, strict=True)}
-                found[i] = Prediction(self.label_names[best], float(row[best]), by_name)
+                labels = self._labels_of(row) if self.multi_label else None
+                found[i] = Prediction(self.label_names[best], float(row[best]), by_name, labels)
         yield from found
 
+    def _labels_of(self, row: FloatArray) -> tuple[str, ...]:
+        """Return the labels whose probabilities (C,) reach their thresholds, the most probable first."""
+        chosen = np.flatnonzero(row >= np.array(self.thresholds))
+        return tuple(self.label_names[i] for i in chosen[np.argsort(-row[chosen], kind="stable")])
+
     def _combined(self, texts: Sequence[str], logits: FloatArray | None) -> FloatArray:
-        """Return logits or log-probabilities (N, C) of the whole answer."""
+        """Return logits or log-probabilities (N, C) of the whole answer; the latter of several labels."""
         if self.ensemble is None:
             assert logits is not None
-            return logits
+            return log_sigmoid(logits) if self.multi_label else logits
         return self.ensemble.log_proba(texts, logits)
 
     def _score_view(self, view: TokenView) -> FloatArray:
         """Return logits or log-probabilities (n, C) of the whole answer, in the order of the view."""
-        if self.ensemble is None:
-            return score_view(self._score, view)
-        logits = score_view(self._score, view) if self.ensemble.needs_encoder else None
-        return self._combined(view.texts(), logits)
+        logits = score_view(self._score, view) if self.needs_encoder else None
+        return self._combined(view.texts() if self.ensemble is not None else (), logits)
 
     def evaluate(
         self,
@@ -271,7 +297,7 @@ class Run:
         ):
             if count:
                 say(f"Left out of {name}: {counted(count, *kind)}.")
-        return evaluate_predictions(self._score_view(view), view.labels, view.label_names)
+        return evaluate_answers(self._score_view(view), view.labels, view.label_names, self.thresholds)
 
     def answers(
         self, path: str, options: DataOptions | None = None, *, cache_dir: Path | None = None
@@ -289,7 +315,7 @@ class Run:
             DataError: as `evaluate`.
         """
         view = self._view(path, options, cache_dir, max_bad_rows=1.0)
-        return self._score_view(view).argmax(axis=1), view.labels
+        return self._score_view(view).argmax(axis=1), view.labels.astype(np.int64)
 
     def _view(
         self, data: Data, options: DataOptions | None, cache_dir: Path | None, max_bad_rows: float
@@ -297,6 +323,7 @@ class Run:
         """Open labelled text with the model's tokenizer and class ids."""
         if options is None:
             options = self.data_options()
+        options = replace(options, multi_label=self.multi_label)
         if self.needs_encoder and (self._home / "tokenizer.json").is_file():
             with damage_errors(self._home / "tokenizer.json"):
                 check_vocabulary(self._model_config, self._home / "tokenizer.json")

@@ -96,10 +96,14 @@ class PredictRequest(BaseModel):
 
 
 class Answer(BaseModel):
-    """Prediction for one text; without a label and a probability where the text is empty."""
+    """Prediction for one text; without a label and a probability where the text is empty.
 
-    label: str | None
-    probability: float | None
+    Where a text may have several labels, `labels` and the `probabilities` of these are in place of both.
+    """
+
+    label: str | None = None
+    probability: float | None = None
+    labels: list[str] | None = None
     probabilities: dict[str, float] | None = None
 
 
@@ -260,6 +264,10 @@ def create_app(run: ReloadingRun, token: str | None, max_waiting: int) -> FastAP
 
 def _answer(prediction: Prediction, all_classes: bool) -> Answer:
     label = prediction.label
+    if (several := prediction.labels) is not None:
+        chosen = prediction.probabilities if all_classes else several
+        shares = {name: prediction.probabilities[name] for name in chosen}
+        return Answer(labels=list(several), probabilities=shares)
     answer = Answer(label=label, probability=None if label is None else prediction.probability)
     if all_classes:
         answer.probabilities = prediction.probabilities

@@ -30,12 +30,14 @@ class Classifier:
 
     Attributes:
         labels: names of the classes, in the order of the probabilities.
+        thresholds: where a text may have several labels, the probabilities from which it has each; else None.
     """
 
     def __init__(self, folder: str | Path, model: str = "classifier.onnx") -> None:
         """Open a file of the folder that `edgetune export` wrote."""
         self._about = json.loads((Path(folder) / "classifier.json").read_text(encoding="utf-8"))
         self.labels: list[str] = self._about["labels"]
+        self.thresholds: list[float] | None = self._about.get("thresholds")
         providers = ["CPUExecutionProvider"]
         self._session = onnxruntime.InferenceSession(str(Path(folder) / model), providers=providers)
         self._names = {one.name for one in self._session.get_inputs()}
@@ -49,6 +51,12 @@ class Classifier:
     def probabilities(self, texts: Sequence[Text]) -> Any:
         """Return the probabilities (texts, classes) of texts, or of pairs of texts."""
         return self._session.run(["probabilities"], self.inputs(texts))[0]
+
+    def classes(self, probabilities: Any) -> list[int]:
+        """Return the classes by their probabilities (classes,): the likeliest, or those above thresholds."""
+        if self.thresholds is None:
+            return [int(probabilities.argmax())]
+        return [int(one) for one in np.flatnonzero(probabilities >= np.array(self.thresholds))]
 
     def inputs(self, texts: Sequence[Text]) -> dict[str, Any]:
         """Return the inputs of the graph, by name."""
@@ -83,7 +91,7 @@ def _beginning(text: Text, most: int) -> Text:
 
 
 def main() -> None:
-    """Print label and probabilities of every text of the command line; an empty one has none."""
+    """Print labels and probabilities of every text of the command line; an empty one has none."""
     arguments, model = sys.argv[1:], "classifier.onnx"
     if len(arguments) > 1 and arguments[0] == "--model":
         model, arguments = arguments[1], arguments[2:]
@@ -97,8 +105,10 @@ def main() -> None:
     classifier = Classifier(Path(__file__).resolve().parent, model)
     for text, row in zip(texts, classifier.probabilities(texts), strict=True):
         is_empty = not "".join(text).strip()  # as `edgetune predict`: no label
-        label, shares = (None, []) if is_empty else (classifier.labels[row.argmax()], [*map(float, row)])
-        print(json.dumps({"text": text, "label": label, "probabilities": shares}))
+        names = [] if is_empty else [classifier.labels[one] for one in classifier.classes(row)]
+        answer = {"label": next(iter(names), None)} if classifier.thresholds is None else {"labels": names}
+        shares = [] if is_empty else [*map(float, row)]
+        print(json.dumps({"text": text, **answer, "probabilities": shares}))
 
 
 if __name__ == "__main__":

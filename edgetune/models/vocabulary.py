@@ -10,12 +10,11 @@ Where config and tables differ, transformers draws the tables anew without an er
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from edgetune.models.checks import MAX_TOKENIZER_BYTES, TOKENIZER_FILES, check_size, weight_files
+from edgetune.models.checks import MAX_TOKENIZER_BYTES, TOKENIZER_FILES, read_model_json, weight_files
 from edgetune.utils.errors import ModelError
 
 OFFSET_POSITIONS = {"roberta", "xlm-roberta", "camembert", "mpnet", "xlm-roberta-xl", "longformer", "ernie_m"}
@@ -32,11 +31,7 @@ _TABLES = (
 
 
 def require_tokenizer(folder: Path) -> None:
-    """Refuse a model without any file of a tokenizer.
-
-    Raises:
-        ModelError: it has none.
-    """
+    """Refuse a model without any file of a tokenizer."""
     if not any((folder / name).is_file() for name in TOKENIZER_FILES) and not any(folder.glob("*.bpe*")):
         raise ModelError(
             f"{folder} has no tokenizer (no tokenizer.json or vocab.txt); save it beside the model with "
@@ -45,15 +40,7 @@ def require_tokenizer(folder: Path) -> None:
 
 
 def check_vocabulary(config: Mapping[str, Any], tokenizer_file: Path) -> None:
-    """Refuse a tokenizer whose ids the model has no embeddings for.
-
-    Args:
-        config: of the model.
-        tokenizer_file: a `tokenizer.json`.
-
-    Raises:
-        ModelError: an id is too large, or the file is damaged.
-    """
+    """Refuse a tokenizer whose ids the model has no embeddings for."""
     n_words, pad = config.get("vocab_size"), config.get("pad_token_id")
     if not isinstance(n_words, int):
         return
@@ -72,11 +59,7 @@ def check_vocabulary(config: Mapping[str, Any], tokenizer_file: Path) -> None:
 
 
 def check_tables(config: Mapping[str, Any], folder: Path) -> None:
-    """Refuse weights whose embedding tables have other sizes than the config says.
-
-    Raises:
-        ModelError: with both sizes.
-    """
+    """Refuse weights whose embedding tables have other sizes than the config says."""
     from safetensors import safe_open
 
     for path in weight_files(folder):
@@ -98,10 +81,6 @@ def pad_token_id(config: Mapping[str, Any], folder: Path) -> int:
 
     A config need not have one; GPT-2's does not. Padding is masked, so any token can take the part, but a
     decoder classifies by the last token that is not padding: its end-of-text token is safe there.
-
-    Args:
-        config: of the model.
-        folder: with the tokenizer.
     """
     given = config.get("pad_token_id")
     if isinstance(given, int) and given >= 0:
@@ -165,16 +144,7 @@ def _token_ids(path: Path) -> Iterator[tuple[str, int]]:
 
 
 def _read(path: Path) -> dict[str, Any]:
-    """Read a JSON object of a tokenizer.
-
-    Raises:
-        ModelError: it is too large or damaged.
-    """
-    check_size(path, MAX_TOKENIZER_BYTES)
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise ModelError(f"{path} is damaged ({str(error)[:100]}); copy the model again.") from error
+    found = read_model_json(path, MAX_TOKENIZER_BYTES)
     if not isinstance(found, dict):
         raise ModelError(f"{path} is damaged (it is no JSON object); copy the model again.")
     return found

@@ -43,12 +43,7 @@ def points_lost(
 ) -> float:
     """Return the expected loss in accuracy points of a trained encoder.
 
-    Args:
-        n_rows: examples trained, over all passes; at least 1.
-        n_distinct: rows there are.
-        frozen_share: frozen layers over all layers.
-        cut_share: share of tokens that `max_length` cuts off.
-        pair: whether rows are pairs of texts.
+    `n_rows` are trained over all passes; shares are of frozen layers, and of tokens that are cut off.
     """
     n_rows = max(n_rows, 1.0)
     steps, distinct = n_rows / BATCH, min(n_rows, n_distinct) / BATCH
@@ -59,13 +54,7 @@ def points_lost(
 
 
 def probe_points_lost(n_rows: int, cut_share: float = 0.0, kind: ProbeKind = "first token") -> float:
-    """Return the same of a linear probe that is fitted on the features of so many rows.
-
-    Args:
-        n_rows: rows.
-        cut_share: as of `points_lost`.
-        kind: what the features are of: the first token, the mean of all, or the texts of a pair apart.
-    """
+    """Return the same of a linear probe that is fitted on the features of so many rows, of one kind."""
     at_64, doubling = {
         "first token": (PROBE_POINTS, PROBE_DOUBLING),
         "mean": (MEAN_POINTS, MEAN_DOUBLING),

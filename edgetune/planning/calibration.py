@@ -9,13 +9,13 @@ was not profiled is priced by a fit; a run of some minutes has measured both. Th
 from __future__ import annotations
 
 import math
+import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from edgetune.utils.cache import write_cached_json
+from edgetune.utils.cache import read_cached_json, write_cached_json
 from edgetune.utils.formatting import duration
-from edgetune.utils.parsing import read_json_file
 
 FILE = "speeds.json"
 MOST_KEPT = 8
@@ -31,19 +31,15 @@ MOST_OFF, OWN_MOST_OFF = 1000.0, 5.0  # times slower or faster: not even a model
 
 @dataclass(frozen=True, slots=True)
 class ObservedRun:
-    """How one run went.
-
-    Attributes:
-        at_s: when it ended (seconds since 1970).
-        ratio: seconds of its train steps over what the profile says.
-        measured_s: seconds of its train steps.
-    """
+    """When a run ended (seconds since 1970), and its train steps' seconds, over the profile's and as such."""
 
     at_s: float
     ratio: float
     measured_s: float
 
 
+Kept = dict[str, dict[str, list[tuple[float, float, float]]]]
+"""What the file has: by `DeviceCosts.speeds_key` and backend, the three figures of each run."""
 Runs = Mapping[str, Sequence[ObservedRun]]
 """By backend, the oldest first."""
 
@@ -63,9 +59,8 @@ def slowdown_ratio(
         profile_weight: how much that counts: 0.1 where the profile is of this machine and model, else 0.01.
     """
     weights = [_weight(run, now_s) for run in runs]
-    logs = [math.log(run.ratio / profiled) for run in runs]
-    mean = sum(w * log for w, log in zip(weights, logs, strict=True)) / (sum(weights) + profile_weight)
-    return profiled * math.exp(mean)
+    logs = [weight * math.log(run.ratio / profiled) for weight, run in zip(weights, runs, strict=True)]
+    return profiled * math.exp(sum(logs) / (sum(weights) + profile_weight))
 
 
 def _weight(run: ObservedRun, now_s: float) -> float:
@@ -81,7 +76,7 @@ class Calibration:
         probed: by a probe; none where the profile is this machine's own.
         runs: by training, the oldest first.
         now_s: seconds since 1970.
-        profile_weight: see `ratio`.
+        profile_weight: see `slowdown_ratio`.
         own_machine: whether the profile is of this very machine, if of another model.
     """
 
@@ -93,10 +88,9 @@ class Calibration:
 
     def scale(self, key: str) -> float:
         """Return how many times as long training should take now."""
-        drifts = {other: self._drift(other) for other in self.runs}
         # What slows one backend down slows the others too.
-        usual = math.exp(sum(map(math.log, drifts.values())) / len(drifts)) if drifts else 1.0
-        return self.probed.get(key, 1.0) * drifts.get(key, usual)
+        drifts = [self._drift(key)] if key in self.runs else [self._drift(other) for other in self.runs]
+        return self.probed.get(key, 1.0) * (statistics.geometric_mean(drifts) if drifts else 1.0)
 
     def _drift(self, key: str) -> float:
         """Return what the runs of a backend make of what is believed without them."""
@@ -108,7 +102,7 @@ class Calibration:
         """How much longer everything may take that no probe has timed; never less than measured."""
         if self.own_machine or not self.probed:
             return 1.0
-        return max(1.0, sum(self.probed.values()) / len(self.probed))
+        return max(1.0, statistics.fmean(self.probed.values()))
 
     @property
     def known(self) -> frozenset[str]:
@@ -123,10 +117,9 @@ class Calibration:
             return ""
         last_s = self.now_s - max(run.at_s for runs in self.runs.values() for run in runs)
         times = ", ".join(f"{key} {self.scale(key):.2f}" for key in self.runs)
-        ago = duration(max(0.0, last_s))
         return (
-            f"Earlier runs on this machine (the last one {ago} ago) correct the profile; expected training "
-            f"times relative to it: {times}."
+            f"Earlier runs on this machine (the last one {duration(max(0.0, last_s))} ago) correct the "
+            f"profile; expected training times relative to it: {times}."
         )
 
 
@@ -134,46 +127,21 @@ NOTHING_SEEN = Calibration({}, {}, 0.0)
 
 
 def load_observed_runs(cache_dir: Path, key: str, most_off: float = MOST_OFF) -> dict[str, list[ObservedRun]]:
-    """Return the runs that are remembered, by backend; none where there are none, or they cannot be read.
+    """Return the runs that are remembered by a `DeviceCosts.speeds_key`, by backend.
 
-    Args:
-        cache_dir: where they are kept.
-        key: of the profile, the machine and the model (`Device.speeds_key`).
-        most_off: runs further from what was profiled than this factor are not believed.
+    Those further from what was profiled than the factor `most_off` are not believed.
     """
     found: dict[str, list[ObservedRun]] = {}
-    for backend, runs in _read(cache_dir / FILE).get(key, {}).items():
-        found[backend] = [
-            ObservedRun(at_s, times, measured_s)
-            for at_s, times, measured_s in runs
-            if math.isfinite(at_s) and 1 / most_off < times < most_off and measured_s > 0
-        ]
-    return {backend: runs for backend, runs in found.items() if runs}
-
-
-def no_observed_runs(key: str, most_off: float) -> dict[str, list[ObservedRun]]:
-    """Recall nothing."""
-    return {}
+    for backend, runs in read_cached_json(cache_dir / FILE, Kept).get(key, {}).items():
+        for at_s, ratio, measured_s in runs:
+            if math.isfinite(at_s) and 1 / most_off < ratio < most_off and measured_s > 0:
+                found.setdefault(backend, []).append(ObservedRun(at_s, ratio, measured_s))
+    return found
 
 
 def record_observed_run(cache_dir: Path, key: str, backend: str, ran: ObservedRun) -> None:
     """Keep how a run went; the oldest is forgotten."""
-    path = cache_dir / FILE
-    known = _read(path)
+    known = read_cached_json(cache_dir / FILE, Kept)
     mine = known.setdefault(key, {})
     mine[backend] = [*mine.get(backend, []), (ran.at_s, ran.ratio, ran.measured_s)][-MOST_KEPT:]
-    write_cached_json(path, known)
-
-
-def _read(path: Path) -> dict[str, dict[str, list[tuple[float, float, float]]]]:
-    try:
-        found = read_json_file(path)
-        return {
-            str(key): {
-                str(backend): [(float(at_s), float(times), float(spent_s)) for at_s, times, spent_s in runs]
-                for backend, runs in backends.items()
-            }
-            for key, backends in found.items()
-        }
-    except (OSError, ValueError, AttributeError, TypeError, OverflowError):
-        return {}
+    write_cached_json(cache_dir / FILE, known)

@@ -27,7 +27,10 @@ def scored_s(lengths: IntArray, cost: StepCost) -> float:
 
 @dataclass(frozen=True)
 class Candidate:
-    """One combination of choices, and what it costs on the given data."""
+    """One combination of choices, and what it costs on the given data.
+
+    Rows trained are priced by their buckets of length, rows scored as they are drawn, some batches at once.
+    """
 
     device: DeviceCosts
     data: DataLengths
@@ -38,37 +41,32 @@ class Candidate:
     exported: bool
     scores: bool = False
 
-    def _per_row(self, lengths: IntArray, batch: int, ops: tuple[Operation, ...]) -> float:
+    def _call_s(self, ops: tuple[Operation, ...], n_rows: int, width: int) -> float:
+        return sum(self.costs.cost.seconds(op, n_rows, width, self.depth) for op in ops)
+
+    def _trained_row_s(self, ops: tuple[Operation, ...]) -> float:
         """Mean seconds of a row, over the buckets that the rows fall into."""
-        if not len(lengths):
-            return 0.0
+        lengths, batch = self.data.lengths, self.batch_size
         counts = np.bincount(bucket_of(np.minimum(lengths, self.max_length)))
         widths = np.flatnonzero(counts)
-        price = self.costs.cost.seconds
-        spent = 0.0
-        for width in widths:
-            length = int(width) * PAD_MULTIPLE
-            spent += counts[width] * sum(price(op, batch, length, self.depth) for op in ops)
-        return float(spent / batch / len(lengths))
+        spent = sum(counts[width] * self._call_s(ops, batch, int(width) * PAD_MULTIPLE) for width in widths)
+        return LOOP_OVERHEAD * float(spent / batch / max(1, len(lengths)))
 
     @property
     def _prefix(self) -> tuple[Operation, ...]:
         return ("prefix",) if self.depth else ()
 
-    @property
-    def _scored(self) -> tuple[Operation, ...]:
-        return ("score",) if self.scores else ()
+    @cached_property
+    def again_row_s(self) -> float:
+        """A row trained while its hidden states are kept; scored before that, where the method scores."""
+        return self._trained_row_s(("score", "train") if self.scores else ("train",))
 
     @cached_property
     def train_row_s(self) -> float:
-        """A row trained for the first time; scored before that, where the method scores."""
-        ops: tuple[Operation, ...] = (*self._prefix, *self._scored, "train")
-        return LOOP_OVERHEAD * self._per_row(self.data.lengths, self.batch_size, ops)
-
-    @cached_property
-    def again_row_s(self) -> float:
-        """A row trained while its hidden states are kept."""
-        return LOOP_OVERHEAD * self._per_row(self.data.lengths, self.batch_size, (*self._scored, "train"))
+        """A row trained for the first time."""
+        return self._trained_row_s(
+            (*self._prefix, "score", "train") if self.scores else (*self._prefix, "train")
+        )
 
     def _scored_row_s(self, in_order: IntArray, n_batches: int) -> float:
         """Mean seconds of a row where so many batches are drawn at once, sorted, and scored.
@@ -79,43 +77,31 @@ class Candidate:
             return 0.0
         n_drawn = min(n_batches * EVALUATION_BATCH, len(in_order))
         quantiles = ((np.arange(n_drawn) + 0.5) / n_drawn * len(in_order)).astype(np.int64)
-        drawn = np.minimum(in_order[quantiles], self.max_length)
-        price, ops = self.costs.cost.seconds, (*self._prefix, "score")
-
-        def cost(_: str, n_rows: int, width: int) -> float:
-            return sum(price(op, n_rows, width, self.depth) for op in ops)
-
-        return scored_s(drawn, cost) / n_drawn
+        drawn, ops = np.minimum(in_order[quantiles], self.max_length), (*self._prefix, "score")
+        return scored_s(drawn, lambda _, n_rows, width: self._call_s(ops, n_rows, width)) / n_drawn
 
     @cached_property
     def probe_row_s(self) -> float:
         """A training row whose features the first head is fitted on."""
-        return self._scored_row_s(self.data.lengths_in_order, PROBE_BATCHES)
+        return self._scored_row_s(self.data.in_order[0], PROBE_BATCHES)
 
     @cached_property
     def evaluate_row_s(self) -> float:
         """An evaluation row scored."""
-        return self._scored_row_s(self.data.eval_lengths_in_order, EVALUATION_BATCHES)
-
-    @cached_property
-    def n_tokens(self) -> int:
-        """Tokens of all training rows after cutting."""
-        return int(np.minimum(self.data.lengths, self.max_length).sum())
+        return self._scored_row_s(self.data.in_order[1], EVALUATION_BATCHES)
 
     @cached_property
     def cut_share(self) -> float:
         """The share of tokens cut off, of the training or the evaluation rows: whichever lose more."""
-
-        def share(lengths: IntArray) -> float:
-            whole = int(lengths.sum())
-            return 1 - int(np.minimum(lengths, self.max_length).sum()) / whole if whole else 0.0
-
-        return max(share(self.data.lengths), share(self.data.eval_lengths))
+        both = (self.data.lengths, self.data.eval_lengths)
+        cut = [1 - np.minimum(rows, self.max_length).sum() / max(1, rows.sum()) for rows in both if len(rows)]
+        return float(max(cut, default=0.0))
 
     @cached_property
     def cache_needed_mb(self) -> float:
         """Memory that the hidden states of all rows would take."""
-        return self.n_tokens * self.device.hidden_size * FP16_BYTES / 1e6 if self.depth else 0.0
+        n_tokens = int(np.minimum(self.data.lengths, self.max_length).sum())
+        return n_tokens * self.device.hidden_size * FP16_BYTES / 1e6 if self.depth else 0.0
 
     @cached_property
     def memory_mb(self) -> float:

@@ -11,8 +11,8 @@ A budget of energy is a deadline too: joules left over watts drawn.
 from __future__ import annotations
 
 import math
-from collections import deque
-from collections.abc import Callable
+import statistics
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from edgetune.learners.progress import DataProgress, Position
@@ -28,25 +28,6 @@ FEWEST = 3  # measurements before an operation tells how slow the end will be
 STALL = 8.0  # an operation this many times slower than usual is a pause of the machine, not its speed
 
 
-@dataclass(frozen=True)
-class Reserves:
-    """Seconds kept for the end of a run, as planned.
-
-    Attributes:
-        save_s: writing the model.
-        ensemble_s: scoring held-out rows and fitting the ensemble.
-        evaluate_s: scoring the evaluation rows.
-        report_s: picture, card and summary.
-        exit_s: the end of the process.
-    """
-
-    save_s: float
-    evaluate_s: float
-    report_s: float
-    exit_s: float
-    ensemble_s: float = 0.0
-
-
 def margin_s(deadline_s: float) -> float:
     """Return what is kept free for what nobody foresees: a small share of the deadline, within bounds."""
     return min(max(LEAST_MARGIN_S, MARGIN_RATE * deadline_s), MOST_MARGIN_S)
@@ -57,63 +38,51 @@ class SpeedRatio:
 
     def __init__(self, first: float = 1.0) -> None:
         """Begin with a guess, given up with the first measurement that counts."""
-        self._ratios: deque[float] = deque([min(max(first, 1 / MOST_GUESSED), MOST_GUESSED)], maxlen=RECENT)
-        self._n_seen = 0
-        self._sums = (0.0, 0.0)
-        self._last: deque[tuple[float, float]] = deque()
+        self._guess = min(max(first, 1 / MOST_GUESSED), MOST_GUESSED)
+        self._seen: list[tuple[float, float]] = []  # seconds, predicted and measured
 
     def observe(self, predicted_s: float, measured_s: float) -> None:
-        """Learn from one operation; a stall counts for little, since the median rules.
+        """Learn from one operation; a stall counts for little, since the median rules."""
+        if predicted_s > 0 and 0 < measured_s < math.inf:
+            self._seen.append((predicted_s, measured_s))
 
-        The very first one is left out: it pays for what later ones find ready.
-        """
-        if predicted_s <= 0 or not math.isfinite(measured_s) or measured_s <= 0:
-            return
-        self._n_seen += 1
-        if self._n_seen == 1:
-            return
-        if self._n_seen == 2:
-            self._ratios.clear()
-        self._ratios.append(measured_s / predicted_s)
-        self._last.append((predicted_s, measured_s))
-        if len(self._last) == RECENT:  # by now it is known whether the oldest was a pause
-            self._sums = self._with(self._last.popleft())
+    def _ratios(self, last: int) -> list[float]:
+        """Return ratios in order; the very first one is left out: it pays for what later ones find ready."""
+        seen = self._seen[max(1, len(self._seen) - last) :]
+        return sorted(measured / predicted for predicted, measured in seen) or [self._guess]
 
     @property
     def n(self) -> int:
         """Measurements that counted."""
-        return max(0, self._n_seen - 1)
+        return max(0, len(self._seen) - 1)
 
     @property
     def ratio(self) -> float:
         """The median of the last ratios."""
-        ordered = sorted(self._ratios)
-        return ordered[len(ordered) // 2]
+        return statistics.median_high(self._ratios(RECENT))
 
-    def _with(self, *operations: tuple[float, float]) -> tuple[float, float]:
-        """Return the sums of seconds, predicted and measured, with some that were no pause."""
-        (predicted_s, measured_s), usual = self._sums, self.ratio
-        for predicted, measured in operations:
-            if measured <= STALL * usual * predicted:
-                predicted_s, measured_s = predicted_s + predicted, measured_s + measured
-        return predicted_s, measured_s
+    def _sums(self) -> tuple[float, float]:
+        """Return seconds, predicted and measured, of all that was no pause."""
+        most = STALL * statistics.median_high(self._ratios(self.n))
+        steady = [one for one in self._seen[1:] if one[1] <= most * one[0]]
+        return sum(predicted for predicted, _ in steady), sum(measured for _, measured in steady)
 
     @property
     def measured_s(self) -> float:
         """Seconds of all that counted; pauses do not."""
-        return self._with(*self._last)[1]
+        return self._sums()[1]
 
     @property
     def overall(self) -> float:
         """Seconds measured so far over those predicted: each batch by its cost, a pause not at all."""
-        predicted_s, measured_s = self._with(*self._last)
+        predicted_s, measured_s = self._sums()
         return measured_s / predicted_s if predicted_s else self.ratio
 
     @property
     def cautious(self) -> float:
         """A ratio that the next operation will hardly exceed: the worst recent one that was no stall."""
         usual = self.ratio
-        return max(ratio for ratio in self._ratios if ratio <= STALL * usual)
+        return max(ratio for ratio in self._ratios(RECENT) if ratio <= STALL * usual)
 
 
 @dataclass
@@ -122,9 +91,9 @@ class Clock:
 
     Attributes:
         deadline_s: when the process must have ended, from its start; infinite for none.
-        reserves: what the end of the run needs, as planned.
+        lines: planned seconds of `save`, `ensemble`, `evaluate`, `report` and `exit`, which are reserved.
         elapsed_s: returns seconds since the process started.
-        energy_j: joules that may be used; infinite for no limit.
+        energy_j: joules that may be used; None: no limit.
         joules: returns joules used so far.
         speeds: by operation (`score`, `train`), measured against predicted.
         train_started_s: set by `begin`.
@@ -132,9 +101,9 @@ class Clock:
     """
 
     deadline_s: float
-    reserves: Reserves
+    lines: Mapping[str, float]
     elapsed_s: Callable[[], float]
-    energy_j: float = math.inf
+    energy_j: float | None = None
     joules: Callable[[], float] = lambda: 0.0
     speeds: dict[str, SpeedRatio] = field(default_factory=dict)
     train_started_s: float = 0.0
@@ -144,14 +113,9 @@ class Clock:
         """Training starts now."""
         self.train_started_s = self.elapsed_s()
 
-    @property
-    def margin_s(self) -> float:
-        """Kept free for what nobody foresees."""
-        return margin_s(self.deadline_s)
-
     def limit_s(self) -> float:
         """When the process must have ended: the deadline, or when the energy runs out at this rate."""
-        if not math.isfinite(self.energy_j):
+        if self.energy_j is None:
             return self.deadline_s
         now_s, used_j = self.elapsed_s(), self.joules()
         watts = used_j / now_s if now_s > 0 and used_j > 0 else 0.0
@@ -169,26 +133,26 @@ class Clock:
 
     def _after_s(self) -> float:
         """What follows the evaluation."""
-        return (self.reserves.report_s + self.reserves.exit_s) * self._slowness()
+        return (self.lines["report"] + self.lines["exit"]) * self._slowness()
 
     def evaluation_end_s(self) -> float:
         """When evaluation must have ended."""
-        return self.limit_s() - self.margin_s - self._after_s()
+        return self.limit_s() - margin_s(self.deadline_s) - self._after_s()
 
     def ensemble_end_s(self) -> float:
         """When the ensemble must have been fitted.
 
         Where the machine is slower than planned, fewer rows are evaluated in the planned seconds.
         """
-        return self.evaluation_end_s() - self.reserves.evaluate_s
+        return self.evaluation_end_s() - self.lines["evaluate"]
 
     def save_s(self) -> float:
         """What writing the model may take: as planned and as slow as the rest, or as it was measured."""
-        return max(self.reserves.save_s * self._slowness(), AGAIN_CAUTION * self.measured_save_s)
+        return max(self.lines["save"] * self._slowness(), AGAIN_CAUTION * self.measured_save_s)
 
     def end_s(self) -> float:
         """When training must have ended."""
-        return self.ensemble_end_s() - self.reserves.ensemble_s - self.save_s()
+        return self.ensemble_end_s() - self.lines.get("ensemble", 0.0) - self.save_s()
 
     def picture_fits(self) -> bool:
         """Return whether the picture can be drawn before the deadline, if it takes as long as the report."""

@@ -27,19 +27,14 @@ Exported = Callable[[str, int], bool]
 
 @dataclass(frozen=True)
 class Decision:
-    """What was decided, and why.
-
-    Attributes:
-        config: settings with every open choice filled in.
-        plans: the planner's answer; None when nothing was left to decide or nothing is measured here.
-    """
+    """Settings with every open choice filled in, and the planner's answer, if it was asked."""
 
     config: RunConfig
     plans: Plans | None
 
     @property
     def plan(self) -> Plan | None:
-        """The plan that is followed; None without one."""
+        """The plan that is followed."""
         return None if self.plans is None else self.plans.best
 
 
@@ -79,16 +74,7 @@ def decide(
     already_j: float = 0.0,
     energy_j: float | None = None,
 ) -> Decision:
-    """Plan a run and fill its open choices in.
-
-    Args:
-        config: settings, some of them open.
-        device: measured costs.
-        data: lengths of the rows.
-        exported: see `Constraints`.
-        already_s: seconds used.
-        already_j: joules used.
-        energy_j: joules that may be used, from `--energy` or `--battery`.
+    """Plan a run and fill its open choices in; `already_*` was used before, `energy_j` may be used in all.
 
     Raises:
         BudgetError: nothing fits.
@@ -110,24 +96,24 @@ def decide(
 
 def apply_plan(plan: Plan, config: RunConfig, lengths: IntArray, constraints: Constraints) -> RunConfig:
     """Fill a plan's choices into the settings."""
-    room_mb = plan.cache_mb
-    if config.model.cache_mb is not None and config.budget.memory_mb is None:
-        room_mb = config.model.cache_mb
-    model = config.model.model_copy(
+    model, train = config.model, {"batch_size": plan.batch_size}
+    if config.budget.limits_time:
+        train["epochs"] = most_passes(len(lengths), plan.batch_size, constraints)
+    given = model.cache_mb is not None and config.budget.memory_mb is None
+    chosen = {
+        "backend": plan.backend,
+        "precision": plan.precision,
+        "freeze": model.freeze if model.freeze != "auto" else freeze_of(plan.depth),
+        "threads": model.threads or plan.threads,
+        "cache_mb": model.cache_mb if given else plan.cache_mb,
+    }
+    return config.model_copy(
         update={
-            "backend": plan.backend,
-            "precision": plan.precision,
-            "freeze": config.model.freeze if config.model.freeze != "auto" else freeze_of(plan.depth),
-            "threads": config.model.threads or plan.threads,
-            "cache_mb": room_mb,
+            "model": model.model_copy(update=chosen),
+            "train": config.train.model_copy(update=train),
+            "data": config.data.model_copy(update={"max_length": plan.max_length}),
         }
     )
-    train = config.train.model_copy(update={"batch_size": plan.batch_size})
-    if config.budget.limits_time:
-        passes = most_passes(len(lengths), plan.batch_size, constraints)
-        train = train.model_copy(update={"epochs": passes})
-    data = config.data.model_copy(update={"max_length": plan.max_length})
-    return config.model_copy(update={"model": model, "train": train, "data": data})
 
 
 def plan_summary(plan: Plan) -> str:
@@ -137,10 +123,8 @@ def plan_summary(plan: Plan) -> str:
     if plan.method == LINEAR_PROBE:
         what = f"fit a linear probe on {plan.n_probe_rows:,} rows with {plan.key}"
     else:
-        what = (
-            f"train {plan.n_rows:,} examples in {counted(plan.n_steps, 'step')} "
-            f"({plan.passes:.2g} pass{'es'[: 2 * (plan.passes > 1)]})"
-        )
+        passes = f"{plan.passes:.2g} pass{'es'[: 2 * (plan.passes > 1)]}"
         frozen = counted(plan.depth, "layer") if plan.depth else "embeddings"
-        what += f" with {plan.key}, {frozen} frozen"
+        steps = f"train {plan.n_rows:,} examples in {counted(plan.n_steps, 'step')} ({passes})"
+        what = f"{steps} with {plan.key}, {frozen} frozen"
     return f"Plan: {what}, at most {plan.max_length} tokens, finished after about {duration(plan.total_s)}"

@@ -20,8 +20,7 @@ from edgetune.devices.device_profile import (
     Memory,
     ModelShape,
 )
-from edgetune.devices.nominal_profile import nominal_match
-from edgetune.devices.profile_store import Match, find_for_this_machine
+from edgetune.devices.profile_store import Match, find_for_this_machine, nominal_match
 from edgetune.models.source import ModelSource, has_separate_layers
 from edgetune.planning.calibration import (
     DOUBTED_WEIGHT,
@@ -31,11 +30,12 @@ from edgetune.planning.calibration import (
     PROFILE_WEIGHT,
     Calibration,
     Runs,
-    no_observed_runs,
 )
 from edgetune.planning.plan import BackendCosts, DeviceCosts
 from edgetune.utils.errors import ProfileError
 from edgetune.utils.machine import versions
+
+Scales = dict[str, float]
 
 SAME_UNCERTAINTY = 0.10
 OTHER_MODEL_UNCERTAINTY = 0.35
@@ -49,7 +49,7 @@ def find_device(
     source: ModelSource,
     watts: float | None = None,
     probe: Callable[[Match, ModelShape], Scales] | None = None,
-    recall: Callable[[str, float], Runs] = no_observed_runs,
+    recall: Callable[[str, float], Runs] | None = None,
     scales: Scales | None = None,
 ) -> DeviceCosts:
     """Find the stored profile that fits this machine best; a nominal one if none is stored.
@@ -59,7 +59,7 @@ def find_device(
         watts: what the user says the machine draws.
         probe: measures how many times as long training takes here, by backend, where the profile is not of
             this very machine and model; None: it is not measured.
-        recall: returns how earlier runs went, given `Device.speeds_key`, and how far off they may be.
+        recall: returns how earlier runs went, given `DeviceCosts.speeds_key`, and how far off they may be.
         scales: times what was profiled, by backend, in place of both: as a run that goes on was planned.
     """
     shape = shape_of(source)
@@ -71,31 +71,29 @@ def find_device(
         profiled = same_shape(match.profile.model, shape)
         here, own = match.fit == "same", match.fit != "other" and profiled
         probed = {} if probe is None or (here and profiled) else probe(match, shape)
-        runs = recall(speeds_key(match.profile, shape), OWN_MOST_OFF if own else MOST_OFF)
+        most_off = OWN_MOST_OFF if own else MOST_OFF
+        runs = {} if recall is None else recall(speeds_key(match.profile, shape), most_off)
         seen = Calibration(probed, runs, time.time(), PROFILE_WEIGHT if own else DOUBTED_WEIGHT, here)
-    device = with_probe(fit_device(match, shape, watts, seen), source, seen.slowness)
+    device = _with_probe(fit_device(match, shape, watts, seen), source, seen.slowness)
     return device if has_separate_layers(source) else replace(device, depths=(0,))
 
 
-def with_probe(device: DeviceCosts, source: ModelSource, slowness: float) -> DeviceCosts:
+def _with_probe(device: DeviceCosts, source: ModelSource, slowness: float) -> DeviceCosts:
     """Add the backend that trains nothing, where the encoder's graph can be written without an export.
 
     Its forward pass costs what that of a training backend costs.
     """
     likes = [costs for costs in device.backends if costs.precision == "fp32"]
-    missing = [name for name in ("onnx", "onnxruntime") if importlib.util.find_spec(name) is None]
+    missing = any(importlib.util.find_spec(name) is None for name in ("onnx", "onnxruntime"))
     if not likes or missing or not can_write(source.config, source.pools_mean, source.folder):
         return device
-    like = min(likes, key=lambda costs: costs.backend != "ort")
     factor = slowness * max(1.0, shape_of(source).n_parameters / MEASURED_PARAMETERS)
+    open_s, save_s = PROBE_OPEN_S * factor, PROBE_SAVE_S * factor
     fixed = FixedCosts(
-        import_s=PROBE_IMPORT_S * slowness,
-        open_s=PROBE_OPEN_S * factor,
-        open_depth_s=PROBE_OPEN_S * factor,
-        export_s=0.0,
-        save_s=PROBE_SAVE_S * factor,
-        save_model_s=PROBE_SAVE_S * factor,
+        **{"import_s": PROBE_IMPORT_S * slowness, "export_s": 0.0, "open_s": open_s, "open_depth_s": open_s},
+        **{"save_s": save_s, "save_model_s": save_s},
     )
+    like = min(likes, key=lambda costs: costs.backend != "ort")
     probe = replace(like, key="onnx", backend="onnx", fixed=fixed, available="", trains=False)
     return replace(device, backends=(*device.backends, probe))
 
@@ -110,6 +108,14 @@ def busy_watts() -> tuple[float, str] | None:
         return None
     power = match.profile.power
     return power.train_w, f"device profile {match.profile.name}, {power.source}"
+
+
+def profile_key(profile: DeviceProfile, machine: Machine) -> str:
+    """Name a profile, this machine and what runs on it, so that another measurement gets another name."""
+    runtimes = {name: value for name, value in versions().items() if name.startswith(("onnx", "torch"))}
+    return json.dumps(
+        [profile.name, profile.date, machine.cpu_model, machine.cores, runtimes], sort_keys=True
+    )
 
 
 def speeds_key(profile: DeviceProfile, shape: ModelShape) -> str:
@@ -127,8 +133,7 @@ def fit_device(
     uncertainty = max(SAME_UNCERTAINTY, profile.spread) + widen
     if not same_shape(profile.model, shape):
         uncertainty += PROBED_UNCERTAINTY if seen.known & set(seen.runs) else OTHER_MODEL_UNCERTAINTY
-    power = profile.power
-    slow = seen.slowness
+    power, slow = profile.power, seen.slowness
     keys = {item.key for item in profile.backends if item.device == "cpu"}
     return DeviceCosts(
         name=profile.name,
@@ -141,9 +146,9 @@ def fit_device(
         report_s=slow * profile.report_s,
         exit_s=slow * profile.exit_s,
         depths=tuple(range(shape.n_layers)),
-        busy_w=watts if watts is not None else power.train_w,
-        power_source="--watts" if watts is not None else power.source,
-        backends=tuple(_backend(item, match, shape, widen, seen) for item in profile.backends),
+        busy_w=power.train_w if watts is None else watts,
+        power_source=power.source if watts is None else "--watts",
+        backends=tuple(_backend(item, match, shape, seen) for item in profile.backends),
         speeds_key=speeds_key(profile, shape),
         speeds_note=seen.note,
     )
@@ -151,8 +156,7 @@ def fit_device(
 
 def describe_misfit(match: Match, shape: ModelShape, seen: Calibration = NOTHING_SEEN) -> str:
     """Say what does not fit of a profile, in a sentence; "" when everything does."""
-    profile = match.profile
-    parts = list(match.reasons)
+    profile, parts = match.profile, list(match.reasons)
     if not same_shape(profile.model, shape):
         parts.append(f"{shape.name} was not profiled, and its costs are predicted from {profile.model.name}")
     if profile.noisy:
@@ -164,58 +168,41 @@ def describe_misfit(match: Match, shape: ModelShape, seen: Calibration = NOTHING
         )
     if not parts:
         return ""
-    subject = (
-        "This machine was never profiled" if match.fit == "other" else "The profile does not fit exactly"
-    )
+    never = match.fit == "other"
+    subject = "This machine was never profiled" if never else "The profile does not fit exactly"
     return (
         f"{subject}; estimates from the device profile {profile.name} are rough until the first steps "
         f"correct them ({'; '.join(parts)}). Run `edgetune profile` to measure this machine."
     )
 
 
-def _backend(
-    item: BackendProfile, match: Match, shape: ModelShape, widen: float, seen: Calibration
-) -> BackendCosts:
-    measured = match.profile.model
+def _backend(item: BackendProfile, match: Match, shape: ModelShape, seen: Calibration) -> BackendCosts:
+    profile, measured, slow, fixed = match.profile, match.profile.model, seen.slowness, item.fixed
+    # Backends of one runtime import the same; the first to be measured found less of it in memory.
+    import_s = max(other.fixed.import_s for other in profile.backends if other.backend == item.backend)
+    # Opening and saving grow with the number of weights, everything with a machine's slowness.
+    ratio = slow * max(1.0, shape.n_parameters / measured.n_parameters)
+    grown = {name: ratio * seconds for name, seconds in fixed.model_dump().items()}
+    # Weights, gradients and moments grow with the parameters, activations with layers times width; a model is
+    # copied while it is saved, and what reads data takes some more.
+    added_mb = COPIES_MB_PER_PARAMETER * max(0, shape.n_parameters - measured.n_parameters)
+    added_mb += COPIES_MB_PER_PARAMETER * shape.n_parameters
+    wider = (shape.n_layers * shape.hidden_size) / (measured.n_layers * measured.hidden_size)
     scale = seen.scale(item.key)
     return BackendCosts(
         key=item.key,
         backend=item.backend,
         precision=item.precision,
         threads=item.threads if match.fit != "other" else None,
-        fixed=_scaled(_slowest_import(item, match.profile), shape, measured, seen.slowness),
-        memory=_grown(item.memory, shape, measured),
-        cost=CostFunction(item, measured, shape, scale, widen=widen),
+        fixed=FixedCosts(**(grown | {"import_s": slow * import_s})),
+        memory=Memory(
+            base_mb=item.memory.base_mb + added_mb,
+            score_mb_per_token=item.memory.score_mb_per_token * wider,
+            train_mb_per_token=item.memory.train_mb_per_token * wider,
+        ),
+        cost=CostFunction(item, measured, shape, scale),
         available=_unavailable(item, match, seen),
         scale=scale,
-    )
-
-
-def _slowest_import(item: BackendProfile, profile: DeviceProfile) -> FixedCosts:
-    """Backends of one runtime import the same; the first to be measured found less of it in memory."""
-    import_s = max(other.fixed.import_s for other in profile.backends if other.backend == item.backend)
-    return item.fixed.model_copy(update={"import_s": import_s})
-
-
-def _scaled(fixed: FixedCosts, shape: ModelShape, measured: ModelShape, slow: float) -> FixedCosts:
-    """Opening and saving grow with the number of weights, everything with a machine's slowness."""
-    ratio = slow * max(1.0, shape.n_parameters / measured.n_parameters)
-    grown = {"import_s": slow * fixed.import_s} | {
-        name: getattr(fixed, name) * ratio
-        for name in ("open_s", "open_depth_s", "export_s", "save_s", "save_model_s")
-    }
-    return fixed.model_copy(update=grown)
-
-
-def _grown(memory: Memory, shape: ModelShape, measured: ModelShape) -> Memory:
-    """Weights, gradients and moments grow with the parameters, activations with layers times width."""
-    added_mb = 16e-6 * max(0, shape.n_parameters - measured.n_parameters)
-    added_mb += COPIES_MB_PER_PARAMETER * shape.n_parameters  # while a model is saved, and what reads data
-    wider = (shape.n_layers * shape.hidden_size) / (measured.n_layers * measured.hidden_size)
-    return Memory(
-        base_mb=memory.base_mb + added_mb,
-        score_mb_per_token=memory.score_mb_per_token * wider,
-        train_mb_per_token=memory.train_mb_per_token * wider,
     )
 
 
@@ -229,14 +216,3 @@ def _unavailable(item: BackendProfile, match: Match, seen: Calibration) -> str:
     if item.precision == "bf16" and match.fit == "other" and item.key not in seen.known:
         return "bf16 is used only on machines where it was measured; elsewhere it can be 25 times slower"
     return ""
-
-
-Scales = dict[str, float]
-
-
-def profile_key(profile: DeviceProfile, machine: Machine) -> str:
-    """Name a profile, this machine and what runs on it, so that another measurement gets another name."""
-    runtimes = {name: value for name, value in versions().items() if name.startswith(("onnx", "torch"))}
-    return json.dumps(
-        [profile.name, profile.date, machine.cpu_model, machine.cores, runtimes], sort_keys=True
-    )

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import numpy as np
 
-from edgetune.config.settings import FILTERS
-from edgetune.planning.plan import LINEAR_PROBE, Constraints, DataLengths, DeviceCosts, Plan, Plans
+from edgetune.planning.plan import LINEAR_PROBE, Constraints, DataLengths, Plan, Plans
+from edgetune.selection import FILTERS
 from edgetune.utils.formatting import counted, duration
 from edgetune.utils.types import IntArray
 
@@ -16,19 +16,19 @@ def explain(plans: Plans, data: DataLengths, constraints: Constraints) -> Iterat
     """Yield one sentence per choice, the deciding one first."""
     best, device = plans.best, plans.device
     assert device is not None
-    if device.note:
-        yield device.note
-    if device.speeds_note:
-        yield device.speeds_note
+    yield from filter(None, (device.note, device.speeds_note))
     if best.method == LINEAR_PROBE:
         yield _probe(plans, data)
     else:
-        yield from _rows(best)
+        yield _rows(best)
         yield from _backend(plans)
-        yield from _depth(plans, constraints)
-        yield from _length(plans, data, constraints)
-        yield from _cache(best)
-        yield filter_reason(device, best, data.lengths)
+        if constraints.depth is None:
+            yield from _depth(plans)
+        if constraints.max_length is None and data.lengths.max(initial=1) > 32:
+            yield _length(best, data)
+        if best.depth:
+            yield _cache(best)
+        yield filter_reason(plans, data.lengths)
     if best.n_eval < len(data.eval_lengths):
         yield (
             f"The model is evaluated on {best.n_eval:,} of {len(data.eval_lengths):,} rows, drawn at random, "
@@ -39,10 +39,9 @@ def explain(plans: Plans, data: DataLengths, constraints: Constraints) -> Iterat
 
 def _probe(plans: Plans, data: DataLengths) -> str:
     """Say why a linear probe is fitted, and what training would make of the time."""
-    best = plans.best
+    best, trained = plans.best, _alternative(plans)
     apart = data.pair and not plans.costs(best).trains
     what = "compares the two texts of a pair, encoded apart, and" if apart else "on the untouched encoder"
-    trained = _alternative(plans, lambda plan: True)
     instead = (
         "There is no time to train the encoder."
         if trained is None
@@ -55,51 +54,47 @@ def _probe(plans: Plans, data: DataLengths) -> str:
     )
 
 
-def _rows(best: Plan) -> Iterator[str]:
+def _rows(best: Plan) -> str:
     low, high = best.rows_interval
     share = (
         f"{best.passes:.1f} passes" if best.passes > 1 else f"{best.passes:.0%} of the rows, drawn at random"
     )
     if low == high == best.n_rows:
         share += "; --epochs or --max-steps allows no more, so time is left over"
-    train_s = best.lines["train"]
-    yield (
-        f"{best.n_rows:,} examples ({low:,} to {high:,}) fit into {duration(train_s)} of training: "
-        f"{counted(best.n_steps, 'step')} with batch size {best.batch_size}, {share}."
+    return (
+        f"{best.n_rows:,} examples ({low:,} to {high:,}) fit into {duration(best.lines['train'])} of "
+        f"training: {counted(best.n_steps, 'step')} with batch size {best.batch_size}, {share}."
     )
 
 
-def _alternative(plans: Plans, same: Callable[[Plan], bool]) -> Plan | None:
-    """Return the best plan that satisfies a condition and trains."""
-    return next((plan for plan in plans.ranked if plan.trains and same(plan)), None)
-
-
-def _rate(plan: Plan) -> float:
-    return plan.n_rows / plan.lines["train"] if plan.lines["train"] else 0.0
+def _alternative(plans: Plans, key: str | None = None, depth: int | None = None) -> Plan | None:
+    """Return the best plan that trains, with a backend and a depth if they are given."""
+    for plan in plans.ranked:
+        if plan.trains and key in (None, plan.key) and depth in (None, plan.depth):
+            return plan
+    return None
 
 
 def _backend(plans: Plans) -> Iterator[str]:
     best = plans.best
     for key in dict.fromkeys(plan.key for plan in plans.ranked if plan.key != best.key):
-        other = _alternative(plans, lambda plan, key=key: plan.key == key and plan.depth == best.depth)  # type: ignore[misc]
+        other = _alternative(plans, key, best.depth)
         if other is None:
             continue
-        start_s = [sum(plan.lines[name] for name in ("export", "open", "save")) for plan in (best, other)]
+        pair = (best, other)
+        start = [duration(sum(plan.lines[name] for name in ("export", "open", "save"))) for plan in pair]
+        rates = [plan.n_rows / plan.lines["train"] if plan.lines["train"] else 0.0 for plan in pair]
         yield (
-            f"{best.key} was chosen over {key}: {_rate(best):.1f} examples per second versus "
-            f"{_rate(other):.1f}, and {duration(start_s[0])} to export, open and save versus "
-            f"{duration(start_s[1])}."
+            f"{best.key} was chosen over {key}: {rates[0]:.1f} examples per second versus {rates[1]:.1f}, "
+            f"and {start[0]} to export, open and save versus {start[1]}."
         )
 
 
-def _depth(plans: Plans, constraints: Constraints) -> Iterator[str]:
+def _depth(plans: Plans) -> Iterator[str]:
     best = plans.best
-    if constraints.depth is not None:
-        return
     others = {plan.depth for plan in plans.ranked if plan.key == best.key and plan.depth != best.depth}
-    near = sorted(others, key=lambda depth: abs(depth - best.depth))[:2]
-    for depth in near:
-        other = _alternative(plans, lambda plan, depth=depth: plan.key == best.key and plan.depth == depth)  # type: ignore[misc]
+    for depth in sorted(others, key=lambda depth: abs(depth - best.depth))[:2]:
+        other = _alternative(plans, best.key, depth)
         if other is not None:
             yield (
                 f"Freezing {counted(best.depth, 'layer')} was chosen over {depth}: {best.n_steps:,} steps "
@@ -108,53 +103,40 @@ def _depth(plans: Plans, constraints: Constraints) -> Iterator[str]:
             )
 
 
-def _length(plans: Plans, data: DataLengths, constraints: Constraints) -> Iterator[str]:
-    best = plans.best
-    longest = int(data.lengths.max(initial=1))
-    if constraints.max_length is not None or longest <= 32:
-        return
-    cut = 1 - np.minimum(data.lengths, best.max_length).sum() / max(1, data.lengths.sum())
+def _length(best: Plan, data: DataLengths) -> str:
     n_cut = int((data.lengths > best.max_length).sum())
     if not n_cut:
-        yield f"No text is truncated: the longest has {longest} tokens, and the limit is {best.max_length}."
-        return
-    yield (
+        longest = int(data.lengths.max(initial=1))
+        return f"No text is truncated: the longest has {longest} tokens, and the limit is {best.max_length}."
+    cut = 1 - np.minimum(data.lengths, best.max_length).sum() / max(1, data.lengths.sum())
+    return (
         f"Texts are truncated to {best.max_length} tokens, which removes {cut:.1%} of all tokens "
         f"({counted(n_cut, 'row')} affected)."
     )
 
 
-def _cache(best: Plan) -> Iterator[str]:
-    if not best.depth:
-        return
+def _cache(best: Plan) -> str:
     if best.cache_mb:
-        yield (
+        return (
             f"The output of the frozen layers is cached ({best.cache_mb:,.0f} MB), because rows are seen "
             f"{best.passes:.1f} times."
         )
-    else:
-        why = "" if best.passes > 1 else ", because no row is seen twice"
-        yield f"The output of the frozen layers is not cached{why}."
+    why = "" if best.passes > 1 else ", because no row is seen twice"
+    return f"The output of the frozen layers is not cached{why}."
 
 
-def break_even(device: DeviceCosts, plan: Plan, lengths: IntArray) -> float:
-    """Return the share of rows that must skip training before scoring them first pays: T_s / T_u."""
-    costs = next(item for item in device.backends if item.key == plan.key)
-    typical = int(np.median(np.minimum(lengths, plan.max_length))) if len(lengths) else 32
-    score_s = costs.cost.seconds("score", plan.batch_size, typical, plan.depth)
-    train_s = costs.cost.seconds("train", plan.batch_size, typical, plan.depth)
+def filter_reason(plans: Plans, lengths: IntArray) -> str:
+    """Say that scoring rows before training them pays where more than T_s / T_u is skipped."""
+    plan = plans.best
+    width = int(np.median(np.minimum(lengths, plan.max_length))) if len(lengths) else 32
+    cost = plans.costs(plan).cost
+    score_s, train_s = (cost.seconds(op, plan.batch_size, width, plan.depth) for op in ("score", "train"))
     if plan.depth and not plan.cache_mb:
-        prefix_s = costs.cost.seconds("prefix", plan.batch_size, typical, plan.depth)
-        return (score_s + prefix_s) / (train_s + prefix_s)
-    return score_s / train_s
-
-
-def filter_reason(device: DeviceCosts, plan: Plan, lengths: IntArray) -> str:
-    """Say when scoring rows before training them would pay at this depth."""
-    share = break_even(device, plan, lengths)
+        prefix_s = cost.seconds("prefix", plan.batch_size, width, plan.depth)
+        score_s, train_s = score_s + prefix_s, train_s + prefix_s
     must = (
-        f"scoring a row costs {share:.0%} of training on it, so a filter pays off only if it skips a larger "
-        "share of the rows"
+        f"scoring a row costs {score_s / train_s:.0%} of training on it, so a filter pays off only if it "
+        "skips a larger share of the rows"
     )
     if plan.method in FILTERS:
         return (

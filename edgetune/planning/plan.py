@@ -1,4 +1,4 @@
-"""What the planner reads and what it returns; typed values, no behaviour worth a test."""
+"""What the planner reads and what it returns."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from edgetune.utils.types import IntArray
 
 
 class OperationCost(Protocol):
-    """Predicts what one call costs; `profiles.cost.CostFunction` is one."""
+    """Predicts what one call costs, as `devices.cost_function.CostFunction` does."""
 
     def seconds(self, op: Operation, batch: int, length: int, depth: int) -> float: ...
 
@@ -24,12 +24,8 @@ class BackendCosts:
     """One backend in one arithmetic, as this machine runs it.
 
     Attributes:
-        key: such as `torch-bf16`.
-        backend, precision: the settings it stands for.
+        key: such as `torch-bf16`; `backend` and `precision` are the settings it stands for.
         threads: of one operation; None leaves it to the runtime.
-        fixed: seconds paid once.
-        memory: megabytes.
-        cost: seconds of an operation.
         available: why it cannot be used here and now; "" when it can.
         scale: times what was profiled, which `cost` has in it.
         trains: whether it can train; otherwise it fits a linear probe.
@@ -52,16 +48,12 @@ class DeviceCosts:
     """A machine as the planner sees it: a profile, fitted to a model.
 
     Attributes:
-        name: of the profile.
         note: how well the profile fits this machine and model, in a sentence; "" when it fits.
         foreign: whether it was measured on another kind of processor.
         uncertainty: relative half-width of the 95 % interval of predicted training time.
-        n_layers, hidden_size: of the model.
-        start_s, report_s, exit_s: see `DeviceProfile`.
         depths: how many layers can be frozen.
         busy_w: watts while training, and `power_source` says where they come from.
-        backends: what can train.
-        speeds_key: names what earlier runs here are remembered by (`planning.speeds`).
+        speeds_key: names what earlier runs here are remembered by (`planning.calibration`).
         speeds_note: what they have taught, in a sentence; "" when nothing.
     """
 
@@ -92,7 +84,6 @@ class DataLengths:
         max_length: the limit they were cut to.
         can_cut: whether rows may be cut to fewer tokens without reading them again.
         n_held_out: rows set aside for the weights of an ensemble; 0: the encoder is the only learner.
-        n_classes: labels.
         pair: whether rows are pairs of texts.
     """
 
@@ -105,27 +96,14 @@ class DataLengths:
     pair: bool = False
 
     @cached_property
-    def lengths_in_order(self) -> IntArray:
-        """(n,) the shortest first."""
-        return np.sort(self.lengths)
-
-    @cached_property
-    def eval_lengths_in_order(self) -> IntArray:
-        """(m,) the shortest first."""
-        return np.sort(self.eval_lengths)
+    def in_order(self) -> tuple[IntArray, IntArray]:
+        """(n,) and (m,) lengths, the shortest first."""
+        return np.sort(self.lengths), np.sort(self.eval_lengths)
 
 
 @dataclass(frozen=True)
 class Limits:
-    """The budget, as numbers; None: no limit.
-
-    Attributes:
-        deadline_s: from the start of the process to its end.
-        energy_j: joules.
-        memory_mb: of the process.
-        already_s: seconds used before planning.
-        already_j: joules used before planning.
-    """
+    """The budget of a whole process (None: no limit), and what it had used before planning."""
 
     deadline_s: float | None
     energy_j: float | None = None
@@ -139,17 +117,12 @@ class Constraints:
     """What the user fixed; None: the planner decides.
 
     Attributes:
-        backend: what trains.
-        precision: its arithmetic.
         depth: frozen layers.
         max_length: tokens per row at most.
-        batch_size: examples per step.
-        passes: over the rows, at most.
-        max_steps: optimizer steps, at most.
+        passes: over the rows, at most; `max_steps` of the optimizer.
         cache_mb: for hidden states of the frozen layers, at most.
         method: how examples are chosen.
-        trains: whether the encoder may be trained.
-        probes: whether a linear probe may be fitted.
+        trains, probes: whether the encoder may be trained, and a linear probe be fitted.
         exported: tells whether a backend at a depth needs no export, given (key, depth).
     """
 
@@ -188,42 +161,36 @@ class Plan:
         max_length: tokens per row at most.
         batch_size: examples per optimizer step.
         method: how examples are chosen; `LINEAR_PROBE` or `NGRAMS_ALONE` where the encoder is not trained.
-        n_rows: examples trained, over all passes.
-        rows_interval: 95 % interval of it.
-        passes: over the rows.
-        n_steps: optimizer steps.
-        n_probe_rows: rows whose features fit the first head.
+        n_rows: examples trained, over all passes, with the 95 % interval `rows_interval`.
+        n_probe_rows: rows whose features fit the first head, at `probe_row_s` seconds each.
         n_eval: rows evaluated.
         n_weighed: held-out rows that the encoder is scored on for its weight.
-        probe_row_s: seconds of a row whose features the linear probe is fitted on.
-        lines: planned seconds by what they are spent on, in order.
-        total_s: their sum.
+        lines: planned seconds by what they are spent on, in order; `total_s` is their sum.
         memory_mb: predicted peak.
-        energy_j: predicted.
         expected_points: expected accuracy lost against endless training, in points (negative; 0 is best).
         scale: times what was profiled, by which `lines` are priced (`BackendCosts.scale`).
     """
 
     key: str
-    backend: str
-    precision: str
-    threads: int | None
-    depth: int
-    cache_mb: float
-    max_length: int
-    batch_size: int
-    method: str
-    n_rows: int
-    rows_interval: tuple[int, int]
-    passes: float
-    n_steps: int
-    n_probe_rows: int
-    n_eval: int
-    lines: dict[str, float]
-    total_s: float
-    memory_mb: float
-    energy_j: float
-    expected_points: float
+    backend: str = ""
+    precision: str = "fp32"
+    threads: int | None = None
+    depth: int = 0
+    cache_mb: float = 0.0
+    max_length: int = 0
+    batch_size: int = 0
+    method: str = "train-all"
+    n_rows: int = 0
+    rows_interval: tuple[int, int] = (0, 0)
+    passes: float = 0.0
+    n_steps: int = 0
+    n_probe_rows: int = 0
+    n_eval: int = 0
+    lines: dict[str, float] = field(default_factory=dict)
+    total_s: float = 0.0
+    memory_mb: float = 0.0
+    energy_j: float = 0.0
+    expected_points: float = 0.0
     scale: float = 1.0
     n_weighed: int = 0
     probe_row_s: float = 0.0
@@ -240,8 +207,7 @@ class Plan:
     @classmethod
     def from_dict(cls, found: dict[str, Any]) -> Plan:
         """Make a plan of what `to_dict` gave, also after JSON."""
-        low, high = found["rows_interval"]
-        return cls(**(found | {"rows_interval": (low, high)}))
+        return cls(**(found | {"rows_interval": tuple(found["rows_interval"])}))
 
 
 @dataclass(frozen=True)
@@ -297,7 +263,3 @@ class Plans:
         price, depth = self.costs(plan).cost.seconds, plan.depth
         own_s = price("score", plan.batch_size, width, depth)
         return own_s / (own_s + price("prefix", plan.batch_size, width, depth)) if depth else 1.0
-
-    def save_model_s(self, plan: Plan) -> float:
-        """Return what a safety save costs."""
-        return self.costs(plan).fixed.save_model_s

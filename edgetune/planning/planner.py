@@ -9,9 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import replace
-from functools import partial
 
-from edgetune.config.settings import FILTERS
 from edgetune.planning.accuracy_model import ProbeKind, points_lost, probe_points_lost
 from edgetune.planning.candidate import Candidate
 from edgetune.planning.clock import MARGIN_RATE, SAVE_CAUTION, margin_s
@@ -26,6 +24,7 @@ from edgetune.planning.plan import (
     Plan,
     Plans,
 )
+from edgetune.selection import FILTERS
 from edgetune.utils.errors import BudgetError
 from edgetune.utils.formatting import duration
 
@@ -34,7 +33,7 @@ BATCHES = (32, 16, 8)
 EVALUATION_RATE = 0.08
 FEWEST_EVALUATED, LEAST_EVALUATION_S = 200, 0.5
 FLOOR_RATE = 0.05
-PROBE_ROWS = (64, 512)
+PROBE_ROWS, MOST_PROBE_ROWS = (64, 512), 4096
 FIT_PROBE_S = 0.3
 NGRAMS_S, NGRAMS_TOKEN_S = 0.5, 4e-6
 """Seconds of fitting n-grams, and seconds per token of the training rows."""
@@ -66,6 +65,9 @@ NO_NGRAMS = (
 LEAST_NGRAMS_S, NGRAMS_FILES_S = 1.5, 0.2
 """N-grams alone: seconds of the first fit, scikit-learn's import included, and of writing files, twice."""
 
+Lines = dict[str, float]
+"""Seconds by what they are spent on, in order."""
+
 
 def make_plans(device: DeviceCosts, data: DataLengths, limits: Limits, constraints: Constraints) -> Plans:
     """Rank every way to spend the budget.
@@ -79,67 +81,38 @@ def make_plans(device: DeviceCosts, data: DataLengths, limits: Limits, constrain
         if alone is None:
             raise BudgetError(NO_NGRAMS)
         return Plans((alone,), (), ("No other learner takes part (--learners).",), deadline_s, device)
-    refused: list[tuple[str, str]] = [
-        (costs.key, costs.available) for costs in device.backends if costs.available
-    ]
+    refused = [(costs.key, costs.available) for costs in device.backends if costs.available]
     plans: list[Plan] = []
     least: list[tuple[float, Plan]] = []
     for candidate in _candidates(device, data, constraints):
         if limits.memory_mb is not None and candidate.memory_mb > limits.memory_mb:
             refused.append((candidate.describe(), f"needs {candidate.memory_mb:,.0f} MB of memory"))
-            continue
-        found = plan_one(candidate, deadline_s, limits, constraints)
-        if not found:
-            continue
-        least.append((smallest_s(candidate, limits), found[0]))
-        plans += [plan for plan in found if plan.n_rows > 0 and not _too_tight(plan, deadline_s)]
-    ranked = tuple(sorted(plans, key=_rank))
-    if constraints.of_training and any(plan.trains for plan in ranked):
+        elif found := plan_one(candidate, deadline_s, limits, constraints):
+            least.append((_smallest_s(candidate, limits), found[0]))
+            plans += [plan for plan in found if plan.n_rows > 0 and not _too_tight(plan, deadline_s)]
+    # Of plans that promise the same, the usual batch size, then the one that ends first.
+    plans.sort(key=lambda plan: (-round(plan.expected_points, 2), -plan.batch_size, plan.total_s))
+    if constraints.of_training and any(plan.trains for plan in plans):
         trainers = {costs.key for costs in device.backends if costs.trains}
-        ranked = tuple(plan for plan in ranked if plan.key in trainers)
-    if not ranked or _sees_too_little(ranked[0], data):
-        refusal = None if ranked else _impossible(device, data, deadline_s, limits, refused, least)
-        alone = ngrams_plan(device, data, limits, deadline_s) if least else None
-        if alone is not None:
-            shortest = _shortest(least)
-            if refusal is None:
-                reasons = [f"{_too_few_rows(ranked[0], data)} {shortest}"]
-            else:  # which says it in joules where energy is the limit
-                reasons = [str(refusal)] if limits.energy_j is not None else [shortest, str(refusal)]
-            return Plans((alone, *ranked), tuple(refused), tuple(reasons), deadline_s, device)
+        plans = [plan for plan in plans if plan.key in trainers]
+    ranked = Plans(tuple(plans), tuple(refused), (), deadline_s, device)
+    n_needed = min(ROWS_PER_CLASS * data.n_classes, len(data.lengths))
+    if plans and (plans[0].method != LINEAR_PROBE or plans[0].n_rows >= n_needed):
+        return replace(ranked, reasons=tuple(explain(ranked, data, constraints)))
+    refusal = None if plans else _impossible(device, data, deadline_s, limits, refused, least)
+    alone = ngrams_plan(device, data, limits, deadline_s) if least else None
+    if alone is None:
         if refusal is not None:
             raise refusal
-    best = Plans(ranked, tuple(refused), (), deadline_s, device)
-    return replace(best, reasons=tuple(explain(best, data, constraints)))
-
-
-def _sees_too_little(plan: Plan, data: DataLengths) -> bool:
-    """Return whether a plan fits a linear probe to fewer rows a class than make it worth its time."""
-    n_rows = min(ROWS_PER_CLASS * data.n_classes, len(data.lengths))
-    return plan.method == LINEAR_PROBE and plan.n_rows < n_rows
-
-
-def _too_few_rows(plan: Plan, data: DataLengths) -> str:
-    """Say why n-grams alone are better than a linear probe."""
-    return f"A linear probe would see only {plan.n_rows:,} rows of {data.n_classes:,} classes."
-
-
-def _shortest(least: list[tuple[float, Plan]]) -> str:
-    """Say what deadline an encoder needs."""
+        return replace(ranked, reasons=tuple(explain(ranked, data, constraints)))
     needed_s = math.ceil(min(needed_s for needed_s, _ in least))
-    return f"For an encoder, the shortest feasible deadline is about {duration(needed_s)}."
-
-
-def _too_tight(plan: Plan, deadline_s: float) -> bool:
-    """Return whether a plan does not fit, or only if nothing takes longer than planned."""
-    elastic_s = sum(plan.lines.get(name, 0.0) for name in ("train", "evaluate", "linear_probe"))
-    spare_s = deadline_s - plan.total_s
-    return spare_s < 0 or elastic_s + spare_s < _risk_s(plan.lines, {})
-
-
-def _rank(plan: Plan) -> tuple[float, int, float]:
-    """Best first; of plans that promise the same, the usual batch size, then the one that ends first."""
-    return (-round(plan.expected_points, 2), -plan.batch_size, plan.total_s)
+    shortest = f"For an encoder, the shortest feasible deadline is about {duration(needed_s)}."
+    if refusal is None:
+        too_few = f"A linear probe would see only {plans[0].n_rows:,} rows of {data.n_classes:,} classes."
+        reasons = [f"{too_few} {shortest}"]
+    else:  # which says it in joules where energy is the limit
+        reasons = [str(refusal)] if limits.energy_j is not None else [shortest, str(refusal)]
+    return replace(ranked, ranked=(alone, *plans), reasons=tuple(reasons))
 
 
 def _deadline_s(device: DeviceCosts, limits: Limits) -> float:
@@ -170,68 +143,76 @@ def _candidates(device: DeviceCosts, data: DataLengths, constraints: Constraints
                     yield Candidate(device, data, costs, depth, limit, batch, exported, scores)
 
 
-def _fixed(candidate: Candidate, limits: Limits) -> dict[str, float]:
-    """Return what is paid before training, in order."""
+def _too_tight(plan: Plan, deadline_s: float) -> bool:
+    """Return whether a plan does not fit, or only if nothing takes longer than planned."""
+    elastic_s = sum(plan.lines.get(name, 0.0) for name in ("train", "evaluate", "linear_probe"))
+    spare_s = deadline_s - plan.total_s
+    return spare_s < 0 or elastic_s + spare_s < _risk_s(plan.lines)
+
+
+def _risk_s(lines: Lines) -> float:
+    """Return what fixed costs may take beyond the plan; training and evaluation must be able to give it."""
+    return RISK_RATE * sum(lines[name] for name in ("export", "open", "save", "report", "exit"))
+
+
+def _before(candidate: Candidate, limits: Limits) -> Lines:
+    """Return what is paid before training."""
     device, fixed = candidate.device, candidate.costs.fixed
-    lines = {"start": limits.already_s or device.start_s}
-    lines["export"] = 0.0 if candidate.exported else fixed.export_s
-    lines["open"] = fixed.open_depth_s if candidate.depth else fixed.open_s
+    open_s = fixed.open_depth_s if candidate.depth else fixed.open_s
     if candidate.costs.backend != "ort" or not limits.already_s:  # a run imports `ort` while it starts
-        lines["open"] += fixed.import_s
-    return lines
+        open_s += fixed.import_s
+    export_s = 0.0 if candidate.exported else fixed.export_s
+    return {"start": limits.already_s or device.start_s, "export": export_s, "open": open_s}
 
 
-def _end(candidate: Candidate, deadline_s: float, n_eval: int, tight: bool = False) -> dict[str, float]:
-    """Return what is kept for the end, in order."""
-    device, fixed, trains = candidate.device, candidate.costs.fixed, candidate.costs.trains
+def _after(candidate: Candidate, deadline_s: float, n_eval: int, tight: bool = False) -> Lines:
+    """Return what is kept for the end; where time is tight, n-grams are not fitted again."""
+    device, costs, data = candidate.device, candidate.costs, candidate.data
+    ensemble_s, n_rows = 0.0, _n_weighed(candidate, deadline_s)
+    if n_rows:
+        refits = not tight and refit_pays(len(data.lengths), data.n_held_out)
+        refit_s = _ngrams_s(data, deadline_s, costs.trains) if refits else 0.0
+        ensemble_s = n_rows * candidate.evaluate_row_s + refit_s
     return {
-        "save": (SAVE_CAUTION if trains else PROBE_SAVE_CAUTION) * fixed.save_s,
-        "ensemble": ensemble_s(candidate, deadline_s, tight),
+        "save": (SAVE_CAUTION if costs.trains else PROBE_SAVE_CAUTION) * costs.fixed.save_s,
+        "ensemble": ensemble_s,
         "evaluate": max(LEAST_EVALUATION_S, n_eval * candidate.evaluate_row_s),
-        "report": device.report_s if trains else NGRAMS_FILES_S,  # without a picture of the training
-        "exit": device.exit_s if trains else EXIT_RATE * device.exit_s,
+        "report": device.report_s if costs.trains else NGRAMS_FILES_S,  # without a picture of the training
+        "exit": device.exit_s if costs.trains else EXIT_RATE * device.exit_s,
         "margin": margin_s(deadline_s) if math.isfinite(deadline_s) else 0.0,
     }
 
 
-def _n_eval(candidate: Candidate, deadline_s: float) -> int:
-    """Return how many rows are evaluated: all, or as many as a share of the deadline pays for."""
-    n_all = len(candidate.data.eval_lengths)
-    if not math.isfinite(deadline_s) or candidate.evaluate_row_s <= 0:
+def _n_paid(n_all: int, row_s: float, seconds: float, fewest: int) -> int:
+    """Return how many rows are scored: all, or as many as a share of the deadline pays for."""
+    if not math.isfinite(seconds) or row_s <= 0:
         return n_all
-    paid = int(EVALUATION_RATE * deadline_s / candidate.evaluate_row_s)
-    return min(n_all, max(paid, min(n_all, FEWEST_EVALUATED)))
+    return min(n_all, max(int(seconds / row_s), fewest))
 
 
-def _n_probe_rows(candidate: Candidate, deadline_s: float) -> int:
-    """Return how many rows the first head is fitted on; 0 without a deadline."""
-    if not math.isfinite(deadline_s):
-        return 0
-    paid = int(FLOOR_RATE * deadline_s / max(candidate.probe_row_s, 1e-9))
-    return min(len(candidate.data.lengths), max(PROBE_ROWS[0], min(PROBE_ROWS[1], paid)))
+def _n_weighed(candidate: Candidate, deadline_s: float) -> int:
+    """Return how many held-out rows the encoder is scored on for its weight."""
+    paid_s, row_s = ENSEMBLE_RATE * deadline_s, candidate.evaluate_row_s
+    return _n_paid(candidate.data.n_held_out, row_s, paid_s, FEWEST_WEIGHED)
 
 
-def linear_probe_s(candidate: Candidate, n_rows: int, deadline_s: float = 0.0, saved: bool = True) -> float:
+def _linear_probe_s(candidate: Candidate, n_rows: int, deadline_s: float, saved: bool) -> float:
     """Return what the linear probe costs: features, also of held-out rows, the fit, and a save.
 
-    Args:
-        candidate: what is priced.
-        n_rows: training rows.
-        deadline_s: of the run.
-        saved: whether it is saved at once, as the first usable model, because training follows.
+    It is saved at once, as the first usable model, where training follows.
     """
     if not n_rows:
         return 0.0
-    weighed_s = n_weighed(candidate, deadline_s) * candidate.evaluate_row_s
+    weighed_s = _n_weighed(candidate, deadline_s) * candidate.evaluate_row_s
     save_s = candidate.costs.fixed.save_model_s if saved else 0.0
     return n_rows * candidate.probe_row_s + weighed_s + FIT_PROBE_S + save_s
 
 
-def ngrams_s(data: DataLengths, deadline_s: float, trains: bool = True) -> float:
+def _ngrams_s(data: DataLengths, deadline_s: float, trains: bool = True) -> float:
     """Return what is planned for fitting n-grams, seconds; the fit itself watches the time."""
     if not data.n_held_out:
         return 0.0
-    return min(whole_ngrams_s(data), ngrams_rate(data.pair, trains) * deadline_s)
+    return min(_whole_ngrams_s(data), ngrams_rate(data.pair, trains) * deadline_s)
 
 
 def ngrams_rate(pair: bool, trains: bool = True) -> float:
@@ -239,11 +220,16 @@ def ngrams_rate(pair: bool, trains: bool = True) -> float:
     return PAIRS_RATE if pair else NGRAMS_RATE if trains else PROBE_NGRAMS_RATE
 
 
-def whole_ngrams_s(data: DataLengths) -> float:
+def _whole_ngrams_s(data: DataLengths) -> float:
     """Return what fitting n-grams on all rows takes, seconds."""
     n_tokens, n_scores = float(data.lengths.sum()), data.n_classes if data.n_classes > 2 else 1
     solver_s = n_scores * (CLASS_ROW_S * len(data.lengths) + CLASS_TOKEN_S * n_tokens)
     return NGRAMS_S + NGRAMS_TOKEN_S * n_tokens + solver_s
+
+
+def refit_pays(n_train: int, n_held_out: int) -> bool:
+    """Return whether the held-out rows are enough of all rows for n-grams to be fitted again on both."""
+    return n_held_out >= REFIT_RATE * (n_train + n_held_out)
 
 
 def ngrams_plan(device: DeviceCosts, data: DataLengths, limits: Limits, deadline_s: float) -> Plan | None:
@@ -253,48 +239,30 @@ def ngrams_plan(device: DeviceCosts, data: DataLengths, limits: Limits, deadline
     """
     if not data.n_held_out or limits.memory_mb is not None or not math.isfinite(deadline_s):
         return None
-    start_s = limits.already_s or device.start_s
-    after = _end_of_ngrams(device, deadline_s)
+    start_s, after = limits.already_s or device.start_s, _after_ngrams(device, deadline_s)
     left_s = deadline_s - start_s - sum(after.values())
     if left_s < LEAST_NGRAMS_S:
         return None
-    whole_s = LEAST_NGRAMS_S + whole_ngrams_s(data)
     refits = refit_pays(len(data.lengths), data.n_held_out)
+    whole_s = LEAST_NGRAMS_S + _whole_ngrams_s(data)
     first_s = min(whole_s, max(LEAST_NGRAMS_S, left_s / 2 if refits else left_s))
     after["ensemble"] = min(first_s, left_s - first_s) if refits else 0.0
     lines = {"start": start_s, "ngrams": first_s} | after
     total_s = sum(lines.values())
     return Plan(
         key=NGRAMS_ALONE,
-        backend="",
-        precision="fp32",
-        threads=None,
-        depth=0,
-        cache_mb=0.0,
-        max_length=data.max_length,
-        batch_size=0,
         method=NGRAMS_ALONE,
-        n_rows=0,
-        rows_interval=(0, 0),
-        passes=0.0,
-        n_steps=0,
-        n_probe_rows=0,
+        max_length=data.max_length,
         n_eval=len(data.eval_lengths),
         lines=lines,
         total_s=total_s,
-        memory_mb=0.0,
         energy_j=total_s * device.busy_w,
         expected_points=-100.0,  # of the encoder, which there is not
     )
 
 
-def least_with_ngrams_s(device: DeviceCosts, limits: Limits) -> float:
-    """Return the shortest deadline within which n-grams alone are fitted."""
-    return (limits.already_s or device.start_s) + LEAST_NGRAMS_S + sum(_end_of_ngrams(device, 0.0).values())
-
-
-def _end_of_ngrams(device: DeviceCosts, deadline_s: float) -> dict[str, float]:
-    """Return what is kept for the end where n-grams are fitted alone, in order."""
+def _after_ngrams(device: DeviceCosts, deadline_s: float) -> Lines:
+    """Return what is kept for the end where n-grams are fitted alone."""
     return {
         "save": NGRAMS_FILES_S,
         "ensemble": 0.0,
@@ -305,125 +273,122 @@ def _end_of_ngrams(device: DeviceCosts, deadline_s: float) -> dict[str, float]:
     }
 
 
-def n_weighed(candidate: Candidate, deadline_s: float) -> int:
-    """Return how many held-out rows the encoder is scored on for its weight."""
-    n_all = candidate.data.n_held_out
-    if not math.isfinite(deadline_s) or candidate.evaluate_row_s <= 0:
-        return n_all
-    paid = int(ENSEMBLE_RATE * deadline_s / candidate.evaluate_row_s)
-    return min(n_all, max(paid, FEWEST_WEIGHED))
-
-
-def ensemble_s(candidate: Candidate, deadline_s: float, tight: bool = False) -> float:
-    """Return what the weights of the ensemble cost: held-out rows scored, and n-grams fitted again.
-
-    Args:
-        candidate: what is priced.
-        deadline_s: of the run.
-        tight: whether there is no time to fit them again, even if that pays.
-    """
-    n_rows, data = n_weighed(candidate, deadline_s), candidate.data
-    if not n_rows:
-        return 0.0
-    refits = not tight and refit_pays(len(data.lengths), data.n_held_out)
-    refit_s = ngrams_s(data, deadline_s, candidate.costs.trains) if refits else 0.0
-    return n_rows * candidate.evaluate_row_s + refit_s
-
-
-def refit_pays(n_train: int, n_held_out: int) -> bool:
-    """Return whether the held-out rows are enough of all rows for n-grams to be fitted again on both."""
-    return n_held_out >= REFIT_RATE * (n_train + n_held_out)
-
-
-def smallest_s(candidate: Candidate, limits: Limits) -> float:
+def _smallest_s(candidate: Candidate, limits: Limits) -> float:
     """Return the shortest deadline within which this candidate leaves a model that was trained at all."""
-    n_eval = min(len(candidate.data.eval_lengths), FEWEST_EVALUATED)
-    data = candidate.data
+    data, n_train = candidate.data, len(candidate.data.lengths)
     of_classes = ROWS_PER_CLASS * data.n_classes if data.n_held_out else 0
-    n_probe_rows = min(len(data.lengths), max(PROBE_ROWS[0], of_classes))
-    before, after = _fixed(candidate, limits), _end(candidate, 0.0, n_eval)
-    needed_s = sum(before.values()) + sum(after.values()) + linear_probe_s(candidate, n_probe_rows)
-    slack_s = max(0.0, _risk_s(before, after) - after["evaluate"])
-    needed_s += slack_s
-    if not candidate.data.n_held_out:
+    n_probe_rows = min(n_train, max(PROBE_ROWS[0], of_classes))
+    lines = _before(candidate, limits)
+    lines |= _after(candidate, 0.0, min(len(data.eval_lengths), FEWEST_EVALUATED))
+    needed_s = sum(lines.values()) + _linear_probe_s(candidate, n_probe_rows, 0.0, saved=True)
+    needed_s += max(0.0, _risk_s(lines) - lines["evaluate"])
+    if not data.n_held_out:
         return needed_s / (1 - MARGIN_RATE)
     # N-grams are fitted once or twice, each time within a share of the deadline, or sooner.
     rest = 1 - MARGIN_RATE - 2 * ENSEMBLE_RATE  # the linear probe is scored on held-out rows, too
-    n_fits = 2 if refit_pays(len(candidate.data.lengths), candidate.data.n_held_out) else 1
-    whole_s = needed_s + n_fits * ngrams_s(candidate.data, math.inf)
-    left_rate = rest - n_fits * ngrams_rate(candidate.data.pair, candidate.costs.trains)
+    n_fits = 2 if refit_pays(n_train, data.n_held_out) else 1
+    whole_s = needed_s + n_fits * _whole_ngrams_s(data)
+    left_rate = rest - n_fits * ngrams_rate(data.pair, candidate.costs.trains)
     return whole_s / rest if left_rate <= 0 else min(whole_s / rest, needed_s / left_rate)
-
-
-def _risk_s(before: dict[str, float], after: dict[str, float]) -> float:
-    """Return what fixed costs may take beyond the plan; training and evaluation must be able to give it."""
-    names = ("export", "open", "save", "report", "exit")
-    return RISK_RATE * sum({**before, **after}[name] for name in names)
-
-
-def _lines(
-    candidate: Candidate,
-    deadline_s: float,
-    limits: Limits,
-    n_eval: int,
-    n_probe_rows: int,
-    tight: bool = False,
-) -> tuple[dict[str, float], dict[str, float], float]:
-    """Return what comes before training, what comes after it, and the seconds between.
-
-    Where time is tight, the n-grams are not fitted again, and get half of it where training follows.
-    """
-    before, after = _fixed(candidate, limits), _end(candidate, deadline_s, n_eval, tight)
-    trains = candidate.costs.trains
-    before["ngrams"] = ngrams_s(candidate.data, deadline_s, trains) * (0.5 if tight and trains else 1.0)
-    before["linear_probe"] = linear_probe_s(candidate, n_probe_rows, deadline_s)
-    return before, after, deadline_s - sum(before.values()) - sum(after.values())
 
 
 def plan_one(candidate: Candidate, deadline_s: float, limits: Limits, constraints: Constraints) -> list[Plan]:
     """Return what a candidate makes of the budget: its training, and the head alone."""
-    n_eval = _n_eval(candidate, deadline_s)
-    n_probe_rows = _n_probe_rows(candidate, deadline_s) if constraints.probes else 0
-    before, after, left_s = _lines(candidate, deadline_s, limits, n_eval, n_probe_rows)
+    data, costs, n_distinct = candidate.data, candidate.costs, len(candidate.data.lengths)
+    n_all, n_probe_rows = len(data.eval_lengths), 0
+    n_eval = _n_paid(n_all, candidate.evaluate_row_s, EVALUATION_RATE * deadline_s, FEWEST_EVALUATED)
+    if constraints.probes and math.isfinite(deadline_s):
+        paid = int(FLOOR_RATE * deadline_s / max(candidate.probe_row_s, 1e-9))
+        n_probe_rows = min(n_distinct, max(PROBE_ROWS[0], min(PROBE_ROWS[1], paid)))
+
+    def spend(tight: bool) -> tuple[Lines, Lines, float]:
+        """Return what comes before training and after it, and the seconds between.
+
+        Where time is tight, n-grams are not fitted again, and get half of it where training follows.
+        """
+        before, after = _before(candidate, limits), _after(candidate, deadline_s, n_eval, tight)
+        before["ngrams"] = _ngrams_s(data, deadline_s, costs.trains) * (0.5 if tight and costs.trains else 1)
+        before["linear_probe"] = _linear_probe_s(candidate, n_probe_rows, deadline_s, saved=True)
+        return before, after, deadline_s - sum(before.values()) - sum(after.values())
+
+    before, after, left_s = spend(tight=False)
     if left_s < _risk_s(
-        before, after
-    ):  # with the least that is evaluated, and the smallest floor, it may still do
+        before | after
+    ):  # with the least that is evaluated, and the smallest floor, it may do
         n_eval, n_probe_rows = min(n_eval, FEWEST_EVALUATED), min(n_probe_rows, PROBE_ROWS[0])
-        before, after, left_s = _lines(candidate, deadline_s, limits, n_eval, n_probe_rows, tight=True)
-    n_distinct = len(candidate.data.lengths)
+        before, after, left_s = spend(tight=True)
     passes = most_passes(n_distinct, candidate.batch_size, constraints)
     cache_mb, kept = _cache(candidate, limits, constraints, passes)
-    later_s = kept * candidate.again_row_s + (1 - kept) * candidate.train_row_s
+    first_s = candidate.train_row_s
+    later_s = kept * candidate.again_row_s + (1 - kept) * first_s
     n_most = passes * n_distinct
     if constraints.max_steps is not None:
         n_most = min(n_most, constraints.max_steps * candidate.batch_size)
-    rows_in = partial(_rows_in, candidate.train_row_s, later_s, n_distinct, n_most)
+
+    def rows_in(left_s: float) -> int:
+        """Return how many rows fit, the first pass at one price, later ones at another."""
+        if not math.isfinite(left_s):
+            return n_most
+        first_pass_s = n_distinct * first_s
+        if left_s <= first_pass_s:
+            return min(n_most, max(0, int(left_s / max(first_s, 1e-9))))
+        return min(n_most, n_distinct + int((left_s - first_pass_s) / max(later_s, 1e-9)))
+
     n_rows = rows_in(left_s)
     if n_rows <= n_distinct and constraints.method not in FILTERS:
         cache_mb = 0.0
-    spread = candidate.device.uncertainty
-    trains = candidate.costs.trains
-    make = partial(
-        _plan,
-        candidate,
+    spread, frozen = candidate.device.uncertainty, candidate.depth / candidate.device.n_layers
+    lines = (
+        before | {"train": min(n_rows, n_distinct) * first_s + max(0, n_rows - n_distinct) * later_s} | after
+    )
+    trained = Plan(
+        key=costs.key,
+        backend=costs.backend,
+        precision=costs.precision,
+        threads=costs.threads,
+        depth=candidate.depth,
+        cache_mb=cache_mb,
+        max_length=candidate.max_length,
+        batch_size=candidate.batch_size,
+        method=constraints.method,
+        n_rows=n_rows,
+        rows_interval=(rows_in(left_s / (1 + spread)), rows_in(left_s * (1 + spread))),
+        passes=n_rows / n_distinct if n_distinct else 0.0,
+        n_steps=math.ceil(n_rows / candidate.batch_size),
         n_probe_rows=n_probe_rows,
         n_eval=n_eval,
-        n_weighed=n_weighed(candidate, deadline_s),
-        method=constraints.method,
+        n_weighed=_n_weighed(candidate, deadline_s),
+        probe_row_s=candidate.probe_row_s,
+        lines=lines,
+        total_s=sum(lines.values()),
+        memory_mb=candidate.memory_mb + cache_mb,
+        energy_j=sum(lines.values()) * candidate.device.busy_w,
+        expected_points=-points_lost(n_rows, n_distinct, frozen, candidate.cut_share, data.pair),
+        scale=costs.scale,
     )
-    train_s = _seconds_for(candidate.train_row_s, later_s, n_distinct, n_rows)
-    interval = (rows_in(left_s / (1 + spread)), rows_in(left_s * (1 + spread)))
-    trained = make(before | {"train": train_s} | after, n_rows=n_rows, interval=interval, cache_mb=cache_mb)
-    found = [trained] if trains and constraints.trains else []
-    if constraints.probes and n_probe_rows and (candidate.depth == 0 or constraints.depth is not None):
-        n_head = min(
-            n_distinct, n_probe_rows + int(max(0.0, left_s) / max(candidate.probe_row_s, 1e-9)), 4096
-        )
-        lines = before | {"linear_probe": linear_probe_s(candidate, n_head, deadline_s, saved=False)} | after
-        probe = make(lines, n_rows=n_head, interval=(n_head, n_head), cache_mb=0.0)
+    found = [trained] if costs.trains and constraints.trains else []
+    if n_probe_rows and (candidate.depth == 0 or constraints.depth is not None):
+        n_more = int(max(0.0, left_s) / max(candidate.probe_row_s, 1e-9))
+        n_head = min(n_distinct, n_probe_rows + n_more, MOST_PROBE_ROWS)
+        lines = before | {"linear_probe": _linear_probe_s(candidate, n_head, deadline_s, saved=False)} | after
         # Features of the backend that trains nothing are means; those of the others may be of one token.
-        kind: ProbeKind = "first token" if trains else "apart" if candidate.data.pair else "mean"
-        found.append(_head_only(probe, kind, candidate.cut_share))
+        kind: ProbeKind = "first token" if costs.trains else "apart" if data.pair else "mean"
+        probe = replace(
+            trained,
+            method=LINEAR_PROBE,
+            cache_mb=0.0,
+            n_rows=n_head,
+            rows_interval=(n_head, n_head),
+            passes=n_head / n_distinct,
+            n_steps=0,
+            n_probe_rows=n_head,
+            lines=lines,
+            total_s=sum(lines.values()),
+            memory_mb=candidate.memory_mb,
+            energy_j=sum(lines.values()) * candidate.device.busy_w,
+            expected_points=-probe_points_lost(n_head, candidate.cut_share, kind),
+        )
+        found.append(probe)
     return found
 
 
@@ -444,74 +409,6 @@ def _cache(
         allowed_mb = min(allowed_mb, limits.memory_mb - candidate.memory_mb)
     kept_mb = max(0.0, min(needed_mb, allowed_mb))
     return kept_mb, kept_mb / needed_mb
-
-
-def _rows_in(first_s: float, later_s: float, n_distinct: int, most: int, left_s: float) -> int:
-    """Return how many rows fit into so many seconds, the first pass at one price, later ones at another."""
-    if not math.isfinite(left_s):
-        return most
-    if left_s <= 0:
-        return 0
-    if left_s <= n_distinct * first_s:
-        return min(most, int(left_s / first_s))
-    return min(most, n_distinct + int((left_s - n_distinct * first_s) / max(later_s, 1e-9)))
-
-
-def _seconds_for(first_s: float, later_s: float, n_distinct: int, n_rows: int) -> float:
-    return min(n_rows, n_distinct) * first_s + max(0, n_rows - n_distinct) * later_s
-
-
-def _plan(
-    candidate: Candidate,
-    lines: dict[str, float],
-    *,
-    n_rows: int,
-    interval: tuple[int, int],
-    cache_mb: float,
-    n_probe_rows: int,
-    n_eval: int,
-    n_weighed: int,
-    method: str,
-) -> Plan:
-    costs, n_distinct = candidate.costs, len(candidate.data.lengths)
-    total_s = sum(lines.values())
-    frozen_share = candidate.depth / candidate.device.n_layers
-    lost = points_lost(n_rows, n_distinct, frozen_share, candidate.cut_share, candidate.data.pair)
-    return Plan(
-        key=costs.key,
-        backend=costs.backend,
-        precision=costs.precision,
-        threads=costs.threads,
-        depth=candidate.depth,
-        cache_mb=cache_mb,
-        max_length=candidate.max_length,
-        batch_size=candidate.batch_size,
-        method=method,
-        n_rows=n_rows,
-        rows_interval=interval,
-        passes=n_rows / n_distinct if n_distinct else 0.0,
-        n_steps=math.ceil(n_rows / candidate.batch_size),
-        n_probe_rows=n_probe_rows,
-        n_eval=n_eval,
-        n_weighed=n_weighed,
-        probe_row_s=candidate.probe_row_s,
-        lines=lines,
-        total_s=total_s,
-        memory_mb=candidate.memory_mb + cache_mb,
-        energy_j=total_s * candidate.device.busy_w,
-        expected_points=-lost,
-        scale=costs.scale,
-    )
-
-
-def _head_only(plan: Plan, kind: ProbeKind, cut_share: float) -> Plan:
-    return replace(
-        plan,
-        method=LINEAR_PROBE,
-        n_steps=0,
-        n_probe_rows=plan.n_rows,
-        expected_points=-probe_points_lost(plan.n_rows, cut_share, kind),
-    )
 
 
 def _impossible(
@@ -536,7 +433,8 @@ def _impossible(
         needed_kj = math.ceil(10 * needed_s * device.busy_w / 1e3) / 10
         ask = f"the smallest feasible energy budget is about {needed_kj:.1f} kJ"
     elif data.n_held_out and limits.memory_mb is None:
-        alone_s = math.ceil(least_with_ngrams_s(device, limits))
+        start_s = limits.already_s or device.start_s
+        alone_s = math.ceil(start_s + LEAST_NGRAMS_S + sum(_after_ngrams(device, 0.0).values()))
         ask += f" (about {duration(alone_s)} for n-grams alone)"
     return BudgetError(
         f"{duration(deadline_s)} is too short for this data and model on this machine: "

@@ -1,43 +1,40 @@
 """Measure this machine within a time limit and return its device profile.
 
-    chores ─→ export ─→ per backend: import, open, memory, save, threads, cut ─→ rounds over all points
-                        (one worker process each, all of them kept for the rounds)
-
-Rounds take turns between backends and points, so that a busy moment bends a little of everything.
+start-up and report ─→ exports ─→ per backend: what it pays once ─→ rounds over all points ─→ DeviceProfile
 """
 
 from __future__ import annotations
 
 import contextlib
 import datetime
+import importlib.util
+import math
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from edgetune.backends.model_loader import ensure_tokenizer
+from edgetune.backends.ort.artifacts import ArtifactBuilder, artifacts_cache_key
+from edgetune.backends.ort.ort_runtime import has_training_build
+from edgetune.config.settings import freeze_of
 from edgetune.devices.detect import profile_name, shape_of, this_machine
 from edgetune.devices.device_profile import DeviceProfile, Machine, ModelShape, Power, first_implausible
 from edgetune.energy.estimate import CORE_W, IDLE_RATE, tdp_w
 from edgetune.models.source import ModelSource, resolve_model
-from edgetune.profiling.backend_session import BackendSession
 from edgetune.profiling.fixed_costs import PerRunCosts, measure_per_run_costs
-from edgetune.profiling.interference import BusyWatch
-from edgetune.profiling.measurement_plan import (
-    Exported,
-    MeasureGrid,
-    choose_keys,
-    export_all,
-    make_measure_grid,
+from edgetune.profiling.sampling import GridPoint, grid_points
+from edgetune.profiling.session import BackendSession, TimedMeasurement, artifacts_folder, make_job
+from edgetune.profiling.worker import LABELS, MeasurementJob, WorkerLost, WorkerProcess
+from edgetune.utils.cache import cache_subfolder
+from edgetune.utils.errors import (
+    EdgetuneError,
+    MissingDependencyError,
+    ProfileError,
+    ResourceError,
+    UsageError,
 )
-from edgetune.profiling.opened_backend import MeasurementJob
-from edgetune.profiling.sampling import GridPoint, Sampler, grid_points
-from edgetune.profiling.worker_client import WorkerLost, WorkerProcess
-from edgetune.utils.errors import ProfileError, ResourceError
 from edgetune.utils.formatting import counted
 from edgetune.utils.machine import cache_folder, versions
 from edgetune.utils.types import Tell
@@ -50,60 +47,158 @@ VISIT_S, QUICK_VISIT_S = 0.08, 0.04
 TOO_SPREAD = 0.2
 TRIAL_LENGTH = 16
 MEMORY_SHARE = 0.7  # of what is free may be taken by all backends together
+KEYS = ("ort-fp32", "torch-fp32", "torch-bf16", "torch-fp32-cuda", "torch-bf16-cuda")
+BF16_FEATURES = {"AVX512-BF16", "AMX", "BF16"}
 
 
 @dataclass(frozen=True)
-class Request:
-    """What to measure.
+class MeasureGrid:
+    """Tokens, examples and frozen layers (0 first) at which operations are measured, ascending."""
 
-    Attributes:
-        name: of the profile (None: after the processor).
-        model: None for the built-in one, a folder or a hub name (see `models.resolve_model`).
-        backends: keys such as `ort-fp32` (none: all that make sense here).
-        quick: a smaller grid: about a minute when idle, and the time of each export that is not cached yet.
-        watts: what the machine draws, when the user knows it.
-        cache_dir: where artifacts are kept.
-        grid: instead of the usual one.
+    lengths: tuple[int, ...]
+    batches: tuple[int, ...]
+    depths: tuple[int, ...]
+
+    @property
+    def growing(self) -> list[tuple[int, int]]:
+        """Some batches (rows, tokens) from small to large, to see how memory grows."""
+        batches, lengths = self.batches, self.lengths
+        shapes = {(batches[0], lengths[0]), (batches[-1], lengths[(len(lengths) - 1) // 2])}
+        return sorted(shapes | {(batches[-1], lengths[-1])})
+
+
+def make_measure_grid(shape: ModelShape, max_length: int, quick: bool) -> MeasureGrid:
+    """Return the grid for a model."""
+    lengths, batches = ((16, 64), (8, 32)) if quick else ((8, 16, 32, 64, 128), (4, 32))
+    # To the ends, so that nothing a plan may ask for lies outside: one layer alone is unlike the others.
+    depths = {0, round(shape.n_layers / 2)} | (set() if quick else {max(0, shape.n_layers - 1)})
+    depths -= {shape.n_layers}
+    fitting = tuple(length for length in lengths if length <= max_length)
+    return MeasureGrid(fitting or (max(1, max_length),), batches, tuple(sorted(depths)))
+
+
+def choose_keys(wanted: Sequence[str], machine: Machine) -> tuple[list[str], list[str]]:
+    """Return which backends to measure, and notes on those left out.
+
+    Raises:
+        UsageError: a wanted backend does not exist.
+        MissingDependencyError: nothing that can train is installed.
     """
+    for key in wanted:
+        if key not in KEYS:
+            raise UsageError(f"--backend {key}: there is no such backend; choose from {', '.join(KEYS)}.")
+    has_ort, has_torch = has_training_build(), _installed("torch") and _installed("transformers")
+    has_bf16 = bool(BF16_FEATURES & set(machine.features))
+    notes: list[str] = []
+    keys: list[str] = []
+    for key in wanted or KEYS:
+        if not (has_ort if key.startswith("ort") else has_torch):
+            notes.append(f"{key} was left out: its packages are not installed.")
+        elif key.endswith("cuda") and machine.gpu is None and not wanted:
+            continue
+        elif key == "torch-bf16" and not has_bf16 and not wanted:
+            notes.append(
+                f"{key} was left out: this processor has no bf16 instructions, so bf16 is far slower."
+            )
+        else:
+            keys.append(key)
+    if not keys:
+        raise MissingDependencyError(
+            'No backend that could be measured is installed; run `pip install "edgetune[cpu]"` '
+            "(`edgetune doctor` shows what is missing)."
+        )
+    return keys, notes
 
-    name: str | None = None
-    model: str | None = None
-    backends: tuple[str, ...] = ()
-    quick: bool = False
-    watts: float | None = None
-    cache_dir: Path | None = None
-    grid: MeasureGrid | None = None
+
+def _installed(name: str) -> bool:
+    return importlib.util.find_spec(name) is not None
 
 
-class Measurement:
+def export_all(
+    source: ModelSource,
+    depths: Sequence[int],
+    cache_dir: Path,
+    scratch: Path,
+    quick: bool,
+    tell: Callable[[str], None],
+) -> tuple[dict[str, str], float, list[str]]:
+    """Get artifacts at every depth, from the cache where they are; time one export.
+
+    A quick measurement takes the time of an export from an earlier one on this machine, if there is one.
+
+    Returns:
+        Folders of training artifacts for two labels by depth; seconds of one export; notes on depths that
+        could not be exported.
+    """
+    builder = ArtifactBuilder(source, cache_dir)
+    key = artifacts_cache_key(source.fingerprint(), freeze_of(0))
+    remembered = cache_subfolder(cache_dir, "export-seconds") / f"{key}.txt"
+    export_s: float | None = None
+    if quick:
+        with contextlib.suppress(OSError, ValueError):
+            known_s = float(remembered.read_text(encoding="utf-8"))
+            export_s = known_s if 0 < known_s < math.inf else None
+    folders: dict[str, str] = {}
+    notes: list[str] = []
+    for depth in depths:
+        fresh = builder.cached(len(LABELS), freeze_of(depth)) is None
+        if fresh:
+            tell(f"exporting {source.name}" + (f" with {counted(depth, 'layer')} frozen" if depth else ""))
+        started = time.perf_counter()
+        try:
+            folders[str(depth)] = artifacts_folder(builder, depth)
+        except EdgetuneError as error:
+            if depth == 0:
+                raise
+            notes.append(f"ort could not be exported with {counted(depth, 'layer')} frozen: {error}")
+            continue
+        if fresh and depth == 0:
+            export_s = time.perf_counter() - started
+    if export_s is None:
+        tell(f"exporting {source.name} to measure how long it takes")
+        started = time.perf_counter()
+        ArtifactBuilder(source, scratch / "export").get(len(LABELS), freeze_of(0))
+        export_s = time.perf_counter() - started
+    remembered.write_text(f"{export_s:.3f}\n", encoding="utf-8")
+    return folders, export_s, notes
+
+
+class Measurement(TimedMeasurement):
     """One measurement, from the first worker to the profile."""
 
-    def __init__(self, request: Request, tell: Tell) -> None:
+    def __init__(
+        self,
+        tell: Tell,
+        *,
+        name: str | None = None,
+        model: str | None = None,
+        backends: Sequence[str] = (),
+        quick: bool = False,
+        watts: float | None = None,
+        cache_dir: str | Path | None = None,
+    ) -> None:
         """Find the model and the backends.
+
+        Args:
+            tell: is told of progress.
+            name: of the profile (None: after the processor).
+            model: None for the built-in one, a folder or a hub name (see `models.resolve_model`).
+            backends: keys such as `ort-fp32` (none: all that make sense here).
+            quick: a smaller grid: about a minute when idle, and the time of each export not cached yet.
+            watts: what the machine draws, when the user knows it.
+            cache_dir: where artifacts are kept.
 
         Raises:
             EdgetuneError: there is no such model or backend, or nothing is installed that trains.
         """
-        self._started = time.perf_counter()
-        self._request, self._tell_to = request, tell
-        self._limit_s = QUICK_S if request.quick else FULL_S
-        self.machine: Machine = this_machine()
-        self._source: ModelSource = resolve_model(request.model)
-        self.shape: ModelShape = shape_of(self._source)
-        self._keys, self._notes = choose_keys(request.backends, self.machine)
-        usual = make_measure_grid(self.shape, self._source.max_positions, request.quick)
-        self._grid = usual if request.grid is None else request.grid
-        self._cache = cache_folder() if request.cache_dir is None else request.cache_dir
-        self._sessions: dict[str, BackendSession] = {}
-        self._sampler = Sampler(
-            self.shape.n_layers, np.random.default_rng(0), QUICK_VISIT_S if request.quick else VISIT_S
-        )
-
-    def _left_s(self) -> float:
-        return self._limit_s - (time.perf_counter() - self._started)
-
-    def _tell(self, text: str) -> None:
-        self._tell_to(text, min(1.0, 1.0 - self._left_s() / self._limit_s))
+        self._source = resolve_model(model)
+        self._machine, self._shape = this_machine(), shape_of(self._source)
+        limit_s, visit_s = (QUICK_S, QUICK_VISIT_S) if quick else (FULL_S, VISIT_S)
+        super().__init__(self._shape.n_layers, limit_s, tell, visit_s)
+        self._name, self._quick, self._watts = name or profile_name(self._machine), quick, watts
+        self._keys, self._notes = choose_keys(backends, self._machine)
+        self._grid = make_measure_grid(self._shape, self._source.max_positions, quick)
+        self._cache = cache_folder() if cache_dir is None else Path(cache_dir)
 
     def run(self) -> DeviceProfile:
         """Measure everything.
@@ -114,26 +209,32 @@ class Measurement:
         """
         with contextlib.ExitStack() as stack:
             scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="edgetune-profile-")))
-            tdp = tdp_w() if self._request.watts is None else None
-            self._tell("measuring start-up, tokenization and plotting")
-            idle_job = self._job("none-fp32", scratch, Exported({}, 0.0, []))
-            chores = measure_per_run_costs(
-                idle_job, 1 if self._request.quick else 3, self._request.watts, tdp
-            )
-            exported = Exported({}, 0.0, [])
+            tdp = tdp_w() if self._watts is None else None
+            self._tell("measuring start-up, plotting and idle power")
+            job = make_job(self._source, "none-fp32", self._cache, scratch, {})
+            per_run = measure_per_run_costs(job, 1 if self._quick else 3, self._watts, tdp)
+            folders: dict[str, str] = {}
+            export_s = 0.0
             if any(key.startswith("ort") for key in self._keys):
-                exported = export_all(
-                    *(self._source, self._grid.depths, self._cache, scratch, self._request.quick, self._tell),
+                folders, export_s, notes = export_all(
+                    self._source, self._grid.depths, self._cache, scratch, self._quick, self._tell
                 )
-            self._notes += exported.notes
+                self._notes += notes
             for key in self._keys:
-                self._begin(stack, self._job(key, scratch, exported), tdp)
+                with self._leaving_out(key):
+                    self._begin(stack, make_job(self._source, key, self._cache, scratch, folders), tdp)
             self._grid = self._fitting()
-            self._open_depths(exported)
-            others, crowded = self._rounds()
-            self._drop_unmeasured()
+            self._open_depths(folders)
+            self._limit_s += max(0.0, LEAST_ROUNDS_S * self._limit_s + ENDING_S - self._left_s())
+            others, crowded = self._rounds(ENDING_S, STRETCH * self._limit_s)
+            for key in list(self._sessions):
+                with self._leaving_out(key):
+                    if not self._sampler.has_whole(key):
+                        raise WorkerLost("there was not enough time")
             exit_s = max(session.leave() for session in self._alive())
-        profile = self._assemble(chores, exported.export_s, exit_s, others, crowded)
+        if crowded:
+            self._notes.append(f"Other processes used {others:.0%} of the processor during the measurement.")
+        profile = self._assemble(per_run, export_s, exit_s, crowded)
         nonsense = first_implausible(profile)
         if nonsense is not None:
             raise ProfileError(
@@ -142,54 +243,27 @@ class Measurement:
             )
         return profile
 
-    def _job(self, key: str, scratch: Path, exported: Exported) -> MeasurementJob:
-        backend, precision, *device = key.split("-")
-        tokenizer = ensure_tokenizer(self._source, self._cache).parent.resolve()
-        # The folder, not the name: it must mean the same to the worker, and the built-in has no other name.
-        model = str(self._source.folder.resolve())
-        return MeasurementJob(
-            *(backend, precision, device[0] if device else "cpu", model),
-            *(exported.folders, str(tokenizer), str(scratch)),
-        )
-
     def _begin(self, stack: contextlib.ExitStack, job: MeasurementJob, tdp: float | None) -> None:
         """Start a backend's worker and measure what it pays once."""
-        cores = self.machine.cores
-        physical = min(self.machine.physical_cores or cores, cores)
-        grid = self._grid
-        with self._leaving_out(job.key):
-            self._tell(f"{job.key}: importing and opening")
-            child = stack.enter_context(WorkerProcess(job))
-            session = BackendSession(job, child, self._request.watts, tdp, threads=physical)
-            like = self._alike(job) if self._request.quick else None
-            session.open(like)
-            self._sessions[job.key] = session
-            self._tell(f"{job.key}: memory")
-            session.weigh(grid.growing, self._sampler, 0.05 * self._limit_s)
-            if like is not None:
-                return
-            self._tell(f"{job.key}: saving")
-            session.save()
-            self._tell(f"{job.key}: threads")
-            length = next((length for length in grid.lengths if length >= TRIAL_LENGTH), grid.lengths[-1])
-            trial = GridPoint(job.key, "train", grid.batches[0 if self._request.quick else -1], length, 0)
-            session.choose_threads(sorted({1, physical, cores}), trial)
-
-    def _alike(self, job: MeasurementJob) -> BackendSession | None:
-        """Find the same backend on the same device in another arithmetic."""
-        same = (job.backend, job.device)
-        found = (item for item in self._sessions.values() if (item.job.backend, item.job.device) == same)
-        return next(found, None)
-
-    @contextlib.contextmanager
-    def _leaving_out(self, key: str) -> Iterator[None]:
-        """Leave a backend out, with a note, when its worker fails."""
-        try:
-            yield
-        except WorkerLost as error:
-            self._notes.append(f"{key} was left out: {error}.")
-            self._sessions.pop(key, None)
-            self._sampler.drop(key)
+        grid, quick, key = self._grid, self._quick, job.key
+        cores = self._machine.cores
+        physical = min(self._machine.physical_cores or cores, cores)
+        self._tell(f"{key}: importing and opening")
+        session = BackendSession(job, stack.enter_context(WorkerProcess(job)), physical)
+        same = (one for one in self._sessions.values() if one.job.parts[::2] == job.parts[::2])
+        like = next(same, None) if quick else None  # the same backend and device in another arithmetic
+        session.open(self._watts, tdp, like)
+        self._sessions[key] = session
+        self._tell(f"{key}: memory")
+        session.weigh(grid.growing, self._sampler, 0.05 * self._limit_s)
+        if like is not None:
+            return
+        self._tell(f"{key}: saving")
+        session.save()
+        self._tell(f"{key}: threads")
+        length = next((length for length in grid.lengths if length >= TRIAL_LENGTH), grid.lengths[-1])
+        trial = GridPoint(key, "train", grid.batches[0 if quick else -1], length, 0)
+        session.choose_threads(sorted({1, physical, cores}), trial)
 
     def _alive(self) -> list[BackendSession]:
         if not self._sessions:
@@ -211,116 +285,65 @@ class Measurement:
             self._notes.append(f"Rows of {lengths.pop()} tokens were left out: there is not enough memory.")
         return MeasureGrid(tuple(lengths), grid.batches, grid.depths)
 
-    def _open_depths(self, exported: Exported) -> None:
-        chosen: list[GridPoint] = []
+    def _open_depths(self, folders: dict[str, str]) -> None:
         for session in self._alive():
-            depths = list(self._grid.depths)
-            if session.job.backend == "ort":
-                depths = [depth for depth in depths if str(depth) in exported.folders]
-            with self._leaving_out(session.key):
-                self._tell(f"{session.key}: opening with frozen layers")
+            key, depths = session.job.key, list(self._grid.depths)
+            if session.job.parts[0] == "ort":
+                depths = [depth for depth in depths if str(depth) in folders]
+            with self._leaving_out(key):
+                self._tell(f"{key}: opening with frozen layers")
                 problem = session.open_depths(depths)
                 if problem is not None:
-                    self._notes.append(f"{session.key} was measured without frozen layers only: {problem}.")
+                    self._notes.append(f"{key} was measured without frozen layers only: {problem}.")
                     depths = [0]
-                chosen += grid_points([session.key], self._grid.lengths, self._grid.batches, depths)
-        self._sampler.take(chosen)
+                self._sampler.take(grid_points([key], self._grid.lengths, self._grid.batches, depths))
 
-    def _rounds(self) -> tuple[float, bool]:
-        """Measure in rounds until all is sure or the time is up; return how busy others were."""
-        self._limit_s += max(0.0, LEAST_ROUNDS_S * self._limit_s + ENDING_S - self._left_s())
-        watch = BusyWatch([session.child.pid for session in self._alive()])
-        number = 0
-        while batch := self._sampler.next_round(self._left_s() - ENDING_S):
-            number += 1
-            for place, grid_point in enumerate(batch):
-                if grid_point.key not in self._sessions or self._left_s() < self._least_left_s(grid_point):
-                    continue
-                self._tell(f"round {number}: {place + 1} of {len(batch)} points")
-                with self._leaving_out(grid_point.key):
-                    n_calls, warm = self._sampler.calls(grid_point)
-                    expected_s = self._sampler.call_s(grid_point)
-                    seconds = self._sessions[grid_point.key].visit(grid_point, n_calls, warm, expected_s)
-                    self._sampler.add(grid_point, seconds)
-            if self._left_s() < ENDING_S:
-                break
-        return watch.others()
-
-    def _least_left_s(self, grid_point: GridPoint) -> float:
-        """Return how much time must be left: a spot's first visit may stretch the limit a little."""
-        return ENDING_S if self._sampler.samples[grid_point].medians else -STRETCH * self._limit_s
-
-    def _drop_unmeasured(self) -> None:
-        for key in list(self._sessions):
-            if not self._sampler.has_whole(key):
-                with self._leaving_out(key):
-                    raise WorkerLost("there was not enough time")
-
-    def _power(self, chores: PerRunCosts) -> Power:
-        def mean_w(ops: Sequence[str]) -> float | None:
+    def _power(self, per_run: PerRunCosts) -> Power:
+        def mean_w(*ops: str) -> float | None:
             joules = sum(session.joules.get(op, 0.0) for session in self._alive() for op in ops)
             seconds = sum(session.seconds.get(op, 0.0) for session in self._alive() for op in ops)
             return joules / seconds if joules > 0 and seconds > 0 else None
 
-        train_w = (
-            mean_w(["train"])
-            or mean_w(["train", "score", "prefix"])
-            or chores.idle_w
-            or CORE_W * self.machine.cores
-        )
+        measured_w = mean_w("train") or mean_w("train", "score", "prefix") or per_run.idle_w
+        train_w = measured_w or CORE_W * self._machine.cores
         return Power(
             train_w=train_w,
-            score_w=mean_w(["score", "prefix"]) or train_w,
-            idle_w=chores.idle_w or IDLE_RATE * train_w,
-            source=chores.source,
-            measured=chores.measured,
+            score_w=mean_w("score", "prefix") or train_w,
+            idle_w=per_run.idle_w or IDLE_RATE * train_w,
+            source=per_run.source,
+            measured=per_run.measured,
         )
 
-    def _assemble(
-        self, chores: PerRunCosts, export_s: float, exit_s: float, others: float, crowded: bool
-    ) -> DeviceProfile:
+    def _assemble(self, per_run: PerRunCosts, export_s: float, exit_s: float, crowded: bool) -> DeviceProfile:
         spread = self._sampler.spread
-        missing = [grid_point for grid_point, found in self._sampler.samples.items() if not found.medians]
-        if missing:
-            self._notes.append(f"Not enough time for {counted(len(missing), 'point')} of the grid.")
-        if crowded:
-            self._notes.append(f"Other processes used {others:.0%} of the processor during the measurement.")
-        backends = [session.profile(self._sampler, export_s) for session in self._alive()]
+        n_missing = sum(not found.medians for found in self._sampler.samples.values())
+        if n_missing:
+            self._notes.append(f"Not enough time for {counted(n_missing, 'point')} of the grid.")
         return DeviceProfile(
-            name=self._request.name or profile_name(self.machine),
+            name=self._name,
             date=datetime.datetime.now().astimezone().isoformat(timespec="seconds"),
-            quick=self._request.quick,
-            machine=self.machine,
+            quick=self._quick,
+            machine=self._machine,
             versions=versions(),
-            model=self.shape,
-            start_s=chores.start_s,
-            tokenize_s_per_token=chores.tokenize_s_per_token,
-            meta_s_per_example=chores.meta_s_per_example,
-            report_s=chores.report_s,
+            model=self._shape,
+            start_s=per_run.start_s,
+            report_s=per_run.report_s,
             exit_s=exit_s,
             spread=spread,
             noisy=crowded or spread > TOO_SPREAD,
             notes=self._notes,
-            power=self._power(chores),
-            backends=backends,
+            power=self._power(per_run),
+            backends=[session.profile(self._sampler, export_s) for session in self._alive()],
         )
 
 
-def measure(request: Request, tell: Tell) -> DeviceProfile:
-    """Measure this machine.
+def measure_profile(**request: Any) -> DeviceProfile:
+    """Measure this machine, as `edgetune profile` does; `devices.profile_store.save_profile` keeps it.
+
+    Args:
+        **request: as of `Measurement`, such as `quick`, `model` or `watts`.
 
     Raises:
         EdgetuneError: what cannot be measured, and why.
     """
-    return Measurement(request, tell).run()
-
-
-def measure_profile(**request: Any) -> DeviceProfile:
-    """Measure this machine, as `edgetune profile` does; `profiles.store.save` keeps what comes out.
-
-    Args:
-        **request: fields of `Request`, such as `quick`, `model` or `watts`.
-    """
-    if request.get("cache_dir") is not None:
-        request["cache_dir"] = Path(request["cache_dir"])
-    return measure(Request(**request), lambda text, share: None)
+    return Measurement(lambda text, share: None, **request).run()

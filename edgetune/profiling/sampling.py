@@ -2,7 +2,7 @@
 
 A *visit* is one request to a worker: a few calls of one point, whose median is one sample. Visits of one
 point lie rounds apart, so a busy moment bends one sample of many points, not all samples of one; and as many
-points are bent alike, the moment is known and taken out (slowness.py).
+points are bent alike, the moment is known and taken out (interference.py).
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import math
 import statistics
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
@@ -46,6 +47,11 @@ class GridPoint:
         return cls(key, point.op, point.batch, point.length, point.depth)
 
     @property
+    def place(self) -> dict[str, Any]:
+        """Where it lies on any backend."""
+        return {"op": self.op, "batch": self.batch, "length": self.length, "depth": self.depth}
+
+    @property
     def tokens(self) -> int:
         """Tokens of the batch."""
         return self.batch * self.length
@@ -53,12 +59,7 @@ class GridPoint:
 
 @dataclass
 class Samples:
-    """What was measured at one spot.
-
-    Attributes:
-        medians: of each visit's calls (s).
-        n_calls: timed calls of all visits.
-    """
+    """What was measured at one point: medians of each visit's calls (s), and how many calls were timed."""
 
     medians: list[float] = field(default_factory=list)
     n_calls: int = 0
@@ -69,18 +70,13 @@ class Samples:
         self.n_calls += len(seconds)
 
     @property
-    def half(self) -> float:
-        """Half of the 95 % interval of the median, over the median; infinite with fewer than two visits."""
-        if len(self.medians) < 2:
-            return math.inf
-        low, high = median_interval(self.medians)
-        return (high - low) / 2.0 / statistics.median(self.medians)
-
-    @property
     def done(self) -> bool:
-        """Whether more visits would teach little."""
-        n_visits = len(self.medians)
-        return n_visits >= MOST_VISITS or (n_visits >= FEWEST_VISITS and self.half <= CLOSE_ENOUGH)
+        """Whether more visits would teach little: there were many, or half of the interval is narrow."""
+        if len(self.medians) < FEWEST_VISITS:
+            return False
+        low, high = median_interval(self.medians)
+        narrow = (high - low) / 2.0 <= CLOSE_ENOUGH * statistics.median(self.medians)
+        return narrow or len(self.medians) >= MOST_VISITS
 
 
 def median_interval(samples: Sequence[float], usual_sd: float | None = None) -> tuple[float, float]:
@@ -126,137 +122,98 @@ def grid_points(
 
 
 class Sampler:
-    """Keeps the samples of all spots and chooses each round's."""
+    """Keeps the samples of all points and chooses each round's."""
 
     def __init__(self, n_layers: int, rng: np.random.Generator, visit_s: float = VISIT_S) -> None:
-        """Start without spots.
-
-        Args:
-            n_layers: of the model.
-            rng: shuffles rounds.
-            visit_s: how long the calls of a visit should last.
-        """
+        """Start without points; calls of a visit should last `visit_s`."""
         self.samples: dict[GridPoint, Samples] = {}
         self._visits: list[tuple[GridPoint, float]] = []
-        self._n_layers = n_layers
-        self._rng = rng
-        self._aim_s = visit_s
+        self._n_layers, self._rng, self._aim_s = n_layers, rng, visit_s
         self._s_per_work = 1e-3 / max(1, n_layers)
 
     def take(self, chosen: Iterable[GridPoint]) -> None:
-        """Take in further spots."""
-        self.samples.update({grid_point: Samples() for grid_point in chosen})
+        """Take in further points."""
+        self.samples.update({point: Samples() for point in chosen})
 
     def drop(self, key: str) -> None:
         """Forget a backend that turned out not to work."""
-        self.samples = {
-            grid_point: found for grid_point, found in self.samples.items() if grid_point.key != key
-        }
-        self._visits = [
-            (grid_point, seconds) for grid_point, seconds in self._visits if grid_point.key != key
-        ]
+        self.samples = {point: found for point, found in self.samples.items() if point.key != key}
+        self._visits = [visit for visit in self._visits if visit[0].key != key]
 
-    def add(self, grid_point: GridPoint, seconds: Sequence[float]) -> None:
+    def add(self, point: GridPoint, seconds: Sequence[float]) -> None:
         """Take in one visit."""
-        found = self.samples[grid_point]
+        found = self.samples[point]
         found.add(seconds)
-        self._visits.append((grid_point, found.medians[-1]))
-        self.hint(grid_point, found.medians[-1])
+        self._visits.append((point, found.medians[-1]))
+        self.hint(point, found.medians[-1])
 
-    def hint(self, grid_point: GridPoint, seconds: float) -> None:
+    def hint(self, point: GridPoint, seconds: float) -> None:
         """Take a call as a guess of what others cost, without making it a sample."""
-        self._s_per_work = seconds / self._work(grid_point)
+        self._s_per_work = seconds / self._work(point)
 
-    def _work(self, grid_point: GridPoint) -> float:
-        """Say roughly how much a call does, for spots that nothing is known of yet."""
-        layers = 0.3 + active_layers(grid_point.op, grid_point.depth, self._n_layers)
-        return grid_point.tokens * layers * (3.0 if grid_point.op == "train" else 1.0)
+    def _work(self, point: GridPoint) -> float:
+        """Say roughly how much a call does, for points that nothing is known of yet."""
+        layers = 0.3 + active_layers(point.op, point.depth, self._n_layers)
+        return point.tokens * layers * (3.0 if point.op == "train" else 1.0)
 
-    def call_s(self, grid_point: GridPoint) -> float:
+    def call_s(self, point: GridPoint) -> float:
         """Expect the seconds of one call: what was measured there, else by its work."""
-        found = self.samples.get(grid_point)
+        found = self.samples.get(point)
         if found is None or not found.medians:
-            return self._s_per_work * self._work(grid_point)
+            return self._s_per_work * self._work(point)
         return statistics.median(found.medians)
 
-    def calls(self, grid_point: GridPoint) -> tuple[int, bool]:
+    def calls(self, point: GridPoint) -> tuple[int, bool]:
         """Return how many calls a visit makes, and whether one goes before them untimed."""
-        expected = self.call_s(grid_point)
-        n_calls = min(MOST_CALLS, max(1, round(self._aim_s / expected)))
-        return n_calls, expected < SHORT_S
+        expected_s = self.call_s(point)
+        return min(MOST_CALLS, max(1, round(self._aim_s / expected_s))), expected_s < SHORT_S
 
-    def visit_s(self, grid_point: GridPoint) -> float:
+    def visit_s(self, point: GridPoint) -> float:
         """Expect the seconds of a visit."""
-        n_calls, warm = self.calls(grid_point)
-        return self.call_s(grid_point) * (n_calls + warm)
+        return self.call_s(point) * sum(self.calls(point))
 
     def next_round(self, left_s: float) -> list[GridPoint]:
-        """Choose spots that are not sure enough, as many as fit into the time, in shuffled order.
+        """Choose points that are not sure enough, as many as fit into the time, in shuffled order.
 
         When time is short, those with the fewest visits go first, and of these the cheapest.
         """
-        open_ = [grid_point for grid_point, found in self.samples.items() if not found.done]
-        open_.sort(key=lambda grid_point: (len(self.samples[grid_point].medians), self.visit_s(grid_point)))
-        chosen: list[GridPoint] = []
-        for grid_point in open_:
-            left_s -= self.visit_s(grid_point)
-            if left_s < 0.0:
-                break
-            chosen.append(grid_point)
-        return [chosen[i] for i in self._rng.permutation(len(chosen))]
+        open_ = [point for point, found in self.samples.items() if not found.done]
+        open_.sort(key=lambda point: (len(self.samples[point].medians), self.visit_s(point)))
+        ends_s = np.cumsum([self.visit_s(point) for point in open_])
+        n_fit = int(np.searchsorted(ends_s, left_s, side="right"))
+        return [open_[i] for i in self._rng.permutation(n_fit)]
 
     def points(self, key: str) -> list[MeasuredPoint]:
         """Return what was measured on one backend."""
         calm = self.calm()
-        usual = _usual_spread(calm.values())
-        return [
-            _point(grid_point, medians, self.samples[grid_point].n_calls, usual)
-            for grid_point, medians in calm.items()
-            if grid_point.key == key
-        ]
+        relative = [statistics.stdev(m) / statistics.mean(m) for m in calm.values() if len(m) > 1]
+        usual = statistics.median(relative) if relative else 0.1
+        found = []
+        for point, medians in calm.items():
+            if point.key == key:
+                s = statistics.median(medians)
+                low_s, high_s = median_interval(medians, usual * s)
+                n = self.samples[point].n_calls
+                found.append(MeasuredPoint(**point.place, s=s, low_s=low_s, high_s=high_s, n=n))
+        return found
 
     def calm(self) -> dict[GridPoint, list[float]]:
-        """Return the samples of each spot as they would be, had the machine always been as slow as usual."""
-        numbers = {grid_point: number for number, grid_point in enumerate(self.samples)}
-        spots_seen = np.array([numbers[grid_point] for grid_point, _ in self._visits], dtype=np.int64)
-        factors = slowness(spots_seen, np.array([seconds for _, seconds in self._visits]))
+        """Return the samples of each point as they would be, had the machine always been as slow as usual."""
+        numbers = {point: number for number, point in enumerate(self.samples)}
+        visited = np.array([numbers[point] for point, _ in self._visits], dtype=np.int64)
+        factors = slowness(visited, np.array([seconds for _, seconds in self._visits]))
         found: dict[GridPoint, list[float]] = {}
-        for (grid_point, seconds), factor in zip(self._visits, factors, strict=True):
-            found.setdefault(grid_point, []).append(seconds / float(factor))
-        return {grid_point: found[grid_point] for grid_point in self.samples if grid_point in found}
+        for (point, seconds), factor in zip(self._visits, factors, strict=True):
+            found.setdefault(point, []).append(seconds / float(factor))
+        return {point: found[point] for point in self.samples if point in found}
 
     def has_whole(self, key: str) -> bool:
         """Return whether `score` and `train` of the whole model were measured on a backend."""
-        ops = {point.op for point in self.points(key) if point.depth == 0}
-        return {"score", "train"} <= ops
+        return {"score", "train"} <= {point.op for point in self.points(key) if point.depth == 0}
 
     @property
     def spread(self) -> float:
         """Median over points of half the interval over the median; 1 without any."""
-        halves = [
-            (point.high_s - point.low_s) / 2.0 / point.s
-            for key in {grid_point.key for grid_point in self.samples}
-            for point in self.points(key)
-        ]
+        points = [point for key in {point.key for point in self.samples} for point in self.points(key)]
+        halves = [(point.high_s - point.low_s) / 2.0 / point.s for point in points]
         return statistics.median(halves) if halves else 1.0
-
-
-def _usual_spread(visited: Iterable[Sequence[float]]) -> float:
-    """Return how far visits of one spot usually lie apart: standard deviation over mean."""
-    found = [medians for medians in visited if len(medians) > 1]
-    return statistics.median(statistics.stdev(m) / statistics.mean(m) for m in found) if found else 0.1
-
-
-def _point(grid_point: GridPoint, medians: Sequence[float], n_calls: int, usual: float) -> MeasuredPoint:
-    middle = statistics.median(medians)
-    low, high = median_interval(medians, usual * middle)
-    return MeasuredPoint(
-        op=grid_point.op,
-        batch=grid_point.batch,
-        length=grid_point.length,
-        depth=grid_point.depth,
-        s=middle,
-        low_s=min(low, middle),
-        high_s=max(high, middle),
-        n=n_calls,
-    )

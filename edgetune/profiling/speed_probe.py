@@ -30,10 +30,9 @@ from edgetune.models.mean_pooling import pooling_weights
 from edgetune.planning.device_costs import Scales, profile_key, speeds_key
 from edgetune.profiling.interference import BusyWatch
 from edgetune.profiling.sampling import median_interval
-from edgetune.utils.cache import write_cached_json
+from edgetune.utils.cache import read_cached_json, write_cached_json
 from edgetune.utils.errors import EdgetuneError
 from edgetune.utils.formatting import duration
-from edgetune.utils.parsing import read_json_file
 from edgetune.utils.types import FloatArray, Say
 
 FILE = "probes.json"
@@ -60,7 +59,7 @@ def probe_speeds(
         say: is told what was measured.
     """
     path = cache_dir / FILE
-    known = _read(path)
+    known = read_cached_json(path, dict[str, Scales])
     key = profile_key(match.profile, this_machine())
     if key not in known and every_backend and match.fit == "other" and limit_s >= BACKENDS_S:
         say(f"This machine was not profiled: timing a few steps of each backend for {BACKENDS_S:.0f} s")
@@ -138,11 +137,3 @@ def _timed_passes(shape: ModelShape) -> Iterator[tuple[int, int, float]]:
             started = time.perf_counter()
             session.run([FEATURES], rows)
             yield batch, length, time.perf_counter() - started
-
-
-def _read(path: Path) -> dict[str, Scales]:
-    try:
-        found = read_json_file(path)
-        return {str(key): {str(k): float(v) for k, v in value.items()} for key, value in found.items()}
-    except (OSError, ValueError, AttributeError, TypeError, OverflowError):
-        return {}

@@ -1,6 +1,6 @@
-"""The child process that measures one backend: a JSON line asks, a JSON line answers.
+"""The process that measures one backend: a JSON line asks, a JSON line answers.
 
-    hello ─→ power ─→ import ─→ open (depth, threads) ─→ run (op, batch, length, depth, n)… ─→ save ─→ exit
+    WorkerProcess.ask ─ {"do": "open", "depth": 0, …} ─→ Worker.open ─ {"answer": 1.3} or {"error": "…"} ─→
 
 One process per backend keeps memory clean and the cost of importing real, lets the parent take turns
 between backends, and can be killed when an operation takes far too long. It ends when its stdin does.
@@ -8,130 +8,296 @@ between backends, and can be killed when an operation takes far too long. It end
 
 from __future__ import annotations
 
+import concurrent.futures
+import contextlib
+import dataclasses
+import gc
+import importlib
 import json
 import os
-import shutil
+import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from edgetune.energy import Sensor
-from edgetune.profiling.opened_backend import LABELS, MeasurementJob, OpenedBackends, import_runtime
-from edgetune.utils.errors import EdgetuneError
-from edgetune.utils.isolation import no_network
+import numpy as np
 
-Answer = dict[str, Any]
+from edgetune.backends.backend_contract import Backend
+from edgetune.backends.hidden_cache import HiddenCache
+from edgetune.config.settings import freeze_of
+from edgetune.data.batches import Batch
+from edgetune.energy import Sensor, open_sensor
+from edgetune.energy.estimate import ConstantPower, estimate_by_use
+from edgetune.models.source import resolve_model
+from edgetune.utils.errors import EdgetuneError, UsageError
+from edgetune.utils.isolation import module_command, no_network
+
+LABELS = ("no", "yes")
+SEED = 0
+CACHE_MB = 400.0
+LIMIT_S = 180.0
+_FIRST_WORD = 5  # ids below are special tokens in most vocabularies
 
 
-def resident_mb() -> tuple[float, float]:
-    """Return resident memory now and the largest since `forget_peak` (MB, 10^6 bytes)."""
+@dataclass(frozen=True)
+class MeasurementJob:
+    """What one worker measures.
+
+    Attributes:
+        key: the backend as profiles name it, such as `torch-bf16` or `torch-fp32-cuda`.
+        model: folder of the model.
+        artifacts: folder of training artifacts by depth, for `ort`.
+        tokenizer: folder of the fast tokenizer.
+        scratch: folder for files that are thrown away.
+    """
+
+    key: str
+    model: str
+    artifacts: Mapping[str, str]
+    tokenizer: str
+    scratch: str
+
+    @property
+    def parts(self) -> tuple[str, str, str]:
+        """Backend (`ort` or `torch`), precision (`fp32` or `bf16`) and device (`cpu` or `cuda`)."""
+        backend, precision, *device = self.key.split("-")
+        return backend, precision, device[0] if device else "cpu"
+
+
+class WorkerLost(EdgetuneError):
+    """A worker died, was too slow, or said what was wrong; its backend is left out."""
+
+
+class WorkerProcess:
+    """The parent's end of a worker; a context manager that leaves no process behind."""
+
+    def __init__(self, job: MeasurementJob) -> None:
+        self.started_at = time.time()
+        self._process = subprocess.Popen(
+            module_command("edgetune.profiling.worker", json.dumps(dataclasses.asdict(job))),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+            encoding="utf-8",
+            start_new_session=True,  # Ctrl-C reaches the parent alone, which then kills
+        )
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._stdin, self._stdout = self._process.stdin, self._process.stdout
+        self._reader = concurrent.futures.ThreadPoolExecutor(1)
+        self.pid = self._process.pid
+
+    @property
+    def alive(self) -> bool:
+        """Whether it can be asked."""
+        return self._process.poll() is None
+
+    def ask(self, do: str, limit_s: float = LIMIT_S, **given: Any) -> Any:
+        """Call a method of the worker and return its answer; after `limit_s` seconds the worker is killed.
+
+        Raises:
+            WorkerLost: it was killed, died, or answered that it failed.
+        """
+        try:
+            print(json.dumps({"do": do, **given}), file=self._stdin, flush=True)
+            line = self._reader.submit(self._stdout.readline).result(limit_s)
+        except concurrent.futures.TimeoutError:
+            self.kill()
+            raise WorkerLost(f"`{do}` took more than {limit_s:.0f} s") from None
+        except (OSError, ValueError):  # it is gone, and its pipe closed
+            line = ""
+        if not line:
+            self.kill()
+            raise WorkerLost(f"its process died during `{do}` (exit code {self._process.returncode})")
+        answer = json.loads(line)
+        if "error" in answer:
+            raise WorkerLost(answer["error"])
+        return answer["answer"]
+
+    def leave(self, limit_s: float = 20.0) -> float:
+        """Let the worker end; return how many seconds that took."""
+        started = time.perf_counter()
+        with contextlib.suppress(OSError):
+            self._stdin.close()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._process.wait(limit_s)
+        seconds = time.perf_counter() - started
+        self.kill()
+        return seconds
+
+    def kill(self) -> None:
+        """End the worker at once."""
+        self._process.kill()
+        self._process.wait()
+        self._reader.shutdown()
+        with contextlib.suppress(OSError):  # what it did not read is lost
+            self._stdin.close()
+        self._stdout.close()
+
+    def __enter__(self) -> WorkerProcess:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.kill()
+
+
+def peak_mb() -> float:
+    """Return the largest resident memory since `forget_peak` (MB, 10^6 bytes)."""
     try:
-        lines = Path("/proc/self/status").read_text().splitlines()
+        status = Path("/proc/self/status").read_text()
     except OSError:
         import psutil
 
         found = psutil.Process().memory_info()
-        return found.rss / 1e6, float(getattr(found, "peak_wset", found.rss)) / 1e6
-    values = {key: rest for key, _, rest in (line.partition(":") for line in lines)}
-    now, peak = (int(values[key].split()[0]) * 1024 / 1e6 for key in ("VmRSS", "VmHWM"))
-    return now, peak
+        return float(getattr(found, "peak_wset", found.rss)) / 1e6
+    return int(status.partition("VmHWM:")[2].split()[0]) * 1024 / 1e6
 
 
 def forget_peak() -> None:
     """Let the largest resident memory start anew, where the system allows it."""
-    try:
+    with contextlib.suppress(OSError):
         Path("/proc/self/clear_refs").write_text("5")
-    except OSError:
-        return
 
 
 class Worker:
-    """Answers requests about one backend."""
+    """The child's end: backends by depth, opened as a run opens them, and batches to measure them on.
+
+    Every public method answers a request; what it returns is JSON.
+    """
 
     def __init__(self, job: MeasurementJob) -> None:
         self._job = job
-        self._opened: OpenedBackends | None = None
-        self._sensor: Sensor | None = None
+        self._name, self._precision, self._device = job.parts
+        self._sensor: Sensor = ConstantPower(0.0, "not measured")
+        self._backends: dict[int, Backend] = {}
+        self._batches: dict[tuple[int, int], Batch] = {}
+        self._filled: set[tuple[int, int, int]] = set()
+        self._n_words = 0
+        self._rng = np.random.default_rng(SEED)
 
-    @property
-    def opened(self) -> OpenedBackends:
-        """Backends that are open."""
-        if self._opened is None:
-            self._opened = OpenedBackends(self._job)
-        return self._opened
-
-    def answer(self, request: dict[str, Any]) -> Answer:
-        """Do what is asked for."""
-        calls: dict[str, Callable[..., Answer]] = {
-            "power": self._power,
-            "idle": self._idle,
-            "import": self._import,
-            "open": self._open,
-            "close": self._close,
-            "run": self._run,
-            "save": self._save,
-            "chores": self._chores,
-        }
-        given = {name: value for name, value in request.items() if name != "do"}
-        return calls[request["do"]](**given)
-
-    def _power(self, watts: float | None, tdp: float | None) -> Answer:
+    def power(self, watts: float | None, tdp: float | None) -> None:
         """Open a sensor here, where the work is done: estimates go by the use of their own process."""
-        from edgetune.energy import open_sensor
-        from edgetune.energy.estimate import estimate_by_use
-
-        self._sensor = open_sensor(watts, device=self._job.device)
-        if watts is None and tdp is not None and not self._sensor.measured and self._job.device == "cpu":
+        self._sensor = open_sensor(watts, device=self._device)
+        if watts is None and tdp is not None and not self._sensor.measured and self._device == "cpu":
             self._sensor = estimate_by_use(tdp)
-        return {}
 
-    def _idle(self, seconds: float) -> Answer:
-        started, before_j = time.perf_counter(), self._joules()
+    def idle(self, seconds: float) -> dict[str, Any]:
+        """Measure the power of doing nothing."""
+        started, before_j = time.perf_counter(), self._sensor.joules()
         time.sleep(seconds)
-        return {"s": time.perf_counter() - started, "j": self._joules() - before_j, **self._source()}
+        watts = (self._sensor.joules() - before_j) / (time.perf_counter() - started)
+        return {"w": watts, "source": self._sensor.source, "measured": self._sensor.measured}
 
-    def _joules(self) -> float:
-        return 0.0 if self._sensor is None else self._sensor.joules()
+    def import_runtime(self) -> float:
+        """Import what the backend needs; return the seconds it took."""
+        started = time.perf_counter()
+        importlib.import_module(f"edgetune.backends.{self._name}.{self._name}_backend")
+        if self._name == "ort":
+            from edgetune.backends.ort.ort_runtime import import_training
 
-    def _source(self) -> Answer:
-        return (
-            {} if self._sensor is None else {"source": self._sensor.source, "measured": self._sensor.measured}
-        )
+            import_training()
+        else:
+            importlib.import_module("torch")
+            importlib.import_module("transformers").AutoModelForSequenceClassification  # noqa: B018  # loads it
+        return time.perf_counter() - started
 
-    def _import(self) -> Answer:
-        return {"s": import_runtime(self._job.backend)}
+    def open(self, depth: int, threads: int | None, onnx: bool = True) -> float:
+        """Open a backend at a depth, in place of one that was open there; return the seconds it took."""
+        self.close(depth)
+        started = time.perf_counter()
+        source = resolve_model(self._job.model)
+        cache = HiddenCache(CACHE_MB, 0.0, None) if depth > 0 else None
+        backend: Backend
+        if self._name == "ort":
+            from edgetune.backends.ort.artifacts import load_artifacts
+            from edgetune.backends.ort.ort_backend import OrtBackend
 
-    def _open(self, depth: int, threads: int | None, onnx: bool = True) -> Answer:
-        return {"s": self.opened.open(depth, threads, onnx)}
+            source.fingerprint()  # a run needs it to find its artifacts
+            artifacts = load_artifacts(Path(self._job.artifacts[str(depth)]), len(LABELS))
+            backend = OrtBackend(artifacts, SEED, device=self._device, threads=threads, cache=cache)
+        else:
+            from edgetune.backends.torch.torch_backend import TorchBackend
 
-    def _close(self, depth: int) -> Answer:
-        self.opened.close(depth)
-        return {}
+            backend = TorchBackend(
+                *(source, len(LABELS), freeze_of(depth), SEED),
+                device=self._device,
+                precision=self._precision,
+                threads=threads,
+                onnx=onnx,
+                tokenizer_folder=Path(self._job.tokenizer),
+                cache=cache,
+            )
+        seconds = time.perf_counter() - started
+        if backend.depth != depth:
+            raise UsageError(f"{source.name} cannot be split above layer {depth}")
+        self._backends[depth] = backend
+        self._n_words = int(source.config.get("vocab_size") or 1000)
+        return seconds
 
-    def _run(self, op: str, batch: int, length: int, depth: int, n: int, warm: bool) -> Answer:
+    def close(self, depth: int) -> None:
+        """Let a backend go, if it is open."""
+        self._backends.pop(depth, None)
+        self._filled = {key for key in self._filled if key[0] != depth}
+        gc.collect()
+
+    def run(self, op: str, batch: int, length: int, depth: int, n: int, warm: bool) -> dict[str, Any]:
+        """Time `n` calls one by one, where `warm` after one that is not timed; add energy and memory."""
         forget_peak()
-        self.opened.warm(op, batch, length, depth, warm)
-        before_j = self._joules()
-        seconds = self.opened.run(op, batch, length, depth, n)
-        return {"s": seconds, "peak_mb": resident_mb()[1], "j": self._joules() - before_j}
-
-    def _save(self, depth: int) -> Answer:
-        folder = Path(tempfile.mkdtemp(dir=self._job.scratch))
-        try:
+        backend, rows = self._backends[depth], self._batch(batch, length)
+        calls: dict[str, Callable[[Batch], object]] = {
+            "prefix": backend.prefix,
+            "score": backend.score,
+            "train": lambda batch: backend.train_step(batch, 0.0),
+        }
+        if depth > 0 and op != "prefix" and (depth, batch, length) not in self._filled:
+            backend.score(rows)  # so that its hidden states are at hand
+            self._filled.add((depth, batch, length))
+        if warm:
+            calls[op](rows)
+        before_j, seconds = self._sensor.joules(), []
+        for _ in range(n):
             started = time.perf_counter()
-            self.opened.backend(depth).save(folder, LABELS)
-            return {"s": time.perf_counter() - started}
-        finally:
-            shutil.rmtree(folder, ignore_errors=True)
+            calls[op](rows)
+            seconds.append(time.perf_counter() - started)
+        return {"s": seconds, "j": self._sensor.joules() - before_j, "peak_mb": peak_mb()}
 
-    def _chores(self, name: str) -> Answer:
+    def _batch(self, size: int, length: int) -> Batch:
+        """Return random rows of one length, the same ones every time; no two shapes share a row."""
+        if (size, length) not in self._batches:
+            first = sum(n_rows for n_rows, _ in self._batches)
+            self._batches[size, length] = Batch(
+                rows=np.arange(first, first + size),
+                labels=self._rng.integers(0, len(LABELS), size),
+                tokens=self._rng.integers(min(_FIRST_WORD, self._n_words - 1), self._n_words, size * length),
+                offsets=np.arange(size + 1) * length,
+                first_lengths=np.full(size, length),
+                scored=np.zeros(size, dtype=np.bool_),
+            )
+        return self._batches[size, length]
+
+    def save(self, depth: int) -> float:
+        """Return the seconds of writing a model."""
+        with tempfile.TemporaryDirectory(dir=self._job.scratch) as folder:
+            started = time.perf_counter()
+            self._backends[depth].save(Path(folder), LABELS)
+            return time.perf_counter() - started
+
+    def start(self) -> float:
+        """Import what every run imports; return when it was done (seconds since the epoch)."""
         from edgetune.profiling import fixed_costs
 
-        found: Answer = fixed_costs.CHORES[name](Path(self._job.tokenizer), Path(self._job.scratch))
-        return found
+        return fixed_costs.import_run()
+
+    def report(self) -> float:
+        """Return the seconds of drawing a run and writing its card and summary."""
+        from edgetune.profiling import fixed_costs
+
+        return fixed_costs.write_report(Path(self._job.scratch))
 
 
 def main() -> None:
@@ -139,23 +305,15 @@ def main() -> None:
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8", buffering=1)
     os.dup2(2, 1)
     no_network()
-    worker: Worker | None = None
+    worker = Worker(MeasurementJob(**json.loads(sys.argv[1])))
     for line in sys.stdin:
-        request = json.loads(line)
+        given = json.loads(line)
         try:
-            if request["do"] == "hello":
-                worker = Worker(MeasurementJob(**request["job"]))
-                answer: Answer = {}
-            elif request["do"] == "exit":
-                break
-            else:
-                assert worker is not None
-                answer = worker.answer(request)
-            answer["ok"] = True
+            answer = {"answer": getattr(worker, given.pop("do"))(**given)}
         except EdgetuneError as error:
-            answer = {"ok": False, "message": str(error)}
+            answer = {"error": str(error)}
         except Exception as error:  # the parent leaves this backend out and says why
-            answer = {"ok": False, "message": f"{type(error).__name__}: {str(error)[:300]}"}
+            answer = {"error": f"{type(error).__name__}: {str(error)[:300]}"}
         answers.write(json.dumps(answer) + "\n")
 
 

@@ -14,21 +14,72 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from edgetune.config.settings import METHODS
-from edgetune.report.run_plot import BLUE, GREEN, ORANGE, SKY, VERMILLION
+from edgetune.selection import METHODS
 from edgetune.utils.files import atomic_path
+from edgetune.utils.formatting import duration
 from edgetune.utils.sanitize import visible
-from edgetune.utils.types import FloatArray
+from edgetune.utils.types import FloatArray, IntArray
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 
+# Okabe and Ito's colours, told apart by colour-blind readers too.
+BLUE, ORANGE, GREEN, VERMILLION, SKY, GREY = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#56B4E9", "#8C8C8C"
 PURPLE, YELLOW, BLACK = "#CC79A7", "#F0E442", "#000000"
 COLOURS = (BLUE, VERMILLION, GREEN, ORANGE, PURPLE, SKY, BLACK)
-"""Okabe and Ito's for points and lines: their yellow is too light for a line on white paper."""
+"""Those of points and lines: the yellow is too light for a line on white paper."""
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">")
+PHASES = (
+    *("train", "score", "select", "prepare", "load", "evaluate"),
+    *("export", "save", "tokenize", "open", "linear_probe", "other", "checkpoint", "lost"),
+)
+"""Phases of `edgetune.utils.meter`, largest first: bars that start at one line are easiest to compare."""
+FILLS = (
+    *((BLUE, ""), (ORANGE, "//"), (GREEN, ".."), (PURPLE, "xx"), (SKY, "\\\\"), (YELLOW, "--")),
+    *((VERMILLION, "||"), (GREY, "++"), (SKY, ".."), (ORANGE, "xx"), (GREEN, "||"), ("#D9D9D9", "")),
+    *((colour, "oo") for colour in (BLUE, ORANGE, GREEN, PURPLE, SKY, VERMILLION)),
+)
+"""Colour and hatch of the phases above, then of unknown ones; hatches are what print in grey keeps apart."""
+
+
+def fill_styles(known: Sequence[str], found: Iterable[str], edge: str = "white") -> dict[str, dict[str, Any]]:
+    """Return how each part found is filled: a known one alike in every picture, then come others."""
+    names = set(found)
+    order = [*known, *sorted(names - set(known))]
+    return {
+        name: {
+            **dict(zip(("color", "hatch"), FILLS[i % len(FILLS)], strict=True)),
+            **{"edgecolor": edge, "linewidth": 0.6, "height": 0.72, "label": plain_label(name)},
+        }
+        for i, name in enumerate(order)
+        if name in names
+    }
+
+
+def draw_bars(
+    axes: Axes, rows: Sequence[tuple[str, Mapping[str, float]]], styles: Mapping[str, dict[str, Any]]
+) -> None:
+    """Draw the seconds of each row by phase, as stacked bars in the order of the styles, first row on top."""
+    left = np.zeros(len(rows))
+    for name, style in styles.items():
+        widths = np.array([parts.get(name, 0.0) for _, parts in rows])
+        axes.barh(range(len(rows)), widths, left=left, **style)
+        left += widths
+    for i, total in enumerate(left):
+        axes.annotate(duration(total), (total, i), (5, 0), textcoords="offset points", va="center")
+    axes.set_xlim(0, 1.1 * max(left.max(), 1e-3))
+    name_rows(axes, [name for name, _ in rows])
+
+
+def name_rows(axes: Axes, names: Sequence[str]) -> None:
+    """Name the rows of bars, first on top."""
+    axes.set_yticks(range(len(names)), [plain_label(name) for name in names])
+    axes.set_ylim(len(names) - 0.4, -0.6)
+    axes.set_xlabel("seconds")
+    axes.grid(axis="y", visible=False)
+    axes.tick_params(axis="y", length=0)
 
 
 def method_styles(methods: Iterable[str]) -> dict[str, tuple[str, str]]:
@@ -99,7 +150,7 @@ def picture_kind(path: Path) -> str:
     return kind
 
 
-def save_figure(figure: Figure, path: Path) -> None:
+def save_figure(figure: Figure, path: Path, dpi: int = 150) -> None:
     """Write the file whole or not at all, with nothing in it that changes from run to run."""
     from matplotlib import rc_context
 
@@ -107,7 +158,7 @@ def save_figure(figure: Figure, path: Path) -> None:
     with atomic_path(path) as scratch, rc_context({"svg.hashsalt": "edgetune"}), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph .* missing")  # a name in another script
         metadata = {"Date": None} if kind == "svg" else {}
-        figure.savefig(scratch, format=kind, dpi=150, metadata=metadata)
+        figure.savefig(scratch, format=kind, dpi=dpi, metadata=metadata)
 
 
 def place_labels(axes: Axes, points: Sequence[MethodPoint], looks: Mapping[str, tuple[str, str]]) -> None:
@@ -178,16 +229,7 @@ def covered_pixels(boxes: FloatArray, taken: FloatArray) -> FloatArray:
 
 @dataclass(frozen=True, slots=True)
 class MethodPoint:
-    """A method in the picture of accuracy against time.
-
-    Attributes:
-        method: its name.
-        seconds: its time, above 0.
-        accuracy: mean over seeds, in [0, 1].
-        low: lower end of its interval.
-        high: upper end.
-        n_seeds: runs it was measured by.
-    """
+    """A method in the picture of accuracy against time: seconds above 0, mean accuracy and its interval."""
 
     method: str
     seconds: float
@@ -197,10 +239,8 @@ class MethodPoint:
     n_seeds: int
 
 
-def pareto_front(points: Sequence[MethodPoint]) -> list[MethodPoint]:
-    """Return the points that no other beats in time and accuracy, quickest first."""
-    front: list[MethodPoint] = []
-    for point in sorted(points, key=lambda point: (point.seconds, -point.accuracy)):
-        if not front or point.accuracy > front[-1].accuracy:
-            front.append(point)
-    return front
+def undominated(seconds: FloatArray, accuracy: FloatArray) -> IntArray:
+    """Return the runs that no other beats, quickest first: as accurate sooner, or more accurate as soon."""
+    order = np.lexsort((-accuracy, seconds))
+    best_before = np.maximum.accumulate(np.concatenate(([-np.inf], accuracy[order])))[:-1]
+    return np.asarray(order[accuracy[order] > best_before])

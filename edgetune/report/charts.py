@@ -14,24 +14,23 @@ import numpy as np
 
 from edgetune.report.chart_style import (
     BLACK,
+    GREY,
     MethodPoint,
     marker_style,
     method_styles,
     new_figure,
-    pareto_front,
     place_labels,
     plain_label,
     save_figure,
     save_message,
     style_axes,
+    undominated,
 )
-from edgetune.report.run_plot import GREY
 from edgetune.utils.formatting import counted
 from edgetune.utils.types import FloatArray
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
     from matplotlib.lines import Line2D
 
 
@@ -49,56 +48,32 @@ TIMES = [number * 10**power for power in range(-2, 7) for number in (1, 2, 3, 6)
 def draw_pareto(points: Sequence[MethodPoint], curve: Curve, title: str, path: Path) -> None:
     """Draw accuracy against log seconds: intervals, names, the front, and the reference's curve.
 
-    Args:
-        points: the methods.
-        curve: of the reference; empty: none is drawn.
-        title: such as the data set and the model.
-        path: ends in .png or .svg.
+    The curve may be empty; the title is such as the data set and the model; the path ends in .png or .svg.
     """
     if not points and not curve:
         return save_message("No method has been measured yet.", path)
-    times = _times(points, curve)
+    seconds = [point.seconds for point in points]
+    times = [*seconds, *(at for at, _ in curve)]
     if min(times) <= 0:
         raise ValueError(f"a time must be above 0 s; found {min(times)}")
-    draw = _draw_with_close_up if _crowded(points, times) else _draw_whole
-    figure, axes = draw(points, curve, title)
+    # Methods of about the same time would stand on one line where the curve is long: they are drawn twice.
+    crowded = len(points) > 3 and max(seconds) / min(seconds) < (max(times) / min(times)) ** 0.3
+    figure, axes = new_figure(14 if crowded else 10, 7.2, title)
+    _draw_points(axes, points, curve, size=5 if crowded else 8)
+    if crowded:
+        axes.set_position((0.055, 0.13, 0.345, 0.8))
+        _time_axis(axes, times, pad=1.2)
+        whole, axes = axes, style_axes(figure.add_axes((0.45, 0.13, 0.53, 0.8)))
+        _draw_points(axes, points, curve)
+        _close_up(whole, axes, points)
+    else:
+        figure.subplots_adjust(bottom=0.13)
+        _time_axis(axes, times, pad=(max(times) / min(times)) ** (0.15 if curve else 0.35))
     axes.legend(loc="upper left", bbox_to_anchor=(0, -0.09), ncols=2, frameon=False, borderaxespad=0)
     below: dict[str, Any] = {"transform": axes.transAxes, "ha": "right", "va": "top"}
     axes.text(1, -0.1, "in brackets: number of seeds", color="#444444", **below)
     place_labels(axes, points, method_styles(point.method for point in points))
     return save_figure(figure, path)
-
-
-def _times(points: Sequence[MethodPoint], curve: Curve) -> list[float]:
-    return [point.seconds for point in points] + [seconds for seconds, _ in curve]
-
-
-def _crowded(points: Sequence[MethodPoint], times: Sequence[float]) -> bool:
-    """Whether methods of about the same time would stand on one line, since the curve is so long."""
-    seconds = [point.seconds for point in points]
-    return len(points) > 3 and max(seconds) / min(seconds) < (max(times) / min(times)) ** 0.3
-
-
-def _draw_whole(points: Sequence[MethodPoint], curve: Curve, title: str) -> tuple[Figure, Axes]:
-    """Draw points and curve on one pair of axes, and return it."""
-    times = _times(points, curve)
-    figure, axes = new_figure(10, 7.2, title)
-    figure.subplots_adjust(bottom=0.13)
-    _draw_points(axes, points, curve)
-    _time_axis(axes, times, pad=(max(times) / min(times)) ** (0.15 if curve else 0.35))
-    return figure, axes
-
-
-def _draw_with_close_up(points: Sequence[MethodPoint], curve: Curve, title: str) -> tuple[Figure, Axes]:
-    """Draw the whole on the left and the points larger on the right; return the axes on the right."""
-    figure, whole = new_figure(14, 7.2, title)
-    whole.set_position((0.055, 0.13, 0.345, 0.8))
-    axes = style_axes(figure.add_axes((0.45, 0.13, 0.53, 0.8)))
-    _draw_points(whole, points, curve, size=5)
-    _time_axis(whole, _times(points, curve), pad=1.2)
-    _draw_points(axes, points, curve)
-    _close_up(whole, axes, points)
-    return figure, axes
 
 
 def _draw_points(axes: Axes, points: Sequence[MethodPoint], curve: Curve, size: float = 8) -> None:
@@ -109,7 +84,8 @@ def _draw_points(axes: Axes, points: Sequence[MethodPoint], curve: Curve, size: 
         name = "random + decay, by time"
         axes.plot(known[:, 0], 100 * known[:, 1], color=GREY, linewidth=5, alpha=0.45, label=name)
     if points:
-        front = [(point.seconds, 100 * point.accuracy) for point in pareto_front(points)]
+        every = np.array([(point.seconds, 100 * point.accuracy) for point in points])
+        front = every[undominated(*every.T)]
         corners = np.repeat(front, 2, axis=0)
         axes.plot(corners[1:, 0], corners[:-1, 1], "--", color=BLACK, linewidth=1.1, label="Pareto front")
     for point in points:
@@ -155,17 +131,18 @@ def draw_sensitivity(x_name: str, curves: Curves, path: Path) -> None:
     Methods stand a little beside each other, so that their bars can be told apart; the legend has them
     as their lines end, highest first.
 
-    Args:
-        x_name: the setting.
-        curves: those without a point are left out.
-        path: ends in .png or .svg.
+    Curves without a point are left out; the path ends in .png or .svg.
     """
     curves = {method: sorted(points) for method, points in curves.items() if points}
     if not curves:
         return save_message(f"No values of {x_name} have been measured yet.", path)
     figure, axes = new_figure(10, 6.4)
     values = sorted({point[0] for points in curves.values() for point in points})
-    _value_axis(axes, values)
+    if values[0] > 0 and values[-1] >= 20 * values[0]:
+        axes.set_xscale("log")
+    if len(values) <= 12:
+        axes.set_xticks(values, [f"{value:g}" for value in values])
+        axes.minorticks_off()
     step = min(4.0, 300 / len(values) / len(curves)) / 72
     down = _draw_curves(axes, curves, step)
     _fit_curves(axes, curves, step)
@@ -174,15 +151,6 @@ def draw_sensitivity(x_name: str, curves: Curves, path: Path) -> None:
     figure.subplots_adjust(right=0.72)
     axes.legend(handles=down, loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False, handlelength=3.5)
     return save_figure(figure, path)
-
-
-def _value_axis(axes: Axes, values: Sequence[float]) -> None:
-    """Make x the values of a setting, ascending: logarithmic over a wide range, a tick at each of a few."""
-    if values[0] > 0 and values[-1] >= 20 * values[0]:
-        axes.set_xscale("log")
-    if len(values) <= 12:
-        axes.set_xticks(values, [f"{value:g}" for value in values])
-        axes.minorticks_off()
 
 
 def _draw_curves(axes: Axes, curves: Curves, step: float) -> list[Line2D]:
@@ -238,9 +206,13 @@ def draw_map(confidence: FloatArray, variability: FloatArray, correctness: Float
     figure.colorbar(drawn, ax=axes, label="share of visits predicted right", pad=0.12, aspect=40)
     _histograms(axes, x, y)
     white = {"boxstyle": "round,pad=0.25", "facecolor": "white", "edgecolor": GREY, "alpha": 0.9}
-    axes.text(0.015, 0.965, "easy to learn", va="center", bbox=white, zorder=4)
-    axes.text(0.015, 0.035, "hard to learn", va="center", bbox=white, zorder=4)
-    axes.text(0.485, 0.5, "ambiguous", va="center", ha="right", bbox=white, zorder=4)
+    for x_at, y_at, words in (
+        (0.015, 0.965, "easy to learn"),
+        (0.015, 0.035, "hard to learn"),
+        (0.485, 0.5, "ambiguous"),
+    ):
+        side = "right" if x_at > 0.25 else "left"
+        axes.text(x_at, y_at, words, va="center", ha=side, bbox=white, zorder=4)
     axes.set(xlim=(0, 0.5), ylim=(0, 1))
     axes.set_xlabel("variability (standard deviation of p(gold))")
     axes.set_ylabel("confidence (mean p(gold))")

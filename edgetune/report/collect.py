@@ -9,6 +9,7 @@ folder that cannot be read is left out, and the same sentence says so on the pag
 from __future__ import annotations
 
 import contextlib
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timezone
@@ -84,6 +85,7 @@ class RunFigures(_Told):
     accuracy: float | None = None
     accuracy_interval: tuple[float, float] | None = None
     macro_f1: float | None = None
+    micro_f1: float | None = None
     mcc: float | None = None
     n_eval: int | None = None
     eval_source: str | None = None
@@ -124,8 +126,6 @@ class RunRecord:
 
     Attributes:
         name: short, and unlike that of any other run of the report.
-        folder: where it lies.
-        figures: of its receipt.
         sections: the closing table of the run.
         date: when its receipt or a compare folder says it was made, else when the receipt was last written
             (UTC).
@@ -164,7 +164,9 @@ def collect(folders: Sequence[Path]) -> CollectedRuns:
             found[folder.resolve()] = True
         for cell in cells or ():
             found.setdefault(cell.resolve(), False)
-    names = unique_names([_shown(path) for path in found])
+    # The run of a cell is named after the cell: all of them are called `run`.
+    shown = [path.parent if (path.parent / "cell.json").is_file() else path for path in found]
+    names = unique_names(shown)
     read = [_read(path, name, found[path]) for path, name in zip(found, names, strict=True)]
     records = _with_labels([one for one in read if isinstance(one, RunRecord)])
     left_out = tuple(one for one in read if isinstance(one, str))
@@ -190,7 +192,7 @@ def _read(folder: Path, name: str, was_named: bool) -> RunRecord | str:
         if (folder / "result.json").is_file():
             return _read_baseline(folder, name)
         if not (folder / "summary.json").is_file():
-            return _why_none(folder)
+            raise _failed(folder)
         return read_run(folder, name)
     except RunError as error:
         if was_named:
@@ -198,12 +200,11 @@ def _read(folder: Path, name: str, was_named: bool) -> RunRecord | str:
         return str(error)
 
 
-def _why_none(folder: Path) -> str:
+def _failed(folder: Path) -> RunError:
     """Say why a cell of a compare folder has no run of edgetune."""
     error = _cell(folder).get("error")
-    return f"{folder} has no summary.json: " + (
-        f"the run failed: {error}" if error else "the run did not finish."
-    )
+    why = f"the run failed: {error}" if error else "the run did not finish."
+    return RunError(f"{folder} has no summary.json: {why}")
 
 
 def _read_baseline(folder: Path, name: str) -> RunRecord:
@@ -213,25 +214,20 @@ def _read_baseline(folder: Path, name: str) -> RunRecord:
         RunError: it failed, or what the comparison says of it cannot be read.
     """
     cell, task = _cell(folder), _json(folder.parent / "task.json")
+    if cell.get("accuracy") is None:
+        raise _failed(folder)
     data = task.get("data")
     said = {
-        **{
-            key: cell.get(key)
-            for key in ("accuracy", "n_eval", "time_split_s", "seed", "energy_j", "machine")
-        },
-        "energy_source": cell.get("energy_source") or None,
-        "method": cell.get("variant"),
-        "elapsed_s": cell.get("seconds"),
-        "dataset": data.get("train") if isinstance(data, dict) else cell.get("data"),
-        "eval_source": task.get("eval"),
+        key: cell.get(key) for key in ("accuracy", "n_eval", "time_split_s", "seed", "energy_j", "machine")
     }
-    if said["accuracy"] is None:
-        raise RunError(_why_none(folder))
+    said |= {"energy_source": cell.get("energy_source") or None, "method": cell.get("variant")}
+    said |= {"elapsed_s": cell.get("seconds"), "eval_source": task.get("eval")}
+    said["dataset"] = data.get("train") if isinstance(data, dict) else cell.get("data")
     try:
         figures = RunFigures.model_validate({key: value for key, value in said.items() if value is not None})
         shown = figures.model_dump(exclude_none=True, exclude={"energy_j"})
         sections = tuple(summary_sections({**shown, "run_dir": None}, details=True))
-    except (ValidationError, LookupError, TypeError, ValueError) as error:
+    except (LookupError, TypeError, ValueError) as error:
         raise RunError(
             f"{folder.parent / 'cell.json'} is not the outcome of a run of a comparison."
         ) from error
@@ -304,7 +300,13 @@ def read_run(folder: Path, name: str) -> RunRecord:
         what = brief(f"{type(error).__name__}: {error}", MAX_ERROR_CHARS)
         raise RunError(f"{path} is not a complete summary ({what}).") from error
     date = _date(folder, summary.get("date") or _cell(folder).get("date"))
-    return RunRecord(name, folder, figures, sections, date, _config(folder), _picture(folder))
+    config, picture = (
+        _bytes(folder / "config.toml", MOST_CONFIG_BYTES),
+        _bytes(folder / "run.png", MOST_PICTURE_BYTES),
+    )
+    text = None if config is None else config.decode("utf-8", errors="replace").replace("\r\n", "\n")
+    png = picture if picture is not None and picture.startswith(PNG_HEAD) else None
+    return RunRecord(name, folder, figures, sections, date, text, png)
 
 
 def _date(folder: Path, said: Any) -> datetime:
@@ -331,7 +333,7 @@ def _read_summary(path: Path) -> dict[str, Any]:
         raise RunError(f"{path} is damaged ({error}); copy the run folder again, or leave it out.") from error
     if not isinstance(summary, dict):
         raise RunError(f"{path} is not an edgetune summary: it does not contain a JSON object.")
-    if _size(summary) > MAX_RECEIPT_VALUES:
+    if _size(summary | {"confusion": None}) > MAX_RECEIPT_VALUES:
         raise RunError(f"{path} is not an edgetune summary: it contains far more values than a run writes.")
     version = summary.get("schema_version", SUMMARY_VERSION)
     if isinstance(version, int) and version > SUMMARY_VERSION:
@@ -343,29 +345,13 @@ def _read_summary(path: Path) -> dict[str, Any]:
     return summary
 
 
-def _size(summary: dict[str, Any]) -> int:
-    """Count the values of a receipt but for its confusion matrix; 16 characters of text are one."""
-    waiting: list[Any] = [summary[name] for name in summary if name != "confusion"]
-    waiting += summary.keys()
-    n_values = 0
-    while waiting and n_values <= MAX_RECEIPT_VALUES:
-        value = waiting.pop()
-        n_values += 1 + (len(value) // 16 if isinstance(value, str) else 0)
-        if isinstance(value, dict):
-            waiting += [*value.keys(), *value.values()]
-        elif isinstance(value, list):
-            waiting += value
-    return n_values
-
-
-def _config(folder: Path) -> str | None:
-    found = _bytes(folder / "config.toml", MOST_CONFIG_BYTES)
-    return None if found is None else found.decode("utf-8", errors="replace").replace("\r\n", "\n")
-
-
-def _picture(folder: Path) -> bytes | None:
-    found = _bytes(folder / "run.png", MOST_PICTURE_BYTES)
-    return found if found is not None and found.startswith(PNG_HEAD) else None
+def _size(value: Any) -> int:
+    """Count the values in a value; 16 characters of text are one."""
+    if isinstance(value, dict):
+        return 1 + sum(_size(key) + _size(inner) for key, inner in value.items())
+    if isinstance(value, list):
+        return 1 + sum(map(_size, value))
+    return 1 + (len(value) // 16 if isinstance(value, str) else 0)
 
 
 def _bytes(path: Path, most: int) -> bytes | None:
@@ -376,20 +362,12 @@ def _bytes(path: Path, most: int) -> bytes | None:
         return None
 
 
-def _shown(folder: Path) -> Path:
-    """Name the run of a cell after the cell: all of them are called `run`."""
-    return folder.parent if (folder.parent / "cell.json").is_file() else folder
-
-
 def unique_names(paths: Sequence[Path]) -> list[str]:
     """Name each path by as few of its last parts as tell it from the others."""
-    names = ["/".join(path.parts[-1:]) or str(path) for path in paths]
-    for length in range(2, max((len(path.parts) for path in paths), default=0) + 1):
-        twice = {name for name in names if names.count(name) > 1}
-        if not twice:
-            break
-        names = [
-            "/".join(path.parts[-length:]) if name in twice else name
-            for path, name in zip(paths, names, strict=True)
-        ]
-    return names
+    names: dict[Path, str] = {}
+    for n in range(1, max((len(path.parts) for path in paths), default=0) + 1):
+        counts = Counter(path.parts[-n:] for path in paths)
+        for path in paths:
+            if path not in names and counts[end := path.parts[-n:]] == 1:
+                names[path] = "/".join(end)
+    return [names.get(path, str(path)) for path in paths]

@@ -30,7 +30,17 @@ FLUSH_S = 1.0
 """Seconds between two writes to MLflow, which writes a file for each metric."""
 MOST_CHARS = 500
 """Of a setting: more is an error in older versions of MLflow."""
-FINAL = ("accuracy", "macro_f1", "mcc", "eval_loss", "elapsed_s", "energy_j", "n_trained", "n_steps")
+FINAL = (
+    "accuracy",
+    "micro_f1",
+    "macro_f1",
+    "mcc",
+    "eval_loss",
+    "elapsed_s",
+    "energy_j",
+    "n_trained",
+    "n_steps",
+)
 """Fields of the summary that are logged at the end."""
 
 
@@ -193,7 +203,7 @@ class ExperimentLogs:
         for learner in (result.ensemble or {}).get("learners", []):
             name = learner["name"].replace(" ", "_")
             found[f"learners/{name}/weight"] = learner["weight"]
-            for metric in ("accuracy", "macro_f1", "log_loss"):
+            for metric in ("accuracy", "micro_f1", "macro_f1", "log_loss"):
                 found[f"learners/{name}/held_out_{metric}"] = (learner["held_out"] or {}).get(metric)
         self._metrics(found)
         model = Path(result.run_dir).absolute() / "model"

@@ -24,12 +24,8 @@ def print_inspection(found: Inspection, n_rows: int, console: Any) -> None:
     """Print the labels that are probably wrong, and rows that the run skipped or trained more often."""
     suspects: list[tuple[str, ...]] = [
         (
-            f"{one.line:,}",
-            brief(one.label),
-            brief(one.suggested),
-            f"{one.label_probability:.3f}",
-            f"{one.probability:.3f}",
-            brief(one.text, SHOWN),
+            *(f"{one.line:,}", brief(one.label), brief(one.suggested)),
+            *(f"{one.label_probability:.3f}", f"{one.probability:.3f}", brief(one.text, SHOWN)),
         )
         for one in found.suspects[:n_rows]
     ]
@@ -37,32 +33,24 @@ def print_inspection(found: Inspection, n_rows: int, console: Any) -> None:
     if len(found.suspects) > n_rows:
         title += f"; the {n_rows:,} surest"
     header = ("line", "label", "suggested", "p(label)", "p(suggested)", "text") if suspects else ()
-    sections = [Section(title, suspects or [("none",)], header)]
-    for heading, rows in (
-        (
-            "Most often seen but not trained: skipped, or waiting for a full batch when the run ended",
-            found.skipped,
-        ),
-        ("Trained more often than others", found.trained),
-    ):
-        if rows:
-            cells = _visited_cells(rows)
-            sections.append(Section(heading, cells, ("line", "label", "loss", "seen", "trained", "text")))
-    print_sections(sections, console)
+    waiting = "Most often seen but not trained: skipped, or waiting for a full batch when the run ended"
+    sections = [
+        Section(title, suspects or [("none",)], header),
+        _visited(waiting, found.skipped),
+        _visited("Trained more often than others", found.trained),
+    ]
+    print_sections([section for section in sections if section.rows], console)
 
 
-def _visited_cells(rows: Sequence[VisitedRow]) -> list[tuple[str, ...]]:
-    return [
+def _visited(title: str, rows: Sequence[VisitedRow]) -> Section:
+    cells: list[tuple[str, ...]] = [
         (
-            f"{one.line:,}",
-            brief(one.label),
-            "–" if one.mean_loss is None else f"{one.mean_loss:.3f}",
-            f"{one.n_seen:,}",
-            f"{one.n_trained:,}",
-            brief(one.text, SHOWN),
+            *(f"{one.line:,}", brief(one.label), "–" if one.mean_loss is None else f"{one.mean_loss:.3f}"),
+            *(f"{one.n_seen:,}", f"{one.n_trained:,}", brief(one.text, SHOWN)),
         )
         for one in rows
     ]
+    return Section(title, cells, ("line", "label", "loss", "seen", "trained", "text"))
 
 
 def inspection_object(found: Inspection, n_rows: int) -> dict[str, Any]:

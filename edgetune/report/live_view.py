@@ -12,8 +12,9 @@ from typing import Any, TextIO
 from edgetune.data.in_memory import name_copies
 from edgetune.run_files.counters import Counters
 from edgetune.run_files.summary import RunResult
-from edgetune.utils.formatting import counted, describe_accuracy, duration
+from edgetune.utils.formatting import accuracy_name, counted, describe_accuracy, duration
 from edgetune.utils.metrics import Evaluation
+from edgetune.utils.multi_label_metrics import micro_f1
 from edgetune.utils.sanitize import brief, on_terminal, one_line
 
 PLAIN_EVERY_S, NOTEBOOK_EVERY_S = 10.0, 0.25
@@ -150,7 +151,8 @@ class PlainView(View):
         """Print an evaluation."""
         low, high = found.interval
         what = f"epoch {epoch}" if epoch else "linear probe"
-        self.say(f"{what}: accuracy {found.accuracy:.4f} ({low:.3f} to {high:.3f}), loss {found.loss:.3f}")
+        name = "accuracy" if (f1 := micro_f1(found)) is None else f"micro-F1 {f1:.4f}, subset accuracy"
+        self.say(f"{what}: {name} {found.accuracy:.4f} ({low:.3f} to {high:.3f}), loss {found.loss:.3f}")
 
 
 class RichView(PlainView):
@@ -266,8 +268,9 @@ class NotebookView(View):
 
     def finished(self, result: RunResult) -> None:
         """Show the result in place of the progress."""
-        found = describe_accuracy(result.to_dict())
-        what = "Not evaluated" if found is None else f"Accuracy {found} on {counted(result.n_eval, 'row')}"
+        summary, what = result.to_dict(), "Not evaluated"
+        if (found := describe_accuracy(summary)) is not None:
+            what = f"{accuracy_name(summary).capitalize()} {found} on {counted(result.n_eval, 'row')}"
         self._status = f"{what}, after {duration(result.elapsed_s)}. The run is in {result.run_dir}."
         self._draw()
 

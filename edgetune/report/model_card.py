@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path, PurePath
 from typing import Any
 
+from edgetune.report.result_tables import known_lines
 from edgetune.utils.formatting import (
     Summary,
+    accuracy_name,
     counted,
     dataset_name,
     describe_accuracy,
@@ -45,11 +47,12 @@ def model_card(summary: Summary) -> str:
         _front_matter(summary),
         f"# Text classifier trained on {_code(name)}" if name else "# Text classifier",
         _about(summary),
-        _results(summary),
-        _training(summary),
-        _cost(summary),
+        _bullets("Results", _results(summary)),
+        _class_table(summary.get("per_class") or []),
+        _bullets("How it was trained", _training(summary)),
+        _bullets("What it cost", _cost(summary)),
         _use(summary),
-        _limits(summary),
+        _bullets("Limits", _limits(summary)),
     ]
     return "\n\n".join(block for block in blocks if block) + "\n"
 
@@ -100,39 +103,39 @@ def _about(summary: Summary) -> str:
         how = "A linear probe on the untouched encoder" if is_probe(summary) else "Finetuned from"
         parts.append(f"{how} {_code(shown)}{at}{', fitted' * is_probe(summary)} with edgetune.")
     if labels:
-        parts.append(
-            f"It distinguishes {len(labels)} classes: {', '.join(_code(label) for label in labels)}."
-        )
+        what = "assigns any or none of" if summary.get("multi_label") else "distinguishes"
+        parts.append(f"It {what} {len(labels)} classes: {', '.join(_code(label) for label in labels)}.")
     return " ".join(parts)
 
 
-def _bullets(title: str, lines: list[str]) -> str:
-    return "\n".join([f"## {title}", "", *(f"- {line}" for line in lines)]) if lines else ""
+def _bullets(title: str, lines: Iterable[str]) -> str:
+    told = [f"- {line}" for line in lines]
+    return "\n".join([f"## {title}", "", *told]) if told else ""
 
 
-def _results(summary: Summary) -> str:
-    lines = []
+def _results(summary: Summary) -> Iterator[str]:
     accuracy, n_eval = describe_accuracy(summary), summary.get("n_eval")
+    if summary.get("micro_f1") is not None:
+        yield f"Micro-F1: {summary['micro_f1']:.4f}"
     if accuracy:
-        lines.append(
-            f"Accuracy: {accuracy}" + (f", on {counted(n_eval, 'row')}" if n_eval is not None else "")
-        )
+        rows = f", on {counted(n_eval, 'row')}" if n_eval is not None else ""
+        yield f"{accuracy_name(summary).capitalize()}: {accuracy}{rows}"
     if (macro_f1 := describe_macro_f1(summary)) is not None:
-        lines.append(f"Macro-F1: {macro_f1}")
+        yield f"Macro-F1: {macro_f1}"
     if summary.get("mcc") is not None:
-        lines.append(f"Matthews correlation: {summary['mcc']:.4f}")
+        yield f"Matthews correlation: {summary['mcc']:.4f}"
     if accuracy and summary.get("eval_source"):
-        lines.append(f"Evaluated on: {in_markdown(summary['eval_source'])}")
+        yield f"Evaluated on: {in_markdown(summary['eval_source'])}"
     if (ensemble := summary.get("ensemble")) is not None:
-        with_ngrams = (
-            "" if ensemble["accuracy"] is None else f", with an accuracy of {percent(ensemble['accuracy'])}"
-        )
-        lines.append(
+        with_ngrams = ""
+        if ensemble["accuracy"] is not None:
+            with_ngrams = f", with an accuracy of {percent(ensemble['accuracy'])}"
+        if ensemble.get("micro_f1") is not None:
+            with_ngrams = f", with a micro-F1 of {ensemble['micro_f1']:.4f}"
+        yield (
             "These figures are those of the encoder in this folder alone. `edgetune predict` combines it "
             f"with an n-gram classifier{with_ngrams}; `edgetune export` writes both as one ONNX file."
         )
-    table = _class_table(summary.get("per_class") or [])
-    return "\n\n".join(part for part in (_bullets("Results", lines), table) if part)
 
 
 def _class_table(per_class: list[dict[str, Any]]) -> str:
@@ -147,10 +150,12 @@ def _class_table(per_class: list[dict[str, Any]]) -> str:
     return "\n".join(head + rows)
 
 
-def _training(summary: Summary) -> str:
+def _training(summary: Summary) -> Iterator[str]:
     if summary.get("n_seen") is not None and summary.get("n_train"):
         summary = {**summary, "passes": summary["n_seen"] / summary["n_train"]}
-    wanted = (
+    left_out = TRAINING if is_probe(summary) else ()
+    yield from _known(
+        {key: value for key, value in summary.items() if key not in left_out and value != ""},
         ("dataset", "Data", lambda value: _code(PurePath(str(value)).name or value)),
         ("n_train", "Training rows", "{:,}".format),
         ("n_bad_rows", "Unusable rows left out", "{:,}".format),
@@ -172,57 +177,50 @@ def _training(summary: Summary) -> str:
         ("backend", "Backend", in_markdown),
         ("best_epoch", "Epoch kept", str),
     )
-    left_out = TRAINING if is_probe(summary) else ()
-    lines = [
-        f"{name}: {words(summary[key])}"
-        for key, name, words in wanted
-        if key not in left_out and summary.get(key) not in (None, "")
-    ]
-    versions = summary.get("versions") or {}
-    if versions:
-        lines.append("Versions: " + ", ".join(f"{name} {version}" for name, version in versions.items()))
+    if versions := summary.get("versions"):
+        yield "Versions: " + ", ".join(f"{name} {version}" for name, version in versions.items())
     if summary.get("interrupted"):
-        lines.append("The run was interrupted; this is the model trained up to that point")
-    return _bullets("How it was trained", lines)
+        yield "The run was interrupted; this is the model trained up to that point"
 
 
-def _cost(summary: Summary) -> str:
-    return _bullets("What it cost", list(_cost_lines(summary)))
+def _known(summary: Summary, *wanted: tuple[str, str, Callable[[Any], str]]) -> Iterator[str]:
+    return (f"{name}: {words}" for name, words in known_lines(summary, *wanted))
 
 
-def _cost_lines(summary: Summary) -> Iterator[str]:
+def _cost(summary: Summary) -> Iterator[str]:
     machine = summary.get("machine") or {}
     if machine.get("cpu"):
         cores = f", {counted(machine['cores'], 'core')}" if machine.get("cores") else ""
         yield f"Machine: {in_markdown(machine['cpu'])}{cores}"
-    if summary.get("elapsed_s") is not None:
-        yield f"Time: {duration(summary['elapsed_s'])}"
+    yield from _known(summary, ("elapsed_s", "Time", duration))
     parts = [
         f"{in_markdown(name)} {seconds:.1f} s" for name, seconds in time_split(summary) if seconds >= 0.05
     ]
     if parts:
         yield f"Time by phase: {', '.join(parts)}"
-    if summary.get("t_norm_modelled") is not None:
-        yield f"Time relative to training on everything, modelled: {summary['t_norm_modelled']:.3f}"
-    if summary.get("t_norm_measured") is not None:
-        yield f"Time relative to training on everything, measured: {summary['t_norm_measured']:.3f}"
-    if summary.get("peak_memory_mb") is not None:
-        yield f"Peak memory: {summary['peak_memory_mb']:,.0f} MB"
+    yield from _known(
+        summary,
+        ("t_norm_modelled", "Time relative to training on everything, modelled", "{:.3f}".format),
+        ("t_norm_measured", "Time relative to training on everything, measured", "{:.3f}".format),
+        ("peak_memory_mb", "Peak memory", "{:,.0f} MB".format),
+    )
 
 
 def _use(summary: Summary) -> str:
     longest = summary.get("max_length")
+    every = ", top_k=None" if summary.get("multi_label") else ""
     cut = f", truncation=True, max_length={longest}" if longest is not None else ", truncation=True"
     pipeline = f'''```python
 from transformers import pipeline
 
-classify = pipeline("text-classification", model="path/to/model")
+classify = pipeline("text-classification", model="path/to/model"{every})
 print(classify("some text"{cut}))
 ```'''
     example = predicted = classified = '"some text"'
     if summary.get("texts_apart"):
         pipeline, example = TEXTS_APART, '"first text", "second text"'
         predicted, classified = "--file pairs.csv", '--pair "first text" "second text"'
+    whole = "the encoder" if summary.get("ensemble") is None else "the whole answer, n-grams included"
     return f"""## How to use it
 
 {pipeline}
@@ -231,7 +229,7 @@ print(classify("some text"{cut}))
 edgetune predict path/to/run {predicted}
 ```
 
-With ONNX Runtime and without edgetune, {_whole_answer(summary)}:
+With ONNX Runtime and without edgetune, {whole}:
 
 ```sh
 edgetune export path/to/run --out classifier
@@ -256,24 +254,21 @@ print(session.run(["logits"], feed)[0])
 ```"""
 
 
-def _whole_answer(summary: Summary) -> str:
-    return "the encoder" if summary.get("ensemble") is None else "the whole answer, n-grams included"
-
-
-def _limits(summary: Summary) -> str:
-    lines = []
-    source = str(summary.get("eval_source") or "")
-    if "held out" in source and summary.get("accuracy") is not None:
-        lines.append(
+def _limits(summary: Summary) -> Iterator[str]:
+    if "held out" in str(summary.get("eval_source")) and summary.get("accuracy") is not None:
+        yield (
             "The evaluation rows were held out of the same file as the training rows; expect a lower "
             "accuracy on text from other sources."
         )
     if summary.get("best_epoch_chosen_on_eval"):
-        lines.append(
-            "The epoch kept was the best on the evaluation rows, so the accuracy is slightly optimistic."
+        yield "The epoch kept was the best on the evaluation rows, so the accuracy is slightly optimistic."
+    if summary.get("multi_label"):
+        yield (
+            "It knows only the classes it was trained on. `edgetune predict` assigns those whose probability "
+            "reaches a threshold of the class, chosen on held-out rows; with the encoder alone, use 0.5."
         )
-    lines.append("It knows only the classes it was trained on and assigns one of them to any text.")
+    else:
+        yield "It knows only the classes it was trained on and assigns one of them to any text."
     if summary.get("max_length") is not None:
-        lines.append(f"Texts longer than {summary['max_length']} tokens are truncated.")
-    lines += [f"Warning: {in_markdown(text)}" for text in summary.get("warnings") or []]
-    return _bullets("Limits", lines)
+        yield f"Texts longer than {summary['max_length']} tokens are truncated."
+    yield from (f"Warning: {in_markdown(text)}" for text in summary.get("warnings") or [])

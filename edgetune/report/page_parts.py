@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Sequence
 from html import escape
+from pathlib import Path
 
-from edgetune.report.collect import ClassFigures, RunFigures
-from edgetune.report.page_style import STYLE
+from edgetune.report.collect import RunFigures
 from edgetune.utils.sanitize import visible
 from edgetune.utils.tables import Section
 
@@ -55,7 +55,7 @@ def document(title: str, body: Html) -> str:
         tag("meta", http_equiv="Content-Security-Policy", content=POLICY),
         tag("meta", name="viewport", content="width=device-width, initial-scale=1"),
         tag("title", f"edgetune: {title}"),
-        Html(f"<style>{STYLE}</style>"),
+        Html(f"<style>\n{Path(__file__).with_name('page.css').read_text(encoding='utf-8')}</style>"),
     )
     return f'<!DOCTYPE html>\n<html lang="en">{head}{body}</html>\n'
 
@@ -67,30 +67,26 @@ def foreign_text(text: object) -> Html:
 
 def value_or_not_measured(words: str | None) -> Html:
     """Return a figure in words, or that it was not measured."""
-    if words is None:
-        return tag("span", NOT_MEASURED, class_="none")
-    return foreign_text(words)
+    return tag("span", NOT_MEASURED, class_="none") if words is None else foreign_text(words)
 
 
-def scrolling(table: Html, label: str) -> Html:
-    """Let a wide table scroll inside its own region, which the keyboard can reach."""
-    return tag("div", table, class_="scroll", tabindex=0, role="region", aria_label=label)
-
-
-def table(caption: str, header: Sequence[str], bodies: Sequence[Html], right: Collection[int] = ()) -> Html:
-    """Return a table in a region of its own that scrolls.
+def table(caption: str, header: Sequence[str], rows: Iterable[Html], right: Collection[int] = ()) -> Html:
+    """Return a table in a region of its own that scrolls, and that the keyboard can reach.
 
     Args:
         caption: what it shows.
         header: names of the columns; none: there is no header row.
-        bodies: `tbody` elements.
+        rows: `tr` elements, or `tbody` elements.
         right: numbers of the columns that hold numbers, from 0.
     """
     names = [
         tag("th", name, scope="col", class_="n" if i in right else None) for i, name in enumerate(header)
     ]
     head = tag("thead", tag("tr", *names)) if header else Html("")
-    return scrolling(tag("table", tag("caption", caption), head, *bodies), caption)
+    rows = list(rows)
+    bodies = rows if rows and rows[0].startswith("<tbody") else [tag("tbody", *rows)]
+    whole = tag("table", tag("caption", caption), head, *bodies)
+    return tag("div", whole, class_="scroll", tabindex=0, role="region", aria_label=caption)
 
 
 def row(name: str, cells: Iterable[str], right: Collection[int] = ()) -> Html:
@@ -105,7 +101,7 @@ def section_table(section: Section) -> Html:
     bars = {i for cells in section.rows for i, cell in enumerate(cells) if cell.startswith("█")}
     right = {*range(1, width)} - bars if section.right else ()
     rows = [row(foreign_text(first), map(_cell, rest), right) for first, *rest in section.rows]
-    return table(section.title, [name or "part" for name in section.header], [tag("tbody", *rows)], right)
+    return table(section.title, [name or "part" for name in section.header], rows, right)
 
 
 def _cell(text: str) -> Html:
@@ -116,26 +112,22 @@ def _cell(text: str) -> Html:
 
 def class_tables(figures: RunFigures) -> list[Html]:
     """Return how each class fared and what was taken for what; folded up where there are many classes."""
-    tables = []
+    n_classes, tables = len(figures.per_class), []
     if figures.per_class:
-        tables.append(_per_class(figures.per_class))
+        rows = []
+        for one in figures.per_class:
+            shares = (one.precision, one.recall, one.f1)
+            words = [None if share is None else f"{share:.3f}" for share in shares]
+            words.append(None if one.support is None else f"{one.support:,}")
+            rows.append(row(foreign_text(one.label), map(value_or_not_measured, words), range(1, 5)))
+        header = ("class", "precision", "recall", "F1", "rows")
+        made = table("Results by class", header, rows, range(1, 5))
+        folded = tag("details", tag("summary", f"All {n_classes} classes"), made)
+        tables.append(folded if n_classes > MOST_CLASSES else made)
     if figures.confusion:
         many = len(figures.confusion) > MOST_CLASSES
         tables.append(_largest_confusions(figures) if many else _confusion(figures))
-    if len(figures.per_class) <= MOST_CLASSES:
-        return tables
-    return [tag("details", tag("summary", f"All {len(figures.per_class)} classes"), tables[0]), *tables[1:]]
-
-
-def _per_class(classes: Sequence[ClassFigures]) -> Html:
-    right = range(1, 5)
-    rows = []
-    for one in classes:
-        shares = [None if share is None else f"{share:.3f}" for share in (one.precision, one.recall, one.f1)]
-        words = [*shares, None if one.support is None else f"{one.support:,}"]
-        rows.append(row(foreign_text(one.label), map(value_or_not_measured, words), right))
-    header = ("class", "precision", "recall", "F1", "rows")
-    return table("Results by class", header, [tag("tbody", *rows)], right)
+    return tables
 
 
 def _class_names(figures: RunFigures) -> list[str]:
@@ -150,21 +142,17 @@ def _confusion(figures: RunFigures) -> Html:
     names = _class_names(figures)
     rows = []
     for i, counts in enumerate(figures.confusion):
-        total = sum(counts)
         cells = [
-            tag("td", f"{count:,}", class_=f"n {_shade(count, total, i == j)}".strip())
+            tag("td", f"{count:,}", class_=f"n {_shade(count / max(sum(counts), 1), i == j)}".strip())
             for j, count in enumerate(counts)
         ]
         rows.append(tag("tr", tag("th", foreign_text(names[i]), scope="row"), *cells))
     caption = "Confusion matrix (rows: true class, columns: predicted class)"
-    return table(caption, ["true", *names], [tag("tbody", *rows)], range(1, len(names) + 1))
+    return table(caption, ["true", *names], rows, range(1, len(names) + 1))
 
 
-def _shade(count: int, total: int, right: bool) -> str:
-    if not count:
-        return ""
-    share = count / total if total else 0.0
-    return f"{'hit' if right else 'miss'}{1 + (share >= 0.1) + (share >= 0.4)}"
+def _shade(share: float, right: bool) -> str:
+    return f"{'hit' if right else 'miss'}{1 + (share >= 0.1) + (share >= 0.4)}" if share else ""
 
 
 def _largest_confusions(figures: RunFigures) -> Html:
@@ -180,4 +168,4 @@ def _largest_confusions(figures: RunFigures) -> Html:
         for count, i, j in sorted(wrong, reverse=True)[:MOST_CONFUSIONS]
     ]
     caption = f"The {len(rows)} largest confusions among {len(names)} classes"
-    return table(caption, ("true", "predicted", "rows"), [tag("tbody", *rows)], (2,))
+    return table(caption, ("true", "predicted", "rows"), rows, (2,))

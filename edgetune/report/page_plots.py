@@ -9,17 +9,16 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from edgetune.report.chart_style import PHASES, draw_bars, fill_styles, method_styles, undominated
 from edgetune.report.page_parts import Html, tag
-from edgetune.report.run_plot import BLUE, GREEN, GREY, ORANGE, SKY, VERMILLION
 from edgetune.report.run_table import RunGroup, phase_seconds, phases
-from edgetune.utils.formatting import duration
 from edgetune.utils.sanitize import visible
-from edgetune.utils.types import BoolArray, FloatArray
+from edgetune.utils.types import FloatArray
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -27,25 +26,7 @@ if TYPE_CHECKING:
     from edgetune.report.collect import RunRecord
 
 
-PURPLE, YELLOW = "#CC79A7", "#F0E442"
 INK, LINE = "#010203", "#010204"  # stand for the page's own colours until the SVG is embedded
-MARKERS = "osD^vPX*<>hd"
-COLOURS = (BLUE, VERMILLION, GREEN, ORANGE, PURPLE, SKY, GREY)
-FILLS = {
-    "train": (BLUE, ""),
-    "score": (ORANGE, "////"),
-    "evaluate": (GREEN, ""),
-    "export": (SKY, "...."),
-    "open": (YELLOW, ""),
-    "select": (VERMILLION, "\\\\\\\\"),
-    "save": (PURPLE, ""),
-    "load": (YELLOW, "xxxx"),
-    "tokenize": (SKY, ""),
-    "linear_probe": (PURPLE, "////"),
-    "checkpoint": (GREEN, "////"),
-    "lost": (VERMILLION, "xxxx"),
-    "other": (GREY, ""),
-}
 MOST_BARS = 60
 MOST_NUMBERED = 12
 LEAST_SHARE = 0.02
@@ -57,6 +38,7 @@ STYLE = {
     "svg.fonttype": "none",
     "text.parse_math": False,
     "font.size": 11.0,
+    "legend.fontsize": 10.5,
     "hatch.linewidth": 0.6,
     "text.color": INK,
     "axes.labelcolor": INK,
@@ -66,38 +48,26 @@ STYLE = {
 }
 
 
-def undominated(seconds: FloatArray, accuracy: FloatArray) -> BoolArray:
-    """Return which runs (R,) no other beats: as accurate in less time, or more accurate in no more."""
-    order = np.lexsort((-accuracy, seconds))
-    sorted_accuracy = accuracy[order]
-    best_before = np.maximum.accumulate(np.concatenate(([-np.inf], sorted_accuracy)))[:-1]
-    front = np.zeros(len(seconds), dtype=np.bool_)
-    front[order] = sorted_accuracy > best_before
-    return front
-
-
 def accuracy_picture(groups: Sequence[RunGroup]) -> Html | None:
     """Draw accuracy against seconds, a panel for each group; None when no run has both."""
     drawn = [(group, runs) for group in groups if (runs := measured(group))]
     if not drawn:
         return None
-    methods = list(dict.fromkeys(_method(run) for _, runs in drawn for run in runs))
+    styles = method_styles(_method(run) for _, runs in drawn for run in runs)
     n_columns = min(2, len(drawn))
     n_rows = -(-len(drawn) // n_columns)
     from matplotlib import rc_context
 
     with rc_context(STYLE):
-        figure = _figure(10.0, 4.4 * n_rows + 0.3 * -(-len(methods) // 4))
+        figure = _figure(10.0, 4.4 * n_rows + 0.3 * -(-len(styles) // 4))
         panels = figure.subplots(n_rows, n_columns, squeeze=False).ravel()
         for axes, (group, runs) in zip(panels, drawn, strict=False):
-            _draw_group(axes, group, runs, methods)
+            _draw_group(axes, group, runs, styles)
             if len(drawn) > 1:
                 axes.set_title(visible(f"{group.data} · {group.machine}"), fontsize=10.5, loc="left")
         for axes in panels[len(drawn) :]:
             axes.set_visible(False)
-        figure.legend(
-            handles=_legend(methods), loc="outside lower center", ncols=4, frameon=False, fontsize=10.5
-        )
+        figure.legend(handles=_legend(styles), loc="outside lower center", ncols=4, frameon=False)
         return _embedded(figure, "accuracy", "Accuracy of each run against its seconds")
 
 
@@ -116,57 +86,34 @@ def _method(run: RunRecord) -> str:
     return visible(run.figures.method or "unknown method")
 
 
-def _look(number: int) -> dict[str, Any]:
-    """Return colour and marker of a method: 7 colours and 12 markers make 84 pairs."""
-    return {"color": COLOURS[number % len(COLOURS)], "marker": MARKERS[number % len(MARKERS)]}
-
-
-def _legend(methods: Sequence[str]) -> list[Any]:
+def _legend(styles: Mapping[str, tuple[str, str]]) -> list[Any]:
     from matplotlib.lines import Line2D
 
     points: list[Any] = [
-        Line2D([], [], linestyle="", markersize=8, markeredgecolor=INK, label=method, **_look(i))
-        for i, method in enumerate(methods)
+        Line2D([], [], linestyle="", color=colour, marker=marker, markeredgecolor=INK, label=method)
+        for method, (colour, marker) in styles.items()
     ]
     front = Line2D([], [], color=INK, linestyle="--", linewidth=1.2, label="Pareto front")
     return [*points, front]
 
 
-def _draw_group(axes: Axes, group: RunGroup, runs: Sequence[RunRecord], methods: Sequence[str]) -> None:
+def _draw_group(
+    axes: Axes, group: RunGroup, runs: Sequence[RunRecord], styles: Mapping[str, tuple[str, str]]
+) -> None:
     seconds = np.array([run.figures.elapsed_s for run in runs], dtype=np.float64)
-    accuracy = np.array([run.figures.accuracy for run in runs], dtype=np.float64)
-    bounds = [run.figures.accuracy_interval or (a, a) for run, a in zip(runs, accuracy, strict=True)]
-    reach = 100 * np.abs(np.array(bounds, dtype=np.float64).T - accuracy)
+    accuracy = 100 * np.array([run.figures.accuracy for run in runs], dtype=np.float64)
     front = undominated(seconds, accuracy)
-    order = np.flatnonzero(front)[np.argsort(seconds[front], kind="stable")]
-    axes.step(
-        seconds[order],
-        100 * accuracy[order],
-        where="post",
-        color=INK,
-        linestyle="--",
-        linewidth=1.2,
-        zorder=2,
-    )
+    look: dict[str, Any] = {"color": INK, "linestyle": "--", "linewidth": 1.2, "zorder": 2}
+    axes.step(seconds[front], accuracy[front], where="post", **look)
     for i, run in enumerate(runs):
-        axes.errorbar(
-            seconds[i],
-            100 * accuracy[i],
-            yerr=reach[:, i : i + 1],
-            linestyle="",
-            markersize=8,
-            markeredgecolor=INK,
-            markeredgewidth=0.8,
-            elinewidth=1.2,
-            capsize=3,
-            zorder=3,
-            **_look(methods.index(_method(run))),
-        )
-        if len(runs) <= MOST_NUMBERED or front[i]:
-            number = group.runs.index(run) + 1
-            axes.annotate(
-                str(number), (seconds[i], 100 * accuracy[i]), (7, 5), textcoords="offset points", fontsize=10
-            )
+        colour, marker = styles[_method(run)]
+        low, high = run.figures.accuracy_interval or (accuracy[i] / 100,) * 2
+        axes.vlines(seconds[i], 100 * low, 100 * high, color=colour, linewidth=1.2, zorder=3)
+        edge: dict[str, Any] = {"markeredgecolor": INK, "markeredgewidth": 0.8, "markersize": 8}
+        axes.plot(seconds[i], accuracy[i], color=colour, marker=marker, zorder=3, **edge)
+        if len(runs) <= MOST_NUMBERED or i in front:
+            place: dict[str, Any] = {"xytext": (7, 5), "textcoords": "offset points", "fontsize": 10}
+            axes.annotate(str(group.runs.index(run) + 1), (seconds[i], accuracy[i]), **place)
     _time_axis(axes, seconds)
     axes.set_xlabel("seconds from start to end")
     axes.set_ylabel("accuracy (%)")
@@ -197,36 +144,14 @@ def time_picture(groups: Sequence[RunGroup]) -> Html | None:
     with rc_context(STYLE):
         figure = _figure(10.0, 1.5 + 0.36 * len(runs))
         axes = figure.subplots()
-        starts = np.zeros(len(runs))
-        for name, widths in parts.items():
-            colour, hatch = FILLS.get(name, (GREY, "++++"))
-            axes.barh(
-                np.arange(len(runs)),
-                widths,
-                left=starts,
-                color=colour,
-                hatch=hatch,
-                edgecolor=INK,
-                linewidth=0.5,
-                height=0.72,
-                label=visible(name),
-            )
-            starts = starts + widths
-        for i, total in enumerate(starts):
-            axes.annotate(
-                duration(float(total)),
-                (total, i),
-                (5, 0),
-                textcoords="offset points",
-                va="center",
-                fontsize=10,
-            )
-        axes.set_yticks(np.arange(len(runs)), [_shortened(visible(run.name)) for run in runs])
-        axes.set_ylim(len(runs) - 0.4, -0.6)
-        axes.set_xlim(0, 1.14 * max(float(starts.max()), 1e-3))
-        axes.set_xlabel("seconds")
         _plain(axes, "x")
-        figure.legend(loc="outside lower center", ncols=6, frameon=False, fontsize=10.5)
+        styles = fill_styles(PHASES, parts, INK)
+        rows = [
+            (_shortened(run.name), {name: float(seconds[i]) for name, seconds in parts.items()})
+            for i, run in enumerate(runs)
+        ]
+        draw_bars(axes, rows, {name: styles[name] for name in parts})
+        figure.legend(loc="outside lower center", ncols=6, frameon=False)
         return _embedded(figure, "time", "Seconds of each run by phase")
 
 
@@ -243,7 +168,7 @@ def bar_parts(runs: Sequence[RunRecord]) -> dict[str, FloatArray]:
         else:
             found[name] = seconds
     by_size = sorted(found, key=lambda name: -float(found[name].sum()))
-    return {**{name: found[name] for name in by_size}, "other": rest}
+    return {name: found[name] for name in by_size} | {"other": rest}
 
 
 def _shortened(text: str, limit: int = 34) -> str:

@@ -36,14 +36,16 @@ def plan_sections(plans: Plans, *, explain: bool) -> list[Section]:
     rows: list[tuple[str, ...]] = [
         _row(number, plan) for number, plan in enumerate(distinct(plans)[:SHOWN], start=1)
     ]
-    shares = [(name, duration(seconds)) for name, seconds in best.lines.items() if seconds >= 0.005]
-    shares.append(("total", duration(best.total_s)))
-    low, high = best.rows_interval
+    spent: list[tuple[str, ...]] = [
+        (name, duration(seconds)) for name, seconds in best.lines.items() if seconds >= 0.005
+    ]
+    spent.append(("total", duration(best.total_s)))
     if best.n_rows:
-        shares.append(("rows trained", f"{best.n_rows:,} ({low:,} to {high:,})"))
+        low, high = best.rows_interval
+        spent.append(("rows trained", f"{best.n_rows:,} ({low:,} to {high:,})"))
     sections = [
         Section("Plans, best first", rows, HEADER, right=True),
-        Section("Planned time of the best plan", [*shares], right=True),
+        Section("Planned time of the best plan", spent, right=True),
     ]
     if explain:
         sections.append(Section("Why this plan", [(reason,) for reason in plans.reasons]))
@@ -59,17 +61,9 @@ def _row(number: int, plan: Plan) -> tuple[str, ...]:
     if plan.method == LINEAR_PROBE:
         frozen = "all but the head"
     return (
-        str(number),
-        plan.key,
-        frozen,
-        str(plan.max_length),
-        str(plan.batch_size),
-        f"{plan.n_rows:,}",
-        f"{plan.passes:.2f}",
-        f"{plan.n_steps:,}",
-        f"{plan.memory_mb:,.0f} MB",
-        f"{plan.energy_j / 1e3:.1f} kJ",
-        f"{-plan.expected_points:.1f}",
+        *(str(number), plan.key, frozen, str(plan.max_length), str(plan.batch_size), f"{plan.n_rows:,}"),
+        *(f"{plan.passes:.2f}", f"{plan.n_steps:,}", f"{plan.memory_mb:,.0f} MB"),
+        *(f"{plan.energy_j / 1e3:.1f} kJ", f"{-plan.expected_points:.1f}"),
     )
 
 

@@ -13,6 +13,7 @@ from typing import Any
 from edgetune.data.labels import merge_hint
 from edgetune.utils.formatting import (
     Summary,
+    accuracy_name,
     counted,
     describe_accuracy,
     describe_macro_f1,
@@ -38,8 +39,10 @@ def summary_sections(summary: Summary, *, details: bool = False) -> list[Section
     per_class = summary.get("per_class") or []
     sections = [
         Section("Result", list(_result(summary))),
-        Section("Classes", _classes(per_class if len(per_class) <= MAX_CLASSES else []), CLASSES, right=True),
-        Section("Learners", list(_learners(summary)), ("", "accuracy", "held-out", "weight"), right=True),
+        _classes(summary if len(per_class) <= MAX_CLASSES else {}),
+        Section(
+            "Learners", list(_learners(summary)), ("", _measure(summary), "held-out", "weight"), right=True
+        ),
         Section("Model", list(_model(summary))),
         Section("Cost", list(_cost(summary))),
         *(_details(summary) if details else ()),
@@ -59,21 +62,19 @@ def _details(summary: Summary) -> Iterator[Section]:
 
 def int8_sections(report: dict[str, Any]) -> list[Section]:
     """Return the table of a comparison of int8 with fp32, given as `int8.json` has it."""
-    rows: list[tuple[str, ...]] = [
-        (
-            name,
-            f"{report[name]['accuracy']:.1%}",
-            f"{report[name]['ms_per_text']:.2f}",
-            f"{report[name]['n_bytes'] / 1e6:,.1f}",
-        )
-        for name in ("fp32", "int8")
-    ]
-    machine, where = report["machine"], f"{counted(report['n_rows'], 'row')}, one at a time"
-    title = f"int8 is {report['speedup']:.2f} times as fast ({where}; {machine['cpu']})"
+    rows: list[tuple[str, ...]] = []
+    for name in ("fp32", "int8"):
+        one = report[name]
+        size = f"{one['n_bytes'] / 1e6:,.1f}"
+        rows.append((name, f"{one['accuracy']:.1%}", f"{one['ms_per_text']:.2f}", size))
+    where = f"{counted(report['n_rows'], 'row')}, one at a time"
+    title = f"int8 is {report['speedup']:.2f} times as fast ({where}; {report['machine']['cpu']})"
     return [Section(title, rows, ("", "accuracy", "ms a text", "MB"), right=True)]
 
 
-def _lines(summary: Summary, *wanted: tuple[str, str, Callable[[Any], str]]) -> Iterator[tuple[str, str]]:
+def known_lines(
+    summary: Summary, *wanted: tuple[str, str, Callable[[Any], str]]
+) -> Iterator[tuple[str, str]]:
     """Say each wanted (key, name, words) whose value is known."""
     for key, name, words in wanted:
         if summary.get(key) is not None:
@@ -82,24 +83,36 @@ def _lines(summary: Summary, *wanted: tuple[str, str, Callable[[Any], str]]) -> 
 
 def _result(summary: Summary) -> Iterator[tuple[str, str]]:
     accuracy = describe_accuracy(summary)
+    yield from known_lines(summary, ("micro_f1", "micro-F1", "{:.4f}".format))
     if accuracy:
         rows = f", {counted(summary['n_eval'], 'row')}" if summary.get("n_eval") is not None else ""
-        yield "accuracy", accuracy + rows
+        yield accuracy_name(summary), accuracy + rows
     if (macro_f1 := describe_macro_f1(summary)) is not None:
         yield "macro-F1", macro_f1
     if accuracy:
-        yield from _lines(summary, ("eval_source", "evaluated on", str))
+        yield from known_lines(summary, ("eval_source", "evaluated on", str))
     if summary.get("best_epoch_chosen_on_eval") and summary.get("best_epoch") is not None:
         yield "best epoch", f"{summary['best_epoch']}, chosen on the evaluation rows"
     if summary.get("interrupted"):
         yield "interrupted", "the model was trained only up to that point"
 
 
-def _classes(per_class: list[dict[str, Any]]) -> list[tuple[str, ...]]:
-    return [
+def _classes(summary: Summary) -> Section:
+    """Return the figures of each class, with its threshold where rows may have several."""
+    rows: list[tuple[str, ...]] = [
         (brief(one["label"], 30), *(f"{one[key]:.3f}" for key in MEASURES), f"{one['support']:,}")
-        for one in per_class
+        for one in summary.get("per_class") or []
     ]
+    if not (thresholds := summary.get("thresholds")):
+        return Section("Classes", rows, CLASSES, right=True)
+    shown = [f"{threshold:.2f}" for threshold in thresholds] + [""] * (len(rows) - len(thresholds))
+    rows = [(*row, threshold) for row, threshold in zip(rows, shown, strict=True)]
+    return Section("Classes", rows, (*CLASSES, "threshold"), right=True)
+
+
+def _measure(summary: Summary) -> str:
+    """Name what learners are compared by in the summary."""
+    return "micro-F1" if summary.get("multi_label") else "accuracy"
 
 
 def _run(summary: Summary) -> Iterator[tuple[str, str]]:
@@ -108,7 +121,7 @@ def _run(summary: Summary) -> Iterator[tuple[str, str]]:
         preset = f", preset {summary['preset']}" if summary.get("preset") else ""
         backend = f" on {summary['backend']}" if summary.get("backend") else ""
         yield "method", f"{method}{backend}{preset}"
-    yield from _lines(summary, ("model", "model", str), ("dataset", "data", str))
+    yield from known_lines(summary, ("model", "model", str), ("dataset", "data", str))
     for one in summary.get("breaks") or []:
         again = f"; steps repeated: {one['n_steps_lost']:,}" if one["n_steps_lost"] else ""
         yield "resumed", f"at step {one['n_steps']:,}{again}"
@@ -119,19 +132,19 @@ def _run(summary: Summary) -> Iterator[tuple[str, str]]:
 
 def _learners(summary: Summary) -> Iterator[tuple[str, ...]]:
     """Say what each learner reached alone, and what all of them together reached."""
-    ensemble = summary.get("ensemble")
+    ensemble, key = summary.get("ensemble"), "micro_f1" if summary.get("multi_label") else "accuracy"
     if ensemble is None:
         return
     for one in ensemble["learners"]:
         held_out = one["held_out"]
         yield (
             one["name"],
-            "" if one["accuracy"] is None else percent(one["accuracy"]),
-            "" if held_out is None else percent(held_out["accuracy"]),
+            "" if one[key] is None else percent(one[key]),
+            "" if held_out is None else percent(held_out[key]),
             f"{one['weight']:.2f}" if one["weight"] else "unused",
         )
-    if ensemble["accuracy"] is not None and len(ensemble["learners"]) > 1:
-        yield "ensemble", percent(ensemble["accuracy"]), "", ""
+    if ensemble[key] is not None and len(ensemble["learners"]) > 1:
+        yield "ensemble", percent(ensemble[key]), "", ""
 
 
 def _time(summary: Summary) -> Iterator[tuple[str, ...]]:
@@ -167,17 +180,17 @@ def _plan(summary: Summary) -> Iterator[tuple[str, ...]]:
 
 
 def _examples(summary: Summary) -> Iterator[tuple[str, str]]:
-    yield from _lines(summary, ("n_train", "training rows", "{:,}".format))
+    yield from known_lines(summary, ("n_train", "training rows", "{:,}".format))
     for field, rows in (("n_bad_rows", "unusable rows"), ("n_unlabelled_rows", "rows without a label")):
         if summary.get(field):
             yield f"{rows} left out", f"{summary[field]:,}"
     if not summary.get("n_seen"):
         return
     if summary.get("deadline_s") is None:
-        yield from _lines(summary, ("epochs", "epochs", "{:g}".format))
+        yield from known_lines(summary, ("epochs", "epochs", "{:g}".format))
     elif summary.get("n_train"):
         yield "passes", f"{summary['n_seen'] / summary['n_train']:.2f}"
-    yield from _lines(
+    yield from known_lines(
         summary,
         ("n_seen", "seen", "{:,}".format),
         ("n_scored", "scored", "{:,}".format),
@@ -199,7 +212,7 @@ def _stages(summary: Summary) -> Iterator[tuple[str, str]]:
     selection = summary.get("selection") or {}
     if selection.get("reached_last_stage") is False and selection.get("why"):
         yield "last stage not reached", str(selection["why"])
-    yield from _lines(
+    yield from known_lines(
         selection,
         ("predictor_loss", "predictor loss", "{:.4f} nats".format),
         ("explored_hard_rate", "explored rows that were hard", percent),
@@ -215,14 +228,14 @@ def _cost(summary: Summary) -> Iterator[tuple[str, str]]:
         if summary.get("deadline_s") is not None:
             used = f" of {duration(summary['deadline_s'])} ({percent(summary['deadline_used_rate'])})"
         yield "time", duration(summary["elapsed_s"]) + used
-    yield from _lines(summary, ("peak_memory_mb", "peak memory", "{:,.0f} MB".format))
+    yield from known_lines(summary, ("peak_memory_mb", "peak memory", "{:,.0f} MB".format))
     if summary.get("energy_j") is not None:
         how = "measured" if summary.get("energy_measured") else "estimated"
         yield "energy", f"{summary['energy_j'] / 1e3:.2f} kJ, {how}"
 
 
 def _measures(summary: Summary) -> Iterator[tuple[str, str]]:
-    yield from _lines(
+    yield from known_lines(
         summary,
         ("mcc", "MCC", "{:.4f}".format),
         ("t_norm_modelled", "T_norm modelled", "{:.3f}".format),
@@ -251,27 +264,25 @@ def _model(summary: Summary) -> Iterator[tuple[str, str]]:
 def evaluation_sections(evaluation: Evaluation) -> list[Section]:
     """Return the tables of an evaluation: figures, classes, confusion matrix."""
     plain = evaluation.to_dict()
-    rows = [("accuracy", describe_accuracy(plain) or ""), ("macro-F1", describe_macro_f1(plain) or "")]
-    rows += [("MCC", f"{evaluation.mcc:.4f}"), ("loss", f"{evaluation.loss:.4f} nats")]
-    rows += [("rows", f"{evaluation.n:,}")]
+    rows: list[tuple[str, ...]] = [(accuracy_name(plain), describe_accuracy(plain) or "")]
+    rows += known_lines(plain, ("micro_f1", "micro-F1", "{:.4f}".format))
+    rows.append(("macro-F1", describe_macro_f1(plain) or ""))
+    rows += known_lines(plain, ("mcc", "MCC", "{:.4f}".format))
+    rows += [("loss", f"{evaluation.loss:.4f} nats"), ("rows", f"{evaluation.n:,}")]
     if names := [brief(one.label) for one in evaluation.never_predicted]:
-        rows += [("never predicted", ", ".join(names))]
+        rows.append(("never predicted", ", ".join(names)))
     cells = [
         (name, *(f"{count:,}" for count in row))
-        for name, row in zip(evaluation.label_names, evaluation.confusion, strict=True)
+        for name, row in zip(evaluation.label_names, evaluation.confusion, strict=False)
     ]
     unknown = evaluation.unknown_labels
     hint = merge_hint(unknown, [one.label for one in evaluation.known])
     warnings = [(describe_unknown(unknown, evaluation.n) + hint,)] if unknown else []
+    confusion = "Confusion matrix (rows: true, columns: predicted)"
     sections = [
-        Section("Evaluation", [*rows]),
-        Section("Classes", _classes(plain["per_class"]), CLASSES, right=True),
-        Section(
-            "Confusion matrix (rows: true, columns: predicted)",
-            cells,
-            ("", *evaluation.label_names),
-            right=True,
-        ),
+        Section("Evaluation", rows),
+        _classes(plain),
+        Section(confusion, cells, ("", *evaluation.label_names), right=True),
         Section("Warnings", [*warnings]),
     ]
     return [section for section in sections if section.rows]

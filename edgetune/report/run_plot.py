@@ -5,15 +5,23 @@ Drawn on Agg through matplotlib's objects: no window, no pyplot, no global state
 
 from __future__ import annotations
 
-import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import numpy.typing as npt
 
-from edgetune.utils.files import atomic_path
+from edgetune.report.chart_style import (
+    BLUE,
+    GREEN,
+    GREY,
+    ORANGE,
+    SKY,
+    VERMILLION,
+    plain_label,
+    save_figure,
+    style_axes,
+)
 from edgetune.utils.formatting import (
     Summary,
     counted,
@@ -22,16 +30,13 @@ from edgetune.utils.formatting import (
     describe_stage,
     percent,
 )
-from edgetune.utils.sanitize import visible
+from edgetune.utils.sanitize import brief
+from edgetune.utils.types import FloatArray
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 
-Floats = npt.NDArray[np.float64]
-
-# Okabe and Ito's colours, told apart by colour-blind readers too.
-BLUE, ORANGE, GREEN, VERMILLION, SKY, GREY = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#56B4E9", "#8C8C8C"
 BANDS = ("#F3E3BF", "#CFE6F5", "#CDEBDD", "#EFD9E6")
 FEW_STEPS = 30
 
@@ -44,37 +49,36 @@ class Trace:
         step_t: (S,) seconds of every step.
         loss: (S,) mean loss of every step, nan where it was not finite.
         t: (L,) seconds of every step and skip line.
-        trained: (L,) share of the examples seen that were trained by then.
-        skipped_backward: (L,) share that was scored and not trained.
-        skipped_both: (L,) share that was not even scored.
+        shares: (3, L) of the examples seen by then: trained, scored and not trained, not even scored; the
+            rest to 1 waits in a queue.
         stages: when each stage began, and its name.
         evals: when each evaluation ended, and its accuracy.
         end: seconds of the last line.
     """
 
-    step_t: Floats
-    loss: Floats
-    t: Floats
-    trained: Floats
-    skipped_backward: Floats
-    skipped_both: Floats
+    step_t: FloatArray
+    loss: FloatArray
+    t: FloatArray
+    shares: FloatArray
     stages: list[tuple[float, str]]
     evals: list[tuple[float, float]]
     end: float
 
 
-def trace(history: list[dict[str, Any]], summary: Summary) -> Trace:
-    """Read the arrays off a history; the summary's skip rates, if it has any, bound the shares skipped."""
+def trace(history: list[dict[str, Any]]) -> Trace:
+    """Read the arrays off a history, whose lines hold totals."""
+
+    def column(lines: list[dict[str, Any]], name: str) -> FloatArray:
+        return np.array([np.nan if line.get(name) is None else line[name] for line in lines], np.float64)
+
     steps = [line for line in history if line["kind"] == "step"]
     moves = [line for line in history if line["kind"] in {"step", "skip"}]
-    shares = _shares(moves, summary)
+    totals = [column(moves, name) for name in ("n_trained", "n_skipped_backward", "n_skipped_both")]
     return Trace(
-        step_t=_column(steps, "t_s"),
-        loss=_column(steps, "loss"),
-        t=_column(moves, "t_s"),
-        trained=shares[0],
-        skipped_backward=shares[1],
-        skipped_both=shares[2],
+        step_t=column(steps, "t_s"),
+        loss=column(steps, "loss"),
+        t=column(moves, "t_s"),
+        shares=np.nan_to_num(np.stack(totals) / np.maximum(column(moves, "n_seen"), 1.0)),
         stages=[(float(line["t_s"]), str(line["stage"])) for line in history if line["kind"] == "stage"],
         evals=[
             (float(line["t_s"]), float(line["accuracy"]))
@@ -85,39 +89,7 @@ def trace(history: list[dict[str, Any]], summary: Summary) -> Trace:
     )
 
 
-def _column(lines: list[dict[str, Any]], name: str) -> Floats:
-    values = [line.get(name) for line in lines]
-    return np.array([np.nan if value is None else value for value in values], dtype=np.float64)
-
-
-def _shares(moves: list[dict[str, Any]], summary: Summary) -> tuple[Floats, Floats, Floats]:
-    """Return cumulative shares trained, skipped backward and skipped both, of examples seen.
-
-    Lines hold totals. In a stage that trains straight through nothing is scored, so what is seen and not
-    trained was skipped whole; in a stage that scores, what is scored and not trained skipped its backward.
-    Rows that wait in a queue would count as skipped until they are trained; so nothing may exceed what the
-    summary says was skipped in the end, and lines that tell the skipped totals themselves
-    (`n_skipped_backward`, `n_skipped_both`) are believed. The rest to 100 % waits.
-    """
-    totals = np.stack([_column(moves, name) for name in ("n_seen", "n_scored", "n_trained")]).reshape(3, -1)
-    n_seen = np.maximum(totals[0], 1.0)
-    told = [_column(moves, name) for name in ("n_skipped_backward", "n_skipped_both")]
-    if np.isfinite(told).all():
-        return totals[2] / n_seen, told[0] / n_seen, told[1] / n_seen
-    seen, scored, trained = np.diff(totals, axis=1, prepend=0.0)
-    stages = [str(line.get("stage")) for line in moves]
-    scoring = {stage for stage, n in zip(stages, scored, strict=True) if n > 0}
-    scores = np.array([stage in scoring for stage in stages], dtype=np.bool_)
-    backward = np.cumsum(np.where(scores, scored - trained, 0.0))
-    both = np.cumsum(np.where(scores, seen - scored, seen - trained))
-    skipped = []
-    for counts, rate in ((backward, "skipped_backward_rate"), (both, "skipped_both_rate")):
-        limit = np.inf if summary.get(rate) is None else summary[rate] * totals[0].max(initial=0.0)
-        skipped.append(np.clip(np.clip(counts, 0.0, limit) / n_seen, 0.0, 1.0))
-    return totals[2] / n_seen, skipped[0], skipped[1]
-
-
-def smooth(values: Floats, span: float) -> Floats:
+def smooth(values: FloatArray, span: float) -> FloatArray:
     """Return the exponential moving mean over about `span` values, unbiased at the start; nan is skipped."""
     keep = 1 - 2 / (span + 1)
     out = np.empty_like(values)
@@ -134,7 +106,7 @@ def draw_run(history: list[dict[str, Any]], summary: Summary, out: Path) -> None
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    data = trace(history, summary)
+    data = trace(history)
     unit, name = _time_unit(data.end)
     figure = Figure(figsize=(12, 9), dpi=100, facecolor="white")
     FigureCanvasAgg(figure)
@@ -147,12 +119,9 @@ def draw_run(history: list[dict[str, Any]], summary: Summary, out: Path) -> None
     shares.set_xlim(0, max(data.end / unit, 1e-3))
     shares.set_xlabel(f"time since the start ({name})")
     for axes in (loss, shares):
-        axes.spines[["top"]].set_visible(False)
-        axes.grid(axis="y", color="#E4E4E4", linewidth=0.8)
-        axes.set_axisbelow(True)
-    with atomic_path(out) as scratch, warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Glyph .* missing")  # a name in another script
-        figure.savefig(scratch, format="png", dpi=100)
+        style_axes(axes).grid(axis="x", visible=False)
+        axes.spines["right"].set_visible(True)
+    save_figure(figure, out, dpi=100)
 
 
 def _time_unit(end_s: float) -> tuple[float, str]:
@@ -165,7 +134,7 @@ def _title(write: Any, summary: Summary) -> None:
     data, method = dataset_name(summary), summary.get("method")
     backend = summary.get("backend")
     how = " on ".join(str(part) for part in (method, backend) if part)
-    head = [_short(data, 36) if data else None, how]
+    head = [plain_label(brief(data, 36)) if data else None, how]
     accuracy = describe_accuracy(summary)
     facts = [
         f"accuracy {accuracy}" if accuracy else None,
@@ -174,12 +143,6 @@ def _title(write: Any, summary: Summary) -> None:
     ]
     write(0.075, 0.945, " · ".join(part for part in head if part), fontsize=17, fontweight="bold")
     write(0.075, 0.912, " · ".join(part for part in facts if part), fontsize=12.5, color="#444444")
-
-
-def _short(text: str, limit: int) -> str:
-    # A dollar sign would start matplotlib's own mathematics.
-    text = " ".join(visible(text).split()).replace("$", r"\$")
-    return text if len(text) <= limit else f"{text[: limit - 1]}…"
 
 
 def _draw_loss(axes: Axes, data: Trace, unit: float, threshold: float | None) -> None:
@@ -275,12 +238,10 @@ def _draw_stages(others: list[Axes], strip: Axes, data: Trace, unit: float) -> N
 
 def _draw_shares(axes: Axes, data: Trace, unit: float, summary: Summary) -> None:
     if len(data.t):
-        layers = [100 * data.trained, 100 * data.skipped_backward, 100 * data.skipped_both]
+        layers = list(100 * data.shares)
         names = ("trained", "backward pass skipped", "both passes skipped")
         told = (None, summary.get("skipped_backward_rate"), summary.get("skipped_both_rate"))
-        shown = [
-            layer[-1] / 100 if share is None else share for layer, share in zip(layers, told, strict=True)
-        ]
+        shown = [at[-1] if share is None else share for at, share in zip(data.shares, told, strict=True)]
         labels = [f"{name}  {percent(share)}" for name, share in zip(names, shown, strict=True)]
         colours = (BLUE, ORANGE, "#D9D9D9")
         axes.stackplot(data.t / unit, *layers, labels=labels, colors=colours, alpha=0.85, linewidth=0)

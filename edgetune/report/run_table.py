@@ -9,9 +9,8 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import groupby
 from typing import Any
 
 from edgetune.planning.plan import LINEAR_PROBE, NGRAMS_ALONE
@@ -33,16 +32,15 @@ class RunGroup:
     machine: str
     runs: tuple[RunRecord, ...]
 
+    @property
+    def describe(self) -> str:
+        """On what data and machine the runs were made."""
+        return f"{self.data} on {self.machine}"
+
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """A column in words.
-
-    Attributes:
-        title: its name.
-        words: of a run; None: not measured.
-        right: whether it holds numbers.
-    """
+    """A column in words (None: not measured), and whether it holds numbers."""
 
     title: str
     words: Callable[[RunRecord], str | None]
@@ -68,20 +66,12 @@ def grouped(runs: Sequence[RunRecord]) -> list[RunGroup]:
         key = (figures.machine.describe, data_name(figures), tuple(figures.label_names))
         found.setdefault(key, []).append(run)
     places = [key[:2] for key in found]
-    return [
-        RunGroup(
-            _labelled(data, labels, places.count((machine, data))), machine, tuple(sorted(same, key=_rank))
-        )
-        for (machine, data, labels), same in sorted(found.items(), key=lambda item: item[0])
-    ]
-
-
-def _labelled(data: str, labels: Sequence[str], n_alike: int) -> str:
-    """Name data by its labels too, where others of that name have other labels."""
-    if n_alike == 1:
-        return data
-    shown = ", ".join(labels[:4]) + (", …" if len(labels) > 4 else "")
-    return f"{data} (labels {shown})"
+    groups = []
+    for (machine, data, labels), same in sorted(found.items(), key=lambda item: item[0]):
+        shown = ", ".join(labels[:4]) + (", …" if len(labels) > 4 else "")
+        name = data if places.count((machine, data)) == 1 else f"{data} (labels {shown})"
+        groups.append(RunGroup(name, machine, tuple(sorted(same, key=_rank))))
+    return groups
 
 
 def _rank(run: RunRecord) -> tuple[float, float, str]:
@@ -99,10 +89,6 @@ def phases(runs: Iterable[RunRecord]) -> list[str]:
     """Return every phase that any run spent time in, in their order; `other` is last."""
     names = dict.fromkeys(name for run in runs for name in phase_seconds(run.figures))
     return sorted(names, key=lambda name: name == "other")
-
-
-def _said(words: Callable[[Any], str], value: Any) -> str | None:
-    return None if value is None else words(value)
 
 
 def describe_method(figures: RunFigures) -> str | None:
@@ -133,66 +119,72 @@ def describe_energy(figures: RunFigures) -> str | None:
     return f"{figures.energy_j / 1e3:,.2f} kJ{how}"
 
 
+def _column(title: str, name: str, words: Callable[[Any], str], right: bool = True) -> Column:
+    """Return the column of a figure."""
+
+    def said(run: RunRecord) -> str | None:
+        value = getattr(run.figures, name)
+        return None if value is None else words(value)
+
+    return Column(title, said, right)
+
+
 RESULTS = (
     Column("run", lambda run: run.name, right=False),
     Column("method", lambda run: describe_method(run.figures), right=False),
-    Column("seed", lambda run: _said(str, run.figures.seed)),
-    Column("backend", lambda run: run.figures.backend, right=False),
+    _column("seed", "seed", str),
+    _column("backend", "backend", str, right=False),
     Column("accuracy (95 % interval)", lambda run: accuracy_cell(run.figures)),
-    Column("macro-F1", lambda run: _said("{:.4f}".format, run.figures.macro_f1)),
-    Column("time", lambda run: _said("{:,.1f} s".format, run.figures.elapsed_s)),
+    _column("macro-F1", "macro_f1", "{:.4f}".format),
+    _column("time", "elapsed_s", "{:,.1f} s".format),
     Column("energy", lambda run: describe_energy(run.figures)),
 )
 COSTS = (
-    Column("examples seen", lambda run: _said("{:,}".format, run.figures.n_seen)),
-    Column("scored", lambda run: _said("{:,}".format, run.figures.n_scored)),
-    Column("trained", lambda run: _said("{:,}".format, run.figures.n_trained)),
-    Column("steps", lambda run: _said("{:,}".format, run.figures.n_steps)),
-    Column("backward pass skipped", lambda run: _said(percent, run.figures.skipped_backward_rate)),
-    Column("both passes skipped", lambda run: _said(percent, run.figures.skipped_both_rate)),
-    Column("T_norm measured", lambda run: _said("{:.3f}".format, run.figures.t_norm_measured)),
-    Column("T_norm modelled", lambda run: _said("{:.3f}".format, run.figures.t_norm_modelled)),
-    Column("peak memory", lambda run: _said("{:,.0f} MB".format, run.figures.peak_memory_mb)),
+    _column("examples seen", "n_seen", "{:,}".format),
+    _column("scored", "n_scored", "{:,}".format),
+    _column("trained", "n_trained", "{:,}".format),
+    _column("steps", "n_steps", "{:,}".format),
+    _column("backward pass skipped", "skipped_backward_rate", percent),
+    _column("both passes skipped", "skipped_both_rate", percent),
+    _column("T_norm measured", "t_norm_measured", "{:.3f}".format),
+    _column("T_norm modelled", "t_norm_modelled", "{:.3f}".format),
+    _column("peak memory", "peak_memory_mb", "{:,.0f} MB".format),
     Column("date (UTC)", lambda run: f"{run.date:%Y-%m-%d %H:%M}"),
 )
 
 
 def phase_column(name: str) -> Column:
     """Return the column of a phase's seconds."""
-    return Column(f"{name} (s)", lambda run: _said("{:,.2f}".format, phase_seconds(run.figures).get(name)))
+
+    def said(run: RunRecord) -> str | None:
+        seconds = phase_seconds(run.figures).get(name)
+        return None if seconds is None else f"{seconds:,.2f}"
+
+    return Column(f"{name} (s)", said)
 
 
 def notes(groups: Sequence[RunGroup]) -> list[str]:
     """Say what must not be compared, and what else a reader has to know of these runs."""
     runs = [run for group in groups for run in group.runs]
-    told = list(_machine_note(groups))
-    for name, same in groupby(sorted(runs, key=_data_of), key=_data_of):
-        told += _data_notes(name, [run.figures for run in same])
-    measured = {run.figures.energy_measured for run in runs if run.figures.energy_j is not None}
-    if len(measured) > 1:
+    told = []
+    machines = list(dict.fromkeys(group.machine for group in groups))
+    if len(machines) > 1:
+        told.append(
+            f"These runs were made on {len(machines)} machines: {'; '.join(machines)}. Times and energy of "
+            "different processors must not be compared; the tables are grouped by machine."
+        )
+    for name in sorted({data_name(run.figures) for run in runs}):
+        told += _data_notes(name, [run.figures for run in runs if data_name(run.figures) == name])
+    if len({run.figures.energy_measured for run in runs if run.figures.energy_j is not None}) > 1:
         told.append(
             "Energy was measured in some runs and estimated in others; do not compare one with the other."
         )
-    stopped = [run.name for run in runs if run.figures.interrupted]
-    if stopped:
+    if stopped := [run.name for run in runs if run.figures.interrupted]:
         told.append(f"Stopped before the end: {', '.join(stopped)}.")
     return told
 
 
-def _data_of(run: RunRecord) -> str:
-    return data_name(run.figures)
-
-
-def _machine_note(groups: Sequence[RunGroup]) -> Iterable[str]:
-    machines = list(dict.fromkeys(group.machine for group in groups))
-    if len(machines) > 1:
-        yield (
-            f"These runs were made on {len(machines)} machines: {'; '.join(machines)}. Times and energy of "
-            "different processors must not be compared; the tables are grouped by machine."
-        )
-
-
-def _data_notes(name: str, same: Sequence[RunFigures]) -> Iterable[str]:
+def _data_notes(name: str, same: Sequence[RunFigures]) -> Iterator[str]:
     paths = {figures.dataset for figures in same}
     if len(paths) > 1:
         shown = ", ".join(sorted(map(str, paths)))
@@ -262,15 +254,14 @@ def to_json(collected: CollectedRuns) -> str:
 def to_csv(collected: CollectedRuns) -> str:
     """Return the table as CSV that a spreadsheet takes for values and never for formulas."""
     names = phases(collected.runs)
-    out = io.StringIO()
-    writer: Any = None
+    rows = []
     for plain in _plain_rows(grouped(collected.runs)):
         split = plain.pop("time_split_s")
-        flat = {**plain, **{f"time_{name}_s": split.get(name) for name in names}}
-        if writer is None:
-            writer = csv.writer(out, lineterminator="\n")
-            writer.writerow(map(csv_cell, flat))
-        writer.writerow(map(csv_cell, flat.values()))
+        rows.append(plain | {f"time_{name}_s": split.get(name) for name in names})
+    out = io.StringIO()
+    csv.writer(out, lineterminator="\n").writerows(
+        map(csv_cell, row) for row in [rows[0], *map(dict.values, rows)]
+    )
     return out.getvalue()
 
 
@@ -278,11 +269,11 @@ def to_markdown(collected: CollectedRuns) -> str:
     """Return the table in words as Markdown, its notes below it."""
     groups = grouped(collected.runs)
     columns = [
-        Column("data", _data_of, right=False),
+        Column("data", lambda run: data_name(run.figures), right=False),
         *RESULTS,
         *COSTS[:-1],
         *map(phase_column, phases(collected.runs)),
-        Column("energy source", lambda run: run.figures.energy_source, right=False),
+        _column("energy source", "energy_source", str, right=False),
         Column("machine", lambda run: run.figures.machine.describe, right=False),
         COSTS[-1],
     ]

@@ -18,8 +18,9 @@ import numpy.typing as npt
 from edgetune.data.batches import PAD_MULTIPLE, Batch, bucket_of
 from edgetune.utils.errors import RunError
 from edgetune.utils.files import atomic_path
+from edgetune.utils.metrics import is_right
 from edgetune.utils.sanitize import brief
-from edgetune.utils.types import BoolArray, FloatArray, IntArray
+from edgetune.utils.types import BoolArray, FloatArray, IntArray, Labels
 
 FILE = "rows.npz"
 
@@ -33,8 +34,9 @@ class ExampleStats:
         n_scored: times a forward pass was paid for to decide on it.
         n_trained: times it went through a train step.
         n_measured: losses known of it: one for every score, and one for every train step without a score.
-        n_right: of those, how often its label had the highest logit.
-        sum_p: of its label's probability, exp(-loss), over the measured.
+        n_right: of those, how often it was answered right (`metrics.is_right`).
+        sum_p: of its label's probability, exp(-loss), over the measured; with several labels a row, the
+            geometric mean over the classes.
         sum_p2: of the squares of that.
         sum_loss: nats, over the measured.
     """
@@ -51,14 +53,8 @@ class ExampleStats:
     @classmethod
     def empty(cls, n_rows: int) -> ExampleStats:
         """Return a record of rows of which nothing is known yet."""
-
-        def counts() -> npt.NDArray[np.int32]:
-            return np.zeros(n_rows, dtype=np.int32)
-
-        def sums() -> npt.NDArray[np.float32]:
-            return np.zeros(n_rows, dtype=np.float32)
-
-        return cls(counts(), counts(), counts(), counts(), counts(), sums(), sums(), sums())
+        columns: list[Any] = [np.zeros(n_rows, dtype=kind) for kind in ("int32",) * 5 + ("float32",) * 3]
+        return cls(*columns)
 
     def __len__(self) -> int:
         return len(self.n_seen)
@@ -85,7 +81,7 @@ class ExampleStats:
         """A row can stand in a batch twice (left over from the pass before), so the sums are unbuffered."""
         rows, p = batch.rows, np.exp(-losses)
         np.add.at(self.n_measured, rows, 1)
-        np.add.at(self.n_right, rows, logits.argmax(axis=1) == batch.labels)
+        np.add.at(self.n_right, rows, is_right(logits, batch.labels))
         np.add.at(self.sum_p, rows, p)
         np.add.at(self.sum_p2, rows, p * p)
         np.add.at(self.sum_loss, rows, losses)
@@ -153,46 +149,47 @@ def load_example_stats(folder: Path) -> ExampleStats:
 
 
 def _check_stored(path: Path) -> None:
-    """Refuse a record that would unpack to more than the file: `save` does not compress.
-
-    Raises:
-        ValueError: it would.
-    """
+    """Refuse a record that would unpack to more than the file: `save` does not compress."""
     with ZipFile(path) as archive:
         if sum(member.file_size for member in archive.infolist()) > path.stat().st_size:
             raise ValueError("it would unpack to more than its own size")
 
 
 def rates_by_label(
-    record: ExampleStats, rows: IntArray, labels: IntArray, names: Sequence[str]
+    record: ExampleStats, rows: IntArray, labels: Labels, names: Sequence[str]
 ) -> list[dict[str, Any]]:
     """Return for each class how often its rows were seen and which share of that was trained.
 
     Args:
         record: what happened to them.
         rows: (n,) numbers of the training rows in the record.
-        labels: (n,) their class ids.
+        labels: (n,) their class ids, or (n, C) multi-hot: a row then counts for each of its labels.
         names: by class id.
     """
-    return _rates(record, rows, labels.astype(np.int64), {at: str(name) for at, name in enumerate(names)})
+    if labels.ndim == 2:
+        having, labels = np.nonzero(labels)
+        rows = rows[having]
+    return _rates(record, rows, labels.astype(np.int64), dict(enumerate(names)))
 
 
 def rates_by_length(record: ExampleStats, rows: IntArray, lengths: IntArray) -> list[dict[str, Any]]:
     """Return the same for each length bucket, named by its width in tokens; `lengths` is (n,)."""
-    buckets = bucket_of(lengths).astype(np.int64)
-    return _rates(record, rows, buckets, {int(at): f"{at * PAD_MULTIPLE}" for at in np.unique(buckets)})
+    buckets = bucket_of(lengths)
+    return _rates(record, rows, buckets, {at: f"{at * PAD_MULTIPLE}" for at in np.unique(buckets).tolist()})
 
 
 def _rates(
     record: ExampleStats, rows: IntArray, group: IntArray, names: dict[int, str]
 ) -> list[dict[str, Any]]:
-    most = max(names, default=0) + 1
-    seen, trained = (np.bincount(group, n[rows], most) for n in (record.n_seen, record.n_trained))
+    seen, trained = (
+        np.bincount(group, n[rows], max(names, default=0) + 1).tolist()
+        for n in (record.n_seen, record.n_trained)
+    )
     return [
         {
-            "name": name,
+            "name": str(name),
             "n_seen": int(seen[at]),
-            "trained_rate": float(trained[at] / seen[at]) if seen[at] else None,
+            "trained_rate": trained[at] / seen[at] if seen[at] else None,
         }
         for at, name in names.items()
     ]

@@ -18,15 +18,13 @@ then one in two, after 80,000 one in four, and so on: 20,000 for each doubling o
 
 from __future__ import annotations
 
-import json
-import math
 import os
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Protocol
 
-import numpy as np
+from pydantic_core import to_json
 
 from edgetune.utils.errors import RunError
 from edgetune.utils.limits import MAX_HISTORY_BYTES, MAX_HISTORY_LINE_BYTES, MAX_HISTORY_LINES
@@ -50,26 +48,13 @@ PER_DOUBLING = 20_000
 """Frequent lines that are written each time that their number has doubled."""
 
 
-def _plain(value: Any) -> Any:
-    """Return `value` as JSON knows it: numpy values as Python's, nan and infinities as None."""
-    if isinstance(value, np.ndarray | np.generic):
-        value = value.tolist()
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if isinstance(value, dict):
-        return {str(key): _plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
-    return str(value) if isinstance(value, Path) else value
-
-
 class Recorder(Protocol):
     """Takes the records of a run; `HistoryWriter` is one."""
 
     def append(self, /, **fields: Any) -> None: ...
 
 
-class HistoryWriter:
+class HistoryWriter(AbstractContextManager["HistoryWriter"]):
     """Appends lines to a history; each is on its way to disk, whole, when `append` returns.
 
     `observer` is handed the fields of every line that was written.
@@ -82,12 +67,7 @@ class HistoryWriter:
         _drop_torn_line(path)
         self._file = path.open("ab", buffering=0)
 
-    def __enter__(self) -> HistoryWriter:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def append_evaluation(self, t_s: float, epoch: int, found: Evaluation) -> None:
@@ -112,8 +92,8 @@ class HistoryWriter:
             self._n_frequent += 1
             if self._n_frequent % stride(self._n_frequent):
                 return
-        line = json.dumps(_plain(fields), ensure_ascii=False, allow_nan=False, separators=(",", ":"))
-        self._file.write(line.encode() + b"\n")
+        line = to_json(fields, inf_nan_mode="null", fallback=lambda value: value.tolist())  # of numpy
+        self._file.write(line + b"\n")
         self._observer(fields)
 
     def state(self) -> dict[str, int]:

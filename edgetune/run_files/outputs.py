@@ -27,6 +27,7 @@ from edgetune.utils.parsing import read_json_file
 COMPARISON = ("cells", "data", "grid.json", "plans.json", "results.jsonl", "table.md")
 """What a comparison keeps in its folder."""
 GRID = "grid.json"
+_EXPORTING = ".edgetune-exporting-"  # what an export that was killed leaves
 
 
 def check_outputs(
@@ -68,11 +69,7 @@ def check_outputs(
 
 
 def refuse_taken(option: str, path: Path, reads: Iterable[str | Path], runs: Sequence[Path] = ()) -> None:
-    """Refuse an output, file or folder, in whose place something lies that is never replaced.
-
-    Raises:
-        UsageError: `option` named it.
-    """
+    """Refuse an output, file or folder, in whose place something lies that is never replaced."""
     for source in reads:
         if _holds(source, path):
             raise UsageError(f"{option} {path} is what this command reads; choose another name.")
@@ -87,7 +84,8 @@ def refuse_taken(option: str, path: Path, reads: Iterable[str | Path], runs: Seq
             raise UsageError(f"{option} {path} is in the folder of that run; choose another folder.")
     for home in real.parents:
         first = real.relative_to(home).parts[0]
-        if is_run_folder(home) and (first in OWN or _is_surely_run(home)):
+        n_markers = sum((home / name).exists() for name in MARKERS)  # other projects have a config.toml, too
+        if n_markers > 1 or (n_markers and first in OWN):
             raise UsageError(f"{option} {path} is in the folder of that run ({home}); choose another folder.")
         if first in COMPARISON and (home / GRID).exists():
             raise UsageError(
@@ -96,16 +94,7 @@ def refuse_taken(option: str, path: Path, reads: Iterable[str | Path], runs: Seq
 
 
 def refuse_own_source(out: Path, owned: Sequence[str], reads: Iterable[str | Path | None]) -> None:
-    """Refuse to write a folder anew from something that lies in it and would be removed first.
-
-    Args:
-        out: the folder.
-        owned: names of files and folders in it that are removed or replaced.
-        reads: files and folders that the command reads.
-
-    Raises:
-        UsageError: one of them lies there.
-    """
+    """Refuse to write a folder anew from something that lies in it and would be removed first."""
     home = Path(os.path.realpath(out))
     for source in reads:
         if source is None or str(source).startswith(HUB_PREFIX):
@@ -122,12 +111,6 @@ def check_comparison_folder(
     folder: Path, grid: Mapping[str, Any], reads: Iterable[str | None], overwrite: bool
 ) -> None:
     """Refuse to compare in a folder that is somebody else's, or that would lose finished runs.
-
-    Args:
-        folder: to write to; it may not exist yet.
-        grid: the comparison's, as plain values.
-        reads: files and folders that the command reads.
-        overwrite: whether runs with other settings may be replaced.
 
     Raises:
         RunError: it holds something that is no comparison.
@@ -178,7 +161,6 @@ def sources_of(folder: Path) -> Iterator[str]:
 
 
 def _json(path: Path) -> dict[str, Any]:
-    """Return the object in a JSON file, {} where there is none that can be read."""
     with contextlib.suppress(OSError, ValueError, RecursionError):
         found = read_json_file(path)
         return found if isinstance(found, dict) else {}
@@ -206,17 +188,8 @@ def _holds(source: str | Path, path: Path) -> bool:
     return inside and os.path.isfile(path) and os.path.isdir(source)
 
 
-def _is_surely_run(home: Path) -> bool:
-    """Return whether a folder is a run's beyond doubt: other projects have a `config.toml` too."""
-    return sum((home / name).exists() for name in MARKERS) >= 2
-
-
 def write_output(path: Path, text: str) -> None:
-    """Write a file that the user asked for; it appears whole or not at all.
-
-    Raises:
-        ResourceError: the disk is full, or the folder cannot be written.
-    """
+    """Write a file that the user asked for; it appears whole or not at all."""
     with disk_errors(path):
         write_atomic(path, text)
 
@@ -241,7 +214,9 @@ def export_folder(
         RunError: there is something already.
         ResourceError: the disk is full, or the folder cannot be written.
     """
-    if out.exists() and (not out.is_dir() or any(not _is_left_behind(path) for path in out.iterdir())):
+    if out.exists() and (
+        not out.is_dir() or not all(path.name.startswith(_EXPORTING) for path in out.iterdir())
+    ):
         if not exported(out):
             raise RunError(f"{out} exists but does not contain {contents}; choose another folder with --out.")
         if not overwrite:
@@ -271,11 +246,3 @@ def export_folder(
                     shutil.rmtree(real, ignore_errors=True)
                 raise
         sync(real)
-
-
-_EXPORTING = ".edgetune-exporting-"
-
-
-def _is_left_behind(path: Path) -> bool:
-    """Return whether an export that was killed left a folder."""
-    return path.name.startswith(_EXPORTING)

@@ -22,12 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from edgetune.utils.cache import private_folder
-from edgetune.utils.errors import (
-    EdgetuneError,
-    ModelError,
-    ResourceError,
-    RunError,
-)
+from edgetune.utils.errors import EdgetuneError, ModelError, ResourceError, RunError
 from edgetune.utils.failpoints import failpoint
 from edgetune.utils.files import os_error_in, sync, sync_tree, write_atomic
 
@@ -48,14 +43,29 @@ OWN = (
 LOCK = ".lock"
 SCRATCH, READY, WITHOUT = ".saving-", ".ready", ".without-"
 
-NO_ROOM = (errno.ENOSPC, errno.EFBIG, *([errno.EDQUOT] if hasattr(errno, "EDQUOT") else []))
+NO_ROOM = {getattr(errno, name, None) for name in ("ENOSPC", "EFBIG", "EDQUOT")}
 """The disk is full, a file may not grow further, a user may not have more."""
-NO_PLACE = (
-    *(errno.EACCES, errno.EROFS, errno.EPERM),
-    *(errno.EEXIST, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG, errno.ELOOP, errno.EINVAL),
-    *(errno.EIO, errno.ENXIO, errno.ENODEV, errno.EBUSY, errno.ENOLCK, errno.EOPNOTSUPP),
-    *([errno.ESTALE] if hasattr(errno, "ESTALE") else []),
-)
+NO_PLACE = {
+    getattr(errno, name, None)
+    for name in [
+        "EACCES",
+        "EROFS",
+        "EPERM",
+        "EEXIST",
+        "ENOTDIR",
+        "EISDIR",
+        "ENAMETOOLONG",
+        "ELOOP",
+        "EINVAL",
+        "EIO",
+        "ENXIO",
+        "ENODEV",
+        "EBUSY",
+        "ENOLCK",
+        "EOPNOTSUPP",
+        "ESTALE",
+    ]
+}
 """Not allowed, the path leads to no place for a file, or the device fails or cannot do it."""
 ALMOST_NOTHING = 1 << 16  # bytes free that a writer which ran out of space may leave
 
@@ -64,11 +74,7 @@ class RunFolder:
     """Creates and fills one run's folder; one process at a time."""
 
     def __init__(self, path: Path, overwrite: bool) -> None:
-        """Check that the folder may be written; nothing is created yet.
-
-        Raises:
-            RunError: there is something already.
-        """
+        """Check that the folder may be written; nothing is created yet."""
         self.path = path
         self._overwrite = overwrite
         if not path.exists() or (path.is_dir() and all(found.name == LOCK for found in path.iterdir())):
@@ -83,11 +89,7 @@ class RunFolder:
 
     @classmethod
     def reopened(cls, path: Path) -> RunFolder:
-        """Return the folder of a run that is there, to be written to further once it is locked.
-
-        Raises:
-            RunError: it is none.
-        """
+        """Return the folder of a run that is there, to be written to further once it is locked."""
         if not path.is_dir() or not is_run_folder(path):
             raise RunError(f"{path} is not an edgetune run; give the folder of an interrupted run.")
         folder = cls.__new__(cls)
@@ -95,14 +97,7 @@ class RunFolder:
         return folder
 
     def create(self, stack: contextlib.ExitStack) -> None:
-        """Make the folder, in place of an earlier run when that was allowed; nobody else writes there then.
-
-        Args:
-            stack: lets go of the folder when it is closed.
-
-        Raises:
-            RunError: another process writes there, or did so meanwhile.
-        """
+        """Make the folder, in place of an earlier run when that was allowed, and lock it."""
         private_folder(self.path)  # a user's texts are the user's
         self.lock(stack)
         if is_run_folder(self.path) and not self._overwrite:
@@ -112,11 +107,7 @@ class RunFolder:
                 self.remove(name)
 
     def lock(self, stack: contextlib.ExitStack) -> None:
-        """Keep other processes from writing to the folder; a lock dies with its process.
-
-        Raises:
-            RunError: another one writes there.
-        """
+        """Keep other processes from writing to the folder; a lock dies with its process."""
         stack.enter_context(exclusive_lock(self.path))
         finish_placing(self.path)
 
@@ -135,39 +126,36 @@ class RunFolder:
     def save_model(self, write: Callable[[Path], None], under: str = "") -> Path:
         """Let `write` fill a temporary folder with `model/` and `onnx/`, then rename both into place.
 
-        Args:
-            write: writes the two folders.
-            under: a subfolder of the run to put them in.
+        `under` is a subfolder of the run to put them in.
         """
-        return self._save(write, MODELS, under)
+        return self._save(write, MODELS, self.path / under)
 
     def save_ensemble(self, write: Callable[[Path], None]) -> Path:
         """Let `write` fill a temporary folder with `ensemble/`, then rename it into place."""
-        return self._save(write, (ENSEMBLE,), "")
+        return self._save(write, (ENSEMBLE,), self.path)
 
-    def _save(self, write: Callable[[Path], None], names: tuple[str, ...], under: str) -> Path:
+    def _save(self, write: Callable[[Path], None], names: tuple[str, ...], home: Path) -> Path:
         """Write folders of these names aside, then rename them into place; return the first one's path."""
-        home = self.path / under
         home.mkdir(exist_ok=True)
-        scratch = Path(tempfile.mkdtemp(prefix=SCRATCH, dir=self.path))
         failpoint("model-begun")
-        try:
-            write(scratch)
-            for name in names:
-                if not (scratch / name).is_dir():  # an older one would not be the model beside it
-                    (scratch / f"{WITHOUT}{name}").touch()
-            for path in scratch.rglob("*"):
-                path.chmod(0o755 if path.is_dir() else 0o644)
-            failpoint("model-written")
-            sync_tree(scratch)
-            os.replace(scratch, home / READY)
-            sync(home)
-        except Exception as error:
-            if disk_is_full(error, self.path):
-                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self.path)) from error
-            raise
-        finally:
-            shutil.rmtree(scratch, ignore_errors=True)
+        with tempfile.TemporaryDirectory(prefix=SCRATCH, dir=self.path, ignore_cleanup_errors=True) as name:
+            scratch = Path(name, "new")
+            scratch.mkdir()
+            try:
+                write(scratch)
+                for name in names:
+                    if not (scratch / name).is_dir():  # an older one would not be the model beside it
+                        (scratch / f"{WITHOUT}{name}").touch()
+                for path in scratch.rglob("*"):
+                    path.chmod(0o755 if path.is_dir() else 0o644)
+                failpoint("model-written")
+                sync_tree(scratch)
+                os.replace(scratch, home / READY)
+                sync(home)
+            except Exception as error:
+                if disk_is_full(error, self.path):
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self.path)) from error
+                raise
         failpoint("model-ready")
         _put_in_place(home)
         failpoint("model-placed")
@@ -184,11 +172,7 @@ class RunFolder:
 
 @contextlib.contextmanager
 def exclusive_lock(folder: Path) -> Iterator[None]:
-    """Keep other processes from writing to a folder meanwhile; a lock dies with its process.
-
-    Raises:
-        RunError: another one writes there.
-    """
+    """Keep other processes from writing to a folder meanwhile; a lock dies with its process."""
     from filelock import FileLock, Timeout  # a tenth of a second that reading a run does without
 
     lock = FileLock(folder / LOCK, timeout=0)
@@ -218,10 +202,14 @@ def finish_placing(path: Path) -> None:
         if (home / READY).is_dir():
             _put_in_place(home)
     for scratch in [*path.glob(f"{SCRATCH}*"), *path.glob(f"{CHECKPOINTS}/.*.tmp"), *path.glob(".*.tmp")]:
-        if scratch.is_dir():
-            shutil.rmtree(scratch, ignore_errors=True)
-        else:
-            scratch.unlink(missing_ok=True)
+        _remove(scratch)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def finish_placing_if_idle(path: Path) -> None:
@@ -260,11 +248,7 @@ def disk_is_full(error: Exception, folder: Path) -> bool:
 
 @contextlib.contextmanager
 def disk_errors(path: Path) -> Iterator[None]:
-    """Say in a sentence that there is no room, no permission, or no such place.
-
-    Raises:
-        ResourceError: the disk is full or `path` cannot be written.
-    """
+    """Say in a sentence that there is no room, no permission, or no such place."""
     try:
         yield
     except EdgetuneError:

@@ -50,6 +50,9 @@ class RunResult(BaseModel):
             it may belong to no class; None if the weights were not fitted again after `--resume`).
             None where the encoder is the only learner; otherwise `accuracy` is that of the ensemble.
         texts_apart: whether the encoder reads the two texts of a pair apart; `onnx/` alone classifies then.
+        multi_label: whether a row may have several labels; then `accuracy` is the share of rows whose labels
+            are all right, `micro_f1` the F1 of all decisions together, `thresholds` the probabilities from
+            which a class is predicted, and there is no `mcc` and no `confusion`.
         cache: rows found in and missed by the cache of frozen layers, and its size; None without one.
     """
 
@@ -98,6 +101,9 @@ class RunResult(BaseModel):
     co2e_lb: float
     cache: dict[str, int | float] | None
     n_unlabelled_rows: int = 0
+    multi_label: bool = False
+    micro_f1: float | None = None
+    thresholds: list[float] = []
     date: str = ""
     by_label: list[dict[str, Any]] = []
     by_length: list[dict[str, Any]] = []

@@ -27,8 +27,8 @@ from edgetune.learners.linear_probe import (
     known_elsewhere,
 )
 from edgetune.learners.ngrams import cross_fit_ngrams
-from edgetune.utils.metrics import log_softmax
-from edgetune.utils.types import FloatArray, IntArray
+from edgetune.utils.multi_label import is_multi_hot, log_probabilities, strata
+from edgetune.utils.types import FloatArray, Labels
 
 MOST_ROWS = 600
 """With more rows than this nothing is cross-fitted."""
@@ -41,13 +41,13 @@ class CrossFit:
     Attributes:
         probe: fitted on all rows, with the penalty that is best for unseen rows.
         probe_log_proba, ngrams_log_proba: (n, C) by learners fitted on the other folds.
-        labels: (n,) class ids.
+        labels: (n,) class ids, or multi-hot (n, C).
     """
 
     probe: LinearProbe
     probe_log_proba: FloatArray
     ngrams_log_proba: FloatArray
-    labels: IntArray
+    labels: Labels
 
     def state(self) -> list[Any]:
         """Return the arrays for a checkpoint."""
@@ -76,7 +76,7 @@ def cross_fit(
         What they say of the rows that they were not fitted on. None if there is too little time, or if too
         many rows are near-duplicates of each other.
     """
-    folds = make_folds(similar_groups(view), view.labels, np.random.default_rng([seed, 8]))
+    folds = make_folds(similar_groups(view), strata(view.labels), np.random.default_rng([seed, 8]))
     if folds is None:
         return None
     labels, n_classes = view.labels, len(view.label_names)
@@ -91,4 +91,6 @@ def cross_fit(
     probe = fit_linear_probe(features, labels, n_classes, strength, lambda: time_left_s() <= 0)
     if time_left_s() <= 0:  # something was cut short
         return None
-    return CrossFit(probe, log_softmax(logits)[known], of_ngrams[known], labels[known])
+    return CrossFit(
+        probe, log_probabilities(logits, is_multi_hot(labels))[known], of_ngrams[known], labels[known]
+    )

@@ -9,11 +9,11 @@ comes last and takes what time is left.
 
 from __future__ import annotations
 
-import contextlib
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import partial
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -22,9 +22,11 @@ from edgetune.backends.backend_contract import Backend
 from edgetune.data.batches import Batch, TokenSource, sequential_batches
 from edgetune.data.token_store import TokenView
 from edgetune.planning.candidate import EVALUATION_BATCH, EVALUATION_BATCHES, PROBE_BATCHES, scored_s
-from edgetune.planning.clock import Clock, Reserves
+from edgetune.planning.clock import Clock
 from edgetune.planning.plan import LINEAR_PROBE, Plan
-from edgetune.utils.metrics import Evaluation, evaluate_predictions
+from edgetune.utils.metrics import Evaluation
+from edgetune.utils.multi_label import is_multi_hot, log_sigmoid
+from edgetune.utils.multi_label_metrics import evaluate_answers
 from edgetune.utils.types import FloatArray, IntArray, StepCost
 
 SAVE_EVERY_S = 60.0
@@ -41,10 +43,8 @@ class Deadline:
     """A run's plan and its clock.
 
     Attributes:
-        plan: what is followed.
-        clock: what is left.
         cost: predicted seconds of an operation on a batch.
-        save_model_s: what a safety save costs, as planned.
+        save_model_s: what a safety save costs, as planned, or the longest so far.
         n_most: examples that all allowed passes and steps hold.
         score_rate: share of a score that training does not save again, see `Plans.own_score_rate`.
         marks: (line, elapsed seconds at its end) in order.
@@ -69,9 +69,6 @@ class Deadline:
         """Correct the number of rows by the first steps' speed, once; return it then, else None.
 
         They are few, of few lengths and of one moment, so their speed is weighed against the planned one.
-
-        Args:
-            n_trained: examples trained so far.
         """
         speed = self.clock.speed("train")
         too_early = speed.n < REVISE_STEPS or self.clock.progress() < REVISE_RATE
@@ -130,10 +127,9 @@ class Deadline:
 
     def lines(self) -> list[dict[str, Any]]:
         """Return planned and real seconds by line; a line that was not reached has no real ones."""
-        ends = [0.0, *(end for _, end in self.marks)]
         real: dict[str, float] = {}
-        for (name, end), begin in zip(self.marks, ends, strict=False):
-            real[name] = real.get(name, 0.0) + end - begin
+        for (_, begin_s), (name, end_s) in pairwise([("", 0.0), *self.marks]):
+            real[name] = real.get(name, 0.0) + end_s - begin_s
         return [
             {"line": name, "planned_s": seconds, "real_s": real.get(name)}
             for name, seconds in self.plan.lines.items()
@@ -143,11 +139,8 @@ class Deadline:
 def blended_slowdown(first_steps: float, plan: Plan) -> float:
     """Return how many times as long as planned the rest will take, in the mean of logarithms.
 
-    The plan and the first steps count by their variances; what is far off the plan makes that less sure.
-
-    Args:
-        first_steps: how many times as long they took.
-        plan: its 95 % interval of rows says how sure it is.
+    The plan and the first steps, which took `first_steps` times as long, count by their variances; the plan's
+    is in its 95 % interval of rows. What is far off the plan makes that less sure.
     """
     low, high = (max(1, rows) for rows in plan.rows_interval)
     found = math.log(first_steps)
@@ -155,37 +148,9 @@ def blended_slowdown(first_steps: float, plan: Plan) -> float:
     return math.exp(found * spread**2 / (spread**2 + FIRST_STEPS_SPREAD**2))
 
 
-def make_clock(
-    plan: Plan,
-    deadline_s: float,
-    elapsed_s: Callable[[], float],
-    energy_j: float | None = None,
-    joules: Callable[[], float] = lambda: 0.0,
-) -> Clock:
-    """Start a clock whose reserves are the plan's."""
-    kept = {name: plan.lines[name] for name in ("save", "evaluate", "report", "exit")}
-    ensemble_s = plan.lines.get("ensemble", 0.0)
-    reserves = Reserves(kept["save"], kept["evaluate"], kept["report"], kept["exit"], ensemble_s)
-    return Clock(deadline_s, reserves, elapsed_s, math.inf if energy_j is None else energy_j, joules)
-
-
-@contextlib.contextmanager
-def _observed(clock: Clock, cost: StepCost, batch: Batch) -> Iterator[None]:
-    """Let the clock learn how long a batch takes to score."""
-    started_s = clock.elapsed_s()
-    yield
-    clock.speed("score").observe(cost("score", len(batch), batch.width), clock.elapsed_s() - started_s)
-
-
 @dataclass(frozen=True)
 class Scored:
-    """What the encoder says of some rows of a view.
-
-    Attributes:
-        view: the rows that were to be scored.
-        rows: (n,) positions of those that were.
-        logits: (n, C).
-    """
+    """What the encoder says of some rows of a view: positions (n,) and logits (n, C)."""
 
     view: TokenView
     rows: IntArray
@@ -193,7 +158,9 @@ class Scored:
 
     def evaluation(self) -> Evaluation:
         """Return every figure of these rows; there must be one at least."""
-        return evaluate_predictions(self.logits, self.view.labels[self.rows], self.view.label_names)
+        labels = self.view.labels[self.rows]
+        answers = log_sigmoid(self.logits) if is_multi_hot(labels) else self.logits
+        return evaluate_answers(answers, labels, self.view.label_names)
 
 
 def score_in_time(
@@ -205,10 +172,10 @@ def score_in_time(
     stop: Callable[[], bool] = lambda: False,
     end_s: Callable[[], float] | None = None,
 ) -> Scored | None:
-    """Score rows in random order until all are done or the time is up.
+    """Score rows in random order until all are done, the time is up or `stop` says so.
 
     Rows go in groups, so that each group's batches are of nearly one length; a group is only begun when it
-    should end in time, and not once `stop` says so.
+    should end in time.
 
     Args:
         backend: scores.
@@ -222,9 +189,8 @@ def score_in_time(
     Returns:
         What was scored; None when there was no time for any row.
     """
-    end_s = clock.evaluation_end_s if end_s is None else end_s
-    run = partial(backend.score, keep=False)
-    found = run_in_time(run, view, rng.permutation(len(view)), clock, cost, stop, end_s)
+    run, order = partial(backend.score, keep=False), rng.permutation(len(view))
+    found = run_in_time(run, view, order, clock, cost, stop, end_s or clock.evaluation_end_s)
     return None if found is None else Scored(view, *found)
 
 
@@ -255,20 +221,19 @@ def run_in_time(
     """
     values: list[FloatArray] = []
     reached: list[IntArray] = []
-    done, n_batches = 0, PROBE_BATCHES
+    done, n_batches, speed = 0, PROBE_BATCHES, clock.speed("score")
     while done < len(order) and not (stop() and done >= at_least):
-        left_s = end_s() - clock.elapsed_s()
+        fits_s = (end_s() - clock.elapsed_s()) / speed.cautious
         rows = order[done : done + n_batches * EVALUATION_BATCH]
-        fits_s = left_s / clock.speed("score").cautious
-        n_fit = _rows_in(view, rows, GROUP_RATE * fits_s, cost) or _rows_in(
-            view, rows[:FEWEST_ROWS], fits_s, cost
-        )
+        n_fit = _rows_in(view, rows, GROUP_RATE * fits_s, cost)
+        n_fit = n_fit or _rows_in(view, rows[:FEWEST_ROWS], fits_s, cost)
         rows = rows[: max(n_fit, at_least - done)]
         if not len(rows):
             break
         for batch in sequential_batches(view.subset(rows), EVALUATION_BATCH):
-            with _observed(clock, cost, batch):
-                values.append(run(batch))
+            started_s = clock.elapsed_s()
+            values.append(run(batch))
+            speed.observe(cost("score", len(batch), batch.width), clock.elapsed_s() - started_s)
             reached.append(view.positions[batch.rows])
         view.release()
         done += len(rows)

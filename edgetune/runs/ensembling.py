@@ -31,14 +31,10 @@ from edgetune.runs.cross_fitting import MOST_ROWS, CrossFit, cross_fit
 from edgetune.runs.deadline import Scored
 from edgetune.runs.probing import FittedProbe
 from edgetune.runs.setup import Prepared, PreparedRows
-from edgetune.utils.metrics import (
-    Evaluation,
-    cross_entropy,
-    evaluate_predictions,
-    expected_calibration_error,
-    log_softmax,
-)
-from edgetune.utils.types import FloatArray, IntArray
+from edgetune.utils.metrics import Evaluation, cross_entropy
+from edgetune.utils.multi_label import is_multi_hot, log_odds, log_probabilities
+from edgetune.utils.multi_label_metrics import calibration_error, evaluate_answers, micro_f1
+from edgetune.utils.types import FloatArray, IntArray, Labels
 
 FEWEST_ROWS = 20
 """The encoder takes part only if it was scored on this many held-out rows, or on all of them."""
@@ -199,7 +195,7 @@ class EnsembleStage:
         """Return what n-grams and an encoder say of the rows that the encoder was scored on."""
         return {
             NGRAMS: ngrams.log_proba(scored.view.texts(scored.rows)),
-            ENCODER: log_softmax(scored.logits),
+            ENCODER: log_probabilities(scored.logits, ngrams.multi_label),
         }
 
     def note(self, held_out: Scored | None, evaluated: Scored) -> None:
@@ -341,13 +337,13 @@ class EnsembleStage:
         with self._run.meter.phase("evaluate"):
             log_probas: dict[str, FloatArray] = {NGRAMS: self.ngrams.log_proba(view.texts(rows))}
             if scored is not None and np.isfinite(scored.logits).all():
-                log_probas[ENCODER] = log_softmax(scored.logits)
-            combined = self.ensemble.combine(log_probas)
-            self.evaluation = evaluate_predictions(combined, labels, names)
+                log_probas[ENCODER] = log_probabilities(scored.logits, self.ngrams.multi_label)
+            combined, thresholds = self.ensemble.combine(log_probas), self.ensemble.thresholds
+            self.evaluation = evaluate_answers(combined, labels, names, thresholds)
             self.alone = {
-                name: evaluate_predictions(found, labels, names) for name, found in log_probas.items()
+                name: evaluate_answers(found, labels, names, thresholds) for name, found in log_probas.items()
             }
-            self.calibration_error = expected_calibration_error(np.exp(combined), labels)
+            self.calibration_error = calibration_error(np.exp(combined), labels)
         self.write_metrics()
 
     def _rows_in_time(self, n_rows: int) -> IntArray:
@@ -387,6 +383,7 @@ class EnsembleStage:
             "n_held_out": self.ensemble.n_rows,
             "cross_fitted": self.crossed is not None and self.encoder == PROBE,
             "accuracy": None if self.evaluation is None else self.evaluation.accuracy,
+            "micro_f1": micro_f1(self.evaluation),
             "calibration_error": self.calibration_error,
             "threshold": self.threshold,
             "learners": [
@@ -395,6 +392,7 @@ class EnsembleStage:
                     "weight": weights.get(key(name), 0.0),
                     "accuracy": self.alone[key(name)].accuracy if key(name) in self.alone else None,
                     "macro_f1": self.alone[key(name)].macro_f1 if key(name) in self.alone else None,
+                    "micro_f1": micro_f1(self.alone.get(key(name))),
                     "held_out": asdict(on_held_out[key(name)]) if key(name) in on_held_out else None,
                 }
                 for name in names
@@ -430,16 +428,20 @@ class EnsembleStage:
         self._fit_s = self._run.meter.elapsed_s() - started_s
         return found
 
-    def _weigh(self, log_probas: dict[str, FloatArray], labels: IntArray) -> None:
+    def _weigh(self, log_probas: dict[str, FloatArray], labels: Labels) -> None:
         train = self._run.prepared.config.train
         self.ensemble, self.members = fit_ensemble(
             log_probas, labels, metric=train.metric, keep="best" if train.single else "pool"
         )
+        if is_multi_hot(labels):  # which have a threshold for each class instead
+            return
         by = None if train.class_weight == "balanced" else train.metric
         if by != "accuracy" and train.class_weight != "none":
             data = self._run.prepared.data
             counts = np.bincount(data.train.labels, minlength=len(data.label_names)) + 1
-            self.ensemble = self.ensemble.balanced(log_probas, labels, counts / counts.sum(), by)
+            self.ensemble = self.ensemble.balanced(
+                log_probas, labels.astype(np.int64), counts / counts.sum(), by
+            )
         largest = np.exp(self.ensemble.combine(log_probas).max(axis=1))
         self.threshold = float(np.quantile(largest, 1 - KEPT_RATE))
 
@@ -453,11 +455,12 @@ class EnsembleStage:
         self._save_s = self._run.meter.elapsed_s() - started_s
 
 
-def _calibrated_loss(logits: FloatArray, labels: IntArray) -> float:
+def _calibrated_loss(logits: FloatArray, labels: Labels) -> float:
     """Return the mean log loss (nats) of logits (N, C) at the temperature that suits these rows."""
-    log_probas = {ENCODER: log_softmax(logits)}
+    log_probas = {ENCODER: log_probabilities(logits, is_multi_hot(labels))}
     ensemble, _ = fit_ensemble(log_probas, labels)
-    return float(cross_entropy(ensemble.combine(log_probas), labels).mean())
+    combined = ensemble.combine(log_probas)
+    return float(cross_entropy(log_odds(combined) if ensemble.multi_label else combined, labels).mean())
 
 
 def _scored_state(scored: Scored | None) -> list[Any] | None:

@@ -12,7 +12,8 @@ import numpy as np
 from edgetune.backends.hidden_cache import HiddenCache
 from edgetune.config.settings import RunConfig
 from edgetune.data.batches import bucket_of
-from edgetune.energy import EnergyReading, equation_6
+from edgetune.energy import EnergyReading
+from edgetune.energy.estimate import MEMORY_W_PER_MB
 from edgetune.learners.loop import Loop
 from edgetune.planning.plan import LINEAR_PROBE
 from edgetune.report.live_view import View
@@ -27,7 +28,8 @@ from edgetune.runs.setup import Prepared, PreparedRows
 from edgetune.utils.failpoints import failpoint
 from edgetune.utils.files import write_atomic
 from edgetune.utils.machine import machine_info, memory_mb, peak_memory_mb, versions
-from edgetune.utils.metrics import Evaluation, t_norm_modelled
+from edgetune.utils.metrics import Evaluation, paper_co2e_lb, paper_energy_kwh, t_norm_modelled
+from edgetune.utils.multi_label_metrics import micro_f1
 from edgetune.utils.sanitize import brief
 from edgetune.utils.types import IntArray
 
@@ -127,6 +129,7 @@ def fields_of_any_run(
     return {
         "dataset": config.data.train,
         "label_names": list(data.label_names),
+        "multi_label": data.multi_label,
         "n_eval": best.n if best else 0,
         "eval_source": data.eval_source,
         "elapsed_s": elapsed_s,
@@ -160,6 +163,10 @@ def compare_with_majority(best: Evaluation | None) -> tuple[bool, list[str]]:
         return False, []
     never = _never_predicted(best)
     most = max(best.known, key=lambda one: one.support)
+    if (f1 := micro_f1(best)) is not None:
+        guess = 2 * most.support / (best.n + sum(one.support for one in best.per_class))
+        text = f'The model is worse than always predicting "{brief(most.label)}" alone: its micro-F1 is '
+        return f1 < guess, [f"{text}{f1:.3f}, and {guess:.3f} for that."] * (f1 < guess) + never
     share = most.support / best.n
     if best.interval[1] < share:
         return True, [
@@ -214,13 +221,14 @@ def _chose_on_eval(config: RunConfig, deadline: Deadline | None) -> bool:
 
 def _energy(energy: EnergyReading) -> dict[str, Any]:
     """Return joules and how they are known, with the paper's equation beside them."""
-    by_paper = equation_6(energy.elapsed_s, energy.mean_w or 0.0, memory_mb() or 0.0)
+    memory_w = MEMORY_W_PER_MB * (memory_mb() or 0.0)
+    by_paper_kwh = paper_energy_kwh(energy.elapsed_s, energy.mean_w or 0.0, memory_w)
     return {
         "energy_j": energy.joules,
         "energy_measured": energy.measured,
         "energy_source": energy.how,
-        "energy_eq6_kwh": by_paper.kwh,
-        "co2e_lb": by_paper.co2e_lb,
+        "energy_eq6_kwh": by_paper_kwh,
+        "co2e_lb": paper_co2e_lb(by_paper_kwh),
     }
 
 
@@ -261,9 +269,11 @@ def _quality(best: Evaluation | None) -> dict[str, Any]:
         "accuracy": best.accuracy if best else None,
         "accuracy_interval": best.interval if best else None,
         "macro_f1": best.macro_f1 if best else None,
-        "mcc": best.mcc if best else None,
+        "micro_f1": micro_f1(best),
+        "mcc": found.get("mcc"),
         "eval_loss": best.loss if best else None,
         "per_class": found.get("per_class", []),
+        "thresholds": found.get("thresholds", []),
         "confusion": found.get("confusion", []),
     }
 

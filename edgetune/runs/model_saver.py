@@ -10,7 +10,8 @@ from edgetune.run_files.run_folder import INTERRUPTED
 from edgetune.runs.context import RunContext
 from edgetune.runs.setup import Prepared
 from edgetune.utils.failpoints import failpoint
-from edgetune.utils.metrics import Evaluation, read_evaluation
+from edgetune.utils.metrics import Evaluation
+from edgetune.utils.multi_label_metrics import micro_f1, restore_evaluation
 
 
 class ModelSaver:
@@ -57,6 +58,8 @@ class ModelSaver:
         self.n_worse += 1
         by = found if held_out is None else held_out
         metric = by.macro_f1 if self._run.prepared.config.train.metric == "macro-f1" else by.accuracy
+        if micro_f1(by) is not None:  # at thresholds that are chosen later
+            metric = -by.loss
         score = (metric, -by.loss if held_out is not None else 0.0)
         if self.best is None or self._best_score is None or score > self._best_score:
             self.n_worse, self._best_score = 0, score
@@ -82,7 +85,7 @@ class ModelSaver:
 
     def load_state(self, state: dict[str, Any]) -> None:
         """Go on where `state()` was taken; what was saved later is saved again."""
-        self.best = None if state["best"] is None else read_evaluation(state["best"])
+        self.best = None if state["best"] is None else restore_evaluation(state["best"])
         self.best_epoch, self.n_worse = state["best_epoch"], state["n_worse"]
         self._best_score = None if state["best_score"] is None else tuple(state["best_score"])
 

@@ -31,7 +31,8 @@ from edgetune.learners.linear_probe import (
 from edgetune.planning.planner import FIT_PROBE_S, PROBE_ROWS
 from edgetune.runs.deadline import Deadline, Scored, run_in_time
 from edgetune.runs.setup import Prepared
-from edgetune.utils.types import FloatArray, IntArray
+from edgetune.utils.multi_label import strata
+from edgetune.utils.types import FloatArray, IntArray, Labels
 
 CHEAP_RATE, WHOLE_RATE = 0.1, 0.6
 """The rows are doubled if that takes less than the first share of the time left for training, or if all
@@ -190,7 +191,7 @@ class ProbeInTime:
         view, seed = self._prepared.data.held_out, self._prepared.config.train.seed
         assert view is not None
         own = make_folds(
-            similar_groups(view.subset(rows)), view.labels[rows], np.random.default_rng([seed, 8])
+            similar_groups(view.subset(rows)), strata(view.labels[rows]), np.random.default_rng([seed, 8])
         )
         if own is None:
             return None
@@ -267,7 +268,7 @@ class ProbeInTime:
             at_least,
         )
 
-    def _rows(self, n_rows: int) -> tuple[FloatArray, IntArray]:
+    def _rows(self, n_rows: int) -> tuple[FloatArray, Labels]:
         labels = self._train.labels[np.concatenate(self._positions)]
         return np.concatenate(self._features)[:n_rows], labels[:n_rows]
 
@@ -280,12 +281,12 @@ class ProbeInTime:
         return self._fitted_on(*self._rows(n_rows), rate, strength)
 
     def _fitted_on(
-        self, features: FloatArray, labels: IntArray, rate: float, strength: float = 0.05
+        self, features: FloatArray, labels: Labels, rate: float, strength: float = 0.05
     ) -> LinearProbe:
         return fit_linear_probe(features, labels, self._n_classes, strength, self._until(rate))
 
     def _fitted_again(
-        self, n_rows: int, strength: float, held_out: FloatArray, held_out_labels: IntArray
+        self, n_rows: int, strength: float, held_out: FloatArray, held_out_labels: Labels
     ) -> tuple[float, LinearProbe]:
         """Fit on more rows; where fits are quick, the strength is chosen anew: more rows want another one."""
         started_s = self._clock.elapsed_s()
@@ -295,7 +296,7 @@ class ProbeInTime:
         return self._strength(n_rows, held_out, held_out_labels)
 
     def _strength(
-        self, n_rows: int, held_out: FloatArray, held_out_labels: IntArray
+        self, n_rows: int, held_out: FloatArray, held_out_labels: Labels
     ) -> tuple[float, LinearProbe]:
         features, labels = self._rows(n_rows)
         stop = self._until(FIRST_FIT_RATE)

@@ -118,7 +118,7 @@ def fingerprint(rows: Splits, backend: str, depth: int) -> dict[str, Any]:
     """Return what must be the same for a run to go on, and what had better be."""
     stores = (rows.train.store, rows.evaluation.store)
     return {
-        "rows": [store.folder.name for store in stores],
+        "rows": [store.checksum() for store in stores],
         "labels": list(rows.label_names),
         "n_rows": [len(rows.train), len(rows.evaluation), _held_out(rows)],
         "read_length": rows.train.store.meta.max_length,

@@ -14,13 +14,14 @@ from pathlib import Path
 from typing import Any
 
 from edgetune.config.budget import read_budget
-from edgetune.config.settings import RunConfig, SelectionSettings
+from edgetune.config.settings import RunConfig
 from edgetune.config.toml_config import dump_config, group_by_section, load_config, make_config
 from edgetune.data.in_memory import Data
-from edgetune.energy import ResumedSensor, Sensor, open_sensor
+from edgetune.energy import Sensor, SensorSum, open_sensor
 from edgetune.energy.battery import energy_limit_j
 from edgetune.learners.progress import automatic_lr
 from edgetune.planning.calibration import FEWEST_STEPS, ObservedRun, record_observed_run
+from edgetune.planning.clock import Clock
 from edgetune.planning.decision import plan_summary
 from edgetune.planning.device_costs import busy_watts
 from edgetune.planning.plan import Plans
@@ -30,12 +31,13 @@ from edgetune.run_files.outputs import refuse_own_source
 from edgetune.run_files.run_folder import OWN, RunFolder, disk_errors
 from edgetune.run_files.summary import RunResult
 from edgetune.runs.context import RunContext
-from edgetune.runs.deadline import Deadline, make_clock
+from edgetune.runs.deadline import Deadline
 from edgetune.runs.dry_run import settings_of_call
 from edgetune.runs.ngrams_only import run_ngrams, why
 from edgetune.runs.resume import read_interruption
 from edgetune.runs.setup import BudgetUsed, Prepared, PreparedRows, prepare
 from edgetune.runs.training import Training
+from edgetune.selection import SELECTORS
 from edgetune.utils.errors import Interrupted
 from edgetune.utils.formatting import counted
 from edgetune.utils.machine import cache_folder
@@ -194,7 +196,7 @@ def resume_run(out: Path, *, cache_dir: Path, meter: Meter, view: View, stop: St
         logs = stack.enter_context(contextlib.closing(ExperimentLogs(config.train.log_to, view.warn)))
         meter.resume_from(interruption.state["spent_s"], interruption.lost_s)
         exact = interruption.state["measured"] and interruption.lost_s < MUCH_LOST_S
-        sensor = ResumedSensor(_open_sensor(config, stack), interruption.energy_j, exact)
+        sensor = SensorSum([_open_sensor(config, stack)], interruption.energy_j, exact)
         used = BudgetUsed(meter.elapsed_s, sensor.joules, energy_limit_j(config.budget))
         prepared = prepare(config, cache_dir, meter, view.say, used, interruption)
         assert isinstance(prepared, Prepared)  # n-grams alone leave nothing to resume
@@ -233,12 +235,6 @@ def _stoppable(work: Callable[[], RunResult], run: RunContext[PreparedRows]) -> 
         ) from None
 
 
-def share_trained(selection: SelectionSettings) -> float:
-    """Return the share of the rows seen that a method trains, where that is known beforehand; else 1."""
-    known = {"random": selection.keep_rate, "svp": selection.subset_rate, "rho-loss": selection.top_rate}
-    return known.get(selection.method, 1.0)
-
-
 def _repeatable(resolved: RunConfig, asked: RunConfig) -> RunConfig:
     """Return the settings to write: a backend that cannot train is only for a plan without training."""
     if resolved.model.backend != "onnx":
@@ -257,7 +253,7 @@ def with_learning_rate(prepared: Prepared) -> RunConfig:
     if plan is not None and config.budget.limits_time:
         n_steps = max(1, plan.n_steps)
     else:
-        n_rows = len(prepared.data.train) * share_trained(config.selection)
+        n_rows = len(prepared.data.train) * SELECTORS[config.selection.method].share_trained(config.selection)
         n_steps = max(1, train.epochs * math.ceil(n_rows / train.batch_size))
         n_steps = min(n_steps, train.max_steps or n_steps)
     lr = automatic_lr(prepared.hidden_size, n_steps)
@@ -300,13 +296,8 @@ def _deadline(prepared: PreparedRows, used: BudgetUsed) -> Deadline | None:
     if plan is None or plans is None or not prepared.config.budget.limits_time:
         return None
     deadline_s = prepared.config.budget.deadline_s
-    clock = make_clock(
-        plan,
-        math.inf if deadline_s is None else deadline_s,
-        used.elapsed_s,
-        used.energy_j,
-        used.joules,
-    )
+    limit_s = math.inf if deadline_s is None else deadline_s
+    clock = Clock(limit_s, plan.lines, used.elapsed_s, used.energy_j, used.joules)
     if not isinstance(prepared, Prepared):
         return Deadline(plan, clock, lambda operation, n_rows, width: 0.0, 0.0, marks=list(prepared.marks))
     train = prepared.config.train
@@ -317,7 +308,7 @@ def _deadline(prepared: PreparedRows, used: BudgetUsed) -> Deadline | None:
         plan,
         clock,
         plans.step_cost(plan),
-        plans.save_model_s(plan),
+        plans.costs(plan).fixed.save_model_s,
         n_most,
         plans.own_score_rate(plan),
         list(prepared.marks),

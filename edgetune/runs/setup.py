@@ -17,18 +17,19 @@ from typing import Any
 from edgetune.backends.backend_contract import Backend
 from edgetune.backends.hidden_cache import HiddenCache
 from edgetune.backends.model_loader import ModelLoader, choose_backend, find_model_loader
-from edgetune.config.settings import FILTERS, DataSettings, RunConfig, frozen_depth
+from edgetune.config.settings import DataSettings, RunConfig, frozen_depth
 from edgetune.data.in_memory import naming_copies
 from edgetune.data.splits import Splits, open_splits
 from edgetune.data.token_format import TokenizerSpec
 from edgetune.models.checks import open_tokenizer
-from edgetune.planning.calibration import load_observed_runs, no_observed_runs
+from edgetune.planning.calibration import load_observed_runs
 from edgetune.planning.decision import Decision, decide
 from edgetune.planning.device_costs import find_device
 from edgetune.planning.plan import NGRAMS_ALONE, DataLengths, Plan, Plans
 from edgetune.planning.planner import DEFAULT_CACHE_MB, FEWEST_STEPS, MOST_PASSES
 from edgetune.profiling.speed_probe import BACKENDS_S, LAYERS_S, PROBE_RATE, probe_speeds
 from edgetune.runs.resume import Interruption
+from edgetune.selection import FILTERS
 from edgetune.utils.cache import private_folder
 from edgetune.utils.errors import BudgetError, ProfileError, UsageError
 from edgetune.utils.hub import HUB_PREFIX
@@ -163,6 +164,11 @@ def prepare(
             decision = decide_open(config, model_loader, data, used, cache_dir, say)
         else:
             data, decision = _as_before(config, interruption, model_loader, cache_dir, meter, say)
+        if config.train.class_weight == "balanced" and data.multi_label:
+            raise UsageError(
+                "--class-weight balanced is for one label a row; where there may be several, each label has "
+                "its own threshold. Remove it."
+            )
         if config.train.class_weight == "balanced" and data.held_out is None:
             data = replace(data, warnings=(*data.warnings, NO_CLASS_WEIGHT))
         config, decided_s = decision.config, used.elapsed_s()
@@ -171,9 +177,10 @@ def prepare(
             return PreparedRows(config, data, model_loader.tokenizer_file, decision.plans, marks)
         if config.data.max_length < data.train.longest:
             data = data.cut(config.data.max_length)
-        reopen = partial(model_loader.open, config, len(data.label_names), meter=meter, say=say)
+        labels: dict[str, Any] = {"n_labels": len(data.label_names), "multi_label": data.multi_label}
+        reopen = partial(model_loader.open, config, **labels, meter=meter, say=say)
         with meter.phase("open"):
-            backend = reopen(_cache_of(config, cache_dir))
+            backend = reopen(cache=_cache_of(config, cache_dir))
     return Prepared(
         config=config,
         data=data,
@@ -185,7 +192,7 @@ def prepare(
         freeze=config.model.freeze,
         pools_mean=model_loader.source.pools_mean,
         plans=decision.plans,
-        reopen=partial(reopen, None),
+        reopen=partial(reopen, cache=None),
         marks=(
             ("start", decided_s),
             ("export", decided_s + meter.split_s()["export"]),
@@ -273,6 +280,8 @@ def read_rows(
         label, *text = rows.guessed_columns
         data = config.data.model_copy(update={"text": tuple(text), "label": label})
         config = config.model_copy(update={"data": data})
+    if rows.multi_label:  # and rows to evaluate on are then read so
+        config = config.model_copy(update={"data": config.data.model_copy(update={"multi_label": True})})
     return rows, config
 
 
@@ -314,11 +323,8 @@ def decide_open(
         say=say,
     )
     try:
-        earlier = (
-            partial(load_observed_runs, cache_dir)
-            if budget.limits_time and budget.use_earlier_runs
-            else no_observed_runs
-        )
+        recalls = budget.limits_time and budget.use_earlier_runs
+        earlier = partial(load_observed_runs, cache_dir) if recalls else None
         device = find_device(model_loader.source, budget.watts, probe, earlier)
     except ProfileError:
         if limited:
@@ -343,7 +349,9 @@ def decide_open(
         n_classes=len(data.label_names),
         pair=config.data.pair,
     )
-    exported = partial(model_loader.exported, len(data.label_names), model.freeze)
+    exported = partial(
+        model_loader.exported, len(data.label_names), model.freeze, multi_label=data.multi_label
+    )
     return decide(config, device, shape, exported, used.elapsed_s(), used.joules(), used.energy_j)
 
 

@@ -8,7 +8,6 @@ from functools import partial
 import numpy as np
 
 from edgetune.backends.backend_contract import Backend, NoLinearHead
-from edgetune.config.settings import FILTERS
 from edgetune.data.batches import Batch
 from edgetune.data.token_store import TokenView
 from edgetune.inference.saved_ensemble import PROBE
@@ -29,7 +28,7 @@ from edgetune.runs.probing import LEAST_TRAINING_STEPS, FittedProbe, ProbeInTime
 from edgetune.runs.recovery import Recovery
 from edgetune.runs.resume import Interruption
 from edgetune.runs.setup import Prepared
-from edgetune.selection import DataShape, Selector, make_selector
+from edgetune.selection import FILTERS, DataShape, Selector, make_selector
 from edgetune.selection.staged import REFERENCE
 from edgetune.utils.errors import BudgetError, Interrupted
 from edgetune.utils.failpoints import failpoint
@@ -98,7 +97,8 @@ class Training:
     def _make_selector(self) -> Selector:
         config, data = self._config, self._prepared.data
         shares = np.array(list(data.train.counts.values())) / len(data.train)
-        guess_loss = float(entropy(shares[None])[0])
+        answers = np.stack([shares, 1 - shares], axis=1) if data.train.labels.ndim == 2 else shares[None]
+        guess_loss = float(entropy(answers).mean())
         batch_size, vocab_size = config.train.batch_size, self._prepared.vocab_size
         shape = DataShape(len(data.train), len(shares), vocab_size, guess_loss, batch_size)
         selector = make_selector(config.selection, shape, np.random.default_rng([config.train.seed, 3]))

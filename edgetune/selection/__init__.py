@@ -1,63 +1,87 @@
 """Ways of choosing which examples are trained; `make_selector` builds one from its settings.
 
-Another method is one file here, one entry in `SELECTORS`, and one name in `config.settings`. Selectors see
-batches and losses, never a model. May import `utils`, `config`, `data` and `run_files`.
+Another method is one file here and nothing else: a subclass of `Staged` with a `name`, and beside it its
+settings as a `MethodSettings`. The command line, `--set`, the method cards and the docs read both. Selectors
+see batches and losses, never a model. May import `utils`, `config`, `data` and `run_files`.
 """
 
 from __future__ import annotations
 
+import importlib
+import pkgutil
+from collections.abc import Iterator
+from typing import Any, cast
+
 import numpy as np
+from pydantic import create_model, field_validator
 
-from edgetune.config.settings import SelectionSettings
-from edgetune.selection.auto_assist import AutoAssist
-from edgetune.selection.cartography import CartographyAmbiguous, CartographyHard
-from edgetune.selection.ftft import Ftft
-from edgetune.selection.info_batch import InfoBatch
-from edgetune.selection.rho_loss import RhoLoss
-from edgetune.selection.selective_backprop import SelectiveBackprop, StaleSelectiveBackprop
+from edgetune.config import settings as config
 from edgetune.selection.selector_contract import DataShape, Method, Selector, StageChange
-from edgetune.selection.simple import Random, TrainAll
-from edgetune.selection.svp import Svp
-from edgetune.selection.swift_learn import SwiftLearn
-from edgetune.selection.three_stage import ThreeStage
-from edgetune.selection.threshold import AutoThreshold, FixedThreshold
-from edgetune.utils.errors import UsageError
+from edgetune.selection.staged import Staged
+from edgetune.utils.errors import did_you_mean
 
-__all__ = ["SELECTORS", "DataShape", "Selector", "StageChange", "make_selector"]
+__all__ = [
+    "FILTERS",
+    "METHODS",
+    "PRESETS",
+    "SELECTORS",
+    "DataShape",
+    "SelectionSettings",
+    "Selector",
+    "StageChange",
+    "make_selector",
+]
 
-SELECTORS: dict[str, type[Method]] = {
-    kind.name: kind
-    for kind in (
-        TrainAll,
-        Random,
-        FixedThreshold,
-        AutoThreshold,
-        ThreeStage,
-        AutoAssist,
-        Svp,
-        SelectiveBackprop,
-        StaleSelectiveBackprop,
-        InfoBatch,
-        RhoLoss,
-        CartographyAmbiguous,
-        CartographyHard,
-        Ftft,
-        SwiftLearn,
-    )
+
+def _methods() -> Iterator[type[Method]]:
+    """Yield every class of this folder that has a name of its own."""
+    for found in pkgutil.iter_modules(__path__, f"{__name__}."):
+        module = importlib.import_module(found.name)
+        for kind in vars(module).values():
+            is_own = isinstance(kind, type) and kind.__module__ == found.name
+            if is_own and issubclass(kind, Staged) and "name" in vars(kind):
+                yield cast("type[Method]", kind)
+
+
+SELECTORS = {
+    kind.name: kind for kind in sorted(_methods(), key=lambda kind: (kind.name != "train-all", kind.name))
 }
+METHODS = tuple(SELECTORS)
+FILTERS = frozenset(name for name, kind in SELECTORS.items() if kind.scores_first)
+"""Methods that score rows before they train them."""
 
 
-def make_selector(settings: SelectionSettings, shape: DataShape, rng: np.random.Generator) -> Selector:
+class _KnownMethod(config.SelectionSettings):
+    @field_validator("method")
+    @classmethod
+    def _check_method(cls, method: str) -> str:
+        if method not in SELECTORS:
+            hint = did_you_mean(method, METHODS)
+            raise ValueError(f"there is no method of that name.{hint} Choose from {', '.join(METHODS)}")
+        return method
+
+
+def _settings() -> tuple[type[config.MethodSettings], ...]:
+    """Return the settings of all methods, without those that others extend."""
+    kinds = {kind.Settings for kind in SELECTORS.values()}
+    last = (kind for kind in kinds if not any(kind in other.__mro__[1:] for other in kinds))
+    return tuple(sorted(last, key=lambda kind: kind.__name__))
+
+
+# Pydantic makes the class; a type checker knows the settings that all methods share.
+SelectionSettings = cast("Any", create_model("SelectionSettings", __base__=(_KnownMethod, *_settings())))
+PRESETS: dict[str, dict[str, Any]] = {"default": {}, "paper": {"preset": "paper"}}
+for _kind in SELECTORS.values():
+    PRESETS["paper"].update(_kind.Settings.paper)
+config.register_methods(SelectionSettings, PRESETS)
+
+
+def make_selector(settings: config.SelectionSettings, shape: DataShape, rng: np.random.Generator) -> Selector:
     """Build the selector that the settings name.
 
     Args:
-        settings: the method and its numbers.
+        settings: the method and its numbers, a `SelectionSettings` of this module.
         shape: what it may know of the data.
         rng: the selector's own generator; it is drawn from and saved with the state.
     """
-    factory = SELECTORS.get(settings.method)
-    if factory is None:
-        raise UsageError(
-            f"There is no selection method {settings.method!r}; choose from {sorted(SELECTORS)}."
-        )
-    return factory.build(settings, shape, rng)
+    return SELECTORS[settings.method].build(settings, shape, rng)

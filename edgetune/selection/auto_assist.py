@@ -21,8 +21,9 @@ from __future__ import annotations
 from typing import Any, ClassVar
 
 import numpy as np
+from pydantic import Field
 
-from edgetune.config.settings import SelectionSettings
+from edgetune.config.settings import MethodSettings
 from edgetune.data.batches import Batch
 from edgetune.selection.features import HashedFeatures
 from edgetune.selection.linear_model import LinearModel
@@ -72,14 +73,25 @@ class RunningMean:
         self._total, self._weight = float(state["total"]), float(state["weight"])
 
 
+class AutoAssistSettings(MethodSettings):
+    """Settings of `auto-assist`."""
+
+    base_rate: float = Field(
+        0.3,
+        gt=0,
+        le=1,
+        description="at least this share of the examples that the assistant calls easy is accepted.",
+    )
+
+
 class AutoAssist(Staged):
     """Train what an assistant calls hard by its words, and a fixed share of the rest."""
 
     name: ClassVar[str] = "auto-assist"
-    settings_used: ClassVar[tuple[str, ...]] = ("base_rate",)
+    Settings: ClassVar[type[MethodSettings]] = AutoAssistSettings
 
     @classmethod
-    def build(cls, settings: SelectionSettings, shape: DataShape, rng: np.random.Generator) -> AutoAssist:
+    def build(cls, settings: AutoAssistSettings, shape: DataShape, rng: np.random.Generator) -> AutoAssist:
         return cls(settings.base_rate, n_classes=shape.n_classes, rng=rng)
 
     def __init__(self, base_rate: float, *, n_classes: int, rng: np.random.Generator) -> None:

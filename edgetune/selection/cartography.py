@@ -22,8 +22,9 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
+from pydantic import Field
 
-from edgetune.config.settings import SelectionSettings
+from edgetune.config.settings import MethodSettings
 from edgetune.data.batches import Batch
 from edgetune.selection.row_table import RowTable, top
 from edgetune.selection.selector_contract import DataShape
@@ -113,17 +114,35 @@ class VisitRecord:
         self._squares.fill(state["squares"])
 
 
+class CartographySettings(MethodSettings):
+    """Settings of the cartographies and `ftft`."""
+
+    subset_rate: float = Field(
+        0.33,
+        gt=0,
+        le=1,
+        description="share of the rows that is trained after measuring.",
+    )
+    reference_rate: float | None = Field(
+        None,
+        gt=0,
+        lt=1,
+        description="share of the run in which all rows are trained and measured; None: a half, and a "
+        "quarter for `ftft`.",
+    )
+
+
 class Cartography(Staged, ABC):
     """Measure everything with a reference, then train a new model on the rows ranked highest.
 
     reference ──(progress >= reference_rate; first weights again)─→ subset ─→ end
     """
 
-    settings_used: ClassVar[tuple[str, ...]] = ("subset_rate", "reference_rate")
+    Settings: ClassVar[type[MethodSettings]] = CartographySettings
     default_reference_rate: ClassVar[float] = 0.5
 
     @classmethod
-    def build(cls, settings: SelectionSettings, shape: DataShape, rng: np.random.Generator) -> Cartography:
+    def build(cls, settings: CartographySettings, shape: DataShape, rng: np.random.Generator) -> Cartography:
         rate = settings.reference_rate
         return cls(settings.subset_rate, cls.default_reference_rate if rate is None else rate)
 

@@ -75,7 +75,7 @@ class TokenFeatures:
 
 
 class HashedFeatures:
-    """Hashed tokens, hashed (token, label) pairs, one length bucket, one label; of fixed size.
+    """Hashed tokens, hashed (token, label) pairs, one length bucket, the row's labels; of fixed size.
 
     A pair is a case of its label: it says what its word adds, so that the label counts once, not once a word.
 
@@ -92,16 +92,22 @@ class HashedFeatures:
 
     def __call__(self, batch: Batch) -> Presence:
         rows, each = token_rows(batch), np.arange(len(batch))
-        tokens = batch.tokens.astype(np.int64)
-        pairs = tokens * self._n_classes + batch.labels[rows]
+        by_label, owners, having, labels = batch, rows, each, batch.labels.astype(np.int64)
+        if several := labels.ndim == 2:  # a row once for each of its labels
+            having, labels = np.nonzero(labels)
+            by_label = batch.take(having)
+            owners = token_rows(by_label)
+        pair_rows, pair_labels = having[owners], labels[owners]
+        pairs = hash_ids(by_label.tokens.astype(np.int64) * self._n_classes + pair_labels) + 2**HASH_BITS
         lengths = np.minimum(batch.lengths // PAD_MULTIPLE, LENGTH_BUCKETS - 1)
-        features = [
-            hash_ids(tokens),
-            hash_ids(pairs) + 2**HASH_BITS,
-            lengths + self._lengths_at,
-            batch.labels + self._labels_at,
-        ]
-        at = np.concatenate([rows, rows, each, each])
+        features = [hash_ids(batch.tokens), pairs, lengths + self._lengths_at, labels + self._labels_at]
+        at = np.concatenate([rows, pair_rows, each, having])
         x = unique_pairs(at, np.concatenate(features), len(batch), self.n_features)
-        paired = (x.features >= 2**HASH_BITS) & (x.features < self._lengths_at)
-        return x._replace(parents=self._label_features, under=np.where(paired, batch.labels[x.rows], -1))
+        if several:
+            under = np.full(len(x.features), -1)
+            keys = x.rows * self.n_features + x.features
+            under[np.searchsorted(keys, pair_rows * self.n_features + pairs)] = pair_labels
+        else:
+            paired = (x.features >= 2**HASH_BITS) & (x.features < self._lengths_at)
+            under = np.where(paired, labels[x.rows], -1)
+        return x._replace(parents=self._label_features, under=under)

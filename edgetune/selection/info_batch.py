@@ -19,8 +19,9 @@ from __future__ import annotations
 from typing import Any, ClassVar
 
 import numpy as np
+from pydantic import Field
 
-from edgetune.config.settings import SelectionSettings
+from edgetune.config.settings import MethodSettings
 from edgetune.data.batches import Batch
 from edgetune.selection.row_table import RowLosses, RowTable
 from edgetune.selection.selector_contract import DataShape
@@ -37,14 +38,31 @@ def below_mean(losses: FloatArray) -> BoolArray:
     return np.asarray(wide < wide.mean())
 
 
+class InfoBatchSettings(MethodSettings):
+    """Settings of `info-batch`."""
+
+    prune_rate: float = Field(
+        0.5,
+        ge=0,
+        lt=1,
+        description="share of the examples with a loss below the mean that is left out.",
+    )
+    full_rate: float = Field(
+        0.125,
+        ge=0,
+        le=1,
+        description="everything is trained for this last share of the run.",
+    )
+
+
 class InfoBatch(Staged):
     """Leave out half of the rows below the mean loss, drawn anew each pass, and weigh the rest of them up."""
 
     name: ClassVar[str] = "info-batch"
-    settings_used: ClassVar[tuple[str, ...]] = ("prune_rate", "full_rate")
+    Settings: ClassVar[type[MethodSettings]] = InfoBatchSettings
 
     @classmethod
-    def build(cls, settings: SelectionSettings, shape: DataShape, rng: np.random.Generator) -> InfoBatch:
+    def build(cls, settings: InfoBatchSettings, shape: DataShape, rng: np.random.Generator) -> InfoBatch:
         return cls(settings.prune_rate, settings.full_rate, rng)
 
     def __init__(self, prune_rate: float, full_rate: float, rng: np.random.Generator) -> None:

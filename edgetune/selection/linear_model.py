@@ -23,8 +23,8 @@ import numpy as np
 
 from edgetune.data.batches import Batch, TokenSource
 from edgetune.selection.features import HASH_BITS, Presence, hash_ids, token_rows, unique_pairs
-from edgetune.utils.metrics import softmax
-from edgetune.utils.types import BoolArray, FloatArray, IntArray
+from edgetune.utils.metrics import is_right, sigmoid, softmax
+from edgetune.utils.types import BoolArray, FloatArray, IntArray, Labels
 
 STEP_ROWS = 64
 """Rows of one step of a proxy."""
@@ -72,7 +72,7 @@ def gradient(x: Presence, residual: FloatArray) -> tuple[IntArray, FloatArray]:
 
     Args:
         x: B examples.
-        residual: (B, C) predicted probabilities less the one-hot targets.
+        residual: (B, C) predicted probabilities less the one-hot or multi-hot targets.
 
     Returns:
         The U features that occur, ascending, and the slopes of their weights (U, C).
@@ -93,11 +93,19 @@ class LinearModel:
         """(B, C) of B examples."""
         return project(self._weights, x)
 
-    def step(self, x: Presence, targets: IntArray) -> FloatArray:
-        """Learn from B examples of the classes `targets` (B,); return their logits (B, C) from before."""
+    def step(self, x: Presence, targets: Labels) -> FloatArray:
+        """Learn from B examples; return their logits (B, C) from before.
+
+        Args:
+            x: the examples.
+            targets: (B,) their classes, or (B, C) multi-hot for C independent logistic regressions.
+        """
         logits = self.logits(x)
-        residual = softmax(logits)
-        residual[np.arange(x.n_rows), targets] -= 1.0
+        if targets.ndim == 2:
+            residual = sigmoid(logits) - targets.astype(np.float64)
+        else:
+            residual = softmax(logits)
+            residual[np.arange(x.n_rows), targets.astype(np.int64)] -= 1.0
         features, slopes = gradient(x, residual)
         self._squares[features] += slopes**2
         self._weights[features] -= _RATE * slopes / np.sqrt(self._squares[features])
@@ -185,5 +193,5 @@ def fit_proxy(
         order = rng.permutation(len(positions))
         for at, batch in read_in_batches(source, positions[order], should_stop):
             rows[order[at]] = batch.rows
-            visit[order[at]] = proxy.learn(batch).argmax(axis=1) == batch.labels
+            visit[order[at]] = is_right(proxy.learn(batch), batch.labels)
     return ProxyVisits(rows, right)

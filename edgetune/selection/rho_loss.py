@@ -24,14 +24,15 @@ from collections.abc import Callable
 from typing import Any, ClassVar
 
 import numpy as np
+from pydantic import Field
 
-from edgetune.config.settings import SelectionSettings
+from edgetune.config.settings import MethodSettings
 from edgetune.data.batches import Batch, TokenSource
 from edgetune.selection.linear_model import PreparationStopped, WordProxy, fit_proxy, read_in_batches
 from edgetune.selection.row_table import RowTable, count_of, top
 from edgetune.selection.selector_contract import DataShape
 from edgetune.selection.staged import Staged
-from edgetune.utils.metrics import cross_entropy
+from edgetune.utils.metrics import cross_entropy, is_right
 from edgetune.utils.types import BoolArray, FloatArray
 
 N_PASSES = 3
@@ -45,17 +46,35 @@ def most_reducible(losses: FloatArray, irreducible: FloatArray, top_rate: float)
     return chosen
 
 
+class RhoLossSettings(MethodSettings):
+    """Settings of `rho-loss`."""
+
+    pool_rows: int = Field(320, ge=1, description="so many scored examples are chosen among at a time.")
+    top_rate: float = Field(0.1, gt=0, le=1, description="share of those that is trained.")
+    proxy_holdout: float = Field(
+        0.1,
+        gt=0,
+        lt=1,
+        description="share of the training rows that the small model is given.",
+    )
+
+
 class RhoLoss(Staged):
     """Score many, train those whose loss a small model says can still be reduced."""
 
     name: ClassVar[str] = "rho-loss"
-    settings_used: ClassVar[tuple[str, ...]] = ("pool_rows", "top_rate", "proxy_holdout", "watched")
+    Settings: ClassVar[type[MethodSettings]] = RhoLossSettings
+    scores_first: ClassVar[bool] = True
 
     @classmethod
-    def build(cls, settings: SelectionSettings, shape: DataShape, rng: np.random.Generator) -> RhoLoss:
+    def build(cls, settings: RhoLossSettings, shape: DataShape, rng: np.random.Generator) -> RhoLoss:
         return cls(settings, shape, rng)
 
-    def __init__(self, settings: SelectionSettings, shape: DataShape, rng: np.random.Generator) -> None:
+    @classmethod
+    def share_trained(cls, settings: RhoLossSettings) -> float:
+        return settings.top_rate
+
+    def __init__(self, settings: RhoLossSettings, shape: DataShape, rng: np.random.Generator) -> None:
         super().__init__()
         self._pool_rows = settings.pool_rows
         self._top_rate = settings.top_rate
@@ -88,7 +107,7 @@ class RhoLoss(Staged):
             for at, batch in read_in_batches(source, others, should_stop):
                 logits = proxy.logits(batch)
                 rows[at], losses[at] = batch.rows, cross_entropy(logits, batch.labels)
-                n_right += int((logits.argmax(axis=1) == batch.labels).sum())
+                n_right += int(is_right(logits, batch.labels).sum())
         except PreparationStopped:
             self._why = "the preparation was stopped, so rows are chosen by their loss alone"
             return

@@ -23,8 +23,9 @@ from __future__ import annotations
 from typing import Any, ClassVar
 
 import numpy as np
+from pydantic import Field
 
-from edgetune.config.settings import SelectionSettings
+from edgetune.config.settings import MethodSettings
 from edgetune.data.batches import Batch
 from edgetune.selection.row_table import RowLosses
 from edgetune.selection.selector_contract import DataShape
@@ -39,19 +40,31 @@ def percentiles(losses: FloatArray, window: FloatArray) -> FloatArray:
     return np.asarray(n_at_most / max(1, len(window)), dtype=np.float64)
 
 
+class SelectiveBackpropSettings(MethodSettings):
+    """Settings of `selective-backprop`."""
+
+    beta: float = Field(
+        3.0,
+        ge=0,
+        description="an example is trained with probability (percentile of its loss) ** beta.",
+    )
+    loss_window: int = Field(1024, ge=1, description="over how many last losses that percentile is taken.")
+
+
 class SelectiveBackprop(Staged):
     """Score everything, train each row with probability (percentile of its loss) ** beta."""
 
     name: ClassVar[str] = "selective-backprop"
-    settings_used: ClassVar[tuple[str, ...]] = ("beta", "loss_window", "watched")
+    Settings: ClassVar[type[MethodSettings]] = SelectiveBackpropSettings
+    scores_first: ClassVar[bool] = True
 
     @classmethod
     def build(
-        cls, settings: SelectionSettings, shape: DataShape, rng: np.random.Generator
+        cls, settings: SelectiveBackpropSettings, shape: DataShape, rng: np.random.Generator
     ) -> SelectiveBackprop:
         return cls(settings, rng)
 
-    def __init__(self, settings: SelectionSettings, rng: np.random.Generator) -> None:
+    def __init__(self, settings: SelectiveBackpropSettings, rng: np.random.Generator) -> None:
         super().__init__()
         self._beta = settings.beta
         self._window = LossWindow(settings.loss_window)
@@ -82,13 +95,19 @@ class SelectiveBackprop(Staged):
         return self._rng.random(len(losses)) < chances
 
 
+class StaleSelectiveBackpropSettings(SelectiveBackpropSettings):
+    """Settings of `selective-backprop-stale`."""
+
+    stale_epochs: int = Field(3, ge=1, description="an example's loss is used for so many passes.")
+
+
 class StaleSelectiveBackprop(SelectiveBackprop):
     """Selective-Backprop that scores in one pass and draws by those losses in the next ones too."""
 
     name: ClassVar[str] = "selective-backprop-stale"
-    settings_used: ClassVar[tuple[str, ...]] = (*SelectiveBackprop.settings_used, "stale_epochs")
+    Settings: ClassVar[type[MethodSettings]] = StaleSelectiveBackpropSettings
 
-    def __init__(self, settings: SelectionSettings, rng: np.random.Generator) -> None:
+    def __init__(self, settings: StaleSelectiveBackpropSettings, rng: np.random.Generator) -> None:
         super().__init__(settings, rng)
         self._stale_epochs = settings.stale_epochs
         self._losses = RowLosses()

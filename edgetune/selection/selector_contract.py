@@ -15,7 +15,7 @@ from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import numpy as np
 
-from edgetune.config.settings import SelectionSettings
+from edgetune.config.settings import MethodSettings
 from edgetune.data.batches import Batch, TokenSource
 from edgetune.utils.types import BoolArray, FloatArray
 
@@ -46,7 +46,8 @@ class DataShape:
         n_examples: examples in one epoch.
         n_classes: labels are below this.
         vocab_size: token ids are below this.
-        label_entropy: nats; what guessing by the shares of the labels costs; infinite where it is not known.
+        label_entropy: nats; what guessing by the shares of the labels costs, with several labels a row in the
+            mean over them; infinite where it is not known.
         batch_size: rows per batch of the stream.
     """
 
@@ -140,12 +141,19 @@ class Method(Selector, Protocol):
     """A selector that the settings can name.
 
     Attributes:
-        settings_used: fields of `settings.SelectionSettings` that it reads.
+        Settings: that it reads; their defaults and descriptions are in its card.
+        scores_first: whether rows are scored before they are trained.
     """
 
-    settings_used: ClassVar[tuple[str, ...]]
+    Settings: ClassVar[type[MethodSettings]]
+    scores_first: ClassVar[bool]
 
     @classmethod
-    def build(cls, settings: SelectionSettings, shape: DataShape, rng: np.random.Generator) -> Selector:
-        """Make one; `rng` is its own, drawn from and saved with the state."""
+    def build(cls, settings: Any, shape: DataShape, rng: np.random.Generator) -> Selector:
+        """Make one from its `Settings`; `rng` is its own, drawn from and saved with the state."""
+        ...
+
+    @classmethod
+    def share_trained(cls, settings: Any) -> float:
+        """Return the share of the rows seen that is trained, where that is known beforehand; else 1."""
         ...

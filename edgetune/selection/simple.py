@@ -15,8 +15,9 @@ from __future__ import annotations
 from typing import Any, ClassVar
 
 import numpy as np
+from pydantic import Field
 
-from edgetune.config.settings import SelectionSettings
+from edgetune.config.settings import MethodSettings
 from edgetune.data.batches import Batch
 from edgetune.selection.selector_contract import DataShape
 from edgetune.selection.staged import Staged
@@ -29,7 +30,7 @@ class TrainAll(Staged):
     name: ClassVar[str] = "train-all"
 
     @classmethod
-    def build(cls, settings: SelectionSettings, shape: DataShape, rng: np.random.Generator) -> TrainAll:
+    def build(cls, settings: MethodSettings, shape: DataShape, rng: np.random.Generator) -> TrainAll:
         return cls()
 
     @property
@@ -37,15 +38,25 @@ class TrainAll(Staged):
         return True
 
 
+class RandomSettings(MethodSettings):
+    """Settings of `random`."""
+
+    keep_rate: float = Field(0.5, gt=0, le=1, description="an example is kept with this probability.")
+
+
 class Random(Staged):
     """Train each example with one fixed probability."""
 
     name: ClassVar[str] = "random"
-    settings_used: ClassVar[tuple[str, ...]] = ("keep_rate",)
+    Settings: ClassVar[type[MethodSettings]] = RandomSettings
 
     @classmethod
-    def build(cls, settings: SelectionSettings, shape: DataShape, rng: np.random.Generator) -> Random:
+    def build(cls, settings: RandomSettings, shape: DataShape, rng: np.random.Generator) -> Random:
         return cls(settings.keep_rate, rng)
+
+    @classmethod
+    def share_trained(cls, settings: RandomSettings) -> float:
+        return settings.keep_rate
 
     def __init__(self, keep_rate: float, rng: np.random.Generator) -> None:
         super().__init__()

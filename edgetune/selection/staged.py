@@ -12,6 +12,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from edgetune.config.settings import MethodSettings
 from edgetune.data.batches import Batch, TokenSource
 from edgetune.selection.selector_contract import StageChange
 from edgetune.utils.types import BoolArray, FloatArray, IntArray
@@ -30,7 +31,12 @@ class Staged:
     """
 
     name: ClassVar[str]
-    settings_used: ClassVar[tuple[str, ...]] = ()
+    Settings: ClassVar[type[MethodSettings]] = MethodSettings
+    scores_first: ClassVar[bool] = False
+
+    @classmethod
+    def share_trained(cls, settings: Any) -> float:
+        return 1.0
 
     def __init__(self, first_stage: str = ALL) -> None:
         self.n_seen = 0

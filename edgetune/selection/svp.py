@@ -4,10 +4,11 @@ What: selection via proxy. Before the first batch a linear model over hashed wor
     5 passes. Rows are then ranked by `rank_by`, and the top `subset_rate` of them are trained, in every
     epoch: `confidence` (least probability of the likeliest class first) and `entropy` ask the trained
     proxy; `forgetting` counts how often a row that was right at one pass was wrong at the next (never
-    right: infinity; 5 passes allow 2 events; ties are broken by lot). `k-center` covers the rows' words
-    instead, greedily: next comes the row farthest from all chosen ones. It needs no proxy, only the
-    hashed words projected at random to 64 dimensions, and runs in random groups of 1,024 rows, each giving
-    its share, so that its cost grows with the rows and not with their square.
+    right: infinity; 5 passes allow 2 events; ties are broken by lot). With several labels a row, `confidence`
+    and `entropy` are means over the classes, and a row is right where all labels are. `k-center` covers the
+    rows' words instead, greedily: next comes the row farthest from all chosen ones. It needs no proxy, only
+    the hashed words projected at random to 64 dimensions, and runs in random groups of 1,024 rows, each
+    giving its share, so that its cost grows with the rows and not with their square.
 Use when: several epochs are ahead: the ranking is paid once, the subset saves in each of them.
 Costs: 6 readings of all rows and 5 of the proxy's steps; for `k-center` one reading and, per kept row, the
     distances to 1,024 rows. No forward pass of the encoder: 2 s of one core for SST-2's 67,000 rows, 12 s
@@ -23,11 +24,12 @@ Source: Coleman et al., Selection via Proxy, ICLR 2020 (fastText as the proxy fo
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import numpy as np
+from pydantic import Field
 
-from edgetune.config.settings import SelectionSettings
+from edgetune.config.settings import MethodSettings
 from edgetune.data.batches import Batch, TokenSource
 from edgetune.selection.linear_model import (
     PreparationStopped,
@@ -40,7 +42,7 @@ from edgetune.selection.linear_model import (
 from edgetune.selection.row_table import RowTable, count_of, top
 from edgetune.selection.selector_contract import DataShape
 from edgetune.selection.staged import SUBSET, Staged
-from edgetune.utils.metrics import entropy, softmax
+from edgetune.utils.metrics import entropy, sigmoid, softmax
 from edgetune.utils.types import BoolArray, FloatArray, IntArray
 
 N_PASSES = 5
@@ -49,9 +51,20 @@ _N_DIMENSIONS = 64
 
 
 def least_confidence(probabilities: FloatArray) -> FloatArray:
-    """(B,) one less the probability of the likeliest class, of probabilities (B, C)."""
-    doubt: FloatArray = 1.0 - probabilities.max(axis=1)
+    """(…) one less the probability of the likeliest class, of probabilities (…, C)."""
+    doubt: FloatArray = 1.0 - probabilities.max(axis=-1)
     return doubt
+
+
+def answer_probabilities(logits: FloatArray, multi_label: bool) -> FloatArray:
+    """Return the probabilities (B, K, A) of the A answers to each of K questions, of logits (B, C).
+
+    With one label a row there is one question with C answers, otherwise C with two.
+    """
+    if not multi_label:
+        return softmax(logits)[:, None]
+    p = sigmoid(logits)
+    return np.stack([p, 1.0 - p], axis=2)
 
 
 def forgetting_events(right: BoolArray) -> FloatArray:
@@ -83,15 +96,29 @@ def k_center(points: FloatArray, n_centers: int) -> IntArray:
     return centers
 
 
+class SvpSettings(MethodSettings):
+    """Settings of `svp`."""
+
+    subset_rate: float = Field(0.33, gt=0, le=1, description="share of the rows that is trained.")
+    rank_by: Literal["confidence", "entropy", "forgetting", "k-center"] = Field(
+        "entropy",
+        description="how rows are ranked: `confidence` (least), `entropy`, `forgetting` or `k-center`.",
+    )
+
+
 class Svp(Staged):
     """Train the share of the rows that a small word model ranks highest."""
 
     name: ClassVar[str] = "svp"
-    settings_used: ClassVar[tuple[str, ...]] = ("subset_rate", "rank_by")
+    Settings: ClassVar[type[MethodSettings]] = SvpSettings
 
     @classmethod
-    def build(cls, settings: SelectionSettings, shape: DataShape, rng: np.random.Generator) -> Svp:
+    def build(cls, settings: SvpSettings, shape: DataShape, rng: np.random.Generator) -> Svp:
         return cls(settings.subset_rate, settings.rank_by, shape, rng)
+
+    @classmethod
+    def share_trained(cls, settings: SvpSettings) -> float:
+        return settings.subset_rate
 
     def __init__(self, subset_rate: float, rank_by: str, shape: DataShape, rng: np.random.Generator) -> None:
         super().__init__()
@@ -165,7 +192,8 @@ class Svp(Staged):
             measure = entropy if self._rank_by == "entropy" else least_confidence
             scores = np.zeros(len(everything))
             for at, batch in read_in_batches(source, everything, should_stop):
-                scores[at] = measure(softmax(proxy.logits(batch)))
+                answers = answer_probabilities(proxy.logits(batch), source.labels.ndim == 2)
+                scores[at] = measure(answers).mean(axis=1)
         self._proxy_accuracy = float(visits.right[-1].mean())
         # By lot, not by row number: a sorted file would give one class all the ties.
         lot = self._rng.permutation(len(everything))

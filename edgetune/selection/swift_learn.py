@@ -19,8 +19,9 @@ from __future__ import annotations
 from typing import Any, ClassVar
 
 import numpy as np
+from pydantic import Field
 
-from edgetune.config.settings import SelectionSettings
+from edgetune.config.settings import MethodSettings
 from edgetune.data.batches import Batch
 from edgetune.selection.row_table import RowLosses, RowTable, top
 from edgetune.selection.selector_contract import DataShape
@@ -31,6 +32,13 @@ CUTS_PER_REFRESH = 32
 """How often a refresh takes its cut anew; each time sorts all losses, so it cannot be every batch."""
 
 
+class SwiftLearnSettings(MethodSettings):
+    """Settings of `swift-learn`."""
+
+    top_rate: float = Field(0.1, gt=0, le=1, description="share of all rows that is trained.")
+    refresh_epochs: int = Field(3, ge=1, description="everything is measured again after so many passes.")
+
+
 class SwiftLearn(Staged):
     """Train on the tenth of the rows with the highest loss; measure all rows again every few passes.
 
@@ -38,10 +46,10 @@ class SwiftLearn(Staged):
     """
 
     name: ClassVar[str] = "swift-learn"
-    settings_used: ClassVar[tuple[str, ...]] = ("top_rate", "refresh_epochs")
+    Settings: ClassVar[type[MethodSettings]] = SwiftLearnSettings
 
     @classmethod
-    def build(cls, settings: SelectionSettings, shape: DataShape, rng: np.random.Generator) -> SwiftLearn:
+    def build(cls, settings: SwiftLearnSettings, shape: DataShape, rng: np.random.Generator) -> SwiftLearn:
         return cls(settings.top_rate, settings.refresh_epochs)
 
     def __init__(self, top_rate: float, refresh_epochs: int) -> None:

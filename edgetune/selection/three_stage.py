@@ -23,16 +23,18 @@ Source: Ouyang et al., IJCAI 2023, §3, eqs. 2 and 4. Exploration, calibration, 
 from __future__ import annotations
 
 from collections import deque
-from typing import Any, ClassVar
+from collections.abc import Mapping
+from typing import Any, ClassVar, Literal
 
 import numpy as np
+from pydantic import Field
 
-from edgetune.config.settings import SelectionSettings
+from edgetune.config.settings import MethodSettings
 from edgetune.data.batches import Batch
 from edgetune.selection.meta_predictor import Audit, MetaPredictor
 from edgetune.selection.selector_contract import DataShape
 from edgetune.selection.staged import FILTER_BACKWARD, FILTER_FORWARD, RowSet
-from edgetune.selection.threshold import AutoThreshold
+from edgetune.selection.threshold import AutoThreshold, AutoThresholdSettings
 from edgetune.utils.types import BoolArray, FloatArray
 
 LEAST_GAIN = 0.02
@@ -93,6 +95,53 @@ class LossCurve:
         self.n_batches = int(state["n_batches"])
 
 
+class ThreeStageSettings(AutoThresholdSettings):
+    """Settings of `three-stage`."""
+
+    paper: ClassVar[Mapping[str, Any]] = {
+        **AutoThresholdSettings.paper,
+        "features": "tokens",
+        "calibrated": False,
+        "recall": 0.0,
+        "alt": 0.5,
+        "alt_window": 8,
+        "alt_after_fit": True,
+        "explore_rate": 0.0,
+    }
+
+    features: Literal["tokens", "hashed"] = Field(
+        "hashed",
+        description="what the meta predictor sees: `tokens`, or hashed tokens with length and label.",
+    )
+    calibrated: bool = Field(
+        True,
+        description="whether the predictor's log odds are scaled to be probabilities.",
+    )
+    recall: float = Field(
+        0.8,
+        ge=0,
+        le=1,
+        description="stage 2 calls so many examples hard that this share of the hard ones is among them; "
+        "0, or with nothing explored: those that are likelier hard than not.",
+    )
+    alt: float = Field(
+        0.69,
+        gt=0,
+        description="stage 1 ends when the predictor's mean log loss (nats) is at most this.",
+    )
+    alt_window: int = Field(16, ge=1, description="over how many scored batches that mean is taken (W).")
+    alt_after_fit: bool = Field(
+        False,
+        description="compare the loss on a batch after fitting it (else before: test, then train).",
+    )
+    explore_rate: float = Field(
+        0.05,
+        ge=0,
+        le=1,
+        description="share of predicted-easy examples that are scored anyway.",
+    )
+
+
 class ThreeStage(AutoThreshold):
     """Warm up; skip backward passes; skip forward passes.
 
@@ -100,23 +149,13 @@ class ThreeStage(AutoThreshold):
     """
 
     name: ClassVar[str] = "three-stage"
-    settings_used: ClassVar[tuple[str, ...]] = (
-        *AutoThreshold.settings_used,
-        "preset",
-        "features",
-        "calibrated",
-        "recall",
-        "alt",
-        "alt_window",
-        "alt_after_fit",
-        "explore_rate",
-    )
+    Settings: ClassVar[type[MethodSettings]] = ThreeStageSettings
 
     @classmethod
-    def build(cls, settings: SelectionSettings, shape: DataShape, rng: np.random.Generator) -> ThreeStage:
+    def build(cls, settings: Any, shape: DataShape, rng: np.random.Generator) -> ThreeStage:
         return cls(settings, shape, rng)
 
-    def __init__(self, settings: SelectionSettings, shape: DataShape, rng: np.random.Generator) -> None:
+    def __init__(self, settings: ThreeStageSettings, shape: DataShape, rng: np.random.Generator) -> None:
         super().__init__(settings, shape)
         self._predictor = _predictor(settings, shape)
         self._curve = LossCurve(settings.alt_window)
@@ -214,7 +253,7 @@ class ThreeStage(AutoThreshold):
         return f"predictor loss {loss:.4f} is not {LEAST_GAIN:.0%} below {share}, {last}"
 
 
-def _predictor(settings: SelectionSettings, shape: DataShape) -> MetaPredictor:
+def _predictor(settings: ThreeStageSettings, shape: DataShape) -> MetaPredictor:
     """Build the meta predictor of the settings, with nothing learned."""
     calibrated = settings.calibrated
     recall = settings.recall if settings.explore_rate else 0.0  # else nobody knows what is missed

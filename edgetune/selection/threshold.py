@@ -20,11 +20,13 @@ Source: Ouyang et al., IJCAI 2023, §3.2, eq. 2. The wait for a model that has b
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import numpy as np
+from pydantic import Field
 
-from edgetune.config.settings import SelectionSettings
+from edgetune.config.settings import MethodSettings
 from edgetune.data.batches import Batch
 from edgetune.selection.row_table import count_of
 from edgetune.selection.selector_contract import DataShape
@@ -73,14 +75,23 @@ class LossWindow:
         return np.array(self._losses)
 
 
+class FixedThresholdSettings(MethodSettings):
+    """Settings of `fixed-threshold`."""
+
+    threshold: float = Field(0.3, ge=0, description="examples whose loss (nats) is above it are trained.")
+
+
 class FixedThreshold(Staged):
     """Score everything, train what is above a given loss."""
 
     name: ClassVar[str] = "fixed-threshold"
-    settings_used: ClassVar[tuple[str, ...]] = ("threshold", "watched")
+    Settings: ClassVar[type[MethodSettings]] = FixedThresholdSettings
+    scores_first: ClassVar[bool] = True
 
     @classmethod
-    def build(cls, settings: SelectionSettings, shape: DataShape, rng: np.random.Generator) -> FixedThreshold:
+    def build(
+        cls, settings: FixedThresholdSettings, shape: DataShape, rng: np.random.Generator
+    ) -> FixedThreshold:
         return cls(settings.threshold)
 
     def __init__(self, threshold: float) -> None:
@@ -94,6 +105,29 @@ class FixedThreshold(Staged):
         return {**super().report(), "threshold": self._threshold}
 
 
+class AutoThresholdSettings(MethodSettings):
+    """Settings of `auto-threshold`."""
+
+    paper: ClassVar[Mapping[str, Any]] = {
+        "warmup_gain": 0.0,
+    }
+
+    warmup_fraction: float = Field(0.1, gt=0, le=1, description="stage 0 lasts this share of one epoch.")
+    warmup_gain: float = Field(
+        0.5,
+        ge=0,
+        lt=1,
+        description="and goes on until the last losses are this share below what guessing costs (nats, by "
+        "the shares of the labels); 0: it does not wait for that.",
+    )
+    threshold_window: int = Field(
+        128,
+        ge=1,
+        description="L_low is the mean of this many last example losses.",
+    )
+    moving_threshold: bool = Field(False, description="whether L_low follows the window after stage 0.")
+
+
 class AutoThreshold(Staged):
     """Warm up on everything, then score everything and train what is above L_low.
 
@@ -101,19 +135,16 @@ class AutoThreshold(Staged):
     """
 
     name: ClassVar[str] = "auto-threshold"
-    settings_used: ClassVar[tuple[str, ...]] = (
-        "warmup_fraction",
-        "warmup_gain",
-        "threshold_window",
-        "moving_threshold",
-        "watched",
-    )
+    Settings: ClassVar[type[MethodSettings]] = AutoThresholdSettings
+    scores_first: ClassVar[bool] = True
 
     @classmethod
-    def build(cls, settings: SelectionSettings, shape: DataShape, rng: np.random.Generator) -> AutoThreshold:
+    def build(
+        cls, settings: AutoThresholdSettings, shape: DataShape, rng: np.random.Generator
+    ) -> AutoThreshold:
         return cls(settings, shape)
 
-    def __init__(self, settings: SelectionSettings, shape: DataShape) -> None:
+    def __init__(self, settings: AutoThresholdSettings, shape: DataShape) -> None:
         super().__init__(WARMUP)
         self._n_needed = warmup_examples(settings.warmup_fraction, shape.n_examples)
         self._highest = highest_threshold(settings.warmup_gain, shape.label_entropy)

@@ -16,26 +16,34 @@ import tempfile
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from edgetune.utils.files import write_atomic
+from edgetune.utils.parsing import read_json_file
 
+T = TypeVar("T")
 Kind = Literal["tokens", "rows", "artifacts", "tokenizers", "export-seconds", "checked"]
 MOST_HELD = 16  # locks of one process; a run needs six: rows and tokens of two files, artifacts, a tokenizer
 _held: OrderedDict[tuple[int, int], int] = OrderedDict()
 
 
 def private_folder(path: Path) -> Path:
-    """Make a folder that only its user can look into; one that is there already stays as it is.
-
-    Raises:
-        OSError: it cannot be made.
-    """
+    """Make a folder that only its user can look into; one that is there already stays as it is."""
     if not path.is_dir():
         path.parent.mkdir(parents=True, exist_ok=True)
         with contextlib.suppress(FileExistsError):  # another process made it just now
             path.mkdir(mode=0o700)
     return path
+
+
+def read_cached_json(path: Path, kind: type[T]) -> T:
+    """Read a value such as a `dict[str, float]` from a cache; an empty one if it is missing or damaged."""
+    from pydantic import TypeAdapter
+
+    try:
+        return TypeAdapter(kind).validate_python(read_json_file(path))
+    except (OSError, ValueError):
+        return kind()
 
 
 def write_cached_json(path: Path, value: Any) -> None:
@@ -46,11 +54,7 @@ def write_cached_json(path: Path, value: Any) -> None:
 
 
 def cache_subfolder(cache_dir: Path, kind: Kind) -> Path:
-    """Make and return the folder of one kind of entry.
-
-    Raises:
-        OSError: it cannot be made.
-    """
+    """Make and return the folder of one kind of entry."""
     return private_folder(private_folder(cache_dir) / kind)
 
 
@@ -61,9 +65,6 @@ def move_into_place(made: Path, entry: Path, is_whole: Callable[[Path], bool]) -
         made: beside the entry.
         entry: absent, whole or damaged; nothing that is whole is ever taken away, for others may read it.
         is_whole: tells.
-
-    Raises:
-        OSError: it cannot be moved.
     """
     with _alone_in(entry.parent):
         if is_whole(entry):

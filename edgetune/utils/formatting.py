@@ -55,6 +55,11 @@ def describe_accuracy(summary: Summary) -> str | None:
     return f"{percent(value)} (95 % interval {100 * interval[0]:.1f}–{100 * interval[1]:.1f} %)"
 
 
+def accuracy_name(summary: Summary) -> str:
+    """Name the share of rows that are right; where rows may have several labels, all must be."""
+    return "accuracy" if summary.get("micro_f1") is None else "subset accuracy"
+
+
 def describe_counts(counts: Mapping[str, int], most: int = 5) -> str:
     """Say labels with their rows, the first ones of many."""
     shown = [f'"{brief(name)}" ({counted(count, "row")})' for name, count in counts.items()]

@@ -45,6 +45,8 @@ MAX_BATCH_BYTES = 1 << 29
 # Labels and folders
 MAX_LABELS = 2_000
 """Different labels; the confusion matrix holds the square of that."""
+MAX_MULTI_HOT = 1 << 28
+"""Rows times labels, where rows may have several: 4 bytes each."""
 MAX_LABEL_CHARS = 1_000
 MAX_FOLDER_FILES = 1_000_000
 """Entries of a folder that are looked at."""

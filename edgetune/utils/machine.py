@@ -50,11 +50,7 @@ _INSTRUCTION_SETS: dict[str, tuple[str, ...]] = {
 
 
 def cache_folder() -> Path:
-    """Return where artifacts and tokens are kept: `EDGETUNE_CACHE`, else the user's cache folder.
-
-    Raises:
-        ResourceError: the user has no home folder.
-    """
+    """Return where artifacts and tokens are kept: `EDGETUNE_CACHE`, else the user's cache folder."""
     named = os.environ.get("EDGETUNE_CACHE")
     if named:
         return Path(named)

@@ -36,34 +36,17 @@ LONGEST_STARTUP_S = 10.0
 
 def awake_or_asleep_s() -> float:
     """Return monotonic seconds that go on while the machine sleeps, where the system has such a clock."""
-    return _read_clock()
-
-
-def _find_clock() -> Callable[[], float]:
-    """Linux's monotonic clock stops in a suspended machine; its boot-time clock does not."""
-    boottime = getattr(time, "CLOCK_BOOTTIME", None)
-    if boottime is None:
-        return time.monotonic
-    try:
-        time.clock_gettime(boottime)
-    except OSError:
-        return time.monotonic
-    return lambda: time.clock_gettime(boottime)
-
-
-_read_clock = _find_clock()
+    try:  # Linux's monotonic clock stops in a suspended machine; its boot-time clock does not
+        return time.clock_gettime(time.CLOCK_BOOTTIME)
+    except (AttributeError, OSError):
+        return time.monotonic()
 
 
 class Meter:
     """Splits wall-clock seconds by phase."""
 
     def __init__(self, already_s: float = 0.0, clock: Callable[[], float] = awake_or_asleep_s) -> None:
-        """Start in the phase `load`.
-
-        Args:
-            already_s: seconds that had passed before (the process's start-up), counted as `load`.
-            clock: monotonic seconds, that go on while the machine sleeps.
-        """
+        """Start in the phase `load`."""
         self._clock = clock
         self._start = clock() - already_s
         self._since = self._start
@@ -90,12 +73,7 @@ class Meter:
             self._stack.pop()
 
     def resume_from(self, spent_s: dict[str, float], lost_s: float) -> None:
-        """Count the seconds of a run that was broken off, and goes on here, as this run's.
-
-        Args:
-            spent_s: by phase, up to the checkpoint.
-            lost_s: after it; what was done in them is done again.
-        """
+        """Count the seconds of a run that was broken off, and goes on here, as this run's."""
         for name, seconds in {**spent_s, "lost": spent_s.get("lost", 0.0) + lost_s}.items():
             self._spent[name] += seconds
             self._start -= seconds

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from edgetune.utils.types import FloatArray, IntArray
+from edgetune.utils.types import BoolArray, FloatArray, IntArray, Labels
 
 Z_95 = 1.959963984540054
 """Standard normal quantile of a two-sided 95 % interval."""
@@ -35,18 +35,43 @@ def log_softmax(logits: FloatArray) -> npt.NDArray[np.float64]:
 
 
 def entropy(probabilities: FloatArray) -> FloatArray:
-    """(B,) in nats, of probabilities (B, C)."""
+    """(…) in nats, of probabilities (…, C)."""
     logs = np.log(np.maximum(probabilities, np.finfo(np.float64).tiny))
-    nats: FloatArray = -(probabilities * logs).sum(axis=1)
+    nats: FloatArray = -(probabilities * logs).sum(axis=-1)
     return nats
 
 
-def cross_entropy(logits: FloatArray, labels: IntArray) -> npt.NDArray[np.float64]:
-    """Return the loss of each example (B,) in nats, of logits (B, C) and class ids (B,)."""
+def sigmoid(logits: FloatArray) -> npt.NDArray[np.float64]:
+    """Return 1 / (1 + exp(-logits)) of logits (…), in float64."""
+    return np.exp(-np.logaddexp(0.0, -logits.astype(np.float64)))
+
+
+def cross_entropy(logits: FloatArray, labels: Labels) -> npt.NDArray[np.float64]:
+    """Return the loss of each example (B,) in nats.
+
+    Args:
+        logits: (B, C).
+        labels: (B,) class ids, or (B, C) multi-hot: the mean over the classes of the binary cross-entropy.
+    """
     wide = logits.astype(np.float64)
+    if labels.ndim == 2:
+        return np.asarray((np.logaddexp(0.0, wide) - labels * wide).mean(axis=1))
     top = wide.max(axis=-1)
     log_total = top + np.log(np.exp(wide - top[:, None]).sum(axis=-1))
-    return np.asarray(log_total - wide[np.arange(len(labels)), labels])
+    return np.asarray(log_total - wide[np.arange(len(labels)), labels.astype(np.int64)])
+
+
+def is_right(logits: FloatArray, labels: Labels) -> BoolArray:
+    """Return which examples (B,) are answered right.
+
+    Args:
+        logits: (B, C).
+        labels: (B,) class ids, or (B, C) multi-hot: all labels of a row must then be right, its own
+            with logits above 0 and no other.
+    """
+    if labels.ndim == 2:
+        return np.asarray(((logits > 0) == (labels > 0)).all(axis=1))
+    return np.asarray(logits.argmax(axis=1) == labels)
 
 
 def confusion_matrix(labels: IntArray, predicted: IntArray, n_classes: int) -> npt.NDArray[np.int64]:
@@ -79,17 +104,8 @@ def expected_calibration_error(probabilities: FloatArray, labels: IntArray, n_bi
         probabilities: (N, C), not logarithms of them; N at least 1.
         labels: (N,) class ids.
         n_bins: bins between 0 and 1.
-
-    Raises:
-        ValueError: the shapes do not fit, there is no row, or these are no probabilities.
     """
-    if probabilities.ndim != 2 or labels.shape != (len(probabilities),) or not len(labels) or n_bins < 1:
-        raise ValueError(
-            f"probabilities {probabilities.shape}, labels {labels.shape}, {n_bins} bins do not fit"
-        )
     confidence = probabilities.max(axis=1).astype(np.float64)
-    if not ((confidence >= 0) & (confidence <= 1 + 1e-5)).all():
-        raise ValueError("a highest probability is not between 0 and 1")
     right = probabilities.argmax(axis=1) == labels
     bins = np.digitize(confidence, np.linspace(0, 1, n_bins + 1)[1:-1], right=True)
     return float(np.abs(np.bincount(bins, weights=right - confidence)).sum() / len(labels))
@@ -235,15 +251,8 @@ def evaluate_predictions(logits: FloatArray, labels: IntArray, label_names: Sequ
         logits: (B, C) of the classes that the model has; B at least 1.
         labels: (B,) class ids; those from C on are classes that the model does not have.
         label_names: names of all classes.
-
-    Raises:
-        ValueError: the shapes do not fit.
     """
-    n_known, n_classes = logits.shape[-1], len(label_names)
-    if logits.ndim != 2 or len(logits) != len(labels) or n_known > n_classes:
-        raise ValueError(
-            f"logits of shape {logits.shape} do not match {len(labels)} labels and {n_classes} label names"
-        )
+    n_known, n_classes = logits.shape[1], len(label_names)
     if not len(labels):
         raise ValueError("an evaluation needs at least one row")
     confusion = confusion_matrix(labels, logits.argmax(axis=1), n_classes)

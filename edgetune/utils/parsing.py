@@ -42,15 +42,7 @@ def decode_json(text: str, decoder: json.JSONDecoder = LENIENT, n_commas: int = 
 
 
 def check_depth(value: Any, n_brackets: int) -> None:
-    """Refuse what is nested so deeply that printing it would fail.
-
-    Args:
-        value: what was decoded.
-        n_brackets: that open in its text, so at most how deep it is.
-
-    Raises:
-        ValueError: it is.
-    """
+    """Refuse what is nested so deeply that printing it would fail."""
     if n_brackets <= MAX_JSON_DEPTH:
         return
     level = [value]
@@ -68,12 +60,7 @@ def check_depth(value: Any, n_brackets: int) -> None:
 
 
 def read_json_file(path: Path, decoder: json.JSONDecoder = LENIENT, most: int = MAX_RECEIPT_BYTES) -> Any:
-    """Read a JSON file that is no data: a receipt, a configuration.
-
-    Raises:
-        OSError: it cannot be read.
-        ValueError: it has more than `most` bytes, is no UTF-8, or no JSON.
-    """
+    """Read a JSON file that is no data: a receipt, a configuration."""
     with path.open("rb") as file:
         content = file.read(most + 1)
     if len(content) > most:
@@ -94,12 +81,7 @@ class TomlError(Exception):
 
 
 def read_toml(path: Path) -> dict[str, Any]:
-    """Read a TOML file.
-
-    Raises:
-        TomlError: it is too large, not UTF-8, or no TOML.
-        OSError: it cannot be read.
-    """
+    """Read a TOML file."""
     if path.exists() and not path.is_file():
         raise TomlError("it is not a file")
     with path.open("rb") as file:

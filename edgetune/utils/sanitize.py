@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Collection, Mapping
 from typing import Any
 
 BRIEF = 60  # characters of a label or a name in a sentence
@@ -69,16 +68,3 @@ def csv_cell(value: Any) -> Any:
         return value
     starts_formula = value.startswith(_FORMULA) and _NUMBER.fullmatch(value) is None
     return f"'{visible(value)}" if starts_formula else visible(value)
-
-
-def csv_row(row: Mapping[str, Any], labels: Collection[str] = ("label",)) -> list[Any]:
-    """Return the cells of a row; labels, which other programs compare, get no apostrophe.
-
-    Args:
-        row: values by column.
-        labels: columns that hold labels.
-    """
-    return [
-        visible(value) if name in labels and isinstance(value, str) else csv_cell(value)
-        for name, value in row.items()
-    ]

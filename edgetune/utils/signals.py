@@ -65,14 +65,21 @@ class StopRequest:
             self._defers_second_signal = False
 
 
-class ClosedPipeTolerant:
+class _Stream:
+    """A text stream that another one stands in for."""
+
+    def __init__(self, stream: Any) -> None:
+        self._stream = stream
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+
+class ClosedPipeTolerant(_Stream):
     """A text stream whose reader may go: what is written after that is lost, and nobody minds.
 
     A run must not die because the terminal that showed its progress was closed.
     """
-
-    def __init__(self, stream: Any) -> None:
-        self._stream = stream
 
     def write(self, text: str) -> int:
         with contextlib.suppress(OSError, ValueError):
@@ -83,40 +90,28 @@ class ClosedPipeTolerant:
         with contextlib.suppress(OSError, ValueError):
             self._stream.flush()
 
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._stream, name)
 
-
-class CheckedStdout:
-    """Stdout, which says in a sentence that it cannot be written; a pipe that was closed stays one.
-
-    Raises:
-        ResourceError: from `write` and `flush`.
-    """
-
-    def __init__(self, stream: Any) -> None:
-        self._stream = stream
+class CheckedStdout(_Stream):
+    """Stdout, which says in a sentence that it cannot be written; a pipe that was closed stays one."""
 
     def write(self, text: str) -> int:
-        with self._checking():
+        with _checked_writing():
             return int(self._stream.write(text))
 
     def flush(self) -> None:
-        with self._checking():
+        with _checked_writing():
             self._stream.flush()
 
-    @contextlib.contextmanager
-    def _checking(self) -> Iterator[None]:
-        try:
-            yield
-        except BrokenPipeError:
-            raise
-        except OSError as error:
-            why = "it is closed" if error.errno == errno.EBADF else error.strerror
-            raise ResourceError(f"Cannot write to the standard output: {why}.") from error
 
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._stream, name)
+@contextlib.contextmanager
+def _checked_writing() -> Iterator[None]:
+    try:
+        yield
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        why = "it is closed" if error.errno == errno.EBADF else error.strerror
+        raise ResourceError(f"Cannot write to the standard output: {why}.") from error
 
 
 def _is_open(number: int) -> bool:

@@ -13,6 +13,8 @@ import numpy.typing as npt
 
 IntArray: TypeAlias = npt.NDArray[np.integer[Any]]
 FloatArray: TypeAlias = npt.NDArray[np.floating[Any]]
+Labels: TypeAlias = npt.NDArray[np.number[Any]]
+"""Class ids (n,), or multi-hot float32 (n, C) where rows may have several labels."""
 BoolArray: TypeAlias = npt.NDArray[np.bool_]
 
 StepCost = Callable[[str, int, int], float]

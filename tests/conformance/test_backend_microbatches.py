@@ -23,19 +23,21 @@ LENGTHS = [9, 30, 17, 5, 12, 26, 8]
 @every_backend
 @pytest.mark.parametrize("freeze", ["embeddings", "1"])
 @pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("multi_label", [False, True])
 def test_a_step_in_parts_is_the_same_step(
-    name: str, freeze: str, weighted: bool, artifacts_of: Any, tiny_model: Path
+    name: str, freeze: str, weighted: bool, multi_label: bool, artifacts_of: Any, tiny_model: Path
 ) -> None:
-    whole, parted = (FACTORIES[name](artifacts_of, tiny_model, freeze) for _ in range(2))
+    kind = {"freeze": freeze, "multi_label": multi_label}
+    whole, parted = (FACTORIES[name](artifacts_of, tiny_model, **kind) for _ in range(2))
     parted.microbatches.max_rows = 3
     rng = np.random.default_rng(0)
     for seed in range(4):
-        batch = make_batch(LENGTHS, seed)
+        batch = make_batch(LENGTHS, seed, multi_label=multi_label)
         weights = rng.random(len(batch)) + 0.5 if weighted else None
         expected, found = (one.train_step(batch, LR, weights) for one in (whole, parted))
         np.testing.assert_allclose(found, expected, atol=2e-5)
         np.testing.assert_allclose(parted.score(batch), whole.score(batch), atol=2e-5)
-    before = FACTORIES[name](artifacts_of, tiny_model, freeze).weights()
+    before = FACTORIES[name](artifacts_of, tiny_model, **kind).weights()
     moved = 0.0
     for key, value in whole.weights().items():
         if key.endswith("key.bias"):

@@ -17,6 +17,7 @@ from backend_factories import BACKENDS, FACTORIES, LR, Factory, build_ort, build
 from conftest import write_model
 from fakes import make_batch
 
+from edgetune.backends.backend_contract import ADAM_EPS, WEIGHT_DECAY
 from edgetune.data.batches import Batch
 from edgetune.models.source import is_position_table, trainable_names
 from edgetune.utils.metrics import cross_entropy
@@ -274,3 +275,90 @@ def test_weighted_backends_train_alike(artifacts_of: Any, tiny_model: Path) -> N
         given = [backend.train_step(batch, LR, weights) for backend in made.values()]
         for logits in given[1:]:
             np.testing.assert_allclose(logits, given[0], atol=1e-4)
+
+
+def several(seed: int) -> Batch:
+    """A batch of rows with any number of three labels."""
+    return make_batch([9, 4, 12, 7, 20], seed, n_classes=3, multi_label=True)
+
+
+WEIGHTS = np.array([2.0, 0.5, 1.0, 3.0, 0.0])
+
+
+@pytest.fixture(scope="module")
+def make_several(make: Factory) -> Factory:
+    """Build the backend for rows with any number of three labels."""
+    return lambda **settings: make(n_labels=3, multi_label=True, **settings)
+
+
+@pytest.mark.parametrize("freeze", ["embeddings", "1"])
+def test_backends_train_alike_on_several_labels(artifacts_of: Any, tiny_model: Path, freeze: str) -> None:
+    made = {
+        name: factory(artifacts_of, tiny_model, freeze, n_labels=3, multi_label=True)
+        for name, factory in FACTORIES.items()
+    }
+    for seed in range(10):
+        given = [one.train_step(several(seed), LR, WEIGHTS if seed % 2 else None) for one in made.values()]
+        for logits in given[1:]:
+            np.testing.assert_allclose(logits, given[0], atol=1e-4)
+    manifest = made["ort"].artifacts.manifest
+    for check in (manifest.check, *([] if manifest.cut is None else [manifest.cut.check])):
+        assert max(check.logits, check.loss) < 1e-5
+        assert check.gradients < 5e-4  # that of key biases, which is 0 but for rounding
+
+
+def test_learns_several_labels_and_goes_on_from_its_state(make_several: Factory) -> None:
+    backend, batch = make_several(), several(3)
+    losses = [float(cross_entropy(backend.train_step(batch, 5e-3), batch.labels).mean()) for _ in range(30)]
+    assert losses[-1] < 0.2 * losses[0]
+    other = make_several(seed=9)
+    other.load_state(backend.state())
+    np.testing.assert_array_equal(other.train_step(batch, LR), backend.train_step(batch, LR))
+
+
+def gradient_of_head(backend: Any, batch: Batch, weights: np.ndarray) -> np.ndarray:
+    """Return the gradient (C, F + 1) that a fresh backend's step is made from.
+
+    The first step of AdamW is -lr (g / (|g| + epsilon) + decay w), which tells g where that is near epsilon.
+    """
+    before, lr = np.column_stack(backend.head()).astype(np.float64), 0.1
+    scale = 1e-7
+    backend.train_step(batch, lr, scale * weights)
+    step = -(np.column_stack(backend.head()) - before) / lr - WEIGHT_DECAY * before
+    return np.asarray(ADAM_EPS * step / (1 - np.abs(step)) / scale)
+
+
+@pytest.mark.parametrize("scale", [0.0, 1.0, 100.0])
+def test_steps_on_several_labels_follow_the_finite_differences(make_several: Factory, scale: float) -> None:
+    """Of the weighted mean loss, in the head; also where logits are 0 or far from it."""
+    backend, batch = make_several(), several(1)
+    head = scale * np.random.default_rng(0).normal(size=(3, 33)).astype(np.float32)
+    backend.set_head(head[:, :-1], head[:, -1])
+    features = np.column_stack([backend.features(batch), np.ones(len(batch))]).astype(np.float64)
+
+    def loss(head: np.ndarray) -> float:
+        return float((WEIGHTS * cross_entropy(features @ head.T, batch.labels)).mean())
+
+    slopes, h = np.zeros(head.shape), 1e-4
+    for at in np.ndindex(head.shape):
+        off = np.zeros(head.shape)
+        off[at] = h
+        slopes[at] = (loss(head + off) - loss(head - off)) / (2 * h)
+    assert np.abs(slopes).max() > 0.01
+    np.testing.assert_allclose(gradient_of_head(backend, batch, WEIGHTS), slopes, atol=1e-3)
+
+
+def test_a_saved_folder_answers_with_a_sigmoid_of_each_label(make_several: Factory, tmp_path: Path) -> None:
+    from transformers import pipeline
+
+    backend = make_several()
+    backend.train_step(several(0), LR)
+    backend.save(tmp_path, ("price", "screen", "battery"))
+    pipe = pipeline("text-classification", model=str(tmp_path / "model"), top_k=None)
+    found = {one["label"]: one["score"] for one in pipe(["the invoice"])[0]}
+    logits = pipe.model(**pipe.tokenizer("the invoice", return_tensors="pt")).logits[0].tolist()
+    expected = 1 / (1 + np.exp(-np.array(logits)))
+    assert found == pytest.approx(dict(zip(("price", "screen", "battery"), expected, strict=True)), abs=1e-6)
+    for home in ("model", "onnx"):
+        config = json.loads((tmp_path / home / "config.json").read_text())
+        assert config["problem_type"] == "multi_label_classification"

@@ -12,10 +12,9 @@ from fakes import FakeBackend, FakeClock, FakeHistory, FakeSource
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edgetune.config.settings import METHODS, SelectionSettings
 from edgetune.learners.loop import Loop, LoopSettings
 from edgetune.run_files.checkpoint import newest_checkpoint, write_checkpoint
-from edgetune.selection import DataShape, make_selector
+from edgetune.selection import METHODS, DataShape, SelectionSettings, make_selector
 from edgetune.utils.meter import Meter
 
 N_ROWS, BATCH, EPOCHS = 96, 8, 3
@@ -37,14 +36,14 @@ class Melting(FakeBackend):
         self.losses = np.frombuffer(state).copy()
 
 
-def make_loop(method: Any) -> Loop:
+def make_loop(method: Any, multi_label: bool) -> Loop:
     quick: dict[str, Any] = {"alt": 5.0, "alt_window": 3, "threshold_window": 16, "pool_rows": 24}
     quick |= {"stale_epochs": 2, "refresh_epochs": 2, "loss_window": 32}
     chosen = SelectionSettings(**quick, method=method)
     return Loop(
         backend=Melting(np.random.default_rng(7).exponential(0.3, N_ROWS) + 0.01),
         selector=make_selector(chosen, DataShape(N_ROWS, 2, 50, batch_size=BATCH), np.random.default_rng(3)),
-        source=FakeSource(N_ROWS),
+        source=FakeSource(N_ROWS, multi_label=multi_label),
         settings=LoopSettings(1e-3, EPOCHS, BATCH),
         meter=Meter(clock=FakeClock()),
         history=FakeHistory(),
@@ -79,13 +78,13 @@ def did(*loops: Loop) -> list[tuple[str, list[int], float | None]]:
 
 @pytest.mark.parametrize("method", METHODS)
 @settings(max_examples=12, deadline=None)
-@given(st.lists(st.integers(1, 60), min_size=1, max_size=3))
-def test_goes_on_as_if_never_broken_off(method: str, after: list[int]) -> None:
-    whole = make_loop(method)
+@given(st.lists(st.integers(1, 60), min_size=1, max_size=3), st.booleans())
+def test_goes_on_as_if_never_broken_off(method: str, after: list[int], multi_label: bool) -> None:
+    whole = make_loop(method, multi_label)
     whole.begin()
     run_from(whole, 1)
 
-    loops = [make_loop(method)]
+    loops = [make_loop(method, multi_label)]
     loops[0].begin()
     for n_batches in after:
         loop = loops[-1]
@@ -99,7 +98,7 @@ def test_goes_on_as_if_never_broken_off(method: str, after: list[int]) -> None:
         if not loop.stopped:
             break
         state, backend = through_disk(loop.state(), loop.backend.state())
-        loops.append(make_loop(method))
+        loops.append(make_loop(method, multi_label))
         loops[-1].load_state(state, backend, loops[-1].backend.state)
     loops[-1].should_stop = lambda: False
     loops[-1].stopped = False

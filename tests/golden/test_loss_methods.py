@@ -15,8 +15,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgetune.config.settings import SelectionSettings
 from edgetune.data.batches import Batch
+from edgetune.selection import SelectionSettings
 from edgetune.selection.cartography import (
     CartographyAmbiguous,
     CartographyHard,

@@ -34,9 +34,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from edgetune.config.settings import SelectionSettings
 from edgetune.data.batches import Batch
-from edgetune.selection import DataShape, Selector, make_selector
+from edgetune.selection import DataShape, SelectionSettings, Selector, make_selector
 
 ROWS = [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9, 10, 11], [12, 13, 14, 15], [0, 1, 2, 3], [4, 5, 6, 7]]
 TOKENS = [[0, 0, 1, 1], [0, 0, 1, 1], [0, 1, 0, 1], [0, 0, 1, 1], [0, 0, 1, 1], [0, 1, 0, 1]]

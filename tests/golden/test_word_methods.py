@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from edgetune.config.settings import SelectionSettings
 from edgetune.data.batches import Batch
+from edgetune.selection import SelectionSettings
 from edgetune.selection.auto_assist import AutoAssist, RunningMean, acceptance
 from edgetune.selection.rho_loss import RhoLoss, most_reducible
 from edgetune.selection.row_table import count_of, top
@@ -207,10 +207,13 @@ def svp(source: WordRows, rank_by: str, subset_rate: float, seed: int = 3) -> Sv
     return Svp.build(settings, shape_of(source), generator(seed))
 
 
+@pytest.mark.parametrize("multi_label", [False, True])
 @pytest.mark.parametrize(("rank_by", "least"), [("confidence", 0.9), ("entropy", 0.9), ("forgetting", 0.4)])
-def test_svp_keeps_the_rows_its_proxy_is_unsure_of(rank_by: str, least: float) -> None:
+def test_svp_keeps_the_rows_its_proxy_is_unsure_of(rank_by: str, least: float, multi_label: bool) -> None:
     """By lot it would be a quarter of the ambiguous rows; about half of them are right at every visit."""
     source, ambiguous = two_class_rows(600, ambiguous_every=4)
+    if multi_label:
+        source.labels = np.eye(2, dtype=np.float32)[source.labels]
     selector = svp(source, rank_by, 0.25)
     selector.prepare(source, never)
     kept = selector.choose_score(source.everything())

@@ -64,8 +64,12 @@ def difference(run: Path, exported: Path, texts: Sequence[Text]) -> float:
     return float(max(np.abs(together - ours).max(), np.abs(apart - ours).max()))
 
 
-def fitted(texts: Sequence[str], n_classes: int, n_seen: int) -> Ngrams:
+def fitted(texts: Sequence[str], n_classes: int, n_seen: int, multi_label: bool = False) -> Ngrams:
     labels = np.arange(len(texts)) % n_seen
+    if multi_label:
+        one_hot = np.eye(n_classes, dtype=np.float32)
+        labels = np.maximum(one_hot[labels], one_hot[labels // 2])
+        labels[::5] = 0
     return Ngrams.fit(texts, labels, n_classes)
 
 
@@ -90,7 +94,8 @@ def ngrams_alone(trained: Trained, tmp_path: Path) -> Callable[..., Path]:
     def write(ngrams: Ngrams, bias: tuple[float, ...] = ()) -> Path:
         names = tuple(f"label {n}" for n in range(ngrams.n_classes))
         tokenizer = trained.folder / "model" / "tokenizer.json"
-        saved = SavedEnsemble(Ensemble((NGRAMS,), (1.7,), 50, bias), ngrams, names, tokenizer)
+        thresholds = (0.4,) * ngrams.n_classes if ngrams.multi_label else ()
+        saved = SavedEnsemble(Ensemble((NGRAMS,), (1.7,), 50, bias, thresholds), ngrams, names, tokenizer)
         home = tmp_path / "run"
         home.mkdir()
         saved.write(home)
@@ -144,18 +149,35 @@ def test_the_correction_for_unbalanced_classes_is_in_the_graph(
     assert difference(run, tmp_path / "out", TEXTS) < 1e-6
 
 
+@pytest.mark.parametrize("n_seen", [4, 2])
+def test_ngrams_of_several_labels_in_the_graph(
+    n_seen: int, ngrams_alone: Callable[..., Path], run_cli: RunCli, tmp_path: Path
+) -> None:
+    run, out = ngrams_alone(fitted(SINGLE * 20, 4, n_seen, multi_label=True)), tmp_path / "out"
+    done = run_cli("export", run, "--out", out)
+    assert done.code == 0, done.err
+    assert difference(run, out, TEXTS) < 1e-6
+    texts = ["the password is wrong", "zzyzx", " "]
+    ours = [one.labels for one in load_run(run).predict(texts)]
+    answers = without_edgetune(out, *texts)
+    assert [set(one["labels"]) for one in answers] == [set(labels or ()) for labels in ours]
+    assert len(ours[0] or ()) > 0
+
+
 @pytest.fixture
 def copy(trained: Trained, tmp_path: Path) -> Path:
     """A copy of a run of n-grams and a tiny encoder."""
     return Path(shutil.copytree(trained.folder, tmp_path / "copy"))
 
 
-def give_ensemble(run: Path, names: tuple[str, ...], training: Sequence[str] | None = None) -> None:
+def give_ensemble(
+    run: Path, names: tuple[str, ...], training: Sequence[str] | None = None, multi_label: bool = False
+) -> None:
     """Let these learners answer for a run."""
     saved = load_run(run).ensemble
     assert saved is not None
-    ensemble = Ensemble(names, (0.8, 1.3)[: len(names)], 50)
-    ngrams = saved.ngrams if training is None else fitted(training, 4, 4)
+    ensemble = Ensemble(names, (0.8, 1.3)[: len(names)], 50, (), (0.3,) * 4 if multi_label else ())
+    ngrams = saved.ngrams if training is None else fitted(training, 4, 4, multi_label)
     shutil.rmtree(run / "ensemble")
     dataclasses.replace(saved, ensemble=ensemble, ngrams=ngrams).write(run)
 
@@ -181,6 +203,27 @@ def test_with_an_encoder_it_gives_the_probabilities_of_the_run(
     done = run_cli("export", copy, "--out", tmp_path / "out")
     assert done.code == 0, done.err
     assert difference(copy, tmp_path / "out", texts) < 1e-5
+
+
+@pytest.mark.parametrize("learners", [(ENCODER, NGRAMS), ()])
+def test_with_an_encoder_of_several_labels(
+    learners: tuple[str, ...], copy: Path, run_cli: RunCli, tmp_path: Path
+) -> None:
+    for config in copy.glob("*/config.json"):
+        config.write_text(config.read_text().replace("single_label", "multi_label"))
+    if learners:
+        give_ensemble(copy, learners, SINGLE * 20, multi_label=True)
+    else:
+        shutil.rmtree(copy / "ensemble")
+    rows, names = tmp_path / "rows.jsonl", list(load_run(copy).label_names)
+    lines = [json.dumps({"text": text, "label": names[:n]}) for n, text in enumerate(SINGLE[:4])]
+    rows.write_text("\n".join(lines))
+    done = run_cli("export", copy, "--out", tmp_path / "out", "--int8", "--file", rows)
+    assert done.code == 0, done.err
+    assert difference(copy, tmp_path / "out", TEXTS) < 1e-5
+    found = json.loads(run_cli("evaluate", copy, rows, "--json").out)
+    report = json.loads((tmp_path / "out" / "int8.json").read_text())
+    assert report["fp32"]["accuracy"] == pytest.approx(found["accuracy"])
 
 
 def test_a_run_without_onnx_is_exported_from_its_weights(copy: Path, run_cli: RunCli, tmp_path: Path) -> None:

@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 from conftest import RunCli, Trained
 
-from edgetune.config.settings import METHODS
 from edgetune.config.toml_config import load_config
 from edgetune.run_files.history import read_history
+from edgetune.selection import METHODS
 from edgetune.utils.formatting import duration
 
 PROMISED = {

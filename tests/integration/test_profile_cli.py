@@ -92,18 +92,11 @@ def test_it_is_checked(measured: DeviceProfile, run_cli: RunCli, tiny_model: Pat
 def test_torch_is_measured_too(tiny_model: Path, run_cli: RunCli, tmp_path: Path) -> None:
     out = tmp_path / "there" / "mine.toml"
     code, shown, err = run_cli(
-        *(
-            "profile",
-            "--quick",
-            "--model",
-            tiny_model,
-            "--backend",
-            "torch-fp32",
-            "--out",
-            out,
-            "--json",
-            "-q",
-        )
+        *("profile", "--quick", "--model", tiny_model, "--backend", "torch-fp32"),
+        "--out",
+        out,
+        "--json",
+        "-q",
     )
     assert code == 0, err
     assert err == ""

@@ -16,6 +16,7 @@ from report_runs import PageReader, write_run
 from edgetune.report.collect import collect
 from edgetune.report.page import page as whole_page
 from edgetune.run_files.outputs import write_output
+from edgetune.utils.errors import EdgetuneError
 
 BROWSER = next(
     filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))), None
@@ -70,6 +71,19 @@ def test_a_browser_draws_the_page_without_complaint(tmp_path: Path, width: int) 
     assert size[0] >= width
     assert size[1] == 2400
     assert (tmp_path / "shot.png").stat().st_size > 50_000
+
+
+def test_the_page_is_written_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    out = tmp_path / "new" / "report.html"
+    write_output(out, "old")
+
+    def fail(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.replace", fail)
+    with pytest.raises(EdgetuneError, match="No space left"):
+        write_output(out, "new")
+    assert [path.read_text() for path in out.parent.iterdir()] == ["old"]
 
 
 def test_a_run_that_was_really_trained_is_reported(trained: Trained, tmp_path: Path) -> None:

@@ -314,3 +314,16 @@ def test_spoilt_again_and_again_it_ends_with_the_good_weights(
     assert summary["n_diverged"] == 4
     assert summary["accuracy"] is not None
     assert load_run(out).predict(["my parcel never came"])
+
+
+def test_a_run_whose_columns_were_guessed_goes_on(
+    demo_csv: Path, tiny_model: Path, run_cli: RunCli, fault: Any, tmp_path: Path
+) -> None:
+    data, out = tmp_path / "data.csv", tmp_path / "run"
+    header, _, body = demo_csv.read_text(encoding="utf-8").partition("\n")
+    assert header == "text,label"
+    data.write_text(f"Customer message,Kind of thing\n{body}", encoding="utf-8")
+    fault("step:5:stop")
+    assert run_cli(*arguments(data, tiny_model, out, "--backend", "ort")).code == 130
+    fault("")
+    resumed(run_cli, out)

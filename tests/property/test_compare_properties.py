@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edgetune.compare import statistics
-from edgetune.compare.speedup import CurvePoint, equivalent_speedup, fit_curve, isotonic, pooled
-from edgetune.report.chart_style import MethodPoint, pareto_front
+from edgetune.compare.speedup import CurvePoint, equivalent_speedup, pooled, time_for
+from edgetune.report.chart_style import undominated
 from edgetune.utils.types import BoolArray
 
 seeds = st.integers(0, 2**32 - 1)
@@ -81,29 +81,18 @@ def test_ranks_are_of_all_methods_and_the_best_is_first(seed: int, n_methods: in
     assert all(one.tied_with_best for one in found if one.rank == 1)
 
 
-@given(values_of, st.data())
-def test_a_fit_never_falls_and_keeps_what_never_fell(values: list[float], data: st.DataObject) -> None:
-    weights = data.draw(st.lists(st.floats(0.1, 10), min_size=len(values), max_size=len(values)))
-    fitted = isotonic(values, weights)
-    assert list(fitted) == sorted(fitted)
-    assert np.dot(fitted, weights) == pytest.approx(np.dot(values, weights))
-    rising = sorted(values)
-    assert isotonic(rising, weights) == tuple(rising)
-    assert isotonic(fitted, weights) == fitted
-
-
 @given(values_of.filter(lambda values: len(values) > 1), st.floats(0, 1))
 def test_time_and_accuracy_are_inverse_inside_the_curve(values: list[float], share: float) -> None:
-    curve = fit_curve([2.0**i for i in range(len(values))], values)
-    low, high = curve.accuracies[0], curve.accuracies[-1]
-    needed = curve.time_for(low + share * (high - low))
+    times, accuracies = [2.0**i for i in range(len(values))], sorted(values)
+    low, high = accuracies[0], accuracies[-1]
+    needed = time_for(low + share * (high - low), times, accuracies)
     if not needed.bound:
-        inside = min(max(needed.seconds, curve.times_s[0]), curve.times_s[-1])
-        found = np.interp(np.log(inside), np.log(curve.times_s), curve.accuracies)
+        inside = min(max(needed.seconds, times[0]), times[-1])
+        found = np.interp(np.log(inside), np.log(times), accuracies)
         assert found == pytest.approx(low + share * (high - low), abs=1e-6)
         assert needed.seconds <= needed.until_s
-    assert curve.times_s[0] <= needed.seconds * (1 + 1e-9)
-    assert needed.seconds <= curve.times_s[-1] * (1 + 1e-9)
+    assert times[0] <= needed.seconds * (1 + 1e-9)
+    assert needed.seconds <= times[-1] * (1 + 1e-9)
 
 
 @given(seeds, st.integers(0, 4), st.sampled_from([1, 3]))
@@ -149,10 +138,9 @@ def test_a_pooled_ratio_lies_among_its_sets(seed: int, n_sets: int) -> None:
 
 @given(st.lists(st.tuples(st.floats(1, 100), st.floats(0, 1)), min_size=1, max_size=12))
 def test_no_point_beats_the_front(pairs: list[tuple[float, float]]) -> None:
-    points = [MethodPoint(f"m{i}", t, a, a, a, 1) for i, (t, a) in enumerate(pairs)]
-    front = pareto_front(points)
-    for point in points:
-        beaten = [one for one in points if one.seconds <= point.seconds and one.accuracy > point.accuracy]
-        assert not (beaten and point in front)
-        assert any(one.seconds <= point.seconds and one.accuracy >= point.accuracy for one in front)
-    assert [one.seconds for one in front] == sorted(one.seconds for one in front)
+    front = [pairs[i] for i in undominated(*np.array(pairs).T)]
+    for seconds, accuracy in pairs:
+        beaten = any(t <= seconds and a > accuracy for t, a in pairs)
+        assert not (beaten and (seconds, accuracy) in front)
+        assert any(t <= seconds and a >= accuracy for t, a in front)
+    assert front == sorted(front)

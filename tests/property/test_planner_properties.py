@@ -181,21 +181,18 @@ def test_energy_is_a_deadline_too(
     assert plans.deadline_s == pytest.approx(min(deadline_s, energy_j / device.busy_w))
 
 
-def test_without_a_deadline_all_passes_are_made_by_the_quicker_backend() -> None:
-    data = shape(1000, 40)
-    slow, quick = fake_costs("ort-fp32", FakeCost(4e-4)), fake_costs("torch-bf16", FakeCost(1e-4))
-    constraints = Constraints(depth=0, max_length=128, batch_size=32, passes=3)
-    best = make_plans(fake_device(slow, quick), data, Limits(None), constraints).best
-    assert (best.key, best.n_rows, best.n_eval) == ("torch-bf16", 3000, 100)
-    assert math.isfinite(best.total_s)
-
-
-def test_a_short_run_stays_where_starting_is_cheap() -> None:
-    data = shape(200, 20)
-    slow = fake_costs("ort-fp32", FakeCost(2e-4), import_s=0.3, save_s=0.5)
+@pytest.mark.parametrize(
+    ("n_rows", "passes", "key"), [(1000, 3, "torch-bf16"), (200, 1, "ort-fp32")]
+)  # a short run stays where starting is cheap
+def test_without_a_deadline_all_passes_are_made_by_the_quicker_backend(
+    n_rows: int, passes: int, key: str
+) -> None:
+    slow = fake_costs("ort-fp32", FakeCost(4e-4), import_s=0.3, save_s=0.5)
     quick = fake_costs("torch-bf16", FakeCost(1e-4), import_s=6.0, save_s=5.0)
-    constraints = Constraints(depth=0, max_length=128, batch_size=32, passes=1)
-    assert make_plans(fake_device(slow, quick), data, Limits(None), constraints).best.key == "ort-fp32"
+    constraints = Constraints(depth=0, max_length=128, batch_size=32, passes=passes)
+    best = make_plans(fake_device(slow, quick), shape(n_rows, 40), Limits(None), constraints).best
+    assert (best.key, best.n_rows, best.n_eval) == (key, n_rows * passes, n_rows // 10)
+    assert math.isfinite(best.total_s)
 
 
 def test_less_time_freezes_more() -> None:
@@ -217,11 +214,8 @@ def test_memory_bounds_the_batch_or_refuses() -> None:
 
 
 def test_the_head_alone_is_the_answer_where_nothing_else_fits() -> None:
-    data = shape(5000, 60)
-    device = fake_device(fake_costs(cost=FakeCost(1e-3)))
-    best = make_plans(device, data, Limits(18.0), Some).best
-    assert best.method == "linear-probe"
-    assert best.n_steps == 0
+    best = make_plans(fake_device(fake_costs(cost=FakeCost(1e-3))), shape(5000, 60), Limits(18.0), Some).best
+    assert (best.method, best.n_steps) == ("linear-probe", 0)
     assert best.n_probe_rows >= 64
 
 

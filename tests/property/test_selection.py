@@ -6,9 +6,8 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edgetune.config.settings import SelectionSettings
 from edgetune.data.batches import Batch, join
-from edgetune.selection import DataShape, Selector, make_selector
+from edgetune.selection import DataShape, SelectionSettings, Selector, make_selector
 from edgetune.selection.features import TokenFeatures
 from edgetune.selection.naive_bayes import BernoulliNaiveBayes, PooledNaiveBayes
 from edgetune.selection.threshold import above

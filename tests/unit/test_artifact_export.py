@@ -86,6 +86,11 @@ def test_other_labels(copied: Path) -> None:
     assert load_artifacts(copied, 2).manifest.n_labels == 2
     with pytest.raises(ArtifactsError, match=r"exported for 2 labels, but the data has 5.*--labels 5"):
         load_artifacts(copied, 5)
+    with pytest.raises(ArtifactsError, match=r"exported for one label a row.*with --multi-label"):
+        load_artifacts(copied, 2, multi_label=True)
+    edit(copied, multi_label=True)
+    with pytest.raises(ArtifactsError, match="without --multi-label"):
+        load_artifacts(copied, 2)
 
 
 def test_folder_is_carried_whole(artifacts_of: Any) -> None:
@@ -124,12 +129,13 @@ def test_cached_artifacts_start_no_child(
 ) -> None:
     builder = ArtifactBuilder(resolve_model(str(tiny_model)), tmp_path / "cache")
     assert not builder.any_cached("embeddings")
-    home = builder._folder(2, "embeddings")
+    home = builder._folder(2, "embeddings", False)
     home.parent.mkdir(parents=True)
     copied.rename(home)
     monkeypatch.setattr(builder, "warm_up", lambda: pytest.fail("a child was started"))
     assert builder.any_cached("embeddings")
     assert builder.cached(3, "embeddings") is None
+    assert builder.cached(2, "embeddings", multi_label=True) is None
     assert builder.get(2, "embeddings").folder == home
 
 

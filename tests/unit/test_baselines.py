@@ -8,7 +8,6 @@ import json
 import math
 import os
 import re
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -22,14 +21,9 @@ from edgetune.compare import baselines
 from edgetune.compare.baselines import BASELINES, Baseline, find_baseline
 from edgetune.compare.baselines.__main__ import main, run_baseline
 from edgetune.compare.baselines.encoder_logreg import next_chunk, rows_in_time
-from edgetune.compare.baselines.hf_trainer import (
-    TrainerSpeed,
-    examples_trained,
-    slow_step_s,
-    steps_in_time,
-    usual_step_s,
-)
+from edgetune.compare.baselines.hf_trainer import examples_trained, steps_in_time
 from edgetune.compare.baselines.setfit import few_of_each, n_pairs
+from edgetune.compare.baselines.step_budget import slow_step_s, usual_step_s
 from edgetune.compare.baselines.task import (
     BaselineClock,
     BaselineResult,
@@ -44,7 +38,7 @@ from edgetune.compare.baselines.task import (
 from edgetune.compare.baselines.tfidf import next_size
 from edgetune.config.settings import DataSettings
 from edgetune.data.examples import DataOptions, read_examples
-from edgetune.utils.errors import DataError, MissingDependencyError, UsageError
+from edgetune.utils.errors import BudgetError, DataError, MissingDependencyError, UsageError
 from edgetune.utils.meter import Meter
 
 TRANSFORMERS = ("torch", "transformers", "accelerate")
@@ -90,19 +84,19 @@ def check_whole(out: Path, name: str, evaluation: Path, chance: float) -> Baseli
     return found
 
 
+def run_task(name: str, task: Path) -> BaselineResult:
+    """Run a baseline in this process."""
+    return run_baseline(BASELINES[name], read_task(task), Meter())
+
+
 @pytest.fixture(scope="module")
 def tfidf_out(
     demo_csv: Path, demo_eval_csv: Path, run_process: RunCli, tmp_path_factory: pytest.TempPathFactory
 ) -> Path:
     """A run of TF-IDF in a process of its own."""
     out = tmp_path_factory.mktemp("baselines") / "tfidf"
-    done = run_process(
-        "-m",
-        "edgetune.compare.baselines",
-        "tfidf-logreg",
-        write_task(out, demo_csv, demo_eval_csv),
-        cwd=out.parent,
-    )
+    task = write_task(out, demo_csv, demo_eval_csv)
+    done = run_process("-m", "edgetune.compare.baselines", "tfidf-logreg", task, cwd=out.parent)
     assert done.code == 0, done.err
     assert done.out.startswith("tfidf-logreg: accuracy 0.")
     return out
@@ -134,8 +128,8 @@ def test_tfidf_predictions_are_in_the_order_of_the_evaluation_file(
 def test_tfidf_under_a_deadline_keeps_it_and_says_so(
     demo_csv: Path, demo_eval_csv: Path, tmp_path: Path
 ) -> None:
-    task = read_task(write_task(tmp_path / "out", demo_csv, demo_eval_csv, deadline_s=60, max_rows=200))
-    found = run_baseline(BASELINES["tfidf-logreg"], task, Meter())
+    task = write_task(tmp_path / "out", demo_csv, demo_eval_csv, deadline_s=60, max_rows=200)
+    found = run_task("tfidf-logreg", task)
     check_whole(tmp_path / "out", "tfidf-logreg", demo_eval_csv, chance=0.3)
     assert found.elapsed_s < 60
     assert found.n_train_used == 200
@@ -148,28 +142,24 @@ def test_tfidf_takes_single_words_where_none_comes_twice(tmp_path: Path) -> None
     rows = ["text,label", "alpha,a", "beta,b", "gamma,a"]
     data = tmp_path / "small.csv"
     data.write_text("\n".join(rows) + "\n", encoding="utf-8")
-    found = run_baseline(
-        BASELINES["tfidf-logreg"], read_task(write_task(tmp_path / "out", data, data)), Meter()
-    )
+    task = write_task(tmp_path / "out", data, data)
+    found = run_task("tfidf-logreg", task)
     assert "min_df 1" in found.notes[0]
     data.write_text("text,label\na,a\nb,b\n", encoding="utf-8")
     with pytest.raises(DataError, match="no word of two letters"):
-        run_baseline(BASELINES["tfidf-logreg"], read_task(write_task(tmp_path / "out", data, data)), Meter())
+        run_task("tfidf-logreg", task)
     assert not (tmp_path / "out" / "result.json").exists(), "an old receipt must not stay"
 
 
 def test_labels_that_training_never_had_count_as_wrong(demo_csv: Path, tmp_path: Path) -> None:
     other = tmp_path / "other.csv"
     other.write_text("text,label\nthe parcel is late,delivery\nwho are you,unheard\n", encoding="utf-8")
-    task = read_task(write_task(tmp_path / "out", demo_csv, other))
-    found = run_baseline(BASELINES["tfidf-logreg"], task, Meter())
+    found = run_task("tfidf-logreg", write_task(tmp_path / "out", demo_csv, other))
     assert found.accuracy <= 0.5
     assert "1 evaluation rows have a label that no training row has" in " ".join(found.notes)
 
 
-def test_a_pair_is_one_text_for_tfidf(tmp_path: Path) -> None:
-    task = BaselineTask(data=DataSettings(train="x", pair=True), eval="y", out=tmp_path)
-    assert task.data.pair
+def test_a_pair_is_one_text_for_tfidf() -> None:
     assert Texts(["a", "b"], ["c", ""]).joined() == ["a c", "b"]
     assert Texts(["a", "b"]).joined() == ["a", "b"]
 
@@ -180,12 +170,11 @@ def test_a_pair_is_one_text_for_tfidf(tmp_path: Path) -> None:
 class TestNeuralBaselines:
     """On a tiny random BERT, in processes of their own."""
 
-    def test_encoder_logreg(
-        self, demo_csv: Path, demo_eval_csv: Path, tiny_model: Path, run_process: RunCli, tmp_path: Path
+    def test_encoder_logreg_keeps_a_deadline(
+        self, demo_csv: Path, demo_eval_csv: Path, tiny_model: Path, tmp_path: Path
     ) -> None:
         task = write_task(tmp_path / "out", demo_csv, demo_eval_csv, model=str(tiny_model), deadline_s=60)
-        done = run_process("-m", "edgetune.compare.baselines", "encoder-logreg", task, cwd=tmp_path)
-        assert done.code == 0, done.err
+        run_task("encoder-logreg", task)
         found = check_whole(tmp_path / "out", "encoder-logreg", demo_eval_csv, chance=0.3)
         assert found.n_train_used == 300
         assert found.elapsed_s < 60
@@ -208,13 +197,11 @@ class TestNeuralBaselines:
         assert (tmp_path / "out" / "model" / "model.safetensors").is_file()
 
     def test_hf_trainer_without_time_says_so(
-        self, demo_csv: Path, demo_eval_csv: Path, tiny_model: Path, run_process: RunCli, tmp_path: Path
+        self, demo_csv: Path, demo_eval_csv: Path, tiny_model: Path, tmp_path: Path
     ) -> None:
-        task = write_task(tmp_path / "out", demo_csv, demo_eval_csv, model=str(tiny_model), deadline_s=1)
-        done = run_process("-m", "edgetune.compare.baselines", "hf-trainer", task, cwd=tmp_path)
-        assert done.code == 2
-        assert "hf-trainer could not train anything within 1 s" in done.err
-        assert done.err.count("\n") == 1
+        task = write_task(tmp_path / "out", demo_csv, demo_eval_csv, model=str(tiny_model), deadline_s=0.1)
+        with pytest.raises(BudgetError, match=r"could not train anything within 0\.1 s"):
+            run_task("hf-trainer", task)
         assert not (tmp_path / "out" / "result.json").exists()
 
     @pytest.mark.parametrize(
@@ -237,7 +224,7 @@ class TestNeuralBaselines:
         task = write_task(
             tmp_path / "out", demo_csv, demo_eval_csv, model=str(tiny_model), epochs=2, batch_size=16
         )
-        found = run_baseline(BASELINES[name], read_task(task), Meter())
+        found = run_task(name, task)
         assert check_whole(tmp_path / "out", name, demo_eval_csv, chance=0.2) == found
         assert (found.n_train_used, found.n_trained) == (300, n_trained)
         assert words in " ".join(found.notes)
@@ -311,19 +298,14 @@ def test_a_missing_package_is_named_with_the_command_that_installs_it(
 
 
 def test_packages_that_do_not_fit_together_are_a_sentence(
-    demo_csv: Path, demo_eval_csv: Path, tmp_path: Path
+    demo_csv: Path, demo_eval_csv: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "baseline_that_does_not_import.py").write_text("from json import nothing_of_that_name\n")
-    sys.path.insert(0, str(tmp_path))
-    try:
-        with pytest.raises(MissingDependencyError, match=r"cannot be imported .*edgetune\[baselines\]"):
-            run_baseline(
-                Baseline("broken", "", (), "baseline_that_does_not_import"),
-                read_task(write_task(tmp_path / "out", demo_csv, demo_eval_csv)),
-                Meter(),
-            )
-    finally:
-        sys.path.remove(str(tmp_path))
+    monkeypatch.syspath_prepend(str(tmp_path))
+    broken = Baseline("broken", "", (), "baseline_that_does_not_import")
+    task = read_task(write_task(tmp_path / "out", demo_csv, demo_eval_csv))
+    with pytest.raises(MissingDependencyError, match=r"cannot be imported .*edgetune\[baselines\]"):
+        run_baseline(broken, task, Meter())
 
 
 def test_an_unknown_baseline_is_answered_with_the_nearest(capsys: pytest.CaptureFixture[str]) -> None:
@@ -370,9 +352,8 @@ def test_a_task_that_cannot_be_read_is_a_sentence(tmp_path: Path, capsys: pytest
 
 
 def test_a_missing_evaluation_file_is_found_before_training(demo_csv: Path, tmp_path: Path) -> None:
-    task = read_task(write_task(tmp_path / "out", demo_csv, tmp_path / "none.csv"))
     with pytest.raises(DataError):
-        run_baseline(BASELINES["tfidf-logreg"], task, Meter())
+        run_task("tfidf-logreg", write_task(tmp_path / "out", demo_csv, tmp_path / "none.csv"))
     assert not (tmp_path / "out").exists()
 
 
@@ -437,41 +418,39 @@ def test_time_left_ends_before_the_deadline() -> None:
     assert BaselineClock(Meter(clock=clock), None).left_s(5.0) == math.inf
 
 
-def test_next_fit_is_larger_only_where_it_should_end_in_time() -> None:
-    assert next_size(1_000, 1_000, 1.0, 100.0) is None, "all rows were used"
-    assert next_size(1_000, 5_000, 1.0, 100.0) == 5_000
-    assert next_size(1_000, 50_000, 1.0, 100.0) == 8_000, "a guess is not stretched too far"
-    assert next_size(1_000, 50_000, 10.0, 60.0) == 3_000
-    assert next_size(1_000, 50_000, 10.0, 20.0) is None, "as many rows again are no gain"
-    assert next_size(1_000, 50_000, 10.0, -1.0) is None
+@pytest.mark.parametrize(
+    ("n_rows", "n_all", "took_s", "left_s", "more"),
+    [
+        (1_000, 1_000, 1.0, 100.0, None),  # all rows were used
+        (1_000, 5_000, 1.0, 100.0, 5_000),
+        (1_000, 50_000, 1.0, 100.0, 8_000),  # a guess is not stretched too far
+        (1_000, 50_000, 10.0, 60.0, 3_000),
+        (1_000, 50_000, 10.0, 20.0, None),  # as many rows again are no gain
+        (1_000, 50_000, 10.0, -1.0, None),
+    ],
+)
+def test_next_fit_is_larger_only_where_it_should_end_in_time(
+    n_rows: int, n_all: int, took_s: float, left_s: float, more: int | None
+) -> None:
+    assert next_size(n_rows, n_all, took_s, left_s) == more
 
 
 def test_rows_to_embed_leave_time_for_the_fit() -> None:
-    assert rows_in_time(10.0, 0.01, 0.0, 0) == 1_000
-    assert rows_in_time(10.0, 0.01, 0.005, 0) == 500
-    assert rows_in_time(10.0, 0.01, 0.005, 500) == 250
-    assert rows_in_time(-1.0, 0.01, 0.0, 0) == 0
-    assert next_chunk(3_000, 50_000) == 1_000
-    assert next_chunk(90_000, 50_000) == 4_096
-    assert next_chunk(100, 50_000) == 64
-    assert next_chunk(90_000, 20) == 20
-    assert next_chunk(63, 50_000) == next_chunk(0, 5) == next_chunk(0, 0) == 0
+    cases = ((10.0, 0.0, 0, 1_000), (10.0, 0.005, 0, 500), (10.0, 0.005, 500, 250), (-1.0, 0.0, 0, 0))
+    for left_s, head_row_s, n_have, n_more in cases:
+        assert rows_in_time(left_s, 0.01, head_row_s, n_have) == n_more
+    chunks = ((3_000, 50_000, 1_000), (90_000, 50_000, 4_096), (100, 50_000, 64), (90_000, 20, 20))
+    for n_fit, n_left, n_next in (*chunks, (63, 50_000, 0), (0, 5, 0), (0, 0, 0)):
+        assert next_chunk(n_fit, n_left) == n_next
 
 
 def test_steps_pay_for_tokenizing_every_row_once() -> None:
-    speed = TrainerSpeed(start_s=0.0, step_s=0.09, row_s=0.00125, n_steps=10, took_s=1.0)
-    assert steps_in_time(10.001, speed, 8, 10_000) == 100
-    assert steps_in_time(10.001, speed, 8, 80) == 110
-    assert steps_in_time(-1.0, speed, 8, 80) == 0
+    for left_s, n_rows, n_steps in ((10.001, 10_000, 100), (10.001, 80, 110), (-1.0, 80, 0)):
+        assert steps_in_time(left_s, 0.09, 0.00125, 8, n_rows) == n_steps
     assert slow_step_s([1.0, 5.0, 5.5, 6.0, 6.5, 7.2, 7.7], 0.1) == pytest.approx(0.7)
     assert slow_step_s([1.0], 0.1) == 0.1
     assert usual_step_s([5.0, 6.0, 6.5, 7.0, 7.5]) == pytest.approx(0.5)
-
-
-def test_examples_count_in_every_pass() -> None:
-    assert examples_trained(3, 20, 8) == 20
-    assert examples_trained(2, 20, 8) == 16
-    assert examples_trained(4, 20, 8) == 28
+    assert [examples_trained(n, 20, 8) for n in (2, 3, 4)] == [16, 20, 28]
 
 
 def test_setfit_samples_a_few_of_each_label_and_counts_its_pairs() -> None:

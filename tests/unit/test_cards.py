@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,21 +11,16 @@ from typer.testing import CliRunner
 
 from edgetune.cli.report_commands import methods
 from edgetune.compare.method_cards import (
-    Card,
+    SECTIONS,
     Setting,
     baseline_cards,
     card_of,
-    card_sections,
     cards_markdown,
-    describe_default,
+    entries,
     find_card,
-    list_sections,
-    meanings,
     method_cards,
-    sections_of,
 )
-from edgetune.config.settings import METHODS, SelectionSettings
-from edgetune.selection import SELECTORS
+from edgetune.selection import METHODS, SELECTORS
 from edgetune.selection.three_stage import ThreeStage
 from edgetune.utils.errors import UsageError
 
@@ -50,35 +43,23 @@ Source: us,
 
 
 def test_sections_are_read_off_a_docstring() -> None:
-    assert sections_of(DOCSTRING) == {
+    found = entries(DOCSTRING)
+    assert {name: found[name] for name in SECTIONS} == {
         "What": "one line and another.",
         "Use when": "always.",
         "Costs": "nothing at all.",
         "Loses when": "never, `a: b` included.",
         "Source": "us, and them.",
     }
-    assert sections_of(None) == {}
+    assert entries(None) == {}
 
 
-def test_meanings_are_read_off_a_docstring() -> None:
-    def documented() -> None:
-        """Title.
-
-        Attributes:
-            one: the first: of two,
-                on two lines.
-            two: the second.
-
-        Returns:
-            three: not an attribute.
-        """
-
-    assert meanings(documented.__doc__) == {"one": "the first: of two, on two lines.", "two": "the second."}
-    assert meanings(None) == {}
-
-
-def test_every_setting_of_selection_has_a_meaning() -> None:
-    assert set(meanings(SelectionSettings.__doc__)) == set(SelectionSettings.model_fields)
+def test_every_setting_of_a_method_has_a_meaning_and_one_default() -> None:
+    defaults: dict[str, Any] = {}
+    for kind in SELECTORS.values():
+        for name, field in kind.Settings.model_fields.items():
+            assert field.description
+            assert defaults.setdefault(name, field.default) == field.default, name
 
 
 @pytest.mark.parametrize("name", METHODS)
@@ -90,7 +71,7 @@ def test_every_method_has_a_whole_card(name: str) -> None:
     for text in (card.what, card.use_when, card.costs, card.loses_when, card.source):
         assert text.endswith((".", ")")), text
         assert "  " not in text
-    assert [setting.name for setting in card.settings] == list(SELECTORS[name].settings_used)
+    assert {setting.name for setting in card.settings} >= set(SELECTORS[name].Settings.model_fields)
     assert all(setting.meaning for setting in card.settings)
 
 
@@ -102,34 +83,22 @@ def test_settings_have_their_defaults() -> None:
     assert settings["calibrated"].default is True
 
 
-def test_a_method_without_docstrings_has_an_empty_card(monkeypatch: pytest.MonkeyPatch) -> None:
-    class Bare:
-        name = "bare"
-        settings_used = ()
-
-    monkeypatch.setattr(sys.modules[__name__], "__doc__", None)
-    bare: Any = Bare
-    card = card_of(bare)
-    assert card == Card("bare", "")
-    assert card_sections(card) == []
-
-
 @pytest.mark.parametrize(("default", "words"), [(None, "none"), (True, "true"), (0.5, "0.5"), ("a", "a")])
 def test_defaults_in_words(default: Any, words: str) -> None:
-    assert describe_default(default) == words
+    assert Setting("x", default, "").default_text == words
 
 
-@pytest.mark.parametrize(("name", "near"), [("tree-stage", "three-stage"), ("Train_All", "train-all")])
-def test_an_unknown_name_says_what_may_be_meant(name: str, near: str) -> None:
-    with pytest.raises(UsageError, match=f'"{name}". Did you mean "{near}"[?]'):
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("tree-stage", '"tree-stage". Did you mean "three-stage"[?]'),
+        ("Train_All", '"Train_All". Did you mean "train-all"[?]'),
+        ("qqqq", '"qqqq". `edgetune methods`'),
+    ],
+)
+def test_an_unknown_name_says_what_may_be_meant(name: str, words: str) -> None:
+    with pytest.raises(UsageError, match=words):
         find_card(name)
-
-
-def test_a_name_unlike_any_other_gets_no_guess() -> None:
-    with pytest.raises(UsageError) as caught:
-        find_card("qqqq")
-    assert "Did you mean" not in str(caught.value)
-    assert "`edgetune methods`" in str(caught.value)
 
 
 def test_baselines_have_whole_cards() -> None:
@@ -141,13 +110,6 @@ def test_baselines_have_whole_cards() -> None:
             assert text.endswith((".", ")")), (name, text)
 
 
-def test_the_list_has_a_line_for_each() -> None:
-    own, baselines = method_cards(), baseline_cards()
-    blocks = list_sections(own, baselines)
-    assert [[row[0] for row in block.rows] for block in blocks] == [list(own), list(baselines)]
-    assert len(list_sections(own, {})) == 1
-
-
 def test_markdown_holds_every_card() -> None:
     text = cards_markdown()
     assert text.startswith("# Method cards\n")
@@ -156,10 +118,7 @@ def test_markdown_holds_every_card() -> None:
     for card in [*method_cards().values(), *baseline_cards().values()]:
         assert f"\n### {card.name}\n\n{card.line}\n\n- **What:** {card.what}\n" in text
         for setting in card.settings:
-            assert f"| `{setting.name}` | `{describe_default(setting.default)}` | " in text
-    assert text == cards_markdown()
-    root = str(Path(__file__).parents[2])
-    assert root not in text
+            assert f"| `{setting.name}` | `{setting.default_text}` | " in text
 
 
 def _methods(*args: str) -> str:

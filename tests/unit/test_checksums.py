@@ -212,7 +212,7 @@ def test_damaged_artifacts_in_the_cache_are_made_again(
     shutil.copytree(copied, home)
     n_made = 0
 
-    def make(scratch: Path, n_labels: int, freeze: str) -> None:
+    def make(scratch: Path, n_labels: int, freeze: str, multi_label: bool) -> None:
         nonlocal n_made
         n_made += 1
         shutil.copytree(copied, scratch, dirs_exist_ok=True)

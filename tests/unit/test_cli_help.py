@@ -11,7 +11,7 @@ from conftest import RunCli
 
 from edgetune.cli import app
 from edgetune.config.settings import DataSettings
-from edgetune.config.toml_config import SECTIONS
+from edgetune.config.toml_config import sections
 
 COMMANDS: dict[str, Any] = dict(typer.main.get_command(app.app).commands)  # type: ignore[attr-defined]
 NOT_SETTINGS = {
@@ -88,16 +88,16 @@ def test_nothing_given_shows_the_help(run_cli: RunCli) -> None:
 def test_choices_are_those_of_the_config() -> None:
     options = get_type_hints(app.finetune)
     fields = {
-        name: field.annotation for kind in SECTIONS.values() for name, field in kind.model_fields.items()
+        name: field.annotation for kind in sections().values() for name, field in kind.model_fields.items()
     }
     choices = {name for name, kind in fields.items() if get_origin(kind) is Literal and name in options}
-    assert choices >= {"method", "backend", "metric"}
+    assert choices >= {"backend", "metric"}
     for name in choices:
         assert options[name] == fields[name] | None
 
 
 def test_every_option_of_finetune_is_a_setting() -> None:
-    known = {name for kind in SECTIONS.values() for name in kind.model_fields}
+    known = {name for kind in sections().values() for name in kind.model_fields}
     options = {name.removesuffix("_") for name in inspect.signature(app.finetune).parameters}
     assert options - NOT_SETTINGS - IN_WORDS <= known
     assert {"train", "eval"} <= set(DataSettings.model_fields)
@@ -116,7 +116,7 @@ def test_defaults_stay_with_the_config() -> None:
 
 def test_shown_defaults_are_true() -> None:
     shown = {parameter.name: parameter.show_default for parameter in COMMANDS["finetune"].params}  # type: ignore[attr-defined]
-    for kind in SECTIONS.values():
+    for kind in sections().values():
         for name, field in kind.model_fields.items():
             words = shown.get(name)
             if isinstance(words, str) and isinstance(field.default, int | float):

@@ -14,13 +14,14 @@ from hypothesis import strategies as st
 from edgetune.data.batches import Batch
 from edgetune.learners.loop import Loop, LoopSettings
 from edgetune.learners.progress import DataProgress
-from edgetune.planning.clock import RECENT, Clock, ClockProgress, Reserves, SpeedRatio
+from edgetune.planning.clock import RECENT, Clock, ClockProgress, SpeedRatio, margin_s
 from edgetune.selection.simple import TrainAll
 from edgetune.selection.threshold import FixedThreshold
 from edgetune.utils.meter import Meter
 from tests.fakes import FakeBackend, FakeClock, FakeCost, FakeHistory, FakeSource
 
 COST = FakeCost(token_s=2e-4, call_s=0.01)
+RESERVED = {"save": 1.0, "evaluate": 2.0, "report": 0.5, "exit": 0.2}
 Slowness = Callable[[float], float]
 
 
@@ -66,7 +67,7 @@ def simulate(
     *,
     n_rows: int = 20_000,
     filtered: bool = False,
-    energy_j: float = math.inf,
+    energy_j: float | None = None,
     watts: float = 10.0,
     epochs: int = 10,
 ) -> Simulated:
@@ -75,8 +76,7 @@ def simulate(
     meter = Meter(clock=now)
     now.now_s += 2.0  # what came before training
     backend = SlowBackend(np.full(n_rows, 0.5), clock=now, slowness=slowness)
-    reserves = Reserves(save_s=1.0, evaluate_s=2.0, report_s=0.5, exit_s=0.2)
-    clock = Clock(deadline_s, reserves, meter.elapsed_s, energy_j, lambda: watts * meter.elapsed_s())
+    clock = Clock(deadline_s, RESERVED, meter.elapsed_s, energy_j, lambda: watts * meter.elapsed_s())
     history, source = FakeHistory(), FakeSource(n_rows)
     loop = Loop(
         backend=backend,
@@ -98,7 +98,7 @@ def simulate(
 
 def reserved_s(run: Simulated) -> float:
     """What the end still needs, as planned."""
-    return 1.0 + 2.0 + 0.5 + 0.2 + run.clock.margin_s
+    return sum(RESERVED.values()) + margin_s(run.clock.deadline_s)
 
 
 @pytest.mark.parametrize("filtered", [False, True])
@@ -137,7 +137,7 @@ def test_a_machine_that_is_not_as_planned_ends_on_time(slowness: Slowness) -> No
     run = simulate(60.0, slowness)
     assert run.end_s + reserved_s(run) <= 60.0
     # The end is expected to take as much longer as training did.
-    used = run.end_s + max(1.0, run.clock.speed("train").ratio) * 3.7 + run.clock.margin_s
+    used = run.end_s + max(1.0, run.clock.speed("train").ratio) * 3.7 + margin_s(run.clock.deadline_s)
     assert used >= 0.93 * 60.0
 
 
@@ -218,7 +218,7 @@ def test_speed_stays_within_what_was_seen(ratios: list[float]) -> None:
 
 @given(st.floats(0, 1e4), st.floats(1, 1e4))
 def test_progress_is_a_share(elapsed_s: float, deadline_s: float) -> None:
-    clock = Clock(deadline_s, Reserves(1, 1, 1, 1), lambda: elapsed_s)
+    clock = Clock(deadline_s, RESERVED, lambda: elapsed_s)
     assert 0 <= clock.progress() <= 1
     assert clock.end_s() < clock.evaluation_end_s() < deadline_s
 
@@ -232,7 +232,7 @@ def test_nonsense_measurements_are_ignored() -> None:
 
 def test_a_slow_first_call_does_not_end_the_run() -> None:
     """The first forward pass may take a hundred times as long as later ones; a step is tried all the same."""
-    clock = Clock(60.0, Reserves(1, 2, 0.5, 0.2), lambda: 10.0)
+    clock = Clock(60.0, RESERVED, lambda: 10.0)
     clock.speed("score").observe(0.05, 5.0)
     clock.speed("score").observe(0.05, 0.06)
     assert clock.speed("train").ratio <= 2.0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -63,7 +64,7 @@ class FakeRunner(CellRunner):
         self.ran: list[str] = []
         self.stop_at, self.fail = stop_at, fail
 
-    def _run_own(self, cell: Cell, home: Path, key: str) -> Outcome:
+    def _run_own(self, cell: Cell, home: Path) -> dict[str, Any]:
         if self.stop_at is not None and len(self.ran) == self.stop_at:
             raise KeyboardInterrupt
         self.ran.append(cell.name)
@@ -73,7 +74,7 @@ class FakeRunner(CellRunner):
             (home / "run" / name).mkdir(parents=True)
             with (home / "run" / name / "weights").open("wb") as file:
                 file.truncate(10_000_000)  # takes no room
-        return outcome(cell, key)
+        return outcome(cell, "").model_dump(exclude={*Cell.model_fields, "key"})
 
 
 class Counting(Comparison):
@@ -87,8 +88,20 @@ class Counting(Comparison):
     def ran(self) -> list[str]:
         return self.runner.ran
 
-    def _warm_up(self, cell: Cell) -> None:
+    def _warm_up(self, cell: Cell, warm: set[str]) -> None:
         pass
+
+
+@pytest.fixture
+def compare(rows_file: Path, tmp_path: Path) -> Callable[..., Counting]:
+    """Makes a comparison in a folder; keywords stop it, let a method fail, or change its grid."""
+
+    def made(folder: str = "out", stop_at: int | None = None, fail: str = "", **changed: Any) -> Counting:
+        say = [].append
+        args = (grid_on(rows_file, **changed), tmp_path / folder, tmp_path / "cache", say)
+        return Counting(*args, stop_at=stop_at, fail=fail)
+
+    return made
 
 
 def test_a_validation_part_of_the_training_file_is_shared(tmp_path: Path) -> None:
@@ -138,13 +151,12 @@ def planned_for(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
 
 
 def test_all_methods_under_a_deadline_have_one_plan(
-    planned_for: list[dict[str, Any]], rows_file: Path, tmp_path: Path
+    planned_for: list[dict[str, Any]], compare: Callable[..., Counting]
 ) -> None:
     # Words alone are really run: the time is ample, whatever else the machine does.
     changed = {"settings": {"deadline_s": 500}, "methods": ["train-all", "three-stage", "tfidf-logreg"]}
     vary = [{"name": "own", "method": "random", "freeze": "1", "keep_rate": 0.2}]
-    args = (grid_on(rows_file, vary=vary, **changed), tmp_path / "out", tmp_path / "cache", lambda text: None)
-    comparison = Counting(*args)
+    comparison = compare(vary=vary, **changed)
     found = {one.outcome.variant: one.outcome.settings for one in comparison.run()}
     pinned = {"backend": "torch", "precision": "bf16", "freeze": "3", "batch_size": 16, "max_length": 64}
     pinned |= {"threads": 2, "use_earlier_runs": False}
@@ -154,16 +166,14 @@ def test_all_methods_under_a_deadline_have_one_plan(
     assert len(planned_for) == 2  # one for all, one for whoever asked for a layer
     assert all("keep_rate" not in asked for asked in planned_for)
 
-    again = Counting(*args)
-    assert all(one.kept for one in again.run() if one.outcome.ok)
+    assert all(one.kept for one in compare(vary=vary, **changed).run() if one.outcome.ok)
     assert len(planned_for) == 2
 
 
 def test_where_only_a_head_fits_each_method_decides(
-    planned_for: list[dict[str, Any]], rows_file: Path, tmp_path: Path
+    planned_for: list[dict[str, Any]], compare: Callable[..., Counting]
 ) -> None:
-    grid = grid_on(rows_file, settings={"deadline_s": 5})
-    done = list(Counting(grid, tmp_path / "out", tmp_path / "cache", lambda text: None).run())
+    done = list(compare(settings={"deadline_s": 5}).run())
     assert all(one.outcome.settings == {"deadline_s": 5} for one in done)
 
 
@@ -193,20 +203,19 @@ def test_the_base_of_a_method_has_its_settings(rows_file: Path, tmp_path: Path) 
 
 
 def test_one_process_at_a_time_and_only_where_there_is_room(
-    rows_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    compare: Callable[..., Counting], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    args = (grid_on(rows_file), tmp_path / "out", tmp_path / "cache", lambda text: None)
-    first = Counting(*args).run()
+    first = compare().run()
     next(first)
     with pytest.raises(RunError, match="Another process is writing"):
-        next(Counting(*args).run())
+        next(compare().run())
     first.close()
     usage = SimpleNamespace(free=2_000_000)
     monkeypatch.setattr("edgetune.compare.comparison.shutil.disk_usage", lambda path: usage)
     with pytest.raises(EdgetuneError, match="finished runs are kept"):
-        list(Counting(*args).run())
+        list(compare().run())
     usage.free = 10**12
-    assert [one.kept for one in Counting(*args).run()] == [True, False, False]
+    assert [one.kept for one in compare().run()] == [True, False, False]
 
 
 def test_labels_that_cannot_be_learned_are_refused(tmp_path: Path) -> None:
@@ -219,52 +228,47 @@ def test_labels_that_cannot_be_learned_are_refused(tmp_path: Path) -> None:
         draw_shared_rows(grid.data[0], grid, tmp_path / "data")
 
 
-@pytest.mark.parametrize("stop_at", range(6))
-def test_an_interrupted_grid_goes_on_without_repeating(stop_at: int, rows_file: Path, tmp_path: Path) -> None:
-    args = (grid_on(rows_file, seeds=[0, 1]), tmp_path / "out", tmp_path / "cache", lambda text: None)
-    first = Counting(*args, stop_at=stop_at)
+@pytest.mark.parametrize("stop_at", [0, 3, 5])
+def test_an_interrupted_grid_goes_on_without_repeating(
+    stop_at: int, compare: Callable[..., Counting], tmp_path: Path
+) -> None:
+    first, second = compare(stop_at=stop_at, seeds=[0, 1]), compare(seeds=[0, 1])
     with pytest.raises(KeyboardInterrupt):
         list(first.run())
-    second = Counting(*args)
     done = list(second.run())
     assert [one.kept for one in done] == [True] * stop_at + [False] * (6 - stop_at)
     assert not set(first.ran) & set(second.ran)
     assert len(first.ran) + len(second.ran) == 6
-    assert [one.variant for one in read_lines(tmp_path / "out" / "results.jsonl")] == [
-        one.outcome.variant for one in done
-    ]
+    written = [one.variant for one in read_lines(tmp_path / "out" / "results.jsonl")]
+    assert written == [one.outcome.variant for one in done]
     assert not list((tmp_path / "out").rglob("*.tmp"))
 
 
-def test_a_changed_setting_runs_its_cells_again(rows_file: Path, tmp_path: Path) -> None:
+def test_a_changed_setting_runs_its_cells_again(compare: Callable[..., Counting]) -> None:
     for lr, expected in ((1e-4, 3), (1e-4, 0), (2e-4, 3)):
-        grid = grid_on(rows_file, settings={"lr": lr})
-        comparison = Counting(grid, tmp_path / "out", tmp_path / "cache", lambda text: None)
+        comparison = compare(settings={"lr": lr})
         list(comparison.run())
         assert len(comparison.ran) == expected
 
 
-def test_a_failed_cell_is_a_line_that_says_why_and_is_tried_again(rows_file: Path, tmp_path: Path) -> None:
-    args = (grid_on(rows_file), tmp_path / "out", tmp_path / "cache", lambda text: None)
-    failing = Counting(*args, fail="random")
+def test_a_failed_cell_is_a_line_that_says_why_and_is_tried_again(compare: Callable[..., Counting]) -> None:
+    failing = compare(fail="random")
     list(failing.run())
     [table] = make_tables(failing.finished())
     assert table.failed == (("random, seed 0", "it cannot."),)
     assert "not measured: random, seed 0: it cannot." in markdown([table], "t")
-    again = Counting(*args)
+    again = compare()
     list(again.run())
     assert again.ran == ["rows--random--seed0"]
 
 
-def test_random_matched_keeps_what_three_stage_trained(rows_file: Path, tmp_path: Path) -> None:
-    grid = grid_on(rows_file, methods=["three-stage", MATCHED])
-    comparison = Counting(grid, tmp_path / "out", tmp_path / "cache", lambda text: None)
-    outcomes = [done.outcome for done in comparison.run()]
-    matched = next(one for one in outcomes if one.variant == MATCHED)
-    assert (matched.method, matched.settings["keep_rate"]) == ("random", 0.4)
-    failing = Counting(grid, tmp_path / "other", tmp_path / "cache", lambda text: None, fail="three-stage")
-    outcomes = [done.outcome for done in failing.run()]
-    assert "no share of rows to match" in next(one for one in outcomes if one.variant == MATCHED).error
+def test_random_matched_keeps_what_three_stage_trained(compare: Callable[..., Counting]) -> None:
+    methods = ["three-stage", MATCHED]
+    outcomes = {one.outcome.variant: one.outcome for one in compare(methods=methods).run()}
+    assert (outcomes[MATCHED].method, outcomes[MATCHED].settings["keep_rate"]) == ("random", 0.4)
+    failing = compare("other", fail="three-stage", methods=methods)
+    outcomes = {one.outcome.variant: one.outcome for one in failing.run()}
+    assert "no share of rows to match" in outcomes[MATCHED].error
 
 
 def test_answers_survive_packing() -> None:
@@ -325,14 +329,11 @@ def test_tables_rank_and_turn_accuracy_into_time() -> None:
     assert together["svp"].ratio > together["train-all"].ratio > together["random"].ratio
 
 
-def test_the_same_outcomes_give_the_same_bytes() -> None:
-    assert markdown(make_tables(made_up()), "t") == markdown(make_tables(made_up()), "t")
-    assert "| svp |" in markdown(make_tables(made_up()), "t")
-
-
-def test_without_a_curve_there_is_no_speed_up() -> None:
-    for table in make_tables(made_up(curve=False)):
-        assert all(line.speedup is None for line in table.lines)
+def test_the_same_outcomes_give_the_same_bytes_and_no_curve_gives_no_speed_up() -> None:
+    text = markdown(make_tables(made_up(curve=False)), "t")
+    assert text == markdown(make_tables(made_up(curve=False)), "t")
+    assert "| svp |" in text
+    assert all(line.speedup is None for table in make_tables(made_up(curve=False)) for line in table.lines)
 
 
 def test_machines_are_never_mixed() -> None:
@@ -354,9 +355,8 @@ def test_a_cells_config_holds_what_was_given_and_leaves_the_rest_to_the_plan(
     monkeypatch.setattr("edgetune.compare.shared_plan.dry_run", lambda *_: SimpleNamespace(ranked=()))
     grid = grid_on(rows_file, methods=["svp"], settings={"deadline_s": 60})
     comparison = Comparison(grid, tmp_path / "out", tmp_path / "cache", lambda text: None)
-    monkeypatch.setattr(comparison, "_warm_up", lambda cell: None)
-    failed = subprocess.CompletedProcess([], 1, "", "edgetune: no.")
-    monkeypatch.setattr(comparison.runner, "_process", lambda *_: (failed, 1.0))
+    monkeypatch.setattr(comparison, "_warm_up", lambda *_: None)
+    monkeypatch.setattr(comparison.runner, "_process", lambda *_: {"error": "no.", "wall_s": 1.0})
     [done] = list(comparison.run())
     assert done.outcome.error == "no."
     raw = load_config(tmp_path / "out" / "cells" / "rows--svp--seed0" / "config.toml")
@@ -376,9 +376,9 @@ def test_changed_labels_are_noticed(rows_file: Path, tmp_path: Path) -> None:
 
 
 def test_what_breaks_in_one_cell_does_not_end_the_grid(
-    rows_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    compare: Callable[..., Counting], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    comparison = Counting(grid_on(rows_file), tmp_path / "out", tmp_path / "cache", lambda text: None)
+    comparison = compare()
     monkeypatch.setattr(comparison.runner, "_run_own", lambda *_: {}["predicted"])
     done = list(comparison.run())
     assert [one.outcome.error for one in done] == ["KeyError: 'predicted'"] * 3
@@ -397,23 +397,23 @@ def test_a_stopped_cell_stops_its_process(
 
     monkeypatch.setattr(subprocess, "Popen", Interrupted)
     with pytest.raises(KeyboardInterrupt):
-        comparison.runner._process("timeit", ["-n", "1", "import time; time.sleep(60)"], tmp_path / "home")
+        comparison.runner._process(
+            "timeit", ["-n", "1", "import time; time.sleep(60)"], tmp_path / "home", (0,)
+        )
     assert started[0].poll() is not None
-    for stream in (started[0].stdout, started[0].stderr):
-        assert stream is not None
-        stream.close()
+    assert started[0].stderr is not None
+    started[0].stderr.close()
 
 
 @pytest.mark.parametrize("models", [True, False])
 def test_models_are_kept_or_dropped_and_counted_either_way(
-    models: bool, rows_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    models: bool, compare: Callable[..., Counting], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    out = tmp_path / "out"
-    grid = grid_on(rows_file, models=models)
-    made = Counting(grid, out, tmp_path / "cache", lambda text: None)
+    made = compare(models=models)
     cells = made.run()
     next(cells)
-    assert len(list(out.glob("cells/*/run/model"))) == len(list(out.glob("cells/*/run/onnx"))) == int(models)
+    for name in ("model", "onnx"):
+        assert len(list(tmp_path.glob(f"out/cells/*/run/{name}"))) == int(models)
     usage = SimpleNamespace(free=59_000_000)  # three times the 20 MB that the first cell took are not there
     monkeypatch.setattr("edgetune.compare.comparison.shutil.disk_usage", lambda path: usage)
     with pytest.raises(EdgetuneError, match="a run may need 60 MB"):
@@ -421,17 +421,16 @@ def test_models_are_kept_or_dropped_and_counted_either_way(
     assert len(made.finished()) == 1
 
 
-def test_a_refused_comparison_writes_nothing(rows_file: Path, tmp_path: Path) -> None:
+def test_a_refused_comparison_writes_nothing(compare: Callable[..., Counting], tmp_path: Path) -> None:
     out = tmp_path / "out"
-    list(Counting(grid_on(rows_file), out, tmp_path / "cache", lambda text: None).run())
+    list(compare().run())
     before = {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
     with exclusive_lock(out), pytest.raises(RunError, match="Another process"):
-        list(Counting(grid_on(rows_file, rows=20), out, tmp_path / "cache", lambda text: None).run())
+        list(compare(rows=20).run())
     assert {path: path.read_bytes() for path in out.rglob("*") if path.is_file()} == before
 
 
-@pytest.mark.parametrize("name", ["train.jsonl", "eval.jsonl"])
-@pytest.mark.parametrize("change", ["gone", "garbage"])
+@pytest.mark.parametrize(("name", "change"), [("train.jsonl", "gone"), ("eval.jsonl", "garbage")])
 def test_shared_rows_that_were_damaged_are_drawn_again(
     name: str, change: str, rows_file: Path, tmp_path: Path
 ) -> None:
@@ -446,28 +445,25 @@ def test_shared_rows_that_were_damaged_are_drawn_again(
 
 @pytest.mark.parametrize("damage", [{"right": "zz!"}, {"right": ""}, {"seconds": None}, {"n_eval": 7}])
 def test_an_outcome_that_cannot_be_is_made_again(
-    damage: dict[str, Any], rows_file: Path, tmp_path: Path
+    damage: dict[str, Any], compare: Callable[..., Counting], tmp_path: Path
 ) -> None:
-    words = (grid_on(rows_file), tmp_path / "out", tmp_path / "cache", lambda text: None)
-    list(Counting(*words).run())
+    list(compare().run())
     home = tmp_path / "out" / "cells" / "rows--random--seed0"
     (home / "cell.json").write_text(json.dumps(json.loads((home / "cell.json").read_text()) | damage))
-    again = Counting(*words)
+    again = compare()
     assert all(done.outcome.ok for done in again.run())
     assert again.ran == [home.name]
 
 
-def test_a_file_in_a_cells_place_gives_way(rows_file: Path, tmp_path: Path) -> None:
+def test_a_file_in_a_cells_place_gives_way(compare: Callable[..., Counting], tmp_path: Path) -> None:
     home = tmp_path / "out" / "cells" / "rows--random--seed0"
     home.parent.mkdir(parents=True)
     home.write_text("not a folder")
-    done = list(Counting(grid_on(rows_file), tmp_path / "out", tmp_path / "cache", lambda text: None).run())
-    assert all(one.outcome.ok for one in done)
+    assert all(one.outcome.ok for one in compare().run())
     assert home.is_dir()
 
 
 @pytest.mark.parametrize("place", ["rows.jsonl", "rows.jsonl/below", "x" * 300])
-def test_a_folder_that_cannot_be_is_a_sentence(place: str, rows_file: Path, tmp_path: Path) -> None:
-    comparison = Counting(grid_on(rows_file), tmp_path / place, tmp_path / "cache", lambda text: None)
+def test_a_folder_that_cannot_be_is_a_sentence(place: str, compare: Callable[..., Counting]) -> None:
     with pytest.raises(ResourceError, match="Cannot write to"):
-        list(comparison.run())
+        list(compare(place).run())

@@ -5,15 +5,16 @@ from typing import Any
 
 import pytest
 
-from edgetune.config.settings import METHODS, PRESETS, RunConfig, SelectionSettings
+from edgetune.config.settings import RunConfig
 from edgetune.config.toml_config import (
-    SECTIONS,
     dump_config,
     group_by_section,
     load_config,
     make_config,
     merge_sections,
+    sections,
 )
+from edgetune.selection import METHODS, PRESETS, SelectionSettings
 from edgetune.utils.errors import UsageError
 
 DATA = {"data": {"train": "x.csv"}}
@@ -155,9 +156,9 @@ def test_unknown_preset() -> None:
 
 
 def test_a_name_belongs_to_one_section() -> None:
-    names = [name for kind in SECTIONS.values() for name in kind.model_fields]
+    names = [name for kind in sections().values() for name in kind.model_fields]
     assert len(names) == len(set(names))
-    assert set(SECTIONS) == set(RunConfig.model_fields) - {"schema_version"}
+    assert set(sections()) == set(RunConfig.model_fields) - {"schema_version"}
 
 
 def test_unknown_setting_from_python() -> None:

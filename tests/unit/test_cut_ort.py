@@ -64,6 +64,7 @@ def job(model: Path, target: Path) -> dict[str, Any]:
         "name": "tiny",
         "fingerprint": "x",
         "n_labels": 2,
+        "multi_label": False,
         "freeze": "1",
         "pools_mean": False,
         "target": str(target),

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import csv
-import gzip
 from pathlib import Path
 
 import pytest
-import zstandard
 
 from edgetune.data.examples import DataOptions, Example, read_examples
 from edgetune.data.table import BadRow
@@ -247,54 +244,6 @@ def test_unknown_encoding(tmp_path: Path, encoding: str) -> None:
 def test_what_is_not_text(tmp_path: Path, content: bytes, match: str) -> None:
     with pytest.raises(DataError, match=match):
         load(tmp_path, "a.csv", content)
-
-
-def test_very_long_fields(tmp_path: Path) -> None:
-    csv.field_size_limit(131_072)  # the module's default, whatever ran before
-    text = "word, " * 40_000
-    examples, bad = load(tmp_path, "a.csv", f'text,label\n"{text}",1\nshort,0\n')
-    assert len(examples[0].text) == len(text.strip())
-    assert len(examples) == 2
-    assert not bad
-
-
-def test_fields_longer_than_a_block(tmp_path: Path) -> None:
-    text = "wörd " * 100_000
-    examples, _ = load(tmp_path, "a.tsv", f"text\tlabel\r\n{text}\t1\r\nshort\t0\r\n")
-    assert [len(example.text) for example in examples] == [len(text) - 1, 5]
-
-
-@pytest.mark.parametrize("suffix", [".gz", ".zst"])
-@pytest.mark.parametrize(
-    ("name", "content"),
-    [
-        ("a.csv", "text,label\ngood,1\nbad,0\n"),
-        ("a.tsv", "text\tlabel\ngood\t1\nbad\t0\n"),
-        ("a.jsonl", '{"text": "good", "label": 1}\n{"text": "bad", "label": 0}\n'),
-        ("a.json", '[{"text": "good", "label": 1}, {"text": "bad", "label": 0}]'),
-    ],
-)
-def test_compressed(tmp_path: Path, name: str, content: str, suffix: str) -> None:
-    data = content.encode()
-    half = len(data) // 2
-    if suffix == ".gz":
-        packed = gzip.compress(data[:half]) + gzip.compress(data[half:])
-    else:
-        packed = zstandard.compress(data[:half]) + zstandard.compress(data[half:])  # several frames
-    assert pairs(load(tmp_path, name + suffix, packed)[0]) == [("good", "1"), ("bad", "0")]
-    with pytest.raises(DataError, match=r"damaged|cannot be read"):
-        load(tmp_path, name + suffix, packed[:-6] if suffix == ".gz" else b"\x00" + packed)
-    with pytest.raises(DataError, match=r"damaged|cannot be read"):
-        load(tmp_path, name + suffix, data)
-
-
-def test_what_a_csv_writer_writes_comes_back(tmp_path: Path) -> None:
-    rows = [(f'say "{i}", then\nleave; or | stay\there', str(i % 3)) for i in range(40)]
-    for quoting in (csv.QUOTE_MINIMAL, csv.QUOTE_ALL, csv.QUOTE_NONNUMERIC):
-        path = tmp_path / "a.csv"
-        with path.open("w", newline="") as file:
-            csv.writer(file, quoting=quoting).writerows([("text", "label"), *rows])
-        assert pairs(list(read_examples(str(path), OPTIONS, pytest.fail))) == rows
 
 
 def loosely(tmp_path: Path, content: str, options: DataOptions = OPTIONS) -> tuple[list[Example], list[int]]:

@@ -458,15 +458,15 @@ def test_rows_read_loosely_are_a_warning(tmp_path: Path, spec: TokenizerSpec) ->
 @pytest.mark.parametrize(
     ("row", "says"),
     [
-        ({"text": "good film", "label": ["pos", "neg"]}, "one label"),
-        ({"text": "good film", "label": {"pos": 1, "neg": 1}}, "one label"),
+        ({"text": "good film", "label": ["pos", "neg"]}, "--multi-label"),
+        ({"text": "good film", "label": {"pos": 1, "neg": 1}}, "--multi-label"),
     ],
 )
 def test_several_labels_are_told_how_to_become_one(
     tmp_path: Path, spec: TokenizerSpec, row: dict[str, Any], says: str
 ) -> None:
     path = tmp_path / "data.jsonl"
-    path.write_text("\n".join(json.dumps(one) for one in [{"text": "a", "label": "pos"}] * 5 + [row] * 5))
+    path.write_text("\n".join(json.dumps(one) for one in [{"text": "a", "label": "pos"}] * 40 + [row]))
     with pytest.raises(DataError, match=says):
         opened(path, spec)
 

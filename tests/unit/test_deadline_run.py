@@ -10,14 +10,13 @@ import numpy as np
 import pytest
 
 from edgetune.data.batches import Batch
-from edgetune.planning.clock import Clock, Reserves
+from edgetune.planning.clock import Clock
 from edgetune.planning.plan import Constraints, DataLengths, Limits, Plan
 from edgetune.planning.planner import make_plans
 from edgetune.runs.deadline import (
     SAVE_EVERY_S,
     Deadline,
     blended_slowdown,
-    make_clock,
     score_in_time,
 )
 from edgetune.utils.types import IntArray
@@ -60,22 +59,26 @@ class Scorer(FakeBackend):
     slow: float = 1.0
     kept: list[bool] = field(default_factory=list)
 
-    def score(self, batch: Batch, keep: bool = True) -> np.ndarray:
+    def _pass(self, batch: Batch) -> None:
         width = -(-int(batch.lengths.max()) // 8) * 8
         self.clock.now_s += cost("score", len(batch), width) * self.slow
+
+    def score(self, batch: Batch, keep: bool = True) -> np.ndarray:
+        self._pass(batch)
         self.kept.append(keep)
         return super().score(batch)
 
     def features(self, batch: Batch) -> np.ndarray:
-        width = -(-int(batch.lengths.max()) // 8) * 8
-        self.clock.now_s += cost("score", len(batch), width) * self.slow
+        self._pass(batch)
         self._record("features", batch)
         return np.stack([2.0 * batch.labels, np.ones(len(batch))], axis=1)
 
 
 def clock_of(now: FakeClock, deadline_s: float) -> Clock:
     start = now.now_s
-    return Clock(deadline_s, Reserves(1.0, 2.0, 0.5, 0.2), lambda: now.now_s - start)
+    return Clock(
+        deadline_s, {"save": 1.0, "evaluate": 2.0, "report": 0.5, "exit": 0.2}, lambda: now.now_s - start
+    )
 
 
 def test_all_rows_are_evaluated_when_there_is_time() -> None:
@@ -120,7 +123,7 @@ def some_plan(deadline_s: float = 60.0) -> Plan:
 
 def test_the_first_steps_correct_the_rows_once() -> None:
     now, plan = FakeClock(), some_plan()
-    clock = make_clock(plan, 60.0, lambda: now.now_s - 100.0)
+    clock = Clock(60.0, plan.lines, lambda: now.now_s - 100.0)
     clock.begin()
     deadline = Deadline(plan, clock, cost, save_model_s=1.0)
     assert not deadline.revise(64)
@@ -156,7 +159,7 @@ def test_first_steps_are_weighed_against_the_plan(
 
 def test_safety_saves_are_rare_and_not_at_the_end() -> None:
     now, plan = FakeClock(), some_plan(600.0)
-    clock = make_clock(plan, 600.0, lambda: now.now_s - 100.0)
+    clock = Clock(600.0, plan.lines, lambda: now.now_s - 100.0)
     deadline = Deadline(plan, clock, cost, save_model_s=0.5)
     deadline.saved()
     now.now_s += SAVE_EVERY_S - 1
@@ -175,7 +178,7 @@ def test_safety_saves_are_rare_and_not_at_the_end() -> None:
 def test_lines_tell_planned_and_real() -> None:
     now, plan = FakeClock(), some_plan()
     deadline = Deadline(
-        plan, make_clock(plan, 60.0, lambda: now.now_s - 100.0), cost, 1.0, marks=[("start", 0.5)]
+        plan, Clock(60.0, plan.lines, lambda: now.now_s - 100.0), cost, 1.0, marks=[("start", 0.5)]
     )
     now.now_s += 2.0
     deadline.mark("export")

@@ -7,83 +7,50 @@ from pathlib import Path
 import pytest
 from energy_trees import DELL, PHONE, THINKPAD, supply
 
-from edgetune.energy.battery import find_battery, power_source
+from edgetune.energy.battery import Battery, find_battery, power_source
 
 
-def test_a_battery_in_energy_units(tmp_path: Path) -> None:
-    supply(tmp_path, "BAT0", **THINKPAD)
-    battery = find_battery(tmp_path)
+def battery_of(root: Path) -> Battery:
+    battery = find_battery(root)
     assert battery is not None
-    assert battery.name == "BAT0"
-    assert battery.charge_j() == pytest.approx(40 * 3600)
-    assert battery.capacity_j() == pytest.approx(50 * 3600)
-    assert battery.power_w() == pytest.approx(12)
-    assert battery.percent == 80
-    assert battery.discharging
+    return battery
 
 
-def test_a_battery_in_charge_units(tmp_path: Path) -> None:
-    supply(tmp_path, "BAT0", **DELL)
-    battery = find_battery(tmp_path)
-    assert battery is not None
-    assert battery.charge_j() == pytest.approx(3 * 8 * 3600)
-    assert battery.capacity_j() == pytest.approx(6 * 8 * 3600)
-    assert battery.power_w() == pytest.approx(8)
-
-
-def test_a_phone_with_a_negative_current_and_another_name_for_its_charge(tmp_path: Path) -> None:
-    supply(tmp_path, "battery", **PHONE)
-    battery = find_battery(tmp_path)
-    assert battery is not None
-    assert battery.power_w() == pytest.approx(2)
-    assert battery.charge_j() == pytest.approx(2.4 * 4 * 3600)
-
-
-def test_a_current_in_milliampere_is_not_believed(tmp_path: Path) -> None:
-    supply(tmp_path, "battery", **PHONE | {"current_now": -450})
-    battery = find_battery(tmp_path)
-    assert battery is not None
-    assert battery.power_w() is None
-
-
-def test_a_missing_voltage_is_looked_for_and_then_unknown(tmp_path: Path) -> None:
-    folder = supply(tmp_path, "BAT0", **DELL)
-    battery = find_battery(tmp_path)
-    assert battery is not None
-    (folder / "voltage_now").unlink()
-    assert battery.charge_j() == pytest.approx(3 * 7.6 * 3600)
-    (folder / "voltage_min_design").unlink()
-    assert battery.charge_j() is None
-    assert battery.capacity_j() is None
-    assert battery.power_w() is None
-    assert battery.discharging
-
-
-def test_the_percentage_stands_in_for_the_charge(tmp_path: Path) -> None:
-    only = {key: THINKPAD[key] for key in ("type", "status", "capacity", "energy_full")}
-    supply(tmp_path, "BAT0", **only)
-    battery = find_battery(tmp_path)
-    assert battery is not None
-    assert battery.charge_j() == pytest.approx(0.8 * 50 * 3600)
+@pytest.mark.parametrize(
+    ("files", "capacity_wh", "power_w", "percent"),
+    [
+        (THINKPAD, 50, 12, 80),
+        (DELL, 6 * 8, 8, 50),
+        (DELL | {"voltage_now": ""}, 6 * 7.6, 7.6, 50),
+        (DELL | {"voltage_now": "", "voltage_min_design": ""}, None, None, 50),
+        (PHONE, 4 * 4, 2, 61),  # a negative current
+        (PHONE | {"current_now": -450}, 4 * 4, None, 61),  # in milliampere
+    ],
+)
+def test_a_battery_in_any_unit(
+    tmp_path: Path, files: dict[str, object], capacity_wh: float | None, power_w: float | None, percent: int
+) -> None:
+    supply(tmp_path, "BAT0", **files)
+    battery = battery_of(tmp_path)
+    capacity_j = None if capacity_wh is None else pytest.approx(capacity_wh * 3600)
+    assert (battery.name, battery.percent, battery.discharging) == ("BAT0", percent, True)
+    assert battery.capacity_j() == capacity_j
+    assert battery.power_w() == (None if power_w is None else pytest.approx(power_w))
 
 
 def test_two_batteries_are_one(tmp_path: Path) -> None:
     supply(tmp_path, "BAT0", **THINKPAD)
     other = THINKPAD | {"status": "Not charging", "energy_now": 10000000, "power_now": 0, "capacity": 20}
     second = supply(tmp_path, "BAT1", **other)
-    battery = find_battery(tmp_path)
-    assert battery is not None
-    assert battery.name == "BAT0 + BAT1"
-    assert battery.charge_j() == pytest.approx(50 * 3600)
+    battery = battery_of(tmp_path)
+    assert (battery.name, battery.percent, battery.discharging) == ("BAT0 + BAT1", 50, True)
     assert battery.capacity_j() == pytest.approx(100 * 3600)
-    assert battery.percent == 50
     assert battery.power_w() == pytest.approx(12)
-    assert battery.discharging
+    assert len(battery.levels()) == 2
     (second / "status").write_text("Charging\n")
     assert not battery.discharging
     (second / "energy_now").write_text("garbage\n")
-    (second / "capacity").unlink()
-    assert battery.charge_j() is None
+    assert battery.levels() == {}
 
 
 @pytest.mark.parametrize(
@@ -107,10 +74,8 @@ def test_garbage_is_unknown_and_raises_nothing(tmp_path: Path) -> None:
     (folder / "energy_now").write_bytes(b"\xff\xfe\x00")
     (folder / "voltage_now").unlink()
     (folder / "voltage_now").mkdir()
-    battery = find_battery(tmp_path)
-    assert battery is not None
-    values = (battery.charge_j(), battery.capacity_j(), battery.power_w(), battery.percent)
-    assert values == (None,) * 4
+    battery = battery_of(tmp_path)
+    assert (battery.capacity_j(), battery.power_w(), battery.percent, battery.levels()) == (None,) * 3 + ({},)
     assert not battery.discharging
     assert power_source(tmp_path) == "unknown"
 

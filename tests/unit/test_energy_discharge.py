@@ -95,17 +95,17 @@ def test_a_short_gap_of_power_is_bridged_and_a_long_one_is_a_loss(tmp_path: Path
         sensor.joules()
 
 
-@pytest.mark.parametrize("how", ["plugged", "charging", "removed"])
-def test_it_is_lost_when_the_battery_feeds_the_machine_no_more(tmp_path: Path, how: str) -> None:
-    folder, clock = supply(tmp_path, "BAT0", **THINKPAD), FakeClock()
-    ac = supply(tmp_path, "AC", type="Mains", online=0)
-    sensor = Discharge(tmp_path, clock)
-    if how == "plugged":
-        (ac / "online").write_text("1")
-    elif how == "charging":
-        (folder / "status").write_text("Charging")
-    else:
-        (folder / "present").write_text("0")
+@pytest.mark.parametrize(
+    ("folder", "name", "text"),
+    [("AC", "online", "1"), ("BAT0", "status", "Charging"), ("BAT0", "present", "0")],
+)
+def test_it_is_lost_when_the_battery_feeds_the_machine_no_more(
+    tmp_path: Path, folder: str, name: str, text: str
+) -> None:
+    folders = {"BAT0": supply(tmp_path, "BAT0", **THINKPAD)}
+    folders["AC"] = supply(tmp_path, "AC", type="Mains", online=0)
+    sensor = Discharge(tmp_path, FakeClock())
+    (folders[folder] / name).write_text(text)
     with pytest.raises(SensorLost):
         sensor.joules()
 

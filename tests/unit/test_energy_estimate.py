@@ -17,15 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edgetune.energy import estimate
-from edgetune.energy.estimate import (
-    ConstantPower,
-    CpuUsePower,
-    equation_6,
-    estimate_by_use,
-    process_cpu_s,
-    tdp_w,
-)
-from edgetune.utils.metrics import paper_co2e_lb, paper_energy_kwh
+from edgetune.energy.estimate import ConstantPower, CpuUsePower, estimate_by_use, process_cpu_s, tdp_w
 
 CPUINFO = "processor : 0\nmodel name : {name}\nphysical id : {socket}\nflags : fpu avx2{flags}\n\n"
 
@@ -65,21 +57,18 @@ def test_cpu_seconds_include_children_that_have_ended() -> None:
     assert process_cpu_s() - before_s > 0.01
 
 
-def test_the_rule_per_core_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(estimate, "_usable", lambda: (8, 4))
+def test_the_rule_per_core_and_a_tdp_say_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(estimate, "usable_cores", lambda: 8)
+    monkeypatch.setattr(estimate.os, "cpu_count", lambda: 16)
+    monkeypatch.setattr("psutil.cpu_count", lambda logical: 8)
     monkeypatch.setattr(estimate.platform, "machine", lambda: "x86_64")
     clock = FakeClock()
     by_use = estimate_by_use(None, clock)
-    assert by_use.source == (
-        "estimated: 10 W per core x 4 cores x CPU use, idle 10%; no sensor, no TDP known"
-    )
+    assert by_use.source.startswith("estimated: 10 W per core x 4 cores x CPU use, idle 10%")
     clock.now_s += 100
     assert 400 <= by_use.joules() < 800  # idle, and the little that this test uses
     monkeypatch.setattr(estimate.platform, "machine", lambda: "aarch64")
     assert estimate_by_use().source.startswith("estimated: 2 W per core x 4 cores")
-
-
-def test_a_tdp_is_named_with_its_origin() -> None:
     assert estimate_by_use(120).source == "estimated: 120 W TDP (codecarbon) x CPU use, idle 10%"
 
 
@@ -108,25 +97,26 @@ def _codecarbon(monkeypatch: pytest.MonkeyPatch, watts: Any) -> list[str]:
     return asked
 
 
-def test_a_tdp_is_of_all_sockets(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    asked = _codecarbon(monkeypatch, 95.0)
-    assert tdp_w(_cpuinfo(tmp_path / "one", 0, 0)) == 95
-    assert tdp_w(_cpuinfo(tmp_path / "two", 0, 1, 0, 1)) == 190
-    assert asked == ["Some CPU"] * 2
-
-
-def test_a_virtual_machine_has_no_tdp_of_its_own(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    asked = _codecarbon(monkeypatch, 95.0)
-    assert tdp_w(_cpuinfo(tmp_path, 0, flags=" hypervisor")) is None
-    assert asked == []
-
-
-@pytest.mark.parametrize("watts", [None, 0, -5, float("nan"), RuntimeError("changed")])
-def test_what_codecarbon_does_not_know_is_unknown(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, watts: Any
+@pytest.mark.parametrize(
+    ("told", "sockets", "flags", "watts"),
+    [
+        (95.0, (0, 0), "", 95),
+        (95.0, (0, 1, 0, 1), "", 190),
+        (95.0, (0,), " hypervisor", None),  # a virtual machine has none of its own
+        *((told, (0,), "", None) for told in (None, 0, -5, float("nan"), RuntimeError("changed"))),
+    ],
+)
+def test_a_tdp_is_of_all_sockets_or_unknown(
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    told: Any,
+    sockets: tuple[int, ...],
+    flags: str,
+    watts: float | None,
 ) -> None:
-    _codecarbon(monkeypatch, watts)
-    assert tdp_w(_cpuinfo(tmp_path, 0)) is None
+    asked = _codecarbon(monkeypatch, told)
+    assert tdp_w(_cpuinfo(tmp_path, *sockets, flags=flags)) == watts
+    assert asked == ([] if flags else ["Some CPU"])
 
 
 def test_without_codecarbon_there_is_no_tdp(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -145,7 +135,7 @@ def audit(event, args):
 sys.dont_write_bytecode = True
 sys.addaudithook(audit)
 from pathlib import Path
-from edgetune.energy import tdp_w
+from edgetune.energy.estimate import tdp_w
 print(tdp_w(Path(sys.argv[1])))
 sys.exit(repr(seen) if seen else 0)
 """
@@ -165,12 +155,6 @@ def test_codecarbon_only_reads(tmp_path: Path, name: str, watts: str) -> None:
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.split() == [watts]
     assert list(home.iterdir()) == []
-
-
-def test_equation_6_adds_the_watts_of_memory() -> None:
-    found = equation_6(3600, 90, 16_000, gpu_w=200, n_gpu=2)
-    assert found.kwh == pytest.approx(paper_energy_kwh(3600, 90, 6, 200, 2)) == pytest.approx(1.58 * 0.496)
-    assert found.co2e_lb == pytest.approx(paper_co2e_lb(found.kwh))
 
 
 def test_importing_energy_loads_nothing_heavy() -> None:

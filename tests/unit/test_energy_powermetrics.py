@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from queue import Queue
@@ -12,7 +13,7 @@ import pytest
 from fakes import FakeClock
 
 from edgetune.energy import powermetrics
-from edgetune.energy.powermetrics import Parser, Powermetrics
+from edgetune.energy.powermetrics import Powermetrics
 from edgetune.energy.sensor import SensorLost
 
 SILICON = """Machine model: Mac14,2
@@ -54,31 +55,34 @@ LLC flushed residency: 31.5%
 """
 
 
-def _parse(text: str) -> Parser:
-    parser = Parser()
-    for line in text.splitlines():
-        parser.line(line)
-    return parser
+def joules_of(text: str) -> float | None:
+    """Return the joules of some text, before its end is noticed."""
+    lines = Lines()
+    sensor = Powermetrics(lines, clock=FakeClock())
+    lines.queue.put(text)
+    lines.queue.put("end of text")
+    _wait_until(lines.queue.empty)
+    lines.asked.wait(5)
+    joules = sensor.joules()
+    lines.queue.put(None)
+    return joules
 
 
-def test_apple_silicon_counts_the_combined_power_once() -> None:
-    parser = _parse(SILICON)
-    assert parser.joules == pytest.approx(1.172 * 1.0029 + 4.224 * 2)
-    assert parser.power_w == pytest.approx(4.224)
+ALONE = "\n".join(line for line in SILICON.splitlines() if not line.startswith("Combined"))
 
 
-def test_a_block_without_combined_power_counts_the_cpu() -> None:
-    kept = [line for line in SILICON.splitlines() if not line.startswith("Combined")]
-    assert _parse("\n".join(kept)).joules == pytest.approx(0.823 * 1.0029 + 4.205 * 2)
-
-
-def test_intel_macs_tell_their_package() -> None:
-    assert _parse(INTEL).joules == pytest.approx(12.48)
-
-
-def test_no_block_no_figure() -> None:
-    assert _parse("CPU Power: 823 mW\nsomething else: 5 W\n").joules is None
-    assert _parse("*** Sampled system activity (x) (1000ms elapsed) ***\nCPU Power: none\n").joules is None
+@pytest.mark.parametrize(
+    ("text", "joules"),
+    [
+        (SILICON, 1.172 * 1.0029 + 4.224 * 2),  # the combined power, once
+        (ALONE, 0.823 * 1.0029 + 4.205 * 2),
+        (INTEL, 12.48),
+        ("CPU Power: 823 mW\nsomething else: 5 W\n", None),
+        ("*** Sampled system activity (x) (1000ms elapsed) ***\nCPU Power: none\n", None),
+    ],
+)
+def test_blocks_are_added_up(text: str, joules: float | None) -> None:
+    assert joules_of(text) == (None if joules is None else pytest.approx(joules))
 
 
 def _wait_until(true: Callable[[], bool]) -> None:
@@ -94,10 +98,13 @@ class Lines:
 
     def __init__(self) -> None:
         self.queue: Queue[str | None] = Queue()
+        self.asked = threading.Event()
 
     def __iter__(self) -> Iterator[str]:
         while (text := self.queue.get()) is not None:
             yield from text.splitlines()
+            if text == "end of text":
+                self.asked.set()
 
 
 def test_the_last_power_is_carried_on_a_little_and_silence_is_a_loss() -> None:
@@ -121,9 +128,15 @@ def test_its_end_is_a_loss() -> None:
     lines = Lines()
     sensor = Powermetrics(lines, clock=FakeClock())
     lines.queue.put(None)
-    sensor._reader.join(timeout=5)
-    with pytest.raises(SensorLost, match="has exited"):
-        sensor.joules()
+
+    def lost() -> bool:
+        try:
+            sensor.joules()
+        except SensorLost as error:
+            return "has exited" in str(error)
+        return False
+
+    _wait_until(lost)
 
 
 def test_the_child_is_read_and_ended(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -55,49 +55,40 @@ def test_a_counter_is_passed_on_as_measured() -> None:
     assert (sensor.measured, sensor.source) == (True, "scripted")
 
 
-def test_lost_early_the_estimate_covers_what_the_counter_did_not() -> None:
+@pytest.mark.parametrize(
+    ("figures", "steps_s", "joules", "source"),
+    [
+        # Lost early, the estimate covers what the counter did not see.
+        ((30.0, "gone"), (3, 2), 40, "scripted for 3 s, then estimated: 5 W (gone)"),
+        # Lost late, its own mean power goes on.
+        (
+            (400.0, "gone"),
+            (20, 10),
+            600,
+            "scripted for 20 s, then estimated: 20 W, its mean power until then (gone)",
+        ),
+        (("stands still",), (2,), 10, "estimated: 5 W (scripted: stands still)"),
+        ((None,), (2,), 10, "estimated: 5 W (scripted has not reported a value yet)"),
+    ],
+)
+def test_what_is_lost_is_estimated_and_says_so(
+    figures: tuple[float | str | None, ...], steps_s: tuple[float, ...], joules: float, source: str
+) -> None:
     clock = FakeClock()
-    sensor, counter = _guarded(clock, 30.0, "gone")
-    clock.now_s += 3
-    assert sensor.joules() == 30
-    clock.now_s += 2  # unseen by the counter: 10 J of the estimate
-    assert sensor.joules() == pytest.approx(40)
-    clock.now_s += 4
-    assert sensor.joules() == pytest.approx(60)
-    assert not sensor.measured
-    assert sensor.source == "scripted for 3 s, then estimated: 5 W (gone)"
-    assert counter.closed == 1
+    sensor, counter = _guarded(clock, *figures)
+    for step_s in steps_s:
+        clock.now_s += step_s
+        found = sensor.joules()
+    assert (found, sensor.measured, sensor.source) == (pytest.approx(joules), False, source)
+    assert counter.closed == (figures[-1] is not None)
 
 
-def test_lost_late_its_own_mean_power_goes_on() -> None:
-    clock = FakeClock()
-    sensor, _ = _guarded(clock, 400.0, "gone")
-    clock.now_s += 20
-    sensor.joules()
-    clock.now_s += 10
-    assert sensor.joules() == pytest.approx(600)
-    assert sensor.source == "scripted for 20 s, then estimated: 20 W, its mean power until then (gone)"
-    assert not sensor.measured
-
-
-def test_lost_at_once_it_was_never_measured() -> None:
-    clock = FakeClock()
-    sensor, _ = _guarded(clock, "stands still")
-    clock.now_s += 2
-    assert sensor.joules() == pytest.approx(10)
-    assert sensor.source == "estimated: 5 W (scripted: stands still)"
-
-
-def test_no_figure_yet_is_an_estimate_and_not_zero() -> None:
+def test_a_figure_that_comes_late_takes_nothing_back() -> None:
     clock = FakeClock()
     sensor, _ = _guarded(clock, None, 4.0, 50.0)
     clock.now_s += 2
-    assert sensor.joules() == pytest.approx(10)
-    assert not sensor.measured
-    assert sensor.source == "estimated: 5 W (scripted has not reported a value yet)"
-    assert sensor.joules() == pytest.approx(10)  # 4 J would be a step back
+    assert [sensor.joules() for _ in range(3)] == [pytest.approx(10), pytest.approx(10), 50]
     assert sensor.measured
-    assert sensor.joules() == 50
 
 
 def test_closed_it_keeps_its_last_figure() -> None:
@@ -131,13 +122,15 @@ def test_it_never_goes_back_and_never_fails(figures: list[float | str | None], s
 
 def test_a_total_is_measured_only_where_every_part_is() -> None:
     clock = FakeClock()
-    sensor, counter = _guarded(clock, 3.0, 3.0)
+    sensor, counter = _guarded(clock, 3.0, 3.0, 3.0)
     both = SensorSum([sensor, ConstantPower(10, "estimated: 10 W", clock)])
     clock.now_s += 1
     assert both.joules() == pytest.approx(13)
     assert both.source == "scripted + estimated: 10 W"
     assert not both.measured
     assert SensorSum([sensor]).measured
+    resumed = SensorSum([sensor], 40.0, measured_before=False)
+    assert (resumed.joules(), resumed.measured) == (pytest.approx(43), False)
     both.close()
     assert counter.closed == 1
 
@@ -153,35 +146,14 @@ def test_power_is_integrated_by_the_trapezoid_rule() -> None:
 def test_files_are_read_or_unknown(tmp_path: Path) -> None:
     write(tmp_path, good=" 12 ", negative=-3, words="12 W", empty="")
     (tmp_path / "folder").mkdir()
-    assert read_int(tmp_path / "good") == 12
-    assert read_int(tmp_path / "negative") == -3
-    for name in ("words", "empty", "folder", "absent"):
-        assert read_int(tmp_path / name) is None
-    assert read_text(tmp_path / "words") == "12 W"
-    assert read_text(tmp_path / "absent") is None
-
-
-def test_a_reading_derives_the_rest() -> None:
-    reading = EnergyReading(joules=7.2e6, elapsed_s=3600, source="RAPL package-0", measured=True)
-    assert reading.kwh == pytest.approx(2)
-    assert reading.co2e_lb == pytest.approx(1.908)
-    assert reading.mean_w == pytest.approx(2000)
-    assert reading.how == "measured (RAPL package-0)"
-    assert reading.to_dict()["kwh"] == reading.kwh
-    assert set(reading.to_dict()) == {
-        "joules",
-        "kwh",
-        "co2e_lb",
-        "mean_w",
-        "elapsed_s",
-        "measured",
-        "source",
-    }
-    assert EnergyReading(1, 0, "x", True).mean_w is None
+    names = ("good", "negative", "words", "empty", "folder", "absent")
+    assert [read_int(tmp_path / name) for name in names] == [12, -3, None, None, None, None]
+    assert (read_text(tmp_path / "words"), read_text(tmp_path / "absent")) == ("12 W", None)
 
 
 def test_a_reading_says_how_it_was_estimated() -> None:
     assert EnergyReading(1, 1, "estimated: 5 W", False).how == "estimated: 5 W"
+    assert EnergyReading(7.2e6, 3600, "RAPL package-0", True).how == "measured (RAPL package-0)"
     partly = EnergyReading(1, 1, "NVML H100 + estimated: 5 W", False)
     assert partly.how == "estimated in part (NVML H100 + estimated: 5 W)"
 

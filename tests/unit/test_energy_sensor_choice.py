@@ -59,32 +59,39 @@ def test_watts_must_be_a_power(tmp_path: Path, watts: float) -> None:
         open_sensor(watts=watts, root=tmp_path)
 
 
-def test_rapl_comes_before_the_battery(tmp_path: Path, clock: FakeClock) -> None:
-    counters = laptop_rapl(tmp_path)
-    supply(tmp_path, "BAT0", **THINKPAD)
-    sensor = open_sensor(root=tmp_path, clock=clock)
-    add_to(counters["intel-rapl:0"], 9_000_000)
-    clock.now_s += 1
-    assert sensor.joules() == pytest.approx(9)
-    assert (sensor.source, sensor.measured) == ("RAPL package-0 + dram", True)
-
-
-def test_powermetrics_is_used_where_there_is_no_rapl(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, clock: FakeClock
+@pytest.mark.parametrize(
+    ("has", "prefer_battery", "source"),
+    [
+        (("rapl", "battery"), False, "RAPL package-0 + dram"),
+        (("rapl", "battery"), True, "battery BAT0 discharge"),
+        (("powermetrics", "battery"), False, "powermetrics processor power"),
+        (("battery", "gpu"), False, "battery BAT0 discharge"),  # the GPU is idle on the CPU
+    ],
+)
+def test_the_ladder(
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    clock: FakeClock,
+    gpu: list[FakeGpu],
+    has: tuple[str, ...],
+    prefer_battery: bool,
+    source: str,
 ) -> None:
-    mac = FakeGpu(clock)
-    mac.name = "powermetrics processor power"
-    monkeypatch.setattr(sensor_choice, "open_powermetrics", lambda: mac)
-    sensor = open_sensor(root=tmp_path, clock=clock)
-    assert (sensor.source, sensor.measured) == ("powermetrics processor power", True)
-
-
-def test_a_discharging_battery_is_a_sensor(tmp_path: Path, clock: FakeClock) -> None:
-    supply(tmp_path, "BAT0", **THINKPAD)
-    sensor = open_sensor(root=tmp_path, clock=clock)
+    counters = laptop_rapl(tmp_path) if "rapl" in has else {}
+    if "battery" in has:
+        supply(tmp_path, "BAT0", **THINKPAD)
+    if "gpu" in has:
+        gpu.append(FakeGpu(clock))
+    if "powermetrics" in has:
+        mac = FakeGpu(clock)
+        mac.name = "powermetrics processor power"
+        monkeypatch.setattr(sensor_choice, "open_powermetrics", lambda: mac)
+    sensor = open_sensor(root=tmp_path, prefer_battery=prefer_battery, clock=clock)
+    if counters:
+        add_to(counters["intel-rapl:0"], 12_000_000)
     clock.now_s += 1
-    assert sensor.joules() == pytest.approx(12)
-    assert (sensor.source, sensor.measured) == ("battery BAT0 discharge", True)
+    assert sensor.joules() == pytest.approx(300 if "powermetrics" in has else 12)
+    assert (sensor.source, sensor.measured) == (source, True)
 
 
 def test_plugged_in_midway_the_estimate_goes_on(tmp_path: Path, clock: FakeClock) -> None:
@@ -114,18 +121,6 @@ def test_on_mains_the_profile_is_the_estimate_and_without_it_use(tmp_path: Path,
     assert sensor.source.endswith("no sensor, no TDP known")
 
 
-def test_the_tdp_is_looked_up_only_when_asked(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, clock: FakeClock
-) -> None:
-    asked: list[Path] = []
-    monkeypatch.setattr(sensor_choice, "tdp_w", lambda root: asked.append(root) or 65.0)
-    assert "TDP (codecarbon)" not in open_sensor(root=tmp_path, clock=clock).source
-    assert asked == []
-    source = open_sensor(root=tmp_path, look_up_tdp=True, clock=clock).source
-    assert source.startswith("estimated: 65 W TDP (codecarbon)")
-    assert asked == [tmp_path]
-
-
 def test_on_cuda_processor_and_gpu_are_added(tmp_path: Path, clock: FakeClock, gpu: list[FakeGpu]) -> None:
     counters = laptop_rapl(tmp_path)
     gpu.append(FakeGpu(clock))
@@ -142,11 +137,6 @@ def test_on_cuda_processor_and_gpu_are_added(tmp_path: Path, clock: FakeClock, g
     assert "GPU is lost" in sensor.source
     sensor.close()
     assert gpu[0].closed
-
-
-def test_on_the_cpu_the_gpu_is_left_alone(tmp_path: Path, clock: FakeClock, gpu: list[FakeGpu]) -> None:
-    gpu.append(FakeGpu(clock))
-    assert "NVML" not in open_sensor(root=tmp_path, clock=clock).source
 
 
 def test_on_cuda_a_processor_without_sensor_makes_it_an_estimate_in_part(

@@ -59,6 +59,16 @@ def test_a_row_twice_in_a_batch_counts_twice() -> None:
     assert record.mean_loss()[1] == 1.0
 
 
+def test_rows_with_several_labels() -> None:
+    record, batch = ExampleStats.empty(3), make_batch([4, 9, 3], multi_label=True)
+    batch.labels[:] = [[1, 1], [0, 1], [0, 0]]
+    record.saw(batch)
+    record.trained(batch.take(np.array([0, 2])), np.array([[1.0, 2.0], [1.0, -1.0]]), np.array([0.2, 0.9]))
+    assert record.n_right.tolist() == [1, 0, 0]
+    rates = rates_by_label(record, np.arange(3), batch.labels, ("a", "b"))
+    assert [(one["n_seen"], one["trained_rate"]) for one in rates] == [(1, 1.0), (2, 0.5)]
+
+
 def test_the_file_gives_the_record_back(tmp_path: Path) -> None:
     record = filled()
     record.save(tmp_path)

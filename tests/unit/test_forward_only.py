@@ -105,6 +105,13 @@ def test_the_saved_onnx_answers_pairs_and_the_folder_is_an_encoder_to_train(
     assert again.features(apart(FIRST)).shape == (len(FIRST), 32)
 
 
+def test_the_saved_folders_say_that_rows_have_several_labels(encoder: Path, tmp_path: Path) -> None:
+    ForwardOnly(resolve_model(str(encoder)), len(LABELS), multi_label=True).save(tmp_path, LABELS)
+    for home in ("model", "onnx"):
+        config = json.loads((tmp_path / home / "config.json").read_text())
+        assert config["problem_type"] == "multi_label_classification"
+
+
 def test_its_head_is_its_state(encoder: Path, backend: ForwardOnly) -> None:
     other = ForwardOnly(resolve_model(str(encoder)), len(LABELS))
     other.load_state(backend.state())

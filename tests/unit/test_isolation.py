@@ -212,23 +212,3 @@ def test_modules_of_their_own_are_refused(model_copy: Path, kind: object) -> Non
     (model_copy / "modules.json").write_text(json.dumps([good, {"idx": 1, "type": kind, "path": "x"}]))
     with pytest.raises(ModelError, match=r"modules\.json requires custom code"), safe_copy_of(model_copy):
         pass
-
-
-def test_sentence_transformers_would_have_run_it(model_copy: Path, tmp_path: Path) -> None:
-    """Why `shown_to` is there: a local folder's `modules.json` is trusted by that library."""
-    pytest.importorskip("sentence_transformers")
-    import json
-    import warnings
-
-    from sentence_transformers import SentenceTransformer
-
-    mark = tmp_path / "code-was-run"
-    write_module(model_copy / "evil.py", mark, "class Evil: pass\n")
-    (model_copy / "modules.json").write_text(
-        json.dumps([{"idx": 0, "name": "0", "path": "", "type": "evil.Evil"}])
-    )
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        with pytest.raises(Exception, match=r"."):
-            SentenceTransformer(str(model_copy), trust_remote_code=False, local_files_only=True)
-    assert mark.exists()

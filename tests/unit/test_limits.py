@@ -11,7 +11,8 @@ import re
 import struct
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -26,9 +27,8 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 
 from edgetune.compare.grid import cells_of, load_grid, make_grid
 from edgetune.config.toml_config import load_config, make_config
-from edgetune.data import arrow, json_rows, parquet, records, token_build
-from edgetune.data.arrow import unpacked_sizes
-from edgetune.data.examples import DataOptions, Example, open_texts, read_examples
+from edgetune.data import arrow, json_rows
+from edgetune.data.examples import DataOptions, Example, read_examples
 from edgetune.data.readers import open_table
 from edgetune.data.table import LONG_LABEL, LONG_TEXT, UNREADABLE_JSON, BadRow
 from edgetune.data.token_format import TokenizerSpec
@@ -39,7 +39,7 @@ from edgetune.run_files.example_stats import ExampleStats, load_example_stats
 from edgetune.run_files.history import read_history
 from edgetune.utils import limits
 from edgetune.utils.errors import DataError, EdgetuneError, RunError, UsageError
-from edgetune.utils.parsing import decode_json, read_json_file
+from edgetune.utils.parsing import read_json_file
 
 MB = 1_000_000
 PACK: dict[str, Callable[[bytes], bytes]] = {
@@ -64,7 +64,7 @@ def write(path: Path, content: str | bytes) -> Path:
 # Lines, cells, columns
 
 
-@pytest.mark.parametrize("text", ["word " * (2 * MB), "x" * (10 * MB), 'a""b' * (10 * MB // 4)])
+@pytest.mark.parametrize("text", ["word " * (2 * MB), 'a""b' * (10 * MB // 4)])
 @pytest.mark.parametrize("name", ["a.csv", "headless.csv", "a.jsonl", "a.json", "a.parquet"])
 def test_a_cell_of_10_mb_works(tmp_path: Path, name: str, text: str) -> None:
     path = tmp_path / name
@@ -132,26 +132,13 @@ def test_too_many_columns(tmp_path: Path, name: str) -> None:
 # Quotes that are never closed
 
 
-def test_open_quotes_are_not_read_ahead_for_ever(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_open_quotes_are_not_read_ahead_for_ever(tmp_path: Path) -> None:
     """Each of these lines opens a quote, and is inside of one that an earlier line opened."""
-    n_fed = 0
-    real = records.joined_record
-
-    def counting(lines: Iterator[str], dialect: records.Dialect) -> list[str] | None:
-        def fed() -> Iterator[str]:
-            nonlocal n_fed
-            for line in lines:
-                n_fed += 1
-                yield line
-
-        return real(fed(), dialect)
-
-    monkeypatch.setattr(records, "joined_record", counting)
     n_good, n_bad = 25_000, 20_000
     path = write(tmp_path / "a.csv", "text,label\n" + 'a,"b, c"\n' * n_good + 'a","b\n' * n_bad)
-    examples, _ = read(path)
-    assert len(examples) >= n_good
-    assert n_fed < 100 * n_bad  # and not MAX_RECORD_LINES times
+    started_s = time.process_time()
+    assert len(read(path)[0]) >= n_good
+    assert time.process_time() - started_s < 10  # a second; read ahead for every line: minutes
 
 
 def test_a_few_open_quotes_do_not_shorten_records(tmp_path: Path) -> None:
@@ -209,27 +196,16 @@ def test_a_file_of_columns_is_read_whole_up_to_a_limit(
 
 
 @pytest.mark.parametrize("kind", PACK)
-def test_a_packed_file_is_read(tmp_path: Path, kind: str) -> None:
-    content = "text,label\n" + "".join(f"row {i},{i % 3}\n" for i in range(5_000))
-    path = write(tmp_path / f"a.csv{kind}", PACK[kind](content.encode()))
-    assert len(read(path)[0]) == 5_000
-
-
-@pytest.mark.parametrize("kind", PACK)
 def test_several_packed_pieces_follow_each_other(tmp_path: Path, kind: str) -> None:
-    pieces = [b"text,label\n", b"a,1\n" * 3, b"b,2\n" * 3]
-    path = write(tmp_path / f"a.csv{kind}", b"".join(map(PACK[kind], pieces)))
-    assert len(read(path)[0]) == 6
+    pieces = ["text,label\n", "".join(f"row {i},{i % 3}\n" for i in range(5_000)), "b,2\n" * 3]
+    path = write(tmp_path / f"a.csv{kind}", b"".join(PACK[kind](piece.encode()) for piece in pieces))
+    assert len(read(path)[0]) == 5_003
 
 
 @pytest.mark.parametrize("kind", PACK)
-@pytest.mark.parametrize(
-    ("name", "row"), [("a.csv", b"good film,label\n"), ("a.jsonl", b'{"text": "a", "label": 1}\n')]
-)
-def test_a_bomb_is_refused(tmp_path: Path, kind: str, name: str, row: bytes) -> None:
-    rows = b"text,label\n" * (name == "a.csv") + row * (4 * MB // len(row))
-    path = write(tmp_path / f"{name}{kind}", PACK[kind](rows))
-    with pytest.raises(DataError, match=r"a\.\w+\.\w+ \(.* decompresses to more than 200 times its size"):
+def test_a_bomb_is_refused(tmp_path: Path, kind: str) -> None:
+    path = write(tmp_path / f"a.csv{kind}", PACK[kind](b"text,label\n" + b"good film,label\n" * 250_000))
+    with pytest.raises(DataError, match=r"a\.csv\.\w+ \(.* decompresses to more than 200 times its size"):
         read(path)
 
 
@@ -270,9 +246,6 @@ def dictionary_bomb(n_rows: int) -> pa.Table:
 def test_a_text_that_parquet_repeats(tmp_path: Path) -> None:
     path = tmp_path / "a.parquet"
     pa.parquet.write_table(dictionary_bomb(5_000), path, compression="zstd")
-    with pa.parquet.ParquetFile(path) as opened:
-        assert parquet.batch_rows(path, opened, ["text"]) * 10 * MB <= limits.MAX_BATCH_BYTES
-        assert parquet.batch_rows(path, opened, ["label"]) == parquet.BATCH_ROWS
     with pytest.raises(DataError, match=r"a\.parquet .* 200 times"):
         read(path)
 
@@ -282,11 +255,10 @@ def test_parquet_values_that_repeat_the_one_before(tmp_path: Path) -> None:
     table = pa.table({"text": ["a" * MB] * 20, "label": list("ab") * 10})
     encodings = {"text": "DELTA_BYTE_ARRAY", "label": "PLAIN"}
     pa.parquet.write_table(table, path, use_dictionary=False, column_encoding=encodings, compression="none")
-    metadata = pa.parquet.read_metadata(path)
-    stored = metadata.row_group(0).column(0).total_uncompressed_size
-    assert stored < 2 * MB
     with pa.parquet.ParquetFile(path) as opened:
-        assert parquet.batch_rows(path, opened, ["text"]) * stored <= limits.MAX_BATCH_BYTES
+        stored = opened.metadata.row_group(0).column(0).total_uncompressed_size
+        assert stored < 2 * MB
+        assert arrow.batch_rows(opened, ["text"], [0]) * stored <= limits.MAX_BATCH_BYTES
 
 
 def test_parquet_that_says_that_it_is_a_bomb(tmp_path: Path) -> None:
@@ -302,7 +274,7 @@ def test_a_batch_of_parquet_that_is_too_large(tmp_path: Path, monkeypatch: pytes
     texts = [os.urandom(20_000 if i < 10 else 20).hex() for i in range(1_000)]
     pa.parquet.write_table(pa.table({"text": texts, "label": ["a", "b"] * 500}), path, use_dictionary=False)
     assert len(read(path)[0]) == 1_000
-    monkeypatch.setattr(limits, "MAX_BATCH_BYTES", 100_000)
+    monkeypatch.setattr(arrow, "MAX_BATCH_BYTES", 100_000)
     with pytest.raises(DataError, match="remove the longest texts"):
         read(path)
 
@@ -318,7 +290,7 @@ whole = path.read_bytes()
 footer = len(whole) - 8 - int.from_bytes(whole[-8:-4], "little")
 n_refused = 0
 for at in range(footer, len(whole) - 8):
-    for value in {0, 0x19, whole[at] ^ 1, (whole[at] + 2) % 256} - {whole[at]}:
+    for value in {0, 0x19, whole[at] ^ 1} - {whole[at]}:
         path.write_bytes(whole[:at] + bytes([value]) + whole[at + 1 :])
         try:
             for _ in read_examples(str(path), DataOptions(), lambda bad: None):
@@ -370,12 +342,6 @@ def test_an_arrow_bomb(tmp_path: Path, repeated: bool) -> None:
         read(write_arrow(tmp_path / "a.arrow", table, "zstd"))
 
 
-def test_an_arrow_bomb_is_refused_before_it_is_unpacked(tmp_path: Path) -> None:
-    table = pa.table({"text": ["a" * MB] * 20, "label": ["b"] * 20})
-    with pytest.raises(DataError, match="200 times"):
-        arrow.read_arrow(write_arrow(tmp_path / "a.arrow", table, "zstd"))
-
-
 def test_a_text_that_arrow_repeats_is_counted_each_time(tmp_path: Path) -> None:
     text = pa.array([os.urandom(500_000).hex()])
     texts = pa.DictionaryArray.from_arrays(pa.array([0] * 5_000, pa.int32()), text)
@@ -386,24 +352,6 @@ def test_a_text_that_arrow_repeats_is_counted_each_time(tmp_path: Path) -> None:
         for _ in read_examples(str(path), DataOptions(), lambda bad: None):
             n_rows += 1
     assert 100 < n_rows < 400
-
-
-@pytest.mark.parametrize("compression", ["lz4", "zstd", None])
-def test_what_an_arrow_batch_unpacks_to_is_told_right(tmp_path: Path, compression: str | None) -> None:
-    texts = pa.array(["word " * i for i in range(300)])
-    table = pa.table({"text": texts, "n": pa.array(range(300)), "same": texts.dictionary_encode()})
-    path = write_arrow(tmp_path / "a.arrow", table, compression)
-    with pa.memory_map(str(path)) as source:
-        source.seek(8)
-        told = list(unpacked_sizes(pa, source))
-    (batch,) = table.to_batches()
-    rows = batch.column("same").indices.nbytes + batch.column("text").nbytes + batch.column("n").nbytes
-    dictionary = batch.column("same").dictionary.nbytes
-    if compression is None:
-        assert sum(told) == 0
-    else:
-        assert told[-1] == pytest.approx(rows, abs=64)
-        assert sum(told) - told[-1] == pytest.approx(dictionary, abs=64)
 
 
 def test_arrow_offsets_that_lie_do_not_crash(tmp_path: Path) -> None:
@@ -435,38 +383,12 @@ def test_too_many_labels(tmp_path: Path, spec: TokenizerSpec) -> None:
         open_tokens(str(labelled(limits.MAX_LABELS + 1)), DataOptions(), spec, tmp_path / "cache", 0.0)
 
 
-def test_a_long_text_is_tokenized_as_far_as_it_is_kept(
-    tmp_path: Path, spec: TokenizerSpec, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    longest = 0
-    real = token_build.load_tokenizer
-
-    class Spy:
-        def __init__(self, spec: TokenizerSpec) -> None:
-            self._tokenizer = real(spec)
-
-        def __getattr__(self, name: str) -> Any:
-            return getattr(self._tokenizer, name)
-
-        def encode_batch_fast(self, texts: list[str]) -> Any:
-            nonlocal longest
-            longest = max(longest, *map(len, texts))
-            return self._tokenizer.encode_batch(texts)
-
-    monkeypatch.setattr(token_build, "load_tokenizer", Spy)
+def test_a_long_text_is_tokenized_as_far_as_it_is_kept(tmp_path: Path, spec: TokenizerSpec) -> None:
     long = "word " * (2 * MB)
     path = write(tmp_path / "a.csv", f"text,label\n{long},x\na,y\n{' ' * 70_000}a{' ' * 70_000}a,x\n")
     store = open_tokens(str(path), DataOptions(), spec, tmp_path / "cache", 0.0)
-    assert longest <= token_build.LEAST_TOKENIZED_CHARS
     assert store.batch(np.array([0, 1])).tokens.tolist() == [1] * 8 + [2]
     assert store.n_truncated == 2  # the long one, and the one of which the end was not even looked at
-
-
-def test_chunks_of_long_texts_are_short() -> None:
-    texts = [Example(i, "x" * MB, None, "a") for i in range(20)]
-    assert [len(chunk) for chunk in token_build.chunk_examples(iter(texts))] == [5, 5, 5, 5]
-    few = [Example(i, "x", None, "a") for i in range(2_001)]
-    assert [len(chunk) for chunk in token_build.chunk_examples(iter(few))] == [1_000, 1_000, 1]
 
 
 @pytest.mark.parametrize(
@@ -565,17 +487,6 @@ def test_a_saved_dataset_that_names_a_file_as_no_file_is_named(tmp_path: Path) -
     assert len(str(caught.value)) < 500
 
 
-def test_a_file_that_vanishes_while_it_is_read(tmp_path: Path) -> None:
-    content = "text,label\n" + "".join(f"row {i},{i % 2}\n" for i in range(400_000))
-    path = write(tmp_path / "a.csv", content)
-    table = read_examples(str(path), DataOptions(), lambda bad: None)
-    assert next(table).text == "row 0"
-    path.unlink()  # an open file can be read to its end
-    assert sum(1 for _ in table) == 399_999
-    with pytest.raises(DataError, match=r"a\.csv does not exist"):
-        list(open_texts(str(path), DataOptions()).rows)
-
-
 @pytest.mark.parametrize("name", ["a.csv", "a.jsonl", "a.parquet", "a.arrow"])
 def test_a_file_that_vanishes_between_opening_and_reading(tmp_path: Path, name: str) -> None:
     path = tmp_path / name
@@ -606,7 +517,7 @@ LOADERS: list[Callable[[Path], object]] = [load_config, load_grid, read_profile]
         ("# comment\n" * 30_000, "more than 262,144 bytes"),
         (
             "a = " + "1" * 4_000 + "2" * 90,
-            "is not TOML|outside any section|no key|not a device profile|limit",
+            "is not TOML|outside any section|no setting|not a device profile|limit",
         ),
         ("a = \x00", "TOML"),
         (b"a = '\xff'", "TOML"),
@@ -732,13 +643,6 @@ def test_a_receipt_that_tells_too_much(tmp_path: Path, name: str, value: Any) ->
     write(tmp_path / "r" / "summary.json", json.dumps({name: value}))
     with pytest.raises(RunError, match=r"summary\.json is not an edgetune summary"):
         collect([tmp_path / "r"])
-
-
-@pytest.mark.parametrize("text", ["[" * 100_000, "[" * 65 + "]" * 65, '{"a":' * 65 + "1" + "}" * 65])
-def test_decoded_json_is_not_deep(text: str) -> None:
-    with pytest.raises(ValueError, match="nested too deeply"):
-        decode_json(text)
-    assert decode_json("[" * 64 + "]" * 64) is not None
 
 
 @pytest.mark.parametrize("spoil", ["packed", "claims", "shape", "type", "short", "noise"])

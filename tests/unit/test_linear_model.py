@@ -4,7 +4,7 @@ import json
 
 import numpy as np
 import pytest
-from fakes import FakeSource, make_batch
+from fakes import FakeSource, make_batch, random_labels
 
 from edgetune.data.batches import Batch
 from edgetune.selection.features import Presence, hash_ids
@@ -91,15 +91,18 @@ def test_gradient_is_the_finite_difference(seed: int) -> None:
     assert features.tolist() == np.unique(x.features).tolist()
 
 
-def test_a_step_is_that_of_adagrad() -> None:
+@pytest.mark.parametrize("multi_label", [False, True])
+def test_a_step_is_that_of_adagrad(multi_label: bool) -> None:
     """Dense AdaGrad on the same table, three steps; the logits returned are those from before."""
     rng = np.random.default_rng(1)
     model, weights, squares = LinearModel(10, 3), np.zeros((10, 3)), np.full((10, 3), 0.03)
     for _ in range(3):
-        x, targets = random_presence(rng, 8, 10), rng.integers(0, 3, 8)
+        x, targets = random_presence(rng, 8, 10), random_labels(rng, 8, 3, multi_label)
         table = dense(x, 10)
         np.testing.assert_allclose(model.step(x, targets), table @ weights, atol=1e-5)
-        slopes = table.T @ (softmax(table @ weights) - np.eye(3)[targets])
+        logits = table @ weights
+        off = 1 / (1 + np.exp(-logits)) - targets if multi_label else softmax(logits) - np.eye(3)[targets]
+        slopes = table.T @ off
         squares += slopes**2
         weights -= 0.5 * slopes / np.sqrt(squares)
     np.testing.assert_allclose(model.state()["weights"], weights, atol=1e-5)

@@ -9,11 +9,10 @@ from fakes import FakeBackend, FakeClock, FakeHistory, FakeSource
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edgetune.config.settings import METHODS, PRESETS, SelectionSettings
 from edgetune.data.batches import PAD_MULTIPLE
 from edgetune.data.stream import RELEASE_EVERY
 from edgetune.learners.loop import Loop, LoopSettings
-from edgetune.selection import DataShape, make_selector
+from edgetune.selection import METHODS, PRESETS, DataShape, SelectionSettings, make_selector
 from edgetune.utils.meter import Meter
 
 N_ROWS, BATCH = 203, 8

@@ -9,10 +9,9 @@ import numpy as np
 import pytest
 from fakes import FakeBackend, FakeClock, FakeHistory, FakeSource
 
-from edgetune.config.settings import SelectionSettings
 from edgetune.data.batches import Batch, TokenSource
 from edgetune.learners.loop import Loop, LoopSettings
-from edgetune.selection import DataShape, make_selector
+from edgetune.selection import DataShape, SelectionSettings, make_selector
 from edgetune.selection.staged import REFERENCE, SUBSET, Staged
 from edgetune.utils.meter import Meter
 from edgetune.utils.types import BoolArray, FloatArray

@@ -64,11 +64,6 @@ def test_time_before_the_start_counts_as_load() -> None:
     assert meter.elapsed_s() == meter.split_s()["load"] == 3.5
 
 
-def test_no_such_phase() -> None:
-    with pytest.raises(ValueError, match="lunch"), Meter().phase("lunch"):
-        pass
-
-
 class _Process:
     """Started so many seconds ago."""
 

@@ -291,8 +291,8 @@ def edit(path: Path, **changes: Any) -> None:
 
 
 def test_a_newer_schema_is_told_from_damage(saved: Path) -> None:
-    edit(saved / RECEIPT, schema_version=2)
-    with pytest.raises(RunError, match=r"written by a newer edgetune \(schema 2\); update edgetune\."):
+    edit(saved / RECEIPT, schema_version=3)
+    with pytest.raises(RunError, match=r"written by a newer edgetune \(schema 3\); update edgetune\."):
         Ngrams.load(saved)
 
 

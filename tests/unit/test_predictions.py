@@ -26,6 +26,7 @@ class FakeRun:
     """Labels a text by whether it is long; an empty one not at all."""
 
     label_names = ("short", "other", "long")
+    multi_label = False
 
     def predict_all(self, texts: Any) -> Iterator[Prediction]:
         for text in texts:

@@ -65,7 +65,7 @@ def test_artifacts(
 ) -> None:
     builder = ArtifactBuilder(resolve_model(str(tiny_model)), tmp_path / "cache")
 
-    def make(scratch: Path, n_labels: int, freeze: str) -> None:
+    def make(scratch: Path, n_labels: int, freeze: str, multi_label: bool) -> None:
         for path in artifacts_of().folder.iterdir():
             shutil.copyfile(path, scratch / path.name)
 

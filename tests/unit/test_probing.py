@@ -12,8 +12,9 @@ import pytest
 from test_deadline_run import Scorer, View, cost, some_plan
 
 from edgetune.data.batches import Batch
+from edgetune.planning.clock import Clock
 from edgetune.planning.plan import LINEAR_PROBE
-from edgetune.runs.deadline import Deadline, make_clock
+from edgetune.runs.deadline import Deadline
 from edgetune.runs.probing import ProbeInTime
 from tests.fakes import FakeClock
 
@@ -42,7 +43,7 @@ def stage_of(
 ) -> tuple[ProbeInTime, Deadline]:
     followed = replace(some_plan(), method=method, n_weighed=300, **plan)
     started_s = backend.clock.now_s
-    clock = make_clock(followed, 60.0, lambda: backend.clock.now_s - started_s)
+    clock = Clock(60.0, followed.lines, lambda: backend.clock.now_s - started_s)
     deadline = Deadline(followed, clock, cost, 1.0)
     data = SimpleNamespace(train=View(n_train), held_out=None if n_held_out is None else View(n_held_out))
     config = SimpleNamespace(train=SimpleNamespace(seed=0))

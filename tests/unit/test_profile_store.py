@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 
 from edgetune.devices.detect import profile_name, this_machine
-from edgetune.devices.device_profile import DeviceProfile
 from edgetune.devices.profile_store import (
     find_for_this_machine,
     load_profile,
@@ -115,31 +114,22 @@ def test_a_broken_profile_says_what_is_wrong_in_one_sentence(tmp_path: Path, tex
         (("train", 32, 64, 0), 0.01, "score alone"),
         (("score", 32, 64, 0), 0.02, "takes"),
         (("score", 8, 16, 0), 1000.0, "takes"),
+        (("train",), 0.0, "no `train` measurement at depth 0"),  # none at all
     ],
 )
 def test_costs_that_cannot_be_are_refused(
-    tmp_path: Path, place: tuple[str, int, int, int], factor: float, says: str
+    tmp_path: Path, place: tuple[object, ...], factor: float, says: str
 ) -> None:
-    backend = make_backend()
-    points = [
-        p.model_copy(update={"s": factor * p.s, "low_s": factor * p.low_s, "high_s": factor * p.high_s})
-        if (p.op, p.batch, p.length, p.depth) == place
-        else p
-        for p in backend.points
-    ]
+    backend, points = make_backend(), []
+    for p in backend.points:
+        here = (p.op, p.batch, p.length, p.depth)[: len(place)] == place
+        times = factor if here else 1.0
+        if times:
+            seconds = {name: times * getattr(p, name) for name in ("s", "low_s", "high_s")}
+            points.append(p.model_copy(update=seconds))
     profile = make_profile(backends=[backend.model_copy(update={"points": points})])
     path = save_profile(profile, tmp_path / "odd.toml")
     with pytest.raises(ProfileError, match=f"is implausible.*{says}"):
-        read_profile(path)
-
-
-def test_a_profile_without_whole_model_costs_is_refused(tmp_path: Path) -> None:
-    backend = make_backend()
-    points = [point for point in backend.points if point.op != "train"]
-    path = save_profile(
-        make_profile(backends=[backend.model_copy(update={"points": points})]), tmp_path / "x.toml"
-    )
-    with pytest.raises(ProfileError, match="no `train` measurement at depth 0"):
         read_profile(path)
 
 
@@ -150,29 +140,24 @@ def test_nowhere_to_write_is_said(tmp_path: Path) -> None:
         save_profile(make_profile(), blocked / "x.toml")
 
 
-def fits(profile: DeviceProfile, **changes: object) -> str:
-    """Say how a profile fits a machine that differs from its own."""
-    return match_profile(profile, MACHINE.model_copy(update=changes), VERSIONS).fit
-
-
-def test_fit_is_same_alike_or_other() -> None:
-    profile = make_profile()
-    assert fits(profile) == "same"
-    assert fits(profile, system="Linux 7", memory_mb=1.0) == "same"
-    assert fits(profile, cores=8) == "alike"
-    assert fits(profile, features=["AVX2", "AVX512"]) == "alike"
-    assert fits(profile, cpu_model="Vendor 1 3") == "other"
-    assert fits(profile, architecture="aarch64") == "other"
-    newer = match_profile(profile, MACHINE, VERSIONS | {"torch": "2.14.0"})
-    assert newer.fit == "alike"
-    assert newer.reasons == ["measured with torch 2.13.0, 2.14.0 is installed"]
-    assert (
-        match_profile(profile, MACHINE, {"edgetune": "9"}).fit == "same"
-    )  # what is not installed is not used
-    widths = [
-        match_profile(profile, MACHINE.model_copy(update=u), VERSIONS).widen for u in ({}, {"cores": 2})
-    ]
-    assert widths[0] == 0.0 < widths[1]
+@pytest.mark.parametrize(
+    ("changes", "versions", "fit", "reasons"),
+    [
+        ({}, VERSIONS, "same", 0),
+        ({"system": "Linux 7", "memory_mb": 1.0}, VERSIONS, "same", 0),
+        ({}, {"edgetune": "9"}, "same", 0),  # what is not installed is not used
+        ({"cores": 8}, VERSIONS, "alike", 1),
+        ({"features": ["AVX2", "AVX512"]}, VERSIONS, "alike", 1),
+        ({}, VERSIONS | {"torch": "2.14.0"}, "alike", 1),
+        ({"cpu_model": "Vendor 1 3"}, VERSIONS, "other", 1),
+        ({"architecture": "aarch64", "cores": 8}, VERSIONS, "other", 2),
+    ],
+)
+def test_fit_is_same_alike_or_other(
+    changes: dict[str, object], versions: dict[str, str], fit: str, reasons: int
+) -> None:
+    match = match_profile(make_profile(), MACHINE.model_copy(update=changes), versions)
+    assert (match.fit, len(match.reasons), match.widen > 0) == (fit, reasons, fit != "same")
 
 
 def test_the_best_fit_is_found(home: Path) -> None:

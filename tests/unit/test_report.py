@@ -13,64 +13,27 @@ from typing import Any
 
 import numpy as np
 import pytest
+import report_runs
 from rich.console import Console
 
 from edgetune.report import result_tables, run_plot
 from edgetune.report.model_card import model_card
-from edgetune.utils.formatting import duration, time_split
+from edgetune.utils.formatting import duration
 from edgetune.utils.metrics import evaluate_predictions
 from edgetune.utils.tables import print_sections, sections_text
 
 SPLIT = {"load": 0.4, "tokenize": 0.8, "export": 5.2, "score": 100.1, "train": 380.0, "select": 2.2}
 SPLIT |= {"evaluate": 10.0, "save": 1.5, "other": 12.1}
-SUMMARY: dict[str, Any] = {
-    "method": "three-stage",
-    "preset": "default",
-    "backend": "ort",
-    "model": "all-MiniLM-L6-v2",
+CLASSES = [report_runs.SUMMARY["per_class"][0], report_runs.SUMMARY["per_class"][1] | {"label": "good|ok"}]
+SUMMARY: dict[str, Any] = report_runs.SUMMARY | {
     "dataset": "/home/me/my [data]/reviews.csv",
     "label_names": ["bad", "good|ok"],
-    "accuracy": 0.893,
-    "accuracy_interval": [0.871, 0.912],
-    "macro_f1": 0.8891,
-    "mcc": 0.7812,
-    "n_eval": 872,
     "elapsed_s": 512.3,
     "time_split_s": SPLIT,
-    "n_train": 12000,
-    "n_seen": 24000,
-    "n_scored": 12000,
-    "n_trained": 8000,
-    "n_steps": 250,
-    "skipped_backward_rate": 0.215,
-    "skipped_both_rate": 0.438,
-    "stages": [
-        {"stage": "warmup", "n_seen": 0, "reason": "start"},
-        {"stage": "filter_forward", "n_seen": 1200, "reason": "predictor's loss 0.48 <= ALT 0.5"},
-    ],
-    "threshold": 0.312,
-    "peak_memory_mb": 812.4,
-    "run_dir": "runs/reviews",
-    "selection": {"predictor_loss": 0.4812, "explored_hard_rate": None},
-    "t_norm_modelled": 0.41,
-    "t_norm_measured": 0.62,
-    "epochs": 2,
-    "batch_size": 32,
-    "lr": 1e-4,
-    "seed": 0,
-    "freeze": "embeddings",
-    "max_length": 128,
-    "best_epoch": 2,
+    "energy_j": None,
     "best_epoch_chosen_on_eval": True,
-    "interrupted": False,
-    "per_class": [
-        {"label": "bad", "precision": 0.9, "recall": 0.88, "f1": 0.89, "support": 400},
-        {"label": "good|ok", "precision": 0.88, "recall": 0.9, "f1": 0.89, "support": 472},
-    ],
-    "warnings": ["3 duplicate texts"],
-    "machine": {"cpu": "AMD EPYC", "cores": 2},
+    "per_class": CLASSES,
     "versions": {"edgetune": "0.1.0", "onnxruntime-training-cpu": "1.19.2"},
-    "eval_source": "872 rows held out of reviews.csv",
 }
 
 
@@ -78,17 +41,21 @@ def _history(n: int, stages: bool) -> list[dict[str, Any]]:
     """Return a history in which stage 1 trains half of what it scores and stage 2 scores half."""
     lines: list[dict[str, Any]] = []
     names = ("warmup", "filter_backward", "filter_forward") if stages else ("all",)
-    seen = scored = trained = 0
+    seen = scored = trained = backward = both = 0
     for i in range(n):
         stage = names[min(i * len(names) // n, len(names) - 1)]
         if not lines or lines[-1]["stage"] != stage:
             lines.append({"kind": "stage", "t_s": i + 0.0, "stage": stage, "n_seen": seen, "reason": "r"})
         seen += 32
-        scored += {"filter_backward": 32, "filter_forward": 16}.get(stage, 0)
-        skip = stage in {"filter_backward", "filter_forward"} and i % 2 == 1
-        trained += 0 if skip else 32 if stage != "filter_forward" else 16
+        n_scored = {"filter_backward": 32, "filter_forward": 16}.get(stage, 0)
+        skip = n_scored > 0 and i % 2 == 1
+        n_trained = 0 if skip else n_scored or 32
+        scored, trained = scored + n_scored, trained + n_trained
+        both += 32 - (n_scored or 32)
+        backward += (n_scored or 32) - n_trained
         line = {"kind": "skip" if skip else "step", "t_s": i + 0.5, "stage": stage}
         line |= {"n_seen": seen, "n_scored": scored, "n_trained": trained}
+        line |= {"n_skipped_backward": backward, "n_skipped_both": both}
         lines.append(line if skip else line | {"step": i, "loss": 1 / (1 + i), "n": 32})
     evaluation = {"kind": "eval", "t_s": n + 1.0, "epoch": 1, "accuracy": 0.9, "macro_f1": 0.9, "loss": 0.3}
     return [*lines, evaluation | {"n": 80}]
@@ -112,17 +79,7 @@ def test_runs_short_and_long_are_drawn(tmp_path: Path, n: int, stages: bool) -> 
     [
         [],
         [{"kind": "note", "t_s": 0.0}],
-        [
-            {
-                "kind": "step",
-                "t_s": 1.0,
-                "loss": None,
-                "stage": "all",
-                "n_seen": 8,
-                "n_scored": 0,
-                "n_trained": 8,
-            }
-        ],
+        [{"kind": "step", "t_s": 1.0, "loss": None, "stage": "all", "n_seen": 8, "n_trained": 8}],
         [{"kind": "eval", "t_s": 0.0, "epoch": 1, "accuracy": 1.0, "macro_f1": 1.0, "loss": 0.0, "n": 1}],
     ],
 )
@@ -150,39 +107,14 @@ def test_a_picture_that_fails_leaves_the_old_one(tmp_path: Path, monkeypatch: py
     assert out.read_bytes() == b"old"
 
 
-def test_shares_follow_the_totals_and_add_up() -> None:
-    data = run_plot.trace(_history(12, stages=True), {})
+def test_shares_follow_the_totals_and_the_rest_waits() -> None:
+    data = run_plot.trace(_history(12, stages=True))
     # 12 batches: 4 warm-up all trained, 4 scored of which 2 trained, 4 half scored of which 2 halves trained.
-    assert data.trained[-1] == pytest.approx((4 + 2 + 1) / 12)
-    assert data.skipped_backward[-1] == pytest.approx((2 + 1) / 12)
-    assert data.skipped_both[-1] == pytest.approx(2 / 12)
-    assert data.trained + data.skipped_backward + data.skipped_both == pytest.approx(np.ones(12))
-
-
-def test_skipped_totals_that_lines_tell_are_taken_as_they_are() -> None:
-    line = {"kind": "skip", "t_s": 1.0, "stage": "all", "n_seen": 10, "n_scored": 0, "n_trained": 4}
-    data = run_plot.trace([line | {"n_skipped_backward": 1, "n_skipped_both": 3}], {})
-    shares = (data.trained[0], data.skipped_backward[0], data.skipped_both[0])
-    assert shares == pytest.approx((0.4, 0.1, 0.3))
-
-
-def test_rows_that_wait_are_not_skipped_rows() -> None:
-    lines = [
-        {
-            "kind": "step",
-            "t_s": t,
-            "stage": "all",
-            "loss": 1.0,
-            "n_seen": seen,
-            "n_scored": 0,
-            "n_trained": done,
-        }
-        for t, seen, done in ((1.0, 32, 32), (2.0, 64, 40), (3.0, 64, 64))
-    ]
-    data = run_plot.trace(lines, {"skipped_backward_rate": 0.0, "skipped_both_rate": 0.0})
-    assert data.trained == pytest.approx([1, 40 / 64, 1])
-    assert not data.skipped_both.any()
-    assert not data.skipped_backward.any()
+    assert data.shares[:, -1] == pytest.approx([(4 + 2 + 1) / 12, (2 + 1) / 12, 2 / 12])
+    assert data.shares.sum(axis=0) == pytest.approx(np.ones(12))
+    line = {"kind": "skip", "t_s": 1.0, "n_seen": 10, "n_trained": 4, "n_skipped_backward": 1}
+    assert run_plot.trace([line | {"n_skipped_both": 3}]).shares[:, 0] == pytest.approx((0.4, 0.1, 0.3))
+    assert run_plot.trace([line]).shares[:, 0] == pytest.approx((0.4, 0.1, 0))
 
 
 def test_smoothing_starts_unbiased_and_passes_over_gaps() -> None:
@@ -199,14 +131,6 @@ def test_the_time_table_adds_up_to_elapsed() -> None:
     elapsed = seconds.pop("elapsed")
     assert list(seconds) == list(SPLIT)
     assert sum(seconds.values()) == pytest.approx(elapsed, abs=0.05)
-
-
-def test_time_that_nobody_named_goes_to_other() -> None:
-    assert dict(time_split({"time_split_s": {"train": 7.0}, "elapsed_s": 10.0})) == {
-        "train": 7.0,
-        "other": 3.0,
-    }
-    assert time_split({"elapsed_s": 10.0}) == []
 
 
 def test_the_summary_fits_one_screen_and_details_are_asked_for() -> None:
@@ -325,36 +249,29 @@ def test_the_card_tells_numbers_cost_and_limits() -> None:
         assert words in card
 
 
-def test_the_card_makes_no_claim_that_does_not_hold() -> None:
+def test_nothing_is_claimed_that_does_not_hold() -> None:
     card = model_card(SUMMARY | {"eval_source": "dev.tsv", "best_epoch_chosen_on_eval": False})
     assert "held out" not in card
     assert "optimistic" not in card
-
-
-def test_without_an_evaluation_nobody_says_on_what_it_was_made() -> None:
     told = _words(SUMMARY | {"accuracy": None, "accuracy_interval": None, "n_eval": 0})
     assert "held out" not in told
     assert "valuated on" not in told
-
-
-def test_rows_left_out_are_told_by_card_and_summary() -> None:
-    summary = SUMMARY | {"n_bad_rows": 7}
-    assert "Unusable rows left out: 7" in model_card(summary)
-    assert re.search(r"unusable rows left out +7", summary_text(summary))
+    told = _words(SUMMARY | {"n_bad_rows": 7})
+    assert re.search(r"unusable rows left out +7", told)
+    assert "Unusable rows left out: 7" in told
 
 
 def _words(summary: dict[str, Any]) -> str:
     return summary_text(summary) + model_card(summary)
 
 
-@pytest.mark.parametrize("missing", sorted(SUMMARY))
-def test_any_key_may_be_missing_or_none(missing: str) -> None:
-    without = {key: value for key, value in SUMMARY.items() if key != missing}
-    assert _words(without) == _words(without | {missing: None})
-    assert "None" not in _words(without)
-
-
-def test_an_empty_summary_is_no_error() -> None:
+def test_any_key_may_be_missing_or_none() -> None:
+    for missing in sorted(
+        set(SUMMARY) - {"n_trained", "n_steps", "energy_source", "energy_eq6_kwh", "co2e_lb"}
+    ):
+        without = {key: value for key, value in SUMMARY.items() if key != missing}
+        assert _words(without) == _words(without | {missing: None}), missing
+        assert "None" not in _words(without), missing
     assert summary_text({}) == ""
     assert "None" not in model_card({})
 

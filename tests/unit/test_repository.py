@@ -11,8 +11,8 @@ import typer.main
 
 from edgetune.cli.app import app
 from edgetune.compare.grid import cells_of, load_grid
-from edgetune.config.settings import PRESETS
 from edgetune.config.toml_config import load_config, make_config, merge_sections
+from edgetune.selection import PRESETS
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import fakes
 import numpy as np
 import pytest
@@ -101,6 +103,22 @@ def test_hashed_features_tell_tokens_pairs_lengths_and_labels() -> None:
     assert pairs.argmax(axis=1).tolist() == hash_ids(np.array([21, 23, 23, 91564])).tolist()
     assert lengths.argmax(axis=1).tolist() == [0, 1, 0, 63]
     assert labels.argmax(axis=1).tolist() == [0, 2, 2, 1]
+
+
+def test_hashed_features_of_several_labels_are_those_of_each() -> None:
+    space = HashedFeatures(n_classes=3)
+    words = [[7, 8, 7], [7], [9, 8]]
+    batch = replace(ragged(words), labels=np.array([[1, 0, 1], [0, 0, 0], [0, 1, 0]], dtype=np.float32))
+    x = space(batch)
+    each = [space(ragged(words, labels=[label] * 3)) for label in range(3)]
+    tables = [dense(one, space.n_features) for one in each]
+    expected = np.stack([np.maximum(tables[0][0], tables[2][0]), tables[0][1], tables[1][2]])
+    pairs_and_label = slice(2**HASH_BITS, None)
+    expected[1, pairs_and_label] = 0
+    lengths = slice(2**HASH_BITS * 2, 2**HASH_BITS * 2 + 64)
+    expected[1, lengths] = tables[0][1, lengths]
+    np.testing.assert_array_equal(dense(x, space.n_features), expected)
+    assert np.bincount(x.under[x.under >= 0], minlength=3).tolist() == [2, 2, 2]
 
 
 def test_hash_spreads_a_vocabulary() -> None:

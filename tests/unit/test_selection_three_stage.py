@@ -6,8 +6,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from edgetune.config.settings import SelectionSettings
 from edgetune.data.batches import Batch
+from edgetune.selection import SelectionSettings
 from edgetune.selection.selector_contract import DataShape
 from edgetune.selection.staged import RowSet
 from edgetune.selection.three_stage import LossCurve, ThreeStage

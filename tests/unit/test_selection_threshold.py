@@ -5,8 +5,8 @@ import math
 import numpy as np
 import pytest
 
-from edgetune.config.settings import SelectionSettings
 from edgetune.data.batches import Batch
+from edgetune.selection import SelectionSettings
 from edgetune.selection.selector_contract import DataShape
 from edgetune.selection.threshold import (
     AutoThreshold,

@@ -4,7 +4,7 @@
     python tools/bench trainer --data ../shared/data/sst2/train.tsv --rows 16000
     python tools/bench startup                               # command to first step, without and with caches
     python tools/bench memory                                # peak memory at 10,000 and 1,000,000 rows
-    python tools/bench methods --data TRAIN --eval DEV       # methods side by side, one run each
+    python tools/bench multi_label --data TRAIN --eval TEST    # several labels a row
     python tools/bench plans                     # 12 runs with deadlines: planned against real
     python tools/bench timeline                  # draws what `plans` left
     python tools/bench busy --repeats 20         # deadlines beside a neighbour that starts to compute
@@ -38,7 +38,7 @@ import label_errors
 import large_file
 import loop_cost
 import memory
-import methods
+import multi_label
 import prediction
 import serving
 import startup
@@ -51,7 +51,7 @@ BENCHES = {
     "trainer": trainer.main,
     "startup": startup.main,
     "memory": memory.main,
-    "methods": methods.main,
+    "multi_label": multi_label.main,
     "plans": deadlines.plans,
     "timeline": timeline.main,
     "busy": deadlines.busy,

@@ -23,10 +23,9 @@ from edgetune.devices.detect import this_machine
 from edgetune.devices.device_profile import BackendProfile, DeviceProfile
 from edgetune.devices.profile_store import find_for_this_machine, load_profile
 from edgetune.models.source import resolve_model
-from edgetune.profiling.backend_session import BackendSession
-from edgetune.profiling.drift import open_session
 from edgetune.profiling.sampling import GridPoint, Sampler, grid_points
-from edgetune.profiling.worker_client import WorkerLost
+from edgetune.profiling.session import BackendSession, open_session
+from edgetune.profiling.worker import WorkerLost
 from edgetune.utils.errors import EdgetuneError
 from edgetune.utils.machine import cache_folder
 
@@ -43,14 +42,12 @@ class Trial:
 
     Attributes:
         spot: which.
-        predicted_s, low_s, high_s: by the cost function.
+        predicted_s: by the cost function.
         real_s: median of the visits.
     """
 
     spot: GridPoint
     predicted_s: float
-    low_s: float
-    high_s: float
     real_s: float
 
     @property
@@ -132,13 +129,13 @@ def _compare(backend: BackendProfile, profile: DeviceProfile, sampler: Sampler) 
     trials = []
     for spot, seconds in sampler.calm().items():
         if spot.key == backend.key and spot not in grid:
-            found = cost.estimate(spot.op, spot.batch, spot.length, spot.depth)
-            trials.append(Trial(spot, found.s, found.low_s, found.high_s, statistics.median(seconds)))
+            predicted_s = cost.seconds(spot.op, spot.batch, spot.length, spot.depth)
+            trials.append(Trial(spot, predicted_s, statistics.median(seconds)))
     return trials
 
 
 def _print(backend: BackendProfile, trials: Sequence[Trial], sampler: Sampler) -> None:
-    heads = f"{'n':>4} {'median':>8} {'90 %':>8} {'bias':>8} {'in interval':>12}"
+    heads = f"{'n':>4} {'median':>8} {'90 %':>8} {'bias':>8}"
     print(f"\n{'backend':<12} {'operation':<9} {heads}")
     for op in COLOURS:
         _line(backend.key, op, [trial for trial in trials if trial.spot.op == op])
@@ -157,9 +154,7 @@ def _print(backend: BackendProfile, trials: Sequence[Trial], sampler: Sampler) -
 
 def _line(key: str, op: str, trials: Sequence[Trial]) -> None:
     if trials:
-        inside = sum(trial.low_s <= trial.real_s <= trial.high_s for trial in trials) / len(trials)
-        figures = _figures([trial.error for trial in trials])
-        print(f"{key:<12} {op:<9} {len(trials):>4} {figures} {inside:>11.0%}")
+        print(f"{key:<12} {op:<9} {len(trials):>4} {_figures([trial.error for trial in trials])}")
 
 
 def _figures(errors: Sequence[float]) -> str:

@@ -13,13 +13,12 @@ import numpy as np
 from common import rows_file, spread
 
 from edgetune.backends.ort.ort_backend import OrtBackend
-from edgetune.config.settings import SelectionSettings
 from edgetune.config.toml_config import make_config
 from edgetune.data.batches import Batch
 from edgetune.learners.loop import Loop, LoopSettings
 from edgetune.run_files.history import HistoryWriter
 from edgetune.runs.setup import prepare
-from edgetune.selection import DataShape, make_selector
+from edgetune.selection import DataShape, SelectionSettings, make_selector
 from edgetune.selection.three_stage import ThreeStage
 from edgetune.utils.machine import cache_folder
 from edgetune.utils.meter import Meter

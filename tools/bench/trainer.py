@@ -3,19 +3,15 @@
 from __future__ import annotations
 
 import argparse
-import os
+import json
 import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
 
 from common import finetune, rows_file, spread
 
 BATCH = 32
-THEIR_SCRIPT = Path(__file__).with_name("hf_trainer.py")
-
-
 OURS: dict[str, tuple[str, ...]] = {"default": (), "ort": ("--backend", "ort")}
 
 
@@ -26,7 +22,7 @@ def main(arguments: argparse.Namespace) -> None:
         data = rows_file(arguments.data, arguments.rows, scratch)
         small = rows_file(arguments.data, 100, scratch)
         for repeat in range(arguments.repeats):
-            theirs_s = _theirs(data, scratch / "theirs")
+            theirs_s = _theirs(data, small, scratch)
             print(f"{arguments.rows:,} rows, batch {BATCH}: Trainer {theirs_s:.0f} s", flush=True)
             for name, choice in OURS.items():
                 command = (str(data), "--eval", str(small), "--out", str(scratch / "ours"), *choice)
@@ -40,13 +36,14 @@ def main(arguments: argparse.Namespace) -> None:
         print(f"edgetune, {name} / Trainer, examples per second from call to saved model: {spread(found)}")
 
 
-def _theirs(data: Path, out: Path) -> float:
-    started = time.perf_counter()
+def _theirs(data: Path, small: Path, scratch: Path) -> float:
+    """Run the baseline `hf-trainer` for one pass; return its seconds to the saved model."""
+    given = {"data": {"train": str(data)}, "eval": str(small), "out": str(scratch / "theirs")}
+    task = scratch / "task.json"
+    task.write_text(json.dumps(given | {"epochs": 1, "batch_size": BATCH}), encoding="utf-8")
     subprocess.run(
-        [sys.executable, str(THEIR_SCRIPT), str(data), str(out), str(BATCH)],
+        [sys.executable, "-m", "edgetune.compare.baselines", "hf-trainer", str(task)],
         check=True,
         stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        env=os.environ | {"HF_HUB_OFFLINE": "1"},
     )
-    return time.perf_counter() - started
+    return float(json.loads((scratch / "theirs" / "result.json").read_text(encoding="utf-8"))["elapsed_s"])

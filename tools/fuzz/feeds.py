@@ -13,7 +13,7 @@ from random import Random
 from tokenizers import Tokenizer, models, pre_tokenizers
 
 from edgetune.compare.grid import cells_of, load_grid
-from edgetune.config.toml_config import SECTIONS, dump_config, load_config, make_config, merge_sections
+from edgetune.config.toml_config import dump_config, load_config, make_config, merge_sections, sections
 from edgetune.data.examples import DataOptions, find_parts, open_texts, read_examples
 from edgetune.data.table import BadRow
 from edgetune.data.token_format import TokenizerSpec
@@ -88,14 +88,14 @@ def data(path: Path, rng: Random) -> None:
 
 def config(path: Path, rng: Random) -> None:
     """Read settings, put options over them, and write them out again."""
-    given = {name: {} for name in SECTIONS} | {"data": {"train": "rows.csv"} if rng.random() < 0.5 else {}}
+    given = {name: {} for name in sections()} | {"data": {"train": "rows.csv"} if rng.random() < 0.5 else {}}
     dump_config(merge_sections(load_config(path), given))
 
 
 def grid(path: Path, rng: Random) -> None:
     """Read a grid and list its runs."""
     for cell in cells_of(load_grid(path)):
-        cell.key("rows")
+        cell.result_key("rows")
 
 
 def profile(path: Path, rng: Random) -> None:
@@ -108,7 +108,7 @@ def profile(path: Path, rng: Random) -> None:
 
 def history(path: Path, rng: Random) -> None:
     """Read a history, and what its picture shows."""
-    trace(read_history(path), {})
+    trace(read_history(path))
 
 
 def run(path: Path, rng: Random) -> None:

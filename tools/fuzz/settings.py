@@ -11,10 +11,11 @@ import numpy as np
 import tomli_w
 from seeds import LABELS, TEXTS
 
-from edgetune.config.settings import METHODS, RunConfig
+from edgetune.config.settings import RunConfig
 from edgetune.config.toml_config import dump_config, make_config
 from edgetune.devices.profile_store import load_profile, profile_files, to_toml
 from edgetune.run_files.example_stats import ExampleStats
+from edgetune.selection import METHODS
 
 ODD: tuple[Any, ...] = (
     0,

@@ -24,6 +24,7 @@ def export_artifacts(
     *,
     freeze: str = "embeddings",
     pooling: str = "auto",
+    multi_label: bool = False,
     overwrite: bool = False,
     cache_dir: Path | None = None,
 ) -> Artifacts:
@@ -35,6 +36,7 @@ def export_artifacts(
         out: must not exist yet, or be an earlier export with `overwrite`.
         freeze: `none`, `embeddings` or a number of lowest layers.
         pooling: see `models.source.resolve_model`.
+        multi_label: whether rows may have several labels.
         overwrite: replace an earlier export.
         cache_dir: where a copy is kept for later runs.
 
@@ -52,9 +54,9 @@ def export_artifacts(
         source = resolve_model(model, pooling)
         require_tokenizer(source.folder)
         builder = ArtifactBuilder(source, cache_dir if cache_dir is not None else cache_folder())
-        made = builder.get(n_labels, freeze)
+        made = builder.get(n_labels, freeze, multi_label)
         shutil.copytree(made.folder, fresh, dirs_exist_ok=True)
-    return load_artifacts(out, n_labels, cache_dir)
+    return load_artifacts(out, n_labels, cache_dir, multi_label)
 
 
 def _exported(folder: Path) -> list[str]:

@@ -70,16 +70,19 @@ def ort_version() -> str:
     return next((found for name in names if (found := installed(name)) is not None), "none")
 
 
-def load_artifacts(folder: Path, n_labels: int | None = None, cache_dir: Path | None = None) -> Artifacts:
+def load_artifacts(
+    folder: Path, n_labels: int | None = None, cache_dir: Path | None = None, multi_label: bool = False
+) -> Artifacts:
     """Open artifacts and check that they are whole and safe, and can train here, with these labels.
 
     Args:
         folder: where they lie.
         n_labels: of the data; None: any number.
         cache_dir: where is remembered what was checked (`artifact_sums`).
+        multi_label: whether a row of the data may have several labels.
 
     Raises:
-        ArtifactsError: missing, damaged, from another version, or for another number of labels.
+        ArtifactsError: missing, damaged, from another version, or for other labels.
     """
     path = folder / MANIFEST
     if not path.is_file():
@@ -110,6 +113,12 @@ def load_artifacts(folder: Path, n_labels: int | None = None, cache_dir: Path | 
         raise ArtifactsError(
             f"{folder} was exported for {manifest.n_labels} labels, but the data has {n_labels}; "
             f"export again with --labels {n_labels}."
+        )
+    if n_labels is not None and manifest.multi_label != multi_label:
+        has, needs = ("any number of labels", "one label")[:: 1 if manifest.multi_label else -1]
+        raise ArtifactsError(
+            f"{folder} was exported for {has} a row, but the data has {needs} a row; export again "
+            f"{'with' if multi_label else 'without'} --multi-label."
         )
     _check_files(folder, raw, wanted, cache_dir)
     return Artifacts(folder, manifest)
@@ -152,7 +161,7 @@ def _check_version(folder: Path, raw: Any) -> None:
 
 
 def artifacts_cache_key(fingerprint: str, freeze: str) -> str:
-    """Name artifacts by everything that decides their contents but the number of labels."""
+    """Name artifacts by everything that decides their contents but the number of labels and their loss."""
     from edgetune.utils.version import __version__
 
     parts = [fingerprint, freeze, str(SCHEMA_VERSION), __version__, ort_version()]
@@ -180,14 +189,14 @@ class ArtifactBuilder:
         """What is exported."""
         return self._source.name
 
-    def cached(self, n_labels: int, freeze: str) -> Path | None:
+    def cached(self, n_labels: int, freeze: str, multi_label: bool = False) -> Path | None:
         """Return the cached artifacts' folder, if they are there and whole; damaged ones are made again."""
-        folder = self._folder(n_labels, freeze)
-        return folder if folder in self._whole or self._is_whole(folder, n_labels) else None
+        folder = self._folder(n_labels, freeze, multi_label)
+        return folder if folder in self._whole or self._is_whole(folder, n_labels, multi_label) else None
 
-    def _is_whole(self, folder: Path, n_labels: int) -> bool:
+    def _is_whole(self, folder: Path, n_labels: int, multi_label: bool) -> bool:
         try:
-            self._whole[folder] = load_artifacts(folder, n_labels, self._cache_dir)
+            self._whole[folder] = load_artifacts(folder, n_labels, self._cache_dir, multi_label)
         except (ArtifactsError, ModelError):
             return False
         return True
@@ -197,8 +206,9 @@ class ArtifactBuilder:
         key = artifacts_cache_key(self._fingerprint, freeze)
         return next(self._cache.glob(f"{key}-*/{MANIFEST}"), None) is not None
 
-    def _folder(self, n_labels: int, freeze: str) -> Path:
-        return self._cache / f"{artifacts_cache_key(self._fingerprint, freeze)}-{n_labels}"
+    def _folder(self, n_labels: int, freeze: str, multi_label: bool) -> Path:
+        key, kind = artifacts_cache_key(self._fingerprint, freeze), "-multi" if multi_label else ""
+        return self._cache / f"{key}-{n_labels}{kind}"
 
     def warm_up(self) -> None:
         """Start the child that will export, if it is not running yet."""
@@ -219,21 +229,21 @@ class ArtifactBuilder:
             self._child.communicate()
             self._child = None
 
-    def get(self, n_labels: int, freeze: str) -> Artifacts:
+    def get(self, n_labels: int, freeze: str, multi_label: bool = False) -> Artifacts:
         """Return cached artifacts, or make them.
 
         Raises:
             EdgetuneError: what the child found wrong, in its words.
         """
-        folder = self.cached(n_labels, freeze)
+        folder = self.cached(n_labels, freeze, multi_label)
         if folder is None:
-            folder = self._folder(n_labels, freeze)
-            self._build(folder, n_labels, freeze)
-            self._whole[folder] = load_artifacts(folder, n_labels, self._cache_dir)
+            folder = self._folder(n_labels, freeze, multi_label)
+            self._build(folder, n_labels, freeze, multi_label)
+            self._whole[folder] = load_artifacts(folder, n_labels, self._cache_dir, multi_label)
         mark_in_use(folder / MANIFEST)
         return self._whole[folder]
 
-    def _build(self, folder: Path, n_labels: int, freeze: str) -> None:
+    def _build(self, folder: Path, n_labels: int, freeze: str, multi_label: bool) -> None:
         """Make artifacts in a temporary folder beside `folder`, then put it there."""
         try:
             scratch = Path(
@@ -245,12 +255,12 @@ class ArtifactBuilder:
                 "--cache-dir or EDGETUNE_CACHE."
             ) from error
         try:
-            self._run_child(scratch, n_labels, freeze)
-            move_into_place(scratch, folder, lambda folder: self._is_whole(folder, n_labels))
+            self._run_child(scratch, n_labels, freeze, multi_label)
+            move_into_place(scratch, folder, lambda folder: self._is_whole(folder, n_labels, multi_label))
         finally:
             shutil.rmtree(scratch, ignore_errors=True)
 
-    def _run_child(self, scratch: Path, n_labels: int, freeze: str) -> None:
+    def _run_child(self, scratch: Path, n_labels: int, freeze: str, multi_label: bool) -> None:
         self.warm_up()
         child, self._child = self._child, None
         assert child is not None
@@ -259,6 +269,7 @@ class ArtifactBuilder:
             "name": self._source.name,
             "fingerprint": self._fingerprint,
             "n_labels": n_labels,
+            "multi_label": multi_label,
             "freeze": freeze,
             "pools_mean": self._source.pools_mean,
             "target": str(scratch),

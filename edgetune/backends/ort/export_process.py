@@ -43,8 +43,8 @@ def build_artifacts(job: dict[str, Any]) -> None:
     """Export, repair, cut, generate, check, and describe one set of artifacts.
 
     Args:
-        job: `folder` of the model, its `name` and `fingerprint`, `n_labels`, `freeze`, `pools_mean`,
-            `target` folder.
+        job: `folder` of the model, its `name` and `fingerprint`, `n_labels`, `multi_label`, `freeze`,
+            `pools_mean`, `target` folder.
     """
     target = Path(job["target"])
     model, missing = load_torch_model(Path(job["folder"]), job["n_labels"], "eager", job["pools_mean"])
@@ -60,7 +60,7 @@ def build_artifacts(job: dict[str, Any]) -> None:
         trainable, shared = _without_shared(trainable, halves)
         notes += shared
     linear = head_input(graph)
-    reference = Reference(model, [item.name for item in graph.graph.input])
+    reference = Reference(model, [item.name for item in graph.graph.input], job["multi_label"])
     with tempfile.TemporaryDirectory() as scratch, native_stderr_to(Path(scratch) / "log.txt"):
         inputs, check = _train_graphs(graph, trainable, target, reference)
         if not is_accurate(check):
@@ -123,11 +123,11 @@ def _train_graphs(
     short.CopyFrom(graph)
     if push_first_token(short):
         with contextlib.suppress(Exception):  # of the gradient builder; the plain graph has yet to be tried
-            generate_training_graphs(short, trainable, folder)
+            generate_training_graphs(short, trainable, folder, reference.multi_label)
             inputs, check = compare_first_step(folder, reference, trainable, hidden)
             if is_accurate(check):
                 return inputs, check
-    generate_training_graphs(graph, trainable, folder)
+    generate_training_graphs(graph, trainable, folder, reference.multi_label)
     return compare_first_step(folder, reference, trainable, hidden)
 
 
@@ -206,6 +206,7 @@ def _describe(
         "model": job["name"],
         "fingerprint": job["fingerprint"],
         "n_labels": job["n_labels"],
+        "multi_label": job["multi_label"],
         "freeze": job["freeze"],
         "pools_mean": job["pools_mean"],
         "pad_id": int(config.get("pad_token_id") or 0),

@@ -44,6 +44,7 @@ class ForwardOnly:
         pair: bool = False,
         threads: int | None = None,
         tokenizer_folder: Path | None = None,
+        multi_label: bool = False,
     ) -> None:
         """Write the forward graph and open it.
 
@@ -53,11 +54,12 @@ class ForwardOnly:
             pair: whether rows are pairs of texts.
             threads: of one operation (None: one per physical core).
             tokenizer_folder: where its fast tokenizer lies (None: beside the weights).
+            multi_label: whether rows may have several labels, which the saved model then says.
         """
         self.depth = 0
         self.cache: HiddenCache | None = None
         self.microbatches = Microbatches()
-        self._source, self._pair = source, pair
+        self._source, self._pair, self._multi_label = source, pair, multi_label
         self._tokenizer_folder = source.folder if tokenizer_folder is None else tokenizer_folder
         width = n_features(source.config, pair)
         self._weight = np.zeros((n_labels, width), dtype=np.float32)
@@ -148,7 +150,7 @@ class ForwardOnly:
         save_file(weights, model_folder / "model.safetensors", metadata={"format": "pt"})
         for target in (onnx_folder, model_folder):
             copy_tokenizer(self._tokenizer_folder, target, config["pad_token_id"])
-            write_config(config, target / "config.json", label_names)
+            write_config(config, target / "config.json", label_names, self._multi_label)
         if self._pair:
             write_pooling_config(model_folder)
 

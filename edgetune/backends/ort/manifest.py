@@ -63,6 +63,7 @@ class Manifest(BaseModel):
     Attributes:
         files: every file but this one, by its path in the folder.
         checksum: of the manifest itself (`artifact_sums.sealed`).
+        multi_label: whether the loss is that of rows with any number of labels.
         linear: the head's last layer, whose input the eval graphs also return (None: there is no such).
         pools_mean: whether the last layer is the one that pools (`models.mean_pooling`).
         cut: None where no layer is frozen, or the graph cannot be cut above the frozen ones.
@@ -75,6 +76,7 @@ class Manifest(BaseModel):
     model: str
     fingerprint: str
     n_labels: int
+    multi_label: bool = False
     freeze: str
     pools_mean: bool = False
     pad_id: int

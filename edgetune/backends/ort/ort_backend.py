@@ -107,7 +107,7 @@ class OrtBackend:
     def _inputs(self, batch: Batch, keep: bool = True, weights: FloatArray | None = None) -> list[Any]:
         """Return what the graphs take of a batch, in their order; the frozen layers are run here."""
         padded = self._padded(batch)
-        labels = batch.labels.astype(np.int64)
+        labels = batch.labels.astype(np.float32 if self.artifacts.manifest.multi_label else np.int64)
         factors = np.ones(len(batch), np.float32) if weights is None else np.asarray(weights, np.float32)
         if self._cut is None:
             return [*(padded[name] for name in self.artifacts.manifest.inputs), labels, factors]
@@ -251,6 +251,7 @@ class OrtBackend:
         whole.export(onnx_folder / "model.onnx")
         save_file(self._weights_of(whole), model_folder / "model.safetensors", metadata={"format": "pt"})
         config = read_json_file(self.artifacts.folder / "config.json")
+        multi_label = self.artifacts.manifest.multi_label
         for target in (onnx_folder, model_folder):
             copy_tokenizer(self.artifacts.folder, target, self.artifacts.manifest.pad_id)
-            write_config(config, target / "config.json", label_names)
+            write_config(config, target / "config.json", label_names, multi_label)

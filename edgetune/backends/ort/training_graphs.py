@@ -16,13 +16,33 @@ from edgetune.backends.onnx_export import IR_VERSION
 from edgetune.backends.ort.graph_cut import HIDDEN, LOGITS
 from edgetune.backends.ort.manifest import Linear, ParityCheck
 from edgetune.backends.probe_batch import probe_batch
-from edgetune.utils.types import FloatArray, IntArray
+from edgetune.utils.types import FloatArray, Labels
 
 WEIGHTS = "weights"
 TORCH_ADAM = 0  # epsilon after the bias correction, as torch has it; the generator sets 1, epsilon before it
 
 
-def generate_training_graphs(model: Any, trainable: Iterable[str], target: Path) -> None:
+_BINARY_CROSS_ENTROPY = """
+loss (float[rows, classes] logits, float[rows, classes] labels) => (float[rows] loss_of_rows)
+<float loss_half = {0.5}> {
+    loss_size = Abs(logits)
+    loss_sizes = Mul(loss_half, loss_size)
+    loss_sides = Sub(loss_half, labels)
+    loss_signed = Mul(loss_sides, logits)
+    loss_linear = Add(loss_sizes, loss_signed)
+    loss_sigmoid = Sigmoid(loss_size)
+    loss_log = Log(loss_sigmoid)
+    loss_of_classes = Sub(loss_linear, loss_log)
+    loss_of_rows = ReduceMean<axes = [1], keepdims = 0>(loss_of_classes)
+}
+"""
+"""|x| / 2 + (1/2 - y) x - log sigmoid(|x|): exact for large logits x, where log sigmoid(x) is -inf, with the
+right gradient also at x = 0."""
+
+
+def generate_training_graphs(
+    model: Any, trainable: Iterable[str], target: Path, multi_label: bool = False
+) -> None:
     """Write training, eval and optimizer graphs and a checkpoint.
 
     Both graphs return `[loss, logits]`, the eval graph also what the last linear layer sees, if there is one.
@@ -31,6 +51,7 @@ def generate_training_graphs(model: Any, trainable: Iterable[str], target: Path)
         model: ONNX model that gives `logits`; it may be changed.
         trainable: names of initializers.
         target: an existing folder.
+        multi_label: whether the loss is that of multi-hot labels.
     """
     from edgetune.backends.ort.ort_runtime import import_training
 
@@ -45,7 +66,7 @@ def generate_training_graphs(model: Any, trainable: Iterable[str], target: Path)
         model,
         requires_grad=trained,
         frozen_params=sorted(float_initializers(model).difference(trained)),
-        loss=_weighted_cross_entropy(),
+        loss=_weighted_loss(multi_label),
         optimizer=optim.AdamW(betas=ADAM_BETAS, eps=ADAM_EPS, weight_decay=WEIGHT_DECAY),
         artifact_directory=target,
         additional_output_names=[LOGITS],
@@ -63,33 +84,42 @@ def generate_training_graphs(model: Any, trainable: Iterable[str], target: Path)
         onnx.save(made, target / name)
 
 
-def _weighted_cross_entropy() -> Any:
+def _weighted_loss(multi_label: bool) -> Any:
     """Return the block that adds the loss: the mean over rows of weight times cross-entropy.
 
-    It adds the graph inputs `labels` (B,) and `weights` (B,).
+    It adds the graph inputs `labels`, class ids (B,) or multi-hot (B, C), and `weights` (B,).
     """
     import onnx
     from onnxruntime.training import onnxblock
 
-    class WeightedCrossEntropy(onnxblock.Block):  # type: ignore[misc]  # onnxruntime has no types
+    class BinaryCrossEntropy(onnxblock.Block):  # type: ignore[misc]  # onnxruntime has no types
+        def build(self, logits: str) -> str:
+            onnxblock.blocks.InputLike(logits)("labels")
+            added = onnx.parser.parse_graph(_BINARY_CROSS_ENTROPY)
+            self.base.graph.node.extend(added.node)
+            self.base.graph.initializer.extend(added.initializer)
+            return str(added.output[0].name)
+
+    class WeightedLoss(onnxblock.Block):  # type: ignore[misc]
         def __init__(self) -> None:
             super().__init__()
-            self._losses = onnxblock.loss.CrossEntropyLoss(reduction="none")
+            cross_entropy = onnxblock.loss.CrossEntropyLoss
+            self._losses = BinaryCrossEntropy() if multi_label else cross_entropy(reduction="none")
             self._times = onnxblock.blocks.Mul()
             self._mean = onnxblock.blocks.ReduceMean(keepdims=False)
 
         def build(self, logits: str) -> str:
             losses = self._losses(logits)
-            labels = self.base.graph.input[-1]
             weights = onnx.ValueInfoProto()
-            weights.CopyFrom(labels)
+            weights.CopyFrom(self.base.graph.input[-1])  # labels
             weights.name = WEIGHTS
             weights.type.tensor_type.elem_type = onnx.TensorProto.FLOAT
+            del weights.type.tensor_type.shape.dim[1:]
             self.base.graph.input.append(weights)
             mean: str = self._mean(self._times(losses, WEIGHTS))
             return mean
 
-    return WeightedCrossEntropy()
+    return WeightedLoss()
 
 
 def float_initializers(model: Any) -> set[str]:
@@ -137,26 +167,36 @@ class Reference:
 
     Attributes:
         batch: the inputs and `labels`.
+        multi_label: whether these are multi-hot.
         logits: (B, C).
         weights: (B,) factors of the rows' losses.
         loss: weighted mean over the batch (nats).
     """
 
-    def __init__(self, model: Any, inputs: list[str]) -> None:
+    def __init__(self, model: Any, inputs: list[str], multi_label: bool = False) -> None:
         """Run torch forward and backward.
 
         Args:
             model: the torch classifier.
             inputs: what its graph takes of the batch.
+            multi_label: whether its loss is that of multi-hot labels.
         """
         import torch
 
-        self.batch: dict[str, IntArray] = probe_batch(model)
+        self.batch: dict[str, Labels] = {**probe_batch(model)}
+        self.multi_label = multi_label
         model.zero_grad()
         given = {name: torch.from_numpy(self.batch[name]) for name in inputs}
         logits = model(**given).logits
-        labels = torch.from_numpy(self.batch["labels"])
-        losses = torch.nn.functional.cross_entropy(logits, labels, reduction="none")
+        functional, labels = torch.nn.functional, torch.from_numpy(self.batch["labels"])
+        if multi_label:  # two labels in one row, none in the other
+            targets = torch.zeros_like(logits)
+            targets[0, labels] = 1.0
+            self.batch["labels"] = targets.numpy()
+            of_classes = functional.binary_cross_entropy_with_logits(logits, targets, reduction="none")
+            losses = of_classes.mean(dim=1)
+        else:
+            losses = functional.cross_entropy(logits, labels, reduction="none")
         # Unequal weights, so that graphs which ignored them would not pass.
         self.weights = np.linspace(0.5, 1.5, len(labels), dtype=np.float32)
         loss = (torch.from_numpy(self.weights) * losses).mean()

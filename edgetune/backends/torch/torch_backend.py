@@ -90,6 +90,7 @@ class TorchBackend:
         tokenizer_folder: Path | None = None,
         cut: bool = True,
         cache: HiddenCache | None = None,
+        multi_label: bool = False,
     ) -> None:
         """Load the model, freeze it and draw its head from the seed.
 
@@ -105,6 +106,7 @@ class TorchBackend:
             tokenizer_folder: where its fast tokenizer lies (None: beside the weights).
             cut: whether to run frozen layers apart, where the model lets itself be cut.
             cache: keeps what the frozen layers give.
+            multi_label: whether rows may have several labels, which the saved model then says.
         """
         try:
             import torch
@@ -120,7 +122,7 @@ class TorchBackend:
         self._source = source
         self._device = torch.device(device)
         self._bf16 = precision == "bf16" or (precision == "auto" and device == "cuda")
-        self._onnx = onnx
+        self._onnx, self._multi_label = onnx, multi_label
         self._tokenizer_folder = source.folder if tokenizer_folder is None else tokenizer_folder
         self._model, missing = load_torch_model(source.folder, n_labels, "sdpa", source.pools_mean)
         parameters = dict(self._model.named_parameters())
@@ -273,12 +275,17 @@ class TorchBackend:
         self._optimizer.zero_grad(set_to_none=True)
 
     def _loss(self, logits: Any, batch: Batch, weights: FloatArray | None) -> Any:
-        cross_entropy = self._torch.nn.functional.cross_entropy
+        functional, factors = self._torch.nn.functional, None
+        if weights is not None:
+            factors = self._torch.from_numpy(np.asarray(weights, dtype=np.float32)).to(self._device)
+        if batch.labels.ndim == 2:
+            targets = self._torch.from_numpy(batch.labels.astype(np.float32)).to(self._device)
+            factors = None if factors is None else factors[:, None]
+            return functional.binary_cross_entropy_with_logits(logits, targets, weight=factors)
         labels = self._torch.from_numpy(batch.labels.astype(np.int64)).to(self._device)
-        if weights is None:
-            return cross_entropy(logits, labels)
-        factors = self._torch.from_numpy(np.asarray(weights, dtype=np.float32)).to(self._device)
-        return (factors * cross_entropy(logits, labels, reduction="none")).mean()
+        if factors is None:
+            return functional.cross_entropy(logits, labels)
+        return (factors * functional.cross_entropy(logits, labels, reduction="none")).mean()
 
     def state(self) -> bytes:
         """Return trained parameters and optimizer state."""
@@ -312,7 +319,7 @@ class TorchBackend:
         config = read_json_file(model_folder / "config.json")
         for target in targets:
             copy_tokenizer(self._tokenizer_folder, target, config["pad_token_id"])
-            write_config(config, target / "config.json", label_names)
+            write_config(config, target / "config.json", label_names, self._multi_label)
 
     def _export(self, target: Path) -> None:
         """Export through an eager copy on the CPU, as SDPA does not trace everywhere."""

@@ -28,8 +28,6 @@ class Baseline:
     """One way of training that is not edgetune's.
 
     Attributes:
-        name: as the command line has it.
-        summary: one line.
         packages: distributions that it needs beside edgetune's own.
         module: where its `fit` is.
     """
@@ -39,17 +37,13 @@ class Baseline:
     packages: tuple[str, ...]
     module: str
 
-    def missing(self) -> list[str]:
-        """Return the packages that are not installed; nothing is imported."""
-        return [name for name in self.packages if installed(name) is None]
-
     def check(self) -> None:
-        """Make sure that the packages are there.
+        """Make sure that the packages are there; nothing is imported.
 
         Raises:
             MissingDependencyError: one is not; names the command that installs it.
         """
-        if missing := self.missing():
+        if missing := [name for name in self.packages if installed(name) is None]:
             verb = "is" if len(missing) == 1 else "are"
             raise MissingDependencyError(
                 f"{self.name} needs {' and '.join(missing)}, which {verb} not installed; "

@@ -23,7 +23,6 @@ from edgetune.compare.baselines.task import (
     BaselineClock,
     BaselineResult,
     BaselineTask,
-    Fitted,
     TrainRows,
     read_labelled,
     read_task,
@@ -57,10 +56,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the baseline that the arguments name; return the exit code."""
     given = list(sys.argv[1:] if arguments is None else arguments)
     if given in (["--help"], ["-h"]):
-        print(_help())
+        lines = [f"  {baseline.name:16}{baseline.summary}" for baseline in BASELINES.values()]
+        print("\n".join([f"Usage: {USAGE}", "", "Baselines:", *lines]))
         return 0
     try:
-        print(_run(given))
+        if len(given) != 2:
+            raise UsageError(
+                f"Give one baseline and one task: {USAGE}. The baselines are {', '.join(BASELINES)}."
+            )
+        meter = Meter(process_age_s(_IMPORTED_AT_S, _CPU_AT_IMPORT_S))
+        baseline, task = find_baseline(given[0]), read_task(Path(given[1]))
+        no_network()
+        os.environ.update(QUIET if task.device == "cuda" else QUIET | NO_GPU)
+        os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
+        result = run_baseline(baseline, task, meter)
+        print(
+            f"{result.name}: accuracy {result.accuracy:.4f} on {result.n_eval:,} rows, "
+            f"{result.n_train_used:,} rows used, {result.elapsed_s:.1f} s to the saved model."
+        )
     except EdgetuneError as error:
         print(f"edgetune.compare.baselines: {one_line(error)}", file=sys.stderr)
         return error.exit_code
@@ -70,36 +83,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _run(given: list[str]) -> str:
-    """Run a baseline and return what it did in a line."""
-    if len(given) != 2:
-        raise UsageError(
-            f"Give one baseline and one task: {USAGE}. The baselines are {', '.join(BASELINES)}."
-        )
-    meter = Meter(process_age_s(_IMPORTED_AT_S, _CPU_AT_IMPORT_S))
-    baseline, task = find_baseline(given[0]), read_task(Path(given[1]))
-    no_network()
-    os.environ.update(QUIET if task.device == "cuda" else QUIET | NO_GPU)
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
-    result = run_baseline(baseline, task, meter)
-    return (
-        f"{result.name}: accuracy {result.accuracy:.4f} on {result.n_eval:,} rows, "
-        f"{result.n_train_used:,} rows used, {result.elapsed_s:.1f} s to the saved model."
-    )
-
-
-def _help() -> str:
-    lines = [f"  {baseline.name:16}{baseline.summary}" for baseline in BASELINES.values()]
-    return "\n".join([f"Usage: {USAGE}", "", "Baselines:", *lines])
-
-
 def run_baseline(baseline: Baseline, task: BaselineTask, meter: Meter) -> BaselineResult:
-    """Train, save, evaluate, and write `predicted.json` and `result.json`.
-
-    Args:
-        baseline: which.
-        task: what it is asked.
-        meter: has run since the start of the process.
+    """Train, save, evaluate, and write `predicted.json` and `result.json`; the meter runs since the start.
 
     Raises:
         EdgetuneError: what is wrong and what to do; there is then no `result.json`.
@@ -115,7 +100,12 @@ def run_baseline(baseline: Baseline, task: BaselineTask, meter: Meter) -> Baseli
         watch = BaselineClock(meter, task.deadline_s)
         if watch.left_s() <= 0:
             raise watch.out_of_time_error(baseline.name)
-        fitted = _fitted(baseline, task, rows, watch)
+        try:
+            fitted = baseline.load()(task, rows, watch)
+        except ImportError as error:  # packages that are there but do not fit together
+            raise MissingDependencyError(
+                f"{baseline.name} cannot be imported ({error}); install compatible packages with `{INSTALL}`."
+            ) from error
         split_s = meter.split_s()
         elapsed_s = sum(split_s.values())
         with meter.phase("evaluate"):
@@ -136,16 +126,6 @@ def run_baseline(baseline: Baseline, task: BaselineTask, meter: Meter) -> Baseli
         write_atomic(task.out / PREDICTED, json.dumps(predicted, ensure_ascii=False))
         write_atomic(task.out / RESULT, result.model_dump_json(indent=1))
     return result
-
-
-def _fitted(baseline: Baseline, task: BaselineTask, rows: TrainRows, watch: BaselineClock) -> Fitted:
-    """Train the baseline; packages that are there but do not fit together are a sentence, too."""
-    try:
-        return baseline.load()(task, rows, watch)
-    except ImportError as error:
-        raise MissingDependencyError(
-            f"{baseline.name} cannot be imported ({error}); install compatible packages with `{INSTALL}`."
-        ) from error
 
 
 def _notes(task: BaselineTask, rows: TrainRows, gold: list[str], elapsed_s: float) -> list[str]:

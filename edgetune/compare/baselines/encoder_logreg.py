@@ -35,20 +35,9 @@ SAVE_S = 0.5
 
 
 class Encoder:
-    """A frozen encoder that turns texts into features.
-
-    Attributes:
-        name: what the task asked for.
-        batch_size: texts per forward pass.
-        max_length: tokens per text at most.
-    """
+    """A frozen encoder that turns texts into features; `name` is what the task asked for."""
 
     def __init__(self, task: BaselineTask) -> None:
-        """Load it.
-
-        Raises:
-            ModelError: there is no such model.
-        """
         from transformers import AutoModel, AutoTokenizer
 
         source = resolve_model(task.model)
@@ -167,23 +156,14 @@ def _embedded(encoder: Encoder, task: BaselineTask, rows: TrainRows, watch: Base
 def rows_in_time(left_s: float, row_s: float, head_row_s: float, n_have: int) -> int:
     """Return how many more rows can be embedded so that the fit on all of them still ends in time.
 
-    Args:
-        left_s: for both.
-        row_s: embedding a row.
-        head_row_s: the fit, per row.
-        n_have: rows that are embedded.
+    Embedding a row takes `row_s` and the fit `head_row_s` for each row, also of those that are embedded.
     """
     head_row_s *= CAUTION
     return max(0, int((left_s - head_row_s * n_have) / max(row_s + head_row_s, 1e-9)))
 
 
 def next_chunk(n_fit: int, n_left: int) -> int:
-    """Return how many rows to embed before the clock is looked at again.
-
-    Args:
-        n_fit: rows that fit into the time left.
-        n_left: rows that are not embedded yet.
-    """
+    """Return how many of `n_left` rows to embed before the clock is looked at, of which `n_fit` fit."""
     n_next = min(n_left, max(SMALLEST_CHUNK, int(CHUNK_RATE * n_fit)), LARGEST_CHUNK)
     return n_next if n_next <= n_fit else 0
 

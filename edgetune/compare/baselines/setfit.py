@@ -20,20 +20,11 @@ Source: Tunstall et al., Efficient Few-Shot Learning Without Prompts, 2022, arXi
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from edgetune.compare.baselines.hf_trainer import (
-    MOST_PROBE,
-    N_WARM,
-    probe_is_done,
-    slow_step_s,
-    step_clock,
-    usual_step_s,
-)
+from edgetune.compare.baselines.step_budget import MOST_TRIAL, StepPlan, time_steps
 from edgetune.compare.baselines.task import (
     SAFE,
     BaselineClock,
@@ -41,9 +32,8 @@ from edgetune.compare.baselines.task import (
     Fitted,
     Texts,
     TrainRows,
-    count_parameters,
     safe_copy_of,
-    save_duration_s,
+    save_s,
 )
 from edgetune.models.source import resolve_model
 from edgetune.utils.types import IntArray
@@ -54,55 +44,6 @@ EPOCHS = 1  # SetFit's own default
 BATCH_SIZE = 16  # pairs; SetFit's own default
 TEXTS_PER_PAIR = 2
 CAUTION = 1.5  # the head's fit comes after the last look at the clock
-
-
-@dataclass(frozen=True)
-class SetFitSpeed:
-    """What was measured on another copy of the model.
-
-    Attributes:
-        start_s: from the call to the end of the first step, less a usual step.
-        step_s: of a usual step.
-        head_s: from the last step to the end: embedding the sample and fitting the head.
-        n_steps: that were timed.
-        took_s: all of it.
-    """
-
-    start_s: float
-    step_s: float
-    head_s: float
-    n_steps: int
-    took_s: float
-
-
-@dataclass(frozen=True)
-class SetFitPlan:
-    """How long is trained.
-
-    Attributes:
-        n_steps: optimizer steps on pairs, in which the learning rate falls to 0.
-        n_all: that SetFit itself would make.
-        reserve_s: kept for the fit of the head and for saving.
-        speed: what the steps were planned with; None without a deadline.
-    """
-
-    n_steps: int
-    n_all: int
-    reserve_s: float
-    speed: SetFitSpeed | None
-
-    @property
-    def max_steps(self) -> int:
-        """As SetFit has it: -1 for no limit, and then it makes all its pairs."""
-        return self.n_steps if self.n_steps < self.n_all else -1
-
-    def over(self, watch: BaselineClock, ends_s: Sequence[float]) -> bool:
-        """Return whether one more step would end too late; the head slows down as steps do."""
-        if self.speed is None:
-            return False
-        step_s = slow_step_s(ends_s, self.speed.step_s)
-        slower = step_s / self.speed.step_s
-        return watch.left_s(self.reserve_s) < step_s + (slower - 1.0) * self.speed.head_s
 
 
 def fit(task: BaselineTask, rows: TrainRows, watch: BaselineClock) -> Fitted:
@@ -119,9 +60,9 @@ def fit(task: BaselineTask, rows: TrainRows, watch: BaselineClock) -> Fitted:
         setfit.logging.set_verbosity_error()
         model = _model(task)
     plan = _plan(model, task, few, watch)
+    clock = plan.clock(watch)
     with watch.meter.phase("train"):
-        clock = step_clock(watch.meter.elapsed_s, lambda ends_s: plan.over(watch, ends_s))
-        _trainer(model, task, few, plan.max_steps, clock).train()
+        _train(model, task, few, plan.n_steps if plan.n_steps < plan.n_all else -1, clock)
     with watch.meter.phase("save"):
         model.save_pretrained(str(task.out / "model"))
     n_done = len(clock.ends_s)
@@ -132,31 +73,32 @@ def fit(task: BaselineTask, rows: TrainRows, watch: BaselineClock) -> Fitted:
     return Fitted(predict, len(few), TEXTS_PER_PAIR * BATCH_SIZE * n_done, _notes(task, few, plan, n_done))
 
 
-def _plan(model: Any, task: BaselineTask, few: TrainRows, watch: BaselineClock) -> SetFitPlan:
+def _plan(model: Any, task: BaselineTask, few: TrainRows, watch: BaselineClock) -> StepPlan:
     """Decide how many steps are made: all, or under a deadline those that fit.
 
     Raises:
         BudgetError: none does.
     """
     n_all = (task.epochs or EPOCHS) * math.ceil(n_pairs(few.labels) / BATCH_SIZE)
-    reserve_s = save_duration_s(count_parameters(model.model_body))
+    reserve_s = save_s(model.model_body)
     if not watch.limited:
-        return SetFitPlan(n_all, n_all, reserve_s, None)
+        return StepPlan(n_all, n_all, reserve_s)
     with watch.meter.phase("other"):
-        speed = _probe(task, few, watch, reserve_s)
-    reserve_s += CAUTION * speed.head_s
-    n_steps = int((watch.left_s(reserve_s) - speed.start_s) / speed.step_s)
+        began_s = watch.meter.elapsed_s()
+        other = _model(task)
+        trial = time_steps(
+            NAME, watch, reserve_s, began_s, lambda clock: _train(other, task, few, MOST_TRIAL, clock)
+        )
+    reserve_s += CAUTION * trial.after_s  # embedding the sample and fitting the head
+    n_steps = int((watch.left_s(reserve_s) - trial.start_s) / trial.step_s)
     if n_steps < 1:
         raise watch.out_of_time_error(NAME)
-    return SetFitPlan(min(n_steps, n_all), n_all, reserve_s, speed)
+    return StepPlan(min(n_steps, n_all), n_all, reserve_s, trial.after_s, trial)
 
 
 def few_of_each(labels: IntArray, n_each: int) -> IntArray:
     """Return the positions of the first `n_each` rows of every label, ascending."""
-    order = np.argsort(labels, kind="stable")
-    counts = np.unique(labels, return_counts=True)[1]
-    rank = np.arange(len(labels)) - np.repeat(np.cumsum(counts) - counts, counts)
-    return np.sort(order[rank < n_each])
+    return np.sort(np.concatenate([np.flatnonzero(labels == label)[:n_each] for label in np.unique(labels)]))
 
 
 def n_pairs(labels: IntArray) -> int:
@@ -185,8 +127,11 @@ def _model(task: BaselineTask) -> Any:
     return model
 
 
-def _trainer(model: Any, task: BaselineTask, few: TrainRows, max_steps: int, clock: Any) -> Any:
-    """Make SetFit's trainer with its defaults, but for what has nothing to do with learning."""
+def _train(model: Any, task: BaselineTask, few: TrainRows, max_steps: int, clock: Any) -> None:
+    """Run SetFit's trainer with its defaults, but for what has nothing to do with learning.
+
+    `max_steps` is -1 where SetFit makes all its pairs.
+    """
     from datasets import Dataset
     from setfit import Trainer, TrainingArguments
     from transformers import PrinterCallback, ProgressCallback
@@ -208,34 +153,10 @@ def _trainer(model: Any, task: BaselineTask, few: TrainRows, max_steps: int, clo
     trainer.st_trainer.args.dataloader_pin_memory = task.device == "cuda"
     for kind in (ProgressCallback, PrinterCallback):
         trainer.remove_callback(kind)
-    return trainer
+    trainer.train()
 
 
-def _probe(task: BaselineTask, few: TrainRows, watch: BaselineClock, reserve_s: float) -> SetFitSpeed:
-    """Time some steps and a fit of the head on another copy of the model.
-
-    Raises:
-        BudgetError: the time was over before they were done.
-    """
-    began_s = watch.meter.elapsed_s()
-    model = _model(task)
-    loaded_s = watch.meter.elapsed_s()
-    clock = step_clock(watch.meter.elapsed_s, probe_is_done(watch, reserve_s))
-    _trainer(model, task, few, MOST_PROBE, clock).train()
-    ended_s, ends_s = watch.meter.elapsed_s(), clock.ends_s
-    if len(ends_s) < N_WARM + 2:
-        raise watch.out_of_time_error(NAME)
-    step_s = usual_step_s(ends_s)
-    return SetFitSpeed(
-        start_s=max(0.0, ends_s[0] - loaded_s - step_s),
-        step_s=step_s,
-        head_s=ended_s - ends_s[-1],
-        n_steps=len(ends_s),
-        took_s=ended_s - began_s,
-    )
-
-
-def _notes(task: BaselineTask, few: TrainRows, plan: SetFitPlan, n_done: int) -> tuple[str, ...]:
+def _notes(task: BaselineTask, few: TrainRows, plan: StepPlan, n_done: int) -> tuple[str, ...]:
     n_labels, epochs = len(np.unique(few.labels)), task.epochs or EPOCHS
     notes = [
         f"SetFit's defaults on {len(few):,} rows, at most {PER_LABEL} for each of {n_labels} labels: "
@@ -243,16 +164,11 @@ def _notes(task: BaselineTask, few: TrainRows, plan: SetFitPlan, n_done: int) ->
         f"Trained for {n_done:,} of the {plan.n_all:,} steps of {epochs} pass{'es' * (epochs > 1)} over all "
         f"pairs; the {BATCH_SIZE} pairs of a step count as {TEXTS_PER_PAIR * BATCH_SIZE} examples.",
     ]
-    if plan.speed is not None:
-        limit = "was not limited" if plan.max_steps == -1 else f"was set to {plan.n_steps:,}"
+    if plan.trial is not None:
+        limit = "was not limited" if plan.n_steps == plan.n_all else f"was set to {plan.n_steps:,}"
         notes.append(
             "SetFit has no deadline of its own; edgetune adds one, in SetFit's favour: "
-            f"{plan.speed.n_steps} steps and a fit of the head were timed on another copy "
-            f"({plan.speed.took_s:.1f} s, counted), and max_steps {limit}."
+            f"{plan.trial.n_steps} steps and a fit of the head were timed on another copy "
+            f"({plan.trial.took_s:.1f} s, counted), and max_steps {limit}."
         )
-    if n_done < plan.n_steps:
-        notes.append(
-            f"Training was slower than the timed steps and was stopped after {n_done:,} of {plan.n_steps:,} "
-            "steps."
-        )
-    return tuple(notes)
+    return (*notes, *plan.notes(n_done))

@@ -22,6 +22,7 @@ from typing import Any, Literal, TypeAlias
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from edgetune.compare.grid import first_problem
 from edgetune.config.settings import DataSettings, Settings
 from edgetune.data.examples import read_examples
 from edgetune.data.labels import label_order
@@ -29,7 +30,7 @@ from edgetune.data.splits import data_options
 from edgetune.data.table import UNLABELLED, BadRow
 from edgetune.models.checks import read_model_json, safe_files
 from edgetune.planning.clock import margin_s
-from edgetune.utils.errors import BudgetError, DataError, ModelError, UsageError, did_you_mean
+from edgetune.utils.errors import BudgetError, DataError, ModelError, UsageError
 from edgetune.utils.meter import Meter
 from edgetune.utils.types import IntArray
 
@@ -40,17 +41,15 @@ _ROWS_SEED = 0x9EE5  # so that the rows drawn are not those that another part dr
 
 
 class BaselineTask(Settings):
-    """What a baseline is asked to do; read from a JSON file.
+    """What a baseline is asked to do; read from a JSON file. None: the baseline's own default.
 
     Attributes:
         data: the training rows and how they are read; its `eval`, `holdout` and `max_length` are not used.
         eval: labelled text to evaluate on, read in the same way.
         out: folder for the model, `predicted.json` and `result.json`.
         max_rows: train on a random sample of so many rows; None: on all.
-        seed: of everything random.
         deadline_s: from the start of the process to the saved model; None: no limit.
-        epochs: passes over the training rows; None: the baseline's own default.
-        batch_size: examples per step or forward pass; None: the baseline's own default.
+        batch_size: examples per step or forward pass.
         max_length: tokens per row at most.
         model: None for the built-in encoder, a folder, or a hub name (without `hub:`) that is in its cache.
         device: `cpu` hides every GPU from the baseline.
@@ -73,16 +72,12 @@ class BaselineResult(BaseModel):
     """The receipt of a baseline's run, written to `result.json`.
 
     Attributes:
-        name: of the baseline.
-        accuracy: on the evaluation rows, in [0, 1].
-        n_eval: evaluation rows.
         n_train_used: different training rows that the model learned from.
         n_trained: examples trained, each counted once in every pass.
         elapsed_s: wall clock from the start of the process to the saved model.
         evaluate_s: reading and predicting the evaluation rows, after that.
         time_split_s: where `elapsed_s` went, by the phases of `edgetune.utils.meter`; adds up to it.
         notes: what a reader must know to judge the figures, in sentences.
-        versions: of the packages used.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -102,12 +97,7 @@ class BaselineResult(BaseModel):
 
 @dataclass(frozen=True)
 class Texts:
-    """Texts in the order of their file.
-
-    Attributes:
-        first: the text of each row.
-        second: the other text of each row where the data has pairs, else None.
-    """
+    """Texts in the order of their file; `second` has the other text of each row where the data has pairs."""
 
     first: list[str]
     second: list[str] | None = None
@@ -117,9 +107,8 @@ class Texts:
 
     def take(self, rows: IntArray) -> Texts:
         """Return the texts at these positions, in that order."""
-        places = rows.tolist()
-        second = None if self.second is None else [self.second[i] for i in places]
-        return Texts([self.first[i] for i in places], second)
+        first, second = (None if one is None else [one[i] for i in rows] for one in (self.first, self.second))
+        return Texts(first or [], second)
 
     def joined(self) -> list[str]:
         """Return one text per row; pairs are joined by a space."""
@@ -151,9 +140,7 @@ class TrainRows:
 
     def sample(self, n_rows: int) -> TrainRows:
         """Return the first rows; all of them if there are not so many."""
-        if n_rows >= len(self):
-            return self
-        return self.take(np.arange(n_rows))
+        return self.take(np.arange(min(n_rows, len(self))))
 
     def take(self, rows: IntArray) -> TrainRows:
         """Return the rows at these positions, in that order."""
@@ -162,10 +149,9 @@ class TrainRows:
 
 @dataclass(frozen=True)
 class Fitted:
-    """A trained and saved model.
+    """A trained and saved model, which predicts class ids (n,) of texts.
 
     Attributes:
-        predict: returns class ids (n,) of texts.
         n_train_used: different training rows that it learned from.
         n_trained: examples trained, counting passes.
         notes: what was done, in sentences.
@@ -179,12 +165,7 @@ class Fitted:
 
 @dataclass(frozen=True)
 class BaselineClock:
-    """The baseline's clock.
-
-    Attributes:
-        meter: where time is charged.
-        deadline_s: as in the task.
-    """
+    """The meter that time is charged to, and the task's deadline."""
 
     meter: Meter
     deadline_s: float | None
@@ -218,26 +199,13 @@ def read_task(path: Path) -> BaselineTask:
         UsageError: it cannot be read, or a setting is wrong; names it.
     """
     try:
-        raw = json.loads(path.read_text(encoding="utf-8"))
+        return BaselineTask.model_validate(json.loads(path.read_text(encoding="utf-8")))
     except OSError as error:
         raise UsageError(f"Cannot read the task {path}: {error.strerror}.") from error
+    except ValidationError as error:
+        raise UsageError(f"The task {path}: {first_problem(error, BaselineTask, DataSettings)}") from error
     except ValueError as error:
         raise UsageError(f"The task {path} is not valid JSON: {error}.") from error
-    try:
-        return BaselineTask.model_validate(raw)
-    except ValidationError as error:
-        raise UsageError(f"The task {path}: {_problem(error)}") from error
-
-
-def _problem(error: ValidationError) -> str:
-    """Say what is wrong with one setting; an unknown name first, since it may be why another is missing."""
-    found = min(error.errors(), key=lambda one: one["type"] != "extra_forbidden")
-    where = ".".join(map(str, found["loc"])) or "(the whole task)"
-    if found["type"] == "extra_forbidden":
-        known = DataSettings.model_fields if len(found["loc"]) > 1 else BaselineTask.model_fields
-        return f'there is no setting "{where}".{did_you_mean(str(found["loc"][-1]), known)}'
-    shown = "" if isinstance(found["input"], dict) else f" (given: {found['input']!r})"
-    return f"setting {where}: {found['msg'].lower()}{shown}."
 
 
 def read_labelled(path: str, data: DataSettings) -> tuple[Texts, list[str]]:
@@ -286,17 +254,9 @@ def shuffled_order(labels: IntArray, rng: np.random.Generator) -> IntArray:
     return np.concatenate([order[firsts], np.delete(order, firsts)])
 
 
-def save_duration_s(n_parameters: int) -> float:
-    """Return seconds to keep for writing so many float32 parameters: at 100 MB/s, and a bit."""
-    return 0.3 + 4 * n_parameters / 100e6
-
-
-def count_parameters(model: Any) -> int:
-    """Count a torch model's parameters."""
-    return sum(int(one.numel()) for one in model.parameters())
-
-
-OWN_MODULES = "sentence_transformers."
+def save_s(model: Any) -> float:
+    """Return seconds to keep for writing a torch model's float32 parameters: at 100 MB/s, and a bit."""
+    return 0.3 + 4 * sum(int(one.numel()) for one in model.parameters()) / 100e6
 
 
 @contextlib.contextmanager
@@ -311,18 +271,14 @@ def safe_copy_of(folder: Path) -> Iterator[Path]:
         named = read_model_json(modules)
         for one in named if isinstance(named, list) else [named]:
             kind = one.get("type") if isinstance(one, dict) else None
-            if not isinstance(kind, str) or not kind.startswith(OWN_MODULES):
+            if not isinstance(kind, str) or not kind.startswith("sentence_transformers."):
                 raise ModelError(f"{modules} requires custom code ({kind}), which edgetune never runs.")
     with tempfile.TemporaryDirectory(prefix="edgetune-model-") as scratch:
         for path in safe_files(folder):
             target = Path(scratch) / path.relative_to(folder)
             target.parent.mkdir(parents=True, exist_ok=True)
-            _link(path.resolve(), target)
+            try:
+                os.symlink(path.resolve(), target)
+            except OSError:  # Windows asks for a right
+                shutil.copyfile(path, target)
         yield Path(scratch)
-
-
-def _link(path: Path, target: Path) -> None:
-    try:
-        os.symlink(path, target)
-    except OSError:  # Windows asks for a right
-        shutil.copyfile(path, target)

@@ -16,6 +16,7 @@ Source: Salton and Buckley, Term-weighting approaches in automatic text retrieva
 
 from __future__ import annotations
 
+import contextlib
 from typing import Any
 
 import numpy as np
@@ -60,25 +61,21 @@ def fit(task: BaselineTask, rows: TrainRows, watch: BaselineClock) -> Fitted:
 
 def _grown(task: BaselineTask, rows: TrainRows, watch: BaselineClock) -> tuple[Any, list[int]]:
     """Fit on all rows, or under a deadline on more and more of them; return the last model and all sizes."""
-    sizes = [min(len(rows), FIRST_ROWS) if watch.limited else len(rows)]
-    while True:
-        started_s = watch.meter.elapsed_s()
-        pipeline = _pipeline(rows.sample(sizes[-1]), task.seed)
-        took_s = watch.meter.elapsed_s() - started_s
-        more = next_size(sizes[-1], len(rows), took_s, watch.left_s(SAVE_S))
-        if more is None:
-            return pipeline, sizes
+    sizes: list[int] = []
+    more: int | None = min(len(rows), FIRST_ROWS) if watch.limited else len(rows)
+    while more is not None:
         sizes.append(more)
+        started_s = watch.meter.elapsed_s()
+        pipeline = _pipeline(rows.sample(more), task.seed)
+        took_s = watch.meter.elapsed_s() - started_s
+        more = next_size(more, len(rows), took_s, watch.left_s(SAVE_S))
+    return pipeline, sizes
 
 
 def next_size(n_rows: int, n_all: int, took_s: float, left_s: float) -> int | None:
-    """Return how many rows the next fit should have; None: there is no time for one that is worth it.
+    """Return how many of all rows the next fit should have; None: there is no time for one that is worth it.
 
-    Args:
-        n_rows: of the last fit.
-        n_all: that there are.
-        took_s: the last fit.
-        left_s: for the next one.
+    The last fit had `n_rows` and took `took_s`; `left_s` are left for the next.
     """
     if n_rows >= n_all or left_s <= 0:
         return None
@@ -88,29 +85,24 @@ def next_size(n_rows: int, n_all: int, took_s: float, left_s: float) -> int | No
 
 
 def _pipeline(rows: TrainRows, seed: int) -> Any:
-    """Fit the vectorizer and the classifier."""
+    """Fit the vectorizer, on terms of two rows or more if there are any, and the classifier."""
+    from sklearn.feature_extraction.text import TfidfVectorizer
     from sklearn.linear_model import LogisticRegression
     from sklearn.pipeline import make_pipeline
 
-    vectorizer, vectors = _vectorized(rows.texts.joined(), min_df=2)
+    texts = rows.texts.joined()
+    for min_df in (2, 1):
+        vectorizer = TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True, min_df=min_df)
+        with contextlib.suppress(ValueError):  # no term is left
+            vectors = vectorizer.fit_transform(texts)
+            break
+    else:
+        raise DataError(
+            f"{NAME} found no word of two letters or more in {len(texts):,} training texts; it cannot use "
+            "them."
+        )
     classifier = LogisticRegression(max_iter=MAX_ITERATIONS, random_state=seed)
     return make_pipeline(vectorizer, classifier.fit(vectors, rows.labels))
-
-
-def _vectorized(texts: list[str], min_df: int) -> tuple[Any, Any]:
-    """Fit the vectorizer; return it and the vectors (n, terms), sparse."""
-    from sklearn.feature_extraction.text import TfidfVectorizer
-
-    vectorizer = TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True, min_df=min_df)
-    try:
-        return vectorizer, vectorizer.fit_transform(texts)
-    except ValueError as error:  # no term is left
-        if min_df > 1:
-            return _vectorized(texts, 1)
-        raise DataError(
-            f"{NAME} found no word of two letters or more in {len(texts):,} training texts; "
-            "it cannot use them."
-        ) from error
 
 
 def _notes(pipeline: Any, sizes: list[int], n_all: int, watch: BaselineClock) -> tuple[str, ...]:
