@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -53,6 +55,27 @@ def test_any_format(
     out, config = drafted(run_cli, path, *options)
     assert "\x1b" not in out
     assert list(read_examples(str(path), data_options(config.data), lambda row: None))
+
+
+@pytest.mark.parametrize(
+    ("labels", "several"),
+    [(('"[""a"", ""b""]"', '"[""a""]"'), True), (("\"['a', 'b']\"", "[]"), True), (("a", "b"), False)],
+)
+def test_rows_with_several_labels(
+    run_cli: RunCli, tmp_path: Path, labels: tuple[str, str], several: bool
+) -> None:
+    path = tmp_path / "in.csv"
+    path.write_text("text,label\n" + "good film,{}\nbad film,{}\n".format(*labels) * 20)
+    out, config = drafted(run_cli, path)
+    assert config.data.multi_label is several
+    assert "40 usable rows" in out
+
+
+def test_in_a_process_of_its_own(demo_csv: Path) -> None:
+    command = [sys.executable, "-m", "edgetune", "init", str(demo_csv)]
+    done = subprocess.run(command, capture_output=True, text=True, encoding="utf-8", timeout=60)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "[data]" in done.stdout
 
 
 def test_finetune_takes_it_as_it_stands(

@@ -145,6 +145,7 @@ def test_the_learning_rate_has_its_full_name_too(run_cli: RunCli) -> None:
         ("edgetune fine", ["finetune"]),
         ("edgetune finetune a.csv --backend to", ["torch"]),
         ("edgetune finetune a.csv --learners ngrams,p", ["ngrams,probe"]),
+        ("edgetune methods thr", ["three-stage"]),
         ("edgetune finetune a.c", []),  # the shell completes files
     ],
 )
