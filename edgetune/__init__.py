@@ -5,9 +5,9 @@ print(plan("reviews.csv", deadline="10m").reasons)
 result = finetune("reviews.csv", deadline="10m")
 load_run(result.run_dir).predict(["the battery died in a day"])
 
-`check`, `finetune`, `plan` and `Run.evaluate` take a path, or rows in memory: a list of (text, label) pairs
-or of dicts, a dict of columns, a pandas data frame, or a `datasets.Dataset`. `Run.predict` takes a list of
-texts, or such a table.
+`check`, `finetune`, `plan` and `evaluate` take a path, or rows in memory: a list of (text, label) pairs
+or of dicts, a dict of columns, a pandas data frame, or a `datasets.Dataset`. `predict` takes a list of
+texts, or such a table. `load_run` opens a run once, to predict and evaluate several times.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from edgetune.utils.version import __version__
 if TYPE_CHECKING:
     from edgetune.checking.data_check import DataCheck
     from edgetune.data.examples import DataOptions
-    from edgetune.inference.saved_run import Prediction, Run, load_run
+    from edgetune.inference.saved_run import Prediction, Run, evaluate, load_run, predict
     from edgetune.profiling.measure import measure_profile
     from edgetune.run_files.summary import RunResult
     from edgetune.runs.dry_run import check, plan
@@ -34,10 +34,12 @@ __all__ = [
     "RunResult",
     "__version__",
     "check",
+    "evaluate",
     "finetune",
     "load_run",
     "measure_profile",
     "plan",
+    "predict",
     "resume",
 ]
 
@@ -50,6 +52,8 @@ _HOMES = {
     "DataCheck": "edgetune.checking.data_check",
     "measure_profile": "edgetune.profiling.measure",
     "RunResult": "edgetune.run_files.summary",
+    "predict": "edgetune.inference.saved_run",
+    "evaluate": "edgetune.inference.saved_run",
     "load_run": "edgetune.inference.saved_run",
     "Run": "edgetune.inference.saved_run",
     "Prediction": "edgetune.inference.saved_run",

@@ -8,9 +8,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from edgetune.models.checks import TOKENIZER_FILES
+from edgetune.models.checks import TOKENIZER_FILES, open_tokenizer
+from edgetune.models.vocabulary import tokenizers_pad_token
 from edgetune.utils.errors import MissingDependencyError, ModelError
 from edgetune.utils.isolation import no_telemetry
+from edgetune.utils.parsing import read_json_file
 
 _VOCABULARIES = ("tokenizer.json", "vocab.json", ".txt", ".model", ".bpe", ".spm", ".codes", ".vocab")
 
@@ -53,11 +55,19 @@ def convert_tokenizer(folder: Path, target: Path) -> None:
         raise ModelError(f"{folder} has no fast tokenizer; edgetune needs a tokenizer.json.")
 
 
-def copy_tokenizer(source: Path, target: Path) -> None:
-    """Copy whatever tokenizer files a folder has."""
+def copy_tokenizer(source: Path, target: Path, pad_id: int) -> None:
+    """Copy whatever tokenizer files a folder has.
+
+    Settings that name no pad token, such as GPT-2's, get that of `pad_id`: programs pad batches with it.
+    """
     for name in TOKENIZER_FILES:
         if (source / name).is_file():
             shutil.copyfile(source / name, target / name)
+    if tokenizers_pad_token(target) is None and (target / "tokenizer.json").is_file():
+        path = target / "tokenizer_config.json"
+        settings = read_json_file(path) if path.is_file() else {}
+        token = open_tokenizer(target / "tokenizer.json").id_to_token(pad_id)
+        path.write_text(json.dumps({**settings, "pad_token": token}, indent=2) + "\n", encoding="utf-8")
 
 
 def write_config(

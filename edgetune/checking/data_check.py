@@ -33,6 +33,7 @@ from edgetune.data.examples import (
     read_examples,
 )
 from edgetune.data.folds import make_folds
+from edgetune.data.in_memory import name_copies
 from edgetune.data.labels import find_labels, label_order, merge_hint
 from edgetune.data.near_duplicates import Words, similar_groups
 from edgetune.data.quality import (
@@ -45,7 +46,6 @@ from edgetune.data.quality import (
     mixed_label_kinds,
     overlap_findings,
     reading_findings,
-    rows_in_words,
     uncategorical_labels,
 )
 from edgetune.data.row_sample import RowSample, draw_sample
@@ -56,7 +56,7 @@ from edgetune.data.token_format import TokenizerSpec, joined_text, shown_text, t
 from edgetune.data.tokens import ADVICE
 from edgetune.learners.ngrams import cross_fit_ngrams
 from edgetune.utils.errors import DataError
-from edgetune.utils.formatting import describe_unknown, percent
+from edgetune.utils.formatting import counted, describe_unknown, percent
 from edgetune.utils.metrics import Evaluation, evaluate_predictions
 from edgetune.utils.sanitize import brief
 from edgetune.utils.types import IntArray, Say
@@ -343,8 +343,11 @@ def check_data(config: RunConfig, model_loader: ModelLoader, say: Say = lambda t
         *_eval_findings(config, options, rows, names),
     ]
     return DataCheck(
-        source=path,
-        findings=tuple(by_importance(findings)),
+        source=name_copies(path, path),
+        findings=tuple(
+            finding._replace(text=name_copies(finding.text, path, config.data.eval))
+            for finding in by_importance(findings)
+        ),
         reading=tuple(_reading(table, chosen, options)),
         n_read=n_rows + sum(rows.reasons.values()),
         n_rows=n_rows,
@@ -497,13 +500,13 @@ def _row_findings(rows: _Rows, n_rows: int, is_cut: bool) -> Iterator[DataFindin
             if reason not in UNLABELLED
         )
         rate = n_bad / (n_rows + n_bad)
-        text = f"{rows_in_words(n_bad)} ({rate:.1%}) cannot be used: {reasons}."
+        text = f"{counted(n_bad, 'row')} ({rate:.1%}) cannot be used: {reasons}."
         advice = [ADVICE[reason] for reason in rows.reasons if reason in ADVICE]
         yield DataFinding(" ".join([text, *advice]), rate > MEND_RATE)
     if rows.n_unlabelled:
         share = rows.n_unlabelled / (n_rows + sum(rows.reasons.values()))
         yield DataFinding(
-            f"{rows_in_words(rows.n_unlabelled)} ({share:.1%}) without a label will be left out."
+            f"{counted(rows.n_unlabelled, 'row')} ({share:.1%}) without a label will be left out."
         )
 
 

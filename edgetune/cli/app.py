@@ -13,7 +13,7 @@ from typing import Annotated, Any
 import typer
 
 from edgetune.cli.cache_commands import clean
-from edgetune.cli.check_command import check
+from edgetune.cli.check_command import check, init
 from edgetune.cli.compare_commands import compare, inspect
 from edgetune.cli.export_commands import export
 from edgetune.cli.options import (
@@ -43,6 +43,7 @@ from edgetune.cli.train_commands import demo, finetune, plan
 from edgetune.cli.ui_command import ui
 from edgetune.utils.errors import EdgetuneError, Interrupted, UsageError, is_near
 from edgetune.utils.files import os_error_in
+from edgetune.utils.formatting import counted
 from edgetune.utils.isolation import no_telemetry
 from edgetune.utils.sanitize import brief, json_text, one_line
 from edgetune.utils.signals import CheckedStdout, ClosedPipeTolerant, flush_stdout, open_missing_streams
@@ -55,12 +56,12 @@ app = typer.Typer(
     name="edgetune",
     help="Finetune a text classifier on your own machine, within a deadline, offline.",
     no_args_is_help=True,
-    add_completion=False,
+    add_completion=True,
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (check, finetune, plan, compare, report, methods, inspect, clean, export, serve, ui):
+for command in (check, init, finetune, plan, compare, report, methods, inspect, clean, export, serve, ui):
     app.command(cls=PanelCommand)(command)
 app.add_typer(profile_app)
 
@@ -137,7 +138,7 @@ def predict(
     if out is not None:
         write_predictions(predictions, out, all_)
         n_predicted = predictions.n_rows - predictions.n_empty
-        print(f"Wrote {n_predicted:,} predictions to {out}.", file=sys.stderr)
+        print(f"Wrote {counted(n_predicted, 'prediction')} to {out}.", file=sys.stderr)
     else:
         print_predictions(predictions, as_json)
     for note in predictions.notes():

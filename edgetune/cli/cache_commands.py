@@ -12,6 +12,7 @@ import typer
 
 from edgetune.cli.options import CacheDir, Json, console
 from edgetune.utils.errors import UsageError
+from edgetune.utils.formatting import counted
 
 if TYPE_CHECKING:
     from edgetune.maintenance.cache_cleanup import CacheEntry, RemovalFilter
@@ -135,7 +136,7 @@ def _to_dict(
 
 
 def _count(entries: list[CacheEntry]) -> str:
-    return f"{len(entries):,} entr{'y' if len(entries) == 1 else 'ies'}"
+    return counted(len(entries), "entry", "entries")
 
 
 def _size(entries: list[CacheEntry]) -> str:

@@ -1,4 +1,4 @@
-"""The command that checks labelled text before training: check. Registered by `app.py`."""
+"""The commands that read labelled text before training: check, init. Registered by `app.py`."""
 
 from __future__ import annotations
 
@@ -77,3 +77,28 @@ def check(
         print(f"Wrote {out}.", file=sys.stderr)
     if found.needs_mending:
         raise typer.Exit(NEEDS_MENDING)
+
+
+def init(
+    data: Data,
+    text: Text = None,
+    label: Label = None,
+    pair: Pair = None,
+    header: Header = None,
+    encoding: Encoding = None,
+    delimiter: Delimiter = None,
+    escape: Escape = None,
+    merge_labels: MergeLabels = None,
+    multi_label: MultiLabel = None,
+) -> None:
+    """Print a commented config for a file, with what was detected.
+
+    Examples:
+        edgetune init reviews.csv > config.toml
+        edgetune init reviews.csv --text title,body --label topic > config.toml
+    """
+    settings = {"encoding": "auto"} | given_settings(locals())
+    from edgetune.checking.config_draft import draft_config
+    from edgetune.config.toml_config import group_by_section, make_config
+
+    print(draft_config(make_config(group_by_section(settings)).data), end="")

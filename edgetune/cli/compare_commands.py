@@ -26,6 +26,7 @@ from edgetune.cli.options import (
     Pair,
     Set,
     Text,
+    complete_methods,
     console,
     given_options,
     parse_set_options,
@@ -33,6 +34,7 @@ from edgetune.cli.options import (
     tell,
 )
 from edgetune.utils.errors import RunError, UsageError
+from edgetune.utils.formatting import counted
 from edgetune.utils.limits import MAX_CELLS, MAX_NAME
 from edgetune.utils.sanitize import json_text, on_terminal
 
@@ -47,7 +49,9 @@ def compare(
     methods: Annotated[
         str | None,
         typer.Option(
-            help="Methods to run, with commas, or all (see `edgetune methods`).", show_default="a few"
+            help="Methods to run, with commas, or all (see `edgetune methods`).",
+            show_default="a few",
+            autocompletion=complete_methods,
         ),
     ] = None,
     deadline: Deadline = None,
@@ -221,7 +225,7 @@ def _print(tables: list[DataTable]) -> None:
 
     sections = []
     for table in tables:
-        title = f"{table.data}: {table.n_eval:,} evaluation rows, {table.machine}"
+        title = f"{table.data}: {counted(table.n_eval, 'evaluation row')}, {table.machine}"
         sections.append(Section(title, [row_cells(line) for line in table.lines], HEADER, right=True))
         if table.failed:
             sections.append(Section(f"{table.data}: not measured", [*table.failed]))

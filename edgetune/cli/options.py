@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import sys
+from collections.abc import Callable
 from inspect import cleandoc
 from pathlib import Path
 from typing import Annotated, Any, get_args
@@ -19,10 +20,30 @@ from edgetune.utils.sanitize import on_terminal
 _OPTION = re.compile(r"--?[A-Za-z][\w-]*(=.*)?", re.DOTALL)
 
 
+def completion_of(*names: str) -> Callable[[str], list[str]]:
+    """Return what completes names in the shell, several with commas too."""
+
+    def complete(incomplete: str) -> list[str]:
+        before, comma, last = incomplete.rpartition(",")
+        return [f"{before}{comma}{name}" for name in names if name.startswith(last)]
+
+    return complete
+
+
+def complete_methods(incomplete: str) -> list[str]:
+    """Complete names of methods in the shell."""
+    from edgetune.selection import METHODS  # the classes, which would slow `--help`
+
+    return completion_of(*METHODS)(incomplete)
+
+
 def choice_option(literal: Any, help_text: str, default: str) -> Any:
     """Return an option whose choices, a Literal, are part of its text: a column of them would be too wide."""
     return typer.Option(
-        metavar="NAME", help=f"{help_text}: {', '.join(get_args(literal))}.", show_default=default
+        metavar="NAME",
+        help=f"{help_text}: {', '.join(get_args(literal))}.",
+        show_default=default,
+        autocompletion=completion_of(*get_args(literal)),
     )
 
 
@@ -128,6 +149,7 @@ Method = Annotated[
         metavar="NAME",
         help="Method of choosing which examples to train (see `edgetune methods`).",
         show_default="train-all",
+        autocompletion=complete_methods,
     ),
 ]
 BatchSize = Annotated[int | None, typer.Option(help="Examples per optimizer step.", show_default="32")]
@@ -149,7 +171,8 @@ PANELS = {
     "Budget": "deadline energy battery memory cache_size watts quick",
     "Selection": "method methods curve preset keep_rate threshold warmup_fraction moving_threshold alt "
     "alt_window explore_rate",
-    "Output": "out limit name map_ format_ int8 models unsure all_ explain details overwrite quiet as_json",
+    "Output": "out limit name map_ format_ int8 models unsure all_ explain details log_to overwrite quiet "
+    "as_json",
     "Advanced": "set_ config resume checkpoint_every cache_dir help",
 }
 """Parameters by their panel in `--help`, in the order in which they are shown."""

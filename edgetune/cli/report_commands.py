@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from edgetune.cli.options import Json, Overwrite, console
+from edgetune.cli.options import Json, Overwrite, complete_methods, console
 from edgetune.utils.errors import UsageError
+from edgetune.utils.formatting import counted
 from edgetune.utils.sanitize import one_line
 
 if TYPE_CHECKING:
@@ -66,7 +67,7 @@ def report(
     else:
         write_output(out, text)
         n = len(collected.runs)
-        print(f"Wrote {out}: {n} run{'s'[: n != 1]}.", file=sys.stderr)
+        print(f"Wrote {out}: {counted(n, 'run')}.", file=sys.stderr)
     _say_left_out(collected)
 
 
@@ -109,7 +110,12 @@ def _say_left_out(collected: CollectedRuns) -> None:
 
 def methods(
     name: Annotated[
-        str | None, typer.Argument(help="Method to describe.", show_default="list all methods")
+        str | None,
+        typer.Argument(
+            help="Method to describe.",
+            show_default="list all methods",
+            autocompletion=complete_methods,
+        ),
     ] = None,
     as_json: Json = False,
 ) -> None:

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, get_args
 
 import typer
 
@@ -41,12 +41,13 @@ from edgetune.cli.options import (
     Text,
     Watts,
     choice_option,
+    completion_of,
     console,
     given_settings,
     parse_set_options,
     tell,
 )
-from edgetune.config.choices import ClassWeight, Device, Metric, Pooling, Preset
+from edgetune.config.choices import ClassWeight, Device, Learner, LogTo, Metric, Pooling, Preset
 from edgetune.utils.errors import WORSE_THAN_MAJORITY, Interrupted, UsageError
 from edgetune.utils.sanitize import json_text, on_terminal
 
@@ -188,6 +189,7 @@ def finetune(
             help="Learners that take part, with commas: ngrams, probe (a linear probe on the untouched "
             "encoder, within a deadline), encoder (trained).",
             show_default="all",
+            autocompletion=completion_of(*get_args(Learner)),
         ),
     ] = None,
     single: Annotated[
@@ -214,6 +216,10 @@ def finetune(
     checkpoint_every: Annotated[
         str | None,
         typer.Option(help="Time between checkpoints (0: only when stopped).", show_default="60s"),
+    ] = None,
+    log_to: Annotated[
+        list[str] | None,
+        choice_option(LogTo, "Also write the figures of the run for another program", "none"),
     ] = None,
     resume: Annotated[
         Path | None,

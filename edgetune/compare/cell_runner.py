@@ -26,6 +26,7 @@ from edgetune.run_files.history import read_history
 from edgetune.run_files.summary import read_summary
 from edgetune.utils.errors import WORSE_THAN_MAJORITY, EdgetuneError
 from edgetune.utils.files import write_atomic
+from edgetune.utils.formatting import counted
 from edgetune.utils.isolation import module_command
 from edgetune.utils.machine import machine_info
 from edgetune.utils.types import BoolArray
@@ -171,7 +172,9 @@ def _measured(right: BoolArray) -> dict[str, Any]:
 
 def _notes(summary: dict[str, Any]) -> list[str]:
     selection = summary["selection"]
-    notes = [f"{summary['backend']} in {summary['precision']}, {summary['frozen_depth']} layers frozen"]
+    notes = [
+        f"{summary['backend']} in {summary['precision']}, {counted(summary['frozen_depth'], 'layer')} frozen"
+    ]
     if selection.get("why"):
         notes.append(str(selection["why"]))
     precision, recall = (selection.get(f"predictor_{name}") for name in ("precision", "recall"))

@@ -21,6 +21,7 @@ from edgetune.compare.shared_rows import SharedRows, draw_shared_rows
 from edgetune.run_files.run_folder import disk_errors, exclusive_lock
 from edgetune.utils.errors import ResourceError
 from edgetune.utils.files import write_atomic
+from edgetune.utils.formatting import counted
 from edgetune.utils.types import Say
 
 _EXPORTED = ("model", "backend", "freeze", "max_length", "precision")
@@ -71,7 +72,7 @@ class Comparison:
                     rows = draw_shared_rows(entry, self.grid, self.folder / "data" / entry.name)
                     self.rows[entry.name] = rows
                     if rows.n_bad:
-                        self._say(f"{entry.name}: {rows.n_bad:,} unusable rows were left out")
+                        self._say(f"{entry.name}: {counted(rows.n_bad, 'unusable row')} left out")
                 write_atomic(self.folder / "grid.json", self.grid.model_dump_json(indent=2) + "\n")
                 yield from self._run()
 

@@ -16,6 +16,7 @@ from edgetune.compare.outcome import Outcome, by_variant
 from edgetune.compare.speedup import CurvePoint, Speedup, equivalent_speedup, pooled
 from edgetune.compare.statistics import Ranked, rank
 from edgetune.selection import SelectionSettings
+from edgetune.utils.formatting import counted
 from edgetune.utils.metrics import agot
 from edgetune.utils.sanitize import in_markdown, visible
 from edgetune.utils.types import BoolArray
@@ -269,7 +270,7 @@ def markdown(tables: Sequence[DataTable], title: str) -> str:
     """Return all tables as Markdown."""
     parts = [f"# {title}\n"]
     for table in tables:
-        parts.append(f"## {table.data}\n\n{table.n_eval:,} evaluation rows; {table.machine}.\n")
+        parts.append(f"## {table.data}\n\n{counted(table.n_eval, 'evaluation row')}; {table.machine}.\n")
         parts.append("| " + " | ".join(HEADER) + " |\n|" + "---|" * len(HEADER))
         parts += ["| " + " | ".join(row_cells(line)) + " |" for line in table.lines]
         parts.append(f"\n{table.caution}\n" if table.caution else "")

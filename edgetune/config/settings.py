@@ -14,6 +14,8 @@ from edgetune.config.choices import (
     Backend,
     ClassWeight,
     Device,
+    Learner,
+    LogTo,
     Metric,
     Pooling,
     Precision,
@@ -177,8 +179,7 @@ class ModelSettings(Settings):
         return word
 
 
-LearnerName = Literal["ngrams", "probe", "encoder"]
-LEARNERS: tuple[LearnerName, ...] = get_args(LearnerName)
+LEARNERS: tuple[Learner, ...] = get_args(Learner)
 
 
 class TrainSettings(Settings):
@@ -204,6 +205,7 @@ class TrainSettings(Settings):
         keep: the pass that was `best` on the evaluation rows, or the `last` one, evaluated once.
         checkpoint_s: seconds between two checkpoints; 0: only when the run is stopped; None: 60, or what
             makes them 1 % of the time.
+        log_to: programs whose files the figures of the run are also written to.
         seed: of everything random.
     """
 
@@ -212,13 +214,14 @@ class TrainSettings(Settings):
     lr: float | None = Field(None, gt=0)
     decay: Literal["examples", "steps"] = "examples"
     max_steps: int | None = Field(None, ge=1)
-    learners: tuple[LearnerName, ...] = LEARNERS
+    learners: tuple[Learner, ...] = LEARNERS
     ngrams: bool = True
     single: bool = False
     metric: Metric = "accuracy"
     class_weight: ClassWeight = "auto"
     keep: Literal["best", "last"] = "best"
     checkpoint_s: float | None = Field(None, ge=0)
+    log_to: tuple[LogTo, ...] = ()
     seed: int = Field(0, ge=0, le=MAX_SEED)
 
     @property
@@ -232,17 +235,34 @@ class TrainSettings(Settings):
         """Take names in one string, with commas between them."""
         if not isinstance(learners, str | list | tuple):
             return learners
-        names = learners.split(",") if isinstance(learners, str) else learners
-        found = [str(name).strip().lower().replace("-", "") for name in names]
-        for name in found:
-            if name not in LEARNERS:
-                hint = did_you_mean(name, LEARNERS)
-                raise ValueError(
-                    f'there is no learner "{name}".{hint} Give one or more of {", ".join(LEARNERS)}'
-                )
+        found = _names(learners, "learner", LEARNERS)
         if not found:
             raise ValueError(f"give one or more of {', '.join(LEARNERS)}")
-        return tuple(dict.fromkeys(found))
+        return found
+
+    @field_validator("log_to", mode="before")
+    @classmethod
+    def _split_log_to(cls, log_to: object) -> object:
+        """Take names in one string, with commas between them, or in several."""
+        return _names(log_to, "logger", get_args(LogTo)) if isinstance(log_to, str | list | tuple) else log_to
+
+
+def _names(given: str | list[Any] | tuple[Any, ...], what: str, known: tuple[str, ...]) -> tuple[str, ...]:
+    """Split names at commas and return each once, as `known` spells it.
+
+    Raises:
+        ValueError: there is no such name.
+    """
+    joined = given if isinstance(given, str) else ",".join(map(str, given))
+    spelling = {name.replace("-", ""): name for name in known}
+    found: dict[str, None] = {}
+    for word in filter(None, (part.strip().lower() for part in joined.split(","))):
+        name = spelling.get(word.replace("-", ""))
+        if name is None:
+            hint = did_you_mean(word, known)
+            raise ValueError(f'there is no {what} "{word}".{hint} Give one or more of {", ".join(known)}')
+        found[name] = None
+    return tuple(found)
 
 
 class BudgetSettings(Settings):

@@ -42,6 +42,11 @@ _EASTERN_CODECS = ("cp1250", "cp1257")
 _KANA = re.compile("[ぁ-んァ-ヶ]")
 _KANA_RATE, _FEWEST_KANA = 0.3, 5
 """Of the characters that are not ASCII, and different ones: Korean has no kana, but rows of one jamo."""
+_CYRILLIC = ("cp1251", "koi8_r")  # each has small letters where the other has capitals
+_MIXED_CASE = re.compile("[а-я][А-Я]")
+_WORD = re.compile(rb"[A-Za-z\x80-\xff]*[\x80-\xff][A-Za-z\x80-\xff]*")
+_FOREIGN_WORD = re.compile(rb"[\x80-\xff]{3,}")
+_FOREIGN_RATE = 0.6  # of the words that are not ASCII: above this they are in another script
 _SIMILAR_CHAOS, _SIMILAR_COHERENCE = 0.05, 0.1
 
 
@@ -104,7 +109,10 @@ def likely_encoding(start: bytes) -> str | None:
     if (japanese := _japanese(sample)) is not None:
         return japanese
     found = charset_normalizer.from_bytes(
-        sample, cp_isolation=list(_NARROW), threshold=_MOST_CHAOS, enable_fallback=False
+        _foreign_words(sample) or sample,
+        cp_isolation=list(_NARROW),
+        threshold=_MOST_CHAOS,
+        enable_fallback=False,
     )
     if not len(found):
         return None
@@ -117,7 +125,25 @@ def likely_encoding(start: bytes) -> str | None:
                 and other.coherence >= best.coherence - _SIMILAR_COHERENCE
             ):
                 return "cp1252"
+    if best.encoding in _CYRILLIC:
+        return _named(min((best.encoding, *_CYRILLIC), key=lambda codec: _n_mixed_case(sample, codec)))
     return _named(best.encoding)
+
+
+def _n_mixed_case(sample: bytes, codec: str) -> int:
+    """Return how often a capital follows a small letter, as where upper and lower case are exchanged."""
+    return len(_MIXED_CASE.findall(sample.decode(codec, "ignore")))
+
+
+def _foreign_words(sample: bytes) -> bytes:
+    """Return the words without any ASCII letter; b"" unless most words that are not ASCII are such words.
+
+    A phrase of another script within English text is then judged alone: with the English words around it,
+    charset-normalizer takes it for accented Latin letters.
+    """
+    words = _WORD.findall(sample)
+    foreign = [word for word in words if _FOREIGN_WORD.fullmatch(word)]
+    return b" ".join(foreign) if len(foreign) >= _FOREIGN_RATE * len(words) else b""
 
 
 def _is_eastern(match: Any) -> bool:

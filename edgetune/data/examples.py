@@ -59,6 +59,7 @@ __all__ = [
     "GuessedColumns",
     "TextRow",
     "TextTable",
+    "column_reference",
     "find_columns",
     "find_parts",
     "open_labelled",
@@ -203,7 +204,7 @@ def read_examples(
     table = open_labelled(path, options)
     chosen = find_columns(table, options)
     if chosen.guessed and chosen.label is not None:
-        label, *text = (_reference(table.columns, i) for i in (chosen.label, *chosen.text))
+        label, *text = (column_reference(table.columns, i) for i in (chosen.label, *chosen.text))
         if chosen.flags:
             assert options.label is not None
             label = options.label
@@ -221,7 +222,7 @@ def read_examples(
             yield example._replace(label=", ".join(merged), several=merged)
 
 
-def _reference(names: Sequence[str], column: int) -> str:
+def column_reference(names: Sequence[str], column: int) -> str:
     """Return what finds a column again: its name, or its number where it is blank or not the only one."""
     name = names[column]
     return name if name and names.count(name) == 1 else str(column + 1)

@@ -110,7 +110,7 @@ def read_folder(folder: Path, encoding: str) -> Table:
             values = (text, label, path.relative_to(folder).as_posix())
             yield number, [values[i] for i in columns]
 
-    return Table(str(folder), ("text", "label", "file"), True, (), rows)
+    return Table(str(folder), ("text", "label", "file"), True, (), rows, encoding=codec)
 
 
 def _holds_labels(folder: Path) -> bool:

@@ -10,10 +10,12 @@ import hashlib
 import json
 import math
 import os
+import re
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, Final, TypeAlias
 
 import numpy as np
 
@@ -23,7 +25,7 @@ from edgetune.data.json_rows import object_table
 from edgetune.data.table import BadRow, Table
 from edgetune.data.token_format import text_or_pair
 from edgetune.utils.cache import cache_subfolder, mark_in_use
-from edgetune.utils.errors import DataError, ResourceError, UsageError
+from edgetune.utils.errors import DataError, EdgetuneError, ResourceError, UsageError
 from edgetune.utils.parsing import is_encodable
 from edgetune.utils.sanitize import brief
 
@@ -33,7 +35,10 @@ a pandas `DataFrame`, or a `datasets.Dataset`."""
 Texts: TypeAlias = Any
 """A list of texts or of pairs of texts, a pandas `Series`, or a table as in `Data`."""
 
-NAME = "the data"
+ROWS: Final = "rows"
+"""Folder of the copies in the cache."""
+NAME = "the data in memory"
+_COPY = re.compile(r"[0-9a-f]{32}\.jsonl")
 LABELLED = (
     "give the path of a file, a list of (text, label) pairs or of dicts, a dict of columns, a pandas "
     "DataFrame, or a datasets.Dataset"
@@ -64,6 +69,32 @@ def as_path(data: Data, cache_dir: os.PathLike[str], options: DataOptions) -> st
         table = _table_of_pairs(_items(data, LABELLED), options)
     find_columns(table, options)
     return _written(table, cache_dir)
+
+
+def name_copies(text: str, *paths: str | None) -> str:
+    """Name copies of rows in memory by words in a message, instead of by their paths in the cache.
+
+    Args:
+        text: the message.
+        paths: what was read; files that are no such copies keep their names.
+    """
+    for path in paths:
+        if path is None or Path(path).parent.name != ROWS or _COPY.fullmatch(Path(path).name) is None:
+            continue
+        row = re.compile(re.escape(path) + r"(?::(\d+))?")
+        named = row.sub(lambda found: f"row {found[1]} of {NAME}" if found[1] else NAME, text)
+        text = named[:1].upper() + named[1:] if text.startswith(path) and text != path else named
+    return text
+
+
+@contextmanager
+def naming_copies(*paths: str | None) -> Iterator[None]:
+    """Apply `name_copies` to the message of an error."""
+    try:
+        yield
+    except EdgetuneError as error:
+        error.args = (name_copies(str(error), *paths),)
+        raise
 
 
 def texts_of(data: Texts, options: DataOptions) -> list[str | tuple[str, str]]:
@@ -221,7 +252,7 @@ def _written(table: Table, cache_dir: os.PathLike[str]) -> str:
     digest, n_rows = hashlib.sha256(), 0
     scratch: Path | None = None
     try:
-        home = cache_subfolder(Path(cache_dir), "rows")
+        home = cache_subfolder(Path(cache_dir), ROWS)
         columns = table.columns[: table.n_whole]
         handle, name = tempfile.mkstemp(prefix=".rows-", suffix=f".{os.getpid()}.tmp", dir=home)
         scratch = Path(name)

@@ -10,6 +10,7 @@ import numpy as np
 from edgetune.data.labels import NUMBER, SEPARATORS, variants
 from edgetune.data.table import excerpt_of
 from edgetune.utils.errors import DataError
+from edgetune.utils.formatting import counted
 from edgetune.utils.limits import MAX_LABELS
 from edgetune.utils.sanitize import brief
 from edgetune.utils.types import IntArray
@@ -135,10 +136,10 @@ def label_findings(
 
     if n_again := repeats.n_duplicates:
         are = "is a duplicate of an earlier row" if n_again == 1 else "are duplicates of earlier rows"
-        add(f"{rows_in_words(n_again)} ({n_again / n_rows:.1%}) {are}.")
+        add(f"{counted(n_again, 'row')} ({n_again / n_rows:.1%}) {are}.")
     if n_texts := repeats.n_conflicts:
-        appear = "text appears" if n_texts == 1 else "texts appear"
-        add(f"{n_texts:,} {appear} with conflicting labels.", n_texts >= MEND_RATE * n_rows)
+        appear = counted(n_texts, "text appears", "texts appear")
+        add(f"{appear} with conflicting labels.", n_texts >= MEND_RATE * n_rows)
     for group in variants(counts)[:_MAX_NAMED]:
         shown = ", ".join(f'"{brief(name)}" ({counts[name]:,})' for name in group)
         text = f"These labels differ only in spelling, but are {len(group)} classes: {shown}. To train them "
@@ -152,13 +153,13 @@ def label_findings(
         add(text, mend=True)
     largest, smallest = (find(counts, key=lambda name: counts[name]) for find in (max, min))
     if counts[largest] > IMBALANCE * counts[smallest]:
-        rows = rows_in_words(counts[largest])
+        rows = counted(counts[largest], "row")
         text = f'The labels are strongly imbalanced: "{brief(largest)}" has {rows}, '
         add(f'{text}"{brief(smallest)}" has {counts[smallest]:,}.')
     if n_truncated:
         were = "was" if n_truncated == 1 else "were"
         share = n_truncated / n_rows
-        add(f"{rows_in_words(n_truncated)} ({share:.1%}) {were} truncated to {max_length} tokens.")
+        add(f"{counted(n_truncated, 'row')} ({share:.1%}) {were} truncated to {max_length} tokens.")
     return found
 
 
@@ -190,9 +191,8 @@ def reading_findings(
     if label_change:
         found.append(DataFinding(label_change, mend=True))
     if n_loose:
-        have = "has" if n_loose == 1 else "have"
         text = (
-            f"{rows_in_words(n_loose)} {have} stray quotes and may be read wrongly (the first is "
+            f"{counted(n_loose, 'row has', 'rows have')} stray quotes and may be read wrongly (the first is "
             f"{first_loose}); double these quotes, or set --escape if backslashes escape quotes in this file."
         )
         found.append(DataFinding(text, mend=True))
@@ -203,10 +203,6 @@ def overlap_findings(n_same: int, n_rows: int) -> list[DataFinding]:
     """Say how many of the evaluation texts are also training texts; [] if none."""
     if not n_same:
         return []
-    text = f"{n_same:,} of {n_rows:,} evaluation texts are also training texts; "
+    are = "is also a training text" if n_same == 1 else "are also training texts"
+    text = f"{n_same:,} of {counted(n_rows, 'evaluation text')} {are}; "
     return [DataFinding(f"{text}the reported accuracy will be too optimistic.", n_same >= MEND_RATE * n_rows)]
-
-
-def rows_in_words(count: int) -> str:
-    """Say a number of rows."""
-    return f"{count:,} row{'' if count == 1 else 's'}"

@@ -12,7 +12,9 @@ from pathlib import Path
 import numpy as np
 
 from edgetune.config.settings import LabelledText, RunConfig
-from edgetune.data.examples import DataOptions, find_parts
+from edgetune.data.encodings import AUTO
+from edgetune.data.examples import DataOptions, find_parts, open_rows
+from edgetune.data.in_memory import name_copies
 from edgetune.data.labels import find_labels, merge_hint
 from edgetune.data.near_duplicates import Comparable, Hashed, TokenizedRows, families, near_duplicates
 from edgetune.data.quality import (
@@ -28,6 +30,7 @@ from edgetune.data.tokens import open_tokens
 from edgetune.utils.cache import cache_subfolder, mark_in_use
 from edgetune.utils.errors import DataError, ResourceError
 from edgetune.utils.formatting import describe_unknown
+from edgetune.utils.hub import HUB_PREFIX
 from edgetune.utils.multi_label import is_multi_hot, strata
 from edgetune.utils.sanitize import brief
 from edgetune.utils.types import BoolArray, IntArray, Say
@@ -215,6 +218,7 @@ def open_splits(
         EdgetuneError: what is wrong with the data, in a sentence.
     """
     deadline_s, seed = config.budget.deadline_s, config.train.seed
+    paths = (config.data.train, config.data.eval)
     options = data_options(config.data)
 
     def reader(
@@ -222,7 +226,11 @@ def open_splits(
     ) -> TokenStore:
         sample = sample_for(deadline_s, seed, elapsed_s, most_rows)
         how = dataclasses.replace(options, part=part)
-        with reading_progress(path, say, check) as progress:
+        if options.encoding == AUTO and not path.startswith(HUB_PREFIX):
+            encoding = open_rows(path, how).encoding.removesuffix("-sig")
+            if encoding not in ("", "utf-8"):
+                say(f"The encoding of {path} was detected as {encoding}; if it is not, set --encoding.")
+        with reading_progress(name_copies(path, path), say, check) as progress:
             return open_cached(
                 path, how, spec, cache_dir, config.data.max_bad_rows, progress, min_classes, sample
             )
@@ -264,9 +272,9 @@ def open_splits(
     return Splits(
         train=train,
         evaluation=evaluation,
-        eval_source=source,
+        eval_source=name_copies(source, *paths),
         label_names=tuple(names),
-        warnings=tuple(finding.text for finding in by_importance(findings)),
+        warnings=tuple(name_copies(finding.text, *paths) for finding in by_importance(findings)),
         bad_rows_files=tuple(item.bad_rows_file for item in stores if item.n_bad or item.n_unlabelled),
         n_bad=sum(item.n_bad for item in stores),
         n_unlabelled=sum(item.n_unlabelled for item in stores),

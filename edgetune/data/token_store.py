@@ -12,7 +12,7 @@ import numpy as np
 
 from edgetune.data.batches import Batch
 from edgetune.data.labels import find_labels, merge_hint
-from edgetune.data.quality import DataFinding, Repeats, label_findings, reading_findings, rows_in_words
+from edgetune.data.quality import DataFinding, Repeats, label_findings, reading_findings
 from edgetune.data.token_format import (
     BAD_ROWS,
     FIRST_LENGTHS,
@@ -25,7 +25,7 @@ from edgetune.data.token_format import (
     Meta,
 )
 from edgetune.utils.errors import DataError
-from edgetune.utils.formatting import describe_counts
+from edgetune.utils.formatting import counted, describe_counts
 from edgetune.utils.limits import MAX_MULTI_HOT
 from edgetune.utils.multi_label import class_counts, is_multi_hot, multi_hot
 from edgetune.utils.sanitize import brief
@@ -303,7 +303,8 @@ class TokenStore:
         found += label_findings(self.counts, repeats, self.n_truncated, meta.max_length, n_rows)
         if is_multi_hot(self.labels):
             n_without = int(np.count_nonzero(~self.labels.any(axis=1)))
-            text = f"{rows_in_words(n_without)} ({n_without / self.n_rows:.1%}) have no label set."
+            have = counted(n_without, "row has", "rows have")
+            text = f"{have} no label set ({n_without / self.n_rows:.1%})."
             found += [DataFinding(text)] if n_without else []
         return found
 

@@ -37,6 +37,7 @@ from edgetune.data.token_store import TokenStore, TokenView
 from edgetune.utils.cache import move_into_place
 from edgetune.utils.errors import DataError, ResourceError
 from edgetune.utils.files import os_error_in
+from edgetune.utils.formatting import counted
 from edgetune.utils.hub import HUB_PREFIX
 from edgetune.utils.multi_label import class_counts
 from edgetune.utils.sanitize import brief
@@ -244,7 +245,7 @@ def _check_usable(path: str, writer: TokenWriter, max_bad_rows: float) -> None:
     if writer.n_rows:
         reasons = {reason: count for reason, count in reasons.items() if reason not in UNLABELLED}
     shown = "; ".join(
-        f"{reason} ({count:,} row{'s'[: count != 1]}, first: {_where(writer.bad_rows[reason])})"
+        f"{reason} ({counted(count, 'row')}, first: {_where(writer.bad_rows[reason])})"
         for reason, count in list(reasons.items())[:4]
     )
     hint = f" {encoding_advice(path)}".rstrip() if BAD_BYTES in reasons else ""

@@ -44,6 +44,7 @@ from edgetune.devices.device_profile import (
 )
 from edgetune.utils.errors import ProfileError, UsageError
 from edgetune.utils.files import write_atomic
+from edgetune.utils.formatting import counted
 from edgetune.utils.machine import user_folder
 from edgetune.utils.machine import versions as installed_versions
 from edgetune.utils.parsing import TomlError, read_toml
@@ -265,7 +266,7 @@ def match_profile(profile: DeviceProfile, machine: Machine, versions: Mapping[st
     ]
     reasons = [] if same_cpu else [f"measured on {cpus[0]}, this machine has {cpus[1]}"]
     if theirs.cores != machine.cores:
-        reasons.append(f"measured with {theirs.cores} cores, this machine has {machine.cores}")
+        reasons.append(f"measured with {counted(theirs.cores, 'core')}, this machine has {machine.cores}")
     if gone := set(theirs.features) ^ set(machine.features):
         reasons.append(f"instruction sets differ: {', '.join(sorted(gone))}")
     for name in RUNTIMES:

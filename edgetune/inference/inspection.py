@@ -29,6 +29,7 @@ from edgetune.inference.saved_run import BATCH_SIZE, CHUNK, EncodedTexts, Run, l
 from edgetune.models.source import resolve_model
 from edgetune.run_files.example_stats import FILE, ExampleStats, load_example_stats
 from edgetune.utils.errors import DataError, EdgetuneError, RunError, UsageError
+from edgetune.utils.formatting import counted
 from edgetune.utils.hub import HUB_PREFIX
 from edgetune.utils.sanitize import brief
 from edgetune.utils.types import FloatArray, IntArray, Say
@@ -135,7 +136,9 @@ def inspect_run(folder: Path, n_rows: int, limit: int, say: Say = lambda text: N
     kept, examples, n_read = _read(path, options, wanted, limit, config.train.seed)
     _check_unchanged(run, path, n_read, len(record), kept)
     if len(kept) < FEWEST:
-        raise DataError(f"{path} has {len(kept)} usable rows; at least {FEWEST} are needed to check labels.")
+        raise DataError(
+            f"{path} has {counted(len(kept), 'usable row')}; at least {FEWEST} are needed to check labels."
+        )
     if len(kept) < n_read:
         say(f"Checking a random sample of {len(kept):,} of {n_read:,} rows; --limit sets its size.")
     suspects, examined = _check_labels(run, config, kept, say)
@@ -178,7 +181,7 @@ def _check_unchanged(run: Run, path: str, n_read: int, n_recorded: int, rows: Se
     if unknown:
         what = f'has the label "{brief(unknown[0])}", which the run does not know'
     elif n_recorded and n_read != n_recorded and n_recorded < FEWEST_ROWS:
-        what = f"has {n_read:,} usable rows instead of {n_recorded:,}"
+        what = f"has {counted(n_read, 'usable row')} instead of {n_recorded:,}"
     else:
         return
     raise RunError(
@@ -233,7 +236,7 @@ def _features(run: Run, config: RunConfig, rows: list[Example], say: Say) -> Flo
     except (EdgetuneError, ImportError) as error:
         say(f"The encoder takes no part in the check, n-grams alone do: {error}")
         return None
-    say(f"Running the encoder on {len(rows):,} texts")
+    say(f"Running the encoder on {counted(len(rows), 'text')}")
     texts = [text_or_pair(one.text, one.text_pair) for one in rows]
     return encoder_features(encoder, run.tokenizer, [run.beginning(text) for text in texts])
 

@@ -16,7 +16,7 @@ from edgetune.config.settings import RunConfig
 from edgetune.config.toml_config import load_config, make_config
 from edgetune.data.batches import Batch, sequential_batches
 from edgetune.data.examples import DataOptions, find_parts
-from edgetune.data.in_memory import NAME, Data, Texts, as_path, texts_of
+from edgetune.data.in_memory import NAME, Data, Texts, as_path, naming_copies, texts_of
 from edgetune.data.token_build import CHUNK_CHARS, truncate_text
 from edgetune.data.token_format import TokenizerSpec, joined_text
 from edgetune.data.token_store import TokenView
@@ -29,6 +29,7 @@ from edgetune.run_files.run_folder import ENSEMBLE, damage_errors, finish_placin
 from edgetune.run_files.summary import read_summary
 from edgetune.selection import METHODS  # noqa: F401 (settings of a run are those of its method)
 from edgetune.utils.errors import RunError
+from edgetune.utils.formatting import counted
 from edgetune.utils.machine import cache_folder
 from edgetune.utils.metrics import Evaluation, softmax
 from edgetune.utils.multi_label import USUAL_THRESHOLD, log_sigmoid
@@ -291,11 +292,11 @@ class Run:
         view = self._view(data, options, cache_dir, max_bad_rows)
         name = data if isinstance(data, str | os.PathLike) else NAME
         for count, kind in (
-            (view.store.n_bad, "unusable rows"),
-            (view.store.n_unlabelled, "rows without a label"),
+            (view.store.n_bad, ("unusable row", "unusable rows")),
+            (view.store.n_unlabelled, ("row without a label", "rows without a label")),
         ):
             if count:
-                say(f"{count:,} {kind} of {name} were left out.")
+                say(f"Left out of {name}: {counted(count, *kind)}.")
         return evaluate_answers(self._score_view(view), view.labels, view.label_names, self.thresholds)
 
     def answers(
@@ -333,7 +334,8 @@ class Run:
         path = as_path(data, cache, options)
         if (parts := find_parts(path, options)) is not None:
             options = replace(options, part=parts.validation)
-        rows = open_cached(path, options, spec, cache, max_bad_rows, min_classes=1)
+        with naming_copies(path):
+            rows = open_cached(path, options, spec, cache, max_bad_rows, min_classes=1)
         return rows.relabel(self.label_names, options.merge_labels)
 
     def evaluation_rows(self, cache_dir: Path | None = None) -> TokenView:
@@ -413,6 +415,44 @@ class EncodedTexts:
             first_lengths=self._first[rows],
             scored=np.zeros(len(rows), dtype=np.bool_),
         )
+
+
+def predict(run_dir: str | Path, texts: Texts, options: DataOptions | None = None) -> list[Prediction]:
+    """Classify texts with a finished run; the command `edgetune predict` as one call.
+
+    Args:
+        run_dir: the run folder. To classify several times, open it once with `load_run`.
+        texts: as of `Run.predict`.
+        options: as of `Run.predict`.
+
+    Raises:
+        EdgetuneError: what is wrong and what to do, in a sentence.
+    """
+    return load_run(run_dir).predict(texts, options)
+
+
+def evaluate(
+    run_dir: str | Path,
+    data: Data,
+    options: DataOptions | None = None,
+    *,
+    cache_dir: str | Path | None = None,
+    max_bad_rows: float = 0.01,
+) -> Evaluation:
+    """Measure a finished run on labelled text; the command `edgetune evaluate` as one call.
+
+    Args:
+        run_dir: the run folder.
+        data: as of `Run.evaluate`.
+        options: how to read it; by default as the run read its own data.
+        cache_dir: where tokens are kept, and a copy of rows in memory.
+        max_bad_rows: share of unusable rows above which nothing is measured.
+
+    Raises:
+        EdgetuneError: what is wrong and what to do, in a sentence.
+    """
+    cache = None if cache_dir is None else Path(cache_dir)
+    return load_run(run_dir).evaluate(data, options, cache_dir=cache, max_bad_rows=max_bad_rows)
 
 
 def load_run(folder: str | Path) -> Run:

@@ -14,6 +14,7 @@ import numpy as np
 from edgetune.data.batches import Batch, TokenSource
 from edgetune.run_files.counters import Counters
 from edgetune.selection.selector_contract import Selector, StageChange
+from edgetune.utils.formatting import counted
 from edgetune.utils.types import BoolArray, FloatArray
 
 FEWEST_SCORED = 640
@@ -107,7 +108,7 @@ class GuardedSelector:
         if found is None or found.cost_s <= found.saved_s:
             return ""
         self.switched_off = (
-            f"scoring cost {found.cost_s:.1f} s, but skipping {counts.n_skipped:,} rows saved only "
+            f"scoring cost {found.cost_s:.1f} s, but skipping {counted(counts.n_skipped, 'row')} saved only "
             f"{found.saved_s:.1f} s"
         )
         self._changes.append(StageChange(STAGE_OFF, self._n_seen, self.switched_off))

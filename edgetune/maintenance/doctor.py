@@ -24,6 +24,7 @@ from edgetune.energy import rapl
 from edgetune.energy.battery import find_battery, power_source
 from edgetune.models.source import built_in_folder
 from edgetune.utils.errors import ResourceError
+from edgetune.utils.formatting import counted
 from edgetune.utils.machine import ROOT, cache_folder, cpu_features, cpu_name, memory_mb, usable_cores
 
 if TYPE_CHECKING:
@@ -199,7 +200,7 @@ def _machine(around: Environment) -> Iterator[Finding]:
     system = f"Python {platform.python_version()} on {platform.system()} {platform.machine()}"
     yield Finding("Machine", "system", "ok", system)
     cores = usable_cores()
-    yield Finding("Machine", "processor", "ok", f"{cpu_name(around.root)}, {cores} core{'s' * (cores != 1)}")
+    yield Finding("Machine", "processor", "ok", f"{cpu_name(around.root)}, {counted(cores, 'core')}")
     features = cpu_features(around.root)
     quick = {"AVX512-BF16", "AMX", "BF16"}.intersection(features)
     bf16 = "bf16 in hardware" if quick else "no bf16, so fp32 is faster"
@@ -302,7 +303,7 @@ def _rapl(root: Path) -> Finding:
     zones = rapl.usable_zones(root)
     if not zones:
         return Finding(group, name, "note", "available, but not readable for this user", rapl.FIX)
-    return Finding(group, name, "ok", f"{len(zones)} counter{'s' * (len(zones) != 1)}")
+    return Finding(group, name, "ok", counted(len(zones), "counter"))
 
 
 def _battery(root: Path) -> Finding:
@@ -332,7 +333,7 @@ def _cache(cache: Path | None) -> Finding:
     if not cache.is_dir():
         return Finding("Cache", "folder", "ok", f"{cache}, empty")
     sizes = [one.stat().st_size for one in cache.rglob("*") if one.is_file()]
-    return Finding("Cache", "folder", "ok", f"{cache}, {len(sizes)} files, {_gb(sum(sizes))}")
+    return Finding("Cache", "folder", "ok", f"{cache}, {counted(len(sizes), 'file')}, {_gb(sum(sizes))}")
 
 
 def what_works(findings: Sequence[Finding]) -> str:

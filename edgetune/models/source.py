@@ -29,6 +29,7 @@ from edgetune.models.vocabulary import (
     pad_token_id,
 )
 from edgetune.utils.errors import MissingDependencyError, ModelError, UsageError
+from edgetune.utils.formatting import counted
 from edgetune.utils.types import FloatArray
 
 BUILT_IN = "all-MiniLM-L6-v2"
@@ -227,7 +228,8 @@ def trainable_names(names: Iterable[str], freeze: str, pools_mean: bool = False)
         )
     if depth > n_layers:
         raise UsageError(
-            f"--freeze {freeze}: this model has {n_layers} layers; give a number from 0 to {n_layers}."
+            f"--freeze {freeze}: this model has {counted(n_layers, 'layer')}; "
+            f"give a number from 0 to {n_layers}."
         )
     return [name for name in above if (number := layer_number(name)) is None or number >= depth]
 

@@ -107,14 +107,22 @@ def _size_setting(tensor: str, config: Mapping[str, Any]) -> str | None:
     return None
 
 
-def _tokenizers_pad(folder: Path) -> int | None:
-    tokenizer_file = folder / "tokenizer.json"
+def tokenizers_pad_token(folder: Path) -> str | None:
+    """Return the pad token that a tokenizer's settings name."""
     for path in (folder / "tokenizer_config.json", folder / "special_tokens_map.json"):
-        told = _read(path).get("pad_token") if path.is_file() and tokenizer_file.is_file() else None
+        told = _read(path).get("pad_token") if path.is_file() else None
         token = told.get("content") if isinstance(told, dict) else told
         if token is not None:
-            return next((number for name, number in _token_ids(tokenizer_file) if name == token), None)
+            return str(token)
     return None
+
+
+def _tokenizers_pad(folder: Path) -> int | None:
+    """Return the id of the tokenizer's own pad token."""
+    token, path = tokenizers_pad_token(folder), folder / "tokenizer.json"
+    if token is None or not path.is_file():
+        return None
+    return next((number for name, number in _token_ids(path) if name == token), None)
 
 
 def _token_ids(path: Path) -> Iterator[tuple[str, int]]:

@@ -18,7 +18,7 @@ from edgetune.planning.plan import (
 )
 from edgetune.planning.planner import make_plans, most_passes
 from edgetune.utils.errors import UsageError
-from edgetune.utils.formatting import duration
+from edgetune.utils.formatting import counted, duration
 from edgetune.utils.types import IntArray
 
 Exported = Callable[[str, int], bool]
@@ -83,7 +83,7 @@ def decide(
     constraints = constraints_of(config, exported)
     if constraints.depth is not None and constraints.depth > device.n_layers:
         raise UsageError(
-            f"--freeze {constraints.depth}: this model has {device.n_layers} layers; "
+            f"--freeze {constraints.depth}: this model has {counted(device.n_layers, 'layer')}; "
             f"give a number from 0 to {device.n_layers}."
         )
     budget = config.budget
@@ -124,7 +124,7 @@ def plan_summary(plan: Plan) -> str:
         what = f"fit a linear probe on {plan.n_probe_rows:,} rows with {plan.key}"
     else:
         passes = f"{plan.passes:.2g} pass{'es'[: 2 * (plan.passes > 1)]}"
-        frozen = f"{plan.depth} layers" if plan.depth else "embeddings"
-        steps = f"train {plan.n_rows:,} examples in {plan.n_steps:,} steps ({passes})"
+        frozen = counted(plan.depth, "layer") if plan.depth else "embeddings"
+        steps = f"train {plan.n_rows:,} examples in {counted(plan.n_steps, 'step')} ({passes})"
         what = f"{steps} with {plan.key}, {frozen} frozen"
     return f"Plan: {what}, at most {plan.max_length} tokens, finished after about {duration(plan.total_s)}"

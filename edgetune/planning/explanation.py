@@ -8,7 +8,7 @@ import numpy as np
 
 from edgetune.planning.plan import LINEAR_PROBE, Constraints, DataLengths, Plan, Plans
 from edgetune.selection import FILTERS
-from edgetune.utils.formatting import duration
+from edgetune.utils.formatting import counted, duration
 from edgetune.utils.types import IntArray
 
 
@@ -45,7 +45,7 @@ def _probe(plans: Plans, data: DataLengths) -> str:
     instead = (
         "There is no time to train the encoder."
         if trained is None
-        else f"Training would make {trained.n_steps:,} steps, with an expected loss of "
+        else f"Training would make {counted(trained.n_steps, 'step')}, with an expected loss of "
         f"{-trained.expected_points:.1f} points (see docs/deadlines.md)."
     )
     return (
@@ -63,7 +63,7 @@ def _rows(best: Plan) -> str:
         share += "; --epochs or --max-steps allows no more, so time is left over"
     return (
         f"{best.n_rows:,} examples ({low:,} to {high:,}) fit into {duration(best.lines['train'])} of "
-        f"training: {best.n_steps:,} steps with batch size {best.batch_size}, {share}."
+        f"training: {counted(best.n_steps, 'step')} with batch size {best.batch_size}, {share}."
     )
 
 
@@ -97,9 +97,9 @@ def _depth(plans: Plans) -> Iterator[str]:
         other = _alternative(plans, best.key, depth)
         if other is not None:
             yield (
-                f"Freezing {best.depth} layers was chosen over {depth}: {best.n_steps:,} steps versus "
-                f"{other.n_steps:,}, and an expected loss of {-best.expected_points:.1f} accuracy points "
-                f"versus {-other.expected_points:.1f} (see docs/deadlines.md)."
+                f"Freezing {counted(best.depth, 'layer')} was chosen over {depth}: {best.n_steps:,} steps "
+                f"versus {other.n_steps:,}, and an expected loss of {-best.expected_points:.1f} accuracy "
+                f"points versus {-other.expected_points:.1f} (see docs/deadlines.md)."
             )
 
 
@@ -111,7 +111,7 @@ def _length(best: Plan, data: DataLengths) -> str:
     cut = 1 - np.minimum(data.lengths, best.max_length).sum() / max(1, data.lengths.sum())
     return (
         f"Texts are truncated to {best.max_length} tokens, which removes {cut:.1%} of all tokens "
-        f"({n_cut:,} rows are affected)."
+        f"({counted(n_cut, 'row')} affected)."
     )
 
 

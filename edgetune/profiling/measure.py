@@ -35,6 +35,7 @@ from edgetune.utils.errors import (
     ResourceError,
     UsageError,
 )
+from edgetune.utils.formatting import counted
 from edgetune.utils.machine import cache_folder, versions
 from edgetune.utils.types import Tell
 
@@ -142,14 +143,14 @@ def export_all(
     for depth in depths:
         fresh = builder.cached(len(LABELS), freeze_of(depth)) is None
         if fresh:
-            tell(f"exporting {source.name}" + (f" with {depth} layers frozen" if depth else ""))
+            tell(f"exporting {source.name}" + (f" with {counted(depth, 'layer')} frozen" if depth else ""))
         started = time.perf_counter()
         try:
             folders[str(depth)] = artifacts_folder(builder, depth)
         except EdgetuneError as error:
             if depth == 0:
                 raise
-            notes.append(f"ort could not be exported with {depth} layers frozen: {error}")
+            notes.append(f"ort could not be exported with {counted(depth, 'layer')} frozen: {error}")
             continue
         if fresh and depth == 0:
             export_s = time.perf_counter() - started
@@ -317,7 +318,7 @@ class Measurement(TimedMeasurement):
         spread = self._sampler.spread
         n_missing = sum(not found.medians for found in self._sampler.samples.values())
         if n_missing:
-            self._notes.append(f"{n_missing} points of the grid were left out: there was not enough time.")
+            self._notes.append(f"Not enough time for {counted(n_missing, 'point')} of the grid.")
         return DeviceProfile(
             name=self._name,
             date=datetime.datetime.now().astimezone().isoformat(timespec="seconds"),

@@ -9,6 +9,7 @@ from typing import Any
 
 from edgetune.devices.cost_function import same_shape
 from edgetune.devices.device_profile import BackendProfile, DeviceProfile, MeasuredPoint
+from edgetune.utils.formatting import counted
 from edgetune.utils.tables import Section
 
 OPERATIONS = ("score", "train", "prefix")
@@ -149,7 +150,7 @@ def profile_sections(profile: DeviceProfile) -> list[Section]:
 def _about(profile: DeviceProfile) -> Iterator[tuple[str, ...]]:
     machine, model, power = profile.machine, profile.model, profile.power
     memory = "" if machine.memory_mb is None else f", {machine.memory_mb / 1e3:.1f} GB"
-    yield "processor", f"{machine.cpu} ({machine.cpu_model}), {machine.cores} cores{memory}"
+    yield "processor", f"{machine.cpu} ({machine.cpu_model}), {counted(machine.cores, 'core')}{memory}"
     yield "instruction sets", ", ".join(machine.features) or "none detected"
     if machine.gpu is not None:
         yield "GPU", machine.gpu
@@ -157,7 +158,7 @@ def _about(profile: DeviceProfile) -> Iterator[tuple[str, ...]]:
     runtimes = ("edgetune", "onnxruntime-training-cpu", "onnxruntime-training", "torch")
     found = (f"{name} {profile.versions[name]}" for name in runtimes if name in profile.versions)
     yield "versions", ", ".join(found)
-    yield "model", f"{model.name}: {model.n_layers} layers, hidden size {model.hidden_size}"
+    yield "model", f"{model.name}: {counted(model.n_layers, 'layer')}, hidden size {model.hidden_size}"
     n_calls = sum(point.n for backend in profile.backends for point in backend.points)
     how = "quick, " if profile.quick else ""
     yield "measured", f"{profile.date} ({how}{n_calls:,} calls, spread ± {100 * profile.spread:.1f} %)"
@@ -187,8 +188,8 @@ def _operations(profile: DeviceProfile, backend: BackendProfile) -> Iterator[Sec
                 "" if train is None else f"{train.s * watts.train_w:.2g}",
             )
             rows.append((*cells, _ms(prefix)) if depth else cells)
-        frozen = f", {depth} lowest layers frozen" if depth else ""
-        title = f"{backend.key}{frozen}: ms per call, {backend.threads} threads"
+        frozen = f", {counted(depth, 'lowest layer')} frozen" if depth else ""
+        title = f"{backend.key}{frozen}: ms per call, {counted(backend.threads, 'thread')}"
         yield Section(title, rows, (*header, "prefix") if depth else header, right=True)
 
 

@@ -26,6 +26,7 @@ from edgetune.report.chart_style import (
     style_axes,
     undominated,
 )
+from edgetune.utils.formatting import counted
 from edgetune.utils.types import FloatArray
 
 if TYPE_CHECKING:
@@ -193,7 +194,7 @@ def draw_map(confidence: FloatArray, variability: FloatArray, correctness: Float
     x, y, right = columns[:, np.isfinite(columns).all(axis=0)]
     if not len(x):
         return save_message("No row has been visited yet.", path)
-    figure, axes = new_figure(9, 7.2, f"{len(x):,} training rows")
+    figure, axes = new_figure(9, 7.2, counted(len(x), "training row"))
     limits: dict[str, Any] = {"vmin": 0.0, "vmax": 1.0, "cmap": "cividis"}
     drawn: Any
     if len(x) > MANY_ROWS:

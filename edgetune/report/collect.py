@@ -21,6 +21,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from edgetune.report.result_tables import summary_sections
 from edgetune.run_files.run_folder import MARKERS
 from edgetune.utils.errors import RunError
+from edgetune.utils.formatting import counted
 from edgetune.utils.limits import MAX_LABELS, MAX_RECEIPT_VALUES
 from edgetune.utils.parsing import FINITE, decode_json, read_json_file
 from edgetune.utils.sanitize import brief
@@ -68,7 +69,7 @@ class RunMachine(_Told):
         """Processor and cores: times are comparable only where these agree."""
         if self.cpu is None:
             return "unknown machine"
-        return self.cpu if self.cores is None else f"{self.cpu}, {self.cores} core{'s'[: self.cores != 1]}"
+        return self.cpu if self.cores is None else f"{self.cpu}, {counted(self.cores, 'core')}"
 
 
 class RunFigures(_Told):

@@ -1,19 +1,23 @@
-"""What a run shows while it goes on: a rich progress bar, plain lines, or nothing. All of it on stderr."""
+"""What a run shows while it goes on: a rich progress bar or plain lines on stderr, or a notebook's output."""
 
 from __future__ import annotations
 
+import html
 import math
 import sys
+import time
 from collections import deque
 from typing import Any, TextIO
 
+from edgetune.data.in_memory import name_copies
 from edgetune.run_files.counters import Counters
-from edgetune.utils.formatting import duration
+from edgetune.run_files.summary import RunResult
+from edgetune.utils.formatting import accuracy_name, counted, describe_accuracy, duration
 from edgetune.utils.metrics import Evaluation
 from edgetune.utils.multi_label_metrics import micro_f1
 from edgetune.utils.sanitize import brief, on_terminal, one_line
 
-PLAIN_EVERY_S = 10.0
+PLAIN_EVERY_S, NOTEBOOK_EVERY_S = 10.0, 0.25
 SPEED_WINDOW_S = 20.0
 
 
@@ -40,10 +44,13 @@ class View:
         """Receive the progress of training."""
 
     def evaluated(self, epoch: int, found: Evaluation) -> None:
-        """Receive the evaluation of an epoch."""
+        """Receive the evaluation of an epoch; epoch 0 is the linear probe, before any training."""
 
     def end(self) -> None:
         """Training has ended."""
+
+    def finished(self, result: RunResult) -> None:
+        """Receive the summary of the run."""
 
 
 class TimeLeft:
@@ -76,18 +83,20 @@ def headline(prepared: Any, config: Any) -> str:
     """Say what is about to be trained, on what, by what."""
     train = config.train
     names = prepared.data.label_names
+    n_eval = counted(len(prepared.data.evaluation), "row")
     labels = ", ".join(map(brief, names[:6])) + (", …" if len(names) > 6 else "")
     if prepared.plan is None or prepared.plan.trains:
         method, limit = config.selection.method, "at most " if config.budget.limits_time else ""
         how = (
-            f"frozen: {prepared.freeze}; {limit}{train.epochs} epoch{'s'[: train.epochs != 1]}, "
+            f"frozen: {prepared.freeze}; {limit}{counted(train.epochs, 'epoch')}, "
             f"batch {train.batch_size}, lr {train.lr:g}, "
         )
     else:
         method, how = prepared.plan.method, "not trained; "
+    data = one_line(name_copies(config.data.train, config.data.train))
     return (
-        f"{method} on {one_line(config.data.train)}: {len(prepared.data.train):,} rows, {len(names)} labels "
-        f"({labels}); evaluated on {prepared.data.eval_source} ({len(prepared.data.evaluation):,} rows)\n"
+        f"{method} on {data}: {len(prepared.data.train):,} rows, {len(names)} labels "
+        f"({labels}); evaluated on {prepared.data.eval_source} ({n_eval})\n"
         f"{prepared.model_name} on {prepared.backend.name}, {how}at most {config.data.max_length} tokens, "
         f"seed {train.seed}"
     )
@@ -141,10 +150,9 @@ class PlainView(View):
     def evaluated(self, epoch: int, found: Evaluation) -> None:
         """Print an evaluation."""
         low, high = found.interval
+        what = f"epoch {epoch}" if epoch else "linear probe"
         name = "accuracy" if (f1 := micro_f1(found)) is None else f"micro-F1 {f1:.4f}, subset accuracy"
-        self.say(
-            f"epoch {epoch}: {name} {found.accuracy:.4f} ({low:.3f} to {high:.3f}), loss {found.loss:.3f}"
-        )
+        self.say(f"{what}: {name} {found.accuracy:.4f} ({low:.3f} to {high:.3f}), loss {found.loss:.3f}")
 
 
 class RichView(PlainView):
@@ -193,8 +201,90 @@ class RichView(PlainView):
         self._bar.stop()
 
 
+class NotebookView(View):
+    """One output in a notebook, which is redrawn, and at the end says what came of the run.
+
+    It needs nothing but IPython: a bar of rich would need ipywidgets, and their extension in the browser.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._speed = TimeLeft()
+        self._head = self._status = ""
+        self._warnings: list[str] = []
+        self._share: float | None = None
+        self._handle: Any = None
+        self._drawn_s = 0.0
+
+    def __repr__(self) -> str:
+        """Return what a program without HTML shows."""
+        return "\n".join(filter(None, [self._head, self._status, *self._warnings]))
+
+    def _repr_html_(self) -> str:
+        bar = "" if self._share is None else f'<progress max="1" value="{self._share:.3f}"></progress> '
+        parts = [html.escape(self._head), bar + html.escape(self._status), *map(html.escape, self._warnings)]
+        return f'<div style="white-space: pre-wrap">{"<br>".join(filter(None, parts))}</div>'
+
+    def _draw(self) -> None:
+        from IPython.display import display
+
+        self._drawn_s = time.monotonic()
+        if self._handle is None:
+            self._handle = display(self, display_id=True)
+        else:
+            self._handle.update(self)
+
+    def say(self, text: str) -> None:
+        """Show a message until the next one."""
+        self._status = on_terminal(text)
+        self._draw()
+
+    def warn(self, text: str) -> None:
+        """Show a warning, which stays."""
+        self.warned.add(text)
+        self._warnings.append(f"warning: {on_terminal(text)}")
+        self._draw()
+
+    def begin(self, prepared: Any, config: Any) -> None:
+        """Show what is trained, and the bar."""
+        self._head, self._share = on_terminal(headline(prepared, config)), 0.0
+        self._draw()
+
+    def progress(self, share: float, counts: Counters, loss: float, stage: str, elapsed_s: float) -> None:
+        """Move the bar."""
+        left_s = self._speed.left_s(share, elapsed_s)
+        if time.monotonic() - self._drawn_s < NOTEBOOK_EVERY_S:
+            return
+        left = f"{duration(left_s)} of training left" if left_s is not None else ""
+        step = f"step {counts.n_steps:,}"
+        self._share = share
+        self._status = ", ".join(filter(None, [step, left, describe_loss(loss), shares(counts)]))
+        self._draw()
+
+    def end(self) -> None:
+        """Remove the bar."""
+        self._share = None
+        self._draw()
+
+    def finished(self, result: RunResult) -> None:
+        """Show the result in place of the progress."""
+        summary, what = result.to_dict(), "Not evaluated"
+        if (found := describe_accuracy(summary)) is not None:
+            what = f"{accuracy_name(summary).capitalize()} {found} on {counted(result.n_eval, 'row')}"
+        self._status = f"{what}, after {duration(result.elapsed_s)}. The run is in {result.run_dir}."
+        self._draw()
+
+
+def in_notebook() -> bool:
+    """Return whether this program is a cell of a notebook."""
+    shell = getattr(sys.modules.get("IPython"), "get_ipython", lambda: None)()
+    return hasattr(shell, "kernel")  # a terminal's IPython has none
+
+
 def make_view(quiet: bool) -> View:
-    """Choose by what stderr is."""
+    """Choose by where the output goes: a notebook, a terminal, or anything else."""
     if quiet:
         return View()
+    if in_notebook():
+        return NotebookView()
     return RichView() if sys.stderr.isatty() else PlainView()

@@ -12,6 +12,7 @@ from edgetune.report.result_tables import known_lines
 from edgetune.utils.formatting import (
     Summary,
     accuracy_name,
+    counted,
     dataset_name,
     describe_accuracy,
     describe_macro_f1,
@@ -117,7 +118,7 @@ def _results(summary: Summary) -> Iterator[str]:
     if summary.get("micro_f1") is not None:
         yield f"Micro-F1: {summary['micro_f1']:.4f}"
     if accuracy:
-        rows = f", on {n_eval:,} rows" if n_eval is not None else ""
+        rows = f", on {counted(n_eval, 'row')}" if n_eval is not None else ""
         yield f"{accuracy_name(summary).capitalize()}: {accuracy}{rows}"
     if (macro_f1 := describe_macro_f1(summary)) is not None:
         yield f"Macro-F1: {macro_f1}"
@@ -189,7 +190,7 @@ def _known(summary: Summary, *wanted: tuple[str, str, Callable[[Any], str]]) -> 
 def _cost(summary: Summary) -> Iterator[str]:
     machine = summary.get("machine") or {}
     if machine.get("cpu"):
-        cores = f", {machine['cores']} cores" if machine.get("cores") else ""
+        cores = f", {counted(machine['cores'], 'core')}" if machine.get("cores") else ""
         yield f"Machine: {in_markdown(machine['cpu'])}{cores}"
     yield from _known(summary, ("elapsed_s", "Time", duration))
     parts = [

@@ -39,7 +39,7 @@ from edgetune.report.run_table import (
     phase_column,
     phases,
 )
-from edgetune.utils.formatting import accuracy_name, describe_macro_f1, duration
+from edgetune.utils.formatting import accuracy_name, counted, describe_macro_f1, duration
 from edgetune.utils.version import __version__
 
 MOST_PICTURES = 40
@@ -56,7 +56,7 @@ def page(collected: CollectedRuns, made: datetime) -> str:
     groups = grouped(collected.runs)
     runs = [run for group in groups for run in group.runs]
     ids = {run.name: f"run-{i}" for i, run in enumerate(runs, start=1)}
-    title = f"{len(runs)} finetuning run{'s'[: len(runs) != 1]}"
+    title = counted(len(runs), "finetuning run")
     sections = {
         "summary": ("Summary", _summary(groups, ids)),
         "accuracy": ("Accuracy against time", _accuracy(groups)),
@@ -85,7 +85,7 @@ def page(collected: CollectedRuns, made: datetime) -> str:
 def _left_out(sentences: Sequence[str]) -> Html:
     if not sentences:
         return Html("")
-    what = f"Left out: {len(sentences)} run{'s'[: len(sentences) != 1]}"
+    what = f"Left out: {counted(len(sentences), 'run')}"
     inside = tag("details", tag("summary", what), _list(sentences))
     return tag("div", inside, class_="note", role="note")
 
@@ -135,7 +135,7 @@ def _accuracy(groups: Sequence[RunGroup]) -> list[Html]:
         "in less time."
     )
     if n_missing:
-        words += f" Not drawn: {n_missing} run{'s'[: n_missing != 1]} without an accuracy or a time."
+        words += f" Not drawn: {counted(n_missing, 'run')} without an accuracy or a time."
     return [_figure(picture, words) if picture else tag("p", "No run has both an accuracy and a time.")]
 
 

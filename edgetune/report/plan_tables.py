@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from edgetune.planning.plan import LINEAR_PROBE, NGRAMS_ALONE, Plan, Plans
-from edgetune.utils.formatting import duration
+from edgetune.utils.formatting import counted, duration
 from edgetune.utils.sanitize import one_line
 from edgetune.utils.tables import Section, print_sections
 
@@ -57,7 +57,7 @@ def plan_sections(plans: Plans, *, explain: bool) -> list[Section]:
 def _row(number: int, plan: Plan) -> tuple[str, ...]:
     if plan.method == NGRAMS_ALONE:
         return (str(number), plan.key, *[""] * 7, f"{plan.energy_j / 1e3:.1f} kJ", "")
-    frozen = f"{plan.depth} layers" if plan.depth else "embeddings"
+    frozen = counted(plan.depth, "layer") if plan.depth else "embeddings"
     if plan.method == LINEAR_PROBE:
         frozen = "all but the head"
     return (

@@ -14,6 +14,7 @@ from edgetune.data.labels import merge_hint
 from edgetune.utils.formatting import (
     Summary,
     accuracy_name,
+    counted,
     describe_accuracy,
     describe_macro_f1,
     describe_stage,
@@ -66,7 +67,7 @@ def int8_sections(report: dict[str, Any]) -> list[Section]:
         one = report[name]
         size = f"{one['n_bytes'] / 1e6:,.1f}"
         rows.append((name, f"{one['accuracy']:.1%}", f"{one['ms_per_text']:.2f}", size))
-    where = f"{report['n_rows']:,} rows, one at a time"
+    where = f"{counted(report['n_rows'], 'row')}, one at a time"
     title = f"int8 is {report['speedup']:.2f} times as fast ({where}; {report['machine']['cpu']})"
     return [Section(title, rows, ("", "accuracy", "ms a text", "MB"), right=True)]
 
@@ -84,7 +85,7 @@ def _result(summary: Summary) -> Iterator[tuple[str, str]]:
     accuracy = describe_accuracy(summary)
     yield from known_lines(summary, ("micro_f1", "micro-F1", "{:.4f}".format))
     if accuracy:
-        rows = f", {summary['n_eval']:,} rows" if summary.get("n_eval") is not None else ""
+        rows = f", {counted(summary['n_eval'], 'row')}" if summary.get("n_eval") is not None else ""
         yield accuracy_name(summary), accuracy + rows
     if (macro_f1 := describe_macro_f1(summary)) is not None:
         yield "macro-F1", macro_f1
@@ -125,7 +126,7 @@ def _run(summary: Summary) -> Iterator[tuple[str, str]]:
         again = f"; steps repeated: {one['n_steps_lost']:,}" if one["n_steps_lost"] else ""
         yield "resumed", f"at step {one['n_steps']:,}{again}"
     if summary.get("n_diverged"):
-        times = f"{summary['n_diverged']} time{'s'[: summary['n_diverged'] != 1]}"
+        times = counted(summary["n_diverged"], "time")
         yield "loss not finite", f"{times}; the learning rate was halved each time"
 
 
@@ -205,7 +206,7 @@ def _stages(summary: Summary) -> Iterator[tuple[str, str]]:
     stages = summary.get("stages") or []
     if len(stages) > 1 or (stages and stages[0].get("stage") != "all"):
         for stage in stages:
-            seen = f"from {stage['n_seen']:,} rows seen" if stage.get("n_seen") is not None else ""
+            seen = f"from {counted(stage['n_seen'], 'row')} seen" if stage.get("n_seen") is not None else ""
             reason = str(stage.get("reason") or "")
             yield describe_stage(str(stage["stage"])), ": ".join(part for part in (seen, reason) if part)
     selection = summary.get("selection") or {}
@@ -247,7 +248,7 @@ def _measures(summary: Summary) -> Iterator[tuple[str, str]]:
         cache = summary["cache"]
         yield (
             "cache of frozen layers",
-            f"{cache['n_hits']:,} rows found, {cache['n_misses']:,} computed, "
+            f"{counted(cache['n_hits'], 'row')} found, {cache['n_misses']:,} computed, "
             f"{cache['memory_mb']:,.0f} MB in memory, {cache['file_mb']:,.0f} MB on disk",
         )
 

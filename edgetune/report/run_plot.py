@@ -22,7 +22,14 @@ from edgetune.report.chart_style import (
     save_figure,
     style_axes,
 )
-from edgetune.utils.formatting import Summary, dataset_name, describe_accuracy, describe_stage, percent
+from edgetune.utils.formatting import (
+    Summary,
+    counted,
+    dataset_name,
+    describe_accuracy,
+    describe_stage,
+    percent,
+)
 from edgetune.utils.sanitize import brief
 from edgetune.utils.types import FloatArray
 
@@ -131,7 +138,7 @@ def _title(write: Any, summary: Summary) -> None:
     accuracy = describe_accuracy(summary)
     facts = [
         f"accuracy {accuracy}" if accuracy else None,
-        f"{summary['n_steps']:,} steps" if summary.get("n_steps") is not None else None,
+        counted(summary["n_steps"], "step") if summary.get("n_steps") is not None else None,
         "stopped early" if summary.get("interrupted") else None,
     ]
     write(0.075, 0.945, " · ".join(part for part in head if part), fontsize=17, fontweight="bold")

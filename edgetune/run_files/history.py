@@ -19,6 +19,7 @@ then one in two, after 80,000 one in four, and so on: 20,000 for each doubling o
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, Protocol
@@ -56,11 +57,12 @@ class Recorder(Protocol):
 class HistoryWriter(AbstractContextManager["HistoryWriter"]):
     """Appends lines to a history; each is on its way to disk, whole, when `append` returns.
 
+    `observer` is handed the fields of every line that was written.
     Opening a history that a killed process left with a torn last line cuts that line off first.
     """
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    def __init__(self, path: Path, observer: Callable[[dict[str, Any]], None] = lambda fields: None) -> None:
+        self.path, self._observer = path, observer
         self._n_frequent = 0
         _drop_torn_line(path)
         self._file = path.open("ab", buffering=0)
@@ -92,6 +94,7 @@ class HistoryWriter(AbstractContextManager["HistoryWriter"]):
                 return
         line = to_json(fields, inf_nan_mode="null", fallback=lambda value: value.tolist())  # of numpy
         self._file.write(line + b"\n")
+        self._observer(fields)
 
     def state(self) -> dict[str, int]:
         """Wait until every line is on the disk; return where the history ends."""

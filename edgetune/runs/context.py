@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
 from edgetune.energy import EnergyReading, Sensor, read_energy
+from edgetune.report.experiment_log import ExperimentLogs
 from edgetune.report.live_view import View
 from edgetune.run_files.run_folder import RunFolder
 from edgetune.runs.deadline import Deadline
@@ -29,6 +30,7 @@ class RunContext(Generic[Setup]):
         sensor: of the energy.
         sensor_since_s: elapsed seconds when it began to count.
         deadline: plan and clock; None for a run that ends with its data.
+        logs: of other programs.
     """
 
     prepared: Setup
@@ -39,6 +41,7 @@ class RunContext(Generic[Setup]):
     sensor: Sensor
     sensor_since_s: float
     deadline: Deadline | None
+    logs: ExperimentLogs = field(default_factory=ExperimentLogs)
 
     def energy(self) -> EnergyReading:
         """Return what was used so far."""

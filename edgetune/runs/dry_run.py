@@ -12,7 +12,7 @@ from edgetune.checking.data_check import DataCheck, check_data
 from edgetune.config.budget import read_budget
 from edgetune.config.toml_config import column_names, group_by_section, make_config
 from edgetune.data.examples import DataOptions
-from edgetune.data.in_memory import Data, as_path
+from edgetune.data.in_memory import Data, as_path, naming_copies
 from edgetune.energy.battery import energy_limit_j
 from edgetune.planning.plan import Plans
 from edgetune.runs.setup import BudgetUsed, decide_open, read_rows
@@ -62,7 +62,8 @@ def run_check(
     with contextlib.ExitStack() as stack:
         cache = cache_folder() if cache_dir is None else cache_dir
         model_loader = find_model_loader(config, cache, stack, warm_up=False)
-        return check_data(config, model_loader, say)
+        with naming_copies(config.data.train, config.data.eval):
+            return check_data(config, model_loader, say)
 
 
 def settings_of_call(train: Data, settings: dict[str, Any], cache_dir: Path) -> dict[str, Any]:

@@ -31,7 +31,7 @@ def run_ngrams(run: RunContext[PreparedRows]) -> RunResult:
     """
     folder, stop, deadline, stage = run.folder, run.stop, run.deadline, EnsembleStage(run)
     assert deadline is not None
-    with HistoryWriter(folder.path / "history.jsonl") as history:
+    with HistoryWriter(folder.path / "history.jsonl", run.logs.record) as history:
         stage.begin()
         if not stop():
             stage.finish_alone()

@@ -19,6 +19,7 @@ from edgetune.run_files.checkpoint import Checkpoint, checkpoint_files, newest_c
 from edgetune.run_files.history import read_history
 from edgetune.run_files.summary import read_summary
 from edgetune.utils.errors import DataError, RunError
+from edgetune.utils.formatting import counted
 from edgetune.utils.machine import machine_info, versions
 from edgetune.utils.meter import Meter
 
@@ -84,7 +85,7 @@ class Interruption:
         """Say in a sentence where the run goes on, and what is done again."""
         if not self.n_steps_lost:
             return f"Resuming at step {self.n_steps:,}; no training steps lost."
-        steps = "1 step" if self.n_steps_lost == 1 else f"{self.n_steps_lost:,} steps"
+        steps = counted(self.n_steps_lost, "step")
         verb = "is" if self.n_steps_lost == 1 else "are"
         return f"Resuming at step {self.n_steps:,}; {steps} ({self.lost_s:.1f} s of work) {verb} repeated."
 
@@ -145,7 +146,8 @@ def check_unchanged(found: dict[str, Any], now: dict[str, Any], train: str) -> s
         )
     if found["backend"] != now["backend"]:
         was, here = (
-            f"{name} with {depth} layers frozen" for name, depth in (found["backend"], now["backend"])
+            f"{name} with {counted(depth, 'layer')} frozen"
+            for name, depth in (found["backend"], now["backend"])
         )
         raise RunError(f"The run was trained by {was}, but would be resumed by {here}; start a new run.")
     if found["machine"] != now["machine"]:

@@ -25,7 +25,8 @@ from edgetune.planning.clock import Clock
 from edgetune.planning.decision import plan_summary
 from edgetune.planning.device_costs import busy_watts
 from edgetune.planning.plan import Plans
-from edgetune.report.live_view import View
+from edgetune.report.experiment_log import ExperimentLogs
+from edgetune.report.live_view import View, in_notebook, make_view
 from edgetune.run_files.outputs import refuse_own_source
 from edgetune.run_files.run_folder import OWN, RunFolder, disk_errors
 from edgetune.run_files.summary import RunResult
@@ -38,6 +39,7 @@ from edgetune.runs.setup import BudgetUsed, Prepared, PreparedRows, prepare
 from edgetune.runs.training import Training
 from edgetune.selection import SELECTORS
 from edgetune.utils.errors import Interrupted
+from edgetune.utils.formatting import counted
 from edgetune.utils.machine import cache_folder
 from edgetune.utils.meter import Meter
 from edgetune.utils.signals import StopRequest
@@ -96,7 +98,7 @@ def finetune(
             overwrite=overwrite,
             cache_dir=cache,
             meter=meter,
-            view=View(),
+            view=make_view(quiet=not in_notebook()),
             stop=stop,
         )
 
@@ -121,6 +123,7 @@ def run(
     source = (config.data.train, config.data.eval, config.model.model, config.model.artifacts)
     refuse_own_source(out, OWN, source)
     with disk_errors(out), contextlib.ExitStack() as stack:
+        logs = stack.enter_context(contextlib.closing(ExperimentLogs(config.train.log_to, view.warn)))
         sensor = _open_sensor(config, stack)
         since_s = meter.elapsed_s()
         used = BudgetUsed(meter.elapsed_s, sensor.joules, energy_limit_j(config.budget))
@@ -137,21 +140,22 @@ def run(
         if prepared.plans is not None:
             _tell(prepared.plans, view)
         folder.create(stack)
-        folder.write_text("config.toml", dump_config(prepared.config))
+        folder.write_text("config.toml", dump_config(_repeatable(prepared.config, config)))
         if prepared.data.bad_rows_files:
             folder.append_bad_rows(prepared.data.bad_rows_files)
             where = out / "bad_rows.jsonl"
             for count, kind in (
-                (prepared.data.n_bad, "unusable rows"),
-                (prepared.data.n_unlabelled, "rows without a label"),
+                (prepared.data.n_bad, ("unusable row was", "unusable rows were")),
+                (prepared.data.n_unlabelled, ("row without a label was", "rows without a label were")),
             ):
                 if count:
-                    view.warn(f"{count:,} {kind} were left out; they are listed in {where}.")
+                    view.warn(f"{counted(count, *kind)} left out; see {where}.")
+        logs.start(out, prepared.config)
         if not isinstance(prepared, Prepared):
             assert deadline is not None
-            rows = RunContext(prepared, folder, meter, view, stop, sensor, since_s, deadline)
+            rows = RunContext(prepared, folder, meter, view, stop, sensor, since_s, deadline, logs)
             return _stoppable(partial(run_ngrams, rows), rows)
-        context = RunContext(prepared, folder, meter, view, stop, sensor, since_s, deadline)
+        context = RunContext(prepared, folder, meter, view, stop, sensor, since_s, deadline, logs)
         stack.callback(_remember_speed, context, cache_dir)
         return _stoppable(Training(context).run, context)
 
@@ -169,8 +173,9 @@ def resume(run_dir: str | Path, *, cache_dir: str | Path | None = None) -> RunRe
     """
     stop = StopRequest()
     cache = Path(cache_dir) if cache_dir is not None else cache_folder()
+    view = make_view(quiet=not in_notebook())
     with stop.handling_signals():
-        return resume_run(Path(run_dir), cache_dir=cache, meter=Meter(), view=View(), stop=stop)
+        return resume_run(Path(run_dir), cache_dir=cache, meter=Meter(), view=view, stop=stop)
 
 
 def resume_run(out: Path, *, cache_dir: Path, meter: Meter, view: View, stop: StopRequest) -> RunResult:
@@ -188,6 +193,7 @@ def resume_run(out: Path, *, cache_dir: Path, meter: Meter, view: View, stop: St
         folder.lock(stack)
         interruption = read_interruption(out)
         config = make_config(load_config(out / "config.toml"))
+        logs = stack.enter_context(contextlib.closing(ExperimentLogs(config.train.log_to, view.warn)))
         meter.resume_from(interruption.state["spent_s"], interruption.lost_s)
         exact = interruption.state["measured"] and interruption.lost_s < MUCH_LOST_S
         sensor = SensorSum([_open_sensor(config, stack)], interruption.energy_j, exact)
@@ -196,7 +202,8 @@ def resume_run(out: Path, *, cache_dir: Path, meter: Meter, view: View, stop: St
         assert isinstance(prepared, Prepared)  # n-grams alone leave nothing to resume
         deadline = _deadline(prepared, used)
         since_s = interruption.state["since_s"]
-        context = RunContext(prepared, folder, meter, view, stop, sensor, since_s, deadline)
+        logs.start(out, config)
+        context = RunContext(prepared, folder, meter, view, stop, sensor, since_s, deadline, logs)
         stack.callback(_remember_speed, context, cache_dir)
         return _stoppable(Training(context, interruption).run, context)
 
@@ -216,13 +223,25 @@ def _stoppable(work: Callable[[], RunResult], run: RunContext[PreparedRows]) -> 
     """Do what a run does once its folder is there; a second signal ends it at once, with a sentence."""
     try:
         with run.meter.phase("other"), run.stop.deferring_second_signal():
-            return work()
+            result = work()
+            run.logs.finish(result)
+            run.view.finished(result)
+            return result
     except KeyboardInterrupt:
         out = run.folder.path
         raise Interrupted(
             f"Stopped immediately; {out} contains only what was saved before. If there is a "
             f"checkpoint, resume with `edgetune finetune --resume {out}`."
         ) from None
+
+
+def _repeatable(resolved: RunConfig, asked: RunConfig) -> RunConfig:
+    """Return the settings to write: a backend that cannot train is only for a plan without training."""
+    if resolved.model.backend != "onnx":
+        return resolved
+    return resolved.model_copy(
+        update={"model": resolved.model.model_copy(update={"backend": asked.model.backend})}
+    )
 
 
 def with_learning_rate(prepared: Prepared) -> RunConfig:

@@ -18,6 +18,7 @@ from edgetune.backends.backend_contract import Backend
 from edgetune.backends.hidden_cache import HiddenCache
 from edgetune.backends.model_loader import ModelLoader, choose_backend, find_model_loader
 from edgetune.config.settings import DataSettings, RunConfig, frozen_depth
+from edgetune.data.in_memory import naming_copies
 from edgetune.data.splits import Splits, open_splits
 from edgetune.data.token_format import TokenizerSpec
 from edgetune.models.checks import open_tokenizer
@@ -273,7 +274,8 @@ def read_rows(
             changes["max_length"] = max_length
         if changes:  # what is updated counts as wished for, and the planner leaves it as it is
             config = config.model_copy(update={"data": config.data.model_copy(update=changes)})
-        rows = open_splits(config, spec, cache_dir, model_loader.labels, say, check, elapsed_s)
+        with naming_copies(config.data.train, config.data.eval):
+            rows = open_splits(config, spec, cache_dir, model_loader.labels, say, check, elapsed_s)
     if rows.guessed_columns:  # texts to predict are then read from the same columns
         label, *text = rows.guessed_columns
         data = config.data.model_copy(update={"text": tuple(text), "label": label})

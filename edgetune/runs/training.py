@@ -32,6 +32,7 @@ from edgetune.selection import FILTERS, DataShape, Selector, make_selector
 from edgetune.selection.staged import REFERENCE
 from edgetune.utils.errors import BudgetError, Interrupted
 from edgetune.utils.failpoints import failpoint
+from edgetune.utils.formatting import counted
 from edgetune.utils.metrics import Evaluation, entropy
 from edgetune.utils.types import FloatArray
 
@@ -53,7 +54,7 @@ class Training:
 
     def run(self) -> RunResult:
         """Train, keep the best model, and write the receipt."""
-        with HistoryWriter(self._run.folder.path / "history.jsonl") as history:
+        with HistoryWriter(self._run.folder.path / "history.jsonl", self._run.logs.record) as history:
             loop = self._make_loop(self._make_selector(), history)
             self._view.begin(self._prepared, self._config)
             try:
@@ -264,7 +265,7 @@ class Training:
             return
         rows = self._prepared.data.evaluation
         with self._meter.phase("evaluate"):
-            self._view.say(f"Evaluating up to {len(rows):,} rows")
+            self._view.say(f"Evaluating up to {counted(len(rows), 'row')}")
             scored = self._score_in_time(deadline, rows, deadline.clock.evaluation_end_s)
         if scored is not None:
             self._ensemble.evaluate(scored)
@@ -338,7 +339,7 @@ class Training:
         """Evaluate; save the model when it is the best so far."""
         failpoint("evaluation-begun")
         with self._meter.phase("evaluate"):
-            self._view.say(f"Evaluating {len(rows):,} rows")
+            self._view.say(f"Evaluating {counted(len(rows), 'row')}")
             score = partial(self._backend.score, keep=self._config.train.epochs > 1)
             evaluated = Scored(rows, np.arange(len(rows)), score_view(score, rows))
         found = evaluated.evaluation()
@@ -362,7 +363,7 @@ class Training:
             config = out / "config.toml"
             then = f"To start again, run: edgetune finetune --config {config} --out {out} --overwrite"
         return Interrupted(
-            f"Stopped after {counts.n_steps:,} steps; the model trained so far is in {where}. {then}"
+            f"Stopped after {counted(counts.n_steps, 'step')}; the model trained so far is in {where}. {then}"
         )
 
     def _summary(self, loop: Loop, encoder_alone: bool = False) -> RunResult:

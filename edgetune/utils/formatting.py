@@ -18,6 +18,11 @@ STAGE_WORDS = {
 Summary = Mapping[str, Any]
 
 
+def counted(count: int, noun: str, plural: str | None = None) -> str:
+    """Return a count with its noun: 1 row, 1,200 rows."""
+    return f"{count:,} {noun if count == 1 else plural or noun + 's'}"
+
+
 def percent(share: float, digits: int = 1) -> str:
     """Say a share in [0, 1] as per cent."""
     return f"{100 * share:.{digits}f} %"
@@ -57,7 +62,7 @@ def accuracy_name(summary: Summary) -> str:
 
 def describe_counts(counts: Mapping[str, int], most: int = 5) -> str:
     """Say labels with their rows, the first ones of many."""
-    shown = [f'"{brief(name)}" ({count:,} row{"s"[: count != 1]})' for name, count in counts.items()]
+    shown = [f'"{brief(name)}" ({counted(count, "row")})' for name, count in counts.items()]
     return ", ".join(shown[:most]) + (f" and {len(shown) - most} more" if len(shown) > most else "")
 
 

@@ -15,6 +15,8 @@ NO_TELEMETRY = {
     "HF_HUB_DISABLE_TELEMETRY": "1",
     "DISABLE_TELEMETRY": "1",
     "DO_NOT_TRACK": "1",
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "WANDB_ERROR_REPORTING": "false",
     "CODECARBON_SAVE_TO_API": "false",  # its tracker is never started here; only its table of TDPs is read
 }
 OFFLINE = {

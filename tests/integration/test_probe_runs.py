@@ -82,6 +82,8 @@ def test_what_lies_in_the_folder_gives_the_accuracy_of_the_summary(
     names = [learner["name"] for learner in summary["ensemble"]["learners"]]
     assert names == ["n-grams", "linear probe"]
     run = load_run(tmp_path / "run")
+    assert run.config is not None
+    assert run.config.model.backend == "auto"  # more time would train
     assert run.evaluate(str(demo_eval_csv)).accuracy == pytest.approx(summary["accuracy"])
     assert "transformers" in (tmp_path / "run" / "model" / "README.md").read_text()
 

@@ -136,3 +136,29 @@ def test_the_learning_rate_has_its_full_name_too(run_cli: RunCli) -> None:
     code, _, err = run_cli("finetune", "/no/such/file.csv", "--learning-rate", "0.001")
     assert code == 1
     assert "does not exist" in err
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+@pytest.mark.parametrize(
+    ("typed", "offered"),
+    [
+        ("edgetune fine", ["finetune"]),
+        ("edgetune finetune a.csv --backend to", ["torch"]),
+        ("edgetune finetune a.csv --learners ngrams,p", ["ngrams,probe"]),
+        ("edgetune methods thr", ["three-stage"]),
+        ("edgetune finetune a.c", []),  # the shell completes files
+    ],
+)
+def test_completion(
+    run_cli: RunCli, shell: str, typed: str, offered: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("_EDGETUNE_COMPLETE", f"complete_{shell}")
+    monkeypatch.setenv("COMP_WORDS", typed)
+    monkeypatch.setenv("COMP_CWORD", str(len(typed.split()) - 1))
+    monkeypatch.setenv("_TYPER_COMPLETE_ARGS", typed)
+    monkeypatch.setenv("_TYPER_COMPLETE_FISH_ACTION", "get-args")
+    code, out, err = run_cli()
+    assert (code, err) == (0, "")
+    assert [word for word in offered if word not in out] == []
+    if not offered:
+        assert out.split() in ([], ["_files"])

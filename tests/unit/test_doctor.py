@@ -230,7 +230,7 @@ def test_the_cache_is_measured(around: Environment) -> None:
     assert _found(around, "folder").detail.endswith("empty")
     (around.cache / "deep").mkdir(parents=True)
     (around.cache / "deep" / "x").write_bytes(b"x" * 2_500_000)
-    assert _found(around, "folder").detail.endswith("1 files, 2.5 MB")
+    assert _found(around, "folder").detail.endswith("1 file, 2.5 MB")
 
 
 def test_findings_are_printed_in_full(around: Environment) -> None:

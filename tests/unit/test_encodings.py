@@ -98,3 +98,16 @@ def test_two_lines_are_enough(encoding: str, text: str) -> None:
     found = likely_encoding(text.encode(encoding))
     assert found is not None
     assert text.encode(encoding).decode(found) == text
+
+
+@pytest.mark.parametrize(
+    ("encoding", "text"),
+    [
+        ("cp1251", "He shouted Привет, как дела? and left"),
+        ("cp1251", "They call it перестройка here"),
+        ("cp1253", "The word is φιλοσοφία, he said"),
+    ],
+)
+def test_a_phrase_of_another_script_within_english_text(encoding: str, text: str) -> None:
+    start = ("text,label\n" + "plain English words,good\n" * 30 + f"{text},bad\n").encode(encoding)
+    assert likely_encoding(start) == encoding

@@ -12,10 +12,11 @@ import pandas as pd
 import pytest
 from conftest import Trained
 
-from edgetune import finetune, load_run
+import edgetune
+from edgetune import check, finetune, load_run
 from edgetune.data.examples import DataOptions, read_examples
 from edgetune.data.in_memory import as_path, texts_of
-from edgetune.utils.errors import EdgetuneError, UsageError
+from edgetune.utils.errors import DataError, EdgetuneError, UsageError
 
 ROWS = [("good film", "pos"), ("a bore", "neg"), ("great", "pos")]
 COLUMNS = {"text": [text for text, _ in ROWS], "label": [label for _, label in ROWS]}
@@ -139,8 +140,8 @@ def test_what_is_no_text(data: Any, says: str) -> None:
         (5, "path of a file"),
         (b"a.csv", "path of a file"),
         ([], "no rows"),
-        ({"text": ["a"]}, "of the data contains the label"),
-        (WIDE, "of the data contains the text"),
+        ({"text": ["a"]}, "of the data in memory contains the label"),
+        (WIDE, "of the data in memory contains the text"),
         (pd.DataFrame({"text": [], "label": []}), "no rows"),
         (["only", "texts"], r"Item 0 .*\(text, label\) pair"),
         ([("a", "x"), None], "Item 1 .* None"),
@@ -183,3 +184,18 @@ def test_finetunes_on_a_data_frame(trained: Trained, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="path of a file"):
         finetune(None, out=tmp_path / "none")
     assert not (tmp_path / "none").exists()
+
+
+def test_messages_name_no_copy_in_the_cache(tmp_path: Path) -> None:
+    with pytest.raises(DataError) as error:
+        finetune([("good", None)] * 5, cache_dir=tmp_path, out=tmp_path / "run")
+    assert "in memory" in str(error.value)
+    assert str(tmp_path) not in str(error.value)
+    found = check([(f"good film {i}", "ab"[i % 2]) for i in range(30)] * 2, cache_dir=tmp_path)
+    assert str(tmp_path) not in str(found.to_dict())
+
+
+def test_predict_and_evaluate_as_one_call(trained: Trained) -> None:
+    (found,) = edgetune.predict(trained.folder, ["the parcel is late"])
+    assert found.label in load_run(trained.folder).label_names
+    assert edgetune.evaluate(trained.folder, trained.evaluation).accuracy == trained.result["accuracy"]

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from edgetune.data.examples import DataOptions
+from edgetune.data.examples import DataOptions, read_examples
 from edgetune.inference.inspection import CorrectedTable, Suspect
 from edgetune.inference.predictions import (
     Predictions,
@@ -248,3 +248,16 @@ def test_labels_of_inspected_rows_are_written_as_they_are(tmp_path: Path) -> Non
         found, without = csv.DictReader(file)
     assert (found["label"], found["text"], found["suggested_label"]) == ("-", "'=1+1", "+")
     assert (without["text"], without["suggested_label"], without["change"]) == ("no label", "", "")
+
+
+@pytest.mark.parametrize("name", ["a.csv", "a.jsonl"])
+def test_blank_lines_between_rows_of_several_columns_are_no_rows(tmp_path: Path, name: str) -> None:
+    """As `evaluate`, pandas and the csv module read them; `line` says where a row was."""
+    rows = ["text,label", "abc,x", "", "abcdef,y", ""]
+    if name == "a.jsonl":
+        rows = ['{"text": "abc", "label": "x"}', "", '{"text": "abcdef", "label": "y"}', ""]
+    content = "\n".join(rows) + "\n"
+    found = list(of_file(tmp_path / name, content))
+    examples = list(read_examples(str(tmp_path / name), DataOptions(), lambda row: pytest.fail(str(row))))
+    assert [row.line for row in found] == [example.line for example in examples]
+    assert len(found) == 2

@@ -158,3 +158,6 @@ def test_a_decoder_without_a_pad_token_trains(
     assert np.isfinite(opened.train_step(batch, 0.01)).all()
     opened.save(tmp_path, ("a", "b"), skip_onnx=True)
     assert json.loads((tmp_path / "model" / "config.json").read_text())["pad_token_id"] == 3
+    from transformers import AutoTokenizer
+
+    assert AutoTokenizer.from_pretrained(tmp_path / "model").pad_token_id == 3

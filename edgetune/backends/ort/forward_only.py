@@ -149,7 +149,7 @@ class ForwardOnly:
         weights, config = self._folder_contents(encoder)
         save_file(weights, model_folder / "model.safetensors", metadata={"format": "pt"})
         for target in (onnx_folder, model_folder):
-            copy_tokenizer(self._tokenizer_folder, target)
+            copy_tokenizer(self._tokenizer_folder, target, config["pad_token_id"])
             write_config(config, target / "config.json", label_names, self._multi_label)
         if self._pair:
             write_pooling_config(model_folder)

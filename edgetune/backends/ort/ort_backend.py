@@ -253,5 +253,5 @@ class OrtBackend:
         config = read_json_file(self.artifacts.folder / "config.json")
         multi_label = self.artifacts.manifest.multi_label
         for target in (onnx_folder, model_folder):
-            copy_tokenizer(self.artifacts.folder, target)
+            copy_tokenizer(self.artifacts.folder, target, self.artifacts.manifest.pad_id)
             write_config(config, target / "config.json", label_names, multi_label)

@@ -318,7 +318,7 @@ class TorchBackend:
             targets.append(onnx_folder)
         config = read_json_file(model_folder / "config.json")
         for target in targets:
-            copy_tokenizer(self._tokenizer_folder, target)
+            copy_tokenizer(self._tokenizer_folder, target, config["pad_token_id"])
             write_config(config, target / "config.json", label_names, self._multi_label)
 
     def _export(self, target: Path) -> None:
