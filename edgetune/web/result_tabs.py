@@ -145,7 +145,9 @@ def headline(record: RunRecord) -> Html:
         return tag("p", "The run ended before it was evaluated; a longer deadline leaves time for it.")
     supports = [one.support or 0 for one in figures.per_class]
     base = (
-        f" Always predicting the most frequent class: {percent(max(supports) / sum(supports))}." if any(supports) else ""
+        f" Always predicting the most frequent class: {percent(max(supports) / sum(supports))}."
+        if any(supports)
+        else ""
     )
     words = describe_accuracy(figures.model_dump())
     return tag("p", tag("strong", f"Accuracy {words}"), f" on {figures.n_eval or 0:,} rows.{base}")
