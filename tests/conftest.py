@@ -9,6 +9,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -17,6 +18,11 @@ from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, settings
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
 
 # The same examples every time, so that a failure belongs to the change that shows it;
 # `EDGETUNE_HYPOTHESIS=explore` draws new ones.
@@ -32,6 +38,19 @@ import edgetune.selection  # noqa: E402, F401 (settings can be read once the met
 
 ROOT = Path(__file__).resolve().parent.parent
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
+    """Let a test with the mark `alone` run while no other process runs one: it has a deadline to keep."""
+    if "PYTEST_XDIST_WORKER" not in os.environ or fcntl is None:
+        return (yield)
+    name = os.path.join(tempfile.gettempdir(), f"edgetune-tests-{os.getuid()}")
+    with open(f"{name}.lock", "w") as lock:
+        with open(f"{name}.queue", "w") as queue:  # who waits to be alone holds up those that come later
+            fcntl.flock(queue, fcntl.LOCK_EX)
+            fcntl.flock(lock, fcntl.LOCK_EX if item.get_closest_marker("alone") else fcntl.LOCK_SH)
+        return (yield)
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -16,9 +16,11 @@ def ui(
     runs: Annotated[Path, typer.Option(help="Folder that holds the runs.")] = Path("runs"),
     cache_dir: CacheDir = None,
 ) -> None:
-    """Serve a local page for the browser, from checking data to trying a model.
+    """Serve a local page: check data, train, mend labels, try a model.
 
-    Example: edgetune ui --port 7860
+    Examples:
+        edgetune ui
+        edgetune ui --port 8080 --runs experiments
     """
     try:
         from edgetune.web.ui_server import run_page

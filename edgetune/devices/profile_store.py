@@ -147,7 +147,7 @@ def find_file(name: str | Path) -> Path:
     """
     text, files = str(name), profile_files()
     if isinstance(name, Path) or text.endswith(".toml") or "/" in text or os.sep in text:
-        path = Path(text).expanduser()
+        path = Path(os.path.expanduser(text))
         if path.is_file():
             return path
         raise UsageError(f"There is no profile file {text}; `edgetune profile --out {text}` measures one.")

@@ -23,6 +23,8 @@ from edgetune.run_files.history import read_history
 from edgetune.utils.machine import cache_folder
 from tests.profile_samples import save_guess
 
+pytestmark = pytest.mark.alone
+
 DEADLINE_S = 14.0
 
 

@@ -254,6 +254,7 @@ def test_texts_may_begin_with_a_dash(
 
     class Listener:
         label_names = ("a", "b")
+        multi_label = False
 
         def predict_all(self, given: Iterable[str]) -> Iterator[saved_run.Prediction]:
             for text in given:

@@ -102,6 +102,7 @@ class Labels:
     """Predicts a label with the name of the text, of a pair with that of the first."""
 
     label_names = ("other",)
+    multi_label = False
 
     def predict_all(self, texts: Any) -> Iterator[Prediction]:
         for text in texts:
