@@ -41,6 +41,8 @@ FEW_RATE, FEW_HELD_OUT = 0.25, 300
 """… where that makes this many; of fewer training rows a larger share, up to this many."""
 SPARE_RATE = 0.1
 """The held-out part may exceed its planned size by this share, to keep near-duplicates together."""
+APART_RATE = 0.5
+"""Share of the rows set aside whose near-duplicates are set aside with them."""
 FEWEST_TO_SET_ASIDE = 60
 """Fewer training rows than this are all trained on."""
 
@@ -290,10 +292,12 @@ def n_held_out(n_rows: int) -> int:
 
 
 def _set_aside(train: TokenView, rng: np.random.Generator) -> tuple[TokenView, TokenView | None]:
-    """Set rows aside for the weights of an ensemble, each class by its share, near-duplicates apart.
+    """Set rows aside for the weights of an ensemble, each class by its share.
 
-    Equal texts stay together, and so do near-duplicates where that leaves every class rows to train on.
-    Nothing is set aside where a class would be left without a row to train on, or the rows are too few.
+    Equal texts stay together. Texts to come may repeat phrases of the training rows, as random rows of one
+    file do, or not, as those of a test set of its own. So half of the drawn rows are set aside with their
+    near-duplicates, where that leaves every class rows to train on, and half without them. Nothing is set
+    aside where a class would be left without a row to train on, or the rows are too few.
     """
     if len(train) < FEWEST_TO_SET_ASIDE:
         return train, None
@@ -304,7 +308,14 @@ def _set_aside(train: TokenView, rng: np.random.Generator) -> tuple[TokenView, T
     if not len(chosen):
         return train, None
     classes = labels[first][chosen]
-    taken = _rows_apart(train.subset(first), labels, group, chosen, classes, np.ones_like(first), rng)
+    texts, one_each = train.subset(first), np.ones_like(first)
+    half = rng.random(len(chosen)) < APART_RATE
+    taken = np.isin(group, chosen[~half])
+    if half.any():
+        apart = _rows_apart(texts, labels, group, chosen[half], classes[half], one_each, rng)
+        taken = taken if apart is None else taken | apart
+    if not taken.any() or len(np.unique(labels[~taken])) < len(np.unique(labels)):
+        taken = _rows_apart(texts, labels, group, chosen, classes, one_each, rng)
     if taken is None:
         return train, None
     return train.subset(np.flatnonzero(~taken)), train.subset(np.flatnonzero(taken))

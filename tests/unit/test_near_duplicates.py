@@ -61,7 +61,9 @@ def test_a_phrase_of_many_rows_relates_none_of_them(tmp_path: Path, spec: Tokeni
     assert [rows.tolist() for rows in near_duplicates(view, np.arange(60))] == [[row] for row in range(60)]
 
 
-def test_no_family_is_trained_on_and_held_out(tmp_path: Path, spec: TokenizerSpec) -> None:
+def test_half_of_the_rows_held_out_for_the_weights_are_set_aside_with_their_families(
+    tmp_path: Path, spec: TokenizerSpec
+) -> None:
     rng = np.random.default_rng(2)
     texts, family_of = [], {}
     for family in range(120):
@@ -71,10 +73,9 @@ def test_no_family_is_trained_on_and_held_out(tmp_path: Path, spec: TokenizerSpe
             family_of[texts[-1]] = family
     splits = read_splits(write_rows(tmp_path / "rows.csv", texts), tmp_path, spec)
     assert splits.held_out is not None
-    trained, held_out = (
-        {family_of[text] for text in view.texts()} for view in (splits.train, splits.held_out)
-    )
-    assert not trained & held_out
+    trained = {family_of[text] for text in splits.train.texts()}
+    n_apart = sum(family_of[text] not in trained for text in splits.held_out.texts())
+    assert 0.35 <= n_apart / len(splits.held_out) <= 0.65
     # As many as of rows that nothing relates, or a few more.
     assert 110 <= len(splits.held_out) <= 125
     assert len(splits.train) + len(splits.held_out) == len(texts)
@@ -126,7 +127,8 @@ def test_evaluation_rows_and_their_near_duplicates_are_not_trained_on(
     found = [{family_of[text] for text in side.texts()} for side in sides if side is not None]
     assert len(found) == 3
     assert not found[0] & found[1]
-    assert not found[0] & found[2]
+    assert found[2] - found[0]  # some of the rows held out for the weights
+    assert found[2] & found[0]  # and others are near what is trained on
     assert not found[1] & found[2]
     assert 35 <= len(splits.evaluation) <= 50  # a tenth of 450, or a few more or less
     assert not any("also training texts" in warning for warning in splits.warnings)
