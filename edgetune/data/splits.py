@@ -310,14 +310,16 @@ def _set_aside(train: TokenView, rng: np.random.Generator) -> tuple[TokenView, T
     classes = labels[first][chosen]
     texts, one_each = train.subset(first), np.ones_like(first)
     half = rng.random(len(chosen)) < APART_RATE
-    taken = np.isin(group, chosen[~half])
+    taken: BoolArray = np.isin(group, chosen[~half])
     if half.any():
         apart = _rows_apart(texts, labels, group, chosen[half], classes[half], one_each, rng)
-        taken = taken if apart is None else taken | apart
+        if apart is not None:
+            taken = taken | apart
     if not taken.any() or len(np.unique(labels[~taken])) < len(np.unique(labels)):
-        taken = _rows_apart(texts, labels, group, chosen, classes, one_each, rng)
-    if taken is None:
-        return train, None
+        apart = _rows_apart(texts, labels, group, chosen, classes, one_each, rng)
+        if apart is None:
+            return train, None
+        taken = apart
     return train.subset(np.flatnonzero(~taken)), train.subset(np.flatnonzero(taken))
 
 
