@@ -239,6 +239,7 @@ def test_from_a_file_to_a_prediction(new_tab: NewTab, page: Page, tiny_model: Pa
     assert TEMPLATE in tab.inner_text("body")
 
 
+@pytest.mark.alone
 def test_a_run_is_watched_stopped_and_kept(new_tab: NewTab, page: Page, tiny_model: Path) -> None:
     tab = new_tab()
     prepare(tab, page.folder / "tickets.csv", tiny_model, "5")
