@@ -37,6 +37,12 @@ def joined_text(text: str | tuple[str, str]) -> str:
     return PAIR_SEPARATOR.join(part.replace(PAIR_SEPARATOR, " ") for part in parts)
 
 
+def split_text(text: str) -> str | tuple[str, str]:
+    """Return a text, or both of a pair, of what `joined_text` gave."""
+    first, separator, second = text.partition(PAIR_SEPARATOR)
+    return (first, second) if separator else text
+
+
 BAD_ROWS, META = "bad_rows.jsonl", "meta.json"
 
 

@@ -10,6 +10,7 @@ from typing import Any
 import gradio as gr
 
 from edgetune.inference.inspection import Inspection, Suspect, inspect_run
+from edgetune.inference.saved_run import Prediction
 from edgetune.report.collect import RunRecord, collect, read_run
 from edgetune.report.inspection_table import SUGGESTION
 from edgetune.report.page_parts import (
@@ -25,7 +26,7 @@ from edgetune.report.page_parts import (
 )
 from edgetune.report.run_table import COSTS, RESULTS
 from edgetune.utils.errors import EdgetuneError, RunError, UsageError
-from edgetune.utils.formatting import describe_accuracy, percent
+from edgetune.utils.formatting import accuracy_name, counted, describe_accuracy, percent
 from edgetune.utils.sanitize import brief
 from edgetune.utils.tables import Section
 from edgetune.web import run_answers
@@ -68,7 +69,7 @@ def results_tab(runs: RunProcesses, run: gr.Dropdown, tab: gr.Tab) -> None:
     with gr.Row():
         true = gr.Dropdown(label="True class", choices=[])
         predicted = gr.Dropdown(label="Predicted class", choices=[])
-    counted = message()
+    said_of_texts = message()
     texts = gr.HTML()
 
     def show(name: str | None) -> Any:
@@ -83,7 +84,7 @@ def results_tab(runs: RunProcesses, run: gr.Dropdown, tab: gr.Tab) -> None:
         return (
             "",
             joined([headline(record), *(of_classes[:1] if small else of_classes), *parts]),
-            confusion_buttons(names, figures.confusion) if small else "",
+            confusion_buttons(names, figures.confusion) if small and figures.confusion else "",
             gr.update(choices=names, value=None),
             gr.update(choices=names, value=None),
             "",
@@ -110,7 +111,7 @@ def results_tab(runs: RunProcesses, run: gr.Dropdown, tab: gr.Tab) -> None:
     run.change(handled(lambda name: show(name) if name else ("", *[gr.skip()] * 5), 5), run, outputs)
     matrix.click(pick, None, [true, predicted])
     for chosen in (true, predicted):
-        chosen.change(handled(show_texts, 1), [run, true, predicted], [counted, texts])
+        chosen.change(handled(show_texts, 1), [run, true, predicted], [said_of_texts, texts])
 
 
 def confusion_buttons(names: list[str], confusion: list[list[int]]) -> Html:
@@ -143,14 +144,18 @@ def headline(record: RunRecord) -> Html:
     figures = record.figures
     if figures.accuracy is None:
         return tag("p", "The run ended before it was evaluated; a longer deadline leaves time for it.")
-    supports = [one.support or 0 for one in figures.per_class]
+    one_each = figures.micro_f1 is None
+    supports = [one.support or 0 for one in figures.per_class if one_each]
     base = (
         f" Always predicting the most frequent class: {percent(max(supports) / sum(supports))}."
         if any(supports)
         else ""
     )
-    words = describe_accuracy(figures.model_dump())
-    return tag("p", tag("strong", f"Accuracy {words}"), f" on {figures.n_eval or 0:,} rows.{base}")
+    summary = figures.model_dump()
+    words = f"{accuracy_name(summary).capitalize()} {describe_accuracy(summary)}"
+    if not one_each:
+        words = f"Micro-F1 {figures.micro_f1:.4f}, {words[0].lower()}{words[1:]}"
+    return tag("p", tag("strong", words), f" on {counted(figures.n_eval or 0, 'row')}.{base}")
 
 
 @dataclass(frozen=True)
@@ -270,7 +275,7 @@ def try_tab(runs: RunProcesses, run: gr.Dropdown) -> None:
             raise UsageError("Type or paste a text first.")
         found = opened.predict(lines)
         rows: list[tuple[str, ...]] = [
-            (str(one.label), percent(one.probability), brief(line, SHOWN_CHARS))
+            (labels_of(one), percent(one.probability), brief(line, SHOWN_CHARS))
             for line, one in zip(lines, found, strict=True)
         ]
         answers = tables("Predictions", rows, ("label", "probability", "text"))
@@ -289,6 +294,13 @@ def try_tab(runs: RunProcesses, run: gr.Dropdown) -> None:
 
     outputs = [said, table, classes, words]
     predict.click(handled(answer, 3), [run, texts], outputs)
+
+
+def labels_of(prediction: Prediction) -> str:
+    """Return what is predicted: a label, or all that reach their thresholds."""
+    if prediction.labels is None:
+        return str(prediction.label)
+    return ", ".join(prediction.labels) or "(no label)"
 
 
 def describe_words(label: str, effects: list[tuple[str, float]]) -> Html:

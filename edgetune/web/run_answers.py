@@ -9,7 +9,7 @@ from functools import lru_cache
 from pathlib import Path
 
 from edgetune.data.examples import find_columns, open_rows
-from edgetune.data.token_format import PAIR_SEPARATOR
+from edgetune.data.token_format import split_text
 from edgetune.inference.inspection import Inspection, corrected_table
 from edgetune.inference.saved_ensemble import NGRAMS
 from edgetune.inference.saved_run import Run, load_run
@@ -54,21 +54,18 @@ def evaluated(run: Run) -> tuple[AnsweredRow, ...]:
     """Return the first rows that a run was evaluated on, with its answers.
 
     Raises:
-        RunError: these rows cannot be found again.
+        RunError: these rows cannot be found again, or may have several labels.
     """
+    if run.multi_label:
+        raise RunError("The texts of this run may have several labels, so there is no confusion matrix.")
     view = run.evaluation_rows()
     texts = view.texts()[:MOST_ANSWERS]
     labels = [view.label_names[label] for label in view.labels[: len(texts)]]
-    predictions = run.predict_all(_as_given(text) for text in texts)
+    predictions = run.predict_all(split_text(text) for text in texts)
     return tuple(
         AnsweredRow(text, label, found.label or "", found.probability)
         for text, label, found in zip(texts, labels, predictions, strict=True)
     )
-
-
-def _as_given(text: str) -> str | tuple[str, str]:
-    first, separator, second = text.partition(PAIR_SEPARATOR)
-    return (first, second) if separator else text
 
 
 def write_mended(folder: Path, found: Inspection, labels: Mapping[int, str], out: Path) -> list[str]:

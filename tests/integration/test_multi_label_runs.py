@@ -13,6 +13,7 @@ from conftest import RunCli
 
 from edgetune import load_run
 from edgetune.utils import failpoints
+from edgetune.utils.errors import RunError
 from edgetune.utils.multi_label_metrics import MultiLabelEvaluation
 from tests.integration.test_serve import serving
 
@@ -214,3 +215,20 @@ def test_a_report_shows_it(trained: dict[str, Any], run_cli: RunCli, tmp_path: P
     page = (tmp_path / "report.html").read_text()
     assert "micro-F1" in page
     assert "subset accuracy" in page
+
+
+def test_the_page_shows_several_labels(trained: dict[str, Any]) -> None:
+    pytest.importorskip("gradio")
+    from edgetune.report.collect import read_run
+    from edgetune.web.result_tabs import headline, labels_of
+    from edgetune.web.run_answers import evaluated, open_run
+
+    folder = Path(trained["run_dir"])
+    assert "Micro-F1" in (shown := str(headline(read_run(folder, "run"))))
+    assert "subset accuracy" in shown
+    assert "most frequent class" not in shown
+    run = open_run(folder)
+    with pytest.raises(RunError, match="several labels"):
+        evaluated(run)
+    prediction = run.predict(["the screen"])[0]
+    assert labels_of(prediction) == (", ".join(prediction.labels or ()) or "(no label)")
