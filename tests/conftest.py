@@ -34,8 +34,6 @@ os.environ["HF_HUB_OFFLINE"] = "1"  # read when huggingface_hub is imported, so 
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 os.environ["OMP_NUM_THREADS"] = "1"  # torch beside ONNX Runtime's spinning threads is slow otherwise
 
-import edgetune.selection  # noqa: E402, F401 (settings can be read once the methods are known)
-
 ROOT = Path(__file__).resolve().parent.parent
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 

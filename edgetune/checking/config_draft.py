@@ -13,7 +13,6 @@ from edgetune.config.settings import DataSettings
 from edgetune.data.examples import column_reference, find_columns, open_labelled, read_examples
 from edgetune.data.labels import label_order
 from edgetune.data.splits import data_options
-from edgetune.selection import METHODS  # noqa: F401 (a config is checked with the settings of all methods)
 from edgetune.utils.formatting import counted, duration
 from edgetune.utils.sanitize import brief
 

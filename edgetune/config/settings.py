@@ -5,6 +5,7 @@ RunConfig: [data] [model] [selection] [train] [budget]
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Mapping
 from typing import Any, ClassVar, Literal, get_args
 
@@ -59,23 +60,27 @@ class SelectionSettings(Settings):
     )
 
 
+METHODS_PACKAGE = "edgetune.selection"
+"""Importing it registers the settings of all methods: plug-ins, of which this folder knows the name alone."""
 _registered: tuple[type[SelectionSettings], Mapping[str, Mapping[str, Any]]] | None = None
 
 
 def register_methods(kind: type[SelectionSettings], presets: Mapping[str, Mapping[str, Any]]) -> None:
-    """Tell this folder, which lies below the methods, what settings they have.
+    """Register the settings of all methods of choosing examples.
 
     Args:
         kind: settings of all methods.
         presets: values of each preset, by name of the preset.
     """
-    global _registered  # once, when `edgetune.selection` is imported
+    global _registered  # once, when the package of the methods is imported
     _registered = kind, presets
 
 
 def registered_methods() -> tuple[type[SelectionSettings], Mapping[str, Mapping[str, Any]]]:
-    """Return what was registered; `edgetune.selection` has to be imported before settings are read."""
-    assert _registered is not None, "import edgetune.selection first"
+    """Return what the methods registered, which are imported if they have not been."""
+    if _registered is None:
+        importlib.import_module(METHODS_PACKAGE)
+    assert _registered is not None
     return _registered
 
 

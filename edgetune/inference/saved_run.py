@@ -27,7 +27,6 @@ from edgetune.models.source import max_positions
 from edgetune.models.vocabulary import check_vocabulary, pad_token_id
 from edgetune.run_files.run_folder import ENSEMBLE, damage_errors, finish_placing_if_idle
 from edgetune.run_files.summary import read_summary
-from edgetune.selection import METHODS  # noqa: F401 (settings of a run are those of its method)
 from edgetune.utils.errors import RunError
 from edgetune.utils.formatting import counted
 from edgetune.utils.machine import cache_folder

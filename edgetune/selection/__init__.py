@@ -34,7 +34,7 @@ __all__ = [
 
 
 def _methods() -> Iterator[type[Method]]:
-    """Yield every class of this folder that has a name of its own."""
+    """Yield the classes in the modules of this package that define a `name`."""
     for found in pkgutil.iter_modules(__path__, f"{__name__}."):
         module = importlib.import_module(found.name)
         for kind in vars(module).values():

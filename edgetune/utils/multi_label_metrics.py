@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -53,18 +53,11 @@ class MultiLabelEvaluation(Evaluation):
 
     def to_dict(self) -> dict[str, Any]:
         """Return it as JSON values, under the names that `summary.json` uses."""
-        return {
-            "n_eval": self.n,
-            "accuracy": self.accuracy,
-            "accuracy_interval": list(self.interval),
+        found = Evaluation.to_dict(self)  # `super()` does not work in a dataclass with slots
+        return {name: value for name, value in found.items() if name not in ("mcc", "confusion")} | {
             "micro_f1": self.micro_f1,
-            "macro_f1": self.macro_f1,
-            "loss": self.loss,
-            "label_names": list(self.label_names),
-            "per_class": [asdict(scores) for scores in self.per_class],
             "thresholds": list(self.thresholds),
             "n_predicted": list(self.n_predicted),
-            "unknown_labels": self.unknown_labels,
         }
 
 
@@ -142,7 +135,7 @@ def restore_evaluation(found: dict[str, Any]) -> Evaluation:
         interval=(low, high),
         macro_f1=found["macro_f1"],
         mcc=math.nan,
-        loss=found["loss"],
+        loss=math.nan if found["loss"] is None else found["loss"],
         label_names=tuple(found["label_names"]),
         per_class=tuple(ClassScores(**scores) for scores in found["per_class"]),
         confusion=(),
