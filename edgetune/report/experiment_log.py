@@ -140,9 +140,9 @@ _LOGGERS: dict[LogTo, tuple[str, Any]] = {
 
 
 class ExperimentLogs:
-    """Hands the records of one run to the programs that were asked for.
+    """Passes the records of one run to each logger that was asked for.
 
-    A log is no reason to lose a run.
+    A logger that fails is dropped with a warning, and the run goes on.
     """
 
     def __init__(self, names: Iterable[LogTo] = (), warn: Say = lambda text: None) -> None:
@@ -229,7 +229,7 @@ class ExperimentLogs:
 
     @contextlib.contextmanager
     def _leaving_out(self, name: LogTo) -> Iterator[None]:
-        """Leave a program that fails out from then on, and say so."""
+        """Drop a logger that fails, with a warning."""
         try:
             yield
         except Exception as error:  # the programs have errors of their own

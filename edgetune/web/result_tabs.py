@@ -160,7 +160,7 @@ def headline(record: RunRecord) -> Html:
 
 @dataclass(frozen=True)
 class Mending:
-    """How far somebody is who goes through the doubtful labels of a run.
+    """Progress through the doubtful labels of a run.
 
     Attributes:
         folder: of the run.
@@ -304,7 +304,7 @@ def labels_of(prediction: Prediction) -> str:
 
 
 def describe_words(label: str, effects: list[tuple[str, float]]) -> Html:
-    """Return a text whose words are marked by what they mean to the n-grams, and the same as a table."""
+    """Return a text with its words coloured by their effect on the n-grams, and the strongest as a table."""
     marked: list[str] = []
     for word, effect in effects:
         colour = "0,114,178" if effect > 0 else "213,94,0"

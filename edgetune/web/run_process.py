@@ -36,7 +36,7 @@ RUNNING, FINISHED, STOPPED, FAILED = "running", "finished", "stopped", "failed"
 
 @dataclass(frozen=True)
 class RunStatus:
-    """How a run stands.
+    """State of a run.
 
     Attributes:
         state: `RUNNING`, `FINISHED`, `STOPPED` (before the end, with a model) or `FAILED`.
@@ -152,7 +152,7 @@ class RunProcesses:
                 process.send_signal(signal.SIGINT)
 
     def status(self, name: str) -> RunStatus:
-        """Return how a run stands.
+        """Return the state of a run.
 
         Raises:
             RunError: there is no such run, or its record is damaged.

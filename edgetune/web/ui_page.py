@@ -237,7 +237,7 @@ def train_tab(
 
 
 def describe_status(name: str, found: RunStatus) -> Html:
-    """Return how a run stands; a screen reader reads it when asked, not every second."""
+    """Return the state of a run as HTML; a screen reader reads it when asked, not at every update."""
     words = {
         RUNNING: "is training",
         FINISHED: "is finished: see Results",
