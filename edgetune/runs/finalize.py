@@ -190,9 +190,11 @@ def _never_predicted(best: Evaluation) -> list[str]:
         return []
     shown = ", ".join(f'"{brief(one.label)}" ({one.support:,})' for one in never[:MOST_NAMED])
     more = f" and {len(never) - MOST_NAMED} more" if len(never) > MOST_NAMED else ""
+    advice = "use --metric macro-f1 or --class-weight balanced, or add rows of them"
+    if micro_f1(best) is not None:  # each class has its threshold already
+        advice = "add rows of them"
     return [
-        f"Never predicted, by number of evaluation rows: {shown}{more}. If these classes matter, use "
-        "--metric macro-f1 or --class-weight balanced, or add rows of them."
+        f"Never predicted, by number of evaluation rows: {shown}{more}. If these classes matter, {advice}."
     ]
 
 
