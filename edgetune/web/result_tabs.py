@@ -143,7 +143,8 @@ def headline(record: RunRecord) -> Html:
     """Return the accuracy beside what simpler answers reach on the same rows."""
     figures = record.figures
     if figures.accuracy is None:
-        return tag("p", "The run ended before it was evaluated; a longer deadline leaves time for it.")
+        why = "The run was stopped" if figures.interrupted else "The deadline came"
+        return tag("p", f"{why} before the model was evaluated; the learners' figures are of held-out rows.")
     one_each = figures.micro_f1 is None
     supports = [one.support or 0 for one in figures.per_class if one_each]
     base = (

@@ -259,7 +259,7 @@ def test_a_run_is_watched_stopped_and_kept(new_tab: NewTab, page: Page, tiny_mod
     see(tab, "stopped was stopped, and its model was kept")
     assert not (page.folder / "runs" / "second").exists()
     go(tab, "Results")
-    see(tab, "Accuracy")
+    see(tab, "Learners")  # whether an evaluation had come before depends on the machine's speed
 
 
 def test_doubtful_labels_are_mended(tab: Any, page: Page, tiny_model: Path) -> None:
