@@ -9,7 +9,7 @@ from edgetune.energy import EnergyReading, Sensor, read_energy
 from edgetune.report.experiment_log import ExperimentLogs
 from edgetune.report.live_view import View
 from edgetune.run_files.run_folder import RunFolder
-from edgetune.runs.deadline import Deadline
+from edgetune.runs.deadline import NoDeadline
 from edgetune.runs.setup import PreparedRows
 from edgetune.utils.meter import Meter
 from edgetune.utils.signals import StopRequest
@@ -29,7 +29,7 @@ class RunContext(Generic[Setup]):
         stop: says whether the run was asked to end.
         sensor: of the energy.
         sensor_since_s: elapsed seconds when it began to count.
-        deadline: plan and clock; None for a run that ends with its data.
+        deadline: says when each part has to end.
         logs: of other programs.
     """
 
@@ -40,7 +40,7 @@ class RunContext(Generic[Setup]):
     stop: StopRequest
     sensor: Sensor
     sensor_since_s: float
-    deadline: Deadline | None
+    deadline: NoDeadline
     logs: ExperimentLogs = field(default_factory=ExperimentLogs)
 
     def energy(self) -> EnergyReading:

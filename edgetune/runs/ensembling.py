@@ -10,7 +10,6 @@ encoder lies in `model/` and `onnx/` as ever.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any
@@ -24,12 +23,12 @@ from edgetune.inference.saved_run import score_view
 from edgetune.learners.ensemble import Ensemble, MemberScore, fit_ensemble
 from edgetune.learners.linear_probe import LinearProbe
 from edgetune.learners.ngrams import Ngrams
-from edgetune.planning.plan import NGRAMS_ALONE
-from edgetune.planning.planner import ngrams_rate, refit_pays
+from edgetune.planning.clock import Clock
+from edgetune.planning.planner import refit_pays
 from edgetune.runs.context import RunContext
 from edgetune.runs.cross_fitting import MOST_ROWS, CrossFit, cross_fit
-from edgetune.runs.deadline import Scored
 from edgetune.runs.probing import FittedProbe
+from edgetune.runs.scoring import Scored
 from edgetune.runs.setup import Prepared, PreparedRows
 from edgetune.utils.metrics import Evaluation, cross_entropy
 from edgetune.utils.multi_label import is_multi_hot, log_odds, log_probabilities
@@ -41,11 +40,6 @@ FEWEST_ROWS = 20
 ROWS_WHEN_INTERRUPTED = 100
 SAVE_CAUTION = 1.5
 """The next save is allowed this many times the duration of the last one."""
-LEFT_RATE = 0.4
-"""Share of the time that is left, beyond what was planned, which the first fit of the n-grams may take."""
-FEW_PAIR_STEPS, IDLE_RATE = 150, 0.8
-"""If the encoder would make fewer steps than this on pairs of texts, the first fit of the n-grams may take
-this share of the time left."""
 CROSS_FIT_RATE = 0.25
 """Share of the time for training that cross-fitting may take; with 300 rows it takes about a second."""
 KEPT_RATE = 0.95
@@ -97,11 +91,12 @@ class EnsembleStage:
             return
         with self._run.meter.phase("ngrams"):
             self._run.view.say("Fitting n-grams")
-            self.ngrams = self._fitted(train, self._allowed_s())
+            self.ngrams = self._fitted(
+                train, self._run.deadline.ngrams_limit_s(self._run.prepared.config.data.pair)
+            )
             self._weigh({NGRAMS: self._timed_log_proba(self.ngrams, held_out)}, held_out.labels)
             self._save()
-        if self._run.deadline is not None:
-            self._run.deadline.mark("ngrams")
+        self._run.deadline.mark("ngrams")
 
     def restore(self) -> None:
         """Read what `begin` saved before a break, or do it again."""
@@ -143,13 +138,13 @@ class EnsembleStage:
         if save:
             self._save()
 
-    def cross_fit(self, found: FittedProbe) -> None:
+    def cross_fit(self, found: FittedProbe, clock: Clock) -> None:
         """Where rows are few, cross-fit probe and n-grams on all of them, for weights if the probe is kept.
 
         Nothing is done where rows are many, were not all read, or there is too little time.
         """
         held_out, train, scored = self.held_out, self._run.prepared.data.train, found.held_out
-        if held_out is None or self._run.deadline is None or scored is None:
+        if held_out is None or scored is None:
             return
         if found.train_rows is None or found.features is None:
             return
@@ -158,7 +153,6 @@ class EnsembleStage:
             return
         rows = np.concatenate([train.rows[found.train_rows], held_out.rows[scored.rows]])
         labels = np.concatenate([train.labels[found.train_rows], held_out.labels[scored.rows]])
-        clock = self._run.deadline.clock
         end_s = clock.elapsed_s() + CROSS_FIT_RATE * clock.left_s()
 
         def time_left_s() -> float:
@@ -298,10 +292,7 @@ class EnsembleStage:
         train = self._run.prepared.data.train
         if not refit_pays(len(train), len(held_out)):
             return
-        left_s = math.inf
-        if self._run.deadline is not None:
-            left_s = self._run.deadline.clock.ensemble_end_s() - self._run.deadline.clock.elapsed_s()
-            left_s -= SAVE_CAUTION * self._save_s
+        left_s = self._run.deadline.ensemble_left_s() - SAVE_CAUTION * self._save_s
         if self.ngrams is None or left_s < self._fit_s:
             return
         rows = np.concatenate([train.rows, held_out.rows])
@@ -349,9 +340,8 @@ class EnsembleStage:
     def _rows_in_time(self, n_rows: int) -> IntArray:
         """Return which of so many rows n-grams have time to answer: all, or a random sample."""
         n_fit = n_rows
-        if self._run.deadline is not None and self._row_s:
-            left_s = self._run.deadline.clock.evaluation_end_s() - self._run.deadline.clock.elapsed_s()
-            n_fit = max(0, min(n_rows, int(left_s / self._row_s)))
+        if self._row_s:
+            n_fit = int(max(0.0, min(n_rows, self._run.deadline.evaluation_left_s() / self._row_s)))
         if n_fit == n_rows:
             return np.arange(n_rows)
         return np.random.default_rng([self._run.prepared.config.train.seed, 5]).permutation(n_rows)[:n_fit]
@@ -398,22 +388,6 @@ class EnsembleStage:
                 for name in names
             ],
         }
-
-    def _allowed_s(self) -> float:
-        """Return how long the first fit may take, seconds: its share of the time; all without a deadline.
-
-        A fit that needs less ends by itself. What is planned does not know the number of classes.
-        """
-        if self._run.deadline is None:
-            return math.inf
-        pair = self._run.prepared.config.data.pair
-        idle = pair and self._run.deadline.trains and self._run.deadline.plan.n_steps < FEW_PAIR_STEPS
-        clock, planned_s = self._run.deadline.clock, self._run.deadline.plan.lines["ngrams"]
-        if self._run.deadline.plan.method == NGRAMS_ALONE:
-            return max(planned_s, clock.left_s())
-        rate = ngrams_rate(pair, self._run.deadline.trains)
-        left_rate = IDLE_RATE if idle else max(LEFT_RATE, rate)
-        return min(rate * clock.limit_s(), max(planned_s, left_rate * clock.left_s()))
 
     def _fitted(self, rows: TokenView, allowed_s: float) -> Ngrams:
         started_s = self._run.meter.elapsed_s()

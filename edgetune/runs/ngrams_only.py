@@ -30,7 +30,6 @@ def run_ngrams(run: RunContext[PreparedRows]) -> RunResult:
         Interrupted: SIGINT or SIGTERM came; the n-grams fitted so far are in the run folder.
     """
     folder, stop, deadline, stage = run.folder, run.stop, run.deadline, EnsembleStage(run)
-    assert deadline is not None
     with HistoryWriter(folder.path / "history.jsonl", run.logs.record) as history:
         stage.begin()
         if not stop():
