@@ -9,7 +9,7 @@ from edgetune.energy import EnergyReading, Sensor, read_energy
 from edgetune.report.experiment_log import ExperimentLogs
 from edgetune.report.live_view import View
 from edgetune.run_files.run_folder import RunFolder
-from edgetune.runs.deadline import NoDeadline
+from edgetune.runs.deadline import Deadline
 from edgetune.runs.setup import PreparedRows
 from edgetune.utils.meter import Meter
 from edgetune.utils.signals import StopRequest
@@ -40,7 +40,7 @@ class RunContext(Generic[Setup]):
     stop: StopRequest
     sensor: Sensor
     sensor_since_s: float
-    deadline: NoDeadline
+    deadline: Deadline
     logs: ExperimentLogs = field(default_factory=ExperimentLogs)
 
     def energy(self) -> EnergyReading:

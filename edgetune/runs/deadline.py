@@ -1,4 +1,4 @@
-"""When the parts of a run have to end: with its data (`NoDeadline`), or on time (`Deadline`).
+"""When the parts of a run have to end: on time (`Deadline`), or with its data (`NoDeadline`).
 
     … open │ n-grams, linear probe: first usable models │ training, saved now and then │
     save │ ensemble │ evaluate │ report │
@@ -34,85 +34,8 @@ FEW_PAIR_STEPS, IDLE_RATE = 150, 0.8
 this share of the time left."""
 
 
-class NoDeadline:
-    """A run that ends with its data: there is time for everything, and nothing has to be reckoned with.
-
-    `Deadline` overrides all of it, so that no other part of a run has to know which of the two it has.
-
-    Attributes:
-        revised: rows that are expected by the speed of the first steps; None before that is known.
-    """
-
-    revised: dict[str, float] | None = None
-
-    @property
-    def trains(self) -> bool:
-        """Whether the encoder is trained; else the linear probe is all there is of it."""
-        return True
-
-    @property
-    def n_planned(self) -> int:
-        """Examples that training was planned to come through; 0 where no number was planned."""
-        return 0
-
-    @property
-    def limit_s(self) -> float | None:
-        """Elapsed seconds when the process must have ended; None for no limit."""
-        return None
-
-    @property
-    def picture_fits(self) -> bool:
-        """Whether there is time to draw the picture of the run."""
-        return True
-
-    def left_s(self) -> float:
-        """Return the seconds of training that are left."""
-        return math.inf
-
-    def ensemble_left_s(self) -> float:
-        """Return the seconds until the ensemble must have been fitted."""
-        return math.inf
-
-    def evaluation_left_s(self) -> float:
-        """Return the seconds until evaluation must have ended."""
-        return math.inf
-
-    def ngrams_limit_s(self, pair: bool) -> float:
-        """Return how many seconds the first fit of the n-grams may take, on pairs of texts or on texts."""
-        return math.inf
-
-    def progress(self, data: DataProgress) -> Progress:
-        """Return what ends the training loop, given what ends it at the latest."""
-        return data
-
-    def guarded(self, selector: Selector, settings: SelectionSettings) -> Selector:
-        """Return the selector, watched where a filter that loses time is to be switched off."""
-        return selector
-
-    def keeps_best(self, config: RunConfig) -> bool:
-        """Return whether the model is evaluated after each pass, and the best one is kept."""
-        return config.train.keep == "best"
-
-    def mark(self, line: str) -> None:
-        """Note that a line of the plan has just ended."""
-
-    def saved(self, took_s: float = 0.0) -> None:
-        """Note that a usable model has just been written, in so many seconds."""
-
-    def lines(self) -> list[dict[str, Any]]:
-        """Return planned and real seconds by line; a line that was not reached has no real ones."""
-        return []
-
-    def state(self) -> dict[str, Any] | None:
-        """Return the plan, and what has come of it so far; None where there is none."""
-        return None
-
-    def load_state(self, state: Any) -> None:
-        """Go on where `state()` was taken, in another process: its speeds are measured anew."""
-
-
 @dataclass
-class Deadline(NoDeadline):
+class Deadline:
     """A run's plan and its clock.
 
     Attributes:
@@ -136,35 +59,15 @@ class Deadline(NoDeadline):
 
     @property
     def trains(self) -> bool:
+        """Whether the encoder is trained; else the linear probe is all there is of it."""
         return self.plan.trains
 
-    @property
-    def n_planned(self) -> int:
-        return self.plan.n_rows if self.trains else 0
-
-    @property
-    def limit_s(self) -> float:
-        return self.clock.limit_s()
-
-    @property
-    def picture_fits(self) -> bool:
-        return self.clock.picture_fits()
-
-    def left_s(self) -> float:
-        return self.clock.left_s()
-
-    def ensemble_left_s(self) -> float:
-        return self.clock.ensemble_end_s() - self.clock.elapsed_s()
-
-    def evaluation_left_s(self) -> float:
-        return self.clock.evaluation_end_s() - self.clock.elapsed_s()
-
     def ngrams_limit_s(self, pair: bool) -> float:
-        """Return its share of the time. A fit that needs less ends by itself.
+        """Return how many seconds the first fit of the n-grams may take, on pairs of texts or on texts.
 
-        What is planned does not know the number of classes.
+        A fit that needs less ends by itself. What is planned does not know the number of classes.
         """
-        planned_s, left_s = self.plan.lines["ngrams"], self.clock.left_s()
+        planned_s, left_s = self.plan.lines.get("ngrams", 0.0), self.clock.left_s()
         if self.plan.method == NGRAMS_ALONE:
             return max(planned_s, left_s)
         rate = ngrams_rate(pair, self.trains)
@@ -173,17 +76,21 @@ class Deadline(NoDeadline):
         return min(rate * self.clock.limit_s(), max(planned_s, left_rate * left_s))
 
     def progress(self, data: DataProgress) -> Progress:
+        """Return what ends the training loop, given what ends it at the latest."""
         return ClockProgress(self.clock, self.cost, data)
 
     def guarded(self, selector: Selector, settings: SelectionSettings) -> Selector:
+        """Return the selector; a filter is watched, so that it is switched off when it loses time."""
         if settings.watched and settings.method in FILTERS:
             return GuardedSelector(selector, self.score_rate)
         return selector
 
     def keeps_best(self, config: RunConfig) -> bool:
+        """Return whether the model is evaluated after each pass, and the best one is kept."""
         return config.budget.patience is not None
 
     def mark(self, line: str) -> None:
+        """Note that a line of the plan has just ended."""
         self.marks.append((line, self.clock.elapsed_s()))
 
     def revise(self, n_trained: int) -> int | None:
@@ -212,6 +119,7 @@ class Deadline(NoDeadline):
         self.plan = replace(self.plan, method=LINEAR_PROBE, n_steps=0, n_rows=n_rows, n_probe_rows=n_rows)
 
     def saved(self, took_s: float = 0.0) -> None:
+        """Note that a usable model has just been written, in so many seconds."""
         self._saved_s = self.clock.elapsed_s()
         self.save_model_s = max(self.save_model_s, took_s)
         self.clock.measured_save_s = max(self.clock.measured_save_s, took_s)
@@ -222,7 +130,8 @@ class Deadline(NoDeadline):
         since_s = self.clock.elapsed_s() - self._saved_s
         return since_s > every_s and self.clock.left_s() > every_s / 2
 
-    def state(self) -> dict[str, Any]:
+    def state(self) -> dict[str, Any] | None:
+        """Return the plan, and what has come of it so far; None where there is none."""
         return {
             "plan": self.plan.to_dict(),
             "marks": [list(mark) for mark in self.marks],
@@ -231,7 +140,8 @@ class Deadline(NoDeadline):
             "measured_save_s": self.clock.measured_save_s,
         }
 
-    def load_state(self, state: dict[str, Any]) -> None:
+    def load_state(self, state: Any) -> None:
+        """Go on where `state()` was taken, in another process: its speeds are measured anew."""
         self.marks = [(str(line), float(end_s)) for line, end_s in state["marks"]]
         self.revised = state["revised"]
         self.clock.train_started_s = float(state["train_started_s"])
@@ -239,6 +149,7 @@ class Deadline(NoDeadline):
         self._saved_s = self.clock.elapsed_s()
 
     def lines(self) -> list[dict[str, Any]]:
+        """Return planned and real seconds by line; a line that was not reached has no real ones."""
         real: dict[str, float] = {}
         for (_, begin_s), (name, end_s) in pairwise([("", 0.0), *self.marks]):
             real[name] = real.get(name, 0.0) + end_s - begin_s
@@ -246,6 +157,29 @@ class Deadline(NoDeadline):
             {"line": name, "planned_s": seconds, "real_s": real.get(name)}
             for name, seconds in self.plan.lines.items()
         ]
+
+
+class NoDeadline(Deadline):
+    """The end of a run that ends with its data: a clock that never runs out, and an empty plan."""
+
+    def __init__(self) -> None:
+        clock = Clock(math.inf, dict.fromkeys(("save", "evaluate", "report", "exit"), 0.0), lambda: 0.0)
+        super().__init__(Plan(""), clock, lambda operation, n_rows, width: 0.0, 0.0)
+
+    def progress(self, data: DataProgress) -> Progress:
+        return data
+
+    def guarded(self, selector: Selector, settings: SelectionSettings) -> Selector:
+        return selector
+
+    def keeps_best(self, config: RunConfig) -> bool:
+        return config.train.keep == "best"
+
+    def state(self) -> None:
+        return None
+
+    def load_state(self, state: Any) -> None:
+        pass
 
 
 def blended_slowdown(first_steps: float, plan: Plan) -> float:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable, Sequence
 from datetime import datetime, timezone
 from typing import Any
@@ -23,7 +24,7 @@ from edgetune.run_files.history import read_history
 from edgetune.run_files.run_folder import INTERRUPTED, RunFolder
 from edgetune.run_files.summary import RunResult
 from edgetune.runs.context import RunContext
-from edgetune.runs.deadline import NoDeadline
+from edgetune.runs.deadline import Deadline
 from edgetune.runs.setup import Prepared, PreparedRows
 from edgetune.utils.failpoints import failpoint
 from edgetune.utils.files import write_atomic
@@ -197,11 +198,11 @@ def _never_predicted(best: Evaluation) -> list[str]:
     ]
 
 
-def _short_of_plan(config: RunConfig, deadline: NoDeadline, loop: Loop) -> list[str]:
+def _short_of_plan(config: RunConfig, deadline: Deadline, loop: Loop) -> list[str]:
     """Say that a run under a deadline came through less than half of what was planned, or trained nothing."""
-    if loop.stopped or config.budget.patience is not None:
+    if loop.stopped or not deadline.trains or config.budget.patience is not None:
         return []
-    n_rows, n_seen = deadline.n_planned, loop.counts.n_seen
+    n_rows, n_seen = deadline.plan.n_rows, loop.counts.n_seen
     if n_rows and not loop.counts.n_trained:
         return [
             "No rows were trained before the deadline; the encoder is a linear probe on untouched features."
@@ -228,10 +229,11 @@ def _energy(energy: EnergyReading) -> dict[str, Any]:
 
 
 def _budget(
-    prepared: PreparedRows, cache: HiddenCache | None, deadline: NoDeadline, elapsed_s: float
+    prepared: PreparedRows, cache: HiddenCache | None, deadline: Deadline, elapsed_s: float
 ) -> dict[str, Any]:
     """Return what was planned beside what came of it, and what the cache did."""
-    plans, limit_s = prepared.plans, deadline.limit_s
+    plans, limit_s = prepared.plans, deadline.clock.limit_s()
+    is_limited = limit_s < math.inf
     planned = None
     if plans is not None:
         planned = plans.best.to_dict() | {
@@ -242,8 +244,8 @@ def _budget(
             "reasons": list(plans.reasons),
         }
     return {
-        "deadline_s": limit_s,
-        "deadline_used_rate": None if limit_s is None else elapsed_s / limit_s,
+        "deadline_s": limit_s if is_limited else None,
+        "deadline_used_rate": elapsed_s / limit_s if is_limited else None,
         "planned": planned,
         "cache": None
         if cache is None
@@ -324,7 +326,7 @@ def write_receipt(
     """
     folder, view, deadline = run.folder, run.view, run.deadline
     with run.meter.phase("save"):
-        if deadline.trains and deadline.picture_fits:
+        if deadline.trains and deadline.clock.picture_fits():
             _draw(receipt(), folder, view)
         elif deadline.trains:
             view.warn("There was no time left to draw run.png.")

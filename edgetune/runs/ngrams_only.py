@@ -37,7 +37,7 @@ def run_ngrams(run: RunContext[PreparedRows]) -> RunResult:
             deadline.mark("ensemble")
         stopped = stop()  # what comes later finds a run that is complete
         if not stopped:
-            stage.evaluate(None)
+            stage.evaluate_ngrams()
             deadline.mark("evaluate")
         if (found := stage.evaluation) is not None:
             history.append_evaluation(run.meter.elapsed_s(), 0, found)

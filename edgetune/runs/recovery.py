@@ -49,7 +49,7 @@ class Recovery:
         if self._run.meter.elapsed_s() - self._returned_s > RETURN_EVERY_S:
             return_memory()
             self._returned_s = self._run.meter.elapsed_s()
-        if self._checkpoints.is_due(self._run.deadline.left_s()):
+        if self._checkpoints.is_due(self._run.deadline.clock.left_s()):
             self.write(loop, history)
 
     def write(self, loop: Loop, history: HistoryWriter) -> bool:

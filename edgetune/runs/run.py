@@ -239,9 +239,8 @@ def _stoppable(work: Callable[[], RunResult], run: RunContext[PreparedRows]) -> 
 def _train(run: RunContext[Prepared], interruption: Interruption | None = None) -> RunResult:
     """Train an encoder and the other learners, from the start or from a break on."""
     with HistoryWriter(run.folder.path / "history.jsonl", run.logs.record) as history:
-        if isinstance(run.deadline, Deadline):
-            return TimedTraining(run, run.deadline, history, interruption).run()
-        return Training(run, history, interruption).run()
+        kind = Training if isinstance(run.deadline, NoDeadline) else TimedTraining
+        return kind(run, history, interruption).run()
 
 
 def _repeatable(resolved: RunConfig, asked: RunConfig) -> RunConfig:
@@ -284,9 +283,7 @@ def _remember_speed(run: RunContext[Prepared], cache_dir: Path) -> None:
     """
     prepared, deadline = run.prepared, run.deadline
     plans, cache = prepared.plans, prepared.backend.cache
-    if not isinstance(deadline, Deadline) or (cache is not None and cache.n_hits):
-        return
-    if plans is None or plans.device is None:
+    if plans is None or plans.device is None or (cache is not None and cache.n_hits):
         return
     if prepared.freeze == "none" or prepared.config.model.threads != deadline.plan.threads:
         return
@@ -301,7 +298,7 @@ def _remember_speed(run: RunContext[Prepared], cache_dir: Path) -> None:
         )
 
 
-def _deadline(prepared: PreparedRows, used: BudgetUsed) -> NoDeadline:
+def _deadline(prepared: PreparedRows, used: BudgetUsed) -> Deadline:
     """Start the clock of a run whose time is limited."""
     plan, plans, budget = prepared.plan, prepared.plans, prepared.config.budget
     if plan is None or plans is None or not budget.limits_time:

@@ -11,14 +11,11 @@ from edgetune.data.token_store import TokenView
 from edgetune.inference.saved_ensemble import PROBE
 from edgetune.learners.filter_guard import GuardedSelector
 from edgetune.run_files.counters import Counters
-from edgetune.run_files.history import HistoryWriter
-from edgetune.runs.context import RunContext
-from edgetune.runs.deadline import Deadline
+from edgetune.runs.cross_fitting import cross_fit_all
 from edgetune.runs.probing import LEAST_TRAINING_STEPS, FittedProbe, ProbeInTime
-from edgetune.runs.resume import Interruption
 from edgetune.runs.scoring import Scored, score_in_time
-from edgetune.runs.setup import Prepared
 from edgetune.runs.training import Training
+from edgetune.runs.weighting import prefers_probe
 from edgetune.utils.errors import BudgetError
 from edgetune.utils.formatting import counted
 
@@ -26,28 +23,18 @@ from edgetune.utils.formatting import counted
 class TimedTraining(Training):
     """Training that ends by a clock, or with its data if that comes first."""
 
-    def __init__(
-        self,
-        run: RunContext[Prepared],
-        deadline: Deadline,
-        history: HistoryWriter,
-        interruption: Interruption | None = None,
-    ) -> None:
-        self._deadline = deadline
-        super().__init__(run, history, interruption)
-
     def _begin(self) -> None:
         """Fit the n-grams, make a first usable encoder, and let the selector prepare."""
         self._ensemble.begin()
         if "probe" in self._config.train.learners:
             self._make_linear_probe()
-        if self._deadline.trains:
+        if self._run.deadline.trains:
             self._loop.begin()
-        self._deadline.clock.begin()
+        self._run.deadline.clock.begin()
 
     def _make_linear_probe(self) -> None:
         """Fit and save the first usable model, and decide whether there is time for training after it."""
-        deadline = self._deadline
+        deadline = self._run.deadline
         with self._meter.phase("linear_probe"):
             try:
                 drawn = self._backend.head()
@@ -64,7 +51,8 @@ class TimedTraining(Training):
                     deadline.give_to_probe(found.n_rows)
                 self._ensemble.note_probe(found, save=deadline.trains)
                 # before the save, after which training begins at once
-                self._ensemble.cross_fit(found, deadline.clock)
+                data, seed = self._prepared.data, self._config.train.seed
+                self._ensemble.crossed = cross_fit_all(data, found, seed, deadline.clock, self._stop)
                 self._backend.set_head(found.probe.weight, found.probe.bias)
                 if deadline.trains:  # else it is saved once, at the end, which comes now
                     self._saver.save(skip_onnx=True)
@@ -73,7 +61,7 @@ class TimedTraining(Training):
         deadline.mark("linear_probe")
 
     def _run_epochs(self) -> None:
-        if self._deadline.trains:
+        if self._run.deadline.trains:
             super()._run_epochs()
         elif self._stop():
             self._loop.stopped = True
@@ -82,7 +70,7 @@ class TimedTraining(Training):
 
     def _end_epoch(self, epoch: int) -> None:
         """Evaluate the planned number of rows, always the same, if there is time and a use for it."""
-        deadline = self._deadline
+        deadline = self._run.deadline
         if self._config.budget.patience is None or self._loop.finished:
             return
         planned_s = deadline.plan.lines["evaluate"] + deadline.plan.lines["ensemble"]
@@ -102,12 +90,12 @@ class TimedTraining(Training):
             why = selector.check_balance(counts, self._loop.prices.mean_s(), self._meter.split_s())
             if why:
                 self._view.say(f"The filter is switched off: {why}.")
-        if selector.skips_scoring and (n_rows := self._deadline.revise(counts.n_trained)):
+        if selector.skips_scoring and (n_rows := self._run.deadline.revise(counts.n_trained)):
             self._view.say(
                 f"At the speed of the first steps, {n_rows:,} examples are expected "
-                f"({self._deadline.plan.n_rows:,} planned)"
+                f"({self._run.deadline.plan.n_rows:,} planned)"
             )
-        if self._saver.best is None and self._deadline.save_is_due():  # else the best so far lies there
+        if self._saver.best is None and self._run.deadline.save_is_due():  # else the best so far lies there
             self._saver.save_in_passing()
         super()._after_batch(counts, loss)
 
@@ -116,7 +104,7 @@ class TimedTraining(Training):
 
         Where patience has run out the best model was saved and evaluated before.
         """
-        deadline = self._deadline
+        deadline = self._run.deadline
         if self._out_of_patience:
             deadline.mark("save")
             self._ensemble.finish_best()
@@ -133,7 +121,7 @@ class TimedTraining(Training):
             self._ensemble.finish(scored)
             deadline.mark("ensemble")
         if not self._ensemble.needs_encoder:
-            self._ensemble.evaluate(None)
+            self._ensemble.evaluate_ngrams()
             deadline.mark("evaluate")
             return
         rows = self._prepared.data.evaluation
@@ -160,7 +148,7 @@ class TimedTraining(Training):
         Args:
             trained: whether a step was made.
         """
-        probe, held_out, clock = self._ensemble.probe, self._ensemble.held_out, self._deadline.clock
+        probe, held_out, clock = self._ensemble.probe, self._ensemble.held_out, self._run.deadline.clock
         if not trained and probe is not None:
             self._keep_probe(probe)
             if probe.held_out is not None:
@@ -169,14 +157,13 @@ class TimedTraining(Training):
             return None
         after_s = clock.save_s()
         if trained and probe is not None:
-            after_s += self._deadline.plan.lines["open"]
+            after_s += self._run.deadline.plan.lines["open"]
         with self._meter.phase("ensemble"):
             scored = self._score_in_time(held_out, lambda: clock.ensemble_end_s() - after_s)
-            keeps_probe = trained and self._ensemble.prefers_probe(scored)
-        self._deadline.mark("ensemble")
-        if not keeps_probe:
+            keeps_probe = trained and probe is not None and prefers_probe(probe.held_out, scored)
+        self._run.deadline.mark("ensemble")
+        if probe is None or not keeps_probe:
             return scored
-        assert probe is not None
         self._view.say(
             "On the held-out rows the trained encoder is no better than the linear probe; the probe is kept."
         )
@@ -196,5 +183,5 @@ class TimedTraining(Training):
         self._ensemble.encoder = PROBE
 
     def _score_in_time(self, rows: TokenView, end_s: Callable[[], float]) -> Scored | None:
-        clock, rng = self._deadline.clock, np.random.default_rng([self._config.train.seed, 5])
-        return score_in_time(self._backend, rows, clock, self._deadline.cost, rng, self._stop, end_s)
+        clock, rng = self._run.deadline.clock, np.random.default_rng([self._config.train.seed, 5])
+        return score_in_time(self._backend, rows, clock, self._run.deadline.cost, rng, self._stop, end_s)
