@@ -8,7 +8,8 @@ import numpy as np
 
 from edgetune.data.token_store import TokenView
 from edgetune.inference.saved_run import score_view
-from edgetune.learners.loop import Diverged, Loop, LoopSettings
+from edgetune.learners.loop import Loop, LoopSettings
+from edgetune.learners.loop_record import Diverged
 from edgetune.run_files.counters import Counters
 from edgetune.run_files.history import HistoryWriter
 from edgetune.run_files.summary import RunResult
