@@ -237,7 +237,11 @@ class EnsembleStage:
         rows = self._fits.rows_in_time(len(self._data.evaluation))
         if len(rows):
             self._evaluate(self._data.evaluation, rows, None)
-            return
+        else:
+            self.warn_not_evaluated()
+
+    def warn_not_evaluated(self) -> None:
+        """Say that there was no time to evaluate, and remove the figures of an earlier model."""
         self._run.view.warn("There was no time to evaluate; run `edgetune evaluate` to measure the model.")
         (self._run.folder.path / "metrics.json").unlink(missing_ok=True)
 

@@ -24,7 +24,6 @@ from edgetune.planning.calibration import FEWEST_STEPS, ObservedRun, record_obse
 from edgetune.planning.clock import Clock
 from edgetune.planning.decision import plan_summary
 from edgetune.planning.device_costs import busy_watts
-from edgetune.planning.plan import Plans
 from edgetune.report.experiment_log import ExperimentLogs
 from edgetune.report.live_view import View, in_notebook, make_view
 from edgetune.run_files.history import HistoryWriter
@@ -130,28 +129,12 @@ def run(
         since_s = meter.elapsed_s()
         used = BudgetUsed(meter.elapsed_s, sensor.joules, energy_limit_j(config.budget))
         prepared = prepare(config, cache_dir, meter, view.say, used)
-        for warning in prepared.data.warnings[:WARNINGS_SHOWN]:
-            view.warn(warning)
-        if (n_more := len(prepared.data.warnings) - WARNINGS_SHOWN) > 0:
-            view.warn(f"{n_more} more about the data: see the summary, or `edgetune check`.")
         if isinstance(prepared, Prepared):
             prepared = replace(prepared, config=with_learning_rate(prepared))
-        else:
-            view.warn(why(prepared))
         deadline = _deadline(prepared, used)
-        if prepared.plans is not None:
-            _tell(prepared.plans, view)
+        _tell(prepared, view)
         folder.create(stack)
-        folder.write_text("config.toml", dump_config(_repeatable(prepared.config, config)))
-        if prepared.data.bad_rows_files:
-            folder.append_bad_rows(prepared.data.bad_rows_files)
-            where = out / "bad_rows.jsonl"
-            for count, kind in (
-                (prepared.data.n_bad, ("unusable row was", "unusable rows were")),
-                (prepared.data.n_unlabelled, ("row without a label was", "rows without a label were")),
-            ):
-                if count:
-                    view.warn(f"{counted(count, *kind)} left out; see {where}.")
+        _write_first(folder, prepared, config, view)
         logs.start(out, prepared.config)
         if not isinstance(prepared, Prepared):
             rows = RunContext(prepared, folder, meter, view, stop, sensor, since_s, deadline, logs)
@@ -268,11 +251,34 @@ def with_learning_rate(prepared: Prepared) -> RunConfig:
     return config.model_copy(update={"train": train.model_copy(update={"lr": lr})})
 
 
-def _tell(plans: Plans, view: View) -> None:
-    """Say what is planned, and what the plan rests on where that is shaky."""
-    if plans.device is not None and plans.device.note:
-        view.warn(plans.device.note)
-    view.say(plan_summary(plans.best))
+def _tell(prepared: PreparedRows, view: View) -> None:
+    """Say what is odd about the data, what is planned, and what the plan rests on where that is shaky."""
+    warnings, plans = prepared.data.warnings, prepared.plans
+    for warning in warnings[:WARNINGS_SHOWN]:
+        view.warn(warning)
+    if (n_more := len(warnings) - WARNINGS_SHOWN) > 0:
+        view.warn(f"{n_more} more about the data: see the summary, or `edgetune check`.")
+    if not isinstance(prepared, Prepared):
+        view.warn(why(prepared))
+    if plans is not None:
+        if plans.device is not None and plans.device.note:
+            view.warn(plans.device.note)
+        view.say(plan_summary(plans.best))
+
+
+def _write_first(folder: RunFolder, prepared: PreparedRows, asked: RunConfig, view: View) -> None:
+    """Write what is known before training: the settings, and the rows that were left out."""
+    folder.write_text("config.toml", dump_config(_repeatable(prepared.config, asked)))
+    data = prepared.data
+    if not data.bad_rows_files:
+        return
+    folder.append_bad_rows(data.bad_rows_files)
+    for count, kind in (
+        (data.n_bad, ("unusable row was", "unusable rows were")),
+        (data.n_unlabelled, ("row without a label was", "rows without a label were")),
+    ):
+        if count:
+            view.warn(f"{counted(count, *kind)} left out; see {folder.path / 'bad_rows.jsonl'}.")
 
 
 def _remember_speed(run: RunContext[Prepared], cache_dir: Path) -> None:

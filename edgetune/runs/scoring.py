@@ -49,20 +49,8 @@ def score_in_time(
 ) -> Scored | None:
     """Score rows in random order until all are done, the time is up or `stop` says so.
 
-    Rows go in groups, so that each group's batches are of nearly one length; a group is only begun when it
-    should end in time.
-
-    Args:
-        backend: scores.
-        view: rows to score.
-        clock: learns how long scoring takes.
-        cost: predicted seconds of a batch.
-        rng: decides the order.
-        stop: ends it with the rows scored so far.
-        end_s: returns when it must have ended; by default when evaluation must.
-
-    Returns:
-        What was scored; None when there was no time for any row.
+    Args as of `run_in_time`; `rng` decides the order, and by default it ends when evaluation must. None when
+    there was no time for any row.
     """
     run, order = partial(backend.score, keep=False), rng.permutation(len(view))
     found = run_in_time(run, view, order, clock, cost, stop, end_s or clock.evaluation_end_s)
@@ -80,6 +68,9 @@ def run_in_time(
     at_least: int = 0,
 ) -> tuple[IntArray, FloatArray] | None:
     """Run a forward pass over rows in a given order until all are done or the time is up.
+
+    Rows go in groups, so that each group's batches are of nearly one length; a group is only begun when it
+    should end in time.
 
     Args:
         run: takes a batch, returns an array (B, D).

@@ -132,10 +132,7 @@ class TimedTraining(Training):
             self._ensemble.evaluate(scored)
         deadline.mark("evaluate")
         if scored is None:
-            self._view.warn(
-                "There was no time left to evaluate; run `edgetune evaluate` to measure the model."
-            )
-            (self._run.folder.path / "metrics.json").unlink(missing_ok=True)
+            self._ensemble.warn_not_evaluated()
             return
         found = scored.evaluation()
         self._record_evaluation(self._loop.epoch, found)
