@@ -1,8 +1,8 @@
 """The one training loop: every selector and every backend goes through it.
 
-Per batch of the stream: advance → choose_score → drop → score → choose_train → observe → queue → train step.
-A selector that trains *straight* skips the scoring: its rows go to the queue at once and it observes the
-losses of their train step. Both queues hand out full batches of one length bucket; what is left in them
+Per batch of the stream: choose_score → queue → score → choose_train → observe → queue → train step.
+A selector that skips scoring has its rows go to the second queue at once, and observes the losses of their
+train step. Both queues hand out full batches of one length bucket; what is left in them
 at the end is trained, not dropped. A selector may be asked about several batches of the stream at once, may
 decide over a pool of scored ones, and may have the model start afresh (a reference that only measures,
 charged as preparation): then what is queued is dropped.

@@ -10,12 +10,14 @@ import numpy as np
 import pytest
 
 from edgetune.data.batches import Batch
+from edgetune.learners.progress import DataProgress
 from edgetune.planning.clock import Clock
 from edgetune.planning.plan import Constraints, DataLengths, Limits, Plan
 from edgetune.planning.planner import make_plans
 from edgetune.runs.deadline import (
     SAVE_EVERY_S,
     Deadline,
+    NoDeadline,
     blended_slowdown,
 )
 from edgetune.runs.scoring import score_in_time
@@ -187,3 +189,16 @@ def test_lines_tell_planned_and_real() -> None:
     assert lines["export"]["real_s"] == pytest.approx(1.5)
     assert lines["train"]["real_s"] is None
     assert lines["train"]["planned_s"] == plan.lines["train"]
+
+
+def test_without_a_deadline_there_is_time_for_everything() -> None:
+    deadline, data = NoDeadline(), DataProgress(100, 1, 8)
+    for line in ("ngrams", "train", "save"):
+        deadline.mark(line)
+    deadline.saved(10.0)
+    assert deadline.trains
+    assert deadline.progress(data) is data
+    assert deadline.clock.left_s() == deadline.ngrams_limit_s(pair=True) == math.inf
+    assert deadline.clock.picture_fits()
+    assert deadline.lines() == []
+    assert deadline.state() is None
