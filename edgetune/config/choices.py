@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import TYPE_CHECKING, Literal, TypeAlias
+
+from edgetune.utils.plugins import module_names
 
 Preset = Literal["default", "paper"]
-Backend = Literal["auto", "ort", "torch", "onnx"]
 Device = Literal["cpu", "cuda"]
 Precision = Literal["auto", "fp32", "bf16"]
 Pooling = Literal["auto", "mean", "cls"]
@@ -13,3 +14,12 @@ Metric = Literal["accuracy", "macro-f1"]
 ClassWeight = Literal["auto", "balanced", "none"]
 Learner = Literal["ngrams", "probe", "encoder"]
 LogTo = Literal["tensorboard", "mlflow", "wandb-offline"]
+
+OPENERS_PACKAGE = "edgetune.backends.openers"
+"""Its modules have the names of the backends: plug-ins, of which this folder knows the names alone."""
+
+if TYPE_CHECKING:
+    Backend: TypeAlias = str
+else:
+    _BACKENDS = ("auto", *module_names(OPENERS_PACKAGE))
+    Backend = Literal[_BACKENDS]
