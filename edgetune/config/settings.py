@@ -6,6 +6,7 @@ RunConfig: [data] [model] [selection] [train] [budget]
 from __future__ import annotations
 
 import importlib
+import math
 from collections.abc import Mapping
 from typing import Any, ClassVar, Literal, get_args
 
@@ -295,6 +296,11 @@ class BudgetSettings(Settings):
     def limits_time(self) -> bool:
         """Whether the run ends by a clock and not with its data."""
         return any(limit is not None for limit in (self.deadline_s, self.energy_j, self.battery_rate))
+
+    @property
+    def limit_s(self) -> float:
+        """The deadline; infinite where there is none, though there may be a limit of energy."""
+        return math.inf if self.deadline_s is None else self.deadline_s
 
 
 class RunConfig(Settings):

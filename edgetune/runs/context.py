@@ -29,7 +29,7 @@ class RunContext(Generic[Setup]):
         stop: says whether the run was asked to end.
         sensor: of the energy.
         sensor_since_s: elapsed seconds when it began to count.
-        deadline: plan and clock; None for a run that ends with its data.
+        deadline: says when each part has to end.
         logs: of other programs.
     """
 
@@ -40,7 +40,7 @@ class RunContext(Generic[Setup]):
     stop: StopRequest
     sensor: Sensor
     sensor_since_s: float
-    deadline: Deadline | None
+    deadline: Deadline
     logs: ExperimentLogs = field(default_factory=ExperimentLogs)
 
     def energy(self) -> EnergyReading:

@@ -1,41 +1,37 @@
-"""What a deadline adds to a run: the clock, the first model, safety saves, and an end that is on time.
+"""When the parts of a run have to end: on time (`Deadline`), or with its data (`NoDeadline`).
 
     … open │ n-grams, linear probe: first usable models │ training, saved now and then │
     save │ ensemble │ evaluate │ report │
 
-The model is saved before it is evaluated: evaluation is the one thing that can be shortened, so it
-comes last and takes what time is left.
+Under a deadline the model is saved before it is evaluated: evaluation is the one thing that can be shortened,
+so it comes last and takes what time is left.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from functools import partial
 from itertools import pairwise
 from typing import Any
 
-import numpy as np
-
-from edgetune.backends.backend_contract import Backend
-from edgetune.data.batches import Batch, TokenSource, sequential_batches
-from edgetune.data.token_store import TokenView
-from edgetune.planning.candidate import EVALUATION_BATCH, EVALUATION_BATCHES, PROBE_BATCHES, scored_s
-from edgetune.planning.clock import Clock
-from edgetune.planning.plan import LINEAR_PROBE, Plan
-from edgetune.utils.metrics import Evaluation
-from edgetune.utils.multi_label import is_multi_hot, log_sigmoid
-from edgetune.utils.multi_label_metrics import evaluate_answers
-from edgetune.utils.types import FloatArray, IntArray, StepCost
+from edgetune.config.settings import RunConfig
+from edgetune.learners.filter_guard import GuardedSelector
+from edgetune.learners.progress import DataProgress, Progress
+from edgetune.planning.clock import Clock, ClockProgress
+from edgetune.planning.plan import LINEAR_PROBE, NGRAMS_ALONE, Plan
+from edgetune.planning.planner import ngrams_rate
+from edgetune.selection import FILTERS, SelectionSettings, Selector
+from edgetune.utils.types import StepCost
 
 SAVE_EVERY_S = 60.0
 REVISE_STEPS, REVISE_RATE = 9, 0.05
 FIRST_STEPS_SPREAD = 0.1  # how far (one sigma, of its logarithm) the first steps' speed is from a whole run's
 SAVE_RATE = 0.02
-FEWEST_ROWS = 8
-GROUP_RATE = 0.5
-"""Share of the time left that one group of rows may take: the rest absorbs a stall of the machine."""
+LEFT_RATE = 0.4
+"""Share of the time that is left, beyond what was planned, which the first fit of the n-grams may take."""
+FEW_PAIR_STEPS, IDLE_RATE = 150, 0.8
+"""If the encoder would make fewer steps than this on pairs of texts, the first fit of the n-grams may take
+this share of the time left."""
 
 
 @dataclass
@@ -61,8 +57,40 @@ class Deadline:
     revised: dict[str, float] | None = None
     _saved_s: float = 0.0
 
+    @property
+    def trains(self) -> bool:
+        """Whether the encoder is trained; else the linear probe is all there is of it."""
+        return self.plan.trains
+
+    def ngrams_limit_s(self, pair: bool) -> float:
+        """Return how many seconds the first fit of the n-grams may take, on pairs of texts or on texts.
+
+        A fit that needs less ends by itself. What is planned does not know the number of classes.
+        """
+        planned_s, left_s = self.plan.lines.get("ngrams", 0.0), self.clock.left_s()
+        if self.plan.method == NGRAMS_ALONE:
+            return max(planned_s, left_s)
+        rate = ngrams_rate(pair, self.trains)
+        idle = pair and self.trains and self.plan.n_steps < FEW_PAIR_STEPS
+        left_rate = IDLE_RATE if idle else max(LEFT_RATE, rate)
+        return min(rate * self.clock.limit_s(), max(planned_s, left_rate * left_s))
+
+    def progress(self, data: DataProgress) -> Progress:
+        """Return what ends the training loop, given what ends it at the latest."""
+        return ClockProgress(self.clock, self.cost, data)
+
+    def guarded(self, selector: Selector, settings: SelectionSettings) -> Selector:
+        """Return the selector; a filter is watched, so that it is switched off when it loses time."""
+        if settings.watched and settings.method in FILTERS:
+            return GuardedSelector(selector, self.score_rate)
+        return selector
+
+    def keeps_best(self, config: RunConfig) -> bool:
+        """Return whether the model is evaluated after each pass, and the best one is kept."""
+        return config.budget.patience is not None
+
     def mark(self, line: str) -> None:
-        """A line of the plan has just ended."""
+        """Note that a line of the plan has just ended."""
         self.marks.append((line, self.clock.elapsed_s()))
 
     def revise(self, n_trained: int) -> int | None:
@@ -79,11 +107,6 @@ class Deadline:
         self.revised = {"n_rows": n_rows, "n_steps": speed.n, "elapsed_s": self.clock.elapsed_s()}
         return n_rows
 
-    @property
-    def trains(self) -> bool:
-        """Whether the encoder is trained; else the linear probe is all there is of it."""
-        return self.plan.trains
-
     def steps_that_fit(self) -> float:
         """Return how many train steps the time left is good for, at the speed measured so far."""
         if not self.plan.n_rows:
@@ -96,7 +119,7 @@ class Deadline:
         self.plan = replace(self.plan, method=LINEAR_PROBE, n_steps=0, n_rows=n_rows, n_probe_rows=n_rows)
 
     def saved(self, took_s: float = 0.0) -> None:
-        """A usable model has just been written."""
+        """Note that a usable model has just been written, in so many seconds."""
         self._saved_s = self.clock.elapsed_s()
         self.save_model_s = max(self.save_model_s, took_s)
         self.clock.measured_save_s = max(self.clock.measured_save_s, took_s)
@@ -107,8 +130,8 @@ class Deadline:
         since_s = self.clock.elapsed_s() - self._saved_s
         return since_s > every_s and self.clock.left_s() > every_s / 2
 
-    def state(self) -> dict[str, Any]:
-        """Return the plan, and what has come of it so far."""
+    def state(self) -> dict[str, Any] | None:
+        """Return the plan, and what has come of it so far; None where there is none."""
         return {
             "plan": self.plan.to_dict(),
             "marks": [list(mark) for mark in self.marks],
@@ -117,7 +140,7 @@ class Deadline:
             "measured_save_s": self.clock.measured_save_s,
         }
 
-    def load_state(self, state: dict[str, Any]) -> None:
+    def load_state(self, state: Any) -> None:
         """Go on where `state()` was taken, in another process: its speeds are measured anew."""
         self.marks = [(str(line), float(end_s)) for line, end_s in state["marks"]]
         self.revised = state["revised"]
@@ -136,6 +159,29 @@ class Deadline:
         ]
 
 
+class NoDeadline(Deadline):
+    """The end of a run that ends with its data: a clock that never runs out, and an empty plan."""
+
+    def __init__(self) -> None:
+        clock = Clock(math.inf, dict.fromkeys(("save", "evaluate", "report", "exit"), 0.0), lambda: 0.0)
+        super().__init__(Plan(""), clock, lambda operation, n_rows, width: 0.0, 0.0)
+
+    def progress(self, data: DataProgress) -> Progress:
+        return data
+
+    def guarded(self, selector: Selector, settings: SelectionSettings) -> Selector:
+        return selector
+
+    def keeps_best(self, config: RunConfig) -> bool:
+        return config.train.keep == "best"
+
+    def state(self) -> None:
+        return None
+
+    def load_state(self, state: Any) -> None:
+        pass
+
+
 def blended_slowdown(first_steps: float, plan: Plan) -> float:
     """Return how many times as long as planned the rest will take, in the mean of logarithms.
 
@@ -146,106 +192,3 @@ def blended_slowdown(first_steps: float, plan: Plan) -> float:
     found = math.log(first_steps)
     spread = max(math.log(plan.n_rows / low), math.log(high / plan.n_rows), abs(found)) / 2
     return math.exp(found * spread**2 / (spread**2 + FIRST_STEPS_SPREAD**2))
-
-
-@dataclass(frozen=True)
-class Scored:
-    """What the encoder says of some rows of a view: positions (n,) and logits (n, C)."""
-
-    view: TokenView
-    rows: IntArray
-    logits: FloatArray
-
-    def evaluation(self) -> Evaluation:
-        """Return every figure of these rows; there must be one at least."""
-        labels = self.view.labels[self.rows]
-        answers = log_sigmoid(self.logits) if is_multi_hot(labels) else self.logits
-        return evaluate_answers(answers, labels, self.view.label_names)
-
-
-def score_in_time(
-    backend: Backend,
-    view: TokenView,
-    clock: Clock,
-    cost: StepCost,
-    rng: np.random.Generator,
-    stop: Callable[[], bool] = lambda: False,
-    end_s: Callable[[], float] | None = None,
-) -> Scored | None:
-    """Score rows in random order until all are done, the time is up or `stop` says so.
-
-    Rows go in groups, so that each group's batches are of nearly one length; a group is only begun when it
-    should end in time.
-
-    Args:
-        backend: scores.
-        view: rows to score.
-        clock: learns how long scoring takes.
-        cost: predicted seconds of a batch.
-        rng: decides the order.
-        stop: ends it with the rows scored so far.
-        end_s: returns when it must have ended; by default when evaluation must.
-
-    Returns:
-        What was scored; None when there was no time for any row.
-    """
-    run, order = partial(backend.score, keep=False), rng.permutation(len(view))
-    found = run_in_time(run, view, order, clock, cost, stop, end_s or clock.evaluation_end_s)
-    return None if found is None else Scored(view, *found)
-
-
-def run_in_time(
-    run: Callable[[Batch], FloatArray],
-    view: TokenView,
-    order: IntArray,
-    clock: Clock,
-    cost: StepCost,
-    stop: Callable[[], bool],
-    end_s: Callable[[], float],
-    at_least: int = 0,
-) -> tuple[IntArray, FloatArray] | None:
-    """Run a forward pass over rows in a given order until all are done or the time is up.
-
-    Args:
-        run: takes a batch, returns an array (B, D).
-        view: the rows.
-        order: (N,) positions in the view.
-        clock: learns how long it takes.
-        cost: predicted seconds of a batch.
-        stop: ends it with the rows done so far.
-        end_s: returns when it must have ended.
-        at_least: so many rows are done however late it is.
-
-    Returns:
-        Positions (n,) and values (n, D) of the rows that were done; None when there was no time for any.
-    """
-    values: list[FloatArray] = []
-    reached: list[IntArray] = []
-    done, n_batches, speed = 0, PROBE_BATCHES, clock.speed("score")
-    while done < len(order) and not (stop() and done >= at_least):
-        fits_s = (end_s() - clock.elapsed_s()) / speed.cautious
-        rows = order[done : done + n_batches * EVALUATION_BATCH]
-        n_fit = _rows_in(view, rows, GROUP_RATE * fits_s, cost)
-        n_fit = n_fit or _rows_in(view, rows[:FEWEST_ROWS], fits_s, cost)
-        rows = rows[: max(n_fit, at_least - done)]
-        if not len(rows):
-            break
-        for batch in sequential_batches(view.subset(rows), EVALUATION_BATCH):
-            started_s = clock.elapsed_s()
-            values.append(run(batch))
-            speed.observe(cost("score", len(batch), batch.width), clock.elapsed_s() - started_s)
-            reached.append(view.positions[batch.rows])
-        view.release()
-        done += len(rows)
-        n_batches = EVALUATION_BATCHES
-    return (np.concatenate(reached), np.concatenate(values)) if values else None
-
-
-def _rows_in(view: TokenSource, rows: IntArray, left_s: float, cost: StepCost) -> int:
-    """Return how many of the rows are scored next: all, half, a quarter …, as fits into predicted seconds."""
-    n_rows = len(rows)
-    while n_rows >= FEWEST_ROWS:
-        if scored_s(view.lengths[rows[:n_rows]], cost) <= left_s:
-            return n_rows
-        n_rows //= 2
-    return 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable, Sequence
 from datetime import datetime, timezone
 from typing import Any
@@ -68,10 +69,9 @@ def make_receipt(
     config, data, report = prepared.config, prepared.data, selector.report()
     train = config.train
     assert train.lr is not None
-    trains = deadline is None or deadline.trains
     return RunResult(
-        method=config.selection.method if trains else LINEAR_PROBE,
-        preset=config.selection.preset if trains else "",
+        method=config.selection.method if deadline.trains else LINEAR_PROBE,
+        preset=config.selection.preset if deadline.trains else "",
         backend=prepared.backend.name,
         model=prepared.model_name,
         stages=[dataclasses.asdict(change) for change in selector.stages],
@@ -79,7 +79,7 @@ def make_receipt(
         selection=report,
         epochs=train.epochs,
         best_epoch=best_epoch,
-        best_epoch_chosen_on_eval=data.held_out is None and _chose_on_eval(config, deadline),
+        best_epoch_chosen_on_eval=data.held_out is None and train.epochs > 1 and deadline.keeps_best(config),
         batch_size=train.batch_size,
         lr=train.lr,
         precision=config.model.precision,
@@ -100,7 +100,7 @@ def make_receipt(
             best,
             ensemble,
             prepared.backend.cache,
-            _short_of_plan(prepared, deadline, loop),
+            _short_of_plan(config, deadline, loop),
         ),
     )
 
@@ -198,9 +198,9 @@ def _never_predicted(best: Evaluation) -> list[str]:
     ]
 
 
-def _short_of_plan(prepared: Prepared, deadline: Deadline | None, loop: Loop) -> list[str]:
+def _short_of_plan(config: RunConfig, deadline: Deadline, loop: Loop) -> list[str]:
     """Say that a run under a deadline came through less than half of what was planned, or trained nothing."""
-    if deadline is None or loop.stopped or not deadline.trains or prepared.config.budget.patience is not None:
+    if loop.stopped or not deadline.trains or config.budget.patience is not None:
         return []
     n_rows, n_seen = deadline.plan.n_rows, loop.counts.n_seen
     if n_rows and not loop.counts.n_trained:
@@ -213,12 +213,6 @@ def _short_of_plan(prepared: Prepared, deadline: Deadline | None, loop: Loop) ->
         f"Only {n_seen:,} of about {n_rows:,} planned rows were processed: the machine was busy, or slower "
         "than its profile. Run the command again when the machine is idle, or allow more time."
     ]
-
-
-def _chose_on_eval(config: RunConfig, deadline: Deadline | None) -> bool:
-    """Return whether the model that was kept is the best of several by the evaluation rows."""
-    chooses = config.budget.patience is not None if deadline is not None else config.train.keep == "best"
-    return chooses and config.train.epochs > 1
 
 
 def _energy(energy: EnergyReading) -> dict[str, Any]:
@@ -235,23 +229,23 @@ def _energy(energy: EnergyReading) -> dict[str, Any]:
 
 
 def _budget(
-    prepared: PreparedRows, cache: HiddenCache | None, deadline: Deadline | None, elapsed_s: float
+    prepared: PreparedRows, cache: HiddenCache | None, deadline: Deadline, elapsed_s: float
 ) -> dict[str, Any]:
     """Return what was planned beside what came of it, and what the cache did."""
-    plans = prepared.plans
-    limit_s = None if deadline is None else deadline.clock.limit_s()
+    plans, limit_s = prepared.plans, deadline.clock.limit_s()
+    is_limited = limit_s < math.inf
     planned = None
     if plans is not None:
         planned = plans.best.to_dict() | {
-            "lines": [] if deadline is None else deadline.lines(),
-            "revised": None if deadline is None else deadline.revised,
+            "lines": deadline.lines(),
+            "revised": deadline.revised,
             "profile": plans.device.name if plans.device else None,
             "profile_note": plans.device.note if plans.device else "",
             "reasons": list(plans.reasons),
         }
     return {
-        "deadline_s": limit_s,
-        "deadline_used_rate": None if limit_s is None else elapsed_s / limit_s,
+        "deadline_s": limit_s if is_limited else None,
+        "deadline_used_rate": elapsed_s / limit_s if is_limited else None,
         "planned": planned,
         "cache": None
         if cache is None
@@ -332,12 +326,11 @@ def write_receipt(
     """
     folder, view, deadline = run.folder, run.view, run.deadline
     with run.meter.phase("save"):
-        if deadline is None or (deadline.trains and deadline.clock.picture_fits()):
+        if deadline.trains and deadline.clock.picture_fits():
             _draw(receipt(), folder, view)
         elif deadline.trains:
             view.warn("There was no time left to draw run.png.")
-    if deadline is not None:
-        deadline.mark("report")
+    deadline.mark("report")
     result = receipt()
     spent = {name: getattr(result, name) for name in SPENT}
     _write_card(of_encoder().model_copy(update=spent), folder)

@@ -44,8 +44,7 @@ class ModelSaver:
             if not skip_onnx:
                 self._run.view.say("Saving the model")
             self._run.folder.save_model(write, under)
-        if self._run.deadline is not None:
-            self._run.deadline.saved(self._run.meter.elapsed_s() - started_s)
+        self._run.deadline.saved(self._run.meter.elapsed_s() - started_s)
 
     def consider(self, found: Evaluation, epoch: int, held_out: Evaluation | None = None) -> bool:
         """Keep the model of now if it is the best so far; return whether it is.
@@ -101,14 +100,12 @@ class ModelSaver:
             self._run.view.warn(
                 f"An intermediate save failed ({error.strerror}); the previously saved model is kept."
             )
-            if self._run.deadline is not None:
-                self._run.deadline.saved()
+            self._run.deadline.saved()
 
     def save_interrupted(self) -> None:
         """Keep the newest weights, beside the best evaluated ones if there are any."""
         self.save(INTERRUPTED if self.best is not None else "")
-        if self._run.deadline is not None:
-            self._run.deadline.mark("save")
+        self._run.deadline.mark("save")
 
     @property
     def newest(self) -> Path:

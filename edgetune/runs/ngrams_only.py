@@ -30,7 +30,6 @@ def run_ngrams(run: RunContext[PreparedRows]) -> RunResult:
         Interrupted: SIGINT or SIGTERM came; the n-grams fitted so far are in the run folder.
     """
     folder, stop, deadline, stage = run.folder, run.stop, run.deadline, EnsembleStage(run)
-    assert deadline is not None
     with HistoryWriter(folder.path / "history.jsonl", run.logs.record) as history:
         stage.begin()
         if not stop():
@@ -38,7 +37,7 @@ def run_ngrams(run: RunContext[PreparedRows]) -> RunResult:
             deadline.mark("ensemble")
         stopped = stop()  # what comes later finds a run that is complete
         if not stopped:
-            stage.evaluate(None)
+            stage.evaluate_ngrams()
             deadline.mark("evaluate")
         if (found := stage.evaluation) is not None:
             history.append_evaluation(run.meter.elapsed_s(), 0, found)

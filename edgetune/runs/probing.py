@@ -29,7 +29,8 @@ from edgetune.learners.linear_probe import (
     quick_cross_fit_linear_probe,
 )
 from edgetune.planning.planner import FIT_PROBE_S, PROBE_ROWS
-from edgetune.runs.deadline import Deadline, Scored, run_in_time
+from edgetune.runs.deadline import Deadline
+from edgetune.runs.scoring import Scored, run_in_time
 from edgetune.runs.setup import Prepared
 from edgetune.utils.multi_label import strata
 from edgetune.utils.types import FloatArray, IntArray, Labels

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import numpy as np
@@ -50,8 +49,7 @@ class Recovery:
         if self._run.meter.elapsed_s() - self._returned_s > RETURN_EVERY_S:
             return_memory()
             self._returned_s = self._run.meter.elapsed_s()
-        left_s = math.inf if self._run.deadline is None else self._run.deadline.clock.left_s()
-        if self._checkpoints.is_due(left_s):
+        if self._checkpoints.is_due(self._run.deadline.clock.left_s()):
             self.write(loop, history)
 
     def write(self, loop: Loop, history: HistoryWriter) -> bool:
@@ -80,7 +78,7 @@ class Recovery:
             "prefix_cache": None if self._cache is None else self._cache.state(),
             "keeper": self._saver.state(),
             "ensemble": self._ensemble.state(),
-            "timed": None if self._run.deadline is None else self._run.deadline.state(),
+            "timed": self._run.deadline.state(),
             "history": history.state(),
             "spent_s": self._run.meter.split_s(),
             "joules": self._run.sensor.joules(),
@@ -112,8 +110,7 @@ class Recovery:
         self._run.prepared.backend.microbatches.max_rows = state["rows_at_once"]
         self._saver.load_state(state["keeper"])
         self._ensemble.load_state(state["ensemble"])
-        if self._run.deadline is not None:
-            self._run.deadline.load_state(state["timed"])
+        self._run.deadline.load_state(state["timed"])
         self.breaks, self.n_diverged = interruption.breaks, state["n_diverged"]
         self._run.folder.remove("summary.json")
         self._run.view.say(interruption.describe())

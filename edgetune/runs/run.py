@@ -27,15 +27,17 @@ from edgetune.planning.device_costs import busy_watts
 from edgetune.planning.plan import Plans
 from edgetune.report.experiment_log import ExperimentLogs
 from edgetune.report.live_view import View, in_notebook, make_view
+from edgetune.run_files.history import HistoryWriter
 from edgetune.run_files.outputs import refuse_own_source
 from edgetune.run_files.run_folder import OWN, RunFolder, disk_errors
 from edgetune.run_files.summary import RunResult
 from edgetune.runs.context import RunContext
-from edgetune.runs.deadline import Deadline
+from edgetune.runs.deadline import Deadline, NoDeadline
 from edgetune.runs.dry_run import settings_of_call
 from edgetune.runs.ngrams_only import run_ngrams, why
-from edgetune.runs.resume import read_interruption
+from edgetune.runs.resume import Interruption, read_interruption
 from edgetune.runs.setup import BudgetUsed, Prepared, PreparedRows, prepare
+from edgetune.runs.timed_training import TimedTraining
 from edgetune.runs.training import Training
 from edgetune.selection import SELECTORS
 from edgetune.utils.errors import Interrupted
@@ -152,12 +154,11 @@ def run(
                     view.warn(f"{counted(count, *kind)} left out; see {where}.")
         logs.start(out, prepared.config)
         if not isinstance(prepared, Prepared):
-            assert deadline is not None
             rows = RunContext(prepared, folder, meter, view, stop, sensor, since_s, deadline, logs)
             return _stoppable(partial(run_ngrams, rows), rows)
         context = RunContext(prepared, folder, meter, view, stop, sensor, since_s, deadline, logs)
         stack.callback(_remember_speed, context, cache_dir)
-        return _stoppable(Training(context).run, context)
+        return _stoppable(partial(_train, context), context)
 
 
 def resume(run_dir: str | Path, *, cache_dir: str | Path | None = None) -> RunResult:
@@ -205,7 +206,7 @@ def resume_run(out: Path, *, cache_dir: Path, meter: Meter, view: View, stop: St
         logs.start(out, config)
         context = RunContext(prepared, folder, meter, view, stop, sensor, since_s, deadline, logs)
         stack.callback(_remember_speed, context, cache_dir)
-        return _stoppable(Training(context, interruption).run, context)
+        return _stoppable(partial(_train, context, interruption), context)
 
 
 def _open_sensor(config: RunConfig, stack: contextlib.ExitStack) -> Sensor:
@@ -233,6 +234,13 @@ def _stoppable(work: Callable[[], RunResult], run: RunContext[PreparedRows]) -> 
             f"Stopped immediately; {out} contains only what was saved before. If there is a "
             f"checkpoint, resume with `edgetune finetune --resume {out}`."
         ) from None
+
+
+def _train(run: RunContext[Prepared], interruption: Interruption | None = None) -> RunResult:
+    """Train an encoder and the other learners, from the start or from a break on."""
+    with HistoryWriter(run.folder.path / "history.jsonl", run.logs.record) as history:
+        kind = Training if isinstance(run.deadline, NoDeadline) else TimedTraining
+        return kind(run, history, interruption).run()
 
 
 def _repeatable(resolved: RunConfig, asked: RunConfig) -> RunConfig:
@@ -275,7 +283,7 @@ def _remember_speed(run: RunContext[Prepared], cache_dir: Path) -> None:
     """
     prepared, deadline = run.prepared, run.deadline
     plans, cache = prepared.plans, prepared.backend.cache
-    if deadline is None or plans is None or plans.device is None or (cache is not None and cache.n_hits):
+    if plans is None or plans.device is None or (cache is not None and cache.n_hits):
         return
     if prepared.freeze == "none" or prepared.config.model.threads != deadline.plan.threads:
         return
@@ -290,14 +298,12 @@ def _remember_speed(run: RunContext[Prepared], cache_dir: Path) -> None:
         )
 
 
-def _deadline(prepared: PreparedRows, used: BudgetUsed) -> Deadline | None:
-    """Start the clock of a run that has a deadline; None for one that ends with its data."""
-    plan, plans = prepared.plan, prepared.plans
-    if plan is None or plans is None or not prepared.config.budget.limits_time:
-        return None
-    deadline_s = prepared.config.budget.deadline_s
-    limit_s = math.inf if deadline_s is None else deadline_s
-    clock = Clock(limit_s, plan.lines, used.elapsed_s, used.energy_j, used.joules)
+def _deadline(prepared: PreparedRows, used: BudgetUsed) -> Deadline:
+    """Start the clock of a run whose time is limited."""
+    plan, plans, budget = prepared.plan, prepared.plans, prepared.config.budget
+    if plan is None or plans is None or not budget.limits_time:
+        return NoDeadline()
+    clock = Clock(budget.limit_s, plan.lines, used.elapsed_s, used.energy_j, used.joules)
     if not isinstance(prepared, Prepared):
         return Deadline(plan, clock, lambda operation, n_rows, width: 0.0, 0.0, marks=list(prepared.marks))
     train = prepared.config.train

@@ -233,8 +233,8 @@ def _as_before(
         return rows, Decision(config, None)
     as_planned = {interruption.plan.key: interruption.plan.scale}
     device = find_device(model_loader.source, config.budget.watts, scales=as_planned)
-    limit_s = math.inf if config.budget.deadline_s is None else config.budget.deadline_s
-    return rows, Decision(config, Plans((interruption.plan,), deadline_s=limit_s, device=device))
+    plans = Plans((interruption.plan,), deadline_s=config.budget.limit_s, device=device)
+    return rows, Decision(config, plans)
 
 
 def _still_time(config: RunConfig, used: BudgetUsed) -> None:
@@ -243,10 +243,10 @@ def _still_time(config: RunConfig, used: BudgetUsed) -> None:
     Raises:
         BudgetError: it has.
     """
-    deadline_s = config.budget.deadline_s
-    if deadline_s is not None and used.elapsed_s() > deadline_s:
+    limit_s = config.budget.limit_s
+    if used.elapsed_s() > limit_s:
         raise BudgetError(
-            f"The deadline of {deadline_s:.0f} s passed before {config.data.train} was read and tokenized. "
+            f"The deadline of {limit_s:.0f} s passed before {config.data.train} was read and tokenized. "
             "Allow more time, or run `edgetune plan` first, which caches the tokenized data."
         )
 

@@ -17,8 +17,8 @@ from edgetune.runs.deadline import (
     SAVE_EVERY_S,
     Deadline,
     blended_slowdown,
-    score_in_time,
 )
+from edgetune.runs.scoring import score_in_time
 from edgetune.utils.types import IntArray
 from tests.fakes import FakeBackend, FakeClock, FakeCost, FakeSource, fake_costs, fake_device
 

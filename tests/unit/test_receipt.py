@@ -8,8 +8,11 @@ from typing import Any
 import numpy as np
 import pytest
 
+from edgetune.planning.clock import Clock
+from edgetune.planning.plan import Plan
 from edgetune.report.model_card import model_card
 from edgetune.report.result_tables import evaluation_sections, summary_sections
+from edgetune.runs.deadline import Deadline, NoDeadline
 from edgetune.runs.finalize import _short_of_plan, compare_with_majority
 from edgetune.utils.metrics import evaluate_predictions
 from edgetune.utils.tables import sections_text
@@ -29,14 +32,14 @@ from edgetune.utils.tables import sections_text
 def test_a_run_far_below_its_plan_says_so(
     n_rows: int, n_seen: int, n_trained: int, stopped: bool, patience: int | None, words: str | None
 ) -> None:
-    prepared: Any = SimpleNamespace(config=SimpleNamespace(budget=SimpleNamespace(patience=patience)))
-    timed: Any = SimpleNamespace(plan=SimpleNamespace(n_rows=n_rows), trains=True)
+    config: Any = SimpleNamespace(budget=SimpleNamespace(patience=patience))
+    deadline = Deadline(Plan("torch", n_rows=n_rows), Clock(60.0, {}, float), lambda *batch: 0.0, 1.0)
     loop: Any = SimpleNamespace(stopped=stopped, counts=SimpleNamespace(n_seen=n_seen, n_trained=n_trained))
-    said = _short_of_plan(prepared, timed, loop)
+    said = _short_of_plan(config, deadline, loop)
     assert [words in one for one in said] == [True] if words else said == []
-    assert _short_of_plan(prepared, None, loop) == []
-    timed.trains = False  # the linear probe was given all of the time
-    assert _short_of_plan(prepared, timed, loop) == []
+    assert _short_of_plan(config, NoDeadline(), loop) == []
+    deadline.give_to_probe(n_rows)
+    assert _short_of_plan(config, deadline, loop) == []
 
 
 @pytest.mark.parametrize(

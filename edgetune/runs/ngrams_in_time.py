@@ -1,0 +1,73 @@
+"""The n-grams of a run, fitted within the time that they may take."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from edgetune.data.token_store import TokenView
+from edgetune.learners.ngrams import Ngrams
+from edgetune.planning.planner import refit_pays
+from edgetune.runs.context import RunContext
+from edgetune.runs.setup import PreparedRows
+from edgetune.utils.types import FloatArray, IntArray
+
+
+class NgramsInTime:
+    """Fits the n-grams, and measures how long they take."""
+
+    def __init__(self, run: RunContext[PreparedRows]) -> None:
+        self._run = run
+        self._fit_s = self._row_s = 0.0
+
+    def fit(self) -> Ngrams:
+        """Fit them on the training rows."""
+        prepared = self._run.prepared
+        return self._fitted(prepared.data.train, self._run.deadline.ngrams_limit_s(prepared.config.data.pair))
+
+    def fit_again(self, ngrams: Ngrams, held_out: TokenView, save_s: float) -> Ngrams:
+        """Fit them on training and held-out rows together, if that pays and there is time.
+
+        Args:
+            ngrams: fitted on the training rows; returned if there is not.
+            held_out: the other rows.
+            save_s: seconds to leave for saving them.
+        """
+        train, clock = self._run.prepared.data.train, self._run.deadline.clock
+        left_s = clock.ensemble_end_s() - clock.elapsed_s() - save_s
+        if not refit_pays(len(train), len(held_out)) or left_s < self._fit_s:
+            return ngrams
+        rows = np.concatenate([train.rows, held_out.rows])
+        labels = np.concatenate([train.labels, held_out.labels])
+        found = self._fitted(TokenView(train.store, rows, labels, train.label_names), left_s)
+        cut_short = found.n_rows <= ngrams.n_rows or self._run.stop()
+        return ngrams if cut_short else found
+
+    def _fitted(self, rows: TokenView, limit_s: float) -> Ngrams:
+        elapsed_s, seed = self._run.meter.elapsed_s, self._run.prepared.config.train.seed
+        started_s = elapsed_s()
+
+        def time_left_s() -> float:
+            return 0.0 if self._run.stop() else limit_s - (elapsed_s() - started_s)
+
+        found = Ngrams.fit(
+            rows.texts(), rows.labels, len(rows.label_names), seed=seed, time_left_s=time_left_s
+        )
+        self._fit_s = elapsed_s() - started_s
+        return found
+
+    def timed_log_proba(self, ngrams: Ngrams, view: TokenView) -> FloatArray:
+        """Return log-probabilities (N, C) of rows, and remember what a row took."""
+        texts, started_s = view.texts(), self._run.meter.elapsed_s()
+        found = ngrams.log_proba(texts)
+        self._row_s = (self._run.meter.elapsed_s() - started_s) / len(view)
+        return found
+
+    def rows_in_time(self, n_rows: int) -> IntArray:
+        """Return which of so many rows there is time to answer: all, or a random sample."""
+        n_fit, clock = n_rows, self._run.deadline.clock
+        if self._row_s:
+            left_s = clock.evaluation_end_s() - clock.elapsed_s()
+            n_fit = int(max(0.0, min(n_rows, left_s / self._row_s)))
+        if n_fit == n_rows:
+            return np.arange(n_rows)
+        return np.random.default_rng([self._run.prepared.config.train.seed, 5]).permutation(n_rows)[:n_fit]

@@ -1,0 +1,142 @@
+"""What the learners of a run are worth together: their weights, and what they reach with these."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from edgetune.config.settings import TrainSettings
+from edgetune.data.token_store import TokenView
+from edgetune.inference.saved_ensemble import ENCODER
+from edgetune.learners.ensemble import Ensemble, MemberScore, fit_ensemble
+from edgetune.runs.scoring import Scored
+from edgetune.utils.metrics import Evaluation, cross_entropy
+from edgetune.utils.multi_label import is_multi_hot, log_odds, log_probabilities
+from edgetune.utils.multi_label_metrics import calibration_error, evaluate_answers, micro_f1
+from edgetune.utils.types import FloatArray, Labels
+
+FEWEST_ROWS = 20
+"""The encoder takes part only if it was scored on this many held-out rows, or on all of them."""
+KEPT_RATE = 0.95
+"""Share of the held-out rows whose highest class probability reaches the threshold in the summary."""
+
+
+@dataclass(frozen=True)
+class Weighted:
+    """Learners that were weighed on held-out rows.
+
+    Attributes:
+        ensemble: learners and weights.
+        members: how each learner did on these rows.
+        threshold: value that the highest class probability reaches on 95 % of them; a text below it may
+            belong to no class. None where a text may have several classes.
+    """
+
+    ensemble: Ensemble
+    members: tuple[MemberScore, ...]
+    threshold: float | None = None
+
+
+def weigh(
+    log_probas: dict[str, FloatArray], labels: Labels, settings: TrainSettings, train: TokenView
+) -> Weighted:
+    """Weigh learners on rows that none of them was trained on.
+
+    Args:
+        log_probas: (N, C) of every learner by name.
+        labels: (N,) class ids, or multi-hot (N, C).
+        settings: the metric, and how classes are weighted.
+        train: training rows, for the frequencies of the classes.
+    """
+    metric = settings.metric
+    ensemble, members = fit_ensemble(
+        log_probas, labels, metric=metric, keep="best" if settings.single else "pool"
+    )
+    if is_multi_hot(labels):  # which have a threshold for each class instead
+        return Weighted(ensemble, members)
+    by = None if settings.class_weight == "balanced" else metric
+    if by != "accuracy" and settings.class_weight != "none":
+        counts = np.bincount(train.labels, minlength=len(train.label_names)) + 1
+        ensemble = ensemble.balanced(log_probas, labels.astype(np.int64), counts / counts.sum(), by)
+    largest = np.exp(ensemble.combine(log_probas).max(axis=1))
+    return Weighted(ensemble, members, float(np.quantile(largest, 1 - KEPT_RATE)))
+
+
+def has_enough_rows(scored: Scored) -> bool:
+    """Return whether an encoder was scored on enough of the held-out rows to be weighed."""
+    return len(scored.rows) >= min(FEWEST_ROWS, len(scored.view))
+
+
+def prefers_probe(probe: Scored | None, trained: Scored | None) -> bool:
+    """Return whether the probe is better than the trained encoder on held-out rows, at its temperature.
+
+    The n-grams take no part in the comparison. Where held-out rows repeat phrases of training rows, as in
+    SST-2, the n-grams are right on nearly all of them, and the pool hardly depends on the encoder. The
+    probe is also preferred where there was no time to score the trained encoder on enough rows.
+
+    Args:
+        probe: the linear probe on held-out rows; None where it was not scored.
+        trained: the trained encoder on held-out rows.
+    """
+    if probe is None:
+        return False
+    if trained is None or not np.isfinite(trained.logits).all():
+        return True
+    rows, of_trained, of_probe = np.intersect1d(trained.rows, probe.rows, return_indices=True)
+    if len(rows) < min(FEWEST_ROWS, len(trained.view)):
+        return True
+    labels = trained.view.labels[rows]
+    loss_of_probe = _calibrated_loss(probe.logits[of_probe], labels)
+    return loss_of_probe < _calibrated_loss(trained.logits[of_trained], labels)
+
+
+def _calibrated_loss(logits: FloatArray, labels: Labels) -> float:
+    """Return the mean log loss (nats) of logits (N, C) at the temperature that suits these rows."""
+    log_probas = {ENCODER: log_probabilities(logits, is_multi_hot(labels))}
+    ensemble, _ = fit_ensemble(log_probas, labels)
+    combined = ensemble.combine(log_probas)
+    return float(cross_entropy(log_odds(combined) if ensemble.multi_label else combined, labels).mean())
+
+
+@dataclass(frozen=True)
+class EnsembleEvaluation:
+    """Figures on the evaluation rows.
+
+    Attributes:
+        combined: of the ensemble.
+        alone: of each learner, by name.
+        calibration_error: of the ensemble's probabilities.
+    """
+
+    combined: Evaluation
+    alone: dict[str, Evaluation]
+    calibration_error: float
+
+
+def evaluate_ensemble(
+    ensemble: Ensemble, log_probas: dict[str, FloatArray], labels: Labels, label_names: tuple[str, ...]
+) -> EnsembleEvaluation:
+    """Evaluate an ensemble, and each learner alone, by log-probabilities (N, C) of evaluation rows."""
+    combined = ensemble.combine(log_probas)
+
+    def evaluated(answers: FloatArray) -> Evaluation:
+        return evaluate_answers(answers, labels, label_names, ensemble.thresholds)
+
+    alone = {name: evaluated(found) for name, found in log_probas.items()}
+    return EnsembleEvaluation(evaluated(combined), alone, calibration_error(np.exp(combined), labels))
+
+
+def learner_fields(
+    name: str, weight: float, evaluation: Evaluation | None, held_out: MemberScore | None
+) -> dict[str, Any]:
+    """Return what the summary says of one learner."""
+    return {
+        "name": name,
+        "weight": weight,
+        "accuracy": None if evaluation is None else evaluation.accuracy,
+        "macro_f1": None if evaluation is None else evaluation.macro_f1,
+        "micro_f1": micro_f1(evaluation),
+        "held_out": None if held_out is None else asdict(held_out),
+    }
