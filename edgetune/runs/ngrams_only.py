@@ -82,7 +82,7 @@ def _receipt(run: RunContext[PreparedRows], stage: EnsembleStage, stopped: bool)
 
 def why(prepared: PreparedRows) -> str:
     """Say why there is no encoder, and what deadline would do."""
-    if prepared.config.train.learners == ("ngrams",):
+    if not {"probe", "encoder"} & {*prepared.config.train.learners}:
         return "The n-gram classifier is used alone, as --learners asks."
     reasons = () if prepared.plans is None else prepared.plans.reasons
     return f"{WHY}. {reasons[0]}" if reasons else f"{WHY}."
