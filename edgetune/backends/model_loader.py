@@ -10,10 +10,11 @@ from pathlib import Path
 from edgetune.backends.backend_contract import Backend
 from edgetune.backends.hf_folder import convert_tokenizer
 from edgetune.backends.hidden_cache import HiddenCache
+from edgetune.backends.openers import Opening, find_opener
 from edgetune.backends.ort.artifacts import ArtifactBuilder, Artifacts, load_artifacts
 from edgetune.backends.ort.ort_runtime import has_training_build, import_training
 from edgetune.config.settings import RunConfig, freeze_of
-from edgetune.models.checks import check_config, weight_files
+from edgetune.models.checks import check_config
 from edgetune.models.model_hub import pinned_model
 from edgetune.models.source import ModelSource, resolve_model
 from edgetune.models.vocabulary import check_vocabulary, require_tokenizer
@@ -38,17 +39,10 @@ def choose_backend(config: RunConfig) -> str:
                 "remove one of the two options."
             )
         wanted = "ort"
-    if wanted == "onnx" and not config.budget.limits_time:
-        raise UsageError(
-            "--backend onnx fits a linear probe and trains nothing, for which it needs a time limit; add "
-            "--deadline, or use another backend."
-        )
-    if wanted in ("ort", "onnx") and (config.model.precision == "bf16" or not config.model.onnx):
-        raise UsageError(
-            f"--precision bf16 and --no-onnx require --backend torch; the {wanted} backend runs ONNX graphs "
-            "in fp32."
-        )
-    return _best_backend(config) if wanted == "auto" else wanted
+    if wanted == "auto":
+        return _best_backend(config)
+    find_opener(wanted).check(config)
+    return wanted
 
 
 def _best_backend(config: RunConfig) -> str:
@@ -73,6 +67,8 @@ class ModelLoader:
         max_positions: tokens per row at most.
         labels: the model's own label names, () if it has none worth keeping.
         carried: artifacts that were given.
+        builder: exports artifacts and keeps them; None where no backend needs any.
+        weights: a model whose weights replace those of the carried artifacts; None: theirs stay.
     """
 
     def __init__(
@@ -88,7 +84,7 @@ class ModelLoader:
         self.tokenizer_file = tokenizer_file
         self.labels = labels
         self.carried = carried
-        self._builder, self._weights = builder, weights
+        self.builder, self.weights = builder, weights
 
     @property
     def max_positions(self) -> int:
@@ -99,17 +95,17 @@ class ModelLoader:
         self, n_labels: int, freeze: str, key: str, depth: int, *, multi_label: bool = False
     ) -> bool:
         """Return whether a backend needs no export at a depth (at 0: with this `--freeze`)."""
-        if self._builder is None or not key.startswith("ort"):
+        if self.builder is None or not key.startswith("ort"):
             return True
         wanted = "none" if freeze == "none" and not depth else freeze_of(depth)
-        return self._builder.cached(n_labels, wanted, multi_label) is not None
+        return self.builder.cached(n_labels, wanted, multi_label) is not None
 
     def fixed(self, config: RunConfig) -> RunConfig:
         """Put what carried artifacts decide into the settings, and the commit of a hub model."""
         update: dict[str, str] = {}
         if self.carried is not None:
             update |= {"backend": "ort", "freeze": self.carried.manifest.freeze}
-        model = self.source if self.carried is None else self._weights
+        model = self.source if self.carried is None else self.weights
         if config.model.model is not None and model is not None:
             update["model"] = pinned_model(config.model.model, model.name)
         return config.model_copy(update={"model": config.model.model_copy(update=update)})
@@ -125,52 +121,8 @@ class ModelLoader:
         multi_label: bool = False,
     ) -> Backend:
         """Open the backend that the settings name; `multi_label`: whether rows may have several labels."""
-        if config.model.backend == "torch":
-            return self._open_torch(config, n_labels, cache, multi_label)
-        if config.model.backend == "onnx":
-            return self._open_probe(config, n_labels, multi_label)
-        if self.carried is not None:
-            carried = load_artifacts(self.carried.folder, n_labels, multi_label=multi_label)
-            return _open_ort(config, carried, cache, say, self._weights)
-        assert self._builder is not None
-        freeze = config.model.freeze
-        if self._builder.cached(n_labels, freeze, multi_label) is None:
-            say(f"Exporting training artifacts of {self.source.name} (once per model and setting)")
-        with meter.phase("export"):
-            artifacts = self._builder.get(n_labels, freeze, multi_label)
-        return _open_ort(config, artifacts, cache, say)
-
-    def _open_torch(
-        self, config: RunConfig, n_labels: int, cache: HiddenCache | None, multi_label: bool
-    ) -> Backend:
-        from edgetune.backends.torch.torch_backend import TorchBackend
-
-        settings = config.model
-        return TorchBackend(
-            self.source,
-            n_labels,
-            settings.freeze,
-            config.train.seed,
-            device=settings.device,
-            precision=settings.precision,
-            threads=settings.threads,
-            onnx=settings.onnx,
-            tokenizer_folder=self.tokenizer_file.parent,
-            cache=cache,
-            multi_label=multi_label,
-        )
-
-    def _open_probe(self, config: RunConfig, n_labels: int, multi_label: bool) -> Backend:
-        from edgetune.backends.ort.forward_only import ForwardOnly
-
-        return ForwardOnly(
-            self.source,
-            n_labels,
-            pair=config.data.pair,
-            threads=config.model.threads,
-            tokenizer_folder=self.tokenizer_file.parent,
-            multi_label=multi_label,
-        )
+        opening = Opening(self, config, n_labels, multi_label, cache, meter, say)
+        return find_opener(config.model.backend).open_backend(opening)
 
 
 def find_model_loader(
@@ -220,26 +172,6 @@ def _carried(config: RunConfig, folder: Path, cache_dir: Path) -> ModelLoader:
     )
     labels = () if weights is None else own_label_names(weights.config.get("id2label"))
     return ModelLoader(source, artifacts.tokenizer_file, labels, None, artifacts, weights)
-
-
-def _open_ort(
-    config: RunConfig,
-    artifacts: Artifacts,
-    cache: HiddenCache | None,
-    say: Say,
-    weights: ModelSource | None = None,
-) -> Backend:
-    from edgetune.backends.ort.ort_backend import OrtBackend
-
-    for note in artifacts.manifest.notes:
-        say(note)
-    settings = config.model
-    backend = OrtBackend(
-        artifacts, config.train.seed, device=settings.device, threads=settings.threads, cache=cache
-    )
-    if weights is not None:
-        backend.load_weights(weight_files(weights.folder))
-    return backend
 
 
 def ensure_tokenizer(source: ModelSource, cache_dir: Path) -> Path:

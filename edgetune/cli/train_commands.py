@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
-from typing import Annotated, Any, get_args
+from typing import Annotated, Any
 
 import typer
 
@@ -47,7 +47,17 @@ from edgetune.cli.options import (
     parse_set_options,
     tell,
 )
-from edgetune.config.choices import ClassWeight, Device, Learner, LogTo, Metric, Pooling, Preset
+from edgetune.config.choices import (
+    LEARNERS,
+    TEXT_LEARNERS,
+    USUAL_LEARNERS,
+    ClassWeight,
+    Device,
+    LogTo,
+    Metric,
+    Pooling,
+    Preset,
+)
 from edgetune.utils.errors import WORSE_THAN_MAJORITY, Interrupted, UsageError
 from edgetune.utils.sanitize import json_text, on_terminal
 
@@ -187,9 +197,9 @@ def finetune(
         str | None,
         typer.Option(
             help="Learners that take part, with commas: ngrams, probe (a linear probe on the untouched "
-            "encoder, within a deadline), encoder (trained).",
-            show_default="all",
-            autocompletion=completion_of(*get_args(Learner)),
+            f"encoder, within a deadline), {', '.join(['encoder (trained)', *TEXT_LEARNERS])}.",
+            show_default=",".join(USUAL_LEARNERS),
+            autocompletion=completion_of(*LEARNERS),
         ),
     ] = None,
     single: Annotated[

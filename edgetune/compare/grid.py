@@ -15,7 +15,7 @@ from typing import Annotated, Any
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from edgetune.compare.baselines import BASELINES
+from edgetune.compare.baselines import all_baselines
 from edgetune.config.settings import MAX_SEED, LabelledText
 from edgetune.config.toml_config import group_by_section, make_config
 from edgetune.selection import METHODS
@@ -112,7 +112,7 @@ class Cell(BaseModel):
     """One run that is to be made; `variant` is the method in the table: its own name, or one of its own.
 
     Attributes:
-        method: of `selection.METHODS`, `baselines.BASELINES`, or `random-matched`.
+        method: of `selection.METHODS`, `baselines.all_baselines()`, or `random-matched`.
         seed: of everything random in it.
         settings: flat.
         curve: whether it is a point of the reference curve.
@@ -134,7 +134,7 @@ class Cell(BaseModel):
     @property
     def outside(self) -> bool:
         """Whether another program does it."""
-        return self.method in BASELINES
+        return self.method in all_baselines()
 
     def result_key(self, data_key: str) -> str:
         """Return a hash of what decides its result; `data_key` is that of its rows."""
@@ -170,7 +170,7 @@ def make_grid(raw: dict[str, Any], where: str) -> Grid:
         raise UsageError(f"{where}: {first_problem(error, Grid, DataEntry)}") from error
     if not grid.methods and not grid.vary:
         raise UsageError(f"{where}: no method is given; `edgetune methods` lists them.")
-    every = [*METHODS, *BASELINES]
+    every = [*METHODS, *all_baselines()]
     methods = every if grid.methods == ("all",) else list(grid.methods)
     for name in [*methods, *(variant.method for variant in grid.vary)]:
         if name not in every and name != MATCHED:

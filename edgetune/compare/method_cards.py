@@ -12,7 +12,6 @@ Outside programs that `edgetune.compare.baselines` runs have cards of the same f
 from __future__ import annotations
 
 import dataclasses
-import importlib
 import inspect
 import re
 import sys
@@ -117,16 +116,16 @@ def method_cards() -> dict[str, Card]:
 
 def baseline_cards() -> dict[str, Card]:
     """Return the cards of the outside programs that edgetune can be compared with, by name."""
-    from edgetune.compare.baselines import BASELINES
+    from edgetune.compare.baselines import all_baselines
 
     return {
         name: Card(
             name,
             f"{one.summary[:1].upper()}{one.summary[1:].rstrip('.')}.",
             needs=", ".join(one.packages),
-            **_texts(importlib.import_module(one.module).__doc__),
+            **_texts(sys.modules[one.fit.__module__].__doc__),
         )
-        for name, one in BASELINES.items()
+        for name, one in all_baselines().items()
     }
 
 

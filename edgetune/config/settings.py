@@ -13,6 +13,9 @@ from typing import Any, ClassVar, Literal, get_args
 from pydantic import BaseModel, ConfigDict, Field, SerializeAsAny, field_validator
 
 from edgetune.config.choices import (
+    LEARNERS,
+    TEXT_LEARNERS,
+    USUAL_LEARNERS,
     Backend,
     ClassWeight,
     Device,
@@ -185,9 +188,6 @@ class ModelSettings(Settings):
         return word
 
 
-LEARNERS: tuple[Learner, ...] = get_args(Learner)
-
-
 class TrainSettings(Settings):
     """How the loop runs.
 
@@ -199,8 +199,9 @@ class TrainSettings(Settings):
         decay: the rate falls linearly to 0 over `examples` seen, or over the `steps` of an unfiltered run.
         max_steps: stop after this many optimizer steps; None: when the data ends.
         learners: that take part: the `ngrams` classifier, the linear `probe` on the untouched encoder, and
-            the trained `encoder`. What several of them answer is combined, by weights that are fitted on
-            training rows set aside for that. Without a deadline there is no probe.
+            the trained `encoder`; and by name, beside the n-grams, learners of `learners.texts`. What several
+            of them answer is combined, by weights that are fitted on training rows set aside for that.
+            Without a deadline there is no probe.
         ngrams: False takes the n-grams out of `learners`.
         single: whether predictions come from the best learner alone.
         metric: what learners, passes and class weights are compared by on the rows set aside.
@@ -220,7 +221,7 @@ class TrainSettings(Settings):
     lr: float | None = Field(None, gt=0)
     decay: Literal["examples", "steps"] = "examples"
     max_steps: int | None = Field(None, ge=1)
-    learners: tuple[Learner, ...] = LEARNERS
+    learners: tuple[Learner, ...] = USUAL_LEARNERS
     ngrams: bool = True
     single: bool = False
     metric: Metric = "accuracy"
@@ -234,6 +235,11 @@ class TrainSettings(Settings):
     def fits_ngrams(self) -> bool:
         """Whether n-grams take part."""
         return self.ngrams and "ngrams" in self.learners
+
+    @property
+    def text_learners(self) -> tuple[str, ...]:
+        """Names of the learners that are fitted on texts beside the n-grams."""
+        return tuple(name for name in self.learners if name in TEXT_LEARNERS)
 
     @field_validator("learners", mode="before")
     @classmethod

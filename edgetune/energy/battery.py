@@ -25,7 +25,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from edgetune.energy.sensor import Counter, PowerIntegral, SensorLost, TimeSource, read_int, read_text
+from edgetune.energy.sensor import (
+    Counter,
+    PowerIntegral,
+    SensorLost,
+    SensorState,
+    TimeSource,
+    read_int,
+    read_text,
+)
 from edgetune.utils.errors import UsageError
 
 if TYPE_CHECKING:
@@ -193,6 +201,26 @@ PATIENCE_S = 10.0
 
 class Discharge(Counter):
     """Joules out of the battery since opening."""
+
+    covers = "machine"
+
+    @classmethod
+    def find(cls, root: Path, clock: TimeSource) -> Discharge | None:
+        """Return the battery while it discharges and tells power or charge; else None."""
+        try:
+            return cls(root, clock)
+        except SensorLost:
+            return None
+
+    @classmethod
+    def state_on(cls, root: Path) -> SensorState:
+        """Say how full the battery is."""
+        battery = find_battery(root)
+        if battery is None:
+            return SensorState("battery", False, "none found")
+        charge = "" if battery.percent is None else f", {battery.percent} %"
+        measures = ", discharging" if power_source(root) == "battery" and battery.discharging else ""
+        return SensorState("battery", True, f"{battery.name}{charge}{measures}")
 
     def __init__(self, root: Path, clock: TimeSource = time.perf_counter) -> None:
         """Start counting.

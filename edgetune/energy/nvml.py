@@ -9,6 +9,7 @@ import contextlib
 import importlib
 import os
 import time
+from pathlib import Path
 from typing import Any
 
 from edgetune.energy.sensor import Counter, PowerIntegral, SensorLost, TimeSource
@@ -16,6 +17,8 @@ from edgetune.energy.sensor import Counter, PowerIntegral, SensorLost, TimeSourc
 
 class Nvml(Counter):
     """Joules of one GPU since opening."""
+
+    covers = "gpu"
 
     def __init__(self, module: Any, handle: Any, clock: TimeSource = time.perf_counter) -> None:
         """Start counting; `module` is pynvml, started, and `handle` a device of it.
@@ -34,6 +37,27 @@ class Nvml(Counter):
             self._start_mj = self._last_mj = int(module.nvmlDeviceGetTotalEnergyConsumption(handle))
         except module.NVMLError:
             self.joules()  # the first power reading: the sum starts here
+
+    @classmethod
+    def find(cls, root: Path, clock: TimeSource) -> Nvml | None:
+        """Return the GPU that CUDA calls 0; None without the package `nvidia-ml-py`, a driver or a sensor."""
+        try:
+            module = importlib.import_module("pynvml")
+        except ImportError:
+            return None
+        try:
+            module.nvmlInit()
+        except module.NVMLError:
+            return None
+        # The first one that CUDA_VISIBLE_DEVICES lets CUDA see.
+        first = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")[0].strip()
+        try:
+            if first.startswith(("GPU-", "MIG-")):
+                return cls(module, module.nvmlDeviceGetHandleByUUID(first), clock)
+            return cls(module, module.nvmlDeviceGetHandleByIndex(int(first) if first.isdigit() else 0), clock)
+        except (module.NVMLError, SensorLost):
+            module.nvmlShutdown()
+            return None
 
     def joules(self) -> float:
         """Return joules since opening.
@@ -59,24 +83,3 @@ class Nvml(Counter):
             self._closed = True
             with contextlib.suppress(self._nvml.NVMLError):  # the driver is gone already
                 self._nvml.nvmlShutdown()
-
-
-def open_nvml(clock: TimeSource = time.perf_counter) -> Nvml | None:
-    """Return the GPU that CUDA calls 0; None without the package `nvidia-ml-py`, a driver or a sensor."""
-    try:
-        module = importlib.import_module("pynvml")
-    except ImportError:
-        return None
-    try:
-        module.nvmlInit()
-    except module.NVMLError:
-        return None
-    # The first one that CUDA_VISIBLE_DEVICES lets CUDA see.
-    first = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")[0].strip()
-    try:
-        if first.startswith(("GPU-", "MIG-")):
-            return Nvml(module, module.nvmlDeviceGetHandleByUUID(first), clock)
-        return Nvml(module, module.nvmlDeviceGetHandleByIndex(int(first) if first.isdigit() else 0), clock)
-    except (module.NVMLError, SensorLost):
-        module.nvmlShutdown()
-        return None

@@ -15,6 +15,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterable
+from pathlib import Path
 
 from edgetune.energy.sensor import Counter, SensorLost, TimeSource
 
@@ -35,6 +36,8 @@ _POWER = re.compile(
 class Powermetrics(Counter):
     """Joules of the processor since opening, read by a thread from the child's output."""
 
+    covers = "processor"
+
     def __init__(
         self,
         lines: Iterable[str],
@@ -49,6 +52,26 @@ class Powermetrics(Counter):
         self._ended = self._closing = False
         self._reader = threading.Thread(target=self._read, args=(lines,), daemon=True)
         self._reader.start()
+
+    @classmethod
+    def find(cls, root: Path, clock: TimeSource) -> Powermetrics | None:
+        """Start powermetrics; None where it may not be run."""
+        wanted = command()
+        if wanted is None:
+            return None
+        try:
+            process = subprocess.Popen(
+                wanted,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.DEVNULL,
+                stdin=subprocess.DEVNULL,
+                text=True,
+                errors="replace",
+                start_new_session=True,  # Ctrl-C asks the run to stop, not the sensor
+            )
+        except OSError:
+            return None
+        return cls(process.stdout or (), process, clock)
 
     def _read(self, lines: Iterable[str]) -> None:
         """Add blocks up. CPU Power counts until the block's Combined Power takes its place."""
@@ -108,23 +131,3 @@ def command() -> list[str] | None:
     except (OSError, subprocess.SubprocessError):
         return None
     return ["sudo", "-n", PROGRAM, *ARGUMENTS] if allowed else None
-
-
-def open_powermetrics() -> Powermetrics | None:
-    """Start powermetrics; None where it may not be run."""
-    wanted = command()
-    if wanted is None:
-        return None
-    try:
-        process = subprocess.Popen(
-            wanted,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            stdin=subprocess.DEVNULL,
-            text=True,
-            errors="replace",
-            start_new_session=True,  # Ctrl-C asks the run to stop, not the sensor
-        )
-    except OSError:
-        return None
-    return Powermetrics(process.stdout or (), process)

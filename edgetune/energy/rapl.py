@@ -18,7 +18,8 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from edgetune.energy.sensor import Counter, SensorLost, TimeSource, read_int, read_text
+from edgetune.energy.sensor import Counter, SensorLost, SensorState, TimeSource, read_int, read_text
+from edgetune.utils.formatting import counted
 
 FOLDER = "sys/class/powercap"
 FIX = "sudo chmod a+r /sys/class/powercap/*/energy_uj"
@@ -67,6 +68,8 @@ def usable_zones(root: Path) -> list[Zone]:
 class Rapl(Counter):
     """Joules of all packages and their memory since opening."""
 
+    covers = "processor"
+
     def __init__(self, zones: list[Zone], clock: TimeSource = time.perf_counter) -> None:
         """Start counting at the zones' present values; `zones` come from `usable_zones`."""
         names = dict.fromkeys(re.sub(r"^dram.*", "dram", zone.name) for zone in zones)
@@ -76,6 +79,23 @@ class Rapl(Counter):
         self._moved_s = self._read_s = clock()
         self._last_uj = {zone: zone.energy_uj() for zone in zones}
         self._range_uj = {zone: read_int(zone.folder / "max_energy_range_uj") for zone in zones}
+
+    @classmethod
+    def find(cls, root: Path, clock: TimeSource) -> Rapl | None:
+        """Return the counters that can be read; None where there are none."""
+        zones = usable_zones(root)
+        return cls(zones, clock) if zones else None
+
+    @classmethod
+    def state_on(cls, root: Path) -> SensorState:
+        """Say whether there are counters and whether this user may read them."""
+        label = "RAPL (processor energy)"
+        if not find_zones(root):
+            return SensorState(label, False, "not available; processor energy is not measured")
+        zones = usable_zones(root)
+        if not zones:
+            return SensorState(label, False, "available, but not readable for this user", FIX)
+        return SensorState(label, True, counted(len(zones), "counter"))
 
     def joules(self) -> float:
         """Return joules since opening.

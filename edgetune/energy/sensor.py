@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import ClassVar, Literal, NamedTuple, Protocol
 
 TimeSource = Callable[[], float]
 MEAN_AFTER_S = 10.0
@@ -42,10 +42,49 @@ class SensorLost(Exception):
     """A counter cannot be read any more, or what it says cannot be; the message says why."""
 
 
-class Counter:
-    """One piece of hardware that counts joules and may fail."""
+class SensorState(NamedTuple):
+    """What `edgetune doctor` says of a sensor.
 
+    Attributes:
+        label: the sensor in words.
+        available: whether there is such hardware and it can be read.
+        detail: what was found, in words.
+        fix: command that makes it readable; empty where there is none.
+    """
+
+    label: str
+    available: bool
+    detail: str
+    fix: str = ""
+
+
+class Counter:
+    """One piece of hardware that counts joules and may fail.
+
+    Another one is one file in this folder: a subclass that sets `covers` and defines `find` and `joules`.
+
+    Attributes:
+        covers: what it counts: the `processor`, the `gpu`, or the whole `machine`.
+        name: the sensor in words.
+    """
+
+    covers: ClassVar[Literal["processor", "gpu", "machine"]]
     name: str
+
+    @classmethod
+    def find(cls, root: Path, clock: TimeSource) -> Counter | None:
+        """Return the sensor, counting from now on; None where this machine has none that works.
+
+        Args:
+            root: where `sys` and `proc` are.
+            clock: monotonic seconds.
+        """
+        raise NotImplementedError
+
+    @classmethod
+    def state_on(cls, root: Path) -> SensorState | None:
+        """Return what `edgetune doctor` says of the sensor; None: nothing."""
+        return None
 
     def joules(self) -> float | None:
         """Return joules since opening; None while there is no figure yet.

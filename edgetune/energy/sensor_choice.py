@@ -1,26 +1,37 @@
 """The ladder of sensors: which one is used on this machine.
 
---watts                       told by the user: wins over everything, being explicit
-processor   RAPL              Linux on Intel and AMD, where the counters may be read
-            powermetrics      macOS, as root or by sudo without a password
-GPU         NVML              when training on cuda; added to the processor's
-device      battery           while it discharges: everything, so it is never added to another
+--watts     told by the user: wins over everything, being explicit
+processor   its counters, such as RAPL on Linux, where they may be read
+GPU         when training on cuda, such as NVML; added to the processor's
+machine     such as a battery that discharges: everything, so it is never added to another
 estimate    busy watts of the device profile, else watts per core times CPU use
+
+Of two sensors that cover the same, the first that works is used, in the order of their modules' names.
 """
 
 from __future__ import annotations
 
+import functools
 import math
 import time
 from pathlib import Path
 
-from edgetune.energy.battery import Discharge
 from edgetune.energy.estimate import GPU_W, ConstantPower, estimate_by_use
-from edgetune.energy.nvml import open_nvml
-from edgetune.energy.powermetrics import open_powermetrics
-from edgetune.energy.rapl import Rapl, usable_zones
-from edgetune.energy.sensor import Counter, FallbackSensor, Sensor, SensorLost, SensorSum, TimeSource
+from edgetune.energy.sensor import Counter, FallbackSensor, Sensor, SensorSum, TimeSource
 from edgetune.utils.errors import UsageError
+from edgetune.utils.plugins import classes_of
+
+
+@functools.cache
+def counters() -> tuple[type[Counter], ...]:
+    """Return the sensors that the modules of this folder define, in the order of their modules."""
+    return tuple(classes_of("edgetune.energy", Counter, "covers"))
+
+
+def _find(covers: str, root: Path, clock: TimeSource) -> Counter | None:
+    """Return the first sensor of the processor, the GPU or the whole machine that works here."""
+    found = (kind.find(root, clock) for kind in counters() if kind.covers == covers)
+    return next((counter for counter in found if counter is not None), None)
 
 
 def open_sensor(
@@ -58,37 +69,25 @@ def open_sensor(
         whole = ConstantPower(busy_w[0], f"estimated: {busy_w[0]:.3g} W while busy ({busy_w[1]})", clock)
     if device == "cuda":
         return _with_gpu(root, whole, by_use, clock)
-    first, second = (_battery, _processor) if prefer_battery else (_processor, _battery)
-    counter = first(root, clock) or second(root, clock)
+    order = ("machine", "processor") if prefer_battery else ("processor", "machine")
+    counter = _find(order[0], root, clock) or _find(order[1], root, clock)
     return whole if counter is None else FallbackSensor(counter, whole, clock)
 
 
 def _with_gpu(root: Path, whole: Sensor, by_use: Sensor, clock: TimeSource) -> Sensor:
     """Add GPU and processor up, unless one figure covers both: `whole` does where it is not `by_use`."""
     guess = ConstantPower(GPU_W, f"estimated: {GPU_W:g} W for the GPU, which has no readable sensor", clock)
-    processor, gpu = _processor(root, clock), open_nvml(clock)
-    battery = None if processor is not None and gpu is not None else _battery(root, clock)
-    if battery is not None or (gpu is None and whole is not by_use):
+    processor, gpu = _find("processor", root, clock), _find("gpu", root, clock)
+    machine = None if processor is not None and gpu is not None else _find("machine", root, clock)
+    if machine is not None or (gpu is None and whole is not by_use):
         for counter in (processor, gpu):
             if counter is not None:
                 counter.close()
         whole = SensorSum([guess, by_use]) if whole is by_use else whole
-        return whole if battery is None else FallbackSensor(battery, whole, clock)
+        return whole if machine is None else FallbackSensor(machine, whole, clock)
     return SensorSum(
         [
             guess if gpu is None else FallbackSensor(gpu, guess, clock),
             by_use if processor is None else FallbackSensor(processor, by_use, clock),
         ]
     )
-
-
-def _processor(root: Path, clock: TimeSource) -> Counter | None:
-    zones = usable_zones(root)
-    return Rapl(zones, clock) if zones else open_powermetrics()
-
-
-def _battery(root: Path, clock: TimeSource) -> Counter | None:
-    try:
-        return Discharge(root, clock)
-    except SensorLost:
-        return None

@@ -153,6 +153,11 @@ def export_classifier(
         EdgetuneError: onnx is missing, or the rows cannot be read.
     """
     learners = (ENCODER,) if run.ensemble is None else run.ensemble.ensemble.names
+    if other := next((name for name in learners if name not in (ENCODER, NGRAMS)), None):
+        raise UsageError(
+            f"{run.folder} answers with the learner {other}, of which there is no ONNX graph; train again "
+            "without it (--learners)."
+        )
     if int8 and ENCODER not in learners:
         raise UsageError(
             f"--int8 quantises the encoder, and {run.folder} answers with n-grams alone; leave it out."

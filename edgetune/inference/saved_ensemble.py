@@ -1,7 +1,8 @@
-"""The ensemble of a run as it lies in its folder: weights and n-grams in `ensemble/`, beside the encoder.
+"""The ensemble of a run as it lies in its folder: weights and learners of texts in `ensemble/`.
 
 ensemble.json          names and weights of the learners, and the labels by class id
 ngrams.json …          the n-gram classifier (`learners.ngrams`)
+NAME/                  another learner of texts (`learners.text_learner`)
 tokenizer.json         only in a run that has no encoder
 """
 
@@ -9,12 +10,13 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from edgetune.learners.ensemble import Ensemble
 from edgetune.learners.ngrams import Ngrams
+from edgetune.learners.text_learner import TextLearner, load_text_learner
 from edgetune.run_files.run_folder import ENSEMBLE, damage_errors
 from edgetune.utils.errors import RunError
 from edgetune.utils.multi_label import log_probabilities
@@ -23,6 +25,13 @@ from edgetune.utils.types import FloatArray
 
 NGRAMS, ENCODER, PROBE = "n-grams", "encoder", "linear probe"
 WEIGHTS, TOKENIZER = "ensemble.json", "tokenizer.json"
+
+
+def text_log_probas(
+    ngrams: Ngrams, others: Mapping[str, TextLearner], texts: Sequence[str]
+) -> dict[str, FloatArray]:
+    """Return log-probabilities (N, C) of texts by the n-grams and by other learners, by name."""
+    return {NGRAMS: ngrams.log_proba(texts)} | {name: one.log_proba(texts) for name, one in others.items()}
 
 
 @dataclass(frozen=True)
@@ -34,12 +43,14 @@ class SavedEnsemble:
         ngrams: the n-gram classifier.
         label_names: by class id.
         tokenizer_file: what the rows were read with, where no encoder has it; else None.
+        others: learners of texts beside the n-grams, by name.
     """
 
     ensemble: Ensemble
     ngrams: Ngrams
     label_names: tuple[str, ...]
     tokenizer_file: Path | None = None
+    others: Mapping[str, TextLearner] = field(default_factory=dict)
 
     @property
     def needs_encoder(self) -> bool:
@@ -56,6 +67,9 @@ class SavedEnsemble:
         log_probas: dict[str, FloatArray] = {}
         if NGRAMS in self.ensemble.names:
             log_probas[NGRAMS] = self.ngrams.log_proba(texts)
+        for name, learner in self.others.items():
+            if name in self.ensemble.names:
+                log_probas[name] = learner.log_proba(texts)
         if logits is not None:
             log_probas[ENCODER] = log_probabilities(logits, self.ensemble.multi_label)
         return self.ensemble.combine(log_probas)
@@ -65,9 +79,14 @@ class SavedEnsemble:
         home = scratch / ENSEMBLE
         home.mkdir()
         found = self.ensemble.to_dict() | {"label_names": list(self.label_names)}
+        if self.others:
+            found["text_learners"] = [*self.others]
         text = json.dumps(found, indent=2, ensure_ascii=False) + "\n"
         (home / WEIGHTS).write_text(text, encoding="utf-8")
         self.ngrams.save(home)
+        for name, learner in self.others.items():
+            (home / name).mkdir()
+            learner.save(home / name)
         if self.tokenizer_file is not None:
             shutil.copyfile(self.tokenizer_file, home / TOKENIZER)
 
@@ -85,6 +104,8 @@ def load_ensemble(run: Path) -> SavedEnsemble | None:
         found = read_json_file(home / WEIGHTS)
         ensemble = Ensemble.from_dict(found)
         label_names = tuple(map(str, found.get("label_names", ())))
+        names = tuple(map(str, found.get("text_learners", ())))
+    others = {name: load_text_learner(name, home / name) for name in names}
     ngrams, tokenizer = Ngrams.load(home), home / TOKENIZER
     if len(label_names) != ngrams.n_classes or len(ensemble.bias) not in (0, len(label_names)):
         raise RunError(
@@ -96,4 +117,4 @@ def load_ensemble(run: Path) -> SavedEnsemble | None:
             f"{home / WEIGHTS} has {len(ensemble.thresholds)} thresholds for {len(label_names)} labels; copy "
             "the run folder again, or train again."
         )
-    return SavedEnsemble(ensemble, ngrams, label_names, tokenizer if tokenizer.is_file() else None)
+    return SavedEnsemble(ensemble, ngrams, label_names, tokenizer if tokenizer.is_file() else None, others)

@@ -37,6 +37,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from edgetune.data.token_format import PAIR_SEPARATOR
 from edgetune.learners.pair_tokens import pair_tokens
+from edgetune.learners.text_learner import TextLearner
 from edgetune.utils.errors import MissingDependencyError, RunError
 from edgetune.utils.files import atomic_path, write_atomic
 from edgetune.utils.limits import MAX_LABELS
@@ -588,7 +589,7 @@ class NgramParameters:
     seen: IntArray
 
 
-class Ngrams:
+class Ngrams(TextLearner):
     """A linear classifier on TF-IDF of n-grams.
 
     Attributes:

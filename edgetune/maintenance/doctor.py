@@ -20,8 +20,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
-from edgetune.energy import rapl
-from edgetune.energy.battery import find_battery, power_source
+from edgetune.energy.sensor_choice import counters
 from edgetune.models.source import built_in_folder
 from edgetune.utils.errors import ResourceError
 from edgetune.utils.formatting import counted
@@ -159,8 +158,7 @@ def examine(around: Environment | None = None) -> list[Finding]:
         _torch(around, wanted),
         *(_package("Packages", name, around, wanted) for name in TOOLS),
         _model(around, wanted),
-        _rapl(around.root),
-        _battery(around.root),
+        *_sensors(around.root),
         _nvml(around, wanted),
         _profile(around.root),
         _cache(around.cache),
@@ -296,23 +294,11 @@ def _model(around: Environment, wanted: Requirements) -> Finding:
     return Finding(*name, "ok", f"all-MiniLM-L6-v2, {size}, SHA-256 {MODEL_SHA256}…")
 
 
-def _rapl(root: Path) -> Finding:
-    group, name = "Sensors", "RAPL (processor energy)"
-    if not rapl.find_zones(root):
-        return Finding(group, name, "note", "not available; processor energy is not measured")
-    zones = rapl.usable_zones(root)
-    if not zones:
-        return Finding(group, name, "note", "available, but not readable for this user", rapl.FIX)
-    return Finding(group, name, "ok", counted(len(zones), "counter"))
-
-
-def _battery(root: Path) -> Finding:
-    battery = find_battery(root)
-    if battery is None:
-        return Finding("Sensors", "battery", "note", "none found")
-    charge = "" if battery.percent is None else f", {battery.percent} %"
-    measures = ", discharging" if power_source(root) == "battery" and battery.discharging else ""
-    return Finding("Sensors", "battery", "ok", f"{battery.name}{charge}{measures}")
+def _sensors(root: Path) -> Iterator[Finding]:
+    for kind in counters():
+        if (state := kind.state_on(root)) is not None:
+            status: Status = "ok" if state.available else "note"
+            yield Finding("Sensors", state.label, status, state.detail, state.fix)
 
 
 def _nvml(around: Environment, wanted: Requirements) -> Finding:

@@ -1,6 +1,6 @@
 """The learners of a run beside the encoder, and the ensemble of all of them.
 
-    before training   n-grams are fitted on the training rows ─→ ensemble/
+    before training   n-grams, and other learners of texts, are fitted on the training rows ─→ ensemble/
     after training    every learner on the held-out rows ─→ weights ─→ n-grams fitted again on all rows
                       ─→ ensemble/ ─→ evaluation of the ensemble and of each learner alone
 
@@ -10,18 +10,26 @@ encoder lies in `model/` and `onnx/` as ever.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 
 from edgetune.data.batches import Batch
 from edgetune.data.token_store import TokenView
-from edgetune.inference.saved_ensemble import ENCODER, NGRAMS, PROBE, SavedEnsemble, load_ensemble
+from edgetune.inference.saved_ensemble import (
+    ENCODER,
+    NGRAMS,
+    PROBE,
+    SavedEnsemble,
+    load_ensemble,
+    text_log_probas,
+)
 from edgetune.inference.saved_run import score_view
 from edgetune.learners.ensemble import MemberScore
 from edgetune.learners.linear_probe import LinearProbe
 from edgetune.learners.ngrams import Ngrams
+from edgetune.learners.text_learner import TextLearner
 from edgetune.runs.context import RunContext
 from edgetune.runs.cross_fitting import CrossFit
 from edgetune.runs.ngrams_in_time import NgramsInTime
@@ -64,6 +72,7 @@ class EnsembleStage:
         self.encoder = ENCODER
         self._fits = NgramsInTime(run)
         self._ngrams: Ngrams | None = None
+        self._others: Mapping[str, TextLearner] = {}  # beside the n-grams
         self._weighted: Weighted | None = None  # as it lies in the run folder
         self._probe_score: MemberScore | None = None
         self._evaluated: EnsembleEvaluation | None = None
@@ -91,9 +100,9 @@ class EnsembleStage:
             return
         with self._run.meter.phase("ngrams"):
             self._run.view.say("Fitting n-grams")
-            self._ngrams = self._fits.fit()
-            log_proba = self._fits.timed_log_proba(self._ngrams, self.held_out)
-            self._weigh({NGRAMS: log_proba}, self.held_out.labels)
+            self._ngrams, self._others = self._fits.fit(), self._fits.fit_others()
+            log_probas = self._fits.timed_log_probas(self._ngrams, self._others, self.held_out)
+            self._weigh(log_probas, self.held_out.labels)
             self._save()
         self._run.deadline.mark("ngrams")
 
@@ -105,8 +114,9 @@ class EnsembleStage:
             found = load_ensemble(self._run.folder.path)
             # with more rows they were fitted on the held-out rows, too
             if found is not None and found.ngrams.n_rows <= len(self._data.train):
-                self._ngrams, self._weighted = found.ngrams, Weighted(found.ensemble, ())
-                self._fits.timed_log_proba(found.ngrams, self.held_out)
+                self._ngrams, self._others = found.ngrams, found.others
+                self._weighted = Weighted(found.ensemble, ())
+                self._fits.timed_log_probas(found.ngrams, found.others, self.held_out)
         if self._ngrams is None:
             self.begin()
         if self.probe is not None:
@@ -249,7 +259,7 @@ class EnsembleStage:
         if self._ngrams is None or self._weighted is None:
             return
         with self._run.meter.phase("evaluate"):
-            log_probas = _log_probas(self._ngrams, view, rows, logits)
+            log_probas = self._log_probas(self._ngrams, view, rows, logits)
             ensemble, labels = self._weighted.ensemble, view.labels[rows]
             self._evaluated = evaluate_ensemble(ensemble, log_probas, labels, view.label_names)
         self.write_metrics()
@@ -270,7 +280,7 @@ class EnsembleStage:
         def fields(key: str, name: str) -> dict[str, Any]:
             return learner_fields(name, weights.get(key, 0.0), alone.get(key), on_held_out.get(key))
 
-        learners = [fields(NGRAMS, NGRAMS)]
+        learners = [fields(name, name) for name in (NGRAMS, *self._others)]
         if isinstance(self._run.prepared, Prepared):
             if self.encoder == ENCODER and self._probe_score is not None:
                 learners.append(learner_fields(PROBE, 0.0, None, self._probe_score))
@@ -290,25 +300,26 @@ class EnsembleStage:
         return self._weighted
 
     def _weigh_scored(self, ngrams: Ngrams, scored: Scored) -> Weighted:
-        log_probas = _log_probas(ngrams, scored.view, scored.rows, scored.logits)
+        log_probas = self._log_probas(ngrams, scored.view, scored.rows, scored.logits)
         return self._weigh(log_probas, scored.view.labels[scored.rows])
+
+    def _log_probas(
+        self, ngrams: Ngrams, view: TokenView, rows: IntArray, logits: FloatArray | None
+    ) -> dict[str, FloatArray]:
+        """Return what the learners and, by its logits (n, C), an encoder say of some rows (n,) of a view."""
+        found = text_log_probas(ngrams, self._others, view.texts(rows))
+        return found if logits is None else {**found, ENCODER: log_probabilities(logits, ngrams.multi_label)}
 
     def _save(self) -> None:
         assert self._weighted is not None
         assert self._ngrams is not None
         prepared, started_s = self._run.prepared, self._run.meter.elapsed_s()
         tokenizer = None if isinstance(prepared, Prepared) else prepared.tokenizer_file
-        saved = SavedEnsemble(self._weighted.ensemble, self._ngrams, self._data.label_names, tokenizer)
+        saved = SavedEnsemble(
+            self._weighted.ensemble, self._ngrams, self._data.label_names, tokenizer, self._others
+        )
         self._run.folder.save_ensemble(saved.write)
         self._save_s = self._run.meter.elapsed_s() - started_s
-
-
-def _log_probas(
-    ngrams: Ngrams, view: TokenView, rows: IntArray, logits: FloatArray | None
-) -> dict[str, FloatArray]:
-    """Return what n-grams and, by its logits (n, C), an encoder say of some rows (n,) of a view."""
-    found = {NGRAMS: ngrams.log_proba(view.texts(rows))}
-    return found if logits is None else {**found, ENCODER: log_probabilities(logits, ngrams.multi_label)}
 
 
 def _scored_state(scored: Scored | None) -> list[Any] | None:

@@ -1,19 +1,26 @@
-"""The n-grams of a run, fitted within the time that they may take."""
+"""The n-grams of a run, and other learners of texts, fitted within the time that they may take."""
 
 from __future__ import annotations
+
+from collections.abc import Mapping
 
 import numpy as np
 
 from edgetune.data.token_store import TokenView
+from edgetune.inference.saved_ensemble import text_log_probas
 from edgetune.learners.ngrams import Ngrams
+from edgetune.learners.text_learner import Learned, TextLearner, find_text_learner
 from edgetune.planning.planner import refit_pays
 from edgetune.runs.context import RunContext
 from edgetune.runs.setup import PreparedRows
 from edgetune.utils.types import FloatArray, IntArray
 
+OTHERS_RATE = 0.1
+"""Share of the time left that the learners of texts beside the n-grams may take together."""
+
 
 class NgramsInTime:
-    """Fits the n-grams, and measures how long they take."""
+    """Fits the n-grams and the other learners of texts, and measures how long they take."""
 
     def __init__(self, run: RunContext[PreparedRows]) -> None:
         self._run = run
@@ -21,8 +28,21 @@ class NgramsInTime:
 
     def fit(self) -> Ngrams:
         """Fit them on the training rows."""
-        prepared = self._run.prepared
-        return self._fitted(prepared.data.train, self._run.deadline.ngrams_limit_s(prepared.config.data.pair))
+        prepared, started_s = self._run.prepared, self._run.meter.elapsed_s()
+        limit_s = self._run.deadline.ngrams_limit_s(prepared.config.data.pair)
+        found = self._fitted(Ngrams, prepared.data.train, limit_s)
+        self._fit_s = self._run.meter.elapsed_s() - started_s
+        return found
+
+    def fit_others(self) -> dict[str, TextLearner]:
+        """Fit the other learners of texts on the training rows, each in its share of the time left."""
+        data, names = self._run.prepared.data, self._run.prepared.config.train.text_learners
+        found: dict[str, TextLearner] = {}
+        for name in names:
+            self._run.view.say(f"Fitting {name}")
+            limit_s = OTHERS_RATE / len(names) * self._run.deadline.clock.left_s()
+            found[name] = self._fitted(find_text_learner(name), data.train, limit_s)
+        return found
 
     def fit_again(self, ngrams: Ngrams, held_out: TokenView, save_s: float) -> Ngrams:
         """Fit them on training and held-out rows together, if that pays and there is time.
@@ -38,27 +58,25 @@ class NgramsInTime:
             return ngrams
         rows = np.concatenate([train.rows, held_out.rows])
         labels = np.concatenate([train.labels, held_out.labels])
-        found = self._fitted(TokenView(train.store, rows, labels, train.label_names), left_s)
+        found = self._fitted(Ngrams, TokenView(train.store, rows, labels, train.label_names), left_s)
         cut_short = found.n_rows <= ngrams.n_rows or self._run.stop()
         return ngrams if cut_short else found
 
-    def _fitted(self, rows: TokenView, limit_s: float) -> Ngrams:
+    def _fitted(self, kind: type[Learned], rows: TokenView, limit_s: float) -> Learned:
         elapsed_s, seed = self._run.meter.elapsed_s, self._run.prepared.config.train.seed
         started_s = elapsed_s()
 
         def time_left_s() -> float:
             return 0.0 if self._run.stop() else limit_s - (elapsed_s() - started_s)
 
-        found = Ngrams.fit(
-            rows.texts(), rows.labels, len(rows.label_names), seed=seed, time_left_s=time_left_s
-        )
-        self._fit_s = elapsed_s() - started_s
-        return found
+        return kind.fit(rows.texts(), rows.labels, len(rows.label_names), seed=seed, time_left_s=time_left_s)
 
-    def timed_log_proba(self, ngrams: Ngrams, view: TokenView) -> FloatArray:
-        """Return log-probabilities (N, C) of rows, and remember what a row took."""
+    def timed_log_probas(
+        self, ngrams: Ngrams, others: Mapping[str, TextLearner], view: TokenView
+    ) -> dict[str, FloatArray]:
+        """Return log-probabilities (N, C) of rows by every learner of texts, and remember what a row took."""
         texts, started_s = view.texts(), self._run.meter.elapsed_s()
-        found = ngrams.log_proba(texts)
+        found = text_log_probas(ngrams, others, texts)
         self._row_s = (self._run.meter.elapsed_s() - started_s) / len(view)
         return found
 

@@ -145,6 +145,11 @@ def prepare(
             "--class-weight balanced corrects the combined answer and cannot be used without n-grams; remove "
             "it, or remove --no-ngrams and add ngrams to --learners."
         )
+    if config.train.text_learners and not config.train.fits_ngrams:
+        raise UsageError(
+            f"The learner {config.train.text_learners[0]} is weighed beside the n-grams; add ngrams to "
+            "--learners, and remove --no-ngrams."
+        )
     if "encoder" not in config.train.learners and not config.budget.limits_time:
         raise UsageError(
             "Without a deadline the encoder is trained; add the encoder to --learners, or give a --deadline."

@@ -52,7 +52,8 @@ class TimedTraining(Training):
                 self._ensemble.note_probe(found, save=deadline.trains)
                 # before the save, after which training begins at once
                 data, seed = self._prepared.data, self._config.train.seed
-                self._ensemble.crossed = cross_fit_all(data, found, seed, deadline.clock, self._stop)
+                if not self._config.train.text_learners:  # which the folds do not fit
+                    self._ensemble.crossed = cross_fit_all(data, found, seed, deadline.clock, self._stop)
                 self._backend.set_head(found.probe.weight, found.probe.bias)
                 if deadline.trains:  # else it is saved once, at the end, which comes now
                     self._saver.save(skip_onnx=True)

@@ -7,9 +7,6 @@ see batches and losses, never a model. May import `utils`, `config`, `data` and 
 
 from __future__ import annotations
 
-import importlib
-import pkgutil
-from collections.abc import Iterator
 from typing import Any, cast
 
 import numpy as np
@@ -19,6 +16,7 @@ from edgetune.config import settings as config
 from edgetune.selection.selector_contract import DataShape, Method, Selector, StageChange
 from edgetune.selection.staged import Staged
 from edgetune.utils.errors import did_you_mean
+from edgetune.utils.plugins import classes_of
 
 __all__ = [
     "FILTERS",
@@ -33,18 +31,9 @@ __all__ = [
 ]
 
 
-def _methods() -> Iterator[type[Method]]:
-    """Yield the classes in the modules of this package that define a `name`."""
-    for found in pkgutil.iter_modules(__path__, f"{__name__}."):
-        module = importlib.import_module(found.name)
-        for kind in vars(module).values():
-            is_own = isinstance(kind, type) and kind.__module__ == found.name
-            if is_own and issubclass(kind, Staged) and "name" in vars(kind):
-                yield cast("type[Method]", kind)
-
-
+_METHODS = cast("list[type[Method]]", [*classes_of(__name__, Staged, "name")])
 SELECTORS = {
-    kind.name: kind for kind in sorted(_methods(), key=lambda kind: (kind.name != "train-all", kind.name))
+    kind.name: kind for kind in sorted(_METHODS, key=lambda kind: (kind.name != "train-all", kind.name))
 }
 METHODS = tuple(SELECTORS)
 FILTERS = frozenset(name for name, kind in SELECTORS.items() if kind.scores_first)

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from edgetune.cli.compare_commands import _grid_of
-from edgetune.compare.baselines import BASELINES
+from edgetune.compare.baselines import all_baselines
 from edgetune.compare.grid import CURVE_SHARES, CURVE_TIMES, MATCHED, cells_of, load_grid, make_grid
 from edgetune.selection import METHODS
 from edgetune.utils.errors import UsageError
@@ -38,11 +38,11 @@ def test_a_set_may_have_seeds_of_its_own() -> None:
 
 def test_methods_take_turns_within_every_round() -> None:
     cells = cells_of(grid(methods=["all"], seeds=[0, 1]))
-    n_methods = len(METHODS) + len(BASELINES)
+    n_methods = len(METHODS) + len(all_baselines())
     rounds = [cells[i : i + n_methods] for i in range(0, len(cells), n_methods)]
     assert [(found[0].data, found[0].seed) for found in rounds] == [("a", 0), ("b", 0), ("a", 1), ("b", 1)]
     orders = [[cell.method for cell in found] for found in rounds]
-    assert all(sorted(order) == sorted([*METHODS, *BASELINES]) for order in orders)
+    assert all(sorted(order) == sorted([*METHODS, *all_baselines()]) for order in orders)
     assert len({tuple(order) for order in orders}) == 4  # each round in an order of its own
     assert cells_of(grid(methods=["all"], seeds=[0, 1])) == cells
 
@@ -119,7 +119,7 @@ def test_a_file_is_read_and_named_after_itself(tmp_path: Path) -> None:
     path.write_text('methods = ["all"]\n[[data]]\nname = "a"\ntrain = "a.csv"\n[settings]\nepochs = 2\n')
     found = load_grid(path)
     assert found.name == "table-3"
-    assert set(found.methods) == {*METHODS, *BASELINES}
+    assert set(found.methods) == {*METHODS, *all_baselines()}
     assert found.settings == {"epochs": 2}
 
 

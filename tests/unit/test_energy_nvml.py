@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from fakes import FakeClock
 
-from edgetune.energy.nvml import open_nvml
+from edgetune.energy.nvml import Nvml
 from edgetune.energy.sensor import SensorLost
 
 
@@ -72,7 +73,7 @@ def test_the_counter_is_read_from_its_value_at_opening(
     monkeypatch: pytest.MonkeyPatch, clock: FakeClock
 ) -> None:
     fake = _install(monkeypatch, FakeNvml(energy_mj=5_000_000))
-    sensor = open_nvml(clock)
+    sensor = Nvml.find(Path("/"), clock)
     assert sensor is not None
     assert sensor.name == "NVML NVIDIA H100"
     assert sensor.joules() == 0
@@ -85,7 +86,7 @@ def test_the_counter_is_read_from_its_value_at_opening(
 
 def test_without_a_counter_power_is_integrated(monkeypatch: pytest.MonkeyPatch, clock: FakeClock) -> None:
     fake = _install(monkeypatch, FakeNvml(energy_mj=None, power_mw=100_000))
-    sensor = open_nvml(clock)
+    sensor = Nvml.find(Path("/"), clock)
     assert sensor is not None
     clock.now_s += 1
     fake.power_mw = 200_000
@@ -97,7 +98,7 @@ def test_a_driver_that_answers_no_more_is_a_loss(
     monkeypatch: pytest.MonkeyPatch, clock: FakeClock, energy_mj: int | None
 ) -> None:
     fake = _install(monkeypatch, FakeNvml(energy_mj=energy_mj))
-    sensor = open_nvml(clock)
+    sensor = Nvml.find(Path("/"), clock)
     assert sensor is not None
     fake.energy_mj = None if energy_mj is None else 3
     fake.power_mw = None
@@ -107,15 +108,15 @@ def test_a_driver_that_answers_no_more_is_a_loss(
 
 def test_no_package_no_driver_no_sensor(monkeypatch: pytest.MonkeyPatch, clock: FakeClock) -> None:
     _install(monkeypatch, None)  # importing it raises ImportError
-    assert open_nvml(clock) is None
+    assert Nvml.find(Path("/"), clock) is None
     fake = _install(monkeypatch, FakeNvml())
     fake.driver = False
-    assert open_nvml(clock) is None
+    assert Nvml.find(Path("/"), clock) is None
     fake = _install(monkeypatch, FakeNvml(energy_mj=None, power_mw=None))
-    assert open_nvml(clock) is None
+    assert Nvml.find(Path("/"), clock) is None
     assert fake.started == 0
     fake = _install(monkeypatch, FakeNvml(), visible="7")
-    assert open_nvml(clock) is None
+    assert Nvml.find(Path("/"), clock) is None
     assert fake.started == 0
 
 
@@ -127,5 +128,5 @@ def test_the_first_visible_gpu_is_read(
     monkeypatch: pytest.MonkeyPatch, clock: FakeClock, visible: str | None, asked: int | str
 ) -> None:
     fake = _install(monkeypatch, FakeNvml(), visible)
-    assert open_nvml(clock) is not None
+    assert Nvml.find(Path("/"), clock) is not None
     assert fake.asked == asked

@@ -7,6 +7,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from queue import Queue
 
 import pytest
@@ -142,7 +143,7 @@ def test_its_end_is_a_loss() -> None:
 def test_the_child_is_read_and_ended(monkeypatch: pytest.MonkeyPatch) -> None:
     script = f"import time; print({SILICON!r}, flush=True); time.sleep(60)"
     monkeypatch.setattr(powermetrics, "command", lambda: [sys.executable, "-c", script])
-    sensor = powermetrics.open_powermetrics()
+    sensor = Powermetrics.find(Path("/"), time.perf_counter)
     assert sensor is not None
     process = sensor._process
     assert process is not None
@@ -175,7 +176,7 @@ def test_it_is_run_by_root_or_by_sudo_without_a_password(
 
 def test_where_it_may_not_be_run_it_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
     if sys.platform != "darwin":
-        assert powermetrics.open_powermetrics() is None
+        assert Powermetrics.find(Path("/"), time.perf_counter) is None
     monkeypatch.setattr(powermetrics.sys, "platform", "darwin")
     monkeypatch.setattr(powermetrics.os, "geteuid", lambda: 501, raising=False)
     monkeypatch.setattr(

@@ -8,7 +8,9 @@ import pytest
 from energy_trees import THINKPAD, add_to, laptop_rapl, supply
 from fakes import FakeClock
 
-from edgetune.energy import open_sensor, sensor_choice
+from edgetune.energy import open_sensor
+from edgetune.energy.nvml import Nvml
+from edgetune.energy.powermetrics import Powermetrics
 from edgetune.energy.sensor import SensorLost
 from edgetune.utils.errors import UsageError
 
@@ -41,8 +43,8 @@ def clock() -> FakeClock:
 def gpu(monkeypatch: pytest.MonkeyPatch, clock: FakeClock) -> list[FakeGpu]:
     """No powermetrics; a GPU is there once a test puts it into the list."""
     found: list[FakeGpu] = []
-    monkeypatch.setattr(sensor_choice, "open_powermetrics", lambda: None)
-    monkeypatch.setattr(sensor_choice, "open_nvml", lambda clock: found[0] if found else None)
+    monkeypatch.setattr(Powermetrics, "find", lambda root, clock: None)
+    monkeypatch.setattr(Nvml, "find", lambda root, clock: found[0] if found else None)
     return found
 
 
@@ -85,7 +87,7 @@ def test_the_ladder(
     if "powermetrics" in has:
         mac = FakeGpu(clock)
         mac.name = "powermetrics processor power"
-        monkeypatch.setattr(sensor_choice, "open_powermetrics", lambda: mac)
+        monkeypatch.setattr(Powermetrics, "find", lambda root, clock: mac)
     sensor = open_sensor(root=tmp_path, prefer_battery=prefer_battery, clock=clock)
     if counters:
         add_to(counters["intel-rapl:0"], 12_000_000)

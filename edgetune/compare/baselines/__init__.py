@@ -2,19 +2,19 @@
 
     python -m edgetune.compare.baselines NAME TASK.json ─→ OUT/model…  OUT/predicted.json  OUT/result.json
 
-Each runs in a fresh process beside edgetune's own methods, on the same rows. This module imports nothing
-heavy: it holds names, one line on each, and the packages to install. Methods of edgetune's own belong in
-`selection`. May import whatever `compare` may.
+Each runs in a fresh process beside edgetune's own methods, on the same rows, and imports what it needs when
+it is fitted. Methods of edgetune's own belong in `selection`. May import whatever `compare` may.
 """
 
 from __future__ import annotations
 
-import importlib
+import functools
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from edgetune.utils.errors import MissingDependencyError, UsageError, did_you_mean
 from edgetune.utils.machine import installed
+from edgetune.utils.plugins import modules_of
 
 if TYPE_CHECKING:
     from edgetune.compare.baselines.task import Fit
@@ -25,17 +25,19 @@ INSTALL = 'pip install "edgetune[baselines]"'
 
 @dataclass(frozen=True, slots=True)
 class Baseline:
-    """One way of training that is not edgetune's.
+    """One way of training that is not edgetune's; another one is a file here that defines a `Baseline`.
 
     Attributes:
+        name: as `edgetune compare --methods` has it.
+        summary: one line.
         packages: distributions that it needs beside edgetune's own.
-        module: where its `fit` is.
+        fit: trains and saves it; the docstring of its module is the baseline's card.
     """
 
     name: str
     summary: str
     packages: tuple[str, ...]
-    module: str
+    fit: Fit
 
     def check(self) -> None:
         """Make sure that the packages are there; nothing is imported.
@@ -50,39 +52,13 @@ class Baseline:
                 f"install with `{INSTALL}`."
             )
 
-    def load(self) -> Fit:
-        """Import the baseline's module and return what trains it."""
-        fit: Fit = importlib.import_module(self.module).fit
-        return fit
 
-
-_ALL = (
-    Baseline(
-        "tfidf-logreg",
-        "TF-IDF of words and word pairs, and logistic regression (scikit-learn)",
-        ("scikit-learn",),
-        "edgetune.compare.baselines.tfidf",
-    ),
-    Baseline(
-        "encoder-logreg",
-        "sentence embeddings of the untouched encoder, and logistic regression (torch, scikit-learn)",
-        ("torch", "transformers", "scikit-learn"),
-        "edgetune.compare.baselines.encoder_logreg",
-    ),
-    Baseline(
-        "hf-trainer",
-        "the whole encoder finetuned by Hugging Face Trainer with its defaults",
-        ("torch", "transformers", "accelerate"),
-        "edgetune.compare.baselines.hf_trainer",
-    ),
-    Baseline(
-        "setfit",
-        "SetFit with its defaults on a few examples per label: contrastive pairs, then logistic regression",
-        ("setfit", "transformers", "accelerate", "datasets"),
-        "edgetune.compare.baselines.setfit",
-    ),
-)
-BASELINES: dict[str, Baseline] = {baseline.name: baseline for baseline in _ALL}
+@functools.cache
+def all_baselines() -> dict[str, Baseline]:
+    """Return the baselines that this folder's modules define, those that need the fewest packages first."""
+    found = (one for module in modules_of(__name__) for one in vars(module).values())
+    every = {one.name: one for one in found if isinstance(one, Baseline)}
+    return dict(sorted(every.items(), key=lambda item: (len(item[1].packages), item[0])))
 
 
 def find_baseline(name: str) -> Baseline:
@@ -91,9 +67,9 @@ def find_baseline(name: str) -> Baseline:
     Raises:
         UsageError: there is none.
     """
-    if name not in BASELINES:
+    known = all_baselines()
+    if name not in known:
         raise UsageError(
-            f'There is no baseline "{name}".{did_you_mean(name, BASELINES)} '
-            f"The baselines are {', '.join(BASELINES)}."
+            f'There is no baseline "{name}".{did_you_mean(name, known)} The baselines are {", ".join(known)}.'
         )
-    return BASELINES[name]
+    return known[name]

@@ -16,7 +16,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from edgetune.compare.baselines import BASELINES, INSTALL, Baseline, find_baseline
+from edgetune.compare.baselines import INSTALL, Baseline, all_baselines, find_baseline
 from edgetune.compare.baselines.task import (
     PREDICTED,
     RESULT,
@@ -56,13 +56,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the baseline that the arguments name; return the exit code."""
     given = list(sys.argv[1:] if arguments is None else arguments)
     if given in (["--help"], ["-h"]):
-        lines = [f"  {baseline.name:16}{baseline.summary}" for baseline in BASELINES.values()]
+        lines = [f"  {baseline.name:16}{baseline.summary}" for baseline in all_baselines().values()]
         print("\n".join([f"Usage: {USAGE}", "", "Baselines:", *lines]))
         return 0
     try:
         if len(given) != 2:
             raise UsageError(
-                f"Give one baseline and one task: {USAGE}. The baselines are {', '.join(BASELINES)}."
+                f"Give one baseline and one task: {USAGE}. The baselines are {', '.join(all_baselines())}."
             )
         meter = Meter(process_age_s(_IMPORTED_AT_S, _CPU_AT_IMPORT_S))
         baseline, task = find_baseline(given[0]), read_task(Path(given[1]))
@@ -101,7 +101,7 @@ def run_baseline(baseline: Baseline, task: BaselineTask, meter: Meter) -> Baseli
         if watch.left_s() <= 0:
             raise watch.out_of_time_error(baseline.name)
         try:
-            fitted = baseline.load()(task, rows, watch)
+            fitted = baseline.fit(task, rows, watch)
         except ImportError as error:  # packages that are there but do not fit together
             raise MissingDependencyError(
                 f"{baseline.name} cannot be imported ({error}); install compatible packages with `{INSTALL}`."

@@ -21,6 +21,7 @@ from typing import Any
 
 import numpy as np
 
+from edgetune.compare.baselines import Baseline
 from edgetune.compare.baselines.task import SAFE, BaselineClock, BaselineTask, Fitted, Texts, TrainRows
 from edgetune.models.source import resolve_model
 from edgetune.utils.types import FloatArray, IntArray
@@ -181,3 +182,11 @@ def _notes(encoder: Encoder, rows: TrainRows, n_used: int, watch: BaselineClock)
             f"edgetune enforces the deadline: at the measured speed, {rest} could be embedded in time."
         )
     return tuple(notes)
+
+
+BASELINE = Baseline(
+    NAME,
+    "sentence embeddings of the untouched encoder, and logistic regression (torch, scikit-learn)",
+    ("torch", "transformers", "scikit-learn"),
+    fit,
+)

@@ -23,6 +23,7 @@ from typing import Any
 
 import numpy as np
 
+from edgetune.compare.baselines import Baseline
 from edgetune.compare.baselines.encoder_logreg import padded_batches
 from edgetune.compare.baselines.step_budget import MOST_TRIAL, StepPlan, time_steps
 from edgetune.compare.baselines.task import (
@@ -191,3 +192,11 @@ def examples_trained(n_steps: int, n_rows: int, batch_size: int) -> int:
     """Count examples over passes whose last batch may be smaller."""
     passes, rest = divmod(n_steps, math.ceil(n_rows / batch_size))
     return passes * n_rows + rest * batch_size
+
+
+BASELINE = Baseline(
+    NAME,
+    "the whole encoder finetuned by Hugging Face Trainer with its defaults",
+    ("torch", "transformers", "accelerate"),
+    fit,
+)

@@ -24,6 +24,7 @@ from typing import Any
 
 import numpy as np
 
+from edgetune.compare.baselines import Baseline
 from edgetune.compare.baselines.step_budget import MOST_TRIAL, StepPlan, time_steps
 from edgetune.compare.baselines.task import (
     SAFE,
@@ -172,3 +173,11 @@ def _notes(task: BaselineTask, few: TrainRows, plan: StepPlan, n_done: int) -> t
             f"({plan.trial.took_s:.1f} s, counted), and max_steps {limit}."
         )
     return (*notes, *plan.notes(n_done))
+
+
+BASELINE = Baseline(
+    NAME,
+    "SetFit with its defaults on a few examples per label: contrastive pairs, then logistic regression",
+    ("setfit", "transformers", "accelerate", "datasets"),
+    fit,
+)

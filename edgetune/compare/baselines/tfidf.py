@@ -21,6 +21,7 @@ from typing import Any
 
 import numpy as np
 
+from edgetune.compare.baselines import Baseline
 from edgetune.compare.baselines.task import BaselineClock, BaselineTask, Fitted, Texts, TrainRows
 from edgetune.utils.errors import DataError
 from edgetune.utils.types import IntArray
@@ -124,3 +125,11 @@ def _notes(pipeline: Any, sizes: list[int], n_all: int, watch: BaselineClock) ->
             f"{rest}{before}."
         )
     return tuple(notes)
+
+
+BASELINE = Baseline(
+    NAME,
+    "TF-IDF of words and word pairs, and logistic regression (scikit-learn)",
+    ("scikit-learn",),
+    fit,
+)

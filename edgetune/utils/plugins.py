@@ -1,0 +1,37 @@
+"""Plug-ins of edgetune's own: a package's modules are looked through, so that another one is another file."""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+from collections.abc import Iterator
+from types import ModuleType
+from typing import TypeVar
+
+T = TypeVar("T")
+
+
+def module_names(package: str) -> tuple[str, ...]:
+    """Return the names of a package's modules, in alphabetical order, without importing them."""
+    return tuple(found.name for found in pkgutil.iter_modules(importlib.import_module(package).__path__))
+
+
+def modules_of(package: str) -> Iterator[ModuleType]:
+    """Import and yield the modules of a package, in alphabetical order."""
+    for name in module_names(package):
+        yield importlib.import_module(f"{package}.{name}")
+
+
+def classes_of(package: str, base: type[T], mark: str) -> Iterator[type[T]]:
+    """Yield the classes that the modules of a package define.
+
+    Args:
+        package: full name of the package.
+        base: a class that they extend.
+        mark: an attribute that they set in their own body; classes without it are shared by others.
+    """
+    for module in modules_of(package):
+        for kind in vars(module).values():
+            is_own = isinstance(kind, type) and kind.__module__ == module.__name__
+            if is_own and issubclass(kind, base) and mark in vars(kind):
+                yield kind
