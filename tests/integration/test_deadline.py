@@ -121,7 +121,7 @@ def test_neither_sleep_nor_a_clock_set_back_moves_the_deadline(
     demo_csv: Path, tiny_model: Path, tmp_path: Path
 ) -> None:
     """To a process, being stopped looks as the sleep of its machine does."""
-    deadline_s = 20.0
+    deadline_s = 25.0
     out, watch = tmp_path / "run", tmp_path / "watch"
     watch.mkdir()
     (watch / "sitecustomize.py").write_text(SET_BACK)
@@ -130,12 +130,12 @@ def test_neither_sleep_nor_a_clock_set_back_moves_the_deadline(
     started_s = time.monotonic()
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment) as child:
         history = out / "history.jsonl"
-        while time.monotonic() - started_s < 13:  # until it trains, so that steps lie on both sides
+        while time.monotonic() - started_s < 20:  # until it trains, so that steps lie on both sides
             if history.is_file() and '"step"' in history.read_text(encoding="utf-8"):
                 break
             time.sleep(0.05)
         os.kill(child.pid, signal.SIGSTOP)
-        time.sleep(3.0)
+        time.sleep(4.0)
         os.kill(child.pid, signal.SIGCONT)
         err = child.communicate(timeout=120)[1]
     wall_s = time.monotonic() - started_s
@@ -146,7 +146,7 @@ def test_neither_sleep_nor_a_clock_set_back_moves_the_deadline(
     assert sum(summary["time_split_s"].values()) == pytest.approx(summary["elapsed_s"], abs=0.1)
     times = [line["t_s"] for line in read_history(out / "history.jsonl")]
     assert times == sorted(times)
-    assert max(b - a for a, b in pairwise(times)) > 2.9
+    assert max(b - a for a, b in pairwise(times)) > 3.9
 
 
 @pytest.mark.usefixtures("exported")
