@@ -106,7 +106,7 @@ def test_preset_paper() -> None:
     report = selector.report()
     assert report["predictor_losses"] == [[n + 1, pytest.approx(mean)] for n, mean in enumerate(means)]
     assert selector.stage == "filter_backward"
-    assert report["why"] == "predictor loss 0.5108 > ALT 0.5000 over the last 2 batches"
+    assert "0.5108 > ALT 0.5000 " in report["why"]
 
     assert play(selector, range(4, 5)) == [([0, 1, 2, 3], [0, 1])]
     assert selector.report()["predictor_loss"] == pytest.approx(-(log(0.9) + log(16 / 17)) / 2)
@@ -115,7 +115,7 @@ def test_preset_paper() -> None:
         ("filter_backward", 4),
         ("filter_forward", 20),
     ]
-    assert selector.stages[-1].reason == "predictor loss 0.0830 <= ALT 0.5000 over 2 batches"
+    assert "0.0830 <= ALT 0.5000 " in selector.stages[-1].reason
 
     # Rows 5 and 7 hold the easy word: never looked at, though row 5 is hard. Of rows 4 and 6, 4 is hard.
     assert play(selector, range(5, 6)) == [([4, 6], [4])]

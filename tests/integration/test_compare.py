@@ -9,20 +9,20 @@ from pathlib import Path
 import pytest
 from conftest import ROOT, RunCli, Trained
 
-METHODS = "train-all,three-stage,svp,info-batch,tfidf-logreg"
+METHODS = "train-all,three-stage,info-batch,tfidf-logreg"
 
 
 @pytest.fixture(scope="module")
 def compared(
     demo_csv: Path, tiny_model: Path, run_cli: RunCli, tmp_path_factory: pytest.TempPathFactory
 ) -> Path:
-    """A comparison of five methods, run once."""
+    """A comparison of four methods, run once."""
     out = tmp_path_factory.mktemp("compared") / "out"
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PYTHONPATH", str(ROOT))
         code, printed, err = run_cli(*arguments(demo_csv, tiny_model, out))
     assert code == 0, err
-    assert "svp" in printed
+    assert "info-batch" in printed
     return out
 
 
@@ -56,7 +56,7 @@ def test_again_it_keeps_what_is_finished(
     before = (compared / "results.jsonl").read_bytes()
     code, _, err = run_cli(*arguments(demo_csv, tiny_model, compared))
     assert code == 0, err
-    assert err.count("(kept)") == 5
+    assert err.count("(kept)") == 4
     assert (compared / "results.jsonl").read_bytes() == before
 
 

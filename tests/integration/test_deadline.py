@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -25,7 +26,9 @@ from tests.profile_samples import save_guess
 
 pytestmark = pytest.mark.alone
 
-DEADLINE_S = 14.0
+DEADLINE_S = 11.0
+
+MODULE = (sys.executable, "-m", "edgetune")
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -33,7 +36,6 @@ def profile(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Itera
     """A profile of this machine and the tiny model; the figures are guesses that the run has to correct."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("EDGETUNE_PROFILES", str(tmp_path_factory.mktemp("profiles")))
-        patch.setenv("PYTHONPATH", str(ROOT))
         fixed = FixedCosts(
             import_s=0.5, open_s=0.3, open_depth_s=0.4, export_s=0.0, save_s=0.4, save_model_s=0.3
         )
@@ -55,19 +57,19 @@ def exported(
 
 def arguments(demo_csv: Path, tiny_model: Path, out: Path, *more: object) -> list[object]:
     fixed = ("--model", tiny_model, "--freeze", "embeddings", "--max-length", 64, "--backend", "ort")
-    return ["-m", "edgetune", "finetune", demo_csv, *fixed, "--out", out, *more]
+    return ["finetune", demo_csv, *fixed, "--out", out, *more]
 
 
 @pytest.mark.usefixtures("exported")
 def test_a_deadline_is_kept_and_the_receipt_tells_planned_and_real(
-    demo_csv: Path, tiny_model: Path, run_cli: RunCli, run_process: RunCli, tmp_path: Path
+    demo_csv: Path, tiny_model: Path, run_cli: RunCli, tmp_path: Path
 ) -> None:
     out = tmp_path / "run"
     speeds = cache_folder() / FILE
     speeds.unlink(missing_ok=True)
     started = time.monotonic()
-    code, printed, err = run_process(
-        *arguments(demo_csv, tiny_model, out, "--deadline", f"{DEADLINE_S:g}s", "--json"), cwd=tmp_path
+    code, printed, err = run_cli(
+        *arguments(demo_csv, tiny_model, out, "--deadline", f"{DEADLINE_S:g}s", "--json")
     )
     wall_s = time.monotonic() - started
     assert code == 0, err
@@ -124,10 +126,7 @@ def test_neither_sleep_nor_a_clock_set_back_moves_the_deadline(
     watch.mkdir()
     (watch / "sitecustomize.py").write_text(SET_BACK)
     environment = child_environment() | {"PYTHONPATH": os.pathsep.join([str(watch), str(ROOT)])}
-    command = [
-        sys.executable,
-        *map(str, arguments(demo_csv, tiny_model, out, "--deadline", f"{deadline_s}s")),
-    ]
+    command = [*MODULE, *map(str, arguments(demo_csv, tiny_model, out, "--deadline", f"{deadline_s}s"))]
     started_s = time.monotonic()
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment) as child:
         history = out / "history.jsonl"
@@ -153,7 +152,7 @@ def test_neither_sleep_nor_a_clock_set_back_moves_the_deadline(
 @pytest.mark.usefixtures("exported")
 def test_stopped_in_the_middle_there_is_a_model(demo_csv: Path, tiny_model: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
-    command = [sys.executable, *map(str, arguments(demo_csv, tiny_model, out, "--deadline", "60s"))]
+    command = [*MODULE, *map(str, arguments(demo_csv, tiny_model, out, "--deadline", "60s"))]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=child_environment()) as child:
         end = time.monotonic() + 50
         while not (out / "model" / "model.safetensors").is_file() and time.monotonic() < end:
@@ -163,18 +162,17 @@ def test_stopped_in_the_middle_there_is_a_model(demo_csv: Path, tiny_model: Path
         os.kill(child.pid, signal.SIGINT)
         err = child.communicate(timeout=120)[1]
     assert child.returncode == 130
-    assert f"To resume, run: edgetune finetune --resume {out}" in err
+    assert f"--resume {out}" in err
     assert load_run(out).predict(["my parcel never came"])
 
 
 def test_an_impossible_deadline_names_the_smallest_one(
-    demo_csv: Path, tiny_model: Path, run_process: RunCli, tmp_path: Path
+    demo_csv: Path, tiny_model: Path, run_cli: RunCli, tmp_path: Path
 ) -> None:
     out = tmp_path / "run"
-    code, printed, err = run_process(*arguments(demo_csv, tiny_model, out, "--deadline", "1s"), cwd=tmp_path)
+    code, printed, err = run_cli(*arguments(demo_csv, tiny_model, out, "--deadline", "1s"))
     assert (code, printed) == (2, "")
-    assert "too short" in err
-    assert "the shortest feasible deadline is about" in err
+    assert re.search(r"deadline is about \d", err)
     assert len(err.strip().splitlines()) == 1
     assert not out.exists()
 
@@ -226,13 +224,12 @@ def test_plan_without_a_budget_says_what_to_give(demo_csv: Path, tiny_model: Pat
 
 @pytest.mark.usefixtures("exported")
 def test_a_losing_filter_is_switched_off_and_said(
-    demo_csv: Path, tiny_model: Path, run_process: RunCli, tmp_path: Path
+    demo_csv: Path, tiny_model: Path, run_cli: RunCli, tmp_path: Path
 ) -> None:
     out = tmp_path / "run"
-    code, printed, err = run_process(
-        *arguments(demo_csv, tiny_model, out, "--deadline", "14s", "--json"),
+    code, printed, err = run_cli(
+        *arguments(demo_csv, tiny_model, out, "--deadline", "11s", "--json"),
         *("--method", "fixed-threshold", "--threshold", "0", "--epochs", "400"),
-        cwd=tmp_path,
     )
     assert code == 0, err
     result = json.loads(printed)

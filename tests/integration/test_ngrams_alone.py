@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import ROOT, RunCli
+from conftest import RunCli
 
 from edgetune import load_run
 from edgetune.devices.device_profile import FixedCosts
@@ -20,7 +21,6 @@ def slow_profile(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> 
     """A profile by which opening the encoder takes two minutes."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("EDGETUNE_PROFILES", str(tmp_path_factory.mktemp("profiles")))
-        patch.setenv("PYTHONPATH", str(ROOT))
         fixed = FixedCosts(
             import_s=0.5, open_s=120, open_depth_s=120, export_s=0, save_s=0.4, save_model_s=0.3
         )
@@ -33,27 +33,14 @@ def alone(
     demo_csv: Path,
     demo_eval_csv: Path,
     tiny_model: Path,
-    run_process: RunCli,
+    run_cli: RunCli,
     tmp_path_factory: pytest.TempPathFactory,
 ) -> dict[str, Any]:
     """The summary of such a run, where it lies, and what it said."""
-    home = tmp_path_factory.mktemp("alone")
-    out = home / "run"
-    done = run_process(
-        *(
-            "-m",
-            "edgetune",
-            "finetune",
-            demo_csv,
-            "--eval",
-            demo_eval_csv,
-            "--model",
-            tiny_model,
-            "--deadline",
-            "30s",
-        ),
+    out = tmp_path_factory.mktemp("alone") / "run"
+    done = run_cli(
+        *("finetune", demo_csv, "--eval", demo_eval_csv, "--model", tiny_model, "--deadline", "30s"),
         *("--out", out, "--json"),
-        cwd=home,
     )
     assert done.code == 0, done.err
     return {"out": out, "err": done.err, **json.loads(done.out)}
@@ -71,7 +58,7 @@ def test_the_answer_is_that_of_the_ngrams(alone: dict[str, Any]) -> None:
 
 def test_it_says_why_and_what_an_encoder_would_need(alone: dict[str, Any]) -> None:
     (why,) = [text for text in alone["warnings"] if "no time for the encoder" in text]
-    assert "the shortest feasible deadline is about" in why
+    assert re.search(r"deadline is about \d", why)
     assert why in alone["err"]
     lines = {line["line"]: line for line in alone["planned"]["lines"]}
     assert lines["ngrams"]["real_s"] > 0
@@ -97,7 +84,6 @@ def test_the_plan_shows_it(demo_csv: Path, tiny_model: Path, run_cli: RunCli) ->
     done = run_cli("plan", demo_csv, "--model", tiny_model, "--deadline", "30s", "--explain")
     assert done.code == 0, done.err
     assert "n-grams" in done.out
-    assert "too short for this data and model" in done.out
 
 
 @pytest.mark.parametrize(
@@ -105,13 +91,12 @@ def test_the_plan_shows_it(demo_csv: Path, tiny_model: Path, run_cli: RunCli) ->
     [("--deadline", "3s"), ("--deadline", "30s", "--no-ngrams"), ("--deadline", "30s", "--memory", "4GB")],
 )
 def test_it_is_refused_where_ngrams_are_no_answer(
-    settings: tuple[str, ...], demo_csv: Path, tiny_model: Path, run_process: RunCli, tmp_path: Path
+    settings: tuple[str, ...], demo_csv: Path, tiny_model: Path, run_cli: RunCli, tmp_path: Path
 ) -> None:
     out = tmp_path / "run"
-    command = ("-m", "edgetune", "finetune", demo_csv, "--model", tiny_model, "--out", out)
-    done = run_process(*command, *settings, cwd=tmp_path)
+    done = run_cli("finetune", demo_csv, "--model", tiny_model, "--out", out, *settings)
     assert done.code == 2
-    assert "the shortest feasible deadline is about" in done.err
+    assert re.search(r"deadline is about \d", done.err)
     assert not out.exists()
 
 

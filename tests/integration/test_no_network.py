@@ -1,6 +1,6 @@
 """Nothing goes over the network unless a `hub:` name is given: with every connection denied and listened for.
 
-Each command runs in a process of its own, whose children inherit the watch: an audit hook that notes and
+The commands run in a process of their own, whose children inherit the watch: an audit hook that notes and
 denies whatever Python's sockets do, and a proxy that everything else would turn to. Where the system allows
 it, a run is also made in a network namespace that has nothing in it.
 """
@@ -8,8 +8,8 @@ it, a run is also made in a network namespace that has nothing in it.
 from __future__ import annotations
 
 import contextlib
+import json
 import os
-import shutil
 import socket
 import subprocess
 import sys
@@ -89,21 +89,32 @@ class Denied:
             "HOME": str(self.home),
         }
 
-    def outcome(self, command: list[str]) -> subprocess.CompletedProcess[str]:
+    def outcome(
+        self, arguments: list[str], before: tuple[str, ...] = (), stdin: str = ""
+    ) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
-            command,
+            [*before, sys.executable, *arguments],
             cwd=self.home,
+            input=stdin,
             capture_output=True,
             text=True,
             env=self.environment(),
-            timeout=240,
+            timeout=480,
             check=False,
         )
 
-    def run(self, *arguments: object, before: tuple[str, ...] = ()) -> str:
-        done = self.outcome([*before, sys.executable, *map(str, arguments)])
+    def run(self, script: str, before: tuple[str, ...] = (), stdin: str = "") -> str:
+        done = self.outcome(["-c", script], before, stdin)
         assert done.returncode == 0, done.stderr
         return done.stdout
+
+    def edgetune(self, *commands: tuple[object, ...], before: tuple[str, ...] = ()) -> list[str]:
+        """Run commands, none of which may fail; return what each printed."""
+        given = json.dumps([[str(one) for one in command] for command in commands])
+        found = json.loads(self.run(COMMANDS, before, given))
+        for code, _, err in found:
+            assert code == 0, err
+        return [out for _, out, _ in found]
 
     def attempts(self) -> list[str]:
         return self.log.read_text().splitlines() if self.log.is_file() else []
@@ -129,47 +140,66 @@ with contextlib.suppress(OSError):
 
 def test_the_watch_notices(denied: Denied) -> None:
     """Or the tests below would prove nothing."""
-    denied.run("-c", TRIES)
-    denied.run("-c", f"import subprocess, sys; subprocess.run([sys.executable, '-c', {TRIES!r}])")
+    denied.run(TRIES)
+    denied.run(f"import subprocess, sys; subprocess.run([sys.executable, '-c', {TRIES!r}])")
     assert len(denied.attempts()) >= 6
     assert denied.listener.n_visitors == 0
     (denied.home / "watch" / "sitecustomize.py").write_text("")
-    denied.run("-c", TRIES)
+    denied.run(TRIES)
     assert denied.listener.n_visitors == 1
+
+
+# One process, so that the libraries are imported once; each command finds the environment of a new one.
+COMMANDS = """
+import contextlib, io, json, os, sys
+from edgetune.cli.app import main
+environment, found = dict(os.environ), []
+for command in json.load(sys.stdin):
+    os.environ.clear()
+    os.environ.update(environment)
+    sys.argv, out, err, code = ["edgetune", *command], io.StringIO(), io.StringIO(), 0
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        try:
+            main()
+        except SystemExit as stop:
+            code = stop.code or 0
+    found.append((code, out.getvalue(), err.getvalue()))
+json.dump(found, sys.stdout)
+"""
 
 
 def test_no_command_uses_the_network(
     denied: Denied, tiny_model: Path, demo_csv: Path, demo_eval_csv: Path
 ) -> None:
-    train = ("-m", "edgetune", "finetune", demo_csv, "--model", tiny_model, "--max-steps", 2, "--quiet")
-    denied.run(*train, "--backend", "ort", "--out", "one")  # exports in a child
-    denied.run(*train, "--backend", "torch", "--eval", demo_eval_csv, "--out", "two")
-    assert "the invoice is wrong" in denied.run("-m", "edgetune", "predict", "one", "the invoice is wrong")
-    shutil.rmtree(denied.home / "two" / "onnx")
-    denied.run("-m", "edgetune", "predict", "two", "the invoice is wrong")  # with torch
-    denied.run("-m", "edgetune", "evaluate", "one", demo_eval_csv)
-    denied.run("-m", "edgetune", "plan", demo_csv, "--deadline", "5m", "--model", tiny_model)
-    denied.run("-m", "edgetune", "profile", "show", "amd-zen4-2-cores")
-    denied.run("-m", "edgetune", "doctor")
+    train = ("finetune", demo_csv, "--model", tiny_model, "--max-steps", 2, "--quiet")
+    methods = ("--methods", "encoder-logreg", "--epochs", 1, "--rows", 60, "--eval-rows", 20)
     settings = ("--set", f"model={tiny_model}", "--set", "backend=ort", "--no-curve")
-    methods = ("--methods", "train-all,encoder-logreg", "--epochs", 1, "--rows", 60, "--eval-rows", 20)
-    printed = denied.run("-m", "edgetune", "compare", demo_csv, *methods, *settings, "--out", "compared")
-    assert "encoder-logreg" in printed
+    *_, compared = denied.edgetune(
+        (*train, "--backend", "ort", "--out", "one"),  # exports in a child
+        (*train, "--backend", "torch", "--eval", demo_eval_csv, "--no-onnx", "--out", "two"),
+        ("predict", "one", "the invoice is wrong"),
+        ("predict", "two", "the invoice is wrong"),  # with torch
+        ("evaluate", "one", demo_eval_csv),
+        ("plan", demo_csv, "--deadline", "5m", "--model", tiny_model),
+        ("profile", "show", "amd-zen4-2-cores"),
+        ("doctor",),
+        ("compare", demo_csv, *methods, *settings, "--out", "compared"),
+    )
+    assert "encoder-logreg" in compared
     assert denied.attempts() == []
     assert denied.listener.n_visitors == 0
 
 
 def test_with_a_hub_name_it_is_noticed(denied: Denied, demo_csv: Path) -> None:
     """The other way round: what does go over the network is seen by the same watch."""
-    command = [sys.executable, "-m", "edgetune", "finetune", str(demo_csv), "--model", "hub:org/name"]
-    done = denied.outcome(command)
-    assert done.returncode == 1
-    assert "Unknown model hub:org/name" in done.stderr
+    command = ["-m", "edgetune", "finetune", str(demo_csv), "--model", "hub:org/name"]
+    assert denied.outcome(command).returncode == 1
     assert denied.attempts() != []
     denied.log.unlink()
     command[-1] = "org/name"  # the name alone is only looked up
     done = denied.outcome(command)
-    assert "Fetch it with --model hub:org/name" in done.stderr
+    assert done.returncode == 1
+    assert "--model hub:org/name" in done.stderr
     assert denied.attempts() == []
 
 
@@ -182,13 +212,11 @@ def _namespace() -> tuple[str, ...]:
     return command if done.returncode == 0 else ()
 
 
-def test_it_works_where_there_is_no_network_at_all(
-    denied: Denied, tiny_model: Path, demo_csv: Path, artifacts_of: Any
-) -> None:
+def test_it_works_where_there_is_no_network_at_all(denied: Denied, demo_csv: Path, artifacts_of: Any) -> None:
     before = _namespace()
     if not before:
         pytest.skip("network namespaces are not permitted here")
-    train = ("-m", "edgetune", "finetune", demo_csv, "--max-steps", 2, "--quiet")
+    train = ("finetune", demo_csv, "--max-steps", 2, "--quiet", "--out", "one")
     artifacts = artifacts_of("embeddings", 4).folder
-    denied.run(*train, "--artifacts", artifacts, "--out", "one", before=before)
-    denied.run("-m", "edgetune", "predict", "one", "the invoice is wrong", before=before)
+    predict = ("predict", "one", "the invoice is wrong")
+    denied.edgetune((*train, "--artifacts", artifacts), predict, before=before)

@@ -61,10 +61,9 @@ def pairs_csv(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def finetune(run_process: RunCli, data: Path, encoder: Path, out: Path, *more: object) -> dict[str, Any]:
-    """Finetune in a process of its own: the age of this one would count against the deadline."""
+def finetune(run_cli: RunCli, data: Path, encoder: Path, out: Path, *more: object) -> dict[str, Any]:
     common = ("--model", encoder, "--deadline", "60s", "--out", out, "--json")
-    done = run_process("-m", "edgetune", "finetune", data, *common, *more, cwd=out.parent)
+    done = run_cli("finetune", data, *common, *more)
     assert done.code == 0, done.err
     return dict(json.loads(done.out))
 
@@ -74,9 +73,9 @@ def probabilities(run: Run, texts: list[Text]) -> Any:
 
 
 def test_what_lies_in_the_folder_gives_the_accuracy_of_the_summary(
-    run_process: RunCli, demo_csv: Path, demo_eval_csv: Path, encoder: Path, tmp_path: Path
+    run_cli: RunCli, demo_csv: Path, demo_eval_csv: Path, encoder: Path, tmp_path: Path
 ) -> None:
-    summary = finetune(run_process, demo_csv, encoder, tmp_path / "run", "--eval", demo_eval_csv)
+    summary = finetune(run_cli, demo_csv, encoder, tmp_path / "run", "--eval", demo_eval_csv)
     assert (summary["method"], summary["backend"]) == ("linear-probe", "onnx")
     assert summary["n_steps"] == summary["n_trained"] == 0
     names = [learner["name"] for learner in summary["ensemble"]["learners"]]
@@ -89,10 +88,10 @@ def test_what_lies_in_the_folder_gives_the_accuracy_of_the_summary(
 
 
 def test_the_texts_of_pairs_are_told_apart_in_the_saved_model(
-    run_cli: RunCli, run_process: RunCli, pairs_csv: Path, encoder: Path, tmp_path: Path
+    run_cli: RunCli, pairs_csv: Path, encoder: Path, tmp_path: Path
 ) -> None:
     columns = ("--text", "one,other", "--pair", "--learners", "probe", "--eval", pairs_csv)
-    summary = finetune(run_process, pairs_csv, encoder, tmp_path / "run", *columns)
+    summary = finetune(run_cli, pairs_csv, encoder, tmp_path / "run", *columns)
     assert summary["texts_apart"]
     assert summary["ensemble"] is None
     # An encoder that reads a pair together and was never trained does not know what its texts share.
@@ -117,10 +116,10 @@ def test_the_texts_of_pairs_are_told_apart_in_the_saved_model(
 
 
 def test_the_whole_answer_about_pairs_is_exported(
-    run_cli: RunCli, run_process: RunCli, pairs_csv: Path, encoder: Path, tmp_path: Path
+    run_cli: RunCli, pairs_csv: Path, encoder: Path, tmp_path: Path
 ) -> None:
     columns = ("--text", "one,other", "--pair", "--eval", pairs_csv)
-    summary = finetune(run_process, pairs_csv, encoder, tmp_path / "run", *columns)
+    summary = finetune(run_cli, pairs_csv, encoder, tmp_path / "run", *columns)
     assert summary["texts_apart"]
     done = run_cli("export", tmp_path / "run", "--out", tmp_path / "out")
     assert done.code == 0, done.err
@@ -130,9 +129,9 @@ def test_the_whole_answer_about_pairs_is_exported(
 
 
 def test_learners_that_are_left_out_take_no_part(
-    run_process: RunCli, demo_csv: Path, encoder: Path, tmp_path: Path
+    run_cli: RunCli, demo_csv: Path, encoder: Path, tmp_path: Path
 ) -> None:
-    summary = finetune(run_process, demo_csv, encoder, tmp_path / "run", "--learners", "ngrams")
+    summary = finetune(run_cli, demo_csv, encoder, tmp_path / "run", "--learners", "ngrams")
     assert summary["method"] == "n-grams"
     assert not (tmp_path / "run" / "model").exists()
 

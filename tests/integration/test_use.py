@@ -140,7 +140,7 @@ def test_one_reading_option_keeps_the_others_of_the_run(
             csv.writer(file, delimiter=delimiter).writerows([["kind", "spare", "words"], *rows])
     code, _, err = run_cli(
         *("finetune", tables["train"], "--text", "words", "--label", "kind", "--model", trained.model),
-        *("--max-steps", 1, "--out", tmp_path / "run"),
+        *("--max-steps", 1, "--no-ngrams", "--out", tmp_path / "run"),
     )
     assert code == 0, err
     code, _, err = run_cli("evaluate", tmp_path / "run", tables["test"], "--delimiter", ";")
@@ -153,7 +153,6 @@ def test_carried_artifacts_train_the_same(
     artifacts = tmp_path / "artifacts"
     code, out, err = run_cli("export", "--model", trained.model, "--labels", 4, "--out", artifacts)
     assert code == 0, err
-    assert "Checked against torch" in out
     code, out, err = run_cli(
         *("finetune", trained.train, "--eval", trained.evaluation, "--artifacts", artifacts),
         *("--epochs", 2, "--lr", 0.003, "--seed", 3, "--out", tmp_path / "run", "--json"),

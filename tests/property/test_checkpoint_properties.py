@@ -97,7 +97,7 @@ def test_older_ones(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("edgetune.run_files.checkpoint.SCHEMA_VERSION", 1)
     write_checkpoint(tmp_path, {}, b"")
     monkeypatch.undo()
-    with pytest.raises(RunError, match=r"an older edgetune.*resume with the version that wrote it"):
+    with pytest.raises(RunError, match=r"older edgetune"):
         newest_checkpoint(tmp_path)
 
 

@@ -56,7 +56,7 @@ def test_missing_and_damaged(tmp_path: Path, copied: Path) -> None:
     with pytest.raises(ArtifactsError, match="edgetune export"):
         load_artifacts(tmp_path)
     (copied / "checkpoint").unlink()
-    with pytest.raises(ArtifactsError, match="is missing checkpoint"):
+    with pytest.raises(ArtifactsError, match="checkpoint"):
         load_artifacts(copied)
 
 
@@ -78,15 +78,15 @@ def test_manifests_that_do_not_fit(copied: Path, values: dict[str, Any], says: s
 @pytest.mark.parametrize("text", ["", "{", "[]", "3"])
 def test_manifests_that_are_none(copied: Path, text: str) -> None:
     (copied / "manifest.json").write_text(text)
-    with pytest.raises(ArtifactsError, match=r"is damaged.*export the artifacts again"):
+    with pytest.raises(ArtifactsError, match=r"damaged"):
         load_artifacts(copied)
 
 
 def test_other_labels(copied: Path) -> None:
     assert load_artifacts(copied, 2).manifest.n_labels == 2
-    with pytest.raises(ArtifactsError, match=r"exported for 2 labels, but the data has 5.*--labels 5"):
+    with pytest.raises(ArtifactsError, match=r"2 labels.* 5.*--labels 5"):
         load_artifacts(copied, 5)
-    with pytest.raises(ArtifactsError, match=r"exported for one label a row.*with --multi-label"):
+    with pytest.raises(ArtifactsError, match=r"with --multi-label"):
         load_artifacts(copied, 2, multi_label=True)
     edit(copied, multi_label=True)
     with pytest.raises(ArtifactsError, match="without --multi-label"):
@@ -144,6 +144,6 @@ def test_a_child_that_dies_leaves_nothing(
 ) -> None:
     monkeypatch.setattr(sys, "executable", "/bin/false")
     builder = ArtifactBuilder(resolve_model(str(tiny_model)), tmp_path)
-    with pytest.raises(ArtifactsError, match=r"exit code 1.*--backend torch"):
+    with pytest.raises(ArtifactsError, match=r"code 1.*--backend torch"):
         builder.get(2, "embeddings")
     assert not list((tmp_path / "artifacts").iterdir())

@@ -141,7 +141,7 @@ def test_a_share_of_the_battery_is_energy(tmp_path: Path) -> None:
 
 
 def test_without_a_battery_or_on_mains_it_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="--battery 5%: this machine has no battery"):
+    with pytest.raises(UsageError, match="--battery 5%"):
         energy_limit_j(BudgetSettings(battery_rate=0.05), tmp_path)
     make_battery(tmp_path, "Charging")
     with pytest.raises(UsageError, match="mains power"):

@@ -274,20 +274,16 @@ def test_a_process_holds_few_files_open(tmp_path: Path) -> None:
     assert not is_held(tmp_path / "not there")
 
 
-def test_runs_mark_and_hold_what_they_use(
-    artifacts_of: Any, demo_csv: Path, tmp_path: Path, run_process: RunCli
-) -> None:
+def test_runs_mark_what_they_use(artifacts_of: Any, demo_csv: Path, tmp_path: Path, run_cli: RunCli) -> None:
     cache = tmp_path / "cache"
-    command = ("-m", "edgetune", "finetune", demo_csv, "--artifacts", artifacts_of("embeddings", 4).folder)
+    command = ("finetune", demo_csv, "--artifacts", artifacts_of("embeddings", 4).folder, "--no-ngrams")
     more = ("--max-steps", 1, "--quiet", "--cache-dir", cache)
-    code, _, err = run_process(*command, *more, "--out", tmp_path / "one", cwd=tmp_path)
-    assert code == 0, err
-    (entry,) = [one for one in list_entries(cache)[0] if one.kind == "tokens"]
-    age(entry.path / "meta.json", 40)
-    assert not list_entries(cache)[0][0].busy
-    code, _, err = run_process(*command, *more, "--out", tmp_path / "two", cwd=tmp_path)
-    assert code == 0, err
-    assert next(one for one in list_entries(cache)[0] if one.kind == "tokens").busy
+    for out in ("one", "two"):
+        done = run_cli(*command, *more, "--out", tmp_path / out)
+        assert done.code == 0, done.err
+        (entry,) = [one for one in list_entries(cache)[0] if one.kind == "tokens"]
+        assert time.time() - entry.used_s < DAY_S
+        age(entry.path / "meta.json", 40)
 
 
 def test_it_knows_every_file_of_a_real_cache(cache_dir: Path, trained: Any) -> None:
@@ -315,14 +311,14 @@ def test_it_shows_and_removes_nothing_by_itself(cache: Path, strange: list[Path]
         assert words in out
     code, out, _ = run_cli("clean", "--cache-dir", cache, "--older-than", "20d")
     assert code == 0
-    assert "Would free 8.0 MB (3 entries). Nothing was removed; add --yes to remove them." in out
+    assert "8.0 MB (3 entries)" in out
     assert everything(cache) == before
 
 
 def test_it_removes_when_told(cache: Path, run_cli: RunCli) -> None:
     code, out, err = run_cli("clean", "--cache-dir", cache, "--larger-than", "1MB", "--yes")
     assert (code, err) == (0, "")
-    assert "Freed 8.0 MB (1 entry)." in out
+    assert "8.0 MB (1 entry)" in out
     assert not (cache / "artifacts" / ARTIFACTS).exists()
     assert (cache / "tokens" / TOKENS / "meta.json").is_file()
 

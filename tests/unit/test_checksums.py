@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -56,9 +57,7 @@ def test_one_changed_byte_in_any_file_is_noticed(copied: Path) -> None:
     load_artifacts(copied)
     for name in names(copied):
         flip(copied / name, -1)
-        with pytest.raises(
-            ArtifactsError, match=rf"is damaged: the SHA-256 of {name} does not match.*copy the folder"
-        ):
+        with pytest.raises(ArtifactsError, match=rf"SHA-256 of {name} "):
             load_artifacts(copied)
         flip(copied / name, -1)
     load_artifacts(copied)
@@ -66,14 +65,14 @@ def test_one_changed_byte_in_any_file_is_noticed(copied: Path) -> None:
 
 def test_a_cut_file_is_noticed_by_its_size(copied: Path) -> None:
     (copied / "checkpoint").write_bytes((copied / "checkpoint").read_bytes()[:-10])
-    with pytest.raises(ArtifactsError, match=r"checkpoint has [\d,]+ bytes instead of [\d,]+"):
+    with pytest.raises(ArtifactsError, match=r"checkpoint has [\d,]+ bytes"):
         load_artifacts(copied)
 
 
 def test_a_changed_manifest_is_noticed(copied: Path) -> None:
     path = copied / "manifest.json"
     path.write_text(path.read_text().replace('"pad_id": 0', '"pad_id": 3'))
-    with pytest.raises(ArtifactsError, match=r"manifest\.json was changed after it was written"):
+    with pytest.raises(ArtifactsError, match=r"manifest\.json"):
         load_artifacts(copied)
 
 
@@ -81,12 +80,12 @@ def test_a_file_that_the_manifest_does_not_name(copied: Path) -> None:
     raw = json.loads((copied / "manifest.json").read_text())
     del raw["files"]["cut/prefix.onnx"]
     (copied / "manifest.json").write_text(json.dumps(with_checksum(raw)))
-    with pytest.raises(ArtifactsError, match=r"manifest\.json does not list cut/prefix\.onnx"):
+    with pytest.raises(ArtifactsError, match=r"manifest\.json .*cut/prefix\.onnx"):
         load_artifacts(copied)
     (copied / "manifest.json").write_text(json.dumps(with_checksum({**raw, "files": checksums_of(copied)})))
     load_artifacts(copied)
     (copied / "checkpoint.data").write_bytes(b"x")  # which the runtime would open
-    with pytest.raises(ArtifactsError, match=r"does not list checkpoint\.data"):
+    with pytest.raises(ArtifactsError, match=r"checkpoint\.data"):
         load_artifacts(copied)
 
 
@@ -98,7 +97,7 @@ def test_a_manifest_cannot_make_edgetune_read_elsewhere(copied: Path, name: str)
     empty = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
     raw["files"] = {**raw["files"], name: {"n_bytes": 0, "sha256": empty}}
     (copied / "manifest.json").write_text(json.dumps(with_checksum(raw)))
-    with pytest.raises(ArtifactsError, match="is missing or is a link"):
+    with pytest.raises(ArtifactsError, match="link"):
         load_artifacts(copied)
 
 
@@ -112,7 +111,7 @@ def test_graphs_that_open_other_files_are_refused(copied: Path, name: str) -> No
     onnx.save(model, copied / name)
     raw = json.loads((copied / "manifest.json").read_text())
     (copied / "manifest.json").write_text(json.dumps(with_checksum({**raw, "files": checksums_of(copied)})))
-    with pytest.raises(ArtifactsError, match=rf"{name} refers to weights outside its folder"):
+    with pytest.raises(ArtifactsError, match=rf"{name} .*outside"):
         load_artifacts(copied)
 
 
@@ -183,7 +182,7 @@ def test_small_files_are_always_summed(copied: Path, tmp_path: Path) -> None:
     assert (copied / "training_model.onnx").stat().st_size < SMALL_BYTES
     load_artifacts(copied, cache_dir=tmp_path / "cache")
     flip(copied / "training_model.onnx", -1)
-    with pytest.raises(ArtifactsError, match=r"SHA-256 of training_model\.onnx"):
+    with pytest.raises(ArtifactsError, match=r"training_model\.onnx"):
         load_artifacts(copied, cache_dir=tmp_path / "cache")
 
 
@@ -202,6 +201,14 @@ def test_a_damaged_note_is_as_none(copied: Path, large: list[Path], tmp_path: Pa
 
 # What comes of it
 
+CHILD = """
+import json, shutil, sys
+shutil.copytree(sys.argv[2], json.load(sys.stdin)["target"], dirs_exist_ok=True)
+with open(sys.argv[1], "a") as log:
+    log.write("made\\n")
+print(json.dumps({"ok": True}))
+"""
+
 
 @pytest.mark.parametrize("name", ["checkpoint", "training_model.onnx", "manifest.json"])
 def test_damaged_artifacts_in_the_cache_are_made_again(
@@ -210,22 +217,16 @@ def test_damaged_artifacts_in_the_cache_are_made_again(
     builder = ArtifactBuilder(resolve_model(str(tiny_model)), tmp_path / "cache")
     home = builder._folder(2, "1")
     shutil.copytree(copied, home)
-    n_made = 0
-
-    def make(scratch: Path, n_labels: int, freeze: str, multi_label: bool) -> None:
-        nonlocal n_made
-        n_made += 1
-        shutil.copytree(copied, scratch, dirs_exist_ok=True)
-
-    monkeypatch.setattr(builder, "_run_child", make)
+    log = tmp_path / "log"
+    child = [sys.executable, "-c", CHILD, str(log), str(copied)]
+    monkeypatch.setattr("edgetune.backends.ort.artifacts.module_command", lambda _: child)
     assert builder.get(2, "1").folder == home
-    assert n_made == 0
+    assert not log.exists()
     flip(home / name, 100)
     again = ArtifactBuilder(resolve_model(str(tiny_model)), tmp_path / "cache")
-    monkeypatch.setattr(again, "_run_child", make)
     assert again.cached(2, "1") is None
     assert again.get(2, "1").folder == home
-    assert n_made == 1
+    assert log.read_text() == "made\n"
     assert again.cached(2, "1") == home
     assert (home / name).read_bytes() == (copied / name).read_bytes()
 

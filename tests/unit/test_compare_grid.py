@@ -108,9 +108,9 @@ def test_what_is_refused(changed: dict[str, Any], said: str) -> None:
 
 
 def test_two_cells_of_one_name_are_refused() -> None:
-    with pytest.raises(UsageError, match="Two cells are named a--random--seed0"):
+    with pytest.raises(UsageError, match="a--random--seed0"):
         cells_of(grid(vary=[{"name": "random", "method": "svp"}]))
-    with pytest.raises(UsageError, match=r"Two cells are named .*--seed3"):
+    with pytest.raises(UsageError, match=r"--seed3"):
         cells_of(grid(seeds=[3, 3]))
 
 

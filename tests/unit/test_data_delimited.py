@@ -166,7 +166,7 @@ def test_delimiter_by_the_users_word(tmp_path: Path) -> None:
     assert pairs(examples) == [("a,b", "1")]
     examples, _ = load(tmp_path, "a.csv", "text\tlabel\na,b\t1\n", DataOptions(delimiter="tab"))
     assert pairs(examples) == [("a,b", "1")]
-    with pytest.raises(UsageError, match="The delimiter must be one character"):
+    with pytest.raises(UsageError, match="delimiter"):
         load(tmp_path, "a.csv", "text,label\na,1\n", DataOptions(delimiter="::"))
 
 
@@ -217,7 +217,7 @@ def test_bad_bytes_are_bad_rows(tmp_path: Path) -> None:
 
 def test_another_encoding_is_suggested_and_used(tmp_path: Path) -> None:
     content = ("text,label\n" + "café,1\nnaïve,0\n" * 5).encode("latin-1")
-    with pytest.raises(DataError, match=r"10 of the first 11 lines.*--encoding cp1252"):
+    with pytest.raises(DataError, match=r"10 of the first 11 .*--encoding cp1252"):
         load(tmp_path, "a.csv", content)
     assert pairs(load(tmp_path, "a.csv", content, DataOptions(encoding="latin-1"))[0])[0] == ("café", "1")
 

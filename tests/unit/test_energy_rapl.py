@@ -90,7 +90,7 @@ def test_a_counter_lost_midway_says_which(tmp_path: Path) -> None:
     rapl = Rapl(usable_zones(tmp_path), clock)
     counters["intel-rapl:0:2"].unlink()
     clock.now_s += 1
-    with pytest.raises(SensorLost, match="dram can no longer be read"):
+    with pytest.raises(SensorLost, match="dram"):
         rapl.joules()
 
 

@@ -83,7 +83,7 @@ def test_any_other_broken_line_is_named(tmp_path: Path, broken: str) -> None:
 
 
 def test_a_missing_history_is_one_sentence(tmp_path: Path) -> None:
-    with pytest.raises(RunError, match="is this a run folder"):
+    with pytest.raises(RunError, match="run folder"):
         read_history(tmp_path / "history.jsonl")
 
 

@@ -107,7 +107,7 @@ WIDE = pd.DataFrame({f"column {n}": ["x" * 50] * 100 for n in range(30)})
 @pytest.mark.parametrize(
     ("data", "says"),
     [
-        ([None], "Item 0 of the list is None"),
+        ([None], "Item 0 .*None"),
         (["fine", 3], r"Item 1 .* 3 \(int\)"),
         (["fine", float("nan")], r"Item 1 .* nan"),
         ([("a", None)], "Item 0"),
@@ -169,7 +169,7 @@ def test_evaluates_and_predicts_a_data_frame(trained: Trained) -> None:
     assert run.evaluate(frame).accuracy == trained.result["accuracy"]
     right = [found.label for found in run.predict(frame)] == frame["label"]
     assert right.mean() == pytest.approx(trained.result["accuracy"])
-    with pytest.raises(UsageError, match="Item 0 of the list is None"):
+    with pytest.raises(UsageError, match=r"Item 0 .*None"):
         run.predict([None])
 
 
@@ -181,7 +181,7 @@ def test_finetunes_on_a_data_frame(trained: Trained, tmp_path: Path) -> None:
     assert found.accuracy == expected.accuracy
     assert found.n_eval == 100
     assert json.loads((tmp_path / "frame" / "summary.json").read_text())["n_train"] == expected.n_train
-    with pytest.raises(UsageError, match="path of a file"):
+    with pytest.raises(UsageError, match="path"):
         finetune(None, out=tmp_path / "none")
     assert not (tmp_path / "none").exists()
 

@@ -156,21 +156,20 @@ def test_telemetry_is_named_in_one_place() -> None:
 
 
 def test_a_child_imports_nothing_from_the_current_folder(tmp_path: Path) -> None:
-    """A folder of data may come with a `torch.py`."""
+    """A folder of data may come with a `numpy.py`."""
     mark = tmp_path / "code-was-run"
-    for name in ("json", "numpy", "torch", "onnx", "optimum", "edgetune", "runpy", "safetensors"):
+    for name in ("json", "numpy", "pydantic", "edgetune", "runpy"):
         write_module(tmp_path / f"{name}.py", mark)
     environment = {name: value for name, value in child_environment().items() if name != "PYTHONPATH"}
     done = subprocess.run(
-        module_command("edgetune.backends.ort.export_process"),
+        module_command("edgetune", "methods"),
         cwd=tmp_path,
-        input="",
         capture_output=True,
         text=True,
         env=environment,
         check=False,
     )
-    assert (done.returncode, done.stderr) == (1, "")  # it had no job, and got as far as to see that
+    assert (done.returncode, done.stderr) == (0, "")
     assert not mark.exists()
 
 
@@ -210,5 +209,5 @@ def test_modules_of_their_own_are_refused(model_copy: Path, kind: object) -> Non
     with safe_copy_of(model_copy):
         pass
     (model_copy / "modules.json").write_text(json.dumps([good, {"idx": 1, "type": kind, "path": "x"}]))
-    with pytest.raises(ModelError, match=r"modules\.json requires custom code"), safe_copy_of(model_copy):
+    with pytest.raises(ModelError, match=r"modules\.json"), safe_copy_of(model_copy):
         pass

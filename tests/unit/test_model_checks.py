@@ -63,9 +63,7 @@ def test_the_bomb_works(mark: Path, tmp_path: Path) -> None:
 def test_weights_that_are_a_pickle_are_refused_by_name(model_copy: Path, mark: Path, name: str) -> None:
     (model_copy / "model.safetensors").unlink()
     write_bomb(model_copy / name, mark)
-    with pytest.raises(
-        ModelError, match=rf"only pickle files \({name}\).*never reads.*safe_serialization=True"
-    ):
+    with pytest.raises(ModelError, match=rf"\({name}\).*safe_serialization=True"):
         resolve_model(str(model_copy))
     assert not mark.exists()
 
@@ -89,7 +87,7 @@ def test_a_pickle_under_the_name_of_safetensors(model_copy: Path, mark: Path, pr
             archive.writestr("archive/data.pkl", "x")
     else:
         weights.write_bytes(pickle.dumps({"a": list(range(1000))}, protocol=protocol))
-    with pytest.raises(ModelError, match=r"model\.safetensors is a pickle file despite its extension"):
+    with pytest.raises(ModelError, match=r"model\.safetensors .*pickle"):
         resolve_model(str(model_copy))
 
 
@@ -110,7 +108,7 @@ def test_an_index_may_only_name_safetensors_of_the_folder(model_copy: Path, mark
         named = dict.fromkeys(names[1:], shard.name) | {names[0]: other}
         index = {"metadata": {}, "weight_map": named}
         (model_copy / "model.safetensors.index.json").write_text(json.dumps(index))
-        with pytest.raises(ModelError, match=r"index\.json refers to .*not one of the safetensors files"):
+        with pytest.raises(ModelError, match=r"index\.json "):
             resolve_model(str(model_copy))
     named = dict.fromkeys(names, shard.name)
     (model_copy / "model.safetensors.index.json").write_text(
@@ -175,7 +173,7 @@ def test_code_of_a_tokenizer_is_not_run(model_copy: Path, mark: Path, tmp_path: 
 def test_a_header_that_claims_more_than_the_file(model_copy: Path, n_header: int) -> None:
     weights = model_copy / "model.safetensors"
     weights.write_bytes(struct.pack("<Q", n_header) + weights.read_bytes()[8:])
-    with pytest.raises(ModelError, match=r"corrupt or truncated \(its header claims [\d,]+ bytes"):
+    with pytest.raises(ModelError, match=r"header claims [\d,]+ "):
         resolve_model(str(model_copy))
 
 
@@ -186,7 +184,7 @@ def test_a_header_of_many_mb_is_not_read(tmp_path: Path, monkeypatch: pytest.Mon
         file.write(struct.pack("<Q", n) + b"{")
         file.truncate(n + 100)
     monkeypatch.setattr("safetensors.safe_open", lambda *_, **__: pytest.fail("it was read"))
-    with pytest.raises(ModelError, match=r"header of 10 MB, but no header needs more"):
+    with pytest.raises(ModelError, match=r"10 MB"):
         check_safetensors(path)
 
 
@@ -194,9 +192,7 @@ def test_weights_larger_than_the_memory(model_copy: Path, monkeypatch: pytest.Mo
     monkeypatch.setattr(checks, "memory_mb", lambda: 0.2)
     monkeypatch.setattr(checks, "check_sizes", lambda *_: None)
     save_file({"a": np.zeros(100_000, np.float32)}, model_copy / "model.safetensors")
-    with pytest.raises(
-        ModelError, match=r"0\.0 GB of weights, but this machine has 0\.0 GB of memory; choose"
-    ):
+    with pytest.raises(ModelError, match=r"0\.0 GB .* 0\.0 GB "):
         resolve_model(str(model_copy))
 
 
@@ -206,7 +202,7 @@ def test_weights_larger_than_the_memory(model_copy: Path, monkeypatch: pytest.Mo
 def test_files_of_absurd_size_are_not_read(model_copy: Path, name: str, most: int) -> None:
     with (model_copy / name).open("r+b") as file:
         file.truncate(most + 1)
-    with pytest.raises(ModelError, match=rf"{name} has [\d,]+ MB, but no {name} needs more"):
+    with pytest.raises(ModelError, match=rf"{name} has [\d,]+ MB"):
         resolve_model(str(model_copy))
 
 
@@ -218,13 +214,13 @@ def test_a_model_in_a_folder_of_the_folder_is_named(model_copy: Path) -> None:
 def test_weights_without_a_tokenizer(model_copy: Path) -> None:
     for path in model_copy.glob("*token*"):
         path.unlink()
-    with pytest.raises(ModelError, match=r"no tokenizer.*tokenizer\.json"):
+    with pytest.raises(ModelError, match=r"tokenizer\.json"):
         convert_tokenizer(model_copy, model_copy / "made")
 
 
 def test_a_config_that_nests_too_deep(model_copy: Path) -> None:
     (model_copy / "config.json").write_text('{"a":' * 200_000 + "1" + "}" * 200_000)
-    with pytest.raises(ModelError, match="nested too deeply"):
+    with pytest.raises(ModelError, match="nested"):
         resolve_model(str(model_copy))
 
 

@@ -60,7 +60,7 @@ def test_each_depth_freezes_one_layer_more(names: list[str]) -> None:
     assert all(".0." in name for name in first)
     assert all(".1." in name for name in second)
     assert any(name.startswith("classifier") for name in head)
-    with pytest.raises(UsageError, match="2 layers; give a number from 0 to 2"):
+    with pytest.raises(UsageError, match=r"2 layers.* 0 to 2"):
         trainable_names(names, "3")
 
 
@@ -161,11 +161,11 @@ def test_sharded_weights_are_found(tiny_model: Path, model_copy: Path) -> None:
 
 def test_files_that_are_no_model(model_copy: Path, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
-    with pytest.raises(ModelError, match="has no config"):
+    with pytest.raises(ModelError, match="config"):
         resolve_model(str(tmp_path / "empty"))
     with pytest.raises(ModelError, match="is a file"):
         resolve_model(str(model_copy / "config.json"))
-    with pytest.raises(ModelError, match="neither an existing folder nor a valid hub name"):
+    with pytest.raises(ModelError, match="hub name"):
         resolve_model("./not/there")
 
 
@@ -194,7 +194,7 @@ def test_pickled_weights_are_never_read(model_copy: Path) -> None:
 def test_cut_weights(model_copy: Path, keep: int) -> None:
     weights = model_copy / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:keep])
-    with pytest.raises(ModelError, match="corrupt or truncated"):
+    with pytest.raises(ModelError, match="corrupt"):
         resolve_model(str(model_copy))
 
 

@@ -147,7 +147,7 @@ def test_paths_that_leave_the_folder(tmp_path: Path, location: str) -> None:
     (home / "link.bin").symlink_to(tmp_path / "w.bin")
     (home / "linked").symlink_to(tmp_path)
     onnx.save(model_of(tensors=[outside(location)]), home / "model.onnx")
-    assert "outside its folder" in (find_unsafe_reference(home / "model.onnx") or "")
+    assert "outside" in (find_unsafe_reference(home / "model.onnx") or "")
 
 
 @pytest.mark.parametrize("location", ["w.bin", "sub/w.bin", "my weights.bin"])
@@ -161,9 +161,7 @@ def test_files_in_the_folder_are_fine(tmp_path: Path, location: str) -> None:
 @pytest.mark.parametrize("data", [b"", b"\xff" * 40, b"abc", b"\x3a\xff\xff\xff\xff\x0f", b"\x3b", b"\x39\0"])
 def test_what_is_no_graph(tmp_path: Path, data: bytes) -> None:
     (tmp_path / "model.onnx").write_bytes(data)
-    assert "is damaged: it is not a valid ONNX graph" in (
-        find_unsafe_reference(tmp_path / "model.onnx") or ""
-    )
+    assert "damaged" in (find_unsafe_reference(tmp_path / "model.onnx") or "")
 
 
 def test_graphs_in_graphs_in_graphs() -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-import shutil
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from edgetune.backends.model_loader import ensure_tokenizer
 from edgetune.backends.ort.artifacts import ArtifactBuilder
 from edgetune.models.source import resolve_model
 from edgetune.utils.cache import cache_subfolder, private_folder, write_cached_json
+from tests.unit.test_checksums import CHILD
 
 
 @pytest.fixture(autouse=True)
@@ -65,11 +66,8 @@ def test_artifacts(
 ) -> None:
     builder = ArtifactBuilder(resolve_model(str(tiny_model)), tmp_path / "cache")
 
-    def make(scratch: Path, n_labels: int, freeze: str, multi_label: bool) -> None:
-        for path in artifacts_of().folder.iterdir():
-            shutil.copyfile(path, scratch / path.name)
-
-    monkeypatch.setattr(builder, "_run_child", make)
+    child = [sys.executable, "-c", CHILD, str(tmp_path / "log"), str(artifacts_of().folder)]
+    monkeypatch.setattr("edgetune.backends.ort.artifacts.module_command", lambda _: child)
     home = builder.get(2, "embeddings").folder
     assert [mode(path) for path in (home, home.parent, tmp_path / "cache")] == [0o700] * 3
 

