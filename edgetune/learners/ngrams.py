@@ -3,9 +3,10 @@ r"""A linear classifier on TF-IDF of the n-grams of the raw text: a usable model
     texts ─→ tokens (words or characters) ─→ counts of n-grams, as integer keys ─→ TF-IDF ─→ linear scores
 
 Words and pairs of words, or 1 to 3 characters where words are not separated by blanks. Term frequencies are
-sublinear, rows have length 1 (Salton and Buckley 1988). The scores are one-against-rest squared-hinge SVMs
-by averaged stochastic gradient descent (scikit-learn's `SGDClassifier`; Polyak and Juditsky 1992), which can
-be stopped at any time and is as accurate as LinearSVC. One factor makes probabilities of the margins.
+sublinear, rows have length 1 (Salton and Buckley 1988). The scores are one-against-rest squared-hinge SVMs,
+by dual coordinate descent (scikit-learn's `LinearSVC`; Hsieh et al. 2008) where time and memory allow it,
+else by averaged stochastic gradient descent (`SGDClassifier`; Polyak and Juditsky 1992), which can be stopped
+at any time. One factor makes probabilities of the margins.
 
 Tokens get numbers, and an n-gram is the numbers of its tokens in one 64-bit integer, so that counting is
 sorting: a third of the time of `CountVectorizer`, and no string for an n-gram that is dropped.
@@ -25,6 +26,7 @@ import json
 import math
 import re
 import time
+import warnings
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -78,11 +80,18 @@ MAX_WEIGHTS = 30_000_000  # coefficients; SGD holds three copies of four bytes e
 MAX_ENTRIES = 60_000_000  # n-grams of all rows before rare ones are dropped, of eight bytes each
 MAX_VOCABULARY_BYTES = 1 << 28
 MAX_HEADER_BYTES = 10_000  # of the weights
-FEW_ROWS, FEW_NGRAMS = 10_000, 100  # so few rows, of so few n-grams in the mean, keep those of one row
+FEW_ENTRIES, FEW_NGRAMS = 1_000_000, 100  # so few n-grams in all, and a row in the mean: those of one row stay
 FIRST_CHARS, MOST_CHARS, GROWTH = 100_000, 2_000_000, 4  # of the rows that are counted at once
 PREDICTED_ROWS = 4_096  # whose scores (rows, C) are in memory at once
 
-# Fitting
+# Fitting by dual coordinate descent
+MOST_EXACT_ENTRIES = 10_000_000  # n-grams of all rows; liblinear has a copy with 16 bytes for each
+EXACT_PASSES = 15  # at most; more change no answer
+EXACT_SHARE = 4  # of a quarter of the rows, what a fit costs and the scale are found
+EXACT_CAUTION = 1.5  # times what that quarter predicts
+EXACT_SCALE = 0.85  # of the scale that SGD would have: the margins are wider
+
+# Fitting by stochastic gradient descent
 MANY_ROWS = 30_000  # from where on noise costs more than slowness
 C_FEW, ETA_FEW = 1.0, 0.5  # weight of the losses against the penalty, and learning rate
 C_MANY, ETA_MANY = 0.7, 0.25
@@ -312,7 +321,7 @@ class _Counter:
             time_allows: whether n-grams of one row may stay, where rows are few and short.
         """
         keys, frequencies = self._frequencies()
-        few = self.n_rows <= FEW_ROWS and self.n_entries <= FEW_NGRAMS * self.n_rows
+        few = self.n_entries <= min(FEW_ENTRIES, FEW_NGRAMS * self.n_rows)
         kept = frequencies >= (1 if few and time_allows else 2)
         keys, frequencies = (keys[kept], frequencies[kept]) if kept.any() else (keys, frequencies)
         if len(keys) > most:
@@ -434,9 +443,11 @@ def _n_scores(n_seen: int) -> int:
     return 1 if n_seen <= 2 else n_seen
 
 
-def _solver(n_rows: int, seed: int) -> Any:
+def _sgd(n_rows: int, seed: int) -> Any:
+    from sklearn.linear_model import SGDClassifier
+
     c, eta = (C_FEW, ETA_FEW) if n_rows < MANY_ROWS else (C_MANY, ETA_MANY)
-    return _import_solver()(
+    return SGDClassifier(
         loss="squared_hinge",
         alpha=1 / (c * max(n_rows, 10)),
         learning_rate="constant",
@@ -446,11 +457,23 @@ def _solver(n_rows: int, seed: int) -> Any:
     )
 
 
+def _svm(n_rows: int, seed: int) -> Any:
+    from sklearn.svm import LinearSVC
+
+    return LinearSVC(C=C_FEW if n_rows < MANY_ROWS else C_MANY, max_iter=EXACT_PASSES, random_state=seed)
+
+
 class _OneVersusRest:
     """A solver for each class, fitted and read as one solver for all."""
 
-    def __init__(self, n_classes: int, n_rows: int, seed: int) -> None:
-        self._solvers = [_solver(n_rows, seed) for _ in range(n_classes)]
+    def __init__(self, solvers: Sequence[Any]) -> None:
+        self._solvers = solvers
+
+    def fit(self, rows: Matrix, labels: Labels) -> _OneVersusRest:
+        """Fit on multi-hot labels (n, K)."""
+        for solver, own in zip(self._solvers, labels.T, strict=True):
+            solver.fit(rows, own.astype(np.int64))
+        return self
 
     def partial_fit(self, rows: Matrix, labels: Labels, classes: IntArray) -> None:
         """Fit on more rows with multi-hot labels (n, K)."""
@@ -486,13 +509,10 @@ class _Scorer:
 def _fit_scorer(
     rows: Matrix, labels: Labels, n_seen: int, seed: int, time_left_s: Callable[[], float]
 ) -> _Scorer:
-    """Fit scores that are logits, by as many passes as there is time for.
-
-    Margins are no logits. The factor that makes them such is fitted on the last rows of the first pass,
-    which are predicted before they are learned.
+    """Fit scores that are logits: exactly where there is time, else by as many passes as there is time for.
 
     Args:
-        rows: (n, F) TF-IDF.
+        rows: (n, F) TF-IDF, in a stratified order.
         labels: (n,) of 0 … n_seen - 1, or multi-hot (n, n_seen).
         n_seen: K.
         seed: of the order within a block.
@@ -505,9 +525,66 @@ def _fit_scorer(
         weights = np.zeros((n_features, n_seen), dtype=np.float32)
         odds = shares / np.maximum(1 - shares, 1 / (n + 1)) if several else shares
         return _Scorer(weights, np.log(odds).astype(np.float32), n)
-    solver = _OneVersusRest(n_seen, n, seed) if several else _solver(n, seed)
+    spare_s = SPARE_SHARE * time_left_s()
+    found = _fit_exactly(rows, labels, n_seen, seed, lambda: time_left_s() - spare_s)
+    solver, scale, n_rows = found or _fit_by_passes(rows, labels, n_seen, seed, time_left_s, spare_s)
+    weights, intercept = solver.coef_.T, solver.intercept_
+    if not several:
+        weights, intercept = _margins(weights), _margins(intercept)
+    weights, intercept = scale * weights, scale * intercept
+    return _Scorer(weights.astype(np.float32), intercept.astype(np.float32), n_rows)
+
+
+def _fit_exactly(
+    rows: Matrix, labels: Labels, n_seen: int, seed: int, time_left_s: Callable[[], float]
+) -> tuple[Any, float, int] | None:
+    """Fit SVMs that nothing can stop; None where time or memory may not suffice. Arguments as above.
+
+    A fit on some of the rows tells what one on all costs. The factor that makes its margins logits is fitted
+    on rows that it has not seen.
+
+    Returns:
+        The solver, the factor, and the number of rows.
+    """
+    n, several = len(labels), is_multi_hot(labels)
+    n_few = max(n // EXACT_SHARE, n_seen)
+    few_s = PLANNED_PASSES * _row_ns(rows.nnz / n, n_seen) * n_few / 1e9
+    if rows.nnz > MOST_EXACT_ENTRIES or time_left_s() < CAUTION * few_s:
+        return None
+    whole = labels.all(axis=0) | ~labels.any(axis=0) if several else np.False_
+    if whole.any():  # liblinear needs rows with and rows without a label
+        return None
+
+    def solver() -> Any:
+        return _OneVersusRest([_svm(n, seed) for _ in range(n_seen)]) if several else _svm(n, seed)
+
+    scale, n_unseen = USUAL_SCALE, min(n - n_few, UNSEEN_SCORES // n_seen + 1)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # liblinear's, that more passes would change something yet
+        few = labels[:n_few]
+        if n_unseen >= FEWEST_UNSEEN and not (several and not few.any(axis=0).all()):
+            started_s = time.monotonic()
+            first = solver().fit(rows[:n_few], few)
+            took_s = (time.monotonic() - started_s) * n / n_few
+            if time_left_s() < EXACT_CAUTION * took_s:
+                return None
+            margins = rows[n_few : n_few + n_unseen] @ first.coef_.T + first.intercept_
+            margins = margins if several else _margins(margins)
+            scale = EXACT_SCALE * _best_scale([(margins, labels[n_few : n_few + n_unseen])], FEWEST_PASSES)
+        return solver().fit(rows, labels), scale, n
+
+
+def _fit_by_passes(
+    rows: Matrix, labels: Labels, n_seen: int, seed: int, time_left_s: Callable[[], float], spare_s: float
+) -> tuple[Any, float, int]:
+    """Fit SVMs by SGD until the time is over but for `spare_s`; other arguments and the result as above.
+
+    The factor is fitted on the last rows of the first pass, which are predicted before they are learned.
+    """
+    n, several = len(labels), is_multi_hot(labels)
+    solver = _OneVersusRest([_sgd(n, seed) for _ in range(n_seen)]) if several else _sgd(n, seed)
     classes = np.arange(n_seen)
-    spare_s, row_s, n_rows, n_steps = SPARE_SHARE * time_left_s(), 0.0, 0, 0
+    row_s, n_rows, n_steps = 0.0, 0, 0
     n_unseen, unseen = UNSEEN_SCORES // n_seen + 1, []
     for start, stop, first in _blocks(n, rows.nnz / n, n_seen):
         if n_rows and time_left_s() < spare_s + CAUTION * row_s * (stop - start):
@@ -523,11 +600,7 @@ def _fit_scorer(
     scale = _best_scale(
         [(margins, wanted) for start, margins, wanted in unseen if start >= n_rows // 2], n_steps / n_rows
     )
-    weights, intercept = solver.coef_.T, solver.intercept_
-    if not several:
-        weights, intercept = _margins(weights), _margins(intercept)
-    weights, intercept = scale * weights, scale * intercept
-    return _Scorer(weights.astype(np.float32), intercept.astype(np.float32), n_rows)
+    return solver, scale, n_rows
 
 
 def _blocks(n: int, n_entries: float, n_seen: int) -> list[tuple[int, int, bool]]:
@@ -660,7 +733,7 @@ class Ngrams(TextLearner):
             raise ValueError(
                 f"labels are {labels.min()} to {labels.max()}, and there are {n_classes} classes"
             )
-        _import_solver()  # which takes a second, so before the time is asked for
+        _import_solvers()  # which takes a second, so before the time is asked for
         seen = np.flatnonzero(class_counts(labels, n_classes))
         local = labels[:, seen] if several else np.searchsorted(seen, labels)
         counter, taken, time_allows = _take_rows(texts, local, len(seen), seed, time_left_s)
@@ -868,14 +941,14 @@ def _scipy_sparse() -> Any:
     return sparse
 
 
-def _import_solver() -> Any:
-    """Import `SGDClassifier`.
+def _import_solvers() -> None:
+    """Import scikit-learn's.
 
     Raises:
-        MissingDependencyError: scikit-learn is not installed.
+        MissingDependencyError: they are not installed.
     """
     try:
-        from sklearn.linear_model import SGDClassifier
+        import sklearn.linear_model
+        import sklearn.svm  # noqa: F401
     except ImportError as error:
         raise MissingDependencyError(MISSING) from error
-    return SGDClassifier
