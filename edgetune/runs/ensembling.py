@@ -340,8 +340,10 @@ class EnsembleStage:
                 log_probas[ENCODER] = log_probabilities(scored.logits, self.ngrams.multi_label)
             combined, thresholds = self.ensemble.combine(log_probas), self.ensemble.thresholds
             self.evaluation = evaluate_answers(combined, labels, names, thresholds)
+            own = {score.name: score.thresholds for score in self.members}
             self.alone = {
-                name: evaluate_answers(found, labels, names, thresholds) for name, found in log_probas.items()
+                name: evaluate_answers(found, labels, names, own.get(name, thresholds))
+                for name, found in log_probas.items()
             }
             self.calibration_error = calibration_error(np.exp(combined), labels)
         self.write_metrics()
