@@ -210,8 +210,8 @@ def _refuse_for_several(config: RunConfig) -> None:
     }
     for option in (option for option, given in refused.items() if given):
         raise UsageError(
-            f"{option} is for one label a row; where there may be several, learners are compared by log loss, "
-            "and each label has its own threshold, with the best F1. Remove it."
+            f"{option} is for one label a row; where there may be several, learners are compared by log "
+            "loss, and each label has its own threshold, with the best F1. Remove it."
         )
 
 
