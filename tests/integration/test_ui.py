@@ -319,7 +319,10 @@ def test_columns_for_one_label_each_are_trained_on(new_tab: NewTab, page: Page, 
 
 
 def test_separated_labels_and_long_deadlines_can_be_chosen(tab: Any, page: Page, tiny_model: Path) -> None:
-    rows = (f"text {number} about {words},{words}" for number, words in enumerate(["a;b", "a", "b"] * 40))
+    rows = (
+        f"text {number} about {words},{words}"
+        for number, words in enumerate(["a;b", "a", "b", "c", "a;c"] * 30)
+    )
     (page.folder / "separated.csv").write_text("\n".join(["text,label", *rows]))
     prepare(tab, page.folder / "separated.csv", tiny_model, "90")
     go(tab, "Data")
