@@ -315,7 +315,7 @@ def test_columns_for_one_label_each_are_trained_on(new_tab: NewTab, page: Page, 
     assert 'label = "billing,defect,delivery"' in config
     go(tab, "Results")
     see(tab, "Learners")
-    assert not tab.get_by_label("True class").is_visible()  # there is no confusion matrix
+    tab.get_by_label("True class").wait_for(state="hidden")  # there is no confusion matrix
 
 
 def test_separated_labels_and_long_deadlines_can_be_chosen(tab: Any, page: Page, tiny_model: Path) -> None:
