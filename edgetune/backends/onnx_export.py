@@ -25,7 +25,7 @@ import numpy as np
 from edgetune.models.mean_pooling import CONFIG_KEY, MEAN, is_pooled, write_pooling
 from edgetune.models.source import is_embedding, layer_number
 from edgetune.models.vocabulary import pad_token_id
-from edgetune.utils.errors import MissingDependencyError, ModelError
+from edgetune.utils.errors import MissingDependencyError, ModelError, requires_extra
 from edgetune.utils.isolation import no_telemetry
 from edgetune.utils.sanitize import brief
 
@@ -153,13 +153,9 @@ def export_graph(model: Any, target: Path) -> None:
         MissingDependencyError: optimum-onnx is not installed.
         ModelError: the exporter does not know the architecture.
     """
-    try:
+    with requires_extra("cpu", "exporting"):
         from optimum.exporters.onnx import export
         from optimum.exporters.tasks import TasksManager
-    except ImportError as error:
-        raise MissingDependencyError(
-            f'{error.name} is not installed and is required for exporting; run `pip install "edgetune[cpu]"`.'
-        ) from error
     import onnx
 
     try:

@@ -22,6 +22,8 @@ SHOWN_LABELS = 20
 ROW_S, LEAST_S, MOST_S = 0.05, 60, 1800
 """Seconds of deadline for a row, and the least and the most: a few passes of a small encoder on two cores."""
 
+RARE_CLASSES = '# metric = "macro-f1"  # if rare classes matter as much as frequent ones'
+
 
 def draft_config(data: DataSettings) -> str:
     """Return a config as TOML, with the detected settings of labelled text.
@@ -65,7 +67,7 @@ def draft_config(data: DataSettings) -> str:
             '# eval = "test.csv"  # rows to evaluate on; by default, a tenth of the rows is held out',
             "",
             "[train]",
-            '# metric = "macro-f1"  # if rare classes matter as much as frequent ones',
+            *(() if found.get("multi_label") else (RARE_CLASSES,)),
             "seed = 0",
             "",
             "[budget]",

@@ -43,6 +43,7 @@ from edgetune.data.quality import (
     check_label_count,
     count_repeats,
     label_findings,
+    labels_per_row_findings,
     mixed_label_kinds,
     overlap_findings,
     reading_findings,
@@ -236,6 +237,7 @@ class _Rows:
     n_rows: int = 0
     multi_label: bool = False
     labels: Counter[str] = field(default_factory=Counter)
+    n_labels: Counter[int] = field(default_factory=Counter)
     first_lines: dict[str, int] = field(default_factory=dict)
     reasons: Counter[str] = field(default_factory=Counter)
     first_bad: dict[str, str] = field(default_factory=dict)
@@ -263,6 +265,7 @@ class _Rows:
             self.n_rows += 1
             self.multi_label = example.several is not None
             self.labels.update(example.labels)
+            self.n_labels[len(example.labels)] += 1
             for label in example.labels:
                 self.first_lines.setdefault(label, example.line)
             self._label_ids.append(numbers.setdefault(example.label, len(numbers)))
@@ -338,7 +341,7 @@ def check_data(config: RunConfig, model_loader: ModelLoader, say: Say = lambda t
                 counts, repeats, 0, config.data.max_length, n_rows if rows.multi_label else None
             )
         ),
-        *([DataFinding(SEVERAL)] if rows.multi_label else ()),
+        *([*labels_per_row_findings(rows.n_labels), DataFinding(SEVERAL)] if rows.multi_label else ()),
         *_sample_findings(config, n_tokens, scripts, validated, model_loader.source.name),
         *_eval_findings(config, options, rows, names),
     ]

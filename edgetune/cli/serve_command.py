@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from edgetune.utils.errors import MissingDependencyError
+from edgetune.utils.errors import requires_extra
 
 
 def serve(
@@ -37,10 +37,6 @@ def serve(
         edgetune serve runs/reviews --port 8000
         edgetune serve runs/reviews --host 0.0.0.0 --token SECRET
     """
-    try:
+    with requires_extra("serve", "serving"):
         from edgetune.inference.server import serve as serve_run
-    except ModuleNotFoundError as error:
-        raise MissingDependencyError(
-            f'{error.name} is not installed and is required for serving; run `pip install "edgetune[serve]"`.'
-        ) from error
     serve_run(run, host, port, token, queue)

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from edgetune.cli.options import CacheDir
-from edgetune.utils.errors import MissingDependencyError
+from edgetune.utils.errors import requires_extra
 
 
 def ui(
@@ -22,10 +22,6 @@ def ui(
         edgetune ui
         edgetune ui --port 8080 --runs experiments
     """
-    try:
+    with requires_extra("ui", "the page"):
         from edgetune.web.ui_server import run_page
-    except ModuleNotFoundError as error:
-        raise MissingDependencyError(
-            f'{error.name} is not installed and is required for the page; run `pip install "edgetune[ui]"`.'
-        ) from error
     run_page(runs, port, cache_dir)

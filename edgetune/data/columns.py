@@ -150,16 +150,18 @@ _FLAG_ROWS, _MOST_FLAGS = 100, 500
 _MOST_PIECES = 12  # of a name that holds commas
 
 
-def check_flags(table: Table) -> None:
-    """Refuse a table that has a column for each label, which hold 1 or 0 in the first rows.
+def label_flags(table: Table) -> tuple[list[str], bool]:
+    """Find columns for one label each, which hold 1 or 0 in the first rows.
 
-    Raises:
-        UsageError: it has, and no column with the usual name of a label; says how to name them.
+    Returns:
+        Their names, and whether several or none of them hold 1 in a row; no names where there are no such
+        columns, or one with the usual name of a label.
     """
+    none: tuple[list[str], bool] = ([], False)
     if not 3 <= len(table.columns) <= _MOST_FLAGS:
-        return
+        return none
     if any(plain_name(name) in _CLEAR_LABEL_NAMES for name in table.columns):
-        return
+        return none
     every = range(len(table.columns))
     first = islice(table.read(every), _FLAG_ROWS)
     rows = [[str(value).strip().lower() for value in row[1]] for row in first if not isinstance(row, BadRow)]
@@ -170,8 +172,20 @@ def check_flags(table: Table) -> None:
     others = [name for name in table.columns if name not in named and plain_name(name) not in KNOWN_NAMES]
     several = any(sum(FLAGS[row[i]] for i in flags) != 1 for row in rows)
     if len(flags) < (FEWEST_FLAGS if several else 2) or len(others) > 1:
-        return
+        return none
     if several and _by_last_word(table.columns, _LABEL_WORDS, ()) is not None:
+        return none
+    return named, several
+
+
+def check_flags(table: Table) -> None:
+    """Refuse a table that has a column for each label.
+
+    Raises:
+        UsageError: it has; says how to name them.
+    """
+    named, several = label_flags(table)
+    if not named:
         return
     listed = ", ".join(f'"{brief(name)}"' for name in named[:_MAX_LISTED])
     how = "several or none of which hold" if several else "one of which holds"

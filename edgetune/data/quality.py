@@ -163,6 +163,23 @@ def label_findings(
     return found
 
 
+def labels_per_row_findings(n_labels: Mapping[int, int]) -> list[DataFinding]:
+    """Say what is unusual where rows may have several labels; [] if nothing.
+
+    Args:
+        n_labels: rows by how many labels they have.
+    """
+    n_rows, n_without = sum(n_labels.values()), n_labels.get(0, 0)
+    if n_labels.get(1) == n_rows:
+        text = (
+            "No row has several labels, or none; remove --multi-label, or separate the labels of a cell by "
+            f"one of {' '.join(SEPARATORS)}."
+        )
+        return [DataFinding(text, mend=True)]
+    have = counted(n_without, "row has", "rows have")
+    return [DataFinding(f"{have} no label set ({n_without / n_rows:.1%}).")] if n_without else []
+
+
 def separator_of(counts: Mapping[str, int]) -> str | None:
     """Return what stands between several labels that are written as one; None where none seem to be.
 

@@ -12,6 +12,7 @@ from edgetune.data.parts import Parts
 from edgetune.data.table import Table
 from edgetune.data.text_files import read_start, suffixes_of
 from edgetune.utils.errors import DataError
+from edgetune.utils.files import folder_name
 from edgetune.utils.hub import HUB_PREFIX
 
 _DELIMITER_HINTS = {".csv": ",", ".tsv": "\t", ".tab": "\t"}
@@ -133,8 +134,8 @@ def _neighbours(place: Path) -> str:
         return f" Did you mean {' or '.join(str(place.parent / name) for name in close)}?"
     if names:
         more = ", …" if len(names) > _MAX_NAMED else ""
-        return f" {place.parent} contains {', '.join(names[:_MAX_NAMED])}{more}."
-    return f" {place.parent} is empty."
+        return f" {folder_name(place.parent)} contains {', '.join(names[:_MAX_NAMED])}{more}."
+    return f" {folder_name(place.parent)} is empty."
 
 
 def _kind_of(place: Path, suffix: str) -> str:

@@ -12,7 +12,13 @@ import numpy as np
 
 from edgetune.data.batches import Batch
 from edgetune.data.labels import find_labels, merge_hint
-from edgetune.data.quality import DataFinding, Repeats, label_findings, reading_findings
+from edgetune.data.quality import (
+    DataFinding,
+    Repeats,
+    label_findings,
+    labels_per_row_findings,
+    reading_findings,
+)
 from edgetune.data.token_format import (
     BAD_ROWS,
     FIRST_LENGTHS,
@@ -25,7 +31,7 @@ from edgetune.data.token_format import (
     Meta,
 )
 from edgetune.utils.errors import DataError
-from edgetune.utils.formatting import counted, describe_counts
+from edgetune.utils.formatting import describe_counts
 from edgetune.utils.limits import MAX_MULTI_HOT
 from edgetune.utils.multi_label import class_counts, is_multi_hot, multi_hot
 from edgetune.utils.sanitize import brief
@@ -302,10 +308,8 @@ class TokenStore:
         n_rows = self.n_rows if self.multi_label else None
         found += label_findings(self.counts, repeats, self.n_truncated, meta.max_length, n_rows)
         if is_multi_hot(self.labels):
-            n_without = int(np.count_nonzero(~self.labels.any(axis=1)))
-            have = counted(n_without, "row has", "rows have")
-            text = f"{have} no label set ({n_without / self.n_rows:.1%})."
-            found += [DataFinding(text)] if n_without else []
+            n_labels, n_rows_each = np.unique(self.labels.sum(axis=1).astype(int), return_counts=True)
+            found += labels_per_row_findings(dict(zip(n_labels.tolist(), n_rows_each.tolist(), strict=True)))
         return found
 
     def batch(self, rows: IntArray) -> Batch:

@@ -24,7 +24,7 @@ from edgetune.backends.onnx_export import IR_VERSION, OPSET
 from edgetune.inference.saved_ensemble import ENCODER, NGRAMS, SavedEnsemble
 from edgetune.learners.ensemble import FLOOR
 from edgetune.learners.ngrams import LONGEST, NEVER_SEEN, Ngrams, tokens_of
-from edgetune.utils.errors import MissingDependencyError
+from edgetune.utils.errors import requires_extra
 from edgetune.utils.types import IntArray
 
 ML_OPSET = 3
@@ -38,12 +38,8 @@ def import_onnx() -> Any:
     Raises:
         MissingDependencyError: it is not installed.
     """
-    try:
+    with requires_extra("cpu", "exporting"):
         import onnx
-    except ImportError as error:
-        raise MissingDependencyError(
-            'onnx is not installed and is required for exporting; run `pip install "edgetune[cpu]"`.'
-        ) from error
     return onnx
 
 

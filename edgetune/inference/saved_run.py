@@ -25,9 +25,10 @@ from edgetune.inference.scorers import Scorer, onnx_scorer, torch_scorer
 from edgetune.models.checks import check_config, open_tokenizer
 from edgetune.models.source import max_positions
 from edgetune.models.vocabulary import check_vocabulary, pad_token_id
-from edgetune.run_files.run_folder import ENSEMBLE, damage_errors, finish_placing_if_idle
+from edgetune.run_files.run_folder import ENSEMBLE, damage_errors, finish_placing_if_idle, is_run_folder
 from edgetune.run_files.summary import read_summary
 from edgetune.utils.errors import RunError
+from edgetune.utils.files import folder_name
 from edgetune.utils.formatting import counted
 from edgetune.utils.machine import cache_folder
 from edgetune.utils.metrics import Evaluation, softmax
@@ -462,13 +463,10 @@ def load_run(folder: str | Path) -> Run:
     """
     path = Path(folder)
     if not path.is_dir():
-        near = (
-            sorted(item.name for item in path.parent.iterdir() if item.is_dir())
-            if path.parent.is_dir()
-            else []
-        )
+        beside = path.parent.iterdir() if path.parent.is_dir() else ()
+        near = sorted(item.name for item in beside if item.is_dir() and is_run_folder(item))
         hint = (
-            f" {path.parent} contains: {', '.join(near[:8])}."
+            f" {folder_name(path.parent)} contains the runs {', '.join(near[:8])}."
             if near
             else " Train one with `edgetune finetune FILE`."
         )

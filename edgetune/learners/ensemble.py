@@ -196,6 +196,7 @@ class MemberScore:
         weight: its weight in the ensemble; 0 if it was dropped.
         micro_f1: F1 of all classes together, where a row may have several; then `accuracy` is the share of
             rows with all of them right, and all three rest on thresholds chosen on the same rows.
+        thresholds: (C,) these thresholds, of its own probabilities; () where a row has one class.
     """
 
     name: str
@@ -204,6 +205,7 @@ class MemberScore:
     log_loss: float
     weight: float
     micro_f1: float | None = None
+    thresholds: tuple[float, ...] = ()
 
 
 def fit_ensemble(
@@ -330,11 +332,11 @@ class _HeldOut:
         """Return how one learner did alone."""
         log_p = self.log_p[learner]
         if self.multi_label:
-            chosen = choose_thresholds(np.exp(log_sigmoid(log_p)), self.labels)
-            found = evaluate_answers(log_sigmoid(log_p), self.labels, [""] * self.n_classes, chosen.tolist())
+            chosen = choose_thresholds(np.exp(log_sigmoid(log_p)), self.labels).tolist()
+            found = evaluate_answers(log_sigmoid(log_p), self.labels, [""] * self.n_classes, chosen)
             assert isinstance(found, MultiLabelEvaluation)
-            name = self.names[learner]
-            return MemberScore(name, found.accuracy, found.macro_f1, found.loss, weight, found.micro_f1)
+            figures = (found.accuracy, found.macro_f1, found.loss, weight, found.micro_f1)
+            return MemberScore(self.names[learner], *figures, tuple(chosen))
         confusion = confusion_matrix(self.labels.astype(np.int64), log_p.argmax(axis=1), self.n_classes)
         loss = float(-log_p[np.arange(self.n), self.labels].mean())
         return MemberScore(self.names[learner], accuracy(confusion), macro_f1(confusion), loss, weight)

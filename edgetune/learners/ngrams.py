@@ -80,7 +80,10 @@ MAX_WEIGHTS = 30_000_000  # coefficients; SGD holds three copies of four bytes e
 MAX_ENTRIES = 60_000_000  # n-grams of all rows before rare ones are dropped, of eight bytes each
 MAX_VOCABULARY_BYTES = 1 << 28
 MAX_HEADER_BYTES = 10_000  # of the weights
-FEW_ENTRIES, FEW_NGRAMS = 1_000_000, 100  # so few n-grams in all, and a row in the mean: those of one row stay
+FEW_ENTRIES, FEW_NGRAMS = (
+    1_000_000,
+    100,
+)  # so few n-grams in all, and a row in the mean: those of one row stay
 FIRST_CHARS, MOST_CHARS, GROWTH = 100_000, 2_000_000, 4  # of the rows that are counted at once
 PREDICTED_ROWS = 4_096  # whose scores (rows, C) are in memory at once
 

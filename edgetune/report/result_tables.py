@@ -41,7 +41,10 @@ def summary_sections(summary: Summary, *, details: bool = False) -> list[Section
         Section("Result", list(_result(summary))),
         _classes(summary if len(per_class) <= MAX_CLASSES else {}),
         Section(
-            "Learners", list(_learners(summary)), ("", _measure(summary), "held-out", "weight"), right=True
+            "Learners",
+            list(_learners(summary)),
+            ("learner", _measure(summary), "held-out", "weight"),
+            right=True,
         ),
         Section("Model", list(_model(summary))),
         Section("Cost", list(_cost(summary))),

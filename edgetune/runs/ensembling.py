@@ -39,7 +39,7 @@ from edgetune.runs.setup import Prepared, PreparedRows
 from edgetune.runs.weighting import (
     EnsembleEvaluation,
     Weighted,
-    evaluate_ensemble,
+    evaluate_learners,
     has_enough_rows,
     learner_fields,
     weigh,
@@ -260,8 +260,9 @@ class EnsembleStage:
             return
         with self._run.meter.phase("evaluate"):
             log_probas = self._log_probas(self._ngrams, view, rows, logits)
-            ensemble, labels = self._weighted.ensemble, view.labels[rows]
-            self._evaluated = evaluate_ensemble(ensemble, log_probas, labels, view.label_names)
+            self._evaluated = evaluate_learners(
+                self._weighted, log_probas, view.labels[rows], view.label_names
+            )
         self.write_metrics()
 
     def write_metrics(self) -> None:

@@ -169,11 +169,8 @@ def prepare(
             decision = decide_open(config, model_loader, data, used, cache_dir, say)
         else:
             data, decision = _as_before(config, interruption, model_loader, cache_dir, meter, say)
-        if config.train.class_weight == "balanced" and data.multi_label:
-            raise UsageError(
-                "--class-weight balanced is for one label a row; where there may be several, each label has "
-                "its own threshold. Remove it."
-            )
+        if data.multi_label:
+            _refuse_for_several(config)
         if config.train.class_weight == "balanced" and data.held_out is None:
             data = replace(data, warnings=(*data.warnings, NO_CLASS_WEIGHT))
         config, decided_s = decision.config, used.elapsed_s()
@@ -204,6 +201,23 @@ def prepare(
             ("open", used.elapsed_s()),
         ),
     )
+
+
+def _refuse_for_several(config: RunConfig) -> None:
+    """Refuse settings that mean nothing where rows may have several labels.
+
+    Raises:
+        UsageError: there is one.
+    """
+    refused = {
+        "--class-weight balanced": config.train.class_weight == "balanced",
+        "--metric macro-f1": config.train.metric == "macro-f1",
+    }
+    for option in (option for option, given in refused.items() if given):
+        raise UsageError(
+            f"{option} is for one label a row; where there may be several, learners are compared by log "
+            "loss, and each label has its own threshold, with the best F1. Remove it."
+        )
 
 
 def with_passes(config: RunConfig, n_rows: int) -> RunConfig:

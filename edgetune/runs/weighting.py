@@ -115,17 +115,26 @@ class EnsembleEvaluation:
     calibration_error: float
 
 
-def evaluate_ensemble(
-    ensemble: Ensemble, log_probas: dict[str, FloatArray], labels: Labels, label_names: tuple[str, ...]
+def evaluate_learners(
+    weighted: Weighted, log_probas: dict[str, FloatArray], labels: Labels, label_names: tuple[str, ...]
 ) -> EnsembleEvaluation:
-    """Evaluate an ensemble, and each learner alone, by log-probabilities (N, C) of evaluation rows."""
+    """Evaluate an ensemble, and each learner alone at its own thresholds.
+
+    Args:
+        weighted: the ensemble.
+        log_probas: (N, C) of every learner by name, on evaluation rows.
+        labels: (N,) class ids, or multi-hot (N, C).
+        label_names: by class id.
+    """
+    ensemble, own = weighted.ensemble, {score.name: score.thresholds for score in weighted.members}
     combined = ensemble.combine(log_probas)
 
-    def evaluated(answers: FloatArray) -> Evaluation:
-        return evaluate_answers(answers, labels, label_names, ensemble.thresholds)
+    def evaluated(answers: FloatArray, thresholds: tuple[float, ...]) -> Evaluation:
+        return evaluate_answers(answers, labels, label_names, thresholds)
 
-    alone = {name: evaluated(found) for name, found in log_probas.items()}
-    return EnsembleEvaluation(evaluated(combined), alone, calibration_error(np.exp(combined), labels))
+    alone = {name: evaluated(found, own.get(name, ensemble.thresholds)) for name, found in log_probas.items()}
+    whole = evaluated(combined, ensemble.thresholds)
+    return EnsembleEvaluation(whole, alone, calibration_error(np.exp(combined), labels))
 
 
 def learner_fields(

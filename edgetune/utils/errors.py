@@ -17,8 +17,9 @@ A message says what is wrong (with the value and where), then what to do next.
 
 from __future__ import annotations
 
+import contextlib
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 NEAR = 0.6
 """How alike two words must be, from 0 to 1, for one to be offered in place of the other."""
@@ -58,6 +59,28 @@ class ArtifactsError(EdgetuneError):
 
 class MissingDependencyError(EdgetuneError):
     """A package that is needed is not installed."""
+
+
+@contextlib.contextmanager
+def requires_extra(extra: str, purpose: str) -> Iterator[None]:
+    """Turn a failed import into a sentence that says how to install what is missing.
+
+    Args:
+        extra: of edgetune, which has the packages.
+        purpose: what they are required for.
+
+    Raises:
+        MissingDependencyError: a package is not installed, or does not work.
+    """
+    try:
+        yield
+    except ImportError as error:
+        missing = isinstance(error, ModuleNotFoundError)
+        fault = "is not installed" if missing else f"cannot be imported ({error})"
+        raise MissingDependencyError(
+            f"{error.name or 'A package'} {fault} and is required for {purpose}; "
+            f'run `pip install "edgetune[{extra}]"`.'
+        ) from error
 
 
 class ResourceError(EdgetuneError):

@@ -14,6 +14,11 @@ _SHORT_WRITE = re.compile(r"\d+ requested and \d+ written")  # all that numpy sa
 _TOLD_BY_WORDS = (errno.ENOSPC, errno.EROFS, errno.EIO, errno.EACCES)
 
 
+def folder_name(folder: Path) -> str:
+    """Return what a folder is called at the start of a sentence."""
+    return "The current folder" if folder == Path() else str(folder)
+
+
 @contextlib.contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
     """Give a temporary name beside `path` to write to; what was written is renamed when nothing went wrong.

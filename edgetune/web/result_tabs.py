@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import gradio as gr
+from gradio.components import Component
 
 from edgetune.inference.inspection import Inspection, Suspect, inspect_run
 from edgetune.inference.saved_run import Prediction
@@ -85,8 +87,8 @@ def results_tab(runs: RunProcesses, run: gr.Dropdown, tab: gr.Tab) -> None:
             "",
             joined([headline(record), *(of_classes[:1] if small else of_classes), *parts]),
             confusion_buttons(names, figures.confusion) if small and figures.confusion else "",
-            gr.update(choices=names, value=None),
-            gr.update(choices=names, value=None),
+            gr.update(choices=names, value=None, visible=bool(figures.confusion)),
+            gr.update(choices=names, value=None, visible=bool(figures.confusion)),
             "",
         )
 
@@ -184,7 +186,7 @@ class Mending:
 def mend_tab(
     runs: RunProcesses,
     run: gr.Dropdown,
-    data: tuple[gr.Textbox, gr.Dropdown, gr.Dropdown, gr.Textbox],
+    data: Sequence[Component],
 ) -> None:
     """Lay out the labels that are probably wrong, one after the other."""
     gr.Markdown(
@@ -248,7 +250,8 @@ def mend_tab(
             words,
             str(path),
             gr.update(choices=[*columns, MENDED], value=columns),
-            gr.update(choices=[*columns, MENDED], value=MENDED),
+            gr.update(choices=[*columns, MENDED], value=[MENDED]),
+            "--single-label",
             runs.free_name(path.name.split(".")[0]),
         )
 
@@ -257,7 +260,7 @@ def mend_tab(
     accept.click(handled(lambda state: decide(state, suggested(state)), 3), state, outputs)
     change.click(handled(decide, 3), [state, label], outputs)
     skip.click(handled(lambda state: decide(state, None), 3), state, outputs)
-    write.click(handled(write_copy, 4), [state, out], [said, *data])
+    write.click(handled(write_copy, 5), [state, out], [said, *data])
 
 
 def try_tab(runs: RunProcesses, run: gr.Dropdown) -> None:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import gradio as gr
 import pandas as pd
+from gradio.components import Component
 
+from edgetune.data.columns import label_flags
 from edgetune.data.examples import DataOptions, find_columns, open_labelled
 from edgetune.data.table import BadRow
 from edgetune.planning.decision import plan_summary
@@ -26,6 +29,13 @@ from edgetune.web.result_tabs import mend_tab, models_tab, results_tab, try_tab
 from edgetune.web.run_process import FAILED, FINISHED, RUNNING, STOPPED, RunProcesses, RunStatus
 
 PREVIEW_ROWS, PREVIEW_CHARS, MOST_POINTS = 5, 200, 500
+DETECTED = ""
+LABELS_PER_TEXT = [
+    ("As detected", DETECTED),
+    ("One (--single-label)", "--single-label"),
+    ("Several, or none (--multi-label)", "--multi-label"),
+]
+REFRESH_S = 3.0
 MAX_UPLOAD_MB = 1000
 THEME = gr.themes.Default(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"]).set(
     block_info_text_color="*neutral_600",
@@ -71,36 +81,47 @@ def make_page(runs: RunProcesses, cache_dir: Path | None) -> gr.Blocks:
         gr.Markdown("# edgetune\nTrain a text classifier on this machine. Nothing leaves it.")
         run = gr.Dropdown(
             label="Run",
-            info="Train, Results, Mend and Try show it. Reload the page to list newer runs.",
+            info="Train, Results, Mend and Try show it.",
             choices=[],
             interactive=True,
         )
         with gr.Tabs():
             with gr.Tab("Data"):
-                data, text, label, name = data_tab(runs, cache_dir)
+                *data, name = data_tab(runs, cache_dir)
             with gr.Tab("Train"):
-                train_tab(runs, cache_dir, (data, text, label), name, run)
+                train_tab(runs, cache_dir, data, name, run)
             with gr.Tab("Results") as results:
                 results_tab(runs, run, results)
             with gr.Tab("Mend"):
-                mend_tab(runs, run, (data, text, label, name))
+                mend_tab(runs, run, [*data, name])
             with gr.Tab("Try"):
                 try_tab(runs, run)
             with gr.Tab("Models") as models:
                 models_tab(runs, models)
 
-        def find_runs() -> Any:
-            names = runs.names()
-            return gr.update(choices=names, value=next(iter(names), None))
+        listed = gr.State([])
 
-        page.load(find_runs, None, run)
+        def find_runs(chosen: str | None, listed: list[str]) -> Any:
+            names = runs.names()
+            if set(names) == set(listed):  # an update would close the open list
+                return gr.skip(), gr.skip()
+            if chosen:  # also where its folder is gone, which the tabs say
+                return gr.update(choices=list(dict.fromkeys([*names, chosen]))), names
+            return gr.update(choices=names, value=next(iter(names), None)), names
+
+        for event in (page.load, gr.Timer(REFRESH_S).tick):
+            event(find_runs, [run, listed], [run, listed], show_progress="hidden")
     return page
 
 
 def data_tab(
     runs: RunProcesses, cache_dir: Path | None
-) -> tuple[gr.Textbox, gr.Dropdown, gr.Dropdown, gr.Textbox]:
-    """Lay out the tab that chooses and checks a file; return path, text columns, label column, run name."""
+) -> tuple[gr.Textbox, gr.Dropdown, gr.Dropdown, gr.Radio, gr.Textbox]:
+    """Lay out the tab that chooses and checks a file.
+
+    Returns:
+        The inputs for its path, text columns, label columns and labels per text, and for the run's name.
+    """
     title = f"Drop a file of labelled text, of {MAX_UPLOAD_MB:,} MB at most"
     dropped = gr.File(label=title, type="filepath", height=120)
     path = gr.Textbox(label="Or give the path of a file or folder", placeholder="reviews.csv")
@@ -110,7 +131,18 @@ def data_tab(
         text = gr.Dropdown(
             label="Text columns", multiselect=True, choices=[], info="Guessed; change them here."
         )
-        label = gr.Dropdown(label="Label column", choices=[], info="Guessed; change it here.")
+        label = gr.Dropdown(
+            label="Label columns",
+            multiselect=True,
+            choices=[],
+            info="Guessed; change them here. Choose several where each holds 0 or 1 for one label.",
+        )
+    per_text = gr.Radio(
+        LABELS_PER_TEXT,
+        value=DETECTED,
+        label="Labels per text",
+        info="Lists of labels are detected; for cells such as price;screen, choose several.",
+    )
     preview = gr.HTML()
     check = gr.Button("Check the data")
     said_of_check = message()
@@ -122,7 +154,8 @@ def data_tab(
             raise UsageError("Drop a file, or give its path.")
         table = open_labelled(path.strip(), DataOptions())
         whole = list(table.columns[: table.n_whole])
-        columns = find_columns(table, DataOptions())
+        flags, several = label_flags(table)
+        columns = find_columns(table, DataOptions(label=",".join(flags) or None))
         rows: list[tuple[str, ...]] = [
             tuple(brief(value, PREVIEW_CHARS) for value in row[1])
             for row in islice(table.read(range(len(whole))), PREVIEW_ROWS)
@@ -132,25 +165,26 @@ def data_tab(
         return (
             f"Read {Path(path).name}: {len(whole)} columns.",
             gr.update(choices=names, value=[names[i] for i in columns.text]),
-            gr.update(choices=names, value=None if columns.label is None else names[columns.label]),
+            gr.update(choices=names, value=flags or [names[i] for i in (columns.label,) if i is not None]),
+            "--multi-label" if several else DETECTED,
             section_table(Section("First rows", rows, tuple(whole))),
             runs.free_name(default_run_folder(path.strip()).name),
             "",
         )
 
-    def check_file(path: str, text: list[str], label: str | None) -> Any:
-        found = run_check(settings_of(path, text, label), cache_dir)
+    def check_file(*data: Any) -> Any:
+        found = run_check(settings_of(*data), cache_dir)
         return "The check is done.", joined(check_parts(found))
 
-    outputs = [said, text, label, preview, name, checked]
-    dropped.upload(lambda file: file, dropped, path).then(handled(read_file, 5), path, outputs)
-    read.click(handled(read_file, 5), path, outputs)
-    path.submit(handled(read_file, 5), path, outputs)
-    check.click(handled(check_file, 1), [path, text, label], [said_of_check, checked])
-    return path, text, label, name
+    outputs = [said, text, label, per_text, preview, name, checked]
+    dropped.upload(lambda file: file, dropped, path).then(handled(read_file, 6), path, outputs)
+    read.click(handled(read_file, 6), path, outputs)
+    path.submit(handled(read_file, 6), path, outputs)
+    check.click(handled(check_file, 1), [path, text, label, per_text], [said_of_check, checked])
+    return path, text, label, per_text, name
 
 
-def settings_of(path: str, text: list[str], label: str | None) -> dict[str, Any]:
+def settings_of(path: str, text: list[str], label: list[str], per_text: str) -> dict[str, Any]:
     """Return the settings that say which data is meant.
 
     Raises:
@@ -158,20 +192,21 @@ def settings_of(path: str, text: list[str], label: str | None) -> dict[str, Any]
     """
     if not path.strip():
         raise UsageError("Choose a file in the tab Data first.")
-    given = {"train": path.strip(), "text": text or None, "label": label or None}
-    return {name: value for name, value in given.items() if value is not None}
+    given = {"train": path.strip(), "text": text, "label": ",".join(label or ())}
+    several = {} if per_text == DETECTED else {"multi_label": per_text == "--multi-label"}
+    return {name: value for name, value in given.items() if value} | several
 
 
 def train_tab(
     runs: RunProcesses,
     cache_dir: Path | None,
-    data: tuple[gr.Textbox, gr.Dropdown, gr.Dropdown],
+    data: Sequence[Component],
     name: gr.Textbox,
     run: gr.Dropdown,
 ) -> None:
     """Lay out the tab that plans, starts, watches and stops a run."""
     name.render()
-    minutes = gr.Slider(0.25, 60, value=2, step=0.25, label="Deadline (minutes)")
+    minutes = gr.Number(2, label="Deadline (minutes)", info="Start-up and saving included.")
     model = gr.Textbox(label="Encoder", placeholder="built-in", info="Empty: the built-in model.")
     with gr.Row():
         plan = gr.Button("Plan")
@@ -184,24 +219,26 @@ def train_tab(
     shown = gr.State(("", ""))
     timer = gr.Timer(1.0)
 
-    def make_plan(path: str, text: list[str], label: str | None, model: str, minutes: float) -> Any:
-        if not path.strip():
+    def make_plan(*asked: Any) -> Any:
+        *data, model, minutes = asked
+        if not data[0].strip():
             return "", ""
         if (busy := runs.running()) is not None:
             raise UsageError(f"The run {busy} is training; a plan is made when it has ended.")
-        settings = settings_of(path, text, label) | ({"model": model.strip()} if model.strip() else {})
-        plans = dry_run({**settings, "deadline": f"{60 * minutes:g}s"}, cache_dir)
+        settings = settings_of(*data) | ({"model": model.strip()} if model.strip() else {})
+        plans = dry_run({**settings, "deadline": f"{seconds_of(minutes):g}s"}, cache_dir)
         tables = map(section_table, plan_sections(plans, explain=True))
         details = tag("details", tag("summary", "Other plans, times and reasons"), *tables)
         return "", joined([tag("p", tag("strong", f"{plan_summary(plans.best)}.")), details])
 
-    def start_run(
-        path: str, text: list[str], label: str | None, model: str, minutes: float, name: str
-    ) -> Any:
-        settings = settings_of(path, text, label)
-        given = {"--text": ",".join(text), "--label": label, "--model": model.strip()}
+    def start_run(*asked: Any) -> Any:
+        *data, model, minutes, name = asked
+        _, text, _, per_text = data
+        settings = settings_of(*data)
+        given = {"--text": ",".join(text), "--label": settings.get("label"), "--model": model.strip()}
         options = [part for option, value in given.items() if value for part in (option, value)]
-        runs.start(name.strip(), settings["train"], options, 60 * minutes)
+        options += [per_text] if per_text else []
+        runs.start(name.strip(), settings["train"], options, seconds_of(minutes))
         chosen = gr.update(choices=runs.names(), value=name.strip())
         return f"Started {name.strip()}; it goes on when this page is closed.", chosen
 
@@ -234,6 +271,17 @@ def train_tab(
     start.click(handled(start_run, 1), [*asked, name], [said, run])
     stop.click(handled(stop_run, 0), run, [said])
     timer.tick(watch_quietly, [run, shown], [said, status, losses, shown], show_progress="hidden")
+
+
+def seconds_of(minutes: float | None) -> float:
+    """Return a deadline in seconds.
+
+    Raises:
+        UsageError: it is empty, or not above 0.
+    """
+    if minutes is None or minutes <= 0:
+        raise UsageError("Give the deadline in minutes, above 0.")
+    return 60 * minutes
 
 
 def describe_status(name: str, found: RunStatus) -> Html:

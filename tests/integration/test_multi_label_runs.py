@@ -16,7 +16,8 @@ from conftest import RunCli
 from edgetune import load_run
 from edgetune.utils import failpoints
 from edgetune.utils.errors import RunError
-from edgetune.utils.multi_label_metrics import MultiLabelEvaluation
+from edgetune.utils.multi_label import multi_hot
+from edgetune.utils.multi_label_metrics import MultiLabelEvaluation, evaluate_answers, micro_f1
 from tests.integration.test_serve import serving
 
 WORDS = {
@@ -95,6 +96,20 @@ def test_the_summary_has_the_figures_of_several_labels(
     assert "Micro-F1" in (trained["out"] / "model" / "README.md").read_text()
 
 
+def test_each_learner_alone_is_evaluated_at_its_own_thresholds(
+    trained: dict[str, Any], test_rows: Path
+) -> None:
+    alone = trained["ensemble"]["learners"][0]
+    saved = load_run(trained["out"]).ensemble
+    assert saved is not None
+    found = [json.loads(line) for line in test_rows.read_text().splitlines()]
+    log_p = saved.ngrams.log_proba([row["text"] for row in found])
+    names = trained["label_names"]
+    labels = multi_hot([[names.index(label) for label in row["label"]] for row in found], len(names))
+    evaluation = evaluate_answers(log_p, labels, names, alone["held_out"]["thresholds"])
+    assert alone["micro_f1"] == pytest.approx(micro_f1(evaluation))
+
+
 def test_evaluate_says_the_same(trained: dict[str, Any], test_rows: Path, run_cli: RunCli) -> None:
     done = run_cli("evaluate", trained["out"], test_rows, "--json")
     assert done.code == 0, done.err
@@ -147,6 +162,7 @@ def test_what_is_for_one_label_is_refused(
         ("inspect", trained["out"]),
         ("predict", trained["out"], "a text", "--unsure", 0.5),
         ("finetune", data, "--class-weight", "balanced", *out),
+        ("finetune", data, "--metric", "macro-f1", *out),
         ("compare", data, "--methods", "train-all", "--epochs", 1, *out[2:]),
     ):
         done = run_cli(*command)
@@ -187,6 +203,16 @@ def test_separated_labels_are_suggested(
     found = json.loads(done.out)
     assert [one["label"] for one in found["classes"]] == ["battery", "price", "screen"]
     assert found["cross_validation"] is None
+
+
+def test_several_labels_that_no_row_has_are_doubted(
+    run_cli: RunCli, tiny_model: Path, tmp_path: Path
+) -> None:
+    path = tmp_path / "data.csv"
+    path.write_text("text,label\n" + "".join(f"text {i},{'ab'[i % 2]}\n" for i in range(80)))
+    done = run_cli("check", path, "--model", tiny_model, "--multi-label")
+    assert done.code == 3
+    assert "remove --multi-label" in done.out
 
 
 def test_a_run_goes_on_after_a_break(

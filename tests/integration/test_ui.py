@@ -28,6 +28,7 @@ BROWSER = shutil.which("chromium") or shutil.which("chromium-browser") or shutil
 MARKUP = "<script>alert(1)</script>"
 TEMPLATE = "{{value}} ${1 + 1} {{#each x}}"
 PATIENCE_MS = 90_000
+REFRESH_S = 3.0
 NewTab = Callable[..., Any]
 
 
@@ -166,6 +167,9 @@ def prepare(tab: Any, path: Path, model: Path, minutes: str) -> None:
     go(tab, "Train")
     tab.get_by_role("textbox", name="Encoder").fill(str(model))
     deadline = tab.get_by_role("spinbutton", name=re.compile("Deadline"))
+    deadline.fill("0")
+    deadline.press("Enter")
+    see(tab, "above 0")
     deadline.fill(minutes)
     deadline.press("Enter")
     see(tab, "Plan: ")
@@ -294,6 +298,42 @@ def test_doubtful_labels_are_mended(tab: Any, page: Page, tiny_model: Path) -> N
     assert "suggested_label" in (page.folder / "runs" / "wrong-corrected" / "config.toml").read_text()
 
 
+def test_columns_for_one_label_each_are_trained_on(new_tab: NewTab, page: Page, tiny_model: Path) -> None:
+    from edgetune.data.demo import demo_rows
+
+    with (page.folder / "flags.csv").open("w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["message", "billing", "defect", "delivery"])
+        for text, team in demo_rows(200, seed=1):
+            writer.writerow([text, int(team != "delivery"), int(team == "defect"), int(team == "delivery")])
+    tab = new_tab()
+    prepare(tab, page.folder / "flags.csv", tiny_model, "0.5")
+    press(tab, "Start training")
+    see(tab, "flags is finished")
+    config = (page.folder / "runs" / "flags" / "config.toml").read_text()
+    assert "multi_label = true" in config
+    assert 'label = "billing,defect,delivery"' in config
+    go(tab, "Results")
+    see(tab, "Learners")
+    tab.get_by_label("True class").wait_for(state="hidden")  # there is no confusion matrix
+
+
+def test_separated_labels_and_long_deadlines_can_be_chosen(tab: Any, page: Page, tiny_model: Path) -> None:
+    rows = (
+        f"text {number} about {words},{words}"
+        for number, words in enumerate(["a;b", "a", "b", "c", "a;c"] * 30)
+    )
+    (page.folder / "separated.csv").write_text("\n".join(["text,label", *rows]))
+    prepare(tab, page.folder / "separated.csv", tiny_model, "90")
+    go(tab, "Data")
+    tab.get_by_role("radio", name="Several, or none").check()
+    press(tab, "Check the data")
+    see(tab, "Rows may have several labels")
+    tab.get_by_role("radio", name="One (--single-label)").check()
+    press(tab, "Check the data")
+    see(tab, "use --multi-label to train them so")
+
+
 def test_results_lead_to_texts(tab: Any) -> None:
     choose(tab, "Run", "earlier")
     go(tab, "Results")
@@ -365,7 +405,7 @@ def test_the_page_is_as_dark_as_the_browser_asks(new_tab: NewTab, scheme: str) -
 
 def test_what_is_gone_or_missing_gets_a_sentence(tab: Any, page: Page) -> None:
     shutil.copytree(page.folder / "runs" / "earlier", page.folder / "runs" / "gone")
-    tab.reload()
+    tab.wait_for_timeout(2000 * REFRESH_S)  # listed without a reload
     choose(tab, "Run", "gone")
     shutil.rmtree(page.folder / "runs" / "gone")
     go(tab, "Results")

@@ -125,7 +125,7 @@ def test_an_evaluation_without_a_label_that_it_knows(trained: Trained, tmp_path:
 
 
 def test_no_such_folder(trained: Trained, tmp_path: Path) -> None:
-    with pytest.raises(RunError, match=rf"contains: .*{trained.folder.name}"):
+    with pytest.raises(RunError, match=rf"contains the runs .*{trained.folder.name}"):
         load_run(trained.folder.with_name("nope"))
     with pytest.raises(RunError, match="edgetune finetune"):
         load_run(tmp_path / "not" / "there")
