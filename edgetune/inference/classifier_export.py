@@ -3,7 +3,7 @@
 classifier.onnx         encoder, n-grams, weights and temperature: probabilities of texts
 classifier.json         labels, and how the inputs are made of a text
 tokenizer.json          of the encoder, where it takes part
-predict.py              makes the inputs and classifies; with pair_tokens.py
+predict.py              makes the inputs and classifies; with derived_tokens.py
 classifier-int8.onnx    with --int8: the same with the encoder's weights in 8 bits …
 int8.json               … and its accuracy and speed beside those of classifier.onnx
 """
@@ -31,7 +31,7 @@ from edgetune.data.token_store import TokenView
 from edgetune.inference.classifier_graph import classifier_graph, import_onnx
 from edgetune.inference.saved_ensemble import ENCODER, NGRAMS
 from edgetune.inference.saved_run import Run
-from edgetune.learners import pair_tokens
+from edgetune.learners import derived_tokens
 from edgetune.learners.ngrams import settings_of
 from edgetune.run_files.outputs import export_folder, refuse_taken
 from edgetune.run_files.run_folder import damage_errors
@@ -44,14 +44,14 @@ from edgetune.utils.types import FloatArray, IntArray
 if TYPE_CHECKING:
     from edgetune.inference.standalone_predict import Classifier, Text
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 GRAPH, ABOUT, INT8_GRAPH, INT8_REPORT = (
     "classifier.onnx",
     "classifier.json",
     "classifier-int8.onnx",
     "int8.json",
 )
-OTHER_FILES = (GRAPH, INT8_GRAPH, INT8_REPORT, "tokenizer.json", "predict.py", "pair_tokens.py")
+OTHER_FILES = (GRAPH, INT8_GRAPH, INT8_REPORT, "tokenizer.json", "predict.py", "derived_tokens.py")
 CHECKED_TEXTS, TOLERANCE = 16, 1e-4
 """Texts on which the graph must give the run's own probabilities, but for that."""
 MOST_MEASURED = 2_000
@@ -231,9 +231,9 @@ def _write_about(run: Run, learners: Sequence[str], folder: Path) -> None:
     text = json.dumps(about, indent=2, ensure_ascii=False) + "\n"
     (folder / ABOUT).write_text(text, encoding="utf-8")
     program = Path(__file__).with_name("standalone_predict.py").read_text(encoding="utf-8")
-    program = program.replace("edgetune.learners.pair_tokens", "pair_tokens")
+    program = program.replace("edgetune.learners.derived_tokens", "derived_tokens")
     (folder / "predict.py").write_text(program, encoding="utf-8")
-    shutil.copyfile(pair_tokens.__file__, folder / "pair_tokens.py")
+    shutil.copyfile(derived_tokens.__file__, folder / "derived_tokens.py")
 
 
 def _reads_pairs(run: Run) -> bool:

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 import onnxruntime
 
-from edgetune.learners.pair_tokens import pair_tokens
+from edgetune.learners.derived_tokens import pair_tokens, word_parts
 
 Text = str | tuple[str, str]
 
@@ -74,12 +74,18 @@ class Classifier:
         return {name: value for name, value in feed.items() if name in self._names}
 
     def words(self, text: Text) -> list[str]:
-        """Return what n-grams are made of: words, or characters; the words of a pair and what it shares."""
+        """Return what n-grams are made of: words, or characters; what a pair shares; parts of words.
+
+        No n-gram reaches over "".
+        """
         most = self._about["most_chars"]
         texts = (text,) if isinstance(text, str) else text
         if self._about["analyzer"] == "char":
             return list(" ".join(" ".join(one[:most] for one in texts).lower().split()))
         found = [re.findall(self._about["word_pattern"], one[:most].lower()) for one in texts]
+        if len(found) == 1 and self._about["analyzer"] == "subword":
+            parts = [part for word in found[0] for part in word_parts(word)]
+            return [*found[0], *(token for part in parts for token in ("", part))]
         if len(found) == 1:
             return list(found[0])
         first, second = found

@@ -2,11 +2,12 @@ r"""A linear classifier on TF-IDF of the n-grams of the raw text: a usable model
 
     texts ─→ tokens (words or characters) ─→ counts of n-grams, as integer keys ─→ TF-IDF ─→ linear scores
 
-Words and pairs of words, or 1 to 3 characters where words are not separated by blanks. Term frequencies are
-sublinear, rows have length 1 (Salton and Buckley 1988). The scores are one-against-rest squared-hinge SVMs,
-by dual coordinate descent (scikit-learn's `LinearSVC`; Hsieh et al. 2008) where time and memory allow it,
-else by averaged stochastic gradient descent (`SGDClassifier`; Polyak and Juditsky 1992), which can be stopped
-at any time. One factor makes probabilities of the margins.
+Words, pairs of words, and beginnings and endings of words (not of pairs of texts, nor where time or memory
+does not suffice for all rows); or 1 to 3 characters where words are not separated by blanks. Term frequencies
+are sublinear, rows have length 1 (Salton and Buckley 1988). The scores are one-against-rest squared-hinge
+SVMs, by dual coordinate descent (scikit-learn's `LinearSVC`; Hsieh et al. 2008) where time and memory allow
+it, else by averaged stochastic gradient descent (`SGDClassifier`; Polyak and Juditsky 1992), which can be
+stopped at any time. One factor makes probabilities of the margins.
 
 Tokens get numbers, and an n-gram is the numbers of its tokens in one 64-bit integer, so that counting is
 sorting: a third of the time of `CountVectorizer`, and no string for an n-gram that is dropped.
@@ -38,7 +39,7 @@ import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from edgetune.data.token_format import PAIR_SEPARATOR
-from edgetune.learners.pair_tokens import pair_tokens
+from edgetune.learners.derived_tokens import PREFIXES, SUFFIXES, is_part, pair_tokens, word_parts
 from edgetune.learners.text_learner import TextLearner
 from edgetune.utils.errors import MissingDependencyError, RunError
 from edgetune.utils.files import atomic_path, write_atomic
@@ -49,19 +50,22 @@ from edgetune.utils.parsing import read_json_file
 from edgetune.utils.sanitize import brief
 from edgetune.utils.types import FloatArray, IntArray, Labels
 
-Analyzer = Literal["word", "char"]
+Analyzer = Literal["word", "subword", "char"]
 Keys = npt.NDArray[np.int64]
 Matrix = Any  # scipy.sparse.csr_matrix, float32
 
-SCHEMA_VERSION = 2
-"""Written by a classifier of rows with several labels; others have nothing that version 1 has not."""
+SCHEMA_VERSION = 3
+"""Written where there are parts of words, 2 for several labels a row; others have what version 1 has."""
 MISSING = "N-grams need scikit-learn, which is not installed; get it with `pip install scikit-learn`."
 RECEIPT, VOCABULARY, WEIGHTS = "ngrams.json", "vocabulary.txt", "weights.safetensors"
 
 # Tokens. `\w` lacks marks that belong to the words of Indic scripts, vowelled Arabic and decomposed Latin.
 WORD = r"[\w\u0300-\u036f\u064b-\u065f\u0900-\u0963\u0966-\u0dff]+|[!?]"
-LONGEST = {"word": 2, "char": 3}  # tokens of an n-gram
-BITS = {"word": 31, "char": 21}  # of a token's number in a key; a code point has 21
+LONGEST = {"word": 2, "subword": 2, "char": 3}  # tokens of an n-gram
+BITS = {"word": 31, "subword": 31, "char": 21}  # of a token's number in a key; a code point has 21
+PART_BIT = 1 << 62  # of the key of a part of a word
+WORD_FACTOR = 2.0  # of the idf of words and pairs of words, where there are parts
+MAX_REMEMBERED = 1 << 17  # words whose parts are kept
 MAX_CHARS = 20_000  # of a text that are read, ten times what an encoder reads
 MAX_NGRAM_CHARS = 100  # longer ones are no words
 _WORD = re.compile(WORD)
@@ -176,6 +180,31 @@ def _read_words(texts: Sequence[str], number: Callable[[str], int]) -> tuple[Key
     return np.array(found, dtype=np.int64), np.array(lengths, dtype=np.int64)
 
 
+class _PartReader:
+    """Reads the parts of words, and remembers those of frequent words."""
+
+    def __init__(self, number: Callable[[str], int]) -> None:
+        self._number = number
+        self._known: dict[str, list[int]] = {}
+
+    def read(self, texts: Sequence[str]) -> tuple[Keys, Keys]:
+        """Return the numbers of the known parts in a row (T,), and how many each text has (B,)."""
+        found: list[int] = []
+        lengths = []
+        if len(self._known) > MAX_REMEMBERED:
+            self._known.clear()
+        for text in texts:
+            before = len(found)
+            for word in _WORD.findall(text[:MAX_CHARS].lower()):
+                parts = self._known.get(word)
+                if parts is None:
+                    numbers = map(self._number, word_parts(word))
+                    parts = self._known[word] = [number for number in numbers if number]
+                found.extend(parts)
+            lengths.append(len(found) - before)
+        return np.array(found, dtype=np.int64), np.array(lengths, dtype=np.int64)
+
+
 def _read_chars(texts: Sequence[str]) -> tuple[Keys, Keys]:
     """Return the same with code points for words; white space is one blank, half a surrogate pair is "?"."""
     cut = (" ".join(part[:MAX_CHARS] for part in text.split(PAIR_SEPARATOR)) for text in texts)
@@ -202,6 +231,12 @@ def _ngram_keys(tokens: Keys, lengths: Keys, analyzer: Analyzer) -> tuple[Keys, 
         all_keys.append(keys[whole])
         all_rows.append(rows[: len(keys)][whole])
     return np.concatenate(all_keys), np.concatenate(all_rows)
+
+
+def _with_parts(keys: Keys, rows: IntArray, parts: Keys, lengths: Keys) -> tuple[Keys, IntArray]:
+    """Append the keys and rows of parts of words (T,), given how many each row has (B,)."""
+    part_rows = np.repeat(np.arange(len(lengths), dtype=np.int32), lengths)
+    return np.concatenate([keys, parts | PART_BIT]), np.concatenate([rows, part_rows])
 
 
 def _key_tokens(keys: Keys, analyzer: Analyzer) -> Keys:
@@ -231,7 +266,7 @@ def _weigh(counts: Matrix, idf: FloatArray) -> Matrix:
 
 def tokens_of(ngram: str, analyzer: Analyzer) -> list[str]:
     """Return the tokens that an n-gram of a vocabulary is made of."""
-    return ngram.split(" ") if analyzer == "word" else list(ngram)
+    return list(ngram) if analyzer == "char" else ngram.split(" ")
 
 
 class _Vocabulary:
@@ -246,6 +281,7 @@ class _Vocabulary:
         """Take n-grams (F), the numbers of their words, and their keys (F,)."""
         self.analyzer, self.ngrams = analyzer, ngrams
         self._numbers = numbers
+        self._parts = _PartReader(lambda part: numbers.get(part, 0)) if analyzer == "subword" else None
         self._features = np.argsort(keys)
         self._keys = keys[self._features]
 
@@ -265,8 +301,9 @@ class _Vocabulary:
             parts = tokens_of(ngram, analyzer)
             if not 1 <= len(parts) <= most or "" in parts or len(ngram) > MAX_NGRAM_CHARS:
                 raise ValueError(f"{brief(ngram)!r} is no n-gram")
-            tokens = [numbers[word] for word in parts] if analyzer == "word" else map(ord, parts)
-            keys.append(sum(token << (bits * n) for n, token in enumerate(tokens)))
+            tokens = map(ord, parts) if analyzer == "char" else [numbers[word] for word in parts]
+            key = sum(token << (bits * n) for n, token in enumerate(tokens))
+            keys.append(key | PART_BIT if analyzer == "subword" and is_part(ngram) else key)
         return cls(analyzer, ngrams, dict(numbers), np.array(keys, dtype=np.int64))
 
     def __len__(self) -> int:
@@ -274,12 +311,14 @@ class _Vocabulary:
 
     def counts(self, texts: Sequence[str]) -> Matrix:
         """Return how often each text has each n-gram, (B, F) sparse."""
-        if self.analyzer == "word":
+        if self.analyzer == "char":
+            tokens, lengths = _read_chars(texts)
+        else:
             numbers = self._numbers
             tokens, lengths = _read_words(texts, lambda word: numbers.get(word, 0))
-        else:
-            tokens, lengths = _read_chars(texts)
         keys, rows = _ngram_keys(tokens, lengths, self.analyzer)
+        if self._parts is not None:
+            keys, rows = _with_parts(keys, rows, *self._parts.read(texts))
         at = np.searchsorted(self._keys, keys)
         at[at == len(self)] = 0
         known = self._keys[at] == keys if len(self) else np.zeros(len(keys), dtype=np.bool_)
@@ -299,22 +338,26 @@ class _Counter:
 
     def __init__(self, analyzer: Analyzer) -> None:
         self.analyzer = analyzer
-        self.n_rows = self.n_entries = 0
+        self.n_rows = self.n_entries = self._n_parts = 0
         self._numbers: defaultdict[str, int] = defaultdict(itertools.count(1).__next__)
+        self._parts = _PartReader(self._numbers.__getitem__) if analyzer == "subword" else None
         self._chunks: list[_Chunk] = []
 
     def add(self, texts: Sequence[str]) -> None:
         """Count more rows."""
-        if self.analyzer == "word":
-            tokens, lengths = _read_words(texts, self._numbers.__getitem__)
-        else:
+        if self.analyzer == "char":
             tokens, lengths = _read_chars(texts)
+        else:
+            tokens, lengths = _read_words(texts, self._numbers.__getitem__)
         keys, rows = _ngram_keys(tokens, lengths, self.analyzer)
+        if self._parts is not None:
+            keys, rows = _with_parts(keys, rows, *self._parts.read(texts))
         distinct, features = np.unique(keys, return_inverse=True)
         counts = _count_matrix(rows, features, len(texts), len(distinct))
         self._chunks.append(_Chunk(distinct, counts))
         self.n_rows += len(texts)
         self.n_entries += counts.nnz
+        self._n_parts += int(np.count_nonzero((distinct & PART_BIT)[counts.indices]))
 
     def finish(self, most: int, time_allows: bool) -> tuple[_Vocabulary, FloatArray, Matrix]:
         """Return F n-grams, their idf (F,), and TF-IDF of the rows (n, F); the counts are used up.
@@ -324,8 +367,9 @@ class _Counter:
             time_allows: whether n-grams of one row may stay, where rows are few and short.
         """
         keys, frequencies = self._frequencies()
-        few = self.n_entries <= min(FEW_ENTRIES, FEW_NGRAMS * self.n_rows)
-        kept = frequencies >= (1 if few and time_allows else 2)
+        few = self.n_entries - self._n_parts <= min(FEW_ENTRIES, FEW_NGRAMS * self.n_rows)
+        is_part = keys & PART_BIT > 0
+        kept = frequencies >= np.where(is_part, 2, 1 if few and time_allows else 2)
         keys, frequencies = (keys[kept], frequencies[kept]) if kept.any() else (keys, frequencies)
         if len(keys) > most:
             kept = np.sort(np.argsort(-frequencies, kind="stable")[:most])
@@ -336,6 +380,8 @@ class _Counter:
             ngrams = list(itertools.compress(ngrams, short))
             keys, frequencies = keys[short], frequencies[short]
         idf = (np.log((1 + self.n_rows) / (1 + frequencies)) + 1).astype(np.float32)
+        if self._parts is not None:
+            idf[keys & PART_BIT == 0] *= WORD_FACTOR
         return self._vocabulary(ngrams, keys), idf, self._rows(keys, idf)
 
     def _frequencies(self) -> tuple[Keys, IntArray]:
@@ -401,9 +447,28 @@ def _take_rows(
         seed: of the order in which rows are taken.
         time_left_s: for counting and fitting; infinite without a deadline.
     """
+    analyzer = choose_analyzer(texts)
+    if analyzer == "word" and PAIR_SEPARATOR not in texts[0]:
+        found = _take_rows_of("subword", texts, labels, n_seen, seed, time_left_s)
+        if found is not None:
+            return found
+    found = _take_rows_of(analyzer, texts, labels, n_seen, seed, time_left_s)
+    assert found is not None
+    return found
+
+
+def _take_rows_of(
+    analyzer: Analyzer,
+    texts: Sequence[str],
+    labels: Labels,
+    n_seen: int,
+    seed: int,
+    time_left_s: Callable[[], float],
+) -> tuple[_Counter, IntArray, bool] | None:
+    """Do so with one analyzer; None for parts of words as soon as there is no time or memory for all rows."""
     given_s = time_left_s()
     order = stratified_order(strata(labels), seed)
-    counter = _Counter(choose_analyzer(texts))
+    counter = _Counter(analyzer)
     usual_ns = COUNT_PAIRS_NS if PAIR_SEPARATOR in texts[0] else COUNT_NS
     n, wanted, n_chars = 0, len(order), FIRST_CHARS
     counted_s, spare_s = 0.0, math.inf
@@ -422,6 +487,9 @@ def _take_rows(
             spent_s = given_s - time_left_s()
             spare_s = PLANNED_SHARE * given_s - spent_s - (row_s * n - counted_s) - calls_s
             wanted = max(n_seen, min(len(order), n + int(spare_s / row_s)))
+        few = wanted < len(order) or counter.n_entries / n * len(order) > MAX_ENTRIES
+        if few and analyzer == "subword":  # all rows without parts are worth more than some with them
+            return None
     return counter, order[:n], n == len(order) and spare_s > SPARE_COUNTS * counted_s
 
 
@@ -669,7 +737,7 @@ class Ngrams(TextLearner):
     """A linear classifier on TF-IDF of n-grams.
 
     Attributes:
-        analyzer: "word" or "char", what n-grams are made of.
+        analyzer: what n-grams are made of: "word", "subword" (words, and parts of words) or "char".
         n_classes: C.
         n_rows: that it was fitted on.
         multi_label: whether a text may have several classes, or none.
@@ -764,7 +832,7 @@ class Ngrams(TextLearner):
         intercept[self._seen] = self._scorer.intercept
         tensors = {"idf": self._idf, "coefficients": coefficients, "intercept": intercept}
         receipt = {
-            "schema_version": SCHEMA_VERSION if self.multi_label else 1,
+            "schema_version": SCHEMA_VERSION if self.analyzer == "subword" else 2 if self.multi_label else 1,
             "multi_label": self.multi_label,
             "analyzer": self.analyzer,
             "n_classes": self.n_classes,
@@ -837,8 +905,9 @@ def most_features(n_classes: int) -> int:
 
 def settings_of(analyzer: Analyzer) -> dict[str, Any]:
     """Return what a vocabulary means, as the receipt says it; a change of it needs another schema version."""
-    pattern = WORD if analyzer == "word" else "."
-    return {"token_pattern": pattern, "ngram_range": [1, LONGEST[analyzer]], "most_chars": MAX_CHARS}
+    pattern = "." if analyzer == "char" else WORD
+    found = {"token_pattern": pattern, "ngram_range": [1, LONGEST[analyzer]], "most_chars": MAX_CHARS}
+    return found | {"prefixes": [*PREFIXES], "suffixes": [*SUFFIXES]} if analyzer == "subword" else found
 
 
 # Reading

@@ -291,7 +291,7 @@ def test_int8_is_measured_beside_fp32(trained: Trained, run_cli: RunCli, tmp_pat
     assert 0 < np.abs(small - whole).max() < 0.2
     assert {path.name for path in (tmp_path / "out").iterdir()} == {
         *("classifier.onnx", "classifier-int8.onnx", "classifier.json", "int8.json"),
-        *("tokenizer.json", "predict.py", "pair_tokens.py"),
+        *("tokenizer.json", "predict.py", "derived_tokens.py"),
     }
 
 

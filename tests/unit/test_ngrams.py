@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import builtins
 import json
+import re
 import time
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 from sklearn.feature_extraction.text import TfidfVectorizer
+from sklearn.preprocessing import normalize
 
 from edgetune.data.token_format import PAIR_SEPARATOR
 from edgetune.learners.ngrams import (
@@ -100,8 +103,15 @@ def test_no_text_at_all_gives_words() -> None:
     assert choose_analyzer([]) == "word"
 
 
+def words_and_parts(text: str) -> list[str]:
+    words = re.findall(r"\w+|[!?]", text.lower())
+    beginnings = ["<" + word[:n] for word in words for n in (3, 4, 5) if len(word) >= n]
+    endings = [word[-n:] + ">" for word in words for n in (2, 3, 4) if len(word) >= n]
+    return words + [f"{one} {two}" for one, two in pairwise(words)] + beginnings + endings
+
+
 @pytest.mark.parametrize(
-    ("rows", "analyzer"), [(topic_rows(400, n_classes=2), "word"), (chinese_rows(400), "char")]
+    ("rows", "analyzer"), [(topic_rows(400, n_classes=2), "subword"), (chinese_rows(400), "char")]
 )
 def test_the_same_ngrams_and_weights_as_scikit_learn(
     rows: tuple[list[str], np.ndarray], analyzer: str, tmp_path: Path
@@ -109,19 +119,32 @@ def test_the_same_ngrams_and_weights_as_scikit_learn(
     texts, labels = rows
     model = Ngrams.fit(texts, labels, 2)
     assert model.analyzer == analyzer
-    kind = {"token_pattern": r"\w+|[!?]", "ngram_range": (1, 2)}
+    kind = {"analyzer": words_and_parts}
     if analyzer == "char":
         kind = {"analyzer": "char", "ngram_range": (1, 3)}
-    theirs = TfidfVectorizer(sublinear_tf=True, **kind).fit(texts)  # the texts are short, so rare ones stay
+    theirs = TfidfVectorizer(sublinear_tf=True, norm=None, **kind).fit(texts)
+    rows_with = np.diff(theirs.transform(texts).tocsc().indptr)
+    is_part = np.array([name[0] == "<" or name[-1] == ">" for name in theirs.get_feature_names_out()])
+    is_part &= analyzer == "subword"
     model.save(tmp_path)
     lines = (tmp_path / VOCABULARY).read_text(encoding="utf-8").splitlines()
-    assert sorted(lines) == sorted(theirs.vocabulary_)
+    kept = ~is_part | (rows_with > 1)  # the texts are short, so rare n-grams stay
+    assert sorted(lines) == sorted(theirs.get_feature_names_out()[kept])
     tensors = load_file(tmp_path / WEIGHTS)
     where = [theirs.vocabulary_[line] for line in lines]
-    np.testing.assert_allclose(tensors["idf"], theirs.idf_[where], rtol=1e-6)
-    scores = theirs.transform(texts[:50])[:, where] @ tensors["coefficients"].T + tensors["intercept"]
+    factor = np.where(is_part | (analyzer == "char"), 1, 2)[where]
+    np.testing.assert_allclose(tensors["idf"], factor * theirs.idf_[where], rtol=1e-6)
+    features = normalize(theirs.transform(texts[:50])[:, where].multiply(factor))
+    scores = features @ tensors["coefficients"].T + tensors["intercept"]
     ours = model.log_proba(texts[:50])
     np.testing.assert_allclose(ours[:, 1] - ours[:, 0], scores[:, 1] - scores[:, 0], atol=1e-4)
+
+
+def test_parts_are_left_out_where_not_all_rows_fit_into_the_time() -> None:
+    texts, labels = topic_rows(20_000, n_classes=2)
+    model = Ngrams.fit(texts, labels, 2, time_left_s=lambda: 0.01)
+    assert model.n_rows < 20_000
+    assert model.analyzer == "word"
 
 
 # What it learns
@@ -274,7 +297,7 @@ def test_loading_gives_the_same_answers(fitted: Ngrams, saved: Path) -> None:
     loaded = Ngrams.load(saved)
     np.testing.assert_allclose(loaded.log_proba(texts), fitted.log_proba(texts), atol=1e-5)
     assert (loaded.analyzer, loaded.n_rows, loaded.n_classes, loaded.n_features) == (
-        *("word", 300, 3),
+        *("subword", 300, 3),
         fitted.n_features,
     )
     assert sorted(path.name for path in saved.iterdir()) == sorted([RECEIPT, VOCABULARY, WEIGHTS])
@@ -291,8 +314,8 @@ def edit(path: Path, **changes: Any) -> None:
 
 
 def test_a_newer_schema_is_told_from_damage(saved: Path) -> None:
-    edit(saved / RECEIPT, schema_version=3)
-    with pytest.raises(RunError, match=r"schema 3"):
+    edit(saved / RECEIPT, schema_version=4)
+    with pytest.raises(RunError, match=r"schema 4"):
         Ngrams.load(saved)
 
 
@@ -301,7 +324,7 @@ def test_a_newer_schema_is_told_from_damage(saved: Path) -> None:
     [
         {"schema_version": 0},
         {"schema_version": "1"},
-        {"analyzer": "subword"},
+        {"analyzer": "syllable"},
         {"n_classes": 4},
         {"n_classes": 10**9},
         {"n_features": 5},

@@ -1,4 +1,4 @@
-"""Words that say how the two texts of a pair relate, for a learner that counts words.
+"""Tokens made of words, for a learner that counts words: how two texts relate, and parts of words.
 
 A bag of the words of both texts does not know which of them the texts share, and for pairs that is most of
 what words can tell: on 60,000 question pairs (QQP) n-grams of the joined texts have 76.9 %, with these words
@@ -6,6 +6,11 @@ what words can tell: on 60,000 question pairs (QQP) n-grams of the joined texts 
 
     =word  <word  >word    in both texts, in the first alone, in the second alone
     #name:share            how much is shared, in steps: of words, long words, letter trigrams, bigrams
+
+Beginnings and endings of words relate forms of a word, and rare words to frequent ones: SVMs on 4,000 rows
+win 0.3 to 1.3 points by them, 2.9 on medical abstracts (docs/log.md, twenty-first session).
+
+    <wor  rds>             the first 3 to 5 letters of a word, and its last 2 to 4
 """
 
 from __future__ import annotations
@@ -14,6 +19,8 @@ from collections.abc import Sequence
 from functools import lru_cache
 from itertools import pairwise
 
+PREFIXES, SUFFIXES = (3, 4, 5), (2, 3, 4)
+"""Letters of the beginnings and endings."""
 STEPS = 10
 FEW_STEPS = 5
 SHORT_WORD = 2
@@ -64,6 +71,18 @@ def pair_tokens(first: Sequence[str], second: Sequence[str]) -> list[str]:
         tokens.append(f"#ends:{first[0] == second[0]},{first[-1] == second[-1]}")
         tokens.append(f"#starts:{first[0]}:{_step(of_a, FEW_STEPS)}")
     return tokens
+
+
+def word_parts(word: str) -> list[str]:
+    """Return the beginnings and endings of a word, as far as it is long enough for them."""
+    n = len(word)
+    beginnings = [f"<{word[:size]}" for size in PREFIXES if size <= n]
+    return beginnings + [f"{word[-size:]}>" for size in SUFFIXES if size <= n]
+
+
+def is_part(token: str) -> bool:
+    """Return whether a token is a part of a word, in a text that is no pair."""
+    return token.startswith("<") or token.endswith(">")
 
 
 def _share(part: int, whole: int) -> float:
