@@ -43,7 +43,7 @@ learns little about pairs in the first minute."""
 PROBE_NGRAMS_RATE = 0.35
 """The same where a linear probe is all that follows: on 150 intents in 20 s, n-grams that were cut to half of
 their time lost six points, and the probe of 700 rows won three."""
-CLASS_ROW_S, CLASS_TOKEN_S = 1e-6, 7e-8
+CLASS_ROW_S, CLASS_TOKEN_S = 1.5e-6, 1.2e-7
 """With more than two classes: solver seconds per class and row, and per class and token, of all passes."""
 REFIT_RATE = 0.04
 """N-grams are fitted again on all rows only if at least this share of them was held out."""
