@@ -188,7 +188,7 @@ class TestNeuralBaselines:
         capfd: pytest.CaptureFixture[str],
         tmp_path: Path,
     ) -> None:
-        task = write_task(tmp_path / "out", demo_csv, demo_eval_csv, model=str(tiny_model), deadline_s=300)
+        task = write_task(tmp_path / "out", demo_csv, demo_eval_csv, model=str(tiny_model), deadline_s=20_000)
         assert main(["hf-trainer", str(task)]) == 0
         assert capfd.readouterr().out.count("\n") == 1, "Trainer's own prints are switched off"
         found = check_whole(tmp_path / "out", "hf-trainer", demo_eval_csv, chance=0.2)
@@ -267,7 +267,7 @@ class TestNeuralBaselines:
 def test_setfit(demo_csv: Path, demo_eval_csv: Path, tiny_model: Path, tmp_path: Path) -> None:
     pytest.importorskip("setfit")
     task = write_task(
-        tmp_path / "out", demo_csv, demo_eval_csv, model=str(tiny_model), max_rows=40, deadline_s=300
+        tmp_path / "out", demo_csv, demo_eval_csv, model=str(tiny_model), max_rows=40, deadline_s=20_000
     )
     assert main(["setfit", str(task)]) == 0
     found = check_whole(tmp_path / "out", "setfit", demo_eval_csv, chance=0.2)
