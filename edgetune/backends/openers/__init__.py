@@ -5,8 +5,8 @@ Another backend is one file here (and its folder, if it is more than a file). It
     check(config)             raises UsageError where the settings ask for what it cannot do
     open_backend(asked)       returns a `Backend`; only then is anything heavy imported
 
-The command line reads the names of the files, so these modules import nothing heavy. May import what `backends`
-may.
+The command line reads the names of the files, so these modules import nothing heavy. May import what
+`backends` may.
 """
 
 from __future__ import annotations
