@@ -61,15 +61,12 @@ shares of train-all's time, which are shown where something is said."""
 
 
 def frontier_markdown(folder: Path) -> list[str]:
-    """Return the tables of `tools/bench frontier`, one a deadline, of all its files in a folder."""
-    rows = [
-        json.loads(line)
-        for path in sorted(folder.glob("*.jsonl"))
-        for line in path.read_text(encoding="utf-8").splitlines()
-    ]
-    parts = [FRONTIER] if rows else []
-    for deadline_s in sorted({row["deadline_s"] for row in rows}):
-        here = [row for row in rows if row["deadline_s"] == deadline_s]
+    """Return the tables of `tools/bench frontier`: one for each file of a folder, SECONDSs[-TESTROWS].jsonl."""
+    paths = sorted(folder.glob("*.jsonl"))
+    files = [[json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] for path in paths]
+    parts = [FRONTIER] if files else []
+    for path, here in sorted(zip(paths, files, strict=True), key=lambda one: one[1][0]["deadline_s"]):
+        deadline_s, most_test = here[0]["deadline_s"], path.stem.partition("-")[2]
         sets = list(dict.fromkeys(row["set"] for row in here))
         found: dict[tuple[str, str], list[dict[str, Any]]] = {}
         for row in here:
@@ -88,7 +85,8 @@ def frontier_markdown(folder: Path) -> list[str]:
             for name, by_set in cells.items()
             if len(by_set) == len(sets) and all("accuracy" in one for one in by_set.values())
         }
-        parts.append(f"### {deadline_s:g} s\n")
+        rows = f", {int(most_test):,} test rows at most, the first of each set" if most_test else ""
+        parts.append(f"### {deadline_s:g} s{rows}\n")
         head = ["", *sets, "mean"]
         lines = ["| " + " | ".join(head) + " |", "|---" * len(head) + "|"]
         for name in sorted(cells, key=lambda name: (-means.get(name, 0.0), name)):

@@ -88,6 +88,7 @@ FEW_ENTRIES, FEW_NGRAMS = (
     1_000_000,
     100,
 )  # so few n-grams in all, and a row in the mean: those of one row stay
+WARM_UP = 10  # texts that are counted before the clock counts
 FIRST_CHARS, MOST_CHARS, GROWTH = 100_000, 2_000_000, 4  # of the rows that are counted at once
 PREDICTED_ROWS = 4_096  # whose scores (rows, C) are in memory at once
 
@@ -114,6 +115,7 @@ NEVER_SEEN = -30.0  # log-probability of a class without a training row
 
 # What steps cost where these were measured (Zen 3), nanoseconds; counting tells how much slower a machine is
 COUNT_NS, COUNT_PAIRS_NS = 500.0, 1200.0  # an n-gram of a row; of a pair of texts
+COUNT_PARTS_NS = 750.0  # an n-gram of a row with parts of words, most of which are new at first
 CALL_NS, ROW_NS, ENTRY_NS = 7e5, 300.0, 12.0  # of SGD, by class: a call, a row in it, an n-gram of the row
 BLOCK_NS, CALL_SHARE = 1e8, 0.2  # of a call, and which share of it may be the call's own cost
 BUILD_NS = 250.0  # an n-gram of a row, for dropping rare ones and making the matrix
@@ -470,6 +472,9 @@ def _take_rows_of(
     order = stratified_order(strata(labels), seed)
     counter = _Counter(analyzer)
     usual_ns = COUNT_PAIRS_NS if PAIR_SEPARATOR in texts[0] else COUNT_NS
+    if analyzer == "subword":
+        usual_ns = COUNT_PARTS_NS
+        _Counter(analyzer).add(texts[:WARM_UP])  # the first call takes several times as long
     n, wanted, n_chars = 0, len(order), FIRST_CHARS
     counted_s, spare_s = 0.0, math.inf
     while n < wanted and (counter.n_entries < MAX_ENTRIES or n < n_seen):
