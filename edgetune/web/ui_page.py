@@ -36,6 +36,8 @@ LABELS_PER_TEXT = [
     ("Several, or none (--multi-label)", "--multi-label"),
 ]
 REFRESH_S = 3.0
+MOST_MINUTES = 60
+"""Of the slider; a longer deadline is typed."""
 MAX_UPLOAD_MB = 1000
 THEME = gr.themes.Default(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"]).set(
     block_info_text_color="*neutral_600",
@@ -206,7 +208,9 @@ def train_tab(
 ) -> None:
     """Lay out the tab that plans, starts, watches and stops a run."""
     name.render()
-    minutes = gr.Number(2, label="Deadline (minutes)", info="Start-up and saving included.")
+    with gr.Row():
+        minutes = gr.Number(2, label="Deadline (minutes)", info="Start-up and saving included.")
+        slider = gr.Slider(0.5, MOST_MINUTES, 2, step=0.5, label="Up to an hour", info="Type a longer one.")
     model = gr.Textbox(label="Encoder", placeholder="built-in", info="Empty: the built-in model.")
     with gr.Row():
         plan = gr.Button("Plan")
@@ -260,6 +264,7 @@ def train_tab(
         return said_now or gr.skip(), *others
 
     asked = [*data, model, minutes]
+    slider.input(lambda chosen: chosen, slider, minutes, trigger_mode="always_last", show_progress="hidden")
     minutes.change(
         handled(make_plan, 1),
         asked,

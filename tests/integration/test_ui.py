@@ -245,8 +245,13 @@ def test_from_a_file_to_a_prediction(new_tab: NewTab, page: Page, tiny_model: Pa
 
 @pytest.mark.alone
 def test_a_run_is_watched_stopped_and_kept(new_tab: NewTab, page: Page, tiny_model: Path) -> None:
+    from edgetune.data.demo import demo_rows
+
+    many = page.folder / "many.csv"  # so many rows that training does not end before it is stopped
+    with many.open("w", encoding="utf-8", newline="") as file:
+        csv.writer(file).writerows([("message", "team"), *demo_rows(20_000, seed=1)])
     tab = new_tab()
-    prepare(tab, page.folder / "tickets.csv", tiny_model, "5")
+    prepare(tab, many, tiny_model, "5")
     tab.get_by_label("Name of the run").fill("stopped")
     press(tab, "Start training")
     see(tab, "stopped is training")
@@ -325,6 +330,10 @@ def test_separated_labels_and_long_deadlines_can_be_chosen(tab: Any, page: Page,
     )
     (page.folder / "separated.csv").write_text("\n".join(["text,label", *rows]))
     prepare(tab, page.folder / "separated.csv", tiny_model, "90")
+    slider = tab.get_by_role("slider", name=re.compile("Up to an hour"))
+    slider.focus()
+    slider.press("ArrowRight")
+    tab.wait_for_function("[...document.querySelectorAll('input')].some(one => one.value === '2.5')")
     go(tab, "Data")
     tab.get_by_role("radio", name="Several, or none").check()
     press(tab, "Check the data")
