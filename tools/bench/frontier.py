@@ -124,9 +124,10 @@ def main(arguments: argparse.Namespace) -> None:
                             "features": machine.get("features"),
                             "date": time.strftime("%Y-%m-%d"),
                         }
-                        print(json.dumps(row), flush=True)
+                        line = json.dumps(row).replace(f"{scratch}/", "")  # a path of this machine
+                        print(line, flush=True)
                         with target.open("a", encoding="utf-8") as file:
-                            file.write(json.dumps(row) + "\n")
+                            file.write(f"{line}\n")
 
 
 def _write(shared: Path, data: DataSet, scratch: Path, n_rows: int | None, most_test: int) -> Task:
