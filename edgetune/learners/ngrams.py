@@ -95,8 +95,8 @@ PREDICTED_ROWS = 4_096  # whose scores (rows, C) are in memory at once
 # Fitting by dual coordinate descent
 MOST_EXACT_ENTRIES = 10_000_000  # n-grams of all rows; liblinear has a copy with 16 bytes for each
 EXACT_PASSES = 8  # at most; 15 are no better on six sets
-EXACT_SHARE = 4  # of a quarter of the rows, what a fit costs and the scale are found
-EXACT_CAUTION = 1.5  # times what that quarter predicts
+TRIAL_SHARE = 4  # a fit on one row in so many tells the cost of a fit on all, and the scale
+EXACT_CAUTION = 1.5  # times the cost that the trial predicts
 EXACT_SCALE = 0.85  # of the scale that SGD would have: the margins are wider
 
 # Fitting by stochastic gradient descent
@@ -160,55 +160,11 @@ def stratified_order(labels: IntArray, seed: int) -> IntArray:
 # Tokens and n-grams
 
 
-def _read_words(texts: Sequence[str], number: Callable[[str], int]) -> tuple[Keys, Keys]:
-    """Return the numbers of all words in a row (T,), and how many each text has (B,).
-
-    The two texts of a pair are read apart, and words that say how they relate follow (`pair_tokens`).
-    """
-    found: list[int] = []
-    lengths = []
-    for text in texts:
-        before = len(found)
-        first, separator, second = text.partition(PAIR_SEPARATOR)
-        words = _WORD.findall(first[:MAX_CHARS].lower())
-        found.extend(map(number, words))
-        if separator:
-            others = _WORD.findall(second[:MAX_CHARS].lower())
-            found.append(0)  # no n-gram reaches over it
-            found.extend(map(number, others))
-            found.append(0)
-            found.extend(map(number, pair_tokens(words, others)))
-        lengths.append(len(found) - before)
-    return np.array(found, dtype=np.int64), np.array(lengths, dtype=np.int64)
-
-
-class _PartReader:
-    """Reads the parts of words, and remembers those of frequent words."""
-
-    def __init__(self, number: Callable[[str], int]) -> None:
-        self._number = number
-        self._known: dict[str, list[int]] = {}
-
-    def read(self, texts: Sequence[str]) -> tuple[Keys, Keys]:
-        """Return the numbers of the known parts in a row (T,), and how many each text has (B,)."""
-        found: list[int] = []
-        lengths = []
-        if len(self._known) > MAX_REMEMBERED:
-            self._known.clear()
-        for text in texts:
-            before = len(found)
-            for word in _WORD.findall(text[:MAX_CHARS].lower()):
-                parts = self._known.get(word)
-                if parts is None:
-                    numbers = map(self._number, word_parts(word))
-                    parts = self._known[word] = [number for number in numbers if number]
-                found.extend(parts)
-            lengths.append(len(found) - before)
-        return np.array(found, dtype=np.int64), np.array(lengths, dtype=np.int64)
-
-
 def _read_chars(texts: Sequence[str]) -> tuple[Keys, Keys]:
-    """Return the same with code points for words; white space is one blank, half a surrogate pair is "?"."""
+    """Return the code points of all texts in a row (T,), and how many each has (B,).
+
+    White space is one blank, half a surrogate pair is "?".
+    """
     cut = (" ".join(part[:MAX_CHARS] for part in text.split(PAIR_SEPARATOR)) for text in texts)
     plain = [" ".join(text.lower().split()) for text in cut]
     points = np.frombuffer("".join(plain).encode("utf-32-le", "replace"), dtype="<u4")
@@ -235,10 +191,61 @@ def _ngram_keys(tokens: Keys, lengths: Keys, analyzer: Analyzer) -> tuple[Keys, 
     return np.concatenate(all_keys), np.concatenate(all_rows)
 
 
-def _with_parts(keys: Keys, rows: IntArray, parts: Keys, lengths: Keys) -> tuple[Keys, IntArray]:
-    """Append the keys and rows of parts of words (T,), given how many each row has (B,)."""
-    part_rows = np.repeat(np.arange(len(lengths), dtype=np.int32), lengths)
-    return np.concatenate([keys, parts | PART_BIT]), np.concatenate([rows, part_rows])
+class _Reader:
+    """Reads texts as keys of n-grams.
+
+    Its caller numbers the words; a word with the number 0 is unknown, and in no n-gram.
+    """
+
+    def __init__(self, analyzer: Analyzer, number: Callable[[str], int]) -> None:
+        self._analyzer: Analyzer = analyzer
+        self._number = number
+        self._known_parts: dict[str, list[int]] = {}
+
+    def keys(self, texts: Sequence[str]) -> tuple[Keys, IntArray]:
+        """Return the key and the row of every known n-gram, and of every known part of a word."""
+        if self._analyzer == "char":
+            return _ngram_keys(*_read_chars(texts), "char")
+        tokens, lengths, words = self._read_words(texts)
+        keys, rows = _ngram_keys(tokens, lengths, self._analyzer)
+        if self._analyzer == "word":
+            return keys, rows
+        if len(self._known_parts) > MAX_REMEMBERED:
+            self._known_parts.clear()
+        parts = [[part for word in of_text for part in self._parts_of(word)] for of_text in words]
+        part_keys = np.array([*itertools.chain.from_iterable(parts)], dtype=np.int64) | PART_BIT
+        part_rows = np.repeat(np.arange(len(texts), dtype=np.int32), [*map(len, parts)])
+        return np.concatenate([keys, part_keys]), np.concatenate([rows, part_rows])
+
+    def _read_words(self, texts: Sequence[str]) -> tuple[Keys, Keys, list[list[str]]]:
+        """Return the numbers of all words in a row (T,), how many each text has (B,), and the words.
+
+        The two texts of a pair are read apart, and words that say how they relate follow (`pair_tokens`).
+        """
+        found: list[int] = []
+        lengths, every = [], []
+        for text in texts:
+            before = len(found)
+            first, separator, second = text.partition(PAIR_SEPARATOR)
+            words = _WORD.findall(first[:MAX_CHARS].lower())
+            found.extend(map(self._number, words))
+            if separator:
+                others = _WORD.findall(second[:MAX_CHARS].lower())
+                found.append(0)  # no n-gram reaches over it
+                found.extend(map(self._number, others))
+                found.append(0)
+                found.extend(map(self._number, pair_tokens(words, others)))
+            every.append(words)
+            lengths.append(len(found) - before)
+        return np.array(found, dtype=np.int64), np.array(lengths, dtype=np.int64), every
+
+    def _parts_of(self, word: str) -> list[int]:
+        """Return the numbers of the known parts of a word."""
+        parts = self._known_parts.get(word)
+        if parts is None:
+            parts = [number for number in map(self._number, word_parts(word)) if number]
+            self._known_parts[word] = parts
+        return parts
 
 
 def _key_tokens(keys: Keys, analyzer: Analyzer) -> Keys:
@@ -283,7 +290,7 @@ class _Vocabulary:
         """Take n-grams (F), the numbers of their words, and their keys (F,)."""
         self.analyzer, self.ngrams = analyzer, ngrams
         self._numbers = numbers
-        self._parts = _PartReader(lambda part: numbers.get(part, 0)) if analyzer == "subword" else None
+        self._reader = _Reader(analyzer, lambda word: numbers.get(word, 0))
         self._features = np.argsort(keys)
         self._keys = keys[self._features]
 
@@ -313,14 +320,7 @@ class _Vocabulary:
 
     def counts(self, texts: Sequence[str]) -> Matrix:
         """Return how often each text has each n-gram, (B, F) sparse."""
-        if self.analyzer == "char":
-            tokens, lengths = _read_chars(texts)
-        else:
-            numbers = self._numbers
-            tokens, lengths = _read_words(texts, lambda word: numbers.get(word, 0))
-        keys, rows = _ngram_keys(tokens, lengths, self.analyzer)
-        if self._parts is not None:
-            keys, rows = _with_parts(keys, rows, *self._parts.read(texts))
+        keys, rows = self._reader.keys(texts)
         at = np.searchsorted(self._keys, keys)
         at[at == len(self)] = 0
         known = self._keys[at] == keys if len(self) else np.zeros(len(keys), dtype=np.bool_)
@@ -342,18 +342,12 @@ class _Counter:
         self.analyzer = analyzer
         self.n_rows = self.n_entries = self._n_parts = 0
         self._numbers: defaultdict[str, int] = defaultdict(itertools.count(1).__next__)
-        self._parts = _PartReader(self._numbers.__getitem__) if analyzer == "subword" else None
+        self._reader = _Reader(analyzer, self._numbers.__getitem__)
         self._chunks: list[_Chunk] = []
 
     def add(self, texts: Sequence[str]) -> None:
         """Count more rows."""
-        if self.analyzer == "char":
-            tokens, lengths = _read_chars(texts)
-        else:
-            tokens, lengths = _read_words(texts, self._numbers.__getitem__)
-        keys, rows = _ngram_keys(tokens, lengths, self.analyzer)
-        if self._parts is not None:
-            keys, rows = _with_parts(keys, rows, *self._parts.read(texts))
+        keys, rows = self._reader.keys(texts)
         distinct, features = np.unique(keys, return_inverse=True)
         counts = _count_matrix(rows, features, len(texts), len(distinct))
         self._chunks.append(_Chunk(distinct, counts))
@@ -382,7 +376,7 @@ class _Counter:
             ngrams = list(itertools.compress(ngrams, short))
             keys, frequencies = keys[short], frequencies[short]
         idf = (np.log((1 + self.n_rows) / (1 + frequencies)) + 1).astype(np.float32)
-        if self._parts is not None:
+        if self.analyzer == "subword":
             idf[keys & PART_BIT == 0] *= WORD_FACTOR
         return self._vocabulary(ngrams, keys), idf, self._rows(keys, idf)
 
@@ -449,27 +443,25 @@ def _take_rows(
         seed: of the order in which rows are taken.
         time_left_s: for counting and fitting; infinite without a deadline.
     """
-    analyzer = choose_analyzer(texts)
+    order, analyzer = stratified_order(strata(labels), seed), choose_analyzer(texts)
     if analyzer == "word" and PAIR_SEPARATOR not in texts[0]:
-        found = _take_rows_of("subword", texts, labels, n_seen, seed, time_left_s)
+        found = _take_rows_of("subword", texts, order, n_seen, time_left_s)
         if found is not None:
             return found
-    found = _take_rows_of(analyzer, texts, labels, n_seen, seed, time_left_s)
+    found = _take_rows_of(analyzer, texts, order, n_seen, time_left_s)
     assert found is not None
     return found
 
 
 def _take_rows_of(
-    analyzer: Analyzer,
-    texts: Sequence[str],
-    labels: Labels,
-    n_seen: int,
-    seed: int,
-    time_left_s: Callable[[], float],
+    analyzer: Analyzer, texts: Sequence[str], order: IntArray, n_seen: int, time_left_s: Callable[[], float]
 ) -> tuple[_Counter, IntArray, bool] | None:
-    """Do so with one analyzer; None for parts of words as soon as there is no time or memory for all rows."""
+    """Count the n-grams of one analyzer, with arguments and result as of `_take_rows`.
+
+    Rows are taken in the given order (n,). With "subword" the result is None once it is clear that there is
+    no time or memory for all rows.
+    """
     given_s = time_left_s()
-    order = stratified_order(strata(labels), seed)
     counter = _Counter(analyzer)
     usual_ns = COUNT_PAIRS_NS if PAIR_SEPARATOR in texts[0] else COUNT_NS
     if analyzer == "subword":
@@ -614,48 +606,55 @@ def _fit_scorer(
 def _fit_exactly(
     rows: Matrix, labels: Labels, n_seen: int, seed: int, time_left_s: Callable[[], float]
 ) -> tuple[Any, float, int] | None:
-    """Fit SVMs that nothing can stop; None where time or memory may not suffice. Arguments as above.
+    """Fit SVMs by coordinate descent, which cannot be stopped once it runs; arguments as of `_fit_scorer`.
 
-    A fit on some of the rows tells what one on all costs. The factor that makes its margins logits is fitted
-    on rows that it has not seen.
+    A trial on some of the rows tells what a fit on all costs. The factor that makes its margins logits is
+    fitted on rows that it has not seen.
 
     Returns:
-        The solver, the factor, and the number of rows.
+        The solver, the factor, and the number of rows. None where time or memory may not suffice, or where
+        all rows, or none, have one of the labels.
     """
     n, several = len(labels), is_multi_hot(labels)
-    n_few = max(n // EXACT_SHARE, n_seen)
-    few_s = PLANNED_PASSES * _row_ns(rows.nnz / n, n_seen) * n_few / 1e9
-    if rows.nnz > MOST_EXACT_ENTRIES or time_left_s() < CAUTION * few_s:
-        return None
-    whole = labels.all(axis=0) | ~labels.any(axis=0) if several else np.False_
-    if whole.any():  # liblinear needs rows with and rows without a label
+    n_trial = max(n // TRIAL_SHARE, n_seen)
+    trial_s = PLANNED_PASSES * _row_ns(rows.nnz / n, n_seen) * n_trial / 1e9
+    if rows.nnz > MOST_EXACT_ENTRIES or time_left_s() < CAUTION * trial_s or not _can_be_told_apart(labels):
         return None
 
-    def solver() -> Any:
-        return _OneVersusRest([_svm(n, seed) for _ in range(n_seen)]) if several else _svm(n, seed)
+    def fitted(some_rows: Matrix, some_labels: Labels) -> Any:
+        solver = _OneVersusRest([_svm(n, seed) for _ in range(n_seen)]) if several else _svm(n, seed)
+        return solver.fit(some_rows, some_labels)
 
-    scale, n_unseen = USUAL_SCALE, min(n - n_few, UNSEEN_SCORES // n_seen + 1)
+    scale, unseen = USUAL_SCALE, slice(n_trial, n_trial + UNSEEN_SCORES // n_seen + 1)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # liblinear's, that more passes would change something yet
-        few = labels[:n_few]
-        if n_unseen >= FEWEST_UNSEEN and not (several and not few.any(axis=0).all()):
+        if len(labels[unseen]) >= FEWEST_UNSEEN and _can_be_told_apart(labels[:n_trial]):
             started_s = time.monotonic()
-            first = solver().fit(rows[:n_few], few)
-            took_s = (time.monotonic() - started_s) * n / n_few
+            trial = fitted(rows[:n_trial], labels[:n_trial])
+            took_s = (time.monotonic() - started_s) * n / n_trial
             if time_left_s() < EXACT_CAUTION * took_s:
                 return None
-            margins = rows[n_few : n_few + n_unseen] @ first.coef_.T + first.intercept_
+            margins = rows[unseen] @ trial.coef_.T + trial.intercept_
             margins = margins if several else _margins(margins)
-            scale = EXACT_SCALE * _best_scale([(margins, labels[n_few : n_few + n_unseen])], FEWEST_PASSES)
-        return solver().fit(rows, labels), scale, n
+            scale = EXACT_SCALE * _best_scale([(margins, labels[unseen])], FEWEST_PASSES)
+        return fitted(rows, labels), scale, n
+
+
+def _can_be_told_apart(labels: Labels) -> bool:
+    """Return whether each label of multi-hot ones (n, K) is in some rows and not in others.
+
+    Class ids (n,) of a stratified order always can.
+    """
+    return labels.ndim == 1 or bool((labels.any(axis=0) & ~labels.all(axis=0)).all())
 
 
 def _fit_by_passes(
     rows: Matrix, labels: Labels, n_seen: int, seed: int, time_left_s: Callable[[], float], spare_s: float
 ) -> tuple[Any, float, int]:
-    """Fit SVMs by SGD until the time is over but for `spare_s`; other arguments and the result as above.
+    """Fit SVMs by SGD until only `spare_s` of the time is left; other arguments as of `_fit_scorer`.
 
-    The factor is fitted on the last rows of the first pass, which are predicted before they are learned.
+    The result is that of `_fit_exactly`. The factor is fitted on the last rows of the first pass, which are
+    predicted before they are learned.
     """
     n, several = len(labels), is_multi_hot(labels)
     solver = _OneVersusRest([_sgd(n, seed) for _ in range(n_seen)]) if several else _sgd(n, seed)
@@ -1019,10 +1018,10 @@ def _scipy_sparse() -> Any:
 
 
 def _import_solvers() -> None:
-    """Import scikit-learn's.
+    """Import scikit-learn's solvers.
 
     Raises:
-        MissingDependencyError: they are not installed.
+        MissingDependencyError: scikit-learn is not installed.
     """
     try:
         import sklearn.linear_model

@@ -10,6 +10,7 @@ from typing import TypeVar
 
 from edgetune.config.choices import TEXT_LEARNERS, TEXT_LEARNERS_PACKAGE
 from edgetune.utils.errors import RunError
+from edgetune.utils.plugins import own_classes
 from edgetune.utils.types import FloatArray, Labels
 
 Learned = TypeVar("Learned", bound="TextLearner")
@@ -60,11 +61,7 @@ class TextLearner(ABC):
 def find_text_learner(name: str) -> type[TextLearner]:
     """Import the learner of that name, which is one of `TEXT_LEARNERS`."""
     module = importlib.import_module(f"{TEXT_LEARNERS_PACKAGE}.{name.replace('-', '_')}")
-    return next(
-        kind
-        for kind in vars(module).values()
-        if isinstance(kind, type) and issubclass(kind, TextLearner) and kind.__module__ == module.__name__
-    )
+    return next(own_classes(module, TextLearner))  # type: ignore[type-abstract]
 
 
 def load_text_learner(name: str, folder: Path) -> TextLearner:

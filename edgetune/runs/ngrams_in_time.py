@@ -27,7 +27,7 @@ class NgramsInTime:
         self._fit_s = self._row_s = 0.0
 
     def fit(self) -> Ngrams:
-        """Fit them on the training rows."""
+        """Fit the n-grams on the training rows."""
         prepared, started_s = self._run.prepared, self._run.meter.elapsed_s()
         limit_s = self._run.deadline.ngrams_limit_s(prepared.config.data.pair)
         found = self._fitted(Ngrams, prepared.data.train, limit_s)
@@ -45,12 +45,12 @@ class NgramsInTime:
         return found
 
     def fit_again(self, ngrams: Ngrams, held_out: TokenView, save_s: float) -> Ngrams:
-        """Fit them on training and held-out rows together, if that pays and there is time.
+        """Fit the n-grams on training and held-out rows together, if that pays and there is time.
 
         Args:
-            ngrams: fitted on the training rows; returned if there is not.
+            ngrams: fitted on the training rows; returned where the second fit does not pay or was cut short.
             held_out: the other rows.
-            save_s: seconds to leave for saving them.
+            save_s: seconds to leave for saving the n-grams.
         """
         train, clock = self._run.prepared.data.train, self._run.deadline.clock
         left_s = clock.ensemble_end_s() - clock.elapsed_s() - save_s
@@ -59,7 +59,8 @@ class NgramsInTime:
         rows = np.concatenate([train.rows, held_out.rows])
         labels = np.concatenate([train.labels, held_out.labels])
         found = self._fitted(Ngrams, TokenView(train.store, rows, labels, train.label_names), left_s)
-        cut_short = found.n_rows <= ngrams.n_rows or self._run.stop()
+        less = found.n_rows <= ngrams.n_rows or (ngrams.analyzer, found.analyzer) == ("subword", "word")
+        cut_short = less or self._run.stop()
         return ngrams if cut_short else found
 
     def _fitted(self, kind: type[Learned], rows: TokenView, limit_s: float) -> Learned:

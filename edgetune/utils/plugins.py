@@ -31,7 +31,11 @@ def classes_of(package: str, base: type[T], mark: str) -> Iterator[type[T]]:
         mark: an attribute that they set in their own body; classes without it are shared by others.
     """
     for module in modules_of(package):
-        for kind in vars(module).values():
-            is_own = isinstance(kind, type) and kind.__module__ == module.__name__
-            if is_own and issubclass(kind, base) and mark in vars(kind):
-                yield kind
+        yield from (kind for kind in own_classes(module, base) if mark in vars(kind))
+
+
+def own_classes(module: ModuleType, base: type[T]) -> Iterator[type[T]]:
+    """Yield the classes that a module itself defines and that extend `base`."""
+    for kind in vars(module).values():
+        if isinstance(kind, type) and kind.__module__ == module.__name__ and issubclass(kind, base):
+            yield kind

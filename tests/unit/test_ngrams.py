@@ -147,6 +147,16 @@ def test_parts_are_left_out_where_not_all_rows_fit_into_the_time() -> None:
     assert model.analyzer == "word"
 
 
+@pytest.mark.parametrize("without", [[], [0], [1], [2], [3], [4]])
+def test_a_label_that_nearly_all_rows_have(without: list[int]) -> None:
+    texts, topics = topic_rows(400, n_classes=2)
+    labels = np.stack([np.ones(400), topics], axis=1).astype(np.int64)
+    labels[np.flatnonzero(topics)[without], 0] = 0
+    found = np.exp(Ngrams.fit(texts, labels, 2).log_proba(texts))
+    assert (found[:, 0] > 0.5).mean() > 0.97
+    assert ((found[:, 1] > 0.5) == topics).mean() > 0.97
+
+
 # What it learns
 
 
