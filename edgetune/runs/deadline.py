@@ -160,7 +160,7 @@ class Deadline:
 
 
 class NoDeadline(Deadline):
-    """The end of a run that ends with its data: a clock that never runs out, and an empty plan."""
+    """Stands for the deadline of a run that has none: a clock that never runs out, and an empty plan."""
 
     def __init__(self) -> None:
         clock = Clock(math.inf, dict.fromkeys(("save", "evaluate", "report", "exit"), 0.0), lambda: 0.0)

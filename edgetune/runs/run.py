@@ -252,7 +252,7 @@ def with_learning_rate(prepared: Prepared) -> RunConfig:
 
 
 def _tell(prepared: PreparedRows, view: View) -> None:
-    """Say what is odd about the data, what is planned, and what the plan rests on where that is shaky."""
+    """Show warnings about the data, a note if measurements are too uncertain to plan with, and the plan."""
     warnings, plans = prepared.data.warnings, prepared.plans
     for warning in warnings[:WARNINGS_SHOWN]:
         view.warn(warning)

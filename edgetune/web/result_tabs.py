@@ -47,13 +47,14 @@ EFFECT_NATS = 2.0
 
 
 def chosen_folder(runs: RunProcesses, name: str | None) -> Path:
-    """Return the folder of the chosen run.
+    """Return the folder of the chosen run, or of the newest one while the page has not chosen it yet.
 
     Raises:
-        UsageError: none is chosen.
+        UsageError: there is no run.
         RunError: it is gone.
     """
-    if not name:
+    name = name or next(iter(runs.names()), None)
+    if name is None:
         raise UsageError("No run is chosen; choose one, or train one first.")
     folder = runs.folder(name)
     if not folder.is_dir():

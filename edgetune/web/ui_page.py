@@ -210,7 +210,7 @@ def train_tab(
     name.render()
     with gr.Row():
         minutes = gr.Number(2, label="Deadline (minutes)", info="Start-up and saving included.")
-        slider = gr.Slider(0.5, MOST_MINUTES, 2, step=0.5, label="Up to an hour", info="Type a longer one.")
+        slider = gr.Slider(0.5, MOST_MINUTES, 2, step=0.5, label="Up to an hour", info="Or type it.")
     model = gr.Textbox(label="Encoder", placeholder="built-in", info="Empty: the built-in model.")
     with gr.Row():
         plan = gr.Button("Plan")

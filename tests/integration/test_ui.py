@@ -116,6 +116,7 @@ def new_tab(page: Page, browser: Any) -> Iterator[NewTab]:
         opened.on("pageerror", lambda error: faults.append(str(error)))
         opened.goto(page.url)
         opened.get_by_text("Drop a file").first.wait_for()
+        opened.wait_for_function("document.querySelector('input[aria-label=Run]').value")
         return opened
 
     def refuse(route: Any) -> None:
