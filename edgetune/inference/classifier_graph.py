@@ -166,6 +166,8 @@ def _ngram_answer(graph: _Graph, ngrams: Ngrams) -> str:
         graph.add("Div", sums, graph.add("Unsqueeze", norms, one)),
         graph.constant(found.intercept[None]),
     )
+    if not (ngrams.multi_label or ngrams.by_softmax):  # the logarithm of sigmoids
+        scores = graph.add("Neg", graph.add("Softplus", graph.add("Neg", scores)))
     answer = scores if ngrams.multi_label else graph.add("LogSoftmax", scores, axis=1)
     if n_seen == ngrams.n_classes:
         return answer

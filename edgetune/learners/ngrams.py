@@ -7,7 +7,8 @@ does not suffice for all rows); or 1 to 3 characters where words are not separat
 are sublinear, rows have length 1 (Salton and Buckley 1988). The scores are one-against-rest squared-hinge
 SVMs, by dual coordinate descent (scikit-learn's `LinearSVC`; Hsieh et al. 2008) where time and memory allow
 it, else by averaged stochastic gradient descent (`SGDClassifier`; Polyak and Juditsky 1992), which can be
-stopped at any time. One factor makes probabilities of the margins.
+stopped at any time. A factor and an intercept, the same for all classes, make logits of the margins; their
+sigmoids, divided by their sum, are the probabilities.
 
 Tokens get numbers, and an n-gram is the numbers of its tokens in one 64-bit integer, so that counting is
 sorting: a third of the time of `CountVectorizer`, and no string for an n-gram that is dropped.
@@ -44,8 +45,8 @@ from edgetune.learners.text_learner import TextLearner
 from edgetune.utils.errors import MissingDependencyError, RunError
 from edgetune.utils.files import atomic_path, write_atomic
 from edgetune.utils.limits import MAX_LABELS
-from edgetune.utils.metrics import cross_entropy
-from edgetune.utils.multi_label import class_counts, is_multi_hot, log_probabilities, strata
+from edgetune.utils.metrics import cross_entropy, log_softmax
+from edgetune.utils.multi_label import class_counts, is_multi_hot, log_sigmoid, strata
 from edgetune.utils.parsing import read_json_file
 from edgetune.utils.sanitize import brief
 from edgetune.utils.types import FloatArray, IntArray, Labels
@@ -54,8 +55,9 @@ Analyzer = Literal["word", "subword", "char"]
 Keys = npt.NDArray[np.int64]
 Matrix = Any  # scipy.sparse.csr_matrix, float32
 
-SCHEMA_VERSION = 3
-"""Written where there are parts of words, 2 for several labels a row; others have what version 1 has."""
+SCHEMA_VERSION = 4
+"""Since 4 probabilities are sigmoids divided by their sum; before, they were a softmax of the scores."""
+FIRST_OF_SIGMOIDS = 4
 MISSING = "N-grams need scikit-learn, which is not installed; get it with `pip install scikit-learn`."
 RECEIPT, VOCABULARY, WEIGHTS = "ngrams.json", "vocabulary.txt", "weights.safetensors"
 
@@ -95,9 +97,9 @@ PREDICTED_ROWS = 4_096  # whose scores (rows, C) are in memory at once
 # Fitting by dual coordinate descent
 MOST_EXACT_ENTRIES = 10_000_000  # n-grams of all rows; liblinear has a copy with 16 bytes for each
 EXACT_PASSES = 8  # at most; 15 are no better on six sets
-TRIAL_SHARE = 4  # a fit on one row in so many tells the cost of a fit on all, and the scale
+MOST_TRIED, TRIAL_ROWS, LEAST_TRIED = 0.75, 6_000, 0.25  # of the rows, in a first fit for cost and scale
 EXACT_CAUTION = 1.5  # times the cost that the trial predicts
-EXACT_SCALE = 0.85  # of the scale that SGD would have: the margins are wider
+EXACT_SCALE = 0.9  # of the scale of the trial: a fit on all rows has wider margins
 
 # Fitting by stochastic gradient descent
 MANY_ROWS = 30_000  # from where on noise costs more than slowness
@@ -106,11 +108,9 @@ C_MANY, ETA_MANY = 0.7, 0.25
 FEWEST_PASSES, MOST_PASSES, WANTED_STEPS = 6, 50, 30_000
 FIRST_BLOCKS = 4  # of the first pass, at least
 UNSEEN_SCORES, FEWEST_UNSEEN = 200_000, 50  # of rows predicted before they are learned, to set the scale
-SCALES = np.geomspace(0.25, 200.0, 40)
-USUAL_SCALE = 2.0
-LATER_SCALE = (
-    0.85  # of the scale of the first pass: later ones widen margins, and more than FEWEST_PASSES more
-)
+USUAL_SCALE, USUAL_SCALE_OF_TWO = 6.0, 3.0  # that makes logits of margins; of two classes, or single labels
+SCALE_SPREAD, OFFSET_SPREAD = 0.5, 1.5  # standard deviations of log scale and offset that are to be expected
+LATER_SCALE = 0.85  # of the scale of the first pass: later ones widen margins, more of them even more
 NEVER_SEEN = -30.0  # log-probability of a class without a training row
 
 # What steps cost where these were measured (Zen 3), nanoseconds; counting tells how much slower a machine is
@@ -591,32 +591,32 @@ def _fit_scorer(
     if (n_seen < 2 and not several) or not n_features:
         shares = class_counts(labels, n_seen) / n
         weights = np.zeros((n_features, n_seen), dtype=np.float32)
-        odds = shares / np.maximum(1 - shares, 1 / (n + 1)) if several else shares
+        odds = shares / np.maximum(1 - shares, 1 / (n + 1))
         return _Scorer(weights, np.log(odds).astype(np.float32), n)
     spare_s = SPARE_SHARE * time_left_s()
     found = _fit_exactly(rows, labels, n_seen, seed, lambda: time_left_s() - spare_s)
-    solver, scale, n_rows = found or _fit_by_passes(rows, labels, n_seen, seed, time_left_s, spare_s)
+    solver, to_logits, n_rows = found or _fit_by_passes(rows, labels, n_seen, seed, time_left_s, spare_s)
     weights, intercept = solver.coef_.T, solver.intercept_
     if not several:
         weights, intercept = _margins(weights), _margins(intercept)
-    weights, intercept = scale * weights, scale * intercept
+    weights, intercept = to_logits.scale * weights, to_logits.scale * intercept + to_logits.offset
     return _Scorer(weights.astype(np.float32), intercept.astype(np.float32), n_rows)
 
 
 def _fit_exactly(
     rows: Matrix, labels: Labels, n_seen: int, seed: int, time_left_s: Callable[[], float]
-) -> tuple[Any, float, int] | None:
+) -> tuple[Any, _ToLogits, int] | None:
     """Fit SVMs by coordinate descent, which cannot be stopped once it runs; arguments as of `_fit_scorer`.
 
-    A trial on some of the rows tells what a fit on all costs. The factor that makes its margins logits is
-    fitted on rows that it has not seen.
+    A trial on some of the rows tells what a fit on all costs. What makes its margins logits is fitted
+    on rows that it has not seen.
 
     Returns:
-        The solver, the factor, and the number of rows. None where time or memory may not suffice, or where
-        all rows, or none, have one of the labels.
+        The solver, what makes its margins logits, and the number of rows. None where time or memory may not
+        suffice, or where all rows, or none, have one of the labels.
     """
     n, several = len(labels), is_multi_hot(labels)
-    n_trial = max(n // TRIAL_SHARE, n_seen)
+    n_trial = max(int(min(MOST_TRIED * n, max(LEAST_TRIED * n, TRIAL_ROWS))), n_seen)
     trial_s = PLANNED_PASSES * _row_ns(rows.nnz / n, n_seen) * n_trial / 1e9
     if rows.nnz > MOST_EXACT_ENTRIES or time_left_s() < CAUTION * trial_s or not _can_be_told_apart(labels):
         return None
@@ -625,7 +625,7 @@ def _fit_exactly(
         solver = _OneVersusRest([_svm(n, seed) for _ in range(n_seen)]) if several else _svm(n, seed)
         return solver.fit(some_rows, some_labels)
 
-    scale, unseen = USUAL_SCALE, slice(n_trial, n_trial + UNSEEN_SCORES // n_seen + 1)
+    to_logits, unseen = _fit_logits([], 1.0, n_seen), slice(n_trial, n_trial + UNSEEN_SCORES // n_seen + 1)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # liblinear's, that more passes would change something yet
         if len(labels[unseen]) >= FEWEST_UNSEEN and _can_be_told_apart(labels[:n_trial]):
@@ -636,8 +636,8 @@ def _fit_exactly(
                 return None
             margins = rows[unseen] @ trial.coef_.T + trial.intercept_
             margins = margins if several else _margins(margins)
-            scale = EXACT_SCALE * _best_scale([(margins, labels[unseen])], FEWEST_PASSES)
-        return fitted(rows, labels), scale, n
+            to_logits = _fit_logits([(margins, labels[unseen])], EXACT_SCALE, n_seen)
+        return fitted(rows, labels), to_logits, n
 
 
 def _can_be_told_apart(labels: Labels) -> bool:
@@ -650,11 +650,11 @@ def _can_be_told_apart(labels: Labels) -> bool:
 
 def _fit_by_passes(
     rows: Matrix, labels: Labels, n_seen: int, seed: int, time_left_s: Callable[[], float], spare_s: float
-) -> tuple[Any, float, int]:
+) -> tuple[Any, _ToLogits, int]:
     """Fit SVMs by SGD until only `spare_s` of the time is left; other arguments as of `_fit_scorer`.
 
-    The result is that of `_fit_exactly`. The factor is fitted on the last rows of the first pass, which are
-    predicted before they are learned.
+    The result is that of `_fit_exactly`. What makes margins logits is fitted on the last rows of the first
+    pass, which are predicted before they are learned.
     """
     n, several = len(labels), is_multi_hot(labels)
     solver = _OneVersusRest([_sgd(n, seed) for _ in range(n_seen)]) if several else _sgd(n, seed)
@@ -672,10 +672,9 @@ def _fit_by_passes(
         solver.partial_fit(block, labels[start:stop], classes=classes)
         n_rows, n_steps = max(n_rows, stop), n_steps + stop - start
         row_s = (time.monotonic() - started_s) / (stop - start)
-    scale = _best_scale(
-        [(margins, wanted) for start, margins, wanted in unseen if start >= n_rows // 2], n_steps / n_rows
-    )
-    return solver, scale, n_rows
+    widened = math.pow(min(1.0, FEWEST_PASSES * n_rows / n_steps), 1 / 3)
+    late = [(margins, wanted) for start, margins, wanted in unseen if start >= n_rows // 2]
+    return solver, _fit_logits(late, LATER_SCALE * widened, n_seen), n_rows
 
 
 def _blocks(n: int, n_entries: float, n_seen: int) -> list[tuple[int, int, bool]]:
@@ -703,19 +702,57 @@ def _margins(found: FloatArray) -> FloatArray:
     return np.concatenate([-found, found], axis=-1) if found.shape[-1] == 1 else found
 
 
-def _best_scale(unseen: list[tuple[FloatArray, Labels]], n_passes: float) -> float:
-    """Return the factor that makes margins logits.
+@dataclass(frozen=True)
+class _ToLogits:
+    """Makes logits of margins: scale x margin + offset."""
+
+    scale: float
+    offset: float
+
+
+def _fit_logits(unseen: list[tuple[FloatArray, Labels]], factor: float, n_classes: int) -> _ToLogits:
+    """Fit what makes logits of margins, by the log loss and a normal prior.
+
+    Two classes have the offset 0, as their margins are the same but for the sign.
 
     Args:
         unseen: margins (n, K) and labels of rows before they were learned, by block.
-        n_passes: that were made in all.
+        factor: by how much the margins of rows to predict will be wider.
+        n_classes: K.
     """
+    from scipy.optimize import minimize
+
+    several = bool(unseen) and is_multi_hot(unseen[0][1])
+    alone = several or n_classes == 2
+    usual = math.log(USUAL_SCALE_OF_TWO if alone else USUAL_SCALE)
     if sum(len(labels) for _, labels in unseen) < FEWEST_UNSEEN:
-        return USUAL_SCALE
+        return _ToLogits(factor * math.exp(usual), 0.0)
     margins, labels = (np.concatenate(parts) for parts in zip(*unseen, strict=True))
-    losses = [float(cross_entropy(scale * margins, labels).mean()) for scale in SCALES]
-    widened = math.pow(min(1.0, FEWEST_PASSES / n_passes), 1 / 3)
-    return LATER_SCALE * widened * float(SCALES[int(np.argmin(losses))])
+    wide = margins.astype(np.float64)
+    wanted = labels > 0 if several else np.arange(n_classes) == labels[:, None]
+
+    def loss(parameters: FloatArray) -> tuple[float, FloatArray]:
+        logits = math.exp(parameters[0]) * wide + parameters[1]
+        log_p, share = _log_probabilities(logits, several), np.exp(log_sigmoid(logits))
+        slopes = share - wanted if several else (np.exp(log_p) - wanted) * (1 - share)
+        total = cross_entropy(logits, labels).sum() * n_classes if several else -log_p[wanted].sum()
+        off = (parameters[0] - usual) / SCALE_SPREAD, parameters[1] / OFFSET_SPREAD
+        by_scale = math.exp(parameters[0]) * float((slopes * wide).sum()) + off[0] / SCALE_SPREAD
+        by_offset = float(slopes.sum()) + off[1] / OFFSET_SPREAD
+        total += (off[0] ** 2 + off[1] ** 2) / 2
+        return total / len(wide), np.array([by_scale, by_offset]) / len(wide)
+
+    offsets = (0.0, 0.0) if n_classes == 2 and not several else (None, None)
+    found = minimize(loss, [usual, 0.0], jac=True, method="L-BFGS-B", bounds=[(None, None), offsets]).x
+    return _ToLogits(factor * math.exp(found[0]), float(found[1]))
+
+
+def _log_probabilities(scores: FloatArray, several: bool, by_softmax: bool = False) -> FloatArray:
+    """Return log-probabilities (N, C) of logits: sigmoids, which have the sum 1 where a row has one label."""
+    if by_softmax:
+        return log_softmax(scores)
+    log_p = log_sigmoid(scores)
+    return log_p if several else log_softmax(log_p)
 
 
 @dataclass(frozen=True)
@@ -745,6 +782,8 @@ class Ngrams(TextLearner):
         n_classes: C.
         n_rows: that it was fitted on.
         multi_label: whether a text may have several classes, or none.
+        by_softmax: whether the probabilities are a softmax of the scores, as edgetune's were before schema
+            version 4; else sigmoids, which are divided by their sum where a text has one class.
     """
 
     def __init__(
@@ -755,9 +794,10 @@ class Ngrams(TextLearner):
         seen: IntArray,
         n_classes: int,
         multi_label: bool = False,
+        by_softmax: bool = False,
     ) -> None:
         """Use `fit` or `load` instead; `seen` (K,) are the classes that have weights."""
-        self.multi_label = multi_label
+        self.multi_label, self.by_softmax = multi_label, by_softmax and not multi_label
         self.analyzer, self.n_classes, self.n_rows = vocabulary.analyzer, n_classes, scorer.n_rows
         self._vocabulary, self._idf, self._scorer, self._seen = vocabulary, idf, scorer, seen
 
@@ -823,7 +863,7 @@ class Ngrams(TextLearner):
             part = slice(start, start + PREDICTED_ROWS)
             rows = _weigh(self._vocabulary.counts(texts[part]), self._idf)
             scores = rows @ self._scorer.weights + self._scorer.intercept
-            result[part, self._seen] = log_probabilities(scores, self.multi_label)
+            result[part, self._seen] = _log_probabilities(scores, self.multi_label, self.by_softmax)
         return result
 
     def save(self, folder: Path) -> None:
@@ -836,7 +876,7 @@ class Ngrams(TextLearner):
         intercept[self._seen] = self._scorer.intercept
         tensors = {"idf": self._idf, "coefficients": coefficients, "intercept": intercept}
         receipt = {
-            "schema_version": SCHEMA_VERSION if self.analyzer == "subword" else 2 if self.multi_label else 1,
+            "schema_version": FIRST_OF_SIGMOIDS - 1 if self.by_softmax else SCHEMA_VERSION,
             "multi_label": self.multi_label,
             "analyzer": self.analyzer,
             "n_classes": self.n_classes,
@@ -863,7 +903,8 @@ class Ngrams(TextLearner):
         vocabulary = _read_vocabulary(folder / VOCABULARY, receipt)
         idf, scorer = _read_weights(folder / WEIGHTS, receipt)
         seen = np.array(receipt.seen_classes, dtype=np.int64)
-        return cls(vocabulary, idf, scorer, seen, receipt.n_classes, receipt.multi_label)
+        by_softmax = receipt.schema_version < FIRST_OF_SIGMOIDS
+        return cls(vocabulary, idf, scorer, seen, receipt.n_classes, receipt.multi_label, by_softmax)
 
 
 def cross_fit_ngrams(
@@ -922,6 +963,7 @@ class _Receipt(BaseModel):
 
     model_config = ConfigDict(strict=True)
 
+    schema_version: int
     analyzer: Analyzer
     n_classes: Annotated[int, Field(ge=1, le=MAX_LABELS)]
     n_features: Annotated[int, Field(ge=0, le=MAX_FEATURES)]

@@ -27,7 +27,7 @@ pytest.importorskip("gradio", reason='the page needs `pip install "edgetune[ui]"
 BROWSER = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 MARKUP = "<script>alert(1)</script>"
 TEMPLATE = "{{value}} ${1 + 1} {{#each x}}"
-PATIENCE_MS = 90_000
+PATIENCE_MS = 180_000
 REFRESH_S = 3.0
 NewTab = Callable[..., Any]
 
@@ -250,7 +250,7 @@ def test_a_run_is_watched_stopped_and_kept(new_tab: NewTab, page: Page, tiny_mod
 
     many = page.folder / "many.csv"  # so many rows that training does not end before it is stopped
     with many.open("w", encoding="utf-8", newline="") as file:
-        csv.writer(file).writerows([("message", "team"), *demo_rows(20_000, seed=1)])
+        csv.writer(file).writerows([("message", "team"), *demo_rows(60_000, seed=1)])
     tab = new_tab()
     prepare(tab, many, tiny_model, "5")
     tab.get_by_label("Name of the run").fill("stopped")
