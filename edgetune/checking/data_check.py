@@ -55,7 +55,7 @@ from edgetune.data.table import UNLABELLED, BadRow, Table
 from edgetune.data.token_build import load_tokenizer, text_hash
 from edgetune.data.token_format import TokenizerSpec, joined_text, shown_text, text_or_pair
 from edgetune.data.tokens import ADVICE
-from edgetune.learners.ngrams import cross_fit_ngrams
+from edgetune.learners.ngrams.learner import cross_fit_ngrams
 from edgetune.utils.errors import DataError
 from edgetune.utils.formatting import counted, describe_unknown, percent
 from edgetune.utils.metrics import Evaluation, evaluate_predictions

@@ -31,8 +31,8 @@ from edgetune.data.token_store import TokenView
 from edgetune.inference.classifier_graph import classifier_graph, import_onnx
 from edgetune.inference.saved_ensemble import ENCODER, NGRAMS
 from edgetune.inference.saved_run import Run
-from edgetune.learners import derived_tokens
-from edgetune.learners.ngrams import settings_of
+from edgetune.learners.ngrams import derived_tokens
+from edgetune.learners.ngrams.reading import settings_of
 from edgetune.run_files.outputs import export_folder, refuse_taken
 from edgetune.run_files.run_folder import damage_errors
 from edgetune.utils.errors import ModelError, RunError, UsageError
@@ -231,7 +231,7 @@ def _write_about(run: Run, learners: Sequence[str], folder: Path) -> None:
     text = json.dumps(about, indent=2, ensure_ascii=False) + "\n"
     (folder / ABOUT).write_text(text, encoding="utf-8")
     program = Path(__file__).with_name("standalone_predict.py").read_text(encoding="utf-8")
-    program = program.replace("edgetune.learners.derived_tokens", "derived_tokens")
+    program = program.replace("edgetune.learners.ngrams.derived_tokens", "derived_tokens")
     (folder / "predict.py").write_text(program, encoding="utf-8")
     shutil.copyfile(derived_tokens.__file__, folder / "derived_tokens.py")
 

@@ -23,7 +23,8 @@ import numpy as np
 from edgetune.backends.onnx_export import IR_VERSION, OPSET
 from edgetune.inference.saved_ensemble import ENCODER, NGRAMS, SavedEnsemble
 from edgetune.learners.ensemble import FLOOR
-from edgetune.learners.ngrams import LONGEST, NEVER_SEEN, Ngrams, tokens_of
+from edgetune.learners.ngrams.learner import NEVER_SEEN, Ngrams
+from edgetune.learners.ngrams.reading import LONGEST, tokens_of
 from edgetune.utils.errors import requires_extra
 from edgetune.utils.types import IntArray
 

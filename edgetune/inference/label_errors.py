@@ -20,7 +20,7 @@ from edgetune.data.near_duplicates import Words, similar_groups
 from edgetune.inference.saved_ensemble import NGRAMS, PROBE
 from edgetune.learners.ensemble import fit_ensemble
 from edgetune.learners.linear_probe import known_elsewhere, quick_cross_fit_linear_probe
-from edgetune.learners.ngrams import cross_fit_ngrams
+from edgetune.learners.ngrams.learner import cross_fit_ngrams
 from edgetune.utils.metrics import log_softmax
 from edgetune.utils.types import BoolArray, FloatArray, IntArray
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from edgetune.learners.ensemble import Ensemble
-from edgetune.learners.ngrams import Ngrams
+from edgetune.learners.ngrams.learner import Ngrams
 from edgetune.learners.text_learner import TextLearner, load_text_learner
 from edgetune.run_files.run_folder import ENSEMBLE, damage_errors
 from edgetune.utils.errors import RunError

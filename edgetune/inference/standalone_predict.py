@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 import onnxruntime
 
-from edgetune.learners.derived_tokens import pair_tokens, word_parts
+from edgetune.learners.ngrams.derived_tokens import pair_tokens, word_parts
 
 Text = str | tuple[str, str]
 

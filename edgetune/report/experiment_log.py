@@ -195,7 +195,8 @@ class ExperimentLogs:
             self._step = fields["step"]
             self._metrics({"train/loss": fields["loss"], "train/learning_rate": fields["lr"]})
         elif fields["kind"] == "eval":
-            self._metrics({f"eval/{name}": fields[name] for name in ("accuracy", "macro_f1", "loss")})
+            names = ("accuracy", "micro_f1", "macro_f1", "loss")
+            self._metrics({f"eval/{name}": fields[name] for name in names if name in fields})
 
     def finish(self, result: RunResult) -> None:
         """Write the final figures, and those of each learner on held-out rows; close."""

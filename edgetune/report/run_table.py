@@ -76,8 +76,9 @@ def grouped(runs: Sequence[RunRecord]) -> list[RunGroup]:
 
 def _rank(run: RunRecord) -> tuple[float, float, str]:
     figures = run.figures
-    accuracy = -1.0 if figures.accuracy is None else figures.accuracy
-    return -accuracy, float("inf") if figures.elapsed_s is None else figures.elapsed_s, run.name
+    result = figures.accuracy if figures.micro_f1 is None else figures.micro_f1
+    took_s = float("inf") if figures.elapsed_s is None else figures.elapsed_s
+    return 1.0 if result is None else -result, took_s, run.name
 
 
 def phase_seconds(figures: RunFigures) -> dict[str, float]:
@@ -111,6 +112,14 @@ def accuracy_cell(figures: RunFigures) -> str | None:
     return f"{percent(figures.accuracy)} ({100 * low:.1f}–{100 * high:.1f})"
 
 
+def result_cell(figures: RunFigures) -> str | None:
+    """Say the accuracy; where a row may have several labels, micro-F1 before the subset accuracy."""
+    found = accuracy_cell(figures)
+    if figures.micro_f1 is None or found is None:
+        return found
+    return f"micro-F1 {figures.micro_f1:.4f}, subset accuracy {found}"
+
+
 def describe_energy(figures: RunFigures) -> str | None:
     """Say the energy, and whether a sensor gave it."""
     if figures.energy_j is None:
@@ -134,7 +143,7 @@ RESULTS = (
     Column("method", lambda run: describe_method(run.figures), right=False),
     _column("seed", "seed", str),
     _column("backend", "backend", str, right=False),
-    Column("accuracy (95 % interval)", lambda run: accuracy_cell(run.figures)),
+    Column("accuracy (95 % interval)", lambda run: result_cell(run.figures)),
     _column("macro-F1", "macro_f1", "{:.4f}".format),
     _column("time", "elapsed_s", "{:,.1f} s".format),
     Column("energy", lambda run: describe_energy(run.figures)),
@@ -210,6 +219,7 @@ def plain_row(run: RunRecord, rank: int) -> dict[str, Any]:
         "seed",
         "backend",
         "accuracy",
+        "micro_f1",
         "macro_f1",
         "n_eval",
         "elapsed_s",

@@ -6,7 +6,7 @@
            n_skipped_backward n_skipped_both
     skip   t_s stage n_seen n_scored n_trained              a stream batch that skipped rows and made no step
            n_skipped_backward n_skipped_both
-    eval   t_s epoch accuracy macro_f1 loss n
+    eval   t_s epoch accuracy macro_f1 loss n       and micro_f1, where a row may have several labels
     note   t_s …                                            anything else worth keeping
 
 A number that is not finite is written as null, so that every line is valid JSON. Totals are derived by
@@ -29,6 +29,7 @@ from pydantic_core import to_json
 from edgetune.utils.errors import RunError
 from edgetune.utils.limits import MAX_HISTORY_BYTES, MAX_HISTORY_LINE_BYTES, MAX_HISTORY_LINES
 from edgetune.utils.metrics import Evaluation
+from edgetune.utils.multi_label_metrics import micro_f1
 from edgetune.utils.parsing import decode_json
 
 FIGURES = (
@@ -72,6 +73,7 @@ class HistoryWriter(AbstractContextManager["HistoryWriter"]):
 
     def append_evaluation(self, t_s: float, epoch: int, found: Evaluation) -> None:
         """Write the figures of an evaluation, made after a pass `t_s` seconds after the start."""
+        several = {} if (f1 := micro_f1(found)) is None else {"micro_f1": f1}
         self.append(
             kind="eval",
             t_s=t_s,
@@ -80,6 +82,7 @@ class HistoryWriter(AbstractContextManager["HistoryWriter"]):
             macro_f1=found.macro_f1,
             loss=found.loss,
             n=found.n,
+            **several,
         )
 
     def append(self, /, **fields: Any) -> None:

@@ -27,7 +27,7 @@ from edgetune.learners.linear_probe import (
     fit_linear_probe,
     known_elsewhere,
 )
-from edgetune.learners.ngrams import cross_fit_ngrams
+from edgetune.learners.ngrams.learner import cross_fit_ngrams
 from edgetune.planning.clock import Clock
 from edgetune.runs.probing import FittedProbe
 from edgetune.utils.multi_label import is_multi_hot, log_probabilities, strata

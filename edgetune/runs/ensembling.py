@@ -28,7 +28,7 @@ from edgetune.inference.saved_ensemble import (
 from edgetune.inference.saved_run import score_view
 from edgetune.learners.ensemble import MemberScore
 from edgetune.learners.linear_probe import LinearProbe
-from edgetune.learners.ngrams import Ngrams
+from edgetune.learners.ngrams.learner import Ngrams
 from edgetune.learners.text_learner import TextLearner
 from edgetune.runs.context import RunContext
 from edgetune.runs.cross_fitting import CrossFit

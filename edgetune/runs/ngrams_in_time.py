@@ -8,7 +8,7 @@ import numpy as np
 
 from edgetune.data.token_store import TokenView
 from edgetune.inference.saved_ensemble import text_log_probas
-from edgetune.learners.ngrams import Ngrams
+from edgetune.learners.ngrams.learner import Ngrams
 from edgetune.learners.text_learner import Learned, TextLearner, find_text_learner
 from edgetune.planning.planner import refit_pays
 from edgetune.runs.context import RunContext

@@ -12,6 +12,7 @@ import os
 import platform
 import subprocess
 import sys
+from functools import cache
 from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal
@@ -166,6 +167,7 @@ def return_memory() -> None:
         ctypes.CDLL(None).malloc_trim(0)
 
 
+@cache
 def installed(name: str) -> str | None:
     """Return the version of an installed distribution; nothing is imported."""
     try:

@@ -18,12 +18,11 @@ from typing import Any
 
 import psutil
 
-from edgetune.config.toml_config import load_config, make_config
 from edgetune.run_files.history import read_history
 from edgetune.run_files.run_folder import LOCK, exclusive_lock, is_run_folder
 from edgetune.run_files.summary import read_summary
 from edgetune.utils.cache import private_folder
-from edgetune.utils.errors import EdgetuneError, RunError, UsageError
+from edgetune.utils.errors import RunError, UsageError
 from edgetune.utils.files import write_atomic
 from edgetune.utils.isolation import module_command
 from edgetune.utils.parsing import read_json_file
@@ -42,6 +41,7 @@ class RunStatus:
         state: `RUNNING`, `FINISHED`, `STOPPED` (before the end, with a model) or `FAILED`.
         losses: (seconds since the start, loss) of steps.
         accuracy: of the last evaluation; None before the first.
+        micro_f1: the same, where a row may have several labels.
         elapsed_s: since it was started; None where another program started it.
         left_s: until its deadline; None where it has none or is over.
         message: the last line that it printed.
@@ -50,6 +50,7 @@ class RunStatus:
     state: str
     losses: list[tuple[float, float]]
     accuracy: float | None
+    micro_f1: float | None
     elapsed_s: float | None
     left_s: float | None
     message: str
@@ -167,24 +168,19 @@ class RunProcesses:
         else:
             state = FAILED
         lines = read_history(folder / "history.jsonl") if (folder / "history.jsonl").is_file() else []
-        evaluations = [line["accuracy"] for line in lines if line["kind"] == "eval"]
+        last = next((line for line in reversed(lines) if line["kind"] == "eval"), {})
         started = record.get("started")
         elapsed_s = None if started is None or state != RUNNING else time.time() - started
         deadline_s = record.get("deadline_s")
         return RunStatus(
             state=state,
             losses=[(line["t_s"], line["loss"]) for line in lines if line["kind"] == "step" and line["loss"]],
-            accuracy=summary.get("accuracy", evaluations[-1] if evaluations else None),
+            accuracy=summary.get("accuracy", last.get("accuracy")),
+            micro_f1=summary.get("micro_f1", last.get("micro_f1")),
             elapsed_s=elapsed_s,
             left_s=None if elapsed_s is None or deadline_s is None else max(0.0, deadline_s - elapsed_s),
             message=self._last_line(name),
         )
-
-    def data_of(self, name: str) -> str:
-        """Return what a run was trained on, "" where that is unknown."""
-        with contextlib.suppress(EdgetuneError):
-            return make_config(load_config(self.folder(name) / "config.toml")).data.train
-        return ""
 
     def _record(self, name: str) -> dict[str, Any]:
         path = self.private / f"{self.folder(name).name}.json"

@@ -297,11 +297,14 @@ def describe_status(name: str, found: RunStatus) -> Html:
         STOPPED: "was stopped, and its model was kept: see Results",
         FAILED: "ended without a model",
     }
+    result = None if found.accuracy is None else f"accuracy {percent(found.accuracy)}"
+    if found.micro_f1 is not None:  # which says more than the share of rows with all labels right
+        result = f"micro-F1 {found.micro_f1:.4f}"
     facts = [
         None if found.elapsed_s is None else f"{duration(found.elapsed_s)} so far",
         None if found.left_s is None else f"{duration(found.left_s)} left",
         f"loss {found.losses[-1][1]:.3f}" if found.losses else None,
-        None if found.accuracy is None else f"accuracy {percent(found.accuracy)}",
+        result,
     ]
     return tag(
         "div",

@@ -11,7 +11,7 @@ import pytest
 from fakes import random_labels
 
 from edgetune.config.choices import TEXT_LEARNERS
-from edgetune.learners.ngrams import Ngrams
+from edgetune.learners.ngrams.learner import Ngrams
 from edgetune.learners.text_learner import TextLearner, find_text_learner
 
 N_ROWS, CLASSES = 120, 4

@@ -21,7 +21,7 @@ from edgetune.inference.classifier_export import Int8Report, Measured
 from edgetune.inference.saved_ensemble import ENCODER, NGRAMS, SavedEnsemble
 from edgetune.inference.standalone_predict import Classifier, Text
 from edgetune.learners.ensemble import Ensemble
-from edgetune.learners.ngrams import Ngrams
+from edgetune.learners.ngrams.learner import Ngrams
 
 TEXTS: list[Text] = [
     "My parcel never came, where is the delivery?",

@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edgetune.data.token_format import PAIR_SEPARATOR
-from edgetune.learners.derived_tokens import pair_tokens
-from edgetune.learners.ngrams import Ngrams
+from edgetune.learners.ngrams.derived_tokens import pair_tokens
+from edgetune.learners.ngrams.learner import Ngrams
 
 WORDS = st.lists(st.sampled_from(["how", "do", "i", "learn", "python", "é", "学"]), max_size=8)
 

@@ -13,7 +13,7 @@ from edgetune.data.examples import DataOptions, read_examples
 from edgetune.data.in_memory import as_path
 from edgetune.learners.ensemble import Ensemble, fit_ensemble
 from edgetune.learners.linear_probe import fit_linear_probe
-from edgetune.learners.ngrams import Ngrams
+from edgetune.learners.ngrams.learner import Ngrams
 from edgetune.utils.errors import UsageError
 from edgetune.utils.metrics import cross_entropy, sigmoid
 from edgetune.utils.multi_label import choose_thresholds, log_odds, log_sigmoid, multi_hot, strata

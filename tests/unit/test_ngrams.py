@@ -18,17 +18,11 @@ from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.preprocessing import normalize
 
 from edgetune.data.token_format import PAIR_SEPARATOR
-from edgetune.learners.ngrams import (
-    MAX_CHARS,
-    MISSING,
-    NEVER_SEEN,
-    RECEIPT,
-    VOCABULARY,
-    WEIGHTS,
-    Ngrams,
-    choose_analyzer,
-    stratified_order,
-)
+from edgetune.learners.ngrams.counting import MISSING
+from edgetune.learners.ngrams.files import RECEIPT, VOCABULARY, WEIGHTS
+from edgetune.learners.ngrams.learner import NEVER_SEEN, Ngrams
+from edgetune.learners.ngrams.reading import MAX_CHARS, choose_analyzer
+from edgetune.learners.ngrams.rows_in_time import stratified_order
 from edgetune.utils.errors import MissingDependencyError, RunError
 
 TOPICS = [["goal", "match", "team", "cup"], ["stock", "bank", "profit", "share"], ["cell", "gene", "virus"]]
@@ -329,6 +323,19 @@ def test_a_newer_schema_is_told_from_damage(saved: Path) -> None:
     edit(saved / RECEIPT, schema_version=5)
     with pytest.raises(RunError, match=r"schema 5"):
         Ngrams.load(saved)
+
+
+def test_a_model_of_an_earlier_version_keeps_its_probabilities(
+    fitted: Ngrams, saved: Path, tmp_path: Path
+) -> None:
+    texts, _ = topic_rows(100, seed=5)
+    edit(saved / RECEIPT, schema_version=3)
+    earlier = Ngrams.load(saved)
+    found, now = earlier.log_proba(texts), fitted.log_proba(texts)
+    np.testing.assert_array_equal(found.argmax(axis=1), now.argmax(axis=1))
+    assert abs(found - now).max() > 0.01
+    earlier.save(tmp_path)
+    np.testing.assert_array_equal(Ngrams.load(tmp_path).log_proba(texts), found)
 
 
 @pytest.mark.parametrize(

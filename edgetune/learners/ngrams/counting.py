@@ -1,0 +1,211 @@
+"""Counts of n-grams, the vocabulary that is made of them, and TF-IDF."""
+
+from __future__ import annotations
+
+import itertools
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from edgetune.learners.ngrams.derived_tokens import is_part
+from edgetune.learners.ngrams.reading import (
+    BITS,
+    LONGEST,
+    MAX_NGRAM_CHARS,
+    PART_BIT,
+    Analyzer,
+    Keys,
+    NgramReader,
+    key_tokens,
+    tokens_of,
+)
+from edgetune.utils.errors import MissingDependencyError
+from edgetune.utils.sanitize import brief
+from edgetune.utils.types import FloatArray, IntArray
+
+Matrix = Any  # scipy.sparse.csr_matrix, float32
+
+MISSING = "N-grams need scikit-learn, which is not installed; get it with `pip install scikit-learn`."
+WORD_FACTOR = 2.0  # of the idf of words and pairs of words, where there are parts
+FEW_ENTRIES, FEW_NGRAMS = 1_000_000, 100  # so few in all, and a row in the mean: those of one row stay
+
+
+class Vocabulary:
+    """Finds the n-grams of a vocabulary in texts.
+
+    Attributes:
+        analyzer: what tokens are.
+        ngrams: by feature; the words of a pair are joined by a blank.
+    """
+
+    def __init__(self, analyzer: Analyzer, ngrams: list[str], numbers: dict[str, int], keys: Keys) -> None:
+        """Take n-grams (F), the numbers of their words, and their keys (F,)."""
+        self.analyzer, self.ngrams = analyzer, ngrams
+        self._numbers = numbers
+        self._reader = NgramReader(analyzer, lambda word: numbers.get(word, 0))
+        self._features = np.argsort(keys)
+        self._keys = keys[self._features]
+
+    @classmethod
+    def of(cls, analyzer: Analyzer, ngrams: list[str]) -> Vocabulary:
+        """Make one of n-grams alone.
+
+        Raises:
+            ValueError: one is no n-gram, or is there twice.
+        """
+        if len(set(ngrams)) < len(ngrams):
+            raise ValueError("an n-gram is there twice")
+        numbers: defaultdict[str, int] = defaultdict(itertools.count(1).__next__)
+        bits, most = BITS[analyzer], LONGEST[analyzer]
+        keys = []
+        for ngram in ngrams:
+            parts = tokens_of(ngram, analyzer)
+            if not 1 <= len(parts) <= most or "" in parts or len(ngram) > MAX_NGRAM_CHARS:
+                raise ValueError(f"{brief(ngram)!r} is no n-gram")
+            tokens = map(ord, parts) if analyzer == "char" else [numbers[word] for word in parts]
+            key = sum(token << (bits * n) for n, token in enumerate(tokens))
+            keys.append(key | PART_BIT if analyzer == "subword" and is_part(ngram) else key)
+        return cls(analyzer, ngrams, dict(numbers), np.array(keys, dtype=np.int64))
+
+    def __len__(self) -> int:
+        return len(self.ngrams)
+
+    def counts(self, texts: Sequence[str]) -> Matrix:
+        """Return how often each text has each n-gram, (B, F) sparse."""
+        keys, rows = self._reader.keys(texts)
+        at = np.searchsorted(self._keys, keys)
+        at[at == len(self)] = 0
+        known = self._keys[at] == keys if len(self) else np.zeros(len(keys), dtype=np.bool_)
+        return count_matrix(rows[known], self._features[at[known]], len(texts), len(self))
+
+
+@dataclass
+class _Chunk:
+    """Counted rows: the keys (K,) that occur, ascending, and the counts (B, K)."""
+
+    keys: Keys
+    counts: Matrix
+
+
+class Counter:
+    """Counts n-grams of which nothing is known yet, chunk by chunk."""
+
+    def __init__(self, analyzer: Analyzer) -> None:
+        self.analyzer = analyzer
+        self.n_rows = self.n_entries = self._n_parts = 0
+        self._numbers: defaultdict[str, int] = defaultdict(itertools.count(1).__next__)
+        self._reader = NgramReader(analyzer, self._numbers.__getitem__)
+        self._chunks: list[_Chunk] = []
+
+    def add(self, texts: Sequence[str]) -> None:
+        """Count more rows."""
+        keys, rows = self._reader.keys(texts)
+        distinct, features = np.unique(keys, return_inverse=True)
+        counts = count_matrix(rows, features, len(texts), len(distinct))
+        self._chunks.append(_Chunk(distinct, counts))
+        self.n_rows += len(texts)
+        self.n_entries += counts.nnz
+        self._n_parts += int(np.count_nonzero((distinct & PART_BIT)[counts.indices]))
+
+    def finish(self, most: int, time_allows: bool) -> tuple[Vocabulary, FloatArray, Matrix]:
+        """Return F n-grams, their idf (F,), and TF-IDF of the rows (n, F); the counts are used up.
+
+        Args:
+            most: features at most; the n-grams of most rows stay.
+            time_allows: whether n-grams of one row may stay, where rows are few and short.
+        """
+        keys, frequencies = self._frequencies()
+        few = self.n_entries - self._n_parts <= min(FEW_ENTRIES, FEW_NGRAMS * self.n_rows)
+        is_part = keys & PART_BIT > 0
+        kept = frequencies >= np.where(is_part, 2, 1 if few and time_allows else 2)
+        keys, frequencies = (keys[kept], frequencies[kept]) if kept.any() else (keys, frequencies)
+        if len(keys) > most:
+            kept = np.sort(np.argsort(-frequencies, kind="stable")[:most])
+            keys, frequencies = keys[kept], frequencies[kept]
+        ngrams = self._strings(keys)
+        short = np.array([len(ngram) <= MAX_NGRAM_CHARS for ngram in ngrams], dtype=np.bool_)
+        if not short.all():
+            ngrams = list(itertools.compress(ngrams, short))
+            keys, frequencies = keys[short], frequencies[short]
+        idf = (np.log((1 + self.n_rows) / (1 + frequencies)) + 1).astype(np.float32)
+        if self.analyzer == "subword":
+            idf[keys & PART_BIT == 0] *= WORD_FACTOR
+        return self._vocabulary(ngrams, keys), idf, self._rows(keys, idf)
+
+    def _frequencies(self) -> tuple[Keys, IntArray]:
+        """Return all keys, ascending, and how many rows have each."""
+        all_keys = np.concatenate([chunk.keys for chunk in self._chunks])
+        rows = [np.bincount(chunk.counts.indices, minlength=len(chunk.keys)) for chunk in self._chunks]
+        keys, at = np.unique(all_keys, return_inverse=True)
+        return keys, np.bincount(at, np.concatenate(rows), minlength=len(keys)).astype(np.int64)
+
+    def _strings(self, keys: Keys) -> list[str]:
+        """Return what keys stand for."""
+        tokens = key_tokens(keys, self.analyzer)
+        if self.analyzer == "char":
+            text = tokens[tokens > 0].astype("<u4").tobytes().decode("utf-32-le")
+            ends = np.cumsum((tokens > 0).sum(axis=1)).tolist()
+            return [text[start:end] for start, end in zip([0, *ends], ends, strict=False)]
+        words = ["", *self._numbers]
+        return [f"{words[a]} {words[b]}" if b else words[a] for a, b in tokens.tolist()]
+
+    def _vocabulary(self, ngrams: list[str], keys: Keys) -> Vocabulary:
+        """Return a vocabulary that knows only the words of these n-grams."""
+        if self.analyzer == "char":
+            return Vocabulary(self.analyzer, ngrams, {}, keys)
+        used = np.zeros(len(self._numbers) + 1, dtype=np.bool_)
+        used[key_tokens(keys, self.analyzer)] = True
+        numbers = dict(itertools.compress(self._numbers.items(), used[1:]))
+        return Vocabulary(self.analyzer, ngrams, numbers, keys)
+
+    def _rows(self, keys: Keys, idf: FloatArray) -> Matrix:
+        """Return TF-IDF (n, F) of the n-grams that stay."""
+        sparse = scipy_sparse()
+        parts = []
+        self._chunks.reverse()
+        while self._chunks:  # one after the other, so that there are not two of all
+            chunk = self._chunks.pop()
+            at = np.searchsorted(keys, chunk.keys)
+            at[at == len(keys)] = 0
+            known = keys[at] == chunk.keys if len(keys) else np.zeros(len(chunk.keys), dtype=np.bool_)
+            kept = known[chunk.counts.indices]
+            starts = np.concatenate(([0], np.cumsum(kept)))[chunk.counts.indptr].astype(np.int32)
+            features = at.astype(np.int32)[chunk.counts.indices[kept]]
+            shape = (chunk.counts.shape[0], len(keys))
+            part = sparse.csr_matrix((chunk.counts.data[kept], features, starts), shape=shape)
+            parts.append(weigh(part, idf))
+        return sparse.vstack(parts, format="csr")
+
+
+def count_matrix(rows: IntArray, features: IntArray, n_rows: int, n_features: int) -> Matrix:
+    """Return how often each row has each feature, (n_rows, n_features) sparse float32."""
+    ones = np.ones(len(rows), dtype=np.float32)
+    sparse = scipy_sparse()
+    counts = sparse.coo_matrix((ones, (rows, features)), shape=(n_rows, n_features)).tocsr()
+    counts.sum_duplicates()
+    return counts
+
+
+def weigh(counts: Matrix, idf: FloatArray) -> Matrix:
+    """Make TF-IDF rows of length 1 of counts, in place."""
+    counts.data = (1 + np.log(counts.data)) * idf[counts.indices]
+    rows = np.repeat(np.arange(counts.shape[0]), np.diff(counts.indptr))
+    squares = np.bincount(rows, counts.data.astype(np.float64) ** 2, minlength=counts.shape[0])
+    counts.data = (counts.data / np.sqrt(squares)[rows]).astype(np.float32)
+    return counts
+
+
+def scipy_sparse() -> Any:
+    """Import the sparse matrices that come with scikit-learn.
+
+    Raises:
+        MissingDependencyError: they are not installed.
+    """
+    try:
+        from scipy import sparse
+    except ImportError as error:
+        raise MissingDependencyError(MISSING) from error
+    return sparse

@@ -1,0 +1,241 @@
+r"""A linear classifier on TF-IDF of the n-grams of the raw text: a usable model within seconds.
+
+    texts ─→ tokens (words or characters) ─→ counts of n-grams, as integer keys ─→ TF-IDF ─→ linear scores
+
+Words, pairs of words, and beginnings and endings of words (not of pairs of texts, nor where time or memory
+does not suffice for all rows); or 1 to 3 characters where words are not separated by blanks. Term frequencies
+are sublinear, rows have length 1 (Salton and Buckley 1988). The scores are one-against-rest squared-hinge
+SVMs, by dual coordinate descent (scikit-learn's `LinearSVC`; Hsieh et al. 2008) where time and memory allow
+it, else by averaged stochastic gradient descent (`SGDClassifier`; Polyak and Juditsky 1992), which can be
+stopped at any time; `calibrating` makes probabilities of them.
+
+    ngrams.json          schema_version, analyzer, sizes, settings
+    vocabulary.txt       one n-gram a line, in the order of the features
+    weights.safetensors  idf (F,), coefficients (C, F), intercept (C,), float32
+
+Where rows may have several labels (multi-hot), the scores are logits of each class on its own.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from edgetune.learners.ngrams.calibrating import log_probabilities
+from edgetune.learners.ngrams.counting import Vocabulary, scipy_sparse, weigh
+from edgetune.learners.ngrams.files import (
+    FIRST_OF_SIGMOIDS,
+    RECEIPT,
+    SCHEMA_VERSION,
+    VOCABULARY,
+    WEIGHTS,
+    most_features,
+    read_receipt,
+    read_vocabulary,
+    read_weights,
+)
+from edgetune.learners.ngrams.reading import settings_of
+from edgetune.learners.ngrams.rows_in_time import take_rows
+from edgetune.learners.ngrams.solving import Scorer, fit_scorer, import_solvers
+from edgetune.learners.text_learner import TextLearner
+from edgetune.utils.files import atomic_path, write_atomic
+from edgetune.utils.multi_label import class_counts, is_multi_hot
+from edgetune.utils.types import FloatArray, IntArray, Labels
+
+PREDICTED_ROWS = 4_096  # whose scores (rows, C) are in memory at once
+NEVER_SEEN = -30.0
+"""Log-probability of a class without a training row."""
+
+
+@dataclass(frozen=True)
+class NgramParameters:
+    """What the log-probabilities are computed from, for a program that does so without this class.
+
+    Attributes:
+        ngrams: (F,) in the order of the features; see `tokens_of`.
+        idf: (F,).
+        weights: (F, K), of the classes that had training rows.
+        intercept: (K,).
+        seen: (K,) ids of these classes; the others get `NEVER_SEEN`.
+    """
+
+    ngrams: Sequence[str]
+    idf: FloatArray
+    weights: FloatArray
+    intercept: FloatArray
+    seen: IntArray
+
+
+class Ngrams(TextLearner):
+    """A linear classifier on TF-IDF of n-grams.
+
+    Attributes:
+        analyzer: what n-grams are made of: "word", "subword" (words, and parts of words) or "char".
+        n_classes: C.
+        n_rows: that it was fitted on.
+        multi_label: whether a text may have several classes, or none.
+        by_softmax: whether the probabilities are a softmax of the scores, as edgetune's were before schema
+            version 4; else sigmoids, which are divided by their sum where a text has one class.
+    """
+
+    def __init__(
+        self,
+        vocabulary: Vocabulary,
+        idf: FloatArray,
+        scorer: Scorer,
+        seen: IntArray,
+        n_classes: int,
+        multi_label: bool = False,
+        by_softmax: bool = False,
+    ) -> None:
+        """Use `fit` or `load` instead; `seen` (K,) are the classes that have weights."""
+        self.multi_label, self.by_softmax = multi_label, by_softmax and not multi_label
+        self.analyzer, self.n_classes, self.n_rows = vocabulary.analyzer, n_classes, scorer.n_rows
+        self._vocabulary, self._idf, self._scorer, self._seen = vocabulary, idf, scorer, seen
+
+    @property
+    def n_features(self) -> int:
+        """Size of the vocabulary."""
+        return len(self._vocabulary)
+
+    @property
+    def parameters(self) -> NgramParameters:
+        """Vocabulary and weights."""
+        scorer = self._scorer
+        return NgramParameters(
+            self._vocabulary.ngrams, self._idf, scorer.weights, scorer.intercept, self._seen
+        )
+
+    @classmethod
+    def fit(
+        cls,
+        texts: Sequence[str],
+        labels: Labels,
+        n_classes: int,
+        *,
+        seed: int = 0,
+        time_left_s: Callable[[], float] = lambda: math.inf,
+    ) -> Ngrams:
+        """Fit on all rows, or on as many as there are time and memory for.
+
+        Without a deadline, the same rows and seed give the same model. A deadline leaves out rows first
+        (the rest has the classes' shares, and a row of each class), then passes. It is met unless one row
+        of each class takes longer.
+
+        Args:
+            texts: (n,) as they are; the two of a pair with `PAIR_SEPARATOR` between them.
+            labels: (n,) class ids, or multi-hot (n, C).
+            n_classes: C; classes without a row get `NEVER_SEEN`.
+            seed: of the order of rows.
+            time_left_s: seconds until it has to be done; asked before and while it works.
+
+        Raises:
+            MissingDependencyError: scikit-learn is not installed.
+            ValueError: there is no row, or labels do not fit.
+        """
+        several = is_multi_hot(labels)
+        if not len(texts) or labels.shape != ((len(texts), n_classes) if several else (len(texts),)):
+            raise ValueError(f"{len(texts)} texts and labels {labels.shape} do not fit")
+        if not several and (labels.min() < 0 or labels.max() >= n_classes):
+            raise ValueError(
+                f"labels are {labels.min()} to {labels.max()}, and there are {n_classes} classes"
+            )
+        import_solvers()  # which takes a second, so before the time is asked for
+        seen = np.flatnonzero(class_counts(labels, n_classes))
+        local = labels[:, seen] if several else np.searchsorted(seen, labels)
+        counter, taken, time_allows = take_rows(texts, local, len(seen), seed, time_left_s)
+        vocabulary, idf, rows = counter.finish(most_features(n_classes), time_allows)
+        scorer = fit_scorer(rows, local[taken], len(seen), seed, time_left_s)
+        return cls(vocabulary, idf, scorer, seen, n_classes, several)
+
+    def log_proba(self, texts: Sequence[str]) -> FloatArray:
+        """Return log-probabilities (B, C) float32; `NEVER_SEEN` for classes without a training row."""
+        result = np.full((len(texts), self.n_classes), NEVER_SEEN, dtype=np.float32)
+        for start in range(0, len(texts), PREDICTED_ROWS):
+            part = slice(start, start + PREDICTED_ROWS)
+            rows = weigh(self._vocabulary.counts(texts[part]), self._idf)
+            scores = rows @ self._scorer.weights + self._scorer.intercept
+            result[part, self._seen] = log_probabilities(scores, self.multi_label, self.by_softmax)
+        return result
+
+    def save(self, folder: Path) -> None:
+        """Write the three files into a folder, which is made as needed."""
+        from safetensors.numpy import save_file
+
+        coefficients = np.zeros((self.n_classes, self.n_features), dtype=np.float32)
+        coefficients[self._seen] = self._scorer.weights.T
+        intercept = np.zeros(self.n_classes, dtype=np.float32)
+        intercept[self._seen] = self._scorer.intercept
+        tensors = {"idf": self._idf, "coefficients": coefficients, "intercept": intercept}
+        receipt = {
+            "schema_version": FIRST_OF_SIGMOIDS - 1 if self.by_softmax else SCHEMA_VERSION,
+            "multi_label": self.multi_label,
+            "analyzer": self.analyzer,
+            "n_classes": self.n_classes,
+            "n_features": self.n_features,
+            "n_rows": self.n_rows,
+            "seen_classes": self._seen.tolist(),
+            "settings": settings_of(self.analyzer),
+        }
+        write_atomic(folder / VOCABULARY, "".join(f"{ngram}\n" for ngram in self._vocabulary.ngrams))
+        with atomic_path(folder / WEIGHTS) as scratch:
+            save_file(tensors, scratch)
+        write_atomic(folder / RECEIPT, json.dumps(receipt, indent=2) + "\n")
+
+    @classmethod
+    def load(cls, folder: Path) -> Ngrams:
+        """Read what `save` wrote.
+
+        Raises:
+            MissingDependencyError: scikit-learn is not installed.
+            RunError: a file is missing or damaged, or another version of edgetune wrote it.
+        """
+        scipy_sparse()
+        receipt = read_receipt(folder / RECEIPT)
+        vocabulary = read_vocabulary(folder / VOCABULARY, receipt)
+        idf, scorer = read_weights(folder / WEIGHTS, receipt)
+        seen = np.array(receipt.seen_classes, dtype=np.int64)
+        by_softmax = receipt.schema_version < FIRST_OF_SIGMOIDS
+        return cls(vocabulary, idf, scorer, seen, receipt.n_classes, receipt.multi_label, by_softmax)
+
+
+def cross_fit_ngrams(
+    texts: Sequence[str],
+    labels: Labels,
+    n_classes: int,
+    folds: IntArray,
+    seed: int = 0,
+    time_left_s: Callable[[], float] = lambda: math.inf,
+    limit_s: float = math.inf,
+) -> FloatArray:
+    """Return log-probabilities (n, C) of every row by n-grams fitted on the other folds.
+
+    Args:
+        texts: as of `Ngrams.fit`, like all others but the folds.
+        labels: (n,) class ids, or multi-hot (n, C).
+        n_classes: C.
+        folds: (n,) the fold of each row.
+        seed: of the order of rows.
+        time_left_s: seconds until all have to be fitted.
+        limit_s: seconds for all folds, of which each gets an equal share of what is left.
+    """
+    found = np.zeros((len(texts), n_classes), dtype=np.float32)
+    numbers, end_s = np.unique(folds), time.monotonic() + limit_s
+    for at, fold in enumerate(numbers.tolist()):
+        fold_end_s = time.monotonic() + (end_s - time.monotonic()) / (len(numbers) - at)
+
+        def left_s(fold_end_s: float = fold_end_s) -> float:
+            return min(time_left_s(), fold_end_s - time.monotonic())
+
+        others, own = np.flatnonzero(folds != fold), np.flatnonzero(folds == fold)
+        ngrams = Ngrams.fit(
+            [texts[i] for i in others.tolist()], labels[others], n_classes, seed=seed, time_left_s=left_s
+        )
+        found[own] = ngrams.log_proba([texts[i] for i in own.tolist()])
+    return found

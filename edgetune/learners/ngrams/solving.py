@@ -1,0 +1,257 @@
+"""Linear scores of n-grams: one-against-rest SVMs, fitted exactly or by as many passes as time allows."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import time
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from edgetune.learners.ngrams.calibrating import FEWEST_UNSEEN, ToLogits, fit_logits
+from edgetune.learners.ngrams.counting import MISSING, Matrix
+from edgetune.utils.errors import MissingDependencyError
+from edgetune.utils.multi_label import class_counts, is_multi_hot
+from edgetune.utils.types import FloatArray, IntArray, Labels
+
+# Fitting by dual coordinate descent
+MOST_EXACT_ENTRIES = 10_000_000  # n-grams of all rows; liblinear has a copy with 16 bytes for each
+EXACT_PASSES = 8  # at most; 15 are no better on six sets
+MOST_TRIED, TRIAL_ROWS, LEAST_TRIED = 0.75, 6_000, 0.25  # of the rows, in a first fit for cost and scale
+EXACT_CAUTION = 1.5  # times the cost that the trial predicts
+EXACT_SCALE = 0.9  # of the scale of the trial: a fit on all rows has wider margins
+
+# Fitting by stochastic gradient descent
+MANY_ROWS = 30_000  # from where on noise costs more than slowness
+C_FEW, ETA_FEW = 1.0, 0.5  # weight of the losses against the penalty, and learning rate
+C_MANY, ETA_MANY = 0.7, 0.25
+FEWEST_PASSES, MOST_PASSES, WANTED_STEPS = 6, 50, 30_000
+FIRST_BLOCKS = 4  # of the first pass, at least
+UNSEEN_SCORES = 200_000  # of rows predicted before they are learned, to set the scale
+LATER_SCALE = 0.85  # of the scale of the first pass: later ones widen margins, more of them even more
+
+# What SGD costs where it was measured (Zen 3), nanoseconds
+CALL_NS, ROW_NS, ENTRY_NS = 7e5, 300.0, 12.0  # of SGD, by class: a call, a row in it, an n-gram of the row
+BLOCK_NS, CALL_SHARE = 1e8, 0.2  # of a call, and which share of it may be the call's own cost
+
+PLANNED_PASSES = 3  # whose cost a trial is taken to have before it is known
+SPARE_SHARE = 0.05  # of the time left to the fit, for what comes after it
+CAUTION = 2.0  # times what the last block took
+
+
+@dataclass(frozen=True)
+class Scorer:
+    """What a solver found, as logits.
+
+    Attributes:
+        weights: (F, K) float32, of the K classes that have rows.
+        intercept: (K,) float32.
+        n_rows: that it was fitted on.
+    """
+
+    weights: FloatArray
+    intercept: FloatArray
+    n_rows: int
+
+
+def fit_scorer(
+    rows: Matrix, labels: Labels, n_seen: int, seed: int, time_left_s: Callable[[], float]
+) -> Scorer:
+    """Fit scores that are logits: exactly where there is time, else by as many passes as there is time for.
+
+    Args:
+        rows: (n, F) TF-IDF, in a stratified order.
+        labels: (n,) of 0 … n_seen - 1, or multi-hot (n, n_seen).
+        n_seen: K.
+        seed: of the order within a block.
+        time_left_s: asked before every block.
+    """
+    n, n_features = rows.shape
+    several = is_multi_hot(labels)
+    if (n_seen < 2 and not several) or not n_features:
+        shares = class_counts(labels, n_seen) / n
+        weights = np.zeros((n_features, n_seen), dtype=np.float32)
+        odds = shares / np.maximum(1 - shares, 1 / (n + 1))
+        return Scorer(weights, np.log(odds).astype(np.float32), n)
+    spare_s = SPARE_SHARE * time_left_s()
+    found = _fit_exactly(rows, labels, n_seen, seed, lambda: time_left_s() - spare_s)
+    solver, to_logits, n_rows = found or _fit_by_passes(rows, labels, n_seen, seed, time_left_s, spare_s)
+    weights, intercept = solver.coef_.T, solver.intercept_
+    if not several:
+        weights, intercept = _both_margins(weights), _both_margins(intercept)
+    weights, intercept = to_logits.scale * weights, to_logits.scale * intercept + to_logits.offset
+    return Scorer(weights.astype(np.float32), intercept.astype(np.float32), n_rows)
+
+
+def _fit_exactly(
+    rows: Matrix, labels: Labels, n_seen: int, seed: int, time_left_s: Callable[[], float]
+) -> tuple[Any, ToLogits, int] | None:
+    """Fit SVMs by coordinate descent, which cannot be stopped once it runs; arguments as of `fit_scorer`.
+
+    A trial on some of the rows tells what a fit on all costs. What makes its margins logits is fitted
+    on rows that it has not seen.
+
+    Returns:
+        The solver, what makes its margins logits, and the number of rows. None where time or memory may not
+        suffice, or where all rows, or none, have one of the labels.
+    """
+    n, several = len(labels), is_multi_hot(labels)
+    n_trial = max(int(min(MOST_TRIED * n, max(LEAST_TRIED * n, TRIAL_ROWS))), n_seen)
+    trial_s = PLANNED_PASSES * row_ns(rows.nnz / n, n_seen) * n_trial / 1e9
+    if rows.nnz > MOST_EXACT_ENTRIES or time_left_s() < CAUTION * trial_s or not _can_be_told_apart(labels):
+        return None
+
+    def fitted(some_rows: Matrix, some_labels: Labels) -> Any:
+        solver = _OneVersusRest([_svm(n, seed) for _ in range(n_seen)]) if several else _svm(n, seed)
+        return solver.fit(some_rows, some_labels)
+
+    to_logits, unseen = fit_logits([], 1.0, n_seen), slice(n_trial, n_trial + UNSEEN_SCORES // n_seen + 1)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # liblinear's, that more passes would change something yet
+        if len(labels[unseen]) >= FEWEST_UNSEEN and _can_be_told_apart(labels[:n_trial]):
+            started_s = time.monotonic()
+            trial = fitted(rows[:n_trial], labels[:n_trial])
+            took_s = (time.monotonic() - started_s) * n / n_trial
+            if time_left_s() < EXACT_CAUTION * took_s:
+                return None
+            margins = rows[unseen] @ trial.coef_.T + trial.intercept_
+            margins = margins if several else _both_margins(margins)
+            to_logits = fit_logits([(margins, labels[unseen])], EXACT_SCALE, n_seen)
+        return fitted(rows, labels), to_logits, n
+
+
+def _can_be_told_apart(labels: Labels) -> bool:
+    """Return whether each label of multi-hot ones (n, K) is in some rows and not in others.
+
+    Class ids (n,) of a stratified order always can.
+    """
+    return labels.ndim == 1 or bool((labels.any(axis=0) & ~labels.all(axis=0)).all())
+
+
+def _fit_by_passes(
+    rows: Matrix, labels: Labels, n_seen: int, seed: int, time_left_s: Callable[[], float], spare_s: float
+) -> tuple[Any, ToLogits, int]:
+    """Fit SVMs by SGD until only `spare_s` of the time is left; other arguments as of `fit_scorer`.
+
+    The result is that of `_fit_exactly`. What makes margins logits is fitted on the last rows of the first
+    pass, which are predicted before they are learned.
+    """
+    n, several = len(labels), is_multi_hot(labels)
+    solver = _OneVersusRest([_sgd(n, seed) for _ in range(n_seen)]) if several else _sgd(n, seed)
+    classes = np.arange(n_seen)
+    row_s, n_rows, n_steps = 0.0, 0, 0
+    n_unseen, unseen = UNSEEN_SCORES // n_seen + 1, []
+    for start, stop, first in _blocks(n, rows.nnz / n, n_seen):
+        if n_rows and time_left_s() < spare_s + CAUTION * row_s * (stop - start):
+            break
+        started_s = time.monotonic()
+        block = rows[start:stop]
+        if first and start:
+            last = block[-n_unseen:] @ solver.coef_.T + solver.intercept_
+            unseen.append((start, last if several else _both_margins(last), labels[start:stop][-n_unseen:]))
+        solver.partial_fit(block, labels[start:stop], classes=classes)
+        n_rows, n_steps = max(n_rows, stop), n_steps + stop - start
+        row_s = (time.monotonic() - started_s) / (stop - start)
+    widened = math.pow(min(1.0, FEWEST_PASSES * n_rows / n_steps), 1 / 3)
+    late = [(margins, wanted) for start, margins, wanted in unseen if start >= n_rows // 2]
+    return solver, fit_logits(late, LATER_SCALE * widened, n_seen), n_rows
+
+
+def _blocks(n: int, n_entries: float, n_seen: int) -> list[tuple[int, int, bool]]:
+    """Return start and stop of the blocks of all passes, and whether it is the first pass.
+
+    Args:
+        n: rows.
+        n_entries: n-grams of a row in the mean.
+        n_seen: classes.
+    """
+    call_rows = CALL_NS / (ROW_NS + ENTRY_NS * n_entries)  # that cost as much as a call
+    size = int(max(BLOCK_NS / row_ns(n_entries, n_seen), call_rows / CALL_SHARE, n_seen)) + 1
+    first_size = min(size, max(n // FIRST_BLOCKS, n_seen, FEWEST_UNSEEN))
+    n_passes = min(MOST_PASSES, max(FEWEST_PASSES, -(-WANTED_STEPS // n)))
+    blocks = []
+    for at in range(n_passes):
+        n_parts = max(1, n // (size if at else first_size))
+        edges = [n * part // n_parts for part in range(n_parts + 1)]  # equal, as each has the cost of a call
+        blocks += [(start, stop, at == 0) for start, stop in itertools.pairwise(edges)]
+    return blocks
+
+
+def _both_margins(found: FloatArray) -> FloatArray:
+    """Return the columns of both classes where a solver has one, that of the second."""
+    return np.concatenate([-found, found], axis=-1) if found.shape[-1] == 1 else found
+
+
+def row_ns(n_entries: float, n_seen: int) -> float:
+    """Return what a row of a pass of SGD costs, without the calls."""
+    return n_scores(n_seen) * (ROW_NS + ENTRY_NS * n_entries)
+
+
+def n_scores(n_seen: int) -> int:
+    """Return how many solvers are fitted: one for two classes."""
+    return 1 if n_seen <= 2 else n_seen
+
+
+def _sgd(n_rows: int, seed: int) -> Any:
+    from sklearn.linear_model import SGDClassifier
+
+    c, eta = (C_FEW, ETA_FEW) if n_rows < MANY_ROWS else (C_MANY, ETA_MANY)
+    return SGDClassifier(
+        loss="squared_hinge",
+        alpha=1 / (c * max(n_rows, 10)),
+        learning_rate="constant",
+        eta0=eta,
+        average=True,
+        random_state=seed,
+    )
+
+
+def _svm(n_rows: int, seed: int) -> Any:
+    from sklearn.svm import LinearSVC
+
+    return LinearSVC(C=C_FEW if n_rows < MANY_ROWS else C_MANY, max_iter=EXACT_PASSES, random_state=seed)
+
+
+class _OneVersusRest:
+    """A solver for each class, fitted and read as one solver for all."""
+
+    def __init__(self, solvers: Sequence[Any]) -> None:
+        self._solvers = solvers
+
+    def fit(self, rows: Matrix, labels: Labels) -> _OneVersusRest:
+        """Fit on multi-hot labels (n, K)."""
+        for solver, own in zip(self._solvers, labels.T, strict=True):
+            solver.fit(rows, own.astype(np.int64))
+        return self
+
+    def partial_fit(self, rows: Matrix, labels: Labels, classes: IntArray) -> None:
+        """Fit on more rows with multi-hot labels (n, K)."""
+        for solver, own in zip(self._solvers, labels.T, strict=True):
+            solver.partial_fit(rows, own.astype(np.int64), classes=(0, 1))
+
+    @property
+    def coef_(self) -> FloatArray:
+        """(K, F)."""
+        return np.concatenate([solver.coef_ for solver in self._solvers])
+
+    @property
+    def intercept_(self) -> FloatArray:
+        """(K,)."""
+        return np.concatenate([solver.intercept_ for solver in self._solvers])
+
+
+def import_solvers() -> None:
+    """Import scikit-learn's solvers.
+
+    Raises:
+        MissingDependencyError: scikit-learn is not installed.
+    """
+    try:
+        import sklearn.linear_model
+        import sklearn.svm  # noqa: F401
+    except ImportError as error:
+        raise MissingDependencyError(MISSING) from error
