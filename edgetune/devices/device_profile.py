@@ -102,6 +102,10 @@ class FixedCosts(Settings):
     save_s: float = Field(ge=0)
     save_model_s: float = Field(ge=0)
 
+    def open_at(self, depth: int) -> float:
+        """Return what opening the model takes with so many layers frozen, once the runtime is imported."""
+        return self.open_depth_s if depth else self.open_s
+
 
 class Memory(Settings):
     """Megabytes (10^6 bytes) of resident memory: at rest, and per token of a batch, padding included."""

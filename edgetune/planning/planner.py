@@ -158,7 +158,7 @@ def _risk_s(lines: Lines) -> float:
 def _before(candidate: Candidate, limits: Limits) -> Lines:
     """Return what is paid before training."""
     device, fixed = candidate.device, candidate.costs.fixed
-    open_s = fixed.open_depth_s if candidate.depth else fixed.open_s
+    open_s = fixed.open_at(candidate.depth)
     if candidate.costs.backend != "ort" or not limits.already_s:  # a run imports `ort` while it starts
         open_s += fixed.import_s
     export_s = 0.0 if candidate.exported else fixed.export_s
@@ -172,7 +172,9 @@ def _after(candidate: Candidate, deadline_s: float, n_eval: int, tight: bool = F
     if n_rows:
         refits = not tight and refit_pays(len(data.lengths), data.n_held_out)
         refit_s = _ngrams_s(data, deadline_s, costs.trains) if refits else 0.0
-        ensemble_s = n_rows * candidate.evaluate_row_s + refit_s
+        # The model is opened again where the linear probe turns out to be better than what was trained.
+        reopen_s = costs.fixed.open_at(candidate.depth) if costs.trains else 0.0
+        ensemble_s = n_rows * candidate.evaluate_row_s + refit_s + reopen_s
     return {
         "save": (SAVE_CAUTION if costs.trains else PROBE_SAVE_CAUTION) * costs.fixed.save_s,
         "ensemble": ensemble_s,

@@ -10,6 +10,7 @@ so it comes last and takes what time is left.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from typing import Any
@@ -45,6 +46,7 @@ class Deadline:
         save_model_s: what a safety save costs, as planned, or the longest so far.
         n_most: examples that all allowed passes and steps hold.
         score_rate: share of a score that training does not save again, see `Plans.own_score_rate`.
+        reopen_s: what opening the model once more costs, as planned.
         marks: (line, elapsed seconds at its end) in order.
         revised: `n_rows` by the speed of the first `n_steps`, at `elapsed_s`; None before.
     """
@@ -55,6 +57,7 @@ class Deadline:
     save_model_s: float
     n_most: float = math.inf
     score_rate: float = 1.0
+    reopen_s: float = 0.0
     marks: list[tuple[str, float]] = field(default_factory=list)
     revised: dict[str, float] | None = None
     _saved_s: float = 0.0
@@ -77,6 +80,18 @@ class Deadline:
         usual_rate = LEFT_RATE if self.trains or pair else PROBE_LEFT_RATE
         left_rate = IDLE_RATE if idle else max(usual_rate, rate)
         return min(rate * self.clock.limit_s(), max(planned_s, left_rate * left_s))
+
+    def choice_end_s(self, opens_again: bool) -> Callable[[], float]:
+        """Return what tells when the trained encoder must have been scored on the held-out rows.
+
+        It gets half of the time before the save at least: training that is not scored is lost.
+
+        Args:
+            opens_again: whether the model may have to be opened once more after that.
+        """
+        clock, reopen_s = self.clock, self.reopen_s if opens_again else 0.0
+        least_s = (clock.elapsed_s() + clock.ensemble_end_s() - clock.save_s()) / 2
+        return lambda: max(least_s, clock.ensemble_end_s() - clock.save_s() - reopen_s)
 
     def progress(self, data: DataProgress) -> Progress:
         """Return what ends the training loop, given what ends it at the latest."""

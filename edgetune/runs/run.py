@@ -323,5 +323,6 @@ def _deadline(prepared: PreparedRows, used: BudgetUsed) -> Deadline:
         plans.costs(plan).fixed.save_model_s,
         n_most,
         plans.own_score_rate(plan),
+        plans.costs(plan).fixed.open_at(plan.depth),
         list(prepared.marks),
     )

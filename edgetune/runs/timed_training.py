@@ -146,18 +146,16 @@ class TimedTraining(Training):
         Args:
             trained: whether a step was made.
         """
-        probe, held_out, clock = self._ensemble.probe, self._ensemble.held_out, self._run.deadline.clock
+        probe, held_out = self._ensemble.probe, self._ensemble.held_out
         if not trained and probe is not None:
             self._keep_probe(probe)
             if probe.held_out is not None:
                 return probe.held_out
         if held_out is None:
             return None
-        after_s = clock.save_s()
-        if trained and probe is not None:
-            after_s += self._run.deadline.plan.lines["open"]
+        end_s = self._run.deadline.choice_end_s(opens_again=trained and probe is not None)
         with self._meter.phase("ensemble"):
-            scored = self._score_in_time(held_out, lambda: clock.ensemble_end_s() - after_s)
+            scored = self._score_in_time(held_out, end_s)
             keeps_probe = trained and probe is not None and prefers_probe(probe.held_out, scored)
         self._run.deadline.mark("ensemble")
         if probe is None or not keeps_probe:

@@ -168,7 +168,7 @@ class RunProcesses:
         else:
             state = FAILED
         lines = read_history(folder / "history.jsonl") if (folder / "history.jsonl").is_file() else []
-        last = next((line for line in reversed(lines) if line["kind"] == "eval"), {})
+        last: dict[str, Any] = next((line for line in reversed(lines) if line["kind"] == "eval"), {})
         started = record.get("started")
         elapsed_s = None if started is None or state != RUNNING else time.time() - started
         deadline_s = record.get("deadline_s")

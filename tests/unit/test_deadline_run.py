@@ -177,6 +177,24 @@ def test_safety_saves_are_rare_and_not_at_the_end() -> None:
     assert not dear.save_is_due()
 
 
+@pytest.mark.parametrize("import_s", [1.0, 20.0])
+def test_there_is_time_to_score_what_was_trained(import_s: float) -> None:
+    """Also where the runtime takes long to import, as PyTorch does: it is imported once."""
+    rng = np.random.default_rng(0)
+    data = DataLengths(rng.integers(3, 30, 20_000), rng.integers(3, 30, 500), 128, n_held_out=1000)
+    device = fake_device(fake_costs("torch-fp32", import_s=import_s, open_s=3.0, open_depth_s=3.0))
+    plan = next(plan for plan in make_plans(device, data, Limits(120.0), Constraints()).ranked if plan.trains)
+    now = FakeClock()
+    clock = Clock(120.0, plan.lines, lambda: now.now_s - 100.0)
+    deadline = Deadline(plan, clock, cost, save_model_s=1.0, reopen_s=3.0)
+    now.now_s = 100.0 + clock.end_s()  # training has just ended
+    left_s = deadline.choice_end_s(opens_again=True)() - clock.elapsed_s()
+    assert left_s > 0
+    assert clock.elapsed_s() + left_s + 3.0 + clock.save_s() <= clock.ensemble_end_s() + 1e-6
+    now.now_s += 0.9 * (clock.ensemble_end_s() - clock.save_s() - clock.elapsed_s())  # too late for both
+    assert deadline.choice_end_s(opens_again=True)() > clock.elapsed_s()
+
+
 def test_lines_tell_planned_and_real() -> None:
     now, plan = FakeClock(), some_plan()
     deadline = Deadline(
