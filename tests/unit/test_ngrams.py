@@ -19,8 +19,8 @@ from sklearn.preprocessing import normalize
 
 from edgetune.data.token_format import PAIR_SEPARATOR
 from edgetune.learners.ngrams.counting import MISSING
-from edgetune.learners.ngrams.files import RECEIPT, VOCABULARY, WEIGHTS
 from edgetune.learners.ngrams.learner import NEVER_SEEN, Ngrams
+from edgetune.learners.ngrams.ngram_files import RECEIPT, VOCABULARY, WEIGHTS
 from edgetune.learners.ngrams.reading import MAX_CHARS, choose_analyzer
 from edgetune.learners.ngrams.rows_in_time import stratified_order
 from edgetune.utils.errors import MissingDependencyError, RunError

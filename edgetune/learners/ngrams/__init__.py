@@ -6,7 +6,7 @@
     rows_in_time  as many rows as there are time and memory for
     solving       SVMs, exactly or by passes
     calibrating   probabilities of their margins
-    files         what a model is saved as
+    ngram_files   what a model is saved as
 
 May import what `learners` may.
 """

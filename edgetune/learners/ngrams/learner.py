@@ -29,7 +29,7 @@ import numpy as np
 
 from edgetune.learners.ngrams.calibrating import log_probabilities
 from edgetune.learners.ngrams.counting import Vocabulary, scipy_sparse, weigh
-from edgetune.learners.ngrams.files import (
+from edgetune.learners.ngrams.ngram_files import (
     FIRST_OF_SIGMOIDS,
     RECEIPT,
     SCHEMA_VERSION,
