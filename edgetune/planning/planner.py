@@ -58,6 +58,10 @@ EXIT_RATE = 0.4
 """Share of the exit's time where PyTorch was not imported: 0.8 of 2.4 s were measured."""
 PROBE_SAVE_CAUTION = 1.7
 """As `SAVE_CAUTION`, where saving is copying files and exports nothing."""
+TRAINED_PER_CLASS = 30
+"""Training on fewer rows of each class comes after a probe of the encoder's mean features, whatever is
+expected of it: the expectation does not know the number of classes (CLINC150 with 150 classes in 60 s: 81 %
+by 2,200 rows of training, 94 % by a probe)."""
 NO_NGRAMS = (
     "N-grams alone need a --deadline of a few seconds more than the start takes, no --memory limit, and rows "
     "enough to set some aside; change that, or add the probe or the encoder to --learners."
@@ -90,8 +94,18 @@ def make_plans(device: DeviceCosts, data: DataLengths, limits: Limits, constrain
         elif found := plan_one(candidate, deadline_s, limits, constraints):
             least.append((_smallest_s(candidate, limits), found[0]))
             plans += [plan for plan in found if plan.n_rows > 0 and not _too_tight(plan, deadline_s)]
+    forward_only = {costs.key for costs in device.backends if not costs.trains}
+    many_classes = data.n_classes > 2 and any(plan.key in forward_only for plan in plans)
+    fewest = TRAINED_PER_CLASS * data.n_classes if many_classes else 0
     # Of plans that promise the same, the usual batch size, then the one that ends first.
-    plans.sort(key=lambda plan: (-round(plan.expected_points, 2), -plan.batch_size, plan.total_s))
+    plans.sort(
+        key=lambda plan: (
+            plan.trains and plan.n_rows < fewest,
+            -round(plan.expected_points, 2),
+            -plan.batch_size,
+            plan.total_s,
+        )
+    )
     if constraints.of_training and any(plan.trains for plan in plans):
         trainers = {costs.key for costs in device.backends if costs.trains}
         plans = [plan for plan in plans if plan.key in trainers]

@@ -90,7 +90,7 @@ class _Chunk:
     counts: Matrix
 
 
-class Counter:
+class NgramCounter:
     """Counts n-grams of which nothing is known yet, chunk by chunk."""
 
     def __init__(self, analyzer: Analyzer) -> None:

@@ -42,7 +42,7 @@ from edgetune.learners.ngrams.ngram_files import (
 )
 from edgetune.learners.ngrams.reading import settings_of
 from edgetune.learners.ngrams.rows_in_time import take_rows
-from edgetune.learners.ngrams.solving import Scorer, fit_scorer, import_solvers
+from edgetune.learners.ngrams.solving import LinearScores, fit_scorer, import_solvers
 from edgetune.learners.text_learner import TextLearner
 from edgetune.utils.files import atomic_path, write_atomic
 from edgetune.utils.multi_label import class_counts, is_multi_hot
@@ -88,7 +88,7 @@ class Ngrams(TextLearner):
         self,
         vocabulary: Vocabulary,
         idf: FloatArray,
-        scorer: Scorer,
+        scorer: LinearScores,
         seen: IntArray,
         n_classes: int,
         multi_label: bool = False,

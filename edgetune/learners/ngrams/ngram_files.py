@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from edgetune.learners.ngrams.counting import Vocabulary
 from edgetune.learners.ngrams.reading import Analyzer, settings_of
-from edgetune.learners.ngrams.solving import Scorer
+from edgetune.learners.ngrams.solving import LinearScores
 from edgetune.utils.errors import RunError
 from edgetune.utils.limits import MAX_LABELS
 from edgetune.utils.parsing import read_json_file
@@ -102,7 +102,7 @@ def read_vocabulary(path: Path, receipt: Receipt) -> Vocabulary:
         return Vocabulary.of(receipt.analyzer, lines)
 
 
-def read_weights(path: Path, receipt: Receipt) -> tuple[FloatArray, Scorer]:
+def read_weights(path: Path, receipt: Receipt) -> tuple[FloatArray, LinearScores]:
     """Read idf and weights; RunError if the file is missing or damaged."""
     from safetensors.numpy import load_file
 
@@ -123,4 +123,4 @@ def read_weights(path: Path, receipt: Receipt) -> tuple[FloatArray, Scorer]:
             raise ValueError("it holds what are no finite 32-bit numbers")
     seen = receipt.seen_classes
     weights = np.ascontiguousarray(found["coefficients"][seen].T)
-    return found["idf"], Scorer(weights, found["intercept"][seen], receipt.n_rows)
+    return found["idf"], LinearScores(weights, found["intercept"][seen], receipt.n_rows)

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from edgetune.data.token_format import PAIR_SEPARATOR
-from edgetune.learners.ngrams.counting import Counter
+from edgetune.learners.ngrams.counting import NgramCounter
 from edgetune.learners.ngrams.reading import MAX_CHARS, Analyzer, choose_analyzer
 from edgetune.learners.ngrams.solving import CALL_NS, FIRST_BLOCKS, n_scores, row_ns
 from edgetune.utils.multi_label import strata
@@ -31,7 +31,7 @@ SPARE_COUNTS = 3.0  # times the time of counting is to spare where n-grams of on
 
 def take_rows(
     texts: Sequence[str], labels: Labels, n_seen: int, seed: int, time_left_s: Callable[[], float]
-) -> tuple[Counter, IntArray, bool]:
+) -> tuple[NgramCounter, IntArray, bool]:
     """Count n-grams of as many rows as leave time to fit on them.
 
     The first chunk is small; what it took tells how many more rows fit. Returned are the counts, the numbers
@@ -56,18 +56,18 @@ def take_rows(
 
 def _take_rows_of(
     analyzer: Analyzer, texts: Sequence[str], order: IntArray, n_seen: int, time_left_s: Callable[[], float]
-) -> tuple[Counter, IntArray, bool] | None:
+) -> tuple[NgramCounter, IntArray, bool] | None:
     """Count the n-grams of one analyzer, with arguments and result as of `take_rows`.
 
     Rows are taken in the given order (n,). With "subword" the result is None once it is clear that there is
     no time or memory for all rows.
     """
     given_s = time_left_s()
-    counter = Counter(analyzer)
+    counter = NgramCounter(analyzer)
     usual_ns = COUNT_PAIRS_NS if PAIR_SEPARATOR in texts[0] else COUNT_NS
     if analyzer == "subword":
         usual_ns = COUNT_PARTS_NS
-        Counter(analyzer).add(texts[:WARM_UP])  # the first call takes several times as long
+        NgramCounter(analyzer).add(texts[:WARM_UP])  # the first call takes several times as long
     n, wanted, n_chars = 0, len(order), FIRST_CHARS
     counted_s, spare_s = 0.0, math.inf
     while n < wanted and (counter.n_entries < MAX_ENTRIES or n < n_seen):

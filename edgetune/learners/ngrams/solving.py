@@ -44,7 +44,7 @@ CAUTION = 2.0  # times what the last block took
 
 
 @dataclass(frozen=True)
-class Scorer:
+class LinearScores:
     """What a solver found, as logits.
 
     Attributes:
@@ -60,7 +60,7 @@ class Scorer:
 
 def fit_scorer(
     rows: Matrix, labels: Labels, n_seen: int, seed: int, time_left_s: Callable[[], float]
-) -> Scorer:
+) -> LinearScores:
     """Fit scores that are logits: exactly where there is time, else by as many passes as there is time for.
 
     Args:
@@ -76,7 +76,7 @@ def fit_scorer(
         shares = class_counts(labels, n_seen) / n
         weights = np.zeros((n_features, n_seen), dtype=np.float32)
         odds = shares / np.maximum(1 - shares, 1 / (n + 1))
-        return Scorer(weights, np.log(odds).astype(np.float32), n)
+        return LinearScores(weights, np.log(odds).astype(np.float32), n)
     spare_s = SPARE_SHARE * time_left_s()
     found = _fit_exactly(rows, labels, n_seen, seed, lambda: time_left_s() - spare_s)
     solver, to_logits, n_rows = found or _fit_by_passes(rows, labels, n_seen, seed, time_left_s, spare_s)
@@ -84,7 +84,7 @@ def fit_scorer(
     if not several:
         weights, intercept = _both_margins(weights), _both_margins(intercept)
     weights, intercept = to_logits.scale * weights, to_logits.scale * intercept + to_logits.offset
-    return Scorer(weights.astype(np.float32), intercept.astype(np.float32), n_rows)
+    return LinearScores(weights.astype(np.float32), intercept.astype(np.float32), n_rows)
 
 
 def _fit_exactly(
