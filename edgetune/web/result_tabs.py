@@ -46,15 +46,24 @@ EFFECT_NATS = 2.0
 """Effect of a word that gets the full colour."""
 
 
-def chosen_folder(runs: RunProcesses, name: str | None) -> Path:
-    """Return the folder of the chosen run, or of the newest one while the page has not chosen it yet.
+def shown_folder(runs: RunProcesses, name: str | None) -> Path:
+    """Return the folder of the run at the top of the page: the newest while the page has not chosen it yet.
 
     Raises:
         UsageError: there is no run.
         RunError: it is gone.
     """
-    name = name or next(iter(runs.names()), None)
-    if name is None:
+    return chosen_folder(runs, name or next(iter(runs.names()), None))
+
+
+def chosen_folder(runs: RunProcesses, name: str | None) -> Path:
+    """Return the folder of the chosen run.
+
+    Raises:
+        UsageError: none is chosen.
+        RunError: it is gone.
+    """
+    if not name:
         raise UsageError("No run is chosen; choose one, or train one first.")
     folder = runs.folder(name)
     if not folder.is_dir():
@@ -76,7 +85,8 @@ def results_tab(runs: RunProcesses, run: gr.Dropdown, tab: gr.Tab) -> None:
     texts = gr.HTML()
 
     def show(name: str | None) -> Any:
-        record = read_run(chosen_folder(runs, name), str(name))
+        folder = shown_folder(runs, name)
+        record = read_run(folder, folder.name)
         figures = record.figures
         names = [str(one.label) for one in figures.per_class] or figures.label_names
         parts = [section_table(one) for one in record.sections if one.title in SHOWN_SECTIONS]
@@ -96,7 +106,7 @@ def results_tab(runs: RunProcesses, run: gr.Dropdown, tab: gr.Tab) -> None:
     def show_texts(name: str | None, true: str | None, predicted: str | None) -> Any:
         if true is None or predicted is None:
             return "", ""
-        answers = run_answers.evaluated(run_answers.open_run(chosen_folder(runs, name)))
+        answers = run_answers.evaluated(run_answers.open_run(shown_folder(runs, name)))
         found = [one for one in answers if (one.label, one.predicted) == (true, predicted)]
         rows: list[tuple[str, ...]] = [
             (percent(one.probability), brief(one.text, SHOWN_CHARS)) for one in found[:MOST_TEXTS]
@@ -222,10 +232,10 @@ def mend_tab(
         return section_table(Section(title, facts)), gr.update(value=row.suggested), state
 
     def find_rows(name: str | None) -> Any:
-        folder = chosen_folder(runs, name)
+        folder = shown_folder(runs, name)
         found = inspect_run(folder, 0, MOST_INSPECTED)
         table, value, state = current(Mending(folder, found, 0, {}))
-        copy = str(runs.runs / f"{runs.free_name(f'{name}-corrected')}.csv")
+        copy = str(runs.runs / f"{runs.free_name(f'{folder.name}-corrected')}.csv")
         words = f"{len(found.suspects):,} of {len(found.examined):,} labels are doubtful."
         names = list(run_answers.open_run(folder).label_names)
         return words, table, value | {"choices": names}, state, copy
@@ -274,7 +284,7 @@ def try_tab(runs: RunProcesses, run: gr.Dropdown) -> None:
     words = gr.HTML()
 
     def answer(name: str | None, texts: str) -> Any:
-        opened = run_answers.open_run(chosen_folder(runs, name))
+        opened = run_answers.open_run(shown_folder(runs, name))
         lines = [line.strip() for line in texts.splitlines() if line.strip()]
         if not lines:
             raise UsageError("Type or paste a text first.")
