@@ -48,11 +48,11 @@ def _probe(plans: Plans, data: DataLengths) -> str:
         else f"Training would make {counted(trained.n_steps, 'step')}, with an expected loss of "
         f"{-trained.expected_points:.1f} points (see docs/deadlines.md)."
     )
-    few = f" So few rows for {data.n_classes:,} classes seldom reach that."
+    if trained is not None and round(trained.expected_points - best.expected_points, 2) > 0:
+        instead += f" So few rows for {data.n_classes:,} classes seldom reach that."
     return (
         f"A linear probe {what} is fitted on {best.n_probe_rows:,} rows or more, with an expected loss of "
         f"{-best.expected_points:.1f} accuracy points. {instead}"
-        + (few if trained is not None and trained.expected_points > best.expected_points else "")
     )
 
 

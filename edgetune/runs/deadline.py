@@ -82,12 +82,13 @@ class Deadline:
         return min(rate * self.clock.limit_s(), max(planned_s, left_rate * left_s))
 
     def choice_end_s(self, opens_again: bool) -> Callable[[], float]:
-        """Return what tells when the trained encoder must have been scored on the held-out rows.
+        """Return a function that gives the time by which scoring the held-out rows must end, in seconds.
 
-        It gets half of the time before the save at least: training that is not scored is lost.
+        Scoring gets at least half of the time that is left before the save, because an encoder that is
+        not scored cannot be compared with the linear probe, and is lost.
 
         Args:
-            opens_again: whether the model may have to be opened once more after that.
+            opens_again: whether the model may have to be opened again afterwards, to keep the probe.
         """
         clock, reopen_s = self.clock, self.reopen_s if opens_again else 0.0
         least_s = (clock.elapsed_s() + clock.ensemble_end_s() - clock.save_s()) / 2

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from edgetune.utils.metrics import cross_entropy, log_softmax
-from edgetune.utils.multi_label import is_multi_hot, log_sigmoid
+from edgetune.utils.multi_label import log_sigmoid
 from edgetune.utils.types import FloatArray, Labels
 
 FEWEST_UNSEEN = 50  # rows that the scale is fitted on
@@ -30,8 +30,10 @@ class ToLogits:
     offset: float
 
 
-def fit_logits(unseen: list[tuple[FloatArray, Labels]], factor: float, n_classes: int) -> ToLogits:
-    """Fit what makes logits of margins, by the log loss and a normal prior.
+def fit_logits(
+    unseen: list[tuple[FloatArray, Labels]], factor: float, n_classes: int, several: bool
+) -> ToLogits:
+    """Fit what makes logits of margins, by the log loss and a normal prior; of few rows it is the usual one.
 
     Two classes have the offset 0, as their margins are the same but for the sign.
 
@@ -39,12 +41,11 @@ def fit_logits(unseen: list[tuple[FloatArray, Labels]], factor: float, n_classes
         unseen: margins (n, K) and labels of rows before they were learned, by block.
         factor: by which the scale is multiplied, as the margins of the fit to come are wider.
         n_classes: K.
+        several: whether a row may have several labels.
     """
     from scipy.optimize import minimize
 
-    several = bool(unseen) and is_multi_hot(unseen[0][1])
-    alone = several or n_classes == 2
-    usual = math.log(USUAL_SCALE_OF_TWO if alone else USUAL_SCALE)
+    usual = math.log(USUAL_SCALE_OF_TWO if several or n_classes == 2 else USUAL_SCALE)
     if sum(len(labels) for _, labels in unseen) < FEWEST_UNSEEN:
         return ToLogits(factor * math.exp(usual), 0.0)
     margins, labels = (np.concatenate(parts) for parts in zip(*unseen, strict=True))
@@ -53,7 +54,7 @@ def fit_logits(unseen: list[tuple[FloatArray, Labels]], factor: float, n_classes
 
     def loss(parameters: FloatArray) -> tuple[float, FloatArray]:
         logits = math.exp(parameters[0]) * wide + parameters[1]
-        log_p, share = log_probabilities(logits, several), np.exp(log_sigmoid(logits))
+        log_p, share = log_shares(logits, several), np.exp(log_sigmoid(logits))
         slopes = share - wanted if several else (np.exp(log_p) - wanted) * (1 - share)
         total = cross_entropy(logits, labels).sum() * n_classes if several else -log_p[wanted].sum()
         off = (parameters[0] - usual) / SCALE_SPREAD, parameters[1] / OFFSET_SPREAD
@@ -67,9 +68,7 @@ def fit_logits(unseen: list[tuple[FloatArray, Labels]], factor: float, n_classes
     return ToLogits(factor * math.exp(found[0]), float(found[1]))
 
 
-def log_probabilities(scores: FloatArray, several: bool, by_softmax: bool = False) -> FloatArray:
-    """Return log-probabilities (N, C) of logits: sigmoids, which have the sum 1 where a row has one label."""
-    if by_softmax:
-        return log_softmax(scores)
-    log_p = log_sigmoid(scores)
+def log_shares(logits: FloatArray, several: bool) -> FloatArray:
+    """Return the logarithm (N, C) of sigmoids; where a row has one label, these are divided by their sum."""
+    log_p = log_sigmoid(logits)
     return log_p if several else log_softmax(log_p)

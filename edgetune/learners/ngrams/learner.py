@@ -27,7 +27,7 @@ from pathlib import Path
 
 import numpy as np
 
-from edgetune.learners.ngrams.calibrating import log_probabilities
+from edgetune.learners.ngrams.calibrating import log_shares
 from edgetune.learners.ngrams.counting import Vocabulary, scipy_sparse, weigh
 from edgetune.learners.ngrams.ngram_files import (
     FIRST_OF_SIGMOIDS,
@@ -42,9 +42,10 @@ from edgetune.learners.ngrams.ngram_files import (
 )
 from edgetune.learners.ngrams.reading import settings_of
 from edgetune.learners.ngrams.rows_in_time import take_rows
-from edgetune.learners.ngrams.solving import LinearScores, fit_scorer, import_solvers
+from edgetune.learners.ngrams.solving import LinearScores, fit_scores, import_solvers
 from edgetune.learners.text_learner import TextLearner
 from edgetune.utils.files import atomic_path, write_atomic
+from edgetune.utils.metrics import log_softmax
 from edgetune.utils.multi_label import class_counts, is_multi_hot
 from edgetune.utils.types import FloatArray, IntArray, Labels
 
@@ -88,7 +89,7 @@ class Ngrams(TextLearner):
         self,
         vocabulary: Vocabulary,
         idf: FloatArray,
-        scorer: LinearScores,
+        scores: LinearScores,
         seen: IntArray,
         n_classes: int,
         multi_label: bool = False,
@@ -96,8 +97,8 @@ class Ngrams(TextLearner):
     ) -> None:
         """Use `fit` or `load` instead; `seen` (K,) are the classes that have weights."""
         self.multi_label, self.by_softmax = multi_label, by_softmax and not multi_label
-        self.analyzer, self.n_classes, self.n_rows = vocabulary.analyzer, n_classes, scorer.n_rows
-        self._vocabulary, self._idf, self._scorer, self._seen = vocabulary, idf, scorer, seen
+        self.analyzer, self.n_classes, self.n_rows = vocabulary.analyzer, n_classes, scores.n_rows
+        self._vocabulary, self._idf, self._scores, self._seen = vocabulary, idf, scores, seen
 
     @property
     def n_features(self) -> int:
@@ -107,10 +108,8 @@ class Ngrams(TextLearner):
     @property
     def parameters(self) -> NgramParameters:
         """Vocabulary and weights."""
-        scorer = self._scorer
-        return NgramParameters(
-            self._vocabulary.ngrams, self._idf, scorer.weights, scorer.intercept, self._seen
-        )
+        found = self._scores
+        return NgramParameters(self._vocabulary.ngrams, self._idf, found.weights, found.intercept, self._seen)
 
     @classmethod
     def fit(
@@ -151,8 +150,8 @@ class Ngrams(TextLearner):
         local = labels[:, seen] if several else np.searchsorted(seen, labels)
         counter, taken, time_allows = take_rows(texts, local, len(seen), seed, time_left_s)
         vocabulary, idf, rows = counter.finish(most_features(n_classes), time_allows)
-        scorer = fit_scorer(rows, local[taken], len(seen), seed, time_left_s)
-        return cls(vocabulary, idf, scorer, seen, n_classes, several)
+        scores = fit_scores(rows, local[taken], len(seen), seed, time_left_s)
+        return cls(vocabulary, idf, scores, seen, n_classes, several)
 
     def log_proba(self, texts: Sequence[str]) -> FloatArray:
         """Return log-probabilities (B, C) float32; `NEVER_SEEN` for classes without a training row."""
@@ -160,8 +159,9 @@ class Ngrams(TextLearner):
         for start in range(0, len(texts), PREDICTED_ROWS):
             part = slice(start, start + PREDICTED_ROWS)
             rows = weigh(self._vocabulary.counts(texts[part]), self._idf)
-            scores = rows @ self._scorer.weights + self._scorer.intercept
-            result[part, self._seen] = log_probabilities(scores, self.multi_label, self.by_softmax)
+            scores = rows @ self._scores.weights + self._scores.intercept
+            log_p = log_softmax(scores) if self.by_softmax else log_shares(scores, self.multi_label)
+            result[part, self._seen] = log_p
         return result
 
     def save(self, folder: Path) -> None:
@@ -169,9 +169,9 @@ class Ngrams(TextLearner):
         from safetensors.numpy import save_file
 
         coefficients = np.zeros((self.n_classes, self.n_features), dtype=np.float32)
-        coefficients[self._seen] = self._scorer.weights.T
+        coefficients[self._seen] = self._scores.weights.T
         intercept = np.zeros(self.n_classes, dtype=np.float32)
-        intercept[self._seen] = self._scorer.intercept
+        intercept[self._seen] = self._scores.intercept
         tensors = {"idf": self._idf, "coefficients": coefficients, "intercept": intercept}
         receipt = {
             "schema_version": FIRST_OF_SIGMOIDS - 1 if self.by_softmax else SCHEMA_VERSION,
@@ -199,10 +199,10 @@ class Ngrams(TextLearner):
         scipy_sparse()
         receipt = read_receipt(folder / RECEIPT)
         vocabulary = read_vocabulary(folder / VOCABULARY, receipt)
-        idf, scorer = read_weights(folder / WEIGHTS, receipt)
+        idf, scores = read_weights(folder / WEIGHTS, receipt)
         seen = np.array(receipt.seen_classes, dtype=np.int64)
         by_softmax = receipt.schema_version < FIRST_OF_SIGMOIDS
-        return cls(vocabulary, idf, scorer, seen, receipt.n_classes, receipt.multi_label, by_softmax)
+        return cls(vocabulary, idf, scores, seen, receipt.n_classes, receipt.multi_label, by_softmax)
 
 
 def cross_fit_ngrams(

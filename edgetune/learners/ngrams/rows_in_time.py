@@ -11,7 +11,7 @@ import numpy as np
 from edgetune.data.token_format import PAIR_SEPARATOR
 from edgetune.learners.ngrams.counting import NgramCounter
 from edgetune.learners.ngrams.reading import MAX_CHARS, Analyzer, choose_analyzer
-from edgetune.learners.ngrams.solving import CALL_NS, FIRST_BLOCKS, n_scores, row_ns
+from edgetune.learners.ngrams.solving import CALL_NS, FIRST_BLOCKS, PLANNED_PASSES, n_scores, row_ns
 from edgetune.utils.multi_label import strata
 from edgetune.utils.types import IntArray, Labels
 
@@ -25,7 +25,6 @@ COUNT_PARTS_NS = 750.0  # an n-gram of a row with parts of words, most of which 
 BUILD_NS = 250.0  # an n-gram of a row, for dropping rare ones and making the matrix
 
 PLANNED_SHARE = 0.8  # of the time left that is planned with; the rest is for what takes longer
-PLANNED_PASSES = 3  # that rows leave time for
 SPARE_COUNTS = 3.0  # times the time of counting is to spare where n-grams of one row may stay
 
 

@@ -21,7 +21,7 @@ from edgetune.utils.types import FloatArray, IntArray, Labels
 # Fitting by dual coordinate descent
 MOST_EXACT_ENTRIES = 10_000_000  # n-grams of all rows; liblinear has a copy with 16 bytes for each
 EXACT_PASSES = 8  # at most; 15 are no better on six sets
-MOST_TRIED, TRIAL_ROWS, LEAST_TRIED = 0.75, 6_000, 0.25  # of the rows, in a first fit for cost and scale
+MOST_TRIED, TRIAL_ROWS, LEAST_TRIED = 0.75, 6_000, 0.25  # of a first fit on some rows, for cost and scale
 EXACT_CAUTION = 1.5  # times the cost that the trial predicts
 EXACT_SCALE = 0.9  # of the scale of the trial: a fit on all rows has wider margins
 
@@ -38,7 +38,7 @@ LATER_SCALE = 0.85  # of the scale of the first pass: later ones widen margins, 
 CALL_NS, ROW_NS, ENTRY_NS = 7e5, 300.0, 12.0  # of SGD, by class: a call, a row in it, an n-gram of the row
 BLOCK_NS, CALL_SHARE = 1e8, 0.2  # of a call, and which share of it may be the call's own cost
 
-PLANNED_PASSES = 3  # whose cost a trial is taken to have before it is known
+PLANNED_PASSES = 3  # of SGD that rows leave time for; what a first fit is taken to cost
 SPARE_SHARE = 0.05  # of the time left to the fit, for what comes after it
 CAUTION = 2.0  # times what the last block took
 
@@ -58,7 +58,7 @@ class LinearScores:
     n_rows: int
 
 
-def fit_scorer(
+def fit_scores(
     rows: Matrix, labels: Labels, n_seen: int, seed: int, time_left_s: Callable[[], float]
 ) -> LinearScores:
     """Fit scores that are logits: exactly where there is time, else by as many passes as there is time for.
@@ -90,7 +90,7 @@ def fit_scorer(
 def _fit_exactly(
     rows: Matrix, labels: Labels, n_seen: int, seed: int, time_left_s: Callable[[], float]
 ) -> tuple[Any, ToLogits, int] | None:
-    """Fit SVMs by coordinate descent, which cannot be stopped once it runs; arguments as of `fit_scorer`.
+    """Fit SVMs by coordinate descent, which cannot be stopped once it runs; arguments as of `fit_scores`.
 
     A trial on some of the rows tells what a fit on all costs. What makes its margins logits is fitted
     on rows that it has not seen.
@@ -109,7 +109,8 @@ def _fit_exactly(
         solver = _OneVersusRest([_svm(n, seed) for _ in range(n_seen)]) if several else _svm(n, seed)
         return solver.fit(some_rows, some_labels)
 
-    to_logits, unseen = fit_logits([], 1.0, n_seen), slice(n_trial, n_trial + UNSEEN_SCORES // n_seen + 1)
+    unseen, factor = slice(n_trial, n_trial + UNSEEN_SCORES // n_seen + 1), 1.0
+    tried: list[tuple[FloatArray, Labels]] = []
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # liblinear's, that more passes would change something yet
         if len(labels[unseen]) >= FEWEST_UNSEEN and _can_be_told_apart(labels[:n_trial]):
@@ -119,9 +120,8 @@ def _fit_exactly(
             if time_left_s() < EXACT_CAUTION * took_s:
                 return None
             margins = rows[unseen] @ trial.coef_.T + trial.intercept_
-            margins = margins if several else _both_margins(margins)
-            to_logits = fit_logits([(margins, labels[unseen])], EXACT_SCALE, n_seen)
-        return fitted(rows, labels), to_logits, n
+            tried, factor = [(margins if several else _both_margins(margins), labels[unseen])], EXACT_SCALE
+        return fitted(rows, labels), fit_logits(tried, factor, n_seen, several), n
 
 
 def _can_be_told_apart(labels: Labels) -> bool:
@@ -135,7 +135,7 @@ def _can_be_told_apart(labels: Labels) -> bool:
 def _fit_by_passes(
     rows: Matrix, labels: Labels, n_seen: int, seed: int, time_left_s: Callable[[], float], spare_s: float
 ) -> tuple[Any, ToLogits, int]:
-    """Fit SVMs by SGD until only `spare_s` of the time is left; other arguments as of `fit_scorer`.
+    """Fit SVMs by SGD until only `spare_s` of the time is left; other arguments as of `fit_scores`.
 
     The result is that of `_fit_exactly`. What makes margins logits is fitted on the last rows of the first
     pass, which are predicted before they are learned.
@@ -158,7 +158,7 @@ def _fit_by_passes(
         row_s = (time.monotonic() - started_s) / (stop - start)
     widened = math.pow(min(1.0, FEWEST_PASSES * n_rows / n_steps), 1 / 3)
     late = [(margins, wanted) for start, margins, wanted in unseen if start >= n_rows // 2]
-    return solver, fit_logits(late, LATER_SCALE * widened, n_seen), n_rows
+    return solver, fit_logits(late, LATER_SCALE * widened, n_seen, several), n_rows
 
 
 def _blocks(n: int, n_entries: float, n_seen: int) -> list[tuple[int, int, bool]]:
