@@ -143,6 +143,25 @@ def test_parts_are_left_out_where_not_all_rows_fit_into_the_time() -> None:
     assert model.analyzer == "word"
 
 
+def test_an_exact_fit_that_turns_out_too_slow_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A neighbour that takes the processor makes it many times slower than the trial was."""
+    from sklearn.svm import LinearSVC
+
+    texts, labels = topic_rows(1_000)
+    now_s, fitted, n_rows = 0.0, LinearSVC.fit, []
+
+    def slow(svm: LinearSVC, rows: Any, y: Any) -> LinearSVC:
+        nonlocal now_s
+        n_rows.append(rows.shape[0])
+        now_s += 0.01 if rows.shape[0] < 1_000 else 60.0
+        return fitted(svm, rows, y)
+
+    monkeypatch.setattr(LinearSVC, "fit", slow)
+    model = Ngrams.fit(texts, labels, 3, time_left_s=lambda: 100.0 - now_s)
+    assert n_rows.count(1_000) == 1  # of three classes
+    assert right(model, texts, labels) > 0.9
+
+
 @pytest.mark.parametrize("without", [[], [0], [1], [2], [3], [4]])
 def test_a_label_that_nearly_all_rows_have(without: list[int]) -> None:
     texts, topics = topic_rows(400, n_classes=2)

@@ -22,6 +22,7 @@ from edgetune.utils.types import FloatArray, IntArray, Labels
 MOST_EXACT_ENTRIES = 10_000_000  # n-grams of all rows; liblinear has a copy with 16 bytes for each
 EXACT_PASSES = 8  # at most; 15 are no better on six sets
 MOST_TRIED, TRIAL_ROWS, LEAST_TRIED = 0.75, 6_000, 0.25  # of a first fit on some rows, for cost and scale
+RECENT_CLASSES = 5  # whose fits tell how long the other classes will take
 EXACT_CAUTION = 1.5  # times the cost that the trial predicts
 EXACT_SCALE = 0.9  # of the scale of the trial: a fit on all rows has wider margins
 
@@ -90,13 +91,14 @@ def fit_scores(
 def _fit_exactly(
     rows: Matrix, labels: Labels, n_seen: int, seed: int, time_left_s: Callable[[], float]
 ) -> tuple[Any, ToLogits, int] | None:
-    """Fit SVMs by coordinate descent, which cannot be stopped once it runs; arguments as of `fit_scores`.
+    """Fit SVMs by coordinate descent; arguments as of `fit_scores`.
 
     A trial on some of the rows tells what a fit on all costs. What makes its margins logits is fitted
-    on rows that it has not seen.
+    on rows that it has not seen. The fit of one class cannot be stopped, so that under a deadline the classes
+    are fitted one after the other, as long as there is time for all.
 
     Returns:
-        The solver, what makes its margins logits, and the number of rows. None where time or memory may not
+        The solver, what makes its margins logits, and the number of rows. None where time or memory does not
         suffice, or where all rows, or none, have one of the labels.
     """
     n, several = len(labels), is_multi_hot(labels)
@@ -105,9 +107,11 @@ def _fit_exactly(
     if rows.nnz > MOST_EXACT_ENTRIES or time_left_s() < CAUTION * trial_s or not _can_be_told_apart(labels):
         return None
 
-    def fitted(some_rows: Matrix, some_labels: Labels) -> Any:
-        solver = _OneVersusRest([_svm(n, seed) for _ in range(n_seen)]) if several else _svm(n, seed)
-        return solver.fit(some_rows, some_labels)
+    def fitted(some_rows: Matrix, some_labels: Labels, by_class: bool = several) -> Any:
+        if not by_class:
+            return _svm(n, seed).fit(some_rows, some_labels)
+        wanted = some_labels if several else some_labels[:, None] == np.arange(n_seen)
+        return _OneVersusRest([_svm(n, seed) for _ in range(n_seen)]).fit(some_rows, wanted, time_left_s)
 
     unseen, factor = slice(n_trial, n_trial + UNSEEN_SCORES // n_seen + 1), 1.0
     tried: list[tuple[FloatArray, Labels]] = []
@@ -116,12 +120,15 @@ def _fit_exactly(
         if len(labels[unseen]) >= FEWEST_UNSEEN and _can_be_told_apart(labels[:n_trial]):
             started_s = time.monotonic()
             trial = fitted(rows[:n_trial], labels[:n_trial])
+            if trial is None:
+                return None
             took_s = (time.monotonic() - started_s) * n / n_trial
             if time_left_s() < EXACT_CAUTION * took_s:
                 return None
             margins = rows[unseen] @ trial.coef_.T + trial.intercept_
             tried, factor = [(margins if several else _both_margins(margins), labels[unseen])], EXACT_SCALE
-        return fitted(rows, labels), fit_logits(tried, factor, n_seen, several), n
+        solver = fitted(rows, labels, several or (n_seen > 2 and math.isfinite(time_left_s())))
+        return None if solver is None else (solver, fit_logits(tried, factor, n_seen, several), n)
 
 
 def _can_be_told_apart(labels: Labels) -> bool:
@@ -222,10 +229,16 @@ class _OneVersusRest:
     def __init__(self, solvers: Sequence[Any]) -> None:
         self._solvers = solvers
 
-    def fit(self, rows: Matrix, labels: Labels) -> _OneVersusRest:
-        """Fit on multi-hot labels (n, K)."""
+    def fit(self, rows: Matrix, labels: Labels, time_left_s: Callable[[], float]) -> _OneVersusRest | None:
+        """Fit on multi-hot labels (n, K); None as soon as the last fits say that time will not suffice."""
+        seconds: list[float] = []
         for solver, own in zip(self._solvers, labels.T, strict=True):
+            recent = seconds[-RECENT_CLASSES:]
+            if recent and time_left_s() < (len(labels.T) - len(seconds)) * sum(recent) / len(recent):
+                return None
+            before_s = time_left_s()
             solver.fit(rows, own.astype(np.int64))
+            seconds.append(before_s - time_left_s())
         return self
 
     def partial_fit(self, rows: Matrix, labels: Labels, classes: IntArray) -> None:
