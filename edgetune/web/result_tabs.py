@@ -47,7 +47,7 @@ EFFECT_NATS = 2.0
 
 
 def shown_folder(runs: RunProcesses, name: str | None) -> Path:
-    """Return the folder of the run at the top of the page: the newest while the page has not chosen it yet.
+    """Return the folder of the run chosen at the top of the page, or of the newest if none is chosen yet.
 
     Raises:
         UsageError: there is no run.

@@ -18,13 +18,13 @@ from edgetune.utils.multi_label import log_sigmoid
 from edgetune.utils.types import FloatArray, Labels
 
 FEWEST_UNSEEN = 50  # rows that the scale is fitted on
-USUAL_SCALE, USUAL_SCALE_OF_TWO = 6.0, 3.0  # that makes logits of margins; of two classes, or single labels
-SCALE_SPREAD, OFFSET_SPREAD = 0.5, 1.5  # standard deviations of log scale and offset that are to be expected
+USUAL_SCALE, USUAL_SCALE_OF_TWO = 6.0, 3.0  # means of the prior; the second for two classes or several labels
+SCALE_SPREAD, OFFSET_SPREAD = 0.5, 1.5  # its standard deviations, of the logarithm of the scale and the offset
 
 
 @dataclass(frozen=True)
 class ToLogits:
-    """Makes logits of margins: scale x margin + offset."""
+    """Turns the margins of SVMs into logits: scale x margin + offset."""
 
     scale: float
     offset: float
@@ -33,13 +33,14 @@ class ToLogits:
 def fit_logits(
     unseen: list[tuple[FloatArray, Labels]], factor: float, n_classes: int, several: bool
 ) -> ToLogits:
-    """Fit what makes logits of margins, by the log loss and a normal prior; of few rows it is the usual one.
+    """Fit the scale and the offset that turn margins into logits, by log loss with a normal prior.
 
-    Two classes have the offset 0, as their margins are the same but for the sign.
+    With fewer than `FEWEST_UNSEEN` rows, the means of the prior are returned. For two classes the offset is 0,
+    because their margins differ in the sign alone.
 
     Args:
-        unseen: margins (n, K) and labels of rows before they were learned, by block.
-        factor: by which the scale is multiplied, as the margins of the fit to come are wider.
+        unseen: blocks of margins (n, K) and labels, of rows that the SVMs were not fitted on.
+        factor: the scale is multiplied by it, because the final SVMs have wider margins.
         n_classes: K.
         several: whether a row may have several labels.
     """

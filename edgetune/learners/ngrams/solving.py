@@ -93,13 +93,13 @@ def _fit_exactly(
 ) -> tuple[Any, ToLogits, int] | None:
     """Fit SVMs by coordinate descent; arguments as of `fit_scores`.
 
-    A trial on some of the rows tells what a fit on all costs. What makes its margins logits is fitted
-    on rows that it has not seen. The fit of one class cannot be stopped, so that under a deadline the classes
-    are fitted one after the other, as long as there is time for all.
+    A trial on some of the rows tells what a fit on all costs; the scale and offset of the logits are fitted on
+    other rows. The fit of a class cannot be stopped. Under a deadline classes are therefore fitted one after
+    the other, and the fit is given up as soon as there is not enough time for the remaining ones.
 
     Returns:
-        The solver, what makes its margins logits, and the number of rows. None where time or memory does not
-        suffice, or where all rows, or none, have one of the labels.
+        The solver, how its margins become logits, and the number of rows. None if time or memory does not
+        suffice, or if a label belongs to all rows or to none.
     """
     n, several = len(labels), is_multi_hot(labels)
     n_trial = max(int(min(MOST_TRIED * n, max(LEAST_TRIED * n, TRIAL_ROWS))), n_seen)
@@ -144,8 +144,8 @@ def _fit_by_passes(
 ) -> tuple[Any, ToLogits, int]:
     """Fit SVMs by SGD until only `spare_s` of the time is left; other arguments as of `fit_scores`.
 
-    The result is that of `_fit_exactly`. What makes margins logits is fitted on the last rows of the first
-    pass, which are predicted before they are learned.
+    The result is that of `_fit_exactly`. Scale and offset of the logits are fitted on the last rows of the
+    first pass, which are predicted before they are learned.
     """
     n, several = len(labels), is_multi_hot(labels)
     solver = _OneVersusRest([_sgd(n, seed) for _ in range(n_seen)]) if several else _sgd(n, seed)
@@ -230,7 +230,7 @@ class _OneVersusRest:
         self._solvers = solvers
 
     def fit(self, rows: Matrix, labels: Labels, time_left_s: Callable[[], float]) -> _OneVersusRest | None:
-        """Fit on multi-hot labels (n, K); None as soon as the last fits say that time will not suffice."""
+        """Fit on multi-hot labels (n, K); return None once the time left is too short for the other labels."""
         seconds: list[float] = []
         for solver, own in zip(self._solvers, labels.T, strict=True):
             recent = seconds[-RECENT_CLASSES:]
