@@ -18,8 +18,11 @@ from edgetune.utils.multi_label import log_sigmoid
 from edgetune.utils.types import FloatArray, Labels
 
 FEWEST_UNSEEN = 50  # rows that the scale is fitted on
-USUAL_SCALE, USUAL_SCALE_OF_TWO = 6.0, 3.0  # means of the prior; the second for two classes or several labels
-SCALE_SPREAD, OFFSET_SPREAD = 0.5, 1.5  # its standard deviations, of the logarithm of the scale and the offset
+USUAL_SCALE, USUAL_SCALE_OF_TWO = 6.0, 3.0  # means of the prior; of two classes or several labels
+SCALE_SPREAD, OFFSET_SPREAD = (
+    0.5,
+    1.5,
+)  # its standard deviations, of the logarithm of the scale and the offset
 
 
 @dataclass(frozen=True)
@@ -35,8 +38,8 @@ def fit_logits(
 ) -> ToLogits:
     """Fit the scale and the offset that turn margins into logits, by log loss with a normal prior.
 
-    With fewer than `FEWEST_UNSEEN` rows, the means of the prior are returned. For two classes the offset is 0,
-    because their margins differ in the sign alone.
+    With fewer than `FEWEST_UNSEEN` rows, the means of the prior are returned. For two classes the offset is
+    0, because their margins differ in the sign alone.
 
     Args:
         unseen: blocks of margins (n, K) and labels, of rows that the SVMs were not fitted on.

@@ -93,7 +93,7 @@ def _fit_exactly(
 ) -> tuple[Any, ToLogits, int] | None:
     """Fit SVMs by coordinate descent; arguments as of `fit_scores`.
 
-    A trial on some of the rows tells what a fit on all costs; the scale and offset of the logits are fitted on
+    A trial on some of the rows tells what a fit on all costs; scale and offset of the logits are fitted on
     other rows. The fit of a class cannot be stopped. Under a deadline classes are therefore fitted one after
     the other, and the fit is given up as soon as there is not enough time for the remaining ones.
 
@@ -230,7 +230,7 @@ class _OneVersusRest:
         self._solvers = solvers
 
     def fit(self, rows: Matrix, labels: Labels, time_left_s: Callable[[], float]) -> _OneVersusRest | None:
-        """Fit on multi-hot labels (n, K); return None once the time left is too short for the other labels."""
+        """Fit on multi-hot labels (n, K); return None once too little time is left for the other labels."""
         seconds: list[float] = []
         for solver, own in zip(self._solvers, labels.T, strict=True):
             recent = seconds[-RECENT_CLASSES:]
