@@ -167,14 +167,17 @@ class TokenWriter:
 
     def add(self, examples: list[Example]) -> None:
         """Tokenize and append a chunk of examples."""
-        inputs: list[Any] = [self._input(example) for example in examples]
+        most_chars = most_tokenized_chars(self._spec.max_length)
+        inputs = [_input(example, most_chars) for example in examples]
         try:
             encodings = self._encode(inputs)
         except Exception as error:  # tokenizers raises bare Exception
             raise ModelError(f"The tokenizer {self._spec.path} cannot tokenize a text: {error}.") from error
         ids = [encoding.ids for encoding in encodings]
         if not all(ids):
-            examples, encodings, ids = self._without_empty(examples, encodings, ids)
+            kept = self._without_empty(examples, ids)
+            examples, inputs = [examples[i] for i in kept], [inputs[i] for i in kept]
+            encodings, ids = [encodings[i] for i in kept], [ids[i] for i in kept]
         lengths = np.fromiter(map(len, ids), dtype=np.int64, count=len(ids))
         n_new = int(lengths.sum())
         self._append(TOKENS, np.fromiter(chain.from_iterable(ids), dtype=self._token_dtype, count=n_new))
@@ -182,20 +185,15 @@ class TokenWriter:
         self._append(FIRST_LENGTHS, _first_lengths(examples, encodings, lengths).astype(self._length_dtype))
         self._append(LABELS, self._label_ids(examples))
         self._files[HASHES].write(b"".join(text_hash(e.text, e.text_pair) for e in examples))
-        self._append_texts(examples)
+        self._append_texts(inputs)
         self._n_tokens += n_new
         self._n_truncated += sum(
-            bool(encoding.overflowing) or self._input(example) not in (example.text, tuple(example[1:3]))
+            bool(encoding.overflowing)
+            or len(example.text) > most_chars
+            or len(example.text_pair or "") > most_chars
             for encoding, example in zip(encodings, examples, strict=True)
         )
         self.n_rows += len(examples)
-
-    def _input(self, example: Example) -> str | tuple[str, str]:
-        """Return what the tokenizer is given of an example."""
-        text = truncate_text(example.text, self._spec.max_length)
-        if example.text_pair is None:
-            return text
-        return text, truncate_text(example.text_pair, self._spec.max_length)
 
     def finish(self) -> Meta:
         """Close the files, number the labels in their order, and write `meta.json`."""
@@ -238,9 +236,8 @@ class TokenWriter:
     def _append(self, name: str, values: IntArray) -> None:
         self._files[name].write(values.tobytes())
 
-    def _append_texts(self, examples: list[Example]) -> None:
+    def _append_texts(self, inputs: list[str | tuple[str, str]]) -> None:
         """Append what the tokenizer was given of each example, for learners that read words."""
-        inputs = (self._input(example) for example in examples)
         encoded = [joined_text(one).encode() for one in inputs]
         self._files[TEXTS].write(b"".join(encoded))
         ends = self._n_text_bytes + np.cumsum([len(text) for text in encoded], dtype=np.int64)
@@ -262,14 +259,17 @@ class TokenWriter:
             found.append(ids[0] if is_one else self._sets.setdefault(ids, len(self._sets)))
         return np.array(found, dtype=np.int32)
 
-    def _without_empty(
-        self, examples: list[Example], encodings: list[Any], ids: list[list[int]]
-    ) -> tuple[list[Example], list[Any], list[list[int]]]:
-        """Leave out rows of which the tokenizer keeps nothing."""
+    def _without_empty(self, examples: list[Example], ids: list[list[int]]) -> list[int]:
+        """Count the rows of which the tokenizer keeps nothing as bad; return the numbers of the others."""
         for example in (e for e, tokens in zip(examples, ids, strict=True) if not tokens):
             self.add_bad(BadRow(self._source, example.line, NO_TOKENS, excerpt_of(example.text)))
-        kept = [i for i, tokens in enumerate(ids) if tokens]
-        return [examples[i] for i in kept], [encodings[i] for i in kept], [ids[i] for i in kept]
+        return [i for i, tokens in enumerate(ids) if tokens]
+
+
+def _input(example: Example, most_chars: int) -> str | tuple[str, str]:
+    """Return what the tokenizer is given of an example."""
+    text = example.text[:most_chars]
+    return text if example.text_pair is None else (text, example.text_pair[:most_chars])
 
 
 def _first_lengths(examples: list[Example], encodings: list[Any], lengths: IntArray) -> IntArray:

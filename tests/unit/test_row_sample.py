@@ -82,8 +82,8 @@ def test_the_deadline_decides_how_many() -> None:
     longs, pairs = (
         [Example(i, "x" * n, second, "a") for i in range(10)] for n, second in ((330, None), (55, "y" * 55))
     )
-    assert [sample.n_rows(longs) for sample in (short, longer, endless)] == [FEWEST_ROWS, 30_000, MOST_ROWS]
-    assert longer.n_rows(pairs) == 90_000
+    assert [sample.n_rows(longs) for sample in (short, longer, endless)] == [FEWEST_ROWS, 38_182, MOST_ROWS]
+    assert longer.n_rows(pairs) == 114_545
     assert (short.out_of_time(), longer.out_of_time(), endless.out_of_time()) == (True, True, False)
 
 
