@@ -213,6 +213,38 @@ def run_process() -> RunCli:
     return call
 
 
+# Runs each command that stdin lists with the environment of a new process, so that imports are paid once.
+COMMANDS = """
+import contextlib, io, json, os, sys
+from edgetune.cli.app import main
+environment, found = dict(os.environ), []
+for command in json.load(sys.stdin):
+    os.environ.clear()
+    os.environ.update(environment)
+    sys.argv, out, err, code = ["edgetune", *command], io.StringIO(), io.StringIO(), 0
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        try:
+            main()
+        except SystemExit as stop:
+            code = stop.code or 0
+    found.append((code, out.getvalue(), err.getvalue()))
+json.dump(found, sys.stdout)
+"""
+
+
+@pytest.fixture(scope="session")
+def run_commands(run_process: RunCli) -> Callable[..., list[Outcome]]:
+    """`edgetune ARGS`, several times in one process of its own; `before` is code that it executes first."""
+
+    def call(*commands: tuple[object, ...], cwd: Path, before: str = "") -> list[Outcome]:
+        given = json.dumps([[str(one) for one in command] for command in commands])
+        done = run_process("-c", before + COMMANDS, cwd=cwd, stdin=given)
+        assert done.code == 0, done.err
+        return [Outcome(*found) for found in json.loads(done.out)]
+
+    return call
+
+
 @pytest.fixture(scope="session")
 def artifacts_of(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Any]:
     """Artifacts of a model, built in this process (its child would import torch anew each time)."""

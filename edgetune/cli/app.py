@@ -50,7 +50,7 @@ from edgetune.utils.signals import CheckedStdout, ClosedPipeTolerant, flush_stdo
 from edgetune.utils.version import __version__
 
 NOBODY_READS = 141
-"""Exit code, as a shell has it, where what is printed goes into a pipe that was closed."""
+"""Exit code, as in a shell, if output goes into a pipe that was closed."""
 
 app = typer.Typer(
     name="edgetune",
@@ -264,7 +264,7 @@ def _say_system_error(error: OSError) -> int:
 
 def _say_usage(error: Any) -> int:
     """Say what is wrong with the command line in a sentence; print the help when nothing was asked."""
-    if (near := getattr(error, "possibilities", None)) is not None:  # the dashes make no two options alike
+    if (near := getattr(error, "possibilities", None)) is not None:  # dashes make no two options similar
         asked = error.option_name.lstrip("-")
         error.possibilities = [name for name in near if is_near(asked, name.lstrip("-"))]
     text = error.format_message()

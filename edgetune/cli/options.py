@@ -21,7 +21,7 @@ _OPTION = re.compile(r"--?[A-Za-z][\w-]*(=.*)?", re.DOTALL)
 
 
 def completion_of(*names: str) -> Callable[[str], list[str]]:
-    """Return what completes names in the shell, several with commas too."""
+    """Return a function that completes names in the shell, also several separated by commas."""
 
     def complete(incomplete: str) -> list[str]:
         before, comma, last = incomplete.rpartition(",")
@@ -38,7 +38,7 @@ def complete_methods(incomplete: str) -> list[str]:
 
 
 def choice_option(literal: Any, help_text: str, default: str) -> Any:
-    """Return an option whose choices, a Literal, are part of its text: a column of them would be too wide."""
+    """Return an option whose choices, a Literal, are part of its help text; a column would be too wide."""
     return typer.Option(
         metavar="NAME",
         help=f"{help_text}: {', '.join(get_args(literal))}.",
@@ -238,7 +238,7 @@ def tell(text: str) -> None:
 
 
 def parse_set_options(items: list[str]) -> dict[str, Any]:
-    """Return what `--set NAME=VALUE` gave; a value is read as JSON has it, else as a word."""
+    """Return the settings of `--set NAME=VALUE`; a value is parsed as JSON, or else taken as a word."""
     settings: dict[str, Any] = {}
     for item in items:
         name, equals, value = item.partition("=")

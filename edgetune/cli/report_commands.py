@@ -72,7 +72,7 @@ def report(
 
 
 def _format(out: Path | None, given: Format | None) -> Format:
-    """Return the format given, else what the file's name says.
+    """Return the given format, or else the one that the file's name implies.
 
     Raises:
         UsageError: neither says.

@@ -96,7 +96,7 @@ def entries(text: str | None) -> dict[str, str]:
 def card_of(kind: type[Method]) -> Card:
     """Make the card of a selector from its class and its module."""
     fields = dict(kind.Settings.model_fields)
-    if kind.scores_first:
+    if kind.is_filter:
         fields["watched"] = SelectionSettings.model_fields["watched"]
     settings = [Setting(name, field.default, field.description or "") for name, field in fields.items()]
     line = inspect.cleandoc(kind.__doc__ or "").partition("\n")[0]

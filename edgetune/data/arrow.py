@@ -1,9 +1,9 @@
 """Columnar tables through pyarrow: Parquet, Arrow, and folders that `datasets` saved.
 
-A compressed Arrow batch is unpacked whole by pyarrow, to the size that eight bytes in front of each of its
-buffers claim. These sizes are read first: Flatbuffers tables of `Message.fbs`, no more of them than that
-takes. A page of Parquet of a few bytes can say that a text of 10 MB comes a million times: such columns stay
-dictionaries, whose texts are looked up row by row, in batches that fill `MAX_BATCH_BYTES` at worst.
+pyarrow unpacks a compressed Arrow batch as a whole, to the size that the eight bytes in front of each of its
+buffers claim. These sizes are read first, from the Flatbuffers tables of `Message.fbs`; no more of that
+format is parsed. A Parquet page of a few bytes can repeat a text of 10 MB a million times, so such columns
+stay dictionaries, whose texts are looked up row by row, in batches of at most `MAX_BATCH_BYTES`.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ def _unpacked(metadata: memoryview, body: Any) -> int:
 
 
 def _field(data: memoryview, table: int, number: int) -> int:
-    """Return where a field of a table lies, 0 when it is not there."""
+    """Return the position of a field of a table, 0 if the field is missing."""
     layout = table - struct.unpack_from("<i", data, table)[0]
     if layout < 0:
         raise ValueError("its metadata refers to a position outside the file")
@@ -73,15 +73,15 @@ def _field(data: memoryview, table: int, number: int) -> int:
 
 
 def _follow(data: memoryview, at: int) -> int:
-    """Return what a reference at a place points to."""
+    """Return the position that the reference at a position points to."""
     return int(at + struct.unpack_from("<I", data, at)[0])
 
 
 BATCH_ROWS = 1_000
 BUFFER_BYTES = 1 << 20
-_PREFIXED = "DELTA_BYTE_ARRAY"  # a value may be the one before it and a few more characters
+_PREFIXED = "DELTA_BYTE_ARRAY"  # a value may consist of the previous one and a few more characters
 COUNTED_CHARS = 1 << 20
-ROW_BYTES = 8  # what a row costs at least, however little is in it
+ROW_BYTES = 8  # counted for every row, even an empty one
 MAX_ERROR_CHARS = 200
 MAX_NAME_CHARS = 255
 
@@ -91,7 +91,7 @@ ArrowBatches = Callable[[list[str]], Iterator[tuple[Path | None, Any]]]
 
 @contextmanager
 def _translated(path: Path) -> Iterator[None]:
-    """Turn whatever pyarrow throws at a strange file into one sentence."""
+    """Turn any exception of pyarrow for a malformed file into a one-sentence error."""
     try:
         yield
     except EdgetuneError:
@@ -116,7 +116,7 @@ def read_parquet(path: Path) -> Table:
 
 
 def _check_claims(path: Path, metadata: Any) -> None:
-    """Refuse a file that says itself that it is a bomb."""
+    """Refuse a file whose own metadata claim too large a size."""
     unpacked = Unpacked(path)
     for i in range(metadata.num_row_groups):
         unpacked.add(max(metadata.row_group(i).total_byte_size, 0))
@@ -127,15 +127,15 @@ def batch_rows(opened: Any, columns: list[str], wanted: list[int]) -> int:
 
     Args:
         opened: the file.
-        columns: to be read.
-        wanted: numbers of the columns in the file that these consist of.
+        columns: names of the columns to read.
+        wanted: indices of the columns in the file that belong to them.
     """
     largest = 1
     for i in range(opened.metadata.num_row_groups):
         group = opened.metadata.row_group(i)
         if group.num_rows <= 0:
             continue
-        # To look at a damaged chunk ends the process, and to read a row of it raises an error.
+        # Inspecting a damaged chunk ends the process; reading a row of it raises an error.
         next(opened.iter_batches(batch_size=1, row_groups=[i], columns=columns), None)
         for j in wanted:
             chunk = group.column(j)
@@ -187,7 +187,7 @@ def _arrow_files(name: str, paths: Sequence[Path]) -> Table:
 def _open_arrow(path: Path) -> Iterator[tuple[Any, Iterator[Any]]]:
     """Map an Arrow file into memory; yields its schema and its record batches.
 
-    A file is the stream inside it: what its end says of where batches lie is not needed.
+    A file is read as the stream inside it; its footer, which has the positions of the batches, is not needed.
     """
     import pyarrow as arrow
 
@@ -209,7 +209,7 @@ def _open_arrow(path: Path) -> Iterator[tuple[Any, Iterator[Any]]]:
 
 @contextmanager
 def _damaged_folder(folder: Path) -> Iterator[None]:
-    """Turn what a strange description of a saved dataset leads to into one sentence."""
+    """Turn the exceptions of a malformed description of a saved dataset into a one-sentence error."""
     try:
         yield
     except (OSError, ValueError, LookupError, TypeError, RecursionError) as error:

@@ -116,7 +116,7 @@ class Batch:
 
 
 def join(batches: Sequence[Batch]) -> Batch:
-    """Put batches, one at least, end to end."""
+    """Concatenate one or more batches."""
     if len(batches) == 1:
         return batches[0]
     lengths = np.concatenate([batch.lengths for batch in batches])
@@ -172,11 +172,11 @@ class Order:
         return self.rows[self.begin(at) : end]
 
     def begin(self, at: int) -> int:
-        """Return where in `rows` a batch begins; that after the last one: their number."""
+        """Return where a batch begins in `rows`; for the batch after the last one, the number of rows."""
         return int(self.ends[at - 1]) if at else 0
 
     def cut(self, n_rows: int) -> Order:
-        """Return the batches that hold the first rows, the last one cut where it has more."""
+        """Return the batches of the first `n_rows` rows; the last batch is cut if necessary."""
         return Order(
             self.rows[:n_rows], np.unique(np.minimum(self.ends, n_rows)) if n_rows else self.ends[:0]
         )
@@ -194,7 +194,7 @@ def epoch_order(lengths: IntArray, batch_size: int, rng: np.random.Generator) ->
         rng: decides both the order within a bucket and the order of batches.
 
     Returns:
-        Batches of `batch_size` indices, but possibly the one with the longest rows.
+        Batches of `batch_size` indices; only the one with the longest rows may have fewer.
     """
     n_rows, n_batches = len(lengths), -(-len(lengths) // batch_size)
     shuffled = _own_pages(n_rows)
@@ -238,7 +238,7 @@ def _parts(n_rows: int) -> list[slice]:
 
 
 def _own_pages(n: int) -> IntArray:
-    """Return room for n int32 that goes back to the system with the array; malloc keeps what was freed."""
+    """Return an array of n int32 whose memory returns to the system when it is freed, unlike with malloc."""
     if not n:
         return np.zeros(0, dtype=np.int32)
     room: IntArray = np.frombuffer(mmap.mmap(-1, 4 * n), dtype=np.int32)

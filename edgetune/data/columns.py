@@ -1,8 +1,8 @@
-"""Which columns hold the text and the label: by the user's word, by their usual names, or by their content.
+"""Finds the text and label columns: as the user says, by their usual names, or by their content.
 
     user's word ─→ usual name ─→ last word of the name ("Customer message") ─→ content
 
-Whatever rests on less than a usual name is said, and where two columns would do, the user is asked.
+A column that was not found by a usual name is reported, and if two columns would do, the user has to choose.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from edgetune.data.table import BadRow, Table
 from edgetune.utils.errors import UsageError
 from edgetune.utils.sanitize import brief
 
-# The first entry whose names are all there wins. Pairs come first: "sentence" may be half of one.
+# The first entry whose names are all present wins. Pairs come first, because "sentence" may be half of one.
 TEXT_NAMES: tuple[tuple[str, ...], ...] = (
     ("text",),
     ("question", "sentence"),
@@ -105,19 +105,19 @@ VERDICTS: Mapping[str, tuple[frozenset[str], str]] = {
     "answer": (frozenset({"accept", "reject", "ignore"}), "accept"),
     "was_cancelled": (frozenset({"true", "false"}), "false"),
 }
-"""In which Prodigy and Label Studio say whether an annotation holds: its values, and that for yes."""
+"""Columns in which Prodigy and Label Studio say if an annotation is accepted: all values, and for yes."""
 
 ALSO_VALUES = frozenset({"spam", "feedback", "question", "comment", "review", "topic"})
-"""Names that are as often a label's value: alone they do not make a first row a header."""
+"""Names that are just as often values of a label; on their own, they do not make the first row a header."""
 
 _MAX_NAME_CHARS = 200  # all usual names are shorter
 _MAX_LISTED = 20
 _SHORT = 21  # characters of a value
 _SEPARATORS = re.compile(r"[\s_.-]+")
 FEWEST_ROWS, FEWEST_PER_VALUE, MOST_LABEL_CHARS = 10, 3, 40
-"""Of a column of labels: rows, rows per different value on average, and characters of a value."""
+"""Limits for a column of labels: rows, rows per distinct value on average, and characters of a value."""
 FEWEST_WORDS = 3
-"""Of a column of texts, on average."""
+"""Words of a text, on average, in a column of texts."""
 
 
 @dataclass(frozen=True)
@@ -126,9 +126,9 @@ class Columns:
 
     Attributes:
         text: of the text, in the order in which they are joined.
-        label: of the label; None where none is needed.
+        label: of the label; None if none is needed.
         flags: of the columns that hold 1 where the label is their name, instead of a label column.
-        guessed: whether it rests on less than the user's word and usual names.
+        guessed: whether a column was neither given by the user nor found by a usual name.
     """
 
     text: tuple[int, ...]
@@ -236,17 +236,17 @@ def choose_columns(
     """Find the text and label columns.
 
     Args:
-        file: its name in complaints.
+        file: its name in error messages.
         names: all columns.
-        text: the columns the user said, by name or 1-based number; () looks for them.
-        label: the column the user said; None looks for it.
+        text: the columns that the user gave, by name or 1-based number; () to detect them.
+        label: the column that the user gave; None to detect it.
         pair: whether there must be exactly two text columns.
         need_label: whether a label column must be found.
-        first_row: what a nameless file's first row holds, to show it.
-        sample: returns some rows with all their columns; called where names do not tell.
+        first_row: values of the first row of a file without column names, for error messages.
+        sample: returns some rows with all their columns; called if the names do not decide.
 
     Raises:
-        UsageError: a column is not there or cannot be guessed; lists the columns that are.
+        UsageError: a column does not exist or cannot be guessed; the message lists the existing columns.
     """
     there = _listing(names, first_row)
     text = _rejoined(text, names)
@@ -284,7 +284,7 @@ def choose_columns(
 
 
 def _listing(names: Sequence[str], first_row: Sequence[str] | None) -> str:
-    """Say which columns there are; nameless ones with what the first row holds."""
+    """List the columns; columns without names are listed with their values in the first row."""
     shown = [f'"{brief(name)}"' for name in names[:_MAX_LISTED]]
     if first_row is not None:
         shown = [f"{name} ({brief(value, _SHORT)})" for name, value in zip(shown, first_row, strict=False)]
@@ -298,7 +298,7 @@ def _listing(names: Sequence[str], first_row: Sequence[str] | None) -> str:
 
 
 def _find(file: str, names: Sequence[str], wanted: str, option: str, there: str) -> int:
-    """Return a column's position: by its exact name, then whatever its case, then by 1-based number."""
+    """Return a column's position: by its exact name, then ignoring case, then by 1-based number."""
     wanted = wanted.strip()
     if wanted in names:
         if names.count(wanted) > 1:
@@ -319,7 +319,7 @@ def _find(file: str, names: Sequence[str], wanted: str, option: str, there: str)
 
 
 def _flag_columns(file: str, names: Sequence[str], label: str, there: str) -> tuple[int, ...]:
-    """Return the positions of several columns that `--label a,b` names; () where it names one."""
+    """Return the positions of the columns that `--label a,b` names; () if it names one column."""
     wanted = label.strip().lower()
     pieces = _pieces(label)
     if wanted in (name.strip().lower() for name in names) or len(pieces) < 2:
@@ -328,14 +328,14 @@ def _flag_columns(file: str, names: Sequence[str], label: str, there: str) -> tu
 
 
 def verdict(names: Sequence[str], sample: Callable[[], Sequence[Sequence[Any]]]) -> tuple[int, str] | None:
-    """Find a column that says whether a row's annotation holds.
+    """Find a column that says whether a row's annotation is accepted.
 
     Args:
         names: all columns.
         sample: returns some rows with all their columns.
 
     Returns:
-        Its position, and its value where the annotation holds; None where there is no such column.
+        Its position, and its value for accepted annotations; None if there is no such column.
     """
     for i, name in enumerate(names):
         known = next((word for word in VERDICTS if plain_name(name).endswith(word)), None)
@@ -355,7 +355,7 @@ def usual_label(names: Sequence[str]) -> int | None:
 
 
 def _usual_text(names: Sequence[str], taken: Sequence[int]) -> tuple[int, ...]:
-    """Return the columns with a usual name; or the only one that is left."""
+    """Return the columns with usual names, or the only column that is left."""
     plain = ["" if i in taken else plain_name(name) for i, name in enumerate(names)]
     for candidates in TEXT_NAMES:
         if all(name in plain for name in candidates):
@@ -374,7 +374,7 @@ def _guess(
     need_label: bool,
     sample: Callable[[], Sequence[Sequence[Any]]],
 ) -> tuple[tuple[int, ...], int | None]:
-    """Fill in what usual names left open; () or None where no column would do, or several."""
+    """Find the columns that usual names did not; () or None if no column fits, or several do."""
     rows = sample()
     found = [_Values.of([row[i] for row in rows]) for i in range(len(names))]
     if label is None and need_label:
@@ -414,20 +414,20 @@ def _by_last_word(names: Sequence[str], words: frozenset[str], taken: Sequence[i
 
 
 def _count_words(text: str) -> float:
-    """Count words; a language that does not separate them has one in four characters."""
+    """Count words; in a language that does not separate them, four characters count as one."""
     n_words = len(text.split())
     return n_words if text.isascii() else max(n_words, len(text) / 4)
 
 
 @dataclass(frozen=True)
 class _Values:
-    """What some rows of a column hold.
+    """Statistics of some values of a column.
 
     Attributes:
-        n: values that are filled; 0 where some are no single values.
-        n_different: of them, as labels.
-        longest: characters.
-        mean_words: of a value.
+        n: number of non-empty values; 0 if some are not single values.
+        n_different: number of distinct values, normalized as labels.
+        longest: characters of the longest value.
+        mean_words: words of a value on average.
         all_numbers, has_fractions: whether all are numbers, and some of them not whole.
     """
 
@@ -460,13 +460,13 @@ class _Values:
 
     @property
     def may_be_label(self) -> bool:
-        """Few different values that each come often."""
+        """Whether there are few distinct values that each occur often."""
         few = 2 <= self.n_different <= self.n / FEWEST_PER_VALUE
         return few and self.n >= FEWEST_ROWS and self.longest <= MOST_LABEL_CHARS and not self.has_fractions
 
     @property
     def may_be_text(self) -> bool:
-        """Several words in most values, which are not a label's, nor the same in all rows."""
+        """Whether values have several words on average, are not labels, and are not all the same."""
         if self.n >= FEWEST_ROWS and self.n_different < 2:
             return False
         return self.mean_words >= FEWEST_WORDS and not self.may_be_label

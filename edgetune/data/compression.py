@@ -1,4 +1,4 @@
-"""Compressed files (.gz, .bz2, .xz, .zst) as blocks of bytes that cannot become bombs."""
+"""Reads compressed files (.gz, .bz2, .xz, .zst) in blocks, with a limit on their decompressed size."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ KINDS = {".gz": "gzip", ".bz2": "bzip2", ".xz": "xz", ".zst": "Zstandard"}
 
 
 class Unpacked:
-    """Counts what comes out of a file, and refuses too much of it."""
+    """Counts the decompressed bytes of a file, and refuses too many."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -50,7 +50,7 @@ def byte_blocks(path: Path, kind: str) -> Iterator[bytes]:
         kind: one of `KINDS`; "" for a file that is not compressed.
 
     Raises:
-        DataError: it is a bomb.
+        DataError: it decompresses to more than the limits allow.
         OSError: it cannot be read, or is damaged.
     """
     with path.open("rb") as raw:
@@ -99,7 +99,7 @@ def _zstd(raw: IO[bytes]) -> Iterator[bytes]:
 def _frames(start: Callable[[], Any], its_error: type[Exception], raw: IO[bytes]) -> Iterator[bytes]:
     """Unpack frames that follow each other, with zero bytes in between.
 
-    `lzma.open` does not bound its memory, and zstandard's own reader takes a file that was cut off for whole.
+    `lzma.open` does not bound its memory, and zstandard's own reader accepts a truncated file.
     """
     frame, block = start(), bytearray()
     while True:

@@ -1,9 +1,9 @@
-"""A dataset of the Hugging Face hub, through the `datasets` library, and how it is named.
+"""Datasets of the Hugging Face hub, read with the `datasets` library, and their addresses.
 
     hub:org/name[:[CONFIGURATION:]SPLIT]             the newest commit, or what is in the library's cache
     hub:org/name@REVISION[:[CONFIGURATION:]SPLIT]    a branch, tag or commit
 
-Where the hub can be reached, a run's settings name the commit that was read (`pinned_dataset`).
+If the hub can be reached, a run's settings record the commit that was read (`pinned_dataset`).
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from edgetune.utils.isolation import no_telemetry
 
 
 class HubAddress(NamedTuple):
-    """What `hub:` is followed by.
+    """The parts of an address after `hub:`.
 
     Attributes:
         name: of the dataset.
@@ -67,7 +67,7 @@ _OFFLINE = frozenset(
 
 
 def pinned_dataset(path: str) -> str:
-    """Return an address with the commit that it means now, where the hub can say so; else as it is."""
+    """Return an address with its current commit, or unchanged if the hub cannot tell the commit."""
     if not path.startswith(HUB_PREFIX):
         return path
     address = HubAddress.parsed(path)
@@ -78,7 +78,7 @@ def pinned_dataset(path: str) -> str:
         from huggingface_hub import HfApi
 
         commit = HfApi().dataset_info(address.name, revision=address.revision or None).sha
-    except Exception:  # it is not there, or nobody answers: reading says which, in a sentence
+    except Exception:  # not found, or no answer: reading it raises an error that says which
         return path
     return str(address._replace(revision=commit)) if commit else path
 
@@ -94,7 +94,7 @@ def read_hub(path: str) -> Table:
     """
     address = HubAddress.parsed(path)
     *configuration, split = address.parts or ("train",)
-    if not reachable():  # else `datasets` tries again for 20 s; what it has cached still opens
+    if not reachable():  # otherwise `datasets` retries for 20 s; cached datasets still open
         os.environ.setdefault("HF_HUB_OFFLINE", "1")
     no_telemetry()
     try:
@@ -114,7 +114,7 @@ def read_hub(path: str) -> Table:
 
 @lru_cache
 def reachable() -> bool:
-    """Whether the hub answers, asked once; behind a proxy this is taken for granted."""
+    """Return whether the hub answers, checked once; behind a proxy it is assumed to."""
     if urllib.request.getproxies():
         return True
     address = urllib.parse.urlsplit(os.environ.get("HF_ENDPOINT") or "https://huggingface.co")

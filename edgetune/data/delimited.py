@@ -1,8 +1,8 @@
-"""Delimited files as tables: how a file is written (delimiter, quoting, header) is detected, then it is read.
+"""Delimited files as tables: the format (delimiter, quoting, header) is detected, then the file is read.
 
-All three are decided once per file, by evidence over its start. Quoting matters most: GLUE's TSV files are
-plain text with stray double quotes, where a CSV reader swallows rows in silence; other TSV files are real
-CSV, whose wrapped fields must be unwrapped. Evidence for CSV is a field that needed its quotes, or a line
+All three are decided once per file, by evidence from its first lines. Quoting matters most: GLUE's TSV files
+are plain text with stray double quotes, in which a CSV reader silently swallows rows; other TSV files are
+real CSV, whose quoted fields must be unquoted. Evidence for CSV is a field that needed its quotes, or a line
 all of whose text is quoted; evidence for plain text is a line that no CSV writer would have written.
 
 Columns are named by the header, or numbered from 1.
@@ -38,12 +38,12 @@ from edgetune.utils.limits import MAX_COLUMNS
 
 DELIMITERS = ("\t", ",", ";", "|")
 SNIFF_LINES = 20_000  # lines judged for quoting …
-QUOTED_LINES = 2_000  # … of which so many with quotes
-QUOTED_FIELDS = 20  # of such a line that are looked at
+QUOTED_LINES = 2_000  # … of which at most this many with quotes
+QUOTED_FIELDS = 20  # fields of such a line that are examined
 SHAPE_LINES = 2_000  # lines judged for the delimiter
 MIN_CONSISTENT_RATE = 0.8  # share of rows that must have as many columns as the first
 MAX_STRAY_RATE = 0.1  # stray lines per well-formed line that CSV may still have
-FEW_VALUES = 20  # a column with at most so many values, each seen often, holds labels
+FEW_VALUES = 20  # a column with at most this many values, each seen often, holds labels
 
 
 def sniff(
@@ -53,9 +53,9 @@ def sniff(
 
     Args:
         lines: physical lines, without their ends.
-        hint: the delimiter that the file's name suggests; wins where it fits.
-        delimiter: what the user said; then only quoting is decided.
-        escape: whether backslashes escape quotes, as the user said; None decides.
+        hint: the delimiter that the file's name suggests; preferred if it fits.
+        delimiter: the one that the user gave; then only quoting is decided.
+        escape: whether backslashes escape quotes, as the user says; None to detect it.
     """
     allow_long_fields()
     filled = [line for line in lines[:SNIFF_LINES] if line.strip()]
@@ -75,7 +75,7 @@ def sniff(
 
 
 def _consistency(lines: Sequence[str], dialect: Dialect) -> float:
-    """Return the share of rows with as many columns as the first; 0 where that is one column."""
+    """Return the share of rows with as many columns as the first; 0 if that has one column."""
     counts = [len(record.fields) for record in records(iter(lines[:SHAPE_LINES]), dialect)]
     if not counts or counts[0] < 2:
         return 0.0
@@ -83,10 +83,10 @@ def _consistency(lines: Sequence[str], dialect: Dialect) -> float:
 
 
 def _quoting(lines: Sequence[str], delimiter: str, escape: bool | None = None) -> Dialect:
-    """Decide whether quotes are CSV quotes; without evidence they are, but not between tabs.
+    """Decide whether quotes are CSV quotes; without evidence they are, except in tab-separated files.
 
-    Where there is evidence for both, the reading under which more rows have as many columns as the first
-    wins, plain text on a tie. Backslashes escape where more lines are well formed for it.
+    With evidence for both, the reading in which more rows have as many columns as the first one wins, or
+    plain text on a tie. Backslashes are escapes if more lines are well formed that way.
     """
     plain, quoted = Dialect(delimiter, quoted=False), Dialect(delimiter, quoted=True, escaped=bool(escape))
     good, stray = _quote_evidence(lines, quoted)
@@ -117,8 +117,8 @@ def _quoting(lines: Sequence[str], delimiter: str, escape: bool | None = None) -
 def _quote_evidence(lines: Sequence[str], dialect: Dialect) -> tuple[int, int]:
     """Count records that speak for CSV quoting and lines that speak against it.
 
-    A wrapped field without delimiter, line break or doubled quote inside says little: plain text, too, has
-    fields that are one quotation. It counts only where every field but numbers is wrapped.
+    A quoted field without a delimiter, line break or doubled quote inside says little, because plain text
+    also has fields that are one quotation. It counts only if every field except numbers is quoted.
     """
     good = stray = position = n_quoted = 0
     ahead = LookAhead()
@@ -177,11 +177,11 @@ def _is_number(text: str) -> bool:
 
 
 def has_header(rows: Sequence[Sequence[str]], wanted: Sequence[str] = ()) -> bool:
-    """Decide whether the first row names the columns. Careful: in doubt it does not.
+    """Decide whether the first row names the columns; in doubt, it does not.
 
-    It does if it holds a name that the user asked for, or usual names of both text and label, whatever else
-    it holds. Otherwise one field must be a usual name, or stand over a column of only numbers, or of only a
-    few values that come often; and no field may come again below it, or be a number over numbers.
+    It does if it has a name that the user asked for, or usual names of both text and label. Otherwise, one
+    field must be a usual name, or be above a column of only numbers or of only a few frequent values, and no
+    field may occur again below itself, or be a number above numbers.
     """
     first = [field.strip() for field in rows[0]]
     body = [row for row in rows[1:] if len(row) == len(first)]
@@ -204,7 +204,7 @@ def has_header(rows: Sequence[Sequence[str]], wanted: Sequence[str] = ()) -> boo
 def _is_named(first: Sequence[str], below: Mapping[int, Sequence[str]], name: str) -> bool:
     """Whether the first row holds a name that the user asked for.
 
-    A number may be a position or a value instead: it counts where it is no position and does not come again.
+    A number may also be a position or a value: it counts only if it is neither a position nor repeated below.
     """
     at = next((i for i, field in enumerate(first) if field and field.lower() == name.lower()), None)
     if at is None or not (name.isascii() and name.isdigit()):
@@ -217,7 +217,7 @@ def _comes_again(first: Sequence[str], below: Mapping[int, Sequence[str]], at: i
 
 
 def _contrasts(column: Sequence[str]) -> bool:
-    """Whether a column below a word is all numbers, or a few values that each come several times."""
+    """Whether a column below a word has only numbers, or few values that each occur several times."""
     if not column:
         return False
     if all(map(_is_number, column)):
@@ -282,7 +282,7 @@ def read_delimited(
 
 
 def _leading_comments(lines: Sequence[str]) -> int:
-    """Count the lines above all others that begin with a hash; 0 where there are no others."""
+    """Count the lines at the start that begin with a hash; 0 if there are no other lines."""
     for number, line in enumerate(lines):
         if line.strip() and not line.startswith("#"):
             return number
@@ -292,7 +292,7 @@ def _leading_comments(lines: Sequence[str]) -> int:
 def _preamble(rows: Sequence[Record], n_comments: int, wanted: Sequence[str]) -> int:
     """Count the rows above the table: comments, or a title above the header.
 
-    They have another number of columns than most rows, or one that is filled, or are comments above a header.
+    They are comments above a header, or have another number of columns than most rows, or one filled column.
     """
     if not rows:
         return 0
@@ -329,7 +329,7 @@ def _rows(
 ) -> Iterator[Row | BadRow]:
     """Yield the columns asked for of the rows below the heading.
 
-    A row of another width is bad. A header that comes again, as where files were joined, is no row.
+    A row with another number of columns is bad. A repeated header, as in concatenated files, is not a row.
     """
     stream = records(islice(file.lines(), n_above, None), dialect, width)
     for record in islice(stream, n_heading, None):

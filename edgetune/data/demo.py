@@ -1,11 +1,11 @@
 """Labelled support tickets that edgetune makes itself, for `edgetune demo` and for tests.
 
-A small grammar: a ticket is one to five sentences around one main complaint, which is its label. What
-keeps words alone from giving the label away: other topics are mentioned to say that they are fine, are
-long solved, or matter less; words such as charge, card, order and account belong to several topics; some
-tickets are ambiguous, and some are labelled wrong, as in files that people really have.
+A small grammar: a ticket is one to five sentences around one main complaint, which is its label. Words alone
+do not give the label away: other topics are mentioned as fine, long solved or less important; words such as
+charge, card, order and account belong to several topics; some tickets are ambiguous, and some are labelled
+wrong, as in real files.
 
-The same seed gives the same file, bit for bit, on every platform: only `random.Random.random` is drawn.
+The same seed gives the same file, bit for bit, on every platform: only `random.Random.random` is used.
 """
 
 from __future__ import annotations
@@ -329,7 +329,7 @@ def _ticket(dice: _Dice, label: str) -> str:
 
 
 def demo_rows(n_rows: int = 4000, seed: int = 0) -> list[tuple[str, str]]:
-    """Return tickets and their labels; texts differ as long as the grammar has new ones to give."""
+    """Return tickets and their labels; texts are distinct as long as the grammar yields new ones."""
     dice = _Dice(seed)
     rows: dict[str, str] = {}
     repeats: list[tuple[str, str]] = []

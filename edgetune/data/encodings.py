@@ -1,6 +1,6 @@
-"""Which encoding text files have: by the user's word, a byte order mark, or charset-normalizer's judgement.
+"""The encoding of text files: as the user says, by a byte order mark, or as charset-normalizer judges.
 
-Only the lines that are not ASCII are looked at: the others are the same in nearly every encoding.
+Only the lines that are not ASCII are examined: the others are the same in nearly every encoding.
 """
 
 from __future__ import annotations
@@ -13,16 +13,16 @@ from edgetune.utils.errors import UsageError
 
 AUTO = "auto"
 SAMPLE_BYTES = 1 << 16  # of lines that are not ASCII
-MOST_JUDGED = 4  # times as many are asked whether they are UTF-8
+MOST_JUDGED = 4  # times as many bytes are tested for UTF-8
 UTF8_RATE = 0.8  # of these lines: above this the file is UTF-8 with damaged rows
 _WIDE = ("utf_16_le", "utf_16_be")
 _NARROW = (
     *("cp1252", "cp1250", "cp1251", "cp1253", "cp1254", "cp1255", "cp1256", "cp1257", "cp1258", "cp874"),
     *("koi8_r", "mac_roman", "gb18030", "big5", "cp932", "euc_jp", "cp949"),
 )
-"""What files are written in today. Among all that it knows, charset-normalizer prefers code pages of DOS."""
+"""Encodings in use today. Given all that it knows, charset-normalizer prefers DOS code pages."""
 _COMMON = ("cp1252", "cp1250", "cp1251", "koi8_r", "cp932", "gb18030", "big5", "cp949")
-"""Named where nothing tells which it is."""
+"""Suggested if the encoding cannot be detected."""
 _TYPOGRAPHY = frozenset("€‚ƒ„…†‡‰‹›‘’“”•–—˜™\u00a0¡¢£¤¥¦§¨©«¬®¯°±²³´·¸¹»¼½¾¿")
 """Characters of cp1252 that texts of plain ASCII letters have."""
 _BYTE_ORDER_MARKS = (codecs.BOM_UTF8, codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE, codecs.BOM_UTF32_BE)
@@ -41,7 +41,7 @@ _EASTERN = {
 _EASTERN_CODECS = ("cp1250", "cp1257")
 _KANA = re.compile("[ぁ-んァ-ヶ]")
 _KANA_RATE, _FEWEST_KANA = 0.3, 5
-"""Of the characters that are not ASCII, and different ones: Korean has no kana, but rows of one jamo."""
+"""Share of the characters that are not ASCII, and distinct ones: Korean has no kana, but rows of one jamo."""
 _CYRILLIC = ("cp1251", "koi8_r")  # each has small letters where the other has capitals
 _MIXED_CASE = re.compile("[а-я][А-Я]")
 _WORD = re.compile(rb"[A-Za-z\x80-\xff]*[\x80-\xff][A-Za-z\x80-\xff]*")
@@ -51,10 +51,10 @@ _SIMILAR_CHAOS, _SIMILAR_COHERENCE = 0.05, 0.1
 
 
 def resolve_encoding(encoding: str, start: bytes) -> str:
-    """Return the codec to use: a byte order mark is believed over the default.
+    """Return the codec to use; a byte order mark takes precedence over the default.
 
     Args:
-        encoding: as the user said; `auto` decides by the content.
+        encoding: as the user gave it; `auto` decides by the content.
         start: first bytes of the file.
 
     Raises:
@@ -88,7 +88,7 @@ def advice(start: bytes) -> str:
 
 
 def likely_encoding(start: bytes) -> str | None:
-    """Return the encoding that bytes which are not UTF-8 have most likely; None for UTF-8, or no idea.
+    """Return the most likely encoding of bytes that are not UTF-8; None for UTF-8, or if it is unknown.
 
     Args:
         start: first bytes of a file; may end within a character.
@@ -131,7 +131,7 @@ def likely_encoding(start: bytes) -> str | None:
 
 
 def _n_mixed_case(sample: bytes, codec: str) -> int:
-    """Return how often a capital follows a small letter, as where upper and lower case are exchanged."""
+    """Return how often a capital follows a small letter, as if upper and lower case were exchanged."""
     return len(_MIXED_CASE.findall(sample.decode(codec, "ignore")))
 
 
@@ -153,7 +153,7 @@ def _is_eastern(match: Any) -> bool:
 
 
 def _japanese(sample: bytes) -> str | None:
-    """Return the encoding in which bytes are Japanese: in no other language kana are so frequent.
+    """Return the encoding in which bytes are Japanese text: in no other language are kana so frequent.
 
     Two or three lines are too few for the statistics of charset-normalizer, which takes them for Korean.
     """
@@ -168,7 +168,7 @@ def _japanese(sample: bytes) -> str | None:
 
 
 def _lines_to_judge(start: bytes) -> bytes:
-    """Return lines that are not ASCII; none where nearly all of them are UTF-8."""
+    """Return lines that are not ASCII; none if nearly all of them are UTF-8."""
     lines: list[bytes] = []
     size = 0
     for line in start.replace(b"\r", b"\n").split(b"\n"):
@@ -184,7 +184,7 @@ def _lines_to_judge(start: bytes) -> bytes:
 
 
 def _decodes(sample: bytes, codec: str) -> bool:
-    """Whether bytes are valid in an encoding, but for a character at their end that may be cut off."""
+    """Whether bytes are valid in an encoding, except for a character that may be cut off at their end."""
     try:
         codecs.getincrementaldecoder(codec)().decode(sample)
     except UnicodeDecodeError:

@@ -70,17 +70,17 @@ __all__ = [
 ]
 
 SAMPLE_ROWS, SAMPLE_CELLS = 1_000, 200_000
-"""Rows, and values in them, that are looked at to tell columns apart."""
+"""Most rows, and values in them, that are examined to identify columns."""
 NO_TEXT = frozenset(["nan", "NaN", "<NA>"])
 """What pandas writes for a missing text."""
 _ITEM = r"""('[^'\\\\]*'|"[^"\\\\]*"|[0-9.]+)"""
 _LIST = re.compile(rf"\s*\[\s*({_ITEM}(\s*,\s*{_ITEM})*)?\s*\]\s*")
 """A list of labels as text."""
 MOST_FAULTY_RATE = 0.05
-"""In a larger share of the first rows, lists of several labels are no faults: rows may have several."""
+"""Rows may have several labels if more than this share of the first rows do; otherwise these are faults."""
 MAX_LIST_CHARS = 1 << 16
 FEWEST_ROWS = 20
-"""In a file of so many rows a class that only the first row has may be a column's name."""
+"""In a file of at least this many rows, a class that only the first row has may be a column's name."""
 
 
 @dataclass(frozen=True)
@@ -89,15 +89,15 @@ class DataOptions:
 
     Attributes:
         text: text columns, by name or 1-based number; () finds them by their usual names.
-        label: the label column, or the columns that each hold 1 for one label, with commas; None finds it by
-            its usual name.
+        label: the label column, or the columns that each hold 1 for one label, separated by commas; None
+            finds it by its usual name.
         header: whether a delimited file's first row names its columns; None decides by the content.
         encoding: of text files; `auto` decides by the content.
         delimiter: of delimited files; None decides by the content.
-        pair: two text columns stay a pair, for the tokenizer to join, rather than become one text.
+        pair: whether two text columns stay a pair, which the tokenizer joins, instead of becoming one text.
         escape: whether backslashes escape quotes in delimited files; None decides by the content.
         part: which part to read of data that has several (see `Parts`); None reads the training rows.
-        merge_labels: labels that differ in letter case, a full stop, or `_`, `-` and blank are one label.
+        merge_labels: whether labels that differ only in case, a full stop, or `_`, `-` and blank are one.
         multi_label: whether a row may have several labels, or none; None decides by the content.
     """
 
@@ -114,7 +114,7 @@ class DataOptions:
 
 
 class GuessedColumns(NamedTuple):
-    """Names (or numbers) of columns that neither the user nor a usual name told."""
+    """Names (or numbers) of columns that were neither given by the user nor found by usual names."""
 
     text: tuple[str, ...]
     label: str
@@ -124,11 +124,11 @@ class Example(NamedTuple):
     """One usable row.
 
     Attributes:
-        line: 1-based physical line where the file has lines, else 1-based row number.
+        line: 1-based physical line if the file has lines, else 1-based row number.
         text: without white space around it.
-        text_pair: the second text where the options say that there are two.
-        label: in its normal form, whatever its type in the file; several are joined by commas, to be shown.
-        several: all labels, sorted, where rows may have several; None where each has one.
+        text_pair: the second text if the options say that there are two.
+        label: in its normal form, whatever its type in the file; several are joined by commas, for display.
+        several: all labels, sorted, if rows may have several; None if each has one.
     """
 
     line: int
@@ -164,7 +164,7 @@ def open_rows(path: str, options: DataOptions) -> Table:
 
 
 def find_parts(path: str, options: DataOptions) -> Parts | None:
-    """Return the parts of a data set in a file or folder, where it has rows to train and to evaluate on.
+    """Return the parts of a data set in a file or folder, if it has rows to train and to evaluate on.
 
     Raises:
         DataError: the path is missing or cannot be read.
@@ -191,9 +191,9 @@ def read_examples(
     Args:
         path: a file, a folder, or `hub:NAME` (see `hub_address`).
         options: how to read it.
-        on_bad: is told of every row that cannot be used, and of every row without a label.
-        on_loose: is told of every row whose quotes had to be guessed; it is used if it can be.
-        on_guess: is told the columns, where they were guessed.
+        on_bad: called with every row that cannot be used, and every row without a label.
+        on_loose: called with every row whose quotes had to be guessed; the row is used if possible.
+        on_guess: called with the columns if they were guessed.
 
     Raises:
         DataError: the path is missing or cannot be read as rows, or its header would become a class.
@@ -223,7 +223,7 @@ def read_examples(
 
 
 def column_reference(names: Sequence[str], column: int) -> str:
-    """Return what finds a column again: its name, or its number where it is blank or not the only one."""
+    """Return a reference to a column: its name, or its number if the name is blank or not unique."""
     name = names[column]
     return name if name and names.count(name) == 1 else str(column + 1)
 
@@ -233,11 +233,11 @@ def _ignore(row: BadRow) -> None:
 
 
 def find_columns(table: Table, options: DataOptions, need_label: bool = True) -> Columns:
-    """Find the text and label columns of a table: by the user's word, their names, or their content.
+    """Find the text and label columns of a table: as the user says, by their names, or by their content.
 
     Args:
         table: the rows.
-        options: which columns the user said.
+        options: which columns the user gave.
         need_label: whether a label is needed; else its column is only kept apart from the text.
 
     Raises:
@@ -277,7 +277,7 @@ def _examples(
     dash_is_label: bool | None = None
     plain_labels: frozenset[str] | None = None
     n_rows = 0
-    first_label: str | None = None  # of the file's first row, until it comes again
+    first_label: str | None = None  # of the file's first row, until it occurs again
     others: Counter[str] = Counter()
     several = _SeveralLabels.of(table, chosen, options)
     judged = verdict(table.columns, lambda: _sample(table))
@@ -337,7 +337,7 @@ def _examples(
 
 
 def _has_plus(table: Table, column: int) -> bool:
-    """Whether labels are signs, so that a dash is no empty cell."""
+    """Whether labels are signs, so that a dash is not an empty cell."""
     rows = islice(table.read((column,)), SAMPLE_ROWS)
     return any(not isinstance(row, BadRow) and str(row[1][0]).strip() == "+" for row in rows)
 
@@ -363,13 +363,13 @@ def _check_no_header(
 
     Args:
         table: the file, whose columns have no names.
-        first_label: that the first row alone has.
-        n_rows: usable ones.
+        first_label: the label that only the first row has.
+        n_rows: number of usable rows.
         is_strange: whether classes of other rows are larger.
         options: how it is read.
 
     Raises:
-        DataError: it is one; what the user said of the header counts, unless the class is a usual name.
+        DataError: it is such a file. If the user said whether it has a header, only a usual name counts.
     """
     is_name = plain_name(first_label) in KNOWN_NAMES
     if n_rows < 2 or (not is_name and (options.header is not None or not is_strange)):
@@ -394,9 +394,9 @@ class TextRow(NamedTuple):
     """One row to classify.
 
     Attributes:
-        line: 1-based physical line where the file has lines, else 1-based row number.
+        line: 1-based physical line if the file has lines, else 1-based row number.
         text: without white space around it; may be empty.
-        text_pair: the second text where the options say that there are two.
+        text_pair: the second text if the options say that there are two.
         values: of all columns, as they are in the input.
     """
 
@@ -418,7 +418,7 @@ class TextTable:
     Attributes:
         columns: names of all columns of the input.
         rows: one per row of the input, in its order.
-        label_at: position of the column that holds labels, where the input has one.
+        label_at: position of the column that holds labels, if the input has one.
     """
 
     columns: tuple[str, ...]
@@ -430,7 +430,7 @@ def open_texts(path: str, options: DataOptions) -> TextTable:
     """Open rows to classify; no label is needed. A .txt file is one text per line.
 
     Raises:
-        DataError: also where a single row cannot be read, because every row must get its prediction.
+        DataError: also if a single row cannot be read, because every row must get its prediction.
         UsageError: the text column cannot be found.
     """
     if not path.startswith(HUB_PREFIX):
@@ -507,7 +507,7 @@ def _text(value: Any) -> str:
 
 
 def _label(value: Any) -> str | None:
-    """Return a label, also the only one of a list, in its normal form; None where there is none."""
+    """Return a label, also the only one of a list, in its normal form; None if there is none."""
     if isinstance(value, str) and len(value) <= MAX_LABEL_CHARS:
         return _written_label(value)
     value = _only_label(value)
@@ -525,7 +525,7 @@ def _label(value: Any) -> str | None:
 
 @lru_cache(maxsize=4096)
 def _written_label(cell: str) -> str | None:
-    """Return the same for text, in which pandas may have written a list, such as "['a']"."""
+    """Return the label in a text cell, in which pandas may have written a list, such as "['a']"."""
     value: Any = cell
     if _LIST.fullmatch(cell):
         with suppress(ValueError, SyntaxError):
@@ -548,7 +548,7 @@ class _SeveralLabels:
 
     @classmethod
     def of(cls, table: Table, chosen: Columns, options: DataOptions) -> _SeveralLabels | None:
-        """Look at the first rows of a table; None where a row has one label."""
+        """Examine the first rows of a table; return None if each row has one label."""
         if options.multi_label is False or (chosen.flags and options.multi_label is None):
             return None
         assert chosen.label is not None
@@ -563,7 +563,7 @@ class _SeveralLabels:
         return cls(next((mark for mark in SEPARATORS if any(mark in str(text) for text in texts)), None))
 
     def labels(self, value: Any) -> tuple[str, ...] | None:
-        """Return the labels in a cell, sorted; None where it is empty, () where it holds an empty list."""
+        """Return the labels in a cell, sorted; None if it is empty, () if it holds an empty list."""
         found = _label_list(value)
         if found is not None:
             return tuple(sorted(set(filter(None, map(_label, found)))))
@@ -578,19 +578,19 @@ class _SeveralLabels:
 
 
 def _cell_of_labels(table: Table, flags: Sequence[int], values: Sequence[Any]) -> Any:
-    """Return what the label column holds; for columns of one label each, which of them holds 1."""
+    """Return the value of the label column or, if each label has a column, the flag of every label."""
     if not flags:
         return values[0]
     return {table.columns[i]: _flag(value) for i, value in zip(flags, values, strict=True)}
 
 
 def _flag(value: Any) -> Any:
-    """Return 1 or 0 for what a column of a label's own holds; any other value as it is."""
+    """Return 1 or 0 for the value of a label's own column; any other value unchanged."""
     return FLAGS.get(str(value).strip().lower(), value)
 
 
 def _only_label(value: Any) -> Any:
-    """Return the only label of a list, or of categories; any other value as it is."""
+    """Return the only label of a list, or of categories; any other value unchanged."""
     value = _chosen_categories(value)
     while isinstance(value, list | tuple):
         if any(item != value[0] for item in value):
@@ -600,9 +600,9 @@ def _only_label(value: Any) -> Any:
 
 
 def _chosen_categories(value: Any) -> Any:
-    """Return the names that hold of categories as spaCy writes them; any other value as it is.
+    """Return the names of the true categories, as spaCy writes them; any other value unchanged.
 
-    Those are {"a": 1, "b": 0}, {"cats": {"a": 1, "b": 0}} or [{"label": "a", "value": 1}, …].
+    spaCy writes {"a": 1, "b": 0}, {"cats": {"a": 1, "b": 0}} or [{"label": "a", "value": 1}, …].
     """
     if isinstance(value, dict) and value.keys() == {"cats"}:
         value = value["cats"]

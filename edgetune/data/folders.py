@@ -1,4 +1,4 @@
-"""Folders of data: one subfolder per label that holds .txt files, and what keeps any folder to itself."""
+"""Folders of data, with one subfolder of .txt files per label; a check that paths stay inside a folder."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from edgetune.utils.sanitize import brief
 
 UNLABELLED = frozenset(["unsup", "unlabeled", "unlabelled"])
 """Folders of texts without a label, in lower case."""
-MAX_JUDGED_FILES, JUDGED_BYTES = 200, 1 << 12  # files that `--encoding auto` looks at, and bytes of each
+MAX_JUDGED_FILES, JUDGED_BYTES = 200, 1 << 12  # files that `--encoding auto` examines, and bytes of each
 
 
 def resolves_inside(path: Path, root: Path) -> Path:
-    """Return a path that lies in a folder when all links are followed."""
+    """Return a path, after checking that it lies in a folder when all links are followed."""
     real, real_root = os.path.realpath(path), os.path.realpath(root)
     if os.path.commonpath([real, real_root]) != real_root:
         shown = [brief(one, 300) for one in (path, root, real)]
@@ -34,7 +34,7 @@ def resolves_inside(path: Path, root: Path) -> Path:
 
 
 def _entries(place: Path, root: Path, wanted: Callable[[os.DirEntry[str]], bool]) -> list[Path]:
-    """Return what is wanted of a folder's entries by name; hidden ones are left out."""
+    """Return the wanted entries of a folder, sorted by name; hidden ones are left out."""
     with reading_errors(place), os.scandir(place) as found:
         entries = list(islice(found, limits.MAX_FOLDER_FILES + 1))
     if len(entries) > limits.MAX_FOLDER_FILES:
@@ -44,7 +44,7 @@ def _entries(place: Path, root: Path, wanted: Callable[[os.DirEntry[str]], bool]
         )
     kept = []
     for entry in entries:
-        with suppress(OSError):  # what cannot be looked at, such as a link to itself, is not wanted
+        with suppress(OSError):  # an entry that cannot be examined, such as a link to itself, is not wanted
             if not entry.name.startswith(".") and wanted(entry):
                 kept.append(entry)
     return sorted(

@@ -11,7 +11,7 @@ from edgetune.utils.types import IntArray
 
 N_FOLDS = 5
 MOST_TOGETHER = 1 / 3
-"""Where near-duplicates of each other are a larger share of the rows than this, no folds are made."""
+"""If near-duplicates of each other are a larger share of the rows than this, no folds are made."""
 
 
 def make_folds(groups: IntArray, labels: IntArray, rng: np.random.Generator) -> IntArray | None:

@@ -50,7 +50,7 @@ TEXTS = (
 
 
 def as_path(data: Data, cache_dir: os.PathLike[str], options: DataOptions) -> str:
-    """Return where labelled rows can be read: a path as it is, the path of a copy of rows in memory.
+    """Return a path to read labelled rows from; rows in memory are first copied to a file.
 
     Args:
         data: see `Data`.
@@ -72,11 +72,11 @@ def as_path(data: Data, cache_dir: os.PathLike[str], options: DataOptions) -> st
 
 
 def name_copies(text: str, *paths: str | None) -> str:
-    """Name copies of rows in memory by words in a message, instead of by their paths in the cache.
+    """Replace the cache paths of copies of rows in memory by words in a message.
 
     Args:
         text: the message.
-        paths: what was read; files that are no such copies keep their names.
+        paths: the files that were read; those that are not such copies keep their names.
     """
     for path in paths:
         if path is None or Path(path).parent.name != ROWS or _COPY.fullmatch(Path(path).name) is None:
@@ -105,8 +105,8 @@ def texts_of(data: Texts, options: DataOptions) -> list[str | tuple[str, str]]:
         options: which columns of a table hold the text.
 
     Raises:
-        UsageError: it holds no texts, or an item is none.
-        DataError: a cell of a table is no text.
+        UsageError: it has no texts, or an item is not a text.
+        DataError: a cell of a table is not a text.
     """
     if isinstance(data, str | bytes | os.PathLike):
         raise UsageError(
@@ -230,7 +230,7 @@ def _table(names: Sequence[str], rows: Callable[[Sequence[int]], Iterable[Sequen
 
 
 def _cells(column: Any) -> list[Any]:
-    """Return the values of a column; None where one is missing."""
+    """Return the values of a column; None for a missing one."""
     if _is_pandas(column):
         missing = column.isna().tolist()
         values = zip(column.tolist(), missing, strict=True)
@@ -239,7 +239,7 @@ def _cells(column: Any) -> list[Any]:
 
 
 def _cell(value: Any) -> Any:
-    """Return a scalar, an array or a set as JSON has it, and None for what is not a number."""
+    """Return a scalar, an array or a set as a value that JSON supports, and None for NaN."""
     if isinstance(value, np.generic | np.ndarray):
         value = value.tolist()
     if isinstance(value, set | frozenset):

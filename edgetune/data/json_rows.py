@@ -1,4 +1,4 @@
-"""JSON in the shapes that rows come in, read object by object so that memory stays flat.
+"""JSON files in all usual layouts of rows, read object by object so that memory use stays constant.
 
     one object a line                          {"text": "a", "label": 1}
     objects one after another, or in a list    {...}{...}    [{...}, {...}]
@@ -6,7 +6,7 @@
     rows under a key, or parts of a data set   {"data": [{...}]}    {"train": [{...}], "validation": [{...}]}
     columns, as pandas writes them             {"text": [...], "label": [...]} and its other orientations
 
-What lies deeper in an object is a column too, named by its path: `data.text`, `annotations.label`.
+Nested values of an object are columns too, named by their path: `data.text`, `annotations.label`.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ class JsonOptions(NamedTuple):
     """How to read a JSON file.
 
     Attributes:
-        header: whether the first of arrays names the columns; None decides.
+        header: whether the first array names the columns; None to detect it.
         wanted: column names that the user asked for.
         part: the key of the rows; None: the only one, or the training part.
     """
@@ -66,7 +66,7 @@ class JsonOptions(NamedTuple):
 
 
 def read_json_rows(path: Path, encoding: str, options: JsonOptions) -> Table:
-    """Open a .json or .jsonl file; which of the shapes it has, its content decides."""
+    """Open a .json or .jsonl file; its layout is detected from its content."""
     file = open_text(path, encoding)
     return replace(_table_of(file, options), encoding=file.encoding)
 
@@ -92,7 +92,7 @@ def _table_of(file: TextFile, options: JsonOptions) -> Table:
 
 
 def json_parts(path: Path, encoding: str) -> Parts | None:
-    """Return the keys of the lists of rows in a file, where one of them is to train on."""
+    """Return the keys of the lists of rows in a file, if one of them is a training part."""
     file = open_text(path, encoding)
     if _is_lines(file) or file.start.lstrip(_SPACE)[:1] != "{":
         return None
@@ -112,7 +112,7 @@ def _part(name: str, keys: Sequence[str], part: str | None) -> str:
 
 
 def _is_lines(file: TextFile, wanted: Sequence[str] = ()) -> bool:
-    """Whether lines are JSON values: one of the first is a whole one, and the file is more than that."""
+    """Whether lines are JSON values: one of the first is complete, and the file has more than that."""
     filled = [line for line in islice(file.start_lines(), 100) if line.strip()]
     whole = [value for line in filled if (value := _whole(line)) is not None]
     starts = file.start.lstrip(_SPACE)[:1]
@@ -126,7 +126,7 @@ def _is_lines(file: TextFile, wanted: Sequence[str] = ()) -> bool:
 
 
 def _whole(line: str) -> dict[str, Any] | list[Any] | None:
-    """Return the object or array that a line is, None if it is not one; a comma may follow it."""
+    """Return the object or array that a line consists of, or None; a comma may follow it."""
     try:
         value = LENIENT.decode(line.rstrip().removesuffix(","))
     except (ValueError, RecursionError):
@@ -228,10 +228,10 @@ class _JsonStream:
         self._text = ""
         self._at = 0
         self._n_read = 0
-        self._is_counted = False  # whether what is left of the text has few enough commas
+        self._is_counted = False  # whether the rest of the text is known to have few enough commas
 
     def items(self, key: str | None = None) -> Iterator[Any]:
-        """Yield the values of the list that the file is, or that it has under a key."""
+        """Yield the values of the list that the file consists of, or of the list under a key."""
         if key is not None:
             self._expect("{")
             while self._string() != key:
@@ -252,7 +252,7 @@ class _JsonStream:
                 self._at += 1
 
     def entries(self) -> Iterator[tuple[str, Any]]:
-        """Yield key and value of the object that the file is, `MAX_COLUMN_FILE_CHARS` in all at most."""
+        """Yield the keys and values of the object in the file, at most `MAX_COLUMN_FILE_CHARS` in all."""
         self._expect("{")
         while self._peek() != "}":
             yield self._string(), self.value(MAX_COLUMN_FILE_CHARS)
@@ -275,7 +275,7 @@ class _JsonStream:
             return False
 
     def keys_of_rows(self) -> tuple[list[str], list[str] | None]:
-        """Read the object that is next, for the keys of its lists of objects; none where it holds columns.
+        """Read the next object, and return the keys of its lists of objects; none if it holds columns.
 
         Returns:
             The keys, and None. For an object with `columns` and a list of arrays (orient="split" of pandas),
@@ -312,7 +312,7 @@ class _JsonStream:
         return "".join(found.group().split())
 
     def _skip(self) -> None:
-        """Pass over the next value; over a list of objects one by one, however long it is."""
+        """Skip the next value; a list of objects is skipped one object at a time, however long it is."""
         if self._kind() == "[{":
             for _ in self.items():
                 pass
@@ -320,7 +320,7 @@ class _JsonStream:
             self.value()
 
     def value(self, most: int = MAX_LINE_CHARS) -> Any:
-        """Decode the next value, of so many characters at most, reading on until it is whole."""
+        """Decode the next value, of at most `most` characters, reading on until it is complete."""
         self._peek()
         while True:
             waiting = len(self._text) - self._at
@@ -375,7 +375,7 @@ class _JsonStream:
         self._at += 1
 
     def _more(self) -> bool:
-        """Drop what was decoded, and read as much again as is waiting (at least one block)."""
+        """Drop what was decoded, and read as much again as is left (at least one block)."""
         waiting = len(self._text) - self._at
         pieces = [self._text[self._at :]]
         self._n_read += self._at
@@ -395,7 +395,7 @@ class _JsonStream:
 
 
 def _column_table(file: TextFile, options: JsonOptions) -> Table:
-    """Open {"text": [...], "label": [...]}, or pandas' {"text": {"0": ...}}; this one is read whole."""
+    """Open {"text": [...], "label": [...]}, or pandas' {"text": {"0": ...}}; the file is read as a whole."""
     name = str(file.path)
     data: dict[str, Any] = {}
     n_lists = 0

@@ -1,6 +1,6 @@
-"""What a label is: its normal form, the order of labels, and which are one label in several spellings.
+"""Labels: their normal form, their order, and which of them are one label in several spellings.
 
-a cell of any type ─→ normal_label ─→ "3", "true", "billing"; None where it means that there is no label
+a cell of any type ─→ normal_label ─→ "3", "true", "billing"; None if there is no label
 """
 
 from __future__ import annotations
@@ -19,19 +19,19 @@ NO_LABEL_WORDS = frozenset(
 FASTTEXT_PREFIX = "__label__"
 """Marks a label in a fastText file, and stays on labels that were taken over from one."""
 SEPARATORS = ";|,"
-"""Between several labels in one text; the first that any text has."""
+"""Separators of several labels in one text; the first one that occurs in any text is used."""
 DASH = "-"
-"""Stands for an empty cell too, but where the other label is a plus."""
+"""Also marks an empty cell, unless the other label is a plus."""
 NUMBER = re.compile(r"[+-]?(0|[1-9][0-9]*|(?=\.[0-9]))(\.[0-9]*)?")
-"""As text; a number with leading zeros is a code."""
-# Of the format characters some change what is seen: the joiners U+200C and U+200D inside a label shape words
-# and make one emoji of several, and tags tell flags apart.
+"""A number as text; with leading zeros, it is a code."""
+# Some format characters have a visible effect: inside a label, the joiners U+200C and U+200D shape words and
+# combine several emoji into one, and tags distinguish flags.
 _KEPT = frozenset(map(chr, (0x200C, 0x200D, *range(0xE0020, 0xE0080))))
 _REMOVED = frozenset("\ufe0e\ufe0f\u034f\u115f\u1160\u3164\uffa0")
 
 
 def normal_label(value: Any) -> str | None:
-    """Write a label in the one way that all files share, whatever its type in the file; None for no label.
+    """Return the normal form of a label, whatever its type in the file; None for no label.
 
     3, 3.0, "3.0" and " 3" are "3"; True, "True" and "TRUE" are "true"; text is composed (NFC), without
     invisible characters, and with single blanks.
@@ -64,7 +64,7 @@ def _is_seen(char: str) -> bool:
 
 
 def _plain_number(text: str) -> str:
-    """Write a number without a plus, without zeros that add nothing, and with a zero before the point."""
+    """Write a number without a plus, without redundant zeros, and with a zero before the point."""
     sign = "-" if text.startswith("-") else ""
     whole, _, fraction = text.lstrip("+-").partition(".")
     fraction = fraction.rstrip("0")
@@ -82,7 +82,7 @@ def label_order(names: Iterable[str]) -> list[str]:
 
 @lru_cache(maxsize=4096)
 def variant_key(label: str) -> str:
-    """Return what labels share that are probably one.
+    """Return a key that labels share if they are probably one label.
 
     Such labels differ in letter case, width, a final full stop, leading zeros, or `_`, `-` and blank.
     """
@@ -92,7 +92,7 @@ def variant_key(label: str) -> str:
 
 
 def variants(counts: Mapping[str, int]) -> list[list[str]]:
-    """Return groups of labels that are probably one label each, the most frequent way of writing first.
+    """Return groups of labels that are probably one label each, the most frequent spelling first.
 
     Args:
         counts: rows per label.
@@ -104,7 +104,7 @@ def variants(counts: Mapping[str, int]) -> list[list[str]]:
 
 
 def merged_spelling(counts: Mapping[str, int]) -> dict[str, str]:
-    """Return how labels are written that are one label with another: in its most frequent way."""
+    """Return the most frequent spelling for each label that has several spellings."""
     return {name: group[0] for group in variants(counts) for name in group}
 
 
@@ -124,7 +124,7 @@ def find_labels(wanted: Iterable[str], known: Sequence[str], merge: bool = False
 
 
 def merge_hint(unknown: Iterable[str], known: Sequence[str]) -> str:
-    """Name the option that would make labels known, as a sentence after others; "" where it would not."""
+    """Return a sentence that names the option that would make labels known; "" if none would."""
     if not find_labels(unknown, known, merge=True):
         return ""
     return " With --merge-labels, labels that differ only in case are the same."

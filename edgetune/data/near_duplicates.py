@@ -1,8 +1,8 @@
-"""Which rows repeat phrases of which others: rows that belong on one side of a split.
+"""Near-duplicates: rows that repeat phrases of each other, and belong on the same side of a split.
 
-Two rows are near-duplicates when they share at least half of the bigrams of the shorter one. Only bigrams
-that few rows have count as shared, so that a common phrase relates nobody. A part of a sentence is a
-near-duplicate of the sentence; of two parts that do not overlap neither is one of the other.
+Two rows are near-duplicates if they share at least half of the bigrams of the shorter one. Only bigrams that
+few rows have count as shared, so that a common phrase does not relate rows. A part of a sentence is a
+near-duplicate of the sentence; two parts that do not overlap are not near-duplicates of each other.
 """
 
 from __future__ import annotations
@@ -20,15 +20,15 @@ SHARED_RATE = 0.5
 MOST_ROWS = 25
 """Bigrams that occur in more rows than this are ignored: they are common phrases."""
 MOST_TOKENS = 20_000_000
-"""Of a view. In a larger one no near-duplicates are looked for: that takes up to a microsecond per token."""
+"""Views with more tokens are not searched for near-duplicates, which takes up to a microsecond per token."""
 MOST_FAMILY, MOST_CHAINED = 50, 20_000
-"""Rows of a family, and of a view in which families are more than a row's own near-duplicates."""
+"""Most rows of a family, and of a view in which families include indirect near-duplicates."""
 ROWS_AT_ONCE, FILTER_BITS = 8192, 22
 _WORD = re.compile(r"[\u3040-\u9fff]|\w+")
 
 
 class TokenizedRows(Protocol):
-    """What is read of rows here: a `TokenView`, or `Words`.
+    """The part of the interface of a `TokenView` that is used here; `Words` has it, too.
 
     A batch has the `tokens` (t,) of some rows, row after row, and `offsets` (n + 1,) where each begins.
     """
@@ -53,7 +53,7 @@ class Comparable(Hashed, TokenizedRows, Protocol):
 
 
 class Words:
-    """Texts as words, where there is no tokenizer.
+    """Texts as words, for use without a tokenizer.
 
     Attributes:
         lengths: (n,) words of each text.
@@ -108,7 +108,7 @@ def near_duplicates(view: TokenizedRows, rows: IntArray) -> list[IntArray]:
 
 
 def _links(view: TokenizedRows, rows: IntArray) -> tuple[IntArray, IntArray]:
-    """Return pairs of near-duplicates: a number in `rows`, and a row of the view; each row is its own."""
+    """Return near-duplicates as pairs of an index in `rows` and a row of the view, each row with itself."""
     own = np.arange(len(rows)), np.asarray(rows, dtype=np.int64)
     if int(view.lengths.sum()) > MOST_TOKENS:
         return own
@@ -129,7 +129,7 @@ def _links(view: TokenizedRows, rows: IntArray) -> tuple[IntArray, IntArray]:
         at = np.minimum(np.searchsorted(wanted, found), len(wanted) - 1)
         hit = wanted[at] == found
         n_rows += np.bincount(at[hit], minlength=len(wanted))
-        hit &= n_rows[at] <= MOST_ROWS  # what too many rows have is not even kept
+        hit &= n_rows[at] <= MOST_ROWS  # bigrams that too many rows have are not even kept
         owners.append(owner[hit] + start)
         places.append(at[hit])
     view.release()
@@ -143,11 +143,12 @@ def _links(view: TokenizedRows, rows: IntArray) -> tuple[IntArray, IntArray]:
 
 
 def families(view: TokenizedRows, rows: IntArray) -> list[IntArray]:
-    """Find the rows that belong on one side of a split with each of some rows: near-duplicates, and theirs.
+    """Find the family of each of some rows: its near-duplicates, their near-duplicates, and so on.
 
-    A chain of them may end far from where it began, and the phrases of SST-2 chain half of it: 8,652 of
-    20,000 rows. So a family of more than `MOST_FAMILY` rows is only the near-duplicates of the row itself, as
-    all are in a view of more than `MOST_CHAINED` rows.
+    Families belong on the same side of a split. A chain of near-duplicates may end far from where it began;
+    in SST-2, shared phrases chain 8,652 of 20,000 rows. Therefore, a family of more than `MOST_FAMILY` rows
+    is reduced to the near-duplicates of the row itself, as are all families in a view of more than
+    `MOST_CHAINED` rows.
 
     Args:
         view: tokenized rows.
@@ -203,7 +204,7 @@ def _bigrams(view: TokenizedRows) -> Iterator[tuple[IntArray, IntArray]]:
 
 
 def _slot(bigrams: IntArray) -> IntArray:
-    """Return where bigrams stand in a table of 2 ** FILTER_BITS places, which several may share."""
+    """Return the slots of bigrams in a table of 2 ** FILTER_BITS slots, which several may share."""
     return (bigrams * 0x9E3779B1 >> 24) & ((1 << FILTER_BITS) - 1)
 
 

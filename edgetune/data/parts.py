@@ -27,10 +27,10 @@ class Parts:
     """Names of the parts of a data set, as they are written there.
 
     Attributes:
-        train: trained on.
-        validation: evaluated on; None where there is no such part.
+        train: the part to train on.
+        validation: the part to evaluate on; None if there is no such part.
         unused: all others.
-        column: that tells them apart; None where they are lists or files.
+        column: the column that distinguishes them; None if they are lists or files.
     """
 
     train: str
@@ -40,7 +40,7 @@ class Parts:
 
     @classmethod
     def of(cls, names: Iterable[str], column: str | None = None) -> Parts | None:
-        """Tell parts by their names; None where none of them is a training part."""
+        """Identify parts by their names; return None if none of them is a training part."""
         by_name = {name.lower(): name for name in reversed(list(names))}
         train = next((by_name.pop(name) for name in TRAIN_PARTS if name in by_name), None)
         if train is None:
@@ -82,7 +82,7 @@ def _plain(value: object) -> str:
 
 
 def rows_of_part(table: Table, parts: Parts, part: str | None) -> Table:
-    """Return the rows of a part that a column tells; the training rows for None.
+    """Return the rows of a part that a column determines; for None, the training rows.
 
     Rows that cannot be read count among the training rows.
     """

@@ -15,17 +15,17 @@ from edgetune.utils.limits import MAX_LABELS
 from edgetune.utils.sanitize import brief
 from edgetune.utils.types import IntArray
 
-FEW_EXAMPLES = 10  # a class with fewer is warned of
-IMBALANCE = 10  # so is a largest class with more than this many times the smallest's rows
-MEND_RATE = 0.01  # the share of rows from where on a fault of rows should be mended
+FEW_EXAMPLES = 10  # classes with fewer are named in a warning
+IMBALANCE = 10  # a warning is given if the largest class has more than this many times the smallest's rows
+MEND_RATE = 0.01  # the share of rows from which on a fault should be mended
 _MAX_NAMED = 5
 _N_PARTS = 16
 _MANY_NUMBERS = 20
-"""So many different labels are no categories where most rows have their own, or where they have fractions."""
+"""This many distinct labels are not categories if most rows have their own, or if they have fractions."""
 
 
 class DataFinding(NamedTuple):
-    """What a user should know of labelled text.
+    """What a user should know about labelled text.
 
     Attributes:
         text: one sentence or two, with counts.
@@ -37,7 +37,7 @@ class DataFinding(NamedTuple):
 
 
 def by_importance(findings: Iterable[DataFinding]) -> list[DataFinding]:
-    """Return findings with those first that should be mended."""
+    """Return findings, first those that should be mended."""
     return sorted(findings, key=lambda finding: not finding.mend)
 
 
@@ -81,7 +81,7 @@ def count_repeats(hashes: IntArray, labels: IntArray) -> Repeats:
 
 
 def mixed_label_kinds(first_lines: Mapping[str, int]) -> str | None:
-    """Say that some labels are numbers and others words, as when a file was put together of two."""
+    """Say that some labels are numbers and others words, as in a file that was combined from two."""
     numbers = [name for name in first_lines if NUMBER.fullmatch(name)]
     words = [name for name in first_lines if not NUMBER.fullmatch(name)]
     if not numbers or not words:
@@ -95,7 +95,7 @@ def mixed_label_kinds(first_lines: Mapping[str, int]) -> str | None:
 
 
 def uncategorical_labels(source: str, counts: Mapping[str, int]) -> str | None:
-    """Say that nothing can be learned of labels, as most rows have one of their own; None if it can."""
+    """Say that labels cannot be learned, as most rows have one of their own; None if they can."""
     names, n_rows = list(counts), sum(counts.values())
     numbers = [name for name in names if NUMBER.fullmatch(name)]
     shown = ", ".join(f'"{brief(name)}"' for name in names[:3])
@@ -122,10 +122,10 @@ def label_findings(
 
     Args:
         counts: rows per label.
-        repeats: how often texts come again.
+        repeats: how often texts are repeated.
         n_truncated: rows cut to `max_length`.
         max_length: tokens per row at most.
-        n_rows: labelled rows, where rows may have several labels; None: a row has one.
+        n_rows: labelled rows, if rows may have several labels; None: a row has one.
     """
     one_each = n_rows is None
     n_rows = sum(counts.values()) if n_rows is None else n_rows
@@ -164,10 +164,10 @@ def label_findings(
 
 
 def labels_per_row_findings(n_labels: Mapping[int, int]) -> list[DataFinding]:
-    """Say what is unusual where rows may have several labels; [] if nothing.
+    """Say what is unusual about rows that may have several labels; [] if nothing.
 
     Args:
-        n_labels: rows by how many labels they have.
+        n_labels: rows by number of labels.
     """
     n_rows, n_without = sum(n_labels.values()), n_labels.get(0, 0)
     if n_labels.get(1) == n_rows:
@@ -181,10 +181,10 @@ def labels_per_row_findings(n_labels: Mapping[int, int]) -> list[DataFinding]:
 
 
 def separator_of(counts: Mapping[str, int]) -> str | None:
-    """Return what stands between several labels that are written as one; None where none seem to be.
+    """Return the separator of several labels that are written as one; None if none seem to be.
 
     Args:
-        counts: rows per label. Where they are several, most of their parts come again, some alone.
+        counts: rows per label. If labels are combined, most of their parts occur again, some of them alone.
     """
     for mark in SEPARATORS:
         several = [name.split(mark) for name in counts if mark in name]

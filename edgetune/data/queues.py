@@ -1,4 +1,4 @@
-"""Rows that wait: for a full batch of one length bucket, for a decision.
+"""Queues of rows that wait for a full batch of one length bucket, or for a decision.
 
 A row's way:
     stream ─→ to_score ─→ (loss) ─→ undecided ─→ to_train ─→ step
@@ -22,7 +22,7 @@ _MIXED = 0  # the key of rows of several buckets; no row is so short
 class BucketQueue:
     """Collects examples by length bucket until a full batch of one bucket can be handed out.
 
-    First in, first out within a bucket. Whoever iterates may stop early: what was not handed out stays.
+    First in, first out within a bucket. An iteration may stop early: rows that were not handed out stay.
     """
 
     def __init__(self, batch_size: int) -> None:
@@ -75,7 +75,7 @@ class BucketQueue:
         }
 
     def load_state(self, state: dict[str, Any], numbered: Callable[[IntArray], Batch]) -> None:
-        """Wait exactly as where `state()` was taken; `numbered` copies rows given by their numbers."""
+        """Restore a `state()`; `numbered` copies rows given by their numbers."""
         self._waiting, self._counts = {}, {}
         self.add(numbered(state["rows"]).mark_scored(state["scored"]))
 
@@ -89,11 +89,11 @@ class BucketQueue:
 
 
 class Waiting:
-    """Rows that left the stream and have had no step yet, in three places.
+    """Rows that left the stream and have not been trained on yet, in three places.
 
     Attributes:
-        to_score: chosen to be looked at.
-        to_train: chosen to be trained.
+        to_score: rows chosen to be scored.
+        to_train: rows chosen to be trained on.
     """
 
     def __init__(self, batch_size: int) -> None:
@@ -110,7 +110,7 @@ class Waiting:
 
     @property
     def n_undecided(self) -> int:
-        """Rows that were scored and not decided on."""
+        """Number of rows that were scored but not decided on."""
         return sum(len(batch) for batch, _ in self._undecided)
 
     def hold(self, batch: Batch, losses: FloatArray) -> None:
@@ -134,7 +134,7 @@ class Waiting:
         }
 
     def load_state(self, state: dict[str, Any], numbered: Callable[[IntArray], Batch]) -> None:
-        """Wait exactly as where `state()` was taken; `numbered` copies rows given by their numbers."""
+        """Restore a `state()`; `numbered` copies rows given by their numbers."""
         self.to_score.load_state(state["to_score"], numbered)
         self.to_train.load_state(state["to_train"], numbered)
         self._undecided = [(numbered(part["rows"]), part["losses"]) for part in state["undecided"]]

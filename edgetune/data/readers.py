@@ -1,4 +1,4 @@
-"""Which reader opens a path: by its name, and by its first bytes where the name does not tell."""
+"""Chooses the reader for a path: by its name, or by its first bytes if the name does not tell."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _SUFFIXES = {
 }
 _JSON_START = re.compile(rb"(\xef\xbb\xbf)?\s*(\[\s*)?\{")
 _MAX_NAMED = 5
-_MAX_NEIGHBOURS = 2_000  # files of a folder among which a name is looked for
+_MAX_NEIGHBOURS = 2_000  # files of a folder that are searched for similar names
 
 
 def open_table(
@@ -91,7 +91,7 @@ def open_table(
 
 
 def stored_parts(path: str, encoding: str) -> Parts | None:
-    """Return the lists of rows of a JSON file, or the files of a folder, where one of them is to train on."""
+    """Return the lists of rows of a JSON file, or the files of a folder, if one is a training part."""
     if path.startswith(HUB_PREFIX):
         return None
     place = require_exists(path)
@@ -105,7 +105,7 @@ def stored_parts(path: str, encoding: str) -> Parts | None:
 
 
 def require_exists(path: str) -> Path:
-    """Return the path if it is there."""
+    """Return the path if it exists."""
     place = Path(path)
     try:
         if place.is_dir() or place.is_file():
@@ -125,7 +125,7 @@ def _neighbours(place: Path) -> str:
         names = sorted(entry.name for entry in found if not entry.name.startswith("."))
     except OSError:
         return ""
-    by_stem: dict[str, list[str]] = {}  # what all names of a kind end in makes none of them alike
+    by_stem: dict[str, list[str]] = {}  # a common extension does not make names similar
     for name in names:
         by_stem.setdefault(Path(name).stem.lower(), []).append(name)
     stems = difflib.get_close_matches(place.stem.lower(), by_stem, n=2)
@@ -149,7 +149,7 @@ def _kind_of(place: Path, suffix: str) -> str:
 
 
 def _folder_parts(folder: Path) -> dict[str, Path]:
-    """Return the parts of a data set in a folder by name; empty where it has none to train on.
+    """Return the parts of a data set in a folder by name; empty if there is no training part.
 
     They are what `datasets` saved, files such as train.csv and test.csv, or folders of labels.
     """

@@ -1,7 +1,7 @@
 """Records of a delimited file: one parser for plain and quoted text that accounts for every physical line.
 
-The csv module parses one record at a time here, so that a quote that is never closed costs its own line at
-most: what was read ahead for it is put back and read again. `LookAhead` keeps that from taking for ever.
+The csv module parses one record at a time here, so that an unclosed quote affects only its own line: the
+lines that were read ahead for it are put back and read again. `LookAhead` limits the time that this takes.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 from edgetune.utils.limits import FEW_RECORD_LINES, MAX_LINE_CHARS, MAX_RECORD_LINES
 
-LINE_COST = 64  # reading a line ahead costs as much as so many characters
+LINE_COST = 64  # reading a line ahead costs as much as this many characters
 FREE_COST = 1 << 20  # what may be read ahead in vain in any file …
 COST_RATE = 2  # … and per character of lines with quotes, and `LINE_COST` of any
 UNTERMINATED = "unexpected end of data"
@@ -48,8 +48,8 @@ class Dialect:
         delimiter: one character.
         quoted: RFC 4180 quoting; else a quote is a character like any other.
         skip_space: blanks after a delimiter are not part of the field.
-        escaped: a backslash takes the meaning from a quote, a delimiter or a backslash after it, as Spark and
-            MySQL write them; before any other character it is a backslash. Only where `quoted`.
+        escaped: a backslash escapes a quote, a delimiter or a backslash after it, as Spark and MySQL write
+            them; before any other character it is an ordinary backslash. Only if `quoted`.
     """
 
     delimiter: str
@@ -58,11 +58,11 @@ class Dialect:
     escaped: bool = False
 
     def special(self, line: str) -> bool:
-        """Whether a line is more than its text between delimiters."""
+        """Whether a line has quotes or escapes, so that it cannot simply be split at delimiters."""
         return '"' in line or (self.escaped and "\\" in line)
 
     def prepare(self, line: str) -> str:
-        """Double the backslashes of a line that are only backslashes, for the csv module to halve them."""
+        """Double the ordinary backslashes of a line, because the csv module halves them."""
         if not self.escaped or "\\" not in line:
             return line
         return _backslashes(self.delimiter).sub(lambda found: found[1] or r"\\", line)
@@ -72,13 +72,13 @@ class Dialect:
         return csv.reader(lines, _csv_dialect(self, strict))
 
     def values(self, fields: list[str]) -> list[str]:
-        """Return fields with NULL as an empty one."""
+        """Return fields, with NULL replaced by an empty field."""
         return ["" if field == NULL else field for field in fields] if self.escaped else fields
 
 
 @lru_cache(maxsize=32)
 def _csv_dialect(dialect: Dialect, strict: bool) -> Any:
-    """Return the csv module's own form of a dialect, whose checks cost more than the parsing of a line."""
+    """Return the csv module's own form of a dialect; making one takes longer than parsing a line."""
     return csv.reader(
         (),
         delimiter=dialect.delimiter,
@@ -94,7 +94,7 @@ def _backslashes(delimiter: str) -> re.Pattern[str]:
 
 
 class Unterminated(Exception):
-    """A quoted field goes on in the next line."""
+    """A quoted field continues on the next line."""
 
 
 def parse(line: str, dialect: Dialect, strict: bool = True) -> list[str] | None:
@@ -113,21 +113,21 @@ def parse(line: str, dialect: Dialect, strict: bool = True) -> list[str] | None:
 
 
 def allow_long_fields() -> None:
-    """Lift the csv module's limit of 128 KiB per field, which is global; ours is on lines per record."""
+    """Lift the csv module's global limit of 128 KiB per field; here, the lines per record are limited."""
     csv.field_size_limit(2**31 - 1)
 
 
 class LookAhead:
-    """How many lines a quoted field may go on for: few, once too much was read ahead in vain.
+    """Limits the lines of a quoted field, to few once too much was read ahead in vain.
 
-    Without that, a file of lines which each open a quote is read a thousand times.
+    Without this limit, a file in which every line opens a quote would be read a thousand times.
     """
 
     def __init__(self) -> None:
         self._left = FREE_COST
 
     def passed(self, n_lines: int, n_chars: int) -> None:
-        """Allow more after lines that were read, of which those with quotes had so many characters."""
+        """Allow more after `n_lines` lines were read, of which those with quotes had `n_chars` characters."""
         self._left += COST_RATE * (LINE_COST * n_lines + n_chars)
 
     def wasted(self, n_lines: int, n_chars: int) -> None:
@@ -136,7 +136,7 @@ class LookAhead:
 
     @property
     def n_lines(self) -> int:
-        """Lines of a record at most."""
+        """Largest number of lines of a record."""
         return MAX_RECORD_LINES if self._left > 0 else FEW_RECORD_LINES
 
 
@@ -150,7 +150,7 @@ def joined_record(lines: Iterator[str], dialect: Dialect) -> list[str] | None:
 
 
 def records(lines: Iterator[str], dialect: Dialect, width: int = 0) -> Iterator[Record]:
-    """Yield records, blank lines left out; a line of as many tabs as the first record has is a row.
+    """Yield records without blank lines; a line of only tabs, as many as the first record has, is a row.
 
     In a table of one column a blank line below the first record is a row too.
 
@@ -177,8 +177,8 @@ def _is_empty_row(blank: str, delimiter: str, n_delimiters: int, one_column: boo
 
 
 def _quoted_records(lines: Iterator[str], dialect: Dialect, width: int) -> Iterator[Record]:
-    """Yield CSV records; a quote that is never closed costs its own line at most, not the lines after it."""
-    waiting: deque[str] = deque()  # lines read ahead for a record that turned out not to have them
+    """Yield CSV records; an unclosed quote affects only its own line, not the lines after it."""
+    waiting: deque[str] = deque()  # lines read ahead for a record that turned out not to belong to it
     ahead = LookAhead()
     number, n_delimiters = 0, -1
     one_column = width == 1
@@ -211,8 +211,8 @@ def _quoted_record(
 ) -> tuple[list[str], int, bool]:
     """Parse the record that starts with `line`.
 
-    Lines after it are taken from `waiting`, then from `lines`, and put back into `waiting` if the record
-    does not come out well formed with them.
+    Lines after it are taken from `waiting`, then from `lines`, and put back into `waiting` if the record is
+    not well formed with them.
     """
     try:
         fields = parse(line, dialect)
@@ -233,10 +233,10 @@ def _quoted_record(
 def _read_on(
     line: str, waiting: deque[str], lines: Iterator[str], dialect: Dialect, width: int, n_lines: int
 ) -> tuple[list[str], list[str] | None]:
-    """Read lines until the quoted field that `line` opens is closed, `n_lines` at most.
+    """Read at most `n_lines` lines until the quoted field that `line` opens is closed.
 
-    Between tabs, lines that each look like a whole row are whole rows: the quote was a stray one. A line that
-    begins with a tab goes on with a text.
+    In tab-separated files, lines that each look like a complete row are rows, and the quote was a stray one.
+    A line that begins with a tab continues a text.
     """
     more: list[str] = []
 

@@ -1,4 +1,4 @@
-"""Which rows are trained and which are evaluated: the files of a config, as tokens with label ids."""
+"""The training, held-out and evaluation rows of a config, as tokens with label ids."""
 
 from __future__ import annotations
 
@@ -36,15 +36,15 @@ from edgetune.utils.sanitize import brief
 from edgetune.utils.types import BoolArray, IntArray, Say
 
 HELD_OUT_RATE, MOST_HELD_OUT = 0.1, 1000
-"""Share of the training rows, and number of them at most, that the weights of an ensemble are fitted on …"""
+"""Share of the training rows, and their largest number, that the weights of an ensemble are fitted on …"""
 FEW_RATE, FEW_HELD_OUT = 0.25, 300
-"""… where that makes this many; of fewer training rows a larger share, up to this many."""
+"""… and, if that is fewer than this number, a larger share, up to this number."""
 SPARE_RATE = 0.1
 """The held-out part may exceed its planned size by this share, to keep near-duplicates together."""
 APART_RATE = 0.5
 """Share of the rows set aside whose near-duplicates are set aside with them."""
 FEWEST_TO_SET_ASIDE = 60
-"""Fewer training rows than this are all trained on."""
+"""With fewer training rows than this, none are set aside."""
 
 
 def overlap(train: Hashed, evaluation: Hashed) -> int:
@@ -60,15 +60,15 @@ def overlap(train: Hashed, evaluation: Hashed) -> int:
 def split_holdout(
     labels: IntArray, share: float, max_rows: int, rng: np.random.Generator
 ) -> tuple[IntArray, IntArray]:
-    """Draw evaluation rows, each class by its share.
+    """Draw evaluation rows, stratified by class.
 
     A class's last row always stays in training, so that no class is evaluated without having been trained.
     At least one row is drawn if any can be and `share` and `max_rows` are above 0.
 
     Args:
         labels: (n,) class ids.
-        share: of the rows to draw, in [0, 1].
-        max_rows: to draw at most.
+        share: share of the rows to draw, in [0, 1].
+        max_rows: largest number of rows to draw.
         rng: decides which.
 
     Returns:
@@ -119,13 +119,13 @@ class Splits:
         train: rows to train on.
         evaluation: rows to evaluate on.
         held_out: rows that no learner is fitted on, for the weights of the ensemble; may be empty.
-        eval_source: where those came from, in words, without their number.
+        eval_source: where the evaluation rows came from, in words, without their number.
         label_names: by class id.
-        warnings: sentences with counts, those first of what should be mended.
+        warnings: sentences with counts, first those about what should be mended.
         bad_rows_files: JSON lines of rows left out, from train and eval.
         n_bad: rows left out because they cannot be used.
         n_unlabelled: rows left out because they have no label.
-        guessed_columns: the label's and those of the text, where they were guessed; else empty.
+        guessed_columns: the label column and the text columns, if they were guessed; else empty.
     """
 
     train: TokenView
@@ -212,8 +212,8 @@ def open_splits(
         spec: how to tokenize it.
         cache_dir: where tokens are kept.
         known: the model's own label names in order; used when the data has the same ones.
-        say: is told of slow progress.
-        check: is called now and then while text is tokenized; what it raises ends that.
+        say: called with messages about slow progress.
+        check: called now and then while text is tokenized; an exception ends tokenizing.
         elapsed_s: returns seconds since the run began; with a deadline, a large file is sampled.
 
     Raises:
@@ -292,12 +292,12 @@ def n_held_out(n_rows: int) -> int:
 
 
 def _set_aside(train: TokenView, rng: np.random.Generator) -> tuple[TokenView, TokenView | None]:
-    """Set rows aside for the weights of an ensemble, each class by its share.
+    """Set rows aside for the weights of an ensemble, stratified by class.
 
-    Equal texts stay together. Texts to come may repeat phrases of the training rows, as random rows of one
-    file do, or not, as those of a test set of its own. So half of the drawn rows are set aside with their
-    near-duplicates, where that leaves every class rows to train on, and half without them. Nothing is set
-    aside where a class would be left without a row to train on, or the rows are too few.
+    Equal texts stay together. Future texts may repeat phrases of the training rows, as random rows of one
+    file do, or not, as those of a separate test set. Therefore, half of the drawn rows are set aside with
+    their near-duplicates, if that leaves training rows of every class, and half without them. Nothing is set
+    aside if a class would be left without a row to train on, or if there are too few rows.
     """
     if len(train) < FEWEST_TO_SET_ASIDE:
         return train, None
@@ -326,21 +326,21 @@ def _set_aside(train: TokenView, rng: np.random.Generator) -> tuple[TokenView, T
 def hold_out(
     view: Comparable, labels: IntArray, share: float, max_rows: int, rng: np.random.Generator
 ) -> tuple[IntArray, IntArray]:
-    """Draw evaluation rows, each class by its share, near-duplicates of them apart from the training rows.
+    """Draw evaluation rows, stratified by class, together with their near-duplicates.
 
-    Equal texts stay on one side, and with a drawn row go its near-duplicates. Where that would leave a class
-    without a row to train on, or nothing to evaluate on, only equal texts are kept together, or no rows are.
+    Equal texts stay on one side, as do the near-duplicates of a drawn row. If that would leave a class
+    without a row to train on, or nothing to evaluate on, only equal texts are kept together, or no rows.
 
     Args:
         view: tokenized rows.
         labels: (n,) class ids.
-        share: of the rows to draw, in [0, 1].
-        max_rows: to draw at most.
+        share: share of the rows to draw, in [0, 1].
+        max_rows: largest number of rows to draw.
         rng: decides which.
 
     Returns:
-        Row numbers to train on and to evaluate on, both ascending. Those of `split_holdout`, if no row is
-        related to another one.
+        Row numbers to train on and to evaluate on, both ascending. If no rows are related, they are those of
+        `split_holdout`.
     """
     train_rows, drawn = split_holdout(labels, share, max_rows, rng)
     if not len(drawn):
@@ -372,13 +372,13 @@ def _rows_apart(
         labels: (n,) class ids of all rows.
         group: (n,) text of each row.
         chosen: (m,) texts that were drawn.
-        wanted: class ids that were drawn, as often as rows of them are wanted.
-        sizes: what each text counts.
+        wanted: class ids that were drawn, each repeated as often as rows of it are wanted.
+        sizes: number of rows that each text counts as.
         rng: decides which families.
-        max_rows: to choose at most; None: a tenth more than are wanted.
+        max_rows: largest number of rows to choose; None: a tenth more than are wanted.
 
     Returns:
-        (n,) which rows; None where a class would be left without a row to train on.
+        (n,) which rows; None if a class would be left without a row to train on.
     """
     most = (1 + SPARE_RATE) * len(wanted)
     most = most if max_rows is None else min(most, max_rows)
@@ -404,14 +404,14 @@ def _some_families(
     most: float,
     rng: np.random.Generator,
 ) -> IntArray:
-    """Return the members of random families, about as many of each class as are wanted; of all that fit.
+    """Return the members of all families, or of random ones with about as many of each class as wanted.
 
     Args:
         families: texts that belong together.
-        classes: of the text that each family was found for.
-        sizes: (n,) what each text counts.
-        wanted: class ids, as often as rows of them are wanted.
-        most: may not be exceeded; nor may a class exceed its rows by more than the same share, rounded up.
+        classes: class of the text that each family was found for.
+        sizes: (n,) number of rows that each text counts as.
+        wanted: class ids, each repeated as often as rows of it are wanted.
+        most: limit that is not exceeded; no class exceeds its rows by more than the same share, rounded up.
         rng: decides which.
     """
     together = np.unique(np.concatenate(families))

@@ -20,15 +20,15 @@ class RowSource(TokenSource, Protocol):
     def release(self) -> None: ...
 
     def numbered(self, rows: IntArray) -> Batch:
-        """Copy rows, (B,) given by the numbers that batches have them under."""
+        """Copy rows (B,), given by their numbers in `Batch.rows`."""
         ...
 
 
 class RowStream:
-    """What is left of a pass over the rows, and the generator that draws the next."""
+    """The rest of a pass over the rows, and the generator that draws the next pass."""
 
     def __init__(self, source: RowSource, batch_size: int, rng: np.random.Generator) -> None:
-        """Stand before the first pass."""
+        """Start before the first pass."""
         self._source, self._batch_size, self._rng = source, batch_size, rng
         self._order, self._at = _nothing(), 0
 
@@ -42,7 +42,7 @@ class RowStream:
         self._order = epoch_order(self._source.lengths, self._batch_size, self._rng)
 
     def next(self, at_least: int = 1) -> Batch:
-        """Copy the next batches of the pass, whole ones, as one: so many rows at least, or all."""
+        """Copy the next whole batches of the pass as one batch of at least `at_least` rows, or all."""
         order, n_before = self._order, len(self)
         begin = order.begin(self._at)
         last = min(int(order.ends.searchsorted(begin + at_least)), len(order) - 1)
@@ -62,7 +62,7 @@ class RowStream:
         return self._order.rows[self._order.begin(self._at) :]
 
     def state(self) -> dict[str, Any]:
-        """Return what is left, and the generator."""
+        """Return the rest of the pass, and the state of the generator."""
         return {
             "left": self._left,
             "sizes": np.diff(self._order.ends, prepend=np.int32(0))[self._at :],
@@ -70,7 +70,7 @@ class RowStream:
         }
 
     def load_state(self, state: dict[str, Any]) -> None:
-        """Go on exactly where `state()` was taken."""
+        """Continue exactly where `state()` was taken."""
         self._order, self._at = Order(state["left"], np.cumsum(state["sizes"], dtype=np.int32)), 0
         self._rng.bit_generator.state = state["rng"]
 

@@ -1,4 +1,4 @@
-"""What every reader hands on: a table of named columns whose rows stream by."""
+"""The table that every reader returns: named columns whose rows are streamed."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from edgetune.utils.sanitize import brief
 NO_LABEL = "no label"
 REPEATED_HEADER = "the header comes again"
 UNLABELLED = (NO_LABEL, REPEATED_HEADER)
-"""Reasons that are no fault of the file."""
+"""Reasons that are not errors in the file."""
 EMPTY_TEXT = "empty text"
 WRONG_COLUMN_COUNT = "wrong column count"
 WRONG_LENGTH = "wrong number of values"
@@ -29,8 +29,8 @@ STRAY_QUOTE = "label has a stray quote"
 LOOSE_QUOTES = "stray quotes"
 
 EXCERPT_LENGTH = 80
-MAX_PATHS = 500  # columns that lie deeper in an object
-MAX_PATH_KEYS = 6  # of the path of such a column
+MAX_PATHS = 500  # nested columns
+MAX_PATH_KEYS = 6  # keys in the path of a nested column
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class BadRow:
 
     Attributes:
         file: where it is.
-        line: 1-based physical line where the file has lines, else 1-based row number.
+        line: 1-based physical line if the file has lines, else 1-based row number.
         reason: one of the constants above, so that reasons can be counted.
         excerpt: the row's start.
     """
@@ -54,7 +54,7 @@ Row: TypeAlias = tuple[int, Sequence[Any]]  # line, the values of the columns as
 
 
 class LooseRow(NamedTuple):
-    """A row whose quotes no CSV writer wrote: it is used, and counted."""
+    """A row with quotes that no CSV writer would have written; it is used, and counted."""
 
     line: int
     values: Sequence[Any]
@@ -65,13 +65,13 @@ class Table:
     """A source of rows that can be read more than once.
 
     Attributes:
-        file: its name in complaints.
-        columns: names; "1", "2", ... where the file has no header.
+        file: its name in error messages.
+        columns: names; "1", "2", ... if the file has no header.
         has_names: whether `columns` are real names.
         first_row: values of the first row, to show what a nameless column holds.
         read: yields the values of the columns at these positions, row by row.
         is_delimited: whether it is a delimited file, where a label of several lines is a quoting error.
-        n_deeper: how many of the columns, the last ones, lie deeper in an object of one of the others.
+        n_deeper: number of columns, the last ones, that are nested in an object of one of the others.
         encoding: of a text file; "" for any other source.
         dialect: how a delimited file is written; None for any other source.
     """
@@ -88,14 +88,14 @@ class Table:
 
     @property
     def n_whole(self) -> int:
-        """How many columns, the first ones, make up a row."""
+        """Number of columns, the first ones, that make up a row."""
         return len(self.columns) - self.n_deeper
 
 
 def value_at(value: Any, path: Sequence[str]) -> Any:
-    """Return what lies at a path; for a list of objects, what lies in each of them, or in the only one.
+    """Return the value at a path; for a list of objects, the values in all of them, or the only value.
 
-    What a speaker says in a chat, {"role": "user", "content": "…"}, lies at the speaker's role.
+    The content of a chat message, {"role": "user", "content": "…"}, is found under its role.
     """
     for position, key in enumerate(path):
         if isinstance(value, list):
@@ -109,7 +109,7 @@ def value_at(value: Any, path: Sequence[str]) -> Any:
 
 
 def deeper_paths(above: tuple[str, ...], value: Any) -> Iterator[tuple[str, ...]]:
-    """Yield the paths of what lies under a path in an object, in the objects of a list, or in a chat."""
+    """Yield the paths below a path in an object, in the objects of a list, or in a chat."""
     if len(above) == MAX_PATH_KEYS:
         return
     for inner in value if isinstance(value, list) else [value]:

@@ -14,7 +14,7 @@ from edgetune.data.encodings import AUTO, advice, likely_encoding, resolve_encod
 from edgetune.utils.errors import DataError
 from edgetune.utils.limits import MAX_LINE_CHARS
 
-SNIFF_BYTES = 1 << 21  # how much of a file is looked at before deciding how it is written
+SNIFF_BYTES = 1 << 21  # how much of a file is examined to detect its format
 MAX_UNDECODABLE_RATE = 0.2  # of the lines looked at: above this the encoding is wrong, not the rows
 
 _MAGIC = {
@@ -133,7 +133,7 @@ def _without_return(line: str) -> str:
 
 
 def open_text(path: Path, encoding: str, whole_line: bool = False) -> TextFile:
-    """Look at a file's start and make sure that it is text.
+    """Open a file after checking from its start that it is text.
 
     Raises:
         DataError: the file is empty, binary, or written in another encoding.
@@ -164,7 +164,7 @@ def open_text(path: Path, encoding: str, whole_line: bool = False) -> TextFile:
 
 
 def encoding_advice(path: str) -> str:
-    """Say which encoding to try for a file with rows that cannot be decoded; "" for what is no file."""
+    """Say which encoding to try for a file with rows that cannot be decoded; "" if it is not a file."""
     place = Path(path)
     return advice(read_start(place)) if place.is_file() else ""
 

@@ -1,4 +1,4 @@
-"""What the files of a token cache are and hold."""
+"""Names and contents of the files of a token cache."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def text_or_pair(text: str, text_pair: str | None) -> str | tuple[str, str]:
 
 
 def shown_text(text: str, text_pair: str | None) -> str:
-    """Return the same for people to read."""
+    """Return a row's text, or both of a pair, for display."""
     return text if text_pair is None else f"{text} | {text_pair}"
 
 
@@ -38,7 +38,7 @@ def joined_text(text: str | tuple[str, str]) -> str:
 
 
 def split_text(text: str) -> str | tuple[str, str]:
-    """Return a text, or both of a pair, of what `joined_text` gave."""
+    """Return the text, or both of a pair, that `joined_text` was given."""
     first, separator, second = text.partition(PAIR_SEPARATOR)
     return (first, second) if separator else text
 
@@ -63,7 +63,7 @@ class TokenizerSpec:
 
 @dataclass(frozen=True)
 class Meta:
-    """What a finished cache holds; `meta.json` as it is.
+    """The contents of a finished cache, as in `meta.json`.
 
     Attributes:
         version: of the files' layout.
@@ -78,17 +78,17 @@ class Meta:
         token_dtype: of tokens.bin.
         length_dtype: of first_lengths.bin.
         counts: usable rows by label, in the order of the class ids.
-        n_duplicates: rows whose text was there before.
+        n_duplicates: rows whose text occurred before.
         n_conflicts: texts with more than one label.
         n_left_out: usable rows that a random sample leaves out.
         n_loose: rows whose quotes had to be guessed.
         first_loose: file and line of the first of them.
         n_unlabelled: rows left out because they have no label.
-        guessed_columns: the label's and those of the text, where they were guessed; else empty.
+        guessed_columns: the label column and the text columns, if they were guessed; else empty.
         is_cut: whether reading ended before the end of the file, because time had run out.
         label_change: says where labels change from numbers to words or back; "" if they do not.
-        label_sets: class ids of each set of labels that rows have, where rows may have several; labels.bin
-            then holds the numbers of these sets. None: a row has one label.
+        label_sets: class ids of each set of labels that rows have, if rows may have several; labels.bin then
+            holds the numbers of these sets. None: a row has one label.
     """
 
     version: int

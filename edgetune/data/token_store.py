@@ -144,7 +144,7 @@ class TokenView:
 
     @cached_property
     def positions(self) -> IntArray:
-        """(n_numbered,) position in the view of each row of the store; -1 where it is not in the view."""
+        """(n_numbered,) position in the view of each row of the store; -1 if it is not in the view."""
         positions = np.full(self.n_numbered, -1, dtype=np.int32)
         positions[self.rows] = np.arange(len(self.rows), dtype=np.int32)
         return positions
@@ -163,8 +163,8 @@ class TokenView:
     def relabel(self, names: Sequence[str], merge: bool = False) -> TokenView:
         """Return the same rows with ids in a model's label order.
 
-        Labels that the model does not have follow its own in `label_names`: no prediction of it is right for
-        their rows.
+        Labels that the model does not have follow its own in `label_names`: none of its predictions is right
+        for rows with such labels.
 
         Args:
             names: of the model's labels.
@@ -196,7 +196,7 @@ class TokenView:
 
 
 def _renumbered(labels: Labels, new_ids: IntArray, n_classes: int) -> Labels:
-    """Return labels with other class ids, given by their own in `new_ids` (C,); -1: no rows have it."""
+    """Return labels with new class ids: `new_ids` (C,) by old id; -1: no row has the label."""
     if not is_multi_hot(labels):
         return new_ids[labels.astype(np.int64)]
     found = np.zeros((len(labels), n_classes), dtype=np.float32)
@@ -335,7 +335,7 @@ class TokenStore:
         )
 
     def checksum(self) -> int:
-        """Return a number that is another one where texts, labels or lengths differ, in any row."""
+        """Return a checksum of the texts, labels and lengths of all rows."""
         found = 0
         for array in (self.text_hashes, self.labels, self.lengths):
             found = zlib.crc32(np.ascontiguousarray(array).tobytes(), found)

@@ -55,7 +55,7 @@ def tokens_cache_key(
 ) -> str:
     """Hash the data's content, how it is read and how it is tokenized.
 
-    A hub dataset counts by its name and commit alone, so that a cached one opens without a network.
+    A hub dataset is identified by its name and commit alone, so that a cached one opens without a network.
 
     Raises:
         DataError: the data or the tokenizer cannot be read.
@@ -95,7 +95,7 @@ def _add_file(digest: hashlib._Hash, path: Path) -> None:
 __all__ = ["TokenStore", "TokenView", "TokenizerSpec", "open_tokens"]
 
 _BUILDING = ".building-"
-_STALE_S = 24 * 3600.0  # a build that was killed is swept up after this
+_STALE_S = 24 * 3600.0  # what a killed build left behind is removed after this
 
 
 def open_tokens(
@@ -116,9 +116,9 @@ def open_tokens(
         tokenizer: how to tokenize it.
         cache_dir: where caches are kept.
         max_bad_rows: the share of rows read, in [0, 1], that may be unusable.
-        progress: is told how many rows were read, now and then, while a cache is built.
+        progress: called now and then with the number of rows read, while a cache is built.
         min_classes: how many different labels there must be.
-        sample: how many rows are used at most, where not all are in the cache already; None: all.
+        sample: how many rows are used at most, if not all are in the cache already; None: all.
 
     Raises:
         DataError: there is no such data, or too little of it is usable.
@@ -147,7 +147,7 @@ def open_tokens(
 
 
 def _sample_folder(folder: Path, sample: RowSample) -> Path:
-    """Return where a sample lies, given where all rows would."""
+    """Return the folder of a sample, given the folder that all rows would have."""
     return folder.with_name(f"{folder.name}-{sample.n_chars}-{sample.most}-{sample.seed}")
 
 

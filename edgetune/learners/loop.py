@@ -66,7 +66,7 @@ class Loop:
         meter: where time is charged.
         history: takes one record per step or skipped batch.
         rng: decides the order of rows.
-        run_progress: says how far the run is and when it ends; by default the data does.
+        run_progress: says how far the run is and when it ends.
         should_stop: asked before every batch and step.
         on_progress: told after every batch, with the last step's mean loss (nats).
         stopped: whether somebody asked it to stop.
@@ -81,7 +81,7 @@ class Loop:
     meter: Meter
     history: Recorder
     rng: np.random.Generator
-    run_progress: Progress = None  # type: ignore[assignment]  # set below when not given
+    run_progress: Progress
     should_stop: Callable[[], bool] = lambda: False
     on_progress: Callable[[Counters, float], None] = lambda counts, loss: None
     stopped: bool = False
@@ -93,8 +93,6 @@ class Loop:
         self._stream = RowStream(self.source, self.settings.batch_size, self.rng)
         self._waiting = Waiting(self.settings.batch_size)
         self._first_state: bytes | None = None
-        if self.run_progress is None:
-            self.run_progress = self.settings.data_progress(len(self.source))
         self._record = LoopRecord(self.source, self.meter, self.history, self.run_progress)
 
     @property
@@ -103,7 +101,7 @@ class Loop:
         return self._record.counts
 
     @property
-    def record(self) -> ExampleStats:
+    def row_stats(self) -> ExampleStats:
         """What happened to every row."""
         return self._record.rows
 
@@ -123,7 +121,7 @@ class Loop:
 
     @property
     def finished(self) -> bool:
-        """Whether the limit of steps or of time was reached."""
+        """Whether the limit of steps or of time was reached; the end of the data does not count."""
         return self.run_progress.finished(self._at())
 
     @property
@@ -158,7 +156,7 @@ class Loop:
                 batch = self._stream.next(self.selector.lookahead)
             if self._take(batch):
                 with self.meter.phase("load"):
-                    # Rows that the first model saw are among the rest again.
+                    # The rest of the pass is drawn anew from all rows, also those that the reference saw.
                     self._stream.draw_rest_anew()
             self._after_batch()
         if epoch == self.settings.epochs:
@@ -248,7 +246,7 @@ class Loop:
         lr = self._learning_rate(len(batch))
         with self.meter.phase("select"):
             weights = self.selector.loss_weights(batch)
-        with self._record.timed("train", batch, "train" if self._first_state is None else "prepare"):
+        with self._record.timed("train", batch, "prepare" if self._trains_reference else "train"):
             logits = self.backend.train_step(batch, lr, weights)
         with self.meter.phase("select"):
             unscored = ~batch.scored  # the score of the others has paid for frozen layers that are kept
@@ -259,17 +257,22 @@ class Loop:
         failpoint("step")
         self._record.write_step(batch, lr, self.epoch, self.selector.stage)
 
+    @property
+    def _trains_reference(self) -> bool:
+        """Whether the model that is trained now will be given up, so that its time counts as preparation."""
+        return self._first_state is not None
+
     def _learning_rate(self, n_in_hand: int) -> float:
         """Return the rate for a step of so many rows."""
         at = self._at(n_in_hand)
-        # Where the model starts afresh, the steps of an unfiltered run say nothing of how far it is.
+        # If the model restarts, the steps of an unfiltered run do not tell how far the run is.
         progress = (
             self.run_progress.progress(at) if self.selector.restarts else self.run_progress.decay_progress(at)
         )
         return decayed_rate(self.lr_scale * self.settings.lr, progress_within(progress, self.selector.span))
 
     def _train_full(self) -> None:
-        """Train all full batches: asked to stop in between, it would leave what no state describes."""
+        """Train all full batches and do not ask whether to stop: no full batch waits in a `state()`."""
         while not self.finished and (batch := self._next(self._waiting.to_train)) is not None:
             self._train(batch)
 
@@ -286,7 +289,7 @@ class Loop:
     def _flush(self) -> None:
         """Score and train what is left, in batches that may mix lengths."""
         left = self._waiting.to_score.flush()
-        # To stop is asked before each batch: one that was handed out would be lost.
+        # Whether to stop is asked before a batch is taken: one that was taken and not trained would be lost.
         while not self._must_stop() and (batch := next(left, None)) is not None:
             with self._record.noting_skips(lambda: self.selector.stage):
                 self._score(batch)
@@ -324,5 +327,5 @@ class Loop:
         with self.meter.phase("prepare"):
             self.backend.load_state(self._first_state)
         self._first_state = None
-        self._record.reset_model(self.n_waiting)
+        self._record.count_restart(self.n_waiting)
         self._waiting.clear()

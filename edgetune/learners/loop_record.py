@@ -136,7 +136,7 @@ class LoopRecord:
         t_s, n_seen = self._meter.elapsed_s(), change.n_seen
         self._history.append(kind="stage", t_s=t_s, stage=change.stage, n_seen=n_seen, reason=change.reason)
 
-    def reset_model(self, n_waiting: int) -> None:
+    def count_restart(self, n_waiting: int) -> None:
         """Count the steps so far as those of a model that is given up, and waiting rows as left."""
         self.counts.n_steps_reference = self.counts.n_steps
         self.counts.n_trained_reference = self.counts.n_trained

@@ -1,6 +1,7 @@
 """How far a run is, whether it may go on, and the learning rate that follows from it.
 
-The loop asks before every batch and every step. The learning rate follows `decay_progress` and falls to zero.
+The loop asks before every batch and every step. The learning rate falls to zero with `decay_progress`, or
+with `progress` if the selector restarts the model.
 """
 
 from __future__ import annotations
@@ -31,10 +32,12 @@ class Progress(Protocol):
         ...
 
     def decay_progress(self, at: Position) -> float:
-        """How far the learning rate has fallen, in [0, 1]."""
+        """How far the learning rate has fallen, in [0, 1], for a selector that does not restart the model."""
         ...
 
-    def finished(self, at: Position) -> bool: ...
+    def finished(self, at: Position) -> bool:
+        """Whether the limit of steps or of time was reached; the end of the data does not count."""
+        ...
 
     def rows_that_fit(self, operation: str, n_rows: int, width: int) -> int:
         """How many of these rows may still be scored or trained; 0: none, the run is over."""

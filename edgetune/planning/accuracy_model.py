@@ -1,7 +1,7 @@
-"""How good a plan may be expected to be: points of accuracy lost against unlimited training.
+"""The expected accuracy of a plan: points of accuracy lost against unlimited training.
 
 A rule of thumb whose constants each come from a measurement (docs/deadlines.md, docs/log.md). It ranks
-plans; it promises no accuracy.
+plans; it does not promise an accuracy.
 
     trained    = (1 - LESS * frozen) * (STEPS / sqrt(steps) + ROWS / sqrt(distinct rows / 32))
                  + DEPTH * frozen² + CUT * cut
@@ -28,13 +28,13 @@ where one with limit 128 had 82.2. The runs differed in more than that (docs/log
 PROBE_POINTS, PROBE_DOUBLING, PROBE_POINTS_ROWS = 39.0, 3.1, 64
 """SST-2: the probe on the first token of 64, 256, 512 and 2,048 rows gave 55, 63, 64 and 71 %."""
 PAIRS_POINTS = 3.0
-"""More is lost where an encoder of single texts has to read pairs: QQP had 82.5 and 85.0 after 281 and 951
+"""More is lost if an encoder of single texts has to read pairs: QQP had 82.5 and 85.0 after 281 and 951
 steps, QNLI 82.6 after 293 (docs/results, 120 and 300 s)."""
 MEAN_POINTS, MEAN_DOUBLING = 24.0, 2.4
 """The probe on the mean of the tokens. SST-2, 100, 300 and 3,000 rows: 69, 76 and 80 %. In a minute,
 where about 1,500 rows are trained, it beats the trained encoder on five sets of six."""
 APART_POINTS, APART_DOUBLING = 20.0, 1.6
-"""The probe on the two texts of a pair apart. QQP, 300, 1,000 and 8,000 rows: 79.5, 82.0 and 82.6 %."""
+"""The probe on the two texts of a pair, read apart. QQP, 300, 1,000 and 8,000 rows: 79.5, 82.0 and 82.6 %."""
 BATCH = 32
 
 
@@ -54,7 +54,7 @@ def points_lost(
 
 
 def probe_points_lost(n_rows: int, cut_share: float = 0.0, kind: ProbeKind = "first token") -> float:
-    """Return the same of a linear probe that is fitted on the features of so many rows, of one kind."""
+    """Return the expected loss in accuracy points of a linear probe on `n_rows` rows' features of a kind."""
     at_64, doubling = {
         "first token": (PROBE_POINTS, PROBE_DOUBLING),
         "mean": (MEAN_POINTS, MEAN_DOUBLING),

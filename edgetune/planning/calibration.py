@@ -1,9 +1,10 @@
-"""How long training took in earlier runs here, against the profile: kept, so that the next plan knows.
+"""The training times of earlier runs relative to the profile, recorded for later plans.
 
     a run's end ─→ remember ─→ speeds.json ─→ recall ─→ ratio ─→ the costs that a plan is made of
 
-A profile is a moment of a machine. Since then it may have become warmer, busier or slower, and a model that
-was not profiled is priced by a fit; a run of some minutes has measured both. The last runs count most.
+A profile describes a machine at one moment. Since then the machine may have become warmer, busier or slower,
+and a model that was not profiled is priced by a fit; a run of some minutes measures the effect of both. The
+most recent runs count most.
 """
 
 from __future__ import annotations
@@ -26,12 +27,12 @@ OLD_WEIGHT = 0.05
 PROFILE_WEIGHT, DOUBTED_WEIGHT = 0.1, 0.01
 SURE_WEIGHT = 0.3
 WORTH_SAYING = 0.03
-MOST_OFF, OWN_MOST_OFF = 1000.0, 5.0  # times slower or faster: not even a model that was never profiled is
+MOST_OFF, OWN_MOST_OFF = 1000.0, 5.0  # largest believable factors, the first even for an unprofiled model
 
 
 @dataclass(frozen=True, slots=True)
 class ObservedRun:
-    """When a run ended (seconds since 1970), and its train steps' seconds, over the profile's and as such."""
+    """A run's end (seconds since 1970), training time over the profiled time, and training seconds."""
 
     at_s: float
     ratio: float
@@ -39,7 +40,7 @@ class ObservedRun:
 
 
 Kept = dict[str, dict[str, list[tuple[float, float, float]]]]
-"""What the file has: by `DeviceCosts.speeds_key` and backend, the three figures of each run."""
+"""Contents of the file: by `DeviceCosts.speeds_key` and backend, the three figures of each run."""
 Runs = Mapping[str, Sequence[ObservedRun]]
 """By backend, the oldest first."""
 
@@ -49,14 +50,14 @@ def slowdown_ratio(
 ) -> float:
     """Return how many times as long as profiled training should take now: a mean of logarithms.
 
-    A run of half a minute or more counts 1 when it has just ended, half of that after half an hour and never
-    less than 0.05; a shorter one counts as much less as it is shorter.
+    A run of half a minute or more has weight 1 when it has just ended, half of that after half an hour, and
+    never less than 0.05; the weight of a shorter run is proportionally smaller.
 
     Args:
-        runs: earlier ones of a backend.
+        runs: earlier runs of a backend.
         now_s: seconds since 1970.
-        profiled: what is believed without them.
-        profile_weight: how much that counts: 0.1 where the profile is of this machine and model, else 0.01.
+        profiled: the ratio assumed without them.
+        profile_weight: its weight: 0.1 if the profile is of this machine and model, else 0.01.
     """
     weights = [_weight(run, now_s) for run in runs]
     logs = [weight * math.log(run.ratio / profiled) for weight, run in zip(weights, runs, strict=True)]
@@ -70,14 +71,14 @@ def _weight(run: ObservedRun, now_s: float) -> float:
 
 @dataclass(frozen=True)
 class Calibration:
-    """What was measured here since a profile was made, by backend: times as long as it says.
+    """What was measured on this machine since it was profiled, by backend, as multiples of the profiled time.
 
     Attributes:
-        probed: by a probe; none where the profile is this machine's own.
-        runs: by training, the oldest first.
+        probed: measured by a probe; empty if the profile is this machine's own.
+        runs: measured by training, the oldest first.
         now_s: seconds since 1970.
         profile_weight: see `slowdown_ratio`.
-        own_machine: whether the profile is of this very machine, if of another model.
+        own_machine: whether the profile is of this very machine, even if of another model.
     """
 
     probed: Mapping[str, float]
@@ -93,26 +94,26 @@ class Calibration:
         return self.probed.get(key, 1.0) * (statistics.geometric_mean(drifts) if drifts else 1.0)
 
     def _drift(self, key: str) -> float:
-        """Return what the runs of a backend make of what is believed without them."""
+        """Return the factor by which the runs of a backend change the ratio assumed without them."""
         before = self.probed.get(key, 1.0)
         return slowdown_ratio(self.runs[key], self.now_s, before, self.profile_weight) / before
 
     @property
     def slowness(self) -> float:
-        """How much longer everything may take that no probe has timed; never less than measured."""
+        """How many times as long everything may take that no probe has timed; at least 1."""
         if self.own_machine or not self.probed:
             return 1.0
         return max(1.0, statistics.fmean(self.probed.values()))
 
     @property
     def known(self) -> frozenset[str]:
-        """Backends that were probed, or ran here lately for more than a moment."""
+        """Backends that were probed, or ran here recently for more than a moment."""
         sums = {key: sum(_weight(run, self.now_s) for run in runs) for key, runs in self.runs.items()}
         return frozenset(self.probed) | {key for key, weight in sums.items() if weight >= SURE_WEIGHT}
 
     @property
     def note(self) -> str:
-        """Say what earlier runs have taught, in a sentence; "" when that is what the profile says."""
+        """Say in a sentence how earlier runs correct the profile; "" if they agree with it."""
         if all(abs(self._drift(key) - 1.0) < WORTH_SAYING for key in self.runs):
             return ""
         last_s = self.now_s - max(run.at_s for runs in self.runs.values() for run in runs)
@@ -127,9 +128,9 @@ NOTHING_SEEN = Calibration({}, {}, 0.0)
 
 
 def load_observed_runs(cache_dir: Path, key: str, most_off: float = MOST_OFF) -> dict[str, list[ObservedRun]]:
-    """Return the runs that are remembered by a `DeviceCosts.speeds_key`, by backend.
+    """Return the runs that are recorded for a `DeviceCosts.speeds_key`, by backend.
 
-    Those further from what was profiled than the factor `most_off` are not believed.
+    Runs that differ from the profile by more than the factor `most_off` are left out.
     """
     found: dict[str, list[ObservedRun]] = {}
     for backend, runs in read_cached_json(cache_dir / FILE, Kept).get(key, {}).items():
@@ -140,7 +141,7 @@ def load_observed_runs(cache_dir: Path, key: str, most_off: float = MOST_OFF) ->
 
 
 def record_observed_run(cache_dir: Path, key: str, backend: str, ran: ObservedRun) -> None:
-    """Keep how a run went; the oldest is forgotten."""
+    """Record the speed of a run; only the last `MOST_KEPT` runs are kept."""
     known = read_cached_json(cache_dir / FILE, Kept)
     mine = known.setdefault(key, {})
     mine[backend] = [*mine.get(backend, []), (ran.at_s, ran.ratio, ran.measured_s)][-MOST_KEPT:]

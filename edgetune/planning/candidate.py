@@ -29,7 +29,7 @@ def scored_s(lengths: IntArray, cost: StepCost) -> float:
 class Candidate:
     """One combination of choices, and what it costs on the given data.
 
-    Rows trained are priced by their buckets of length, rows scored as they are drawn, some batches at once.
+    Trained rows are priced by length bucket, scored rows as they are drawn, several batches at once.
     """
 
     device: DeviceCosts
@@ -58,20 +58,20 @@ class Candidate:
 
     @cached_property
     def again_row_s(self) -> float:
-        """A row trained while its hidden states are kept; scored before that, where the method scores."""
+        """Seconds of training a row with cached hidden states, and of scoring it if the method scores."""
         return self._trained_row_s(("score", "train") if self.scores else ("train",))
 
     @cached_property
     def train_row_s(self) -> float:
-        """A row trained for the first time."""
+        """Seconds of training a row for the first time."""
         return self._trained_row_s(
             (*self._prefix, "score", "train") if self.scores else (*self._prefix, "train")
         )
 
     def _scored_row_s(self, in_order: IntArray, n_batches: int) -> float:
-        """Mean seconds of a row where so many batches are drawn at once, sorted, and scored.
+        """Mean seconds of a row when `n_batches` batches are drawn at once, sorted, and scored.
 
-        A batch is as wide as its longest row; the rows of a usual draw are the quantiles of all.
+        A batch is as wide as its longest row; the rows of a typical draw are the quantiles of all rows.
         """
         if not len(in_order):
             return 0.0
@@ -82,12 +82,12 @@ class Candidate:
 
     @cached_property
     def probe_row_s(self) -> float:
-        """A training row whose features the first head is fitted on."""
+        """Seconds of computing the features of a training row for the linear probe."""
         return self._scored_row_s(self.data.in_order[0], PROBE_BATCHES)
 
     @cached_property
     def evaluate_row_s(self) -> float:
-        """An evaluation row scored."""
+        """Seconds of scoring an evaluation row."""
         return self._scored_row_s(self.data.in_order[1], EVALUATION_BATCHES)
 
     @cached_property
@@ -112,5 +112,5 @@ class Candidate:
         return memory.base_mb + max(train_mb, memory.score_mb_per_token * EVALUATION_BATCH * longest)
 
     def describe(self) -> str:
-        """Name it."""
+        """Return a name for it."""
         return f"{self.costs.key}, depth {self.depth}, {self.max_length} tokens, batch {self.batch_size}"

@@ -1,10 +1,10 @@
-"""The deadline: what is left, what is reserved for the end, and how fast things really go.
+"""The clock of a run: the time left, what is reserved for the end, and the measured speed.
 
     start of the process ──── training ────┤ save ─ evaluate ─ report ─ exit ─ margin ├ deadline
                                            end_s
 
-Time is the only authority: what was planned is corrected by what was measured, per operation, so a
-throttled processor, a busy neighbour or a wrong profile moves the end of training and not the deadline.
+The plan is corrected by measurements, per operation, so a throttled processor, a busy neighbour or a wrong
+profile moves the end of training and not the deadline.
 A budget of energy is a deadline too: joules left over watts drawn.
 """
 
@@ -21,33 +21,33 @@ from edgetune.utils.types import StepCost
 MARGIN_RATE = 0.008
 LEAST_MARGIN_S, MOST_MARGIN_S = 0.7, 10.0
 RECENT = 9
-SAVE_CAUTION = 2.5  # disks vary, and a run's first save took twice what it takes when it is repeated
+SAVE_CAUTION = 2.5  # disks vary, and a run's first save took twice as long as a repeated one
 AGAIN_CAUTION = 1.5  # the same, once a save was measured
-MOST_GUESSED = 2.0  # a speed that was not measured itself is not believed beyond this
+MOST_GUESSED = 2.0  # a speed that was not measured itself is limited to this factor
 FEWEST = 3  # measurements before an operation tells how slow the end will be
 STALL = 8.0  # an operation this many times slower than usual is a pause of the machine, not its speed
 
 
 def margin_s(deadline_s: float) -> float:
-    """Return what is kept free for what nobody foresees: a small share of the deadline, within bounds."""
+    """Return the seconds kept free for the unforeseen: a small share of the deadline, within bounds."""
     return min(max(LEAST_MARGIN_S, MARGIN_RATE * deadline_s), MOST_MARGIN_S)
 
 
 class SpeedRatio:
-    """How much slower (above 1) or faster things go than predicted, from the last few measurements."""
+    """How much slower (above 1) or faster an operation is than predicted, from the last measurements."""
 
     def __init__(self, first: float = 1.0) -> None:
-        """Begin with a guess, given up with the first measurement that counts."""
+        """Start with a guess, which the first measurement that counts replaces."""
         self._guess = min(max(first, 1 / MOST_GUESSED), MOST_GUESSED)
         self._seen: list[tuple[float, float]] = []  # seconds, predicted and measured
 
     def observe(self, predicted_s: float, measured_s: float) -> None:
-        """Learn from one operation; a stall counts for little, since the median rules."""
+        """Record one operation; a stall has little effect, since the median is used."""
         if predicted_s > 0 and 0 < measured_s < math.inf:
             self._seen.append((predicted_s, measured_s))
 
     def _ratios(self, last: int) -> list[float]:
-        """Return ratios in order; the very first one is left out: it pays for what later ones find ready."""
+        """Return sorted ratios without the very first one, which includes one-time costs."""
         seen = self._seen[max(1, len(self._seen) - last) :]
         return sorted(measured / predicted for predicted, measured in seen) or [self._guess]
 
@@ -62,19 +62,19 @@ class SpeedRatio:
         return statistics.median_high(self._ratios(RECENT))
 
     def _sums(self) -> tuple[float, float]:
-        """Return seconds, predicted and measured, of all that was no pause."""
+        """Return the predicted and measured seconds of all operations that were not pauses."""
         most = STALL * statistics.median_high(self._ratios(self.n))
         steady = [one for one in self._seen[1:] if one[1] <= most * one[0]]
         return sum(predicted for predicted, _ in steady), sum(measured for _, measured in steady)
 
     @property
     def measured_s(self) -> float:
-        """Seconds of all that counted; pauses do not."""
+        """Measured seconds of all operations that counted, without pauses."""
         return self._sums()[1]
 
     @property
     def overall(self) -> float:
-        """Seconds measured so far over those predicted: each batch by its cost, a pause not at all."""
+        """Measured over predicted seconds so far, without pauses; each batch is weighted by its cost."""
         predicted_s, measured_s = self._sums()
         return measured_s / predicted_s if predicted_s else self.ratio
 
@@ -110,7 +110,7 @@ class Clock:
     measured_save_s: float = 0.0
 
     def begin(self) -> None:
-        """Training starts now."""
+        """Record that training starts now."""
         self.train_started_s = self.elapsed_s()
 
     def limit_s(self) -> float:
@@ -122,17 +122,17 @@ class Clock:
         return min(self.deadline_s, now_s + (self.energy_j - used_j) / watts if watts else math.inf)
 
     def speed(self, operation: str) -> SpeedRatio:
-        """Return an operation's speed; it begins as that of whatever was measured already."""
+        """Return an operation's speed; it starts as that of an operation that was already measured."""
         if operation not in self.speeds:
             self.speeds[operation] = SpeedRatio(next((other.ratio for other in self.speeds.values()), 1.0))
         return self.speeds[operation]
 
     def _slowness(self) -> float:
-        """How much longer than planned the end will take; never less than planned."""
+        """How many times as long as planned the end will take; at least 1."""
         return max([1.0, *(speed.ratio for speed in self.speeds.values() if speed.n >= FEWEST)])
 
     def _after_s(self) -> float:
-        """What follows the evaluation."""
+        """Seconds of what follows the evaluation."""
         return (self.lines["report"] + self.lines["exit"]) * self._slowness()
 
     def evaluation_end_s(self) -> float:
@@ -142,12 +142,12 @@ class Clock:
     def ensemble_end_s(self) -> float:
         """When the ensemble must have been fitted.
 
-        Where the machine is slower than planned, fewer rows are evaluated in the planned seconds.
+        If the machine is slower than planned, fewer rows are evaluated in the planned seconds.
         """
         return self.evaluation_end_s() - self.lines["evaluate"]
 
     def save_s(self) -> float:
-        """What writing the model may take: as planned and as slow as the rest, or as it was measured."""
+        """Seconds that writing the model may take: as planned, scaled by the slowness, or as measured."""
         return max(self.lines["save"] * self._slowness(), AGAIN_CAUTION * self.measured_save_s)
 
     def end_s(self) -> float:
@@ -202,7 +202,7 @@ class ClockProgress:
         return self._over
 
     def rows_that_fit(self, operation: str, n_rows: int, width: int) -> int:
-        """Return all rows, as many as still fit, or 0; anything but all ends the run."""
+        """Return all rows, as many as still fit, or 0; anything less than all ends the run."""
         n_fit = n_rows
         while n_fit and not self._clock.fits(operation, self._cost(operation, n_fit, width)):
             n_fit = n_fit // 2 if n_fit // 2 >= FEWEST_ROWS else 0

@@ -1,4 +1,4 @@
-"""A run's settings, its data and its budget → what the planner is asked, and settings with its answer in."""
+"""Translates a run's settings, data and budget for the planner, and its answer back into settings."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class Decision:
 
 
 def constraints_of(config: RunConfig, exported: Exported) -> Constraints:
-    """Return what the user fixed; the rest is the planner's to decide."""
+    """Return what the user fixed; the planner decides the rest."""
     model, train, data, budget = config.model, config.train, config.data, config.budget
     backend = None if model.backend == "auto" else model.backend
     if model.precision == "bf16" or not model.onnx:
@@ -74,7 +74,7 @@ def decide(
     already_j: float = 0.0,
     energy_j: float | None = None,
 ) -> Decision:
-    """Plan a run and fill its open choices in; `already_*` was used before, `energy_j` may be used in all.
+    """Plan a run and fill in its open choices; `already_*` was used before, `energy_j` is allowed in total.
 
     Raises:
         BudgetError: nothing fits.
@@ -117,7 +117,7 @@ def apply_plan(plan: Plan, config: RunConfig, lengths: IntArray, constraints: Co
 
 
 def plan_summary(plan: Plan) -> str:
-    """Say in a line what is planned."""
+    """Describe a plan in one line."""
     if plan.method == NGRAMS_ALONE:
         return f"Plan: fit n-grams alone, finished after about {duration(plan.total_s)}"
     if plan.method == LINEAR_PROBE:

@@ -1,4 +1,4 @@
-"""A stored profile, fitted to this machine, its installed runtimes and a model → what the planner reads."""
+"""Fits a stored profile to this machine, its installed runtimes and a model, for the planner."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ OTHER_MODEL_UNCERTAINTY = 0.35
 PROBED_UNCERTAINTY = 0.2
 COPIES_MB_PER_PARAMETER = 16e-6
 PROBE_IMPORT_S, PROBE_OPEN_S, PROBE_SAVE_S, MEASURED_PARAMETERS = 0.5, 1.4, 1.2, 22_713_728
-"""Of the backend that trains nothing: Zen 3, 2 cores, the built-in model (2026-11-29)."""
+"""Costs of the backend that does not train: Zen 3, 2 cores, the built-in model (2026-11-29)."""
 
 
 def find_device(
@@ -57,10 +57,11 @@ def find_device(
     Args:
         source: the model to train.
         watts: what the user says the machine draws.
-        probe: measures how many times as long training takes here, by backend, where the profile is not of
-            this very machine and model; None: it is not measured.
-        recall: returns how earlier runs went, given `DeviceCosts.speeds_key`, and how far off they may be.
-        scales: times what was profiled, by backend, in place of both: as a run that goes on was planned.
+        probe: measures how many times as long training takes here, by backend, if the profile is not of this
+            very machine and model; None: it is not measured.
+        recall: returns earlier runs, given `DeviceCosts.speeds_key` and the factor they may be off by.
+        scales: multiples of the profiled time, by backend, in place of both; those that a resumed run was
+            planned with.
     """
     shape = shape_of(source)
     machine = this_machine()
@@ -79,9 +80,9 @@ def find_device(
 
 
 def _with_probe(device: DeviceCosts, source: ModelSource, slowness: float) -> DeviceCosts:
-    """Add the backend that trains nothing, where the encoder's graph can be written without an export.
+    """Add the backend that does not train, if the encoder's graph can be written without an export.
 
-    Its forward pass costs what that of a training backend costs.
+    Its forward pass is priced like that of a training backend.
     """
     likes = [costs for costs in device.backends if costs.precision == "fp32"]
     missing = any(importlib.util.find_spec(name) is None for name in ("onnx", "onnxruntime"))
@@ -119,7 +120,7 @@ def profile_key(profile: DeviceProfile, machine: Machine) -> str:
 
 
 def speeds_key(profile: DeviceProfile, shape: ModelShape) -> str:
-    """Name what a run's speed is told by: the profile, this machine, and the size of the model's layers."""
+    """Return the key under which speeds are recorded: profile, this machine, size of the model's layers."""
     sizes = [shape.n_layers, shape.hidden_size, shape.intermediate_size]
     return json.dumps([profile_key(profile, this_machine()), sizes])
 
@@ -127,7 +128,7 @@ def speeds_key(profile: DeviceProfile, shape: ModelShape) -> str:
 def fit_device(
     match: Match, shape: ModelShape, watts: float | None = None, seen: Calibration = NOTHING_SEEN
 ) -> DeviceCosts:
-    """Fit a profile to a model's shape, and to what was measured since."""
+    """Fit a profile to a model's shape, and to what was measured since then."""
     profile = match.profile
     widen = min(match.widen, PROBED_UNCERTAINTY) if seen.known else match.widen
     uncertainty = max(SAME_UNCERTAINTY, profile.spread) + widen
@@ -155,7 +156,7 @@ def fit_device(
 
 
 def describe_misfit(match: Match, shape: ModelShape, seen: Calibration = NOTHING_SEEN) -> str:
-    """Say what does not fit of a profile, in a sentence; "" when everything does."""
+    """Say in a sentence what does not fit in a profile; "" if everything does."""
     profile, parts = match.profile, list(match.reasons)
     if not same_shape(profile.model, shape):
         parts.append(f"{shape.name} was not profiled, and its costs are predicted from {profile.model.name}")
@@ -180,7 +181,7 @@ def _backend(item: BackendProfile, match: Match, shape: ModelShape, seen: Calibr
     profile, measured, slow, fixed = match.profile, match.profile.model, seen.slowness, item.fixed
     # Backends of one runtime import the same; the first to be measured found less of it in memory.
     import_s = max(other.fixed.import_s for other in profile.backends if other.backend == item.backend)
-    # Opening and saving grow with the number of weights, everything with a machine's slowness.
+    # Opening and saving take longer with more weights, everything takes longer on a slower machine.
     ratio = slow * max(1.0, shape.n_parameters / measured.n_parameters)
     grown = {name: ratio * seconds for name, seconds in fixed.model_dump().items()}
     # Weights, gradients and moments grow with the parameters, activations with layers times width; a model is

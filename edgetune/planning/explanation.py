@@ -1,4 +1,4 @@
-"""Why the first plan is first, in words and numbers; and why a filter is planned or not."""
+"""Explains in words and numbers why the first plan was chosen, and why a filter is planned or not."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def explain(plans: Plans, data: DataLengths, constraints: Constraints) -> Iterat
 
 
 def _probe(plans: Plans, data: DataLengths) -> str:
-    """Say why a linear probe is fitted, and what training would make of the time."""
+    """Say why a linear probe is fitted, and what training would achieve in the same time."""
     best, trained = plans.best, _alternative(plans)
     apart = data.pair and not plans.costs(best).trains
     what = "compares the two texts of a pair, encoded apart, and" if apart else "on the untouched encoder"
@@ -128,7 +128,7 @@ def _cache(best: Plan) -> str:
 
 
 def filter_reason(plans: Plans, lengths: IntArray) -> str:
-    """Say that scoring rows before training them pays where more than T_s / T_u is skipped."""
+    """Say that scoring rows before training them pays only if more than T_s / T_u is skipped."""
     plan = plans.best
     width = int(np.median(np.minimum(lengths, plan.max_length))) if len(lengths) else 32
     cost = plans.costs(plan).cost

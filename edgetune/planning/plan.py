@@ -21,13 +21,13 @@ class OperationCost(Protocol):
 
 @dataclass(frozen=True)
 class BackendCosts:
-    """One backend in one arithmetic, as this machine runs it.
+    """One backend at one precision, on this machine.
 
     Attributes:
         key: such as `torch-bf16`; `backend` and `precision` are the settings it stands for.
-        threads: of one operation; None leaves it to the runtime.
-        available: why it cannot be used here and now; "" when it can.
-        scale: times what was profiled, which `cost` has in it.
+        threads: threads of one operation; None leaves it to the runtime.
+        available: why it cannot be used; "" if it can.
+        scale: multiple of the profiled time, which `cost` includes.
         trains: whether it can train; otherwise it fits a linear probe.
     """
 
@@ -48,13 +48,13 @@ class DeviceCosts:
     """A machine as the planner sees it: a profile, fitted to a model.
 
     Attributes:
-        note: how well the profile fits this machine and model, in a sentence; "" when it fits.
+        note: how well the profile fits this machine and model, in a sentence; "" if it fits.
         foreign: whether it was measured on another kind of processor.
         uncertainty: relative half-width of the 95 % interval of predicted training time.
         depths: how many layers can be frozen.
         busy_w: watts while training, and `power_source` says where they come from.
-        speeds_key: names what earlier runs here are remembered by (`planning.calibration`).
-        speeds_note: what they have taught, in a sentence; "" when nothing.
+        speeds_key: key of earlier runs on this machine (`planning.calibration`).
+        speeds_note: how they correct the profile, in a sentence; "" if they do not.
     """
 
     name: str
@@ -76,7 +76,7 @@ class DeviceCosts:
 
 @dataclass(frozen=True)
 class DataLengths:
-    """What the planner has to know of the data.
+    """What the planner has to know about the data.
 
     Attributes:
         lengths: (n,) tokens of every training row, up to the longest limit.
@@ -119,11 +119,11 @@ class Constraints:
     Attributes:
         depth: frozen layers.
         max_length: tokens per row at most.
-        passes: over the rows, at most; `max_steps` of the optimizer.
-        cache_mb: for hidden states of the frozen layers, at most.
+        passes: largest number of passes over the rows; `max_steps`, of optimizer steps.
+        cache_mb: largest cache for hidden states of the frozen layers.
         method: how examples are chosen.
-        trains, probes: whether the encoder may be trained, and a linear probe be fitted.
-        exported: tells whether a backend at a depth needs no export, given (key, depth).
+        trains, probes: whether the encoder may be trained, and whether a linear probe may be fitted.
+        exported: returns whether a backend at a depth needs no export, given (key, depth).
     """
 
     backend: str | None = None
@@ -157,18 +157,18 @@ class Plan:
     Attributes:
         key, backend, precision, threads: what trains.
         depth: frozen layers below the cut.
-        cache_mb: kept for their hidden states; 0: none.
+        cache_mb: size of the cache for their hidden states; 0: none.
         max_length: tokens per row at most.
         batch_size: examples per optimizer step.
-        method: how examples are chosen; `LINEAR_PROBE` or `NGRAMS_ALONE` where the encoder is not trained.
+        method: how examples are chosen; `LINEAR_PROBE` or `NGRAMS_ALONE` if the encoder is not trained.
         n_rows: examples trained, over all passes, with the 95 % interval `rows_interval`.
         n_probe_rows: rows whose features fit the first head, at `probe_row_s` seconds each.
         n_eval: rows evaluated.
         n_weighed: held-out rows that the encoder is scored on for its weight.
         lines: planned seconds by what they are spent on, in order; `total_s` is their sum.
         memory_mb: predicted peak.
-        expected_points: expected accuracy lost against endless training, in points (negative; 0 is best).
-        scale: times what was profiled, by which `lines` are priced (`BackendCosts.scale`).
+        expected_points: expected accuracy lost against unlimited training, in points (negative; 0 is best).
+        scale: multiple of the profiled time by which `lines` are priced (`BackendCosts.scale`).
     """
 
     key: str
@@ -206,7 +206,7 @@ class Plan:
 
     @classmethod
     def from_dict(cls, found: dict[str, Any]) -> Plan:
-        """Make a plan of what `to_dict` gave, also after JSON."""
+        """Return the plan of which `to_dict` was made, also after a round trip through JSON."""
         return cls(**(found | {"rows_interval": tuple(found["rows_interval"])}))
 
 
@@ -216,8 +216,8 @@ class Plans:
 
     Attributes:
         ranked: at least one.
-        refused: (what, why) of candidates that cannot be.
-        reasons: why the first is first, a sentence each.
+        refused: (what, why) of candidates that are not possible.
+        reasons: why the first plan was chosen, one sentence each.
         deadline_s: seconds that the plans fill; from the deadline or the energy.
     """
 
@@ -259,7 +259,7 @@ class Plans:
         return cost
 
     def own_score_rate(self, plan: Plan, width: int = 32) -> float:
-        """Return the share of scoring a new row that lies above the frozen layers, whose output is kept."""
+        """Return the share of the cost of scoring a new row that is spent above the frozen layers."""
         price, depth = self.costs(plan).cost.seconds, plan.depth
         own_s = price("score", plan.batch_size, width, depth)
         return own_s / (own_s + price("prefix", plan.batch_size, width, depth)) if depth else 1.0

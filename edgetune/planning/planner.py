@@ -1,7 +1,8 @@
 """Measured costs + the data's shape + a budget → ranked plans.
 
-Fixed costs are paid first, the end of the run is reserved, the rest is rows. Factors are never
-multiplied: every candidate is priced from operations measured (or fitted) at its own depth and width.
+Fixed costs and the end of the run are reserved first; the rest of the time is spent on rows. Costs are never
+derived by multiplying factors: every candidate is priced from operations measured (or fitted) at its own
+depth and width.
 """
 
 from __future__ import annotations
@@ -38,11 +39,11 @@ FIT_PROBE_S = 0.3
 NGRAMS_S, NGRAMS_TOKEN_S = 0.5, 4e-6
 """Seconds of fitting n-grams, and seconds per token of the training rows."""
 NGRAMS_RATE, PAIRS_RATE = 0.25, 0.5
-"""Share of a deadline that they take at most; pairs of texts have several times the n-grams, and an encoder
-learns little about pairs in the first minute."""
+"""Largest share of a deadline for a fit of n-grams; pairs of texts have several times as many n-grams, and an
+encoder learns little about pairs in the first minute."""
 PROBE_NGRAMS_RATE = 0.35
-"""The same where a linear probe is all that follows: on 150 intents in 20 s, n-grams that were cut to half of
-their time lost six points, and the probe of 700 rows won three."""
+"""The same if only a linear probe follows: on 150 intents in 20 s, n-grams that were cut to half of their
+time lost six points, and the probe of 700 rows won three."""
 CLASS_ROW_S, CLASS_TOKEN_S = 1.5e-6, 1.2e-7
 """With more than two classes: solver seconds per class and row, and per class and token, of all passes."""
 REFIT_RATE = 0.04
@@ -55,19 +56,19 @@ DEFAULT_CACHE_MB = 1000.0
 ROWS_PER_CLASS = 5
 """A linear probe is planned only if it sees this many rows per class on average."""
 EXIT_RATE = 0.4
-"""Share of the exit's time where PyTorch was not imported: 0.8 of 2.4 s were measured."""
+"""Share of the exit's time if PyTorch was not imported: 0.8 of 2.4 s were measured."""
 PROBE_SAVE_CAUTION = 1.7
-"""As `SAVE_CAUTION`, where saving is copying files and exports nothing."""
+"""Like `SAVE_CAUTION`, for a save that only copies files."""
 TRAINED_PER_CLASS = 30
-"""Training on fewer rows of each class comes after a probe of the encoder's mean features, whatever is
-expected of it: the expectation does not know the number of classes (CLINC150 with 150 classes in 60 s: 81 %
-by 2,200 rows of training, 94 % by a probe)."""
+"""Training on fewer rows of each class is ranked after a probe of the encoder's mean features, whatever its
+expected loss, which does not depend on the number of classes (CLINC150 with 150 classes in 60 s: 81 % by
+training on 2,200 rows, 94 % by a probe)."""
 NO_NGRAMS = (
     "N-grams alone need a --deadline of a few seconds more than the start takes, no --memory limit, and rows "
     "enough to set some aside; change that, or add the probe or the encoder to --learners."
 )
 LEAST_NGRAMS_S, NGRAMS_FILES_S = 1.5, 0.2
-"""N-grams alone: seconds of the first fit, scikit-learn's import included, and of writing files, twice."""
+"""N-grams alone: seconds of the first fit, with the import of scikit-learn, and of writing files, twice."""
 
 Lines = dict[str, float]
 """Seconds by what they are spent on, in order."""
@@ -165,12 +166,12 @@ def _too_tight(plan: Plan, deadline_s: float) -> bool:
 
 
 def _risk_s(lines: Lines) -> float:
-    """Return what fixed costs may take beyond the plan; training and evaluation must be able to give it."""
+    """Return how much fixed costs may exceed the plan; training and evaluation must be able to absorb it."""
     return RISK_RATE * sum(lines[name] for name in ("export", "open", "save", "report", "exit"))
 
 
 def _before(candidate: Candidate, limits: Limits) -> Lines:
-    """Return what is paid before training."""
+    """Return the costs before training."""
     device, fixed = candidate.device, candidate.costs.fixed
     open_s = fixed.open_at(candidate.depth)
     if candidate.costs.backend != "ort" or not limits.already_s:  # a run imports `ort` while it starts
@@ -180,13 +181,13 @@ def _before(candidate: Candidate, limits: Limits) -> Lines:
 
 
 def _after(candidate: Candidate, deadline_s: float, n_eval: int, tight: bool = False) -> Lines:
-    """Return what is kept for the end; where time is tight, n-grams are not fitted again."""
+    """Return the time reserved for the end; if time is tight, n-grams are not fitted again."""
     device, costs, data = candidate.device, candidate.costs, candidate.data
     ensemble_s, n_rows = 0.0, _n_weighed(candidate, deadline_s)
     if n_rows:
         refits = not tight and refit_pays(len(data.lengths), data.n_held_out)
         refit_s = _ngrams_s(data, deadline_s, costs.trains) if refits else 0.0
-        # The model is opened again where the linear probe turns out to be better than what was trained.
+        # The model is opened again if the linear probe turns out to be better than the trained encoder.
         reopen_s = costs.fixed.open_at(candidate.depth) if costs.trains else 0.0
         ensemble_s = n_rows * candidate.evaluate_row_s + refit_s + reopen_s
     return {
@@ -200,7 +201,7 @@ def _after(candidate: Candidate, deadline_s: float, n_eval: int, tight: bool = F
 
 
 def _n_paid(n_all: int, row_s: float, seconds: float, fewest: int) -> int:
-    """Return how many rows are scored: all, or as many as a share of the deadline pays for."""
+    """Return how many rows are scored: all, or as many as fit into a share of the deadline."""
     if not math.isfinite(seconds) or row_s <= 0:
         return n_all
     return min(n_all, max(int(seconds / row_s), fewest))
@@ -215,7 +216,7 @@ def _n_weighed(candidate: Candidate, deadline_s: float) -> int:
 def _linear_probe_s(candidate: Candidate, n_rows: int, deadline_s: float, saved: bool) -> float:
     """Return what the linear probe costs: features, also of held-out rows, the fit, and a save.
 
-    It is saved at once, as the first usable model, where training follows.
+    It is saved at once, as the first usable model, if training follows.
     """
     if not n_rows:
         return 0.0
@@ -225,7 +226,7 @@ def _linear_probe_s(candidate: Candidate, n_rows: int, deadline_s: float, saved:
 
 
 def _ngrams_s(data: DataLengths, deadline_s: float, trains: bool = True) -> float:
-    """Return what is planned for fitting n-grams, seconds; the fit itself watches the time."""
+    """Return the planned seconds of fitting n-grams; the fit itself watches the time."""
     if not data.n_held_out:
         return 0.0
     return min(_whole_ngrams_s(data), ngrams_rate(data.pair, trains) * deadline_s)
@@ -237,7 +238,7 @@ def ngrams_rate(pair: bool, trains: bool = True) -> float:
 
 
 def _whole_ngrams_s(data: DataLengths) -> float:
-    """Return what fitting n-grams on all rows takes, seconds."""
+    """Return the seconds of fitting n-grams on all rows."""
     n_tokens, n_scores = float(data.lengths.sum()), data.n_classes if data.n_classes > 2 else 1
     solver_s = n_scores * (CLASS_ROW_S * len(data.lengths) + CLASS_TOKEN_S * n_tokens)
     return NGRAMS_S + NGRAMS_TOKEN_S * n_tokens + solver_s
@@ -251,7 +252,7 @@ def refit_pays(n_train: int, n_held_out: int) -> bool:
 def ngrams_plan(device: DeviceCosts, data: DataLengths, limits: Limits, deadline_s: float) -> Plan | None:
     """Return the plan of a run that has no time for an encoder; None if there is none for n-grams either.
 
-    Nothing is known of the memory that n-grams take, so there is none with a limit on memory.
+    The memory that n-grams take is not known, so there is no such plan with a limit on memory.
     """
     if not data.n_held_out or limits.memory_mb is not None or not math.isfinite(deadline_s):
         return None
@@ -273,12 +274,12 @@ def ngrams_plan(device: DeviceCosts, data: DataLengths, limits: Limits, deadline
         lines=lines,
         total_s=total_s,
         energy_j=total_s * device.busy_w,
-        expected_points=-100.0,  # of the encoder, which there is not
+        expected_points=-100.0,  # there is no encoder
     )
 
 
 def _after_ngrams(device: DeviceCosts, deadline_s: float) -> Lines:
-    """Return what is kept for the end where n-grams are fitted alone."""
+    """Return the time reserved for the end if only n-grams are fitted."""
     return {
         "save": NGRAMS_FILES_S,
         "ensemble": 0.0,
@@ -309,7 +310,7 @@ def _smallest_s(candidate: Candidate, limits: Limits) -> float:
 
 
 def plan_one(candidate: Candidate, deadline_s: float, limits: Limits, constraints: Constraints) -> list[Plan]:
-    """Return what a candidate makes of the budget: its training, and the head alone."""
+    """Return the plans of a candidate for a budget: training the encoder, and fitting a linear probe."""
     data, costs, n_distinct = candidate.data, candidate.costs, len(candidate.data.lengths)
     n_all, n_probe_rows = len(data.eval_lengths), 0
     n_eval = _n_paid(n_all, candidate.evaluate_row_s, EVALUATION_RATE * deadline_s, FEWEST_EVALUATED)
@@ -318,9 +319,9 @@ def plan_one(candidate: Candidate, deadline_s: float, limits: Limits, constraint
         n_probe_rows = min(n_distinct, max(PROBE_ROWS[0], min(PROBE_ROWS[1], paid)))
 
     def spend(tight: bool) -> tuple[Lines, Lines, float]:
-        """Return what comes before training and after it, and the seconds between.
+        """Return the costs before training and after it, and the seconds in between.
 
-        Where time is tight, n-grams are not fitted again, and get half of it where training follows.
+        If time is tight, n-grams are not fitted again, and get half of their time if training follows.
         """
         before, after = _before(candidate, limits), _after(candidate, deadline_s, n_eval, tight)
         before["ngrams"] = _ngrams_s(data, deadline_s, costs.trains) * (0.5 if tight and costs.trains else 1)
@@ -328,9 +329,7 @@ def plan_one(candidate: Candidate, deadline_s: float, limits: Limits, constraint
         return before, after, deadline_s - sum(before.values()) - sum(after.values())
 
     before, after, left_s = spend(tight=False)
-    if left_s < _risk_s(
-        before | after
-    ):  # with the least that is evaluated, and the smallest floor, it may do
+    if left_s < _risk_s(before | after):  # with the fewest evaluation and probe rows, it may fit
         n_eval, n_probe_rows = min(n_eval, FEWEST_EVALUATED), min(n_probe_rows, PROBE_ROWS[0])
         before, after, left_s = spend(tight=True)
     passes = most_passes(n_distinct, candidate.batch_size, constraints)
@@ -387,7 +386,7 @@ def plan_one(candidate: Candidate, deadline_s: float, limits: Limits, constraint
         n_more = int(max(0.0, left_s) / max(candidate.probe_row_s, 1e-9))
         n_head = min(n_distinct, n_probe_rows + n_more, MOST_PROBE_ROWS)
         lines = before | {"linear_probe": _linear_probe_s(candidate, n_head, deadline_s, saved=False)} | after
-        # Features of the backend that trains nothing are means; those of the others may be of one token.
+        # Features of the backend that does not train are means; those of the others may be of one token.
         kind: ProbeKind = "first token" if costs.trains else "apart" if data.pair else "mean"
         probe = replace(
             trained,
@@ -409,7 +408,7 @@ def plan_one(candidate: Candidate, deadline_s: float, limits: Limits, constraint
 
 
 def most_passes(n_rows: int, batch_size: int, constraints: Constraints) -> int:
-    """Return how many passes are made at most: more, where the rows are few."""
+    """Return the largest number of passes, which is larger if there are few rows."""
     return constraints.passes or max(MOST_PASSES, math.ceil(FEWEST_STEPS * batch_size / max(1, n_rows)))
 
 

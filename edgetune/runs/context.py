@@ -22,15 +22,15 @@ class RunContext(Generic[Setup]):
     """One run, once its settings are resolved and its folder is there.
 
     Attributes:
-        prepared: settings and rows, and the encoder where there is one.
-        folder: of the run, locked.
-        meter: is charged with the seconds of every phase.
-        view: is told what happens.
+        prepared: settings and rows, and the encoder if there is one.
+        folder: folder of the run, locked.
+        meter: records the seconds of every phase.
+        view: shows what happens.
         stop: says whether the run was asked to end.
-        sensor: of the energy.
-        sensor_since_s: elapsed seconds when it began to count.
+        sensor: measures the energy.
+        sensor_since_s: elapsed seconds when the sensor began to count.
         deadline: says when each part has to end.
-        logs: of other programs.
+        logs: logs of other programs.
     """
 
     prepared: Setup
@@ -44,5 +44,5 @@ class RunContext(Generic[Setup]):
     logs: ExperimentLogs = field(default_factory=ExperimentLogs)
 
     def energy(self) -> EnergyReading:
-        """Return what was used so far."""
+        """Return the energy used so far."""
         return read_energy(self.sensor, self.meter.elapsed_s() - self.sensor_since_s)

@@ -1,12 +1,12 @@
-"""Cross-fitting: where rows are few, the weights of the ensemble are fitted on all of them.
+"""Cross-fitting: if there are few rows, the weights of the ensemble are fitted on all of them.
 
     training and held-out rows ─→ folds, near-duplicates in one
     each fold: probe and n-grams fitted on the other folds ─→ log-probabilities of its rows
 
-A quarter of 300 rows says little of which learner to trust. Learners fitted on four fifths of the rows say
-more, and take about a second: with 100 and 300 rows of SST-2, AG News and Amazon reviews the ensemble of
-probe and n-grams won 1.1 points in the mean of six draws each (docs/log.md, seventeenth session). With 1,000
-rows it won nothing.
+A quarter of 300 rows says little about which learner to trust. Learners fitted on four fifths of the rows say
+more, and take about a second: with 100 and 300 rows of SST-2, AG News and Amazon reviews, the ensemble of
+probe and n-grams gained 1.1 points in the mean of six draws each (docs/log.md, seventeenth session). With
+1,000 rows it gained nothing.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ TIME_RATE = 0.25
 
 @dataclass(frozen=True)
 class CrossFit:
-    """What two learners say of rows that they were not fitted on, and the probe of all rows.
+    """Predictions of two learners for rows that they were not fitted on, and the probe fitted on all rows.
 
     Attributes:
         probe: fitted on all rows, with the penalty that is best for unseen rows.
@@ -61,7 +61,7 @@ class CrossFit:
 
     @classmethod
     def of_state(cls, state: list[Any]) -> CrossFit:
-        """Return what `state` was called on."""
+        """Restore the object from its `state`."""
         weight, bias, *others = state
         return cls(LinearProbe(weight, bias), *others)
 
@@ -69,7 +69,7 @@ class CrossFit:
 def cross_fit_all(
     data: Splits, found: FittedProbe, seed: int, clock: Clock, stop: Callable[[], bool]
 ) -> CrossFit | None:
-    """Where rows are few, cross-fit probe and n-grams on training and held-out rows.
+    """Cross-fit probe and n-grams on training and held-out rows, if these are few.
 
     Args:
         data: of the run.
@@ -79,7 +79,7 @@ def cross_fit_all(
         stop: whether the run was asked to end.
 
     Returns:
-        None where rows are many, were not all read, or there is too little time.
+        None if there are many rows, if not all of them were read, or if there is too little time.
     """
     train, held_out, scored = data.train, data.held_out, found.held_out
     if held_out is None or scored is None or found.train_rows is None or found.features is None:
@@ -107,11 +107,11 @@ def cross_fit(
         view: all labelled rows.
         features: (n, F) of these rows, from the untouched encoder.
         seed: of the folds.
-        time_left_s: seconds until it has to be done.
+        time_left_s: returns seconds until it has to be done.
 
     Returns:
-        What they say of the rows that they were not fitted on. None if there is too little time, or if too
-        many rows are near-duplicates of each other.
+        Their predictions for the rows that they were not fitted on. None if there is too little time, or if
+        too many rows are near-duplicates of each other.
     """
     folds = make_folds(similar_groups(view), strata(view.labels), np.random.default_rng([seed, 8]))
     if folds is None:

@@ -1,10 +1,10 @@
-"""When the parts of a run have to end: on time (`Deadline`), or with its data (`NoDeadline`).
+"""When the parts of a run have to end: by the clock (`Deadline`), or with the data (`NoDeadline`).
 
     … open │ n-grams, linear probe: first usable models │ training, saved now and then │
     save │ ensemble │ evaluate │ report │
 
-Under a deadline the model is saved before it is evaluated: evaluation is the one thing that can be shortened,
-so it comes last and takes what time is left.
+Under a deadline the model is saved before it is evaluated: evaluation is the only part that can be shortened,
+so it comes last and takes the time that is left.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ from edgetune.utils.types import StepCost
 
 SAVE_EVERY_S = 60.0
 REVISE_STEPS, REVISE_RATE = 9, 0.05
-FIRST_STEPS_SPREAD = 0.1  # how far (one sigma, of its logarithm) the first steps' speed is from a whole run's
+FIRST_STEPS_SPREAD = 0.1  # standard deviation of the log ratio of the first steps' speed to a whole run's
 SAVE_RATE = 0.02
 LEFT_RATE, PROBE_LEFT_RATE = 0.4, 0.6
-"""Share of the time that is left, beyond what was planned, which the first fit of the n-grams may take: where
-the encoder is trained, and where a linear probe is all that follows. N-grams of all rows are worth more than
-the rows that a probe would read in that time (Ohsumed-23 in 20 s, docs/log.md, twenty-second session)."""
+"""Share of the time left that the first fit of the n-grams may take even if less was planned: if the encoder
+is trained, and if only a linear probe follows. N-grams fitted on all rows are worth more than the rows that a
+probe would read in that time (Ohsumed-23 in 20 s, docs/log.md, twenty-second session)."""
 FEW_PAIR_STEPS, IDLE_RATE = 150, 0.8
 """If the encoder would make fewer steps than this on pairs of texts, the first fit of the n-grams may take
 this share of the time left."""
@@ -44,8 +44,8 @@ class Deadline:
     Attributes:
         cost: predicted seconds of an operation on a batch.
         save_model_s: what a safety save costs, as planned, or the longest so far.
-        n_most: examples that all allowed passes and steps hold.
-        score_rate: share of a score that training does not save again, see `Plans.own_score_rate`.
+        n_most: largest number of examples in the allowed passes and steps.
+        score_rate: share of the cost of a score that training does not save, see `Plans.own_score_rate`.
         reopen_s: what opening the model once more costs, as planned.
         marks: (line, elapsed seconds at its end) in order.
         revised: `n_rows` by the speed of the first `n_steps`, at `elapsed_s`; None before.
@@ -64,7 +64,7 @@ class Deadline:
 
     @property
     def trains(self) -> bool:
-        """Whether the encoder is trained; else the linear probe is all there is of it."""
+        """Whether the encoder is trained; otherwise only a linear probe is fitted."""
         return self.plan.trains
 
     def ngrams_limit_s(self, pair: bool) -> float:
@@ -95,7 +95,7 @@ class Deadline:
         return lambda: max(least_s, clock.ensemble_end_s() - clock.save_s() - reopen_s)
 
     def progress(self, data: DataProgress) -> Progress:
-        """Return what ends the training loop, given what ends it at the latest."""
+        """Return what ends the training loop by the clock, or with `data` at the latest."""
         return ClockProgress(self.clock, self.cost, data)
 
     def guarded(self, selector: Selector, settings: SelectionSettings) -> Selector:
@@ -113,9 +113,9 @@ class Deadline:
         self.marks.append((line, self.clock.elapsed_s()))
 
     def revise(self, n_trained: int) -> int | None:
-        """Correct the number of rows by the first steps' speed, once; return it then, else None.
+        """Correct the expected number of rows by the first steps' speed, once; return it then, else None.
 
-        They are few, of few lengths and of one moment, so their speed is weighed against the planned one.
+        These steps are few, of few lengths and from one moment, so their speed is averaged with the plan's.
         """
         speed = self.clock.speed("train")
         too_early = speed.n < REVISE_STEPS or self.clock.progress() < REVISE_RATE
@@ -127,30 +127,30 @@ class Deadline:
         return n_rows
 
     def steps_that_fit(self) -> float:
-        """Return how many train steps the time left is good for, at the speed measured so far."""
+        """Return how many train steps fit into the time left, at the speed measured so far."""
         if not self.plan.n_rows:
             return 0.0
         row_s = self.plan.lines["train"] / self.plan.n_rows * self.clock.speed("train").ratio
         return self.clock.left_s() / max(row_s * self.plan.batch_size, 1e-9)
 
     def give_to_probe(self, n_rows: int) -> None:
-        """The linear probe on so many rows takes the place of training."""
+        """Replace training by the linear probe on `n_rows` rows."""
         self.plan = replace(self.plan, method=LINEAR_PROBE, n_steps=0, n_rows=n_rows, n_probe_rows=n_rows)
 
     def saved(self, took_s: float = 0.0) -> None:
-        """Note that a usable model has just been written, in so many seconds."""
+        """Note that a usable model has just been written, in `took_s` seconds."""
         self._saved_s = self.clock.elapsed_s()
         self.save_model_s = max(self.save_model_s, took_s)
         self.clock.measured_save_s = max(self.clock.measured_save_s, took_s)
 
     def save_is_due(self) -> bool:
-        """Whether the model on disk is old, and a new one costs little of the time."""
+        """Whether the model on disk is old, and saving a new one takes little of the time."""
         every_s = max(SAVE_EVERY_S, self.save_model_s / SAVE_RATE)
         since_s = self.clock.elapsed_s() - self._saved_s
         return since_s > every_s and self.clock.left_s() > every_s / 2
 
     def state(self) -> dict[str, Any] | None:
-        """Return the plan, and what has come of it so far; None where there is none."""
+        """Return the plan and its progress so far; None if there is no deadline."""
         return {
             "plan": self.plan.to_dict(),
             "marks": [list(mark) for mark in self.marks],
@@ -160,7 +160,7 @@ class Deadline:
         }
 
     def load_state(self, state: Any) -> None:
-        """Go on where `state()` was taken, in another process: its speeds are measured anew."""
+        """Continue where `state()` was taken, in another process; speeds are measured again."""
         self.marks = [(str(line), float(end_s)) for line, end_s in state["marks"]]
         self.revised = state["revised"]
         self.clock.train_started_s = float(state["train_started_s"])
@@ -202,10 +202,10 @@ class NoDeadline(Deadline):
 
 
 def blended_slowdown(first_steps: float, plan: Plan) -> float:
-    """Return how many times as long as planned the rest will take, in the mean of logarithms.
+    """Return how many times as long as planned the rest will take, by a weighted mean of logarithms.
 
-    The plan and the first steps, which took `first_steps` times as long, count by their variances; the plan's
-    is in its 95 % interval of rows. What is far off the plan makes that less sure.
+    The plan and the first steps, which took `first_steps` times as long, are weighted by their variances; the
+    plan's follows from its 95 % interval of rows. First steps that are far off the plan make it less certain.
     """
     low, high = (max(1, rows) for rows in plan.rows_interval)
     found = math.log(first_steps)

@@ -1,4 +1,4 @@
-"""`edgetune plan` and `edgetune check`: what a run would do, and what it would do it with."""
+"""`edgetune plan` and `edgetune check`: what a run would do, and with which data."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ START_S = 0.5  # of a process, before it reads
 
 
 def plan(train: Data, *, cache_dir: str | Path | None = None, **settings: Any) -> Plans:
-    """Say what `finetune` would make of a budget; the command `edgetune plan` as one call.
+    """Return what `finetune` would do with a budget; the command `edgetune plan` as one call.
 
     Args:
-        train: as of `finetune`.
+        train: as for `finetune`.
         cache_dir: where tokens and artifacts are kept.
-        **settings: as of `finetune`; one of `deadline`, `energy`, `battery` and `memory` at least.
+        **settings: as for `finetune`; at least one of `deadline`, `energy`, `battery` and `memory`.
 
     Raises:
         EdgetuneError: what is wrong and what to do, in a sentence.
@@ -43,9 +43,9 @@ def check(train: Data, *, cache_dir: str | Path | None = None, **settings: Any) 
     """Check labelled text before training; the command `edgetune check` as one call.
 
     Args:
-        train: as of `finetune`.
+        train: as for `finetune`.
         cache_dir: where a copy of rows in memory is kept.
-        **settings: as of `finetune`.
+        **settings: as for `finetune`.
 
     Raises:
         EdgetuneError: what is wrong and what to do, in a sentence.
@@ -57,7 +57,7 @@ def check(train: Data, *, cache_dir: str | Path | None = None, **settings: Any) 
 def run_check(
     settings: dict[str, Any], cache_dir: Path | None = None, say: Say = lambda text: None
 ) -> DataCheck:
-    """Check the data that `settings`, flat as of `finetune`, name; `say` is told what takes a while."""
+    """Check the data in `settings`, which are flat as for `finetune`; `say` gets progress messages."""
     config = make_config(group_by_section(read_budget(settings, datetime.now(), 0.0)))
     with contextlib.ExitStack() as stack:
         cache = cache_folder() if cache_dir is None else cache_dir
@@ -84,12 +84,12 @@ def settings_of_call(train: Data, settings: dict[str, Any], cache_dir: Path) -> 
 
 
 def dry_run(settings: dict[str, Any], cache_dir: Path | None = None, say: Say = lambda text: None) -> Plans:
-    """Plan a run: read and tokenize its data (which the run then finds cached), rank what could be done.
+    """Plan a run: read and tokenize its data (which the run then finds cached), and rank the options.
 
     Args:
-        settings: flat settings as of `finetune`, the budget in a user's words.
+        settings: flat settings as for `finetune`, with the budget as users write it.
         cache_dir: where tokens and artifacts are kept.
-        say: is told what takes a while.
+        say: gets progress messages.
 
     Raises:
         BudgetError: nothing fits.

@@ -5,7 +5,7 @@
                       ─→ ensemble/ ─→ evaluation of the ensemble and of each learner alone
 
 The weights are fitted on rows that no learner was trained on. `ensemble/` holds them with the n-grams; the
-encoder lies in `model/` and `onnx/` as ever.
+encoder is in `model/` and `onnx/`.
 """
 
 from __future__ import annotations
@@ -57,11 +57,11 @@ SAVE_CAUTION = 1.5
 class EnsembleStage:
     """Fits the other learners of one run, and the weights of all.
 
-    Where rows are too few to set any aside the encoder is the only learner, and nothing is done here.
+    If there are too few rows to set any aside, the encoder is the only learner, and nothing is done here.
 
     Attributes:
-        probe: the linear probe of the untouched encoder; None where none was fitted.
-        crossed: what probe and n-grams say of all rows where these are few; None otherwise.
+        probe: the linear probe of the untouched encoder; None if none was fitted.
+        crossed: cross-fitted predictions of probe and n-grams for all rows if these are few; None otherwise.
         encoder: what the kept encoder is: `ENCODER` if it was trained, `PROBE` if its head alone was fitted.
     """
 
@@ -73,7 +73,7 @@ class EnsembleStage:
         self._fits = NgramsInTime(run)
         self._ngrams: Ngrams | None = None
         self._others: Mapping[str, TextLearner] = {}  # beside the n-grams
-        self._weighted: Weighted | None = None  # as it lies in the run folder
+        self._weighted: Weighted | None = None  # as in the run folder
         self._probe_score: MemberScore | None = None
         self._evaluated: EnsembleEvaluation | None = None
         self._best: tuple[Scored, Scored] | None = None
@@ -81,21 +81,21 @@ class EnsembleStage:
 
     @property
     def held_out(self) -> TokenView | None:
-        """Rows for the weights; None where the run has the encoder alone."""
+        """Rows for the weights; None if the encoder is the only learner."""
         return self._data.held_out
 
     @property
     def evaluation(self) -> Evaluation | None:
-        """Of the ensemble, on the evaluation rows that the encoder was evaluated on; None before."""
+        """Evaluation of the ensemble, on the rows that the encoder was evaluated on; None before that."""
         return None if self._evaluated is None else self._evaluated.combined
 
     @property
     def needs_encoder(self) -> bool:
-        """Whether the answer depends on the encoder; so it does where the encoder is the only learner."""
+        """Whether predictions depend on the encoder, as they do if it is the only learner."""
         return self._weighted is None or ENCODER in self._weighted.ensemble.names
 
     def begin(self) -> None:
-        """Fit n-grams on the training rows and save them: they answer until the encoder has a weight."""
+        """Fit n-grams on the training rows and save them; they predict until the encoder has a weight."""
         if self.held_out is None:
             return
         with self._run.meter.phase("ngrams"):
@@ -123,11 +123,11 @@ class EnsembleStage:
             self.note_probe(self.probe)
 
     def note_probe(self, found: FittedProbe, save: bool = True) -> None:
-        """Weigh the linear probe against the n-grams; a trained encoder may take its place later.
+        """Fit the weights of linear probe and n-grams; a trained encoder may replace the probe later.
 
         Args:
             found: the probe.
-            save: whether the encoder is saved at once, too, so that the ensemble may rest on it.
+            save: whether the encoder is also saved at once, so that the saved ensemble may depend on it.
         """
         self.probe = found
         scored = found.held_out
@@ -139,7 +139,7 @@ class EnsembleStage:
             self._save()
 
     def note(self, held_out: Scored, evaluated: Scored) -> None:
-        """Remember what the best encoder so far says of the held-out and the evaluation rows."""
+        """Remember the predictions of the best encoder so far for the held-out and the evaluation rows."""
         self._best = held_out, evaluated
 
     def state(self) -> dict[str, Any]:
@@ -157,7 +157,7 @@ class EnsembleStage:
         }
 
     def load_state(self, state: dict[str, Any]) -> None:
-        """Note again what `state()` gave."""
+        """Restore a `state()`."""
 
         def scored(view: TokenView | None, found: list[Any] | None) -> Scored | None:
             return None if view is None or found is None else Scored(view, *found)
@@ -181,7 +181,7 @@ class EnsembleStage:
         return True
 
     def finish_interrupted(self, score: Callable[[Batch], FloatArray]) -> None:
-        """After a request to stop: weigh the learners on the best encoder, or on the newest and few rows.
+        """After a request to stop, fit the weights with the best encoder, or the newest one on few rows.
 
         Args:
             score: takes a batch, returns logits (B, C) of the newest encoder.
@@ -198,7 +198,7 @@ class EnsembleStage:
         """Fit the weights of n-grams and encoder, and save both.
 
         Args:
-            scored: the encoder on held-out rows; None where there was no time for any.
+            scored: the encoder on held-out rows; None if there was no time for any.
             last: whether n-grams are fitted again, on the held-out rows too.
         """
         if self._ngrams is None:
@@ -223,7 +223,7 @@ class EnsembleStage:
             self._save()
 
     def finish_alone(self) -> None:
-        """Fit the n-grams on all rows, where no encoder takes part, and save them."""
+        """Fit the n-grams on all rows, for a run without an encoder, and save them."""
         if self._ngrams is None:
             return
         with self._run.meter.phase("ensemble"):
@@ -241,7 +241,7 @@ class EnsembleStage:
         self._evaluate(scored.view, scored.rows, scored.logits if finite else None)
 
     def evaluate_ngrams(self) -> None:
-        """Evaluate the n-grams, which answer alone, on as many rows as there is time for."""
+        """Evaluate the n-grams, which are used alone, on as many rows as there is time for."""
         if self._ngrams is None:
             return
         rows = self._fits.rows_in_time(len(self._data.evaluation))
@@ -271,7 +271,7 @@ class EnsembleStage:
             self._run.folder.write_json("metrics.json", self.evaluation.to_dict())
 
     def to_dict(self) -> dict[str, Any] | None:
-        """Return what the summary says of the learners; None where the run has the encoder alone."""
+        """Return what the summary says about the learners; None if the encoder is the only one."""
         if (weighted := self._weighted) is None:
             return None
         weights = dict(zip(weighted.ensemble.names, weighted.ensemble.weights, strict=True))
@@ -285,7 +285,7 @@ class EnsembleStage:
         if isinstance(self._run.prepared, Prepared):
             if self.encoder == ENCODER and self._probe_score is not None:
                 learners.append(learner_fields(PROBE, 0.0, None, self._probe_score))
-            learners.append(fields(ENCODER, self.encoder))  # a probe lies where a trained encoder would
+            learners.append(fields(ENCODER, self.encoder))  # a probe takes the place of a trained encoder
         return {
             "n_held_out": weighted.ensemble.n_rows,
             "cross_fitted": self.crossed is not None and self.encoder == PROBE,
@@ -307,7 +307,7 @@ class EnsembleStage:
     def _log_probas(
         self, ngrams: Ngrams, view: TokenView, rows: IntArray, logits: FloatArray | None
     ) -> dict[str, FloatArray]:
-        """Return what the learners and, by its logits (n, C), an encoder say of some rows (n,) of a view."""
+        """Return log-probabilities of rows (n,) of a view by the learners, and by an encoder's logits."""
         found = text_log_probas(ngrams, self._others, view.texts(rows))
         return found if logits is None else {**found, ENCODER: log_probabilities(logits, ngrams.multi_label)}
 

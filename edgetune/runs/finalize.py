@@ -37,12 +37,12 @@ from edgetune.utils.types import IntArray
 MOST_NAMED = 5
 """Classes named in a warning."""
 LEAST_OF_PLAN = 0.5
-"""A run that came through a smaller share of the planned rows says so."""
+"""A run that processed a smaller share of the planned rows says so."""
 SPENT = (
     *("elapsed_s", "time_split_s", "deadline_used_rate", "peak_memory_mb"),
     *("energy_j", "energy_eq6_kwh", "co2e_lb", "date"),
 )
-"""Fields that change while the end of a run is written: model card and summary have them from one moment."""
+"""Fields that change while the end of a run is written; model card and summary get the same values."""
 
 
 def make_receipt(
@@ -59,11 +59,11 @@ def make_receipt(
     Args:
         run: what it was made with, and its seconds and joules so far.
         loop: counts, stages, and whether it was stopped.
-        best: evaluation of the model that was kept, None when there was none.
+        best: evaluation of the model that was kept, None if there was none.
         best_epoch: which epoch that was.
-        breaks: where the run was broken off and went on.
-        n_diverged: how often the loss was no number.
-        ensemble: the learners and their weights, where there are several.
+        breaks: where the run was interrupted and resumed.
+        n_diverged: how often the loss was not finite.
+        ensemble: the learners and their weights, if there are several.
     """
     prepared, deadline, selector, split_s = run.prepared, run.deadline, loop.selector, run.meter.split_s()
     config, data, report = prepared.config, prepared.data, selector.report()
@@ -91,8 +91,8 @@ def make_receipt(
         breaks=breaks,
         n_diverged=n_diverged,
         n_left=loop.counts.n_left + loop.n_waiting,
-        by_label=rates_by_label(loop.record, data.train.rows, data.train.labels, data.label_names),
-        by_length=rates_by_length(loop.record, data.train.rows, data.train.lengths),
+        by_label=rates_by_label(loop.row_stats, data.train.rows, data.train.labels, data.label_names),
+        by_length=rates_by_length(loop.row_stats, data.train.rows, data.train.lengths),
         **derive_costs(loop.counts, split_s, _unfiltered_row_s(loop, data.train.rows, data.train.lengths)),
         **fields_of_any_run(
             run,
@@ -113,15 +113,15 @@ def fields_of_any_run(
     cache: HiddenCache | None,
     warnings: Sequence[str],
 ) -> dict[str, Any]:
-    """Return the part of a receipt that a run has with or without an encoder.
+    """Return the fields of a receipt that every run has, with or without an encoder.
 
     Args:
         run: what it was made with, and its joules so far.
         split_s: seconds by phase.
-        best: evaluation of the answer that was kept, None when there was none.
-        ensemble: the learners and their weights, where there are several.
+        best: evaluation of the model that was kept, None if there was none.
+        ensemble: the learners and their weights, if there are several.
         cache: hidden states of the frozen layers.
-        warnings: sentences beside those on the data and on the majority class.
+        warnings: sentences other than those about the data and the majority class.
     """
     prepared, elapsed_s = run.prepared, sum(split_s.values())
     config, data = prepared.config, prepared.data
@@ -154,10 +154,10 @@ def fields_of_any_run(
 
 
 def compare_with_majority(best: Evaluation | None) -> tuple[bool, list[str]]:
-    """Compare with a classifier that always predicts that class of the model which most evaluation rows have.
+    """Compare with always predicting the class of the model that most evaluation rows have.
 
     Returns:
-        Whether the model is worse, beyond chance (95 %), and what to say, also of classes never predicted.
+        Whether the model is significantly worse (95 %), and warnings, also about classes never predicted.
     """
     if best is None or not best.n:
         return False, []
@@ -199,7 +199,7 @@ def _never_predicted(best: Evaluation) -> list[str]:
 
 
 def _short_of_plan(config: RunConfig, deadline: Deadline, loop: Loop) -> list[str]:
-    """Say that a run under a deadline came through less than half of what was planned, or trained nothing."""
+    """Say that a run under a deadline processed less than half of the planned rows, or trained nothing."""
     if loop.stopped or not deadline.trains or config.budget.patience is not None:
         return []
     n_rows, n_seen = deadline.plan.n_rows, loop.counts.n_seen
@@ -216,7 +216,7 @@ def _short_of_plan(config: RunConfig, deadline: Deadline, loop: Loop) -> list[st
 
 
 def _energy(energy: EnergyReading) -> dict[str, Any]:
-    """Return joules and how they are known, with the paper's equation beside them."""
+    """Return the joules, how they were obtained, and the value of the paper's equation."""
     memory_w = MEMORY_W_PER_MB * (memory_mb() or 0.0)
     by_paper_kwh = paper_energy_kwh(energy.elapsed_s, energy.mean_w or 0.0, memory_w)
     return {
@@ -231,7 +231,7 @@ def _energy(energy: EnergyReading) -> dict[str, Any]:
 def _budget(
     prepared: PreparedRows, cache: HiddenCache | None, deadline: Deadline, elapsed_s: float
 ) -> dict[str, Any]:
-    """Return what was planned beside what came of it, and what the cache did."""
+    """Return the plan beside the actual figures, and the counts of the cache."""
     plans, limit_s = prepared.plans, deadline.clock.limit_s()
     is_limited = limit_s < math.inf
     planned = None
@@ -259,7 +259,7 @@ def _budget(
 
 
 def _quality(best: Evaluation | None) -> dict[str, Any]:
-    """Return what was measured on the evaluation rows, None where nothing was."""
+    """Return what was measured on the evaluation rows, None for what was not."""
     found = best.to_dict() if best is not None else {}
     return {
         "accuracy": best.accuracy if best else None,
@@ -275,8 +275,8 @@ def _quality(best: Evaluation | None) -> dict[str, Any]:
 
 
 def _unfiltered_row_s(loop: Loop, rows: IntArray, lengths: IntArray) -> float | None:
-    """Return what a row of those seen would have cost without a filter, seconds; None where nobody knows."""
-    n_seen = np.bincount(bucket_of(lengths), loop.record.n_seen[rows], len(loop.prices.n))
+    """Return the mean seconds that a row seen would have taken without a filter; None if unknown."""
+    n_seen = np.bincount(bucket_of(lengths), loop.row_stats.n_seen[rows], len(loop.prices.n))
     return loop.prices.mean_s_of(n_seen)
 
 
@@ -286,7 +286,7 @@ def derive_costs(counts: Counters, split_s: dict[str, float], row_s: float | Non
     Args:
         counts: what happened to the rows.
         split_s: seconds by phase.
-        row_s: what a row would have cost without a filter, seconds, where that is known.
+        row_s: seconds that a row would have taken without a filter, if that is known.
     """
     seen = max(1, counts.n_seen)
     a_b, a_fb = counts.n_skipped_backward / seen, counts.n_skipped_both / seen
@@ -320,7 +320,7 @@ def write_receipt(
     """Write the summary and the model card, and draw the picture of the training if there is time for it.
 
     Args:
-        run: which one.
+        run: the run.
         receipt: makes the receipt of what has happened up to its call.
         of_encoder: the same with the evaluation of the encoder alone, for the model card.
     """
@@ -361,7 +361,7 @@ def _write_card(draft: RunResult, folder: RunFolder) -> None:
 
 
 def _draw(draft: RunResult, folder: RunFolder, view: View) -> None:
-    """Draw the picture of the run; a picture is no reason to lose the receipt."""
+    """Draw the picture of the run; if that fails, the receipt is still written."""
     from edgetune.report.run_plot import draw_run
 
     try:

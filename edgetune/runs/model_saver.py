@@ -1,4 +1,4 @@
-"""Writes a run's model: the best so far, a newer one in passing, and what there is when it is stopped."""
+"""Writes a run's model: the best one so far, intermediate ones, and the newest when the run is stopped."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from edgetune.utils.multi_label_metrics import micro_f1, restore_evaluation
 
 
 class ModelSaver:
-    """Keeps the model on disk usable and the best that is known.
+    """Keeps the best known model on disk, always in a usable state.
 
     Attributes:
-        best: evaluation of the model that lies in the run folder; None while none was evaluated.
-        best_epoch: the pass after which that was.
-        n_worse: evaluations since then that found nothing better.
+        best: evaluation of the model in the run folder; None as long as none was evaluated.
+        best_epoch: the pass after which it was evaluated.
+        n_worse: number of evaluations since then that found nothing better.
     """
 
     def __init__(self, run: RunContext[Prepared]) -> None:
@@ -31,7 +31,7 @@ class ModelSaver:
         self._best_score: tuple[float, float] | None = None
 
     def save(self, under: str = "", *, skip_onnx: bool = False) -> None:
-        """Write the model; a light save leaves out what is slow to write and can be made later."""
+        """Write the model; `skip_onnx` leaves out what is slow to write and can be made later."""
         data = self._run.prepared.data
 
         def write(scratch: Path) -> None:
@@ -47,12 +47,12 @@ class ModelSaver:
         self._run.deadline.saved(self._run.meter.elapsed_s() - started_s)
 
     def consider(self, found: Evaluation, epoch: int, held_out: Evaluation | None = None) -> bool:
-        """Keep the model of now if it is the best so far; return whether it is.
+        """Keep the current model if it is the best so far; return whether it is.
 
         Args:
             found: its evaluation.
             epoch: the pass after which it was evaluated.
-            held_out: the same on rows held out for choosing; None where there are none, and `found` decides.
+            held_out: the same on rows held out for choosing; None if there are none, and `found` decides.
         """
         self.n_worse += 1
         by = found if held_out is None else held_out
@@ -67,7 +67,7 @@ class ModelSaver:
         return self.n_worse == 0
 
     def note(self, found: Evaluation, epoch: int) -> None:
-        """Remember the evaluation of the model that lies in the run folder."""
+        """Remember the evaluation of the model in the run folder."""
         self.best, self.best_epoch = found, epoch
         self._run.folder.write_json("metrics.json", found.to_dict())
         failpoint("metrics-written")
@@ -83,17 +83,17 @@ class ModelSaver:
         }
 
     def load_state(self, state: dict[str, Any]) -> None:
-        """Go on where `state()` was taken; what was saved later is saved again."""
+        """Continue where `state()` was taken; later saves are made again."""
         self.best = None if state["best"] is None else restore_evaluation(state["best"])
         self.best_epoch, self.n_worse = state["best_epoch"], state["n_worse"]
         self._best_score = None if state["best_score"] is None else tuple(state["best_score"])
 
     def forget(self) -> None:
-        """What was evaluated before is not what lies in the run folder now."""
+        """Forget the evaluation, because the model in the run folder is another one now."""
         self.best = self.best_epoch = None
 
     def save_in_passing(self) -> None:
-        """Replace the model on disk by a newer one; where that fails the older one stays."""
+        """Replace the model on disk by a newer one; if that fails, the older one is kept."""
         try:
             self.save(skip_onnx=True)
         except OSError as error:
@@ -109,7 +109,7 @@ class ModelSaver:
 
     @property
     def newest(self) -> Path:
-        """Where the newest weights lie after an interruption."""
+        """Folder of the newest weights after an interruption."""
         return self._run.folder.path / (f"{INTERRUPTED}/model" if self.best is not None else "model")
 
 

@@ -48,7 +48,7 @@ class NgramsInTime:
         """Fit the n-grams on training and held-out rows together, if that pays and there is time.
 
         Args:
-            ngrams: fitted on the training rows; returned where the second fit does not pay or was cut short.
+            ngrams: fitted on the training rows; returned if the second fit does not pay or was cut short.
             held_out: the other rows.
             save_s: seconds to leave for saving the n-grams.
         """
@@ -75,14 +75,14 @@ class NgramsInTime:
     def timed_log_probas(
         self, ngrams: Ngrams, others: Mapping[str, TextLearner], view: TokenView
     ) -> dict[str, FloatArray]:
-        """Return log-probabilities (N, C) of rows by every learner of texts, and remember what a row took."""
+        """Return log-probabilities (N, C) of rows by every learner of texts, and record the time per row."""
         texts, started_s = view.texts(), self._run.meter.elapsed_s()
         found = text_log_probas(ngrams, others, texts)
         self._row_s = (self._run.meter.elapsed_s() - started_s) / len(view)
         return found
 
     def rows_in_time(self, n_rows: int) -> IntArray:
-        """Return which of so many rows there is time to answer: all, or a random sample."""
+        """Return the rows, of `n_rows`, that there is time to predict: all, or a random sample."""
         n_fit, clock = n_rows, self._run.deadline.clock
         if self._row_s:
             left_s = clock.evaluation_end_s() - clock.elapsed_s()

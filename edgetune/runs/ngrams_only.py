@@ -81,7 +81,7 @@ def _receipt(run: RunContext[PreparedRows], stage: EnsembleStage, stopped: bool)
 
 
 def why(prepared: PreparedRows) -> str:
-    """Say why there is no encoder, and what deadline would do."""
+    """Say why there is no encoder, and what deadline it would need."""
     if not {"probe", "encoder"} & {*prepared.config.train.learners}:
         if others := prepared.config.train.text_learners:
             return f"No encoder takes part beside n-grams and {' and '.join(others)}, as --learners asks."

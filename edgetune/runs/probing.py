@@ -4,7 +4,7 @@
     training rows ─→ features of a few ──────→ probe ─→ better than with half of them? ─→ twice as many …
                                                 └─ else: training, from this probe where rows are few a class
 
-Where few rows a class can be trained, every doubling that still wins `GAIN` on the held-out rows is worth
+If few rows per class can be trained, every doubling that still gains `GAIN` on the held-out rows is worth
 more than the first train steps. With two classes it is the other way round. docs/log.md has the figures
 (2026-11-28, fifteenth session): CLINC150 and SST-2, in a PyTorch prototype and in whole runs.
 """
@@ -42,22 +42,23 @@ GAIN, SURE_ROWS = 0.01, 512
 """Accuracy on held-out rows that the last doubling must have gained. With fewer rows than the second number
 the gain is not looked at, because it is mostly chance."""
 FEW_STEPS = 40
-"""So few steps seldom make more of the encoder than a probe on the rows that they would take the time of (AG
-News, 1,000 rows in a minute: 25 steps lost to a probe on 169 rows)."""
+"""With fewer steps than this, the encoder is seldom better than a probe on the rows that could be read in the
+same time (AG News, 1,000 rows in a minute: 25 steps lost to a probe on 169 rows)."""
 LEAST_TRAINING_STEPS = 16
 """Training is skipped if fewer steps than this fit; the linear probe is then the encoder."""
 ROWS_PER_CLASS = 100
-"""Training starts from the probe where fewer rows of each class will be trained, else from a drawn head. In a
-PyTorch prototype with 1,500 rows, starting from the probe won with 77 classes and lost with six."""
+"""Training starts from the probe if fewer rows of each class will be trained, else from a randomly
+initialized head. In a PyTorch prototype with 1,500 rows, starting from the probe won with 77 classes and lost
+with six."""
 FIRST_FIT_RATE, LATER_FIT_RATE, CROSS_FIT_RATE = 0.02, 0.06, 0.1
-"""Shares of the deadline that the fits of a stage may take, each, and all fits of cross-fitting."""
+"""Shares of the deadline that a first fit, a later fit, and all fits of cross-fitting may take."""
 QUICK_RATE = 0.005
-"""A fit that takes less than such a share of the deadline is made for each strength."""
+"""If a fit takes less than this share of the deadline, one is made for each penalty strength."""
 CROSS_FIT_BELOW = 2
 """A probe that no training follows is cross-fitted on the held-out rows, unless at least this many times as
 many training rows were read."""
 GROWN = 1.5
-"""A stage has to add so many times the rows for its gain to say something."""
+"""A stage has to multiply the number of rows by this factor for its gain to be meaningful."""
 
 
 @dataclass(frozen=True)
@@ -67,7 +68,7 @@ class FittedProbe:
     Attributes:
         probe: the head.
         n_rows: training rows whose features it was fitted on.
-        held_out: its logits on held-out rows; None where there are none.
+        held_out: its logits on held-out rows; None if there are none.
         refit: returns one fitted on the held-out rows too, if there is time; None after a break.
         train_rows: positions of those training rows; None after a break.
         features: returns (n, F) of these and then of the held-out rows; None after a break.
@@ -94,10 +95,10 @@ class ProbeInTime:
         self._positions: list[IntArray] = []
 
     def fit(self) -> FittedProbe:
-        """Fit it on as many rows as pay for themselves.
+        """Fit it on as many rows as are worth their time.
 
         Raises:
-            NoLinearHead: the model's head is something else.
+            NoLinearHead: the model's head is not linear.
         """
         view, trains = self._prepared.data.held_out, self._deadline.trains
         if view is not None and not trains:
@@ -105,7 +106,7 @@ class ProbeInTime:
         plan, started_s = self._deadline.plan, self._clock.elapsed_s()
         fit_rate = FIRST_FIT_RATE if trains else LATER_FIT_RATE
         n_first, end_s, at_least, held_out = len(self._order), math.inf, PROBE_ROWS[0], None
-        if trains:  # it may take twice what was planned, all in all
+        if trains:  # it may take twice the planned time in total
             n_first, end_s, at_least = plan.n_probe_rows, started_s + 2 * plan.lines["linear_probe"], 16
             if view is not None:
                 held_out = self._held_out_features(view, started_s + plan.lines["linear_probe"], fit_rate)
@@ -115,7 +116,7 @@ class ProbeInTime:
         return self._grown(*held_out, n_rows)
 
     def _fit_alone(self, view: TokenView) -> FittedProbe:
-        """Fit it where no training follows: on the held-out rows first, and on others as time allows."""
+        """Fit it if no training follows: on the held-out rows first, and on others as time allows."""
         held_out = self._held_out_features(view, math.inf, CROSS_FIT_RATE)
         n_held_out = 0 if held_out is None else len(held_out[0])
         n_first, at_least = CROSS_FIT_BELOW * n_held_out, max(0, PROBE_ROWS[0] - n_held_out)
@@ -158,7 +159,7 @@ class ProbeInTime:
                 break
 
         def refit() -> LinearProbe:
-            """Fit on the held-out rows too; where there is no time for that, it is the probe as it was."""
+            """Fit on the held-out rows too; return the probe unchanged if there is no time for that."""
             late = False
 
             def stop() -> bool:
@@ -179,7 +180,7 @@ class ProbeInTime:
         return FittedProbe(probe, n_rows, scored, refit, train_rows, all_features)
 
     def _cross_fitted(self, rows: IntArray, held_out: FloatArray, n_rows: int) -> FittedProbe | None:
-        """Fit on training and held-out rows; probes that were not fitted on the latter answer them.
+        """Fit on training and held-out rows, and predict the latter with probes not fitted on them.
 
         Args:
             rows: (m,) positions in the held-out rows.
@@ -234,20 +235,20 @@ class ProbeInTime:
     def _held_out_features(
         self, view: TokenView, end_s: float, fit_rate: float
     ) -> tuple[IntArray, FloatArray] | None:
-        """Return positions and features of held-out rows; those that the end of the run scores first, too."""
+        """Return positions and features of held-out rows, those that the end of the run also scores first."""
         order = np.random.default_rng([self._prepared.config.train.seed, 5]).permutation(len(view))
         n_rows = max(1, self._deadline.plan.n_weighed) if self._deadline.trains else len(view)
         return self._run(view, order[:n_rows], end_s, fit_rate)
 
     def _read(self, order: IntArray, end_s: float, fit_rate: float, at_least: int = 0) -> int:
-        """Compute features of training rows; return of how many."""
+        """Compute features of training rows; return the number of rows."""
         found = self._run(self._train, order, end_s, fit_rate, at_least)
         if found is None:
             return 0
         rows, features = found
         rank = np.empty(len(self._train), np.int64)
         rank[order] = np.arange(len(order))
-        drawn = np.argsort(rank[rows])  # they come shortest first, and half of them must be like all
+        drawn = np.argsort(rank[rows])  # they come shortest first, but half of them must be like all
         self._features.append(features[drawn])
         self._positions.append(rows[drawn])
         return len(rows)
@@ -274,7 +275,7 @@ class ProbeInTime:
         return np.concatenate(self._features)[:n_rows], labels[:n_rows]
 
     def _until(self, rate: float) -> Callable[[], bool]:
-        """Return what ends a fit: its share of the deadline, the end of the time, a request to stop."""
+        """Return what ends a fit: its share of the deadline, the end of the time, or a request to stop."""
         end_s = self._clock.elapsed_s() + rate * self._clock.limit_s()
         return lambda: self._clock.elapsed_s() > end_s or self._clock.left_s() < FIT_PROBE_S or self._stop()
 
@@ -289,7 +290,7 @@ class ProbeInTime:
     def _fitted_again(
         self, n_rows: int, strength: float, held_out: FloatArray, held_out_labels: Labels
     ) -> tuple[float, LinearProbe]:
-        """Fit on more rows; where fits are quick, the strength is chosen anew: more rows want another one."""
+        """Fit on more rows; if fits are quick, choose the strength again, as it depends on the rows."""
         started_s = self._clock.elapsed_s()
         probe = self._fitted(n_rows, LATER_FIT_RATE, strength)
         if self._clock.elapsed_s() - started_s > QUICK_RATE * self._clock.limit_s():

@@ -1,4 +1,4 @@
-"""What keeps a run's work: checkpoints, going on after a break, going back from a spoilt loss."""
+"""Protects a run's work: checkpoints, resuming, and rolling back after a loss that is not finite."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ from edgetune.utils.failpoints import failpoint
 from edgetune.utils.machine import return_memory
 
 RETURN_EVERY_S = 15.0
-"""Between two times that freed memory is given back to the system, which takes milliseconds."""
+"""Seconds between two returns of freed memory to the system, each of which takes milliseconds."""
 MOST_DIVERGED = 3
-"""So often the learning rate is halved; spoilt once more, the run ends with its good weights."""
+"""The learning rate is halved this many times; at the next loss that is not finite, the run ends."""
 
 
 class Recovery:
-    """Writes and reads everything that a run can be gone on with.
+    """Writes and reads everything that is needed to resume a run.
 
     Attributes:
-        breaks: where the run was broken off, as the receipt has it.
-        n_diverged: how often the loss was no number.
+        breaks: where the run was interrupted, as in the receipt.
+        n_diverged: how often the loss was not finite.
     """
 
     def __init__(self, run: RunContext[Prepared], saver: ModelSaver, ensemble: EnsembleStage) -> None:
@@ -45,7 +45,7 @@ class Recovery:
         self.n_diverged = 0
 
     def between_batches(self, loop: Loop, history: HistoryWriter) -> None:
-        """Write a checkpoint if the last one is old; give memory back now and then."""
+        """Write a checkpoint if the last one is old; return freed memory now and then."""
         if self._run.meter.elapsed_s() - self._returned_s > RETURN_EVERY_S:
             return_memory()
             self._returned_s = self._run.meter.elapsed_s()
@@ -53,7 +53,7 @@ class Recovery:
             self.write(loop, history)
 
     def write(self, loop: Loop, history: HistoryWriter) -> bool:
-        """Write a checkpoint between two batches; return whether there is one to go on from."""
+        """Write a checkpoint between two batches; return whether there is one to resume from."""
         with self._run.meter.phase("checkpoint"):
             try:
                 if self._healthy():
@@ -65,7 +65,7 @@ class Recovery:
         return bool(checkpoint_files(self._run.folder.path))
 
     def _healthy(self) -> bool:
-        """Return whether the weights can be gone back to: a step from a spoilt loss spoils all of them."""
+        """Return whether the weights are finite; a step with a loss that is not finite spoils all of them."""
         try:
             return all(np.isfinite(part).all() for part in self._run.prepared.backend.head())
         except NoLinearHead:
@@ -90,7 +90,7 @@ class Recovery:
         }
 
     def restore(self, interruption: Interruption, loop: Loop, history: HistoryWriter) -> None:
-        """Put loop, model, history and clock where the checkpoint was taken.
+        """Restore loop, model, history and clock from a checkpoint.
 
         Raises:
             EdgetuneError: rows or backend are not those of the run.
@@ -116,12 +116,12 @@ class Recovery:
         self._run.view.say(interruption.describe())
 
     def roll_back(self, loop: Loop, fresh: Loop, history: HistoryWriter) -> bool:
-        """After a spoilt loss: the last good weights, half the learning rate; return whether to go on.
+        """Restore the last good weights and halve the learning rate; return whether to continue.
 
         Args:
-            loop: is put back.
-            fresh: one that has not begun, where there is no checkpoint to go back to.
-            history: what came after is taken back, and a note is added.
+            loop: the loop to restore.
+            fresh: a loop that has not begun, used if there is no checkpoint.
+            history: its later lines are removed, and a note is added.
         """
         self.n_diverged += 1
         from_step = loop.counts.n_steps
@@ -151,7 +151,7 @@ class Recovery:
         return self._run.prepared.reopen().state()
 
     def finish(self) -> None:
-        """The run is whole: nothing has to be gone on with."""
+        """Remove what only an unfinished run needs."""
         for name in (CHECKPOINTS, INTERRUPTED):
             self._run.folder.remove(name)
         failpoint("checkpoints-removed")

@@ -1,4 +1,4 @@
-"""Going on after a break: what a run's checkpoint holds, when one is due, and what it is compared with.
+"""Resuming a run: what a checkpoint holds, when one is due, and what it is compared with.
 
 Training ─ state of loop, keeper, clock ─→ Checkpoints.write ─→ RUN/checkpoints/
 RUN ─→ read_interruption ─→ Interruption ─→ prepare (same rows, same plan) ─→ Recovery.restore
@@ -25,22 +25,22 @@ from edgetune.utils.meter import Meter
 
 EVERY_S = 60.0
 COST_RATE = 0.01
-"""Unless a user asks for it, checkpoints take no larger share of the time."""
+"""Largest share of the time that checkpoints take, unless the user sets their interval."""
 FIRST_BYTES_S = 200e6
-"""What writing, syncing included, is taken to do until a first checkpoint has shown it."""
+"""Assumed bytes per second of writing, syncing included, until a first checkpoint was timed."""
 ADAM_BYTES = 12
-"""Of a trained parameter: itself and two moments."""
+"""Bytes of a trained parameter: itself and two moments."""
 
 
 @dataclass(frozen=True)
 class Interruption:
-    """Where a run was broken off.
+    """Where a run was interrupted.
 
     Attributes:
-        checkpoint: to go on from.
+        checkpoint: the one to resume from.
         lost_s: seconds between the checkpoint and the run's last sign of life.
         n_steps: optimizer steps at the checkpoint.
-        n_steps_lost: made after it.
+        n_steps_lost: steps made after it.
     """
 
     checkpoint: Checkpoint
@@ -50,12 +50,12 @@ class Interruption:
 
     @property
     def state(self) -> dict[str, Any]:
-        """All that was kept but the backend's."""
+        """The saved state, except that of the backend."""
         return self.checkpoint.state
 
     @property
     def plan(self) -> Plan | None:
-        """What the run follows; None where it ends with its data."""
+        """The plan that the run follows; None if it ends with its data."""
         deadline = self.state["timed"]
         return None if deadline is None else Plan.from_dict(deadline["plan"])
 
@@ -66,7 +66,7 @@ class Interruption:
 
     @property
     def breaks(self) -> list[dict[str, Any]]:
-        """This break and those before it, as the receipt has them."""
+        """This interruption and those before it, as in the receipt."""
         this = {
             "n_steps": self.n_steps,
             "n_steps_lost": self.n_steps_lost,
@@ -77,12 +77,12 @@ class Interruption:
 
     @property
     def energy_j(self) -> float:
-        """Joules used before the break; for what was lost, at the mean power up to the checkpoint."""
+        """Joules used before the interruption; for the lost time, at the mean power up to the checkpoint."""
         joules, spent_s = float(self.state["joules"]), sum(self.state["spent_s"].values())
         return joules * (1.0 + self.lost_s / spent_s) if spent_s > 0 else joules
 
     def describe(self) -> str:
-        """Say in a sentence where the run goes on, and what is done again."""
+        """Say in a sentence where the run is resumed, and what is repeated."""
         if not self.n_steps_lost:
             return f"Resuming at step {self.n_steps:,}; no training steps lost."
         steps = counted(self.n_steps_lost, "step")
@@ -91,10 +91,10 @@ class Interruption:
 
 
 def read_interruption(folder: Path) -> Interruption:
-    """Find where a run was broken off; nothing is changed.
+    """Find where a run was interrupted; nothing is changed.
 
     Raises:
-        RunError: it is finished, or there is nothing to go on from.
+        RunError: it is finished, or there is no checkpoint to resume from.
     """
     summary = read_summary(folder)
     if summary and not summary.get("interrupted"):
@@ -115,7 +115,7 @@ def read_interruption(folder: Path) -> Interruption:
 
 
 def fingerprint(rows: Splits, backend: str, depth: int) -> dict[str, Any]:
-    """Return what must be the same for a run to go on, and what had better be."""
+    """Return what must be the same for a run to be resumed, and what should be."""
     stores = (rows.train.store, rows.evaluation.store)
     return {
         "rows": [store.checksum() for store in stores],
@@ -128,16 +128,16 @@ def fingerprint(rows: Splits, backend: str, depth: int) -> dict[str, Any]:
 
 
 def _held_out(rows: Splits) -> int:
-    """Return a checksum of which rows are held out; 0 where none are."""
+    """Return a checksum of which rows are held out; 0 if none are."""
     return 0 if rows.held_out is None else zlib.crc32(np.ascontiguousarray(rows.held_out.rows).tobytes())
 
 
 def check_unchanged(found: dict[str, Any], now: dict[str, Any], train: str) -> str:
-    """Compare a checkpoint's fingerprint with that of now; return what to warn of, "" for nothing.
+    """Compare a checkpoint's fingerprint with the current one; return a warning, "" for none.
 
     Raises:
-        DataError: other rows or labels.
-        RunError: another backend, or other layers frozen.
+        DataError: the rows or labels differ.
+        RunError: the backend or the frozen layers differ.
     """
     if any(found[name] != now[name] for name in ("rows", "labels", "n_rows")):
         raise DataError(
@@ -162,13 +162,13 @@ class CheckpointWriter:
     """Writes a run's checkpoints when they are due."""
 
     def __init__(self, folder: Path, asked_s: float | None, meter: Meter, n_parameters: int) -> None:
-        """Count from now.
+        """Start counting the time to the first checkpoint.
 
         Args:
-            folder: of the run.
-            asked_s: seconds between two, if a user wants so many; 0: only when the run is stopped.
-            meter: is charged, and says what those before a break have cost.
-            n_parameters: that are trained.
+            folder: folder of the run.
+            asked_s: seconds between two checkpoints, if the user set them; 0: only when the run is stopped.
+            meter: records their time, and knows that of checkpoints before an interruption.
+            n_parameters: number of trained parameters.
         """
         self._folder, self._asked_s, self._meter = folder, asked_s, meter
         self._last_s = meter.elapsed_s()
@@ -185,10 +185,10 @@ class CheckpointWriter:
         return cost_s <= COST_RATE * self._meter.elapsed_s()
 
     def write(self, state: dict[str, Any], backend: bytes) -> None:
-        """Add one.
+        """Write a checkpoint.
 
         Raises:
-            OSError: it could not be written; those before it are untouched.
+            OSError: it could not be written; earlier checkpoints are untouched.
         """
         started_s = self._meter.elapsed_s()
         try:
@@ -198,7 +198,7 @@ class CheckpointWriter:
             self._takes_s = self._last_s - started_s
 
     def newest(self, *, but_newest: bool = False) -> Checkpoint | None:
-        """Read the newest; `but_newest` gives up the newest, which led nowhere, first."""
+        """Read the newest checkpoint; `but_newest` first deletes the newest one, which led nowhere."""
         files = checkpoint_files(self._folder)
         if but_newest and files:
             files[-1].unlink()

@@ -48,7 +48,7 @@ from edgetune.utils.signals import StopRequest
 WARNINGS_SHOWN = 3
 """Sentences on the data, the most important ones, that are shown before training; the summary has all."""
 MUCH_LOST_S = 1.0
-"""The energy of a longer break than this is an estimate."""
+"""The energy of more lost time than this is an estimate."""
 
 
 def default_run_folder(train: str) -> Path:
@@ -117,7 +117,7 @@ def run(
     """Train as configured and leave a run folder.
 
     Raises:
-        EdgetuneError: nothing was written, or what was written is whole.
+        EdgetuneError: nothing was written, or what was written is complete.
         Interrupted: after a usable model was saved.
     """
     folder = RunFolder(out, overwrite)
@@ -145,14 +145,14 @@ def run(
 
 
 def resume(run_dir: str | Path, *, cache_dir: str | Path | None = None) -> RunResult:
-    """Go on with a run that was broken off; `edgetune finetune --resume` as one call.
+    """Resume an interrupted run; `edgetune finetune --resume` as one call.
 
     Args:
         run_dir: its folder.
         cache_dir: where artifacts and tokens are kept.
 
     Raises:
-        EdgetuneError: there is nothing to go on from, or the rows are not those of the run.
+        EdgetuneError: there is no checkpoint to resume from, or the rows are not those of the run.
         Interrupted: SIGINT or SIGTERM came; a usable model is in the run folder.
     """
     stop = StopRequest()
@@ -163,13 +163,13 @@ def resume(run_dir: str | Path, *, cache_dir: str | Path | None = None) -> RunRe
 
 
 def resume_run(out: Path, *, cache_dir: Path, meter: Meter, view: View, stop: StopRequest) -> RunResult:
-    """Go on with a run that was broken off, from its newest checkpoint.
+    """Resume an interrupted run from its newest checkpoint.
 
-    Without a deadline, weights and history come out as if it had never been; with one, the time that had been
-    used counts.
+    Without a deadline, weights and history are those of an uninterrupted run; with one, the time used before
+    the interruption counts.
 
     Raises:
-        EdgetuneError: there is nothing to go on from, or the rows are not those of the run.
+        EdgetuneError: there is no checkpoint to resume from, or the rows are not those of the run.
         Interrupted: after a usable model was saved.
     """
     folder = RunFolder.reopened(out)
@@ -204,9 +204,9 @@ def _open_sensor(config: RunConfig, stack: contextlib.ExitStack) -> Sensor:
 
 
 def _stoppable(work: Callable[[], RunResult], run: RunContext[PreparedRows]) -> RunResult:
-    """Do what a run does once its folder is there; a second signal ends it at once, with a sentence."""
+    """Do the work of a run once its folder exists; a second signal ends it at once, with a message."""
     try:
-        with run.meter.phase("other"), run.stop.deferring_second_signal():
+        with run.meter.phase("other"), run.stop.deferring_first_signal():
             result = work()
             run.logs.finish(result)
             run.view.finished(result)
@@ -220,7 +220,7 @@ def _stoppable(work: Callable[[], RunResult], run: RunContext[PreparedRows]) -> 
 
 
 def _train(run: RunContext[Prepared], interruption: Interruption | None = None) -> RunResult:
-    """Train an encoder and the other learners, from the start or from a break on."""
+    """Train an encoder and the other learners, from the start or from an interruption."""
     with HistoryWriter(run.folder.path / "history.jsonl", run.logs.record) as history:
         kind = Training if isinstance(run.deadline, NoDeadline) else TimedTraining
         return kind(run, history, interruption).run()
@@ -236,7 +236,7 @@ def _repeatable(resolved: RunConfig, asked: RunConfig) -> RunConfig:
 
 
 def with_learning_rate(prepared: Prepared) -> RunConfig:
-    """Fill in what follows from the data and the plan: the learning rate."""
+    """Fill in the learning rate, which follows from the data and the plan."""
     config, plan = prepared.config, prepared.plan
     train = config.train
     if train.lr is not None:
@@ -282,10 +282,10 @@ def _write_first(folder: RunFolder, prepared: PreparedRows, asked: RunConfig, vi
 
 
 def _remember_speed(run: RunContext[Prepared], cache_dir: Path) -> None:
-    """Keep how long the train steps took against the profile, for the next plan.
+    """Record how long the train steps took relative to the profile, for the next plan.
 
-    Not where the profile prices other steps: where frozen layers' output was found again, embeddings were
-    trained, or the user chose the threads.
+    Nothing is recorded if the profile prices other steps: if output of frozen layers was found in the cache,
+    embeddings were trained, or the user chose the threads.
     """
     prepared, deadline = run.prepared, run.deadline
     plans, cache = prepared.plans, prepared.backend.cache

@@ -25,14 +25,14 @@ GROUP_RATE = 0.5
 
 @dataclass(frozen=True)
 class Scored:
-    """What the encoder says of some rows of a view: positions (n,) and logits (n, C)."""
+    """Logits (n, C) of the encoder for some rows of a view, with their positions (n,)."""
 
     view: TokenView
     rows: IntArray
     logits: FloatArray
 
     def evaluation(self) -> Evaluation:
-        """Return every figure of these rows; there must be one at least."""
+        """Return all figures for these rows; there must be at least one."""
         labels = self.view.labels[self.rows]
         answers = log_sigmoid(self.logits) if is_multi_hot(labels) else self.logits
         return evaluate_answers(answers, labels, self.view.label_names)
@@ -49,8 +49,8 @@ def score_in_time(
 ) -> Scored | None:
     """Score rows in random order until all are done, the time is up or `stop` says so.
 
-    Args as of `run_in_time`; `rng` decides the order, and by default it ends when evaluation must. None when
-    there was no time for any row.
+    Arguments are as for `run_in_time`; `rng` decides the order, and by default scoring ends when evaluation
+    must. Returns None if there was no time for any row.
     """
     run, order = partial(backend.score, keep=False), rng.permutation(len(view))
     found = run_in_time(run, view, order, clock, cost, stop, end_s or clock.evaluation_end_s)
@@ -69,8 +69,8 @@ def run_in_time(
 ) -> tuple[IntArray, FloatArray] | None:
     """Run a forward pass over rows in a given order until all are done or the time is up.
 
-    Rows go in groups, so that each group's batches are of nearly one length; a group is only begun when it
-    should end in time.
+    Rows are processed in groups, so that each group's batches are of nearly one length; a group is begun only
+    if it should end in time.
 
     Args:
         run: takes a batch, returns an array (B, D).
@@ -80,10 +80,10 @@ def run_in_time(
         cost: predicted seconds of a batch.
         stop: ends it with the rows done so far.
         end_s: returns when it must have ended.
-        at_least: so many rows are done however late it is.
+        at_least: this many rows are done even if the time is up.
 
     Returns:
-        Positions (n,) and values (n, D) of the rows that were done; None when there was no time for any.
+        Positions (n,) and values (n, D) of the rows that were done; None if there was no time for any.
     """
     values: list[FloatArray] = []
     reached: list[IntArray] = []
@@ -108,7 +108,7 @@ def run_in_time(
 
 
 def _rows_in(view: TokenSource, rows: IntArray, left_s: float, cost: StepCost) -> int:
-    """Return how many of the rows are scored next: all, half, a quarter …, as fits into predicted seconds."""
+    """Return how many of the rows to score next: all, half, a quarter …, as fit into `left_s` seconds."""
     n_rows = len(rows)
     while n_rows >= FEWEST_ROWS:
         if scored_s(view.lengths[rows[:n_rows]], cost) <= left_s:

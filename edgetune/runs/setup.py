@@ -1,7 +1,7 @@
 """From settings to what the loop needs: rows with labels, a plan, a backend, and what the user should know.
 
-On the `ort` backend a child process imports torch and exports while this one reads and tokenizes; with
-cached (or carried) artifacts there is no child and no torch at all.
+On the `ort` backend, a child process imports torch and exports while this one reads and tokenizes; with
+artifacts that are cached or given by the user, there is no child process, and torch is not imported.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ CACHE_MEMORY_RATE = 0.25
 PROBE_ROWS = 20_000
 NO_CLASS_WEIGHT = "--class-weight balanced has no effect: there are too few rows to combine several learners."
 PATIENCE = 2
-"""Passes without a better model after which training ends, where the passes are not given."""
+"""Passes without a better model after which training ends, if the number of passes is not given."""
 
 
 @dataclass(frozen=True)
@@ -49,10 +49,10 @@ class PreparedRows:
     """Rows and plan of a run; all that is needed if no encoder fits the deadline.
 
     Attributes:
-        config: settings; what is open of the encoder is decided where there is one.
+        config: settings; open choices about the encoder are filled in if there is one.
         data: rows and labels.
         tokenizer_file: the `tokenizer.json` that the rows were read with.
-        plans: what was planned, and why; None where nothing was.
+        plans: what was planned, and why; None if nothing was.
         marks: (line of the plan, elapsed seconds at its end) so far.
     """
 
@@ -64,7 +64,7 @@ class PreparedRows:
 
     @property
     def plan(self) -> Plan | None:
-        """What is followed; None where nothing was planned."""
+        """The plan that is followed; None if nothing was planned."""
         return None if self.plans is None else self.plans.best
 
     @property
@@ -79,12 +79,12 @@ class Prepared(PreparedRows):
 
     Attributes:
         backend: ready to train.
-        model_name: what is being finetuned.
-        hidden_size: of the encoder.
+        model_name: name of the model that is finetuned.
+        hidden_size: hidden size of the encoder.
         vocab_size: token ids are below this.
         freeze: what is frozen.
         pools_mean: whether the head reads the mean of all tokens.
-        reopen: opens the backend once more, with its first weights and no cache.
+        reopen: opens the backend again, with its initial weights and without a cache.
     """
 
     backend: Backend
@@ -97,7 +97,7 @@ class Prepared(PreparedRows):
 
     @property
     def texts_apart(self) -> bool:
-        """Whether the encoder reads the two texts of a pair apart."""
+        """Whether the encoder reads the two texts of a pair separately."""
         return self.config.data.pair and self.backend.name == "onnx"
 
 
@@ -124,18 +124,18 @@ def prepare(
     used: BudgetUsed,
     interruption: Interruption | None = None,
 ) -> Prepared | PreparedRows:
-    """Read the data, decide what is open, get the artifacts or the model, and open the backend.
+    """Read the data, fill in open choices, get the artifacts or the model, and open the backend.
 
     Args:
-        config: settings; all are decided where a run goes on.
+        config: settings; all are decided if a run is resumed.
         cache_dir: where tokens and artifacts are kept.
-        meter: is charged.
-        say: is told what takes a while.
+        meter: records the time.
+        say: gets progress messages.
         used: time and energy so far.
-        interruption: the break after which the run goes on.
+        interruption: where the run was interrupted, if it is resumed.
 
     Returns:
-        Rows and plan alone where the plan has no time for an encoder.
+        Only rows and plan if the plan has no time for an encoder.
 
     Raises:
         EdgetuneError: whatever is wrong, before anything is trained or written into the run folder.
@@ -204,10 +204,10 @@ def prepare(
 
 
 def _refuse_for_several(config: RunConfig) -> None:
-    """Refuse settings that mean nothing where rows may have several labels.
+    """Refuse settings that have no meaning if rows may have several labels.
 
     Raises:
-        UsageError: there is one.
+        UsageError: there is such a setting.
     """
     refused = {
         "--class-weight balanced": config.train.class_weight == "balanced",
@@ -257,10 +257,10 @@ def _as_before(
 
 
 def _still_time(config: RunConfig, used: BudgetUsed) -> None:
-    """Give up reading when the deadline has passed.
+    """Stop reading when the deadline has passed.
 
     Raises:
-        BudgetError: it has.
+        BudgetError: the deadline has passed.
     """
     limit_s = config.budget.limit_s
     if used.elapsed_s() > limit_s:
@@ -281,9 +281,8 @@ def read_rows(
 ) -> tuple[Splits, RunConfig]:
     """Open the rows, cut to what the model can take; `check` is called now and then and may raise.
 
-    With a deadline, a file that is too large for it is sampled; `elapsed_s` says how late it is.
-
-    In the settings that come back, hub names have their commit.
+    With a deadline, a file that is too large for it is sampled; `elapsed_s` returns the seconds since the run
+    began. In the returned settings, hub names have their commit.
     """
     max_length = min(config.data.max_length, model_loader.max_positions)
     spec = TokenizerSpec(model_loader.tokenizer_file, max_length, model_loader.source.pad_id)
@@ -291,7 +290,7 @@ def read_rows(
         changes = _pins(config.data)
         if max_length != config.data.max_length:
             changes["max_length"] = max_length
-        if changes:  # what is updated counts as wished for, and the planner leaves it as it is
+        if changes:  # an updated setting counts as set by the user, and the planner does not change it
             config = config.model_copy(update={"data": config.data.model_copy(update=changes)})
         with naming_copies(config.data.train, config.data.eval):
             rows = open_splits(config, spec, cache_dir, model_loader.labels, say, check, elapsed_s)
@@ -318,9 +317,9 @@ def _pins(data: DataSettings) -> dict[str, Any]:
 def decide_open(
     config: RunConfig, model_loader: ModelLoader, data: Splits, used: BudgetUsed, cache_dir: Path, say: Say
 ) -> Decision:
-    """Let the planner fill in what the user left open, where this machine's costs are known.
+    """Let the planner fill in what the user left open, if this machine's costs are known.
 
-    Without a profile of this very machine and model a run with a deadline measures their speed first.
+    Without a profile of this very machine and model, a run with a deadline first measures their speed.
 
     Raises:
         BudgetError: nothing fits the budget.
@@ -386,7 +385,7 @@ def _probe_limit_s(config: RunConfig, data: Splits, elapsed_s: float) -> float:
 
 
 def _closed(config: RunConfig) -> RunConfig:
-    """Fill open choices in without a planner."""
+    """Fill in open choices without the planner."""
     model = config.model
     update: dict[str, str] = {}
     if model.backend == "auto":
@@ -397,7 +396,7 @@ def _closed(config: RunConfig) -> RunConfig:
 
 
 def _cache_of(config: RunConfig, cache_dir: Path) -> HiddenCache | None:
-    """Make room for the frozen layers' output where a row is asked for more than once."""
+    """Return a cache for the output of the frozen layers, if rows are used more than once."""
     depth = frozen_depth(config.model.freeze)
     again = config.train.epochs > 1 or config.selection.method in FILTERS
     room_mb = DEFAULT_CACHE_MB if config.model.cache_mb is None else config.model.cache_mb

@@ -70,7 +70,7 @@ class TimedTraining(Training):
                 self._keep_probe(probe)
 
     def _end_epoch(self, epoch: int) -> None:
-        """Evaluate the planned number of rows, always the same, if there is time and a use for it."""
+        """Evaluate the planned number of rows, always the same ones, if patience is set and there is time."""
         deadline = self._run.deadline
         if self._config.budget.patience is None or self._loop.finished:
             return
@@ -85,7 +85,7 @@ class TimedTraining(Training):
         """The last good weights are back; they are evaluated at the end."""
 
     def _after_batch(self, counts: Counters, loss: float) -> None:
-        """Switch a losing filter off, say how many rows will fit, save in passing."""
+        """Switch off a filter that loses time, say how many rows will fit, save the model if it is due."""
         selector = self._loop.selector
         if isinstance(selector, GuardedSelector):
             why = selector.check_balance(counts, self._loop.prices.mean_s(), self._meter.split_s())
@@ -101,9 +101,9 @@ class TimedTraining(Training):
         super()._after_batch(counts, loss)
 
     def _finish(self) -> None:
-        """Compare with the linear probe, save, fit the weights, then evaluate with what time is left.
+        """Compare with the linear probe, save, fit the weights, then evaluate in the time that is left.
 
-        Where patience has run out the best model was saved and evaluated before.
+        If patience has run out, the best model has already been saved and evaluated.
         """
         deadline = self._run.deadline
         if self._out_of_patience:
@@ -141,10 +141,10 @@ class TimedTraining(Training):
         self._ensemble.write_metrics()
 
     def _choose_encoder(self, trained: bool) -> Scored | None:
-        """Keep the better of trained encoder and linear probe in the backend; return its held-out rows.
+        """Keep the better of trained encoder and linear probe in the backend; return its held-out scores.
 
         Args:
-            trained: whether a step was made.
+            trained: whether any train step was made.
         """
         probe, held_out = self._ensemble.probe, self._ensemble.held_out
         if not trained and probe is not None:
@@ -169,7 +169,7 @@ class TimedTraining(Training):
         return probe.held_out
 
     def _keep_probe(self, found: FittedProbe) -> None:
-        """Make the linear probe the encoder that is saved, fitted on the held-out rows too if it can be."""
+        """Use the linear probe as the encoder to save, fitted on the held-out rows too if possible."""
         with self._meter.phase("linear_probe"):
             if self._ensemble.crossed is not None:
                 probe = self._ensemble.crossed.probe

@@ -32,7 +32,7 @@ SENSOR_EVERY_S = 1.0
 
 
 class Training:
-    """One run's training, from the first batch (or from a break) to the receipt.
+    """One run's training, from the first batch (or from an interruption) to the receipt.
 
     It ends with the data; `TimedTraining` overrides what is different under a deadline.
     """
@@ -66,7 +66,7 @@ class Training:
         self._run.deadline.mark("train")
         resumable = False
         if loop.stopped:
-            # A preparation that was cut short is not what the unbroken run would have gone on with.
+            # A preparation that was cut short differs from that of an uninterrupted run.
             if begun and self._run.deadline.trains:
                 resumable = self._recovery.write(loop, self._history)
             self._saver.save_interrupted()
@@ -74,7 +74,7 @@ class Training:
         else:
             self._finish()
         with self._meter.phase("save"):
-            loop.record.save(self._run.folder.path)
+            loop.row_stats.save(self._run.folder.path)
         result = write_receipt(self._run, self._summary, partial(self._summary, encoder_alone=True))
         if loop.stopped:
             raise self._interrupted(resumable)
@@ -102,7 +102,7 @@ class Training:
             epoch += 1
 
     def _continues_after(self, epoch: int) -> bool:
-        """Evaluate after a pass where that is wanted; return whether another one follows."""
+        """Evaluate after a pass if that is wanted; return whether another one follows."""
         last = epoch == self._config.train.epochs
         measures = self._loop.selector.stage == REFERENCE or self._config.train.keep == "last"
         if last or self._loop.finished or not measures:  # a model that is not kept need not be evaluated
@@ -154,12 +154,12 @@ class Training:
         )
 
     def _after_batch(self, counts: Counters, loss: float) -> None:
-        """Show where the run is; keep what is on disk fresh."""
+        """Show the progress of the run, and write a checkpoint if one is due."""
         elapsed_s = self._meter.elapsed_s()
         self._view.progress(self._loop.progress, counts, loss, self._loop.selector.stage, elapsed_s)
         if elapsed_s - self._sensor_read_s > SENSOR_EVERY_S:
             self._sensor_read_s = elapsed_s
-            self._run.sensor.joules()  # counters wrap, and power has to be followed
+            self._run.sensor.joules()  # energy counters wrap around, and power has to be sampled
         if (max_rows := self._backend.microbatches.max_rows) != self._rows_at_once:
             self._rows_at_once = max_rows
             self._view.warn(

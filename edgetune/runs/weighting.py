@@ -1,4 +1,4 @@
-"""What the learners of a run are worth together: their weights, and what they reach with these."""
+"""The weights of a run's learners, and the evaluation of the ensemble that they make."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ KEPT_RATE = 0.95
 
 @dataclass(frozen=True)
 class Weighted:
-    """Learners that were weighed on held-out rows.
+    """Learners and their weights, fitted on held-out rows.
 
     Attributes:
         ensemble: learners and weights.
         members: how each learner did on these rows.
         threshold: value that the highest class probability reaches on 95 % of them; a text below it may
-            belong to no class. None where a text may have several classes.
+            belong to no class. None if a text may have several classes.
     """
 
     ensemble: Ensemble
@@ -42,7 +42,7 @@ class Weighted:
 def weigh(
     log_probas: dict[str, FloatArray], labels: Labels, settings: TrainSettings, train: TokenView
 ) -> Weighted:
-    """Weigh learners on rows that none of them was trained on.
+    """Fit the weights of learners on rows that none of them was trained on.
 
     Args:
         log_probas: (N, C) of every learner by name.
@@ -65,19 +65,19 @@ def weigh(
 
 
 def has_enough_rows(scored: Scored) -> bool:
-    """Return whether an encoder was scored on enough of the held-out rows to be weighed."""
+    """Return whether an encoder was scored on enough of the held-out rows to fit its weight."""
     return len(scored.rows) >= min(FEWEST_ROWS, len(scored.view))
 
 
 def prefers_probe(probe: Scored | None, trained: Scored | None) -> bool:
     """Return whether the probe is better than the trained encoder on held-out rows, at its temperature.
 
-    The n-grams take no part in the comparison. Where held-out rows repeat phrases of training rows, as in
-    SST-2, the n-grams are right on nearly all of them, and the pool hardly depends on the encoder. The
-    probe is also preferred where there was no time to score the trained encoder on enough rows.
+    The n-grams take no part in the comparison. If held-out rows repeat phrases of training rows, as in SST-2,
+    the n-grams are right on nearly all of them, and the ensemble hardly depends on the encoder. The probe is
+    also preferred if there was no time to score the trained encoder on enough rows.
 
     Args:
-        probe: the linear probe on held-out rows; None where it was not scored.
+        probe: the linear probe on held-out rows; None if it was not scored.
         trained: the trained encoder on held-out rows.
     """
     if probe is None:
@@ -140,7 +140,7 @@ def evaluate_learners(
 def learner_fields(
     name: str, weight: float, evaluation: Evaluation | None, held_out: MemberScore | None
 ) -> dict[str, Any]:
-    """Return what the summary says of one learner."""
+    """Return what the summary says about one learner."""
     return {
         "name": name,
         "weight": weight,

@@ -36,7 +36,7 @@ SELECTORS = {
     kind.name: kind for kind in sorted(_METHODS, key=lambda kind: (kind.name != "train-all", kind.name))
 }
 METHODS = tuple(SELECTORS)
-FILTERS = frozenset(name for name, kind in SELECTORS.items() if kind.scores_first)
+FILTERS = frozenset(name for name, kind in SELECTORS.items() if kind.is_filter)
 """Methods that score rows before they train them."""
 
 

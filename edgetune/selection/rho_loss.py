@@ -64,7 +64,7 @@ class RhoLoss(Staged):
 
     name: ClassVar[str] = "rho-loss"
     Settings: ClassVar[type[MethodSettings]] = RhoLossSettings
-    scores_first: ClassVar[bool] = True
+    is_filter: ClassVar[bool] = True
 
     @classmethod
     def build(cls, settings: RhoLossSettings, shape: DataShape, rng: np.random.Generator) -> RhoLoss:

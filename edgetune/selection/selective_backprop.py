@@ -56,7 +56,7 @@ class SelectiveBackprop(Staged):
 
     name: ClassVar[str] = "selective-backprop"
     Settings: ClassVar[type[MethodSettings]] = SelectiveBackpropSettings
-    scores_first: ClassVar[bool] = True
+    is_filter: ClassVar[bool] = True
 
     @classmethod
     def build(

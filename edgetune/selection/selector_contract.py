@@ -1,9 +1,11 @@
-"""The contract every way of choosing examples keeps; the loop knows nothing else of them.
+"""The contract of a selector, which chooses the examples to train on; the loop knows nothing else of it.
 
-Before the first batch: `prepare`, which may read every row's words. Then per batch, in this order:
+Before the first batch: `prepare`, which may read the words of every row. Then, for the rows of a batch:
 
-    advance ─→ choose_score ─→ (scored) ─→ choose_train ─→ observe        a filter
-               straight: ─→ weigh ─→ train step ─→ observe                no forward pass beforehand
+    on_batch_start ─→ choose_score ─┬→ score ─→ choose_train, observe ─→ loss_weights ─→ train step
+                                    └→ (while `skips_scoring`) loss_weights ─→ train step ─→ observe
+
+Rows wait in queues between these calls, so a later call may get them with others, and in a later stage.
 """
 
 from __future__ import annotations
@@ -142,11 +144,12 @@ class Method(Selector, Protocol):
 
     Attributes:
         Settings: that it reads; their defaults and descriptions are in its card.
-        scores_first: whether rows are scored before they are trained.
+        is_filter: whether the losses of scored rows decide which are trained; under a deadline such a method
+            is switched off when it loses time.
     """
 
     Settings: ClassVar[type[MethodSettings]]
-    scores_first: ClassVar[bool]
+    is_filter: ClassVar[bool]
 
     @classmethod
     def build(cls, settings: Any, shape: DataShape, rng: np.random.Generator) -> Selector:

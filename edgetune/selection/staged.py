@@ -1,7 +1,8 @@
-"""What selectors share: the record of their stages, and a set of row numbers that is quick to ask.
+"""What selectors share: the record of their stages, and a set of row numbers with fast lookup.
 
-Not a method of its own. `Staged` gives a selector the plain behaviour (score all, train all, learn
-nothing) and the book-keeping; each method overrides what it decides differently.
+`Staged` is not a method. It has the default behaviour (score all, train all, learn nothing) and the
+book-keeping; each method overrides what it decides differently, and calls `super().choose_score`, which
+counts the examples.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ class Staged:
 
     name: ClassVar[str]
     Settings: ClassVar[type[MethodSettings]] = MethodSettings
-    scores_first: ClassVar[bool] = False
+    is_filter: ClassVar[bool] = False
 
     @classmethod
     def share_trained(cls, settings: Any) -> float:

@@ -223,6 +223,7 @@ class ThreeStage(AutoThreshold):
         """Teach the predictor, keep its audit, and enter stage 2 when its loss allows."""
         hard = losses > threshold
         explored = self._explored.pop(batch.rows)
+        # An explored row stands for all those that were skipped, of which it is a random sample.
         weights = np.where(explored, 1 / self._explore_rate, 1.0) if explored.any() else np.ones(len(batch))
         lesson = self._predictor.learn(batch, hard, weights, after_fit=self._alt_after_fit)
         self._curve.add(lesson.loss)

@@ -86,7 +86,7 @@ class FixedThreshold(Staged):
 
     name: ClassVar[str] = "fixed-threshold"
     Settings: ClassVar[type[MethodSettings]] = FixedThresholdSettings
-    scores_first: ClassVar[bool] = True
+    is_filter: ClassVar[bool] = True
 
     @classmethod
     def build(
@@ -136,7 +136,7 @@ class AutoThreshold(Staged):
 
     name: ClassVar[str] = "auto-threshold"
     Settings: ClassVar[type[MethodSettings]] = AutoThresholdSettings
-    scores_first: ClassVar[bool] = True
+    is_filter: ClassVar[bool] = True
 
     @classmethod
     def build(

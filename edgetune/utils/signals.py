@@ -1,6 +1,6 @@
 """Requests to stop (SIGINT, SIGTERM, SIGHUP), and output streams whose reader has gone.
 
-A request to stop ends the current step, then the run.
+After a request to stop, the current step is finished; then the run ends.
 """
 
 from __future__ import annotations
@@ -31,20 +31,20 @@ class StopRequest:
 
     def __init__(self) -> None:
         self.requested = False
-        self._defers_second_signal = False
+        self._defers_first_signal = False
 
     def __call__(self) -> bool:
         """Return whether to stop now."""
         return self.requested
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
-        if self.requested or not self._defers_second_signal:
+        if self.requested or not self._defers_first_signal:
             raise KeyboardInterrupt
         self.requested = True
 
     @contextlib.contextmanager
     def handling_signals(self) -> Iterator[StopRequest]:
-        """Turn these signals into KeyboardInterrupt, or into a request while `deferring_second_signal`."""
+        """Raise KeyboardInterrupt at these signals; in `deferring_first_signal`, the first is a request."""
         if threading.current_thread() is not threading.main_thread():
             yield self
             return
@@ -56,13 +56,13 @@ class StopRequest:
                 signal.signal(number, handler)
 
     @contextlib.contextmanager
-    def deferring_second_signal(self) -> Iterator[None]:
-        """While training: the first signal only asks; a second one interrupts at once."""
-        self._defers_second_signal = True
+    def deferring_first_signal(self) -> Iterator[None]:
+        """While training, the first signal only requests a stop; a second one interrupts at once."""
+        self._defers_first_signal = True
         try:
             yield
         finally:
-            self._defers_second_signal = False
+            self._defers_first_signal = False
 
 
 class _Stream:

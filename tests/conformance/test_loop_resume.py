@@ -40,14 +40,16 @@ def make_loop(method: Any, multi_label: bool) -> Loop:
     quick: dict[str, Any] = {"alt": 5.0, "alt_window": 3, "threshold_window": 16, "pool_rows": 24}
     quick |= {"stale_epochs": 2, "refresh_epochs": 2, "loss_window": 32}
     chosen = SelectionSettings(**quick, method=method)
+    settings = LoopSettings(1e-3, EPOCHS, BATCH)
     return Loop(
         backend=Melting(np.random.default_rng(7).exponential(0.3, N_ROWS) + 0.01),
         selector=make_selector(chosen, DataShape(N_ROWS, 2, 50, batch_size=BATCH), np.random.default_rng(3)),
         source=FakeSource(N_ROWS, multi_label=multi_label),
-        settings=LoopSettings(1e-3, EPOCHS, BATCH),
+        settings=settings,
         meter=Meter(clock=FakeClock()),
         history=FakeHistory(),
         rng=np.random.default_rng(2),
+        run_progress=settings.data_progress(N_ROWS),
     )
 
 
@@ -108,6 +110,6 @@ def test_goes_on_as_if_never_broken_off(method: str, after: list[int], multi_lab
     assert lines_of(*(loop.history for loop in loops)) == lines_of(whole.history)
     assert loops[-1].counts.totals() == whole.counts.totals()
     assert loops[-1].selector.report() == whole.selector.report()
-    for name, expected in whole.record.state().items():
-        np.testing.assert_array_equal(loops[-1].record.state()[name], expected, err_msg=name)
+    for name, expected in whole.row_stats.state().items():
+        np.testing.assert_array_equal(loops[-1].row_stats.state()[name], expected, err_msg=name)
     np.testing.assert_array_equal(loops[-1].backend.losses, whole.backend.losses)  # type: ignore[attr-defined]

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import ROOT
+from conftest import COMMANDS, ROOT
 
 from edgetune.utils.isolation import NO_TELEMETRY, OFFLINE
 
@@ -149,25 +149,7 @@ def test_the_watch_notices(denied: Denied) -> None:
     assert denied.listener.n_visitors == 1
 
 
-# One process, so that the libraries are imported once; each command finds the environment of a new one.
-COMMANDS = """
-import contextlib, io, json, os, sys
-from edgetune.cli.app import main
-environment, found = dict(os.environ), []
-for command in json.load(sys.stdin):
-    os.environ.clear()
-    os.environ.update(environment)
-    sys.argv, out, err, code = ["edgetune", *command], io.StringIO(), io.StringIO(), 0
-    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-        try:
-            main()
-        except SystemExit as stop:
-            code = stop.code or 0
-    found.append((code, out.getvalue(), err.getvalue()))
-json.dump(found, sys.stdout)
-"""
-
-
+@pytest.mark.slow
 def test_no_command_uses_the_network(
     denied: Denied, tiny_model: Path, demo_csv: Path, demo_eval_csv: Path
 ) -> None:

@@ -88,6 +88,7 @@ def test_it_is_checked(measured: DeviceProfile, run_cli: RunCli, tiny_model: Pat
     assert found["fit"] == "same"
 
 
+@pytest.mark.slow
 def test_torch_is_measured_too(tiny_model: Path, run_cli: RunCli, tmp_path: Path) -> None:
     out = tmp_path / "there" / "mine.toml"
     code, shown, err = run_cli(

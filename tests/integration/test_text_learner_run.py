@@ -42,19 +42,17 @@ class TextLength(TextLearner):
     def load(cls, folder):
         return cls(np.load(folder / "means.npy", allow_pickle=False))
 '''
-START = (
-    "import sys, edgetune.learners.texts as texts; texts.__path__.append(sys.argv.pop(1)); "
-    "from edgetune.cli.app import main; main()"
-)
+Commands = Callable[..., list[Outcome]]
 
 
 @pytest.fixture
-def edgetune(run_process: RunCli, tmp_path: Path) -> Callable[..., Outcome]:
-    """`edgetune ARGS` with one more file among the learners of texts."""
+def edgetune(run_commands: Commands, tmp_path: Path) -> Commands:
+    """`edgetune ARGS`, several times, with one more file among the learners of texts."""
     folder = tmp_path / "more"
     folder.mkdir()
     (folder / "text_length.py").write_text(LEARNER)
-    return lambda *args: run_process("-c", START, folder, *args, cwd=tmp_path)
+    before = f"import edgetune.learners.texts as texts; texts.__path__.append({str(folder)!r})"
+    return lambda *commands: run_commands(*commands, cwd=tmp_path, before=before)
 
 
 @pytest.fixture
@@ -72,19 +70,16 @@ def lengths_csv(tmp_path: Path) -> Path:
 
 
 def test_it_takes_part_from_the_fit_to_predictions(
-    edgetune: Callable[..., Outcome],
-    run_process: RunCli,
+    edgetune: Commands,
+    run_cli: RunCli,
     lengths_csv: Path,
     tiny_model: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    def finetune(out: str, *more: object) -> Outcome:
-        settings = ("--backend", "torch", "--no-onnx", "--threads", 1, "--batch-size", 8, "--epochs", 1)
-        learners = ("--learners", "ngrams,encoder,text-length")
-        return edgetune(
-            "finetune", lengths_csv, "--model", tiny_model, "--out", out, *settings, *learners, *more
-        )
+    settings = ("--backend", "torch", "--no-onnx", "--threads", 1, "--batch-size", 8, "--epochs", 1)
+    finetune = ("finetune", lengths_csv, "--model", tiny_model, *settings)
+    finetune = (*finetune, "--learners", "ngrams,encoder,text-length")
 
     def learners_of(out: str) -> list[dict[str, Any]]:
         found: list[dict[str, Any]] = json.loads((tmp_path / out / "summary.json").read_text())["ensemble"][
@@ -92,7 +87,7 @@ def test_it_takes_part_from_the_fit_to_predictions(
         ]
         return found
 
-    done = finetune("whole")
+    (done,) = edgetune((*finetune, "--out", "whole"))
     assert done.code == 0, done.err
     assert "text-length" in done.out
     learners = learners_of("whole")
@@ -101,27 +96,30 @@ def test_it_takes_part_from_the_fit_to_predictions(
     assert learners[1]["weight"] > 0
 
     monkeypatch.setenv(failpoints.SWITCH, "step:5:stop")
-    assert finetune("broken", "--checkpoint-every", 0).code == 130
+    broken, resumed, predicted, exported = edgetune(
+        (*finetune, "--out", "broken", "--checkpoint-every", 0),
+        ("finetune", "--resume", "broken", "--quiet"),
+        ("predict", "broken", "w1 w2 w3 w4 w5", "w1 w2 w3 w4 w5 w6 w7 w8"),
+        ("export", "broken", "--out", "exported"),
+    )
     monkeypatch.delenv(failpoints.SWITCH)
-    done = edgetune("finetune", "--resume", "broken", "--quiet")
-    assert done.code == 0, done.err
+    assert (broken.code, resumed.code) == (130, 0), resumed.err
     assert learners_of("broken") == learners
-
-    done = edgetune("predict", "broken", "w1 w2 w3 w4 w5", "w1 w2 w3 w4 w5 w6 w7 w8")
-    assert [line.split()[0] for line in done.out.splitlines()] == ["short", "long"]
-    done = edgetune("export", "broken", "--out", "exported")
-    assert done.code == 2
-    assert "the learner text-length, of which there is no ONNX graph" in done.err
+    assert [line.split()[0] for line in predicted.out.splitlines()] == ["short", "long"]
+    assert exported.code == 2
+    assert "the learner text-length, of which there is no ONNX graph" in exported.err
     assert not (tmp_path / "exported").exists()
-    done = run_process("-m", "edgetune", "predict", "broken", "w1", cwd=tmp_path)
+    done = run_cli("predict", tmp_path / "broken", "w1")
     assert done.code == 1
     assert "holds a learner that this edgetune does not have" in done.err
 
 
-def test_names_are_checked(edgetune: Callable[..., Outcome], lengths_csv: Path) -> None:
-    done = edgetune("finetune", lengths_csv, "--learners", "ngrams,text-lenth")
-    assert done.code == 2
-    assert 'there is no learner "text-lenth". Did you mean "text-length"?' in done.err
-    done = edgetune("finetune", lengths_csv, "--learners", "encoder,text-length")
-    assert done.code == 2
-    assert "text-length is weighed beside the n-grams; add ngrams to --learners" in done.err
+def test_names_are_checked(edgetune: Commands, lengths_csv: Path) -> None:
+    misspelt, without = edgetune(
+        ("finetune", lengths_csv, "--learners", "ngrams,text-lenth"),
+        ("finetune", lengths_csv, "--learners", "encoder,text-length"),
+    )
+    assert misspelt.code == 2
+    assert 'there is no learner "text-lenth". Did you mean "text-length"?' in misspelt.err
+    assert without.code == 2
+    assert "text-length is weighed beside the n-grams; add ngrams to --learners" in without.err

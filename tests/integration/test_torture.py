@@ -9,6 +9,7 @@ import pytest
 from conftest import ROOT, child_environment
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="runs are forked")
 def test_killed_runs_come_out_as_if_nobody_had() -> None:
     command = [sys.executable, "tools/torture", "--kills", "2", "--seed", "3", "--settings", "1"]

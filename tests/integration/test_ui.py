@@ -22,6 +22,7 @@ from typing import Any
 import pytest
 from conftest import RunCli, child_environment
 
+pytestmark = pytest.mark.slow
 pytest.importorskip("gradio", reason='the page needs `pip install "edgetune[ui]"`')
 
 BROWSER = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")

@@ -43,14 +43,16 @@ def make_loop(
     selector = make_selector(
         chosen, DataShape(n_rows, 2, 50, batch_size=batch_size), np.random.default_rng(3)
     )
+    settings = LoopSettings(LR, epochs, batch_size, decay, max_steps)
     return Loop(
         backend=FakeBackend(skewed_losses(n_rows)),
         selector=selector,
         source=source,
-        settings=LoopSettings(LR, epochs, batch_size, decay, max_steps),
+        settings=settings,
         meter=Meter(clock=clock or FakeClock()),
         history=FakeHistory(),
         rng=np.random.default_rng(2),
+        run_progress=settings.data_progress(n_rows),
     )
 
 

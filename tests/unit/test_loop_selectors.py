@@ -80,14 +80,16 @@ class Watched(Staged):
 def make(n_rows: int = N_ROWS, epochs: int = 1, **how: Any) -> tuple[Loop, Watched, FakeBackend]:
     selector = Watched(**how)
     backend = FakeBackend(np.random.default_rng(1).exponential(0.5, n_rows) + 0.01)
+    settings = LoopSettings(LR, epochs, BATCH)
     loop = Loop(
         backend=backend,
         selector=selector,
         source=FakeSource(n_rows),
-        settings=LoopSettings(LR, epochs, BATCH),
+        settings=settings,
         meter=Meter(clock=FakeClock(tick_s=1.0)),
         history=FakeHistory(),
         rng=np.random.default_rng(2),
+        run_progress=settings.data_progress(n_rows),
     )
     return loop, selector, backend
 
@@ -196,7 +198,7 @@ def test_the_first_weights_are_kept_for_those_that_restart_only() -> None:
 def test_the_record_counts_rows_as_the_loop_does() -> None:
     loop, _, backend = make(epochs=2, pool=16)
     run(loop)
-    record = loop.record
+    record = loop.row_stats
     assert record.n_seen.tolist() == [2] * N_ROWS
     assert record.n_scored.sum() == loop.counts.n_scored
     assert record.n_trained.tolist() == np.bincount(backend.rows_of("train"), minlength=N_ROWS).tolist()
@@ -209,8 +211,8 @@ def test_the_record_counts_rows_as_the_loop_does() -> None:
 def test_a_straight_row_is_measured_by_its_train_step() -> None:
     loop, _, _ = make(straight=True)
     run(loop)
-    assert loop.record.n_scored.sum() == 0
-    assert loop.record.n_measured.tolist() == [1] * N_ROWS
+    assert loop.row_stats.n_scored.sum() == 0
+    assert loop.row_stats.n_measured.tolist() == [1] * N_ROWS
 
 
 @pytest.mark.parametrize("method", ["cartography-ambiguous", "cartography-hard", "ftft"])

@@ -22,7 +22,7 @@ def test_interrupts_at_once_outside_training(number: int) -> None:
 @both_signals
 def test_asks_while_training_and_interrupts_when_asked_twice(number: int) -> None:
     stop = StopRequest()
-    with stop.handling_signals(), stop.deferring_second_signal():
+    with stop.handling_signals(), stop.deferring_first_signal():
         assert not stop()
         os.kill(os.getpid(), number)
         assert stop()
@@ -42,7 +42,7 @@ def test_listens_to_nothing_outside_the_main_thread() -> None:
 
     def work() -> None:
         try:
-            with StopRequest().handling_signals() as stop, stop.deferring_second_signal():
+            with StopRequest().handling_signals() as stop, stop.deferring_first_signal():
                 assert not stop()
         except BaseException as error:
             failures.append(error)

@@ -77,6 +77,7 @@ def _quality(found: dict[str, Any]) -> str:
 def busy(arguments: argparse.Namespace) -> None:
     """Start a process that keeps every core busy at a random moment of a run."""
     rng, late, cut = random.Random(0), [], 0
+    behind: list[float] = []
     for number in range(arguments.repeats):
         name = list(CONFIGS)[number % len(CONFIGS)]
         after_s = rng.uniform(0, BUSY_DEADLINE_S)
@@ -86,16 +87,22 @@ def busy(arguments: argparse.Namespace) -> None:
         late.append(wall_s - BUSY_DEADLINE_S)
         was_cut = found["n_eval"] < found["planned"]["n_eval"] or found["accuracy"] is None
         cut += was_cut
+        told = ", cut" if was_cut else ""
+        learners = {one["name"]: one["accuracy"] for one in (found["ensemble"] or {}).get("learners", [])}
+        if found["accuracy"] is not None and (alone := learners.get("n-grams")) is not None:
+            behind.append(100 * (alone - found["accuracy"]))
+            told += f"; accuracy {found['accuracy']:.1%}, n-grams alone {alone:.1%}"
         print(
             f"{name}: busy after {after_s:.1f} s; ended {wall_s:.1f} s ({-late[-1]:+.1f} s to spare), "
             f"{found['n_trained']:,} of {found['planned']['n_rows']:,} rows, "
-            f"evaluated {found['n_eval']:,} of {found['planned']['n_eval']:,}{', cut' if was_cut else ''}",
+            f"evaluated {found['n_eval']:,} of {found['planned']['n_eval']:,}{told}",
             flush=True,
         )
+    worst = f"; at worst {max(behind):+.1f} points behind the n-grams alone" if behind else ""
     print(
         f"{len(late)} runs of {BUSY_DEADLINE_S} s: latest {max(late):+.2f} s, "
         f"passed {sum(s > 0 for s in late)} times, by more than 1 s {sum(s > 1 for s in late)} times; "
-        f"evaluation cut {cut} times"
+        f"evaluation cut {cut} times{worst}"
     )
 
 

@@ -206,7 +206,8 @@ def _edgetune(system: str, task: Task, deadline_s: float, seed: int, out: Path, 
     labels = _labels(whole, log_p)
     probabilities = np.exp(log_p)
     largest = probabilities.max(axis=1)
-    gold = np.array([whole.label_names.index(name) for name in task.gold])
+    numbers = {name: number for number, name in enumerate(whole.label_names)}
+    gold = np.array([numbers.get(name, -1) for name in task.gold])  # a class that no training row has
     if task.out_of_scope:
         others = [one.probability for one in whole.predict_all(task.out_of_scope)]
         inside = np.repeat([1, 0], [len(largest), len(others)])
