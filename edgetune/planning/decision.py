@@ -16,7 +16,7 @@ from edgetune.planning.plan import (
     Plan,
     Plans,
 )
-from edgetune.planning.planner import make_plans, most_passes
+from edgetune.planning.planner import MOST_PASSES, make_plans
 from edgetune.utils.errors import UsageError
 from edgetune.utils.formatting import counted, duration
 from edgetune.utils.types import IntArray
@@ -98,7 +98,7 @@ def apply_plan(plan: Plan, config: RunConfig, lengths: IntArray, constraints: Co
     """Fill a plan's choices into the settings."""
     model, train = config.model, {"batch_size": plan.batch_size}
     if config.budget.limits_time:
-        train["epochs"] = most_passes(len(lengths), plan.batch_size, constraints)
+        train["epochs"] = constraints.passes or MOST_PASSES
     given = model.cache_mb is not None and config.budget.memory_mb is None
     chosen = {
         "backend": plan.backend,

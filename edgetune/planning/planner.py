@@ -11,7 +11,12 @@ import math
 from collections.abc import Iterator
 from dataclasses import replace
 
-from edgetune.planning.accuracy_model import ProbeKind, points_lost, probe_points_lost
+from edgetune.planning.accuracy_model import (
+    ProbeKind,
+    points_lost,
+    probe_points_lost,
+    tuned_points_lost,
+)
 from edgetune.planning.candidate import Candidate
 from edgetune.planning.clock import MARGIN_RATE, SAVE_CAUTION, margin_s
 from edgetune.planning.explanation import explain
@@ -35,6 +40,9 @@ EVALUATION_RATE = 0.08
 FEWEST_EVALUATED, LEAST_EVALUATION_S = 200, 0.5
 FLOOR_RATE = 0.05
 PROBE_ROWS, MOST_PROBE_ROWS = (64, 512), 4096
+READ_ALL_RATE, MOST_READ = 0.2, 2000
+"""Before training, a probe on the mean of single texts reads all rows if that takes at most this share of a
+deadline, and there are not more rows than this."""
 FIT_PROBE_S = 0.3
 NGRAMS_S, NGRAMS_TOKEN_S = 0.5, 4e-6
 """Seconds of fitting n-grams, and seconds per token of the training rows."""
@@ -101,7 +109,7 @@ def make_plans(device: DeviceCosts, data: DataLengths, limits: Limits, constrain
     # Of plans that promise the same, the usual batch size, then the one that ends first.
     plans.sort(
         key=lambda plan: (
-            plan.trains and plan.n_rows < fewest,
+            plan.trains and plan.n_rows < fewest and plan.n_probe_rows < len(data.lengths),
             -round(plan.expected_points, 2),
             -plan.batch_size,
             plan.total_s,
@@ -313,10 +321,14 @@ def plan_one(candidate: Candidate, deadline_s: float, limits: Limits, constraint
     """Return the plans of a candidate for a budget: training the encoder, and fitting a linear probe."""
     data, costs, n_distinct = candidate.data, candidate.costs, len(candidate.data.lengths)
     n_all, n_probe_rows = len(data.eval_lengths), 0
+    pools_mean = any(not other.trains for other in candidate.device.backends)  # a model that they can read
     n_eval = _n_paid(n_all, candidate.evaluate_row_s, EVALUATION_RATE * deadline_s, FEWEST_EVALUATED)
     if constraints.probes and math.isfinite(deadline_s):
         paid = int(FLOOR_RATE * deadline_s / max(candidate.probe_row_s, 1e-9))
         n_probe_rows = min(n_distinct, max(PROBE_ROWS[0], min(PROBE_ROWS[1], paid)))
+        read_s = n_distinct * candidate.probe_row_s
+        if pools_mean and not data.pair and n_distinct <= MOST_READ and read_s <= READ_ALL_RATE * deadline_s:
+            n_probe_rows = n_distinct
 
     def spend(tight: bool) -> tuple[Lines, Lines, float]:
         """Return the costs before training and after it, and the seconds in between.
@@ -326,13 +338,16 @@ def plan_one(candidate: Candidate, deadline_s: float, limits: Limits, constraint
         before, after = _before(candidate, limits), _after(candidate, deadline_s, n_eval, tight)
         before["ngrams"] = _ngrams_s(data, deadline_s, costs.trains) * (0.5 if tight and costs.trains else 1)
         before["linear_probe"] = _linear_probe_s(candidate, n_probe_rows, deadline_s, saved=True)
+        if pools_mean and costs.trains and data.n_held_out and n_probe_rows == n_distinct:
+            # The head is fitted again on all rows after training.
+            after["ensemble"] += _linear_probe_s(candidate, n_distinct, deadline_s, saved=False)
         return before, after, deadline_s - sum(before.values()) - sum(after.values())
 
     before, after, left_s = spend(tight=False)
     if left_s < _risk_s(before | after):  # with the fewest evaluation and probe rows, it may fit
         n_eval, n_probe_rows = min(n_eval, FEWEST_EVALUATED), min(n_probe_rows, PROBE_ROWS[0])
         before, after, left_s = spend(tight=True)
-    passes = most_passes(n_distinct, candidate.batch_size, constraints)
+    passes = constraints.passes or MOST_PASSES
     cache_mb, kept = _cache(candidate, limits, constraints, passes)
     first_s = candidate.train_row_s
     later_s = kept * candidate.again_row_s + (1 - kept) * first_s
@@ -356,6 +371,9 @@ def plan_one(candidate: Candidate, deadline_s: float, limits: Limits, constraint
     lines = (
         before | {"train": min(n_rows, n_distinct) * first_s + max(0, n_rows - n_distinct) * later_s} | after
     )
+    lost = points_lost(n_rows, n_distinct, frozen, candidate.cut_share, data.pair)
+    if pools_mean and not data.pair and n_probe_rows == n_distinct:
+        lost = min(lost, tuned_points_lost(n_rows, n_distinct, frozen, candidate.cut_share))
     trained = Plan(
         key=costs.key,
         backend=costs.backend,
@@ -378,7 +396,7 @@ def plan_one(candidate: Candidate, deadline_s: float, limits: Limits, constraint
         total_s=sum(lines.values()),
         memory_mb=candidate.memory_mb + cache_mb,
         energy_j=sum(lines.values()) * candidate.device.busy_w,
-        expected_points=-points_lost(n_rows, n_distinct, frozen, candidate.cut_share, data.pair),
+        expected_points=-lost,
         scale=costs.scale,
     )
     found = [trained] if costs.trains and constraints.trains else []
@@ -405,11 +423,6 @@ def plan_one(candidate: Candidate, deadline_s: float, limits: Limits, constraint
         )
         found.append(probe)
     return found
-
-
-def most_passes(n_rows: int, batch_size: int, constraints: Constraints) -> int:
-    """Return the largest number of passes, which is larger if there are few rows."""
-    return constraints.passes or max(MOST_PASSES, math.ceil(FEWEST_STEPS * batch_size / max(1, n_rows)))
 
 
 def _cache(

@@ -85,9 +85,17 @@ class FittedProbe:
 class ProbeInTime:
     """Fits the linear probe of a run with a deadline."""
 
-    def __init__(self, prepared: Prepared, deadline: Deadline, stop: Callable[[], bool]) -> None:
+    def __init__(
+        self,
+        prepared: Prepared,
+        deadline: Deadline,
+        stop: Callable[[], bool],
+        end_s: Callable[[], float] | None = None,
+    ) -> None:
+        """`end_s` returns the time by which a fit must have ended; by default, when training must have."""
         self._prepared, self._deadline, self._stop = prepared, deadline, stop
         self._clock = deadline.clock
+        self._end_s = end_s or deadline.clock.end_s
         self._train = prepared.data.train
         self._n_classes = len(self._train.label_names)
         self._order = np.random.default_rng([prepared.config.train.seed, 4]).permutation(len(self._train))
@@ -114,6 +122,21 @@ class ProbeInTime:
         if held_out is None or n_rows < 32:
             return FittedProbe(self._fitted(n_rows, fit_rate), n_rows, None)
         return self._grown(*held_out, n_rows)
+
+    def fit_again(self) -> FittedProbe | None:
+        """Fit the head of the trained encoder on the features of all rows.
+
+        Returns:
+            None if there are no held-out rows, or too little time for all rows.
+        """
+        view = self._prepared.data.held_out
+        row_s = self._deadline.plan.probe_row_s * self._clock.speed("score").cautious
+        left_s = self._end_s() - self._clock.elapsed_s() - FIRST_FIT_RATE * self._clock.limit_s()
+        if view is None or row_s * (len(self._train) + len(view)) > left_s:
+            return None
+        held_out = self._held_out_features(view, math.inf, FIRST_FIT_RATE)
+        n_rows = self._read(self._order, math.inf, FIRST_FIT_RATE)
+        return None if held_out is None or n_rows < len(self._order) else self._grown(*held_out, n_rows)
 
     def _fit_alone(self, view: TokenView) -> FittedProbe:
         """Fit it if no training follows: on the held-out rows first, and on others as time allows."""
@@ -229,7 +252,7 @@ class ProbeInTime:
 
     def starts_training(self) -> bool:
         """Return whether training starts from the head of the probe instead of a randomly initialized one."""
-        n_trained = self._deadline.steps_that_fit() * self._deadline.plan.batch_size
+        n_trained = min(self._deadline.steps_that_fit() * self._deadline.plan.batch_size, len(self._train))
         return self._prepared.pools_mean and n_trained < ROWS_PER_CLASS * self._n_classes
 
     def _held_out_features(
@@ -266,7 +289,7 @@ class ProbeInTime:
             clock,
             cost,
             self._stop,
-            lambda: min(end_s, clock.end_s() - fit_s),
+            lambda: min(end_s, self._end_s() - fit_s),
             at_least,
         )
 
@@ -277,7 +300,8 @@ class ProbeInTime:
     def _until(self, rate: float) -> Callable[[], bool]:
         """Return what ends a fit: its share of the deadline, the end of the time, or a request to stop."""
         end_s = self._clock.elapsed_s() + rate * self._clock.limit_s()
-        return lambda: self._clock.elapsed_s() > end_s or self._clock.left_s() < FIT_PROBE_S or self._stop()
+        clock = self._clock
+        return lambda: clock.elapsed_s() > min(end_s, self._end_s() - FIT_PROBE_S) or self._stop()
 
     def _fitted(self, n_rows: int, rate: float, strength: float = 0.05) -> LinearProbe:
         return self._fitted_on(*self._rows(n_rows), rate, strength)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -69,7 +70,7 @@ def has_enough_rows(scored: Scored) -> bool:
     return len(scored.rows) >= min(FEWEST_ROWS, len(scored.view))
 
 
-def prefers_probe(probe: Scored | None, trained: Scored | None) -> bool:
+def prefers_probe(probe: Scored | None, trained: Scored | None, errors: float = 0.0) -> bool:
     """Return whether the probe is better than the trained encoder on held-out rows, at its temperature.
 
     The n-grams take no part in the comparison. If held-out rows repeat phrases of training rows, as in SST-2,
@@ -79,6 +80,7 @@ def prefers_probe(probe: Scored | None, trained: Scored | None) -> bool:
     Args:
         probe: the linear probe on held-out rows; None if it was not scored.
         trained: the trained encoder on held-out rows.
+        errors: standard errors by which the mean log loss of the probe must be smaller.
     """
     if probe is None:
         return False
@@ -88,16 +90,17 @@ def prefers_probe(probe: Scored | None, trained: Scored | None) -> bool:
     if len(rows) < min(FEWEST_ROWS, len(trained.view)):
         return True
     labels = trained.view.labels[rows]
-    loss_of_probe = _calibrated_loss(probe.logits[of_probe], labels)
-    return loss_of_probe < _calibrated_loss(trained.logits[of_trained], labels)
+    more = _calibrated_losses(trained.logits[of_trained], labels)
+    more -= _calibrated_losses(probe.logits[of_probe], labels)
+    return bool(more.mean() > errors * more.std() / math.sqrt(len(rows)))
 
 
-def _calibrated_loss(logits: FloatArray, labels: Labels) -> float:
-    """Return the mean log loss (nats) of logits (N, C) at the temperature that suits these rows."""
+def _calibrated_losses(logits: FloatArray, labels: Labels) -> FloatArray:
+    """Return the log losses (N,) in nats of logits (N, C) at the temperature that suits these rows."""
     log_probas = {ENCODER: log_probabilities(logits, is_multi_hot(labels))}
     ensemble, _ = fit_ensemble(log_probas, labels)
     combined = ensemble.combine(log_probas)
-    return float(cross_entropy(log_odds(combined) if ensemble.multi_label else combined, labels).mean())
+    return cross_entropy(log_odds(combined) if ensemble.multi_label else combined, labels)
 
 
 @dataclass(frozen=True)
