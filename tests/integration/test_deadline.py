@@ -152,7 +152,8 @@ def test_neither_sleep_nor_a_clock_set_back_moves_the_deadline(
 @pytest.mark.usefixtures("exported")
 def test_stopped_in_the_middle_there_is_a_model(demo_csv: Path, tiny_model: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
-    command = [*MODULE, *map(str, arguments(demo_csv, tiny_model, out, "--deadline", "60s"))]
+    given = arguments(demo_csv, tiny_model, out, "--deadline", "60s", "--epochs", 10_000)
+    command = [*MODULE, *map(str, given)]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=child_environment()) as child:
         end = time.monotonic() + 50
         while not (out / "model" / "model.safetensors").is_file() and time.monotonic() < end:
