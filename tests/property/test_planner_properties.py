@@ -273,6 +273,19 @@ def test_the_cache_is_planned_only_where_rows_come_again() -> None:
     assert without.lines["train"] > again.lines["train"]
 
 
+def test_few_rows_are_trained_on_once_the_probe_has_read_all_of_them() -> None:
+    device, few = with_probe(fake_device()), shape(300, 40, n_held_out=100)
+    best = make_plans(device, few, Limits(60.0), Some).best
+    assert best.trains
+    assert best.n_probe_rows == 300
+    assert best.n_rows == 10 * 300
+    assert 0 < best.depth < 6
+    pairs = make_plans(device, replace(few, pair=True), Limits(60.0), Some).best
+    assert pairs.n_probe_rows < 300 or not pairs.trains
+    hardly = make_plans(device, few, Limits(14.0), Some).best  # too short for steps that would add anything
+    assert not hardly.trains
+
+
 def test_every_choice_has_its_reason_in_numbers() -> None:
     two = fake_device(fake_costs(), fake_costs("torch-bf16", FakeCost(4e-4)))
     plans = make_plans(two, shape(20_000, 120), Limits(90.0), Some)
