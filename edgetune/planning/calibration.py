@@ -20,7 +20,7 @@ from edgetune.utils.formatting import duration
 
 FILE = "speeds.json"
 MOST_KEPT = 8
-FEWEST_STEPS = 9
+FEWEST_MEASURED_STEPS = 9
 LONG_S = 30.0
 HALF_LIFE_S = 1800.0
 OLD_WEIGHT = 0.05

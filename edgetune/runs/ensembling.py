@@ -120,14 +120,14 @@ class EnsembleStage:
         if self._ngrams is None:
             self.begin()
         if self.probe is not None:
-            self.note_probe(self.probe)
+            self.weigh_probe(self.probe)
 
-    def note_probe(self, found: FittedProbe, save: bool = True) -> None:
+    def weigh_probe(self, found: FittedProbe, save: bool = True) -> None:
         """Fit the weights of linear probe and n-grams; a trained encoder may replace the probe later.
 
         Args:
             found: the probe.
-            save: whether the encoder is also saved at once, so that the saved ensemble may depend on it.
+            save: whether to write `ensemble/` now; the caller then saves the encoder at once, too.
         """
         self.probe = found
         scored = found.held_out
@@ -171,12 +171,12 @@ class EnsembleStage:
             self.probe = FittedProbe(head, probe["n_rows"], scored(self.held_out, probe["held_out"]))
         self.crossed = None if (crossed := state["crossed"]) is None else CrossFit.of_state(crossed)
 
-    def finish_best(self, last: bool = True) -> bool:
+    def finish_best(self, refits_ngrams: bool = True) -> bool:
         """Finish and evaluate with the best encoder that was noted; return whether there was one."""
         if self._best is None:
             return False
         held_out, evaluated = self._best
-        self.finish(held_out, last)
+        self.finish(held_out, refits_ngrams)
         self.evaluate(evaluated)
         return True
 
@@ -186,20 +186,20 @@ class EnsembleStage:
         Args:
             score: takes a batch, returns logits (B, C) of the newest encoder.
         """
-        if self.held_out is None or self.finish_best(last=False):
+        if self.held_out is None or self.finish_best(refits_ngrams=False):
             return
         rng = np.random.default_rng([self._settings.seed, 7])
         rows = rng.permutation(len(self.held_out))[:ROWS_WHEN_INTERRUPTED]
         with self._run.meter.phase("ensemble"):
             logits = score_view(score, self.held_out.subset(rows))
-        self.finish(Scored(self.held_out, rows, logits), last=False)
+        self.finish(Scored(self.held_out, rows, logits), refits_ngrams=False)
 
-    def finish(self, scored: Scored | None, last: bool = True) -> None:
-        """Fit the weights of n-grams and encoder, and save both.
+    def finish(self, scored: Scored | None, refits_ngrams: bool = True) -> None:
+        """Fit the weights of all learners, and write `ensemble/`; the encoder is saved elsewhere.
 
         Args:
             scored: the encoder on held-out rows; None if there was no time for any.
-            last: whether n-grams are fitted again, on the held-out rows too.
+            refits_ngrams: whether n-grams are fitted again, on the held-out rows too.
         """
         if self._ngrams is None:
             return
@@ -218,7 +218,7 @@ class EnsembleStage:
             else:
                 self._weigh_scored(self._ngrams, scored)
             answers = self._weighted is not None and NGRAMS in self._weighted.ensemble.names
-            if last and answers and not self._run.stop():
+            if refits_ngrams and answers and not self._run.stop():
                 self._fit_again()
             self._save()
 

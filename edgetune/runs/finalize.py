@@ -83,7 +83,7 @@ def make_receipt(
         batch_size=train.batch_size,
         lr=train.lr,
         precision=config.model.precision,
-        freeze=prepared.freeze,
+        freeze=prepared.config.model.freeze,
         frozen_depth=prepared.backend.depth,
         texts_apart=prepared.texts_apart,
         n_parameters_trained=prepared.backend.n_parameters,
@@ -166,7 +166,7 @@ def compare_with_majority(best: Evaluation | None) -> tuple[bool, list[str]]:
     if (f1 := micro_f1(best)) is not None:
         guess = 2 * most.support / (best.n + sum(one.support for one in best.per_class))
         text = f'The model is worse than always predicting "{brief(most.label)}" alone: its micro-F1 is '
-        return f1 < guess, [f"{text}{f1:.3f}, and {guess:.3f} for that."] * (f1 < guess) + never
+        return f1 < guess, [f"{text}{f1:.3f}, and {guess:.3f} for that.", *never] if f1 < guess else never
     share = most.support / best.n
     if best.interval[1] < share:
         return True, [
@@ -291,8 +291,8 @@ def derive_costs(counts: Counters, split_s: dict[str, float], row_s: float | Non
     seen = max(1, counts.n_seen)
     a_b, a_fb = counts.n_skipped_backward / seen, counts.n_skipped_both / seen
     score_s = split_s["score"] / counts.n_scored if counts.n_scored else None
-    n_kept = counts.n_trained - counts.n_trained_reference
-    train_s = split_s["train"] / n_kept if n_kept and split_s["train"] else None
+    n_trained = counts.n_trained - counts.n_trained_reference
+    train_s = split_s["train"] / n_trained if n_trained and split_s["train"] else None
     modelled = measured = None
     if row_s is not None:
         forward_s = score_s if score_s is not None else 0.0

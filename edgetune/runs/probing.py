@@ -67,11 +67,11 @@ class FittedProbe:
 
     Attributes:
         probe: the head.
-        n_rows: training rows whose features it was fitted on.
-        held_out: its logits on held-out rows; None if there are none.
-        refit: returns one fitted on the held-out rows too, if there is time; None after a break.
-        train_rows: positions of those training rows; None after a break.
-        features: returns (n, F) of these and then of the held-out rows; None after a break.
+        n_rows: rows that it was fitted on.
+        held_out: its logits on held-out rows that it was not fitted on; None if too few rows were read.
+        refit: returns one fitted on the held-out rows too, if there is time; None if that is not possible.
+        train_rows: positions of the training rows among those rows; None if they are not known.
+        features: returns (n, F) of these and then of the held-out rows; None if they are not known.
     """
 
     probe: LinearProbe

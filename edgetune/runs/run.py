@@ -20,7 +20,7 @@ from edgetune.data.in_memory import Data
 from edgetune.energy import Sensor, SensorSum, open_sensor
 from edgetune.energy.battery import energy_limit_j
 from edgetune.learners.progress import automatic_lr
-from edgetune.planning.calibration import FEWEST_STEPS, ObservedRun, record_observed_run
+from edgetune.planning.calibration import FEWEST_MEASURED_STEPS, ObservedRun, record_observed_run
 from edgetune.planning.clock import Clock
 from edgetune.planning.decision import plan_summary
 from edgetune.planning.device_costs import busy_watts
@@ -84,7 +84,8 @@ def finetune(
 
     Raises:
         EdgetuneError: what is wrong and what to do, in a sentence.
-        Interrupted: SIGINT or SIGTERM came; a usable model is in the run folder.
+        Interrupted: a stop was requested. After one signal, a usable model is in the run folder; after a
+            second one, only what was saved before.
     """
     meter = Meter()
     cache = Path(cache_dir) if cache_dir is not None else cache_folder()
@@ -118,7 +119,7 @@ def run(
 
     Raises:
         EdgetuneError: nothing was written, or what was written is complete.
-        Interrupted: after a usable model was saved.
+        Interrupted: a stop was requested; see `finetune`.
     """
     folder = RunFolder(out, overwrite)
     source = (config.data.train, config.data.eval, config.model.model, config.model.artifacts)
@@ -126,7 +127,7 @@ def run(
     with disk_errors(out), contextlib.ExitStack() as stack:
         logs = stack.enter_context(contextlib.closing(ExperimentLogs(config.train.log_to, view.warn)))
         sensor = _open_sensor(config, stack)
-        since_s = meter.elapsed_s()
+        sensor_since_s = meter.elapsed_s()
         used = BudgetUsed(meter.elapsed_s, sensor.joules, energy_limit_j(config.budget))
         prepared = prepare(config, cache_dir, meter, view.say, used)
         if isinstance(prepared, Prepared):
@@ -137,9 +138,9 @@ def run(
         _write_first(folder, prepared, config, view)
         logs.start(out, prepared.config)
         if not isinstance(prepared, Prepared):
-            rows = RunContext(prepared, folder, meter, view, stop, sensor, since_s, deadline, logs)
+            rows = RunContext(prepared, folder, meter, view, stop, sensor, sensor_since_s, deadline, logs)
             return _stoppable(partial(run_ngrams, rows), rows)
-        context = RunContext(prepared, folder, meter, view, stop, sensor, since_s, deadline, logs)
+        context = RunContext(prepared, folder, meter, view, stop, sensor, sensor_since_s, deadline, logs)
         stack.callback(_remember_speed, context, cache_dir)
         return _stoppable(partial(_train, context), context)
 
@@ -153,7 +154,8 @@ def resume(run_dir: str | Path, *, cache_dir: str | Path | None = None) -> RunRe
 
     Raises:
         EdgetuneError: there is no checkpoint to resume from, or the rows are not those of the run.
-        Interrupted: SIGINT or SIGTERM came; a usable model is in the run folder.
+        Interrupted: a stop was requested. After one signal, a usable model is in the run folder; after a
+            second one, only what was saved before.
     """
     stop = StopRequest()
     cache = Path(cache_dir) if cache_dir is not None else cache_folder()
@@ -170,7 +172,7 @@ def resume_run(out: Path, *, cache_dir: Path, meter: Meter, view: View, stop: St
 
     Raises:
         EdgetuneError: there is no checkpoint to resume from, or the rows are not those of the run.
-        Interrupted: after a usable model was saved.
+        Interrupted: a stop was requested; see `finetune`.
     """
     folder = RunFolder.reopened(out)
     with disk_errors(out), contextlib.ExitStack() as stack:
@@ -185,9 +187,9 @@ def resume_run(out: Path, *, cache_dir: Path, meter: Meter, view: View, stop: St
         prepared = prepare(config, cache_dir, meter, view.say, used, interruption)
         assert isinstance(prepared, Prepared)  # n-grams alone leave nothing to resume
         deadline = _deadline(prepared, used)
-        since_s = interruption.state["since_s"]
+        sensor_since_s = interruption.state["since_s"]
         logs.start(out, config)
-        context = RunContext(prepared, folder, meter, view, stop, sensor, since_s, deadline, logs)
+        context = RunContext(prepared, folder, meter, view, stop, sensor, sensor_since_s, deadline, logs)
         stack.callback(_remember_speed, context, cache_dir)
         return _stoppable(partial(_train, context, interruption), context)
 
@@ -227,7 +229,10 @@ def _train(run: RunContext[Prepared], interruption: Interruption | None = None) 
 
 
 def _repeatable(resolved: RunConfig, asked: RunConfig) -> RunConfig:
-    """Return the settings to write: a backend that cannot train is only for a plan without training."""
+    """Return the settings for `config.toml`, with the backend that was asked for in place of `onnx`.
+
+    That one cannot train, and the planner chose it for a plan without training.
+    """
     if resolved.model.backend != "onnx":
         return resolved
     return resolved.model_copy(
@@ -291,10 +296,10 @@ def _remember_speed(run: RunContext[Prepared], cache_dir: Path) -> None:
     plans, cache = prepared.plans, prepared.backend.cache
     if plans is None or plans.device is None or (cache is not None and cache.n_hits):
         return
-    if prepared.freeze == "none" or prepared.config.model.threads != deadline.plan.threads:
+    if prepared.config.model.freeze == "none" or prepared.config.model.threads != deadline.plan.threads:
         return
     speed = deadline.clock.speed("train")
-    if speed.n >= FEWEST_STEPS:
+    if speed.n >= FEWEST_MEASURED_STEPS:
         took = speed.overall * plans.costs(deadline.plan).scale
         record_observed_run(
             cache_dir,

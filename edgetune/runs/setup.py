@@ -38,7 +38,7 @@ from edgetune.utils.meter import Meter
 from edgetune.utils.types import Say
 
 CACHE_MEMORY_RATE = 0.25
-PROBE_ROWS = 20_000
+SPEED_TEST_ROWS = 20_000
 NO_CLASS_WEIGHT = "--class-weight balanced has no effect: there are too few rows to combine several learners."
 PATIENCE = 2
 """Passes without a better model after which training ends, if the number of passes is not given."""
@@ -82,7 +82,6 @@ class Prepared(PreparedRows):
         model_name: name of the model that is finetuned.
         hidden_size: hidden size of the encoder.
         vocab_size: token ids are below this.
-        freeze: what is frozen.
         pools_mean: whether the head reads the mean of all tokens.
         reopen: opens the backend again, with its initial weights and without a cache.
     """
@@ -91,7 +90,6 @@ class Prepared(PreparedRows):
     model_name: str
     hidden_size: int
     vocab_size: int
-    freeze: str
     pools_mean: bool
     reopen: Callable[[], Backend]
 
@@ -191,7 +189,6 @@ def prepare(
         model_name=model_loader.source.name,
         hidden_size=model_loader.source.hidden_size,
         vocab_size=_vocab_size(model_loader.tokenizer_file),
-        freeze=config.model.freeze,
         pools_mean=model_loader.source.pools_mean,
         plans=decision.plans,
         reopen=partial(reopen, cache=None),
@@ -209,15 +206,16 @@ def _refuse_for_several(config: RunConfig) -> None:
     Raises:
         UsageError: there is such a setting.
     """
-    refused = {
-        "--class-weight balanced": config.train.class_weight == "balanced",
-        "--metric macro-f1": config.train.metric == "macro-f1",
-    }
-    for option in (option for option, given in refused.items() if given):
-        raise UsageError(
-            f"{option} is for one label a row; where there may be several, learners are compared by log "
-            "loss, and each label has its own threshold, with the best F1. Remove it."
-        )
+    if config.train.class_weight == "balanced":
+        option = "--class-weight balanced"
+    elif config.train.metric == "macro-f1":
+        option = "--metric macro-f1"
+    else:
+        return
+    raise UsageError(
+        f"{option} is for one label a row; where there may be several, learners are compared by log loss, "
+        "and each label has its own threshold, with the best F1. Remove it."
+    )
 
 
 def with_passes(config: RunConfig, n_rows: int) -> RunConfig:
@@ -381,7 +379,7 @@ def _probe_limit_s(config: RunConfig, data: Splits, elapsed_s: float) -> float:
     if budget.limits_time:  # by energy
         return LAYERS_S
     n_rows = min(train.epochs * len(data.train), (train.max_steps or len(data.train)) * train.batch_size)
-    return BACKENDS_S if n_rows >= PROBE_ROWS else 0.0
+    return BACKENDS_S if n_rows >= SPEED_TEST_ROWS else 0.0
 
 
 def _closed(config: RunConfig) -> RunConfig:

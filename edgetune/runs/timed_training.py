@@ -53,7 +53,7 @@ class TimedTraining(Training):
             else:
                 if deadline.trains and deadline.steps_that_fit() < LEAST_TRAINING_STEPS and not self._stop():
                     deadline.give_to_probe(found.n_rows)
-                self._ensemble.note_probe(found, save=deadline.trains)
+                self._ensemble.weigh_probe(found, save=deadline.trains)
                 # before the save, after which training begins at once
                 data, seed = self._prepared.data, self._config.train.seed
                 if not self._config.train.text_learners:  # which the folds do not fit

@@ -104,8 +104,8 @@ class Training:
     def _continues_after(self, epoch: int) -> bool:
         """Evaluate after a pass if that is wanted; return whether another one follows."""
         last = epoch == self._config.train.epochs
-        measures = self._loop.selector.stage == REFERENCE or self._config.train.keep == "last"
-        if last or self._loop.finished or not measures:  # a model that is not kept need not be evaluated
+        keeps_best = self._config.train.keep != "last" and self._loop.selector.stage != REFERENCE
+        if last or self._loop.finished or keeps_best:  # a model that is not kept need not be evaluated
             self._end_epoch(epoch)
         return not (last or self._loop.finished or self._out_of_patience)
 
@@ -163,8 +163,8 @@ class Training:
         if (max_rows := self._backend.microbatches.max_rows) != self._rows_at_once:
             self._rows_at_once = max_rows
             self._view.warn(
-                f"Memory ran out: batches are now processed in parts of at most {max_rows} "
-                f"row{'s'[: max_rows != 1]}; the batch size of each step is unchanged."
+                "Memory ran out: batches are now processed in parts of at most "
+                f"{counted(max_rows or 0, 'row')}; the batch size of each step is unchanged."
             )
         self._recovery.between_batches(self._loop, self._history)
 

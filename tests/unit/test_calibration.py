@@ -178,8 +178,7 @@ class Remembered:
         prepared = SimpleNamespace(
             plans=plans,
             backend=SimpleNamespace(cache=hits),
-            freeze=self.freeze,
-            config=SimpleNamespace(model=SimpleNamespace(threads=self.threads)),
+            config=SimpleNamespace(model=SimpleNamespace(threads=self.threads, freeze=self.freeze)),
         )
         timed = SimpleNamespace(plan=plans.best, clock=clock)
         run = SimpleNamespace(prepared=prepared, deadline=timed)
