@@ -189,7 +189,7 @@ def read_examples(
     """Yield the usable rows of a file, a folder or a hub dataset, in their order.
 
     Args:
-        path: a file, a folder, or `hub:NAME` (see `hub_address`).
+        path: a file, a folder, or `hub:NAME` (see `data_hub`).
         options: how to read it.
         on_bad: called with every row that cannot be used, and every row without a label.
         on_loose: called with every row whose quotes had to be guessed; the row is used if possible.

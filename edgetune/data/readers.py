@@ -39,7 +39,7 @@ def open_table(
     """Open labelled rows in any format.
 
     Args:
-        path: a file, a folder, or `hub:NAME` (see `hub_address`).
+        path: a file, a folder, or `hub:NAME` (see `data_hub`).
         encoding: of text files.
         delimiter: of delimited files; None decides by the content.
         header: whether a delimited file's first row names its columns; None decides by the content.

@@ -69,7 +69,7 @@ def _unpacked(numbers: Labels, meta: Meta) -> Labels:
 
 
 class TokenView:
-    """Some rows of a store, with labels of their own; implements `batching.TokenSource`.
+    """Some rows of a store, with labels of their own; implements `batches.TokenSource`.
 
     Attributes:
         rows: (n,) row numbers in the store.
@@ -207,7 +207,7 @@ def _renumbered(labels: Labels, new_ids: IntArray, n_classes: int) -> Labels:
 
 
 class TokenStore:
-    """All rows of a token cache; implements `batching.TokenSource`.
+    """All rows of a token cache; implements `batches.TokenSource`.
 
     Labels and lengths are in memory (8 bytes a row), the rest is mapped from files.
 

@@ -15,7 +15,6 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, fields
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from edgetune.data.examples import DataOptions
 from edgetune.data.readers import folder_files, require_exists
@@ -42,10 +41,6 @@ from edgetune.utils.hub import HUB_PREFIX
 from edgetune.utils.multi_label import class_counts
 from edgetune.utils.sanitize import brief
 from edgetune.utils.version import __version__
-
-if TYPE_CHECKING:
-    from edgetune.data.examples import DataOptions
-
 
 _BLOCK_BYTES = 1 << 20
 
@@ -111,7 +106,7 @@ def open_tokens(
     """Open labelled text as tokens, from the cache if it was opened before.
 
     Args:
-        path: a file, a folder, or `hub:NAME` (see `hub_address`).
+        path: a file, a folder, or `hub:NAME` (see `data_hub`).
         options: how to read it.
         tokenizer: how to tokenize it.
         cache_dir: where caches are kept.

@@ -1,6 +1,6 @@
 """Resuming a run: what a checkpoint holds, when one is due, and what it is compared with.
 
-Training ─ state of loop, keeper, clock ─→ Checkpoints.write ─→ RUN/checkpoints/
+Training ─ state of loop, saver, clock ─→ Recovery.write ─→ RUN/checkpoints/
 RUN ─→ read_interruption ─→ Interruption ─→ prepare (same rows, same plan) ─→ Recovery.restore
 """
 
