@@ -1,6 +1,6 @@
 """The training times of earlier runs relative to the profile, recorded for later plans.
 
-    record_observed_run (at a run's end) ─→ speeds.json ─→ load_observed_runs ─→ slowdown_ratio ─→ a plan's costs
+    record_observed_run ─→ speeds.json ─→ load_observed_runs ─→ slowdown_ratio ─→ the costs of a plan
 
 A profile describes a machine at one moment. Since then the machine may have become warmer, busier or slower,
 and a model that was not profiled is priced by a fit; a run of some minutes measures the effect of both. The
