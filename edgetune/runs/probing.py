@@ -96,6 +96,8 @@ class ProbeInTime:
         self._prepared, self._deadline, self._stop = prepared, deadline, stop
         self._clock = deadline.clock
         self._end_s = end_s or deadline.clock.end_s
+        reads_all = deadline.plan.n_probe_rows >= len(prepared.data.train)
+        self._fit_rate = CROSS_FIT_RATE if reads_all else FIRST_FIT_RATE
         self._train = prepared.data.train
         self._n_classes = len(self._train.label_names)
         self._order = np.random.default_rng([prepared.config.train.seed, 4]).permutation(len(self._train))
@@ -112,7 +114,7 @@ class ProbeInTime:
         if view is not None and not trains:
             return self._fit_alone(view)
         plan, started_s = self._deadline.plan, self._clock.elapsed_s()
-        fit_rate = FIRST_FIT_RATE if trains else LATER_FIT_RATE
+        fit_rate = self._fit_rate if trains else LATER_FIT_RATE
         n_first, end_s, at_least, held_out = len(self._order), math.inf, PROBE_ROWS[0], None
         if trains:  # it may take twice the planned time in total
             n_first, end_s, at_least = plan.n_probe_rows, started_s + 2 * plan.lines["linear_probe"], 16
@@ -168,9 +170,13 @@ class ProbeInTime:
         view, order = self._prepared.data.held_out, self._order
         assert view is not None
         labels = view.labels[rows]
-        strength, half = self._strength(n_rows // 2, features, labels)
-        probe = self._fitted(n_rows, FIRST_FIT_RATE, strength)
-        before, found = (probe_accuracy(each, features, labels) for each in (half, probe))
+        if n_rows == len(order):
+            strength, probe = self._strength(n_rows, features, labels)
+            before = found = 0.0
+        else:
+            strength, half = self._strength(n_rows // 2, features, labels)
+            probe = self._fitted(n_rows, self._fit_rate, strength)
+            before, found = (probe_accuracy(each, features, labels) for each in (half, probe))
         while n_rows < len(order) and self._is_worth_more(found - before, n_rows):
             wanted = order[n_rows : 2 * n_rows]
             n_before, n_rows = n_rows, n_rows + self._read(wanted, math.inf, LATER_FIT_RATE)
@@ -325,5 +331,5 @@ class ProbeInTime:
         self, n_rows: int, held_out: FloatArray, held_out_labels: Labels
     ) -> tuple[float, LinearProbe]:
         features, labels = self._rows(n_rows)
-        stop = self._until(FIRST_FIT_RATE)
+        stop = self._until(self._fit_rate)
         return best_strength(features, labels, self._n_classes, held_out, held_out_labels, stop=stop)

@@ -199,8 +199,8 @@ class TimedTraining(Training):
             Whether the probe is kept, and the held-out scores of the trained encoder with its best head.
         """
         again = ProbeInTime(self._prepared, self._run.deadline, self._stop, end_s).fit_again()
-        if again is not None and not prefers_probe(again.held_out, scored):
-            again = None
+        if again is not None and prefers_probe(scored, again.held_out, DOUBT_ERRORS):
+            again = None  # the head that was trained is clearly better
         if again is not None:
             scored = again.held_out
         keeps_probe = prefers_probe(probe.held_out, scored, DOUBT_ERRORS)
