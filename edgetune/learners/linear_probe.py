@@ -19,9 +19,9 @@ from edgetune.utils.multi_label import best_micro_f1, class_counts, is_multi_hot
 from edgetune.utils.types import BoolArray, FloatArray, IntArray, Labels
 
 STRENGTHS = (0.05, 0.25, 0.01, 0.002)
-"""Inverse penalties (scikit-learn's C) on standardised features, in the order in which they are tried; if time
-is short, only the first is. Two classes of SST-2 are best at 0.01 to 0.03, four topics of AG News below 0.01 from
-500 rows on, 150 intents at 0.1 to 0.3."""
+"""Inverse penalties (scikit-learn's C) on standardised features, in the order in which they are tried; if
+time is short, only the first is. Two classes of SST-2 are best at 0.01 to 0.03, four topics of AG News
+below 0.01 from 500 rows on, 150 intents at 0.1 to 0.3."""
 USUAL_STRENGTH = STRENGTHS[0]
 ITERATIONS = 200
 TOLERANCE = 3e-4
