@@ -10,6 +10,7 @@ compare` left (its `results.jsonl`); docs/results/NAME.txt beside it, if there i
 from __future__ import annotations
 
 import json
+import math
 import statistics
 import sys
 from functools import lru_cache
@@ -61,12 +62,17 @@ shares of train-all's time, which are shown where something is said."""
 
 
 def frontier_markdown(folder: Path) -> list[str]:
-    """Return the tables of `tools/bench frontier`, one for each file SECONDSs[-TESTROWS].jsonl."""
+    """Return the tables of `tools/bench frontier`, one for each file SECONDSs[-TESTROWS[-ROWS]].jsonl."""
     paths = sorted(folder.glob("*.jsonl"))
     files = [[json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] for path in paths]
     parts = [FRONTIER] if files else []
-    for path, here in sorted(zip(paths, files, strict=True), key=lambda one: one[1][0]["deadline_s"]):
-        deadline_s, most_test = here[0]["deadline_s"], path.stem.partition("-")[2]
+    order = {
+        path: (here[0]["deadline_s"], here[0].get("n_rows") or math.inf)
+        for path, here in zip(paths, files, strict=True)
+    }
+    for path, here in sorted(zip(paths, files, strict=True), key=lambda one: order[one[0]]):
+        deadline_s, n_rows = here[0]["deadline_s"], here[0].get("n_rows")
+        most_test = f"{path.stem}-".split("-")[1]
         sets = list(dict.fromkeys(row["set"] for row in here))
         found: dict[tuple[str, str], list[dict[str, Any]]] = {}
         for row in here:
@@ -86,7 +92,8 @@ def frontier_markdown(folder: Path) -> list[str]:
             if len(by_set) == len(sets) and all("accuracy" in one for one in by_set.values())
         }
         rows = f", {int(most_test):,} test rows at most, the first of each set" if most_test else ""
-        parts.append(f"### {deadline_s:g} s{rows}\n")
+        few = f", {n_rows:,} random training rows" if n_rows else ""
+        parts.append(f"### {deadline_s:g} s{few}{rows}\n")
         head = ["", *sets, "mean"]
         lines = ["| " + " | ".join(head) + " |", "|---" * len(head) + "|"]
         for name in sorted(cells, key=lambda name: (-means.get(name, 0.0), name)):
