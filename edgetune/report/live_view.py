@@ -88,7 +88,7 @@ def headline(prepared: Any, config: Any) -> str:
     if prepared.plan is None or prepared.plan.trains:
         method, limit = config.selection.method, "at most " if config.budget.limits_time else ""
         how = (
-            f"frozen: {prepared.config.model.freeze}; {limit}{counted(train.epochs, 'epoch')}, "
+            f"frozen: {config.model.freeze}; {limit}{counted(train.epochs, 'epoch')}, "
             f"batch {train.batch_size}, lr {train.lr:g}, "
         )
     else:

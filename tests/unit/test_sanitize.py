@@ -178,8 +178,9 @@ class Anything:
 def test_the_live_view(capsys: pytest.CaptureFixture[str]) -> None:
     data = Anything(train=[1], evaluation=[1], label_names=NASTY, eval_source=NASTY[5])
     backend = Anything(name="ort")
-    prepared = Anything(data=data, model_name=NASTY[1], backend=backend, freeze="embeddings", plan=None)
+    prepared = Anything(data=data, model_name=NASTY[1], backend=backend, plan=None)
     config = Anything(
+        model=Anything(freeze="embeddings"),
         selection=Anything(method="random"),
         data=Anything(train=NASTY[2], max_length=8),
         train=Anything(epochs=1, batch_size=8, lr=1e-4, seed=0),
