@@ -66,11 +66,12 @@ def frontier_markdown(folder: Path) -> list[str]:
     paths = sorted(folder.glob("*.jsonl"))
     files = [[json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] for path in paths]
     parts = [FRONTIER] if files else []
-    order = {
-        path: (here[0]["deadline_s"], here[0].get("n_rows") or math.inf)
-        for path, here in zip(paths, files, strict=True)
-    }
-    for path, here in sorted(zip(paths, files, strict=True), key=lambda one: order[one[0]]):
+
+    def order(one: tuple[Path, list[dict[str, Any]]]) -> tuple[float, float]:
+        first = one[1][0]
+        return first["deadline_s"], first.get("n_rows") or math.inf
+
+    for path, here in sorted(zip(paths, files, strict=True), key=order):
         deadline_s, n_rows = here[0]["deadline_s"], here[0].get("n_rows")
         most_test = f"{path.stem}-".split("-")[1]
         sets = list(dict.fromkeys(row["set"] for row in here))

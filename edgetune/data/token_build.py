@@ -74,16 +74,21 @@ def load_tokenizer(spec: TokenizerSpec) -> Any:
     return tokenizer
 
 
-def truncate_text(text: str, max_length: int) -> str:
-    """Return as much of a text as `max_length` tokens can come from, so that 10 MB cost no more than a page.
+def tokenizer_input(text: str, text_pair: str | None, most_chars: int) -> str | tuple[str, str]:
+    """Return the beginning of a text, or of both of a pair, so that 10 MB cost no more than a page.
 
     Nothing that is kept changes: a token has far fewer than `TOKENIZED_CHARS_PER_TOKEN` characters.
+
+    Args:
+        text: of a row.
+        text_pair: its second text, or None.
+        most_chars: see `most_tokenized_chars`.
     """
-    return text[: most_tokenized_chars(max_length)]
+    return text[:most_chars] if text_pair is None else (text[:most_chars], text_pair[:most_chars])
 
 
 def most_tokenized_chars(max_length: int) -> int:
-    """Return how many characters of a text are tokenized where `max_length` tokens are kept."""
+    """Return how many characters of a text are tokenized if `max_length` tokens are kept."""
     return max(LEAST_TOKENIZED_CHARS, TOKENIZED_CHARS_PER_TOKEN * max_length)
 
 
@@ -168,7 +173,7 @@ class TokenWriter:
     def add(self, examples: list[Example]) -> None:
         """Tokenize and append a chunk of examples."""
         most_chars = most_tokenized_chars(self._spec.max_length)
-        inputs = [_input(example, most_chars) for example in examples]
+        inputs = [tokenizer_input(one.text, one.text_pair, most_chars) for one in examples]
         try:
             encodings = self._encode(inputs)
         except Exception as error:  # tokenizers raises bare Exception
@@ -264,12 +269,6 @@ class TokenWriter:
         for example in (e for e, tokens in zip(examples, ids, strict=True) if not tokens):
             self.add_bad(BadRow(self._source, example.line, NO_TOKENS, excerpt_of(example.text)))
         return [i for i, tokens in enumerate(ids) if tokens]
-
-
-def _input(example: Example, most_chars: int) -> str | tuple[str, str]:
-    """Return what the tokenizer is given of an example."""
-    text = example.text[:most_chars]
-    return text if example.text_pair is None else (text, example.text_pair[:most_chars])
 
 
 def _first_lengths(examples: list[Example], encodings: list[Any], lengths: IntArray) -> IntArray:

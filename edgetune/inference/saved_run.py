@@ -17,7 +17,7 @@ from edgetune.config.toml_config import load_config, make_config
 from edgetune.data.batches import Batch, sequential_batches
 from edgetune.data.examples import DataOptions, find_parts
 from edgetune.data.in_memory import NAME, Data, Texts, as_path, naming_copies, texts_of
-from edgetune.data.token_build import CHUNK_CHARS, truncate_text
+from edgetune.data.token_build import CHUNK_CHARS, most_tokenized_chars, tokenizer_input
 from edgetune.data.token_format import TokenizerSpec, joined_text
 from edgetune.data.token_store import TokenView
 from edgetune.inference.saved_ensemble import load_ensemble
@@ -206,9 +206,8 @@ class Run:
 
     def beginning(self, text: str | tuple[str, str]) -> str | tuple[str, str]:
         """Return what the tokenizer is given of a text, as in training."""
-        if isinstance(text, str):
-            return truncate_text(text, self.max_length)
-        return truncate_text(text[0], self.max_length), truncate_text(text[1], self.max_length)
+        first, second = (text, None) if isinstance(text, str) else text
+        return tokenizer_input(first, second, most_tokenized_chars(self.max_length))
 
     @cached_property
     def tokenizer(self) -> Any:

@@ -129,8 +129,8 @@ def best_strength(
 ) -> tuple[float, LinearProbe]:
     """Return the strength whose probe has the smallest log loss on held-out rows, and that probe.
 
-    Held-out rows of classes that no row to fit on has are left out: their loss is smallest for the probe that
-    learns least.
+    Held-out rows whose class is not in `labels` are left out, because their loss is smallest for the probe
+    that has learned least.
 
     Args:
         features: (n, F) to fit on.

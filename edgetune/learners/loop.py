@@ -272,7 +272,7 @@ class Loop:
         return decayed_rate(self.lr_scale * self.settings.lr, progress_within(progress, self.selector.span))
 
     def _train_full(self) -> None:
-        """Train all full batches and do not ask whether to stop: no full batch waits in a `state()`."""
+        """Train all full batches without checking for a stop: `state()` cannot describe a full batch."""
         while not self.finished and (batch := self._next(self._waiting.to_train)) is not None:
             self._train(batch)
 
@@ -289,7 +289,7 @@ class Loop:
     def _flush(self) -> None:
         """Score and train what is left, in batches that may mix lengths."""
         left = self._waiting.to_score.flush()
-        # Whether to stop is asked before a batch is taken: one that was taken and not trained would be lost.
+        # Check for a stop before taking a batch: one that was taken and not trained would be lost.
         while not self._must_stop() and (batch := next(left, None)) is not None:
             with self._record.noting_skips(lambda: self.selector.stage):
                 self._score(batch)

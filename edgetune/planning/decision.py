@@ -16,10 +16,9 @@ from edgetune.planning.plan import (
     Plan,
     Plans,
 )
-from edgetune.planning.planner import MOST_PASSES, make_plans
+from edgetune.planning.planner import make_plans, most_passes
 from edgetune.utils.errors import UsageError
 from edgetune.utils.formatting import counted, duration
-from edgetune.utils.types import IntArray
 
 Exported = Callable[[str, int], bool]
 """(backend key, depth) → whether nothing has to be exported before training."""
@@ -91,14 +90,14 @@ def decide(
     plans = make_plans(device, data, limits, constraints)
     if plans.best.method == NGRAMS_ALONE:
         return Decision(config, plans)
-    return Decision(apply_plan(plans.best, config, data.lengths, constraints), plans)
+    return Decision(apply_plan(plans.best, config, constraints), plans)
 
 
-def apply_plan(plan: Plan, config: RunConfig, lengths: IntArray, constraints: Constraints) -> RunConfig:
+def apply_plan(plan: Plan, config: RunConfig, constraints: Constraints) -> RunConfig:
     """Fill a plan's choices into the settings."""
     model, train = config.model, {"batch_size": plan.batch_size}
     if config.budget.limits_time:
-        train["epochs"] = constraints.passes or MOST_PASSES
+        train["epochs"] = most_passes(constraints)
     given = model.cache_mb is not None and config.budget.memory_mb is None
     chosen = {
         "backend": plan.backend,

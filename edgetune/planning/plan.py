@@ -73,6 +73,11 @@ class DeviceCosts:
     speeds_key: str = ""
     speeds_note: str = ""
 
+    @property
+    def pools_mean(self) -> bool:
+        """Whether the head reads the mean of all tokens, which a backend that does not train requires."""
+        return any(not costs.trains for costs in self.backends)
+
 
 @dataclass(frozen=True)
 class DataLengths:
@@ -199,6 +204,10 @@ class Plan:
     def trains(self) -> bool:
         """Whether the encoder is trained."""
         return self.method not in (LINEAR_PROBE, NGRAMS_ALONE)
+
+    def reads_all(self, n_train: int) -> bool:
+        """Return whether the first head is fitted on all of so many training rows."""
+        return self.n_probe_rows >= n_train
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values."""

@@ -109,7 +109,7 @@ def make_plans(device: DeviceCosts, data: DataLengths, limits: Limits, constrain
     # Of plans that promise the same, the usual batch size, then the one that ends first.
     plans.sort(
         key=lambda plan: (
-            plan.trains and plan.n_rows < fewest and plan.n_probe_rows < len(data.lengths),
+            plan.trains and plan.n_rows < fewest and not plan.reads_all(len(data.lengths)),
             -round(plan.expected_points, 2),
             -plan.batch_size,
             plan.total_s,
@@ -321,7 +321,7 @@ def plan_one(candidate: Candidate, deadline_s: float, limits: Limits, constraint
     """Return the plans of a candidate for a budget: training the encoder, and fitting a linear probe."""
     data, costs, n_distinct = candidate.data, candidate.costs, len(candidate.data.lengths)
     n_all, n_probe_rows = len(data.eval_lengths), 0
-    pools_mean = any(not other.trains for other in candidate.device.backends)  # a model that they can read
+    pools_mean = candidate.device.pools_mean
     n_eval = _n_paid(n_all, candidate.evaluate_row_s, EVALUATION_RATE * deadline_s, FEWEST_EVALUATED)
     if constraints.probes and math.isfinite(deadline_s):
         paid = int(FLOOR_RATE * deadline_s / max(candidate.probe_row_s, 1e-9))
@@ -347,7 +347,7 @@ def plan_one(candidate: Candidate, deadline_s: float, limits: Limits, constraint
     if left_s < _risk_s(before | after):  # with the fewest evaluation and probe rows, it may fit
         n_eval, n_probe_rows = min(n_eval, FEWEST_EVALUATED), min(n_probe_rows, PROBE_ROWS[0])
         before, after, left_s = spend(tight=True)
-    passes = constraints.passes or MOST_PASSES
+    passes = most_passes(constraints)
     cache_mb, kept = _cache(candidate, limits, constraints, passes)
     first_s = candidate.train_row_s
     later_s = kept * candidate.again_row_s + (1 - kept) * first_s
@@ -423,6 +423,11 @@ def plan_one(candidate: Candidate, deadline_s: float, limits: Limits, constraint
         )
         found.append(probe)
     return found
+
+
+def most_passes(constraints: Constraints) -> int:
+    """Return the largest number of passes over the rows."""
+    return constraints.passes or MOST_PASSES
 
 
 def _cache(

@@ -21,6 +21,7 @@ from edgetune.data.folds import make_folds
 from edgetune.data.near_duplicates import similar_groups
 from edgetune.data.token_store import TokenView
 from edgetune.learners.linear_probe import (
+    USUAL_STRENGTH,
     LinearProbe,
     best_strength,
     fit_linear_probe,
@@ -96,9 +97,8 @@ class ProbeInTime:
         self._prepared, self._deadline, self._stop = prepared, deadline, stop
         self._clock = deadline.clock
         self._end_s = end_s or deadline.clock.end_s
-        reads_all = deadline.plan.n_probe_rows >= len(prepared.data.train)
-        self._fit_rate = CROSS_FIT_RATE if reads_all else FIRST_FIT_RATE
         self._train = prepared.data.train
+        self._fit_rate = CROSS_FIT_RATE if deadline.plan.reads_all(len(self._train)) else FIRST_FIT_RATE
         self._n_classes = len(self._train.label_names)
         self._order = np.random.default_rng([prepared.config.train.seed, 4]).permutation(len(self._train))
         self._features: list[FloatArray] = []
@@ -170,13 +170,10 @@ class ProbeInTime:
         view, order = self._prepared.data.held_out, self._order
         assert view is not None
         labels = view.labels[rows]
-        if n_rows == len(order):
-            strength, probe = self._strength(n_rows, features, labels)
-            before = found = 0.0
-        else:
-            strength, half = self._strength(n_rows // 2, features, labels)
-            probe = self._fitted(n_rows, self._fit_rate, strength)
-            before, found = (probe_accuracy(each, features, labels) for each in (half, probe))
+        n_tried = n_rows if n_rows == len(order) else n_rows // 2
+        strength, tried = self._strength(n_tried, features, labels)
+        probe = tried if n_tried == n_rows else self._fitted(n_rows, self._fit_rate, strength)
+        before, found = (probe_accuracy(each, features, labels) for each in (tried, probe))
         while n_rows < len(order) and self._is_worth_more(found - before, n_rows):
             wanted = order[n_rows : 2 * n_rows]
             n_before, n_rows = n_rows, n_rows + self._read(wanted, math.inf, LATER_FIT_RATE)
@@ -309,11 +306,11 @@ class ProbeInTime:
         clock = self._clock
         return lambda: clock.elapsed_s() > min(end_s, self._end_s() - FIT_PROBE_S) or self._stop()
 
-    def _fitted(self, n_rows: int, rate: float, strength: float = 0.05) -> LinearProbe:
+    def _fitted(self, n_rows: int, rate: float, strength: float = USUAL_STRENGTH) -> LinearProbe:
         return self._fitted_on(*self._rows(n_rows), rate, strength)
 
     def _fitted_on(
-        self, features: FloatArray, labels: Labels, rate: float, strength: float = 0.05
+        self, features: FloatArray, labels: Labels, rate: float, strength: float = USUAL_STRENGTH
     ) -> LinearProbe:
         return fit_linear_probe(features, labels, self._n_classes, strength, self._until(rate))
 

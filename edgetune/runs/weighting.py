@@ -70,28 +70,30 @@ def has_enough_rows(scored: Scored) -> bool:
     return len(scored.rows) >= min(FEWEST_ROWS, len(scored.view))
 
 
-def prefers_probe(probe: Scored | None, trained: Scored | None, errors: float = 0.0) -> bool:
-    """Return whether the probe is better than the trained encoder on held-out rows, at its temperature.
+def is_better(one: Scored | None, other: Scored | None, errors: float = 0.0) -> bool:
+    """Return whether one encoder or head has a smaller log loss on held-out rows than another.
+
+    Each is taken at the temperature that suits it best.
 
     The n-grams take no part in the comparison. If held-out rows repeat phrases of training rows, as in SST-2,
-    the n-grams are right on nearly all of them, and the ensemble hardly depends on the encoder. The probe is
-    also preferred if there was no time to score the trained encoder on enough rows.
+    the n-grams are right on nearly all of them, and the ensemble hardly depends on the encoder. The first is
+    also better if there was no time to score the other on enough rows.
 
     Args:
-        probe: the linear probe on held-out rows; None if it was not scored.
-        trained: the trained encoder on held-out rows.
-        errors: standard errors by which the mean log loss of the probe must be smaller.
+        one: its logits on held-out rows; None if it was not scored.
+        other: the same of the other.
+        errors: standard errors of the mean difference by which the loss must be smaller.
     """
-    if probe is None:
+    if one is None:
         return False
-    if trained is None or not np.isfinite(trained.logits).all():
+    if other is None or not np.isfinite(other.logits).all():
         return True
-    rows, of_trained, of_probe = np.intersect1d(trained.rows, probe.rows, return_indices=True)
-    if len(rows) < min(FEWEST_ROWS, len(trained.view)):
+    rows, of_other, of_one = np.intersect1d(other.rows, one.rows, return_indices=True)
+    if len(rows) < min(FEWEST_ROWS, len(other.view)):
         return True
-    labels = trained.view.labels[rows]
-    more = _calibrated_losses(trained.logits[of_trained], labels)
-    more -= _calibrated_losses(probe.logits[of_probe], labels)
+    labels = other.view.labels[rows]
+    more = _calibrated_losses(other.logits[of_other], labels)
+    more -= _calibrated_losses(one.logits[of_one], labels)
     return bool(more.mean() > errors * more.std() / math.sqrt(len(rows)))
 
 

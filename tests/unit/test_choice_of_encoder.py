@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from edgetune.runs.scoring import Scored
-from edgetune.runs.weighting import prefers_probe
+from edgetune.runs.weighting import is_better
 
 
 @dataclass
@@ -32,15 +32,15 @@ def scored(labels: np.ndarray, n_right: int, seed: int) -> Scored:
 def test_the_better_one_on_the_same_rows_is_kept() -> None:
     labels = np.arange(200) % 2
     worse, better = scored(labels, 140, 1), scored(labels, 180, 2)
-    assert not prefers_probe(worse, better)
-    assert prefers_probe(better, worse)
-    assert prefers_probe(better, worse, errors=1.0)
-    assert not prefers_probe(None, worse)
-    assert prefers_probe(worse, None)
+    assert not is_better(worse, better)
+    assert is_better(better, worse)
+    assert is_better(better, worse, errors=1.0)
+    assert not is_better(None, worse)
+    assert is_better(worse, None)
 
 
 def test_in_doubt_the_trained_encoder_is_kept_if_that_is_asked() -> None:
     labels = np.arange(24) % 2
     probe, trained = scored(labels, 20, 1), scored(labels, 19, 2)
-    assert prefers_probe(probe, trained)
-    assert not prefers_probe(probe, trained, errors=1.0)
+    assert is_better(probe, trained)
+    assert not is_better(probe, trained, errors=1.0)
