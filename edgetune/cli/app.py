@@ -46,7 +46,13 @@ from edgetune.utils.files import os_error_in
 from edgetune.utils.formatting import counted
 from edgetune.utils.isolation import no_telemetry
 from edgetune.utils.sanitize import brief, json_text, one_line
-from edgetune.utils.signals import CheckedStdout, ClosedPipeTolerant, flush_stdout, open_missing_streams
+from edgetune.utils.signals import (
+    CheckedStdout,
+    ClosedPipeTolerant,
+    flush_stdout,
+    open_missing_streams,
+    remembering_interrupts,
+)
 from edgetune.utils.version import __version__
 
 NOBODY_READS = 141
@@ -224,7 +230,10 @@ def main() -> None:
 def _run() -> int:
     """Run a command; return its exit code."""
     try:
-        code = int(app(standalone_mode=False, prog_name="edgetune") or 0)
+        with remembering_interrupts():
+            code = int(app(standalone_mode=False, prog_name="edgetune") or 0)
+        if code == Interrupted.exit_code:  # typer makes this of a KeyboardInterrupt
+            raise KeyboardInterrupt
         sys.stdout.flush()
         return code
     except Interrupted as stop:
@@ -237,7 +246,7 @@ def _run() -> int:
         return NOBODY_READS
     except (KeyboardInterrupt, typer.Abort):
         print("edgetune: stopped.", file=sys.stderr)
-        return 130
+        return Interrupted.exit_code
     except Exception as error:
         if hasattr(error, "format_message"):
             return _say_usage(error)

@@ -12,11 +12,11 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from types import FrameType
 from typing import Any
 
-from edgetune.utils.errors import ResourceError
+from edgetune.utils.errors import Interrupted, ResourceError
 
 SIGNALS = [signal.SIGINT, signal.SIGTERM, *([signal.SIGHUP] if hasattr(signal, "SIGHUP") else [])]
 
@@ -27,10 +27,19 @@ def _is_heard(number: int) -> bool:
 
 
 class StopRequest:
-    """Whether somebody asked the run to stop."""
+    """Whether somebody asked the run to stop.
+
+    A KeyboardInterrupt can be lost: what is raised in a weak reference's callback is only printed, and a C
+    extension that is being imported makes an ImportError of it. So the request remembers it, and raises it
+    again as soon as it can.
+
+    Attributes:
+        requested: a stop was requested.
+        interrupted: KeyboardInterrupt was raised.
+    """
 
     def __init__(self) -> None:
-        self.requested = False
+        self.requested = self.interrupted = False
         self._defers_first_signal = False
 
     def __call__(self) -> bool:
@@ -39,30 +48,68 @@ class StopRequest:
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
         if self.requested or not self._defers_first_signal:
+            self.interrupted = True
             raise KeyboardInterrupt
         self.requested = True
 
     @contextlib.contextmanager
-    def handling_signals(self) -> Iterator[StopRequest]:
-        """Raise KeyboardInterrupt at these signals; in `deferring_first_signal`, the first is a request."""
+    def handling_signals(self, numbers: Sequence[int] = SIGNALS) -> Iterator[StopRequest]:
+        """Raise KeyboardInterrupt at these signals; in `deferring_first_signal`, the first is a request.
+
+        Raises:
+            KeyboardInterrupt: a signal came, now or while an outer StopRequest handled them.
+        """
         if threading.current_thread() is not threading.main_thread():
             yield self
             return
-        before = {number: signal.signal(number, self._on_signal) for number in SIGNALS if _is_heard(number)}
+        outer = getattr(signal.getsignal(signal.SIGINT), "__self__", None)
+        self.interrupted |= isinstance(outer, StopRequest) and outer.interrupted
+        before = {number: signal.signal(number, self._on_signal) for number in numbers if _is_heard(number)}
         try:
-            yield self
+            with self._raising_lost_interrupts():
+                yield self
         finally:
             for number, handler in before.items():
                 signal.signal(number, handler)
 
     @contextlib.contextmanager
     def deferring_first_signal(self) -> Iterator[None]:
-        """While training, the first signal only requests a stop; a second one interrupts at once."""
-        self._defers_first_signal = True
+        """While training, the first signal only requests a stop; a second one interrupts at once.
+
+        Raises:
+            KeyboardInterrupt: a second signal came, or one came before training.
+        """
+        with self._raising_lost_interrupts():
+            self._defers_first_signal = True
+            try:
+                yield
+            finally:
+                self._defers_first_signal = False
+
+    @contextlib.contextmanager
+    def _raising_lost_interrupts(self) -> Iterator[None]:
+        if self.interrupted:
+            raise KeyboardInterrupt
         try:
             yield
-        finally:
-            self._defers_first_signal = False
+        except Interrupted:
+            raise
+        except Exception as error:
+            if self.interrupted:
+                raise KeyboardInterrupt from error
+            raise
+
+
+@contextlib.contextmanager
+def remembering_interrupts() -> Iterator[None]:
+    """Raise KeyboardInterrupt at Ctrl-C even where a library loses it, unless the process ignores SIGINT.
+
+    Raises:
+        KeyboardInterrupt: SIGINT came, now or earlier.
+    """
+    heard = [signal.SIGINT] if callable(signal.getsignal(signal.SIGINT)) else []  # ignored in the background
+    with StopRequest().handling_signals(heard):
+        yield
 
 
 class _Stream:

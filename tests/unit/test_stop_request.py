@@ -3,10 +3,13 @@ from __future__ import annotations
 import os
 import signal
 import threading
+import weakref
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 
 import pytest
 
-from edgetune.utils.signals import StopRequest
+from edgetune.utils.signals import StopRequest, remembering_interrupts
 
 both_signals = pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 
@@ -28,6 +31,50 @@ def test_asks_while_training_and_interrupts_when_asked_twice(number: int) -> Non
         assert stop()
         with pytest.raises(KeyboardInterrupt):
             os.kill(os.getpid(), number)
+
+
+def swallowed_interrupt() -> None:
+    """Be interrupted in a weak reference's callback, where Python only prints what is raised."""
+
+    class Gone:
+        pass
+
+    gone = Gone()
+    reference = weakref.ref(gone, lambda _: os.kill(os.getpid(), signal.SIGINT))
+    del gone
+    assert reference() is None
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.parametrize("outer", [remembering_interrupts, StopRequest().handling_signals])
+def test_an_interrupt_that_a_library_lost_comes_before_training(
+    outer: Callable[[], AbstractContextManager[object]],
+) -> None:
+    begun = False
+    with outer():
+        swallowed_interrupt()
+        with pytest.raises(KeyboardInterrupt), StopRequest().handling_signals() as stop:
+            with stop.deferring_first_signal():
+                begun = True
+    assert not begun
+
+
+@both_signals
+def test_an_error_that_an_interrupt_caused_is_an_interrupt(number: int) -> None:
+    with pytest.raises(KeyboardInterrupt), StopRequest().handling_signals():
+        try:
+            os.kill(os.getpid(), number)
+        except KeyboardInterrupt as interrupt:
+            raise ImportError("initialization failed") from interrupt
+
+
+def test_ctrl_c_stays_ignored_in_the_background() -> None:
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        with remembering_interrupts():
+            os.kill(os.getpid(), signal.SIGINT)
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def test_handlers_are_put_back() -> None:
