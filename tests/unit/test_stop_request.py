@@ -51,21 +51,24 @@ def test_an_interrupt_that_a_library_lost_comes_before_training(
     outer: Callable[[], AbstractContextManager[object]],
 ) -> None:
     begun = False
+    stop = StopRequest()
     with outer():
         swallowed_interrupt()
-        with pytest.raises(KeyboardInterrupt), StopRequest().handling_signals() as stop:
-            with stop.deferring_first_signal():
-                begun = True
+        with pytest.raises(KeyboardInterrupt), stop.handling_signals(), stop.deferring_first_signal():
+            begun = True
     assert not begun
 
 
 @both_signals
 def test_an_error_that_an_interrupt_caused_is_an_interrupt(number: int) -> None:
-    with pytest.raises(KeyboardInterrupt), StopRequest().handling_signals():
+    def interrupted_import() -> None:
         try:
             os.kill(os.getpid(), number)
         except KeyboardInterrupt as interrupt:
             raise ImportError("initialization failed") from interrupt
+
+    with pytest.raises(KeyboardInterrupt), StopRequest().handling_signals():
+        interrupted_import()
 
 
 def test_ctrl_c_stays_ignored_in_the_background() -> None:
