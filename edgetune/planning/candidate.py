@@ -68,7 +68,7 @@ class Candidate:
             (*self._prefix, "score", "train") if self.scores else (*self._prefix, "train")
         )
 
-    def _scored_row_s(self, in_order: IntArray, n_batches: int) -> float:
+    def _scored_row_s(self, in_order: IntArray, n_batches: int, cached: bool = False) -> float:
         """Mean seconds of a row when `n_batches` batches are drawn at once, sorted, and scored.
 
         A batch is as wide as its longest row; the rows of a typical draw are the quantiles of all rows.
@@ -77,13 +77,19 @@ class Candidate:
             return 0.0
         n_drawn = min(n_batches * EVALUATION_BATCH, len(in_order))
         quantiles = ((np.arange(n_drawn) + 0.5) / n_drawn * len(in_order)).astype(np.int64)
-        drawn, ops = np.minimum(in_order[quantiles], self.max_length), (*self._prefix, "score")
+        drawn = np.minimum(in_order[quantiles], self.max_length)
+        ops: tuple[Operation, ...] = ("score",) if cached else (*self._prefix, "score")
         return scored_s(drawn, lambda _, n_rows, width: self._call_s(ops, n_rows, width)) / n_drawn
 
     @cached_property
     def probe_row_s(self) -> float:
         """Seconds of computing the features of a training row for the linear probe."""
         return self._scored_row_s(self.data.in_order[0], PROBE_BATCHES)
+
+    @cached_property
+    def cached_probe_row_s(self) -> float:
+        """The same, with cached hidden states."""
+        return self._scored_row_s(self.data.in_order[0], PROBE_BATCHES, cached=True)
 
     @cached_property
     def evaluate_row_s(self) -> float:
@@ -99,7 +105,7 @@ class Candidate:
 
     @cached_property
     def cache_needed_mb(self) -> float:
-        """Memory that the hidden states of all rows would take."""
+        """Memory that the hidden states of all training rows would take."""
         n_tokens = int(np.minimum(self.data.lengths, self.max_length).sum())
         return n_tokens * self.device.hidden_size * FP16_BYTES / 1e6 if self.depth else 0.0
 

@@ -119,10 +119,10 @@ def _length(best: Plan, data: DataLengths) -> str:
 
 def _cache(best: Plan) -> str:
     if best.cache_mb:
-        return (
-            f"The output of the frozen layers is cached ({best.cache_mb:,.0f} MB), because rows are seen "
-            f"{best.passes:.1f} times."
-        )
+        why = f"rows are seen {best.passes:.1f} times"
+        if best.passes <= 1:
+            why = "the rows that are trained on are read before and after training too"
+        return f"The output of the frozen layers is cached ({best.cache_mb:,.0f} MB), because {why}."
     why = "" if best.passes > 1 else ", because no row is seen twice"
     return f"The output of the frozen layers is not cached{why}."
 

@@ -167,7 +167,8 @@ class Plan:
         batch_size: examples per optimizer step.
         method: how examples are chosen; `LINEAR_PROBE` or `NGRAMS_ALONE` if the encoder is not trained.
         n_rows: examples trained, over all passes, with the 95 % interval `rows_interval`.
-        n_probe_rows: rows whose features fit the first head, at `probe_row_s` seconds each.
+        n_probe_rows: rows whose features fit the first head, at `probe_row_s` seconds each, and at
+            `read_again_row_s` if that is repeated after training.
         n_eval: rows evaluated.
         n_weighed: held-out rows that the encoder is scored on for its weight.
         lines: planned seconds by what they are spent on, in order; `total_s` is their sum.
@@ -199,6 +200,7 @@ class Plan:
     scale: float = 1.0
     n_weighed: int = 0
     probe_row_s: float = 0.0
+    read_again_row_s: float = 0.0
 
     @property
     def trains(self) -> bool:
@@ -256,13 +258,19 @@ class Plans:
         assert self.device is not None
         return next(item for item in self.device.backends if item.key == plan.key)
 
-    def step_cost(self, plan: Plan) -> Callable[[str, int, int], float]:
-        """Return predicted seconds of (`score` or `train`, rows, padded tokens of each), prefix included."""
+    def step_cost(self, plan: Plan, n_train: int) -> Callable[[str, int, int], float]:
+        """Return predicted seconds of (`score` or `train`, rows, padded tokens of each).
+
+        The frozen layers are included, unless a probe reads all `n_train` rows before training: their output
+        is in the cache then.
+        """
         price, depth = self.costs(plan).cost.seconds, plan.depth
+        is_cached = plan.cache_mb > 0 and plan.reads_all(n_train)
 
         def cost(operation: str, n_rows: int, width: int) -> float:
             op: Operation = "score" if operation == "score" else "train"
-            prefix_s = price("prefix", n_rows, width, depth) if depth else 0.0
+            runs_prefix = depth and not (is_cached and op == "train")
+            prefix_s = price("prefix", n_rows, width, depth) if runs_prefix else 0.0
             return prefix_s + price(op, n_rows, width, depth)
 
         return cost

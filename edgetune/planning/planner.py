@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from edgetune.planning.accuracy_model import (
     ProbeKind,
@@ -317,62 +317,129 @@ def _smallest_s(candidate: Candidate, limits: Limits) -> float:
     return whole_s / rest if left_rate <= 0 else min(whole_s / rest, needed_s / left_rate)
 
 
-def plan_one(candidate: Candidate, deadline_s: float, limits: Limits, constraints: Constraints) -> list[Plan]:
-    """Return the plans of a candidate for a budget: training the encoder, and fitting a linear probe."""
-    data, costs, n_distinct = candidate.data, candidate.costs, len(candidate.data.lengths)
-    n_all, n_probe_rows = len(data.eval_lengths), 0
-    pools_mean = candidate.device.pools_mean
-    n_eval = _n_paid(n_all, candidate.evaluate_row_s, EVALUATION_RATE * deadline_s, FEWEST_EVALUATED)
+@dataclass(frozen=True)
+class _Reading:
+    """What a plan reads besides the rows that it trains on.
+
+    Attributes:
+        tight: if time is tight, as little as possible is read, n-grams are not fitted again, and get half of
+            their time if training follows.
+        n_eval: evaluation rows.
+        n_probe_rows: rows that the first linear probe reads.
+        reads_all: whether these are all rows, and the head is fitted on them again after training.
+        cache_mb: cache for hidden states of the frozen layers.
+        kept: share of the rows that it has room for.
+    """
+
+    tight: bool
+    n_eval: int
+    n_probe_rows: int
+    reads_all: bool
+    cache_mb: float
+    kept: float
+
+    def read_again_row_s(self, candidate: Candidate) -> float:
+        """Return the seconds of computing the features of a row that was read before."""
+        return self.kept * candidate.cached_probe_row_s + (1 - self.kept) * candidate.probe_row_s
+
+
+def _reading(
+    candidate: Candidate, deadline_s: float, limits: Limits, constraints: Constraints, tight: bool
+) -> _Reading:
+    data, n_distinct, n_probe_rows = candidate.data, len(candidate.data.lengths), 0
+    n_eval = _n_paid(
+        len(data.eval_lengths), candidate.evaluate_row_s, EVALUATION_RATE * deadline_s, FEWEST_EVALUATED
+    )
+    may_read_all = candidate.device.pools_mean and not data.pair
     if constraints.probes and math.isfinite(deadline_s):
         paid = int(FLOOR_RATE * deadline_s / max(candidate.probe_row_s, 1e-9))
         n_probe_rows = min(n_distinct, max(PROBE_ROWS[0], min(PROBE_ROWS[1], paid)))
         read_s = n_distinct * candidate.probe_row_s
-        if pools_mean and not data.pair and n_distinct <= MOST_READ and read_s <= READ_ALL_RATE * deadline_s:
+        if may_read_all and n_distinct <= MOST_READ and read_s <= READ_ALL_RATE * deadline_s:
             n_probe_rows = n_distinct
-
-    def spend(tight: bool) -> tuple[Lines, Lines, float]:
-        """Return the costs before training and after it, and the seconds in between.
-
-        If time is tight, n-grams are not fitted again, and get half of their time if training follows.
-        """
-        before, after = _before(candidate, limits), _after(candidate, deadline_s, n_eval, tight)
-        before["ngrams"] = _ngrams_s(data, deadline_s, costs.trains) * (0.5 if tight and costs.trains else 1)
-        before["linear_probe"] = _linear_probe_s(candidate, n_probe_rows, deadline_s, saved=True)
-        if pools_mean and costs.trains and data.n_held_out and n_probe_rows == n_distinct:
-            # The head is fitted again on all rows after training.
-            after["ensemble"] += _linear_probe_s(candidate, n_distinct, deadline_s, saved=False)
-        return before, after, deadline_s - sum(before.values()) - sum(after.values())
-
-    before, after, left_s = spend(tight=False)
-    if left_s < _risk_s(before | after):  # with the fewest evaluation and probe rows, it may fit
+    if tight:
         n_eval, n_probe_rows = min(n_eval, FEWEST_EVALUATED), min(n_probe_rows, PROBE_ROWS[0])
-        before, after, left_s = spend(tight=True)
-    passes = most_passes(constraints)
-    cache_mb, kept = _cache(candidate, limits, constraints, passes)
-    first_s = candidate.train_row_s
-    later_s = kept * candidate.again_row_s + (1 - kept) * first_s
-    n_most = passes * n_distinct
+    reads_all = may_read_all and n_probe_rows == n_distinct
+    cache_mb, kept = 0.0, 0.0
+    if reads_all:
+        cache_mb, kept = _cache(candidate, limits, constraints, n_distinct + data.n_held_out)
+    elif most_passes(constraints) > 1 or constraints.method in FILTERS:
+        cache_mb, kept = _cache(candidate, limits, constraints, n_distinct)
+    return _Reading(tight, n_eval, n_probe_rows, reads_all, cache_mb, kept)
+
+
+def _spend(
+    candidate: Candidate, reading: _Reading, deadline_s: float, limits: Limits
+) -> tuple[Lines, Lines, float]:
+    """Return the costs before training and after it, and the seconds in between."""
+    data, trains = candidate.data, candidate.costs.trains
+    before, after = (
+        _before(candidate, limits),
+        _after(candidate, deadline_s, reading.n_eval, reading.tight),
+    )
+    before["ngrams"] = _ngrams_s(data, deadline_s, trains) * (0.5 if reading.tight and trains else 1)
+    before["linear_probe"] = _linear_probe_s(candidate, reading.n_probe_rows, deadline_s, saved=True)
+    if reading.reads_all and trains and data.n_held_out:
+        after["ensemble"] += len(data.lengths) * reading.read_again_row_s(candidate) + FIT_PROBE_S
+    return before, after, deadline_s - sum(before.values()) - sum(after.values())
+
+
+@dataclass(frozen=True)
+class _TrainingRows:
+    """How many rows can be trained on in some time.
+
+    Attributes:
+        n_distinct: rows there are.
+        n_most: rows that are trained on at most, over all passes.
+        first_s: seconds of training on a row for the first time.
+        later_s: seconds of doing so again.
+    """
+
+    n_distinct: int
+    n_most: int
+    first_s: float
+    later_s: float
+
+    def rows_in(self, left_s: float) -> int:
+        """Return how many rows fit into `left_s` seconds."""
+        if not math.isfinite(left_s):
+            return self.n_most
+        first_pass_s = self.n_distinct * self.first_s
+        if left_s <= first_pass_s:
+            return min(self.n_most, max(0, int(left_s / max(self.first_s, 1e-9))))
+        return min(self.n_most, self.n_distinct + int((left_s - first_pass_s) / max(self.later_s, 1e-9)))
+
+    def seconds(self, n_rows: int) -> float:
+        """Return the seconds of training on `n_rows` rows."""
+        n_again = max(0, n_rows - self.n_distinct)
+        return (n_rows - n_again) * self.first_s + n_again * self.later_s
+
+
+def _training_rows(candidate: Candidate, reading: _Reading, constraints: Constraints) -> _TrainingRows:
+    n_distinct, row_s = len(candidate.data.lengths), candidate.train_row_s
+    n_most = most_passes(constraints) * n_distinct
     if constraints.max_steps is not None:
         n_most = min(n_most, constraints.max_steps * candidate.batch_size)
+    later_s = reading.kept * candidate.again_row_s + (1 - reading.kept) * row_s
+    # The hidden states of rows that a probe has read are cached before the first pass.
+    return _TrainingRows(n_distinct, n_most, later_s if reading.reads_all else row_s, later_s)
 
-    def rows_in(left_s: float) -> int:
-        """Return how many rows fit, the first pass at one price, later ones at another."""
-        if not math.isfinite(left_s):
-            return n_most
-        first_pass_s = n_distinct * first_s
-        if left_s <= first_pass_s:
-            return min(n_most, max(0, int(left_s / max(first_s, 1e-9))))
-        return min(n_most, n_distinct + int((left_s - first_pass_s) / max(later_s, 1e-9)))
 
-    n_rows = rows_in(left_s)
-    if n_rows <= n_distinct and constraints.method not in FILTERS:
-        cache_mb = 0.0
-    spread, frozen = candidate.device.uncertainty, candidate.depth / candidate.device.n_layers
-    lines = (
-        before | {"train": min(n_rows, n_distinct) * first_s + max(0, n_rows - n_distinct) * later_s} | after
-    )
+def plan_one(candidate: Candidate, deadline_s: float, limits: Limits, constraints: Constraints) -> list[Plan]:
+    """Return the plans of a candidate for a budget: training the encoder, and fitting a linear probe."""
+    data, costs, n_distinct = candidate.data, candidate.costs, len(candidate.data.lengths)
+    reading = _reading(candidate, deadline_s, limits, constraints, tight=False)
+    before, after, left_s = _spend(candidate, reading, deadline_s, limits)
+    if left_s < _risk_s(before | after):  # with the fewest evaluation and probe rows, it may fit
+        reading = _reading(candidate, deadline_s, limits, constraints, tight=True)
+        before, after, left_s = _spend(candidate, reading, deadline_s, limits)
+    rows, spread = _training_rows(candidate, reading, constraints), candidate.device.uncertainty
+    n_rows, frozen = rows.rows_in(left_s), candidate.depth / candidate.device.n_layers
+    revisits = n_rows > n_distinct or constraints.method in FILTERS or reading.reads_all
+    cache_mb = reading.cache_mb if revisits else 0.0
+    lines = before | {"train": rows.seconds(n_rows)} | after
     lost = points_lost(n_rows, n_distinct, frozen, candidate.cut_share, data.pair)
-    if pools_mean and not data.pair and n_probe_rows == n_distinct:
+    if reading.reads_all:
         lost = min(lost, tuned_points_lost(n_rows, n_distinct, frozen, candidate.cut_share))
     trained = Plan(
         key=costs.key,
@@ -385,13 +452,14 @@ def plan_one(candidate: Candidate, deadline_s: float, limits: Limits, constraint
         batch_size=candidate.batch_size,
         method=constraints.method,
         n_rows=n_rows,
-        rows_interval=(rows_in(left_s / (1 + spread)), rows_in(left_s * (1 + spread))),
+        rows_interval=(rows.rows_in(left_s / (1 + spread)), rows.rows_in(left_s * (1 + spread))),
         passes=n_rows / n_distinct if n_distinct else 0.0,
         n_steps=math.ceil(n_rows / candidate.batch_size),
-        n_probe_rows=n_probe_rows,
-        n_eval=n_eval,
+        n_probe_rows=reading.n_probe_rows,
+        n_eval=reading.n_eval,
         n_weighed=_n_weighed(candidate, deadline_s),
         probe_row_s=candidate.probe_row_s,
+        read_again_row_s=reading.read_again_row_s(candidate),
         lines=lines,
         total_s=sum(lines.values()),
         memory_mb=candidate.memory_mb + cache_mb,
@@ -400,9 +468,9 @@ def plan_one(candidate: Candidate, deadline_s: float, limits: Limits, constraint
         scale=costs.scale,
     )
     found = [trained] if costs.trains and constraints.trains else []
-    if n_probe_rows and (candidate.depth == 0 or constraints.depth is not None):
+    if reading.n_probe_rows and (candidate.depth == 0 or constraints.depth is not None):
         n_more = int(max(0.0, left_s) / max(candidate.probe_row_s, 1e-9))
-        n_head = min(n_distinct, n_probe_rows + n_more, MOST_PROBE_ROWS)
+        n_head = min(n_distinct, reading.n_probe_rows + n_more, MOST_PROBE_ROWS)
         lines = before | {"linear_probe": _linear_probe_s(candidate, n_head, deadline_s, saved=False)} | after
         # Features of the backend that does not train are means; those of the others may be of one token.
         kind: ProbeKind = "first token" if costs.trains else "apart" if data.pair else "mean"
@@ -431,11 +499,11 @@ def most_passes(constraints: Constraints) -> int:
 
 
 def _cache(
-    candidate: Candidate, limits: Limits, constraints: Constraints, passes: float
+    candidate: Candidate, limits: Limits, constraints: Constraints, n_rows: int
 ) -> tuple[float, float]:
-    """Return the megabytes of hidden states that are kept, and the share of rows that they cover."""
-    needed_mb = candidate.cache_needed_mb
-    if needed_mb <= 0 or (passes <= 1 and constraints.method not in FILTERS):
+    """Return the megabytes of the hidden states of `n_rows` rows that are kept, and which share of them."""
+    needed_mb = candidate.cache_needed_mb * n_rows / max(1, len(candidate.data.lengths))
+    if needed_mb <= 0:
         return 0.0, 0.0
     allowed_mb = DEFAULT_CACHE_MB if constraints.cache_mb is None else constraints.cache_mb
     if limits.memory_mb is not None:

@@ -132,7 +132,7 @@ class ProbeInTime:
             None if there are no held-out rows, or too little time for all rows.
         """
         view = self._prepared.data.held_out
-        row_s = self._deadline.plan.probe_row_s * self._clock.speed("score").cautious
+        row_s = self._deadline.plan.read_again_row_s * self._clock.speed("score").cautious
         left_s = self._end_s() - self._clock.elapsed_s() - FIRST_FIT_RATE * self._clock.limit_s()
         if view is None or row_s * (len(self._train) + len(view)) > left_s:
             return None

@@ -324,7 +324,7 @@ def _deadline(prepared: PreparedRows, used: BudgetUsed) -> Deadline:
     return Deadline(
         plan,
         clock,
-        plans.step_cost(plan),
+        plans.step_cost(plan, len(prepared.data.train)),
         plans.costs(plan).fixed.save_model_s,
         n_most,
         plans.own_score_rate(plan),

@@ -260,6 +260,25 @@ def test_an_export_is_charged_where_it_is_needed() -> None:
     assert {plan.lines["export"] for plan in plans.ranked if plan.depth} == {20.0}
 
 
+def test_rows_that_a_probe_reads_first_are_trained_on_from_the_cache() -> None:
+    data, fixed = shape(300, 100, n_held_out=75), Constraints(batch_size=32, depth=3)
+    device = with_probe(fake_device())
+    for deadline_s in (25.0, 40.0):
+        cached, without = (
+            max(
+                (plan for plan in make_plans(device, data, Limits(deadline_s), asked).ranked if plan.trains),
+                key=lambda plan: plan.n_rows,
+            )
+            for asked in (fixed, replace(fixed, cache_mb=0.0))
+        )
+        assert cached.reads_all(300)
+        assert cached.n_rows > without.n_rows
+        assert cached.read_again_row_s < 0.7 * without.read_again_row_s
+        assert without.read_again_row_s == without.probe_row_s
+        assert cached.cache_mb > 0
+        assert cached.total_s <= deadline_s
+
+
 def test_the_cache_is_planned_only_where_rows_come_again() -> None:
     few, many = shape(500, 40), shape(100_000, 40)
     constraints = Constraints(batch_size=32, depth=3)

@@ -148,7 +148,7 @@ def test_time_given_to_the_probe_is_in_the_plan() -> None:
 def test_the_head_of_a_trained_encoder_is_fitted_on_all_rows_if_there_is_time() -> None:
     backend = Learnable(np.full(500, 0.5), clock=FakeClock())
     backend.noise = 3.0
-    stage, deadline = stage_of(backend, 200, n_held_out=100, probe_row_s=0.001)
+    stage, deadline = stage_of(backend, 200, n_held_out=100, probe_row_s=0.001, read_again_row_s=0.001)
     found = stage.fit_again()
     assert found is not None
     assert found.n_rows == 200
@@ -159,7 +159,7 @@ def test_the_head_of_a_trained_encoder_is_fitted_on_all_rows_if_there_is_time() 
     labels = found.held_out.view.labels[found.held_out.rows]
     right = [(head.logits(own).argmax(1) == labels).mean() for head in (found.probe, again)]
     assert right[1] > right[0]  # it has seen the held-out rows, too
-    late, _ = stage_of(backend, 200, n_held_out=100, probe_row_s=1.0)
+    late, _ = stage_of(backend, 200, n_held_out=100, read_again_row_s=1.0)
     assert late.fit_again() is None
     assert stage_of(backend, 200, n_held_out=None)[0].fit_again() is None
     assert deadline.clock.elapsed_s() < deadline.clock.end_s()
