@@ -102,11 +102,9 @@ def main(arguments: argparse.Namespace) -> None:
     target = arguments.out / "frontier.jsonl"
     for name in arguments.sets or SETS:
         with tempfile.TemporaryDirectory() as scratch:
-            task = _write(
-                Path(arguments.shared), SETS[name], Path(scratch), arguments.train_rows, arguments.most_test
-            )
-            for deadline_s in arguments.deadlines or (60.0,):
-                for seed in arguments.seeds:
+            for seed in arguments.seeds:
+                task = _write(Path(arguments.shared), SETS[name], Path(scratch), arguments, seed)
+                for deadline_s in arguments.deadlines or (60.0,):
                     for system in arguments.systems or SYSTEMS:
                         out = Path(scratch) / f"{system}-{deadline_s:g}-{seed}"
                         out.mkdir()
@@ -130,13 +128,13 @@ def main(arguments: argparse.Namespace) -> None:
                             file.write(f"{line}\n")
 
 
-def _write(shared: Path, data: DataSet, scratch: Path, n_rows: int | None, most_test: int) -> Task:
-    """Write a set's two files as JSONL; with `n_rows` the first so many of a seeded random order."""
-    pair, read = data.options.pair, {}
+def _write(shared: Path, data: DataSet, scratch: Path, arguments: argparse.Namespace, seed: int) -> Task:
+    """Write a set's two files as JSONL; `arguments` say how many rows, which the seed then draws."""
+    pair, read, n_rows, most_test = data.options.pair, {}, arguments.train_rows, arguments.most_test
     for part, source in (("train", data.train), ("test", data.test)):
         rows = list(read_examples(str(shared / source), data.options, lambda bad: None))
         if part == "train" and n_rows is not None:
-            order = np.random.default_rng(0).permutation(len(rows))[:n_rows]
+            order = np.random.default_rng(seed).permutation(len(rows))[:n_rows]
             rows = [rows[i] for i in order.tolist()]
         read[part] = rows = rows[:most_test] if part == "test" else rows
         with (scratch / f"{part}.jsonl").open("w", encoding="utf-8") as file:
