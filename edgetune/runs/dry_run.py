@@ -15,7 +15,7 @@ from edgetune.data.examples import DataOptions
 from edgetune.data.in_memory import Data, as_path, naming_copies
 from edgetune.energy.battery import energy_limit_j
 from edgetune.planning.plan import Plans
-from edgetune.runs.setup import BudgetUsed, decide_open, read_rows
+from edgetune.runs.setup import Usage, decide_unset_settings, read_rows
 from edgetune.utils.errors import UsageError
 from edgetune.utils.machine import cache_folder
 from edgetune.utils.meter import Meter
@@ -111,7 +111,7 @@ def dry_run(settings: dict[str, Any], cache_dir: Path | None = None, say: Say = 
         again = Meter()
         read_rows(config, model_loader, cache, again, lambda text: None)  # as a run will find them: cached
         read_s = START_S + again.elapsed_s()
-        used = BudgetUsed(lambda: read_s, lambda: 0.0, energy_limit_j(budget))
-        plans = decide_open(config, model_loader, rows, used, cache, say).plans
+        used = Usage(lambda: read_s, lambda: 0.0, energy_limit_j(budget))
+        plans = decide_unset_settings(config, model_loader, rows, used, cache, say).plans
     assert plans is not None
     return plans

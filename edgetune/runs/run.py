@@ -11,7 +11,7 @@ from dataclasses import replace
 from datetime import datetime
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 from edgetune.config.budget import read_budget
 from edgetune.config.settings import RunConfig
@@ -35,7 +35,7 @@ from edgetune.runs.deadline import Deadline, NoDeadline
 from edgetune.runs.dry_run import settings_of_call
 from edgetune.runs.ngrams_only import run_ngrams, why
 from edgetune.runs.resume import Interruption, read_interruption
-from edgetune.runs.setup import BudgetUsed, Prepared, PreparedRows, prepare
+from edgetune.runs.setup import Prepared, PreparedRows, Usage, prepare
 from edgetune.runs.timed_training import TimedTraining
 from edgetune.runs.training import Training
 from edgetune.selection import SELECTORS
@@ -125,24 +125,11 @@ def run(
     source = (config.data.train, config.data.eval, config.model.model, config.model.artifacts)
     refuse_own_source(out, OWN, source)
     with disk_errors(out), contextlib.ExitStack() as stack:
-        logs = stack.enter_context(contextlib.closing(ExperimentLogs(config.train.log_to, view.warn)))
-        sensor = _open_sensor(config, stack)
-        sensor_since_s = meter.elapsed_s()
-        used = BudgetUsed(meter.elapsed_s, sensor.joules, energy_limit_j(config.budget))
-        prepared = prepare(config, cache_dir, meter, view.say, used)
-        if isinstance(prepared, Prepared):
-            prepared = replace(prepared, config=with_learning_rate(prepared))
-        deadline = _deadline(prepared, used)
-        _tell(prepared, view)
+        context = _set_up(config, folder, cache_dir, meter, view, stop, stack)
+        _tell(context.prepared, view)
         folder.create(stack)
-        _write_first(folder, prepared, config, view)
-        logs.start(out, prepared.config)
-        if not isinstance(prepared, Prepared):
-            rows = RunContext(prepared, folder, meter, view, stop, sensor, sensor_since_s, deadline, logs)
-            return _stoppable(partial(run_ngrams, rows), rows)
-        context = RunContext(prepared, folder, meter, view, stop, sensor, sensor_since_s, deadline, logs)
-        stack.callback(_remember_speed, context, cache_dir)
-        return _stoppable(partial(_train, context), context)
+        _write_first(folder, context.prepared, config, view)
+        return _followed(context, cache_dir)
 
 
 def resume(run_dir: str | Path, *, cache_dir: str | Path | None = None) -> RunResult:
@@ -179,19 +166,51 @@ def resume_run(out: Path, *, cache_dir: Path, meter: Meter, view: View, stop: St
         folder.lock(stack)
         interruption = read_interruption(out)
         config = make_config(load_config(out / "config.toml"))
-        logs = stack.enter_context(contextlib.closing(ExperimentLogs(config.train.log_to, view.warn)))
         meter.resume_from(interruption.state["spent_s"], interruption.lost_s)
+        context = _set_up(config, folder, cache_dir, meter, view, stop, stack, interruption)
+        return _followed(context, cache_dir, interruption)
+
+
+def _set_up(
+    config: RunConfig,
+    folder: RunFolder,
+    cache_dir: Path,
+    meter: Meter,
+    view: View,
+    stop: StopRequest,
+    stack: contextlib.ExitStack,
+    interruption: Interruption | None = None,
+) -> RunContext[PreparedRows]:
+    """Measure time and energy from now on, prepare the data and the encoder, and start the clock."""
+    logs = stack.enter_context(contextlib.closing(ExperimentLogs(config.train.log_to, view.warn)))
+    sensor, sensor_since_s = _open_sensor(config, stack), meter.elapsed_s()
+    if interruption is not None:
         exact = interruption.state["measured"] and interruption.lost_s < MUCH_LOST_S
-        sensor = SensorSum([_open_sensor(config, stack)], interruption.energy_j, exact)
-        used = BudgetUsed(meter.elapsed_s, sensor.joules, energy_limit_j(config.budget))
-        prepared = prepare(config, cache_dir, meter, view.say, used, interruption)
-        assert isinstance(prepared, Prepared)  # n-grams alone leave nothing to resume
-        deadline = _deadline(prepared, used)
+        sensor = SensorSum([sensor], interruption.energy_j, exact)
         sensor_since_s = interruption.state["since_s"]
-        logs.start(out, config)
-        context = RunContext(prepared, folder, meter, view, stop, sensor, sensor_since_s, deadline, logs)
-        stack.callback(_remember_speed, context, cache_dir)
-        return _stoppable(partial(_train, context, interruption), context)
+    used = Usage(meter.elapsed_s, sensor.joules, energy_limit_j(config.budget))
+    prepared = prepare(config, cache_dir, meter, view.say, used, interruption)
+    if isinstance(prepared, Prepared):
+        prepared = replace(prepared, config=with_learning_rate(prepared))
+    deadline = _deadline(prepared, used)
+    return RunContext(prepared, folder, meter, view, stop, sensor, sensor_since_s, deadline, logs)
+
+
+def _followed(
+    run: RunContext[PreparedRows], cache_dir: Path, interruption: Interruption | None = None
+) -> RunResult:
+    """Follow the plan of a run whose folder exists."""
+    run.logs.start(run.folder.path, run.prepared.config)
+    if not _has_encoder(run):  # an interruption of which leaves nothing to resume
+        return _stoppable(partial(run_ngrams, run), run)
+    try:
+        return _stoppable(partial(_train, run, interruption), run)
+    finally:
+        _remember_speed(run, cache_dir)
+
+
+def _has_encoder(run: RunContext[PreparedRows]) -> TypeGuard[RunContext[Prepared]]:
+    return isinstance(run.prepared, Prepared)
 
 
 def _open_sensor(config: RunConfig, stack: contextlib.ExitStack) -> Sensor:
@@ -309,12 +328,12 @@ def _remember_speed(run: RunContext[Prepared], cache_dir: Path) -> None:
         )
 
 
-def _deadline(prepared: PreparedRows, used: BudgetUsed) -> Deadline:
+def _deadline(prepared: PreparedRows, used: Usage) -> Deadline:
     """Start the clock of a run whose time is limited."""
     plan, plans, budget = prepared.plan, prepared.plans, prepared.config.budget
     if plan is None or plans is None or not budget.limits_time:
         return NoDeadline()
-    clock = Clock(budget.limit_s, plan.lines, used.elapsed_s, used.energy_j, used.joules)
+    clock = Clock(budget.limit_s, plan.lines, used.elapsed_s, used.most_j, used.joules)
     if not isinstance(prepared, Prepared):
         return Deadline(plan, clock, lambda operation, n_rows, width: 0.0, 0.0, marks=list(prepared.marks))
     train = prepared.config.train

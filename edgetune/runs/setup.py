@@ -100,18 +100,18 @@ class Prepared(PreparedRows):
 
 
 @dataclass(frozen=True)
-class BudgetUsed:
+class Usage:
     """What a run has used so far, and what it may use.
 
     Attributes:
         elapsed_s: returns seconds since the process started.
         joules: returns joules since then.
-        energy_j: joules it may use; None: no limit.
+        most_j: joules it may use; None: no limit.
     """
 
     elapsed_s: Callable[[], float]
     joules: Callable[[], float]
-    energy_j: float | None = None
+    most_j: float | None = None
 
 
 def prepare(
@@ -119,7 +119,7 @@ def prepare(
     cache_dir: Path,
     meter: Meter,
     say: Say,
-    used: BudgetUsed,
+    used: Usage,
     interruption: Interruption | None = None,
 ) -> Prepared | PreparedRows:
     """Read the data, fill in open choices, get the artifacts or the model, and open the backend.
@@ -164,7 +164,7 @@ def prepare(
             check = partial(_still_time, config, used)
             data, config = read_rows(config, model_loader, cache_dir, meter, say, check, used.elapsed_s)
             config = with_passes(config, len(data.train))
-            decision = decide_open(config, model_loader, data, used, cache_dir, say)
+            decision = decide_unset_settings(config, model_loader, data, used, cache_dir, say)
         else:
             data, decision = _as_before(config, interruption, model_loader, cache_dir, meter, say)
         if data.multi_label:
@@ -254,7 +254,7 @@ def _as_before(
     return rows, Decision(config, plans)
 
 
-def _still_time(config: RunConfig, used: BudgetUsed) -> None:
+def _still_time(config: RunConfig, used: Usage) -> None:
     """Stop reading when the deadline has passed.
 
     Raises:
@@ -312,8 +312,8 @@ def _pins(data: DataSettings) -> dict[str, Any]:
     return {key: path for key, path in named.items() if path != files[key]}
 
 
-def decide_open(
-    config: RunConfig, model_loader: ModelLoader, data: Splits, used: BudgetUsed, cache_dir: Path, say: Say
+def decide_unset_settings(
+    config: RunConfig, model_loader: ModelLoader, data: Splits, used: Usage, cache_dir: Path, say: Say
 ) -> Decision:
     """Let the planner fill in what the user left open, if this machine's costs are known.
 
@@ -368,7 +368,7 @@ def decide_open(
     exported = partial(
         model_loader.exported, len(data.label_names), model.freeze, multi_label=data.multi_label
     )
-    return decide(config, device, shape, exported, used.elapsed_s(), used.joules(), used.energy_j)
+    return decide(config, device, shape, exported, used.elapsed_s(), used.joules(), used.most_j)
 
 
 def _probe_limit_s(config: RunConfig, data: Splits, elapsed_s: float) -> float:
