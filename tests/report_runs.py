@@ -106,7 +106,7 @@ def png(width: int = 4, height: int = 3) -> bytes:
 def write_run(
     folder: Path, *, picture: bytes | None = None, config: str | None = CONFIG, **changes: Any
 ) -> Path:
-    """Write a run folder whose receipt is `SUMMARY` with changes."""
+    """Write a run folder whose summary is `SUMMARY` with changes."""
     folder.mkdir(parents=True)
     path = folder / "summary.json"
     path.write_text(json.dumps({**SUMMARY, "run_dir": str(folder), **changes}), encoding="utf-8")

@@ -31,11 +31,11 @@ class Outcome(Cell):
         accuracy: on all evaluation rows of the comparison, by the saved model.
         right: whether each of them was answered right, in order; packed bits in base64.
         n_eval: how many there are.
-        seconds: from the start of the process to the saved model and receipt, its own evaluation taken off.
+        seconds: from the start of the process to the saved model and summary, its own evaluation taken off.
         wall_s: of the process, as seen from outside.
         time_split_s: by phase.
         counts: seen, scored, trained, steps, and skipped rates, where the program says.
-        energy_j, energy_source: as the receipt has them; None where nothing is known.
+        energy_j, energy_source: as the summary has them; None where nothing is known.
         stages: (stage, second it began) in order.
         notes: what the program says of itself.
         machine: CPU, cores.

@@ -35,7 +35,7 @@ class RankedRow:
         prepare_s: of those, on proxies, references and whatever else comes before the model that is kept.
         select_rate: share of `seconds` that choosing rows took.
         t_norm: seconds of the loop over those of train-all on the same rows.
-        t_norm_modelled: as the run's receipt has it.
+        t_norm_modelled: as the run's summary has it.
         agot: eq. 5, with the share of the largest class as the accuracy without finetuning.
         speedup: against random + decay; None without a curve.
         notes: of the first seed.

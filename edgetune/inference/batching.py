@@ -18,8 +18,8 @@ Answers = list[Prediction] | UsageError
 FileStamp = tuple[int, int, int]
 """Inode, time of change and size."""
 
-RECEIPT = "summary.json"  # a run writes it last, and removes it first where it is trained again
-WATCHED = (RECEIPT, "onnx/model.onnx", "model/model.safetensors", f"{ENSEMBLE}/ensemble.json")
+SUMMARY = "summary.json"  # a run writes it last, and removes it first where it is trained again
+WATCHED = (SUMMARY, "onnx/model.onnx", "model/model.safetensors", f"{ENSEMBLE}/ensemble.json")
 
 
 class ReloadingRun:
@@ -53,7 +53,7 @@ class ReloadingRun:
         self._seen = stamps
         try:
             if stamps is None:
-                raise UsageError(f"{self.folder / RECEIPT} is missing.")
+                raise UsageError(f"{self.folder / SUMMARY} is missing.")
             self._load()
             self.n_reloads += 1
         except (EdgetuneError, OSError) as error:

@@ -71,7 +71,7 @@ class Run:
     Attributes:
         folder: where it lies.
         label_names: by class id.
-        summary: the run's receipt, {} when there is none.
+        summary: what its `summary.json` says, {} when there is none.
         ensemble: the other learners and the weights of all; None where the encoder answers alone.
     """
 
@@ -455,7 +455,7 @@ def evaluate(
 
 
 def load_run(folder: str | Path) -> Run:
-    """Open a run folder to predict, evaluate, or read its receipt.
+    """Open a run folder to predict, evaluate, or read its summary.
 
     Raises:
         RunError: there is no such folder, or no trained model in it.

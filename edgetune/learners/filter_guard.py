@@ -1,6 +1,6 @@
 """Watches a filter while it runs: what scoring costs against what skipping saves, both measured.
 
-A filter that loses is switched off: from then on every row is trained unscored, and the receipt says so.
+A filter that loses is switched off: from then on every row is trained unscored, and the summary says so.
 """
 
 from __future__ import annotations

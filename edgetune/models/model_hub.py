@@ -4,7 +4,7 @@
     hub:org/name@REVISION   a branch, tag or commit; a commit that is in the cache already needs no network
     org/name                what the cache has; never the network
 
-What is fetched is pinned: the commit becomes a part of the name in settings, receipt and model card.
+What is fetched is pinned: the commit becomes a part of the name in settings, summary and model card.
 """
 
 from __future__ import annotations

@@ -22,13 +22,13 @@ from edgetune.report.result_tables import summary_sections
 from edgetune.run_files.run_folder import MARKERS
 from edgetune.utils.errors import RunError
 from edgetune.utils.formatting import counted
-from edgetune.utils.limits import MAX_LABELS, MAX_RECEIPT_VALUES
+from edgetune.utils.limits import MAX_LABELS, MAX_SUMMARY_VALUES
 from edgetune.utils.parsing import FINITE, decode_json, read_json_file
 from edgetune.utils.sanitize import brief
 from edgetune.utils.tables import Section
 
 SUMMARY_VERSION = 2
-RECEIPTS = ("summary.json", "result.json")
+SUMMARIES = ("summary.json", "result.json")
 PNG_HEAD = b"\x89PNG\r\n\x1a\n"
 MOST_CONFIG_BYTES = 1 << 16
 MOST_CELL_BYTES = 1 << 24
@@ -37,7 +37,7 @@ MAX_ERROR_CHARS = 200
 
 
 class _Told(BaseModel):
-    """Base of what a receipt tells: anything may be missing or unknown, wrong types are refused."""
+    """Base of what a summary tells: anything may be missing or unknown, wrong types are refused."""
 
     model_config = ConfigDict(
         extra="ignore",
@@ -127,7 +127,7 @@ class RunRecord:
     Attributes:
         name: short, and unlike that of any other run of the report.
         sections: the closing table of the run.
-        date: when its receipt or a compare folder says it was made, else when the receipt was last written
+        date: when its summary or a compare folder says it was made, else when the summary was last written
             (UTC).
         config: text of `config.toml`, None when there is none.
         picture: bytes of `run.png`, None when there is none.
@@ -154,7 +154,7 @@ def collect(folders: Sequence[Path]) -> CollectedRuns:
     """Read every run that the folders are or hold.
 
     Raises:
-        RunError: a named folder is no run or its receipt cannot be read, or there is no run at all.
+        RunError: a named folder is no run or its summary cannot be read, or there is no run at all.
     """
     found: dict[Path, bool] = {}  # whether it was named itself
     for folder in folders:
@@ -263,7 +263,7 @@ def _check_is_run(folder: Path) -> None:
     """Refuse a folder that holds no finished run; say what it is instead.
 
     Raises:
-        RunError: it is missing, holds no receipt, or holds folders that do.
+        RunError: it is missing, holds no summary, or holds folders that do.
     """
     if (folder / "summary.json").is_file():
         return
@@ -285,7 +285,7 @@ def read_run(folder: Path, name: str) -> RunRecord:
     """Read one run folder.
 
     Raises:
-        RunError: its receipt is damaged, or from a newer edgetune.
+        RunError: its summary is damaged, or from a newer edgetune.
     """
     path = folder / "summary.json"
     summary = _read_summary(path)
@@ -310,17 +310,17 @@ def read_run(folder: Path, name: str) -> RunRecord:
 
 
 def _date(folder: Path, said: Any) -> datetime:
-    """Return when a run was made: as its receipt or its cell says, else when the receipt was last written."""
+    """Return when a run was made: as its summary or its cell says, else when the summary was last written."""
     with contextlib.suppress(TypeError, ValueError):
         date = datetime.fromisoformat(said)
         if date.tzinfo is not None:
             return date.astimezone(timezone.utc)
-    written = next((path for name in RECEIPTS if (path := folder / name).is_file()), folder)
+    written = next((path for name in SUMMARIES if (path := folder / name).is_file()), folder)
     return datetime.fromtimestamp(written.stat().st_mtime, timezone.utc)
 
 
 def _read_summary(path: Path) -> dict[str, Any]:
-    """Read a receipt; a number that is not finite is None.
+    """Read a summary; a number that is not finite is None.
 
     Raises:
         RunError: it cannot be read, is no JSON object, or was written by a newer edgetune.
@@ -333,7 +333,7 @@ def _read_summary(path: Path) -> dict[str, Any]:
         raise RunError(f"{path} is damaged ({error}); copy the run folder again, or leave it out.") from error
     if not isinstance(summary, dict):
         raise RunError(f"{path} is not an edgetune summary: it does not contain a JSON object.")
-    if _size(summary | {"confusion": None}) > MAX_RECEIPT_VALUES:
+    if _size(summary | {"confusion": None}) > MAX_SUMMARY_VALUES:
         raise RunError(f"{path} is not an edgetune summary: it contains far more values than a run writes.")
     version = summary.get("schema_version", SUMMARY_VERSION)
     if isinstance(version, int) and version > SUMMARY_VERSION:

@@ -181,7 +181,7 @@ def _run(run: RunRecord, place: str, embedded: bool) -> Html:
         blocks.append(tag("div", *inside, class_="note", role="note"))
     if run.picture is not None:
         blocks.append(_own_picture(run.name, run.picture, embedded))
-    blocks += [tag("div", *map(section_table, shown), class_="receipts"), *class_tables(figures)]
+    blocks += [tag("div", *map(section_table, shown), class_="summaries"), *class_tables(figures)]
     if run.config is not None:
         text = tag("pre", run.config, tabindex=0, aria_label="Settings")
         blocks.append(tag("details", tag("summary", "Settings (config.toml)"), text))

@@ -12,7 +12,7 @@ from edgetune.utils.parsing import read_json_file
 
 
 class RunResult(BaseModel):
-    """The receipt of a run. Units are in the names; shares (`…_rate`) are in [0, 1].
+    """The summary of a run. Units are in the names; shares (`…_rate`) are in [0, 1].
 
     Attributes:
         accuracy: on the evaluation rows; None when the run was interrupted before an evaluation.
@@ -28,7 +28,7 @@ class RunResult(BaseModel):
         score_ms_per_example, train_ms_per_example: measured means.
         first_step_s: when the first optimizer step began.
         deadline_s: when the process had to have ended; None without a budget.
-        deadline_used_rate: share of it that had passed when this receipt was written.
+        deadline_used_rate: share of it that had passed when this summary was written.
         planned: what the planner promised: `lines` (planned and real seconds), `n_rows`, `rows_interval`,
             `n_steps`, `passes`, `memory_mb`, `energy_j`, `profile`, `reasons`, and `revised`, the rows that
             were expected after the first steps; None without a plan.
@@ -37,7 +37,7 @@ class RunResult(BaseModel):
             `energy_source` which one, or how it was estimated.
         energy_eq6_kwh, co2e_lb: by equation 6 of the paper.
         n_bad_rows, n_unlabelled_rows: rows left out because they could not be used, or have no label.
-        date: when the receipt was made, UTC, ISO.
+        date: when the summary was made, UTC, ISO.
         by_label, by_length: how often rows of a class or of a padded length came in the stream (`n_seen`),
             and which share of those was trained: does the method starve a class?
         breaks: where the run was broken off and went on: `n_steps` and `elapsed_s` at the checkpoint, and
@@ -138,7 +138,7 @@ class RunResult(BaseModel):
 
 
 def read_summary(folder: Path) -> dict[str, Any]:
-    """Read a run's receipt; {} where there is none (yet).
+    """Read a run's summary; {} where there is none (yet).
 
     Raises:
         RunError: it is damaged.

@@ -45,7 +45,7 @@ SPENT = (
 """Fields that change while the end of a run is written; model card and summary get the same values."""
 
 
-def make_receipt(
+def make_summary(
     run: RunContext[Prepared],
     loop: Loop,
     best: Evaluation | None,
@@ -54,7 +54,7 @@ def make_receipt(
     n_diverged: int,
     ensemble: dict[str, Any] | None = None,
 ) -> RunResult:
-    """Put a run's receipt together.
+    """Put a run's summary together.
 
     Args:
         run: what it was made with, and its seconds and joules so far.
@@ -113,7 +113,7 @@ def fields_of_any_run(
     cache: HiddenCache | None,
     warnings: Sequence[str],
 ) -> dict[str, Any]:
-    """Return the fields of a receipt that every run has, with or without an encoder.
+    """Return the fields of a summary that every run has, with or without an encoder.
 
     Args:
         run: what it was made with, and its joules so far.
@@ -314,24 +314,24 @@ def derive_costs(counts: Counters, split_s: dict[str, float], row_s: float | Non
     }
 
 
-def write_receipt(
-    run: RunContext[Prepared], receipt: Callable[[], RunResult], of_encoder: Callable[[], RunResult]
+def write_summary(
+    run: RunContext[Prepared], summary: Callable[[], RunResult], of_encoder: Callable[[], RunResult]
 ) -> RunResult:
     """Write the summary and the model card, and draw the picture of the training if there is time for it.
 
     Args:
         run: the run.
-        receipt: makes the receipt of what has happened up to its call.
+        summary: makes the summary of what has happened up to its call.
         of_encoder: the same with the evaluation of the encoder alone, for the model card.
     """
     folder, view, deadline = run.folder, run.view, run.deadline
     with run.meter.phase("save"):
         if deadline.trains and deadline.clock.picture_fits():
-            _draw(receipt(), folder, view)
+            _draw(summary(), folder, view)
         elif deadline.trains:
             view.warn("There was no time left to draw run.png.")
     deadline.mark("report")
-    result = receipt()
+    result = summary()
     spent = {name: getattr(result, name) for name in SPENT}
     _write_card(of_encoder().model_copy(update=spent), folder)
     folder.write_json("summary.json", result.to_dict())
@@ -361,7 +361,7 @@ def _write_card(draft: RunResult, folder: RunFolder) -> None:
 
 
 def _draw(draft: RunResult, folder: RunFolder, view: View) -> None:
-    """Draw the picture of the run; if that fails, the receipt is still written."""
+    """Draw the picture of the run; if that fails, the summary is still written."""
     from edgetune.report.run_plot import draw_run
 
     try:

@@ -42,7 +42,7 @@ def run_ngrams(run: RunContext[PreparedRows]) -> RunResult:
         if (found := stage.evaluation) is not None:
             history.append_evaluation(run.meter.elapsed_s(), 0, found)
     deadline.mark("report")
-    result = _receipt(run, stage, stopped)
+    result = _summary(run, stage, stopped)
     folder.write_json("summary.json", result.to_dict())
     warn_of_excess(result, None, run.view)
     if stopped:
@@ -53,7 +53,7 @@ def run_ngrams(run: RunContext[PreparedRows]) -> RunResult:
     return result
 
 
-def _receipt(run: RunContext[PreparedRows], stage: EnsembleStage, stopped: bool) -> RunResult:
+def _summary(run: RunContext[PreparedRows], stage: EnsembleStage, stopped: bool) -> RunResult:
     """Put the summary together; what belongs to an encoder is empty or 0."""
     split_s = run.meter.split_s()
     return RunResult(

@@ -29,7 +29,7 @@ class Recovery:
     """Writes and reads everything that is needed to resume a run.
 
     Attributes:
-        breaks: where the run was interrupted, as in the receipt.
+        breaks: where the run was interrupted, as in the summary.
         n_diverged: how often the loss was not finite.
     """
 

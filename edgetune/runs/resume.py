@@ -66,7 +66,7 @@ class Interruption:
 
     @property
     def breaks(self) -> list[dict[str, Any]]:
-        """This interruption and those before it, as in the receipt."""
+        """This interruption and those before it, as in the summary."""
         this = {
             "n_steps": self.n_steps,
             "n_steps_lost": self.n_steps_lost,

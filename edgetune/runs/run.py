@@ -1,4 +1,4 @@
-"""One run: settings → data, model, backend, selector → the loop → a run folder and its receipt."""
+"""One run: settings → data, model, backend, selector → the loop → a run folder and its summary."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The part of a run in which the model changes: the loop, evaluations, saves, and the receipt at the end."""
+"""The part of a run in which the model changes: the loop, evaluations, saves, and the summary at the end."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from edgetune.run_files.history import HistoryWriter
 from edgetune.run_files.summary import RunResult
 from edgetune.runs.context import RunContext
 from edgetune.runs.ensembling import EnsembleStage
-from edgetune.runs.finalize import make_receipt, write_receipt
+from edgetune.runs.finalize import make_summary, write_summary
 from edgetune.runs.model_saver import ModelSaver
 from edgetune.runs.recovery import Recovery
 from edgetune.runs.resume import Interruption
@@ -32,7 +32,7 @@ SENSOR_EVERY_S = 1.0
 
 
 class Training:
-    """One run's training, from the first batch (or from an interruption) to the receipt.
+    """One run's training, from the first batch (or from an interruption) to the summary.
 
     It ends with the data; `TimedTraining` overrides what is different under a deadline.
     """
@@ -50,7 +50,7 @@ class Training:
         self._loop = self._make_loop()
 
     def run(self) -> RunResult:
-        """Train, keep the best model, and write the receipt."""
+        """Train, keep the best model, and write the summary."""
         loop = self._loop
         self._view.begin(self._prepared, self._config)
         try:
@@ -75,7 +75,7 @@ class Training:
             self._finish()
         with self._meter.phase("save"):
             loop.row_stats.save(self._run.folder.path)
-        result = write_receipt(self._run, self._summary, partial(self._summary, encoder_alone=True))
+        result = write_summary(self._run, self._summary, partial(self._summary, encoder_alone=True))
         if loop.stopped:
             raise self._interrupted(resumable)
         self._recovery.finish()
@@ -203,7 +203,7 @@ class Training:
 
     def _summary(self, encoder_alone: bool = False) -> RunResult:
         combined = None if encoder_alone else self._ensemble.evaluation
-        return make_receipt(
+        return make_summary(
             self._run,
             self._loop,
             self._saver.best if combined is None else combined,

@@ -127,7 +127,7 @@ class Selector(Protocol):
         ...
 
     def report(self) -> dict[str, Any]:
-        """Return what the receipt tells of the selection (threshold, predictor loss, audit…)."""
+        """Return what the summary tells of the selection (threshold, predictor loss, audit…)."""
         ...
 
     def state(self) -> dict[str, Any]:

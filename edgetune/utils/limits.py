@@ -61,12 +61,12 @@ MAX_NAME = 60
 """Characters of the name of a data set or a method in it; together they name a folder."""
 
 # Run folders
-MAX_RECEIPT_BYTES = 1 << 26
+MAX_SUMMARY_BYTES = 1 << 26
 """Of `summary.json`, and of other JSON files that are read whole."""
-MAX_RECEIPT_COMMAS = 1 << 23
+MAX_SUMMARY_COMMAS = 1 << 23
 """Commas in the same: the confusion matrix of `MAX_LABELS` fits."""
-MAX_RECEIPT_VALUES = 500_000
-"""In a receipt beside the confusion matrix; 16 characters of text count as one."""
+MAX_SUMMARY_VALUES = 500_000
+"""In a summary beside the confusion matrix; 16 characters of text count as one."""
 MAX_HISTORY_BYTES = 1 << 26
 MAX_HISTORY_LINES = 1_000_000
 MAX_HISTORY_LINE_BYTES = 1 << 16

@@ -184,7 +184,7 @@ def versions() -> dict[str, str]:
 
 
 def machine_info(root: Path = ROOT) -> dict[str, Any]:
-    """Return what a receipt says about the machine, as JSON values."""
+    """Return what a summary says about the machine, as JSON values."""
     memory = memory_mb(root)
     return {
         "cpu": cpu_name(root),

@@ -14,8 +14,8 @@ from typing import Any
 from edgetune.utils.limits import (
     MAX_JSON_DEPTH,
     MAX_JSON_VALUES,
-    MAX_RECEIPT_BYTES,
-    MAX_RECEIPT_COMMAS,
+    MAX_SUMMARY_BYTES,
+    MAX_SUMMARY_COMMAS,
     MAX_TOML_BYTES,
     MAX_TOML_LINE_CHARS,
 )
@@ -59,13 +59,13 @@ def check_depth(value: Any, n_brackets: int) -> None:
     raise ValueError("it is nested too deeply")
 
 
-def read_json_file(path: Path, decoder: json.JSONDecoder = LENIENT, most: int = MAX_RECEIPT_BYTES) -> Any:
-    """Read a JSON file that is no data: a receipt, a configuration."""
+def read_json_file(path: Path, decoder: json.JSONDecoder = LENIENT, most: int = MAX_SUMMARY_BYTES) -> Any:
+    """Read a JSON file that is no data: a summary, a configuration."""
     with path.open("rb") as file:
         content = file.read(most + 1)
     if len(content) > most:
         raise ValueError(f"it has more than {most:,} bytes")
-    return decode_json(content.decode("utf-8-sig"), decoder, MAX_RECEIPT_COMMAS)
+    return decode_json(content.decode("utf-8-sig"), decoder, MAX_SUMMARY_COMMAS)
 
 
 if sys.version_info >= (3, 11):

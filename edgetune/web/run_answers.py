@@ -40,8 +40,8 @@ def open_run(folder: Path) -> Run:
     Raises:
         RunError: there is no usable run.
     """
-    receipt = folder / "summary.json"
-    return _opened(folder, receipt.stat().st_mtime_ns if receipt.is_file() else 0)
+    summary = folder / "summary.json"
+    return _opened(folder, summary.stat().st_mtime_ns if summary.is_file() else 0)
 
 
 @lru_cache(maxsize=2)
@@ -118,7 +118,7 @@ def word_effects(run: Run, text: str) -> tuple[str, list[tuple[str, float]]]:
 
 
 def zip_run(folder: Path, out: Path) -> Path:
-    """Pack the models, settings and receipt of a run, and its model card, into a zip file.
+    """Pack the models, settings and summary of a run, and its model card, into a zip file.
 
     Raises:
         RunError: there is no usable run.

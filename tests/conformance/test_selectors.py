@@ -125,7 +125,7 @@ def test_state_is_numbers_names_and_arrays(method: str, preset: str) -> None:
     assert play(resumed, stream(10, 20)) == play(selector, stream(10, 20))
 
 
-def test_reports_what_the_receipt_needs(method: str, preset: str) -> None:
+def test_reports_what_the_summary_needs(method: str, preset: str) -> None:
     selector = build(method, preset)
     for n_batches in (0, 2, 30):
         play(selector, stream(n_batches))

@@ -61,7 +61,7 @@ def arguments(demo_csv: Path, tiny_model: Path, out: Path, *more: object) -> lis
 
 
 @pytest.mark.usefixtures("exported")
-def test_a_deadline_is_kept_and_the_receipt_tells_planned_and_real(
+def test_a_deadline_is_kept_and_the_summary_tells_planned_and_real(
     demo_csv: Path, tiny_model: Path, run_cli: RunCli, tmp_path: Path
 ) -> None:
     out = tmp_path / "run"

@@ -69,7 +69,7 @@ def result_of(out: Path) -> BaselineResult:
 
 
 def check_whole(out: Path, name: str, evaluation: Path, chance: float) -> BaselineResult:
-    """Check what every baseline must have left; return its receipt."""
+    """Check what every baseline must have left; return its result."""
     found = result_of(out)
     gold = [row.label for row in read_examples(str(evaluation), DataOptions(), lambda row: None)]
     predicted = json.loads((out / "predicted.json").read_text(encoding="utf-8"))
@@ -151,7 +151,7 @@ def test_tfidf_takes_single_words_where_none_comes_twice(tmp_path: Path) -> None
     data.write_text("text,label\na,a\nb,b\n", encoding="utf-8")
     with pytest.raises(DataError, match="word"):
         run_task("tfidf-logreg", task)
-    assert not (tmp_path / "out" / "result.json").exists(), "an old receipt must not stay"
+    assert not (tmp_path / "out" / "result.json").exists(), "an old result must not stay"
 
 
 def test_labels_that_training_never_had_count_as_wrong(demo_csv: Path, tmp_path: Path) -> None:
@@ -388,7 +388,7 @@ def test_samples_are_seeded_nested_and_miss_no_label(demo_csv: Path, tmp_path: P
     assert set(labels[order[:3]]) == {0, 1, 2}
 
 
-def test_a_receipt_is_written_after_the_predictions(
+def test_a_result_is_written_after_the_predictions(
     demo_csv: Path, demo_eval_csv: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     written: list[str] = []

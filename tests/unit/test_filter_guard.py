@@ -1,4 +1,4 @@
-"""A filter that loses is switched off, one that wins stays on, and the receipt says which."""
+"""A filter that loses is switched off, one that wins stays on, and the summary says which."""
 
 from __future__ import annotations
 

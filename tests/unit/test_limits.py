@@ -618,9 +618,9 @@ def test_lines_that_no_history_has(tmp_path: Path, line: str) -> None:
         read_history(path)
 
 
-def test_a_receipt_of_too_many_bytes(tmp_path: Path) -> None:
+def test_a_summary_of_too_many_bytes(tmp_path: Path) -> None:
     path = write(tmp_path / "r" / "summary.json", "{}")
-    os.truncate(path, limits.MAX_RECEIPT_BYTES + 1)
+    os.truncate(path, limits.MAX_SUMMARY_BYTES + 1)
     with pytest.raises(ValueError, match="67,108,864 "):
         read_json_file(path)
     with pytest.raises(RunError, match=r"summary\.json"):
@@ -637,7 +637,7 @@ def test_a_receipt_of_too_many_bytes(tmp_path: Path) -> None:
         ("label_names", ["a"] * 600_000),
     ],
 )
-def test_a_receipt_that_tells_too_much(tmp_path: Path, name: str, value: Any) -> None:
+def test_a_summary_that_tells_too_much(tmp_path: Path, name: str, value: Any) -> None:
     write(tmp_path / "r" / "summary.json", json.dumps({name: value}))
     with pytest.raises(RunError, match=r"summary\.json"):
         collect([tmp_path / "r"])

@@ -131,7 +131,7 @@ def test_what_stands_in_the_settings(asked: str, name: str, expected: str) -> No
     assert pinned_model(asked, name) == expected
 
 
-def test_the_commit_is_in_receipt_settings_and_card(
+def test_the_commit_is_in_summary_settings_and_card(
     hub: FakeHub, demo_csv: Path, run_cli: RunCli, tmp_path: Path
 ) -> None:
     out = tmp_path / "run"

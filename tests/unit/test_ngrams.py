@@ -20,7 +20,7 @@ from sklearn.preprocessing import normalize
 from edgetune.data.token_format import PAIR_SEPARATOR
 from edgetune.learners.ngrams.counting import MISSING
 from edgetune.learners.ngrams.learner import NEVER_SEEN, Ngrams
-from edgetune.learners.ngrams.ngram_files import RECEIPT, VOCABULARY, WEIGHTS
+from edgetune.learners.ngrams.ngram_files import METADATA, VOCABULARY, WEIGHTS
 from edgetune.learners.ngrams.reading import MAX_CHARS, choose_analyzer
 from edgetune.learners.ngrams.rows_in_time import stratified_order
 from edgetune.utils.errors import MissingDependencyError, RunError
@@ -325,12 +325,12 @@ def test_loading_gives_the_same_answers(fitted: Ngrams, saved: Path) -> None:
         *("subword", 300, 3),
         fitted.n_features,
     )
-    assert sorted(path.name for path in saved.iterdir()) == sorted([RECEIPT, VOCABULARY, WEIGHTS])
+    assert sorted(path.name for path in saved.iterdir()) == sorted([METADATA, VOCABULARY, WEIGHTS])
 
 
 def test_a_loaded_model_saves_the_same_files(saved: Path, tmp_path: Path) -> None:
     Ngrams.load(saved).save(tmp_path / "again")
-    for name in (RECEIPT, VOCABULARY, WEIGHTS):
+    for name in (METADATA, VOCABULARY, WEIGHTS):
         assert (tmp_path / "again" / name).read_bytes() == (saved / name).read_bytes()
 
 
@@ -339,7 +339,7 @@ def edit(path: Path, **changes: Any) -> None:
 
 
 def test_a_newer_schema_is_told_from_damage(saved: Path) -> None:
-    edit(saved / RECEIPT, schema_version=5)
+    edit(saved / METADATA, schema_version=5)
     with pytest.raises(RunError, match=r"schema 5"):
         Ngrams.load(saved)
 
@@ -348,7 +348,7 @@ def test_a_model_of_an_earlier_version_keeps_its_probabilities(
     fitted: Ngrams, saved: Path, tmp_path: Path
 ) -> None:
     texts, _ = topic_rows(100, seed=5)
-    edit(saved / RECEIPT, schema_version=3)
+    edit(saved / METADATA, schema_version=3)
     earlier = Ngrams.load(saved)
     found, now = earlier.log_proba(texts), fitted.log_proba(texts)
     np.testing.assert_array_equal(found.argmax(axis=1), now.argmax(axis=1))
@@ -374,13 +374,13 @@ def test_a_model_of_an_earlier_version_keeps_its_probabilities(
         {"settings": {}},
     ],
 )
-def test_a_receipt_that_does_not_fit_is_damage(saved: Path, changes: dict[str, Any]) -> None:
-    edit(saved / RECEIPT, **changes)
+def test_metadata_that_do_not_fit_is_damage(saved: Path, changes: dict[str, Any]) -> None:
+    edit(saved / METADATA, **changes)
     with pytest.raises(RunError, match="is damaged"):
         Ngrams.load(saved)
 
 
-@pytest.mark.parametrize("name", [RECEIPT, VOCABULARY, WEIGHTS])
+@pytest.mark.parametrize("name", [METADATA, VOCABULARY, WEIGHTS])
 def test_cut_strange_and_missing_files(saved: Path, name: str) -> None:
     whole = (saved / name).read_bytes()
     for content in (whole[: len(whole) // 2], b"", b"\x80\x04\x95pickle", whole + b"\xff" * 20_000):

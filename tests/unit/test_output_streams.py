@@ -123,7 +123,7 @@ def test_a_bug_keeps_its_traceback(run_cli: RunCli, monkeypatch: pytest.MonkeyPa
         run_cli("doctor")
 
 
-def test_a_picture_that_cannot_be_drawn_costs_no_receipt(
+def test_a_picture_that_cannot_be_drawn_costs_no_summary(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from edgetune.report import run_plot

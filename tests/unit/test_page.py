@@ -57,7 +57,7 @@ def read(collected: CollectedRuns) -> PageReader:
     return PageReader(page(collected, MADE))
 
 
-def test_the_receipt_in_these_tests_is_one_of_this_version() -> None:
+def test_the_summary_in_these_tests_is_one_of_this_version() -> None:
     made = RunResult.model_validate(SUMMARY).to_dict()
     assert {name: made[name] for name in SUMMARY} == SUMMARY
 
@@ -121,7 +121,7 @@ def test_what_is_no_run_is_refused_by_name(tmp_path: Path, make: Any, words: str
         ('{"energy_j": 1.0}', "not a complete summary"),
     ],
 )
-def test_a_receipt_that_cannot_be_read_is_refused(tmp_path: Path, text: str | bytes, words: str) -> None:
+def test_a_summary_that_cannot_be_read_is_refused(tmp_path: Path, text: str | bytes, words: str) -> None:
     folder = write_run(tmp_path / "a")
     (folder / "summary.json").write_bytes(text if isinstance(text, bytes) else text.encode())
     with pytest.raises(RunError, match=words) as caught:
@@ -361,7 +361,7 @@ def test_a_matrix_that_does_not_fit_its_labels_is_numbered(tmp_path: Path) -> No
     assert next(iter(shown.tables.values())) == [["true", "0", "1", "2"], ["0", "1", "2", "3"], ["1", "4"]]
 
 
-def test_a_receipt_that_tells_next_to_nothing_is_shown(tmp_path: Path) -> None:
+def test_a_summary_that_tells_next_to_nothing_is_shown(tmp_path: Path) -> None:
     folder = write_run(tmp_path / "a")
     (folder / "summary.json").write_text("{}")
     found = collect([folder])

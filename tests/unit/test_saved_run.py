@@ -69,7 +69,7 @@ def test_a_lone_string_is_a_slip(trained: Trained) -> None:
         load_run(trained.folder).predict("text")
 
 
-def test_knows_its_settings_and_receipt(trained: Trained) -> None:
+def test_knows_its_settings_and_summary(trained: Trained) -> None:
     run = load_run(trained.folder)
     assert run.config is not None
     assert run.config.train.epochs == 2

@@ -122,8 +122,8 @@ def _saved(rng: Random, place: Path) -> Path:
 def _run(rng: Random, place: Path) -> Path:
     folder = place / "run"
     folder.mkdir()
-    receipt = json.dumps(settings.spoiled(rng, settings.summary(rng))).encode()
-    (folder / "summary.json").write_bytes(receipt if rng.random() < 0.8 else mutated(rng, receipt))
+    summary = json.dumps(settings.spoiled(rng, settings.summary(rng))).encode()
+    (folder / "summary.json").write_bytes(summary if rng.random() < 0.8 else mutated(rng, summary))
     (folder / "config.toml").write_bytes(mutated(rng, settings.config(rng)))
     (folder / "history.jsonl").write_bytes(settings.history(rng))
     record = settings.row_record(rng)

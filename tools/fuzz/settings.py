@@ -128,7 +128,7 @@ def history(rng: Random) -> bytes:
 
 
 def summary(rng: Random) -> dict[str, Any]:
-    """Return a receipt."""
+    """Return a summary."""
     labels = rng.sample(LABELS, 2)
     return {
         "schema_version": 1,

@@ -69,7 +69,7 @@ class BaselineTask(Settings):
 
 
 class BaselineResult(BaseModel):
-    """The receipt of a baseline's run, written to `result.json`.
+    """The result of a baseline's run, written to `result.json`.
 
     Attributes:
         n_train_used: different training rows that the model learned from.

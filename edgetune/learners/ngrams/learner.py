@@ -31,12 +31,12 @@ from edgetune.learners.ngrams.calibrating import log_shares
 from edgetune.learners.ngrams.counting import Vocabulary, scipy_sparse, weigh
 from edgetune.learners.ngrams.ngram_files import (
     FIRST_OF_SIGMOIDS,
-    RECEIPT,
+    METADATA,
     SCHEMA_VERSION,
     VOCABULARY,
     WEIGHTS,
     most_features,
-    read_receipt,
+    read_metadata,
     read_vocabulary,
     read_weights,
 )
@@ -173,7 +173,7 @@ class Ngrams(TextLearner):
         intercept = np.zeros(self.n_classes, dtype=np.float32)
         intercept[self._seen] = self._scores.intercept
         tensors = {"idf": self._idf, "coefficients": coefficients, "intercept": intercept}
-        receipt = {
+        metadata = {
             "schema_version": FIRST_OF_SIGMOIDS - 1 if self.by_softmax else SCHEMA_VERSION,
             "multi_label": self.multi_label,
             "analyzer": self.analyzer,
@@ -186,7 +186,7 @@ class Ngrams(TextLearner):
         write_atomic(folder / VOCABULARY, "".join(f"{ngram}\n" for ngram in self._vocabulary.ngrams))
         with atomic_path(folder / WEIGHTS) as scratch:
             save_file(tensors, scratch)
-        write_atomic(folder / RECEIPT, json.dumps(receipt, indent=2) + "\n")
+        write_atomic(folder / METADATA, json.dumps(metadata, indent=2) + "\n")
 
     @classmethod
     def load(cls, folder: Path) -> Ngrams:
@@ -197,12 +197,12 @@ class Ngrams(TextLearner):
             RunError: a file is missing or damaged, or another version of edgetune wrote it.
         """
         scipy_sparse()
-        receipt = read_receipt(folder / RECEIPT)
-        vocabulary = read_vocabulary(folder / VOCABULARY, receipt)
-        idf, scores = read_weights(folder / WEIGHTS, receipt)
-        seen = np.array(receipt.seen_classes, dtype=np.int64)
-        by_softmax = receipt.schema_version < FIRST_OF_SIGMOIDS
-        return cls(vocabulary, idf, scores, seen, receipt.n_classes, receipt.multi_label, by_softmax)
+        metadata = read_metadata(folder / METADATA)
+        vocabulary = read_vocabulary(folder / VOCABULARY, metadata)
+        idf, scores = read_weights(folder / WEIGHTS, metadata)
+        seen = np.array(metadata.seen_classes, dtype=np.int64)
+        by_softmax = metadata.schema_version < FIRST_OF_SIGMOIDS
+        return cls(vocabulary, idf, scores, seen, metadata.n_classes, metadata.multi_label, by_softmax)
 
 
 def cross_fit_ngrams(

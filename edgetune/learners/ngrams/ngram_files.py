@@ -23,7 +23,7 @@ from edgetune.utils.types import FloatArray
 SCHEMA_VERSION = 4
 """Since 4 probabilities are sigmoids divided by their sum; before, they were a softmax of the scores."""
 FIRST_OF_SIGMOIDS = 4
-RECEIPT, VOCABULARY, WEIGHTS = "ngrams.json", "vocabulary.txt", "weights.safetensors"
+METADATA, VOCABULARY, WEIGHTS = "ngrams.json", "vocabulary.txt", "weights.safetensors"
 MAX_FEATURES = 1_000_000
 MAX_WEIGHTS = 30_000_000  # coefficients; SGD holds three copies of four bytes each
 MAX_VOCABULARY_BYTES = 1 << 28
@@ -35,7 +35,7 @@ def most_features(n_classes: int) -> int:
     return max(1, min(MAX_FEATURES, MAX_WEIGHTS // n_classes))
 
 
-class Receipt(BaseModel):
+class NgramMetadata(BaseModel):
     """`ngrams.json`."""
 
     model_config = ConfigDict(strict=True)
@@ -50,7 +50,7 @@ class Receipt(BaseModel):
     settings: dict[str, Any]
 
     @model_validator(mode="after")
-    def _fits(self) -> Receipt:
+    def _fits(self) -> NgramMetadata:
         seen = self.seen_classes
         if not seen or sorted(set(seen)) != seen or seen[0] < 0 or seen[-1] >= self.n_classes:
             raise ValueError("its seen_classes are no ascending class ids")
@@ -79,7 +79,7 @@ def _damage_errors(path: Path) -> Iterator[None]:
         raise RunError(f"{path} is damaged ({brief(error, 200)}); train again.") from error
 
 
-def read_receipt(path: Path) -> Receipt:
+def read_metadata(path: Path) -> NgramMetadata:
     """Read `ngrams.json`; RunError if it is missing, damaged, or of a newer edgetune."""
     with _damage_errors(path):
         found = read_json_file(path)
@@ -88,25 +88,25 @@ def read_receipt(path: Path) -> Receipt:
             raise ValueError("it has no schema_version")
         if version > SCHEMA_VERSION:
             raise RunError(f"{path} was written by a newer edgetune (schema {version}); update edgetune.")
-        return Receipt.model_validate(found)
+        return NgramMetadata.model_validate(found)
 
 
-def read_vocabulary(path: Path, receipt: Receipt) -> Vocabulary:
+def read_vocabulary(path: Path, metadata: NgramMetadata) -> Vocabulary:
     """Read the n-grams; RunError if the file is missing or damaged."""
     with _damage_errors(path):
         if path.stat().st_size > MAX_VOCABULARY_BYTES:
             raise ValueError(f"it has more than {MAX_VOCABULARY_BYTES:,} bytes")
         lines = path.read_bytes().decode("utf-8").split("\n")
-        if lines.pop() or len(lines) != receipt.n_features:
-            raise ValueError(f"it has not {receipt.n_features:,} lines, as {RECEIPT} says")
-        return Vocabulary.of(receipt.analyzer, lines)
+        if lines.pop() or len(lines) != metadata.n_features:
+            raise ValueError(f"it has not {metadata.n_features:,} lines, as {METADATA} says")
+        return Vocabulary.of(metadata.analyzer, lines)
 
 
-def read_weights(path: Path, receipt: Receipt) -> tuple[FloatArray, LinearScores]:
+def read_weights(path: Path, metadata: NgramMetadata) -> tuple[FloatArray, LinearScores]:
     """Read idf and weights; RunError if the file is missing or damaged."""
     from safetensors.numpy import load_file
 
-    n_classes, n_features = receipt.n_classes, receipt.n_features
+    n_classes, n_features = metadata.n_classes, metadata.n_features
     shapes = {
         "idf": (n_features,),
         "coefficients": (n_classes, n_features),
@@ -118,9 +118,9 @@ def read_weights(path: Path, receipt: Receipt) -> tuple[FloatArray, LinearScores
             raise ValueError(f"it has more than {most_bytes:,} bytes")
         found = load_file(path)
         if {name: array.shape for name, array in found.items()} != shapes:
-            raise ValueError(f"its sizes are not those of {RECEIPT}")
+            raise ValueError(f"its sizes are not those of {METADATA}")
         if not all(array.dtype == np.float32 and np.isfinite(array).all() for array in found.values()):
             raise ValueError("it holds what are no finite 32-bit numbers")
-    seen = receipt.seen_classes
+    seen = metadata.seen_classes
     weights = np.ascontiguousarray(found["coefficients"][seen].T)
-    return found["idf"], LinearScores(weights, found["intercept"][seen], receipt.n_rows)
+    return found["idf"], LinearScores(weights, found["intercept"][seen], metadata.n_rows)

@@ -58,7 +58,7 @@ def choose_analyzer(texts: Sequence[str]) -> Analyzer:
 
 
 def settings_of(analyzer: Analyzer) -> dict[str, Any]:
-    """Return what a vocabulary means, as the receipt says it; a change of it needs another schema version."""
+    """Return what a vocabulary means, as the metadata say it; a change of it needs another schema version."""
     pattern = "." if analyzer == "char" else WORD
     found = {"token_pattern": pattern, "ngram_range": [1, LONGEST[analyzer]], "most_chars": MAX_CHARS}
     return found | {"prefixes": [*PREFIXES], "suffixes": [*SUFFIXES]} if analyzer == "subword" else found

@@ -1,4 +1,4 @@
-"""What the receipt says of a run that came nowhere near its plan."""
+"""What the summary says of a run that came nowhere near its plan."""
 
 from __future__ import annotations
 
