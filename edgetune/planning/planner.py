@@ -44,6 +44,10 @@ READ_ALL_RATE, MOST_READ = 0.2, 2000
 """Before training, a probe on the mean of single texts reads all rows if that takes at most this share of a
 deadline, and there are not more rows than this."""
 FIT_PROBE_S = 0.3
+FIRST_FIT_RATE = 0.02
+"""Share of a deadline for the first fit of a linear probe and for a fit of the trained encoder's head."""
+READ_AGAIN_CAUTION = 1.25
+"""Factor on the time of reading all rows again, which is not begun if it might not end in time."""
 NGRAMS_S, NGRAMS_TOKEN_S = 0.5, 4e-6
 """Seconds of fitting n-grams, and seconds per token of the training rows."""
 NGRAMS_RATE, PAIRS_RATE = 0.25, 0.5
@@ -59,6 +63,8 @@ REFIT_RATE = 0.04
 ENSEMBLE_RATE, FEWEST_WEIGHED = 0.05, 100
 """Share of a deadline for scoring held-out rows, and how many are scored at least."""
 RISK_RATE = 0.4
+END_STEPS = 20
+"""Plans that end in the same twentieth of the deadline end at about the same time."""
 MOST_PASSES, FEWEST_STEPS = 10, 300
 DEFAULT_CACHE_MB = 1000.0
 ROWS_PER_CLASS = 5
@@ -106,12 +112,15 @@ def make_plans(device: DeviceCosts, data: DataLengths, limits: Limits, constrain
     forward_only = {costs.key for costs in device.backends if not costs.trains}
     many_classes = data.n_classes > 2 and any(plan.key in forward_only for plan in plans)
     fewest = TRAINED_PER_CLASS * data.n_classes if many_classes else 0
-    # Of plans that promise the same, the usual batch size, then the one that ends first.
+    # Of plans that promise the same, the usual batch size, then the one that ends first; of those that end at
+    # about the same time, the one that trains on more rows.
     plans.sort(
         key=lambda plan: (
             plan.trains and plan.n_rows < fewest and not plan.reads_all(len(data.lengths)),
             -round(plan.expected_points, 2),
             -plan.batch_size,
+            int(END_STEPS * plan.total_s / deadline_s),
+            -plan.n_rows,
             plan.total_s,
         )
     )
@@ -380,7 +389,9 @@ def _spend(
     before["ngrams"] = _ngrams_s(data, deadline_s, trains) * (0.5 if reading.tight and trains else 1)
     before["linear_probe"] = _linear_probe_s(candidate, reading.n_probe_rows, deadline_s, saved=True)
     if reading.reads_all and trains and data.n_held_out:
-        after["ensemble"] += len(data.lengths) * reading.read_again_row_s(candidate) + FIT_PROBE_S
+        n_again = len(data.lengths) + _n_weighed(candidate, deadline_s)
+        read_s = READ_AGAIN_CAUTION * n_again * reading.read_again_row_s(candidate)
+        after["ensemble"] += read_s + FIRST_FIT_RATE * deadline_s
     return before, after, deadline_s - sum(before.values()) - sum(after.values())
 
 

@@ -29,7 +29,7 @@ from edgetune.learners.linear_probe import (
     probe_accuracy,
     quick_cross_fit_linear_probe,
 )
-from edgetune.planning.planner import FIT_PROBE_S, PROBE_ROWS
+from edgetune.planning.planner import FIRST_FIT_RATE, FIT_PROBE_S, PROBE_ROWS
 from edgetune.runs.deadline import Deadline
 from edgetune.runs.scoring import Scored, run_in_time
 from edgetune.runs.setup import Prepared
@@ -51,8 +51,8 @@ ROWS_PER_CLASS = 100
 """Training starts from the probe if fewer rows of each class will be trained, else from a randomly
 initialized head. In a PyTorch prototype with 1,500 rows, starting from the probe won with 77 classes and lost
 with six."""
-FIRST_FIT_RATE, LATER_FIT_RATE, CROSS_FIT_RATE = 0.02, 0.06, 0.1
-"""Shares of the deadline that a first fit, a later fit, and all fits of cross-fitting may take."""
+LATER_FIT_RATE, CROSS_FIT_RATE = 0.06, 0.1
+"""Shares of the deadline that a later fit, and all fits of cross-fitting may take."""
 QUICK_RATE = 0.005
 """If a fit takes less than this share of the deadline, one is made for each penalty strength."""
 CROSS_FIT_BELOW = 2
