@@ -121,7 +121,7 @@ def _cache(best: Plan) -> str:
     if best.cache_mb:
         why = f"rows are seen {best.passes:.1f} times"
         if best.passes <= 1:
-            why = "the rows that are trained on are read before and after training too"
+            why = "a linear probe reads the same rows before and after training"
         return f"The output of the frozen layers is cached ({best.cache_mb:,.0f} MB), because {why}."
     why = "" if best.passes > 1 else ", because no row is seen twice"
     return f"The output of the frozen layers is not cached{why}."

@@ -331,8 +331,8 @@ class _Reading:
     """What a plan reads besides the rows that it trains on.
 
     Attributes:
-        tight: if time is tight, as little as possible is read, n-grams are not fitted again, and get half of
-            their time if training follows.
+        tight: whether as little as possible is read; n-grams are not fitted again then, and get half of their
+            time if training follows.
         n_eval: evaluation rows.
         n_probe_rows: rows that the first linear probe reads.
         reads_all: whether these are all rows, and the head is fitted on them again after training.
@@ -355,6 +355,7 @@ class _Reading:
 def _reading(
     candidate: Candidate, deadline_s: float, limits: Limits, constraints: Constraints, tight: bool
 ) -> _Reading:
+    """Return what a plan reads, with as much as pays or, if time is tight, as little as possible."""
     data, n_distinct, n_probe_rows = candidate.data, len(candidate.data.lengths), 0
     n_eval = _n_paid(
         len(data.eval_lengths), candidate.evaluate_row_s, EVALUATION_RATE * deadline_s, FEWEST_EVALUATED
@@ -382,10 +383,8 @@ def _spend(
 ) -> tuple[Lines, Lines, float]:
     """Return the costs before training and after it, and the seconds in between."""
     data, trains = candidate.data, candidate.costs.trains
-    before, after = (
-        _before(candidate, limits),
-        _after(candidate, deadline_s, reading.n_eval, reading.tight),
-    )
+    before = _before(candidate, limits)
+    after = _after(candidate, deadline_s, reading.n_eval, reading.tight)
     before["ngrams"] = _ngrams_s(data, deadline_s, trains) * (0.5 if reading.tight and trains else 1)
     before["linear_probe"] = _linear_probe_s(candidate, reading.n_probe_rows, deadline_s, saved=True)
     if reading.reads_all and trains and data.n_held_out:

@@ -88,6 +88,7 @@ class StopRequest:
 
     @contextlib.contextmanager
     def _raising_lost_interrupts(self) -> Iterator[None]:
+        """Raise KeyboardInterrupt if an earlier one was lost, or in place of the error that became of it."""
         if self.interrupted:
             raise KeyboardInterrupt
         try:
