@@ -223,6 +223,7 @@ def fake_costs(key: str = "ort-fp32", cost: FakeCost | None = None, **fixed: flo
         fixed=FixedCosts(**(dict.fromkeys(names, 1.0) | fixed)),
         memory=Memory(base_mb=300, score_mb_per_token=0.05, train_mb_per_token=0.2),
         cost=cost or FakeCost(),
+        imports_early=backend == "ort",
     )
 
 

@@ -22,8 +22,11 @@ LEARNERS = USUAL_LEARNERS + TEXT_LEARNERS
 
 if TYPE_CHECKING:
     Backend: TypeAlias = str
+    ProfiledBackend: TypeAlias = str
     Learner: TypeAlias = str
 else:
-    _BACKENDS = ("auto", *module_names(OPENERS_PACKAGE))
-    Backend = Literal[_BACKENDS]
+    _BACKENDS = module_names(OPENERS_PACKAGE)
+    _CHOICES = ("auto", *_BACKENDS)
+    Backend = Literal[_CHOICES]
+    ProfiledBackend = Literal[_BACKENDS]
     Learner = Literal[LEARNERS]

@@ -20,6 +20,7 @@ from typing import Literal
 
 from pydantic import Field
 
+from edgetune.config.choices import ProfiledBackend
 from edgetune.config.settings import Settings
 
 SCHEMA_VERSION = 1
@@ -118,7 +119,7 @@ class Memory(Settings):
 class BackendProfile(Settings):
     """One backend in one arithmetic on one device."""
 
-    backend: Literal["ort", "torch"]
+    backend: ProfiledBackend
     precision: Literal["fp32", "bf16"]
     device: Literal["cpu", "cuda"] = "cpu"
     threads: int = Field(ge=1, le=MAX_COUNT)

@@ -304,14 +304,16 @@ def _distance(found: Match, own: bool, shape: ModelShape | None, machine: Machin
 MULTIPLY_ADDS_PER_S, CALL_S, UPDATE_S_PER_WEIGHT = 40e9, 2e-3, 3.5e-9
 BACKWARD = 3.5
 """Seconds of a train step over those of a forward pass, the update of the weights left out."""
-NOMINAL = {
-    "ort": FixedCosts(import_s=0.5, open_s=0.6, open_depth_s=1.0, export_s=19, save_s=2, save_model_s=2),
-    "torch": FixedCosts(import_s=9, open_s=1.3, open_depth_s=0.3, export_s=0, save_s=1.9, save_model_s=0.3),
-}
 
 
-def nominal_match(shape: ModelShape, machine: Machine) -> Match:
-    """Return a profile of nominal costs for a model: its operation count over a constant."""
+def nominal_match(shape: ModelShape, machine: Machine, fixed_costs: Mapping[str, FixedCosts]) -> Match:
+    """Return a profile of nominal costs for a model: its operation count over a constant.
+
+    Args:
+        shape: of the model.
+        machine: this one.
+        fixed_costs: nominal ones of each backend.
+    """
     points = []
     ops: tuple[Operation, ...] = ("score", "train")
     for op, batch, length in product(ops, (4, 32), (16, 128)):
@@ -334,7 +336,7 @@ def nominal_match(shape: ModelShape, machine: Machine) -> Match:
         power=Power(train_w=20, score_w=20, idle_w=2, source="nominal, not measured", measured=False),
         backends=[
             BackendProfile.model_validate({"backend": name, "fixed": fixed, **same})
-            for name, fixed in NOMINAL.items()
+            for name, fixed in fixed_costs.items()
         ],
     )
     return Match(profile, "other", ["no device profile is stored, and nominal costs take its place"])

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from edgetune.backends.openers import accepting, traits_of
 from edgetune.config.settings import RunConfig, freeze_of, frozen_depth
 from edgetune.planning.plan import (
     LINEAR_PROBE,
@@ -36,13 +37,19 @@ class Decision:
         """The plan that is followed."""
         return None if self.plans is None else self.plans.best
 
+    @property
+    def is_ngrams_alone(self) -> bool:
+        """Whether there is no time for an encoder."""
+        return self.plan is not None and self.plan.method == NGRAMS_ALONE
+
 
 def constraints_of(config: RunConfig, exported: Exported) -> Constraints:
     """Return what the user fixed; the planner decides the rest."""
     model, train, data, budget = config.model, config.train, config.data, config.budget
     backend = None if model.backend == "auto" else model.backend
-    if model.precision == "bf16" or not model.onnx:
-        backend = "torch"
+    if backend is None and (model.precision == "bf16" or not model.onnx):
+        backend = next(accepting(config))
+    precisions = () if backend is None else traits_of(backend).precisions
     precision = None if model.precision == "auto" else model.precision
     depth = None if model.freeze == "auto" else frozen_depth(model.freeze)
     timed = budget.limits_time
@@ -50,7 +57,7 @@ def constraints_of(config: RunConfig, exported: Exported) -> Constraints:
     fixed_batch = budget.memory_mb is None or "batch_size" in train.model_fields_set
     return Constraints(
         backend=backend,
-        precision="fp32" if backend == "ort" else precision,
+        precision=precisions[0] if len(precisions) == 1 else precision,
         depth=0 if depth is None and not timed else depth,
         max_length=data.max_length if fixed_length else None,
         batch_size=train.batch_size if fixed_batch else None,

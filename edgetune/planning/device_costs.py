@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import time
 from collections.abc import Callable
 from dataclasses import replace
 
-from edgetune.backends.ort.bert_graph import can_write
-from edgetune.backends.ort.ort_runtime import has_training_build
+from edgetune.backends.openers import backend_names, find_opener, traits_of
 from edgetune.devices.cost_function import CostFunction, same_shape
 from edgetune.devices.detect import shape_of, this_machine
 from edgetune.devices.device_profile import (
@@ -41,8 +39,8 @@ SAME_UNCERTAINTY = 0.10
 OTHER_MODEL_UNCERTAINTY = 0.35
 PROBED_UNCERTAINTY = 0.2
 COPIES_MB_PER_PARAMETER = 16e-6
-PROBE_IMPORT_S, PROBE_OPEN_S, PROBE_SAVE_S, MEASURED_PARAMETERS = 0.5, 1.4, 1.2, 22_713_728
-"""Costs of the backend that does not train: Zen 3, 2 cores, the built-in model (2026-11-29)."""
+MEASURED_PARAMETERS = 22_713_728
+"""Parameters of the built-in model, with which nominal costs were measured."""
 
 
 def find_device(
@@ -65,7 +63,8 @@ def find_device(
     """
     shape = shape_of(source)
     machine = this_machine()
-    match = find_for_this_machine(shape, machine) or nominal_match(shape, machine)
+    nominal = {name: traits.nominal for name in backend_names() if (traits := traits_of(name)).trains}
+    match = find_for_this_machine(shape, machine) or nominal_match(shape, machine, nominal)
     if scales is not None:
         seen = Calibration(scales, {}, time.time())
     else:
@@ -75,28 +74,30 @@ def find_device(
         most_off = OWN_MOST_OFF if own else MOST_OFF
         runs = {} if recall is None else recall(speeds_key(match.profile, shape), most_off)
         seen = Calibration(probed, runs, time.time(), PROFILE_WEIGHT if own else DOUBTED_WEIGHT, here)
-    device = _with_probe(fit_device(match, shape, watts, seen), source, seen.slowness)
+    device = fit_device(match, shape, watts, seen)
+    for name in backend_names():
+        if not traits_of(name).trains:
+            device = _with_forward_only(device, name, source, seen.slowness)
     return device if has_separate_layers(source) else replace(device, depths=(0,))
 
 
-def _with_probe(device: DeviceCosts, source: ModelSource, slowness: float) -> DeviceCosts:
-    """Add the backend that does not train, if the encoder's graph can be written without an export.
+def _with_forward_only(device: DeviceCosts, name: str, source: ModelSource, slowness: float) -> DeviceCosts:
+    """Add a backend that does not train, if it can run the model.
 
-    Its forward pass is priced like that of a training backend.
+    Its forward pass is priced like that of a training backend, one of the same runtime if there is one.
     """
-    likes = [costs for costs in device.backends if costs.precision == "fp32"]
-    missing = any(importlib.util.find_spec(name) is None for name in ("onnx", "onnxruntime"))
-    if not likes or missing or not can_write(source.config, source.pools_mean, source.folder):
+    opener, likes = find_opener(name), [costs for costs in device.backends if costs.precision == "fp32"]
+    if not likes or opener.missing() or not opener.fits(source):
         return device
+    runtime, nominal = opener.TRAITS.runtime, opener.TRAITS.nominal
     factor = slowness * max(1.0, shape_of(source).n_parameters / MEASURED_PARAMETERS)
-    open_s, save_s = PROBE_OPEN_S * factor, PROBE_SAVE_S * factor
-    fixed = FixedCosts(
-        **{"import_s": PROBE_IMPORT_S * slowness, "export_s": 0.0, "open_s": open_s, "open_depth_s": open_s},
-        **{"save_s": save_s, "save_model_s": save_s},
+    grown = {line: factor * seconds for line, seconds in nominal.model_dump().items()}
+    fixed = FixedCosts(**(grown | {"import_s": slowness * nominal.import_s}))
+    like = min(likes, key=lambda costs: traits_of(costs.backend).runtime != runtime)
+    costs = replace(
+        like, key=name, backend=name, fixed=fixed, available="", trains=False, imports_early=False
     )
-    like = min(likes, key=lambda costs: costs.backend != "ort")
-    probe = replace(like, key="onnx", backend="onnx", fixed=fixed, available="", trains=False)
-    return replace(device, backends=(*device.backends, probe))
+    return replace(device, backends=(*device.backends, costs))
 
 
 def busy_watts() -> tuple[float, str] | None:
@@ -203,6 +204,7 @@ def _backend(item: BackendProfile, match: Match, shape: ModelShape, seen: Calibr
         ),
         cost=CostFunction(item, measured, shape, scale),
         available=_unavailable(item, match, seen),
+        imports_early=traits_of(item.backend).imports_early,
         scale=scale,
     )
 
@@ -210,10 +212,8 @@ def _backend(item: BackendProfile, match: Match, shape: ModelShape, seen: Calibr
 def _unavailable(item: BackendProfile, match: Match, seen: Calibration) -> str:
     if item.device != "cpu":
         return "was measured on a device other than the CPU"
-    if item.backend == "ort" and not has_training_build():
-        return 'its training build is not installed (`pip install "edgetune[cpu]"`)'
-    if item.backend == "torch" and importlib.util.find_spec("torch") is None:
-        return 'PyTorch is not installed (`pip install "edgetune[cpu]"`)'
+    if missing := find_opener(item.backend).missing():
+        return missing
     if item.precision == "bf16" and match.fit == "other" and item.key not in seen.known:
         return "bf16 is used only on machines where it was measured; elsewhere it can be 25 times slower"
     return ""

@@ -29,6 +29,7 @@ class BackendCosts:
         available: why it cannot be used; "" if it can.
         scale: multiple of the profiled time, which `cost` includes.
         trains: whether it can train; otherwise it fits a linear probe.
+        imports_early: whether a run imports its runtime while it starts.
     """
 
     key: str
@@ -41,6 +42,7 @@ class BackendCosts:
     available: str = ""
     scale: float = 1.0
     trains: bool = True
+    imports_early: bool = False
 
 
 @dataclass(frozen=True)
@@ -80,6 +82,14 @@ class DeviceCosts:
 
 
 @dataclass(frozen=True)
+class FittedNgrams:
+    """Seconds that the n-grams took on the training rows, and that a second fit on all rows will take."""
+
+    took_s: float
+    again_s: float
+
+
+@dataclass(frozen=True)
 class DataLengths:
     """What the planner has to know about the data.
 
@@ -90,6 +100,7 @@ class DataLengths:
         can_cut: whether rows may be cut to fewer tokens without reading them again.
         n_held_out: rows set aside for the weights of an ensemble; 0: the encoder is the only learner.
         pair: whether rows are pairs of texts.
+        ngrams: what the n-grams took, if they are fitted already; None before.
     """
 
     lengths: IntArray
@@ -99,6 +110,7 @@ class DataLengths:
     n_held_out: int = 0
     n_classes: int = 2
     pair: bool = False
+    ngrams: FittedNgrams | None = None
 
     @cached_property
     def in_order(self) -> tuple[IntArray, IntArray]:
@@ -172,6 +184,7 @@ class Plan:
         n_eval: rows evaluated.
         n_weighed: held-out rows that the encoder is scored on for its weight.
         lines: planned seconds by what they are spent on, in order; `total_s` is their sum.
+        refit_s: seconds of the line `ensemble` for a second fit of the n-grams; 0: there is none.
         memory_mb: predicted peak.
         expected_points: expected accuracy lost against unlimited training, in points (negative; 0 is best).
         scale: multiple of the profiled time by which `lines` are priced (`BackendCosts.scale`).
@@ -201,6 +214,7 @@ class Plan:
     n_weighed: int = 0
     probe_row_s: float = 0.0
     read_again_row_s: float = 0.0
+    refit_s: float = 0.0
 
     @property
     def trains(self) -> bool:

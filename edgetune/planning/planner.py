@@ -190,23 +190,26 @@ def _risk_s(lines: Lines) -> float:
 def _before(candidate: Candidate, limits: Limits) -> Lines:
     """Return the costs before training."""
     device, fixed = candidate.device, candidate.costs.fixed
-    open_s = fixed.open_at(candidate.depth)
-    if candidate.costs.backend != "ort" or not limits.already_s:  # a run imports `ort` while it starts
+    open_s, ngrams = fixed.open_at(candidate.depth), candidate.data.ngrams
+    if not candidate.costs.imports_early or not limits.already_s:
         open_s += fixed.import_s
     export_s = 0.0 if candidate.exported else fixed.export_s
-    return {"start": limits.already_s or device.start_s, "export": export_s, "open": open_s}
+    start_s = (limits.already_s or device.start_s) - (0.0 if ngrams is None else ngrams.took_s)
+    return {"start": start_s, "export": export_s, "open": open_s}
 
 
 def _after(candidate: Candidate, deadline_s: float, n_eval: int, tight: bool = False) -> Lines:
     """Return the time reserved for the end; if time is tight, n-grams are not fitted again."""
-    device, costs, data = candidate.device, candidate.costs, candidate.data
+    device, costs = candidate.device, candidate.costs
     ensemble_s, n_rows = 0.0, _n_weighed(candidate, deadline_s)
     if n_rows:
-        refits = not tight and refit_pays(len(data.lengths), data.n_held_out)
-        refit_s = _ngrams_s(data, deadline_s, costs.trains) if refits else 0.0
-        # The model is opened again if the linear probe turns out to be better than the trained encoder.
-        reopen_s = costs.fixed.open_at(candidate.depth) if costs.trains else 0.0
-        ensemble_s = n_rows * candidate.evaluate_row_s + refit_s + reopen_s
+        ensemble_s = 0.0 if tight else _refit_s(candidate, deadline_s)
+        weighed_s = n_rows * candidate.evaluate_row_s
+        if costs.trains:
+            # The model is opened again if the linear probe turns out to be better than the trained encoder.
+            ensemble_s += weighed_s + costs.fixed.open_at(candidate.depth)
+        else:  # a probe was scored when it was fitted; it is fitted again on the held-out rows too
+            ensemble_s += min(weighed_s, FIRST_FIT_RATE * deadline_s)
     return {
         "save": (SAVE_CAUTION if costs.trains else PROBE_SAVE_CAUTION) * costs.fixed.save_s,
         "ensemble": ensemble_s,
@@ -247,6 +250,16 @@ def _ngrams_s(data: DataLengths, deadline_s: float, trains: bool = True) -> floa
     if not data.n_held_out:
         return 0.0
     return min(_whole_ngrams_s(data), ngrams_rate(data.pair, trains) * deadline_s)
+
+
+def _refit_s(candidate: Candidate, deadline_s: float) -> float:
+    """Return the planned seconds of fitting the n-grams a second time, on the held-out rows too."""
+    data = candidate.data
+    if not refit_pays(len(data.lengths), data.n_held_out):
+        return 0.0
+    if data.ngrams is not None:
+        return data.ngrams.again_s
+    return _ngrams_s(data, deadline_s, candidate.costs.trains)
 
 
 def ngrams_rate(pair: bool, trains: bool = True) -> float:
@@ -385,7 +398,10 @@ def _spend(
     data, trains = candidate.data, candidate.costs.trains
     before = _before(candidate, limits)
     after = _after(candidate, deadline_s, reading.n_eval, reading.tight)
-    before["ngrams"] = _ngrams_s(data, deadline_s, trains) * (0.5 if reading.tight and trains else 1)
+    if data.ngrams is None:
+        before["ngrams"] = _ngrams_s(data, deadline_s, trains) * (0.5 if reading.tight and trains else 1)
+    else:
+        before["ngrams"] = data.ngrams.took_s
     before["linear_probe"] = _linear_probe_s(candidate, reading.n_probe_rows, deadline_s, saved=True)
     if reading.reads_all and trains and data.n_held_out:
         n_again = len(data.lengths) + _n_weighed(candidate, deadline_s)
@@ -470,6 +486,7 @@ def plan_one(candidate: Candidate, deadline_s: float, limits: Limits, constraint
         n_weighed=_n_weighed(candidate, deadline_s),
         probe_row_s=candidate.probe_row_s,
         read_again_row_s=reading.read_again_row_s(candidate),
+        refit_s=0.0 if reading.tight or not data.n_held_out else _refit_s(candidate, deadline_s),
         lines=lines,
         total_s=sum(lines.values()),
         memory_mb=candidate.memory_mb + cache_mb,

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import datetime
-import importlib.util
 import math
 import tempfile
 import time
@@ -16,8 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from edgetune.backends.openers import find_opener, profiled_keys, traits_of
 from edgetune.backends.ort.artifacts import ArtifactBuilder, artifacts_cache_key
-from edgetune.backends.ort.ort_runtime import has_training_build
 from edgetune.config.settings import freeze_of
 from edgetune.devices.detect import profile_name, shape_of, this_machine
 from edgetune.devices.device_profile import DeviceProfile, Machine, ModelShape, Power, first_implausible
@@ -47,7 +46,6 @@ VISIT_S, QUICK_VISIT_S = 0.08, 0.04
 TOO_SPREAD = 0.2
 TRIAL_LENGTH = 16
 MEMORY_SHARE = 0.7  # of what is free may be taken by all backends together
-KEYS = ("ort-fp32", "torch-fp32", "torch-bf16", "torch-fp32-cuda", "torch-bf16-cuda")
 BF16_FEATURES = {"AVX512-BF16", "AMX", "BF16"}
 
 
@@ -85,18 +83,19 @@ def choose_keys(wanted: Sequence[str], machine: Machine) -> tuple[list[str], lis
         MissingDependencyError: nothing that can train is installed.
     """
     for key in wanted:
-        if key not in KEYS:
-            raise UsageError(f"--backend {key}: there is no such backend; choose from {', '.join(KEYS)}.")
-    has_ort, has_torch = has_training_build(), _installed("torch") and _installed("transformers")
+        if key not in profiled_keys():
+            names = ", ".join(profiled_keys())
+            raise UsageError(f"--backend {key}: there is no such backend; choose from {names}.")
     has_bf16 = bool(BF16_FEATURES & set(machine.features))
     notes: list[str] = []
     keys: list[str] = []
-    for key in wanted or KEYS:
-        if not (has_ort if key.startswith("ort") else has_torch):
+    for key in wanted or profiled_keys():
+        name, _, precision = key.partition("-")
+        if find_opener(name).missing():
             notes.append(f"{key} was left out: its packages are not installed.")
         elif key.endswith("cuda") and machine.gpu is None and not wanted:
             continue
-        elif key == "torch-bf16" and not has_bf16 and not wanted:
+        elif precision == "bf16" and not has_bf16 and not wanted:
             notes.append(
                 f"{key} was left out: this processor has no bf16 instructions, so bf16 is far slower."
             )
@@ -108,10 +107,6 @@ def choose_keys(wanted: Sequence[str], machine: Machine) -> tuple[list[str], lis
             "(`edgetune doctor` shows what is missing)."
         )
     return keys, notes
-
-
-def _installed(name: str) -> bool:
-    return importlib.util.find_spec(name) is not None
 
 
 def export_all(
@@ -215,7 +210,7 @@ class Measurement(TimedMeasurement):
             per_run = measure_per_run_costs(job, 1 if self._quick else 3, self._watts, tdp)
             folders: dict[str, str] = {}
             export_s = 0.0
-            if any(key.startswith("ort") for key in self._keys):
+            if any(traits_of(key.partition("-")[0]).exports for key in self._keys):
                 folders, export_s, notes = export_all(
                     self._source, self._grid.depths, self._cache, scratch, self._quick, self._tell
                 )
@@ -288,7 +283,7 @@ class Measurement(TimedMeasurement):
     def _open_depths(self, folders: dict[str, str]) -> None:
         for session in self._alive():
             key, depths = session.job.key, list(self._grid.depths)
-            if session.job.parts[0] == "ort":
+            if traits_of(session.job.parts[0]).exports:
                 depths = [depth for depth in depths if str(depth) in folders]
             with self._leaving_out(key):
                 self._tell(f"{key}: opening with frozen layers")

@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from edgetune.backends.model_loader import ensure_tokenizer
+from edgetune.backends.openers import traits_of
 from edgetune.backends.ort.artifacts import ArtifactBuilder
 from edgetune.config.settings import freeze_of
 from edgetune.devices.cost_function import nnls
@@ -114,7 +115,7 @@ class BackendSession:
         fixed["save_s"] = fixed["save_model_s"] = self.child.ask("save", depth=0)
         fixed["open_s"] = self._open(0, onnx=False)
         fixed["import_s"] = self._import_s + max(0.0, self._first_s - fixed["open_s"])
-        if self.job.parts[0] == "torch":
+        if not traits_of(self.job.parts[0]).exports:
             fixed["save_model_s"] = self.child.ask("save", depth=0)
 
     def choose_threads(self, candidates: Sequence[int], point: GridPoint) -> None:
@@ -147,7 +148,8 @@ class BackendSession:
             if len(self._cut_depths) > 1 or known:
                 continue
             fixed["open_depth_s"] = seconds
-            if self.job.parts[0] == "ort":  # saving opens the whole model first: expect the dearer of the two
+            if traits_of(self.job.parts[0]).exports:
+                # Saving opens the whole model first: expect the dearer of the two.
                 cut_s = self.child.ask("save", depth=depth)
                 fixed["save_s"] = fixed["save_model_s"] = max(cut_s, fixed["save_s"])
         return None
@@ -162,7 +164,7 @@ class BackendSession:
         """Put everything that was found together."""
         assert self.memory is not None
         backend, precision, device = self.job.parts
-        export_s = export_s if backend == "ort" else 0.0
+        export_s = export_s if traits_of(backend).exports else 0.0
         return BackendProfile(
             backend=backend,
             precision=precision,
@@ -198,7 +200,7 @@ def open_session(
         WorkerLost: it does not work here.
     """
     builder, folders = ArtifactBuilder(source, cache), {}
-    if backend.backend == "ort":
+    if traits_of(backend.backend).exports:
         folders = {str(depth): artifacts_folder(builder, depth) for depth in depths}
     job = make_job(source, backend.key, cache, scratch, folders)
     child = stack.enter_context(WorkerProcess(job))

@@ -20,6 +20,7 @@ from pathlib import Path
 
 import numpy as np
 
+from edgetune.backends.openers import traits_of
 from edgetune.backends.ort.bert_graph import FEATURES, HEAD_BIAS, HEAD_WEIGHT, INPUTS, write_graph
 from edgetune.backends.ort.ort_runtime import import_ort, session_options
 from edgetune.devices.cost_function import CostFunction
@@ -39,7 +40,7 @@ FILE = "probes.json"
 PROBE_RATE = 0.1
 """Share of the time left that may be spent on measuring."""
 BACKENDS_S, LAYERS_S, LEAST_S = 20.0, 3.0, 1.0
-LAYERS = 2
+LAYERS, RUNTIME = 2, "onnxruntime"
 SHAPES = ((4, 32), (8, 64))
 """Rows and tokens of the passes through the layers, in turn."""
 FEWEST_PASSES, CLOSE_ENOUGH = 12, 0.04
@@ -99,7 +100,8 @@ def _probe_layers(match: Match, shape: ModelShape, end_s: float) -> Scales:
     backends = [item for item in profile.backends if (item.precision, item.device) == ("fp32", "cpu")]
     if not backends:
         return {}
-    cost = CostFunction(min(backends, key=lambda item: item.backend != "ort"), profile.model, shape)
+    like = min(backends, key=lambda item: traits_of(item.backend).runtime != RUNTIME)
+    cost = CostFunction(like, profile.model, shape)
     ratios = []
     for batch, length, seconds in _timed_passes(shape):
         ratios.append(seconds / cost.seconds("score", batch, length, max(0, shape.n_layers - LAYERS)))

@@ -12,7 +12,6 @@ import concurrent.futures
 import contextlib
 import dataclasses
 import gc
-import importlib
 import json
 import os
 import subprocess
@@ -28,7 +27,7 @@ import numpy as np
 
 from edgetune.backends.backend_contract import Backend
 from edgetune.backends.hidden_cache import HiddenCache
-from edgetune.config.settings import freeze_of
+from edgetune.backends.openers import Measured, find_opener
 from edgetune.data.batches import Batch
 from edgetune.energy import Sensor, open_sensor
 from edgetune.energy.estimate import ConstantPower, estimate_by_use
@@ -50,7 +49,7 @@ class MeasurementJob:
     Attributes:
         key: the backend as profiles name it, such as `torch-bf16` or `torch-fp32-cuda`.
         model: folder of the model.
-        artifacts: folder of training artifacts by depth, for `ort`.
+        artifacts: folder of training artifacts by depth, for a backend that exports.
         tokenizer: folder of the fast tokenizer.
         scratch: folder for files that are thrown away.
     """
@@ -196,42 +195,28 @@ class Worker:
     def import_runtime(self) -> float:
         """Import what the backend needs; return the seconds it took."""
         started = time.perf_counter()
-        importlib.import_module(f"edgetune.backends.{self._name}.{self._name}_backend")
-        if self._name == "ort":
-            from edgetune.backends.ort.ort_runtime import import_training
-
-            import_training()
-        else:
-            importlib.import_module("torch")
-            importlib.import_module("transformers").AutoModelForSequenceClassification  # noqa: B018  # loads it
+        find_opener(self._name).import_runtime()
         return time.perf_counter() - started
 
     def open(self, depth: int, threads: int | None, onnx: bool = True) -> float:
         """Open a backend at a depth, in place of one that was open there; return the seconds it took."""
         self.close(depth)
         started = time.perf_counter()
-        source = resolve_model(self._job.model)
-        cache = HiddenCache(CACHE_MB, 0.0, None) if depth > 0 else None
-        backend: Backend
-        if self._name == "ort":
-            from edgetune.backends.ort.artifacts import load_artifacts
-            from edgetune.backends.ort.ort_backend import OrtBackend
-
-            source.fingerprint()  # a run needs it to find its artifacts
-            artifacts = load_artifacts(Path(self._job.artifacts[str(depth)]), len(LABELS))
-            backend = OrtBackend(artifacts, SEED, device=self._device, threads=threads, cache=cache)
-        else:
-            from edgetune.backends.torch.torch_backend import TorchBackend
-
-            backend = TorchBackend(
-                *(source, len(LABELS), freeze_of(depth), SEED),
-                device=self._device,
-                precision=self._precision,
-                threads=threads,
-                onnx=onnx,
-                tokenizer_folder=Path(self._job.tokenizer),
-                cache=cache,
-            )
+        source, folder = resolve_model(self._job.model), self._job.artifacts.get(str(depth))
+        asked = Measured(
+            source=source,
+            n_labels=len(LABELS),
+            depth=depth,
+            precision=self._precision,
+            device=self._device,
+            threads=threads,
+            seed=SEED,
+            cache=HiddenCache(CACHE_MB, 0.0, None) if depth > 0 else None,
+            artifacts=None if folder is None else Path(folder),
+            tokenizer_folder=Path(self._job.tokenizer),
+            onnx=onnx,
+        )
+        backend = find_opener(self._name).open_measured(asked)
         seconds = time.perf_counter() - started
         if backend.depth != depth:
             raise UsageError(f"{source.name} cannot be split above layer {depth}")

@@ -81,6 +81,12 @@ class Deadline:
         left_rate = IDLE_RATE if idle else max(usual_rate, rate)
         return min(rate * self.clock.limit_s(), max(planned_s, left_rate * left_s))
 
+    def expect_refit(self, seconds: float) -> None:
+        """Reserve only these seconds for the second fit of the n-grams, if more were planned."""
+        if (spare_s := self.plan.refit_s - seconds) > 0:
+            lines = self.clock.lines
+            self.clock.lines = {**lines, "ensemble": lines["ensemble"] - spare_s}
+
     def choice_end_s(self, opens_again: bool) -> Callable[[], float]:
         """Return a function that gives the time by which scoring the held-out rows must end, in seconds.
 

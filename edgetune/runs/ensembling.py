@@ -30,6 +30,7 @@ from edgetune.learners.ensemble import MemberScore
 from edgetune.learners.linear_probe import LinearProbe
 from edgetune.learners.ngrams.learner import Ngrams
 from edgetune.learners.text_learner import TextLearner
+from edgetune.planning.plan import FittedNgrams
 from edgetune.runs.context import RunContext
 from edgetune.runs.cross_fitting import CrossFit
 from edgetune.runs.ngrams_in_time import NgramsInTime
@@ -63,6 +64,7 @@ class EnsembleStage:
         probe: the linear probe of the untouched encoder; None if none was fitted.
         crossed: cross-fitted predictions of probe and n-grams for all rows if these are few; None otherwise.
         encoder: what the kept encoder is: `ENCODER` if it was trained, `PROBE` if its head alone was fitted.
+        ngrams: what the n-grams took; None before they are fitted.
     """
 
     def __init__(self, run: RunContext[PreparedRows]) -> None:
@@ -70,6 +72,7 @@ class EnsembleStage:
         self.probe: FittedProbe | None = None
         self.crossed: CrossFit | None = None
         self.encoder = ENCODER
+        self.ngrams: FittedNgrams | None = None
         self._fits = NgramsInTime(run)
         self._ngrams: Ngrams | None = None
         self._others: Mapping[str, TextLearner] = {}  # beside the n-grams
@@ -95,16 +98,28 @@ class EnsembleStage:
         return self._weighted is None or ENCODER in self._weighted.ensemble.names
 
     def begin(self) -> None:
-        """Fit n-grams on the training rows and save them; they predict until the encoder has a weight."""
-        if self.held_out is None:
+        """Fit n-grams on the training rows and save them; they predict until the encoder has a weight.
+
+        Nothing is done if they are fitted already.
+        """
+        if self.held_out is None or self._ngrams is not None:
             return
+        started_s = self._run.meter.elapsed_s()
         with self._run.meter.phase("ngrams"):
             self._run.view.say("Fitting n-grams")
             self._ngrams, self._others = self._fits.fit(), self._fits.fit_others()
             log_probas = self._fits.timed_log_probas(self._ngrams, self._others, self.held_out)
             self._weigh(log_probas, self.held_out.labels)
             self._save()
+        took_s = self._run.meter.elapsed_s() - started_s
+        self.ngrams = FittedNgrams(took_s, self._fits.again_s(self.held_out) + SAVE_CAUTION * self._save_s)
+        self._run.deadline.expect_refit(self.ngrams.again_s)
         self._run.deadline.mark("ngrams")
+
+    def move_to(self, run: RunContext[Prepared]) -> None:
+        """Go on in a run that opened an encoder after the n-grams were fitted."""
+        self._run, self._data = run, run.prepared.data
+        self._fits.move_to(run)
 
     def restore(self) -> None:
         """Read what `begin` saved before a break, or do it again."""

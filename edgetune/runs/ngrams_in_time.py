@@ -9,6 +9,7 @@ import numpy as np
 from edgetune.data.token_store import TokenView
 from edgetune.inference.saved_ensemble import text_log_probas
 from edgetune.learners.ngrams.learner import Ngrams
+from edgetune.learners.ngrams.solving import import_solvers
 from edgetune.learners.text_learner import Learned, TextLearner, find_text_learner
 from edgetune.planning.planner import refit_pays
 from edgetune.runs.context import RunContext
@@ -26,8 +27,13 @@ class NgramsInTime:
         self._run = run
         self._fit_s = self._row_s = 0.0
 
+    def move_to(self, run: RunContext[PreparedRows]) -> None:
+        """Go on in a run that opened an encoder after the n-grams were fitted."""
+        self._run = run
+
     def fit(self) -> Ngrams:
         """Fit the n-grams on the training rows."""
+        import_solvers()  # first, as the second fit does not have to
         prepared, started_s = self._run.prepared, self._run.meter.elapsed_s()
         limit_s = self._run.deadline.ngrams_limit_s(prepared.config.data.pair)
         found = self._fitted(Ngrams, prepared.data.train, limit_s)
@@ -43,6 +49,11 @@ class NgramsInTime:
             limit_s = OTHERS_RATE / len(names) * self._run.deadline.clock.left_s()
             found[name] = self._fitted(find_text_learner(name), data.train, limit_s)
         return found
+
+    def again_s(self, held_out: TokenView) -> float:
+        """Return the seconds that a second fit will take, on the held-out rows too."""
+        n_train = len(self._run.prepared.data.train)
+        return self._fit_s * (n_train + len(held_out)) / n_train
 
     def fit_again(self, ngrams: Ngrams, held_out: TokenView, save_s: float) -> Ngrams:
         """Fit the n-grams on training and held-out rows together, if that pays and there is time.

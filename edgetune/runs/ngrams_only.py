@@ -19,19 +19,18 @@ from edgetune.utils.errors import Interrupted
 WHY = "There is no time for the encoder; the n-gram classifier is used alone"
 
 
-def run_ngrams(run: RunContext[PreparedRows]) -> RunResult:
-    """Fit, save and evaluate n-grams, and write the summary.
+def run_ngrams(run: RunContext[PreparedRows], stage: EnsembleStage) -> RunResult:
+    """Fit the n-grams on all rows, save and evaluate them, and write the summary.
 
     Args:
-        run: with a plan that has no encoder in it; a request to stop ends the fit with the rows and passes
-            done so far.
+        run: with a plan that has no encoder in it.
+        stage: with n-grams fitted on the training rows.
 
     Raises:
         Interrupted: SIGINT or SIGTERM came; the n-grams fitted so far are in the run folder.
     """
-    folder, stop, deadline, stage = run.folder, run.stop, run.deadline, EnsembleStage(run)
+    folder, stop, deadline = run.folder, run.stop, run.deadline
     with HistoryWriter(folder.path / "history.jsonl", run.logs.record) as history:
-        stage.begin()
         if not stop():
             stage.finish_alone()
             deadline.mark("ensemble")

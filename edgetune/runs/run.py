@@ -33,14 +33,15 @@ from edgetune.run_files.summary import RunResult
 from edgetune.runs.context import RunContext
 from edgetune.runs.deadline import Deadline, NoDeadline
 from edgetune.runs.dry_run import settings_of_call
+from edgetune.runs.ensembling import EnsembleStage
 from edgetune.runs.ngrams_only import run_ngrams, why
 from edgetune.runs.resume import Interruption, read_interruption
-from edgetune.runs.setup import Prepared, PreparedRows, Usage, prepare
+from edgetune.runs.setup import Prepared, PreparedRows, Usage, only_probes, prepare
 from edgetune.runs.timed_training import TimedTraining
 from edgetune.runs.training import Training
 from edgetune.selection import SELECTORS
 from edgetune.utils.errors import Interrupted
-from edgetune.utils.formatting import counted
+from edgetune.utils.formatting import counted, duration
 from edgetune.utils.machine import cache_folder
 from edgetune.utils.meter import Meter
 from edgetune.utils.signals import StopRequest
@@ -202,11 +203,29 @@ def _followed(
     """Follow the plan of a run whose folder exists."""
     run.logs.start(run.folder.path, run.prepared.config)
     if not _has_encoder(run):  # an interruption of which leaves nothing to resume
-        return _stoppable(partial(run_ngrams, run), run)
-    try:
-        return _stoppable(partial(_train, run, interruption), run)
-    finally:
-        _remember_speed(run, cache_dir)
+        return _stoppable(partial(_fit_ngrams_first, run, cache_dir), run)
+    return _stoppable(partial(_train, run, cache_dir, interruption), run)
+
+
+def _fit_ngrams_first(run: RunContext[PreparedRows], cache_dir: Path) -> RunResult:
+    """Fit n-grams; if they took less time than planned, an encoder follows after all."""
+    prepared, deadline, stage = run.prepared, run.deadline, EnsembleStage(run)
+    stage.begin()
+    if stage.ngrams is not None and not run.stop():
+        later = prepared.open_later(stage.ngrams, tuple(deadline.marks))
+        if later is not None:
+            later = replace(later, config=with_learning_rate(later))
+            used = Usage(run.meter.elapsed_s, run.sensor.joules, deadline.clock.energy_j)
+            with_encoder = replace(run, prepared=later, deadline=_deadline(later, used))
+            assert _has_encoder(with_encoder)
+            run.folder.write_text("config.toml", dump_config(_repeatable(later.config, prepared.config)))
+            run.view.say(
+                f"The n-grams took only {duration(stage.ngrams.took_s)}: there is time for the encoder"
+            )
+            run.view.say(plan_summary(with_encoder.deadline.plan))
+            stage.move_to(with_encoder)
+            return _train(with_encoder, cache_dir, ensemble=stage)
+    return run_ngrams(run, stage)
 
 
 def _has_encoder(run: RunContext[PreparedRows]) -> TypeGuard[RunContext[Prepared]]:
@@ -240,19 +259,27 @@ def _stoppable(work: Callable[[], RunResult], run: RunContext[PreparedRows]) -> 
         ) from None
 
 
-def _train(run: RunContext[Prepared], interruption: Interruption | None = None) -> RunResult:
+def _train(
+    run: RunContext[Prepared],
+    cache_dir: Path,
+    interruption: Interruption | None = None,
+    ensemble: EnsembleStage | None = None,
+) -> RunResult:
     """Train an encoder and the other learners, from the start or from an interruption."""
-    with HistoryWriter(run.folder.path / "history.jsonl", run.logs.record) as history:
-        kind = Training if isinstance(run.deadline, NoDeadline) else TimedTraining
-        return kind(run, history, interruption).run()
+    try:
+        with HistoryWriter(run.folder.path / "history.jsonl", run.logs.record) as history:
+            kind = Training if isinstance(run.deadline, NoDeadline) else TimedTraining
+            return kind(run, history, interruption, ensemble).run()
+    finally:
+        _remember_speed(run, cache_dir)
 
 
 def _repeatable(resolved: RunConfig, asked: RunConfig) -> RunConfig:
-    """Return the settings for `config.toml`, with the backend that was asked for in place of `onnx`.
+    """Return the settings for `config.toml`, with the backend that was asked for.
 
-    That one cannot train, and the planner chose it for a plan without training.
+    The planner may have chosen one that cannot train, for a plan without training.
     """
-    if resolved.model.backend != "onnx":
+    if not only_probes(resolved):
         return resolved
     return resolved.model_copy(
         update={"model": resolved.model.model_copy(update={"backend": asked.model.backend})}

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
@@ -17,15 +17,16 @@ from typing import Any
 from edgetune.backends.backend_contract import Backend
 from edgetune.backends.hidden_cache import HiddenCache
 from edgetune.backends.model_loader import ModelLoader, choose_backend, find_model_loader
+from edgetune.backends.openers import traits_of
 from edgetune.config.settings import DataSettings, RunConfig, frozen_depth
 from edgetune.data.in_memory import naming_copies
 from edgetune.data.splits import Splits, open_splits
 from edgetune.data.token_format import TokenizerSpec
 from edgetune.models.checks import open_tokenizer
 from edgetune.planning.calibration import load_observed_runs
-from edgetune.planning.decision import Decision, decide
+from edgetune.planning.decision import Decision, Exported, decide
 from edgetune.planning.device_costs import find_device
-from edgetune.planning.plan import NGRAMS_ALONE, DataLengths, Plan, Plans
+from edgetune.planning.plan import DataLengths, FittedNgrams, Plan, Plans
 from edgetune.planning.planner import DEFAULT_CACHE_MB, FEWEST_STEPS, MOST_PASSES
 from edgetune.profiling.speed_probe import BACKENDS_S, LAYERS_S, PROBE_RATE, probe_speeds
 from edgetune.runs.resume import Interruption
@@ -44,6 +45,13 @@ PATIENCE = 2
 """Passes without a better model after which training ends, if the number of passes is not given."""
 
 
+Marks = tuple[tuple[str, float], ...]
+
+
+def _never(ngrams: FittedNgrams, marks: Marks) -> None:
+    return None
+
+
 @dataclass(frozen=True)
 class PreparedRows:
     """Rows and plan of a run; all that is needed if no encoder fits the deadline.
@@ -54,13 +62,18 @@ class PreparedRows:
         tokenizer_file: the `tokenizer.json` that the rows were read with.
         plans: what was planned, and why; None if nothing was.
         marks: (line of the plan, elapsed seconds at its end) so far.
+        open_later: opens an encoder after all, given what the n-grams took and the marks so far;
+            returns None if there is still no time for one.
     """
 
     config: RunConfig
     data: Splits
     tokenizer_file: Path
     plans: Plans | None
-    marks: tuple[tuple[str, float], ...]
+    marks: Marks
+    open_later: Callable[[FittedNgrams, Marks], Prepared | None] = field(
+        default=lambda ngrams, marks: None, kw_only=True
+    )
 
     @property
     def plan(self) -> Plan | None:
@@ -96,7 +109,7 @@ class Prepared(PreparedRows):
     @property
     def texts_apart(self) -> bool:
         """Whether the encoder reads the two texts of a pair separately."""
-        return self.config.data.pair and self.backend.name == "onnx"
+        return self.config.data.pair and only_probes(self.config)
 
 
 @dataclass(frozen=True)
@@ -152,10 +165,10 @@ def prepare(
         raise UsageError(
             "Without a deadline the encoder is trained; add the encoder to --learners, or give a --deadline."
         )
-    if config.model.backend == "onnx" and not {"probe", "ngrams"} & {*config.train.learners}:
+    if only_probes(config) and not {"probe", "ngrams"} & {*config.train.learners}:
         raise UsageError(
-            "--backend onnx fits a linear probe and trains nothing; add the probe to --learners, or use "
-            "another backend."
+            f"--backend {config.model.backend} fits a linear probe and trains nothing; add the probe to "
+            "--learners, or use another backend."
         )
     with contextlib.ExitStack() as stack:
         model_loader = find_model_loader(config, cache_dir, stack)
@@ -171,16 +184,39 @@ def prepare(
             _refuse_for_several(config)
         if config.train.class_weight == "balanced" and data.held_out is None:
             data = replace(data, warnings=(*data.warnings, NO_CLASS_WEIGHT))
-        config, decided_s = decision.config, used.elapsed_s()
-        if decision.plan is not None and decision.plan.method == NGRAMS_ALONE:
-            marks = (("start", decided_s),)
-            return PreparedRows(config, data, model_loader.tokenizer_file, decision.plans, marks)
-        if config.data.max_length < data.train.longest:
-            data = data.cut(config.data.max_length)
-        labels: dict[str, Any] = {"n_labels": len(data.label_names), "multi_label": data.multi_label}
-        reopen = partial(model_loader.open, config, **labels, meter=meter, say=say)
-        with meter.phase("open"):
-            backend = reopen(cache=_cache_of(config, cache_dir))
+        started: Marks = (("start", used.elapsed_s()),)
+        open_encoder = partial(_open_encoder, model_loader, data, cache_dir, meter, say)
+        if not decision.is_ngrams_alone:
+            return open_encoder(decision, started)
+
+    def open_later(ngrams: FittedNgrams, marks: Marks) -> Prepared | None:
+        again = _decide_later(decision, model_loader, data, used, ngrams)
+        return None if again is None else open_encoder(again, marks)
+
+    return PreparedRows(
+        decision.config, data, model_loader.tokenizer_file, decision.plans, started, open_later=open_later
+    )
+
+
+def _open_encoder(
+    model_loader: ModelLoader,
+    data: Splits,
+    cache_dir: Path,
+    meter: Meter,
+    say: Say,
+    decision: Decision,
+    marks: Marks,
+) -> Prepared:
+    """Open the encoder of a decision, after the lines of the plan that ended at `marks`."""
+    config, before_s = decision.config, meter.split_s()["export"]
+    if config.data.max_length < data.train.longest:
+        data = data.cut(config.data.max_length)
+    labels: dict[str, Any] = {"n_labels": len(data.label_names), "multi_label": data.multi_label}
+    reopen = partial(model_loader.open, config, **labels, meter=meter, say=say)
+    began_s = meter.elapsed_s()
+    with meter.phase("open"):
+        backend = reopen(cache=_cache_of(config, cache_dir))
+    export_s = meter.split_s()["export"] - before_s
     return Prepared(
         config=config,
         data=data,
@@ -192,12 +228,33 @@ def prepare(
         pools_mean=model_loader.source.pools_mean,
         plans=decision.plans,
         reopen=partial(reopen, cache=None),
-        marks=(
-            ("start", decided_s),
-            ("export", decided_s + meter.split_s()["export"]),
-            ("open", used.elapsed_s()),
-        ),
+        marks=(*marks, ("export", began_s + export_s), ("open", meter.elapsed_s())),
     )
+
+
+def _decide_later(
+    decision: Decision, model_loader: ModelLoader, data: Splits, used: Usage, ngrams: FittedNgrams
+) -> Decision | None:
+    """Plan again once n-grams that were to be used alone are fitted, which can take less time than planned.
+
+    Returns:
+        None if there is still no time for an encoder.
+    """
+    config, device = decision.config, None if decision.plans is None else decision.plans.device
+    if device is None:
+        return None
+    shape = replace(_lengths(config, data, model_loader), ngrams=ngrams)
+    exported = _exported(config, data, model_loader)
+    try:
+        again = decide(config, device, shape, exported, used.elapsed_s(), used.joules(), used.most_j)
+    except BudgetError:
+        return None
+    return None if again.is_ngrams_alone else again
+
+
+def only_probes(config: RunConfig) -> bool:
+    """Return whether the backend cannot train."""
+    return config.model.backend != "auto" and not traits_of(config.model.backend).trains
 
 
 def _refuse_for_several(config: RunConfig) -> None:
@@ -350,13 +407,18 @@ def decide_unset_settings(
         return Decision(_closed(config), None)
     if config.data.pair and not _marks_second(model_loader.tokenizer_file):
         device = replace(device, backends=tuple(costs for costs in device.backends if costs.trains))
-    if model.backend == "onnx" and all(costs.trains for costs in device.backends):
+    if only_probes(config) and all(costs.trains for costs in device.backends):
         raise UsageError(
-            f"--backend onnx is not possible with {model_loader.source.name}: it is for BERT encoders with "
-            "mean pooling, and for pairs the tokenizer has to give the second text a token type of its own; "
-            "use --backend auto."
+            f"--backend {model.backend} is not possible with {model_loader.source.name}: it is for BERT "
+            "encoders with mean pooling, and for pairs the tokenizer has to give the second text a token "
+            "type of its own; use --backend auto."
         )
-    shape = DataLengths(
+    shape, exported = _lengths(config, data, model_loader), _exported(config, data, model_loader)
+    return decide(config, device, shape, exported, used.elapsed_s(), used.joules(), used.most_j)
+
+
+def _lengths(config: RunConfig, data: Splits, model_loader: ModelLoader) -> DataLengths:
+    return DataLengths(
         lengths=data.train.lengths,
         eval_lengths=data.evaluation.lengths,
         max_length=config.data.max_length,
@@ -365,10 +427,11 @@ def decide_unset_settings(
         n_classes=len(data.label_names),
         pair=config.data.pair,
     )
-    exported = partial(
-        model_loader.exported, len(data.label_names), model.freeze, multi_label=data.multi_label
-    )
-    return decide(config, device, shape, exported, used.elapsed_s(), used.joules(), used.most_j)
+
+
+def _exported(config: RunConfig, data: Splits, model_loader: ModelLoader) -> Exported:
+    n_labels, freeze = len(data.label_names), config.model.freeze
+    return partial(model_loader.exported, n_labels, freeze, multi_label=data.multi_label)
 
 
 def _probe_limit_s(config: RunConfig, data: Splits, elapsed_s: float) -> float:

@@ -38,14 +38,19 @@ class Training:
     """
 
     def __init__(
-        self, run: RunContext[Prepared], history: HistoryWriter, interruption: Interruption | None = None
+        self,
+        run: RunContext[Prepared],
+        history: HistoryWriter,
+        interruption: Interruption | None = None,
+        ensemble: EnsembleStage | None = None,
     ) -> None:
+        """`ensemble` has the n-grams if they are fitted already."""
         self._run, self._history, self._interruption = run, history, interruption
         self._prepared, self._config, self._backend = run.prepared, run.prepared.config, run.prepared.backend
         self._meter, self._view, self._stop = run.meter, run.view, run.stop
         self._sensor_read_s = run.meter.elapsed_s()
         self._rows_at_once: int | None = None
-        self._saver, self._ensemble = ModelSaver(run), EnsembleStage(run)
+        self._saver, self._ensemble = ModelSaver(run), ensemble or EnsembleStage(run)
         self._recovery = Recovery(run, self._saver, self._ensemble)
         self._loop = self._make_loop()
 

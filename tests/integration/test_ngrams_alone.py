@@ -13,6 +13,7 @@ from conftest import RunCli
 
 from edgetune import load_run
 from edgetune.devices.device_profile import FixedCosts
+from edgetune.planning import planner
 from tests.profile_samples import save_guess
 
 
@@ -108,6 +109,35 @@ def test_a_damaged_list_of_labels_is_a_sentence(alone: dict[str, Any], run_cli: 
     path.write_text(whole, encoding="utf-8")
     assert done.code == 1
     assert "names 1 labels" in done.err
+
+
+def test_an_encoder_follows_if_the_ngrams_are_fitted_sooner_than_planned(
+    demo_csv: Path,
+    tiny_model: Path,
+    run_cli: RunCli,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("EDGETUNE_PROFILES", str(tmp_path / "profiles"))
+    monkeypatch.setattr(planner, "NGRAMS_S", 60.0)  # planned for each fit; the deadline allows a quarter
+    opens_s = {"import_s": 0.5, "open_s": 14.0, "open_depth_s": 14.0}
+    save_guess(tiny_model, FixedCosts(**opens_s, export_s=0, save_s=0.4, save_model_s=0.3))
+    out = tmp_path / "run"
+    done = run_cli(
+        *("finetune", demo_csv, "--model", tiny_model, "--deadline", "40s", "--max-steps", 5),
+        *("--out", out, "--json"),
+    )
+    assert done.code == 0, done.err
+    summary = json.loads(done.out)
+    assert {one["name"] for one in summary["ensemble"]["learners"]} > {"n-grams"}
+    assert "no time for the encoder" in done.err
+    assert "there is time for the encoder" in done.err
+    assert (out / "model" / "config.json").exists()
+    assert load_run(out).predict(["my parcel never came"])
+    lines = {line["line"]: line for line in summary["planned"]["lines"]}
+    assert lines["ngrams"]["planned_s"] == pytest.approx(lines["ngrams"]["real_s"], abs=0.5)
+    assert lines["start"]["planned_s"] == pytest.approx(lines["start"]["real_s"], abs=0.5)
+    assert 'backend = "ort"' in (out / "config.toml").read_text(encoding="utf-8")
 
 
 def test_there_is_nothing_to_resume(alone: dict[str, Any], run_cli: RunCli) -> None:

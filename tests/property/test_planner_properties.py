@@ -13,7 +13,17 @@ from hypothesis import strategies as st
 
 from edgetune.planning.accuracy_model import points_lost
 from edgetune.planning.clock import LEAST_MARGIN_S
-from edgetune.planning.plan import NGRAMS_ALONE, Constraints, DataLengths, DeviceCosts, Limits, Plans
+from edgetune.planning.plan import (
+    LINEAR_PROBE,
+    NGRAMS_ALONE,
+    Constraints,
+    DataLengths,
+    DeviceCosts,
+    FittedNgrams,
+    Limits,
+    Plan,
+    Plans,
+)
 from edgetune.planning.planner import (
     LEAST_NGRAMS_S,
     NGRAMS_FILES_S,
@@ -193,6 +203,24 @@ def test_without_a_deadline_all_passes_are_made_by_the_quicker_backend(
     best = make_plans(fake_device(slow, quick), shape(n_rows, 40), Limits(None), constraints).best
     assert (best.key, best.n_rows, best.n_eval) == (key, n_rows * passes, n_rows // 10)
     assert math.isfinite(best.total_s)
+
+
+def test_ngrams_that_were_fitted_sooner_than_planned_leave_time_for_an_encoder() -> None:
+    data = replace(shape(13_500, 14, n_held_out=1500), n_classes=150)
+    device = with_probe(fake_device(fake_costs(cost=FakeCost(5.5e-4), open_s=2.0)))
+
+    def planned(took_s: float, again_s: float) -> Plan:
+        fitted = replace(data, ngrams=FittedNgrams(took_s, again_s))
+        return make_plans(device, fitted, Limits(20.0, already_s=2.5 + took_s), Some).best
+
+    quick, slow = planned(2.0, 1.5), planned(9.0, 9.0)
+    before = make_plans(device, data, Limits(20.0, already_s=2.5), Some).best
+    assert before.method == slow.method == NGRAMS_ALONE
+    assert quick.method == LINEAR_PROBE
+    assert quick.lines["start"] == 2.5
+    assert quick.lines["ngrams"] == 2.0
+    assert quick.refit_s == 1.5
+    assert quick.total_s <= 20.0
 
 
 def test_less_time_freezes_more() -> None:

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from edgetune.backends.openers import find_opener
 from edgetune.devices.profile_store import match_profile
-from edgetune.profiling import measure
 from edgetune.profiling.drift import Drift, drift_sections, representative_points
 from edgetune.profiling.measure import choose_keys, make_measure_grid
 from edgetune.profiling.profile_tables import (
@@ -34,7 +34,7 @@ def test_the_grid_follows_the_model() -> None:
 
 
 def test_bf16_is_measured_only_where_the_processor_has_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(measure, "has_training_build", lambda: True)
+    monkeypatch.setattr(find_opener("ort"), "missing", lambda: "")
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: object())
     keys, notes = choose_keys([], MACHINE)
     assert keys == ["ort-fp32", "torch-fp32"]
@@ -45,7 +45,7 @@ def test_bf16_is_measured_only_where_the_processor_has_it(monkeypatch: pytest.Mo
     assert choose_keys(["torch-bf16"], MACHINE) == (["torch-bf16"], [])
     with pytest.raises(UsageError, match="--backend tpu"):
         choose_keys(["tpu"], MACHINE)
-    monkeypatch.setattr(measure, "has_training_build", lambda: False)
+    monkeypatch.setattr(find_opener("ort"), "missing", lambda: "its packages")
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(MissingDependencyError, match="pip install"):
         choose_keys([], MACHINE)

@@ -2,8 +2,13 @@
 
 Another backend is one file here (and its folder, if it is more than a file). It defines
 
+    TRAITS                    what the planner and the profiler have to know (`Traits`)
+    missing()                 says which package is missing, if one is
+    fits(source)              whether it can run a model
     check(config)             raises UsageError where the settings ask for what it cannot do
+    import_runtime()          imports what is heavy
     open_backend(asked)       returns a `Backend`; only then is anything heavy imported
+    open_measured(asked)      the same for the profiler, frozen below a depth
 
 The command line reads the names of the files, so these modules import nothing heavy. May import what
 `backends` may.
@@ -12,16 +17,73 @@ The command line reads the names of the files, so these modules import nothing h
 from __future__ import annotations
 
 import importlib
+from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import product
+from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, cast
+
+from edgetune.utils.errors import UsageError
+from edgetune.utils.plugins import module_names
 
 if TYPE_CHECKING:
     from edgetune.backends.backend_contract import Backend
     from edgetune.backends.hidden_cache import HiddenCache
     from edgetune.backends.model_loader import ModelLoader
     from edgetune.config.settings import RunConfig
+    from edgetune.devices.device_profile import FixedCosts
+    from edgetune.models.source import ModelSource
     from edgetune.utils.meter import Meter
     from edgetune.utils.types import Say
+
+
+@dataclass(frozen=True)
+class Traits:
+    """What the planner and the profiler have to know of a backend.
+
+    Attributes:
+        nominal: its costs where it was not measured, for a small encoder on two cores.
+        trains: whether it trains; otherwise it computes features for a linear probe, and is not profiled.
+        exports: whether it opens training artifacts, which are exported once per model, depth and labels.
+        imports_early: whether a run imports its runtime while it starts, as the command line's default.
+        runtime: backends of the same runtime need the same time for a forward pass.
+        precisions: arithmetic that it can use.
+        devices: where it can run.
+    """
+
+    nominal: FixedCosts
+    trains: bool = True
+    exports: bool = False
+    imports_early: bool = False
+    runtime: str = ""
+    precisions: tuple[str, ...] = ("fp32",)
+    devices: tuple[str, ...] = ("cpu",)
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What a backend is opened with to be profiled.
+
+    Attributes:
+        source: the model.
+        n_labels: classes of the new head.
+        depth: frozen layers.
+        artifacts: folder of training artifacts for that depth, if the backend exports any.
+        tokenizer_folder: where the fast tokenizer lies.
+        onnx: whether an ONNX file is written with the model.
+    """
+
+    source: ModelSource
+    n_labels: int
+    depth: int
+    precision: str
+    device: str
+    threads: int | None
+    seed: int
+    cache: HiddenCache | None
+    artifacts: Path | None
+    tokenizer_folder: Path
+    onnx: bool = True
 
 
 @dataclass(frozen=True)
@@ -50,6 +112,24 @@ class Opening:
 class Opener(Protocol):
     """A module of this folder."""
 
+    TRAITS: Traits
+
+    def missing(self) -> str:
+        """Say which package is not installed, and how to install it; return "" if all are there."""
+        ...
+
+    def fits(self, source: ModelSource) -> bool:
+        """Return whether it can run a model."""
+        ...
+
+    def import_runtime(self) -> None:
+        """Import what takes long."""
+        ...
+
+    def open_measured(self, asked: Measured) -> Backend:
+        """Open a model to be profiled."""
+        ...
+
     def check(self, config: RunConfig) -> None:
         """Refuse settings that the backend cannot follow.
 
@@ -66,3 +146,34 @@ class Opener(Protocol):
 def find_opener(name: str) -> Opener:
     """Import and return the module of that name; the settings have refused names that do not exist."""
     return cast("Opener", importlib.import_module(f"{__name__}.{name}"))
+
+
+def traits_of(name: str) -> Traits:
+    """Return what is known of the backend of that name."""
+    return find_opener(name).TRAITS
+
+
+def backend_names() -> tuple[str, ...]:
+    """Return the names of all backends."""
+    return module_names(__name__)
+
+
+def profiled_keys() -> tuple[str, ...]:
+    """Return the keys of all that can be profiled, such as `torch-bf16` or `torch-fp32-cuda`."""
+    return tuple(
+        f"{name}-{precision}" + ("" if device == "cpu" else f"-{device}")
+        for name in backend_names()
+        if (traits := traits_of(name)).trains
+        for device, precision in product(traits.devices, traits.precisions)
+    )
+
+
+def accepting(config: RunConfig) -> Iterator[str]:
+    """Yield the backends that train and accept the settings."""
+    for name in backend_names():
+        try:
+            find_opener(name).check(config)
+        except UsageError:
+            continue
+        if traits_of(name).trains:
+            yield name

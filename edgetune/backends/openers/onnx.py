@@ -2,11 +2,49 @@
 
 from __future__ import annotations
 
+import importlib.util
+
 from edgetune.backends.backend_contract import Backend
-from edgetune.backends.openers import Opening
+from edgetune.backends.openers import Measured, Opening, Traits
 from edgetune.backends.openers.ort import require_onnx_graphs
 from edgetune.config.settings import RunConfig
+from edgetune.devices.device_profile import FixedCosts
+from edgetune.models.source import ModelSource
 from edgetune.utils.errors import UsageError
+
+TRAITS = Traits(  # Zen 3, 2 cores, the built-in model (2026-11-29)
+    FixedCosts(import_s=0.5, open_s=1.4, open_depth_s=1.4, export_s=0, save_s=1.2, save_model_s=1.2),
+    trains=False,
+    runtime="onnxruntime",
+)
+
+
+def missing() -> str:
+    """Say whether onnx or ONNX Runtime is missing."""
+    if any(importlib.util.find_spec(name) is None for name in ("onnx", "onnxruntime")):
+        return 'onnx and ONNX Runtime are not installed (`pip install "edgetune[cpu]"`)'
+    return ""
+
+
+def fits(source: ModelSource) -> bool:
+    """Return whether the encoder's graph can be written without an export."""
+    from edgetune.backends.ort.bert_graph import can_write
+
+    return can_write(source.config, source.pools_mean, source.folder)
+
+
+def import_runtime() -> None:
+    """Import ONNX Runtime."""
+    importlib.import_module("onnxruntime")
+
+
+def open_measured(asked: Measured) -> Backend:
+    """Write the encoder's graph and open it."""
+    from edgetune.backends.ort.forward_only import ForwardOnly
+
+    return ForwardOnly(
+        asked.source, asked.n_labels, threads=asked.threads, tokenizer_folder=asked.tokenizer_folder
+    )
 
 
 def check(config: RunConfig) -> None:

@@ -3,11 +3,50 @@
 from __future__ import annotations
 
 from edgetune.backends.backend_contract import Backend
-from edgetune.backends.openers import Opening
+from edgetune.backends.openers import Measured, Opening, Traits
 from edgetune.backends.ort.artifacts import load_artifacts
+from edgetune.backends.ort.ort_runtime import has_training_build, import_training
 from edgetune.config.settings import RunConfig
+from edgetune.devices.device_profile import FixedCosts
 from edgetune.models.checks import weight_files
+from edgetune.models.source import ModelSource
 from edgetune.utils.errors import UsageError
+
+TRAITS = Traits(
+    FixedCosts(import_s=0.5, open_s=0.6, open_depth_s=1.0, export_s=19, save_s=2, save_model_s=2),
+    exports=True,
+    imports_early=True,
+    runtime="onnxruntime",
+)
+
+
+def missing() -> str:
+    """Say whether the training build is missing."""
+    if has_training_build():
+        return ""
+    return 'its training build is not installed (`pip install "edgetune[cpu]"`)'
+
+
+def fits(source: ModelSource) -> bool:
+    """Return True: whether a model can be exported is found out by its export."""
+    return True
+
+
+def import_runtime() -> None:
+    """Import the training build."""
+    import edgetune.backends.ort.ort_backend  # noqa: F401  # as a run does
+
+    import_training()
+
+
+def open_measured(asked: Measured) -> Backend:
+    """Open exported artifacts."""
+    from edgetune.backends.ort.ort_backend import OrtBackend
+
+    assert asked.artifacts is not None
+    asked.source.fingerprint()  # a run needs it to find its artifacts
+    artifacts = load_artifacts(asked.artifacts, asked.n_labels)
+    return OrtBackend(artifacts, asked.seed, device=asked.device, threads=asked.threads, cache=asked.cache)
 
 
 def require_onnx_graphs(config: RunConfig, name: str) -> None:

@@ -2,9 +2,58 @@
 
 from __future__ import annotations
 
+import importlib
+import importlib.util
+
 from edgetune.backends.backend_contract import Backend
-from edgetune.backends.openers import Opening
-from edgetune.config.settings import RunConfig
+from edgetune.backends.openers import Measured, Opening, Traits
+from edgetune.config.settings import RunConfig, freeze_of
+from edgetune.devices.device_profile import FixedCosts
+from edgetune.models.source import ModelSource
+
+TRAITS = Traits(
+    FixedCosts(import_s=9, open_s=1.3, open_depth_s=0.3, export_s=0, save_s=1.9, save_model_s=0.3),
+    runtime="torch",
+    precisions=("fp32", "bf16"),
+    devices=("cpu", "cuda"),
+)
+
+
+def missing() -> str:
+    """Say whether PyTorch or transformers is missing."""
+    if any(importlib.util.find_spec(name) is None for name in ("torch", "transformers")):
+        return 'PyTorch and transformers are not installed (`pip install "edgetune[cpu]"`)'
+    return ""
+
+
+def fits(source: ModelSource) -> bool:
+    """Return True: transformers opens every model that edgetune accepts."""
+    return True
+
+
+def import_runtime() -> None:
+    """Import PyTorch, and of transformers what loads a model."""
+    for name in ("edgetune.backends.torch.torch_backend", "torch"):
+        importlib.import_module(name)
+    importlib.import_module("transformers").AutoModelForSequenceClassification  # noqa: B018  # imports it
+
+
+def open_measured(asked: Measured) -> Backend:
+    """Open the model with some layers frozen."""
+    from edgetune.backends.torch.torch_backend import TorchBackend
+
+    return TorchBackend(
+        asked.source,
+        asked.n_labels,
+        freeze_of(asked.depth),
+        asked.seed,
+        device=asked.device,
+        precision=asked.precision,
+        threads=asked.threads,
+        onnx=asked.onnx,
+        tokenizer_folder=asked.tokenizer_folder,
+        cache=asked.cache,
+    )
 
 
 def check(config: RunConfig) -> None:
