@@ -21,6 +21,8 @@ from edgetune.planning.planner import make_plans, most_passes
 from edgetune.utils.errors import UsageError
 from edgetune.utils.formatting import counted, duration
 
+AMPLE_S = 86_400.0
+"""A deadline within which a few rows are certainly trained on."""
 Exported = Callable[[str, int], bool]
 """(backend key, depth) → whether nothing has to be exported before training."""
 
@@ -43,8 +45,14 @@ class Decision:
         return self.plan is not None and self.plan.method == NGRAMS_ALONE
 
 
-def constraints_of(config: RunConfig, exported: Exported) -> Constraints:
-    """Return what the user fixed; the planner decides the rest."""
+def constraints_of(config: RunConfig, exported: Exported, few_rows: bool = False) -> Constraints:
+    """Return what the user fixed; the planner decides the rest.
+
+    Args:
+        config: settings.
+        exported: what needs no export.
+        few_rows: whether frozen layers are worth their time even without a deadline.
+    """
     model, train, data, budget = config.model, config.train, config.data, config.budget
     backend = None if model.backend == "auto" else model.backend
     if backend is None and (model.precision == "bf16" or not model.onnx):
@@ -58,7 +66,7 @@ def constraints_of(config: RunConfig, exported: Exported) -> Constraints:
     return Constraints(
         backend=backend,
         precision=precisions[0] if len(precisions) == 1 else precision,
-        depth=0 if depth is None and not timed else depth,
+        depth=0 if depth is None and not timed and not few_rows else depth,
         max_length=data.max_length if fixed_length else None,
         batch_size=train.batch_size if fixed_batch else None,
         passes=train.epochs if not timed or "epochs" in train.model_fields_set else None,
@@ -79,21 +87,33 @@ def decide(
     already_s: float = 0.0,
     already_j: float = 0.0,
     energy_j: float | None = None,
+    few_rows: bool = False,
 ) -> Decision:
-    """Plan a run and fill in its open choices; `already_*` was used before, `energy_j` is allowed in total.
+    """Plan a run and fill in its open choices.
+
+    Args:
+        config: settings.
+        device: what this machine takes.
+        data: the shape of the rows.
+        exported: what needs no export.
+        already_s: seconds used before.
+        already_j: joules used before.
+        energy_j: joules allowed in total.
+        few_rows: whether a run without a deadline is planned as one with `AMPLE_S`.
 
     Raises:
         BudgetError: nothing fits.
         UsageError: more layers are to be frozen than there are.
     """
-    constraints = constraints_of(config, exported)
+    constraints = constraints_of(config, exported, few_rows)
     if constraints.depth is not None and constraints.depth > device.n_layers:
         raise UsageError(
             f"--freeze {constraints.depth}: this model has {counted(device.n_layers, 'layer')}; "
             f"give a number from 0 to {device.n_layers}."
         )
     budget = config.budget
-    limits = Limits(budget.deadline_s, energy_j, budget.memory_mb, already_s, already_j)
+    deadline_s = AMPLE_S if few_rows else budget.deadline_s
+    limits = Limits(deadline_s, energy_j, budget.memory_mb, already_s, already_j)
     plans = make_plans(device, data, limits, constraints)
     if plans.best.method == NGRAMS_ALONE:
         return Decision(config, plans)

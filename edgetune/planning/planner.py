@@ -46,6 +46,8 @@ deadline, and there are not more rows than this."""
 FIT_PROBE_S = 0.3
 FIRST_FIT_RATE = 0.02
 """Share of a deadline for the first fit of a linear probe and for a fit of the trained encoder's head."""
+MOST_FIT_S = 10.0
+"""Such a fit is never planned with more seconds than this."""
 READ_AGAIN_CAUTION = 1.25
 """Factor on the time of reading all rows again, which is not begun if it might not end in time."""
 NGRAMS_S, NGRAMS_TOKEN_S = 0.5, 4e-6
@@ -406,7 +408,7 @@ def _spend(
     if reading.reads_all and trains and data.n_held_out:
         n_again = len(data.lengths) + _n_weighed(candidate, deadline_s)
         read_s = READ_AGAIN_CAUTION * n_again * reading.read_again_row_s(candidate)
-        after["ensemble"] += read_s + FIRST_FIT_RATE * deadline_s
+        after["ensemble"] += read_s + min(FIRST_FIT_RATE * deadline_s, MOST_FIT_S)
     return before, after, deadline_s - sum(before.values()) - sum(after.values())
 
 

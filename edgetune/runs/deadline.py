@@ -1,4 +1,7 @@
-"""When the parts of a run have to end: by the clock (`Deadline`), or with the data (`NoDeadline`).
+"""When the parts of a run have to end: by the clock (`Deadline`), or with the data.
+
+Without a deadline, a run only trains (`NoDeadline`) or, if rows are few, takes the same steps as one with
+a deadline (`UnlimitedTime`).
 
     … open │ n-grams, linear probe: first usable models │ training, saved now and then │
     save │ ensemble │ evaluate │ report │
@@ -182,6 +185,16 @@ class Deadline:
             {"line": name, "planned_s": seconds, "real_s": real.get(name)}
             for name, seconds in self.plan.lines.items()
         ]
+
+
+class UnlimitedTime(Deadline):
+    """A plan that is followed without a deadline; nothing in the run depends on measured time."""
+
+    def progress(self, data: DataProgress) -> Progress:
+        return data
+
+    def guarded(self, selector: Selector, settings: SelectionSettings) -> Selector:
+        return selector
 
 
 class NoDeadline(Deadline):

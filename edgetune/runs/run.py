@@ -31,7 +31,7 @@ from edgetune.run_files.outputs import refuse_own_source
 from edgetune.run_files.run_folder import OWN, RunFolder, disk_errors
 from edgetune.run_files.summary import RunResult
 from edgetune.runs.context import RunContext
-from edgetune.runs.deadline import Deadline, NoDeadline
+from edgetune.runs.deadline import Deadline, NoDeadline, UnlimitedTime
 from edgetune.runs.dry_run import settings_of_call
 from edgetune.runs.ensembling import EnsembleStage
 from edgetune.runs.ngrams_only import run_ngrams, why
@@ -356,21 +356,23 @@ def _remember_speed(run: RunContext[Prepared], cache_dir: Path) -> None:
 
 
 def _deadline(prepared: PreparedRows, used: Usage) -> Deadline:
-    """Start the clock of a run whose time is limited."""
+    """Start the clock of a run that follows a plan."""
     plan, plans, budget = prepared.plan, prepared.plans, prepared.config.budget
-    if plan is None or plans is None or not budget.limits_time:
+    n_train = len(prepared.data.train)
+    if plan is None or plans is None or not (budget.limits_time or plan.reads_all(n_train)):
         return NoDeadline()
     clock = Clock(budget.limit_s, plan.lines, used.elapsed_s, used.most_j, used.joules)
     if not isinstance(prepared, Prepared):
         return Deadline(plan, clock, lambda operation, n_rows, width: 0.0, 0.0, marks=list(prepared.marks))
     train = prepared.config.train
-    n_most = train.epochs * len(prepared.data.train)
+    n_most = train.epochs * n_train
     if train.max_steps is not None:
         n_most = min(n_most, train.max_steps * train.batch_size)
-    return Deadline(
+    kind = Deadline if budget.limits_time else UnlimitedTime
+    return kind(
         plan,
         clock,
-        plans.step_cost(plan, len(prepared.data.train)),
+        plans.step_cost(plan, n_train),
         plans.costs(plan).fixed.save_model_s,
         n_most,
         plans.own_score_rate(plan),

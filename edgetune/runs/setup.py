@@ -18,6 +18,7 @@ from edgetune.backends.backend_contract import Backend
 from edgetune.backends.hidden_cache import HiddenCache
 from edgetune.backends.model_loader import ModelLoader, choose_backend, find_model_loader
 from edgetune.backends.openers import traits_of
+from edgetune.config.choices import USUAL_LEARNERS
 from edgetune.config.settings import DataSettings, RunConfig, frozen_depth
 from edgetune.data.in_memory import naming_copies
 from edgetune.data.splits import Splits, open_splits
@@ -27,7 +28,7 @@ from edgetune.planning.calibration import load_observed_runs
 from edgetune.planning.decision import Decision, Exported, decide
 from edgetune.planning.device_costs import find_device
 from edgetune.planning.plan import DataLengths, FittedNgrams, Plan, Plans
-from edgetune.planning.planner import DEFAULT_CACHE_MB, FEWEST_STEPS, MOST_PASSES
+from edgetune.planning.planner import DEFAULT_CACHE_MB, FEWEST_STEPS, MOST_PASSES, MOST_READ
 from edgetune.profiling.speed_probe import BACKENDS_S, LAYERS_S, PROBE_RATE, probe_speeds
 from edgetune.runs.resume import Interruption
 from edgetune.selection import FILTERS
@@ -176,8 +177,10 @@ def prepare(
         if interruption is None:
             check = partial(_still_time, config, used)
             data, config = read_rows(config, model_loader, cache_dir, meter, say, check, used.elapsed_s)
-            config = with_passes(config, len(data.train))
-            decision = decide_unset_settings(config, model_loader, data, used, cache_dir, say)
+            decision = _decide_for_few_rows(config, model_loader, data, used, cache_dir, say)
+            if decision is None:
+                config = with_passes(config, len(data.train))
+                decision = decide_unset_settings(config, model_loader, data, used, cache_dir, say)
         else:
             data, decision = _as_before(config, interruption, model_loader, cache_dir, meter, say)
         if data.multi_label:
@@ -275,19 +278,56 @@ def _refuse_for_several(config: RunConfig) -> None:
     )
 
 
-def with_passes(config: RunConfig, n_rows: int) -> RunConfig:
+def _decide_for_few_rows(
+    config: RunConfig, model_loader: ModelLoader, data: Splits, used: Usage, cache_dir: Path, say: Say
+) -> Decision | None:
+    """Plan a run without a deadline on few rows: training between two fits of the head on all rows.
+
+    With 300 to 1,000 rows that is worth up to three points over training with patience (docs/log.md,
+    twenty-fifth session).
+
+    Returns:
+        None if rows are not few, or if the settings ask for something else.
+    """
+    train, budget, model = config.train, config.budget, config.model
+    usual = {*USUAL_LEARNERS} <= {*train.learners} and train.fits_ngrams
+    limited = budget.limits_time or budget.memory_mb is not None or train.max_steps is not None
+    keeps = {"keep", "single"} & train.model_fields_set or budget.patience is not None
+    if not usual or limited or keeps or config.selection.method != "train-all" or model.device != "cpu":
+        return None
+    if data.held_out is None or data.multi_label or config.data.pair or len(data.train) > MOST_READ:
+        return None
+    if model_loader.carried is not None or not model_loader.source.pools_mean:
+        return None
+    config = with_passes(config, len(data.train), has_patience=False)
+    probe = partial(
+        probe_speeds,
+        limit_s=LAYERS_S,
+        every_backend=False,
+        cache_dir=cache_dir,
+        say=say,
+    )
+    device = find_device(model_loader.source, budget.watts, probe)
+    shape, exported = _lengths(config, data, model_loader), _exported(config, data, model_loader)
+    found = decide(config, device, shape, exported, used.elapsed_s(), few_rows=True)
+    plan = found.plan
+    return found if plan is not None and plan.trains and plan.reads_all(len(data.train)) else None
+
+
+def with_passes(config: RunConfig, n_rows: int, has_patience: bool = True) -> RunConfig:
     """Set the number of passes and the patience, unless they were given or time is limited.
 
     Args:
         config: settings.
         n_rows: training rows.
+        has_patience: whether training ends when further passes do not help.
     """
     train, budget = config.train, config.budget
     if "epochs" in train.model_fields_set or train.max_steps is not None or budget.limits_time:
         return config
     passes = min(MOST_PASSES, max(1, math.ceil(FEWEST_STEPS * train.batch_size / max(1, n_rows))))
     update: dict[str, Any] = {"train": train.model_copy(update={"epochs": passes})}
-    if passes > 1 and budget.patience is None and train.keep == "best":
+    if has_patience and passes > 1 and budget.patience is None and train.keep == "best":
         update["budget"] = budget.model_copy(update={"patience": PATIENCE})
     return config.model_copy(update=update)
 

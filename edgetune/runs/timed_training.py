@@ -12,6 +12,7 @@ from edgetune.inference.saved_ensemble import PROBE
 from edgetune.learners.filter_guard import GuardedSelector
 from edgetune.run_files.counters import Counters
 from edgetune.runs.cross_fitting import cross_fit_all
+from edgetune.runs.deadline import UnlimitedTime
 from edgetune.runs.probing import LEAST_TRAINING_STEPS, FittedProbe, ProbeInTime
 from edgetune.runs.scoring import Scored, score_in_time
 from edgetune.runs.training import Training
@@ -206,8 +207,14 @@ class TimedTraining(Training):
         return keeps_probe, scored
 
     def _keep_probe(self, found: FittedProbe) -> None:
-        """Use the linear probe as the encoder to save, fitted on the held-out rows too if possible."""
+        """Use the linear probe as the encoder to save, fitted on the held-out rows too if possible.
+
+        The encoder is untouched now. After an interruption, the features are computed again if time allows.
+        """
+        resumed = self._interruption is not None and isinstance(self._run.deadline, UnlimitedTime)
         with self._meter.phase("linear_probe"):
+            if resumed and self._ensemble.crossed is None and found.refit is None:
+                found = ProbeInTime(self._prepared, self._run.deadline, self._stop).fit()
             if self._ensemble.crossed is not None:
                 probe = self._ensemble.crossed.probe
             else:

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import Outcome, RunCli
+from conftest import Outcome, RunCli, says_mean, write_tiny_model
 from filelock import FileLock
 
 from edgetune import load_run
@@ -19,6 +19,7 @@ from edgetune.backends.ort.ort_backend import OrtBackend
 from edgetune.backends.torch.torch_backend import TorchBackend
 from edgetune.run_files.checkpoint import checkpoint_files, newest_checkpoint
 from edgetune.run_files.history import read_history
+from edgetune.runs import cross_fitting, timed_training
 from edgetune.utils import failpoints
 
 TIMES = ("t_s", "train_s")
@@ -319,3 +320,40 @@ def test_a_run_whose_columns_were_guessed_goes_on(
     assert run_cli(*arguments(data, tiny_model, out, "--backend", "ort")).code == 130
     fault("")
     resumed(run_cli, out)
+
+
+@pytest.fixture(scope="module")
+def mean_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny encoder whose features are means, on which a linear probe reads few rows first."""
+    return says_mean(write_tiny_model(tmp_path_factory.mktemp("mean")))
+
+
+@pytest.mark.parametrize("kept", ["encoder", "linear probe"])
+def test_few_rows_bit_for_bit(
+    kept: str,
+    demo_csv: Path,
+    mean_model: Path,
+    run_cli: RunCli,
+    fault: Any,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The head is fitted before and after training, on all rows; neither depends on a break."""
+    # By how much the other one has to be better than the linear probe, or than the trained encoder.
+    monkeypatch.setattr(timed_training, "DOUBT_ERRORS", -1e9 if kept == "linear probe" else 1e9)
+    monkeypatch.setattr(cross_fitting, "MOST_ROWS", 100)
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    how = ("--model", mean_model, "--epochs", 3, "--batch-size", 8, "--threads", 1, "--precision", "fp32")
+    how = (*how, "--backend", "torch", "--checkpoint-every", 0, "--quiet")
+    done = run_cli("finetune", demo_csv, "--out", whole, *how)
+    assert done.code == 0, done.err
+    fault("step:7:stop")
+    assert run_cli("finetune", demo_csv, "--out", broken, *how).code == 130
+    fault("step:4:stop")
+    assert run_cli("finetune", "--resume", broken, "--quiet").code == 130
+    fault("")
+    resumed(run_cli, broken)
+    assert left_by(broken) == left_by(whole)
+    summary = json.loads((broken / "summary.json").read_text())
+    assert summary["frozen_depth"] == 1
+    assert summary["ensemble"]["learners"][-1]["name"] == kept
