@@ -27,7 +27,7 @@ import numpy as np
 
 from edgetune.backends.backend_contract import Backend
 from edgetune.backends.hidden_cache import HiddenCache
-from edgetune.backends.openers import Measured, find_opener
+from edgetune.backends.openers import ProfiledOpening, find_opener
 from edgetune.data.batches import Batch
 from edgetune.energy import Sensor, open_sensor
 from edgetune.energy.estimate import ConstantPower, estimate_by_use
@@ -203,7 +203,7 @@ class Worker:
         self.close(depth)
         started = time.perf_counter()
         source, folder = resolve_model(self._job.model), self._job.artifacts.get(str(depth))
-        asked = Measured(
+        asked = ProfiledOpening(
             source=source,
             n_labels=len(LABELS),
             depth=depth,

@@ -1,15 +1,23 @@
 from __future__ import annotations
 
-import os
 import signal
 import threading
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 
 import pytest
 
 from edgetune.utils.signals import StopRequest, remembering_interrupts
+
+
+@pytest.fixture(autouse=True)
+def sigint_is_heard() -> Iterator[None]:
+    """Also where the tests run in the background, as shells have such processes ignore SIGINT."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
 
 both_signals = pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 
@@ -18,7 +26,7 @@ both_signals = pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM]
 def test_interrupts_at_once_outside_training(number: int) -> None:
     stop = StopRequest()
     with stop.handling_signals(), pytest.raises(KeyboardInterrupt):
-        os.kill(os.getpid(), number)
+        signal.raise_signal(number)
     assert not stop()
 
 
@@ -27,10 +35,10 @@ def test_asks_while_training_and_interrupts_when_asked_twice(number: int) -> Non
     stop = StopRequest()
     with stop.handling_signals(), stop.deferring_first_signal():
         assert not stop()
-        os.kill(os.getpid(), number)
+        signal.raise_signal(number)
         assert stop()
         with pytest.raises(KeyboardInterrupt):
-            os.kill(os.getpid(), number)
+            signal.raise_signal(number)
 
 
 def swallowed_interrupt() -> None:
@@ -40,7 +48,7 @@ def swallowed_interrupt() -> None:
         pass
 
     gone = Gone()
-    reference = weakref.ref(gone, lambda _: os.kill(os.getpid(), signal.SIGINT))
+    reference = weakref.ref(gone, lambda _: signal.raise_signal(signal.SIGINT))
     del gone
     assert reference() is None
 
@@ -63,7 +71,7 @@ def test_an_interrupt_that_a_library_lost_comes_before_training(
 def test_an_error_that_an_interrupt_caused_is_an_interrupt(number: int) -> None:
     def interrupted_import() -> None:
         try:
-            os.kill(os.getpid(), number)
+            signal.raise_signal(number)
         except KeyboardInterrupt as interrupt:
             raise ImportError("initialization failed") from interrupt
 
@@ -75,7 +83,7 @@ def test_ctrl_c_stays_ignored_in_the_background() -> None:
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
         with remembering_interrupts():
-            os.kill(os.getpid(), signal.SIGINT)
+            signal.raise_signal(signal.SIGINT)
     finally:
         signal.signal(signal.SIGINT, before)
 

@@ -61,7 +61,7 @@ class Traits:
 
 
 @dataclass(frozen=True)
-class Measured:
+class ProfiledOpening:
     """What a backend is opened with to be profiled.
 
     Attributes:
@@ -126,7 +126,7 @@ class Opener(Protocol):
         """Import what takes long."""
         ...
 
-    def open_measured(self, asked: Measured) -> Backend:
+    def open_measured(self, asked: ProfiledOpening) -> Backend:
         """Open a model to be profiled."""
         ...
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.util
 
 from edgetune.backends.backend_contract import Backend
-from edgetune.backends.openers import Measured, Opening, Traits
+from edgetune.backends.openers import Opening, ProfiledOpening, Traits
 from edgetune.backends.openers.ort import require_onnx_graphs
 from edgetune.config.settings import RunConfig
 from edgetune.devices.device_profile import FixedCosts
@@ -38,7 +38,7 @@ def import_runtime() -> None:
     importlib.import_module("onnxruntime")
 
 
-def open_measured(asked: Measured) -> Backend:
+def open_measured(asked: ProfiledOpening) -> Backend:
     """Write the encoder's graph and open it."""
     from edgetune.backends.ort.forward_only import ForwardOnly
 

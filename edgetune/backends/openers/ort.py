@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from edgetune.backends.backend_contract import Backend
-from edgetune.backends.openers import Measured, Opening, Traits
+from edgetune.backends.openers import Opening, ProfiledOpening, Traits
 from edgetune.backends.ort.artifacts import load_artifacts
 from edgetune.backends.ort.ort_runtime import has_training_build, import_training
 from edgetune.config.settings import RunConfig
@@ -39,7 +39,7 @@ def import_runtime() -> None:
     import_training()
 
 
-def open_measured(asked: Measured) -> Backend:
+def open_measured(asked: ProfiledOpening) -> Backend:
     """Open exported artifacts."""
     from edgetune.backends.ort.ort_backend import OrtBackend
 

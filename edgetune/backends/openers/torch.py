@@ -6,7 +6,7 @@ import importlib
 import importlib.util
 
 from edgetune.backends.backend_contract import Backend
-from edgetune.backends.openers import Measured, Opening, Traits
+from edgetune.backends.openers import Opening, ProfiledOpening, Traits
 from edgetune.config.settings import RunConfig, freeze_of
 from edgetune.devices.device_profile import FixedCosts
 from edgetune.models.source import ModelSource
@@ -38,7 +38,7 @@ def import_runtime() -> None:
     importlib.import_module("transformers").AutoModelForSequenceClassification  # noqa: B018  # imports it
 
 
-def open_measured(asked: Measured) -> Backend:
+def open_measured(asked: ProfiledOpening) -> Backend:
     """Open the model with some layers frozen."""
     from edgetune.backends.torch.torch_backend import TorchBackend
 
