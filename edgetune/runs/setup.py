@@ -292,7 +292,7 @@ def _decide_for_few_rows(
     train, budget, model = config.train, config.budget, config.model
     usual = {*USUAL_LEARNERS} <= {*train.learners} and train.fits_ngrams
     limited = budget.limits_time or budget.memory_mb is not None or train.max_steps is not None
-    keeps = {"keep", "single"} & train.model_fields_set or budget.patience is not None
+    keeps = "keep" in train.model_fields_set or budget.patience is not None
     if not usual or limited or keeps or config.selection.method != "train-all" or model.device != "cpu":
         return None
     if data.held_out is None or data.multi_label or config.data.pair or len(data.train) > MOST_READ:

@@ -55,6 +55,7 @@ def left_by(run: Path) -> dict[str, Any]:
         "weights": (run / "model" / "model.safetensors").read_bytes(),
         "history": [{k: v for k, v in line.items() if k not in TIMES} for line in lines],
         "rows": record,
+        "ensemble": {path.name: path.read_bytes() for path in (run / "ensemble").glob("*")},
         "summary": {name: summary[name] for name in COUNTS},
     }
 

@@ -57,10 +57,12 @@ class Setting:
     backend: str
     method: str
     freeze: str
+    few_rows: bool = False
+    """Whether the head is fitted on all rows before and after training."""
 
     @property
     def name(self) -> str:
-        return f"{self.backend}, {self.method}, freeze {self.freeze}"
+        return f"{self.backend}, {self.method}, freeze {self.freeze}" + ", few rows" * self.few_rows
 
 
 @dataclass
@@ -161,6 +163,7 @@ def contents(folder: Path) -> dict[str, object]:
         "history": [{k: v for k, v in line.items() if k not in ("t_s", "train_s")} for line in lines],
         "evaluation": (folder / "metrics.json").read_bytes(),
         "rows": record,
+        "ensemble": {path.name: path.read_bytes() for path in (folder / "ensemble").iterdir()},
         "summary": {name: summary[name] for name in counted},
     }
 
@@ -170,10 +173,12 @@ class Torture:
 
     def __init__(self, home: Path, seed: int) -> None:
         from edgetune.data.demo import write_demo
-        from tests.conftest import write_tiny_model
+        from tests.conftest import says_mean, write_tiny_model
 
         self.home, self.random, self.found = home, random.Random(seed), Found()
         self.model = write_tiny_model(home)
+        (home / "mean").mkdir()
+        self.mean_model = says_mean(write_tiny_model(home / "mean"))
         self.data = home / "tickets.csv"
         write_demo(self.data, n_rows=900, seed=0)
         self.whole: dict[Setting, tuple[dict[str, object], float]] = {}
@@ -181,7 +186,8 @@ class Torture:
     def start(self, setting: Setting, out: Path, *, again: bool = False) -> list[object]:
         """Return the command that begins a run."""
         return [
-            *("finetune", self.data, "--model", self.model, "--out", out, "--quiet", "--epochs", 3),
+            *("finetune", self.data, "--model", self.mean_model if setting.few_rows else self.model),
+            *("--out", out, "--quiet", "--epochs", 3),
             *("--backend", setting.backend, "--method", setting.method, "--freeze", setting.freeze),
             *("--precision", "fp32", "--threads", 1, "--checkpoint-every", "0.15s", "--batch-size", 8),
             *("--cache-dir", self.home / "cache", *(["--overwrite"] if again else [])),
@@ -286,6 +292,7 @@ class Torture:
             for method, freeze in itertools.product(METHODS, ("embeddings", "1"))
             for backend in ("ort", "torch")
         ]
+        settings += [Setting(backend, "train-all", "1", few_rows=True) for backend in ("ort", "torch")]
         self.random.shuffle(settings)
         for setting in itertools.cycle(settings[:n_settings]):
             left = n_kills - self.found.n_kills
