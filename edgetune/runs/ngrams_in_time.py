@@ -16,6 +16,9 @@ from edgetune.runs.context import RunContext
 from edgetune.runs.setup import PreparedRows
 from edgetune.utils.types import FloatArray, IntArray
 
+REFIT_CAUTION = 1.3
+"""Factor on the time of a second fit. With just the time of the first one, the solver does not expect an
+exact fit to end, and makes a few passes instead (Ohsumed-23 in 20 s: 65.2 % in place of 68.5)."""
 OTHERS_RATE = 0.1
 """Share of the time left that the learners of texts beside the n-grams may take together."""
 
@@ -53,7 +56,7 @@ class NgramsInTime:
     def again_s(self, held_out: TokenView) -> float:
         """Return the seconds that a second fit will take, on the held-out rows too."""
         n_train = len(self._run.prepared.data.train)
-        return self._fit_s * (n_train + len(held_out)) / n_train
+        return REFIT_CAUTION * self._fit_s * (n_train + len(held_out)) / n_train
 
     def fit_again(self, ngrams: Ngrams, held_out: TokenView, save_s: float) -> Ngrams:
         """Fit the n-grams on training and held-out rows together, if that pays and there is time.
@@ -65,13 +68,14 @@ class NgramsInTime:
         """
         train, clock = self._run.prepared.data.train, self._run.deadline.clock
         left_s = clock.ensemble_end_s() - clock.elapsed_s() - save_s
-        if not refit_pays(len(train), len(held_out)) or left_s < self._fit_s:
+        if not refit_pays(len(train), len(held_out)) or left_s < self.again_s(held_out):
             return ngrams
         rows = np.concatenate([train.rows, held_out.rows])
         labels = np.concatenate([train.labels, held_out.labels])
         found = self._fitted(Ngrams, TokenView(train.store, rows, labels, train.label_names), left_s)
-        less = found.n_rows <= ngrams.n_rows or (ngrams.analyzer, found.analyzer) == ("subword", "word")
-        cut_short = less or self._run.stop()
+        coarser = (ngrams.analyzer, found.analyzer) == ("subword", "word")
+        less_exact = ngrams.is_exact and not found.is_exact
+        cut_short = found.n_rows <= ngrams.n_rows or coarser or less_exact or self._run.stop()
         return ngrams if cut_short else found
 
     def _fitted(self, kind: type[Learned], rows: TokenView, limit_s: float) -> Learned:

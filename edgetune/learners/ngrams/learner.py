@@ -80,6 +80,7 @@ class Ngrams(TextLearner):
         analyzer: what n-grams are made of: "word", "subword" (words, and parts of words) or "char".
         n_classes: C.
         n_rows: that it was fitted on.
+        is_exact: whether there was time for an exact fit; False if it was loaded.
         multi_label: whether a text may have several classes, or none.
         by_softmax: whether the probabilities are a softmax of the scores, as edgetune's were before schema
             version 4; else sigmoids, which are divided by their sum where a text has one class.
@@ -97,7 +98,8 @@ class Ngrams(TextLearner):
     ) -> None:
         """Use `fit` or `load` instead; `seen` (K,) are the classes that have weights."""
         self.multi_label, self.by_softmax = multi_label, by_softmax and not multi_label
-        self.analyzer, self.n_classes, self.n_rows = vocabulary.analyzer, n_classes, scores.n_rows
+        self.analyzer, self.n_classes = vocabulary.analyzer, n_classes
+        self.n_rows, self.is_exact = scores.n_rows, scores.is_exact
         self._vocabulary, self._idf, self._scores, self._seen = vocabulary, idf, scores, seen
 
     @property

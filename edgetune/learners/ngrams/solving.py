@@ -52,11 +52,13 @@ class LinearScores:
         weights: (F, K) float32, of the K classes that have rows.
         intercept: (K,) float32.
         n_rows: that it was fitted on.
+        is_exact: whether there was time for an exact fit.
     """
 
     weights: FloatArray
     intercept: FloatArray
     n_rows: int
+    is_exact: bool = False
 
 
 def fit_scores(
@@ -85,7 +87,7 @@ def fit_scores(
     if not several:
         weights, intercept = _both_margins(weights), _both_margins(intercept)
     weights, intercept = to_logits.scale * weights, to_logits.scale * intercept + to_logits.offset
-    return LinearScores(weights.astype(np.float32), intercept.astype(np.float32), n_rows)
+    return LinearScores(weights.astype(np.float32), intercept.astype(np.float32), n_rows, found is not None)
 
 
 def _fit_exactly(
