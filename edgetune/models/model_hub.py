@@ -16,10 +16,9 @@ from pathlib import Path
 
 from edgetune.models.checks import weight_files
 from edgetune.utils.errors import MissingDependencyError, ModelError
-from edgetune.utils.hub import COMMIT
+from edgetune.utils.hub import COMMIT, HUB_PREFIX
 from edgetune.utils.isolation import no_telemetry
 
-HUB_PREFIX = "hub:"
 # Weights as safetensors alone; sentencepiece models (.model, .bpe) are what older tokenizers consist of.
 WANTED = ["*.json", "*.safetensors", "*.txt", "*.model", "*.bpe"]
 _NAME = re.compile(r"([\w-][\w.-]*(?:/[\w-][\w.-]*)?)(?:@([\w-][\w./-]*))?")

@@ -18,7 +18,7 @@ from typing import Any
 
 from edgetune.backends.onnx_files import is_inside
 from edgetune.utils.cache import cache_subfolder
-from edgetune.utils.files import write_atomic
+from edgetune.utils.files import file_sha256, write_atomic
 
 MANIFEST = "manifest.json"
 SMALL_BYTES = 4_000_000
@@ -30,7 +30,7 @@ def checksums_of(folder: Path) -> dict[str, dict[str, int | str]]:
     """Return size and SHA-256 of every file of finished artifacts but the manifest."""
     files = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != MANIFEST)
     return {
-        path.relative_to(folder).as_posix(): {"n_bytes": path.stat().st_size, "sha256": _sha256(path)}
+        path.relative_to(folder).as_posix(): {"n_bytes": path.stat().st_size, "sha256": file_sha256(path)}
         for path in files
     }
 
@@ -66,21 +66,13 @@ def find_damage(folder: Path, raw: Mapping[str, Any], cache_dir: Path | None) ->
             if found.st_size != said["n_bytes"]:
                 return f"is damaged: {name} has {found.st_size:,} bytes instead of {said['n_bytes']:,}"
             fresh = found.st_size > SMALL_BYTES and known.get(name) == state[name]
-            if not fresh and _sha256(path) != said["sha256"]:
+            if not fresh and file_sha256(path) != said["sha256"]:
                 return f"is damaged: the SHA-256 of {name} does not match {MANIFEST}"
         except OSError as error:
             return f"is damaged: {name} cannot be read ({error.strerror})"
     if any(known.get(name) != state[name] for name in state):
         _remember(key, cache_dir, state)
     return None
-
-
-def _sha256(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while chunk := file.read(1 << 20):
-            digest.update(chunk)
-    return digest.hexdigest()
 
 
 def _known(key: str, cache_dir: Path | None) -> dict[str, Any]:
