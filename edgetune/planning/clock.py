@@ -121,6 +121,11 @@ class Clock:
         watts = used_j / now_s if now_s > 0 and used_j > 0 else 0.0
         return min(self.deadline_s, now_s + (self.energy_j - used_j) / watts if watts else math.inf)
 
+    def kept_free_s(self, rate: float) -> float:
+        """Return a share of the whole time in seconds, to be kept free; 0 if time is not limited."""
+        limit_s = self.limit_s()
+        return rate * limit_s if math.isfinite(limit_s) else 0.0
+
     def speed(self, operation: str) -> SpeedRatio:
         """Return an operation's speed; it starts as that of an operation that was already measured."""
         if operation not in self.speeds:

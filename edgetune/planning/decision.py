@@ -45,13 +45,13 @@ class Decision:
         return self.plan is not None and self.plan.method == NGRAMS_ALONE
 
 
-def constraints_of(config: RunConfig, exported: Exported, few_rows: bool = False) -> Constraints:
+def constraints_of(config: RunConfig, exported: Exported, usual_passes: int | None = None) -> Constraints:
     """Return what the user fixed; the planner decides the rest.
 
     Args:
         config: settings.
         exported: what needs no export.
-        few_rows: whether frozen layers are worth their time even without a deadline.
+        usual_passes: passes over few rows without a deadline; None if there is one, or if rows are not few.
     """
     model, train, data, budget = config.model, config.train, config.data, config.budget
     backend = None if model.backend == "auto" else model.backend
@@ -60,7 +60,7 @@ def constraints_of(config: RunConfig, exported: Exported, few_rows: bool = False
     precisions = () if backend is None else traits_of(backend).precisions
     precision = None if model.precision == "auto" else model.precision
     depth = None if model.freeze == "auto" else frozen_depth(model.freeze)
-    timed = budget.limits_time
+    timed, few_rows = budget.limits_time, usual_passes is not None
     fixed_length = not timed or "max_length" in data.model_fields_set
     fixed_batch = budget.memory_mb is None or "batch_size" in train.model_fields_set
     return Constraints(
@@ -69,7 +69,8 @@ def constraints_of(config: RunConfig, exported: Exported, few_rows: bool = False
         depth=0 if depth is None and not timed and not few_rows else depth,
         max_length=data.max_length if fixed_length else None,
         batch_size=train.batch_size if fixed_batch else None,
-        passes=train.epochs if not timed or "epochs" in train.model_fields_set else None,
+        passes=train.epochs if "epochs" in train.model_fields_set or not (timed or few_rows) else None,
+        usual_passes=usual_passes,
         max_steps=train.max_steps,
         cache_mb=model.cache_mb,
         method=config.selection.method,
@@ -87,7 +88,7 @@ def decide(
     already_s: float = 0.0,
     already_j: float = 0.0,
     energy_j: float | None = None,
-    few_rows: bool = False,
+    usual_passes: int | None = None,
 ) -> Decision:
     """Plan a run and fill in its open choices.
 
@@ -99,20 +100,20 @@ def decide(
         already_s: seconds used before.
         already_j: joules used before.
         energy_j: joules allowed in total.
-        few_rows: whether a run without a deadline is planned as one with `AMPLE_S`.
+        usual_passes: passes over few rows without a deadline, which are planned for as with `AMPLE_S`.
 
     Raises:
         BudgetError: nothing fits.
         UsageError: more layers are to be frozen than there are.
     """
-    constraints = constraints_of(config, exported, few_rows)
+    constraints = constraints_of(config, exported, usual_passes)
     if constraints.depth is not None and constraints.depth > device.n_layers:
         raise UsageError(
             f"--freeze {constraints.depth}: this model has {counted(device.n_layers, 'layer')}; "
             f"give a number from 0 to {device.n_layers}."
         )
     budget = config.budget
-    deadline_s = AMPLE_S if few_rows else budget.deadline_s
+    deadline_s = budget.deadline_s if usual_passes is None else AMPLE_S
     limits = Limits(deadline_s, energy_j, budget.memory_mb, already_s, already_j)
     plans = make_plans(device, data, limits, constraints)
     if plans.best.method == NGRAMS_ALONE:

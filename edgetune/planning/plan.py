@@ -137,6 +137,7 @@ class Constraints:
         depth: frozen layers.
         max_length: tokens per row at most.
         passes: largest number of passes over the rows; `max_steps`, of optimizer steps.
+        usual_passes: the same if the user did not fix it; None: ten.
         cache_mb: largest cache for hidden states of the frozen layers.
         method: how examples are chosen.
         trains, probes: whether the encoder may be trained, and whether a linear probe may be fitted.
@@ -149,6 +150,7 @@ class Constraints:
     max_length: int | None = None
     batch_size: int | None = None
     passes: int | None = None
+    usual_passes: int | None = None
     max_steps: int | None = None
     cache_mb: float | None = None
     method: str = "train-all"

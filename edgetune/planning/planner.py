@@ -524,7 +524,7 @@ def plan_one(candidate: Candidate, deadline_s: float, limits: Limits, constraint
 
 def most_passes(constraints: Constraints) -> int:
     """Return the largest number of passes over the rows."""
-    return constraints.passes or MOST_PASSES
+    return constraints.passes or constraints.usual_passes or MOST_PASSES
 
 
 def _cache(

@@ -133,7 +133,7 @@ class ProbeInTime:
         """
         view = self._prepared.data.held_out
         row_s = self._deadline.plan.read_again_row_s * self._clock.speed("score").cautious
-        left_s = self._end_s() - self._clock.elapsed_s() - FIRST_FIT_RATE * self._clock.limit_s()
+        left_s = self._end_s() - self._clock.elapsed_s() - self._clock.kept_free_s(FIRST_FIT_RATE)
         if view is None or row_s * (len(self._train) + len(view)) > left_s:
             return None
         held_out = self._held_out_features(view, math.inf, FIRST_FIT_RATE)
@@ -284,7 +284,7 @@ class ProbeInTime:
     ) -> tuple[IntArray, FloatArray] | None:
         """Compute features until `end_s`, or until just the time for a fit is left."""
         backend, cost, clock = self._prepared.backend, self._deadline.cost, self._clock
-        fit_s = fit_rate * clock.limit_s()
+        fit_s = clock.kept_free_s(fit_rate)
         return run_in_time(
             backend.features,
             view,

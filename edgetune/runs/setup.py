@@ -27,7 +27,7 @@ from edgetune.models.checks import open_tokenizer
 from edgetune.planning.calibration import load_observed_runs
 from edgetune.planning.decision import Decision, Exported, decide
 from edgetune.planning.device_costs import find_device
-from edgetune.planning.plan import DataLengths, FittedNgrams, Plan, Plans
+from edgetune.planning.plan import DataLengths, DeviceCosts, FittedNgrams, Plan, Plans
 from edgetune.planning.planner import DEFAULT_CACHE_MB, FEWEST_STEPS, MOST_PASSES, MOST_READ
 from edgetune.profiling.speed_probe import BACKENDS_S, LAYERS_S, PROBE_RATE, probe_speeds
 from edgetune.runs.resume import Interruption
@@ -281,10 +281,11 @@ def _refuse_for_several(config: RunConfig) -> None:
 def _decide_for_few_rows(
     config: RunConfig, model_loader: ModelLoader, data: Splits, used: Usage, cache_dir: Path, say: Say
 ) -> Decision | None:
-    """Plan a run without a deadline on few rows: training between two fits of the head on all rows.
+    """Plan a run without a deadline on few rows, as if there was an ample one.
 
-    With 300 to 1,000 rows that is worth up to three points over training with patience (docs/log.md,
-    twenty-fifth session).
+    On single texts, the encoder is trained between two fits of the head on all rows; on pairs, a linear probe
+    compares the two texts. With 300 to 1,000 rows that is worth up to three points over training alone
+    (docs/log.md, twenty-fifth session).
 
     Returns:
         None if rows are not few, or if the settings ask for something else.
@@ -295,23 +296,20 @@ def _decide_for_few_rows(
     keeps = "keep" in train.model_fields_set or budget.patience is not None
     if not usual or limited or keeps or config.selection.method != "train-all" or model.device != "cpu":
         return None
-    if data.held_out is None or data.multi_label or config.data.pair or len(data.train) > MOST_READ:
+    if data.held_out is None or data.multi_label or len(data.train) > MOST_READ:
         return None
     if model_loader.carried is not None or not model_loader.source.pools_mean:
         return None
-    config = with_passes(config, len(data.train), has_patience=False)
-    probe = partial(
-        probe_speeds,
-        limit_s=LAYERS_S,
-        every_backend=False,
-        cache_dir=cache_dir,
-        say=say,
-    )
+    passes = with_passes(config, len(data.train), has_patience=False).train.epochs
+    probe = partial(probe_speeds, limit_s=LAYERS_S, every_backend=False, cache_dir=cache_dir, say=say)
     device = find_device(model_loader.source, budget.watts, probe)
+    device = _with_pairs(device, config, model_loader)
     shape, exported = _lengths(config, data, model_loader), _exported(config, data, model_loader)
-    found = decide(config, device, shape, exported, used.elapsed_s(), few_rows=True)
+    found = decide(config, device, shape, exported, used.elapsed_s(), usual_passes=passes)
     plan = found.plan
-    return found if plan is not None and plan.trains and plan.reads_all(len(data.train)) else None
+    if plan is None or not plan.reads_all(len(data.train)) or plan.trains == config.data.pair:
+        return None
+    return replace(found, config=with_passes(found.config, len(data.train), has_patience=False))
 
 
 def with_passes(config: RunConfig, n_rows: int, has_patience: bool = True) -> RunConfig:
@@ -445,8 +443,7 @@ def decide_unset_settings(
         return Decision(_closed(config), None)
     if device.foreign and not limited:
         return Decision(_closed(config), None)
-    if config.data.pair and not _marks_second(model_loader.tokenizer_file):
-        device = replace(device, backends=tuple(costs for costs in device.backends if costs.trains))
+    device = _with_pairs(device, config, model_loader)
     if only_probes(config) and all(costs.trains for costs in device.backends):
         raise UsageError(
             f"--backend {model.backend} is not possible with {model_loader.source.name}: it is for BERT "
@@ -455,6 +452,13 @@ def decide_unset_settings(
         )
     shape, exported = _lengths(config, data, model_loader), _exported(config, data, model_loader)
     return decide(config, device, shape, exported, used.elapsed_s(), used.joules(), used.most_j)
+
+
+def _with_pairs(device: DeviceCosts, config: RunConfig, model_loader: ModelLoader) -> DeviceCosts:
+    """Leave out backends that cannot read the pairs of a run, if its tokenizer does not mark second texts."""
+    if not config.data.pair or _marks_second(model_loader.tokenizer_file):
+        return device
+    return replace(device, backends=tuple(costs for costs in device.backends if costs.trains))
 
 
 def _lengths(config: RunConfig, data: Splits, model_loader: ModelLoader) -> DataLengths:

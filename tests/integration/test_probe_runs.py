@@ -115,6 +115,21 @@ def test_the_texts_of_pairs_are_told_apart_in_the_saved_model(
         load_run(tmp_path / "run")
 
 
+@pytest.mark.parametrize(("wish", "method"), [((), "linear-probe"), (("--epochs", 1), "train-all")])
+def test_few_pairs_without_a_deadline_are_compared_by_a_probe(
+    wish: tuple[object, ...], method: str, run_cli: RunCli, pairs_csv: Path, encoder: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "run"
+    how = ("--model", encoder, "--text", "one,other", "--pair", "--out", out, "--json")
+    done = run_cli("finetune", pairs_csv, *how, *wish)
+    assert done.code == 0, done.err
+    summary = json.loads(done.out)
+    assert (summary["method"], summary["deadline_s"]) == (method, None)
+    names = [learner["name"] for learner in summary["ensemble"]["learners"]]
+    assert names == ["n-grams", "linear probe" if method == "linear-probe" else "encoder"]
+    assert load_run(out).predict([("the invoice is wrong", "wrong is the")])
+
+
 def test_the_whole_answer_about_pairs_is_exported(
     run_cli: RunCli, pairs_csv: Path, encoder: Path, tmp_path: Path
 ) -> None:
