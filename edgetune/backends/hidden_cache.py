@@ -195,7 +195,7 @@ class HiddenCache:
         content = state["keys"].tobytes()
         keys = [content[at : at + KEY_BYTES] for at in range(0, len(content), KEY_BYTES)]
         ends = np.cumsum(state["sizes"]).tolist()
-        begins = [0, *ends[:-1]]
+        begins = [0, *ends][:-1]
         self._groups = [
             CachedRows(tuple(keys[begin:end]), int(width))
             for begin, end, width in zip(begins, ends, state["widths"], strict=True)

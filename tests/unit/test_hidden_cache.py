@@ -51,6 +51,15 @@ def test_computes_a_row_once() -> None:
     assert cache.file_mb_used == 0
 
 
+def test_nothing_kept_can_be_resumed_from() -> None:
+    """A checkpoint can be older than the first row that is kept."""
+    layers, cache, batch = Layers(), HiddenCache(1, 0, None, "fp32"), make_batch([5, 16])
+    cache.load_state(HiddenCache(1, 0, None, "fp32").state(), [])
+    assert len(cache) == 0
+    np.testing.assert_array_equal(cache.hidden(batch, WIDTH, layers), layers.real(batch))
+    assert layers.rows == [0, 1]
+
+
 def test_computes_only_what_is_missing() -> None:
     layers, cache = Layers(), HiddenCache(1, 0, None, "fp32")
     batch = make_batch([5, 16, 9, 3])
