@@ -107,7 +107,7 @@ def finetune(
         str | None,
         typer.Option(
             help="Layers to freeze: none, embeddings, a number of lowest layers, or auto.",
-            show_default="auto: embeddings, and more layers where a deadline requires it",
+            show_default="auto: embeddings, and more layers for a deadline or few rows",
         ),
     ] = None,
     cache_size: CacheSize = None,
