@@ -201,7 +201,11 @@ class Loop:
         return self.stopped or self.finished
 
     def _take(self, batch: Batch) -> bool:
-        """Bring rows of the stream as far as they go; return whether the model started afresh."""
+        """Select, score and train what this batch makes possible, and queue the rest.
+
+        Returns:
+            Whether the model started afresh.
+        """
         with self._record.noting_skips(lambda: self.selector.stage):
             with self.meter.phase("select"):
                 self.selector.on_batch_start(self.progress, self.epoch)
@@ -249,7 +253,7 @@ class Loop:
         with self._record.timed("train", batch, "prepare" if self._trains_reference else "train"):
             logits = self.backend.train_step(batch, lr, weights)
         with self.meter.phase("select"):
-            unscored = ~batch.scored  # the score of the others has paid for frozen layers that are kept
+            unscored = ~batch.scored  # of the others, the output of frozen layers was in the cache
             full_price = bool(unscored.all()) or self.backend.cache is None
             losses = self._record.trained(batch, logits, full_price=full_price)
             if unscored.any():

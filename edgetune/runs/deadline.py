@@ -1,7 +1,7 @@
 """When the parts of a run have to end: by the clock (`Deadline`), or with the data.
 
 Without a deadline, a run only trains (`NoDeadline`) or, if rows are few, takes the same steps as one with
-a deadline (`UnlimitedTime`).
+a deadline (`PlanWithoutDeadline`).
 
     … open │ n-grams, linear probe: first usable models │ training, saved now and then │
     save │ ensemble │ evaluate │ report │
@@ -187,8 +187,8 @@ class Deadline:
         ]
 
 
-class UnlimitedTime(Deadline):
-    """A plan that is followed without a deadline; nothing in the run depends on measured time."""
+class PlanWithoutDeadline(Deadline):
+    """A plan for few rows that is followed without a deadline; no decision depends on measured time."""
 
     def progress(self, data: DataProgress) -> Progress:
         return data

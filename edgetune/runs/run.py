@@ -31,7 +31,7 @@ from edgetune.run_files.outputs import refuse_own_source
 from edgetune.run_files.run_folder import OWN, RunFolder, disk_errors
 from edgetune.run_files.summary import RunResult
 from edgetune.runs.context import RunContext
-from edgetune.runs.deadline import Deadline, NoDeadline, UnlimitedTime
+from edgetune.runs.deadline import Deadline, NoDeadline, PlanWithoutDeadline
 from edgetune.runs.dry_run import settings_of_call
 from edgetune.runs.ensembling import EnsembleStage
 from edgetune.runs.ngrams_only import run_ngrams, why
@@ -182,7 +182,7 @@ def _set_up(
     stack: contextlib.ExitStack,
     interruption: Interruption | None = None,
 ) -> RunContext[PreparedRows]:
-    """Measure time and energy from now on, prepare the data and the encoder, and start the clock."""
+    """Open the energy sensor, read the data, open an encoder if there is time, and set the deadline."""
     logs = stack.enter_context(contextlib.closing(ExperimentLogs(config.train.log_to, view.warn)))
     sensor, sensor_since_s = _open_sensor(config, stack), meter.elapsed_s()
     if interruption is not None:
@@ -202,7 +202,7 @@ def _followed(
 ) -> RunResult:
     """Follow the plan of a run whose folder exists."""
     run.logs.start(run.folder.path, run.prepared.config)
-    if not _has_encoder(run):  # an interruption of which leaves nothing to resume
+    if not _has_encoder(run):  # it writes no checkpoint, so it is never resumed
         return _stoppable(partial(_fit_ngrams_first, run, cache_dir), run)
     return _stoppable(partial(_train, run, cache_dir, interruption), run)
 
@@ -356,7 +356,7 @@ def _remember_speed(run: RunContext[Prepared], cache_dir: Path) -> None:
 
 
 def _deadline(prepared: PreparedRows, used: Usage) -> Deadline:
-    """Start the clock of a run that follows a plan."""
+    """Return what ends the parts of a run: its plan's lines, or `NoDeadline` if it follows no timed plan."""
     plan, plans, budget = prepared.plan, prepared.plans, prepared.config.budget
     n_train = len(prepared.data.train)
     if plan is None or plans is None or not (budget.limits_time or plan.reads_all(n_train)):
@@ -368,7 +368,7 @@ def _deadline(prepared: PreparedRows, used: Usage) -> Deadline:
     n_most = train.epochs * n_train
     if train.max_steps is not None:
         n_most = min(n_most, train.max_steps * train.batch_size)
-    kind = Deadline if budget.limits_time else UnlimitedTime
+    kind = Deadline if budget.limits_time else PlanWithoutDeadline
     return kind(
         plan,
         clock,

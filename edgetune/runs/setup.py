@@ -72,9 +72,7 @@ class PreparedRows:
     tokenizer_file: Path
     plans: Plans | None
     marks: Marks
-    open_later: Callable[[FittedNgrams, Marks], Prepared | None] = field(
-        default=lambda ngrams, marks: None, kw_only=True
-    )
+    open_later: Callable[[FittedNgrams, Marks], Prepared | None] = field(default=_never, kw_only=True)
 
     @property
     def plan(self) -> Plan | None:
@@ -283,12 +281,12 @@ def _decide_for_few_rows(
 ) -> Decision | None:
     """Plan a run without a deadline on few rows, as if there was an ample one.
 
-    On single texts, the encoder is trained between two fits of the head on all rows; on pairs, a linear probe
-    compares the two texts. With 300 to 3,000 rows that is worth one to six points over training alone
-    (docs/log.md, twenty-fifth session).
+    On single texts, a linear probe is fitted on all training rows, then the encoder is trained, then its head
+    is fitted again; on pairs, a linear probe compares the two texts. With 300 to 3,000 rows that is worth one
+    to six points over training alone (docs/log.md, twenty-fifth session).
 
     Returns:
-        None if rows are not few, or if the settings ask for something else.
+        None if rows are not few, if the settings ask for something else, or if no such plan is the best one.
     """
     train, budget, model = config.train, config.budget, config.model
     usual = {*USUAL_LEARNERS} <= {*train.learners} and train.fits_ngrams
@@ -307,8 +305,8 @@ def _decide_for_few_rows(
     device = _with_pairs(device, config, model_loader)
     shape, exported = _lengths(config, data, model_loader), _exported(config, data, model_loader)
     found = decide(config, device, shape, exported, used.elapsed_s(), usual_passes=passes)
-    plan = found.plan
-    if plan is None or not plan.reads_all(len(data.train)) or plan.trains == config.data.pair:
+    plan, wants_training = found.plan, not config.data.pair
+    if plan is None or plan.trains != wants_training or not plan.reads_all(len(data.train)):
         return None
     return replace(found, config=with_passes(found.config, len(data.train), has_patience=False))
 

@@ -1,4 +1,4 @@
-"""Training under a deadline: a first usable model early, saves in between, and an end that is on time."""
+"""Training that follows a plan, under a deadline or on few rows: a usable model early, and an end on time."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from edgetune.inference.saved_ensemble import PROBE
 from edgetune.learners.filter_guard import GuardedSelector
 from edgetune.run_files.counters import Counters
 from edgetune.runs.cross_fitting import cross_fit_all
-from edgetune.runs.deadline import UnlimitedTime
+from edgetune.runs.deadline import PlanWithoutDeadline
 from edgetune.runs.probing import LEAST_TRAINING_STEPS, FittedProbe, ProbeInTime
 from edgetune.runs.scoring import Scored, score_in_time
 from edgetune.runs.training import Training
@@ -58,7 +58,7 @@ class TimedTraining(Training):
                 self._ensemble.weigh_probe(found, save=deadline.trains)
                 # before the save, after which training begins at once
                 data, seed = self._prepared.data, self._config.train.seed
-                if not self._config.train.text_learners:  # which the folds do not fit
+                if not self._config.train.text_learners:  # cross-fitting does not cover them
                     self._ensemble.crossed = cross_fit_all(data, found, seed, deadline.clock, self._stop)
                 self._backend.set_head(found.probe.weight, found.probe.bias)
                 if deadline.trains:  # else it is saved once, at the end, which comes now
@@ -211,7 +211,7 @@ class TimedTraining(Training):
 
         The encoder is untouched now. After an interruption, the features are computed again if time allows.
         """
-        resumed = self._interruption is not None and isinstance(self._run.deadline, UnlimitedTime)
+        resumed = self._interruption is not None and isinstance(self._run.deadline, PlanWithoutDeadline)
         with self._meter.phase("linear_probe"):
             if resumed and self._ensemble.crossed is None and found.refit is None:
                 found = ProbeInTime(self._prepared, self._run.deadline, self._stop).fit()

@@ -1,12 +1,12 @@
 """Selective-Backprop: train a row with a probability that rises with the rank of its loss.
 
-What: `P(train) = percentile ** beta`, where the percentile is the share of the last `loss_window` losses
-    that are at most the row's own. As in the original, the rows asked about enter the window first and
-    are looked up then; the original counts the strictly smaller losses, so that here the highest loss of
-    a window is always trained. `selective-backprop` scores every row. `selective-backprop-stale` scores
-    in every `stale_epochs`-th pass, from the first on; in the passes between, a row is drawn by its last
-    known loss without being scored, and a train step refreshes that loss at no cost. A row without a
-    known loss is trained.
+What: `P(train) = percentile ** beta`, where the percentile is the share of the last `loss_window` losses that
+    are at most the row's own. As in the original, the rows asked about enter the window first and are looked
+    up then. Unlike the original, which counts only smaller losses, equal ones count too, so the highest loss
+    of a window is always trained. `selective-backprop` scores every row. `selective-backprop-stale` scores in
+    every `stale_epochs`-th pass, from the first on; in the passes between, a row is drawn by its last known
+    loss without being scored, and a train step refreshes that loss at no cost. A row without a known loss is
+    trained.
 Use when: many rows are already learnt, a score is much cheaper than a train step, and labels are clean;
     the stale variant, where the data is passed over several times.
 Costs: one forward pass per row seen, besides the train steps of those drawn; with beta 3 and distinct

@@ -135,13 +135,13 @@ def large(copied: Path, monkeypatch: pytest.MonkeyPatch) -> list[Path]:
     """The files that are summed from now on; only those of one byte count as small."""
     monkeypatch.setattr(checksums, "SMALL_BYTES", 1)
     summed: list[Path] = []
-    real = checksums._sha256
+    real = checksums.file_sha256
 
     def watched(path: Path) -> str:
         summed.append(path)
         return real(path)
 
-    monkeypatch.setattr(checksums, "_sha256", watched)
+    monkeypatch.setattr(checksums, "file_sha256", watched)
     return summed
 
 

@@ -2,12 +2,12 @@ r"""A linear classifier on TF-IDF of the n-grams of the raw text: a usable model
 
     texts ─→ tokens (words or characters) ─→ counts of n-grams, as integer keys ─→ TF-IDF ─→ linear scores
 
-Words, pairs of words, and beginnings and endings of words (not of pairs of texts, nor where time or memory
-does not suffice for all rows); or 1 to 3 characters where words are not separated by blanks. Term frequencies
-are sublinear, rows have length 1 (Salton and Buckley 1988). The scores are one-against-rest squared-hinge
-SVMs, by dual coordinate descent (scikit-learn's `LinearSVC`; Hsieh et al. 2008) where time and memory allow
-it, else by averaged stochastic gradient descent (`SGDClassifier`; Polyak and Juditsky 1992), which can be
-stopped at any time; `calibrating` makes probabilities of them.
+Words and pairs of words, also beginnings and endings of words, except for pairs of texts and where time or
+memory does not suffice for all rows; or 1 to 3 characters where words are not separated by blanks. Term
+frequencies are sublinear, rows have length 1 (Salton and Buckley 1988). The scores are one-against-rest
+squared-hinge SVMs, by dual coordinate descent (scikit-learn's `LinearSVC`; Hsieh et al. 2008) where time and
+memory allow it, else by averaged stochastic gradient descent (`SGDClassifier`; Polyak and Juditsky 1992),
+which can be stopped at any time; `calibrating` makes probabilities of them.
 
     ngrams.json          schema_version, analyzer, sizes, settings
     vocabulary.txt       one n-gram a line, in the order of the features
@@ -125,9 +125,9 @@ class Ngrams(TextLearner):
     ) -> Ngrams:
         """Fit on all rows, or on as many as there are time and memory for.
 
-        Without a deadline, the same rows and seed give the same model. A deadline leaves out rows first
-        (the rest has the classes' shares, and a row of each class), then passes. It is met unless one row
-        of each class takes longer.
+        Without a deadline, the same rows and seed give the same model. If time is short, rows are left out
+        first (each class keeps its share, and one row at least), then passes of the solver. The time is kept
+        unless one row of each class takes longer.
 
         Args:
             texts: (n,) as they are; the two of a pair with `PAIR_SEPARATOR` between them.
@@ -219,7 +219,7 @@ def cross_fit_ngrams(
     """Return log-probabilities (n, C) of every row by n-grams fitted on the other folds.
 
     Args:
-        texts: as of `Ngrams.fit`, like all others but the folds.
+        texts: (n,) as of `Ngrams.fit`.
         labels: (n,) class ids, or multi-hot (n, C).
         n_classes: C.
         folds: (n,) the fold of each row.
