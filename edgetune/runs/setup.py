@@ -301,10 +301,13 @@ def _decide_for_few_rows(
         return None
     passes = with_passes(config, len(data.train), has_patience=False).train.epochs
     probe = partial(probe_speeds, limit_s=LAYERS_S, every_backend=False, cache_dir=cache_dir, say=say)
-    device = find_device(model_loader.source, budget.watts, probe)
-    device = _with_pairs(device, config, model_loader)
     shape, exported = _lengths(config, data, model_loader), _exported(config, data, model_loader)
-    found = decide(config, device, shape, exported, used.elapsed_s(), usual_passes=passes)
+    try:
+        device = find_device(model_loader.source, budget.watts, probe)
+        device = _with_pairs(device, config, model_loader)
+        found = decide(config, device, shape, exported, used.elapsed_s(), usual_passes=passes)
+    except (BudgetError, ProfileError):  # the costs of what the user asks for are not known
+        return None
     plan, wants_training = found.plan, not config.data.pair
     if plan is None or plan.trains != wants_training or not plan.reads_all(len(data.train)):
         return None

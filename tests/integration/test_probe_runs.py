@@ -130,6 +130,17 @@ def test_few_pairs_without_a_deadline_are_compared_by_a_probe(
     assert load_run(out).predict([("the invoice is wrong", "wrong is the")])
 
 
+def test_few_rows_are_trained_by_a_backend_that_was_not_profiled(
+    run_cli: RunCli, demo_csv: Path, encoder: Path, tmp_path: Path
+) -> None:
+    how = ("--model", encoder, "--backend", "torch", "--epochs", 1, "--out", tmp_path / "run", "--json")
+    done = run_cli("finetune", demo_csv, *how)
+    assert done.code == 0, done.err
+    summary = json.loads(done.out)
+    assert (summary["backend"], summary["method"]) == ("torch", "train-all")
+    assert summary["n_trained"] == summary["n_train"]
+
+
 def test_the_whole_answer_about_pairs_is_exported(
     run_cli: RunCli, pairs_csv: Path, encoder: Path, tmp_path: Path
 ) -> None:
