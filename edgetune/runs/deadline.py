@@ -197,18 +197,12 @@ class PlanWithoutDeadline(Deadline):
         return selector
 
 
-class NoDeadline(Deadline):
+class NoDeadline(PlanWithoutDeadline):
     """Stands for the deadline of a run that has none: a clock that never runs out, and an empty plan."""
 
     def __init__(self) -> None:
         clock = Clock(math.inf, dict.fromkeys(("save", "evaluate", "report", "exit"), 0.0), lambda: 0.0)
         super().__init__(Plan(""), clock, lambda operation, n_rows, width: 0.0, 0.0)
-
-    def progress(self, data: DataProgress) -> Progress:
-        return data
-
-    def guarded(self, selector: Selector, settings: SelectionSettings) -> Selector:
-        return selector
 
     def keeps_best(self, config: RunConfig) -> bool:
         return config.train.keep == "best"

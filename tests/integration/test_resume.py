@@ -76,6 +76,19 @@ def resumed(run_cli: RunCli, run: Path) -> Outcome:
     return done
 
 
+def finish_after_two_breaks(run_cli: RunCli, fault: Any, out: Path, command: tuple[object, ...]) -> Outcome:
+    """Stop a run after 7 steps, and again 4 steps later; return what was said at the first stop."""
+    fault("step:7:stop")
+    broken = run_cli(*command)
+    assert broken.code == 130
+    assert load_run(out).predict(["my parcel never came"])
+    fault("step:4:stop")
+    assert run_cli("finetune", "--resume", out, "--quiet").code == 130
+    fault("")
+    resumed(run_cli, out)
+    return broken
+
+
 # Every method is broken off with a made-up backend in tests/conformance/test_loop_resume.py.
 @pytest.mark.parametrize(
     ("backend", "method", "freeze"),
@@ -100,15 +113,8 @@ def test_bit_for_bit(
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     done = run_cli(*arguments(demo_csv, tiny_model, whole, *how))
     assert done.code == 0, done.err
-    fault("step:7:stop")
-    code, _, err = run_cli(*arguments(demo_csv, tiny_model, broken, *how))
-    assert code == 130
+    err = finish_after_two_breaks(run_cli, fault, broken, arguments(demo_csv, tiny_model, broken, *how)).err
     assert f"--resume {broken}" in err
-    assert load_run(broken).predict(["my parcel never came"])
-    fault("step:4:stop")
-    assert run_cli("finetune", "--resume", broken, "--quiet").code == 130
-    fault("")
-    resumed(run_cli, broken)
     assert left_by(broken) == left_by(whole)
     summary = json.loads((broken / "summary.json").read_text())
     assert [one["n_steps_lost"] for one in summary["breaks"]] == [0, 0]
@@ -348,12 +354,7 @@ def test_few_rows_bit_for_bit(
     how = (*how, "--backend", "torch", "--checkpoint-every", 0, "--quiet")
     done = run_cli("finetune", demo_csv, "--out", whole, *how)
     assert done.code == 0, done.err
-    fault("step:7:stop")
-    assert run_cli("finetune", demo_csv, "--out", broken, *how).code == 130
-    fault("step:4:stop")
-    assert run_cli("finetune", "--resume", broken, "--quiet").code == 130
-    fault("")
-    resumed(run_cli, broken)
+    finish_after_two_breaks(run_cli, fault, broken, ("finetune", demo_csv, "--out", broken, *how))
     assert left_by(broken) == left_by(whole)
     summary = json.loads((broken / "summary.json").read_text())
     assert summary["frozen_depth"] == 1

@@ -6,9 +6,12 @@ Another backend is one file here (and its folder, if it is more than a file). It
     missing()                 says which package is missing, if one is
     fits(source)              whether it can run a model
     check(config)             raises UsageError where the settings ask for what it cannot do
-    import_runtime()          imports what is heavy
     open_backend(asked)       returns a `Backend`; only then is anything heavy imported
-    open_measured(asked)      the same for the profiler, frozen below a depth
+
+and, if it trains, for the profiler
+
+    import_runtime()          imports what is heavy
+    open_measured(asked)      returns a `Backend` with layers frozen
 
 The command line reads the names of the files, so these modules import nothing heavy. May import what
 `backends` may.
@@ -123,11 +126,11 @@ class Opener(Protocol):
         ...
 
     def import_runtime(self) -> None:
-        """Import what takes long."""
+        """Import what takes long; only backends that train define this."""
         ...
 
     def open_measured(self, asked: ProfiledOpening) -> Backend:
-        """Open a model to be profiled."""
+        """Open a model to be profiled; only backends that train define this."""
         ...
 
     def check(self, config: RunConfig) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.util
 
 from edgetune.backends.backend_contract import Backend
-from edgetune.backends.openers import Opening, ProfiledOpening, Traits
+from edgetune.backends.openers import Opening, Traits
 from edgetune.backends.openers.ort import require_onnx_graphs
 from edgetune.config.settings import RunConfig
 from edgetune.devices.device_profile import FixedCosts
@@ -31,20 +31,6 @@ def fits(source: ModelSource) -> bool:
     from edgetune.backends.ort.bert_graph import can_write
 
     return can_write(source.config, source.pools_mean, source.folder)
-
-
-def import_runtime() -> None:
-    """Import ONNX Runtime."""
-    importlib.import_module("onnxruntime")
-
-
-def open_measured(asked: ProfiledOpening) -> Backend:
-    """Write the encoder's graph and open it."""
-    from edgetune.backends.ort.forward_only import ForwardOnly
-
-    return ForwardOnly(
-        asked.source, asked.n_labels, threads=asked.threads, tokenizer_folder=asked.tokenizer_folder
-    )
 
 
 def check(config: RunConfig) -> None:
