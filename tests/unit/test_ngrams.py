@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -18,7 +18,8 @@ from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.preprocessing import normalize
 
 from edgetune.data.token_format import PAIR_SEPARATOR
-from edgetune.learners.ngrams.counting import MISSING
+from edgetune.learners.ngrams import counting
+from edgetune.learners.ngrams.counting import MISSING, NgramCounter
 from edgetune.learners.ngrams.learner import NEVER_SEEN, Ngrams
 from edgetune.learners.ngrams.ngram_files import METADATA, VOCABULARY, WEIGHTS
 from edgetune.learners.ngrams.reading import MAX_CHARS, choose_analyzer
@@ -134,6 +135,28 @@ def test_the_same_ngrams_and_weights_as_scikit_learn(
     np.testing.assert_allclose(
         np.exp(model.log_proba(texts[:50])), sigmoids / sigmoids.sum(axis=1, keepdims=True), atol=1e-5
     )
+
+
+@pytest.mark.parametrize("analyzer", ["word", "subword", "char"])
+def test_counts_do_not_depend_on_chunks_and_ranges(
+    analyzer: Literal["word", "subword", "char"], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    texts, _ = topic_rows(500)
+
+    def counted(rows_at_once: int) -> tuple[list[str], np.ndarray, Any]:
+        counter = NgramCounter(analyzer)
+        for start in range(0, len(texts), rows_at_once):
+            counter.add(texts[start : start + rows_at_once])
+        vocabulary, idf, rows = counter.finish(900, time_allows=False)
+        order = np.argsort(vocabulary.ngrams)  # words are numbered as they come
+        return [vocabulary.ngrams[at] for at in order], idf[order], rows[:, order]
+
+    whole = counted(500)
+    monkeypatch.setattr(counting, "KEYS_AT_ONCE", 100)
+    parts = counted(7)
+    assert parts[0] == whole[0]
+    np.testing.assert_array_equal(parts[1], whole[1])
+    np.testing.assert_allclose(parts[2].toarray(), whole[2].toarray(), rtol=1e-6)
 
 
 def test_parts_are_left_out_where_not_all_rows_fit_into_the_time() -> None:

@@ -31,6 +31,7 @@ Matrix = Any  # scipy.sparse.csr_matrix, float32
 MISSING = "N-grams need scikit-learn, which is not installed; get it with `pip install scikit-learn`."
 WORD_FACTOR = 2.0  # of the idf of words and pairs of words, where there are parts
 FEW_ENTRIES, FEW_NGRAMS = 1_000_000, 100  # so few in all, and a row in the mean: those of one row stay
+KEYS_AT_ONCE = 2_000_000  # that are sorted together
 
 
 class Vocabulary:
@@ -82,33 +83,55 @@ class Vocabulary:
         return count_matrix(rows[known], self._features[at[known]], len(texts), len(self))
 
 
-@dataclass
+@dataclass(frozen=True)
 class _Chunk:
-    """Counted rows: the keys (K,) that occur, ascending, and the counts (B, K)."""
+    """Rows that were counted together: the keys (K,) that occur, ascending, and which entries are theirs.
+
+    Attributes:
+        keys: (K,).
+        span: of the entries.
+        starts: (B + 1,) of the rows, counted from the beginning of the span.
+    """
 
     keys: Keys
-    counts: Matrix
+    span: slice
+    starts: IntArray
 
 
 class NgramCounter:
-    """Counts n-grams of which nothing is known yet, chunk by chunk."""
+    """Counts n-grams of which nothing is known yet, chunk by chunk.
+
+    The entries of all rows, one for each n-gram of a row, are in two arrays, which grow with each chunk and
+    in the end become TF-IDF in place: with 45 million entries that takes half of the memory of a matrix for
+    each chunk.
+    """
 
     def __init__(self, analyzer: Analyzer) -> None:
         self.analyzer = analyzer
-        self.n_rows = self.n_entries = self._n_parts = 0
+        self.n_rows = self.n_entries = self._n_parts = self._n_kept = 0
         self._numbers: defaultdict[str, int] = defaultdict(itertools.count(1).__next__)
         self._reader = NgramReader(analyzer, self._numbers.__getitem__)
         self._chunks: list[_Chunk] = []
+        self._data = np.empty(0, dtype=np.float32)  # counts
+        self._indices = np.empty(0, dtype=np.int32)  # of the keys of the chunk
 
     def add(self, texts: Sequence[str]) -> None:
         """Count more rows."""
         keys, rows = self._reader.keys(texts)
         distinct, features = np.unique(keys, return_inverse=True)
         counts = count_matrix(rows, features, len(texts), len(distinct))
-        self._chunks.append(_Chunk(distinct, counts))
+        span = slice(self.n_entries, self.n_entries + counts.nnz)
+        self._resize(span.stop)
+        self._data[span], self._indices[span] = counts.data, counts.indices
+        self._chunks.append(_Chunk(distinct, span, counts.indptr))
         self.n_rows += len(texts)
-        self.n_entries += counts.nnz
+        self.n_entries = span.stop
         self._n_parts += int(np.count_nonzero((distinct & PART_BIT)[counts.indices]))
+
+    def _resize(self, n_entries: int) -> None:
+        """Make room in place, without a copy where the system can move memory."""
+        self._data.resize(n_entries, refcheck=False)
+        self._indices.resize(n_entries, refcheck=False)
 
     def finish(self, most: int, time_allows: bool) -> tuple[Vocabulary, FloatArray, Matrix]:
         """Return F n-grams, their idf (F,), and TF-IDF of the rows (n, F); the counts are used up.
@@ -137,10 +160,23 @@ class NgramCounter:
 
     def _frequencies(self) -> tuple[Keys, IntArray]:
         """Return all keys, ascending, and how many rows have each."""
-        all_keys = np.concatenate([chunk.keys for chunk in self._chunks])
-        rows = [np.bincount(chunk.counts.indices, minlength=len(chunk.keys)) for chunk in self._chunks]
-        keys, at = np.unique(all_keys, return_inverse=True)
-        return keys, np.bincount(at, np.concatenate(rows), minlength=len(keys)).astype(np.int64)
+        rows = [
+            np.bincount(self._indices[chunk.span], minlength=len(chunk.keys)).astype(np.int32)
+            for chunk in self._chunks
+        ]
+        longest = max((chunk.keys for chunk in self._chunks), key=len)
+        n_parts = 1 + sum(len(chunk.keys) for chunk in self._chunks) // KEYS_AT_ONCE
+        edges = longest[len(longest) * np.arange(1, n_parts) // n_parts]
+        cuts = [[0, *np.searchsorted(chunk.keys, edges), len(chunk.keys)] for chunk in self._chunks]
+        found_keys, found = [], []
+        for part in range(n_parts):  # by ranges of keys, since sorting takes several times their memory
+            spans = [slice(*cut[part : part + 2]) for cut in cuts]
+            some = np.concatenate([chunk.keys[span] for chunk, span in zip(self._chunks, spans, strict=True)])
+            keys, at = np.unique(some, return_inverse=True)
+            counts = np.concatenate([count[span] for count, span in zip(rows, spans, strict=True)])
+            found_keys.append(keys)
+            found.append(np.bincount(at, counts, minlength=len(keys)).astype(np.int64))
+        return np.concatenate(found_keys), np.concatenate(found)
 
     def _strings(self, keys: Keys) -> list[str]:
         """Return what keys stand for."""
@@ -163,21 +199,27 @@ class NgramCounter:
 
     def _rows(self, keys: Keys, idf: FloatArray) -> Matrix:
         """Return TF-IDF (n, F) of the n-grams that stay."""
-        sparse = scipy_sparse()
-        parts = []
-        self._chunks.reverse()
-        while self._chunks:  # one after the other, so that there are not two of all
-            chunk = self._chunks.pop()
-            at = np.searchsorted(keys, chunk.keys)
-            at[at == len(keys)] = 0
-            known = keys[at] == chunk.keys if len(keys) else np.zeros(len(chunk.keys), dtype=np.bool_)
-            kept = known[chunk.counts.indices]
-            starts = np.concatenate(([0], np.cumsum(kept)))[chunk.counts.indptr].astype(np.int32)
-            features = at.astype(np.int32)[chunk.counts.indices[kept]]
-            shape = (chunk.counts.shape[0], len(keys))
-            part = sparse.csr_matrix((chunk.counts.data[kept], features, starts), shape=shape)
-            parts.append(weigh(part, idf))
-        return sparse.vstack(parts, format="csr")
+        lengths = [np.diff(self._keep(chunk, keys, idf)) for chunk in self._chunks]
+        self._chunks.clear()
+        starts = np.concatenate(([0], np.cumsum(np.concatenate(lengths)))).astype(np.int32)
+        self._resize(starts[-1])
+        shape = (self.n_rows, len(keys))
+        return scipy_sparse().csr_matrix((self._data, self._indices, starts), shape=shape)
+
+    def _keep(self, chunk: _Chunk, keys: Keys, idf: FloatArray) -> IntArray:
+        """Move the entries that stay to the end of those before, as TF-IDF; return where their rows start."""
+        at = np.searchsorted(keys, chunk.keys)
+        at[at == len(keys)] = 0
+        known = keys[at] == chunk.keys if len(keys) else np.zeros(len(chunk.keys), dtype=np.bool_)
+        indices = self._indices[chunk.span]
+        kept = known[indices]
+        starts = np.concatenate(([0], np.cumsum(kept)))[chunk.starts].astype(np.int32)
+        entries = (self._data[chunk.span][kept], at.astype(np.int32)[indices[kept]], starts)
+        rows = weigh(scipy_sparse().csr_matrix(entries, shape=(len(starts) - 1, len(keys))), idf)
+        place = slice(self._n_kept, self._n_kept + rows.nnz)
+        self._data[place], self._indices[place] = rows.data, rows.indices
+        self._n_kept = place.stop
+        return starts
 
 
 def count_matrix(rows: IntArray, features: IntArray, n_rows: int, n_features: int) -> Matrix:
