@@ -214,7 +214,7 @@ def _array_table(name: str, objects: Objects, names: Sequence[str] | None, optio
 def _check_columns(name: str, n_columns: int) -> None:
     if n_columns > MAX_COLUMNS:
         raise DataError(
-            f"The rows of {name} have {n_columns:,} different keys, but at most {MAX_COLUMNS:,} are "
+            f"The rows of {name} have more than {MAX_COLUMNS:,} different keys, which is the most that is "
             'supported; a row looks like {"text": "Great film", "label": "positive"}.'
         )
 
@@ -284,9 +284,12 @@ class _JsonStream:
         self._expect("{")
         keys: list[str] = []
         columns: Any = None
+        n_single = 0
         while self._peek() == '"':
             key = self._string()
             kind = self._kind()
+            n_single += kind[:1] not in "[{"
+            _check_columns(str(self._path), n_single)
             if kind == "[[" and isinstance(columns, list) and columns:
                 return [key], [str(name) for name in columns]
             if kind == "[{":
