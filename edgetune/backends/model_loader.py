@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import importlib.util
 import tempfile
+from functools import partial
 from pathlib import Path
 
 from edgetune.backends.backend_contract import Backend
@@ -120,9 +121,43 @@ class ModelLoader:
         *,
         multi_label: bool = False,
     ) -> Backend:
-        """Open the backend that the settings name; `multi_label`: whether rows may have several labels."""
-        opening = Opening(self, config, n_labels, multi_label, cache, meter, say)
+        """Open the backend that the settings name.
+
+        Args:
+            config: settings; the backend, `freeze` and the number of threads are decided.
+            n_labels: classes of the new head.
+            cache: for the frozen layers' output; None: it is computed every time.
+            meter: is charged with an export.
+            say: is told what takes a while.
+            multi_label: whether rows may have several labels.
+        """
+        opening = Opening(
+            self.source,
+            config.model,
+            n_labels,
+            config.train.seed,
+            self.tokenizer_file.parent,
+            cache,
+            artifacts=partial(self._artifacts, config.model.freeze, n_labels, multi_label, meter, say),
+            weights=None if self.weights is None else self.weights.folder,
+            pair=config.data.pair,
+            multi_label=multi_label,
+        )
         return find_opener(config.model.backend).open_backend(opening)
+
+    def _artifacts(self, freeze: str, n_labels: int, multi_label: bool, meter: Meter, say: Say) -> Artifacts:
+        """Return the carried artifacts, or cached ones, which are exported first if there are none."""
+        if self.carried is not None:
+            artifacts = load_artifacts(self.carried.folder, n_labels, multi_label=multi_label)
+        else:
+            assert self.builder is not None
+            if self.builder.cached(n_labels, freeze, multi_label) is None:
+                say(f"Exporting training artifacts of {self.source.name} (once per model and setting)")
+            with meter.phase("export"):
+                artifacts = self.builder.get(n_labels, freeze, multi_label)
+        for note in artifacts.manifest.notes:
+            say(note)
+        return artifacts
 
 
 def find_model_loader(

@@ -27,7 +27,9 @@ import numpy as np
 
 from edgetune.backends.backend_contract import Backend
 from edgetune.backends.hidden_cache import HiddenCache
-from edgetune.backends.openers import ProfiledOpening, find_opener
+from edgetune.backends.openers import Opening, find_opener
+from edgetune.backends.ort.artifacts import Artifacts, load_artifacts
+from edgetune.config.settings import ModelSettings, freeze_of
 from edgetune.data.batches import Batch
 from edgetune.energy import Sensor, open_sensor
 from edgetune.energy.estimate import ConstantPower, estimate_by_use
@@ -202,21 +204,23 @@ class Worker:
         """Open a backend at a depth, in place of one that was open there; return the seconds it took."""
         self.close(depth)
         started = time.perf_counter()
-        source, folder = resolve_model(self._job.model), self._job.artifacts.get(str(depth))
-        asked = ProfiledOpening(
-            source=source,
-            n_labels=len(LABELS),
-            depth=depth,
-            precision=self._precision,
+        source = resolve_model(self._job.model)
+        settings = ModelSettings(
+            freeze=freeze_of(depth),
             device=self._device,
+            precision=self._precision,
             threads=threads,
-            seed=SEED,
-            cache=HiddenCache(CACHE_MB, 0.0, None) if depth > 0 else None,
-            artifacts=None if folder is None else Path(folder),
-            tokenizer_folder=Path(self._job.tokenizer),
             onnx=onnx,
         )
-        backend = find_opener(self._name).open_measured(asked)
+
+        def artifacts() -> Artifacts:
+            source.fingerprint()  # a run needs it to find its artifacts
+            return load_artifacts(Path(self._job.artifacts[str(depth)]), len(LABELS))
+
+        cache = HiddenCache(CACHE_MB, 0.0, None) if depth > 0 else None
+        tokenizer = Path(self._job.tokenizer)
+        asked = Opening(source, settings, len(LABELS), SEED, tokenizer, cache, artifacts)
+        backend = find_opener(self._name).open_backend(asked)
         seconds = time.perf_counter() - started
         if backend.depth != depth:
             raise UsageError(f"{source.name} cannot be split above layer {depth}")

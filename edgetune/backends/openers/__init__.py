@@ -7,11 +7,7 @@ Another backend is one file here (and its folder, if it is more than a file). It
     fits(source)              whether it can run a model
     check(config)             raises UsageError where the settings ask for what it cannot do
     open_backend(asked)       returns a `Backend`; only then is anything heavy imported
-
-and, if it trains, for the profiler
-
-    import_runtime()          imports what is heavy
-    open_measured(asked)      returns a `Backend` with layers frozen
+    import_runtime()          imports what is heavy, for the profiler; only if it trains
 
 The command line reads the names of the files, so these modules import nothing heavy. May import what
 `backends` may.
@@ -20,7 +16,7 @@ The command line reads the names of the files, so these modules import nothing h
 from __future__ import annotations
 
 import importlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
@@ -32,12 +28,10 @@ from edgetune.utils.plugins import module_names
 if TYPE_CHECKING:
     from edgetune.backends.backend_contract import Backend
     from edgetune.backends.hidden_cache import HiddenCache
-    from edgetune.backends.model_loader import ModelLoader
-    from edgetune.config.settings import RunConfig
+    from edgetune.backends.ort.artifacts import Artifacts
+    from edgetune.config.settings import ModelSettings, RunConfig
     from edgetune.devices.device_profile import FixedCosts
     from edgetune.models.source import ModelSource
-    from edgetune.utils.meter import Meter
-    from edgetune.utils.types import Say
 
 
 @dataclass(frozen=True)
@@ -64,52 +58,33 @@ class Traits:
 
 
 @dataclass(frozen=True)
-class ProfiledOpening:
-    """What a backend is opened with to be profiled.
+class Opening:
+    """What a backend is opened with, by a run or by the profiler.
 
     Attributes:
         source: the model.
+        settings: how it is trained; `freeze` is decided.
         n_labels: classes of the new head.
-        depth: frozen layers.
-        artifacts: folder of training artifacts for that depth, if the backend exports any.
+        seed: of the new head and of dropout.
         tokenizer_folder: where the fast tokenizer lies.
-        onnx: whether an ONNX file is written with the model.
+        cache: for the frozen layers' output; None: it is computed every time.
+        artifacts: returns training artifacts, which are exported first if need be; only for a backend that
+            exports.
+        weights: folder of a model whose weights replace those of the artifacts; None: theirs stay.
+        pair: whether rows have two texts.
+        multi_label: whether rows may have several labels.
     """
 
     source: ModelSource
+    settings: ModelSettings
     n_labels: int
-    depth: int
-    precision: str
-    device: str
-    threads: int | None
     seed: int
-    cache: HiddenCache | None
-    artifacts: Path | None
     tokenizer_folder: Path
-    onnx: bool = True
-
-
-@dataclass(frozen=True)
-class Opening:
-    """What a backend is opened with.
-
-    Attributes:
-        loader: the model and its files.
-        config: settings; the backend, `freeze` and the number of threads are decided.
-        n_labels: classes of the new head.
-        multi_label: whether rows may have several labels.
-        cache: for the frozen layers' output; None: it is computed every time.
-        meter: is charged with an export.
-        say: is told what takes a while.
-    """
-
-    loader: ModelLoader
-    config: RunConfig
-    n_labels: int
-    multi_label: bool
     cache: HiddenCache | None
-    meter: Meter
-    say: Say
+    artifacts: Callable[[], Artifacts] | None = None
+    weights: Path | None = None
+    pair: bool = False
+    multi_label: bool = False
 
 
 class Opener(Protocol):
@@ -127,10 +102,6 @@ class Opener(Protocol):
 
     def import_runtime(self) -> None:
         """Import what takes long; only backends that train define this."""
-        ...
-
-    def open_measured(self, asked: ProfiledOpening) -> Backend:
-        """Open a model to be profiled; only backends that train define this."""
         ...
 
     def check(self, config: RunConfig) -> None:

@@ -52,10 +52,10 @@ def open_backend(asked: Opening) -> Backend:
     from edgetune.backends.ort.forward_only import ForwardOnly
 
     return ForwardOnly(
-        asked.loader.source,
+        asked.source,
         asked.n_labels,
-        pair=asked.config.data.pair,
-        threads=asked.config.model.threads,
-        tokenizer_folder=asked.loader.tokenizer_file.parent,
+        pair=asked.pair,
+        threads=asked.settings.threads,
+        tokenizer_folder=asked.tokenizer_folder,
         multi_label=asked.multi_label,
     )

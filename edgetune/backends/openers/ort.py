@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from edgetune.backends.backend_contract import Backend
-from edgetune.backends.openers import Opening, ProfiledOpening, Traits
-from edgetune.backends.ort.artifacts import load_artifacts
+from edgetune.backends.openers import Opening, Traits
 from edgetune.backends.ort.ort_runtime import has_training_build, import_training
 from edgetune.config.settings import RunConfig
 from edgetune.devices.device_profile import FixedCosts
@@ -39,16 +38,6 @@ def import_runtime() -> None:
     import_training()
 
 
-def open_measured(asked: ProfiledOpening) -> Backend:
-    """Open exported artifacts."""
-    from edgetune.backends.ort.ort_backend import OrtBackend
-
-    assert asked.artifacts is not None
-    asked.source.fingerprint()  # a run needs it to find its artifacts
-    artifacts = load_artifacts(asked.artifacts, asked.n_labels)
-    return OrtBackend(artifacts, asked.seed, device=asked.device, threads=asked.threads, cache=asked.cache)
-
-
 def require_onnx_graphs(config: RunConfig, name: str) -> None:
     """Refuse what a backend that runs ONNX graphs in fp32 cannot do; `name` is the backend's.
 
@@ -72,27 +61,14 @@ def check(config: RunConfig) -> None:
 
 
 def open_backend(asked: Opening) -> Backend:
-    """Open the artifacts, which are exported first where none are cached."""
+    """Open the artifacts."""
     from edgetune.backends.ort.ort_backend import OrtBackend
 
-    loader, settings, multi_label = asked.loader, asked.config.model, asked.multi_label
-    if loader.carried is not None:
-        artifacts = load_artifacts(loader.carried.folder, asked.n_labels, multi_label=multi_label)
-    else:
-        assert loader.builder is not None
-        if loader.builder.cached(asked.n_labels, settings.freeze, multi_label) is None:
-            asked.say(f"Exporting training artifacts of {loader.source.name} (once per model and setting)")
-        with asked.meter.phase("export"):
-            artifacts = loader.builder.get(asked.n_labels, settings.freeze, multi_label)
-    for note in artifacts.manifest.notes:
-        asked.say(note)
+    assert asked.artifacts is not None
+    settings = asked.settings
     backend = OrtBackend(
-        artifacts,
-        asked.config.train.seed,
-        device=settings.device,
-        threads=settings.threads,
-        cache=asked.cache,
+        asked.artifacts(), asked.seed, device=settings.device, threads=settings.threads, cache=asked.cache
     )
-    if loader.weights is not None:
-        backend.load_weights(weight_files(loader.weights.folder))
+    if asked.weights is not None:
+        backend.load_weights(weight_files(asked.weights))
     return backend

@@ -6,8 +6,8 @@ import importlib
 import importlib.util
 
 from edgetune.backends.backend_contract import Backend
-from edgetune.backends.openers import Opening, ProfiledOpening, Traits
-from edgetune.config.settings import RunConfig, freeze_of
+from edgetune.backends.openers import Opening, Traits
+from edgetune.config.settings import RunConfig
 from edgetune.devices.device_profile import FixedCosts
 from edgetune.models.source import ModelSource
 
@@ -38,24 +38,6 @@ def import_runtime() -> None:
     importlib.import_module("transformers").AutoModelForSequenceClassification  # noqa: B018  # imports it
 
 
-def open_measured(asked: ProfiledOpening) -> Backend:
-    """Open the model with some layers frozen."""
-    from edgetune.backends.torch.torch_backend import TorchBackend
-
-    return TorchBackend(
-        asked.source,
-        asked.n_labels,
-        freeze_of(asked.depth),
-        asked.seed,
-        device=asked.device,
-        precision=asked.precision,
-        threads=asked.threads,
-        onnx=asked.onnx,
-        tokenizer_folder=asked.tokenizer_folder,
-        cache=asked.cache,
-    )
-
-
 def check(config: RunConfig) -> None:
     """Accept all settings."""
 
@@ -64,17 +46,17 @@ def open_backend(asked: Opening) -> Backend:
     """Open the model with torch."""
     from edgetune.backends.torch.torch_backend import TorchBackend
 
-    settings, loader = asked.config.model, asked.loader
+    settings = asked.settings
     return TorchBackend(
-        loader.source,
+        asked.source,
         asked.n_labels,
         settings.freeze,
-        asked.config.train.seed,
+        asked.seed,
         device=settings.device,
         precision=settings.precision,
         threads=settings.threads,
         onnx=settings.onnx,
-        tokenizer_folder=loader.tokenizer_file.parent,
+        tokenizer_folder=asked.tokenizer_folder,
         cache=asked.cache,
         multi_label=asked.multi_label,
     )
