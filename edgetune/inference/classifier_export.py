@@ -32,7 +32,6 @@ from edgetune.inference.classifier_graph import classifier_graph, import_onnx
 from edgetune.inference.saved_ensemble import ENCODER, NGRAMS
 from edgetune.inference.saved_run import Run
 from edgetune.learners.ngrams import derived_tokens
-from edgetune.learners.ngrams.reading import settings_of
 from edgetune.run_files.outputs import export_folder, refuse_taken
 from edgetune.run_files.run_folder import damage_errors
 from edgetune.utils.errors import ModelError, RunError, UsageError
@@ -209,10 +208,9 @@ def _write_about(run: Run, learners: Sequence[str], folder: Path) -> None:
         "pairs": _reads_pairs(run),
     }
     if run.ensemble is not None and NGRAMS in learners:
-        analyzer = run.ensemble.ngrams.analyzer
-        settings = settings_of(analyzer)
+        settings = run.ensemble.ngrams.settings
         about |= {
-            "analyzer": analyzer,
+            "analyzer": run.ensemble.ngrams.analyzer,
             "word_pattern": settings["token_pattern"],
             "most_chars": settings["most_chars"],
         }

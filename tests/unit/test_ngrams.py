@@ -22,7 +22,7 @@ from edgetune.learners.ngrams import counting
 from edgetune.learners.ngrams.counting import MISSING, NgramCounter
 from edgetune.learners.ngrams.learner import NEVER_SEEN, Ngrams
 from edgetune.learners.ngrams.ngram_files import METADATA, VOCABULARY, WEIGHTS
-from edgetune.learners.ngrams.reading import MAX_CHARS, choose_analyzer
+from edgetune.learners.ngrams.reading import EARLIER_WORD, MAX_CHARS, choose_analyzer, settings_of
 from edgetune.learners.ngrams.rows_in_time import stratified_order
 from edgetune.utils.errors import MissingDependencyError, RunError
 
@@ -99,10 +99,11 @@ def test_no_text_at_all_gives_words() -> None:
 
 
 def words_and_parts(text: str) -> list[str]:
-    words = re.findall(r"\w+|[!?]", text.lower())
+    tokens = re.findall(r"\w+|[^\w\s]+", text.lower())
+    words = [token for token in tokens if token.isalnum()]
     beginnings = ["<" + word[:n] for word in words for n in (3, 4, 5) if len(word) >= n]
     endings = [word[-n:] + ">" for word in words for n in (2, 3, 4) if len(word) >= n]
-    return words + [f"{one} {two}" for one, two in pairwise(words)] + beginnings + endings
+    return tokens + [f"{one} {two}" for one, two in pairwise(tokens)] + beginnings + endings
 
 
 @pytest.mark.parametrize(
@@ -254,7 +255,7 @@ def test_a_single_row() -> None:
 
 
 def test_texts_without_a_token_give_the_shares_of_the_classes(tmp_path: Path) -> None:
-    model = Ngrams.fit(["", " ", "…", ""], np.array([0, 1, 1, 1]), 2)
+    model = Ngrams.fit(["", " ", "\t\n", ""], np.array([0, 1, 1, 1]), 2)
     assert model.n_features == 0
     np.testing.assert_allclose(np.exp(model.log_proba(["", "word"])), [[0.25, 0.75]] * 2, rtol=1e-5)
     model.save(tmp_path)
@@ -274,6 +275,37 @@ def test_strange_characters_survive_the_file(tmp_path: Path) -> None:
     assert model.analyzer == "char"
     model.save(tmp_path)
     np.testing.assert_allclose(Ngrams.load(tmp_path).log_proba(texts), model.log_proba(texts), atol=1e-6)
+
+
+SIGNS = [["->", "<", ">"], ["!=", ":-)", "<-"], ["<b>", "…", "👍"]]
+
+
+def signed_rows(n: int) -> tuple[list[str], np.ndarray]:
+    """Make texts whose class only symbols tell."""
+    rng = np.random.default_rng(0)
+    labels = rng.integers(0, 3, n)
+    texts = [
+        " ".join(rng.permutation([*rng.choice(NOISE, 5), *rng.choice(SIGNS[label], 2)])) for label in labels
+    ]
+    return texts, labels
+
+
+def test_symbols_are_tokens_and_no_parts_of_words(tmp_path: Path) -> None:
+    texts, labels = signed_rows(400)
+    model = Ngrams.fit(texts[:300], labels[:300], 3)
+    assert right(model, texts[300:], labels[300:]) > 0.95
+    model.save(tmp_path)
+    assert {"->", "<", ":-)", "👍", "w10>"} <= {*(tmp_path / VOCABULARY).read_text("utf-8").splitlines()}
+    np.testing.assert_allclose(Ngrams.load(tmp_path).log_proba(texts), model.log_proba(texts), atol=1e-5)
+
+
+def test_a_model_of_an_earlier_version_knows_no_symbols(tmp_path: Path) -> None:
+    texts, labels = signed_rows(300)
+    plain = [" ".join(re.findall(EARLIER_WORD, text)) for text in texts]
+    Ngrams.fit(plain, labels, 3).save(tmp_path)
+    edit(tmp_path / METADATA, schema_version=4, settings=settings_of("subword", EARLIER_WORD))
+    earlier = Ngrams.load(tmp_path)
+    np.testing.assert_array_equal(earlier.log_proba(texts), earlier.log_proba(plain))
 
 
 def test_words_of_a_thousand_letters_are_left_out() -> None:
@@ -362,8 +394,8 @@ def edit(path: Path, **changes: Any) -> None:
 
 
 def test_a_newer_schema_is_told_from_damage(saved: Path) -> None:
-    edit(saved / METADATA, schema_version=5)
-    with pytest.raises(RunError, match=r"schema 5"):
+    edit(saved / METADATA, schema_version=6)
+    with pytest.raises(RunError, match=r"schema 6"):
         Ngrams.load(saved)
 
 
@@ -371,7 +403,7 @@ def test_a_model_of_an_earlier_version_keeps_its_probabilities(
     fitted: Ngrams, saved: Path, tmp_path: Path
 ) -> None:
     texts, _ = topic_rows(100, seed=5)
-    edit(saved / METADATA, schema_version=3)
+    edit(saved / METADATA, schema_version=3, settings=settings_of("subword", EARLIER_WORD))
     earlier = Ngrams.load(saved)
     found, now = earlier.log_proba(texts), fitted.log_proba(texts)
     np.testing.assert_array_equal(found.argmax(axis=1), now.argmax(axis=1))

@@ -16,6 +16,7 @@ from edgetune.learners.ngrams.reading import (
     LONGEST,
     MAX_NGRAM_CHARS,
     PART_BIT,
+    WORD,
     Analyzer,
     Keys,
     NgramReader,
@@ -40,18 +41,21 @@ class Vocabulary:
     Attributes:
         analyzer: what tokens are.
         ngrams: by feature; the words of a pair are joined by a blank.
+        word: the pattern of a word.
     """
 
-    def __init__(self, analyzer: Analyzer, ngrams: list[str], numbers: dict[str, int], keys: Keys) -> None:
+    def __init__(
+        self, analyzer: Analyzer, ngrams: list[str], numbers: dict[str, int], keys: Keys, word: str = WORD
+    ) -> None:
         """Take n-grams (F), the numbers of their words, and their keys (F,)."""
-        self.analyzer, self.ngrams = analyzer, ngrams
+        self.analyzer, self.ngrams, self.word = analyzer, ngrams, word
         self._numbers = numbers
-        self._reader = NgramReader(analyzer, lambda word: numbers.get(word, 0))
+        self._reader = NgramReader(analyzer, lambda word: numbers.get(word, 0), word)
         self._features = np.argsort(keys)
         self._keys = keys[self._features]
 
     @classmethod
-    def of(cls, analyzer: Analyzer, ngrams: list[str]) -> Vocabulary:
+    def of(cls, analyzer: Analyzer, ngrams: list[str], word: str) -> Vocabulary:
         """Make one of n-grams alone.
 
         Raises:
@@ -69,7 +73,7 @@ class Vocabulary:
             tokens = map(ord, parts) if analyzer == "char" else [numbers[word] for word in parts]
             key = sum(token << (bits * n) for n, token in enumerate(tokens))
             keys.append(key | PART_BIT if analyzer == "subword" and is_part(ngram) else key)
-        return cls(analyzer, ngrams, dict(numbers), np.array(keys, dtype=np.int64))
+        return cls(analyzer, ngrams, dict(numbers), np.array(keys, dtype=np.int64), word)
 
     def __len__(self) -> int:
         return len(self.ngrams)

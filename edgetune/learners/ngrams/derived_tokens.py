@@ -11,14 +11,20 @@ Beginnings and endings of words relate forms of a word, and rare words to freque
 win 0.3 to 1.3 points by them, 2.9 on medical abstracts (docs/log.md, twenty-first session).
 
     <wor  rds>             the first 3 to 5 letters of a word, and its last 2 to 4
+
+Runs of symbols have no parts.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from functools import lru_cache
 from itertools import pairwise
 
+# `\w` lacks marks that belong to the words of Indic scripts, vowelled Arabic and decomposed Latin.
+LETTERS = r"\w\u0300-\u036f\u064b-\u065f\u0900-\u0963\u0966-\u0dff"
+"""Inside of a character class: what words are made of."""
 PREFIXES, SUFFIXES = (3, 4, 5), (2, 3, 4)
 """Letters of the beginnings and endings."""
 STEPS = 10
@@ -29,6 +35,7 @@ REMEMBERED, LONG_WORD = 1 << 14, 100
 """Words whose letter trigrams are kept, and the letters of one that are read."""
 MOST = 9
 """Differences in length are told apart up to this many words."""
+_LETTER = re.compile(rf"[{LETTERS}]")
 
 
 def pair_tokens(first: Sequence[str], second: Sequence[str]) -> list[str]:
@@ -75,14 +82,18 @@ def pair_tokens(first: Sequence[str], second: Sequence[str]) -> list[str]:
 
 def word_parts(word: str) -> list[str]:
     """Return the beginnings and endings of a word, as far as it is long enough for them."""
+    if not _LETTER.match(word):
+        return []
     n = len(word)
     beginnings = [f"<{word[:size]}" for size in PREFIXES if size <= n]
     return beginnings + [f"{word[-size:]}>" for size in SUFFIXES if size <= n]
 
 
-def is_part(token: str) -> bool:
-    """Return whether a token is a part of a word, in a text that is no pair."""
-    return token.startswith("<") or token.endswith(">")
+def is_part(ngram: str) -> bool:
+    """Return whether an n-gram is a part of a word, in a text that is no pair."""
+    if ngram.startswith("<"):
+        return _LETTER.match(ngram, 1) is not None
+    return ngram.endswith(">") and " " not in ngram and _LETTER.match(ngram) is not None
 
 
 def _share(part: int, whole: int) -> float:

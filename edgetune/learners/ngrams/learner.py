@@ -24,6 +24,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -82,8 +83,7 @@ class Ngrams(TextLearner):
         n_rows: that it was fitted on.
         is_exact: whether there was time for an exact fit; False if it was loaded.
         multi_label: whether a text may have several classes, or none.
-        by_softmax: whether the probabilities are a softmax of the scores, as edgetune's were before schema
-            version 4; else sigmoids, which are divided by their sum where a text has one class.
+        schema_version: of its files; `ngram_files` says what models of earlier versions do differently.
     """
 
     def __init__(
@@ -94,10 +94,10 @@ class Ngrams(TextLearner):
         seen: IntArray,
         n_classes: int,
         multi_label: bool = False,
-        by_softmax: bool = False,
+        schema_version: int = SCHEMA_VERSION,
     ) -> None:
         """Use `fit` or `load` instead; `seen` (K,) are the classes that have weights."""
-        self.multi_label, self.by_softmax = multi_label, by_softmax and not multi_label
+        self.multi_label, self.schema_version = multi_label, schema_version
         self.analyzer, self.n_classes = vocabulary.analyzer, n_classes
         self.n_rows, self.is_exact = scores.n_rows, scores.is_exact
         self._vocabulary, self._idf, self._scores, self._seen = vocabulary, idf, scores, seen
@@ -106,6 +106,16 @@ class Ngrams(TextLearner):
     def n_features(self) -> int:
         """Size of the vocabulary."""
         return len(self._vocabulary)
+
+    @property
+    def by_softmax(self) -> bool:
+        """Whether the probabilities are a softmax of the scores; else they are `log_shares`."""
+        return self.schema_version < FIRST_OF_SIGMOIDS and not self.multi_label
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What tokens are (`settings_of`)."""
+        return settings_of(self.analyzer, self._vocabulary.word)
 
     @property
     def parameters(self) -> NgramParameters:
@@ -176,14 +186,14 @@ class Ngrams(TextLearner):
         intercept[self._seen] = self._scores.intercept
         tensors = {"idf": self._idf, "coefficients": coefficients, "intercept": intercept}
         metadata = {
-            "schema_version": FIRST_OF_SIGMOIDS - 1 if self.by_softmax else SCHEMA_VERSION,
+            "schema_version": self.schema_version,
             "multi_label": self.multi_label,
             "analyzer": self.analyzer,
             "n_classes": self.n_classes,
             "n_features": self.n_features,
             "n_rows": self.n_rows,
             "seen_classes": self._seen.tolist(),
-            "settings": settings_of(self.analyzer),
+            "settings": self.settings,
         }
         write_atomic(folder / VOCABULARY, "".join(f"{ngram}\n" for ngram in self._vocabulary.ngrams))
         with atomic_path(folder / WEIGHTS) as scratch:
@@ -203,8 +213,8 @@ class Ngrams(TextLearner):
         vocabulary = read_vocabulary(folder / VOCABULARY, metadata)
         idf, scores = read_weights(folder / WEIGHTS, metadata)
         seen = np.array(metadata.seen_classes, dtype=np.int64)
-        by_softmax = metadata.schema_version < FIRST_OF_SIGMOIDS
-        return cls(vocabulary, idf, scores, seen, metadata.n_classes, metadata.multi_label, by_softmax)
+        n_classes, multi_label = metadata.n_classes, metadata.multi_label
+        return cls(vocabulary, idf, scores, seen, n_classes, multi_label, metadata.schema_version)
 
 
 def cross_fit_ngrams(

@@ -15,21 +15,23 @@ import numpy as np
 import numpy.typing as npt
 
 from edgetune.data.token_format import PAIR_SEPARATOR
-from edgetune.learners.ngrams.derived_tokens import PREFIXES, SUFFIXES, pair_tokens, word_parts
+from edgetune.learners.ngrams.derived_tokens import LETTERS, PREFIXES, SUFFIXES, pair_tokens, word_parts
 from edgetune.utils.types import IntArray
 
 Analyzer = Literal["word", "subword", "char"]
 Keys = npt.NDArray[np.int64]
 
-# Tokens. `\w` lacks marks that belong to the words of Indic scripts, vowelled Arabic and decomposed Latin.
-WORD = r"[\w\u0300-\u036f\u064b-\u065f\u0900-\u0963\u0966-\u0dff]+|[!?]"
+WORD = rf"[{LETTERS}]+|[^{LETTERS}\s\ud800-\udfff]+"
+"""A token: a word, or a run of symbols such as "...", ":-)", "=>" or an emoji."""
+EARLIER_WORD = rf"[{LETTERS}]+|[!?]"
+"""The same before schema version `FIRST_OF_SYMBOLS`, without other symbols than these two."""
 LONGEST = {"word": 2, "subword": 2, "char": 3}  # tokens of an n-gram
 BITS = {"word": 31, "subword": 31, "char": 21}  # of a token's number in a key; a code point has 21
 PART_BIT = 1 << 62  # of the key of a part of a word
 MAX_REMEMBERED = 1 << 17  # words whose parts are kept
 MAX_CHARS = 20_000  # of a text that are read, ten times what an encoder reads
 MAX_NGRAM_CHARS = 100  # longer ones are no words
-_WORD = re.compile(WORD)
+_WORD = re.compile(rf"[{LETTERS}]+")
 # Thai, Lao, Tibetan, Burmese; Khmer; kana; Han with its extensions; half-width kana.
 _WITHOUT_SPACES = re.compile(
     r"[\u0e00-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\uff66-\uff9f"
@@ -57,9 +59,14 @@ def choose_analyzer(texts: Sequence[str]) -> Analyzer:
     return "char" if dense or n_chars > LONGEST_MEAN_WORD * n_words else "word"
 
 
-def settings_of(analyzer: Analyzer) -> dict[str, Any]:
-    """Return what a vocabulary means, as the metadata say it; a change of it needs another schema version."""
-    pattern = "." if analyzer == "char" else WORD
+def settings_of(analyzer: Analyzer, word: str = WORD) -> dict[str, Any]:
+    """Return what a vocabulary means, as the metadata say it; a change of it needs another schema version.
+
+    Args:
+        analyzer: what n-grams are made of.
+        word: the pattern of a word.
+    """
+    pattern = "." if analyzer == "char" else word
     found = {"token_pattern": pattern, "ngram_range": [1, LONGEST[analyzer]], "most_chars": MAX_CHARS}
     return found | {"prefixes": [*PREFIXES], "suffixes": [*SUFFIXES]} if analyzer == "subword" else found
 
@@ -75,9 +82,10 @@ class NgramReader:
     Its caller numbers the words; a word with the number 0 is unknown, and in no n-gram.
     """
 
-    def __init__(self, analyzer: Analyzer, number: Callable[[str], int]) -> None:
+    def __init__(self, analyzer: Analyzer, number: Callable[[str], int], word: str = WORD) -> None:
         self._analyzer: Analyzer = analyzer
         self._number = number
+        self._word = re.compile(word)
         self._known_parts: dict[str, list[int]] = {}
 
     def keys(self, texts: Sequence[str]) -> tuple[Keys, IntArray]:
@@ -105,10 +113,10 @@ class NgramReader:
         for text in texts:
             before = len(found)
             first, separator, second = text.partition(PAIR_SEPARATOR)
-            words = _WORD.findall(first[:MAX_CHARS].lower())
+            words = self._word.findall(first[:MAX_CHARS].lower())
             found.extend(map(self._number, words))
             if separator:
-                others = _WORD.findall(second[:MAX_CHARS].lower())
+                others = self._word.findall(second[:MAX_CHARS].lower())
                 found.append(0)  # no n-gram reaches over it
                 found.extend(map(self._number, others))
                 found.append(0)
