@@ -43,7 +43,7 @@ from edgetune.utils.types import FloatArray, IntArray
 if TYPE_CHECKING:
     from edgetune.inference.standalone_predict import Classifier, Text
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 GRAPH, ABOUT, INT8_GRAPH, INT8_REPORT = (
     "classifier.onnx",
     "classifier.json",
@@ -213,6 +213,7 @@ def _write_about(run: Run, learners: Sequence[str], folder: Path) -> None:
             "analyzer": run.ensemble.ngrams.analyzer,
             "word_pattern": settings["token_pattern"],
             "most_chars": settings["most_chars"],
+            "around": settings.get("around", ""),
         }
     if ENCODER in learners:
         about |= {

@@ -81,7 +81,8 @@ class Classifier:
         most = self._about["most_chars"]
         texts = (text,) if isinstance(text, str) else text
         if self._about["analyzer"] == "char":
-            return list(" ".join(" ".join(one[:most] for one in texts).lower().split()))
+            plain = " ".join(" ".join(one[:most] for one in texts).lower().split())
+            return list(self._about["around"] + plain + self._about["around"] if plain else "")
         found = [re.findall(self._about["word_pattern"], one[:most].lower()) for one in texts]
         if len(found) == 1 and self._about["analyzer"] == "subword":
             parts = [part for word in found[0] for part in word_parts(word)]

@@ -94,6 +94,13 @@ def test_characters_where_none_do(text: str) -> None:
     assert choose_analyzer([text]) == "char"
 
 
+def test_characters_where_most_words_are_new() -> None:
+    rng = np.random.default_rng(0)
+    names = ["".join(rng.choice([*"abcdefghijklmnop"], 6)) for _ in range(300)]
+    assert choose_analyzer(names) == "char"
+    assert choose_analyzer([f"this is {name}" for name in names]) == "word"
+
+
 def test_no_text_at_all_gives_words() -> None:
     assert choose_analyzer([]) == "word"
 
@@ -117,7 +124,7 @@ def test_the_same_ngrams_and_weights_as_scikit_learn(
     assert model.analyzer == analyzer
     kind = {"analyzer": words_and_parts}
     if analyzer == "char":
-        kind = {"analyzer": "char", "ngram_range": (1, 3)}
+        kind = {"analyzer": "char", "ngram_range": (1, 3), "preprocessor": " {} ".format}
     theirs = TfidfVectorizer(sublinear_tf=True, norm=None, **kind).fit(texts)
     rows_with = np.diff(theirs.transform(texts).tocsc().indptr)
     is_part = np.array([name[0] == "<" or name[-1] == ">" for name in theirs.get_feature_names_out()])
@@ -303,7 +310,7 @@ def test_a_model_of_an_earlier_version_knows_no_symbols(tmp_path: Path) -> None:
     texts, labels = signed_rows(300)
     plain = [" ".join(re.findall(EARLIER_WORD, text)) for text in texts]
     Ngrams.fit(plain, labels, 3).save(tmp_path)
-    edit(tmp_path / METADATA, schema_version=4, settings=settings_of("subword", EARLIER_WORD))
+    edit(tmp_path / METADATA, schema_version=4, settings=settings_of("subword", earlier=True))
     earlier = Ngrams.load(tmp_path)
     np.testing.assert_array_equal(earlier.log_proba(texts), earlier.log_proba(plain))
 
@@ -403,7 +410,7 @@ def test_a_model_of_an_earlier_version_keeps_its_probabilities(
     fitted: Ngrams, saved: Path, tmp_path: Path
 ) -> None:
     texts, _ = topic_rows(100, seed=5)
-    edit(saved / METADATA, schema_version=3, settings=settings_of("subword", EARLIER_WORD))
+    edit(saved / METADATA, schema_version=3, settings=settings_of("subword", earlier=True))
     earlier = Ngrams.load(saved)
     found, now = earlier.log_proba(texts), fitted.log_proba(texts)
     np.testing.assert_array_equal(found.argmax(axis=1), now.argmax(axis=1))

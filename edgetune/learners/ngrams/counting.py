@@ -16,11 +16,11 @@ from edgetune.learners.ngrams.reading import (
     LONGEST,
     MAX_NGRAM_CHARS,
     PART_BIT,
-    WORD,
     Analyzer,
     Keys,
     NgramReader,
     key_tokens,
+    settings_of,
     tokens_of,
 )
 from edgetune.utils.errors import MissingDependencyError
@@ -41,21 +41,26 @@ class Vocabulary:
     Attributes:
         analyzer: what tokens are.
         ngrams: by feature; the words of a pair are joined by a blank.
-        word: the pattern of a word.
+        settings: how texts are read (`settings_of`).
     """
 
     def __init__(
-        self, analyzer: Analyzer, ngrams: list[str], numbers: dict[str, int], keys: Keys, word: str = WORD
+        self,
+        analyzer: Analyzer,
+        ngrams: list[str],
+        numbers: dict[str, int],
+        keys: Keys,
+        settings: dict[str, Any],
     ) -> None:
         """Take n-grams (F), the numbers of their words, and their keys (F,)."""
-        self.analyzer, self.ngrams, self.word = analyzer, ngrams, word
+        self.analyzer, self.ngrams, self.settings = analyzer, ngrams, settings
         self._numbers = numbers
-        self._reader = NgramReader(analyzer, lambda word: numbers.get(word, 0), word)
+        self._reader = NgramReader(analyzer, lambda word: numbers.get(word, 0), settings)
         self._features = np.argsort(keys)
         self._keys = keys[self._features]
 
     @classmethod
-    def of(cls, analyzer: Analyzer, ngrams: list[str], word: str) -> Vocabulary:
+    def of(cls, analyzer: Analyzer, ngrams: list[str], settings: dict[str, Any]) -> Vocabulary:
         """Make one of n-grams alone.
 
         Raises:
@@ -73,7 +78,7 @@ class Vocabulary:
             tokens = map(ord, parts) if analyzer == "char" else [numbers[word] for word in parts]
             key = sum(token << (bits * n) for n, token in enumerate(tokens))
             keys.append(key | PART_BIT if analyzer == "subword" and is_part(ngram) else key)
-        return cls(analyzer, ngrams, dict(numbers), np.array(keys, dtype=np.int64), word)
+        return cls(analyzer, ngrams, dict(numbers), np.array(keys, dtype=np.int64), settings)
 
     def __len__(self) -> int:
         return len(self.ngrams)
@@ -114,7 +119,8 @@ class NgramCounter:
         self.analyzer = analyzer
         self.n_rows = self.n_entries = self._n_parts = self._n_kept = 0
         self._numbers: defaultdict[str, int] = defaultdict(itertools.count(1).__next__)
-        self._reader = NgramReader(analyzer, self._numbers.__getitem__)
+        self._settings = settings_of(analyzer)
+        self._reader = NgramReader(analyzer, self._numbers.__getitem__, self._settings)
         self._chunks: list[_Chunk] = []
         self._data = np.empty(0, dtype=np.float32)  # counts
         self._indices = np.empty(0, dtype=np.int32)  # of the keys of the chunk
@@ -195,11 +201,11 @@ class NgramCounter:
     def _vocabulary(self, ngrams: list[str], keys: Keys) -> Vocabulary:
         """Return a vocabulary that knows only the words of these n-grams."""
         if self.analyzer == "char":
-            return Vocabulary(self.analyzer, ngrams, {}, keys)
+            return Vocabulary(self.analyzer, ngrams, {}, keys, self._settings)
         used = np.zeros(len(self._numbers) + 1, dtype=np.bool_)
         used[key_tokens(keys, self.analyzer)] = True
         numbers = dict(itertools.compress(self._numbers.items(), used[1:]))
-        return Vocabulary(self.analyzer, ngrams, numbers, keys)
+        return Vocabulary(self.analyzer, ngrams, numbers, keys, self._settings)
 
     def _rows(self, keys: Keys, idf: FloatArray) -> Matrix:
         """Return TF-IDF (n, F) of the n-grams that stay."""

@@ -2,12 +2,12 @@ r"""A linear classifier on TF-IDF of the n-grams of the raw text: a usable model
 
     texts ─→ tokens (words or characters) ─→ counts of n-grams, as integer keys ─→ TF-IDF ─→ linear scores
 
-Words and pairs of words, also beginnings and endings of words, except for pairs of texts and where time or
-memory does not suffice for all rows; or 1 to 3 characters where words are not separated by blanks. Term
-frequencies are sublinear, rows have length 1 (Salton and Buckley 1988). The scores are one-against-rest
-squared-hinge SVMs, by dual coordinate descent (scikit-learn's `LinearSVC`; Hsieh et al. 2008) where time and
-memory allow it, else by averaged stochastic gradient descent (`SGDClassifier`; Polyak and Juditsky 1992),
-which can be stopped at any time; `calibrating` makes probabilities of them.
+Words (also runs of symbols) and pairs of them, also beginnings and endings of words, except for pairs of
+texts and where time or memory does not suffice for all rows; or 1 to 3 characters where words tell little
+(`choose_analyzer`). Term frequencies are sublinear, rows have length 1 (Salton and Buckley 1988). The scores
+are one-against-rest squared-hinge SVMs, by dual coordinate descent (scikit-learn's `LinearSVC`; Hsieh et al.
+2008) where time and memory allow it, else by averaged stochastic gradient descent (`SGDClassifier`; Polyak
+and Juditsky 1992), which can be stopped at any time; `calibrating` makes probabilities of them.
 
     ngrams.json          schema_version, analyzer, sizes, settings
     vocabulary.txt       one n-gram a line, in the order of the features
@@ -41,7 +41,6 @@ from edgetune.learners.ngrams.ngram_files import (
     read_vocabulary,
     read_weights,
 )
-from edgetune.learners.ngrams.reading import settings_of
 from edgetune.learners.ngrams.rows_in_time import take_rows
 from edgetune.learners.ngrams.solving import LinearScores, fit_scores, import_solvers
 from edgetune.learners.text_learner import TextLearner
@@ -115,7 +114,7 @@ class Ngrams(TextLearner):
     @property
     def settings(self) -> dict[str, Any]:
         """What tokens are (`settings_of`)."""
-        return settings_of(self.analyzer, self._vocabulary.word)
+        return self._vocabulary.settings
 
     @property
     def parameters(self) -> NgramParameters:

@@ -12,7 +12,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from edgetune.learners.ngrams.counting import Vocabulary
-from edgetune.learners.ngrams.reading import EARLIER_WORD, WORD, Analyzer, settings_of
+from edgetune.learners.ngrams.reading import Analyzer, settings_of
 from edgetune.learners.ngrams.solving import LinearScores
 from edgetune.utils.errors import RunError
 from edgetune.utils.limits import MAX_LABELS
@@ -24,7 +24,7 @@ SCHEMA_VERSION = 5
 FIRST_OF_SIGMOIDS = 4
 """Since then probabilities are sigmoids divided by their sum; before, they were a softmax of the scores."""
 FIRST_OF_SYMBOLS = 5
-"""Since then runs of symbols are tokens."""
+"""Since then runs of symbols are tokens, and texts that are read as characters have a blank on both sides."""
 METADATA, VOCABULARY, WEIGHTS = "ngrams.json", "vocabulary.txt", "weights.safetensors"
 MAX_FEATURES = 1_000_000
 MAX_WEIGHTS = 30_000_000  # coefficients; SGD holds three copies of four bytes each
@@ -51,11 +51,6 @@ class NgramMetadata(BaseModel):
     multi_label: bool = False
     settings: dict[str, Any]
 
-    @property
-    def word(self) -> str:
-        """The pattern of a word."""
-        return WORD if self.schema_version >= FIRST_OF_SYMBOLS else EARLIER_WORD
-
     @model_validator(mode="after")
     def _fits(self) -> NgramMetadata:
         seen = self.seen_classes
@@ -63,7 +58,7 @@ class NgramMetadata(BaseModel):
             raise ValueError("its seen_classes are no ascending class ids")
         if self.n_features > most_features(self.n_classes):
             raise ValueError("it claims more weights than any model has")
-        if self.settings != settings_of(self.analyzer, self.word):
+        if self.settings != settings_of(self.analyzer, earlier=self.schema_version < FIRST_OF_SYMBOLS):
             raise ValueError("its settings are none that edgetune uses")
         return self
 
@@ -106,7 +101,7 @@ def read_vocabulary(path: Path, metadata: NgramMetadata) -> Vocabulary:
         lines = path.read_bytes().decode("utf-8").split("\n")
         if lines.pop() or len(lines) != metadata.n_features:
             raise ValueError(f"it has not {metadata.n_features:,} lines, as {METADATA} says")
-        return Vocabulary.of(metadata.analyzer, lines, metadata.word)
+        return Vocabulary.of(metadata.analyzer, lines, metadata.settings)
 
 
 def read_weights(path: Path, metadata: NgramMetadata) -> tuple[FloatArray, LinearScores]:

@@ -24,7 +24,9 @@ Keys = npt.NDArray[np.int64]
 WORD = rf"[{LETTERS}]+|[^{LETTERS}\s\ud800-\udfff]+"
 """A token: a word, or a run of symbols such as "...", ":-)", "=>" or an emoji."""
 EARLIER_WORD = rf"[{LETTERS}]+|[!?]"
-"""The same before schema version `FIRST_OF_SYMBOLS`, without other symbols than these two."""
+"""The same in models of earlier versions, without other symbols than these two."""
+AROUND = " "
+"""Before and after the characters of a text, so that n-grams know where it begins and ends."""
 LONGEST = {"word": 2, "subword": 2, "char": 3}  # tokens of an n-gram
 BITS = {"word": 31, "subword": 31, "char": 21}  # of a token's number in a key; a code point has 21
 PART_BIT = 1 << 62  # of the key of a part of a word
@@ -40,34 +42,38 @@ _WITHOUT_SPACES = re.compile(
 SAMPLED_TEXTS, SAMPLED_CHARS = 1_000, 500  # that the analyzer is chosen by
 FEWEST_WITHOUT_SPACES = 0.25  # of the characters of words, from where on characters are taken
 LONGEST_MEAN_WORD = 20  # characters; the words of Finnish have 7 to 8
+MOST_NEW = 0.75  # of the words of some texts that others do not have; 100 film reviews have 0.5
 
 
 def choose_analyzer(texts: Sequence[str]) -> Analyzer:
-    """Return "char" where a word pattern would take whole clauses, by an even sample of the texts.
+    """Return "char" where words tell little, by an even sample of the texts.
 
-    That is so where a quarter of the characters of words are of scripts without spaces between words
-    (Chinese, Japanese, Thai, …), or where words have more than 20 characters in the mean (sequences, codes).
+    That is so where a word pattern would take whole clauses: where a quarter of the characters of words are
+    of scripts without spaces between words (Chinese, Japanese, Thai, …), or where words have more than 20
+    characters in the mean (sequences, codes). It is also so where three quarters of the words of half of the
+    texts are not in the other half (names, single words of a language).
     """
-    step = max(1, len(texts) // SAMPLED_TEXTS)
-    n_words = n_chars = n_without = 0
-    for at in range(0, len(texts), step):
-        words = _WORD.findall(texts[at][:SAMPLED_CHARS])
-        joined = "".join(words)
-        n_words, n_chars = n_words + len(words), n_chars + len(joined)
-        n_without += len(_WITHOUT_SPACES.findall(joined))
-    dense = n_without > FEWEST_WITHOUT_SPACES * n_chars
-    return "char" if dense or n_chars > LONGEST_MEAN_WORD * n_words else "word"
+    sampled = [_WORD.findall(text[:SAMPLED_CHARS]) for text in texts[:: max(1, len(texts) // SAMPLED_TEXTS)]]
+    words = [*itertools.chain.from_iterable(sampled)]
+    joined = "".join(words)
+    is_dense = len(_WITHOUT_SPACES.findall(joined)) > FEWEST_WITHOUT_SPACES * len(joined)
+    known = {word.lower() for of_text in sampled[::2] for word in of_text}
+    others = [word.lower() in known for of_text in sampled[1::2] for word in of_text]
+    are_new = sum(others) < (1 - MOST_NEW) * len(others)
+    return "char" if is_dense or are_new or len(joined) > LONGEST_MEAN_WORD * len(words) else "word"
 
 
-def settings_of(analyzer: Analyzer, word: str = WORD) -> dict[str, Any]:
+def settings_of(analyzer: Analyzer, *, earlier: bool = False) -> dict[str, Any]:
     """Return what a vocabulary means, as the metadata say it; a change of it needs another schema version.
 
     Args:
         analyzer: what n-grams are made of.
-        word: the pattern of a word.
+        earlier: whether the model was made before schema version `ngram_files.FIRST_OF_SYMBOLS`.
     """
-    pattern = "." if analyzer == "char" else word
+    pattern = "." if analyzer == "char" else EARLIER_WORD if earlier else WORD
     found = {"token_pattern": pattern, "ngram_range": [1, LONGEST[analyzer]], "most_chars": MAX_CHARS}
+    if analyzer == "char" and not earlier:
+        return found | {"around": AROUND}
     return found | {"prefixes": [*PREFIXES], "suffixes": [*SUFFIXES]} if analyzer == "subword" else found
 
 
@@ -82,16 +88,17 @@ class NgramReader:
     Its caller numbers the words; a word with the number 0 is unknown, and in no n-gram.
     """
 
-    def __init__(self, analyzer: Analyzer, number: Callable[[str], int], word: str = WORD) -> None:
+    def __init__(self, analyzer: Analyzer, number: Callable[[str], int], settings: dict[str, Any]) -> None:
+        """Read as `settings_of` says."""
         self._analyzer: Analyzer = analyzer
         self._number = number
-        self._word = re.compile(word)
+        self._word, self._around = re.compile(settings["token_pattern"]), settings.get("around", "")
         self._known_parts: dict[str, list[int]] = {}
 
     def keys(self, texts: Sequence[str]) -> tuple[Keys, IntArray]:
         """Return the key and the row of every known n-gram, and of every known part of a word."""
         if self._analyzer == "char":
-            return _ngram_keys(*_read_chars(texts), "char")
+            return _ngram_keys(*_read_chars(texts, self._around), "char")
         tokens, lengths, words = self._read_words(texts)
         keys, rows = _ngram_keys(tokens, lengths, self._analyzer)
         if self._analyzer == "word":
@@ -134,13 +141,14 @@ class NgramReader:
         return parts
 
 
-def _read_chars(texts: Sequence[str]) -> tuple[Keys, Keys]:
+def _read_chars(texts: Sequence[str], around: str) -> tuple[Keys, Keys]:
     """Return the code points of all texts in a row (T,), and how many each has (B,).
 
-    White space is one blank, half a surrogate pair is "?".
+    White space is one blank, half a surrogate pair is "?"; `around` is put around texts that are not empty.
     """
     cut = (" ".join(part[:MAX_CHARS] for part in text.split(PAIR_SEPARATOR)) for text in texts)
-    plain = [" ".join(text.lower().split()) for text in cut]
+    found = (" ".join(text.lower().split()) for text in cut)
+    plain = [f"{around}{text}{around}" if text else "" for text in found]
     points = np.frombuffer("".join(plain).encode("utf-32-le", "replace"), dtype="<u4")
     return points.astype(np.int64), np.array([len(text) for text in plain], dtype=np.int64)
 
