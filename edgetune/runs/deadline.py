@@ -35,6 +35,8 @@ LEFT_RATE, PROBE_LEFT_RATE = 0.4, 0.6
 """Share of the time left that the first fit of the n-grams may take even if less was planned: if the encoder
 is trained, and if only a linear probe follows. N-grams fitted on all rows are worth more than the rows that a
 probe would read in that time (Ohsumed-23 in 20 s, docs/log.md, twenty-second session)."""
+REFIT_LEFT_RATE = 0.4
+"""Share of the time left that the second fit may take."""
 FEW_PAIR_STEPS, IDLE_RATE = 150, 0.8
 """If the encoder would make fewer steps than this on pairs of texts, the first fit of the n-grams may take
 this share of the time left."""
@@ -85,10 +87,17 @@ class Deadline:
         return min(rate * self.clock.limit_s(), max(planned_s, left_rate * left_s))
 
     def expect_refit(self, seconds: float) -> None:
-        """Reserve only these seconds for the second fit of the n-grams, if more were planned."""
-        if (spare_s := self.plan.refit_s - seconds) > 0:
-            lines = self.clock.lines
-            self.clock.lines = {**lines, "ensemble": lines["ensemble"] - spare_s}
+        """Reserve these seconds for the second fit of the n-grams, in place of what was planned for it.
+
+        Nothing is reserved if the encoder would lose too much, since a fit for which the time is too short
+        is not begun.
+        """
+        if not self.plan.refit_s:
+            return
+        without_s = self.plan.lines["ensemble"] - self.plan.refit_s
+        self.clock.lines = {**self.clock.lines, "ensemble": without_s}
+        if seconds < REFIT_LEFT_RATE * self.clock.left_s():
+            self.clock.lines = {**self.clock.lines, "ensemble": without_s + seconds}
 
     def choice_end_s(self, opens_again: bool) -> Callable[[], float]:
         """Return a function that gives the time by which scoring the held-out rows must end, in seconds.

@@ -195,18 +195,19 @@ def test_there_is_time_to_score_what_was_trained(import_s: float) -> None:
     assert deadline.choice_end_s(opens_again=True)() > clock.elapsed_s()
 
 
-def test_ngrams_that_were_quick_leave_more_time_for_the_encoder() -> None:
+def test_the_second_fit_of_ngrams_gets_what_the_first_took_unless_that_is_too_much() -> None:
     rng = np.random.default_rng(0)
     data = DataLengths(rng.integers(3, 60, 20_000), rng.integers(3, 60, 500), 128, n_held_out=1000)
     plan = make_plans(fake_device(), data, Limits(60.0), Constraints()).best
-    clock = Clock(60.0, plan.lines, FakeClock())
+    clock = Clock(60.0, plan.lines, lambda: 5.0)
     deadline, end_s = Deadline(plan, clock, cost, save_model_s=1.0), clock.end_s()
     assert plan.refit_s > 1
-    deadline.expect_refit(plan.refit_s + 5)
-    assert clock.end_s() == end_s
-    deadline.expect_refit(plan.refit_s - 1)
-    assert clock.end_s() == pytest.approx(end_s + 1)
-    assert clock.ensemble_end_s() - clock.end_s() >= plan.refit_s - 1
+    for more_s in (5, -1):
+        deadline.expect_refit(plan.refit_s + more_s)
+        assert clock.end_s() == pytest.approx(end_s - more_s)
+        assert clock.ensemble_end_s() - clock.end_s() >= plan.refit_s + more_s
+    deadline.expect_refit(40.0)
+    assert clock.end_s() == pytest.approx(end_s + plan.refit_s)
 
 
 def test_lines_tell_planned_and_real() -> None:
