@@ -81,12 +81,24 @@ class DeviceCosts:
         return any(not costs.trains for costs in self.backends)
 
 
+REFIT_LEFT_RATE = 0.4
+"""Share of the time left that the second fit of the n-grams may take."""
+
+
 @dataclass(frozen=True)
 class FittedNgrams:
     """Seconds that the n-grams took on the training rows, and that a second fit on all rows will take."""
 
     took_s: float
     again_s: float
+
+    def again_within_s(self, left_s: float) -> float:
+        """Return the seconds to reserve for the second fit, of those left for it and the encoder.
+
+        None are reserved if the encoder would lose too much, since a fit for which the time is too short is
+        not begun.
+        """
+        return self.again_s if self.again_s < REFIT_LEFT_RATE * left_s else 0.0
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ from edgetune.config.settings import RunConfig
 from edgetune.learners.filter_guard import GuardedSelector
 from edgetune.learners.progress import DataProgress, Progress
 from edgetune.planning.clock import Clock, ClockProgress
-from edgetune.planning.plan import LINEAR_PROBE, NGRAMS_ALONE, Plan
+from edgetune.planning.plan import LINEAR_PROBE, NGRAMS_ALONE, FittedNgrams, Plan
 from edgetune.planning.planner import ngrams_rate
 from edgetune.selection import FILTERS, SelectionSettings, Selector
 from edgetune.utils.types import StepCost
@@ -35,8 +35,6 @@ LEFT_RATE, PROBE_LEFT_RATE = 0.4, 0.6
 """Share of the time left that the first fit of the n-grams may take even if less was planned: if the encoder
 is trained, and if only a linear probe follows. N-grams fitted on all rows are worth more than the rows that a
 probe would read in that time (Ohsumed-23 in 20 s, docs/log.md, twenty-second session)."""
-REFIT_LEFT_RATE = 0.4
-"""Share of the time left that the second fit may take."""
 FEW_PAIR_STEPS, IDLE_RATE = 150, 0.8
 """If the encoder would make fewer steps than this on pairs of texts, the first fit of the n-grams may take
 this share of the time left."""
@@ -86,18 +84,14 @@ class Deadline:
         left_rate = IDLE_RATE if idle else max(usual_rate, rate)
         return min(rate * self.clock.limit_s(), max(planned_s, left_rate * left_s))
 
-    def expect_refit(self, seconds: float) -> None:
-        """Reserve these seconds for the second fit of the n-grams, in place of what was planned for it.
-
-        Nothing is reserved if the encoder would lose too much, since a fit for which the time is too short
-        is not begun.
-        """
+    def expect_refit(self, ngrams: FittedNgrams) -> None:
+        """Reserve for a second fit of the n-grams what the first one says, in place of what was planned."""
         if not self.plan.refit_s:
             return
         without_s = self.plan.lines["ensemble"] - self.plan.refit_s
         self.clock.lines = {**self.clock.lines, "ensemble": without_s}
-        if seconds < REFIT_LEFT_RATE * self.clock.left_s():
-            self.clock.lines = {**self.clock.lines, "ensemble": without_s + seconds}
+        again_s = ngrams.again_within_s(self.clock.left_s())
+        self.clock.lines = {**self.clock.lines, "ensemble": without_s + again_s}
 
     def choice_end_s(self, opens_again: bool) -> Callable[[], float]:
         """Return a function that gives the time by which scoring the held-out rows must end, in seconds.

@@ -113,7 +113,7 @@ class EnsembleStage:
             self._save()
         took_s = self._run.meter.elapsed_s() - started_s
         self.ngrams = FittedNgrams(took_s, self._fits.again_s(self.held_out) + SAVE_CAUTION * self._save_s)
-        self._run.deadline.expect_refit(self.ngrams.again_s)
+        self._run.deadline.expect_refit(self.ngrams)
         self._run.deadline.mark("ngrams")
 
     def move_to(self, run: RunContext[Prepared]) -> None:

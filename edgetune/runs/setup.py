@@ -244,7 +244,8 @@ def _decide_later(
     config, device = decision.config, None if decision.plans is None else decision.plans.device
     if device is None:
         return None
-    shape = replace(_lengths(config, data, model_loader), ngrams=ngrams)
+    again_s = ngrams.again_within_s(config.budget.limit_s - used.elapsed_s())
+    shape = replace(_lengths(config, data, model_loader), ngrams=replace(ngrams, again_s=again_s))
     exported = _exported(config, data, model_loader)
     try:
         again = decide(config, device, shape, exported, used.elapsed_s(), used.joules(), used.most_j)

@@ -12,7 +12,7 @@ import pytest
 from edgetune.data.batches import Batch
 from edgetune.learners.progress import DataProgress
 from edgetune.planning.clock import Clock
-from edgetune.planning.plan import Constraints, DataLengths, Limits, Plan
+from edgetune.planning.plan import Constraints, DataLengths, FittedNgrams, Limits, Plan
 from edgetune.planning.planner import make_plans
 from edgetune.runs.deadline import (
     SAVE_EVERY_S,
@@ -203,10 +203,10 @@ def test_the_second_fit_of_ngrams_gets_what_the_first_took_unless_that_is_too_mu
     deadline, end_s = Deadline(plan, clock, cost, save_model_s=1.0), clock.end_s()
     assert plan.refit_s > 1
     for more_s in (5, -1):
-        deadline.expect_refit(plan.refit_s + more_s)
+        deadline.expect_refit(FittedNgrams(1.0, plan.refit_s + more_s))
         assert clock.end_s() == pytest.approx(end_s - more_s)
         assert clock.ensemble_end_s() - clock.end_s() >= plan.refit_s + more_s
-    deadline.expect_refit(40.0)
+    deadline.expect_refit(FittedNgrams(1.0, 40.0))
     assert clock.end_s() == pytest.approx(end_s + plan.refit_s)
 
 
