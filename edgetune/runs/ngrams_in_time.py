@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Callable, Mapping
+from functools import partial
 
 import numpy as np
 
@@ -29,6 +31,7 @@ class NgramsInTime:
     def __init__(self, run: RunContext[PreparedRows]) -> None:
         self._run = run
         self._fit_s = self._row_s = 0.0
+        self._before: Ngrams | None = None
 
     def move_to(self, run: RunContext[PreparedRows]) -> None:
         """Go on in a run that opened an encoder after the n-grams were fitted."""
@@ -39,8 +42,10 @@ class NgramsInTime:
         import_solvers()  # first, as the second fit does not have to
         prepared, started_s = self._run.prepared, self._run.meter.elapsed_s()
         limit_s = self._run.deadline.ngrams_limit_s(prepared.config.data.pair)
-        found = self._fitted(Ngrams, prepared.data.train, limit_s)
+        found = self._fitted(Ngrams.fit, prepared.data.train, limit_s)
         self._fit_s = self._run.meter.elapsed_s() - started_s
+        if found.exact is not None and math.isfinite(limit_s):  # else it could not be repeated after a break
+            self._before, self._fit_s = found, self._fit_s - found.exact.trial_s
         return found
 
     def fit_others(self) -> dict[str, TextLearner]:
@@ -50,7 +55,7 @@ class NgramsInTime:
         for name in names:
             self._run.view.say(f"Fitting {name}")
             limit_s = OTHERS_RATE / len(names) * self._run.deadline.clock.left_s()
-            found[name] = self._fitted(find_text_learner(name), data.train, limit_s)
+            found[name] = self._fitted(find_text_learner(name).fit, data.train, limit_s)
         return found
 
     def again_s(self, held_out: TokenView) -> float:
@@ -72,20 +77,21 @@ class NgramsInTime:
             return ngrams
         rows = np.concatenate([train.rows, held_out.rows])
         labels = np.concatenate([train.labels, held_out.labels])
-        found = self._fitted(Ngrams, TokenView(train.store, rows, labels, train.label_names), left_s)
+        every_row = TokenView(train.store, rows, labels, train.label_names)
+        found = self._fitted(partial(Ngrams.fit, before=self._before), every_row, left_s)
         coarser = (ngrams.analyzer, found.analyzer) == ("subword", "word")
-        less_exact = ngrams.is_exact and not found.is_exact
+        less_exact = ngrams.exact is not None and found.exact is None
         cut_short = found.n_rows <= ngrams.n_rows or coarser or less_exact or self._run.stop()
         return ngrams if cut_short else found
 
-    def _fitted(self, kind: type[Learned], rows: TokenView, limit_s: float) -> Learned:
+    def _fitted(self, fit: Callable[..., Learned], rows: TokenView, limit_s: float) -> Learned:
         elapsed_s, seed = self._run.meter.elapsed_s, self._run.prepared.config.train.seed
         started_s = elapsed_s()
 
         def time_left_s() -> float:
             return 0.0 if self._run.stop() else limit_s - (elapsed_s() - started_s)
 
-        return kind.fit(rows.texts(), rows.labels, len(rows.label_names), seed=seed, time_left_s=time_left_s)
+        return fit(rows.texts(), rows.labels, len(rows.label_names), seed=seed, time_left_s=time_left_s)
 
     def timed_log_probas(
         self, ngrams: Ngrams, others: Mapping[str, TextLearner], view: TokenView

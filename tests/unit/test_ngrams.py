@@ -193,6 +193,17 @@ def test_an_exact_fit_that_turns_out_too_slow_is_given_up(monkeypatch: pytest.Mo
     assert right(model, texts, labels) > 0.9
 
 
+def test_a_fit_on_some_more_rows_takes_the_scale_of_the_one_before() -> None:
+    texts, labels = topic_rows(600)
+    first = Ngrams.fit(texts[:500], labels[:500], 3)
+    assert first.exact is not None
+    again, anew = (Ngrams.fit(texts, labels, 3, before=before) for before in (first, None))
+    assert again.exact == first.exact
+    new_texts, new_labels = topic_rows(200, seed=5)
+    assert right(again, new_texts, new_labels) == right(anew, new_texts, new_labels)
+    np.testing.assert_allclose(again.log_proba(new_texts), anew.log_proba(new_texts), atol=0.5)
+
+
 @pytest.mark.parametrize("without", [[], [0], [1], [2], [3], [4]])
 def test_a_label_that_nearly_all_rows_have(without: list[int]) -> None:
     texts, topics = topic_rows(400, n_classes=2)

@@ -45,6 +45,19 @@ CAUTION = 2.0  # times what the last block took
 
 
 @dataclass(frozen=True)
+class ExactFit:
+    """What a fit on some more rows need not find out again.
+
+    Attributes:
+        to_logits: how margins become logits.
+        trial_s: seconds of the fit on some of the rows by which this was found.
+    """
+
+    to_logits: ToLogits
+    trial_s: float
+
+
+@dataclass(frozen=True)
 class LinearScores:
     """What a solver found, as logits.
 
@@ -52,17 +65,22 @@ class LinearScores:
         weights: (F, K) float32, of the K classes that have rows.
         intercept: (K,) float32.
         n_rows: that it was fitted on.
-        is_exact: whether there was time for an exact fit.
+        exact: how an exact fit was made; None if there was no time for one.
     """
 
     weights: FloatArray
     intercept: FloatArray
     n_rows: int
-    is_exact: bool = False
+    exact: ExactFit | None = None
 
 
 def fit_scores(
-    rows: Matrix, labels: Labels, n_seen: int, seed: int, time_left_s: Callable[[], float]
+    rows: Matrix,
+    labels: Labels,
+    n_seen: int,
+    seed: int,
+    time_left_s: Callable[[], float],
+    before: ExactFit | None = None,
 ) -> LinearScores:
     """Fit scores that are logits: exactly where there is time, else by as many passes as there is time for.
 
@@ -72,6 +90,7 @@ def fit_scores(
         n_seen: K.
         seed: of the order within a block.
         time_left_s: asked before every block.
+        before: an exact fit on most of the rows.
     """
     n, n_features = rows.shape
     several = is_multi_hot(labels)
@@ -81,32 +100,47 @@ def fit_scores(
         odds = shares / np.maximum(1 - shares, 1 / (n + 1))
         return LinearScores(weights, np.log(odds).astype(np.float32), n)
     spare_s = SPARE_SHARE * time_left_s()
-    found = _fit_exactly(rows, labels, n_seen, seed, lambda: time_left_s() - spare_s)
-    solver, to_logits, n_rows = found or _fit_by_passes(rows, labels, n_seen, seed, time_left_s, spare_s)
+    found = _fit_exactly(rows, labels, n_seen, seed, lambda: time_left_s() - spare_s, before)
+    if found is not None:
+        (solver, exact), n_rows = found, n
+        to_logits = exact.to_logits
+    else:
+        solver, to_logits, n_rows = _fit_by_passes(rows, labels, n_seen, seed, time_left_s, spare_s)
+        exact = None
     weights, intercept = solver.coef_.T, solver.intercept_
     if not several:
         weights, intercept = _both_margins(weights), _both_margins(intercept)
     weights, intercept = to_logits.scale * weights, to_logits.scale * intercept + to_logits.offset
-    return LinearScores(weights.astype(np.float32), intercept.astype(np.float32), n_rows, found is not None)
+    return LinearScores(weights.astype(np.float32), intercept.astype(np.float32), n_rows, exact)
 
 
 def _fit_exactly(
-    rows: Matrix, labels: Labels, n_seen: int, seed: int, time_left_s: Callable[[], float]
-) -> tuple[Any, ToLogits, int] | None:
+    rows: Matrix,
+    labels: Labels,
+    n_seen: int,
+    seed: int,
+    time_left_s: Callable[[], float],
+    before: ExactFit | None,
+) -> tuple[Any, ExactFit] | None:
     """Fit SVMs by coordinate descent; arguments as of `fit_scores`.
 
     A trial on some of the rows tells what a fit on all costs; scale and offset of the logits are fitted on
-    other rows. The fit of a class cannot be stopped. Under a deadline classes are therefore fitted one after
-    the other, and the fit is given up as soon as there is not enough time for the remaining ones.
+    other rows. After an exact fit on most of the rows there is no trial. The fit of a class cannot be
+    stopped. Under a deadline classes are therefore fitted one after the other, and the fit is given up as
+    soon as there is not enough time for the remaining ones.
 
     Returns:
-        The solver, how its margins become logits, and the number of rows. None if time or memory does not
-        suffice, or if a label belongs to all rows or to none.
+        The solver, and how it was fitted. None if time or memory does not suffice, or if a label belongs to
+        all rows or to none.
     """
     n, several = len(labels), is_multi_hot(labels)
     n_trial = max(int(min(MOST_TRIED * n, max(LEAST_TRIED * n, TRIAL_ROWS))), n_seen)
-    trial_s = PLANNED_PASSES * row_ns(rows.nnz / n, n_seen) * n_trial / 1e9
-    if rows.nnz > MOST_EXACT_ENTRIES or time_left_s() < CAUTION * trial_s or not _can_be_told_apart(labels):
+    expected_s = PLANNED_PASSES * row_ns(rows.nnz / n, n_seen) * n_trial / 1e9
+    if (
+        rows.nnz > MOST_EXACT_ENTRIES
+        or time_left_s() < CAUTION * expected_s
+        or not _can_be_told_apart(labels)
+    ):
         return None
 
     def fitted(some_rows: Matrix, some_labels: Labels, by_class: bool = several) -> Any:
@@ -115,22 +149,27 @@ def _fit_exactly(
         wanted = some_labels if several else some_labels[:, None] == np.arange(n_seen)
         return _OneVersusRest([_svm(n, seed) for _ in range(n_seen)]).fit(some_rows, wanted, time_left_s)
 
-    unseen, factor = slice(n_trial, n_trial + UNSEEN_SCORES // n_seen + 1), 1.0
+    unseen, factor, trial_s = slice(n_trial, n_trial + UNSEEN_SCORES // n_seen + 1), 1.0, 0.0
     tried: list[tuple[FloatArray, Labels]] = []
+    by_class = several or (n_seen > 2 and math.isfinite(time_left_s()))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # liblinear's, that more passes would change something yet
+        if before is not None:
+            solver = fitted(rows, labels, by_class)
+            return None if solver is None else (solver, before)
         if len(labels[unseen]) >= FEWEST_UNSEEN and _can_be_told_apart(labels[:n_trial]):
             started_s = time.monotonic()
             trial = fitted(rows[:n_trial], labels[:n_trial])
             if trial is None:
                 return None
-            took_s = (time.monotonic() - started_s) * n / n_trial
-            if time_left_s() < EXACT_CAUTION * took_s:
+            trial_s = time.monotonic() - started_s
+            if time_left_s() < EXACT_CAUTION * trial_s * n / n_trial:
                 return None
             margins = rows[unseen] @ trial.coef_.T + trial.intercept_
             tried, factor = [(margins if several else _both_margins(margins), labels[unseen])], EXACT_SCALE
-        solver = fitted(rows, labels, several or (n_seen > 2 and math.isfinite(time_left_s())))
-        return None if solver is None else (solver, fit_logits(tried, factor, n_seen, several), n)
+        solver = fitted(rows, labels, by_class)
+        exact = ExactFit(fit_logits(tried, factor, n_seen, several), trial_s)
+        return None if solver is None else (solver, exact)
 
 
 def _can_be_told_apart(labels: Labels) -> bool:
