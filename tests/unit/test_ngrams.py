@@ -172,6 +172,8 @@ def test_parts_are_left_out_where_not_all_rows_fit_into_the_time() -> None:
     model = Ngrams.fit(texts, labels, 2, time_left_s=lambda: 0.01)
     assert model.n_rows < 20_000
     assert model.analyzer == "word"
+    before = Ngrams.fit(texts[:19_000], labels[:19_000], 2)
+    assert Ngrams.fit(texts, labels, 2, time_left_s=lambda: 0.01, before=before).analyzer == "subword"
 
 
 def test_an_exact_fit_that_turns_out_too_slow_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -145,8 +145,8 @@ class Ngrams(TextLearner):
             n_classes: C; classes without a row get `NEVER_SEEN`.
             seed: of the order of rows.
             time_left_s: seconds until it has to be done; asked before and while it works.
-            before: fitted on most of the rows; if that was exact, this fit takes its scale of the logits, and
-                half to two thirds of the time.
+            before: fitted on most of the rows; if that was exact, this fit takes all rows, the same kind of
+                n-grams and scale of the logits, and half to two thirds of the time.
 
         Raises:
             MissingDependencyError: scikit-learn is not installed.
@@ -162,9 +162,10 @@ class Ngrams(TextLearner):
         import_solvers()  # which takes a second, so before the time is asked for
         seen = np.flatnonzero(class_counts(labels, n_classes))
         local = labels[:, seen] if several else np.searchsorted(seen, labels)
-        counter, taken, time_allows = take_rows(texts, local, len(seen), seed, time_left_s)
-        vocabulary, idf, rows = counter.finish(most_features(n_classes), time_allows)
         exact = None if before is None else before.exact
+        same = before.analyzer if before is not None and exact is not None else None
+        counter, taken, time_allows = take_rows(texts, local, len(seen), seed, time_left_s, same)
+        vocabulary, idf, rows = counter.finish(most_features(n_classes), time_allows)
         scores = fit_scores(rows, local[taken], len(seen), seed, time_left_s, exact)
         return cls(vocabulary, idf, scores, seen, n_classes, several)
 

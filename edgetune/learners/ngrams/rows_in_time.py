@@ -29,7 +29,12 @@ SPARE_COUNTS = 3.0  # times the time of counting is to spare where n-grams of on
 
 
 def take_rows(
-    texts: Sequence[str], labels: Labels, n_seen: int, seed: int, time_left_s: Callable[[], float]
+    texts: Sequence[str],
+    labels: Labels,
+    n_seen: int,
+    seed: int,
+    time_left_s: Callable[[], float],
+    before: Analyzer | None = None,
 ) -> tuple[NgramCounter, IntArray, bool]:
     """Count n-grams of as many rows as leave time to fit on them.
 
@@ -42,8 +47,14 @@ def take_rows(
         n_seen: classes.
         seed: of the order in which rows are taken.
         time_left_s: for counting and fitting; infinite without a deadline.
+        before: the analyzer of an exact fit on most of the rows; all are then taken with the same one.
     """
-    order, analyzer = stratified_order(strata(labels), seed), choose_analyzer(texts)
+    order = stratified_order(strata(labels), seed)
+    if before is not None:
+        found = _take_rows_of(before, texts, order, n_seen, lambda: math.inf)
+        if found is not None:
+            return found
+    analyzer = choose_analyzer(texts)
     if analyzer == "word" and PAIR_SEPARATOR not in texts[0]:
         found = _take_rows_of("subword", texts, order, n_seen, time_left_s)
         if found is not None:

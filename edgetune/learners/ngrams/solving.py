@@ -185,8 +185,11 @@ def _fit_by_passes(
 ) -> tuple[Any, ToLogits, int]:
     """Fit SVMs by SGD until only `spare_s` of the time is left; other arguments as of `fit_scores`.
 
-    The result is that of `_fit_exactly`. Scale and offset of the logits are fitted on the last rows of the
-    first pass, which are predicted before they are learned.
+    Scale and offset of the logits are fitted on the last rows of the first pass, which are predicted before
+    they are learned.
+
+    Returns:
+        The solver, how its margins become logits, and the number of rows.
     """
     n, several = len(labels), is_multi_hot(labels)
     solver = _OneVersusRest([_sgd(n, seed) for _ in range(n_seen)]) if several else _sgd(n, seed)
