@@ -22,7 +22,7 @@ import json
 import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -80,6 +80,7 @@ class Ngrams(TextLearner):
         analyzer: what n-grams are made of: "word", "subword" (words, and parts of words) or "char".
         n_classes: C.
         n_rows: that it was fitted on.
+        counted_s: seconds of counting the n-grams of these rows; 0 if it was loaded.
         exact: how an exact fit was made; None if there was no time for one, or if it was loaded.
         multi_label: whether a text may have several classes, or none.
         schema_version: of its files; `ngram_files` says what models of earlier versions do differently.
@@ -99,6 +100,7 @@ class Ngrams(TextLearner):
         self.multi_label, self.schema_version = multi_label, schema_version
         self.analyzer, self.n_classes = vocabulary.analyzer, n_classes
         self.n_rows, self.exact = scores.n_rows, scores.exact
+        self.counted_s = 0.0
         self._vocabulary, self._idf, self._scores, self._seen = vocabulary, idf, scores, seen
 
     @property
@@ -164,10 +166,16 @@ class Ngrams(TextLearner):
         local = labels[:, seen] if several else np.searchsorted(seen, labels)
         exact = None if before is None else before.exact
         same = before.analyzer if before is not None and exact is not None else None
+        started_s = time.monotonic()
         counter, taken, time_allows = take_rows(texts, local, len(seen), seed, time_left_s, same)
         vocabulary, idf, rows = counter.finish(most_features(n_classes), time_allows)
+        counted_s = time.monotonic() - started_s
+        if before is not None and exact is not None:
+            exact = replace(exact, fit_s=exact.fit_s * max(1.0, counted_s / before.counted_s))
         scores = fit_scores(rows, local[taken], len(seen), seed, time_left_s, exact)
-        return cls(vocabulary, idf, scores, seen, n_classes, several)
+        found = cls(vocabulary, idf, scores, seen, n_classes, several)
+        found.counted_s = counted_s
+        return found
 
     def log_proba(self, texts: Sequence[str]) -> FloatArray:
         """Return log-probabilities (B, C) float32; `NEVER_SEEN` for classes without a training row."""

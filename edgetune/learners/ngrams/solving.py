@@ -51,10 +51,12 @@ class ExactFit:
     Attributes:
         to_logits: how margins become logits.
         trial_s: seconds of the fit on some of the rows by which this was found.
+        fit_s: seconds of the fit on all rows.
     """
 
     to_logits: ToLogits
     trial_s: float
+    fit_s: float
 
 
 @dataclass(frozen=True)
@@ -90,7 +92,7 @@ def fit_scores(
         n_seen: K.
         seed: of the order within a block.
         time_left_s: asked before every block.
-        before: an exact fit on most of the rows.
+        before: an exact fit on most of the rows, with the seconds that a fit would take now.
     """
     n, n_features = rows.shape
     several = is_multi_hot(labels)
@@ -155,7 +157,7 @@ def _fit_exactly(
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # liblinear's, that more passes would change something yet
         if before is not None:
-            solver = fitted(rows, labels, by_class)
+            solver = None if time_left_s() < before.fit_s else fitted(rows, labels, by_class)
             return None if solver is None else (solver, before)
         if len(labels[unseen]) >= FEWEST_UNSEEN and _can_be_told_apart(labels[:n_trial]):
             started_s = time.monotonic()
@@ -167,9 +169,12 @@ def _fit_exactly(
                 return None
             margins = rows[unseen] @ trial.coef_.T + trial.intercept_
             tried, factor = [(margins if several else _both_margins(margins), labels[unseen])], EXACT_SCALE
+        started_s = time.monotonic()
         solver = fitted(rows, labels, by_class)
-        exact = ExactFit(fit_logits(tried, factor, n_seen, several), trial_s)
-        return None if solver is None else (solver, exact)
+        fit_s = time.monotonic() - started_s
+        if solver is None:
+            return None
+        return solver, ExactFit(fit_logits(tried, factor, n_seen, several), trial_s, fit_s)
 
 
 def _can_be_told_apart(labels: Labels) -> bool:
