@@ -148,7 +148,7 @@ class Ngrams(TextLearner):
             seed: of the order of rows.
             time_left_s: seconds until it has to be done; asked before and while it works.
             before: fitted on most of the rows; if that was exact, this fit takes all rows, the same kind of
-                n-grams and scale of the logits, and half to two thirds of the time.
+                n-grams and scale of the logits, and so is sooner done and certain to be exact if it ends.
 
         Raises:
             MissingDependencyError: scikit-learn is not installed.
