@@ -214,7 +214,7 @@ def _array_table(name: str, objects: Objects, names: Sequence[str] | None, optio
 def _check_columns(name: str, n_columns: int) -> None:
     if n_columns > MAX_COLUMNS:
         raise DataError(
-            f"The rows of {name} have more than {MAX_COLUMNS:,} different keys, which is the most that is "
+            f"The rows of {name} have at least {n_columns:,} different keys, but at most {MAX_COLUMNS:,} are "
             'supported; a row looks like {"text": "Great film", "label": "positive"}.'
         )
 

@@ -125,7 +125,7 @@ def test_too_many_columns(tmp_path: Path, name: str) -> None:
     else:
         table = pa.table({key: [value] for key, value in row.items()})
         (pa.parquet.write_table if name == "a.parquet" else pa.feather.write_feather)(table, path)
-    with pytest.raises(DataError, match="10,000 "):
+    with pytest.raises(DataError, match=r"10,001 .* 10,000 "):
         read(path)
 
 

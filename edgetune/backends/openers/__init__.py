@@ -68,8 +68,7 @@ class Opening:
         seed: of the new head and of dropout.
         tokenizer_folder: where the fast tokenizer lies.
         cache: for the frozen layers' output; None: it is computed every time.
-        artifacts: returns training artifacts, which are exported first if need be; only for a backend that
-            exports.
+        artifacts: returns training artifacts, which may be exported first; called by backends that use any.
         weights: folder of a model whose weights replace those of the artifacts; None: theirs stay.
         pair: whether rows have two texts.
         multi_label: whether rows may have several labels.
@@ -81,7 +80,7 @@ class Opening:
     seed: int
     tokenizer_folder: Path
     cache: HiddenCache | None
-    artifacts: Callable[[], Artifacts] | None = None
+    artifacts: Callable[[], Artifacts]
     weights: Path | None = None
     pair: bool = False
     multi_label: bool = False

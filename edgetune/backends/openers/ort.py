@@ -64,7 +64,6 @@ def open_backend(asked: Opening) -> Backend:
     """Open the artifacts."""
     from edgetune.backends.ort.ort_backend import OrtBackend
 
-    assert asked.artifacts is not None
     settings = asked.settings
     backend = OrtBackend(
         asked.artifacts(), asked.seed, device=settings.device, threads=settings.threads, cache=asked.cache

@@ -95,12 +95,12 @@ class Ngrams(TextLearner):
         n_classes: int,
         multi_label: bool = False,
         schema_version: int = SCHEMA_VERSION,
+        counted_s: float = 0.0,
     ) -> None:
         """Use `fit` or `load` instead; `seen` (K,) are the classes that have weights."""
         self.multi_label, self.schema_version = multi_label, schema_version
         self.analyzer, self.n_classes = vocabulary.analyzer, n_classes
-        self.n_rows, self.exact = scores.n_rows, scores.exact
-        self.counted_s = 0.0
+        self.n_rows, self.counted_s, self.exact = scores.n_rows, counted_s, scores.exact
         self._vocabulary, self._idf, self._scores, self._seen = vocabulary, idf, scores, seen
 
     @property
@@ -148,7 +148,7 @@ class Ngrams(TextLearner):
             seed: of the order of rows.
             time_left_s: seconds until it has to be done; asked before and while it works.
             before: fitted on most of the rows; if that was exact, this fit takes all rows, the same kind of
-                n-grams and scale of the logits, and so is sooner done and certain to be exact if it ends.
+                n-grams and the same scale of the logits, which takes less time.
 
         Raises:
             MissingDependencyError: scikit-learn is not installed.
@@ -173,9 +173,7 @@ class Ngrams(TextLearner):
         if before is not None and exact is not None:
             exact = replace(exact, fit_s=exact.fit_s * max(1.0, counted_s / before.counted_s))
         scores = fit_scores(rows, local[taken], len(seen), seed, time_left_s, exact)
-        found = cls(vocabulary, idf, scores, seen, n_classes, several)
-        found.counted_s = counted_s
-        return found
+        return cls(vocabulary, idf, scores, seen, n_classes, several, counted_s=counted_s)
 
     def log_proba(self, texts: Sequence[str]) -> FloatArray:
         """Return log-probabilities (B, C) float32; `NEVER_SEEN` for classes without a training row."""

@@ -102,13 +102,12 @@ def fit_scores(
         odds = shares / np.maximum(1 - shares, 1 / (n + 1))
         return LinearScores(weights, np.log(odds).astype(np.float32), n)
     spare_s = SPARE_SHARE * time_left_s()
-    found = _fit_exactly(rows, labels, n_seen, seed, lambda: time_left_s() - spare_s, before)
-    if found is not None:
-        (solver, exact), n_rows = found, n
-        to_logits = exact.to_logits
-    else:
+    exact, found = None, _fit_exactly(rows, labels, n_seen, seed, lambda: time_left_s() - spare_s, before)
+    if found is None:
         solver, to_logits, n_rows = _fit_by_passes(rows, labels, n_seen, seed, time_left_s, spare_s)
-        exact = None
+    else:
+        solver, exact = found
+        to_logits, n_rows = exact.to_logits, n
     weights, intercept = solver.coef_.T, solver.intercept_
     if not several:
         weights, intercept = _both_margins(weights), _both_margins(intercept)
