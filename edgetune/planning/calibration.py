@@ -25,6 +25,8 @@ LONG_S = 30.0
 HALF_LIFE_S = 1800.0
 OLD_WEIGHT = 0.05
 PROFILE_WEIGHT, DOUBTED_WEIGHT = 0.1, 0.01
+NOW_WEIGHT = 0.5
+"""Weight of a measurement at the start of this run, on the machine that was profiled."""
 SURE_WEIGHT = 0.3
 WORTH_SAYING = 0.03
 MOST_OFF, OWN_MOST_OFF = 1000.0, 5.0  # largest believable factors, the first even for an unprofiled model
@@ -57,7 +59,8 @@ def slowdown_ratio(
         runs: earlier runs of a backend.
         now_s: seconds since 1970.
         profiled: the ratio assumed without them.
-        profile_weight: its weight: 0.1 if the profile is of this machine and model, else 0.01.
+        profile_weight: its weight: 0.1 if the profile is of this machine and model, 0.5 if that was measured
+            again just now, else 0.01.
     """
     weights = [_weight(run, now_s) for run in runs]
     logs = [weight * math.log(run.ratio / profiled) for weight, run in zip(weights, runs, strict=True)]
@@ -74,7 +77,7 @@ class Calibration:
     """What was measured on this machine since it was profiled, by backend, as multiples of the profiled time.
 
     Attributes:
-        probed: measured by a probe; empty if the profile is this machine's own.
+        probed: measured by a probe at the start of a run; empty if none was made.
         runs: measured by training, the oldest first.
         now_s: seconds since 1970.
         profile_weight: see `slowdown_ratio`.

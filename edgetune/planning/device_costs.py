@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import statistics
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -24,8 +25,10 @@ from edgetune.planning.calibration import (
     DOUBTED_WEIGHT,
     MOST_OFF,
     NOTHING_SEEN,
+    NOW_WEIGHT,
     OWN_MOST_OFF,
     PROFILE_WEIGHT,
+    WORTH_SAYING,
     Calibration,
     Runs,
 )
@@ -55,8 +58,7 @@ def find_device(
     Args:
         source: the model to train.
         watts: what the user says the machine draws.
-        probe: measures how many times as long training takes here, by backend, if the profile is not of this
-            very machine and model; None: it is not measured.
+        probe: measures how many times as long training takes here, by backend; None: it is not measured.
         recall: returns earlier runs, given `DeviceCosts.speeds_key` and the factor they may be off by.
         scales: multiples of the profiled time, by backend, in place of both; those that a resumed run was
             planned with.
@@ -68,12 +70,13 @@ def find_device(
     if scales is not None:
         seen = Calibration(scales, {}, time.time())
     else:
-        profiled = same_shape(match.profile.model, shape)
-        here, own = match.fit == "same", match.fit != "other" and profiled
-        probed = {} if probe is None or (here and profiled) else probe(match, shape)
-        most_off = OWN_MOST_OFF if own else MOST_OFF
+        like_this = match.fit != "other" and same_shape(match.profile.model, shape)
+        probed = {} if probe is None else probe(match, shape)
+        most_off = OWN_MOST_OFF if like_this else MOST_OFF
         runs = {} if recall is None else recall(speeds_key(match.profile, shape), most_off)
-        seen = Calibration(probed, runs, time.time(), PROFILE_WEIGHT if own else DOUBTED_WEIGHT, here)
+        measured_now = bool(probed) and _is_own(match, shape)
+        weight = NOW_WEIGHT if measured_now else PROFILE_WEIGHT if like_this else DOUBTED_WEIGHT
+        seen = Calibration(probed, runs, time.time(), weight, own_machine=match.fit == "same")
     device = fit_device(match, shape, watts, seen)
     for name in backend_names():
         if not traits_of(name).trains:
@@ -152,7 +155,7 @@ def fit_device(
         power_source=power.source if watts is None else "--watts",
         backends=tuple(_backend(item, match, shape, seen) for item in profile.backends),
         speeds_key=speeds_key(profile, shape),
-        speeds_note=seen.note,
+        speeds_note=" ".join(filter(None, (_speed_now(match, shape, seen), seen.note))),
     )
 
 
@@ -163,7 +166,7 @@ def describe_misfit(match: Match, shape: ModelShape, seen: Calibration = NOTHING
         parts.append(f"{shape.name} was not profiled, and its costs are predicted from {profile.model.name}")
     if profile.noisy:
         parts.append("the machine was busy while it was profiled")
-    if seen.probed:
+    if seen.probed and not _is_own(match, shape):
         times = ", ".join(f"{key} {scale:.2f}" for key, scale in seen.probed.items())
         parts.append(
             f"a short measurement on this machine took these multiples of the profiled time: {times}"
@@ -176,6 +179,19 @@ def describe_misfit(match: Match, shape: ModelShape, seen: Calibration = NOTHING
         f"{subject}; estimates from the device profile {profile.name} are rough until the first steps "
         f"correct them ({'; '.join(parts)}). Run `edgetune profile` to measure this machine."
     )
+
+
+def _is_own(match: Match, shape: ModelShape) -> bool:
+    """Return whether a profile is of this very machine and model."""
+    return match.fit == "same" and same_shape(match.profile.model, shape)
+
+
+def _speed_now(match: Match, shape: ModelShape, seen: Calibration) -> str:
+    """Say how fast the machine of an own profile is at the moment; "" if it is as fast as profiled."""
+    times = statistics.fmean(seen.probed.values()) if seen.probed else 1.0
+    if not _is_own(match, shape) or abs(times - 1.0) < WORTH_SAYING:
+        return ""
+    return f"At the start of this run, forward passes took {times:.2f} times the profiled time."
 
 
 def _backend(item: BackendProfile, match: Match, shape: ModelShape, seen: Calibration) -> BackendCosts:

@@ -40,9 +40,9 @@ EVALUATION_RATE = 0.08
 FEWEST_EVALUATED, LEAST_EVALUATION_S = 200, 0.5
 FLOOR_RATE = 0.05
 PROBE_ROWS, MOST_PROBE_ROWS = (64, 512), 4096
-READ_ALL_RATE, MOST_READ = 0.2, 2000
+READ_ALL_RATE, MOST_READ, MOST_READ_PER_CLASS = 0.25, 2000, 100
 """Before training, a probe on the mean of single texts reads all rows if that takes at most this share of a
-deadline, and there are not more rows than this."""
+deadline, and there are not more rows than this, in all or in the mean of the classes."""
 FIT_PROBE_S = 0.3
 FIRST_FIT_RATE = 0.02
 """Share of a deadline for the first fit of a linear probe and for a fit of the trained encoder's head."""
@@ -380,7 +380,8 @@ def _reading(
         paid = int(FLOOR_RATE * deadline_s / max(candidate.probe_row_s, 1e-9))
         n_probe_rows = min(n_distinct, max(PROBE_ROWS[0], min(PROBE_ROWS[1], paid)))
         read_s = n_distinct * candidate.probe_row_s
-        if may_read_all and n_distinct <= MOST_READ and read_s <= READ_ALL_RATE * deadline_s:
+        few = n_distinct <= most_read(data.n_classes)
+        if may_read_all and few and read_s <= READ_ALL_RATE * deadline_s:
             n_probe_rows = n_distinct
     if tight:
         n_eval, n_probe_rows = min(n_eval, FEWEST_EVALUATED), min(n_probe_rows, PROBE_ROWS[0])
@@ -391,6 +392,11 @@ def _reading(
     elif most_passes(constraints) > 1 or constraints.method in FILTERS:
         cache_mb, kept = _cache(candidate, limits, constraints, n_distinct)
     return _Reading(tight, n_eval, n_probe_rows, reads_all, cache_mb, kept)
+
+
+def most_read(n_classes: int) -> int:
+    """Return up to how many training rows a probe on single texts reads all of them before training."""
+    return max(MOST_READ, MOST_READ_PER_CLASS * n_classes)
 
 
 def _spend(

@@ -45,6 +45,7 @@ from edgetune.runs.weighting import (
     learner_fields,
     weigh,
 )
+from edgetune.utils.machine import return_memory
 from edgetune.utils.metrics import Evaluation
 from edgetune.utils.multi_label import log_probabilities
 from edgetune.utils.multi_label_metrics import micro_f1
@@ -247,6 +248,7 @@ class EnsembleStage:
 
     def _fit_again(self) -> None:
         if self._ngrams is not None and self.held_out is not None:
+            return_memory()  # what training needed, before the counts of all rows need as much
             save_s = SAVE_CAUTION * self._save_s
             self._ngrams = self._fits.fit_again(self._ngrams, self.held_out, save_s)
 

@@ -28,7 +28,13 @@ from edgetune.planning.calibration import load_observed_runs
 from edgetune.planning.decision import Decision, Exported, decide
 from edgetune.planning.device_costs import find_device
 from edgetune.planning.plan import DataLengths, DeviceCosts, FittedNgrams, Plan, Plans
-from edgetune.planning.planner import DEFAULT_CACHE_MB, FEWEST_STEPS, MOST_PASSES, MOST_PROBE_ROWS, MOST_READ
+from edgetune.planning.planner import (
+    DEFAULT_CACHE_MB,
+    FEWEST_STEPS,
+    MOST_PASSES,
+    MOST_PROBE_ROWS,
+    most_read,
+)
 from edgetune.profiling.speed_probe import BACKENDS_S, LAYERS_S, PROBE_RATE, probe_speeds
 from edgetune.runs.resume import Interruption
 from edgetune.selection import FILTERS
@@ -295,7 +301,7 @@ def _decide_for_few_rows(
     keeps = "keep" in train.model_fields_set or budget.patience is not None
     if not usual or limited or keeps or config.selection.method != "train-all" or model.device != "cpu":
         return None
-    most = MOST_PROBE_ROWS if config.data.pair else MOST_READ
+    most = MOST_PROBE_ROWS if config.data.pair else most_read(len(data.label_names))
     if data.held_out is None or data.multi_label or len(data.train) > most:
         return None
     if model_loader.carried is not None or not model_loader.source.pools_mean:

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edgetune.planning.accuracy_model import points_lost
+from edgetune.planning.accuracy_model import points_lost, probe_points_lost
 from edgetune.planning.clock import LEAST_MARGIN_S
 from edgetune.planning.plan import (
     LINEAR_PROBE,
@@ -331,6 +331,19 @@ def test_few_rows_are_trained_on_once_the_probe_has_read_all_of_them() -> None:
     assert pairs.n_probe_rows < 300 or not pairs.trains
     hardly = make_plans(device, few, Limits(14.0), Some).best  # too short for steps that would add anything
     assert not hardly.trains
+
+
+def test_of_many_classes_more_rows_are_read_before_training() -> None:
+    device, rows = with_probe(fake_device()), shape(4000, 20, n_held_out=400)
+    for n_classes, reads_all in ((4, False), (150, True)):
+        ranked = make_plans(device, replace(rows, n_classes=n_classes), Limits(300.0), Some).ranked
+        assert {plan.reads_all(4000) for plan in ranked if plan.trains} == {reads_all}
+
+
+def test_a_probe_of_single_texts_is_not_expected_to_gain_from_ever_more_rows() -> None:
+    few, enough, many = (probe_points_lost(n_rows, kind="mean") for n_rows in (512, 2048, 100_000))
+    assert few > enough == many
+    assert points_lost(32 * 100, 10**5, 0.5, 0.0) < many < points_lost(32 * 30, 10**5, 0.5, 0.0)
 
 
 def test_every_choice_has_its_reason_in_numbers() -> None:

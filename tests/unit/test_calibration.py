@@ -19,6 +19,7 @@ from edgetune.planning.calibration import (
     DOUBTED_WEIGHT,
     FILE,
     MOST_KEPT,
+    NOW_WEIGHT,
     OWN_MOST_OFF,
     Calibration,
     ObservedRun,
@@ -30,6 +31,7 @@ from edgetune.planning.clock import Clock
 from edgetune.planning.device_costs import fit_device
 from edgetune.planning.plan import Constraints, DataLengths, Limits
 from edgetune.planning.planner import make_plans
+from edgetune.profiling.speed_probe import probe_speeds
 from edgetune.runs.run import _remember_speed
 from tests.fakes import fake_costs, fake_device
 from tests.profile_samples import SHAPE, make_backend, make_profile
@@ -133,6 +135,31 @@ def test_each_backend_that_ran_has_its_own_speed_and_runs_correct_a_probe() -> N
     # On the machine that was profiled, another model slows nothing else down.
     own = replace(probed, own_machine=True)
     assert (probed.slowness, own.slowness, own.scale("ort-fp32")) == (3.0, 1.0, probed.scale("ort-fp32"))
+
+
+def test_on_the_profiled_machine_the_speed_of_the_moment_counts_and_recent_runs_correct_it() -> None:
+    probed = {"ort-fp32": 0.6, "torch-fp32": 0.6}
+    now = Calibration(probed, {}, NOW_S, NOW_WEIGHT, own_machine=True)
+    plain, fast = fit_device(_match(), SHAPE), fit_device(_match(), SHAPE, seen=now)
+    assert [costs.scale for costs in fast.backends] == pytest.approx([0.6, 0.6])
+    assert [costs.fixed for costs in fast.backends] == [costs.fixed for costs in plain.backends]
+    assert (fast.note, "0.60" in fast.speeds_note) == ("", True)
+    ran = replace(now, runs={"torch-fp32": [ObservedRun(NOW_S, 1.0, 30.0)]})
+    assert 0.7 < ran.scale("torch-fp32") < 1.0
+
+
+def test_with_a_profile_of_this_machine_only_the_moment_is_measured(tmp_path: Path) -> None:
+    def probe(limit_s: float, fit: Fit = "same") -> dict[str, float]:
+        return probe_speeds(
+            _match(fit), SHAPE, limit_s=limit_s, every_backend=True, cache_dir=tmp_path, say=said.append
+        )
+
+    said: list[str] = []
+    found = probe(5.0)
+    assert set(found) == {"ort-fp32", "torch-fp32"}
+    assert all(ratio > 0 for ratio in found.values())
+    assert probe(3.0) == {}, "a deadline of half a minute is too short for that"
+    assert (said, list(tmp_path.iterdir())) == ([], [])
 
 
 def test_another_processors_profile_counts_for_little_beside_a_run() -> None:
