@@ -9,7 +9,7 @@ Costs are predicted from the nearest profile, times what the measurement gives:
 Two layers tell nearly what the whole encoder does, and are open in half a second on ONNX Runtime. Backward
 passes are taken to be as slow as forward passes; the first steps of the run correct that. The result is kept
 for each model and machine, unless other processes kept the machine busy. With a profile of this machine and
-model it says how fast the machine is at the moment (a shared one took 0.6 to 0.8 of the profiled time two days
+model it says how fast the machine is at the moment (a shared one took 0.6 to 0.8 of the profiled time days
 later), and is not kept.
 """
 

@@ -112,6 +112,7 @@ class EnsembleStage:
             log_probas = self._fits.timed_log_probas(self._ngrams, self._others, self.held_out)
             self._weigh(log_probas, self.held_out.labels)
             self._save()
+            return_memory()  # what counting needed, before an encoder needs as much
         took_s = self._run.meter.elapsed_s() - started_s
         self.ngrams = FittedNgrams(took_s, self._fits.again_s(self.held_out) + SAVE_CAUTION * self._save_s)
         self._run.deadline.expect_refit(self.ngrams)
@@ -248,7 +249,7 @@ class EnsembleStage:
 
     def _fit_again(self) -> None:
         if self._ngrams is not None and self.held_out is not None:
-            return_memory()  # what training needed, before the counts of all rows need as much
+            return_memory()  # what saving the encoder needed, before counting needs as much
             save_s = SAVE_CAUTION * self._save_s
             self._ngrams = self._fits.fit_again(self._ngrams, self.held_out, save_s)
 

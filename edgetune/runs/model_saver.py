@@ -10,6 +10,7 @@ from edgetune.run_files.run_folder import INTERRUPTED
 from edgetune.runs.context import RunContext
 from edgetune.runs.setup import Prepared
 from edgetune.utils.failpoints import failpoint
+from edgetune.utils.machine import return_memory
 from edgetune.utils.metrics import Evaluation
 from edgetune.utils.multi_label_metrics import micro_f1, restore_evaluation
 
@@ -43,6 +44,7 @@ class ModelSaver:
         with self._run.meter.phase("save"):
             if not skip_onnx:
                 self._run.view.say("Saving the model")
+                return_memory()  # what training needed, before the copies that are written
             self._run.folder.save_model(write, under)
         self._run.deadline.saved(self._run.meter.elapsed_s() - started_s)
 
