@@ -46,6 +46,8 @@ import timeline
 import trainer
 from common import machine_line
 
+from edgetune.utils.errors import EdgetuneError
+
 BENCHES = {
     "loop": loop_cost.main,
     "trainer": trainer.main,
@@ -101,7 +103,10 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("runs/bench"))
     arguments = parser.parse_args()
     print(machine_line())
-    BENCHES[arguments.bench](arguments)
+    try:
+        BENCHES[arguments.bench](arguments)
+    except EdgetuneError as error:
+        sys.exit(str(error))
 
 
 if __name__ == "__main__":
