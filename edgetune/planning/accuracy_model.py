@@ -34,8 +34,8 @@ steps, QNLI 82.6 after 293 (docs/results, 120 and 300 s)."""
 MEAN_POINTS, MEAN_DOUBLING, MEAN_MOST = 24.0, 2.4, 2048
 """The probe on the mean of the tokens. SST-2, 100, 300 and 3,000 rows: 69, 76 and 80 %. In a minute,
 where about 1,500 rows are trained, it beats the trained encoder on five sets of six. More rows than the third
-number add little: 79.2 % with 1,859 rows and 80.2 with 14,428 (docs/results). With n-grams and 5,000 rows, such
-a probe has 82.0 %, and 130 steps of training 85.3 (docs/log.md, twenty-seventh session)."""
+number add little: 79.2 % with 1,859 rows and 80.2 with 14,428 (docs/results). With n-grams and 5,000 rows,
+such a probe has 82.0 %, and 130 steps of training 85.3 (docs/log.md, twenty-seventh session)."""
 APART_POINTS, APART_DOUBLING = 20.0, 1.6
 """The probe on the two texts of a pair, read apart. QQP, 300, 1,000 and 8,000 rows: 79.5, 82.0 and 82.6 %."""
 TUNED_POINTS, TUNED_STEPS, LEAST_TUNED_STEPS, TUNED_UNEVEN = 2.5, 40, 16, 2.4
