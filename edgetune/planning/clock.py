@@ -98,6 +98,8 @@ class Clock:
         speeds: by operation (`score`, `train`), measured against predicted.
         train_started_s: set by `begin`.
         measured_save_s: the longest that a save has taken so far.
+        scale: multiple of the profiled time by which operations are predicted, at most 1; what is paid once
+            is planned without it.
     """
 
     deadline_s: float
@@ -108,6 +110,7 @@ class Clock:
     speeds: dict[str, SpeedRatio] = field(default_factory=dict)
     train_started_s: float = 0.0
     measured_save_s: float = 0.0
+    scale: float = 1.0
 
     def begin(self) -> None:
         """Record that training starts now."""
@@ -134,7 +137,8 @@ class Clock:
 
     def _slowness(self) -> float:
         """How many times as long as planned the end will take; at least 1."""
-        return max([1.0, *(speed.ratio for speed in self.speeds.values() if speed.n >= FEWEST)])
+        ratios = (self.scale * speed.ratio for speed in self.speeds.values() if speed.n >= FEWEST)
+        return max([1.0, *ratios])
 
     def _after_s(self) -> float:
         """Seconds of what follows the evaluation."""

@@ -191,7 +191,7 @@ def _speed_now(match: Match, shape: ModelShape, seen: Calibration) -> str:
     times = statistics.fmean(seen.probed.values()) if seen.probed else 1.0
     if not _is_own(match, shape) or abs(times - 1.0) < WORTH_SAYING:
         return ""
-    return f"At the start of this run, forward passes took {times:.2f} times the profiled time."
+    return f"By a measurement just now, operations are expected to take {times:.2f} times the profiled time."
 
 
 def _backend(item: BackendProfile, match: Match, shape: ModelShape, seen: Calibration) -> BackendCosts:

@@ -361,7 +361,8 @@ def _deadline(prepared: PreparedRows, used: Usage) -> Deadline:
     n_train = len(prepared.data.train)
     if plan is None or plans is None or not (budget.limits_time or plan.reads_all(n_train)):
         return NoDeadline()
-    clock = Clock(budget.limit_s, plan.lines, used.elapsed_s, used.most_j, used.joules)
+    scale = min(1.0, plan.scale)
+    clock = Clock(budget.limit_s, plan.lines, used.elapsed_s, used.most_j, used.joules, scale=scale)
     if not isinstance(prepared, Prepared):
         return Deadline(plan, clock, lambda operation, n_rows, width: 0.0, 0.0, marks=list(prepared.marks))
     train = prepared.config.train

@@ -258,7 +258,7 @@ def test_what_opens_at_once_is_used_where_time_is_short_and_trained_where_it_is_
 
 @pytest.mark.parametrize(("n_classes", "trains"), [(2, True), (150, False)])
 def test_a_probe_is_preferred_to_training_on_a_few_rows_of_each_class(n_classes: int, trains: bool) -> None:
-    data = replace(shape(5000, 60, n_held_out=500), n_classes=n_classes)
+    data = replace(shape(20_000, 60, n_held_out=1000), n_classes=n_classes)  # too many for a probe of all
     device = with_probe(fake_device(fake_costs(cost=FakeCost(1e-4))))
     plans = make_plans(device, data, Limits(55.0), Some)
     assert (plans.best.trains, plans.best.key == "onnx") == (trains, not trains)
