@@ -74,7 +74,7 @@ def find_device(
         probed = {} if probe is None else probe(match, shape)
         most_off = OWN_MOST_OFF if like_this else MOST_OFF
         runs = {} if recall is None else recall(speeds_key(match.profile, shape), most_off)
-        measured_now = bool(probed) and _is_own(match, shape)
+        measured_now = bool(probed) and is_own(match, shape)
         weight = NOW_WEIGHT if measured_now else PROFILE_WEIGHT if like_this else DOUBTED_WEIGHT
         seen = Calibration(probed, runs, time.time(), weight, own_machine=match.fit == "same")
     device = fit_device(match, shape, watts, seen)
@@ -166,7 +166,7 @@ def describe_misfit(match: Match, shape: ModelShape, seen: Calibration = NOTHING
         parts.append(f"{shape.name} was not profiled, and its costs are predicted from {profile.model.name}")
     if profile.noisy:
         parts.append("the machine was busy while it was profiled")
-    if seen.probed and not _is_own(match, shape):
+    if seen.probed and not is_own(match, shape):
         times = ", ".join(f"{key} {scale:.2f}" for key, scale in seen.probed.items())
         parts.append(
             f"a short measurement on this machine took these multiples of the profiled time: {times}"
@@ -181,7 +181,7 @@ def describe_misfit(match: Match, shape: ModelShape, seen: Calibration = NOTHING
     )
 
 
-def _is_own(match: Match, shape: ModelShape) -> bool:
+def is_own(match: Match, shape: ModelShape) -> bool:
     """Return whether a profile is of this very machine and model."""
     return match.fit == "same" and same_shape(match.profile.model, shape)
 
@@ -189,7 +189,7 @@ def _is_own(match: Match, shape: ModelShape) -> bool:
 def _speed_now(match: Match, shape: ModelShape, seen: Calibration) -> str:
     """Say how fast the machine of an own profile is at the moment; "" if it is as fast as profiled."""
     times = statistics.fmean(seen.probed.values()) if seen.probed else 1.0
-    if not _is_own(match, shape) or abs(times - 1.0) < WORTH_SAYING:
+    if not is_own(match, shape) or abs(times - 1.0) < WORTH_SAYING:
         return ""
     return f"By a measurement just now, operations are expected to take {times:.2f} times the profiled time."
 

@@ -26,12 +26,12 @@ import numpy as np
 from edgetune.backends.openers import traits_of
 from edgetune.backends.ort.bert_graph import FEATURES, HEAD_BIAS, HEAD_WEIGHT, INPUTS, write_graph
 from edgetune.backends.ort.ort_runtime import import_ort, session_options
-from edgetune.devices.cost_function import CostFunction, same_shape
+from edgetune.devices.cost_function import CostFunction
 from edgetune.devices.detect import this_machine
 from edgetune.devices.device_profile import ModelShape
 from edgetune.devices.profile_store import Match
 from edgetune.models.mean_pooling import pooling_weights
-from edgetune.planning.device_costs import Scales, profile_key, speeds_key
+from edgetune.planning.device_costs import Scales, is_own, profile_key, speeds_key
 from edgetune.profiling.interference import BusyWatch
 from edgetune.profiling.sampling import median_interval
 from edgetune.utils.cache import read_cached_json, write_cached_json
@@ -65,7 +65,7 @@ def probe_speeds(
         cache_dir: where artifacts and earlier answers are kept.
         say: is told what was measured.
     """
-    if match.fit == "same" and same_shape(match.profile.model, shape):
+    if is_own(match, shape):
         found = _layer_scales(match, shape, min(LEAST_S, OWN_RATE * limit_s))
         return {name: scale**OWN_TRUST for name, scale in found.items()}
     path = cache_dir / FILE
