@@ -73,10 +73,10 @@ def tuned_points_lost(n_trained: float, n_distinct: int, frozen_share: float, cu
 
 def probe_points_lost(n_rows: int, cut_share: float = 0.0, kind: ProbeKind = "first token") -> float:
     """Return the expected loss in accuracy points of a linear probe on `n_rows` rows' features of a kind."""
-    at_64, doubling = {
-        "first token": (PROBE_POINTS, PROBE_DOUBLING),
-        "mean": (MEAN_POINTS, MEAN_DOUBLING),
-        "apart": (APART_POINTS, APART_DOUBLING),
+    at_64, doubling, most = {
+        "first token": (PROBE_POINTS, PROBE_DOUBLING, math.inf),
+        "mean": (MEAN_POINTS, MEAN_DOUBLING, MEAN_MOST),
+        "apart": (APART_POINTS, APART_DOUBLING, math.inf),
     }[kind]
-    n_counted = max(1, min(n_rows, MEAN_MOST) if kind == "mean" else n_rows)
-    return at_64 - doubling * math.log2(n_counted / PROBE_POINTS_ROWS) + CUT_POINTS * cut_share
+    doublings = math.log2(min(max(n_rows, 1), most) / PROBE_POINTS_ROWS)
+    return at_64 - doubling * doublings + CUT_POINTS * cut_share
