@@ -62,7 +62,7 @@ shares of train-all's time, which are shown where something is said."""
 
 
 def frontier_markdown(folder: Path) -> list[str]:
-    """Return the tables of `tools/bench frontier`, one for each file SECONDSs[-TESTROWS[-ROWS]].jsonl."""
+    """Return the tables of `tools/bench frontier`, one for each file SECONDSs[-TESTROWS[-ROWS]][-CPU].jsonl."""
     paths = sorted(folder.glob("*.jsonl"))
     files = [[json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] for path in paths]
     parts = [FRONTIER] if files else []
@@ -94,7 +94,8 @@ def frontier_markdown(folder: Path) -> list[str]:
         }
         rows = f", {int(most_test):,} test rows at most, the first of each set" if most_test else ""
         few = f", {n_rows:,} random training rows" if n_rows else ""
-        parts.append(f"### {deadline_s:g} s{few}{rows}\n")
+        cpu = ", a CPU with AVX512" if "AVX512" in (here[0]["features"] or ()) else ""
+        parts.append(f"### {deadline_s:g} s{few}{rows}{cpu}\n")
         head = ["", *sets, "mean"]
         lines = ["| " + " | ".join(head) + " |", "|---" * len(head) + "|"]
         for name in sorted(cells, key=lambda name: (-means.get(name, 0.0), name)):
