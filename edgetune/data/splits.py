@@ -26,9 +26,9 @@ from edgetune.data.quality import (
 from edgetune.data.row_sample import MOST_ROWS, RowSample, sample_for
 from edgetune.data.token_format import META, TokenizerSpec
 from edgetune.data.token_store import TokenStore, TokenView
-from edgetune.data.tokens import open_tokens
+from edgetune.data.tokens import cache_errors, open_tokens
 from edgetune.utils.cache import cache_subfolder, mark_in_use
-from edgetune.utils.errors import DataError, ResourceError
+from edgetune.utils.errors import DataError
 from edgetune.utils.formatting import describe_unknown
 from edgetune.utils.hub import HUB_PREFIX
 from edgetune.utils.multi_label import is_multi_hot, strata
@@ -184,13 +184,8 @@ def open_cached(
     Raises:
         EdgetuneError: what is wrong with the data or the cache, in a sentence.
     """
-    try:
+    with cache_errors(cache_dir):
         home = cache_subfolder(cache_dir, "tokens")
-    except OSError as error:
-        raise ResourceError(
-            f"Cannot write the token cache to {cache_dir} ({error.strerror or error}); choose another "
-            "folder with --cache-dir or EDGETUNE_CACHE."
-        ) from error
     store = open_tokens(path, options, spec, home, max_bad_rows, progress, min_classes, sample)
     mark_in_use(store.folder / META)
     return store
@@ -277,9 +272,9 @@ def open_splits(
         eval_source=name_copies(source, *paths),
         label_names=tuple(names),
         warnings=tuple(name_copies(finding.text, *paths) for finding in by_importance(findings)),
-        bad_rows_files=tuple(item.bad_rows_file for item in stores if item.n_bad or item.n_unlabelled),
-        n_bad=sum(item.n_bad for item in stores),
-        n_unlabelled=sum(item.n_unlabelled for item in stores),
+        bad_rows_files=tuple(item.bad_rows_file for item in stores if item.meta.bad_reasons),
+        n_bad=sum(item.meta.n_bad for item in stores),
+        n_unlabelled=sum(item.meta.n_unlabelled for item in stores),
         guessed_columns=tuple(store.meta.guessed_columns),
         held_out=held_out,
     )

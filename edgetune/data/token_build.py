@@ -92,7 +92,7 @@ def most_tokenized_chars(max_length: int) -> int:
     return max(LEAST_TOKENIZED_CHARS, TOKENIZED_CHARS_PER_TOKEN * max_length)
 
 
-def chunk_examples(examples: Iterable[Example]) -> Iterator[list[Example]]:
+def _chunks(examples: Iterable[Example]) -> Iterator[list[Example]]:
     """Yield examples by the thousand; fewer where they are long."""
     chunk: list[Example] = []
     n_chars = 0
@@ -107,15 +107,18 @@ def chunk_examples(examples: Iterable[Example]) -> Iterator[list[Example]]:
 
 
 class TokenWriter:
-    """Appends tokenized examples to the files of a cache folder; use as a context manager."""
+    """Appends tokenized examples to the files of a cache folder; use as a context manager.
+
+    Attributes:
+        meta: what was written; whole after `finish`.
+        bad_rows: the first row of each reason for leaving rows out.
+    """
 
     def __init__(self, folder: Path, source: str, spec: TokenizerSpec) -> None:
-        self._folder, self._source, self._spec = folder, source, spec
-        self._tokenizer = load_tokenizer(spec)
-        self._encode = getattr(self._tokenizer, "encode_batch_fast", self._tokenizer.encode_batch)
-        largest_id = max(self._tokenizer.get_vocab(with_added_tokens=True).values(), default=0)
-        self._token_dtype = np.dtype(np.uint16 if largest_id <= 0xFFFF else np.uint32)
-        self._length_dtype = np.dtype(np.uint16 if spec.max_length <= 0xFFFF else np.uint32)
+        self._folder, self._spec = folder, spec
+        tokenizer = load_tokenizer(spec)
+        self._encode = getattr(tokenizer, "encode_batch_fast", tokenizer.encode_batch)
+        largest_id = max(tokenizer.get_vocab(with_added_tokens=True).values(), default=0)
         self._stack = ExitStack()
         self._files: dict[str, IO[bytes]] = {}
         self._ids: dict[str, int] = {}  # in order of appearance
@@ -123,12 +126,14 @@ class TokenWriter:
         self._first_lines: dict[str, int] = {}  # where each label came first
         self._counts: Counter[int] = Counter()
         self._reasons: Counter[str] = Counter()
-        self._n_tokens = self._n_text_bytes = self._n_truncated = self.n_rows = self.n_bad = 0
-        self.n_left_out = self.n_unlabelled = self.n_loose = 0
-        self.first_loose = ""
-        self.guess: GuessedColumns | None = None
-        self.is_cut = False
-        self.bad_rows: dict[str, BadRow] = {}  # the first of each reason
+        self.bad_rows: dict[str, BadRow] = {}
+        self.meta = Meta(
+            CACHE_VERSION,
+            source,
+            max_length=spec.max_length,
+            token_dtype=_unsigned(largest_id),
+            length_dtype=_unsigned(spec.max_length),
+        )
 
     def __enter__(self) -> TokenWriter:
         for name in (TOKENS, OFFSETS, LABELS, FIRST_LENGTHS, HASHES, TEXTS, TEXT_OFFSETS, BAD_ROWS):
@@ -141,21 +146,17 @@ class TokenWriter:
         self._stack.close()
 
     @property
-    def n_read(self) -> int:
-        """Rows seen so far, usable or not."""
-        return self.n_rows + self.n_bad + self.n_unlabelled + self.n_left_out
-
-    @property
     def bad_reasons(self) -> dict[str, int]:
         """Rows left out, by reason, most frequent first."""
         return dict(self._reasons.most_common())
 
     def add_bad(self, row: BadRow) -> None:
         """Count a row that cannot be used or has no label, and keep it for the user to look at."""
+        self.meta.n_read += 1
         if row.reason in UNLABELLED:
-            self.n_unlabelled += 1
+            self.meta.n_unlabelled += 1
         else:
-            self.n_bad += 1
+            self.meta.n_bad += 1
         self._reasons[row.reason] += 1
         self.bad_rows.setdefault(row.reason, row)
         if self._reasons[row.reason] <= MAX_BAD_ROWS_KEPT:
@@ -163,12 +164,12 @@ class TokenWriter:
 
     def add_loose(self, row: BadRow) -> None:
         """Count a row whose quotes had to be guessed."""
-        self.n_loose += 1
-        self.first_loose = self.first_loose or f"{row.file}:{row.line}"
+        self.meta.n_loose += 1
+        self.meta.first_loose = self.meta.first_loose or f"{row.file}:{row.line}"
 
     def set_guess(self, guess: GuessedColumns) -> None:
         """Keep which columns were guessed, for the user to be told."""
-        self.guess = guess
+        self.meta.guessed_columns = [guess.label, *guess.text]
 
     def add(self, examples: list[Example]) -> None:
         """Tokenize and append a chunk of examples."""
@@ -183,26 +184,26 @@ class TokenWriter:
             kept = self._without_empty(examples, ids)
             examples, inputs = [examples[i] for i in kept], [inputs[i] for i in kept]
             encodings, ids = [encodings[i] for i in kept], [ids[i] for i in kept]
+        meta = self.meta
         lengths = np.fromiter(map(len, ids), dtype=np.int64, count=len(ids))
         n_new = int(lengths.sum())
-        self._append(TOKENS, np.fromiter(chain.from_iterable(ids), dtype=self._token_dtype, count=n_new))
-        self._append(OFFSETS, self._n_tokens + np.cumsum(lengths))
-        self._append(FIRST_LENGTHS, _first_lengths(examples, encodings, lengths).astype(self._length_dtype))
+        self._append(TOKENS, np.fromiter(chain.from_iterable(ids), dtype=meta.token_dtype, count=n_new))
+        self._append(OFFSETS, meta.n_tokens + np.cumsum(lengths))
+        self._append(FIRST_LENGTHS, _first_lengths(examples, encodings, lengths).astype(meta.length_dtype))
         self._append(LABELS, self._label_ids(examples))
         self._files[HASHES].write(b"".join(text_hash(e.text, e.text_pair) for e in examples))
         self._append_texts(inputs)
-        self._n_tokens += n_new
-        self._n_truncated += sum(
+        meta.n_tokens += n_new
+        meta.n_truncated += sum(
             bool(encoding.overflowing)
             or len(example.text) > most_chars
             or len(example.text_pair or "") > most_chars
             for encoding, example in zip(encodings, examples, strict=True)
         )
-        self.n_rows += len(examples)
+        meta.n_read += len(examples)
 
-    def finish(self) -> Meta:
-        """Close the files, number the labels in their order, and write `meta.json`."""
-        self._stack.close()
+    def finish(self) -> None:
+        """Number the labels in their order, and write `meta.json`; the files must be closed."""
         names = label_order(self._ids)
         rank = np.empty(len(names), dtype=np.int32)
         rank[[self._ids[name] for name in names]] = np.arange(len(names))
@@ -210,33 +211,14 @@ class TokenWriter:
         if not self._sets:
             labels = rank[labels]
             labels.tofile(self._folder / LABELS)
-        repeats = count_repeats(np.fromfile(self._folder / HASHES, dtype=np.uint64), labels)
-        meta = Meta(
-            version=CACHE_VERSION,
-            source=self._source,
-            n_read=self.n_read,
-            n_bad=self.n_bad,
-            bad_reasons=self.bad_reasons,
-            n_truncated=self._n_truncated,
-            n_tokens=self._n_tokens,
-            n_text_bytes=self._n_text_bytes,
-            max_length=self._spec.max_length,
-            token_dtype=self._token_dtype.name,
-            length_dtype=self._length_dtype.name,
-            counts={name: self._counts[self._ids[name]] for name in names},
-            n_duplicates=repeats.n_duplicates,
-            n_conflicts=repeats.n_conflicts,
-            label_change=mixed_label_kinds(self._first_lines) or "",
-            n_left_out=self.n_left_out,
-            n_loose=self.n_loose,
-            first_loose=self.first_loose,
-            is_cut=self.is_cut,
-            n_unlabelled=self.n_unlabelled,
-            guessed_columns=[] if self.guess is None else [self.guess.label, *self.guess.text],
-            label_sets=[sorted(rank[list(ids)].tolist()) for ids in self._sets] or None,
-        )
+        hashes = np.fromfile(self._folder / HASHES, dtype=np.uint64)
+        meta = self.meta
+        meta.n_duplicates, meta.n_conflicts = count_repeats(hashes, labels)
+        meta.bad_reasons = self.bad_reasons
+        meta.counts = {name: self._counts[self._ids[name]] for name in names}
+        meta.label_change = mixed_label_kinds(self._first_lines) or ""
+        meta.label_sets = [sorted(rank[list(ids)].tolist()) for ids in self._sets] or None
         (self._folder / META).write_text(json.dumps(asdict(meta), indent=1), encoding="utf-8")
-        return meta
 
     def _append(self, name: str, values: IntArray) -> None:
         self._files[name].write(values.tobytes())
@@ -245,9 +227,9 @@ class TokenWriter:
         """Append what the tokenizer was given of each example, for learners that read words."""
         encoded = [joined_text(one).encode() for one in inputs]
         self._files[TEXTS].write(b"".join(encoded))
-        ends = self._n_text_bytes + np.cumsum([len(text) for text in encoded], dtype=np.int64)
+        ends = self.meta.n_text_bytes + np.cumsum([len(text) for text in encoded], dtype=np.int64)
         self._append(TEXT_OFFSETS, ends)
-        self._n_text_bytes += sum(map(len, encoded))
+        self.meta.n_text_bytes += sum(map(len, encoded))
 
     def _label_ids(self, examples: list[Example]) -> IntArray:
         """Return the number of each row's label, or of its set of labels where it may have several."""
@@ -257,7 +239,7 @@ class TokenWriter:
                 if label not in self._ids:
                     self._ids[label] = len(self._ids)
                     self._first_lines[label] = example.line
-                    check_label_count(self._source, len(self._ids), label)
+                    check_label_count(self.meta.source, len(self._ids), label)
             ids = tuple(self._ids[label] for label in example.labels)
             self._counts.update(ids)
             is_one = example.several is None
@@ -267,8 +249,13 @@ class TokenWriter:
     def _without_empty(self, examples: list[Example], ids: list[list[int]]) -> list[int]:
         """Count the rows of which the tokenizer keeps nothing as bad; return the numbers of the others."""
         for example in (e for e, tokens in zip(examples, ids, strict=True) if not tokens):
-            self.add_bad(BadRow(self._source, example.line, NO_TOKENS, excerpt_of(example.text)))
+            self.add_bad(BadRow(self.meta.source, example.line, NO_TOKENS, excerpt_of(example.text)))
         return [i for i, tokens in enumerate(ids) if tokens]
+
+
+def _unsigned(largest: int) -> str:
+    """Return the type of numbers up to the largest."""
+    return "uint16" if largest <= 0xFFFF else "uint32"
 
 
 def _first_lengths(examples: list[Example], encodings: list[Any], lengths: IntArray) -> IntArray:
@@ -300,9 +287,10 @@ def build_tokens(
         )
         if sample is not None:
             drawn = draw_sample(examples, sample, tell)
-            examples, writer.is_cut = drawn.examples, drawn.is_cut
-            writer.n_left_out = drawn.n_seen - len(drawn.examples)
-        for chunk in chunk_examples(examples):
+            examples, writer.meta.is_cut = drawn.examples, drawn.is_cut
+            writer.meta.n_left_out = drawn.n_seen - len(drawn.examples)
+            writer.meta.n_read += writer.meta.n_left_out
+        for chunk in _chunks(examples):
             writer.add(chunk)
-            tell(writer.n_read)
+            tell(writer.meta.n_read)
     return writer

@@ -12,7 +12,8 @@ import json
 import shutil
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, fields
 from pathlib import Path
 
@@ -27,7 +28,6 @@ from edgetune.data.table import (
     STRAY_QUOTE,
     UNLABELLED,
     WRONG_COLUMN_COUNT,
-    BadRow,
 )
 from edgetune.data.text_files import encoding_advice, reading_errors
 from edgetune.data.token_build import TokenWriter, build_tokens
@@ -45,9 +45,7 @@ from edgetune.utils.version import __version__
 _BLOCK_BYTES = 1 << 20
 
 
-def tokens_cache_key(
-    path: str, options: DataOptions, tokenizer: Path, max_length: int, cache_version: int
-) -> str:
+def tokens_cache_key(path: str, options: DataOptions, tokenizer: TokenizerSpec) -> str:
     """Hash the data's content, how it is read and how it is tokenized.
 
     A hub dataset is identified by its name and commit alone, so that a cached one opens without a network.
@@ -58,26 +56,24 @@ def tokens_cache_key(
     digest = hashlib.sha256()
     settings = {
         "version": __version__,
-        "cache": cache_version,
+        "cache": CACHE_VERSION,
         "options": asdict(options),
-        "max_length": max_length,
+        "max_length": tokenizer.max_length,
     }
     digest.update(json.dumps(settings, sort_keys=True).encode())
-    _add_file(digest, tokenizer)
+    _add_file(digest, tokenizer.path)
     if path.startswith(HUB_PREFIX):
         digest.update(path.encode())
-        return digest.hexdigest()[:32]
-    place = require_exists(path)
-    if place.is_file():
+    elif (place := require_exists(path)).is_file():
         digest.update("".join(place.suffixes[-2:]).lower().encode())
         _add_file(digest, place)
-        return digest.hexdigest()[:32]
-    for file in folder_files(place):
-        with reading_errors(file):
-            stat = file.stat()
-        name = file.relative_to(place).as_posix()
-        digest.update(f"\n{name} {stat.st_size} {stat.st_mtime_ns}\n".encode("utf-8", "surrogateescape"))
-        _add_file(digest, file)
+    else:
+        for file in folder_files(place):
+            with reading_errors(file):
+                stat = file.stat()
+            name = file.relative_to(place).as_posix()
+            digest.update(f"\n{name} {stat.st_size} {stat.st_mtime_ns}\n".encode("utf-8", "surrogateescape"))
+            _add_file(digest, file)
     return digest.hexdigest()[:32]
 
 
@@ -121,13 +117,13 @@ def open_tokens(
         ModelError: the tokenizer cannot be used.
         ResourceError: the cache cannot be written.
     """
-    folder = cache_dir / tokens_cache_key(path, options, tokenizer.path, tokenizer.max_length, CACHE_VERSION)
+    folder = cache_dir / tokens_cache_key(path, options, tokenizer)
     store = _open_cached(folder)
     if store is None and sample is not None:
         part = _sample_folder(folder, sample)
         store = _open_cached(part)
         folder = part if store is not None else folder
-    if store is None or store.n_bad > max_bad_rows * (store.n_read - store.n_unlabelled):
+    if store is None or store.meta.n_bad > max_bad_rows * (store.meta.n_read - store.meta.n_unlabelled):
         store = _build_cached(folder, path, options, tokenizer, max_bad_rows, progress, sample)
     if not store.label_names:
         raise DataError(f"No row of {path} has a label. Check that --label names the right column.")
@@ -151,11 +147,10 @@ def _open_cached(folder: Path) -> TokenStore | None:
     try:
         values = json.loads((folder / META).read_text(encoding="utf-8"))
         meta = Meta(**{field.name: values[field.name] for field in fields(Meta)})
-        if meta.version != CACHE_VERSION or (
-            meta.label_sets is None and sum(meta.counts.values()) != meta.n_rows
-        ):
-            return None
-        if any((folder / name).stat().st_size != size for name, size in meta.sizes().items()):
+        n_labelled = meta.n_rows if meta.label_sets is not None else sum(meta.counts.values())
+        sizes = {name: kind.itemsize * count for name, (kind, count) in meta.layout().items()}
+        is_whole = all((folder / name).stat().st_size == size for name, size in sizes.items())
+        if meta.version != CACHE_VERSION or n_labelled != meta.n_rows or not is_whole:
             return None
         store = TokenStore(folder, meta)
     except (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError):
@@ -175,21 +170,18 @@ def _build_cached(
     sample: RowSample | None = None,
 ) -> TokenStore:
     """Build a cache beside its place and move it there; nothing is left behind if that fails."""
-    building: Path | None = None
-    try:
+    with cache_errors(folder.parent):
         folder.parent.mkdir(parents=True, exist_ok=True)
         _sweep(folder.parent)
         building = Path(tempfile.mkdtemp(prefix=_BUILDING, dir=folder.parent))
-        writer = build_tokens(building, path, options, tokenizer, progress, sample)
-        if sample is not None and (writer.n_left_out or writer.is_cut):
-            folder = _sample_folder(folder, sample)
-        _check_usable(path, writer, max_bad_rows)
-        writer.finish()
-        move_into_place(building, folder, lambda folder: _open_cached(folder) is not None)
-    except OSError as error:
-        raise _write_error(folder.parent, error) from error
-    finally:
-        if building is not None:
+        try:
+            writer = build_tokens(building, path, options, tokenizer, progress, sample)
+            if sample is not None and (writer.meta.n_left_out or writer.meta.is_cut):
+                folder = _sample_folder(folder, sample)
+            _check_usable(path, writer, max_bad_rows)
+            writer.finish()
+            move_into_place(building, folder, lambda folder: _open_cached(folder) is not None)
+        finally:
             shutil.rmtree(building, ignore_errors=True)
     store = _open_cached(folder)
     if store is None:
@@ -210,18 +202,22 @@ def _sweep(cache_dir: Path) -> None:
             shutil.rmtree(left, ignore_errors=True)
 
 
-def _write_error(cache_dir: Path, error: OSError) -> ResourceError:
-    """Say why a cache cannot be written."""
-    error = os_error_in(error) or error
-    if error.errno in (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC)):
-        return ResourceError(
-            f"There is no space left for the token cache in {cache_dir}; free up space, or choose a folder "
-            "on another disk with --cache-dir or EDGETUNE_CACHE."
-        )
-    return ResourceError(
-        f"Cannot write the token cache to {cache_dir} ({error.strerror or error}); choose another "
-        "folder with --cache-dir or EDGETUNE_CACHE."
-    )
+@contextmanager
+def cache_errors(cache_dir: Path) -> Iterator[None]:
+    """Say why the token cache cannot be written."""
+    try:
+        yield
+    except OSError as caught:
+        error = os_error_in(caught) or caught
+        if error.errno in (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC)):
+            raise ResourceError(
+                f"There is no space left for the token cache in {cache_dir}; free up space, or choose a "
+                "folder on another disk with --cache-dir or EDGETUNE_CACHE."
+            ) from caught
+        raise ResourceError(
+            f"Cannot write the token cache to {cache_dir} ({error.strerror or error}); choose another "
+            "folder with --cache-dir or EDGETUNE_CACHE."
+        ) from caught
 
 
 def _check_usable(path: str, writer: TokenWriter, max_bad_rows: float) -> None:
@@ -230,25 +226,26 @@ def _check_usable(path: str, writer: TokenWriter, max_bad_rows: float) -> None:
     Raises:
         DataError: with counts, reasons and where to look.
     """
-    if not writer.n_read:
+    meta, reasons = writer.meta, writer.bad_reasons
+    if not meta.n_read:
         raise DataError(f"{path} has no rows.")
-    n_labelled = writer.n_read - writer.n_unlabelled
-    rate = writer.n_bad / max(1, n_labelled)
-    if rate <= max_bad_rows and writer.n_rows:
+    n_labelled = meta.n_read - meta.n_unlabelled
+    rate = meta.n_bad / max(1, n_labelled)
+    if rate <= max_bad_rows and meta.n_rows:
         return
-    reasons = writer.bad_reasons
-    if writer.n_rows:
+    if meta.n_rows:
         reasons = {reason: count for reason, count in reasons.items() if reason not in UNLABELLED}
+    firsts = [(reason, count, writer.bad_rows[reason]) for reason, count in list(reasons.items())[:4]]
     shown = "; ".join(
-        f"{reason} ({counted(count, 'row')}, first: {_where(writer.bad_rows[reason])})"
-        for reason, count in list(reasons.items())[:4]
+        f'{reason} ({counted(count, "row")}, first: {row.file}:{row.line} "{row.excerpt}")'
+        for reason, count, row in firsts
     )
     hint = f" {encoding_advice(path)}".rstrip() if BAD_BYTES in reasons else ""
     hint += "".join(f" {advice}" for reason, advice in ADVICE.items() if reason in reasons)
-    if not writer.n_rows:
-        raise DataError(f"{path} has no usable rows ({writer.n_read:,} read): {shown}.{hint}")
+    if not meta.n_rows:
+        raise DataError(f"{path} has no usable rows ({meta.n_read:,} read): {shown}.{hint}")
     raise DataError(
-        f"{writer.n_bad:,} of the {n_labelled:,} rows of {path} ({rate:.2%}) cannot be used, but at most "
+        f"{meta.n_bad:,} of the {n_labelled:,} rows of {path} ({rate:.2%}) cannot be used, but at most "
         f"{max_bad_rows:.2%} are allowed: {shown}. Fix these rows, or allow more with --max-bad-rows.{hint}"
     )
 
@@ -260,7 +257,3 @@ ADVICE = {  # by reason of a row that cannot be used
     BROKEN_LABEL: "Close the quote, or double it where it is part of the text.",
     WRONG_COLUMN_COUNT: "Quote the fields that hold the delimiter, or see --delimiter and --escape.",
 }
-
-
-def _where(row: BadRow) -> str:
-    return f'{row.file}:{row.line} "{row.excerpt}"'

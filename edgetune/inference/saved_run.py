@@ -291,8 +291,8 @@ class Run:
         view = self._view(data, options, cache_dir, max_bad_rows)
         name = data if isinstance(data, str | os.PathLike) else NAME
         for count, kind in (
-            (view.store.n_bad, ("unusable row", "unusable rows")),
-            (view.store.n_unlabelled, ("row without a label", "rows without a label")),
+            (view.store.meta.n_bad, ("unusable row", "unusable rows")),
+            (view.store.meta.n_unlabelled, ("row without a label", "rows without a label")),
         ):
             if count:
                 say(f"Left out of {name}: {counted(count, *kind)}.")

@@ -386,7 +386,7 @@ def test_a_long_text_is_tokenized_as_far_as_it_is_kept(tmp_path: Path, spec: Tok
     path = write(tmp_path / "a.csv", f"text,label\n{long},x\na,y\n{' ' * 70_000}a{' ' * 70_000}a,x\n")
     store = open_tokens(str(path), DataOptions(), spec, tmp_path / "cache", 0.0)
     assert store.batch(np.array([0, 1])).tokens.tolist() == [1] * 8 + [2]
-    assert store.n_truncated == 2  # the long one, and the one of which the end was not even looked at
+    assert store.meta.n_truncated == 2  # the long one, and the one of which the end was not even looked at
 
 
 @pytest.mark.parametrize(
@@ -402,11 +402,8 @@ def test_labels_that_change_their_kind(
     tmp_path: Path, spec: TokenizerSpec, rows: str, says: str | None
 ) -> None:
     path = write(tmp_path / "a.csv", f"text,label\n{rows}")
-    told = [
-        sentence
-        for sentence in open_tokens(str(path), DataOptions(), spec, tmp_path / "cache", 0.0).warnings()
-        if "labels change" in sentence
-    ]
+    findings = open_tokens(str(path), DataOptions(), spec, tmp_path / "cache", 0.0).findings()
+    told = [finding.text for finding in findings if "labels change" in finding.text]
     assert len(told) == (says is not None)
     assert says is None or re.search(says, told[0])
 
@@ -429,7 +426,7 @@ def test_a_folder_does_not_lead_out_of_itself(folder: Path, spec: TokenizerSpec,
     with pytest.raises(DataError, match=rf"{link} .*d, to "):
         read(folder)
     with pytest.raises(DataError, match="points outside"):
-        tokens_cache_key(str(folder), DataOptions(), spec.path, 8, 1)
+        tokens_cache_key(str(folder), DataOptions(), spec)
 
 
 def test_a_link_inside_a_folder_is_followed(folder: Path) -> None:
@@ -473,7 +470,7 @@ def test_a_saved_dataset_does_not_lead_out_of_itself(tmp_path: Path, spec: Token
     write_arrow(tmp_path / "secret.arrow", table, None)
     (folder / "link.arrow").symlink_to(tmp_path / "secret.arrow")
     write(folder / "state.json", json.dumps({"_data_files": [{"filename": name}]}))
-    for look in (read, lambda path: tokens_cache_key(str(path), DataOptions(), spec.path, 8, 1)):
+    for look in (read, lambda path: tokens_cache_key(str(path), DataOptions(), spec)):
         with pytest.raises(DataError, match="points outside"):
             look(folder)
 
