@@ -19,7 +19,7 @@ from itertools import islice
 from operator import length_hint
 from pathlib import Path
 
-from edgetune.data.columns import ALSO_VALUES, KNOWN_NAMES, LABEL_NAMES, TEXT_NAMES, plain_name
+from edgetune.data.columns import ALSO_VALUES, KNOWN_NAMES, LABEL_NAMES, TEXT_NAMES, plain_name, wanted_names
 from edgetune.data.fasttext import fasttext_table, is_fasttext
 from edgetune.data.records import (
     Dialect,
@@ -31,7 +31,16 @@ from edgetune.data.records import (
     parse,
     records,
 )
-from edgetune.data.table import REPEATED_HEADER, WRONG_COLUMN_COUNT, BadRow, LooseRow, Row, Table, excerpt_of
+from edgetune.data.table import (
+    REPEATED_HEADER,
+    WRONG_COLUMN_COUNT,
+    BadRow,
+    DataOptions,
+    LooseRow,
+    Row,
+    Table,
+    excerpt_of,
+)
 from edgetune.data.text_files import TextFile, open_text
 from edgetune.utils.errors import DataError, UsageError
 from edgetune.utils.limits import MAX_COLUMNS
@@ -233,23 +242,16 @@ _SURVEY = re.compile(r'\{"ImportId"|(Open-Ended )?Response$')  # Qualtrics, Surv
 MAX_SURVEY_ROWS = 3
 
 
-def read_delimited(
-    path: Path,
-    hint: str,
-    encoding: str,
-    delimiter: str | None,
-    header: bool | None,
-    wanted: Sequence[str],
-    escape: bool | None = None,
-) -> Table:
-    """Open a CSV, TSV or similar file."""
+def read_delimited(path: Path, hint: str, options: DataOptions) -> Table:
+    """Open a CSV, TSV or similar file; `hint` is the delimiter that its name suggests."""
+    delimiter, wanted = options.delimiter, wanted_names(options)
     if delimiter is not None:
         delimiter = {"\\t": "\t", "tab": "\t"}.get(delimiter, delimiter)
         if len(delimiter) != 1 or delimiter in '"\r\n':
             raise UsageError(
                 f'The delimiter must be one character, not "{delimiter}"; for a tab, use --delimiter tab.'
             )
-    file = open_text(path, encoding, whole_line=True)
+    file = open_text(path, options.encoding, whole_line=True)
     lines = file.start_lines()
     if delimiter is None and is_fasttext(lines):
         return fasttext_table(file)
@@ -257,7 +259,7 @@ def read_delimited(
     if declared := _DECLARED.fullmatch(lines[0]):
         delimiter, n_above = delimiter or declared[1], 1
     n_comments = _leading_comments(lines[n_above:])
-    dialect = sniff(lines[n_above + n_comments :], hint, delimiter, escape)
+    dialect = sniff(lines[n_above + n_comments :], hint, delimiter, options.escape)
     first_rows = list(islice(records(iter(lines[n_above:]), dialect), HEADER_ROWS))
     n_preamble = _preamble(first_rows, n_comments, wanted)
     if not first_rows[n_preamble:]:
@@ -271,7 +273,9 @@ def read_delimited(
             f"{path}:{n_above + 1} has {len(first):,} columns, but at most {MAX_COLUMNS:,} are supported; "
             "check --delimiter."
         )
-    named = has_header([row.fields for row in first_rows], wanted) if header is None else header
+    named = options.header
+    if named is None:
+        named = has_header([row.fields for row in first_rows], wanted)
     names = tuple(name.strip() for name in first) if named else tuple(str(i + 1) for i in range(len(first)))
     n_heading = 1 + _survey_rows(first_rows) if named else 0
 

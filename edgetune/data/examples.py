@@ -10,16 +10,14 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
-from itertools import chain, islice
+from itertools import chain
 from typing import Any, NamedTuple
 
 from edgetune.data.columns import (
     FLAGS,
     KNOWN_NAMES,
     Columns,
-    check_flags,
-    choose_columns,
-    joined_spellings,
+    find_columns,
     plain_name,
     usual_label,
     verdict,
@@ -27,7 +25,7 @@ from edgetune.data.columns import (
 from edgetune.data.fasttext import is_fasttext
 from edgetune.data.labels import DASH, SEPARATORS, merged_spelling, normal_label
 from edgetune.data.parts import Parts, column_parts, rows_of_part
-from edgetune.data.readers import open_table, require_exists, stored_parts
+from edgetune.data.readers import open_rows, require_exists, stored_parts
 from edgetune.data.table import (
     BAD_BYTES,
     BROKEN_LABEL,
@@ -39,8 +37,10 @@ from edgetune.data.table import (
     NO_LABEL,
     NOT_A_LABEL,
     NOT_TEXT,
+    SAMPLE_ROWS,
     STRAY_QUOTE,
     BadRow,
+    DataOptions,
     LooseRow,
     Table,
     excerpt_of,
@@ -69,8 +69,6 @@ __all__ = [
     "texts_of_table",
 ]
 
-SAMPLE_ROWS, SAMPLE_CELLS = 1_000, 200_000
-"""Most rows, and values in them, that are examined to identify columns."""
 NO_TEXT = frozenset(["nan", "NaN", "<NA>"])
 """What pandas writes for a missing text."""
 _ITEM = r"""('[^'\\\\]*'|"[^"\\\\]*"|[0-9.]+)"""
@@ -81,36 +79,6 @@ MOST_FAULTY_RATE = 0.05
 MAX_LIST_CHARS = 1 << 16
 FEWEST_ROWS = 20
 """In a file of at least this many rows, a class that only the first row has may be a column's name."""
-
-
-@dataclass(frozen=True)
-class DataOptions:
-    """How to read labelled text.
-
-    Attributes:
-        text: text columns, by name or 1-based number; () finds them by their usual names.
-        label: the label column, or the columns that each hold 1 for one label, separated by commas; None
-            finds it by its usual name.
-        header: whether a delimited file's first row names its columns; None decides by the content.
-        encoding: of text files; `auto` decides by the content.
-        delimiter: of delimited files; None decides by the content.
-        pair: whether two text columns stay a pair, which the tokenizer joins, instead of becoming one text.
-        escape: whether backslashes escape quotes in delimited files; None decides by the content.
-        part: which part to read of data that has several (see `Parts`); None reads the training rows.
-        merge_labels: whether labels that differ only in case, a full stop, or `_`, `-` and blank are one.
-        multi_label: whether a row may have several labels, or none; None decides by the content.
-    """
-
-    text: tuple[str, ...] = ()
-    label: str | None = None
-    header: bool | None = None
-    encoding: str = "utf-8"
-    delimiter: str | None = None
-    pair: bool = False
-    escape: bool | None = None
-    part: str | None = None
-    merge_labels: bool = False
-    multi_label: bool | None = None
 
 
 class GuessedColumns(NamedTuple):
@@ -152,15 +120,6 @@ def open_labelled(path: str, options: DataOptions) -> Table:
     table = open_rows(path, options)
     parts = None if path.startswith(HUB_PREFIX) else _column_parts(table, options)
     return table if parts is None else rows_of_part(table, parts, options.part)
-
-
-def open_rows(path: str, options: DataOptions) -> Table:
-    """Open all rows of a file, or of a part of a folder or a JSON file; errors as of `read_examples`."""
-    labels = [] if options.label is None else [options.label, *options.label.split(",")]
-    wanted = [*joined_spellings(options.text), *labels]
-    return open_table(
-        path, options.encoding, options.delimiter, options.header, wanted, options.escape, options.part
-    )
 
 
 def find_parts(path: str, options: DataOptions) -> Parts | None:
@@ -232,38 +191,6 @@ def _ignore(row: BadRow) -> None:
     pass
 
 
-def find_columns(table: Table, options: DataOptions, need_label: bool = True) -> Columns:
-    """Find the text and label columns of a table: as the user says, by their names, or by their content.
-
-    Args:
-        table: the rows.
-        options: which columns the user gave.
-        need_label: whether a label is needed; else its column is only kept apart from the text.
-
-    Raises:
-        UsageError: they cannot be found.
-    """
-    if need_label and options.label is None:
-        check_flags(table)
-    return choose_columns(
-        table.file,
-        table.columns,
-        options.text,
-        options.label if need_label or options.label in table.columns else None,
-        options.pair,
-        need_label,
-        first_row=None if table.has_names else table.first_row,
-        sample=lambda: _sample(table),
-    )
-
-
-def _sample(table: Table) -> list[Sequence[Any]]:
-    """Return the first rows of a table."""
-    n_rows = min(SAMPLE_ROWS, SAMPLE_CELLS // max(1, len(table.columns)))
-    rows = islice(table.read(range(len(table.columns))), n_rows)
-    return [row[1] for row in rows if not isinstance(row, BadRow)]
-
-
 def _examples(
     table: Table,
     chosen: Columns,
@@ -280,7 +207,7 @@ def _examples(
     first_label: str | None = None  # of the file's first row, until it occurs again
     others: Counter[str] = Counter()
     several = _SeveralLabels.of(table, chosen, options)
-    judged = verdict(table.columns, lambda: _sample(table))
+    judged = verdict(table)
     if judged is not None and judged[0] in label_at:
         judged = None
     columns = (*chosen.text, *label_at) if judged is None else (*chosen.text, *label_at, judged[0])
@@ -338,8 +265,7 @@ def _examples(
 
 def _has_plus(table: Table, column: int) -> bool:
     """Whether labels are signs, so that a dash is not an empty cell."""
-    rows = islice(table.read((column,)), SAMPLE_ROWS)
-    return any(not isinstance(row, BadRow) and str(row[1][0]).strip() == "+" for row in rows)
+    return any(str(row[0]).strip() == "+" for row in table.values((column,), SAMPLE_ROWS))
 
 
 def _half_quoted(label: str) -> str | None:
@@ -351,8 +277,7 @@ def _half_quoted(label: str) -> str | None:
 def _first_labels(table: Table, chosen: Columns) -> frozenset[str]:
     """Return what the label column of the first rows holds."""
     assert chosen.label is not None
-    rows = islice(table.read((chosen.label,)), SAMPLE_ROWS)
-    labels = (normal_label(row[1][0]) for row in rows if not isinstance(row, BadRow))
+    labels = (normal_label(row[0]) for row in table.values((chosen.label,), SAMPLE_ROWS))
     return frozenset(label for label in labels if label is not None)
 
 
@@ -553,11 +478,10 @@ class _SeveralLabels:
             return None
         assert chosen.label is not None
         label_at = chosen.flags or (chosen.label,)
-        rows = [row for row in islice(table.read(label_at), SAMPLE_ROWS) if not isinstance(row, BadRow)]
-        cells = [_cell_of_labels(table, chosen.flags, row[1]) for row in rows]
+        cells = [_cell_of_labels(table, chosen.flags, row) for row in table.values(label_at, SAMPLE_ROWS)]
         lists = [_label_list(cell) for cell in cells]
         n_several = sum(found is not None and len(set(map(str, found))) > 1 for found in lists)
-        if options.multi_label is None and n_several <= MOST_FAULTY_RATE * len(rows):
+        if options.multi_label is None and n_several <= MOST_FAULTY_RATE * len(cells):
             return None
         texts = [cell for cell, found in zip(cells, lists, strict=True) if found is None]
         return cls(next((mark for mark in SEPARATORS if any(mark in str(text) for text in texts)), None))

@@ -74,7 +74,7 @@ def column_parts(table: Table, taken: Sequence[str]) -> Parts | None:
 
 
 def _values(table: Table, at: int) -> Iterator[str]:
-    return (_plain(row[1][0]) for row in table.read((at,)) if not isinstance(row, BadRow))
+    return (_plain(row[0]) for row in table.values((at,)))
 
 
 def _plain(value: object) -> str:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 
 from edgetune.data.parts import Parts
-from edgetune.data.table import Table
+from edgetune.data.table import DataOptions, Table
 from edgetune.data.text_files import read_start, suffixes_of
 from edgetune.utils.errors import DataError
 from edgetune.utils.files import folder_name
@@ -27,26 +28,12 @@ _MAX_NAMED = 5
 _MAX_NEIGHBOURS = 2_000  # files of a folder that are searched for similar names
 
 
-def open_table(
-    path: str,
-    encoding: str,
-    delimiter: str | None,
-    header: bool | None,
-    wanted: Sequence[str] = (),
-    escape: bool | None = None,
-    part: str | None = None,
-) -> Table:
-    """Open labelled rows in any format.
+def open_rows(path: str, options: DataOptions) -> Table:
+    """Open all rows of a file, or of a part of a folder or a JSON file.
 
     Args:
         path: a file, a folder, or `hub:NAME` (see `data_hub`).
-        encoding: of text files.
-        delimiter: of delimited files; None decides by the content.
-        header: whether a delimited file's first row names its columns; None decides by the content.
-        wanted: column names that the user asked for.
-        escape: whether backslashes escape quotes in delimited files; None decides by the content.
-        part: which list of rows to read in a JSON file, or file in a folder, that holds several; None reads
-            the training rows.
+        options: how to read it.
 
     Raises:
         DataError: the path is missing or cannot be read as rows.
@@ -61,15 +48,14 @@ def open_table(
     if place.is_dir():
         within = _folder_parts(place)
         if (parts := Parts.of(within)) is not None:
-            inner = str(within[part or parts.train])
-            return open_table(inner, encoding, delimiter, header, wanted, escape)
+            return open_rows(str(within[options.part or parts.train]), replace(options, part=None))
         if (place / "state.json").is_file():
             from edgetune.data.arrow import read_saved
 
             return read_saved(place)
         from edgetune.data.folders import read_folder
 
-        return read_folder(place, encoding)
+        return read_folder(place, options.encoding)
     suffix, compression = suffixes_of(place)
     kind = _kind_of(place, suffix)
     if kind in ("parquet", "arrow"):
@@ -81,13 +67,12 @@ def open_table(
 
         return arrow.read_parquet(place) if kind == "parquet" else arrow.read_arrow(place)
     if kind == "json":
-        from edgetune.data.json_rows import JsonOptions, read_json_rows
+        from edgetune.data.json_rows import read_json_rows
 
-        return read_json_rows(place, encoding, JsonOptions(header, wanted, part))
+        return read_json_rows(place, options)
     from edgetune.data.delimited import read_delimited
 
-    hint = _DELIMITER_HINTS.get(suffix, "\t")
-    return read_delimited(place, hint, encoding, delimiter, header, wanted, escape)
+    return read_delimited(place, _DELIMITER_HINTS.get(suffix, "\t"), options)
 
 
 def stored_parts(path: str, encoding: str) -> Parts | None:

@@ -1,9 +1,10 @@
-"""The table that every reader returns: named columns whose rows are streamed."""
+"""How text is read, and the table that every reader returns: named columns whose rows are streamed."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any, NamedTuple, TypeAlias
 
 from edgetune.data.records import Dialect
@@ -31,6 +32,38 @@ LOOSE_QUOTES = "stray quotes"
 EXCERPT_LENGTH = 80
 MAX_PATHS = 500  # nested columns
 MAX_PATH_KEYS = 6  # keys in the path of a nested column
+SAMPLE_ROWS, SAMPLE_CELLS = 1_000, 200_000
+"""Most rows, and values in them, that are examined to identify columns."""
+
+
+@dataclass(frozen=True)
+class DataOptions:
+    """How to read labelled text.
+
+    Attributes:
+        text: text columns, by name or 1-based number; () finds them by their usual names.
+        label: the label column, or the columns that each hold 1 for one label, separated by commas; None
+            finds it by its usual name.
+        header: whether a delimited file's first row names its columns; None decides by the content.
+        encoding: of text files; `auto` decides by the content.
+        delimiter: of delimited files; None decides by the content.
+        pair: whether two text columns stay a pair, which the tokenizer joins, instead of becoming one text.
+        escape: whether backslashes escape quotes in delimited files; None decides by the content.
+        part: which part to read of data that has several (see `Parts`); None reads the training rows.
+        merge_labels: whether labels that differ only in case, a full stop, or `_`, `-` and blank are one.
+        multi_label: whether a row may have several labels, or none; None decides by the content.
+    """
+
+    text: tuple[str, ...] = ()
+    label: str | None = None
+    header: bool | None = None
+    encoding: str = "utf-8"
+    delimiter: str | None = None
+    pair: bool = False
+    escape: bool | None = None
+    part: str | None = None
+    merge_labels: bool = False
+    multi_label: bool | None = None
 
 
 @dataclass(frozen=True)
@@ -90,6 +123,17 @@ class Table:
     def n_whole(self) -> int:
         """Number of columns, the first ones, that make up a row."""
         return len(self.columns) - self.n_deeper
+
+    def values(self, columns: Sequence[int], n_rows: int | None = None) -> Iterator[Sequence[Any]]:
+        """Yield the values of some columns of the first `n_rows` rows, or of all; not of bad rows."""
+        for row in islice(self.read(columns), n_rows):
+            if not isinstance(row, BadRow):
+                yield row[1]
+
+    def sample(self) -> list[Sequence[Any]]:
+        """Return all values of the first rows."""
+        n_columns = len(self.columns)
+        return list(self.values(range(n_columns), min(SAMPLE_ROWS, SAMPLE_CELLS // max(1, n_columns))))
 
 
 def value_at(value: Any, path: Sequence[str]) -> Any:

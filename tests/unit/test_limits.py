@@ -29,7 +29,7 @@ from edgetune.compare.grid import cells_of, load_grid, make_grid
 from edgetune.config.toml_config import load_config, make_config
 from edgetune.data import arrow, json_rows
 from edgetune.data.examples import DataOptions, Example, read_examples
-from edgetune.data.readers import open_table
+from edgetune.data.readers import open_rows
 from edgetune.data.table import LONG_LABEL, LONG_TEXT, UNREADABLE_JSON, BadRow
 from edgetune.data.token_format import TokenizerSpec
 from edgetune.data.tokens import open_tokens, tokens_cache_key
@@ -491,7 +491,7 @@ def test_a_file_that_vanishes_between_opening_and_reading(tmp_path: Path, name: 
         write_arrow(path, pa.table({"text": ["a"], "label": ["b"]}), None)
     else:
         write(path, "text,label\na,b\n" if name == "a.csv" else '{"text": "a", "label": "b"}\n{}')
-    opened = open_table(str(path), "utf-8", None, None)
+    opened = open_rows(str(path), DataOptions())
     path.unlink()
     with pytest.raises(DataError, match=rf"{name} "):
         list(opened.read((0, 1)))
