@@ -217,19 +217,24 @@ class _JsonStream:
         self._n_read = 0
         self._is_counted = False  # whether the rest of the text is known to have few enough commas
 
+    def _steps(self, brackets: str) -> Iterator[None]:
+        """Step through the next list or object; each of its items must be consumed before the next step."""
+        self._expect(brackets[0])
+        while self._peek() != brackets[1]:
+            yield
+            if self._peek() != brackets[1]:
+                self._expect(",")
+        self._at += 1
+
     def items(self, key: str | None = None) -> Iterator[Any]:
         """Yield the values of the list that the file consists of, or of the list under a key."""
         if key is not None:
-            self._expect("{")
-            while self._string() != key:
+            for _ in self._steps("{}"):
+                if self._string() == key:
+                    break
                 self._skip()
-                self._expect(",")
-        self._expect("[")
-        while self._peek() != "]":
+        for _ in self._steps("[]"):
             yield self.value()
-            if self._peek() != "]":
-                self._expect(",")
-        self._at += 1
 
     def sequence(self) -> Iterator[Any]:
         """Yield values that follow each other, with or without a comma in between, to the end of the file."""
@@ -240,13 +245,10 @@ class _JsonStream:
 
     def entries(self) -> Iterator[tuple[str, Any]]:
         """Yield the keys and values of the object in the file, at most `MAX_COLUMN_FILE_CHARS` in all."""
-        self._expect("{")
-        while self._peek() != "}":
+        for _ in self._steps("{}"):
             yield self._string(), self.value(MAX_COLUMN_FILE_CHARS)
             if self._n_read + self._at > MAX_COLUMN_FILE_CHARS:
                 raise self._too_large(MAX_COLUMN_FILE_CHARS)
-            if self._peek() != "}":
-                self._expect(",")
 
     def goes_on(self) -> bool:
         """Whether another object follows."""
@@ -268,11 +270,10 @@ class _JsonStream:
             The keys, and None. For an object with `columns` and a list of arrays (orient="split" of pandas),
             the key of that list, and the columns.
         """
-        self._expect("{")
         keys: list[str] = []
         columns: Any = None
         n_single = 0
-        while self._peek() == '"':
+        for _ in self._steps("{}"):
             key = self._string()
             kind = self._kind()
             n_single += kind[:1] not in "[{"
@@ -287,10 +288,6 @@ class _JsonStream:
                 columns = self.value()
             else:
                 self._skip()
-            if self._peek() != ",":
-                break
-            self._at += 1
-        self._expect("}")
         return keys, None
 
     def _kind(self) -> str:
@@ -393,13 +390,9 @@ def _column_table(file: TextFile, options: DataOptions) -> Table:
         data[key] = value
         n_lists += isinstance(value, list)
         _check_columns(name, n_lists)
-    values = list(data.values())
+    values, wanted = list(data.values()), wanted_names(options)
     is_rows = values and all(isinstance(row, dict) for row in values)
-    if (
-        is_rows
-        and _has_names(values[0], wanted_names(options))
-        and not _has_names(data, wanted_names(options))
-    ):
+    if is_rows and _has_names(values[0], wanted) and not _has_names(data, wanted):
         return object_table(name, lambda: enumerate(values, start=1), options)  # by their index
     columns = {
         key: list(value.values()) if isinstance(value, dict) else value
