@@ -17,10 +17,10 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from edgetune.data.compression import Unpacked
 from edgetune.data.folders import resolves_inside
 from edgetune.data.parts import Parts
 from edgetune.data.table import MAX_PATH_KEYS, MAX_PATHS, BadRow, Row, Table, value_at
+from edgetune.data.text_files import Unpacked
 from edgetune.utils.errors import DataError, EdgetuneError
 from edgetune.utils.limits import MAX_BATCH_BYTES, MAX_COLUMNS, MAX_TOML_BYTES
 from edgetune.utils.sanitize import brief

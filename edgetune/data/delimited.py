@@ -5,7 +5,8 @@ are plain text with stray double quotes, in which a CSV reader silently swallows
 real CSV, whose quoted fields must be unquoted. Evidence for CSV is a field that needed its quotes, or a line
 all of whose text is quoted; evidence for plain text is a line that no CSV writer would have written.
 
-Columns are named by the header, or numbered from 1.
+Columns are named by the header, or numbered from 1. In a file for fastText, a word that begins with
+`__label__` is a label, wherever it stands.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from operator import length_hint
 from pathlib import Path
 
 from edgetune.data.columns import ALSO_VALUES, KNOWN_NAMES, LABEL_NAMES, TEXT_NAMES, plain_name, wanted_names
-from edgetune.data.fasttext import fasttext_table, is_fasttext
+from edgetune.data.labels import FASTTEXT_PREFIX
 from edgetune.data.records import (
     Dialect,
     LookAhead,
@@ -254,7 +255,7 @@ def read_delimited(path: Path, hint: str, options: DataOptions) -> Table:
     file = open_text(path, options.encoding, whole_line=True)
     lines = file.start_lines()
     if delimiter is None and is_fasttext(lines):
-        return fasttext_table(file)
+        return _fasttext_table(file)
     n_above = 0
     if declared := _DECLARED.fullmatch(lines[0]):
         delimiter, n_above = delimiter or declared[1], 1
@@ -278,9 +279,19 @@ def read_delimited(path: Path, hint: str, options: DataOptions) -> Table:
         named = has_header([row.fields for row in first_rows], wanted)
     names = tuple(name.strip() for name in first) if named else tuple(str(i + 1) for i in range(len(first)))
     n_heading = 1 + _survey_rows(first_rows) if named else 0
+    width, header = len(first), first if named else []
 
     def rows(columns: Sequence[int]) -> Iterator[Row | BadRow]:
-        return _rows(file, dialect, first if named else (), len(first), n_above, n_heading, columns)
+        stream = records(islice(file.lines(), n_above, None), dialect, width)
+        for record in islice(stream, n_heading, None):
+            line, fields = n_above + record.line, record.fields
+            if len(fields) != width:
+                yield BadRow(str(path), line, WRONG_COLUMN_COUNT, excerpt_of(record.source))
+            elif width > 1 and fields == header:  # repeated, as in concatenated files
+                yield BadRow(str(path), line, REPEATED_HEADER, excerpt_of(record.source))
+            else:
+                values = [fields[i] for i in columns]
+                yield LooseRow(line, values) if record.loose else (line, values)
 
     return Table(str(path), names, named, tuple(first), rows, True, encoding=file.encoding, dialect=dialect)
 
@@ -322,27 +333,32 @@ def _survey_rows(rows: Sequence[Record]) -> int:
     return 0
 
 
-def _rows(
-    file: TextFile,
-    dialect: Dialect,
-    header: Sequence[str],
-    width: int,
-    n_above: int,
-    n_heading: int,
-    columns: Sequence[int],
-) -> Iterator[Row | BadRow]:
-    """Yield the columns asked for of the rows below the heading.
+_FASTTEXT = rf"{FASTTEXT_PREFIX}[^\s,;|]+"
+_LABELLED = re.compile(rf"\s*{_FASTTEXT}((?:[,;|]\s*|\s+){_FASTTEXT})*\s|[^\t]*[^\s,;|] +{_FASTTEXT}\s*$")
+_LABELS = re.compile(rf"(?<!\S){FASTTEXT_PREFIX}(\S+)\s*")
+_SEVERAL = re.compile(rf"[,;|]{FASTTEXT_PREFIX}")
+_FASTTEXT_LINES = 100
+_LABELLED_RATE = 0.9
 
-    A row with another number of columns is bad. A repeated header, as in concatenated files, is not a row.
-    """
-    stream = records(islice(file.lines(), n_above, None), dialect, width)
-    for record in islice(stream, n_heading, None):
-        line = n_above + record.line
-        if len(record.fields) != width:
-            yield BadRow(str(file.path), line, WRONG_COLUMN_COUNT, excerpt_of(record.source))
-            continue
-        if width > 1 and record.fields == header:
-            yield BadRow(str(file.path), line, REPEATED_HEADER, excerpt_of(record.source))
-            continue
-        values = [record.fields[i] for i in columns]
-        yield LooseRow(line, values) if record.loose else (line, values)
+
+def is_fasttext(lines: Sequence[str]) -> bool:
+    """Whether nearly all of a file's first lines begin or end with a label as fastText marks them."""
+    filled = [line for line in lines[:_FASTTEXT_LINES] if line.strip()]
+    n_labelled = sum(1 for line in filled if FASTTEXT_PREFIX in line and _LABELLED.match(line))
+    return bool(filled) and n_labelled >= _LABELLED_RATE * len(filled)
+
+
+def _fasttext_table(file: TextFile) -> Table:
+    """Make a table of text and label of a file; the label of a line with several is a list."""
+
+    def rows(columns: Sequence[int]) -> Iterator[Row | BadRow]:
+        for number, line in enumerate(file.lines(), start=1):
+            if not line.strip():
+                continue
+            found = (label for word in _LABELS.findall(line) for label in _SEVERAL.split(word))
+            labels = [label.rstrip(",;|") for label in found]
+            text = _LABELS.sub("", line).strip()
+            values = (text, labels)
+            yield number, [values[i] for i in columns]
+
+    return Table(str(file.path), ("text", "label"), True, (), rows, encoding=file.encoding)

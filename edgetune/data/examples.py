@@ -22,7 +22,7 @@ from edgetune.data.columns import (
     usual_label,
     verdict,
 )
-from edgetune.data.fasttext import is_fasttext
+from edgetune.data.delimited import is_fasttext
 from edgetune.data.labels import DASH, SEPARATORS, merged_spelling, normal_label
 from edgetune.data.parts import Parts, column_parts, rows_of_part
 from edgetune.data.readers import open_rows, require_exists, stored_parts
