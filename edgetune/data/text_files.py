@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import codecs
 import gzip
+import os
 import re
 import zlib
 from collections.abc import Callable, Iterator
@@ -20,6 +21,7 @@ from edgetune.data.encodings import AUTO, advice, likely_encoding, resolve_encod
 from edgetune.utils import limits
 from edgetune.utils.errors import DataError, MissingDependencyError
 from edgetune.utils.limits import MAX_LINE_CHARS
+from edgetune.utils.sanitize import brief
 
 SNIFF_BYTES = 1 << 21  # how much of a file is examined to detect its format
 MAX_UNDECODABLE_RATE = 0.2  # of the lines looked at: above this the encoding is wrong, not the rows
@@ -54,6 +56,18 @@ def suffixes_of(path: Path) -> tuple[str, str]:
     if suffix in KINDS:
         return Path(path.stem).suffix.lower(), suffix
     return suffix, ""
+
+
+def resolves_inside(path: Path, root: Path) -> Path:
+    """Return a path, after checking that it lies in a folder when all links are followed."""
+    real, real_root = os.path.realpath(path), os.path.realpath(root)
+    if os.path.commonpath([real, real_root]) != real_root:
+        shown = [brief(one, 300) for one in (path, root, real)]
+        raise DataError(
+            f"{shown[0]} points outside {shown[1]}, to {shown[2]}; only files inside a data folder are read. "
+            "Copy the file into the folder, or remove the link."
+        )
+    return path
 
 
 @contextmanager
