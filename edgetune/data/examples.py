@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache, lru_cache, partial
 from itertools import chain
 from typing import Any, NamedTuple
 
@@ -52,22 +52,7 @@ from edgetune.utils.limits import MAX_LABEL_CHARS, MAX_LINE_CHARS
 from edgetune.utils.parsing import is_encodable
 from edgetune.utils.sanitize import brief
 
-__all__ = [
-    "BadRow",
-    "DataOptions",
-    "Example",
-    "GuessedColumns",
-    "TextRow",
-    "TextTable",
-    "column_reference",
-    "find_columns",
-    "find_parts",
-    "open_labelled",
-    "open_rows",
-    "open_texts",
-    "read_examples",
-    "texts_of_table",
-]
+__all__ = ["DataOptions", "find_columns", "open_rows"]  # of other modules, besides all that is defined here
 
 NO_TEXT = frozenset(["nan", "NaN", "<NA>"])
 """What pandas writes for a missing text."""
@@ -171,7 +156,8 @@ def read_examples(
     if not options.merge_labels:
         yield from _examples(table, chosen, options, on_bad, on_loose)
         return
-    every = (example.labels for example in _examples(table, chosen, options, _ignore, _ignore))
+    unheard = _examples(table, chosen, options, lambda row: None, lambda row: None)
+    every = (example.labels for example in unheard)
     spelling = merged_spelling(Counter(chain.from_iterable(every)))
     for example in _examples(table, chosen, options, on_bad, on_loose):
         merged = tuple(sorted({spelling.get(label, label) for label in example.labels}))
@@ -187,10 +173,6 @@ def column_reference(names: Sequence[str], column: int) -> str:
     return name if name and names.count(name) == 1 else str(column + 1)
 
 
-def _ignore(row: BadRow) -> None:
-    pass
-
-
 def _examples(
     table: Table,
     chosen: Columns,
@@ -201,8 +183,8 @@ def _examples(
     """Yield the usable rows of a table."""
     assert chosen.label is not None
     label_at = chosen.flags or (chosen.label,)
-    dash_is_label: bool | None = None
-    plain_labels: frozenset[str] | None = None
+    has_plus = cache(partial(_has_plus, table, chosen.label))
+    first_labels = cache(partial(_first_labels, table, chosen.label))
     n_rows = 0
     first_label: str | None = None  # of the file's first row, until it occurs again
     others: Counter[str] = Counter()
@@ -233,17 +215,10 @@ def _examples(
         try:
             labels = None if several is None else several.labels(values[-1])
             label = _label(values[-1]) if several is None else None if labels is None else ", ".join(labels)
-            if label == DASH:
-                if dash_is_label is None:
-                    dash_is_label = _has_plus(table, chosen.label)
-                label = label if dash_is_label else None
-            if label is None:
+            if label is None or (label == DASH and not has_plus()):
                 raise _Unusable(NO_LABEL)
-            if '"' in label and (half := _half_quoted(label)):
-                if plain_labels is None:
-                    plain_labels = _first_labels(table, chosen)
-                if half in plain_labels:
-                    raise _Unusable(STRAY_QUOTE)
+            if '"' in label and (half := _half_quoted(label)) and half in first_labels():
+                raise _Unusable(STRAY_QUOTE)
             text, text_pair = _texts(values[:-1], options.pair)
             if not text and not text_pair:
                 raise _Unusable(EMPTY_TEXT)
@@ -259,8 +234,8 @@ def _examples(
             others[label] += 1
         yield Example(line, text, text_pair, label, labels)
     if first_label is not None:
-        often = n_rows >= FEWEST_ROWS or (n_rows > len(others) + 1 and min(others.values()) > 1)
-        _check_no_header(table, first_label, n_rows, often, options)
+        is_alone = n_rows >= FEWEST_ROWS or (n_rows > len(others) + 1 and min(others.values()) > 1)
+        _check_no_header(table, first_label, n_rows, is_alone, options)
 
 
 def _has_plus(table: Table, column: int) -> bool:
@@ -274,30 +249,21 @@ def _half_quoted(label: str) -> str | None:
     return normal_label(label.strip('"')) if label.count('"') == 1 and any(ends) else None
 
 
-def _first_labels(table: Table, chosen: Columns) -> frozenset[str]:
+def _first_labels(table: Table, column: int) -> set[str | None]:
     """Return what the label column of the first rows holds."""
-    assert chosen.label is not None
-    labels = (normal_label(row[0]) for row in table.values((chosen.label,), SAMPLE_ROWS))
-    return frozenset(label for label in labels if label is not None)
+    return {normal_label(row[0]) for row in table.values((column,), SAMPLE_ROWS)}
 
 
 def _check_no_header(
-    table: Table, first_label: str, n_rows: int, is_strange: bool, options: DataOptions
+    table: Table, first_label: str, n_rows: int, is_alone: bool, options: DataOptions
 ) -> None:
     """Refuse a file whose column names would be trained as a class of one row.
 
-    Args:
-        table: the file, whose columns have no names.
-        first_label: the label that only the first row has.
-        n_rows: number of usable rows.
-        is_strange: whether classes of other rows are larger.
-        options: how it is read.
-
-    Raises:
-        DataError: it is such a file. If the user said whether it has a header, only a usual name counts.
+    If the user said whether the file has a header, only a usual name counts; else it may also be a label
+    that is alone among larger classes.
     """
     is_name = plain_name(first_label) in KNOWN_NAMES
-    if n_rows < 2 or (not is_name and (options.header is not None or not is_strange)):
+    if n_rows < 2 or (not is_name and (options.header is not None or not is_alone)):
         return
     what_to_do = (
         "remove --no-header, or remove that row"
@@ -396,14 +362,12 @@ def _text_rows(table: Table, text_at: Sequence[int], pair: bool) -> Iterator[Tex
 
 def _text_lines(path: str, lines: Iterable[str]) -> Iterator[TextRow]:
     for number, line in enumerate(lines, start=1):
-        yield TextRow(number, _checked(path, number, line.strip()), None, (line,))
-
-
-def _checked(path: str, line: int, text: str) -> str:
-    try:
-        return _encodable(text)
-    except _Unusable as error:
-        raise DataError(f"{path}:{line} cannot be read: {error}. {encoding_advice(path)}") from error
+        text = line.strip()
+        try:
+            yield TextRow(number, _encodable(text), None, (line,))
+        except _Unusable as error:
+            advice = encoding_advice(path)
+            raise DataError(f"{path}:{number} cannot be read: {error}. {advice}") from error
 
 
 def _texts(values: Any, pair: bool) -> tuple[str, str | None]:
@@ -505,12 +469,8 @@ def _cell_of_labels(table: Table, flags: Sequence[int], values: Sequence[Any]) -
     """Return the value of the label column or, if each label has a column, the flag of every label."""
     if not flags:
         return values[0]
-    return {table.columns[i]: _flag(value) for i, value in zip(flags, values, strict=True)}
-
-
-def _flag(value: Any) -> Any:
-    """Return 1 or 0 for the value of a label's own column; any other value unchanged."""
-    return FLAGS.get(str(value).strip().lower(), value)
+    cells = zip(flags, values, strict=True)
+    return {table.columns[i]: FLAGS.get(str(value).strip().lower(), value) for i, value in cells}
 
 
 def _only_label(value: Any) -> Any:
