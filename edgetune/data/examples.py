@@ -188,7 +188,7 @@ def _examples(
     n_rows = 0
     first_label: str | None = None  # of the file's first row, until it occurs again
     others: Counter[str] = Counter()
-    several = _SeveralLabels.of(table, chosen, options)
+    separator = _label_separator(table, chosen, options)
     judged = verdict(table)
     if judged is not None and judged[0] in label_at:
         judged = None
@@ -213,8 +213,8 @@ def _examples(
                 on_bad(BadRow(table.file, broken, BROKEN_LABEL, _excerpt(values)))
             continue
         try:
-            labels = None if several is None else several.labels(values[-1])
-            label = _label(values[-1]) if several is None else None if labels is None else ", ".join(labels)
+            labels = None if separator is None else _several_labels(values[-1], separator)
+            label = _label(values[-1]) if separator is None else None if labels is None else ", ".join(labels)
             if label is None or (label == DASH and not has_plus()):
                 raise _Unusable(NO_LABEL)
             if '"' in label and (half := _half_quoted(label)) and half in first_labels():
@@ -425,44 +425,34 @@ def _written_label(cell: str) -> str | None:
     return None if label is None else _encodable(label)
 
 
-@dataclass(frozen=True)
-class _SeveralLabels:
-    """How a cell holds the labels of a row that may have several.
+def _label_separator(table: Table, chosen: Columns, options: DataOptions) -> str | None:
+    """Find what separates labels in a text; "" if nothing does, None if each row has one label."""
+    if options.multi_label is False or (chosen.flags and options.multi_label is None):
+        return None
+    assert chosen.label is not None
+    label_at = chosen.flags or (chosen.label,)
+    cells = [_cell_of_labels(table, chosen.flags, row) for row in table.values(label_at, SAMPLE_ROWS)]
+    lists = [_label_list(cell) for cell in cells]
+    n_several = sum(found is not None and len(set(map(str, found))) > 1 for found in lists)
+    if options.multi_label is None and n_several <= MOST_FAULTY_RATE * len(cells):
+        return None
+    texts = [str(cell) for cell, found in zip(cells, lists, strict=True) if found is None]
+    return next((mark for mark in SEPARATORS if any(mark in text for text in texts)), "")
 
-    Attributes:
-        separator: between labels in a text; None: a text is one label.
-    """
 
-    separator: str | None
-
-    @classmethod
-    def of(cls, table: Table, chosen: Columns, options: DataOptions) -> _SeveralLabels | None:
-        """Examine the first rows of a table; return None if each row has one label."""
-        if options.multi_label is False or (chosen.flags and options.multi_label is None):
-            return None
-        assert chosen.label is not None
-        label_at = chosen.flags or (chosen.label,)
-        cells = [_cell_of_labels(table, chosen.flags, row) for row in table.values(label_at, SAMPLE_ROWS)]
-        lists = [_label_list(cell) for cell in cells]
-        n_several = sum(found is not None and len(set(map(str, found))) > 1 for found in lists)
-        if options.multi_label is None and n_several <= MOST_FAULTY_RATE * len(cells):
-            return None
-        texts = [cell for cell, found in zip(cells, lists, strict=True) if found is None]
-        return cls(next((mark for mark in SEPARATORS if any(mark in str(text) for text in texts)), None))
-
-    def labels(self, value: Any) -> tuple[str, ...] | None:
-        """Return the labels in a cell, sorted; None if it is empty, () if it holds an empty list."""
-        found = _label_list(value)
-        if found is not None:
-            return tuple(sorted(set(filter(None, map(_label, found)))))
-        items = [value]
-        if isinstance(value, str):
-            if len(value) > MAX_LIST_CHARS:
-                raise _Unusable(LONG_LABEL)
-            if (cell := value.strip()).startswith("[") and cell.endswith("]"):
-                raise _Unusable(NOT_A_LABEL)
-            items = [value] if self.separator is None else value.split(self.separator)
-        return tuple(sorted(set(filter(None, map(_label, items))))) or None
+def _several_labels(value: Any, separator: str) -> tuple[str, ...] | None:
+    """Return the labels in a cell, sorted; None if it is empty, () if it holds an empty list."""
+    found = _label_list(value)
+    if found is not None:
+        return tuple(sorted(set(filter(None, map(_label, found)))))
+    items = [value]
+    if isinstance(value, str):
+        if len(value) > MAX_LIST_CHARS:
+            raise _Unusable(LONG_LABEL)
+        if (cell := value.strip()).startswith("[") and cell.endswith("]"):
+            raise _Unusable(NOT_A_LABEL)
+        items = value.split(separator) if separator else [value]
+    return tuple(sorted(set(filter(None, map(_label, items))))) or None
 
 
 def _cell_of_labels(table: Table, flags: Sequence[int], values: Sequence[Any]) -> Any:

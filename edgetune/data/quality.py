@@ -216,8 +216,9 @@ def reading_findings(
     return found
 
 
-def overlap_findings(n_same: int, n_rows: int) -> list[DataFinding]:
-    """Say how many of the evaluation texts are also training texts; [] if none."""
+def overlap_findings(train: IntArray, evaluation: IntArray) -> list[DataFinding]:
+    """Say how many of the evaluation texts are also training texts, by hashes (n,) of both; [] if none."""
+    n_same, n_rows = int(np.isin(evaluation, train).sum()), len(evaluation)
     if not n_same:
         return []
     are = "is also a training text" if n_same == 1 else "are also training texts"

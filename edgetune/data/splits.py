@@ -16,13 +16,8 @@ from edgetune.data.encodings import AUTO
 from edgetune.data.examples import DataOptions, find_parts, open_rows
 from edgetune.data.in_memory import name_copies
 from edgetune.data.labels import find_labels, merge_hint
-from edgetune.data.near_duplicates import Comparable, Hashed, TokenizedRows, families, near_duplicates
-from edgetune.data.quality import (
-    DataFinding,
-    by_importance,
-    overlap_findings,
-    uncategorical_labels,
-)
+from edgetune.data.near_duplicates import Comparable, families, near_duplicates
+from edgetune.data.quality import DataFinding, by_importance, overlap_findings, uncategorical_labels
 from edgetune.data.row_sample import MOST_ROWS, RowSample, sample_for
 from edgetune.data.token_format import META, TokenizerSpec
 from edgetune.data.token_store import TokenStore, TokenView
@@ -45,16 +40,6 @@ APART_RATE = 0.5
 """Share of the rows set aside whose near-duplicates are set aside with them."""
 FEWEST_TO_SET_ASIDE = 60
 """With fewer training rows than this, none are set aside."""
-
-
-def overlap(train: Hashed, evaluation: Hashed) -> int:
-    """Count evaluation rows whose text, letter case and white space aside, is also a training text."""
-    known = np.unique(train.text_hashes)
-    asked = evaluation.text_hashes
-    if not len(known):
-        return 0
-    places = np.minimum(np.searchsorted(known, asked), len(known) - 1)
-    return int(np.count_nonzero(known[places] == asked))
 
 
 def split_holdout(
@@ -83,17 +68,15 @@ def split_holdout(
     evaluated = np.zeros(len(labels), dtype=np.bool_)
     if drawn:
         evaluated[np.concatenate(drawn)] = True
+    return _both_sides(evaluated)
+
+
+def _both_sides(evaluated: BoolArray) -> tuple[IntArray, IntArray]:
     return np.flatnonzero(~evaluated).astype(np.int32), np.flatnonzero(evaluated).astype(np.int32)
 
 
 def _quotas(counts: IntArray, share: float, max_rows: int) -> IntArray:
-    """Return how many rows of each class to draw: the share, by largest remainder.
-
-    Args:
-        counts: (C,) rows per class, each at least 1.
-        share: of all rows.
-        max_rows: the sum at most.
-    """
+    """Return how many rows to draw of each class (C,), `max_rows` in all: the share, by largest remainder."""
     limits = counts - 1
     n_rows = int(counts.sum())
     wanted = min(round(share * n_rows), max_rows)
@@ -261,7 +244,7 @@ def open_splits(
         )
         train, evaluation = everything.subset(train_rows), everything.subset(eval_rows)
         source = f"rows held out of {config.data.train}"
-    findings += overlap_findings(overlap(train, evaluation), len(evaluation))
+    findings += overlap_findings(train.text_hashes, evaluation.text_hashes)
     held_out = None
     if config.train.fits_ngrams:
         train, held_out = _set_aside(train, np.random.default_rng([config.train.seed, 6]))
@@ -310,7 +293,7 @@ def _set_aside(train: TokenView, rng: np.random.Generator) -> tuple[TokenView, T
         apart = _rows_apart(texts, labels, group, chosen[half], classes[half], one_each, rng)
         if apart is not None:
             taken = taken | apart
-    if not taken.any() or len(np.unique(labels[~taken])) < len(np.unique(labels)):
+    if not _leave_all_classes(taken, labels):
         apart = _rows_apart(texts, labels, group, chosen, classes, one_each, rng)
         if apart is None:
             return train, None
@@ -347,11 +330,16 @@ def hold_out(
     taken = _rows_apart(texts, labels, group, chosen, labels[drawn], sizes, rng, max_rows)
     if taken is None:
         return train_rows, drawn
-    return np.flatnonzero(~taken).astype(np.int32), np.flatnonzero(taken).astype(np.int32)
+    return _both_sides(taken)
+
+
+def _leave_all_classes(taken: BoolArray, labels: IntArray) -> bool:
+    """Whether some rows are taken, and rows of every class are left."""
+    return bool(taken.any()) and len(np.unique(labels[~taken])) == len(np.unique(labels))
 
 
 def _rows_apart(
-    texts: TokenizedRows,
+    texts: Comparable,
     labels: IntArray,
     group: IntArray,
     chosen: IntArray,
@@ -383,7 +371,7 @@ def _rows_apart(
     for related in (families, near_duplicates, lambda _, rows: list(rows[:, None])):
         found = _some_families(related(texts, chosen), of_text[chosen], sizes, wanted, most, rng)
         taken = np.isin(group, found)
-        if not taken.any() or len(np.unique(labels[~taken])) < len(np.unique(labels)):
+        if not _leave_all_classes(taken, labels):
             continue
         if np.isin(wanted, labels[taken]).all():
             return taken
@@ -401,13 +389,8 @@ def _some_families(
 ) -> IntArray:
     """Return the members of all families, or of random ones with about as many of each class as wanted.
 
-    Args:
-        families: texts that belong together.
-        classes: class of the text that each family was found for.
-        sizes: (n,) number of rows that each text counts as.
-        wanted: class ids, each repeated as often as rows of it are wanted.
-        most: limit that is not exceeded; no class exceeds its rows by more than the same share, rounded up.
-        rng: decides which.
+    At most `most` rows are taken, and of no class more than its share of these, rounded up. `classes` are
+    those of the texts that the families were found for; for the other arguments see `_rows_apart`.
     """
     together = np.unique(np.concatenate(families))
     if sizes[together].sum() <= most:

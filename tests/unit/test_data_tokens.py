@@ -18,7 +18,7 @@ from edgetune.config.toml_config import make_config
 from edgetune.data import quality, token_build, tokens
 from edgetune.data.batches import sequential_batches
 from edgetune.data.examples import DataOptions
-from edgetune.data.splits import open_splits, overlap
+from edgetune.data.splits import open_splits
 from edgetune.data.token_format import PAIR_SEPARATOR, TokenizerSpec, joined_text
 from edgetune.data.token_store import TokenStore
 from edgetune.data.tokens import open_tokens
@@ -416,9 +416,10 @@ def test_overlap(data: Path, spec: TokenizerSpec) -> None:
     other = data.with_name("other.csv")
     other.write_text("text,label\n Good film ,a\nnew,b\nbad FILM,b\nbad film,a\n")
     evaluation = opened(other, spec)
-    assert overlap(store, evaluation) == 3
-    assert overlap(store.subset(np.array([1])), evaluation) == 2
-    assert overlap(store.subset(np.array([], dtype=np.int32)), evaluation) == 0
+    for rows, says in ([0, 1, 2, 3], "3 of 4 evaluation texts"), ([1], "2 of 4 evaluation texts"):
+        (found,) = quality.overlap_findings(store.text_hashes[rows], evaluation.text_hashes)
+        assert says in found.text
+    assert quality.overlap_findings(store.text_hashes[:0], evaluation.text_hashes) == []
 
 
 @pytest.mark.parametrize("limit", [4, 5, 7, 8, 20])
