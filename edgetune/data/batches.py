@@ -1,4 +1,4 @@
-"""Examples as arrays: the batch, length buckets and the order of a pass.
+"""Examples as arrays: the batch, length buckets, the order of a pass, and passes as a stream.
 
 Rows stay end to end, without padding, until a model asks for `padded`.
 
@@ -10,7 +10,7 @@ from __future__ import annotations
 import mmap
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -18,6 +18,7 @@ from edgetune.utils.types import BoolArray, IntArray, Labels
 
 PAD_MULTIPLE = 8
 _PART_ROWS = 1 << 14  # rows that are grouped at a time
+RELEASE_EVERY = 8  # batches between two calls that let the system drop token pages
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,7 +132,7 @@ def join(batches: Sequence[Batch]) -> Batch:
 
 
 class TokenSource(Protocol):
-    """Where batches get their rows: a token store, or a view of some of its rows."""
+    """Where batches get their rows: some or all rows of a token store."""
 
     @property
     def labels(self) -> Labels: ...  # (n,) class ids, or (n, C) multi-hot
@@ -142,7 +143,10 @@ class TokenSource(Protocol):
     @property
     def n_numbered(self) -> int: ...  # `Batch.rows` are below this
 
-    def batch(self, rows: IntArray) -> Batch: ...
+    def __len__(self) -> int: ...
+    def batch(self, rows: IntArray) -> Batch: ...  # (B,) by position
+    def numbered(self, rows: IntArray) -> Batch: ...  # (B,) by their numbers in `Batch.rows`
+    def release(self) -> None: ...
 
 
 def bucket_of(lengths: IntArray) -> IntArray:
@@ -250,3 +254,57 @@ def sequential_batches(source: TokenSource, batch_size: int) -> Iterator[Batch]:
     order = np.argsort(source.lengths, kind="stable")
     for start in range(0, len(order), batch_size):
         yield source.batch(order[start : start + batch_size])
+
+
+_NOTHING = Order(np.zeros(0, np.int32), np.zeros(0, np.int32))
+
+
+class RowStream:
+    """The rest of a pass over training rows, shuffled, and the generator that draws the next pass."""
+
+    def __init__(self, source: TokenSource, batch_size: int, rng: np.random.Generator) -> None:
+        """Start before the first pass."""
+        self._source, self._batch_size, self._rng = source, batch_size, rng
+        self._order, self._at = _NOTHING, 0
+
+    def __len__(self) -> int:
+        """Batches left of the pass."""
+        return len(self._order) - self._at
+
+    def begin(self) -> None:
+        """Draw the order of a pass."""
+        self._order, self._at = _NOTHING, 0  # the old order makes room for the new
+        self._order = epoch_order(self._source.lengths, self._batch_size, self._rng)
+
+    def next(self, at_least: int = 1) -> Batch:
+        """Copy the next whole batches of the pass as one batch of at least `at_least` rows, or all."""
+        order, n_before = self._order, len(self)
+        begin = order.begin(self._at)
+        last = min(int(order.ends.searchsorted(begin + at_least)), len(order) - 1)
+        self._at = last + 1
+        if n_before // RELEASE_EVERY != len(self) // RELEASE_EVERY:
+            self._source.release()
+        return self._source.batch(order.rows[begin : order.ends[last]])
+
+    def draw_rest_anew(self) -> None:
+        """Draw as many rows as are left of the pass from all of them."""
+        n_left = len(self._left)
+        self.begin()
+        self._order = self._order.cut(n_left)
+
+    @property
+    def _left(self) -> IntArray:
+        return self._order.rows[self._order.begin(self._at) :]
+
+    def state(self) -> dict[str, Any]:
+        """Return the rest of the pass, and the state of the generator."""
+        return {
+            "left": self._left,
+            "sizes": np.diff(self._order.ends, prepend=np.int32(0))[self._at :],
+            "rng": self._rng.bit_generator.state,
+        }
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """Continue exactly where `state()` was taken."""
+        self._order, self._at = Order(state["left"], np.cumsum(state["sizes"], dtype=np.int32)), 0
+        self._rng.bit_generator.state = state["rng"]

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -139,17 +138,8 @@ class Splits:
 
 def data_options(data: LabelledText) -> DataOptions:
     """Pick the settings that decide how a file is read."""
-    return DataOptions(
-        text=data.text,
-        label=data.label,
-        header=data.header,
-        encoding=data.encoding,
-        delimiter=data.delimiter,
-        escape=data.escape,
-        pair=data.pair,
-        merge_labels=data.merge_labels,
-        multi_label=data.multi_label,
-    )
+    names = [field.name for field in dataclasses.fields(DataOptions) if field.name != "part"]
+    return DataOptions(**{name: getattr(data, name) for name in names})
 
 
 def open_cached(
@@ -210,10 +200,10 @@ def open_splits(
             encoding = open_rows(path, how).encoding.removesuffix("-sig")
             if encoding not in ("", "utf-8"):
                 say(f"The encoding of {path} was detected as {encoding}; if it is not, set --encoding.")
-        with reading_progress(name_copies(path, path), say, check) as progress:
-            return open_cached(
-                path, how, spec, cache_dir, config.data.max_bad_rows, progress, min_classes, sample
-            )
+        progress = _reading_progress(name_copies(path, path), say, check)
+        return open_cached(
+            path, how, spec, cache_dir, config.data.max_bad_rows, progress, min_classes, sample
+        )
 
     store = reader(config.data.train, 2)
     if problem := uncategorical_labels(store.meta.source, store.counts):
@@ -389,8 +379,8 @@ def _some_families(
 ) -> IntArray:
     """Return the members of all families, or of random ones with about as many of each class as wanted.
 
-    At most `most` rows are taken, and of no class more than its share of these, rounded up. `classes` are
-    those of the texts that the families were found for; for the other arguments see `_rows_apart`.
+    At most `most` rows are taken, and of no class more than `SPARE_RATE` above what is wanted, rounded up.
+    `classes` are those of the texts that families were found for; for other arguments see `_rows_apart`.
     """
     together = np.unique(np.concatenate(families))
     if sizes[together].sum() <= most:
@@ -413,11 +403,8 @@ def _some_families(
     return np.array(sorted(taken), dtype=np.int64)
 
 
-@contextlib.contextmanager
-def reading_progress(
-    path: str, say: Say, check: Callable[[], None] = lambda: None
-) -> Iterator[Callable[[int], None]]:
-    """Say now and then how many rows were read, when there are many."""
+def _reading_progress(path: str, say: Say, check: Callable[[], None]) -> Callable[[int], None]:
+    """Return a function that says now and then how many rows were read, when there are many."""
     told = 100_000
 
     def progress(n_read: int) -> None:
@@ -427,4 +414,4 @@ def reading_progress(
             say(f"Tokenizing {path}: {n_read:,} rows")
             told *= 2
 
-    yield progress
+    return progress
