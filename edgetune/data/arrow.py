@@ -17,8 +17,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from edgetune.data.parts import Parts
-from edgetune.data.table import MAX_PATH_KEYS, MAX_PATHS, BadRow, Row, Table, value_at
+from edgetune.data.table import MAX_PATH_KEYS, MAX_PATHS, BadRow, Parts, Row, Table, value_at
 from edgetune.data.text_files import Unpacked, resolves_inside
 from edgetune.utils.errors import DataError, EdgetuneError
 from edgetune.utils.limits import MAX_BATCH_BYTES, MAX_COLUMNS, MAX_TOML_BYTES

@@ -8,14 +8,13 @@ A column that was not found by a usual name is reported, and if two columns woul
 from __future__ import annotations
 
 import difflib
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 from typing import Any
 
 from edgetune.data.labels import NUMBER, normal_label
-from edgetune.data.table import DataOptions, Table
+from edgetune.data.table import DataOptions, Table, plain_name
 from edgetune.utils.errors import UsageError
 from edgetune.utils.sanitize import brief
 
@@ -63,11 +62,9 @@ FEWEST_FLAGS = 3
 """Columns of 0 and 1 that are taken for labels though not one of them holds 1 in each row."""
 _FLAG_ROWS, _MOST_FLAGS = 100, 500
 
-_MAX_NAME_CHARS = 200  # all usual names are shorter
 _MAX_LISTED = 20
 _SHORT = 21  # characters of a value
 _MOST_PIECES = 12  # of a name that holds commas
-_SEPARATORS = re.compile(r"[\s_.-]+")
 FEWEST_ROWS, FEWEST_PER_VALUE, MOST_LABEL_CHARS = 10, 3, 40
 """Limits for a column of labels: rows, rows per distinct value on average, and characters of a value."""
 FEWEST_WORDS = 3
@@ -89,11 +86,6 @@ class Columns:
     label: int | None
     flags: tuple[int, ...] = ()
     guessed: bool = False
-
-
-def plain_name(name: str) -> str:
-    """Write a column's name in lower case, with `_` for whatever separates its words."""
-    return _SEPARATORS.sub("_", name[:_MAX_NAME_CHARS].strip().lower())
 
 
 def label_flags(table: Table) -> tuple[list[str], bool]:

@@ -20,7 +20,7 @@ from itertools import islice
 from operator import length_hint
 from pathlib import Path
 
-from edgetune.data.columns import ALSO_VALUES, KNOWN_NAMES, LABEL_NAMES, TEXT_NAMES, plain_name, wanted_names
+from edgetune.data.columns import ALSO_VALUES, KNOWN_NAMES, LABEL_NAMES, TEXT_NAMES, wanted_names
 from edgetune.data.labels import FASTTEXT_PREFIX
 from edgetune.data.records import (
     Dialect,
@@ -41,6 +41,7 @@ from edgetune.data.table import (
     Row,
     Table,
     excerpt_of,
+    plain_name,
 )
 from edgetune.data.text_files import TextFile, open_text
 from edgetune.utils.errors import DataError, UsageError

@@ -25,9 +25,9 @@ MIXED_RATE = 0.45
 NOISE_RATE = 0.03
 AMBIGUOUS_RATE = 0.05
 
-# A line `name: a|b` gives words for a slot; a line `[name]` starts a list of patterns, one a line. Every clause
-# of what is wrong can open a sentence or follow "but". W: the main complaint. V: a complaint of another topic.
-# F: another topic is fine. N: name of another topic.
+# A line `name: a|b` gives words for a slot; a line `[name]` starts a list of patterns, one a line. Every
+# clause of what is wrong can open a sentence or follow "but". W: the main complaint. V: a complaint of
+# another topic. F: another topic is fine. N: name of another topic.
 _GRAMMAR = """
 item: kettle|headphones|desk lamp|keyboard|vacuum cleaner|phone case|coffee maker|router|backpack|blender
 item: watch|monitor|drill|speaker|camera|heater|printer|toaster|bike light|hair dryer|tablet|doorbell

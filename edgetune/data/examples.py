@@ -18,13 +18,11 @@ from edgetune.data.columns import (
     KNOWN_NAMES,
     Columns,
     find_columns,
-    plain_name,
     usual_label,
     verdict,
 )
 from edgetune.data.delimited import is_fasttext
 from edgetune.data.labels import DASH, SEPARATORS, merged_spelling, normal_label
-from edgetune.data.parts import Parts, column_parts, rows_of_part
 from edgetune.data.readers import open_rows, require_exists, stored_parts
 from edgetune.data.table import (
     BAD_BYTES,
@@ -42,8 +40,12 @@ from edgetune.data.table import (
     BadRow,
     DataOptions,
     LooseRow,
+    Parts,
     Table,
+    column_parts,
     excerpt_of,
+    plain_name,
+    rows_of_part,
 )
 from edgetune.data.text_files import encoding_advice, open_text, suffixes_of
 from edgetune.utils.errors import DataError, UsageError

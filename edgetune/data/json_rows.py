@@ -19,9 +19,8 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from edgetune.data.columns import LABEL_NAMES, TEXT_NAMES, plain_name, wanted_names
+from edgetune.data.columns import LABEL_NAMES, TEXT_NAMES, wanted_names
 from edgetune.data.delimited import HEADER_ROWS, has_header
-from edgetune.data.parts import Parts
 from edgetune.data.table import (
     MAX_PATHS,
     NOT_AN_OBJECT,
@@ -29,10 +28,12 @@ from edgetune.data.table import (
     WRONG_LENGTH,
     BadRow,
     DataOptions,
+    Parts,
     Row,
     Table,
     deeper_paths,
     excerpt_of,
+    plain_name,
     value_at,
 )
 from edgetune.data.text_files import TextFile, open_text, suffixes_of

@@ -18,8 +18,7 @@ from edgetune.data.arrow import read_arrow, read_parquet, saved_files, saved_par
 from edgetune.data.delimited import read_delimited
 from edgetune.data.encodings import AUTO, resolve_encoding
 from edgetune.data.json_rows import json_parts, read_json_rows
-from edgetune.data.parts import PART_NAMES, Parts
-from edgetune.data.table import LONG_TEXT, BadRow, DataOptions, Row, Table
+from edgetune.data.table import LONG_TEXT, PART_NAMES, BadRow, DataOptions, Parts, Row, Table
 from edgetune.data.text_files import read_start, reading_errors, resolves_inside, suffixes_of
 from edgetune.utils import limits
 from edgetune.utils.errors import DataError
