@@ -105,7 +105,7 @@ class _Unusable(Exception):
 def open_labelled(path: str, options: DataOptions) -> Table:
     """Open a part of a file, a folder or a hub dataset as a table; see `read_examples` for what it raises."""
     table = open_rows(path, options)
-    parts = None if path.startswith(HUB_PREFIX) else _column_parts(table, options)
+    parts = None if path.startswith(HUB_PREFIX) else column_parts(table, options)
     return table if parts is None else rows_of_part(table, parts, options.part)
 
 
@@ -117,12 +117,8 @@ def find_parts(path: str, options: DataOptions) -> Parts | None:
     """
     parts = stored_parts(path, options.encoding)
     if parts is None and not path.startswith(HUB_PREFIX):  # whose split the address names
-        parts = _column_parts(open_rows(path, options), options)
+        parts = column_parts(open_rows(path, options), options)
     return parts if parts is not None and parts.validation is not None else None
-
-
-def _column_parts(table: Table, options: DataOptions) -> Parts | None:
-    return column_parts(table, [*options.text, *([] if options.label is None else [options.label])])
 
 
 def read_examples(

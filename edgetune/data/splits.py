@@ -17,11 +17,10 @@ from edgetune.data.in_memory import name_copies
 from edgetune.data.labels import find_labels, merge_hint
 from edgetune.data.near_duplicates import Comparable, families, near_duplicates
 from edgetune.data.quality import DataFinding, by_importance, overlap_findings, uncategorical_labels
-from edgetune.data.row_sample import MOST_ROWS, RowSample, sample_for
-from edgetune.data.token_format import META, TokenizerSpec
+from edgetune.data.row_sample import MOST_ROWS, sample_for
+from edgetune.data.token_format import TokenizerSpec
 from edgetune.data.token_store import TokenStore, TokenView
-from edgetune.data.tokens import cache_errors, open_tokens
-from edgetune.utils.cache import cache_subfolder, mark_in_use
+from edgetune.data.tokens import open_tokens
 from edgetune.utils.errors import DataError
 from edgetune.utils.formatting import describe_unknown
 from edgetune.utils.hub import HUB_PREFIX
@@ -142,28 +141,6 @@ def data_options(data: LabelledText) -> DataOptions:
     return DataOptions(**{name: getattr(data, name) for name in names})
 
 
-def open_cached(
-    path: str,
-    options: DataOptions,
-    spec: TokenizerSpec,
-    cache_dir: Path,
-    max_bad_rows: float,
-    progress: Callable[[int], None] | None = None,
-    min_classes: int = 2,
-    sample: RowSample | None = None,
-) -> TokenStore:
-    """Open labelled text in a private cache, and note that it is in use; arguments as of `open_tokens`.
-
-    Raises:
-        EdgetuneError: what is wrong with the data or the cache, in a sentence.
-    """
-    with cache_errors(cache_dir):
-        home = cache_subfolder(cache_dir, "tokens")
-    store = open_tokens(path, options, spec, home, max_bad_rows, progress, min_classes, sample)
-    mark_in_use(store.folder / META)
-    return store
-
-
 def open_splits(
     config: RunConfig,
     spec: TokenizerSpec,
@@ -201,7 +178,7 @@ def open_splits(
             if encoding not in ("", "utf-8"):
                 say(f"The encoding of {path} was detected as {encoding}; if it is not, set --encoding.")
         progress = _reading_progress(name_copies(path, path), say, check)
-        return open_cached(
+        return open_tokens(
             path, how, spec, cache_dir, config.data.max_bad_rows, progress, min_classes, sample
         )
 

@@ -226,27 +226,23 @@ class Parts:
         )
 
 
-def column_parts(table: Table, taken: Sequence[str]) -> Parts | None:
+def column_parts(table: Table, options: DataOptions) -> Parts | None:
     """Find a column all of whose values are names of parts, training and evaluation among them."""
-    known = {name.strip().lower() for name in taken}
+    taken = {name.strip().lower() for name in (*options.text, options.label or "")}
     for at, name in enumerate(table.columns if table.has_names else ()):
-        if plain_name(name) not in PART_COLUMNS or name.lower() in known:
+        if plain_name(name) not in PART_COLUMNS or name.lower() in taken:
             continue
-        if not all(value in PART_NAMES for value in islice(_values(table, at), _PART_ROWS)):
+        if not all(value in PART_NAMES for value in islice(_part_names(table, at), _PART_ROWS)):
             continue
-        found = set(_values(table, at))
+        found = set(_part_names(table, at))
         parts = Parts.of(found, name) if found <= PART_NAMES else None
         if parts is not None and parts.validation is not None:
             return parts
     return None
 
 
-def _values(table: Table, at: int) -> Iterator[str]:
-    return (_plain(row[0]) for row in table.values((at,)))
-
-
-def _plain(value: object) -> str:
-    return str(value).strip().lower()
+def _part_names(table: Table, at: int) -> Iterator[str]:
+    return (str(row[0]).strip().lower() for row in table.values((at,)))
 
 
 def rows_of_part(table: Table, parts: Parts, part: str | None) -> Table:
@@ -265,7 +261,7 @@ def rows_of_part(table: Table, parts: Parts, part: str | None) -> Table:
                     yield row
                 continue
             *values, name = row[1]
-            if _plain(name) == wanted:
+            if str(name).strip().lower() == wanted:
                 yield LooseRow(row[0], values) if isinstance(row, LooseRow) else (row[0], values)
 
     return replace(table, read=rows)

@@ -32,8 +32,8 @@ from edgetune.data.table import (
 from edgetune.data.text_files import encoding_advice, reading_errors
 from edgetune.data.token_build import TokenWriter, build_tokens
 from edgetune.data.token_format import CACHE_VERSION, META, Meta, TokenizerSpec
-from edgetune.data.token_store import TokenStore, TokenView
-from edgetune.utils.cache import move_into_place
+from edgetune.data.token_store import TokenStore
+from edgetune.utils.cache import cache_subfolder, mark_in_use, move_into_place
 from edgetune.utils.errors import DataError, ResourceError
 from edgetune.utils.files import os_error_in
 from edgetune.utils.formatting import counted
@@ -43,6 +43,15 @@ from edgetune.utils.sanitize import brief
 from edgetune.utils.version import __version__
 
 _BLOCK_BYTES = 1 << 20
+_BUILDING = ".building-"
+_STALE_S = 24 * 3600.0  # what a killed build left behind is removed after this
+ADVICE = {  # by reason of a row that cannot be used
+    NOT_TEXT: "Join a list of words into one text.",
+    NOT_A_LABEL: "Use --multi-label if a text may have several labels.",
+    STRAY_QUOTE: "Remove the quote, or close it.",
+    BROKEN_LABEL: "Close the quote, or double it where it is part of the text.",
+    WRONG_COLUMN_COUNT: "Quote the fields that hold the delimiter, or see --delimiter and --escape.",
+}
 
 
 def tokens_cache_key(path: str, options: DataOptions, tokenizer: TokenizerSpec) -> str:
@@ -83,12 +92,6 @@ def _add_file(digest: hashlib._Hash, path: Path) -> None:
             digest.update(block)
 
 
-__all__ = ["TokenStore", "TokenView", "TokenizerSpec", "open_tokens"]
-
-_BUILDING = ".building-"
-_STALE_S = 24 * 3600.0  # what a killed build left behind is removed after this
-
-
 def open_tokens(
     path: str,
     options: DataOptions,
@@ -99,13 +102,13 @@ def open_tokens(
     min_classes: int = 2,
     sample: RowSample | None = None,
 ) -> TokenStore:
-    """Open labelled text as tokens, from the cache if it was opened before.
+    """Open labelled text as tokens, from a private cache if it was opened before, and note that it is in use.
 
     Args:
         path: a file, a folder, or `hub:NAME` (see `data_hub`).
         options: how to read it.
         tokenizer: how to tokenize it.
-        cache_dir: where caches are kept.
+        cache_dir: where caches are kept, tokens in a folder of their own.
         max_bad_rows: the share of rows read, in [0, 1], that may be unusable.
         progress: called now and then with the number of rows read, while a cache is built.
         min_classes: how many different labels there must be.
@@ -117,7 +120,9 @@ def open_tokens(
         ModelError: the tokenizer cannot be used.
         ResourceError: the cache cannot be written.
     """
-    folder = cache_dir / tokens_cache_key(path, options, tokenizer)
+    with _cache_errors(cache_dir):
+        home = cache_subfolder(cache_dir, "tokens")
+    folder = home / tokens_cache_key(path, options, tokenizer)
     store = _open_cached(folder)
     if store is None and sample is not None:
         part = _sample_folder(folder, sample)
@@ -134,6 +139,7 @@ def open_tokens(
             f'"{brief(store.label_names[0])}"; a classifier needs at least '
             f"{min_classes} different ones. Check that --label names the right column."
         )
+    mark_in_use(store.folder / META)
     return store
 
 
@@ -170,8 +176,7 @@ def _build_cached(
     sample: RowSample | None = None,
 ) -> TokenStore:
     """Build a cache beside its place and move it there; nothing is left behind if that fails."""
-    with cache_errors(folder.parent):
-        folder.parent.mkdir(parents=True, exist_ok=True)
+    with _cache_errors(folder.parent):
         _sweep(folder.parent)
         building = Path(tempfile.mkdtemp(prefix=_BUILDING, dir=folder.parent))
         try:
@@ -203,7 +208,7 @@ def _sweep(cache_dir: Path) -> None:
 
 
 @contextmanager
-def cache_errors(cache_dir: Path) -> Iterator[None]:
+def _cache_errors(cache_dir: Path) -> Iterator[None]:
     """Say why the token cache cannot be written."""
     try:
         yield
@@ -221,11 +226,7 @@ def cache_errors(cache_dir: Path) -> Iterator[None]:
 
 
 def _check_usable(path: str, writer: TokenWriter, max_bad_rows: float) -> None:
-    """Refuse data of which too much is unusable.
-
-    Raises:
-        DataError: with counts, reasons and where to look.
-    """
+    """Refuse data of which too much is unusable, with counts, reasons and where to look."""
     meta, reasons = writer.meta, writer.bad_reasons
     if not meta.n_read:
         raise DataError(f"{path} has no rows.")
@@ -248,12 +249,3 @@ def _check_usable(path: str, writer: TokenWriter, max_bad_rows: float) -> None:
         f"{meta.n_bad:,} of the {n_labelled:,} rows of {path} ({rate:.2%}) cannot be used, but at most "
         f"{max_bad_rows:.2%} are allowed: {shown}. Fix these rows, or allow more with --max-bad-rows.{hint}"
     )
-
-
-ADVICE = {  # by reason of a row that cannot be used
-    NOT_TEXT: "Join a list of words into one text.",
-    NOT_A_LABEL: "Use --multi-label if a text may have several labels.",
-    STRAY_QUOTE: "Remove the quote, or close it.",
-    BROKEN_LABEL: "Close the quote, or double it where it is part of the text.",
-    WRONG_COLUMN_COUNT: "Quote the fields that hold the delimiter, or see --delimiter and --escape.",
-}

@@ -327,14 +327,14 @@ class Run:
             with damage_errors(self._home / "tokenizer.json"):
                 check_vocabulary(self._model_config, self._home / "tokenizer.json")
         spec = TokenizerSpec(self._home / "tokenizer.json", self.max_length, self.pad_id)
-        from edgetune.data.splits import open_cached
+        from edgetune.data.tokens import open_tokens
 
         cache = cache_folder() if cache_dir is None else cache_dir
         path = as_path(data, cache, options)
         if (parts := find_parts(path, options)) is not None:
             options = replace(options, part=parts.validation)
         with naming_copies(path):
-            rows = open_cached(path, options, spec, cache, max_bad_rows, min_classes=1)
+            rows = open_tokens(path, options, spec, cache, max_bad_rows, min_classes=1)
         return rows.relabel(self.label_names, options.merge_labels)
 
     def evaluation_rows(self, cache_dir: Path | None = None) -> TokenView:

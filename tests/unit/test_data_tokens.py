@@ -72,7 +72,7 @@ def warnings_of(store: TokenStore) -> list[str]:
 
 
 def left_in(data: Path) -> list[str]:
-    cache = data.parent / "cache"
+    cache = data.parent / "cache" / "tokens"
     return sorted(entry.name for entry in cache.iterdir()) if cache.exists() else []
 
 
@@ -385,7 +385,7 @@ def test_a_cache_finished_meanwhile_is_used(
 
 
 def test_what_a_killed_build_left_is_swept_up(data: Path, spec: TokenizerSpec) -> None:
-    cache = data.parent / "cache"
+    cache = data.parent / "cache" / "tokens"
     old, new = cache / ".building-old", cache / ".building-new"
     for folder in (old, new):
         folder.mkdir(parents=True)
