@@ -41,17 +41,7 @@ _MAX_NEIGHBOURS = 2_000  # files of a folder that are searched for similar names
 
 
 def open_rows(path: str, options: DataOptions) -> Table:
-    """Open all rows of a file, or of a part of a folder or a JSON file.
-
-    Args:
-        path: a file, a folder, or `hub:NAME` (see `data_hub`).
-        options: how to read it.
-
-    Raises:
-        DataError: the path is missing or cannot be read as rows.
-        MissingDependencyError: a package is not installed.
-        ResourceError: the hub cannot be reached.
-    """
+    """Open all rows of a file, or of a part of a folder or a JSON file; errors as of `read_examples`."""
     if path.startswith(HUB_PREFIX):
         from edgetune.data.data_hub import read_hub  # which loads an HTTP client
 

@@ -274,18 +274,8 @@ def hold_out(
     """Draw evaluation rows, stratified by class, together with their near-duplicates.
 
     Equal texts stay on one side, as do the near-duplicates of a drawn row. If that would leave a class
-    without a row to train on, or nothing to evaluate on, only equal texts are kept together, or no rows.
-
-    Args:
-        view: tokenized rows.
-        labels: (n,) class ids.
-        share: share of the rows to draw, in [0, 1].
-        max_rows: largest number of rows to draw.
-        rng: decides which.
-
-    Returns:
-        Row numbers to train on and to evaluate on, both ascending. If no rows are related, they are those of
-        `split_holdout`.
+    without a row to train on, or nothing to evaluate on, only equal texts are kept together, or no rows. If
+    no rows are related, the result is that of `split_holdout`, which has the same arguments.
     """
     train_rows, drawn = split_holdout(labels, share, max_rows, rng)
     if not len(drawn):
@@ -317,15 +307,9 @@ def _rows_apart(
 ) -> BoolArray | None:
     """Choose the rows of drawn texts and of their families, or of fewer, so that each class has some.
 
-    Args:
-        texts: the different texts.
-        labels: (n,) class ids of all rows.
-        group: (n,) text of each row.
-        chosen: (m,) texts that were drawn.
-        wanted: class ids that were drawn, each repeated as often as rows of it are wanted.
-        sizes: number of rows that each text counts as.
-        rng: decides which families.
-        max_rows: largest number of rows to choose; None: a tenth more than are wanted.
+    All rows have a class in `labels` (n,) and a text in `group` (n,); a text counts as `sizes` rows. `chosen`
+    (m,) are the drawn texts, and `wanted` repeats each class as often as rows of it are wanted. At most
+    `max_rows` are chosen, or a tenth more than are wanted.
 
     Returns:
         (n,) which rows; None if a class would be left without a row to train on.

@@ -77,12 +77,8 @@ def load_tokenizer(spec: TokenizerSpec) -> Any:
 def tokenizer_input(text: str, text_pair: str | None, most_chars: int) -> str | tuple[str, str]:
     """Return the beginning of a text, or of both of a pair, so that 10 MB cost no more than a page.
 
-    Nothing that is kept changes: a token has far fewer than `TOKENIZED_CHARS_PER_TOKEN` characters.
-
-    Args:
-        text: of a row.
-        text_pair: its second text, or None.
-        most_chars: see `most_tokenized_chars`.
+    Nothing that is kept changes: a token has far fewer than `TOKENIZED_CHARS_PER_TOKEN` characters. For
+    `most_chars` see `most_tokenized_chars`.
     """
     return text[:most_chars] if text_pair is None else (text[:most_chars], text_pair[:most_chars])
 
@@ -273,24 +269,20 @@ def build_tokens(
     path: str,
     options: DataOptions,
     spec: TokenizerSpec,
-    progress: Callable[[int], None] | None,
+    progress: Callable[[int], None],
     sample: RowSample | None = None,
 ) -> TokenWriter:
-    """Tokenize every usable row of `path`, or a sample, into the files of `folder`.
-
-    Call `finish` on the result.
-    """
-    tell = progress if progress is not None else lambda n_read: None
+    """Tokenize every usable row of `path`, or a sample, into the files of `folder`; then call `finish`."""
     with TokenWriter(folder, path, spec) as writer:
         examples: Iterable[Example] = read_examples(
             path, options, writer.add_bad, writer.add_loose, writer.set_guess
         )
         if sample is not None:
-            drawn = draw_sample(examples, sample, tell)
+            drawn = draw_sample(examples, sample, progress)
             examples, writer.meta.is_cut = drawn.examples, drawn.is_cut
             writer.meta.n_left_out = drawn.n_seen - len(drawn.examples)
             writer.meta.n_read += writer.meta.n_left_out
         for chunk in _chunks(examples):
             writer.add(chunk)
-            tell(writer.meta.n_read)
+            progress(writer.meta.n_read)
     return writer

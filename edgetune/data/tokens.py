@@ -98,7 +98,7 @@ def open_tokens(
     tokenizer: TokenizerSpec,
     cache_dir: Path,
     max_bad_rows: float,
-    progress: Callable[[int], None] | None = None,
+    progress: Callable[[int], None] = lambda n_read: None,
     min_classes: int = 2,
     sample: RowSample | None = None,
 ) -> TokenStore:
@@ -172,7 +172,7 @@ def _build_cached(
     options: DataOptions,
     tokenizer: TokenizerSpec,
     max_bad_rows: float,
-    progress: Callable[[int], None] | None,
+    progress: Callable[[int], None],
     sample: RowSample | None = None,
 ) -> TokenStore:
     """Build a cache beside its place and move it there; nothing is left behind if that fails."""
