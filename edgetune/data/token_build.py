@@ -24,21 +24,7 @@ from edgetune.data.labels import label_order
 from edgetune.data.quality import check_label_count, count_repeats, mixed_label_kinds
 from edgetune.data.row_sample import RowSample, draw_sample
 from edgetune.data.table import NO_TOKENS, UNLABELLED, BadRow, excerpt_of
-from edgetune.data.token_format import (
-    BAD_ROWS,
-    CACHE_VERSION,
-    FIRST_LENGTHS,
-    HASHES,
-    LABELS,
-    META,
-    OFFSETS,
-    TEXT_OFFSETS,
-    TEXTS,
-    TOKENS,
-    Meta,
-    TokenizerSpec,
-    joined_text,
-)
+from edgetune.data.token_format import BAD_ROWS, CACHE_VERSION, META, Meta, TokenizerSpec, joined_text
 from edgetune.utils.errors import ModelError
 from edgetune.utils.types import IntArray
 
@@ -132,9 +118,9 @@ class TokenWriter:
         )
 
     def __enter__(self) -> TokenWriter:
-        for name in (TOKENS, OFFSETS, LABELS, FIRST_LENGTHS, HASHES, TEXTS, TEXT_OFFSETS, BAD_ROWS):
+        for name in (*self.meta.layout(), BAD_ROWS):
             self._files[name] = self._stack.enter_context((self._folder / name).open("wb"))
-        for name in (OFFSETS, TEXT_OFFSETS):
+        for name in ("offsets.bin", "text_offsets.bin"):
             self._append(name, np.zeros(1, dtype=np.int64))
         return self
 
@@ -183,11 +169,12 @@ class TokenWriter:
         meta = self.meta
         lengths = np.fromiter(map(len, ids), dtype=np.int64, count=len(ids))
         n_new = int(lengths.sum())
-        self._append(TOKENS, np.fromiter(chain.from_iterable(ids), dtype=meta.token_dtype, count=n_new))
-        self._append(OFFSETS, meta.n_tokens + np.cumsum(lengths))
-        self._append(FIRST_LENGTHS, _first_lengths(examples, encodings, lengths).astype(meta.length_dtype))
-        self._append(LABELS, self._label_ids(examples))
-        self._files[HASHES].write(b"".join(text_hash(e.text, e.text_pair) for e in examples))
+        self._append("tokens.bin", np.fromiter(chain.from_iterable(ids), dtype=meta.token_dtype, count=n_new))
+        self._append("offsets.bin", meta.n_tokens + np.cumsum(lengths))
+        firsts = _first_lengths(examples, encodings, lengths)
+        self._append("first_lengths.bin", firsts.astype(meta.length_dtype))
+        self._append("labels.bin", self._label_ids(examples))
+        self._files["hashes.bin"].write(b"".join(text_hash(e.text, e.text_pair) for e in examples))
         self._append_texts(inputs)
         meta.n_tokens += n_new
         meta.n_truncated += sum(
@@ -203,11 +190,11 @@ class TokenWriter:
         names = label_order(self._ids)
         rank = np.empty(len(names), dtype=np.int32)
         rank[[self._ids[name] for name in names]] = np.arange(len(names))
-        labels = np.fromfile(self._folder / LABELS, dtype=np.int32)
+        labels = np.fromfile(self._folder / "labels.bin", dtype=np.int32)
         if not self._sets:
             labels = rank[labels]
-            labels.tofile(self._folder / LABELS)
-        hashes = np.fromfile(self._folder / HASHES, dtype=np.uint64)
+            labels.tofile(self._folder / "labels.bin")
+        hashes = np.fromfile(self._folder / "hashes.bin", dtype=np.uint64)
         meta = self.meta
         meta.n_duplicates, meta.n_conflicts = count_repeats(hashes, labels)
         meta.bad_reasons = self.bad_reasons
@@ -222,9 +209,9 @@ class TokenWriter:
     def _append_texts(self, inputs: list[str | tuple[str, str]]) -> None:
         """Append what the tokenizer was given of each example, for learners that read words."""
         encoded = [joined_text(one).encode() for one in inputs]
-        self._files[TEXTS].write(b"".join(encoded))
+        self._files["texts.bin"].write(b"".join(encoded))
         ends = self.meta.n_text_bytes + np.cumsum([len(text) for text in encoded], dtype=np.int64)
-        self._append(TEXT_OFFSETS, ends)
+        self._append("text_offsets.bin", ends)
         self.meta.n_text_bytes += sum(map(len, encoded))
 
     def _label_ids(self, examples: list[Example]) -> IntArray:

@@ -9,9 +9,6 @@ from typing import Any
 import numpy as np
 
 CACHE_VERSION = 9
-TOKENS, OFFSETS, LABELS = "tokens.bin", "offsets.bin", "labels.bin"
-FIRST_LENGTHS, HASHES = "first_lengths.bin", "hashes.bin"
-TEXTS, TEXT_OFFSETS = "texts.bin", "text_offsets.bin"
 BAD_ROWS, META = "bad_rows.jsonl", "meta.json"
 PAIR_SEPARATOR = "\x1f"
 """Between the two texts of a pair in texts.bin."""
@@ -115,12 +112,12 @@ class Meta:
     def layout(self) -> dict[str, tuple[np.dtype[Any], int]]:
         """Return the type and the number of the values in each file."""
         files = {
-            TOKENS: (self.token_dtype, self.n_tokens),
-            OFFSETS: ("int64", self.n_rows + 1),
-            LABELS: ("int32", self.n_rows),
-            FIRST_LENGTHS: (self.length_dtype, self.n_rows),
-            HASHES: ("uint64", self.n_rows),
-            TEXTS: ("uint8", self.n_text_bytes),
-            TEXT_OFFSETS: ("int64", self.n_rows + 1),
+            "tokens.bin": (self.token_dtype, self.n_tokens),
+            "offsets.bin": ("int64", self.n_rows + 1),
+            "labels.bin": ("int32", self.n_rows),
+            "first_lengths.bin": (self.length_dtype, self.n_rows),
+            "hashes.bin": ("uint64", self.n_rows),
+            "texts.bin": ("uint8", self.n_text_bytes),
+            "text_offsets.bin": ("int64", self.n_rows + 1),
         }
         return {name: (np.dtype(kind), count) for name, (kind, count) in files.items()}

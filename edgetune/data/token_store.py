@@ -21,17 +21,7 @@ from edgetune.data.quality import (
     labels_per_row_findings,
     reading_findings,
 )
-from edgetune.data.token_format import (
-    BAD_ROWS,
-    FIRST_LENGTHS,
-    HASHES,
-    LABELS,
-    OFFSETS,
-    TEXT_OFFSETS,
-    TEXTS,
-    TOKENS,
-    Meta,
-)
+from edgetune.data.token_format import BAD_ROWS, Meta
 from edgetune.utils.errors import DataError
 from edgetune.utils.formatting import describe_counts
 from edgetune.utils.limits import MAX_MULTI_HOT
@@ -202,10 +192,8 @@ class TokenStore(TokenView):
     def __init__(self, folder: Path, meta: Meta) -> None:
         self.folder = folder
         self.meta = meta
-        self._files = {
-            name: _Mapped(folder / name, kind) for name, (kind, _) in meta.layout().items() if name != LABELS
-        }
-        labels: Labels = np.fromfile(folder / LABELS, dtype=np.int32)
+        self._files = {name: _Mapped(folder / name, kind) for name, (kind, _) in meta.layout().items()}
+        labels: Labels = np.array(self._files["labels.bin"].array)
         n_rows, n_classes = len(labels), len(meta.counts)
         if meta.label_sets is not None:
             if n_rows * n_classes > MAX_MULTI_HOT:
@@ -215,9 +203,9 @@ class TokenStore(TokenView):
                 )
             labels = multi_hot(meta.label_sets, n_classes)[labels.astype(np.int64)]
         super().__init__(self, np.arange(n_rows, dtype=np.int32), labels, tuple(meta.counts))
-        self.lengths = np.diff(self._files[OFFSETS].array).astype(np.int32)
-        self.hashes = self._files[HASHES].array
-        self._files[OFFSETS].release()
+        self.lengths = np.diff(self._files["offsets.bin"].array).astype(np.int32)
+        self.hashes = self._files["hashes.bin"].array
+        self._files["offsets.bin"].release()
 
     @property
     def multi_label(self) -> bool:
@@ -256,7 +244,7 @@ class TokenStore(TokenView):
 
     def gather(self, rows: IntArray, labels: Labels, limit: int | None = None) -> Batch:
         """Copy rows, (B,) numbers in the store, and give them these labels; see `TokenView.cut`."""
-        starts = self._files[OFFSETS].array[rows]
+        starts = self._files["offsets.bin"].array[rows]
         whole = self.lengths[rows]
         lengths = whole if limit is None else np.minimum(whole, limit)
         offsets = np.zeros(len(rows) + 1, dtype=np.int64)
@@ -266,9 +254,9 @@ class TokenStore(TokenView):
         return Batch(
             rows=np.asarray(rows, dtype=np.int64),
             labels=np.asarray(labels, dtype=np.float32 if is_multi_hot(labels) else np.int64),
-            tokens=self._files[TOKENS].array[places].astype(np.int32),
+            tokens=self._files["tokens.bin"].array[places].astype(np.int32),
             offsets=offsets,
-            first_lengths=np.minimum(self._files[FIRST_LENGTHS].array[rows].astype(np.int32), lengths),
+            first_lengths=np.minimum(self._files["first_lengths.bin"].array[rows].astype(np.int32), lengths),
             scored=np.zeros(len(rows), dtype=np.bool_),
         )
 
@@ -281,7 +269,7 @@ class TokenStore(TokenView):
 
     def read_texts(self, rows: IntArray) -> list[str]:
         """Return the texts of rows, (B,) numbers in the store; see `TokenView.texts`."""
-        offsets, data = self._files[TEXT_OFFSETS].array, self._files[TEXTS].array
+        offsets, data = self._files["text_offsets.bin"].array, self._files["texts.bin"].array
         return [data[offsets[row] : offsets[row + 1]].tobytes().decode() for row in rows]
 
     def release(self) -> None:
