@@ -26,7 +26,6 @@ from edgetune.data.columns import Columns
 from edgetune.data.examples import (
     DataOptions,
     Example,
-    GuessedColumns,
     find_columns,
     find_parts,
     open_labelled,
@@ -254,8 +253,8 @@ class _Rows:
         self.n_loose += 1
         self.first_loose = self.first_loose or f"{row.file}:{row.line}"
 
-    def set_guess(self, guess: GuessedColumns) -> None:
-        self.guess = (guess.label, *guess.text)
+    def set_guess(self, columns: list[str]) -> None:
+        self.guess = tuple(columns)
 
     def counted(self, path: str, options: DataOptions) -> Iterator[Example]:
         """Yield the usable rows of a file, their texts cut to what is looked at."""

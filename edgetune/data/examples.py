@@ -68,13 +68,6 @@ FEWEST_ROWS = 20
 """In a file of at least this many rows, a class that only the first row has may be a column's name."""
 
 
-class GuessedColumns(NamedTuple):
-    """Names (or numbers) of columns that were neither given by the user nor found by usual names."""
-
-    text: tuple[str, ...]
-    label: str
-
-
 class Example(NamedTuple):
     """One usable row.
 
@@ -126,7 +119,7 @@ def read_examples(
     options: DataOptions,
     on_bad: Callable[[BadRow], None],
     on_loose: Callable[[BadRow], None] = lambda row: None,
-    on_guess: Callable[[GuessedColumns], None] = lambda guess: None,
+    on_guess: Callable[[list[str]], None] = lambda columns: None,
 ) -> Iterator[Example]:
     """Yield the usable rows of a file, a folder or a hub dataset, in their order.
 
@@ -135,7 +128,8 @@ def read_examples(
         options: how to read it.
         on_bad: called with every row that cannot be used, and every row without a label.
         on_loose: called with every row whose quotes had to be guessed; the row is used if possible.
-        on_guess: called with the columns if they were guessed.
+        on_guess: called with the label column and the text columns, by name or number, if they were neither
+            given by the user nor found by usual names.
 
     Raises:
         DataError: the path is missing or cannot be read as rows, or its header would become a class.
@@ -147,10 +141,7 @@ def read_examples(
     chosen = find_columns(table, options)
     if chosen.guessed and chosen.label is not None:
         label, *text = (column_reference(table.columns, i) for i in (chosen.label, *chosen.text))
-        if chosen.flags:
-            assert options.label is not None
-            label = options.label
-        on_guess(GuessedColumns(tuple(text), label))
+        on_guess([(options.label or label) if chosen.flags else label, *text])
     if not options.merge_labels:
         yield from _examples(table, chosen, options, on_bad, on_loose)
         return

@@ -19,7 +19,7 @@ from typing import IO, Any
 
 import numpy as np
 
-from edgetune.data.examples import DataOptions, Example, GuessedColumns, read_examples
+from edgetune.data.examples import DataOptions, Example, read_examples
 from edgetune.data.labels import label_order
 from edgetune.data.quality import check_label_count, count_repeats, mixed_label_kinds
 from edgetune.data.row_sample import RowSample, draw_sample
@@ -149,9 +149,9 @@ class TokenWriter:
         self.meta.n_loose += 1
         self.meta.first_loose = self.meta.first_loose or f"{row.file}:{row.line}"
 
-    def set_guess(self, guess: GuessedColumns) -> None:
+    def set_guess(self, columns: list[str]) -> None:
         """Keep which columns were guessed, for the user to be told."""
-        self.meta.guessed_columns = [guess.label, *guess.text]
+        self.meta.guessed_columns = columns
 
     def add(self, examples: list[Example]) -> None:
         """Tokenize and append a chunk of examples."""
