@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import mmap
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import numpy as np
@@ -63,33 +63,23 @@ class Batch:
         offsets = np.concatenate(([0], np.cumsum(lengths)))
         # Where each taken token lay: its place in the result, moved by how far its row moves.
         places = np.arange(offsets[-1]) + np.repeat(self.offsets[:-1][index] - offsets[:-1], lengths)
-        return Batch(
-            rows=self.rows[index],
-            labels=self.labels[index],
-            tokens=self.tokens[places],
-            offsets=offsets,
-            first_lengths=self.first_lengths[index],
-            scored=self.scored[index],
-        )
+        return self._with(index, self.tokens[places], offsets)
 
     def cut(self, start: int, stop: int) -> Batch:
         """Return the rows from `start` to before `stop`, without copying them."""
         if stop - start == len(self):
             return self
         begin, end = self.offsets[start], self.offsets[stop]
-        return Batch(
-            rows=self.rows[start:stop],
-            labels=self.labels[start:stop],
-            tokens=self.tokens[begin:end],
-            offsets=self.offsets[start : stop + 1] - begin,
-            first_lengths=self.first_lengths[start:stop],
-            scored=self.scored[start:stop],
-        )
+        return self._with(slice(start, stop), self.tokens[begin:end], self.offsets[start : stop + 1] - begin)
+
+    def _with(self, chosen: IntArray | slice, tokens: IntArray, offsets: IntArray) -> Batch:
+        first_lengths, scored = self.first_lengths[chosen], self.scored[chosen]
+        return Batch(self.rows[chosen], self.labels[chosen], tokens, offsets, first_lengths, scored)
 
     def mark_scored(self, scored: BoolArray | None = None) -> Batch:
         """Return the same examples, marked as scored: all of them, or those where `scored` (B,) is true."""
         marked = np.ones(len(self), dtype=np.bool_) if scored is None else scored
-        return Batch(self.rows, self.labels, self.tokens, self.offsets, self.first_lengths, marked)
+        return replace(self, scored=marked)
 
     def padded(self, pad_id: int, multiple: int = PAD_MULTIPLE, width: int = 0) -> dict[str, IntArray]:
         """Lay the rows out as a model wants them.
@@ -205,21 +195,16 @@ def epoch_order(lengths: IntArray, batch_size: int, rng: np.random.Generator) ->
     for part in _parts(n_rows):
         shuffled[part] = np.arange(part.start, min(part.stop, n_rows))
     rng.shuffle(shuffled)
-    starts, ends = _drawn_places(n_rows, batch_size, rng.permutation(n_batches))
+    drawn = rng.permutation(n_batches)
+    sizes = np.full(n_batches, batch_size, dtype=np.int32)
+    sizes[drawn == n_batches - 1] = n_rows - (n_batches - 1) * batch_size
+    ends = np.cumsum(sizes, dtype=np.int32)  # where the k-th drawn ends
+    starts = np.empty_like(ends)  # where each starts, by its number before the draw
+    starts[drawn] = ends - sizes
     rows = _own_pages(n_rows)
     for members, places in _grouped(lengths, shuffled):
         rows[starts[places // batch_size] + places % batch_size] = members
     return Order(rows, ends)
-
-
-def _drawn_places(n_rows: int, batch_size: int, drawn: IntArray) -> tuple[IntArray, IntArray]:
-    """Return where each batch starts, by its number before the draw, and where the k-th drawn ends."""
-    sizes = np.full(len(drawn), batch_size, dtype=np.int32)
-    sizes[drawn == len(drawn) - 1] = n_rows - (len(drawn) - 1) * batch_size
-    ends = np.cumsum(sizes, dtype=np.int32)
-    starts = np.empty_like(ends)
-    starts[drawn] = ends - sizes
-    return starts, ends
 
 
 def _grouped(lengths: IntArray, shuffled: IntArray) -> Iterator[tuple[IntArray, IntArray]]:

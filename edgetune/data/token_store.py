@@ -66,11 +66,6 @@ class TokenView:
         return len(self.rows)
 
     @property
-    def n_rows(self) -> int:
-        """How many rows the view has."""
-        return len(self.rows)
-
-    @property
     def n_numbered(self) -> int:
         """Row numbers of batches are below this: how many rows the store has."""
         return len(self.store.lengths)
@@ -235,7 +230,7 @@ class TokenStore(TokenView):
             )
             found.append(DataFinding(text))
         repeats = Repeats(meta.n_duplicates, meta.n_conflicts)
-        n_rows = self.n_rows if self.multi_label else None
+        n_rows = len(self) if self.multi_label else None
         found += label_findings(meta.counts, repeats, meta.n_truncated, meta.max_length, n_rows)
         if is_multi_hot(self.labels):
             n_labels, n_rows_each = np.unique(self.labels.sum(axis=1).astype(int), return_counts=True)

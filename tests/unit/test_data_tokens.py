@@ -78,7 +78,7 @@ def left_in(data: Path) -> list[str]:
 
 def test_what_a_store_holds(data: Path, spec: TokenizerSpec) -> None:
     store = opened(data, spec)
-    assert (store.n_rows, store.meta.n_read, store.meta.n_bad, store.meta.n_truncated) == (4, 4, 0, 1)
+    assert (len(store), store.meta.n_read, store.meta.n_bad, store.meta.n_truncated) == (4, 4, 0, 1)
     assert store.label_names == ("neg", "pos")
     assert store.labels.tolist() == [1, 0, 1, 0]
     assert store.labels.dtype == np.int32
@@ -155,7 +155,7 @@ def test_order_of_labels(
 def test_views(data: Path, spec: TokenizerSpec) -> None:
     store = opened(data, spec)
     view = store.subset(np.array([3, 1, 2]))
-    assert (view.n_rows, len(view), view.counts) == (3, 3, {"neg": 2, "pos": 1})
+    assert (len(view), view.counts) == (3, {"neg": 2, "pos": 1})
     assert view.labels.tolist() == [0, 0, 1]
     assert view.lengths.tolist() == [4, 4, 8]
     assert view.batch(np.array([0, 2])).rows.tolist() == [3, 2]
@@ -262,7 +262,7 @@ def test_bad_rows_up_to_the_allowed_share(data: Path, spec: TokenizerSpec) -> No
     assert "--max-bad-rows" in said
     assert left_in(data) == []
     store = opened(data, spec, max_bad_rows=0.23)
-    assert (store.n_rows, store.meta.n_bad, store.meta.n_unlabelled, store.meta.n_read) == (7, 2, 1, 10)
+    assert (len(store), store.meta.n_bad, store.meta.n_unlabelled, store.meta.n_read) == (7, 2, 1, 10)
     lines = [json.loads(line) for line in store.bad_rows_file.read_text().splitlines()]
     assert [(line["line"], line["reason"]) for line in lines] == [
         (6, "wrong column count"),
@@ -380,7 +380,7 @@ def test_a_cache_finished_meanwhile_is_used(
 
     monkeypatch.setattr(tokens, "build_tokens", slow)
     store = opened(data, spec)
-    assert store.n_rows == 4
+    assert len(store) == 4
     assert left_in(data) == [store.folder.name]
 
 

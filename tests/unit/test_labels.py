@@ -136,4 +136,4 @@ def test_a_header_that_comes_again_is_not_bad(tmp_path: Path, spec: TokenizerSpe
     path = tmp_path / "a.csv"
     path.write_text("text,label\n" + "good,1\nbad,0\n" * 5 + "text,label\n" + "good,1\nbad,0\n" * 5)
     store = open_tokens(str(path), DataOptions(), spec, tmp_path / "cache", 0.0)
-    assert (store.n_rows, store.meta.n_bad, store.meta.n_unlabelled) == (20, 0, 1)
+    assert (len(store), store.meta.n_bad, store.meta.n_unlabelled) == (20, 0, 1)
