@@ -241,11 +241,7 @@ def _flag_columns(table: Table, label: str) -> tuple[int, ...]:
 
 
 def verdict(table: Table) -> tuple[int, str] | None:
-    """Find a column that says whether a row's annotation is accepted.
-
-    Returns:
-        Its position, and its value for accepted annotations; None if there is no such column.
-    """
+    """Find a column that says whether an annotation is accepted: its position, and its value for yes."""
     for i, name in enumerate(table.columns):
         for word, (allowed, accepted) in VERDICTS.items():
             if plain_name(name).endswith(word):

@@ -76,15 +76,7 @@ Comparable: TypeAlias = TokenView | Words
 
 
 def near_duplicates(view: Comparable, rows: IntArray) -> list[IntArray]:
-    """Find the near-duplicates of some rows among all rows of a view.
-
-    Args:
-        view: tokenized rows.
-        rows: (m,) positions in the view, at least one.
-
-    Returns:
-        For each of the rows, the positions of its near-duplicates, ascending, itself included.
-    """
+    """Return the near-duplicates of each of some rows (m,) of a view, ascending, the row itself included."""
     numbers, related = _links(view, rows)
     order = np.lexsort((related, numbers))
     return np.split(related[order], np.cumsum(np.bincount(numbers, minlength=len(rows)))[:-1])
@@ -126,19 +118,12 @@ def _links(view: Comparable, rows: IntArray) -> tuple[IntArray, IntArray]:
 
 
 def families(view: Comparable, rows: IntArray) -> list[IntArray]:
-    """Find the family of each of some rows: its near-duplicates, their near-duplicates, and so on.
+    """Return the family of each of some rows (m,) of a view: itself, its near-duplicates, theirs, and so on.
 
     Families belong on the same side of a split. A chain of near-duplicates may end far from where it began;
     in SST-2, shared phrases chain 8,652 of 20,000 rows. Therefore, a family of more than `MOST_FAMILY` rows
     is reduced to the near-duplicates of the row itself, as are all families in a view of more than
     `MOST_CHAINED` rows.
-
-    Args:
-        view: tokenized rows.
-        rows: (m,) positions in the view, at least one.
-
-    Returns:
-        For each of the rows, the positions of its family, itself included.
     """
     if len(view) > MOST_CHAINED:
         return near_duplicates(view, rows)
@@ -162,14 +147,9 @@ def similar_groups(view: Comparable) -> IntArray:
 
 
 def make_folds(groups: IntArray, labels: IntArray, rng: np.random.Generator) -> IntArray | None:
-    """Return the fold of each row (n,): groups in one fold, classes spread over all.
+    """Return a random fold for each row (n,): each group in one fold, classes spread over all.
 
     None if a group is so large that folds would be of very unequal size.
-
-    Args:
-        groups: (n,) number of each row's group.
-        labels: (n,) class ids.
-        rng: decides which group gets into which fold.
     """
     _, first, group, sizes = np.unique(groups, return_index=True, return_inverse=True, return_counts=True)
     if sizes.max() > max(1, MOST_TOGETHER * len(groups)):

@@ -104,8 +104,7 @@ class Splits:
         label_names: by class id.
         warnings: sentences with counts, first those about what should be mended.
         bad_rows_files: JSON lines of rows left out, from train and eval.
-        n_bad: rows left out because they cannot be used.
-        n_unlabelled: rows left out because they have no label.
+        n_bad: rows left out because they cannot be used; those without a label are `n_unlabelled`.
         guessed_columns: the label column and the text columns, if they were guessed; else empty.
     """
 

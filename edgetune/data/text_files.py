@@ -232,11 +232,7 @@ class Unpacked:
 
 
 def byte_blocks(path: Path, kind: str) -> Iterator[bytes]:
-    """Yield the content of a file in blocks.
-
-    Args:
-        path: the file.
-        kind: one of `KINDS`; "" for a file that is not compressed.
+    """Yield the content of a file in blocks; `kind` is one of `KINDS`, or "" if it is not compressed.
 
     Raises:
         DataError: it decompresses to more than the limits allow.

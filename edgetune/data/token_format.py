@@ -56,15 +56,11 @@ class Meta:
     """What a cache holds, counted while it is built; the contents of `meta.json`.
 
     Attributes:
-        version: of the files' layout.
         source: the path that was read.
         n_read: rows read, usable or not.
-        n_bad: rows left out because they cannot be used.
-        bad_reasons: these and the rows without a label, by reason, most frequent first.
-        n_truncated: rows cut to `max_length`.
-        n_tokens: in all rows.
+        bad_reasons: rows that cannot be used or have no label, by reason, most frequent first.
+        n_truncated: rows cut to `max_length` tokens.
         n_text_bytes: of all texts, as UTF-8.
-        max_length: tokens per row at most.
         token_dtype: of tokens.bin.
         length_dtype: of first_lengths.bin.
         counts: usable rows by label, in the order of the class ids.
@@ -75,7 +71,6 @@ class Meta:
         n_loose: rows whose quotes had to be guessed.
         first_loose: file and line of the first of them.
         is_cut: whether reading ended before the end of the file, because time had run out.
-        n_unlabelled: rows left out because they have no label.
         guessed_columns: the label column and the text columns, if they were guessed; else empty.
         label_sets: class ids of each set of labels that rows have, if rows may have several; labels.bin then
             holds the numbers of these sets. None: a row has one label.
