@@ -70,19 +70,12 @@ def sniff(
     """
     allow_long_fields()
     filled = [line for line in lines[:SNIFF_LINES] if line.strip()]
-    if delimiter is not None:
-        return _quoting(filled, delimiter, escape)
-    best_rate, best = 0.0, None
-    for candidate in (hint, *(other for other in DELIMITERS if other != hint)):
-        dialect = _quoting(filled, candidate, escape)
-        best = best or dialect
-        rate = _consistency(filled, dialect)
-        if candidate == hint and rate >= MIN_CONSISTENT_RATE:
-            return dialect
-        if rate >= MIN_CONSISTENT_RATE and rate > best_rate:
-            best_rate, best = rate, dialect
-    assert best is not None
-    return best
+    hinted = _quoting(filled, delimiter or hint, escape)
+    if delimiter is not None or _consistency(filled, hinted) >= MIN_CONSISTENT_RATE:
+        return hinted
+    others = [_quoting(filled, other, escape) for other in DELIMITERS if other != hint]
+    best = max(others, key=partial(_consistency, filled))
+    return best if _consistency(filled, best) >= MIN_CONSISTENT_RATE else hinted
 
 
 def _consistency(lines: Sequence[str], dialect: Dialect) -> float:

@@ -87,7 +87,7 @@ def read_start(path: Path, size: int = SNIFF_BYTES) -> bytes:
     """Return the first bytes of a file, unpacked."""
     start = bytearray()
     with reading_errors(path):
-        for block in byte_blocks(path, suffixes_of(path)[1]):
+        for block in byte_blocks(path):
             start += block
             if len(start) >= size:
                 break
@@ -116,7 +116,7 @@ class TextFile:
         """Yield the decoded text in pieces; undecodable bytes become lone surrogates."""
         decoder = codecs.getincrementaldecoder(self.encoding)(errors="surrogateescape")
         with reading_errors(self.path):
-            yield from map(decoder.decode, byte_blocks(self.path, suffixes_of(self.path)[1]))
+            yield from map(decoder.decode, byte_blocks(self.path))
             yield decoder.decode(b"", final=True)
 
     def lines(self) -> Iterator[str]:
@@ -231,13 +231,14 @@ class Unpacked:
             )
 
 
-def byte_blocks(path: Path, kind: str) -> Iterator[bytes]:
-    """Yield the content of a file in blocks; `kind` is one of `KINDS`, or "" if it is not compressed.
+def byte_blocks(path: Path) -> Iterator[bytes]:
+    """Yield the content of a file, unpacked if its name says that it is compressed, in blocks.
 
     Raises:
         DataError: it decompresses to more than the limits allow.
         OSError: it cannot be read, or is damaged.
     """
+    kind = suffixes_of(path)[1]
     with path.open("rb") as raw:
         if not kind:
             yield from _blocks(raw)
