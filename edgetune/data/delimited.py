@@ -253,7 +253,8 @@ def read_delimited(path: Path, hint: str, options: DataOptions) -> Table:
     n_above = 0
     if declared := _DECLARED.fullmatch(lines[0]):
         delimiter, n_above = delimiter or declared[1], 1
-    n_comments = _leading_comments(lines[n_above:])
+    is_content = (line.strip() and not line.startswith("#") for line in lines[n_above:])
+    n_comments = next((number for number, found in enumerate(is_content) if found), 0)
     dialect = sniff(lines[n_above + n_comments :], hint, delimiter, options.escape)
     first_rows = list(islice(records(iter(lines[n_above:]), dialect), HEADER_ROWS))
     n_preamble = _preamble(first_rows, n_comments, wanted)
@@ -288,14 +289,6 @@ def read_delimited(path: Path, hint: str, options: DataOptions) -> Table:
                 yield LooseRow(line, values) if record.loose else (line, values)
 
     return Table(str(path), names, named, tuple(first), rows, True, encoding=file.encoding, dialect=dialect)
-
-
-def _leading_comments(lines: Sequence[str]) -> int:
-    """Count the lines at the start that begin with a hash; 0 if there are no other lines."""
-    for number, line in enumerate(lines):
-        if line.strip() and not line.startswith("#"):
-            return number
-    return 0
 
 
 def _preamble(rows: Sequence[Record], n_comments: int, wanted: Sequence[str]) -> int:

@@ -25,14 +25,7 @@ NULL = "\\N"  # what MySQL writes for NULL
 
 
 class Record(NamedTuple):
-    """A row as its fields.
-
-    Attributes:
-        line: its first physical line.
-        fields: what they hold.
-        source: the line as written.
-        loose: whether its quotes are not those of a CSV writer, so that its fields are a guess.
-    """
+    """A row: its first physical line, its fields, that line as written, and whether they are a guess."""
 
     line: int
     fields: list[str]
