@@ -23,14 +23,16 @@ import pyarrow.parquet
 import pytest
 import zstandard
 from conftest import child_environment
+from test_data_formats import load as read
+from test_data_formats import write
 from tokenizers import Tokenizer, models, pre_tokenizers
 
 from edgetune.compare.grid import cells_of, load_grid, make_grid
 from edgetune.config.toml_config import load_config, make_config
 from edgetune.data import arrow, json_rows
-from edgetune.data.examples import DataOptions, Example, read_examples
+from edgetune.data.examples import DataOptions, read_examples
 from edgetune.data.readers import open_rows
-from edgetune.data.table import LONG_LABEL, LONG_TEXT, UNREADABLE_JSON, BadRow
+from edgetune.data.table import LONG_LABEL, LONG_TEXT, UNREADABLE_JSON
 from edgetune.data.token_format import TokenizerSpec
 from edgetune.data.tokens import open_tokens, tokens_cache_key
 from edgetune.devices.profile_store import find_file, profile_files, read_profile
@@ -48,17 +50,6 @@ PACK: dict[str, Callable[[bytes], bytes]] = {
     ".xz": lambda data: lzma.compress(data, preset=0),
     ".zst": zstandard.ZstdCompressor().compress,
 }
-
-
-def read(path: Path, options: DataOptions | None = None) -> tuple[list[Example], list[BadRow]]:
-    bad: list[BadRow] = []
-    return list(read_examples(str(path), options or DataOptions(), bad.append)), bad
-
-
-def write(path: Path, content: str | bytes) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(content if isinstance(content, bytes) else content.encode())
-    return path
 
 
 # Lines, cells, columns
