@@ -72,7 +72,7 @@ class Batch:
         begin, end = self.offsets[start], self.offsets[stop]
         return self._with(slice(start, stop), self.tokens[begin:end], self.offsets[start : stop + 1] - begin)
 
-    def _with(self, chosen: IntArray | slice, tokens: IntArray, offsets: IntArray) -> Batch:
+    def _with(self, chosen: IntArray | BoolArray | slice, tokens: IntArray, offsets: IntArray) -> Batch:
         first_lengths, scored = self.first_lengths[chosen], self.scored[chosen]
         return Batch(self.rows[chosen], self.labels[chosen], tokens, offsets, first_lengths, scored)
 
