@@ -132,8 +132,23 @@ def _folder_parts(folder: Path) -> dict[str, Path]:
         return {}
     if (folder / "dataset_dict.json").is_file():
         return saved_parts(folder)
-    found = _part_paths(folder, [suffix for suffixes in _SUFFIXES.values() for suffix in suffixes])
+    found: dict[str, Path] = {}
+    for path in _entries(folder, folder, _is_part):
+        name = path.name.split(".")[0]
+        if name in found:
+            raise DataError(
+                f"{folder} contains {found[name].name} and {path.name}; remove one, or pass the other itself."
+            )
+        found[name] = path
     return found if Parts.of(found) is not None else {}
+
+
+def _is_part(entry: os.DirEntry[str]) -> bool:
+    path = Path(entry.path)
+    if entry.is_dir():
+        return entry.name.lower() in PART_NAMES and not entry.is_symlink() and _holds_labels(path)
+    is_data = any(suffixes_of(path)[0] in suffixes for suffixes in _SUFFIXES.values())
+    return entry.name.lower().split(".")[0] in PART_NAMES and entry.is_file() and is_data
 
 
 def folder_files(folder: Path) -> Iterator[Path]:
@@ -173,27 +188,6 @@ def _label_files(folder: Path) -> Iterator[Path]:
         yield from _entries(
             label, folder, lambda entry: entry.name.lower().endswith(".txt") and entry.is_file()
         )
-
-
-def _part_paths(folder: Path, suffixes: Sequence[str]) -> dict[str, Path]:
-    """Return the parts of a data set in a folder: train.csv, test.csv, or folders of labels of such names."""
-    found: dict[str, Path] = {}
-
-    def is_part(entry: os.DirEntry[str]) -> bool:
-        path = Path(entry.path)
-        if entry.is_dir():
-            return entry.name.lower() in PART_NAMES and not entry.is_symlink() and _holds_labels(path)
-        stem = entry.name.lower().split(".")[0]
-        return stem in PART_NAMES and entry.is_file() and suffixes_of(path)[0] in suffixes
-
-    for path in _entries(folder, folder, is_part):
-        name = path.name.split(".")[0]
-        if name in found:
-            raise DataError(
-                f"{folder} contains {found[name].name} and {path.name}; remove one, or pass the other itself."
-            )
-        found[name] = path
-    return found
 
 
 def _read_folder(folder: Path, encoding: str) -> Table:
