@@ -179,16 +179,9 @@ class Order:
 def epoch_order(lengths: IntArray, batch_size: int, rng: np.random.Generator) -> Order:
     """Cut one epoch into shuffled batches whose rows are of (nearly) one length.
 
-    Rows are shuffled, then grouped by bucket, then cut; only a bucket's last rows share a batch
-    with the next bucket's first, so all batches but one are full.
-
-    Args:
-        lengths: (n,) tokens per row.
-        batch_size: rows per batch.
-        rng: decides both the order within a bucket and the order of batches.
-
-    Returns:
-        Batches of `batch_size` indices; only the one with the longest rows may have fewer.
+    Rows are shuffled, then grouped by bucket, then cut; only a bucket's last rows share a batch with the next
+    bucket's first, so all batches but the one with the longest rows have `batch_size` rows. `rng` decides
+    both the order within a bucket and the order of batches.
     """
     n_rows, n_batches = len(lengths), -(-len(lengths) // batch_size)
     shuffled = _own_pages(n_rows)

@@ -72,12 +72,7 @@ def as_path(data: Data, cache_dir: os.PathLike[str], options: DataOptions) -> st
 
 
 def name_copies(text: str, *paths: str | None) -> str:
-    """Replace the cache paths of copies of rows in memory by words in a message.
-
-    Args:
-        text: the message.
-        paths: the files that were read; those that are not such copies keep their names.
-    """
+    """Replace the paths of files that are copies of rows in memory by words in a message."""
     for path in paths:
         if path is None or Path(path).parent.name != ROWS or _COPY.fullmatch(Path(path).name) is None:
             continue

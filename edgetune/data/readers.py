@@ -202,7 +202,12 @@ def _read_folder(folder: Path, encoding: str) -> Table:
         raise DataError(
             f"{folder} does not contain subfolders with .txt files, one subfolder per label.{hint}"
         )
-    codec = resolve_encoding(encoding, _starts_of_files(folder) if encoding == AUTO else b"")
+    start = b""
+    if encoding == AUTO:
+        files = list(_label_files(folder))
+        step = max(1, len(files) // _MAX_JUDGED_FILES)
+        start = b"\n".join(read_start(path, _JUDGED_BYTES) for path in files[::step])
+    codec = resolve_encoding(encoding, start)
 
     def rows(columns: Sequence[int]) -> Iterator[Row | BadRow]:
         for number, path in enumerate(_label_files(folder), start=1):
@@ -224,9 +229,3 @@ def _read_folder(folder: Path, encoding: str) -> Table:
 
 def _holds_labels(folder: Path) -> bool:
     return next(_label_files(folder), None) is not None
-
-
-def _starts_of_files(folder: Path) -> bytes:
-    files = list(_label_files(folder))
-    step = max(1, len(files) // _MAX_JUDGED_FILES)
-    return b"\n".join(read_start(path, _JUDGED_BYTES) for path in files[::step])

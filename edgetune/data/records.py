@@ -146,12 +146,8 @@ def records(lines: Iterator[str], dialect: Dialect, width: int = 0) -> Iterator[
     """Yield records without blank lines; a line of only tabs, as many as the first record has, is a row.
 
     In a table of one column a blank line below the first record is a row too. An unclosed quote affects only
-    its own line, not the lines after it.
-
-    Args:
-        lines: physical lines.
-        dialect: how they are written.
-        width: columns a row should have; 0 takes it from the first record.
+    its own line, not the lines after it. `width` is the number of columns that a row should have; 0 takes it
+    from the first record.
     """
     allow_long_fields()
     waiting: deque[str] = deque()  # lines read ahead for a record that turned out not to belong to it

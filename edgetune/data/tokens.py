@@ -13,7 +13,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, fields
 from pathlib import Path
 
@@ -199,12 +199,9 @@ def _build_cached(
 def _sweep(cache_dir: Path) -> None:
     """Remove what killed builds left behind."""
     for left in cache_dir.glob(f"{_BUILDING}*"):
-        try:
-            stale = time.time() - left.stat().st_mtime > _STALE_S
-        except OSError:
-            continue
-        if stale:
-            shutil.rmtree(left, ignore_errors=True)
+        with suppress(OSError):
+            if time.time() - left.stat().st_mtime > _STALE_S:
+                shutil.rmtree(left, ignore_errors=True)
 
 
 @contextmanager
