@@ -26,16 +26,14 @@ from edgetune.data.columns import Columns
 from edgetune.data.examples import (
     DataOptions,
     Example,
-    GuessedColumns,
     find_columns,
     find_parts,
     open_labelled,
     read_examples,
 )
-from edgetune.data.folds import make_folds
 from edgetune.data.in_memory import name_copies
 from edgetune.data.labels import find_labels, label_order, merge_hint
-from edgetune.data.near_duplicates import Words, similar_groups
+from edgetune.data.near_duplicates import Words, make_folds, similar_groups
 from edgetune.data.quality import (
     MEND_RATE,
     DataFinding,
@@ -50,7 +48,7 @@ from edgetune.data.quality import (
     uncategorical_labels,
 )
 from edgetune.data.row_sample import RowSample, draw_sample
-from edgetune.data.splits import data_options, overlap
+from edgetune.data.splits import data_options
 from edgetune.data.table import UNLABELLED, BadRow, Table
 from edgetune.data.token_build import load_tokenizer, text_hash
 from edgetune.data.token_format import TokenizerSpec, joined_text, shown_text, text_or_pair
@@ -255,8 +253,8 @@ class _Rows:
         self.n_loose += 1
         self.first_loose = self.first_loose or f"{row.file}:{row.line}"
 
-    def set_guess(self, guess: GuessedColumns) -> None:
-        self.guess = (guess.label, *guess.text)
+    def set_guess(self, columns: list[str]) -> None:
+        self.guess = tuple(columns)
 
     def counted(self, path: str, options: DataOptions) -> Iterator[Example]:
         """Yield the usable rows of a file, their texts cut to what is looked at."""
@@ -566,7 +564,7 @@ def _eval_findings(
     n_rows = evaluation.n_rows
     if not n_rows:
         raise DataError(f"{path} has no usable rows to evaluate on.")
-    found = overlap_findings(overlap(rows, evaluation), n_rows)
+    found = overlap_findings(rows.text_hashes, evaluation.text_hashes)
     known = find_labels(evaluation.labels, names, options.merge_labels)
     if unknown := {name: count for name, count in evaluation.labels.items() if name not in known}:
         text = describe_unknown(unknown, n_rows) + merge_hint(unknown, names)

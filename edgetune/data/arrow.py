@@ -17,10 +17,8 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from edgetune.data.compression import Unpacked
-from edgetune.data.folders import resolves_inside
-from edgetune.data.parts import Parts
-from edgetune.data.table import MAX_PATH_KEYS, MAX_PATHS, BadRow, Row, Table, value_at
+from edgetune.data.table import MAX_PATH_KEYS, MAX_PATHS, BadRow, Parts, Row, Table, value_at
+from edgetune.data.text_files import Unpacked, resolves_inside
 from edgetune.utils.errors import DataError, EdgetuneError
 from edgetune.utils.limits import MAX_BATCH_BYTES, MAX_COLUMNS, MAX_TOML_BYTES
 from edgetune.utils.sanitize import brief
@@ -31,13 +29,8 @@ _BUFFERS, _COMPRESSION = 2, 3  # fields of RecordBatch
 _DATA = 1  # field of DictionaryBatch
 
 
-def unpacked_sizes(arrow: Any, source: Any) -> Iterator[int]:
-    """Yield the bytes that each compressed batch unpacks to, 0 for one that is not compressed."""
-    for message in arrow.ipc.MessageReader.open_stream(source):
-        yield _unpacked(memoryview(message.metadata), message.body)
-
-
-def _unpacked(metadata: memoryview, body: Any) -> int:
+def _unpacked_size(metadata: memoryview, body: Any) -> int:
+    """Return the bytes that a compressed batch unpacks to, 0 for one that is not compressed."""
     root = struct.unpack_from("<I", metadata, 0)[0]
     kind_at, header_at = _field(metadata, root, _HEADER_TYPE), _field(metadata, root, _HEADER)
     if not kind_at or not header_at or body is None:
@@ -85,8 +78,8 @@ ROW_BYTES = 8  # counted for every row, even an empty one
 MAX_ERROR_CHARS = 200
 MAX_NAME_CHARS = 255
 
-# column names → pyarrow record batches or tables, each with the file that it came from, if there is one
-ArrowBatches = Callable[[list[str]], Iterator[tuple[Path | None, Any]]]
+# column names → pyarrow record batches or tables, each with what counts the bytes of its file
+ArrowBatches = Callable[[list[str]], Iterator[tuple[Callable[[int], None], Any]]]
 
 
 @contextmanager
@@ -123,13 +116,7 @@ def _check_claims(path: Path, metadata: Any) -> None:
 
 
 def batch_rows(opened: Any, columns: list[str], wanted: list[int]) -> int:
-    """Return how many rows of a `pyarrow.parquet.ParquetFile` can be unpacked at once.
-
-    Args:
-        opened: the file.
-        columns: names of the columns to read.
-        wanted: indices of the columns in the file that belong to them.
-    """
+    """Return how many rows of some columns of a `ParquetFile`, whose indices are `wanted`, fit in memory."""
     largest = 1
     for i in range(opened.metadata.num_row_groups):
         group = opened.metadata.row_group(i)
@@ -144,12 +131,13 @@ def batch_rows(opened: Any, columns: list[str], wanted: list[int]) -> int:
     return max(1, min(BATCH_ROWS, MAX_BATCH_BYTES // largest))
 
 
-def _parquet_batches(path: Path, columns: list[str]) -> Iterator[tuple[Path, Any]]:
+def _parquet_batches(path: Path, columns: list[str]) -> Iterator[tuple[Callable[[int], None], Any]]:
     from pyarrow.parquet import ParquetFile
 
     with ParquetFile(path) as file:
         _check_claims(path, file.metadata)
         paths = [file.schema.column(i).path for i in range(len(file.schema))]
+    count = Unpacked(path).add
     wanted = [i for i, name in enumerate(paths) if name.split(".")[0] in columns]
     with ParquetFile(path, buffer_size=BUFFER_BYTES, read_dictionary=[paths[i] for i in wanted]) as file:
         n_rows = batch_rows(file, columns, wanted)
@@ -159,26 +147,23 @@ def _parquet_batches(path: Path, columns: list[str]) -> Iterator[tuple[Path, Any
                     f"A batch of {batch.num_rows:,} rows of {path} takes {batch.nbytes / 1e6:,.0f} MB, but "
                     f"at most {MAX_BATCH_BYTES / 1e6:,.0f} MB are supported; remove the longest texts."
                 )
-            yield path, batch
+            yield count, batch
 
 
-def read_arrow(path: Path) -> Table:
-    """Open an Arrow IPC file (Feather version 2) or stream."""
-    return _arrow_files(str(path), [path])
-
-
-def _arrow_files(name: str, paths: Sequence[Path]) -> Table:
+def read_arrow(name: str, paths: Sequence[Path]) -> Table:
+    """Open Arrow IPC files (Feather version 2) or streams, as one table."""
     with _translated(paths[0]), _open_arrow(paths[0]) as (schema, _):
         pass
 
-    def batches(columns: list[str]) -> Iterator[tuple[Path, Any]]:
+    def batches(columns: list[str]) -> Iterator[tuple[Callable[[int], None], Any]]:
         for path in paths:
             with _translated(path), _open_arrow(path) as (_, parts):
+                count = Unpacked(path).add
                 for part in parts:
                     chosen = part.select(columns)
                     chosen.validate(full=True)  # else a damaged file crashes the process
                     for start in range(0, chosen.num_rows, BATCH_ROWS):
-                        yield path, chosen.slice(start, BATCH_ROWS)
+                        yield count, chosen.slice(start, BATCH_ROWS)
 
     return arrow_table(name, schema, batches)
 
@@ -195,7 +180,8 @@ def _open_arrow(path: Path) -> Iterator[tuple[Any, Iterator[Any]]]:
         start = 8 if bytes(source.read(6)) == b"ARROW1" else 0
         source.seek(start)
         unpacked = Unpacked(path)
-        for size in unpacked_sizes(arrow, source):
+        for message in arrow.ipc.MessageReader.open_stream(source):
+            size = _unpacked_size(memoryview(message.metadata), message.body)
             unpacked.add(size)
             if size > MAX_BATCH_BYTES:
                 raise DataError(
@@ -257,11 +243,6 @@ def _small_json(path: Path, root: Path) -> Any:
     return json.loads(text)
 
 
-def read_saved(folder: Path) -> Table:
-    """Open a folder that `datasets` wrote with `save_to_disk`; the library itself is not needed."""
-    return _arrow_files(str(folder), saved_files(folder))
-
-
 def arrow_table(name: str, schema: Any, batches: ArrowBatches) -> Table:
     """Make a table of record batches; ids of a `datasets.ClassLabel` become their names."""
     with _translated(Path(name)):
@@ -278,23 +259,20 @@ def arrow_table(name: str, schema: Any, batches: ArrowBatches) -> Table:
     def rows(chosen: Sequence[int]) -> Iterator[Row | BadRow]:
         places = [paths[columns[i]] for i in chosen]
         names = [place[0] for place in places]
-        n_rows, counted = 0, {}
+        n_rows = 0
         with _translated(Path(name)):
-            for path, batch in batches(list(dict.fromkeys(names))):
-                if path is not None and path not in counted:
-                    counted[path] = Unpacked(path)
+            for count, batch in batches(list(dict.fromkeys(names))):
                 values = (_values(batch, place, classes.get(".".join(place))) for place in places)
                 n_chars = 0
                 # Row by row, since a few bytes of a file may stand for the same long text many times.
                 for cells in zip(*values, strict=True):
                     n_rows += 1
                     n_chars += ROW_BYTES + sum(len(cell) for cell in cells if isinstance(cell, str | bytes))
-                    if path is not None and n_chars > COUNTED_CHARS:
-                        counted[path].add(n_chars)
+                    if n_chars > COUNTED_CHARS:
+                        count(n_chars)
                         n_chars = 0
                     yield n_rows, cells
-                if path is not None:
-                    counted[path].add(n_chars)
+                count(n_chars)
 
     return Table(name, columns, True, (), rows, n_deeper=len(columns) - n_columns)
 
@@ -302,9 +280,9 @@ def arrow_table(name: str, schema: Any, batches: ArrowBatches) -> Table:
 def dataset_table(name: str, dataset: Any) -> Table:
     """Make a table of a `datasets.Dataset`; ids of a `ClassLabel` become their names."""
 
-    def batches(columns: list[str]) -> Iterator[tuple[None, Any]]:
+    def batches(columns: list[str]) -> Iterator[tuple[Callable[[int], None], Any]]:
         for batch in dataset.select_columns(columns).with_format("arrow").iter(batch_size=BATCH_ROWS):
-            yield None, batch
+            yield lambda n_bytes: None, batch
 
     return arrow_table(name, dataset.features.arrow_schema, batches)
 

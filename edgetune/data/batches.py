@@ -1,4 +1,4 @@
-"""Examples as arrays: the batch, length buckets and the order of a pass.
+"""Examples as arrays: the batch, length buckets, the order of a pass, and passes as a stream.
 
 Rows stay end to end, without padding, until a model asks for `padded`.
 
@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import mmap
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from typing import Protocol
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -18,6 +18,7 @@ from edgetune.utils.types import BoolArray, IntArray, Labels
 
 PAD_MULTIPLE = 8
 _PART_ROWS = 1 << 14  # rows that are grouped at a time
+RELEASE_EVERY = 8  # batches between two calls that let the system drop token pages
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,33 +63,23 @@ class Batch:
         offsets = np.concatenate(([0], np.cumsum(lengths)))
         # Where each taken token lay: its place in the result, moved by how far its row moves.
         places = np.arange(offsets[-1]) + np.repeat(self.offsets[:-1][index] - offsets[:-1], lengths)
-        return Batch(
-            rows=self.rows[index],
-            labels=self.labels[index],
-            tokens=self.tokens[places],
-            offsets=offsets,
-            first_lengths=self.first_lengths[index],
-            scored=self.scored[index],
-        )
+        return self._with(index, self.tokens[places], offsets)
 
     def cut(self, start: int, stop: int) -> Batch:
         """Return the rows from `start` to before `stop`, without copying them."""
         if stop - start == len(self):
             return self
         begin, end = self.offsets[start], self.offsets[stop]
-        return Batch(
-            rows=self.rows[start:stop],
-            labels=self.labels[start:stop],
-            tokens=self.tokens[begin:end],
-            offsets=self.offsets[start : stop + 1] - begin,
-            first_lengths=self.first_lengths[start:stop],
-            scored=self.scored[start:stop],
-        )
+        return self._with(slice(start, stop), self.tokens[begin:end], self.offsets[start : stop + 1] - begin)
+
+    def _with(self, chosen: IntArray | BoolArray | slice, tokens: IntArray, offsets: IntArray) -> Batch:
+        first_lengths, scored = self.first_lengths[chosen], self.scored[chosen]
+        return Batch(self.rows[chosen], self.labels[chosen], tokens, offsets, first_lengths, scored)
 
     def mark_scored(self, scored: BoolArray | None = None) -> Batch:
         """Return the same examples, marked as scored: all of them, or those where `scored` (B,) is true."""
         marked = np.ones(len(self), dtype=np.bool_) if scored is None else scored
-        return Batch(self.rows, self.labels, self.tokens, self.offsets, self.first_lengths, marked)
+        return replace(self, scored=marked)
 
     def padded(self, pad_id: int, multiple: int = PAD_MULTIPLE, width: int = 0) -> dict[str, IntArray]:
         """Lay the rows out as a model wants them.
@@ -131,7 +122,7 @@ def join(batches: Sequence[Batch]) -> Batch:
 
 
 class TokenSource(Protocol):
-    """Where batches get their rows: a token store, or a view of some of its rows."""
+    """Where batches get their rows: some or all rows of a token store."""
 
     @property
     def labels(self) -> Labels: ...  # (n,) class ids, or (n, C) multi-hot
@@ -142,7 +133,10 @@ class TokenSource(Protocol):
     @property
     def n_numbered(self) -> int: ...  # `Batch.rows` are below this
 
-    def batch(self, rows: IntArray) -> Batch: ...
+    def __len__(self) -> int: ...
+    def batch(self, rows: IntArray) -> Batch: ...  # (B,) by position
+    def numbered(self, rows: IntArray) -> Batch: ...  # (B,) by their numbers in `Batch.rows`
+    def release(self) -> None: ...
 
 
 def bucket_of(lengths: IntArray) -> IntArray:
@@ -185,37 +179,25 @@ class Order:
 def epoch_order(lengths: IntArray, batch_size: int, rng: np.random.Generator) -> Order:
     """Cut one epoch into shuffled batches whose rows are of (nearly) one length.
 
-    Rows are shuffled, then grouped by bucket, then cut; only a bucket's last rows share a batch
-    with the next bucket's first, so all batches but one are full.
-
-    Args:
-        lengths: (n,) tokens per row.
-        batch_size: rows per batch.
-        rng: decides both the order within a bucket and the order of batches.
-
-    Returns:
-        Batches of `batch_size` indices; only the one with the longest rows may have fewer.
+    Rows are shuffled, then grouped by bucket, then cut; only a bucket's last rows share a batch with the next
+    bucket's first, so all batches but the one with the longest rows have `batch_size` rows. `rng` decides
+    both the order within a bucket and the order of batches.
     """
     n_rows, n_batches = len(lengths), -(-len(lengths) // batch_size)
     shuffled = _own_pages(n_rows)
     for part in _parts(n_rows):
         shuffled[part] = np.arange(part.start, min(part.stop, n_rows))
     rng.shuffle(shuffled)
-    starts, ends = _drawn_places(n_rows, batch_size, rng.permutation(n_batches))
+    drawn = rng.permutation(n_batches)
+    sizes = np.full(n_batches, batch_size, dtype=np.int32)
+    sizes[drawn == n_batches - 1] = n_rows - (n_batches - 1) * batch_size
+    ends = np.cumsum(sizes, dtype=np.int32)  # where the k-th drawn ends
+    starts = np.empty_like(ends)  # where each starts, by its number before the draw
+    starts[drawn] = ends - sizes
     rows = _own_pages(n_rows)
     for members, places in _grouped(lengths, shuffled):
         rows[starts[places // batch_size] + places % batch_size] = members
     return Order(rows, ends)
-
-
-def _drawn_places(n_rows: int, batch_size: int, drawn: IntArray) -> tuple[IntArray, IntArray]:
-    """Return where each batch starts, by its number before the draw, and where the k-th drawn ends."""
-    sizes = np.full(len(drawn), batch_size, dtype=np.int32)
-    sizes[drawn == len(drawn) - 1] = n_rows - (len(drawn) - 1) * batch_size
-    ends = np.cumsum(sizes, dtype=np.int32)
-    starts = np.empty_like(ends)
-    starts[drawn] = ends - sizes
-    return starts, ends
 
 
 def _grouped(lengths: IntArray, shuffled: IntArray) -> Iterator[tuple[IntArray, IntArray]]:
@@ -250,3 +232,57 @@ def sequential_batches(source: TokenSource, batch_size: int) -> Iterator[Batch]:
     order = np.argsort(source.lengths, kind="stable")
     for start in range(0, len(order), batch_size):
         yield source.batch(order[start : start + batch_size])
+
+
+_NOTHING = Order(np.zeros(0, np.int32), np.zeros(0, np.int32))
+
+
+class RowStream:
+    """The rest of a pass over training rows, shuffled, and the generator that draws the next pass."""
+
+    def __init__(self, source: TokenSource, batch_size: int, rng: np.random.Generator) -> None:
+        """Start before the first pass."""
+        self._source, self._batch_size, self._rng = source, batch_size, rng
+        self._order, self._at = _NOTHING, 0
+
+    def __len__(self) -> int:
+        """Batches left of the pass."""
+        return len(self._order) - self._at
+
+    def begin(self) -> None:
+        """Draw the order of a pass."""
+        self._order, self._at = _NOTHING, 0  # the old order makes room for the new
+        self._order = epoch_order(self._source.lengths, self._batch_size, self._rng)
+
+    def next(self, at_least: int = 1) -> Batch:
+        """Copy the next whole batches of the pass as one batch of at least `at_least` rows, or all."""
+        order, n_before = self._order, len(self)
+        begin = order.begin(self._at)
+        last = min(int(order.ends.searchsorted(begin + at_least)), len(order) - 1)
+        self._at = last + 1
+        if n_before // RELEASE_EVERY != len(self) // RELEASE_EVERY:
+            self._source.release()
+        return self._source.batch(order.rows[begin : order.ends[last]])
+
+    def draw_rest_anew(self) -> None:
+        """Draw as many rows as are left of the pass from all of them."""
+        n_left = len(self._left)
+        self.begin()
+        self._order = self._order.cut(n_left)
+
+    @property
+    def _left(self) -> IntArray:
+        return self._order.rows[self._order.begin(self._at) :]
+
+    def state(self) -> dict[str, Any]:
+        """Return the rest of the pass, and the state of the generator."""
+        return {
+            "left": self._left,
+            "sizes": np.diff(self._order.ends, prepend=np.int32(0))[self._at :],
+            "rng": self._rng.bit_generator.state,
+        }
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """Continue exactly where `state()` was taken."""
+        self._order, self._at = Order(state["left"], np.cumsum(state["sizes"], dtype=np.int32)), 0
+        self._rng.bit_generator.state = state["rng"]

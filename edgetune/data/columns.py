@@ -8,98 +8,46 @@ A column that was not found by a usual name is reported, and if two columns woul
 from __future__ import annotations
 
 import difflib
-import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import islice
 from statistics import fmean
 from typing import Any
 
 from edgetune.data.labels import NUMBER, normal_label
-from edgetune.data.table import BadRow, Table
+from edgetune.data.table import DataOptions, Table, plain_name
 from edgetune.utils.errors import UsageError
 from edgetune.utils.sanitize import brief
 
 # The first entry whose names are all present wins. Pairs come first, because "sentence" may be half of one.
+_PAIRS = """
+question sentence | question1 question2 | premise hypothesis | sentence1 sentence2 | sentence_a sentence_b
+text1 text2 | text_a text_b | title content | title description | title body | title review
+subject body | subject message
+"""
+_TEXTS = """
+sentence review review_text review_body content comment comment_text body message description tweet utterance
+question query document article abstract headline feedback title v2
+"""
+_LABELS = """
+label labels sentiment category class target intent is_duplicate stars rating gold_label label_text
+class_index polarity emotion topic tag type is_spam spam cats choices accept y v1
+"""
+_OTHERS = """
+id idx index qid1 qid2 guid date user score source split fold
+"""
 TEXT_NAMES: tuple[tuple[str, ...], ...] = (
     ("text",),
-    ("question", "sentence"),
-    ("question1", "question2"),
-    ("premise", "hypothesis"),
-    ("sentence1", "sentence2"),
-    ("sentence_a", "sentence_b"),
-    ("text1", "text2"),
-    ("text_a", "text_b"),
-    ("title", "content"),
-    ("title", "description"),
-    ("title", "body"),
-    ("title", "review"),
-    ("subject", "body"),
-    ("subject", "message"),
-    ("sentence",),
-    ("review",),
-    ("review_text",),
-    ("review_body",),
-    ("content",),
-    ("comment",),
-    ("comment_text",),
-    ("body",),
-    ("message",),
-    ("description",),
-    ("tweet",),
-    ("utterance",),
-    ("question",),
-    ("query",),
-    ("document",),
-    ("article",),
-    ("abstract",),
-    ("headline",),
-    ("feedback",),
-    ("title",),
-    ("v2",),
+    *(tuple(pair.split()) for line in _PAIRS.strip().splitlines() for pair in line.split("|")),
+    *((name,) for name in _TEXTS.split()),
 )
-LABEL_NAMES: tuple[str, ...] = (
-    "label",
-    "labels",
-    "sentiment",
-    "category",
-    "class",
-    "target",
-    "intent",
-    "is_duplicate",
-    "stars",
-    "rating",
-    "gold_label",
-    "label_text",
-    "class_index",
-    "polarity",
-    "emotion",
-    "topic",
-    "tag",
-    "type",
-    "is_spam",
-    "spam",
-    "cats",
-    "choices",
-    "accept",
-    "y",
-    "v1",
-)
-_OTHER_NAMES = (
-    "id",
-    "idx",
-    "index",
-    "qid1",
-    "qid2",
-    "guid",
-    "date",
-    "user",
-    "score",
-    "source",
-    "split",
-    "fold",
-)
+LABEL_NAMES = tuple(_LABELS.split())
+_OTHER_NAMES = _OTHERS.split()
 KNOWN_NAMES = frozenset(name for names in TEXT_NAMES for name in names) | {*LABEL_NAMES, *_OTHER_NAMES}
+ALSO_VALUES = frozenset({"spam", "feedback", "question", "comment", "review", "topic"})
+"""Names that are just as often values of a label; on their own, they do not make the first row a header."""
+_CLEAR_LABEL_NAMES = frozenset(LABEL_NAMES) - ALSO_VALUES
+_TEXT_WORDS = frozenset(names[0] for names in TEXT_NAMES if len(names) == 1) - {"v2"}
+_LABEL_WORDS = frozenset(LABEL_NAMES) - {"y", "v1", "tag", "target", "spam", "accept"}
 
 VERDICTS: Mapping[str, tuple[frozenset[str], str]] = {
     "answer": (frozenset({"accept", "reject", "ignore"}), "accept"),
@@ -107,13 +55,16 @@ VERDICTS: Mapping[str, tuple[frozenset[str], str]] = {
 }
 """Columns in which Prodigy and Label Studio say if an annotation is accepted: all values, and for yes."""
 
-ALSO_VALUES = frozenset({"spam", "feedback", "question", "comment", "review", "topic"})
-"""Names that are just as often values of a label; on their own, they do not make the first row a header."""
+FLAGS = {"1": 1, "1.0": 1, "true": 1, "yes": 1, "x": 1, "0": 0, "0.0": 0, "false": 0, "no": 0, "": 0}
+"""What columns that hold 1 for one label each are filled with, in lower case."""
+_TWO_FLAGS = ({"0", "1"}, {"0.0", "1.0"}, {"false", "true"}, {"no", "yes"}, {"", "1"}, {"", "x"})
+FEWEST_FLAGS = 3
+"""Columns of 0 and 1 that are taken for labels though not one of them holds 1 in each row."""
+_FLAG_ROWS, _MOST_FLAGS = 100, 500
 
-_MAX_NAME_CHARS = 200  # all usual names are shorter
 _MAX_LISTED = 20
 _SHORT = 21  # characters of a value
-_SEPARATORS = re.compile(r"[\s_.-]+")
+_MOST_PIECES = 12  # of a name that holds commas
 FEWEST_ROWS, FEWEST_PER_VALUE, MOST_LABEL_CHARS = 10, 3, 40
 """Limits for a column of labels: rows, rows per distinct value on average, and characters of a value."""
 FEWEST_WORDS = 3
@@ -137,19 +88,6 @@ class Columns:
     guessed: bool = False
 
 
-def plain_name(name: str) -> str:
-    """Write a column's name in lower case, with `_` for whatever separates its words."""
-    return _SEPARATORS.sub("_", name[:_MAX_NAME_CHARS].strip().lower())
-
-
-FLAGS = {"1": 1, "1.0": 1, "true": 1, "yes": 1, "x": 1, "0": 0, "0.0": 0, "false": 0, "no": 0, "": 0}
-"""What columns that hold 1 for one label each are filled with, in lower case."""
-FEWEST_FLAGS = 3
-"""Columns of 0 and 1 that are taken for labels though not one of them holds 1 in each row."""
-_FLAG_ROWS, _MOST_FLAGS = 100, 500
-_MOST_PIECES = 12  # of a name that holds commas
-
-
 def label_flags(table: Table) -> tuple[list[str], bool]:
     """Find columns for one label each, which hold 1 or 0 in the first rows.
 
@@ -163,8 +101,7 @@ def label_flags(table: Table) -> tuple[list[str], bool]:
     if any(plain_name(name) in _CLEAR_LABEL_NAMES for name in table.columns):
         return none
     every = range(len(table.columns))
-    first = islice(table.read(every), _FLAG_ROWS)
-    rows = [[str(value).strip().lower() for value in row[1]] for row in first if not isinstance(row, BadRow)]
+    rows = [[str(value).strip().lower() for value in row] for row in table.values(every, _FLAG_ROWS)]
     found = [{row[i] for row in rows} for i in every]
     used = [pair for pair in _TWO_FLAGS if pair in found]
     flags = [i for i in every if any(found[i] <= pair for pair in used)]  # none of the first may have a label
@@ -178,12 +115,8 @@ def label_flags(table: Table) -> tuple[list[str], bool]:
     return named, several
 
 
-def check_flags(table: Table) -> None:
-    """Refuse a table that has a column for each label.
-
-    Raises:
-        UsageError: it has; says how to name them.
-    """
+def _check_flags(table: Table) -> None:
+    """Refuse a table that has a column for each label."""
     named, several = label_flags(table)
     if not named:
         return
@@ -195,14 +128,12 @@ def check_flags(table: Table) -> None:
     )
 
 
-_CLEAR_LABEL_NAMES = frozenset(LABEL_NAMES) - ALSO_VALUES
-_TWO_FLAGS = ({"0", "1"}, {"0.0", "1.0"}, {"false", "true"}, {"no", "yes"}, {"", "1"}, {"", "x"})
-
-
-def joined_spellings(text: Sequence[str]) -> list[str]:
-    """Return names as they were given, and joined: `--text` splits a name that holds a comma."""
+def wanted_names(options: DataOptions) -> list[str]:
+    """Return the names that the user gave, and joins of them: `--text` splits a name that holds a comma."""
+    text, label = options.text, options.label
     spans = [text[i:j] for i in range(len(text)) for j in range(i + 2, min(len(text), i + _MOST_PIECES) + 1)]
-    return [*text, *(joint.join(span) for span in spans for joint in (",", ", "))]
+    joined = [joint.join(span) for span in spans for joint in (",", ", ")]
+    return [*text, *joined, *([] if label is None else [label, *label.split(",")])]
 
 
 def _rejoined(text: Sequence[str], names: Sequence[str]) -> list[str]:
@@ -223,83 +154,65 @@ def _pieces(name: str) -> tuple[str, ...]:
     return tuple(piece.strip().lower() for piece in name.split(",") if piece.strip())
 
 
-def choose_columns(
-    file: str,
-    names: Sequence[str],
-    text: Sequence[str] = (),
-    label: str | None = None,
-    pair: bool = False,
-    need_label: bool = True,
-    first_row: Sequence[str] | None = None,
-    sample: Callable[[], Sequence[Sequence[Any]]] = lambda: (),
-) -> Columns:
-    """Find the text and label columns.
+def find_columns(table: Table, options: DataOptions, need_label: bool = True) -> Columns:
+    """Find the text and label columns of a table: as the user says, by their names, or by their content.
 
     Args:
-        file: its name in error messages.
-        names: all columns.
-        text: the columns that the user gave, by name or 1-based number; () to detect them.
-        label: the column that the user gave; None to detect it.
-        pair: whether there must be exactly two text columns.
-        need_label: whether a label column must be found.
-        first_row: values of the first row of a file without column names, for error messages.
-        sample: returns some rows with all their columns; called if the names do not decide.
+        table: the rows.
+        options: which columns the user gave.
+        need_label: whether a label is needed; else its column is only kept apart from the text.
 
     Raises:
         UsageError: a column does not exist or cannot be guessed; the message lists the existing columns.
     """
-    there = _listing(names, first_row)
-    text = _rejoined(text, names)
-    flags = _flag_columns(file, names, label, there) if label is not None else ()
+    file, names = table.file, table.columns
+    label = options.label if need_label or options.label in names else None
+    if label is None and need_label:
+        _check_flags(table)
+    flags = () if label is None else _flag_columns(table, label)
     if flags:
         label = names[flags[0]]
-    label_at = _find(file, names, label, "--label", there) if label is not None else None
+    label_at = None if label is None else _find(table, label, "--label")
     if label_at is None and need_label:
         label_at = usual_label(names)
-    taken = flags or _as_tuple(label_at)
-    text_at = tuple(_find(file, names, name, "--text", there) for name in text)
+    text_at = tuple(_find(table, name, "--text") for name in _rejoined(options.text, names))
     if not text_at:
-        text_at = _usual_text(names, taken)
+        text_at = _usual_text(names, flags or _as_tuple(label_at))
     guessed = not text_at or (label_at is None and need_label)
     if guessed:
-        text_at, label_at = _guess(names, text_at, label_at, need_label, sample)
+        text_at, label_at = _guess(table, text_at, label_at, need_label)
     if not text_at:
-        raise UsageError(
-            f"Cannot tell which column of {file} contains the text; specify it with --text. {there}"
-        )
-    if label_at is None and need_label:
-        raise UsageError(
-            f"Cannot tell which column of {file} contains the label; specify it with --label. {there}"
-        )
-    if need_label and label_at in text_at:
-        raise UsageError(
-            f'Column "{brief(names[text_at[0]])}" of {file} cannot be both text and label. {there}'
-        )
-    if pair and len(text_at) != 2:
+        problem = f"Cannot tell which column of {file} contains the text; specify it with --text."
+    elif label_at is None and need_label:
+        problem = f"Cannot tell which column of {file} contains the label; specify it with --label."
+    elif need_label and label_at in text_at:
+        problem = f'Column "{brief(names[text_at[0]])}" of {file} cannot be both text and label.'
+    elif options.pair and len(text_at) != 2:
         used = ", ".join(brief(names[i]) for i in text_at[:_MAX_LISTED])
-        raise UsageError(
-            f"A text pair needs two columns, not {len(text_at)} ({used}); use --text A,B. {there}"
-        )
-    return Columns(text_at, label_at, flags, guessed)
+        problem = f"A text pair needs two columns, not {len(text_at)} ({used}); use --text A,B."
+    else:
+        return Columns(text_at, label_at, flags, guessed)
+    raise UsageError(f"{problem} {_listing(table)}")
 
 
-def _listing(names: Sequence[str], first_row: Sequence[str] | None) -> str:
+def _listing(table: Table) -> str:
     """List the columns; columns without names are listed with their values in the first row."""
+    names = table.columns
     shown = [f'"{brief(name)}"' for name in names[:_MAX_LISTED]]
-    if first_row is not None:
-        shown = [f"{name} ({brief(value, _SHORT)})" for name, value in zip(shown, first_row, strict=False)]
     more = f" and {len(names) - _MAX_LISTED} more" if len(names) > _MAX_LISTED else ""
-    if first_row is not None:
-        return (
-            f"It has no header; its columns, with the values of the first row, are {', '.join(shown)}{more}. "
-            "If the first row contains column names, use --header."
-        )
-    return f"Its columns are {', '.join(shown)}{more}."
+    if table.has_names:
+        return f"Its columns are {', '.join(shown)}{more}."
+    values = zip(shown, table.first_row, strict=False)
+    with_values = ", ".join(f"{name} ({brief(value, _SHORT)})" for name, value in values)
+    return (
+        f"It has no header; its columns, with the values of the first row, are {with_values}{more}. "
+        "If the first row contains column names, use --header."
+    )
 
 
-def _find(file: str, names: Sequence[str], wanted: str, option: str, there: str) -> int:
+def _find(table: Table, wanted: str, option: str) -> int:
     """Return a column's position: by its exact name, then ignoring case, then by 1-based number."""
-    wanted = wanted.strip()
+    file, names, wanted = table.file, table.columns, wanted.strip()
     if wanted in names:
         if names.count(wanted) > 1:
             numbers = [str(i) for i, name in enumerate(names, start=1) if name == wanted]
@@ -315,36 +228,26 @@ def _find(file: str, names: Sequence[str], wanted: str, option: str, there: str)
         return int(wanted[:9]) - 1
     close = difflib.get_close_matches(wanted.lower(), lowered, n=1)
     hint = f' Did you mean {option} "{brief(names[lowered.index(close[0])])}"?' if close else ""
-    raise UsageError(f'{file} has no column "{wanted}" (option {option}).{hint} {there}')
+    raise UsageError(f'{file} has no column "{wanted}" (option {option}).{hint} {_listing(table)}')
 
 
-def _flag_columns(file: str, names: Sequence[str], label: str, there: str) -> tuple[int, ...]:
+def _flag_columns(table: Table, label: str) -> tuple[int, ...]:
     """Return the positions of the columns that `--label a,b` names; () if it names one column."""
     wanted = label.strip().lower()
     pieces = _pieces(label)
-    if wanted in (name.strip().lower() for name in names) or len(pieces) < 2:
+    if wanted in (name.strip().lower() for name in table.columns) or len(pieces) < 2:
         return ()
-    return tuple(_find(file, names, piece, "--label", there) for piece in pieces)
+    return tuple(_find(table, piece, "--label") for piece in pieces)
 
 
-def verdict(names: Sequence[str], sample: Callable[[], Sequence[Sequence[Any]]]) -> tuple[int, str] | None:
-    """Find a column that says whether a row's annotation is accepted.
-
-    Args:
-        names: all columns.
-        sample: returns some rows with all their columns.
-
-    Returns:
-        Its position, and its value for accepted annotations; None if there is no such column.
-    """
-    for i, name in enumerate(names):
-        known = next((word for word in VERDICTS if plain_name(name).endswith(word)), None)
-        if known is None:
-            continue
-        allowed, accepted = VERDICTS[known]
-        values = {normal_label(row[i]) for row in sample()} - {None}
-        if values and values <= allowed:
-            return i, accepted
+def verdict(table: Table) -> tuple[int, str] | None:
+    """Find a column that says whether an annotation is accepted: its position, and its value for yes."""
+    for i, name in enumerate(table.columns):
+        for word, (allowed, accepted) in VERDICTS.items():
+            if plain_name(name).endswith(word):
+                values = {normal_label(row[i]) for row in table.sample()} - {None}
+                if values and values <= allowed:
+                    return i, accepted
     return None
 
 
@@ -363,30 +266,22 @@ def _usual_text(names: Sequence[str], taken: Sequence[int]) -> tuple[int, ...]:
     return (0,) if len(names) == 1 and not taken else ()
 
 
-_TEXT_WORDS = frozenset(names[0] for names in TEXT_NAMES if len(names) == 1) - {"v2"}
-_LABEL_WORDS = frozenset(LABEL_NAMES) - {"y", "v1", "tag", "target", "spam", "accept"}
-
-
 def _guess(
-    names: Sequence[str],
-    text: tuple[int, ...],
-    label: int | None,
-    need_label: bool,
-    sample: Callable[[], Sequence[Sequence[Any]]],
+    table: Table, text: tuple[int, ...], label: int | None, need_label: bool
 ) -> tuple[tuple[int, ...], int | None]:
     """Find the columns that usual names did not; () or None if no column fits, or several do."""
-    rows = sample()
-    found = [_Values.of([row[i] for row in rows]) for i in range(len(names))]
+    names, rows = table.columns, table.sample()
+    found = [_Values([row[i] for row in rows]) for i in range(len(names))]
     if label is None and need_label:
         same = [i for i, values in enumerate(found) if rows and values.n_different < 2]
         label = _by_last_word(names, _LABEL_WORDS, (*text, *same))
+    filled = [i for i, values in enumerate(found) if values.filled]
     if not text:
-        no_text = [i for i, values in enumerate(found) if rows and not values.n]
+        no_text = [i for i in range(len(names)) if rows and i not in filled]
         text = _as_tuple(_by_last_word(names, _TEXT_WORDS, (*_as_tuple(label), *no_text)))
     if text and (label is not None or not need_label):
         return text, label
-    filled = [i for i, values in enumerate(found) if values.n]
-    judged = verdict(names, lambda: rows)
+    judged = verdict(table)
     other = {i for i, name in enumerate(names) if plain_name(name) in _OTHER_NAMES or name.startswith("_")}
     other |= {judged[0]} if judged else set()
     labels = [i for i in filled if found[i].may_be_label and i not in other]
@@ -419,54 +314,32 @@ def _count_words(text: str) -> float:
     return n_words if text.isascii() else max(n_words, len(text) / 4)
 
 
-@dataclass(frozen=True)
 class _Values:
-    """Statistics of some values of a column.
+    """Values of a column in the form of labels, without empty ones; none if some are not single values."""
 
-    Attributes:
-        n: number of non-empty values; 0 if some are not single values.
-        n_different: number of distinct values, normalized as labels.
-        longest: characters of the longest value.
-        mean_words: words of a value on average.
-        all_numbers, has_fractions: whether all are numbers, and some of them not whole.
-    """
-
-    n: int
-    n_different: int = 0
-    longest: int = 0
-    mean_words: float = 0.0
-    all_numbers: bool = False
-    has_fractions: bool = False
-
-    @classmethod
-    def of(cls, values: Sequence[Any]) -> _Values:
-        values = [
+    def __init__(self, values: Sequence[Any]) -> None:
+        single = [
             value[0] if isinstance(value, list | tuple) and len(value) == 1 else value for value in values
         ]
-        if any(isinstance(value, dict | list | tuple) for value in values):
-            return cls(0)
-        filled = [label for value in values if (label := normal_label(value)) is not None]
-        if not filled:
-            return cls(0)
-        numbers = [label for label in filled if NUMBER.fullmatch(label)]
-        return cls(
-            n=len(filled),
-            n_different=len(set(filled)),
-            longest=max(map(len, filled)),
-            mean_words=fmean(map(_count_words, filled)),
-            all_numbers=len(numbers) == len(filled),
-            has_fractions=any("." in number for number in numbers),
-        )
+        nested = any(isinstance(value, dict | list | tuple) for value in single)
+        labels = [] if nested else map(normal_label, single)
+        self.filled = [label for label in labels if label is not None]
+        self.n_different = len(set(self.filled))
+        numbers = [label for label in self.filled if NUMBER.fullmatch(label)]
+        self.all_numbers = len(numbers) == len(self.filled)
+        self._has_fractions = any("." in number for number in numbers)
 
     @property
     def may_be_label(self) -> bool:
         """Whether there are few distinct values that each occur often."""
-        few = 2 <= self.n_different <= self.n / FEWEST_PER_VALUE
-        return few and self.n >= FEWEST_ROWS and self.longest <= MOST_LABEL_CHARS and not self.has_fractions
+        n_rows = len(self.filled)
+        few = 2 <= self.n_different <= n_rows / FEWEST_PER_VALUE
+        short = max(map(len, self.filled)) <= MOST_LABEL_CHARS
+        return few and n_rows >= FEWEST_ROWS and short and not self._has_fractions
 
     @property
     def may_be_text(self) -> bool:
         """Whether values have several words on average, are not labels, and are not all the same."""
-        if self.n >= FEWEST_ROWS and self.n_different < 2:
+        if len(self.filled) >= FEWEST_ROWS and self.n_different < 2:
             return False
-        return self.mean_words >= FEWEST_WORDS and not self.may_be_label
+        return fmean(map(_count_words, self.filled)) >= FEWEST_WORDS and not self.may_be_label

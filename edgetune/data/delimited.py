@@ -5,7 +5,8 @@ are plain text with stray double quotes, in which a CSV reader silently swallows
 real CSV, whose quoted fields must be unquoted. Evidence for CSV is a field that needed its quotes, or a line
 all of whose text is quoted; evidence for plain text is a line that no CSV writer would have written.
 
-Columns are named by the header, or numbered from 1.
+Columns are named by the header, or numbered from 1. In a file for fastText, a word that begins with
+`__label__` is a label, wherever it stands.
 """
 
 from __future__ import annotations
@@ -19,8 +20,8 @@ from itertools import islice
 from operator import length_hint
 from pathlib import Path
 
-from edgetune.data.columns import ALSO_VALUES, KNOWN_NAMES, LABEL_NAMES, TEXT_NAMES, plain_name
-from edgetune.data.fasttext import fasttext_table, is_fasttext
+from edgetune.data.columns import ALSO_VALUES, KNOWN_NAMES, LABEL_NAMES, TEXT_NAMES, wanted_names
+from edgetune.data.labels import FASTTEXT_PREFIX
 from edgetune.data.records import (
     Dialect,
     LookAhead,
@@ -31,7 +32,17 @@ from edgetune.data.records import (
     parse,
     records,
 )
-from edgetune.data.table import REPEATED_HEADER, WRONG_COLUMN_COUNT, BadRow, LooseRow, Row, Table, excerpt_of
+from edgetune.data.table import (
+    REPEATED_HEADER,
+    WRONG_COLUMN_COUNT,
+    BadRow,
+    DataOptions,
+    LooseRow,
+    Row,
+    Table,
+    excerpt_of,
+    plain_name,
+)
 from edgetune.data.text_files import TextFile, open_text
 from edgetune.utils.errors import DataError, UsageError
 from edgetune.utils.limits import MAX_COLUMNS
@@ -59,19 +70,12 @@ def sniff(
     """
     allow_long_fields()
     filled = [line for line in lines[:SNIFF_LINES] if line.strip()]
-    if delimiter is not None:
-        return _quoting(filled, delimiter, escape)
-    best_rate, best = 0.0, None
-    for candidate in (hint, *(other for other in DELIMITERS if other != hint)):
-        dialect = _quoting(filled, candidate, escape)
-        best = best or dialect
-        rate = _consistency(filled, dialect)
-        if candidate == hint and rate >= MIN_CONSISTENT_RATE:
-            return dialect
-        if rate >= MIN_CONSISTENT_RATE and rate > best_rate:
-            best_rate, best = rate, dialect
-    assert best is not None
-    return best
+    hinted = _quoting(filled, delimiter or hint, escape)
+    if delimiter is not None or _consistency(filled, hinted) >= MIN_CONSISTENT_RATE:
+        return hinted
+    others = [_quoting(filled, other, escape) for other in DELIMITERS if other != hint]
+    best = max(others, key=partial(_consistency, filled))
+    return best if _consistency(filled, best) >= MIN_CONSISTENT_RATE else hinted
 
 
 def _consistency(lines: Sequence[str], dialect: Dialect) -> float:
@@ -233,31 +237,25 @@ _SURVEY = re.compile(r'\{"ImportId"|(Open-Ended )?Response$')  # Qualtrics, Surv
 MAX_SURVEY_ROWS = 3
 
 
-def read_delimited(
-    path: Path,
-    hint: str,
-    encoding: str,
-    delimiter: str | None,
-    header: bool | None,
-    wanted: Sequence[str],
-    escape: bool | None = None,
-) -> Table:
-    """Open a CSV, TSV or similar file."""
+def read_delimited(path: Path, hint: str, options: DataOptions) -> Table:
+    """Open a CSV, TSV or similar file; `hint` is the delimiter that its name suggests."""
+    delimiter, wanted = options.delimiter, wanted_names(options)
     if delimiter is not None:
         delimiter = {"\\t": "\t", "tab": "\t"}.get(delimiter, delimiter)
         if len(delimiter) != 1 or delimiter in '"\r\n':
             raise UsageError(
                 f'The delimiter must be one character, not "{delimiter}"; for a tab, use --delimiter tab.'
             )
-    file = open_text(path, encoding, whole_line=True)
+    file = open_text(path, options.encoding, whole_line=True)
     lines = file.start_lines()
     if delimiter is None and is_fasttext(lines):
-        return fasttext_table(file)
+        return _fasttext_table(file)
     n_above = 0
     if declared := _DECLARED.fullmatch(lines[0]):
         delimiter, n_above = delimiter or declared[1], 1
-    n_comments = _leading_comments(lines[n_above:])
-    dialect = sniff(lines[n_above + n_comments :], hint, delimiter, escape)
+    is_content = (line.strip() and not line.startswith("#") for line in lines[n_above:])
+    n_comments = next((number for number, found in enumerate(is_content) if found), 0)
+    dialect = sniff(lines[n_above + n_comments :], hint, delimiter, options.escape)
     first_rows = list(islice(records(iter(lines[n_above:]), dialect), HEADER_ROWS))
     n_preamble = _preamble(first_rows, n_comments, wanted)
     if not first_rows[n_preamble:]:
@@ -271,22 +269,26 @@ def read_delimited(
             f"{path}:{n_above + 1} has {len(first):,} columns, but at most {MAX_COLUMNS:,} are supported; "
             "check --delimiter."
         )
-    named = has_header([row.fields for row in first_rows], wanted) if header is None else header
+    named = options.header
+    if named is None:
+        named = has_header([row.fields for row in first_rows], wanted)
     names = tuple(name.strip() for name in first) if named else tuple(str(i + 1) for i in range(len(first)))
     n_heading = 1 + _survey_rows(first_rows) if named else 0
+    width, header = len(first), first if named else []
 
     def rows(columns: Sequence[int]) -> Iterator[Row | BadRow]:
-        return _rows(file, dialect, first if named else (), len(first), n_above, n_heading, columns)
+        stream = records(islice(file.lines(), n_above, None), dialect, width)
+        for record in islice(stream, n_heading, None):
+            line, fields = n_above + record.line, record.fields
+            if len(fields) != width:
+                yield BadRow(str(path), line, WRONG_COLUMN_COUNT, excerpt_of(record.source))
+            elif width > 1 and fields == header:  # repeated, as in concatenated files
+                yield BadRow(str(path), line, REPEATED_HEADER, excerpt_of(record.source))
+            else:
+                values = [fields[i] for i in columns]
+                yield LooseRow(line, values) if record.loose else (line, values)
 
     return Table(str(path), names, named, tuple(first), rows, True, encoding=file.encoding, dialect=dialect)
-
-
-def _leading_comments(lines: Sequence[str]) -> int:
-    """Count the lines at the start that begin with a hash; 0 if there are no other lines."""
-    for number, line in enumerate(lines):
-        if line.strip() and not line.startswith("#"):
-            return number
-    return 0
 
 
 def _preamble(rows: Sequence[Record], n_comments: int, wanted: Sequence[str]) -> int:
@@ -318,27 +320,32 @@ def _survey_rows(rows: Sequence[Record]) -> int:
     return 0
 
 
-def _rows(
-    file: TextFile,
-    dialect: Dialect,
-    header: Sequence[str],
-    width: int,
-    n_above: int,
-    n_heading: int,
-    columns: Sequence[int],
-) -> Iterator[Row | BadRow]:
-    """Yield the columns asked for of the rows below the heading.
+_FASTTEXT = rf"{FASTTEXT_PREFIX}[^\s,;|]+"
+_LABELLED = re.compile(rf"\s*{_FASTTEXT}((?:[,;|]\s*|\s+){_FASTTEXT})*\s|[^\t]*[^\s,;|] +{_FASTTEXT}\s*$")
+_LABELS = re.compile(rf"(?<!\S){FASTTEXT_PREFIX}(\S+)\s*")
+_SEVERAL = re.compile(rf"[,;|]{FASTTEXT_PREFIX}")
+_FASTTEXT_LINES = 100
+_LABELLED_RATE = 0.9
 
-    A row with another number of columns is bad. A repeated header, as in concatenated files, is not a row.
-    """
-    stream = records(islice(file.lines(), n_above, None), dialect, width)
-    for record in islice(stream, n_heading, None):
-        line = n_above + record.line
-        if len(record.fields) != width:
-            yield BadRow(str(file.path), line, WRONG_COLUMN_COUNT, excerpt_of(record.source))
-            continue
-        if width > 1 and record.fields == header:
-            yield BadRow(str(file.path), line, REPEATED_HEADER, excerpt_of(record.source))
-            continue
-        values = [record.fields[i] for i in columns]
-        yield LooseRow(line, values) if record.loose else (line, values)
+
+def is_fasttext(lines: Sequence[str]) -> bool:
+    """Whether nearly all of a file's first lines begin or end with a label as fastText marks them."""
+    filled = [line for line in lines[:_FASTTEXT_LINES] if line.strip()]
+    n_labelled = sum(1 for line in filled if FASTTEXT_PREFIX in line and _LABELLED.match(line))
+    return bool(filled) and n_labelled >= _LABELLED_RATE * len(filled)
+
+
+def _fasttext_table(file: TextFile) -> Table:
+    """Make a table of text and label of a file; the label of a line with several is a list."""
+
+    def rows(columns: Sequence[int]) -> Iterator[Row | BadRow]:
+        for number, line in enumerate(file.lines(), start=1):
+            if not line.strip():
+                continue
+            found = (label for word in _LABELS.findall(line) for label in _SEVERAL.split(word))
+            labels = [label.rstrip(",;|") for label in found]
+            text = _LABELS.sub("", line).strip()
+            values = (text, labels)
+            yield number, [values[i] for i in columns]
+
+    return Table(str(file.path), ("text", "label"), True, (), rows, encoding=file.encoding)

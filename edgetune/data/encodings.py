@@ -51,11 +51,7 @@ _SIMILAR_CHAOS, _SIMILAR_COHERENCE = 0.05, 0.1
 
 
 def resolve_encoding(encoding: str, start: bytes) -> str:
-    """Return the codec to use; a byte order mark takes precedence over the default.
-
-    Args:
-        encoding: as the user gave it; `auto` decides by the content.
-        start: first bytes of the file.
+    """Return the codec to use for a file, by the user's word, or `auto`, and by its first bytes.
 
     Raises:
         UsageError: there is no such encoding.
@@ -88,11 +84,7 @@ def advice(start: bytes) -> str:
 
 
 def likely_encoding(start: bytes) -> str | None:
-    """Return the most likely encoding of bytes that are not UTF-8; None for UTF-8, or if it is unknown.
-
-    Args:
-        start: first bytes of a file; may end within a character.
-    """
+    """Return the likely encoding of the first bytes of a file; None for UTF-8, or if it is unknown."""
     import charset_normalizer
 
     if start.startswith(_BYTE_ORDER_MARKS):

@@ -9,25 +9,21 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import lru_cache
-from itertools import chain, islice
+from functools import cache, lru_cache, partial
+from itertools import chain
 from typing import Any, NamedTuple
 
 from edgetune.data.columns import (
     FLAGS,
     KNOWN_NAMES,
     Columns,
-    check_flags,
-    choose_columns,
-    joined_spellings,
-    plain_name,
+    find_columns,
     usual_label,
     verdict,
 )
-from edgetune.data.fasttext import is_fasttext
+from edgetune.data.delimited import is_fasttext
 from edgetune.data.labels import DASH, SEPARATORS, merged_spelling, normal_label
-from edgetune.data.parts import Parts, column_parts, rows_of_part
-from edgetune.data.readers import open_table, require_exists, stored_parts
+from edgetune.data.readers import open_rows, require_exists, stored_parts
 from edgetune.data.table import (
     BAD_BYTES,
     BROKEN_LABEL,
@@ -39,11 +35,17 @@ from edgetune.data.table import (
     NO_LABEL,
     NOT_A_LABEL,
     NOT_TEXT,
+    SAMPLE_ROWS,
     STRAY_QUOTE,
     BadRow,
+    DataOptions,
     LooseRow,
+    Parts,
     Table,
+    column_parts,
     excerpt_of,
+    plain_name,
+    rows_of_part,
 )
 from edgetune.data.text_files import encoding_advice, open_text, suffixes_of
 from edgetune.utils.errors import DataError, UsageError
@@ -52,25 +54,8 @@ from edgetune.utils.limits import MAX_LABEL_CHARS, MAX_LINE_CHARS
 from edgetune.utils.parsing import is_encodable
 from edgetune.utils.sanitize import brief
 
-__all__ = [
-    "BadRow",
-    "DataOptions",
-    "Example",
-    "GuessedColumns",
-    "TextRow",
-    "TextTable",
-    "column_reference",
-    "find_columns",
-    "find_parts",
-    "open_labelled",
-    "open_rows",
-    "open_texts",
-    "read_examples",
-    "texts_of_table",
-]
+__all__ = ["DataOptions", "find_columns", "open_rows"]  # of other modules, besides all that is defined here
 
-SAMPLE_ROWS, SAMPLE_CELLS = 1_000, 200_000
-"""Most rows, and values in them, that are examined to identify columns."""
 NO_TEXT = frozenset(["nan", "NaN", "<NA>"])
 """What pandas writes for a missing text."""
 _ITEM = r"""('[^'\\\\]*'|"[^"\\\\]*"|[0-9.]+)"""
@@ -81,43 +66,6 @@ MOST_FAULTY_RATE = 0.05
 MAX_LIST_CHARS = 1 << 16
 FEWEST_ROWS = 20
 """In a file of at least this many rows, a class that only the first row has may be a column's name."""
-
-
-@dataclass(frozen=True)
-class DataOptions:
-    """How to read labelled text.
-
-    Attributes:
-        text: text columns, by name or 1-based number; () finds them by their usual names.
-        label: the label column, or the columns that each hold 1 for one label, separated by commas; None
-            finds it by its usual name.
-        header: whether a delimited file's first row names its columns; None decides by the content.
-        encoding: of text files; `auto` decides by the content.
-        delimiter: of delimited files; None decides by the content.
-        pair: whether two text columns stay a pair, which the tokenizer joins, instead of becoming one text.
-        escape: whether backslashes escape quotes in delimited files; None decides by the content.
-        part: which part to read of data that has several (see `Parts`); None reads the training rows.
-        merge_labels: whether labels that differ only in case, a full stop, or `_`, `-` and blank are one.
-        multi_label: whether a row may have several labels, or none; None decides by the content.
-    """
-
-    text: tuple[str, ...] = ()
-    label: str | None = None
-    header: bool | None = None
-    encoding: str = "utf-8"
-    delimiter: str | None = None
-    pair: bool = False
-    escape: bool | None = None
-    part: str | None = None
-    merge_labels: bool = False
-    multi_label: bool | None = None
-
-
-class GuessedColumns(NamedTuple):
-    """Names (or numbers) of columns that were neither given by the user nor found by usual names."""
-
-    text: tuple[str, ...]
-    label: str
 
 
 class Example(NamedTuple):
@@ -150,17 +98,8 @@ class _Unusable(Exception):
 def open_labelled(path: str, options: DataOptions) -> Table:
     """Open a part of a file, a folder or a hub dataset as a table; see `read_examples` for what it raises."""
     table = open_rows(path, options)
-    parts = None if path.startswith(HUB_PREFIX) else _column_parts(table, options)
+    parts = None if path.startswith(HUB_PREFIX) else column_parts(table, options)
     return table if parts is None else rows_of_part(table, parts, options.part)
-
-
-def open_rows(path: str, options: DataOptions) -> Table:
-    """Open all rows of a file, or of a part of a folder or a JSON file; errors as of `read_examples`."""
-    labels = [] if options.label is None else [options.label, *options.label.split(",")]
-    wanted = [*joined_spellings(options.text), *labels]
-    return open_table(
-        path, options.encoding, options.delimiter, options.header, wanted, options.escape, options.part
-    )
 
 
 def find_parts(path: str, options: DataOptions) -> Parts | None:
@@ -171,12 +110,8 @@ def find_parts(path: str, options: DataOptions) -> Parts | None:
     """
     parts = stored_parts(path, options.encoding)
     if parts is None and not path.startswith(HUB_PREFIX):  # whose split the address names
-        parts = _column_parts(open_rows(path, options), options)
+        parts = column_parts(open_rows(path, options), options)
     return parts if parts is not None and parts.validation is not None else None
-
-
-def _column_parts(table: Table, options: DataOptions) -> Parts | None:
-    return column_parts(table, [*options.text, *([] if options.label is None else [options.label])])
 
 
 def read_examples(
@@ -184,7 +119,7 @@ def read_examples(
     options: DataOptions,
     on_bad: Callable[[BadRow], None],
     on_loose: Callable[[BadRow], None] = lambda row: None,
-    on_guess: Callable[[GuessedColumns], None] = lambda guess: None,
+    on_guess: Callable[[list[str]], None] = lambda columns: None,
 ) -> Iterator[Example]:
     """Yield the usable rows of a file, a folder or a hub dataset, in their order.
 
@@ -193,7 +128,8 @@ def read_examples(
         options: how to read it.
         on_bad: called with every row that cannot be used, and every row without a label.
         on_loose: called with every row whose quotes had to be guessed; the row is used if possible.
-        on_guess: called with the columns if they were guessed.
+        on_guess: called with the label column and the text columns, by name or number, if they were neither
+            given by the user nor found by usual names.
 
     Raises:
         DataError: the path is missing or cannot be read as rows, or its header would become a class.
@@ -205,14 +141,12 @@ def read_examples(
     chosen = find_columns(table, options)
     if chosen.guessed and chosen.label is not None:
         label, *text = (column_reference(table.columns, i) for i in (chosen.label, *chosen.text))
-        if chosen.flags:
-            assert options.label is not None
-            label = options.label
-        on_guess(GuessedColumns(tuple(text), label))
+        on_guess([(options.label or label) if chosen.flags else label, *text])
     if not options.merge_labels:
         yield from _examples(table, chosen, options, on_bad, on_loose)
         return
-    every = (example.labels for example in _examples(table, chosen, options, _ignore, _ignore))
+    unheard = _examples(table, chosen, options, lambda row: None, lambda row: None)
+    every = (example.labels for example in unheard)
     spelling = merged_spelling(Counter(chain.from_iterable(every)))
     for example in _examples(table, chosen, options, on_bad, on_loose):
         merged = tuple(sorted({spelling.get(label, label) for label in example.labels}))
@@ -228,42 +162,6 @@ def column_reference(names: Sequence[str], column: int) -> str:
     return name if name and names.count(name) == 1 else str(column + 1)
 
 
-def _ignore(row: BadRow) -> None:
-    pass
-
-
-def find_columns(table: Table, options: DataOptions, need_label: bool = True) -> Columns:
-    """Find the text and label columns of a table: as the user says, by their names, or by their content.
-
-    Args:
-        table: the rows.
-        options: which columns the user gave.
-        need_label: whether a label is needed; else its column is only kept apart from the text.
-
-    Raises:
-        UsageError: they cannot be found.
-    """
-    if need_label and options.label is None:
-        check_flags(table)
-    return choose_columns(
-        table.file,
-        table.columns,
-        options.text,
-        options.label if need_label or options.label in table.columns else None,
-        options.pair,
-        need_label,
-        first_row=None if table.has_names else table.first_row,
-        sample=lambda: _sample(table),
-    )
-
-
-def _sample(table: Table) -> list[Sequence[Any]]:
-    """Return the first rows of a table."""
-    n_rows = min(SAMPLE_ROWS, SAMPLE_CELLS // max(1, len(table.columns)))
-    rows = islice(table.read(range(len(table.columns))), n_rows)
-    return [row[1] for row in rows if not isinstance(row, BadRow)]
-
-
 def _examples(
     table: Table,
     chosen: Columns,
@@ -274,13 +172,13 @@ def _examples(
     """Yield the usable rows of a table."""
     assert chosen.label is not None
     label_at = chosen.flags or (chosen.label,)
-    dash_is_label: bool | None = None
-    plain_labels: frozenset[str] | None = None
+    has_plus = cache(partial(_has_plus, table, chosen.label))
+    first_labels = cache(partial(_first_labels, table, chosen.label))
     n_rows = 0
     first_label: str | None = None  # of the file's first row, until it occurs again
     others: Counter[str] = Counter()
-    several = _SeveralLabels.of(table, chosen, options)
-    judged = verdict(table.columns, lambda: _sample(table))
+    separator = _label_separator(table, chosen, options)
+    judged = verdict(table)
     if judged is not None and judged[0] in label_at:
         judged = None
     columns = (*chosen.text, *label_at) if judged is None else (*chosen.text, *label_at, judged[0])
@@ -304,19 +202,12 @@ def _examples(
                 on_bad(BadRow(table.file, broken, BROKEN_LABEL, _excerpt(values)))
             continue
         try:
-            labels = None if several is None else several.labels(values[-1])
-            label = _label(values[-1]) if several is None else None if labels is None else ", ".join(labels)
-            if label == DASH:
-                if dash_is_label is None:
-                    dash_is_label = _has_plus(table, chosen.label)
-                label = label if dash_is_label else None
-            if label is None:
+            labels = None if separator is None else _several_labels(values[-1], separator)
+            label = _label(values[-1]) if separator is None else None if labels is None else ", ".join(labels)
+            if label is None or (label == DASH and not has_plus()):
                 raise _Unusable(NO_LABEL)
-            if '"' in label and (half := _half_quoted(label)):
-                if plain_labels is None:
-                    plain_labels = _first_labels(table, chosen)
-                if half in plain_labels:
-                    raise _Unusable(STRAY_QUOTE)
+            if '"' in label and (half := _half_quoted(label)) and half in first_labels():
+                raise _Unusable(STRAY_QUOTE)
             text, text_pair = _texts(values[:-1], options.pair)
             if not text and not text_pair:
                 raise _Unusable(EMPTY_TEXT)
@@ -332,14 +223,13 @@ def _examples(
             others[label] += 1
         yield Example(line, text, text_pair, label, labels)
     if first_label is not None:
-        often = n_rows >= FEWEST_ROWS or (n_rows > len(others) + 1 and min(others.values()) > 1)
-        _check_no_header(table, first_label, n_rows, often, options)
+        is_alone = n_rows >= FEWEST_ROWS or (n_rows > len(others) + 1 and min(others.values()) > 1)
+        _check_no_header(table, first_label, n_rows, is_alone, options)
 
 
 def _has_plus(table: Table, column: int) -> bool:
     """Whether labels are signs, so that a dash is not an empty cell."""
-    rows = islice(table.read((column,)), SAMPLE_ROWS)
-    return any(not isinstance(row, BadRow) and str(row[1][0]).strip() == "+" for row in rows)
+    return any(str(row[0]).strip() == "+" for row in table.values((column,), SAMPLE_ROWS))
 
 
 def _half_quoted(label: str) -> str | None:
@@ -348,31 +238,21 @@ def _half_quoted(label: str) -> str | None:
     return normal_label(label.strip('"')) if label.count('"') == 1 and any(ends) else None
 
 
-def _first_labels(table: Table, chosen: Columns) -> frozenset[str]:
+def _first_labels(table: Table, column: int) -> set[str | None]:
     """Return what the label column of the first rows holds."""
-    assert chosen.label is not None
-    rows = islice(table.read((chosen.label,)), SAMPLE_ROWS)
-    labels = (normal_label(row[1][0]) for row in rows if not isinstance(row, BadRow))
-    return frozenset(label for label in labels if label is not None)
+    return {normal_label(row[0]) for row in table.values((column,), SAMPLE_ROWS)}
 
 
 def _check_no_header(
-    table: Table, first_label: str, n_rows: int, is_strange: bool, options: DataOptions
+    table: Table, first_label: str, n_rows: int, is_alone: bool, options: DataOptions
 ) -> None:
     """Refuse a file whose column names would be trained as a class of one row.
 
-    Args:
-        table: the file, whose columns have no names.
-        first_label: the label that only the first row has.
-        n_rows: number of usable rows.
-        is_strange: whether classes of other rows are larger.
-        options: how it is read.
-
-    Raises:
-        DataError: it is such a file. If the user said whether it has a header, only a usual name counts.
+    If the user said whether the file has a header, only a usual name counts; else it may also be a label
+    that is alone among larger classes.
     """
     is_name = plain_name(first_label) in KNOWN_NAMES
-    if n_rows < 2 or (not is_name and (options.header is not None or not is_strange)):
+    if n_rows < 2 or (not is_name and (options.header is not None or not is_alone)):
         return
     what_to_do = (
         "remove --no-header, or remove that row"
@@ -471,14 +351,12 @@ def _text_rows(table: Table, text_at: Sequence[int], pair: bool) -> Iterator[Tex
 
 def _text_lines(path: str, lines: Iterable[str]) -> Iterator[TextRow]:
     for number, line in enumerate(lines, start=1):
-        yield TextRow(number, _checked(path, number, line.strip()), None, (line,))
-
-
-def _checked(path: str, line: int, text: str) -> str:
-    try:
-        return _encodable(text)
-    except _Unusable as error:
-        raise DataError(f"{path}:{line} cannot be read: {error}. {encoding_advice(path)}") from error
+        text = line.strip()
+        try:
+            yield TextRow(number, _encodable(text), None, (line,))
+        except _Unusable as error:
+            advice = encoding_advice(path)
+            raise DataError(f"{path}:{number} cannot be read: {error}. {advice}") from error
 
 
 def _texts(values: Any, pair: bool) -> tuple[str, str | None]:
@@ -536,57 +414,42 @@ def _written_label(cell: str) -> str | None:
     return None if label is None else _encodable(label)
 
 
-@dataclass(frozen=True)
-class _SeveralLabels:
-    """How a cell holds the labels of a row that may have several.
+def _label_separator(table: Table, chosen: Columns, options: DataOptions) -> str | None:
+    """Find what separates labels in a text; "" if nothing does, None if each row has one label."""
+    if options.multi_label is False or (chosen.flags and options.multi_label is None):
+        return None
+    assert chosen.label is not None
+    label_at = chosen.flags or (chosen.label,)
+    cells = [_cell_of_labels(table, chosen.flags, row) for row in table.values(label_at, SAMPLE_ROWS)]
+    lists = [_label_list(cell) for cell in cells]
+    n_several = sum(found is not None and len(set(map(str, found))) > 1 for found in lists)
+    if options.multi_label is None and n_several <= MOST_FAULTY_RATE * len(cells):
+        return None
+    texts = [str(cell) for cell, found in zip(cells, lists, strict=True) if found is None]
+    return next((mark for mark in SEPARATORS if any(mark in text for text in texts)), "")
 
-    Attributes:
-        separator: between labels in a text; None: a text is one label.
-    """
 
-    separator: str | None
-
-    @classmethod
-    def of(cls, table: Table, chosen: Columns, options: DataOptions) -> _SeveralLabels | None:
-        """Examine the first rows of a table; return None if each row has one label."""
-        if options.multi_label is False or (chosen.flags and options.multi_label is None):
-            return None
-        assert chosen.label is not None
-        label_at = chosen.flags or (chosen.label,)
-        rows = [row for row in islice(table.read(label_at), SAMPLE_ROWS) if not isinstance(row, BadRow)]
-        cells = [_cell_of_labels(table, chosen.flags, row[1]) for row in rows]
-        lists = [_label_list(cell) for cell in cells]
-        n_several = sum(found is not None and len(set(map(str, found))) > 1 for found in lists)
-        if options.multi_label is None and n_several <= MOST_FAULTY_RATE * len(rows):
-            return None
-        texts = [cell for cell, found in zip(cells, lists, strict=True) if found is None]
-        return cls(next((mark for mark in SEPARATORS if any(mark in str(text) for text in texts)), None))
-
-    def labels(self, value: Any) -> tuple[str, ...] | None:
-        """Return the labels in a cell, sorted; None if it is empty, () if it holds an empty list."""
-        found = _label_list(value)
-        if found is not None:
-            return tuple(sorted(set(filter(None, map(_label, found)))))
-        items = [value]
-        if isinstance(value, str):
-            if len(value) > MAX_LIST_CHARS:
-                raise _Unusable(LONG_LABEL)
-            if (cell := value.strip()).startswith("[") and cell.endswith("]"):
-                raise _Unusable(NOT_A_LABEL)
-            items = [value] if self.separator is None else value.split(self.separator)
-        return tuple(sorted(set(filter(None, map(_label, items))))) or None
+def _several_labels(value: Any, separator: str) -> tuple[str, ...] | None:
+    """Return the labels in a cell, sorted; None if it is empty, () if it holds an empty list."""
+    found = _label_list(value)
+    if found is not None:
+        return tuple(sorted(set(filter(None, map(_label, found)))))
+    items = [value]
+    if isinstance(value, str):
+        if len(value) > MAX_LIST_CHARS:
+            raise _Unusable(LONG_LABEL)
+        if (cell := value.strip()).startswith("[") and cell.endswith("]"):
+            raise _Unusable(NOT_A_LABEL)
+        items = value.split(separator) if separator else [value]
+    return tuple(sorted(set(filter(None, map(_label, items))))) or None
 
 
 def _cell_of_labels(table: Table, flags: Sequence[int], values: Sequence[Any]) -> Any:
     """Return the value of the label column or, if each label has a column, the flag of every label."""
     if not flags:
         return values[0]
-    return {table.columns[i]: _flag(value) for i, value in zip(flags, values, strict=True)}
-
-
-def _flag(value: Any) -> Any:
-    """Return 1 or 0 for the value of a label's own column; any other value unchanged."""
-    return FLAGS.get(str(value).strip().lower(), value)
+    cells = zip(flags, values, strict=True)
+    return {table.columns[i]: FLAGS.get(str(value).strip().lower(), value) for i, value in cells}
 
 
 def _only_label(value: Any) -> Any:

@@ -72,12 +72,7 @@ def as_path(data: Data, cache_dir: os.PathLike[str], options: DataOptions) -> st
 
 
 def name_copies(text: str, *paths: str | None) -> str:
-    """Replace the cache paths of copies of rows in memory by words in a message.
-
-    Args:
-        text: the message.
-        paths: the files that were read; those that are not such copies keep their names.
-    """
+    """Replace the paths of files that are copies of rows in memory by words in a message."""
     for path in paths:
         if path is None or Path(path).parent.name != ROWS or _COPY.fullmatch(Path(path).name) is None:
             continue
@@ -123,23 +118,18 @@ def texts_of(data: Texts, options: DataOptions) -> list[str | tuple[str, str]]:
 
 
 def _text_item(number: int, item: Any) -> str | tuple[str, str]:
-    if isinstance(item, str):
-        return _encodable(number, item)
-    if isinstance(item, tuple | list) and len(item) == 2 and all(isinstance(part, str) for part in item):
-        return _encodable(number, item[0]), _encodable(number, item[1])
-    raise UsageError(
-        f"Item {number} of the list is {_described(item)}, not a text or a pair of texts; "
-        'use "" for an empty text.'
-    )
-
-
-def _encodable(number: int, text: str) -> str:
-    if not is_encodable(text):
+    is_pair = isinstance(item, tuple | list) and len(item) == 2 and all(isinstance(one, str) for one in item)
+    if not is_pair and not isinstance(item, str):
+        raise UsageError(
+            f"Item {number} of the list is {_described(item)}, not a text or a pair of texts; "
+            'use "" for an empty text.'
+        )
+    if not all(map(is_encodable, item if is_pair else [item])):
         raise UsageError(
             f"Item {number} of the list contains half of a surrogate pair, which is not valid Unicode; "
             "repair the text."
         )
-    return text
+    return (item[0], item[1]) if is_pair else str(item)
 
 
 def _described(item: Any) -> str:

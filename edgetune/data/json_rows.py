@@ -17,21 +17,23 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-from edgetune.data.columns import LABEL_NAMES, TEXT_NAMES, plain_name
+from edgetune.data.columns import LABEL_NAMES, TEXT_NAMES, wanted_names
 from edgetune.data.delimited import HEADER_ROWS, has_header
-from edgetune.data.parts import Parts
 from edgetune.data.table import (
     MAX_PATHS,
     NOT_AN_OBJECT,
     UNREADABLE_JSON,
     WRONG_LENGTH,
     BadRow,
+    DataOptions,
+    Parts,
     Row,
     Table,
     deeper_paths,
     excerpt_of,
+    plain_name,
     value_at,
 )
 from edgetune.data.text_files import TextFile, open_text, suffixes_of
@@ -51,33 +53,19 @@ _USUAL_NAMES = frozenset(name for names in (*TEXT_NAMES, LABEL_NAMES) for name i
 Objects = Callable[[], Iterator[tuple[int, Any] | BadRow]]
 
 
-class JsonOptions(NamedTuple):
-    """How to read a JSON file.
-
-    Attributes:
-        header: whether the first array names the columns; None to detect it.
-        wanted: column names that the user asked for.
-        part: the key of the rows; None: the only one, or the training part.
-    """
-
-    header: bool | None = None
-    wanted: Sequence[str] = ()
-    part: str | None = None
-
-
-def read_json_rows(path: Path, encoding: str, options: JsonOptions) -> Table:
+def read_json_rows(path: Path, options: DataOptions) -> Table:
     """Open a .json or .jsonl file; its layout is detected from its content."""
-    file = open_text(path, encoding)
+    file = open_text(path, options.encoding)
     return replace(_table_of(file, options), encoding=file.encoding)
 
 
-def _table_of(file: TextFile, options: JsonOptions) -> Table:
+def _table_of(file: TextFile, options: DataOptions) -> Table:
     name, stream = str(file.path), _JsonStream(file)
 
     def items(key: str | None = None) -> Objects:
         return lambda: enumerate(_JsonStream(file).items(key), start=1)
 
-    if _is_lines(file, options.wanted):
+    if _is_lines(file, wanted_names(options)):
         return object_table(name, lambda: _objects_by_line(file), options)
     if file.start.lstrip(_SPACE)[:1] == "[":
         return object_table(name, items(), options)
@@ -144,7 +132,7 @@ def _objects_by_line(file: TextFile) -> Iterator[tuple[int, Any] | BadRow]:
             yield BadRow(str(file.path), number, UNREADABLE_JSON, excerpt_of(line))
 
 
-def object_table(name: str, objects: Objects, options: JsonOptions | None = None) -> Table:
+def object_table(name: str, objects: Objects, options: DataOptions | None = None) -> Table:
     """Make a table of objects; its columns are the keys of the first rows, in order of appearance."""
     keys: dict[str, tuple[str, ...]] = {}
     deeper: dict[str, tuple[str, ...]] = {}
@@ -152,7 +140,7 @@ def object_table(name: str, objects: Objects, options: JsonOptions | None = None
         if isinstance(item, BadRow):
             continue
         if isinstance(item[1], list) and not keys:
-            return _array_table(name, objects, None, options or JsonOptions())
+            return _array_table(name, objects, None, options or DataOptions())
         for key, value in item[1].items() if isinstance(item[1], dict) else ():
             keys[key] = (key,)
             for place in deeper_paths((key,), value) if len(deeper) < MAX_PATHS else ():
@@ -179,7 +167,7 @@ def object_table(name: str, objects: Objects, options: JsonOptions | None = None
     return Table(name, columns, True, (), rows, n_deeper=len(columns) - len(keys))
 
 
-def _array_table(name: str, objects: Objects, names: Sequence[str] | None, options: JsonOptions) -> Table:
+def _array_table(name: str, objects: Objects, names: Sequence[str] | None, options: DataOptions) -> Table:
     """Make a table of arrays; without names, the first array may hold them."""
     first_rows = [
         ["" if value is None else str(value) for value in item[1]]
@@ -195,7 +183,7 @@ def _array_table(name: str, objects: Objects, names: Sequence[str] | None, optio
         )
     is_named, n_heading = True, 0
     if names is None:
-        is_named = has_header(first_rows, options.wanted) if options.header is None else options.header
+        is_named = has_header(first_rows, wanted_names(options)) if options.header is None else options.header
         names = [column.strip() for column in first] if is_named else [str(i + 1) for i in range(width)]
         n_heading = int(is_named)
 
@@ -230,19 +218,24 @@ class _JsonStream:
         self._n_read = 0
         self._is_counted = False  # whether the rest of the text is known to have few enough commas
 
+    def _steps(self, brackets: str) -> Iterator[None]:
+        """Step through the next list or object; each of its items must be consumed before the next step."""
+        self._expect(brackets[0])
+        while self._peek() != brackets[1]:
+            yield
+            if self._peek() != brackets[1]:
+                self._expect(",")
+        self._at += 1
+
     def items(self, key: str | None = None) -> Iterator[Any]:
         """Yield the values of the list that the file consists of, or of the list under a key."""
         if key is not None:
-            self._expect("{")
-            while self._string() != key:
+            for _ in self._steps("{}"):
+                if self._string() == key:
+                    break
                 self._skip()
-                self._expect(",")
-        self._expect("[")
-        while self._peek() != "]":
+        for _ in self._steps("[]"):
             yield self.value()
-            if self._peek() != "]":
-                self._expect(",")
-        self._at += 1
 
     def sequence(self) -> Iterator[Any]:
         """Yield values that follow each other, with or without a comma in between, to the end of the file."""
@@ -253,13 +246,10 @@ class _JsonStream:
 
     def entries(self) -> Iterator[tuple[str, Any]]:
         """Yield the keys and values of the object in the file, at most `MAX_COLUMN_FILE_CHARS` in all."""
-        self._expect("{")
-        while self._peek() != "}":
+        for _ in self._steps("{}"):
             yield self._string(), self.value(MAX_COLUMN_FILE_CHARS)
             if self._n_read + self._at > MAX_COLUMN_FILE_CHARS:
                 raise self._too_large(MAX_COLUMN_FILE_CHARS)
-            if self._peek() != "}":
-                self._expect(",")
 
     def goes_on(self) -> bool:
         """Whether another object follows."""
@@ -281,11 +271,10 @@ class _JsonStream:
             The keys, and None. For an object with `columns` and a list of arrays (orient="split" of pandas),
             the key of that list, and the columns.
         """
-        self._expect("{")
         keys: list[str] = []
         columns: Any = None
         n_single = 0
-        while self._peek() == '"':
+        for _ in self._steps("{}"):
             key = self._string()
             kind = self._kind()
             n_single += kind[:1] not in "[{"
@@ -300,10 +289,6 @@ class _JsonStream:
                 columns = self.value()
             else:
                 self._skip()
-            if self._peek() != ",":
-                break
-            self._at += 1
-        self._expect("}")
         return keys, None
 
     def _kind(self) -> str:
@@ -397,7 +382,7 @@ class _JsonStream:
         return DataError(f'{self._path} cannot be parsed as JSON near character {at:,} ("{found}").')
 
 
-def _column_table(file: TextFile, options: JsonOptions) -> Table:
+def _column_table(file: TextFile, options: DataOptions) -> Table:
     """Open {"text": [...], "label": [...]}, or pandas' {"text": {"0": ...}}; the file is read as a whole."""
     name = str(file.path)
     data: dict[str, Any] = {}
@@ -406,9 +391,9 @@ def _column_table(file: TextFile, options: JsonOptions) -> Table:
         data[key] = value
         n_lists += isinstance(value, list)
         _check_columns(name, n_lists)
-    values = list(data.values())
+    values, wanted = list(data.values()), wanted_names(options)
     is_rows = values and all(isinstance(row, dict) for row in values)
-    if is_rows and _has_names(values[0], options.wanted) and not _has_names(data, options.wanted):
+    if is_rows and _has_names(values[0], wanted) and not _has_names(data, wanted):
         return object_table(name, lambda: enumerate(values, start=1), options)  # by their index
     columns = {
         key: list(value.values()) if isinstance(value, dict) else value

@@ -92,11 +92,7 @@ def variant_key(label: str) -> str:
 
 
 def variants(counts: Mapping[str, int]) -> list[list[str]]:
-    """Return groups of labels that are probably one label each, the most frequent spelling first.
-
-    Args:
-        counts: rows per label.
-    """
+    """Return groups of labels, given rows per label, that are probably one each, the most frequent first."""
     groups: dict[str, list[str]] = {}
     for name in counts:
         groups.setdefault(variant_key(name), []).append(name)

@@ -1,4 +1,4 @@
-"""Near-duplicates: rows that repeat phrases of each other, and belong on the same side of a split.
+"""Near-duplicates: rows that repeat phrases of each other, and belong in one fold, or on one side of a split.
 
 Two rows are near-duplicates if they share at least half of the bigrams of the shorter one. Only bigrams that
 few rows have count as shared, so that a common phrase does not relate rows. A part of a sentence is a
@@ -10,10 +10,11 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 from types import SimpleNamespace
-from typing import Any, Protocol
+from typing import Any, TypeAlias
 
 import numpy as np
 
+from edgetune.data.token_store import TokenView
 from edgetune.utils.types import IntArray
 
 SHARED_RATE = 0.5
@@ -24,32 +25,10 @@ MOST_TOKENS = 20_000_000
 MOST_FAMILY, MOST_CHAINED = 50, 20_000
 """Most rows of a family, and of a view in which families include indirect near-duplicates."""
 ROWS_AT_ONCE, FILTER_BITS = 8192, 22
+N_FOLDS = 5
+MOST_TOGETHER = 1 / 3
+"""If near-duplicates of each other are a larger share of the rows than this, no folds are made."""
 _WORD = re.compile(r"[\u3040-\u9fff]|\w+")
-
-
-class TokenizedRows(Protocol):
-    """The part of the interface of a `TokenView` that is used here; `Words` has it, too.
-
-    A batch has the `tokens` (t,) of some rows, row after row, and `offsets` (n + 1,) where each begins.
-    """
-
-    @property
-    def lengths(self) -> IntArray: ...
-    def __len__(self) -> int: ...
-    def subset(self, rows: IntArray) -> TokenizedRows: ...
-    def batch(self, rows: IntArray) -> Any: ...
-    def release(self) -> None: ...
-
-
-class Hashed(Protocol):
-    """Rows whose texts can be compared."""
-
-    @property
-    def text_hashes(self) -> IntArray: ...
-
-
-class Comparable(Hashed, TokenizedRows, Protocol):
-    """Rows whose texts can be compared, whole and by their words."""
 
 
 class Words:
@@ -92,22 +71,18 @@ class Words:
         """Do nothing: all is in memory."""
 
 
-def near_duplicates(view: TokenizedRows, rows: IntArray) -> list[IntArray]:
-    """Find the near-duplicates of some rows among all rows of a view.
+Comparable: TypeAlias = TokenView | Words
+"""Rows whose texts can be compared, whole and by their words."""
 
-    Args:
-        view: tokenized rows.
-        rows: (m,) positions in the view, at least one.
 
-    Returns:
-        For each of the rows, the positions of its near-duplicates, ascending, itself included.
-    """
+def near_duplicates(view: Comparable, rows: IntArray) -> list[IntArray]:
+    """Return the near-duplicates of each of some rows (m,) of a view, ascending, the row itself included."""
     numbers, related = _links(view, rows)
     order = np.lexsort((related, numbers))
     return np.split(related[order], np.cumsum(np.bincount(numbers, minlength=len(rows)))[:-1])
 
 
-def _links(view: TokenizedRows, rows: IntArray) -> tuple[IntArray, IntArray]:
+def _links(view: Comparable, rows: IntArray) -> tuple[IntArray, IntArray]:
     """Return near-duplicates as pairs of an index in `rows` and a row of the view, each row with itself."""
     own = np.arange(len(rows)), np.asarray(rows, dtype=np.int64)
     if int(view.lengths.sum()) > MOST_TOKENS:
@@ -142,20 +117,13 @@ def _links(view: TokenizedRows, rows: IntArray) -> tuple[IntArray, IntArray]:
     return np.concatenate([shared.row[related], own[0]]), np.concatenate([shared.col[related], own[1]])
 
 
-def families(view: TokenizedRows, rows: IntArray) -> list[IntArray]:
-    """Find the family of each of some rows: its near-duplicates, their near-duplicates, and so on.
+def families(view: Comparable, rows: IntArray) -> list[IntArray]:
+    """Return the family of each of some rows (m,) of a view: itself, its near-duplicates, theirs, and so on.
 
     Families belong on the same side of a split. A chain of near-duplicates may end far from where it began;
     in SST-2, shared phrases chain 8,652 of 20,000 rows. Therefore, a family of more than `MOST_FAMILY` rows
     is reduced to the near-duplicates of the row itself, as are all families in a view of more than
     `MOST_CHAINED` rows.
-
-    Args:
-        view: tokenized rows.
-        rows: (m,) positions in the view, at least one.
-
-    Returns:
-        For each of the rows, the positions of its family, itself included.
     """
     if len(view) > MOST_CHAINED:
         return near_duplicates(view, rows)
@@ -178,6 +146,21 @@ def similar_groups(view: Comparable) -> IntArray:
     return _components(np.append(one, np.arange(n)), np.append(other, first[same]), n)
 
 
+def make_folds(groups: IntArray, labels: IntArray, rng: np.random.Generator) -> IntArray | None:
+    """Return a random fold for each row (n,): each group in one fold, classes spread over all.
+
+    None if a group is so large that folds would be of very unequal size.
+    """
+    _, first, group, sizes = np.unique(groups, return_index=True, return_inverse=True, return_counts=True)
+    if sizes.max() > max(1, MOST_TOGETHER * len(groups)):
+        return None
+    shuffled = rng.permutation(len(first))
+    by_class = shuffled[np.argsort(labels[first][shuffled], kind="stable")]
+    fold = np.empty(len(first), dtype=np.int64)
+    fold[by_class] = np.arange(len(first)) % N_FOLDS
+    return np.asarray(fold[group])
+
+
 def _components(one: IntArray, other: IntArray, n: int) -> IntArray:
     """Return a number for each of n rows, the same for rows that links join, directly or through others."""
     from scipy.sparse.csgraph import connected_components
@@ -185,7 +168,7 @@ def _components(one: IntArray, other: IntArray, n: int) -> IntArray:
     return np.asarray(connected_components(_matrix(one, other, (n, n)), directed=False)[1], dtype=np.int64)
 
 
-def _bigrams(view: TokenizedRows) -> Iterator[tuple[IntArray, IntArray]]:
+def _bigrams(view: Comparable) -> Iterator[tuple[IntArray, IntArray]]:
     """Yield the bigrams of `ROWS_AT_ONCE` rows at a time, and each one's row among these.
 
     A bigram is one number made of two token ids. Special tokens at the ends of all rows are left out.

@@ -58,12 +58,7 @@ class Repeats(NamedTuple):
 
 
 def count_repeats(hashes: IntArray, labels: IntArray) -> Repeats:
-    """Count repeated texts, part by part of the hashes so that the memory for sorting stays small.
-
-    Args:
-        hashes: (n,) uint64, contiguous, of the texts.
-        labels: (n,) class ids.
-    """
+    """Count repeats by the hashes (n,) uint64 of texts, in parts so that memory for sorting stays small."""
     parts = hashes.view(np.uint8)[::8] % _N_PARTS
     n_different = n_conflicts = 0
     for part in range(_N_PARTS):
@@ -164,11 +159,7 @@ def label_findings(
 
 
 def labels_per_row_findings(n_labels: Mapping[int, int]) -> list[DataFinding]:
-    """Say what is unusual about rows that may have several labels; [] if nothing.
-
-    Args:
-        n_labels: rows by number of labels.
-    """
+    """Say what is unusual about rows, given by number of labels, that may have several; [] if nothing."""
     n_rows, n_without = sum(n_labels.values()), n_labels.get(0, 0)
     if n_labels.get(1) == n_rows:
         text = (
@@ -183,8 +174,7 @@ def labels_per_row_findings(n_labels: Mapping[int, int]) -> list[DataFinding]:
 def separator_of(counts: Mapping[str, int]) -> str | None:
     """Return the separator of several labels that are written as one; None if none seem to be.
 
-    Args:
-        counts: rows per label. If labels are combined, most of their parts occur again, some of them alone.
+    If labels are combined, most of their parts occur again, and some of them alone.
     """
     for mark in SEPARATORS:
         several = [name.split(mark) for name in counts if mark in name]
@@ -216,8 +206,9 @@ def reading_findings(
     return found
 
 
-def overlap_findings(n_same: int, n_rows: int) -> list[DataFinding]:
-    """Say how many of the evaluation texts are also training texts; [] if none."""
+def overlap_findings(train: IntArray, evaluation: IntArray) -> list[DataFinding]:
+    """Say how many of the evaluation texts are also training texts, by hashes (n,) of both; [] if none."""
+    n_same, n_rows = int(np.isin(evaluation, train).sum()), len(evaluation)
     if not n_same:
         return []
     are = "is also a training text" if n_same == 1 else "are also training texts"

@@ -25,14 +25,7 @@ NULL = "\\N"  # what MySQL writes for NULL
 
 
 class Record(NamedTuple):
-    """A row as its fields.
-
-    Attributes:
-        line: its first physical line.
-        fields: what they hold.
-        source: the line as written.
-        loose: whether its quotes are not those of a CSV writer, so that its fields are a guess.
-    """
+    """A row: its first physical line, its fields, that line as written, and whether they are a guess."""
 
     line: int
     fields: list[str]
@@ -59,7 +52,7 @@ class Dialect:
 
     def special(self, line: str) -> bool:
         """Whether a line has quotes or escapes, so that it cannot simply be split at delimiters."""
-        return '"' in line or (self.escaped and "\\" in line)
+        return self.quoted and ('"' in line or (self.escaped and "\\" in line))
 
     def prepare(self, line: str) -> str:
         """Double the ordinary backslashes of a line, because the csv module halves them."""
@@ -152,54 +145,29 @@ def joined_record(lines: Iterator[str], dialect: Dialect) -> list[str] | None:
 def records(lines: Iterator[str], dialect: Dialect, width: int = 0) -> Iterator[Record]:
     """Yield records without blank lines; a line of only tabs, as many as the first record has, is a row.
 
-    In a table of one column a blank line below the first record is a row too.
-
-    Args:
-        lines: physical lines.
-        dialect: how they are written.
-        width: columns a row should have; 0 takes it from the first record.
+    In a table of one column a blank line below the first record is a row too. An unclosed quote affects only
+    its own line, not the lines after it. `width` is the number of columns that a row should have; 0 takes it
+    from the first record.
     """
-    if dialect.quoted:
-        allow_long_fields()
-        yield from _quoted_records(lines, dialect, width)
-        return
-    delimiter, n_delimiters = dialect.delimiter, -1
-    for number, line in enumerate(lines, start=1):
-        if line.strip() or _is_empty_row(line, delimiter, n_delimiters, width == 1):
-            fields = line.split(delimiter)
-            n_delimiters = len(fields) - 1 if n_delimiters < 1 else n_delimiters
-            yield Record(number, fields, line)
-
-
-def _is_empty_row(blank: str, delimiter: str, n_delimiters: int, one_column: bool) -> bool:
-    """Whether a line of white space is a row of empty cells; before the first record (-1) none is."""
-    return blank.count(delimiter) == n_delimiters and (n_delimiters > 0 or one_column)
-
-
-def _quoted_records(lines: Iterator[str], dialect: Dialect, width: int) -> Iterator[Record]:
-    """Yield CSV records; an unclosed quote affects only its own line, not the lines after it."""
+    allow_long_fields()
     waiting: deque[str] = deque()  # lines read ahead for a record that turned out not to belong to it
     ahead = LookAhead()
     number, n_delimiters = 0, -1
     one_column = width == 1
-    while True:
-        if waiting:
-            line = waiting.popleft()
-        elif (upcoming := next(lines, None)) is not None:
-            line = upcoming
-        else:
-            return
+    while (line := waiting.popleft() if waiting else next(lines, None)) is not None:
         number += 1
-        if not dialect.special(line):
-            if line.strip() or _is_empty_row(line, dialect.delimiter, n_delimiters, one_column):
-                fields = line.split(dialect.delimiter)
-                width = width or len(fields)
-                n_delimiters = len(fields) - 1 if n_delimiters < 1 else n_delimiters
-                fields = [field.lstrip() for field in fields] if dialect.skip_space else fields
-                yield Record(number, fields, line)
-            continue
-        fields, n_more, loose = _quoted_record(line, waiting, lines, dialect, width, ahead)
-        ahead.passed(n_more + 1, len(line))
+        n_more, loose = 0, False
+        if dialect.special(line):
+            fields, n_more, loose = _quoted_record(line, waiting, lines, dialect, width, ahead)
+            ahead.passed(n_more + 1, len(line))
+        else:
+            is_row = line.strip() or (
+                line.count(dialect.delimiter) == n_delimiters and (n_delimiters > 0 or one_column)
+            )
+            if not is_row:
+                continue
+            fields = line.split(dialect.delimiter)
+            fields = [field.lstrip() for field in fields] if dialect.skip_space else fields
         width = width or len(fields)
         n_delimiters = len(fields) - 1 if n_delimiters < 1 else n_delimiters
         yield Record(number, fields, line, loose)
@@ -209,10 +177,10 @@ def _quoted_records(lines: Iterator[str], dialect: Dialect, width: int) -> Itera
 def _quoted_record(
     line: str, waiting: deque[str], lines: Iterator[str], dialect: Dialect, width: int, ahead: LookAhead
 ) -> tuple[list[str], int, bool]:
-    """Parse the record that starts with `line`.
+    """Return the record that starts with `line`, the number of lines after it, and whether it is a guess.
 
-    Lines after it are taken from `waiting`, then from `lines`, and put back into `waiting` if the record is
-    not well formed with them.
+    These lines are taken from `waiting`, then from `lines`, and put back into `waiting` if the record is not
+    well formed with them.
     """
     try:
         fields = parse(line, dialect)

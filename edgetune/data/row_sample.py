@@ -14,6 +14,7 @@ import math
 import random
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from edgetune.data.examples import Example
 
@@ -66,15 +67,8 @@ def sample_for(
     return RowSample(n_chars, min(most, MOST_ROWS), seed, lambda: elapsed_s() > READING_RATE * deadline_s)
 
 
-@dataclass(frozen=True)
-class Sampled:
-    """What was drawn.
-
-    Attributes:
-        examples: in the file's order.
-        n_seen: usable rows that were read.
-        is_cut: whether reading ended before the end of the file, because time had run out.
-    """
+class Sampled(NamedTuple):
+    """What was drawn, in the file's order, of how many usable rows, and whether time ran out before."""
 
     examples: list[Example]
     n_seen: int

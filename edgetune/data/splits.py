@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,19 +15,13 @@ from edgetune.data.encodings import AUTO
 from edgetune.data.examples import DataOptions, find_parts, open_rows
 from edgetune.data.in_memory import name_copies
 from edgetune.data.labels import find_labels, merge_hint
-from edgetune.data.near_duplicates import Comparable, Hashed, TokenizedRows, families, near_duplicates
-from edgetune.data.quality import (
-    DataFinding,
-    by_importance,
-    overlap_findings,
-    uncategorical_labels,
-)
-from edgetune.data.row_sample import MOST_ROWS, RowSample, sample_for
-from edgetune.data.token_format import META, TokenizerSpec
+from edgetune.data.near_duplicates import Comparable, families, near_duplicates
+from edgetune.data.quality import DataFinding, by_importance, overlap_findings, uncategorical_labels
+from edgetune.data.row_sample import MOST_ROWS, sample_for
+from edgetune.data.token_format import TokenizerSpec
 from edgetune.data.token_store import TokenStore, TokenView
 from edgetune.data.tokens import open_tokens
-from edgetune.utils.cache import cache_subfolder, mark_in_use
-from edgetune.utils.errors import DataError, ResourceError
+from edgetune.utils.errors import DataError
 from edgetune.utils.formatting import describe_unknown
 from edgetune.utils.hub import HUB_PREFIX
 from edgetune.utils.multi_label import is_multi_hot, strata
@@ -45,16 +38,6 @@ APART_RATE = 0.5
 """Share of the rows set aside whose near-duplicates are set aside with them."""
 FEWEST_TO_SET_ASIDE = 60
 """With fewer training rows than this, none are set aside."""
-
-
-def overlap(train: Hashed, evaluation: Hashed) -> int:
-    """Count evaluation rows whose text, letter case and white space aside, is also a training text."""
-    known = np.unique(train.text_hashes)
-    asked = evaluation.text_hashes
-    if not len(known):
-        return 0
-    places = np.minimum(np.searchsorted(known, asked), len(known) - 1)
-    return int(np.count_nonzero(known[places] == asked))
 
 
 def split_holdout(
@@ -83,17 +66,15 @@ def split_holdout(
     evaluated = np.zeros(len(labels), dtype=np.bool_)
     if drawn:
         evaluated[np.concatenate(drawn)] = True
+    return _both_sides(evaluated)
+
+
+def _both_sides(evaluated: BoolArray) -> tuple[IntArray, IntArray]:
     return np.flatnonzero(~evaluated).astype(np.int32), np.flatnonzero(evaluated).astype(np.int32)
 
 
 def _quotas(counts: IntArray, share: float, max_rows: int) -> IntArray:
-    """Return how many rows of each class to draw: the share, by largest remainder.
-
-    Args:
-        counts: (C,) rows per class, each at least 1.
-        share: of all rows.
-        max_rows: the sum at most.
-    """
+    """Return how many rows to draw of each class (C,), `max_rows` in all: the share, by largest remainder."""
     limits = counts - 1
     n_rows = int(counts.sum())
     wanted = min(round(share * n_rows), max_rows)
@@ -123,8 +104,7 @@ class Splits:
         label_names: by class id.
         warnings: sentences with counts, first those about what should be mended.
         bad_rows_files: JSON lines of rows left out, from train and eval.
-        n_bad: rows left out because they cannot be used.
-        n_unlabelled: rows left out because they have no label.
+        n_bad: rows left out because they cannot be used; those without a label are `n_unlabelled`.
         guessed_columns: the label column and the text columns, if they were guessed; else empty.
     """
 
@@ -156,44 +136,8 @@ class Splits:
 
 def data_options(data: LabelledText) -> DataOptions:
     """Pick the settings that decide how a file is read."""
-    return DataOptions(
-        text=data.text,
-        label=data.label,
-        header=data.header,
-        encoding=data.encoding,
-        delimiter=data.delimiter,
-        escape=data.escape,
-        pair=data.pair,
-        merge_labels=data.merge_labels,
-        multi_label=data.multi_label,
-    )
-
-
-def open_cached(
-    path: str,
-    options: DataOptions,
-    spec: TokenizerSpec,
-    cache_dir: Path,
-    max_bad_rows: float,
-    progress: Callable[[int], None] | None = None,
-    min_classes: int = 2,
-    sample: RowSample | None = None,
-) -> TokenStore:
-    """Open labelled text in a private cache, and note that it is in use; arguments as of `open_tokens`.
-
-    Raises:
-        EdgetuneError: what is wrong with the data or the cache, in a sentence.
-    """
-    try:
-        home = cache_subfolder(cache_dir, "tokens")
-    except OSError as error:
-        raise ResourceError(
-            f"Cannot write the token cache to {cache_dir} ({error.strerror or error}); choose another "
-            "folder with --cache-dir or EDGETUNE_CACHE."
-        ) from error
-    store = open_tokens(path, options, spec, home, max_bad_rows, progress, min_classes, sample)
-    mark_in_use(store.folder / META)
-    return store
+    names = [field.name for field in dataclasses.fields(DataOptions) if field.name != "part"]
+    return DataOptions(**{name: getattr(data, name) for name in names})
 
 
 def open_splits(
@@ -232,10 +176,10 @@ def open_splits(
             encoding = open_rows(path, how).encoding.removesuffix("-sig")
             if encoding not in ("", "utf-8"):
                 say(f"The encoding of {path} was detected as {encoding}; if it is not, set --encoding.")
-        with reading_progress(name_copies(path, path), say, check) as progress:
-            return open_cached(
-                path, how, spec, cache_dir, config.data.max_bad_rows, progress, min_classes, sample
-            )
+        progress = _reading_progress(name_copies(path, path), say, check)
+        return open_tokens(
+            path, how, spec, cache_dir, config.data.max_bad_rows, progress, min_classes, sample
+        )
 
     store = reader(config.data.train, 2)
     if problem := uncategorical_labels(store.meta.source, store.counts):
@@ -266,7 +210,7 @@ def open_splits(
         )
         train, evaluation = everything.subset(train_rows), everything.subset(eval_rows)
         source = f"rows held out of {config.data.train}"
-    findings += overlap_findings(overlap(train, evaluation), len(evaluation))
+    findings += overlap_findings(train.text_hashes, evaluation.text_hashes)
     held_out = None
     if config.train.fits_ngrams:
         train, held_out = _set_aside(train, np.random.default_rng([config.train.seed, 6]))
@@ -277,9 +221,9 @@ def open_splits(
         eval_source=name_copies(source, *paths),
         label_names=tuple(names),
         warnings=tuple(name_copies(finding.text, *paths) for finding in by_importance(findings)),
-        bad_rows_files=tuple(item.bad_rows_file for item in stores if item.n_bad or item.n_unlabelled),
-        n_bad=sum(item.n_bad for item in stores),
-        n_unlabelled=sum(item.n_unlabelled for item in stores),
+        bad_rows_files=tuple(item.bad_rows_file for item in stores if item.meta.bad_reasons),
+        n_bad=sum(item.meta.n_bad for item in stores),
+        n_unlabelled=sum(item.meta.n_unlabelled for item in stores),
         guessed_columns=tuple(store.meta.guessed_columns),
         held_out=held_out,
     )
@@ -315,7 +259,7 @@ def _set_aside(train: TokenView, rng: np.random.Generator) -> tuple[TokenView, T
         apart = _rows_apart(texts, labels, group, chosen[half], classes[half], one_each, rng)
         if apart is not None:
             taken = taken | apart
-    if not taken.any() or len(np.unique(labels[~taken])) < len(np.unique(labels)):
+    if not _leave_all_classes(taken, labels):
         apart = _rows_apart(texts, labels, group, chosen, classes, one_each, rng)
         if apart is None:
             return train, None
@@ -329,18 +273,8 @@ def hold_out(
     """Draw evaluation rows, stratified by class, together with their near-duplicates.
 
     Equal texts stay on one side, as do the near-duplicates of a drawn row. If that would leave a class
-    without a row to train on, or nothing to evaluate on, only equal texts are kept together, or no rows.
-
-    Args:
-        view: tokenized rows.
-        labels: (n,) class ids.
-        share: share of the rows to draw, in [0, 1].
-        max_rows: largest number of rows to draw.
-        rng: decides which.
-
-    Returns:
-        Row numbers to train on and to evaluate on, both ascending. If no rows are related, they are those of
-        `split_holdout`.
+    without a row to train on, or nothing to evaluate on, only equal texts are kept together, or no rows. If
+    no rows are related, the result is that of `split_holdout`, which has the same arguments.
     """
     train_rows, drawn = split_holdout(labels, share, max_rows, rng)
     if not len(drawn):
@@ -352,11 +286,16 @@ def hold_out(
     taken = _rows_apart(texts, labels, group, chosen, labels[drawn], sizes, rng, max_rows)
     if taken is None:
         return train_rows, drawn
-    return np.flatnonzero(~taken).astype(np.int32), np.flatnonzero(taken).astype(np.int32)
+    return _both_sides(taken)
+
+
+def _leave_all_classes(taken: BoolArray, labels: IntArray) -> bool:
+    """Whether some rows are taken, and rows of every class are left."""
+    return bool(taken.any()) and len(np.unique(labels[~taken])) == len(np.unique(labels))
 
 
 def _rows_apart(
-    texts: TokenizedRows,
+    texts: Comparable,
     labels: IntArray,
     group: IntArray,
     chosen: IntArray,
@@ -367,15 +306,9 @@ def _rows_apart(
 ) -> BoolArray | None:
     """Choose the rows of drawn texts and of their families, or of fewer, so that each class has some.
 
-    Args:
-        texts: the different texts.
-        labels: (n,) class ids of all rows.
-        group: (n,) text of each row.
-        chosen: (m,) texts that were drawn.
-        wanted: class ids that were drawn, each repeated as often as rows of it are wanted.
-        sizes: number of rows that each text counts as.
-        rng: decides which families.
-        max_rows: largest number of rows to choose; None: a tenth more than are wanted.
+    All rows have a class in `labels` (n,) and a text in `group` (n,); a text counts as `sizes` rows. `chosen`
+    (m,) are the drawn texts, and `wanted` repeats each class as often as rows of it are wanted. At most
+    `max_rows` are chosen, or a tenth more than are wanted.
 
     Returns:
         (n,) which rows; None if a class would be left without a row to train on.
@@ -388,7 +321,7 @@ def _rows_apart(
     for related in (families, near_duplicates, lambda _, rows: list(rows[:, None])):
         found = _some_families(related(texts, chosen), of_text[chosen], sizes, wanted, most, rng)
         taken = np.isin(group, found)
-        if not taken.any() or len(np.unique(labels[~taken])) < len(np.unique(labels)):
+        if not _leave_all_classes(taken, labels):
             continue
         if np.isin(wanted, labels[taken]).all():
             return taken
@@ -406,13 +339,8 @@ def _some_families(
 ) -> IntArray:
     """Return the members of all families, or of random ones with about as many of each class as wanted.
 
-    Args:
-        families: texts that belong together.
-        classes: class of the text that each family was found for.
-        sizes: (n,) number of rows that each text counts as.
-        wanted: class ids, each repeated as often as rows of it are wanted.
-        most: limit that is not exceeded; no class exceeds its rows by more than the same share, rounded up.
-        rng: decides which.
+    At most `most` rows are taken, and of no class more than `SPARE_RATE` above what is wanted, rounded up.
+    `classes` are those of the texts that families were found for; for other arguments see `_rows_apart`.
     """
     together = np.unique(np.concatenate(families))
     if sizes[together].sum() <= most:
@@ -435,11 +363,8 @@ def _some_families(
     return np.array(sorted(taken), dtype=np.int64)
 
 
-@contextlib.contextmanager
-def reading_progress(
-    path: str, say: Say, check: Callable[[], None] = lambda: None
-) -> Iterator[Callable[[int], None]]:
-    """Say now and then how many rows were read, when there are many."""
+def _reading_progress(path: str, say: Say, check: Callable[[], None]) -> Callable[[int], None]:
+    """Return a function that says now and then how many rows were read, when there are many."""
     told = 100_000
 
     def progress(n_read: int) -> None:
@@ -449,4 +374,4 @@ def reading_progress(
             say(f"Tokenizing {path}: {n_read:,} rows")
             told *= 2
 
-    yield progress
+    return progress

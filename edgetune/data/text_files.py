@@ -1,18 +1,27 @@
-"""Files as decoded text, in constant memory: compression, encoding, physical lines, and what is not text."""
+"""Files as decoded text, in constant memory: compression, encoding, physical lines, and what is not text.
+
+Compressed files (.gz, .bz2, .xz, .zst) are read in blocks, with a limit on their decompressed size.
+"""
 
 from __future__ import annotations
 
 import codecs
+import gzip
+import os
 import re
-from collections.abc import Iterator
+import zlib
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import IO, Any
 
-from edgetune.data.compression import KINDS, byte_blocks
 from edgetune.data.encodings import AUTO, advice, likely_encoding, resolve_encoding
-from edgetune.utils.errors import DataError
+from edgetune.utils import limits
+from edgetune.utils.errors import DataError, MissingDependencyError
 from edgetune.utils.limits import MAX_LINE_CHARS
+from edgetune.utils.sanitize import brief
 
 SNIFF_BYTES = 1 << 21  # how much of a file is examined to detect its format
 MAX_UNDECODABLE_RATE = 0.2  # of the lines looked at: above this the encoding is wrong, not the rows
@@ -32,6 +41,11 @@ _MAGIC = {
     b"\x89PNG": "an image",
     b"\xd0\xcf\x11\xe0": "an old Excel or Word file; save the sheet as CSV",
 }
+BLOCK_BYTES = 1 << 18
+FEW_BYTES = 1 << 10  # of .xz and .zst at once: 4 bytes of Zstandard can unpack to 128 KiB
+KINDS = {".gz": "gzip", ".bz2": "bzip2", ".xz": "xz", ".zst": "Zstandard"}
+"""What a compressed file is called, by its extension."""
+
 _UNDECODABLE = re.compile("[\udc80-\udcff]")
 _WIDE = ("utf-16", "utf-32")
 
@@ -42,6 +56,18 @@ def suffixes_of(path: Path) -> tuple[str, str]:
     if suffix in KINDS:
         return Path(path.stem).suffix.lower(), suffix
     return suffix, ""
+
+
+def resolves_inside(path: Path, root: Path) -> Path:
+    """Return a path, after checking that it lies in a folder when all links are followed."""
+    real, real_root = os.path.realpath(path), os.path.realpath(root)
+    if os.path.commonpath([real, real_root]) != real_root:
+        shown = [brief(one, 300) for one in (path, root, real)]
+        raise DataError(
+            f"{shown[0]} points outside {shown[1]}, to {shown[2]}; only files inside a data folder are read. "
+            "Copy the file into the folder, or remove the link."
+        )
+    return path
 
 
 @contextmanager
@@ -61,7 +87,7 @@ def read_start(path: Path, size: int = SNIFF_BYTES) -> bytes:
     """Return the first bytes of a file, unpacked."""
     start = bytearray()
     with reading_errors(path):
-        for block in byte_blocks(path, suffixes_of(path)[1]):
+        for block in byte_blocks(path):
             start += block
             if len(start) >= size:
                 break
@@ -90,7 +116,7 @@ class TextFile:
         """Yield the decoded text in pieces; undecodable bytes become lone surrogates."""
         decoder = codecs.getincrementaldecoder(self.encoding)(errors="surrogateescape")
         with reading_errors(self.path):
-            yield from map(decoder.decode, byte_blocks(self.path, suffixes_of(self.path)[1]))
+            yield from map(decoder.decode, byte_blocks(self.path))
             yield decoder.decode(b"", final=True)
 
     def lines(self) -> Iterator[str]:
@@ -179,3 +205,103 @@ def _check_decoded(file: TextFile, encoding: str, start: bytes) -> None:
             f"{file.path} is not encoded as {encoding}: {n_bad:,} of the first {len(lines):,} lines contain "
             f"bytes that cannot be decoded. {advice(start)}"
         )
+
+
+class Unpacked:
+    """Counts the decompressed bytes of a file, and refuses too many."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._n_packed = path.stat().st_size
+        self._n_unpacked = 0
+
+    def add(self, n_bytes: int) -> None:
+        """Count bytes."""
+        self._n_unpacked += n_bytes
+        if self._n_unpacked > limits.MAX_UNPACKED_BYTES:
+            raise DataError(
+                f"{self._path} is larger than {limits.MAX_UNPACKED_BYTES / 1e9:,.0f} GB when decompressed; "
+                "split it into smaller files."
+            )
+        if self._n_unpacked > max(limits.UNPACKED_FREE_BYTES, limits.MAX_UNPACKED_RATE * self._n_packed):
+            raise DataError(
+                f"{self._path} ({self._n_packed:,} bytes) decompresses to more than "
+                f"{limits.MAX_UNPACKED_RATE} times its size, which text does not do. If you trust the file, "
+                "decompress it yourself and pass the decompressed file."
+            )
+
+
+def byte_blocks(path: Path) -> Iterator[bytes]:
+    """Yield the content of a file, unpacked if its name says that it is compressed, in blocks.
+
+    Raises:
+        DataError: it decompresses to more than the limits allow.
+        OSError: it cannot be read, or is damaged.
+    """
+    kind = suffixes_of(path)[1]
+    with path.open("rb") as raw:
+        if not kind:
+            yield from _blocks(raw)
+            return
+        unpacked = Unpacked(path)
+        try:
+            for block in _unpacked(kind, raw):
+                unpacked.add(len(block))
+                yield block
+        except ImportError as error:
+            raise MissingDependencyError(
+                f"Reading {path.name} requires the Python module {error.name}."
+            ) from error
+        except (OSError, EOFError, zlib.error) as error:
+            if isinstance(error, OSError) and error.errno is not None:  # the disk's fault, not the file's
+                raise
+            raise OSError(f"it is damaged or not a {KINDS[kind]} file ({error})") from error
+
+
+def _blocks(file: Any) -> Iterator[bytes]:
+    return iter(partial(file.read, BLOCK_BYTES), b"")
+
+
+def _unpacked(kind: str, raw: IO[bytes]) -> Iterator[bytes]:
+    """Yield the content of a compressed file; a Python may lack all of these modules but gzip."""
+    if kind == ".gz":
+        return _blocks(gzip.GzipFile(fileobj=raw))
+    if kind == ".bz2":
+        import bz2
+
+        return _blocks(bz2.open(raw))
+    if kind == ".xz":
+        import lzma
+
+        start = partial(lzma.LZMADecompressor, lzma.FORMAT_XZ, limits.MAX_WINDOW_BYTES)
+        return _frames(start, lzma.LZMAError, raw)
+    import zstandard
+
+    unpacker = zstandard.ZstdDecompressor(max_window_size=limits.MAX_WINDOW_BYTES)
+    return _frames(unpacker.decompressobj, zstandard.ZstdError, raw)
+
+
+def _frames(start: Callable[[], Any], its_error: type[Exception], raw: IO[bytes]) -> Iterator[bytes]:
+    """Unpack frames that follow each other, with zero bytes in between.
+
+    `lzma.open` does not bound its memory, and zstandard's own reader accepts a truncated file.
+    """
+    frame, block = start(), bytearray()
+    while True:
+        packed = frame.unused_data or raw.read(FEW_BYTES)
+        if frame.eof:
+            packed = packed.lstrip(b"\0") or raw.read(FEW_BYTES).lstrip(b"\0")
+            if not packed:
+                break
+            frame = start()
+        elif not packed:
+            raise EOFError("unexpected end of file")
+        try:
+            block += frame.decompress(packed)
+        except its_error as error:
+            raise OSError(str(error)) from error
+        if len(block) >= BLOCK_BYTES:
+            yield bytes(block)
+            block.clear()
+    if block:
+        yield bytes(block)

@@ -19,26 +19,12 @@ from typing import IO, Any
 
 import numpy as np
 
-from edgetune.data.examples import DataOptions, Example, GuessedColumns, read_examples
+from edgetune.data.examples import DataOptions, Example, read_examples
 from edgetune.data.labels import label_order
 from edgetune.data.quality import check_label_count, count_repeats, mixed_label_kinds
 from edgetune.data.row_sample import RowSample, draw_sample
 from edgetune.data.table import NO_TOKENS, UNLABELLED, BadRow, excerpt_of
-from edgetune.data.token_format import (
-    BAD_ROWS,
-    CACHE_VERSION,
-    FIRST_LENGTHS,
-    HASHES,
-    LABELS,
-    META,
-    OFFSETS,
-    TEXT_OFFSETS,
-    TEXTS,
-    TOKENS,
-    Meta,
-    TokenizerSpec,
-    joined_text,
-)
+from edgetune.data.token_format import BAD_ROWS, CACHE_VERSION, META, Meta, TokenizerSpec, joined_text
 from edgetune.utils.errors import ModelError
 from edgetune.utils.types import IntArray
 
@@ -77,12 +63,8 @@ def load_tokenizer(spec: TokenizerSpec) -> Any:
 def tokenizer_input(text: str, text_pair: str | None, most_chars: int) -> str | tuple[str, str]:
     """Return the beginning of a text, or of both of a pair, so that 10 MB cost no more than a page.
 
-    Nothing that is kept changes: a token has far fewer than `TOKENIZED_CHARS_PER_TOKEN` characters.
-
-    Args:
-        text: of a row.
-        text_pair: its second text, or None.
-        most_chars: see `most_tokenized_chars`.
+    Nothing that is kept changes: a token has far fewer than `TOKENIZED_CHARS_PER_TOKEN` characters. For
+    `most_chars` see `most_tokenized_chars`.
     """
     return text[:most_chars] if text_pair is None else (text[:most_chars], text_pair[:most_chars])
 
@@ -92,7 +74,7 @@ def most_tokenized_chars(max_length: int) -> int:
     return max(LEAST_TOKENIZED_CHARS, TOKENIZED_CHARS_PER_TOKEN * max_length)
 
 
-def chunk_examples(examples: Iterable[Example]) -> Iterator[list[Example]]:
+def _chunks(examples: Iterable[Example]) -> Iterator[list[Example]]:
     """Yield examples by the thousand; fewer where they are long."""
     chunk: list[Example] = []
     n_chars = 0
@@ -107,15 +89,18 @@ def chunk_examples(examples: Iterable[Example]) -> Iterator[list[Example]]:
 
 
 class TokenWriter:
-    """Appends tokenized examples to the files of a cache folder; use as a context manager."""
+    """Appends tokenized examples to the files of a cache folder; use as a context manager.
+
+    Attributes:
+        meta: what was written; whole after `finish`.
+        bad_rows: the first row of each reason for leaving rows out.
+    """
 
     def __init__(self, folder: Path, source: str, spec: TokenizerSpec) -> None:
-        self._folder, self._source, self._spec = folder, source, spec
-        self._tokenizer = load_tokenizer(spec)
-        self._encode = getattr(self._tokenizer, "encode_batch_fast", self._tokenizer.encode_batch)
-        largest_id = max(self._tokenizer.get_vocab(with_added_tokens=True).values(), default=0)
-        self._token_dtype = np.dtype(np.uint16 if largest_id <= 0xFFFF else np.uint32)
-        self._length_dtype = np.dtype(np.uint16 if spec.max_length <= 0xFFFF else np.uint32)
+        self._folder, self._spec = folder, spec
+        tokenizer = load_tokenizer(spec)
+        self._encode = getattr(tokenizer, "encode_batch_fast", tokenizer.encode_batch)
+        largest_id = max(tokenizer.get_vocab(with_added_tokens=True).values(), default=0)
         self._stack = ExitStack()
         self._files: dict[str, IO[bytes]] = {}
         self._ids: dict[str, int] = {}  # in order of appearance
@@ -123,27 +108,24 @@ class TokenWriter:
         self._first_lines: dict[str, int] = {}  # where each label came first
         self._counts: Counter[int] = Counter()
         self._reasons: Counter[str] = Counter()
-        self._n_tokens = self._n_text_bytes = self._n_truncated = self.n_rows = self.n_bad = 0
-        self.n_left_out = self.n_unlabelled = self.n_loose = 0
-        self.first_loose = ""
-        self.guess: GuessedColumns | None = None
-        self.is_cut = False
-        self.bad_rows: dict[str, BadRow] = {}  # the first of each reason
+        self.bad_rows: dict[str, BadRow] = {}
+        self.meta = Meta(
+            CACHE_VERSION,
+            source,
+            max_length=spec.max_length,
+            token_dtype=_unsigned(largest_id),
+            length_dtype=_unsigned(spec.max_length),
+        )
 
     def __enter__(self) -> TokenWriter:
-        for name in (TOKENS, OFFSETS, LABELS, FIRST_LENGTHS, HASHES, TEXTS, TEXT_OFFSETS, BAD_ROWS):
+        for name in (*self.meta.layout(), BAD_ROWS):
             self._files[name] = self._stack.enter_context((self._folder / name).open("wb"))
-        for name in (OFFSETS, TEXT_OFFSETS):
+        for name in ("offsets.bin", "text_offsets.bin"):
             self._append(name, np.zeros(1, dtype=np.int64))
         return self
 
     def __exit__(self, *exc: object) -> None:
         self._stack.close()
-
-    @property
-    def n_read(self) -> int:
-        """Rows seen so far, usable or not."""
-        return self.n_rows + self.n_bad + self.n_unlabelled + self.n_left_out
 
     @property
     def bad_reasons(self) -> dict[str, int]:
@@ -152,10 +134,11 @@ class TokenWriter:
 
     def add_bad(self, row: BadRow) -> None:
         """Count a row that cannot be used or has no label, and keep it for the user to look at."""
+        self.meta.n_read += 1
         if row.reason in UNLABELLED:
-            self.n_unlabelled += 1
+            self.meta.n_unlabelled += 1
         else:
-            self.n_bad += 1
+            self.meta.n_bad += 1
         self._reasons[row.reason] += 1
         self.bad_rows.setdefault(row.reason, row)
         if self._reasons[row.reason] <= MAX_BAD_ROWS_KEPT:
@@ -163,12 +146,12 @@ class TokenWriter:
 
     def add_loose(self, row: BadRow) -> None:
         """Count a row whose quotes had to be guessed."""
-        self.n_loose += 1
-        self.first_loose = self.first_loose or f"{row.file}:{row.line}"
+        self.meta.n_loose += 1
+        self.meta.first_loose = self.meta.first_loose or f"{row.file}:{row.line}"
 
-    def set_guess(self, guess: GuessedColumns) -> None:
+    def set_guess(self, columns: list[str]) -> None:
         """Keep which columns were guessed, for the user to be told."""
-        self.guess = guess
+        self.meta.guessed_columns = columns
 
     def add(self, examples: list[Example]) -> None:
         """Tokenize and append a chunk of examples."""
@@ -183,60 +166,42 @@ class TokenWriter:
             kept = self._without_empty(examples, ids)
             examples, inputs = [examples[i] for i in kept], [inputs[i] for i in kept]
             encodings, ids = [encodings[i] for i in kept], [ids[i] for i in kept]
+        meta = self.meta
         lengths = np.fromiter(map(len, ids), dtype=np.int64, count=len(ids))
         n_new = int(lengths.sum())
-        self._append(TOKENS, np.fromiter(chain.from_iterable(ids), dtype=self._token_dtype, count=n_new))
-        self._append(OFFSETS, self._n_tokens + np.cumsum(lengths))
-        self._append(FIRST_LENGTHS, _first_lengths(examples, encodings, lengths).astype(self._length_dtype))
-        self._append(LABELS, self._label_ids(examples))
-        self._files[HASHES].write(b"".join(text_hash(e.text, e.text_pair) for e in examples))
+        self._append("tokens.bin", np.fromiter(chain.from_iterable(ids), dtype=meta.token_dtype, count=n_new))
+        self._append("offsets.bin", meta.n_tokens + np.cumsum(lengths))
+        firsts = _first_lengths(examples, encodings, lengths)
+        self._append("first_lengths.bin", firsts.astype(meta.length_dtype))
+        self._append("labels.bin", self._label_ids(examples))
+        self._files["hashes.bin"].write(b"".join(text_hash(e.text, e.text_pair) for e in examples))
         self._append_texts(inputs)
-        self._n_tokens += n_new
-        self._n_truncated += sum(
+        meta.n_tokens += n_new
+        meta.n_truncated += sum(
             bool(encoding.overflowing)
             or len(example.text) > most_chars
             or len(example.text_pair or "") > most_chars
             for encoding, example in zip(encodings, examples, strict=True)
         )
-        self.n_rows += len(examples)
+        meta.n_read += len(examples)
 
-    def finish(self) -> Meta:
-        """Close the files, number the labels in their order, and write `meta.json`."""
-        self._stack.close()
+    def finish(self) -> None:
+        """Number the labels in their order, and write `meta.json`; the files must be closed."""
         names = label_order(self._ids)
         rank = np.empty(len(names), dtype=np.int32)
         rank[[self._ids[name] for name in names]] = np.arange(len(names))
-        labels = np.fromfile(self._folder / LABELS, dtype=np.int32)
+        labels = np.fromfile(self._folder / "labels.bin", dtype=np.int32)
         if not self._sets:
             labels = rank[labels]
-            labels.tofile(self._folder / LABELS)
-        repeats = count_repeats(np.fromfile(self._folder / HASHES, dtype=np.uint64), labels)
-        meta = Meta(
-            version=CACHE_VERSION,
-            source=self._source,
-            n_read=self.n_read,
-            n_bad=self.n_bad,
-            bad_reasons=self.bad_reasons,
-            n_truncated=self._n_truncated,
-            n_tokens=self._n_tokens,
-            n_text_bytes=self._n_text_bytes,
-            max_length=self._spec.max_length,
-            token_dtype=self._token_dtype.name,
-            length_dtype=self._length_dtype.name,
-            counts={name: self._counts[self._ids[name]] for name in names},
-            n_duplicates=repeats.n_duplicates,
-            n_conflicts=repeats.n_conflicts,
-            label_change=mixed_label_kinds(self._first_lines) or "",
-            n_left_out=self.n_left_out,
-            n_loose=self.n_loose,
-            first_loose=self.first_loose,
-            is_cut=self.is_cut,
-            n_unlabelled=self.n_unlabelled,
-            guessed_columns=[] if self.guess is None else [self.guess.label, *self.guess.text],
-            label_sets=[sorted(rank[list(ids)].tolist()) for ids in self._sets] or None,
-        )
+            labels.tofile(self._folder / "labels.bin")
+        hashes = np.fromfile(self._folder / "hashes.bin", dtype=np.uint64)
+        meta = self.meta
+        meta.n_duplicates, meta.n_conflicts = count_repeats(hashes, labels)
+        meta.bad_reasons = self.bad_reasons
+        meta.counts = {name: self._counts[self._ids[name]] for name in names}
+        meta.label_change = mixed_label_kinds(self._first_lines) or ""
+        meta.label_sets = [sorted(rank[list(ids)].tolist()) for ids in self._sets] or None
         (self._folder / META).write_text(json.dumps(asdict(meta), indent=1), encoding="utf-8")
-        return meta
 
     def _append(self, name: str, values: IntArray) -> None:
         self._files[name].write(values.tobytes())
@@ -244,10 +209,10 @@ class TokenWriter:
     def _append_texts(self, inputs: list[str | tuple[str, str]]) -> None:
         """Append what the tokenizer was given of each example, for learners that read words."""
         encoded = [joined_text(one).encode() for one in inputs]
-        self._files[TEXTS].write(b"".join(encoded))
-        ends = self._n_text_bytes + np.cumsum([len(text) for text in encoded], dtype=np.int64)
-        self._append(TEXT_OFFSETS, ends)
-        self._n_text_bytes += sum(map(len, encoded))
+        self._files["texts.bin"].write(b"".join(encoded))
+        ends = self.meta.n_text_bytes + np.cumsum([len(text) for text in encoded], dtype=np.int64)
+        self._append("text_offsets.bin", ends)
+        self.meta.n_text_bytes += sum(map(len, encoded))
 
     def _label_ids(self, examples: list[Example]) -> IntArray:
         """Return the number of each row's label, or of its set of labels where it may have several."""
@@ -257,7 +222,7 @@ class TokenWriter:
                 if label not in self._ids:
                     self._ids[label] = len(self._ids)
                     self._first_lines[label] = example.line
-                    check_label_count(self._source, len(self._ids), label)
+                    check_label_count(self.meta.source, len(self._ids), label)
             ids = tuple(self._ids[label] for label in example.labels)
             self._counts.update(ids)
             is_one = example.several is None
@@ -267,8 +232,13 @@ class TokenWriter:
     def _without_empty(self, examples: list[Example], ids: list[list[int]]) -> list[int]:
         """Count the rows of which the tokenizer keeps nothing as bad; return the numbers of the others."""
         for example in (e for e, tokens in zip(examples, ids, strict=True) if not tokens):
-            self.add_bad(BadRow(self._source, example.line, NO_TOKENS, excerpt_of(example.text)))
+            self.add_bad(BadRow(self.meta.source, example.line, NO_TOKENS, excerpt_of(example.text)))
         return [i for i, tokens in enumerate(ids) if tokens]
+
+
+def _unsigned(largest: int) -> str:
+    """Return the type of numbers up to the largest."""
+    return "uint16" if largest <= 0xFFFF else "uint32"
 
 
 def _first_lengths(examples: list[Example], encodings: list[Any], lengths: IntArray) -> IntArray:
@@ -286,23 +256,20 @@ def build_tokens(
     path: str,
     options: DataOptions,
     spec: TokenizerSpec,
-    progress: Callable[[int], None] | None,
+    progress: Callable[[int], None],
     sample: RowSample | None = None,
 ) -> TokenWriter:
-    """Tokenize every usable row of `path`, or a sample, into the files of `folder`.
-
-    Call `finish` on the result.
-    """
-    tell = progress if progress is not None else lambda n_read: None
+    """Tokenize every usable row of `path`, or a sample, into the files of `folder`; then call `finish`."""
     with TokenWriter(folder, path, spec) as writer:
         examples: Iterable[Example] = read_examples(
             path, options, writer.add_bad, writer.add_loose, writer.set_guess
         )
         if sample is not None:
-            drawn = draw_sample(examples, sample, tell)
-            examples, writer.is_cut = drawn.examples, drawn.is_cut
-            writer.n_left_out = drawn.n_seen - len(drawn.examples)
-        for chunk in chunk_examples(examples):
+            drawn = draw_sample(examples, sample, progress)
+            examples, writer.meta.is_cut = drawn.examples, drawn.is_cut
+            writer.meta.n_left_out = drawn.n_seen - len(drawn.examples)
+            writer.meta.n_read += writer.meta.n_left_out
+        for chunk in _chunks(examples):
             writer.add(chunk)
-            tell(writer.n_read)
+            progress(writer.meta.n_read)
     return writer

@@ -4,19 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 CACHE_VERSION = 9
-TOKENS, OFFSETS, LABELS, FIRST_LENGTHS, HASHES, TEXTS, TEXT_OFFSETS = (
-    "tokens.bin",
-    "offsets.bin",
-    "labels.bin",
-    "first_lengths.bin",
-    "hashes.bin",
-    "texts.bin",
-    "text_offsets.bin",
-)
+BAD_ROWS, META = "bad_rows.jsonl", "meta.json"
 PAIR_SEPARATOR = "\x1f"
 """Between the two texts of a pair in texts.bin."""
 
@@ -43,9 +36,6 @@ def split_text(text: str) -> str | tuple[str, str]:
     return (first, second) if separator else text
 
 
-BAD_ROWS, META = "bad_rows.jsonl", "meta.json"
-
-
 @dataclass(frozen=True)
 class TokenizerSpec:
     """Which tokenizer to use, and how.
@@ -61,51 +51,46 @@ class TokenizerSpec:
     pad_id: int
 
 
-@dataclass(frozen=True)
+@dataclass
 class Meta:
-    """The contents of a finished cache, as in `meta.json`.
+    """What a cache holds, counted while it is built; the contents of `meta.json`.
 
     Attributes:
-        version: of the files' layout.
         source: the path that was read.
         n_read: rows read, usable or not.
-        n_bad: rows left out because they cannot be used.
-        bad_reasons: these and the rows without a label, by reason, most frequent first.
-        n_truncated: rows cut to `max_length`.
-        n_tokens: in all rows.
+        bad_reasons: rows that cannot be used or have no label, by reason, most frequent first.
+        n_truncated: rows cut to `max_length` tokens.
         n_text_bytes: of all texts, as UTF-8.
-        max_length: tokens per row at most.
         token_dtype: of tokens.bin.
         length_dtype: of first_lengths.bin.
         counts: usable rows by label, in the order of the class ids.
         n_duplicates: rows whose text occurred before.
         n_conflicts: texts with more than one label.
+        label_change: says where labels change from numbers to words or back; "" if they do not.
         n_left_out: usable rows that a random sample leaves out.
         n_loose: rows whose quotes had to be guessed.
         first_loose: file and line of the first of them.
-        n_unlabelled: rows left out because they have no label.
-        guessed_columns: the label column and the text columns, if they were guessed; else empty.
         is_cut: whether reading ended before the end of the file, because time had run out.
-        label_change: says where labels change from numbers to words or back; "" if they do not.
+        guessed_columns: the label column and the text columns, if they were guessed; else empty.
         label_sets: class ids of each set of labels that rows have, if rows may have several; labels.bin then
             holds the numbers of these sets. None: a row has one label.
     """
 
     version: int
     source: str
-    n_read: int
-    n_bad: int
-    bad_reasons: dict[str, int]
-    n_truncated: int
-    n_tokens: int
-    n_text_bytes: int
-    max_length: int
-    token_dtype: str
-    length_dtype: str
-    counts: dict[str, int]
-    n_duplicates: int
-    n_conflicts: int
-    label_change: str
+    n_read: int = 0
+    n_bad: int = 0
+    bad_reasons: dict[str, int] = field(default_factory=dict)
+    n_truncated: int = 0
+    n_tokens: int = 0
+    n_text_bytes: int = 0
+    max_length: int = 0
+    token_dtype: str = ""
+    length_dtype: str = ""
+    counts: dict[str, int] = field(default_factory=dict)
+    n_duplicates: int = 0
+    n_conflicts: int = 0
+    label_change: str = ""
     n_left_out: int = 0
     n_loose: int = 0
     first_loose: str = ""
@@ -119,14 +104,15 @@ class Meta:
         """Usable rows."""
         return self.n_read - self.n_bad - self.n_unlabelled - self.n_left_out
 
-    def sizes(self) -> dict[str, int]:
-        """Return how many bytes each file must have."""
-        return {
-            TOKENS: self.n_tokens * np.dtype(self.token_dtype).itemsize,
-            OFFSETS: (self.n_rows + 1) * 8,
-            LABELS: self.n_rows * 4,
-            FIRST_LENGTHS: self.n_rows * np.dtype(self.length_dtype).itemsize,
-            HASHES: self.n_rows * 8,
-            TEXTS: self.n_text_bytes,
-            TEXT_OFFSETS: (self.n_rows + 1) * 8,
+    def layout(self) -> dict[str, tuple[np.dtype[Any], int]]:
+        """Return the type and the number of the values in each file."""
+        files = {
+            "tokens.bin": (self.token_dtype, self.n_tokens),
+            "offsets.bin": ("int64", self.n_rows + 1),
+            "labels.bin": ("int32", self.n_rows),
+            "first_lengths.bin": (self.length_dtype, self.n_rows),
+            "hashes.bin": ("uint64", self.n_rows),
+            "texts.bin": ("uint8", self.n_text_bytes),
+            "text_offsets.bin": ("int64", self.n_rows + 1),
         }
+        return {name: (np.dtype(kind), count) for name, (kind, count) in files.items()}

@@ -5,8 +5,10 @@ from __future__ import annotations
 import mmap
 import zlib
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -19,17 +21,7 @@ from edgetune.data.quality import (
     labels_per_row_findings,
     reading_findings,
 )
-from edgetune.data.token_format import (
-    BAD_ROWS,
-    FIRST_LENGTHS,
-    HASHES,
-    LABELS,
-    OFFSETS,
-    TEXT_OFFSETS,
-    TEXTS,
-    TOKENS,
-    Meta,
-)
+from edgetune.data.token_format import BAD_ROWS, Meta
 from edgetune.utils.errors import DataError
 from edgetune.utils.formatting import describe_counts
 from edgetune.utils.limits import MAX_MULTI_HOT
@@ -41,7 +33,7 @@ from edgetune.utils.types import IntArray, Labels
 class _Mapped:
     """A file as a read-only array whose pages the system may drop."""
 
-    def __init__(self, path: Path, dtype: str) -> None:
+    def __init__(self, path: Path, dtype: np.dtype[Any]) -> None:
         with path.open("rb") as file:
             self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
         self.array: IntArray = np.frombuffer(self._map, dtype=dtype)
@@ -52,52 +44,25 @@ class _Mapped:
             self._map.madvise(mmap.MADV_DONTNEED)
 
 
-def _unpacked(numbers: Labels, meta: Meta) -> Labels:
-    """Return numbers (n,) of sets of labels as multi-hot labels (n, C).
-
-    Raises:
-        DataError: they would take too much memory.
-    """
-    assert meta.label_sets is not None
-    n_classes = len(meta.counts)
-    if len(numbers) * n_classes > MAX_MULTI_HOT:
-        raise DataError(
-            f"{meta.source} has {len(numbers):,} rows with {n_classes:,} different labels, several each: "
-            "too many to be held in memory. Use fewer rows, or fewer labels."
-        )
-    return multi_hot(meta.label_sets, n_classes)[numbers.astype(np.int64)]
-
-
+@dataclass(eq=False, repr=False)
 class TokenView:
     """Some rows of a store, with labels of their own; implements `batches.TokenSource`.
 
     Attributes:
+        store: where they are.
         rows: (n,) row numbers in the store.
         labels: (n,) int32 ids into `label_names`, or (n, C) float32 multi-hot.
         label_names: of the class ids.
         limit: tokens per row at most; None: as in the store.
     """
 
-    def __init__(
-        self,
-        store: TokenStore,
-        rows: IntArray,
-        labels: Labels,
-        label_names: Sequence[str],
-        limit: int | None = None,
-    ) -> None:
-        self.store = store
-        self.rows = rows
-        self.labels = labels
-        self.label_names = tuple(label_names)
-        self.limit = limit
+    store: TokenStore
+    rows: IntArray
+    labels: Labels
+    label_names: tuple[str, ...]
+    limit: int | None = None
 
     def __len__(self) -> int:
-        return len(self.rows)
-
-    @property
-    def n_rows(self) -> int:
-        """How many rows the view has."""
         return len(self.rows)
 
     @property
@@ -119,7 +84,7 @@ class TokenView:
     @property
     def text_hashes(self) -> IntArray:
         """(n,) uint64; equal for texts that differ in letter case or white space at most."""
-        return self.store.text_hashes[self.rows]
+        return self.store.hashes[self.rows]
 
     @property
     def counts(self) -> dict[str, int]:
@@ -136,7 +101,7 @@ class TokenView:
 
         The two texts of a pair have `PAIR_SEPARATOR` between them. Long texts are cut as for the tokenizer.
         """
-        return self.store.texts(self.rows if rows is None else self.rows[rows])
+        return self.store.read_texts(self.rows if rows is None else self.rows[rows])
 
     def numbered(self, rows: IntArray) -> Batch:
         """Copy rows of the view, (B,) given by their numbers in the store."""
@@ -206,42 +171,36 @@ def _renumbered(labels: Labels, new_ids: IntArray, n_classes: int) -> Labels:
     return found
 
 
-class TokenStore:
-    """All rows of a token cache; implements `batches.TokenSource`.
+class TokenStore(TokenView):
+    """All rows of a token cache.
 
-    Labels and lengths are in memory (8 bytes a row), the rest is mapped from files.
+    Labels and lengths are in memory (12 bytes a row with the row numbers), the rest is mapped from files.
 
     Attributes:
         folder: of the cache.
         meta: what it holds.
         label_names: as found in the file, by number if all are whole numbers, else by letter.
-        labels: (n,) int32 ids into `label_names`, or (n, C) float32 multi-hot.
         lengths: (n,) int32 tokens per row.
+        hashes: (n,) uint64; see `text_hashes`.
     """
 
     def __init__(self, folder: Path, meta: Meta) -> None:
         self.folder = folder
         self.meta = meta
-        self.label_names = tuple(meta.counts)
-        self._tokens = _Mapped(folder / TOKENS, meta.token_dtype)
-        self._offsets = _Mapped(folder / OFFSETS, "int64")
-        self._first_lengths = _Mapped(folder / FIRST_LENGTHS, meta.length_dtype)
-        self._hashes = _Mapped(folder / HASHES, "uint64")
-        self._texts = _Mapped(folder / TEXTS, "uint8")
-        self._text_offsets = _Mapped(folder / TEXT_OFFSETS, "int64")
-        self.labels: Labels = np.fromfile(folder / LABELS, dtype=np.int32)
+        self._files = {name: _Mapped(folder / name, kind) for name, (kind, _) in meta.layout().items()}
+        labels: Labels = np.array(self._files["labels.bin"].array)
+        n_rows, n_classes = len(labels), len(meta.counts)
         if meta.label_sets is not None:
-            self.labels = _unpacked(self.labels, meta)
-        self.lengths: IntArray = np.diff(self._offsets.array).astype(np.int32)
-        self._offsets.release()
-
-    def __len__(self) -> int:
-        return self.n_rows
-
-    @property
-    def n_rows(self) -> int:
-        """Usable rows."""
-        return self.meta.n_rows
+            if n_rows * n_classes > MAX_MULTI_HOT:
+                raise DataError(
+                    f"{meta.source} has {n_rows:,} rows with {n_classes:,} different labels, several each: "
+                    "too many to be held in memory. Use fewer rows, or fewer labels."
+                )
+            labels = multi_hot(meta.label_sets, n_classes)[labels.astype(np.int64)]
+        super().__init__(self, np.arange(n_rows, dtype=np.int32), labels, tuple(meta.counts))
+        self.lengths = np.diff(self._files["offsets.bin"].array).astype(np.int32)
+        self.hashes = self._files["hashes.bin"].array
+        self._files["offsets.bin"].release()
 
     @property
     def multi_label(self) -> bool:
@@ -249,43 +208,9 @@ class TokenStore:
         return self.meta.label_sets is not None
 
     @property
-    def n_read(self) -> int:
-        """Rows read, usable or not."""
-        return self.meta.n_read
-
-    @property
-    def n_bad(self) -> int:
-        """Rows left out because they cannot be used; the first of them are in `bad_rows_file`."""
-        return self.meta.n_bad
-
-    @property
-    def n_unlabelled(self) -> int:
-        """Rows left out because they have no label; the first of them are in `bad_rows_file`."""
-        return self.meta.n_unlabelled
-
-    @property
-    def n_truncated(self) -> int:
-        """Rows cut to the tokenizer's maximum length."""
-        return self.meta.n_truncated
-
-    @property
-    def counts(self) -> dict[str, int]:
-        """Rows by label, in the order of `label_names`."""
-        return dict(self.meta.counts)
-
-    @property
     def bad_rows_file(self) -> Path:
         """JSON lines: file, line, reason and excerpt of the first 1,000 rows left out for each reason."""
         return self.folder / BAD_ROWS
-
-    @property
-    def text_hashes(self) -> IntArray:
-        """(n,) uint64; equal for texts that differ in letter case or white space at most."""
-        return self._hashes.array
-
-    def warnings(self) -> list[str]:
-        """Return the sentences of `findings`."""
-        return [finding.text for finding in self.findings()]
 
     def findings(self) -> list[DataFinding]:
         """Say what a user should look at before training; [] if nothing."""
@@ -305,20 +230,16 @@ class TokenStore:
             )
             found.append(DataFinding(text))
         repeats = Repeats(meta.n_duplicates, meta.n_conflicts)
-        n_rows = self.n_rows if self.multi_label else None
-        found += label_findings(self.counts, repeats, self.n_truncated, meta.max_length, n_rows)
+        n_rows = len(self) if self.multi_label else None
+        found += label_findings(meta.counts, repeats, meta.n_truncated, meta.max_length, n_rows)
         if is_multi_hot(self.labels):
             n_labels, n_rows_each = np.unique(self.labels.sum(axis=1).astype(int), return_counts=True)
             found += labels_per_row_findings(dict(zip(n_labels.tolist(), n_rows_each.tolist(), strict=True)))
         return found
 
-    def batch(self, rows: IntArray) -> Batch:
-        """Copy the rows asked for out of the cache."""
-        return self.gather(rows, self.labels[rows])
-
     def gather(self, rows: IntArray, labels: Labels, limit: int | None = None) -> Batch:
         """Copy rows, (B,) numbers in the store, and give them these labels; see `TokenView.cut`."""
-        starts = self._offsets.array[rows]
+        starts = self._files["offsets.bin"].array[rows]
         whole = self.lengths[rows]
         lengths = whole if limit is None else np.minimum(whole, limit)
         offsets = np.zeros(len(rows) + 1, dtype=np.int64)
@@ -328,9 +249,9 @@ class TokenStore:
         return Batch(
             rows=np.asarray(rows, dtype=np.int64),
             labels=np.asarray(labels, dtype=np.float32 if is_multi_hot(labels) else np.int64),
-            tokens=self._tokens.array[places].astype(np.int32),
+            tokens=self._files["tokens.bin"].array[places].astype(np.int32),
             offsets=offsets,
-            first_lengths=np.minimum(self._first_lengths.array[rows].astype(np.int32), lengths),
+            first_lengths=np.minimum(self._files["first_lengths.bin"].array[rows].astype(np.int32), lengths),
             scored=np.zeros(len(rows), dtype=np.bool_),
         )
 
@@ -341,30 +262,12 @@ class TokenStore:
             found = zlib.crc32(np.ascontiguousarray(array).tobytes(), found)
         return found
 
-    def texts(self, rows: IntArray) -> list[str]:
+    def read_texts(self, rows: IntArray) -> list[str]:
         """Return the texts of rows, (B,) numbers in the store; see `TokenView.texts`."""
-        offsets = self._text_offsets.array
-        data = self._texts.array
+        offsets, data = self._files["text_offsets.bin"].array, self._files["texts.bin"].array
         return [data[offsets[row] : offsets[row + 1]].tobytes().decode() for row in rows]
-
-    def subset(self, rows: IntArray) -> TokenView:
-        """Return a view of some rows."""
-        return TokenView(self, np.asarray(rows), self.labels[rows], self.label_names)
-
-    def relabel(self, names: Sequence[str], merge: bool = False) -> TokenView:
-        """Return all rows with ids in a model's label order; see `TokenView.relabel`."""
-        everything = TokenView(self, np.arange(self.n_rows, dtype=np.int32), self.labels, self.label_names)
-        everything.lengths = self.lengths
-        return everything.relabel(names, merge)
 
     def release(self) -> None:
         """Drop pages that are in memory; they are read again when touched."""
-        for mapped in (
-            self._tokens,
-            self._offsets,
-            self._first_lengths,
-            self._hashes,
-            self._texts,
-            self._text_offsets,
-        ):
+        for mapped in self._files.values():
             mapped.release()

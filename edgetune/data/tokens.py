@@ -12,7 +12,8 @@ import json
 import shutil
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, fields
 from pathlib import Path
 
@@ -27,13 +28,12 @@ from edgetune.data.table import (
     STRAY_QUOTE,
     UNLABELLED,
     WRONG_COLUMN_COUNT,
-    BadRow,
 )
 from edgetune.data.text_files import encoding_advice, reading_errors
 from edgetune.data.token_build import TokenWriter, build_tokens
 from edgetune.data.token_format import CACHE_VERSION, META, Meta, TokenizerSpec
-from edgetune.data.token_store import TokenStore, TokenView
-from edgetune.utils.cache import move_into_place
+from edgetune.data.token_store import TokenStore
+from edgetune.utils.cache import cache_subfolder, mark_in_use, move_into_place
 from edgetune.utils.errors import DataError, ResourceError
 from edgetune.utils.files import os_error_in
 from edgetune.utils.formatting import counted
@@ -43,11 +43,18 @@ from edgetune.utils.sanitize import brief
 from edgetune.utils.version import __version__
 
 _BLOCK_BYTES = 1 << 20
+_BUILDING = ".building-"
+_STALE_S = 24 * 3600.0  # what a killed build left behind is removed after this
+ADVICE = {  # by reason of a row that cannot be used
+    NOT_TEXT: "Join a list of words into one text.",
+    NOT_A_LABEL: "Use --multi-label if a text may have several labels.",
+    STRAY_QUOTE: "Remove the quote, or close it.",
+    BROKEN_LABEL: "Close the quote, or double it where it is part of the text.",
+    WRONG_COLUMN_COUNT: "Quote the fields that hold the delimiter, or see --delimiter and --escape.",
+}
 
 
-def tokens_cache_key(
-    path: str, options: DataOptions, tokenizer: Path, max_length: int, cache_version: int
-) -> str:
+def tokens_cache_key(path: str, options: DataOptions, tokenizer: TokenizerSpec) -> str:
     """Hash the data's content, how it is read and how it is tokenized.
 
     A hub dataset is identified by its name and commit alone, so that a cached one opens without a network.
@@ -58,26 +65,24 @@ def tokens_cache_key(
     digest = hashlib.sha256()
     settings = {
         "version": __version__,
-        "cache": cache_version,
+        "cache": CACHE_VERSION,
         "options": asdict(options),
-        "max_length": max_length,
+        "max_length": tokenizer.max_length,
     }
     digest.update(json.dumps(settings, sort_keys=True).encode())
-    _add_file(digest, tokenizer)
+    _add_file(digest, tokenizer.path)
     if path.startswith(HUB_PREFIX):
         digest.update(path.encode())
-        return digest.hexdigest()[:32]
-    place = require_exists(path)
-    if place.is_file():
+    elif (place := require_exists(path)).is_file():
         digest.update("".join(place.suffixes[-2:]).lower().encode())
         _add_file(digest, place)
-        return digest.hexdigest()[:32]
-    for file in folder_files(place):
-        with reading_errors(file):
-            stat = file.stat()
-        name = file.relative_to(place).as_posix()
-        digest.update(f"\n{name} {stat.st_size} {stat.st_mtime_ns}\n".encode("utf-8", "surrogateescape"))
-        _add_file(digest, file)
+    else:
+        for file in folder_files(place):
+            with reading_errors(file):
+                stat = file.stat()
+            name = file.relative_to(place).as_posix()
+            digest.update(f"\n{name} {stat.st_size} {stat.st_mtime_ns}\n".encode("utf-8", "surrogateescape"))
+            _add_file(digest, file)
     return digest.hexdigest()[:32]
 
 
@@ -87,29 +92,23 @@ def _add_file(digest: hashlib._Hash, path: Path) -> None:
             digest.update(block)
 
 
-__all__ = ["TokenStore", "TokenView", "TokenizerSpec", "open_tokens"]
-
-_BUILDING = ".building-"
-_STALE_S = 24 * 3600.0  # what a killed build left behind is removed after this
-
-
 def open_tokens(
     path: str,
     options: DataOptions,
     tokenizer: TokenizerSpec,
     cache_dir: Path,
     max_bad_rows: float,
-    progress: Callable[[int], None] | None = None,
+    progress: Callable[[int], None] = lambda n_read: None,
     min_classes: int = 2,
     sample: RowSample | None = None,
 ) -> TokenStore:
-    """Open labelled text as tokens, from the cache if it was opened before.
+    """Open labelled text as tokens, from a private cache if it was opened before, and note that it is in use.
 
     Args:
         path: a file, a folder, or `hub:NAME` (see `data_hub`).
         options: how to read it.
         tokenizer: how to tokenize it.
-        cache_dir: where caches are kept.
+        cache_dir: where caches are kept, tokens in a folder of their own.
         max_bad_rows: the share of rows read, in [0, 1], that may be unusable.
         progress: called now and then with the number of rows read, while a cache is built.
         min_classes: how many different labels there must be.
@@ -121,13 +120,15 @@ def open_tokens(
         ModelError: the tokenizer cannot be used.
         ResourceError: the cache cannot be written.
     """
-    folder = cache_dir / tokens_cache_key(path, options, tokenizer.path, tokenizer.max_length, CACHE_VERSION)
+    with _cache_errors(cache_dir):
+        home = cache_subfolder(cache_dir, "tokens")
+    folder = home / tokens_cache_key(path, options, tokenizer)
     store = _open_cached(folder)
     if store is None and sample is not None:
         part = _sample_folder(folder, sample)
         store = _open_cached(part)
         folder = part if store is not None else folder
-    if store is None or store.n_bad > max_bad_rows * (store.n_read - store.n_unlabelled):
+    if store is None or store.meta.n_bad > max_bad_rows * (store.meta.n_read - store.meta.n_unlabelled):
         store = _build_cached(folder, path, options, tokenizer, max_bad_rows, progress, sample)
     if not store.label_names:
         raise DataError(f"No row of {path} has a label. Check that --label names the right column.")
@@ -138,6 +139,7 @@ def open_tokens(
             f'"{brief(store.label_names[0])}"; a classifier needs at least '
             f"{min_classes} different ones. Check that --label names the right column."
         )
+    mark_in_use(store.folder / META)
     return store
 
 
@@ -151,11 +153,10 @@ def _open_cached(folder: Path) -> TokenStore | None:
     try:
         values = json.loads((folder / META).read_text(encoding="utf-8"))
         meta = Meta(**{field.name: values[field.name] for field in fields(Meta)})
-        if meta.version != CACHE_VERSION or (
-            meta.label_sets is None and sum(meta.counts.values()) != meta.n_rows
-        ):
-            return None
-        if any((folder / name).stat().st_size != size for name, size in meta.sizes().items()):
+        n_labelled = meta.n_rows if meta.label_sets is not None else sum(meta.counts.values())
+        sizes = {name: kind.itemsize * count for name, (kind, count) in meta.layout().items()}
+        is_whole = all((folder / name).stat().st_size == size for name, size in sizes.items())
+        if meta.version != CACHE_VERSION or n_labelled != meta.n_rows or not is_whole:
             return None
         store = TokenStore(folder, meta)
     except (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError):
@@ -171,25 +172,21 @@ def _build_cached(
     options: DataOptions,
     tokenizer: TokenizerSpec,
     max_bad_rows: float,
-    progress: Callable[[int], None] | None,
+    progress: Callable[[int], None],
     sample: RowSample | None = None,
 ) -> TokenStore:
     """Build a cache beside its place and move it there; nothing is left behind if that fails."""
-    building: Path | None = None
-    try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
+    with _cache_errors(folder.parent):
         _sweep(folder.parent)
         building = Path(tempfile.mkdtemp(prefix=_BUILDING, dir=folder.parent))
-        writer = build_tokens(building, path, options, tokenizer, progress, sample)
-        if sample is not None and (writer.n_left_out or writer.is_cut):
-            folder = _sample_folder(folder, sample)
-        _check_usable(path, writer, max_bad_rows)
-        writer.finish()
-        move_into_place(building, folder, lambda folder: _open_cached(folder) is not None)
-    except OSError as error:
-        raise _write_error(folder.parent, error) from error
-    finally:
-        if building is not None:
+        try:
+            writer = build_tokens(building, path, options, tokenizer, progress, sample)
+            if sample is not None and (writer.meta.n_left_out or writer.meta.is_cut):
+                folder = _sample_folder(folder, sample)
+            _check_usable(path, writer, max_bad_rows)
+            writer.finish()
+            move_into_place(building, folder, lambda folder: _open_cached(folder) is not None)
+        finally:
             shutil.rmtree(building, ignore_errors=True)
     store = _open_cached(folder)
     if store is None:
@@ -202,65 +199,50 @@ def _build_cached(
 def _sweep(cache_dir: Path) -> None:
     """Remove what killed builds left behind."""
     for left in cache_dir.glob(f"{_BUILDING}*"):
-        try:
-            stale = time.time() - left.stat().st_mtime > _STALE_S
-        except OSError:
-            continue
-        if stale:
-            shutil.rmtree(left, ignore_errors=True)
+        with suppress(OSError):
+            if time.time() - left.stat().st_mtime > _STALE_S:
+                shutil.rmtree(left, ignore_errors=True)
 
 
-def _write_error(cache_dir: Path, error: OSError) -> ResourceError:
-    """Say why a cache cannot be written."""
-    error = os_error_in(error) or error
-    if error.errno in (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC)):
-        return ResourceError(
-            f"There is no space left for the token cache in {cache_dir}; free up space, or choose a folder "
-            "on another disk with --cache-dir or EDGETUNE_CACHE."
-        )
-    return ResourceError(
-        f"Cannot write the token cache to {cache_dir} ({error.strerror or error}); choose another "
-        "folder with --cache-dir or EDGETUNE_CACHE."
-    )
+@contextmanager
+def _cache_errors(cache_dir: Path) -> Iterator[None]:
+    """Say why the token cache cannot be written."""
+    try:
+        yield
+    except OSError as caught:
+        error = os_error_in(caught) or caught
+        if error.errno in (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC)):
+            raise ResourceError(
+                f"There is no space left for the token cache in {cache_dir}; free up space, or choose a "
+                "folder on another disk with --cache-dir or EDGETUNE_CACHE."
+            ) from caught
+        raise ResourceError(
+            f"Cannot write the token cache to {cache_dir} ({error.strerror or error}); choose another "
+            "folder with --cache-dir or EDGETUNE_CACHE."
+        ) from caught
 
 
 def _check_usable(path: str, writer: TokenWriter, max_bad_rows: float) -> None:
-    """Refuse data of which too much is unusable.
-
-    Raises:
-        DataError: with counts, reasons and where to look.
-    """
-    if not writer.n_read:
+    """Refuse data of which too much is unusable, with counts, reasons and where to look."""
+    meta, reasons = writer.meta, writer.bad_reasons
+    if not meta.n_read:
         raise DataError(f"{path} has no rows.")
-    n_labelled = writer.n_read - writer.n_unlabelled
-    rate = writer.n_bad / max(1, n_labelled)
-    if rate <= max_bad_rows and writer.n_rows:
+    n_labelled = meta.n_read - meta.n_unlabelled
+    rate = meta.n_bad / max(1, n_labelled)
+    if rate <= max_bad_rows and meta.n_rows:
         return
-    reasons = writer.bad_reasons
-    if writer.n_rows:
+    if meta.n_rows:
         reasons = {reason: count for reason, count in reasons.items() if reason not in UNLABELLED}
+    firsts = [(reason, count, writer.bad_rows[reason]) for reason, count in list(reasons.items())[:4]]
     shown = "; ".join(
-        f"{reason} ({counted(count, 'row')}, first: {_where(writer.bad_rows[reason])})"
-        for reason, count in list(reasons.items())[:4]
+        f'{reason} ({counted(count, "row")}, first: {row.file}:{row.line} "{row.excerpt}")'
+        for reason, count, row in firsts
     )
     hint = f" {encoding_advice(path)}".rstrip() if BAD_BYTES in reasons else ""
     hint += "".join(f" {advice}" for reason, advice in ADVICE.items() if reason in reasons)
-    if not writer.n_rows:
-        raise DataError(f"{path} has no usable rows ({writer.n_read:,} read): {shown}.{hint}")
+    if not meta.n_rows:
+        raise DataError(f"{path} has no usable rows ({meta.n_read:,} read): {shown}.{hint}")
     raise DataError(
-        f"{writer.n_bad:,} of the {n_labelled:,} rows of {path} ({rate:.2%}) cannot be used, but at most "
+        f"{meta.n_bad:,} of the {n_labelled:,} rows of {path} ({rate:.2%}) cannot be used, but at most "
         f"{max_bad_rows:.2%} are allowed: {shown}. Fix these rows, or allow more with --max-bad-rows.{hint}"
     )
-
-
-ADVICE = {  # by reason of a row that cannot be used
-    NOT_TEXT: "Join a list of words into one text.",
-    NOT_A_LABEL: "Use --multi-label if a text may have several labels.",
-    STRAY_QUOTE: "Remove the quote, or close it.",
-    BROKEN_LABEL: "Close the quote, or double it where it is part of the text.",
-    WRONG_COLUMN_COUNT: "Quote the fields that hold the delimiter, or see --delimiter and --escape.",
-}
-
-
-def _where(row: BadRow) -> str:
-    return f'{row.file}:{row.line} "{row.excerpt}"'

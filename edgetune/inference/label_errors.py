@@ -15,8 +15,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from edgetune.data.folds import N_FOLDS, make_folds
-from edgetune.data.near_duplicates import Words, similar_groups
+from edgetune.data.near_duplicates import N_FOLDS, Words, make_folds, similar_groups
 from edgetune.inference.saved_ensemble import NGRAMS, PROBE
 from edgetune.learners.ensemble import fit_ensemble
 from edgetune.learners.linear_probe import known_elsewhere, quick_cross_fit_linear_probe

@@ -291,8 +291,8 @@ class Run:
         view = self._view(data, options, cache_dir, max_bad_rows)
         name = data if isinstance(data, str | os.PathLike) else NAME
         for count, kind in (
-            (view.store.n_bad, ("unusable row", "unusable rows")),
-            (view.store.n_unlabelled, ("row without a label", "rows without a label")),
+            (view.store.meta.n_bad, ("unusable row", "unusable rows")),
+            (view.store.meta.n_unlabelled, ("row without a label", "rows without a label")),
         ):
             if count:
                 say(f"Left out of {name}: {counted(count, *kind)}.")
@@ -327,14 +327,14 @@ class Run:
             with damage_errors(self._home / "tokenizer.json"):
                 check_vocabulary(self._model_config, self._home / "tokenizer.json")
         spec = TokenizerSpec(self._home / "tokenizer.json", self.max_length, self.pad_id)
-        from edgetune.data.splits import open_cached
+        from edgetune.data.tokens import open_tokens
 
         cache = cache_folder() if cache_dir is None else cache_dir
         path = as_path(data, cache, options)
         if (parts := find_parts(path, options)) is not None:
             options = replace(options, part=parts.validation)
         with naming_copies(path):
-            rows = open_cached(path, options, spec, cache, max_bad_rows, min_classes=1)
+            rows = open_tokens(path, options, spec, cache, max_bad_rows, min_classes=1)
         return rows.relabel(self.label_names, options.merge_labels)
 
     def evaluation_rows(self, cache_dir: Path | None = None) -> TokenView:

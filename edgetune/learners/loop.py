@@ -17,9 +17,8 @@ from typing import Any
 import numpy as np
 
 from edgetune.backends.backend_contract import Backend
-from edgetune.data.batches import Batch
+from edgetune.data.batches import Batch, RowStream, TokenSource
 from edgetune.data.queues import BucketQueue, Waiting
-from edgetune.data.stream import RowSource, RowStream
 from edgetune.learners.loop_record import LoopRecord
 from edgetune.learners.progress import DataProgress, Position, Progress, decayed_rate, progress_within
 from edgetune.learners.step_costs import StepCosts
@@ -76,7 +75,7 @@ class Loop:
 
     backend: Backend
     selector: Selector
-    source: RowSource
+    source: TokenSource
     settings: LoopSettings
     meter: Meter
     history: Recorder

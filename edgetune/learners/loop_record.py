@@ -9,8 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from edgetune.data.batches import PAD_MULTIPLE, Batch, bucket_of
-from edgetune.data.stream import RowSource
+from edgetune.data.batches import PAD_MULTIPLE, Batch, TokenSource, bucket_of
 from edgetune.learners.progress import Progress
 from edgetune.learners.step_costs import StepCosts
 from edgetune.run_files.counters import Counters
@@ -36,7 +35,7 @@ class LoopRecord:
         loss: mean of the last step, nats.
     """
 
-    def __init__(self, source: RowSource, meter: Meter, history: Recorder, run_progress: Progress) -> None:
+    def __init__(self, source: TokenSource, meter: Meter, history: Recorder, run_progress: Progress) -> None:
         self._meter, self._history, self._run_progress = meter, history, run_progress
         self.counts = Counters()
         self.rows = ExampleStats.empty(source.n_numbered)

@@ -17,8 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from edgetune.data.folds import make_folds
-from edgetune.data.near_duplicates import similar_groups
+from edgetune.data.near_duplicates import make_folds, similar_groups
 from edgetune.data.splits import Splits
 from edgetune.data.token_store import TokenView
 from edgetune.learners.linear_probe import (

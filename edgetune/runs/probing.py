@@ -17,8 +17,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from edgetune.data.folds import make_folds
-from edgetune.data.near_duplicates import similar_groups
+from edgetune.data.near_duplicates import make_folds, similar_groups
 from edgetune.data.token_store import TokenView
 from edgetune.learners.linear_probe import (
     USUAL_STRENGTH,

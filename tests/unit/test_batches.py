@@ -9,8 +9,7 @@ import pytest
 from fakes import FakeSource, ragged
 
 from edgetune.data import batches
-from edgetune.data.batches import Batch, bucket_of, epoch_order, join, sequential_batches
-from edgetune.data.stream import RowStream
+from edgetune.data.batches import Batch, RowStream, bucket_of, epoch_order, join, sequential_batches
 
 
 def texts(batch: Batch) -> list[list[int]]:

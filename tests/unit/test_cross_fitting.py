@@ -10,8 +10,7 @@ import pytest
 from test_near_duplicates import TOKENIZER, sentence, write_rows
 
 from edgetune.data.examples import DataOptions
-from edgetune.data.folds import N_FOLDS, make_folds
-from edgetune.data.near_duplicates import similar_groups
+from edgetune.data.near_duplicates import N_FOLDS, make_folds, similar_groups
 from edgetune.data.token_format import TokenizerSpec
 from edgetune.data.token_store import TokenView
 from edgetune.data.tokens import open_tokens

@@ -2,12 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import pytest
 
-from edgetune.data.columns import Columns, choose_columns
+from edgetune.data.columns import Columns, find_columns
+from edgetune.data.table import DataOptions, Table
 from edgetune.utils.errors import UsageError
+
+
+def choose_columns(
+    file: str,
+    names: Sequence[str],
+    text: tuple[str, ...] = (),
+    label: str | None = None,
+    pair: bool = False,
+    need_label: bool = True,
+    sample: Callable[[], Sequence[Sequence[Any]]] = lambda: (),
+) -> Columns:
+    def read(columns: Sequence[int]) -> Any:
+        return enumerate([row[i] for i in columns] for row in sample())
+
+    table = Table(file, tuple(names), True, (), read)
+    return find_columns(table, DataOptions(text=text, label=label, pair=pair), need_label)
 
 
 @pytest.mark.parametrize(

@@ -38,9 +38,9 @@ def triples(path: Path | str, options: DataOptions | None = None) -> list[tuple[
     return [(example.line, example.text, example.label) for example in examples]
 
 
-def write(path: Path, text: str) -> Path:
+def write(path: Path, content: str | bytes) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(text, encoding="utf-8")
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
     return path
 
 

@@ -18,7 +18,7 @@ from edgetune.config.toml_config import make_config
 from edgetune.data import quality, token_build, tokens
 from edgetune.data.batches import sequential_batches
 from edgetune.data.examples import DataOptions
-from edgetune.data.splits import open_splits, overlap
+from edgetune.data.splits import open_splits
 from edgetune.data.token_format import PAIR_SEPARATOR, TokenizerSpec, joined_text
 from edgetune.data.token_store import TokenStore
 from edgetune.data.tokens import open_tokens
@@ -67,14 +67,18 @@ def opened(
     return open_tokens(str(data), options or DataOptions(), spec, data.parent / "cache", max_bad_rows, **more)
 
 
+def warnings_of(store: TokenStore) -> list[str]:
+    return [finding.text for finding in store.findings()]
+
+
 def left_in(data: Path) -> list[str]:
-    cache = data.parent / "cache"
+    cache = data.parent / "cache" / "tokens"
     return sorted(entry.name for entry in cache.iterdir()) if cache.exists() else []
 
 
 def test_what_a_store_holds(data: Path, spec: TokenizerSpec) -> None:
     store = opened(data, spec)
-    assert (store.n_rows, store.n_read, store.n_bad, store.n_truncated) == (4, 4, 0, 1)
+    assert (len(store), store.meta.n_read, store.meta.n_bad, store.meta.n_truncated) == (4, 4, 0, 1)
     assert store.label_names == ("neg", "pos")
     assert store.labels.tolist() == [1, 0, 1, 0]
     assert store.labels.dtype == np.int32
@@ -151,7 +155,7 @@ def test_order_of_labels(
 def test_views(data: Path, spec: TokenizerSpec) -> None:
     store = opened(data, spec)
     view = store.subset(np.array([3, 1, 2]))
-    assert (view.n_rows, len(view), view.counts) == (3, 3, {"neg": 2, "pos": 1})
+    assert (len(view), view.counts) == (3, {"neg": 2, "pos": 1})
     assert view.labels.tolist() == [0, 0, 1]
     assert view.lengths.tolist() == [4, 4, 8]
     assert view.batch(np.array([0, 2])).rows.tolist() == [3, 2]
@@ -258,7 +262,7 @@ def test_bad_rows_up_to_the_allowed_share(data: Path, spec: TokenizerSpec) -> No
     assert "--max-bad-rows" in said
     assert left_in(data) == []
     store = opened(data, spec, max_bad_rows=0.23)
-    assert (store.n_rows, store.n_bad, store.n_unlabelled, store.n_read) == (7, 2, 1, 10)
+    assert (len(store), store.meta.n_bad, store.meta.n_unlabelled, store.meta.n_read) == (7, 2, 1, 10)
     lines = [json.loads(line) for line in store.bad_rows_file.read_text().splitlines()]
     assert [(line["line"], line["reason"]) for line in lines] == [
         (6, "wrong column count"),
@@ -376,12 +380,12 @@ def test_a_cache_finished_meanwhile_is_used(
 
     monkeypatch.setattr(tokens, "build_tokens", slow)
     store = opened(data, spec)
-    assert store.n_rows == 4
+    assert len(store) == 4
     assert left_in(data) == [store.folder.name]
 
 
 def test_what_a_killed_build_left_is_swept_up(data: Path, spec: TokenizerSpec) -> None:
-    cache = data.parent / "cache"
+    cache = data.parent / "cache" / "tokens"
     old, new = cache / ".building-old", cache / ".building-new"
     for folder in (old, new):
         folder.mkdir(parents=True)
@@ -392,7 +396,7 @@ def test_what_a_killed_build_left_is_swept_up(data: Path, spec: TokenizerSpec) -
 
 
 def test_warnings(data: Path, spec: TokenizerSpec) -> None:
-    assert opened(data, spec).warnings() == [
+    assert warnings_of(opened(data, spec)) == [
         "1 row (25.0%) is a duplicate of an earlier row.",
         "1 text appears with conflicting labels.",
         'Labels with fewer than 10 rows: "neg" (2), "pos" (2).',
@@ -400,11 +404,11 @@ def test_warnings(data: Path, spec: TokenizerSpec) -> None:
     ]
     rows = [f"a {i:04},{'rare' if i < 10 else 'many'}" for i in range(120)]
     data.write_text("\n".join(["text,label", *rows]))
-    assert opened(data, spec).warnings() == [
+    assert warnings_of(opened(data, spec)) == [
         'The labels are strongly imbalanced: "many" has 110 rows, "rare" has 10.'
     ]
     data.write_text("\n".join(["text,label", *rows[:109]]))
-    assert opened(data, spec).warnings() == []
+    assert warnings_of(opened(data, spec)) == []
 
 
 def test_overlap(data: Path, spec: TokenizerSpec) -> None:
@@ -412,9 +416,10 @@ def test_overlap(data: Path, spec: TokenizerSpec) -> None:
     other = data.with_name("other.csv")
     other.write_text("text,label\n Good film ,a\nnew,b\nbad FILM,b\nbad film,a\n")
     evaluation = opened(other, spec)
-    assert overlap(store, evaluation) == 3
-    assert overlap(store.subset(np.array([1])), evaluation) == 2
-    assert overlap(store.subset(np.array([], dtype=np.int32)), evaluation) == 0
+    for rows, says in ([0, 1, 2, 3], "3 of 4 evaluation texts"), ([1], "2 of 4 evaluation texts"):
+        (found,) = quality.overlap_findings(store.text_hashes[rows], evaluation.text_hashes)
+        assert says in found.text
+    assert quality.overlap_findings(store.text_hashes[:0], evaluation.text_hashes) == []
 
 
 @pytest.mark.parametrize("limit", [4, 5, 7, 8, 20])
@@ -449,7 +454,7 @@ def test_a_validation_part_of_the_same_file_is_evaluated_on(tmp_path: Path, spec
 def test_rows_read_loosely_are_a_warning(tmp_path: Path, spec: TokenizerSpec) -> None:
     path = tmp_path / "data.csv"
     path.write_text("text,label\n" + '"good, film",pos\n"bad, film",neg\n' * 9 + '"a "b" c",pos\n')
-    (said,) = [text for text in opened(path, spec).warnings() if "--escape" in text]
+    (said,) = [text for text in warnings_of(opened(path, spec)) if "--escape" in text]
     assert "1 row" in said
     assert "data.csv:20" in said
 

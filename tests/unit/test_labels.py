@@ -96,7 +96,7 @@ def test_rows_without_a_label_are_counted_and_listed_and_are_not_bad(
     path = rows(tmp_path, *"ab" * 5, "nan", "None", "N/A", "null", "-", "")
     store = open_tokens(path, DataOptions(), spec, tmp_path / "cache", 0.0)
     assert store.counts == {"a": 5, "b": 5}
-    assert (store.n_bad, store.n_unlabelled) == (0, 6)
+    assert (store.meta.n_bad, store.meta.n_unlabelled) == (0, 6)
     assert store.bad_rows_file.read_text().count('"no label"') == 6
 
 
@@ -118,9 +118,8 @@ def test_a_text_that_is_not_there(tmp_path: Path) -> None:
 def test_labels_that_differ_in_case_are_told_and_merged(tmp_path: Path, spec: TokenizerSpec) -> None:
     path = rows(tmp_path, *["Billing", "Billing", "other", "billing", "billing.", "other"])
     cache, merging = tmp_path / "cache", DataOptions(merge_labels=True)
-    (told,) = [
-        words for words in open_tokens(path, DataOptions(), spec, cache, 0.0).warnings() if "--merge" in words
-    ]
+    findings = open_tokens(path, DataOptions(), spec, cache, 0.0).findings()
+    (told,) = [finding.text for finding in findings if "--merge" in finding.text]
     assert '"Billing" (2), "billing" (1), "billing." (1)' in told
     merged = open_tokens(path, merging, spec, cache, 0.0)
     assert merged.counts == {"Billing": 4, "other": 2}
@@ -137,4 +136,4 @@ def test_a_header_that_comes_again_is_not_bad(tmp_path: Path, spec: TokenizerSpe
     path = tmp_path / "a.csv"
     path.write_text("text,label\n" + "good,1\nbad,0\n" * 5 + "text,label\n" + "good,1\nbad,0\n" * 5)
     store = open_tokens(str(path), DataOptions(), spec, tmp_path / "cache", 0.0)
-    assert (store.n_rows, store.n_bad, store.n_unlabelled) == (20, 0, 1)
+    assert (len(store), store.meta.n_bad, store.meta.n_unlabelled) == (20, 0, 1)

@@ -23,14 +23,16 @@ import pyarrow.parquet
 import pytest
 import zstandard
 from conftest import child_environment
+from test_data_formats import load as read
+from test_data_formats import write
 from tokenizers import Tokenizer, models, pre_tokenizers
 
 from edgetune.compare.grid import cells_of, load_grid, make_grid
 from edgetune.config.toml_config import load_config, make_config
 from edgetune.data import arrow, json_rows
-from edgetune.data.examples import DataOptions, Example, read_examples
-from edgetune.data.readers import open_table
-from edgetune.data.table import LONG_LABEL, LONG_TEXT, UNREADABLE_JSON, BadRow
+from edgetune.data.examples import DataOptions, read_examples
+from edgetune.data.readers import open_rows
+from edgetune.data.table import LONG_LABEL, LONG_TEXT, UNREADABLE_JSON
 from edgetune.data.token_format import TokenizerSpec
 from edgetune.data.tokens import open_tokens, tokens_cache_key
 from edgetune.devices.profile_store import find_file, profile_files, read_profile
@@ -48,17 +50,6 @@ PACK: dict[str, Callable[[bytes], bytes]] = {
     ".xz": lambda data: lzma.compress(data, preset=0),
     ".zst": zstandard.ZstdCompressor().compress,
 }
-
-
-def read(path: Path, options: DataOptions | None = None) -> tuple[list[Example], list[BadRow]]:
-    bad: list[BadRow] = []
-    return list(read_examples(str(path), options or DataOptions(), bad.append)), bad
-
-
-def write(path: Path, content: str | bytes) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(content if isinstance(content, bytes) else content.encode())
-    return path
 
 
 # Lines, cells, columns
@@ -386,7 +377,7 @@ def test_a_long_text_is_tokenized_as_far_as_it_is_kept(tmp_path: Path, spec: Tok
     path = write(tmp_path / "a.csv", f"text,label\n{long},x\na,y\n{' ' * 70_000}a{' ' * 70_000}a,x\n")
     store = open_tokens(str(path), DataOptions(), spec, tmp_path / "cache", 0.0)
     assert store.batch(np.array([0, 1])).tokens.tolist() == [1] * 8 + [2]
-    assert store.n_truncated == 2  # the long one, and the one of which the end was not even looked at
+    assert store.meta.n_truncated == 2  # the long one, and the one of which the end was not even looked at
 
 
 @pytest.mark.parametrize(
@@ -402,11 +393,8 @@ def test_labels_that_change_their_kind(
     tmp_path: Path, spec: TokenizerSpec, rows: str, says: str | None
 ) -> None:
     path = write(tmp_path / "a.csv", f"text,label\n{rows}")
-    told = [
-        sentence
-        for sentence in open_tokens(str(path), DataOptions(), spec, tmp_path / "cache", 0.0).warnings()
-        if "labels change" in sentence
-    ]
+    findings = open_tokens(str(path), DataOptions(), spec, tmp_path / "cache", 0.0).findings()
+    told = [finding.text for finding in findings if "labels change" in finding.text]
     assert len(told) == (says is not None)
     assert says is None or re.search(says, told[0])
 
@@ -429,7 +417,7 @@ def test_a_folder_does_not_lead_out_of_itself(folder: Path, spec: TokenizerSpec,
     with pytest.raises(DataError, match=rf"{link} .*d, to "):
         read(folder)
     with pytest.raises(DataError, match="points outside"):
-        tokens_cache_key(str(folder), DataOptions(), spec.path, 8, 1)
+        tokens_cache_key(str(folder), DataOptions(), spec)
 
 
 def test_a_link_inside_a_folder_is_followed(folder: Path) -> None:
@@ -473,7 +461,7 @@ def test_a_saved_dataset_does_not_lead_out_of_itself(tmp_path: Path, spec: Token
     write_arrow(tmp_path / "secret.arrow", table, None)
     (folder / "link.arrow").symlink_to(tmp_path / "secret.arrow")
     write(folder / "state.json", json.dumps({"_data_files": [{"filename": name}]}))
-    for look in (read, lambda path: tokens_cache_key(str(path), DataOptions(), spec.path, 8, 1)):
+    for look in (read, lambda path: tokens_cache_key(str(path), DataOptions(), spec)):
         with pytest.raises(DataError, match="points outside"):
             look(folder)
 
@@ -494,7 +482,7 @@ def test_a_file_that_vanishes_between_opening_and_reading(tmp_path: Path, name: 
         write_arrow(path, pa.table({"text": ["a"], "label": ["b"]}), None)
     else:
         write(path, "text,label\na,b\n" if name == "a.csv" else '{"text": "a", "label": "b"}\n{}')
-    opened = open_table(str(path), "utf-8", None, None)
+    opened = open_rows(str(path), DataOptions())
     path.unlink()
     with pytest.raises(DataError, match=rf"{name} "):
         list(opened.read((0, 1)))

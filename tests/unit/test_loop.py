@@ -9,8 +9,7 @@ from fakes import FakeBackend, FakeClock, FakeHistory, FakeSource
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edgetune.data.batches import PAD_MULTIPLE
-from edgetune.data.stream import RELEASE_EVERY
+from edgetune.data.batches import PAD_MULTIPLE, RELEASE_EVERY
 from edgetune.learners.loop import Loop, LoopSettings
 from edgetune.selection import METHODS, PRESETS, DataShape, SelectionSettings, make_selector
 from edgetune.utils.meter import Meter

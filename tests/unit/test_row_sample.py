@@ -95,7 +95,7 @@ def test_a_sample_is_cached_apart_and_says_so(tmp_path: Path, tiny_model: Path) 
     def opened(sample: RowSample | None) -> list[str]:
         store = open_tokens(str(path), DataOptions(), spec, tmp_path / "cache", 0.01, sample=sample)
         assert len(store) == store.meta.n_rows
-        return [f"{len(store)}", *store.warnings()]
+        return [f"{len(store)}", *(finding.text for finding in store.findings())]
 
     small = opened(RowSample(10**9, 100, 0))
     assert 100 <= int(small[0]) <= 140

@@ -52,7 +52,7 @@ def main(arguments: argparse.Namespace) -> None:
     with tempfile.TemporaryDirectory() as folder:
         data = rows_file(arguments.data, arguments.rows, Path(folder))
         spec = TokenizerSpec(source.tokenizer_file, 128, source.pad_id)
-        store = open_tokens(str(data), DataOptions(), spec, Path(folder) / "tokens", 0.01)
+        store = open_tokens(str(data), DataOptions(), spec, Path(folder), 0.01)
         order = epoch_order(store.lengths, BATCH, np.random.default_rng(0))
         batches = [store.batch(rows) for rows in order]
         for key, make in _makers().items():

@@ -80,7 +80,7 @@ def data(path: Path, rng: Random) -> None:
             pass
     elif drawn < TEXTS_RATE + TOKENS_RATE:
         with tempfile.TemporaryDirectory(prefix="edgetune-fuzz-") as cache:
-            open_tokens(str(path), options, _tokenizer(), Path(cache), max_bad_rows=0.5).warnings()
+            open_tokens(str(path), options, _tokenizer(), Path(cache), max_bad_rows=0.5).findings()
     else:
         for _ in read_examples(str(path), options, bad.append):
             del bad[100:]
