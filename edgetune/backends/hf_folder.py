@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +15,6 @@ from edgetune.utils.isolation import no_telemetry
 from edgetune.utils.parsing import read_json_file
 
 _VOCABULARIES = ("tokenizer.json", "vocab.json", ".txt", ".model", ".bpe", ".spm", ".codes", ".vocab")
-
-
-def _may_be_vocabulary(path: Path) -> bool:
-    return path.name.endswith(_VOCABULARIES)
 
 
 def convert_tokenizer(folder: Path, target: Path) -> None:
@@ -44,7 +40,7 @@ def convert_tokenizer(folder: Path, target: Path) -> None:
                 folder, local_files_only=True, trust_remote_code=False
             ).save_pretrained(target)
     except (OSError, ValueError, ImportError, TypeError) as error:
-        if not any(_may_be_vocabulary(path) for path in folder.iterdir()):
+        if not any(path.name.endswith(_VOCABULARIES) for path in folder.iterdir()):
             raise ModelError(
                 f"{folder} has no tokenizer, as where only a model's weights were saved; copy tokenizer.json "
                 "(or vocab.txt) of the model that it was made from into it."
@@ -55,27 +51,38 @@ def convert_tokenizer(folder: Path, target: Path) -> None:
         raise ModelError(f"{folder} has no fast tokenizer; edgetune needs a tokenizer.json.")
 
 
-def copy_tokenizer(source: Path, target: Path, pad_id: int) -> None:
-    """Copy whatever tokenizer files a folder has.
-
-    Settings that name no pad token, such as GPT-2's, get that of `pad_id`: programs pad batches with it.
-    """
-    for name in TOKENIZER_FILES:
-        if (source / name).is_file():
-            shutil.copyfile(source / name, target / name)
-    if tokenizers_pad_token(target) is None and (target / "tokenizer.json").is_file():
-        path = target / "tokenizer_config.json"
-        settings = read_json_file(path) if path.is_file() else {}
-        token = open_tokenizer(target / "tokenizer.json").id_to_token(pad_id)
-        path.write_text(json.dumps({**settings, "pad_token": token}, indent=2) + "\n", encoding="utf-8")
-
-
-def write_config(
-    config: Mapping[str, Any], target: Path, label_names: tuple[str, ...], multi_label: bool = False
+def write_tokenizer_and_config(
+    targets: Iterable[Path],
+    tokenizer_folder: Path,
+    config: Mapping[str, Any],
+    label_names: tuple[str, ...],
+    *,
+    multi_label: bool,
 ) -> None:
-    """Write a model's `config.json` with the run's labels, of which a row has one unless `multi_label`."""
-    config = {name: value for name, value in config.items() if name != "num_labels"}
-    config["id2label"] = {str(number): name for number, name in enumerate(label_names)}
-    config["label2id"] = {name: number for number, name in enumerate(label_names)}
-    config["problem_type"] = f"{'multi' if multi_label else 'single'}_label_classification"
-    target.write_text(json.dumps(config, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    """Put the files beside a trained model's weights into some folders.
+
+    Args:
+        targets: existing folders.
+        tokenizer_folder: whatever tokenizer files it has are copied. Settings that name no pad token, such as
+            GPT-2's, get that of the config's `pad_token_id`: programs pad batches with it.
+        config: the model's; `config.json` has the run's labels instead of its own.
+        label_names: by class id.
+        multi_label: whether a row may have several of them.
+    """
+    said = {
+        **{name: value for name, value in config.items() if name != "num_labels"},
+        "id2label": {str(number): name for number, name in enumerate(label_names)},
+        "label2id": {name: number for number, name in enumerate(label_names)},
+        "problem_type": f"{'multi' if multi_label else 'single'}_label_classification",
+    }
+    for target in targets:
+        for name in TOKENIZER_FILES:
+            if (tokenizer_folder / name).is_file():
+                shutil.copyfile(tokenizer_folder / name, target / name)
+        if tokenizers_pad_token(target) is None and (target / "tokenizer.json").is_file():
+            path = target / "tokenizer_config.json"
+            settings = read_json_file(path) if path.is_file() else {}
+            token = open_tokenizer(target / "tokenizer.json").id_to_token(config["pad_token_id"])
+            path.write_text(json.dumps({**settings, "pad_token": token}, indent=2) + "\n", encoding="utf-8")
+        text = json.dumps(said, indent=2, ensure_ascii=False) + "\n"
+        (target / "config.json").write_text(text, encoding="utf-8")

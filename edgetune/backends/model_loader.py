@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import importlib.util
 import tempfile
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -16,8 +17,7 @@ from edgetune.backends.ort.artifacts import ArtifactBuilder, Artifacts, load_art
 from edgetune.backends.ort.ort_runtime import has_training_build, import_training
 from edgetune.config.settings import RunConfig, freeze_of
 from edgetune.models.checks import check_config
-from edgetune.models.model_hub import pinned_model
-from edgetune.models.source import ModelSource, resolve_model
+from edgetune.models.source import ModelSource, pinned_model, resolve_model
 from edgetune.models.vocabulary import check_vocabulary, require_tokenizer
 from edgetune.utils.cache import cache_subfolder, mark_in_use, move_into_place
 from edgetune.utils.errors import MissingDependencyError, ResourceError, UsageError
@@ -40,13 +40,9 @@ def choose_backend(config: RunConfig) -> str:
                 "remove one of the two options."
             )
         wanted = "ort"
-    if wanted == "auto":
-        return _best_backend(config)
-    find_opener(wanted).check(config)
-    return wanted
-
-
-def _best_backend(config: RunConfig) -> str:
+    if wanted != "auto":
+        find_opener(wanted).check(config)
+        return wanted
     wants_torch = config.model.precision == "bf16" or not config.model.onnx
     if config.model.device == "cpu" and has_training_build() and not wants_torch:
         return "ort"
@@ -59,33 +55,25 @@ def _best_backend(config: RunConfig) -> str:
     return "torch"
 
 
+@dataclass
 class ModelLoader:
     """Where the model comes from: what the data needs to know of it, and how to open it for training.
 
     Attributes:
         source: the model, or the carried artifacts in its place.
         tokenizer_file: a `tokenizer.json`.
-        max_positions: tokens per row at most.
         labels: the model's own label names, () if it has none worth keeping.
         carried: artifacts that were given.
         builder: exports artifacts and keeps them; None where no backend needs any.
         weights: a model whose weights replace those of the carried artifacts; None: theirs stay.
     """
 
-    def __init__(
-        self,
-        source: ModelSource,
-        tokenizer_file: Path,
-        labels: tuple[str, ...],
-        builder: ArtifactBuilder | None = None,
-        carried: Artifacts | None = None,
-        weights: ModelSource | None = None,
-    ) -> None:
-        self.source = source
-        self.tokenizer_file = tokenizer_file
-        self.labels = labels
-        self.carried = carried
-        self.builder, self.weights = builder, weights
+    source: ModelSource
+    tokenizer_file: Path
+    labels: tuple[str, ...]
+    builder: ArtifactBuilder | None = None
+    carried: Artifacts | None = None
+    weights: ModelSource | None = None
 
     @property
     def max_positions(self) -> int:
@@ -188,17 +176,15 @@ def find_model_loader(
 def _carried(config: RunConfig, folder: Path, cache_dir: Path) -> ModelLoader:
     artifacts = load_artifacts(folder, cache_dir=cache_dir)
     manifest = artifacts.manifest
-    if config.model.freeze not in ("auto", manifest.freeze):
-        raise UsageError(
-            f"--freeze {config.model.freeze}: {folder} was exported with --freeze {manifest.freeze}; "
-            "omit the option, or export the artifacts again."
-        )
-    exported = "mean" if manifest.pools_mean else "cls"
-    if config.model.pooling not in ("auto", exported):
-        raise UsageError(
-            f"--pooling {config.model.pooling}: {folder} was exported with --pooling {exported}; omit the "
-            "option, or export the artifacts again."
-        )
+    for option, asked, exported in (
+        ("freeze", config.model.freeze, manifest.freeze),
+        ("pooling", config.model.pooling, "mean" if manifest.pools_mean else "cls"),
+    ):
+        if asked not in ("auto", exported):
+            raise UsageError(
+                f"--{option} {asked}: {folder} was exported with --{option} {exported}; omit the option, or "
+                "export the artifacts again."
+            )
     weights = None if config.model.model is None else resolve_model(config.model.model)
     own = check_config(manifest.model, folder / "config.json")
     check_vocabulary(own, artifacts.tokenizer_file)

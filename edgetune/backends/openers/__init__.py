@@ -1,15 +1,7 @@
 """Values of `--backend`, one file each, which has the value's name: what it refuses, and how it is opened.
 
-Another backend is one file here (and its folder, if it is more than a file). It defines
-
-    TRAITS                    what the planner and the profiler have to know (`Traits`)
-    missing()                 says which package is missing, if one is
-    fits(source)              whether it can run a model
-    check(config)             raises UsageError where the settings ask for what it cannot do
-    open_backend(asked)       returns a `Backend`; only then is anything heavy imported
-    import_runtime()          imports what is heavy, for the profiler; only if it trains
-
-The command line reads the names of the files, so these modules import nothing heavy. May import what
+Another backend is one file here (and its folder, if it is more than a file), with what `Opener` lists. The
+command line reads the names of the files, so these modules import nothing heavy. May import what
 `backends` may.
 """
 
@@ -93,15 +85,12 @@ class Opener(Protocol):
 
     def missing(self) -> str:
         """Say which package is not installed, and how to install it; return "" if all are there."""
-        ...
 
     def fits(self, source: ModelSource) -> bool:
         """Return whether it can run a model."""
-        ...
 
     def import_runtime(self) -> None:
-        """Import what takes long; only backends that train define this."""
-        ...
+        """Import what takes long, for the profiler; only backends that train define this."""
 
     def check(self, config: RunConfig) -> None:
         """Refuse settings that the backend cannot follow.
@@ -109,11 +98,9 @@ class Opener(Protocol):
         Raises:
             UsageError: what is not possible, and what to do.
         """
-        ...
 
     def open_backend(self, asked: Opening) -> Backend:
-        """Open the model, ready to train or to score."""
-        ...
+        """Open the model, ready to train or to score; only then is anything heavy imported."""
 
 
 def find_opener(name: str) -> Opener:

@@ -9,12 +9,13 @@ both halves need (masks from `attention_mask`, a table of relative positions) is
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
+from edgetune.backends.ort.ort_runtime import open_session
 from edgetune.models.source import layer_number
 
 HIDDEN = "hidden"
@@ -54,6 +55,8 @@ def cut_graph(model: Any, depth: int, parameters: Iterable[str]) -> Halves | Non
     Returns:
         The halves, or None where no single tensor (B, T, D) separates them.
     """
+    from onnx import NodeProto, helper
+
     names = set(parameters)
     if depth - 1 not in {layer_number(name) for name in names}:
         return None
@@ -61,15 +64,19 @@ def cut_graph(model: Any, depth: int, parameters: Iterable[str]) -> Halves | Non
     shapes = _probed_shapes(model, flow.computed)
     is_state = {name for name, shape in shapes.items() if len(shape) == 3 and shape[:2] == PROBE}
     for tensor in flow.order:
-        if tensor in is_state:
-            found = flow.above(tensor, depth, is_state)
-            if found is not None:
-                needed, redirect = found
-                state = _state_info(model, shapes[tensor][2])
-                below = _renamed(flow.nodes_of(flow.needed([tensor])), tensor, set())
-                above = _renamed(flow.nodes_of(needed), tensor, redirect)
-                logits = next(item for item in model.graph.output if item.name == LOGITS)
-                return Halves(_part(model, below, [], state), _part(model, above, [state], logits), tensor)
+        found = flow.above(tensor, depth, is_state) if tensor in is_state else None
+        if found is not None:
+            needed, redirect = found
+            state = _state_info(model, shapes[tensor][2])
+            below = [*flow.nodes_of(flow.needed([tensor])), helper.make_node("Identity", [tensor], [HIDDEN])]
+            above = [helper.make_node("Identity", [HIDDEN], [tensor])]
+            for node in flow.nodes_of(needed):
+                above.append(NodeProto())
+                above[-1].CopyFrom(node)
+                if node.output[0] in redirect:
+                    above[-1].input[0] = HIDDEN
+            logits = next(item for item in model.graph.output if item.name == LOGITS)
+            return Halves(_part(model, below, [], state), _part(model, above, [state], logits), tensor)
     return None
 
 
@@ -152,31 +159,23 @@ class _Flow:
 def inputs_of(node: Any) -> list[str]:
     """Return the tensors a node reads, those that its branches read from outside included."""
     names = [name for name in node.input if name]
-    for graph in _branches(node):
+    branches = [item.g for item in node.attribute if item.HasField("g")]
+    for graph in (*branches, *(graph for item in node.attribute for graph in item.graphs)):
         inner = {name for child in graph.node for name in child.output}
         names += [name for child in graph.node for name in inputs_of(child) if name not in inner]
         names += [item.name for item in graph.output if item.name not in inner]
     return names
 
 
-def _branches(node: Any) -> Iterator[Any]:
-    for attribute in node.attribute:
-        if attribute.HasField("g"):
-            yield attribute.g
-        yield from attribute.graphs
-
-
 def _probed_shapes(model: Any, names: set[str]) -> dict[str, tuple[int, ...]]:
     """Run the graph once on PROBE and return the shapes of these tensors."""
     import onnx
-
-    from edgetune.backends.ort.ort_runtime import import_ort
 
     shown = onnx.ModelProto()
     shown.CopyFrom(model)
     present = {item.name for item in shown.graph.output}
     shown.graph.output.extend(onnx.ValueInfoProto(name=name) for name in sorted(names - present))
-    session = import_ort().InferenceSession(shown.SerializeToString(), providers=["CPUExecutionProvider"])
+    session = open_session(shown.SerializeToString())
     feeds = {item.name: np.ones(PROBE, dtype=np.int64) for item in session.get_inputs()}
     wanted = sorted(names)
     return {name: value.shape for name, value in zip(wanted, session.run(wanted, feeds), strict=True)}
@@ -188,34 +187,6 @@ def _state_info(model: Any, width: int) -> Any:
 
     dims = [dim.dim_param for dim in model.graph.input[0].type.tensor_type.shape.dim]
     return helper.make_tensor_value_info(HIDDEN, TensorProto.FLOAT, [*dims, width])
-
-
-def _renamed(nodes: list[Any], tensor: str, redirect: set[str]) -> list[Any]:
-    """Copy nodes that call the tensor HIDDEN, and whose redirected `Shape` nodes read it."""
-    from onnx import NodeProto
-
-    copies = []
-    for node in nodes:
-        copy = NodeProto()
-        copy.CopyFrom(node)
-        if node.output[0] in redirect:
-            copy.input[0] = HIDDEN
-        _rename(copy, tensor)
-        copies.append(copy)
-    return copies
-
-
-def _rename(node: Any, tensor: str) -> None:
-    for names in (node.input, node.output):
-        for place, name in enumerate(names):
-            if name == tensor:
-                names[place] = HIDDEN
-    for graph in _branches(node):
-        for child in graph.node:
-            _rename(child, tensor)
-        for item in graph.output:
-            if item.name == tensor:
-                item.name = HIDDEN
 
 
 def _part(model: Any, nodes: list[Any], inputs: list[Any], output: Any) -> Any:

@@ -21,24 +21,12 @@ from collections import defaultdict
 from typing import Any
 
 import numpy as np
+from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper, shape_inference
 
 FULL = -1  # the "axis" of a demand for the whole tensor
-ELEMENTWISE = {"Abs", "Add", "And", "Cast", "Div", "Equal", "Erf", "Exp", "Gelu", "Greater", "Identity"}
-ELEMENTWISE |= {
-    "Less",
-    "Log",
-    "Mul",
-    "Neg",
-    "Not",
-    "Or",
-    "Pow",
-    "Relu",
-    "Sigmoid",
-    "Sqrt",
-    "Sub",
-    "Tanh",
-    "Where",
-}
+ELEMENTWISE = {"Abs", "Add", "Cast", "Div", "Erf", "Exp", "Gelu", "Identity", "Log", "Mul", "Neg", "Pow"}
+ELEMENTWISE |= {"Relu", "Sigmoid", "Sqrt", "Sub", "Tanh"}
+ELEMENTWISE |= {"And", "Equal", "Greater", "Less", "Not", "Or", "Where"}
 Dims = tuple[int | str, ...]  # a static length, or the name of one that is the same wherever it is named
 
 
@@ -68,22 +56,17 @@ def push_first_token(model: Any) -> bool:
 
 def _infer_dims(model: Any) -> dict[str, Dims]:
     """Return the dimensions of every tensor whose rank is known."""
-    import onnx
-
-    skeleton = onnx.ModelProto()
-    skeleton.ir_version = model.ir_version
-    skeleton.opset_import.extend(model.opset_import)
-    skeleton.graph.name = model.graph.name
-    skeleton.graph.node.extend(model.graph.node)
-    skeleton.graph.input.extend(model.graph.input)
-    skeleton.graph.output.extend(model.graph.output)
-    for item in model.graph.initializer:  # weights are left out: inference copies the model
-        if item.data_type == onnx.TensorProto.INT64:
+    skeleton = ModelProto()
+    skeleton.CopyFrom(model)
+    del skeleton.graph.value_info[:]
+    del skeleton.graph.initializer[:]  # inference would copy the weights; their shapes are enough
+    for item in model.graph.initializer:
+        if item.data_type == TensorProto.INT64:
             skeleton.graph.initializer.append(item)
         else:
-            shape = onnx.helper.make_tensor_value_info(item.name, item.data_type, list(item.dims))
+            shape = helper.make_tensor_value_info(item.name, item.data_type, list(item.dims))
             skeleton.graph.input.append(shape)
-    graph = onnx.shape_inference.infer_shapes(skeleton, data_prop=True).graph
+    graph = shape_inference.infer_shapes(skeleton, data_prop=True).graph
     found: dict[str, Dims] = {item.name: tuple(item.dims) for item in model.graph.initializer}
     for value in (*graph.input, *graph.value_info, *graph.output):
         kind = value.type.tensor_type
@@ -125,8 +108,6 @@ class _Plan:
 
     def _constants(self) -> dict[str, Any]:
         """Return the small integer constants: indices, axes, shapes."""
-        from onnx import numpy_helper
-
         tensors = {item.name: item for item in self.graph.initializer}
         for node in self.graph.node:
             if node.op_type == "Constant" and node.attribute[0].name == "value":
@@ -251,8 +232,6 @@ class _Plan:
 
     def rewritten(self) -> list[Any]:
         """Return the nodes, in order, that compute what is needed."""
-        from onnx import NodeProto
-
         nodes: list[Any] = []
         slices: dict[tuple[str, int], str] = {}
         for number, node in enumerate(self.graph.node):
@@ -281,8 +260,6 @@ class _Plan:
         if node.op_type == "Reshape":
             rest = [dim if isinstance(dim, int) else -1 for dim in dims[2:]]
             return [_constant(np.array([0, 1, *rest], np.int64), name)]
-        from onnx import helper
-
         mine, one = f"{name}_axis", f"{name}_one"
         return [
             _constant(np.arange(len(dims)) == axis, mine),
@@ -300,22 +277,16 @@ def _captured(graph: Any) -> set[str]:
 
 
 def _attribute(node: Any, name: str, default: Any) -> Any:
-    from onnx import helper
-
     found = [item for item in node.attribute if item.name == name]
     return helper.get_attribute_value(found[0]) if found else default
 
 
 def _constant(value: Any, name: str) -> Any:
-    from onnx import helper, numpy_helper
-
     return helper.make_node("Constant", [], [name], name=name, value=numpy_helper.from_array(value, name))
 
 
 def _slice(source: str, axis: int, name: str) -> list[Any]:
     """Return the nodes of `source[:, …, 0:1, …]`."""
-    from onnx import helper
-
     bounds = {"starts": 0, "ends": 1, "axes": axis}
     constants = [_constant(np.array([value], np.int64), f"{name}_{kind}") for kind, value in bounds.items()]
     inputs = [source, *(node.output[0] for node in constants)]

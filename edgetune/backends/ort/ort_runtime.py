@@ -7,11 +7,12 @@ needed to train from artifacts, so an empty module stands in for the package's o
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
-import os
 import sys
 import tempfile
 import types
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -35,21 +36,19 @@ def import_ort() -> Any:
     """
     if "onnxruntime" in sys.modules:
         return sys.modules["onnxruntime"]
-    spec = importlib.util.find_spec("onnxruntime")
-    if spec is None or not spec.submodule_search_locations:
+    home = _package_folder()
+    if home is None:
         raise MissingDependencyError(f"ONNX Runtime is not installed; {INSTALL_HINT}.")
-    training = os.path.join(next(iter(spec.submodule_search_locations)), "training")
-    if not os.path.isdir(training):
+    name, folder = "onnxruntime.training", home / "training"
+    if not folder.is_dir():
         return _quiet(importlib.import_module("onnxruntime"))
-    sys.modules["onnxruntime.training"] = None  # type: ignore[assignment]  # makes its import fail at once
+    sys.modules[name] = None  # type: ignore[assignment]  # makes its import fail at once
     try:
         ort = importlib.import_module("onnxruntime")
     finally:
-        del sys.modules["onnxruntime.training"]
-    package = types.ModuleType("onnxruntime.training")
-    package.__path__ = [training]
-    sys.modules["onnxruntime.training"] = package
-    ort.training = package  # type: ignore[attr-defined]
+        del sys.modules[name]
+    sys.modules[name] = ort.training = types.ModuleType(name)  # type: ignore[attr-defined]
+    ort.training.__path__ = [str(folder)]
     return _quiet(ort)
 
 
@@ -59,12 +58,17 @@ def _quiet(ort: Any) -> Any:
     return ort
 
 
+def _package_folder() -> Path | None:
+    """Return where the installed `onnxruntime` lies, without importing it."""
+    spec = importlib.util.find_spec("onnxruntime")
+    places = None if spec is None else spec.submodule_search_locations
+    return Path(next(iter(places))) if places else None
+
+
 def has_training_build() -> bool:
     """Return whether a training build of ONNX Runtime is installed, without importing it."""
-    spec = importlib.util.find_spec("onnxruntime")
-    if spec is None or not spec.submodule_search_locations:
-        return False
-    return os.path.isdir(os.path.join(next(iter(spec.submodule_search_locations)), "training", "api"))
+    home = _package_folder()
+    return home is not None and (home / "training" / "api").is_dir()
 
 
 def import_training() -> Any:
@@ -79,6 +83,23 @@ def import_training() -> Any:
     return importlib.import_module("onnxruntime.training.api")
 
 
+@contextlib.contextmanager
+def artifact_errors(folder: Path) -> Iterator[None]:
+    """Say what is wrong with a folder of artifacts where ONNX Runtime cannot open it.
+
+    Raises:
+        ArtifactsError: in place of its errors, of which every kind has a class of its own.
+    """
+    try:
+        yield
+    except Exception as error:
+        tail = str(error).strip().splitlines()[-1][-200:]
+        raise ArtifactsError(
+            f"ONNX Runtime cannot open {folder} ({tail}). Export the artifacts again; "
+            "if the folder is in the cache, delete it and it is built again."
+        ) from error
+
+
 class TrainingSession:
     """A folder's training, eval and optimizer graphs with the weights of a checkpoint."""
 
@@ -90,18 +111,13 @@ class TrainingSession:
         """
         api = import_training()
         self._place = (folder, device, options)
-        try:
+        graphs = {name: str(folder / f"{name}_model.onnx") for name in ("training", "eval", "optimizer")}
+        with artifact_errors(folder):
             self._state = api.CheckpointState.load_checkpoint(str(checkpoint))
             self._module = api.Module(
-                str(folder / "training_model.onnx"),
-                self._state,
-                str(folder / "eval_model.onnx"),
-                device=device,
-                session_options=options,
+                graphs["training"], self._state, graphs["eval"], device=device, session_options=options
             )
-            self._optimizer = api.Optimizer(str(folder / "optimizer_model.onnx"), self._module)
-        except Exception as error:  # every kind of damage has a class of its own, and none in common
-            raise cannot_open(folder, error) from error
+            self._optimizer = api.Optimizer(graphs["optimizer"], self._module)
 
     @property
     def n_parameters(self) -> int:
@@ -165,17 +181,11 @@ class TrainingSession:
         self._module.export_model_for_inferencing(str(path), ["logits"])
 
 
-def open_prefix(path: Path, device: str, options: Any) -> Any:
-    """Open an inference graph.
-
-    Raises:
-        ArtifactsError: ONNX Runtime cannot.
-    """
+def open_session(model: Path | bytes, options: Any = None, device: str = "cpu") -> Any:
+    """Open an inference graph, from a file or serialized."""
     providers = ["CPUExecutionProvider"] if device == "cpu" else ["CUDAExecutionProvider"]
-    try:
-        return import_ort().InferenceSession(str(path), options, providers=providers)
-    except Exception as error:
-        raise cannot_open(path.parent, error) from error
+    given = model if isinstance(model, bytes) else str(model)
+    return import_ort().InferenceSession(given, options, providers=providers)
 
 
 def session_options(device: str, threads: int | None, *, spin: bool = True) -> Any:
@@ -201,12 +211,3 @@ def session_options(device: str, threads: int | None, *, spin: bool = True) -> A
             "or use --backend torch."
         )
     return options
-
-
-def cannot_open(folder: Path, error: Exception) -> ArtifactsError:
-    """Say what is wrong with a folder of artifacts."""
-    tail = str(error).strip().splitlines()[-1][-200:]
-    return ArtifactsError(
-        f"ONNX Runtime cannot open {folder} ({tail}). Export the artifacts again; "
-        "if the folder is in the cache, delete it and it is built again."
-    )

@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 
 from edgetune.backends.backend_contract import ADAM_BETAS, ADAM_EPS, WEIGHT_DECAY
-from edgetune.backends.onnx_export import IR_VERSION
+from edgetune.backends.onnx_export import IR_VERSION, probe_batch
 from edgetune.backends.ort.graph_cut import HIDDEN, LOGITS
 from edgetune.backends.ort.manifest import Linear, ParityCheck
-from edgetune.backends.probe_batch import probe_batch
+from edgetune.backends.ort.ort_runtime import import_training, open_session
 from edgetune.utils.types import FloatArray, Labels
 
 WEIGHTS = "weights"
@@ -53,8 +53,6 @@ def generate_training_graphs(
         target: an existing folder.
         multi_label: whether the loss is that of multi-hot labels.
     """
-    from edgetune.backends.ort.ort_runtime import import_training
-
     import_training()
     import onnx
     from onnxruntime.training import artifacts
@@ -158,7 +156,6 @@ def head_input(model: Any) -> tuple[str, Linear] | None:
     return None
 
 
-TOLERANCE = 1e-3
 GRADIENT = "_grad.accumulation.buffer"
 
 
@@ -211,16 +208,9 @@ class Reference:
         return found
 
 
-def cpu_session(path: Path) -> Any:
-    """Open a graph on the CPU."""
-    from onnxruntime import InferenceSession
-
-    return InferenceSession(str(path), providers=["CPUExecutionProvider"])
-
-
 def run_prefix(path: Path, reference: Reference) -> FloatArray:
     """Return the frozen layers' output for the reference's batch, zero at padding as from a cache."""
-    session = cpu_session(path)
+    session = open_session(path)
     found = session.run([HIDDEN], {item.name: reference.batch[item.name] for item in session.get_inputs()})[0]
     hidden: FloatArray = (found * reference.batch["attention_mask"][..., None]).astype(np.float32)
     return hidden
@@ -237,35 +227,30 @@ def compare_first_step(
         trainable: parameters that must have a gradient.
         hidden: (B, T, D), for graphs that start from it.
     """
-    from onnxruntime.training.api import CheckpointState
-
-    state = CheckpointState.load_checkpoint(str(folder / "checkpoint"))
-    session = cpu_session(folder / "training_model.onnx")
+    state = import_training().CheckpointState.load_checkpoint(str(folder / "checkpoint"))
+    session = open_session(folder / "training_model.onnx")
     given: dict[str, Any] = {**reference.batch, WEIGHTS: reference.weights}
     if hidden is not None:
         given[HIDDEN] = hidden
     feeds: dict[str, Any] = {}
-    for item in session.get_inputs():
-        if item.name in given:
-            feeds[item.name] = given[item.name]
-        elif item.name.endswith(GRADIENT):
-            feeds[item.name] = np.zeros(
-                state.parameters[item.name.removesuffix(GRADIENT)].data.shape, np.float32
-            )
-        elif item.name == "lazy_reset_grad":
-            feeds[item.name] = np.array([True])
+    names = [item.name for item in session.get_inputs()]
+    for name in names:
+        if name in given:
+            feeds[name] = given[name]
+        elif name.endswith(GRADIENT):
+            feeds[name] = np.zeros(state.parameters[name.removesuffix(GRADIENT)].data.shape, np.float32)
+        elif name == "lazy_reset_grad":
+            feeds[name] = np.array([True])
         else:
-            feeds[item.name] = state.parameters[item.name].data
-    loss, logits = session.run(
-        [session.get_outputs()[0].name, LOGITS], feeds
-    )  # gradients go into the buffers
+            feeds[name] = state.parameters[name].data
+    outputs = [session.get_outputs()[0].name, LOGITS]
+    loss, logits = session.run(outputs, feeds)  # gradients go into the buffers
     check = ParityCheck(
         logits=float(np.abs(logits - reference.logits).max()),
         loss=abs(float(loss) - reference.loss),
         gradients=_worst({name: feeds[name + GRADIENT] for name in trainable}, reference),
     )
-    of_loss = ("labels", WEIGHTS)
-    return [i.name for i in session.get_inputs() if i.name in given and i.name not in of_loss], check
+    return [name for name in names if name in given and name not in ("labels", WEIGHTS)], check
 
 
 def _worst(gradients: dict[str, FloatArray], reference: Reference) -> float:
@@ -279,8 +264,3 @@ def _worst(gradients: dict[str, FloatArray], reference: Reference) -> float:
         ),
         default=0.0,
     )
-
-
-def is_accurate(check: ParityCheck) -> bool:
-    """Return whether the graphs train like torch."""
-    return all(value <= TOLERANCE for value in (check.logits, check.loss, check.gradients))
