@@ -144,19 +144,11 @@ class Backend(ABC):
 
     @abstractmethod
     def head(self) -> tuple[FloatArray, FloatArray]:
-        """Return the last linear layer's weight (C, F) and bias (C,), as copies.
-
-        Raises:
-            NoLinearHead: as `features`.
-        """
+        """Return the last linear layer's weight (C, F) and bias (C,), as copies; raises as `features`."""
 
     @abstractmethod
     def set_head(self, weight: FloatArray, bias: FloatArray) -> None:
-        """Replace the last linear layer's weight (C, F) and bias (C,).
-
-        Raises:
-            NoLinearHead: as `features`.
-        """
+        """Replace the last linear layer's weight (C, F) and bias (C,); raises what `features` does."""
 
     def score(self, batch: Batch, keep: bool = True) -> FloatArray:
         """Return logits (B, C); updates nothing, no dropout.

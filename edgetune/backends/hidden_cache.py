@@ -18,9 +18,9 @@ import hashlib
 import mmap
 import tempfile
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
-from typing import IO, Any, Literal
+from typing import IO, Any, Literal, NamedTuple
 
 import numpy as np
 
@@ -40,14 +40,8 @@ Compute = Callable[[Batch, int], FloatArray]
 """Gives the hidden states (b, T, D) of some rows, padded to T columns."""
 
 
-@dataclass(frozen=True)
-class CachedRows:
-    """Rows that were computed together.
-
-    Attributes:
-        keys: of the rows, in order.
-        width: columns that they were padded to.
-    """
+class CachedRows(NamedTuple):
+    """Keys, in order, of rows that were computed together, and the columns that they were padded to."""
 
     keys: tuple[bytes, ...]
     width: int
@@ -164,11 +158,10 @@ class HiddenCache:
 
     def state(self) -> dict[str, Any]:
         """Return which rows are kept and which were computed together: 17 bytes a row, no hidden states."""
-        keys = [key for group in self._groups for key in group.keys]
-        numbers = [number for number, group in enumerate(self._groups) for _ in group.keys]
-        kept = [self._group_of.get(key) == number for key, number in zip(keys, numbers, strict=True)]
+        keys = [(key, number) for number, group in enumerate(self._groups) for key in group.keys]
+        kept = [self._group_of.get(key) == number for key, number in keys]
         return {
-            "keys": np.frombuffer(b"".join(keys), dtype=np.uint8),
+            "keys": np.frombuffer(b"".join(key for key, _ in keys), dtype=np.uint8),
             "sizes": np.array([len(group.keys) for group in self._groups], dtype=np.int32),
             "widths": np.array([group.width for group in self._groups], dtype=np.int32),
             "kept": np.array(kept, dtype=np.bool_),
@@ -186,16 +179,14 @@ class HiddenCache:
         """
         content = state["keys"].tobytes()
         keys = [content[at : at + KEY_BYTES] for at in range(0, len(content), KEY_BYTES)]
-        ends = np.cumsum(state["sizes"]).tolist()
-        begins = [0, *ends][:-1]
-        self._groups = [
-            CachedRows(tuple(keys[begin:end]), int(width))
-            for begin, end, width in zip(begins, ends, state["widths"], strict=True)
-        ]
-        numbers = np.repeat(np.arange(len(self._groups)), state["sizes"]).tolist()
-        for key, number, kept in zip(keys, numbers, state["kept"].tolist(), strict=True):
-            if kept:
-                self._kept[key], self._group_of[key] = None, number
+        remaining, kept = iter(keys), iter(state["kept"].tolist())
+        self._groups = []
+        for size, width in zip(state["sizes"].tolist(), state["widths"].tolist(), strict=True):
+            group = CachedRows(tuple(islice(remaining, size)), width)
+            for key in group.keys:
+                if next(kept):
+                    self._kept[key], self._group_of[key] = None, len(self._groups)
+            self._groups.append(group)
         self._n_bytes, self.n_hits, self.n_misses = state["n_bytes"], state["n_hits"], state["n_misses"]
         self._find = row_finder(sources, keys)
 

@@ -89,7 +89,10 @@ def pad_token_id(config: Mapping[str, Any], folder: Path) -> int:
         return OFFSET_PAD_ID
     n_words = config.get("vocab_size")
     ends = config.get("eos_token_id")
-    candidates = [_tokenizers_pad(folder), *(ends if isinstance(ends, list) else [ends])]
+    token, file = tokenizers_pad_token(folder), folder / "tokenizer.json"
+    named = _token_ids(file) if token is not None and file.is_file() else ()
+    own = next((number for name, number in named if name == token), None)
+    candidates = [own, *(ends if isinstance(ends, list) else [ends])]
     for found in candidates:
         if isinstance(found, int) and 0 <= found < (n_words if isinstance(n_words, int) else found + 1):
             return found
@@ -115,14 +118,6 @@ def tokenizers_pad_token(folder: Path) -> str | None:
         if token is not None:
             return str(token)
     return None
-
-
-def _tokenizers_pad(folder: Path) -> int | None:
-    """Return the id of the tokenizer's own pad token."""
-    token, path = tokenizers_pad_token(folder), folder / "tokenizer.json"
-    if token is None or not path.is_file():
-        return None
-    return next((number for name, number in _token_ids(path) if name == token), None)
 
 
 def _token_ids(path: Path) -> Iterator[tuple[str, int]]:

@@ -157,8 +157,8 @@ def test_bf16_is_cut_too(tiny_model: Path) -> None:
 
 def test_head_that_is_not_linear_has_no_features(tiny_model: Path, bert: Any) -> None:
     batch = torch_probe(bert)
-    assert find_linear(bert, lambda: bert(**batch).logits) is bert.classifier
-    assert find_linear(bert, lambda: bert(**batch).logits * 2) is None
+    assert find_linear(lambda: bert(**batch).logits) is bert.classifier
+    assert find_linear(lambda: bert(**batch).logits * 2) is None
     backend = TorchBackend(resolve_model(str(tiny_model)), 2, "1", 0)
     backend._model.classifier = torch.nn.Sequential(backend._model.classifier, torch.nn.Tanh())
     with pytest.raises(NoLinearHead, match="linear layer"):

@@ -1,8 +1,7 @@
 """Values of `--backend`, one file each, which has the value's name: what it refuses, and how it is opened.
 
-Another backend is one file here (and its folder, if it is more than a file), with what `Opener` lists. The
-command line reads the names of the files, so these modules import nothing heavy. May import what
-`backends` may.
+Another backend is one file here (and its folder, if it is more than a file), with one `Opener`. The command
+line reads the names of the files, so these modules import nothing heavy. May import what `backends` may.
 """
 
 from __future__ import annotations
@@ -10,12 +9,13 @@ from __future__ import annotations
 import importlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import cache
 from itertools import product
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol, cast
+from typing import TYPE_CHECKING, ClassVar
 
 from edgetune.utils.errors import UsageError
-from edgetune.utils.plugins import module_names
+from edgetune.utils.plugins import module_names, own_classes
 
 if TYPE_CHECKING:
     from edgetune.backends.backend_contract import Backend
@@ -78,19 +78,22 @@ class Opening:
     multi_label: bool = False
 
 
-class Opener(Protocol):
-    """A module of this folder."""
+class Opener:
+    """What a module of this folder defines."""
 
-    TRAITS: Traits
+    TRAITS: ClassVar[Traits]
 
     def missing(self) -> str:
         """Say which package is not installed, and how to install it; return "" if all are there."""
+        raise NotImplementedError
 
     def fits(self, source: ModelSource) -> bool:
-        """Return whether it can run a model."""
+        """Return whether it can run a model, as far as is known before that is tried."""
+        return True
 
     def import_runtime(self) -> None:
         """Import what takes long, for the profiler; only backends that train define this."""
+        raise NotImplementedError
 
     def check(self, config: RunConfig) -> None:
         """Refuse settings that the backend cannot follow.
@@ -101,11 +104,14 @@ class Opener(Protocol):
 
     def open_backend(self, asked: Opening) -> Backend:
         """Open the model, ready to train or to score; only then is anything heavy imported."""
+        raise NotImplementedError
 
 
+@cache
 def find_opener(name: str) -> Opener:
-    """Import and return the module of that name; the settings have refused names that do not exist."""
-    return cast("Opener", importlib.import_module(f"{__name__}.{name}"))
+    """Return what the module of that name defines; the settings have refused names that do not exist."""
+    (kind,) = own_classes(importlib.import_module(f"{__name__}.{name}"), Opener)
+    return kind()
 
 
 def traits_of(name: str) -> Traits:

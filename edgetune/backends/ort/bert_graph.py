@@ -102,11 +102,6 @@ def read_weights(folder: Path) -> dict[str, FloatArray]:
     }
 
 
-def n_features(config: Mapping[str, Any], pair: bool) -> int:
-    """Return the width F of the features."""
-    return int(config["hidden_size"]) * (PAIR_PARTS if pair else 1)
-
-
 def write_graph(config: Mapping[str, Any], weights: Mapping[str, FloatArray], *, pair: bool = False) -> Any:
     """Return the graph as an `onnx.ModelProto`.
 

@@ -18,7 +18,7 @@ import numpy as np
 from edgetune.backends.hf_folder import convert_tokenizer
 from edgetune.backends.onnx_export import export_graph, load_torch_model, native_stderr_to, quiet
 from edgetune.backends.ort.artifacts import CUT_FOLDER, PREFIX, ort_version
-from edgetune.backends.ort.graph_cut import Halves, cut_graph
+from edgetune.backends.ort.graph_cut import HIDDEN, Halves, cut_graph
 from edgetune.backends.ort.manifest import (
     MANIFEST,
     SCHEMA_VERSION,
@@ -40,7 +40,6 @@ from edgetune.models.source import is_position_table, max_positions, trainable_n
 from edgetune.run_files.run_folder import disk_is_full
 from edgetune.utils.errors import ArtifactsError, EdgetuneError
 from edgetune.utils.isolation import no_network
-from edgetune.utils.types import FloatArray
 
 
 def build_artifacts(job: dict[str, Any]) -> None:
@@ -110,7 +109,7 @@ def _without(frozen: set[str], trainable: list[str], why: str, notes: list[str])
 
 
 def _train_graphs(
-    graph: Any, trainable: list[str], folder: Path, reference: Reference, hidden: FloatArray | None = None
+    graph: Any, trainable: list[str], folder: Path, reference: Reference
 ) -> tuple[list[str], ParityCheck]:
     """Write training graphs and compare them; the last layer computes the first token only where it may."""
     import onnx
@@ -122,11 +121,11 @@ def _train_graphs(
     if push_first_token(short):
         with contextlib.suppress(Exception):  # of the gradient builder; the plain graph has yet to be tried
             generate_training_graphs(short, trainable, folder, reference.multi_label)
-            inputs, check = compare_first_step(folder, reference, trainable, hidden)
+            inputs, check = compare_first_step(folder, reference, trainable)
             if check.passes:
                 return inputs, check
     generate_training_graphs(graph, trainable, folder, reference.multi_label)
-    return compare_first_step(folder, reference, trainable, hidden)
+    return compare_first_step(folder, reference, trainable)
 
 
 def _build_cut(
@@ -138,8 +137,8 @@ def _build_cut(
     folder.mkdir()
     onnx.save(halves.prefix, folder / PREFIX)
     prefix_inputs = [item.name for item in halves.prefix.graph.input]
-    hidden = run_prefix(folder / PREFIX, reference)
-    inputs, check = _train_graphs(halves.suffix, trainable, folder, reference, hidden)
+    reference.batch[HIDDEN] = run_prefix(folder / PREFIX, reference)
+    inputs, check = _train_graphs(halves.suffix, trainable, folder, reference)
     if check.passes:
         return Cut(depth=depth, prefix_inputs=prefix_inputs, inputs=inputs, check=check)
     shutil.rmtree(folder)

@@ -19,7 +19,7 @@ from edgetune.backends.ort.bert_graph import (
     HEAD_BIAS,
     HEAD_WEIGHT,
     INPUTS,
-    n_features,
+    PAIR_PARTS,
     read_weights,
     write_graph,
 )
@@ -58,7 +58,7 @@ class ForwardOnly(Backend):
         super().__init__()
         self._source, self._pair, self._multi_label = source, pair, multi_label
         self._tokenizer_folder = source.folder if tokenizer_folder is None else tokenizer_folder
-        width = n_features(source.config, pair)
+        width = int(source.config["hidden_size"]) * (PAIR_PARTS if pair else 1)
         self._weight = np.zeros((n_labels, width), dtype=np.float32)
         self._bias = np.zeros(n_labels, dtype=np.float32)
         self._session = open_session(
@@ -112,12 +112,21 @@ class ForwardOnly(Backend):
         from safetensors.numpy import save_file
 
         encoder = read_weights(self._source.folder)
-        graph = self._graph(encoder)
         onnx_folder, model_folder = folder / "onnx", folder / "model"
         onnx_folder.mkdir()
         model_folder.mkdir()
-        onnx.save(graph, onnx_folder / "model.onnx")
-        weights, config = self._folder_contents(encoder)
+        onnx.save(self._graph(encoder), onnx_folder / "model.onnx")
+        config = dict(self._source.config)
+        if self._pair:
+            weights = encoder
+            config["architectures"] = ["BertModel"]
+        else:
+            number = int(config["num_hidden_layers"])
+            added = pooling_weights(number, int(config["hidden_size"]), int(config["intermediate_size"]))
+            weights = {f"bert.{name}": value for name, value in (encoder | added).items()}
+            weights |= {HEAD_WEIGHT: self._weight, HEAD_BIAS: self._bias}
+            config |= {"num_hidden_layers": number + 1, CONFIG_KEY: MEAN}
+            config["architectures"] = ["BertForSequenceClassification"]
         save_file(weights, model_folder / "model.safetensors", metadata={"format": "pt"})
         write_tokenizer_and_config(
             (onnx_folder, model_folder),
@@ -128,17 +137,3 @@ class ForwardOnly(Backend):
         )
         if self._pair:
             write_pooling_config(model_folder)
-
-    def _folder_contents(
-        self, encoder: dict[str, FloatArray]
-    ) -> tuple[dict[str, FloatArray], dict[str, Any]]:
-        """Return weights and config of `model/`."""
-        config = dict(self._source.config)
-        n_layers = int(config["num_hidden_layers"])
-        if self._pair:
-            return encoder, config | {"architectures": ["BertModel"]}
-        added = pooling_weights(n_layers, int(config["hidden_size"]), int(config["intermediate_size"]))
-        weights = {f"bert.{name}": value for name, value in (encoder | added).items()}
-        weights |= {HEAD_WEIGHT: self._weight, HEAD_BIAS: self._bias}
-        config |= {"num_hidden_layers": n_layers + 1, CONFIG_KEY: MEAN}
-        return weights, config | {"architectures": ["BertForSequenceClassification"]}

@@ -26,13 +26,7 @@ PROBE = (3, 11)  # rows and tokens of the run that finds out shapes; unlike any 
 
 @dataclass(frozen=True)
 class Halves:
-    """A graph cut in two.
-
-    Attributes:
-        prefix: model from ids to the hidden state.
-        suffix: model from the hidden state to the logits.
-        tensor: name of the hidden state in the whole graph.
-    """
+    """A graph in two models: from ids to the hidden state, which was `tensor`, and on to the logits."""
 
     prefix: Any
     suffix: Any
@@ -55,7 +49,7 @@ def cut_graph(model: Any, depth: int, parameters: Iterable[str]) -> Halves | Non
     Returns:
         The halves, or None where no single tensor (B, T, D) separates them.
     """
-    from onnx import NodeProto, helper
+    from onnx import NodeProto, TensorProto, helper
 
     names = set(parameters)
     if depth - 1 not in {layer_number(name) for name in names}:
@@ -67,8 +61,10 @@ def cut_graph(model: Any, depth: int, parameters: Iterable[str]) -> Halves | Non
         found = flow.above(tensor, depth, is_state) if tensor in is_state else None
         if found is not None:
             needed, redirect = found
-            state = _state_info(model, shapes[tensor][2])
-            below = [*flow.nodes_of(flow.needed([tensor])), helper.make_node("Identity", [tensor], [HIDDEN])]
+            # Rows and tokens are named as in the ids.
+            dims = [dim.dim_param for dim in model.graph.input[0].type.tensor_type.shape.dim]
+            state = helper.make_tensor_value_info(HIDDEN, TensorProto.FLOAT, [*dims, shapes[tensor][2]])
+            below = [*flow.nodes_of(flow.needed(tensor)), helper.make_node("Identity", [tensor], [HIDDEN])]
             above = [helper.make_node("Identity", [HIDDEN], [tensor])]
             for node in flow.nodes_of(needed):
                 above.append(NodeProto())
@@ -81,46 +77,42 @@ def cut_graph(model: Any, depth: int, parameters: Iterable[str]) -> Halves | Non
 
 
 class _Flow:
-    """Which tensor is computed from which."""
+    """Which tensor is computed from which.
+
+    Attributes:
+        order: all tensors that nodes give.
+        computed: those whose values come from both token ids and parameters.
+    """
 
     def __init__(self, model: Any, parameters: set[str]) -> None:
-        graph = model.graph
-        self._nodes = [(node, inputs_of(node)) for node in graph.node]
-        self._parameters = parameters
+        self._nodes = [(node, inputs_of(node)) for node in model.graph.node]
         self._numbers = {name: layer_number(name) for name in parameters}
-        self._ids = {item.name for item in graph.input if item.name != MASK}
         self._read_for = {name: read for node, read in self._nodes for name in node.output if name}
         self.order = list(self._read_for)
-        self.computed = self._computed()
+        ids = {item.name for item in model.graph.input if item.name != MASK}
+        self.computed = self._after(ids, "Shape") & self._after(parameters, "Shape")
 
-    def _computed(self) -> set[str]:
-        """Return tensors whose values come from both token ids and parameters."""
-        from_ids, from_weights = set(self._ids), set(self._parameters)
+    def _after(self, tensors: set[str], but: str = "") -> set[str]:
+        """Return these tensors and all that are computed from them, by nodes of any kind `but` one."""
+        found = set(tensors)
         for node, inputs in self._nodes:
-            if node.op_type == "Shape":
-                continue
-            for known in (from_ids, from_weights):
-                if not known.isdisjoint(inputs):
-                    known.update(node.output)
-        return from_ids & from_weights
+            if node.op_type != but and not found.isdisjoint(inputs):
+                found.update(node.output)
+        return found
 
-    def needed(self, ends: list[str], stop: str = "", redirect: frozenset[str] = frozenset()) -> set[str]:
-        """Return all tensors (inputs and initializers too) that these are computed from.
+    def needed(self, end: str, stop: str = "", redirect: Iterable[str] = ()) -> set[str]:
+        """Return all tensors (inputs and initializers too) that one is computed from.
 
-        Args:
-            ends: tensors.
-            stop: nothing below this one is needed.
-            redirect: outputs of `Shape` nodes that will read `stop` instead of their own input.
+        Nothing below `stop` is needed, nor what is below `redirect`: outputs of `Shape` nodes that will read
+        `stop` instead of their own input.
         """
         found: set[str] = set()
-        stack = list(ends)
+        stack = [end]
         while stack:
             name = stack.pop()
-            if name in found or name == stop:
-                continue
-            found.add(name)
-            if name not in redirect:
-                stack.extend(self._read_for.get(name, ()))
+            if name not in found and name != stop:
+                found.add(name)
+                stack += () if name in redirect else self._read_for.get(name, ())
         return found
 
     def nodes_of(self, tensors: set[str]) -> list[Any]:
@@ -133,23 +125,16 @@ class _Flow:
         None where they need a layer below `depth`, or something else that is computed from the ids, or
         where the tensor itself needs a layer that is not below.
         """
-        after = {tensor}
-        for node, inputs in self._nodes:
-            if not after.isdisjoint(inputs):
-                after.update(node.output)
-        if LOGITS not in after:
+        after = self._after({tensor})
+        shapes = [node for node, _ in self._nodes if node.op_type == "Shape"]
+        redirect = {node.output[0] for node in shapes if node.input[0] in is_state - after}
+        needed = self.needed(LOGITS, tensor, redirect)
+        from_ids = needed & self.computed - after
+        if LOGITS not in after or from_ids or min(self._layers_in(needed), default=depth) < depth:
             return None
-        redirect = {
-            node.output[0]
-            for node, _ in self._nodes
-            if node.op_type == "Shape" and node.input[0] in is_state and node.input[0] not in after
-        }
-        needed = self.needed([LOGITS], tensor, frozenset(redirect))
-        if needed & self.computed - after or min(self._layers_in(needed), default=depth) < depth:
+        if max(self._layers_in(self.needed(tensor)), default=0) >= depth:
             return None
-        if max(self._layers_in(self.needed([tensor])), default=0) >= depth:
-            return None
-        return needed, needed & redirect
+        return needed, redirect
 
     def _layers_in(self, tensors: set[str]) -> set[int]:
         """Return the numbers of the layers whose parameters are among these."""
@@ -179,14 +164,6 @@ def _probed_shapes(model: Any, names: set[str]) -> dict[str, tuple[int, ...]]:
     feeds = {item.name: np.ones(PROBE, dtype=np.int64) for item in session.get_inputs()}
     wanted = sorted(names)
     return {name: value.shape for name, value in zip(wanted, session.run(wanted, feeds), strict=True)}
-
-
-def _state_info(model: Any, width: int) -> Any:
-    """Describe the hidden state: rows and tokens named as in the ids."""
-    from onnx import TensorProto, helper
-
-    dims = [dim.dim_param for dim in model.graph.input[0].type.tensor_type.shape.dim]
-    return helper.make_tensor_value_info(HIDDEN, TensorProto.FLOAT, [*dims, width])
 
 
 def _part(model: Any, nodes: list[Any], inputs: list[Any], output: Any) -> Any:

@@ -45,7 +45,7 @@ def push_first_token(model: Any) -> bool:
     if any(item.domain == "" and item.version < 13 for item in model.opset_import):
         return False  # Softmax and Slice meant something else
     plan = _Plan(graph, _infer_dims(model))
-    if not any(node.op_type == "MatMul" and plan.cut_axis(node) is not None for node in graph.node):
+    if not any(node.op_type == "MatMul" and node.output[0] in plan.cut for node in graph.node):
         return False
     nodes = plan.rewritten()
     del graph.node[:]
@@ -85,6 +85,7 @@ class _Plan:
         axes: by tensor, the axes on which a reader wants the first entry only (`FULL`: it wants all).
         lengths: by tensor, the axes whose length a `Shape` reader wants to know.
         entries: by output of a `Shape`, which of its entries are read.
+        cut: by output of a node that computes only the first entry on an axis, that axis.
         asks: by node number, what the node wants of each input: an axis, `FULL`, or None for nothing.
     """
 
@@ -96,15 +97,11 @@ class _Plan:
         self.lengths: dict[str, set[int]] = defaultdict(set)
         self.entries: dict[str, set[int]] = defaultdict(set)
         self.asks: dict[int, list[int | None]] = {}
-        self._cut: dict[str, int] = {}
+        self.cut: dict[str, int] = {}
         for name in (*(output.name for output in graph.output), *_captured(graph)):
             self.axes[name].add(FULL)
         for number in range(len(graph.node) - 1, -1, -1):
             self._visit(number, graph.node[number])
-
-    def cut_axis(self, node: Any) -> int | None:
-        """Return the axis on which a node computes only the first entry, or None."""
-        return self._cut.get(node.output[0])
 
     def _constants(self) -> dict[str, Any]:
         """Return the small integer constants: indices, axes, shapes."""
@@ -137,7 +134,7 @@ class _Plan:
             if axis != FULL and axis not in self.lengths[name] and name in self.dims:
                 asks = self._push(node, axis)
                 if asks is not None:
-                    self._cut[name] = axis
+                    self.cut[name] = axis
         if asks is None:
             asks = self._seed(node)
         self.asks[number] = asks
@@ -240,13 +237,13 @@ class _Plan:
             copy = NodeProto()
             copy.CopyFrom(node)
             for place, (source, ask) in enumerate(zip(node.input, self.asks[number], strict=True)):
-                if ask is None or ask == FULL or self._cut.get(source) == ask:
+                if ask is None or ask == FULL or self.cut.get(source) == ask:
                     continue
                 if (source, ask) not in slices:
                     slices[source, ask] = f"{source}_first_on_{ask}"
                     nodes.extend(_slice(source, ask, slices[source, ask]))
                 copy.input[place] = slices[source, ask]
-            axis = self.cut_axis(node)
+            axis = self.cut.get(node.output[0])
             if axis is not None and node.op_type in ("Reshape", "Expand"):
                 nodes.extend(self._shorter_target(copy, axis))
             nodes.append(copy)

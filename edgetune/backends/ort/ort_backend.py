@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from safetensors.numpy import load_file, save_file
 
 from edgetune.backends.backend_contract import Backend, NoLinearHead
 from edgetune.backends.hf_folder import write_tokenizer_and_config
@@ -62,21 +63,19 @@ class OrtBackend(Backend):
         self._options = session_options(device, threads, spin=self._cut is None)
         self._prefix: Any = None
         self.depth = 0 if self._cut is None else self._cut.depth
-        if self._cut is None:
-            self._training = self._open_whole()
-        else:
+        self._training = self._open(CUT_FOLDER if self.depth else "")
+        if self._cut is not None:
             home = artifacts.folder / CUT_FOLDER
-            self._training = TrainingSession(home, home / "checkpoint", device, self._options)
             with artifact_errors(home):
                 self._prefix = open_session(home / PREFIX, self._options, device)
         manifest = artifacts.manifest
         shapes = {name: tuple(shape) for name, shape in manifest.head.items()}
         for name, value in init_head(shapes, manifest.initializer_range, seed).items():
             if name in manifest.trainable:
-                self._training.set(name, value)
+                self._training[name] = value
 
-    def _open_whole(self) -> TrainingSession:
-        folder = self.artifacts.folder
+    def _open(self, part: str = "") -> TrainingSession:
+        folder = self.artifacts.folder / part
         return TrainingSession(folder, folder / "checkpoint", self._device, self._options)
 
     @property
@@ -122,15 +121,15 @@ class OrtBackend(Backend):
 
     def head(self) -> tuple[FloatArray, FloatArray]:
         linear = self._linear()
-        return self._training.get(linear.weight), self._training.get(linear.bias)
+        return self._training[linear.weight], self._training[linear.bias]
 
     def set_head(self, weight: FloatArray, bias: FloatArray) -> None:
         linear = self._linear()
         for name, value in ((linear.weight, weight), (linear.bias, bias)):
-            shape = self._training.get(name).shape
+            shape = self._training[name].shape
             if value.shape != shape:
                 raise ValueError(f"{name} has shape {shape}, not {value.shape}")
-            self._training.set(name, value)
+            self._training[name] = value
 
     def _gradients(self, part: Batch, weights: FloatArray | None, share: float) -> FloatArray:
         factors = np.ones(len(part)) if weights is None else weights
@@ -166,35 +165,33 @@ class OrtBackend(Backend):
         Raises:
             ModelError: a weight is missing or has another shape.
         """
-        from safetensors.numpy import load_file
-
         given = {name: value for path in files for name, value in load_file(path).items()}
         whole = self._whole()
-        names = [name for name in self.artifacts.manifest.parameters if whole.has(name)]
+        names = [name for name in self.artifacts.manifest.parameters if name in whole]
         if self.artifacts.manifest.pools_mean:
             fixed = fixed_names(names)  # which a model that does not pool yet lacks
             names = [name for name in names if name in given or name not in fixed]
         for name in names:
-            if name not in given or given[name].shape != whole.get(name).shape:
+            if name not in given or given[name].shape != whole[name].shape:
                 raise ModelError(
                     f"{files[0].parent} does not match the artifacts in {self.artifacts.folder}: its {name} "
                     "is missing or has a different shape; pass a model that was trained from them."
                 )
         trainable = set(self.artifacts.manifest.trainable)
         frozen = [name for name in names if name not in trainable]
-        if self._cut is not None and any((whole.get(name) != given[name]).any() for name in frozen):
+        if self._cut is not None and any((whole[name] != given[name]).any() for name in frozen):
             self._training, self._cut, self._prefix, self.depth = whole, None, None, 0
         for name in names:
-            if self._training.has(name):
-                self._training.set(name, given[name])
+            if name in self._training:
+                self._training[name] = given[name]
 
     def _whole(self) -> TrainingSession:
         """Return the whole graphs with the weights of now."""
         if self._cut is None:
             return self._training
-        whole = self._open_whole()
+        whole = self._open()
         for name in self.artifacts.manifest.trainable:
-            whole.set(name, self._training.get(name))
+            whole[name] = self._training[name]
         return whole
 
     def weights(self) -> dict[str, FloatArray]:
@@ -202,18 +199,11 @@ class OrtBackend(Backend):
         return self._weights_of(self._whole())
 
     def _weights_of(self, whole: TrainingSession) -> dict[str, FloatArray]:
-        found: dict[str, FloatArray] = {}
         rest = self.artifacts.folder / "rest.safetensors"
-        if rest.is_file():
-            from safetensors.numpy import load_file
-
-            found.update(load_file(rest))
-        names = self.artifacts.manifest.parameters
-        return found | {name: whole.get(name) for name in names if whole.has(name)}
+        found: dict[str, FloatArray] = load_file(rest) if rest.is_file() else {}
+        return found | {name: whole[name] for name in self.artifacts.manifest.parameters if name in whole}
 
     def save(self, folder: Path, label_names: tuple[str, ...], skip_onnx: bool = False) -> None:
-        from safetensors.numpy import save_file
-
         onnx_folder, model_folder = folder / "onnx", folder / "model"
         onnx_folder.mkdir()
         model_folder.mkdir()

@@ -104,11 +104,7 @@ class TrainingSession:
     """A folder's training, eval and optimizer graphs with the weights of a checkpoint."""
 
     def __init__(self, folder: Path, checkpoint: Path, device: str, options: Any) -> None:
-        """Open them.
-
-        Raises:
-            ArtifactsError: ONNX Runtime cannot.
-        """
+        """Open them, or raise `ArtifactsError`."""
         api = import_training()
         self._place = (folder, device, options)
         graphs = {name: str(folder / f"{name}_model.onnx") for name in ("training", "eval", "optimizer")}
@@ -133,9 +129,8 @@ class TrainingSession:
     def gradients(self, inputs: list[Any]) -> FloatArray:
         """Add the gradients of a batch, or of a part of one; return its logits (B, C)."""
         self._module.train()
-        _, logits = self._module(*inputs)
-        result: FloatArray = logits
-        return result
+        logits: FloatArray = self._module(*inputs)[1]
+        return logits
 
     def update(self, lr: float) -> None:
         """Update once from the gradients."""
@@ -147,24 +142,24 @@ class TrainingSession:
         """Drop the gradients."""
         self._module.lazy_reset_grad()
 
-    def has(self, name: str) -> bool:
+    def __contains__(self, name: str) -> bool:
         """Return whether there is a parameter of this name."""
         return name in self._state.parameters
 
-    def get(self, name: str) -> FloatArray:
+    def __getitem__(self, name: str) -> FloatArray:
         """Return a copy of a parameter."""
         return np.array(self._state.parameters[name].data)
 
-    def set(self, name: str, value: FloatArray) -> None:
+    def __setitem__(self, name: str, value: FloatArray) -> None:
         """Overwrite a parameter."""
         self._state.parameters[name].data = np.ascontiguousarray(value, dtype=np.float32)
 
     def state(self) -> bytes:
         """Return parameters and optimizer state as ONNX Runtime's own checkpoint."""
-        api = import_training()
         with tempfile.TemporaryDirectory() as scratch:
             path = Path(scratch) / "checkpoint"
-            api.CheckpointState.save_checkpoint(self._state, str(path), include_optimizer_state=True)
+            save = import_training().CheckpointState.save_checkpoint
+            save(self._state, str(path), include_optimizer_state=True)
             return path.read_bytes()
 
     def at(self, state: bytes) -> TrainingSession:

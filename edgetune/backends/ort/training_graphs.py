@@ -90,31 +90,24 @@ def _weighted_loss(multi_label: bool) -> Any:
     import onnx
     from onnxruntime.training import onnxblock
 
-    class BinaryCrossEntropy(onnxblock.Block):  # type: ignore[misc]  # onnxruntime has no types
+    class WeightedLoss(onnxblock.Block):  # type: ignore[misc]  # onnxruntime has no types
         def build(self, logits: str) -> str:
-            onnxblock.blocks.InputLike(logits)("labels")
-            added = onnx.parser.parse_graph(_BINARY_CROSS_ENTROPY)
-            self.base.graph.node.extend(added.node)
-            self.base.graph.initializer.extend(added.initializer)
-            return str(added.output[0].name)
-
-    class WeightedLoss(onnxblock.Block):  # type: ignore[misc]
-        def __init__(self) -> None:
-            super().__init__()
-            cross_entropy = onnxblock.loss.CrossEntropyLoss
-            self._losses = BinaryCrossEntropy() if multi_label else cross_entropy(reduction="none")
-            self._times = onnxblock.blocks.Mul()
-            self._mean = onnxblock.blocks.ReduceMean(keepdims=False)
-
-        def build(self, logits: str) -> str:
-            losses = self._losses(logits)
+            graph, blocks = self.base.graph, onnxblock.blocks
+            if multi_label:
+                blocks.InputLike(logits)("labels")
+                added = onnx.parser.parse_graph(_BINARY_CROSS_ENTROPY)
+                graph.node.extend(added.node)
+                graph.initializer.extend(added.initializer)
+                losses = added.output[0].name
+            else:
+                losses = onnxblock.loss.CrossEntropyLoss(reduction="none")(logits)
             weights = onnx.ValueInfoProto()
-            weights.CopyFrom(self.base.graph.input[-1])  # labels
+            weights.CopyFrom(graph.input[-1])  # labels
             weights.name = WEIGHTS
             weights.type.tensor_type.elem_type = onnx.TensorProto.FLOAT
             del weights.type.tensor_type.shape.dim[1:]
-            self.base.graph.input.append(weights)
-            mean: str = self._mean(self._times(losses, WEIGHTS))
+            graph.input.append(weights)
+            mean: str = blocks.ReduceMean(keepdims=False)(blocks.Mul()(losses, WEIGHTS))
             return mean
 
     return WeightedLoss()
@@ -163,21 +156,14 @@ class Reference:
     """What torch says of one batch.
 
     Attributes:
-        batch: the inputs and `labels`.
-        multi_label: whether these are multi-hot.
+        batch: the inputs, `labels` (ids or multi-hot), and `weights` (B,), the factors of the rows' losses.
+        multi_label: whether labels are multi-hot.
         logits: (B, C).
-        weights: (B,) factors of the rows' losses.
         loss: weighted mean over the batch (nats).
     """
 
     def __init__(self, model: Any, inputs: list[str], multi_label: bool = False) -> None:
-        """Run torch forward and backward.
-
-        Args:
-            model: the torch classifier.
-            inputs: what its graph takes of the batch.
-            multi_label: whether its loss is that of multi-hot labels.
-        """
+        """Run torch forward and backward; `inputs` are what the model's graph takes of the batch."""
         import torch
 
         self.batch: dict[str, Labels] = {**probe_batch(model)}
@@ -195,8 +181,9 @@ class Reference:
         else:
             losses = functional.cross_entropy(logits, labels, reduction="none")
         # Unequal weights, so that graphs which ignored them would not pass.
-        self.weights = np.linspace(0.5, 1.5, len(labels), dtype=np.float32)
-        loss = (torch.from_numpy(self.weights) * losses).mean()
+        weights = np.linspace(0.5, 1.5, len(labels), dtype=np.float32)
+        self.batch[WEIGHTS] = weights
+        loss = (torch.from_numpy(weights) * losses).mean()
         loss.backward()
         self.logits: FloatArray = logits.detach().numpy()
         self.loss = float(loss.detach())
@@ -217,21 +204,18 @@ def run_prefix(path: Path, reference: Reference) -> FloatArray:
 
 
 def compare_first_step(
-    folder: Path, reference: Reference, trainable: list[str], hidden: FloatArray | None = None
+    folder: Path, reference: Reference, trainable: list[str]
 ) -> tuple[list[str], ParityCheck]:
     """Make the first training step of a folder's graphs; return their inputs and how far they are off.
 
     Args:
         folder: training graph and checkpoint.
-        reference: torch's answer.
+        reference: torch's answer; its batch has the hidden state (B, T, D) too for graphs that start from it.
         trainable: parameters that must have a gradient.
-        hidden: (B, T, D), for graphs that start from it.
     """
     state = import_training().CheckpointState.load_checkpoint(str(folder / "checkpoint"))
     session = open_session(folder / "training_model.onnx")
-    given: dict[str, Any] = {**reference.batch, WEIGHTS: reference.weights}
-    if hidden is not None:
-        given[HIDDEN] = hidden
+    given: dict[str, Any] = reference.batch
     feeds: dict[str, Any] = {}
     names = [item.name for item in session.get_inputs()]
     for name in names:

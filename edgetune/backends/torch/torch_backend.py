@@ -29,13 +29,8 @@ from edgetune.utils.parsing import read_json_file
 from edgetune.utils.types import FloatArray
 
 
-def find_linear(model: Any, run: Callable[[], Any]) -> Any | None:
-    """Return the `nn.Linear` (with a bias) whose output is the logits, or None.
-
-    Args:
-        model: a classifier.
-        run: calls it and returns its logits (B, C).
-    """
+def find_linear(run: Callable[[], Any]) -> Any | None:
+    """Return the `nn.Linear` (with a bias) whose output is the logits (B, C) that `run` returns, or None."""
     import torch
 
     last: list[tuple[Any, Any]] = []
@@ -201,7 +196,7 @@ class TorchBackend(Backend):
     def _head(self) -> Any:
         """Return the last linear layer, found by running the model once."""
         if self._linear is None:
-            self._linear = find_linear(self._model, lambda: self._model(**torch_probe(self._model)).logits)
+            self._linear = find_linear(lambda: self._model(**torch_probe(self._model)).logits)
         if self._linear is None:
             raise NoLinearHead(self._source.name)
         return self._linear

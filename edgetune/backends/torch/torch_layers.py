@@ -72,11 +72,7 @@ class LayerCut:
             self._embeddings = None
 
     def below(self, run: Callable[[], Any]) -> Any:
-        """Return the hidden state (B, T, D) above the layers below the cut.
-
-        Args:
-            run: calls the model.
-        """
+        """Return the hidden state (B, T, D) above the layers below the cut; `run` calls the model."""
 
         def stop(*args: Any, **kwargs: Any) -> None:
             # The class's own forward: an instance's may compute the first token only.
@@ -286,12 +282,8 @@ def _asks_more(args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
 def _attend(attention: Any, parts: tuple[Any, ...], hidden: Any, mask: Any, n_heads: int) -> Any:
     """Return the first token's attention output (B, 1, D).
 
-    Args:
-        attention: has the dropout of the attention weights.
-        parts: the query, key and value projections.
-        hidden: (B, T, D).
-        mask: None, added to the scores as (B, 1, 1 or T, T), or (B, T) with 0 at padding.
-        n_heads: attention heads.
+    `parts` are the query, key and value projections of `hidden` (B, T, D); `mask` is None, added to the
+    scores as (B, 1, 1 or T, T), or (B, T) with 0 at padding.
     """
     import torch
 
