@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import importlib.util
 import json
 import os
 import re
@@ -39,6 +38,7 @@ from edgetune.utils.errors import MissingDependencyError, ModelError, UsageError
 from edgetune.utils.formatting import counted
 from edgetune.utils.hub import COMMIT, HUB_PREFIX
 from edgetune.utils.isolation import no_telemetry
+from edgetune.utils.machine import package_folder
 from edgetune.utils.types import FloatArray
 
 BUILT_IN = "all-MiniLM-L6-v2"
@@ -69,11 +69,6 @@ class ModelSource:
         """The token id that fills a row."""
         found = self.config.get("pad_token_id")
         return 0 if found is None else int(found)
-
-    @property
-    def hidden_size(self) -> int:
-        """Width of the encoder, for the automatic learning rate."""
-        return int(self.config.get("hidden_size") or self.config.get("dim") or 768)
 
     @property
     def max_positions(self) -> int:
@@ -116,11 +111,9 @@ def takes_segments(config: Mapping[str, Any]) -> bool:
 
 def built_in_folder() -> Path | None:
     """Return where the built-in model's weights lie, or None when its package is not installed."""
-    spec = importlib.util.find_spec(BUILT_IN_PACKAGE)
-    if spec is None or not spec.submodule_search_locations:
-        return None
-    folder = Path(next(iter(spec.submodule_search_locations))) / "model"
-    return folder if (folder / "config.json").is_file() else None
+    home = package_folder(BUILT_IN_PACKAGE)
+    folder = None if home is None else home / "model"
+    return folder if folder is not None and (folder / "config.json").is_file() else None
 
 
 def resolve_model(name: str | None, pooling: str = "auto") -> ModelSource:

@@ -8,7 +8,7 @@ needed to train from artifacts, so an empty module stands in for the package's o
 from __future__ import annotations
 
 import contextlib
-import importlib.util
+import importlib
 import sys
 import tempfile
 import types
@@ -20,6 +20,7 @@ import numpy as np
 
 from edgetune.utils.errors import ArtifactsError, MissingDependencyError, UsageError
 from edgetune.utils.isolation import silence
+from edgetune.utils.machine import package_folder
 from edgetune.utils.types import FloatArray
 
 INSTALL_HINT = (
@@ -36,7 +37,7 @@ def import_ort() -> Any:
     """
     if "onnxruntime" in sys.modules:
         return sys.modules["onnxruntime"]
-    home = _package_folder()
+    home = package_folder("onnxruntime")
     if home is None:
         raise MissingDependencyError(f"ONNX Runtime is not installed; {INSTALL_HINT}.")
     name, folder = "onnxruntime.training", home / "training"
@@ -58,16 +59,9 @@ def _quiet(ort: Any) -> Any:
     return ort
 
 
-def _package_folder() -> Path | None:
-    """Return where the installed `onnxruntime` lies, without importing it."""
-    spec = importlib.util.find_spec("onnxruntime")
-    places = None if spec is None else spec.submodule_search_locations
-    return Path(next(iter(places))) if places else None
-
-
 def has_training_build() -> bool:
     """Return whether a training build of ONNX Runtime is installed, without importing it."""
-    home = _package_folder()
+    home = package_folder("onnxruntime")
     return home is not None and (home / "training" / "api").is_dir()
 
 
