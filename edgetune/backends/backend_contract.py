@@ -8,17 +8,22 @@ cost nothing extra.
 from __future__ import annotations
 
 import gc
+import json
+import shutil
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 
 from edgetune.backends.hidden_cache import HiddenCache
 from edgetune.data.batches import Batch
+from edgetune.models.checks import TOKENIZER_FILES, open_tokenizer
+from edgetune.models.vocabulary import tokenizers_pad_token
 from edgetune.utils.errors import ModelError, ResourceError
 from edgetune.utils.machine import return_memory
+from edgetune.utils.parsing import read_json_file
 from edgetune.utils.types import FloatArray
 
 ADAM_BETAS = (0.9, 0.999)
@@ -211,3 +216,40 @@ class Backend(ABC):
             label_names: by class id.
             skip_onnx: leave out `onnx/` where it takes long to write.
         """
+
+
+def write_tokenizer_and_config(
+    targets: Iterable[Path],
+    tokenizer_folder: Path,
+    config: Mapping[str, Any],
+    label_names: tuple[str, ...],
+    *,
+    multi_label: bool,
+) -> None:
+    """Put the files beside a trained model's weights into some folders.
+
+    Args:
+        targets: existing folders.
+        tokenizer_folder: whatever tokenizer files it has are copied. Settings that name no pad token, such as
+            GPT-2's, get that of the config's `pad_token_id`: programs pad batches with it.
+        config: the model's; `config.json` has the run's labels instead of its own.
+        label_names: by class id.
+        multi_label: whether a row may have several of them.
+    """
+    said = {
+        **{name: value for name, value in config.items() if name != "num_labels"},
+        "id2label": {str(number): name for number, name in enumerate(label_names)},
+        "label2id": {name: number for number, name in enumerate(label_names)},
+        "problem_type": f"{'multi' if multi_label else 'single'}_label_classification",
+    }
+    for target in targets:
+        for name in TOKENIZER_FILES:
+            if (tokenizer_folder / name).is_file():
+                shutil.copyfile(tokenizer_folder / name, target / name)
+        if tokenizers_pad_token(target) is None and (target / "tokenizer.json").is_file():
+            path = target / "tokenizer_config.json"
+            settings = read_json_file(path) if path.is_file() else {}
+            token = open_tokenizer(target / "tokenizer.json").id_to_token(config["pad_token_id"])
+            path.write_text(json.dumps({**settings, "pad_token": token}, indent=2) + "\n", encoding="utf-8")
+        text = json.dumps(said, indent=2, ensure_ascii=False) + "\n"
+        (target / "config.json").write_text(text, encoding="utf-8")

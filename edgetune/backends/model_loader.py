@@ -10,8 +10,8 @@ from functools import partial
 from pathlib import Path
 
 from edgetune.backends.backend_contract import Backend
-from edgetune.backends.hf_folder import convert_tokenizer
 from edgetune.backends.hidden_cache import HiddenCache
+from edgetune.backends.onnx_export import quiet
 from edgetune.backends.openers import Opening, find_opener
 from edgetune.backends.ort.artifacts import ArtifactBuilder, Artifacts, load_artifacts
 from edgetune.backends.ort.ort_runtime import has_training_build, import_training
@@ -20,9 +20,12 @@ from edgetune.models.checks import check_config
 from edgetune.models.source import ModelSource, pinned_model, resolve_model
 from edgetune.models.vocabulary import check_vocabulary, require_tokenizer
 from edgetune.utils.cache import cache_subfolder, mark_in_use, move_into_place
-from edgetune.utils.errors import MissingDependencyError, ResourceError, UsageError
+from edgetune.utils.errors import MissingDependencyError, ModelError, ResourceError, UsageError
+from edgetune.utils.isolation import no_telemetry
 from edgetune.utils.meter import Meter
 from edgetune.utils.types import Say
+
+_VOCABULARIES = ("tokenizer.json", "vocab.json", ".txt", ".model", ".bpe", ".spm", ".codes", ".vocab")
 
 
 def choose_backend(config: RunConfig) -> str:
@@ -109,10 +112,10 @@ class ModelLoader:
         *,
         multi_label: bool = False,
     ) -> Backend:
-        """Open the backend that the settings name.
+        """Open the backend that the settings name, whose `freeze` and number of threads are decided.
 
         Args:
-            config: settings; the backend, `freeze` and the number of threads are decided.
+            config: settings.
             n_labels: classes of the new head.
             cache: for the frozen layers' output; None: it is computed every time.
             meter: is charged with an export.
@@ -223,6 +226,38 @@ def ensure_tokenizer(source: ModelSource, cache_dir: Path) -> Path:
     check_vocabulary(source.config, target / "tokenizer.json")
     mark_in_use(target / "tokenizer.json")
     return target / "tokenizer.json"
+
+
+def convert_tokenizer(folder: Path, target: Path) -> None:
+    """Write a model's tokenizer as a fast one, through transformers.
+
+    Raises:
+        MissingDependencyError: transformers is not installed.
+        ModelError: it cannot read or convert the tokenizer.
+    """
+    no_telemetry()
+    try:
+        from transformers import AutoTokenizer
+    except ImportError as error:
+        raise MissingDependencyError(
+            f"{folder} has no tokenizer.json, and converting its tokenizer requires transformers; "
+            'run `pip install "edgetune[cpu]"`.'
+        ) from error
+    try:
+        with quiet():
+            AutoTokenizer.from_pretrained(
+                folder, local_files_only=True, trust_remote_code=False
+            ).save_pretrained(target)
+    except (OSError, ValueError, ImportError, TypeError) as error:
+        if not any(path.name.endswith(_VOCABULARIES) for path in folder.iterdir()):
+            raise ModelError(
+                f"{folder} has no tokenizer, as where only a model's weights were saved; copy tokenizer.json "
+                "(or vocab.txt) of the model that it was made from into it."
+            ) from error
+        first = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise ModelError(f"{folder} has no usable tokenizer: {first[:200]}") from error
+    if not (target / "tokenizer.json").is_file():
+        raise ModelError(f"{folder} has no fast tokenizer; edgetune needs a tokenizer.json.")
 
 
 def own_label_names(id2label: dict[str, str] | None) -> tuple[str, ...]:

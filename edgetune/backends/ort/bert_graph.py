@@ -39,12 +39,9 @@ _FLOATS, _UNREADABLE = ("F16", "F32", "F64"), ("BF16", "F8_E4M3", "F8_E5M2")
 
 
 def can_write(config: Mapping[str, Any], pools_mean: bool, folder: Path) -> bool:
-    """Return whether the graph of an encoder can be written here.
+    """Return whether the graph of an encoder with this `config.json` can be written here.
 
-    Args:
-        config: its `config.json`.
-        pools_mean: whether its head reads the mean of all tokens.
-        folder: where its weights lie, of which the headers are read.
+    Its head must read the mean of all tokens; the headers of the weights in `folder` are read.
     """
     return (
         pools_mean
@@ -106,12 +103,8 @@ def write_graph(config: Mapping[str, Any], weights: Mapping[str, FloatArray], *,
     """Return the graph as an `onnx.ModelProto`.
 
     Inputs are `input_ids`, `attention_mask` and `token_type_ids`, int64 (B, T), as the tokenizer gives them;
-    outputs `logits` (B, C) and `features` (B, F).
-
-    Args:
-        config: `config.json` of the encoder.
-        weights: of `read_weights`, and `HEAD_WEIGHT` (C, F) and `HEAD_BIAS` (C,).
-        pair: whether rows are pairs of texts, which are then encoded apart.
+    outputs `logits` (B, C) and `features` (B, F). `weights` are those of `read_weights`, with `HEAD_WEIGHT`
+    (C, F) and `HEAD_BIAS` (C,). With `pair`, the two texts of a row are encoded apart.
     """
     return _Writer(config, weights, pair).model()
 
@@ -159,13 +152,9 @@ class _Writer:
         )
 
     def _add(self, kind: str, *inputs: Any, output: str = "", **attributes: Any) -> str:
-        """Add a node with one output; return the output's name.
+        """Add a node with one output; return its name, which is `output` if anybody outside knows it.
 
-        Args:
-            kind: of the operator.
-            inputs: names, or values of constants: whole numbers and lists of them (int64), or float32.
-            output: its name, if anybody outside knows it.
-            attributes: of the operator.
+        Inputs are names, or values of constants: whole numbers and lists of them (int64), or float32.
         """
         from onnx import helper
 

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from edgetune.backends.hf_folder import convert_tokenizer
+from edgetune.backends.model_loader import convert_tokenizer
 from edgetune.backends.onnx_export import export_graph, load_torch_model, native_stderr_to, quiet
 from edgetune.backends.ort.artifacts import CUT_FOLDER, PREFIX, ort_version
 from edgetune.backends.ort.graph_cut import HIDDEN, Halves, cut_graph

@@ -12,8 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from edgetune.backends.backend_contract import Backend
-from edgetune.backends.hf_folder import write_tokenizer_and_config
+from edgetune.backends.backend_contract import Backend, write_tokenizer_and_config
 from edgetune.backends.ort.bert_graph import (
     FEATURES,
     HEAD_BIAS,

@@ -39,12 +39,7 @@ class Halves:
 
 
 def cut_graph(model: Any, depth: int, parameters: Iterable[str]) -> Halves | None:
-    """Cut a model below layer `depth`.
-
-    Args:
-        model: ONNX model that computes `logits`, its initializers named as the parameters.
-        depth: lowest layers that belong to the prefix, at least 1.
-        parameters: names of all parameters.
+    """Cut a model that computes `logits`, with initializers named as parameters, above its `depth` lowest layers.
 
     Returns:
         The halves, or None where no single tensor (B, T, D) separates them.

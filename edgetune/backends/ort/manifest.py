@@ -142,10 +142,7 @@ def with_checksum(manifest: Mapping[str, Any]) -> dict[str, Any]:
 def find_damage(folder: Path, raw: Mapping[str, Any], cache_dir: Path | None) -> str | None:
     """Return what is wrong with artifacts, in words that follow their folder's name; None if nothing is.
 
-    Args:
-        folder: of the artifacts.
-        raw: their manifest as read.
-        cache_dir: where is remembered what was summed; None: only in this process.
+    What was summed is remembered below `cache_dir`, or in this process only.
     """
     if raw.get("checksum") != with_checksum(raw)["checksum"]:
         return f"is damaged: {MANIFEST} was changed after it was written"

@@ -35,9 +35,6 @@ def push_first_token(model: Any) -> bool:
 
     Tensor, node and initializer names stay; only some tensors get shorter.
 
-    Args:
-        model: an `onnx.ModelProto` (opset 13 or later) with its initializers.
-
     Returns:
         Whether a matrix product became smaller; otherwise the graph is as it was.
     """

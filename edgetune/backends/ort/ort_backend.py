@@ -16,8 +16,7 @@ from typing import Any
 import numpy as np
 from safetensors.numpy import load_file, save_file
 
-from edgetune.backends.backend_contract import Backend, NoLinearHead
-from edgetune.backends.hf_folder import write_tokenizer_and_config
+from edgetune.backends.backend_contract import Backend, NoLinearHead, write_tokenizer_and_config
 from edgetune.backends.hidden_cache import HiddenCache
 from edgetune.backends.ort.artifacts import CUT_FOLDER, PREFIX, Artifacts
 from edgetune.backends.ort.graph_cut import HIDDEN

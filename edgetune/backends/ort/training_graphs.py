@@ -43,15 +43,10 @@ right gradient also at x = 0."""
 def generate_training_graphs(
     model: Any, trainable: Iterable[str], target: Path, multi_label: bool = False
 ) -> None:
-    """Write training, eval and optimizer graphs and a checkpoint.
+    """Write training, eval and optimizer graphs and a checkpoint into a folder; the model may be changed.
 
     Both graphs return `[loss, logits]`, the eval graph also what the last linear layer sees, if there is one.
-
-    Args:
-        model: ONNX model that gives `logits`; it may be changed.
-        trainable: names of initializers.
-        target: an existing folder.
-        multi_label: whether the loss is that of multi-hot labels.
+    `trainable` are names of initializers; with `multi_label` the loss is that of multi-hot labels.
     """
     import_training()
     import onnx
@@ -208,10 +203,7 @@ def compare_first_step(
 ) -> tuple[list[str], ParityCheck]:
     """Make the first training step of a folder's graphs; return their inputs and how far they are off.
 
-    Args:
-        folder: training graph and checkpoint.
-        reference: torch's answer; its batch has the hidden state (B, T, D) too for graphs that start from it.
-        trainable: parameters that must have a gradient.
+    For graphs that start from the hidden state (B, T, D) the reference's batch has it too.
     """
     state = import_training().CheckpointState.load_checkpoint(str(folder / "checkpoint"))
     session = open_session(folder / "training_model.onnx")

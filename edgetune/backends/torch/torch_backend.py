@@ -15,8 +15,14 @@ from typing import Any
 
 import numpy as np
 
-from edgetune.backends.backend_contract import ADAM_BETAS, ADAM_EPS, WEIGHT_DECAY, Backend, NoLinearHead
-from edgetune.backends.hf_folder import write_tokenizer_and_config
+from edgetune.backends.backend_contract import (
+    ADAM_BETAS,
+    ADAM_EPS,
+    WEIGHT_DECAY,
+    Backend,
+    NoLinearHead,
+    write_tokenizer_and_config,
+)
 from edgetune.backends.hidden_cache import HiddenCache
 from edgetune.backends.onnx_export import export_graph, load_torch_model, quiet, torch_probe
 from edgetune.backends.torch.torch_layers import find_cut, first_token_only, shared_below

@@ -37,12 +37,7 @@ class LayerCut:
     """A model whose lowest layers can be run apart."""
 
     def __init__(self, model: Any, depth: int, run: Callable[[], Any]) -> None:
-        """Find the layers, and note in one pass what the embeddings and the layer below the cut give.
-
-        Args:
-            model: a classifier.
-            depth: layers below the cut, at least 1.
-            run: calls the model.
+        """Find the layers; note what embeddings and the layer below the cut give while `run` calls the model.
 
         Raises:
             LookupError: the model has no list of so many layers.
@@ -133,15 +128,10 @@ def _forwards(forwards: dict[Any, Any]) -> Iterator[None]:
 
 
 def find_cut(model: Any, depth: int, bf16: bool) -> LayerCut | None:
-    """Cut a model, if that can be done.
-
-    Args:
-        model: a sequence classifier on the device where it will run.
-        depth: layers below the cut.
-        bf16: whether it runs under autocast.
+    """Cut a classifier, on the device where it will run, above its `depth` lowest layers.
 
     Returns:
-        The cut, or None where the two passes do not give the model's logits.
+        The cut, or None where the two passes (under autocast if `bf16`) do not give the model's logits.
     """
     import torch
 
@@ -179,10 +169,7 @@ def shared_below(model: Any, cut: LayerCut) -> set[str]:
 
 
 def first_token_only(model: Any) -> bool:
-    """Let the last layer compute the first token only, where the head is seen to read no other.
-
-    Args:
-        model: a sequence classifier in fp32 and eval mode.
+    """Let the last layer of a classifier in fp32 and eval mode compute the first token only.
 
     Returns:
         Whether it does so now. If not, the model is as it was: its last layer is built in another way,
