@@ -138,8 +138,8 @@ def load_classifier(folder: Path, n_labels: int, attention: str) -> Any:
     return model
 
 
-def export_graph(model: Any, target: Path) -> None:
-    """Write the classifier's ONNX graph, weights inside.
+def export_graph(model: Any, target: Path) -> Any:
+    """Write the classifier's ONNX graph, weights inside, and return it.
 
     Raises:
         MissingDependencyError: optimum-onnx is not installed.
@@ -162,17 +162,11 @@ def export_graph(model: Any, target: Path) -> None:
         ) from error
     with tempfile.TemporaryDirectory(dir=target.parent) as scratch, _distinct_parameters(model), quiet():
         raw = Path(scratch) / "raw.onnx"
-        export(
-            model,
-            onnx_config,
-            raw,
-            opset=OPSET,
-            do_constant_folding=False,
-            disable_dynamic_axes_fix=True,
-        )
+        export(model, onnx_config, raw, opset=OPSET, do_constant_folding=False, disable_dynamic_axes_fix=True)
         graph = onnx.load(raw)
     _repair(graph, model)
     onnx.save(graph, target)
+    return graph
 
 
 @contextlib.contextmanager
@@ -181,20 +175,19 @@ def _distinct_parameters(model: Any) -> Iterator[None]:
     import torch
 
     generator = torch.Generator().manual_seed(0)
-    kept = {}
+    kept = []
     with torch.no_grad():
-        for name, parameter in model.named_parameters():
+        for parameter in model.parameters():
             if parameter.ndim <= 1 or parameter.numel() <= 4096 or float(parameter.abs().max()) == 0.0:
-                kept[name] = parameter.detach().clone()
+                kept.append((parameter, parameter.detach().clone()))
                 noise = torch.rand(parameter.shape, generator=generator, dtype=parameter.dtype)
                 parameter.add_(0.01 + noise.to(parameter.device))
     try:
         yield
     finally:
         with torch.no_grad():
-            for name, parameter in model.named_parameters():
-                if name in kept:
-                    parameter.copy_(kept[name])
+            for parameter, value in kept:
+                parameter.copy_(value)
 
 
 def _repair(graph: Any, model: Any) -> None:

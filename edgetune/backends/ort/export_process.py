@@ -57,7 +57,8 @@ def build_artifacts(job: dict[str, Any]) -> None:
     tables = {name for name in trainable if is_position_table(name)}
     trainable = _without(tables, trainable, "training it on ONNX Runtime corrupts memory", notes)
     depth = frozen_depth(job["freeze"])
-    graph = _export(model, target)
+    with tempfile.TemporaryDirectory(dir=target) as scratch:  # on the target's disk
+        graph = export_graph(model, Path(scratch) / "forward.onnx")
     in_graph = float_initializers(graph)
     reference = Reference(model, [item.name for item in graph.graph.input], job["multi_label"])
     # What the graph does not use has no gradient; any other absence is an exporter's fault.
@@ -94,16 +95,6 @@ def build_artifacts(job: dict[str, Any]) -> None:
     manifest["cut"] = None if cut is None else cut.model_dump()
     manifest["files"] = checksums_of(target)
     (target / MANIFEST).write_text(json.dumps(with_checksum(manifest), indent=1), encoding="utf-8")
-
-
-def _export(model: Any, target: Path) -> Any:
-    """Return the classifier's forward graph; files go through the target's disk."""
-    import onnx
-
-    with tempfile.TemporaryDirectory(dir=target) as scratch:
-        path = Path(scratch) / "forward.onnx"
-        export_graph(model, path)
-        return onnx.load(path)
 
 
 def _without(frozen: set[str], trainable: list[str], why: str, notes: list[str]) -> list[str]:

@@ -39,7 +39,7 @@ class Halves:
 
 
 def cut_graph(model: Any, depth: int, parameters: Iterable[str]) -> Halves | None:
-    """Cut a model that computes `logits`, with initializers named as parameters, above its `depth` lowest layers.
+    """Cut a model, which computes `logits` from initializers named as parameters, above its lowest layers.
 
     Returns:
         The halves, or None where no single tensor (B, T, D) separates them.

@@ -52,17 +52,17 @@ class LayerCut:
         )
         if self._embeddings is not None and self._layers[0] in self._embeddings.modules():
             self._embeddings = None
-        seen: dict[str, Any] = {}
+        seen: dict[Any, Any] = {}
+
+        def note(part: Any, inputs: Any, output: Any) -> None:
+            seen[part] = output
+
         with contextlib.ExitStack() as hooks:
-            hooks.enter_context(
-                self._layers[-1].register_forward_hook(lambda *args: seen.update(last=args[2]))
-            )
-            if self._embeddings is not None:
-                hooks.enter_context(
-                    self._embeddings.register_forward_hook(lambda *args: seen.update(first=args[2]))
-                )
+            for part in (self._layers[-1], self._embeddings):
+                if part is not None:
+                    hooks.enter_context(part.register_forward_hook(note))
             run()
-        self._last_output, self._embedded = seen["last"], seen.get("first")
+        self._last_output, self._embedded = seen[self._layers[-1]], seen.get(self._embeddings)
         if getattr(self._embedded, "ndim", 0) != 3:
             self._embeddings = None
 
