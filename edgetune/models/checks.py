@@ -153,6 +153,16 @@ def weight_files(folder: Path) -> list[Path]:
     return sorted(folder.glob("model-*-of-*.safetensors"))
 
 
+def tensor_headers(folder: Path) -> Iterator[tuple[Path, str, Any]]:
+    """Yield file, name and safetensors slice (`get_shape`, `get_dtype`) of every tensor of a model."""
+    from safetensors import safe_open
+
+    for path in weight_files(folder):
+        with safe_open(path, framework="numpy") as tensors:
+            for name in tensors.keys():  # noqa: SIM118  (it is no dict)
+                yield path, name, tensors.get_slice(name)
+
+
 def check_size(path: Path, most: int) -> None:
     """Refuse a file whose size is absurd; one that is not there is fine."""
     size = path.stat().st_size if path.is_file() else 0

@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from edgetune.models.checks import MAX_TOKENIZER_BYTES, TOKENIZER_FILES, read_model_json, weight_files
+from edgetune.models.checks import MAX_TOKENIZER_BYTES, TOKENIZER_FILES, read_model_json, tensor_headers
 from edgetune.utils.errors import ModelError
 
 OFFSET_POSITIONS = {"roberta", "xlm-roberta", "camembert", "mpnet", "xlm-roberta-xl", "longformer", "ernie_m"}
@@ -60,20 +60,13 @@ def check_vocabulary(config: Mapping[str, Any], tokenizer_file: Path) -> None:
 
 def check_tables(config: Mapping[str, Any], folder: Path) -> None:
     """Refuse weights whose embedding tables have other sizes than the config says."""
-    from safetensors import safe_open
-
-    for path in weight_files(folder):
-        with safe_open(path, framework="numpy") as tensors:
-            for name in tensors.keys():  # noqa: SIM118  (it is no dict)
-                setting = _size_setting(name, config)
-                if setting is None:
-                    continue
-                n_rows = tensors.get_slice(name).get_shape()[0]
-                if n_rows != config[setting]:
-                    raise ModelError(
-                        f"{folder / 'config.json'} sets {setting} = {config[setting]:,}, but {name} in "
-                        f"{path.name} has {n_rows:,} rows; download or save the model again."
-                    )
+    for path, name, tensor in tensor_headers(folder):
+        setting = _size_setting(name, config)
+        if setting is not None and (n_rows := tensor.get_shape()[0]) != config[setting]:
+            raise ModelError(
+                f"{folder / 'config.json'} sets {setting} = {config[setting]:,}, but {name} in "
+                f"{path.name} has {n_rows:,} rows; download or save the model again."
+            )
 
 
 def pad_token_id(config: Mapping[str, Any], folder: Path) -> int:

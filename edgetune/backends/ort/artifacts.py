@@ -298,17 +298,9 @@ def export_artifacts(
     overwrite: bool = False,
     cache_dir: Path | None = None,
 ) -> Artifacts:
-    """Export a model's training artifacts into a new folder.
+    """Export a model's training artifacts into a new folder, and keep a copy in the cache for later runs.
 
-    Args:
-        model: None for the built-in one, a folder, or a hub name (see `models.resolve_model`).
-        n_labels: how many labels the classifier has.
-        out: must not exist yet, or be an earlier export with `overwrite`.
-        freeze: `none`, `embeddings` or a number of lowest layers.
-        pooling: see `models.source.resolve_model`.
-        multi_label: whether rows may have several labels.
-        overwrite: replace an earlier export.
-        cache_dir: where a copy is kept for later runs.
+    `model` and `pooling` are those of `models.source.resolve_model`; `overwrite` replaces an earlier export.
 
     Raises:
         UsageError: a number that cannot be.

@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 
 from edgetune.backends.onnx_export import IR_VERSION, OPSET
-from edgetune.models.checks import weight_files
+from edgetune.models.checks import tensor_headers, weight_files
 from edgetune.models.mean_pooling import MEAN_SCALE, TANH_SCALE, can_pool, is_pooled, pooling_weights
 from edgetune.utils.types import FloatArray
 
@@ -59,17 +59,12 @@ def _has_weights(config: Mapping[str, Any], folder: Path) -> bool:
 
     BERT of before 2019 calls the weights of its norms `gamma` and `beta`; NumPy has no bfloat16.
     """
-    from safetensors import safe_open
-
     found: dict[str, tuple[int, ...]] = {}
-    for path in weight_files(folder):
-        with safe_open(path, framework="numpy") as tensors:
-            for name in tensors.keys():  # noqa: SIM118  (it is no dict)
-                tensor = tensors.get_slice(name)
-                if tensor.get_dtype() in _UNREADABLE:
-                    return False
-                if tensor.get_dtype() in _FLOATS:
-                    found[name.removeprefix("bert.")] = tuple(tensor.get_shape())
+    for _, name, tensor in tensor_headers(folder):
+        if tensor.get_dtype() in _UNREADABLE:
+            return False
+        if tensor.get_dtype() in _FLOATS:
+            found[name.removeprefix("bert.")] = tuple(tensor.get_shape())
     width, n_layers = int(config["hidden_size"]), int(config["num_hidden_layers"])
     wanted: dict[str, tuple[int, ...]] = {
         f"embeddings.LayerNorm.{name}": (width,) for name in ("weight", "bias")

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import io
 from collections.abc import Callable
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -121,7 +122,6 @@ class TorchBackend(Backend):
         first_token_only(self._model)
         self._model.to(self._device)
         self._segments = takes_segments(self._model.config.to_dict())
-        self._linear: Any = None
         depth = frozen_depth(freeze)
         found = find_cut(self._model, depth, self._bf16) if depth > 0 else None
         if found is not None:
@@ -138,7 +138,7 @@ class TorchBackend(Backend):
         """Return the trained parameters, those of a head on pooled features apart: it learns faster."""
         if not self._source.pools_mean:
             return [{"params": self._trained, "rate": 1.0}]
-        head = {id(parameter) for parameter in self._head().parameters()}
+        head = {id(parameter) for parameter in self._head.parameters()}
         return [
             {"params": [p for p in self._trained if id(p) not in head], "rate": 1.0},
             {"params": [p for p in self._trained if id(p) in head], "rate": HEAD_RATE},
@@ -193,27 +193,27 @@ class TorchBackend(Backend):
 
     def features(self, batch: Batch) -> FloatArray:
         seen: list[Any] = []
-        hook = self._head().register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+        hook = self._head.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
         with hook, self._torch.inference_mode():
             self._logits(batch)
             result: FloatArray = seen[-1].float().cpu().numpy()
         return result
 
+    @cached_property
     def _head(self) -> Any:
-        """Return the last linear layer, found by running the model once."""
-        if self._linear is None:
-            self._linear = find_linear(lambda: self._model(**torch_probe(self._model)).logits)
-        if self._linear is None:
+        """The last linear layer, found by running the model once."""
+        found = find_linear(lambda: self._model(**torch_probe(self._model)).logits)
+        if found is None:
             raise NoLinearHead(self._source.name)
-        return self._linear
+        return found
 
     def head(self) -> tuple[FloatArray, FloatArray]:
-        linear = self._head()
+        linear = self._head
         weight, bias = (part.detach().cpu().numpy().copy() for part in (linear.weight, linear.bias))
         return weight, bias
 
     def set_head(self, weight: FloatArray, bias: FloatArray) -> None:
-        linear = self._head()
+        linear = self._head
         for parameter, value in ((linear.weight, weight), (linear.bias, bias)):
             if value.shape != tuple(parameter.shape):
                 raise ValueError(f"the head has shape {tuple(parameter.shape)}, not {value.shape}")
