@@ -249,10 +249,7 @@ def has_separate_layers(source: ModelSource) -> bool:
 
 def is_embedding(name: str) -> bool:
     """Return whether a parameter is one of the tables (or their norms) below the first layer."""
-    return (
-        re.search(r"(?:^|\.)\w*(?:embed|relative_attention_bias|embeddings_project)\w*(?:\.|$)", name)
-        is not None
-    )
+    return re.search(r"(?:^|\.)\w*(?:embed|relative_attention_bias)\w*(?:\.|$)", name) is not None
 
 
 def is_position_table(name: str) -> bool:
@@ -278,11 +275,8 @@ def trainable_names(names: Iterable[str], freeze: str, pools_mean: bool = False)
     if freeze == "none":
         return ordered
     above = [name for name in ordered if not is_embedding(name)]
-    if freeze == "embeddings":
-        return above
-    numbers = {layer_number(name) for name in above} - {None}
-    n_layers = len(numbers)
-    depth = int(freeze)
+    n_layers = len({layer_number(name) for name in above} - {None})
+    depth = 0 if freeze == "embeddings" else int(freeze)
     if n_layers == 0 and depth > 0:
         raise UsageError(
             f"--freeze {freeze}: the layers of this model share weights; use --freeze embeddings or none."

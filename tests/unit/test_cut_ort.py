@@ -159,7 +159,7 @@ def test_weights_of_another_model(artifacts_of: Any, tmp_path: Path, changed: st
 def test_shared_parameters_stay_frozen_with_a_note() -> None:
     items = [onnx.numpy_helper.from_array(np.zeros(1, np.float32), name) for name in ("shared", "low")]
     prefix = onnx.helper.make_model(onnx.helper.make_graph([], "toy", [], [], initializer=items))
-    frozen = child.Halves(prefix, None, "hidden").prefix_weights
+    frozen = child.Halves(prefix, None).prefix_weights
     notes: list[str] = []
     for trainable in (["shared", "high"], ["high"]):
         assert child._without(frozen, trainable, "the frozen layers use it too", notes) == ["high"]

@@ -26,11 +26,10 @@ PROBE = (3, 11)  # rows and tokens of the run that finds out shapes; unlike any 
 
 @dataclass(frozen=True)
 class Halves:
-    """A graph in two models: from ids to the hidden state, which was `tensor`, and on to the logits."""
+    """A graph in two models: from ids to the hidden state, and from there to the logits."""
 
     prefix: Any
     suffix: Any
-    tensor: str
 
     @property
     def prefix_weights(self) -> set[str]:
@@ -67,7 +66,7 @@ def cut_graph(model: Any, depth: int, parameters: Iterable[str]) -> Halves | Non
                 if node.output[0] in redirect:
                     above[-1].input[0] = HIDDEN
             logits = next(item for item in model.graph.output if item.name == LOGITS)
-            return Halves(_part(model, below, [], state), _part(model, above, [state], logits), tensor)
+            return Halves(_part(model, below, [], state), _part(model, above, [state], logits))
     return None
 
 
