@@ -26,9 +26,7 @@ from edgetune.utils.machine import return_memory
 from edgetune.utils.parsing import read_json_file
 from edgetune.utils.types import FloatArray
 
-ADAM_BETAS = (0.9, 0.999)
-ADAM_EPS = 1e-8
-WEIGHT_DECAY = 0.01
+ADAMW: dict[str, Any] = {"betas": (0.9, 0.999), "eps": 1e-8, "weight_decay": 0.01}
 OUT_OF_MEMORY_PHRASES = (
     "out of memory",
     "failed to allocate",

@@ -112,8 +112,9 @@ def takes_segments(config: Mapping[str, Any]) -> bool:
 def built_in_folder() -> Path | None:
     """Return where the built-in model's weights lie, or None when its package is not installed."""
     home = package_folder(BUILT_IN_PACKAGE)
-    folder = None if home is None else home / "model"
-    return folder if folder is not None and (folder / "config.json").is_file() else None
+    if home is None or not (home / "model" / "config.json").is_file():
+        return None
+    return home / "model"
 
 
 def resolve_model(name: str | None, pooling: str = "auto") -> ModelSource:

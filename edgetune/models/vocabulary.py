@@ -22,11 +22,11 @@ OFFSET_POSITIONS = {"roberta", "xlm-roberta", "camembert", "mpnet", "xlm-roberta
 OFFSET_PAD_ID = 1
 """The padding id of these where the config has none."""
 POSITIONS = ("max_position_embeddings", "n_positions")
-_TABLES = (
-    (("vocab_size",), ("word_embeddings", "embed_tokens", "tok_embeddings", "wte")),
-    (POSITIONS, ("position_embeddings", "wpe")),
-    (("type_vocab_size",), ("token_type_embeddings",)),
-)
+_TABLES = {
+    **dict.fromkeys(("word_embeddings", "embed_tokens", "tok_embeddings", "wte"), ("vocab_size",)),
+    **dict.fromkeys(("position_embeddings", "wpe"), POSITIONS),
+    "token_type_embeddings": ("type_vocab_size",),
+}
 """Which number of a config is the number of rows of which table."""
 
 
@@ -94,13 +94,9 @@ def pad_token_id(config: Mapping[str, Any], folder: Path) -> int:
 
 def _size_setting(tensor: str, config: Mapping[str, Any]) -> str | None:
     """Return the setting of the config that says how many rows a tensor has."""
-    parts = tensor.split(".")
-    if len(parts) < 2 or parts[-1] != "weight":
-        return None
-    for settings, tables in _TABLES:
-        if parts[-2] in tables:
-            return next((name for name in settings if isinstance(config.get(name), int)), None)
-    return None
+    path, _, kind = tensor.rpartition(".")
+    settings = _TABLES.get(path.rpartition(".")[2], ()) if kind == "weight" else ()
+    return next((name for name in settings if isinstance(config.get(name), int)), None)
 
 
 def tokenizers_pad_token(folder: Path) -> str | None:

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from edgetune.backends.backend_contract import ADAM_BETAS, ADAM_EPS, WEIGHT_DECAY
+from edgetune.backends.backend_contract import ADAMW
 from edgetune.backends.onnx_export import IR_VERSION, probe_batch
 from edgetune.backends.ort.graph_cut import HIDDEN, LOGITS
 from edgetune.backends.ort.manifest import Linear, ParityCheck
@@ -60,7 +60,7 @@ def generate_training_graphs(
         requires_grad=trained,
         frozen_params=sorted(float_initializers(model).difference(trained)),
         loss=_weighted_loss(multi_label),
-        optimizer=optim.AdamW(betas=ADAM_BETAS, eps=ADAM_EPS, weight_decay=WEIGHT_DECAY),
+        optimizer=optim.AdamW(**ADAMW),
         artifact_directory=target,
         additional_output_names=[LOGITS],
     )

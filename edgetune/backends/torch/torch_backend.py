@@ -16,14 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from edgetune.backends.backend_contract import (
-    ADAM_BETAS,
-    ADAM_EPS,
-    WEIGHT_DECAY,
-    Backend,
-    NoLinearHead,
-    write_tokenizer_and_config,
-)
+from edgetune.backends.backend_contract import ADAMW, Backend, NoLinearHead, write_tokenizer_and_config
 from edgetune.backends.hidden_cache import HiddenCache
 from edgetune.backends.onnx_export import export_graph, load_torch_model, quiet, torch_probe
 from edgetune.backends.torch.torch_layers import find_cut, first_token_only, shared_below
@@ -130,9 +123,7 @@ class TorchBackend(Backend):
         self._cut = found if cut else None
         self.depth = 0 if self._cut is None else depth
         self._trained = [p for p in self._model.parameters() if p.requires_grad]
-        self._optimizer = torch.optim.AdamW(
-            self._groups(), lr=0.0, betas=ADAM_BETAS, eps=ADAM_EPS, weight_decay=WEIGHT_DECAY, fused=True
-        )
+        self._optimizer = torch.optim.AdamW(self._groups(), lr=0.0, fused=True, **ADAMW)
 
     def _groups(self) -> list[dict[str, Any]]:
         """Return the trained parameters, those of a head on pooled features apart: it learns faster."""
