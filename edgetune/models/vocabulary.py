@@ -22,7 +22,7 @@ OFFSET_POSITIONS = {"roberta", "xlm-roberta", "camembert", "mpnet", "xlm-roberta
 OFFSET_PAD_ID = 1
 """The padding id of these where the config has none."""
 POSITIONS = ("max_position_embeddings", "n_positions")
-_TABLES = {
+_TABLES: dict[str, tuple[str, ...]] = {
     **dict.fromkeys(("word_embeddings", "embed_tokens", "tok_embeddings", "wte"), ("vocab_size",)),
     **dict.fromkeys(("position_embeddings", "wpe"), POSITIONS),
     "token_type_embeddings": ("type_vocab_size",),

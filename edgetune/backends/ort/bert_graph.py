@@ -164,7 +164,7 @@ class _Writer:
 
         name = name or f"constant_{len(self._initializers)}"
         if name not in self._initializers:
-            kind = np.int64 if isinstance(value, int | list) else np.float32
+            kind: Any = np.int64 if isinstance(value, int | list) else np.float32
             self._initializers[name] = numpy_helper.from_array(np.array(value, kind, order="C"), name)
         return name
 

@@ -9,7 +9,7 @@ both halves need (masks from `attention_mask`, a table of relative positions) is
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -94,7 +94,7 @@ class _Flow:
                 found.update(node.output)
         return found
 
-    def needed(self, end: str, stop: str = "", redirect: Iterable[str] = ()) -> set[str]:
+    def needed(self, end: str, stop: str = "", redirect: Collection[str] = ()) -> set[str]:
         """Return all tensors (inputs and initializers too) that one is computed from.
 
         Nothing below `stop` is needed, nor what is below `redirect`: outputs of `Shape` nodes that will read
@@ -120,8 +120,10 @@ class _Flow:
         where the tensor itself needs a layer that is not below.
         """
         after = self._after({tensor})
-        shapes = [node for node, _ in self._nodes if node.op_type == "Shape"]
-        redirect = {node.output[0] for node in shapes if node.input[0] in is_state - after}
+        below = is_state - after
+        redirect = {
+            node.output[0] for node, _ in self._nodes if node.op_type == "Shape" and node.input[0] in below
+        }
         needed = self.needed(LOGITS, tensor, redirect)
         from_ids = needed & self.computed - after
         if LOGITS not in after or from_ids or min(self._layers_in(needed), default=depth) < depth:
