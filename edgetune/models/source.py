@@ -71,6 +71,11 @@ class ModelSource:
         return 0 if found is None else int(found)
 
     @property
+    def hidden_size(self) -> int:
+        """Width of the encoder, for the automatic learning rate."""
+        return int(self.config.get("hidden_size") or self.config.get("dim") or 768)
+
+    @property
     def max_positions(self) -> int:
         """How many tokens a row may have at most."""
         return max_positions(self.config)

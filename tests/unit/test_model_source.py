@@ -114,7 +114,7 @@ def test_who_takes_token_types(config: dict[str, Any], expected: bool) -> None:
 
 def test_source_reads_its_config() -> None:
     source = ModelSource("x", Path(), {"pad_token_id": None, "dim": 48})
-    assert (source.pad_id, source.max_positions) == (0, 512)
+    assert (source.pad_id, source.hidden_size, source.max_positions) == (0, 48, 512)
     assert ModelSource("x", Path(), {"pad_token_id": 3, "hidden_size": 12}).pad_id == 3
 
 

@@ -62,7 +62,8 @@ class LayerCut:
                 if part is not None:
                     hooks.enter_context(part.register_forward_hook(note))
             run()
-        self._last_output, self._embedded = seen[self._layers[-1]], seen.get(self._embeddings)
+        self._last_output: Any = seen[self._layers[-1]]
+        self._embedded: Any = seen.get(self._embeddings)
         if getattr(self._embedded, "ndim", 0) != 3:
             self._embeddings = None
 
