@@ -191,9 +191,8 @@ def _carried(config: RunConfig, folder: Path, cache_dir: Path) -> ModelLoader:
     weights = None if config.model.model is None else resolve_model(config.model.model)
     own = check_config(manifest.model, folder / "config.json")
     check_vocabulary(own, artifacts.tokenizer_file)
-    source = ModelSource(
-        manifest.model, folder, {**own, "pad_token_id": manifest.pad_id}, manifest.pools_mean
-    )
+    own = {**own, "pad_token_id": manifest.pad_id}
+    source = ModelSource(manifest.model, folder, own, manifest.pools_mean)
     labels = () if weights is None else own_label_names(weights.config.get("id2label"))
     return ModelLoader(source, artifacts.tokenizer_file, labels, None, artifacts, weights)
 
@@ -214,10 +213,9 @@ def ensure_tokenizer(source: ModelSource, cache_dir: Path) -> Path:
         try:
             home = cache_subfolder(cache_dir, "tokenizers")
             with tempfile.TemporaryDirectory(prefix=".building-", dir=home) as scratch:
-                convert_tokenizer(source.folder, Path(scratch) / "made")
-                move_into_place(
-                    Path(scratch) / "made", target, lambda made: (made / "tokenizer.json").is_file()
-                )
+                made = Path(scratch) / "made"
+                convert_tokenizer(source.folder, made)
+                move_into_place(made, target, lambda folder: (folder / "tokenizer.json").is_file())
         except OSError as error:
             raise ResourceError(
                 f"Cannot write to {cache_dir} ({error.strerror}); choose another folder with --cache-dir "
@@ -245,9 +243,8 @@ def convert_tokenizer(folder: Path, target: Path) -> None:
         ) from error
     try:
         with quiet():
-            AutoTokenizer.from_pretrained(
-                folder, local_files_only=True, trust_remote_code=False
-            ).save_pretrained(target)
+            found = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+            found.save_pretrained(target)
     except (OSError, ValueError, ImportError, TypeError) as error:
         if not any(path.name.endswith(_VOCABULARIES) for path in folder.iterdir()):
             raise ModelError(
@@ -262,7 +259,6 @@ def convert_tokenizer(folder: Path, target: Path) -> None:
 
 def own_label_names(id2label: dict[str, str] | None) -> tuple[str, ...]:
     """Return a model's own label names in order, () when it has none worth keeping."""
-    if not id2label:
-        return ()
-    names = tuple(str(id2label[key]) for key in sorted(id2label, key=int))
+    known = id2label or {}
+    names = tuple(str(known[key]) for key in sorted(known, key=int))
     return () if all(name == f"LABEL_{number}" for number, name in enumerate(names)) else names

@@ -6,6 +6,7 @@ line reads the names of the files, so these modules import nothing heavy. May im
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -137,9 +138,7 @@ def profiled_keys() -> tuple[str, ...]:
 def accepting(config: RunConfig) -> Iterator[str]:
     """Yield the backends that train and accept the settings."""
     for name in backend_names():
-        try:
+        with contextlib.suppress(UsageError):
             find_opener(name).check(config)
-        except UsageError:
-            continue
-        if traits_of(name).trains:
-            yield name
+            if traits_of(name).trains:
+                yield name

@@ -152,23 +152,16 @@ class _Plan:
     def _seed(self, node: Any) -> list[int | None]:
         """Return what a node that computes everything needs: all, but of `hidden[:, 0]` the first token."""
         asks: list[int | None] = [FULL] * len(node.input)
-        data = node.input[0] if node.input else ""
-        if node.op_type == "Gather":
-            index = self.constants.get(node.input[1])
-            measured = self._measured(data)
-            if index is None or index.size != 1:
-                return asks
-            if measured in self.dims:
-                self.entries[data].add(int(index.flat[0]) % len(self.dims[measured]))
-                asks[0] = None
-            elif (
-                index.flat[0] == 0 and _attribute(node, "axis", 0) == 1 and len(self.dims.get(data, ())) == 3
-            ):
-                asks[0] = 1
-        elif node.op_type == "Slice" and len(self.dims.get(data, ())) == 3:
-            bounds = [self.constants.get(name) for name in node.input[1:4]]
-            if len(bounds) == 3 and [None if b is None else b.tolist() for b in bounds] == [[0], [1], [1]]:
-                asks[0] = 1
+        index = self.constants.get(node.input[1]) if node.op_type == "Gather" else None
+        if index is None or index.size != 1:
+            return asks
+        data, entry = node.input[0], int(index.flat[0])
+        measured = self._measured(data)
+        if measured in self.dims:
+            self.entries[data].add(entry % len(self.dims[measured]))
+            asks[0] = None
+        elif entry == 0 and _attribute(node, "axis", 0) == 1 and len(self.dims.get(data, ())) == 3:
+            asks[0] = 1
         return asks
 
     def _push(self, node: Any, axis: int) -> list[int | None] | None:

@@ -179,7 +179,7 @@ def first_token_only(model: Any) -> bool:
     import torch
 
     layer = _last_layer(model)
-    kind = next((forward for forward, parts in _FIRST_TOKEN if _has(layer, parts)), None)
+    kind = next((forward for forward, parts in _FIRST_TOKEN.items() if _has(layer, parts)), None)
     if kind is None or getattr(layer, "is_decoder", False):
         return False
     with torch.inference_mode():
@@ -241,24 +241,18 @@ def _distilbert_forward(self: Any, x: Any, attn_mask: Any = None, *args: Any, **
     return (self.output_layer_norm(self.ffn(attended) + attended),)
 
 
-_FIRST_TOKEN: tuple[tuple[Callable[..., Any], dict[str, set[str]]], ...] = (
-    (
-        _bert_forward,
-        {
-            "": {"attention", "intermediate", "output"},
-            "attention": {"self", "output"},
-            "attention.self": {"query", "key", "value", "dropout"},
-            "output": {"dense", "LayerNorm", "dropout"},
-        },
-    ),
-    (
-        _distilbert_forward,
-        {
-            "": {"attention", "sa_layer_norm", "ffn", "output_layer_norm"},
-            "attention": {"q_lin", "k_lin", "v_lin", "out_lin", "dropout"},
-        },
-    ),
-)
+_FIRST_TOKEN: dict[Callable[..., Any], dict[str, set[str]]] = {
+    _bert_forward: {
+        "": {"attention", "intermediate", "output"},
+        "attention": {"self", "output"},
+        "attention.self": {"query", "key", "value", "dropout"},
+        "output": {"dense", "LayerNorm", "dropout"},
+    },
+    _distilbert_forward: {
+        "": {"attention", "sa_layer_norm", "ffn", "output_layer_norm"},
+        "attention": {"q_lin", "k_lin", "v_lin", "out_lin", "dropout"},
+    },
+}
 """What a last layer may compute instead, and the children of the submodules that it must have."""
 
 
