@@ -8,8 +8,8 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from edgetune.backends.backend_contract import Microbatches
 from edgetune.backends.hidden_cache import HiddenCache
-from edgetune.backends.microbatch import Microbatches
 from edgetune.data.batches import Batch
 from edgetune.devices.device_profile import FixedCosts, Memory
 from edgetune.planning.plan import BackendCosts, DeviceCosts

@@ -13,36 +13,35 @@ when one of them is asked for.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import mmap
+import tempfile
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
-from typing import Any, Literal
+from typing import IO, Any, Literal, NamedTuple
 
 import numpy as np
 
-from edgetune.backends.hidden_store import FileStore, HiddenStore, MemoryStore
 from edgetune.data.batches import Batch, TokenSource, join
-from edgetune.utils.types import BoolArray, FloatArray
+from edgetune.utils.cache import private_folder
+from edgetune.utils.types import FloatArray
 
 FP16_MAX = 65504.0
 MB = 1_000_000
 SPILL_RATE = 0.02  # of the room: rows that fit it, but not the rest of any chunk
 KEY_BYTES = 16
 LOOKED_THROUGH = 1024  # rows at a time
+CHUNK_BYTES = 16_000_000
+RELEASE_BYTES = 64_000_000  # file pages are let go after so many were read
 
 Compute = Callable[[Batch, int], FloatArray]
 """Gives the hidden states (b, T, D) of some rows, padded to T columns."""
 
 
-@dataclass(frozen=True)
-class CachedRows:
-    """Rows that were computed together.
-
-    Attributes:
-        keys: of the rows, in order.
-        width: columns that they were padded to.
-    """
+class CachedRows(NamedTuple):
+    """Keys, in order, of rows that were computed together, and the columns that they were padded to."""
 
     keys: tuple[bytes, ...]
     width: int
@@ -73,8 +72,9 @@ class HiddenCache:
         """
         self._dtype = np.dtype(np.float16 if dtype == "fp16" else np.float32)
         self._memory = MemoryStore(int(memory_mb * MB))
-        self._file = FileStore(0 if folder is None else int(file_mb * MB), folder)
-        self._room = int((memory_mb + (0 if folder is None else file_mb)) * MB)
+        file_mb = 0 if folder is None else file_mb
+        self._file = FileStore(int(file_mb * MB), folder)
+        self._room = int((memory_mb + file_mb) * MB)
         self._spill = MemoryStore(int(SPILL_RATE * self._room))
         self._n_bytes = 0
         self._kept: dict[bytes, FloatArray | None] = {}  # None: it was kept before a break
@@ -113,49 +113,36 @@ class HiddenCache:
         keys = row_keys(batch)
         if self._find is not None:
             self._compute_again(keys, compute)
-        found = [self._kept.get(key) for key in keys]
-        missing = np.array([row is None for row in found], dtype=np.bool_)
+        kept = [self._kept.get(key) for key in keys]
+        missing = np.array([row is None for row in kept], dtype=np.bool_)
         n_missing = int(missing.sum())
         self.n_hits += len(batch) - n_missing
         self.n_misses += n_missing
-        if n_missing == 0:
-            assert found[0] is not None
-            result = np.zeros((len(batch), width, found[0].shape[1]), dtype=np.float32)
-        else:
-            result = self._compute(batch, width, compute, missing, keys if keep else None)
-        n_read = 0
-        for place, row in enumerate(found):
-            if row is not None:
-                result[place, : len(row)] = row
-                n_read += row.nbytes
-        self._file.release_after(n_read)
+        fresh: list[FloatArray] = []
+        if n_missing:
+            lengths = batch.lengths[missing]
+            states = compute(batch.take(missing), width)
+            fresh = [self._rounded(row[:length]) for row, length in zip(states, lengths, strict=True)]
+            if keep:
+                self._keep([key for key, row in zip(keys, kept, strict=True) if row is None], fresh, width)
+        remaining = iter(fresh)
+        rows = [next(remaining) if row is None else row for row in kept]
+        result = np.zeros((len(batch), width, rows[0].shape[1]), dtype=np.float32)
+        for place, row in enumerate(rows):
+            result[place, : len(row)] = row
+        self._file.release_after(sum(row.nbytes for row in kept if row is not None))
         return result
 
-    def _compute(
-        self,
-        batch: Batch,
-        width: int,
-        compute: Compute,
-        missing: BoolArray,
-        keys: list[bytes] | None,
-    ) -> FloatArray:
-        """Compute the missing rows (and keep them, given keys); the other rows (of B) are left zero."""
-        fresh = compute(batch.take(missing), width)
-        result = np.zeros((len(batch), width, fresh.shape[2]), dtype=np.float32)
-        n_groups = len(self._groups)
-        for place, row in zip(np.flatnonzero(missing), fresh, strict=True):
-            length = int(batch.offsets[place + 1] - batch.offsets[place])
-            rounded = self._rounded(row[:length])
-            result[place, :length] = rounded
-            if keys is None or rounded.dtype != self._dtype or keys[place] in self._kept:
-                continue
-            if self._n_bytes + rounded.nbytes <= self._room and (kept := self._put(rounded)) is not None:
-                self._n_bytes += rounded.nbytes
-                self._kept[keys[place]] = kept
-                self._group_of[keys[place]] = n_groups
-        if keys is not None and any(self._group_of.get(key) == n_groups for key in keys):
-            self._groups.append(CachedRows(tuple(keys[place] for place in np.flatnonzero(missing)), width))
-        return result
+    def _keep(self, keys: list[bytes], rows: list[FloatArray], width: int) -> None:
+        """Keep rows that were computed together, while there is room."""
+        group = len(self._groups)
+        for key, row in zip(keys, rows, strict=True):
+            fits = row.dtype == self._dtype and self._n_bytes + row.nbytes <= self._room
+            if key not in self._kept and fits and (kept := self._put(row)) is not None:
+                self._n_bytes += row.nbytes
+                self._kept[key], self._group_of[key] = kept, group
+        if any(self._group_of.get(key) == group for key in keys):
+            self._groups.append(CachedRows(tuple(keys), width))
 
     def _rounded(self, row: FloatArray) -> FloatArray:
         """Return a row (L, D) as it is kept; in fp32 where fp16 cannot hold it."""
@@ -164,19 +151,17 @@ class HiddenCache:
 
     def _put(self, row: FloatArray) -> FloatArray | None:
         """Put a row into memory, the file, or what is left between the chunks' ends."""
-        rooms: tuple[HiddenStore, ...] = (self._memory, self._file)
-        for room in rooms:
-            if (kept := room.put(row)) is not None:
-                return kept
-        return None if self._file.failed else self._spill.put(row)
+        kept = self._memory.put(row)
+        if kept is None:
+            kept = self._file.put(row)
+        return self._spill.put(row) if kept is None and not self._file.failed else kept
 
     def state(self) -> dict[str, Any]:
         """Return which rows are kept and which were computed together: 17 bytes a row, no hidden states."""
-        keys = [key for group in self._groups for key in group.keys]
-        numbers = [number for number, group in enumerate(self._groups) for _ in group.keys]
-        kept = [self._group_of.get(key) == number for key, number in zip(keys, numbers, strict=True)]
+        keys = [(key, number) for number, group in enumerate(self._groups) for key in group.keys]
+        kept = [self._group_of.get(key) == number for key, number in keys]
         return {
-            "keys": np.frombuffer(b"".join(keys), dtype=np.uint8),
+            "keys": np.frombuffer(b"".join(key for key, _ in keys), dtype=np.uint8),
             "sizes": np.array([len(group.keys) for group in self._groups], dtype=np.int32),
             "widths": np.array([group.width for group in self._groups], dtype=np.int32),
             "kept": np.array(kept, dtype=np.bool_),
@@ -194,18 +179,16 @@ class HiddenCache:
         """
         content = state["keys"].tobytes()
         keys = [content[at : at + KEY_BYTES] for at in range(0, len(content), KEY_BYTES)]
-        ends = np.cumsum(state["sizes"]).tolist()
-        begins = [0, *ends][:-1]
-        self._groups = [
-            CachedRows(tuple(keys[begin:end]), int(width))
-            for begin, end, width in zip(begins, ends, state["widths"], strict=True)
-        ]
-        numbers = np.repeat(np.arange(len(self._groups)), state["sizes"]).tolist()
-        for key, number, kept in zip(keys, numbers, state["kept"].tolist(), strict=True):
-            if kept:
-                self._kept[key], self._group_of[key] = None, number
+        remaining, kept = iter(keys), iter(state["kept"].tolist())
+        self._groups = []
+        for size, width in zip(state["sizes"].tolist(), state["widths"].tolist(), strict=True):
+            group = CachedRows(tuple(islice(remaining, size)), width)
+            for key in group.keys:
+                if next(kept):
+                    self._kept[key], self._group_of[key] = None, len(self._groups)
+            self._groups.append(group)
         self._n_bytes, self.n_hits, self.n_misses = state["n_bytes"], state["n_hits"], state["n_misses"]
-        self._find = RowFinder(sources, keys)
+        self._find = row_finder(sources, keys)
 
     def _compute_again(self, keys: Sequence[bytes], compute: Compute) -> None:
         """Compute the groups of those rows that were kept before a break, each as it was computed then."""
@@ -247,22 +230,117 @@ def row_keys(batch: Batch) -> list[bytes]:
     ]
 
 
-class RowFinder:
-    """Finds rows by what the cache knows them by."""
+def row_finder(sources: Sequence[TokenSource], wanted: Iterable[bytes]) -> Callable[[Sequence[bytes]], Batch]:
+    """Look through all rows of some sources once; return what gives the wanted rows (B,) with some keys."""
+    missing = set(wanted)
+    places: dict[bytes, tuple[TokenSource, int]] = {}
+    for source in sources:
+        for start in range(0, len(source.labels) if missing else 0, LOOKED_THROUGH):
+            rows = np.arange(start, min(start + LOOKED_THROUGH, len(source.labels)))
+            for row, key in zip(rows.tolist(), row_keys(source.batch(rows)), strict=True):
+                if key in missing:
+                    missing.discard(key)
+                    places[key] = source, row
 
-    def __init__(self, sources: Sequence[TokenSource], wanted: Iterable[bytes]) -> None:
-        """Look through all rows of some sources once, remembering where the wanted ones are."""
-        self._sources, missing = sources, set(wanted)
-        self._places: dict[bytes, tuple[int, int]] = {}
-        for number, source in enumerate(sources):
-            for start in range(0, len(source.labels) if missing else 0, LOOKED_THROUGH):
-                rows = np.arange(start, min(start + LOOKED_THROUGH, len(source.labels)))
-                for row, key in zip(rows.tolist(), row_keys(source.batch(rows)), strict=True):
-                    if key in missing:
-                        missing.discard(key)
-                        self._places[key] = number, row
+    def find(keys: Sequence[bytes]) -> Batch:
+        return join([source.batch(np.array([row])) for source, row in map(places.__getitem__, keys)])
 
-    def __call__(self, keys: Sequence[bytes]) -> Batch:
-        """Return the rows (B,) with these keys."""
-        places = [self._places[key] for key in keys]
-        return join([self._sources[number].batch(np.array([row])) for number, row in places])
+    return find
+
+
+class MemoryStore:
+    """Rows in memory, in chunks, so that the first row does not allocate everything."""
+
+    def __init__(self, limit: int) -> None:
+        self._left = limit
+        self._chunk = np.empty(0, dtype=np.uint8)
+        self.n_bytes = 0
+
+    def put(self, row: FloatArray) -> FloatArray | None:
+        """Keep a row (L, D); return where it lies now, or None when there is no room."""
+        if row.nbytes > len(self._chunk) and not self._grow(row.nbytes):
+            return None
+        taken, self._chunk = self._chunk[: row.nbytes], self._chunk[row.nbytes :]
+        kept: FloatArray = taken.view(row.dtype).reshape(row.shape)
+        self._write(row, kept)
+        self.n_bytes += row.nbytes
+        return kept
+
+    def _grow(self, needed: int) -> bool:
+        """Begin another chunk; return whether there was room."""
+        size = min(max(CHUNK_BYTES, needed), self._left)
+        if size < needed:
+            return False
+        self._chunk = np.empty(size, dtype=np.uint8)
+        self._left -= size
+        return True
+
+    def _write(self, row: FloatArray, place: FloatArray) -> None:
+        place[:] = row
+
+
+class FileStore(MemoryStore):
+    """Rows in a nameless file: written by calls, which can fail in peace, and read through a mapping."""
+
+    def __init__(self, limit: int, folder: Path | None) -> None:
+        super().__init__(limit)
+        self._folder = folder
+        self._file: IO[bytes] | None = None
+        self._maps: list[mmap.mmap] = []
+        self._end = 0  # of the last chunk
+        self.failed = False
+        self._n_read = 0
+
+    def put(self, row: FloatArray) -> FloatArray | None:
+        try:
+            return super().put(row)
+        except (OSError, ValueError):  # no space, no permission, no mapping: the same as no room
+            self._left, self._chunk, self.failed = 0, self._chunk[:0], True
+            return None
+
+    def _grow(self, needed: int) -> bool:
+        """Map a further chunk of the file (sparse until it is written); return whether there was room."""
+        step = mmap.ALLOCATIONGRANULARITY
+        size = min(-(-max(CHUNK_BYTES, needed) // step) * step, self._left // step * step)
+        if size < needed:
+            return False
+        if self._file is None:
+            assert self._folder is not None
+            private_folder(self._folder)
+            self._file = tempfile.TemporaryFile(dir=self._folder, buffering=0)  # noqa: SIM115
+        self._file.truncate(self._end + size)
+        found = mmap.mmap(self._file.fileno(), size, access=mmap.ACCESS_READ, offset=self._end)
+        self._maps.append(found)
+        self._chunk = np.frombuffer(found, dtype=np.uint8)
+        self._end += size
+        self._left -= size
+        return True
+
+    def _write(self, row: FloatArray, place: FloatArray) -> None:
+        assert self._file is not None
+        self._file.seek(self._end - len(self._chunk) - row.nbytes)
+        if self._file.write(np.ascontiguousarray(row).data.cast("B")) != row.nbytes:
+            raise OSError
+
+    def release_after(self, n_bytes: int) -> None:
+        """Count what was read; let the pages go from time to time (they stay in the system's cache)."""
+        if not self._maps:
+            return
+        self._n_read += n_bytes
+        advice: Any = getattr(mmap, "MADV_DONTNEED", None)
+        if self._n_read >= RELEASE_BYTES and advice is not None:
+            for found in self._maps:
+                found.madvise(advice)
+            self._n_read = 0
+
+    def close(self) -> None:
+        """Give the file back; nothing is kept any more."""
+        self._chunk = np.empty(0, dtype=np.uint8)
+        for found in self._maps:
+            with contextlib.suppress(BufferError):  # a row is still in somebody's hands; it goes with it
+                found.close()
+        self._maps.clear()
+        self._left = 0
+        if self._file is not None:
+            self._file.close()
+            self._file = None

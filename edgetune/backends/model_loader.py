@@ -5,24 +5,27 @@ from __future__ import annotations
 import contextlib
 import importlib.util
 import tempfile
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 from edgetune.backends.backend_contract import Backend
-from edgetune.backends.hf_folder import convert_tokenizer
 from edgetune.backends.hidden_cache import HiddenCache
+from edgetune.backends.onnx_export import quiet
 from edgetune.backends.openers import Opening, find_opener
 from edgetune.backends.ort.artifacts import ArtifactBuilder, Artifacts, load_artifacts
 from edgetune.backends.ort.ort_runtime import has_training_build, import_training
 from edgetune.config.settings import RunConfig, freeze_of
 from edgetune.models.checks import check_config
-from edgetune.models.model_hub import pinned_model
-from edgetune.models.source import ModelSource, resolve_model
+from edgetune.models.source import ModelSource, pinned_model, resolve_model
 from edgetune.models.vocabulary import check_vocabulary, require_tokenizer
 from edgetune.utils.cache import cache_subfolder, mark_in_use, move_into_place
-from edgetune.utils.errors import MissingDependencyError, ResourceError, UsageError
+from edgetune.utils.errors import MissingDependencyError, ModelError, ResourceError, UsageError
+from edgetune.utils.isolation import no_telemetry
 from edgetune.utils.meter import Meter
 from edgetune.utils.types import Say
+
+_VOCABULARIES = ("tokenizer.json", "vocab.json", ".txt", ".model", ".bpe", ".spm", ".codes", ".vocab")
 
 
 def choose_backend(config: RunConfig) -> str:
@@ -40,13 +43,9 @@ def choose_backend(config: RunConfig) -> str:
                 "remove one of the two options."
             )
         wanted = "ort"
-    if wanted == "auto":
-        return _best_backend(config)
-    find_opener(wanted).check(config)
-    return wanted
-
-
-def _best_backend(config: RunConfig) -> str:
+    if wanted != "auto":
+        find_opener(wanted).check(config)
+        return wanted
     wants_torch = config.model.precision == "bf16" or not config.model.onnx
     if config.model.device == "cpu" and has_training_build() and not wants_torch:
         return "ort"
@@ -59,33 +58,25 @@ def _best_backend(config: RunConfig) -> str:
     return "torch"
 
 
+@dataclass
 class ModelLoader:
     """Where the model comes from: what the data needs to know of it, and how to open it for training.
 
     Attributes:
         source: the model, or the carried artifacts in its place.
         tokenizer_file: a `tokenizer.json`.
-        max_positions: tokens per row at most.
         labels: the model's own label names, () if it has none worth keeping.
         carried: artifacts that were given.
         builder: exports artifacts and keeps them; None where no backend needs any.
         weights: a model whose weights replace those of the carried artifacts; None: theirs stay.
     """
 
-    def __init__(
-        self,
-        source: ModelSource,
-        tokenizer_file: Path,
-        labels: tuple[str, ...],
-        builder: ArtifactBuilder | None = None,
-        carried: Artifacts | None = None,
-        weights: ModelSource | None = None,
-    ) -> None:
-        self.source = source
-        self.tokenizer_file = tokenizer_file
-        self.labels = labels
-        self.carried = carried
-        self.builder, self.weights = builder, weights
+    source: ModelSource
+    tokenizer_file: Path
+    labels: tuple[str, ...]
+    builder: ArtifactBuilder | None = None
+    carried: Artifacts | None = None
+    weights: ModelSource | None = None
 
     @property
     def max_positions(self) -> int:
@@ -121,10 +112,10 @@ class ModelLoader:
         *,
         multi_label: bool = False,
     ) -> Backend:
-        """Open the backend that the settings name.
+        """Open the backend that the settings name, whose `freeze` and number of threads are decided.
 
         Args:
-            config: settings; the backend, `freeze` and the number of threads are decided.
+            config: settings.
             n_labels: classes of the new head.
             cache: for the frozen layers' output; None: it is computed every time.
             meter: is charged with an export.
@@ -188,23 +179,20 @@ def find_model_loader(
 def _carried(config: RunConfig, folder: Path, cache_dir: Path) -> ModelLoader:
     artifacts = load_artifacts(folder, cache_dir=cache_dir)
     manifest = artifacts.manifest
-    if config.model.freeze not in ("auto", manifest.freeze):
-        raise UsageError(
-            f"--freeze {config.model.freeze}: {folder} was exported with --freeze {manifest.freeze}; "
-            "omit the option, or export the artifacts again."
-        )
-    exported = "mean" if manifest.pools_mean else "cls"
-    if config.model.pooling not in ("auto", exported):
-        raise UsageError(
-            f"--pooling {config.model.pooling}: {folder} was exported with --pooling {exported}; omit the "
-            "option, or export the artifacts again."
-        )
+    for option, asked, exported in (
+        ("freeze", config.model.freeze, manifest.freeze),
+        ("pooling", config.model.pooling, "mean" if manifest.pools_mean else "cls"),
+    ):
+        if asked not in ("auto", exported):
+            raise UsageError(
+                f"--{option} {asked}: {folder} was exported with --{option} {exported}; omit the option, or "
+                "export the artifacts again."
+            )
     weights = None if config.model.model is None else resolve_model(config.model.model)
     own = check_config(manifest.model, folder / "config.json")
     check_vocabulary(own, artifacts.tokenizer_file)
-    source = ModelSource(
-        manifest.model, folder, {**own, "pad_token_id": manifest.pad_id}, manifest.pools_mean
-    )
+    own = {**own, "pad_token_id": manifest.pad_id}
+    source = ModelSource(manifest.model, folder, own, manifest.pools_mean)
     labels = () if weights is None else own_label_names(weights.config.get("id2label"))
     return ModelLoader(source, artifacts.tokenizer_file, labels, None, artifacts, weights)
 
@@ -225,10 +213,9 @@ def ensure_tokenizer(source: ModelSource, cache_dir: Path) -> Path:
         try:
             home = cache_subfolder(cache_dir, "tokenizers")
             with tempfile.TemporaryDirectory(prefix=".building-", dir=home) as scratch:
-                convert_tokenizer(source.folder, Path(scratch) / "made")
-                move_into_place(
-                    Path(scratch) / "made", target, lambda made: (made / "tokenizer.json").is_file()
-                )
+                made = Path(scratch) / "made"
+                convert_tokenizer(source.folder, made)
+                move_into_place(made, target, lambda folder: (folder / "tokenizer.json").is_file())
         except OSError as error:
             raise ResourceError(
                 f"Cannot write to {cache_dir} ({error.strerror}); choose another folder with --cache-dir "
@@ -239,9 +226,39 @@ def ensure_tokenizer(source: ModelSource, cache_dir: Path) -> Path:
     return target / "tokenizer.json"
 
 
+def convert_tokenizer(folder: Path, target: Path) -> None:
+    """Write a model's tokenizer as a fast one, through transformers.
+
+    Raises:
+        MissingDependencyError: transformers is not installed.
+        ModelError: it cannot read or convert the tokenizer.
+    """
+    no_telemetry()
+    try:
+        from transformers import AutoTokenizer
+    except ImportError as error:
+        raise MissingDependencyError(
+            f"{folder} has no tokenizer.json, and converting its tokenizer requires transformers; "
+            'run `pip install "edgetune[cpu]"`.'
+        ) from error
+    try:
+        with quiet():
+            found = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+            found.save_pretrained(target)
+    except (OSError, ValueError, ImportError, TypeError) as error:
+        if not any(path.name.endswith(_VOCABULARIES) for path in folder.iterdir()):
+            raise ModelError(
+                f"{folder} has no tokenizer, as where only a model's weights were saved; copy tokenizer.json "
+                "(or vocab.txt) of the model that it was made from into it."
+            ) from error
+        first = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise ModelError(f"{folder} has no usable tokenizer: {first[:200]}") from error
+    if not (target / "tokenizer.json").is_file():
+        raise ModelError(f"{folder} has no fast tokenizer; edgetune needs a tokenizer.json.")
+
+
 def own_label_names(id2label: dict[str, str] | None) -> tuple[str, ...]:
     """Return a model's own label names in order, () when it has none worth keeping."""
-    if not id2label:
-        return ()
-    names = tuple(str(id2label[key]) for key in sorted(id2label, key=int))
+    known = id2label or {}
+    names = tuple(str(known[key]) for key in sorted(known, key=int))
     return () if all(name == f"LABEL_{number}" for number, name in enumerate(names)) else names

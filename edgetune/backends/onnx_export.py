@@ -23,32 +23,25 @@ from typing import Any
 import numpy as np
 
 from edgetune.models.mean_pooling import CONFIG_KEY, MEAN, is_pooled, write_pooling
-from edgetune.models.source import is_embedding, layer_number
+from edgetune.models.source import is_embedding, layer_number, takes_segments
 from edgetune.models.vocabulary import pad_token_id
 from edgetune.utils.errors import MissingDependencyError, ModelError, requires_extra
 from edgetune.utils.isolation import no_telemetry
 from edgetune.utils.sanitize import brief
+from edgetune.utils.types import IntArray
 
 IR_VERSION = 10
 OPSET = 17
-LOADING_ERRORS = (
-    OSError,
-    ValueError,
-    RuntimeError,
-    LookupError,
-    AttributeError,
-    TypeError,
-    AssertionError,
-)
+PROBE_TOKENS = 8
+LOADING_ERRORS = (OSError, ValueError, RuntimeError, LookupError, AttributeError, TypeError, AssertionError)
 """What transformers and torch raise where a config asks for a model that cannot be."""
 
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
     """Keep the libraries' warnings, log lines and progress bars from the user."""
-    logging.getLogger("transformers").setLevel(logging.ERROR)
-    logging.getLogger("optimum").setLevel(logging.ERROR)
-    logging.getLogger("torch.onnx").setLevel(logging.ERROR)
+    for name in ("transformers", "optimum", "torch.onnx"):
+        logging.getLogger(name).setLevel(logging.ERROR)
     with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
         warnings.simplefilter("ignore")
         yield
@@ -93,9 +86,8 @@ def load_torch_model(
             if adds_layer:
                 config.num_hidden_layers += 1
                 setattr(config, CONFIG_KEY, MEAN)
-            for flag in ("reference_compile",):  # ModernBERT compiles itself otherwise
-                if hasattr(config, flag):
-                    setattr(config, flag, False)
+            if hasattr(config, "reference_compile"):  # ModernBERT compiles itself otherwise
+                config.reference_compile = False
             model, info = AutoModelForSequenceClassification.from_pretrained(
                 folder,
                 config=config,
@@ -146,8 +138,8 @@ def load_classifier(folder: Path, n_labels: int, attention: str) -> Any:
     return model
 
 
-def export_graph(model: Any, target: Path) -> None:
-    """Write the classifier's ONNX graph, weights inside.
+def export_graph(model: Any, target: Path) -> Any:
+    """Write the classifier's ONNX graph, weights inside, and return it.
 
     Raises:
         MissingDependencyError: optimum-onnx is not installed.
@@ -170,17 +162,11 @@ def export_graph(model: Any, target: Path) -> None:
         ) from error
     with tempfile.TemporaryDirectory(dir=target.parent) as scratch, _distinct_parameters(model), quiet():
         raw = Path(scratch) / "raw.onnx"
-        export(
-            model,
-            onnx_config,
-            raw,
-            opset=OPSET,
-            do_constant_folding=False,
-            disable_dynamic_axes_fix=True,
-        )
+        export(model, onnx_config, raw, opset=OPSET, do_constant_folding=False, disable_dynamic_axes_fix=True)
         graph = onnx.load(raw)
     _repair(graph, model)
     onnx.save(graph, target)
+    return graph
 
 
 @contextlib.contextmanager
@@ -189,20 +175,19 @@ def _distinct_parameters(model: Any) -> Iterator[None]:
     import torch
 
     generator = torch.Generator().manual_seed(0)
-    kept = {}
+    kept = []
     with torch.no_grad():
-        for name, parameter in model.named_parameters():
+        for parameter in model.parameters():
             if parameter.ndim <= 1 or parameter.numel() <= 4096 or float(parameter.abs().max()) == 0.0:
-                kept[name] = parameter.detach().clone()
+                kept.append((parameter, parameter.detach().clone()))
                 noise = torch.rand(parameter.shape, generator=generator, dtype=parameter.dtype)
                 parameter.add_(0.01 + noise.to(parameter.device))
     try:
         yield
     finally:
         with torch.no_grad():
-            for name, parameter in model.named_parameters():
-                if name in kept:
-                    parameter.copy_(kept[name])
+            for parameter, value in kept:
+                parameter.copy_(value)
 
 
 def _repair(graph: Any, model: Any) -> None:
@@ -233,3 +218,29 @@ def native_stderr_to(path: Path) -> Iterator[None]:
         finally:
             os.dup2(saved, 2)
             os.close(saved)
+
+
+def probe_batch(model: Any) -> dict[str, IntArray]:
+    """Make a batch as a torch classifier takes it: 2 rows of 8 and 5 tokens, padded, with `labels`."""
+    rng = np.random.default_rng(0)
+    n_ids = model.get_input_embeddings().num_embeddings
+    ids = rng.integers(min(5, n_ids - 2), n_ids - 1, (2, PROBE_TOKENS))
+    mask = np.ones((2, PROBE_TOKENS), dtype=np.int64)
+    ids[1, 5:], mask[1, 5:] = model.config.pad_token_id or 0, 0
+    return {
+        "input_ids": ids,
+        "attention_mask": mask,
+        "token_type_ids": np.zeros((2, PROBE_TOKENS), dtype=np.int64),
+        "labels": np.array([0, model.config.num_labels - 1]),
+    }
+
+
+def torch_probe(model: Any) -> dict[str, Any]:
+    """Return the probe as tensors where a torch classifier is: what it takes of it, without labels."""
+    import torch
+
+    batch = probe_batch(model)
+    names = ["input_ids", "attention_mask"]
+    if takes_segments(model.config.to_dict()):
+        names.append("token_type_ids")
+    return {name: torch.from_numpy(batch[name]).to(model.device) for name in names}

@@ -116,7 +116,7 @@ def _export_artifacts(
     overwrite: bool,
     cache_dir: Path | None,
 ) -> None:
-    from edgetune.backends.ort.artifact_export import export_artifacts
+    from edgetune.backends.ort.artifacts import export_artifacts
     from edgetune.backends.ort.ort_runtime import import_training
 
     import_training()

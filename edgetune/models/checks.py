@@ -113,7 +113,10 @@ TOKENIZER_FILES = (
 MAX_JSON_BYTES = 10_000_000  # of a config, an index, a summary; that of 10,000 labels has 0.6 MB
 MAX_TOKENIZER_BYTES = 64_000_000  # the largest known one (262,000 pieces) has 33 MB
 MAX_HEADER_BYTES = 10_000_000  # of safetensors: a hundred bytes a tensor
-SAFE = 'AutoModel.from_pretrained("OLD").save_pretrained("NEW", safe_serialization=True)'
+NO_PICKLES = (
+    "Loading a pickle can run arbitrary code, so edgetune never reads one. If you trust its publisher, "
+    'convert it with `AutoModel.from_pretrained("OLD").save_pretrained("NEW", safe_serialization=True)`.'
+)
 
 
 def check_folder(name: str, folder: Path) -> dict[str, Any]:
@@ -148,6 +151,16 @@ def weight_files(folder: Path) -> list[Path]:
     if single.is_file():
         return [single]
     return sorted(folder.glob("model-*-of-*.safetensors"))
+
+
+def tensor_headers(folder: Path) -> Iterator[tuple[Path, str, Any]]:
+    """Yield file, name and safetensors slice (`get_shape`, `get_dtype`) of every tensor of a model."""
+    from safetensors import safe_open
+
+    for path in weight_files(folder):
+        with safe_open(path, framework="numpy") as tensors:
+            for name in tensors.keys():  # noqa: SIM118  (it is no dict)
+                yield path, name, tensors.get_slice(name)
 
 
 def check_size(path: Path, most: int) -> None:
@@ -202,10 +215,7 @@ def _no_weights(folder: Path) -> ModelError:
             "`save_pretrained(..., safe_serialization=True)`."
         )
     shown = ", ".join(pickles[:3]) + (", …" if len(pickles) > 3 else "")
-    return ModelError(
-        f"{folder} has no .safetensors weights, only pickle files ({shown}). Loading a pickle can run "
-        f"arbitrary code, so edgetune never reads one. If you trust its publisher, convert it with `{SAFE}`."
-    )
+    return ModelError(f"{folder} has no .safetensors weights, only pickle files ({shown}). {NO_PICKLES}")
 
 
 def check_safetensors(path: Path) -> None:
@@ -220,10 +230,7 @@ def check_safetensors(path: Path) -> None:
         n_header = int.from_bytes(start[:8], "little")
         fits = len(start) == 9 and start[8:] == b"{" and n_header <= size - 8
         if not fits and _is_pickle(start):
-            raise ModelError(
-                f"{path} is a pickle file despite its extension. Loading a pickle can run arbitrary code, so "
-                f"edgetune never reads one. If you trust its publisher, convert it with `{SAFE}`."
-            )
+            raise ModelError(f"{path} is a pickle file despite its extension. {NO_PICKLES}")
         if not fits:
             raise ModelError(
                 f"{path} is corrupt or truncated (its header claims {n_header:,} bytes, but the file has "

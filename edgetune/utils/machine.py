@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import importlib.util
 import os
 import platform
 import subprocess
@@ -174,6 +175,13 @@ def installed(name: str) -> str | None:
         return metadata.version(name)
     except metadata.PackageNotFoundError:
         return None
+
+
+def package_folder(name: str) -> Path | None:
+    """Return where an installed package's modules lie; nothing is imported."""
+    spec = importlib.util.find_spec(name)
+    places = None if spec is None else spec.submodule_search_locations
+    return Path(next(iter(places))) if places else None
 
 
 def versions() -> dict[str, str]:

@@ -13,7 +13,7 @@ from backend_factories import FACTORIES, LR
 from conftest import child_environment
 from fakes import make_batch
 
-from edgetune.backends.microbatch import Microbatches, out_of_memory
+from edgetune.backends.backend_contract import Microbatches, out_of_memory
 from edgetune.data.batches import Batch
 from edgetune.utils.errors import ResourceError
 

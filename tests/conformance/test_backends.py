@@ -17,7 +17,7 @@ from backend_factories import BACKENDS, FACTORIES, LR, Factory, build_ort, build
 from conftest import write_model
 from fakes import make_batch
 
-from edgetune.backends.backend_contract import ADAM_EPS, WEIGHT_DECAY
+from edgetune.backends.backend_contract import ADAMW
 from edgetune.data.batches import Batch
 from edgetune.models.source import is_position_table, trainable_names
 from edgetune.utils.metrics import cross_entropy
@@ -324,8 +324,8 @@ def gradient_of_head(backend: Any, batch: Batch, weights: np.ndarray) -> np.ndar
     before, lr = np.column_stack(backend.head()).astype(np.float64), 0.1
     scale = 1e-7
     backend.train_step(batch, lr, scale * weights)
-    step = -(np.column_stack(backend.head()) - before) / lr - WEIGHT_DECAY * before
-    return np.asarray(ADAM_EPS * step / (1 - np.abs(step)) / scale)
+    step = -(np.column_stack(backend.head()) - before) / lr - ADAMW["weight_decay"] * before
+    return np.asarray(ADAMW["eps"] * step / (1 - np.abs(step)) / scale)
 
 
 @pytest.mark.parametrize("scale", [0.0, 1.0, 100.0])

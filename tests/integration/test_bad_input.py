@@ -259,14 +259,13 @@ def test_no_space_for_the_model(
     finetune: RunCli, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, backend: str
 ) -> None:
     """Native writers say it in errors of their own, which are no OSError."""
-    import safetensors.numpy
     import transformers.modeling_utils
     from safetensors import SafetensorError
 
     def fail(*args: object, **kwargs: object) -> None:
         raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
 
-    monkeypatch.setattr(safetensors.numpy, "save_file", fail)
+    monkeypatch.setattr("edgetune.backends.ort.ort_backend.save_file", fail)
     monkeypatch.setattr(transformers.modeling_utils, "safe_save_file", fail)
     options = ("--max-steps", 1, "--no-ngrams", "--backend", backend, "--quiet")
     found = finetune(table(GOOD), *options, "--out", tmp_path / "run")

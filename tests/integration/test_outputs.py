@@ -234,11 +234,10 @@ def test_a_profile_that_was_named_is_not_replaced_unasked(run_cli: RunCli) -> No
 def test_an_export_replaces_only_what_is_its_own(
     artifacts_of: Any, tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from edgetune.backends.ort import artifact_export
-    from edgetune.backends.ort.artifact_export import export_artifacts
+    from edgetune.backends.ort.artifacts import ArtifactBuilder, export_artifacts
 
     made = artifacts_of()
-    monkeypatch.setattr(artifact_export.ArtifactBuilder, "get", lambda *args: made)
+    monkeypatch.setattr(ArtifactBuilder, "get", lambda *args: made)
     out = tmp_path / "carried"
     export_artifacts(str(tiny_model), 2, out)
     (out / "notes.txt").write_text("years of work")

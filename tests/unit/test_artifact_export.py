@@ -8,10 +8,13 @@ from typing import Any
 
 import pytest
 
-from edgetune.backends.ort.artifact_export import export_artifacts
-from edgetune.backends.ort.artifacts import ArtifactBuilder, artifacts_cache_key, load_artifacts
-from edgetune.backends.ort.checksums import with_checksum
-from edgetune.backends.ort.manifest import Manifest
+from edgetune.backends.ort.artifacts import (
+    ArtifactBuilder,
+    artifacts_cache_key,
+    export_artifacts,
+    load_artifacts,
+)
+from edgetune.backends.ort.manifest import Manifest, with_checksum
 from edgetune.models.source import resolve_model
 from edgetune.utils.errors import ArtifactsError, RunError, UsageError
 

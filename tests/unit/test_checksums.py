@@ -13,9 +13,9 @@ import onnx
 import pytest
 from conftest import RunCli
 
-from edgetune.backends.ort import checksums
+from edgetune.backends.ort import manifest as checksums
 from edgetune.backends.ort.artifacts import ArtifactBuilder, load_artifacts
-from edgetune.backends.ort.checksums import SMALL_BYTES, checksums_of, with_checksum
+from edgetune.backends.ort.manifest import SMALL_BYTES, checksums_of, with_checksum
 from edgetune.devices.profile_store import read_profile, shipped_folder
 from edgetune.models.source import resolve_model
 from edgetune.utils.errors import ArtifactsError, ModelError

@@ -16,7 +16,7 @@ from safetensors.numpy import load_file, save_file
 import edgetune.backends.ort.export_process as child
 from edgetune.backends.backend_contract import NoLinearHead
 from edgetune.backends.ort.artifacts import load_artifacts
-from edgetune.backends.ort.checksums import with_checksum
+from edgetune.backends.ort.manifest import with_checksum
 from edgetune.backends.ort.ort_backend import OrtBackend
 from edgetune.models.source import is_embedding, layer_number, resolve_model
 from edgetune.utils.errors import ArtifactsError
@@ -156,14 +156,11 @@ def test_weights_of_another_model(artifacts_of: Any, tmp_path: Path, changed: st
     np.testing.assert_allclose(backend.score(batch), other.score(batch), atol=1e-5)
 
 
-def test_shared_parameters_stay_frozen_with_a_note(tiny_model: Path) -> None:
-    halves = child.Halves(_model_with(["shared", "low"]), _model_with(["shared", "high"]), "hidden")
-    trainable, notes = child._without_shared(["shared", "high"], halves)
-    assert trainable == ["high"]
+def test_shared_parameters_stay_frozen_with_a_note() -> None:
+    items = [onnx.numpy_helper.from_array(np.zeros(1, np.float32), name) for name in ("shared", "low")]
+    prefix = onnx.helper.make_model(onnx.helper.make_graph([], "toy", [], [], initializer=items))
+    frozen = child.Halves(prefix, None).prefix_weights
+    notes: list[str] = []
+    for trainable in (["shared", "high"], ["high"]):
+        assert child._without(frozen, trainable, "the frozen layers use it too", notes) == ["high"]
     assert notes == ["shared stays frozen: the frozen layers use it too"]
-    assert child._without_shared(["high"], halves) == (["high"], [])
-
-
-def _model_with(initializers: list[str]) -> Any:
-    items = [onnx.numpy_helper.from_array(np.zeros(1, np.float32), name) for name in initializers]
-    return onnx.helper.make_model(onnx.helper.make_graph([], "toy", [], [], initializer=items))

@@ -13,10 +13,9 @@ from conftest import write_model
 from fakes import make_batch
 
 from edgetune.backends.backend_contract import NoLinearHead
-from edgetune.backends.onnx_export import load_torch_model
-from edgetune.backends.probe_batch import torch_probe
+from edgetune.backends.onnx_export import load_torch_model, torch_probe
 from edgetune.backends.torch.torch_backend import TorchBackend, find_linear
-from edgetune.backends.torch.torch_cut import LayerCut, encoder_layers, find_cut, shared_below
+from edgetune.backends.torch.torch_layers import LayerCut, encoder_layers, find_cut, shared_below
 from edgetune.models.source import resolve_model, trainable_names
 
 
@@ -33,7 +32,7 @@ def forwards(model: Any) -> list[Any]:
 def test_finds_the_layers_in_order(bert: Any) -> None:
     assert encoder_layers(bert) == list(bert.bert.encoder.layer)
     with pytest.raises(LookupError):
-        LayerCut(bert, 3)
+        LayerCut(bert, 3, lambda: None)
 
 
 @pytest.mark.parametrize("depth", [1, 2])
@@ -158,8 +157,8 @@ def test_bf16_is_cut_too(tiny_model: Path) -> None:
 
 def test_head_that_is_not_linear_has_no_features(tiny_model: Path, bert: Any) -> None:
     batch = torch_probe(bert)
-    assert find_linear(bert, lambda: bert(**batch).logits) is bert.classifier
-    assert find_linear(bert, lambda: bert(**batch).logits * 2) is None
+    assert find_linear(lambda: bert(**batch).logits) is bert.classifier
+    assert find_linear(lambda: bert(**batch).logits * 2) is None
     backend = TorchBackend(resolve_model(str(tiny_model)), 2, "1", 0)
     backend._model.classifier = torch.nn.Sequential(backend._model.classifier, torch.nn.Tanh())
     with pytest.raises(NoLinearHead, match="linear layer"):

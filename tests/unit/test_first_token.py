@@ -14,7 +14,7 @@ from conftest import write_model
 
 from edgetune.backends.onnx_export import export_graph, load_torch_model, native_stderr_to
 from edgetune.backends.ort.onnx_first_token import push_first_token
-from edgetune.backends.torch.torch_first_token import every_token, first_token_only
+from edgetune.backends.torch.torch_layers import every_token, first_token_only
 from edgetune.models.source import is_position_table
 from edgetune.utils.types import FloatArray, IntArray
 

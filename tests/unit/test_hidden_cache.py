@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from fakes import make_batch
 
-import edgetune.backends.hidden_store as home
+import edgetune.backends.hidden_cache as home
 from edgetune.backends.hidden_cache import HiddenCache, row_keys
 from edgetune.data.batches import Batch, join
 

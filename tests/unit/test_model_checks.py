@@ -16,7 +16,7 @@ from architectures import ARCHITECTURES
 from safetensors.numpy import load_file, save_file
 from strangers import write_bomb, write_module
 
-from edgetune.backends.hf_folder import convert_tokenizer
+from edgetune.backends.model_loader import convert_tokenizer
 from edgetune.backends.onnx_export import load_torch_model
 from edgetune.models import checks
 from edgetune.models.checks import (

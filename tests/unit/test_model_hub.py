@@ -11,8 +11,7 @@ from typing import Any
 import pytest
 from conftest import RunCli
 
-from edgetune.models.model_hub import WANTED, pinned_model
-from edgetune.models.source import resolve_model
+from edgetune.models.source import WANTED, pinned_model, resolve_model
 from edgetune.report.model_card import model_card
 from edgetune.utils.errors import MissingDependencyError, ModelError
 

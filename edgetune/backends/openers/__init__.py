@@ -1,29 +1,22 @@
 """Values of `--backend`, one file each, which has the value's name: what it refuses, and how it is opened.
 
-Another backend is one file here (and its folder, if it is more than a file). It defines
-
-    TRAITS                    what the planner and the profiler have to know (`Traits`)
-    missing()                 says which package is missing, if one is
-    fits(source)              whether it can run a model
-    check(config)             raises UsageError where the settings ask for what it cannot do
-    open_backend(asked)       returns a `Backend`; only then is anything heavy imported
-    import_runtime()          imports what is heavy, for the profiler; only if it trains
-
-The command line reads the names of the files, so these modules import nothing heavy. May import what
-`backends` may.
+Another backend is one file here (and its folder, if it is more than a file), with one `Opener`. The command
+line reads the names of the files, so these modules import nothing heavy. May import what `backends` may.
 """
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import cache
 from itertools import product
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol, cast
+from typing import TYPE_CHECKING, ClassVar
 
 from edgetune.utils.errors import UsageError
-from edgetune.utils.plugins import module_names
+from edgetune.utils.plugins import module_names, own_classes
 
 if TYPE_CHECKING:
     from edgetune.backends.backend_contract import Backend
@@ -86,22 +79,22 @@ class Opening:
     multi_label: bool = False
 
 
-class Opener(Protocol):
-    """A module of this folder."""
+class Opener:
+    """What a module of this folder defines."""
 
-    TRAITS: Traits
+    TRAITS: ClassVar[Traits]
 
     def missing(self) -> str:
         """Say which package is not installed, and how to install it; return "" if all are there."""
-        ...
+        raise NotImplementedError
 
     def fits(self, source: ModelSource) -> bool:
-        """Return whether it can run a model."""
-        ...
+        """Return whether it can run a model, as far as is known before that is tried."""
+        return True
 
     def import_runtime(self) -> None:
-        """Import what takes long; only backends that train define this."""
-        ...
+        """Import what takes long, for the profiler; only backends that train define this."""
+        raise NotImplementedError
 
     def check(self, config: RunConfig) -> None:
         """Refuse settings that the backend cannot follow.
@@ -109,16 +102,17 @@ class Opener(Protocol):
         Raises:
             UsageError: what is not possible, and what to do.
         """
-        ...
 
     def open_backend(self, asked: Opening) -> Backend:
-        """Open the model, ready to train or to score."""
-        ...
+        """Open the model, ready to train or to score; only then is anything heavy imported."""
+        raise NotImplementedError
 
 
+@cache
 def find_opener(name: str) -> Opener:
-    """Import and return the module of that name; the settings have refused names that do not exist."""
-    return cast("Opener", importlib.import_module(f"{__name__}.{name}"))
+    """Return what the module of that name defines; the settings have refused names that do not exist."""
+    (kind,) = own_classes(importlib.import_module(f"{__name__}.{name}"), Opener)
+    return kind()
 
 
 def traits_of(name: str) -> Traits:
@@ -144,9 +138,7 @@ def profiled_keys() -> tuple[str, ...]:
 def accepting(config: RunConfig) -> Iterator[str]:
     """Yield the backends that train and accept the settings."""
     for name in backend_names():
-        try:
+        with contextlib.suppress(UsageError):
             find_opener(name).check(config)
-        except UsageError:
-            continue
-        if traits_of(name).trains:
-            yield name
+            if traits_of(name).trains:
+                yield name

@@ -6,57 +6,45 @@ import importlib
 import importlib.util
 
 from edgetune.backends.backend_contract import Backend
-from edgetune.backends.openers import Opening, Traits
-from edgetune.config.settings import RunConfig
+from edgetune.backends.openers import Opener, Opening, Traits
 from edgetune.devices.device_profile import FixedCosts
-from edgetune.models.source import ModelSource
-
-TRAITS = Traits(
-    FixedCosts(import_s=9, open_s=1.3, open_depth_s=0.3, export_s=0, save_s=1.9, save_model_s=0.3),
-    runtime="torch",
-    precisions=("fp32", "bf16"),
-    devices=("cpu", "cuda"),
-)
 
 
-def missing() -> str:
-    """Say whether PyTorch or transformers is missing."""
-    if any(importlib.util.find_spec(name) is None for name in ("torch", "transformers")):
-        return 'PyTorch and transformers are not installed (`pip install "edgetune[cpu]"`)'
-    return ""
+class TorchOpener(Opener):
+    """Accepts all settings, and every model that edgetune accepts."""
 
-
-def fits(source: ModelSource) -> bool:
-    """Return True: transformers opens every model that edgetune accepts."""
-    return True
-
-
-def import_runtime() -> None:
-    """Import PyTorch, and of transformers what loads a model."""
-    for name in ("edgetune.backends.torch.torch_backend", "torch"):
-        importlib.import_module(name)
-    importlib.import_module("transformers").AutoModelForSequenceClassification  # noqa: B018  # imports it
-
-
-def check(config: RunConfig) -> None:
-    """Accept all settings."""
-
-
-def open_backend(asked: Opening) -> Backend:
-    """Open the model with torch."""
-    from edgetune.backends.torch.torch_backend import TorchBackend
-
-    settings = asked.settings
-    return TorchBackend(
-        asked.source,
-        asked.n_labels,
-        settings.freeze,
-        asked.seed,
-        device=settings.device,
-        precision=settings.precision,
-        threads=settings.threads,
-        onnx=settings.onnx,
-        tokenizer_folder=asked.tokenizer_folder,
-        cache=asked.cache,
-        multi_label=asked.multi_label,
+    TRAITS = Traits(
+        FixedCosts(import_s=9, open_s=1.3, open_depth_s=0.3, export_s=0, save_s=1.9, save_model_s=0.3),
+        runtime="torch",
+        precisions=("fp32", "bf16"),
+        devices=("cpu", "cuda"),
     )
+
+    def missing(self) -> str:
+        if any(importlib.util.find_spec(name) is None for name in ("torch", "transformers")):
+            return 'PyTorch and transformers are not installed (`pip install "edgetune[cpu]"`)'
+        return ""
+
+    def import_runtime(self) -> None:
+        for name in ("edgetune.backends.torch.torch_backend", "torch"):
+            importlib.import_module(name)
+        transformers = importlib.import_module("transformers")
+        transformers.AutoModelForSequenceClassification  # noqa: B018  # imports what loads a model
+
+    def open_backend(self, asked: Opening) -> Backend:
+        from edgetune.backends.torch.torch_backend import TorchBackend
+
+        settings = asked.settings
+        return TorchBackend(
+            asked.source,
+            asked.n_labels,
+            settings.freeze,
+            asked.seed,
+            device=settings.device,
+            precision=settings.precision,
+            threads=settings.threads,
+            onnx=settings.onnx,
+            tokenizer_folder=asked.tokenizer_folder,
+            cache=asked.cache,
+            multi_label=asked.multi_label,
+        )

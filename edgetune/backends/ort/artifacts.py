@@ -9,27 +9,28 @@
     rest.safetensors         weights the graph does not use, kept for the Hugging Face folder
     config.json, tokenizer…  as they go into the trained model's folder
 
-Built by a child process (`export_child`), so that torch's memory and chatter never enter the run, and
+Built by a child process (`export_process`), so that torch's memory and chatter never enter the run, and
 cached by a hash of weights, settings and versions. Reading them needs neither torch nor transformers.
 """
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import shutil
 import subprocess
 import tempfile
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
-
-from edgetune.backends.onnx_files import find_unsafe_reference
-from edgetune.backends.ort.checksums import MANIFEST, find_damage
-from edgetune.backends.ort.manifest import SCHEMA_VERSION, Manifest
+from edgetune.backends.onnx_files import find_unsafe_reference, is_inside
+from edgetune.backends.ort.manifest import MANIFEST, SCHEMA_VERSION, Manifest, find_damage
 from edgetune.models.checks import MAX_JSON_BYTES, MAX_TOKENIZER_BYTES, check_safetensors, check_size
-from edgetune.models.source import ModelSource
+from edgetune.models.source import ModelSource, resolve_model
+from edgetune.models.vocabulary import require_tokenizer
+from edgetune.run_files.outputs import export_folder, refuse_taken
 from edgetune.utils.cache import cache_subfolder, mark_in_use, move_into_place
 from edgetune.utils.errors import (
     ArtifactsError,
@@ -40,7 +41,8 @@ from edgetune.utils.errors import (
     UsageError,
 )
 from edgetune.utils.isolation import module_command
-from edgetune.utils.machine import installed
+from edgetune.utils.machine import cache_folder, installed
+from edgetune.utils.parsing import read_json_file
 
 GRAPHS = ("training_model.onnx", "eval_model.onnx", "optimizer_model.onnx", "checkpoint")
 CUT_FOLDER = "cut"
@@ -51,12 +53,12 @@ _ERRORS: dict[str, type[EdgetuneError]] = {
 }
 
 
+@dataclass(frozen=True)
 class Artifacts:
     """A folder of training artifacts whose manifest was read and found to fit this machine."""
 
-    def __init__(self, folder: Path, manifest: Manifest) -> None:
-        self.folder = folder
-        self.manifest = manifest
+    folder: Path
+    manifest: Manifest
 
     @property
     def tokenizer_file(self) -> Path:
@@ -78,7 +80,7 @@ def load_artifacts(
     Args:
         folder: where they lie.
         n_labels: of the data; None: any number.
-        cache_dir: where is remembered what was checked (`artifact_sums`).
+        cache_dir: where is remembered what was checked (`manifest.find_damage`).
         multi_label: whether a row of the data may have several labels.
 
     Raises:
@@ -95,7 +97,7 @@ def load_artifacts(
         raw = json.loads(path.read_text(encoding="utf-8"))
         _check_version(folder, raw)
         manifest = Manifest.model_validate(raw)
-    except (OSError, ValueError, RecursionError, ValidationError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         first = str(error).splitlines()[0]
         raise ArtifactsError(f"{path} is damaged ({first}); export the artifacts again.") from error
     wanted = [*GRAPHS, "tokenizer.json", "config.json"]
@@ -151,13 +153,12 @@ def _check_files(folder: Path, raw: dict[str, Any], wanted: list[str], cache_dir
 def _check_version(folder: Path, raw: Any) -> None:
     """Refuse artifacts of another schema in words of their own."""
     version = raw.get("schema_version", 0) if isinstance(raw, dict) else 0
-    if not isinstance(version, int) or version in (0, SCHEMA_VERSION):
-        return
-    if version > SCHEMA_VERSION:
+    if isinstance(version, int) and version > SCHEMA_VERSION:
         raise ArtifactsError(f"{folder} was written by a newer edgetune; update edgetune or export again.")
-    raise ArtifactsError(
-        f"{folder} was written by an older edgetune; export it again with `edgetune export`."
-    )
+    if isinstance(version, int) and version not in (0, SCHEMA_VERSION):
+        raise ArtifactsError(
+            f"{folder} was written by an older edgetune; export it again with `edgetune export`."
+        )
 
 
 def artifacts_cache_key(fingerprint: str, freeze: str) -> str:
@@ -184,22 +185,16 @@ class ArtifactBuilder:
         self._fingerprint = source.fingerprint()
         self._child: subprocess.Popen[str] | None = None
 
-    @property
-    def model_name(self) -> str:
-        """What is exported."""
-        return self._source.name
-
     def cached(self, n_labels: int, freeze: str, multi_label: bool = False) -> Path | None:
         """Return the cached artifacts' folder, if they are there and whole; damaged ones are made again."""
         folder = self._folder(n_labels, freeze, multi_label)
-        return folder if folder in self._whole or self._is_whole(folder, n_labels, multi_label) else None
+        return folder if self._is_whole(folder, n_labels, multi_label) else None
 
     def _is_whole(self, folder: Path, n_labels: int, multi_label: bool) -> bool:
-        try:
-            self._whole[folder] = load_artifacts(folder, n_labels, self._cache_dir, multi_label)
-        except (ArtifactsError, ModelError):
-            return False
-        return True
+        with contextlib.suppress(ArtifactsError, ModelError):
+            if folder not in self._whole:
+                self._whole[folder] = load_artifacts(folder, n_labels, self._cache_dir, multi_label)
+        return folder in self._whole
 
     def any_cached(self, freeze: str) -> bool:
         """Return whether this model's artifacts are cached for any number of labels."""
@@ -235,9 +230,8 @@ class ArtifactBuilder:
         Raises:
             EdgetuneError: what the child found wrong, in its words.
         """
-        folder = self.cached(n_labels, freeze, multi_label)
-        if folder is None:
-            folder = self._folder(n_labels, freeze, multi_label)
+        folder = self._folder(n_labels, freeze, multi_label)
+        if not self._is_whole(folder, n_labels, multi_label):
             self._build(folder, n_labels, freeze, multi_label)
             self._whole[folder] = load_artifacts(folder, n_labels, self._cache_dir, multi_label)
         mark_in_use(folder / MANIFEST)
@@ -246,52 +240,91 @@ class ArtifactBuilder:
     def _build(self, folder: Path, n_labels: int, freeze: str, multi_label: bool) -> None:
         """Make artifacts in a temporary folder beside `folder`, then put it there."""
         try:
-            scratch = Path(
-                tempfile.mkdtemp(prefix=".building-", dir=cache_subfolder(self._cache_dir, "artifacts"))
-            )
+            home = cache_subfolder(self._cache_dir, "artifacts")
+            made = tempfile.TemporaryDirectory(prefix=".building-", dir=home, ignore_cleanup_errors=True)
         except OSError as error:
             raise ResourceError(
                 f"Cannot write to {folder.parent} ({error.strerror}); choose another folder with "
                 "--cache-dir or EDGETUNE_CACHE."
             ) from error
-        try:
-            self._run_child(scratch, n_labels, freeze, multi_label)
-            move_into_place(scratch, folder, lambda folder: self._is_whole(folder, n_labels, multi_label))
-        finally:
-            shutil.rmtree(scratch, ignore_errors=True)
+        with made as scratch:
+            self._run_child(
+                {
+                    "folder": str(self._source.folder),
+                    "name": self._source.name,
+                    "fingerprint": self._fingerprint,
+                    "n_labels": n_labels,
+                    "multi_label": multi_label,
+                    "freeze": freeze,
+                    "pools_mean": self._source.pools_mean,
+                    "target": scratch,
+                }
+            )
+            move_into_place(
+                Path(scratch), folder, lambda folder: self._is_whole(folder, n_labels, multi_label)
+            )
 
-    def _run_child(self, scratch: Path, n_labels: int, freeze: str, multi_label: bool) -> None:
+    def _run_child(self, job: dict[str, Any]) -> None:
+        """Have a job done (see `export_process.build_artifacts`), by the child that is warm or a new one."""
         self.warm_up()
         child, self._child = self._child, None
         assert child is not None
-        job = {
-            "folder": str(self._source.folder),
-            "name": self._source.name,
-            "fingerprint": self._fingerprint,
-            "n_labels": n_labels,
-            "multi_label": multi_label,
-            "freeze": freeze,
-            "pools_mean": self._source.pools_mean,
-            "target": str(scratch),
-        }
         try:
             out, err = child.communicate(json.dumps(job))
         except BaseException:
             child.kill()
             child.communicate()
             raise
-        _raise_child_error(child.returncode, out, err)
+        lines = [line for line in out.splitlines() if line.startswith("{")]
+        answer: dict[str, Any] = json.loads(lines[-1]) if lines else {}
+        if "error" in answer:
+            raise _ERRORS.get(answer["error"], ArtifactsError)(answer["message"])
+        if child.returncode != 0 or not answer.get("ok"):
+            tail = " ".join(err.strip().splitlines()[-1:])[-300:]
+            raise ArtifactsError(
+                f"Exporting the training artifacts failed (exit code {child.returncode}: "
+                f"{tail or 'no message'}); try --backend torch, and please report this error."
+            )
 
 
-def _raise_child_error(returncode: int, out: str, err: str) -> None:
-    lines = [line for line in out.splitlines() if line.startswith("{")]
-    answer: dict[str, Any] = json.loads(lines[-1]) if lines else {}
-    if returncode == 0 and answer.get("ok"):
-        return
-    if "error" in answer:
-        raise _ERRORS.get(answer["error"], ArtifactsError)(answer["message"])
-    tail = " ".join(err.strip().splitlines()[-1:])[-300:]
-    raise ArtifactsError(
-        f"Exporting the training artifacts failed (exit code {returncode}: {tail or 'no message'}); "
-        "try --backend torch, and please report this error."
-    )
+def export_artifacts(
+    model: str | None,
+    n_labels: int,
+    out: Path,
+    *,
+    freeze: str = "embeddings",
+    pooling: str = "auto",
+    multi_label: bool = False,
+    overwrite: bool = False,
+    cache_dir: Path | None = None,
+) -> Artifacts:
+    """Export a model's training artifacts into a new folder, and keep a copy in the cache for later runs.
+
+    `model` and `pooling` are those of `models.source.resolve_model`; `overwrite` replaces an earlier export.
+
+    Raises:
+        UsageError: a number that cannot be.
+        RunError: there is something already.
+        ArtifactsError: the export failed its check.
+    """
+    if n_labels < 2:
+        raise UsageError(f"--labels {n_labels}: a classifier needs at least 2 labels.")
+    if freeze not in ("none", "embeddings") and not freeze.isdigit():
+        raise UsageError(f"--freeze {freeze}: must be none, embeddings or a number of layers.")
+    refuse_taken("--out", out, [model] if model is not None else [])
+    with export_folder(out, "training artifacts", _exported, overwrite) as fresh:
+        source = resolve_model(model, pooling)
+        require_tokenizer(source.folder)
+        builder = ArtifactBuilder(source, cache_dir if cache_dir is not None else cache_folder())
+        made = builder.get(n_labels, freeze, multi_label)
+        shutil.copytree(made.folder, fresh, dirs_exist_ok=True)
+    return load_artifacts(out, n_labels, cache_dir, multi_label)
+
+
+def _exported(folder: Path) -> list[str]:
+    """Return the files of an export, its manifest first; [] where there is none, or one of something else."""
+    with contextlib.suppress(OSError, ValueError, TypeError, KeyError):
+        manifest = read_json_file(folder / MANIFEST)
+        if manifest["fingerprint"] and manifest["onnxruntime"]:
+            return [MANIFEST, *(name for name in manifest["files"] if is_inside(folder, name))]
+    return []

@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 
 from edgetune.backends.onnx_export import IR_VERSION, OPSET
-from edgetune.models.checks import weight_files
+from edgetune.models.checks import tensor_headers, weight_files
 from edgetune.models.mean_pooling import MEAN_SCALE, TANH_SCALE, can_pool, is_pooled, pooling_weights
 from edgetune.utils.types import FloatArray
 
@@ -39,12 +39,9 @@ _FLOATS, _UNREADABLE = ("F16", "F32", "F64"), ("BF16", "F8_E4M3", "F8_E5M2")
 
 
 def can_write(config: Mapping[str, Any], pools_mean: bool, folder: Path) -> bool:
-    """Return whether the graph of an encoder can be written here.
+    """Return whether the graph of an encoder with this `config.json` can be written here.
 
-    Args:
-        config: its `config.json`.
-        pools_mean: whether its head reads the mean of all tokens.
-        folder: where its weights lie, of which the headers are read.
+    Its head must read the mean of all tokens; the headers of the weights in `folder` are read.
     """
     return (
         pools_mean
@@ -62,17 +59,12 @@ def _has_weights(config: Mapping[str, Any], folder: Path) -> bool:
 
     BERT of before 2019 calls the weights of its norms `gamma` and `beta`; NumPy has no bfloat16.
     """
-    from safetensors import safe_open
-
     found: dict[str, tuple[int, ...]] = {}
-    for path in weight_files(folder):
-        with safe_open(path, framework="numpy") as tensors:
-            for name in tensors.keys():  # noqa: SIM118  (it is no dict)
-                tensor = tensors.get_slice(name)
-                if tensor.get_dtype() in _UNREADABLE:
-                    return False
-                if tensor.get_dtype() in _FLOATS:
-                    found[name.removeprefix("bert.")] = tuple(tensor.get_shape())
+    for _, name, tensor in tensor_headers(folder):
+        if tensor.get_dtype() in _UNREADABLE:
+            return False
+        if tensor.get_dtype() in _FLOATS:
+            found[name.removeprefix("bert.")] = tuple(tensor.get_shape())
     width, n_layers = int(config["hidden_size"]), int(config["num_hidden_layers"])
     wanted: dict[str, tuple[int, ...]] = {
         f"embeddings.LayerNorm.{name}": (width,) for name in ("weight", "bias")
@@ -102,124 +94,113 @@ def read_weights(folder: Path) -> dict[str, FloatArray]:
     }
 
 
-def n_features(config: Mapping[str, Any], pair: bool) -> int:
-    """Return the width F of the features."""
-    return int(config["hidden_size"]) * (PAIR_PARTS if pair else 1)
-
-
 def write_graph(config: Mapping[str, Any], weights: Mapping[str, FloatArray], *, pair: bool = False) -> Any:
     """Return the graph as an `onnx.ModelProto`.
 
     Inputs are `input_ids`, `attention_mask` and `token_type_ids`, int64 (B, T), as the tokenizer gives them;
-    outputs `logits` (B, C) and `features` (B, F).
-
-    Args:
-        config: `config.json` of the encoder.
-        weights: of `read_weights`, and `HEAD_WEIGHT` (C, F) and `HEAD_BIAS` (C,).
-        pair: whether rows are pairs of texts, which are then encoded apart.
+    outputs `logits` (B, C) and `features` (B, F). `weights` are those of `read_weights`, with `HEAD_WEIGHT`
+    (C, F) and `HEAD_BIAS` (C,). With `pair`, the two texts of a row are encoded apart.
     """
     return _Writer(config, weights, pair).model()
 
 
 class _Writer:
-    """Collects nodes and initializers of one graph."""
+    """Collects nodes and initializers of one graph; tensors go by their names."""
 
     def __init__(self, config: Mapping[str, Any], weights: Mapping[str, FloatArray], pair: bool) -> None:
-        self._config, self._weights, self._pair = config, weights, pair
+        self._weights, self._pair = weights, pair
+        self._n_layers, self._n_heads = int(config["num_hidden_layers"]), int(config["num_attention_heads"])
+        self._width, self._epsilon = int(config["hidden_size"]), float(config.get("layer_norm_eps", 1e-12))
         self._nodes: list[Any] = []
         self._initializers: dict[str, Any] = {}
-        self._n_names = 0
 
     def model(self) -> Any:
         """Return the whole model."""
         from onnx import TensorProto, helper
 
         ids, mask, kinds = self._texts_apart() if self._pair else INPUTS
-        floats = self._node("Cast", [mask], to=TensorProto.FLOAT)
+        floats = self._add("Cast", mask, to=TensorProto.FLOAT)
         hidden = self._embeddings(ids, kinds)
-        scores = self._masked(floats)
-        for number in range(int(self._config["num_hidden_layers"])):
+        absent = self._add("Mul", self._add("Sub", np.float32(1), floats), np.float32(MASKED))
+        scores = self._add("Unsqueeze", absent, [1, 2])  # (B, 1, 1, T)
+        for number in range(self._n_layers):
             hidden = self._layer(f"encoder.layer.{number}", hidden, scores)
         features = self._pooled(hidden, floats)
-        features = self._node("Identity", [self._compared(features) if self._pair else features], FEATURES)
-        self._node("Gemm", [features, self._weight(HEAD_WEIGHT), self._weight(HEAD_BIAS)], LOGITS, transB=1)
-        inputs = [
-            helper.make_tensor_value_info(name, TensorProto.INT64, ["batch", "tokens"]) for name in INPUTS
-        ]
+        if self._pair:
+            features = self._compared(features)
+        self._add("Identity", features, output=FEATURES)
+        head = (self._weight(HEAD_WEIGHT), self._weight(HEAD_BIAS))
+        self._add("Gemm", FEATURES, *head, output=LOGITS, transB=1)
         n_classes, width = self._weights[HEAD_WEIGHT].shape
+        describe = helper.make_tensor_value_info
+        inputs = [describe(name, TensorProto.INT64, ["batch", "tokens"]) for name in INPUTS]
         outputs = [
-            helper.make_tensor_value_info(LOGITS, TensorProto.FLOAT, ["batch", n_classes]),
-            helper.make_tensor_value_info(FEATURES, TensorProto.FLOAT, ["batch", width]),
+            describe(LOGITS, TensorProto.FLOAT, ["batch", n_classes]),
+            describe(FEATURES, TensorProto.FLOAT, ["batch", width]),
         ]
-        graph = helper.make_graph(
-            self._nodes, "encoder", inputs, outputs, initializer=list(self._initializers.values())
-        )
-        domains = [helper.make_opsetid("", OPSET)]
+        weights = list(self._initializers.values())
         return helper.make_model(
-            graph, opset_imports=domains, ir_version=IR_VERSION, producer_name="edgetune"
+            helper.make_graph(self._nodes, "encoder", inputs, outputs, initializer=weights),
+            opset_imports=[helper.make_opsetid("", OPSET)],
+            ir_version=IR_VERSION,
+            producer_name="edgetune",
         )
 
-    def _node(self, kind: str, inputs: list[str], output: str = "", **attributes: Any) -> str:
-        """Add a node with one output; return the output's name."""
+    def _add(self, kind: str, *inputs: Any, output: str = "", **attributes: Any) -> str:
+        """Add a node with one output; return its name, which is `output` if anybody outside knows it.
+
+        Inputs are names, or values of constants: whole numbers and lists of them (int64), or float32.
+        """
         from onnx import helper
 
-        if not output:
-            self._n_names += 1
-            output = f"{kind}_{self._n_names}"
-        self._nodes.append(helper.make_node(kind, inputs, [output], name=f"{output}_node", **attributes))
+        names = [value if isinstance(value, str) else self._constant(value) for value in inputs]
+        output = output or f"{kind}_{len(self._nodes)}"
+        self._nodes.append(helper.make_node(kind, names, [output], name=f"{output}_node", **attributes))
         return output
 
-    def _constant(self, name: str, value: Any) -> str:
+    def _constant(self, value: Any, name: str = "") -> str:
         """Add an initializer unless there is one of this name; return the name."""
         from onnx import numpy_helper
 
+        name = name or f"constant_{len(self._initializers)}"
         if name not in self._initializers:
-            self._initializers[name] = numpy_helper.from_array(np.array(value, order="C"), name)
+            kind: Any = np.int64 if isinstance(value, int | list) else np.float32
+            self._initializers[name] = numpy_helper.from_array(np.array(value, kind, order="C"), name)
         return name
 
     def _weight(self, name: str) -> str:
-        return self._constant(name, self._weights[name])
+        return self._constant(self._weights[name], name)
 
     def _normalized(self, name: str, value: str) -> str:
-        inputs = [value, self._weight(f"{name}.weight"), self._weight(f"{name}.bias")]
-        return self._node("LayerNormalization", inputs, epsilon=self._epsilon)
-
-    @property
-    def _epsilon(self) -> float:
-        return float(self._config.get("layer_norm_eps", 1e-12))
+        scale, shift = self._weight(f"{name}.weight"), self._weight(f"{name}.bias")
+        return self._add("LayerNormalization", value, scale, shift, epsilon=self._epsilon)
 
     def _linear(self, name: str, value: str) -> str:
-        transposed = self._constant(f"{name}.weight.T", self._weights[f"{name}.weight"].T)
-        return self._node("Add", [self._node("MatMul", [value, transposed]), self._weight(f"{name}.bias")])
-
-    def _integers(self, name: str, *values: int) -> str:
-        return self._constant(name, np.array(values, np.int64))
+        transposed = self._constant(self._weights[f"{name}.weight"].T, f"{name}.weight.T")
+        return self._add("Add", self._add("MatMul", value, transposed), self._weight(f"{name}.bias"))
 
     def _texts_apart(self) -> tuple[str, str, str]:
         """Put the second texts of a batch under the first ones: ids, mask and token types (2B, T')."""
+        from onnx import TensorProto
+
         ids, mask, kinds = INPUTS
-        axis = self._integers("axis_1", 1)
-        in_second = self._node("Mul", [kinds, mask])
-        n_first = self._node("ReduceSum", [self._node("Sub", [mask, in_second]), axis], keepdims=1)
-        n_second = self._node("ReduceSum", [in_second, axis], keepdims=1)
+        in_second = self._add("Mul", kinds, mask)
+        n_first = self._add("ReduceSum", self._add("Sub", mask, in_second), [1], keepdims=1)
+        n_second = self._add("ReduceSum", in_second, [1], keepdims=1)
         # A second text begins with a copy of the token that the first one begins with.
-        n_second = self._node("Add", [n_second, self._integers("one_integer", 1)])
-        most = self._node("ReduceMax", [self._node("Max", [n_first, n_second])], keepdims=0)
-        zero, one = (self._constant(f"scalar_{n}", np.array(n, np.int64)) for n in (0, 1))
-        columns = self._node("Range", [zero, most, one])
-        before = self._node("Sub", [n_first, self._integers("one_integer", 1)])
-        at_start = self._node("Equal", [columns, zero])
-        places = self._node("Where", [at_start, zero, self._node("Add", [columns, before])])
-        last = self._node("Sub", [self._node("Shape", [ids], start=1, end=2), one])
-        second = self._node("GatherElements", [ids, self._node("Min", [places, last])], axis=1)
-        width = self._node("Unsqueeze", [most, self._integers("axis_0", 0)])
-        first = self._node("Slice", [ids, self._integers("axis_0", 0), width, axis])
-        both = self._node("Concat", [first, second], axis=0)
-        masks = [
-            self._node("Cast", [self._node("Less", [columns, length])], to=7)
-            for length in (n_first, n_second)
-        ]
-        return both, self._node("Concat", masks, axis=0), self._node("Mul", [both, zero])
+        n_second = self._add("Add", n_second, [1])
+        most = self._add("ReduceMax", self._add("Max", n_first, n_second), keepdims=0)
+        columns = self._add("Range", 0, most, 1)
+        before = self._add("Sub", n_first, [1])
+        at_start = self._add("Equal", columns, 0)
+        places = self._add("Where", at_start, 0, self._add("Add", columns, before))
+        last = self._add("Sub", self._add("Shape", ids, start=1, end=2), 1)
+        second = self._add("GatherElements", ids, self._add("Min", places, last), axis=1)
+        first = self._add("Slice", ids, [0], self._add("Unsqueeze", most, [0]), [1])
+        both = self._add("Concat", first, second, axis=0)
+        is_token = [self._add("Less", columns, length) for length in (n_first, n_second)]
+        masks = self._add("Cast", self._add("Concat", *is_token, axis=0), to=TensorProto.INT64)
+        return both, masks, self._add("Mul", both, 0)
 
     def _compared(self, features: str) -> str:
         """Combine features of first and second texts (2B, D) to those of pairs (B, F)."""
@@ -227,80 +208,53 @@ class _Writer:
 
         first, second = "first_features", "second_features"
         self._nodes.append(helper.make_node("Split", [features], [first, second], name="apart", axis=0))
-        apart = self._node("Abs", [self._node("Sub", [first, second])])
-        return self._node("Concat", [first, second, apart, self._node("Mul", [first, second])], axis=1)
+        apart = self._add("Abs", self._add("Sub", first, second))
+        return self._add("Concat", first, second, apart, self._add("Mul", first, second), axis=1)
 
     def _embeddings(self, ids: str, kinds: str) -> str:
         """Add the embeddings of words, token types and positions (B, T, D)."""
-        words = self._node("Gather", [self._weight("embeddings.word_embeddings.weight"), ids])
-        types = self._node("Gather", [self._weight("embeddings.token_type_embeddings.weight"), kinds])
-        n_tokens = self._node("Shape", [ids], start=1, end=2)
-        zero = self._integers("axis_0", 0)
-        table = self._weight("embeddings.position_embeddings.weight")
-        places = self._node("Slice", [table, zero, n_tokens, zero])
-        total = self._node("Add", [self._node("Add", [words, types]), places])
-        return self._normalized("embeddings.LayerNorm", total)
-
-    def _masked(self, floats: str) -> str:
-        """Return what is added to attention scores (B, 1, 1, T): a large negative number at padding."""
-        absent = self._node("Sub", [self._constant("one", np.float32(1.0)), floats])
-        scaled = self._node("Mul", [absent, self._constant("masked", np.float32(MASKED))])
-        return self._node("Unsqueeze", [scaled, self._integers("mask_axes", 1, 2)])
+        words, types, positions = (
+            self._weight(f"embeddings.{table}_embeddings.weight")
+            for table in ("word", "token_type", "position")
+        )
+        total = self._add("Add", self._add("Gather", words, ids), self._add("Gather", types, kinds))
+        places = self._add("Slice", positions, [0], self._add("Shape", ids, start=1, end=2), [0])
+        return self._normalized("embeddings.LayerNorm", self._add("Add", total, places))
 
     def _layer(self, name: str, hidden: str, mask: str) -> str:
         """Add one encoder layer, (B, T, D) to (B, T, D)."""
-        projected = self._linear(f"{name}.attention.output.dense", self._attention(name, hidden, mask))
-        hidden = self._normalized(
-            f"{name}.attention.output.LayerNorm", self._node("Add", [projected, hidden])
-        )
-        inner = self._gelu(self._linear(f"{name}.intermediate.dense", hidden))
-        outer = self._linear(f"{name}.output.dense", inner)
-        return self._normalized(f"{name}.output.LayerNorm", self._node("Add", [outer, hidden]))
+        attended = self._linear(f"{name}.attention.output.dense", self._attention(name, hidden, mask))
+        total = self._add("Add", attended, hidden)
+        hidden = self._normalized(f"{name}.attention.output.LayerNorm", total)
+        inner = self._linear(f"{name}.intermediate.dense", hidden)
+        shifted = self._add("Erf", self._add("Div", inner, np.float32(np.sqrt(2.0))))
+        gelu = self._add("Mul", inner, self._add("Add", shifted, np.float32(1)))
+        outer = self._linear(f"{name}.output.dense", self._add("Mul", gelu, np.float32(0.5)))
+        return self._normalized(f"{name}.output.LayerNorm", self._add("Add", outer, hidden))
 
     def _attention(self, name: str, hidden: str, mask: str) -> str:
-        n_heads = int(self._config["num_attention_heads"])
-        size = int(self._config["hidden_size"]) // n_heads
-        apart = self._integers("heads_apart", 0, 0, n_heads, size)
-        together = self._integers("heads_together", 0, 0, n_heads * size)
+        size = self._width // self._n_heads
 
         def heads(part: str, order: list[int]) -> str:
-            value = self._node("Reshape", [self._linear(f"{name}.attention.self.{part}", hidden), apart])
-            return self._node("Transpose", [value], perm=order)
+            value = self._linear(f"{name}.attention.self.{part}", hidden)
+            apart = self._add("Reshape", value, [0, 0, self._n_heads, size])
+            return self._add("Transpose", apart, perm=order)
 
-        query, key, value = (
-            heads(part, order)
-            for part, order in (("query", [0, 2, 1, 3]), ("key", [0, 2, 3, 1]), ("value", [0, 2, 1, 3]))
-        )
-        root = self._constant("root", np.float32(np.sqrt(size)))
-        scores = self._node("Div", [self._node("MatMul", [query, key]), root])
-        weights = self._node("Softmax", [self._node("Add", [scores, mask])], axis=-1)
-        mixed = self._node("Transpose", [self._node("MatMul", [weights, value])], perm=[0, 2, 1, 3])
-        return self._node("Reshape", [mixed, together])
-
-    def _gelu(self, value: str) -> str:
-        root, one = (
-            self._constant("root_of_2", np.float32(np.sqrt(2.0))),
-            self._constant("one", np.float32(1.0)),
-        )
-        shifted = self._node("Add", [self._node("Erf", [self._node("Div", [value, root])]), one])
-        half = self._constant("half", np.float32(0.5))
-        return self._node("Mul", [self._node("Mul", [value, shifted]), half])
+        products = self._add("MatMul", heads("query", [0, 2, 1, 3]), heads("key", [0, 2, 3, 1]))
+        value = heads("value", [0, 2, 1, 3])
+        scores = self._add("Div", products, np.float32(np.sqrt(size)))
+        weights = self._add("Softmax", self._add("Add", scores, mask), axis=-1)
+        mixed = self._add("Transpose", self._add("MatMul", weights, value), perm=[0, 2, 1, 3])
+        return self._add("Reshape", mixed, [0, 0, self._width])
 
     def _pooled(self, hidden: str, floats: str) -> str:
         """Add what the added layer and the head's dense layer compute, (B, T, D) to (B, D)."""
-        width = int(self._config["hidden_size"])
-        axis = self._integers("axis_1", 1)
-        mask = self._node("Unsqueeze", [floats, self._integers("axis_2", 2)])
-        total = self._node("ReduceSum", [self._node("Mul", [hidden, mask]), axis], keepdims=0)
-        mean = self._node("Div", [total, self._node("ReduceSum", [mask, axis], keepdims=0)])
-        scaled = self._node("Mul", [mean, self._constant("mean_scale", np.float32(MEAN_SCALE))])
-        first = self._node("Gather", [hidden, self._constant("scalar_0", np.array(0, np.int64))], axis=1)
-        pooled = self._node("Add", [scaled, first])
-        plain = [
-            self._constant("ones", np.ones(width, np.float32)),
-            self._constant("zeros", np.zeros(width, np.float32)),
-        ]
+        mask = self._add("Unsqueeze", floats, [2])
+        total = self._add("ReduceSum", self._add("Mul", hidden, mask), [1], keepdims=0)
+        mean = self._add("Div", total, self._add("ReduceSum", mask, [1], keepdims=0))
+        first = self._add("Gather", hidden, 0, axis=1)
+        pooled = self._add("Add", self._add("Mul", mean, np.float32(MEAN_SCALE)), first)
+        ones, zeros = np.ones(self._width, np.float32), np.zeros(self._width, np.float32)
         for _ in range(2):
-            pooled = self._node("LayerNormalization", [pooled, *plain], axis=-1, epsilon=self._epsilon)
-        scale = self._constant("tanh_scale", np.float32(TANH_SCALE))
-        return self._node("Tanh", [self._node("Mul", [pooled, scale])])
+            pooled = self._add("LayerNormalization", pooled, ones, zeros, axis=-1, epsilon=self._epsilon)
+        return self._add("Tanh", self._add("Mul", pooled, np.float32(TANH_SCALE)))

@@ -15,20 +15,24 @@ from typing import Any
 
 import numpy as np
 
-from edgetune.backends.hf_folder import convert_tokenizer
+from edgetune.backends.model_loader import convert_tokenizer
 from edgetune.backends.onnx_export import export_graph, load_torch_model, native_stderr_to, quiet
 from edgetune.backends.ort.artifacts import CUT_FOLDER, PREFIX, ort_version
-from edgetune.backends.ort.checksums import MANIFEST, checksums_of, with_checksum
-from edgetune.backends.ort.graph_cut import Halves, cut_graph
-from edgetune.backends.ort.manifest import SCHEMA_VERSION, Cut, ParityCheck
-from edgetune.backends.ort.onnx_first_token import push_first_token
+from edgetune.backends.ort.graph_cut import HIDDEN, Halves, cut_graph
+from edgetune.backends.ort.manifest import (
+    MANIFEST,
+    SCHEMA_VERSION,
+    Cut,
+    ParityCheck,
+    checksums_of,
+    with_checksum,
+)
 from edgetune.backends.ort.training_graphs import (
     Reference,
     compare_first_step,
     float_initializers,
     generate_training_graphs,
     head_input,
-    is_accurate,
     run_prefix,
 )
 from edgetune.config.settings import frozen_depth
@@ -36,7 +40,6 @@ from edgetune.models.source import is_position_table, max_positions, trainable_n
 from edgetune.run_files.run_folder import disk_is_full
 from edgetune.utils.errors import ArtifactsError, EdgetuneError
 from edgetune.utils.isolation import no_network
-from edgetune.utils.types import FloatArray
 
 
 def build_artifacts(job: dict[str, Any]) -> None:
@@ -49,21 +52,30 @@ def build_artifacts(job: dict[str, Any]) -> None:
     target = Path(job["target"])
     model, missing = load_torch_model(Path(job["folder"]), job["n_labels"], "eager", job["pools_mean"])
     names = [name for name, _ in model.named_parameters()]
-    trainable, notes = _without_tables(trainable_names(names, job["freeze"], job["pools_mean"]))
+    notes: list[str] = []
+    trainable = trainable_names(names, job["freeze"], job["pools_mean"])
+    tables = {name for name in trainable if is_position_table(name)}
+    trainable = _without(tables, trainable, "training it on ONNX Runtime corrupts memory", notes)
     depth = frozen_depth(job["freeze"])
-    graph = _export(model, target)
+    with tempfile.TemporaryDirectory(dir=target) as scratch:  # on the target's disk
+        graph = export_graph(model, Path(scratch) / "forward.onnx")
     in_graph = float_initializers(graph)
-    _refuse_lost(model, [name for name in trainable if name not in in_graph], job["name"])
+    reference = Reference(model, [item.name for item in graph.graph.input], job["multi_label"])
+    # What the graph does not use has no gradient; any other absence is an exporter's fault.
+    lost = [name for name in trainable if name not in in_graph and reference.gradient(name).any()]
+    if lost:
+        raise ArtifactsError(
+            f"Exporting {job['name']} merged or dropped {len(lost)} trainable parameters ({lost[0]}…); "
+            "train it with --backend torch."
+        )
     trainable = [name for name in trainable if name in in_graph]
     halves = cut_graph(graph, depth, names) if depth > 0 else None
     if halves is not None:
-        trainable, shared = _without_shared(trainable, halves)
-        notes += shared
+        trainable = _without(halves.prefix_weights, trainable, "the frozen layers use it too", notes)
     linear = head_input(graph)
-    reference = Reference(model, [item.name for item in graph.graph.input], job["multi_label"])
     with tempfile.TemporaryDirectory() as scratch, native_stderr_to(Path(scratch) / "log.txt"):
         inputs, check = _train_graphs(graph, trainable, target, reference)
-        if not is_accurate(check):
+        if not check.passes:
             raise ArtifactsError(
                 f"The exported graph of {model.config.model_type} does not reproduce PyTorch training "
                 f"(differences: {check.model_dump()}); use --backend torch."
@@ -77,58 +89,40 @@ def build_artifacts(job: dict[str, Any]) -> None:
     convert_tokenizer(Path(job["folder"]), target)
     model.config.architectures = [type(model).__name__]  # as transformers writes it beside the weights
     model.config.save_pretrained(target)
-    manifest = _describe(job, model, missing, trainable, inputs)
-    manifest |= {"notes": notes, "check": check.model_dump()}
+    manifest = _describe(job, model, missing)
+    manifest |= {"inputs": inputs, "trainable": trainable, "notes": notes, "check": check.model_dump()}
     manifest["linear"] = None if linear is None else linear[1].model_dump()
     manifest["cut"] = None if cut is None else cut.model_dump()
     manifest["files"] = checksums_of(target)
     (target / MANIFEST).write_text(json.dumps(with_checksum(manifest), indent=1), encoding="utf-8")
 
 
-def _export(model: Any, target: Path) -> Any:
-    """Return the classifier's forward graph; files go through the target's disk."""
-    import onnx
-
-    with tempfile.TemporaryDirectory(dir=target) as scratch:
-        path = Path(scratch) / "forward.onnx"
-        export_graph(model, path)
-        return onnx.load(path)
-
-
-def _without_tables(trainable: list[str]) -> tuple[list[str], list[str]]:
-    """Leave out position tables; return the rest and a note."""
-    tables = [name for name in trainable if is_position_table(name)]
-    if not tables:
-        return trainable, []
-    note = f"{', '.join(tables)} stays frozen: training it on ONNX Runtime corrupts memory"
-    return [name for name in trainable if name not in tables], [note]
-
-
-def _without_shared(trainable: list[str], halves: Halves) -> tuple[list[str], list[str]]:
-    """Leave out parameters that the frozen layers use too; return the rest and a note."""
-    shared = [name for name in trainable if name in halves.prefix_weights]
-    if not shared:
-        return trainable, []
-    note = f"{', '.join(shared)} stays frozen: the frozen layers use it too"
-    return [name for name in trainable if name not in shared], [note]
+def _without(frozen: set[str], trainable: list[str], why: str, notes: list[str]) -> list[str]:
+    """Leave out parameters that stay frozen, and note it."""
+    left_out = [name for name in trainable if name in frozen]
+    if left_out:
+        notes.append(f"{', '.join(left_out)} stays frozen: {why}")
+    return [name for name in trainable if name not in frozen]
 
 
 def _train_graphs(
-    graph: Any, trainable: list[str], folder: Path, reference: Reference, hidden: FloatArray | None = None
+    graph: Any, trainable: list[str], folder: Path, reference: Reference
 ) -> tuple[list[str], ParityCheck]:
     """Write training graphs and compare them; the last layer computes the first token only where it may."""
     import onnx
+
+    from edgetune.backends.ort.onnx_first_token import push_first_token
 
     short = onnx.ModelProto()
     short.CopyFrom(graph)
     if push_first_token(short):
         with contextlib.suppress(Exception):  # of the gradient builder; the plain graph has yet to be tried
             generate_training_graphs(short, trainable, folder, reference.multi_label)
-            inputs, check = compare_first_step(folder, reference, trainable, hidden)
-            if is_accurate(check):
+            inputs, check = compare_first_step(folder, reference, trainable)
+            if check.passes:
                 return inputs, check
     generate_training_graphs(graph, trainable, folder, reference.multi_label)
-    return compare_first_step(folder, reference, trainable, hidden)
+    return compare_first_step(folder, reference, trainable)
 
 
 def _build_cut(
@@ -140,31 +134,12 @@ def _build_cut(
     folder.mkdir()
     onnx.save(halves.prefix, folder / PREFIX)
     prefix_inputs = [item.name for item in halves.prefix.graph.input]
-    hidden = run_prefix(folder / PREFIX, reference)
-    inputs, check = _train_graphs(halves.suffix, trainable, folder, reference, hidden)
-    if is_accurate(check):
+    reference.batch[HIDDEN] = run_prefix(folder / PREFIX, reference)
+    inputs, check = _train_graphs(halves.suffix, trainable, folder, reference)
+    if check.passes:
         return Cut(depth=depth, prefix_inputs=prefix_inputs, inputs=inputs, check=check)
     shutil.rmtree(folder)
     return None
-
-
-def _refuse_lost(model: Any, lost: list[str], name: str) -> None:
-    """Parameters that the graph does not use have no gradient; any other absence is an exporter's fault."""
-    import torch
-
-    if not lost:
-        return
-    ids = torch.tensor([[5, 6, 7, 8]])
-    model.zero_grad()
-    model(input_ids=ids, attention_mask=torch.ones_like(ids), labels=torch.tensor([0])).loss.backward()
-    used = [
-        n for n, p in model.named_parameters() if n in lost and p.grad is not None and p.grad.abs().sum() > 0
-    ]
-    if used:
-        raise ArtifactsError(
-            f"Exporting {name} merged or dropped {len(used)} trainable parameters ({used[0]}…); "
-            "train it with --backend torch."
-        )
 
 
 def _save_rest(model: Any, in_graph: set[str], target: Path) -> None:
@@ -183,38 +158,29 @@ def _save_rest(model: Any, in_graph: set[str], target: Path) -> None:
 def _tied(model: Any) -> dict[str, str]:
     """Return state-dict names that are another name's tensor, and which."""
     first: dict[int, str] = {}
-    tied = {}
-    for name, value in model.state_dict(keep_vars=True).items():
-        if id(value) in first:
-            tied[name] = first[id(value)]
-        else:
-            first[id(value)] = name
-    return tied
+    names = {
+        name: first.setdefault(id(value), name) for name, value in model.state_dict(keep_vars=True).items()
+    }
+    return {name: other for name, other in names.items() if other != name}
 
 
-def _describe(
-    job: dict[str, Any], model: Any, missing: list[str], trainable: list[str], inputs: list[str]
-) -> dict[str, Any]:
+def _describe(job: dict[str, Any], model: Any, missing: list[str]) -> dict[str, Any]:
+    """Return what the manifest says of the job and of the model."""
     from edgetune.utils.version import __version__
 
     config = model.config.to_dict()
     parameters = dict(model.named_parameters())
+    said = ("fingerprint", "n_labels", "multi_label", "freeze", "pools_mean")
     return {
         "schema_version": SCHEMA_VERSION,
         "edgetune": __version__,
         "onnxruntime": ort_version(),
         "model": job["name"],
-        "fingerprint": job["fingerprint"],
-        "n_labels": job["n_labels"],
-        "multi_label": job["multi_label"],
-        "freeze": job["freeze"],
-        "pools_mean": job["pools_mean"],
+        **{name: job[name] for name in said},
         "pad_id": int(config.get("pad_token_id") or 0),
         "max_positions": max_positions(config),
         "hidden_size": int(config.get("hidden_size") or config.get("dim") or 768),
         "initializer_range": float(config.get("initializer_range") or 0.02),
-        "inputs": inputs,
-        "trainable": trainable,
         "head": {name: list(parameters[name].shape) for name in missing},
         "parameters": sorted(parameters),
         "tied": _tied(model),

@@ -8,33 +8,31 @@ from __future__ import annotations
 
 import io
 from pathlib import Path
-from typing import Any, ClassVar, NoReturn
+from typing import Any
 
 import numpy as np
 
-from edgetune.backends.hf_folder import copy_tokenizer, write_config
-from edgetune.backends.hidden_cache import HiddenCache
-from edgetune.backends.microbatch import Microbatches
+from edgetune.backends.backend_contract import Backend, write_tokenizer_and_config
 from edgetune.backends.ort.bert_graph import (
     FEATURES,
     HEAD_BIAS,
     HEAD_WEIGHT,
     INPUTS,
-    n_features,
+    PAIR_PARTS,
     read_weights,
     write_graph,
 )
-from edgetune.backends.ort.ort_runtime import import_ort, session_options
+from edgetune.backends.ort.ort_runtime import open_session, session_options
 from edgetune.data.batches import Batch
 from edgetune.models.mean_pooling import CONFIG_KEY, MEAN, pooling_weights, write_pooling_config
 from edgetune.models.source import ModelSource
 from edgetune.utils.types import FloatArray
 
 
-class ForwardOnly:
+class ForwardOnly(Backend):
     """Computes features with the encoder as it is; only the head can be set."""
 
-    name: ClassVar[str] = "onnx"
+    name = "onnx"
 
     def __init__(
         self,
@@ -56,18 +54,14 @@ class ForwardOnly:
             tokenizer_folder: where its fast tokenizer lies (None: beside the weights).
             multi_label: whether rows may have several labels, which the saved model then says.
         """
-        self.depth = 0
-        self.cache: HiddenCache | None = None
-        self.microbatches = Microbatches()
+        super().__init__()
         self._source, self._pair, self._multi_label = source, pair, multi_label
         self._tokenizer_folder = source.folder if tokenizer_folder is None else tokenizer_folder
-        width = n_features(source.config, pair)
+        width = int(source.config["hidden_size"]) * (PAIR_PARTS if pair else 1)
         self._weight = np.zeros((n_labels, width), dtype=np.float32)
         self._bias = np.zeros(n_labels, dtype=np.float32)
-        self._session: Any = import_ort().InferenceSession(
-            self._graph(read_weights(source.folder)).SerializeToString(),
-            session_options("cpu", threads),
-            providers=["CPUExecutionProvider"],
+        self._session = open_session(
+            self._graph(read_weights(source.folder)).SerializeToString(), session_options("cpu", threads)
         )
 
     def _graph(self, encoder: dict[str, FloatArray]) -> Any:
@@ -76,58 +70,34 @@ class ForwardOnly:
 
     @property
     def n_parameters(self) -> int:
-        """Trainable parameters: those of the head."""
         return self._weight.size + self._bias.size
 
-    def prefix(self, batch: Batch) -> FloatArray:
-        """There is no frozen prefix.
-
-        Raises:
-            ValueError: always.
-        """
-        raise ValueError("no layers are cut off as a prefix (depth is 0)")
-
     def features(self, batch: Batch) -> FloatArray:
-        """Return what the head sees (B, F)."""
+        return self.microbatches.run(batch, lambda part, _: self._features(part), lambda: None)
 
-        def forward(part: Batch, place: slice) -> FloatArray:
-            padded = part.padded(self._source.pad_id)
-            found: FloatArray = self._session.run([FEATURES], {name: padded[name] for name in INPUTS})[0]
-            return found
-
-        return self.microbatches.run(batch, forward, lambda: None)
+    def _features(self, part: Batch) -> FloatArray:
+        padded = part.padded(self._source.pad_id)
+        found: FloatArray = self._session.run([FEATURES], {name: padded[name] for name in INPUTS})[0]
+        return found
 
     def head(self) -> tuple[FloatArray, FloatArray]:
-        """Return the head's weight (C, F) and bias (C,), as copies."""
         return self._weight.copy(), self._bias.copy()
 
     def set_head(self, weight: FloatArray, bias: FloatArray) -> None:
-        """Replace the head's weight (C, F) and bias (C,)."""
         if weight.shape != self._weight.shape or bias.shape != self._bias.shape:
             raise ValueError(f"the head has shape {self._weight.shape}, not {weight.shape}")
         self._weight, self._bias = weight.astype(np.float32), bias.astype(np.float32)
 
-    def score(self, batch: Batch, keep: bool = True) -> FloatArray:
-        """Return logits (B, C)."""
-        logits: FloatArray = self.features(batch) @ self._weight.T + self._bias
+    def _forward(self, part: Batch, keep: bool) -> FloatArray:
+        logits: FloatArray = self._features(part) @ self._weight.T + self._bias
         return logits
 
-    def train_step(self, batch: Batch, lr: float, weights: FloatArray | None = None) -> NoReturn:
-        """It cannot be trained.
-
-        Raises:
-            NotImplementedError: always.
-        """
-        raise NotImplementedError("this backend fits a linear probe and trains nothing")
-
     def state(self) -> bytes:
-        """Return the head."""
         buffer = io.BytesIO()
         np.savez(buffer, weight=self._weight, bias=self._bias)
         return buffer.getvalue()
 
     def load_state(self, state: bytes) -> None:
-        """Continue with the head that `state()` gave."""
         with np.load(io.BytesIO(state), allow_pickle=False) as found:
             self.set_head(found["weight"], found["bias"])
 
@@ -141,29 +111,28 @@ class ForwardOnly:
         from safetensors.numpy import save_file
 
         encoder = read_weights(self._source.folder)
-        graph = self._graph(encoder)
         onnx_folder, model_folder = folder / "onnx", folder / "model"
         onnx_folder.mkdir()
         model_folder.mkdir()
-        onnx.save(graph, onnx_folder / "model.onnx")
-        weights, config = self._folder_contents(encoder)
+        onnx.save(self._graph(encoder), onnx_folder / "model.onnx")
+        config = dict(self._source.config)
+        if self._pair:
+            weights = encoder
+            config["architectures"] = ["BertModel"]
+        else:
+            number = int(config["num_hidden_layers"])
+            added = pooling_weights(number, int(config["hidden_size"]), int(config["intermediate_size"]))
+            weights = {f"bert.{name}": value for name, value in (encoder | added).items()}
+            weights |= {HEAD_WEIGHT: self._weight, HEAD_BIAS: self._bias}
+            config |= {"num_hidden_layers": number + 1, CONFIG_KEY: MEAN}
+            config["architectures"] = ["BertForSequenceClassification"]
         save_file(weights, model_folder / "model.safetensors", metadata={"format": "pt"})
-        for target in (onnx_folder, model_folder):
-            copy_tokenizer(self._tokenizer_folder, target, config["pad_token_id"])
-            write_config(config, target / "config.json", label_names, self._multi_label)
+        write_tokenizer_and_config(
+            (onnx_folder, model_folder),
+            self._tokenizer_folder,
+            config,
+            label_names,
+            multi_label=self._multi_label,
+        )
         if self._pair:
             write_pooling_config(model_folder)
-
-    def _folder_contents(
-        self, encoder: dict[str, FloatArray]
-    ) -> tuple[dict[str, FloatArray], dict[str, Any]]:
-        """Return weights and config of `model/`."""
-        config = dict(self._source.config)
-        n_layers = int(config["num_hidden_layers"])
-        if self._pair:
-            return encoder, config | {"architectures": ["BertModel"]}
-        added = pooling_weights(n_layers, int(config["hidden_size"]), int(config["intermediate_size"]))
-        weights = {f"bert.{name}": value for name, value in (encoder | added).items()}
-        weights |= {HEAD_WEIGHT: self._weight, HEAD_BIAS: self._bias}
-        config |= {"num_hidden_layers": n_layers + 1, CONFIG_KEY: MEAN}
-        return weights, config | {"architectures": ["BertForSequenceClassification"]}

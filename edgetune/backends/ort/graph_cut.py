@@ -9,12 +9,13 @@ both halves need (masks from `attention_mask`, a table of relative positions) is
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
+from edgetune.backends.ort.ort_runtime import open_session
 from edgetune.models.source import layer_number
 
 HIDDEN = "hidden"
@@ -25,17 +26,10 @@ PROBE = (3, 11)  # rows and tokens of the run that finds out shapes; unlike any 
 
 @dataclass(frozen=True)
 class Halves:
-    """A graph cut in two.
-
-    Attributes:
-        prefix: model from ids to the hidden state.
-        suffix: model from the hidden state to the logits.
-        tensor: name of the hidden state in the whole graph.
-    """
+    """A graph in two models: from ids to the hidden state, and from there to the logits."""
 
     prefix: Any
     suffix: Any
-    tensor: str
 
     @property
     def prefix_weights(self) -> set[str]:
@@ -44,16 +38,13 @@ class Halves:
 
 
 def cut_graph(model: Any, depth: int, parameters: Iterable[str]) -> Halves | None:
-    """Cut a model below layer `depth`.
-
-    Args:
-        model: ONNX model that computes `logits`, its initializers named as the parameters.
-        depth: lowest layers that belong to the prefix, at least 1.
-        parameters: names of all parameters.
+    """Cut a model, which computes `logits` from initializers named as parameters, above its lowest layers.
 
     Returns:
         The halves, or None where no single tensor (B, T, D) separates them.
     """
+    from onnx import NodeProto, TensorProto, helper
+
     names = set(parameters)
     if depth - 1 not in {layer_number(name) for name in names}:
         return None
@@ -61,59 +52,61 @@ def cut_graph(model: Any, depth: int, parameters: Iterable[str]) -> Halves | Non
     shapes = _probed_shapes(model, flow.computed)
     is_state = {name for name, shape in shapes.items() if len(shape) == 3 and shape[:2] == PROBE}
     for tensor in flow.order:
-        if tensor in is_state:
-            found = flow.above(tensor, depth, is_state)
-            if found is not None:
-                needed, redirect = found
-                state = _state_info(model, shapes[tensor][2])
-                below = _renamed(flow.nodes_of(flow.needed([tensor])), tensor, set())
-                above = _renamed(flow.nodes_of(needed), tensor, redirect)
-                logits = next(item for item in model.graph.output if item.name == LOGITS)
-                return Halves(_part(model, below, [], state), _part(model, above, [state], logits), tensor)
+        found = flow.above(tensor, depth, is_state) if tensor in is_state else None
+        if found is not None:
+            needed, redirect = found
+            # Rows and tokens are named as in the ids.
+            dims = [dim.dim_param for dim in model.graph.input[0].type.tensor_type.shape.dim]
+            state = helper.make_tensor_value_info(HIDDEN, TensorProto.FLOAT, [*dims, shapes[tensor][2]])
+            below = [*flow.nodes_of(flow.needed(tensor)), helper.make_node("Identity", [tensor], [HIDDEN])]
+            above = [helper.make_node("Identity", [HIDDEN], [tensor])]
+            for node in flow.nodes_of(needed):
+                above.append(NodeProto())
+                above[-1].CopyFrom(node)
+                if node.output[0] in redirect:
+                    above[-1].input[0] = HIDDEN
+            logits = next(item for item in model.graph.output if item.name == LOGITS)
+            return Halves(_part(model, below, [], state), _part(model, above, [state], logits))
     return None
 
 
 class _Flow:
-    """Which tensor is computed from which."""
+    """Which tensor is computed from which.
+
+    Attributes:
+        order: all tensors that nodes give.
+        computed: those whose values come from both token ids and parameters.
+    """
 
     def __init__(self, model: Any, parameters: set[str]) -> None:
-        graph = model.graph
-        self._nodes = [(node, inputs_of(node)) for node in graph.node]
-        self._parameters = parameters
+        self._nodes = [(node, inputs_of(node)) for node in model.graph.node]
         self._numbers = {name: layer_number(name) for name in parameters}
-        self._ids = {item.name for item in graph.input if item.name != MASK}
         self._read_for = {name: read for node, read in self._nodes for name in node.output if name}
         self.order = list(self._read_for)
-        self.computed = self._computed()
+        ids = {item.name for item in model.graph.input if item.name != MASK}
+        self.computed = self._after(ids, "Shape") & self._after(parameters, "Shape")
 
-    def _computed(self) -> set[str]:
-        """Return tensors whose values come from both token ids and parameters."""
-        from_ids, from_weights = set(self._ids), set(self._parameters)
+    def _after(self, tensors: set[str], but: str = "") -> set[str]:
+        """Return these tensors and all that are computed from them, by nodes of any kind `but` one."""
+        found = set(tensors)
         for node, inputs in self._nodes:
-            if node.op_type == "Shape":
-                continue
-            for known in (from_ids, from_weights):
-                if not known.isdisjoint(inputs):
-                    known.update(node.output)
-        return from_ids & from_weights
+            if node.op_type != but and not found.isdisjoint(inputs):
+                found.update(node.output)
+        return found
 
-    def needed(self, ends: list[str], stop: str = "", redirect: frozenset[str] = frozenset()) -> set[str]:
-        """Return all tensors (inputs and initializers too) that these are computed from.
+    def needed(self, end: str, stop: str = "", redirect: Collection[str] = ()) -> set[str]:
+        """Return all tensors (inputs and initializers too) that one is computed from.
 
-        Args:
-            ends: tensors.
-            stop: nothing below this one is needed.
-            redirect: outputs of `Shape` nodes that will read `stop` instead of their own input.
+        Nothing below `stop` is needed, nor what is below `redirect`: outputs of `Shape` nodes that will read
+        `stop` instead of their own input.
         """
         found: set[str] = set()
-        stack = list(ends)
+        stack = [end]
         while stack:
             name = stack.pop()
-            if name in found or name == stop:
-                continue
-            found.add(name)
-            if name not in redirect:
-                stack.extend(self._read_for.get(name, ()))
+            if name not in found and name != stop:
+                found.add(name)
+                stack += () if name in redirect else self._read_for.get(name, ())
         return found
 
     def nodes_of(self, tensors: set[str]) -> list[Any]:
@@ -126,23 +119,18 @@ class _Flow:
         None where they need a layer below `depth`, or something else that is computed from the ids, or
         where the tensor itself needs a layer that is not below.
         """
-        after = {tensor}
-        for node, inputs in self._nodes:
-            if not after.isdisjoint(inputs):
-                after.update(node.output)
-        if LOGITS not in after:
-            return None
+        after = self._after({tensor})
+        below = is_state - after
         redirect = {
-            node.output[0]
-            for node, _ in self._nodes
-            if node.op_type == "Shape" and node.input[0] in is_state and node.input[0] not in after
+            node.output[0] for node, _ in self._nodes if node.op_type == "Shape" and node.input[0] in below
         }
-        needed = self.needed([LOGITS], tensor, frozenset(redirect))
-        if needed & self.computed - after or min(self._layers_in(needed), default=depth) < depth:
+        needed = self.needed(LOGITS, tensor, redirect)
+        from_ids = needed & self.computed - after
+        if LOGITS not in after or from_ids or min(self._layers_in(needed), default=depth) < depth:
             return None
-        if max(self._layers_in(self.needed([tensor])), default=0) >= depth:
+        if max(self._layers_in(self.needed(tensor)), default=0) >= depth:
             return None
-        return needed, needed & redirect
+        return needed, redirect
 
     def _layers_in(self, tensors: set[str]) -> set[int]:
         """Return the numbers of the layers whose parameters are among these."""
@@ -152,70 +140,26 @@ class _Flow:
 def inputs_of(node: Any) -> list[str]:
     """Return the tensors a node reads, those that its branches read from outside included."""
     names = [name for name in node.input if name]
-    for graph in _branches(node):
+    branches = [item.g for item in node.attribute if item.HasField("g")]
+    for graph in (*branches, *(graph for item in node.attribute for graph in item.graphs)):
         inner = {name for child in graph.node for name in child.output}
         names += [name for child in graph.node for name in inputs_of(child) if name not in inner]
         names += [item.name for item in graph.output if item.name not in inner]
     return names
 
 
-def _branches(node: Any) -> Iterator[Any]:
-    for attribute in node.attribute:
-        if attribute.HasField("g"):
-            yield attribute.g
-        yield from attribute.graphs
-
-
 def _probed_shapes(model: Any, names: set[str]) -> dict[str, tuple[int, ...]]:
     """Run the graph once on PROBE and return the shapes of these tensors."""
     import onnx
-
-    from edgetune.backends.ort.ort_runtime import import_ort
 
     shown = onnx.ModelProto()
     shown.CopyFrom(model)
     present = {item.name for item in shown.graph.output}
     shown.graph.output.extend(onnx.ValueInfoProto(name=name) for name in sorted(names - present))
-    session = import_ort().InferenceSession(shown.SerializeToString(), providers=["CPUExecutionProvider"])
+    session = open_session(shown.SerializeToString())
     feeds = {item.name: np.ones(PROBE, dtype=np.int64) for item in session.get_inputs()}
     wanted = sorted(names)
     return {name: value.shape for name, value in zip(wanted, session.run(wanted, feeds), strict=True)}
-
-
-def _state_info(model: Any, width: int) -> Any:
-    """Describe the hidden state: rows and tokens named as in the ids."""
-    from onnx import TensorProto, helper
-
-    dims = [dim.dim_param for dim in model.graph.input[0].type.tensor_type.shape.dim]
-    return helper.make_tensor_value_info(HIDDEN, TensorProto.FLOAT, [*dims, width])
-
-
-def _renamed(nodes: list[Any], tensor: str, redirect: set[str]) -> list[Any]:
-    """Copy nodes that call the tensor HIDDEN, and whose redirected `Shape` nodes read it."""
-    from onnx import NodeProto
-
-    copies = []
-    for node in nodes:
-        copy = NodeProto()
-        copy.CopyFrom(node)
-        if node.output[0] in redirect:
-            copy.input[0] = HIDDEN
-        _rename(copy, tensor)
-        copies.append(copy)
-    return copies
-
-
-def _rename(node: Any, tensor: str) -> None:
-    for names in (node.input, node.output):
-        for place, name in enumerate(names):
-            if name == tensor:
-                names[place] = HIDDEN
-    for graph in _branches(node):
-        for child in graph.node:
-            _rename(child, tensor)
-        for item in graph.output:
-            if item.name == tensor:
-                item.name = HIDDEN
 
 
 def _part(model: Any, nodes: list[Any], inputs: list[Any], output: Any) -> Any:

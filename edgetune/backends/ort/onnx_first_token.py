@@ -21,24 +21,12 @@ from collections import defaultdict
 from typing import Any
 
 import numpy as np
+from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper, shape_inference
 
 FULL = -1  # the "axis" of a demand for the whole tensor
-ELEMENTWISE = {"Abs", "Add", "And", "Cast", "Div", "Equal", "Erf", "Exp", "Gelu", "Greater", "Identity"}
-ELEMENTWISE |= {
-    "Less",
-    "Log",
-    "Mul",
-    "Neg",
-    "Not",
-    "Or",
-    "Pow",
-    "Relu",
-    "Sigmoid",
-    "Sqrt",
-    "Sub",
-    "Tanh",
-    "Where",
-}
+ELEMENTWISE = {"Abs", "Add", "Cast", "Div", "Erf", "Exp", "Gelu", "Identity", "Log", "Mul", "Neg", "Pow"}
+ELEMENTWISE |= {"Relu", "Sigmoid", "Sqrt", "Sub", "Tanh"}
+ELEMENTWISE |= {"And", "Equal", "Greater", "Less", "Not", "Or", "Where"}
 Dims = tuple[int | str, ...]  # a static length, or the name of one that is the same wherever it is named
 
 
@@ -47,9 +35,6 @@ def push_first_token(model: Any) -> bool:
 
     Tensor, node and initializer names stay; only some tensors get shorter.
 
-    Args:
-        model: an `onnx.ModelProto` (opset 13 or later) with its initializers.
-
     Returns:
         Whether a matrix product became smaller; otherwise the graph is as it was.
     """
@@ -57,7 +42,7 @@ def push_first_token(model: Any) -> bool:
     if any(item.domain == "" and item.version < 13 for item in model.opset_import):
         return False  # Softmax and Slice meant something else
     plan = _Plan(graph, _infer_dims(model))
-    if not any(node.op_type == "MatMul" and plan.cut_axis(node) is not None for node in graph.node):
+    if not any(node.op_type == "MatMul" and node.output[0] in plan.cut for node in graph.node):
         return False
     nodes = plan.rewritten()
     del graph.node[:]
@@ -68,22 +53,17 @@ def push_first_token(model: Any) -> bool:
 
 def _infer_dims(model: Any) -> dict[str, Dims]:
     """Return the dimensions of every tensor whose rank is known."""
-    import onnx
-
-    skeleton = onnx.ModelProto()
-    skeleton.ir_version = model.ir_version
-    skeleton.opset_import.extend(model.opset_import)
-    skeleton.graph.name = model.graph.name
-    skeleton.graph.node.extend(model.graph.node)
-    skeleton.graph.input.extend(model.graph.input)
-    skeleton.graph.output.extend(model.graph.output)
-    for item in model.graph.initializer:  # weights are left out: inference copies the model
-        if item.data_type == onnx.TensorProto.INT64:
+    skeleton = ModelProto()
+    skeleton.CopyFrom(model)
+    del skeleton.graph.value_info[:]
+    del skeleton.graph.initializer[:]  # inference would copy the weights; their shapes are enough
+    for item in model.graph.initializer:
+        if item.data_type == TensorProto.INT64:
             skeleton.graph.initializer.append(item)
         else:
-            shape = onnx.helper.make_tensor_value_info(item.name, item.data_type, list(item.dims))
+            shape = helper.make_tensor_value_info(item.name, item.data_type, list(item.dims))
             skeleton.graph.input.append(shape)
-    graph = onnx.shape_inference.infer_shapes(skeleton, data_prop=True).graph
+    graph = shape_inference.infer_shapes(skeleton, data_prop=True).graph
     found: dict[str, Dims] = {item.name: tuple(item.dims) for item in model.graph.initializer}
     for value in (*graph.input, *graph.value_info, *graph.output):
         kind = value.type.tensor_type
@@ -102,6 +82,7 @@ class _Plan:
         axes: by tensor, the axes on which a reader wants the first entry only (`FULL`: it wants all).
         lengths: by tensor, the axes whose length a `Shape` reader wants to know.
         entries: by output of a `Shape`, which of its entries are read.
+        cut: by output of a node that computes only the first entry on an axis, that axis.
         asks: by node number, what the node wants of each input: an axis, `FULL`, or None for nothing.
     """
 
@@ -113,20 +94,14 @@ class _Plan:
         self.lengths: dict[str, set[int]] = defaultdict(set)
         self.entries: dict[str, set[int]] = defaultdict(set)
         self.asks: dict[int, list[int | None]] = {}
-        self._cut: dict[str, int] = {}
+        self.cut: dict[str, int] = {}
         for name in (*(output.name for output in graph.output), *_captured(graph)):
             self.axes[name].add(FULL)
         for number in range(len(graph.node) - 1, -1, -1):
             self._visit(number, graph.node[number])
 
-    def cut_axis(self, node: Any) -> int | None:
-        """Return the axis on which a node computes only the first entry, or None."""
-        return self._cut.get(node.output[0])
-
     def _constants(self) -> dict[str, Any]:
         """Return the small integer constants: indices, axes, shapes."""
-        from onnx import numpy_helper
-
         tensors = {item.name: item for item in self.graph.initializer}
         for node in self.graph.node:
             if node.op_type == "Constant" and node.attribute[0].name == "value":
@@ -156,7 +131,7 @@ class _Plan:
             if axis != FULL and axis not in self.lengths[name] and name in self.dims:
                 asks = self._push(node, axis)
                 if asks is not None:
-                    self._cut[name] = axis
+                    self.cut[name] = axis
         if asks is None:
             asks = self._seed(node)
         self.asks[number] = asks
@@ -177,23 +152,16 @@ class _Plan:
     def _seed(self, node: Any) -> list[int | None]:
         """Return what a node that computes everything needs: all, but of `hidden[:, 0]` the first token."""
         asks: list[int | None] = [FULL] * len(node.input)
-        data = node.input[0] if node.input else ""
-        if node.op_type == "Gather":
-            index = self.constants.get(node.input[1])
-            measured = self._measured(data)
-            if index is None or index.size != 1:
-                return asks
-            if measured in self.dims:
-                self.entries[data].add(int(index.flat[0]) % len(self.dims[measured]))
-                asks[0] = None
-            elif (
-                index.flat[0] == 0 and _attribute(node, "axis", 0) == 1 and len(self.dims.get(data, ())) == 3
-            ):
-                asks[0] = 1
-        elif node.op_type == "Slice" and len(self.dims.get(data, ())) == 3:
-            bounds = [self.constants.get(name) for name in node.input[1:4]]
-            if len(bounds) == 3 and [None if b is None else b.tolist() for b in bounds] == [[0], [1], [1]]:
-                asks[0] = 1
+        index = self.constants.get(node.input[1]) if node.op_type == "Gather" else None
+        if index is None or index.size != 1:
+            return asks
+        data, entry = node.input[0], int(index.flat[0])
+        measured = self._measured(data)
+        if measured in self.dims:
+            self.entries[data].add(entry % len(self.dims[measured]))
+            asks[0] = None
+        elif entry == 0 and _attribute(node, "axis", 0) == 1 and len(self.dims.get(data, ())) == 3:
+            asks[0] = 1
         return asks
 
     def _push(self, node: Any, axis: int) -> list[int | None] | None:
@@ -251,8 +219,6 @@ class _Plan:
 
     def rewritten(self) -> list[Any]:
         """Return the nodes, in order, that compute what is needed."""
-        from onnx import NodeProto
-
         nodes: list[Any] = []
         slices: dict[tuple[str, int], str] = {}
         for number, node in enumerate(self.graph.node):
@@ -261,13 +227,13 @@ class _Plan:
             copy = NodeProto()
             copy.CopyFrom(node)
             for place, (source, ask) in enumerate(zip(node.input, self.asks[number], strict=True)):
-                if ask is None or ask == FULL or self._cut.get(source) == ask:
+                if ask is None or ask == FULL or self.cut.get(source) == ask:
                     continue
                 if (source, ask) not in slices:
                     slices[source, ask] = f"{source}_first_on_{ask}"
                     nodes.extend(_slice(source, ask, slices[source, ask]))
                 copy.input[place] = slices[source, ask]
-            axis = self.cut_axis(node)
+            axis = self.cut.get(node.output[0])
             if axis is not None and node.op_type in ("Reshape", "Expand"):
                 nodes.extend(self._shorter_target(copy, axis))
             nodes.append(copy)
@@ -281,8 +247,6 @@ class _Plan:
         if node.op_type == "Reshape":
             rest = [dim if isinstance(dim, int) else -1 for dim in dims[2:]]
             return [_constant(np.array([0, 1, *rest], np.int64), name)]
-        from onnx import helper
-
         mine, one = f"{name}_axis", f"{name}_one"
         return [
             _constant(np.arange(len(dims)) == axis, mine),
@@ -300,22 +264,16 @@ def _captured(graph: Any) -> set[str]:
 
 
 def _attribute(node: Any, name: str, default: Any) -> Any:
-    from onnx import helper
-
     found = [item for item in node.attribute if item.name == name]
     return helper.get_attribute_value(found[0]) if found else default
 
 
 def _constant(value: Any, name: str) -> Any:
-    from onnx import helper, numpy_helper
-
     return helper.make_node("Constant", [], [name], name=name, value=numpy_helper.from_array(value, name))
 
 
 def _slice(source: str, axis: int, name: str) -> list[Any]:
     """Return the nodes of `source[:, …, 0:1, …]`."""
-    from onnx import helper
-
     bounds = {"starts": 0, "ends": 1, "axes": axis}
     constants = [_constant(np.array([value], np.int64), f"{name}_{kind}") for kind, value in bounds.items()]
     inputs = [source, *(node.output[0] for node in constants)]

@@ -11,18 +11,17 @@ The whole graphs are then opened only to save.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
+from safetensors.numpy import load_file, save_file
 
-from edgetune.backends.backend_contract import NoLinearHead
-from edgetune.backends.hf_folder import copy_tokenizer, write_config
+from edgetune.backends.backend_contract import Backend, NoLinearHead, write_tokenizer_and_config
 from edgetune.backends.hidden_cache import HiddenCache
-from edgetune.backends.microbatch import Microbatches
 from edgetune.backends.ort.artifacts import CUT_FOLDER, PREFIX, Artifacts
 from edgetune.backends.ort.graph_cut import HIDDEN
 from edgetune.backends.ort.manifest import Linear
-from edgetune.backends.ort.ort_runtime import TrainingSession, open_prefix, session_options
+from edgetune.backends.ort.ort_runtime import TrainingSession, artifact_errors, open_session, session_options
 from edgetune.data.batches import Batch
 from edgetune.models.mean_pooling import HEAD_RATE, fixed_names
 from edgetune.models.source import init_head
@@ -31,10 +30,10 @@ from edgetune.utils.parsing import read_json_file
 from edgetune.utils.types import FloatArray, IntArray
 
 
-class OrtBackend:
+class OrtBackend(Backend):
     """Trains one model from its artifacts on the CPU (or CUDA, with the CUDA build)."""
 
-    name: ClassVar[str] = "ort"
+    name = "ort"
 
     def __init__(
         self,
@@ -56,47 +55,34 @@ class OrtBackend:
             cut: whether to run frozen layers apart, where the artifacts are cut.
             cache: keeps what the frozen layers give.
         """
+        super().__init__(cache)
         self.artifacts = artifacts
-        self.cache = cache
-        self.microbatches = Microbatches()
         self._device = device
         self._cut = artifacts.manifest.cut if cut else None
         self._options = session_options(device, threads, spin=self._cut is None)
         self._prefix: Any = None
         self.depth = 0 if self._cut is None else self._cut.depth
-        if self._cut is None:
-            self._training = self._open_whole()
-        else:
+        self._training = self._open(CUT_FOLDER if self.depth else "")
+        if self._cut is not None:
             home = artifacts.folder / CUT_FOLDER
-            self._training = TrainingSession(home, home / "checkpoint", device, self._options)
-            self._prefix = open_prefix(home / PREFIX, device, self._options)
-        self._draw_head(seed)
-
-    def _open_whole(self) -> TrainingSession:
-        folder = self.artifacts.folder
-        return TrainingSession(folder, folder / "checkpoint", self._device, self._options)
-
-    def _draw_head(self, seed: int) -> None:
-        manifest = self.artifacts.manifest
+            with artifact_errors(home):
+                self._prefix = open_session(home / PREFIX, self._options, device)
+        manifest = artifacts.manifest
         shapes = {name: tuple(shape) for name, shape in manifest.head.items()}
         for name, value in init_head(shapes, manifest.initializer_range, seed).items():
             if name in manifest.trainable:
-                self._training.set(name, value)
+                self._training[name] = value
+
+    def _open(self, part: str = "") -> TrainingSession:
+        folder = self.artifacts.folder / part
+        return TrainingSession(folder, folder / "checkpoint", self._device, self._options)
 
     @property
     def n_parameters(self) -> int:
-        """Trainable parameters."""
         return self._training.n_parameters
 
-    def prefix(self, batch: Batch) -> FloatArray:
-        """Run the frozen prefix afresh: hidden states (B, T, D)."""
-        return self._run_prefix(self._padded(batch))
-
-    def _prefix_of(self, batch: Batch, width: int) -> FloatArray:
-        return self._run_prefix(self._padded(batch, width))
-
-    def _padded(self, batch: Batch, width: int = 0) -> dict[str, IntArray]:
-        return batch.padded(self.artifacts.manifest.pad_id, width=width)
+    def prefix(self, batch: Batch, width: int = 0) -> FloatArray:
+        return self._run_prefix(batch.padded(self.artifacts.manifest.pad_id, width=width))
 
     def _run_prefix(self, padded: dict[str, IntArray]) -> FloatArray:
         if self._cut is None:
@@ -106,65 +92,50 @@ class OrtBackend:
 
     def _inputs(self, batch: Batch, keep: bool = True, weights: FloatArray | None = None) -> list[Any]:
         """Return what the graphs take of a batch, in their order; the frozen layers are run here."""
-        padded = self._padded(batch)
+        padded: dict[str, Any] = batch.padded(self.artifacts.manifest.pad_id)
         labels = batch.labels.astype(np.float32 if self.artifacts.manifest.multi_label else np.int64)
         factors = np.ones(len(batch), np.float32) if weights is None else np.asarray(weights, np.float32)
-        if self._cut is None:
-            return [*(padded[name] for name in self.artifacts.manifest.inputs), labels, factors]
-        width = padded["input_ids"].shape[1]
-        if self.cache is None:
-            hidden = self._run_prefix(padded)
-        else:
-            hidden = self.cache.hidden(batch, width, self._prefix_of, keep=keep)
-        return [*(hidden if name == HIDDEN else padded[name] for name in self._cut.inputs), labels, factors]
+        names = self.artifacts.manifest.inputs
+        if self._cut is not None:
+            names = self._cut.inputs
+            if self.cache is None:
+                padded[HIDDEN] = self._run_prefix(padded)
+            else:
+                width = padded["input_ids"].shape[1]
+                padded[HIDDEN] = self.cache.hidden(batch, width, self.prefix, keep=keep)
+        return [*(padded[name] for name in names), labels, factors]
 
-    def score(self, batch: Batch, keep: bool = True) -> FloatArray:
-        """Return logits (B, C) of the eval graph."""
-
-        def forward(part: Batch, place: slice) -> FloatArray:
-            return self._training.forward(self._inputs(part, keep))[0]
-
-        return self.microbatches.run(batch, forward, lambda: None)
+    def _forward(self, part: Batch, keep: bool) -> FloatArray:
+        return self._training.forward(self._inputs(part, keep))[0]
 
     def features(self, batch: Batch) -> FloatArray:
-        """Return what the head's last linear layer sees (B, F)."""
         self._linear()
         return self._training.forward(self._inputs(batch))[1]
 
     def _linear(self) -> Linear:
         found = self.artifacts.manifest.linear
         if found is None:
-            raise NoLinearHead(
-                f"The logits of {self.artifacts.manifest.model} do not come from a linear layer."
-            )
+            raise NoLinearHead(self.artifacts.manifest.model)
         return found
 
     def head(self) -> tuple[FloatArray, FloatArray]:
-        """Return the last linear layer's weight (C, F) and bias (C,), as copies."""
         linear = self._linear()
-        return np.array(self._training.get(linear.weight)), np.array(self._training.get(linear.bias))
+        return self._training[linear.weight], self._training[linear.bias]
 
     def set_head(self, weight: FloatArray, bias: FloatArray) -> None:
-        """Replace the last linear layer's weight (C, F) and bias (C,)."""
         linear = self._linear()
         for name, value in ((linear.weight, weight), (linear.bias, bias)):
-            shape = self._training.get(name).shape
+            shape = self._training[name].shape
             if value.shape != shape:
                 raise ValueError(f"{name} has shape {shape}, not {value.shape}")
-            self._training.set(name, value)
+            self._training[name] = value
 
-    def train_step(self, batch: Batch, lr: float, weights: FloatArray | None = None) -> FloatArray:
-        """Update once on the batch; return logits (B, C) from before the update."""
+    def _gradients(self, part: Batch, weights: FloatArray | None, share: float) -> FloatArray:
+        factors = np.ones(len(part)) if weights is None else weights
+        return self._training.gradients(self._inputs(part, weights=factors * share))
 
-        def gradients(part: Batch, place: slice) -> FloatArray:
-            factors = None if weights is None else weights[place]
-            if len(part) < len(batch):  # the graph's mean is over the part
-                factors = (np.ones(len(part)) if factors is None else factors) * (len(part) / len(batch))
-            return self._training.gradients(self._inputs(part, weights=factors))
-
-        result = self.microbatches.run(batch, gradients, self._training.forget)
-        self._update(lr)
-        return result
+    def _forget(self) -> None:
+        self._training.forget()
 
     def _update(self, lr: float) -> None:
         """Update once; the head on pooled features moves further, as far as with a larger learning rate.
@@ -179,11 +150,9 @@ class OrtBackend:
         self.set_head(*(old + HEAD_RATE * (new - old) for old, new in zip(before, self.head(), strict=True)))
 
     def state(self) -> bytes:
-        """Return parameters and optimizer state as ONNX Runtime's own checkpoint."""
         return self._training.state()
 
     def load_state(self, state: bytes) -> None:
-        """Continue exactly where `state()` was taken, with the same cut."""
         self._training = self._training.at(state)
 
     def load_weights(self, files: list[Path]) -> None:
@@ -195,35 +164,33 @@ class OrtBackend:
         Raises:
             ModelError: a weight is missing or has another shape.
         """
-        from safetensors.numpy import load_file
-
         given = {name: value for path in files for name, value in load_file(path).items()}
         whole = self._whole()
-        names = [name for name in self.artifacts.manifest.parameters if whole.has(name)]
+        names = [name for name in self.artifacts.manifest.parameters if name in whole]
         if self.artifacts.manifest.pools_mean:
             fixed = fixed_names(names)  # which a model that does not pool yet lacks
             names = [name for name in names if name in given or name not in fixed]
         for name in names:
-            if name not in given or given[name].shape != whole.get(name).shape:
+            if name not in given or given[name].shape != whole[name].shape:
                 raise ModelError(
                     f"{files[0].parent} does not match the artifacts in {self.artifacts.folder}: its {name} "
                     "is missing or has a different shape; pass a model that was trained from them."
                 )
         trainable = set(self.artifacts.manifest.trainable)
         frozen = [name for name in names if name not in trainable]
-        if self._cut is not None and any((whole.get(name) != given[name]).any() for name in frozen):
+        if self._cut is not None and any((whole[name] != given[name]).any() for name in frozen):
             self._training, self._cut, self._prefix, self.depth = whole, None, None, 0
         for name in names:
-            if self._training.has(name):
-                self._training.set(name, given[name])
+            if name in self._training:
+                self._training[name] = given[name]
 
     def _whole(self) -> TrainingSession:
         """Return the whole graphs with the weights of now."""
         if self._cut is None:
             return self._training
-        whole = self._open_whole()
+        whole = self._open()
         for name in self.artifacts.manifest.trainable:
-            whole.set(name, self._training.get(name))
+            whole[name] = self._training[name]
         return whole
 
     def weights(self) -> dict[str, FloatArray]:
@@ -231,27 +198,21 @@ class OrtBackend:
         return self._weights_of(self._whole())
 
     def _weights_of(self, whole: TrainingSession) -> dict[str, FloatArray]:
-        found: dict[str, FloatArray] = {}
         rest = self.artifacts.folder / "rest.safetensors"
-        if rest.is_file():
-            from safetensors.numpy import load_file
-
-            found.update(load_file(rest))
-        names = self.artifacts.manifest.parameters
-        return found | {name: whole.get(name) for name in names if whole.has(name)}
+        found: dict[str, FloatArray] = load_file(rest) if rest.is_file() else {}
+        return found | {name: whole[name] for name in self.artifacts.manifest.parameters if name in whole}
 
     def save(self, folder: Path, label_names: tuple[str, ...], skip_onnx: bool = False) -> None:
-        """Write `model/` (Hugging Face layout) and `onnx/model.onnx`, which costs little, into a folder."""
-        from safetensors.numpy import save_file
-
         onnx_folder, model_folder = folder / "onnx", folder / "model"
         onnx_folder.mkdir()
         model_folder.mkdir()
         whole = self._whole()
         whole.export(onnx_folder / "model.onnx")
         save_file(self._weights_of(whole), model_folder / "model.safetensors", metadata={"format": "pt"})
-        config = read_json_file(self.artifacts.folder / "config.json")
-        multi_label = self.artifacts.manifest.multi_label
-        for target in (onnx_folder, model_folder):
-            copy_tokenizer(self.artifacts.folder, target, self.artifacts.manifest.pad_id)
-            write_config(config, target / "config.json", label_names, multi_label)
+        write_tokenizer_and_config(
+            (onnx_folder, model_folder),
+            self.artifacts.folder,
+            read_json_file(self.artifacts.folder / "config.json"),
+            label_names,
+            multi_label=self.artifacts.manifest.multi_label,
+        )

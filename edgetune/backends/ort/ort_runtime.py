@@ -7,11 +7,12 @@ needed to train from artifacts, so an empty module stands in for the package's o
 
 from __future__ import annotations
 
-import importlib.util
-import os
+import contextlib
+import importlib
 import sys
 import tempfile
 import types
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ import numpy as np
 
 from edgetune.utils.errors import ArtifactsError, MissingDependencyError, UsageError
 from edgetune.utils.isolation import silence
+from edgetune.utils.machine import package_folder
 from edgetune.utils.types import FloatArray
 
 INSTALL_HINT = (
@@ -35,21 +37,19 @@ def import_ort() -> Any:
     """
     if "onnxruntime" in sys.modules:
         return sys.modules["onnxruntime"]
-    spec = importlib.util.find_spec("onnxruntime")
-    if spec is None or not spec.submodule_search_locations:
+    home = package_folder("onnxruntime")
+    if home is None:
         raise MissingDependencyError(f"ONNX Runtime is not installed; {INSTALL_HINT}.")
-    training = os.path.join(next(iter(spec.submodule_search_locations)), "training")
-    if not os.path.isdir(training):
+    name, folder = "onnxruntime.training", home / "training"
+    if not folder.is_dir():
         return _quiet(importlib.import_module("onnxruntime"))
-    sys.modules["onnxruntime.training"] = None  # type: ignore[assignment]  # makes its import fail at once
+    sys.modules[name] = None  # type: ignore[assignment]  # makes its import fail at once
     try:
         ort = importlib.import_module("onnxruntime")
     finally:
-        del sys.modules["onnxruntime.training"]
-    package = types.ModuleType("onnxruntime.training")
-    package.__path__ = [training]
-    sys.modules["onnxruntime.training"] = package
-    ort.training = package  # type: ignore[attr-defined]
+        del sys.modules[name]
+    sys.modules[name] = ort.training = types.ModuleType(name)  # type: ignore[attr-defined]
+    ort.training.__path__ = [str(folder)]
     return _quiet(ort)
 
 
@@ -61,10 +61,8 @@ def _quiet(ort: Any) -> Any:
 
 def has_training_build() -> bool:
     """Return whether a training build of ONNX Runtime is installed, without importing it."""
-    spec = importlib.util.find_spec("onnxruntime")
-    if spec is None or not spec.submodule_search_locations:
-        return False
-    return os.path.isdir(os.path.join(next(iter(spec.submodule_search_locations)), "training", "api"))
+    home = package_folder("onnxruntime")
+    return home is not None and (home / "training" / "api").is_dir()
 
 
 def import_training() -> Any:
@@ -79,29 +77,37 @@ def import_training() -> Any:
     return importlib.import_module("onnxruntime.training.api")
 
 
+@contextlib.contextmanager
+def artifact_errors(folder: Path) -> Iterator[None]:
+    """Say what is wrong with a folder of artifacts where ONNX Runtime cannot open it.
+
+    Raises:
+        ArtifactsError: in place of its errors, of which every kind has a class of its own.
+    """
+    try:
+        yield
+    except Exception as error:
+        tail = str(error).strip().splitlines()[-1][-200:]
+        raise ArtifactsError(
+            f"ONNX Runtime cannot open {folder} ({tail}). Export the artifacts again; "
+            "if the folder is in the cache, delete it and it is built again."
+        ) from error
+
+
 class TrainingSession:
     """A folder's training, eval and optimizer graphs with the weights of a checkpoint."""
 
     def __init__(self, folder: Path, checkpoint: Path, device: str, options: Any) -> None:
-        """Open them.
-
-        Raises:
-            ArtifactsError: ONNX Runtime cannot.
-        """
+        """Open them, or raise `ArtifactsError`."""
         api = import_training()
         self._place = (folder, device, options)
-        try:
+        graphs = {name: str(folder / f"{name}_model.onnx") for name in ("training", "eval", "optimizer")}
+        with artifact_errors(folder):
             self._state = api.CheckpointState.load_checkpoint(str(checkpoint))
             self._module = api.Module(
-                str(folder / "training_model.onnx"),
-                self._state,
-                str(folder / "eval_model.onnx"),
-                device=device,
-                session_options=options,
+                graphs["training"], self._state, graphs["eval"], device=device, session_options=options
             )
-            self._optimizer = api.Optimizer(str(folder / "optimizer_model.onnx"), self._module)
-        except Exception as error:  # every kind of damage has a class of its own, and none in common
-            raise cannot_open(folder, error) from error
+            self._optimizer = api.Optimizer(graphs["optimizer"], self._module)
 
     @property
     def n_parameters(self) -> int:
@@ -117,9 +123,8 @@ class TrainingSession:
     def gradients(self, inputs: list[Any]) -> FloatArray:
         """Add the gradients of a batch, or of a part of one; return its logits (B, C)."""
         self._module.train()
-        _, logits = self._module(*inputs)
-        result: FloatArray = logits
-        return result
+        logits: FloatArray = self._module(*inputs)[1]
+        return logits
 
     def update(self, lr: float) -> None:
         """Update once from the gradients."""
@@ -131,24 +136,24 @@ class TrainingSession:
         """Drop the gradients."""
         self._module.lazy_reset_grad()
 
-    def has(self, name: str) -> bool:
+    def __contains__(self, name: str) -> bool:
         """Return whether there is a parameter of this name."""
         return name in self._state.parameters
 
-    def get(self, name: str) -> FloatArray:
+    def __getitem__(self, name: str) -> FloatArray:
         """Return a copy of a parameter."""
         return np.array(self._state.parameters[name].data)
 
-    def set(self, name: str, value: FloatArray) -> None:
+    def __setitem__(self, name: str, value: FloatArray) -> None:
         """Overwrite a parameter."""
         self._state.parameters[name].data = np.ascontiguousarray(value, dtype=np.float32)
 
     def state(self) -> bytes:
         """Return parameters and optimizer state as ONNX Runtime's own checkpoint."""
-        api = import_training()
         with tempfile.TemporaryDirectory() as scratch:
             path = Path(scratch) / "checkpoint"
-            api.CheckpointState.save_checkpoint(self._state, str(path), include_optimizer_state=True)
+            save = import_training().CheckpointState.save_checkpoint
+            save(self._state, str(path), include_optimizer_state=True)
             return path.read_bytes()
 
     def at(self, state: bytes) -> TrainingSession:
@@ -165,17 +170,11 @@ class TrainingSession:
         self._module.export_model_for_inferencing(str(path), ["logits"])
 
 
-def open_prefix(path: Path, device: str, options: Any) -> Any:
-    """Open an inference graph.
-
-    Raises:
-        ArtifactsError: ONNX Runtime cannot.
-    """
+def open_session(model: Path | bytes, options: Any = None, device: str = "cpu") -> Any:
+    """Open an inference graph, from a file or serialized."""
     providers = ["CPUExecutionProvider"] if device == "cpu" else ["CUDAExecutionProvider"]
-    try:
-        return import_ort().InferenceSession(str(path), options, providers=providers)
-    except Exception as error:
-        raise cannot_open(path.parent, error) from error
+    given = model if isinstance(model, bytes) else str(model)
+    return import_ort().InferenceSession(given, options, providers=providers)
 
 
 def session_options(device: str, threads: int | None, *, spin: bool = True) -> Any:
@@ -201,12 +200,3 @@ def session_options(device: str, threads: int | None, *, spin: bool = True) -> A
             "or use --backend torch."
         )
     return options
-
-
-def cannot_open(folder: Path, error: Exception) -> ArtifactsError:
-    """Say what is wrong with a folder of artifacts."""
-    tail = str(error).strip().splitlines()[-1][-200:]
-    return ArtifactsError(
-        f"ONNX Runtime cannot open {folder} ({tail}). Export the artifacts again; "
-        "if the folder is in the cache, delete it and it is built again."
-    )

@@ -11,11 +11,11 @@ from typing import Any
 
 import numpy as np
 
-from edgetune.backends.backend_contract import ADAM_BETAS, ADAM_EPS, WEIGHT_DECAY
-from edgetune.backends.onnx_export import IR_VERSION
+from edgetune.backends.backend_contract import ADAMW
+from edgetune.backends.onnx_export import IR_VERSION, probe_batch
 from edgetune.backends.ort.graph_cut import HIDDEN, LOGITS
 from edgetune.backends.ort.manifest import Linear, ParityCheck
-from edgetune.backends.probe_batch import probe_batch
+from edgetune.backends.ort.ort_runtime import import_training, open_session
 from edgetune.utils.types import FloatArray, Labels
 
 WEIGHTS = "weights"
@@ -43,18 +43,11 @@ right gradient also at x = 0."""
 def generate_training_graphs(
     model: Any, trainable: Iterable[str], target: Path, multi_label: bool = False
 ) -> None:
-    """Write training, eval and optimizer graphs and a checkpoint.
+    """Write training, eval and optimizer graphs and a checkpoint into a folder; the model may be changed.
 
     Both graphs return `[loss, logits]`, the eval graph also what the last linear layer sees, if there is one.
-
-    Args:
-        model: ONNX model that gives `logits`; it may be changed.
-        trainable: names of initializers.
-        target: an existing folder.
-        multi_label: whether the loss is that of multi-hot labels.
+    `trainable` are names of initializers; with `multi_label` the loss is that of multi-hot labels.
     """
-    from edgetune.backends.ort.ort_runtime import import_training
-
     import_training()
     import onnx
     from onnxruntime.training import artifacts
@@ -67,7 +60,7 @@ def generate_training_graphs(
         requires_grad=trained,
         frozen_params=sorted(float_initializers(model).difference(trained)),
         loss=_weighted_loss(multi_label),
-        optimizer=optim.AdamW(betas=ADAM_BETAS, eps=ADAM_EPS, weight_decay=WEIGHT_DECAY),
+        optimizer=optim.AdamW(**ADAMW),
         artifact_directory=target,
         additional_output_names=[LOGITS],
     )
@@ -92,31 +85,24 @@ def _weighted_loss(multi_label: bool) -> Any:
     import onnx
     from onnxruntime.training import onnxblock
 
-    class BinaryCrossEntropy(onnxblock.Block):  # type: ignore[misc]  # onnxruntime has no types
+    class WeightedLoss(onnxblock.Block):  # type: ignore[misc]  # onnxruntime has no types
         def build(self, logits: str) -> str:
-            onnxblock.blocks.InputLike(logits)("labels")
-            added = onnx.parser.parse_graph(_BINARY_CROSS_ENTROPY)
-            self.base.graph.node.extend(added.node)
-            self.base.graph.initializer.extend(added.initializer)
-            return str(added.output[0].name)
-
-    class WeightedLoss(onnxblock.Block):  # type: ignore[misc]
-        def __init__(self) -> None:
-            super().__init__()
-            cross_entropy = onnxblock.loss.CrossEntropyLoss
-            self._losses = BinaryCrossEntropy() if multi_label else cross_entropy(reduction="none")
-            self._times = onnxblock.blocks.Mul()
-            self._mean = onnxblock.blocks.ReduceMean(keepdims=False)
-
-        def build(self, logits: str) -> str:
-            losses = self._losses(logits)
+            graph, blocks = self.base.graph, onnxblock.blocks
+            if multi_label:
+                blocks.InputLike(logits)("labels")
+                added = onnx.parser.parse_graph(_BINARY_CROSS_ENTROPY)
+                graph.node.extend(added.node)
+                graph.initializer.extend(added.initializer)
+                losses = added.output[0].name
+            else:
+                losses = onnxblock.loss.CrossEntropyLoss(reduction="none")(logits)
             weights = onnx.ValueInfoProto()
-            weights.CopyFrom(self.base.graph.input[-1])  # labels
+            weights.CopyFrom(graph.input[-1])  # labels
             weights.name = WEIGHTS
             weights.type.tensor_type.elem_type = onnx.TensorProto.FLOAT
             del weights.type.tensor_type.shape.dim[1:]
-            self.base.graph.input.append(weights)
-            mean: str = self._mean(self._times(losses, WEIGHTS))
+            graph.input.append(weights)
+            mean: str = blocks.ReduceMean(keepdims=False)(blocks.Mul()(losses, WEIGHTS))
             return mean
 
     return WeightedLoss()
@@ -158,7 +144,6 @@ def head_input(model: Any) -> tuple[str, Linear] | None:
     return None
 
 
-TOLERANCE = 1e-3
 GRADIENT = "_grad.accumulation.buffer"
 
 
@@ -166,21 +151,14 @@ class Reference:
     """What torch says of one batch.
 
     Attributes:
-        batch: the inputs and `labels`.
-        multi_label: whether these are multi-hot.
+        batch: the inputs, `labels` (ids or multi-hot), and `weights` (B,), the factors of the rows' losses.
+        multi_label: whether labels are multi-hot.
         logits: (B, C).
-        weights: (B,) factors of the rows' losses.
         loss: weighted mean over the batch (nats).
     """
 
     def __init__(self, model: Any, inputs: list[str], multi_label: bool = False) -> None:
-        """Run torch forward and backward.
-
-        Args:
-            model: the torch classifier.
-            inputs: what its graph takes of the batch.
-            multi_label: whether its loss is that of multi-hot labels.
-        """
+        """Run torch forward and backward; `inputs` are what the model's graph takes of the batch."""
         import torch
 
         self.batch: dict[str, Labels] = {**probe_batch(model)}
@@ -198,8 +176,9 @@ class Reference:
         else:
             losses = functional.cross_entropy(logits, labels, reduction="none")
         # Unequal weights, so that graphs which ignored them would not pass.
-        self.weights = np.linspace(0.5, 1.5, len(labels), dtype=np.float32)
-        loss = (torch.from_numpy(self.weights) * losses).mean()
+        weights = np.linspace(0.5, 1.5, len(labels), dtype=np.float32)
+        self.batch[WEIGHTS] = weights
+        loss = (torch.from_numpy(weights) * losses).mean()
         loss.backward()
         self.logits: FloatArray = logits.detach().numpy()
         self.loss = float(loss.detach())
@@ -211,61 +190,43 @@ class Reference:
         return found
 
 
-def cpu_session(path: Path) -> Any:
-    """Open a graph on the CPU."""
-    from onnxruntime import InferenceSession
-
-    return InferenceSession(str(path), providers=["CPUExecutionProvider"])
-
-
 def run_prefix(path: Path, reference: Reference) -> FloatArray:
     """Return the frozen layers' output for the reference's batch, zero at padding as from a cache."""
-    session = cpu_session(path)
+    session = open_session(path)
     found = session.run([HIDDEN], {item.name: reference.batch[item.name] for item in session.get_inputs()})[0]
     hidden: FloatArray = (found * reference.batch["attention_mask"][..., None]).astype(np.float32)
     return hidden
 
 
 def compare_first_step(
-    folder: Path, reference: Reference, trainable: list[str], hidden: FloatArray | None = None
+    folder: Path, reference: Reference, trainable: list[str]
 ) -> tuple[list[str], ParityCheck]:
     """Make the first training step of a folder's graphs; return their inputs and how far they are off.
 
-    Args:
-        folder: training graph and checkpoint.
-        reference: torch's answer.
-        trainable: parameters that must have a gradient.
-        hidden: (B, T, D), for graphs that start from it.
+    For graphs that start from the hidden state (B, T, D) the reference's batch has it too.
     """
-    from onnxruntime.training.api import CheckpointState
-
-    state = CheckpointState.load_checkpoint(str(folder / "checkpoint"))
-    session = cpu_session(folder / "training_model.onnx")
-    given: dict[str, Any] = {**reference.batch, WEIGHTS: reference.weights}
-    if hidden is not None:
-        given[HIDDEN] = hidden
+    state = import_training().CheckpointState.load_checkpoint(str(folder / "checkpoint"))
+    session = open_session(folder / "training_model.onnx")
+    given: dict[str, Any] = reference.batch
     feeds: dict[str, Any] = {}
-    for item in session.get_inputs():
-        if item.name in given:
-            feeds[item.name] = given[item.name]
-        elif item.name.endswith(GRADIENT):
-            feeds[item.name] = np.zeros(
-                state.parameters[item.name.removesuffix(GRADIENT)].data.shape, np.float32
-            )
-        elif item.name == "lazy_reset_grad":
-            feeds[item.name] = np.array([True])
+    names = [item.name for item in session.get_inputs()]
+    for name in names:
+        if name in given:
+            feeds[name] = given[name]
+        elif name.endswith(GRADIENT):
+            feeds[name] = np.zeros(state.parameters[name.removesuffix(GRADIENT)].data.shape, np.float32)
+        elif name == "lazy_reset_grad":
+            feeds[name] = np.array([True])
         else:
-            feeds[item.name] = state.parameters[item.name].data
-    loss, logits = session.run(
-        [session.get_outputs()[0].name, LOGITS], feeds
-    )  # gradients go into the buffers
+            feeds[name] = state.parameters[name].data
+    outputs = [session.get_outputs()[0].name, LOGITS]
+    loss, logits = session.run(outputs, feeds)  # gradients go into the buffers
     check = ParityCheck(
         logits=float(np.abs(logits - reference.logits).max()),
         loss=abs(float(loss) - reference.loss),
         gradients=_worst({name: feeds[name + GRADIENT] for name in trainable}, reference),
     )
-    of_loss = ("labels", WEIGHTS)
-    return [i.name for i in session.get_inputs() if i.name in given and i.name not in of_loss], check
+    return [name for name in names if name in given and name not in ("labels", WEIGHTS)], check
 
 
 def _worst(gradients: dict[str, FloatArray], reference: Reference) -> float:
@@ -279,8 +240,3 @@ def _worst(gradients: dict[str, FloatArray], reference: Reference) -> float:
         ),
         default=0.0,
     )
-
-
-def is_accurate(check: ParityCheck) -> bool:
-    """Return whether the graphs train like torch."""
-    return all(value <= TOLERANCE for value in (check.logits, check.loss, check.gradients))

@@ -10,19 +10,16 @@ from __future__ import annotations
 import contextlib
 import io
 from collections.abc import Callable
+from functools import cached_property
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 
-from edgetune.backends.backend_contract import ADAM_BETAS, ADAM_EPS, WEIGHT_DECAY, NoLinearHead
-from edgetune.backends.hf_folder import copy_tokenizer, write_config
+from edgetune.backends.backend_contract import ADAMW, Backend, NoLinearHead, write_tokenizer_and_config
 from edgetune.backends.hidden_cache import HiddenCache
-from edgetune.backends.microbatch import Microbatches
-from edgetune.backends.onnx_export import export_graph, load_torch_model, quiet
-from edgetune.backends.probe_batch import torch_probe
-from edgetune.backends.torch.torch_cut import LayerCut, find_cut, shared_below
-from edgetune.backends.torch.torch_first_token import first_token_only
+from edgetune.backends.onnx_export import export_graph, load_torch_model, quiet, torch_probe
+from edgetune.backends.torch.torch_layers import find_cut, first_token_only, shared_below
 from edgetune.config.settings import frozen_depth
 from edgetune.data.batches import Batch
 from edgetune.models.mean_pooling import HEAD_RATE
@@ -32,27 +29,18 @@ from edgetune.utils.parsing import read_json_file
 from edgetune.utils.types import FloatArray
 
 
-def find_linear(model: Any, run: Callable[[], Any]) -> Any | None:
-    """Return the `nn.Linear` (with a bias) whose output is the logits, or None.
-
-    Args:
-        model: a classifier.
-        run: calls it and returns its logits (B, C).
-    """
+def find_linear(run: Callable[[], Any]) -> Any | None:
+    """Return the `nn.Linear` (with a bias) whose output is the logits (B, C) that `run` returns, or None."""
     import torch
 
     last: list[tuple[Any, Any]] = []
-    linears = [part for part in model.modules() if isinstance(part, torch.nn.Linear)]
-    hooks = [
-        part.register_forward_hook(lambda module, _, output: last.append((module, output)))
-        for part in linears
-    ]
-    try:
-        with torch.no_grad():
-            logits = run()
-    finally:
-        for hook in hooks:
-            hook.remove()
+
+    def note(module: Any, inputs: Any, output: Any) -> None:
+        if isinstance(module, torch.nn.Linear):
+            last.append((module, output))
+
+    with torch.no_grad(), torch.nn.modules.module.register_module_forward_hook(note):
+        logits = run()
     if not last:
         return None
     linear, output = last[-1]
@@ -60,21 +48,10 @@ def find_linear(model: Any, run: Callable[[], Any]) -> Any | None:
     return linear if same and linear.bias is not None else None
 
 
-def linear_inputs(linear: Any, run: Callable[[], Any]) -> Any:
-    """Return what a linear layer sees (B, F) while a model runs."""
-    seen: list[Any] = []
-    hook = linear.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
-    try:
-        run()
-    finally:
-        hook.remove()
-    return seen[-1]
-
-
-class TorchBackend:
+class TorchBackend(Backend):
     """Trains one Hugging Face classifier with PyTorch."""
 
-    name: ClassVar[str] = "torch"
+    name = "torch"
 
     def __init__(
         self,
@@ -108,6 +85,7 @@ class TorchBackend:
             cache: keeps what the frozen layers give.
             multi_label: whether rows may have several labels, which the saved model then says.
         """
+        super().__init__(cache)
         try:
             import torch
         except ImportError as error:
@@ -137,21 +115,21 @@ class TorchBackend:
         first_token_only(self._model)
         self._model.to(self._device)
         self._segments = takes_segments(self._model.config.to_dict())
-        self.cache = cache
-        self.microbatches = Microbatches()
-        self._linear: Any = None
-        self._cut = self._freeze_below(frozen_depth(freeze), cut)
-        self.depth = 0 if self._cut is None else self._cut.depth
+        depth = frozen_depth(freeze)
+        found = find_cut(self._model, depth, self._bf16) if depth > 0 else None
+        if found is not None:
+            for name in shared_below(self._model, found):
+                self._model.get_parameter(name).requires_grad_(False)
+        self._cut = found if cut else None
+        self.depth = 0 if self._cut is None else depth
         self._trained = [p for p in self._model.parameters() if p.requires_grad]
-        self._optimizer = torch.optim.AdamW(
-            self._groups(), lr=0.0, betas=ADAM_BETAS, eps=ADAM_EPS, weight_decay=WEIGHT_DECAY, fused=True
-        )
+        self._optimizer = torch.optim.AdamW(self._groups(), lr=0.0, fused=True, **ADAMW)
 
     def _groups(self) -> list[dict[str, Any]]:
         """Return the trained parameters, those of a head on pooled features apart: it learns faster."""
         if not self._source.pools_mean:
             return [{"params": self._trained, "rate": 1.0}]
-        head = {id(parameter) for parameter in self._head().parameters()}
+        head = {id(parameter) for parameter in self._head.parameters()}
         return [
             {"params": [p for p in self._trained if id(p) not in head], "rate": 1.0},
             {"params": [p for p in self._trained if id(p) in head], "rate": HEAD_RATE},
@@ -159,23 +137,9 @@ class TorchBackend:
 
     @property
     def n_parameters(self) -> int:
-        """Trainable parameters."""
         return sum(parameter.numel() for parameter in self._trained)
 
-    def _freeze_below(self, depth: int, cut: bool) -> LayerCut | None:
-        """Cut the model; freeze what the layers below the cut share with others."""
-        found = find_cut(self._model, depth, self._bf16) if depth > 0 else None
-        if found is None:
-            return None
-        for name in shared_below(self._model, found):
-            self._model.get_parameter(name).requires_grad_(False)
-        return found if cut else None
-
-    def prefix(self, batch: Batch) -> FloatArray:
-        """Run the frozen prefix afresh: hidden states (B, T, D)."""
-        return self._prefix(batch)
-
-    def _prefix(self, batch: Batch, width: int = 0) -> FloatArray:
+    def prefix(self, batch: Batch, width: int = 0) -> FloatArray:
         with self._torch.inference_mode():
             hidden: FloatArray = self._below(self._inputs(batch, width)).float().cpu().numpy()
         return hidden
@@ -210,69 +174,57 @@ class TorchBackend:
             with self._torch.no_grad():
                 return self._below(inputs)
         width = inputs["input_ids"].shape[1]
-        hidden = self.cache.hidden(batch, width, self._prefix, keep=keep)
+        hidden = self.cache.hidden(batch, width, self.prefix, keep=keep)
         return self._torch.from_numpy(hidden).to(self._device)
 
-    def score(self, batch: Batch, keep: bool = True) -> FloatArray:
-        """Return logits (B, C)."""
-
-        def forward(part: Batch, place: slice) -> FloatArray:
-            found: FloatArray = self._logits(part, keep).cpu().numpy()
-            return found
-
+    def _forward(self, part: Batch, keep: bool) -> FloatArray:
         with self._torch.inference_mode():
-            return self.microbatches.run(batch, forward, lambda: None)
+            logits: FloatArray = self._logits(part, keep).cpu().numpy()
+        return logits
 
     def features(self, batch: Batch) -> FloatArray:
-        """Return what the head's last linear layer sees (B, F)."""
-        linear = self._head()
-        with self._torch.inference_mode():
-            result: FloatArray = linear_inputs(linear, lambda: self._logits(batch)).float().cpu().numpy()
+        seen: list[Any] = []
+        hook = self._head.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+        with hook, self._torch.inference_mode():
+            self._logits(batch)
+            result: FloatArray = seen[-1].float().cpu().numpy()
         return result
 
+    @cached_property
     def _head(self) -> Any:
-        """Return the last linear layer, found by running the model once."""
-        if self._linear is None:
-            self._linear = find_linear(self._model, lambda: self._model(**torch_probe(self._model)).logits)
-        if self._linear is None:
-            raise NoLinearHead(f"The logits of {self._source.name} do not come from a linear layer.")
-        return self._linear
+        """The last linear layer, found by running the model once."""
+        found = find_linear(lambda: self._model(**torch_probe(self._model)).logits)
+        if found is None:
+            raise NoLinearHead(self._source.name)
+        return found
 
     def head(self) -> tuple[FloatArray, FloatArray]:
-        """Return the last linear layer's weight (C, F) and bias (C,), as copies."""
-        linear = self._head()
+        linear = self._head
         weight, bias = (part.detach().cpu().numpy().copy() for part in (linear.weight, linear.bias))
         return weight, bias
 
     def set_head(self, weight: FloatArray, bias: FloatArray) -> None:
-        """Replace the last linear layer's weight (C, F) and bias (C,)."""
-        linear = self._head()
+        linear = self._head
         for parameter, value in ((linear.weight, weight), (linear.bias, bias)):
             if value.shape != tuple(parameter.shape):
                 raise ValueError(f"the head has shape {tuple(parameter.shape)}, not {value.shape}")
             with self._torch.no_grad():
                 parameter.copy_(self._torch.from_numpy(np.ascontiguousarray(value, dtype=np.float32)))
 
-    def train_step(self, batch: Batch, lr: float, weights: FloatArray | None = None) -> FloatArray:
-        """Update once on the batch; return logits (B, C) from before the update."""
+    def _gradients(self, part: Batch, weights: FloatArray | None, share: float) -> FloatArray:
+        logits = self._logits(part)
+        (self._loss(logits, part, weights) * share).backward()
+        found: FloatArray = logits.detach().cpu().numpy()
+        return found
 
-        def gradients(part: Batch, place: slice) -> FloatArray:
-            logits = self._logits(part)
-            loss = self._loss(logits, part, None if weights is None else weights[place])
-            (loss if len(part) == len(batch) else loss * (len(part) / len(batch))).backward()
-            found: FloatArray = logits.detach().cpu().numpy()
-            return found
+    def _forget(self) -> None:
+        self._optimizer.zero_grad(set_to_none=True)
 
-        result = self.microbatches.run(batch, gradients, self._forget)
+    def _update(self, lr: float) -> None:
         for group in self._optimizer.param_groups:
             group["lr"] = lr * group["rate"]
         self._optimizer.step()
         self._forget()
-        return result
-
-    def _forget(self) -> None:
-        """Drop the gradients."""
-        self._optimizer.zero_grad(set_to_none=True)
 
     def _loss(self, logits: Any, batch: Batch, weights: FloatArray | None) -> Any:
         functional, factors = self._torch.nn.functional, None
@@ -288,14 +240,12 @@ class TorchBackend:
         return (factors * functional.cross_entropy(logits, labels, reduction="none")).mean()
 
     def state(self) -> bytes:
-        """Return trained parameters and optimizer state."""
         buffer = io.BytesIO()
         trained = {n: p.detach() for n, p in self._model.named_parameters() if p.requires_grad}
         self._torch.save({"model": trained, "optimizer": self._optimizer.state_dict()}, buffer)
         return buffer.getvalue()
 
     def load_state(self, state: bytes) -> None:
-        """Continue exactly where `state()` was taken."""
         found = self._torch.load(io.BytesIO(state), weights_only=True, map_location=self._device)
         self._model.load_state_dict(found["model"], strict=False)
         self._optimizer.load_state_dict(found["optimizer"])
@@ -305,7 +255,6 @@ class TorchBackend:
         return {n: p.detach().cpu().numpy().copy() for n, p in self._model.named_parameters()}
 
     def save(self, folder: Path, label_names: tuple[str, ...], skip_onnx: bool = False) -> None:
-        """Write `model/` (Hugging Face layout) and, unless `skip_onnx`, `onnx/model.onnx` into a folder."""
         model_folder = folder / "model"
         model_folder.mkdir()
         with quiet():
@@ -314,14 +263,11 @@ class TorchBackend:
         if self._onnx and not skip_onnx:
             onnx_folder = folder / "onnx"
             onnx_folder.mkdir()
-            self._export(onnx_folder / "model.onnx")
+            # Through an eager copy on the CPU, as SDPA does not trace everywhere.
+            model, _ = load_torch_model(model_folder, self._model.config.num_labels, "eager")
+            export_graph(model, onnx_folder / "model.onnx")
             targets.append(onnx_folder)
         config = read_json_file(model_folder / "config.json")
-        for target in targets:
-            copy_tokenizer(self._tokenizer_folder, target, config["pad_token_id"])
-            write_config(config, target / "config.json", label_names, self._multi_label)
-
-    def _export(self, target: Path) -> None:
-        """Export through an eager copy on the CPU, as SDPA does not trace everywhere."""
-        model, _ = load_torch_model(target.parent.parent / "model", self._model.config.num_labels, "eager")
-        export_graph(model, target)
+        write_tokenizer_and_config(
+            targets, self._tokenizer_folder, config, label_names, multi_label=self._multi_label
+        )
