@@ -55,9 +55,13 @@ class CellRunner:
             found = {"error": str(error)}
         except (OSError, ValueError, LookupError) as error:  # one cell must not end the grid
             found = {"error": f"{type(error).__name__}: {error}"}
-        made = {"machine": machine_info(), "commit": _commit()}
-        made["date"] = datetime.now(timezone.utc).isoformat(timespec="seconds")
-        return Outcome(**cell.model_dump(), key=key, **({"command": ""} | made | found))
+        made = {
+            "command": "",
+            "machine": machine_info(),
+            "commit": _commit(),
+            "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        }
+        return Outcome(**cell.model_dump(), key=key, **(made | found))
 
     def _run_own(self, cell: Cell, home: Path) -> dict[str, Any]:
         """Run a method of ours, then measure the saved model on all evaluation rows."""
@@ -72,11 +76,10 @@ class CellRunner:
             if values
         }
         write_atomic(home / "config.toml", tomli_w.dumps(given))
-        arguments = ["finetune", "--config", str(home / "config.toml"), "--out", str(home / "run")]
-        found = self._process(
-            "edgetune", [*arguments, "--overwrite", "--quiet"], home, (0, WORSE_THAN_MAJORITY)
-        )
-        found["command"] = "edgetune " + shlex.join([*self._relative(arguments[:-1]), "again"])
+        given_file = ["finetune", "--config", str(home / "config.toml"), "--out"]
+        arguments = [*given_file, str(home / "run"), "--overwrite", "--quiet"]
+        found = self._process("edgetune", arguments, home, (0, WORSE_THAN_MAJORITY))
+        found["command"] = f"edgetune {self._shown(given_file)} again"
         if "error" in found:
             return found
         summary = read_summary(home / "run")
@@ -104,7 +107,7 @@ class CellRunner:
         write_atomic(home / "task.json", json.dumps(task, indent=2) + "\n")
         arguments = [cell.method, str(home / "task.json")]
         found = self._process("edgetune.compare.baselines", arguments, home, (0,))
-        found["command"] = "python -m edgetune.compare.baselines " + shlex.join(self._relative(arguments))
+        found["command"] = f"python -m edgetune.compare.baselines {self._shown(arguments)}"
         if "error" in found:
             return found
         result, predicted = (
@@ -145,9 +148,9 @@ class CellRunner:
         write_atomic(home / "log.txt", said)
         return found if child.returncode in fine else found | {"error": _last_line(said)}
 
-    def _relative(self, arguments: Sequence[str]) -> list[str]:
-        """Return arguments with paths as seen from the comparison's folder."""
-        return [item.removeprefix(f"{self.folder}{os.sep}") for item in arguments]
+    def _shown(self, arguments: Sequence[str]) -> str:
+        """Return arguments as a shell takes them, with paths as seen from the comparison's folder."""
+        return shlex.join(item.removeprefix(f"{self.folder}{os.sep}") for item in arguments)
 
 
 _COUNTS = (
@@ -171,10 +174,8 @@ def _measured(right: BoolArray) -> dict[str, Any]:
 
 
 def _notes(summary: dict[str, Any]) -> list[str]:
-    selection = summary["selection"]
-    notes = [
-        f"{summary['backend']} in {summary['precision']}, {counted(summary['frozen_depth'], 'layer')} frozen"
-    ]
+    selection, frozen = summary["selection"], counted(summary["frozen_depth"], "layer")
+    notes = [f"{summary['backend']} in {summary['precision']}, {frozen} frozen"]
     if selection.get("why"):
         notes.append(str(selection["why"]))
     precision, recall = (selection.get(f"predictor_{name}") for name in ("precision", "recall"))
@@ -189,10 +190,8 @@ def _notes(summary: dict[str, Any]) -> list[str]:
 
 
 def _last_line(text: str) -> str:
-    lines = [line for line in text.strip().splitlines() if line.strip()]
-    if not lines:
-        return "The process ended without an error message."
-    return lines[-1].removeprefix("edgetune: ").removeprefix("edgetune.compare.baselines: ")[:500]
+    line = text.strip().rpartition("\n")[2] or "The process ended without an error message."
+    return line.removeprefix("edgetune: ").removeprefix("edgetune.compare.baselines: ")[:500]
 
 
 @lru_cache(maxsize=1)

@@ -3,29 +3,37 @@
 folder/grid.json  plans.json  data/NAME/{train,eval}.jsonl
 folder/cells/NAME/{config.toml | task.json, run/, cell.json}
 folder/results.jsonl  table.md  *.png  *.svg
+
+All methods of a data set and a deadline have one plan, that of training everything, so that they differ in
+what they select alone. Planned one by one, a filter may get one layer more frozen than training everything,
+and what is then measured is the layer.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from edgetune.compare.cell_runner import CellRunner
-from edgetune.compare.grid import MATCHED, Cell, Grid, cells_of
+from edgetune.compare.grid import MATCHED, Cell, Grid, cells_of, encoder_alone
 from edgetune.compare.outcome import FILE, Outcome, read_outcome, write_lines
-from edgetune.compare.shared_plan import SharedPlans
 from edgetune.compare.shared_rows import SharedRows, draw_shared_rows
 from edgetune.run_files.run_folder import disk_errors, exclusive_lock
-from edgetune.utils.errors import ResourceError
+from edgetune.runs.dry_run import dry_run
+from edgetune.utils.errors import EdgetuneError, ResourceError
 from edgetune.utils.files import write_atomic
 from edgetune.utils.formatting import counted
+from edgetune.utils.parsing import read_json_file
 from edgetune.utils.types import Say
 
 _EXPORTED = ("model", "backend", "freeze", "max_length", "precision")
 """What decides which tokens and artifacts a run finds in the caches."""
+_PLANNED = ("backend", "precision", "batch_size", "max_length", "threads")
 
 LEAST_CELL = 1_000_000
 ROOM_FACTOR = 3  # a model is written beside the one before it, and checkpoints beside both
@@ -45,16 +53,18 @@ class Comparison:
     """A grid in its folder."""
 
     def __init__(self, grid: Grid, folder: Path, cache_dir: Path, say: Say) -> None:
-        """Check that no two cells have one name; nothing is written yet.
+        """Check that no two cells have one name, and read earlier plans; nothing is written yet.
 
         Raises:
             UsageError: the grid cannot be used.
         """
-        self.grid, self.folder, self._say = grid, folder, say
+        self.grid, self.folder, self._cache_dir, self._say = grid, folder, cache_dir, say
         self.cells = cells_of(grid)
         self.rows: dict[str, SharedRows] = {}
         self.runner = CellRunner(folder, self.rows, cache_dir)
-        self.plans = SharedPlans(folder, self.rows, cache_dir, say)
+        self._plans: dict[str, dict[str, Any]] = {}
+        with contextlib.suppress(OSError, ValueError, TypeError):  # none yet, or damaged: plan again
+            self._plans = dict(read_json_file(folder / "plans.json"))
 
     def run(self) -> Iterator[CellDone]:
         """Run every cell that is not finished, in order; keep `results.jsonl` in step.
@@ -80,16 +90,16 @@ class Comparison:
         outcomes = self._known()
         warm: set[str] = set()
         largest = max([LEAST_CELL, *map(_n_bytes, (self.folder / "cells").glob("*"))])
-        for number, cell in enumerate(self.cells, 1):
-            asked = self._resolved(cell, outcomes)
-            cell = self.plans.applied(asked)
+        for number, asked in enumerate(self.cells, 1):
+            matched = self._matched(asked, outcomes)
+            cell = self._planned(matched)
             home = self.folder / "cells" / cell.name
             outcome = read_outcome(home / FILE)
             kept = outcome is not None and outcome.ok and outcome.key == self._key(cell)
             if outcome is None or not kept:
                 self._check_room(largest)
-                self.plans.make(asked)
-                cell = self.plans.applied(asked)
+                self._plan(matched)
+                cell = self._planned(matched)
                 self._warm_up(cell, warm)
                 if home.is_file() or home.is_symlink():
                     home.unlink()
@@ -119,7 +129,7 @@ class Comparison:
 
     def _known(self) -> dict[str, Outcome]:
         """Return what earlier runs left of these very cells, also of those that are still to come."""
-        cells = {cell.name: self.plans.applied(cell) for cell in self.cells}
+        cells = {cell.name: self._planned(cell) for cell in self.cells}
         return {
             one.name: one
             for one in self.finished()
@@ -131,7 +141,7 @@ class Comparison:
         found = [read_outcome(self.folder / "cells" / cell.name / FILE) for cell in self.cells]
         return [one for one in found if one is not None]
 
-    def _resolved(self, cell: Cell, outcomes: dict[str, Outcome]) -> Cell:
+    def _matched(self, cell: Cell, outcomes: dict[str, Outcome]) -> Cell:
         """Fill in the share of rows that `random-matched` keeps, if it is known by now."""
         if cell.method != MATCHED:
             return cell
@@ -142,6 +152,32 @@ class Comparison:
         share = max(1e-6, float(found.counts["n_trained"] or 0) / float(found.counts["n_seen"] or 1))
         settings = cell.settings | {"keep_rate": round(share, 6)}
         return cell.model_copy(update={"method": "random", "settings": settings})
+
+    def _planned(self, cell: Cell) -> Cell:
+        """Return the cell with the settings of its plan, if there is one; its own come first."""
+        plan = {} if cell.outside else self._plans.get(self._plan_key(cell), {})
+        return cell.model_copy(update={"settings": plan | cell.settings})
+
+    def _plan(self, cell: Cell) -> None:
+        """Plan for a cell, if none like it was planned; where no training fits, its run decides."""
+        key, asked = self._plan_key(cell), cell.other_settings
+        if cell.outside or "deadline_s" not in asked or key in self._plans:
+            return
+        self._say(f"Planning {asked['deadline_s']:g} s on {cell.data}, once for all methods")
+        try:
+            plans = dry_run(encoder_alone(self.rows[cell.data].settings | asked), self._cache_dir).ranked
+        except EdgetuneError:  # each method then says itself what is wrong
+            plans = ()
+        found: dict[str, Any] = {}
+        if (best := next((plan for plan in plans if plan.trains), None)) is not None:
+            found = {name: value for name in _PLANNED if (value := getattr(best, name)) is not None}
+            # Else each cell would plan by the runs of those before it.
+            found |= {"freeze": str(best.depth), "use_earlier_runs": False}
+        self._plans[key] = found
+        write_atomic(self.folder / "plans.json", json.dumps(self._plans, indent=2) + "\n")
+
+    def _plan_key(self, cell: Cell) -> str:
+        return json.dumps([cell.data, self.rows[cell.data].key, cell.other_settings], sort_keys=True)
 
     def _warm_up(self, cell: Cell, warm: set[str]) -> None:
         """Fill the caches of tokens and artifacts, so that the first method does not pay for all."""

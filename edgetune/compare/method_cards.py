@@ -15,18 +15,16 @@ import dataclasses
 import inspect
 import re
 import sys
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from edgetune.compare.baselines import all_baselines
 from edgetune.selection import SELECTORS, SelectionSettings
+from edgetune.selection.selector_contract import Method
 from edgetune.utils.errors import UsageError, did_you_mean
 from edgetune.utils.tables import Section
 
-if TYPE_CHECKING:
-    from edgetune.selection.selector_contract import Method
-
-
 SECTIONS = ("What", "Use when", "Costs", "Loses when", "Source")
-_ENTRY = re.compile(r"(\w[\w ]*): *(.*)")
+_ENTRY = re.compile(r"^(\w[\w ]*):(.*(?:\n+    .*)*)", re.MULTILINE)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -67,10 +65,6 @@ class Card:
     source: str = ""
     needs: str | None = None
 
-    def to_dict(self) -> dict[str, Any]:
-        """Return it as JSON values."""
-        return dataclasses.asdict(self)
-
     @property
     def told(self) -> list[tuple[str, ...]]:
         """Its texts, each with its heading."""
@@ -80,17 +74,7 @@ class Card:
 
 def entries(text: str | None) -> dict[str, str]:
     """Read `Name: text` off a docstring, each on one line; continuation lines are indented."""
-    found: dict[str, str] = {}
-    name = ""
-    for line in inspect.cleandoc(text or "").splitlines():
-        if head := _ENTRY.match(line):
-            name = head[1]
-            found[name] = head[2]
-        elif line.startswith("    ") and name:
-            found[name] = f"{found[name]} {line.strip()}".strip()
-        elif line:
-            name = ""  # plain text belongs to no entry
-    return found
+    return {name: " ".join(told.split()) for name, told in _ENTRY.findall(inspect.cleandoc(text or ""))}
 
 
 def card_of(kind: type[Method]) -> Card:
@@ -116,8 +100,6 @@ def method_cards() -> dict[str, Card]:
 
 def baseline_cards() -> dict[str, Card]:
     """Return the cards of the outside programs that edgetune can be compared with, by name."""
-    from edgetune.compare.baselines import all_baselines
-
     return {
         name: Card(
             name,

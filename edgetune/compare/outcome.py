@@ -69,6 +69,10 @@ class Outcome(Cell):
         """Whether it gave a model that was measured."""
         return not self.error and self.accuracy is not None
 
+    def phases_s(self, *names: str) -> float:
+        """Return the seconds that these phases took."""
+        return sum(self.time_split_s.get(name, 0.0) for name in names)
+
     def answers(self) -> BoolArray:
         """(n_eval,) whether each evaluation row was answered right."""
         return np.unpackbits(self._bits(), count=self.n_eval).astype(np.bool_)
@@ -135,10 +139,10 @@ def read_lines(path: Path) -> list[Outcome]:
     return outcomes
 
 
-def by_variant(outcomes: Sequence[Outcome]) -> dict[str, list[Outcome]]:
-    """Group the cells that worked by variant, seeds in order; points of the curve are left out."""
+def by_variant(outcomes: Sequence[Outcome], curve: bool = False) -> dict[str, list[Outcome]]:
+    """Group the cells that worked by variant, seeds in order: methods, or points of the curve."""
     found: dict[str, list[Outcome]] = {}
     for one in sorted(outcomes, key=lambda one: one.seed):
-        if one.ok and not one.curve:
+        if one.ok and one.curve == curve:
             found.setdefault(one.variant, []).append(one)
     return found

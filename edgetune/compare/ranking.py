@@ -13,9 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from edgetune.compare.outcome import Outcome, by_variant
-from edgetune.compare.speedup import CurvePoint, Speedup, equivalent_speedup, pooled
-from edgetune.compare.statistics import Ranked, rank
-from edgetune.selection import SelectionSettings
+from edgetune.compare.statistics import CurvePoint, Ranked, Speedup, equivalent_speedup, pooled, rank
 from edgetune.utils.formatting import counted
 from edgetune.utils.metrics import agot
 from edgetune.utils.sanitize import in_markdown, visible
@@ -101,14 +99,13 @@ def describe_machine(outcome: Outcome) -> str:
 
 def _table(data: str, machine: str, outcomes: list[Outcome]) -> DataTable:
     groups = by_variant(outcomes)
-    answers = {name: [one.answers() for one in found] for name, found in groups.items()}
-    curve = _curve(outcomes)
+    curve = [(_mean_s(found), _answers(found)) for found in by_variant(outcomes, curve=True).values()]
     # Points and methods that were not measured on every seed are ranked by the seeds that there are.
-    ranked = rank(answers, np.random.default_rng(SEED))
-    base = {_otherwise(one): one for found in groups.values() for one in found if one.method == BASE}
+    ranked = rank({name: _answers(found) for name, found in groups.items()}, np.random.default_rng(SEED))
+    base = {_without_method(one): one for found in groups.values() for one in found if one.method == BASE}
     return DataTable(
         data=data,
-        lines=tuple(_line(one, groups[one.method], base, curve, answers[one.method]) for one in ranked),
+        lines=tuple(_line(one, groups[one.method], base, curve) for one in ranked),
         failed=tuple((f"{one.variant}, seed {one.seed}", one.error) for one in outcomes if not one.ok),
         curve=tuple((seconds, float(np.mean([right.mean() for right in found]))) for seconds, found in curve),
         n_eval=max((one.n_eval for one in outcomes), default=0),
@@ -116,32 +113,22 @@ def _table(data: str, machine: str, outcomes: list[Outcome]) -> DataTable:
     )
 
 
-def _curve(outcomes: Sequence[Outcome]) -> list[CurvePoint]:
-    """Return the reference's (seconds, answers by seed), seconds rising."""
-    groups = by_variant([one.model_copy(update={"curve": False}) for one in outcomes if one.curve])
-    points = [(_mean_s(found), [one.answers() for one in found]) for found in groups.values()]
-    return sorted(points, key=lambda point: point[0])
+def _answers(outcomes: Sequence[Outcome]) -> list[BoolArray]:
+    return [one.answers() for one in outcomes]
 
 
-def _mean_s(outcomes: Sequence[Outcome], phase: str | None = None) -> float:
-    """Return mean seconds, of a phase where one is named."""
-    return statistics.mean(
-        float(one.seconds or 0.0) if phase is None else one.time_split_s.get(phase, 0.0) for one in outcomes
-    )
+def _mean_s(outcomes: Sequence[Outcome]) -> float:
+    return statistics.mean(one.seconds or 0.0 for one in outcomes)
 
 
 def _line(
-    ranked: Ranked,
-    outcomes: list[Outcome],
-    base: Mapping[str, Outcome],
-    curve: Sequence[CurvePoint],
-    answers: list[BoolArray],
+    ranked: Ranked, outcomes: list[Outcome], base: Mapping[str, Outcome], curve: Sequence[CurvePoint]
 ) -> RankedRow:
     seconds = _mean_s(outcomes)
     speedup = None
     if len(curve) >= 2 and seconds > 0:
-        speedup = equivalent_speedup(answers, seconds, curve, np.random.default_rng(SEED))
-    bases = [base.get(_otherwise(one)) for one in outcomes]
+        speedup = equivalent_speedup(_answers(outcomes), seconds, curve, np.random.default_rng(SEED))
+    bases = [base.get(_without_method(one)) for one in outcomes]
     t_norm = _mean([_t_norm(one, like) for one, like in zip(outcomes, bases, strict=True)])
     counts = {
         name: _mean([one.counts.get(name) for one in outcomes])
@@ -150,8 +137,8 @@ def _line(
     return RankedRow(
         ranked=ranked,
         seconds=seconds,
-        prepare_s=_mean_s(outcomes, "prepare"),
-        select_rate=_mean_s(outcomes, "select") / max(seconds, 1e-9),
+        prepare_s=statistics.mean(one.phases_s("prepare") for one in outcomes),
+        select_rate=statistics.mean(one.phases_s("select") for one in outcomes) / max(seconds, 1e-9),
         **counts,
         t_norm=t_norm,
         agot=_agot(ranked.accuracy, t_norm, [one for one in bases if one is not None]),
@@ -167,10 +154,6 @@ def _mean(values: Sequence[float | int | None]) -> float | None:
     return statistics.mean(known) if known and len(known) == len(values) else None
 
 
-def _loop_s(outcome: Outcome) -> float:
-    return sum(outcome.time_split_s.get(name, 0.0) for name in LOOP_PHASES)
-
-
 def _t_norm(outcome: Outcome, base: Outcome | None) -> float | None:
     """Return seconds of the loop over those of train-all on the same rows.
 
@@ -179,15 +162,14 @@ def _t_norm(outcome: Outcome, base: Outcome | None) -> float | None:
     """
     if "deadline_s" in outcome.settings:
         return outcome.counts.get("t_norm_measured")
-    if base is None or not outcome.counts.get("n_seen") or not _loop_s(base):
+    if base is None or not outcome.counts.get("n_seen") or not base.phases_s(*LOOP_PHASES):
         return None
-    return _loop_s(outcome) / _loop_s(base)
+    return outcome.phases_s(*LOOP_PHASES) / base.phases_s(*LOOP_PHASES)
 
 
-def _otherwise(outcome: Outcome) -> str:
+def _without_method(outcome: Outcome) -> str:
     """Return seed and settings but for how rows are selected: what a run and its base have in common."""
-    settings = {k: v for k, v in outcome.settings.items() if k not in SelectionSettings.model_fields}
-    return json.dumps([outcome.seed, settings], sort_keys=True)
+    return json.dumps([outcome.seed, outcome.other_settings], sort_keys=True)
 
 
 def _agot(accuracy: float, t_norm: float | None, base: Sequence[Outcome]) -> float | None:
@@ -202,7 +184,10 @@ def _agot(accuracy: float, t_norm: float | None, base: Sequence[Outcome]) -> flo
 
 
 def pooled_speedups(tables: Sequence[DataTable]) -> dict[str, Speedup]:
-    """Return the speed-up over all data sets of each method that has one on all of them, if there are two."""
+    """Return the speed-up over all data sets of each method that has one on all of them, if there are two.
+
+    The largest comes first.
+    """
     if len({table.data for table in tables}) < max(2, len(tables)):
         return {}  # one set on two machines is not two sets
     found: dict[str, list[Speedup]] = {}
@@ -210,19 +195,12 @@ def pooled_speedups(tables: Sequence[DataTable]) -> dict[str, Speedup]:
         for line in table.lines:
             if line.speedup is not None:
                 found.setdefault(line.ranked.method, []).append(line.speedup)
-    return {
+    whole = {
         name: pooled(speedups, np.random.default_rng(SEED))
         for name, speedups in found.items()
         if len(speedups) == len(tables)
     }
-
-
-def combined_speedups(tables: Sequence[DataTable]) -> list[tuple[str, ...]]:
-    """Say each method's speed-up over all data sets, the largest first."""
-    found = pooled_speedups(tables)
-    return [
-        (name, describe_ratio(found[name])) for name in sorted(found, key=lambda name: -found[name].ratio)
-    ]
+    return dict(sorted(whole.items(), key=lambda item: -item[1].ratio))
 
 
 def describe_ratio(ratio: Speedup | None) -> str:
@@ -279,9 +257,9 @@ def markdown(tables: Sequence[DataTable], title: str) -> str:
         ]
         parts += [f"- not measured: {name}: {in_markdown(why)}" for name, why in table.failed]
         parts.append("")
-    if whole := combined_speedups(tables):
+    if whole := pooled_speedups(tables):
         parts.append("## All data sets together\n\n| method | speed-up |\n|---|---|")
-        parts += [f"| {name} | {words} |" for name, words in whole]
+        parts += [f"| {name} | {describe_ratio(ratio)} |" for name, ratio in whole.items()]
         parts.append("")
     parts.append(LEGEND)
     return "\n".join(parts)

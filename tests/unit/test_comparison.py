@@ -148,7 +148,7 @@ def planned_for(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
         )  # fmt: skip
         return SimpleNamespace(ranked=(head, best) if settings["deadline_s"] >= 10 else (head,))
 
-    monkeypatch.setattr("edgetune.compare.shared_plan.dry_run", plan_ahead)
+    monkeypatch.setattr("edgetune.compare.comparison.dry_run", plan_ahead)
     return asked
 
 
@@ -354,7 +354,7 @@ def test_machines_are_never_mixed() -> None:
 def test_a_cells_config_holds_what_was_given_and_leaves_the_rest_to_the_plan(
     rows_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("edgetune.compare.shared_plan.dry_run", lambda *_: SimpleNamespace(ranked=()))
+    monkeypatch.setattr("edgetune.compare.comparison.dry_run", lambda *_: SimpleNamespace(ranked=()))
     grid = grid_on(rows_file, methods=["svp"], settings={"deadline_s": 60})
     comparison = Comparison(grid, tmp_path / "out", tmp_path / "cache", lambda text: None)
     monkeypatch.setattr(cell_runner, "module_command", lambda *_: [sys.executable, "-c", "exit('no.')"])

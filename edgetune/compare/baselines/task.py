@@ -1,7 +1,6 @@
-"""What a baseline gets and hands back: the task, its rows, the clock, a trained model, the result.
+"""What a baseline gets and hands back: the task, its rows, the clock, a trained model.
 
     task.json ─→ BaselineTask ─→ TrainRows (edgetune's own reader) ─→ Fit, under a BaselineClock ─→ Fitted
-                                                                                      └─→ BaselineResult
 
 Outside programs are shown a model folder through links to files that are neither pickles nor code.
 """
@@ -20,7 +19,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field, ValidationError
 
 from edgetune.compare.grid import first_problem
 from edgetune.config.settings import DataSettings, Settings
@@ -34,7 +33,6 @@ from edgetune.utils.errors import BudgetError, DataError, ModelError, UsageError
 from edgetune.utils.meter import Meter
 from edgetune.utils.types import IntArray
 
-RESULT, PREDICTED = "result.json", "predicted.json"
 SAFE = {"local_files_only": True, "trust_remote_code": False}
 """How a baseline opens a model that it was given: as edgetune does, no network and nobody's code."""
 _ROWS_SEED = 0x9EE5  # so that the rows drawn are not those that another part draws from the same seed
@@ -66,33 +64,6 @@ class BaselineTask(Settings):
     max_length: int = Field(128, ge=4)
     model: str | None = None
     device: Literal["cpu", "cuda"] = "cpu"
-
-
-class BaselineResult(BaseModel):
-    """The result of a baseline's run, written to `result.json`.
-
-    Attributes:
-        n_train_used: different training rows that the model learned from.
-        n_trained: examples trained, each counted once in every pass.
-        elapsed_s: wall clock from the start of the process to the saved model.
-        evaluate_s: reading and predicting the evaluation rows, after that.
-        time_split_s: where `elapsed_s` went, by the phases of `edgetune.utils.meter`; adds up to it.
-        notes: what a reader must know to judge the figures, in sentences.
-    """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    schema_version: Literal[1] = 1
-    name: str
-    accuracy: float
-    n_eval: int
-    n_train_used: int
-    n_trained: int
-    elapsed_s: float
-    evaluate_s: float
-    time_split_s: dict[str, float]
-    notes: list[str]
-    versions: dict[str, str]
 
 
 @dataclass(frozen=True)
