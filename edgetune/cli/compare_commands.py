@@ -156,7 +156,7 @@ def compare(
     tables = make_tables(outcomes)
     write_output(folder / "table.md", markdown(tables, grid.name))
     with disk_errors(folder):
-        draw_all(tables, outcomes, folder)
+        draw_all(tables, folder)
     if as_json:
         print(json_text([one.model_dump(mode="json") for one in outcomes]))
         return

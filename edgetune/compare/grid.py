@@ -73,11 +73,8 @@ class Grid(BaseModel):
     """Everything that is compared.
 
     Attributes:
-        name: of the comparison.
-        data: sets, each with a name.
         methods: names of methods and outside programs, or `all`.
         vary: methods with other settings.
-        seeds: of each cell.
         settings: of every cell, flat, as `edgetune finetune` has them (`epochs`, `deadline_s`, `lr` …).
         curve: whether the reference curve (train-all, or random, with decay) is measured, which turns an
             accuracy into the time that random needs for it.
@@ -99,18 +96,13 @@ class Grid(BaseModel):
     eval_rows: int | None = Field(None, ge=2)
     holdout: float = Field(0.1, gt=0, lt=1)
 
-    def seeds_of(self, entry: DataEntry) -> Seeds:
-        """Return the seeds of a set's cells."""
-        return self.seeds if entry.seeds is None else entry.seeds
-
 
 class Cell(BaseModel):
-    """One run that is to be made; `variant` is the method in the table: its own name, or one of its own.
+    """One run that is to be made.
 
     Attributes:
+        variant: the method in the table: its own name, or one of its own.
         method: of `selection.METHODS`, `baselines.all_baselines()`, or `random-matched`.
-        seed: of everything random in it.
-        settings: flat.
         curve: whether it is a point of the reference curve.
     """
 
@@ -224,14 +216,14 @@ def cells_of(grid: Grid) -> list[Cell]:
         UsageError: two cells have one name, or there are too many.
     """
     n_variants = len(grid.methods) + len(grid.vary) + 1 + len(CURVE_TIMES)
-    n_cells = sum(len(grid.seeds_of(entry)) for entry in grid.data) * n_variants
+    n_cells = sum(len(entry.seeds or grid.seeds) for entry in grid.data) * n_variants
     if n_cells > MAX_CELLS:
         raise UsageError(
             f"{grid.name} would take about {n_cells:,} runs, but at most {MAX_CELLS:,} are allowed; use "
             "fewer seeds, methods or data sets."
         )
     cells: dict[str, Cell] = {}
-    rounds = sorted((seed, at) for at, entry in enumerate(grid.data) for seed in grid.seeds_of(entry))
+    rounds = sorted((seed, at) for at, entry in enumerate(grid.data) for seed in entry.seeds or grid.seeds)
     for seed, at in rounds:
         found = _round(grid, grid.data[at].name, seed)
         order = np.random.default_rng([seed, at]).permutation(len(found))

@@ -48,9 +48,6 @@ class Card:
     """What there is to know of a method before choosing it; a text is empty where nothing is written.
 
     Attributes:
-        name: as `--method` has it.
-        line: one line.
-        settings: those it reads, in their order.
         source: paper, section and equation.
         needs: what an outside program needs installed; None for edgetune's own methods.
     """
@@ -84,12 +81,12 @@ def card_of(kind: type[Method]) -> Card:
         fields["watched"] = SelectionSettings.model_fields["watched"]
     settings = [Setting(name, field.default, field.description or "") for name, field in fields.items()]
     line = inspect.cleandoc(kind.__doc__ or "").partition("\n")[0]
-    return Card(kind.name, line, settings=settings, **_texts(sys.modules[kind.__module__].__doc__))
+    return Card(kind.name, line, settings=settings, **_texts(kind))
 
 
-def _texts(docstring: str | None) -> dict[str, Any]:
-    """Return the fields of a card that a module's docstring tells."""
-    told = entries(docstring)
+def _texts(told_by: Any) -> dict[str, Any]:
+    """Return the fields of a card that the module of a class or function tells in its docstring."""
+    told = entries(sys.modules[told_by.__module__].__doc__)
     return {name.lower().replace(" ", "_"): told.get(name, "") for name in SECTIONS}
 
 
@@ -105,7 +102,7 @@ def baseline_cards() -> dict[str, Card]:
             name,
             f"{one.summary[:1].upper()}{one.summary[1:].rstrip('.')}.",
             needs=", ".join(one.packages),
-            **_texts(sys.modules[one.fit.__module__].__doc__),
+            **_texts(one.fit),
         )
         for name, one in all_baselines().items()
     }
@@ -135,7 +132,7 @@ def list_sections(methods: dict[str, Card], baselines: dict[str, Card]) -> list[
 
 def card_sections(card: Card) -> list[Section]:
     """Return a card as tables; what it does not tell is left out."""
-    settings: list[tuple[str, ...]] = [(one.name, one.default_text, one.meaning) for one in card.settings]
+    settings = [(one.name, one.default_text, one.meaning) for one in card.settings]
     blocks = [
         Section(f"{card.name}: {card.line}", card.told),
         Section("Settings", settings, ("setting", "default", "meaning")),

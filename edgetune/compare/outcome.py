@@ -33,13 +33,10 @@ class Outcome(Cell):
         n_eval: how many there are.
         seconds: from the start of the process to the saved model and summary, its own evaluation taken off.
         wall_s: of the process, as seen from outside.
-        time_split_s: by phase.
         counts: seen, scored, trained, steps, and skipped rates, where the program says.
-        energy_j, energy_source: as the summary has them; None where nothing is known.
+        energy_j: as the summary has it; None where nothing is known.
         stages: (stage, second it began) in order.
         notes: what the program says of itself.
-        machine: CPU, cores.
-        versions: of packages.
         date: UTC, ISO.
         commit: of the checkout that it ran from, with `+` where that was changed; "" elsewhere.
     """

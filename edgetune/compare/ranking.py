@@ -36,7 +36,6 @@ class RankedRow:
         t_norm_modelled: as the run's summary has it.
         agot: eq. 5, with the share of the largest class as the accuracy without finetuning.
         speedup: against random + decay; None without a curve.
-        notes: of the first seed.
     """
 
     ranked: Ranked
@@ -50,7 +49,6 @@ class RankedRow:
     agot: float | None
     energy_j: float | None
     speedup: Speedup | None
-    notes: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -60,6 +58,7 @@ class DataTable:
     Attributes:
         failed: (cell, why) of those that gave nothing.
         curve: (seconds, accuracy) of random + decay.
+        first: the first seed of each method.
     """
 
     data: str
@@ -68,6 +67,7 @@ class DataTable:
     curve: tuple[tuple[float, float], ...]
     n_eval: int
     machine: str
+    first: Mapping[str, Outcome]
 
     @property
     def caution(self) -> str:
@@ -110,6 +110,7 @@ def _table(data: str, machine: str, outcomes: list[Outcome]) -> DataTable:
         curve=tuple((seconds, float(np.mean([right.mean() for right in found]))) for seconds, found in curve),
         n_eval=max((one.n_eval for one in outcomes), default=0),
         machine=machine,
+        first={name: found[0] for name, found in groups.items()},
     )
 
 
@@ -144,7 +145,6 @@ def _line(
         agot=_agot(ranked.accuracy, t_norm, [one for one in bases if one is not None]),
         energy_j=_mean([one.energy_j for one in outcomes]),
         speedup=speedup,
-        notes=tuple(outcomes[0].notes),
     )
 
 
@@ -252,9 +252,9 @@ def markdown(tables: Sequence[DataTable], title: str) -> str:
         parts.append("| " + " | ".join(HEADER) + " |\n|" + "---|" * len(HEADER))
         parts += ["| " + " | ".join(row_cells(line)) + " |" for line in table.lines]
         parts.append(f"\n{table.caution}\n" if table.caution else "")
-        parts += [
-            f"- {line.ranked.method}: {visible('; '.join(line.notes))}" for line in table.lines if line.notes
-        ]
+        for name in (line.ranked.method for line in table.lines):
+            if notes := table.first[name].notes:
+                parts.append(f"- {name}: {visible('; '.join(notes))}")
         parts += [f"- not measured: {name}: {in_markdown(why)}" for name, why in table.failed]
         parts.append("")
     if whole := pooled_speedups(tables):

@@ -189,10 +189,7 @@ class TimeNeeded(NamedTuple):
 def time_for(accuracy: float, times_s: Sequence[float], fitted: Sequence[float]) -> TimeNeeded:
     """Read the time to an accuracy off a curve: straight in log time, and nothing beyond its ends.
 
-    Args:
-        accuracy: that is wanted.
-        times_s: when the reference was measured, rising.
-        fitted: accuracies at those times, never falling.
+    The times of the reference rise, and the accuracies fitted to them never fall.
     """
     after = bisect_left(fitted, accuracy)
     if after == len(fitted):
@@ -247,8 +244,8 @@ def equivalent_speedup(
         right: over the method's seeds, which eval rows (n,) it got right.
         method_s: its seconds, above 0.
         curve: the reference at two or more times (five are wanted), on the same eval rows.
-        rng: what the draws are taken from.
-        n_draws: how many draws.
+        rng: of the draws.
+        n_draws: how many.
     """
     curve = sorted(curve, key=lambda point: point[0])
     times_s, weights = zip(*((seconds, len(seeds)) for seconds, seeds in curve), strict=True)

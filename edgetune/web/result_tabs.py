@@ -167,8 +167,6 @@ class Mending:
     """Progress through the doubtful labels of a run.
 
     Attributes:
-        folder: of the run.
-        found: its doubtful labels.
         at: which of them is shown.
         labels: other labels that were chosen, by line of the training file.
     """

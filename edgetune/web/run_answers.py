@@ -58,16 +58,9 @@ def evaluated(run: Run) -> list[tuple[str, str, str, float]]:
 
 
 def write_mended(folder: Path, found: Inspection, labels: Mapping[int, str], out: Path) -> list[str]:
-    """Write the training file of a run to a new CSV file, with the column `suggested_label`.
+    """Write the training file of a run to a new CSV file; return the names of the text columns.
 
-    Args:
-        folder: of the run.
-        found: the training file, inspected.
-        labels: labels for that column, by line of the training file; other rows keep theirs.
-        out: a file that does not exist yet.
-
-    Returns:
-        The names of the text columns.
+    Its column `suggested_label` has the labels that are given by line, and those of the other rows.
 
     Raises:
         EdgetuneError: the rows cannot be read, or the file is there already.
@@ -87,11 +80,7 @@ def write_mended(folder: Path, found: Inspection, labels: Mapping[int, str], out
 
 
 def word_effects(run: Run, text: str) -> tuple[str, list[tuple[str, float]]]:
-    """Return what the n-grams make of a text, and how far each of its words supports that.
-
-    Returns:
-        The label, and the words in their order, each with the log-probability (nats) that the label loses
-        without it.
+    """Return the n-grams' label of a text, and its words, each with the nats that the label loses without it.
 
     Raises:
         RunError: the run has no n-grams.

@@ -41,11 +41,9 @@ MAX_UPLOAD_MB = 1000
 
 
 def handled(function: Callable[..., Any], n_outputs: int) -> Callable[..., Any]:
-    """Make a handler of an event: its first output is a message, which says what went wrong.
+    """Make a handler of an event, from what returns a message as text and then so many other outputs.
 
-    Args:
-        function: returns the message as text, then the other outputs.
-        n_outputs: how many others there are; they stay as they are where it fails.
+    Where it fails, the message says what went wrong, and the others stay as they are.
     """
 
     @wraps(function)

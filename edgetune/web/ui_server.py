@@ -68,12 +68,7 @@ mark { padding: 0 .15em; border-radius: 3px; color: inherit; }
 
 
 def make_page(runs: RunProcesses, cache_dir: Path | None) -> gr.Blocks:
-    """Return the page.
-
-    Args:
-        runs: starts and finds runs.
-        cache_dir: where tokens and artifacts are kept.
-    """
+    """Return the page: a run chosen above the tabs."""
     with gr.Blocks(title="edgetune", analytics_enabled=False) as page:
         gr.Markdown("# edgetune\nTrain a text classifier on this machine. Nothing leaves it.")
         info = "Train, Results, Mend and Try show it."
@@ -146,12 +141,7 @@ class TokenGuard:
 
 
 def run_page(runs: Path, port: int, cache_dir: Path | None) -> None:
-    """Serve the page until Ctrl-C; runs that it started go on.
-
-    Args:
-        runs: folder of the run folders.
-        port: 0: any that is free.
-        cache_dir: where tokens and artifacts are kept.
+    """Serve the page until Ctrl-C, on any free port if it is 0; runs that it started go on.
 
     Raises:
         ResourceError: the port is taken.

@@ -23,10 +23,8 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-import numpy as np
-
 from edgetune.compare.baselines import Baseline
-from edgetune.compare.baselines.encoder_logreg import padded_batches
+from edgetune.compare.baselines.encoder_logreg import in_batches
 from edgetune.compare.baselines.step_budget import MOST_TRIAL, StepPlan, plan_steps
 from edgetune.compare.baselines.task import (
     SAFE,
@@ -117,14 +115,11 @@ class _Training:
 
     def predict(self, texts: Texts) -> IntArray:
         """Return class ids (n,)."""
-        import torch
 
-        model = self.model.eval()
-        found = np.empty(len(texts), dtype=np.int64)
-        with torch.inference_mode():
-            for rows, inputs in padded_batches(self.tokenizer, model, texts, self.max_length, EVAL_BATCH):
-                found[rows] = model(**inputs).logits.argmax(-1).cpu().numpy()
-        return found
+        def best(output: Any, _: Any) -> Any:
+            return output.logits.argmax(-1)
+
+        return in_batches(self.tokenizer, self.model.eval(), texts, self.max_length, EVAL_BATCH, best)
 
     def notes(self, plan: StepPlan, n_done: int) -> tuple[str, ...]:
         passes = f"{self.epochs} pass{'es' * (self.epochs > 1)}"

@@ -95,7 +95,6 @@ class TrainRows:
     So the first k rows are a random sample of any size k, except that no label is left out of it.
 
     Attributes:
-        texts: of the rows.
         labels: (n,) class ids.
         label_names: by class id.
         n_read: usable rows of the file; more than n where `max_rows` left some out.
@@ -185,10 +184,9 @@ def read_labelled(path: str, data: DataSettings) -> tuple[Texts, list[str]]:
     Raises:
         DataError: there are none, or more of them are unusable than `max_bad_rows` allows.
     """
-    options = data_options(data)
-    bad: list[BadRow] = []
-    examples = list(read_examples(path, options, bad.append))
-    bad = [row for row in bad if row.reason not in UNLABELLED]
+    every_bad: list[BadRow] = []
+    examples = list(read_examples(path, data_options(data), every_bad.append))
+    bad = [row for row in every_bad if row.reason not in UNLABELLED]
     if not examples or len(bad) > data.max_bad_rows * (len(examples) + len(bad)):
         first = f"; the first: {bad[0].file}:{bad[0].line}, {bad[0].reason}" if bad else ""
         raise DataError(
