@@ -142,9 +142,8 @@ def methods(
         else:
             print_sections(card_sections(card), console())
         return
-    own, baselines = method_cards(), baseline_cards()
     if as_json:
-        blocks = {"methods": [*own.values()], "baselines": [*baselines.values()]}
+        blocks = {"methods": [*method_cards().values()], "baselines": [*baseline_cards().values()]}
         print(json.dumps(blocks, default=asdict))
     else:
-        print_sections(list_sections(own, baselines), console())
+        print_sections(list_sections(), console())

@@ -121,12 +121,12 @@ def find_card(name: str) -> Card:
     raise UsageError(f'There is no method "{name}".{near} `edgetune methods` lists all {len(cards)}.')
 
 
-def list_sections(methods: dict[str, Card], baselines: dict[str, Card]) -> list[Section]:
+def list_sections() -> list[Section]:
     """Return the list of methods as tables, one line each."""
-    titles = ("Methods (`edgetune finetune FILE --method NAME`)", "Baselines for comparison")
+    own = "Methods (`edgetune finetune FILE --method NAME`)"
+    every = {own: method_cards(), "Baselines for comparison": baseline_cards()}
     return [
-        Section(title, [(name, card.line) for name, card in cards.items()])
-        for title, cards in zip(titles, (methods, baselines), strict=True)
+        Section(title, [(one.name, one.line) for one in cards.values()]) for title, cards in every.items()
     ]
 
 

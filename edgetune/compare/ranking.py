@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -26,29 +26,46 @@ LOOP_PHASES = ("prepare", "score", "select", "train")
 
 @dataclass(frozen=True)
 class RankedRow:
-    """One method on one data set: means over its seeds, None where they are not known.
+    """One method on one data set; figures are means over its seeds, None where one is not known.
 
     Attributes:
-        seconds: evaluation taken off.
-        prepare_s: of those, on proxies, references and whatever else comes before the model that is kept.
-        select_rate: share of `seconds` that choosing rows took.
-        t_norm: seconds of the loop over those of train-all on the same rows.
-        t_norm_modelled: as the run's summary has it.
-        agot: eq. 5, with the share of the largest class as the accuracy without finetuning.
+        outcomes: of its seeds.
+        base: train-all on the same rows, with the seed and settings of each, where there is one.
         speedup: against random + decay; None without a curve.
     """
 
     ranked: Ranked
-    seconds: float
-    prepare_s: float
-    select_rate: float
-    n_scored: float | None
-    n_trained: float | None
-    t_norm: float | None
-    t_norm_modelled: float | None
-    agot: float | None
-    energy_j: float | None
+    outcomes: Sequence[Outcome]
+    base: Sequence[Outcome | None]
     speedup: Speedup | None
+
+    @property
+    def seconds(self) -> float:
+        """Seconds, evaluation taken off."""
+        return _mean_s(self.outcomes)
+
+    @property
+    def t_norm(self) -> float | None:
+        """Seconds of the loop over those of train-all on the same rows."""
+        return _mean([_t_norm(one, base) for one, base in zip(self.outcomes, self.base, strict=True)])
+
+    @property
+    def agot(self) -> float | None:
+        """Eq. 5, above the share of the largest class; None where train-all is no better than that."""
+        base = [one for one in self.base if one is not None]
+        t_norm, floor = self.t_norm, _mean([one.counts.get("largest_class_rate") for one in base])
+        if t_norm is None or floor is None:
+            return None
+        full = statistics.mean(one.accuracy or 0.0 for one in base)
+        return None if full - floor < 1e-6 else agot(self.ranked.accuracy, t_norm, floor, full)
+
+    def phase_s(self, name: str) -> float:
+        """Return the seconds that a phase took."""
+        return statistics.mean(one.phases_s(name) for one in self.outcomes)
+
+    def count(self, name: str) -> float | None:
+        """Return one of `Outcome.counts`."""
+        return _mean([one.counts.get(name) for one in self.outcomes])
 
 
 @dataclass(frozen=True)
@@ -125,27 +142,10 @@ def _mean_s(outcomes: Sequence[Outcome]) -> float:
 def _line(
     ranked: Ranked, outcomes: list[Outcome], base: Mapping[str, Outcome], curve: Sequence[CurvePoint]
 ) -> RankedRow:
-    seconds = _mean_s(outcomes)
-    speedup = None
+    seconds, speedup = _mean_s(outcomes), None
     if len(curve) >= 2 and seconds > 0:
         speedup = equivalent_speedup(_answers(outcomes), seconds, curve, np.random.default_rng(SEED))
-    bases = [base.get(_without_method(one)) for one in outcomes]
-    t_norm = _mean([_t_norm(one, like) for one, like in zip(outcomes, bases, strict=True)])
-    counts = {
-        name: _mean([one.counts.get(name) for one in outcomes])
-        for name in ("n_scored", "n_trained", "t_norm_modelled")
-    }
-    return RankedRow(
-        ranked=ranked,
-        seconds=seconds,
-        prepare_s=statistics.mean(one.phases_s("prepare") for one in outcomes),
-        select_rate=statistics.mean(one.phases_s("select") for one in outcomes) / max(seconds, 1e-9),
-        **counts,
-        t_norm=t_norm,
-        agot=_agot(ranked.accuracy, t_norm, [one for one in bases if one is not None]),
-        energy_j=_mean([one.energy_j for one in outcomes]),
-        speedup=speedup,
-    )
+    return RankedRow(ranked, outcomes, [base.get(_without_method(one)) for one in outcomes], speedup)
 
 
 def _mean(values: Sequence[float | int | None]) -> float | None:
@@ -170,17 +170,6 @@ def _t_norm(outcome: Outcome, base: Outcome | None) -> float | None:
 def _without_method(outcome: Outcome) -> str:
     """Return seed and settings but for how rows are selected: what a run and its base have in common."""
     return json.dumps([outcome.seed, outcome.other_settings], sort_keys=True)
-
-
-def _agot(accuracy: float, t_norm: float | None, base: Sequence[Outcome]) -> float | None:
-    """Return eq. 5; None where train-all is no better than the largest class."""
-    if t_norm is None or not base:
-        return None
-    full = statistics.mean(float(one.accuracy or 0.0) for one in base)
-    floor = _mean([one.counts.get("largest_class_rate") for one in base])
-    if floor is None or full - floor < 1e-6:
-        return None
-    return agot(accuracy, t_norm, floor, full)
 
 
 def pooled_speedups(tables: Sequence[DataTable]) -> dict[str, Speedup]:
@@ -212,36 +201,33 @@ def describe_ratio(ratio: Speedup | None) -> str:
     return f"{sign}{ratio.ratio:.2f} ({low} to {'> ' * ratio.high_open}{ratio.high:.2f})"
 
 
-HEADER = (
-    *("rank", "method", "accuracy", "95 % interval", "speed-up", "seconds", "prepare", "select", "scored"),
-    *("trained", "T_norm", "modelled", "AGOT", "energy", "seeds"),
-)
+def _said(value: float | None, words: str, factor: float = 1.0) -> str:
+    return "–" if value is None else words.format(factor * value)
+
+
+COLUMNS: dict[str, Callable[[RankedRow], str]] = {
+    "rank": lambda line: f"{line.ranked.rank}{'=' * line.ranked.tied_with_best}",
+    "method": lambda line: line.ranked.method,
+    "accuracy": lambda line: f"{100 * line.ranked.accuracy:.2f} %",
+    "95 % interval": lambda line: f"{100 * line.ranked.low:.1f} to {100 * line.ranked.high:.1f}",
+    "speed-up": lambda line: describe_ratio(line.speedup),
+    "seconds": lambda line: f"{line.seconds:.1f}",
+    "prepare": lambda line: _said(line.phase_s("prepare") or None, "{:.1f}"),
+    "select": lambda line: _said(line.phase_s("select") / max(line.seconds, 1e-9) or None, "{:.1f} %", 100),
+    "scored": lambda line: _said(line.count("n_scored"), "{:,.0f}"),
+    "trained": lambda line: _said(line.count("n_trained"), "{:,.0f}"),
+    "T_norm": lambda line: _said(line.t_norm, "{:.2f}"),
+    "modelled": lambda line: _said(line.count("t_norm_modelled"), "{:.2f}"),
+    "AGOT": lambda line: _said(line.agot, "{:.2f}"),
+    "energy": lambda line: _said(_mean([one.energy_j for one in line.outcomes]), "{:.2f} kJ", 1e-3),
+    "seeds": lambda line: f"{line.ranked.n_seeds}",
+}
+HEADER = tuple(COLUMNS)
 
 
 def row_cells(line: RankedRow) -> tuple[str, ...]:
     """Say a line of the table."""
-
-    def said(value: float | None, words: str, factor: float = 1.0) -> str:
-        return "–" if value is None else words.format(factor * value)
-
-    one = line.ranked
-    return (
-        f"{one.rank}{'=' * one.tied_with_best}",
-        one.method,
-        f"{100 * one.accuracy:.2f} %",
-        f"{100 * one.low:.1f} to {100 * one.high:.1f}",
-        describe_ratio(line.speedup),
-        f"{line.seconds:.1f}",
-        said(line.prepare_s or None, "{:.1f}"),
-        said(line.select_rate or None, "{:.1f} %", 100),
-        said(line.n_scored, "{:,.0f}"),
-        said(line.n_trained, "{:,.0f}"),
-        said(line.t_norm, "{:.2f}"),
-        said(line.t_norm_modelled, "{:.2f}"),
-        said(line.agot, "{:.2f}"),
-        said(line.energy_j, "{:.2f} kJ", 1e-3),
-        f"{one.n_seeds}",
-    )
+    return tuple(say(line) for say in COLUMNS.values())
 
 
 def markdown(tables: Sequence[DataTable], title: str) -> str:

@@ -73,17 +73,12 @@ def mean_accuracy(right: Sequence[BoolArray]) -> float:
     return float(_columns([right]).mean())
 
 
-def accuracy_interval(right: Sequence[BoolArray], draws: FloatArray) -> tuple[float, float]:
-    """Return the 95 % interval of a mean accuracy: of its draws (D,), or Wilson's where one seed is all."""
-    if len(right) == 1:
-        return wilson_interval(int(_columns([right]).sum()), len(right[0]))
-    return percentile_interval(draws)
-
-
 def rank(
     methods: Mapping[str, Sequence[BoolArray]], rng: np.random.Generator, n_draws: int = N_DRAWS
 ) -> list[Ranked]:
     """Return the methods by accuracy, highest first; of equal ones the first by name.
+
+    An interval is that of the draws, or Wilson's where there is but one seed.
 
     All are compared in the same draws, pair by pair and without a correction for how many pairs there
     are: of 17 equal methods some will not be called tied with the luckiest. A method of few seeds and a
@@ -96,7 +91,9 @@ def rank(
     ranked = []
     for i, name in enumerate(names):
         right = methods[name]
-        low, high = accuracy_interval(right, draws[:, i])
+        low, high = percentile_interval(draws[:, i])
+        if len(right) == 1:
+            low, high = wilson_interval(int(np.sum(right)), np.size(right))
         is_better = np.quantile(draws - draws[:, [i]], TAILS[0], axis=0) > 0
         place = 1 + int(np.count_nonzero(is_better))
         ranked.append(

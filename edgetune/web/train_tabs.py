@@ -56,8 +56,10 @@ def handled(function: Callable[..., Any], n_outputs: int) -> Callable[..., Any]:
             if (found := os_error_in(error)) is None:  # a bug keeps its traceback, in the terminal
                 raise
             sentence = f"{brief(found.filename or 'The file')}: {found.strerror}; choose another path."
-        else:  # a screen reader reads a message out when it appears
-            return tag("p", message, class_="said", role="status") if message else Html(""), *others
+        else:
+            if message and isinstance(message, str):  # a screen reader reads it out when it appears
+                message = tag("p", message, class_="said", role="status")
+            return message, *others
         return tag("p", sentence, class_="wrong", role="alert"), *(gr.skip() for _ in range(n_outputs))
 
     return handler
@@ -199,16 +201,12 @@ def train_tab(
 
     def watch(name: str | None, shown: tuple[str, str]) -> Any:
         if not name or (name, FINISHED) == shown:
-            return "", gr.skip(), gr.skip(), gr.skip()
+            return [gr.skip()] * 4
         found = runs.status(name)
         every = max(1, len(found.losses) // MOST_POINTS)
         frame = pd.DataFrame(found.losses[::every], columns=["seconds", "loss"])
         plot = gr.update(value=frame, visible=bool(found.losses))
-        return "", describe_status(name, found), plot, (name, found.state)
-
-    def watch_quietly(name: str | None, shown: tuple[str, str]) -> Any:
-        said_now, *others = handled(watch, 3)(name, shown)
-        return said_now or gr.skip(), *others
+        return gr.skip(), describe_status(name, found), plot, (name, found.state)
 
     asked = [*data, model, minutes]
     slider.input(lambda chosen: chosen, slider, minutes, trigger_mode="always_last", show_progress="hidden")
@@ -217,7 +215,7 @@ def train_tab(
     plan.click(*planning)
     start.click(handled(start_run, 1), [*asked, name], [said, run])
     stop.click(handled(stop_run, 0), run, [said])
-    timer.tick(watch_quietly, [run, shown], [said, status, losses, shown], show_progress="hidden")
+    timer.tick(handled(watch, 3), [run, shown], [said, status, losses, shown], show_progress="hidden")
 
 
 def seconds_of(minutes: float | None) -> float:

@@ -411,10 +411,10 @@ def test_a_result_is_written_after_the_predictions(
 
 def test_time_left_ends_before_the_deadline() -> None:
     clock = FakeClock()
-    watch = BaselineClock(Meter(clock=clock), 100.0)
+    watch = BaselineClock("any", Meter(clock=clock), 100.0)
     clock.now_s += 40.0
     assert 50.0 < watch.left_s(5.0) < 55.0
-    assert BaselineClock(Meter(clock=clock), None).left_s(5.0) == math.inf
+    assert BaselineClock("any", Meter(clock=clock), None).left_s(5.0) == math.inf
 
 
 @pytest.mark.parametrize(

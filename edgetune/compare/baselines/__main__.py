@@ -98,9 +98,9 @@ def run_baseline(baseline: Baseline, task: BaselineTask, meter: Meter) -> dict[s
         for name in ("result.json", "predicted.json"):
             (task.out / name).unlink(missing_ok=True)
         rows = read_train(task)
-        watch = BaselineClock(meter, task.deadline_s)
+        watch = BaselineClock(baseline.name, meter, task.deadline_s)
         if watch.left_s() <= 0:
-            raise watch.out_of_time_error(baseline.name)
+            raise watch.out_of_time_error()
         try:
             fitted = baseline.fit(task, rows, watch)
         except ImportError as error:  # packages that are there but do not fit together

@@ -27,7 +27,6 @@ from edgetune.compare.baselines.task import SAFE, BaselineClock, BaselineTask, F
 from edgetune.models.source import resolve_model
 from edgetune.utils.types import FloatArray, IntArray
 
-NAME = "encoder-logreg"
 BATCH_SIZE = 32  # as sentence-transformers has it
 FIRST_CHUNK, SMALLEST_CHUNK, LARGEST_CHUNK = 256, 64, 4_096  # rows embedded between two looks at the clock
 CHUNK_RATE = 1 / 3  # of the rows that fit, so that the last chunks are short where the speed changes
@@ -107,7 +106,7 @@ def fit(task: BaselineTask, rows: TrainRows, watch: BaselineClock) -> Fitted:
 
         encoder = Encoder(task)
     if watch.left_s(SAVE_S) <= 0:
-        raise watch.out_of_time_error(NAME)
+        raise watch.out_of_time_error()
     with watch.meter.phase("score"):
         features = _embedded(encoder, task, rows, watch) if watch.limited else encoder.features(rows.texts)
     n_used = len(features)
@@ -183,7 +182,7 @@ def _notes(encoder: Encoder, rows: TrainRows, n_used: int, watch: BaselineClock)
 
 
 BASELINE = Baseline(
-    NAME,
+    "encoder-logreg",
     "sentence embeddings of the untouched encoder, and logistic regression (torch, scikit-learn)",
     ("torch", "transformers", "scikit-learn"),
     fit,

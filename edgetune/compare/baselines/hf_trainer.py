@@ -38,7 +38,6 @@ from edgetune.compare.baselines.task import (
 from edgetune.models.source import resolve_model
 from edgetune.utils.types import IntArray
 
-NAME = "hf-trainer"
 BATCH_SIZE = 8  # TrainingArguments' own default
 EPOCHS, DEADLINE_EPOCHS = 1, 3
 EVAL_BATCH = 32
@@ -151,7 +150,7 @@ def fit(task: BaselineTask, rows: TrainRows, watch: BaselineClock) -> Fitted:
     with watch.meter.phase("open"):
         one = _Training(task, rows, watch)
     n_all = one.epochs * math.ceil(len(rows) / one.batch_size)
-    plan = plan_steps(NAME, watch, n_all, save_s(one.model), one.prepare_trial, one.steps_in)
+    plan = plan_steps(watch, n_all, save_s(one.model), one.prepare_trial, one.steps_in)
     used = rows.sample(plan.n_steps * one.batch_size)
     with watch.meter.phase("tokenize"):
         dataset = one.dataset(used)
@@ -181,7 +180,7 @@ def examples_trained(n_steps: int, n_rows: int, batch_size: int) -> int:
 
 
 BASELINE = Baseline(
-    NAME,
+    "hf-trainer",
     "the whole encoder finetuned by Hugging Face Trainer with its defaults",
     ("torch", "transformers", "accelerate"),
     fit,

@@ -40,7 +40,6 @@ from edgetune.compare.baselines.task import (
 from edgetune.models.source import resolve_model
 from edgetune.utils.types import IntArray
 
-NAME = "setfit"
 PER_LABEL = 64
 EPOCHS = 1  # SetFit's own default
 BATCH_SIZE = 16  # pairs; SetFit's own default
@@ -61,7 +60,6 @@ def fit(task: BaselineTask, rows: TrainRows, watch: BaselineClock) -> Fitted:
         setfit.logging.set_verbosity_error()
         model = _model(task)
     plan = plan_steps(
-        NAME,
         watch,
         (task.epochs or EPOCHS) * math.ceil(n_pairs(few.labels) / BATCH_SIZE),
         save_s(model.model_body),
@@ -160,7 +158,7 @@ def _notes(task: BaselineTask, few: TrainRows, plan: StepPlan, n_done: int) -> t
 
 
 BASELINE = Baseline(
-    NAME,
+    "setfit",
     "SetFit with its defaults on a few examples per label: contrastive pairs, then logistic regression",
     ("setfit", "transformers", "accelerate", "datasets"),
     fit,

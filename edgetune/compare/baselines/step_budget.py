@@ -80,7 +80,6 @@ def step_clock(watch: BaselineClock, stop: Callable[[Sequence[float]], bool]) ->
 
 
 def plan_steps(
-    name: str,
     watch: BaselineClock,
     n_all: int,
     save_s: float,
@@ -92,8 +91,7 @@ def plan_steps(
     Timed are a few steps at least, then as many as take a small share of the time left.
 
     Args:
-        name: of the baseline.
-        watch: its clock.
+        watch: the clock of the baseline.
         n_all: steps that are made without a deadline.
         save_s: seconds kept for saving.
         prepare: copies the model; what it returns trains the copy for `MOST_TRIAL` steps, given a callback.
@@ -117,13 +115,13 @@ def plan_steps(
         train(clock)
         ended_s, ends_s = watch.meter.elapsed_s(), clock.ends_s
     if len(ends_s) < N_WARM + 2:
-        raise watch.out_of_time_error(name)
+        raise watch.out_of_time_error()
     step_s, after_s = usual_step_s(ends_s), ended_s - ends_s[-1]
     start_s = max(0.0, ends_s[0] - started_s - step_s)
     reserve_s = save_s + CAUTION * after_s
     n_steps = int(steps_in(watch.left_s(reserve_s) - start_s, step_s))
     if n_steps < 1:
-        raise watch.out_of_time_error(name)
+        raise watch.out_of_time_error()
     return StepPlan(
         min(n_steps, n_all), n_all, reserve_s, len(ends_s), step_s, after_s, took_s=ended_s - began_s
     )

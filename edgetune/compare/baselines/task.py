@@ -135,8 +135,9 @@ class Fitted:
 
 @dataclass(frozen=True)
 class BaselineClock:
-    """The meter that time is charged to, and the task's deadline."""
+    """The meter that time is charged to, and the task's deadline; `name` is the baseline's."""
 
+    name: str
     meter: Meter
     deadline_s: float | None
 
@@ -151,11 +152,11 @@ class BaselineClock:
             return math.inf
         return self.deadline_s - margin_s(self.deadline_s) - save_s - self.meter.elapsed_s()
 
-    def out_of_time_error(self, name: str) -> BudgetError:
+    def out_of_time_error(self) -> BudgetError:
         """Return the error of a baseline for which there is no time."""
         return BudgetError(
-            f"{name} could not train anything within {self.deadline_s:g} s: {self.meter.elapsed_s():.1f} s "
-            "had passed before its first step could finish; allow more time."
+            f"{self.name} could not train anything within {self.deadline_s:g} s: "
+            f"{self.meter.elapsed_s():.1f} s had passed before its first step could finish; allow more time."
         )
 
 
