@@ -38,9 +38,8 @@ class Setting:
     @property
     def default_text(self) -> str:
         """The default as it is written on the command line or in TOML."""
-        if self.default is None:
-            return "none"
-        return str(self.default).lower() if isinstance(self.default, bool) else str(self.default)
+        words = str(self.default)
+        return words.lower() if self.default is None or isinstance(self.default, bool) else words
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -104,14 +104,9 @@ def make_tables(outcomes: Sequence[Outcome]) -> list[DataTable]:
     """
     groups: dict[tuple[str, str], list[Outcome]] = {}
     for one in outcomes:
-        groups.setdefault((one.data, describe_machine(one)), []).append(one)
+        machine = f"{one.machine.get('cpu', 'unknown CPU')}, {one.machine.get('cores', '?')} cores"
+        groups.setdefault((one.data, machine), []).append(one)
     return [_table(data, machine, found) for (data, machine), found in groups.items()]
-
-
-def describe_machine(outcome: Outcome) -> str:
-    """Say on what a cell ran."""
-    machine = outcome.machine
-    return f"{machine.get('cpu', 'unknown CPU')}, {machine.get('cores', '?')} cores"
 
 
 def _table(data: str, machine: str, outcomes: list[Outcome]) -> DataTable:

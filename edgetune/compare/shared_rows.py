@@ -105,8 +105,7 @@ def draw_shared_rows(entry: DataEntry, grid: Grid, folder: Path) -> SharedRows:
             f"{entry.name}: {len(train)} training rows with {len(labels)} labels and {len(evaluation)} "
             "evaluation rows are left; at least 2 labels and 1 evaluation row are needed. Use more rows."
         )
-    strange = {example.label for example in evaluation} - labels
-    if strange:
+    if strange := {example.label for example in evaluation} - labels:
         label = brief(sorted(strange)[0])
         raise DataError(
             f"{entry.name}: no training row has the label {label!r}, which evaluation rows have; use more "

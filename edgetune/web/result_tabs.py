@@ -52,12 +52,7 @@ def shown_folder(runs: RunProcesses, name: str | None) -> Path:
 
 
 def chosen_folder(runs: RunProcesses, name: str | None) -> Path:
-    """Return the folder of the chosen run.
-
-    Raises:
-        UsageError: none is chosen.
-        RunError: it is gone.
-    """
+    """Return the folder of the chosen run; refuse it where none is chosen, or it is gone or has no result."""
     if not name:
         raise UsageError("No run is chosen; choose one, or train one first.")
     folder = runs.folder(name)

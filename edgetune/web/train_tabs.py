@@ -136,11 +136,7 @@ def data_tab(
 
 
 def settings_of(path: str, text: list[str], label: list[str], per_text: str) -> dict[str, Any]:
-    """Return the settings that say which data is meant.
-
-    Raises:
-        UsageError: no file was chosen.
-    """
+    """Return the settings that say which data is meant; refuse it where no file was chosen."""
     if not path.strip():
         raise UsageError("Choose a file in the tab Data first.")
     given = {"train": path.strip(), "text": text, "label": ",".join(label or ())}
@@ -219,11 +215,7 @@ def train_tab(
 
 
 def seconds_of(minutes: float | None) -> float:
-    """Return a deadline in seconds.
-
-    Raises:
-        UsageError: it is empty, or not above 0.
-    """
+    """Return a deadline in seconds; refuse one that is empty or not above 0."""
     if minutes is None or minutes <= 0:
         raise UsageError("Give the deadline in minutes, above 0.")
     return 60 * minutes

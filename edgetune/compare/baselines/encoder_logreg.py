@@ -94,12 +94,7 @@ def in_batches(
 
 
 def fit(task: BaselineTask, rows: TrainRows, watch: BaselineClock) -> Fitted:
-    """Embed, train and save `head.joblib`; the encoder itself stays where it is.
-
-    Raises:
-        BudgetError: there is no time to embed anything.
-        ModelError: there is no such model.
-    """
+    """Embed, train and save `head.joblib`; the encoder itself stays where it is."""
     with watch.meter.phase("open"):
         import joblib
         import sklearn.linear_model  # noqa: F401  # imported here, so that no fit is charged for it

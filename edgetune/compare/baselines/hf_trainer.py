@@ -127,10 +127,10 @@ class _Training:
             f"{self.batch_size} padded to their longest row (at most {self.task.max_length} tokens), every "
             "parameter trained; checkpoints and progress bars are switched off."
         )
+        default = "Trainer's own default" if plan.n_timed else "edgetune's choice; Trainer's own default is 3"
+        why = "as asked" if self.task.epochs else default
         if not plan.n_timed:
-            why = "as asked" if self.task.epochs else "edgetune's choice; Trainer's own default is 3"
             return (defaults, f"{passes} over the rows ({why}).")
-        why = "as asked" if self.task.epochs else "Trainer's own default"
         deadline = (
             "Trainer has no deadline of its own; edgetune adds one, in Trainer's favour: "
             f"{plan.n_timed} steps were timed on a copy of the model ({plan.took_s:.1f} s, "
@@ -141,12 +141,7 @@ class _Training:
 
 
 def fit(task: BaselineTask, rows: TrainRows, watch: BaselineClock) -> Fitted:
-    """Train and save into `model/`.
-
-    Raises:
-        BudgetError: there is no time for a step.
-        ModelError: there is no such model.
-    """
+    """Train and save into `model/`."""
     with watch.meter.phase("open"):
         one = _Training(task, rows, watch)
     n_all = one.epochs * math.ceil(len(rows) / one.batch_size)

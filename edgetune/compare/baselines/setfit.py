@@ -47,12 +47,7 @@ TEXTS_PER_PAIR = 2
 
 
 def fit(task: BaselineTask, rows: TrainRows, watch: BaselineClock) -> Fitted:
-    """Train and save into `model/`.
-
-    Raises:
-        BudgetError: there is no time for a step.
-        ModelError: there is no such model.
-    """
+    """Train and save into `model/`."""
     few = rows.take(few_of_each(rows.labels, PER_LABEL))
     with watch.meter.phase("open"):
         import setfit

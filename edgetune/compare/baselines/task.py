@@ -161,6 +161,8 @@ class BaselineClock:
 
 
 Fit: TypeAlias = Callable[[BaselineTask, TrainRows, BaselineClock], Fitted]
+"""Trains and saves a model; raises a BudgetError where there is no time to train anything, a ModelError where
+there is no such model, and a DataError where the texts cannot be used."""
 
 
 def read_task(path: Path) -> BaselineTask:

@@ -35,12 +35,7 @@ SAVE_S = 1.0
 
 
 def fit(task: BaselineTask, rows: TrainRows, watch: BaselineClock) -> Fitted:
-    """Train and save `model.joblib`, a scikit-learn pipeline.
-
-    Raises:
-        BudgetError: there is no time for the first fit.
-        DataError: no text holds a word of two letters.
-    """
+    """Train and save `model.joblib`, a scikit-learn pipeline."""
     with watch.meter.phase("open"):
         import joblib
         import sklearn.feature_extraction.text
