@@ -14,7 +14,7 @@ from pydantic import Field, model_validator
 
 from edgetune.compare.grid import Cell
 from edgetune.utils.errors import RunError
-from edgetune.utils.parsing import decode_json, read_json_file
+from edgetune.utils.parsing import read_json_file
 from edgetune.utils.types import BoolArray
 
 SCHEMA_VERSION = 2  # 2: phases and stages under their new names
@@ -96,44 +96,18 @@ def read_outcome(path: Path) -> Outcome | None:
         RunError: it was written by a newer edgetune.
     """
     try:
-        return _outcome(read_json_file(path), str(path))
+        raw = read_json_file(path)
+        version = raw.get("schema_version", 0) if isinstance(raw, dict) else 0
+        if isinstance(version, int) and version > SCHEMA_VERSION:
+            raise RunError(f"{path} was written by a newer edgetune (schema {version}); update edgetune.")
+        return Outcome.model_validate(raw)
     except (OSError, ValueError):
         return None
-
-
-def _outcome(raw: Any, where: str) -> Outcome:
-    """Validate an outcome; a ValueError says that it is none."""
-    version = raw.get("schema_version", 0) if isinstance(raw, dict) else 0
-    if isinstance(version, int) and version > SCHEMA_VERSION:
-        raise RunError(f"{where} was written by a newer edgetune (schema {version}); update edgetune.")
-    return Outcome.model_validate(raw)
 
 
 def write_lines(outcomes: Iterable[Outcome]) -> str:
     """Return outcomes as JSON lines."""
     return "".join(json.dumps(one.model_dump(mode="json"), ensure_ascii=False) + "\n" for one in outcomes)
-
-
-def read_lines(path: Path) -> list[Outcome]:
-    """Read outcomes from JSON lines.
-
-    Raises:
-        RunError: missing, or a line is not an outcome.
-    """
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except OSError as error:
-        raise RunError(f"{path} cannot be read ({error.strerror}).") from error
-    except UnicodeError as error:
-        raise RunError(f"{path} is damaged ({error}).") from error
-    outcomes = []
-    for number, line in enumerate(lines, 1):
-        where = f"{path}, line {number}"
-        try:
-            outcomes.append(_outcome(decode_json(line), where))
-        except ValueError as error:
-            raise RunError(f"{where} is not the outcome of a run of a comparison.") from error
-    return outcomes
 
 
 def by_variant(outcomes: Sequence[Outcome], curve: bool = False) -> dict[str, list[Outcome]]:

@@ -137,7 +137,8 @@ def _mean_s(outcomes: Sequence[Outcome]) -> float:
 def _line(
     ranked: Ranked, outcomes: list[Outcome], base: Mapping[str, Outcome], curve: Sequence[CurvePoint]
 ) -> RankedRow:
-    seconds, speedup = _mean_s(outcomes), None
+    seconds = _mean_s(outcomes)
+    speedup = None
     if len(curve) >= 2 and seconds > 0:
         speedup = equivalent_speedup(_answers(outcomes), seconds, curve, np.random.default_rng(SEED))
     return RankedRow(ranked, outcomes, [base.get(_without_method(one)) for one in outcomes], speedup)
