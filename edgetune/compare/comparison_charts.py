@@ -30,6 +30,7 @@ from edgetune.utils.formatting import describe_stage
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 
 STAGES = ("all", "warmup", "filter_backward", "filter_forward", "reference", "subset")
@@ -39,9 +40,9 @@ def draw_time_split(rows: Sequence[tuple[str, Mapping[str, float]]], path: Path)
     """Draw where each method's seconds went, as stacked bars, first row on top."""
     if not any(parts for _, parts in rows):
         return save_message("No time has been measured yet.", path)
-    axes = _axes_for(rows)
+    figure, axes = _new_rows(rows)
     draw_bars(axes, rows, fill_styles(PHASES, {part for _, parts in rows for part in parts}))
-    return _save_rows(axes, path)
+    return _save_rows(figure, axes, path)
 
 
 def draw_stages(rows: Sequence[tuple[str, Sequence[tuple[str, float, float]]]], path: Path) -> None:
@@ -49,23 +50,22 @@ def draw_stages(rows: Sequence[tuple[str, Sequence[tuple[str, float, float]]]], 
     spans = [(i, *span) for i, (_, stages) in enumerate(rows) for span in stages]
     if not spans:
         return save_message("No stage has been recorded yet.", path)
-    axes = _axes_for(rows)
+    figure, axes = _new_rows(rows)
     for name, style in fill_styles(STAGES, {stage for _, stage, _, _ in spans}).items():
         at, starts, ends = np.array([(i, start, end) for i, stage, start, end in spans if stage == name]).T
         label = plain_label(describe_stage(name))
         axes.barh(at, ends - starts, left=starts, **(style | {"label": label}))
     axes.set_xlim(0, 1.02 * max(end for *_, end in spans))
     name_rows(axes, [method for method, _ in rows])
-    return _save_rows(axes, path)
+    return _save_rows(figure, axes, path)
 
 
-def _axes_for(rows: Sequence[object]) -> Axes:
-    return new_figure(10, 1.3 + 0.34 * len(rows))[1]
+def _new_rows(rows: Sequence[object]) -> tuple[Figure, Axes]:
+    return new_figure(10, 1.3 + 0.34 * len(rows))
 
 
-def _save_rows(axes: Axes, path: Path) -> None:
+def _save_rows(figure: Figure, axes: Axes, path: Path) -> None:
     """Make room for the names of the rows and for the legend above, and save the picture."""
-    figure = axes.figure
     legend = axes.legend(
         loc="upper left", bbox_to_anchor=(0, 1), bbox_transform=figure.transFigure, ncols=6, frameon=False
     )
