@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from edgetune.compare.outcome import Outcome, by_variant
-from edgetune.compare.statistics import CurvePoint, Ranked, Speedup, equivalent_speedup, pooled, rank
+from edgetune.compare.statistics import Ranked, Speedup, equivalent_speedup, pooled, rank
 from edgetune.utils.formatting import counted
 from edgetune.utils.metrics import agot
 from edgetune.utils.sanitize import in_markdown, visible
@@ -115,9 +115,17 @@ def _table(data: str, machine: str, outcomes: list[Outcome]) -> DataTable:
     # Points and methods that were not measured on every seed are ranked by the seeds that there are.
     ranked = rank({name: _answers(found) for name, found in groups.items()}, np.random.default_rng(SEED))
     base = {_without_method(one): one for found in groups.values() for one in found if one.method == BASE}
+    lines = []
+    for one in ranked:
+        found = groups[one.method]
+        speedup = None
+        if len(curve) >= 2 and (seconds := _mean_s(found)) > 0:
+            rng = np.random.default_rng(SEED)
+            speedup = equivalent_speedup(_answers(found), seconds, curve, rng)
+        lines.append(RankedRow(one, found, [base.get(_without_method(cell)) for cell in found], speedup))
     return DataTable(
         data=data,
-        lines=tuple(_line(one, groups[one.method], base, curve) for one in ranked),
+        lines=tuple(lines),
         failed=tuple((f"{one.variant}, seed {one.seed}", one.error) for one in outcomes if not one.ok),
         curve=tuple((seconds, float(np.mean([right.mean() for right in found]))) for seconds, found in curve),
         n_eval=max((one.n_eval for one in outcomes), default=0),
@@ -132,16 +140,6 @@ def _answers(outcomes: Sequence[Outcome]) -> list[BoolArray]:
 
 def _mean_s(outcomes: Sequence[Outcome]) -> float:
     return statistics.mean(one.seconds or 0.0 for one in outcomes)
-
-
-def _line(
-    ranked: Ranked, outcomes: list[Outcome], base: Mapping[str, Outcome], curve: Sequence[CurvePoint]
-) -> RankedRow:
-    seconds = _mean_s(outcomes)
-    speedup = None
-    if len(curve) >= 2 and seconds > 0:
-        speedup = equivalent_speedup(_answers(outcomes), seconds, curve, np.random.default_rng(SEED))
-    return RankedRow(ranked, outcomes, [base.get(_without_method(one)) for one in outcomes], speedup)
 
 
 def _mean(values: Sequence[float | int | None]) -> float | None:

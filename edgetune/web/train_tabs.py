@@ -68,11 +68,7 @@ def handled(function: Callable[..., Any], n_outputs: int) -> Callable[..., Any]:
 def data_tab(
     runs: RunProcesses, cache_dir: Path | None
 ) -> tuple[gr.Textbox, gr.Dropdown, gr.Dropdown, gr.Radio, gr.Textbox]:
-    """Lay out the tab that chooses and checks a file.
-
-    Returns:
-        The inputs for its path, text columns, label columns and labels per text, and for the run's name.
-    """
+    """Lay out the tab that chooses and checks a file; return its inputs, and that of the run's name."""
     title = f"Drop a file of labelled text, of {MAX_UPLOAD_MB:,} MB at most"
     dropped = gr.File(label=title, type="filepath", height=120)
     path = gr.Textbox(label="Or give the path of a file or folder", placeholder="reviews.csv")
