@@ -115,7 +115,12 @@ class Comparison:
                 yield from self._run()
 
     def _run(self) -> Iterator[CellDone]:
-        outcomes = self._known()
+        cells = {cell.name: self._planned(cell) for cell in self.cells}
+        outcomes = {  # what earlier runs left of these very cells, also of those that are still to come
+            one.name: one
+            for one in self.finished()
+            if cells[one.name].method == MATCHED or one.key == self._key(cells[one.name])
+        }
         warm: set[str] = set()
         largest = max([LEAST_CELL, *map(_n_bytes, (self.folder / "cells").glob("*"))])
         for number, asked in enumerate(self.cells, 1):
@@ -154,15 +159,6 @@ class Comparison:
                 f"{needed / 1e6:,.0f} MB. Free some space and run the same command again; finished runs are "
                 "kept."
             )
-
-    def _known(self) -> dict[str, Outcome]:
-        """Return what earlier runs left of these very cells, also of those that are still to come."""
-        cells = {cell.name: self._planned(cell) for cell in self.cells}
-        return {
-            one.name: one
-            for one in self.finished()
-            if cells[one.name].method == MATCHED or one.key == self._key(cells[one.name])
-        }
 
     def finished(self) -> list[Outcome]:
         """Return the outcomes that lie in the folder, in the order of the cells."""

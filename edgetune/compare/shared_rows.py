@@ -66,8 +66,7 @@ def draw_shared_rows(entry: DataEntry, grid: Grid, folder: Path) -> SharedRows:
     """Draw a set's rows and write them, unless that was done before for the same wish.
 
     Raises:
-        EdgetuneError: the data cannot be used.
-        DataError: nothing is left to train or evaluate on.
+        EdgetuneError: the data cannot be used, or nothing is left to train or evaluate on.
     """
     n_train, n_eval = entry.rows or grid.rows, entry.eval_rows or grid.eval_rows
     contents = [_content(path) for path in (entry.train, entry.eval) if path is not None]

@@ -241,7 +241,7 @@ def equivalent_speedup(
         right: over the method's seeds, which eval rows (n,) it got right.
         method_s: its seconds, above 0.
         curve: the reference at two or more times (five are wanted), on the same eval rows.
-        rng: of the draws.
+        rng: decides the draws.
         n_draws: how many.
     """
     curve = sorted(curve, key=lambda point: point[0])
