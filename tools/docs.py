@@ -19,7 +19,7 @@ from typing import Any
 
 from edgetune.compare.comparison_charts import draw_accuracy
 from edgetune.compare.method_cards import cards_markdown
-from edgetune.compare.outcome import Outcome, read_lines
+from edgetune.compare.outcome import Outcome
 from edgetune.compare.ranking import BASE, LEGEND, DataTable, RankedRow, make_tables, markdown
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -225,7 +225,8 @@ def _cell(line: RankedRow | None, base_s: float | None) -> str:
 @lru_cache
 def _read(path: Path) -> tuple[list[Outcome], list[DataTable]]:
     """Return a file's outcomes and their tables, which take seconds to draw and serve page and pictures."""
-    outcomes = read_lines(path)
+    lines = path.read_text(encoding="utf-8").splitlines()
+    outcomes = [Outcome.model_validate(json.loads(line)) for line in lines]
     return outcomes, make_tables(outcomes)
 
 

@@ -156,7 +156,7 @@ def compare(
     tables = make_tables(outcomes)
     write_output(folder / "table.md", markdown(tables, grid.name))
     with disk_errors(folder):
-        draw_all(tables, outcomes, folder)
+        draw_all(tables, folder)
     if as_json:
         print(json_text([one.model_dump(mode="json") for one in outcomes]))
         return
@@ -220,7 +220,7 @@ def _progress(done: CellDone) -> str:
 
 
 def _print(tables: list[DataTable]) -> None:
-    from edgetune.compare.ranking import HEADER, combined_speedups, row_cells
+    from edgetune.compare.ranking import HEADER, describe_ratio, pooled_speedups, row_cells
     from edgetune.utils.tables import Section, print_sections
 
     sections = []
@@ -229,8 +229,8 @@ def _print(tables: list[DataTable]) -> None:
         sections.append(Section(title, [row_cells(line) for line in table.lines], HEADER, right=True))
         if table.failed:
             sections.append(Section(f"{table.data}: not measured", [*table.failed]))
-    if whole := combined_speedups(tables):
-        sections.append(Section("All data sets together", whole, ("method", "speed-up"), right=True))
+    if whole := [(name, describe_ratio(ratio)) for name, ratio in pooled_speedups(tables).items()]:
+        sections.append(Section("All data sets together", [*whole], ("method", "speed-up"), right=True))
     print_sections(sections, console())
     print("= : not significantly worse than the best. speed-up: above 1, the method pays off.")
     for caution in {table.caution for table in tables} - {""}:

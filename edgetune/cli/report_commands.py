@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from dataclasses import asdict
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -137,13 +138,12 @@ def methods(
     if name is not None:
         card = find_card(name)
         if as_json:
-            print(json.dumps(card.to_dict(), ensure_ascii=False))
+            print(json.dumps(asdict(card), ensure_ascii=False))
         else:
             print_sections(card_sections(card), console())
         return
-    own, baselines = method_cards(), baseline_cards()
     if as_json:
-        blocks = {"methods": own, "baselines": baselines}
-        print(json.dumps({key: [c.to_dict() for c in cards.values()] for key, cards in blocks.items()}))
+        blocks = {"methods": [*method_cards().values()], "baselines": [*baseline_cards().values()]}
+        print(json.dumps(blocks, default=asdict))
     else:
-        print_sections(list_sections(own, baselines), console())
+        print_sections(list_sections(), console())

@@ -18,7 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from edgetune.compare.baselines import all_baselines
 from edgetune.config.settings import MAX_SEED, LabelledText
 from edgetune.config.toml_config import group_by_section, make_config
-from edgetune.selection import METHODS
+from edgetune.selection import METHODS, SelectionSettings
 from edgetune.utils.errors import UsageError, did_you_mean
 from edgetune.utils.limits import MAX_CELLS, MAX_NAME
 from edgetune.utils.parsing import TomlError, read_toml
@@ -36,18 +36,14 @@ _STRICT = ConfigDict(extra="forbid", frozen=True)
 Seeds = Annotated[tuple[Annotated[int, Field(ge=0, le=MAX_SEED)], ...], Field(min_length=1)]
 
 
-TIME_LIMITS = ("deadline_s", "energy_j", "battery_rate")
-
-
 def encoder_alone(settings: dict[str, Any]) -> dict[str, Any]:
     """Return the settings of a cell with what a comparison takes for granted, unless a grid says otherwise.
 
     Methods are ways of training the encoder: other learners take no part, and without a limit of time one
     pass is made.
     """
-    defaults: dict[str, Any] = {"ngrams": False}
-    if not any(settings.get(name) for name in TIME_LIMITS):
-        defaults["epochs"] = 1
+    is_limited = any(settings.get(name) for name in ("deadline_s", "energy_j", "battery_rate"))
+    defaults = {"ngrams": False} if is_limited else {"ngrams": False, "epochs": 1}
     return defaults | settings
 
 
@@ -77,11 +73,8 @@ class Grid(BaseModel):
     """Everything that is compared.
 
     Attributes:
-        name: of the comparison.
-        data: sets, each with a name.
         methods: names of methods and outside programs, or `all`.
         vary: methods with other settings.
-        seeds: of each cell.
         settings: of every cell, flat, as `edgetune finetune` has them (`epochs`, `deadline_s`, `lr` …).
         curve: whether the reference curve (train-all, or random, with decay) is measured, which turns an
             accuracy into the time that random needs for it.
@@ -103,18 +96,13 @@ class Grid(BaseModel):
     eval_rows: int | None = Field(None, ge=2)
     holdout: float = Field(0.1, gt=0, lt=1)
 
-    def seeds_of(self, entry: DataEntry) -> Seeds:
-        """Return the seeds of a set's cells."""
-        return self.seeds if entry.seeds is None else entry.seeds
-
 
 class Cell(BaseModel):
-    """One run that is to be made; `variant` is the method in the table: its own name, or one of its own.
+    """One run that is to be made.
 
     Attributes:
+        variant: the method in the table: its own name, or one of its own.
         method: of `selection.METHODS`, `baselines.all_baselines()`, or `random-matched`.
-        seed: of everything random in it.
-        settings: flat.
         curve: whether it is a point of the reference curve.
     """
 
@@ -135,6 +123,11 @@ class Cell(BaseModel):
     def outside(self) -> bool:
         """Whether another program does it."""
         return self.method in all_baselines()
+
+    @property
+    def other_settings(self) -> dict[str, Any]:
+        """Its settings but for how rows are selected."""
+        return {k: v for k, v in self.settings.items() if k not in SelectionSettings.model_fields}
 
     def result_key(self, data_key: str) -> str:
         """Return a hash of what decides its result; `data_key` is that of its rows."""
@@ -168,22 +161,22 @@ def make_grid(raw: dict[str, Any], where: str) -> Grid:
         grid = Grid.model_validate(raw)
     except ValidationError as error:
         raise UsageError(f"{where}: {first_problem(error, Grid, DataEntry)}") from error
-    if not grid.methods and not grid.vary:
+    every = (*METHODS, *all_baselines())
+    methods = every if grid.methods == ("all",) else grid.methods
+    wanted = [*methods, *(variant.method for variant in grid.vary)]
+    if not wanted:
         raise UsageError(f"{where}: no method is given; `edgetune methods` lists them.")
-    every = [*METHODS, *all_baselines()]
-    methods = every if grid.methods == ("all",) else list(grid.methods)
-    for name in [*methods, *(variant.method for variant in grid.vary)]:
-        if name not in every and name != MATCHED:
-            hint = did_you_mean(name, [*every, MATCHED])
-            raise UsageError(
-                f'{where}: there is no method "{brief(name)}".{hint} `edgetune methods` lists them.'
-            )
+    if unknown := [name for name in wanted if name not in (*every, MATCHED)]:
+        hint = did_you_mean(unknown[0], [*every, MATCHED])
+        raise UsageError(
+            f'{where}: there is no method "{brief(unknown[0])}".{hint} `edgetune methods` lists them.'
+        )
     try:
         for settings in [grid.settings, *(variant.settings for variant in grid.vary)]:
             _check_settings(settings)
     except UsageError as error:
         raise UsageError(f"{where}: {error}") from error
-    return grid.model_copy(update={"methods": tuple(methods)})
+    return grid.model_copy(update={"methods": methods})
 
 
 def first_problem(error: ValidationError, outer: type[BaseModel], inner: type[BaseModel]) -> str:
@@ -223,25 +216,22 @@ def cells_of(grid: Grid) -> list[Cell]:
         UsageError: two cells have one name, or there are too many.
     """
     n_variants = len(grid.methods) + len(grid.vary) + 1 + len(CURVE_TIMES)
-    n_cells = sum(len(grid.seeds_of(entry)) for entry in grid.data) * n_variants
+    n_cells = sum(len(entry.seeds or grid.seeds) for entry in grid.data) * n_variants
     if n_cells > MAX_CELLS:
         raise UsageError(
             f"{grid.name} would take about {n_cells:,} runs, but at most {MAX_CELLS:,} are allowed; use "
             "fewer seeds, methods or data sets."
         )
-    cells: list[Cell] = []
-    rounds = sorted((seed, at) for at, entry in enumerate(grid.data) for seed in grid.seeds_of(entry))
+    cells: dict[str, Cell] = {}
+    rounds = sorted((seed, at) for at, entry in enumerate(grid.data) for seed in entry.seeds or grid.seeds)
     for seed, at in rounds:
         found = _round(grid, grid.data[at].name, seed)
         order = np.random.default_rng([seed, at]).permutation(len(found))
-        shuffled = [found[i] for i in order]
-        cells += sorted(shuffled, key=lambda cell: cell.method == MATCHED)
-    seen: set[str] = set()
-    for cell in cells:
-        if cell.name in seen:
-            raise UsageError(f"Two cells are named {cell.name}; give one of them another name.")
-        seen.add(cell.name)
-    return cells
+        for cell in sorted((found[i] for i in order), key=lambda cell: cell.method == MATCHED):
+            if cell.name in cells:
+                raise UsageError(f"Two cells are named {cell.name}; give one of them another name.")
+            cells[cell.name] = cell
+    return list(cells.values())
 
 
 def _round(grid: Grid, data: str, seed: int) -> list[Cell]:

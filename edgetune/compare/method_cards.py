@@ -15,18 +15,16 @@ import dataclasses
 import inspect
 import re
 import sys
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from edgetune.compare.baselines import all_baselines
 from edgetune.selection import SELECTORS, SelectionSettings
+from edgetune.selection.selector_contract import Method
 from edgetune.utils.errors import UsageError, did_you_mean
 from edgetune.utils.tables import Section
 
-if TYPE_CHECKING:
-    from edgetune.selection.selector_contract import Method
-
-
 SECTIONS = ("What", "Use when", "Costs", "Loses when", "Source")
-_ENTRY = re.compile(r"(\w[\w ]*): *(.*)")
+_ENTRY = re.compile(r"^(\w[\w ]*):(.*(?:\n+    .*)*)", re.MULTILINE)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -40,9 +38,8 @@ class Setting:
     @property
     def default_text(self) -> str:
         """The default as it is written on the command line or in TOML."""
-        if self.default is None:
-            return "none"
-        return str(self.default).lower() if isinstance(self.default, bool) else str(self.default)
+        words = str(self.default)
+        return words.lower() if self.default is None or isinstance(self.default, bool) else words
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -50,9 +47,6 @@ class Card:
     """What there is to know of a method before choosing it; a text is empty where nothing is written.
 
     Attributes:
-        name: as `--method` has it.
-        line: one line.
-        settings: those it reads, in their order.
         source: paper, section and equation.
         needs: what an outside program needs installed; None for edgetune's own methods.
     """
@@ -67,10 +61,6 @@ class Card:
     source: str = ""
     needs: str | None = None
 
-    def to_dict(self) -> dict[str, Any]:
-        """Return it as JSON values."""
-        return dataclasses.asdict(self)
-
     @property
     def told(self) -> list[tuple[str, ...]]:
         """Its texts, each with its heading."""
@@ -80,17 +70,7 @@ class Card:
 
 def entries(text: str | None) -> dict[str, str]:
     """Read `Name: text` off a docstring, each on one line; continuation lines are indented."""
-    found: dict[str, str] = {}
-    name = ""
-    for line in inspect.cleandoc(text or "").splitlines():
-        if head := _ENTRY.match(line):
-            name = head[1]
-            found[name] = head[2]
-        elif line.startswith("    ") and name:
-            found[name] = f"{found[name]} {line.strip()}".strip()
-        elif line:
-            name = ""  # plain text belongs to no entry
-    return found
+    return {name: " ".join(told.split()) for name, told in _ENTRY.findall(inspect.cleandoc(text or ""))}
 
 
 def card_of(kind: type[Method]) -> Card:
@@ -100,12 +80,12 @@ def card_of(kind: type[Method]) -> Card:
         fields["watched"] = SelectionSettings.model_fields["watched"]
     settings = [Setting(name, field.default, field.description or "") for name, field in fields.items()]
     line = inspect.cleandoc(kind.__doc__ or "").partition("\n")[0]
-    return Card(kind.name, line, settings=settings, **_texts(sys.modules[kind.__module__].__doc__))
+    return Card(kind.name, line, settings=settings, **_texts(kind))
 
 
-def _texts(docstring: str | None) -> dict[str, Any]:
-    """Return the fields of a card that a module's docstring tells."""
-    told = entries(docstring)
+def _texts(told_by: Any) -> dict[str, Any]:
+    """Return the fields of a card that the module of a class or function tells in its docstring."""
+    told = entries(sys.modules[told_by.__module__].__doc__)
     return {name.lower().replace(" ", "_"): told.get(name, "") for name in SECTIONS}
 
 
@@ -116,14 +96,12 @@ def method_cards() -> dict[str, Card]:
 
 def baseline_cards() -> dict[str, Card]:
     """Return the cards of the outside programs that edgetune can be compared with, by name."""
-    from edgetune.compare.baselines import all_baselines
-
     return {
         name: Card(
             name,
             f"{one.summary[:1].upper()}{one.summary[1:].rstrip('.')}.",
             needs=", ".join(one.packages),
-            **_texts(sys.modules[one.fit.__module__].__doc__),
+            **_texts(one.fit),
         )
         for name, one in all_baselines().items()
     }
@@ -142,18 +120,18 @@ def find_card(name: str) -> Card:
     raise UsageError(f'There is no method "{name}".{near} `edgetune methods` lists all {len(cards)}.')
 
 
-def list_sections(methods: dict[str, Card], baselines: dict[str, Card]) -> list[Section]:
+def list_sections() -> list[Section]:
     """Return the list of methods as tables, one line each."""
-    titles = ("Methods (`edgetune finetune FILE --method NAME`)", "Baselines for comparison")
+    own = "Methods (`edgetune finetune FILE --method NAME`)"
+    every = {own: method_cards(), "Baselines for comparison": baseline_cards()}
     return [
-        Section(title, [(name, card.line) for name, card in cards.items()])
-        for title, cards in zip(titles, (methods, baselines), strict=True)
+        Section(title, [(one.name, one.line) for one in cards.values()]) for title, cards in every.items()
     ]
 
 
 def card_sections(card: Card) -> list[Section]:
     """Return a card as tables; what it does not tell is left out."""
-    settings: list[tuple[str, ...]] = [(one.name, one.default_text, one.meaning) for one in card.settings]
+    settings = [(one.name, one.default_text, one.meaning) for one in card.settings]
     blocks = [
         Section(f"{card.name}: {card.line}", card.told),
         Section("Settings", settings, ("setting", "default", "meaning")),

@@ -14,7 +14,7 @@ from pydantic import Field, model_validator
 
 from edgetune.compare.grid import Cell
 from edgetune.utils.errors import RunError
-from edgetune.utils.parsing import decode_json, read_json_file
+from edgetune.utils.parsing import read_json_file
 from edgetune.utils.types import BoolArray
 
 SCHEMA_VERSION = 2  # 2: phases and stages under their new names
@@ -33,13 +33,10 @@ class Outcome(Cell):
         n_eval: how many there are.
         seconds: from the start of the process to the saved model and summary, its own evaluation taken off.
         wall_s: of the process, as seen from outside.
-        time_split_s: by phase.
         counts: seen, scored, trained, steps, and skipped rates, where the program says.
-        energy_j, energy_source: as the summary has them; None where nothing is known.
+        energy_j: as the summary has it; None where nothing is known.
         stages: (stage, second it began) in order.
         notes: what the program says of itself.
-        machine: CPU, cores.
-        versions: of packages.
         date: UTC, ISO.
         commit: of the checkout that it ran from, with `+` where that was changed; "" elsewhere.
     """
@@ -69,6 +66,10 @@ class Outcome(Cell):
         """Whether it gave a model that was measured."""
         return not self.error and self.accuracy is not None
 
+    def phases_s(self, *names: str) -> float:
+        """Return the seconds that these phases took."""
+        return sum(self.time_split_s.get(name, 0.0) for name in names)
+
     def answers(self) -> BoolArray:
         """(n_eval,) whether each evaluation row was answered right."""
         return np.unpackbits(self._bits(), count=self.n_eval).astype(np.bool_)
@@ -95,17 +96,13 @@ def read_outcome(path: Path) -> Outcome | None:
         RunError: it was written by a newer edgetune.
     """
     try:
-        return _outcome(read_json_file(path), str(path))
+        raw = read_json_file(path)
+        version = raw.get("schema_version", 0) if isinstance(raw, dict) else 0
+        if isinstance(version, int) and version > SCHEMA_VERSION:
+            raise RunError(f"{path} was written by a newer edgetune (schema {version}); update edgetune.")
+        return Outcome.model_validate(raw)
     except (OSError, ValueError):
         return None
-
-
-def _outcome(raw: Any, where: str) -> Outcome:
-    """Validate an outcome; a ValueError says that it is none."""
-    version = raw.get("schema_version", 0) if isinstance(raw, dict) else 0
-    if isinstance(version, int) and version > SCHEMA_VERSION:
-        raise RunError(f"{where} was written by a newer edgetune (schema {version}); update edgetune.")
-    return Outcome.model_validate(raw)
 
 
 def write_lines(outcomes: Iterable[Outcome]) -> str:
@@ -113,32 +110,10 @@ def write_lines(outcomes: Iterable[Outcome]) -> str:
     return "".join(json.dumps(one.model_dump(mode="json"), ensure_ascii=False) + "\n" for one in outcomes)
 
 
-def read_lines(path: Path) -> list[Outcome]:
-    """Read outcomes from JSON lines.
-
-    Raises:
-        RunError: missing, or a line is not an outcome.
-    """
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except OSError as error:
-        raise RunError(f"{path} cannot be read ({error.strerror}).") from error
-    except UnicodeError as error:
-        raise RunError(f"{path} is damaged ({error}).") from error
-    outcomes = []
-    for number, line in enumerate(lines, 1):
-        where = f"{path}, line {number}"
-        try:
-            outcomes.append(_outcome(decode_json(line), where))
-        except ValueError as error:
-            raise RunError(f"{where} is not the outcome of a run of a comparison.") from error
-    return outcomes
-
-
-def by_variant(outcomes: Sequence[Outcome]) -> dict[str, list[Outcome]]:
-    """Group the cells that worked by variant, seeds in order; points of the curve are left out."""
+def by_variant(outcomes: Sequence[Outcome], curve: bool = False) -> dict[str, list[Outcome]]:
+    """Group the cells that worked by variant, seeds in order: methods, or points of the curve."""
     found: dict[str, list[Outcome]] = {}
     for one in sorted(outcomes, key=lambda one: one.seed):
-        if one.ok and not one.curve:
+        if one.ok and one.curve == curve:
             found.setdefault(one.variant, []).append(one)
     return found

@@ -7,15 +7,13 @@ from __future__ import annotations
 
 import json
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from edgetune.compare.outcome import Outcome, by_variant
-from edgetune.compare.speedup import CurvePoint, Speedup, equivalent_speedup, pooled
-from edgetune.compare.statistics import Ranked, rank
-from edgetune.selection import SelectionSettings
+from edgetune.compare.statistics import Ranked, Speedup, equivalent_speedup, pooled, rank
 from edgetune.utils.formatting import counted
 from edgetune.utils.metrics import agot
 from edgetune.utils.sanitize import in_markdown, visible
@@ -28,31 +26,46 @@ LOOP_PHASES = ("prepare", "score", "select", "train")
 
 @dataclass(frozen=True)
 class RankedRow:
-    """One method on one data set: means over its seeds, None where they are not known.
+    """One method on one data set; figures are means over its seeds, None where one is not known.
 
     Attributes:
-        seconds: evaluation taken off.
-        prepare_s: of those, on proxies, references and whatever else comes before the model that is kept.
-        select_rate: share of `seconds` that choosing rows took.
-        t_norm: seconds of the loop over those of train-all on the same rows.
-        t_norm_modelled: as the run's summary has it.
-        agot: eq. 5, with the share of the largest class as the accuracy without finetuning.
+        outcomes: of its seeds.
+        base: train-all on the same rows, with the seed and settings of each, where there is one.
         speedup: against random + decay; None without a curve.
-        notes: of the first seed.
     """
 
     ranked: Ranked
-    seconds: float
-    prepare_s: float
-    select_rate: float
-    n_scored: float | None
-    n_trained: float | None
-    t_norm: float | None
-    t_norm_modelled: float | None
-    agot: float | None
-    energy_j: float | None
+    outcomes: Sequence[Outcome]
+    base: Sequence[Outcome | None]
     speedup: Speedup | None
-    notes: tuple[str, ...]
+
+    @property
+    def seconds(self) -> float:
+        """Seconds, evaluation taken off."""
+        return _mean_s(self.outcomes)
+
+    @property
+    def t_norm(self) -> float | None:
+        """Seconds of the loop over those of train-all on the same rows."""
+        return _mean([_t_norm(one, base) for one, base in zip(self.outcomes, self.base, strict=True)])
+
+    @property
+    def agot(self) -> float | None:
+        """Eq. 5, above the share of the largest class; None where train-all is no better than that."""
+        base = [one for one in self.base if one is not None]
+        t_norm, floor = self.t_norm, _mean([one.counts.get("largest_class_rate") for one in base])
+        if t_norm is None or floor is None:
+            return None
+        full = statistics.mean(one.accuracy or 0.0 for one in base)
+        return None if full - floor < 1e-6 else agot(self.ranked.accuracy, t_norm, floor, full)
+
+    def phase_s(self, name: str) -> float:
+        """Return the seconds that a phase took."""
+        return statistics.mean(one.phases_s(name) for one in self.outcomes)
+
+    def count(self, name: str) -> float | None:
+        """Return one of `Outcome.counts`."""
+        return _mean([one.counts.get(name) for one in self.outcomes])
 
 
 @dataclass(frozen=True)
@@ -62,6 +75,7 @@ class DataTable:
     Attributes:
         failed: (cell, why) of those that gave nothing.
         curve: (seconds, accuracy) of random + decay.
+        first: the first seed of each method.
     """
 
     data: str
@@ -70,6 +84,7 @@ class DataTable:
     curve: tuple[tuple[float, float], ...]
     n_eval: int
     machine: str
+    first: Mapping[str, Outcome]
 
     @property
     def caution(self) -> str:
@@ -89,86 +104,48 @@ def make_tables(outcomes: Sequence[Outcome]) -> list[DataTable]:
     """
     groups: dict[tuple[str, str], list[Outcome]] = {}
     for one in outcomes:
-        groups.setdefault((one.data, describe_machine(one)), []).append(one)
+        machine = f"{one.machine.get('cpu', 'unknown CPU')}, {one.machine.get('cores', '?')} cores"
+        groups.setdefault((one.data, machine), []).append(one)
     return [_table(data, machine, found) for (data, machine), found in groups.items()]
-
-
-def describe_machine(outcome: Outcome) -> str:
-    """Say on what a cell ran."""
-    machine = outcome.machine
-    return f"{machine.get('cpu', 'unknown CPU')}, {machine.get('cores', '?')} cores"
 
 
 def _table(data: str, machine: str, outcomes: list[Outcome]) -> DataTable:
     groups = by_variant(outcomes)
-    answers = {name: [one.answers() for one in found] for name, found in groups.items()}
-    curve = _curve(outcomes)
+    curve = [(_mean_s(found), _answers(found)) for found in by_variant(outcomes, curve=True).values()]
     # Points and methods that were not measured on every seed are ranked by the seeds that there are.
-    ranked = rank(answers, np.random.default_rng(SEED))
-    base = {_otherwise(one): one for found in groups.values() for one in found if one.method == BASE}
+    ranked = rank({name: _answers(found) for name, found in groups.items()}, np.random.default_rng(SEED))
+    base = {_without_method(one): one for found in groups.values() for one in found if one.method == BASE}
+    lines = []
+    for one in ranked:
+        found = groups[one.method]
+        speedup = None
+        if len(curve) >= 2 and (seconds := _mean_s(found)) > 0:
+            rng = np.random.default_rng(SEED)
+            speedup = equivalent_speedup(_answers(found), seconds, curve, rng)
+        lines.append(RankedRow(one, found, [base.get(_without_method(cell)) for cell in found], speedup))
     return DataTable(
         data=data,
-        lines=tuple(_line(one, groups[one.method], base, curve, answers[one.method]) for one in ranked),
+        lines=tuple(lines),
         failed=tuple((f"{one.variant}, seed {one.seed}", one.error) for one in outcomes if not one.ok),
         curve=tuple((seconds, float(np.mean([right.mean() for right in found]))) for seconds, found in curve),
         n_eval=max((one.n_eval for one in outcomes), default=0),
         machine=machine,
+        first={name: found[0] for name, found in groups.items()},
     )
 
 
-def _curve(outcomes: Sequence[Outcome]) -> list[CurvePoint]:
-    """Return the reference's (seconds, answers by seed), seconds rising."""
-    groups = by_variant([one.model_copy(update={"curve": False}) for one in outcomes if one.curve])
-    points = [(_mean_s(found), [one.answers() for one in found]) for found in groups.values()]
-    return sorted(points, key=lambda point: point[0])
+def _answers(outcomes: Sequence[Outcome]) -> list[BoolArray]:
+    return [one.answers() for one in outcomes]
 
 
-def _mean_s(outcomes: Sequence[Outcome], phase: str | None = None) -> float:
-    """Return mean seconds, of a phase where one is named."""
-    return statistics.mean(
-        float(one.seconds or 0.0) if phase is None else one.time_split_s.get(phase, 0.0) for one in outcomes
-    )
-
-
-def _line(
-    ranked: Ranked,
-    outcomes: list[Outcome],
-    base: Mapping[str, Outcome],
-    curve: Sequence[CurvePoint],
-    answers: list[BoolArray],
-) -> RankedRow:
-    seconds = _mean_s(outcomes)
-    speedup = None
-    if len(curve) >= 2 and seconds > 0:
-        speedup = equivalent_speedup(answers, seconds, curve, np.random.default_rng(SEED))
-    bases = [base.get(_otherwise(one)) for one in outcomes]
-    t_norm = _mean([_t_norm(one, like) for one, like in zip(outcomes, bases, strict=True)])
-    counts = {
-        name: _mean([one.counts.get(name) for one in outcomes])
-        for name in ("n_scored", "n_trained", "t_norm_modelled")
-    }
-    return RankedRow(
-        ranked=ranked,
-        seconds=seconds,
-        prepare_s=_mean_s(outcomes, "prepare"),
-        select_rate=_mean_s(outcomes, "select") / max(seconds, 1e-9),
-        **counts,
-        t_norm=t_norm,
-        agot=_agot(ranked.accuracy, t_norm, [one for one in bases if one is not None]),
-        energy_j=_mean([one.energy_j for one in outcomes]),
-        speedup=speedup,
-        notes=tuple(outcomes[0].notes),
-    )
+def _mean_s(outcomes: Sequence[Outcome]) -> float:
+    return statistics.mean(one.seconds or 0.0 for one in outcomes)
 
 
 def _mean(values: Sequence[float | int | None]) -> float | None:
     """Return the mean; None where one is not known."""
     known = [float(value) for value in values if value is not None]
     return statistics.mean(known) if known and len(known) == len(values) else None
-
-
-def _loop_s(outcome: Outcome) -> float:
-    return sum(outcome.time_split_s.get(name, 0.0) for name in LOOP_PHASES)
 
 
 def _t_norm(outcome: Outcome, base: Outcome | None) -> float | None:
@@ -179,30 +156,21 @@ def _t_norm(outcome: Outcome, base: Outcome | None) -> float | None:
     """
     if "deadline_s" in outcome.settings:
         return outcome.counts.get("t_norm_measured")
-    if base is None or not outcome.counts.get("n_seen") or not _loop_s(base):
+    if base is None or not outcome.counts.get("n_seen") or not base.phases_s(*LOOP_PHASES):
         return None
-    return _loop_s(outcome) / _loop_s(base)
+    return outcome.phases_s(*LOOP_PHASES) / base.phases_s(*LOOP_PHASES)
 
 
-def _otherwise(outcome: Outcome) -> str:
+def _without_method(outcome: Outcome) -> str:
     """Return seed and settings but for how rows are selected: what a run and its base have in common."""
-    settings = {k: v for k, v in outcome.settings.items() if k not in SelectionSettings.model_fields}
-    return json.dumps([outcome.seed, settings], sort_keys=True)
-
-
-def _agot(accuracy: float, t_norm: float | None, base: Sequence[Outcome]) -> float | None:
-    """Return eq. 5; None where train-all is no better than the largest class."""
-    if t_norm is None or not base:
-        return None
-    full = statistics.mean(float(one.accuracy or 0.0) for one in base)
-    floor = _mean([one.counts.get("largest_class_rate") for one in base])
-    if floor is None or full - floor < 1e-6:
-        return None
-    return agot(accuracy, t_norm, floor, full)
+    return json.dumps([outcome.seed, outcome.other_settings], sort_keys=True)
 
 
 def pooled_speedups(tables: Sequence[DataTable]) -> dict[str, Speedup]:
-    """Return the speed-up over all data sets of each method that has one on all of them, if there are two."""
+    """Return the speed-up over all data sets of each method that has one on all of them, if there are two.
+
+    The largest comes first.
+    """
     if len({table.data for table in tables}) < max(2, len(tables)):
         return {}  # one set on two machines is not two sets
     found: dict[str, list[Speedup]] = {}
@@ -210,19 +178,12 @@ def pooled_speedups(tables: Sequence[DataTable]) -> dict[str, Speedup]:
         for line in table.lines:
             if line.speedup is not None:
                 found.setdefault(line.ranked.method, []).append(line.speedup)
-    return {
+    whole = {
         name: pooled(speedups, np.random.default_rng(SEED))
         for name, speedups in found.items()
         if len(speedups) == len(tables)
     }
-
-
-def combined_speedups(tables: Sequence[DataTable]) -> list[tuple[str, ...]]:
-    """Say each method's speed-up over all data sets, the largest first."""
-    found = pooled_speedups(tables)
-    return [
-        (name, describe_ratio(found[name])) for name in sorted(found, key=lambda name: -found[name].ratio)
-    ]
+    return dict(sorted(whole.items(), key=lambda item: -item[1].ratio))
 
 
 def describe_ratio(ratio: Speedup | None) -> str:
@@ -234,36 +195,33 @@ def describe_ratio(ratio: Speedup | None) -> str:
     return f"{sign}{ratio.ratio:.2f} ({low} to {'> ' * ratio.high_open}{ratio.high:.2f})"
 
 
-HEADER = (
-    *("rank", "method", "accuracy", "95 % interval", "speed-up", "seconds", "prepare", "select", "scored"),
-    *("trained", "T_norm", "modelled", "AGOT", "energy", "seeds"),
-)
+def _said(value: float | None, words: str, factor: float = 1.0) -> str:
+    return "–" if value is None else words.format(factor * value)
+
+
+COLUMNS: dict[str, Callable[[RankedRow], str]] = {
+    "rank": lambda line: f"{line.ranked.rank}{'=' * line.ranked.tied_with_best}",
+    "method": lambda line: line.ranked.method,
+    "accuracy": lambda line: f"{100 * line.ranked.accuracy:.2f} %",
+    "95 % interval": lambda line: f"{100 * line.ranked.low:.1f} to {100 * line.ranked.high:.1f}",
+    "speed-up": lambda line: describe_ratio(line.speedup),
+    "seconds": lambda line: f"{line.seconds:.1f}",
+    "prepare": lambda line: _said(line.phase_s("prepare") or None, "{:.1f}"),
+    "select": lambda line: _said(line.phase_s("select") / max(line.seconds, 1e-9) or None, "{:.1f} %", 100),
+    "scored": lambda line: _said(line.count("n_scored"), "{:,.0f}"),
+    "trained": lambda line: _said(line.count("n_trained"), "{:,.0f}"),
+    "T_norm": lambda line: _said(line.t_norm, "{:.2f}"),
+    "modelled": lambda line: _said(line.count("t_norm_modelled"), "{:.2f}"),
+    "AGOT": lambda line: _said(line.agot, "{:.2f}"),
+    "energy": lambda line: _said(_mean([one.energy_j for one in line.outcomes]), "{:.2f} kJ", 1e-3),
+    "seeds": lambda line: f"{line.ranked.n_seeds}",
+}
+HEADER = tuple(COLUMNS)
 
 
 def row_cells(line: RankedRow) -> tuple[str, ...]:
     """Say a line of the table."""
-
-    def said(value: float | None, words: str, factor: float = 1.0) -> str:
-        return "–" if value is None else words.format(factor * value)
-
-    one = line.ranked
-    return (
-        f"{one.rank}{'=' * one.tied_with_best}",
-        one.method,
-        f"{100 * one.accuracy:.2f} %",
-        f"{100 * one.low:.1f} to {100 * one.high:.1f}",
-        describe_ratio(line.speedup),
-        f"{line.seconds:.1f}",
-        said(line.prepare_s or None, "{:.1f}"),
-        said(line.select_rate or None, "{:.1f} %", 100),
-        said(line.n_scored, "{:,.0f}"),
-        said(line.n_trained, "{:,.0f}"),
-        said(line.t_norm, "{:.2f}"),
-        said(line.t_norm_modelled, "{:.2f}"),
-        said(line.agot, "{:.2f}"),
-        said(line.energy_j, "{:.2f} kJ", 1e-3),
-        f"{one.n_seeds}",
-    )
+    return tuple(say(line) for say in COLUMNS.values())
 
 
 def markdown(tables: Sequence[DataTable], title: str) -> str:
@@ -274,14 +232,14 @@ def markdown(tables: Sequence[DataTable], title: str) -> str:
         parts.append("| " + " | ".join(HEADER) + " |\n|" + "---|" * len(HEADER))
         parts += ["| " + " | ".join(row_cells(line)) + " |" for line in table.lines]
         parts.append(f"\n{table.caution}\n" if table.caution else "")
-        parts += [
-            f"- {line.ranked.method}: {visible('; '.join(line.notes))}" for line in table.lines if line.notes
-        ]
+        for name in (line.ranked.method for line in table.lines):
+            if notes := table.first[name].notes:
+                parts.append(f"- {name}: {visible('; '.join(notes))}")
         parts += [f"- not measured: {name}: {in_markdown(why)}" for name, why in table.failed]
         parts.append("")
-    if whole := combined_speedups(tables):
+    if whole := pooled_speedups(tables):
         parts.append("## All data sets together\n\n| method | speed-up |\n|---|---|")
-        parts += [f"| {name} | {words} |" for name, words in whole]
+        parts += [f"| {name} | {describe_ratio(ratio)} |" for name, ratio in whole.items()]
         parts.append("")
     parts.append(LEGEND)
     return "\n".join(parts)

@@ -33,10 +33,8 @@ class SharedRows(BaseModel):
     """One data set as two JSONL files in a folder; `rows.json` beside them says all this.
 
     Attributes:
-        n_train, n_eval: rows in them.
         labels: names of the classes of all rows, sorted.
         key: hash of both files.
-        pair: whether texts are pairs.
         n_bad: rows of both files that could not be used and were left out.
         wish: what they were drawn for.
     """
@@ -68,8 +66,7 @@ def draw_shared_rows(entry: DataEntry, grid: Grid, folder: Path) -> SharedRows:
     """Draw a set's rows and write them, unless that was done before for the same wish.
 
     Raises:
-        EdgetuneError: the data cannot be used.
-        DataError: nothing is left to train or evaluate on.
+        EdgetuneError: the data cannot be used, or nothing is left to train or evaluate on.
     """
     n_train, n_eval = entry.rows or grid.rows, entry.eval_rows or grid.eval_rows
     contents = [_content(path) for path in (entry.train, entry.eval) if path is not None]
@@ -107,8 +104,7 @@ def draw_shared_rows(entry: DataEntry, grid: Grid, folder: Path) -> SharedRows:
             f"{entry.name}: {len(train)} training rows with {len(labels)} labels and {len(evaluation)} "
             "evaluation rows are left; at least 2 labels and 1 evaluation row are needed. Use more rows."
         )
-    strange = {example.label for example in evaluation} - labels
-    if strange:
+    if strange := {example.label for example in evaluation} - labels:
         label = brief(sorted(strange)[0])
         raise DataError(
             f"{entry.name}: no training row has the label {label!r}, which evaluation rows have; use more "
@@ -116,12 +112,7 @@ def draw_shared_rows(entry: DataEntry, grid: Grid, folder: Path) -> SharedRows:
         )
     folder.mkdir(parents=True, exist_ok=True)
     for name, examples in zip(FILES, (train, evaluation), strict=True):
-        lines = []
-        for one in examples:
-            pair = {} if one.text_pair is None else {"text_pair": one.text_pair}
-            row = {"text": one.text, "label": one.label, **pair}
-            lines.append(json.dumps(row, ensure_ascii=False) + "\n")
-        write_atomic(folder / name, "".join(lines))
+        write_atomic(folder / name, "".join(map(_json_line, examples)))
     rows = SharedRows(
         folder=folder,
         name=entry.name,
@@ -146,6 +137,11 @@ def _read(path: str, entry: DataEntry, bad: list[BadRow], part: str | None = Non
             "rows are left out."
         )
     return found
+
+
+def _json_line(example: Example) -> str:
+    pair = {} if example.text_pair is None else {"text_pair": example.text_pair}
+    return json.dumps({"text": example.text, "label": example.label, **pair}, ensure_ascii=False) + "\n"
 
 
 def _content(path: str) -> str:

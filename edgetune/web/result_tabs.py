@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -32,8 +32,8 @@ from edgetune.utils.formatting import accuracy_name, counted, describe_accuracy,
 from edgetune.utils.sanitize import brief
 from edgetune.utils.tables import Section
 from edgetune.web import run_answers
-from edgetune.web.handlers import handled, message
 from edgetune.web.run_process import PRIVATE, RunProcesses
+from edgetune.web.train_tabs import handled
 
 MOST_TEXTS, SHOWN_CHARS, MOST_INSPECTED = 100, 400, 20_000
 MENDED = SUGGESTION[0]
@@ -47,22 +47,12 @@ EFFECT_NATS = 2.0
 
 
 def shown_folder(runs: RunProcesses, name: str | None) -> Path:
-    """Return the folder of the run chosen at the top of the page, or of the newest if none is chosen yet.
-
-    Raises:
-        UsageError: there is no run.
-        RunError: it is gone.
-    """
+    """Return the folder of the run chosen at the top of the page, or of the newest if none is chosen yet."""
     return chosen_folder(runs, name or next(iter(runs.names()), None))
 
 
 def chosen_folder(runs: RunProcesses, name: str | None) -> Path:
-    """Return the folder of the chosen run.
-
-    Raises:
-        UsageError: none is chosen.
-        RunError: it is gone.
-    """
+    """Return the folder of the chosen run; refuse it where none is chosen, or it is gone or has no result."""
     if not name:
         raise UsageError("No run is chosen; choose one, or train one first.")
     folder = runs.folder(name)
@@ -75,13 +65,13 @@ def chosen_folder(runs: RunProcesses, name: str | None) -> Path:
 
 def results_tab(runs: RunProcesses, run: gr.Dropdown, tab: gr.Tab) -> None:
     """Lay out accuracy, classes, and the confusion matrix with its texts."""
-    said = message()
+    said = gr.HTML()
     summary = gr.HTML()
     matrix = gr.HTML(js_on_load=ON_CELL)
     with gr.Row():
         true = gr.Dropdown(label="True class", choices=[])
         predicted = gr.Dropdown(label="Predicted class", choices=[])
-    said_of_texts = message()
+    said_of_texts = gr.HTML()
     texts = gr.HTML()
 
     def show(name: str | None) -> Any:
@@ -103,18 +93,15 @@ def results_tab(runs: RunProcesses, run: gr.Dropdown, tab: gr.Tab) -> None:
             "",
         )
 
-    def show_texts(name: str | None, true: str | None, predicted: str | None) -> Any:
-        if true is None or predicted is None:
+    def show_texts(name: str | None, *classes: str | None) -> Any:
+        if None in classes:
             return "", ""
         answers = run_answers.evaluated(run_answers.open_run(shown_folder(runs, name)))
-        found = [one for one in answers if (one.label, one.predicted) == (true, predicted)]
-        rows: list[tuple[str, ...]] = [
-            (percent(one.probability), brief(one.text, SHOWN_CHARS)) for one in found[:MOST_TEXTS]
-        ]
+        found = [(share, text) for text, label, answer, share in answers if (label, answer) == classes]
+        rows = [(percent(share), brief(text, SHOWN_CHARS)) for share, text in found[:MOST_TEXTS]]
         count = f"{len(found):,} of the {len(answers):,} evaluation rows shown"
-        return f"{count} are {true}, predicted as {predicted}.", tables(
-            "Texts", rows, ("probability", "text")
-        )
+        words = f"{count} are {classes[0]}, predicted as {classes[1]}."
+        return words, rows_table("Texts", rows, ("probability", "text"))
 
     def pick(event: gr.EventData) -> Any:
         return event.true, event.predicted
@@ -147,9 +134,11 @@ def confusion_buttons(names: list[str], confusion: list[list[int]]) -> Html:
     return table(title, ["true", *names], [tag("tbody", *rows)], right)
 
 
-def tables(title: str, rows: list[tuple[str, ...]], header: tuple[str, ...]) -> Html:
+def rows_table(
+    title: str, rows: Sequence[tuple[str, ...]], header: tuple[str, ...] = (), right: bool = False
+) -> Html:
     """Return rows as a table; nothing where there are none."""
-    return section_table(Section(title, rows, header)) if rows else Html("")
+    return section_table(Section(title, rows, header, right)) if rows else Html("")
 
 
 def headline(record: RunRecord) -> Html:
@@ -158,17 +147,13 @@ def headline(record: RunRecord) -> Html:
     if figures.accuracy is None:
         why = "The run was stopped" if figures.interrupted else "The deadline came"
         return tag("p", f"{why} before the model was evaluated; the learners' figures are of held-out rows.")
-    one_each = figures.micro_f1 is None
-    supports = [one.support or 0 for one in figures.per_class if one_each]
-    base = (
-        f" Always predicting the most frequent class: {percent(max(supports) / sum(supports))}."
-        if any(supports)
-        else ""
-    )
-    summary = figures.model_dump()
+    summary, base = figures.model_dump(), ""
     words = f"{accuracy_name(summary).capitalize()} {describe_accuracy(summary)}"
-    if not one_each:
+    supports = [one.support or 0 for one in figures.per_class]
+    if figures.micro_f1 is not None:
         words = f"Micro-F1 {figures.micro_f1:.4f}, {words[0].lower()}{words[1:]}"
+    elif any(supports):
+        base = f" Always predicting the most frequent class: {percent(max(supports) / sum(supports))}."
     return tag("p", tag("strong", words), f" on {counted(figures.n_eval or 0, 'row')}.{base}")
 
 
@@ -177,8 +162,6 @@ class Mending:
     """Progress through the doubtful labels of a run.
 
     Attributes:
-        folder: of the run.
-        found: its doubtful labels.
         at: which of them is shown.
         labels: other labels that were chosen, by line of the training file.
     """
@@ -194,17 +177,13 @@ class Mending:
         return self.found.suspects[self.at] if self.at < len(self.found.suspects) else None
 
 
-def mend_tab(
-    runs: RunProcesses,
-    run: gr.Dropdown,
-    data: Sequence[Component],
-) -> None:
+def mend_tab(runs: RunProcesses, run: gr.Dropdown, data: Sequence[Component]) -> None:
     """Lay out the labels that are probably wrong, one after the other."""
     gr.Markdown(
         "Training rows that get another label from models that never saw them. Your file is not changed."
     )
     find = gr.Button("Find doubtful labels", variant="primary")
-    said = message()
+    said = gr.HTML()
     shown = gr.HTML()
     label = gr.Dropdown(label="Label", choices=[], allow_custom_value=True)
     with gr.Row():
@@ -216,19 +195,17 @@ def mend_tab(
     state = gr.State(None)
 
     def current(state: Mending) -> Any:
-        row = state.row
+        row, n_found = state.row, f"{len(state.found.suspects):,}"
         if row is None:
-            done = (
-                f"{len(state.labels):,} of {len(state.found.suspects):,} doubtful labels are to be changed."
-            )
+            done = f"{len(state.labels):,} of {n_found} doubtful labels are to be changed."
             return tag("p", done), gr.update(value=None), state
-        facts: list[tuple[str, ...]] = [
+        facts = [
             ("text", row.text),
             ("line", f"{row.line:,}"),
             ("given label", row.label),
             ("suggested label", f"{row.suggested} ({row.probability:.0%})"),
         ]
-        title = f"Doubtful label {state.at + 1:,} of {len(state.found.suspects):,}"
+        title = f"Doubtful label {state.at + 1:,} of {n_found}"
         return section_table(Section(title, facts)), gr.update(value=row.suggested), state
 
     def find_rows(name: str | None) -> Any:
@@ -240,14 +217,12 @@ def mend_tab(
         names = list(run_answers.open_run(folder).label_names)
         return words, table, value | {"choices": names}, state, copy
 
-    def decide(state: Mending | None, label: str | None) -> Any:
-        if state is None or state.row is None:
+    def decide(state: Mending | None, choose: Callable[[Suspect], str | None]) -> Any:
+        if state is None or (row := state.row) is None:
             raise UsageError("There is no row to decide on; find doubtful labels first.")
-        chosen = {state.row.line: label} if label and label != state.row.label else {}
+        label = choose(row)
+        chosen = {row.line: label} if label and label != row.label else {}
         return "", *current(replace(state, at=state.at + 1, labels={**state.labels, **chosen}))
-
-    def suggested(state: Mending | None) -> str | None:
-        return None if state is None or state.row is None else state.row.suggested
 
     def write_copy(state: Mending | None, out: str) -> Any:
         if state is None or not out.strip():
@@ -268,9 +243,9 @@ def mend_tab(
 
     outputs = [said, shown, label, state]
     find.click(handled(find_rows, 4), run, [*outputs, out])
-    accept.click(handled(lambda state: decide(state, suggested(state)), 3), state, outputs)
-    change.click(handled(decide, 3), [state, label], outputs)
-    skip.click(handled(lambda state: decide(state, None), 3), state, outputs)
+    accept.click(handled(lambda state: decide(state, lambda row: row.suggested), 3), state, outputs)
+    change.click(handled(lambda state, label: decide(state, lambda _: label), 3), [state, label], outputs)
+    skip.click(handled(lambda state: decide(state, lambda row: row.label), 3), state, outputs)
     write.click(handled(write_copy, 5), [state, out], [said, *data])
 
 
@@ -278,7 +253,7 @@ def try_tab(runs: RunProcesses, run: gr.Dropdown) -> None:
     """Lay out texts of one's own, their probabilities, and the words that mattered."""
     texts = gr.Textbox(label="Texts, one per line", lines=4)
     predict = gr.Button("Predict", variant="primary")
-    said = message()
+    said = gr.HTML()
     table = gr.HTML()
     classes = gr.HTML()
     words = gr.HTML()
@@ -289,23 +264,18 @@ def try_tab(runs: RunProcesses, run: gr.Dropdown) -> None:
         if not lines:
             raise UsageError("Type or paste a text first.")
         found = opened.predict(lines)
-        rows: list[tuple[str, ...]] = [
+        rows = [
             (labels_of(one), percent(one.probability), brief(line, SHOWN_CHARS))
             for line, one in zip(lines, found, strict=True)
         ]
-        answers = tables("Predictions", rows, ("label", "probability", "text"))
+        answers = rows_table("Predictions", rows, ("label", "probability", "text"))
         best = sorted(found[0].probabilities.items(), key=lambda item: -item[1])[:MOST_CLASSES]
-        shares: list[tuple[str, ...]] = [(label, percent(p), "█" * round(20 * p)) for label, p in best]
+        shares = [(label, percent(p), "█" * round(20 * p)) for label, p in best]
         try:
             mattered = describe_words(*run_answers.word_effects(opened, lines[0]))
         except RunError as error:
             mattered = tag("p", str(error))
-        return (
-            "",
-            answers,
-            section_table(Section("Probabilities of the first text", shares, right=True)),
-            mattered,
-        )
+        return "", answers, rows_table("Probabilities of the first text", shares, right=True), mattered
 
     outputs = [said, table, classes, words]
     predict.click(handled(answer, 3), [run, texts], outputs)
@@ -326,21 +296,15 @@ def describe_words(label: str, effects: list[tuple[str, float]]) -> Html:
         strength = min(1.0, abs(effect) / EFFECT_NATS) * 0.6
         marked += [tag("mark", word, style=f"background: rgba({colour},{strength:.2f})"), " "]
     strongest = sorted(effects, key=lambda item: -abs(item[1]))[:10]
-    rows: list[tuple[str, ...]] = [(word, f"{effect:+.2f}") for word, effect in strongest]
-    title = "Strongest words, in nats"
+    rows = [(word, f"{effect:+.2f}") for word, effect in strongest]
+    table = rows_table("Strongest words, in nats", rows, right=True)
     intro = f"To the n-grams, this text is {label}. Blue words speak for that, orange ones against it:"
-    return joined(
-        [
-            tag("p", intro),
-            tag("p", *marked),
-            *([section_table(Section(title, rows, right=True))] if rows else []),
-        ]
-    )
+    return joined([tag("p", intro), tag("p", *marked), table])
 
 
 def models_tab(runs: RunProcesses, tab: gr.Tab) -> None:
     """Lay out all runs, two of them side by side, and a zip of one."""
-    said = message()
+    said = gr.HTML()
     table = gr.HTML()
     with gr.Row():
         first = gr.Dropdown(label="First run", choices=[])
@@ -361,7 +325,7 @@ def models_tab(runs: RunProcesses, tab: gr.Tab) -> None:
         rows = [tuple(column.words(record) or "" for column in columns) for record in records]
         return (
             "" if names else "There is no finished run yet.",
-            tables("Runs", rows, tuple(column.title for column in columns)),
+            rows_table("Runs", rows, tuple(column.title for column in columns)),
             gr.update(choices=names, value=names[0] if names else None),
             gr.update(choices=names, value=names[1] if len(names) > 1 else None),
         )
@@ -371,7 +335,7 @@ def models_tab(runs: RunProcesses, tab: gr.Tab) -> None:
         if len(records) < 2:
             raise UsageError("Choose two different runs to compare.")
         rows = [(one.title, *(one.words(record) or "" for record in records)) for one in (*RESULTS, *COSTS)]
-        return "", section_table(Section("Two runs", rows[1:], rows[0], right=True))
+        return "", rows_table("Two runs", rows[1:], rows[0], right=True)
 
     def pack_run(name: str | None) -> Any:
         folder = chosen_folder(runs, name)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import zipfile
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 
@@ -20,18 +20,7 @@ from edgetune.run_files.run_folder import ENSEMBLE, MODELS
 from edgetune.utils.errors import RunError
 from edgetune.utils.types import FloatArray
 
-CARD = "README.md"
 MOST_ANSWERS, MOST_WORDS = 2000, 200
-
-
-@dataclass(frozen=True)
-class AnsweredRow:
-    """A row of labelled text beside what the model says of it."""
-
-    text: str
-    label: str
-    predicted: str
-    probability: float
 
 
 def open_run(folder: Path) -> Run:
@@ -50,8 +39,8 @@ def _opened(folder: Path, written_ns: int) -> Run:
 
 
 @lru_cache(maxsize=2)
-def evaluated(run: Run) -> tuple[AnsweredRow, ...]:
-    """Return the first rows that a run was evaluated on, with its answers.
+def evaluated(run: Run) -> list[tuple[str, str, str, float]]:
+    """Return the first rows that a run was evaluated on: text, label, predicted label and its probability.
 
     Raises:
         RunError: these rows cannot be found again, or may have several labels.
@@ -62,23 +51,16 @@ def evaluated(run: Run) -> tuple[AnsweredRow, ...]:
     texts = view.texts()[:MOST_ANSWERS]
     labels = [view.label_names[label] for label in view.labels[: len(texts)]]
     predictions = run.predict_all(split_text(text) for text in texts)
-    return tuple(
-        AnsweredRow(text, label, found.label or "", found.probability)
+    return [
+        (text, label, found.label or "", found.probability)
         for text, label, found in zip(texts, labels, predictions, strict=True)
-    )
+    ]
 
 
 def write_mended(folder: Path, found: Inspection, labels: Mapping[int, str], out: Path) -> list[str]:
-    """Write the training file of a run to a new CSV file, with the column `suggested_label`.
+    """Write the training file of a run to a new CSV file; return the names of the text columns.
 
-    Args:
-        folder: of the run.
-        found: the training file, inspected.
-        labels: labels for that column, by line of the training file; other rows keep theirs.
-        out: a file that does not exist yet.
-
-    Returns:
-        The names of the text columns.
+    Its column `suggested_label` has the labels that are given by line, and those of the other rows.
 
     Raises:
         EdgetuneError: the rows cannot be read, or the file is there already.
@@ -98,11 +80,7 @@ def write_mended(folder: Path, found: Inspection, labels: Mapping[int, str], out
 
 
 def word_effects(run: Run, text: str) -> tuple[str, list[tuple[str, float]]]:
-    """Return what the n-grams make of a text, and how far each of its words supports that.
-
-    Returns:
-        The label, and the words in their order, each with the log-probability (nats) that the label loses
-        without it.
+    """Return the n-grams' label of a text, and its words, each with the nats that the label loses without it.
 
     Raises:
         RunError: the run has no n-grams.
@@ -126,7 +104,7 @@ def zip_run(folder: Path, out: Path) -> Path:
     summary = load_run(folder).summary
     out.parent.mkdir(parents=True, exist_ok=True)
     with zipfile.ZipFile(out, "w", zipfile.ZIP_DEFLATED) as packed:
-        packed.writestr(f"{folder.name}/{CARD}", model_card(summary))
+        packed.writestr(f"{folder.name}/README.md", model_card(summary))
         for name in (*MODELS, ENSEMBLE, "config.toml", "summary.json", "run.png"):
             home = folder / name
             for path in sorted(home.rglob("*")) if home.is_dir() else [home]:

@@ -13,6 +13,7 @@ import subprocess
 import threading
 import time
 from dataclasses import dataclass
+from itertools import chain, count
 from pathlib import Path
 from typing import Any
 
@@ -89,25 +90,16 @@ class RunProcesses:
 
     def free_name(self, wanted: str) -> str:
         """Return the name, with a number where it is taken."""
-        taken, number = {*self.names(), *(path.name for path in self.runs.iterdir())}, 1
-        name = wanted
-        while name in taken:
-            number += 1
-            name = f"{wanted}-{number}"
-        return name
+        taken = {*self.names(), *(path.name for path in self.runs.iterdir())}
+        numbered = (f"{wanted}-{number}" for number in count(2))
+        return next(name for name in chain([wanted], numbered) if name not in taken)
 
     def running(self) -> str | None:
         """Return the name of a run that is going on."""
         return next((name for name in self.names() if self._is_running(name)), None)
 
     def start(self, name: str, data: str, options: list[str], deadline_s: float) -> None:
-        """Start `edgetune finetune` on a file.
-
-        Args:
-            name: of the run.
-            data: file or folder to train on.
-            options: further options of the command line.
-            deadline_s: seconds.
+        """Start `edgetune finetune` on a file or folder, with further options of the command line.
 
         Raises:
             UsageError: the name is taken, or another run is going on.
@@ -169,16 +161,14 @@ class RunProcesses:
             state = FAILED
         lines = read_history(folder / "history.jsonl") if (folder / "history.jsonl").is_file() else []
         last: dict[str, Any] = next((line for line in reversed(lines) if line["kind"] == "eval"), {})
-        started = record.get("started")
-        elapsed_s = None if started is None or state != RUNNING else time.time() - started
-        deadline_s = record.get("deadline_s")
+        elapsed_s = time.time() - record["started"] if record and state == RUNNING else None
         return RunStatus(
             state=state,
             losses=[(line["t_s"], line["loss"]) for line in lines if line["kind"] == "step" and line["loss"]],
             accuracy=summary.get("accuracy", last.get("accuracy")),
             micro_f1=summary.get("micro_f1", last.get("micro_f1")),
             elapsed_s=elapsed_s,
-            left_s=None if elapsed_s is None or deadline_s is None else max(0.0, deadline_s - elapsed_s),
+            left_s=None if elapsed_s is None else max(0.0, record["deadline_s"] - elapsed_s),
             message=self._last_line(name),
         )
 

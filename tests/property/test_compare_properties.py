@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edgetune.compare import statistics
-from edgetune.compare.speedup import CurvePoint, equivalent_speedup, pooled, time_for
+from edgetune.compare.statistics import CurvePoint, equivalent_speedup, pooled, time_for
 from edgetune.report.chart_style import undominated
 from edgetune.utils.types import BoolArray
 
@@ -63,9 +63,9 @@ def test_a_difference_changes_sides_with_its_methods(seed: int, n: int, n_seeds:
 @settings(max_examples=40, deadline=None)
 def test_an_interval_lies_in_0_to_1_and_around_the_accuracy(seed: int, n: int, n_seeds: int) -> None:
     right = noisy_runs(rng(seed), 0.7, n, n_seeds)
-    low, high = statistics.accuracy_interval(right, rng(seed), FEW)
-    assert 0 <= low <= high <= 1
-    assert low - 1e-9 <= statistics.mean_accuracy(right) <= high + 1e-9
+    (found,) = statistics.rank({"a": right}, rng(seed), FEW)
+    assert 0 <= found.low <= found.high <= 1
+    assert found.low - 1e-9 <= statistics.mean_accuracy(right) <= found.high + 1e-9
 
 
 @given(seeds, st.integers(1, 6), st.integers(1, 3))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from typing import Any
 
 import pytest
@@ -148,7 +149,7 @@ def test_the_command_prints_json() -> None:
     assert [card["name"] for card in whole["methods"]] == list(SELECTORS)
     assert [card["name"] for card in whole["baselines"]] == list(baseline_cards())
     one = json.loads(_methods("random", "--json"))
-    assert one == find_card("random").to_dict()
+    assert one == asdict(find_card("random"))
     assert one["settings"] == [
         {"name": "keep_rate", "default": 0.5, "meaning": one["settings"][0]["meaning"]}
     ]

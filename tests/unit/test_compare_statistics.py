@@ -9,8 +9,8 @@ import tracemalloc
 import numpy as np
 import pytest
 
-from edgetune.compare import speedup, statistics
-from edgetune.compare.speedup import TimeNeeded, time_for
+from edgetune.compare import statistics
+from edgetune.compare.statistics import TimeNeeded, time_for
 from edgetune.utils.metrics import wilson_interval
 from edgetune.utils.types import BoolArray
 
@@ -57,7 +57,8 @@ def test_seeds_vary_as_much_as_the_variance_of_their_mean() -> None:
     draws = statistics.draw_accuracies([runs(1.0, 0.0, 0.0)], rng(), n_draws=40_000)[:, 0]
     assert draws.mean() == pytest.approx(1 / 3, abs=0.01)
     assert draws.var() == pytest.approx(1 / 9, abs=0.003)
-    assert statistics.accuracy_interval(runs(1.0, 0.0), rng()) == (0.0, 1.0)
+    (found,) = statistics.rank({"two seeds": runs(1.0, 0.0)}, rng())
+    assert (found.low, found.high) == (0.0, 1.0)
 
 
 def test_equally_many_seeds_are_drawn_together_and_others_apart() -> None:
@@ -155,78 +156,78 @@ def test_the_curve_is_straight_in_log_time_and_ends(accuracy: float, needed: Tim
 TIMES = (30.0, 60.0, 120.0, 240.0, 480.0)
 
 
-def reference(n: int = 2000) -> list[speedup.CurvePoint]:
+def reference(n: int = 2000) -> list[statistics.CurvePoint]:
     """Two points more for each doubling of the time, 80 % at 30 s."""
     return [(seconds, runs(*[0.80 + 0.02 * i] * 3, n=n)) for i, seconds in enumerate(TIMES)]
 
 
 def test_two_points_more_are_worth_a_factor_of_two() -> None:
-    found = speedup.equivalent_speedup(runs(*[0.86] * 3, n=2000), 120.0, reference(), rng())
+    found = statistics.equivalent_speedup(runs(*[0.86] * 3, n=2000), 120.0, reference(), rng())
     assert found.ratio == pytest.approx(2.0)
     assert (found.bound, found.low_open, found.high_open) == ("", False, False)
     # The rows are nested, so all accuracies rise and fall together, in every draw.
     assert (found.low, found.high) == pytest.approx((2.0, 2.0))
-    half = speedup.equivalent_speedup(runs(*[0.83] * 3, n=2000), 120.0, reference(), rng())
+    half = statistics.equivalent_speedup(runs(*[0.83] * 3, n=2000), 120.0, reference(), rng())
     assert half.ratio == pytest.approx(60 * math.sqrt(2) / 120)
 
 
 def test_a_difference_on_other_rows_has_a_wide_interval() -> None:
     right = [np.roll(seed, 37) for seed in runs(*[0.85] * 3, n=2000)]
-    found = speedup.equivalent_speedup(right, 120.0, reference(), rng())
+    found = statistics.equivalent_speedup(right, 120.0, reference(), rng())
     assert found.low < 0.95 * found.ratio
     assert found.high > 1.05 * found.ratio
     assert (found.low_open, found.high_open) == (False, False)
 
 
 def test_beyond_the_curve_there_is_only_a_bound() -> None:
-    above = speedup.equivalent_speedup(runs(*[0.95] * 3, n=2000), 120.0, reference(), rng())
+    above = statistics.equivalent_speedup(runs(*[0.95] * 3, n=2000), 120.0, reference(), rng())
     assert (above.ratio, above.bound, above.low, above.high) == (4.0, "at least", 4.0, 4.0)
     assert (above.high_open, above.low_open) == (True, False)
-    below = speedup.equivalent_speedup(runs(*[0.5] * 3, n=2000), 120.0, reference(), rng())
+    below = statistics.equivalent_speedup(runs(*[0.5] * 3, n=2000), 120.0, reference(), rng())
     assert (below.ratio, below.bound, below.low_open, below.high_open) == (0.25, "at most", True, False)
 
 
 def test_an_interval_that_reaches_the_end_of_the_curve_is_open() -> None:
     right = [np.roll(seed, 100) for seed in runs(*[0.879] * 3, n=2000)]
-    found = speedup.equivalent_speedup(right, 120.0, reference(), rng())
+    found = statistics.equivalent_speedup(right, 120.0, reference(), rng())
     assert (found.bound, found.high_open, found.low_open) == ("", True, False)
 
 
 def test_a_saturated_curve_says_that_its_end_is_open() -> None:
     flat = [(seconds, runs(0.9, n=500)) for seconds in (1.0, 2.0, 4.0)]
-    found = speedup.equivalent_speedup(runs(0.9, n=500), 2.0, flat, rng())
+    found = statistics.equivalent_speedup(runs(0.9, n=500), 2.0, flat, rng())
     assert (found.ratio, found.low, found.high, found.high_open) == (0.5, 0.5, 2.0, True)
 
 
 # Pooling
 
 
-def one_set(ratio: float, bound: speedup.Bound = "", n_draws: int = 50) -> speedup.Speedup:
+def one_set(ratio: float, bound: statistics.Bound = "", n_draws: int = 50) -> statistics.Speedup:
     opens = np.tile([bound == "at most", bound == "at least"], (n_draws, 1))
     low_open, high_open = (bool(one) for one in opens[0])
-    return speedup.Speedup(
+    return statistics.Speedup(
         ratio, ratio, ratio, bound, low_open, high_open, draws=np.full((n_draws, 2), ratio), opens=opens
     )
 
 
 def test_pooling_takes_the_geometric_mean() -> None:
-    found = speedup.pooled([one_set(0.5), one_set(2.0), one_set(8.0)], rng())
+    found = statistics.pooled([one_set(0.5), one_set(2.0), one_set(8.0)], rng())
     assert found.ratio == pytest.approx(2.0)
     assert (found.low, found.high) == pytest.approx((0.5, 8.0))
     assert found.bound == ""
-    alone = speedup.pooled([one_set(1.5)], rng())
+    alone = statistics.pooled([one_set(1.5)], rng())
     assert (alone.ratio, alone.low, alone.high) == pytest.approx((1.5, 1.5, 1.5))
 
 
 def test_a_bound_in_one_set_bounds_the_whole() -> None:
-    found = speedup.pooled([one_set(1.0), one_set(4.0, "at least")], rng())
+    found = statistics.pooled([one_set(1.0), one_set(4.0, "at least")], rng())
     assert (found.bound, found.high_open, found.low_open) == ("at least", True, False)
-    mixed = speedup.pooled([one_set(0.2, "at most"), one_set(4.0, "at least")], rng())
+    mixed = statistics.pooled([one_set(0.2, "at most"), one_set(4.0, "at least")], rng())
     assert (mixed.bound, mixed.high_open, mixed.low_open) == ("about", True, True)
 
 
 def test_pooling_holds_the_sets_own_noise() -> None:
     right = [np.roll(seed, 37) for seed in runs(*[0.84] * 3, n=2000)]
-    single = speedup.equivalent_speedup(right, 120.0, reference(), rng())
-    found = speedup.pooled([single], rng(1))
+    single = statistics.equivalent_speedup(right, 120.0, reference(), rng())
+    found = statistics.pooled([single], rng(1))
     assert (found.low, found.high) == pytest.approx((single.low, single.high), rel=0.03)

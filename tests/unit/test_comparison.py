@@ -13,12 +13,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from edgetune.compare import cell_runner
-from edgetune.compare.cell_runner import CellRunner
+from edgetune.compare import comparison as comparisons
 from edgetune.compare.comparison import Comparison
 from edgetune.compare.comparison_charts import sensitivities
 from edgetune.compare.grid import MATCHED, Cell, Grid, cells_of, make_grid
-from edgetune.compare.outcome import Outcome, pack_answers, read_lines, read_outcome, write_lines
+from edgetune.compare.outcome import Outcome, pack_answers, read_outcome, write_lines
 from edgetune.compare.ranking import make_tables, markdown, pooled_speedups
 from edgetune.compare.shared_rows import draw_shared_rows
 from edgetune.config.toml_config import load_config
@@ -58,11 +57,11 @@ def outcome(cell: Cell, key: str, accuracy: float = 0.8, **found: Any) -> Outcom
     return Outcome(**cell.model_dump(), key=key, command="", **(fixed | found))
 
 
-class FakeRunner(CellRunner):
-    """Makes outcomes up, and counts which cells were run."""
+class Counting(Comparison):
+    """Makes outcomes up without processes, and counts which cells were run."""
 
-    def __init__(self, comparison: Comparison, stop_at: int | None, fail: str) -> None:
-        super().__init__(comparison.folder, comparison.rows, comparison.folder / "cache")
+    def __init__(self, *args: Any, stop_at: int | None = None, fail: str = "") -> None:
+        super().__init__(*args)
         self.ran: list[str] = []
         self.stop_at, self.fail = stop_at, fail
 
@@ -77,18 +76,6 @@ class FakeRunner(CellRunner):
             with (home / "run" / name / "weights").open("wb") as file:
                 file.truncate(10_000_000)  # takes no room
         return outcome(cell, "").model_dump(exclude={*Cell.model_fields, "key"})
-
-
-class Counting(Comparison):
-    """A comparison without processes."""
-
-    def __init__(self, *args: Any, stop_at: int | None = None, fail: str = "") -> None:
-        super().__init__(*args)
-        self.runner: FakeRunner = FakeRunner(self, stop_at, fail)
-
-    @property
-    def ran(self) -> list[str]:
-        return self.runner.ran
 
     def _warm_up(self, cell: Cell, warm: set[str]) -> None:
         pass
@@ -148,7 +135,7 @@ def planned_for(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
         )  # fmt: skip
         return SimpleNamespace(ranked=(head, best) if settings["deadline_s"] >= 10 else (head,))
 
-    monkeypatch.setattr("edgetune.compare.shared_plan.dry_run", plan_ahead)
+    monkeypatch.setattr("edgetune.compare.comparison.dry_run", plan_ahead)
     return asked
 
 
@@ -197,7 +184,7 @@ def test_the_base_of_a_method_has_its_settings(rows_file: Path, tmp_path: Path) 
         for n in (1, 2, 3)
         for method, t_norm in (("train-all", 1.0), ("three-stage", 0.5))
     }
-    curves = sensitivities(table, outcomes)["epochs"]
+    curves = sensitivities(table)["epochs"]
     assert {method: sorted(point[0] for point in points) for method, points in curves.items()} == {
         "train-all": [1, 2, 3],
         "three-stage": [1, 2, 3],
@@ -241,7 +228,8 @@ def test_an_interrupted_grid_goes_on_without_repeating(
     assert [one.kept for one in done] == [True] * stop_at + [False] * (6 - stop_at)
     assert not set(first.ran) & set(second.ran)
     assert len(first.ran) + len(second.ran) == 6
-    written = [one.variant for one in read_lines(tmp_path / "out" / "results.jsonl")]
+    lines = (tmp_path / "out" / "results.jsonl").read_text().splitlines()
+    written = [json.loads(line)["variant"] for line in lines]
     assert written == [one.outcome.variant for one in done]
     assert not list((tmp_path / "out").rglob("*.tmp"))
 
@@ -284,12 +272,10 @@ def test_answers_survive_packing() -> None:
 def test_lines_give_outcomes_back_and_newer_ones_are_refused(tmp_path: Path) -> None:
     cell = Cell(data="a", variant="v", method="random", seed=0, settings={"lr": 1e-4})
     one = outcome(cell, "k")
-    path = tmp_path / "results.jsonl"
-    path.write_text(write_lines([one, one]))
-    assert read_lines(path) == [one, one]
-    path.write_text(path.read_text() + "{torn")
-    with pytest.raises(RunError, match="line 3 "):
-        read_lines(path)
+    lines = write_lines([one, one]).splitlines()
+    assert [Outcome.model_validate(json.loads(line)) for line in lines] == [one, one]
+    (tmp_path / "cell.json").write_text(lines[0] + "{torn")
+    assert read_outcome(tmp_path / "cell.json") is None
     newer = one.model_dump(mode="json") | {"schema_version": 9}
     (tmp_path / "cell.json").write_text(json.dumps(newer))
     with pytest.raises(RunError, match="newer edgetune"):
@@ -354,10 +340,10 @@ def test_machines_are_never_mixed() -> None:
 def test_a_cells_config_holds_what_was_given_and_leaves_the_rest_to_the_plan(
     rows_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("edgetune.compare.shared_plan.dry_run", lambda *_: SimpleNamespace(ranked=()))
+    monkeypatch.setattr("edgetune.compare.comparison.dry_run", lambda *_: SimpleNamespace(ranked=()))
     grid = grid_on(rows_file, methods=["svp"], settings={"deadline_s": 60})
     comparison = Comparison(grid, tmp_path / "out", tmp_path / "cache", lambda text: None)
-    monkeypatch.setattr(cell_runner, "module_command", lambda *_: [sys.executable, "-c", "exit('no.')"])
+    monkeypatch.setattr(comparisons, "module_command", lambda *_: [sys.executable, "-c", "exit('no.')"])
     [done] = list(comparison.run())
     assert "no." in done.outcome.error
     raw = load_config(tmp_path / "out" / "cells" / "rows--svp--seed0" / "config.toml")
@@ -380,7 +366,7 @@ def test_what_breaks_in_one_cell_does_not_end_the_grid(
     rows_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     comparison = Comparison(grid_on(rows_file), tmp_path / "out", tmp_path / "cache", lambda text: None)
-    monkeypatch.setattr(cell_runner, "module_command", lambda *_: {}["predicted"])
+    monkeypatch.setattr(comparisons, "module_command", lambda *_: {}["predicted"])
     done = list(comparison.run())
     assert [one.outcome.error for one in done] == ["KeyError: 'predicted'"] * 3
 
@@ -398,9 +384,7 @@ def test_a_stopped_cell_stops_its_process(
 
     monkeypatch.setattr(subprocess, "Popen", Interrupted)
     with pytest.raises(KeyboardInterrupt):
-        comparison.runner._process(
-            "timeit", ["-n", "1", "import time; time.sleep(60)"], tmp_path / "home", (0,)
-        )
+        comparison._process("timeit", ["-n", "1", "import time; time.sleep(60)"], tmp_path / "home", (0,))
     assert started[0].poll() is not None
     assert started[0].stderr is not None
     started[0].stderr.close()

@@ -28,8 +28,6 @@ class Baseline:
     """One way of training that is not edgetune's; another one is a file here that defines a `Baseline`.
 
     Attributes:
-        name: as `edgetune compare --methods` has it.
-        summary: one line.
         packages: distributions that it needs beside edgetune's own.
         fit: trains and saves it; the docstring of its module is the baseline's card.
     """
@@ -68,8 +66,7 @@ def find_baseline(name: str) -> Baseline:
         UsageError: there is none.
     """
     known = all_baselines()
-    if name not in known:
-        raise UsageError(
-            f'There is no baseline "{name}".{did_you_mean(name, known)} The baselines are {", ".join(known)}.'
-        )
-    return known[name]
+    if name in known:
+        return known[name]
+    near = did_you_mean(name, known)
+    raise UsageError(f'There is no baseline "{name}".{near} The baselines are {", ".join(known)}.')

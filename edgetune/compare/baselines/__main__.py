@@ -3,8 +3,9 @@
     training rows ─→ fit, which saves its model ─→ the clock stops ─→ evaluation rows ─→ predict
                   ─→ predicted.json ─→ result.json, the last thing written
 
-The deadline counts from the start of the process to the saved model; evaluation is timed apart. Exit
-codes and messages are those of `edgetune.utils.errors`.
+The deadline counts from the start of the process to the saved model (`elapsed_s`, of which `time_split_s`
+gives the phases of `edgetune.utils.meter`); evaluation is timed apart (`evaluate_s`). Exit codes and messages
+are those of `edgetune.utils.errors`.
 """
 
 from __future__ import annotations
@@ -15,13 +16,11 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from edgetune.compare.baselines import INSTALL, Baseline, all_baselines, find_baseline
 from edgetune.compare.baselines.task import (
-    PREDICTED,
-    RESULT,
     BaselineClock,
-    BaselineResult,
     BaselineTask,
     TrainRows,
     read_labelled,
@@ -71,8 +70,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
         result = run_baseline(baseline, task, meter)
         print(
-            f"{result.name}: accuracy {result.accuracy:.4f} on {result.n_eval:,} rows, "
-            f"{result.n_train_used:,} rows used, {result.elapsed_s:.1f} s to the saved model."
+            f"{baseline.name}: accuracy {result['accuracy']:.4f} on {result['n_eval']:,} rows, "
+            f"{result['n_train_used']:,} rows used, {result['elapsed_s']:.1f} s to the saved model."
         )
     except EdgetuneError as error:
         print(f"edgetune.compare.baselines: {one_line(error)}", file=sys.stderr)
@@ -83,8 +82,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def run_baseline(baseline: Baseline, task: BaselineTask, meter: Meter) -> BaselineResult:
-    """Train, save, evaluate, and write `predicted.json` and `result.json`; the meter runs since the start.
+def run_baseline(baseline: Baseline, task: BaselineTask, meter: Meter) -> dict[str, Any]:
+    """Train, save, evaluate, write `predicted.json` and `result.json`, and return what is in the latter.
+
+    The meter runs since the start.
 
     Raises:
         EdgetuneError: what is wrong and what to do; there is then no `result.json`.
@@ -94,12 +95,12 @@ def run_baseline(baseline: Baseline, task: BaselineTask, meter: Meter) -> Baseli
         require_exists(task.eval)
     with disk_errors(task.out):
         task.out.mkdir(parents=True, exist_ok=True)
-        for name in (RESULT, PREDICTED):
+        for name in ("result.json", "predicted.json"):
             (task.out / name).unlink(missing_ok=True)
         rows = read_train(task)
-        watch = BaselineClock(meter, task.deadline_s)
+        watch = BaselineClock(baseline.name, meter, task.deadline_s)
         if watch.left_s() <= 0:
-            raise watch.out_of_time_error(baseline.name)
+            raise watch.out_of_time_error()
         try:
             fitted = baseline.fit(task, rows, watch)
         except ImportError as error:  # packages that are there but do not fit together
@@ -111,20 +112,21 @@ def run_baseline(baseline: Baseline, task: BaselineTask, meter: Meter) -> Baseli
         with meter.phase("evaluate"):
             texts, gold = read_labelled(task.eval, task.data)
             predicted = [rows.label_names[i] for i in fitted.predict(texts).tolist()]
-        result = BaselineResult(
-            name=baseline.name,
-            accuracy=sum(name == true for name, true in zip(predicted, gold, strict=True)) / len(gold),
-            n_eval=len(gold),
-            n_train_used=fitted.n_train_used,
-            n_trained=fitted.n_trained,
-            elapsed_s=elapsed_s,
-            evaluate_s=meter.split_s()["evaluate"],
-            time_split_s={name: spent_s for name, spent_s in split_s.items() if spent_s > 0},
-            notes=[*fitted.notes, *_notes(task, rows, gold, elapsed_s)],
-            versions=versions() | {name: found for name in PACKAGES if (found := installed(name))},
-        )
-        write_atomic(task.out / PREDICTED, json.dumps(predicted, ensure_ascii=False))
-        write_atomic(task.out / RESULT, result.model_dump_json(indent=1))
+        result = {
+            "schema_version": 1,
+            "name": baseline.name,
+            "accuracy": sum(name == true for name, true in zip(predicted, gold, strict=True)) / len(gold),
+            "n_eval": len(gold),
+            "n_train_used": fitted.n_train_used,
+            "n_trained": fitted.n_trained,
+            "elapsed_s": elapsed_s,
+            "evaluate_s": meter.split_s()["evaluate"],
+            "time_split_s": {name: spent_s for name, spent_s in split_s.items() if spent_s > 0},
+            "notes": [*fitted.notes, *_notes(task, rows, gold, elapsed_s)],
+            "versions": versions() | {name: found for name in PACKAGES if (found := installed(name))},
+        }
+        write_atomic(task.out / "predicted.json", json.dumps(predicted, ensure_ascii=False))
+        write_atomic(task.out / "result.json", json.dumps(result, ensure_ascii=False, indent=1))
     return result
 
 

@@ -16,17 +16,17 @@ Source: Reimers and Gurevych, Sentence-BERT, EMNLP 2019 (also u, v, |u - v|).
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from edgetune.compare.baselines import Baseline
 from edgetune.compare.baselines.task import SAFE, BaselineClock, BaselineTask, Fitted, Texts, TrainRows
 from edgetune.models.source import resolve_model
 from edgetune.utils.types import FloatArray, IntArray
 
-NAME = "encoder-logreg"
 BATCH_SIZE = 32  # as sentence-transformers has it
 FIRST_CHUNK, SMALLEST_CHUNK, LARGEST_CHUNK = 256, 64, 4_096  # rows embedded between two looks at the clock
 CHUNK_RATE = 1 / 3  # of the rows that fit, so that the last chunks are short where the speed changes
@@ -59,57 +59,49 @@ class Encoder:
 
     def _embeddings(self, texts: list[str]) -> FloatArray:
         """Return mean-pooled token states of length 1, float32 (n, d)."""
-        import torch
+        from torch.nn.functional import normalize
 
-        parts, places = [], []
-        with torch.inference_mode():
-            for rows, inputs in padded_batches(
-                self._tokenizer, self._model, Texts(texts), self.max_length, self.batch_size
-            ):
-                states = self._model(**inputs).last_hidden_state
-                real = inputs["attention_mask"].unsqueeze(-1).to(states.dtype)
-                mean = (states * real).sum(1) / real.sum(1).clamp(min=1e-9)
-                parts.append(torch.nn.functional.normalize(mean, dim=1).cpu().numpy())
-                places.append(rows)
-        found = np.concatenate(parts)
-        ordered = np.empty_like(found)
-        ordered[np.concatenate(places)] = found
-        return ordered
+        def mean(output: Any, inputs: dict[str, Any]) -> Any:
+            states = output.last_hidden_state
+            real = inputs["attention_mask"].unsqueeze(-1).to(states.dtype)
+            return normalize((states * real).sum(1) / real.sum(1).clamp(min=1e-9), dim=1)
+
+        return in_batches(self._tokenizer, self._model, Texts(texts), self.max_length, self.batch_size, mean)
 
 
-def padded_batches(
-    tokenizer: Any, model: Any, texts: Texts, max_length: int, batch_size: int
-) -> Iterator[tuple[IntArray, dict[str, Any]]]:
-    """Tokenize texts and yield them in batches of like length, shortest first.
+def in_batches(
+    tokenizer: Any, model: Any, texts: Texts, max_length: int, batch_size: int, read: Callable[..., Any]
+) -> npt.NDArray[Any]:
+    """Run a model on texts, in batches of like length that are padded to their longest.
 
-    Yields:
-        Positions (B,) in `texts`, and the model's inputs, padded to the batch's longest, on its device.
+    Returns:
+        (n, …) what `read` makes of the output and the inputs of each batch, in the order of the texts.
     """
+    import torch
+
     taken = set(inspect.signature(model.forward).parameters)
     encoded = tokenizer(texts.first, texts.second, truncation=True, max_length=max_length)
     columns = {name: values for name, values in encoded.items() if name in taken}
     lengths = np.fromiter(map(len, columns["input_ids"]), dtype=np.int64, count=len(texts))
-    order = np.argsort(lengths, kind="stable")
-    for start in range(0, len(order), batch_size):
-        rows = order[start : start + batch_size]
-        picked = {name: [values[i] for i in rows] for name, values in columns.items()}
-        yield rows, dict(tokenizer.pad(picked, return_tensors="pt").to(model.device))
+    order, parts = np.argsort(lengths, kind="stable"), []
+    with torch.inference_mode():
+        for start in range(0, len(order), batch_size):
+            rows = order[start : start + batch_size]
+            picked = {name: [values[i] for i in rows] for name, values in columns.items()}
+            inputs = dict(tokenizer.pad(picked, return_tensors="pt").to(model.device))
+            parts.append(read(model(**inputs), inputs).cpu().numpy())
+    return np.concatenate(parts)[np.argsort(order)]
 
 
 def fit(task: BaselineTask, rows: TrainRows, watch: BaselineClock) -> Fitted:
-    """Embed, train and save `head.joblib`; the encoder itself stays where it is.
-
-    Raises:
-        BudgetError: there is no time to embed anything.
-        ModelError: there is no such model.
-    """
+    """Embed, train and save `head.joblib`; the encoder itself stays where it is."""
     with watch.meter.phase("open"):
         import joblib
         import sklearn.linear_model  # noqa: F401  # imported here, so that no fit is charged for it
 
         encoder = Encoder(task)
     if watch.left_s(SAVE_S) <= 0:
-        raise watch.out_of_time_error(NAME)
+        raise watch.out_of_time_error()
     with watch.meter.phase("score"):
         features = _embedded(encoder, task, rows, watch) if watch.limited else encoder.features(rows.texts)
     n_used = len(features)
@@ -185,7 +177,7 @@ def _notes(encoder: Encoder, rows: TrainRows, n_used: int, watch: BaselineClock)
 
 
 BASELINE = Baseline(
-    NAME,
+    "encoder-logreg",
     "sentence embeddings of the untouched encoder, and logistic regression (torch, scikit-learn)",
     ("torch", "transformers", "scikit-learn"),
     fit,

@@ -19,13 +19,13 @@ from __future__ import annotations
 
 import copy
 import math
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
-import numpy as np
-
 from edgetune.compare.baselines import Baseline
-from edgetune.compare.baselines.encoder_logreg import padded_batches
-from edgetune.compare.baselines.step_budget import MOST_TRIAL, StepPlan, time_steps
+from edgetune.compare.baselines.encoder_logreg import in_batches
+from edgetune.compare.baselines.step_budget import MOST_TRIAL, StepPlan, plan_steps
 from edgetune.compare.baselines.task import (
     SAFE,
     BaselineClock,
@@ -38,7 +38,6 @@ from edgetune.compare.baselines.task import (
 from edgetune.models.source import resolve_model
 from edgetune.utils.types import IntArray
 
-NAME = "hf-trainer"
 BATCH_SIZE = 8  # TrainingArguments' own default
 EPOCHS, DEADLINE_EPOCHS = 1, 3
 EVAL_BATCH = 32
@@ -53,6 +52,7 @@ class _Training:
         assert Trainer is not None  # its module is imported now, so that no step is charged for it
         self.task, self.rows, self.watch = task, rows, watch
         self.batch_size = task.batch_size or BATCH_SIZE
+        self.row_s = 0.0  # to tokenize a row
         self.epochs = task.epochs or (DEADLINE_EPOCHS if watch.limited else EPOCHS)
         source = resolve_model(task.model)
         names = dict(enumerate(rows.label_names))
@@ -100,41 +100,25 @@ class _Training:
         trainer.remove_callback(PrinterCallback)
         trainer.train()
 
-    def plan(self) -> StepPlan:
-        """Decide how many steps are made: all, or under a deadline those that fit.
+    def prepare_trial(self) -> Callable[[Any], None]:
+        """Tokenize some rows, which is timed, and copy the model; return what trains the copy on them."""
+        some = self.rows.sample(MOST_TRIAL * self.batch_size)
+        started_s = self.watch.meter.elapsed_s()
+        dataset = self.dataset(some)
+        self.row_s = (self.watch.meter.elapsed_s() - started_s) / len(some)
+        return partial(self.train, copy.deepcopy(self.model), dataset, MOST_TRIAL)
 
-        Raises:
-            BudgetError: none does.
-        """
-        watch, rows = self.watch, self.rows
-        n_all, reserve_s = self.epochs * math.ceil(len(rows) / self.batch_size), save_s(self.model)
-        if not watch.limited:
-            return StepPlan(n_all, n_all, reserve_s)
-        with watch.meter.phase("other"):
-            began_s = watch.meter.elapsed_s()
-            some = rows.sample(MOST_TRIAL * self.batch_size)
-            dataset = self.dataset(some)
-            row_s = (watch.meter.elapsed_s() - began_s) / len(some)
-            model = copy.deepcopy(self.model)
-            trial = time_steps(
-                NAME, watch, reserve_s, began_s, lambda clock: self.train(model, dataset, MOST_TRIAL, clock)
-            )
-        left_s = watch.left_s(reserve_s) - trial.start_s
-        n_steps = min(n_all, steps_in_time(left_s, trial.step_s, row_s, self.batch_size, len(rows)))
-        if n_steps < 1:
-            raise watch.out_of_time_error(NAME)
-        return StepPlan(n_steps, n_all, reserve_s, trial=trial)
+    def steps_in(self, left_s: float, step_s: float) -> int:
+        """Return how many steps fit."""
+        return steps_in_time(left_s, step_s, self.row_s, self.batch_size, len(self.rows))
 
     def predict(self, texts: Texts) -> IntArray:
         """Return class ids (n,)."""
-        import torch
 
-        model = self.model.eval()
-        found = np.empty(len(texts), dtype=np.int64)
-        with torch.inference_mode():
-            for rows, inputs in padded_batches(self.tokenizer, model, texts, self.max_length, EVAL_BATCH):
-                found[rows] = model(**inputs).logits.argmax(-1).cpu().numpy()
-        return found
+        def best(output: Any, _: Any) -> Any:
+            return output.logits.argmax(-1)
+
+        return in_batches(self.tokenizer, self.model.eval(), texts, self.max_length, EVAL_BATCH, best)
 
     def notes(self, plan: StepPlan, n_done: int) -> tuple[str, ...]:
         passes = f"{self.epochs} pass{'es' * (self.epochs > 1)}"
@@ -143,13 +127,13 @@ class _Training:
             f"{self.batch_size} padded to their longest row (at most {self.task.max_length} tokens), every "
             "parameter trained; checkpoints and progress bars are switched off."
         )
-        if plan.trial is None:
-            why = "as asked" if self.task.epochs else "edgetune's choice; Trainer's own default is 3"
+        default = "Trainer's own default" if plan.n_timed else "edgetune's choice; Trainer's own default is 3"
+        why = "as asked" if self.task.epochs else default
+        if not plan.n_timed:
             return (defaults, f"{passes} over the rows ({why}).")
-        why = "as asked" if self.task.epochs else "Trainer's own default"
         deadline = (
             "Trainer has no deadline of its own; edgetune adds one, in Trainer's favour: "
-            f"{plan.trial.n_steps} steps were timed on a copy of the model ({plan.trial.took_s:.1f} s, "
+            f"{plan.n_timed} steps were timed on a copy of the model ({plan.took_s:.1f} s, "
             f"counted), max_steps was set to {plan.n_steps:,} so that the learning rate reaches 0 in time, "
             f"with {passes} at most ({why})."
         )
@@ -157,15 +141,11 @@ class _Training:
 
 
 def fit(task: BaselineTask, rows: TrainRows, watch: BaselineClock) -> Fitted:
-    """Train and save into `model/`.
-
-    Raises:
-        BudgetError: there is no time for a step.
-        ModelError: there is no such model.
-    """
+    """Train and save into `model/`."""
     with watch.meter.phase("open"):
         one = _Training(task, rows, watch)
-    plan = one.plan()
+    n_all = one.epochs * math.ceil(len(rows) / one.batch_size)
+    plan = plan_steps(watch, n_all, save_s(one.model), one.prepare_trial, one.steps_in)
     used = rows.sample(plan.n_steps * one.batch_size)
     with watch.meter.phase("tokenize"):
         dataset = one.dataset(used)
@@ -195,7 +175,7 @@ def examples_trained(n_steps: int, n_rows: int, batch_size: int) -> int:
 
 
 BASELINE = Baseline(
-    NAME,
+    "hf-trainer",
     "the whole encoder finetuned by Hugging Face Trainer with its defaults",
     ("torch", "transformers", "accelerate"),
     fit,

@@ -20,12 +20,13 @@ Source: Tunstall et al., Efficient Few-Shot Learning Without Prompts, 2022, arXi
 from __future__ import annotations
 
 import math
+from functools import partial
 from typing import Any
 
 import numpy as np
 
 from edgetune.compare.baselines import Baseline
-from edgetune.compare.baselines.step_budget import MOST_TRIAL, StepPlan, time_steps
+from edgetune.compare.baselines.step_budget import MOST_TRIAL, StepPlan, plan_steps
 from edgetune.compare.baselines.task import (
     SAFE,
     BaselineClock,
@@ -39,28 +40,27 @@ from edgetune.compare.baselines.task import (
 from edgetune.models.source import resolve_model
 from edgetune.utils.types import IntArray
 
-NAME = "setfit"
 PER_LABEL = 64
 EPOCHS = 1  # SetFit's own default
 BATCH_SIZE = 16  # pairs; SetFit's own default
 TEXTS_PER_PAIR = 2
-CAUTION = 1.5  # the head's fit comes after the last look at the clock
 
 
 def fit(task: BaselineTask, rows: TrainRows, watch: BaselineClock) -> Fitted:
-    """Train and save into `model/`.
-
-    Raises:
-        BudgetError: there is no time for a step.
-        ModelError: there is no such model.
-    """
+    """Train and save into `model/`."""
     few = rows.take(few_of_each(rows.labels, PER_LABEL))
     with watch.meter.phase("open"):
         import setfit
 
         setfit.logging.set_verbosity_error()
         model = _model(task)
-    plan = _plan(model, task, few, watch)
+    plan = plan_steps(
+        watch,
+        (task.epochs or EPOCHS) * math.ceil(n_pairs(few.labels) / BATCH_SIZE),
+        save_s(model.model_body),
+        lambda: partial(_train, _model(task), task, few, MOST_TRIAL),
+        lambda left_s, step_s: left_s / step_s,
+    )
     clock = plan.clock(watch)
     with watch.meter.phase("train"):
         _train(model, task, few, plan.n_steps if plan.n_steps < plan.n_all else -1, clock)
@@ -72,29 +72,6 @@ def fit(task: BaselineTask, rows: TrainRows, watch: BaselineClock) -> Fitted:
         return np.asarray(model.predict(texts.joined(), show_progress_bar=False), dtype=np.int64)
 
     return Fitted(predict, len(few), TEXTS_PER_PAIR * BATCH_SIZE * n_done, _notes(task, few, plan, n_done))
-
-
-def _plan(model: Any, task: BaselineTask, few: TrainRows, watch: BaselineClock) -> StepPlan:
-    """Decide how many steps are made: all, or under a deadline those that fit.
-
-    Raises:
-        BudgetError: none does.
-    """
-    n_all = (task.epochs or EPOCHS) * math.ceil(n_pairs(few.labels) / BATCH_SIZE)
-    reserve_s = save_s(model.model_body)
-    if not watch.limited:
-        return StepPlan(n_all, n_all, reserve_s)
-    with watch.meter.phase("other"):
-        began_s = watch.meter.elapsed_s()
-        other = _model(task)
-        trial = time_steps(
-            NAME, watch, reserve_s, began_s, lambda clock: _train(other, task, few, MOST_TRIAL, clock)
-        )
-    reserve_s += CAUTION * trial.after_s  # embedding the sample and fitting the head
-    n_steps = int((watch.left_s(reserve_s) - trial.start_s) / trial.step_s)
-    if n_steps < 1:
-        raise watch.out_of_time_error(NAME)
-    return StepPlan(min(n_steps, n_all), n_all, reserve_s, trial.after_s, trial)
 
 
 def few_of_each(labels: IntArray, n_each: int) -> IntArray:
@@ -165,18 +142,18 @@ def _notes(task: BaselineTask, few: TrainRows, plan: StepPlan, n_done: int) -> t
         f"Trained for {n_done:,} of the {plan.n_all:,} steps of {epochs} pass{'es' * (epochs > 1)} over all "
         f"pairs; the {BATCH_SIZE} pairs of a step count as {TEXTS_PER_PAIR * BATCH_SIZE} examples.",
     ]
-    if plan.trial is not None:
+    if plan.n_timed:
         limit = "was not limited" if plan.n_steps == plan.n_all else f"was set to {plan.n_steps:,}"
         notes.append(
             "SetFit has no deadline of its own; edgetune adds one, in SetFit's favour: "
-            f"{plan.trial.n_steps} steps and a fit of the head were timed on another copy "
-            f"({plan.trial.took_s:.1f} s, counted), and max_steps {limit}."
+            f"{plan.n_timed} steps and a fit of the head were timed on another copy "
+            f"({plan.took_s:.1f} s, counted), and max_steps {limit}."
         )
     return (*notes, *plan.notes(n_done))
 
 
 BASELINE = Baseline(
-    NAME,
+    "setfit",
     "SetFit with its defaults on a few examples per label: contrastive pairs, then logistic regression",
     ("setfit", "transformers", "accelerate", "datasets"),
     fit,

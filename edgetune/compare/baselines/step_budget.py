@@ -15,57 +15,43 @@ from edgetune.compare.baselines.task import BaselineClock
 LEAST_TRIAL, MOST_TRIAL = 6, 40  # steps that are timed
 TRIAL_RATE = 0.03  # of the time left, for these
 N_WARM = 2  # the first steps pay for what later ones find ready
+CAUTION = 1.5  # what follows the steps comes after the last look at the clock
 N_RECENT = 6  # step ends looked at, to see how slow the next step may be
 
 
 @dataclass(frozen=True)
-class TrialSteps:
-    """What was measured on a copy of the model.
-
-    Attributes:
-        start_s: from the call to the end of the first step, less a usual step.
-        step_s: of a usual step.
-        after_s: from the last step to the end.
-        n_steps: that were timed.
-        took_s: all of it, with getting ready.
-    """
-
-    start_s: float
-    step_s: float
-    after_s: float
-    n_steps: int
-    took_s: float
-
-
-@dataclass(frozen=True)
 class StepPlan:
-    """How long is trained.
+    """How long is trained; the last four say what was timed on a copy, 0 without a deadline.
 
     Attributes:
         n_steps: optimizer steps, in which the learning rate falls to 0.
         n_all: steps that would be made without a deadline.
         reserve_s: kept for what comes after the steps.
-        after_s: of these, what slows down as the steps do.
-        trial: what the steps were planned with; None without a deadline.
+        n_timed: steps.
+        step_s: of a usual step.
+        after_s: from the last step to the end.
+        took_s: all of it, with getting ready.
     """
 
     n_steps: int
     n_all: int
     reserve_s: float
+    n_timed: int = 0
+    step_s: float = 0.0
     after_s: float = 0.0
-    trial: TrialSteps | None = None
+    took_s: float = 0.0
 
     def clock(self, watch: BaselineClock) -> Any:
         """Return a callback that stops the training where one more step would end too late."""
 
         def over(ends_s: Sequence[float]) -> bool:
-            if self.trial is None:
+            if not self.n_timed:
                 return False
-            step_s = slow_step_s(ends_s, self.trial.step_s)
-            slower = step_s / self.trial.step_s
+            step_s = slow_step_s(ends_s, self.step_s)
+            slower = step_s / self.step_s  # and so is what comes after the steps
             return watch.left_s(self.reserve_s) < step_s + (slower - 1.0) * self.after_s
 
-        return step_clock(watch.meter.elapsed_s, over)
+        return step_clock(watch, over)
 
     def notes(self, n_done: int) -> list[str]:
         """Say where the plan was not kept."""
@@ -77,11 +63,8 @@ class StepPlan:
         ]
 
 
-def step_clock(elapsed_s: Callable[[], float], stop: Callable[[Sequence[float]], bool]) -> Any:
-    """Return a Trainer callback that notes when every step ended, in `ends_s`, and may stop the training.
-
-    `stop` is asked after every step, with when each of them ended.
-    """
+def step_clock(watch: BaselineClock, stop: Callable[[Sequence[float]], bool]) -> Any:
+    """Return a Trainer callback that notes in `ends_s` when each step ended, and then asks `stop` of them."""
     from transformers import TrainerCallback
 
     class StepClock(TrainerCallback):  # type: ignore[misc]  # transformers is not type-checked
@@ -89,35 +72,59 @@ def step_clock(elapsed_s: Callable[[], float], stop: Callable[[Sequence[float]],
             self.ends_s: list[float] = []
 
         def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-            self.ends_s.append(elapsed_s())
+            self.ends_s.append(watch.meter.elapsed_s())
             if stop(self.ends_s):
                 control.should_training_stop = True
 
     return StepClock()
 
 
-def time_steps(
-    name: str, watch: BaselineClock, reserve_s: float, began_s: float, train: Callable[[Any], None]
-) -> TrialSteps:
-    """Train a copy of the model for a few steps at least, then for a small share of the time left.
+def plan_steps(
+    watch: BaselineClock,
+    n_all: int,
+    save_s: float,
+    prepare: Callable[[], Callable[[Any], None]],
+    steps_in: Callable[[float, float], float],
+) -> StepPlan:
+    """Plan all steps, or under a deadline those that fit, by some that are timed on a copy of the model.
+
+    Timed are a few steps at least, then as many as take a small share of the time left.
+
+    Args:
+        watch: the clock of the baseline.
+        n_all: steps that are made without a deadline.
+        save_s: seconds kept for saving.
+        prepare: copies the model; what it returns trains the copy for `MOST_TRIAL` steps, given a callback.
+        steps_in: how many steps fit, given the seconds left and those of a step.
 
     Raises:
-        BudgetError: the time was over before they were done.
+        BudgetError: there is no time for the trial, or for a step.
     """
-    started_s = watch.meter.elapsed_s()
-    until_s = started_s + TRIAL_RATE * max(0.0, watch.left_s(reserve_s))
+    if not watch.limited:
+        return StepPlan(n_all, n_all, save_s)
+    with watch.meter.phase("other"):
+        began_s = watch.meter.elapsed_s()
+        train = prepare()
+        started_s = watch.meter.elapsed_s()
+        until_s = started_s + TRIAL_RATE * max(0.0, watch.left_s(save_s))
 
-    def done(ends_s: Sequence[float]) -> bool:
-        return watch.left_s(reserve_s) <= 0 or (len(ends_s) >= LEAST_TRIAL and ends_s[-1] >= until_s)
+        def done(ends_s: Sequence[float]) -> bool:
+            return watch.left_s(save_s) <= 0 or (len(ends_s) >= LEAST_TRIAL and ends_s[-1] >= until_s)
 
-    clock = step_clock(watch.meter.elapsed_s, done)
-    train(clock)
-    ended_s, ends_s = watch.meter.elapsed_s(), clock.ends_s
+        clock = step_clock(watch, done)
+        train(clock)
+        ended_s, ends_s = watch.meter.elapsed_s(), clock.ends_s
     if len(ends_s) < N_WARM + 2:
-        raise watch.out_of_time_error(name)
-    step_s = usual_step_s(ends_s)
+        raise watch.out_of_time_error()
+    step_s, after_s = usual_step_s(ends_s), ended_s - ends_s[-1]
     start_s = max(0.0, ends_s[0] - started_s - step_s)
-    return TrialSteps(start_s, step_s, ended_s - ends_s[-1], len(ends_s), ended_s - began_s)
+    reserve_s = save_s + CAUTION * after_s
+    n_steps = int(steps_in(watch.left_s(reserve_s) - start_s, step_s))
+    if n_steps < 1:
+        raise watch.out_of_time_error()
+    return StepPlan(
+        min(n_steps, n_all), n_all, reserve_s, len(ends_s), step_s, after_s, took_s=ended_s - began_s
+    )
 
 
 def usual_step_s(ends_s: Sequence[float]) -> float:

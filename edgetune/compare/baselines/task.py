@@ -1,7 +1,6 @@
-"""What a baseline gets and hands back: the task, its rows, the clock, a trained model, the result.
+"""What a baseline gets and hands back: the task, its rows, the clock, a trained model.
 
     task.json ─→ BaselineTask ─→ TrainRows (edgetune's own reader) ─→ Fit, under a BaselineClock ─→ Fitted
-                                                                                      └─→ BaselineResult
 
 Outside programs are shown a model folder through links to files that are neither pickles nor code.
 """
@@ -20,7 +19,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field, ValidationError
 
 from edgetune.compare.grid import first_problem
 from edgetune.config.settings import DataSettings, Settings
@@ -34,7 +33,6 @@ from edgetune.utils.errors import BudgetError, DataError, ModelError, UsageError
 from edgetune.utils.meter import Meter
 from edgetune.utils.types import IntArray
 
-RESULT, PREDICTED = "result.json", "predicted.json"
 SAFE = {"local_files_only": True, "trust_remote_code": False}
 """How a baseline opens a model that it was given: as edgetune does, no network and nobody's code."""
 _ROWS_SEED = 0x9EE5  # so that the rows drawn are not those that another part draws from the same seed
@@ -68,33 +66,6 @@ class BaselineTask(Settings):
     device: Literal["cpu", "cuda"] = "cpu"
 
 
-class BaselineResult(BaseModel):
-    """The result of a baseline's run, written to `result.json`.
-
-    Attributes:
-        n_train_used: different training rows that the model learned from.
-        n_trained: examples trained, each counted once in every pass.
-        elapsed_s: wall clock from the start of the process to the saved model.
-        evaluate_s: reading and predicting the evaluation rows, after that.
-        time_split_s: where `elapsed_s` went, by the phases of `edgetune.utils.meter`; adds up to it.
-        notes: what a reader must know to judge the figures, in sentences.
-    """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    schema_version: Literal[1] = 1
-    name: str
-    accuracy: float
-    n_eval: int
-    n_train_used: int
-    n_trained: int
-    elapsed_s: float
-    evaluate_s: float
-    time_split_s: dict[str, float]
-    notes: list[str]
-    versions: dict[str, str]
-
-
 @dataclass(frozen=True)
 class Texts:
     """Texts in the order of their file; `second` has the other text of each row where the data has pairs."""
@@ -124,7 +95,6 @@ class TrainRows:
     So the first k rows are a random sample of any size k, except that no label is left out of it.
 
     Attributes:
-        texts: of the rows.
         labels: (n,) class ids.
         label_names: by class id.
         n_read: usable rows of the file; more than n where `max_rows` left some out.
@@ -165,8 +135,9 @@ class Fitted:
 
 @dataclass(frozen=True)
 class BaselineClock:
-    """The meter that time is charged to, and the task's deadline."""
+    """The meter that time is charged to, and the task's deadline; `name` is the baseline's."""
 
+    name: str
     meter: Meter
     deadline_s: float | None
 
@@ -181,15 +152,17 @@ class BaselineClock:
             return math.inf
         return self.deadline_s - margin_s(self.deadline_s) - save_s - self.meter.elapsed_s()
 
-    def out_of_time_error(self, name: str) -> BudgetError:
+    def out_of_time_error(self) -> BudgetError:
         """Return the error of a baseline for which there is no time."""
         return BudgetError(
-            f"{name} could not train anything within {self.deadline_s:g} s: {self.meter.elapsed_s():.1f} s "
-            "had passed before its first step could finish; allow more time."
+            f"{self.name} could not train anything within {self.deadline_s:g} s: "
+            f"{self.meter.elapsed_s():.1f} s had passed before its first step could finish; allow more time."
         )
 
 
 Fit: TypeAlias = Callable[[BaselineTask, TrainRows, BaselineClock], Fitted]
+"""Trains and saves a model; raises a BudgetError where there is no time to train anything, a ModelError where
+there is no such model, and a DataError where the texts cannot be used."""
 
 
 def read_task(path: Path) -> BaselineTask:
@@ -214,10 +187,9 @@ def read_labelled(path: str, data: DataSettings) -> tuple[Texts, list[str]]:
     Raises:
         DataError: there are none, or more of them are unusable than `max_bad_rows` allows.
     """
-    options = data_options(data)
-    bad: list[BadRow] = []
-    examples = list(read_examples(path, options, bad.append))
-    bad = [row for row in bad if row.reason not in UNLABELLED]
+    every_bad: list[BadRow] = []
+    examples = list(read_examples(path, data_options(data), every_bad.append))
+    bad = [row for row in every_bad if row.reason not in UNLABELLED]
     if not examples or len(bad) > data.max_bad_rows * (len(examples) + len(bad)):
         first = f"; the first: {bad[0].file}:{bad[0].line}, {bad[0].reason}" if bad else ""
         raise DataError(

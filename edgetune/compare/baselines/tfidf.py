@@ -26,7 +26,6 @@ from edgetune.compare.baselines.task import BaselineClock, BaselineTask, Fitted,
 from edgetune.utils.errors import DataError
 from edgetune.utils.types import IntArray
 
-NAME = "tfidf-logreg"
 FIRST_ROWS = 2_000  # of the first of several fits under a deadline
 GROWTH = 8  # the next fit has so many times the rows at most, since its time is only guessed
 LEAST_GROWTH = 1.5  # fewer more rows are not worth a fit
@@ -36,21 +35,23 @@ SAVE_S = 1.0
 
 
 def fit(task: BaselineTask, rows: TrainRows, watch: BaselineClock) -> Fitted:
-    """Train and save `model.joblib`, a scikit-learn pipeline.
-
-    Raises:
-        BudgetError: there is no time for the first fit.
-        DataError: no text holds a word of two letters.
-    """
+    """Train and save `model.joblib`, a scikit-learn pipeline."""
     with watch.meter.phase("open"):
         import joblib
         import sklearn.feature_extraction.text
         import sklearn.linear_model
         import sklearn.pipeline  # noqa: F401  # imported here so that the first fit is not charged for it
     if watch.left_s(SAVE_S) <= 0:
-        raise watch.out_of_time_error(NAME)
+        raise watch.out_of_time_error()
+    sizes: list[int] = []
+    more: int | None = min(len(rows), FIRST_ROWS) if watch.limited else len(rows)
     with watch.meter.phase("train"):
-        pipeline, sizes = _grown(task, rows, watch)
+        while more is not None:
+            sizes.append(more)
+            started_s = watch.meter.elapsed_s()
+            pipeline = _pipeline(rows.sample(more), task.seed)
+            took_s = watch.meter.elapsed_s() - started_s
+            more = next_size(more, len(rows), took_s, watch.left_s(SAVE_S))
     with watch.meter.phase("save"):
         joblib.dump(pipeline, task.out / "model.joblib")
 
@@ -58,19 +59,6 @@ def fit(task: BaselineTask, rows: TrainRows, watch: BaselineClock) -> Fitted:
         return np.asarray(pipeline.predict(texts.joined()), dtype=np.int64)
 
     return Fitted(predict, sizes[-1], sizes[-1], _notes(pipeline, sizes, len(rows), watch))
-
-
-def _grown(task: BaselineTask, rows: TrainRows, watch: BaselineClock) -> tuple[Any, list[int]]:
-    """Fit on all rows, or under a deadline on more and more of them; return the last model and all sizes."""
-    sizes: list[int] = []
-    more: int | None = min(len(rows), FIRST_ROWS) if watch.limited else len(rows)
-    while more is not None:
-        sizes.append(more)
-        started_s = watch.meter.elapsed_s()
-        pipeline = _pipeline(rows.sample(more), task.seed)
-        took_s = watch.meter.elapsed_s() - started_s
-        more = next_size(more, len(rows), took_s, watch.left_s(SAVE_S))
-    return pipeline, sizes
 
 
 def next_size(n_rows: int, n_all: int, took_s: float, left_s: float) -> int | None:
@@ -99,8 +87,8 @@ def _pipeline(rows: TrainRows, seed: int) -> Any:
             break
     else:
         raise DataError(
-            f"{NAME} found no word of two letters or more in {len(texts):,} training texts; it cannot use "
-            "them."
+            f"tfidf-logreg found no word of two letters or more in {len(texts):,} training texts; it cannot "
+            "use them."
         )
     classifier = LogisticRegression(max_iter=MAX_ITERATIONS, random_state=seed)
     return make_pipeline(vectorizer, classifier.fit(vectors, rows.labels))
@@ -128,7 +116,7 @@ def _notes(pipeline: Any, sizes: list[int], n_all: int, watch: BaselineClock) ->
 
 
 BASELINE = Baseline(
-    NAME,
+    "tfidf-logreg",
     "TF-IDF of words and word pairs, and logistic regression (scikit-learn)",
     ("scikit-learn",),
     fit,

@@ -1,8 +1,9 @@
-"""The page: a run chosen above the tabs, and the tabs Data and Train; `result_tabs` has the others."""
+"""The tabs that lead to a run, Data and Train; and how an event of any tab is handled."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import wraps
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -20,12 +21,11 @@ from edgetune.report.page_parts import Html, joined, section_table, tag
 from edgetune.report.plan_tables import plan_sections
 from edgetune.runs.dry_run import dry_run, run_check
 from edgetune.runs.run import default_run_folder
-from edgetune.utils.errors import UsageError
+from edgetune.utils.errors import EdgetuneError, UsageError
+from edgetune.utils.files import os_error_in
 from edgetune.utils.formatting import duration, percent
 from edgetune.utils.sanitize import brief
 from edgetune.utils.tables import Section
-from edgetune.web.handlers import handled, message
-from edgetune.web.result_tabs import mend_tab, models_tab, results_tab, try_tab
 from edgetune.web.run_process import FAILED, FINISHED, RUNNING, STOPPED, RunProcesses, RunStatus
 
 PREVIEW_ROWS, PREVIEW_CHARS, MOST_POINTS = 5, 200, 500
@@ -35,100 +35,45 @@ LABELS_PER_TEXT = [
     ("One (--single-label)", "--single-label"),
     ("Several, or none (--multi-label)", "--multi-label"),
 ]
-REFRESH_S = 3.0
 MOST_MINUTES = 60
 """Of the slider; a longer deadline is typed."""
 MAX_UPLOAD_MB = 1000
-THEME = gr.themes.Default(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"]).set(
-    block_info_text_color="*neutral_600",
-    block_info_text_color_dark="*neutral_300",
-    button_primary_background_fill="*primary_700",
-    button_primary_background_fill_dark="*primary_700",
-    button_primary_background_fill_hover="*primary_800",
-    button_primary_background_fill_hover_dark="*primary_800",
-)
-CSS = """
-.scroll { overflow-x: auto; margin: .5rem 0 1rem; }
-.scroll :is(table, thead, tbody, tr) { border: 0 !important; }
-.scroll table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
-.scroll caption { text-align: left; font-weight: 600; padding-bottom: .3rem; }
-.scroll th, .scroll td {
-  padding: .25rem .6rem; text-align: left; vertical-align: top;
-  border: 0 !important; border-bottom: 1px solid var(--border-color-primary) !important;
-}
-.scroll tbody th { font-weight: normal; }
-.scroll td { overflow-wrap: break-word; }
-.scroll tbody td:last-child { overflow-wrap: anywhere; min-width: 6rem; }
-.scroll .n, .scroll .n button { text-align: right; white-space: nowrap; }
-.scroll button {
-  font: inherit; color: inherit; width: 100%; min-width: 2.5rem; padding: .1rem .4rem; cursor: pointer;
-}
-.bar { display: inline-block; height: .7em; background: var(--color-accent); }
-.wrong, .note, .said { border-left: 4px solid var(--color-accent); padding: .5rem .9rem; }
-.wrong, .note { border-color: #c2410c; background: var(--block-background-fill); }
-.none { font-style: italic; }
-mark { padding: 0 .15em; border-radius: 3px; color: inherit; }
-:focus-visible { outline: 3px solid var(--color-accent); outline-offset: 2px; }
-"""
 
 
-def make_page(runs: RunProcesses, cache_dir: Path | None) -> gr.Blocks:
-    """Return the page.
+def handled(function: Callable[..., Any], n_outputs: int) -> Callable[..., Any]:
+    """Make a handler of an event, from what returns a message as text and then so many other outputs.
 
-    Args:
-        runs: starts and finds runs.
-        cache_dir: where tokens and artifacts are kept.
+    Where it fails, the message says what went wrong, and the others stay as they are.
     """
-    with gr.Blocks(title="edgetune", analytics_enabled=False) as page:
-        gr.Markdown("# edgetune\nTrain a text classifier on this machine. Nothing leaves it.")
-        run = gr.Dropdown(
-            label="Run",
-            info="Train, Results, Mend and Try show it.",
-            choices=[],
-            interactive=True,
-        )
-        with gr.Tabs():
-            with gr.Tab("Data"):
-                *data, name = data_tab(runs, cache_dir)
-            with gr.Tab("Train"):
-                train_tab(runs, cache_dir, data, name, run)
-            with gr.Tab("Results") as results:
-                results_tab(runs, run, results)
-            with gr.Tab("Mend"):
-                mend_tab(runs, run, [*data, name])
-            with gr.Tab("Try"):
-                try_tab(runs, run)
-            with gr.Tab("Models") as models:
-                models_tab(runs, models)
 
-        listed = gr.State([])
+    @wraps(function)
+    def handler(*values: Any) -> Any:
+        try:
+            message, *others = function(*values)
+        except EdgetuneError as error:
+            sentence = str(error)
+        except Exception as error:
+            if (found := os_error_in(error)) is None:  # a bug keeps its traceback, in the terminal
+                raise
+            sentence = f"{brief(found.filename or 'The file')}: {found.strerror}; choose another path."
+        else:
+            if message and isinstance(message, str):  # a screen reader reads it out when it appears
+                message = tag("p", message, class_="said", role="status")
+            return message, *others
+        return tag("p", sentence, class_="wrong", role="alert"), *(gr.skip() for _ in range(n_outputs))
 
-        def find_runs(chosen: str | None, listed: list[str]) -> Any:
-            names = runs.names()
-            if set(names) == set(listed):  # an update would close the open list
-                return gr.skip(), gr.skip()
-            if chosen:  # also where its folder is gone, which the tabs say
-                return gr.update(choices=list(dict.fromkeys([*names, chosen]))), names
-            return gr.update(choices=names, value=next(iter(names), None)), names
-
-        for event in (page.load, gr.Timer(REFRESH_S).tick):
-            event(find_runs, [run, listed], [run, listed], show_progress="hidden")
-    return page
+    return handler
 
 
 def data_tab(
     runs: RunProcesses, cache_dir: Path | None
 ) -> tuple[gr.Textbox, gr.Dropdown, gr.Dropdown, gr.Radio, gr.Textbox]:
-    """Lay out the tab that chooses and checks a file.
-
-    Returns:
-        The inputs for its path, text columns, label columns and labels per text, and for the run's name.
-    """
+    """Lay out the tab that chooses and checks a file; return its inputs, and that of the run's name."""
     title = f"Drop a file of labelled text, of {MAX_UPLOAD_MB:,} MB at most"
     dropped = gr.File(label=title, type="filepath", height=120)
     path = gr.Textbox(label="Or give the path of a file or folder", placeholder="reviews.csv")
     read = gr.Button("Read", variant="primary")
-    said = message()
+    said = gr.HTML()
     with gr.Row():
         text = gr.Dropdown(
             label="Text columns", multiselect=True, choices=[], info="Guessed; change them here."
@@ -147,7 +92,7 @@ def data_tab(
     )
     preview = gr.HTML()
     check = gr.Button("Check the data")
-    said_of_check = message()
+    said_of_check = gr.HTML()
     checked = gr.HTML()
     name = gr.Textbox(label="Name of the run", render=False)
 
@@ -158,7 +103,7 @@ def data_tab(
         whole = list(table.columns[: table.n_whole])
         flags, several = label_flags(table)
         columns = find_columns(table, DataOptions(label=",".join(flags) or None))
-        rows: list[tuple[str, ...]] = [
+        rows = [
             tuple(brief(value, PREVIEW_CHARS) for value in row[1])
             for row in islice(table.read(range(len(whole))), PREVIEW_ROWS)
             if not isinstance(row, BadRow)
@@ -180,18 +125,14 @@ def data_tab(
 
     outputs = [said, text, label, per_text, preview, name, checked]
     dropped.upload(lambda file: file, dropped, path).then(handled(read_file, 6), path, outputs)
-    read.click(handled(read_file, 6), path, outputs)
-    path.submit(handled(read_file, 6), path, outputs)
+    for event in (read.click, path.submit):
+        event(handled(read_file, 6), path, outputs)
     check.click(handled(check_file, 1), [path, text, label, per_text], [said_of_check, checked])
     return path, text, label, per_text, name
 
 
 def settings_of(path: str, text: list[str], label: list[str], per_text: str) -> dict[str, Any]:
-    """Return the settings that say which data is meant.
-
-    Raises:
-        UsageError: no file was chosen.
-    """
+    """Return the settings that say which data is meant; refuse it where no file was chosen."""
     if not path.strip():
         raise UsageError("Choose a file in the tab Data first.")
     given = {"train": path.strip(), "text": text, "label": ",".join(label or ())}
@@ -216,7 +157,7 @@ def train_tab(
         plan = gr.Button("Plan")
         start = gr.Button("Start training", variant="primary")
         stop = gr.Button("Stop and keep the model")
-    said = message()
+    said = gr.HTML()
     planned = gr.HTML()
     status = gr.HTML()
     losses = gr.LinePlot(x="seconds", y="loss", label="Loss of the training steps", height=240, visible=False)
@@ -252,38 +193,25 @@ def train_tab(
 
     def watch(name: str | None, shown: tuple[str, str]) -> Any:
         if not name or (name, FINISHED) == shown:
-            return "", gr.skip(), gr.skip(), gr.skip()
+            return [gr.skip()] * 4
         found = runs.status(name)
         every = max(1, len(found.losses) // MOST_POINTS)
         frame = pd.DataFrame(found.losses[::every], columns=["seconds", "loss"])
         plot = gr.update(value=frame, visible=bool(found.losses))
-        return "", describe_status(name, found), plot, (name, found.state)
-
-    def watch_quietly(name: str | None, shown: tuple[str, str]) -> Any:
-        said_now, *others = handled(watch, 3)(name, shown)
-        return said_now or gr.skip(), *others
+        return gr.skip(), describe_status(name, found), plot, (name, found.state)
 
     asked = [*data, model, minutes]
     slider.input(lambda chosen: chosen, slider, minutes, trigger_mode="always_last", show_progress="hidden")
-    minutes.change(
-        handled(make_plan, 1),
-        asked,
-        [said, planned],
-        trigger_mode="always_last",
-        show_progress="minimal",
-    )
-    plan.click(handled(make_plan, 1), asked, [said, planned])
+    planning = handled(make_plan, 1), asked, [said, planned]
+    minutes.change(*planning, trigger_mode="always_last", show_progress="minimal")
+    plan.click(*planning)
     start.click(handled(start_run, 1), [*asked, name], [said, run])
     stop.click(handled(stop_run, 0), run, [said])
-    timer.tick(watch_quietly, [run, shown], [said, status, losses, shown], show_progress="hidden")
+    timer.tick(handled(watch, 3), [run, shown], [said, status, losses, shown], show_progress="hidden")
 
 
 def seconds_of(minutes: float | None) -> float:
-    """Return a deadline in seconds.
-
-    Raises:
-        UsageError: it is empty, or not above 0.
-    """
+    """Return a deadline in seconds; refuse one that is empty or not above 0."""
     if minutes is None or minutes <= 0:
         raise UsageError("Give the deadline in minutes, above 0.")
     return 60 * minutes
@@ -306,13 +234,10 @@ def describe_status(name: str, found: RunStatus) -> Html:
         f"loss {found.losses[-1][1]:.3f}" if found.losses else None,
         result,
     ]
+    heading = tag("strong", f"{name} {words[found.state]}")
     return tag(
         "div",
-        tag(
-            "p",
-            tag("strong", f"{name} {words[found.state]}"),
-            class_="wrong" if found.state == FAILED else None,
-        ),
+        tag("p", heading, class_="wrong" if found.state == FAILED else None),
         tag("p", " · ".join(fact for fact in facts if fact)),
         tag("p", found.message) if found.state in (RUNNING, FAILED) else "",
         role="timer",
