@@ -16,7 +16,7 @@ from edgetune.energy.sensor import Counter, PowerIntegral, SensorLost, TimeSourc
 
 
 class Nvml(Counter):
-    """Joules of one GPU since opening."""
+    """Joules of one GPU since opening; lost when the driver answers no more, or its counter goes back."""
 
     covers = "gpu"
 
@@ -60,11 +60,6 @@ class Nvml(Counter):
             return None
 
     def joules(self) -> float:
-        """Return joules since opening.
-
-        Raises:
-            SensorLost: the driver answers no more, or its counter went back.
-        """
         try:
             if self._start_mj is None:
                 power_w = float(self._nvml.nvmlDeviceGetPowerUsage(self._handle)) / 1e3
@@ -78,7 +73,6 @@ class Nvml(Counter):
         return (now_mj - self._start_mj) / 1e3
 
     def close(self) -> None:
-        """Let NVML go."""
         if not self._closed:
             self._closed = True
             with contextlib.suppress(self._nvml.NVMLError):  # the driver is gone already
