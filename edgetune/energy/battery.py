@@ -120,7 +120,8 @@ class Battery:
     @property
     def discharging(self) -> bool:
         """Whether it gives more than it gets."""
-        return "Discharging" in self.statuses and "Charging" not in self.statuses
+        statuses = self.statuses
+        return "Discharging" in statuses and "Charging" not in statuses
 
     def levels(self) -> dict[Path, tuple[int, float]]:
         """Return what each cell holds; empty unless every cell tells."""
@@ -168,12 +169,13 @@ def power_source(root: Path) -> PowerSource:
     battery = find_battery(root)
     if battery is None:
         return _power_source_of_psutil() if root == Path("/") and sys.platform != "linux" else "unknown"
-    if "Charging" in battery.statuses:
+    statuses = battery.statuses
+    if "Charging" in statuses:
         return "mains"
     unplugged = any(read_int(folder / "online") == 0 for folder in _supplies(root, "Mains"))
-    if "Discharging" in battery.statuses or unplugged:
+    if "Discharging" in statuses or unplugged:
         return "battery"
-    return "mains" if battery.statuses & {"Full", "Not charging"} else "unknown"
+    return "mains" if statuses & {"Full", "Not charging"} else "unknown"
 
 
 def _power_source_of_psutil() -> PowerSource:

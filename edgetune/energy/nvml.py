@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 import importlib
 import os
-import time
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +19,7 @@ class Nvml(Counter):
 
     covers = "gpu"
 
-    def __init__(self, module: Any, handle: Any, clock: TimeSource = time.perf_counter) -> None:
+    def __init__(self, module: Any, handle: Any, clock: TimeSource) -> None:
         """Start counting; `module` is pynvml, started, and `handle` a device of it.
 
         Raises:

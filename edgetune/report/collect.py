@@ -28,7 +28,6 @@ from edgetune.utils.sanitize import brief
 from edgetune.utils.tables import Section
 
 SUMMARY_VERSION = 2
-SUMMARIES = ("summary.json", "result.json")
 PNG_HEAD = b"\x89PNG\r\n\x1a\n"
 MOST_CONFIG_BYTES = 1 << 16
 MOST_CELL_BYTES = 1 << 24
@@ -213,7 +212,8 @@ def _read_baseline(folder: Path, name: str) -> RunRecord:
     except (LookupError, TypeError, ValueError) as error:
         path = folder.parent / "cell.json"
         raise RunError(f"{path} is not the outcome of a run of a comparison.") from error
-    return RunRecord(name, folder, figures, sections, _date(folder, cell.get("date")), None, None)
+    date = _date(folder / "result.json", cell.get("date"))
+    return RunRecord(name, folder, figures, sections, date, None, None)
 
 
 def _with_labels(records: Sequence[RunRecord]) -> Iterator[RunRecord]:
@@ -273,7 +273,7 @@ def read_run(folder: Path, name: str) -> RunRecord:
     except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
         what = brief(f"{type(error).__name__}: {error}", MAX_ERROR_CHARS)
         raise RunError(f"{path} is not a complete summary ({what}).") from error
-    date = _date(folder, summary.get("date") or _cell(folder).get("date"))
+    date = _date(path, summary.get("date") or _cell(folder).get("date"))
     config = _bytes(folder / "config.toml", MOST_CONFIG_BYTES)
     picture = _bytes(folder / "run.png", MOST_PICTURE_BYTES)
     text = None if config is None else config.decode("utf-8", errors="replace").replace("\r\n", "\n")
@@ -281,14 +281,13 @@ def read_run(folder: Path, name: str) -> RunRecord:
     return RunRecord(name, folder, figures, sections, date, text, png)
 
 
-def _date(folder: Path, said: Any) -> datetime:
+def _date(summary: Path, said: Any) -> datetime:
     """Return when a run was made: as its summary or its cell says, else when the summary was last written."""
     with contextlib.suppress(TypeError, ValueError):
         date = datetime.fromisoformat(said)
         if date.tzinfo is not None:
             return date.astimezone(timezone.utc)
-    written = next((path for name in SUMMARIES if (path := folder / name).is_file()), folder)
-    return datetime.fromtimestamp(written.stat().st_mtime, timezone.utc)
+    return datetime.fromtimestamp(summary.stat().st_mtime, timezone.utc)
 
 
 def _read_summary(path: Path) -> dict[str, Any]:
