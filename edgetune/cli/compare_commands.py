@@ -261,14 +261,14 @@ def inspect(
         edgetune inspect runs/reviews --out corrected.csv --map map.png
     """
     from edgetune.inference.inspection import corrected_table, inspect_run
-    from edgetune.report.inspection_table import inspection_object, print_inspection, write_corrected
+    from edgetune.report.result_tables import inspection_object, print_inspection, write_corrected
     from edgetune.run_files.example_stats import load_example_stats
     from edgetune.run_files.outputs import check_outputs
     from edgetune.run_files.run_folder import disk_errors
 
     check_outputs({"--out": out, "--map": map_}, runs=[run], overwrite=overwrite)
     if map_ is not None:
-        from edgetune.report.chart_style import picture_kind
+        from edgetune.report.charts import picture_kind
 
         try:
             picture_kind(map_)

@@ -401,7 +401,7 @@ def plan(
         edgetune plan reviews.csv --deadline 10m --memory 2GB --explain
     """
     settings = given_settings(locals(), "explain", "cache_dir", "as_json")
-    from edgetune.report.plan_tables import print_plans
+    from edgetune.report.result_tables import print_plans
     from edgetune.runs.dry_run import dry_run
 
     plans = dry_run(settings, cache_dir, tell)

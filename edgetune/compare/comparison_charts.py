@@ -14,10 +14,13 @@ import numpy as np
 
 from edgetune.compare.outcome import Outcome
 from edgetune.compare.ranking import DataTable
-from edgetune.report.chart_style import (
+from edgetune.report.charts import (
     PHASES,
+    Curves,
     MethodPoint,
     draw_bars,
+    draw_pareto,
+    draw_sensitivity,
     fill_styles,
     name_rows,
     new_figure,
@@ -25,7 +28,6 @@ from edgetune.report.chart_style import (
     save_figure,
     save_message,
 )
-from edgetune.report.charts import Curves, draw_pareto, draw_sensitivity
 from edgetune.utils.formatting import describe_stage
 
 if TYPE_CHECKING:

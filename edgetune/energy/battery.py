@@ -20,7 +20,6 @@ and the charge is followed from there. Where power is not told, only the steps c
 from __future__ import annotations
 
 import sys
-import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -61,12 +60,6 @@ class BatteryCell:
     def status(self) -> str:
         """`Discharging`, `Charging`, `Full`, `Not charging`, `Unknown`, or empty."""
         return read_text(self.folder / "status") or ""
-
-    @property
-    def percent(self) -> int | None:
-        """How full it says it is."""
-        percent = read_int(self.folder / "capacity")
-        return percent if percent is not None and 0 <= percent <= 100 else None
 
     def _j_per_uah(self) -> float | None:
         voltage_uv = self._first(*_VOLTAGES)
@@ -115,13 +108,19 @@ class Battery:
     @property
     def percent(self) -> int | None:
         """How full: the mean of what the cells say."""
-        known = [percent for cell in self.cells if (percent := cell.percent) is not None]
+        said = [read_int(cell.folder / "capacity") for cell in self.cells]
+        known = [percent for percent in said if percent is not None and 0 <= percent <= 100]
         return round(sum(known) / len(known)) if known else None
+
+    @property
+    def statuses(self) -> set[str]:
+        """What the cells do."""
+        return {cell.status for cell in self.cells}
 
     @property
     def discharging(self) -> bool:
         """Whether it gives more than it gets."""
-        statuses = {cell.status for cell in self.cells}
+        statuses = self.statuses
         return "Discharging" in statuses and "Charging" not in statuses
 
     def levels(self) -> dict[Path, tuple[int, float]]:
@@ -165,13 +164,12 @@ def power_source(root: Path) -> PowerSource:
 
     A charger that is too weak to stop the battery from discharging is still `mains`.
     """
-    plugs = [read_int(folder / "online") for folder in _supplies(root, "Mains", "USB", "Wireless")]
-    if any(plug is not None and plug > 0 for plug in plugs):
+    if any((read_int(plug / "online") or 0) > 0 for plug in _supplies(root, "Mains", "USB", "Wireless")):
         return "mains"
     battery = find_battery(root)
     if battery is None:
         return _power_source_of_psutil() if root == Path("/") and sys.platform != "linux" else "unknown"
-    statuses = {cell.status for cell in battery.cells}
+    statuses = battery.statuses
     if "Charging" in statuses:
         return "mains"
     unplugged = any(read_int(folder / "online") == 0 for folder in _supplies(root, "Mains"))
@@ -200,13 +198,15 @@ PATIENCE_S = 10.0
 
 
 class Discharge(Counter):
-    """Joules out of the battery since opening."""
+    """Joules out of the battery since opening; none before the first step where only the charge is told.
+
+    It is lost when the machine is plugged in, or when the battery tells no more.
+    """
 
     covers = "machine"
 
     @classmethod
     def find(cls, root: Path, clock: TimeSource) -> Discharge | None:
-        """Return the battery while it discharges and tells power or charge; else None."""
         try:
             return cls(root, clock)
         except SensorLost:
@@ -214,7 +214,6 @@ class Discharge(Counter):
 
     @classmethod
     def state_on(cls, root: Path) -> SensorState:
-        """Say how full the battery is."""
         battery = find_battery(root)
         if battery is None:
             return SensorState("battery", False, "none found")
@@ -222,7 +221,7 @@ class Discharge(Counter):
         measures = ", discharging" if power_source(root) == "battery" and battery.discharging else ""
         return SensorState("battery", True, f"{battery.name}{charge}{measures}")
 
-    def __init__(self, root: Path, clock: TimeSource = time.perf_counter) -> None:
+    def __init__(self, root: Path, clock: TimeSource) -> None:
         """Start counting.
 
         Raises:
@@ -232,8 +231,6 @@ class Discharge(Counter):
         battery = self._battery()
         self.name = f"battery {battery.name} discharge"
         power_w, self._levels = battery.power_w(), battery.levels()
-        if power_w is None and not self._levels:
-            raise SensorLost("it reports neither power nor charge")
         self._power = PowerIntegral()
         self._step_s = self._told_s = clock()
         self._has_power = power_w is not None
@@ -241,6 +238,8 @@ class Discharge(Counter):
         self._at_step_j = self._power_at_step_j = 0.0
         if power_w is not None:
             self._power.add(self._step_s, power_w)
+        elif not self._levels:
+            raise SensorLost("it reports neither power nor charge")
 
     def _battery(self) -> Battery:
         battery = find_battery(self._root)
@@ -251,11 +250,6 @@ class Discharge(Counter):
         return battery
 
     def joules(self) -> float | None:
-        """Return joules since opening; None before the first step where only the charge is told.
-
-        Raises:
-            SensorLost: the machine was plugged in, or the battery tells no more.
-        """
         battery, now_s = self._battery(), self._clock()
         power_w, levels = battery.power_w(), battery.levels()
         if power_w is not None and self._has_power:

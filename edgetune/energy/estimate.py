@@ -37,11 +37,10 @@ class ConstantPower:
         self.source, self._watts, self._clock, self._start_s = source, watts, clock, clock()
 
     def joules(self) -> float:
-        """Return watts times seconds since the start."""
         return self._watts * (self._clock() - self._start_s)
 
     def close(self) -> None:
-        """Nothing is held open."""
+        pass  # nothing is held open
 
 
 def process_cpu_s() -> float:
@@ -65,7 +64,6 @@ class CpuUsePower(ConstantPower):
         self._n_cpus, self._cpu_s, self._start_cpu_s = n_cpus, cpu_s, cpu_s()
 
     def joules(self) -> float:
-        """Return the joules since the start: idle watts always, the rest by use."""
         passed_s = self._clock() - self._start_s
         busy_s = min((self._cpu_s() - self._start_cpu_s) / self._n_cpus, passed_s)
         return self._watts * (IDLE_RATE * passed_s + (1 - IDLE_RATE) * busy_s)

@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 import importlib
 import os
-import time
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +15,11 @@ from edgetune.energy.sensor import Counter, PowerIntegral, SensorLost, TimeSourc
 
 
 class Nvml(Counter):
-    """Joules of one GPU since opening."""
+    """Joules of one GPU since opening; lost when the driver answers no more, or its counter goes back."""
 
     covers = "gpu"
 
-    def __init__(self, module: Any, handle: Any, clock: TimeSource = time.perf_counter) -> None:
+    def __init__(self, module: Any, handle: Any, clock: TimeSource) -> None:
         """Start counting; `module` is pynvml, started, and `handle` a device of it.
 
         Raises:
@@ -60,11 +59,6 @@ class Nvml(Counter):
             return None
 
     def joules(self) -> float:
-        """Return joules since opening.
-
-        Raises:
-            SensorLost: the driver answers no more, or its counter went back.
-        """
         try:
             if self._start_mj is None:
                 power_w = float(self._nvml.nvmlDeviceGetPowerUsage(self._handle)) / 1e3
@@ -78,7 +72,6 @@ class Nvml(Counter):
         return (now_mj - self._start_mj) / 1e3
 
     def close(self) -> None:
-        """Let NVML go."""
         if not self._closed:
             self._closed = True
             with contextlib.suppress(self._nvml.NVMLError):  # the driver is gone already

@@ -34,7 +34,10 @@ _POWER = re.compile(
 
 
 class Powermetrics(Counter):
-    """Joules of the processor since opening, read by a thread from the child's output."""
+    """Joules of the processor since opening, read by a thread from the child's output.
+
+    The last power is carried on to now. There is no figure before the first block.
+    """
 
     covers = "processor"
 
@@ -55,7 +58,6 @@ class Powermetrics(Counter):
 
     @classmethod
     def find(cls, root: Path, clock: TimeSource) -> Powermetrics | None:
-        """Start powermetrics; None where it may not be run."""
         wanted = command()
         if wanted is None:
             return None
@@ -93,11 +95,6 @@ class Powermetrics(Counter):
             self._process.stdout.close()
 
     def joules(self) -> float | None:
-        """Return joules since opening, the last power carried on to now; None before the first block.
-
-        Raises:
-            SensorLost: powermetrics has ended or fallen silent.
-        """
         joules, power_w, heard_s = self._heard
         silent_s = self._clock() - heard_s
         if self._ended:
@@ -107,7 +104,6 @@ class Powermetrics(Counter):
         return None if joules is None else joules + power_w * min(silent_s, MAX_AHEAD_S)
 
     def close(self) -> None:
-        """End the child process."""
         if self._process is None or self._closing:
             return
         self._closing = True

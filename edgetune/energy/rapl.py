@@ -66,7 +66,10 @@ def usable_zones(root: Path) -> list[Zone]:
 
 
 class Rapl(Counter):
-    """Joules of all packages and their memory since opening."""
+    """Joules of all packages and their memory since opening.
+
+    Lost when a counter cannot be read, was reset, or stands still.
+    """
 
     covers = "processor"
 
@@ -82,13 +85,11 @@ class Rapl(Counter):
 
     @classmethod
     def find(cls, root: Path, clock: TimeSource) -> Rapl | None:
-        """Return the counters that can be read; None where there are none."""
         zones = usable_zones(root)
         return cls(zones, clock) if zones else None
 
     @classmethod
     def state_on(cls, root: Path) -> SensorState:
-        """Say whether there are counters and whether this user may read them."""
         label = "RAPL (processor energy)"
         if not find_zones(root):
             return SensorState(label, False, "not available; processor energy is not measured")
@@ -98,11 +99,6 @@ class Rapl(Counter):
         return SensorState(label, True, counted(len(zones), "counter"))
 
     def joules(self) -> float:
-        """Return joules since opening.
-
-        Raises:
-            SensorLost: a counter cannot be read, was reset, or stands still.
-        """
         now_s = self._clock()
         passed_s = now_s - self._read_s
         gained_uj = sum(self._gained_uj(zone, passed_s) for zone in self._last_uj)

@@ -43,14 +43,7 @@ class SensorLost(Exception):
 
 
 class SensorState(NamedTuple):
-    """What `edgetune doctor` says of a sensor.
-
-    Attributes:
-        label: the sensor in words.
-        available: whether there is such hardware and it can be read.
-        detail: what was found, in words.
-        fix: command that makes it readable; empty where there is none.
-    """
+    """What `edgetune doctor` says of a sensor: its name, whether it can be read, and the command for that."""
 
     label: str
     available: bool
@@ -110,19 +103,9 @@ class FallbackSensor:
         self._opened_s = self._good_s = clock()
         self._good_j = self._total_j = 0.0
         self._estimate_at_good_j = estimate.joules()
-        self._silent = self._closed = False
-        self._lost = ""
+        self._lost = self._closed = False
         self._mean_w: float | None = None
-
-    @property
-    def measured(self) -> bool:
-        return not self._lost and not self._silent
-
-    @property
-    def source(self) -> str:
-        if self._silent:
-            return f"{self._estimate.source} ({self._counter.name} has not reported a value yet)"
-        return self._lost or self._counter.name
+        self.source, self.measured = counter.name, True
 
     def joules(self) -> float:
         if not self._closed:
@@ -136,8 +119,9 @@ class FallbackSensor:
             except SensorLost as error:
                 self._lose(str(error))
             else:
-                self._silent = read_j is None
+                self.source, self.measured = self._counter.name, read_j is not None
                 if read_j is None:
+                    self.source = f"{self._estimate.source} ({self.source} has not reported a value yet)"
                     return self._estimate.joules()
                 self._good_j, self._good_s = read_j, self._clock()
                 self._estimate_at_good_j = self._estimate.joules()
@@ -151,10 +135,10 @@ class FallbackSensor:
         if lasted_s >= MEAN_AFTER_S and self._good_j > 0:
             self._mean_w = self._good_j / lasted_s
             how = f"estimated: {self._mean_w:.3g} W, its mean power until then"
-        self._lost = f"{how} ({name}: {why})"
-        if lasted_s:
-            self._lost = f"{name} for {lasted_s:.0f} s, then {how} ({why})"
-        self._silent = False
+        self.source = (
+            f"{name} for {lasted_s:.0f} s, then {how} ({why})" if lasted_s else f"{how} ({name}: {why})"
+        )
+        self._lost, self.measured = True, False
         self._counter.close()
 
     def close(self) -> None:

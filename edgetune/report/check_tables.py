@@ -5,58 +5,39 @@ check ─→ sections (title, rows of cells) ─→ rich, plain lines, or tables
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING
 
 from edgetune.checking.data_check import LONGEST, DataCheck
-from edgetune.report.page_parts import Html, document, foreign_text, section_table, tag
+from edgetune.report.page_parts import Html, document, foreign_text, joined, page_header, section_table, tag
+from edgetune.report.result_tables import BAR, Rows
 from edgetune.utils.formatting import percent
 from edgetune.utils.sanitize import brief
 from edgetune.utils.tables import Section, print_sections
-from edgetune.utils.version import __version__
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-BAR = 20
 MOST_SCRIPTS = 6
 MOST_CLASSES, SMALLEST_CLASSES = 12, 3
 """Classes that a terminal shows, and how many of these are the smallest ones where there are more."""
 SHOWN_CHARS, PAGE_CHARS = 64, 400
 CLASSES = "Classes"
-MEND, KNOW = "mend", "note"
 NOTHING = "Nothing was found that should be mended."
 
 
 def print_check(check: DataCheck, console: Console) -> None:
     """Print what was found, the sentences last."""
-    findings: list[tuple[str, ...]] = [
-        (MEND if finding.mend else KNOW, finding.text) for finding in check.findings
-    ]
-    findings = findings or [("fine", NOTHING)]
-    sections = [*_sections(check, MOST_CLASSES, SHOWN_CHARS), Section("Findings", findings)]
-    print_sections(sections, console)
+    findings: Rows = [("mend" if mend else "note", text) for text, mend in check.findings]
+    told = Section("Findings", findings or [("fine", NOTHING)])
+    print_sections([*_sections(check, MOST_CLASSES, SHOWN_CHARS), told], console)
 
 
 def check_page(check: DataCheck, made: datetime) -> str:
-    """Return an HTML page that holds all it needs.
-
-    Args:
-        check: what was found.
-        made: when the page is made, with its time zone.
-    """
-    title = f"Check of {check.source}"
-    body = tag(
-        "body",
-        tag(
-            "header",
-            tag("h1", "Check of ", foreign_text(check.source)),
-            tag("p", f"Made {made:%Y-%m-%d %H:%M %Z} by edgetune {__version__}.", class_="quiet"),
-        ),
-        tag("main", *check_parts(check)),
-    )
-    return document(title, body)
+    """Return an HTML page that holds all it needs, made at this time (with its time zone)."""
+    header = page_header(joined(["Check of ", foreign_text(check.source)]), made)
+    return document(f"Check of {check.source}", tag("body", header, tag("main", *check_parts(check))))
 
 
 def check_parts(check: DataCheck) -> list[Html]:
@@ -77,74 +58,53 @@ def check_parts(check: DataCheck) -> list[Html]:
 
 def _sections(check: DataCheck, most_classes: int, n_chars: int) -> list[Section]:
     """Return all but the findings; at most so many classes, and so many characters of a text."""
+    classes: Rows = list(_classes(check, most_classes))
+    lengths: Rows = [
+        (one.unit, *map(_length, (one.shortest, one.median, one.percentile_95, one.longest)))
+        for one in check.lengths
+    ]
+    cuts: Rows = [(str(one.max_length), f"{one.rows:,}", percent(one.share)) for one in check.cuts]
+    scripts: Rows = [
+        (
+            one.script,
+            f"{one.rows:,}",
+            percent(one.share),
+            f"{one.tokens_per_word:.2f}",
+            percent(one.unknown_rate),
+        )
+        for one in check.scripts[:MOST_SCRIPTS]
+    ]
+    conflicts: Rows = [
+        (_some(one.lines), _some(one.labels), brief(one.text, n_chars)) for one in check.conflicts
+    ]
+    surprising: Rows = []
+    for row in check.surprising:
+        share = "< 0.001" if row.probability < 0.001 else f"{row.probability:.3f}"
+        names = brief(row.label), share, brief(row.predicted)
+        surprising.append((f"{row.line:,}", *names, brief(row.text, n_chars)))
+    vocabulary = "Scripts, and how the encoder's vocabulary writes them"
     sections = [
         Section("How it was read", [(fact.what, fact.found, fact.option) for fact in check.reading]),
         Section("Rows", list(_rows(check)), right=True),
+        Section(CLASSES, classes, ("label", "rows", "share", "of the largest"), right=True),
+        Section("Length of a text", lengths, ("unit", "shortest", "median", "95 %", "longest"), right=True),
+        Section("Texts cut by --max-length", cuts, ("tokens", "texts", "share"), right=True),
         Section(
-            CLASSES,
-            list(_classes(check, most_classes)),
-            ("label", "rows", "share", "of the largest"),
-            right=True,
-        ),
-        Section(
-            "Length of a text",
-            [
-                (one.unit, *map(_length, (one.shortest, one.median, one.percentile_95, one.longest)))
-                for one in check.lengths
-            ],
-            ("unit", "shortest", "median", "95 %", "longest"),
-            right=True,
-        ),
-        Section(
-            "Texts cut by --max-length",
-            [(str(one.max_length), f"{one.rows:,}", percent(one.share)) for one in check.cuts],
-            ("tokens", "texts", "share"),
-            right=True,
-        ),
-        Section(
-            "Scripts, and how the encoder's vocabulary writes them",
-            [
-                (
-                    one.script,
-                    f"{one.rows:,}",
-                    percent(one.share),
-                    f"{one.tokens_per_word:.2f}",
-                    percent(one.unknown_rate),
-                )
-                for one in check.scripts[:MOST_SCRIPTS]
-            ],
-            ("script", "texts", "share", "tokens a word", "unknown tokens"),
-            right=True,
+            vocabulary, scripts, ("script", "texts", "share", "tokens a word", "unknown tokens"), right=True
         ),
         Section("Accuracy of simple classifiers", list(_validated(check)), right=True),
-        Section(
-            "Same text, different labels",
-            [
-                (
-                    ", ".join(map(str, one.lines[:MOST_CLASSES])),
-                    ", ".join(map(brief, one.labels[:MOST_CLASSES])),
-                    brief(one.text, n_chars),
-                )
-                for one in check.conflicts
-            ],
-            ("lines", "labels", "text"),
-        ),
+        Section("Same text, different labels", conflicts, ("lines", "labels", "text")),
         Section(
             "Most surprising labels, for n-grams fitted on other rows",
-            [
-                (
-                    f"{one.line:,}",
-                    brief(one.label),
-                    "< 0.001" if one.probability < 0.001 else f"{one.probability:.3f}",
-                    brief(one.predicted),
-                    brief(one.text, n_chars),
-                )
-                for one in check.surprising
-            ],
+            surprising,
             ("line", "label", "p(label)", "predicted", "text"),
         ),
     ]
     return [section for section in sections if section.rows]
+
+
+def _some(values: Sequence[object]) -> str:
+    return ", ".join(map(brief, values[:MOST_CLASSES]))
 
 
 def _rows(check: DataCheck) -> Iterator[tuple[str, ...]]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import contextlib
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from pathlib import Path
@@ -28,7 +28,6 @@ from edgetune.utils.sanitize import brief
 from edgetune.utils.tables import Section
 
 SUMMARY_VERSION = 2
-SUMMARIES = ("summary.json", "result.json")
 PNG_HEAD = b"\x89PNG\r\n\x1a\n"
 MOST_CONFIG_BYTES = 1 << 16
 MOST_CELL_BYTES = 1 << 24
@@ -40,11 +39,7 @@ class _Told(BaseModel):
     """Base of what a summary tells: anything may be missing or unknown, wrong types are refused."""
 
     model_config = ConfigDict(
-        extra="ignore",
-        frozen=True,
-        protected_namespaces=(),
-        coerce_numbers_to_str=True,
-        allow_inf_nan=False,
+        frozen=True, protected_namespaces=(), coerce_numbers_to_str=True, allow_inf_nan=False
     )
 
 
@@ -75,7 +70,6 @@ class RunMachine(_Told):
 class RunFigures(_Told):
     """What a report reads of a `summary.json`; the fields are those of `result.RunResult`, None: unknown."""
 
-    schema_version: int = SUMMARY_VERSION
     method: str | None = None
     preset: str | None = None
     backend: str | None = None
@@ -158,17 +152,17 @@ def collect(folders: Sequence[Path]) -> CollectedRuns:
     """
     found: dict[Path, bool] = {}  # whether it was named itself
     for folder in folders:
-        cells = compare_cells(folder)
-        if cells is None:
+        cells = sorted(path.parent / "run" for path in folder.glob("cells/*/cell.json"))
+        if cells and not (folder / "summary.json").is_file():
+            for cell in cells:
+                found.setdefault(cell.resolve(), False)
+        else:
             _check_is_run(folder)
             found[folder.resolve()] = True
-        for cell in cells or ():
-            found.setdefault(cell.resolve(), False)
     # The run of a cell is named after the cell: all of them are called `run`.
     shown = [path.parent if (path.parent / "cell.json").is_file() else path for path in found]
-    names = unique_names(shown)
-    read = [_read(path, name, found[path]) for path, name in zip(found, names, strict=True)]
-    records = _with_labels([one for one in read if isinstance(one, RunRecord)])
+    read = [_read(path, name, found[path]) for path, name in zip(found, unique_names(shown), strict=True)]
+    records = tuple(_with_labels([one for one in read if isinstance(one, RunRecord)]))
     left_out = tuple(one for one in read if isinstance(one, str))
     if not records:
         where = ", ".join(map(str, folders))
@@ -176,18 +170,8 @@ def collect(folders: Sequence[Path]) -> CollectedRuns:
     return CollectedRuns(records, left_out)
 
 
-def compare_cells(folder: Path) -> list[Path] | None:
-    """Return where the runs of a compare folder are or will be, by name; None when it is not one."""
-    cells = sorted(path.parent / "run" for path in folder.glob("cells/*/cell.json"))
-    return cells if cells and not (folder / "summary.json").is_file() else None
-
-
 def _read(folder: Path, name: str, was_named: bool) -> RunRecord | str:
-    """Read a run; say why it is left out when it is a cell that cannot be read.
-
-    Raises:
-        RunError: it cannot be read and was named.
-    """
+    """Read a run; say why it is left out when it is a cell that cannot be read."""
     try:
         if (folder / "result.json").is_file():
             return _read_baseline(folder, name)
@@ -208,45 +192,39 @@ def _failed(folder: Path) -> RunError:
 
 
 def _read_baseline(folder: Path, name: str) -> RunRecord:
-    """Read the run of a baseline, which writes no summary: the comparison measured it.
-
-    Raises:
-        RunError: it failed, or what the comparison says of it cannot be read.
-    """
+    """Read the run of a baseline, which writes no summary: the comparison measured it."""
     cell, task = _cell(folder), _json(folder.parent / "task.json")
     if cell.get("accuracy") is None:
         raise _failed(folder)
     data = task.get("data")
-    said = {
-        key: cell.get(key) for key in ("accuracy", "n_eval", "time_split_s", "seed", "energy_j", "machine")
+    kept = ("accuracy", "n_eval", "time_split_s", "seed", "energy_j", "machine")
+    said = {name: cell.get(name) for name in kept} | {
+        "energy_source": cell.get("energy_source") or None,
+        "method": cell.get("variant"),
+        "elapsed_s": cell.get("seconds"),
+        "eval_source": task.get("eval"),
+        "dataset": data.get("train") if isinstance(data, dict) else cell.get("data"),
     }
-    said |= {"energy_source": cell.get("energy_source") or None, "method": cell.get("variant")}
-    said |= {"elapsed_s": cell.get("seconds"), "eval_source": task.get("eval")}
-    said["dataset"] = data.get("train") if isinstance(data, dict) else cell.get("data")
     try:
         figures = RunFigures.model_validate({key: value for key, value in said.items() if value is not None})
         shown = figures.model_dump(exclude_none=True, exclude={"energy_j"})
         sections = tuple(summary_sections({**shown, "run_dir": None}, details=True))
     except (LookupError, TypeError, ValueError) as error:
-        raise RunError(
-            f"{folder.parent / 'cell.json'} is not the outcome of a run of a comparison."
-        ) from error
-    return RunRecord(name, folder, figures, sections, _date(folder, cell.get("date")), None, None)
+        path = folder.parent / "cell.json"
+        raise RunError(f"{path} is not the outcome of a run of a comparison.") from error
+    date = _date(folder / "result.json", cell.get("date"))
+    return RunRecord(name, folder, figures, sections, date, None, None)
 
 
-def _with_labels(records: list[RunRecord]) -> tuple[RunRecord, ...]:
+def _with_labels(records: Sequence[RunRecord]) -> Iterator[RunRecord]:
     """Give baselines, which do not tell their labels, those of other runs on the same data."""
     known = {one.figures.dataset: one.figures.label_names for one in records if one.figures.label_names}
-    return tuple(
-        one
-        if one.figures.label_names or one.figures.dataset not in known
-        else replace(one, figures=one.figures.model_copy(update={"label_names": known[one.figures.dataset]}))
-        for one in records
-    )
+    for one in records:
+        names = one.figures.label_names or known.get(one.figures.dataset, [])
+        yield replace(one, figures=one.figures.model_copy(update={"label_names": names}))
 
 
 def _cell(folder: Path) -> dict[str, Any]:
-    """Return what `cell.json` says of a run in a compare folder, {} where there is none."""
     return _json(folder.parent / "cell.json")
 
 
@@ -260,11 +238,7 @@ def _json(path: Path) -> dict[str, Any]:
 
 
 def _check_is_run(folder: Path) -> None:
-    """Refuse a folder that holds no finished run; say what it is instead.
-
-    Raises:
-        RunError: it is missing, holds no summary, or holds folders that do.
-    """
+    """Refuse a folder that holds no finished run; say what it is instead."""
     if (folder / "summary.json").is_file():
         return
     if not folder.is_dir():
@@ -299,32 +273,25 @@ def read_run(folder: Path, name: str) -> RunRecord:
     except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
         what = brief(f"{type(error).__name__}: {error}", MAX_ERROR_CHARS)
         raise RunError(f"{path} is not a complete summary ({what}).") from error
-    date = _date(folder, summary.get("date") or _cell(folder).get("date"))
-    config, picture = (
-        _bytes(folder / "config.toml", MOST_CONFIG_BYTES),
-        _bytes(folder / "run.png", MOST_PICTURE_BYTES),
-    )
+    date = _date(path, summary.get("date") or _cell(folder).get("date"))
+    config = _bytes(folder / "config.toml", MOST_CONFIG_BYTES)
+    picture = _bytes(folder / "run.png", MOST_PICTURE_BYTES)
     text = None if config is None else config.decode("utf-8", errors="replace").replace("\r\n", "\n")
     png = picture if picture is not None and picture.startswith(PNG_HEAD) else None
     return RunRecord(name, folder, figures, sections, date, text, png)
 
 
-def _date(folder: Path, said: Any) -> datetime:
+def _date(summary: Path, said: Any) -> datetime:
     """Return when a run was made: as its summary or its cell says, else when the summary was last written."""
     with contextlib.suppress(TypeError, ValueError):
         date = datetime.fromisoformat(said)
         if date.tzinfo is not None:
             return date.astimezone(timezone.utc)
-    written = next((path for name in SUMMARIES if (path := folder / name).is_file()), folder)
-    return datetime.fromtimestamp(written.stat().st_mtime, timezone.utc)
+    return datetime.fromtimestamp(summary.stat().st_mtime, timezone.utc)
 
 
 def _read_summary(path: Path) -> dict[str, Any]:
-    """Read a summary; a number that is not finite is None.
-
-    Raises:
-        RunError: it cannot be read, is no JSON object, or was written by a newer edgetune.
-    """
+    """Read a summary; a number that is not finite is None."""
     try:
         summary = read_json_file(path, FINITE)
     except OSError as error:
@@ -339,9 +306,8 @@ def _read_summary(path: Path) -> dict[str, Any]:
     if isinstance(version, int) and version > SUMMARY_VERSION:
         raise RunError(f"{path} was written by a newer edgetune (schema {version}); update edgetune.")
     if version != SUMMARY_VERSION:
-        raise RunError(
-            f"{path} was written by an older edgetune (schema {version!r}); train again to report it."
-        )
+        older = f"{path} was written by an older edgetune (schema {version!r})"
+        raise RunError(f"{older}; train again to report it.")
     return summary
 
 

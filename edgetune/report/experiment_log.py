@@ -1,6 +1,9 @@
 """The figures of a run in other programs: `--log-to tensorboard`, `mlflow`, `wandb-offline`.
 
-history.jsonl's records and the summary ─→ ExperimentLogs ─→ one `Logger` for each program ─→ files
+history.jsonl's records and the summary ─→ ExperimentLogs ─→ a logger for each program ─→ files
+
+A logger writes one run for one program: `texts` are settings and paths, `metrics` numbers as of an optimizer
+step, and `close` writes what is left.
 
 The files lie beside the run folder (`runs/tensorboard`, `runs/mlruns`, `runs/wandb`), so that the runs of a
 folder are shown together. Nothing is sent anywhere, unless `MLFLOW_TRACKING_URI` names a server.
@@ -15,7 +18,7 @@ import os
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from edgetune.config.choices import LogTo
 from edgetune.config.settings import RunConfig
@@ -30,31 +33,9 @@ FLUSH_S = 1.0
 """Seconds between two writes to MLflow, which writes a file for each metric."""
 MOST_CHARS = 500
 """Of a setting: more is an error in older versions of MLflow."""
-FINAL = (
-    "accuracy",
-    "micro_f1",
-    "macro_f1",
-    "mcc",
-    "eval_loss",
-    "elapsed_s",
-    "energy_j",
-    "n_trained",
-    "n_steps",
-)
+METRICS = ("accuracy", "micro_f1", "macro_f1")
+FINAL = (*METRICS, "mcc", "eval_loss", "elapsed_s", "energy_j", "n_trained", "n_steps")
 """Fields of the summary that are logged at the end."""
-
-
-class Logger(Protocol):
-    """Writes one run for one program."""
-
-    def texts(self, values: Mapping[str, str]) -> None:
-        """Write settings and paths."""
-
-    def metrics(self, values: Mapping[str, float], step: int) -> None:
-        """Write numbers, as of an optimizer step."""
-
-    def close(self) -> None:
-        """Write what is left."""
 
 
 class _TensorBoard:
@@ -146,11 +127,7 @@ class ExperimentLogs:
     """
 
     def __init__(self, names: Iterable[LogTo] = (), warn: Say = lambda text: None) -> None:
-        """Import what is needed; nothing is written yet.
-
-        Args:
-            names: programs.
-            warn: is told of programs that fail.
+        """Import what is needed; nothing is written yet, and `warn` is told of programs that fail.
 
         Raises:
             MissingDependencyError: a package is not installed.
@@ -167,16 +144,11 @@ class ExperimentLogs:
                     'run `pip install "edgetune[log]"`.'
                 ) from error
         self._warn = warn
-        self._loggers: dict[LogTo, Logger] = {}
+        self._loggers: dict[LogTo, Any] = {}
         self._step = 0
 
     def start(self, run_dir: Path, config: RunConfig) -> None:
-        """Begin to write.
-
-        Args:
-            run_dir: the run folder.
-            config: all settings.
-        """
+        """Begin to write, with all settings of the run in this folder."""
         run_dir = run_dir.absolute()
         for name, module in self._modules.items():
             with self._leaving_out(name):
@@ -195,8 +167,7 @@ class ExperimentLogs:
             self._step = fields["step"]
             self._metrics({"train/loss": fields["loss"], "train/learning_rate": fields["lr"]})
         elif fields["kind"] == "eval":
-            names = ("accuracy", "micro_f1", "macro_f1", "loss")
-            self._metrics({f"eval/{name}": fields[name] for name in names if name in fields})
+            self._metrics({f"eval/{name}": fields.get(name) for name in (*METRICS, "loss")})
 
     def finish(self, result: RunResult) -> None:
         """Write the final figures, and those of each learner on held-out rows; close."""
@@ -204,7 +175,7 @@ class ExperimentLogs:
         for learner in (result.ensemble or {}).get("learners", []):
             name = learner["name"].replace(" ", "_")
             found[f"learners/{name}/weight"] = learner["weight"]
-            for metric in ("accuracy", "micro_f1", "macro_f1", "log_loss"):
+            for metric in (*METRICS, "log_loss"):
                 found[f"learners/{name}/held_out_{metric}"] = (learner["held_out"] or {}).get(metric)
         self._metrics(found)
         model = Path(result.run_dir).absolute() / "model"

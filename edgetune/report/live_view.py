@@ -7,7 +7,7 @@ import math
 import sys
 import time
 from collections import deque
-from typing import Any, TextIO
+from typing import Any
 
 from edgetune.data.in_memory import name_copies
 from edgetune.run_files.counters import Counters
@@ -30,6 +30,7 @@ class View:
 
     def __init__(self) -> None:
         self.warned: set[str] = set()
+        self._marks: deque[tuple[float, float]] = deque()
 
     def say(self, text: str) -> None:
         """Receive a message."""
@@ -52,22 +53,20 @@ class View:
     def finished(self, result: RunResult) -> None:
         """Receive the summary of the run."""
 
-
-class TimeLeft:
-    """Time left from recent speed, so that a stage that skips more is soon believed."""
-
-    def __init__(self) -> None:
-        self._marks: deque[tuple[float, float]] = deque()
-
-    def left_s(self, share: float, elapsed_s: float) -> float | None:
-        """Return the seconds left of the training loop, None before it can be told."""
+    def _time_left(self, share: float, elapsed_s: float) -> str:
+        """Say the time left by recent speed, so that a stage that skips more is soon believed."""
         self._marks.append((elapsed_s, share))
         while len(self._marks) > 2 and elapsed_s - self._marks[1][0] > SPEED_WINDOW_S:
             self._marks.popleft()
         t_0, share_0 = self._marks[0]
         if share <= share_0 or elapsed_s - t_0 < 0.5:
-            return None
-        return (1.0 - share) * (elapsed_s - t_0) / (share - share_0)
+            return ""
+        return duration((1.0 - share) * (elapsed_s - t_0) / (share - share_0))
+
+
+def joined(separator: str, *parts: str) -> str:
+    """Join the parts that say something."""
+    return separator.join(filter(None, parts))
 
 
 def shares(counts: Counters) -> str:
@@ -81,22 +80,19 @@ def shares(counts: Counters) -> str:
 
 def headline(prepared: Any, config: Any) -> str:
     """Say what is about to be trained, on what, by what."""
-    train = config.train
-    names = prepared.data.label_names
-    n_eval = counted(len(prepared.data.evaluation), "row")
+    train, data = config.train, prepared.data
+    names = data.label_names
     labels = ", ".join(map(brief, names[:6])) + (", …" if len(names) > 6 else "")
     if prepared.plan is None or prepared.plan.trains:
         method, limit = config.selection.method, "at most " if config.budget.limits_time else ""
-        how = (
-            f"frozen: {config.model.freeze}; {limit}{counted(train.epochs, 'epoch')}, "
-            f"batch {train.batch_size}, lr {train.lr:g}, "
-        )
+        epochs = f"frozen: {config.model.freeze}; {limit}{counted(train.epochs, 'epoch')}"
+        how = f"{epochs}, batch {train.batch_size}, lr {train.lr:g}, "
     else:
         method, how = prepared.plan.method, "not trained; "
-    data = one_line(name_copies(config.data.train, config.data.train))
-    return (
-        f"{method} on {data}: {len(prepared.data.train):,} rows, {len(names)} labels "
-        f"({labels}); evaluated on {prepared.data.eval_source} ({n_eval})\n"
+    return on_terminal(
+        f"{method} on {one_line(name_copies(config.data.train, config.data.train))}: "
+        f"{len(data.train):,} rows, {len(names)} labels ({labels}); "
+        f"evaluated on {data.eval_source} ({counted(len(data.evaluation), 'row')})\n"
         f"{prepared.model_name} on {prepared.backend.name}, {how}at most {config.data.max_length} tokens, "
         f"seed {train.seed}"
     )
@@ -108,47 +104,36 @@ def describe_loss(loss: float) -> str:
 
 
 class PlainView(View):
-    """Plain lines, one at most every ten seconds."""
+    """Plain lines, one at most every ten seconds, or when the stage has changed."""
 
-    def __init__(self, stream: TextIO | None = None) -> None:
+    def __init__(self) -> None:
         super().__init__()
-        self._stream = stream if stream is not None else sys.stderr
-        self._speed = TimeLeft()
         self._last_s = 0.0
         self._stage = ""
 
+    def _print(self, text: str, style: str) -> None:
+        print(on_terminal(text), file=sys.stderr, flush=True)
+
     def say(self, text: str) -> None:
-        """Print a line."""
-        print(on_terminal(text), file=self._stream, flush=True)
+        self._print(text, "dim")
 
     def warn(self, text: str) -> None:
-        """Print a warning."""
         self.warned.add(text)
-        self.say(f"warning: {text}")
+        self._print(f"warning: {text}", "yellow")
 
     def begin(self, prepared: Any, config: Any) -> None:
-        """Print what is trained."""
-        self.say(headline(prepared, config))
+        self._print(headline(prepared, config), "")
 
     def progress(self, share: float, counts: Counters, loss: float, stage: str, elapsed_s: float) -> None:
-        """Print a line when ten seconds have passed or the stage has changed."""
-        left_s = self._speed.left_s(share, elapsed_s)
+        left = self._time_left(share, elapsed_s)
         if elapsed_s - self._last_s < PLAIN_EVERY_S and stage == self._stage:
             return
         self._last_s, self._stage = elapsed_s, stage
-        parts = [
-            f"{share:4.0%}",
-            f"step {counts.n_steps:,}",
-            describe_loss(loss),
-            f"stage {stage}",
-            shares(counts),
-        ]
-        if left_s is not None:
-            parts.append(f"{duration(left_s)} of training left")
-        self.say("  ".join(part for part in parts if part))
+        done = f"{share:4.0%}  step {counts.n_steps:,}"
+        left = left and f"{left} of training left"
+        self.say(joined("  ", done, describe_loss(loss), f"stage {stage}", shares(counts), left))
 
     def evaluated(self, epoch: int, found: Evaluation) -> None:
-        """Print an evaluation."""
         low, high = found.interval
         what = f"epoch {epoch}" if epoch else "linear probe"
         name = "accuracy" if (f1 := micro_f1(found)) is None else f"micro-F1 {f1:.4f}, subset accuracy"
@@ -174,30 +159,20 @@ class RichView(PlainView):
         )
         self._task: Any = None
 
-    def say(self, text: str) -> None:
-        """Print a line above the bar."""
-        self._console.print(on_terminal(text), style="dim", highlight=False, markup=False)
-
-    def warn(self, text: str) -> None:
-        """Print a warning above the bar."""
-        self.warned.add(text)
-        self._console.print(f"warning: {on_terminal(text)}", style="yellow", highlight=False, markup=False)
+    def _print(self, text: str, style: str) -> None:
+        self._console.print(on_terminal(text), style=style, highlight=False, markup=False)
 
     def begin(self, prepared: Any, config: Any) -> None:
-        """Print what is trained and start the bar."""
-        self._console.print(on_terminal(headline(prepared, config)), highlight=False, markup=False)
+        super().begin(prepared, config)
         self._task = self._bar.add_task("", total=1.0, stage="", note="")
         self._bar.start()
 
     def progress(self, share: float, counts: Counters, loss: float, stage: str, elapsed_s: float) -> None:
-        """Move the bar."""
-        left_s = self._speed.left_s(share, elapsed_s)
-        left = f"{duration(left_s)} left" if left_s is not None else ""
-        note = "  ".join(part for part in (left, describe_loss(loss), shares(counts)) if part)
+        left = self._time_left(share, elapsed_s)
+        note = joined("  ", left and f"{left} left", describe_loss(loss), shares(counts))
         self._bar.update(self._task, completed=share, stage=stage, note=note)
 
     def end(self) -> None:
-        """Remove the bar."""
         self._bar.stop()
 
 
@@ -209,7 +184,6 @@ class NotebookView(View):
 
     def __init__(self) -> None:
         super().__init__()
-        self._speed = TimeLeft()
         self._head = self._status = ""
         self._warnings: list[str] = []
         self._share: float | None = None
@@ -218,12 +192,12 @@ class NotebookView(View):
 
     def __repr__(self) -> str:
         """Return what a program without HTML shows."""
-        return "\n".join(filter(None, [self._head, self._status, *self._warnings]))
+        return joined("\n", self._head, self._status, *self._warnings)
 
     def _repr_html_(self) -> str:
         bar = "" if self._share is None else f'<progress max="1" value="{self._share:.3f}"></progress> '
         parts = [html.escape(self._head), bar + html.escape(self._status), *map(html.escape, self._warnings)]
-        return f'<div style="white-space: pre-wrap">{"<br>".join(filter(None, parts))}</div>'
+        return f'<div style="white-space: pre-wrap">{joined("<br>", *parts)}</div>'
 
     def _draw(self) -> None:
         from IPython.display import display
@@ -235,39 +209,32 @@ class NotebookView(View):
             self._handle.update(self)
 
     def say(self, text: str) -> None:
-        """Show a message until the next one."""
         self._status = on_terminal(text)
         self._draw()
 
     def warn(self, text: str) -> None:
-        """Show a warning, which stays."""
         self.warned.add(text)
         self._warnings.append(f"warning: {on_terminal(text)}")
         self._draw()
 
     def begin(self, prepared: Any, config: Any) -> None:
-        """Show what is trained, and the bar."""
-        self._head, self._share = on_terminal(headline(prepared, config)), 0.0
+        self._head, self._share = headline(prepared, config), 0.0
         self._draw()
 
     def progress(self, share: float, counts: Counters, loss: float, stage: str, elapsed_s: float) -> None:
-        """Move the bar."""
-        left_s = self._speed.left_s(share, elapsed_s)
+        left = self._time_left(share, elapsed_s)
         if time.monotonic() - self._drawn_s < NOTEBOOK_EVERY_S:
             return
-        left = f"{duration(left_s)} of training left" if left_s is not None else ""
-        step = f"step {counts.n_steps:,}"
         self._share = share
-        self._status = ", ".join(filter(None, [step, left, describe_loss(loss), shares(counts)]))
+        left = left and f"{left} of training left"
+        self._status = joined(", ", f"step {counts.n_steps:,}", left, describe_loss(loss), shares(counts))
         self._draw()
 
     def end(self) -> None:
-        """Remove the bar."""
         self._share = None
         self._draw()
 
     def finished(self, result: RunResult) -> None:
-        """Show the result in place of the progress."""
         summary, what = result.to_dict(), "Not evaluated"
         if (found := describe_accuracy(summary)) is not None:
             what = f"{accuracy_name(summary).capitalize()} {found} on {counted(result.n_eval, 'row')}"

@@ -6,9 +6,10 @@ import json
 import re
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path, PurePath
+from string import Template
 from typing import Any
 
-from edgetune.report.result_tables import known_lines
+from edgetune.report.result_tables import MEASURES, known_lines
 from edgetune.utils.formatting import (
     Summary,
     accuracy_name,
@@ -43,10 +44,11 @@ TRAINING = (
 def model_card(summary: Summary) -> str:
     """Return the card's Markdown with its YAML head; what the summary does not tell is left out."""
     name = dataset_name(summary)
+    base, licence = _base_model(summary)
     blocks = [
-        _front_matter(summary),
+        _front_matter(base, licence, summary.get("method")),
         f"# Text classifier trained on {_code(name)}" if name else "# Text classifier",
-        _about(summary),
+        _about(summary, base),
         _bullets("Results", _results(summary)),
         _class_table(summary.get("per_class") or []),
         _bullets("How it was trained", _training(summary)),
@@ -81,22 +83,20 @@ def _hub_name(model: object) -> tuple[str, str | None]:
     return (found.group(1), found.group(2)) if found else (str(model), None)
 
 
-def _front_matter(summary: Summary) -> str:
+def _front_matter(base: str | None, licence: str | None, method: str | None) -> str:
     """Return the YAML head; JSON strings are YAML strings, so quoting is JSON's."""
-    base, licence = _base_model(summary)
     lines = [f"license: {json.dumps(licence)}"] if licence else []
     lines += [f"base_model: {json.dumps(base)}"] if base else []
     lines += ["pipeline_tag: text-classification", "library_name: transformers"]
-    tags = ["text-classification", "edgetune", "onnx", summary.get("method")]
+    tags = ["text-classification", "edgetune", "onnx", method]
     lines += ["tags:", *(f"- {json.dumps(str(tag))}" for tag in tags if tag)]
     return "\n".join(["---", *lines, "---"])
 
 
-def _about(summary: Summary) -> str:
+def _about(summary: Summary, base: str | None) -> str:
     labels = summary.get("label_names") or []
     parts = []
     if summary.get("model") is not None:
-        base, _ = _base_model(summary)
         shown = base or PurePath(str(summary["model"])).name or summary["model"]
         commit = _hub_name(summary["model"])[1]
         at = "" if commit is None else f" at commit {_code(commit)}"
@@ -115,23 +115,21 @@ def _bullets(title: str, lines: Iterable[str]) -> str:
 
 def _results(summary: Summary) -> Iterator[str]:
     accuracy, n_eval = describe_accuracy(summary), summary.get("n_eval")
-    if summary.get("micro_f1") is not None:
-        yield f"Micro-F1: {summary['micro_f1']:.4f}"
+    yield from _known(summary, ("micro_f1", "Micro-F1", "{:.4f}".format))
     if accuracy:
         rows = f", on {counted(n_eval, 'row')}" if n_eval is not None else ""
         yield f"{accuracy_name(summary).capitalize()}: {accuracy}{rows}"
     if (macro_f1 := describe_macro_f1(summary)) is not None:
         yield f"Macro-F1: {macro_f1}"
-    if summary.get("mcc") is not None:
-        yield f"Matthews correlation: {summary['mcc']:.4f}"
+    yield from _known(summary, ("mcc", "Matthews correlation", "{:.4f}".format))
     if accuracy and summary.get("eval_source"):
         yield f"Evaluated on: {in_markdown(summary['eval_source'])}"
     if (ensemble := summary.get("ensemble")) is not None:
         with_ngrams = ""
-        if ensemble["accuracy"] is not None:
-            with_ngrams = f", with an accuracy of {percent(ensemble['accuracy'])}"
         if ensemble.get("micro_f1") is not None:
             with_ngrams = f", with a micro-F1 of {ensemble['micro_f1']:.4f}"
+        elif ensemble["accuracy"] is not None:
+            with_ngrams = f", with an accuracy of {percent(ensemble['accuracy'])}"
         yield (
             "These figures are those of the encoder in this folder alone. `edgetune predict` combines it "
             f"with an n-gram classifier{with_ngrams}; `edgetune export` writes both as one ONNX file."
@@ -141,13 +139,11 @@ def _results(summary: Summary) -> Iterator[str]:
 def _class_table(per_class: list[dict[str, Any]]) -> str:
     if not per_class:
         return ""
-    head = ["| class | precision | recall | F1 | rows |", "|---|---|---|---|---|"]
-    rows = [
-        f"| {in_markdown(one['label'])} | {one['precision']:.3f} | {one['recall']:.3f} | {one['f1']:.3f} "
-        f"| {one['support']:,} |"
-        for one in per_class
-    ]
-    return "\n".join(head + rows)
+    lines = ["| class | precision | recall | F1 | rows |", "|---|---|---|---|---|"]
+    for one in per_class:
+        shares = " | ".join(f"{one[key]:.3f}" for key in MEASURES)
+        lines.append(f"| {in_markdown(one['label'])} | {shares} | {one['support']:,} |")
+    return "\n".join(lines)
 
 
 def _training(summary: Summary) -> Iterator[str]:
@@ -193,11 +189,9 @@ def _cost(summary: Summary) -> Iterator[str]:
         cores = f", {counted(machine['cores'], 'core')}" if machine.get("cores") else ""
         yield f"Machine: {in_markdown(machine['cpu'])}{cores}"
     yield from _known(summary, ("elapsed_s", "Time", duration))
-    parts = [
-        f"{in_markdown(name)} {seconds:.1f} s" for name, seconds in time_split(summary) if seconds >= 0.05
-    ]
-    if parts:
-        yield f"Time by phase: {', '.join(parts)}"
+    phases = [(in_markdown(name), seconds) for name, seconds in time_split(summary) if seconds >= 0.05]
+    if phases:
+        yield "Time by phase: " + ", ".join(f"{name} {seconds:.1f} s" for name, seconds in phases)
     yield from _known(
         summary,
         ("t_norm_modelled", "Time relative to training on everything, modelled", "{:.3f}".format),
@@ -216,42 +210,17 @@ from transformers import pipeline
 classify = pipeline("text-classification", model="path/to/model"{every})
 print(classify("some text"{cut}))
 ```'''
-    example = predicted = classified = '"some text"'
+    texts = {"example": '"some text"', "predicted": '"some text"', "classified": '"some text"'}
     if summary.get("texts_apart"):
-        pipeline, example = TEXTS_APART, '"first text", "second text"'
-        predicted, classified = "--file pairs.csv", '--pair "first text" "second text"'
+        pipeline = TEXTS_APART
+        texts = {
+            "example": '"first text", "second text"',
+            "predicted": "--file pairs.csv",
+            "classified": '--pair "first text" "second text"',
+        }
     whole = "the encoder" if summary.get("ensemble") is None else "the whole answer, n-grams included"
-    return f"""## How to use it
-
-{pipeline}
-
-```sh
-edgetune predict path/to/run {predicted}
-```
-
-With ONNX Runtime and without edgetune, {whole}:
-
-```sh
-edgetune export path/to/run --out classifier
-python classifier/predict.py {classified}
-```
-
-The encoder alone with ONNX Runtime (`onnx/model.onnx` of the run folder, the tokenizer from `model/`):
-
-```python
-import numpy as np
-import onnxruntime
-from tokenizers import Tokenizer
-
-tokenizer = Tokenizer.from_file("model/tokenizer.json")
-tokenizer.no_padding()
-session = onnxruntime.InferenceSession("onnx/model.onnx")
-text = tokenizer.encode({example})
-arrays = {{"input_ids": text.ids, "attention_mask": text.attention_mask, "token_type_ids": text.type_ids}}
-wanted = {{one.name for one in session.get_inputs()}}
-feed = {{name: np.array([ids], dtype=np.int64) for name, ids in arrays.items() if name in wanted}}
-print(session.run(["logits"], feed)[0])
-```"""
+    template = Path(__file__).with_name("card_use.md").read_text(encoding="utf-8").rstrip()
+    return Template(template).substitute(texts, pipeline=pipeline, whole=whole)
 
 
 def _limits(summary: Summary) -> Iterator[str]:

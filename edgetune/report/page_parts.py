@@ -7,12 +7,14 @@ characters are shown as U+FFFD, and a text of unknown direction is isolated from
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Sequence
+from datetime import datetime
 from html import escape
 from pathlib import Path
 
 from edgetune.report.collect import RunFigures
 from edgetune.utils.sanitize import visible
 from edgetune.utils.tables import Section
+from edgetune.utils.version import __version__
 
 NOT_MEASURED = "not measured"
 MOST_CLASSES = 24
@@ -58,6 +60,17 @@ def document(title: str, body: Html) -> str:
         Html(f"<style>\n{Path(__file__).with_name('page.css').read_text(encoding='utf-8')}</style>"),
     )
     return f'<!DOCTYPE html>\n<html lang="en">{head}{body}</html>\n'
+
+
+def page_header(heading: str, made: datetime, *more: Html) -> Html:
+    """Return a page's heading, when it was made (with its time zone) and by what, and more."""
+    words = f"Made {made:%Y-%m-%d %H:%M %Z} by edgetune {__version__}."
+    return tag("header", tag("h1", heading), quiet(words), *more)
+
+
+def quiet(text: str) -> Html:
+    """Return a paragraph that stands back."""
+    return tag("p", text, class_="quiet")
 
 
 def foreign_text(text: object) -> Html:

@@ -1,16 +1,22 @@
-"""The summary of a run and the tables of an evaluation: rich on a terminal, plain lines elsewhere.
+"""The tables of a run's summary, an evaluation, plans and an inspection, and a corrected training file.
 
-    summary ─→ sections (title, rows of cells) ─→ rich or plain text
+    summary, evaluation, … ─→ sections (title, rows of cells) ─→ rich on a terminal, plain lines elsewhere
 
 A figure that is not in the summary leaves its line out.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from typing import Any
+import csv
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from edgetune.data.labels import merge_hint
+from edgetune.planning.plan import LINEAR_PROBE, NGRAMS_ALONE, Plan, Plans
+from edgetune.run_files.run_folder import disk_errors
+from edgetune.utils.files import atomic_path
 from edgetune.utils.formatting import (
     Summary,
     accuracy_name,
@@ -24,14 +30,26 @@ from edgetune.utils.formatting import (
     time_split,
 )
 from edgetune.utils.metrics import Evaluation
-from edgetune.utils.sanitize import brief
-from edgetune.utils.tables import Section
+from edgetune.utils.sanitize import brief, csv_cell, one_line, visible
+from edgetune.utils.tables import Section, print_sections
 
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from edgetune.inference.inspection import CorrectedTable, Inspection, VisitedRow
+
+
+Rows = list[tuple[str, ...]]
 BAR = 20
-MAX_CLASSES = 12
-"""Classes that the summary of a run lists."""
+SHOWN_CHARS = 64
+"""Of a text, on a terminal."""
+MAX_CLASSES, MAX_PLANS, MAX_REFUSED = 12, 6, 12
+"""Classes that the summary of a run lists, and plans."""
 CLASSES = ("class", "precision", "recall", "F1", "rows")
 MEASURES = ("precision", "recall", "f1")
+SUGGESTION = ("suggested_label", "probability", "change")
+"""Columns of a corrected copy, after those of the file."""
+PLANS = ("", "backend", "frozen", "tokens", "batch", "rows", "passes", "steps", "memory", "energy", "loss")
 
 
 def summary_sections(summary: Summary, *, details: bool = False) -> list[Section]:
@@ -40,12 +58,7 @@ def summary_sections(summary: Summary, *, details: bool = False) -> list[Section
     sections = [
         Section("Result", list(_result(summary))),
         _classes(summary if len(per_class) <= MAX_CLASSES else {}),
-        Section(
-            "Learners",
-            list(_learners(summary)),
-            ("learner", _measure(summary), "held-out", "weight"),
-            right=True,
-        ),
+        _learners(summary),
         Section("Model", list(_model(summary))),
         Section("Cost", list(_cost(summary))),
         *(_details(summary) if details else ()),
@@ -65,7 +78,7 @@ def _details(summary: Summary) -> Iterator[Section]:
 
 def int8_sections(report: dict[str, Any]) -> list[Section]:
     """Return the table of a comparison of int8 with fp32, given as `int8.json` has it."""
-    rows: list[tuple[str, ...]] = []
+    rows: Rows = []
     for name in ("fp32", "int8"):
         one = report[name]
         size = f"{one['n_bytes'] / 1e6:,.1f}"
@@ -102,7 +115,7 @@ def _result(summary: Summary) -> Iterator[tuple[str, str]]:
 
 def _classes(summary: Summary) -> Section:
     """Return the figures of each class, with its threshold where rows may have several."""
-    rows: list[tuple[str, ...]] = [
+    rows: Rows = [
         (brief(one["label"], 30), *(f"{one[key]:.3f}" for key in MEASURES), f"{one['support']:,}")
         for one in summary.get("per_class") or []
     ]
@@ -111,11 +124,6 @@ def _classes(summary: Summary) -> Section:
     shown = [f"{threshold:.2f}" for threshold in thresholds] + [""] * (len(rows) - len(thresholds))
     rows = [(*row, threshold) for row, threshold in zip(rows, shown, strict=True)]
     return Section("Classes", rows, (*CLASSES, "threshold"), right=True)
-
-
-def _measure(summary: Summary) -> str:
-    """Name what learners are compared by in the summary."""
-    return "micro-F1" if summary.get("multi_label") else "accuracy"
 
 
 def _run(summary: Summary) -> Iterator[tuple[str, str]]:
@@ -133,21 +141,24 @@ def _run(summary: Summary) -> Iterator[tuple[str, str]]:
         yield "loss not finite", f"{times}; the learning rate was halved each time"
 
 
-def _learners(summary: Summary) -> Iterator[tuple[str, ...]]:
+def _learners(summary: Summary) -> Section:
     """Say what each learner reached alone, and what all of them together reached."""
-    ensemble, key = summary.get("ensemble"), "micro_f1" if summary.get("multi_label") else "accuracy"
-    if ensemble is None:
-        return
-    for one in ensemble["learners"]:
-        held_out = one["held_out"]
-        yield (
+    several = summary.get("multi_label")
+    key, measure = ("micro_f1", "micro-F1") if several else ("accuracy", "accuracy")
+    ensemble = summary.get("ensemble")
+    learners = [] if ensemble is None else ensemble["learners"]
+    rows: Rows = [
+        (
             one["name"],
             "" if one[key] is None else percent(one[key]),
-            "" if held_out is None else percent(held_out[key]),
+            "" if one["held_out"] is None else percent(one["held_out"][key]),
             f"{one['weight']:.2f}" if one["weight"] else "unused",
         )
-    if ensemble[key] is not None and len(ensemble["learners"]) > 1:
-        yield "ensemble", percent(ensemble[key]), "", ""
+        for one in learners
+    ]
+    if ensemble is not None and ensemble[key] is not None and len(learners) > 1:
+        rows.append(("ensemble", percent(ensemble[key]), "", ""))
+    return Section("Learners", rows, ("learner", measure, "held-out", "weight"), right=True)
 
 
 def _time(summary: Summary) -> Iterator[tuple[str, ...]]:
@@ -172,7 +183,7 @@ def _plan(summary: Summary) -> Iterator[tuple[str, ...]]:
         yield line["line"], f"{line['planned_s']:.2f} s", "" if real is None else f"{real:.2f} s"
     if not lines:
         return
-    if summary.get("method") == "linear-probe":
+    if summary.get("method") == LINEAR_PROBE:
         yield "rows of the linear probe", f"{planned['n_rows']:,}", ""
     elif planned["n_rows"] or summary["n_trained"]:
         yield "examples trained", f"{planned['n_rows']:,}", f"{summary['n_trained']:,}"
@@ -267,7 +278,7 @@ def _model(summary: Summary) -> Iterator[tuple[str, str]]:
 def evaluation_sections(evaluation: Evaluation) -> list[Section]:
     """Return the tables of an evaluation: figures, classes, confusion matrix."""
     plain = evaluation.to_dict()
-    rows: list[tuple[str, ...]] = [(accuracy_name(plain), describe_accuracy(plain) or "")]
+    rows: Rows = [(accuracy_name(plain), describe_accuracy(plain) or "")]
     rows += known_lines(plain, ("micro_f1", "micro-F1", "{:.4f}".format))
     rows.append(("macro-F1", describe_macro_f1(plain) or ""))
     rows += known_lines(plain, ("mcc", "MCC", "{:.4f}".format))
@@ -289,3 +300,124 @@ def evaluation_sections(evaluation: Evaluation) -> list[Section]:
         Section("Warnings", [*warnings]),
     ]
     return [section for section in sections if section.rows]
+
+
+def plan_sections(plans: Plans, *, explain: bool) -> list[Section]:
+    """Return the tables of plans, best first; `explain` adds why, and what was refused."""
+    best = plans.best
+    distinct: dict[tuple[str, int, str], Plan] = {}  # in more than a batch size or a length limit
+    for plan in plans.ranked:
+        distinct.setdefault((plan.key, plan.depth, plan.method), plan)
+    rows = [_plan_row(number, plan) for number, plan in enumerate([*distinct.values()][:MAX_PLANS], start=1)]
+    spent: Rows = [(name, duration(seconds)) for name, seconds in best.lines.items() if seconds >= 0.005]
+    spent.append(("total", duration(best.total_s)))
+    if best.n_rows:
+        low, high = best.rows_interval
+        spent.append(("rows trained", f"{best.n_rows:,} ({low:,} to {high:,})"))
+    sections = [
+        Section("Plans, best first", rows, PLANS, right=True),
+        Section("Planned time of the best plan", spent, right=True),
+    ]
+    if explain:
+        refused = [f"{what}: {why}" for what, why in dict.fromkeys(plans.refused)]
+        sections += [
+            Section("Why this plan", [(reason,) for reason in plans.reasons]),
+            Section("Rejected", [(text,) for text in refused[:MAX_REFUSED]]),
+        ]
+    return [section for section in sections if section.rows]
+
+
+def _plan_row(number: int, plan: Plan) -> tuple[str, ...]:
+    if plan.method == NGRAMS_ALONE:
+        return (str(number), plan.key, *[""] * 7, f"{plan.energy_j / 1e3:.1f} kJ", "")
+    frozen = counted(plan.depth, "layer") if plan.depth else "embeddings"
+    if plan.method == LINEAR_PROBE:
+        frozen = "all but the head"
+    return (
+        *(str(number), plan.key, frozen, str(plan.max_length), str(plan.batch_size), f"{plan.n_rows:,}"),
+        *(f"{plan.passes:.2f}", f"{plan.n_steps:,}", f"{plan.memory_mb:,.0f} MB"),
+        *(f"{plan.energy_j / 1e3:.1f} kJ", f"{-plan.expected_points:.1f}"),
+    )
+
+
+def print_plans(plans: Plans, console: Console, *, explain: bool) -> None:
+    """Print plans; `loss` is the expected distance, in points of accuracy, to training for ever."""
+    print_sections(plan_sections(plans, explain=explain), console)
+    if plans.device is not None:
+        hint = "" if explain else " Use `--explain` for the reasons."
+        source = one_line(plans.device.power_source)
+        console.print(
+            f"Costs: device profile {one_line(plans.device.name)}; energy: {source}. "
+            f"loss: expected accuracy below that of unlimited training, in percentage points.{hint}",
+            markup=False,
+            highlight=False,
+            soft_wrap=True,
+        )
+
+
+def print_inspection(found: Inspection, n_rows: int, console: Console) -> None:
+    """Print the labels that are probably wrong, and rows that the run skipped or trained more often."""
+    suspects: Rows = []
+    for one in found.suspects[:n_rows]:
+        probabilities = f"{one.label_probability:.3f}", f"{one.probability:.3f}"
+        names = brief(one.label), brief(one.suggested)
+        suspects.append((f"{one.line:,}", *names, *probabilities, brief(one.text, SHOWN_CHARS)))
+    title = f"{len(found.suspects):,} of {len(found.examined):,} labels are probably wrong"
+    if len(found.suspects) > n_rows:
+        title += f"; the {n_rows:,} surest"
+    header = ("line", "label", "suggested", "p(label)", "p(suggested)", "text") if suspects else ()
+    waiting = "Most often seen but not trained: skipped, or waiting for a full batch when the run ended"
+    sections = [
+        Section(title, suspects or [("none",)], header),
+        _visited(waiting, found.skipped),
+        _visited("Trained more often than others", found.trained),
+    ]
+    print_sections([section for section in sections if section.rows], console)
+
+
+def _visited(title: str, rows: Sequence[VisitedRow]) -> Section:
+    cells: Rows = []
+    for one in rows:
+        loss = "–" if one.mean_loss is None else f"{one.mean_loss:.3f}"
+        counts = f"{one.n_seen:,}", f"{one.n_trained:,}"
+        cells.append((f"{one.line:,}", brief(one.label), loss, *counts, brief(one.text, SHOWN_CHARS)))
+    return Section(title, cells, ("line", "label", "loss", "seen", "trained", "text"))
+
+
+def inspection_object(found: Inspection, n_rows: int) -> dict[str, Any]:
+    """Return what was found as JSON values."""
+    return {
+        "n_rows": found.n_rows,
+        "n_examined": len(found.examined),
+        "n_suspects": len(found.suspects),
+        "suspects": [asdict(one) for one in found.suspects[:n_rows]],
+        "skipped": [asdict(one) for one in found.skipped],
+        "trained": [asdict(one) for one in found.trained],
+    }
+
+
+def write_corrected(path: Path, table: CorrectedTable) -> None:
+    """Write all rows of the training file with their suggestions as CSV, under a temporary name first.
+
+    A text that a spreadsheet would take for a formula gets an apostrophe; labels do not.
+    """
+    from edgetune.inference.predictions import csv_value, free_name
+
+    with (
+        disk_errors(path),
+        atomic_path(path) as scratch,
+        scratch.open("w", encoding="utf-8", newline="") as file,
+    ):
+        writer = csv.writer(file)
+        taken: set[str] = set()
+        writer.writerow(csv_cell(free_name(name, taken)) for name in (*table.columns, *SUGGESTION))
+        for values, found in table.rows:
+            added: tuple[Any, ...] = ("", "", "")
+            if found is not None:
+                probability = "" if found.probability is None else f"{found.probability:.4f}"
+                added = (visible(found.suggested), probability, "yes" if found.change else "no")
+            cells = [
+                visible(value) if at == table.label_at and isinstance(value, str) else csv_value(value)
+                for at, value in enumerate(values)
+            ]
+            writer.writerow([*cells, *added])

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from edgetune.report.chart_style import (
+from edgetune.report.charts import (
     BLUE,
     GREEN,
     GREY,
@@ -21,6 +21,7 @@ from edgetune.report.chart_style import (
     plain_label,
     save_figure,
     style_axes,
+    white_figure,
 )
 from edgetune.utils.formatting import (
     Summary,
@@ -103,13 +104,9 @@ def smooth(values: FloatArray, span: float) -> FloatArray:
 
 def draw_run(history: list[dict[str, Any]], summary: Summary, out: Path) -> None:
     """Draw the run as a PNG of 1200 x 900 pixels; the file appears whole or not at all."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
     data = trace(history)
     unit, name = _time_unit(data.end)
-    figure = Figure(figsize=(12, 9), dpi=100, facecolor="white")
-    FigureCanvasAgg(figure)
+    figure = white_figure(12, 9)
     loss, bands, shares = figure.subplots(3, 1, sharex=True, height_ratios=[4.2, 0.55, 2.6])
     figure.subplots_adjust(left=0.075, right=0.925, top=0.865, bottom=0.075, hspace=0.13)
     _title(figure.text, summary)
@@ -131,14 +128,12 @@ def _time_unit(end_s: float) -> tuple[float, str]:
 
 
 def _title(write: Any, summary: Summary) -> None:
-    data, method = dataset_name(summary), summary.get("method")
-    backend = summary.get("backend")
-    how = " on ".join(str(part) for part in (method, backend) if part)
+    data, accuracy, n_steps = dataset_name(summary), describe_accuracy(summary), summary.get("n_steps")
+    how = " on ".join(str(part) for part in (summary.get("method"), summary.get("backend")) if part)
     head = [plain_label(brief(data, 36)) if data else None, how]
-    accuracy = describe_accuracy(summary)
     facts = [
         f"accuracy {accuracy}" if accuracy else None,
-        counted(summary["n_steps"], "step") if summary.get("n_steps") is not None else None,
+        None if n_steps is None else counted(n_steps, "step"),
         "stopped early" if summary.get("interrupted") else None,
     ]
     write(0.075, 0.945, " · ".join(part for part in head if part), fontsize=17, fontweight="bold")
@@ -174,32 +169,14 @@ def _draw_accuracy(axes: Axes, evals: list[tuple[float, float]], unit: float) ->
     twin = axes.twinx()
     times = [t / unit for t, _ in evals]
     values = [100 * value for _, value in evals]
-    (line,) = twin.plot(
-        times,
-        values,
-        color=GREEN,
-        marker="D",
-        markersize=8,
-        markeredgecolor="white",
-        linewidth=1.2,
-        linestyle=":",
-        clip_on=False,
-        zorder=5,
-    )
+    look: dict[str, Any] = {"marker": "D", "markersize": 8, "markeredgecolor": "white", "linewidth": 1.2}
+    (line,) = twin.plot(times, values, color=GREEN, linestyle=":", clip_on=False, zorder=5, **look)
+    box = {"boxstyle": "round,pad=0.12", "facecolor": "white", "alpha": 0.75, "linewidth": 0}
+    words: dict[str, Any] = {"color": GREEN, "fontweight": "bold", "bbox": box, "zorder": 6}
     last = max(times)
     for t, value in zip(times, values, strict=True) if len(times) <= 12 else [(times[-1], values[-1])]:
         side = "right" if t > 0.93 * last else "center"
-        twin.annotate(
-            f"{value:.1f}",
-            (t, value),
-            (0, 10),
-            textcoords="offset points",
-            ha=side,
-            color=GREEN,
-            fontweight="bold",
-            bbox={"boxstyle": "round,pad=0.12", "facecolor": "white", "alpha": 0.75, "linewidth": 0},
-            zorder=6,
-        )
+        twin.annotate(f"{value:.1f}", (t, value), (0, 10), textcoords="offset points", ha=side, **words)
     low, high = min(values), max(values)
     twin.set_ylim(max(low - max(high - low, 10), 0) - 0.5, min(high + max((high - low) / 2, 5), 104))
     twin.set_ylabel("eval accuracy (%)", color=GREEN)

@@ -11,6 +11,7 @@ import io
 import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from operator import attrgetter
 from typing import Any
 
 from edgetune.planning.plan import LINEAR_PROBE, NGRAMS_ALONE
@@ -21,6 +22,15 @@ from edgetune.utils.sanitize import csv_cell, in_markdown, visible
 
 SCHEMA_VERSION = 1
 NOTHING_TRAINED = "no rows trained"
+PLAIN_RESULTS = (
+    *("method", "preset", "seed", "backend", "accuracy", "micro_f1", "macro_f1", "n_eval"),
+    *("elapsed_s", "deadline_s"),
+)
+PLAIN_COSTS = (
+    *("n_seen", "n_scored", "n_trained", "n_steps", "skipped_backward_rate", "skipped_both_rate"),
+    *("t_norm_measured", "t_norm_modelled", "energy_j", "energy_measured", "energy_source"),
+    *("peak_memory_mb", "interrupted"),
+)
 GENERIC_STEMS = frozenset({"train", "training", "data"})
 
 
@@ -128,11 +138,13 @@ def describe_energy(figures: RunFigures) -> str | None:
     return f"{figures.energy_j / 1e3:,.2f} kJ{how}"
 
 
-def _column(title: str, name: str, words: Callable[[Any], str], right: bool = True) -> Column:
+def _column(
+    title: str, figure: Callable[[RunFigures], Any], words: Callable[[Any], str] = str, right: bool = True
+) -> Column:
     """Return the column of a figure."""
 
     def said(run: RunRecord) -> str | None:
-        value = getattr(run.figures, name)
+        value = figure(run.figures)
         return None if value is None else words(value)
 
     return Column(title, said, right)
@@ -140,36 +152,31 @@ def _column(title: str, name: str, words: Callable[[Any], str], right: bool = Tr
 
 RESULTS = (
     Column("run", lambda run: run.name, right=False),
-    Column("method", lambda run: describe_method(run.figures), right=False),
-    _column("seed", "seed", str),
-    _column("backend", "backend", str, right=False),
-    Column("accuracy (95 % interval)", lambda run: result_cell(run.figures)),
-    _column("macro-F1", "macro_f1", "{:.4f}".format),
-    _column("time", "elapsed_s", "{:,.1f} s".format),
-    Column("energy", lambda run: describe_energy(run.figures)),
+    _column("method", describe_method, right=False),
+    _column("seed", attrgetter("seed")),
+    _column("backend", attrgetter("backend"), right=False),
+    _column("accuracy (95 % interval)", result_cell),
+    _column("macro-F1", attrgetter("macro_f1"), "{:.4f}".format),
+    _column("time", attrgetter("elapsed_s"), "{:,.1f} s".format),
+    _column("energy", describe_energy),
 )
 COSTS = (
-    _column("examples seen", "n_seen", "{:,}".format),
-    _column("scored", "n_scored", "{:,}".format),
-    _column("trained", "n_trained", "{:,}".format),
-    _column("steps", "n_steps", "{:,}".format),
-    _column("backward pass skipped", "skipped_backward_rate", percent),
-    _column("both passes skipped", "skipped_both_rate", percent),
-    _column("T_norm measured", "t_norm_measured", "{:.3f}".format),
-    _column("T_norm modelled", "t_norm_modelled", "{:.3f}".format),
-    _column("peak memory", "peak_memory_mb", "{:,.0f} MB".format),
+    _column("examples seen", attrgetter("n_seen"), "{:,}".format),
+    _column("scored", attrgetter("n_scored"), "{:,}".format),
+    _column("trained", attrgetter("n_trained"), "{:,}".format),
+    _column("steps", attrgetter("n_steps"), "{:,}".format),
+    _column("backward pass skipped", attrgetter("skipped_backward_rate"), percent),
+    _column("both passes skipped", attrgetter("skipped_both_rate"), percent),
+    _column("T_norm measured", attrgetter("t_norm_measured"), "{:.3f}".format),
+    _column("T_norm modelled", attrgetter("t_norm_modelled"), "{:.3f}".format),
+    _column("peak memory", attrgetter("peak_memory_mb"), "{:,.0f} MB".format),
     Column("date (UTC)", lambda run: f"{run.date:%Y-%m-%d %H:%M}"),
 )
 
 
 def phase_column(name: str) -> Column:
     """Return the column of a phase's seconds."""
-
-    def said(run: RunRecord) -> str | None:
-        seconds = phase_seconds(run.figures).get(name)
-        return None if seconds is None else f"{seconds:,.2f}"
-
-    return Column(f"{name} (s)", said)
+    return _column(f"{name} (s)", lambda figures: phase_seconds(figures).get(name), "{:,.2f}".format)
 
 
 def notes(groups: Sequence[RunGroup]) -> list[str]:
@@ -209,44 +216,26 @@ def _data_notes(name: str, same: Sequence[RunFigures]) -> Iterator[str]:
         )
 
 
-def plain_row(run: RunRecord, rank: int) -> dict[str, Any]:
-    """Return a run as JSON values; its rank is among the runs on the same data and machine."""
-    figures = run.figures
-    low, high = figures.accuracy_interval or (None, None)
-    kept = (
-        "method",
-        "preset",
-        "seed",
-        "backend",
-        "accuracy",
-        "micro_f1",
-        "macro_f1",
-        "n_eval",
-        "elapsed_s",
-        "deadline_s",
-    )
-    counts = ("n_seen", "n_scored", "n_trained", "n_steps", "skipped_backward_rate", "skipped_both_rate")
-    costs = ("t_norm_measured", "t_norm_modelled", "energy_j", "energy_measured", "energy_source")
-    return {
-        "run": run.name,
-        "rank": rank,
-        "data": figures.dataset,
-        **{name: getattr(figures, name) for name in kept},
-        "accuracy_low": low,
-        "accuracy_high": high,
-        "time_split_s": phase_seconds(figures),
-        **{name: getattr(figures, name) for name in (*counts, *costs)},
-        "peak_memory_mb": figures.peak_memory_mb,
-        "interrupted": figures.interrupted,
-        "cpu": figures.machine.cpu,
-        "cores": figures.machine.cores,
-        "date": f"{run.date:%Y-%m-%dT%H:%M:%SZ}",
-        "folder": str(run.folder),
-    }
-
-
-def _plain_rows(groups: Iterable[RunGroup]) -> list[dict[str, Any]]:
-    return [plain_row(run, rank) for group in groups for rank, run in enumerate(group.runs, start=1)]
+def _plain_rows(groups: Iterable[RunGroup]) -> Iterator[dict[str, Any]]:
+    """Yield runs as JSON values; the rank is among the runs on the same data and machine."""
+    for group in groups:
+        for rank, run in enumerate(group.runs, start=1):
+            figures = run.figures
+            low, high = figures.accuracy_interval or (None, None)
+            yield {
+                "run": run.name,
+                "rank": rank,
+                "data": figures.dataset,
+                **{name: getattr(figures, name) for name in PLAIN_RESULTS},
+                "accuracy_low": low,
+                "accuracy_high": high,
+                "time_split_s": phase_seconds(figures),
+                **{name: getattr(figures, name) for name in PLAIN_COSTS},
+                "cpu": figures.machine.cpu,
+                "cores": figures.machine.cores,
+                "date": f"{run.date:%Y-%m-%dT%H:%M:%SZ}",
+                "folder": str(run.folder),
+            }
 
 
 def to_json(collected: CollectedRuns) -> str:
@@ -254,7 +243,7 @@ def to_json(collected: CollectedRuns) -> str:
     groups = grouped(collected.runs)
     whole = {
         "schema_version": SCHEMA_VERSION,
-        "runs": _plain_rows(groups),
+        "runs": list(_plain_rows(groups)),
         "notes": notes(groups),
         "left_out": list(collected.left_out),
     }
@@ -279,25 +268,20 @@ def to_markdown(collected: CollectedRuns) -> str:
     """Return the table in words as Markdown, its notes below it."""
     groups = grouped(collected.runs)
     columns = [
-        Column("data", lambda run: data_name(run.figures), right=False),
+        _column("data", data_name, right=False),
         *RESULTS,
         *COSTS[:-1],
         *map(phase_column, phases(collected.runs)),
-        _column("energy source", "energy_source", str, right=False),
-        Column("machine", lambda run: run.figures.machine.describe, right=False),
+        _column("energy source", attrgetter("energy_source"), right=False),
+        _column("machine", attrgetter("machine.describe"), right=False),
         COSTS[-1],
     ]
-    lines = [
-        _md_row(["#", *(column.title for column in columns)]),
-        _md_row(["--:", *("--:" if column.right else "---" for column in columns)]),
-    ]
+    rows = [["#", *(column.title for column in columns)]]
+    rows.append(["--:", *("--:" if column.right else "---" for column in columns)])
     for group in groups:
         for rank, run in enumerate(group.runs, start=1):
             cells = (column.words(run) for column in columns)
-            lines.append(_md_row([str(rank), *(NOT_MEASURED if cell is None else cell for cell in cells)]))
+            rows.append([str(rank), *(NOT_MEASURED if cell is None else cell for cell in cells)])
+    lines = [f"| {' | '.join(map(in_markdown, row))} |" for row in rows]
     told = [f"- {in_markdown(text)}" for text in [*notes(groups), *collected.left_out]]
     return "\n".join([*lines, *([""] if told else []), *told]) + "\n"
-
-
-def _md_row(cells: Iterable[str]) -> str:
-    return f"| {' | '.join(map(in_markdown, cells))} |"

@@ -14,7 +14,6 @@ from gradio.components import Component
 from edgetune.inference.inspection import Inspection, Suspect, inspect_run
 from edgetune.inference.saved_run import Prediction
 from edgetune.report.collect import RunRecord, collect, read_run
-from edgetune.report.inspection_table import SUGGESTION
 from edgetune.report.page_parts import (
     MOST_CLASSES,
     Html,
@@ -26,6 +25,7 @@ from edgetune.report.page_parts import (
     table,
     tag,
 )
+from edgetune.report.result_tables import SUGGESTION
 from edgetune.report.run_table import COSTS, RESULTS
 from edgetune.utils.errors import EdgetuneError, RunError, UsageError
 from edgetune.utils.formatting import accuracy_name, counted, describe_accuracy, percent

@@ -13,8 +13,8 @@ from edgetune.data.token_format import split_text
 from edgetune.inference.inspection import Inspection, corrected_table
 from edgetune.inference.saved_ensemble import NGRAMS
 from edgetune.inference.saved_run import Run, load_run
-from edgetune.report.inspection_table import write_corrected
 from edgetune.report.model_card import model_card
+from edgetune.report.result_tables import write_corrected
 from edgetune.run_files.outputs import check_outputs
 from edgetune.run_files.run_folder import ENSEMBLE, MODELS
 from edgetune.utils.errors import RunError

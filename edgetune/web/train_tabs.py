@@ -18,7 +18,7 @@ from edgetune.data.table import BadRow
 from edgetune.planning.decision import plan_summary
 from edgetune.report.check_tables import check_parts
 from edgetune.report.page_parts import Html, joined, section_table, tag
-from edgetune.report.plan_tables import plan_sections
+from edgetune.report.result_tables import plan_sections
 from edgetune.runs.dry_run import dry_run, run_check
 from edgetune.runs.run import default_run_folder
 from edgetune.utils.errors import EdgetuneError, UsageError

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from edgetune.compare import statistics
 from edgetune.compare.statistics import CurvePoint, equivalent_speedup, pooled, time_for
-from edgetune.report.chart_style import undominated
+from edgetune.report.charts import undominated
 from edgetune.utils.types import BoolArray
 
 seeds = st.integers(0, 2**32 - 1)

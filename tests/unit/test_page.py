@@ -18,10 +18,10 @@ from typer.testing import CliRunner
 
 import edgetune
 from edgetune.cli.report_commands import report
-from edgetune.report import page_plots, run_table
-from edgetune.report.chart_style import undominated
+from edgetune.report import run_table
+from edgetune.report.charts import undominated
 from edgetune.report.collect import CollectedRuns, collect, unique_names
-from edgetune.report.page import page
+from edgetune.report.page import bar_parts, page
 from edgetune.report.page_parts import Html, class_tables, tag
 from edgetune.run_files.summary import RunResult
 from edgetune.utils.errors import RunError, UsageError
@@ -388,7 +388,7 @@ def test_the_front_holds_what_nobody_beats() -> None:
 def test_small_phases_are_drawn_as_other(tmp_path: Path) -> None:
     split = {"load": 0.5, "tokenize": 10.0, "train": 60.0, "other": 2.0}
     runs = collect([write_run(tmp_path / "a", time_split_s=split, elapsed_s=80.0)]).runs
-    parts = page_plots.bar_parts(runs)
+    parts = bar_parts(runs)
     assert {name: seconds.tolist() for name, seconds in parts.items()} == {
         "train": [60.0],
         "tokenize": [10.0],

@@ -18,7 +18,7 @@ from edgetune.inference.predictions import (
     write_predictions,
 )
 from edgetune.inference.saved_run import NO_PREDICTION, Prediction
-from edgetune.report.inspection_table import write_corrected
+from edgetune.report.result_tables import write_corrected
 from edgetune.utils.errors import UsageError
 
 

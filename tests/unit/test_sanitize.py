@@ -28,10 +28,10 @@ from edgetune.inference.predictions import (
     write_predictions,
 )
 from edgetune.inference.saved_run import Prediction
-from edgetune.report.chart_style import plain_label
-from edgetune.report.inspection_table import print_inspection, write_corrected
+from edgetune.report.charts import plain_label
 from edgetune.report.live_view import PlainView, RichView
 from edgetune.report.model_card import model_card
+from edgetune.report.result_tables import print_inspection, write_corrected
 from edgetune.report.run_plot import draw_run
 from edgetune.utils.errors import EdgetuneError, UsageError
 from edgetune.utils.sanitize import brief, in_markdown, json_text, on_terminal, one_line, visible
