@@ -24,7 +24,6 @@ from edgetune.data.in_memory import naming_copies
 from edgetune.data.splits import Splits, open_splits
 from edgetune.data.token_format import TokenizerSpec
 from edgetune.models.checks import open_tokenizer
-from edgetune.planning.calibration import load_observed_runs
 from edgetune.planning.decision import Decision, Exported, decide
 from edgetune.planning.device_costs import find_device
 from edgetune.planning.plan import DataLengths, DeviceCosts, FittedNgrams, Plan, Plans
@@ -354,7 +353,7 @@ def _as_before(
         return rows, Decision(config, None)
     as_planned = {interruption.plan.key: interruption.plan.scale}
     device = find_device(model_loader.source, config.budget.watts, scales=as_planned)
-    plans = Plans((interruption.plan,), deadline_s=config.budget.limit_s, device=device)
+    plans = Plans((interruption.plan,), device, config.budget.limit_s)
     return rows, Decision(config, plans)
 
 
@@ -444,8 +443,7 @@ def decide_unset_settings(
     )
     try:
         recalls = budget.limits_time and budget.use_earlier_runs
-        earlier = partial(load_observed_runs, cache_dir) if recalls else None
-        device = find_device(model_loader.source, budget.watts, probe, earlier)
+        device = find_device(model_loader.source, budget.watts, probe, cache_dir if recalls else None)
     except ProfileError:
         if limited:
             raise
