@@ -140,11 +140,7 @@ def parse_age(text: str) -> float:
 def read_budget(settings: dict[str, Any], now: datetime, already_s: float) -> dict[str, Any]:
     """Replace a budget in a user's words by settings of `settings.BudgetSettings`.
 
-    Args:
-        settings: may hold `deadline`, `energy`, `battery`, `memory`, `cache_size` and `checkpoint_every`; a
-            number means seconds, joules, a share, or megabytes.
-        now: local time.
-        already_s: how long the process has run.
+    A number means seconds, joules, a share, or megabytes. Other arguments are as of `parse_deadline`.
 
     Raises:
         UsageError: one of them cannot be read.

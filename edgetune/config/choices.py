@@ -25,8 +25,6 @@ if TYPE_CHECKING:
     ProfiledBackend: TypeAlias = str
     Learner: TypeAlias = str
 else:
-    _BACKENDS = module_names(OPENERS_PACKAGE)
-    _CHOICES = ("auto", *_BACKENDS)
-    Backend = Literal[_CHOICES]
-    ProfiledBackend = Literal[_BACKENDS]
+    ProfiledBackend = Literal[module_names(OPENERS_PACKAGE)]
+    Backend = Literal[("auto", *module_names(OPENERS_PACKAGE))]
     Learner = Literal[LEARNERS]

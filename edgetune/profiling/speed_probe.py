@@ -55,13 +55,8 @@ def probe_speeds(
 ) -> Scales:
     """Return how many times as long as profiled operations take here, by backend; {} if that is not known.
 
-    Args:
-        match: the nearest profile. If it is of this machine and model, the speed is measured in every run.
-        shape: of the model to be trained.
-        limit_s: how long it may take; under a second nothing is measured.
-        every_backend: whether it is open which of them will train.
-        cache_dir: where artifacts and earlier answers are kept.
-        say: is told what was measured.
+    If the nearest profile is of this machine and model, the speed is measured in every run, else the cache
+    has earlier answers. In less than a second nothing is measured. `every_backend`: any of them may train.
     """
     if is_own(match, shape):
         found = _layer_scales(match, shape, min(LEAST_S, OWN_RATE * limit_s))
