@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     ProfiledBackend: TypeAlias = str
     Learner: TypeAlias = str
 else:
-    ProfiledBackend = Literal[module_names(OPENERS_PACKAGE)]
-    Backend = Literal[("auto", *module_names(OPENERS_PACKAGE))]
+    _BACKENDS = module_names(OPENERS_PACKAGE)
+    _CHOICES = ("auto", *_BACKENDS)
+    Backend = Literal[_CHOICES]
+    ProfiledBackend = Literal[_BACKENDS]
     Learner = Literal[LEARNERS]
