@@ -184,7 +184,7 @@ def find_device(
     source: ModelSource,
     watts: float | None = None,
     probe: Callable[[Match, ModelShape], Scales] | None = None,
-    earlier: Path | None = None,
+    recall: Callable[[str, float], Runs] | None = None,
     scales: Scales | None = None,
 ) -> DeviceCosts:
     """Find the stored profile that fits this machine best; a nominal one if none is stored.
@@ -193,7 +193,7 @@ def find_device(
         source: the model to train.
         watts: what the user says the machine draws.
         probe: measures how many times as long training takes here, by backend; None: it is not measured.
-        earlier: the cache, if earlier runs in it are reckoned with.
+        recall: returns earlier runs, given `DeviceCosts.speeds_key` and the factor they may be off by.
         scales: multiples of the profiled time, by backend, in place of both; those that a resumed run was
             planned with.
     """
@@ -207,9 +207,7 @@ def find_device(
         like_this = match.fit != "other" and same_shape(match.profile.model, shape)
         probed = {} if probe is None else probe(match, shape)
         most_off = OWN_MOST_OFF if like_this else MOST_OFF
-        runs: Runs = {}
-        if earlier is not None:
-            runs = load_observed_runs(earlier, speeds_key(match.profile, shape), most_off)
+        runs = {} if recall is None else recall(speeds_key(match.profile, shape), most_off)
         measured_now = bool(probed) and is_own(match, shape)
         weight = NOW_WEIGHT if measured_now else PROFILE_WEIGHT if like_this else DOUBTED_WEIGHT
         seen = Calibration(probed, runs, time.time(), weight, own_machine=match.fit == "same")

@@ -25,7 +25,7 @@ from edgetune.data.splits import Splits, open_splits
 from edgetune.data.token_format import TokenizerSpec
 from edgetune.models.checks import open_tokenizer
 from edgetune.planning.decision import Decision, Exported, decide
-from edgetune.planning.device_costs import find_device
+from edgetune.planning.device_costs import find_device, load_observed_runs
 from edgetune.planning.plan import DataLengths, DeviceCosts, FittedNgrams, Plan, Plans
 from edgetune.planning.planner import (
     DEFAULT_CACHE_MB,
@@ -353,7 +353,7 @@ def _as_before(
         return rows, Decision(config, None)
     as_planned = {interruption.plan.key: interruption.plan.scale}
     device = find_device(model_loader.source, config.budget.watts, scales=as_planned)
-    plans = Plans((interruption.plan,), device, config.budget.limit_s)
+    plans = Plans((interruption.plan,), deadline_s=config.budget.limit_s, device=device)
     return rows, Decision(config, plans)
 
 
@@ -443,7 +443,8 @@ def decide_unset_settings(
     )
     try:
         recalls = budget.limits_time and budget.use_earlier_runs
-        device = find_device(model_loader.source, budget.watts, probe, cache_dir if recalls else None)
+        earlier = partial(load_observed_runs, cache_dir) if recalls else None
+        device = find_device(model_loader.source, budget.watts, probe, earlier)
     except ProfileError:
         if limited:
             raise
