@@ -85,7 +85,7 @@ def median_interval(samples: Sequence[float], usual_sd: float | None = None) -> 
     if n >= 6:
         below = 0.0
         for rank in range(n // 2):  # leave out as many on each side as 2.5 % allows
-            below += math.comb(n, rank) / 2.0**n
+            below += math.comb(n, rank) / 2**n
             if below > 0.025:
                 return ordered[max(0, rank - 1)], ordered[n - max(1, rank)]
     freedom = n - 1 + (0 if usual_sd is None else _PRIOR)
