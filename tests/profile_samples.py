@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from edgetune.devices.detect import shape_of, this_machine
 from edgetune.devices.device_profile import (
     BackendProfile,
     DeviceProfile,
@@ -16,6 +15,8 @@ from edgetune.devices.device_profile import (
     ModelShape,
     Operation,
     Power,
+    shape_of,
+    this_machine,
 )
 from edgetune.devices.profile_store import save_profile
 from edgetune.models.source import resolve_model

@@ -214,21 +214,21 @@ def check(
     """
     match = _open(name)
     with _stoppable("nothing was changed"):
-        from edgetune.profiling.drift import DriftCheck
+        from edgetune.profiling.measure import check_drift
 
         with showing(quiet) as tell:
-            drift = DriftCheck(match.profile, model, cache_dir, tell).run()
+            drift = check_drift(match.profile, model, cache_dir, tell)
     if as_json:
         print(json.dumps(drift.to_dict() | {"profile": match.profile.name, "fit": match.fit}))
         return
-    from edgetune.profiling.drift import drift_sections
+    from edgetune.profiling.profile_tables import drift_sections
 
     _print(drift_sections(match, drift))
 
 
 def _open(name: str | None) -> Match:
     """Find a profile by name, or this machine's."""
-    from edgetune.devices.detect import this_machine
+    from edgetune.devices.device_profile import this_machine
     from edgetune.devices.profile_store import find_for_this_machine, load_profile, match_profile
     from edgetune.utils.machine import versions
 

@@ -5,7 +5,7 @@
     5%                                              of the battery
     2GB  800MB                                      memory
 
-Anything else is refused with a sentence that shows these forms.
+Anything else is refused with a `UsageError` whose sentence shows these forms.
 """
 
 from __future__ import annotations
@@ -17,9 +17,8 @@ from typing import Any
 
 from edgetune.utils.errors import UsageError
 
-_AGE = re.compile(r"(\d+(?:\.\d+)?)\s*([smhdw])")
-_AGE_SECONDS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0, "w": 604800.0}
 _SPAN = re.compile(r"(?:(\d+(?:\.\d+)?)h)?(?:(\d+(?:\.\d+)?)m(?:in)?)?(?:(\d+(?:\.\d+)?)s)?")
+_AGE_SECONDS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0, "w": 604800.0}
 _JOULES = {"j": 1.0, "kj": 1e3, "mj": 1e6, "wh": 3.6e3, "kwh": 3.6e6}
 _MEGABYTES = {"mb": 1.0, "gb": 1e3, "mib": 2**20 / 1e6, "gib": 2**30 / 1e6}
 _FAR_AHEAD = timedelta(hours=12)
@@ -58,11 +57,7 @@ def parse_deadline(text: str, now: datetime, already_s: float = 0.0) -> float:
 
 
 def parse_interval(text: str) -> float:
-    """Return seconds between two checkpoints; 0 for none but the one when the run is stopped.
-
-    Raises:
-        UsageError: no span.
-    """
+    """Return seconds between two checkpoints; 0 for none but the one when the run is stopped."""
     span_s = 0.0 if text.strip() == "0" else _span_s(text)
     if span_s is None:
         raise UsageError(
@@ -84,85 +79,68 @@ def _span_s(text: str) -> float | None:
 def _moment(text: str, now: datetime) -> datetime | None:
     """Return the local time a text names, None if it names none."""
     of_day = re.fullmatch(r"(\d{1,2}):(\d{2})(?::(\d{2}))?", text)
-    if of_day:
-        hour, minute, second = (int(part or 0) for part in of_day.groups())
-        if hour > 23 or minute > 59 or second > 59:
-            return None
-        end = now.replace(hour=hour, minute=minute, second=second, microsecond=0)
-        return end + timedelta(days=1) if now - end > _FAR_AHEAD else end
-    if not re.match(r"\d{4}-\d{2}-\d{2}", text):
-        return None
     try:
+        if of_day:
+            hour, minute, second = (int(part or 0) for part in of_day.groups())
+            end = now.replace(hour=hour, minute=minute, second=second, microsecond=0)
+            return end + timedelta(days=1) if now - end > _FAR_AHEAD else end
+        if not re.match(r"\d{4}-\d{2}-\d{2}", text):
+            return None
         end = datetime.fromisoformat(text)
     except ValueError:
         return None
     return end.astimezone().replace(tzinfo=now.tzinfo) if end.tzinfo is not None else end
 
 
+def _number(text: str, units: dict[str, float]) -> float | None:
+    """Return a number in its unit, times what the unit stands for; None if it is none."""
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([a-z%]+)", text.strip().lower())
+    return float(found[1]) * units[found[2]] if found and found[2] in units else None
+
+
 def _amount(option: str, text: str, units: dict[str, float], forms: str) -> float:
-    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([a-z]+)", text.strip().lower())
-    if not found or found.group(2) not in units:
+    value = _number(text, units)
+    if value is None:
         raise UsageError(f"{option} {text.strip()} is not an amount with a unit; give one such as {forms}.")
-    value = float(found.group(1)) * units[found.group(2)]
     if value <= 0:
         raise UsageError(f"{option} {text.strip()} is not greater than zero; give an amount such as {forms}.")
     return value
 
 
 def parse_energy(text: str) -> float:
-    """Return joules.
-
-    Raises:
-        UsageError: no number with a unit of energy.
-    """
+    """Return joules, given a number with a unit of energy."""
     return _amount("--energy", text, _JOULES, "20kJ or 5Wh")
 
 
 def parse_memory(text: str, option: str = "--memory", *, zero: bool = False) -> float:
-    """Return megabytes (10^6 bytes).
-
-    Raises:
-        UsageError: no number with a unit of memory.
-    """
+    """Return megabytes (10^6 bytes), given a number with a unit of memory; `zero` allows a bare 0."""
     if zero and text.strip() == "0":
         return 0.0
     return _amount(option, text, _MEGABYTES, "2GB or 800MB")
 
 
 def parse_share(text: str) -> float:
-    """Return a percentage of the battery as a share in (0, 1].
-
-    Raises:
-        UsageError: not a percentage between 0 and 100.
-    """
-    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*%", text.strip())
-    if not found or not 0 < float(found.group(1)) <= 100:
+    """Return a percentage of the battery, above 0 and up to 100, as a share in (0, 1]."""
+    percent = _number(text, {"%": 1.0})
+    if percent is None or not 0 < percent <= 100:
         raise UsageError(
             f"--battery {text.strip()} is not a valid share of the battery; give a percentage such as 5%."
         )
-    return float(found.group(1)) / 100
+    return percent / 100
 
 
 def parse_age(text: str) -> float:
-    """Return seconds.
-
-    Raises:
-        UsageError: no number with a unit of time.
-    """
-    found = _AGE.fullmatch(text.strip().lower())
-    if found is None:
+    """Return seconds, given a number with a unit of time."""
+    seconds = _number(text, _AGE_SECONDS)
+    if seconds is None:
         raise UsageError(f"--older-than {text.strip()} is not an age; give one such as 30d, 12h or 2w.")
-    return float(found.group(1)) * _AGE_SECONDS[found.group(2)]
+    return seconds
 
 
 def read_budget(settings: dict[str, Any], now: datetime, already_s: float) -> dict[str, Any]:
     """Replace a budget in a user's words by settings of `settings.BudgetSettings`.
 
-    Args:
-        settings: may hold `deadline`, `energy`, `battery`, `memory`, `cache_size` and `checkpoint_every`; a
-            number means seconds, joules, a share, or megabytes.
-        now: local time.
-        already_s: how long the process has run.
+    A number means seconds, joules, a share, or megabytes. Other arguments are as of `parse_deadline`.
 
     Raises:
         UsageError: one of them cannot be read.
@@ -177,12 +155,10 @@ def read_budget(settings: dict[str, Any], now: datetime, already_s: float) -> di
     }
     found = {}
     for name, value in settings.items():
-        if name in read and value is None:
-            continue
-        if name in read:
+        if name not in read:
+            found[name] = value
+        elif value is not None:
             target, parse = read[name]
             number = isinstance(value, int | float) and not isinstance(value, bool)
             found[target] = float(value) if number else parse(str(value))
-        else:
-            found[name] = value
     return found

@@ -10,22 +10,9 @@ import math
 from collections.abc import Mapping
 from typing import Any, ClassVar, Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, SerializeAsAny, field_validator
+from pydantic import BaseModel, ConfigDict, Field, SerializeAsAny, ValidationInfo, field_validator
 
-from edgetune.config.choices import (
-    LEARNERS,
-    TEXT_LEARNERS,
-    USUAL_LEARNERS,
-    Backend,
-    ClassWeight,
-    Device,
-    Learner,
-    LogTo,
-    Metric,
-    Pooling,
-    Precision,
-    Preset,
-)
+from edgetune.config import choices
 from edgetune.utils.errors import did_you_mean
 
 
@@ -58,34 +45,17 @@ class SelectionSettings(Settings):
     """
 
     method: str = "train-all"
-    preset: Preset = "default"
+    preset: choices.Preset = "default"
     watched: bool = Field(
         True, description="whether a filter that costs more than it saves under a deadline is switched off."
     )
 
 
-METHODS_PACKAGE = "edgetune.selection"
-"""Importing it registers the settings of all methods: plug-ins, of which this folder knows the name alone."""
-_registered: tuple[type[SelectionSettings], Mapping[str, Mapping[str, Any]]] | None = None
-
-
-def register_methods(kind: type[SelectionSettings], presets: Mapping[str, Mapping[str, Any]]) -> None:
-    """Register the settings of all methods of choosing examples.
-
-    Args:
-        kind: settings of all methods.
-        presets: values of each preset, by name of the preset.
-    """
-    global _registered  # once, when the package of the methods is imported
-    _registered = kind, presets
-
-
 def registered_methods() -> tuple[type[SelectionSettings], Mapping[str, Mapping[str, Any]]]:
-    """Return what the methods registered, which are imported if they have not been."""
-    if _registered is None:
-        importlib.import_module(METHODS_PACKAGE)
-    assert _registered is not None
-    return _registered
+    """Return the settings of all methods, and the values of each preset by its name."""
+    # Plug-ins, of which this folder knows the name of the package alone.
+    package = importlib.import_module("edgetune.selection")
+    return package.SelectionSettings, package.PRESETS
 
 
 class MethodSettings(Settings):
@@ -167,12 +137,12 @@ class ModelSettings(Settings):
 
     model: str | None = None
     artifacts: str | None = None
-    pooling: Pooling = "auto"
+    pooling: choices.Pooling = "auto"
     freeze: str = "auto"
     cache_mb: float | None = Field(None, ge=0)
-    backend: Backend = "auto"
-    device: Device = "cpu"
-    precision: Precision = "auto"
+    backend: choices.Backend = "auto"
+    device: choices.Device = "cpu"
+    precision: choices.Precision = "auto"
     threads: int | None = Field(None, ge=1)
     onnx: bool = True
 
@@ -221,14 +191,14 @@ class TrainSettings(Settings):
     lr: float | None = Field(None, gt=0)
     decay: Literal["examples", "steps"] = "examples"
     max_steps: int | None = Field(None, ge=1)
-    learners: tuple[Learner, ...] = USUAL_LEARNERS
+    learners: tuple[choices.Learner, ...] = choices.USUAL_LEARNERS
     ngrams: bool = True
     single: bool = False
-    metric: Metric = "accuracy"
-    class_weight: ClassWeight = "auto"
+    metric: choices.Metric = "accuracy"
+    class_weight: choices.ClassWeight = "auto"
     keep: Literal["best", "last"] = "best"
     checkpoint_s: float | None = Field(None, ge=0)
-    log_to: tuple[LogTo, ...] = ()
+    log_to: tuple[choices.LogTo, ...] = ()
     seed: int = Field(0, ge=0, le=MAX_SEED)
 
     @property
@@ -239,42 +209,28 @@ class TrainSettings(Settings):
     @property
     def text_learners(self) -> tuple[str, ...]:
         """Names of the learners that are fitted on texts beside the n-grams."""
-        return tuple(name for name in self.learners if name in TEXT_LEARNERS)
+        return tuple(name for name in self.learners if name in choices.TEXT_LEARNERS)
 
-    @field_validator("learners", mode="before")
+    @field_validator("learners", "log_to", mode="before")
     @classmethod
-    def _split_learners(cls, learners: object) -> object:
-        """Take names in one string, with commas between them."""
-        if not isinstance(learners, str | list | tuple):
-            return learners
-        found = _names(learners, "learner", LEARNERS)
-        if not found:
-            raise ValueError(f"give one or more of {', '.join(LEARNERS)}")
-        return found
-
-    @field_validator("log_to", mode="before")
-    @classmethod
-    def _split_log_to(cls, log_to: object) -> object:
-        """Take names in one string, with commas between them, or in several."""
-        return _names(log_to, "logger", get_args(LogTo)) if isinstance(log_to, str | list | tuple) else log_to
-
-
-def _names(given: str | list[Any] | tuple[Any, ...], what: str, known: tuple[str, ...]) -> tuple[str, ...]:
-    """Split names at commas and return each once, as `known` spells it.
-
-    Raises:
-        ValueError: there is no such name.
-    """
-    joined = given if isinstance(given, str) else ",".join(map(str, given))
-    spelling = {name.replace("-", ""): name for name in known}
-    found: dict[str, None] = {}
-    for word in filter(None, (part.strip().lower() for part in joined.split(","))):
-        name = spelling.get(word.replace("-", ""))
-        if name is None:
-            hint = did_you_mean(word, known)
-            raise ValueError(f'there is no {what} "{word}".{hint} Give one or more of {", ".join(known)}')
-        found[name] = None
-    return tuple(found)
+    def _split_names(cls, given: object, info: ValidationInfo) -> object:
+        """Take names in one string, with commas between them, or in several; keep each one once."""
+        if not isinstance(given, str | list | tuple):
+            return given
+        is_learner = info.field_name == "learners"
+        what, known = ("learner", choices.LEARNERS) if is_learner else ("logger", get_args(choices.LogTo))
+        joined = given if isinstance(given, str) else ",".join(map(str, given))
+        spelling = {name.replace("-", ""): name for name in known}
+        found: dict[str, None] = {}
+        for word in filter(None, (part.strip().lower() for part in joined.split(","))):
+            name = spelling.get(word.replace("-", ""))
+            if name is None:
+                hint = did_you_mean(word, known)
+                raise ValueError(f'there is no {what} "{word}".{hint} Give one or more of {", ".join(known)}')
+            found[name] = None
+        if is_learner and not found:
+            raise ValueError(f"give one or more of {', '.join(known)}")
+        return tuple(found)
 
 
 class BudgetSettings(Settings):

@@ -13,15 +13,7 @@ from typing import Any
 import tomli_w
 from pydantic import ValidationError
 
-from edgetune.config.settings import (
-    BudgetSettings,
-    DataSettings,
-    ModelSettings,
-    RunConfig,
-    Settings,
-    TrainSettings,
-    registered_methods,
-)
+from edgetune.config.settings import RunConfig, Settings, registered_methods
 from edgetune.utils.errors import UsageError, did_you_mean
 from edgetune.utils.parsing import TomlError, is_encodable, read_toml
 from edgetune.utils.sanitize import brief
@@ -71,13 +63,9 @@ def _check_text(raw: dict[str, Any]) -> None:
 
 def sections() -> dict[str, type[Settings]]:
     """Return the settings of each section of a config."""
-    return {
-        "data": DataSettings,
-        "model": ModelSettings,
-        "selection": registered_methods()[0],
-        "train": TrainSettings,
-        "budget": BudgetSettings,
-    }
+    kinds: dict[str, Any] = {name: field.annotation for name, field in RunConfig.model_fields.items()}
+    del kinds["schema_version"]
+    return kinds | {"selection": registered_methods()[0]}
 
 
 def group_by_section(settings: dict[str, Any]) -> dict[str, dict[str, Any]]:
@@ -102,7 +90,8 @@ def group_by_section(settings: dict[str, Any]) -> dict[str, dict[str, Any]]:
 
 def merge_sections(base: dict[str, Any], over: dict[str, dict[str, Any]]) -> RunConfig:
     """Put settings over those of a config file, section by section."""
-    if over.get("selection", {}).get("preset", (chosen := _preset_of(base))) != chosen:
+    chosen = str(base.get("selection", {}).get("preset", "default"))
+    if over.get("selection", {}).get("preset", chosen) != chosen:
         base = _without_preset(base)
     known = sections()
     raw = {name: {**base.get(name, {}), **over.get(name, {})} for name in known}
@@ -110,10 +99,6 @@ def merge_sections(base: dict[str, Any], over: dict[str, dict[str, Any]]) -> Run
     if unknown:
         raise UsageError(f"The config has unknown sections: {brief(', '.join(sorted(unknown)))}.")
     return make_config(raw)
-
-
-def _preset_of(raw: dict[str, Any]) -> str:
-    return str(raw.get("selection", {}).get("preset", "default"))
 
 
 def _without_preset(raw: dict[str, Any]) -> dict[str, Any]:

@@ -88,8 +88,8 @@ def operation_count(
 
 def same_shape(one: ModelShape, other: ModelShape) -> bool:
     """Return whether two models run the same operations, whatever they are called and know for words."""
-    sizes = [(shape.n_layers, shape.hidden_size, shape.intermediate_size) for shape in (one, other)]
-    return sizes[0] == sizes[1]
+    sizes = {(shape.n_layers, shape.hidden_size, shape.intermediate_size) for shape in (one, other)}
+    return len(sizes) == 1
 
 
 def count_fit(op: Operation, seconds: dict[Cell, float], shape: ModelShape) -> CountFit:

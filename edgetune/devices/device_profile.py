@@ -1,4 +1,4 @@
-"""A device profile: measured costs of one machine, with units, source and date.
+"""A device profile: measured costs of one machine, with units, source and date; and this machine's names.
 
     machine · versions · date
     backends: `ort-fp32`, `torch-fp32`, `torch-bf16` … each with
@@ -14,14 +14,22 @@ them alone, on hidden states that are at hand.
 
 from __future__ import annotations
 
+import math
+import platform
+import re
 from collections.abc import Iterator
 from itertools import product
+from pathlib import Path
 from typing import Literal
 
 from pydantic import Field
 
 from edgetune.config.choices import ProfiledBackend
 from edgetune.config.settings import Settings
+from edgetune.energy import power_source
+from edgetune.models.checks import weight_files
+from edgetune.models.source import ModelSource
+from edgetune.utils.machine import ROOT, cpu_features, cpu_info, cpu_name, memory_mb, usable_cores
 
 SCHEMA_VERSION = 1
 MAX_COUNT = 10**12  # of anything that is counted: what is beyond it breaks arithmetic and is no machine's
@@ -79,6 +87,11 @@ class MeasuredPoint(Settings):
     low_s: float = Field(gt=0)
     high_s: float = Field(gt=0)
     n: int = Field(ge=1)
+
+    @property
+    def place(self) -> tuple[Operation, int, int, int]:
+        """Operation, batch, length and depth."""
+        return self.op, self.batch, self.length, self.depth
 
     def __str__(self) -> str:
         return f"{self.op} at {self.batch} × {self.length} tokens, depth {self.depth}, takes {self.s:.3g} s"
@@ -188,14 +201,13 @@ def first_implausible(profile: DeviceProfile) -> str | None:
     twice = next((key for key in keys if keys.count(key) > 1), None)
     if twice is not None:
         return f"{twice} appears {keys.count(twice)} times"
-    for backend in profile.backends:
-        for problem in _nonsense(backend.points, profile.model.n_layers):
-            return f"{backend.key}: {problem}"
-    return None
+    backends, n_layers = profile.backends, profile.model.n_layers
+    found = (f"{one.key}: {problem}" for one in backends for problem in _nonsense(one.points, n_layers))
+    return next(found, None)
 
 
 def _nonsense(measured: list[MeasuredPoint], n_layers: int) -> Iterator[str]:
-    points = {(p.op, p.batch, p.length, p.depth): p for p in measured}
+    points = {point.place: point for point in measured}
     if len(points) < len(measured):
         yield "a measured point appears twice"
     for op in ("score", "train"):
@@ -220,3 +232,79 @@ def _nonsense(measured: list[MeasuredPoint], n_layers: int) -> Iterator[str]:
         )
         if does_more and large.high_s < SHRINK * small.low_s:
             yield f"{large}, but {small}"
+
+
+def this_machine(root: Path = ROOT) -> Machine:
+    """Describe the machine that this process runs on; nothing heavy is imported."""
+    import psutil
+
+    name, memory, cores = cpu_name(root), memory_mb(root), usable_cores()
+    physical = psutil.cpu_count(logical=False)
+    return Machine(
+        cpu=name,
+        cpu_model=_cpu_model(root) or name,
+        cores=cores,
+        physical_cores=None if physical is None else max(1, min(physical, cores)),
+        features=cpu_features(root),
+        memory_mb=None if memory is None else round(memory),
+        gpu=_gpu(root),
+        power_source=power_source(root),
+        system=f"{platform.system()} {platform.release()}",
+        architecture=platform.machine(),
+    )
+
+
+def _cpu_model(root: Path) -> str:
+    """Return vendor, family and model numbers (x86), or implementer and part (ARM); empty if not told."""
+    info = cpu_info(root)
+    for keys in (("vendor_id", "cpu family", "model"), ("cpu implementer", "cpu part", "cpu variant")):
+        if all(info.get(key) for key in keys):
+            return " ".join(info[key] for key in keys)
+    return ""
+
+
+def _gpu(root: Path) -> str | None:
+    """Return the first NVIDIA GPU's name as its Linux driver tells it."""
+    for path in sorted((root / "proc/driver/nvidia/gpus").glob("*/information")):
+        if found := re.search(r"^Model:\s*(.*\S)", path.read_text(errors="replace"), re.MULTILINE):
+            return found[1]
+    return None
+
+
+def profile_name(machine: Machine) -> str:
+    """Name a profile after its processor, such as `amd-epyc-2-cores`."""
+    words = re.sub(r"\(r\)|\(tm\)|\bcpu\b|@.*|\bwith .*|\b\d+-core\b|\bprocessor\b", " ", machine.cpu.lower())
+    short = "-".join(re.findall(r"[a-z0-9]+", words)) or "machine"
+    return f"{short}-{machine.cores}-core{'s' * (machine.cores != 1)}"
+
+
+def shape_of(source: ModelSource) -> ModelShape:
+    """Read a model's shape from its config and the headers of its weights."""
+    config, hidden = source.config, source.hidden_size
+
+    def first(*names: str) -> int | None:
+        found = (config.get(name) for name in names)
+        return next((int(value) for value in found if isinstance(value, int) and value > 0), None)
+
+    layers = first("num_hidden_layers", "n_layers", "num_layers", "n_layer") or 1
+    inner = first("intermediate_size", "hidden_dim", "ffn_dim", "d_ff", "n_inner") or 4 * hidden
+    # Carried artifacts have no safetensors: their matrices are counted from the config alone.
+    guessed = (first("vocab_size") or 30_000) * hidden + layers * (4 * hidden**2 + 2 * hidden * inner)
+    return ModelShape(
+        name=source.name,
+        n_layers=layers,
+        hidden_size=hidden,
+        intermediate_size=inner,
+        n_parameters=_count_parameters(source.folder) or guessed,
+    )
+
+
+def _count_parameters(folder: Path) -> int:
+    from safetensors import safe_open
+
+    n_parameters = 0
+    for path in weight_files(folder):
+        with safe_open(path, framework="numpy") as tensors:
+            for name in tensors.keys():  # noqa: SIM118  # not a dict
+                n_parameters += math.prod(tensors.get_slice(name).get_shape())
+    return n_parameters

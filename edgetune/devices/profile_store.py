@@ -122,13 +122,6 @@ def to_toml(profile: DeviceProfile) -> str:
     return f"{header}# SHA-256 of all lines below: {hashlib.sha256(body.encode()).hexdigest()}\n{body}"
 
 
-def _was_changed(text: str) -> bool:
-    """Return whether a profile is not what its checksum says; one without a checksum is older than these."""
-    text = text.replace("\r\n", "\n")  # as some checkouts have it
-    found = _SUM.search(text)
-    return found is not None and hashlib.sha256(text[found.end() :].encode()).hexdigest() != found[1]
-
-
 def load_profile(name: str | Path) -> DeviceProfile:
     """Read a profile by name or from a file, and check that it makes sense.
 
@@ -136,27 +129,18 @@ def load_profile(name: str | Path) -> DeviceProfile:
         UsageError: there is none of that name.
         ProfileError: the file is no profile, from a newer edgetune, or holds nonsense.
     """
-    return read_profile(find_file(name))
-
-
-def find_file(name: str | Path) -> Path:
-    """Return the file of a profile that is named, or given as a path.
-
-    Raises:
-        UsageError: there is none.
-    """
     text, files = str(name), profile_files()
     if isinstance(name, Path) or text.endswith(".toml") or "/" in text or os.sep in text:
         path = Path(os.path.expanduser(text))
         if path.is_file():
-            return path
+            return read_profile(path)
         raise UsageError(f"There is no profile file {text}; `edgetune profile --out {text}` measures one.")
     if text not in files:
         raise UsageError(
             f"There is no profile {text} (stored: {', '.join(files) or 'none'}); "
             f"`edgetune profile --name {text}` measures this machine."
         )
-    return files[text]
+    return read_profile(files[text])
 
 
 def read_profile(path: Path) -> DeviceProfile:
@@ -196,7 +180,8 @@ def _read(path: Path, changed_ns: int) -> DeviceProfile:
     nonsense = first_implausible(profile)
     if nonsense is not None:
         raise ProfileError(f"{path} is implausible: {nonsense}; {again}")
-    if _was_changed(text):
+    checksum = _SUM.search(text)  # older profiles have none
+    if checksum and hashlib.sha256(text[checksum.end() :].encode()).hexdigest() != checksum[1]:
         raise ProfileError(
             f"{path} was changed after it was measured (its SHA-256 does not match its header); copy it "
             f"again, or {again}"
@@ -235,25 +220,19 @@ def find_for_this_machine(
     """
     versions = installed_versions() if versions is None else versions
     own = own_folder()
-    found = [(path.parent == own, _try_to_read(path)) for path in profile_files().values()]
-    matches = [
-        (match_profile(profile, machine, versions), is_own)
-        for is_own, profile in found
-        if isinstance(profile, DeviceProfile)
-    ]
-    broken = [error for _, error in found if isinstance(error, ProfileError)]
+    matches: list[tuple[Match, bool]] = []
+    broken: list[ProfileError] = []
+    for path in profile_files().values():
+        is_own = path.parent == own
+        try:
+            matches.append((match_profile(read_profile(path), machine, versions), is_own))
+        except ProfileError as error:
+            broken.append(error)
     if not matches and broken:
         raise broken[0]
     # What nothing else settles the names do (files come in their order), so that it is the same every time.
     best = min(matches, key=lambda item: _distance(item[0], item[1], shape, machine), default=None)
     return None if best is None else best[0]
-
-
-def _try_to_read(path: Path) -> DeviceProfile | ProfileError:
-    try:
-        return read_profile(path)
-    except ProfileError as error:
-        return error
 
 
 def match_profile(profile: DeviceProfile, machine: Machine, versions: Mapping[str, str]) -> Match:
@@ -307,13 +286,7 @@ BACKWARD = 3.5
 
 
 def nominal_match(shape: ModelShape, machine: Machine, fixed_costs: Mapping[str, FixedCosts]) -> Match:
-    """Return a profile of nominal costs for a model: its operation count over a constant.
-
-    Args:
-        shape: of the model.
-        machine: this one.
-        fixed_costs: nominal ones of each backend.
-    """
+    """Return a profile of nominal costs of a model's operations; its fixed ones are given by backend."""
     points = []
     ops: tuple[Operation, ...] = ("score", "train")
     for op, batch, length in product(ops, (4, 32), (16, 128)):

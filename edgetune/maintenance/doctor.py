@@ -154,7 +154,7 @@ def examine(around: Environment | None = None) -> list[Finding]:
 
 def _profile(root: Path) -> Finding:
     """Say which device profile a plan for the built-in model would rest on, and what of it does not fit."""
-    from edgetune.devices.detect import shape_of, this_machine
+    from edgetune.devices.device_profile import shape_of, this_machine
     from edgetune.devices.profile_store import find_for_this_machine
     from edgetune.models.source import resolve_model
     from edgetune.planning.device_costs import describe_misfit

@@ -187,16 +187,12 @@ FEWEST_ROWS = 4
 
 
 class ClockProgress:
-    """The run ends when its time is up, or with its data if that comes first."""
+    """The run ends when its time is up, or with its data if that comes first.
+
+    The predicted seconds of an operation, `cost`, are corrected by what is measured.
+    """
 
     def __init__(self, clock: Clock, cost: StepCost, data: DataProgress) -> None:
-        """End a run by a clock.
-
-        Args:
-            clock: what is left.
-            cost: predicted seconds of an operation, corrected here by what is measured.
-            data: passes that are made at most.
-        """
         self._clock, self._cost, self._data = clock, cost, data
         self._over = False
 

@@ -46,13 +46,7 @@ class Decision:
 
 
 def constraints_of(config: RunConfig, exported: Exported, usual_passes: int | None = None) -> Constraints:
-    """Return what the user fixed; the planner decides the rest.
-
-    Args:
-        config: settings.
-        exported: what needs no export.
-        usual_passes: passes over few rows without a deadline; None if there is one, or if rows are not few.
-    """
+    """Return what the user fixed; the planner decides the rest. Arguments are as of `decide`."""
     model, train, data, budget = config.model, config.train, config.data, config.budget
     backend = None if model.backend == "auto" else model.backend
     if backend is None and (model.precision == "bf16" or not model.onnx):
@@ -90,17 +84,10 @@ def decide(
     energy_j: float | None = None,
     usual_passes: int | None = None,
 ) -> Decision:
-    """Plan a run and fill in its open choices.
+    """Plan a run, of which `already_s` and `already_j` are over, and fill in its open choices.
 
-    Args:
-        config: settings.
-        device: what this machine takes.
-        data: the shape of the rows.
-        exported: what needs no export.
-        already_s: seconds used before.
-        already_j: joules used before.
-        energy_j: joules allowed in total.
-        usual_passes: passes over few rows without a deadline, which are planned for as with `AMPLE_S`.
+    `usual_passes` over few rows without a deadline are planned for as with `AMPLE_S`; None if there is a
+    deadline, or if rows are not few.
 
     Raises:
         BudgetError: nothing fits.
@@ -116,13 +103,11 @@ def decide(
     deadline_s = budget.deadline_s if usual_passes is None else AMPLE_S
     limits = Limits(deadline_s, energy_j, budget.memory_mb, already_s, already_j)
     plans = make_plans(device, data, limits, constraints)
-    if plans.best.method == NGRAMS_ALONE:
-        return Decision(config, plans)
-    return Decision(apply_plan(plans.best, config, constraints), plans)
+    alone = plans.best.method == NGRAMS_ALONE
+    return Decision(config if alone else _apply_plan(plans.best, config, constraints), plans)
 
 
-def apply_plan(plan: Plan, config: RunConfig, constraints: Constraints) -> RunConfig:
-    """Fill a plan's choices into the settings."""
+def _apply_plan(plan: Plan, config: RunConfig, constraints: Constraints) -> RunConfig:
     model, train = config.model, {"batch_size": plan.batch_size}
     if config.budget.limits_time:
         train["epochs"] = most_passes(constraints)

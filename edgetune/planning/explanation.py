@@ -15,7 +15,6 @@ from edgetune.utils.types import IntArray
 def explain(plans: Plans, data: DataLengths, constraints: Constraints) -> Iterator[str]:
     """Yield one sentence per choice, the deciding one first."""
     best, device = plans.best, plans.device
-    assert device is not None
     yield from filter(None, (device.note, device.speeds_note))
     if best.method == LINEAR_PROBE:
         yield _probe(plans, data)
@@ -71,10 +70,8 @@ def _rows(best: Plan) -> str:
 
 def _alternative(plans: Plans, key: str | None = None, depth: int | None = None) -> Plan | None:
     """Return the best plan that trains, with a backend and a depth if they are given."""
-    for plan in plans.ranked:
-        if plan.trains and key in (None, plan.key) and depth in (None, plan.depth):
-            return plan
-    return None
+    found = (plan for plan in plans.ranked if key in (None, plan.key) and depth in (None, plan.depth))
+    return next(filter(lambda plan: plan.trains, found), None)
 
 
 def _backend(plans: Plans) -> Iterator[str]:

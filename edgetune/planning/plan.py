@@ -5,18 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
+from edgetune.devices.cost_function import CostFunction
 from edgetune.devices.device_profile import FixedCosts, Memory, Operation
 from edgetune.utils.types import IntArray
-
-
-class OperationCost(Protocol):
-    """Predicts what one call costs, as `devices.cost_function.CostFunction` does."""
-
-    def seconds(self, op: Operation, batch: int, length: int, depth: int) -> float: ...
 
 
 @dataclass(frozen=True)
@@ -38,7 +33,7 @@ class BackendCosts:
     threads: int | None
     fixed: FixedCosts
     memory: Memory
-    cost: OperationCost
+    cost: CostFunction
     available: str = ""
     scale: float = 1.0
     trains: bool = True
@@ -55,7 +50,7 @@ class DeviceCosts:
         uncertainty: relative half-width of the 95 % interval of predicted training time.
         depths: how many layers can be frozen.
         busy_w: watts while training, and `power_source` says where they come from.
-        speeds_key: key of earlier runs on this machine (`planning.calibration`).
+        speeds_key: key of earlier runs on this machine (`planning.device_costs`).
         speeds_note: how they correct the profile, in a sentence; "" if they do not.
     """
 
@@ -255,16 +250,17 @@ class Plans:
 
     Attributes:
         ranked: at least one.
+        device: that they were made for.
+        deadline_s: seconds that the plans fill; from the deadline or the energy.
         refused: (what, why) of candidates that are not possible.
         reasons: why the first plan was chosen, one sentence each.
-        deadline_s: seconds that the plans fill; from the deadline or the energy.
     """
 
     ranked: tuple[Plan, ...]
+    device: DeviceCosts = field(compare=False)
+    deadline_s: float
     refused: tuple[tuple[str, str], ...] = ()
     reasons: tuple[str, ...] = ()
-    deadline_s: float = 0.0
-    device: DeviceCosts | None = field(default=None, compare=False)
 
     @property
     def best(self) -> Plan:
@@ -278,12 +274,11 @@ class Plans:
             "reasons": list(self.reasons),
             "refused": [list(item) for item in self.refused],
             "deadline_s": self.deadline_s if self.deadline_s != float("inf") else None,
-            "profile": None if self.device is None else self.device.name,
+            "profile": self.device.name,
         }
 
     def costs(self, plan: Plan) -> BackendCosts:
         """Return what a plan's backend costs."""
-        assert self.device is not None
         return next(item for item in self.device.backends if item.key == plan.key)
 
     def step_cost(self, plan: Plan, n_train: int) -> Callable[[str, int, int], float]:
@@ -303,8 +298,8 @@ class Plans:
 
         return cost
 
-    def own_score_rate(self, plan: Plan, width: int = 32) -> float:
+    def own_score_rate(self, plan: Plan) -> float:
         """Return the share of the cost of scoring a new row that is spent above the frozen layers."""
         price, depth = self.costs(plan).cost.seconds, plan.depth
-        own_s = price("score", plan.batch_size, width, depth)
-        return own_s / (own_s + price("prefix", plan.batch_size, width, depth)) if depth else 1.0
+        own_s = price("score", plan.batch_size, 32, depth)  # at a usual width
+        return own_s / (own_s + price("prefix", plan.batch_size, 32, depth)) if depth else 1.0

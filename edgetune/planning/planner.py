@@ -11,13 +11,13 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
-from edgetune.planning.accuracy_model import (
+from edgetune.planning.candidate import (
+    Candidate,
     ProbeKind,
     points_lost,
     probe_points_lost,
     tuned_points_lost,
 )
-from edgetune.planning.candidate import Candidate
 from edgetune.planning.clock import MARGIN_RATE, SAVE_CAUTION, margin_s
 from edgetune.planning.explanation import explain
 from edgetune.planning.plan import (
@@ -101,7 +101,7 @@ def make_plans(device: DeviceCosts, data: DataLengths, limits: Limits, constrain
         alone = ngrams_plan(device, data, limits, deadline_s)
         if alone is None:
             raise BudgetError(NO_NGRAMS)
-        return Plans((alone,), (), ("No other learner takes part (--learners).",), deadline_s, device)
+        return Plans((alone,), device, deadline_s, reasons=("No other learner takes part (--learners).",))
     refused = [(costs.key, costs.available) for costs in device.backends if costs.available]
     plans: list[Plan] = []
     least: list[tuple[float, Plan]] = []
@@ -129,19 +129,18 @@ def make_plans(device: DeviceCosts, data: DataLengths, limits: Limits, constrain
     if constraints.of_training and any(plan.trains for plan in plans):
         trainers = {costs.key for costs in device.backends if costs.trains}
         plans = [plan for plan in plans if plan.key in trainers]
-    ranked = Plans(tuple(plans), tuple(refused), (), deadline_s, device)
+    ranked = Plans(tuple(plans), device, deadline_s, tuple(refused))
     n_needed = min(ROWS_PER_CLASS * data.n_classes, len(data.lengths))
-    if plans and (plans[0].method != LINEAR_PROBE or plans[0].n_rows >= n_needed):
+    is_enough = bool(plans) and (plans[0].method != LINEAR_PROBE or plans[0].n_rows >= n_needed)
+    alone = ngrams_plan(device, data, limits, deadline_s) if least and not is_enough else None
+    if alone is None and plans:
         return replace(ranked, reasons=tuple(explain(ranked, data, constraints)))
-    refusal = None if plans else _impossible(device, data, deadline_s, limits, refused, least)
-    alone = ngrams_plan(device, data, limits, deadline_s) if least else None
+    refusal = _impossible(device, data, deadline_s, limits, refused, least)
     if alone is None:
-        if refusal is not None:
-            raise refusal
-        return replace(ranked, reasons=tuple(explain(ranked, data, constraints)))
+        raise refusal
     needed_s = math.ceil(min(needed_s for needed_s, _ in least))
     shortest = f"For an encoder, the shortest feasible deadline is about {duration(needed_s)}."
-    if refusal is None:
+    if plans:
         too_few = f"A linear probe would see only {plans[0].n_rows:,} rows of {data.n_classes:,} classes."
         reasons = [f"{too_few} {shortest}"]
     else:  # which says it in joules where energy is the limit
@@ -203,9 +202,8 @@ def _before(candidate: Candidate, limits: Limits) -> Lines:
 def _after(candidate: Candidate, deadline_s: float, n_eval: int, tight: bool = False) -> Lines:
     """Return the time reserved for the end; if time is tight, n-grams are not fitted again."""
     device, costs = candidate.device, candidate.costs
-    ensemble_s, n_rows = 0.0, _n_weighed(candidate, deadline_s)
+    ensemble_s, n_rows = _refit_s(candidate, deadline_s, tight), _n_weighed(candidate, deadline_s)
     if n_rows:
-        ensemble_s = 0.0 if tight else _refit_s(candidate, deadline_s)
         weighed_s = n_rows * candidate.evaluate_row_s
         if costs.trains:
             # The model is opened again if the linear probe turns out to be better than the trained encoder.
@@ -247,24 +245,24 @@ def _linear_probe_s(candidate: Candidate, n_rows: int, deadline_s: float, saved:
     return n_rows * candidate.probe_row_s + weighed_s + FIT_PROBE_S + save_s
 
 
-def _ngrams_s(data: DataLengths, deadline_s: float, trains: bool = True) -> float:
+def _ngrams_s(data: DataLengths, deadline_s: float, trains: bool) -> float:
     """Return the planned seconds of fitting n-grams; the fit itself watches the time."""
     if not data.n_held_out:
         return 0.0
     return min(_whole_ngrams_s(data), ngrams_rate(data.pair, trains) * deadline_s)
 
 
-def _refit_s(candidate: Candidate, deadline_s: float) -> float:
+def _refit_s(candidate: Candidate, deadline_s: float, tight: bool) -> float:
     """Return the planned seconds of fitting the n-grams a second time, on the held-out rows too."""
     data = candidate.data
-    if not refit_pays(len(data.lengths), data.n_held_out):
+    if tight or not data.n_held_out or not refit_pays(len(data.lengths), data.n_held_out):
         return 0.0
     if data.ngrams is not None:
         return data.ngrams.again_s
     return _ngrams_s(data, deadline_s, candidate.costs.trains)
 
 
-def ngrams_rate(pair: bool, trains: bool = True) -> float:
+def ngrams_rate(pair: bool, trains: bool) -> float:
     """Return the share of a deadline that a fit of n-grams takes at most."""
     return PAIRS_RATE if pair else NGRAMS_RATE if trains else PROBE_NGRAMS_RATE
 
@@ -343,28 +341,15 @@ def _smallest_s(candidate: Candidate, limits: Limits) -> float:
 
 @dataclass(frozen=True)
 class _Reading:
-    """What a plan reads besides the rows that it trains on.
+    """What a plan reads besides the rows that it trains on."""
 
-    Attributes:
-        tight: whether as little as possible is read; n-grams are not fitted again then, and get half of their
-            time if training follows.
-        n_eval: evaluation rows.
-        n_probe_rows: rows that the first linear probe reads.
-        reads_all: whether these are all rows, and the head is fitted on them again after training.
-        cache_mb: cache for hidden states of the frozen layers.
-        kept: share of the rows that it has room for.
-    """
-
-    tight: bool
+    tight: bool  # as little as possible; n-grams get half of their time before training, and no second fit
     n_eval: int
     n_probe_rows: int
-    reads_all: bool
-    cache_mb: float
-    kept: float
-
-    def read_again_row_s(self, candidate: Candidate) -> float:
-        """Return the seconds of computing the features of a row that was read before."""
-        return self.kept * candidate.cached_probe_row_s + (1 - self.kept) * candidate.probe_row_s
+    reads_all: bool  # the probe reads all rows, and the head is fitted on them again after training
+    cache_mb: float  # for the hidden states of the frozen layers
+    kept: float  # share of the rows that the cache has room for
+    again_row_s: float  # of computing the features of a row that was read before
 
 
 def _reading(
@@ -387,11 +372,11 @@ def _reading(
         n_eval, n_probe_rows = min(n_eval, FEWEST_EVALUATED), min(n_probe_rows, PROBE_ROWS[0])
     reads_all = may_read_all and n_probe_rows == n_distinct
     cache_mb, kept = 0.0, 0.0
-    if reads_all:
-        cache_mb, kept = _cache(candidate, limits, constraints, n_distinct + data.n_held_out)
-    elif most_passes(constraints) > 1 or constraints.method in FILTERS:
-        cache_mb, kept = _cache(candidate, limits, constraints, n_distinct)
-    return _Reading(tight, n_eval, n_probe_rows, reads_all, cache_mb, kept)
+    if reads_all or most_passes(constraints) > 1 or constraints.method in FILTERS:
+        n_cached = n_distinct + (data.n_held_out if reads_all else 0)
+        cache_mb, kept = _cache(candidate, limits, constraints, n_cached)
+    again_row_s = kept * candidate.cached_probe_row_s + (1 - kept) * candidate.probe_row_s
+    return _Reading(tight, n_eval, n_probe_rows, reads_all, cache_mb, kept, again_row_s)
 
 
 def most_read(n_classes: int) -> int:
@@ -413,65 +398,44 @@ def _spend(
     before["linear_probe"] = _linear_probe_s(candidate, reading.n_probe_rows, deadline_s, saved=True)
     if reading.reads_all and trains and data.n_held_out:
         n_again = len(data.lengths) + _n_weighed(candidate, deadline_s)
-        read_s = READ_AGAIN_CAUTION * n_again * reading.read_again_row_s(candidate)
+        read_s = READ_AGAIN_CAUTION * n_again * reading.again_row_s
         after["ensemble"] += read_s + min(FIRST_FIT_RATE * deadline_s, MOST_FIT_S)
     return before, after, deadline_s - sum(before.values()) - sum(after.values())
 
 
-@dataclass(frozen=True)
-class _TrainingRows:
-    """How many rows can be trained on in some time.
-
-    Attributes:
-        n_distinct: rows there are.
-        n_most: rows that are trained on at most, over all passes.
-        first_s: seconds of training on a row for the first time.
-        later_s: seconds of doing so again.
-    """
-
-    n_distinct: int
-    n_most: int
-    first_s: float
-    later_s: float
-
-    def rows_in(self, left_s: float) -> int:
-        """Return how many rows fit into `left_s` seconds."""
-        if not math.isfinite(left_s):
-            return self.n_most
-        first_pass_s = self.n_distinct * self.first_s
-        if left_s <= first_pass_s:
-            return min(self.n_most, max(0, int(left_s / max(self.first_s, 1e-9))))
-        return min(self.n_most, self.n_distinct + int((left_s - first_pass_s) / max(self.later_s, 1e-9)))
-
-    def seconds(self, n_rows: int) -> float:
-        """Return the seconds of training on `n_rows` rows."""
-        n_again = max(0, n_rows - self.n_distinct)
-        return (n_rows - n_again) * self.first_s + n_again * self.later_s
-
-
-def _training_rows(candidate: Candidate, reading: _Reading, constraints: Constraints) -> _TrainingRows:
-    n_distinct, row_s = len(candidate.data.lengths), candidate.train_row_s
-    n_most = most_passes(constraints) * n_distinct
-    if constraints.max_steps is not None:
-        n_most = min(n_most, constraints.max_steps * candidate.batch_size)
-    later_s = reading.kept * candidate.again_row_s + (1 - reading.kept) * row_s
-    # The hidden states of rows that a probe has read are cached before the first pass.
-    return _TrainingRows(n_distinct, n_most, later_s if reading.reads_all else row_s, later_s)
+def _rows_in(left_s: float, n_distinct: int, n_most: int, first_s: float, again_s: float) -> int:
+    """Return how many rows can be trained on, given the seconds of a row the first time and later."""
+    if not math.isfinite(left_s):
+        return n_most
+    first_pass_s = n_distinct * first_s
+    if left_s <= first_pass_s:
+        return min(n_most, max(0, int(left_s / max(first_s, 1e-9))))
+    return min(n_most, n_distinct + int((left_s - first_pass_s) / max(again_s, 1e-9)))
 
 
 def plan_one(candidate: Candidate, deadline_s: float, limits: Limits, constraints: Constraints) -> list[Plan]:
     """Return the plans of a candidate for a budget: training the encoder, and fitting a linear probe."""
     data, costs, n_distinct = candidate.data, candidate.costs, len(candidate.data.lengths)
+    uncertain, frozen = 1 + candidate.device.uncertainty, candidate.depth / candidate.device.n_layers
     reading = _reading(candidate, deadline_s, limits, constraints, tight=False)
     before, after, left_s = _spend(candidate, reading, deadline_s, limits)
     if left_s < _risk_s(before | after):  # with the fewest evaluation and probe rows, it may fit
         reading = _reading(candidate, deadline_s, limits, constraints, tight=True)
         before, after, left_s = _spend(candidate, reading, deadline_s, limits)
-    rows, spread = _training_rows(candidate, reading, constraints), candidate.device.uncertainty
-    n_rows, frozen = rows.rows_in(left_s), candidate.depth / candidate.device.n_layers
-    revisits = n_rows > n_distinct or constraints.method in FILTERS or reading.reads_all
+    n_most = most_passes(constraints) * n_distinct
+    if constraints.max_steps is not None:
+        n_most = min(n_most, constraints.max_steps * candidate.batch_size)
+    again_s = reading.kept * candidate.again_row_s + (1 - reading.kept) * candidate.train_row_s
+    # The hidden states of rows that a probe has read are cached before the first pass.
+    first_s = again_s if reading.reads_all else candidate.train_row_s
+    n_rows, low, high = (
+        _rows_in(seconds, n_distinct, n_most, first_s, again_s)
+        for seconds in (left_s, left_s / uncertain, left_s * uncertain)
+    )
+    n_again = max(0, n_rows - n_distinct)
+    revisits = n_again or constraints.method in FILTERS or reading.reads_all
     cache_mb = reading.cache_mb if revisits else 0.0
-    lines = before | {"train": rows.seconds(n_rows)} | after
+    lines = before | {"train": (n_rows - n_again) * first_s + n_again * again_s} | after
     lost = points_lost(n_rows, n_distinct, frozen, candidate.cut_share, data.pair)
     if reading.reads_all:
         lost = min(lost, tuned_points_lost(n_rows, n_distinct, frozen, candidate.cut_share))
@@ -486,15 +450,15 @@ def plan_one(candidate: Candidate, deadline_s: float, limits: Limits, constraint
         batch_size=candidate.batch_size,
         method=constraints.method,
         n_rows=n_rows,
-        rows_interval=(rows.rows_in(left_s / (1 + spread)), rows.rows_in(left_s * (1 + spread))),
+        rows_interval=(low, high),
         passes=n_rows / n_distinct if n_distinct else 0.0,
         n_steps=math.ceil(n_rows / candidate.batch_size),
         n_probe_rows=reading.n_probe_rows,
         n_eval=reading.n_eval,
         n_weighed=_n_weighed(candidate, deadline_s),
         probe_row_s=candidate.probe_row_s,
-        read_again_row_s=reading.read_again_row_s(candidate),
-        refit_s=0.0 if reading.tight or not data.n_held_out else _refit_s(candidate, deadline_s),
+        read_again_row_s=reading.again_row_s,
+        refit_s=_refit_s(candidate, deadline_s, reading.tight),
         lines=lines,
         total_s=sum(lines.values()),
         memory_mb=candidate.memory_mb + cache_mb,

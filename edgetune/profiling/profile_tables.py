@@ -3,94 +3,120 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from edgetune.devices.cost_function import same_shape
-from edgetune.devices.device_profile import BackendProfile, DeviceProfile, MeasuredPoint
+from edgetune.devices.device_profile import BackendProfile, DeviceProfile, MeasuredPoint, Operation
+from edgetune.devices.profile_store import Match
 from edgetune.utils.formatting import counted
 from edgetune.utils.tables import Section
 
-OPERATIONS = ("score", "train", "prefix")
+OPERATIONS: tuple[Operation, ...] = ("score", "train", "prefix")
 
 
 @dataclass(frozen=True, slots=True)
 class TimeRatio:
-    """How many times as long an operation takes on a backend.
-
-    Attributes:
-        key: backend.
-        op: operation.
-        mean: geometric mean over points.
-        low, high: smallest and largest.
-        n: points.
-    """
+    """How many times as long an operation takes on a backend, at each of its points (one at least)."""
 
     key: str
     op: str
-    mean: float
-    low: float
-    high: float
-    n: int
+    ratios: Sequence[float]
 
-    @classmethod
-    def of(cls, key: str, op: str, ratios: list[float]) -> TimeRatio:
-        """Sum ratios up; there must be one at least."""
-        return cls(key, op, statistics.geometric_mean(ratios), min(ratios), max(ratios), len(ratios))
+    @property
+    def mean(self) -> float:
+        """Geometric mean over points."""
+        return statistics.geometric_mean(self.ratios)
 
     def to_dict(self) -> dict[str, Any]:
         """Return it as JSON values."""
-        where = {"backend": self.key, "op": self.op}
-        return where | {"ratio": self.mean, "range": [self.low, self.high], "n": self.n}
+        where = {"backend": self.key, "op": self.op, "ratio": self.mean}
+        return where | {"range": [min(self.ratios), max(self.ratios)], "n": len(self.ratios)}
 
 
-def ratio_section(title: str, ratios: Iterable[TimeRatio]) -> Section:
-    """Return a table with a row per ratio."""
-    rows: list[tuple[str, ...]] = [
-        (one.key, one.op, f"{one.mean:.2f}", f"{one.low:.2f} to {one.high:.2f}", str(one.n)) for one in ratios
-    ]
+def time_ratios(
+    before: Mapping[str, Sequence[MeasuredPoint]], after: Mapping[str, Sequence[MeasuredPoint]]
+) -> list[TimeRatio]:
+    """Return after over before for every backend and operation with points in common, given by backend."""
+    found: list[TimeRatio] = []
+    for key, points in before.items():
+        seconds = {point.place: point.s for point in after.get(key, ())}
+        for op in OPERATIONS:
+            ratios = [seconds[p.place] / p.s for p in points if p.op == op and p.place in seconds]
+            if ratios:
+                found.append(TimeRatio(key, op, ratios))
+    return found
+
+
+def _ratio_section(title: str, ratios: Sequence[TimeRatio]) -> Section:
+    rows: list[tuple[str, ...]] = []
+    for one in ratios:
+        span = f"{min(one.ratios):.2f} to {max(one.ratios):.2f}"
+        rows.append((one.key, one.op, f"{one.mean:.2f}", span, str(len(one.ratios))))
     return Section(title, rows, ("backend", "operation", "ratio", "range", "points"), right=True)
+
+
+VERDICTS = ("holds", "has drifted", "is far off")
+DRIFTED, FAR_OFF = 0.10, 0.30
+
+
+@dataclass(frozen=True)
+class Drift:
+    """What a check of a profile found: times now over then, and what could not be checked."""
+
+    ratios: list[TimeRatio]
+    notes: list[str]
+
+    @property
+    def worst(self) -> float:
+        """Largest relative change of any operation."""
+        return max((abs(ratio.mean - 1.0) for ratio in self.ratios), default=0.0)
+
+    @property
+    def verdict(self) -> str:
+        """What to think of the profile."""
+        return VERDICTS[(self.worst > DRIFTED) + (self.worst > FAR_OFF)]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return it as JSON values."""
+        ratios = [ratio.to_dict() for ratio in self.ratios]
+        return {"verdict": self.verdict, "worst": self.worst, "ratios": ratios, "notes": self.notes}
+
+
+def drift_sections(match: Match, drift: Drift) -> list[Section]:
+    """Return the tables of a check, the verdict first."""
+    says = "still matches this machine" if drift.verdict == "holds" else drift.verdict
+    advice = "" if drift.verdict == "holds" else "; measure again with `edgetune profile`"
+    worst = f"times differ by up to {100 * drift.worst:.0f} %{advice}"
+    sections = [
+        Section("Verdict", [(f"{match.profile.name} {says}: {worst}",)]),
+        _ratio_section("Time now relative to the profile", drift.ratios),
+        Section("Remarks", [(remark,) for remark in (*match.reasons, *drift.notes)]),
+    ]
+    return [section for section in sections if section.rows]
 
 
 def compare_profiles(a: DeviceProfile, b: DeviceProfile) -> list[TimeRatio]:
     """Return B over A for every backend and operation with points in common."""
-    found: list[TimeRatio] = []
-    for one, other in _in_both(a, b):
-        theirs = {_place(point): point.s for point in other.points}
-        for op in OPERATIONS:
-            shared = [p for p in one.points if p.op == op and _place(p) in theirs]
-            if shared:
-                found.append(TimeRatio.of(one.key, op, [theirs[_place(p)] / p.s for p in shared]))
-    return found
-
-
-def _in_both(a: DeviceProfile, b: DeviceProfile) -> list[tuple[BackendProfile, BackendProfile]]:
-    theirs = {backend.key: backend for backend in b.backends}
-    return [(backend, theirs[backend.key]) for backend in a.backends if backend.key in theirs]
-
-
-def _place(point: MeasuredPoint) -> tuple[str, int, int, int]:
-    return point.op, point.batch, point.length, point.depth
+    return time_ratios(*({backend.key: backend.points for backend in one.backends} for one in (a, b)))
 
 
 def compare_sections(a: DeviceProfile, b: DeviceProfile) -> list[Section]:
     """Return the tables of a comparison."""
     title = f"Time of {b.name} relative to {a.name} (below 1: {b.name} is faster)"
-    fixed: list[tuple[str, str, Any, Any]] = [
-        ("every run", name, a, b) for name in ("start_s", "report_s", "exit_s")
-    ]
-    fixed += [
-        (one.key, name, one.fixed, other.fixed)
-        for one, other in _in_both(a, b)
-        for name in type(one.fixed).model_fields
+    theirs = {backend.key: backend.fixed for backend in b.backends}
+    costs: list[tuple[str, Any, Any, Iterable[str]]] = [
+        ("every run", a, b, ("start_s", "report_s", "exit_s")),
+        *((one.key, one.fixed, theirs[one.key], _FIXED) for one in a.backends if one.key in theirs),
     ]
     rows: list[tuple[str, ...]] = [
         (key, name.removesuffix("_s").replace("_", " "), f"{getattr(x, name):.2f}", f"{getattr(y, name):.2f}")
-        for key, name, x, y in fixed
+        for key, x, y, names in costs
+        for name in names
     ]
     sections = [
-        ratio_section(title, compare_profiles(a, b)),
+        _ratio_section(title, compare_profiles(a, b)),
         Section("One-off costs per run (s)", rows, ("backend", "cost", a.name, b.name), right=True),
         Section("Remarks", [(remark,) for remark in _remarks(a, b)]),
     ]
@@ -171,7 +197,7 @@ def _about(profile: DeviceProfile) -> Iterator[tuple[str, ...]]:
 
 def _operations(profile: DeviceProfile, backend: BackendProfile) -> Iterator[Section]:
     """Return a table per frozen depth: a row per batch and length."""
-    points = {_place(point): point for point in backend.points}
+    points = {point.place: point for point in backend.points}
     header = ("rows × tokens", "T_f score", "train step", "T_b", "T_f/train", "J score", "J train")
     watts = profile.power
     for depth in sorted({point.depth for point in backend.points}):

@@ -1,23 +1,30 @@
 """Which point is measured when: rounds over all of them in shuffled order, until each is sure enough.
 
 A *visit* is one request to a worker: a few calls of one point, whose median is one sample. Visits of one
-point lie rounds apart, so a busy moment bends one sample of many points, not all samples of one; and as many
-points are bent alike, the moment is known and taken out (interference.py).
+point lie rounds apart, so a busy moment bends one sample of many points, not all samples of one.
+
+On a shared machine everything takes a tenth longer for a second or two, then not. Operations measured just
+before and after, whose usual costs are known from other rounds, tell how slow a moment was, so that the
+measurement can be corrected for it.
 """
 
 from __future__ import annotations
 
 import math
 import statistics
+import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+import psutil
+from numpy.lib.stride_tricks import sliding_window_view
 
 from edgetune.devices.cost_function import active_layers
 from edgetune.devices.device_profile import MeasuredPoint, Operation
-from edgetune.profiling.interference import slowness
+from edgetune.utils.machine import usable_cores
+from edgetune.utils.types import FloatArray, IntArray
 
 CLOSE_ENOUGH = 0.04
 FEWEST_VISITS = 3
@@ -41,20 +48,10 @@ class GridPoint:
     length: int
     depth: int
 
-    @classmethod
-    def of(cls, key: str, point: MeasuredPoint) -> GridPoint:
-        """Return where a backend's point was measured."""
-        return cls(key, point.op, point.batch, point.length, point.depth)
-
     @property
     def place(self) -> dict[str, Any]:
         """Where it lies on any backend."""
         return {"op": self.op, "batch": self.batch, "length": self.length, "depth": self.depth}
-
-    @property
-    def tokens(self) -> int:
-        """Tokens of the batch."""
-        return self.batch * self.length
 
 
 @dataclass
@@ -63,11 +60,6 @@ class Samples:
 
     medians: list[float] = field(default_factory=list)
     n_calls: int = 0
-
-    def add(self, seconds: Sequence[float]) -> None:
-        """Take in the calls of one visit."""
-        self.medians.append(statistics.median(seconds))
-        self.n_calls += len(seconds)
 
     @property
     def done(self) -> bool:
@@ -93,7 +85,7 @@ def median_interval(samples: Sequence[float], usual_sd: float | None = None) -> 
     if n >= 6:
         below = 0.0
         for rank in range(n // 2):  # leave out as many on each side as 2.5 % allows
-            below += math.comb(n, rank) / 2.0**n
+            below += math.comb(n, rank) / 2**n
             if below > 0.025:
                 return ordered[max(0, rank - 1)], ordered[n - max(1, rank)]
     freedom = n - 1 + (0 if usual_sd is None else _PRIOR)
@@ -142,10 +134,11 @@ class Sampler:
 
     def add(self, point: GridPoint, seconds: Sequence[float]) -> None:
         """Take in one visit."""
-        found = self.samples[point]
-        found.add(seconds)
-        self._visits.append((point, found.medians[-1]))
-        self.hint(point, found.medians[-1])
+        median = statistics.median(seconds)
+        self.samples[point].medians.append(median)
+        self.samples[point].n_calls += len(seconds)
+        self._visits.append((point, median))
+        self.hint(point, median)
 
     def hint(self, point: GridPoint, seconds: float) -> None:
         """Take a call as a guess of what others cost, without making it a sample."""
@@ -154,7 +147,7 @@ class Sampler:
     def _work(self, point: GridPoint) -> float:
         """Say roughly how much a call does, for points that nothing is known of yet."""
         layers = 0.3 + active_layers(point.op, point.depth, self._n_layers)
-        return point.tokens * layers * (3.0 if point.op == "train" else 1.0)
+        return point.batch * point.length * layers * (3.0 if point.op == "train" else 1.0)
 
     def call_s(self, point: GridPoint) -> float:
         """Expect the seconds of one call: what was measured there, else by its work."""
@@ -217,3 +210,100 @@ class Sampler:
         points = [point for key in {point.key for point in self.samples} for point in self.points(key)]
         halves = [(point.high_s - point.low_s) / 2.0 / point.s for point in points]
         return statistics.median(halves) if halves else 1.0
+
+
+OTHERS_TOO_BUSY = 0.12
+_CROWDED = 0.6  # of all processors busy; below it others find processors of their own
+_IDLE = ("idle", "iowait", "guest", "guest_nice")
+
+
+class BusyWatch:
+    """Compares the machine's CPU time with that of our own processes."""
+
+    def __init__(self, pids: Sequence[int]) -> None:
+        """Start watching; `pids` are our children, this process is counted too."""
+        self._own = [psutil.Process(), *(psutil.Process(pid) for pid in pids)]
+        self._before = (time.perf_counter(), _system_s(), self._own_s())
+
+    def _own_s(self) -> float:
+        total = 0.0
+        for process in self._own:
+            try:
+                times = process.cpu_times()
+            except psutil.Error:  # it was killed meanwhile
+                continue
+            total += times.user + times.system
+        return total
+
+    def others(self) -> tuple[float, bool]:
+        """Return the processors that others used, as a share of ours, and whether that is too much."""
+        then, system_s, own_s = self._before
+        passed_s = max(1e-3, time.perf_counter() - then)
+        busy_s = _system_s() - system_s
+        others = max(0.0, busy_s - (self._own_s() - own_s)) / passed_s
+        crowded = busy_s / passed_s > _CROWDED * (psutil.cpu_count() or 1)
+        share = others / usable_cores()
+        return share, crowded and share > OTHERS_TOO_BUSY
+
+
+def _system_s() -> float:
+    """Return CPU seconds of all processes, time stolen by other virtual machines included."""
+    times = psutil.cpu_times()._asdict()
+    return float(sum(seconds for kind, seconds in times.items() if kind not in _IDLE))
+
+
+NEAR = 4
+TURNS = 5
+
+
+def slowness(grid_points: IntArray, seconds: FloatArray) -> FloatArray:
+    """Return how many times longer than usual each measurement took because of its moment.
+
+    The logarithm of a measurement is what its operation usually takes, plus how slow the moment was, plus
+    noise; both are found by medians in turn (median polish, Tukey 1977). A moment is judged by the four
+    measurements before it and the four after it, never by its own operation, and only by operations that were
+    measured at other times too. Where that brings the measurements of an operation no nearer together, there
+    were no such moments.
+
+    Args:
+        grid_points: (n,) which operation was measured, numbered from 0, in the order of time.
+        seconds: (n,) above 0.
+
+    Returns:
+        (n,) factors around 1; 1 where nothing can be said.
+    """
+    logs, slow = np.log(seconds), np.zeros(len(seconds))
+    calm: FloatArray = np.ones(len(seconds))
+    again = np.bincount(grid_points)[grid_points] > 1 if len(grid_points) else np.zeros(0, dtype=np.bool_)
+    if not again.any():
+        return calm
+    own = _beside(grid_points, -1) == grid_points[:, None]
+    for _ in range(TURNS):
+        left = np.where(again, logs - _usual(grid_points, logs - slow)[grid_points], np.nan)
+        others = np.where(own, np.nan, _beside(left, np.nan))
+        known = ~np.isnan(others).all(axis=1)
+        slow[known] = np.nanmedian(others[known], axis=1)
+        slow -= np.median(slow)
+    spread_before, spread_after = (
+        _spread(grid_points[again], values[again]) for values in (logs, logs - slow)
+    )
+    return np.exp(slow) if spread_after < spread_before else calm
+
+
+def _beside(values: FloatArray | IntArray, none: float) -> FloatArray | IntArray:
+    """Return (n, 2 * NEAR) the values before and after each, `none` beyond the ends."""
+    around = sliding_window_view(np.pad(values, NEAR, constant_values=none), 2 * NEAR + 1)
+    return np.delete(around, NEAR, axis=1)
+
+
+def _spread(grid_points: IntArray, logs: FloatArray) -> float:
+    """Return how far measurements of one operation lie from its median, in the mean."""
+    return float(np.mean(np.abs(logs - _usual(grid_points, logs)[grid_points])))
+
+
+def _usual(grid_points: IntArray, logs: FloatArray) -> FloatArray:
+    """Return the median of each operation's values."""
+    order = np.argsort(grid_points, kind="stable")
+    ends = np.cumsum(np.bincount(grid_points))
+    parts = np.split(logs[order], ends[:-1])
+    return np.array([np.median(part) if len(part) else 0.0 for part in parts])

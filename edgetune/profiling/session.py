@@ -22,8 +22,7 @@ from edgetune.config.settings import freeze_of
 from edgetune.devices.cost_function import nnls
 from edgetune.devices.device_profile import BackendProfile, FixedCosts, Memory
 from edgetune.models.source import ModelSource
-from edgetune.profiling.interference import BusyWatch
-from edgetune.profiling.sampling import VISIT_S, GridPoint, Sampler
+from edgetune.profiling.sampling import VISIT_S, BusyWatch, GridPoint, Sampler
 from edgetune.profiling.worker import LABELS, MeasurementJob, WorkerLost, WorkerProcess
 from edgetune.utils.types import Tell
 
@@ -62,10 +61,7 @@ class BackendSession:
     def open(self, watts: float | None, tdp: float | None, like: BackendSession | None) -> None:
         """Import the runtime and open the whole model.
 
-        Args:
-            watts: what the user says the machine draws; None: a sensor is looked for.
-            tdp: watts of the processor, for an estimate where there is no sensor.
-            like: the same backend in another arithmetic, whose fixed costs and threads are taken over.
+        Fixed costs and threads are taken over from the same backend in another arithmetic, `like`.
         """
         self.child.ask("power", watts=watts, tdp=tdp)
         self._import_s = self.child.ask("import_runtime")
@@ -101,7 +97,7 @@ class BackendSession:
                     break
                 answer = self.child.ask("run", n=1, warm=False, **point.place)
                 sampler.hint(point, answer["s"][0])
-                peaks.append((point.tokens, answer["peak_mb"]))
+                peaks.append((batch * length, answer["peak_mb"]))
             lines.append(_line(peaks))
         (_, score), (base, train) = lines
         self.memory = Memory(base_mb=round(base, 1), score_mb_per_token=score, train_mb_per_token=train)
@@ -216,46 +212,48 @@ class TimedMeasurement:
     def __init__(self, n_layers: int, limit_s: float, tell: Tell, visit_s: float = VISIT_S) -> None:
         """Start the clock: all of it may take `limit_s`, the calls of a visit should last `visit_s`."""
         self._started = time.perf_counter()
-        self._limit_s, self._tell_to = limit_s, tell
-        self._sampler = Sampler(n_layers, np.random.default_rng(0), visit_s)
-        self._sessions: dict[str, BackendSession] = {}
-        self._notes: list[str] = []
+        self.limit_s, self._tell_to = limit_s, tell
+        self.sampler = Sampler(n_layers, np.random.default_rng(0), visit_s)
+        self.sessions: dict[str, BackendSession] = {}
+        self.notes: list[str] = []
 
-    def _left_s(self) -> float:
-        return self._limit_s - (time.perf_counter() - self._started)
+    def left_s(self) -> float:
+        """Return the seconds left."""
+        return self.limit_s - (time.perf_counter() - self._started)
 
-    def _tell(self, text: str) -> None:
-        self._tell_to(text, min(1.0, 1.0 - self._left_s() / self._limit_s))
+    def tell(self, text: str) -> None:
+        """Say what is being measured."""
+        self._tell_to(text, min(1.0, 1.0 - self.left_s() / self.limit_s))
 
     @contextlib.contextmanager
-    def _leaving_out(self, key: str) -> Iterator[None]:
+    def leaving_out(self, key: str) -> Iterator[None]:
         """Leave a backend out, with a note, when its worker fails."""
         try:
             yield
         except WorkerLost as error:
-            self._notes.append(f"{key} could not be measured: {error}.")
-            self._sessions.pop(key, None)
-            self._sampler.drop(key)
+            self.notes.append(f"{key} could not be measured: {error}.")
+            self.sessions.pop(key, None)
+            self.sampler.drop(key)
 
-    def _rounds(self, ending_s: float = 0.0, stretch_s: float = 0.0) -> tuple[float, bool]:
+    def rounds(self, ending_s: float = 0.0, stretch_s: float = 0.0) -> tuple[float, bool]:
         """Measure in rounds until all is sure or the time is up; return how busy others were.
 
         `ending_s` must be left at the end; the first visit of a point may be late by `stretch_s`.
         """
-        watch = BusyWatch([session.child.pid for session in self._sessions.values()])
+        watch = BusyWatch([session.child.pid for session in self.sessions.values()])
         number = 0
-        while points := self._sampler.next_round(self._left_s() - ending_s):
+        while points := self.sampler.next_round(self.left_s() - ending_s):
             number += 1
             for place, point in enumerate(points, start=1):
-                seen = self._sampler.samples.get(point)
-                if seen is None or self._left_s() < (ending_s if seen.medians else -stretch_s):
+                seen = self.sampler.samples.get(point)
+                if seen is None or self.left_s() < (ending_s if seen.medians else -stretch_s):
                     continue
-                self._tell(f"round {number}: {place} of {len(points)} points")
-                with self._leaving_out(point.key):
-                    n_calls, warm = self._sampler.calls(point)
-                    expected_s = self._sampler.call_s(point)
-                    seconds = self._sessions[point.key].visit(point, n_calls, warm, expected_s)
-                    self._sampler.add(point, seconds)
-            if self._left_s() < ending_s:
+                self.tell(f"round {number}: {place} of {len(points)} points")
+                with self.leaving_out(point.key):
+                    n_calls, warm = self.sampler.calls(point)
+                    expected_s = self.sampler.call_s(point)
+                    seconds = self.sessions[point.key].visit(point, n_calls, warm, expected_s)
+                    self.sampler.add(point, seconds)
+            if self.left_s() < ending_s:
                 break
         return watch.others()

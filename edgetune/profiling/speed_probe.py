@@ -27,13 +27,11 @@ from edgetune.backends.openers import traits_of
 from edgetune.backends.ort.bert_graph import FEATURES, HEAD_BIAS, HEAD_WEIGHT, INPUTS, write_graph
 from edgetune.backends.ort.ort_runtime import import_ort, session_options
 from edgetune.devices.cost_function import CostFunction
-from edgetune.devices.detect import this_machine
 from edgetune.devices.device_profile import ModelShape
 from edgetune.devices.profile_store import Match
 from edgetune.models.mean_pooling import pooling_weights
 from edgetune.planning.device_costs import Scales, is_own, profile_key, speeds_key
-from edgetune.profiling.interference import BusyWatch
-from edgetune.profiling.sampling import median_interval
+from edgetune.profiling.sampling import BusyWatch, median_interval
 from edgetune.utils.cache import read_cached_json, write_cached_json
 from edgetune.utils.errors import EdgetuneError
 from edgetune.utils.formatting import duration
@@ -57,20 +55,15 @@ def probe_speeds(
 ) -> Scales:
     """Return how many times as long as profiled operations take here, by backend; {} if that is not known.
 
-    Args:
-        match: the nearest profile. If it is of this machine and model, the speed is measured in every run.
-        shape: of the model to be trained.
-        limit_s: how long it may take; under a second nothing is measured.
-        every_backend: whether it is open which of them will train.
-        cache_dir: where artifacts and earlier answers are kept.
-        say: is told what was measured.
+    If the nearest profile is of this machine and model, the speed is measured in every run, else the cache
+    has earlier answers. In less than a second nothing is measured. `every_backend`: any of them may train.
     """
     if is_own(match, shape):
         found = _layer_scales(match, shape, min(LEAST_S, OWN_RATE * limit_s))
         return {name: scale**OWN_TRUST for name, scale in found.items()}
     path = cache_dir / FILE
     known = read_cached_json(path, dict[str, Scales])
-    key = profile_key(match.profile, this_machine())
+    key = profile_key(match.profile)
     if key not in known and every_backend and match.fit == "other" and limit_s >= BACKENDS_S:
         say(f"This machine was not profiled: timing a few steps of each backend for {BACKENDS_S:.0f} s")
         if scales := _probe_backends(match, cache_dir):
@@ -103,10 +96,10 @@ def _layer_scales(match: Match, shape: ModelShape, limit_s: float) -> Scales:
 
 def _probe_backends(match: Match, cache_dir: Path) -> Scales:
     """Time a few train steps of each backend, with the model that was profiled."""
-    from edgetune.profiling.drift import DriftCheck
+    from edgetune.profiling.measure import check_drift
 
     try:
-        drift = DriftCheck(match.profile, None, cache_dir, lambda text, share: None, BACKENDS_S).run()
+        drift = check_drift(match.profile, None, cache_dir, lambda text, share: None, BACKENDS_S)
     except EdgetuneError:
         return {}
     return {ratio.key: ratio.mean for ratio in drift.ratios if ratio.op == "train"}

@@ -20,10 +20,14 @@ from edgetune.data.in_memory import Data
 from edgetune.energy import Sensor, SensorSum, open_sensor
 from edgetune.energy.battery import energy_limit_j
 from edgetune.learners.progress import automatic_lr
-from edgetune.planning.calibration import FEWEST_MEASURED_STEPS, ObservedRun, record_observed_run
 from edgetune.planning.clock import Clock
 from edgetune.planning.decision import plan_summary
-from edgetune.planning.device_costs import busy_watts
+from edgetune.planning.device_costs import (
+    FEWEST_MEASURED_STEPS,
+    ObservedRun,
+    busy_watts,
+    record_observed_run,
+)
 from edgetune.report.experiment_log import ExperimentLogs
 from edgetune.report.live_view import View, in_notebook, make_view
 from edgetune.run_files.history import HistoryWriter

@@ -24,9 +24,8 @@ from edgetune.data.in_memory import naming_copies
 from edgetune.data.splits import Splits, open_splits
 from edgetune.data.token_format import TokenizerSpec
 from edgetune.models.checks import open_tokenizer
-from edgetune.planning.calibration import load_observed_runs
 from edgetune.planning.decision import Decision, Exported, decide
-from edgetune.planning.device_costs import find_device
+from edgetune.planning.device_costs import find_device, load_observed_runs
 from edgetune.planning.plan import DataLengths, DeviceCosts, FittedNgrams, Plan, Plans
 from edgetune.planning.planner import (
     DEFAULT_CACHE_MB,

@@ -62,7 +62,6 @@ SelectionSettings = cast("Any", create_model("SelectionSettings", __base__=(_Kno
 PRESETS: dict[str, dict[str, Any]] = {"default": {}, "paper": {"preset": "paper"}}
 for _kind in SELECTORS.values():
     PRESETS["paper"].update(_kind.Settings.paper)
-config.register_methods(SelectionSettings, PRESETS)
 
 
 def make_selector(settings: config.SelectionSettings, shape: DataShape, rng: np.random.Generator) -> Selector:

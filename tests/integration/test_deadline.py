@@ -19,7 +19,7 @@ from conftest import ROOT, RunCli, child_environment
 from edgetune import plan
 from edgetune.devices.device_profile import FixedCosts
 from edgetune.inference.saved_run import load_run
-from edgetune.planning.calibration import FILE
+from edgetune.planning.device_costs import FILE
 from edgetune.run_files.history import read_history
 from edgetune.utils.machine import cache_folder
 from tests.profile_samples import save_guess

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from conftest import RunCli, says_mean
 
-from edgetune.profiling import interference, speed_probe
+from edgetune.profiling import sampling, speed_probe
 from edgetune.profiling.speed_probe import FILE
 
 MEASURED = "measured for"
@@ -24,7 +24,7 @@ def no_profiles(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("edgetune.devices.profile_store.shipped_folder", lambda: None)
         patch.setenv("EDGETUNE_PROFILES", str(tmp_path_factory.mktemp("profiles")))
-        patch.setattr(interference, "OTHERS_TOO_BUSY", 2.0)
+        patch.setattr(sampling, "OTHERS_TOO_BUSY", 2.0)
         yield
 
 

@@ -28,7 +28,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("EDGETUNE_PROFILES", str(folder))
         patch.setattr("edgetune.profiling.measure.QUICK_S", 12.0)
-        patch.setattr("edgetune.profiling.drift.CHECK_S", 4.0)
+        patch.setattr("edgetune.profiling.measure.CHECK_S", 4.0)
         yield folder
 
 

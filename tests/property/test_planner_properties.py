@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edgetune.planning.accuracy_model import points_lost, probe_points_lost
+from edgetune.planning.candidate import points_lost, probe_points_lost
 from edgetune.planning.clock import LEAST_MARGIN_S
 from edgetune.planning.plan import (
     LINEAR_PROBE,

@@ -15,7 +15,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edgetune.devices.profile_store import Fit, Match
-from edgetune.planning.calibration import (
+from edgetune.planning.clock import Clock
+from edgetune.planning.device_costs import (
     DOUBTED_WEIGHT,
     FILE,
     MOST_KEPT,
@@ -23,12 +24,11 @@ from edgetune.planning.calibration import (
     OWN_MOST_OFF,
     Calibration,
     ObservedRun,
+    fit_device,
     load_observed_runs,
     record_observed_run,
     slowdown_ratio,
 )
-from edgetune.planning.clock import Clock
-from edgetune.planning.device_costs import fit_device
 from edgetune.planning.plan import Constraints, DataLengths, Limits
 from edgetune.planning.planner import make_plans
 from edgetune.profiling.speed_probe import probe_speeds

@@ -15,7 +15,7 @@ from profile_samples import make_profile
 from rich.console import Console
 
 from edgetune.devices import profile_store
-from edgetune.devices.detect import shape_of
+from edgetune.devices.device_profile import shape_of
 from edgetune.devices.profile_store import Match
 from edgetune.maintenance import doctor
 from edgetune.maintenance.doctor import (

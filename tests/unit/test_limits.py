@@ -35,7 +35,7 @@ from edgetune.data.readers import open_rows
 from edgetune.data.table import LONG_LABEL, LONG_TEXT, UNREADABLE_JSON
 from edgetune.data.token_format import TokenizerSpec
 from edgetune.data.tokens import open_tokens, tokens_cache_key
-from edgetune.devices.profile_store import find_file, profile_files, read_profile
+from edgetune.devices.profile_store import load_profile, profile_files, read_profile
 from edgetune.report.collect import collect
 from edgetune.run_files.example_stats import ExampleStats, load_example_stats
 from edgetune.run_files.history import read_history
@@ -530,7 +530,7 @@ def test_stored_profiles_are_files(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     (tmp_path / "folder.toml").mkdir()
     assert not {"pipe", "folder"} & set(profile_files())
     with pytest.raises(UsageError, match="profile"):
-        find_file("~nobody-of-that-name/x.toml")
+        load_profile("~nobody-of-that-name/x.toml")
 
 
 @pytest.mark.parametrize("preset", [[], {}, 1, ["default"]])

@@ -60,7 +60,7 @@ def test_what_needs_no_home_works(run_cli: RunCli, tmp_path: Path) -> None:
     assert run_cli("clean", "--cache-dir", tmp_path).code == 0
     assert "EDGETUNE_CACHE" in run_cli("doctor").out
     assert profile_files()
-    from edgetune.devices.detect import this_machine
+    from edgetune.devices.device_profile import this_machine
 
     assert find_for_this_machine(None, this_machine()) is not None
 

@@ -7,8 +7,14 @@ import statistics
 import numpy as np
 import pytest
 
-from edgetune.profiling.interference import slowness
-from edgetune.profiling.sampling import FEWEST_VISITS, GridPoint, Sampler, grid_points, median_interval
+from edgetune.profiling.sampling import (
+    FEWEST_VISITS,
+    GridPoint,
+    Sampler,
+    grid_points,
+    median_interval,
+    slowness,
+)
 from edgetune.utils.types import FloatArray, IntArray
 
 CHEAP, DEAR = GridPoint("a", "score", 8, 16, 0), GridPoint("a", "train", 32, 128, 0)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from edgetune.devices.detect import profile_name, this_machine
+from edgetune.devices.device_profile import profile_name, this_machine
 from edgetune.devices.profile_store import (
     find_for_this_machine,
     load_profile,

@@ -19,8 +19,7 @@ from pathlib import Path
 import numpy as np
 
 from edgetune.devices.cost_function import CostFunction
-from edgetune.devices.detect import this_machine
-from edgetune.devices.device_profile import BackendProfile, DeviceProfile
+from edgetune.devices.device_profile import BackendProfile, DeviceProfile, this_machine
 from edgetune.devices.profile_store import find_for_this_machine, load_profile
 from edgetune.models.source import resolve_model
 from edgetune.profiling.sampling import GridPoint, Sampler, grid_points
@@ -84,7 +83,7 @@ def _profile(name: str | None) -> DeviceProfile:
 
 def _grid_of(backend: BackendProfile) -> dict[GridPoint, float]:
     """Return seconds of each operation that the profile has measured."""
-    return {GridPoint.of(backend.key, point): point.s for point in backend.points}
+    return {GridPoint(backend.key, *point.place): point.s for point in backend.points}
 
 
 def _off_grid(profile: DeviceProfile, backend: BackendProfile, rng: np.random.Generator) -> list[GridPoint]:
@@ -122,7 +121,7 @@ def _measure(profile: DeviceProfile, n_visits: int, rng: np.random.Generator) ->
 def _compare(backend: BackendProfile, profile: DeviceProfile, sampler: Sampler) -> list[Trial]:
     """Predict what lies between from the grid as it was measured now."""
     grid = _grid_of(backend)
-    points = [point for point in sampler.points(backend.key) if GridPoint.of(backend.key, point) in grid]
+    points = [point for point in sampler.points(backend.key) if GridPoint(backend.key, *point.place) in grid]
     if not points:
         return []
     cost = CostFunction(backend.model_copy(update={"points": points}), profile.model)
