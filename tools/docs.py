@@ -62,7 +62,7 @@ shares of train-all's time, which are shown where something is said."""
 
 
 def frontier_markdown(folder: Path) -> list[str]:
-    """Return the tables of `tools/bench frontier`, one for each file SECONDSs[-TESTROWS[-ROWS]][-CPU].jsonl."""
+    """Return the tables of `tools/bench frontier`, one a file: SECONDSs[-TESTROWS[-ROWS]][-CPU].jsonl."""
     paths = sorted(folder.glob("*.jsonl"))
     files = [[json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] for path in paths]
     parts = [FRONTIER] if files else []
