@@ -56,20 +56,17 @@ class Recorder(Protocol):
 
 
 class HistoryWriter(AbstractContextManager["HistoryWriter"]):
-    """Appends lines to a history; each is on its way to disk, whole, when `append` returns.
-
-    `observer` is handed the fields of every line that was written.
-    Opening a history that a killed process left with a torn last line cuts that line off first.
-    """
+    """Appends lines to a history; each is on its way to disk, whole, when `append` returns."""
 
     def __init__(self, path: Path, observer: Callable[[dict[str, Any]], None] = lambda fields: None) -> None:
+        """Cut off a torn last line, if a killed process left one; `observer` gets the fields of each line."""
         self.path, self._observer = path, observer
         self._n_frequent = 0
         _drop_torn_line(path)
         self._file = path.open("ab", buffering=0)
 
     def __exit__(self, *_: object) -> None:
-        self.close()
+        self._file.close()
 
     def append_evaluation(self, t_s: float, epoch: int, found: Evaluation) -> None:
         """Write the figures of an evaluation, made after a pass `t_s` seconds after the start."""
@@ -120,10 +117,6 @@ class HistoryWriter(AbstractContextManager["HistoryWriter"]):
     def empty(self) -> None:
         """Take back all lines."""
         self.load_state({"n_bytes": 0, "n_frequent": 0})
-
-    def close(self) -> None:
-        """Close the file; closing twice does no harm."""
-        self._file.close()
 
 
 def stride(number: int) -> int:
