@@ -22,37 +22,23 @@ import os
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from pydantic_core import to_json
 
+from edgetune.run_files.counters import Counters
 from edgetune.utils.errors import RunError
 from edgetune.utils.limits import MAX_HISTORY_BYTES, MAX_HISTORY_LINE_BYTES, MAX_HISTORY_LINES
 from edgetune.utils.metrics import Evaluation
 from edgetune.utils.multi_label_metrics import micro_f1
 from edgetune.utils.parsing import decode_json
 
-FIGURES = (
-    "t_s",
-    "loss",
-    "accuracy",
-    "n_seen",
-    "n_scored",
-    "n_trained",
-    "n_skipped_backward",
-    "n_skipped_both",
-)
+FIGURES = ("t_s", "loss", "accuracy", *Counters().totals())
 LARGEST = 1e18  # of a figure: no run has more rows or seconds
 KINDS = frozenset({"stage", "step", "skip", "eval", "note"})
 FREQUENT = ("step", "skip")
 PER_DOUBLING = 20_000
 """Frequent lines that are written each time that their number has doubled."""
-
-
-class Recorder(Protocol):
-    """Takes the records of a run; `HistoryWriter` is one."""
-
-    def append(self, /, **fields: Any) -> None: ...
 
 
 class HistoryWriter(AbstractContextManager["HistoryWriter"]):
@@ -142,11 +128,10 @@ def read_history(path: Path) -> list[dict[str, Any]]:
             f"{path} is too large to plot: a history has at most {MAX_HISTORY_BYTES:,} bytes and "
             f"{MAX_HISTORY_LINES:,} lines"
         )
-    *whole, tail = content.split(b"\n")
-    lines = [_parsed(path, number, line) for number, line in enumerate(whole, start=1)]
+    *lines, tail = content.split(b"\n")
     if _is_record(tail):
-        lines.append(_parsed(path, len(whole) + 1, tail))
-    return lines
+        lines.append(tail)
+    return [_parsed(path, number, line) for number, line in enumerate(lines, start=1)]
 
 
 def _parsed(path: Path, number: int, line: bytes) -> dict[str, Any]:

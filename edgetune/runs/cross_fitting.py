@@ -27,8 +27,8 @@ from edgetune.learners.linear_probe import (
     known_elsewhere,
 )
 from edgetune.learners.ngrams.learner import cross_fit_ngrams
-from edgetune.runs.context import RunContext
 from edgetune.runs.probing import FittedProbe
+from edgetune.runs.setup import RunContext
 from edgetune.utils.multi_label import is_multi_hot, log_probabilities, strata
 from edgetune.utils.types import FloatArray, Labels
 

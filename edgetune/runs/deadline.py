@@ -18,7 +18,6 @@ from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from typing import Any, ClassVar
 
-from edgetune.config.settings import RunConfig
 from edgetune.learners.filter_guard import GuardedSelector
 from edgetune.learners.progress import DataProgress, Progress
 from edgetune.planning.clock import Clock, ClockProgress
@@ -117,10 +116,6 @@ class Deadline:
             return GuardedSelector(selector, self.score_rate)
         return selector
 
-    def keeps_best(self, config: RunConfig) -> bool:
-        """Return whether the model is evaluated after each pass, and the best one is kept."""
-        return config.budget.patience is not None
-
     def mark(self, line: str) -> None:
         """Note that a line of the plan has just ended."""
         self.marks.append((line, self.clock.elapsed_s()))
@@ -209,9 +204,6 @@ class NoDeadline(PlanWithoutDeadline):
     def __init__(self) -> None:
         clock = Clock(math.inf, dict.fromkeys(("save", "evaluate", "report", "exit"), 0.0), lambda: 0.0)
         super().__init__(Plan(""), clock)
-
-    def keeps_best(self, config: RunConfig) -> bool:
-        return config.train.keep == "best"
 
     def state(self) -> None:
         return None

@@ -16,7 +16,7 @@ from edgetune.data.examples import DataOptions
 from edgetune.data.in_memory import Data, as_path, naming_copies
 from edgetune.energy.battery import energy_limit_j
 from edgetune.planning.plan import Plans
-from edgetune.runs.choices import OpenChoices, Usage, read_rows
+from edgetune.runs.open_choices import OpenChoices, Usage, read_rows
 from edgetune.utils.errors import UsageError
 from edgetune.utils.machine import cache_folder
 from edgetune.utils.meter import Meter

@@ -22,10 +22,10 @@ from edgetune.inference.saved_run import score_view
 from edgetune.learners.ensemble import Ensemble, MemberScore, fit_ensemble
 from edgetune.learners.linear_probe import LinearProbe
 from edgetune.planning.plan import FittedNgrams
-from edgetune.runs.context import RunContext
 from edgetune.runs.cross_fitting import CrossFit
 from edgetune.runs.probing import FittedProbe
 from edgetune.runs.scoring import Scored
+from edgetune.runs.setup import RunContext
 from edgetune.runs.text_fits import TextFits
 from edgetune.utils.machine import return_memory
 from edgetune.utils.metrics import Evaluation

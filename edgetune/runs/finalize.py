@@ -21,12 +21,12 @@ from edgetune.run_files.example_stats import rates_by_label, rates_by_length
 from edgetune.run_files.history import read_history
 from edgetune.run_files.run_folder import INTERRUPTED, RunFolder
 from edgetune.run_files.summary import RunResult
-from edgetune.runs.choices import only_probes
-from edgetune.runs.context import RunContext
 from edgetune.runs.deadline import Deadline
 from edgetune.runs.ensembling import EnsembleStage
 from edgetune.runs.model_saver import ModelSaver
+from edgetune.runs.open_choices import only_probes
 from edgetune.runs.recovery import Recovery
+from edgetune.runs.setup import RunContext
 from edgetune.utils.failpoints import failpoint
 from edgetune.utils.files import write_atomic
 from edgetune.utils.machine import machine_info, memory_mb, peak_memory_mb, versions
@@ -48,6 +48,7 @@ def summarize_training(
     train, report = config.train, selector.report()
     assert train.lr is not None
     warnings = _short_of_plan(config, deadline, loop)
+    keeps_best = config.budget.patience is not None if deadline.has_plan else train.keep == "best"
     return RunResult(
         method=config.selection.method if deadline.trains else LINEAR_PROBE,
         preset=config.selection.preset if deadline.trains else "",
@@ -58,7 +59,7 @@ def summarize_training(
         selection=report,
         epochs=train.epochs,
         best_epoch=saver.best_epoch,
-        best_epoch_chosen_on_eval=data.held_out is None and train.epochs > 1 and deadline.keeps_best(config),
+        best_epoch_chosen_on_eval=data.held_out is None and train.epochs > 1 and keeps_best,
         batch_size=train.batch_size,
         lr=train.lr,
         precision=config.model.precision,

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from edgetune.run_files.run_folder import INTERRUPTED
-from edgetune.runs.context import RunContext
+from edgetune.runs.setup import RunContext
 from edgetune.utils.failpoints import failpoint
 from edgetune.utils.machine import return_memory
 from edgetune.utils.metrics import Evaluation

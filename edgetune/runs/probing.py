@@ -30,8 +30,8 @@ from edgetune.learners.linear_probe import (
     quick_cross_fit_linear_probe,
 )
 from edgetune.planning.planner import FIRST_FIT_RATE, FIT_PROBE_S, PROBE_ROWS
-from edgetune.runs.context import RunContext
 from edgetune.runs.scoring import Scored, run_in_time
+from edgetune.runs.setup import RunContext
 from edgetune.utils.multi_label import strata
 from edgetune.utils.types import FloatArray, IntArray, Labels
 

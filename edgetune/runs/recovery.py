@@ -22,9 +22,9 @@ from edgetune.run_files.checkpoint import Checkpoint, checkpoint_files, newest_c
 from edgetune.run_files.history import HistoryWriter, read_history
 from edgetune.run_files.run_folder import CHECKPOINTS, INTERRUPTED
 from edgetune.run_files.summary import read_summary
-from edgetune.runs.context import RunContext
 from edgetune.runs.ensembling import EnsembleStage
 from edgetune.runs.model_saver import ModelSaver
+from edgetune.runs.setup import RunContext
 from edgetune.utils.errors import DataError, RunError
 from edgetune.utils.failpoints import failpoint
 from edgetune.utils.formatting import counted
@@ -72,21 +72,15 @@ class Interruption:
         return None if deadline is None else Plan.from_dict(deadline["plan"])
 
     @property
-    def breaks(self) -> list[dict[str, Any]]:
-        """This interruption and those before it, as in the summary."""
-        this = {
-            "n_steps": self.n_steps,
-            "n_steps_lost": self.n_steps_lost,
-            "elapsed_s": sum(self.state["spent_s"].values()),
-            "lost_s": self.lost_s,
-        }
-        return [*self.state["breaks"], this]
+    def spent_s(self) -> float:
+        """Seconds of the run up to the checkpoint."""
+        return float(sum(self.state["spent_s"].values()))
 
     @property
     def energy_j(self) -> float:
         """Joules used before the interruption; for the lost time, at the mean power up to the checkpoint."""
-        joules, spent_s = float(self.state["joules"]), sum(self.state["spent_s"].values())
-        return joules * (1.0 + self.lost_s / spent_s) if spent_s > 0 else joules
+        joules = float(self.state["joules"])
+        return joules * (1.0 + self.lost_s / self.spent_s) if self.spent_s > 0 else joules
 
     def describe(self) -> str:
         """Say in a sentence where the run is resumed, and what is repeated."""
@@ -246,7 +240,13 @@ class Recovery:
         self._saver.load_state(state["keeper"])
         self._ensemble.load_state(state["ensemble"])
         self._run.deadline.load_state(state["timed"])
-        self.breaks, self.n_diverged = interruption.breaks, state["n_diverged"]
+        this = {
+            "n_steps": interruption.n_steps,
+            "n_steps_lost": interruption.n_steps_lost,
+            "elapsed_s": interruption.spent_s,
+            "lost_s": interruption.lost_s,
+        }
+        self.breaks, self.n_diverged = [*state["breaks"], this], state["n_diverged"]
         self._run.folder.remove("summary.json")
         self._run.view.say(interruption.describe())
 

@@ -18,13 +18,12 @@ from edgetune.run_files.history import HistoryWriter
 from edgetune.run_files.outputs import refuse_own_source
 from edgetune.run_files.run_folder import OWN, RunFolder, disk_errors
 from edgetune.run_files.summary import RunResult
-from edgetune.runs.choices import only_probes
-from edgetune.runs.context import RunContext
 from edgetune.runs.dry_run import config_of, settings_of_call
 from edgetune.runs.ensembling import EnsembleStage
 from edgetune.runs.finalize import summarize_ngrams, warn_of_excess
+from edgetune.runs.open_choices import only_probes
 from edgetune.runs.recovery import read_interruption
-from edgetune.runs.setup import open_later, set_up
+from edgetune.runs.setup import RunContext, open_later, set_up
 from edgetune.runs.training import Training
 from edgetune.utils.errors import Interrupted
 from edgetune.utils.formatting import counted, duration

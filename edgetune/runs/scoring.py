@@ -124,16 +124,10 @@ def _rows_in(view: TokenSource, rows: IntArray, left_s: float, cost: StepCost) -
 def is_better(one: Scored | None, other: Scored | None, errors: float = 0.0) -> bool:
     """Return whether one encoder or head has a smaller log loss on held-out rows than another.
 
-    Each is taken at the temperature that suits it best.
-
-    The n-grams take no part in the comparison. If held-out rows repeat phrases of training rows, as in SST-2,
-    the n-grams are right on nearly all of them, and the ensemble hardly depends on the encoder. The first is
-    also better if there was no time to score the other on enough rows.
-
-    Args:
-        one: its logits on held-out rows; None if it was not scored.
-        other: the same of the other.
-        errors: standard errors of the mean difference by which the loss must be smaller.
+    Each is taken at the temperature that suits it best; None was not scored. The n-grams take no part: if
+    held-out rows repeat phrases of training rows, as in SST-2, they are right on nearly all of them, and the
+    ensemble hardly depends on the encoder. The first is also better if there was no time to score the other
+    on enough rows. `errors` are standard errors of the mean difference by which the loss must be smaller.
     """
     if one is None:
         return False

@@ -1,4 +1,4 @@
-"""From settings to what a run works with: energy sensor, rows, plan, encoder, deadline.
+"""What every part of one run works with, and how it follows from the settings.
 
 On the `ort` backend, a child process imports torch and exports while this one reads and tokenizes; with
 artifacts that are cached or given by the user, there is no child process, and torch is not imported.
@@ -8,34 +8,108 @@ from __future__ import annotations
 
 import contextlib
 import math
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+from edgetune.backends.backend_contract import Backend
 from edgetune.backends.hidden_cache import HiddenCache
-from edgetune.backends.model_loader import find_model_loader
+from edgetune.backends.model_loader import ModelLoader, find_model_loader
 from edgetune.config.settings import RunConfig, frozen_depth
-from edgetune.energy import SensorSum, open_sensor
+from edgetune.data.splits import Splits
+from edgetune.energy import Sensor, SensorSum, open_sensor
 from edgetune.energy.battery import energy_limit_j
 from edgetune.learners.progress import automatic_lr
 from edgetune.planning.clock import Clock
 from edgetune.planning.decision import Decision
 from edgetune.planning.device_costs import busy_watts, find_device
-from edgetune.planning.plan import FittedNgrams, Plans
+from edgetune.planning.plan import FittedNgrams, Plan, Plans
 from edgetune.planning.planner import DEFAULT_CACHE_MB
 from edgetune.report.experiment_log import ExperimentLogs
-from edgetune.runs.choices import OpenChoices, Usage, only_probes, read_rows
-from edgetune.runs.context import RunContext
+from edgetune.report.live_view import View
+from edgetune.run_files.run_folder import RunFolder
 from edgetune.runs.deadline import Deadline, NoDeadline, PlanWithoutDeadline
-from edgetune.runs.recovery import Interruption
+from edgetune.runs.open_choices import OpenChoices, Usage, only_probes, read_rows
 from edgetune.selection import FILTERS, SELECTORS
 from edgetune.utils.cache import private_folder
 from edgetune.utils.errors import UsageError
 from edgetune.utils.machine import free_memory_mb
+from edgetune.utils.meter import Meter
+from edgetune.utils.signals import StopRequest
+
+if TYPE_CHECKING:
+    from edgetune.runs.recovery import Interruption
 
 CACHE_MEMORY_RATE = 0.25
 NO_CLASS_WEIGHT = "--class-weight balanced has no effect: there are too few rows to combine several learners."
 MUCH_LOST_S = 1.0
 """The energy of more lost time than this is an estimate."""
+
+
+@dataclass
+class RunContext:
+    """One run; `set_up` adds all fields that are not given.
+
+    Attributes:
+        config: settings; open choices about the encoder are filled in if there is one.
+        folder: folder of the run, locked as soon as it is written to.
+        cache_dir: where tokens, artifacts and earlier runs' speeds are kept.
+        meter: records the seconds of every phase.
+        view: shows what happens.
+        stop: says whether the run was asked to end.
+        interruption: where the run was interrupted; None if it is not resumed.
+        asked_backend: the backend in the settings before the set-up.
+        logs: logs of other programs.
+        sensor: measures the energy.
+        sensor_since_s: elapsed seconds when the sensor began to count.
+        used: time and energy so far, and the energy that may be used.
+        model_loader: the model that is finetuned.
+        data: rows and labels.
+        plans: what was planned, and why; None if nothing was.
+        deadline: says when each part has to end.
+        encoder: ready to train; None if there is no time for one, which `open_later` may change.
+    """
+
+    config: RunConfig
+    folder: RunFolder
+    cache_dir: Path
+    meter: Meter
+    view: View
+    stop: StopRequest
+    interruption: Interruption | None = None
+    asked_backend: str = field(init=False)
+    logs: ExperimentLogs = field(init=False)
+    sensor: Sensor = field(init=False)
+    sensor_since_s: float = field(init=False)
+    used: Usage = field(init=False)
+    model_loader: ModelLoader = field(init=False)
+    data: Splits = field(init=False)
+    plans: Plans | None = field(init=False)
+    deadline: Deadline = field(init=False)
+    encoder: Backend | None = field(init=False, default=None)
+
+    @property
+    def plan(self) -> Plan | None:
+        """The plan that was chosen; None if nothing was planned."""
+        return None if self.plans is None else self.plans.best
+
+    @property
+    def model_name(self) -> str:
+        """Name of the model that is finetuned."""
+        return self.model_loader.source.name
+
+    @property
+    def backend(self) -> Backend:
+        """The encoder of a run that has one."""
+        assert self.encoder is not None
+        return self.encoder
+
+    def open_backend(self, cache: HiddenCache | None = None) -> Backend:
+        """Open the encoder with its initial weights."""
+        n_labels, several = len(self.data.label_names), self.data.multi_label
+        return self.model_loader.open(
+            self.config, n_labels, cache, self.meter, self.view.say, multi_label=several
+        )
 
 
 def set_up(run: RunContext, stack: contextlib.ExitStack) -> None:

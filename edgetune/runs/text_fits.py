@@ -14,7 +14,7 @@ from edgetune.learners.ngrams.learner import Ngrams
 from edgetune.learners.ngrams.solving import import_solvers
 from edgetune.learners.text_learner import Learned, TextLearner, find_text_learner
 from edgetune.planning.planner import refit_pays
-from edgetune.runs.context import RunContext
+from edgetune.runs.setup import RunContext
 from edgetune.utils.types import FloatArray, IntArray
 
 REFIT_CAUTION = 1.3

@@ -21,16 +21,16 @@ from edgetune.learners.loop_record import Diverged
 from edgetune.run_files.counters import Counters
 from edgetune.run_files.history import HistoryWriter
 from edgetune.run_files.summary import RunResult
-from edgetune.runs.choices import vocab_size
-from edgetune.runs.context import RunContext
 from edgetune.runs.cross_fitting import cross_fit_all
 from edgetune.runs.deadline import PlanWithoutDeadline
 from edgetune.runs.ensembling import EnsembleStage
 from edgetune.runs.finalize import write_summary
 from edgetune.runs.model_saver import ModelSaver
+from edgetune.runs.open_choices import vocab_size
 from edgetune.runs.probing import LEAST_TRAINING_STEPS, FittedProbe, ProbeInTime
 from edgetune.runs.recovery import Recovery
 from edgetune.runs.scoring import Scored, is_better, score_in_time
+from edgetune.runs.setup import RunContext
 from edgetune.selection import DataShape, make_selector
 from edgetune.selection.staged import REFERENCE
 from edgetune.utils.errors import BudgetError, Interrupted

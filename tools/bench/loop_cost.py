@@ -20,9 +20,8 @@ from edgetune.learners.loop import Loop, LoopSettings
 from edgetune.report.live_view import View
 from edgetune.run_files.history import HistoryWriter
 from edgetune.run_files.run_folder import RunFolder
-from edgetune.runs.choices import vocab_size
-from edgetune.runs.context import RunContext
-from edgetune.runs.setup import set_up
+from edgetune.runs.open_choices import vocab_size
+from edgetune.runs.setup import RunContext, set_up
 from edgetune.selection import DataShape, SelectionSettings, make_selector
 from edgetune.selection.three_stage import ThreeStage
 from edgetune.utils.machine import cache_folder

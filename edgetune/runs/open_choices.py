@@ -182,12 +182,13 @@ class OpenChoices:
         earlier = partial(load_observed_runs, self.cache_dir) if recalls else None
         every_backend = model.backend == "auto" and carried is None
         try:
-            device = self._device(config, self._probe_limit_s(config), every_backend, earlier)
+            limit_s = self._probe_limit_s(config)
+            device: DeviceCosts | None = self._device(config, limit_s, every_backend, earlier)
         except ProfileError:
             if limited:
                 raise
-            return Decision(_closed(config), None)
-        if device.foreign and not limited:
+            device = None
+        if device is None or (device.foreign and not limited):
             return Decision(_closed(config), None)
         if only_probes(config) and all(costs.trains for costs in device.backends):
             raise UsageError(
