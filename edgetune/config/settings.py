@@ -274,3 +274,8 @@ class RunConfig(Settings):
     selection: SerializeAsAny[SelectionSettings] = SelectionSettings()
     train: TrainSettings = TrainSettings()
     budget: BudgetSettings = BudgetSettings()
+
+    def changed(self, **sections: Mapping[str, Any]) -> RunConfig:
+        """Return the settings with other values in some sections, such as `changed(model={"threads": 2})`."""
+        update = {name: getattr(self, name).model_copy(update=values) for name, values in sections.items()}
+        return self.model_copy(update=update)

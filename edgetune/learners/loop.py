@@ -24,7 +24,7 @@ from edgetune.learners.progress import DataProgress, Position, Progress, decayed
 from edgetune.learners.step_costs import StepCosts
 from edgetune.run_files.counters import Counters
 from edgetune.run_files.example_stats import ExampleStats
-from edgetune.run_files.history import Recorder
+from edgetune.run_files.history import HistoryWriter
 from edgetune.selection.selector_contract import Selector, StageChange
 from edgetune.utils.failpoints import failpoint
 from edgetune.utils.meter import Meter
@@ -78,7 +78,7 @@ class Loop:
     source: TokenSource
     settings: LoopSettings
     meter: Meter
-    history: Recorder
+    history: HistoryWriter
     rng: np.random.Generator
     run_progress: Progress
     should_stop: Callable[[], bool] = lambda: False

@@ -14,7 +14,7 @@ from edgetune.learners.progress import Progress
 from edgetune.learners.step_costs import StepCosts
 from edgetune.run_files.counters import Counters
 from edgetune.run_files.example_stats import ExampleStats
-from edgetune.run_files.history import Recorder
+from edgetune.run_files.history import HistoryWriter
 from edgetune.selection.selector_contract import StageChange
 from edgetune.utils.meter import Meter
 from edgetune.utils.metrics import cross_entropy
@@ -35,7 +35,9 @@ class LoopRecord:
         loss: mean of the last step, nats.
     """
 
-    def __init__(self, source: TokenSource, meter: Meter, history: Recorder, run_progress: Progress) -> None:
+    def __init__(
+        self, source: TokenSource, meter: Meter, history: HistoryWriter, run_progress: Progress
+    ) -> None:
         self._meter, self._history, self._run_progress = meter, history, run_progress
         self.counts = Counters()
         self.rows = ExampleStats.empty(source.n_numbered)

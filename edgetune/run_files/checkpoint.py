@@ -68,7 +68,7 @@ def write_checkpoint(folder: Path, state: dict[str, Any], backend: bytes) -> Pat
         with zipfile.ZipFile(scratch, "w", zipfile.ZIP_STORED) as parts:
             parts.writestr(_STATE, plain)
             for at, array in enumerate(arrays):
-                with parts.open(_array_name(at), "w", force_zip64=True) as file:
+                with parts.open(f"array-{at}.npy", "w", force_zip64=True) as file:
                     _write_array(file, array)
             failpoint("checkpoint-half-written")
             with parts.open(_BACKEND, "w", force_zip64=True) as file:
@@ -122,10 +122,11 @@ def _read(path: Path) -> tuple[dict[str, Any], bytes]:
                 f"(checkpoint schema {version}; this version reads {SCHEMA_VERSION}); resume with the "
                 "version that wrote it."
             )
-        names = set(parts.namelist())
-        arrays: list[np.ndarray[Any, Any]] = []
-        while (name := _array_name(len(arrays))) in names:
-            arrays.append(np.lib.format.read_array(io.BytesIO(parts.read(name)), allow_pickle=False))
+        arrays: list[np.ndarray[Any, Any]] = [
+            np.lib.format.read_array(io.BytesIO(parts.read(name)), allow_pickle=False)
+            for name in parts.namelist()
+            if name not in (_STATE, _BACKEND)
+        ]
         state: dict[str, Any] = _unpacked(found["state"], arrays)
         return state, parts.read(_BACKEND)
 
@@ -137,10 +138,6 @@ def _write_array(file: IO[bytes], array: np.ndarray[Any, Any]) -> None:
     content = np.asarray(array, order="C")
     np.lib.format.write_array_header_1_0(file, np.lib.format.header_data_from_array_1_0(content))
     file.write(content.reshape(-1).view(np.uint8).data)
-
-
-def _array_name(number: int) -> str:
-    return f"array-{number}.npy"
 
 
 def _packed(value: Any, arrays: list[np.ndarray[Any, Any]]) -> Any:

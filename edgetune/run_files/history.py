@@ -22,26 +22,18 @@ import os
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from pydantic_core import to_json
 
+from edgetune.run_files.counters import Counters
 from edgetune.utils.errors import RunError
 from edgetune.utils.limits import MAX_HISTORY_BYTES, MAX_HISTORY_LINE_BYTES, MAX_HISTORY_LINES
 from edgetune.utils.metrics import Evaluation
 from edgetune.utils.multi_label_metrics import micro_f1
 from edgetune.utils.parsing import decode_json
 
-FIGURES = (
-    "t_s",
-    "loss",
-    "accuracy",
-    "n_seen",
-    "n_scored",
-    "n_trained",
-    "n_skipped_backward",
-    "n_skipped_both",
-)
+FIGURES = ("t_s", "loss", "accuracy", *Counters().totals())
 LARGEST = 1e18  # of a figure: no run has more rows or seconds
 KINDS = frozenset({"stage", "step", "skip", "eval", "note"})
 FREQUENT = ("step", "skip")
@@ -49,27 +41,18 @@ PER_DOUBLING = 20_000
 """Frequent lines that are written each time that their number has doubled."""
 
 
-class Recorder(Protocol):
-    """Takes the records of a run; `HistoryWriter` is one."""
-
-    def append(self, /, **fields: Any) -> None: ...
-
-
 class HistoryWriter(AbstractContextManager["HistoryWriter"]):
-    """Appends lines to a history; each is on its way to disk, whole, when `append` returns.
-
-    `observer` is handed the fields of every line that was written.
-    Opening a history that a killed process left with a torn last line cuts that line off first.
-    """
+    """Appends lines to a history; each is on its way to disk, whole, when `append` returns."""
 
     def __init__(self, path: Path, observer: Callable[[dict[str, Any]], None] = lambda fields: None) -> None:
+        """Cut off a torn last line, if a killed process left one; `observer` gets the fields of each line."""
         self.path, self._observer = path, observer
         self._n_frequent = 0
         _drop_torn_line(path)
         self._file = path.open("ab", buffering=0)
 
     def __exit__(self, *_: object) -> None:
-        self.close()
+        self._file.close()
 
     def append_evaluation(self, t_s: float, epoch: int, found: Evaluation) -> None:
         """Write the figures of an evaluation, made after a pass `t_s` seconds after the start."""
@@ -121,10 +104,6 @@ class HistoryWriter(AbstractContextManager["HistoryWriter"]):
         """Take back all lines."""
         self.load_state({"n_bytes": 0, "n_frequent": 0})
 
-    def close(self) -> None:
-        """Close the file; closing twice does no harm."""
-        self._file.close()
-
 
 def stride(number: int) -> int:
     """Return one in how many frequent lines is written at the number-th of them: a power of two."""
@@ -149,11 +128,10 @@ def read_history(path: Path) -> list[dict[str, Any]]:
             f"{path} is too large to plot: a history has at most {MAX_HISTORY_BYTES:,} bytes and "
             f"{MAX_HISTORY_LINES:,} lines"
         )
-    *whole, tail = content.split(b"\n")
-    lines = [_parsed(path, number, line) for number, line in enumerate(whole, start=1)]
+    *lines, tail = content.split(b"\n")
     if _is_record(tail):
-        lines.append(_parsed(path, len(whole) + 1, tail))
-    return lines
+        lines.append(tail)
+    return [_parsed(path, number, line) for number, line in enumerate(lines, start=1)]
 
 
 def _parsed(path: Path, number: int, line: bytes) -> dict[str, Any]:

@@ -73,14 +73,14 @@ def refuse_taken(option: str, path: Path, reads: Iterable[str | Path], runs: Seq
     for source in reads:
         if _holds(source, path):
             raise UsageError(f"{option} {path} is what this command reads; choose another name.")
-    real = Path(os.path.realpath(path))
+    real = _real(path)
     for run in runs:
         if any(_holds(source, path) for source in sources_of(run)):
             raise UsageError(
                 f"{option} {path} is what {run} was trained or evaluated on; choose another name."
             )
-        home = Path(os.path.realpath(run))
-        if not (home / GRID).exists() and (home == real or home in real.parents):
+        home = _real(run)
+        if not (home / GRID).exists() and real.is_relative_to(home):
             raise UsageError(f"{option} {path} is in the folder of that run; choose another folder.")
     for home in real.parents:
         first = real.relative_to(home).parts[0]
@@ -95,13 +95,13 @@ def refuse_taken(option: str, path: Path, reads: Iterable[str | Path], runs: Seq
 
 def refuse_own_source(out: Path, owned: Sequence[str], reads: Iterable[str | Path | None]) -> None:
     """Refuse to write a folder anew from something that lies in it and would be removed first."""
-    home = Path(os.path.realpath(out))
+    home = _real(out)
     for source in reads:
         if source is None or str(source).startswith(HUB_PREFIX):
             continue
-        real = Path(os.path.realpath(source))
+        real = _real(source)
         inside = home in real.parents and real.relative_to(home).parts[0] in owned
-        if inside or (real == home and home.is_dir() and any((home / name).exists() for name in owned)):
+        if inside or (real == home and any((home / name).exists() for name in owned)):
             raise UsageError(
                 f"--out {out} would overwrite {source}, which this command reads; choose another folder."
             )
@@ -157,7 +157,7 @@ def sources_of(folder: Path) -> Iterator[str]:
         if isinstance(name, str) and not name.startswith(HUB_PREFIX):
             yield name
             if not os.path.isabs(name):
-                yield from (str(home / name) for home in Path(os.path.realpath(folder)).parents)
+                yield from (str(home / name) for home in _real(folder).parents)
 
 
 def _json(path: Path) -> dict[str, Any]:
@@ -169,23 +169,23 @@ def _json(path: Path) -> dict[str, Any]:
 
 def _is_stdout(source: str | Path) -> bool:
     """Return whether a shell appends what is printed to a file that is read, which would never end."""
-    try:
+    with contextlib.suppress(OSError, ValueError):
         return os.path.isfile(source) and os.path.samestat(os.fstat(1), os.stat(source))
-    except (OSError, ValueError):
-        return False
+    return False
 
 
 def _holds(source: str | Path, path: Path) -> bool:
     """Return whether a path is that file (under any name), or lies in that folder of files already."""
     if str(source).startswith(HUB_PREFIX):
         return False
-    try:
+    with contextlib.suppress(OSError, ValueError):
         if os.path.samefile(source, path):
             return True
-    except (OSError, ValueError):
-        pass
-    inside = Path(os.path.realpath(source)) in Path(os.path.realpath(path)).parents
-    return inside and os.path.isfile(path) and os.path.isdir(source)
+    return _real(source) in _real(path).parents and os.path.isfile(path) and os.path.isdir(source)
+
+
+def _real(path: str | Path) -> Path:
+    return Path(os.path.realpath(path))
 
 
 def write_output(path: Path, text: str) -> None:
@@ -224,7 +224,7 @@ def export_folder(
                 f"{out} already contains {contents}; use --overwrite to replace it, or choose another --out."
             )
     with disk_errors(out):
-        real = Path(os.path.realpath(out))
+        real = _real(out)
         was_there = real.is_dir()  # it may be a disk of its own
         place = real if was_there else real.parent
         place.mkdir(parents=True, exist_ok=True)

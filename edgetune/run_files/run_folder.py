@@ -47,26 +47,12 @@ NO_ROOM = {getattr(errno, name, None) for name in ("ENOSPC", "EFBIG", "EDQUOT")}
 """The disk is full, a file may not grow further, a user may not have more."""
 NO_PLACE = {
     getattr(errno, name, None)
-    for name in [
-        "EACCES",
-        "EROFS",
-        "EPERM",
-        "EEXIST",
-        "ENOTDIR",
-        "EISDIR",
-        "ENAMETOOLONG",
-        "ELOOP",
-        "EINVAL",
-        "EIO",
-        "ENXIO",
-        "ENODEV",
-        "EBUSY",
-        "ENOLCK",
-        "EOPNOTSUPP",
-        "ESTALE",
-    ]
+    for name in (
+        *("EACCES", "EROFS", "EPERM"),  # not allowed
+        *("EEXIST", "ENOTDIR", "EISDIR", "ENAMETOOLONG", "ELOOP", "EINVAL"),  # no place for a file
+        *("EIO", "ENXIO", "ENODEV", "EBUSY", "ENOLCK", "EOPNOTSUPP", "ESTALE"),  # the device fails
+    )
 }
-"""Not allowed, the path leads to no place for a file, or the device fails or cannot do it."""
 ALMOST_NOTHING = 1 << 16  # bytes free that a writer which ran out of space may leave
 
 
@@ -124,10 +110,7 @@ class RunFolder:
         self.write_text("bad_rows.jsonl", "".join(path.read_text(encoding="utf-8") for path in files))
 
     def save_model(self, write: Callable[[Path], None], under: str = "") -> Path:
-        """Let `write` fill a temporary folder with `model/` and `onnx/`, then rename both into place.
-
-        `under` is a subfolder of the run to put them in.
-        """
+        """Let `write` fill a temporary folder with `model/` and `onnx/`, then rename both into `under`."""
         return self._save(write, MODELS, self.path / under)
 
     def save_ensemble(self, write: Callable[[Path], None]) -> Path:

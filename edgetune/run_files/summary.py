@@ -60,40 +60,40 @@ class RunResult(BaseModel):
 
     schema_version: Literal[2] = 2
     method: str
-    preset: str
-    backend: str
+    preset: str = ""
+    backend: str = ""
     model: str
     dataset: str
     label_names: list[str]
-    accuracy: float | None
-    accuracy_interval: tuple[float, float] | None
-    macro_f1: float | None
-    mcc: float | None
-    eval_loss: float | None
-    n_eval: int
+    accuracy: float | None = None
+    accuracy_interval: tuple[float, float] | None = None
+    macro_f1: float | None = None
+    mcc: float | None = None
+    eval_loss: float | None = None
+    n_eval: int = 0
     eval_source: str
     elapsed_s: float
     time_split_s: dict[str, float]
     n_train: int
     n_bad_rows: int
-    n_seen: int
-    n_scored: int
-    n_trained: int
-    n_steps: int
-    skipped_backward_rate: float
-    skipped_both_rate: float
-    stages: list[dict[str, Any]]
-    threshold: float | None
-    selection: dict[str, Any]
-    t_norm_modelled: float | None
-    t_norm_measured: float | None
-    score_ms_per_example: float | None
-    train_ms_per_example: float | None
-    first_step_s: float | None
+    n_seen: int = 0
+    n_scored: int = 0
+    n_trained: int = 0
+    n_steps: int = 0
+    skipped_backward_rate: float = 0.0
+    skipped_both_rate: float = 0.0
+    stages: list[dict[str, Any]] = []
+    threshold: float | None = None
+    selection: dict[str, Any] = {}
+    t_norm_modelled: float | None = None
+    t_norm_measured: float | None = None
+    score_ms_per_example: float | None = None
+    train_ms_per_example: float | None = None
+    first_step_s: float | None = None
     deadline_s: float | None
     deadline_used_rate: float | None
     planned: dict[str, Any] | None
-    n_left: int
+    n_left: int = 0
     energy_j: float
     energy_measured: bool
     energy_source: str
@@ -109,18 +109,18 @@ class RunResult(BaseModel):
     by_length: list[dict[str, Any]] = []
     peak_memory_mb: float | None
     run_dir: str
-    epochs: int
-    best_epoch: int | None
-    best_epoch_chosen_on_eval: bool
-    batch_size: int
-    lr: float
+    epochs: int = 0
+    best_epoch: int | None = None
+    best_epoch_chosen_on_eval: bool = False
+    batch_size: int = 0
+    lr: float = 0.0
     seed: int
-    precision: str
-    freeze: str
-    frozen_depth: int
+    precision: str = "fp32"
+    freeze: str = ""
+    frozen_depth: int = 0
     texts_apart: bool = False
     max_length: int
-    n_parameters_trained: int
+    n_parameters_trained: int = 0
     interrupted: bool
     breaks: list[dict[str, Any]] = []
     n_diverged: int = 0

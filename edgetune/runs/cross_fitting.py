@@ -18,7 +18,6 @@ from typing import Any
 import numpy as np
 
 from edgetune.data.near_duplicates import make_folds, similar_groups
-from edgetune.data.splits import Splits
 from edgetune.data.token_store import TokenView
 from edgetune.learners.linear_probe import (
     LinearProbe,
@@ -27,8 +26,8 @@ from edgetune.learners.linear_probe import (
     known_elsewhere,
 )
 from edgetune.learners.ngrams.learner import cross_fit_ngrams
-from edgetune.planning.clock import Clock
 from edgetune.runs.probing import FittedProbe
+from edgetune.runs.setup import RunContext
 from edgetune.utils.multi_label import is_multi_hot, log_probabilities, strata
 from edgetune.utils.types import FloatArray, Labels
 
@@ -65,22 +64,13 @@ class CrossFit:
         return cls(LinearProbe(weight, bias), *others)
 
 
-def cross_fit_all(
-    data: Splits, found: FittedProbe, seed: int, clock: Clock, stop: Callable[[], bool]
-) -> CrossFit | None:
-    """Cross-fit probe and n-grams on training and held-out rows, if these are few.
-
-    Args:
-        data: of the run.
-        found: the probe of the run, with the features of all of its rows.
-        seed: of the folds.
-        clock: of the run.
-        stop: whether the run was asked to end.
+def cross_fit_all(run: RunContext, found: FittedProbe) -> CrossFit | None:
+    """Cross-fit n-grams and the probe that was found, on training and held-out rows.
 
     Returns:
         None if there are many rows, if not all of them were read, or if there is too little time.
     """
-    train, held_out, scored = data.train, data.held_out, found.held_out
+    train, held_out, scored, clock = run.data.train, run.data.held_out, found.held_out, run.deadline.clock
     if held_out is None or scored is None or found.train_rows is None or found.features is None:
         return None
     n_rows = len(train) + len(held_out)
@@ -91,10 +81,10 @@ def cross_fit_all(
     end_s = clock.elapsed_s() + TIME_RATE * clock.left_s()
 
     def time_left_s() -> float:
-        return 0.0 if stop() else end_s - clock.elapsed_s()
+        return 0.0 if run.stop() else end_s - clock.elapsed_s()
 
     everything = TokenView(train.store, rows, labels, train.label_names)
-    return cross_fit(everything, found.features(), seed, time_left_s)
+    return cross_fit(everything, found.features(), run.config.train.seed, time_left_s)
 
 
 def cross_fit(

@@ -16,9 +16,8 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
-from typing import Any
+from typing import Any, ClassVar
 
-from edgetune.config.settings import RunConfig
 from edgetune.learners.filter_guard import GuardedSelector
 from edgetune.learners.progress import DataProgress, Progress
 from edgetune.planning.clock import Clock, ClockProgress
@@ -56,14 +55,15 @@ class Deadline:
 
     plan: Plan
     clock: Clock
-    cost: StepCost
-    save_model_s: float
+    cost: StepCost = lambda operation, n_rows, width: 0.0
+    save_model_s: float = 0.0
     n_most: float = math.inf
     score_rate: float = 1.0
     reopen_s: float = 0.0
     marks: list[tuple[str, float]] = field(default_factory=list)
     revised: dict[str, float] | None = None
     _saved_s: float = 0.0
+    has_plan: ClassVar[bool] = True
 
     @property
     def trains(self) -> bool:
@@ -88,9 +88,9 @@ class Deadline:
         """Reserve for a second fit of the n-grams what the first one says, in place of what was planned."""
         if not self.plan.refit_s:
             return
+        planned_s = self.clock.lines["ensemble"]
         without_s = self.plan.lines["ensemble"] - self.plan.refit_s
-        self.clock.lines = {**self.clock.lines, "ensemble": without_s}
-        again_s = ngrams.again_within_s(self.clock.left_s())
+        again_s = ngrams.again_within_s(self.clock.left_s() + planned_s - without_s)
         self.clock.lines = {**self.clock.lines, "ensemble": without_s + again_s}
 
     def choice_end_s(self, opens_again: bool) -> Callable[[], float]:
@@ -115,10 +115,6 @@ class Deadline:
         if settings.watched and settings.method in FILTERS:
             return GuardedSelector(selector, self.score_rate)
         return selector
-
-    def keeps_best(self, config: RunConfig) -> bool:
-        """Return whether the model is evaluated after each pass, and the best one is kept."""
-        return config.budget.patience is not None
 
     def mark(self, line: str) -> None:
         """Note that a line of the plan has just ended."""
@@ -203,12 +199,11 @@ class PlanWithoutDeadline(Deadline):
 class NoDeadline(PlanWithoutDeadline):
     """Stands for the deadline of a run that has none: a clock that never runs out, and an empty plan."""
 
+    has_plan = False
+
     def __init__(self) -> None:
         clock = Clock(math.inf, dict.fromkeys(("save", "evaluate", "report", "exit"), 0.0), lambda: 0.0)
-        super().__init__(Plan(""), clock, lambda operation, n_rows, width: 0.0, 0.0)
-
-    def keeps_best(self, config: RunConfig) -> bool:
-        return config.train.keep == "best"
+        super().__init__(Plan(""), clock)
 
     def state(self) -> None:
         return None

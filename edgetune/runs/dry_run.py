@@ -10,12 +10,13 @@ from typing import Any
 from edgetune.backends.model_loader import find_model_loader
 from edgetune.checking.data_check import DataCheck, check_data
 from edgetune.config.budget import read_budget
+from edgetune.config.settings import RunConfig
 from edgetune.config.toml_config import column_names, group_by_section, make_config
 from edgetune.data.examples import DataOptions
 from edgetune.data.in_memory import Data, as_path, naming_copies
 from edgetune.energy.battery import energy_limit_j
 from edgetune.planning.plan import Plans
-from edgetune.runs.setup import Usage, decide_unset_settings, read_rows
+from edgetune.runs.open_choices import OpenChoices, Usage, read_rows
 from edgetune.utils.errors import UsageError
 from edgetune.utils.machine import cache_folder
 from edgetune.utils.meter import Meter
@@ -58,7 +59,7 @@ def run_check(
     settings: dict[str, Any], cache_dir: Path | None = None, say: Say = lambda text: None
 ) -> DataCheck:
     """Check the data in `settings`, which are flat as for `finetune`; `say` gets progress messages."""
-    config = make_config(group_by_section(read_budget(settings, datetime.now(), 0.0)))
+    config = config_of(settings)
     with contextlib.ExitStack() as stack:
         cache = cache_folder() if cache_dir is None else cache_dir
         model_loader = find_model_loader(config, cache, stack, warm_up=False)
@@ -83,6 +84,11 @@ def settings_of_call(train: Data, settings: dict[str, Any], cache_dir: Path) -> 
     return settings
 
 
+def config_of(settings: dict[str, Any], elapsed_s: float = 0.0) -> RunConfig:
+    """Return flat settings as sections, with the budget counted from `elapsed_s` seconds ago."""
+    return make_config(group_by_section(read_budget(settings, datetime.now(), elapsed_s)))
+
+
 def dry_run(settings: dict[str, Any], cache_dir: Path | None = None, say: Say = lambda text: None) -> Plans:
     """Plan a run: read and tokenize its data (which the run then finds cached), and rank the options.
 
@@ -95,8 +101,7 @@ def dry_run(settings: dict[str, Any], cache_dir: Path | None = None, say: Say = 
         BudgetError: nothing fits.
         UsageError: there is no budget to plan for.
     """
-    flat = read_budget(settings, datetime.now(), 0.0)
-    config = make_config(group_by_section(flat))
+    config = config_of(settings)
     budget = config.budget
     if not budget.limits_time and budget.memory_mb is None:
         raise UsageError(
@@ -112,6 +117,6 @@ def dry_run(settings: dict[str, Any], cache_dir: Path | None = None, say: Say = 
         read_rows(config, model_loader, cache, again, lambda text: None)  # as a run will find them: cached
         read_s = START_S + again.elapsed_s()
         used = Usage(lambda: read_s, lambda: 0.0, energy_limit_j(budget))
-        plans = decide_unset_settings(config, model_loader, rows, used, cache, say).plans
+        plans = OpenChoices(model_loader, rows, used, cache, say).within_budget(config).plans
     assert plans is not None
     return plans

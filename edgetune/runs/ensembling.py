@@ -10,48 +10,32 @@ encoder is in `model/` and `onnx/`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from dataclasses import asdict
+from functools import partial
 from typing import Any
 
 import numpy as np
 
-from edgetune.data.batches import Batch
 from edgetune.data.token_store import TokenView
-from edgetune.inference.saved_ensemble import (
-    ENCODER,
-    NGRAMS,
-    PROBE,
-    SavedEnsemble,
-    load_ensemble,
-    text_log_probas,
-)
+from edgetune.inference.saved_ensemble import ENCODER, NGRAMS, PROBE, SavedEnsemble, load_ensemble
 from edgetune.inference.saved_run import score_view
-from edgetune.learners.ensemble import MemberScore
+from edgetune.learners.ensemble import Ensemble, MemberScore, fit_ensemble
 from edgetune.learners.linear_probe import LinearProbe
-from edgetune.learners.ngrams.learner import Ngrams
-from edgetune.learners.text_learner import TextLearner
 from edgetune.planning.plan import FittedNgrams
-from edgetune.runs.context import RunContext
 from edgetune.runs.cross_fitting import CrossFit
-from edgetune.runs.ngrams_in_time import NgramsInTime
 from edgetune.runs.probing import FittedProbe
 from edgetune.runs.scoring import Scored
-from edgetune.runs.setup import Prepared, PreparedRows
-from edgetune.runs.weighting import (
-    EnsembleEvaluation,
-    Weighted,
-    evaluate_learners,
-    has_enough_rows,
-    learner_fields,
-    weigh,
-)
+from edgetune.runs.setup import RunContext
+from edgetune.runs.text_fits import TextFits
 from edgetune.utils.machine import return_memory
 from edgetune.utils.metrics import Evaluation
-from edgetune.utils.multi_label import log_probabilities
-from edgetune.utils.multi_label_metrics import micro_f1
+from edgetune.utils.multi_label import is_multi_hot, log_probabilities
+from edgetune.utils.multi_label_metrics import calibration_error, evaluate_answers, micro_f1
 from edgetune.utils.types import FloatArray, IntArray, Labels
 
 ROWS_WHEN_INTERRUPTED = 100
+KEPT_RATE = 0.95
+"""Share of the held-out rows whose highest class probability reaches the threshold in the summary."""
 SAVE_CAUTION = 1.5
 """The next save is allowed this many times the duration of the last one."""
 
@@ -66,62 +50,53 @@ class EnsembleStage:
         crossed: cross-fitted predictions of probe and n-grams for all rows if these are few; None otherwise.
         encoder: what the kept encoder is: `ENCODER` if it was trained, `PROBE` if its head alone was fitted.
         ngrams: what the n-grams took; None before they are fitted.
+        evaluation: of the ensemble, on the rows that the encoder was evaluated on; None before that.
     """
 
-    def __init__(self, run: RunContext[PreparedRows]) -> None:
-        self._run, self._data, self._settings = run, run.prepared.data, run.prepared.config.train
+    def __init__(self, run: RunContext) -> None:
+        self._run, self._texts = run, TextFits(run)
         self.probe: FittedProbe | None = None
         self.crossed: CrossFit | None = None
         self.encoder = ENCODER
         self.ngrams: FittedNgrams | None = None
-        self._fits = NgramsInTime(run)
-        self._ngrams: Ngrams | None = None
-        self._others: Mapping[str, TextLearner] = {}  # beside the n-grams
-        self._weighted: Weighted | None = None  # as in the run folder
+        self.evaluation: Evaluation | None = None
+        self._alone: dict[str, Evaluation] = {}
+        self._calibration_error: float | None = None
+        self._weighted: Ensemble | None = None  # as in the run folder
+        self._scores: dict[str, MemberScore] = {}  # of the learners on the rows that the weights are of
+        self._threshold: float | None = None
         self._probe_score: MemberScore | None = None
-        self._evaluated: EnsembleEvaluation | None = None
         self._best: tuple[Scored, Scored] | None = None
         self._save_s = 0.0
 
     @property
     def held_out(self) -> TokenView | None:
         """Rows for the weights; None if the encoder is the only learner."""
-        return self._data.held_out
-
-    @property
-    def evaluation(self) -> Evaluation | None:
-        """Evaluation of the ensemble, on the rows that the encoder was evaluated on; None before that."""
-        return None if self._evaluated is None else self._evaluated.combined
+        return self._run.data.held_out
 
     @property
     def needs_encoder(self) -> bool:
         """Whether predictions depend on the encoder, as they do if it is the only learner."""
-        return self._weighted is None or ENCODER in self._weighted.ensemble.names
+        return self._weighted is None or ENCODER in self._weighted.names
 
     def begin(self) -> None:
         """Fit n-grams on the training rows and save them; they predict until the encoder has a weight.
 
         Nothing is done if they are fitted already.
         """
-        if self.held_out is None or self._ngrams is not None:
+        if self.held_out is None or self._texts.are_there:
             return
         started_s = self._run.meter.elapsed_s()
         with self._run.meter.phase("ngrams"):
             self._run.view.say("Fitting n-grams")
-            self._ngrams, self._others = self._fits.fit(), self._fits.fit_others()
-            log_probas = self._fits.timed_log_probas(self._ngrams, self._others, self.held_out)
-            self._weigh(log_probas, self.held_out.labels)
+            self._texts.fit()
+            self._weigh(self._texts.timed_log_probas(self.held_out), self.held_out.labels)
             self._save()
             return_memory()  # what counting needed, before an encoder needs as much
         took_s = self._run.meter.elapsed_s() - started_s
-        self.ngrams = FittedNgrams(took_s, self._fits.again_s(self.held_out) + SAVE_CAUTION * self._save_s)
+        self.ngrams = FittedNgrams(took_s, self._texts.again_s(self.held_out) + SAVE_CAUTION * self._save_s)
         self._run.deadline.expect_refit(self.ngrams)
         self._run.deadline.mark("ngrams")
-
-    def move_to(self, run: RunContext[Prepared]) -> None:
-        """Go on in a run that opened an encoder after the n-grams were fitted."""
-        self._run, self._data = run, run.prepared.data
-        self._fits.move_to(run)
 
     def restore(self) -> None:
         """Read what `begin` saved before a break, or do it again."""
@@ -130,28 +105,25 @@ class EnsembleStage:
         with self._run.meter.phase("ngrams"):
             found = load_ensemble(self._run.folder.path)
             # with more rows they were fitted on the held-out rows, too
-            if found is not None and found.ngrams.n_rows <= len(self._data.train):
-                self._ngrams, self._others = found.ngrams, found.others
-                self._weighted = Weighted(found.ensemble, ())
-                self._fits.timed_log_probas(found.ngrams, found.others, self.held_out)
-        if self._ngrams is None:
-            self.begin()
+            if found is not None and found.ngrams.n_rows <= len(self._run.data.train):
+                self._texts.load(found)
+                self._weighted = found.ensemble
+                self._texts.timed_log_probas(self.held_out)
+        self.begin()
         if self.probe is not None:
             self.weigh_probe(self.probe)
 
     def weigh_probe(self, found: FittedProbe, save: bool = True) -> None:
         """Fit the weights of linear probe and n-grams; a trained encoder may replace the probe later.
 
-        Args:
-            found: the probe.
-            save: whether to write `ensemble/` now; the caller then saves the encoder at once, too.
+        With `save`, `ensemble/` is written now, and the caller saves the encoder at once, too.
         """
         self.probe = found
         scored = found.held_out
-        if scored is None or self._ngrams is None or not has_enough_rows(scored):
+        if scored is None or not scored.has_enough_rows:
             return
-        weighted = self._weigh_scored(self._ngrams, scored)
-        self._probe_score = next(score for score in weighted.members if score.name == ENCODER)
+        self._weigh_scored(scored)
+        self._probe_score = self._scores[ENCODER]
         if save:
             self._save()
 
@@ -180,7 +152,7 @@ class EnsembleStage:
             return None if view is None or found is None else Scored(view, *found)
 
         held_out = scored(self.held_out, state["held_out"])
-        evaluated = scored(self._data.evaluation, state["evaluated"])
+        evaluated = scored(self._run.data.evaluation, state["evaluated"])
         self._best = None if held_out is None or evaluated is None else (held_out, evaluated)
         self.probe = None
         if (probe := state["probe"]) is not None:
@@ -197,17 +169,14 @@ class EnsembleStage:
         self.evaluate(evaluated)
         return True
 
-    def finish_interrupted(self, score: Callable[[Batch], FloatArray]) -> None:
-        """After a request to stop, fit the weights with the best encoder, or the newest one on few rows.
-
-        Args:
-            score: takes a batch, returns logits (B, C) of the newest encoder.
-        """
+    def finish_interrupted(self) -> None:
+        """After a request to stop, fit the weights with the best encoder, or the newest one on few rows."""
         if self.held_out is None or self.finish_best(refits_ngrams=False):
             return
-        rng = np.random.default_rng([self._settings.seed, 7])
+        rng = np.random.default_rng([self._run.config.train.seed, 7])
         rows = rng.permutation(len(self.held_out))[:ROWS_WHEN_INTERRUPTED]
         with self._run.meter.phase("ensemble"):
+            score = partial(self._run.backend.score, keep=False)
             logits = score_view(score, self.held_out.subset(rows))
         self.finish(Scored(self.held_out, rows, logits), refits_ngrams=False)
 
@@ -218,13 +187,13 @@ class EnsembleStage:
             scored: the encoder on held-out rows; None if there was no time for any.
             refits_ngrams: whether n-grams are fitted again, on the held-out rows too.
         """
-        if self._ngrams is None:
+        if self.held_out is None:
             return
         with self._run.meter.phase("ensemble"):
             if (crossed := self.crossed) is not None and self.encoder == PROBE:
                 log_probas = {NGRAMS: crossed.ngrams_log_proba, ENCODER: crossed.probe_log_proba}
                 self._weigh(log_probas, crossed.labels)
-            elif scored is None or not has_enough_rows(scored):
+            elif scored is None or not scored.has_enough_rows:
                 self._run.view.warn(
                     "There was no time to compare the encoder with the n-grams; predictions use the n-grams."
                 )
@@ -233,25 +202,22 @@ class EnsembleStage:
                     "The encoder gives scores that are not finite; predictions use the n-grams."
                 )
             else:
-                self._weigh_scored(self._ngrams, scored)
-            answers = self._weighted is not None and NGRAMS in self._weighted.ensemble.names
+                self._weigh_scored(scored)
+            answers = self._weighted is not None and NGRAMS in self._weighted.names
             if refits_ngrams and answers and not self._run.stop():
-                self._fit_again()
+                self._fit_again(self.held_out)
             self._save()
 
     def finish_alone(self) -> None:
         """Fit the n-grams on all rows, for a run without an encoder, and save them."""
-        if self._ngrams is None:
-            return
-        with self._run.meter.phase("ensemble"):
-            self._fit_again()
-            self._save()
+        if self.held_out is not None:
+            with self._run.meter.phase("ensemble"):
+                self._fit_again(self.held_out)
+                self._save()
 
-    def _fit_again(self) -> None:
-        if self._ngrams is not None and self.held_out is not None:
-            return_memory()  # what saving the encoder needed, before counting needs as much
-            save_s = SAVE_CAUTION * self._save_s
-            self._ngrams = self._fits.fit_again(self._ngrams, self.held_out, save_s)
+    def _fit_again(self, held_out: TokenView) -> None:
+        return_memory()  # what saving the encoder needed, before counting needs as much
+        self._texts.fit_again(held_out, SAVE_CAUTION * self._save_s)
 
     def evaluate(self, scored: Scored) -> None:
         """Evaluate the ensemble, and each learner alone, on rows that the encoder was scored on."""
@@ -260,11 +226,10 @@ class EnsembleStage:
 
     def evaluate_ngrams(self) -> None:
         """Evaluate the n-grams, which are used alone, on as many rows as there is time for."""
-        if self._ngrams is None:
-            return
-        rows = self._fits.rows_in_time(len(self._data.evaluation))
+        view = self._run.data.evaluation
+        rows = self._texts.rows_in_time(len(view))
         if len(rows):
-            self._evaluate(self._data.evaluation, rows, None)
+            self._evaluate(view, rows, None)
         else:
             self.warn_not_evaluated()
 
@@ -274,13 +239,18 @@ class EnsembleStage:
         (self._run.folder.path / "metrics.json").unlink(missing_ok=True)
 
     def _evaluate(self, view: TokenView, rows: IntArray, logits: FloatArray | None) -> None:
-        if self._ngrams is None or self._weighted is None:
+        if self._weighted is None:
             return
         with self._run.meter.phase("evaluate"):
-            log_probas = self._log_probas(self._ngrams, view, rows, logits)
-            self._evaluated = evaluate_learners(
-                self._weighted, log_probas, view.labels[rows], view.label_names
-            )
+            log_probas, labels = self._log_probas(view, rows, logits), view.labels[rows]
+            answers, usual = self._weighted.combine(log_probas), self._weighted.thresholds
+            own = {name: score.thresholds for name, score in self._scores.items()}
+            self._alone = {
+                name: evaluate_answers(found, labels, view.label_names, own.get(name, usual))
+                for name, found in log_probas.items()
+            }
+            self.evaluation = evaluate_answers(answers, labels, view.label_names, usual)
+            self._calibration_error = calibration_error(np.exp(answers), labels)
         self.write_metrics()
 
     def write_metrics(self) -> None:
@@ -292,54 +262,80 @@ class EnsembleStage:
         """Return what the summary says about the learners; None if the encoder is the only one."""
         if (weighted := self._weighted) is None:
             return None
-        weights = dict(zip(weighted.ensemble.names, weighted.ensemble.weights, strict=True))
-        on_held_out = {score.name: score for score in weighted.members}
-        alone = {} if self._evaluated is None else self._evaluated.alone
+        weights = dict(zip(weighted.names, weighted.weights, strict=True))
 
         def fields(key: str, name: str) -> dict[str, Any]:
-            return learner_fields(name, weights.get(key, 0.0), alone.get(key), on_held_out.get(key))
+            score, alone = self._scores.get(key), self._alone.get(key)
+            return _learner_fields(name, weights.get(key, 0.0), alone, score)
 
-        learners = [fields(name, name) for name in (NGRAMS, *self._others)]
-        if isinstance(self._run.prepared, Prepared):
+        learners = [fields(name, name) for name in (NGRAMS, *self._texts.others)]
+        if self._run.encoder is not None:
             if self.encoder == ENCODER and self._probe_score is not None:
-                learners.append(learner_fields(PROBE, 0.0, None, self._probe_score))
+                learners.append(_learner_fields(PROBE, 0.0, None, self._probe_score))
             learners.append(fields(ENCODER, self.encoder))  # a probe takes the place of a trained encoder
         return {
-            "n_held_out": weighted.ensemble.n_rows,
+            "n_held_out": weighted.n_rows,
             "cross_fitted": self.crossed is not None and self.encoder == PROBE,
             "accuracy": None if self.evaluation is None else self.evaluation.accuracy,
             "micro_f1": micro_f1(self.evaluation),
-            "calibration_error": None if self._evaluated is None else self._evaluated.calibration_error,
-            "threshold": weighted.threshold,
+            "calibration_error": self._calibration_error,
+            "threshold": self._threshold,
             "learners": learners,
         }
 
-    def _weigh(self, log_probas: dict[str, FloatArray], labels: Labels) -> Weighted:
-        self._weighted = weigh(log_probas, labels, self._settings, self._data.train)
-        return self._weighted
+    def _weigh(self, log_probas: dict[str, FloatArray], labels: Labels) -> None:
+        """Fit the weights of the learners on rows that none of them was trained on."""
+        settings, train = self._run.config.train, self._run.data.train
+        metric = settings.metric
+        ensemble, scores = fit_ensemble(
+            log_probas, labels, metric=metric, keep="best" if settings.single else "pool"
+        )
+        self._threshold = None
+        if not is_multi_hot(labels):  # else there is a threshold for each class
+            by = None if settings.class_weight == "balanced" else metric
+            if by != "accuracy" and settings.class_weight != "none":
+                counts = np.bincount(train.labels, minlength=len(train.label_names)) + 1
+                ensemble = ensemble.balanced(log_probas, labels.astype(np.int64), counts / counts.sum(), by)
+            largest = np.exp(ensemble.combine(log_probas).max(axis=1))
+            self._threshold = float(np.quantile(largest, 1 - KEPT_RATE))
+        self._weighted, self._scores = ensemble, {score.name: score for score in scores}
 
-    def _weigh_scored(self, ngrams: Ngrams, scored: Scored) -> Weighted:
-        log_probas = self._log_probas(ngrams, scored.view, scored.rows, scored.logits)
-        return self._weigh(log_probas, scored.view.labels[scored.rows])
+    def _weigh_scored(self, scored: Scored) -> None:
+        log_probas = self._log_probas(scored.view, scored.rows, scored.logits)
+        self._weigh(log_probas, scored.view.labels[scored.rows])
 
     def _log_probas(
-        self, ngrams: Ngrams, view: TokenView, rows: IntArray, logits: FloatArray | None
+        self, view: TokenView, rows: IntArray, logits: FloatArray | None
     ) -> dict[str, FloatArray]:
         """Return log-probabilities of rows (n,) of a view by the learners, and by an encoder's logits."""
-        found = text_log_probas(ngrams, self._others, view.texts(rows))
-        return found if logits is None else {**found, ENCODER: log_probabilities(logits, ngrams.multi_label)}
+        found = self._texts.log_probas(view, rows)
+        if logits is not None:
+            found[ENCODER] = log_probabilities(logits, self._run.data.multi_label)
+        return found
 
     def _save(self) -> None:
         assert self._weighted is not None
-        assert self._ngrams is not None
-        prepared, started_s = self._run.prepared, self._run.meter.elapsed_s()
-        tokenizer = None if isinstance(prepared, Prepared) else prepared.tokenizer_file
-        saved = SavedEnsemble(
-            self._weighted.ensemble, self._ngrams, self._data.label_names, tokenizer, self._others
-        )
-        self._run.folder.save_ensemble(saved.write)
+        run, texts, started_s = self._run, self._texts, self._run.meter.elapsed_s()
+        tokenizer = run.model_loader.tokenizer_file if run.encoder is None else None
+        names = run.data.label_names
+        saved = SavedEnsemble(self._weighted, texts.ngrams, names, tokenizer, texts.others)
+        run.folder.save_ensemble(saved.write)
         self._save_s = self._run.meter.elapsed_s() - started_s
 
 
 def _scored_state(scored: Scored | None) -> list[Any] | None:
     return None if scored is None else [scored.rows, scored.logits]
+
+
+def _learner_fields(
+    name: str, weight: float, evaluation: Evaluation | None, held_out: MemberScore | None
+) -> dict[str, Any]:
+    """Return what the summary says about one learner."""
+    return {
+        "name": name,
+        "weight": weight,
+        "accuracy": None if evaluation is None else evaluation.accuracy,
+        "macro_f1": None if evaluation is None else evaluation.macro_f1,
+        "micro_f1": micro_f1(evaluation),
+        "held_out": None if held_out is None else asdict(held_out),
+    }

@@ -4,133 +4,95 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Sequence
 from datetime import datetime, timezone
 from typing import Any
 
 import numpy as np
 
-from edgetune.backends.hidden_cache import HiddenCache
 from edgetune.config.settings import RunConfig
 from edgetune.data.batches import bucket_of
-from edgetune.energy import EnergyReading
+from edgetune.energy import read_energy
 from edgetune.energy.estimate import MEMORY_W_PER_MB
 from edgetune.learners.loop import Loop
-from edgetune.planning.plan import LINEAR_PROBE
+from edgetune.planning.plan import LINEAR_PROBE, NGRAMS_ALONE
 from edgetune.report.live_view import View
 from edgetune.run_files.counters import Counters
 from edgetune.run_files.example_stats import rates_by_label, rates_by_length
 from edgetune.run_files.history import read_history
 from edgetune.run_files.run_folder import INTERRUPTED, RunFolder
 from edgetune.run_files.summary import RunResult
-from edgetune.runs.context import RunContext
 from edgetune.runs.deadline import Deadline
-from edgetune.runs.setup import Prepared, PreparedRows
+from edgetune.runs.ensembling import EnsembleStage
+from edgetune.runs.model_saver import ModelSaver
+from edgetune.runs.open_choices import only_probes
+from edgetune.runs.recovery import Recovery
+from edgetune.runs.setup import RunContext
 from edgetune.utils.failpoints import failpoint
 from edgetune.utils.files import write_atomic
 from edgetune.utils.machine import machine_info, memory_mb, peak_memory_mb, versions
 from edgetune.utils.metrics import Evaluation, paper_co2e_lb, paper_energy_kwh, t_norm_modelled
 from edgetune.utils.multi_label_metrics import micro_f1
 from edgetune.utils.sanitize import brief
-from edgetune.utils.types import IntArray
 
 MOST_NAMED = 5
 """Classes named in a warning."""
 LEAST_OF_PLAN = 0.5
 """A run that processed a smaller share of the planned rows says so."""
-SPENT = (
-    *("elapsed_s", "time_split_s", "deadline_used_rate", "peak_memory_mb"),
-    *("energy_j", "energy_eq6_kwh", "co2e_lb", "date"),
-)
-"""Fields that change while the end of a run is written; model card and summary get the same values."""
 
 
-def make_summary(
-    run: RunContext[Prepared],
-    loop: Loop,
-    best: Evaluation | None,
-    best_epoch: int | None,
-    breaks: list[dict[str, Any]],
-    n_diverged: int,
-    ensemble: dict[str, Any] | None = None,
+def summarize_training(
+    run: RunContext, loop: Loop, saver: ModelSaver, recovery: Recovery, ensemble: EnsembleStage
 ) -> RunResult:
-    """Put a run's summary together.
-
-    Args:
-        run: what it was made with, and its seconds and joules so far.
-        loop: counts, stages, and whether it was stopped.
-        best: evaluation of the model that was kept, None if there was none.
-        best_epoch: which epoch that was.
-        breaks: where the run was interrupted and resumed.
-        n_diverged: how often the loss was not finite.
-        ensemble: the learners and their weights, if there are several.
-    """
-    prepared, deadline, selector, split_s = run.prepared, run.deadline, loop.selector, run.meter.split_s()
-    config, data, report = prepared.config, prepared.data, selector.report()
-    train = config.train
+    """Put together the summary of a run with an encoder, up to now."""
+    config, data, deadline, selector = run.config, run.data, run.deadline, loop.selector
+    train, report = config.train, selector.report()
     assert train.lr is not None
+    warnings = _short_of_plan(config, deadline, loop)
+    keeps_best = config.budget.patience is not None if deadline.has_plan else train.keep == "best"
     return RunResult(
         method=config.selection.method if deadline.trains else LINEAR_PROBE,
         preset=config.selection.preset if deadline.trains else "",
-        backend=prepared.backend.name,
-        model=prepared.model_name,
+        backend=run.backend.name,
+        model=run.model_name,
         stages=[dataclasses.asdict(change) for change in selector.stages],
         threshold=report.get("threshold"),
         selection=report,
         epochs=train.epochs,
-        best_epoch=best_epoch,
-        best_epoch_chosen_on_eval=data.held_out is None and train.epochs > 1 and deadline.keeps_best(config),
+        best_epoch=saver.best_epoch,
+        best_epoch_chosen_on_eval=data.held_out is None and train.epochs > 1 and keeps_best,
         batch_size=train.batch_size,
         lr=train.lr,
         precision=config.model.precision,
-        freeze=prepared.config.model.freeze,
-        frozen_depth=prepared.backend.depth,
-        texts_apart=prepared.texts_apart,
-        n_parameters_trained=prepared.backend.n_parameters,
-        interrupted=loop.stopped,
-        breaks=breaks,
-        n_diverged=n_diverged,
+        freeze=config.model.freeze,
+        frozen_depth=run.backend.depth,
+        texts_apart=config.data.pair and only_probes(config),
+        n_parameters_trained=run.backend.n_parameters,
+        breaks=recovery.breaks,
+        n_diverged=recovery.n_diverged,
         n_left=loop.counts.n_left + loop.n_waiting,
         by_label=rates_by_label(loop.row_stats, data.train.rows, data.train.labels, data.label_names),
         by_length=rates_by_length(loop.row_stats, data.train.rows, data.train.lengths),
-        **derive_costs(loop.counts, split_s, _unfiltered_row_s(loop, data.train.rows, data.train.lengths)),
-        **fields_of_any_run(
-            run,
-            split_s,
-            best,
-            ensemble,
-            prepared.backend.cache,
-            _short_of_plan(config, deadline, loop),
-        ),
+        **_derive_costs(loop.counts, run.meter.split_s(), _unfiltered_row_s(run, loop)),
+        **_fields_of_any_run(run, ensemble, ensemble.evaluation or saver.best, loop.stopped, warnings),
     )
 
 
-def fields_of_any_run(
-    run: RunContext[PreparedRows],
-    split_s: dict[str, float],
-    best: Evaluation | None,
-    ensemble: dict[str, Any] | None,
-    cache: HiddenCache | None,
-    warnings: Sequence[str],
-) -> dict[str, Any]:
-    """Return the fields of a summary that every run has, with or without an encoder.
+def summarize_ngrams(run: RunContext, ensemble: EnsembleStage, interrupted: bool, why: str) -> RunResult:
+    """Put together the summary of a run without an encoder; `why` says why there is none."""
+    fields = _fields_of_any_run(run, ensemble, ensemble.evaluation, interrupted, [why])
+    return RunResult(method=NGRAMS_ALONE, model="n-grams alone", **fields)
 
-    Args:
-        run: what it was made with, and its joules so far.
-        split_s: seconds by phase.
-        best: evaluation of the model that was kept, None if there was none.
-        ensemble: the learners and their weights, if there are several.
-        cache: hidden states of the frozen layers.
-        warnings: sentences other than those about the data and the majority class.
-    """
-    prepared, elapsed_s = run.prepared, sum(split_s.values())
-    config, data = prepared.config, prepared.data
-    worse, majority = compare_with_majority(best)
+
+def _fields_of_any_run(
+    run: RunContext, ensemble: EnsembleStage, best: Evaluation | None, interrupted: bool, warnings: list[str]
+) -> dict[str, Any]:
+    """Return the fields of a summary that every run has, with or without an encoder."""
+    config, data, split_s = run.config, run.data, run.meter.split_s()
+    elapsed_s, cache = sum(split_s.values()), None if run.encoder is None else run.encoder.cache
     return {
         "dataset": config.data.train,
         "label_names": list(data.label_names),
         "multi_label": data.multi_label,
-        "n_eval": best.n if best else 0,
         "eval_source": data.eval_source,
         "elapsed_s": elapsed_s,
         "time_split_s": split_s,
@@ -140,16 +102,38 @@ def fields_of_any_run(
         "peak_memory_mb": peak_memory_mb(),
         "run_dir": str(run.folder.path),
         "seed": config.train.seed,
-        "max_length": prepared.max_length,
-        "ensemble": ensemble,
-        "worse_than_majority": worse,
-        "warnings": [*majority, *data.warnings, *warnings],
+        "max_length": config.data.max_length,
+        "interrupted": interrupted,
+        "ensemble": ensemble.to_dict(),
         "machine": machine_info(),
         "versions": versions(),
         "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        **_quality(best),
-        **_energy(run.energy()),
-        **_budget(prepared, cache, run.deadline, elapsed_s),
+        "cache": None
+        if cache is None
+        else {
+            "n_hits": cache.n_hits,
+            "n_misses": cache.n_misses,
+            "memory_mb": cache.memory_mb_used,
+            "file_mb": cache.file_mb_used,
+        },
+        **_figures(run, best, warnings),
+        **_energy(run),
+        **_budget(run, elapsed_s),
+    }
+
+
+def _figures(run: RunContext, best: Evaluation | None, warnings: list[str]) -> dict[str, Any]:
+    """Return what was measured on the evaluation rows (None for what was not), and what to say of it."""
+    found = {} if best is None else best.to_dict()
+    worse, majority = compare_with_majority(best)
+    return {
+        "n_eval": found.get("n_eval", 0),
+        **{name: found.get(name) for name in ("accuracy", "macro_f1", "micro_f1", "mcc")},
+        "accuracy_interval": None if best is None else best.interval,
+        "eval_loss": None if best is None else best.loss,
+        **{name: found.get(name, []) for name in ("per_class", "thresholds", "confusion")},
+        "worse_than_majority": worse,
+        "warnings": [*majority, *run.data.warnings, *warnings],
     }
 
 
@@ -215,8 +199,9 @@ def _short_of_plan(config: RunConfig, deadline: Deadline, loop: Loop) -> list[st
     ]
 
 
-def _energy(energy: EnergyReading) -> dict[str, Any]:
+def _energy(run: RunContext) -> dict[str, Any]:
     """Return the joules, how they were obtained, and the value of the paper's equation."""
+    energy = read_energy(run.sensor, run.meter.elapsed_s() - run.sensor_since_s)
     memory_w = MEMORY_W_PER_MB * (memory_mb() or 0.0)
     by_paper_kwh = paper_energy_kwh(energy.elapsed_s, energy.mean_w or 0.0, memory_w)
     return {
@@ -228,17 +213,14 @@ def _energy(energy: EnergyReading) -> dict[str, Any]:
     }
 
 
-def _budget(
-    prepared: PreparedRows, cache: HiddenCache | None, deadline: Deadline, elapsed_s: float
-) -> dict[str, Any]:
-    """Return the plan beside the actual figures, and the counts of the cache."""
-    plans, limit_s = prepared.plans, deadline.clock.limit_s()
+def _budget(run: RunContext, elapsed_s: float) -> dict[str, Any]:
+    """Return the plan beside the actual figures."""
+    plans, limit_s, planned = run.plans, run.deadline.clock.limit_s(), None
     is_limited = limit_s < math.inf
-    planned = None
     if plans is not None:
         planned = plans.best.to_dict() | {
-            "lines": deadline.lines(),
-            "revised": deadline.revised,
+            "lines": run.deadline.lines(),
+            "revised": run.deadline.revised,
             "profile": plans.device.name if plans.device else None,
             "profile_note": plans.device.note if plans.device else "",
             "reasons": list(plans.reasons),
@@ -247,46 +229,20 @@ def _budget(
         "deadline_s": limit_s if is_limited else None,
         "deadline_used_rate": elapsed_s / limit_s if is_limited else None,
         "planned": planned,
-        "cache": None
-        if cache is None
-        else {
-            "n_hits": cache.n_hits,
-            "n_misses": cache.n_misses,
-            "memory_mb": cache.memory_mb_used,
-            "file_mb": cache.file_mb_used,
-        },
     }
 
 
-def _quality(best: Evaluation | None) -> dict[str, Any]:
-    """Return what was measured on the evaluation rows, None for what was not."""
-    found = best.to_dict() if best is not None else {}
-    return {
-        "accuracy": best.accuracy if best else None,
-        "accuracy_interval": best.interval if best else None,
-        "macro_f1": best.macro_f1 if best else None,
-        "micro_f1": micro_f1(best),
-        "mcc": found.get("mcc"),
-        "eval_loss": best.loss if best else None,
-        "per_class": found.get("per_class", []),
-        "thresholds": found.get("thresholds", []),
-        "confusion": found.get("confusion", []),
-    }
-
-
-def _unfiltered_row_s(loop: Loop, rows: IntArray, lengths: IntArray) -> float | None:
+def _unfiltered_row_s(run: RunContext, loop: Loop) -> float | None:
     """Return the mean seconds that a row seen would have taken without a filter; None if unknown."""
+    rows, lengths = run.data.train.rows, run.data.train.lengths
     n_seen = np.bincount(bucket_of(lengths), loop.row_stats.n_seen[rows], len(loop.prices.n))
     return loop.prices.mean_s_of(n_seen)
 
 
-def derive_costs(counts: Counters, split_s: dict[str, float], row_s: float | None) -> dict[str, Any]:
-    """Derive skip shares and normalised times from counts and measured seconds.
+def _derive_costs(counts: Counters, split_s: dict[str, float], row_s: float | None) -> dict[str, Any]:
+    """Derive skip shares and normalised times from counts and seconds by phase.
 
-    Args:
-        counts: what happened to the rows.
-        split_s: seconds by phase.
-        row_s: seconds that a row would have taken without a filter, if that is known.
+    `row_s` are the seconds that a row would have taken without a filter, if that is known.
     """
     seen = max(1, counts.n_seen)
     a_b, a_fb = counts.n_skipped_backward / seen, counts.n_skipped_both / seen
@@ -315,28 +271,24 @@ def derive_costs(counts: Counters, split_s: dict[str, float], row_s: float | Non
 
 
 def write_summary(
-    run: RunContext[Prepared], summary: Callable[[], RunResult], of_encoder: Callable[[], RunResult]
+    run: RunContext, loop: Loop, saver: ModelSaver, recovery: Recovery, ensemble: EnsembleStage
 ) -> RunResult:
-    """Write the summary and the model card, and draw the picture of the training if there is time for it.
-
-    Args:
-        run: the run.
-        summary: makes the summary of what has happened up to its call.
-        of_encoder: the same with the evaluation of the encoder alone, for the model card.
-    """
+    """Write the summary and the model card, and draw the picture of the training if there is time for it."""
     folder, view, deadline = run.folder, run.view, run.deadline
+    parts = run, loop, saver, recovery, ensemble
     with run.meter.phase("save"):
         if deadline.trains and deadline.clock.picture_fits():
-            _draw(summary(), folder, view)
+            _draw(summarize_training(*parts), folder, view)
         elif deadline.trains:
             view.warn("There was no time left to draw run.png.")
     deadline.mark("report")
-    result = summary()
-    spent = {name: getattr(result, name) for name in SPENT}
-    _write_card(of_encoder().model_copy(update=spent), folder)
+    result = summarize_training(*parts)
+    warnings = _short_of_plan(run.config, deadline, loop)
+    of_encoder = result.model_copy(update=_figures(run, saver.best, warnings))  # alone, without n-grams
+    _write_card(of_encoder, folder)
     folder.write_json("summary.json", result.to_dict())
     failpoint("summary-written")
-    warn_of_excess(result, run.prepared.config.budget.memory_mb, view)
+    warn_of_excess(result, run.config.budget.memory_mb, view)
     return result
 
 

@@ -7,8 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from edgetune.run_files.run_folder import INTERRUPTED
-from edgetune.runs.context import RunContext
-from edgetune.runs.setup import Prepared
+from edgetune.runs.setup import RunContext
 from edgetune.utils.failpoints import failpoint
 from edgetune.utils.machine import return_memory
 from edgetune.utils.metrics import Evaluation
@@ -24,7 +23,7 @@ class ModelSaver:
         n_worse: number of evaluations since then that found nothing better.
     """
 
-    def __init__(self, run: RunContext[Prepared]) -> None:
+    def __init__(self, run: RunContext) -> None:
         self._run = run
         self.best: Evaluation | None = None
         self.best_epoch: int | None = None
@@ -33,12 +32,11 @@ class ModelSaver:
 
     def save(self, under: str = "", *, skip_onnx: bool = False) -> None:
         """Write the model; `skip_onnx` leaves out what is slow to write and can be made later."""
-        data = self._run.prepared.data
 
         def write(scratch: Path) -> None:
-            self._run.prepared.backend.save(scratch, data.label_names, skip_onnx=skip_onnx)
+            self._run.backend.save(scratch, self._run.data.label_names, skip_onnx=skip_onnx)
             for name in ("model", "onnx"):
-                _set_max_length(scratch / name, self._run.prepared.max_length)
+                _set_max_length(scratch / name, self._run.config.data.max_length)
 
         started_s = self._run.meter.elapsed_s()
         with self._run.meter.phase("save"):
@@ -49,16 +47,13 @@ class ModelSaver:
         self._run.deadline.saved(self._run.meter.elapsed_s() - started_s)
 
     def consider(self, found: Evaluation, epoch: int, held_out: Evaluation | None = None) -> bool:
-        """Keep the current model if it is the best so far; return whether it is.
+        """Keep the model evaluated after a pass if it is the best so far; return whether it is.
 
-        Args:
-            found: its evaluation.
-            epoch: the pass after which it was evaluated.
-            held_out: the same on rows held out for choosing; None if there are none, and `found` decides.
+        The evaluation on rows held out for choosing decides, or `found` if there are none.
         """
         self.n_worse += 1
         by = found if held_out is None else held_out
-        metric = by.macro_f1 if self._run.prepared.config.train.metric == "macro-f1" else by.accuracy
+        metric = by.macro_f1 if self._run.config.train.metric == "macro-f1" else by.accuracy
         if micro_f1(by) is not None:  # at thresholds that are chosen later
             metric = -by.loss
         score = (metric, -by.loss if held_out is not None else 0.0)
@@ -104,15 +99,12 @@ class ModelSaver:
             )
             self._run.deadline.saved()
 
-    def save_interrupted(self) -> None:
-        """Keep the newest weights, beside the best evaluated ones if there are any."""
-        self.save(INTERRUPTED if self.best is not None else "")
+    def save_interrupted(self) -> Path:
+        """Keep the newest weights, beside the best evaluated ones if there are any; return their folder."""
+        under = INTERRUPTED if self.best is not None else ""
+        self.save(under)
         self._run.deadline.mark("save")
-
-    @property
-    def newest(self) -> Path:
-        """Folder of the newest weights after an interruption."""
-        return self._run.folder.path / (f"{INTERRUPTED}/model" if self.best is not None else "model")
+        return self._run.folder.path / under / "model"
 
 
 def _set_max_length(folder: Path, max_length: int) -> None:

@@ -29,9 +29,8 @@ from edgetune.learners.linear_probe import (
     quick_cross_fit_linear_probe,
 )
 from edgetune.planning.planner import FIRST_FIT_RATE, FIT_PROBE_S, PROBE_ROWS
-from edgetune.runs.deadline import Deadline
 from edgetune.runs.scoring import Scored, run_in_time
-from edgetune.runs.setup import Prepared
+from edgetune.runs.setup import RunContext
 from edgetune.utils.multi_label import strata
 from edgetune.utils.types import FloatArray, IntArray, Labels
 
@@ -85,21 +84,16 @@ class FittedProbe:
 class ProbeInTime:
     """Fits the linear probe of a run with a deadline."""
 
-    def __init__(
-        self,
-        prepared: Prepared,
-        deadline: Deadline,
-        stop: Callable[[], bool],
-        end_s: Callable[[], float] | None = None,
-    ) -> None:
+    def __init__(self, run: RunContext, end_s: Callable[[], float] | None = None) -> None:
         """`end_s` returns the time by which a fit must have ended; by default, when training must have."""
-        self._prepared, self._deadline, self._stop = prepared, deadline, stop
-        self._clock = deadline.clock
-        self._end_s = end_s or deadline.clock.end_s
-        self._train = prepared.data.train
-        self._fit_rate = CROSS_FIT_RATE if deadline.plan.reads_all(len(self._train)) else FIRST_FIT_RATE
+        self._run, self._seed, self._stop = run, run.config.train.seed, run.stop
+        self._train, self._view = run.data.train, run.data.held_out
+        self._deadline, self._clock = run.deadline, run.deadline.clock
+        self._end_s = end_s or self._clock.end_s
+        reads_all = self._deadline.plan.reads_all(len(self._train))
+        self._fit_rate = CROSS_FIT_RATE if reads_all else FIRST_FIT_RATE
         self._n_classes = len(self._train.label_names)
-        self._order = np.random.default_rng([prepared.config.train.seed, 4]).permutation(len(self._train))
+        self._order = np.random.default_rng([self._seed, 4]).permutation(len(self._train))
         self._features: list[FloatArray] = []
         self._positions: list[IntArray] = []
 
@@ -109,7 +103,7 @@ class ProbeInTime:
         Raises:
             NoLinearHead: the model's head is not linear.
         """
-        view, trains = self._prepared.data.held_out, self._deadline.trains
+        view, trains = self._view, self._deadline.trains
         if view is not None and not trains:
             return self._fit_alone(view)
         plan, started_s = self._deadline.plan, self._clock.elapsed_s()
@@ -121,16 +115,12 @@ class ProbeInTime:
                 held_out = self._held_out_features(view, started_s + plan.lines["linear_probe"], fit_rate)
         n_rows = self._read(self._order[:n_first], end_s, fit_rate, at_least)
         if held_out is None or n_rows < 32:
-            return FittedProbe(self._fitted(n_rows, fit_rate), n_rows, None)
+            return self._not_scored(n_rows, fit_rate)
         return self._grown(*held_out, n_rows)
 
     def fit_again(self) -> FittedProbe | None:
-        """Fit the head of the trained encoder on the features of all rows.
-
-        Returns:
-            None if there are no held-out rows, or too little time for all rows.
-        """
-        view = self._prepared.data.held_out
+        """Fit the head of the trained encoder on the features of all rows; None if that is not possible."""
+        view = self._view
         row_s = self._deadline.plan.read_again_row_s * self._clock.speed("score").cautious
         left_s = self._end_s() - self._clock.elapsed_s() - self._clock.kept_free_s(FIRST_FIT_RATE)
         if view is None or row_s * (len(self._train) + len(view)) > left_s:
@@ -147,31 +137,30 @@ class ProbeInTime:
         n_first = max(n_first, self._deadline.plan.n_probe_rows) if n_held_out else len(self._order)
         n_rows = self._read(self._order[:n_first], math.inf, CROSS_FIT_RATE, at_least)
         if held_out is None:
-            return FittedProbe(self._fitted(n_rows, CROSS_FIT_RATE), n_rows, None)
+            return self._not_scored(n_rows, CROSS_FIT_RATE)
         few = n_rows < CROSS_FIT_BELOW * n_held_out
         if few and (crossed := self._cross_fitted(*held_out, n_rows)) is not None:
             return crossed
         if not n_rows:
             rows, features = held_out
-            return FittedProbe(self._fitted_on(features, view.labels[rows], CROSS_FIT_RATE), len(rows), None)
+            return FittedProbe(self._fitted(features, view.labels[rows], CROSS_FIT_RATE), len(rows), None)
         if n_rows < 32:
-            return FittedProbe(self._fitted(n_rows, CROSS_FIT_RATE), n_rows, None)
+            return self._not_scored(n_rows, CROSS_FIT_RATE)
         return self._grown(*held_out, n_rows)
 
     def _grown(self, rows: IntArray, features: FloatArray, n_rows: int) -> FittedProbe:
-        """Fit on the training rows that were read, and on twice as many while that pays.
+        """Fit on the `n_rows` training rows that were read, and on twice as many while that pays.
 
-        Args:
-            rows: (m,) positions in the held-out rows.
-            features: (m, F) of these.
-            n_rows: training rows whose features were read.
+        The held-out rows (m,), with features (m, F), say whether it does.
         """
-        view, order = self._prepared.data.held_out, self._order
+        view, order = self._view, self._order
         assert view is not None
         labels = view.labels[rows]
         n_tried = n_rows if n_rows == len(order) else n_rows // 2
         strength, tried = self._strength(n_tried, features, labels)
-        probe = tried if n_tried == n_rows else self._fitted(n_rows, self._fit_rate, strength)
+        probe = tried
+        if n_tried < n_rows:
+            probe = self._fitted(*self._rows(n_rows), self._fit_rate, strength)
         before, found = (probe_accuracy(each, features, labels) for each in (tried, probe))
         while n_rows < len(order) and self._is_worth_more(found - before, n_rows):
             wanted = order[n_rows : 2 * n_rows]
@@ -207,19 +196,12 @@ class ProbeInTime:
     def _cross_fitted(self, rows: IntArray, held_out: FloatArray, n_rows: int) -> FittedProbe | None:
         """Fit on training and held-out rows, and predict the latter with probes not fitted on them.
 
-        Args:
-            rows: (m,) positions in the held-out rows.
-            held_out: (m, F) features of these.
-            n_rows: training rows whose features were read; they are in every fit.
-
-        Returns:
-            None if there are no folds (`make_folds`), or no time for any fit.
+        The `n_rows` training rows that were read are in every fit; the held-out rows are (m,), with features
+        (m, F). Returns None if there are no folds (`make_folds`), or no time for any fit.
         """
-        view, seed = self._prepared.data.held_out, self._prepared.config.train.seed
+        view, rng = self._view, np.random.default_rng([self._seed, 8])
         assert view is not None
-        own = make_folds(
-            similar_groups(view.subset(rows)), strata(view.labels[rows]), np.random.default_rng([seed, 8])
-        )
+        own = make_folds(similar_groups(view.subset(rows)), strata(view.labels[rows]), rng)
         if own is None:
             return None
         features = np.concatenate([*self._features, held_out])
@@ -236,7 +218,7 @@ class ProbeInTime:
         strength, logits, answered = quick_cross_fit_linear_probe(
             features, labels, self._n_classes, folds, time_left_s
         )
-        probe = self._fitted_on(features, labels, LATER_FIT_RATE, strength)
+        probe = self._fitted(features, labels, LATER_FIT_RATE, strength)
         known = (answered & known_elsewhere(labels, folds))[n_rows:]
         scored = Scored(view, rows[known], logits[n_rows:][known])
         return FittedProbe(probe, len(labels), scored, train_rows=train_rows)
@@ -255,19 +237,19 @@ class ProbeInTime:
     def starts_training(self) -> bool:
         """Return whether training starts from the head of the probe instead of a randomly initialized one."""
         n_trained = min(self._deadline.steps_that_fit() * self._deadline.plan.batch_size, len(self._train))
-        return self._prepared.pools_mean and n_trained < ROWS_PER_CLASS * self._n_classes
+        return self._run.model_loader.source.pools_mean and n_trained < ROWS_PER_CLASS * self._n_classes
 
     def _held_out_features(
         self, view: TokenView, end_s: float, fit_rate: float
     ) -> tuple[IntArray, FloatArray] | None:
         """Return positions and features of held-out rows, those that the end of the run also scores first."""
-        order = np.random.default_rng([self._prepared.config.train.seed, 5]).permutation(len(view))
+        order = np.random.default_rng([self._seed, 5]).permutation(len(view))
         n_rows = max(1, self._deadline.plan.n_weighed) if self._deadline.trains else len(view)
-        return self._run(view, order[:n_rows], end_s, fit_rate)
+        return self._features_of(view, order[:n_rows], end_s, fit_rate)
 
     def _read(self, order: IntArray, end_s: float, fit_rate: float, at_least: int = 0) -> int:
         """Compute features of training rows; return the number of rows."""
-        found = self._run(self._train, order, end_s, fit_rate, at_least)
+        found = self._features_of(self._train, order, end_s, fit_rate, at_least)
         if found is None:
             return 0
         rows, features = found
@@ -278,22 +260,17 @@ class ProbeInTime:
         self._positions.append(rows[drawn])
         return len(rows)
 
-    def _run(
+    def _features_of(
         self, view: TokenView, order: IntArray, end_s: float, fit_rate: float, at_least: int = 0
     ) -> tuple[IntArray, FloatArray] | None:
         """Compute features until `end_s`, or until just the time for a fit is left."""
-        backend, cost, clock = self._prepared.backend, self._deadline.cost, self._clock
-        fit_s = clock.kept_free_s(fit_rate)
-        return run_in_time(
-            backend.features,
-            view,
-            order,
-            clock,
-            cost,
-            self._stop,
-            lambda: min(end_s, self._end_s() - fit_s),
-            at_least,
-        )
+        fit_s = self._clock.kept_free_s(fit_rate)
+
+        def ends_s() -> float:
+            return min(end_s, self._end_s() - fit_s)
+
+        features = self._run.backend.features
+        return run_in_time(features, view, order, self._deadline, self._stop, ends_s, at_least)
 
     def _rows(self, n_rows: int) -> tuple[FloatArray, Labels]:
         labels = self._train.labels[np.concatenate(self._positions)]
@@ -305,10 +282,11 @@ class ProbeInTime:
         clock = self._clock
         return lambda: clock.elapsed_s() > min(end_s, self._end_s() - FIT_PROBE_S) or self._stop()
 
-    def _fitted(self, n_rows: int, rate: float, strength: float = USUAL_STRENGTH) -> LinearProbe:
-        return self._fitted_on(*self._rows(n_rows), rate, strength)
+    def _not_scored(self, n_rows: int, rate: float) -> FittedProbe:
+        """Fit on training rows, without held-out rows to compare on."""
+        return FittedProbe(self._fitted(*self._rows(n_rows), rate), n_rows, None)
 
-    def _fitted_on(
+    def _fitted(
         self, features: FloatArray, labels: Labels, rate: float, strength: float = USUAL_STRENGTH
     ) -> LinearProbe:
         return fit_linear_probe(features, labels, self._n_classes, strength, self._until(rate))
@@ -318,7 +296,7 @@ class ProbeInTime:
     ) -> tuple[float, LinearProbe]:
         """Fit on more rows; if fits are quick, choose the strength again, as it depends on the rows."""
         started_s = self._clock.elapsed_s()
-        probe = self._fitted(n_rows, LATER_FIT_RATE, strength)
+        probe = self._fitted(*self._rows(n_rows), LATER_FIT_RATE, strength)
         if self._clock.elapsed_s() - started_s > QUICK_RATE * self._clock.limit_s():
             return strength, probe
         return self._strength(n_rows, held_out, held_out_labels)

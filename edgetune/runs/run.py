@@ -3,47 +3,28 @@
 from __future__ import annotations
 
 import contextlib
-import math
 import os
 import time
-from collections.abc import Callable
-from dataclasses import replace
-from datetime import datetime
-from functools import partial
 from pathlib import Path
-from typing import Any, TypeGuard
+from typing import Any
 
-from edgetune.config.budget import read_budget
 from edgetune.config.settings import RunConfig
-from edgetune.config.toml_config import dump_config, group_by_section, load_config, make_config
+from edgetune.config.toml_config import dump_config, load_config, make_config
 from edgetune.data.in_memory import Data
-from edgetune.energy import Sensor, SensorSum, open_sensor
-from edgetune.energy.battery import energy_limit_j
-from edgetune.learners.progress import automatic_lr
-from edgetune.planning.clock import Clock
 from edgetune.planning.decision import plan_summary
-from edgetune.planning.device_costs import (
-    FEWEST_MEASURED_STEPS,
-    ObservedRun,
-    busy_watts,
-    record_observed_run,
-)
-from edgetune.report.experiment_log import ExperimentLogs
+from edgetune.planning.device_costs import FEWEST_MEASURED_STEPS, ObservedRun, record_observed_run
 from edgetune.report.live_view import View, in_notebook, make_view
 from edgetune.run_files.history import HistoryWriter
 from edgetune.run_files.outputs import refuse_own_source
 from edgetune.run_files.run_folder import OWN, RunFolder, disk_errors
 from edgetune.run_files.summary import RunResult
-from edgetune.runs.context import RunContext
-from edgetune.runs.deadline import Deadline, NoDeadline, PlanWithoutDeadline
-from edgetune.runs.dry_run import settings_of_call
+from edgetune.runs.dry_run import config_of, settings_of_call
 from edgetune.runs.ensembling import EnsembleStage
-from edgetune.runs.ngrams_only import run_ngrams, why
-from edgetune.runs.resume import Interruption, read_interruption
-from edgetune.runs.setup import Prepared, PreparedRows, Usage, only_probes, prepare
-from edgetune.runs.timed_training import TimedTraining
+from edgetune.runs.finalize import summarize_ngrams, warn_of_excess
+from edgetune.runs.open_choices import only_probes
+from edgetune.runs.recovery import read_interruption
+from edgetune.runs.setup import RunContext, open_later, set_up
 from edgetune.runs.training import Training
-from edgetune.selection import SELECTORS
 from edgetune.utils.errors import Interrupted
 from edgetune.utils.formatting import counted, duration
 from edgetune.utils.machine import cache_folder
@@ -52,8 +33,6 @@ from edgetune.utils.signals import StopRequest
 
 WARNINGS_SHOWN = 3
 """Sentences on the data, the most important ones, that are shown before training; the summary has all."""
-MUCH_LOST_S = 1.0
-"""The energy of more lost time than this is an estimate."""
 
 
 def default_run_folder(train: str) -> Path:
@@ -94,8 +73,7 @@ def finetune(
     """
     meter = Meter()
     cache = Path(cache_dir) if cache_dir is not None else cache_folder()
-    settings = settings_of_call(train, settings, cache)
-    config = make_config(group_by_section(read_budget(settings, datetime.now(), meter.elapsed_s())))
+    config = config_of(settings_of_call(train, settings, cache), meter.elapsed_s())
     name = str(train) if isinstance(train, str | os.PathLike) else "data"
     stop = StopRequest()
     with stop.handling_signals():
@@ -130,11 +108,13 @@ def run(
     source = (config.data.train, config.data.eval, config.model.model, config.model.artifacts)
     refuse_own_source(out, OWN, source)
     with disk_errors(out), contextlib.ExitStack() as stack:
-        context = _set_up(config, folder, cache_dir, meter, view, stop, stack)
-        _tell(context.prepared, view)
+        context = RunContext(config, folder, cache_dir, meter, view, stop)
+        set_up(context, stack)
+        _tell(context)
         folder.create(stack)
-        _write_first(folder, context.prepared, config, view)
-        return _followed(context, cache_dir)
+        _write_config(context)
+        _write_bad_rows(context)
+        return _learn(context)
 
 
 def resume(run_dir: str | Path, *, cache_dir: str | Path | None = None) -> RunResult:
@@ -172,215 +152,138 @@ def resume_run(out: Path, *, cache_dir: Path, meter: Meter, view: View, stop: St
         interruption = read_interruption(out)
         config = make_config(load_config(out / "config.toml"))
         meter.resume_from(interruption.state["spent_s"], interruption.lost_s)
-        context = _set_up(config, folder, cache_dir, meter, view, stop, stack, interruption)
-        return _followed(context, cache_dir, interruption)
+        context = RunContext(config, folder, cache_dir, meter, view, stop, interruption)
+        set_up(context, stack)
+        return _learn(context)
 
 
-def _set_up(
-    config: RunConfig,
-    folder: RunFolder,
-    cache_dir: Path,
-    meter: Meter,
-    view: View,
-    stop: StopRequest,
-    stack: contextlib.ExitStack,
-    interruption: Interruption | None = None,
-) -> RunContext[PreparedRows]:
-    """Open the energy sensor, read the data, open an encoder if there is time, and set the deadline."""
-    logs = stack.enter_context(contextlib.closing(ExperimentLogs(config.train.log_to, view.warn)))
-    sensor, sensor_since_s = _open_sensor(config, stack), meter.elapsed_s()
-    if interruption is not None:
-        exact = interruption.state["measured"] and interruption.lost_s < MUCH_LOST_S
-        sensor = SensorSum([sensor], interruption.energy_j, exact)
-        sensor_since_s = interruption.state["since_s"]
-    used = Usage(meter.elapsed_s, sensor.joules, energy_limit_j(config.budget))
-    prepared = prepare(config, cache_dir, meter, view.say, used, interruption)
-    if isinstance(prepared, Prepared):
-        prepared = replace(prepared, config=with_learning_rate(prepared))
-    deadline = _deadline(prepared, used)
-    return RunContext(prepared, folder, meter, view, stop, sensor, sensor_since_s, deadline, logs)
-
-
-def _followed(
-    run: RunContext[PreparedRows], cache_dir: Path, interruption: Interruption | None = None
-) -> RunResult:
-    """Follow the plan of a run whose folder exists."""
-    run.logs.start(run.folder.path, run.prepared.config)
-    if not _has_encoder(run):  # it writes no checkpoint, so it is never resumed
-        return _stoppable(partial(_fit_ngrams_first, run, cache_dir), run)
-    return _stoppable(partial(_train, run, cache_dir, interruption), run)
-
-
-def _fit_ngrams_first(run: RunContext[PreparedRows], cache_dir: Path) -> RunResult:
-    """Fit n-grams; if they took less time than planned, an encoder follows after all."""
-    prepared, deadline, stage = run.prepared, run.deadline, EnsembleStage(run)
-    stage.begin()
-    if stage.ngrams is not None and not run.stop():
-        later = prepared.open_later(stage.ngrams, tuple(deadline.marks))
-        if later is not None:
-            later = replace(later, config=with_learning_rate(later))
-            used = Usage(run.meter.elapsed_s, run.sensor.joules, deadline.clock.energy_j)
-            with_encoder = replace(run, prepared=later, deadline=_deadline(later, used))
-            assert _has_encoder(with_encoder)
-            run.folder.write_text("config.toml", dump_config(_repeatable(later.config, prepared.config)))
-            run.view.say(
-                f"The n-grams took only {duration(stage.ngrams.took_s)}: there is time for the encoder"
-            )
-            run.view.say(plan_summary(with_encoder.deadline.plan))
-            stage.move_to(with_encoder)
-            return _train(with_encoder, cache_dir, ensemble=stage)
-    return run_ngrams(run, stage)
-
-
-def _has_encoder(run: RunContext[PreparedRows]) -> TypeGuard[RunContext[Prepared]]:
-    return isinstance(run.prepared, Prepared)
-
-
-def _open_sensor(config: RunConfig, stack: contextlib.ExitStack) -> Sensor:
-    budget = config.budget
-    sensor = open_sensor(
-        budget.watts,
-        device=config.model.device,
-        busy_w=busy_watts(),
-        prefer_battery=budget.battery_rate is not None,
-    )
-    return stack.enter_context(contextlib.closing(sensor))
-
-
-def _stoppable(work: Callable[[], RunResult], run: RunContext[PreparedRows]) -> RunResult:
-    """Do the work of a run once its folder exists; a second signal ends it at once, with a message."""
+def _learn(run: RunContext) -> RunResult:
+    """Train what was planned, once the folder exists; a second signal ends it at once, with a message."""
+    out = run.folder.path
+    run.logs.start(out, run.config)
     try:
         with run.meter.phase("other"), run.stop.deferring_first_signal():
-            result = work()
+            ensemble = EnsembleStage(run)
+            # Without an encoder no checkpoint is written, so such a run is never resumed.
+            trains = run.encoder is not None or _finds_time_for_encoder(run, ensemble)
+            result = _train(run, ensemble) if trains else _use_ngrams(run, ensemble)
             run.logs.finish(result)
             run.view.finished(result)
             return result
     except KeyboardInterrupt:
-        out = run.folder.path
         raise Interrupted(
             f"Stopped immediately; {out} contains only what was saved before. If there is a "
             f"checkpoint, resume with `edgetune finetune --resume {out}`."
         ) from None
 
 
-def _train(
-    run: RunContext[Prepared],
-    cache_dir: Path,
-    interruption: Interruption | None = None,
-    ensemble: EnsembleStage | None = None,
-) -> RunResult:
+def _finds_time_for_encoder(run: RunContext, ensemble: EnsembleStage) -> bool:
+    """Fit the n-grams; if they took less time than planned, open an encoder after all."""
+    ensemble.begin()
+    if ensemble.ngrams is None or run.stop() or not open_later(run, ensemble.ngrams):
+        return False
+    _write_config(run)
+    took = duration(ensemble.ngrams.took_s)
+    run.view.say(f"The n-grams took only {took}: there is time for the encoder")
+    run.view.say(plan_summary(run.deadline.plan))
+    return True
+
+
+def _train(run: RunContext, ensemble: EnsembleStage) -> RunResult:
     """Train an encoder and the other learners, from the start or from an interruption."""
     try:
         with HistoryWriter(run.folder.path / "history.jsonl", run.logs.record) as history:
-            kind = Training if isinstance(run.deadline, NoDeadline) else TimedTraining
-            return kind(run, history, interruption, ensemble).run()
+            return Training(run, history, ensemble).run()
     finally:
-        _remember_speed(run, cache_dir)
+        _remember_speed(run)
 
 
-def _repeatable(resolved: RunConfig, asked: RunConfig) -> RunConfig:
-    """Return the settings for `config.toml`, with the backend that was asked for.
-
-    The planner may have chosen one that cannot train, for a plan without training.
-    """
-    if not only_probes(resolved):
-        return resolved
-    return resolved.model_copy(
-        update={"model": resolved.model.model_copy(update={"backend": asked.model.backend})}
-    )
-
-
-def with_learning_rate(prepared: Prepared) -> RunConfig:
-    """Fill in the learning rate, which follows from the data and the plan."""
-    config, plan = prepared.config, prepared.plan
-    train = config.train
-    if train.lr is not None:
-        return config
-    if plan is not None and config.budget.limits_time:
-        n_steps = max(1, plan.n_steps)
-    else:
-        n_rows = len(prepared.data.train) * SELECTORS[config.selection.method].share_trained(config.selection)
-        n_steps = max(1, train.epochs * math.ceil(n_rows / train.batch_size))
-        n_steps = min(n_steps, train.max_steps or n_steps)
-    lr = automatic_lr(prepared.hidden_size, n_steps)
-    return config.model_copy(update={"train": train.model_copy(update={"lr": lr})})
+def _use_ngrams(run: RunContext, ensemble: EnsembleStage) -> RunResult:
+    """Fit the n-grams on all rows, save and evaluate them, and write the summary."""
+    out, deadline = run.folder.path, run.deadline
+    with HistoryWriter(out / "history.jsonl", run.logs.record) as history:
+        if not run.stop():
+            ensemble.finish_alone()
+            deadline.mark("ensemble")
+        stopped = run.stop()  # what comes later finds a run that is complete
+        if not stopped:
+            ensemble.evaluate_ngrams()
+            deadline.mark("evaluate")
+        if (found := ensemble.evaluation) is not None:
+            history.append_evaluation(run.meter.elapsed_s(), 0, found)
+    deadline.mark("report")
+    result = summarize_ngrams(run, ensemble, stopped, _why_no_encoder(run))
+    run.folder.write_json("summary.json", result.to_dict())
+    warn_of_excess(result, None, run.view)
+    if stopped:
+        raise Interrupted(
+            f"Stopped; the n-grams fitted so far are in {out}. To start again, run: "
+            f"edgetune finetune --config {out / 'config.toml'} --out {out} --overwrite"
+        )
+    return result
 
 
-def _tell(prepared: PreparedRows, view: View) -> None:
+def _why_no_encoder(run: RunContext) -> str:
+    """Say why there is no encoder, and what deadline it would need."""
+    train = run.config.train
+    if not {"probe", "encoder"} & {*train.learners}:
+        if train.text_learners:
+            others = " and ".join(train.text_learners)
+            return f"No encoder takes part beside n-grams and {others}, as --learners asks."
+        return "The n-gram classifier is used alone, as --learners asks."
+    why = "There is no time for the encoder; the n-gram classifier is used alone."
+    return " ".join([why, *(() if run.plans is None else run.plans.reasons[:1])])
+
+
+def _tell(run: RunContext) -> None:
     """Show warnings about the data, a note if measurements are too uncertain to plan with, and the plan."""
-    warnings, plans = prepared.data.warnings, prepared.plans
+    warnings, plans, view = run.data.warnings, run.plans, run.view
     for warning in warnings[:WARNINGS_SHOWN]:
         view.warn(warning)
     if (n_more := len(warnings) - WARNINGS_SHOWN) > 0:
         view.warn(f"{n_more} more about the data: see the summary, or `edgetune check`.")
-    if not isinstance(prepared, Prepared):
-        view.warn(why(prepared))
+    if run.encoder is None:
+        view.warn(_why_no_encoder(run))
     if plans is not None:
         if plans.device is not None and plans.device.note:
             view.warn(plans.device.note)
         view.say(plan_summary(plans.best))
 
 
-def _write_first(folder: RunFolder, prepared: PreparedRows, asked: RunConfig, view: View) -> None:
-    """Write what is known before training: the settings, and the rows that were left out."""
-    folder.write_text("config.toml", dump_config(_repeatable(prepared.config, asked)))
-    data = prepared.data
+def _write_config(run: RunContext) -> None:
+    """Write the settings, with the backend that was asked for if the planner chose one that cannot train."""
+    config = run.config
+    if only_probes(config):
+        config = config.changed(model={"backend": run.asked_backend})
+    run.folder.write_text("config.toml", dump_config(config))
+
+
+def _write_bad_rows(run: RunContext) -> None:
+    """List the rows that were left out."""
+    data = run.data
     if not data.bad_rows_files:
         return
-    folder.append_bad_rows(data.bad_rows_files)
+    run.folder.append_bad_rows(data.bad_rows_files)
     for count, kind in (
         (data.n_bad, ("unusable row was", "unusable rows were")),
         (data.n_unlabelled, ("row without a label was", "rows without a label were")),
     ):
         if count:
-            view.warn(f"{counted(count, *kind)} left out; see {folder.path / 'bad_rows.jsonl'}.")
+            where = run.folder.path / "bad_rows.jsonl"
+            run.view.warn(f"{counted(count, *kind)} left out; see {where}.")
 
 
-def _remember_speed(run: RunContext[Prepared], cache_dir: Path) -> None:
+def _remember_speed(run: RunContext) -> None:
     """Record how long the train steps took relative to the profile, for the next plan.
 
     Nothing is recorded if the profile prices other steps: if output of frozen layers was found in the cache,
     embeddings were trained, or the user chose the threads.
     """
-    prepared, deadline = run.prepared, run.deadline
-    plans, cache = prepared.plans, prepared.backend.cache
+    plans, plan, cache, model = run.plans, run.deadline.plan, run.backend.cache, run.config.model
     if plans is None or plans.device is None or (cache is not None and cache.n_hits):
         return
-    if prepared.config.model.freeze == "none" or prepared.config.model.threads != deadline.plan.threads:
+    speed = run.deadline.clock.speed("train")
+    if model.freeze == "none" or model.threads != plan.threads or speed.n < FEWEST_MEASURED_STEPS:
         return
-    speed = deadline.clock.speed("train")
-    if speed.n >= FEWEST_MEASURED_STEPS:
-        took = speed.overall * plans.costs(deadline.plan).scale
-        record_observed_run(
-            cache_dir,
-            plans.device.speeds_key,
-            deadline.plan.key,
-            ObservedRun(time.time(), took, speed.measured_s),
-        )
-
-
-def _deadline(prepared: PreparedRows, used: Usage) -> Deadline:
-    """Return what ends the parts of a run: its plan's lines, or `NoDeadline` if it follows no timed plan."""
-    plan, plans, budget = prepared.plan, prepared.plans, prepared.config.budget
-    n_train = len(prepared.data.train)
-    if plan is None or plans is None or not (budget.limits_time or plan.reads_all(n_train)):
-        return NoDeadline()
-    scale = min(1.0, plan.scale)
-    clock = Clock(budget.limit_s, plan.lines, used.elapsed_s, used.most_j, used.joules, scale=scale)
-    if not isinstance(prepared, Prepared):
-        return Deadline(plan, clock, lambda operation, n_rows, width: 0.0, 0.0, marks=list(prepared.marks))
-    train = prepared.config.train
-    n_most = train.epochs * n_train
-    if train.max_steps is not None:
-        n_most = min(n_most, train.max_steps * train.batch_size)
-    kind = Deadline if budget.limits_time else PlanWithoutDeadline
-    return kind(
-        plan,
-        clock,
-        plans.step_cost(plan, n_train),
-        plans.costs(plan).fixed.save_model_s,
-        n_most,
-        plans.own_score_rate(plan),
-        plans.costs(plan).fixed.open_at(plan.depth),
-        list(prepared.marks),
-    )
+    ran = ObservedRun(time.time(), speed.overall * plans.costs(plan).scale, speed.measured_s)
+    record_observed_run(run.cache_dir, plans.device.speeds_key, plan.key, ran)

@@ -101,11 +101,11 @@ def test_without_ngrams_the_encoder_answers_alone(
 def test_single_keeps_one_learner_and_the_metric_is_the_one_asked_for(
     demo_csv: Path, tiny_model: Path, run_cli: RunCli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from edgetune.runs import weighting
+    from edgetune.runs import ensembling
 
     asked: list[Any] = []
-    fit = weighting.fit_ensemble
-    monkeypatch.setattr(weighting, "fit_ensemble", lambda *a, **k: asked.append(k) or fit(*a, **k))
+    fit = ensembling.fit_ensemble
+    monkeypatch.setattr(ensembling, "fit_ensemble", lambda *a, **k: asked.append(k) or fit(*a, **k))
     how = ("--single", "--metric", "macro-f1", "--class-weight", "none", "--json")
     done = run_cli("finetune", demo_csv, "--model", tiny_model, "--out", tmp_path / "run", *HOW, *how)
     assert done.code == 0, done.err

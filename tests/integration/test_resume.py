@@ -19,7 +19,7 @@ from edgetune.backends.ort.ort_backend import OrtBackend
 from edgetune.backends.torch.torch_backend import TorchBackend
 from edgetune.run_files.checkpoint import checkpoint_files, newest_checkpoint
 from edgetune.run_files.history import read_history
-from edgetune.runs import cross_fitting, timed_training
+from edgetune.runs import cross_fitting, training
 from edgetune.utils import failpoints
 
 TIMES = ("t_s", "train_s")
@@ -347,7 +347,7 @@ def test_few_rows_bit_for_bit(
 ) -> None:
     """The head is fitted before and after training, on all rows; neither depends on a break."""
     # By how much the other one has to be better than the linear probe, or than the trained encoder.
-    monkeypatch.setattr(timed_training, "DOUBT_ERRORS", -1e9 if kept == "linear probe" else 1e9)
+    monkeypatch.setattr(training, "DOUBT_ERRORS", -1e9 if kept == "linear probe" else 1e9)
     monkeypatch.setattr(cross_fitting, "MOST_ROWS", 100)
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     how = ("--model", mean_model, "--epochs", 3, "--batch-size", 8, "--threads", 1, "--precision", "fp32")

@@ -202,14 +202,14 @@ class Remembered:
         for _ in range(self.n_steps):
             clock.speed("train").observe(1.0, 1.1)
         hits = None if self.n_hits is None else SimpleNamespace(n_hits=self.n_hits)
-        prepared = SimpleNamespace(
+        run = SimpleNamespace(
             plans=plans,
             backend=SimpleNamespace(cache=hits),
             config=SimpleNamespace(model=SimpleNamespace(threads=self.threads, freeze=self.freeze)),
+            deadline=SimpleNamespace(plan=plans.best, clock=clock),
+            cache_dir=cache,
         )
-        timed = SimpleNamespace(plan=plans.best, clock=clock)
-        run = SimpleNamespace(prepared=prepared, deadline=timed)
-        _remember_speed(cast("Any", run), cache)
+        _remember_speed(cast("Any", run))
         return load_observed_runs(cache, "here")
 
 

@@ -7,8 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from edgetune.runs.scoring import Scored
-from edgetune.runs.weighting import is_better
+from edgetune.runs.scoring import Scored, is_better
 
 
 @dataclass

@@ -20,7 +20,7 @@ from edgetune.runs.deadline import (
     NoDeadline,
     blended_slowdown,
 )
-from edgetune.runs.scoring import score_in_time
+from edgetune.runs.scoring import Scored, score_in_time
 from edgetune.utils.types import IntArray
 from tests.fakes import FakeBackend, FakeClock, FakeCost, FakeSource, fake_costs, fake_device
 
@@ -83,10 +83,17 @@ def clock_of(now: FakeClock, deadline_s: float) -> Clock:
     )
 
 
+def scored_before_the_end(backend: Scorer, view: View, clock: Clock) -> Scored | None:
+    """Score rows in random order until evaluation has to end."""
+    order = np.random.default_rng(0).permutation(len(view))
+    deadline = Deadline(Plan(""), clock, cost)
+    return score_in_time(backend, view, order, deadline, lambda: False, clock.evaluation_end_s)  # type: ignore[arg-type]
+
+
 def test_all_rows_are_evaluated_when_there_is_time() -> None:
     now, view = FakeClock(), View(700)
     backend = Scorer(np.full(700, 0.5), clock=now)
-    found = score_in_time(backend, view, clock_of(now, 1000.0), cost, np.random.default_rng(0))  # type: ignore[arg-type]
+    found = scored_before_the_end(backend, view, clock_of(now, 1000.0))
     assert found is not None
     assert found.evaluation().n == 700
     assert sorted(found.rows) == list(range(700))
@@ -98,7 +105,7 @@ def test_evaluation_stops_in_time_and_takes_a_random_part(slow: float) -> None:
     now, view = FakeClock(), View(20_000)
     backend = Scorer(np.full(20_000, 0.5), clock=now, slow=slow)
     clock = clock_of(now, 12.0)
-    found = score_in_time(backend, view, clock, cost, np.random.default_rng(0))  # type: ignore[arg-type]
+    found = scored_before_the_end(backend, view, clock)
     assert found is not None
     assert 64 < len(found.rows) == len(found.logits) < 20_000
     assert clock.elapsed_s() <= clock.evaluation_end_s() + 0.01
@@ -113,7 +120,7 @@ def test_without_time_nothing_is_evaluated() -> None:
     clock = clock_of(now, 5.0)
     now.now_s += 4.9
     backend = Scorer(np.full(100, 0.5), clock=now)
-    assert score_in_time(backend, View(100), clock, cost, np.random.default_rng(0)) is None  # type: ignore[arg-type]
+    assert scored_before_the_end(backend, View(100), clock) is None
     assert backend.calls == []
 
 

@@ -46,9 +46,15 @@ def stage_of(
     clock = Clock(60.0, followed.lines, lambda: backend.clock.now_s - started_s)
     deadline = Deadline(followed, clock, cost, 1.0)
     data = SimpleNamespace(train=View(n_train), held_out=None if n_held_out is None else View(n_held_out))
-    config = SimpleNamespace(train=SimpleNamespace(seed=0))
-    prepared = SimpleNamespace(data=data, backend=backend, config=config, pools_mean=True)
-    return ProbeInTime(prepared, deadline, stop), deadline  # type: ignore[arg-type]
+    run = SimpleNamespace(
+        data=data,
+        backend=backend,
+        config=SimpleNamespace(train=SimpleNamespace(seed=0)),
+        model_loader=SimpleNamespace(source=SimpleNamespace(pools_mean=True)),
+        deadline=deadline,
+        stop=stop,
+    )
+    return ProbeInTime(run), deadline  # type: ignore[arg-type]
 
 
 def test_rows_are_added_while_they_pay() -> None:

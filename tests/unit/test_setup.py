@@ -10,7 +10,7 @@ from tokenizers import Tokenizer
 
 from edgetune.config.toml_config import make_config
 from edgetune.models.source import resolve_model
-from edgetune.runs.setup import PATIENCE, _ends_plainly, with_passes
+from edgetune.runs.open_choices import PATIENCE, _ends_plainly, with_passes
 
 
 def test_padding_in_the_tokenizers_file_does_not_forbid_truncation(tiny_model: Path, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import dataclasses
 import tempfile
 import time
@@ -16,12 +17,16 @@ from edgetune.backends.ort.ort_backend import OrtBackend
 from edgetune.config.toml_config import make_config
 from edgetune.data.batches import Batch
 from edgetune.learners.loop import Loop, LoopSettings
+from edgetune.report.live_view import View
 from edgetune.run_files.history import HistoryWriter
-from edgetune.runs.setup import prepare
+from edgetune.run_files.run_folder import RunFolder
+from edgetune.runs.open_choices import vocab_size
+from edgetune.runs.setup import RunContext, set_up
 from edgetune.selection import DataShape, SelectionSettings, make_selector
 from edgetune.selection.three_stage import ThreeStage
 from edgetune.utils.machine import cache_folder
 from edgetune.utils.meter import Meter
+from edgetune.utils.signals import StopRequest
 from edgetune.utils.types import BoolArray, FloatArray
 
 BATCH = 32
@@ -57,14 +62,16 @@ class Recorder:
 
 
 def main(arguments: argparse.Namespace) -> None:
-    with tempfile.TemporaryDirectory() as scratch:
+    with tempfile.TemporaryDirectory() as scratch, contextlib.ExitStack() as stack:
         data = rows_file(arguments.data, arguments.rows, Path(scratch))
         config = make_config({"data": {"train": str(data)}, "model": {"backend": "ort"}})
-        prepared = prepare(config, cache_folder(), Meter(), print)
-        backend = prepared.backend
+        folder = RunFolder(Path(scratch) / "run", overwrite=False)
+        run = RunContext(config, folder, cache_folder(), Meter(), View(), StopRequest())
+        set_up(run, stack)
+        backend = run.backend
         assert isinstance(backend, OrtBackend)
-        _against_bare(backend, prepared.data.train, arguments.repeats, Path(scratch))
-        _selection(backend, prepared, Path(scratch))
+        _against_bare(backend, run.data.train, arguments.repeats, Path(scratch))
+        _selection(backend, run, Path(scratch))
 
 
 def _bare(backend: OrtBackend, batches: list[Batch]) -> float:
@@ -118,13 +125,14 @@ def _against_bare(backend: OrtBackend, source: Any, repeats: int, scratch: Path)
     print(f"loop / bare session calls on the same batches: {spread(ratios, 3)}")
 
 
-def _selection(backend: OrtBackend, prepared: Any, scratch: Path) -> None:
+def _selection(backend: OrtBackend, run: RunContext, scratch: Path) -> None:
     settings = SelectionSettings(
         method="three-stage", warmup_fraction=0.05, alt=50.0, alt_window=1, calibrated=False
     )
-    n_rows = len(prepared.data.train)
+    n_rows = len(run.data.train)
     selector = Fixed80(
-        settings, n_examples=n_rows, n_classes=len(prepared.data.label_names), vocab_size=prepared.vocab_size,
+        settings, n_examples=n_rows, n_classes=len(run.data.label_names),
+        vocab_size=vocab_size(run.model_loader.tokenizer_file),
         rng=np.random.default_rng(0),
     )  # fmt: skip
     meter = Meter()
@@ -132,7 +140,7 @@ def _selection(backend: OrtBackend, prepared: Any, scratch: Path) -> None:
         loop = Loop(
             backend=backend,
             selector=selector,
-            source=prepared.data.train,
+            source=run.data.train,
             settings=LoopSettings(lr=1e-5, epochs=2, batch_size=BATCH),
             meter=meter,
             history=history,

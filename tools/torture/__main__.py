@@ -42,7 +42,7 @@ IMPORTED = (  # by every run, so that a forked one need not
     "sklearn.linear_model",
     "matplotlib.backends.backend_agg",
     "edgetune.cli.app",
-    "edgetune.runs.resume",
+    "edgetune.runs.recovery",
     "edgetune.report.run_plot",
     "edgetune.inference.saved_run",
     "edgetune.backends.ort.ort_backend",
