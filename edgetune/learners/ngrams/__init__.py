@@ -4,8 +4,7 @@
     reading       texts as tokens, n-grams as integer keys
     counting      counts, vocabulary and TF-IDF
     rows_in_time  as many rows as there are time and memory for
-    solving       SVMs, exactly or by passes
-    calibrating   probabilities of their margins
+    solving       SVMs, exactly or by passes, and probabilities of their margins
     ngram_files   what a model is saved as
 
 May import what `learners` may.

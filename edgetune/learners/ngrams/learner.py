@@ -7,7 +7,7 @@ texts and where time or memory does not suffice for all rows; or 1 to 3 characte
 (`choose_analyzer`). Term frequencies are sublinear, rows have length 1 (Salton and Buckley 1988). The scores
 are one-against-rest squared-hinge SVMs, by dual coordinate descent (scikit-learn's `LinearSVC`; Hsieh et al.
 2008) where time and memory allow it, else by averaged stochastic gradient descent (`SGDClassifier`; Polyak
-and Juditsky 1992), which can be stopped at any time; `calibrating` makes probabilities of them.
+and Juditsky 1992), which can be stopped at any time; `log_shares` makes probabilities of them.
 
     ngrams.json          schema_version, analyzer, sizes, settings
     vocabulary.txt       one n-gram a line, in the order of the features
@@ -24,11 +24,9 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from edgetune.learners.ngrams.calibrating import log_shares
 from edgetune.learners.ngrams.counting import Vocabulary, scipy_sparse, weigh
 from edgetune.learners.ngrams.ngram_files import (
     FIRST_OF_SIGMOIDS,
@@ -41,8 +39,9 @@ from edgetune.learners.ngrams.ngram_files import (
     read_vocabulary,
     read_weights,
 )
+from edgetune.learners.ngrams.reading import Analyzer
 from edgetune.learners.ngrams.rows_in_time import take_rows
-from edgetune.learners.ngrams.solving import LinearScores, fit_scores, import_solvers
+from edgetune.learners.ngrams.solving import ExactFit, LinearScores, fit_scores, import_solvers, log_shares
 from edgetune.learners.text_learner import TextLearner
 from edgetune.utils.files import atomic_path, write_atomic
 from edgetune.utils.metrics import log_softmax
@@ -54,75 +53,49 @@ NEVER_SEEN = -30.0
 """Log-probability of a class without a training row."""
 
 
-@dataclass(frozen=True)
-class NgramParameters:
-    """What the log-probabilities are computed from, for a program that does so without this class.
-
-    Attributes:
-        ngrams: (F,) in the order of the features; see `tokens_of`.
-        idf: (F,).
-        weights: (F, K), of the classes that had training rows.
-        intercept: (K,).
-        seen: (K,) ids of these classes; the others get `NEVER_SEEN`.
-    """
-
-    ngrams: Sequence[str]
-    idf: FloatArray
-    weights: FloatArray
-    intercept: FloatArray
-    seen: IntArray
-
-
+@dataclass(eq=False)
 class Ngrams(TextLearner):
-    """A linear classifier on TF-IDF of n-grams.
+    """A linear classifier on TF-IDF of n-grams, made by `fit` or `load`.
 
     Attributes:
-        analyzer: what n-grams are made of: "word", "subword" (words, and parts of words) or "char".
+        vocabulary: the n-grams (F), and how texts are read.
+        idf: (F,).
+        scores: weights (F, K) and intercept (K,) of the classes that had training rows.
+        seen: (K,) ids of these classes; the others get `NEVER_SEEN`.
         n_classes: C.
-        n_rows: that it was fitted on.
-        counted_s: seconds of counting the n-grams of these rows; 0 if it was loaded.
-        exact: how an exact fit was made; None if there was no time for one, or if it was loaded.
         multi_label: whether a text may have several classes, or none.
         schema_version: of its files; `ngram_files` says what models of earlier versions do differently.
+        counted_s: seconds of counting the n-grams of these rows; 0 if it was loaded.
     """
 
-    def __init__(
-        self,
-        vocabulary: Vocabulary,
-        idf: FloatArray,
-        scores: LinearScores,
-        seen: IntArray,
-        n_classes: int,
-        multi_label: bool = False,
-        schema_version: int = SCHEMA_VERSION,
-        counted_s: float = 0.0,
-    ) -> None:
-        """Use `fit` or `load` instead; `seen` (K,) are the classes that have weights."""
-        self.multi_label, self.schema_version = multi_label, schema_version
-        self.analyzer, self.n_classes = vocabulary.analyzer, n_classes
-        self.n_rows, self.counted_s, self.exact = scores.n_rows, counted_s, scores.exact
-        self._vocabulary, self._idf, self._scores, self._seen = vocabulary, idf, scores, seen
+    vocabulary: Vocabulary
+    idf: FloatArray
+    scores: LinearScores
+    seen: IntArray
+    n_classes: int
+    multi_label: bool = False
+    schema_version: int = SCHEMA_VERSION
+    counted_s: float = 0.0
 
     @property
-    def n_features(self) -> int:
-        """Size of the vocabulary."""
-        return len(self._vocabulary)
+    def analyzer(self) -> Analyzer:
+        """What n-grams are made of: "word", "subword" (words, and parts of words) or "char"."""
+        return self.vocabulary.analyzer
+
+    @property
+    def n_rows(self) -> int:
+        """Rows that it was fitted on."""
+        return self.scores.n_rows
+
+    @property
+    def exact(self) -> ExactFit | None:
+        """How an exact fit was made; None if there was no time for one, or if it was loaded."""
+        return self.scores.exact
 
     @property
     def by_softmax(self) -> bool:
         """Whether the probabilities are a softmax of the scores; else they are `log_shares`."""
         return self.schema_version < FIRST_OF_SIGMOIDS and not self.multi_label
-
-    @property
-    def settings(self) -> dict[str, Any]:
-        """What tokens are (`settings_of`)."""
-        return self._vocabulary.settings
-
-    @property
-    def parameters(self) -> NgramParameters:
-        """Vocabulary and weights."""
-        found = self._scores
-        return NgramParameters(self._vocabulary.ngrams, self._idf, found.weights, found.intercept, self._seen)
 
     @classmethod
     def fit(
@@ -180,32 +153,32 @@ class Ngrams(TextLearner):
         result = np.full((len(texts), self.n_classes), NEVER_SEEN, dtype=np.float32)
         for start in range(0, len(texts), PREDICTED_ROWS):
             part = slice(start, start + PREDICTED_ROWS)
-            rows = weigh(self._vocabulary.counts(texts[part]), self._idf)
-            scores = rows @ self._scores.weights + self._scores.intercept
+            rows = weigh(self.vocabulary.counts(texts[part]), self.idf)
+            scores = rows @ self.scores.weights + self.scores.intercept
             log_p = log_softmax(scores) if self.by_softmax else log_shares(scores, self.multi_label)
-            result[part, self._seen] = log_p
+            result[part, self.seen] = log_p
         return result
 
     def save(self, folder: Path) -> None:
         """Write the three files into a folder, which is made as needed."""
         from safetensors.numpy import save_file
 
-        coefficients = np.zeros((self.n_classes, self.n_features), dtype=np.float32)
-        coefficients[self._seen] = self._scores.weights.T
+        coefficients = np.zeros((self.n_classes, len(self.vocabulary)), dtype=np.float32)
+        coefficients[self.seen] = self.scores.weights.T
         intercept = np.zeros(self.n_classes, dtype=np.float32)
-        intercept[self._seen] = self._scores.intercept
-        tensors = {"idf": self._idf, "coefficients": coefficients, "intercept": intercept}
+        intercept[self.seen] = self.scores.intercept
+        tensors = {"idf": self.idf, "coefficients": coefficients, "intercept": intercept}
         metadata = {
             "schema_version": self.schema_version,
             "multi_label": self.multi_label,
             "analyzer": self.analyzer,
             "n_classes": self.n_classes,
-            "n_features": self.n_features,
+            "n_features": len(self.vocabulary),
             "n_rows": self.n_rows,
-            "seen_classes": self._seen.tolist(),
-            "settings": self.settings,
+            "seen_classes": self.seen.tolist(),
+            "settings": self.vocabulary.settings,
         }
-        write_atomic(folder / VOCABULARY, "".join(f"{ngram}\n" for ngram in self._vocabulary.ngrams))
+        write_atomic(folder / VOCABULARY, "".join(f"{ngram}\n" for ngram in self.vocabulary.ngrams))
         with atomic_path(folder / WEIGHTS) as scratch:
             save_file(tensors, scratch)
         write_atomic(folder / METADATA, json.dumps(metadata, indent=2) + "\n")
