@@ -3,7 +3,7 @@
 A card is read off what stands beside the code, so it cannot tell of another method than the one that runs:
 
     module docstring (What, Use when, Costs, …)  ─┐
-    first line of the class's docstring          ─┼─→ Card ─→ terminal, JSON, Markdown
+    class docstring: first line, own entries     ─┼─→ Card ─→ terminal, JSON, Markdown
     fields of its settings                       ─┘
 
 Outside programs that `edgetune.compare.baselines` runs have cards of the same form, without settings.
@@ -15,15 +15,11 @@ import dataclasses
 import inspect
 import re
 import sys
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from edgetune.selection import SELECTORS, SelectionSettings
+from edgetune.selection import SELECTORS, SelectionSettings, Selector
 from edgetune.utils.errors import UsageError, did_you_mean
 from edgetune.utils.tables import Section
-
-if TYPE_CHECKING:
-    from edgetune.selection.selector_contract import Method
-
 
 SECTIONS = ("What", "Use when", "Costs", "Loses when", "Source")
 _ENTRY = re.compile(r"(\w[\w ]*): *(.*)")
@@ -93,19 +89,20 @@ def entries(text: str | None) -> dict[str, str]:
     return found
 
 
-def card_of(kind: type[Method]) -> Card:
+def card_of(kind: type[Selector]) -> Card:
     """Make the card of a selector from its class and its module."""
     fields = dict(kind.Settings.model_fields)
     if kind.is_filter:
         fields["watched"] = SelectionSettings.model_fields["watched"]
     settings = [Setting(name, field.default, field.description or "") for name, field in fields.items()]
     line = inspect.cleandoc(kind.__doc__ or "").partition("\n")[0]
-    return Card(kind.name, line, settings=settings, **_texts(sys.modules[kind.__module__].__doc__))
+    told = _texts(sys.modules[kind.__module__].__doc__, kind.__doc__)
+    return Card(kind.name, line, settings=settings, **told)
 
 
-def _texts(docstring: str | None) -> dict[str, Any]:
-    """Return the fields of a card that a module's docstring tells."""
-    told = entries(docstring)
+def _texts(*docstrings: str | None) -> dict[str, Any]:
+    """Return the fields of a card that docstrings tell; of entries of one name the last."""
+    told = {name: text for docstring in docstrings for name, text in entries(docstring).items()}
     return {name.lower().replace(" ", "_"): told.get(name, "") for name in SECTIONS}
 
 

@@ -17,41 +17,18 @@ from typing import Any
 import numpy as np
 
 from edgetune.backends.backend_contract import Backend
+from edgetune.config.settings import TrainSettings
 from edgetune.data.batches import Batch
 from edgetune.data.queues import BucketQueue, Waiting
 from edgetune.data.stream import RowSource, RowStream
-from edgetune.learners.loop_record import LoopRecord
-from edgetune.learners.progress import DataProgress, Position, Progress, decayed_rate, progress_within
-from edgetune.learners.step_costs import StepCosts
+from edgetune.learners.loop_record import LoopRecord, StepCosts
+from edgetune.learners.progress import Position, Progress, decayed_rate, progress_within
 from edgetune.run_files.counters import Counters
 from edgetune.run_files.example_stats import ExampleStats
 from edgetune.run_files.history import Recorder
 from edgetune.selection.selector_contract import Selector, StageChange
 from edgetune.utils.failpoints import failpoint
 from edgetune.utils.meter import Meter
-
-
-@dataclass(frozen=True)
-class LoopSettings:
-    """The numbers that the loop needs.
-
-    Attributes:
-        lr: peak learning rate.
-        epochs: passes over the rows.
-        batch_size: examples per optimizer step.
-        decay: `examples` or `steps`, see `settings.TrainSettings`.
-        max_steps: optimizer steps at most, or None.
-    """
-
-    lr: float
-    epochs: int
-    batch_size: int
-    decay: str = "examples"
-    max_steps: int | None = None
-
-    def data_progress(self, n_examples: int) -> DataProgress:
-        """Return the pace of a run that ends with so many examples a pass."""
-        return DataProgress(n_examples, self.epochs, self.batch_size, self.decay, self.max_steps)
 
 
 @dataclass
@@ -62,7 +39,7 @@ class Loop:
         backend: runs the model.
         selector: chooses examples.
         source: training rows.
-        settings: the numbers.
+        settings: `lr`, which is not None, `epochs` and `batch_size` are read.
         meter: where time is charged.
         history: takes one record per step or skipped batch.
         rng: decides the order of rows.
@@ -77,7 +54,7 @@ class Loop:
     backend: Backend
     selector: Selector
     source: RowSource
-    settings: LoopSettings
+    settings: TrainSettings
     meter: Meter
     history: Recorder
     rng: np.random.Generator
@@ -183,10 +160,7 @@ class Loop:
             backend: parameters and optimizer then.
             first: returns those of a run that has not begun.
         """
-        if state["starts_afresh"]:
-            self._first_state = self._first_state or first()
-        else:
-            self._first_state = None
+        self._first_state = (self._first_state or first()) if state["starts_afresh"] else None
         self.backend.load_state(backend)
         self.epoch, self._n_stages = state["epoch"], state["n_stages"]
         self.lr_scale = state["lr_scale"]
@@ -268,6 +242,7 @@ class Loop:
 
     def _learning_rate(self, n_in_hand: int) -> float:
         """Return the rate for a step of so many rows."""
+        assert self.settings.lr is not None
         at = self._at(n_in_hand)
         # If the model restarts, the steps of an unfiltered run do not tell how far the run is.
         progress = (

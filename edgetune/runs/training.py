@@ -8,8 +8,9 @@ import numpy as np
 
 from edgetune.data.token_store import TokenView
 from edgetune.inference.saved_run import score_view
-from edgetune.learners.loop import Loop, LoopSettings
+from edgetune.learners.loop import Loop
 from edgetune.learners.loop_record import Diverged
+from edgetune.learners.progress import Progress
 from edgetune.run_files.counters import Counters
 from edgetune.run_files.history import HistoryWriter
 from edgetune.run_files.summary import RunResult
@@ -22,7 +23,7 @@ from edgetune.runs.resume import Interruption
 from edgetune.runs.scoring import Scored
 from edgetune.runs.setup import Prepared
 from edgetune.selection import DataShape, make_selector
-from edgetune.selection.staged import REFERENCE
+from edgetune.selection.selector_contract import REFERENCE
 from edgetune.utils.errors import Interrupted
 from edgetune.utils.failpoints import failpoint
 from edgetune.utils.formatting import counted
@@ -136,7 +137,6 @@ class Training:
         """Return a loop that has not begun, with a new selector."""
         config, data, deadline = self._config, self._prepared.data, self._run.deadline
         train = config.train
-        assert train.lr is not None
         shares = np.array(list(data.train.counts.values())) / len(data.train)
         answers = np.stack([shares, 1 - shares], axis=1) if data.train.labels.ndim == 2 else shares[None]
         guess_loss = float(entropy(answers).mean())
@@ -144,16 +144,15 @@ class Training:
             len(data.train), len(shares), self._prepared.vocab_size, guess_loss, train.batch_size
         )
         selector = make_selector(config.selection, shape, np.random.default_rng([train.seed, 3]))
-        settings = LoopSettings(train.lr, train.epochs, train.batch_size, train.decay, train.max_steps)
         return Loop(
             backend=self._backend,
             selector=deadline.guarded(selector, config.selection),
             source=data.train,
-            settings=settings,
+            settings=train,
             meter=self._meter,
             history=self._history,
             rng=np.random.default_rng([train.seed, 2]),
-            run_progress=deadline.progress(settings.data_progress(len(data.train))),
+            run_progress=deadline.progress(Progress(len(data.train), train)),
             should_stop=self._stop,
             on_progress=self._after_batch,
         )
