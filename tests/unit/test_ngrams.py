@@ -20,10 +20,9 @@ from sklearn.preprocessing import normalize
 from edgetune.data.token_format import PAIR_SEPARATOR
 from edgetune.learners.ngrams import counting
 from edgetune.learners.ngrams.counting import MISSING, NgramCounter
-from edgetune.learners.ngrams.learner import NEVER_SEEN, Ngrams
+from edgetune.learners.ngrams.learner import NEVER_SEEN, Ngrams, stratified_order
 from edgetune.learners.ngrams.ngram_files import METADATA, VOCABULARY, WEIGHTS
 from edgetune.learners.ngrams.reading import EARLIER_WORD, MAX_CHARS, choose_analyzer, settings_of
-from edgetune.learners.ngrams.rows_in_time import stratified_order
 from edgetune.utils.errors import MissingDependencyError, RunError
 
 TOPICS = [["goal", "match", "team", "cup"], ["stock", "bank", "profit", "share"], ["cell", "gene", "virus"]]
