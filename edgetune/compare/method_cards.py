@@ -3,7 +3,7 @@
 A card is read off what stands beside the code, so it cannot tell of another method than the one that runs:
 
     module docstring (What, Use when, Costs, …)  ─┐
-    first line of the class's docstring          ─┼─→ Card ─→ terminal, JSON, Markdown
+    class docstring: first line, own entries     ─┼─→ Card ─→ terminal, JSON, Markdown
     fields of its settings                       ─┘
 
 Outside programs that `edgetune.compare.baselines` runs have cards of the same form, without settings.
@@ -18,8 +18,7 @@ import sys
 from typing import Any
 
 from edgetune.compare.baselines import all_baselines
-from edgetune.selection import SELECTORS, SelectionSettings
-from edgetune.selection.selector_contract import Method
+from edgetune.selection import SELECTORS, SelectionSettings, Selector
 from edgetune.utils.errors import UsageError, did_you_mean
 from edgetune.utils.tables import Section
 
@@ -73,19 +72,20 @@ def entries(text: str | None) -> dict[str, str]:
     return {name: " ".join(told.split()) for name, told in _ENTRY.findall(inspect.cleandoc(text or ""))}
 
 
-def card_of(kind: type[Method]) -> Card:
+def card_of(kind: type[Selector]) -> Card:
     """Make the card of a selector from its class and its module."""
     fields = dict(kind.Settings.model_fields)
     if kind.is_filter:
         fields["watched"] = SelectionSettings.model_fields["watched"]
     settings = [Setting(name, field.default, field.description or "") for name, field in fields.items()]
     line = inspect.cleandoc(kind.__doc__ or "").partition("\n")[0]
-    return Card(kind.name, line, settings=settings, **_texts(kind))
+    told = _texts(sys.modules[kind.__module__].__doc__, kind.__doc__)
+    return Card(kind.name, line, settings=settings, **told)
 
 
-def _texts(told_by: Any) -> dict[str, Any]:
-    """Return the fields of a card that the module of a class or function tells in its docstring."""
-    told = entries(sys.modules[told_by.__module__].__doc__)
+def _texts(*docstrings: str | None) -> dict[str, Any]:
+    """Return the fields of a card that docstrings tell; of entries of one name the last."""
+    told = {name: text for docstring in docstrings for name, text in entries(docstring).items()}
     return {name.lower().replace(" ", "_"): told.get(name, "") for name in SECTIONS}
 
 
@@ -101,7 +101,7 @@ def baseline_cards() -> dict[str, Card]:
             name,
             f"{one.summary[:1].upper()}{one.summary[1:].rstrip('.')}.",
             needs=", ".join(one.packages),
-            **_texts(one.fit),
+            **_texts(sys.modules[one.fit.__module__].__doc__),
         )
         for name, one in all_baselines().items()
     }

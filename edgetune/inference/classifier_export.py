@@ -208,7 +208,7 @@ def _write_about(run: Run, learners: Sequence[str], folder: Path) -> None:
         "pairs": _reads_pairs(run),
     }
     if run.ensemble is not None and NGRAMS in learners:
-        settings = run.ensemble.ngrams.settings
+        settings = run.ensemble.ngrams.vocabulary.settings
         about |= {
             "analyzer": run.ensemble.ngrams.analyzer,
             "word_pattern": settings["token_pattern"],
@@ -299,7 +299,7 @@ def _check(run: Run, folder: Path) -> float:
 def _sample_texts(run: Run) -> list[Text]:
     """Return texts made of what the run knows."""
     rng = np.random.default_rng(0)
-    known: Sequence[str] = run.ensemble.ngrams.parameters.ngrams if run.ensemble is not None else ()
+    known: Sequence[str] = run.ensemble.ngrams.vocabulary.ngrams if run.ensemble is not None else ()
     words = [*known] or [*run.label_names, "a", "text", "of", "no", "meaning"]
 
     def text() -> str:

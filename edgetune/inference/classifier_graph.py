@@ -132,11 +132,10 @@ def _answer(
 
 def _ngram_answer(graph: _Graph, ngrams: Ngrams) -> str:
     """Add what `Ngrams.log_proba` computes; return the name of the log-probabilities or log-odds (N, C)."""
-    found = ngrams.parameters
-    n_features, n_seen = len(found.ngrams), len(found.seen)
+    n_features, n_seen = len(ngrams.vocabulary), len(ngrams.seen)
     # One more feature, of no weight, stands for all n-grams that are not in the vocabulary.
-    idf = np.append(found.idf, np.float32(0))
-    weights = np.concatenate([found.weights, np.zeros((1, n_seen), dtype=np.float32)])
+    idf = np.append(ngrams.idf, np.float32(0))
+    weights = np.concatenate([ngrams.scores.weights, np.zeros((1, n_seen), dtype=np.float32)])
     features = _features(graph, ngrams, n_features)
     one, size = graph.constant(np.array([1])), graph.constant(np.array(n_features + 1))
     n_texts = graph.add("Shape", WORDS, start=0, end=1)
@@ -165,7 +164,7 @@ def _ngram_answer(graph: _Graph, ngrams: Ngrams) -> str:
     scores = graph.add(
         "Add",
         graph.add("Div", sums, graph.add("Unsqueeze", norms, one)),
-        graph.constant(found.intercept[None]),
+        graph.constant(ngrams.scores.intercept[None]),
     )
     if not (ngrams.multi_label or ngrams.by_softmax):  # the logarithm of sigmoids
         scores = graph.add("Neg", graph.add("Softplus", graph.add("Neg", scores)))
@@ -173,7 +172,7 @@ def _ngram_answer(graph: _Graph, ngrams: Ngrams) -> str:
     if n_seen == ngrams.n_classes:
         return answer
     places: IntArray = np.full(ngrams.n_classes, n_seen, dtype=np.int64)
-    places[found.seen] = np.arange(n_seen)
+    places[ngrams.seen] = np.arange(n_seen)
     never = graph.add(
         "Pad", answer, graph.constant(np.array([0, 0, 0, 1])), graph.constant(np.float32(NEVER_SEEN))
     )
@@ -186,7 +185,7 @@ def _features(graph: _Graph, ngrams: Ngrams, unknown: int) -> str:
     Words get numbers from 1; 0 is a word that is in no n-gram. The number of an n-gram has those of its words
     for digits, so that one with an unknown word is in no table.
     """
-    tokens = [tokens_of(ngram, ngrams.analyzer) for ngram in ngrams.parameters.ngrams]
+    tokens = [tokens_of(ngram, ngrams.analyzer) for ngram in ngrams.vocabulary.ngrams]
     known = list(dict.fromkeys(token for parts in tokens for token in parts)) or [""]
     numbers = {token: number for number, token in enumerate(known, 1)}
     base = len(known) + 1

@@ -35,7 +35,7 @@ A class is predicted from its threshold on, which has the best F1 on the held-ou
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal, TypeAlias
 
@@ -177,7 +177,20 @@ class Ensemble:
             RunError: that is not what it is.
         """
         try:
-            return cls(*_fields_of(found))
+            if not isinstance(found, dict):
+                raise ValueError("it is no JSON object")
+            version, names, n_rows = (found.get(name) for name in ("schema_version", "names", "n_rows"))
+            if version not in (SCHEMA_VERSION, MULTI_LABEL_VERSION) or isinstance(version, bool):
+                reads = f"this edgetune reads {SCHEMA_VERSION}"
+                raise ValueError(f"its schema_version is {brief(version)}, and {reads}")
+            if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+                raise ValueError("its names are no list of words")
+            if not isinstance(n_rows, int) or isinstance(n_rows, bool):
+                raise ValueError(f"its n_rows is {brief(n_rows)}, not a whole number")
+            weights = _numbers("weights", found.get("weights"))
+            bias = _numbers("biases", found.get("bias"))
+            thresholds = _numbers("thresholds", found.get("thresholds", []))
+            return cls(tuple(names), weights, n_rows, bias, thresholds)
         except (ValueError, OverflowError) as error:
             raise RunError(
                 f"The ensemble of this run cannot be used: {error}; copy the run folder, or train again."
@@ -213,8 +226,6 @@ def fit_ensemble(
     labels: Labels,
     *,
     metric: Metric = "accuracy",
-    costs: Mapping[str, float] | None = None,
-    damping: float = DAMPING,
     keep: Literal["pool", "best"] = "pool",
 ) -> tuple[Ensemble, tuple[MemberScore, ...]]:
     """Fit the weights of a pool of learners on rows that none of them was trained on.
@@ -226,9 +237,6 @@ def fit_ensemble(
         log_probas: (N, C) of every learner by name; N at least 1.
         labels: (N,) class ids, or multi-hot (N, C). A class may be absent.
         metric: that the ensemble must not lose by pooling.
-        costs: seconds a row at prediction, by name; 0 if not given. Of several learners that the pool does as
-            well without, the most expensive is dropped first.
-        damping: above 0, in rows' worth of log loss.
         keep: "best" gives the best learner alone, with its temperature.
 
     Returns:
@@ -239,17 +247,12 @@ def fit_ensemble(
     """
     names = tuple(sorted(log_probas))
     stacked = _stacked(log_probas, names, is_multi_hot(labels))
-    rows = _HeldOut(names, stacked, np.asarray(labels), metric, damping)
-    prices = costs or {}
-
-    def price(learner: int) -> float:
-        return prices.get(names[learner], 0.0)
-
+    rows = _HeldOut(names, stacked, np.asarray(labels), metric)
     singles = [rows.fit([learner]) for learner in range(len(names))]
-    fitted = min(singles, key=lambda one: (-one.score, one.loss, price(one.members[0])))
+    fitted = min(singles, key=lambda one: (-one.score, one.loss))
     if keep == "pool" and len(names) > 1:
         whole = rows.fit(range(len(names)))
-        pool = _pruned(rows, whole, price, min(fitted.score, whole.score))
+        pool = _pruned(rows, whole, min(fitted.score, whole.score))
         if pool.score >= fitted.score - rows.chance(pool, fitted) and pool.loss <= fitted.loss:
             fitted = pool
     weights = {
@@ -269,12 +272,14 @@ class _Fit:
         weights: (M,), at or above 0.
         loss: mean nats, without damping.
         score: by the metric.
+        pooled: (N, C) their weighted sum on these rows.
     """
 
     members: tuple[int, ...]
     weights: Wide
     loss: float
     score: float
+    pooled: Wide
 
 
 class _HeldOut:
@@ -283,9 +288,7 @@ class _HeldOut:
     Where rows may have several labels, log-odds stand for the log-probabilities.
     """
 
-    def __init__(
-        self, names: Sequence[str], log_p: Sequence[Wide], labels: Labels, metric: Metric, damping: float
-    ) -> None:
+    def __init__(self, names: Sequence[str], log_p: Sequence[Wide], labels: Labels, metric: Metric) -> None:
         if not names:
             raise ValueError("an ensemble needs at least one learner")
         self.n, self.n_classes = log_p[0].shape
@@ -294,11 +297,9 @@ class _HeldOut:
             raise ValueError(f"{self.n} rows of log-probabilities and labels {labels.shape} do not fit")
         if labels.min() < 0 or labels.max() >= self.n_classes:
             raise ValueError(f"labels {labels.min()} to {labels.max()} in {self.n_classes} classes")
-        if not 0 < damping < math.inf:
-            raise ValueError(f"damping {damping} is not above 0 and finite")
-        self.labels, self.metric, self.damping = labels, metric, damping
+        self.labels, self.metric = labels, metric
         self.names, self.log_p = names, np.stack(log_p)
-        alone = [_fitted_weights(one[None], np.ones(1), labels, damping) for one in self.log_p]
+        alone = [_fitted_weights(one[None], np.ones(1), labels) for one in self.log_p]
         self.temperatures = np.concatenate(alone)
 
     def fit(self, members: Iterable[int]) -> _Fit:
@@ -306,27 +307,24 @@ class _HeldOut:
         chosen = list(members)
         inputs, weights = self.log_p[chosen], self.temperatures[chosen]
         if len(chosen) > 1:
-            weights = _fitted_weights(inputs, weights, self.labels, self.damping)
-        loss = float(_log_loss(weights, inputs, self.labels)[0])
-        return _Fit(tuple(chosen), weights, loss, self.score(_pooled(weights, inputs)))
+            weights = _fitted_weights(inputs, weights, self.labels)
+        loss, pooled = float(_log_loss(weights, inputs, self.labels)[0]), _pooled(weights, inputs)
+        # The log loss alone compares log-odds.
+        metric = 0.0 if self.multi_label else score(pooled, self.labels.astype(np.int64), self.metric)
+        return _Fit(tuple(chosen), weights, loss, metric, pooled)
 
     def chance(self, one: _Fit, other: _Fit) -> float:
         """Return two standard errors of the difference between the scores of two fits."""
         if self.multi_label:
             return 0.0
-        answers = [_pooled(fit.weights, self.log_p[list(fit.members)]).argmax(axis=1) for fit in (one, other)]
-        return 2 * math.sqrt(np.count_nonzero(answers[0] != answers[1])) / float(self.n)
-
-    def score(self, log_p: Wide) -> float:
-        """Return the metric of log-probabilities (N, C); 0 for log-odds, which the log loss compares."""
-        return 0.0 if self.multi_label else score(log_p, self.labels.astype(np.int64), self.metric)
+        differ = one.pooled.argmax(axis=1) != other.pooled.argmax(axis=1)
+        return 2 * math.sqrt(np.count_nonzero(differ)) / float(self.n)
 
     def thresholds(self, fitted: _Fit) -> tuple[float, ...]:
         """Return the thresholds (C,) of a pool of log-odds; () where a row has one class."""
         if not self.multi_label:
             return ()
-        pooled = _pooled(fitted.weights, self.log_p[list(fitted.members)])
-        return tuple(choose_thresholds(np.exp(log_sigmoid(pooled)), self.labels).tolist())
+        return tuple(choose_thresholds(np.exp(log_sigmoid(fitted.pooled)), self.labels).tolist())
 
     def member_score(self, learner: int, weight: float) -> MemberScore:
         """Return how one learner did alone."""
@@ -348,20 +346,20 @@ def score(log_p: Wide, labels: IntArray, metric: Metric) -> float:
     return accuracy(confusion) if metric == "accuracy" else macro_f1(confusion)
 
 
-def _pruned(rows: _HeldOut, whole: _Fit, price: Callable[[int], float], least: float) -> _Fit:
+def _pruned(rows: _HeldOut, whole: _Fit, least: float) -> _Fit:
     """Return the pool without the learners that it does as well without; `least` is what it must score."""
     most = whole.loss + max(LOSS_TOLERANCE * whole.loss, LOSS_TOLERANCE_NATS / rows.n)
     pool = whole
     while len(pool.members) > 1:
-        without = [(i, rows.fit(j for j in pool.members if j != i)) for i in pool.members]
-        useless = [(i, rest) for i, rest in without if rest.loss <= most and rest.score >= least]
-        if not useless:
+        rests = [rows.fit(j for j in pool.members if j != i) for i in pool.members]
+        as_good = [rest for rest in rests if rest.loss <= most and rest.score >= least]
+        if not as_good:
             break
-        _, pool = min(useless, key=lambda one: (-price(one[0]), one[1].loss))
+        pool = min(as_good, key=lambda rest: rest.loss)
     return pool
 
 
-def _fitted_weights(log_p: Wide, temperatures: Wide, labels: Labels, damping: float) -> Wide:
+def _fitted_weights(log_p: Wide, temperatures: Wide, labels: Labels) -> Wide:
     """Return the weights (L,) of learners (L, N, C): those of the least log loss with damping.
 
         mean log loss + damping / N [ S - 1 - log S  +  L sum_l (v_l - mean v)^2 ]
@@ -372,7 +370,7 @@ def _fitted_weights(log_p: Wide, temperatures: Wide, labels: Labels, damping: fl
     """
     from scipy.optimize import minimize
 
-    n_learners, strength = len(log_p), damping / len(labels)
+    n_learners, strength = len(log_p), DAMPING / len(labels)
 
     def objective(factors: Wide) -> tuple[float, Wide]:
         loss, slope = _log_loss(factors * temperatures, log_p, labels)
@@ -429,24 +427,6 @@ def _stacked(
         if not (one <= 1e-3).all():  # float32 rounds a little above 0; nan fails too
             raise ValueError(f"{name} has values that are no log-probabilities: nan, or above 0")
     return [np.minimum(log_odds(one), -FLOOR) for one in arrays] if multi_label else arrays
-
-
-def _fields_of(
-    found: Any,
-) -> tuple[tuple[str, ...], tuple[float, ...], int, tuple[float, ...], tuple[float, ...]]:
-    """Return the fields of an ensemble in JSON values; ValueError if their types or version are others."""
-    if not isinstance(found, dict):
-        raise ValueError("it is no JSON object")
-    version = found.get("schema_version")
-    if version not in (SCHEMA_VERSION, MULTI_LABEL_VERSION) or isinstance(version, bool):
-        raise ValueError(f"its schema_version is {brief(version)}, and this edgetune reads {SCHEMA_VERSION}")
-    names, n_rows = found.get("names"), found.get("n_rows")
-    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-        raise ValueError("its names are no list of words")
-    if not isinstance(n_rows, int) or isinstance(n_rows, bool):
-        raise ValueError(f"its n_rows is {brief(n_rows)}, not a whole number")
-    weights, bias = _numbers("weights", found.get("weights")), _numbers("biases", found.get("bias"))
-    return tuple(names), weights, n_rows, bias, _numbers("thresholds", found.get("thresholds", []))
 
 
 def _numbers(name: str, values: Any) -> tuple[float, ...]:

@@ -6,10 +6,7 @@ A filter that loses is switched off: from then on every row is trained unscored,
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any, ClassVar
-
-import numpy as np
+from typing import Any
 
 from edgetune.data.batches import Batch, TokenSource
 from edgetune.run_files.counters import Counters
@@ -21,23 +18,10 @@ FEWEST_SCORED = 640
 STAGE_OFF = "filter_off"
 
 
-@dataclass(frozen=True)
-class FilterBalance:
-    """What a filter has cost and saved so far, in seconds.
-
-    Attributes:
-        cost_s: scoring and choosing.
-        saved_s: train steps of the rows that were skipped, at the measured price of a row.
-    """
-
-    cost_s: float
-    saved_s: float
-
-
 def filter_balance(
     counts: Counters, row_s: float | None, split_s: dict[str, float], score_rate: float = 1.0
-) -> FilterBalance | None:
-    """Return the balance; None before a train step was measured.
+) -> tuple[float, float] | None:
+    """Return what a filter has cost (scoring and choosing) and saved (train steps), in seconds.
 
     Args:
         counts: what happened to the rows.
@@ -45,30 +29,28 @@ def filter_balance(
         split_s: seconds by phase.
         score_rate: share of a score that is not saved again when the row is trained: above frozen layers
             whose output is kept, the rest is.
+
+    Returns:
+        None before a train step was measured.
     """
     if not counts.n_trained:
         return None
     if row_s is None:
         row_s = split_s["train"] / counts.n_trained
-    return FilterBalance(score_rate * split_s["score"] + split_s["select"], counts.n_skipped * row_s)
+    return score_rate * split_s["score"] + split_s["select"], counts.n_skipped * row_s
 
 
-class GuardedSelector:
-    """A selector that can be switched off; implements `Selector`."""
-
-    name: ClassVar[str]
+class GuardedSelector(Selector):
+    """A selector that can be switched off: then every row is trained unscored."""
 
     def __init__(self, inner: Selector, score_rate: float = 1.0) -> None:
         self.inner = inner
         self._score_rate = score_rate
-        self.name = inner.name  # type: ignore[misc]  # a wrapper has its selector's name
+        # A wrapper has those of its selector.
+        self.name, self.restarts = inner.name, inner.restarts  # type: ignore[misc]
         self.switched_off = ""
-        self._n_seen = 0
-        self._changes: list[StageChange] = []
-
-    @property
-    def stage(self) -> str:
-        return STAGE_OFF if self.switched_off else self.inner.stage
+        self.n_seen = 0
+        self._stages = []
 
     @property
     def skips_scoring(self) -> bool:
@@ -76,7 +58,7 @@ class GuardedSelector:
 
     @property
     def stages(self) -> list[StageChange]:
-        return [*self.inner.stages, *self._changes]
+        return [*self.inner.stages, *self._stages]
 
     @property
     def lookahead(self) -> int:
@@ -85,10 +67,6 @@ class GuardedSelector:
     @property
     def decision_size(self) -> int:
         return 1 if self.switched_off else self.inner.decision_size
-
-    @property
-    def restarts(self) -> bool:
-        return self.inner.restarts
 
     @property
     def span(self) -> tuple[float, float]:
@@ -105,21 +83,23 @@ class GuardedSelector:
         if self.switched_off or counts.n_scored < FEWEST_SCORED:
             return ""
         found = filter_balance(counts, row_s, split_s, self._score_rate)
-        if found is None or found.cost_s <= found.saved_s:
+        if found is None or found[0] <= found[1]:
             return ""
+        cost_s, saved_s = found
         self.switched_off = (
-            f"scoring cost {found.cost_s:.1f} s, but skipping {counted(counts.n_skipped, 'row')} saved only "
-            f"{found.saved_s:.1f} s"
+            f"scoring cost {cost_s:.1f} s, but skipping {counted(counts.n_skipped, 'row')} saved only "
+            f"{saved_s:.1f} s"
         )
-        self._changes.append(StageChange(STAGE_OFF, self._n_seen, self.switched_off))
+        self._enter(STAGE_OFF, self.switched_off)
         return self.switched_off
 
     def choose_score(self, batch: Batch) -> BoolArray:
-        self._n_seen += len(batch)
-        return _all(batch) if self.switched_off else self.inner.choose_score(batch)
+        everything = super().choose_score(batch)
+        return everything if self.switched_off else self.inner.choose_score(batch)
 
     def choose_train(self, batch: Batch, losses: FloatArray) -> BoolArray:
-        return _all(batch) if self.switched_off else self.inner.choose_train(batch, losses)
+        everything = super().choose_train(batch, losses)
+        return everything if self.switched_off else self.inner.choose_train(batch, losses)
 
     def loss_weights(self, batch: Batch) -> FloatArray | None:
         return None if self.switched_off else self.inner.loss_weights(batch)
@@ -136,16 +116,12 @@ class GuardedSelector:
         return {
             "inner": self.inner.state(),
             "switched_off": self.switched_off,
-            "n_seen": self._n_seen,
-            "n_seen_off": [change.n_seen for change in self._changes],
+            "n_seen": self.n_seen,
+            "n_seen_off": [change.n_seen for change in self._stages],
         }
 
     def load_state(self, state: dict[str, Any]) -> None:
         self.inner.load_state(state["inner"])
         self.switched_off = state["switched_off"]
-        self._n_seen = state["n_seen"]
-        self._changes = [StageChange(STAGE_OFF, n, self.switched_off) for n in state["n_seen_off"]]
-
-
-def _all(batch: Batch) -> BoolArray:
-    return np.ones(len(batch), dtype=np.bool_)
+        self.n_seen = state["n_seen"]
+        self._stages = [StageChange(STAGE_OFF, n, self.switched_off) for n in state["n_seen_off"]]

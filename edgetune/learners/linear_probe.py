@@ -47,10 +47,6 @@ class LinearProbe:
         return found
 
 
-class _Stopped(Exception):
-    """The time for a fit is over."""
-
-
 def fit_linear_probe(
     features: FloatArray,
     labels: Labels,
@@ -95,24 +91,19 @@ def fit_linear_probe(
 
     counts = class_counts(labels, n_classes)
     shares = np.maximum(counts, ABSENT) / n
-    reached = np.zeros((width + 1, n_classes))
-    reached[-1] = np.log(shares) - (
+    start = np.zeros((width + 1, n_classes))
+    start[-1] = np.log(shares) - (
         np.log(np.maximum(n - counts, ABSENT) / n) if several else np.log(shares).mean()
     )
-    start = reached.ravel().copy()
 
-    def after(flat: FloatArray) -> None:
-        reached[:] = flat.reshape(reached.shape)
+    def halt(reached: FloatArray) -> None:
         if stop():
-            raise _Stopped
+            raise StopIteration
 
-    try:
-        options = {"maxiter": ITERATIONS, "ftol": 1e-7, "gtol": TOLERANCE}
-        with threadpool_limits(1, user_api="blas"):  # 1.2 to 10 times as fast as two threads (Zen 3)
-            found = minimize(loss, start, jac=True, method="L-BFGS-B", callback=after, options=options)
-        reached[:] = found.x.reshape(reached.shape)
-    except _Stopped:
-        pass
+    options = {"maxiter": ITERATIONS, "ftol": 1e-7, "gtol": TOLERANCE}
+    with threadpool_limits(1, user_api="blas"):  # 1.2 to 10 times as fast as two threads (Zen 3)
+        found = minimize(loss, start.ravel(), jac=True, method="L-BFGS-B", callback=halt, options=options)
+    reached = found.x.reshape(start.shape)
     slope = reached[:-1] / std[:, None]
     bias = reached[-1] - mean @ slope
     return LinearProbe(slope.T.astype(np.float32), bias.astype(np.float32))

@@ -17,40 +17,17 @@ from typing import Any
 import numpy as np
 
 from edgetune.backends.backend_contract import Backend
+from edgetune.config.settings import TrainSettings
 from edgetune.data.batches import Batch, RowStream, TokenSource
 from edgetune.data.queues import BucketQueue, Waiting
-from edgetune.learners.loop_record import LoopRecord
-from edgetune.learners.progress import DataProgress, Position, Progress, decayed_rate, progress_within
-from edgetune.learners.step_costs import StepCosts
+from edgetune.learners.loop_record import LoopRecord, StepCosts
+from edgetune.learners.progress import Position, Progress, decayed_rate, progress_within
 from edgetune.run_files.counters import Counters
 from edgetune.run_files.example_stats import ExampleStats
 from edgetune.run_files.history import HistoryWriter
 from edgetune.selection.selector_contract import Selector, StageChange
 from edgetune.utils.failpoints import failpoint
 from edgetune.utils.meter import Meter
-
-
-@dataclass(frozen=True)
-class LoopSettings:
-    """The numbers that the loop needs.
-
-    Attributes:
-        lr: peak learning rate.
-        epochs: passes over the rows.
-        batch_size: examples per optimizer step.
-        decay: `examples` or `steps`, see `settings.TrainSettings`.
-        max_steps: optimizer steps at most, or None.
-    """
-
-    lr: float
-    epochs: int
-    batch_size: int
-    decay: str = "examples"
-    max_steps: int | None = None
-
-    def data_progress(self, n_examples: int) -> DataProgress:
-        """Return the pace of a run that ends with so many examples a pass."""
-        return DataProgress(n_examples, self.epochs, self.batch_size, self.decay, self.max_steps)
 
 
 @dataclass
@@ -61,7 +38,7 @@ class Loop:
         backend: runs the model.
         selector: chooses examples.
         source: training rows.
-        settings: the numbers.
+        settings: `lr`, which is not None, `epochs` and `batch_size` are read.
         meter: where time is charged.
         history: takes one record per step or skipped batch.
         rng: decides the order of rows.
@@ -76,7 +53,7 @@ class Loop:
     backend: Backend
     selector: Selector
     source: TokenSource
-    settings: LoopSettings
+    settings: TrainSettings
     meter: Meter
     history: HistoryWriter
     rng: np.random.Generator
@@ -182,10 +159,7 @@ class Loop:
             backend: parameters and optimizer then.
             first: returns those of a run that has not begun.
         """
-        if state["starts_afresh"]:
-            self._first_state = self._first_state or first()
-        else:
-            self._first_state = None
+        self._first_state = (self._first_state or first()) if state["starts_afresh"] else None
         self.backend.load_state(backend)
         self.epoch, self._n_stages = state["epoch"], state["n_stages"]
         self.lr_scale = state["lr_scale"]
@@ -267,6 +241,7 @@ class Loop:
 
     def _learning_rate(self, n_in_hand: int) -> float:
         """Return the rate for a step of so many rows."""
+        assert self.settings.lr is not None
         at = self._at(n_in_hand)
         # If the model restarts, the steps of an unfiltered run do not tell how far the run is.
         progress = (

@@ -4,25 +4,70 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 
 from edgetune.data.batches import PAD_MULTIPLE, Batch, TokenSource, bucket_of
 from edgetune.learners.progress import Progress
-from edgetune.learners.step_costs import StepCosts
 from edgetune.run_files.counters import Counters
 from edgetune.run_files.example_stats import ExampleStats
 from edgetune.run_files.history import HistoryWriter
 from edgetune.selection.selector_contract import StageChange
 from edgetune.utils.meter import Meter
 from edgetune.utils.metrics import cross_entropy
-from edgetune.utils.types import FloatArray
+from edgetune.utils.types import FloatArray, IntArray
 
 
 class Diverged(Exception):
     """A loss came out as no number: the weights are spoilt."""
+
+
+@dataclass
+class StepCosts:
+    """What a row would have cost without a filter, by the run's own train steps.
+
+    Rows and seconds of those steps that cost what unfiltered ones do: by length bucket, since a filter keeps
+    other lengths than it is shown, and over the whole run, since machines drift.
+
+    Attributes:
+        n: (K,) rows.
+        seconds: (K,) of their steps.
+    """
+
+    n: IntArray
+    seconds: FloatArray
+
+    @classmethod
+    def empty(cls, n_buckets: int) -> StepCosts:
+        """Return prices of which nothing is known; buckets are below `n_buckets`."""
+        return cls(np.zeros(n_buckets, dtype=np.int64), np.zeros(n_buckets))
+
+    def add(self, bucket: int, n_rows: int, seconds: float) -> None:
+        """Take in a train step of rows that were padded to the bucket's width."""
+        self.n[bucket] += n_rows
+        self.seconds[bucket] += seconds
+
+    def mean_s(self) -> float | None:
+        """Seconds of a row as they came; None before the first step."""
+        return float(self.seconds.sum() / self.n.sum()) if self.n.any() else None
+
+    def mean_s_of(self, n_seen: IntArray) -> float | None:
+        """Return the mean seconds of rows of which so many are of each bucket, (K,).
+
+        A bucket without a step costs, per token, what lies between its neighbours' prices.
+
+        Returns:
+            None before the first step, or without a row.
+        """
+        known = np.flatnonzero(self.n)
+        if not len(known) or not n_seen.any():
+            return None
+        per_width = self.seconds[known] / self.n[known] / np.maximum(known, 1)
+        buckets = np.arange(len(self.n))
+        prices = np.interp(buckets, known, per_width) * np.maximum(buckets, 1)
+        return float(prices @ n_seen / n_seen.sum())
 
 
 class LoopRecord:
@@ -51,7 +96,7 @@ class LoopRecord:
             "counts": asdict(self.counts),
             "loss": self.loss,
             "record": self.rows.state(),
-            "prices": self.prices.state(),
+            "prices": asdict(self.prices),
         }
 
     def load_state(self, state: dict[str, Any]) -> None:

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Protocol
+
+from edgetune.config.settings import TrainSettings
 
 
 @dataclass(frozen=True)
@@ -24,66 +25,40 @@ class Position:
     n_steps: int
 
 
-class Progress(Protocol):
-    """Says how far a run is and when it ends."""
-
-    def progress(self, at: Position) -> float:
-        """The share of the run that is done, in [0, 1]."""
-        ...
-
-    def decay_progress(self, at: Position) -> float:
-        """How far the learning rate has fallen, in [0, 1], for a selector that does not restart the model."""
-        ...
-
-    def finished(self, at: Position) -> bool:
-        """Whether the limit of steps or of time was reached; the end of the data does not count."""
-        ...
-
-    def rows_that_fit(self, operation: str, n_rows: int, width: int) -> int:
-        """How many of these rows may still be scored or trained; 0: none, the run is over."""
-        ...
-
-    def record_duration(self, operation: str, n_rows: int, width: int, seconds: float) -> None:
-        """Learn how long an operation really took."""
-        ...
-
-
-@dataclass(frozen=True)
-class DataProgress:
-    """The run ends with its data, or after a number of steps.
+@dataclass
+class Progress:
+    """Says how far a run is and when it ends: with its data, or after a number of steps.
 
     Attributes:
         n_examples: of one pass.
-        epochs: passes.
-        batch_size: examples per step.
-        decay: `examples` seen, or `steps` of an unfiltered run.
-        max_steps: at most, or None.
+        settings: passes, batch size, `decay` and `max_steps` of the run.
     """
 
     n_examples: int
-    epochs: int
-    batch_size: int
-    decay: str = "examples"
-    max_steps: int | None = None
+    settings: TrainSettings
 
     def progress(self, at: Position) -> float:
-        by_limit = at.n_steps / self.max_steps if self.max_steps else 0.0
-        return max(by_limit, at.n_done / max(1, self.epochs * self.n_examples))
+        """The share of the run that is done, in [0, 1]."""
+        by_limit = at.n_steps / self.settings.max_steps if self.settings.max_steps else 0.0
+        return max(by_limit, at.n_done / max(1, self.settings.epochs * self.n_examples))
 
     def decay_progress(self, at: Position) -> float:
-        if self.decay == "examples":
+        """How far the learning rate has fallen, in [0, 1], for a selector that does not restart the model."""
+        if self.settings.decay == "examples":
             return self.progress(at)
-        n_unfiltered = self.epochs * -(-self.n_examples // self.batch_size)
-        return at.n_steps / max(1, min(n_unfiltered, self.max_steps or n_unfiltered))
+        n_unfiltered = self.settings.epochs * -(-self.n_examples // self.settings.batch_size)
+        return at.n_steps / max(1, min(n_unfiltered, self.settings.max_steps or n_unfiltered))
 
     def finished(self, at: Position) -> bool:
-        return self.max_steps is not None and at.n_steps >= self.max_steps
+        """Whether the limit of steps or of time was reached; the end of the data does not count."""
+        return self.settings.max_steps is not None and at.n_steps >= self.settings.max_steps
 
     def rows_that_fit(self, operation: str, n_rows: int, width: int) -> int:
+        """How many of these rows may still be scored or trained; 0: none, the run is over."""
         return n_rows
 
     def record_duration(self, operation: str, n_rows: int, width: int, seconds: float) -> None:
-        pass
+        """Learn how long an operation really took."""
 
 
 BASE_LR = 1e-4

@@ -15,7 +15,7 @@ import statistics
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
-from edgetune.learners.progress import DataProgress, Position
+from edgetune.learners.progress import Position, Progress
 from edgetune.utils.types import StepCost
 
 MARGIN_RATE = 0.008
@@ -186,24 +186,25 @@ class Clock:
 FEWEST_ROWS = 4
 
 
-class ClockProgress:
+class ClockProgress(Progress):
     """The run ends when its time is up, or with its data if that comes first.
 
     The predicted seconds of an operation, `cost`, are corrected by what is measured.
     """
 
-    def __init__(self, clock: Clock, cost: StepCost, data: DataProgress) -> None:
-        self._clock, self._cost, self._data = clock, cost, data
+    def __init__(self, clock: Clock, cost: StepCost, data: Progress) -> None:
+        super().__init__(data.n_examples, data.settings)
+        self._clock, self._cost = clock, cost
         self._over = False
 
     def progress(self, at: Position) -> float:
-        return max(self._clock.progress(), self._data.progress(at))
+        return max(self._clock.progress(), super().progress(at))
 
     def decay_progress(self, at: Position) -> float:
         return self.progress(at)
 
     def finished(self, at: Position) -> bool:
-        self._over = self._over or self._clock.left_s() <= 0 or self._data.finished(at)
+        self._over = self._over or self._clock.left_s() <= 0 or super().finished(at)
         return self._over
 
     def rows_that_fit(self, operation: str, n_rows: int, width: int) -> int:

@@ -19,7 +19,7 @@ from itertools import pairwise
 from typing import Any, ClassVar
 
 from edgetune.learners.filter_guard import GuardedSelector
-from edgetune.learners.progress import DataProgress, Progress
+from edgetune.learners.progress import Progress
 from edgetune.planning.clock import Clock, ClockProgress
 from edgetune.planning.plan import LINEAR_PROBE, NGRAMS_ALONE, FittedNgrams, Plan
 from edgetune.planning.planner import ngrams_rate
@@ -106,7 +106,7 @@ class Deadline:
         least_s = (clock.elapsed_s() + clock.ensemble_end_s() - clock.save_s()) / 2
         return lambda: max(least_s, clock.ensemble_end_s() - clock.save_s() - reopen_s)
 
-    def progress(self, data: DataProgress) -> Progress:
+    def progress(self, data: Progress) -> Progress:
         """Return what ends the training loop by the clock, or with `data` at the latest."""
         return ClockProgress(self.clock, self.cost, data)
 
@@ -189,7 +189,7 @@ class Deadline:
 class PlanWithoutDeadline(Deadline):
     """A plan for few rows that is followed without a deadline; no decision depends on measured time."""
 
-    def progress(self, data: DataProgress) -> Progress:
+    def progress(self, data: Progress) -> Progress:
         return data
 
     def guarded(self, selector: Selector, settings: SelectionSettings) -> Selector:

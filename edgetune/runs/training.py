@@ -16,8 +16,9 @@ from edgetune.data.token_store import TokenView
 from edgetune.inference.saved_ensemble import PROBE
 from edgetune.inference.saved_run import score_view
 from edgetune.learners.filter_guard import GuardedSelector
-from edgetune.learners.loop import Loop, LoopSettings
+from edgetune.learners.loop import Loop
 from edgetune.learners.loop_record import Diverged
+from edgetune.learners.progress import Progress
 from edgetune.run_files.counters import Counters
 from edgetune.run_files.history import HistoryWriter
 from edgetune.run_files.summary import RunResult
@@ -32,7 +33,7 @@ from edgetune.runs.recovery import Recovery
 from edgetune.runs.scoring import Scored, is_better, score_in_time
 from edgetune.runs.setup import RunContext
 from edgetune.selection import DataShape, make_selector
-from edgetune.selection.staged import REFERENCE
+from edgetune.selection.selector_contract import REFERENCE
 from edgetune.utils.errors import BudgetError, Interrupted
 from edgetune.utils.failpoints import failpoint
 from edgetune.utils.formatting import counted
@@ -295,22 +296,20 @@ class Training:
     def _make_loop(self) -> Loop:
         """Return a loop that has not begun, with a new selector."""
         config, train, data = self._config, self._config.train, self._run.data.train
-        assert train.lr is not None
         shares = np.array(list(data.counts.values())) / len(data)
         answers = np.stack([shares, 1 - shares], axis=1) if data.labels.ndim == 2 else shares[None]
         n_tokens = vocab_size(self._run.model_loader.tokenizer_file)
         shape = DataShape(len(data), len(shares), n_tokens, float(entropy(answers).mean()), train.batch_size)
         selector = make_selector(config.selection, shape, np.random.default_rng([train.seed, 3]))
-        settings = LoopSettings(train.lr, train.epochs, train.batch_size, train.decay, train.max_steps)
         return Loop(
             backend=self._backend,
             selector=self._deadline.guarded(selector, config.selection),
             source=data,
-            settings=settings,
+            settings=train,
             meter=self._meter,
             history=self._history,
             rng=np.random.default_rng([train.seed, 2]),
-            run_progress=self._deadline.progress(settings.data_progress(len(data))),
+            run_progress=self._deadline.progress(Progress(len(data), train)),
             should_stop=self._stop,
             on_progress=self._after_batch,
         )

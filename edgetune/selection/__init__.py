@@ -1,6 +1,6 @@
 """Ways of choosing which examples are trained; `make_selector` builds one from its settings.
 
-Another method is one file here and nothing else: a subclass of `Staged` with a `name`, and beside it its
+Another method is one file here and nothing else: a subclass of `Selector` with a `name`, and beside it its
 settings as a `MethodSettings`. The command line, `--set`, the method cards and the docs read both. Selectors
 see batches and losses, never a model. May import `utils`, `config`, `data` and `run_files`.
 """
@@ -13,8 +13,7 @@ import numpy as np
 from pydantic import create_model, field_validator
 
 from edgetune.config import settings as config
-from edgetune.selection.selector_contract import DataShape, Method, Selector, StageChange
-from edgetune.selection.staged import Staged
+from edgetune.selection.selector_contract import DataShape, Selector, StageChange
 from edgetune.utils.errors import did_you_mean
 from edgetune.utils.plugins import classes_of
 
@@ -31,10 +30,8 @@ __all__ = [
 ]
 
 
-_METHODS = cast("list[type[Method]]", [*classes_of(__name__, Staged, "name")])
-SELECTORS = {
-    kind.name: kind for kind in sorted(_METHODS, key=lambda kind: (kind.name != "train-all", kind.name))
-}
+_KINDS = {kind.name: kind for kind in classes_of(__name__, Selector, "name")}
+SELECTORS = {name: _KINDS[name] for name in sorted(_KINDS, key=lambda name: (name != "train-all", name))}
 METHODS = tuple(SELECTORS)
 FILTERS = frozenset(name for name, kind in SELECTORS.items() if kind.is_filter)
 """Methods that score rows before they train them."""
@@ -72,4 +69,4 @@ def make_selector(settings: config.SelectionSettings, shape: DataShape, rng: np.
         shape: what it may know of the data.
         rng: the selector's own generator; it is drawn from and saved with the state.
     """
-    return SELECTORS[settings.method].build(settings, shape, rng)
+    return SELECTORS[settings.method](settings, shape, rng)

@@ -27,9 +27,8 @@ from edgetune.config.settings import MethodSettings
 from edgetune.data.batches import Batch
 from edgetune.selection.features import HashedFeatures
 from edgetune.selection.linear_model import LinearModel
-from edgetune.selection.selector_contract import DataShape
-from edgetune.selection.staged import Staged
-from edgetune.selection.three_stage import LossCurve
+from edgetune.selection.memory import LossCurve, Stateful
+from edgetune.selection.selector_contract import DataShape, Selector
 from edgetune.utils.metrics import cross_entropy, softmax
 from edgetune.utils.types import BoolArray, FloatArray
 
@@ -43,11 +42,13 @@ def acceptance(base_rate: float, p_hard: FloatArray) -> FloatArray:
     return accepted
 
 
-class RunningMean:
+class RunningMean(Stateful):
     """Exponential mean of example losses (nats), unbiased from the first batch on.
 
     With d = 1 - 1/time constant, a batch of n losses replaces the share 1 - d^n of what was there.
     """
+
+    saved = ("_total", "_weight")
 
     def __init__(self, time_constant: float) -> None:
         self._decay = 1.0 - 1.0 / time_constant
@@ -66,12 +67,6 @@ class RunningMean:
         self._weight = kept * self._weight + (1.0 - kept)
         return self._total / self._weight
 
-    def state(self) -> dict[str, float]:
-        return {"total": self._total, "weight": self._weight}
-
-    def load_state(self, state: dict[str, float]) -> None:
-        self._total, self._weight = float(state["total"]), float(state["weight"])
-
 
 class AutoAssistSettings(MethodSettings):
     """Settings of `auto-assist`."""
@@ -84,36 +79,36 @@ class AutoAssistSettings(MethodSettings):
     )
 
 
-class AutoAssist(Staged):
+class AutoAssist(Selector):
     """Train what an assistant calls hard by its words, and a fixed share of the rest."""
 
-    name: ClassVar[str] = "auto-assist"
+    name = "auto-assist"
     Settings: ClassVar[type[MethodSettings]] = AutoAssistSettings
+    _settings: AutoAssistSettings
+    saved = (
+        *Selector.saved,
+        "_assistant",
+        "_mean",
+        "_curve",
+        "_n_accepted",
+        "_n_observed",
+        "_n_hard",
+        "_rng",
+    )
 
-    @classmethod
-    def build(cls, settings: AutoAssistSettings, shape: DataShape, rng: np.random.Generator) -> AutoAssist:
-        return cls(settings.base_rate, n_classes=shape.n_classes, rng=rng)
-
-    def __init__(self, base_rate: float, *, n_classes: int, rng: np.random.Generator) -> None:
-        super().__init__()
-        self._base_rate = base_rate
-        self._rng = rng
-        self._space = HashedFeatures(n_classes)
-        self._assistant = LinearModel(self._space.n_features, 2)
+    def __init__(self, settings: AutoAssistSettings, shape: DataShape, rng: np.random.Generator) -> None:
+        super().__init__(settings, shape, rng)
+        self._assistant = LinearModel(HashedFeatures(shape.n_classes), 2)
         self._mean = RunningMean(_MEAN_OVER)
         self._curve = LossCurve(_REPORT_OVER)
         self._n_accepted = 0
         self._n_observed = 0
         self._n_hard = 0
 
-    @property
-    def skips_scoring(self) -> bool:
-        return True
-
     def choose_score(self, batch: Batch) -> BoolArray:
         self.n_seen += len(batch)
-        p_hard = softmax(self._assistant.logits(self._space(batch)))[:, 1]
-        accepted = self._rng.random(len(batch)) < acceptance(self._base_rate, p_hard)
+        p_hard = softmax(self._assistant.logits(batch))[:, 1]
+        accepted = self._rng.random(len(batch)) < acceptance(self._settings.base_rate, p_hard)
         self._n_accepted += int(accepted.sum())
         return accepted
 
@@ -121,7 +116,7 @@ class AutoAssist(Staged):
         if not len(losses):
             return
         hard = (losses > self._mean.add(losses)).astype(np.int64)
-        before = self._assistant.step(self._space(batch), hard)
+        before = self._assistant.step(batch, hard)
         self._curve.add(float(cross_entropy(before, hard).mean()))
         self._n_observed += len(losses)
         self._n_hard += int(hard.sum())
@@ -133,27 +128,5 @@ class AutoAssist(Staged):
             "running_mean_loss": self._mean.value,
             "hard_rate": self._n_hard / self._n_observed if self._n_observed else None,
             "predictor_loss": self._curve.mean,
-            "predictor_losses": self._curve.points,
+            "predictor_losses": list(self._curve.points),
         }
-
-    def state(self) -> dict[str, Any]:
-        return {
-            **super().state(),
-            "assistant": self._assistant.state(),
-            "mean": self._mean.state(),
-            "curve": self._curve.state(),
-            "n_accepted": self._n_accepted,
-            "n_observed": self._n_observed,
-            "n_hard": self._n_hard,
-            "rng": self._rng.bit_generator.state,
-        }
-
-    def load_state(self, state: dict[str, Any]) -> None:
-        super().load_state(state)
-        self._assistant.load_state(state["assistant"])
-        self._mean.load_state(state["mean"])
-        self._curve.load_state(state["curve"])
-        self._n_accepted = int(state["n_accepted"])
-        self._n_observed = int(state["n_observed"])
-        self._n_hard = int(state["n_hard"])
-        self._rng.bit_generator.state = state["rng"]

@@ -1,4 +1,4 @@
-"""What the meta predictor sees of an example: which numbered features it has, never how often.
+"""What models of words see of an example: which numbered features it has, never how often.
 
 Batches are ragged and stay so: features come as (row, feature) pairs, sorted, each once.
 """
@@ -93,7 +93,7 @@ class HashedFeatures:
     def __call__(self, batch: Batch) -> Presence:
         rows, each = token_rows(batch), np.arange(len(batch))
         by_label, owners, having, labels = batch, rows, each, batch.labels.astype(np.int64)
-        if several := labels.ndim == 2:  # a row once for each of its labels
+        if labels.ndim == 2:  # a row once for each of its labels
             having, labels = np.nonzero(labels)
             by_label = batch.take(having)
             owners = token_rows(by_label)
@@ -103,11 +103,19 @@ class HashedFeatures:
         features = [hash_ids(batch.tokens), pairs, lengths + self._lengths_at, labels + self._labels_at]
         at = np.concatenate([rows, pair_rows, each, having])
         x = unique_pairs(at, np.concatenate(features), len(batch), self.n_features)
-        if several:
-            under = np.full(len(x.features), -1)
-            keys = x.rows * self.n_features + x.features
-            under[np.searchsorted(keys, pair_rows * self.n_features + pairs)] = pair_labels
-        else:
-            paired = (x.features >= 2**HASH_BITS) & (x.features < self._lengths_at)
-            under = np.where(paired, labels[x.rows], -1)
+        under = np.full(len(x.features), -1)
+        keys = x.rows * self.n_features + x.features
+        under[np.searchsorted(keys, pair_rows * self.n_features + pairs)] = pair_labels
         return x._replace(parents=self._label_features, under=under)
+
+
+class WordFeatures:
+    """Hashed tokens, and one feature that every example has: its weights are the bias."""
+
+    n_features = 2**HASH_BITS + 1
+
+    def __call__(self, batch: Batch) -> Presence:
+        rows = np.concatenate([token_rows(batch), np.arange(len(batch))])
+        always = np.full(len(batch), self.n_features - 1)
+        features = np.concatenate([hash_ids(batch.tokens), always])
+        return unique_pairs(rows, features, len(batch), self.n_features)

@@ -23,9 +23,8 @@ from pydantic import Field
 
 from edgetune.config.settings import MethodSettings
 from edgetune.data.batches import Batch
-from edgetune.selection.row_table import RowLosses, RowTable
-from edgetune.selection.selector_contract import DataShape
-from edgetune.selection.staged import Staged
+from edgetune.selection.memory import RowLosses, RowTable
+from edgetune.selection.selector_contract import DataShape, Selector
 from edgetune.utils.types import BoolArray, FloatArray
 
 
@@ -55,30 +54,21 @@ class InfoBatchSettings(MethodSettings):
     )
 
 
-class InfoBatch(Staged):
+class InfoBatch(Selector):
     """Leave out half of the rows below the mean loss, drawn anew each pass, and weigh the rest of them up."""
 
-    name: ClassVar[str] = "info-batch"
+    name = "info-batch"
     Settings: ClassVar[type[MethodSettings]] = InfoBatchSettings
+    _settings: InfoBatchSettings
+    saved = (*Selector.saved, "_losses", "_pruned", "_raised", "_heavy", "_n_pruned", "_rng")
 
-    @classmethod
-    def build(cls, settings: InfoBatchSettings, shape: DataShape, rng: np.random.Generator) -> InfoBatch:
-        return cls(settings.prune_rate, settings.full_rate, rng)
-
-    def __init__(self, prune_rate: float, full_rate: float, rng: np.random.Generator) -> None:
-        super().__init__()
-        self._prune_rate = prune_rate
-        self._full_rate = full_rate
-        self._rng = rng
+    def __init__(self, settings: InfoBatchSettings, shape: DataShape, rng: np.random.Generator) -> None:
+        super().__init__(settings, shape, rng)
         self._losses = RowLosses()
         self._pruned = RowTable(False, np.bool_)  # left out of this pass
         self._raised = RowTable(False, np.bool_)  # below the mean, yet in this pass
         self._heavy = RowTable(False, np.bool_)  # weighed up when it was last chosen
         self._n_pruned = 0
-
-    @property
-    def skips_scoring(self) -> bool:
-        return True
 
     def on_batch_start(self, progress: float, epoch: int) -> None:
         pass_begins = epoch != self.epoch
@@ -88,7 +78,7 @@ class InfoBatch(Staged):
 
     def choose_score(self, batch: Batch) -> BoolArray:
         everything = super().choose_score(batch)
-        if self.progress >= 1 - self._full_rate:
+        if self.progress >= 1 - self._settings.full_rate:
             self._heavy.put(batch.rows, False)
             return everything
         kept = ~self._pruned.get(batch.rows)
@@ -101,40 +91,20 @@ class InfoBatch(Staged):
         heavy = self._heavy.get(batch.rows)
         if not heavy.any():
             return None
-        return np.where(heavy, 1 / (1 - self._prune_rate), 1.0)
+        return np.where(heavy, 1 / (1 - self._settings.prune_rate), 1.0)
 
     def observe(self, batch: Batch, losses: FloatArray) -> None:
-        self._losses.put(batch.rows, losses)
+        self._losses.measure(batch.rows, losses)
 
     def report(self) -> dict[str, Any]:
         """Add `n_pruned`: how often a row was left out of a pass."""
         return {**super().report(), "n_pruned": self._n_pruned}
 
-    def state(self) -> dict[str, Any]:
-        return {
-            **super().state(),
-            "losses": self._losses.state(),
-            "pruned": self._pruned.to_array(),
-            "raised": self._raised.to_array(),
-            "heavy": self._heavy.to_array(),
-            "n_pruned": self._n_pruned,
-            "rng": self._rng.bit_generator.state,
-        }
-
-    def load_state(self, state: dict[str, Any]) -> None:
-        super().load_state(state)
-        self._losses.load_state(state["losses"])
-        self._pruned.fill(state["pruned"])
-        self._raised.fill(state["raised"])
-        self._heavy.fill(state["heavy"])
-        self._n_pruned = int(state["n_pruned"])
-        self._rng.bit_generator.state = state["rng"]
-
     def _draw(self) -> None:
         """Decide for the whole pass: which rows below the mean are left out, which are weighed up."""
         rows, losses = self._losses.measured()
         easy = rows[below_mean(losses)]
-        out = self._rng.random(len(easy)) < self._prune_rate
+        out = self._rng.random(len(easy)) < self._settings.prune_rate
         self._pruned, self._raised = RowTable(False, np.bool_), RowTable(False, np.bool_)
         self._pruned.put(easy[out], True)
         self._raised.put(easy[~out], True)

@@ -2,8 +2,8 @@
 
 What: one row of weights per feature; an example's logits are the sum of the rows it has, divided by the root
     of their number, so that long texts are not surer than short ones. One AdaGrad step per batch, on the
-    weights that occur in it: frequent words settle, rare ones still move. `WordProxy` makes it a text
-    classifier over hashed words, in the spirit of fastText, for the methods that need a small model.
+    weights that occur in it: frequent words settle, rare ones still move. Over `WordFeatures` it is a text
+    classifier in the spirit of fastText, the proxy of the methods that need a small model.
 Use when: a method needs a model that costs next to nothing beside the encoder.
 Costs: a sort of the batch's pairs and a gather of their weights: the proxy's visit to a row takes about 6 us
     on one core (SST-2, QQP). 8 bytes per feature and output.
@@ -17,12 +17,12 @@ Source: Joulin et al., Bag of Tricks for Efficient Text Classification, 2017 (th
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple
 
 import numpy as np
 
 from edgetune.data.batches import Batch, TokenSource
-from edgetune.selection.features import HASH_BITS, Presence, hash_ids, token_rows, unique_pairs
+from edgetune.selection.features import FeatureSpace, Presence
+from edgetune.selection.memory import Stateful
 from edgetune.utils.metrics import is_right, sigmoid, softmax
 from edgetune.utils.types import BoolArray, FloatArray, IntArray, Labels
 
@@ -82,25 +82,30 @@ def gradient(x: Presence, residual: FloatArray) -> tuple[IntArray, FloatArray]:
     return sums_by(scaled[x.rows[order]], x.features[order])
 
 
-class LinearModel:
-    """Logistic regression of C outputs on present features; all logits are 0 before the first step."""
+class LinearModel(Stateful):
+    """Logistic regression of C outputs on the features of a space; all logits are 0 before the first step."""
 
-    def __init__(self, n_features: int, n_outputs: int) -> None:
-        self._weights: FloatArray = np.zeros((n_features, n_outputs), dtype=np.float32)
-        self._squares: FloatArray = np.full((n_features, n_outputs), _FIRST_SQUARES, dtype=np.float32)
+    saved = ("_weights", "_squares")
 
-    def logits(self, x: Presence) -> FloatArray:
+    def __init__(self, space: FeatureSpace, n_outputs: int) -> None:
+        self._space = space
+        shape = (space.n_features, n_outputs)
+        self._weights: FloatArray = np.zeros(shape, dtype=np.float32)
+        self._squares: FloatArray = np.full(shape, _FIRST_SQUARES, dtype=np.float32)
+
+    def logits(self, batch: Batch) -> FloatArray:
         """(B, C) of B examples."""
-        return project(self._weights, x)
+        return project(self._weights, self._space(batch))
 
-    def step(self, x: Presence, targets: Labels) -> FloatArray:
+    def step(self, batch: Batch, targets: Labels) -> FloatArray:
         """Learn from B examples; return their logits (B, C) from before.
 
         Args:
-            x: the examples.
+            batch: the examples.
             targets: (B,) their classes, or (B, C) multi-hot for C independent logistic regressions.
         """
-        logits = self.logits(x)
+        x = self._space(batch)
+        logits = project(self._weights, x)
         if targets.ndim == 2:
             residual = sigmoid(logits) - targets.astype(np.float64)
         else:
@@ -110,53 +115,6 @@ class LinearModel:
         self._squares[features] += slopes**2
         self._weights[features] -= _RATE * slopes / np.sqrt(self._squares[features])
         return logits
-
-    def state(self) -> dict[str, Any]:
-        return {"weights": self._weights.copy(), "squares": self._squares.copy()}
-
-    def load_state(self, state: dict[str, Any]) -> None:
-        self._weights = np.array(state["weights"], dtype=np.float32)
-        self._squares = np.array(state["squares"], dtype=np.float32)
-
-
-class WordFeatures:
-    """Hashed tokens, and one feature that every example has: its weights are the bias."""
-
-    n_features = 2**HASH_BITS + 1
-
-    def __call__(self, batch: Batch) -> Presence:
-        rows = np.concatenate([token_rows(batch), np.arange(len(batch))])
-        always = np.full(len(batch), self.n_features - 1)
-        features = np.concatenate([hash_ids(batch.tokens), always])
-        return unique_pairs(rows, features, len(batch), self.n_features)
-
-
-class WordProxy:
-    """A classifier of texts by their words: the small model that stands in for the encoder."""
-
-    def __init__(self, n_classes: int) -> None:
-        self._space = WordFeatures()
-        self._model = LinearModel(self._space.n_features, n_classes)
-
-    def logits(self, batch: Batch) -> FloatArray:
-        """(B, C) of B texts."""
-        return self._model.logits(self._space(batch))
-
-    def learn(self, batch: Batch) -> FloatArray:
-        """Learn the batch's labels; return the logits (B, C) from before."""
-        return self._model.step(self._space(batch), batch.labels)
-
-
-class ProxyVisits(NamedTuple):
-    """What the passes of a proxy over n rows showed.
-
-    Attributes:
-        rows: (n,) row numbers, as batches have them.
-        right: (passes, n) whether the row was classified right, each time before it was fitted.
-    """
-
-    rows: IntArray
-    right: BoolArray
 
 
 def read_in_batches(
@@ -175,14 +133,18 @@ def read_in_batches(
 
 
 def fit_proxy(
-    proxy: WordProxy,
+    proxy: LinearModel,
     source: TokenSource,
     positions: IntArray,
     n_passes: int,
     rng: np.random.Generator,
     should_stop: Callable[[], bool],
-) -> ProxyVisits:
+) -> tuple[IntArray, BoolArray]:
     """Train the proxy on the rows at `positions` (n,) of the source, shuffled anew for every pass.
+
+    Returns:
+        Row numbers (n,), as batches have them, and whether each row was classified right at each pass,
+        (passes, n), before it was fitted.
 
     Raises:
         PreparationStopped: `should_stop` said so.
@@ -193,5 +155,5 @@ def fit_proxy(
         order = rng.permutation(len(positions))
         for at, batch in read_in_batches(source, positions[order], should_stop):
             rows[order[at]] = batch.rows
-            visit[order[at]] = is_right(proxy.learn(batch), batch.labels)
-    return ProxyVisits(rows, right)
+            visit[order[at]] = is_right(proxy.step(batch, batch.labels), batch.labels)
+    return rows, right

@@ -4,9 +4,9 @@ What: naive Bayes over which features an example has, learned online from scored
     its log odds are scaled to be probabilities (Platt), so that its log loss (eq. 4) means something.
     The scaling never changes who is predicted easy: that is the sign of the naive Bayes log odds, or, when
     a share of the hard rows is asked for, the log odds that this share of the last ones had.
-    `over_tokens` is the paper's (token ids, BernoulliNB); `over_hashes` is ours.
-Costs: a sort of the batch's (row, feature) pairs, then arithmetic on those; `over_tokens` also one pass
-    over its table after each fit. A small fraction of a millisecond for 32 rows of 20 tokens (0.1 to
+    The features `tokens` are the paper's (token ids, BernoulliNB); `hashed` are ours.
+Costs: a sort of the batch's (row, feature) pairs, then arithmetic on those; `tokens` also one pass
+    over the table after each fit. A small fraction of a millisecond for 32 rows of 20 tokens (0.1 to
     predict, 0.2 to learn); memory 16 bytes per feature, half a megabyte to a megabyte.
 Loses when: hardness is not in the words. With a head on frozen MiniLM, SST-2, 14,000 rows in one pass and
     27 % of them hard, AUC for "hard" over rows 640-2,560 and over the last 8,000: BernoulliNB 0.53 and
@@ -21,30 +21,26 @@ all.
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from edgetune.data.batches import Batch
-from edgetune.selection.features import FeatureSpace, HashedFeatures, TokenFeatures
-from edgetune.selection.naive_bayes import (
-    BernoulliNaiveBayes,
-    NaiveBayes,
-    PooledNaiveBayes,
-    log_loss,
-    log_probabilities,
-)
+from edgetune.selection.features import FeatureSpace
+from edgetune.selection.memory import Stateful
+from edgetune.selection.naive_bayes import NaiveBayes, log_loss
 from edgetune.utils.types import BoolArray, FloatArray
 
 
-class PlattScaling:
+class PlattScaling(Stateful):
     """Online logistic regression of the outcome on the log odds: p(1) = sigmoid(slope * odds + shift).
 
     One damped Newton step per batch on curvature that forgets, so no step size has to fit the scale
     of the odds. The slope is kept from turning negative.
     """
 
+    saved = ("_weights", "_curvature")
     _LARGEST_ODDS = 30.0
     _FORGET = 0.98
 
@@ -65,49 +61,37 @@ class PlattScaling:
         self._weights = self._weights + np.linalg.solve(self._curvature, inputs @ (y - p))
         self._weights[0] = max(self._weights[0], 0.0)
 
-    def state(self) -> dict[str, Any]:
-        return {"weights": self._weights.copy(), "curvature": self._curvature.copy()}
-
-    def load_state(self, state: dict[str, Any]) -> None:
-        self._weights = np.array(state["weights"], dtype=np.float64)
-        self._curvature = np.array(state["curvature"], dtype=np.float64)
-
     def _inputs(self, odds: FloatArray) -> FloatArray:
         return np.stack([np.clip(odds, -self._LARGEST_ODDS, self._LARGEST_ODDS), np.ones(len(odds))])
 
 
-class Cutoff:
+class Cutoff(Stateful):
     """From which log odds a row is called hard, so that a share of the hard rows is.
 
     A quantile of the log odds of the last 128 hard rows, as they were before the truth was known. A row that
     stands for others (one of twenty was explored) weighs as much as those: when the explored rows turn out
     hard, the cutoff falls by itself.
-
-    Attributes:
-        odds: the log odds; -inf, which calls everything hard, while too few hard rows are known.
     """
 
+    saved = ("_last",)
     _N_HARD, _FEWEST = 128, 8
 
     def __init__(self, recall: float) -> None:
-        self.odds = -np.inf
         self._missed = 1 - recall
         self._last: FloatArray = np.zeros((2, 0))
 
     def add(self, odds: FloatArray, weights: FloatArray) -> None:
         """Take in hard rows: their log odds and how many rows each stands for, (N,) each, newest last."""
         self._last = np.concatenate([self._last, [odds, weights]], axis=1)[:, -self._N_HARD :]
-        if self._last.shape[1] >= self._FEWEST:
-            ranked, mass = self._last[:, self._last[0].argsort(kind="stable")]
-            mass = mass.cumsum()
-            self.odds = float(ranked[mass[:-1].searchsorted(self._missed * mass[-1], side="right")])
 
-    def state(self) -> dict[str, Any]:
-        return {"last": self._last.copy()}
-
-    def load_state(self, state: dict[str, Any]) -> None:
-        self._last = np.zeros((2, 0))
-        self.add(*np.array(state["last"], dtype=np.float64))
+    @property
+    def odds(self) -> float:
+        """The log odds; -inf, which calls everything hard, while too few hard rows are known."""
+        if self._last.shape[1] < self._FEWEST:
+            return -np.inf
+        ranked, mass = self._last[:, self._last[0].argsort(kind="stable")]
+        mass = mass.cumsum()
+        return float(ranked[mass[:-1].searchsorted(self._missed * mass[-1], side="right")])
 
 
 class Lesson(NamedTuple):
@@ -124,33 +108,19 @@ class Lesson(NamedTuple):
     base_loss: float
 
 
-class MetaPredictor:
+class MetaPredictor(Stateful):
     """Feature space, naive Bayes and, if calibrated, the scaling: predicts y' = 1[loss > L_low].
 
-    `recall`, in each constructor, is the share of the hard rows to be called so; 0 goes by the sign alone.
+    `recall` is the share of the hard rows to be called so; 0 goes by the sign of the log odds alone.
     """
 
-    def __init__(
-        self, space: FeatureSpace, bayes: NaiveBayes, *, calibrated: bool, recall: float = 0.0
-    ) -> None:
+    saved = ("_bayes", "_platt", "_cutoff")
+
+    def __init__(self, space: FeatureSpace, bayes: NaiveBayes, *, calibrated: bool, recall: float) -> None:
         self._space = space
         self._bayes = bayes
         self._platt = PlattScaling() if calibrated else None
         self._cutoff = Cutoff(recall) if recall else None
-
-    @classmethod
-    def over_tokens(cls, vocab_size: int, *, calibrated: bool, recall: float = 0.0) -> MetaPredictor:
-        """Build the paper's: token-id presence, Bernoulli naive Bayes."""
-        space = TokenFeatures(vocab_size)
-        bayes = BernoulliNaiveBayes(space.n_features)
-        return cls(space, bayes, calibrated=calibrated, recall=recall)
-
-    @classmethod
-    def over_hashes(cls, n_classes: int, *, calibrated: bool, recall: float = 0.0) -> MetaPredictor:
-        """Build ours: hashed tokens, also paired with the label, pooled naive Bayes."""
-        space = HashedFeatures(n_classes)
-        bayes = PooledNaiveBayes(space.n_features)
-        return cls(space, bayes, calibrated=calibrated, recall=recall)
 
     def predict(self, batch: Batch) -> BoolArray:
         """(B,) which examples are expected to be hard; all of them before the first lesson."""
@@ -170,26 +140,14 @@ class MetaPredictor:
         share = (self._bayes.class_count[1] + 1) / (self._bayes.class_count.sum() + 2)
         base_odds = np.full(len(batch), np.log(share) - np.log1p(-share))
         called_hard = self._called_hard(odds)
-        before = log_loss(self._log_proba(odds), hard)
+        before = log_loss(self._scaled(odds), hard)
         if self._platt is not None:
             self._platt.update(odds, hard)
         if self._cutoff is not None:
             self._cutoff.add(odds[hard], weights[hard])
         self._bayes.partial_fit(x, hard)
-        loss = log_loss(self._log_proba(self._bayes.log_odds(x)), hard) if after_fit else before
-        return Lesson(called_hard, loss, log_loss(log_probabilities(base_odds), hard))
-
-    def state(self) -> dict[str, Any]:
-        platt = None if self._platt is None else self._platt.state()
-        cutoff = None if self._cutoff is None else self._cutoff.state()
-        return {"bayes": self._bayes.state(), "platt": platt, "cutoff": cutoff}
-
-    def load_state(self, state: dict[str, Any]) -> None:
-        self._bayes.load_state(state["bayes"])
-        if self._platt is not None:
-            self._platt.load_state(state["platt"])
-        if self._cutoff is not None:
-            self._cutoff.load_state(state["cutoff"])
+        loss = log_loss(self._scaled(self._bayes.log_odds(x)), hard) if after_fit else before
+        return Lesson(called_hard, loss, log_loss(base_odds, hard))
 
     def _called_hard(self, odds: FloatArray) -> BoolArray:
         if not self._bayes.class_count.any():
@@ -197,12 +155,12 @@ class MetaPredictor:
         called: BoolArray = odds > 0
         return called if self._cutoff is None else called | (odds >= self._cutoff.odds)
 
-    def _log_proba(self, odds: FloatArray) -> FloatArray:
-        return log_probabilities(odds if self._platt is None else self._platt(odds))
+    def _scaled(self, odds: FloatArray) -> FloatArray:
+        return odds if self._platt is None else self._platt(odds)
 
 
 @dataclass
-class Audit:
+class Audit(Stateful):
     """Counts of rows whose call and loss are both known.
 
     Attributes:
@@ -212,6 +170,8 @@ class Audit:
         n_called, n_called_hard: called hard in stage 2; of them, above the threshold.
     """
 
+    saved = ("n_easy", "n_easy_below", "n_explored", "n_explored_hard", "n_called", "n_called_hard")
+
     n_easy: int = 0
     n_easy_below: int = 0
     n_explored: int = 0
@@ -219,21 +179,15 @@ class Audit:
     n_called: int = 0
     n_called_hard: int = 0
 
-    def stage_one(self, called_hard: BoolArray, hard: BoolArray) -> None:
-        """Count a batch of stage 1: calls and truth, (B,) each."""
-        self._count_easy(~called_hard, hard)
-
-    def stage_two(self, explored: BoolArray, hard: BoolArray) -> None:
-        """Count a batch that stage 2 scored: whether each row was explored, and the truth, (B,) each."""
-        self._count_easy(explored, hard)
-        self.n_explored += int(np.count_nonzero(explored))
-        self.n_explored_hard += int(np.count_nonzero(explored & hard))
-        self.n_called += int(np.count_nonzero(~explored))
-        self.n_called_hard += int(np.count_nonzero(~explored & hard))
-
-    def _count_easy(self, easy: BoolArray, hard: BoolArray) -> None:
+    def count(self, easy: BoolArray, hard: BoolArray, *, in_stage_two: bool) -> None:
+        """Count a batch: calls and truth, (B,) each; in stage 2 the rows called easy were explored."""
         self.n_easy += int(np.count_nonzero(easy))
         self.n_easy_below += int(np.count_nonzero(easy & ~hard))
+        if in_stage_two:
+            self.n_explored += int(np.count_nonzero(easy))
+            self.n_explored_hard += int(np.count_nonzero(easy & hard))
+            self.n_called += int(np.count_nonzero(~easy))
+            self.n_called_hard += int(np.count_nonzero(~easy & hard))
 
     def report(self, explore_rate: float) -> dict[str, Any]:
         """Return shares in [0, 1], None where nothing was counted.
@@ -250,10 +204,6 @@ class Audit:
             "predictor_precision": _share(self.n_called_hard, self.n_called),
             "predictor_recall": _share(self.n_called_hard, self.n_called_hard + n_missed) if known else None,
         }
-
-    def state(self) -> dict[str, int]:
-        """Return the counts."""
-        return asdict(self)
 
 
 def _share(part: float, whole: float) -> float | None:

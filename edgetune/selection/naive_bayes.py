@@ -9,49 +9,40 @@ and leaves absent features out, so no table has to be recomputed after a fit.
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from abc import ABC, abstractmethod
+from typing import Any
 
 import numpy as np
 
 from edgetune.selection.features import Presence
+from edgetune.selection.memory import Stateful
 from edgetune.utils.types import BoolArray, FloatArray, IntArray
+
+STRENGTH = 2.0
+"""Examples' worth of class shares by which the counts of a feature are shrunk."""
+
+ALPHA = 1.0
+"""Examples of each kind that are added to the counts, as in scikit-learn."""
 
 LOWEST_LOG_PROBA = float(np.log(np.finfo(np.float64).eps))
 """A certainly wrong prediction costs 36.04 nats, as in scikit-learn's `log_loss`."""
 
 
-def log_probabilities(odds: FloatArray) -> FloatArray:
-    """(B, 2) log p(0), log p(1) of log odds (B,), which may be infinite."""
-    return np.stack([-np.logaddexp(0.0, odds), -np.logaddexp(0.0, -odds)], axis=1)
-
-
-def log_loss(log_proba: FloatArray, y: BoolArray) -> float:
-    """Return the mean of -log p(y'|w) in nats, eq. 4."""
-    gold = log_proba[np.arange(len(y)), y.astype(np.int64)]
+def log_loss(odds: FloatArray, y: BoolArray) -> float:
+    """Return the mean of -log p(y'|w) in nats, eq. 4, of log odds (B,), which may be infinite."""
+    gold = -np.logaddexp(0.0, np.where(y, -odds, odds))
     return float(-np.maximum(gold, LOWEST_LOG_PROBA).mean())
 
 
-class NaiveBayes(Protocol):
-    """What the meta predictor asks of a classifier."""
-
-    class_count: FloatArray  # (2,) examples of each class
-
-    def partial_fit(self, x: Presence, y: BoolArray) -> None: ...
-
-    def log_odds(self, x: Presence) -> FloatArray: ...
-
-    def state(self) -> dict[str, Any]: ...
-
-    def load_state(self, state: dict[str, Any]) -> None: ...
-
-
-class _Counts:
-    """How many examples of each class there were, and how many of them had each feature.
+class NaiveBayes(ABC, Stateful):
+    """Counts how many examples of each class there were, and how many of them had each feature.
 
     Attributes:
         class_count: (2,) examples of each class.
         feature_count: (2, V) examples of each class that have the feature.
     """
+
+    saved = ("class_count", "feature_count")
 
     def __init__(self, n_features: int) -> None:
         self.class_count: FloatArray = np.zeros(2)
@@ -63,20 +54,13 @@ class _Counts:
         n_features = self.feature_count.shape[1]
         np.add.at(self.feature_count.reshape(-1), y[x.rows] * n_features + x.features, 1.0)
 
-    def state(self) -> dict[str, Any]:
-        return {"class_count": self.class_count.copy(), "feature_count": self.feature_count.copy()}
-
-    def load_state(self, state: dict[str, Any]) -> None:
-        self.class_count = np.array(state["class_count"], dtype=np.float64)
-        self.feature_count = np.array(state["feature_count"], dtype=np.float64)
+    @abstractmethod
+    def log_odds(self, x: Presence) -> FloatArray:
+        """(B,) log p(1|x) - log p(0|x)."""
 
 
-class PooledNaiveBayes(_Counts):
+class PooledNaiveBayes(NaiveBayes):
     """Naive Bayes over present features, each shrunk toward saying nothing."""
-
-    def __init__(self, n_features: int, strength: float = 2.0) -> None:
-        super().__init__(n_features)
-        self._strength = strength
 
     def log_odds(self, x: Presence) -> FloatArray:
         """(B,) log p(1|x) - log p(0|x); 0 before the first example.
@@ -90,50 +74,44 @@ class PooledNaiveBayes(_Counts):
         shares = self._shares(x.parents, (total / total.sum())[:, None])
         prior = np.log(total[1] / total[0])
         under = slice(-1, None) if x.under is None else x.under
-        log_n = np.log(self.feature_count[:, x.features] + self._strength * shares[:, under])
+        log_n = np.log(self.feature_count[:, x.features] + STRENGTH * shares[:, under])
         evidence = log_n[1] - log_n[0] - np.log(shares[1] / shares[0])[under]
         odds: FloatArray = np.bincount(x.rows, weights=evidence, minlength=x.n_rows) + prior
         return odds
 
     def _shares(self, parents: IntArray, overall: FloatArray) -> FloatArray:
         """Return the class shares (2, K + 1) among examples with each of K features, then `overall`."""
-        counts = self.feature_count[:, parents] + self._strength * overall
+        counts = self.feature_count[:, parents] + STRENGTH * overall
         return np.concatenate([counts / counts.sum(axis=0), overall], axis=1)
 
 
-class BernoulliNaiveBayes(_Counts):
+class BernoulliNaiveBayes(NaiveBayes):
     """Naive Bayes over the presence and absence of features; a feature beyond the table makes it grow."""
 
-    def __init__(self, n_features: int, alpha: float = 1.0) -> None:
+    def __init__(self, n_features: int) -> None:
         super().__init__(n_features)
-        self._alpha = alpha
         self._absent = np.zeros((2, n_features))  # log(1 - p) without its denominator, see below
         self._absent_sum = np.zeros(2)
         self._stale = True
 
     def partial_fit(self, x: Presence, y: BoolArray) -> None:
-        """Count B more examples of classes `y` (B,)."""
         self._grow(x)
         super().partial_fit(x, y)
         self._stale = True
-
-    def log_prior(self) -> FloatArray:
-        """(2,) log of each class's share; 0 for both before the first example."""
-        if not self.class_count.any():
-            return np.zeros(2)
-        with np.errstate(divide="ignore"):
-            shares: FloatArray = np.log(self.class_count) - np.log(self.class_count.sum())
-        return shares
 
     def joint_log_likelihood(self, x: Presence) -> FloatArray:
         """(B, 2) log p(class) + sum of log p over present + sum of log (1 - p) over absent features."""
         self._grow(x)
         self._refresh()
-        present = np.log(self.feature_count[:, x.features] + self._alpha) - self._absent[:, x.features]
+        present = np.log(self.feature_count[:, x.features] + ALPHA) - self._absent[:, x.features]
+        log_prior = np.zeros(2)
+        if self.class_count.any():
+            with np.errstate(divide="ignore"):
+                log_prior = np.log(self.class_count) - np.log(self.class_count.sum())
         return np.stack(
             [
                 np.bincount(x.rows, weights=present[c], minlength=x.n_rows) + constant
-                for c, constant in enumerate(self._absent_sum + self.log_prior())
+                for c, constant in enumerate(self._absent_sum + log_prior)
             ],
             axis=1,
         )
@@ -144,11 +122,7 @@ class BernoulliNaiveBayes(_Counts):
         odds: FloatArray = joint[:, 1] - joint[:, 0]
         return odds
 
-    def predict(self, x: Presence) -> BoolArray:
-        """(B,) the likelier class; a tie is class 0, as in scikit-learn."""
-        return self.log_odds(x) > 0
-
-    def load_state(self, state: dict[str, Any]) -> None:
+    def load_state(self, state: Any) -> None:
         super().load_state(state)
         self._stale = True
 
@@ -167,8 +141,8 @@ class BernoulliNaiveBayes(_Counts):
             return
         if self._absent.shape != self.feature_count.shape:
             self._absent = np.empty_like(self.feature_count)
-        np.subtract((self.class_count + self._alpha)[:, None], self.feature_count, out=self._absent)
+        np.subtract((self.class_count + ALPHA)[:, None], self.feature_count, out=self._absent)
         np.log(self._absent, out=self._absent)
-        denominator = np.log(self.class_count + 2 * self._alpha)
+        denominator = np.log(self.class_count + 2 * ALPHA)
         self._absent_sum = self._absent.sum(axis=1) - self._absent.shape[1] * denominator
         self._stale = False

@@ -28,10 +28,10 @@ from pydantic import Field
 
 from edgetune.config.settings import MethodSettings
 from edgetune.data.batches import Batch, TokenSource
-from edgetune.selection.linear_model import PreparationStopped, WordProxy, fit_proxy, read_in_batches
-from edgetune.selection.row_table import RowTable, count_of, top
-from edgetune.selection.selector_contract import DataShape
-from edgetune.selection.staged import Staged
+from edgetune.selection.features import WordFeatures
+from edgetune.selection.linear_model import LinearModel, PreparationStopped, fit_proxy, read_in_batches
+from edgetune.selection.memory import RowTable, count_of, top
+from edgetune.selection.selector_contract import DataShape, Selector
 from edgetune.utils.metrics import cross_entropy, is_right
 from edgetune.utils.types import BoolArray, FloatArray
 
@@ -59,28 +59,30 @@ class RhoLossSettings(MethodSettings):
     )
 
 
-class RhoLoss(Staged):
+class RhoLoss(Selector):
     """Score many, train those whose loss a small model says can still be reduced."""
 
-    name: ClassVar[str] = "rho-loss"
+    name = "rho-loss"
     Settings: ClassVar[type[MethodSettings]] = RhoLossSettings
-    is_filter: ClassVar[bool] = True
-
-    @classmethod
-    def build(cls, settings: RhoLossSettings, shape: DataShape, rng: np.random.Generator) -> RhoLoss:
-        return cls(settings, shape, rng)
+    _settings: RhoLossSettings
+    is_filter = True
+    saved = (
+        *Selector.saved,
+        "_irreducible",
+        "_held_out",
+        "_n_held_out",
+        "_proxy_accuracy",
+        "_mean_irreducible",
+        "_why",
+        "_rng",
+    )
 
     @classmethod
     def share_trained(cls, settings: RhoLossSettings) -> float:
         return settings.top_rate
 
     def __init__(self, settings: RhoLossSettings, shape: DataShape, rng: np.random.Generator) -> None:
-        super().__init__()
-        self._pool_rows = settings.pool_rows
-        self._top_rate = settings.top_rate
-        self._holdout_rate = settings.proxy_holdout
-        self._shape = shape
-        self._rng = rng
+        super().__init__(settings, shape, rng)
         self._irreducible = RowTable(0.0, np.float32)  # nats, by row number
         self._held_out = RowTable(False, np.bool_)  # by row number
         self._n_held_out = 0
@@ -90,20 +92,20 @@ class RhoLoss(Staged):
 
     @property
     def decision_size(self) -> int:
-        return self._pool_rows
+        return self._settings.pool_rows
 
     def prepare(self, source: TokenSource, should_stop: Callable[[], bool]) -> None:
         n = len(source.labels)
-        n_held_out = min(count_of(self._holdout_rate, n), n - 1)  # one row is left to train on
+        n_held_out = min(count_of(self._settings.proxy_holdout, n), n - 1)  # one row is left to train on
         if n_held_out < 1:
             return
         drawn = self._rng.permutation(n)
-        proxy = WordProxy(self._shape.n_classes)
+        proxy = LinearModel(WordFeatures(), self._shape.n_classes)
         others = np.sort(drawn[n_held_out:])
         rows, losses = np.zeros(len(others), dtype=np.int64), np.zeros(len(others), dtype=np.float32)
         n_right = 0
         try:
-            held_out = fit_proxy(proxy, source, drawn[:n_held_out], N_PASSES, self._rng, should_stop).rows
+            held_out, _ = fit_proxy(proxy, source, drawn[:n_held_out], N_PASSES, self._rng, should_stop)
             for at, batch in read_in_batches(source, others, should_stop):
                 logits = proxy.logits(batch)
                 rows[at], losses[at] = batch.rows, cross_entropy(logits, batch.labels)
@@ -121,36 +123,15 @@ class RhoLoss(Staged):
         return super().choose_score(batch) & ~self._held_out.get(batch.rows)
 
     def choose_train(self, batch: Batch, losses: FloatArray) -> BoolArray:
-        return most_reducible(losses, self._irreducible.get(batch.rows), self._top_rate)
+        return most_reducible(losses, self._irreducible.get(batch.rows), self._settings.top_rate)
 
     def report(self) -> dict[str, Any]:
-        prepared = self._n_held_out > 0
         return {
             **super().report(),
-            "reached_last_stage": None if prepared else False,
-            "why": None if prepared else self._why,
             "n_proxy_holdout": self._n_held_out,
             "proxy_accuracy": self._proxy_accuracy,
             "mean_irreducible_loss": self._mean_irreducible,
         }
 
-    def state(self) -> dict[str, Any]:
-        return {
-            **super().state(),
-            "irreducible": self._irreducible.to_array(),
-            "held_out": self._held_out.to_array(),
-            "n_held_out": self._n_held_out,
-            "proxy_accuracy": self._proxy_accuracy,
-            "mean_irreducible": self._mean_irreducible,
-            "why": self._why,
-            "rng": self._rng.bit_generator.state,
-        }
-
-    def load_state(self, state: dict[str, Any]) -> None:
-        super().load_state(state)
-        self._irreducible.fill(state["irreducible"])
-        self._held_out.fill(state["held_out"])
-        self._n_held_out = int(state["n_held_out"])
-        self._proxy_accuracy, self._mean_irreducible = state["proxy_accuracy"], state["mean_irreducible"]
-        self._why = str(state["why"])
-        self._rng.bit_generator.state = state["rng"]
+    def _why_not(self) -> str | None:
+        return None if self._n_held_out else self._why

@@ -27,10 +27,8 @@ from pydantic import Field
 
 from edgetune.config.settings import MethodSettings
 from edgetune.data.batches import Batch
-from edgetune.selection.row_table import RowLosses
-from edgetune.selection.selector_contract import DataShape
-from edgetune.selection.staged import Staged
-from edgetune.selection.threshold import LossWindow
+from edgetune.selection.memory import LossWindow, RowLosses
+from edgetune.selection.selector_contract import DataShape, Selector
 from edgetune.utils.types import BoolArray, FloatArray
 
 
@@ -51,47 +49,28 @@ class SelectiveBackpropSettings(MethodSettings):
     loss_window: int = Field(1024, ge=1, description="over how many last losses that percentile is taken.")
 
 
-class SelectiveBackprop(Staged):
+class SelectiveBackprop(Selector):
     """Score everything, train each row with probability (percentile of its loss) ** beta."""
 
-    name: ClassVar[str] = "selective-backprop"
+    name = "selective-backprop"
     Settings: ClassVar[type[MethodSettings]] = SelectiveBackpropSettings
-    is_filter: ClassVar[bool] = True
+    _settings: SelectiveBackpropSettings
+    is_filter = True
+    saved: ClassVar[tuple[str, ...]] = (*Selector.saved, "_window", "_rng")
 
-    @classmethod
-    def build(
-        cls, settings: SelectiveBackpropSettings, shape: DataShape, rng: np.random.Generator
-    ) -> SelectiveBackprop:
-        return cls(settings, rng)
-
-    def __init__(self, settings: SelectiveBackpropSettings, rng: np.random.Generator) -> None:
-        super().__init__()
-        self._beta = settings.beta
+    def __init__(self, settings: Any, shape: DataShape, rng: np.random.Generator) -> None:
+        super().__init__(settings, shape, rng)
         self._window = LossWindow(settings.loss_window)
-        self._rng = rng
 
     def choose_train(self, batch: Batch, losses: FloatArray) -> BoolArray:
         return self._draw(losses)
-
-    def state(self) -> dict[str, Any]:
-        return {
-            **super().state(),
-            "window": self._window.to_array(),
-            "rng": self._rng.bit_generator.state,
-        }
-
-    def load_state(self, state: dict[str, Any]) -> None:
-        super().load_state(state)
-        self._window = LossWindow(self._window.size)
-        self._window.add(np.asarray(state["window"], dtype=np.float64))
-        self._rng.bit_generator.state = state["rng"]
 
     def _draw(self, losses: FloatArray) -> BoolArray:
         """Take the losses (B,) into the window, then draw each of them by its rank there."""
         # As float32, as a row's loss is kept: otherwise a loss would not equal itself a pass later.
         losses = np.asarray(losses, dtype=np.float32)
         self._window.add(losses)
-        chances = percentiles(losses, self._window.to_array()) ** self._beta
+        chances = percentiles(losses, self._window.losses) ** self._settings.beta
         return self._rng.random(len(losses)) < chances
 
 
@@ -104,19 +83,20 @@ class StaleSelectiveBackpropSettings(SelectiveBackpropSettings):
 class StaleSelectiveBackprop(SelectiveBackprop):
     """Selective-Backprop that scores in one pass and draws by those losses in the next ones too."""
 
-    name: ClassVar[str] = "selective-backprop-stale"
+    name = "selective-backprop-stale"
     Settings: ClassVar[type[MethodSettings]] = StaleSelectiveBackpropSettings
+    _settings: StaleSelectiveBackpropSettings
+    saved = (*SelectiveBackprop.saved, "_losses", "_n_drawn_stale")
 
-    def __init__(self, settings: StaleSelectiveBackpropSettings, rng: np.random.Generator) -> None:
-        super().__init__(settings, rng)
-        self._stale_epochs = settings.stale_epochs
+    def __init__(self, settings: Any, shape: DataShape, rng: np.random.Generator) -> None:
+        super().__init__(settings, shape, rng)
         self._losses = RowLosses()
         self._n_drawn_stale = 0
 
     @property
     def skips_scoring(self) -> bool:
         """Whether this is a pass that scores nothing; before the first pass, it is one that does."""
-        return (max(self.epoch, 1) - 1) % self._stale_epochs != 0
+        return (max(self.epoch, 1) - 1) % self._settings.stale_epochs != 0
 
     def choose_score(self, batch: Batch) -> BoolArray:
         chosen = super().choose_score(batch)
@@ -129,15 +109,7 @@ class StaleSelectiveBackprop(SelectiveBackprop):
         return chosen
 
     def observe(self, batch: Batch, losses: FloatArray) -> None:
-        self._losses.put(batch.rows, losses)
+        self._losses.measure(batch.rows, losses)
 
     def report(self) -> dict[str, Any]:
         return {**super().report(), "n_drawn_stale": self._n_drawn_stale}
-
-    def state(self) -> dict[str, Any]:
-        return {**super().state(), "losses": self._losses.state(), "n_drawn_stale": self._n_drawn_stale}
-
-    def load_state(self, state: dict[str, Any]) -> None:
-        super().load_state(state)
-        self._losses.load_state(state["losses"])
-        self._n_drawn_stale = int(state["n_drawn_stale"])

@@ -12,30 +12,20 @@ Source: Ouyang et al. 2023 (rows "TrainAll", "Random"); Li et al., Budgeted Trai
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import ClassVar
 
-import numpy as np
 from pydantic import Field
 
 from edgetune.config.settings import MethodSettings
 from edgetune.data.batches import Batch
-from edgetune.selection.selector_contract import DataShape
-from edgetune.selection.staged import Staged
+from edgetune.selection.selector_contract import Selector
 from edgetune.utils.types import BoolArray
 
 
-class TrainAll(Staged):
+class TrainAll(Selector):
     """Train everything."""
 
-    name: ClassVar[str] = "train-all"
-
-    @classmethod
-    def build(cls, settings: MethodSettings, shape: DataShape, rng: np.random.Generator) -> TrainAll:
-        return cls()
-
-    @property
-    def skips_scoring(self) -> bool:
-        return True
+    name = "train-all"
 
 
 class RandomSettings(MethodSettings):
@@ -44,36 +34,18 @@ class RandomSettings(MethodSettings):
     keep_rate: float = Field(0.5, gt=0, le=1, description="an example is kept with this probability.")
 
 
-class Random(Staged):
+class Random(Selector):
     """Train each example with one fixed probability."""
 
-    name: ClassVar[str] = "random"
+    name = "random"
     Settings: ClassVar[type[MethodSettings]] = RandomSettings
-
-    @classmethod
-    def build(cls, settings: RandomSettings, shape: DataShape, rng: np.random.Generator) -> Random:
-        return cls(settings.keep_rate, rng)
+    _settings: RandomSettings
+    saved = (*Selector.saved, "_rng")
 
     @classmethod
     def share_trained(cls, settings: RandomSettings) -> float:
         return settings.keep_rate
 
-    def __init__(self, keep_rate: float, rng: np.random.Generator) -> None:
-        super().__init__()
-        self._keep_rate = keep_rate
-        self._rng = rng
-
-    @property
-    def skips_scoring(self) -> bool:
-        return True
-
     def choose_score(self, batch: Batch) -> BoolArray:
         self.n_seen += len(batch)
-        return self._rng.random(len(batch)) < self._keep_rate
-
-    def state(self) -> dict[str, Any]:
-        return {**super().state(), "rng": self._rng.bit_generator.state}
-
-    def load_state(self, state: dict[str, Any]) -> None:
-        super().load_state(state)
-        self._rng.bit_generator.state = state["rng"]
+        return self._rng.random(len(batch)) < self._settings.keep_rate

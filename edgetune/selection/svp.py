@@ -31,17 +31,16 @@ from pydantic import Field
 
 from edgetune.config.settings import MethodSettings
 from edgetune.data.batches import Batch, TokenSource
+from edgetune.selection.features import WordFeatures
 from edgetune.selection.linear_model import (
+    LinearModel,
     PreparationStopped,
-    WordFeatures,
-    WordProxy,
     fit_proxy,
     project,
     read_in_batches,
 )
-from edgetune.selection.row_table import RowTable, count_of, top
-from edgetune.selection.selector_contract import DataShape
-from edgetune.selection.staged import SUBSET, Staged
+from edgetune.selection.memory import RowTable, count_of, top
+from edgetune.selection.selector_contract import SUBSET, DataShape, Selector
 from edgetune.utils.metrics import entropy, sigmoid, softmax
 from edgetune.utils.types import BoolArray, FloatArray, IntArray
 
@@ -106,40 +105,30 @@ class SvpSettings(MethodSettings):
     )
 
 
-class Svp(Staged):
+class Svp(Selector):
     """Train the share of the rows that a small word model ranks highest."""
 
-    name: ClassVar[str] = "svp"
+    name = "svp"
     Settings: ClassVar[type[MethodSettings]] = SvpSettings
-
-    @classmethod
-    def build(cls, settings: SvpSettings, shape: DataShape, rng: np.random.Generator) -> Svp:
-        return cls(settings.subset_rate, settings.rank_by, shape, rng)
+    _settings: SvpSettings
+    saved = (*Selector.saved, "_kept", "_n_kept", "_proxy_accuracy", "_why", "_rng")
 
     @classmethod
     def share_trained(cls, settings: SvpSettings) -> float:
         return settings.subset_rate
 
-    def __init__(self, subset_rate: float, rank_by: str, shape: DataShape, rng: np.random.Generator) -> None:
-        super().__init__()
-        self._subset_rate = subset_rate
-        self._rank_by = rank_by
-        self._shape = shape
-        self._rng = rng
+    def __init__(self, settings: SvpSettings, shape: DataShape, rng: np.random.Generator) -> None:
+        super().__init__(settings, shape, rng)
         self._kept = RowTable(False, np.bool_)  # by row number, once in stage SUBSET
         self._n_kept: int | None = None
         self._proxy_accuracy: float | None = None
         self._why = "the rows were not ranked, so all of them are used"
 
-    @property
-    def skips_scoring(self) -> bool:
-        return True
-
     def prepare(self, source: TokenSource, should_stop: Callable[[], bool]) -> None:
         n = len(source.labels)
         if not n:
             return
-        choose = self._by_cover if self._rank_by == "k-center" else self._by_proxy
+        choose = self._by_cover if self._settings.rank_by == "k-center" else self._by_proxy
         try:
             chosen = choose(source, should_stop)
         except PreparationStopped:
@@ -147,57 +136,40 @@ class Svp(Staged):
             return
         self._kept.put(chosen, True)
         self._n_kept = len(chosen)
-        self._enter(SUBSET, f"{len(chosen):,} of {n:,} rows kept by {self._rank_by}")
+        self._enter(SUBSET, f"{len(chosen):,} of {n:,} rows kept by {self._settings.rank_by}")
 
     def choose_score(self, batch: Batch) -> BoolArray:
         everything = super().choose_score(batch)
         return self._kept.get(batch.rows) if self.stage == SUBSET else everything
 
     def report(self) -> dict[str, Any]:
-        ranked = self.stage == SUBSET
         return {
             **super().report(),
-            "reached_last_stage": ranked,
-            "why": None if ranked else self._why,
-            "rank_by": self._rank_by,
+            "rank_by": self._settings.rank_by,
             "n_kept": self._n_kept,
             "proxy_accuracy": self._proxy_accuracy,
         }
 
-    def state(self) -> dict[str, Any]:
-        return {
-            **super().state(),
-            "kept": self._kept.to_array(),
-            "n_kept": self._n_kept,
-            "proxy_accuracy": self._proxy_accuracy,
-            "why": self._why,
-            "rng": self._rng.bit_generator.state,
-        }
-
-    def load_state(self, state: dict[str, Any]) -> None:
-        super().load_state(state)
-        self._kept.fill(state["kept"])
-        self._n_kept, self._proxy_accuracy = state["n_kept"], state["proxy_accuracy"]
-        self._why = str(state["why"])
-        self._rng.bit_generator.state = state["rng"]
+    def _why_not(self) -> str | None:
+        return None if self.stage == SUBSET else self._why
 
     def _by_proxy(self, source: TokenSource, should_stop: Callable[[], bool]) -> IntArray:
         """Train the proxy; return the row numbers that it ranks highest."""
         everything = np.arange(len(source.labels))
-        proxy = WordProxy(self._shape.n_classes)
-        visits = fit_proxy(proxy, source, everything, N_PASSES, self._rng, should_stop)
-        if self._rank_by == "forgetting":
-            scores = forgetting_events(visits.right)
+        proxy = LinearModel(WordFeatures(), self._shape.n_classes)
+        rows, right = fit_proxy(proxy, source, everything, N_PASSES, self._rng, should_stop)
+        if self._settings.rank_by == "forgetting":
+            scores = forgetting_events(right)
         else:
-            measure = entropy if self._rank_by == "entropy" else least_confidence
+            measure = entropy if self._settings.rank_by == "entropy" else least_confidence
             scores = np.zeros(len(everything))
             for at, batch in read_in_batches(source, everything, should_stop):
                 answers = answer_probabilities(proxy.logits(batch), source.labels.ndim == 2)
                 scores[at] = measure(answers).mean(axis=1)
-        self._proxy_accuracy = float(visits.right[-1].mean())
+        self._proxy_accuracy = float(right[-1].mean())
         # By lot, not by row number: a sorted file would give one class all the ties.
         lot = self._rng.permutation(len(everything))
-        return visits.rows[lot[top(scores[lot], self._subset_rate)]]
+        return rows[lot[top(scores[lot], self._settings.subset_rate)]]
 
     def _by_cover(self, source: TokenSource, should_stop: Callable[[], bool]) -> IntArray:
         """Return the row numbers of greedy k-centers, group by group."""
@@ -207,7 +179,7 @@ class Svp(Staged):
         chosen: list[IntArray] = []
         n_chosen = 0
         for at, batch in read_in_batches(source, shuffled, should_stop, _GROUP_ROWS):
-            n_due = count_of(self._subset_rate, int(at[-1]) + 1) - n_chosen
+            n_due = count_of(self._settings.subset_rate, int(at[-1]) + 1) - n_chosen
             chosen.append(batch.rows[k_center(project(projection, space(batch)), n_due)])
             n_chosen += n_due
         return np.concatenate(chosen)

@@ -23,9 +23,8 @@ from pydantic import Field
 
 from edgetune.config.settings import MethodSettings
 from edgetune.data.batches import Batch
-from edgetune.selection.row_table import RowLosses, RowTable, top
-from edgetune.selection.selector_contract import DataShape
-from edgetune.selection.staged import SUBSET, WARMUP, Staged
+from edgetune.selection.memory import RowLosses, RowTable, top
+from edgetune.selection.selector_contract import SUBSET, WARMUP, DataShape, Selector
 from edgetune.utils.types import BoolArray, FloatArray
 
 CUTS_PER_REFRESH = 32
@@ -39,23 +38,20 @@ class SwiftLearnSettings(MethodSettings):
     refresh_epochs: int = Field(3, ge=1, description="everything is measured again after so many passes.")
 
 
-class SwiftLearn(Staged):
+class SwiftLearn(Selector):
     """Train on the tenth of the rows with the highest loss; measure all rows again every few passes.
 
     warmup ──(second pass begins)─→ subset ─→ end
     """
 
-    name: ClassVar[str] = "swift-learn"
+    name = "swift-learn"
     Settings: ClassVar[type[MethodSettings]] = SwiftLearnSettings
+    _settings: SwiftLearnSettings
+    first_stage = WARMUP
+    saved = (*Selector.saved, "_losses", "_chosen", "_cut", "_n_measured", "_n_kept", "_n_since_cut")
 
-    @classmethod
-    def build(cls, settings: SwiftLearnSettings, shape: DataShape, rng: np.random.Generator) -> SwiftLearn:
-        return cls(settings.top_rate, settings.refresh_epochs)
-
-    def __init__(self, top_rate: float, refresh_epochs: int) -> None:
-        super().__init__(WARMUP)
-        self._top_rate = top_rate
-        self._refresh_epochs = refresh_epochs
+    def __init__(self, settings: SwiftLearnSettings, shape: DataShape, rng: np.random.Generator) -> None:
+        super().__init__(settings, shape, rng)
         self._losses = RowLosses()
         self._chosen = RowTable(False, np.bool_)
         self._cut: float | None = None
@@ -72,7 +68,7 @@ class SwiftLearn(Staged):
 
     def _measures(self, epoch: int) -> bool:
         """Return whether a pass measures all rows: the first one and every refresh."""
-        return (max(epoch, 1) - 1) % self._refresh_epochs == 0
+        return (max(epoch, 1) - 1) % self._settings.refresh_epochs == 0
 
     def on_batch_start(self, progress: float, epoch: int) -> None:
         left = self.epoch
@@ -99,7 +95,7 @@ class SwiftLearn(Staged):
             # Its first loss came after the top share was taken: it is in if the loss would have been.
             late = ~self._losses.known(batch.rows)
             self._chosen.put(batch.rows[late], self._above_cut(losses[late]))
-        self._losses.put(batch.rows, losses)
+        self._losses.measure(batch.rows, losses)
         if self._refreshing:
             self._n_since_cut += len(batch)
             if self._n_since_cut * CUTS_PER_REFRESH >= max(1, self._n_measured):
@@ -107,34 +103,15 @@ class SwiftLearn(Staged):
 
     def report(self) -> dict[str, Any]:
         """Add `n_measured` and `n_kept` as of when the top share was last taken; the threshold is its cut."""
-        reached = self.stage == SUBSET
         return {
             **super().report(),
             "threshold": self._cut,
-            "reached_last_stage": reached,
-            "why": None if reached else "the data was seen only once, so no row was dropped",
             "n_measured": self._n_measured,
             "n_kept": self._n_kept,
         }
 
-    def state(self) -> dict[str, Any]:
-        return {
-            **super().state(),
-            "losses": self._losses.state(),
-            "chosen": self._chosen.to_array(),
-            "cut": self._cut,
-            "n_measured": self._n_measured,
-            "n_kept": self._n_kept,
-            "n_since_cut": self._n_since_cut,
-        }
-
-    def load_state(self, state: dict[str, Any]) -> None:
-        super().load_state(state)
-        self._losses.load_state(state["losses"])
-        self._chosen.fill(state["chosen"])
-        self._cut = None if state["cut"] is None else float(state["cut"])
-        self._n_measured, self._n_kept = int(state["n_measured"]), int(state["n_kept"])
-        self._n_since_cut = int(state["n_since_cut"])
+    def _why_not(self) -> str | None:
+        return None if self.stage == SUBSET else "the data was seen only once, so no row was dropped"
 
     def _above_cut(self, losses: FloatArray) -> BoolArray:
         """Return which losses (B,) are in the top share; all of them while nothing was measured."""
@@ -147,7 +124,7 @@ class SwiftLearn(Staged):
     def _take_top(self) -> None:
         """Take the top share of the measured rows by their last loss, and its lowest loss as the cut."""
         rows, losses = self._losses.measured()
-        taken = top(losses, self._top_rate)
+        taken = top(losses, self._settings.top_rate)
         self._chosen = RowTable(False, np.bool_)
         self._chosen.put(rows[taken], True)
         self._cut = float(losses[taken].min()) if len(taken) else None

@@ -28,51 +28,15 @@ from pydantic import Field
 
 from edgetune.config.settings import MethodSettings
 from edgetune.data.batches import Batch
-from edgetune.selection.row_table import count_of
-from edgetune.selection.selector_contract import DataShape
-from edgetune.selection.staged import FILTER_BACKWARD, WARMUP, RowSet, Staged
+from edgetune.selection.memory import LossWindow, RowSet, count_of
+from edgetune.selection.selector_contract import FILTER_BACKWARD, WARMUP, DataShape, Selector
 from edgetune.utils.types import BoolArray, FloatArray
 
 
-def above(losses: FloatArray, threshold: float | None) -> BoolArray:
-    """Return which losses (B,) are above the threshold; all of them while there is none."""
-    if threshold is None:
-        return np.ones(len(losses), dtype=np.bool_)
+def above(losses: FloatArray, threshold: float) -> BoolArray:
+    """Return which losses (B,) are above the threshold."""
     over: BoolArray = np.asarray(losses, dtype=np.float64) > threshold
     return over
-
-
-def warmup_examples(warmup_fraction: float, n_examples: int) -> int:
-    """Return after how many observed examples stage 0 ends: a share of one epoch, at least one."""
-    return max(1, count_of(warmup_fraction, n_examples))
-
-
-def highest_threshold(warmup_gain: float, label_entropy: float) -> float:
-    """Return the mean loss (nats) at which stage 0 may end: so much below a guess's; infinite for no gain."""
-    return (1 - warmup_gain) * label_entropy if warmup_gain else math.inf
-
-
-class LossWindow:
-    """The last K example losses (nats); their mean is L_low, eq. 2."""
-
-    def __init__(self, size: int) -> None:
-        self.size = size
-        self._losses: FloatArray = np.zeros(0, dtype=np.float64)
-
-    def __len__(self) -> int:
-        return len(self._losses)
-
-    def add(self, losses: FloatArray) -> None:
-        """Take in losses (B,), newest last."""
-        self._losses = np.concatenate([self._losses, np.asarray(losses, np.float64)])[-self.size :]
-
-    def mean(self) -> float:
-        """Return L_low; of fewer than K losses while there are fewer."""
-        return float(self._losses.mean())
-
-    def to_array(self) -> FloatArray:
-        """Return the losses in the window, oldest first."""
-        return np.array(self._losses)
 
 
 class FixedThresholdSettings(MethodSettings):
@@ -81,28 +45,19 @@ class FixedThresholdSettings(MethodSettings):
     threshold: float = Field(0.3, ge=0, description="examples whose loss (nats) is above it are trained.")
 
 
-class FixedThreshold(Staged):
+class FixedThreshold(Selector):
     """Score everything, train what is above a given loss."""
 
-    name: ClassVar[str] = "fixed-threshold"
+    name = "fixed-threshold"
     Settings: ClassVar[type[MethodSettings]] = FixedThresholdSettings
-    is_filter: ClassVar[bool] = True
-
-    @classmethod
-    def build(
-        cls, settings: FixedThresholdSettings, shape: DataShape, rng: np.random.Generator
-    ) -> FixedThreshold:
-        return cls(settings.threshold)
-
-    def __init__(self, threshold: float) -> None:
-        super().__init__()
-        self._threshold = threshold
+    _settings: FixedThresholdSettings
+    is_filter = True
 
     def choose_train(self, batch: Batch, losses: FloatArray) -> BoolArray:
-        return above(losses, self._threshold)
+        return above(losses, self._settings.threshold)
 
     def report(self) -> dict[str, Any]:
-        return {**super().report(), "threshold": self._threshold}
+        return {**super().report(), "threshold": self._settings.threshold}
 
 
 class AutoThresholdSettings(MethodSettings):
@@ -128,27 +83,25 @@ class AutoThresholdSettings(MethodSettings):
     moving_threshold: bool = Field(False, description="whether L_low follows the window after stage 0.")
 
 
-class AutoThreshold(Staged):
+class AutoThreshold(Selector):
     """Warm up on everything, then score everything and train what is above L_low.
 
     warmup ──(warmup_fraction of an epoch observed, loss below a guess's; L_low set)─→ filter_backward ─→ end
     """
 
-    name: ClassVar[str] = "auto-threshold"
+    name = "auto-threshold"
     Settings: ClassVar[type[MethodSettings]] = AutoThresholdSettings
-    is_filter: ClassVar[bool] = True
+    _settings: AutoThresholdSettings
+    is_filter = True
+    first_stage = WARMUP
+    saved: ClassVar[tuple[str, ...]] = (*Selector.saved, "_window", "_n_warm", "_threshold", "_unobserved")
 
-    @classmethod
-    def build(
-        cls, settings: AutoThresholdSettings, shape: DataShape, rng: np.random.Generator
-    ) -> AutoThreshold:
-        return cls(settings, shape)
-
-    def __init__(self, settings: AutoThresholdSettings, shape: DataShape) -> None:
-        super().__init__(WARMUP)
-        self._n_needed = warmup_examples(settings.warmup_fraction, shape.n_examples)
-        self._highest = highest_threshold(settings.warmup_gain, shape.label_entropy)
-        self._moving = settings.moving_threshold
+    def __init__(self, settings: AutoThresholdSettings, shape: DataShape, rng: np.random.Generator) -> None:
+        super().__init__(settings, shape, rng)
+        self._n_needed = max(1, count_of(settings.warmup_fraction, shape.n_examples))
+        # so much below the loss of a guess; without a gain to wait for, any loss will do
+        gain = settings.warmup_gain
+        self._highest = (1 - gain) * shape.label_entropy if gain else math.inf
         self._window = LossWindow(settings.threshold_window)
         self._n_warm = 0
         self._threshold: float | None = None
@@ -163,6 +116,7 @@ class AutoThreshold(Staged):
         return super().choose_score(batch)
 
     def choose_train(self, batch: Batch, losses: FloatArray) -> BoolArray:
+        assert self._threshold is not None
         return above(losses, self._threshold)
 
     def observe(self, batch: Batch, losses: FloatArray) -> None:
@@ -173,51 +127,28 @@ class AutoThreshold(Staged):
         elif not late.all():
             fresh = ~late
             self._learn(batch.take(fresh) if late.any() else batch, losses[fresh], self._threshold)
-            if self._moving:
+            if self._settings.moving_threshold:
                 self._window.add(losses[fresh])
                 self._threshold = self._window.mean()
 
     def report(self) -> dict[str, Any]:
-        return {
-            **super().report(),
-            "threshold": self._threshold,
-            "reached_last_stage": self._threshold is not None,
-            "why": self._why_warm() if self._threshold is None else None,
-        }
-
-    def state(self) -> dict[str, Any]:
-        return {
-            **super().state(),
-            "window": self._window.to_array(),
-            "n_warm": self._n_warm,
-            "threshold": self._threshold,
-            "unobserved": self._unobserved.to_array(),
-        }
-
-    def load_state(self, state: dict[str, Any]) -> None:
-        super().load_state(state)
-        self._window = LossWindow(self._window.size)
-        self._window.add(np.asarray(state["window"]))
-        self._n_warm = int(state["n_warm"])
-        self._threshold = None if state["threshold"] is None else float(state["threshold"])
-        self._unobserved.fill(np.asarray(state["unobserved"]))
+        return {**super().report(), "threshold": self._threshold}
 
     def _warm_up(self, losses: FloatArray) -> None:
         """Take in losses of stage 0; when there are enough, and low ones, set L_low and enter stage 1."""
         self._window.add(losses)
         self._n_warm += len(losses)
-        if self._n_warm < self._n_needed:
-            return
-        if (low := self._window.mean()) <= self._highest:
+        if self._n_warm >= self._n_needed and (low := self._window.mean()) <= self._highest:
             self._threshold = low
             self._enter(
                 FILTER_BACKWARD,
                 f"{self._n_warm} examples observed; L_low is {low:.4f} nats over the last "
-                f"{len(self._window)}",
+                f"{len(self._window.losses)}",
             )
 
-    def _why_warm(self) -> str:
-        """Say why stage 0 was not left."""
+    def _why_not(self) -> str | None:
+        if self._threshold is not None:
+            return None
         if self._n_warm < self._n_needed:
             return f"the run ended in stage 0: {self._n_warm} of {self._n_needed} examples observed"
         return (

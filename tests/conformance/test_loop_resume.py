@@ -12,7 +12,9 @@ from fakes import FakeBackend, FakeClock, FakeHistory, FakeSource
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edgetune.learners.loop import Loop, LoopSettings
+from edgetune.config.settings import TrainSettings
+from edgetune.learners.loop import Loop
+from edgetune.learners.progress import Progress
 from edgetune.run_files.checkpoint import newest_checkpoint, write_checkpoint
 from edgetune.selection import METHODS, DataShape, SelectionSettings, make_selector
 from edgetune.utils.meter import Meter
@@ -40,7 +42,7 @@ def make_loop(method: Any, multi_label: bool) -> Loop:
     quick: dict[str, Any] = {"alt": 5.0, "alt_window": 3, "threshold_window": 16, "pool_rows": 24}
     quick |= {"stale_epochs": 2, "refresh_epochs": 2, "loss_window": 32}
     chosen = SelectionSettings(**quick, method=method)
-    settings = LoopSettings(1e-3, EPOCHS, BATCH)
+    settings = TrainSettings(lr=1e-3, epochs=EPOCHS, batch_size=BATCH)
     return Loop(
         backend=Melting(np.random.default_rng(7).exponential(0.3, N_ROWS) + 0.01),
         selector=make_selector(chosen, DataShape(N_ROWS, 2, 50, batch_size=BATCH), np.random.default_rng(3)),
@@ -49,7 +51,7 @@ def make_loop(method: Any, multi_label: bool) -> Loop:
         meter=Meter(clock=FakeClock()),
         history=FakeHistory(),
         rng=np.random.default_rng(2),
-        run_progress=settings.data_progress(N_ROWS),
+        run_progress=Progress(N_ROWS, settings),
     )
 
 

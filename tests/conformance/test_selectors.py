@@ -1,4 +1,4 @@
-"""Every registered selector keeps the contract of `selection/base.py`; a new one is tested by existing."""
+"""Every registered selector keeps the contract of `selection.Selector`; a new one is tested by existing."""
 
 from __future__ import annotations
 

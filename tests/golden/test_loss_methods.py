@@ -20,6 +20,7 @@ from edgetune.selection import SelectionSettings
 from edgetune.selection.cartography import (
     CartographyAmbiguous,
     CartographyHard,
+    Ftft,
     RowVisits,
     VisitRecord,
     confidence,
@@ -27,7 +28,6 @@ from edgetune.selection.cartography import (
     standing,
     variability,
 )
-from edgetune.selection.ftft import Ftft
 from edgetune.selection.info_batch import InfoBatch, below_mean
 from edgetune.selection.selective_backprop import SelectiveBackprop, StaleSelectiveBackprop, percentiles
 from edgetune.selection.selector_contract import DataShape, Selector
@@ -66,7 +66,7 @@ def batch_of(rows: Iterable[int]) -> Batch:
 
 
 def make(kind: type[Any], rng: Any = None, **settings: Any) -> Any:
-    return kind.build(SelectionSettings(**settings), SHAPE, rng or np.random.default_rng(0))
+    return kind(SelectionSettings(**settings), SHAPE, rng or np.random.default_rng(0))
 
 
 def looked_at(selector: Selector, rows: Iterable[int]) -> list[int]:

@@ -17,8 +17,8 @@ import pytest
 from edgetune.data.batches import Batch
 from edgetune.selection import SelectionSettings
 from edgetune.selection.auto_assist import AutoAssist, RunningMean, acceptance
+from edgetune.selection.memory import count_of, top
 from edgetune.selection.rho_loss import RhoLoss, most_reducible
-from edgetune.selection.row_table import count_of, top
 from edgetune.selection.selector_contract import DataShape
 from edgetune.selection.svp import Svp, forgetting_events, k_center, least_confidence
 from edgetune.utils.metrics import entropy
@@ -70,6 +70,11 @@ def generator(seed: int = 0) -> np.random.Generator:
 # --- AutoAssist
 
 
+def assist(source: WordRows, base_rate: float, seed: int) -> AutoAssist:
+    settings = SelectionSettings.model_validate({"method": "auto-assist", "base_rate": base_rate})
+    return AutoAssist(settings, shape_of(source), generator(seed))
+
+
 def test_acceptance_is_base_plus_the_rest_times_p() -> None:
     assert acceptance(0.3, np.array([0.0, 0.5, 1.0])) == pytest.approx([0.3, 0.65, 1.0])
     assert acceptance(1.0, np.array([0.0, 0.7])).tolist() == [1.0, 1.0]
@@ -97,7 +102,7 @@ def test_assistant_by_hand() -> None:
     """
     source = WordRows([[7], [8]], [0, 1])
     lesson, other = source.batch(np.array([0])), source.batch(np.array([1]))
-    selector = AutoAssist(0.3, n_classes=2, rng=generator(4))
+    selector = assist(source, 0.3, seed=4)
     draws = generator(4)
     many = np.zeros(400, dtype=np.int64)
     selector_says = selector.choose_score(lesson.take(many))
@@ -126,9 +131,9 @@ def test_assistant_by_hand() -> None:
 def test_assistant_tells_the_label_in_context() -> None:
     """Word 5 makes class 0 hard, word 6 class 1: neither word nor label tells alone."""
     rng = generator(1)
-    selector = AutoAssist(0.1, n_classes=2, rng=generator(2))
     words, labels = rng.integers(5, 7, 3200), rng.integers(0, 2, 3200)
     source = WordRows([[int(word), 9] for word in words], labels.tolist())
+    selector = assist(source, 0.1, seed=2)
     hard = (words == 5) == (labels == 0)
     for start in range(0, 3200, 32):
         rows = np.arange(start, start + 32)
@@ -204,7 +209,7 @@ def svp(source: WordRows, rank_by: str, subset_rate: float, seed: int = 3) -> Sv
     settings = SelectionSettings.model_validate(
         {"method": "svp", "rank_by": rank_by, "subset_rate": subset_rate}
     )
-    return Svp.build(settings, shape_of(source), generator(seed))
+    return Svp(settings, shape_of(source), generator(seed))
 
 
 @pytest.mark.parametrize("multi_label", [False, True])
@@ -281,7 +286,7 @@ def test_most_reducible_by_hand() -> None:
 
 def rho(source: WordRows, seed: int = 3, **changed: Any) -> RhoLoss:
     values = {"method": "rho-loss", "proxy_holdout": 0.25, "top_rate": 0.1, "pool_rows": 64, **changed}
-    return RhoLoss.build(SelectionSettings.model_validate(values), shape_of(source), generator(seed))
+    return RhoLoss(SelectionSettings.model_validate(values), shape_of(source), generator(seed))
 
 
 def mislabelled_rows(n: int) -> tuple[WordRows, np.ndarray]:
@@ -356,11 +361,11 @@ def test_continues_on_a_selector_that_was_never_prepared(method: str) -> None:
     source, _ = mislabelled_rows(400)
     settings = SelectionSettings.model_validate({"method": method})
     kind = {"svp": Svp, "rho-loss": RhoLoss, "auto-assist": AutoAssist}[method]
-    original = kind.build(settings, shape_of(source), generator(1))
+    original = kind(settings, shape_of(source), generator(1))
     original.prepare(source, never)
     original.observe(source.everything(), generator(3).random(400))
     text = json.dumps(original.state(), default=lambda array: array.tolist(), allow_nan=False)
-    resumed = kind.build(settings, shape_of(source), generator(2))
+    resumed = kind(settings, shape_of(source), generator(2))
     resumed.load_state(json.loads(text))
     assert resumed.report() == original.report()
     losses = generator(4).random(400)

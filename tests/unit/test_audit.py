@@ -12,12 +12,12 @@ def test_nothing_is_known_at_first() -> None:
 
 def test_by_hand() -> None:
     audit = Audit()
-    audit.stage_one(np.array([True, False, False]), np.array([True, True, False]))
+    audit.count(np.array([False, True, True]), np.array([True, True, False]), in_stage_two=False)
     assert audit.report(0.5)["overlap_rate"] == 0.5
     assert audit.report(0.5)["predictor_precision"] is None
     # four called hard, three of them hard; two explored for the four that were called easy, one of them hard
     explored = np.array([False] * 4 + [True] * 2)
-    audit.stage_two(explored, np.array([True, True, True, False, True, False]))
+    audit.count(explored, np.array([True, True, True, False, True, False]), in_stage_two=True)
     found = audit.report(0.5)
     assert (found["n_explored"], found["explored_hard_rate"], found["overlap_rate"]) == (2, 0.5, 0.5)
     assert found["predictor_precision"] == 0.75
@@ -26,7 +26,7 @@ def test_by_hand() -> None:
 
 def test_without_exploration_recall_is_not_known() -> None:
     audit = Audit()
-    audit.stage_two(np.array([False]), np.array([True]))
+    audit.count(np.array([False]), np.array([True]), in_stage_two=True)
     assert audit.report(0.0)["predictor_precision"] == 1.0
     assert audit.report(0.0)["predictor_recall"] is None
 
@@ -37,7 +37,7 @@ def test_it_estimates_the_truth() -> None:
     called = np.where(hard, rng.random(len(hard)) < 0.8, rng.random(len(hard)) < 0.25)
     explored = ~called & (rng.random(len(hard)) < rate)
     scored = called | explored
-    audit.stage_two(explored[scored], hard[scored])
+    audit.count(explored[scored], hard[scored], in_stage_two=True)
     found = audit.report(rate)
     assert found["predictor_precision"] == pytest.approx(hard[called].mean(), abs=1e-9)
     assert found["predictor_recall"] == pytest.approx(called[hard].mean(), abs=0.01)

@@ -11,12 +11,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from edgetune.config.settings import TrainSettings
 from edgetune.data.batches import Batch
-from edgetune.learners.loop import Loop, LoopSettings
-from edgetune.learners.progress import DataProgress
+from edgetune.learners.loop import Loop
+from edgetune.learners.progress import Progress
 from edgetune.planning.clock import RECENT, Clock, ClockProgress, SpeedRatio, margin_s
-from edgetune.selection.simple import TrainAll
-from edgetune.selection.threshold import FixedThreshold
+from edgetune.selection import DataShape, SelectionSettings, make_selector
 from edgetune.utils.meter import Meter
 from tests.fakes import FakeBackend, FakeClock, FakeCost, FakeHistory, FakeSource
 
@@ -78,15 +78,17 @@ def simulate(
     backend = SlowBackend(np.full(n_rows, 0.5), clock=now, slowness=slowness)
     clock = Clock(deadline_s, RESERVED, meter.elapsed_s, energy_j, lambda: watts * meter.elapsed_s())
     history, source = FakeHistory(), FakeSource(n_rows)
+    train = TrainSettings(lr=1e-4, epochs=epochs)
+    chosen = SelectionSettings(method="fixed-threshold" if filtered else "train-all", threshold=0.4)
     loop = Loop(
         backend=backend,
-        selector=FixedThreshold(0.4) if filtered else TrainAll(),
+        selector=make_selector(chosen, DataShape(n_rows, 2, 50), np.random.default_rng(0)),
         source=source,
-        settings=LoopSettings(1e-4, epochs, 32),
+        settings=train,
         meter=meter,
         history=history,
         rng=np.random.default_rng(0),
-        run_progress=ClockProgress(clock, cost, DataProgress(n_rows, epochs, 32)),
+        run_progress=ClockProgress(clock, cost, Progress(n_rows, train)),
     )
     clock.begin()
     for epoch in range(1, epochs + 1):
@@ -236,7 +238,7 @@ def test_a_slow_first_call_does_not_end_the_run() -> None:
     clock.speed("score").observe(0.05, 5.0)
     clock.speed("score").observe(0.05, 0.06)
     assert clock.speed("train").ratio <= 2.0
-    run_progress = ClockProgress(clock, cost, DataProgress(1000, 1, 32))
+    run_progress = ClockProgress(clock, cost, Progress(1000, TrainSettings()))
     assert run_progress.rows_that_fit("train", 32, 32) == 32
 
 

@@ -9,8 +9,9 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 import pytest
 
+from edgetune.config.settings import TrainSettings
 from edgetune.data.batches import Batch
-from edgetune.learners.progress import DataProgress
+from edgetune.learners.progress import Progress
 from edgetune.planning.clock import Clock
 from edgetune.planning.plan import Constraints, DataLengths, FittedNgrams, Limits, Plan
 from edgetune.planning.planner import make_plans
@@ -232,7 +233,7 @@ def test_lines_tell_planned_and_real() -> None:
 
 
 def test_without_a_deadline_there_is_time_for_everything() -> None:
-    deadline, data = NoDeadline(), DataProgress(100, 1, 8)
+    deadline, data = NoDeadline(), Progress(100, TrainSettings())
     for line in ("ngrams", "train", "save"):
         deadline.mark(line)
     deadline.saved(10.0)

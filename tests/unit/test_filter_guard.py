@@ -6,8 +6,7 @@ import numpy as np
 
 from edgetune.learners.filter_guard import FEWEST_SCORED, GuardedSelector, filter_balance
 from edgetune.run_files.counters import Counters
-from edgetune.selection.selector_contract import Selector
-from edgetune.selection.threshold import FixedThreshold
+from edgetune.selection import DataShape, SelectionSettings, make_selector
 from tests.fakes import make_batch
 
 ROW_S = 0.01  # what a row costs unfiltered
@@ -27,22 +26,25 @@ def split(score_s: float, select_s: float = 0.0) -> dict[str, float]:
     return {"score": score_s, "select": select_s, "train": 1.0}
 
 
+def guarded() -> GuardedSelector:
+    settings = SelectionSettings(method="fixed-threshold", threshold=0.3)
+    return GuardedSelector(make_selector(settings, DataShape(3, 2, 50), np.random.default_rng(0)))
+
+
 def test_the_balance_is_worked_by_hand() -> None:
     found = filter_balance(counts(1000, 300), ROW_S, split(4.0, 0.5))
-    assert found is not None
-    assert (found.cost_s, found.saved_s) == (4.5, 3.0)
+    assert found == (4.5, 3.0)
     assert filter_balance(Counters(), None, split(1.0)) is None
 
 
 def test_without_unfiltered_steps_the_mean_step_is_the_price() -> None:
     found = filter_balance(Counters(n_trained=50, n_skipped_backward=10), None, split(1.0))
     assert found is not None
-    assert found.saved_s == 10 * 1.0 / 50
+    assert found[1] == 10 * 1.0 / 50
 
 
 def test_it_waits_then_switches_off_what_loses() -> None:
-    watched = GuardedSelector(FixedThreshold(0.3))
-    assert isinstance(watched, Selector)
+    watched = guarded()
     assert watched.name == "fixed-threshold"
     assert not watched.check_balance(counts(FEWEST_SCORED - 1, 0), ROW_S, split(9.0))
     assert not watched.check_balance(counts(FEWEST_SCORED, 300), ROW_S, split(2.9))
@@ -61,7 +63,7 @@ def test_it_waits_then_switches_off_what_loses() -> None:
 
 
 def test_its_state_can_be_restored() -> None:
-    watched, other = GuardedSelector(FixedThreshold(0.3)), GuardedSelector(FixedThreshold(0.3))
+    watched, other = guarded(), guarded()
     watched.choose_score(make_batch([5, 6]))
     watched.check_balance(counts(1000, 0), ROW_S, split(5.0))
     other.load_state(watched.state())

@@ -7,12 +7,10 @@ import pytest
 from fakes import FakeSource, make_batch, random_labels
 
 from edgetune.data.batches import Batch
-from edgetune.selection.features import Presence, hash_ids
+from edgetune.selection.features import Presence, WordFeatures, hash_ids
 from edgetune.selection.linear_model import (
     LinearModel,
     PreparationStopped,
-    WordFeatures,
-    WordProxy,
     fit_proxy,
     gradient,
     project,
@@ -32,6 +30,20 @@ def texts(rows: list[list[int]], labels: list[int], first_row: int = 0) -> Batch
         first_lengths=lengths,
         scored=np.zeros(len(rows), dtype=np.bool_),
     )
+
+
+class Ready:
+    """A space whose examples have their features already."""
+
+    def __init__(self, n_features: int) -> None:
+        self.n_features = n_features
+
+    def __call__(self, x: Presence) -> Presence:
+        return x
+
+
+def proxy_of(n_classes: int) -> LinearModel:
+    return LinearModel(WordFeatures(), n_classes)
 
 
 def random_presence(rng: np.random.Generator, n_rows: int, n_features: int) -> Presence:
@@ -95,7 +107,7 @@ def test_gradient_is_the_finite_difference(seed: int) -> None:
 def test_a_step_is_that_of_adagrad(multi_label: bool) -> None:
     """Dense AdaGrad on the same table, three steps; the logits returned are those from before."""
     rng = np.random.default_rng(1)
-    model, weights, squares = LinearModel(10, 3), np.zeros((10, 3)), np.full((10, 3), 0.03)
+    model, weights, squares = LinearModel(Ready(10), 3), np.zeros((10, 3)), np.full((10, 3), 0.03)
     for _ in range(3):
         x, targets = random_presence(rng, 8, 10), random_labels(rng, 8, 3, multi_label)
         table = dense(x, 10)
@@ -109,7 +121,7 @@ def test_a_step_is_that_of_adagrad(multi_label: bool) -> None:
 
 
 def test_no_examples_and_no_words() -> None:
-    model, nothing = LinearModel(5, 2), Presence(np.zeros(0, np.int64), np.zeros(0, np.int64), 0)
+    model, nothing = LinearModel(Ready(5), 2), Presence(np.zeros(0, np.int64), np.zeros(0, np.int64), 0)
     model.step(Presence(np.array([0]), np.array([3]), 1), np.array([1]))
     before = model.state()
     assert model.logits(nothing).shape == (0, 2)
@@ -122,9 +134,10 @@ def test_no_examples_and_no_words() -> None:
 
 def test_learns_what_words_tell_and_not_where_they_stand() -> None:
     rng = np.random.default_rng(2)
-    proxy, unseen = WordProxy(3), separable(rng, 600)
+    proxy, unseen = proxy_of(3), separable(rng, 600)
     assert not proxy.logits(unseen).any()
-    right = [np.mean(proxy.learn(batch).argmax(axis=1) == batch.labels) for batch in _many(rng, 60)]
+    batches = [separable(rng, 32) for _ in range(60)]
+    right = [np.mean(proxy.step(batch, batch.labels).argmax(axis=1) == batch.labels) for batch in batches]
     assert np.mean(right[:3]) < 0.6
     assert np.mean(right[-10:]) > 0.9
     assert np.mean(proxy.logits(unseen).argmax(axis=1) == unseen.labels) > 0.9
@@ -132,16 +145,13 @@ def test_learns_what_words_tell_and_not_where_they_stand() -> None:
     np.testing.assert_array_equal(proxy.logits(one), proxy.logits(other))
 
 
-def _many(rng: np.random.Generator, n_batches: int) -> list[Batch]:
-    return [separable(rng, 32) for _ in range(n_batches)]
-
-
 def test_learns_the_share_of_a_class_when_words_tell_nothing() -> None:
     """The feature that every text has is the bias; without it unseen words would mean one half."""
     rng = np.random.default_rng(3)
-    proxy = WordProxy(2)
+    proxy = proxy_of(2)
     for _ in range(200):
-        proxy.learn(texts(rng.integers(0, 3000, (32, 5)).tolist(), rng.binomial(1, 0.9, 32).tolist()))
+        batch = texts(rng.integers(0, 3000, (32, 5)).tolist(), rng.binomial(1, 0.9, 32).tolist())
+        proxy.step(batch, batch.labels)
     p = softmax(proxy.logits(texts([[20_001], [20_002, 20_003], []], [0, 0, 0])))[:, 1]
     assert ((p > 0.75) & (p < 1.0)).all()
 
@@ -155,7 +165,7 @@ def test_word_features_are_the_hashed_tokens_once_and_the_bias() -> None:
 
 def test_continues_exactly_from_its_state_also_through_json() -> None:
     rng = np.random.default_rng(4)
-    model = LinearModel(20, 3)
+    model = LinearModel(Ready(20), 3)
     lessons = [(random_presence(rng, 8, 20), rng.integers(0, 3, 8)) for _ in range(8)]
     for x, targets in lessons[:4]:
         model.step(x, targets)
@@ -163,7 +173,7 @@ def test_continues_exactly_from_its_state_also_through_json() -> None:
     text = json.dumps(snapshot, default=lambda array: array.tolist())
     expected = [model.step(x, targets) for x, targets in lessons[4:]]
     for state in (snapshot, json.loads(text)):  # the snapshot did not move with the original
-        resumed = LinearModel(20, 3)
+        resumed = LinearModel(Ready(20), 3)
         resumed.load_state(state)
         for (x, targets), logits in zip(lessons[4:], expected, strict=True):
             np.testing.assert_array_equal(resumed.step(x, targets), logits)
@@ -184,22 +194,22 @@ def test_fit_records_what_was_right_before_each_fit() -> None:
     source = FakeSource(200, seed=5)  # its tokens tell the row number modulo 50
     source.labels = (np.arange(200) % 50) // 25
     positions = np.arange(20, 60)
-    visits = fit_proxy(WordProxy(2), source, positions, 6, np.random.default_rng(0), lambda: False)
-    assert visits.right.shape == (6, 40)
-    assert visits.rows.tolist() == positions.tolist()
-    np.testing.assert_array_equal(visits.right[0], source.labels[positions] == 0)
-    assert visits.right[-1].all()
+    rows, right = fit_proxy(proxy_of(2), source, positions, 6, np.random.default_rng(0), lambda: False)
+    assert right.shape == (6, 40)
+    assert rows.tolist() == positions.tolist()
+    np.testing.assert_array_equal(right[0], source.labels[positions] == 0)
+    assert right[-1].all()
 
 
 def test_fit_is_seeded_and_can_be_stopped() -> None:
     source = FakeSource(300, seed=6)
 
     def run(seed: int) -> np.ndarray:
-        proxy = WordProxy(2)
+        proxy = proxy_of(2)
         fit_proxy(proxy, source, np.arange(300), 2, np.random.default_rng(seed), lambda: False)
         return proxy.logits(make_batch([4, 9, 2]))
 
     np.testing.assert_array_equal(run(1), run(1))
     assert (run(1) != run(2)).any()
     with pytest.raises(PreparationStopped):
-        fit_proxy(WordProxy(2), source, np.arange(300), 2, np.random.default_rng(0), lambda: True)
+        fit_proxy(proxy_of(2), source, np.arange(300), 2, np.random.default_rng(0), lambda: True)

@@ -9,8 +9,10 @@ from fakes import FakeBackend, FakeClock, FakeHistory, FakeSource
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from edgetune.config.settings import TrainSettings
 from edgetune.data.batches import PAD_MULTIPLE, RELEASE_EVERY
-from edgetune.learners.loop import Loop, LoopSettings
+from edgetune.learners.loop import Loop
+from edgetune.learners.progress import Progress
 from edgetune.selection import METHODS, PRESETS, DataShape, SelectionSettings, make_selector
 from edgetune.utils.meter import Meter
 
@@ -42,7 +44,7 @@ def make_loop(
     selector = make_selector(
         chosen, DataShape(n_rows, 2, 50, batch_size=batch_size), np.random.default_rng(3)
     )
-    settings = LoopSettings(LR, epochs, batch_size, decay, max_steps)
+    settings = TrainSettings(lr=LR, epochs=epochs, batch_size=batch_size, decay=decay, max_steps=max_steps)
     return Loop(
         backend=FakeBackend(skewed_losses(n_rows)),
         selector=selector,
@@ -51,7 +53,7 @@ def make_loop(
         meter=Meter(clock=clock or FakeClock()),
         history=FakeHistory(),
         rng=np.random.default_rng(2),
-        run_progress=settings.data_progress(n_rows),
+        run_progress=Progress(n_rows, settings),
     )
 
 

@@ -9,24 +9,29 @@ import numpy as np
 import pytest
 from fakes import FakeBackend, FakeClock, FakeHistory, FakeSource
 
+from edgetune.config.settings import TrainSettings
 from edgetune.data.batches import Batch, TokenSource
-from edgetune.learners.loop import Loop, LoopSettings
-from edgetune.selection import DataShape, SelectionSettings, make_selector
-from edgetune.selection.staged import REFERENCE, SUBSET, Staged
+from edgetune.learners.loop import Loop
+from edgetune.learners.progress import Progress
+from edgetune.selection import DataShape, SelectionSettings, Selector, make_selector
+from edgetune.selection.selector_contract import REFERENCE, SUBSET
 from edgetune.utils.meter import Meter
 from edgetune.utils.types import BoolArray, FloatArray
 
 N_ROWS, BATCH, LR = 96, 8, 1e-3
 
 
-class Watched(Staged):
+class Watched(Selector):
     """Remembers what the loop told it."""
 
     name: ClassVar[str] = "watched"
 
     def __init__(self, **how: Any) -> None:
-        super().__init__(REFERENCE if how.get("afresh_at") else "all")
+        if how.get("afresh_at"):
+            self.first_stage = REFERENCE  # type: ignore[misc]
+        super().__init__(None, DataShape(N_ROWS, 2, 50), np.random.default_rng(0))
         self.how = how
+        self.restarts = "afresh_at" in how  # type: ignore[misc]
         self.pools: list[int] = []
         self.asked: list[int] = []
         self.told: list[tuple[float, int]] = []
@@ -43,10 +48,6 @@ class Watched(Staged):
     @property
     def decision_size(self) -> int:
         return int(self.how.get("pool", 1))
-
-    @property
-    def restarts(self) -> bool:
-        return "afresh_at" in self.how
 
     @property
     def span(self) -> tuple[float, float]:
@@ -80,7 +81,7 @@ class Watched(Staged):
 def make(n_rows: int = N_ROWS, epochs: int = 1, **how: Any) -> tuple[Loop, Watched, FakeBackend]:
     selector = Watched(**how)
     backend = FakeBackend(np.random.default_rng(1).exponential(0.5, n_rows) + 0.01)
-    settings = LoopSettings(LR, epochs, BATCH)
+    settings = TrainSettings(lr=LR, epochs=epochs, batch_size=BATCH)
     loop = Loop(
         backend=backend,
         selector=selector,
@@ -89,7 +90,7 @@ def make(n_rows: int = N_ROWS, epochs: int = 1, **how: Any) -> tuple[Loop, Watch
         meter=Meter(clock=FakeClock(tick_s=1.0)),
         history=FakeHistory(),
         rng=np.random.default_rng(2),
-        run_progress=settings.data_progress(n_rows),
+        run_progress=Progress(n_rows, settings),
     )
     return loop, selector, backend
 

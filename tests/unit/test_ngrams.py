@@ -20,10 +20,9 @@ from sklearn.preprocessing import normalize
 from edgetune.data.token_format import PAIR_SEPARATOR
 from edgetune.learners.ngrams import counting
 from edgetune.learners.ngrams.counting import MISSING, NgramCounter
-from edgetune.learners.ngrams.learner import NEVER_SEEN, Ngrams
+from edgetune.learners.ngrams.learner import NEVER_SEEN, Ngrams, stratified_order
 from edgetune.learners.ngrams.ngram_files import METADATA, VOCABULARY, WEIGHTS
 from edgetune.learners.ngrams.reading import EARLIER_WORD, MAX_CHARS, choose_analyzer, settings_of
-from edgetune.learners.ngrams.rows_in_time import stratified_order
 from edgetune.utils.errors import MissingDependencyError, RunError
 
 TOPICS = [["goal", "match", "team", "cup"], ["stock", "bank", "profit", "share"], ["cell", "gene", "virus"]]
@@ -227,7 +226,7 @@ def test_it_learns_topics(fitted: Ngrams) -> None:
     np.testing.assert_allclose(np.exp(found).sum(axis=1), 1.0, atol=1e-5)
     assert right(fitted, *topic_rows(200, seed=1)) > 0.97
     assert (fitted.n_rows, fitted.n_classes) == (300, 3)
-    assert fitted.n_features > 100
+    assert len(fitted.vocabulary) > 100
 
 
 def test_characters_learn_what_words_cannot() -> None:
@@ -277,7 +276,7 @@ def test_a_single_row() -> None:
 
 def test_texts_without_a_token_give_the_shares_of_the_classes(tmp_path: Path) -> None:
     model = Ngrams.fit(["", " ", "\t\n", ""], np.array([0, 1, 1, 1]), 2)
-    assert model.n_features == 0
+    assert len(model.vocabulary) == 0
     np.testing.assert_allclose(np.exp(model.log_proba(["", "word"])), [[0.25, 0.75]] * 2, rtol=1e-5)
     model.save(tmp_path)
     np.testing.assert_array_equal(Ngrams.load(tmp_path).log_proba([""]), model.log_proba([""]))
@@ -397,9 +396,9 @@ def test_loading_gives_the_same_answers(fitted: Ngrams, saved: Path) -> None:
     texts, _ = topic_rows(100, seed=5)
     loaded = Ngrams.load(saved)
     np.testing.assert_allclose(loaded.log_proba(texts), fitted.log_proba(texts), atol=1e-5)
-    assert (loaded.analyzer, loaded.n_rows, loaded.n_classes, loaded.n_features) == (
+    assert (loaded.analyzer, loaded.n_rows, loaded.n_classes, len(loaded.vocabulary)) == (
         *("subword", 300, 3),
-        fitted.n_features,
+        len(fitted.vocabulary),
     )
     assert sorted(path.name for path in saved.iterdir()) == sorted([METADATA, VOCABULARY, WEIGHTS])
 

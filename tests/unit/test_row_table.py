@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgetune.selection.row_table import RowLosses, RowTable, top
+from edgetune.selection.memory import RowLosses, RowTable, top
 
 puts = st.lists(st.lists(st.tuples(st.integers(0, 60), st.floats(0, 20, width=32)), max_size=8), max_size=6)
 
@@ -73,10 +73,10 @@ def test_neither_reading_nor_saving_lends_out_the_table_itself() -> None:
     table = RowTable(0, np.int32)
     table.put(np.array([0, 1]), np.array([4, 5]))
     table.get(np.array([0, 1]))[:] = 9
-    table.to_array()[:] = 9
-    saved = table.to_array()
+    table.state()[:] = 9
+    saved = table.state()
     other = RowTable(0, np.int32)
-    other.fill(saved)
+    other.load_state(saved)
     saved[:] = 9
     for one in (table, other):
         assert one.get(np.array([0, 1])).tolist() == [4, 5]
@@ -86,7 +86,7 @@ def test_neither_reading_nor_saving_lends_out_the_table_itself() -> None:
 def test_losses_are_what_a_dict_would_hold(batches: list[list[tuple[int, float]]]) -> None:
     losses, expected = RowLosses(), {}
     for batch in batches:
-        losses.put(
+        losses.measure(
             np.array([row for row, _ in batch], dtype=np.int64),
             np.array([loss for _, loss in batch], dtype=np.float64),
         )
@@ -101,16 +101,16 @@ def test_losses_are_what_a_dict_would_hold(batches: list[list[tuple[int, float]]
 
 def test_a_loss_that_is_not_finite_measures_nothing() -> None:
     losses = RowLosses()
-    losses.put(np.array([0, 1, 2]), np.array([1.0, np.nan, np.inf]))
-    losses.put(np.array([0]), np.array([np.nan]))
+    losses.measure(np.array([0, 1, 2]), np.array([1.0, np.nan, np.inf]))
+    losses.measure(np.array([0]), np.array([np.nan]))
     assert losses.known(np.array([0, 1, 2])).tolist() == [True, False, False]
     assert losses.get(np.array([0])).tolist() == [1.0]
 
 
 def test_losses_pass_through_json_exactly() -> None:
     losses, again = RowLosses(), RowLosses()
-    losses.put(np.array([4, 1]), np.array([0.1, 0.7]))
-    again.put(np.array([9]), np.array([1.0]))  # what was there before is gone
+    losses.measure(np.array([4, 1]), np.array([0.1, 0.7]))
+    again.measure(np.array([9]), np.array([1.0]))  # what was there before is gone
     again.load_state(json.loads(json.dumps(losses.state(), default=np.ndarray.tolist, allow_nan=False)))
     for ours, theirs in zip(losses.measured(), again.measured(), strict=True):
         np.testing.assert_array_equal(ours, theirs)

@@ -12,10 +12,10 @@ from edgetune.selection.features import HASH_BITS, HashedFeatures, Presence, Tok
 from edgetune.selection.meta_predictor import Cutoff, MetaPredictor, PlattScaling
 from edgetune.selection.naive_bayes import (
     LOWEST_LOG_PROBA,
+    STRENGTH,
     BernoulliNaiveBayes,
     PooledNaiveBayes,
     log_loss,
-    log_probabilities,
 )
 
 
@@ -31,6 +31,12 @@ def dense(x: Presence, n_features: int) -> np.ndarray:
     table = np.zeros((x.n_rows, n_features))
     table[x.rows, x.features] = 1
     return table
+
+
+def over_tokens(vocab: int, *, calibrated: bool = True, recall: float = 0.0) -> MetaPredictor:
+    return MetaPredictor(
+        TokenFeatures(vocab), BernoulliNaiveBayes(vocab), calibrated=calibrated, recall=recall
+    )
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -49,9 +55,9 @@ def test_equals_scikit_learn(seed: int, vocab: int) -> None:
         np.testing.assert_allclose(
             ours.joint_log_likelihood(unseen), theirs.predict_joint_log_proba(table), **kwargs
         )
-        found = log_probabilities(ours.log_odds(unseen))
-        np.testing.assert_allclose(found, theirs.predict_log_proba(table), **kwargs)
-        np.testing.assert_array_equal(ours.predict(unseen), theirs.predict(table) == 1)
+        odds, log_p = ours.log_odds(unseen), theirs.predict_log_proba(table)
+        np.testing.assert_allclose(odds, log_p[:, 1] - log_p[:, 0], **kwargs)
+        np.testing.assert_array_equal(odds > 0, theirs.predict(table) == 1)
 
 
 def test_many_small_fits_equal_one_large_fit() -> None:
@@ -71,9 +77,9 @@ def test_one_class_seen_is_certain_without_warning() -> None:
     bayes = BernoulliNaiveBayes(3)
     assert bayes.log_odds(x).tolist() == [0.0, 0.0]
     bayes.partial_fit(x, np.array([True, True]))
-    assert bayes.predict(x).all()
-    certain = log_probabilities(bayes.log_odds(x))
-    assert certain.tolist() == [[-np.inf, 0.0]] * 2
+    assert (bayes.log_odds(x) > 0).all()
+    certain = bayes.log_odds(x)
+    assert certain.tolist() == [np.inf, np.inf]
     assert log_loss(certain, np.array([True, False])) == -LOWEST_LOG_PROBA / 2
 
 
@@ -129,14 +135,14 @@ def test_hash_spreads_a_vocabulary() -> None:
 
 def test_pooled_is_its_formula() -> None:
     rng = np.random.default_rng(4)
-    space, ours = TokenFeatures(12), PooledNaiveBayes(12, strength=3.0)
+    space, ours = TokenFeatures(12), PooledNaiveBayes(12)
     table, y = np.zeros((0, 12)), np.zeros(0, dtype=bool)
     for _ in range(4):
         x, more = space(random_batch(rng, 8, 12)), rng.random(8) < 0.4
         ours.partial_fit(x, more)
         table, y = np.concatenate([table, dense(x, 12)]), np.concatenate([y, more])
     total = np.array([sum(~y), sum(y)]) + 1
-    easy, hard = (table[y == c].sum(axis=0) + 3.0 * total[c] / total.sum() for c in (0, 1))
+    easy, hard = (table[y == c].sum(axis=0) + STRENGTH * total[c] / total.sum() for c in (0, 1))
     prior = np.log(total[1] / total[0])
     unseen = space(random_batch(rng, 8, 12))
     expected = dense(unseen, 12) @ (np.log(hard / easy) - prior) + prior
@@ -177,9 +183,9 @@ def test_unseen_words_say_nothing_to_pooled_and_something_to_bernoulli() -> None
 
 def test_log_loss_is_equation_4() -> None:
     p = np.array([0.9, 0.2, 0.6])
-    log_proba = log_probabilities(np.log(p / (1 - p)))
+    odds = np.log(p / (1 - p))
     expected = -(np.log(0.9) + np.log(0.8) + np.log(0.4)) / 3
-    assert log_loss(log_proba, np.array([True, False, False])) == pytest.approx(expected)
+    assert log_loss(odds, np.array([True, False, False])) == pytest.approx(expected)
 
 
 @pytest.mark.parametrize(("scale", "shift"), [(8.0, 0.0), (1.0, 2.0), (0.3, -1.0)])
@@ -191,8 +197,8 @@ def test_scaling_undoes_wrong_confidence(scale: float, shift: float) -> None:
         truth = rng.normal(0, 1.5, 32)
         y = rng.random(32) < 1 / (1 + np.exp(-truth))
         odds = truth * scale + shift
-        before.append(log_loss(log_probabilities(odds), y))
-        after.append(log_loss(log_probabilities(platt(odds)), y))
+        before.append(log_loss(odds, y))
+        after.append(log_loss(platt(odds), y))
         platt.update(odds, y)
     assert np.mean(after[50:]) < np.mean(before[50:]) - 0.005
     assert np.mean(after[50:]) == pytest.approx(0.50, abs=0.03)  # entropy of y given the truth
@@ -205,13 +211,13 @@ def test_scaling_survives_useless_and_infinite_odds() -> None:
         odds = rng.choice([-np.inf, np.inf, 0.0, 500.0], 32)
         platt.update(odds, rng.random(32) < 0.3)
     odds = rng.choice([-np.inf, np.inf], 5000)
-    loss = log_loss(log_probabilities(platt(odds)), rng.random(5000) < 0.3)
+    loss = log_loss(platt(odds), rng.random(5000) < 0.3)
     assert loss == pytest.approx(0.611, abs=0.03)  # entropy of a 30 % coin
 
 
 def test_calibration_never_changes_who_is_predicted_hard() -> None:
     rng = np.random.default_rng(1)
-    plain, scaled = (MetaPredictor.over_tokens(20, calibrated=c) for c in (False, True))
+    plain, scaled = (over_tokens(20, calibrated=c) for c in (False, True))
     for _ in range(10):
         batch = random_batch(rng, 16, 20)
         hard = rng.random(16) < 0.4
@@ -222,7 +228,7 @@ def test_calibration_never_changes_who_is_predicted_hard() -> None:
 
 
 def test_base_loss_knows_the_share_of_earlier_hard_examples() -> None:
-    predictor = MetaPredictor.over_tokens(4, calibrated=True)
+    predictor = over_tokens(4)
     batch, hard, ones = ragged([[0], [1], [2], [3]]), np.array([True, False, False, False]), np.ones(4)
     assert predictor.learn(batch, hard, ones, after_fit=False).base_loss == pytest.approx(np.log(2))
     expected = -(np.log(2 / 6) + 3 * np.log(4 / 6)) / 4
@@ -230,7 +236,7 @@ def test_base_loss_knows_the_share_of_earlier_hard_examples() -> None:
 
 
 def test_everything_is_hard_before_the_first_lesson() -> None:
-    predictor = MetaPredictor.over_hashes(2, calibrated=True)
+    predictor = over_tokens(4)
     assert predictor.predict(ragged([[1], [2, 3]])).all()
 
 
@@ -259,7 +265,7 @@ def test_cutoff_keeps_at_least_the_asked_share(recall: float) -> None:
 def test_predictor_calls_the_asked_share_of_hard_rows_hard(recall: float) -> None:
     """A tenth is hard and the words say little: by the sign of its odds the predictor finds few of them."""
     rng = np.random.default_rng(2)
-    predictor = MetaPredictor.over_tokens(40, calibrated=True, recall=recall)
+    predictor = over_tokens(40, recall=recall)
     found, called = [], []
     for n in range(400):
         hard = rng.random(32) < 0.1
@@ -277,7 +283,7 @@ def test_predictor_calls_the_asked_share_of_hard_rows_hard(recall: float) -> Non
 
 def test_the_cutoff_is_part_of_the_state() -> None:
     rng = np.random.default_rng(3)
-    predictor, restored = (MetaPredictor.over_tokens(20, calibrated=True, recall=0.8) for _ in range(2))
+    predictor, restored = (over_tokens(20, recall=0.8) for _ in range(2))
     for _ in range(8):
         predictor.learn(random_batch(rng, 32, 20), rng.random(32) < 0.2, np.ones(32), after_fit=False)
     restored.load_state(predictor.state())

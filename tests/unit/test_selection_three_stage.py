@@ -8,9 +8,9 @@ import pytest
 
 from edgetune.data.batches import Batch
 from edgetune.selection import SelectionSettings
+from edgetune.selection.memory import LossCurve, RowSet
 from edgetune.selection.selector_contract import DataShape
-from edgetune.selection.staged import RowSet
-from edgetune.selection.three_stage import LossCurve, ThreeStage
+from edgetune.selection.three_stage import ThreeStage
 
 HARD, EASY = 5, 6  # tokens
 
@@ -145,11 +145,11 @@ def test_row_set() -> None:
     assert rows.pop(np.array([7])).tolist() == [False]
     rows.put(np.array([3, 9, 1]), np.array([True, True, False]))
     rows.put(np.array([1000]), False)
-    assert rows.to_array().tolist() == [3, 9]
+    assert rows.state().tolist() == [3, 9]
     assert rows.pop(np.array([9, 50_000, 1])).tolist() == [True, False, False]
-    assert rows.to_array().tolist() == [3]
+    assert rows.state().tolist() == [3]
     assert rows.pop(np.array([], dtype=np.int64)).tolist() == []
-    rows.fill(np.array([], dtype=np.int64))
+    rows.load_state(np.array([], dtype=np.int64))
     assert rows.pop(np.array([3])).tolist() == [False]
 
 

@@ -7,15 +7,9 @@ import pytest
 
 from edgetune.data.batches import Batch
 from edgetune.selection import SelectionSettings
+from edgetune.selection.memory import LossWindow
 from edgetune.selection.selector_contract import DataShape
-from edgetune.selection.threshold import (
-    AutoThreshold,
-    FixedThreshold,
-    LossWindow,
-    above,
-    highest_threshold,
-    warmup_examples,
-)
+from edgetune.selection.threshold import AutoThreshold, FixedThreshold, above
 
 
 def batch_of(rows: list[int]) -> Batch:
@@ -26,12 +20,11 @@ def batch_of(rows: list[int]) -> Batch:
 
 def auto(label_entropy: float = math.inf, **settings: object) -> AutoThreshold:
     made = SelectionSettings.model_validate({"warmup_fraction": 0.4, "threshold_window": 3, **settings})
-    return AutoThreshold(made, DataShape(10, 2, 50, label_entropy))
+    return AutoThreshold(made, DataShape(10, 2, 50, label_entropy), np.random.default_rng(0))
 
 
 def test_above_is_strict() -> None:
     assert above(np.array([0.2, 0.3, 0.4]), 0.3).tolist() == [False, False, True]
-    assert above(np.array([0.2, 0.3]), None).all()
     assert above(np.array([np.nan]), 0.3).tolist() == [False]
 
 
@@ -39,7 +32,9 @@ def test_above_is_strict() -> None:
     ("fraction", "n", "expected"), [(0.07, 100, 7), (0.1, 67_349, 6735), (0.1, 3, 1), (1.0, 8, 8)]
 )
 def test_warmup_is_a_share_of_one_epoch(fraction: float, n: int, expected: int) -> None:
-    assert warmup_examples(fraction, n) == expected
+    settings = SelectionSettings(warmup_fraction=fraction)
+    selector = AutoThreshold(settings, DataShape(n, 2, 50), np.random.default_rng(0))
+    assert f"stage 0: 0 of {expected} examples" in selector.report()["why"]
 
 
 def test_window_keeps_the_last_losses_across_batches() -> None:
@@ -47,13 +42,14 @@ def test_window_keeps_the_last_losses_across_batches() -> None:
     window.add(np.array([9.0, 1.0], dtype=np.float32))
     assert window.mean() == 5.0
     window.add(np.array([2.0, 3.0]))
-    assert window.to_array().tolist() == [1.0, 2.0, 3.0]
+    assert window.losses.tolist() == [1.0, 2.0, 3.0]
     window.add(np.arange(10.0))
-    assert window.to_array().tolist() == [7.0, 8.0, 9.0]
+    assert window.losses.tolist() == [7.0, 8.0, 9.0]
 
 
 def test_fixed_threshold_scores_everything_and_never_goes_straight() -> None:
-    selector = FixedThreshold(0.0)
+    settings = SelectionSettings(threshold=0.0)
+    selector = FixedThreshold(settings, DataShape(10, 2, 50), np.random.default_rng(0))
     batch = batch_of([0, 1])
     assert not selector.skips_scoring
     assert selector.choose_score(batch).all()
@@ -93,10 +89,22 @@ def test_stage_0_waits_for_a_model_that_has_begun_to_learn() -> None:
 
 
 @pytest.mark.parametrize(
-    ("gain", "entropy", "expected"), [(0.25, 0.8, 0.6), (0.0, 0.8, math.inf), (0.25, math.inf, math.inf)]
+    ("gain", "entropy", "mean_loss", "leaves"),
+    [
+        (0.25, 0.8, 0.59, True),
+        (0.25, 0.8, 0.61, False),
+        (0.0, 0.8, 9.0, True),
+        (0.25, math.inf, 9.0, True),
+    ],
 )
-def test_highest_threshold(gain: float, entropy: float, expected: float) -> None:
-    assert highest_threshold(gain, entropy) == pytest.approx(expected)
+def test_so_much_below_a_guess_the_last_losses_have_to_be(
+    gain: float, entropy: float, mean_loss: float, leaves: bool
+) -> None:
+    selector = auto(label_entropy=entropy, warmup_gain=gain)
+    batch = batch_of([0, 1, 2, 3])
+    selector.choose_score(batch)
+    selector.observe(batch, np.full(4, mean_loss))
+    assert (selector.stage == "filter_backward") == leaves
 
 
 @pytest.mark.parametrize(("moving", "expected"), [(False, 2.0), (True, 8.0)])

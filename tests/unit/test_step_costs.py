@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgetune.learners.step_costs import StepCosts
+from edgetune.learners.loop_record import StepCosts
 
 
 def prices(*steps: tuple[int, int, float], n_buckets: int = 6) -> StepCosts:
@@ -59,4 +61,4 @@ def test_a_mean_lies_between_the_lowest_and_the_highest_price_per_width(
 
 def test_its_state_can_be_restored() -> None:
     found = prices((1, 4, 1.0), (3, 2, 4.0))
-    assert StepCosts(**found.state()).mean_s_of(seen(b2=1)) == found.mean_s_of(seen(b2=1))
+    assert StepCosts(**asdict(found)).mean_s_of(seen(b2=1)) == found.mean_s_of(seen(b2=1))

@@ -14,9 +14,11 @@ import numpy as np
 from common import rows_file, spread
 
 from edgetune.backends.ort.ort_backend import OrtBackend
+from edgetune.config.settings import TrainSettings
 from edgetune.config.toml_config import make_config
 from edgetune.data.batches import Batch
-from edgetune.learners.loop import Loop, LoopSettings
+from edgetune.learners.loop import Loop
+from edgetune.learners.progress import Progress
 from edgetune.report.live_view import View
 from edgetune.run_files.history import HistoryWriter
 from edgetune.run_files.run_folder import RunFolder
@@ -92,15 +94,17 @@ def _loop(backend: Any, source: Any, scratch: Path, seed: int, n_steps: int) -> 
     """Seconds of the whole loop over the same batches: data, selection, history and all."""
     shape = DataShape(len(source), 2, 30522)
     selector = make_selector(SelectionSettings(), shape, np.random.default_rng(0))
+    train = TrainSettings(lr=1e-5, epochs=2, batch_size=BATCH, max_steps=n_steps)
     with HistoryWriter(scratch / f"history-{time.perf_counter_ns()}.jsonl") as history:
         loop = Loop(
             backend=backend,
             selector=selector,
             source=source,
-            settings=LoopSettings(lr=1e-5, epochs=2, batch_size=BATCH, max_steps=n_steps),
+            settings=train,
             meter=Meter(),
             history=history,
             rng=np.random.default_rng(seed),
+            run_progress=Progress(len(source), train),
         )
         started = time.perf_counter()
         loop.run_epoch(1)
@@ -130,21 +134,19 @@ def _selection(backend: OrtBackend, run: RunContext, scratch: Path) -> None:
         method="three-stage", warmup_fraction=0.05, alt=50.0, alt_window=1, calibrated=False
     )
     n_rows = len(run.data.train)
-    selector = Fixed80(
-        settings, n_examples=n_rows, n_classes=len(run.data.label_names),
-        vocab_size=vocab_size(run.model_loader.tokenizer_file),
-        rng=np.random.default_rng(0),
-    )  # fmt: skip
-    meter = Meter()
+    shape = DataShape(n_rows, len(run.data.label_names), vocab_size(run.model_loader.tokenizer_file))
+    selector = Fixed80(settings, shape, np.random.default_rng(0))
+    meter, train = Meter(), TrainSettings(lr=1e-5, epochs=2, batch_size=BATCH)
     with HistoryWriter(scratch / "selection.jsonl") as history:
         loop = Loop(
             backend=backend,
             selector=selector,
             source=run.data.train,
-            settings=LoopSettings(lr=1e-5, epochs=2, batch_size=BATCH),
+            settings=train,
             meter=meter,
             history=history,
             rng=np.random.default_rng(0),
+            run_progress=Progress(n_rows, train),
         )
         loop.run_epoch(1)  # stages 0 and 1, and the rest of the epoch in stage 2
         before, counts = meter.split_s(), dataclasses.replace(loop.counts)

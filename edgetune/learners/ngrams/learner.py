@@ -7,7 +7,7 @@ texts and where time or memory does not suffice for all rows; or 1 to 3 characte
 (`choose_analyzer`). Term frequencies are sublinear, rows have length 1 (Salton and Buckley 1988). The scores
 are one-against-rest squared-hinge SVMs, by dual coordinate descent (scikit-learn's `LinearSVC`; Hsieh et al.
 2008) where time and memory allow it, else by averaged stochastic gradient descent (`SGDClassifier`; Polyak
-and Juditsky 1992), which can be stopped at any time; `calibrating` makes probabilities of them.
+and Juditsky 1992), which can be stopped at any time; `log_shares` makes probabilities of them.
 
     ngrams.json          schema_version, analyzer, sizes, settings
     vocabulary.txt       one n-gram a line, in the order of the features
@@ -24,12 +24,11 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from edgetune.learners.ngrams.calibrating import log_shares
-from edgetune.learners.ngrams.counting import Vocabulary, scipy_sparse, weigh
+from edgetune.data.token_format import PAIR_SEPARATOR
+from edgetune.learners.ngrams.counting import NgramCounter, Vocabulary, scipy_sparse, weigh
 from edgetune.learners.ngrams.ngram_files import (
     FIRST_OF_SIGMOIDS,
     METADATA,
@@ -41,88 +40,85 @@ from edgetune.learners.ngrams.ngram_files import (
     read_vocabulary,
     read_weights,
 )
-from edgetune.learners.ngrams.rows_in_time import take_rows
-from edgetune.learners.ngrams.solving import LinearScores, fit_scores, import_solvers
+from edgetune.learners.ngrams.reading import MAX_CHARS, Analyzer, choose_analyzer
+from edgetune.learners.ngrams.solving import (
+    CALL_NS,
+    FIRST_BLOCKS,
+    PLANNED_PASSES,
+    ExactFit,
+    LinearScores,
+    fit_scores,
+    import_solvers,
+    log_shares,
+    n_scores,
+    row_ns,
+)
 from edgetune.learners.text_learner import TextLearner
 from edgetune.utils.files import atomic_path, write_atomic
 from edgetune.utils.metrics import log_softmax
-from edgetune.utils.multi_label import class_counts, is_multi_hot
+from edgetune.utils.multi_label import class_counts, is_multi_hot, strata
 from edgetune.utils.types import FloatArray, IntArray, Labels
 
 PREDICTED_ROWS = 4_096  # whose scores (rows, C) are in memory at once
 NEVER_SEEN = -30.0
 """Log-probability of a class without a training row."""
 
+MAX_ENTRIES = 60_000_000  # n-grams of all rows before rare ones are dropped, of eight bytes each
+WARM_UP = 10  # texts that are counted before the clock counts
+FIRST_CHARS, MOST_CHARS, GROWTH = 100_000, 2_000_000, 4  # of the rows that are counted at once
 
-@dataclass(frozen=True)
-class NgramParameters:
-    """What the log-probabilities are computed from, for a program that does so without this class.
+# What steps cost where these were measured (Zen 3), nanoseconds; counting tells how much slower a machine is
+COUNT_NS, COUNT_PAIRS_NS = 500.0, 1200.0  # an n-gram of a row; of a pair of texts
+COUNT_PARTS_NS = 750.0  # an n-gram of a row with parts of words, most of which are new at first
+BUILD_NS = 250.0  # an n-gram of a row, for dropping rare ones and making the matrix
 
-    Attributes:
-        ngrams: (F,) in the order of the features; see `tokens_of`.
-        idf: (F,).
-        weights: (F, K), of the classes that had training rows.
-        intercept: (K,).
-        seen: (K,) ids of these classes; the others get `NEVER_SEEN`.
-    """
-
-    ngrams: Sequence[str]
-    idf: FloatArray
-    weights: FloatArray
-    intercept: FloatArray
-    seen: IntArray
+PLANNED_SHARE = 0.8  # of the time left that is planned with; the rest is for what takes longer
+SPARE_COUNTS = 3.0  # times the time of counting is to spare where n-grams of one row may stay
 
 
+@dataclass(eq=False)
 class Ngrams(TextLearner):
-    """A linear classifier on TF-IDF of n-grams.
+    """A linear classifier on TF-IDF of n-grams, made by `fit` or `load`.
 
     Attributes:
-        analyzer: what n-grams are made of: "word", "subword" (words, and parts of words) or "char".
+        vocabulary: the n-grams (F), and how texts are read.
+        idf: (F,).
+        scores: weights (F, K) and intercept (K,) of the classes that had training rows.
+        seen: (K,) ids of these classes; the others get `NEVER_SEEN`.
         n_classes: C.
-        n_rows: that it was fitted on.
-        counted_s: seconds of counting the n-grams of these rows; 0 if it was loaded.
-        exact: how an exact fit was made; None if there was no time for one, or if it was loaded.
         multi_label: whether a text may have several classes, or none.
         schema_version: of its files; `ngram_files` says what models of earlier versions do differently.
+        counted_s: seconds of counting the n-grams of these rows; 0 if it was loaded.
     """
 
-    def __init__(
-        self,
-        vocabulary: Vocabulary,
-        idf: FloatArray,
-        scores: LinearScores,
-        seen: IntArray,
-        n_classes: int,
-        multi_label: bool = False,
-        schema_version: int = SCHEMA_VERSION,
-        counted_s: float = 0.0,
-    ) -> None:
-        """Use `fit` or `load` instead; `seen` (K,) are the classes that have weights."""
-        self.multi_label, self.schema_version = multi_label, schema_version
-        self.analyzer, self.n_classes = vocabulary.analyzer, n_classes
-        self.n_rows, self.counted_s, self.exact = scores.n_rows, counted_s, scores.exact
-        self._vocabulary, self._idf, self._scores, self._seen = vocabulary, idf, scores, seen
+    vocabulary: Vocabulary
+    idf: FloatArray
+    scores: LinearScores
+    seen: IntArray
+    n_classes: int
+    multi_label: bool = False
+    schema_version: int = SCHEMA_VERSION
+    counted_s: float = 0.0
 
     @property
-    def n_features(self) -> int:
-        """Size of the vocabulary."""
-        return len(self._vocabulary)
+    def analyzer(self) -> Analyzer:
+        """What n-grams are made of: "word", "subword" (words, and parts of words) or "char"."""
+        return self.vocabulary.analyzer
+
+    @property
+    def n_rows(self) -> int:
+        """Rows that it was fitted on."""
+        return self.scores.n_rows
+
+    @property
+    def exact(self) -> ExactFit | None:
+        """How an exact fit was made; None if there was no time for one, or if it was loaded."""
+        return self.scores.exact
 
     @property
     def by_softmax(self) -> bool:
         """Whether the probabilities are a softmax of the scores; else they are `log_shares`."""
         return self.schema_version < FIRST_OF_SIGMOIDS and not self.multi_label
-
-    @property
-    def settings(self) -> dict[str, Any]:
-        """What tokens are (`settings_of`)."""
-        return self._vocabulary.settings
-
-    @property
-    def parameters(self) -> NgramParameters:
-        """Vocabulary and weights."""
-        found = self._scores
-        return NgramParameters(self._vocabulary.ngrams, self._idf, found.weights, found.intercept, self._seen)
 
     @classmethod
     def fit(
@@ -167,7 +163,7 @@ class Ngrams(TextLearner):
         exact = None if before is None else before.exact
         same = before.analyzer if before is not None and exact is not None else None
         started_s = time.monotonic()
-        counter, taken, time_allows = take_rows(texts, local, len(seen), seed, time_left_s, same)
+        counter, taken, time_allows = _take_rows(texts, local, len(seen), seed, time_left_s, same)
         vocabulary, idf, rows = counter.finish(most_features(n_classes), time_allows)
         counted_s = time.monotonic() - started_s
         if before is not None and exact is not None:
@@ -180,32 +176,32 @@ class Ngrams(TextLearner):
         result = np.full((len(texts), self.n_classes), NEVER_SEEN, dtype=np.float32)
         for start in range(0, len(texts), PREDICTED_ROWS):
             part = slice(start, start + PREDICTED_ROWS)
-            rows = weigh(self._vocabulary.counts(texts[part]), self._idf)
-            scores = rows @ self._scores.weights + self._scores.intercept
+            rows = weigh(self.vocabulary.counts(texts[part]), self.idf)
+            scores = rows @ self.scores.weights + self.scores.intercept
             log_p = log_softmax(scores) if self.by_softmax else log_shares(scores, self.multi_label)
-            result[part, self._seen] = log_p
+            result[part, self.seen] = log_p
         return result
 
     def save(self, folder: Path) -> None:
         """Write the three files into a folder, which is made as needed."""
         from safetensors.numpy import save_file
 
-        coefficients = np.zeros((self.n_classes, self.n_features), dtype=np.float32)
-        coefficients[self._seen] = self._scores.weights.T
+        coefficients = np.zeros((self.n_classes, len(self.vocabulary)), dtype=np.float32)
+        coefficients[self.seen] = self.scores.weights.T
         intercept = np.zeros(self.n_classes, dtype=np.float32)
-        intercept[self._seen] = self._scores.intercept
-        tensors = {"idf": self._idf, "coefficients": coefficients, "intercept": intercept}
+        intercept[self.seen] = self.scores.intercept
+        tensors = {"idf": self.idf, "coefficients": coefficients, "intercept": intercept}
         metadata = {
             "schema_version": self.schema_version,
             "multi_label": self.multi_label,
             "analyzer": self.analyzer,
             "n_classes": self.n_classes,
-            "n_features": self.n_features,
+            "n_features": len(self.vocabulary),
             "n_rows": self.n_rows,
-            "seen_classes": self._seen.tolist(),
-            "settings": self.settings,
+            "seen_classes": self.seen.tolist(),
+            "settings": self.vocabulary.settings,
         }
-        write_atomic(folder / VOCABULARY, "".join(f"{ngram}\n" for ngram in self._vocabulary.ngrams))
+        write_atomic(folder / VOCABULARY, "".join(f"{ngram}\n" for ngram in self.vocabulary.ngrams))
         with atomic_path(folder / WEIGHTS) as scratch:
             save_file(tensors, scratch)
         write_atomic(folder / METADATA, json.dumps(metadata, indent=2) + "\n")
@@ -261,3 +257,100 @@ def cross_fit_ngrams(
         )
         found[own] = ngrams.log_proba([texts[i] for i in own.tolist()])
     return found
+
+
+def _take_rows(
+    texts: Sequence[str],
+    labels: Labels,
+    n_seen: int,
+    seed: int,
+    time_left_s: Callable[[], float],
+    before: Analyzer | None = None,
+) -> tuple[NgramCounter, IntArray, bool]:
+    """Count n-grams of as many rows as leave time to fit on them.
+
+    The first chunk is small; what it took tells how many more rows fit. Returned are the counts, the numbers
+    of the rows, and whether there is more time than they need.
+
+    Args:
+        texts: of all rows.
+        labels: (n,) of 0 … n_seen - 1, or multi-hot (n, n_seen).
+        n_seen: classes.
+        seed: of the order in which rows are taken.
+        time_left_s: for counting and fitting; infinite without a deadline.
+        before: the analyzer of an exact fit on most of the rows; all are then taken with the same one.
+    """
+    order = stratified_order(strata(labels), seed)
+    if before is not None:
+        found = _take_rows_of(before, texts, order, n_seen, lambda: math.inf)
+        if found is not None:
+            return found
+    analyzer = choose_analyzer(texts)
+    if analyzer == "word" and PAIR_SEPARATOR not in texts[0]:
+        found = _take_rows_of("subword", texts, order, n_seen, time_left_s)
+        if found is not None:
+            return found
+    found = _take_rows_of(analyzer, texts, order, n_seen, time_left_s)
+    assert found is not None
+    return found
+
+
+def _take_rows_of(
+    analyzer: Analyzer, texts: Sequence[str], order: IntArray, n_seen: int, time_left_s: Callable[[], float]
+) -> tuple[NgramCounter, IntArray, bool] | None:
+    """Count the n-grams of one analyzer, with arguments and result as of `_take_rows`.
+
+    Rows are taken in the given order (n,). With "subword" the result is None once it is clear that there is
+    no time or memory for all rows.
+    """
+    given_s = time_left_s()
+    counter = NgramCounter(analyzer)
+    usual_ns = COUNT_PAIRS_NS if PAIR_SEPARATOR in texts[0] else COUNT_NS
+    if analyzer == "subword":
+        usual_ns = COUNT_PARTS_NS
+        NgramCounter(analyzer).add(texts[:WARM_UP])  # the first call takes several times as long
+    n, wanted, n_chars = 0, len(order), FIRST_CHARS
+    counted_s, spare_s = 0.0, math.inf
+    while n < wanted and (counter.n_entries < MAX_ENTRIES or n < n_seen):
+        started_s = time.monotonic()
+        chunk = _next_chunk(texts, order[n:wanted], n_chars)
+        counter.add(chunk)
+        counted_s += time.monotonic() - started_s
+        n, n_chars = n + len(chunk), min(GROWTH * n_chars, MOST_CHARS)
+        if math.isfinite(given_s):
+            ns = counted_s / (usual_ns * (counter.n_entries + 1))  # seconds here that are one there
+            calls_s = ns * FIRST_BLOCKS * n_scores(n_seen) * CALL_NS
+            pass_s = ns * row_ns(counter.n_entries / n, n_seen)
+            build_s = ns * BUILD_NS * counter.n_entries / n
+            row_s = counted_s / n + build_s + PLANNED_PASSES * pass_s
+            spent_s = given_s - time_left_s()
+            spare_s = PLANNED_SHARE * given_s - spent_s - (row_s * n - counted_s) - calls_s
+            wanted = max(n_seen, min(len(order), n + int(spare_s / row_s)))
+        few = wanted < len(order) or counter.n_entries / n * len(order) > MAX_ENTRIES
+        if few and analyzer == "subword":  # all rows without parts are worth more than some with them
+            return None
+    return counter, order[:n], n == len(order) and spare_s > SPARE_COUNTS * counted_s
+
+
+def _next_chunk(texts: Sequence[str], rows: IntArray, most_chars: int) -> list[str]:
+    """Return the next texts, at least one, until they have so many characters."""
+    chunk: list[str] = []
+    n_chars = 0
+    for row in rows.tolist():
+        chunk.append(texts[row])
+        n_chars += min(len(chunk[-1]), MAX_CHARS) + 1
+        if n_chars >= most_chars:
+            break
+    return chunk
+
+
+def stratified_order(labels: IntArray, seed: int) -> IntArray:
+    """Return an order (n,) of rows: one of each class first, then every beginning has the classes' shares."""
+    rng = np.random.default_rng(seed)
+    shuffled = rng.permutation(len(labels))
+    by_class = shuffled[np.argsort(labels[shuffled], kind="stable")]
+    counts = np.bincount(labels)
+    rank = np.arange(len(labels)) - np.repeat(np.cumsum(counts) - counts, counts)
+    place = (rank + rng.random(len(labels))) / np.repeat(counts, counts)
+    place[rank == 0] -= 1.0
+    return by_class[np.argsort(place, kind="stable")]
