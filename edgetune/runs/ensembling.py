@@ -47,8 +47,7 @@ from edgetune.runs.weighting import (
 )
 from edgetune.utils.machine import return_memory
 from edgetune.utils.metrics import Evaluation
-from edgetune.utils.multi_label import log_probabilities
-from edgetune.utils.multi_label_metrics import micro_f1
+from edgetune.utils.multi_label import log_probabilities, micro_f1
 from edgetune.utils.types import FloatArray, IntArray, Labels
 
 ROWS_WHEN_INTERRUPTED = 100

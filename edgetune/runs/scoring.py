@@ -14,8 +14,7 @@ from edgetune.data.token_store import TokenView
 from edgetune.planning.candidate import EVALUATION_BATCH, EVALUATION_BATCHES, PROBE_BATCHES, scored_s
 from edgetune.planning.clock import Clock
 from edgetune.utils.metrics import Evaluation
-from edgetune.utils.multi_label import is_multi_hot, log_sigmoid
-from edgetune.utils.multi_label_metrics import evaluate_answers
+from edgetune.utils.multi_label import evaluate_answers, is_multi_hot, log_sigmoid
 from edgetune.utils.types import FloatArray, IntArray, StepCost
 
 FEWEST_ROWS = 8

@@ -14,8 +14,14 @@ from edgetune.inference.saved_ensemble import ENCODER
 from edgetune.learners.ensemble import Ensemble, MemberScore, fit_ensemble
 from edgetune.runs.scoring import Scored
 from edgetune.utils.metrics import Evaluation, cross_entropy
-from edgetune.utils.multi_label import is_multi_hot, log_odds, log_probabilities
-from edgetune.utils.multi_label_metrics import calibration_error, evaluate_answers, micro_f1
+from edgetune.utils.multi_label import (
+    calibration_error,
+    evaluate_answers,
+    is_multi_hot,
+    log_odds,
+    log_probabilities,
+    micro_f1,
+)
 from edgetune.utils.types import FloatArray, Labels
 
 FEWEST_ROWS = 20
