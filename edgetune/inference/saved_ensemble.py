@@ -8,7 +8,6 @@ tokenizer.json         only in a run that has no encoder
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -19,6 +18,7 @@ from edgetune.learners.ngrams.learner import Ngrams
 from edgetune.learners.text_learner import TextLearner, load_text_learner
 from edgetune.run_files.run_folder import ENSEMBLE, damage_errors
 from edgetune.utils.errors import RunError
+from edgetune.utils.files import write_json
 from edgetune.utils.multi_label import log_probabilities
 from edgetune.utils.parsing import read_json_file
 from edgetune.utils.types import FloatArray
@@ -64,12 +64,9 @@ class SavedEnsemble:
             texts: (N,).
             logits: (N, C) of the encoder; needed if it takes part.
         """
-        log_probas: dict[str, FloatArray] = {}
-        if NGRAMS in self.ensemble.names:
-            log_probas[NGRAMS] = self.ngrams.log_proba(texts)
-        for name, learner in self.others.items():
-            if name in self.ensemble.names:
-                log_probas[name] = learner.log_proba(texts)
+        learners: dict[str, TextLearner] = {NGRAMS: self.ngrams, **self.others}
+        names = self.ensemble.names
+        log_probas = {name: one.log_proba(texts) for name, one in learners.items() if name in names}
         if logits is not None:
             log_probas[ENCODER] = log_probabilities(logits, self.ensemble.multi_label)
         return self.ensemble.combine(log_probas)
@@ -81,8 +78,7 @@ class SavedEnsemble:
         found = self.ensemble.to_dict() | {"label_names": list(self.label_names)}
         if self.others:
             found["text_learners"] = [*self.others]
-        text = json.dumps(found, indent=2, ensure_ascii=False) + "\n"
-        (home / WEIGHTS).write_text(text, encoding="utf-8")
+        write_json(home / WEIGHTS, found)
         self.ngrams.save(home)
         for name, learner in self.others.items():
             (home / name).mkdir()

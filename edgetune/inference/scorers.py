@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import Protocol
 
 from edgetune.backends.onnx_files import find_unsafe_reference
 from edgetune.backends.ort.ort_runtime import import_ort
@@ -13,11 +13,20 @@ from edgetune.run_files.run_folder import damage_errors
 from edgetune.utils.errors import RunError
 from edgetune.utils.types import FloatArray, IntArray
 
+Scorer = Callable[[dict[str, IntArray]], FloatArray]
+"""Padded inputs → logits."""
 
-class Scorer(Protocol):
-    """Logits for padded inputs."""
 
-    def __call__(self, inputs: dict[str, IntArray]) -> FloatArray: ...
+def check_references(path: Path) -> None:
+    """Refuse an ONNX file that would read outside its folder.
+
+    Raises:
+        RunError: it does, or it is damaged.
+    """
+    with damage_errors(path):
+        why = find_unsafe_reference(path)
+        if why is not None:
+            raise RunError(f"{path} {why}; train the model again, or get a new copy of the folder.")
 
 
 def onnx_scorer(path: Path) -> Scorer:
@@ -26,10 +35,7 @@ def onnx_scorer(path: Path) -> Scorer:
     Raises:
         RunError: it is damaged, or would read outside its folder.
     """
-    with damage_errors(path):
-        why = find_unsafe_reference(path)
-        if why is not None:
-            raise RunError(f"{path} {why}; train the model again, or get a new copy of the folder.")
+    check_references(path)
     ort = import_ort()
     with damage_errors(path):
         session = ort.InferenceSession(str(path), providers=["CPUExecutionProvider"])
