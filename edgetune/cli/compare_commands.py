@@ -22,7 +22,6 @@ from edgetune.cli.options import (
     complete_methods,
     option,
     parse_set_options,
-    print_sections,
     takes,
     tell,
 )
@@ -30,6 +29,7 @@ from edgetune.utils.errors import Interrupted, RunError, UsageError
 from edgetune.utils.formatting import counted
 from edgetune.utils.limits import MAX_CELLS, MAX_NAME
 from edgetune.utils.sanitize import json_text, one_line
+from edgetune.utils.tables import Section, print_sections
 
 if TYPE_CHECKING:
     from edgetune.compare.comparison import CellDone
@@ -155,7 +155,6 @@ def _progress(done: CellDone) -> str:
 
 def _print(tables: list[DataTable]) -> None:
     from edgetune.compare.ranking import HEADER, combined_speedups, row_cells
-    from edgetune.utils.tables import Section
 
     sections = []
     for table in tables:

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from edgetune.cli.options import CacheDir, Json, console, print_sections
+from edgetune.cli.options import CacheDir, Json, console
 from edgetune.utils.errors import UsageError
 from edgetune.utils.formatting import counted
-from edgetune.utils.tables import Section
+from edgetune.utils.tables import Section, print_sections
 
 if TYPE_CHECKING:
     from edgetune.maintenance.cache_cleanup import CacheEntry

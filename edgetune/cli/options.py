@@ -15,7 +15,6 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 
 from edgetune.config import choices
-from edgetune.utils import tables
 from edgetune.utils.errors import UsageError
 from edgetune.utils.sanitize import on_terminal
 
@@ -321,8 +320,3 @@ def console() -> Any:
     from rich.console import Console
 
     return Console()
-
-
-def print_sections(sections: list[tables.Section]) -> None:
-    """Print tables on stdout."""
-    tables.print_sections(sections, console())

@@ -20,9 +20,9 @@ from edgetune.cli.options import (
     PanelCommand,
     PanelGroup,
     Quiet,
-    print_sections,
 )
 from edgetune.utils.errors import Interrupted, UsageError
+from edgetune.utils.tables import print_sections
 
 if TYPE_CHECKING:
     from edgetune.devices.device_profile import DeviceProfile

@@ -22,7 +22,6 @@ from edgetune.cli.options import (
     choice,
     console,
     option,
-    print_sections,
     takes,
     tell,
 )
@@ -30,6 +29,7 @@ from edgetune.config.choices import Pooling
 from edgetune.utils.errors import UsageError, requires_extra
 from edgetune.utils.formatting import counted
 from edgetune.utils.sanitize import json_text
+from edgetune.utils.tables import print_sections
 
 
 @takes(*READING)

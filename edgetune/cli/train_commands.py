@@ -25,12 +25,12 @@ from edgetune.cli.options import (
     console,
     option,
     parse_set_options,
-    print_sections,
     takes,
     tell,
 )
 from edgetune.utils.errors import NEEDS_MENDING, WORSE_THAN_MAJORITY, Interrupted, UsageError
 from edgetune.utils.sanitize import json_text, on_terminal
+from edgetune.utils.tables import print_sections
 
 _IMPORTED_AT_S, _CPU_AT_IMPORT_S = time.perf_counter(), time.process_time()
 
