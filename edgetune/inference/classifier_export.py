@@ -26,9 +26,8 @@ from edgetune.backends.ort.ort_runtime import import_ort
 from edgetune.data.token_build import most_tokenized_chars
 from edgetune.data.token_format import split_text
 from edgetune.data.token_store import TokenView
-from edgetune.inference.saved_ensemble import ENCODER, NGRAMS
+from edgetune.inference.saved_ensemble import ENCODER, NGRAMS, check_references
 from edgetune.inference.saved_run import Run
-from edgetune.inference.scorers import check_references
 from edgetune.learners.ngrams import derived_tokens
 from edgetune.run_files.outputs import export_folder, refuse_taken
 from edgetune.utils.errors import ModelError, RunError, UsageError
@@ -66,12 +65,9 @@ class ExportedClassifier:
 
 @dataclass(frozen=True)
 class Measured:
-    """One model on the rows, one text at a time.
+    """One model on the rows, one text at a time: the median counts, tokenization included.
 
-    Attributes:
-        accuracy: in [0, 1]; where a row may have several labels, the share of rows with all of them right.
-        ms_per_text: median, tokenization included.
-        n_bytes: of the file.
+    `accuracy` is in [0, 1]; where a row may have several labels, all of them must be right.
     """
 
     accuracy: float

@@ -21,8 +21,7 @@ from edgetune.data.splits import data_options, open_cached, open_splits
 from edgetune.data.token_build import CHUNK_CHARS, most_tokenized_chars, tokenizer_input
 from edgetune.data.token_format import TokenizerSpec, joined_text
 from edgetune.data.token_store import TokenView
-from edgetune.inference.saved_ensemble import load_ensemble
-from edgetune.inference.scorers import Scorer, onnx_scorer, torch_scorer
+from edgetune.inference.saved_ensemble import Scorer, load_ensemble, onnx_scorer, torch_scorer
 from edgetune.models.checks import check_config, open_tokenizer
 from edgetune.models.source import max_positions
 from edgetune.models.vocabulary import check_vocabulary, pad_token_id
