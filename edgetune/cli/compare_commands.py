@@ -52,17 +52,14 @@ if TYPE_CHECKING:
     eval_rows=option(int, "Maximum number of evaluation rows, drawn once.", "all"),
     curve=option(bool, "Also run random selection at five durations, as the reference curve.", "curve"),
     models=option(bool, "Keep the model of every run (180 MB each for the built-in model).", "models"),
+    out=option(Path, "Folder to write to.", "runs/compare-NAME"),
+    overwrite=option(bool, "Replace runs of that folder that had other settings.", None, "--overwrite"),
 )
 def compare(
     data: Annotated[list[str], typer.Argument(help="One or more labelled data sets, or one grid in TOML.")],
     set_: Set = None,
-    out: Annotated[
-        Path | None, typer.Option(help="Folder to write to.", show_default="runs/compare-NAME")
-    ] = None,
-    overwrite: Annotated[
-        bool,
-        typer.Option("--overwrite", help="Replace runs of that folder that had other settings."),
-    ] = False,
+    out: Path | None = None,
+    overwrite: bool = False,
     cache_dir: CacheDir = None,
     as_json: Json = False,
     **wished: Any,

@@ -193,10 +193,9 @@ SETTINGS: dict[str, Any] = {
 
 
 def takes(*names: str, **others: Any) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Give a command some of `SETTINGS`, and other options.
+    """Give a command some of `SETTINGS`, and other options, beside those that its signature annotates.
 
-    It gets those that the user gave, by name, beside the parameters of its own: what is not given must not
-    overrule a config file.
+    It gets those that the user gave, by name: what is not given must not overrule a config file.
     """
     taken = {name: SETTINGS[name] for name in names} | others
 
@@ -204,7 +203,7 @@ def takes(*names: str, **others: Any) -> Callable[[Callable[..., None]], Callabl
         own = [
             parameter
             for parameter in inspect.signature(command, eval_str=True).parameters.values()
-            if parameter.kind is not parameter.VAR_KEYWORD
+            if parameter.kind is not parameter.VAR_KEYWORD and parameter.name not in taken
         ]
         added = [
             inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=kind)

@@ -32,28 +32,27 @@ from edgetune.utils.sanitize import json_text
 from edgetune.utils.tables import print_sections
 
 
-@takes(*READING)
+@takes(
+    *READING,
+    file=option(str, "File of texts: one per line, or a table (see --text)."),
+    out=option(Path, "Write predictions to this .csv or .jsonl file."),
+    unsure=option(float, 'Predict "unsure" where the probability is below this, such as 0.6.', "never"),
+    all_=option(
+        bool, "Also write a column with the probability of each class to a .csv file.", None, "--all"
+    ),
+    as_json=option(bool, "Print one JSON object per text.", None, "--json"),
+)
 def predict(
     run: FinishedRun,
     texts: Annotated[
         list[str] | None, typer.Argument(help="Texts to classify.", show_default="one per line from stdin")
     ] = None,
-    file: Annotated[
-        str | None, typer.Option(help="File of texts: one per line, or a table (see --text).")
-    ] = None,
-    out: Annotated[Path | None, typer.Option(help="Write predictions to this .csv or .jsonl file.")] = None,
+    file: str | None = None,
+    out: Path | None = None,
     overwrite: Overwrite = False,
-    unsure: Annotated[
-        float | None,
-        typer.Option(
-            help='Predict "unsure" where the probability is below this, such as 0.6.', show_default="never"
-        ),
-    ] = None,
-    all_: Annotated[
-        bool,
-        typer.Option("--all", help="Also write a column with the probability of each class to a .csv file."),
-    ] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object per text.")] = False,
+    unsure: float | None = None,
+    all_: bool = False,
+    as_json: bool = False,
     **reading: Any,
 ) -> None:
     """Classify texts with a trained model.
@@ -188,25 +187,20 @@ def inspect(
     multi_label=option(
         bool, "Artifacts for rows that may have several labels, or none.", None, "--multi-label"
     ),
+    int8=option(
+        bool, "Also write the classifier with an 8-bit encoder; measure accuracy and speed.", None, "--int8"
+    ),
+    file=option(str, "Labelled text to measure int8 on.", "the run's evaluation rows"),
+    overwrite=option(bool, "Replace an earlier export in that folder.", None, "--overwrite"),
 )
 def export(
     out: Annotated[Path, typer.Option(help="Folder to write to.")],
     run: Annotated[
         Path | None, typer.Argument(help="Folder of a finished run, to export its classifier.")
     ] = None,
-    int8: Annotated[
-        bool,
-        typer.Option(
-            "--int8", help="Also write the classifier with an 8-bit encoder; measure accuracy and speed."
-        ),
-    ] = False,
-    file: Annotated[
-        str | None,
-        typer.Option(help="Labelled text to measure int8 on.", show_default="the run's evaluation rows"),
-    ] = None,
-    overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Replace an earlier export in that folder.")
-    ] = False,
+    int8: bool = False,
+    file: str | None = None,
+    overwrite: bool = False,
     cache_dir: CacheDir = None,
     **of_artifacts: Any,
 ) -> None:

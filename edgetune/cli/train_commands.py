@@ -121,26 +121,21 @@ def plan(
     model=option(
         str, "Model folder, run folder, or hub:NAME (with --artifacts: the initial weights).", "built-in"
     ),
+    resume=option(Path, "Resume an interrupted run. Takes no other settings."),
+    config=option(Path, "Read settings from a TOML file; options take precedence."),
+    out=option(Path, "Run folder to write to.", "runs/NAME"),
+    overwrite=option(bool, "Replace an existing run in that folder.", None, "--overwrite"),
+    details=option(bool, "Also print what every phase took, the plan, and skipped rows.", None, "--details"),
 )
 def finetune(
     data: Annotated[str | None, typer.Argument(help="Labelled text: a file, a folder, or hub:NAME.")] = None,
-    resume: Annotated[
-        Path | None, typer.Option(help="Resume an interrupted run. Takes no other settings.")
-    ] = None,
+    resume: Path | None = None,
     set_: Set = None,
-    config: Annotated[
-        Path | None, typer.Option(help="Read settings from a TOML file; options take precedence.")
-    ] = None,
-    out: Annotated[
-        Path | None, typer.Option(help="Run folder to write to.", show_default="runs/NAME")
-    ] = None,
-    overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Replace an existing run in that folder.")
-    ] = False,
+    config: Path | None = None,
+    out: Path | None = None,
+    overwrite: bool = False,
     cache_dir: CacheDir = None,
-    details: Annotated[
-        bool, typer.Option("--details", help="Also print what every phase took, the plan, and skipped rows.")
-    ] = False,
+    details: bool = False,
     quiet: Quiet = False,
     as_json: Json = False,
     **settings: Any,
