@@ -26,10 +26,7 @@ RARE_CLASSES = '# metric = "macro-f1"  # if rare classes matter as much as frequ
 
 
 def draft_config(data: DataSettings) -> str:
-    """Return a config as TOML, with the detected settings of labelled text.
-
-    Args:
-        data: the file, and what the user said of it.
+    """Return a config as TOML, with what was detected in labelled text and what the user said of it.
 
     Raises:
         DataError: the file is missing or cannot be read as rows.

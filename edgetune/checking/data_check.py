@@ -15,6 +15,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -56,7 +57,7 @@ from edgetune.data.tokens import ADVICE
 from edgetune.learners.ngrams.learner import cross_fit_ngrams
 from edgetune.utils.errors import DataError
 from edgetune.utils.formatting import counted, describe_unknown, percent
-from edgetune.utils.metrics import Evaluation, evaluate_predictions
+from edgetune.utils.metrics import evaluate_predictions
 from edgetune.utils.sanitize import brief
 from edgetune.utils.types import IntArray, Say
 
@@ -242,8 +243,8 @@ class _Rows:
     n_loose: int = 0
     first_loose: str = ""
     guess: tuple[str, ...] = ()
+    label_ids: array[int] = field(default_factory=partial(array, "i"))
     _hashes: bytearray = field(default_factory=bytearray)
-    _label_ids: array[int] = field(default_factory=partial(array, "i"))
 
     def add_bad(self, row: BadRow) -> None:
         self.reasons[row.reason] += 1
@@ -266,7 +267,7 @@ class _Rows:
             self.n_labels[len(example.labels)] += 1
             for label in example.labels:
                 self.first_lines.setdefault(label, example.line)
-            self._label_ids.append(numbers.setdefault(example.label, len(numbers)))
+            self.label_ids.append(numbers.setdefault(example.label, len(numbers)))
             self._hashes += text_hash(example.text, example.text_pair)
             check_label_count(path, len(self.labels), example.label)
             pair = example.text_pair
@@ -277,11 +278,6 @@ class _Rows:
     def text_hashes(self) -> IntArray:
         """(n,) uint64; equal for texts that differ in letter case or white space at most."""
         return np.frombuffer(bytes(self._hashes), dtype=np.uint64)
-
-    @property
-    def label_ids(self) -> IntArray:
-        """(n,) numbers of the labels, in order of appearance."""
-        return np.array(self._label_ids, dtype=np.int32)
 
     @property
     def n_unlabelled(self) -> int:
@@ -311,34 +307,28 @@ def check_data(config: RunConfig, model_loader: ModelLoader, say: Say = lambda t
     if not n_rows:
         reasons = "; ".join(f"{reason} ({count:,})" for reason, count in rows.reasons.most_common())
         raise DataError(f"{path} has no usable rows{': ' if reasons else ''}{reasons}.")
-    sample = _thinned(drawn.examples)
+    n_chars = sum(len(example.text) + len(example.text_pair or "") for example in drawn.examples)
+    sample = drawn.examples[:: max(1, -(-n_chars // SAMPLE_CHARS))]
     if n_rows > len(sample):
         say(f"Checking a sample of {len(sample):,} of {n_rows:,} rows")
     names = label_order(rows.labels)
     counts = {name: rows.labels[name] for name in names}
-    repeats = count_repeats(rows.text_hashes, rows.label_ids)
+    repeats = count_repeats(rows.text_hashes, np.array(rows.label_ids, dtype=np.int32))
     texts = [joined_text(text_or_pair(example.text, example.text_pair)) for example in sample]
     words = Words(texts)
     lengths, n_tokens, scripts = _tokenized(sample, texts, words, model_loader)
     cuts = [_cut(limit, n_tokens) for limit in LENGTHS if limit <= model_loader.max_positions]
     groups = similar_groups(words)
     problems = list(_label_problems(path, counts))
-    validated, surprising = (
-        (None, [])
-        if problems or rows.multi_label
-        else _cross_validated(sample, texts, names, words, groups, config.train.seed)
-    )
+    validated: CrossValidation | None = None
+    surprising: list[SurprisingRow] = []
+    if not problems and not rows.multi_label:
+        validated, surprising = _cross_validated(sample, texts, names, words, groups, config.train.seed)
+    mixed, n_multi_label = mixed_label_kinds(rows.first_lines) or "", n_rows if rows.multi_label else None
     findings = [
-        *reading_findings(
-            rows.guess, mixed_label_kinds(rows.first_lines) or "", rows.n_loose, rows.first_loose
-        ),
+        *reading_findings(rows.guess, mixed, rows.n_loose, rows.first_loose),
         *_row_findings(rows, n_rows, drawn.is_cut),
-        *(
-            problems
-            or label_findings(
-                counts, repeats, 0, config.data.max_length, n_rows if rows.multi_label else None
-            )
-        ),
+        *(problems or label_findings(counts, repeats, 0, config.data.max_length, n_multi_label)),
         *([*labels_per_row_findings(rows.n_labels), DataFinding(SEVERAL)] if rows.multi_label else ()),
         *_sample_findings(config, n_tokens, scripts, validated, model_loader.source.name),
         *_eval_findings(config, options, rows, names),
@@ -363,16 +353,10 @@ def check_data(config: RunConfig, model_loader: ModelLoader, say: Say = lambda t
         lengths=lengths,
         cuts=tuple(cuts),
         scripts=tuple(scripts),
-        conflicts=tuple(_conflicts(sample, words)),
+        conflicts=tuple(islice(_conflicts(sample, words), MOST_CONFLICTS)),
         cross_validation=validated,
         surprising=tuple(surprising),
     )
-
-
-def _thinned(examples: Sequence[Example]) -> Sequence[Example]:
-    """Leave out rows, evenly, where all of them have too many characters."""
-    n_chars = sum(len(example.text) + len(example.text_pair or "") for example in examples)
-    return examples[:: max(1, -(-n_chars // SAMPLE_CHARS))]
 
 
 def _reading(table: Table, chosen: Columns, options: DataOptions) -> Iterator[ReadingFact]:
@@ -429,12 +413,10 @@ def _cut(limit: int, n_tokens: IntArray) -> CutShare:
 def _conflicts(sample: Sequence[Example], words: Words) -> Iterator[ConflictingText]:
     order = np.argsort(words.text_hashes, kind="stable")
     starts = np.flatnonzero(np.diff(words.text_hashes[order])) + 1
-    n_found = 0
     for rows in np.split(order, starts):
         examples = [sample[row] for row in rows.tolist()]
         labels = tuple(sorted({example.label for example in examples}))
-        if len(labels) > 1 and n_found < MOST_CONFLICTS:
-            n_found += 1
+        if len(labels) > 1:
             lines = tuple(example.line for example in examples)
             yield ConflictingText(shown_text(examples[0].text, examples[0].text_pair), labels, lines)
 
@@ -459,33 +441,22 @@ def _cross_validated(
         return None, []
     started_s = time.monotonic()
     log_proba = cross_fit_ngrams(texts, labels, len(names), folds, seed, limit_s=CROSS_VALIDATION_S)
-    spent_s = time.monotonic() - started_s
-    found: Evaluation = evaluate_predictions(log_proba, labels, names)
+    is_cut = time.monotonic() - started_s > NEARLY_ALL * CROSS_VALIDATION_S
+    found = evaluate_predictions(log_proba, labels, names)
     majority = int(np.bincount(labels).max()) / len(labels)
     validated = CrossValidation(
-        len(labels),
-        majority,
-        found.accuracy,
-        found.interval,
-        found.macro_f1,
-        apart,
-        is_cut=spent_s > NEARLY_ALL * CROSS_VALIDATION_S,
+        len(labels), majority, found.accuracy, found.interval, found.macro_f1, apart, is_cut
     )
     own_proba = log_proba[np.arange(len(labels)), labels]
     predicted = log_proba.argmax(axis=1)
     order = np.argsort(own_proba, kind="stable")
     _, first = np.unique(words.text_hashes[order], return_index=True)  # of each text one row
     wrong = [row for row in order[np.sort(first)].tolist() if predicted[row] != labels[row]]
-    surprising = [
-        SurprisingRow(
-            sample[row].line,
-            sample[row].label,
-            float(np.exp(own_proba[row])),
-            names[predicted[row]],
-            shown_text(sample[row].text, sample[row].text_pair),
-        )
-        for row in wrong[:MOST_SURPRISING]
-    ]
+    surprising = []
+    for row in wrong[:MOST_SURPRISING]:
+        one, probability = sample[row], float(np.exp(own_proba[row]))
+        text = shown_text(one.text, one.text_pair)
+        surprising.append(SurprisingRow(one.line, one.label, probability, names[predicted[row]], text))
     return validated, surprising
 
 

@@ -42,28 +42,16 @@ class ScriptCoverage:
 def coverage_by_script(
     texts: Sequence[str], n_words: IntArray, n_tokens: IntArray, n_unknown: IntArray
 ) -> list[ScriptCoverage]:
-    """Return the scripts of texts, the most frequent first.
+    """Return the scripts of texts (n,), the most frequent first.
 
-    Args:
-        texts: (n,).
-        n_words: (n,) words of each.
-        n_tokens: (n,) tokens of each, without special tokens.
-        n_unknown: (n,) unknown tokens among these.
+    Words, tokens without special ones, and unknown tokens among these are (n,) numbers of each text.
     """
-    scripts = [script_of(text) for text in texts]
+    scripts = np.array([script_of(text) for text in texts])
     found = []
-    for script, rows in Counter(scripts).most_common():
-        chosen = np.array([one == script for one in scripts])
-        tokens = int(n_tokens[chosen].sum())
-        found.append(
-            ScriptCoverage(
-                script,
-                rows,
-                rows / len(texts),
-                tokens / max(1, int(n_words[chosen].sum())),
-                int(n_unknown[chosen].sum()) / max(1, tokens),
-            )
-        )
+    for script, rows in Counter(scripts.tolist()).most_common():
+        words, tokens, unknown = (int(n[scripts == script].sum()) for n in (n_words, n_tokens, n_unknown))
+        per_word, unknown_rate = tokens / max(1, words), unknown / max(1, tokens)
+        found.append(ScriptCoverage(script, rows, rows / len(texts), per_word, unknown_rate))
     return found
 
 

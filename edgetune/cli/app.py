@@ -2,50 +2,23 @@
 
 from __future__ import annotations
 
-import dataclasses
 import errno
 import io
-import json
 import sys
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from edgetune.cli.cache_commands import clean
-from edgetune.cli.check_command import check, init
-from edgetune.cli.compare_commands import compare, inspect
-from edgetune.cli.export_commands import export
-from edgetune.cli.options import (
-    CacheDir,
-    Data,
-    Delimiter,
-    Encoding,
-    Escape,
-    Header,
-    Json,
-    Label,
-    MaxBadRows,
-    MergeLabels,
-    Overwrite,
-    Pair,
-    PanelCommand,
-    Text,
-    TextsCommand,
-    console,
-    given_settings,
-    tell,
-)
+from edgetune.cli.compare_commands import compare, methods, report
+from edgetune.cli.maintenance_commands import clean, doctor
+from edgetune.cli.options import PanelCommand, TextsCommand
 from edgetune.cli.profile_commands import profile_app
-from edgetune.cli.report_commands import methods, report
-from edgetune.cli.serve_command import serve
-from edgetune.cli.train_commands import demo, finetune, plan
-from edgetune.cli.ui_command import ui
-from edgetune.utils.errors import EdgetuneError, Interrupted, UsageError, is_near
+from edgetune.cli.run_commands import evaluate, export, inspect, predict, serve, ui
+from edgetune.cli.train_commands import check, demo, finetune, init, plan
+from edgetune.utils.errors import EdgetuneError, Interrupted, is_near
 from edgetune.utils.files import os_error_in
-from edgetune.utils.formatting import counted
 from edgetune.utils.isolation import no_telemetry
-from edgetune.utils.sanitize import brief, json_text, one_line
+from edgetune.utils.sanitize import brief, one_line
 from edgetune.utils.signals import (
     CheckedStdout,
     ClosedPipeTolerant,
@@ -67,8 +40,11 @@ app = typer.Typer(
     rich_markup_mode="rich",
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (check, init, finetune, plan, compare, report, methods, inspect, clean, export, serve, ui):
-    app.command(cls=PanelCommand)(command)
+for command in (
+    *(check, init, finetune, plan, compare, report, methods, inspect, clean, export, serve, ui),
+    *(predict, evaluate, doctor, demo),
+):
+    app.command(cls=TextsCommand if command is predict else PanelCommand)(command)
 app.add_typer(profile_app)
 
 
@@ -79,140 +55,6 @@ def _version(
     if version:
         print(f"edgetune {__version__}")
         raise typer.Exit
-
-
-@app.command(cls=TextsCommand)
-def predict(
-    run: Annotated[Path, typer.Argument(help="Folder of a finished run.")],
-    texts: Annotated[
-        list[str] | None, typer.Argument(help="Texts to classify.", show_default="one per line from stdin")
-    ] = None,
-    file: Annotated[
-        str | None, typer.Option(help="File of texts: one per line, or a table (see --text).")
-    ] = None,
-    out: Annotated[Path | None, typer.Option(help="Write predictions to this .csv or .jsonl file.")] = None,
-    overwrite: Overwrite = False,
-    text: Text = None,
-    pair: Pair = None,
-    header: Header = None,
-    encoding: Encoding = None,
-    delimiter: Delimiter = None,
-    escape: Escape = None,
-    unsure: Annotated[
-        float | None,
-        typer.Option(
-            help='Predict "unsure" where the probability is below this, such as 0.6.', show_default="never"
-        ),
-    ] = None,
-    all_: Annotated[
-        bool,
-        typer.Option("--all", help="Also write a column with the probability of each class to a .csv file."),
-    ] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object per text.")] = False,
-) -> None:
-    """Classify texts with a trained model.
-
-    Examples:
-        edgetune predict runs/reviews "the battery died in a day"
-        edgetune predict runs/reviews --file new.csv --out predictions.csv --all
-        cat texts.txt | edgetune predict runs/reviews --unsure 0.6
-    """
-    reading = given_settings(
-        locals(), "run", "texts", "file", "out", "overwrite", "unsure", "all_", "as_json"
-    )
-    from edgetune.data.examples import DataOptions
-    from edgetune.inference.predictions import (
-        predict_file,
-        predict_lines,
-        print_predictions,
-        stdin_lines,
-        write_predictions,
-    )
-    from edgetune.inference.saved_run import load_run
-    from edgetune.run_files.outputs import check_outputs
-
-    if file is not None and texts:
-        raise UsageError("Give texts or --file, not both.")
-    if all_ and out is None and not as_json:
-        raise UsageError("--all writes columns: add --out FILE.csv, or print the probabilities with --json.")
-    check_outputs({"--out": out}, reads=[file], runs=[run], overwrite=overwrite)
-    opened = load_run(run)
-    if file is not None:
-        predictions = predict_file(opened, file, DataOptions(**reading), unsure)
-    else:
-        predictions = predict_lines(opened, texts if texts else stdin_lines(), unsure)
-    if out is not None:
-        write_predictions(predictions, out, all_)
-        n_predicted = predictions.n_rows - predictions.n_empty
-        print(f"Wrote {counted(n_predicted, 'prediction')} to {out}.", file=sys.stderr)
-    else:
-        print_predictions(predictions, as_json)
-    for note in predictions.notes():
-        print(note, file=sys.stderr)
-
-
-@app.command(cls=PanelCommand)
-def evaluate(
-    run: Annotated[Path, typer.Argument(help="Folder of a finished run.")],
-    data: Data,
-    text: Text = None,
-    label: Label = None,
-    pair: Pair = None,
-    header: Header = None,
-    encoding: Encoding = None,
-    delimiter: Delimiter = None,
-    escape: Escape = None,
-    merge_labels: MergeLabels = None,
-    max_bad_rows: MaxBadRows = None,
-    cache_dir: CacheDir = None,
-    as_json: Json = False,
-) -> None:
-    """Evaluate a trained model on labelled text.
-
-    Examples:
-        edgetune evaluate runs/reviews test.csv
-        edgetune evaluate runs/reviews test.tsv --text sentence --label class
-    """
-    reading = given_settings(locals(), "run", "data", "max_bad_rows", "cache_dir", "as_json")
-    from edgetune.inference.saved_run import load_run
-
-    opened = load_run(run)
-    options = dataclasses.replace(opened.data_options(), **reading)
-    share = 0.01 if max_bad_rows is None else max_bad_rows
-    found = opened.evaluate(
-        data,
-        options,
-        cache_dir=cache_dir,
-        max_bad_rows=share,
-        say=tell,
-    )
-    if as_json:
-        print(json_text(found.to_dict()))
-        return
-    from edgetune.report.result_tables import evaluation_sections
-    from edgetune.utils.tables import print_sections
-
-    print_sections(evaluation_sections(found), console())
-
-
-@app.command(cls=PanelCommand)
-def doctor(as_json: Json = False) -> None:
-    """Check what works on this machine, and what is missing.
-
-    Examples:
-        edgetune doctor
-        edgetune doctor --json
-    """
-    from edgetune.maintenance.doctor import examine, print_diagnosis
-
-    findings = examine()
-    if as_json:
-        print(json.dumps([finding._asdict() for finding in findings]))
-    else:
-        print_diagnosis(findings, console())
-
-
-app.command(cls=PanelCommand)(demo)
 
 
 def main() -> None:

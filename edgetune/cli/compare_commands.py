@@ -1,111 +1,69 @@
-"""The commands that compare methods and inspect finished runs: compare, inspect. Registered by `app.py`."""
+"""The commands that compare: compare, report, methods. Registered by `app.py`."""
 
 from __future__ import annotations
 
+import json
 import re
 import signal
 import sys
+from dataclasses import asdict
+from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from edgetune.cli.options import (
+    LABELS,
+    READING,
     CacheDir,
-    Deadline,
-    Delimiter,
-    Encoding,
-    Escape,
-    Eval,
-    Header,
     Json,
-    Label,
-    MergeLabels,
-    MultiLabel,
     Overwrite,
-    Pair,
     Set,
-    Text,
     complete_methods,
-    console,
-    given_options,
+    option,
     parse_set_options,
-    split_columns,
+    takes,
     tell,
 )
-from edgetune.utils.errors import RunError, UsageError
+from edgetune.utils.errors import Interrupted, RunError, UsageError
 from edgetune.utils.formatting import counted
 from edgetune.utils.limits import MAX_CELLS, MAX_NAME
-from edgetune.utils.sanitize import json_text, on_terminal
+from edgetune.utils.sanitize import json_text, one_line
+from edgetune.utils.tables import Section, print_sections
 
 if TYPE_CHECKING:
     from edgetune.compare.comparison import CellDone
     from edgetune.compare.grid import Grid
     from edgetune.compare.ranking import DataTable
+    from edgetune.report.collect import CollectedRuns
 
 
+@takes(
+    *("deadline", "eval", *READING, *LABELS),
+    methods=option(
+        str,
+        "Methods to run, with commas, or all (see `edgetune methods`).",
+        "a few",
+        autocompletion=complete_methods,
+    ),
+    epochs=option(int, "Number of passes per run, without a deadline.", "1"),
+    seeds=option(int, "Number of runs per method, each with its own seed.", "1", min=1, max=MAX_CELLS),
+    rows=option(int, "Maximum number of training rows, drawn once.", "all"),
+    eval_rows=option(int, "Maximum number of evaluation rows, drawn once.", "all"),
+    curve=option(bool, "Also run random selection at five durations, as the reference curve.", "curve"),
+    models=option(bool, "Keep the model of every run (180 MB each for the built-in model).", "models"),
+    out=option(Path, "Folder to write to.", "runs/compare-NAME"),
+    overwrite=option(bool, "Replace runs of that folder that had other settings.", None, "--overwrite"),
+)
 def compare(
     data: Annotated[list[str], typer.Argument(help="One or more labelled data sets, or one grid in TOML.")],
-    methods: Annotated[
-        str | None,
-        typer.Option(
-            help="Methods to run, with commas, or all (see `edgetune methods`).",
-            show_default="a few",
-            autocompletion=complete_methods,
-        ),
-    ] = None,
-    deadline: Deadline = None,
-    epochs: Annotated[
-        int | None, typer.Option(help="Number of passes per run, without a deadline.", show_default="1")
-    ] = None,
-    seeds: Annotated[
-        int | None,
-        typer.Option(
-            help="Number of runs per method, each with its own seed.", min=1, max=MAX_CELLS, show_default="1"
-        ),
-    ] = None,
-    rows: Annotated[
-        int | None, typer.Option(help="Maximum number of training rows, drawn once.", show_default="all")
-    ] = None,
-    eval_rows: Annotated[
-        int | None, typer.Option(help="Maximum number of evaluation rows, drawn once.", show_default="all")
-    ] = None,
-    eval_: Eval = None,
-    text: Text = None,
-    label: Label = None,
-    pair: Pair = None,
-    header: Header = None,
-    encoding: Encoding = None,
-    delimiter: Delimiter = None,
-    escape: Escape = None,
-    merge_labels: MergeLabels = None,
-    multi_label: MultiLabel = None,
-    curve: Annotated[
-        bool | None,
-        typer.Option(
-            "--curve/--no-curve",
-            help="Also run random selection at five durations, as the reference curve.",
-            show_default="curve",
-        ),
-    ] = None,
-    models: Annotated[
-        bool | None,
-        typer.Option(
-            "--models/--no-models",
-            help="Keep the model of every run (180 MB each for the built-in model).",
-            show_default="models",
-        ),
-    ] = None,
     set_: Set = None,
-    out: Annotated[
-        Path | None, typer.Option(help="Folder to write to.", show_default="runs/compare-NAME")
-    ] = None,
-    overwrite: Annotated[
-        bool,
-        typer.Option("--overwrite", help="Replace runs of that folder that had other settings."),
-    ] = False,
+    out: Path | None = None,
+    overwrite: bool = False,
     cache_dir: CacheDir = None,
     as_json: Json = False,
+    **wished: Any,
 ) -> None:
     """Run several methods on the same rows and rank them.
 
@@ -116,40 +74,36 @@ def compare(
     """
     from edgetune.compare.comparison import Comparison
     from edgetune.compare.comparison_charts import draw_all
+    from edgetune.compare.grid import load_grid
     from edgetune.compare.ranking import make_tables, markdown
+    from edgetune.config.budget import read_budget
     from edgetune.run_files.outputs import check_comparison_folder, write_output
     from edgetune.run_files.run_folder import disk_errors
     from edgetune.utils.machine import cache_folder
 
-    reading = {"text": split_columns(text) if text else None, "label": label, "pair": pair, "header": header}
-    reading |= {"encoding": encoding, "delimiter": delimiter, "escape": escape}
-    reading |= {"merge_labels": merge_labels, "multi_label": multi_label, "eval": eval_}
-    size = given_options({"rows": rows, "eval_rows": eval_rows})
-    settings = _settings(deadline, epochs, set_)
-    if data[0].endswith(".toml"):
-        also = [
-            *given_options(reading),
-            *size,
-            *settings,
-            *given_options({"methods": methods, "seeds": seeds, "curve": curve, "models": models}),
-        ]
-        grid = _grid_file(data, also)
+    settings = parse_set_options(set_ or []) | _popped(wished, "epochs", "deadline")
+    settings = read_budget(settings, datetime.now(), 0.0)
+    if not data[0].endswith(".toml"):
+        reading = _popped(wished, "eval", *READING, *LABELS)
+        if "seeds" in wished:
+            wished["seeds"] = list(range(wished["seeds"]))
+        methods = wished.pop("methods", None)
+        grid = _grid_of(data, reading, methods, wished | {"settings": settings})
+    elif len(data) > 1 or wished or settings:
+        raise UsageError(f"{data[0]} is a grid and holds all settings; give no other option but --out.")
     else:
-        wished = size | given_options(
-            {"seeds": seeds and list(range(seeds)), "curve": curve, "models": models}
-        )
-        grid = _grid_of(data, given_options(reading), methods, wished | {"settings": settings})
+        grid = load_grid(Path(data[0]))
     folder = out if out is not None else Path("runs") / f"compare-{grid.name}"
     sources = [path for entry in grid.data for path in (entry.train, entry.eval)]
     check_comparison_folder(folder, grid.model_dump(mode="json"), sources, overwrite)
     before = signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: the cell is stopped too
     try:
-        comparison = Comparison(grid, folder, cache_dir or cache_folder(), _say)
+        comparison = Comparison(grid, folder, cache_folder(cache_dir), tell)
         for done in comparison.run():
-            _say(_progress(done))
+            tell(_progress(done))
     except KeyboardInterrupt:
-        _say(f"Stopped. Finished runs are kept in {folder}; run the same command again to continue.")
-        sys.exit(130)
+        kept = f"Finished runs are kept in {folder}; run the same command again to continue."
+        raise Interrupted(f"Stopped. {kept}") from None
     finally:
         signal.signal(signal.SIGTERM, before)
     outcomes = comparison.finished()
@@ -166,30 +120,8 @@ def compare(
     print(f"Tables and plots are in {folder}, the runs in {folder / 'cells'}.")
 
 
-def _say(text: str) -> None:
-    print(on_terminal(text), file=sys.stderr, flush=True)
-
-
-def _grid_file(data: list[str], also: list[str]) -> Grid:
-    from edgetune.compare.grid import load_grid
-
-    if len(data) > 1 or also:
-        raise UsageError(f"{data[0]} is a grid and holds all settings; give no other option but --out.")
-    return load_grid(Path(data[0]))
-
-
-def _settings(deadline: str | None, epochs: int | None, set_: list[str] | None) -> dict[str, Any]:
-    """Return settings of every cell, as `config` has them."""
-    from datetime import datetime
-
-    from edgetune.config.budget import read_budget
-
-    settings = parse_set_options(set_ or [])
-    if epochs is not None:
-        settings["epochs"] = epochs
-    if deadline is not None:
-        settings["deadline"] = deadline
-    return read_budget(settings, datetime.now(), 0.0)
+def _popped(values: dict[str, Any], *names: str) -> dict[str, Any]:
+    return {name: values.pop(name) for name in names if name in values}
 
 
 def _grid_of(data: list[str], reading: dict[str, Any], methods: str | None, wished: dict[str, Any]) -> Grid:
@@ -221,7 +153,6 @@ def _progress(done: CellDone) -> str:
 
 def _print(tables: list[DataTable]) -> None:
     from edgetune.compare.ranking import HEADER, describe_ratio, pooled_speedups, row_cells
-    from edgetune.utils.tables import Section, print_sections
 
     sections = []
     for table in tables:
@@ -231,68 +162,121 @@ def _print(tables: list[DataTable]) -> None:
             sections.append(Section(f"{table.data}: not measured", [*table.failed]))
     if whole := [(name, describe_ratio(ratio)) for name, ratio in pooled_speedups(tables).items()]:
         sections.append(Section("All data sets together", [*whole], ("method", "speed-up"), right=True))
-    print_sections(sections, console())
+    print_sections(sections)
     print("= : not significantly worse than the best. speed-up: above 1, the method pays off.")
     for caution in {table.caution for table in tables} - {""}:
         print(caution)
 
 
-def inspect(
-    run: Annotated[Path, typer.Argument(help="Folder of a finished run.")],
-    rows: Annotated[int, typer.Option(help="Number of rows to list.", min=1)] = 10,
-    limit: Annotated[
-        int, typer.Option(help="Number of rows to check at most; of more, a random sample.", min=1)
-    ] = 20_000,
+Format = Literal["html", "md", "csv", "json"]
+SUFFIXES: dict[str, Format] = {".html": "html", ".htm": "html", ".md": "md", ".csv": "csv", ".json": "json"}
+SHOWN_LEFT_OUT = 5
+
+
+def report(
+    runs: Annotated[
+        list[Path], typer.Argument(help="Run folders, or folders written by `edgetune compare`.")
+    ],
     out: Annotated[
-        Path | None,
-        typer.Option(help="Write the training file with a suggested label for each row to this CSV file."),
+        Path | None, typer.Option(help="Output file.", show_default="stdout; required for html")
     ] = None,
-    map_: Annotated[
-        Path | None,
-        typer.Option("--map", help="Plot the data map of the training rows to this file (.png or .svg)."),
+    format_: Annotated[
+        Format | None,
+        typer.Option("--format", help="Output format.", show_default="from the file name"),
     ] = None,
     overwrite: Overwrite = False,
-    as_json: Json = False,
 ) -> None:
-    """List training rows whose label is probably wrong.
+    """Compare finished runs on an HTML page or in a table.
 
     Examples:
-        edgetune inspect runs/reviews
-        edgetune inspect runs/reviews --out corrected.csv --map map.png
+        edgetune report runs/reviews runs/reviews-2 --out report.html
+        edgetune report runs/compare-reviews --format md
     """
-    from edgetune.inference.inspection import corrected_table, inspect_run
-    from edgetune.report.result_tables import inspection_object, print_inspection, write_corrected
-    from edgetune.run_files.example_stats import load_example_stats
-    from edgetune.run_files.outputs import check_outputs
-    from edgetune.run_files.run_folder import disk_errors
+    chosen = _format(out, format_)
+    if chosen == "html" and out is None:
+        raise UsageError(
+            "HTML needs an output file: add --out report.html, or print a table with --format md."
+        )
+    from edgetune.report.collect import collect
+    from edgetune.run_files.outputs import check_outputs, write_output
 
-    check_outputs({"--out": out, "--map": map_}, runs=[run], overwrite=overwrite)
-    if map_ is not None:
-        from edgetune.report.charts import picture_kind
-
-        try:
-            picture_kind(map_)
-        except ValueError as error:
-            raise UsageError(f"--map {map_}: {error}.") from error
-    found = inspect_run(run, rows, limit, tell)
-    if out is not None:
-        bad: list[str] = []
-        write_corrected(out, corrected_table(found, bad.append))
-        if bad:
-            print(
-                f"Rows left out because they cannot be read: {len(bad):,}, the first is {bad[0]}.",
-                file=sys.stderr,
-            )
-    if map_ is not None:
-        from edgetune.report.charts import draw_map
-
-        record = load_example_stats(run)
-        with disk_errors(map_):
-            draw_map(record.confidence(), record.variability(), record.correctness(), map_)
-    if as_json:
-        print(json_text(inspection_object(found, rows)))
+    check_outputs({"--out": out}, runs=runs, overwrite=overwrite)
+    collected = collect(runs)
+    text = _written(collected, chosen)
+    if out is None:
+        sys.stdout.write(text)
     else:
-        print_inspection(found, rows, console())
-    for path in (out, map_):
-        if path is not None:
-            print(f"Wrote {path}.", file=sys.stderr)
+        write_output(out, text)
+        print(f"Wrote {out}: {counted(len(collected.runs), 'run')}.", file=sys.stderr)
+    for sentence in collected.left_out[:SHOWN_LEFT_OUT]:
+        print(f"Left out: {one_line(sentence)}", file=sys.stderr)
+    if (n_more := len(collected.left_out) - SHOWN_LEFT_OUT) > 0:
+        print(f"Left out: {n_more} more.", file=sys.stderr)
+
+
+def _format(out: Path | None, given: Format | None) -> Format:
+    """Return the given format, or else the one that the file's name implies.
+
+    Raises:
+        UsageError: neither says.
+    """
+    if given is not None:
+        return given
+    if out is None:
+        raise UsageError(
+            "Choose an output file: --out report.html; or print a table with --format md, csv or json."
+        )
+    found = SUFFIXES.get(out.suffix.lower())
+    if found is None:
+        names = ", ".join(SUFFIXES)
+        raise UsageError(f"--out {out}: unknown file extension; use one of {names}, or add --format.")
+    return found
+
+
+def _written(collected: CollectedRuns, chosen: Format) -> str:
+    from edgetune.report.run_table import to_csv, to_json, to_markdown
+
+    if chosen == "html":
+        from edgetune.report.page import page
+
+        return page(collected, datetime.now().astimezone())
+    return {"md": to_markdown, "csv": to_csv, "json": to_json}[chosen](collected)
+
+
+def methods(
+    name: Annotated[
+        str | None,
+        typer.Argument(
+            help="Method to describe.",
+            show_default="list all methods",
+            autocompletion=complete_methods,
+        ),
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """List the methods of choosing examples, or describe one.
+
+    Examples:
+        edgetune methods
+        edgetune methods three-stage
+    """
+    from edgetune.compare.method_cards import (
+        baseline_cards,
+        card_sections,
+        find_card,
+        list_sections,
+        method_cards,
+    )
+
+    if name is not None:
+        card = find_card(name)
+        if as_json:
+            print(json.dumps(asdict(card), ensure_ascii=False))
+        else:
+            print_sections(card_sections(card))
+        return
+    if as_json:
+        blocks = {"methods": [*method_cards().values()], "baselines": [*baseline_cards().values()]}
+        print(json.dumps(blocks, default=asdict))
+    else:
+        print_sections(list_sections())

@@ -9,17 +9,24 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from edgetune.cli.options import CacheDir, Json, Overwrite, PanelCommand, PanelGroup, Quiet
+from edgetune.cli.options import (
+    CacheDir,
+    Json,
+    Overwrite,
+    PanelCommand,
+    PanelGroup,
+    Quiet,
+)
 from edgetune.utils.errors import Interrupted, UsageError
+from edgetune.utils.tables import print_sections
 
 if TYPE_CHECKING:
     from edgetune.devices.device_profile import DeviceProfile
     from edgetune.devices.profile_store import Match
-    from edgetune.utils.tables import Section
     from edgetune.utils.types import Tell
 
 
@@ -195,7 +202,7 @@ def compare(
     if as_json:
         print(json.dumps([ratio.to_dict() for ratio in ratios(one, other)]))
     else:
-        _print(compare_sections(one, other))
+        print_sections(compare_sections(one, other))
 
 
 @profile_app.command(cls=PanelCommand)
@@ -223,7 +230,7 @@ def check(
         return
     from edgetune.profiling.profile_tables import drift_sections
 
-    _print(drift_sections(match, drift))
+    print_sections(drift_sections(match, drift))
 
 
 def _open(name: str | None) -> Match:
@@ -256,18 +263,9 @@ def _stoppable(what_was_left: str) -> Iterator[None]:
 def _print_profile(profile: DeviceProfile) -> None:
     from edgetune.profiling.profile_tables import profile_sections
 
-    _print(profile_sections(profile))
+    print_sections(profile_sections(profile))
     if profile.noisy:
         print(
             "This machine was busy during the measurement; measure again when nothing else is running.",
             file=sys.stderr,
         )
-
-
-def _print(sections: list[Section]) -> None:
-    from rich.console import Console
-
-    from edgetune.utils.tables import print_sections
-
-    console: Any = Console()
-    print_sections(sections, console)

@@ -15,8 +15,6 @@ from edgetune.utils.sanitize import one_line
 Text = str | tuple[str, str]
 Answers = list[Prediction] | UsageError
 """Predictions of one request's texts, or why the request cannot be answered."""
-FileStamp = tuple[int, int, int]
-"""Inode, time of change and size."""
 
 SUMMARY = "summary.json"  # a run writes it last, and removes it first where it is trained again
 WATCHED = (SUMMARY, "onnx/model.onnx", "model/model.safetensors", f"{ENSEMBLE}/ensemble.json")
@@ -42,9 +40,8 @@ class ReloadingRun:
 
     def _load(self) -> None:
         run = load_run(self.folder)
-        takes_pairs = None if run.config is None else run.data_options().pair  # None: both are taken
-        next(run.predict_all([("a", "a") if takes_pairs else "a"]))
-        self._run, self._takes_pairs = run, takes_pairs
+        next(run.predict_all([("a", "a") if run.takes_pairs else "a"]))
+        self._run, self._takes_pairs = run, run.takes_pairs
 
     def _reload_if_replaced(self) -> None:
         stamps = _file_stamps(self.folder)
@@ -68,16 +65,9 @@ class ReloadingRun:
         """
         self._reload_if_replaced()
         problems = [self._problem(texts) for texts in requests]
-        found = self._run.predict_all(
-            text
-            for texts, problem in zip(requests, problems, strict=True)
-            if problem is None
-            for text in texts
-        )
-        return [
-            [next(found) for _ in texts] if problem is None else problem
-            for texts, problem in zip(requests, problems, strict=True)
-        ]
+        pairs = list(zip(requests, problems, strict=True))
+        found = self._run.predict_all(text for texts, problem in pairs if problem is None for text in texts)
+        return [problem or [next(found) for _ in texts] for texts, problem in pairs]
 
     def _problem(self, texts: Sequence[Text]) -> UsageError | None:
         if self._takes_pairs is None or all(isinstance(text, tuple) == self._takes_pairs for text in texts):
@@ -87,13 +77,14 @@ class ReloadingRun:
         return UsageError("The run was trained on single texts; leave out text_pair.")
 
 
-def _file_stamps(folder: Path) -> list[FileStamp | None] | None:
+def _file_stamps(folder: Path) -> list[tuple[int, int, int] | None] | None:
     """Return stamps of the files that tell runs apart; None where no finished run is there."""
     stamps = [_stamp(folder / name) for name in WATCHED]
     return None if stamps[0] is None else stamps
 
 
-def _stamp(path: Path) -> FileStamp | None:
+def _stamp(path: Path) -> tuple[int, int, int] | None:
+    """Return inode, time of change and size."""
     try:
         found = path.stat()
     except OSError:
@@ -113,12 +104,7 @@ class RequestQueue:
     """
 
     def __init__(self, predict: Callable[[Sequence[Sequence[Text]]], list[Answers]], max_texts: int) -> None:
-        """Use `work` to answer what is submitted.
-
-        Args:
-            predict: answers a batch of requests; runs in a thread.
-            max_texts: in the queue at most.
-        """
+        """Use `work` to answer what is submitted; `predict` answers a batch of requests in a thread."""
         self.n_texts = 0
         self._predict, self._max_texts = predict, max_texts
         self._waiting: asyncio.Queue[tuple[Sequence[Text], asyncio.Future[list[Prediction]]]] = (

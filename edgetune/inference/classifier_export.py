@@ -11,30 +11,27 @@ int8.json               … and its accuracy and speed beside those of classifie
 from __future__ import annotations
 
 import contextlib
-import json
 import logging
 import shutil
 import statistics
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from edgetune.backends.onnx_files import find_unsafe_reference
 from edgetune.backends.ort.ort_runtime import import_ort
 from edgetune.data.token_build import most_tokenized_chars
-from edgetune.data.token_format import PAIR_SEPARATOR
+from edgetune.data.token_format import split_text
 from edgetune.data.token_store import TokenView
-from edgetune.inference.classifier_graph import classifier_graph, import_onnx
-from edgetune.inference.saved_ensemble import ENCODER, NGRAMS
+from edgetune.inference.saved_ensemble import ENCODER, NGRAMS, check_references
 from edgetune.inference.saved_run import Run
 from edgetune.learners.ngrams import derived_tokens
 from edgetune.run_files.outputs import export_folder, refuse_taken
-from edgetune.run_files.run_folder import damage_errors
 from edgetune.utils.errors import ModelError, RunError, UsageError
+from edgetune.utils.files import write_json
 from edgetune.utils.machine import machine_info, versions
 from edgetune.utils.parsing import read_json_file
 from edgetune.utils.sanitize import brief
@@ -44,12 +41,8 @@ if TYPE_CHECKING:
     from edgetune.inference.standalone_predict import Classifier, Text
 
 SCHEMA_VERSION = 3
-GRAPH, ABOUT, INT8_GRAPH, INT8_REPORT = (
-    "classifier.onnx",
-    "classifier.json",
-    "classifier-int8.onnx",
-    "int8.json",
-)
+GRAPH, ABOUT = "classifier.onnx", "classifier.json"
+INT8_GRAPH, INT8_REPORT = "classifier-int8.onnx", "int8.json"
 OTHER_FILES = (GRAPH, INT8_GRAPH, INT8_REPORT, "tokenizer.json", "predict.py", "derived_tokens.py")
 CHECKED_TEXTS, TOLERANCE = 16, 1e-4
 """Texts on which the graph must give the run's own probabilities, but for that."""
@@ -63,13 +56,7 @@ MOST_LOST = 0.003
 
 @dataclass(frozen=True)
 class ExportedClassifier:
-    """What was written.
-
-    Attributes:
-        learners: that take part.
-        difference: largest difference between its probabilities and the run's own.
-        int8: comparison of int8 with fp32, None where it was not asked for.
-    """
+    """What was written: by which learners, how far from the run's own probabilities, and what int8 does."""
 
     learners: tuple[str, ...]
     difference: float
@@ -78,12 +65,9 @@ class ExportedClassifier:
 
 @dataclass(frozen=True)
 class Measured:
-    """One model on the rows, one text at a time.
+    """One model on the rows, one text at a time: the median counts, tokenization included.
 
-    Attributes:
-        accuracy: in [0, 1]; where a row may have several labels, the share of rows with all of them right.
-        ms_per_text: median, tokenization included.
-        n_bytes: of the file.
+    `accuracy` is in [0, 1]; where a row may have several labels, all of them must be right.
     """
 
     accuracy: float
@@ -93,13 +77,7 @@ class Measured:
 
 @dataclass(frozen=True)
 class Int8Report:
-    """int8 beside fp32, measured on one machine.
-
-    Attributes:
-        n_rows: that both classified.
-        rows_from: where these came from.
-        fp32, int8: what was measured.
-    """
+    """int8 beside fp32, measured on one machine on the same rows."""
 
     n_rows: int
     rows_from: str
@@ -136,15 +114,10 @@ def export_classifier(
     overwrite: bool = False,
     cache_dir: Path | None = None,
 ) -> ExportedClassifier:
-    """Write the whole answer of a run into a folder.
+    """Write the whole answer of a run into a folder that holds nothing, or an earlier export to `overwrite`.
 
-    Args:
-        run: finished.
-        out: must not exist, be empty, or hold an earlier export, with `overwrite`.
-        int8: also quantise the encoder, and measure what that costs and gives.
-        file: labelled rows to measure on; by default the run's own evaluation rows.
-        overwrite: replace an earlier export.
-        cache_dir: where tokens are kept.
+    `int8` also quantises the encoder, and measures what that costs and gives on the labelled rows of `file`,
+    by default on the run's own evaluation rows.
 
     Raises:
         UsageError: there is no encoder to quantise, or `out` is what the run needs.
@@ -163,29 +136,29 @@ def export_classifier(
         )
     if file is not None and not int8:
         raise UsageError("--file names the rows that int8 is measured on; add --int8.")
-    import_onnx()
+    from edgetune.inference.classifier_graph import write_classifier  # which needs onnx
+
     refuse_taken("--out", out, [file] if file is not None else [], [run.folder])
     with export_folder(out, "an exported classifier", _exported, overwrite) as folder:
         view = None
-        if int8:
-            view = (
-                run.evaluation_rows(cache_dir) if file is None else run.labelled_rows(file, None, cache_dir)
-            )
+        if int8 and file is None:
+            view = run.evaluation_rows(cache_dir)
+        elif file is not None:
+            view = run.labelled_rows(file, cache_dir=cache_dir)
         _write_about(run, learners, folder)
         encoder = _encoder_file(run, folder) if ENCODER in learners else None
-        _write_graph(run, encoder, folder / GRAPH)
+        write_classifier(run, encoder, folder / GRAPH)
         difference = _check(run, folder)
         report = None
         if view is not None:
             assert encoder is not None
             small = folder / "encoder-int8.onnx"
             _quantise(encoder, small)
-            _write_graph(run, small, folder / INT8_GRAPH)
+            write_classifier(run, small, folder / INT8_GRAPH)
             small.unlink()
             source = file if file is not None else str(run.summary.get("eval_source", "the run's own rows"))
             report = _compare(folder, view, source)
-            text = json.dumps(report.to_dict(), indent=2, ensure_ascii=False) + "\n"
-            (folder / INT8_REPORT).write_text(text, encoding="utf-8")
+            write_json(folder / INT8_REPORT, report.to_dict())
         (folder / "encoder.onnx").unlink(missing_ok=True)
     return ExportedClassifier(tuple(learners), difference, report)
 
@@ -205,7 +178,7 @@ def _write_about(run: Run, learners: Sequence[str], folder: Path) -> None:
         "schema_version": SCHEMA_VERSION,
         "labels": run.label_names,
         "learners": learners,
-        "pairs": _reads_pairs(run),
+        "pairs": bool(run.takes_pairs),
     }
     if run.ensemble is not None and NGRAMS in learners:
         settings = run.ensemble.ngrams.vocabulary.settings
@@ -227,16 +200,11 @@ def _write_about(run: Run, learners: Sequence[str], folder: Path) -> None:
         shutil.copyfile(tokenizer, folder / tokenizer.name)
     if run.multi_label:
         about["thresholds"] = run.thresholds
-    text = json.dumps(about, indent=2, ensure_ascii=False) + "\n"
-    (folder / ABOUT).write_text(text, encoding="utf-8")
+    write_json(folder / ABOUT, about)
     program = Path(__file__).with_name("standalone_predict.py").read_text(encoding="utf-8")
     program = program.replace("edgetune.learners.ngrams.derived_tokens", "derived_tokens")
     (folder / "predict.py").write_text(program, encoding="utf-8")
     shutil.copyfile(derived_tokens.__file__, folder / "derived_tokens.py")
-
-
-def _reads_pairs(run: Run) -> bool:
-    return run.config is not None and bool(run.config.data.pair)
 
 
 def _encoder_file(run: Run, folder: Path) -> Path:
@@ -250,25 +218,8 @@ def _encoder_file(run: Run, folder: Path) -> Path:
         model = load_classifier(run.encoder_folder, len(run.label_names), "eager")
         path = folder / "encoder.onnx"
         export_graph(model, path)
-    with damage_errors(path):
-        why = find_unsafe_reference(path)
-        if why is not None:
-            raise RunError(f"{path} {why}; train the model again, or get a new copy of the folder.")
+    check_references(path)
     return path
-
-
-def _write_graph(run: Run, encoder: Path | None, target: Path) -> None:
-    """Write the whole answer with this encoder."""
-    onnx = import_onnx()
-    loaded = None
-    if encoder is not None:
-        with damage_errors(encoder):
-            loaded = onnx.load(encoder)
-    graph = classifier_graph(run.ensemble, len(run.label_names), loaded, run.multi_label)
-    try:
-        onnx.save(graph, target)
-    except ValueError as error:  # protobuf's limit
-        raise ModelError("The classifier is larger than the 2 GiB that one ONNX file can hold.") from error
 
 
 def _open(folder: Path, name: str) -> Classifier:
@@ -306,9 +257,7 @@ def _sample_texts(run: Run) -> list[Text]:
         some = " ".join(words[n] for n in rng.integers(len(words), size=rng.integers(1, 30)))
         return some if some.strip() else run.label_names[0]
 
-    if _reads_pairs(run):
-        return [(text(), text()) for _ in range(CHECKED_TEXTS)]
-    return [text() for _ in range(CHECKED_TEXTS)]
+    return [(text(), text()) if run.takes_pairs else text() for _ in range(CHECKED_TEXTS)]
 
 
 def _quantise(source: Path, target: Path) -> None:
@@ -326,22 +275,14 @@ def _quantise(source: Path, target: Path) -> None:
     options = ort.SessionOptions()
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_BASIC
     options.optimized_model_filepath = str(target)
+    logging.disable(logging.WARNING)  # the quantiser's advice, which is logged to the root
     try:
         ort.InferenceSession(str(source), options, providers=["CPUExecutionProvider"])
-        with _no_logging():
-            quantize_dynamic(target, target, per_channel=True, weight_type=QuantType.QUInt8)
+        quantize_dynamic(target, target, per_channel=True, weight_type=QuantType.QUInt8)
     except OSError:
         raise
     except Exception as error:  # both raise whatever they meet
         raise ModelError(f"{source} cannot be quantised ({brief(error, 200)}); leave out --int8.") from error
-
-
-@contextlib.contextmanager
-def _no_logging() -> Iterator[None]:
-    """Keep the quantiser's advice, which is logged to the root, from the user."""
-    logging.disable(logging.WARNING)
-    try:
-        yield
     finally:
         logging.disable(logging.NOTSET)
 
@@ -353,7 +294,7 @@ def _compare(folder: Path, view: TokenView, source: str) -> Int8Report:
     chosen: IntArray = np.arange(len(view))
     if len(view) > MOST_MEASURED:
         chosen = np.sort(np.random.default_rng(0).choice(len(view), MOST_MEASURED, replace=False))
-    texts = [_as_given(text) for text in view.texts(chosen)]
+    texts = [split_text(text) for text in view.texts(chosen)]
     labels: list[list[int]] = [
         np.flatnonzero(row).tolist() if row.ndim else [int(row)] for row in view.labels[chosen]
     ]
@@ -372,15 +313,9 @@ def _compare(folder: Path, view: TokenView, source: str) -> Int8Report:
                 found = model.probabilities([text])
                 took_s[name].append(time.perf_counter() - started_s)
                 right[name] += model.classes(found[0]) == label
-    measured = {
-        name: Measured(
-            right[name] / len(texts), 1000 * statistics.median(took_s[name]), (folder / name).stat().st_size
-        )
-        for name in opened
-    }
-    return Int8Report(len(texts), source, measured[GRAPH], measured[INT8_GRAPH])
 
+    def measured(name: str) -> Measured:
+        median_ms = 1000 * statistics.median(took_s[name])
+        return Measured(right[name] / len(texts), median_ms, (folder / name).stat().st_size)
 
-def _as_given(text: str) -> Text:
-    first, separator, second = text.partition(PAIR_SEPARATOR)
-    return (first, second) if separator else text
+    return Int8Report(len(texts), source, measured(GRAPH), measured(INT8_GRAPH))

@@ -16,53 +16,54 @@ dense row over the vocabulary, which takes 1.4 ms a text with 450,000 n-grams (Z
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from edgetune.backends.onnx_export import IR_VERSION, OPSET
-from edgetune.inference.saved_ensemble import ENCODER, NGRAMS, SavedEnsemble
+from edgetune.inference.saved_ensemble import ENCODER, NGRAMS
+from edgetune.inference.saved_run import Run
 from edgetune.learners.ensemble import FLOOR
 from edgetune.learners.ngrams.learner import NEVER_SEEN, Ngrams
 from edgetune.learners.ngrams.reading import LONGEST, tokens_of
-from edgetune.utils.errors import requires_extra
+from edgetune.run_files.run_folder import damage_errors
+from edgetune.utils.errors import ModelError, requires_extra
 from edgetune.utils.types import IntArray
+
+with requires_extra("cpu", "exporting"):
+    import onnx
 
 ML_OPSET = 3
 LOGITS, PROBABILITIES, WORDS = "logits", "probabilities", "words"
 _ML = "ai.onnx.ml"
 
 
-def import_onnx() -> Any:
-    """Import onnx.
+def write_classifier(run: Run, encoder: Path | None, target: Path) -> None:
+    """Write a run's whole answer, with its encoder as an ONNX file; None where that takes no part.
 
     Raises:
-        MissingDependencyError: it is not installed.
+        RunError: the encoder's file is damaged.
+        ModelError: the graph is too large for a file.
     """
-    with requires_extra("cpu", "exporting"):
-        import onnx
-    return onnx
-
-
-def classifier_graph(
-    saved: SavedEnsemble | None, n_classes: int, encoder: Any | None, multi_label: bool = False
-) -> Any:
-    """Return the graph of a run's whole answer, as an `onnx.ModelProto`.
-
-    Args:
-        saved: learners and weights; None where the encoder answers alone.
-        n_classes: C.
-        encoder: ONNX model with the output `logits`, (N, C), which is extended; None where it takes no part.
-        multi_label: whether a text may have several labels.
-    """
-    onnx = import_onnx()
-    opset = OPSET if encoder is None else _own_opset(encoder)
-    ir_version = IR_VERSION if encoder is None else encoder.ir_version
-    answer = _answer(onnx, saved, n_classes, multi_label, opset, ir_version)
     if encoder is None:
-        return answer
-    # `onnx.compose.merge_models` does the same and checks the result, but its check refuses DeBERTa, whose
-    # branches read values that are computed further down.
+        model = _answer(run, OPSET, IR_VERSION)
+    else:
+        with damage_errors(encoder):
+            model = onnx.load(encoder)
+        _extend(model, _answer(run, _own_opset(model), model.ir_version))
+    try:
+        onnx.save(model, target)
+    except ValueError as error:  # protobuf's limit
+        raise ModelError("The classifier is larger than the 2 GiB that one ONNX file can hold.") from error
+
+
+def _extend(encoder: Any, answer: Any) -> None:
+    """Add the graph of the answer to the encoder's.
+
+    `onnx.compose.merge_models` does the same and checks the result, but its check refuses DeBERTa, whose
+    branches read values that are computed further down.
+    """
     graph = encoder.graph
     graph.node.extend(answer.graph.node)
     graph.initializer.extend(answer.graph.initializer)
@@ -71,7 +72,6 @@ def classifier_graph(
     graph.output.extend(answer.graph.output)
     known = {one.domain for one in encoder.opset_import}
     encoder.opset_import.extend(one for one in answer.opset_import if one.domain not in known)
-    return encoder
 
 
 def _own_opset(encoder: Any) -> int:
@@ -86,11 +86,10 @@ def _own_opset(encoder: Any) -> int:
     return int(next(one.version for one in kept if not one.domain))
 
 
-def _answer(
-    onnx: Any, saved: SavedEnsemble | None, n_classes: int, multi_label: bool, opset: int, ir_version: int
-) -> Any:
+def _answer(run: Run, opset: int, ir_version: int) -> Any:
     """Return the graph from `logits` and `words`, as far as they take part, to `probabilities`."""
-    graph, inputs = _Graph(onnx), []
+    saved, n_classes, multi_label = run.ensemble, len(run.label_names), run.multi_label
+    graph, inputs = _Graph(), []
     answers: dict[str, str] = {}  # log-probabilities, or log-odds of several labels
     names = (ENCODER,) if saved is None else saved.ensemble.names
     info, types = onnx.helper.make_tensor_value_info, onnx.TensorProto
@@ -145,11 +144,11 @@ def _ngram_answer(graph: _Graph, ngrams: Ngrams) -> str:
     # Every pair of text and feature once, and how often it occurs.
     pairs, _, _, counts = graph.add_many("Unique", 4, keys, sorted=1)
     rows, columns = graph.add("Div", pairs, size), graph.add("Mod", pairs, size)
-    frequency = graph.add("Cast", counts, to=graph.onnx.TensorProto.FLOAT)
+    frequency = graph.add("Cast", counts, to=onnx.TensorProto.FLOAT)
     sublinear = graph.add("Add", graph.add("Log", frequency), graph.constant(np.float32(1)))
     values = graph.add("Mul", sublinear, graph.add("Gather", graph.constant(idf), columns))
     square = graph.add("Mul", values, values)
-    zero = graph.onnx.numpy_helper.from_array(np.zeros(1, dtype=np.float32))
+    zero = onnx.numpy_helper.from_array(np.zeros(1, dtype=np.float32))
     empty = graph.add("ConstantOfShape", n_texts, value=zero)
     squares = graph.add("ScatterElements", empty, rows, square, reduction="add")
     # A text with any known n-gram has a sum above 1, as an idf is at least 1.
@@ -215,8 +214,7 @@ def _number(parts: Sequence[str], numbers: dict[str, int], base: int) -> int:
 class _Graph:
     """Nodes and constants, which get names in the order in which they are added."""
 
-    def __init__(self, onnx: Any) -> None:
-        self.onnx = onnx
+    def __init__(self) -> None:
         self.nodes: list[Any] = []
         self.constants: list[Any] = []
 
@@ -230,13 +228,13 @@ class _Graph:
         """Add a node; return the names of its outputs."""
         name = f"answer/{operator}_{len(self.nodes)}"
         outputs = [f"{name}:{n}" for n in range(n_outputs)] if outputs is None else outputs
-        self.nodes.append(self.onnx.helper.make_node(operator, inputs, outputs, name, **attributes))
+        self.nodes.append(onnx.helper.make_node(operator, inputs, outputs, name, **attributes))
         return outputs
 
     def constant(self, value: Any) -> str:
         """Add a constant; return its name."""
         name = f"answer/constant_{len(self.constants)}"
-        self.constants.append(self.onnx.numpy_helper.from_array(np.asarray(value), name))
+        self.constants.append(onnx.numpy_helper.from_array(np.asarray(value), name))
         return name
 
     def lookup(self, keys: str, known: Sequence[Any], values: Sequence[int], default: int) -> str:

@@ -17,15 +17,14 @@ import numpy as np
 from edgetune.backends.ort.bert_graph import can_write
 from edgetune.backends.ort.forward_only import ForwardOnly
 from edgetune.config.settings import RunConfig
-from edgetune.data.batches import sequential_batches
 from edgetune.data.examples import DataOptions, Example, find_columns, open_rows, read_examples
 from edgetune.data.labels import find_labels, label_order
 from edgetune.data.row_sample import FEWEST_ROWS
 from edgetune.data.splits import data_options
 from edgetune.data.table import BadRow
 from edgetune.data.token_format import joined_text, shown_text, text_or_pair
-from edgetune.inference.label_errors import LabelErrors, find_label_errors, out_of_fold_probabilities
-from edgetune.inference.saved_run import BATCH_SIZE, CHUNK, EncodedTexts, Run, load_run
+from edgetune.inference.label_errors import find_label_errors, out_of_fold_probabilities
+from edgetune.inference.saved_run import CHUNK, Run, encoded_batches, load_run
 from edgetune.models.source import resolve_model
 from edgetune.run_files.example_stats import FILE, ExampleStats, load_example_stats
 from edgetune.utils.errors import DataError, EdgetuneError, RunError, UsageError
@@ -105,11 +104,8 @@ class Inspection:
 def inspect_run(folder: Path, n_rows: int, limit: int, say: Say = lambda text: None) -> Inspection:
     """Check the labels of a run's training rows, and read its record of them.
 
-    Args:
-        folder: of the run.
-        n_rows: rows to return that were skipped, and that were trained more often, at most.
-        limit: rows whose labels are checked, at most; of more a random sample.
-        say: is told what takes long.
+    At most `limit` rows are checked, of more a random sample; at most `n_rows` that were skipped, and as many
+    that were trained more often, are returned.
 
     Raises:
         RunError: the run has no config, or its training file is gone or has changed.
@@ -201,23 +197,22 @@ def _check_labels(
     texts = [joined_text(text_or_pair(example.text, example.text_pair)) for example in rows]
     probabilities = out_of_fold_probabilities(texts, labels, len(names), features, config.train.seed)
     errors = find_label_errors(probabilities, labels)
-    found = [_suspect(example, errors, at, names) for at, example in enumerate(rows)]
-    suspects = [found[at] for at in errors.ranked() if errors.is_error[at]]
+    found = []
+    for at, example in enumerate(rows):
+        change, of_label = bool(errors.is_error[at]), float(errors.label_probability[at])
+        known = None if np.isnan(of_label) else of_label
+        suspect = Suspect(
+            line=example.line,
+            label=example.label,
+            suggested=names[errors.suggested[at]] if change else example.label,
+            probability=float(errors.probability[at]) if change else known,
+            label_probability=known,
+            change=change,
+            text=shown_text(example.text, example.text_pair),
+        )
+        found.append(suspect)
+    suspects = [found[at] for at in errors.ranked if errors.is_error[at]]
     return suspects, {one.line: one for one in found}
-
-
-def _suspect(example: Example, errors: LabelErrors, at: int, names: Sequence[str]) -> Suspect:
-    change, of_label = bool(errors.is_error[at]), float(errors.label_probability[at])
-    known = None if np.isnan(of_label) else of_label
-    return Suspect(
-        line=example.line,
-        label=example.label,
-        suggested=names[errors.suggested[at]] if change else example.label,
-        probability=float(errors.probability[at]) if change else known,
-        label_probability=known,
-        change=change,
-        text=shown_text(example.text, example.text_pair),
-    )
 
 
 def _features(run: Run, config: RunConfig, rows: list[Example], say: Say) -> FloatArray | None:
@@ -247,8 +242,7 @@ def encoder_features(
     """Return features (n, F) of texts, or of pairs."""
     places, found = [], []
     for start in range(0, len(texts), CHUNK):
-        encoded: Any = EncodedTexts(tokenizer.encode_batch(texts[start : start + CHUNK]))
-        for batch in sequential_batches(encoded, BATCH_SIZE):
+        for batch in encoded_batches(tokenizer.encode_batch(texts[start : start + CHUNK])):
             places.append(start + batch.rows)
             found.append(encoder.features(batch))
     return np.concatenate(found)[np.argsort(np.concatenate(places))]
@@ -302,9 +296,7 @@ class CorrectedTable:
 def corrected_table(inspection: Inspection, on_bad: Say) -> CorrectedTable:
     """Read the training file again, all rows and columns in their order.
 
-    Args:
-        inspection: of its rows.
-        on_bad: is told where a row lies that is left out because its columns cannot be told apart.
+    `on_bad` is told where a row lies that is left out because its columns cannot be told apart.
     """
     table = open_rows(inspection.train, inspection.options)
     label_at = find_columns(table, inspection.options).label

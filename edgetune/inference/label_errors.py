@@ -39,19 +39,16 @@ class LabelErrors:
         probability: of that class.
         label_probability: of the row's label.
         is_error: whether the label is probably wrong: the suggested one is `ODDS` times as probable.
-        score: probability of the label over the mean of this on all rows of that label, so that labels which
-            are hard to predict are not suspected the more; infinite where nothing is known.
+        ranked: all rows, the label that is most probably wrong first: by its probability over the mean of
+            this on all rows of that label, so that labels which are hard to predict are not suspected the
+            more; rows of which nothing is known last.
     """
 
     suggested: IntArray
     probability: FloatArray
     label_probability: FloatArray
     is_error: BoolArray
-    score: FloatArray
-
-    def ranked(self) -> IntArray:
-        """Return all rows, the label that is most probably wrong first."""
-        return np.argsort(self.score, kind="stable")
+    ranked: IntArray
 
 
 def out_of_fold_probabilities(
@@ -124,4 +121,5 @@ def find_label_errors(probabilities: FloatArray, labels: IntArray) -> LabelError
     usual = sums / np.maximum(1, np.bincount(labels[known], minlength=n_classes))
     score = np.full(len(labels), np.inf)
     score[known] = of_label[known] / usual[labels[known]]
-    return LabelErrors(suggested, probability, of_label, probability > ODDS * of_label, score)
+    ranked = np.argsort(score, kind="stable")
+    return LabelErrors(suggested, probability, of_label, probability > ODDS * of_label, ranked)

@@ -64,25 +64,13 @@ class Predictions:
     """
 
     def __init__(self, run: Run, table: TextTable, unsure: float | None = None) -> None:
-        """Predict the rows of a table.
-
-        Args:
-            run: the model.
-            table: what to classify.
-            unsure: the prediction is `UNSURE` where the probability is below this; None: never.
+        """Predict the rows of a table; `UNSURE` where the probability is below `unsure`.
 
         Raises:
             UsageError: `unsure` is no probability, or the model has a label of that name.
         """
-        if unsure is not None and not 0 <= unsure <= 1:
-            raise UsageError(f"--unsure {unsure}: give a probability between 0 and 1, such as 0.6.")
-        if unsure is not None and run.multi_label:
-            raise UsageError(
-                "--unsure cannot be used where a text may have several labels, or none: none is predicted if "
-                "no probability reaches its threshold."
-            )
-        if unsure is not None and UNSURE in run.label_names:
-            raise UsageError(f'The model has a label "{UNSURE}", so --unsure cannot be used with it.')
+        if unsure is not None:
+            _check_unsure(run, unsure)
         self.multi_label = run.multi_label
         self.columns, self.label_at, self.label_names = table.columns, table.label_at, run.label_names
         self.n_rows = self.n_empty = self.n_unsure = 0
@@ -99,7 +87,7 @@ class Predictions:
             elif self._unsure is not None and prediction.probability < self._unsure:
                 self.n_unsure += 1
                 predicted = UNSURE
-            if predicted is not None and prediction.labels is not None:
+            elif prediction.labels is not None:
                 predicted = list(prediction.labels)
             text = shown_text(row.text, row.text_pair)
             yield Row(row.line, row.values, text, predicted, prediction)
@@ -139,6 +127,18 @@ class Predictions:
         return found
 
 
+def _check_unsure(run: Run, unsure: float) -> None:
+    if not 0 <= unsure <= 1:
+        raise UsageError(f"--unsure {unsure}: give a probability between 0 and 1, such as 0.6.")
+    if run.multi_label:
+        raise UsageError(
+            "--unsure cannot be used where a text may have several labels, or none: none is predicted if "
+            "no probability reaches its threshold."
+        )
+    if UNSURE in run.label_names:
+        raise UsageError(f'The model has a label "{UNSURE}", so --unsure cannot be used with it.')
+
+
 def free_name(name: str, taken: set[str]) -> str:
     """Return a name that is not taken, with a number where it would be; take it."""
     free, number = name, 1
@@ -173,9 +173,8 @@ def stdin_lines() -> Iterator[str]:
     """
     if isinstance(sys.stdin, io.TextIOWrapper):
         sys.stdin.reconfigure(errors="surrogateescape")
-    number = 0
-    while line := sys.stdin.readline(MAX_LINE_CHARS + 1):
-        number += 1
+    lines = iter(lambda: sys.stdin.readline(MAX_LINE_CHARS + 1), "")
+    for number, line in enumerate(lines, 1):
         if len(line) > MAX_LINE_CHARS:
             raise UsageError(f"Line {number} of the input is longer than {MAX_LINE_CHARS:,} characters.")
         yield line.rstrip("\n")
@@ -211,12 +210,8 @@ def write_predictions(predictions: Predictions, out: Path, all_classes: bool = F
     """Write predictions as CSV or JSONL under a temporary name, then rename.
 
     In CSV a text that a spreadsheet would take for a formula gets an apostrophe; labels, which other programs
-    compare, are written as they are, and JSONL has everything as it is.
-
-    Args:
-        predictions: one row each.
-        out: the file.
-        all_classes: whether CSV gets a column for each class; JSONL has the probabilities of all anyway.
+    compare, are written as they are, and JSONL has everything as it is. `all_classes` gives CSV a column for
+    each class; JSONL has the probabilities of all anyway.
 
     Raises:
         UsageError: the name ends in neither .csv nor .jsonl.
@@ -243,18 +238,14 @@ def write_predictions(predictions: Predictions, out: Path, all_classes: bool = F
             cells = [csv_value(value) for value in row.values]
             if label_at is not None and (label := str(row.values[label_at])) in known:
                 cells[label_at] = visible(label)
-            predicted = row.predicted if row.predicted is None else _written(row.predicted)
+            predicted = row.predicted
+            if predicted is not None:
+                predicted = visible(predicted) if isinstance(predicted, str) else json_text(predicted)
             best = () if several else (row.probability,)
             writer.writerow([row.line, *cells, predicted, *best, *of_classes])
 
 
-def _written(predicted: str | list[str]) -> str:
-    """Return a label as a cell, or several as a JSON list."""
-    return visible(predicted) if isinstance(predicted, str) else json_text(predicted)
-
-
 def _as_object(names: Sequence[str], row: Row) -> dict[str, Any]:
-    """Return a row as a JSON object."""
     predicted = (row.predicted, row.probability)[: len(names) - len(row.values) - 2]
     values = (row.line, *row.values, *predicted, row.prediction.probabilities)
     return {name: _plain(value) for name, value in zip(names, values, strict=True)}

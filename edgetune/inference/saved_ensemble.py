@@ -1,4 +1,4 @@
-"""The ensemble of a run as it lies in its folder: weights and learners of texts in `ensemble/`.
+"""What answers in a run's folder: its encoder, and in `ensemble/` the other learners and all weights.
 
 ensemble.json          names and weights of the learners, and the labels by class id
 ngrams.json …          the n-gram classifier (`learners.ngrams`)
@@ -8,23 +8,29 @@ tokenizer.json         only in a run that has no encoder
 
 from __future__ import annotations
 
-import json
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from edgetune.backends.onnx_files import find_unsafe_reference
+from edgetune.backends.ort.ort_runtime import import_ort
 from edgetune.learners.ensemble import Ensemble
 from edgetune.learners.ngrams.learner import Ngrams
 from edgetune.learners.text_learner import TextLearner, load_text_learner
+from edgetune.models.checks import check_folder
+from edgetune.models.source import takes_segments
 from edgetune.run_files.run_folder import ENSEMBLE, damage_errors
 from edgetune.utils.errors import RunError
+from edgetune.utils.files import write_json
 from edgetune.utils.multi_label import log_probabilities
 from edgetune.utils.parsing import read_json_file
-from edgetune.utils.types import FloatArray
+from edgetune.utils.types import FloatArray, IntArray
 
 NGRAMS, ENCODER, PROBE = "n-grams", "encoder", "linear probe"
 WEIGHTS, TOKENIZER = "ensemble.json", "tokenizer.json"
+Scorer = Callable[[dict[str, IntArray]], FloatArray]
+"""Padded inputs → logits."""
 
 
 def text_log_probas(
@@ -64,12 +70,9 @@ class SavedEnsemble:
             texts: (N,).
             logits: (N, C) of the encoder; needed if it takes part.
         """
-        log_probas: dict[str, FloatArray] = {}
-        if NGRAMS in self.ensemble.names:
-            log_probas[NGRAMS] = self.ngrams.log_proba(texts)
-        for name, learner in self.others.items():
-            if name in self.ensemble.names:
-                log_probas[name] = learner.log_proba(texts)
+        learners: dict[str, TextLearner] = {NGRAMS: self.ngrams, **self.others}
+        names = self.ensemble.names
+        log_probas = {name: one.log_proba(texts) for name, one in learners.items() if name in names}
         if logits is not None:
             log_probas[ENCODER] = log_probabilities(logits, self.ensemble.multi_label)
         return self.ensemble.combine(log_probas)
@@ -81,8 +84,7 @@ class SavedEnsemble:
         found = self.ensemble.to_dict() | {"label_names": list(self.label_names)}
         if self.others:
             found["text_learners"] = [*self.others]
-        text = json.dumps(found, indent=2, ensure_ascii=False) + "\n"
-        (home / WEIGHTS).write_text(text, encoding="utf-8")
+        write_json(home / WEIGHTS, found)
         self.ngrams.save(home)
         for name, learner in self.others.items():
             (home / name).mkdir()
@@ -118,3 +120,59 @@ def load_ensemble(run: Path) -> SavedEnsemble | None:
             "the run folder again, or train again."
         )
     return SavedEnsemble(ensemble, ngrams, label_names, tokenizer if tokenizer.is_file() else None, others)
+
+
+def check_references(path: Path) -> None:
+    """Refuse an ONNX file that would read outside its folder.
+
+    Raises:
+        RunError: it does, or it is damaged.
+    """
+    with damage_errors(path):
+        why = find_unsafe_reference(path)
+        if why is not None:
+            raise RunError(f"{path} {why}; train the model again, or get a new copy of the folder.")
+
+
+def onnx_scorer(path: Path) -> Scorer:
+    """Open an ONNX file that has been looked at.
+
+    Raises:
+        RunError: it is damaged, or would read outside its folder.
+    """
+    check_references(path)
+    ort = import_ort()
+    with damage_errors(path):
+        session = ort.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    names = [item.name for item in session.get_inputs()]
+
+    def score(inputs: dict[str, IntArray]) -> FloatArray:
+        logits: FloatArray = session.run(["logits"], {name: inputs[name] for name in names})[0]
+        return logits
+
+    return score
+
+
+def torch_scorer(folder: Path, n_labels: int) -> Scorer:
+    """Open a Hugging Face folder.
+
+    Raises:
+        EdgetuneError: it cannot be used.
+    """
+    from edgetune.backends.onnx_export import load_classifier
+
+    check_folder(str(folder), folder)
+    model = load_classifier(folder, n_labels, "sdpa")
+    import torch
+
+    segments = takes_segments(model.config.to_dict())
+
+    def score(inputs: dict[str, IntArray]) -> FloatArray:
+        given = {name: torch.from_numpy(value) for name, value in inputs.items()}
+        if not segments:
+            given.pop("token_type_ids")
+        with torch.inference_mode():
+            logits: FloatArray = model(**given).logits.numpy()
+        return logits
+
+    return score

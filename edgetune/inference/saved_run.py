@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -17,11 +17,12 @@ from edgetune.config.toml_config import load_config, make_config
 from edgetune.data.batches import Batch, sequential_batches
 from edgetune.data.examples import DataOptions, find_parts
 from edgetune.data.in_memory import NAME, Data, Texts, as_path, naming_copies, texts_of
+from edgetune.data.splits import data_options, open_splits
 from edgetune.data.token_build import CHUNK_CHARS, most_tokenized_chars, tokenizer_input
 from edgetune.data.token_format import TokenizerSpec, joined_text
 from edgetune.data.token_store import TokenView
-from edgetune.inference.saved_ensemble import load_ensemble
-from edgetune.inference.scorers import Scorer, onnx_scorer, torch_scorer
+from edgetune.data.tokens import open_tokens
+from edgetune.inference.saved_ensemble import Scorer, load_ensemble, onnx_scorer, torch_scorer
 from edgetune.models.checks import check_config, open_tokenizer
 from edgetune.models.source import max_positions
 from edgetune.models.vocabulary import check_vocabulary, pad_token_id
@@ -32,8 +33,7 @@ from edgetune.utils.files import folder_name
 from edgetune.utils.formatting import counted
 from edgetune.utils.machine import cache_folder
 from edgetune.utils.metrics import Evaluation, softmax
-from edgetune.utils.multi_label import USUAL_THRESHOLD, log_sigmoid
-from edgetune.utils.multi_label_metrics import evaluate_answers
+from edgetune.utils.multi_label import USUAL_THRESHOLD, evaluate_answers, log_sigmoid
 from edgetune.utils.parsing import is_encodable
 from edgetune.utils.sanitize import brief
 from edgetune.utils.types import FloatArray, IntArray, Say
@@ -73,6 +73,7 @@ class Run:
         label_names: by class id.
         summary: what its `summary.json` says, {} when there is none.
         ensemble: the other learners and the weights of all; None where the encoder answers alone.
+        encoder_folder: configuration and tokenizer of the encoder; weights only in a Hugging Face folder.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -108,15 +109,20 @@ class Run:
                 f"{folder} does not contain a trained model (no onnx/ or model/ folder with a config.json); "
                 "pass a run folder such as runs/NAME."
             )
-        self._home = home
+        self.encoder_folder = home
         self.summary = read_summary(folder)
-        self._scorer: Scorer | None = None
 
     @property
     def config(self) -> RunConfig | None:
         """The run's settings, None for a bare model folder."""
         path = self.folder / "config.toml"
         return make_config(load_config(path)) if path.is_file() else None
+
+    @property
+    def takes_pairs(self) -> bool | None:
+        """Whether it was trained on pairs of texts; None for a bare model folder, which takes both."""
+        config = self.config
+        return None if config is None else config.data.pair
 
     @property
     def multi_label(self) -> bool:
@@ -136,39 +142,29 @@ class Run:
     @property
     def max_length(self) -> int:
         """Tokens per text at most: as in training, else what the model can take."""
-        given = self.summary.get("max_length")
-        if given or not self._model_config:
-            return int(given or DEFAULT_MAX_LENGTH)
-        return min(DEFAULT_MAX_LENGTH, max_positions(self._model_config))
+        if given := self.summary.get("max_length"):
+            return int(given)
+        config = self._model_config
+        return min(DEFAULT_MAX_LENGTH, max_positions(config)) if config else DEFAULT_MAX_LENGTH
 
     @cached_property
     def pad_id(self) -> int:
         """The token id that fills a row."""
-        return pad_token_id(self._model_config, self._home)
+        return pad_token_id(self._model_config, self.encoder_folder)
 
     @property
     def encoder_file(self) -> Path | None:
         """The encoder's ONNX file; None where the run was saved without one."""
-        paths = (self.folder / "onnx" / "model.onnx", self._home / "model.onnx")
+        paths = (self.folder / "onnx" / "model.onnx", self.encoder_folder / "model.onnx")
         return next((path for path in paths if path.is_file()), None)
 
-    @property
-    def encoder_folder(self) -> Path:
-        """Where configuration and tokenizer of the encoder lie; weights only in a Hugging Face folder."""
-        return self._home
+    @cached_property
+    def _scorer(self) -> Scorer:
+        path = self.encoder_file
+        return onnx_scorer(path) if path else torch_scorer(self.encoder_folder, len(self.label_names))
 
     def _score(self, batch: Batch) -> FloatArray:
-        if self._scorer is None:
-            path = self.encoder_file
-            if path is not None:
-                self._scorer = onnx_scorer(path)
-            else:
-                self._scorer = torch_scorer(self.encoder_folder, len(self.label_names))
         return self._scorer(batch.padded(self.pad_id))
-
-    def _logits(self, source: Any) -> Iterator[tuple[IntArray, FloatArray]]:
-        for batch in sequential_batches(source, BATCH_SIZE):
-            yield batch.rows, self._score(batch)
 
     def predict(self, texts: Texts, options: DataOptions | None = None) -> list[Prediction]:
         """Classify texts, or sentence pairs given as tuples; an empty text gets no label.
@@ -182,8 +178,7 @@ class Run:
             UsageError: something else was given, or an item is no text.
             DataError: a cell of a table is no text.
         """
-        options = self.data_options() if options is None else options
-        return list(self.predict_all(texts_of(texts, options)))
+        return list(self.predict_all(texts_of(texts, options or self.data_options())))
 
     def predict_all(self, texts: Iterable[str | tuple[str, str]]) -> Iterator[Prediction]:
         """Classify any number of texts, in constant memory and in their order."""
@@ -216,10 +211,10 @@ class Run:
         Raises:
             RunError: the folder has none.
         """
-        path = self._home / "tokenizer.json"
+        path = self._tokenizer_file
         if not path.is_file():
             raise RunError(
-                f"{self._home} has no tokenizer.json; train the model again, or copy the whole folder again."
+                f"{path.parent} has no tokenizer.json; train the model again, or copy the whole folder again."
             )
         with damage_errors(path):
             check_vocabulary(self._model_config, path)
@@ -233,25 +228,27 @@ class Run:
         filled = [i for i, text in enumerate(joined) if text.strip()]  # the separator is white space
         logits = None
         if self.needs_encoder and filled:
-            source = EncodedTexts(tokenizer.encode_batch([inputs[i] for i in filled]))
             logits = np.zeros((len(filled), len(self.label_names)), dtype=np.float32)
-            for rows, values in self._logits(source):
-                logits[rows] = values
+            for batch in encoded_batches(tokenizer.encode_batch([inputs[i] for i in filled])):
+                logits[batch.rows] = self._score(batch)
         found = [NO_PREDICTION] * len(inputs)
         if filled:
             answers = self._combined([joined[i] for i in filled], logits)
             probabilities = np.exp(answers) if self.multi_label else softmax(answers)
             for i, row in zip(filled, probabilities, strict=True):
-                best = int(row.argmax())
-                by_name = {name: float(p) for name, p in zip(self.label_names, row, strict=True)}
-                labels = self._labels_of(row) if self.multi_label else None
-                found[i] = Prediction(self.label_names[best], float(row[best]), by_name, labels)
+                found[i] = self._prediction(row)
         yield from found
 
-    def _labels_of(self, row: FloatArray) -> tuple[str, ...]:
-        """Return the labels whose probabilities (C,) reach their thresholds, the most probable first."""
-        chosen = np.flatnonzero(row >= np.array(self.thresholds))
-        return tuple(self.label_names[i] for i in chosen[np.argsort(-row[chosen], kind="stable")])
+    def _prediction(self, row: FloatArray) -> Prediction:
+        """Return what probabilities (C,) say."""
+        best = int(row.argmax())
+        by_name = dict(zip(self.label_names, row.tolist(), strict=True))
+        labels = None
+        if self.multi_label:
+            chosen = np.flatnonzero(row >= np.array(self.thresholds))
+            ranked = chosen[np.argsort(-row[chosen], kind="stable")]  # the most probable first
+            labels = tuple(self.label_names[i] for i in ranked)
+        return Prediction(self.label_names[best], float(row[best]), by_name, labels)
 
     def _combined(self, texts: Sequence[str], logits: FloatArray | None) -> FloatArray:
         """Return logits or log-probabilities (N, C) of the whole answer; the latter of several labels."""
@@ -270,7 +267,7 @@ class Run:
         data: Data,
         options: DataOptions | None = None,
         *,
-        cache_dir: Path | None = None,
+        cache_dir: str | Path | None = None,
         max_bad_rows: float = 0.01,
         say: Say = lambda text: None,
     ) -> Evaluation:
@@ -288,7 +285,7 @@ class Run:
             DataError: the text cannot be used, or has only labels that the model does not know.
             UsageError: it is neither a path nor rows.
         """
-        view = self._view(data, options, cache_dir, max_bad_rows)
+        view = self.labelled_rows(data, options, cache_dir, max_bad_rows)
         name = data if isinstance(data, str | os.PathLike) else NAME
         for count, kind in (
             (view.store.meta.n_bad, ("unusable row", "unusable rows")),
@@ -298,43 +295,41 @@ class Run:
                 say(f"Left out of {name}: {counted(count, *kind)}.")
         return evaluate_answers(self._score_view(view), view.labels, view.label_names, self.thresholds)
 
-    def answers(
-        self, path: str, options: DataOptions | None = None, *, cache_dir: Path | None = None
-    ) -> tuple[IntArray, IntArray]:
+    def answers(self, path: str, *, cache_dir: Path | None = None) -> tuple[IntArray, IntArray]:
         """Predict the rows of labelled text; return predicted and true class ids, in the rows' order.
 
-        Labels that the model does not know have ids above its own.
-
-        Args:
-            path: as in training.
-            options: how to read it; by default as the run read its own data.
-            cache_dir: where tokens are kept.
-
-        Raises:
-            DataError: as `evaluate`.
+        Labels that the model does not know have ids above its own. Errors are as of `evaluate`.
         """
-        view = self._view(path, options, cache_dir, max_bad_rows=1.0)
+        view = self.labelled_rows(path, cache_dir=cache_dir, max_bad_rows=1.0)
         return self._score_view(view).argmax(axis=1), view.labels.astype(np.int64)
 
-    def _view(
-        self, data: Data, options: DataOptions | None, cache_dir: Path | None, max_bad_rows: float
-    ) -> TokenView:
-        """Open labelled text with the model's tokenizer and class ids."""
-        if options is None:
-            options = self.data_options()
-        options = replace(options, multi_label=self.multi_label)
-        if self.needs_encoder and (self._home / "tokenizer.json").is_file():
-            with damage_errors(self._home / "tokenizer.json"):
-                check_vocabulary(self._model_config, self._home / "tokenizer.json")
-        spec = TokenizerSpec(self._home / "tokenizer.json", self.max_length, self.pad_id)
-        from edgetune.data.tokens import open_tokens
+    @property
+    def _tokenizer_file(self) -> Path:
+        return self.encoder_folder / "tokenizer.json"
 
-        cache = cache_folder() if cache_dir is None else cache_dir
+    @property
+    def _tokenizer_spec(self) -> TokenizerSpec:
+        return TokenizerSpec(self._tokenizer_file, self.max_length, self.pad_id)
+
+    def labelled_rows(
+        self,
+        data: Data,
+        options: DataOptions | None = None,
+        cache_dir: str | Path | None = None,
+        max_bad_rows: float = 0.01,
+    ) -> TokenView:
+        """Open labelled text with the model's tokenizer and class ids; all as of `evaluate`."""
+        options = replace(options or self.data_options(), multi_label=self.multi_label)
+        tokenizer_file = self._tokenizer_file
+        if self.needs_encoder and tokenizer_file.is_file():
+            with damage_errors(tokenizer_file):
+                check_vocabulary(self._model_config, tokenizer_file)
+        cache = cache_folder(cache_dir)
         path = as_path(data, cache, options)
         if (parts := find_parts(path, options)) is not None:
             options = replace(options, part=parts.validation)
         with naming_copies(path):
-            rows = open_tokens(path, options, spec, cache, max_bad_rows, min_classes=1)
+            rows = open_tokens(path, options, self._tokenizer_spec, cache, max_bad_rows, min_classes=1)
         return rows.relabel(self.label_names, options.merge_labels)
 
     def evaluation_rows(self, cache_dir: Path | None = None) -> TokenView:
@@ -348,12 +343,9 @@ class Run:
         if config is None:
             raise RunError(f"{self.folder} has no config.toml, so its evaluation rows cannot be found.")
         if config.data.eval is not None:
-            return self._view(config.data.eval, None, cache_dir, config.data.max_bad_rows)
-        from edgetune.data.splits import open_splits
-
-        spec = TokenizerSpec(self._home / "tokenizer.json", self.max_length, self.pad_id)
-        cache = cache_folder() if cache_dir is None else cache_dir
-        found = open_splits(config, spec, cache, self.label_names, lambda _: None)
+            return self.labelled_rows(config.data.eval, None, cache_dir, config.data.max_bad_rows)
+        cache = cache_folder(cache_dir)
+        found = open_splits(config, self._tokenizer_spec, cache, self.label_names, lambda _: None)
         n_train = self.summary.get("n_train")
         if found.label_names != self.label_names or n_train not in (None, len(found.train)):
             raise RunError(
@@ -362,31 +354,16 @@ class Run:
             )
         return found.evaluation
 
-    def labelled_rows(
-        self, path: str, options: DataOptions | None = None, cache_dir: Path | None = None
-    ) -> TokenView:
-        """Open labelled text with the model's class ids; arguments and errors as of `evaluate`."""
-        return self._view(path, options, cache_dir, max_bad_rows=0.01)
-
     def data_options(self) -> DataOptions:
         """How the run read its own data."""
-        if self.config is None:
-            return DataOptions()
-        from edgetune.data.splits import data_options
-
-        return data_options(self.config.data)
+        config = self.config
+        return DataOptions() if config is None else data_options(config.data)
 
 
-def score_view(score: Any, view: TokenView, batch_size: int = BATCH_SIZE) -> FloatArray:
-    """Score every row of a view once, shortest first; return logits (n, C) in the order of the view.
-
-    Args:
-        score: takes a batch, returns logits (B, C).
-        view: labelled rows.
-        batch_size: rows per call.
-    """
+def score_view(score: Callable[[Batch], FloatArray], view: TokenView) -> FloatArray:
+    """Score every row once, shortest first; return logits (n, C) in the order of the view."""
     logits = np.empty((0, 0), dtype=np.float32)
-    for number, batch in enumerate(sequential_batches(view, batch_size)):
+    for number, batch in enumerate(sequential_batches(view, BATCH_SIZE)):
         found = score(batch)
         if not number:
             logits = np.empty((len(view), found.shape[1]), dtype=np.float32)
@@ -396,33 +373,26 @@ def score_view(score: Any, view: TokenView, batch_size: int = BATCH_SIZE) -> Flo
     return logits
 
 
-class EncodedTexts:
-    """Tokenized texts as a source of batches."""
-
-    def __init__(self, encodings: list[Any]) -> None:
-        self._tokens = [np.array(item.ids, dtype=np.int32) for item in encodings]
-        self._first = np.array([item.type_ids.count(0) for item in encodings], dtype=np.int32)
-        self.lengths: IntArray = np.array([len(ids) for ids in self._tokens], dtype=np.int32)
-        self.labels: IntArray = np.zeros(len(encodings), dtype=np.int64)
-
-    def batch(self, rows: IntArray) -> Batch:
-        return Batch(
-            rows=rows,
-            labels=self.labels[rows],
-            tokens=np.concatenate([self._tokens[i] for i in rows]),
-            offsets=np.concatenate(([0], np.cumsum(self.lengths[rows]))),
-            first_lengths=self._first[rows],
-            scored=np.zeros(len(rows), dtype=np.bool_),
-        )
+def encoded_batches(encodings: Sequence[Any]) -> Iterator[Batch]:
+    """Yield tokenized texts once, shortest first, in batches of nearly one length."""
+    lengths = np.array([len(one.ids) for one in encodings])
+    whole = Batch(
+        rows=np.arange(len(encodings)),
+        labels=np.zeros(len(encodings), dtype=np.int64),
+        tokens=np.concatenate([one.ids for one in encodings]).astype(np.int32),
+        offsets=np.concatenate(([0], np.cumsum(lengths))),
+        first_lengths=np.array([one.type_ids.count(0) for one in encodings], dtype=np.int32),
+        scored=np.zeros(len(encodings), dtype=np.bool_),
+    )
+    order = np.argsort(lengths, kind="stable")
+    for start in range(0, len(order), BATCH_SIZE):
+        yield whole.take(order[start : start + BATCH_SIZE])
 
 
 def predict(run_dir: str | Path, texts: Texts, options: DataOptions | None = None) -> list[Prediction]:
     """Classify texts with a finished run; the command `edgetune predict` as one call.
 
-    Args:
-        run_dir: the run folder. To classify several times, open it once with `load_run`.
-        texts: as of `Run.predict`.
-        options: as of `Run.predict`.
+    To classify several times, open the run once with `load_run`. Arguments are as of `Run.predict`.
 
     Raises:
         EdgetuneError: what is wrong and what to do, in a sentence.
@@ -440,18 +410,12 @@ def evaluate(
 ) -> Evaluation:
     """Measure a finished run on labelled text; the command `edgetune evaluate` as one call.
 
-    Args:
-        run_dir: the run folder.
-        data: as of `Run.evaluate`.
-        options: how to read it; by default as the run read its own data.
-        cache_dir: where tokens are kept, and a copy of rows in memory.
-        max_bad_rows: share of unusable rows above which nothing is measured.
+    Arguments are as of `Run.evaluate`.
 
     Raises:
         EdgetuneError: what is wrong and what to do, in a sentence.
     """
-    cache = None if cache_dir is None else Path(cache_dir)
-    return load_run(run_dir).evaluate(data, options, cache_dir=cache, max_bad_rows=max_bad_rows)
+    return load_run(run_dir).evaluate(data, options, cache_dir=cache_dir, max_bad_rows=max_bad_rows)
 
 
 def load_run(folder: str | Path) -> Run:

@@ -122,23 +122,19 @@ class ServerMetrics:
     """What `/metrics` shows, in Prometheus' format."""
 
     def __init__(self, queue: RequestQueue, run: ReloadingRun) -> None:
-        self.registry = CollectorRegistry()
-        ProcessCollector(registry=self.registry)
-        self.requests = Counter(
-            "edgetune_requests", "Requests to /predict by HTTP status.", ["status"], registry=self.registry
-        )
-        self.seconds = Histogram(
-            "edgetune_request_seconds", "Seconds from request to answer of /predict.", registry=self.registry
-        )
+        self.registry = registry = CollectorRegistry()
+        ProcessCollector(registry=registry)
+        status = "Requests to /predict by HTTP status."
+        self.requests = Counter("edgetune_requests", status, ["status"], registry=registry)
+        seconds = "Seconds from request to answer of /predict."
+        self.seconds = Histogram("edgetune_request_seconds", seconds, registry=registry)
+        sizes = (1, 2, 4, 8, 16, 32, 64, 128, 256)
         self.batch_texts = Histogram(
-            "edgetune_batch_texts",
-            "Texts predicted together.",
-            buckets=(1, 2, 4, 8, 16, 32, 64, 128, 256),
-            registry=self.registry,
+            "edgetune_batch_texts", "Texts predicted together.", buckets=sizes, registry=registry
         )
-        waiting = Gauge("edgetune_queue_texts", "Texts that wait or are predicted.", registry=self.registry)
+        waiting = Gauge("edgetune_queue_texts", "Texts that wait or are predicted.", registry=registry)
         waiting.set_function(lambda: queue.n_texts)
-        reloads = Gauge("edgetune_reloads", "How often a new run was loaded.", registry=self.registry)
+        reloads = Gauge("edgetune_reloads", "How often a new run was loaded.", registry=registry)
         reloads.set_function(lambda: run.n_reloads)
 
 
@@ -179,13 +175,7 @@ class _RequestGuard:
 
 
 def create_app(run: ReloadingRun, token: str | None, max_waiting: int) -> FastAPI:
-    """Build the web application.
-
-    Args:
-        run: answers.
-        token: what clients must send as `Authorization: Bearer TOKEN`; None: nothing.
-        max_waiting: texts in the queue at most.
-    """
+    """Build the web application, where `max_waiting` texts may wait; clients must send the token, if any."""
 
     def predict_batch(requests: Sequence[Sequence[Text]]) -> list[Answers]:
         metrics.batch_texts.observe(sum(map(len, requests)))
@@ -218,9 +208,8 @@ def create_app(run: ReloadingRun, token: str | None, max_waiting: int) -> FastAP
                 {"WWW-Authenticate": "Bearer"},
             )
 
-    problems: dict[int | str, dict[str, Any]] = {
-        status: {"model": Problem} for status in (401, 413, 422, 503)
-    }
+    statuses = (401, 413, 422, 503)
+    problems: dict[int | str, dict[str, Any]] = {status: {"model": Problem} for status in statuses}
     guarded = [Depends(check_token)]
 
     @app.post("/predict", dependencies=guarded, responses=problems, response_model_exclude_unset=True)
@@ -262,26 +251,21 @@ def create_app(run: ReloadingRun, token: str | None, max_waiting: int) -> FastAP
 
 
 def _answer(prediction: Prediction, all_classes: bool) -> Answer:
-    label = prediction.label
-    if (several := prediction.labels) is not None:
-        chosen = prediction.probabilities if all_classes else several
-        shares = {name: prediction.probabilities[name] for name in chosen}
-        return Answer(labels=list(several), probabilities=shares)
+    label, several, shares = prediction.label, prediction.labels, prediction.probabilities
+    if several is not None:
+        chosen = shares if all_classes else several
+        return Answer(labels=list(several), probabilities={name: shares[name] for name in chosen})
     answer = Answer(label=label, probability=None if label is None else prediction.probability)
     if all_classes:
-        answer.probabilities = prediction.probabilities
+        answer.probabilities = shares
     return answer
 
 
 def serve(folder: Path, host: str, port: int, token: str | None, max_waiting: int) -> None:
     """Serve a run until SIGTERM or SIGINT; requests that were accepted are answered first.
 
-    Args:
-        folder: of the run.
-        host: address to listen on.
-        port: to listen on; 0: any that is free.
-        token: what clients must send; needed for any host but this machine.
-        max_waiting: texts in the queue at most.
+    Port 0 is any that is free. Clients must send the token, which any host but this machine needs; at most
+    `max_waiting` texts wait.
 
     Raises:
         UsageError: the host is not this machine alone and there is no token, or the token is empty.

@@ -44,8 +44,14 @@ import numpy.typing as npt
 
 from edgetune.utils.errors import RunError
 from edgetune.utils.metrics import accuracy, confusion_matrix, cross_entropy, log_softmax, macro_f1
-from edgetune.utils.multi_label import choose_thresholds, is_multi_hot, log_odds, log_sigmoid
-from edgetune.utils.multi_label_metrics import MultiLabelEvaluation, evaluate_answers
+from edgetune.utils.multi_label import (
+    MultiLabelEvaluation,
+    choose_thresholds,
+    evaluate_answers,
+    is_multi_hot,
+    log_odds,
+    log_sigmoid,
+)
 from edgetune.utils.sanitize import brief
 from edgetune.utils.types import FloatArray, IntArray, Labels
 

@@ -14,7 +14,7 @@ from edgetune.run_files.counters import Counters
 from edgetune.run_files.summary import RunResult
 from edgetune.utils.formatting import accuracy_name, counted, describe_accuracy, duration
 from edgetune.utils.metrics import Evaluation
-from edgetune.utils.multi_label_metrics import micro_f1
+from edgetune.utils.multi_label import micro_f1
 from edgetune.utils.sanitize import brief, on_terminal, one_line
 
 PLAIN_EVERY_S, NOTEBOOK_EVERY_S = 10.0, 0.25

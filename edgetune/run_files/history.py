@@ -30,7 +30,7 @@ from edgetune.run_files.counters import Counters
 from edgetune.utils.errors import RunError
 from edgetune.utils.limits import MAX_HISTORY_BYTES, MAX_HISTORY_LINE_BYTES, MAX_HISTORY_LINES
 from edgetune.utils.metrics import Evaluation
-from edgetune.utils.multi_label_metrics import micro_f1
+from edgetune.utils.multi_label import micro_f1
 from edgetune.utils.parsing import decode_json
 
 FIGURES = ("t_s", "loss", "accuracy", *Counters().totals())

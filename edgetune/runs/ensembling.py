@@ -29,8 +29,13 @@ from edgetune.runs.setup import RunContext
 from edgetune.runs.text_fits import TextFits
 from edgetune.utils.machine import return_memory
 from edgetune.utils.metrics import Evaluation
-from edgetune.utils.multi_label import is_multi_hot, log_probabilities
-from edgetune.utils.multi_label_metrics import calibration_error, evaluate_answers, micro_f1
+from edgetune.utils.multi_label import (
+    calibration_error,
+    evaluate_answers,
+    is_multi_hot,
+    log_probabilities,
+    micro_f1,
+)
 from edgetune.utils.types import FloatArray, IntArray, Labels
 
 ROWS_WHEN_INTERRUPTED = 100

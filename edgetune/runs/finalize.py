@@ -31,7 +31,7 @@ from edgetune.utils.failpoints import failpoint
 from edgetune.utils.files import write_atomic
 from edgetune.utils.machine import machine_info, memory_mb, peak_memory_mb, versions
 from edgetune.utils.metrics import Evaluation, paper_co2e_lb, paper_energy_kwh, t_norm_modelled
-from edgetune.utils.multi_label_metrics import micro_f1
+from edgetune.utils.multi_label import micro_f1
 from edgetune.utils.sanitize import brief
 
 MOST_NAMED = 5

@@ -11,7 +11,7 @@ from edgetune.runs.setup import RunContext
 from edgetune.utils.failpoints import failpoint
 from edgetune.utils.machine import return_memory
 from edgetune.utils.metrics import Evaluation
-from edgetune.utils.multi_label_metrics import micro_f1, restore_evaluation
+from edgetune.utils.multi_label import micro_f1, restore_evaluation
 
 
 class ModelSaver:

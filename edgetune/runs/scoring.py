@@ -17,8 +17,13 @@ from edgetune.learners.ensemble import fit_ensemble
 from edgetune.planning.candidate import EVALUATION_BATCH, EVALUATION_BATCHES, PROBE_BATCHES, scored_s
 from edgetune.runs.deadline import Deadline
 from edgetune.utils.metrics import Evaluation, cross_entropy
-from edgetune.utils.multi_label import is_multi_hot, log_odds, log_probabilities, log_sigmoid
-from edgetune.utils.multi_label_metrics import evaluate_answers
+from edgetune.utils.multi_label import (
+    evaluate_answers,
+    is_multi_hot,
+    log_odds,
+    log_probabilities,
+    log_sigmoid,
+)
 from edgetune.utils.types import FloatArray, IntArray, Labels, StepCost
 
 FEWEST_ROWS = 8

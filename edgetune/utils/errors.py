@@ -63,11 +63,7 @@ class MissingDependencyError(EdgetuneError):
 
 @contextlib.contextmanager
 def requires_extra(extra: str, purpose: str) -> Iterator[None]:
-    """Turn a failed import into a sentence that says how to install what is missing.
-
-    Args:
-        extra: of edgetune, which has the packages.
-        purpose: what they are required for.
+    """Turn a failed import, required for `purpose`, into a sentence that names the extra to install.
 
     Raises:
         MissingDependencyError: a package is not installed, or does not work.

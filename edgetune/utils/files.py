@@ -5,10 +5,12 @@ from __future__ import annotations
 import contextlib
 import errno
 import hashlib
+import json
 import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 _NUMBERED = re.compile(r"(?:os error |\[Errno |errno[ :=]+|system error number )(\d+)", re.IGNORECASE)
 _SHORT_WRITE = re.compile(r"\d+ requested and \d+ written")  # all that numpy says of a full disk
@@ -42,6 +44,11 @@ def write_atomic(path: Path, text: str) -> None:
     """Write a text, as UTF-8 and with the line ends it has."""
     with atomic_path(path) as scratch:
         scratch.write_text(text, encoding="utf-8", newline="\n")
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write a value as indented JSON."""
+    path.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def file_sha256(path: Path) -> str:

@@ -10,11 +10,7 @@ from edgetune.utils.sanitize import brief
 
 
 def open_listener(host: str, port: int) -> socket.socket:
-    """Listen on an address.
-
-    Args:
-        host: name or address.
-        port: 0: any that is free.
+    """Listen on an address; port 0 is any that is free.
 
     Raises:
         ResourceError: the port cannot be listened on.

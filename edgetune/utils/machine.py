@@ -51,10 +51,9 @@ _INSTRUCTION_SETS: dict[str, tuple[str, ...]] = {
 }
 
 
-def cache_folder() -> Path:
-    """Return where artifacts and tokens are kept: `EDGETUNE_CACHE`, else the user's cache folder."""
-    named = os.environ.get("EDGETUNE_CACHE")
-    if named:
+def cache_folder(given: str | Path | None = None) -> Path:
+    """Return where artifacts and tokens are kept: as given, else `EDGETUNE_CACHE`, else the user's cache."""
+    if named := given or os.environ.get("EDGETUNE_CACHE"):
         return Path(named)
     found = user_folder("cache")
     if found is None:
@@ -77,10 +76,10 @@ def user_folder(kind: Literal["cache", "config"]) -> Path | None:
     return found if found.is_absolute() else None  # older ones return a `~` that they could not expand
 
 
-def cpu_info(root: Path) -> dict[str, str]:
-    """Return the first value of every key of /proc/cpuinfo, keys in lower case."""
+def _first_values(path: Path) -> dict[str, str]:
+    """Return the first value of every key of a file in /proc, keys in lower case."""
     try:
-        text = (root / "proc/cpuinfo").read_text(errors="replace")
+        text = path.read_text(errors="replace")
     except OSError:
         return {}
     values: dict[str, str] = {}
@@ -89,6 +88,11 @@ def cpu_info(root: Path) -> dict[str, str]:
         if colon:
             values.setdefault(key.strip().lower(), value.strip())
     return values
+
+
+def cpu_info(root: Path) -> dict[str, str]:
+    """Return what /proc/cpuinfo says of the first processor, keys in lower case."""
+    return _first_values(root / "proc/cpuinfo")
 
 
 def _sysctl(name: str) -> str:
@@ -127,13 +131,8 @@ def usable_cores() -> int:
 
 def memory_mb(root: Path = ROOT) -> float | None:
     """Return the machine's memory in MB (10^6 bytes)."""
-    try:
-        lines = (root / "proc/meminfo").read_text().splitlines()
-    except OSError:
-        lines = []
-    for line in lines:
-        if line.startswith("MemTotal:"):
-            return int(line.split()[1]) * 1024 / 1e6
+    if total := _first_values(root / "proc/meminfo").get("memtotal"):
+        return int(total.split()[0]) * 1024 / 1e6
     if root != ROOT:
         return None
     import psutil

@@ -111,13 +111,13 @@ def expected_calibration_error(probabilities: FloatArray, labels: IntArray, n_bi
     return float(np.abs(np.bincount(bins, weights=right - confidence)).sum() / len(labels))
 
 
-def wilson_interval(n_right: int, n: int, z: float = Z_95) -> tuple[float, float]:
-    """Return the Wilson score interval of a share; 95 % unless `z` says otherwise."""
+def wilson_interval(n_right: int, n: int) -> tuple[float, float]:
+    """Return the Wilson score interval (95 %) of a share."""
     if n <= 0:
         raise ValueError("an interval needs at least one row")
-    share, weight = n_right / n, z * z / n
+    share, weight = n_right / n, Z_95 * Z_95 / n
     middle = (share + weight / 2) / (1 + weight)
-    half = z / (1 + weight) * math.sqrt(share * (1 - share) / n + weight / (4 * n))
+    half = Z_95 / (1 + weight) * math.sqrt(share * (1 - share) / n + weight / (4 * n))
     return (0.0 if n_right == 0 else middle - half), (1.0 if n_right == n else middle + half)
 
 
@@ -140,28 +140,20 @@ class ClassScores:
     support: int
 
 
-def f1_per_class(confusion: IntArray) -> npt.NDArray[np.float64]:
-    """Return the F1 (C,) of every class; 0 for one that is neither there nor predicted."""
-    either = confusion.sum(axis=1) + confusion.sum(axis=0)
-    return np.asarray(2 * np.diag(confusion) / np.maximum(either, 1), dtype=np.float64)
-
-
-def class_scores(confusion: IntArray, label_names: Sequence[str]) -> list[ClassScores]:
-    """Return precision, recall, F1 and support of every class, in order of class id."""
-    right = np.diag(confusion).astype(np.float64)
-    support, predicted = confusion.sum(axis=1), confusion.sum(axis=0)
-    precision = right / np.maximum(predicted, 1)
-    recall = right / np.maximum(support, 1)
-    f1 = f1_per_class(confusion)
-    return [
-        ClassScores(str(name), float(precision[i]), float(recall[i]), float(f1[i]), int(support[i]))
-        for i, name in enumerate(label_names)
-    ]
+def class_scores(
+    right: IntArray, support: IntArray, predicted: IntArray, label_names: Sequence[str]
+) -> tuple[ClassScores, ...]:
+    """Return the scores of every class, of rows (C,): found, there, and predicted as it."""
+    precision, recall = right / np.maximum(predicted, 1), right / np.maximum(support, 1)
+    f1 = 2 * right / np.maximum(support + predicted, 1)
+    columns = (column.tolist() for column in (precision, recall, f1, support))
+    return tuple(ClassScores(*scores) for scores in zip(map(str, label_names), *columns, strict=True))
 
 
 def macro_f1(confusion: IntArray) -> float:
-    """Return the mean F1 over all classes, absent ones included."""
-    return float(f1_per_class(confusion).mean())
+    """Return the mean F1 over all classes; a class that is neither there nor predicted counts as 0."""
+    either = confusion.sum(axis=1) + confusion.sum(axis=0)
+    return float((2 * np.diag(confusion) / np.maximum(either, 1)).mean())
 
 
 @dataclass(frozen=True, slots=True)
@@ -227,20 +219,21 @@ class Evaluation:
         }
 
 
-def read_evaluation(found: dict[str, Any]) -> Evaluation:
-    """Make an evaluation of what `Evaluation.to_dict` gave, also after JSON."""
+def read_evaluation(found: dict[str, Any], kind: type[Evaluation] = Evaluation, **more: Any) -> Evaluation:
+    """Make an evaluation of what `to_dict` gave, also after JSON; `more` are fields of another kind's own."""
     low, high = found["accuracy_interval"]
-    return Evaluation(
+    return kind(
         n=found["n_eval"],
         accuracy=found["accuracy"],
         interval=(low, high),
         macro_f1=found["macro_f1"],
-        mcc=found["mcc"],
+        mcc=found.get("mcc", math.nan),
         loss=math.nan if found["loss"] is None else found["loss"],
         label_names=tuple(found["label_names"]),
         per_class=tuple(ClassScores(**scores) for scores in found["per_class"]),
-        confusion=tuple(tuple(row) for row in found["confusion"]),
+        confusion=tuple(map(tuple, found.get("confusion", ()))),
         n_unknown=len(found.get("unknown_labels", {})),
+        **more,
     )
 
 
@@ -266,7 +259,7 @@ def evaluate_predictions(logits: FloatArray, labels: IntArray, label_names: Sequ
         mcc=mcc(confusion),
         loss=float(losses.mean()) if len(losses) else math.nan,
         label_names=tuple(str(name) for name in label_names),
-        per_class=tuple(class_scores(confusion, label_names)),
+        per_class=class_scores(np.diag(confusion), confusion.sum(axis=1), confusion.sum(axis=0), label_names),
         confusion=tuple(tuple(int(cell) for cell in row) for row in confusion),
         n_unknown=n_classes - n_known,
     )

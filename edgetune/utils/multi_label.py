@@ -1,4 +1,4 @@
-"""Rows with several labels each, or none: labels as multi-hot arrays (n, C), and what is computed of them.
+"""Rows with several labels each, or none: labels as multi-hot arrays (n, C), and how answers are evaluated.
 
 Class ids (n,) stand for one label a row. Functions that serve both decide by `labels.ndim`. Learners answer
 with log-probabilities (N, C): of a class among all where a row has one label, else of each class on its own.
@@ -6,12 +6,25 @@ with log-probabilities (N, C): of a class among all where a row has one label, e
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from edgetune.utils.metrics import log_softmax
+from edgetune.utils.metrics import (
+    ClassScores,
+    Evaluation,
+    class_scores,
+    cross_entropy,
+    evaluate_predictions,
+    expected_calibration_error,
+    log_softmax,
+    read_evaluation,
+    wilson_interval,
+)
 from edgetune.utils.types import FloatArray, IntArray, Labels
 
 Wide = npt.NDArray[np.float64]
@@ -105,3 +118,109 @@ def f1_of_all(predicted: npt.NDArray[np.bool_], true: npt.NDArray[np.bool_]) -> 
     """Return the micro-F1 of predictions (N, C); 0 where nothing is true or predicted."""
     total = int(predicted.sum()) + int(true.sum())
     return 2 * int((predicted & true).sum()) / total if total else 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class MultiLabelEvaluation(Evaluation):
+    """What a classifier did on rows that may have several labels.
+
+    `accuracy` is the subset accuracy, the share of rows whose labels are all right, and `interval` is its
+    interval. `loss` is the mean binary cross-entropy over rows and classes. There is no `mcc` (not a number)
+    and no `confusion` (empty).
+
+    Attributes:
+        micro_f1: F1 of all decisions on all classes together.
+        thresholds: (C,) probabilities from which a class is predicted.
+        n_predicted: (C,) rows for which it was.
+    """
+
+    micro_f1: float = math.nan
+    thresholds: tuple[float, ...] = ()
+    n_predicted: tuple[int, ...] = ()
+
+    @property
+    def never_predicted(self) -> tuple[ClassScores, ...]:
+        """Classes of the model that evaluated rows have and that were predicted for none."""
+        pairs = zip(self.known, self.n_predicted, strict=False)
+        return tuple(one for one, count in pairs if one.support and not count)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return it as JSON values, under the names that `summary.json` uses."""
+        found = Evaluation.to_dict(self)  # `super()` does not work in a dataclass with slots
+        return {name: value for name, value in found.items() if name not in ("mcc", "confusion")} | {
+            "micro_f1": self.micro_f1,
+            "thresholds": list(self.thresholds),
+            "n_predicted": list(self.n_predicted),
+        }
+
+
+def micro_f1(found: Evaluation | None) -> float | None:
+    """Return the micro-F1 of rows that may have several labels; None of any other evaluation."""
+    return found.micro_f1 if isinstance(found, MultiLabelEvaluation) else None
+
+
+def calibration_error(probabilities: FloatArray, labels: Labels) -> float:
+    """Return the expected calibration error; of several labels a row, over all decisions on a class."""
+    if not is_multi_hot(labels):
+        return expected_calibration_error(probabilities, labels.astype(np.int64))
+    known = probabilities.ravel()
+    true = labels[:, : probabilities.shape[1]].ravel().astype(np.int64)
+    return expected_calibration_error(np.stack([1 - known, known], axis=1), true)
+
+
+def evaluate_answers(
+    log_p: FloatArray, labels: Labels, label_names: Sequence[str], thresholds: Sequence[float] = ()
+) -> Evaluation:
+    """Return every figure of an answer (N, C) against class ids (N,) or multi-hot labels (N, C).
+
+    Args:
+        log_p: log-probabilities of the classes that the model has; N at least 1. Where rows have one label,
+            logits will do.
+        labels: those from C on are classes that the model does not have.
+        label_names: names of all classes.
+        thresholds: (C,) probabilities from which a class is predicted, where rows may have several labels;
+            () for `USUAL_THRESHOLD`.
+
+    Raises:
+        ValueError: the shapes do not fit.
+    """
+    if not is_multi_hot(labels):
+        return evaluate_predictions(log_p, labels.astype(np.int64), label_names)
+    n_known = log_p.shape[-1]
+    if not len(labels) or len(log_p) != len(labels) or not n_known <= len(label_names) == labels.shape[1]:
+        raise ValueError(f"answers {log_p.shape}, labels {labels.shape}, {len(label_names)} names do not fit")
+    limits = np.array(thresholds or [USUAL_THRESHOLD] * n_known)
+    true, predicted = labels > 0, np.zeros(labels.shape, dtype=np.bool_)
+    predicted[:, :n_known] = np.exp(log_p) >= limits
+    support, n_predicted = true.sum(axis=0), predicted.sum(axis=0)
+    right = (true & predicted).sum(axis=0)
+    per_class = class_scores(right, support, n_predicted, label_names)
+    n_exact = int((true == predicted).all(axis=1).sum())
+    return MultiLabelEvaluation(
+        n=len(labels),
+        accuracy=n_exact / len(labels),
+        interval=wilson_interval(n_exact, len(labels)),
+        macro_f1=float(np.mean([one.f1 for one in per_class])),
+        mcc=math.nan,
+        loss=float(cross_entropy(log_odds(log_p), labels[:, :n_known]).mean()),
+        label_names=tuple(map(str, label_names)),
+        per_class=per_class,
+        confusion=(),
+        n_unknown=len(label_names) - n_known,
+        micro_f1=f1_of_all(predicted, true),
+        thresholds=tuple(limits.tolist()),
+        n_predicted=tuple(n_predicted.tolist()),
+    )
+
+
+def restore_evaluation(found: dict[str, Any]) -> Evaluation:
+    """Make an evaluation of what `to_dict` of either kind gave, also after JSON."""
+    if "thresholds" not in found:
+        return read_evaluation(found)
+    return read_evaluation(
+        found,
+        MultiLabelEvaluation,
+        micro_f1=found["micro_f1"],
+        thresholds=tuple(found["thresholds"]),
+        n_predicted=tuple(found["n_predicted"]),
+    )

@@ -23,12 +23,9 @@ def modules_of(package: str) -> Iterator[ModuleType]:
 
 
 def classes_of(package: str, base: type[T], mark: str) -> Iterator[type[T]]:
-    """Yield the classes that the modules of a package define.
+    """Yield the classes of a package's modules that extend `base` and set the attribute `mark` themselves.
 
-    Args:
-        package: full name of the package.
-        base: a class that they extend.
-        mark: an attribute that they set in their own body; classes without it are shared by others.
+    Those without it are shared by others.
     """
     for module in modules_of(package):
         yield from (kind for kind in own_classes(module, base) if mark in vars(kind))

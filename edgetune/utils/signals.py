@@ -122,6 +122,18 @@ class _Stream:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._stream, name)
 
+    def _guard(self) -> contextlib.AbstractContextManager[None]:
+        raise NotImplementedError
+
+    def write(self, text: str) -> int:
+        with self._guard():
+            self._stream.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        with self._guard():
+            self._stream.flush()
+
 
 class ClosedPipeTolerant(_Stream):
     """A text stream whose reader may go: what is written after that is lost, and nobody minds.
@@ -129,37 +141,22 @@ class ClosedPipeTolerant(_Stream):
     A run must not die because the terminal that showed its progress was closed.
     """
 
-    def write(self, text: str) -> int:
-        with contextlib.suppress(OSError, ValueError):
-            self._stream.write(text)
-        return len(text)
-
-    def flush(self) -> None:
-        with contextlib.suppress(OSError, ValueError):
-            self._stream.flush()
+    def _guard(self) -> contextlib.AbstractContextManager[None]:
+        return contextlib.suppress(OSError, ValueError)
 
 
 class CheckedStdout(_Stream):
     """Stdout, which says in a sentence that it cannot be written; a pipe that was closed stays one."""
 
-    def write(self, text: str) -> int:
-        with _checked_writing():
-            return int(self._stream.write(text))
-
-    def flush(self) -> None:
-        with _checked_writing():
-            self._stream.flush()
-
-
-@contextlib.contextmanager
-def _checked_writing() -> Iterator[None]:
-    try:
-        yield
-    except BrokenPipeError:
-        raise
-    except OSError as error:
-        why = "it is closed" if error.errno == errno.EBADF else error.strerror
-        raise ResourceError(f"Cannot write to the standard output: {why}.") from error
+    @contextlib.contextmanager
+    def _guard(self) -> Iterator[None]:
+        try:
+            yield
+        except BrokenPipeError:
+            raise
+        except OSError as error:
+            why = "it is closed" if error.errno == errno.EBADF else error.strerror
+            raise ResourceError(f"Cannot write to the standard output: {why}.") from error
 
 
 def _is_open(number: int) -> bool:

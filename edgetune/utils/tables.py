@@ -46,13 +46,15 @@ def sections_text(sections: list[Section]) -> str:
     return "\n".join(lines)
 
 
-def print_sections(sections: list[Section], console: Console) -> None:
-    """Print sections in colour, or as plain lines where the console is no terminal."""
+def print_sections(sections: list[Section], console: Console | None = None) -> None:
+    """Print sections, by default on stdout: in colour, or as plain lines where that is no terminal."""
+    from rich.console import Console
+    from rich.text import Text
+
+    console = console or Console()
     if not console.is_terminal:
         console.print(sections_text(sections), markup=False, highlight=False, soft_wrap=True)
         return
-    from rich.text import Text
-
     for section in sections:
         console.print(Text(one_line(section.title), style="bold"))
         console.print(_table(section))

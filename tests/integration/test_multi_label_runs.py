@@ -16,8 +16,7 @@ from conftest import RunCli
 from edgetune import load_run
 from edgetune.utils import failpoints
 from edgetune.utils.errors import RunError
-from edgetune.utils.multi_label import multi_hot
-from edgetune.utils.multi_label_metrics import MultiLabelEvaluation, evaluate_answers, micro_f1
+from edgetune.utils.multi_label import MultiLabelEvaluation, evaluate_answers, micro_f1, multi_hot
 from tests.integration.test_serve import serving
 
 WORDS = {

@@ -301,12 +301,12 @@ def test_it_asks_on_a_terminal(
 ) -> None:
     import typer
 
-    from edgetune.cli import cache_commands
+    from edgetune.cli import maintenance_commands
 
     monkeypatch.setattr("sys.stdin.isatty", lambda: True, raising=False)
     monkeypatch.setattr("sys.stdout.isatty", lambda: True, raising=False)
     monkeypatch.setattr(typer, "confirm", lambda text: answer.startswith("y"))
-    cache_commands.clean(everything=True, cache_dir=cache)
+    maintenance_commands.clean(everything=True, cache_dir=cache)
     assert (cache / "artifacts" / ARTIFACTS).exists() is not gone
 
 

@@ -10,7 +10,7 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from edgetune.cli.report_commands import methods
+from edgetune.cli.compare_commands import methods
 from edgetune.compare.method_cards import (
     SECTIONS,
     Setting,

@@ -20,7 +20,7 @@ from safetensors.torch import load_file, save_file
 from edgetune.backends.ort.bert_graph import can_write
 from edgetune.backends.ort.forward_only import ForwardOnly
 from edgetune.data.batches import Batch
-from edgetune.inference.scorers import onnx_scorer, torch_scorer
+from edgetune.inference.saved_ensemble import onnx_scorer, torch_scorer
 from edgetune.models.source import resolve_model
 from edgetune.utils.errors import ModelError
 from tests.fakes import ragged

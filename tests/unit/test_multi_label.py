@@ -16,8 +16,16 @@ from edgetune.learners.linear_probe import fit_linear_probe
 from edgetune.learners.ngrams.learner import Ngrams
 from edgetune.utils.errors import UsageError
 from edgetune.utils.metrics import cross_entropy, sigmoid
-from edgetune.utils.multi_label import choose_thresholds, log_odds, log_sigmoid, multi_hot, strata
-from edgetune.utils.multi_label_metrics import MultiLabelEvaluation, evaluate_answers, restore_evaluation
+from edgetune.utils.multi_label import (
+    MultiLabelEvaluation,
+    choose_thresholds,
+    evaluate_answers,
+    log_odds,
+    log_sigmoid,
+    multi_hot,
+    restore_evaluation,
+    strata,
+)
 
 Read = list[tuple[str, ...]]
 

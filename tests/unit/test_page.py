@@ -17,7 +17,7 @@ from report_runs import CONFIG, SPLIT, SUMMARY, PageReader, png, write_compare, 
 from typer.testing import CliRunner
 
 import edgetune
-from edgetune.cli.report_commands import report
+from edgetune.cli.compare_commands import report
 from edgetune.report import run_table
 from edgetune.report.charts import undominated
 from edgetune.report.collect import CollectedRuns, collect, unique_names

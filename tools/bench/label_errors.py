@@ -64,7 +64,7 @@ def _measured(name: str, arguments: argparse.Namespace, cleanlab: str | None) ->
         labels[flipped] = (true[flipped] + rng.integers(1, n_classes, n_flipped)) % n_classes
         probabilities = out_of_fold_probabilities(texts, labels, n_classes, features, seed)
         errors = find_label_errors(probabilities, labels)
-        ranked = errors.ranked()
+        ranked = errors.ranked
         systems = {"edgetune": (ranked, ranked[errors.is_error[ranked]])}
         if cleanlab is not None:
             listed = _of_cleanlab(cleanlab, probabilities, labels)

@@ -16,8 +16,7 @@ from sklearn.multiclass import OneVsRestClassifier
 
 from edgetune import finetune, load_run
 from edgetune.data.examples import DataOptions, read_examples
-from edgetune.utils.multi_label import choose_thresholds, multi_hot
-from edgetune.utils.multi_label_metrics import MultiLabelEvaluation, evaluate_answers
+from edgetune.utils.multi_label import MultiLabelEvaluation, choose_thresholds, evaluate_answers, multi_hot
 
 HELD_OUT, C = 1000, 5.0
 

@@ -1,4 +1,4 @@
-"""`edgetune clean`: list the contents of the cache, and remove them."""
+"""The commands that look after edgetune itself: clean, doctor. Registered by `app.py`."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ import typer
 from edgetune.cli.options import CacheDir, Json, console
 from edgetune.utils.errors import UsageError
 from edgetune.utils.formatting import counted
+from edgetune.utils.tables import Section, print_sections
 
 if TYPE_CHECKING:
-    from edgetune.maintenance.cache_cleanup import CacheEntry, RemovalFilter
-
+    from edgetune.maintenance.cache_cleanup import CacheEntry
 
 SHOWN_STRANGE = 5
 
@@ -40,11 +40,18 @@ def clean(
         edgetune clean
         edgetune clean --older-than 30d --yes
     """
-    from edgetune.maintenance.cache_cleanup import list_entries, remove_entries
+    from edgetune.config.budget import parse_age, parse_memory
+    from edgetune.maintenance.cache_cleanup import RemovalFilter, list_entries, remove_entries
     from edgetune.utils.machine import cache_folder
 
-    wish = _wish(older_than, larger_than, everything)
-    home = cache_folder() if cache_dir is None else cache_dir
+    if everything and (older_than is not None or larger_than is not None):
+        raise UsageError("--all cannot be combined with --older-than or --larger-than.")
+    wish = RemovalFilter(
+        everything,
+        None if older_than is None else parse_age(older_than),
+        None if larger_than is None else 1e6 * parse_memory(larger_than, "--larger-than"),
+    )
+    home = cache_folder(cache_dir)
     entries, strange = list_entries(home)
     now_s = time.time()
     chosen = [entry for entry in entries if wish.takes(entry, now_s)]
@@ -52,31 +59,21 @@ def clean(
         _print(home, entries, chosen, strange, now_s)
     gone = remove_entries(chosen) if chosen and (yes or (not as_json and _agreed(chosen))) else []
     if as_json:
-        print(json.dumps(_to_dict(home, entries, chosen, gone, strange, now_s)))
+        found = {
+            "folder": str(home),
+            "entries": [entry.to_dict(now_s) for entry in entries],
+            "chosen": [str(entry.path) for entry in chosen],
+            "removed": [str(entry.path) for entry in gone],
+            "freed_bytes": sum(entry.n_bytes for entry in gone),
+            "left_alone": [str(path) for path in strange],
+        }
+        print(json.dumps(found))
     elif not chosen and wish.limits:
         print("No unused entry matches.")
     elif gone or (chosen and yes):
         print(f"Freed {_size(gone)} ({_count(gone)}).")
         if len(gone) < len(chosen):
             print(f"{len(chosen) - len(gone)} could not be removed or are in use now.", file=sys.stderr)
-
-
-def _wish(older_than: str | None, larger_than: str | None, everything: bool) -> RemovalFilter:
-    """Read the options.
-
-    Raises:
-        UsageError: they contradict each other, or one cannot be read.
-    """
-    from edgetune.config.budget import parse_age, parse_memory
-    from edgetune.maintenance.cache_cleanup import RemovalFilter
-
-    if everything and (older_than is not None or larger_than is not None):
-        raise UsageError("--all cannot be combined with --older-than or --larger-than.")
-    return RemovalFilter(
-        everything,
-        None if older_than is None else parse_age(older_than),
-        None if larger_than is None else 1e6 * parse_memory(larger_than, "--larger-than"),
-    )
 
 
 def _agreed(chosen: list[CacheEntry]) -> bool:
@@ -90,49 +87,19 @@ def _agreed(chosen: list[CacheEntry]) -> bool:
 def _print(
     home: Path, entries: list[CacheEntry], chosen: list[CacheEntry], strange: list[Path], now_s: float
 ) -> None:
-    from edgetune.utils.tables import Section, print_sections
-
-    rows: list[tuple[str, ...]] = [
-        (
-            entry.kind,
-            str(entry.path.relative_to(home)),
-            _age(now_s - entry.used_s),
-            _size([entry]),
-            _state(entry, chosen),
-        )
-        for entry in entries
-    ]
+    rows: list[tuple[str, ...]] = []
+    for entry in entries:
+        state = "in use" if entry.held else "used within the hour" if entry.busy else ""
+        name, age = str(entry.path.relative_to(home)), _age(now_s - entry.used_s)
+        state = "selected" if entry in chosen else state
+        rows.append((entry.kind, name, age, _size([entry]), state))
     if rows:
-        print_sections([Section(str(home), rows, ("kind", "entry", "unused for", "size", ""))], console())
+        print_sections([Section(str(home), rows, ("kind", "entry", "unused for", "size", ""))])
     print(f"{_count(entries)}, {_size(entries)} in {home}." if rows else f"The cache {home} is empty.")
     for path in strange[:SHOWN_STRANGE]:
         print(f"Ignored (not written by edgetune): {path}")
     if len(strange) > SHOWN_STRANGE:
         print(f"Ignored: {len(strange) - SHOWN_STRANGE} more.")
-
-
-def _state(entry: CacheEntry, chosen: list[CacheEntry]) -> str:
-    if entry in chosen:
-        return "selected"
-    return "in use" if entry.held else "used within the hour" if entry.busy else ""
-
-
-def _to_dict(
-    home: Path,
-    entries: list[CacheEntry],
-    chosen: list[CacheEntry],
-    gone: list[CacheEntry],
-    strange: list[Path],
-    now_s: float,
-) -> dict[str, object]:
-    return {
-        "folder": str(home),
-        "entries": [entry.to_dict(now_s) for entry in entries],
-        "chosen": [str(entry.path) for entry in chosen],
-        "removed": [str(entry.path) for entry in gone],
-        "freed_bytes": sum(entry.n_bytes for entry in gone),
-        "left_alone": [str(path) for path in strange],
-    }
 
 
 def _count(entries: list[CacheEntry]) -> str:
@@ -149,3 +116,19 @@ def _age(seconds: float) -> str:
         if seconds >= unit_s:
             return f"{seconds / unit_s:.0f} {unit}"
     return f"{max(0.0, seconds):.0f} s"
+
+
+def doctor(as_json: Json = False) -> None:
+    """Check what works on this machine, and what is missing.
+
+    Examples:
+        edgetune doctor
+        edgetune doctor --json
+    """
+    from edgetune.maintenance.doctor import examine, print_diagnosis
+
+    findings = examine()
+    if as_json:
+        print(json.dumps([finding._asdict() for finding in findings]))
+    else:
+        print_diagnosis(findings, console())
