@@ -343,16 +343,15 @@ def _plan_row(number: int, plan: Plan) -> tuple[str, ...]:
 def print_plans(plans: Plans, console: Console, *, explain: bool) -> None:
     """Print plans; `loss` is the expected distance, in points of accuracy, to training for ever."""
     print_sections(plan_sections(plans, explain=explain), console)
-    if plans.device is not None:
-        hint = "" if explain else " Use `--explain` for the reasons."
-        source = one_line(plans.device.power_source)
-        console.print(
-            f"Costs: device profile {one_line(plans.device.name)}; energy: {source}. "
-            f"loss: expected accuracy below that of unlimited training, in percentage points.{hint}",
-            markup=False,
-            highlight=False,
-            soft_wrap=True,
-        )
+    hint = "" if explain else " Use `--explain` for the reasons."
+    source = one_line(plans.device.power_source)
+    console.print(
+        f"Costs: device profile {one_line(plans.device.name)}; energy: {source}. "
+        f"loss: expected accuracy below that of unlimited training, in percentage points.{hint}",
+        markup=False,
+        highlight=False,
+        soft_wrap=True,
+    )
 
 
 def print_inspection(found: Inspection, n_rows: int, console: Console) -> None:

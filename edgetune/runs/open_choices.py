@@ -200,7 +200,6 @@ class OpenChoices:
     def decide_later(self, before: Decision, ngrams: FittedNgrams) -> Decision | None:
         """Plan again once the n-grams are fitted; None if there is still no time for an encoder."""
         assert before.plans is not None
-        assert before.plans.device is not None
         config, left_s = before.config, before.config.budget.limit_s - self.used.elapsed_s()
         fitted = replace(ngrams, again_s=ngrams.again_within_s(left_s))
         try:

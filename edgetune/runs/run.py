@@ -245,7 +245,7 @@ def _tell(run: RunContext) -> None:
     if run.encoder is None:
         view.warn(_why_no_encoder(run))
     if plans is not None:
-        if plans.device is not None and plans.device.note:
+        if plans.device.note:
             view.warn(plans.device.note)
         view.say(plan_summary(plans.best))
 
@@ -280,7 +280,7 @@ def _remember_speed(run: RunContext) -> None:
     embeddings were trained, or the user chose the threads.
     """
     plans, plan, cache, model = run.plans, run.deadline.plan, run.backend.cache, run.config.model
-    if plans is None or plans.device is None or (cache is not None and cache.n_hits):
+    if plans is None or (cache is not None and cache.n_hits):
         return
     speed = run.deadline.clock.speed("train")
     if model.freeze == "none" or model.threads != plan.threads or speed.n < FEWEST_MEASURED_STEPS:

@@ -7,6 +7,7 @@ import json
 import re
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal
@@ -23,6 +24,7 @@ from edgetune.learners.ngrams.counting import MISSING, NgramCounter
 from edgetune.learners.ngrams.learner import NEVER_SEEN, Ngrams, stratified_order
 from edgetune.learners.ngrams.ngram_files import METADATA, VOCABULARY, WEIGHTS
 from edgetune.learners.ngrams.reading import EARLIER_WORD, MAX_CHARS, choose_analyzer, settings_of
+from edgetune.learners.ngrams.solving import FeatureWeights, LinearScores
 from edgetune.utils.errors import MissingDependencyError, RunError
 
 TOPICS = [["goal", "match", "team", "cup"], ["stock", "bank", "profit", "share"], ["cell", "gene", "virus"]]
@@ -204,6 +206,69 @@ def test_a_fit_on_some_more_rows_takes_the_scale_of_the_one_before() -> None:
     new_texts, new_labels = topic_rows(200, seed=5)
     assert right(again, new_texts, new_labels) == right(anew, new_texts, new_labels)
     np.testing.assert_allclose(again.log_proba(new_texts), anew.log_proba(new_texts), atol=0.5)
+
+
+def long_rows(n: int, n_classes: int, seed: int = 0) -> tuple[list[str], np.ndarray]:
+    """Make texts of 100 words of noise, among which one in twenty is a little more frequent in its class."""
+    rng = np.random.default_rng(seed)
+    labels = rng.integers(0, n_classes, n)
+    words = np.array([f"v{at}" for at in range(3_000)])
+    hints = np.arange(3_000) % (20 * n_classes)
+    texts = [" ".join(rng.choice(words, 100, p=_shares(hints == label))) for label in labels]
+    return texts, labels
+
+
+def _shares(is_hint: np.ndarray) -> np.ndarray:
+    weights = 1 + 3.0 * is_hint
+    return weights / weights.sum()
+
+
+def test_features_of_long_texts_are_weighed_by_their_log_count_ratios() -> None:
+    texts, labels = long_rows(1_500, 6)
+    new_texts, new_labels = long_rows(400, 6, seed=1)
+    model = Ngrams.fit(texts, labels, 6)
+    assert model.exact is not None
+    assert model.exact.weighed
+    plain = Ngrams.fit(texts, labels, 6, before=replace(model, scores=_unweighed(model)))
+    assert plain.exact is not None
+    assert not plain.exact.weighed
+    assert right(model, new_texts, new_labels) > right(plain, new_texts, new_labels) + 0.03
+    again = Ngrams.fit(texts, labels, 6)
+    assert (again.scores.weights == model.scores.weights).all()
+
+
+def _unweighed(model: Ngrams) -> LinearScores:
+    assert model.exact is not None
+    return replace(model.scores, exact=replace(model.exact, weighed=False))
+
+
+def test_features_are_not_weighed_where_only_pairs_of_words_tell_the_class() -> None:
+    rng = np.random.default_rng(0)
+    labels = rng.integers(0, 30, 600)
+    pairs = [rng.choice(14, 2, replace=False) for _ in range(30)]
+    texts = [
+        " ".join(rng.permutation([*(f"a{word}" for word in pairs[label]), *rng.choice(NOISE[:20], 2)]))
+        for label in labels
+    ]
+    model = Ngrams.fit(texts, labels, 30)
+    assert model.exact is not None
+    assert not model.exact.weighed
+
+
+def test_weights_of_features_are_what_wang_and_manning_say() -> None:
+    """Half of a weight is 1, half |log(p / q)| over its mean; the mean squared length of rows is 1."""
+    rng = np.random.default_rng(0)
+    dense = np.where(rng.random((12, 7)) < 0.5, rng.random((12, 7)), 0).astype(np.float32)
+    labels = rng.permutation(np.arange(12) % 3)
+    present = dense > 0
+    for number in range(3):
+        p, q = present[labels == number].sum(axis=0) + 1.0, present[labels != number].sum(axis=0) + 1.0
+        ratios = np.abs(np.log((p / p.sum()) / (q / q.sum())))
+        wanted = 0.5 + 0.5 * ratios / ratios.mean()
+        wanted *= np.sqrt(len(dense) / ((dense * wanted) ** 2).sum())
+        rows = counting.scipy_sparse().csr_matrix(dense)
+        for given in (labels, np.eye(3, dtype=np.int64)[labels]):
+            np.testing.assert_allclose(FeatureWeights(rows, given, 3).of(number), wanted, rtol=1e-5)
 
 
 @pytest.mark.parametrize("without", [[], [0], [1], [2], [3], [4]])

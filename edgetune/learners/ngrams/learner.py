@@ -8,6 +8,8 @@ texts and where time or memory does not suffice for all rows; or 1 to 3 characte
 are one-against-rest squared-hinge SVMs, by dual coordinate descent (scikit-learn's `LinearSVC`; Hsieh et al.
 2008) where time and memory allow it, else by averaged stochastic gradient descent (`SGDClassifier`; Polyak
 and Juditsky 1992), which can be stopped at any time; `log_shares` makes probabilities of them.
+Features are weighed by their log-count ratios, class by class, where a trial says that it helps
+(`FeatureWeights`).
 
     ngrams.json          schema_version, analyzer, sizes, settings
     vocabulary.txt       one n-gram a line, in the order of the features
