@@ -22,7 +22,7 @@ from edgetune.utils.errors import RunError
 from edgetune.utils.failpoints import failpoint
 from edgetune.utils.files import atomic_path
 
-SCHEMA_VERSION = 8  # 8: cross-fitted learners
+SCHEMA_VERSION = 9  # 9: states of selectors are named after their attributes
 SUFFIX = ".ckpt"
 KEPT = 2
 _ARRAY = "$array"

@@ -354,7 +354,7 @@ class FeatureWeights:
 
     The weight of a feature is, in equal parts, 1 and |log(p / q)| relative to its mean over the features,
     where p is the share of the feature among the n-grams of the class's rows, and q that among all others.
-    They are scaled so that the mean squared length of the rows is 1. SVMs on long texts gain by it (3.8 points
+    They are scaled so that the mean squared length of the rows is 1. SVMs of long texts gain (3.8 points
     on Ohsumed-23), those of many classes on a few words lose (0.9 on CLINC150), so a trial decides.
     """
 
