@@ -103,7 +103,7 @@ def test_older_ones(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_none_and_newer_ones(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert newest_checkpoint(tmp_path) is None
-    monkeypatch.setattr("edgetune.run_files.checkpoint.SCHEMA_VERSION", 9)
+    monkeypatch.setattr("edgetune.run_files.checkpoint.SCHEMA_VERSION", 1_000)
     write_checkpoint(tmp_path, {}, b"")
     monkeypatch.undo()
     with pytest.raises(RunError, match="a newer edgetune"):

@@ -194,14 +194,14 @@ def test_predicting_refuses_before_the_runtime_sees_it(
 ) -> None:
     import shutil
 
-    from edgetune.inference import scorers
+    from edgetune.inference import saved_ensemble
 
     run = Path(shutil.copytree(trained.folder, tmp_path / "run"))
     model = onnx.load(run / "onnx" / "model.onnx")
     (tmp_path / "secret.bin").write_bytes(b"\0" * 16)
     model.graph.initializer.append(outside("../../secret.bin"))
     onnx.save(model, run / "onnx" / "model.onnx")
-    monkeypatch.setattr(scorers, "import_ort", lambda: pytest.fail("the runtime was asked"))
+    monkeypatch.setattr(saved_ensemble, "import_ort", lambda: pytest.fail("the runtime was asked"))
     with pytest.raises(
         RunError, match=r"model\.onnx refers to weights outside its folder \('\.\./\.\./secret"
     ):
