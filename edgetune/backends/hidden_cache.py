@@ -123,6 +123,7 @@ class HiddenCache:
             lengths = batch.lengths[missing]
             states = compute(batch.take(missing), width)
             fresh = [self._rounded(row[:length]) for row, length in zip(states, lengths, strict=True)]
+            del states  # it takes as much memory as the result
             if keep:
                 self._keep([key for key, row in zip(keys, kept, strict=True) if row is None], fresh, width)
         remaining = iter(fresh)

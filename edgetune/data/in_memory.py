@@ -129,7 +129,8 @@ def _text_item(number: int, item: Any) -> str | tuple[str, str]:
             f"Item {number} of the list contains half of a surrogate pair, which is not valid Unicode; "
             "repair the text."
         )
-    return (item[0], item[1]) if is_pair else str(item)
+    given: str | tuple[str, str] = (item[0], item[1]) if is_pair else item
+    return given
 
 
 def _described(item: Any) -> str:

@@ -197,10 +197,16 @@ class TokenStore(TokenView):
                     "too many to be held in memory. Use fewer rows, or fewer labels."
                 )
             labels = multi_hot(meta.label_sets, n_classes)[labels.astype(np.int64)]
-        super().__init__(self, np.arange(n_rows, dtype=np.int32), labels, tuple(meta.counts))
+        self.rows, self.labels = np.arange(n_rows, dtype=np.int32), labels
+        self.label_names, self.limit = tuple(meta.counts), None
         self.lengths = np.diff(self._files["offsets.bin"].array).astype(np.int32)
         self.hashes = self._files["hashes.bin"].array
         self._files["offsets.bin"].release()
+
+    @property
+    def store(self) -> TokenStore:  # type: ignore[override]  # an attribute would be a cycle
+        """Itself; maps and labels are freed with the last view, without a garbage collection."""
+        return self
 
     @property
     def multi_label(self) -> bool:
@@ -258,7 +264,7 @@ class TokenStore(TokenView):
     def checksum(self) -> int:
         """Return a checksum of the texts, labels and lengths of all rows."""
         found = 0
-        for array in (self.text_hashes, self.labels, self.lengths):
+        for array in (self.hashes, self.labels, self.lengths):
             found = zlib.crc32(np.ascontiguousarray(array).tobytes(), found)
         return found
 

@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 import time
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -98,6 +99,15 @@ def test_what_a_store_holds(data: Path, spec: TokenizerSpec) -> None:
     assert store.batch(np.array([0])).tokens.tolist() == [2, 4, 6, 3]
     assert len(store.batch(np.array([], dtype=np.int64))) == 0
     assert sorted(row for b in sequential_batches(store, 3) for row in b.rows.tolist()) == [0, 1, 2, 3]
+
+
+def test_a_store_goes_with_its_last_view(data: Path, spec: TokenizerSpec) -> None:
+    store = opened(data, spec)
+    gone, view = weakref.ref(store), store.subset(np.array([1, 0]))
+    del store
+    assert view.texts() == ["bad film", "good film"]
+    del view
+    assert gone() is None  # at once, not when garbage is collected
 
 
 def test_pairs_keep_where_the_first_text_ends(tmp_path: Path, spec: TokenizerSpec) -> None:

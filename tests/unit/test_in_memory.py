@@ -95,6 +95,15 @@ def test_texts_of_every_kind(data: Any) -> None:
     assert texts_of(data, OPTIONS) == TEXTS
 
 
+class Shown(str):
+    def __str__(self) -> str:
+        return "shown"
+
+
+def test_a_text_of_another_class_is_what_it_holds() -> None:
+    assert texts_of([Shown("good film")], OPTIONS) == ["good film"]
+
+
 def test_pairs_of_texts() -> None:
     assert texts_of([("who", "me"), "alone"], OPTIONS) == [("who", "me"), "alone"]
     options = DataOptions(text=("a", "b"), pair=True)

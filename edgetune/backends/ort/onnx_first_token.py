@@ -21,7 +21,7 @@ from collections import defaultdict
 from typing import Any
 
 import numpy as np
-from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper, shape_inference
+from onnx import NodeProto, TensorProto, helper, numpy_helper, shape_inference
 
 FULL = -1  # the "axis" of a demand for the whole tensor
 ELEMENTWISE = {"Abs", "Add", "Cast", "Div", "Erf", "Exp", "Gelu", "Identity", "Log", "Mul", "Neg", "Pow"}
@@ -53,11 +53,10 @@ def push_first_token(model: Any) -> bool:
 
 def _infer_dims(model: Any) -> dict[str, Dims]:
     """Return the dimensions of every tensor whose rank is known."""
-    skeleton = ModelProto()
-    skeleton.CopyFrom(model)
-    del skeleton.graph.value_info[:]
-    del skeleton.graph.initializer[:]  # inference would copy the weights; their shapes are enough
-    for item in model.graph.initializer:
+    whole = model.graph
+    nodes = helper.make_graph(whole.node, whole.name, whole.input, whole.output)
+    skeleton = helper.make_model(nodes, opset_imports=model.opset_import, ir_version=model.ir_version)
+    for item in whole.initializer:  # weights are left out, of which inference takes a copy
         if item.data_type == TensorProto.INT64:
             skeleton.graph.initializer.append(item)
         else:

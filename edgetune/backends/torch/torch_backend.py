@@ -2,7 +2,7 @@
 
 Used where ONNX Runtime has no training build (Linux on ARM, Python 3.13), where it is faster, and on
 CUDA. It trains the same parameters with the same numbers as the `ort` backend; dropout is off in both.
-Frozen layers are run apart, without a gradient, and what they give may be kept (`torch_cut`).
+Frozen layers are run apart, without a gradient, and what they give may be kept (`torch_layers`).
 """
 
 from __future__ import annotations
