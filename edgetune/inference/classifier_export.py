@@ -257,7 +257,8 @@ def _sample_texts(run: Run) -> list[Text]:
         some = " ".join(words[n] for n in rng.integers(len(words), size=rng.integers(1, 30)))
         return some if some.strip() else run.label_names[0]
 
-    return [(text(), text()) if run.takes_pairs else text() for _ in range(CHECKED_TEXTS)]
+    takes_pairs = run.takes_pairs
+    return [(text(), text()) if takes_pairs else text() for _ in range(CHECKED_TEXTS)]
 
 
 def _quantise(source: Path, target: Path) -> None:

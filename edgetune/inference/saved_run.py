@@ -295,12 +295,14 @@ class Run:
                 say(f"Left out of {name}: {counted(count, *kind)}.")
         return evaluate_answers(self._score_view(view), view.labels, view.label_names, self.thresholds)
 
-    def answers(self, path: str, *, cache_dir: Path | None = None) -> tuple[IntArray, IntArray]:
+    def answers(
+        self, path: str, options: DataOptions | None = None, *, cache_dir: Path | None = None
+    ) -> tuple[IntArray, IntArray]:
         """Predict the rows of labelled text; return predicted and true class ids, in the rows' order.
 
-        Labels that the model does not know have ids above its own. Errors are as of `evaluate`.
+        Labels that the model does not know have ids above its own. All else is as of `evaluate`.
         """
-        view = self.labelled_rows(path, cache_dir=cache_dir, max_bad_rows=1.0)
+        view = self.labelled_rows(path, options, cache_dir, max_bad_rows=1.0)
         return self._score_view(view).argmax(axis=1), view.labels.astype(np.int64)
 
     @property
@@ -313,7 +315,7 @@ class Run:
 
     def labelled_rows(
         self,
-        data: Data,
+        path: Data,
         options: DataOptions | None = None,
         cache_dir: str | Path | None = None,
         max_bad_rows: float = 0.01,
@@ -325,7 +327,7 @@ class Run:
             with damage_errors(tokenizer_file):
                 check_vocabulary(self._model_config, tokenizer_file)
         cache = cache_folder(cache_dir)
-        path = as_path(data, cache, options)
+        path = as_path(path, cache, options)
         if (parts := find_parts(path, options)) is not None:
             options = replace(options, part=parts.validation)
         with naming_copies(path):

@@ -378,13 +378,13 @@ def check_drift(
     Raises:
         EdgetuneError: the model is not there, or another one, or nothing of it could be measured here.
     """
+    timed = TimedMeasurement(profile.model.n_layers, CHECK_S if limit_s is None else limit_s, tell)
     source = resolve_model(profile.model.name if model is None else model)
     if not same_shape(shape_of(source), profile.model):
         raise UsageError(
             f"The profile {profile.name} was measured with {profile.model.name}, not with "
             f"{source.name}; give the same model with --model."
         )
-    timed = TimedMeasurement(profile.model.n_layers, CHECK_S if limit_s is None else limit_s, tell)
     cache = cache_folder() if cache_dir is None else cache_dir
     backends = {backend.key: backend for backend in profile.backends}
     keys, timed.notes = choose_keys(list(backends), profile.machine)

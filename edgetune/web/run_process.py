@@ -161,14 +161,15 @@ class RunProcesses:
             state = FAILED
         lines = read_history(folder / "history.jsonl") if (folder / "history.jsonl").is_file() else []
         last: dict[str, Any] = next((line for line in reversed(lines) if line["kind"] == "eval"), {})
-        elapsed_s = time.time() - record["started"] if record and state == RUNNING else None
+        started, deadline_s = record.get("started"), record.get("deadline_s")
+        elapsed_s = None if started is None or state != RUNNING else time.time() - started
         return RunStatus(
             state=state,
             losses=[(line["t_s"], line["loss"]) for line in lines if line["kind"] == "step" and line["loss"]],
             accuracy=summary.get("accuracy", last.get("accuracy")),
             micro_f1=summary.get("micro_f1", last.get("micro_f1")),
             elapsed_s=elapsed_s,
-            left_s=None if elapsed_s is None else max(0.0, record["deadline_s"] - elapsed_s),
+            left_s=None if elapsed_s is None or deadline_s is None else max(0.0, deadline_s - elapsed_s),
             message=self._last_line(name),
         )
 
