@@ -171,7 +171,7 @@ class TrainSettings(Settings):
         learners: that take part: the `ngrams` classifier, the linear `probe` on the untouched encoder, and
             the trained `encoder`; and by name, beside the n-grams, learners of `learners.texts`. What several
             of them answer is combined, by weights that are fitted on training rows set aside for that.
-            Without a deadline there is no probe.
+            Without a deadline there is a probe only on few rows.
         ngrams: False takes the n-grams out of `learners`.
         single: whether predictions come from the best learner alone.
         metric: what learners, passes and class weights are compared by on the rows set aside.

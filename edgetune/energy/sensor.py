@@ -54,7 +54,8 @@ class SensorState(NamedTuple):
 class Counter:
     """One piece of hardware that counts joules and may fail.
 
-    Another one is one file in this folder: a subclass that sets `covers` and defines `find` and `joules`.
+    Another one is one file in this folder: a subclass that sets `covers` and `name`, and defines
+    `find` and `joules`; `edgetune doctor` shows it if it also defines `state_on`.
 
     Attributes:
         covers: what it counts: the `processor`, the `gpu`, or the whole `machine`.

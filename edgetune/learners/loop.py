@@ -2,10 +2,10 @@
 
 Per batch of the stream: choose_score → queue → score → choose_train → observe → queue → train step.
 A selector that skips scoring has its rows go to the second queue at once, and observes the losses of their
-train step. Both queues hand out full batches of one length bucket; what is left in them
-at the end is trained, not dropped. A selector may be asked about several batches of the stream at once, may
-decide over a pool of scored ones, and may have the model start afresh (a reference that only measures,
-charged as preparation): then what is queued is dropped.
+train step. Both queues hand out full batches of one length bucket; what is left in them at the end is
+trained, not dropped. A selector may be asked about several batches of the stream at once, may
+decide over a pool of scored ones, and may have the model start afresh: the model so far was a reference that
+only measured, its time counts as preparation, and what is queued is dropped.
 """
 
 from __future__ import annotations
@@ -156,8 +156,8 @@ class Loop:
 
         Args:
             state: of a loop over the same rows, with the same settings.
-            backend: parameters and optimizer then.
-            first: returns those of a run that has not begun.
+            backend: the backend's state (parameters and optimizer) at that time.
+            first: returns that of a run that has not begun.
         """
         self._first_state = (self._first_state or first()) if state["starts_afresh"] else None
         self.backend.load_state(backend)
@@ -194,7 +194,7 @@ class Loop:
         return reset_model
 
     def _score(self, batch: Batch) -> None:
-        """Pay for a forward pass, let the selector decide, queue what it keeps."""
+        """Make a forward pass, let the selector decide once enough rows are scored, queue what it keeps."""
         batch = self._that_fits("score", batch)
         if not len(batch):
             return
@@ -226,7 +226,8 @@ class Loop:
         with self._record.timed("train", batch, "prepare" if self._trains_reference else "train"):
             logits = self.backend.train_step(batch, lr, weights)
         with self.meter.phase("select"):
-            unscored = ~batch.scored  # of the others, the output of frozen layers was in the cache
+            unscored = ~batch.scored
+            # A row that was scored costs less to train if a cache holds its output of the frozen layers.
             full_price = bool(unscored.all()) or self.backend.cache is None
             losses = self._record.trained(batch, logits, full_price=full_price)
             if unscored.any():

@@ -164,7 +164,7 @@ def _learn(run: RunContext) -> RunResult:
     try:
         with run.meter.phase("other"), run.stop.deferring_first_signal():
             ensemble = EnsembleStage(run)
-            # Without an encoder no checkpoint is written, so such a run is never resumed.
+            # A run without an encoder writes no checkpoint, so there are no n-grams to restore here.
             trains = run.encoder is not None or _finds_time_for_encoder(run, ensemble)
             result = _train(run, ensemble) if trains else _use_ngrams(run, ensemble)
             run.logs.finish(result)
@@ -199,13 +199,13 @@ def _train(run: RunContext, ensemble: EnsembleStage) -> RunResult:
 
 
 def _use_ngrams(run: RunContext, ensemble: EnsembleStage) -> RunResult:
-    """Fit the n-grams on all rows, save and evaluate them, and write the summary."""
+    """Use the n-grams alone: refit them on all rows if that pays, save, evaluate, and write the summary."""
     out, deadline = run.folder.path, run.deadline
     with HistoryWriter(out / "history.jsonl", run.logs.record) as history:
         if not run.stop():
             ensemble.finish_alone()
             deadline.mark("ensemble")
-        stopped = run.stop()  # what comes later finds a run that is complete
+        stopped = run.stop()  # a later request does not matter: the run counts as complete
         if not stopped:
             ensemble.evaluate_ngrams()
             deadline.mark("evaluate")
@@ -224,7 +224,7 @@ def _use_ngrams(run: RunContext, ensemble: EnsembleStage) -> RunResult:
 
 
 def _why_no_encoder(run: RunContext) -> str:
-    """Say why there is no encoder, and what deadline it would need."""
+    """Say why there is no encoder; if it is for want of time, also what deadline it would need."""
     train = run.config.train
     if not {"probe", "encoder"} & {*train.learners}:
         if train.text_learners:
@@ -236,7 +236,7 @@ def _why_no_encoder(run: RunContext) -> str:
 
 
 def _tell(run: RunContext) -> None:
-    """Show warnings about the data, a note if measurements are too uncertain to plan with, and the plan."""
+    """Show warnings about the data, how well the device profile fits this machine, and the plan."""
     warnings, plans, view = run.data.warnings, run.plans, run.view
     for warning in warnings[:WARNINGS_SHOWN]:
         view.warn(warning)
@@ -276,8 +276,8 @@ def _write_bad_rows(run: RunContext) -> None:
 def _remember_speed(run: RunContext) -> None:
     """Record how long the train steps took relative to the profile, for the next plan.
 
-    Nothing is recorded if the profile prices other steps: if output of frozen layers was found in the cache,
-    embeddings were trained, or the user chose the threads.
+    Nothing is recorded after too few steps, or if the profile prices other steps: if output of frozen layers
+    was found in the cache, embeddings were trained, or the user chose the threads.
     """
     plans, plan, cache, model = run.plans, run.deadline.plan, run.backend.cache, run.config.model
     if plans is None or (cache is not None and cache.n_hits):

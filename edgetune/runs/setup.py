@@ -41,9 +41,10 @@ if TYPE_CHECKING:
     from edgetune.runs.recovery import Interruption
 
 CACHE_MEMORY_RATE = 0.25
+"""Share of the free memory that the cache of hidden states may take; the rest of it is kept in a file."""
 NO_CLASS_WEIGHT = "--class-weight balanced has no effect: there are too few rows to combine several learners."
 MUCH_LOST_S = 1.0
-"""The energy of more lost time than this is an estimate."""
+"""If an interruption lost more seconds of work than this, the energy before it counts as estimated."""
 
 
 @dataclass
@@ -67,7 +68,8 @@ class RunContext:
         data: rows and labels.
         plans: what was planned, and why; None if nothing was.
         deadline: says when each part has to end.
-        encoder: ready to train; None if there is no time for one, which `open_later` may change.
+        encoder: ready to train; None if there is no time for one (which `open_later` may change), or if it
+            takes no part.
     """
 
     config: RunConfig
@@ -182,6 +184,7 @@ def open_later(run: RunContext, ngrams: FittedNgrams) -> bool:
 
 
 def _refuse_impossible(config: RunConfig) -> None:
+    """Refuse settings that contradict each other, before any row is read."""
     train = config.train
     if train.class_weight == "balanced" and not train.fits_ngrams:
         raise UsageError(
@@ -190,7 +193,7 @@ def _refuse_impossible(config: RunConfig) -> None:
         )
     if train.text_learners and not train.fits_ngrams:
         raise UsageError(
-            f"The learner {train.text_learners[0]} is weighed beside the n-grams; add ngrams to "
+            f"The learner {train.text_learners[0]} is combined with the n-grams; add ngrams to "
             "--learners, and remove --no-ngrams."
         )
     if "encoder" not in train.learners and not config.budget.limits_time:
@@ -219,7 +222,10 @@ def _refuse_for_several(config: RunConfig) -> None:
 
 
 def _follow(run: RunContext, decision: Decision, marks: list[tuple[str, float]]) -> None:
-    """Open the encoder of a decision, if there is one in it, and set the deadline after these `marks`."""
+    """Open the encoder of a decision, if there is one in it, and set the deadline.
+
+    `marks` are the parts of the run that have ended, with the elapsed seconds at their end.
+    """
     run.config, run.plans = decision.config, decision.plans
     if not decision.is_ngrams_alone:
         before_s, began_s = run.meter.split_s()["export"], run.meter.elapsed_s()
@@ -245,7 +251,7 @@ def _hidden_cache(config: RunConfig, cache_dir: Path) -> HiddenCache | None:
 
 
 def _with_learning_rate(run: RunContext) -> RunConfig:
-    """Fill in the learning rate, which follows from the data and the plan."""
+    """Fill in the learning rate, which follows from the encoder's width and the number of steps."""
     config, train = run.config, run.config.train
     if train.lr is not None:
         return config
@@ -259,7 +265,11 @@ def _with_learning_rate(run: RunContext) -> RunConfig:
 
 
 def _deadline(run: RunContext, marks: list[tuple[str, float]]) -> Deadline:
-    """Return what ends the parts of a run: its plan's lines, or `NoDeadline` if it follows no timed plan."""
+    """Return what ends the parts of a run.
+
+    That is `NoDeadline` if nothing was planned, or if neither the time is limited nor the plan one for few
+    rows (whose probe reads all rows).
+    """
     plans, budget, used, n_train = run.plans, run.config.budget, run.used, len(run.data.train)
     if plans is None or not (budget.limits_time or plans.best.reads_all(n_train)):
         return NoDeadline()

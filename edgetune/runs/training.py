@@ -1,7 +1,8 @@
 """The part of a run in which the encoder changes: the loop, evaluations and saves, up to the summary.
 
-Without a plan, the run ends with its data, and the best model is kept. With one, under a deadline or on few
-rows, a linear probe is a usable model early, the better of both is kept, and the run ends on time.
+Without a plan, the run ends after its passes, and the model of the best pass is kept. With a plan (under a
+deadline, or on few rows), a linear probe gives a usable model early, the better of probe and trained encoder
+is kept, and a deadline is met.
 """
 
 from __future__ import annotations
@@ -42,8 +43,9 @@ from edgetune.utils.types import IntArray
 
 SENSOR_EVERY_S = 1.0
 DOUBT_ERRORS = 1.0
-"""Standard errors by which the log loss of a probe on few rows must be below that of the trained encoder.
-With 100 rows of AG News, the encoder was worse by less than one on 25 held-out rows, and 3 points better on
+"""On few rows, standard errors by which the log loss of the probe must be below that of the trained encoder
+for the probe to be kept, and that of the trained head below that of the head fitted again. With 100 rows of
+AG News, the encoder was worse by less than one standard error on 25 held-out rows, and 3 points better on
 1,000 test rows."""
 
 
@@ -71,8 +73,8 @@ class Training:
                 self._ensemble.restore()
             else:
                 self._begin()
-            # A preparation that was cut short differs from that of an uninterrupted run.
-            begun = self._run.interruption is not None or not self._stop()
+            # A preparation that was cut short cannot be resumed: it differs from an uninterrupted one.
+            is_prepared = self._run.interruption is not None or not self._stop()
             if self._deadline.trains:
                 self._run_epochs()
             elif self._stop():
@@ -84,7 +86,7 @@ class Training:
         self._deadline.mark("train")
         stopped = None
         if loop.stopped:
-            stopped = self._keep_interrupted(begun)
+            stopped = self._keep_interrupted(is_prepared)
         else:
             self._finish()
         with self._meter.phase("save"):
@@ -122,8 +124,8 @@ class Training:
                 if deadline.trains and deadline.steps_that_fit() < LEAST_TRAINING_STEPS and not self._stop():
                     deadline.give_to_probe(found.n_rows)
                 self._ensemble.weigh_probe(found, save=deadline.trains)
-                # before the save, after which training begins at once
-                if not self._config.train.text_learners:  # cross-fitting does not cover them
+                # Cross-fitting does not cover other learners of texts.
+                if not self._config.train.text_learners:
                     self._ensemble.crossed = cross_fit_all(self._run, found)
                 self._backend.set_head(found.probe.weight, found.probe.bias)
                 if deadline.trains:  # else it is saved once, at the end, which comes now
@@ -140,7 +142,7 @@ class Training:
             except Diverged:
                 if not self._recovery.roll_back(self._make_loop()):
                     if not self._deadline.has_plan and self._saver.best is None:
-                        self._end_epoch(epoch)  # else the good weights are evaluated at the end, or were
+                        self._end_epoch(epoch)  # else a model was evaluated already, or will be at the end
                     return
                 epoch = max(1, self._loop.epoch)
                 continue
@@ -164,8 +166,8 @@ class Training:
     def _end_epoch(self, epoch: int) -> None:
         """Evaluate after a pass, and keep the best model.
 
-        With a plan, that is done if patience is set and there is time, on the planned number of rows, always
-        the same ones.
+        With a plan, that is done only if patience is set and there is time; the planned number of rows is
+        evaluated, the same ones each time.
         """
         deadline, rows = self._deadline, self._run.data.evaluation
         if deadline.has_plan:
@@ -185,7 +187,7 @@ class Training:
     def _finish(self) -> None:
         """Compare with the linear probe, save, fit the weights, then evaluate in the time that is left.
 
-        Without a plan, and if patience has run out, the best model has already been saved and evaluated.
+        Without a plan, or if patience has run out, the best model has already been saved and evaluated.
         """
         deadline = self._deadline
         if not deadline.has_plan or self._out_of_patience:
@@ -255,9 +257,10 @@ class Training:
     ) -> tuple[bool, Scored | None]:
         """Choose between probe and trained encoder if rows are few; fit the head of the latter again.
 
-        That head learns from the held-out rows too, which are a quarter of 300 rows. So few held-out rows
-        hardly tell which encoder is better, and training usually helps, so the probe is kept only if it is
-        better by `DOUBT_ERRORS` standard errors.
+        That head learns from the held-out rows too (of 300 rows, a quarter are held out); it is used unless
+        the trained one is better by `DOUBT_ERRORS` standard errors. So few held-out rows hardly tell which
+        encoder is better, and training usually helps, so the probe, too, is kept only if it is better by
+        that much.
 
         Returns:
             Whether the probe is kept, and the held-out scores of the trained encoder with its best head.
@@ -276,7 +279,8 @@ class Training:
     def _keep_probe(self, found: FittedProbe) -> None:
         """Use the linear probe as the encoder to save, fitted on the held-out rows too if possible.
 
-        The encoder is untouched now. After an interruption, the features are computed again if time allows.
+        The encoder in the backend must have its initial weights. If a run without a deadline was resumed, the
+        features are computed again, because a checkpoint does not hold them.
         """
         resumed = self._run.interruption is not None and isinstance(self._deadline, PlanWithoutDeadline)
         with self._meter.phase("linear_probe"):
@@ -297,9 +301,9 @@ class Training:
         """Return a loop that has not begun, with a new selector."""
         config, train, data = self._config, self._config.train, self._run.data.train
         shares = np.array(list(data.counts.values())) / len(data)
-        answers = np.stack([shares, 1 - shares], axis=1) if data.labels.ndim == 2 else shares[None]
+        guesses = np.stack([shares, 1 - shares], axis=1) if data.labels.ndim == 2 else shares[None]
         n_tokens = vocab_size(self._run.model_loader.tokenizer_file)
-        shape = DataShape(len(data), len(shares), n_tokens, float(entropy(answers).mean()), train.batch_size)
+        shape = DataShape(len(data), len(shares), n_tokens, float(entropy(guesses).mean()), train.batch_size)
         selector = make_selector(config.selection, shape, np.random.default_rng([train.seed, 3]))
         return Loop(
             backend=self._backend,
@@ -365,9 +369,9 @@ class Training:
         self._history.append_evaluation(self._meter.elapsed_s(), epoch, found)
         self._view.evaluated(epoch, found)
 
-    def _keep_interrupted(self, begun: bool) -> Interrupted:
+    def _keep_interrupted(self, is_prepared: bool) -> Interrupted:
         """Keep what was trained so far; return what to say, once the summary is written."""
-        resumable = begun and self._deadline.trains and self._recovery.write()
+        resumable = is_prepared and self._deadline.trains and self._recovery.write()
         where, out = self._saver.save_interrupted(), self._run.folder.path
         self._ensemble.finish_interrupted()
         then = f"To resume, run: edgetune finetune --resume {out}"

@@ -1,8 +1,10 @@
 """Ways of choosing which examples are trained; `make_selector` builds one from its settings.
 
 Another method is one file here and nothing else: a subclass of `Selector` with a `name`, and beside it its
-settings as a `MethodSettings`. The command line, `--set`, the method cards and the docs read both. Selectors
-see batches and losses, never a model. May import `utils`, `config`, `data` and `run_files`.
+settings as a `MethodSettings`. The command line, `--set` and the method cards read both; the card also shows
+the entries `What`, `Use when`, `Costs`, `Loses when` and `Source` of the file's docstring. Afterwards,
+`python tools/docs.py` brings docs/method-cards.md up to date. Selectors see batches and losses, never a
+model. May import `utils`, `config`, `data` and `run_files`.
 """
 
 from __future__ import annotations

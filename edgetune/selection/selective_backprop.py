@@ -91,7 +91,7 @@ class StaleSelectiveBackprop(SelectiveBackprop):
     def __init__(self, settings: Any, shape: DataShape, rng: np.random.Generator) -> None:
         super().__init__(settings, shape, rng)
         self._losses = RowLosses()
-        self._n_drawn_stale = 0
+        self._n_drawn_stale = 0  # rows decided on by an old loss, whether they were taken or not
 
     @property
     def skips_scoring(self) -> bool:

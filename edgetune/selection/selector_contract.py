@@ -52,8 +52,8 @@ class DataShape:
         n_examples: examples in one epoch.
         n_classes: labels are below this.
         vocab_size: token ids are below this.
-        label_entropy: nats; what guessing by the shares of the labels costs, with several labels a row in the
-            mean over them; infinite where it is not known.
+        label_entropy: log loss (nats) of always predicting the shares of the labels; if a row may have
+            several labels, the mean over the labels; infinite if unknown.
         batch_size: rows per batch of the stream.
     """
 
@@ -71,12 +71,14 @@ class Selector(Stateful):
     `super().choose_score`, which counts them.
 
     Attributes:
-        name: by which the settings choose the method.
-        Settings: that it reads; their defaults and descriptions are in its card.
+        name: what `--method` calls it.
+        Settings: the class of its settings; their defaults and descriptions appear in the method's card.
         is_filter: whether the losses of scored rows decide which are trained; under a deadline such a method
             is switched off when it loses time.
         first_stage: the stage that it begins in.
-        restarts: whether a later stage may start `reset_model`, so that the first weights have to be kept.
+        restarts: whether a later stage may reset the model, so that the initial weights have to be kept; such
+            a stage must be entered in `on_batch_start`.
+        saved: names of the attributes that a checkpoint holds; a method adds its own, `_rng` if it draws.
         n_seen: examples that `choose_score` was asked about.
         progress: share of the run that is done, in [0, 1].
         epoch: the pass, from 1; 0 before the first batch.
@@ -145,7 +147,7 @@ class Selector(Stateful):
         self.progress, self.epoch = progress, epoch
 
     def choose_score(self, batch: Batch) -> BoolArray:
-        """(B,) before any compute: which examples are looked at at all."""
+        """(B,) before any compute: which examples are scored, or trained while `skips_scoring`."""
         self.n_seen += len(batch)
         return np.ones(len(batch), dtype=np.bool_)
 

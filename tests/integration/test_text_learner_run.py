@@ -122,4 +122,4 @@ def test_names_are_checked(edgetune: Commands, lengths_csv: Path) -> None:
     assert misspelt.code == 2
     assert 'there is no learner "text-lenth". Did you mean "text-length"?' in misspelt.err
     assert without.code == 2
-    assert "text-length is weighed beside the n-grams; add ngrams to --learners" in without.err
+    assert "text-length is combined with the n-grams; add ngrams to --learners" in without.err

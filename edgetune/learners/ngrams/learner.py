@@ -2,13 +2,14 @@ r"""A linear classifier on TF-IDF of the n-grams of the raw text: a usable model
 
     texts ─→ tokens (words or characters) ─→ counts of n-grams, as integer keys ─→ TF-IDF ─→ linear scores
 
-Words (also runs of symbols) and pairs of them, also beginnings and endings of words, except for pairs of
-texts and where time or memory does not suffice for all rows; or 1 to 3 characters where words tell little
-(`choose_analyzer`). Term frequencies are sublinear, rows have length 1 (Salton and Buckley 1988). The scores
-are one-against-rest squared-hinge SVMs, by dual coordinate descent (scikit-learn's `LinearSVC`; Hsieh et al.
-2008) where time and memory allow it, else by averaged stochastic gradient descent (`SGDClassifier`; Polyak
-and Juditsky 1992), which can be stopped at any time; `log_shares` makes probabilities of them.
-Features are weighed by their log-count ratios, class by class, where a trial says that it helps
+N-grams are words (or runs of symbols), pairs of adjacent words, and beginnings and endings of words; these
+parts are left out for pairs of texts, and if time or memory does not suffice for all rows with them. If
+words tell little, n-grams are 1 to 3 characters instead (`choose_analyzer`). Term frequencies are sublinear,
+rows have length 1 (Salton and Buckley 1988). The scores are one-against-rest squared-hinge SVMs, by dual
+coordinate descent (scikit-learn's `LinearSVC`; Hsieh et al. 2008) where time and memory allow it, else by
+averaged stochastic gradient descent (`SGDClassifier`; Polyak and Juditsky 1992), which can be stopped at any
+time; `log_shares` makes probabilities of them.
+Features are weighted by their log-count ratios, class by class, if a trial says that it helps
 (`FeatureWeights`).
 
     ngrams.json          schema_version, analyzer, sizes, settings
@@ -137,7 +138,7 @@ class Ngrams(TextLearner):
 
         Without a deadline, the same rows and seed give the same model. If time is short, rows are left out
         first (each class keeps its share, and one row at least), then passes of the solver. The time is kept
-        unless one row of each class takes longer.
+        unless one row of each class takes longer, or counting all rows does after an exact `before`.
 
         Args:
             texts: (n,) as they are; the two of a pair with `PAIR_SEPARATOR` between them.
@@ -320,7 +321,7 @@ def _take_rows_of(
         counted_s += time.monotonic() - started_s
         n, n_chars = n + len(chunk), min(GROWTH * n_chars, MOST_CHARS)
         if math.isfinite(given_s):
-            ns = counted_s / (usual_ns * (counter.n_entries + 1))  # seconds here that are one there
+            ns = counted_s / (usual_ns * (counter.n_entries + 1))  # seconds here per nanosecond there
             calls_s = ns * FIRST_BLOCKS * n_scores(n_seen) * CALL_NS
             pass_s = ns * row_ns(counter.n_entries / n, n_seen)
             build_s = ns * BUILD_NS * counter.n_entries / n
@@ -347,7 +348,7 @@ def _next_chunk(texts: Sequence[str], rows: IntArray, most_chars: int) -> list[s
 
 
 def stratified_order(labels: IntArray, seed: int) -> IntArray:
-    """Return an order (n,) of rows: one of each class first, then every beginning has the classes' shares."""
+    """Return an order (n,) of rows: one of each class, then the others so that any cut keeps the shares."""
     rng = np.random.default_rng(seed)
     shuffled = rng.permutation(len(labels))
     by_class = shuffled[np.argsort(labels[shuffled], kind="stable")]

@@ -27,8 +27,9 @@ from edgetune.utils.types import FloatArray, IntArray, Labels
 # Fitting by dual coordinate descent
 MOST_EXACT_ENTRIES = 10_000_000  # n-grams of all rows; liblinear has a copy with 16 bytes for each
 EXACT_PASSES = 8  # at most; 15 are no better on six sets
-MOST_TRIED, TRIAL_ROWS, LEAST_TRIED = 0.75, 6_000, 0.25  # of a first fit on some rows, for cost and scale
-MOST_COMPARED = 8  # classes, the most frequent, by which is chosen how to fit all
+TRIAL_ROWS = 6_000  # that a trial is fitted on, to predict cost and scale of the whole fit
+LEAST_TRIED, MOST_TRIED = 0.25, 0.75  # bounds of the same as shares of all rows
+MOST_COMPARED = 8  # classes, the most frequent ones, on which weighted and plain features are compared
 ROWS_AT_ONCE = 10_000  # whose n-grams are counted by class together
 RECENT_CLASSES = 5  # whose fits tell how long the other classes will take
 EXACT_CAUTION = 1.5  # times the cost that the trial predicts
@@ -45,7 +46,7 @@ LATER_SCALE = 0.85  # of the scale of the first pass: later ones widen margins, 
 
 # Making logits of margins
 FEWEST_UNSEEN = 50  # rows that the scale is fitted on
-USUAL_SCALE, USUAL_SCALE_OF_TWO = 6.0, 3.0  # means of the prior; of two classes or several labels
+USUAL_SCALE, USUAL_SCALE_OF_TWO = 6.0, 3.0  # means of the prior; the second for two classes or multi-label
 SCALE_SPREAD, OFFSET_SPREAD = 0.5, 1.5  # its standard deviations: of the scale's logarithm, of the offset
 
 # What SGD costs where it was measured (Zen 3), nanoseconds
@@ -54,7 +55,7 @@ BLOCK_NS, CALL_SHARE = 1e8, 0.2  # of a call, and which share of it may be the c
 
 PLANNED_PASSES = 3  # of SGD that rows leave time for; what a first fit is taken to cost
 SPARE_SHARE = 0.05  # of the time left to the fit, for what comes after it
-CAUTION = 2.0  # times what the last block took
+CAUTION = 2.0  # a block or a trial is begun only if this many times its expected seconds are left
 
 
 @dataclass(frozen=True)
@@ -71,7 +72,7 @@ class ExactFit:
 
     Attributes:
         to_logits: how margins become logits.
-        weighed: whether the features are weighed (`FeatureWeights`).
+        weighed: whether the features are weighted (`FeatureWeights`).
         trial_s: seconds of the fits on some of the rows by which this was found.
         fit_s: seconds of the fit on all rows.
     """
@@ -114,7 +115,7 @@ def fit_scores(
         labels: (n,) of 0 … n_seen - 1, or multi-hot (n, n_seen).
         n_seen: K.
         seed: of the order within a block.
-        time_left_s: asked before every block.
+        time_left_s: asked before the trial, before the SVM of each class, and before every block.
         before: an exact fit on most of the rows, with the seconds that a fit would take now.
     """
     n, n_features = rows.shape
@@ -146,11 +147,11 @@ def fit_scores(
 
 
 def _try(rows: Matrix, labels: Labels, n_seen: int, seed: int, time_left_s: Callable[[], float]) -> ExactFit:
-    """Fit some of the rows, to know how to fit all of them; arguments as of `fit_scores`.
+    """Fit on some of the rows, to know how to fit on all of them; arguments as of `fit_scores`.
 
-    The log loss on other rows says whether to weigh the features and what turns margins into logits; the time
-    says what a fit on all rows will cost, with some caution. Of too few rows nothing is tried. If there is no
-    time for a trial, `fit_s` is infinite.
+    The log loss on other rows says whether to weight the features and what turns margins into logits; the
+    time, with a factor of caution, says what a fit on all rows will cost. If there are too few rows for a
+    trial, the usual scale and cost are returned; if there is no time for one, `fit_s` is infinite.
     """
     n, several = len(labels), is_multi_hot(labels)
     least = LEAST_TRIED * n if rows.nnz <= MOST_EXACT_ENTRIES else 0.0
@@ -196,10 +197,10 @@ def _fit_exactly(
     weighed: bool,
     time_left_s: Callable[[], float],
 ) -> OneVersusRest | None:
-    """Fit SVMs by coordinate descent; None if the time does not suffice, as one of them cannot be stopped.
+    """Fit SVMs by coordinate descent; None if the time does not suffice for all classes.
 
-    Arguments are those of `fit_scores`, `n`, the rows of the whole fit, by which the penalty is chosen, and
-    whether the features are weighed.
+    Arguments are those of `fit_scores`, and two more: `n`, the number of rows of the whole fit, which sets
+    the penalty, and `weighed`, whether the features are weighted.
     """
     svms = OneVersusRest(rows, labels, n_seen, lambda: _svm(n, seed), weighed)
     with warnings.catch_warnings():
@@ -225,8 +226,8 @@ def _fit_by_passes(
 ) -> tuple[OneVersusRest, ToLogits, int]:
     """Fit SVMs by SGD until the time is up; arguments as of `_fit_exactly`.
 
-    Scale and offset of the logits are fitted on the last rows of the first pass, which are predicted before
-    they are learned.
+    Scale and offset of the logits are fitted on rows of the second half of the first pass, the last ones of
+    each block, which are predicted before they are learned.
 
     Returns:
         The SVMs, how their margins become logits, and the number of rows.
@@ -325,7 +326,7 @@ def row_ns(n_entries: float, n_seen: int) -> float:
 
 
 def n_scores(n_seen: int) -> int:
-    """Return how many solvers are fitted: one for two classes."""
+    """Return how many SVMs are fitted, as far as costs go: one for two classes (or for two labels)."""
     return 1 if n_seen <= 2 else n_seen
 
 
@@ -384,7 +385,7 @@ class FeatureWeights:
 
 
 class OneVersusRest:
-    """An SVM for each class, or one for two classes, fitted and read as one for all."""
+    """SVMs, one for each class (a single one for two classes), fitted and read together."""
 
     def __init__(
         self, rows: Matrix, labels: Labels, n_seen: int, make: Callable[[], Any], weighed: bool
