@@ -175,15 +175,18 @@ def _try(rows: Matrix, labels: Labels, n_seen: int, seed: int, time_left_s: Call
 
     if time_left_s() < CAUTION * expected_s:
         return untried
-    some, n_some = labels, n_seen
+    known = labels[: unseen.stop]  # those of the trial: of millions of rows, several columns are large
+    some, n_some = known, n_seen
     if n_seen > MOST_COMPARED:
         frequent = np.argsort(-class_counts(labels[:n_trial], n_seen), kind="stable")[:MOST_COMPARED]
-        some, n_some = labels[:, frequent] if several else (labels[:, None] == frequent) * 1, MOST_COMPARED
+        some, n_some = known[:, frequent] if several else (known[:, None] == frequent) * 1, MOST_COMPARED
     loss, found = tried(some, n_some, weighed=False)
     if time_left_s() >= 2 * found.fit_s:
         found = min((loss, found), tried(some, n_some, weighed=True), key=lambda one: one[0])[1]
-    if some is not labels:
-        _, found = tried(labels, n_seen, found.weighed)
+    may_be_exact = rows.nnz <= MOST_EXACT_ENTRIES and time_left_s() >= found.fit_s / EXACT_CAUTION
+    if n_some < n_seen and may_be_exact:  # else nothing depends on the scale for all classes
+        _, of_all = tried(known, n_seen, found.weighed)
+        found = replace(of_all, weighed=found.weighed)
     return replace(found, trial_s=time.monotonic() - started_s)
 
 
