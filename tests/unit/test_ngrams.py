@@ -272,6 +272,19 @@ def test_all_classes_are_tried_only_where_an_exact_fit_may_follow(
     assert (model.exact is None) == (most_entries == 0)
 
 
+def test_passes_over_short_texts_that_contradict_each_other_do_not_diverge() -> None:
+    texts, labels = long_rows(1_000, 12)
+    rng = np.random.default_rng(0)
+    for row in range(0, 1_000, 10):
+        texts[row] = f"key{labels[row]} word{labels[row]}"
+        labels[row] = rng.integers(0, 12) if row % 50 == 0 else labels[row]
+    counter = NgramCounter("word")
+    counter.add(texts)
+    _, _, rows = counter.finish(100_000, time_allows=True)
+    svms, _, _ = solving._fit_by_passes(rows, labels, 12, 0, True, lambda: np.inf)
+    assert np.abs(svms.weights).max() < 100
+
+
 def test_weights_of_features_are_what_wang_and_manning_say() -> None:
     """Half of a weight is 1, half |log(p / q)| over its mean; the mean squared length of rows is 1."""
     rng = np.random.default_rng(0)
