@@ -221,8 +221,8 @@ def _budget(run: RunContext, elapsed_s: float) -> dict[str, Any]:
         planned = plans.best.to_dict() | {
             "lines": run.deadline.lines(),
             "revised": run.deadline.revised,
-            "profile": plans.device.name if plans.device else None,
-            "profile_note": plans.device.note if plans.device else "",
+            "profile": plans.device.name,
+            "profile_note": plans.device.note,
             "reasons": list(plans.reasons),
         }
     return {

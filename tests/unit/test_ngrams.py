@@ -17,9 +17,10 @@ import pytest
 from safetensors.numpy import load_file, save_file
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.preprocessing import normalize
+from sklearn.svm import LinearSVC
 
 from edgetune.data.token_format import PAIR_SEPARATOR
-from edgetune.learners.ngrams import counting
+from edgetune.learners.ngrams import counting, solving
 from edgetune.learners.ngrams.counting import MISSING, NgramCounter
 from edgetune.learners.ngrams.learner import NEVER_SEEN, Ngrams, stratified_order
 from edgetune.learners.ngrams.ngram_files import METADATA, VOCABULARY, WEIGHTS
@@ -179,8 +180,6 @@ def test_parts_are_left_out_where_not_all_rows_fit_into_the_time() -> None:
 
 def test_an_exact_fit_that_turns_out_too_slow_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
     """A neighbour that takes the processor makes it many times slower than the trial was."""
-    from sklearn.svm import LinearSVC
-
     texts, labels = topic_rows(1_000)
     now_s, fitted, n_rows = 0.0, LinearSVC.fit, []
 
@@ -253,6 +252,37 @@ def test_features_are_not_weighed_where_only_pairs_of_words_tell_the_class() -> 
     model = Ngrams.fit(texts, labels, 30)
     assert model.exact is not None
     assert not model.exact.weighed
+
+
+@pytest.mark.parametrize(("most_entries", "n_fits"), [(10_000_000, 8 + 8 + 12 + 12), (0, 8 + 8)])
+def test_all_classes_are_tried_only_where_an_exact_fit_may_follow(
+    most_entries: int, n_fits: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fits: list[LinearSVC] = []
+    fit = LinearSVC.fit
+
+    def counted(self: LinearSVC, *arguments: Any) -> Any:
+        fits.append(self)
+        return fit(self, *arguments)
+
+    monkeypatch.setattr(LinearSVC, "fit", counted)
+    monkeypatch.setattr(solving, "MOST_EXACT_ENTRIES", most_entries)
+    model = Ngrams.fit(*topic_rows(600, n_classes=12), 12)
+    assert len(fits) == n_fits
+    assert (model.exact is None) == (most_entries == 0)
+
+
+def test_passes_over_short_texts_that_contradict_each_other_do_not_diverge() -> None:
+    texts, labels = long_rows(1_000, 12)
+    rng = np.random.default_rng(0)
+    for row in range(0, 1_000, 10):
+        texts[row] = f"key{labels[row]} word{labels[row]}"
+        labels[row] = rng.integers(0, 12) if row % 50 == 0 else labels[row]
+    counter = NgramCounter("word")
+    counter.add(texts)
+    _, _, rows = counter.finish(100_000, time_allows=True)
+    svms, _, _ = solving._fit_by_passes(rows, labels, 12, 0, True, lambda: np.inf)
+    assert np.abs(svms.weights).max() < 100
 
 
 def test_weights_of_features_are_what_wang_and_manning_say() -> None:

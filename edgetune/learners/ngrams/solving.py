@@ -39,6 +39,7 @@ EXACT_SCALE = 0.9  # of the scale of the trial: a fit on all rows has wider marg
 MANY_ROWS = 30_000  # from where on noise costs more than slowness
 C_FEW, ETA_FEW = 1.0, 0.5  # weight of the losses against the penalty, and learning rate
 C_MANY, ETA_MANY = 0.7, 0.25
+MOST_STEP = 0.75  # learning rate times squared length of a row: from 1 on, contradicting rows diverge
 FEWEST_PASSES, MOST_PASSES, WANTED_STEPS = 6, 50, 30_000
 FIRST_BLOCKS = 4  # of the first pass, at least
 UNSEEN_SCORES = 200_000  # of rows predicted before they are learned, to set the scale
@@ -176,15 +177,18 @@ def _try(rows: Matrix, labels: Labels, n_seen: int, seed: int, time_left_s: Call
 
     if time_left_s() < CAUTION * expected_s:
         return untried
-    some, n_some = labels, n_seen
+    known = labels[: unseen.stop]  # those of the trial: of millions of rows, several columns are large
+    some, n_some = known, n_seen
     if n_seen > MOST_COMPARED:
         frequent = np.argsort(-class_counts(labels[:n_trial], n_seen), kind="stable")[:MOST_COMPARED]
-        some, n_some = labels[:, frequent] if several else (labels[:, None] == frequent) * 1, MOST_COMPARED
+        some, n_some = known[:, frequent] if several else (known[:, None] == frequent) * 1, MOST_COMPARED
     loss, found = tried(some, n_some, weighed=False)
     if time_left_s() >= 2 * found.fit_s:
         found = min((loss, found), tried(some, n_some, weighed=True), key=lambda one: one[0])[1]
-    if some is not labels:
-        _, found = tried(labels, n_seen, found.weighed)
+    may_be_exact = rows.nnz <= MOST_EXACT_ENTRIES and time_left_s() >= found.fit_s / EXACT_CAUTION
+    if n_some < n_seen and may_be_exact:  # else nothing depends on the scale for all classes
+        _, of_all = tried(known, n_seen, found.weighed)
+        found = replace(of_all, weighed=found.weighed)
     return replace(found, trial_s=time.monotonic() - started_s)
 
 
@@ -410,9 +414,12 @@ class OneVersusRest:
         return True
 
     def partial_fit(self, rows: Matrix, labels: Labels) -> None:
-        """Fit on more rows."""
+        """Fit on more rows; weighed ones that are too long for the solver's learning rate are shortened."""
         for at, svm in enumerate(self._svms):
-            svm.partial_fit(*self._own(rows, labels, at), classes=(0, 1))
+            own, wanted = self._own(rows, labels, at)
+            if self._weights[at] is not None:
+                _shorten(own, MOST_STEP / svm.eta0)
+            svm.partial_fit(own, wanted, classes=(0, 1))
 
     def _own(self, rows: Matrix, labels: Labels, at: int) -> tuple[Matrix, IntArray]:
         """Return the rows as an SVM sees them, and which of them (n,) are of its class."""
@@ -445,6 +452,13 @@ class OneVersusRest:
     def _both(self, found: FloatArray) -> FloatArray:
         """Return what belongs to both classes where there is one SVM, that of the second."""
         return np.stack([-found[..., 0], found[..., 0]], axis=-1) if self._is_one else found
+
+
+def _shorten(rows: Matrix, most: float) -> None:
+    """Shorten rows whose squared length is above `most`, in place."""
+    numbers = np.repeat(np.arange(rows.shape[0]), np.diff(rows.indptr))
+    squares = np.bincount(numbers, rows.data.astype(np.float64) ** 2, minlength=rows.shape[0])
+    rows.data *= np.sqrt(most / np.maximum(squares, most)).astype(np.float32)[numbers]
 
 
 def import_solvers() -> None:
