@@ -222,26 +222,26 @@ def _shares(is_hint: np.ndarray) -> np.ndarray:
     return weights / weights.sum()
 
 
-def test_features_of_long_texts_are_weighed_by_their_log_count_ratios() -> None:
+def test_features_of_long_texts_are_weighted_by_their_log_count_ratios() -> None:
     texts, labels = long_rows(1_500, 6)
     new_texts, new_labels = long_rows(400, 6, seed=1)
     model = Ngrams.fit(texts, labels, 6)
     assert model.exact is not None
-    assert model.exact.weighed
-    plain = Ngrams.fit(texts, labels, 6, before=replace(model, scores=_unweighed(model)))
+    assert model.exact.weighted
+    plain = Ngrams.fit(texts, labels, 6, before=replace(model, scores=_unweighted(model)))
     assert plain.exact is not None
-    assert not plain.exact.weighed
+    assert not plain.exact.weighted
     assert right(model, new_texts, new_labels) > right(plain, new_texts, new_labels) + 0.03
     again = Ngrams.fit(texts, labels, 6)
     assert (again.scores.weights == model.scores.weights).all()
 
 
-def _unweighed(model: Ngrams) -> LinearScores:
+def _unweighted(model: Ngrams) -> LinearScores:
     assert model.exact is not None
-    return replace(model.scores, exact=replace(model.exact, weighed=False))
+    return replace(model.scores, exact=replace(model.exact, weighted=False))
 
 
-def test_features_are_not_weighed_where_only_pairs_of_words_tell_the_class() -> None:
+def test_features_are_not_weighted_where_only_pairs_of_words_tell_the_class() -> None:
     rng = np.random.default_rng(0)
     labels = rng.integers(0, 30, 600)
     pairs = [rng.choice(14, 2, replace=False) for _ in range(30)]
@@ -251,7 +251,7 @@ def test_features_are_not_weighed_where_only_pairs_of_words_tell_the_class() -> 
     ]
     model = Ngrams.fit(texts, labels, 30)
     assert model.exact is not None
-    assert not model.exact.weighed
+    assert not model.exact.weighted
 
 
 @pytest.mark.parametrize(("most_entries", "n_fits"), [(10_000_000, 8 + 8 + 12 + 12), (0, 8 + 8)])

@@ -147,7 +147,7 @@ class Ngrams(TextLearner):
             seed: of the order of rows.
             time_left_s: seconds until it has to be done; asked before and while it works.
             before: fitted on most of the rows; if that was exact, this fit takes all rows, the same kind of
-                n-grams, weighed or not as they were, and the same scale of the logits; it takes less time.
+                n-grams, weighted or not as they were, and the same scale of the logits; it takes less time.
 
         Raises:
             MissingDependencyError: scikit-learn is not installed.

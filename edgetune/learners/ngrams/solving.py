@@ -73,13 +73,13 @@ class ExactFit:
 
     Attributes:
         to_logits: how margins become logits.
-        weighed: whether the features are weighted (`FeatureWeights`).
+        weighted: whether the features are weighted (`FeatureWeights`).
         trial_s: seconds of the fits on some of the rows by which this was found.
         fit_s: seconds of the fit on all rows.
     """
 
     to_logits: ToLogits
-    weighed: bool
+    weighted: bool
     trial_s: float
     fit_s: float
 
@@ -136,11 +136,11 @@ def fit_scores(
     to_logits, n_rows, svms = exact.to_logits, n, None
     if rows.nnz <= MOST_EXACT_ENTRIES and _can_be_told_apart(labels) and left_s() >= exact.fit_s:
         started_s = time.monotonic()
-        svms = _fit_exactly(rows, labels, n_seen, n, seed, exact.weighed, left_s)
+        svms = _fit_exactly(rows, labels, n_seen, n, seed, exact.weighted, left_s)
         exact = replace(exact, fit_s=time.monotonic() - started_s)
     is_exact = svms is not None
     if svms is None:
-        svms, to_logits, n_rows = _fit_by_passes(rows, labels, n_seen, seed, exact.weighed, left_s)
+        svms, to_logits, n_rows = _fit_by_passes(rows, labels, n_seen, seed, exact.weighted, left_s)
     weights = to_logits.scale * svms.weights
     intercept = to_logits.scale * svms.intercept + to_logits.offset
     found = exact if is_exact else None
@@ -164,16 +164,16 @@ def _try(rows: Matrix, labels: Labels, n_seen: int, seed: int, time_left_s: Call
         return ExactFit(usual, False, 0.0, CAUTION * expected_s)
     untried, started_s = ExactFit(usual, False, 0.0, math.inf), time.monotonic()
 
-    def tried(wanted: Labels, n_classes: int, weighed: bool) -> tuple[float, ExactFit]:
+    def tried(wanted: Labels, n_classes: int, weighted: bool) -> tuple[float, ExactFit]:
         """Return the log loss and the fit, also for some classes alone."""
         begun_s, independent = time.monotonic(), is_multi_hot(wanted)
-        svms = _fit_exactly(rows[:n_trial], wanted[:n_trial], n_classes, n, seed, weighed, time_left_s)
+        svms = _fit_exactly(rows[:n_trial], wanted[:n_trial], n_classes, n, seed, weighted, time_left_s)
         if svms is None:
             return math.inf, untried
         took_s = (time.monotonic() - begun_s) * n_scores(n_seen) / n_scores(n_classes)
         margins = [(svms.margins(rows[unseen]), wanted[unseen])]
         to_logits, loss = fit_logits(margins, EXACT_SCALE, n_classes, independent)
-        return loss, ExactFit(to_logits, weighed, 0.0, EXACT_CAUTION * took_s * n / n_trial)
+        return loss, ExactFit(to_logits, weighted, 0.0, EXACT_CAUTION * took_s * n / n_trial)
 
     if time_left_s() < CAUTION * expected_s:
         return untried
@@ -182,13 +182,13 @@ def _try(rows: Matrix, labels: Labels, n_seen: int, seed: int, time_left_s: Call
     if n_seen > MOST_COMPARED:
         frequent = np.argsort(-class_counts(labels[:n_trial], n_seen), kind="stable")[:MOST_COMPARED]
         some, n_some = known[:, frequent] if several else (known[:, None] == frequent) * 1, MOST_COMPARED
-    loss, found = tried(some, n_some, weighed=False)
+    loss, found = tried(some, n_some, weighted=False)
     if time_left_s() >= 2 * found.fit_s:
-        found = min((loss, found), tried(some, n_some, weighed=True), key=lambda one: one[0])[1]
+        found = min((loss, found), tried(some, n_some, weighted=True), key=lambda one: one[0])[1]
     may_be_exact = rows.nnz <= MOST_EXACT_ENTRIES and time_left_s() >= found.fit_s / EXACT_CAUTION
     if n_some < n_seen and may_be_exact:  # else nothing depends on the scale for all classes
-        _, of_all = tried(known, n_seen, found.weighed)
-        found = replace(of_all, weighed=found.weighed)
+        _, of_all = tried(known, n_seen, found.weighted)
+        found = replace(of_all, weighted=found.weighted)
     return replace(found, trial_s=time.monotonic() - started_s)
 
 
@@ -198,15 +198,15 @@ def _fit_exactly(
     n_seen: int,
     n: int,
     seed: int,
-    weighed: bool,
+    weighted: bool,
     time_left_s: Callable[[], float],
 ) -> OneVersusRest | None:
     """Fit SVMs by coordinate descent; None if the time does not suffice for all classes.
 
     Arguments are those of `fit_scores`, and two more: `n`, the number of rows of the whole fit, which sets
-    the penalty, and `weighed`, whether the features are weighted.
+    the penalty, and `weighted`, whether the features are.
     """
-    svms = OneVersusRest(rows, labels, n_seen, lambda: _svm(n, seed), weighed)
+    svms = OneVersusRest(rows, labels, n_seen, lambda: _svm(n, seed), weighted)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # liblinear's, that more passes would change something yet
         return svms if svms.fit(rows, labels, time_left_s) else None
@@ -225,7 +225,7 @@ def _fit_by_passes(
     labels: Labels,
     n_seen: int,
     seed: int,
-    weighed: bool,
+    weighted: bool,
     time_left_s: Callable[[], float],
 ) -> tuple[OneVersusRest, ToLogits, int]:
     """Fit SVMs by SGD until the time is up; arguments as of `_fit_exactly`.
@@ -237,7 +237,7 @@ def _fit_by_passes(
         The SVMs, how their margins become logits, and the number of rows.
     """
     n = len(labels)
-    svms = OneVersusRest(rows, labels, n_seen, lambda: _sgd(n, seed), weighed)
+    svms = OneVersusRest(rows, labels, n_seen, lambda: _sgd(n, seed), weighted)
     row_s, n_rows, n_steps = 0.0, 0, 0
     n_unseen, unseen = UNSEEN_SCORES // n_seen + 1, []
     for start, stop, first in _blocks(n, rows.nnz / n, n_seen):
@@ -392,13 +392,13 @@ class OneVersusRest:
     """SVMs, one for each class (a single one for two classes), fitted and read together."""
 
     def __init__(
-        self, rows: Matrix, labels: Labels, n_seen: int, make: Callable[[], Any], weighed: bool
+        self, rows: Matrix, labels: Labels, n_seen: int, make: Callable[[], Any], weighted: bool
     ) -> None:
         """Prepare SVMs that `make` makes, and the weights of the features by all rows and labels."""
         self._is_one = n_seen == 2 and not is_multi_hot(labels)
         self._numbers = [1] if self._is_one else [*range(n_seen)]
         self._svms = [make() for _ in self._numbers]
-        weights = FeatureWeights(rows, labels, n_seen) if weighed else None
+        weights = FeatureWeights(rows, labels, n_seen) if weighted else None
         self._weights = [None if weights is None else weights.of(number) for number in self._numbers]
 
     def fit(self, rows: Matrix, labels: Labels, time_left_s: Callable[[], float]) -> bool:
@@ -414,7 +414,7 @@ class OneVersusRest:
         return True
 
     def partial_fit(self, rows: Matrix, labels: Labels) -> None:
-        """Fit on more rows; weighed ones that are too long for the solver's learning rate are shortened."""
+        """Fit on more rows; weighted ones that are too long for the solver's learning rate are shortened."""
         for at, svm in enumerate(self._svms):
             own, wanted = self._own(rows, labels, at)
             if self._weights[at] is not None:
