@@ -82,8 +82,10 @@ def busy(arguments: argparse.Namespace) -> None:
         name = list(CONFIGS)[number % len(CONFIGS)]
         after_s = rng.uniform(0, BUSY_DEADLINE_S)
         neighbour = _Neighbour(after_s)
-        found, wall_s = _run(name, BUSY_DEADLINE_S, arguments.out / "busy")
-        neighbour.stop()
+        try:
+            found, wall_s = _run(name, BUSY_DEADLINE_S, arguments.out / "busy")
+        finally:
+            neighbour.stop()  # also after a run that failed, or it would disturb what is measured next
         late.append(wall_s - BUSY_DEADLINE_S)
         was_cut = found["n_eval"] < found["planned"]["n_eval"] or found["accuracy"] is None
         cut += was_cut
