@@ -246,10 +246,16 @@ def count_matrix(rows: IntArray, features: IntArray, n_rows: int, n_features: in
 def weigh(counts: Matrix, idf: FloatArray) -> Matrix:
     """Make TF-IDF rows of length 1 of counts, in place."""
     counts.data = (1 + np.log(counts.data)) * idf[counts.indices]
-    rows = np.repeat(np.arange(counts.shape[0]), np.diff(counts.indptr))
-    squares = np.bincount(rows, counts.data.astype(np.float64) ** 2, minlength=counts.shape[0])
+    rows, squares = squared_lengths(counts)
     counts.data = (counts.data / np.sqrt(squares)[rows]).astype(np.float32)
     return counts
+
+
+def squared_lengths(rows: Matrix) -> tuple[IntArray, FloatArray]:
+    """Return the row number of each entry, and the squared length (n,) of each row."""
+    numbers = np.repeat(np.arange(rows.shape[0]), np.diff(rows.indptr))
+    squares = np.bincount(numbers, rows.data.astype(np.float64) ** 2, minlength=rows.shape[0])
+    return numbers, squares.astype(np.float64, copy=False)
 
 
 def scipy_sparse() -> Any:

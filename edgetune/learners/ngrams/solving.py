@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from edgetune.learners.ngrams.counting import MISSING, Matrix, scipy_sparse
+from edgetune.learners.ngrams.counting import MISSING, Matrix, scipy_sparse, squared_lengths
 from edgetune.utils.errors import MissingDependencyError
 from edgetune.utils.metrics import cross_entropy, log_softmax
 from edgetune.utils.multi_label import class_counts, is_multi_hot, log_sigmoid
@@ -132,19 +132,18 @@ def fit_scores(
     def left_s() -> float:
         return time_left_s() - spare_s
 
-    exact = _try(rows, labels, n_seen, seed, left_s) if before is None else before
-    to_logits, n_rows, svms = exact.to_logits, n, None
-    if rows.nnz <= MOST_EXACT_ENTRIES and _can_be_told_apart(labels) and left_s() >= exact.fit_s:
+    known = _try(rows, labels, n_seen, seed, left_s) if before is None else before
+    svms, exact, to_logits, n_rows = None, None, known.to_logits, n
+    if rows.nnz <= MOST_EXACT_ENTRIES and _can_be_told_apart(labels) and left_s() >= known.fit_s:
         started_s = time.monotonic()
-        svms = _fit_exactly(rows, labels, n_seen, n, seed, exact.weighted, left_s)
-        exact = replace(exact, fit_s=time.monotonic() - started_s)
-    is_exact = svms is not None
+        svms = _fit_exactly(rows, labels, n_seen, n, seed, known.weighted, left_s)
+        exact = replace(known, fit_s=time.monotonic() - started_s)
     if svms is None:
-        svms, to_logits, n_rows = _fit_by_passes(rows, labels, n_seen, seed, exact.weighted, left_s)
+        exact = None
+        svms, to_logits, n_rows = _fit_by_passes(rows, labels, n_seen, seed, known.weighted, left_s)
     weights = to_logits.scale * svms.weights
     intercept = to_logits.scale * svms.intercept + to_logits.offset
-    found = exact if is_exact else None
-    return LinearScores(weights.astype(np.float32), intercept.astype(np.float32), n_rows, found)
+    return LinearScores(weights.astype(np.float32), intercept.astype(np.float32), n_rows, exact)
 
 
 def _try(rows: Matrix, labels: Labels, n_seen: int, seed: int, time_left_s: Callable[[], float]) -> ExactFit:
@@ -372,7 +371,7 @@ class FeatureWeights:
         self._all = np.zeros(n_features)
         for start in range(0, n, ROWS_AT_ONCE):
             some, own = rows[start : start + ROWS_AT_ONCE], labels[start : start + ROWS_AT_ONCE]
-            members = own if own.ndim == 2 else np.arange(n_seen) == own[:, None]
+            members = own if is_multi_hot(own) else np.arange(n_seen) == own[:, None]
             present = sparse.csr_matrix((np.ones_like(some.data), some.indices, some.indptr), some.shape)
             self._own += sparse.csr_matrix(members.T, dtype=np.float32) @ present
             self._squares += np.bincount(some.indices, some.data.astype(np.float64) ** 2 / n, n_features)
@@ -424,7 +423,7 @@ class OneVersusRest:
     def _own(self, rows: Matrix, labels: Labels, at: int) -> tuple[Matrix, IntArray]:
         """Return the rows as an SVM sees them, and which of them (n,) are of its class."""
         number, weights = self._numbers[at], self._weights[at]
-        wanted = labels[:, number] > 0 if labels.ndim == 2 else labels == number
+        wanted = labels[:, number] > 0 if is_multi_hot(labels) else labels == number
         if weights is not None:
             entries = (rows.data * weights[rows.indices], rows.indices, rows.indptr)
             rows = scipy_sparse().csr_matrix(entries, shape=rows.shape)
@@ -456,8 +455,7 @@ class OneVersusRest:
 
 def _shorten(rows: Matrix, most: float) -> None:
     """Shorten rows whose squared length is above `most`, in place."""
-    numbers = np.repeat(np.arange(rows.shape[0]), np.diff(rows.indptr))
-    squares = np.bincount(numbers, rows.data.astype(np.float64) ** 2, minlength=rows.shape[0])
+    numbers, squares = squared_lengths(rows)
     rows.data *= np.sqrt(most / np.maximum(squares, most)).astype(np.float32)[numbers]
 
 
