@@ -27,6 +27,7 @@ from edgetune.models.source import is_embedding, layer_number, takes_segments
 from edgetune.models.vocabulary import pad_token_id
 from edgetune.utils.errors import MissingDependencyError, ModelError, requires_extra
 from edgetune.utils.isolation import no_telemetry
+from edgetune.utils.machine import return_memory
 from edgetune.utils.sanitize import brief
 from edgetune.utils.types import IntArray
 
@@ -163,6 +164,7 @@ def export_graph(model: Any, target: Path) -> Any:
     with tempfile.TemporaryDirectory(dir=target.parent) as scratch, _distinct_parameters(model), quiet():
         raw = Path(scratch) / "raw.onnx"
         export(model, onnx_config, raw, opset=OPSET, do_constant_folding=False, disable_dynamic_axes_fix=True)
+        return_memory()  # what tracing needed, before the graph is read
         graph = onnx.load(raw)
     _repair(graph, model)
     onnx.save(graph, target)
@@ -198,8 +200,10 @@ def _repair(graph: Any, model: Any) -> None:
     for initializer in graph.graph.initializer:
         value = parameters.get(initializer.name)
         if value is not None:
-            array = value.detach().cpu().numpy().astype(np.float32)
-            initializer.CopyFrom(numpy_helper.from_array(np.ascontiguousarray(array), initializer.name))
+            array = np.ascontiguousarray(value.detach().cpu().numpy(), dtype=np.float32)
+            # A message that is replaced keeps its memory, so the large ones, which are right, stay.
+            if not np.array_equal(numpy_helper.to_array(initializer), array):
+                initializer.CopyFrom(numpy_helper.from_array(array, initializer.name))
     for node in graph.graph.node:
         if node.op_type == "LayerNormalization":
             for suffix in ("mean", "inv_std")[len(node.output) - 1 :]:

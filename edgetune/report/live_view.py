@@ -135,7 +135,7 @@ class PlainView(View):
 
     def evaluated(self, epoch: int, found: Evaluation) -> None:
         low, high = found.interval
-        what = f"epoch {epoch}" if epoch else "linear probe"
+        what = f"encoder after epoch {epoch}" if epoch else "linear probe"
         name = "accuracy" if (f1 := micro_f1(found)) is None else f"micro-F1 {f1:.4f}, subset accuracy"
         self.say(f"{what}: {name} {found.accuracy:.4f} ({low:.3f} to {high:.3f}), loss {found.loss:.3f}")
 

@@ -219,9 +219,9 @@ class Training:
             return
         self._ensemble.evaluate(scored)
         deadline.mark("evaluate")
-        found = scored.evaluation()
-        self._record_evaluation(self._loop.epoch, found)
-        self._saver.note(found, self._loop.epoch)
+        found, epoch = scored.evaluation(), 0 if self._ensemble.encoder == PROBE else self._loop.epoch
+        self._record_evaluation(epoch, found)
+        self._saver.note(found, epoch)
         self._ensemble.write_metrics()
 
     def _choose_encoder(self, trained: bool) -> Scored | None:

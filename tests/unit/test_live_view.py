@@ -5,10 +5,12 @@ from __future__ import annotations
 import sys
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 
-from edgetune.report.live_view import NotebookView, in_notebook, make_view
+from edgetune.report.live_view import NotebookView, PlainView, in_notebook, make_view
 from edgetune.run_files.counters import Counters
+from edgetune.utils.multi_label import evaluate_answers
 
 
 def test_one_output_that_is_redrawn(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -33,3 +35,12 @@ def test_one_output_that_is_redrawn(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_terminal_is_no_notebook() -> None:
     assert not in_notebook()
+
+
+@pytest.mark.parametrize(("epoch", "named"), [(0, "linear probe"), (2, "encoder after epoch 2")])
+def test_an_evaluation_names_what_was_evaluated(
+    epoch: int, named: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    found = evaluate_answers(np.log(np.array([[0.9, 0.1], [0.4, 0.6]])), np.array([0, 1]), ("a", "b"))
+    PlainView().evaluated(epoch, found)
+    assert capsys.readouterr().err.startswith(f"{named}: accuracy 1.0000")

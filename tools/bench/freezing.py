@@ -54,7 +54,7 @@ def main(arguments: argparse.Namespace) -> None:
         spec = TokenizerSpec(source.tokenizer_file, 128, source.pad_id)
         store = open_tokens(str(data), DataOptions(), spec, Path(folder), 0.01)
         order = epoch_order(store.lengths, BATCH, np.random.default_rng(0))
-        batches = [store.batch(rows) for rows in order]
+        batches = [store.batch(order[at]) for at in range(len(order))]
         for key, make in _makers().items():
             _compare(key, make, batches, arguments.repeats)
 

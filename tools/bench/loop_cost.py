@@ -7,6 +7,7 @@ import contextlib
 import dataclasses
 import tempfile
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -118,8 +119,8 @@ def _against_bare(backend: OrtBackend, source: Any, repeats: int, scratch: Path)
         recorder = Recorder()
         _loop(recorder, source, scratch, repeat, n_steps)  # which batches the loop will train
         pair = [
-            ("bare", lambda b=recorder.batches: _bare(backend, b)),
-            ("loop", lambda r=repeat: _loop(backend, source, scratch, r, n_steps)),
+            ("bare", partial(_bare, backend, recorder.batches)),
+            ("loop", partial(_loop, backend, source, scratch, repeat, n_steps)),
         ]
         seconds = {name: run() for name, run in (pair if repeat % 2 else pair[::-1])}
         if repeat:  # the first pair warms up

@@ -85,6 +85,8 @@ def _medians(scratch: Path, texts: list[Text], repeats: int) -> dict[str, float]
 def _print(run: Run, medians: dict[str, float], n_texts: int) -> None:
     assert run.ensemble is not None
     base = medians["encoder alone"]
-    print(f"{run.ensemble.ngrams.n_features:,} n-grams, {len(run.label_names)} classes, {n_texts:,} texts")
+    print(
+        f"{len(run.ensemble.ngrams.vocabulary):,} n-grams, {len(run.label_names)} classes, {n_texts:,} texts"
+    )
     for name, ms in medians.items():
         print(f"  {name:<20} {ms:6.2f} ms a text, {ms / base:.2f} of the encoder alone")

@@ -32,8 +32,9 @@ def main(arguments: argparse.Namespace) -> None:
                 ratios[name].append(theirs_s / ours_s)
                 used = f"{found['backend']} {found['precision']}"
                 print(f"  edgetune, {name} ({used}), no caches: {ours_s:.0f} s", flush=True)
-    for name, found in ratios.items():
-        print(f"edgetune, {name} / Trainer, examples per second from call to saved model: {spread(found)}")
+    for name, of_repeats in ratios.items():
+        rate = spread(of_repeats)
+        print(f"edgetune, {name} / Trainer, examples per second from call to saved model: {rate}")
 
 
 def _theirs(data: Path, small: Path, scratch: Path) -> float:

@@ -9,6 +9,7 @@ from datetime import datetime, timezone
 from functools import lru_cache
 from pathlib import Path
 from random import Random
+from typing import Any
 
 from tokenizers import Tokenizer, models, pre_tokenizers
 
@@ -88,7 +89,8 @@ def data(path: Path, rng: Random) -> None:
 
 def config(path: Path, rng: Random) -> None:
     """Read settings, put options over them, and write them out again."""
-    given = {name: {} for name in sections()} | {"data": {"train": "rows.csv"} if rng.random() < 0.5 else {}}
+    given: dict[str, dict[str, Any]] = {name: {} for name in sections()}
+    given |= {"data": {"train": "rows.csv"} if rng.random() < 0.5 else {}}
     dump_config(merge_sections(load_config(path), given))
 
 
