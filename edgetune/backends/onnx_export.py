@@ -164,7 +164,7 @@ def export_graph(model: Any, target: Path) -> Any:
     with tempfile.TemporaryDirectory(dir=target.parent) as scratch, _distinct_parameters(model), quiet():
         raw = Path(scratch) / "raw.onnx"
         export(model, onnx_config, raw, opset=OPSET, do_constant_folding=False, disable_dynamic_axes_fix=True)
-        return_memory()  # what tracing needed, before the graph is read
+        return_memory()  # what tracing needed, before the graph is loaded
         graph = onnx.load(raw)
     _repair(graph, model)
     onnx.save(graph, target)
@@ -201,7 +201,7 @@ def _repair(graph: Any, model: Any) -> None:
         value = parameters.get(initializer.name)
         if value is not None:
             array = np.ascontiguousarray(value.detach().cpu().numpy(), dtype=np.float32)
-            # A message that is replaced keeps its memory, so the large ones, which are right, stay.
+            # protobuf frees a replaced tensor only with the whole graph; most have their true values already
             if not np.array_equal(numpy_helper.to_array(initializer), array):
                 initializer.CopyFrom(numpy_helper.from_array(array, initializer.name))
     for node in graph.graph.node:

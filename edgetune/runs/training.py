@@ -219,7 +219,8 @@ class Training:
             return
         self._ensemble.evaluate(scored)
         deadline.mark("evaluate")
-        found, epoch = scored.evaluation(), 0 if self._ensemble.encoder == PROBE else self._loop.epoch
+        found = scored.evaluation()
+        epoch = 0 if self._ensemble.encoder == PROBE else self._loop.epoch
         self._record_evaluation(epoch, found)
         self._saver.note(found, epoch)
         self._ensemble.write_metrics()

@@ -24,23 +24,22 @@ from edgetune.data.batches import Batch, epoch_order
 from edgetune.data.examples import DataOptions
 from edgetune.data.token_format import TokenizerSpec
 from edgetune.data.tokens import open_tokens
-from edgetune.models.source import resolve_model
+from edgetune.models.source import ModelSource, resolve_model
 from edgetune.utils.machine import cache_folder
 
 DEPTH, BATCH, LR = 3, 32, 1e-4
 Maker = Callable[[bool, HiddenCache | None], Backend]
 
 
-def _makers() -> dict[str, Maker]:
-    source = resolve_model(None)
-    artifacts = ArtifactBuilder(source, cache_folder()).get(2, str(DEPTH))
+def _makers(source: ModelSource, n_labels: int) -> dict[str, Maker]:
+    artifacts = ArtifactBuilder(source, cache_folder()).get(n_labels, str(DEPTH))
 
     def ort(cut: bool, cache: HiddenCache | None) -> Backend:
         return OrtBackend(artifacts, 0, cut=cut, cache=cache)
 
     def torch(precision: str) -> Maker:
         return lambda cut, cache: TorchBackend(
-            source, 2, str(DEPTH), 0, precision=precision, cut=cut, cache=cache
+            source, n_labels, str(DEPTH), 0, precision=precision, cut=cut, cache=cache
         )
 
     return {"ort-fp32": ort, "torch-fp32": torch("fp32"), "torch-bf16": torch("bf16")}
@@ -55,7 +54,7 @@ def main(arguments: argparse.Namespace) -> None:
         store = open_tokens(str(data), DataOptions(), spec, Path(folder), 0.01)
         order = epoch_order(store.lengths, BATCH, np.random.default_rng(0))
         batches = [store.batch(order[at]) for at in range(len(order))]
-        for key, make in _makers().items():
+        for key, make in _makers(source, len(store.label_names)).items():
             _compare(key, make, batches, arguments.repeats)
 
 

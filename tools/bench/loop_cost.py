@@ -53,15 +53,16 @@ class Recorder:
     name = "recorder"
     n_parameters = 0
 
-    def __init__(self) -> None:
+    def __init__(self, n_labels: int) -> None:
+        self.n_labels = n_labels
         self.batches: list[Batch] = []
 
     def score(self, batch: Batch) -> FloatArray:
-        return np.zeros((len(batch), 2))
+        return np.zeros((len(batch), self.n_labels))
 
     def train_step(self, batch: Batch, lr: float, weights: FloatArray | None = None) -> FloatArray:
         self.batches.append(batch)
-        return np.zeros((len(batch), 2))
+        return self.score(batch)
 
 
 def main(arguments: argparse.Namespace) -> None:
@@ -93,7 +94,7 @@ def _bare(backend: OrtBackend, batches: list[Batch]) -> float:
 
 def _loop(backend: Any, source: Any, scratch: Path, seed: int, n_steps: int) -> float:
     """Seconds of the whole loop over the same batches: data, selection, history and all."""
-    shape = DataShape(len(source), 2, 30522)
+    shape = DataShape(len(source), len(source.label_names), 30522)
     selector = make_selector(SelectionSettings(), shape, np.random.default_rng(0))
     train = TrainSettings(lr=1e-5, epochs=2, batch_size=BATCH, max_steps=n_steps)
     with HistoryWriter(scratch / f"history-{time.perf_counter_ns()}.jsonl") as history:
@@ -116,7 +117,7 @@ def _against_bare(backend: OrtBackend, source: Any, repeats: int, scratch: Path)
     n_steps = min(40, len(source) // BATCH - 1)
     ratios, rates = [], []
     for repeat in range(repeats + 1):
-        recorder = Recorder()
+        recorder = Recorder(len(source.label_names))
         _loop(recorder, source, scratch, repeat, n_steps)  # which batches the loop will train
         pair = [
             ("bare", partial(_bare, backend, recorder.batches)),
