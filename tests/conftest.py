@@ -40,7 +40,7 @@ SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
-    """Let a test with the mark `alone` run while no other process runs one: it has a deadline to keep."""
+    """Let a test with the mark `alone` run while no other process runs one, because it measures time."""
     if "PYTEST_XDIST_WORKER" not in os.environ or fcntl is None:
         return (yield)
     name = os.path.join(tempfile.gettempdir(), f"edgetune-tests-{os.getuid()}")
