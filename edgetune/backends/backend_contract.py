@@ -64,7 +64,11 @@ class Microbatches:
         self.max_rows: int | None = None
 
     def run(
-        self, batch: Batch, work: Callable[[Batch, slice], FloatArray], undo: Callable[[], None]
+        self,
+        batch: Batch,
+        work: Callable[[Batch, slice], FloatArray],
+        undo: Callable[[], None],
+        most_tokens: int | None = None,
     ) -> FloatArray:
         """Do some work on a batch, in as many parts as memory needs.
 
@@ -72,6 +76,7 @@ class Microbatches:
             batch: B rows.
             work: takes a part, and where in the batch it stands; returns logits (b, C).
             undo: drops what an unfinished try has left.
+            most_tokens: of a part, with padding, but a part has at least one row; None: no limit.
 
         Returns:
             Logits (B, C).
@@ -79,8 +84,9 @@ class Microbatches:
         Raises:
             ResourceError: there is no memory for a single row.
         """
+        most_rows = len(batch) if most_tokens is None else max(1, most_tokens // batch.width)
         while True:
-            n_rows = min(self.max_rows or len(batch), len(batch))
+            n_rows = min(self.max_rows or len(batch), most_rows, len(batch))
             try:
                 if n_rows == len(batch):
                     return work(batch, slice(0, len(batch)))
@@ -109,10 +115,12 @@ class Backend(ABC):
         depth: lowest layers that are frozen and cut off as a prefix; 0 where the whole model runs every time.
         cache: keeps the prefix's output per row; None where it is computed every time.
         microbatches: how many rows go through the model at once.
+        most_tokens: tokens, with padding, that a train step sends through the model at once; None: all.
     """
 
     name: ClassVar[str]
     depth: int = 0
+    most_tokens: int | None = None
 
     def __init__(self, cache: HiddenCache | None = None) -> None:
         self.cache = cache
@@ -181,7 +189,7 @@ class Backend(ABC):
             factors = None if weights is None else weights[place]
             return self._gradients(part, factors, len(part) / len(batch))
 
-        logits = self.microbatches.run(batch, gradients, self._forget)
+        logits = self.microbatches.run(batch, gradients, self._forget, self.most_tokens)
         self._update(lr)
         return logits
 

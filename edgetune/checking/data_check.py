@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 
 from edgetune.backends.model_loader import ModelLoader
-from edgetune.checking.script_coverage import ScriptCoverage, coverage_by_script, unknown_token
+from edgetune.checking.script_coverage import ScriptCoverage, coverage_by_script
 from edgetune.config.settings import RunConfig
 from edgetune.data.columns import Columns
 from edgetune.data.examples import (
@@ -55,6 +55,7 @@ from edgetune.data.token_build import load_tokenizer, text_hash
 from edgetune.data.token_format import TokenizerSpec, joined_text, shown_text, text_or_pair
 from edgetune.data.tokens import ADVICE
 from edgetune.learners.ngrams.learner import cross_fit_ngrams
+from edgetune.models.vocabulary import unknown_token
 from edgetune.utils.errors import DataError
 from edgetune.utils.formatting import counted, describe_unknown, percent
 from edgetune.utils.metrics import evaluate_predictions

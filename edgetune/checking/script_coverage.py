@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import unicodedata
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
 
 import numpy as np
 
@@ -68,13 +66,3 @@ def script_of(text: str) -> str:
 def _script(letter: str) -> str:
     word = unicodedata.name(letter, "UNKNOWN").split()[0].split("-")[0]
     return _EAST_ASIAN.get(word, word.capitalize())
-
-
-def unknown_token(tokenizer: Any) -> int | None:
-    """Return the id of a tokenizer's unknown token; None where every text can be written (bytes)."""
-    model = json.loads(tokenizer.to_str())["model"]
-    if model.get("unk_id") is not None:
-        return int(model["unk_id"])
-    name = model.get("unk_token")
-    found = None if name is None else tokenizer.token_to_id(name)
-    return None if found is None else int(found)

@@ -10,6 +10,7 @@ Where config and tables differ, transformers draws the tables anew without an er
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -90,6 +91,16 @@ def pad_token_id(config: Mapping[str, Any], folder: Path) -> int:
         if isinstance(found, int) and 0 <= found < (n_words if isinstance(n_words, int) else found + 1):
             return found
     return 0
+
+
+def unknown_token(tokenizer: Any) -> int | None:
+    """Return the id of a tokenizer's unknown token; None where every text can be written (bytes)."""
+    model = json.loads(tokenizer.to_str())["model"]
+    if model.get("unk_id") is not None:
+        return int(model["unk_id"])
+    name = model.get("unk_token")
+    found = None if name is None else tokenizer.token_to_id(name)
+    return None if found is None else int(found)
 
 
 def _size_setting(tensor: str, config: Mapping[str, Any]) -> str | None:

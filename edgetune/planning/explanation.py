@@ -47,11 +47,21 @@ def _probe(plans: Plans, data: DataLengths) -> str:
         else f"Training would make {counted(trained.n_steps, 'step')}, with an expected loss of "
         f"{-trained.expected_points:.1f} points (see docs/deadlines.md)."
     )
+    if not best.grows:
+        instead = unreadable(data.unknown_rate)
     if trained is not None and round(trained.expected_points - best.expected_points, 2) > 0:
         instead += f" So few rows for {data.n_classes:,} classes seldom reach that."
     return (
-        f"A linear probe {what} is fitted on {best.n_probe_rows:,} rows or more, with an expected loss of "
-        f"{-best.expected_points:.1f} accuracy points. {instead}"
+        f"A linear probe {what} is fitted on {best.n_probe_rows:,} rows{' or more' * best.grows}, with an "
+        f"expected loss of {-best.expected_points:.1f} accuracy points. {instead}"
+    )
+
+
+def unreadable(unknown_rate: float) -> str:
+    """Say that the encoder is not trained, because so many of the tokens are unknown to it."""
+    return (
+        f"The encoder's vocabulary does not have {unknown_rate:.0%} of the tokens, so the encoder is not "
+        "trained; choose one for this language with --model."
     )
 
 

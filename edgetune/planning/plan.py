@@ -96,6 +96,11 @@ class FittedNgrams:
         return self.again_s if self.again_s < REFIT_LEFT_RATE * left_s else 0.0
 
 
+MOST_UNKNOWN = 0.2
+"""With a larger share of unknown tokens, neither more rows nor training help the encoder. Chinese texts have
+39 % with the built-in model, and an encoder trained for minutes gets no weight beside n-grams."""
+
+
 @dataclass(frozen=True)
 class DataLengths:
     """What the planner has to know about the data.
@@ -108,6 +113,7 @@ class DataLengths:
         n_held_out: rows set aside for the weights of an ensemble; 0: the encoder is the only learner.
         pair: whether rows are pairs of texts.
         ngrams: what the n-grams took, if they are fitted already; None before.
+        unknown_rate: share of the tokens that the encoder's vocabulary has no entry for.
     """
 
     lengths: IntArray
@@ -118,6 +124,12 @@ class DataLengths:
     n_classes: int = 2
     pair: bool = False
     ngrams: FittedNgrams | None = None
+    unknown_rate: float = 0.0
+
+    @property
+    def is_foreign(self) -> bool:
+        """Whether the texts are in a language that the encoder cannot read, and n-grams take part."""
+        return self.n_held_out > 0 and self.unknown_rate > MOST_UNKNOWN
 
     @cached_property
     def in_order(self) -> tuple[IntArray, IntArray]:
@@ -190,6 +202,7 @@ class Plan:
         n_rows: examples trained, over all passes, with the 95 % interval `rows_interval`.
         n_probe_rows: rows whose features fit the first head, at `probe_row_s` seconds each, and at
             `read_again_row_s` if that is repeated after training.
+        grows: whether the linear probe may read more rows than that while it gains.
         n_eval: rows evaluated.
         n_weighed: held-out rows that the encoder is scored on for its weight.
         lines: planned seconds by what they are spent on, in order; `total_s` is their sum.
@@ -224,6 +237,7 @@ class Plan:
     probe_row_s: float = 0.0
     read_again_row_s: float = 0.0
     refit_s: float = 0.0
+    grows: bool = True
 
     @property
     def trains(self) -> bool:

@@ -466,10 +466,13 @@ def plan_one(candidate: Candidate, deadline_s: float, limits: Limits, constraint
         expected_points=-lost,
         scale=costs.scale,
     )
-    found = [trained] if costs.trains and constraints.trains else []
+    may_read_little = constraints.probes and not constraints.of_training and math.isfinite(deadline_s)
+    reads_little = data.is_foreign and may_read_little
+    found = [trained] if costs.trains and constraints.trains and not reads_little else []
     if reading.n_probe_rows and (candidate.depth == 0 or constraints.depth is not None):
         n_more = int(max(0.0, left_s) / max(candidate.probe_row_s, 1e-9))
-        n_head = min(n_distinct, reading.n_probe_rows + n_more, MOST_PROBE_ROWS)
+        most = max(PROBE_ROWS[1], ROWS_PER_CLASS * data.n_classes) if reads_little else MOST_PROBE_ROWS
+        n_head = min(n_distinct, reading.n_probe_rows + n_more, most)
         lines = before | {"linear_probe": _linear_probe_s(candidate, n_head, deadline_s, saved=False)} | after
         # Features of the backend that does not train are means; those of the others may be of one token.
         kind: ProbeKind = "first token" if costs.trains else "apart" if data.pair else "mean"
@@ -482,6 +485,7 @@ def plan_one(candidate: Candidate, deadline_s: float, limits: Limits, constraint
             passes=n_head / n_distinct,
             n_steps=0,
             n_probe_rows=n_head,
+            grows=not reads_little,
             lines=lines,
             total_s=sum(lines.values()),
             memory_mb=candidate.memory_mb,

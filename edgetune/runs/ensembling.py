@@ -132,6 +132,11 @@ class EnsembleStage:
         if save:
             self._save()
 
+    @property
+    def n_probe_rows(self) -> int:
+        """Rows that the linear probe was fitted on; 0 without a probe."""
+        return 0 if self.probe is None else self.probe.n_rows
+
     def note(self, held_out: Scored, evaluated: Scored) -> None:
         """Remember the predictions of the best encoder so far for the held-out and the evaluation rows."""
         self._best = held_out, evaluated

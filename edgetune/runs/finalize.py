@@ -38,6 +38,8 @@ MOST_NAMED = 5
 """Classes named in a warning."""
 LEAST_OF_PLAN = 0.5
 """A run that processed a smaller share of the planned rows says so."""
+GROWN_PROBE = 2
+"""A linear probe on this many times as many rows as planned is the reason."""
 
 
 def summarize_training(
@@ -47,7 +49,7 @@ def summarize_training(
     config, data, deadline, selector = run.config, run.data, run.deadline, loop.selector
     train, report = config.train, selector.report()
     assert train.lr is not None
-    warnings = _short_of_plan(config, deadline, loop)
+    warnings = _short_of_plan(config, deadline, loop, ensemble.n_probe_rows)
     keeps_best = config.budget.patience is not None if deadline.has_plan else train.keep == "best"
     return RunResult(
         method=config.selection.method if deadline.trains else LINEAR_PROBE,
@@ -182,8 +184,11 @@ def _never_predicted(best: Evaluation) -> list[str]:
     ]
 
 
-def _short_of_plan(config: RunConfig, deadline: Deadline, loop: Loop) -> list[str]:
-    """Say that a run under a deadline processed less than half of the planned rows, or trained nothing."""
+def _short_of_plan(config: RunConfig, deadline: Deadline, loop: Loop, n_probe_rows: int) -> list[str]:
+    """Say that a run under a deadline processed less than half of the planned rows, or trained nothing.
+
+    `n_probe_rows` is the number of rows that the linear probe was fitted on.
+    """
     if loop.stopped or not deadline.trains or config.budget.patience is not None:
         return []
     n_rows, n_seen = deadline.plan.n_rows, loop.counts.n_seen
@@ -193,9 +198,15 @@ def _short_of_plan(config: RunConfig, deadline: Deadline, loop: Loop) -> list[st
         ]
     if n_seen >= LEAST_OF_PLAN * n_rows:
         return []
+    short = f"Only {n_seen:,} of about {n_rows:,} planned rows were processed"
+    if n_probe_rows >= GROWN_PROBE * max(1, deadline.plan.n_probe_rows):
+        return [
+            f"{short}: the linear probe still gained from more rows, so it was given most of their time "
+            f"({n_probe_rows:,} rows). Allow more time for more training."
+        ]
     return [
-        f"Only {n_seen:,} of about {n_rows:,} planned rows were processed: the machine was busy, or slower "
-        "than its profile. Run the command again when the machine is idle, or allow more time."
+        f"{short}: the machine was busy, or slower than its profile. Run the command again when the machine "
+        "is idle, or allow more time."
     ]
 
 
@@ -283,7 +294,7 @@ def write_summary(
             view.warn("There was no time left to draw run.png.")
     deadline.mark("report")
     result = summarize_training(*parts)
-    warnings = _short_of_plan(run.config, deadline, loop)
+    warnings = _short_of_plan(run.config, deadline, loop, ensemble.n_probe_rows)
     of_encoder = result.model_copy(update=_figures(run, saver.best, warnings))  # alone, without n-grams
     _write_card(of_encoder, folder)
     folder.write_json("summary.json", result.to_dict())

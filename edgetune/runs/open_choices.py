@@ -9,6 +9,8 @@ from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from edgetune.backends.model_loader import ModelLoader, choose_backend
 from edgetune.backends.openers import traits_of
 from edgetune.config.choices import USUAL_LEARNERS
@@ -17,8 +19,10 @@ from edgetune.data.in_memory import naming_copies
 from edgetune.data.splits import Splits, open_splits
 from edgetune.data.token_format import TokenizerSpec
 from edgetune.models.checks import open_tokenizer
+from edgetune.models.vocabulary import unknown_token
 from edgetune.planning.decision import Decision, decide
 from edgetune.planning.device_costs import Runs, find_device, load_observed_runs
+from edgetune.planning.explanation import unreadable
 from edgetune.planning.plan import DataLengths, DeviceCosts, FittedNgrams
 from edgetune.planning.planner import FEWEST_STEPS, MOST_PASSES, MOST_PROBE_ROWS, most_read
 from edgetune.profiling.speed_probe import BACKENDS_S, LAYERS_S, PROBE_RATE, probe_speeds
@@ -28,6 +32,8 @@ from edgetune.utils.meter import Meter
 from edgetune.utils.types import Say
 
 SPEED_TEST_ROWS = 20_000
+LOOKED_AT_ROWS = 200
+"""Rows whose tokens say whether the encoder's vocabulary knows the language."""
 PATIENCE = 2
 """Passes without a better model after which training ends, if the number of passes is not given."""
 
@@ -246,10 +252,22 @@ class OpenChoices:
             n_classes=n_classes,
             pair=config.data.pair,
             ngrams=ngrams,
+            unknown_rate=self._unknown_rate(),
         )
         exported = partial(self.model_loader.exported, n_classes, freeze, multi_label=data.multi_label)
         already = used.elapsed_s(), used.joules()
-        return decide(config, device, lengths, exported, *already, used.most_j, usual_passes)
+        found = decide(config, device, lengths, exported, *already, used.most_j, usual_passes)
+        if found.plan is not None and not found.plan.grows and usual_passes is None:
+            self.say(unreadable(lengths.unknown_rate))
+        return found
+
+    def _unknown_rate(self) -> float:
+        """Return the share of unknown tokens in some rows."""
+        unknown, train = unknown_token(_tokenizer(self.model_loader.tokenizer_file)), self.data.train
+        if unknown is None:
+            return 0.0
+        tokens = train.batch(np.random.default_rng(0).integers(0, len(train), LOOKED_AT_ROWS)).tokens
+        return float(np.mean(tokens == unknown))
 
     def _probe_limit_s(self, config: RunConfig) -> float:
         """Return how long a run may measure the machine's speed: a share of its time, 0 if it is short."""

@@ -135,6 +135,7 @@ class ProbeInTime:
         n_held_out = 0 if held_out is None else len(held_out[0])
         n_first, at_least = CROSS_FIT_BELOW * n_held_out, max(0, PROBE_ROWS[0] - n_held_out)
         n_first = max(n_first, self._deadline.plan.n_probe_rows) if n_held_out else len(self._order)
+        n_first = n_first if self._deadline.plan.grows else self._deadline.plan.n_probe_rows
         n_rows = self._read(self._order[:n_first], math.inf, CROSS_FIT_RATE, at_least)
         if held_out is None:
             return self._not_scored(n_rows, CROSS_FIT_RATE)
@@ -226,7 +227,7 @@ class ProbeInTime:
     def _is_worth_more(self, gain: float, n_rows: int) -> bool:
         """Return whether to double the rows again, given the accuracy gained by the last doubling."""
         if not self._deadline.trains:
-            return True
+            return self._deadline.plan.grows
         row_s = self._deadline.plan.probe_row_s * self._clock.speed("score").ratio
         n_left, left_s = len(self._train) - n_rows, self._clock.left_s()
         is_cheap = row_s * min(n_rows, n_left) < CHEAP_RATE * left_s or row_s * n_left < WHOLE_RATE * left_s
@@ -244,7 +245,8 @@ class ProbeInTime:
     ) -> tuple[IntArray, FloatArray] | None:
         """Return positions and features of held-out rows, those that the end of the run also scores first."""
         order = np.random.default_rng([self._seed, 5]).permutation(len(view))
-        n_rows = max(1, self._deadline.plan.n_weighed) if self._deadline.trains else len(view)
+        takes_all = self._deadline.plan.grows and not self._deadline.trains
+        n_rows = len(view) if takes_all else max(1, self._deadline.plan.n_weighed)
         return self._features_of(view, order[:n_rows], end_s, fit_rate)
 
     def _read(self, order: IntArray, end_s: float, fit_rate: float, at_least: int = 0) -> int:

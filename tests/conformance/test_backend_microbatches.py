@@ -24,12 +24,22 @@ LENGTHS = [9, 30, 17, 5, 12, 26, 8]
 @every_backend
 @pytest.mark.parametrize("freeze", ["embeddings", "1"])
 @pytest.mark.parametrize(("weighted", "multi_label"), [(True, False), (False, True)])
+@pytest.mark.parametrize("by_tokens", [False, True])
 def test_a_step_in_parts_is_the_same_step(
-    name: str, freeze: str, weighted: bool, multi_label: bool, artifacts_of: Any, tiny_model: Path
+    name: str,
+    freeze: str,
+    weighted: bool,
+    multi_label: bool,
+    by_tokens: bool,
+    artifacts_of: Any,
+    tiny_model: Path,
 ) -> None:
     kind = {"freeze": freeze, "multi_label": multi_label}
     whole, parted = (FACTORIES[name](artifacts_of, tiny_model, **kind) for _ in range(2))
-    parted.microbatches.max_rows = 3
+    if by_tokens:  # three rows as wide as the widest
+        parted.most_tokens = 3 * make_batch(LENGTHS).width
+    else:
+        parted.microbatches.max_rows = 3
     rng = np.random.default_rng(0)
     for seed in range(4):
         batch = make_batch(LENGTHS, seed, multi_label=multi_label)
@@ -91,6 +101,7 @@ from fakes import make_batch
 from edgetune.backends.torch.torch_backend import TorchBackend
 from edgetune.models.source import resolve_model
 backend = TorchBackend(resolve_model({model!r}), 2, "embeddings", 0, threads=1, precision="fp32")
+backend.most_tokens = None
 backend.train_step(make_batch([8] * 4), 1e-3)
 used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
 resource.setrlimit(resource.RLIMIT_AS, (used + 120_000_000, resource.RLIM_INFINITY))

@@ -84,6 +84,23 @@ def test_plan_says_where_the_costs_come_from(
     assert "measurement" in " ".join(done.out.split())
 
 
+def test_an_encoder_that_cannot_read_the_language_is_not_trained(
+    run_cli: RunCli, mean_model: Path, cache: Path, tmp_path: Path
+) -> None:
+    topics = {"food": "餐館菜酒茶魚", "travel": "車船路山海島"}
+    rows = [
+        {"text": f"{chars[i % 6]}{chars[i // 6 % 6]}很好{i}", "label": label}
+        for label, chars in topics.items()
+        for i in range(200)
+    ]
+    data = tmp_path / "chinese.jsonl"
+    data.write_text("".join(f"{json.dumps(row, ensure_ascii=False)}\n" for row in rows), encoding="utf-8")
+    summary, said = finetune(run_cli, data, mean_model, tmp_path / "run", "60s")
+    assert summary["method"] == "linear-probe"
+    assert summary["ensemble"]["accuracy"] == 1.0
+    assert "--model" in said
+
+
 def test_a_measurement_beside_other_work_is_not_kept(
     run_cli: RunCli, demo_csv: Path, mean_model: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -105,6 +105,24 @@ def test_more_time_is_never_planned_worse(
 
 @settings(max_examples=40, deadline=None)
 @given(Devices, Shapes, Deadlines)
+def test_an_encoder_that_cannot_read_the_texts_is_not_trained_unless_asked_for(
+    device: DeviceCosts, data: DataLengths, deadline_s: float
+) -> None:
+    foreign = replace(data, unknown_rate=0.4)
+    plans = plans_or_none(device, foreign, deadline_s)
+    if not data.n_held_out:  # there are no n-grams that could answer in its place
+        assert plans == plans_or_none(device, data, deadline_s)
+    elif plans is not None:
+        assert not any(plan.trains for plan in plans.ranked)
+        assert not any(plan.grows for plan in plans.ranked if plan.method == LINEAR_PROBE)
+    fixed = replace(Some, depth=0)
+    assert plans_or_none(device, foreign, deadline_s, fixed) == plans_or_none(device, data, deadline_s, fixed)
+    unlimited = (make_plans(device, shape, Limits(None), Some) for shape in (foreign, data))
+    assert next(unlimited) == next(unlimited)
+
+
+@settings(max_examples=40, deadline=None)
+@given(Devices, Shapes, Deadlines)
 def test_reserves_are_never_spent(device: DeviceCosts, data: DataLengths, deadline_s: float) -> None:
     plans = plans_or_none(device, data, deadline_s)
     if plans is None:

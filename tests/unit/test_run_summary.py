@@ -19,27 +19,36 @@ from edgetune.utils.tables import sections_text
 
 
 @pytest.mark.parametrize(
-    ("n_rows", "n_seen", "n_trained", "stopped", "patience", "words"),
+    ("n_rows", "n_seen", "n_trained", "n_probe_rows", "stopped", "patience", "words"),
     [
-        (1_000, 64, 64, False, None, "Only 64 of about 1,000 planned rows"),
-        (1_000, 64, 0, False, None, "No rows were trained"),
-        (1_000, 500, 500, False, None, None),
-        (1_000, 64, 64, True, None, None),
-        (1_000, 64, 64, False, 3, None),
-        (0, 0, 0, False, None, None),
+        (1_000, 64, 64, 100, False, None, "the machine was busy"),
+        (1_000, 64, 64, 200, False, None, "linear probe"),
+        (1_000, 64, 0, 100, False, None, "No rows were trained"),
+        (1_000, 500, 500, 100, False, None, None),
+        (1_000, 64, 64, 100, True, None, None),
+        (1_000, 64, 64, 100, False, 3, None),
+        (0, 0, 0, 100, False, None, None),
     ],
 )
 def test_a_run_far_below_its_plan_says_so(
-    n_rows: int, n_seen: int, n_trained: int, stopped: bool, patience: int | None, words: str | None
+    n_rows: int,
+    n_seen: int,
+    n_trained: int,
+    n_probe_rows: int,
+    stopped: bool,
+    patience: int | None,
+    words: str | None,
 ) -> None:
     config: Any = SimpleNamespace(budget=SimpleNamespace(patience=patience))
-    deadline = Deadline(Plan("torch", n_rows=n_rows), Clock(60.0, {}, float), lambda *batch: 0.0, 1.0)
+    deadline = Deadline(
+        Plan("torch", n_rows=n_rows, n_probe_rows=100), Clock(60.0, {}, float), lambda *batch: 0.0, 1.0
+    )
     loop: Any = SimpleNamespace(stopped=stopped, counts=SimpleNamespace(n_seen=n_seen, n_trained=n_trained))
-    said = _short_of_plan(config, deadline, loop)
+    said = _short_of_plan(config, deadline, loop, n_probe_rows)
     assert [words in one for one in said] == [True] if words else said == []
-    assert _short_of_plan(config, NoDeadline(), loop) == []
+    assert _short_of_plan(config, NoDeadline(), loop, n_probe_rows) == []
     deadline.give_to_probe(n_rows)
-    assert _short_of_plan(config, deadline, loop) == []
+    assert _short_of_plan(config, deadline, loop, n_probe_rows) == []
 
 
 @pytest.mark.parametrize(

@@ -28,6 +28,10 @@ from edgetune.utils.errors import MissingDependencyError, UsageError
 from edgetune.utils.parsing import read_json_file
 from edgetune.utils.types import FloatArray
 
+MOST_TOKENS = 1024
+"""Tokens that a train step sends through the model at once on a CPU. All 4,096 of 32 long rows would take as
+long, and 0.5 GB more for their activations (docs/log.md, thirtieth session)."""
+
 
 def find_linear(run: Callable[[], Any]) -> Any | None:
     """Return the `nn.Linear` (with a bias) whose output is the logits (B, C) that `run` returns, or None."""
@@ -99,6 +103,8 @@ class TorchBackend(Backend):
         self._torch = torch
         self._source = source
         self._device = torch.device(device)
+        if device == "cpu":
+            self.most_tokens = MOST_TOKENS
         self._bf16 = precision == "bf16" or (precision == "auto" and device == "cuda")
         self._onnx, self._multi_label = onnx, multi_label
         self._tokenizer_folder = source.folder if tokenizer_folder is None else tokenizer_folder
