@@ -18,7 +18,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from edgetune.backends.hidden_cache import HiddenCache
-from edgetune.data.batches import Batch
+from edgetune.data.batches import Batch, rows_at_once
 from edgetune.models.checks import TOKENIZER_FILES, open_tokenizer
 from edgetune.models.vocabulary import tokenizers_pad_token
 from edgetune.utils.errors import ModelError, ResourceError
@@ -84,9 +84,9 @@ class Microbatches:
         Raises:
             ResourceError: there is no memory for a single row.
         """
-        most_rows = len(batch) if most_tokens is None else max(1, most_tokens // batch.width)
+        most_rows = rows_at_once(len(batch), batch.width, most_tokens)
         while True:
-            n_rows = min(self.max_rows or len(batch), most_rows, len(batch))
+            n_rows = min(self.max_rows or most_rows, most_rows)
             try:
                 if n_rows == len(batch):
                     return work(batch, slice(0, len(batch)))
@@ -204,6 +204,9 @@ class Backend(ABC):
     def _update(self, lr: float) -> None:
         """Update once from the gradients, and drop them."""
         raise NotImplementedError
+
+    def end_training(self) -> None:  # noqa: B027  # the default has nothing to free
+        """Free what only further train steps need; there are none after this."""
 
     @abstractmethod
     def state(self) -> bytes:

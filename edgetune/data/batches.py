@@ -106,6 +106,11 @@ class Batch:
         }
 
 
+def rows_at_once(n_rows: int, width: int, most_tokens: int | None) -> int:
+    """Return how many rows of `width` tokens have at most `most_tokens` (None: all of them), at least one."""
+    return n_rows if most_tokens is None else min(n_rows, max(1, most_tokens // width))
+
+
 def join(batches: Sequence[Batch]) -> Batch:
     """Concatenate one or more batches."""
     if len(batches) == 1:

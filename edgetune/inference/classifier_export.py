@@ -27,7 +27,7 @@ from edgetune.data.token_build import most_tokenized_chars
 from edgetune.data.token_format import split_text
 from edgetune.data.token_store import TokenView
 from edgetune.inference.saved_ensemble import ENCODER, NGRAMS, check_references
-from edgetune.inference.saved_run import Run
+from edgetune.inference.saved_run import EXPORTED, Run
 from edgetune.learners.ngrams import derived_tokens
 from edgetune.run_files.outputs import export_folder, refuse_taken
 from edgetune.utils.errors import ModelError, RunError, UsageError
@@ -41,9 +41,9 @@ if TYPE_CHECKING:
     from edgetune.inference.standalone_predict import Classifier, Text
 
 SCHEMA_VERSION = 3
-GRAPH, ABOUT = "classifier.onnx", "classifier.json"
+ABOUT = "classifier.json"
 INT8_GRAPH, INT8_REPORT = "classifier-int8.onnx", "int8.json"
-OTHER_FILES = (GRAPH, INT8_GRAPH, INT8_REPORT, "tokenizer.json", "predict.py", "derived_tokens.py")
+OTHER_FILES = (EXPORTED, INT8_GRAPH, INT8_REPORT, "tokenizer.json", "predict.py", "derived_tokens.py")
 CHECKED_TEXTS, TOLERANCE = 16, 1e-4
 """Texts on which the graph must give the run's own probabilities, but for that."""
 MOST_MEASURED = 2_000
@@ -147,7 +147,7 @@ def export_classifier(
             view = run.labelled_rows(file, cache_dir=cache_dir)
         _write_about(run, learners, folder)
         encoder = _encoder_file(run, folder) if ENCODER in learners else None
-        write_classifier(run, encoder, folder / GRAPH)
+        write_classifier(run, encoder, folder / EXPORTED)
         difference = _check(run, folder)
         report = None
         if view is not None:
@@ -236,7 +236,7 @@ def _check(run: Run, folder: Path) -> float:
         RunError: it is no rounding.
     """
     texts = _sample_texts(run)
-    theirs: FloatArray = _open(folder, GRAPH).probabilities(texts)
+    theirs: FloatArray = _open(folder, EXPORTED).probabilities(texts)
     ours = np.array([[one.probabilities[name] for name in run.label_names] for one in run.predict(texts)])
     difference = float(np.abs(theirs - ours).max())
     if not difference < TOLERANCE:
@@ -299,8 +299,8 @@ def _compare(folder: Path, view: TokenView, source: str) -> Int8Report:
     labels: list[list[int]] = [
         np.flatnonzero(row).tolist() if row.ndim else [int(row)] for row in view.labels[chosen]
     ]
-    right: dict[str, int] = {GRAPH: 0, INT8_GRAPH: 0}
-    took_s: dict[str, list[float]] = {GRAPH: [], INT8_GRAPH: []}
+    right: dict[str, int] = {EXPORTED: 0, INT8_GRAPH: 0}
+    took_s: dict[str, list[float]] = {EXPORTED: [], INT8_GRAPH: []}
     opened = {name: _open(folder, name) for name in right}
     for model in opened.values():
         for text in texts[:WARMUP]:
@@ -319,4 +319,4 @@ def _compare(folder: Path, view: TokenView, source: str) -> Int8Report:
         median_ms = 1000 * statistics.median(took_s[name])
         return Measured(right[name] / len(texts), median_ms, (folder / name).stat().st_size)
 
-    return Int8Report(len(texts), source, measured(GRAPH), measured(INT8_GRAPH))
+    return Int8Report(len(texts), source, measured(EXPORTED), measured(INT8_GRAPH))

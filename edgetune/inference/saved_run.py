@@ -41,6 +41,8 @@ from edgetune.utils.types import FloatArray, IntArray, Say
 BATCH_SIZE = 32
 CHUNK = 1024  # texts tokenized and sorted by length together
 DEFAULT_MAX_LENGTH = 512
+EXPORTED = "classifier.onnx"
+"""What `edgetune export RUN` writes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,6 +106,11 @@ class Run:
             self._model_config = config
         elif self.ensemble is not None and self.ensemble.tokenizer_file is not None:
             home, self.label_names = folder / ENSEMBLE, self.ensemble.label_names
+        elif (folder / EXPORTED).is_file():
+            raise RunError(
+                f"{folder} is an exported classifier; use it with `python {folder / 'predict.py'} TEXT`, or "
+                "pass the run folder that it was exported from."
+            )
         else:
             raise RunError(
                 f"{folder} does not contain a trained model (no onnx/ or model/ folder with a config.json); "

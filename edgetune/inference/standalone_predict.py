@@ -107,6 +107,9 @@ def main() -> None:
         if len(arguments) % 2 == 0:
             sys.exit(f"--pair takes two texts for each pair, not {len(arguments) - 1} texts.")
         texts = [*zip(arguments[1::2], arguments[2::2], strict=True)]
+    if arguments in (["-h"], ["--help"]):
+        print(__doc__)
+        return
     if not texts:
         sys.exit(__doc__)
     classifier = Classifier(Path(__file__).resolve().parent, model)

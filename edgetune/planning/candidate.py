@@ -18,7 +18,7 @@ from typing import Literal
 
 import numpy as np
 
-from edgetune.data.batches import PAD_MULTIPLE, bucket_of
+from edgetune.data.batches import PAD_MULTIPLE, bucket_of, rows_at_once
 from edgetune.devices.device_profile import Operation
 from edgetune.planning.plan import BackendCosts, DataLengths, DeviceCosts
 from edgetune.utils.types import IntArray, StepCost
@@ -123,8 +123,8 @@ class Candidate:
     def memory_mb(self) -> float:
         """Predicted peak, without the cache."""
         longest = int(np.minimum(self.data.lengths, self.max_length).max(initial=1))
-        memory = self.costs.memory
-        train_mb = memory.train_mb_per_token * self.batch_size * longest
+        memory, most = self.costs.memory, self.costs.most_tokens
+        train_mb = memory.train_mb_per_token * rows_at_once(self.batch_size, longest, most) * longest
         return memory.base_mb + max(train_mb, memory.score_mb_per_token * EVALUATION_BATCH * longest)
 
     def describe(self) -> str:

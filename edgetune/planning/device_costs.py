@@ -356,6 +356,7 @@ def _backend(item: BackendProfile, match: Match, shape: ModelShape, seen: Calibr
         cost=CostFunction(item, measured, shape, scale),
         available=_unavailable(item, match, seen),
         imports_early=traits_of(item.backend).imports_early,
+        most_tokens=traits_of(item.backend).most_tokens,
         scale=scale,
     )
 

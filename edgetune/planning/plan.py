@@ -25,6 +25,7 @@ class BackendCosts:
         scale: multiple of the profiled time, which `cost` includes.
         trains: whether it can train; otherwise it fits a linear probe.
         imports_early: whether a run imports its runtime while it starts.
+        most_tokens: tokens, with padding, that a train step sends through the model at once; None: all.
     """
 
     key: str
@@ -38,6 +39,7 @@ class BackendCosts:
     scale: float = 1.0
     trains: bool = True
     imports_early: bool = False
+    most_tokens: int | None = None
 
 
 @dataclass(frozen=True)

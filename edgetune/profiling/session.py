@@ -19,6 +19,7 @@ from edgetune.backends.model_loader import ensure_tokenizer
 from edgetune.backends.openers import traits_of
 from edgetune.backends.ort.artifacts import ArtifactBuilder
 from edgetune.config.settings import freeze_of
+from edgetune.data.batches import rows_at_once
 from edgetune.devices.cost_function import nnls
 from edgetune.devices.device_profile import BackendProfile, FixedCosts, Memory
 from edgetune.models.source import ModelSource
@@ -86,9 +87,12 @@ class BackendSession:
     def weigh(self, shapes: Sequence[tuple[int, int]], sampler: Sampler, most_s: float) -> None:
         """Measure memory on growing batches, first scored, then trained, as an arena never shrinks.
 
+        A train step whose rows do not go through the model at once needs what those do that go together.
+
         Calls longer than `most_s` are left out, but for two; the sampler is told what calls cost.
         """
         lines: list[tuple[float, float]] = []
+        most_tokens = traits_of(self.job.parts[0]).most_tokens if self.job.parts[2] == "cpu" else None
         for op in ("score", "train"):
             peaks: list[tuple[int, float]] = []
             for batch, length in shapes:
@@ -97,7 +101,8 @@ class BackendSession:
                     break
                 answer = self.child.ask("run", n=1, warm=False, **point.place)
                 sampler.hint(point, answer["s"][0])
-                peaks.append((batch * length, answer["peak_mb"]))
+                at_once = batch if op == "score" else rows_at_once(batch, length, most_tokens)
+                peaks.append((at_once * length, answer["peak_mb"]))
             lines.append(_line(peaks))
         (_, score), (base, train) = lines
         self.memory = Memory(base_mb=round(base, 1), score_mb_per_token=score, train_mb_per_token=train)

@@ -198,6 +198,7 @@ class Training:
         if deadline.trains and not trained:
             self._view.warn("There was no time for a single training step; the encoder is untouched.")
         scored = self._choose_encoder(trained)
+        self._backend.end_training()  # saving needs memory, too
         if deadline.trains or self._ensemble.encoder == PROBE:
             self._saver.save()
             self._saver.forget()

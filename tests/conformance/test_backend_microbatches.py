@@ -101,7 +101,6 @@ from fakes import make_batch
 from edgetune.backends.torch.torch_backend import TorchBackend
 from edgetune.models.source import resolve_model
 backend = TorchBackend(resolve_model({model!r}), 2, "embeddings", 0, threads=1, precision="fp32")
-backend.most_tokens = None
 backend.train_step(make_batch([8] * 4), 1e-3)
 used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
 resource.setrlimit(resource.RLIMIT_AS, (used + 120_000_000, resource.RLIM_INFINITY))

@@ -144,6 +144,8 @@ def test_saves_a_folder_that_others_open(make: Factory, tmp_path: Path, freeze: 
     batch = shapes()[0]
     backend.train_step(batch, LR)
     expected = backend.score(batch)
+    backend.end_training()
+    np.testing.assert_array_equal(backend.score(batch), expected)
     backend.save(tmp_path, LABELS)
 
     padded = batch.padded(0)

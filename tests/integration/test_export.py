@@ -274,6 +274,9 @@ def test_the_exported_program_needs_no_edgetune(copy: Path, run_cli: RunCli, tmp
     refused = subprocess.run(odd, capture_output=True, text=True, check=False, timeout=120)
     assert (refused.returncode, refused.stdout) == (1, "")
     assert "3 texts" in refused.stderr
+    misused = run_cli("predict", out, "the invoice is wrong")
+    assert misused.code in (1, 2)
+    assert str(out / "predict.py") in " ".join(misused.err.split())
 
 
 def test_int8_is_measured_beside_fp32(trained: Trained, run_cli: RunCli, tmp_path: Path) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -41,6 +43,18 @@ def test_groups_cost_what_a_run_pays_for_them(max_length: int, depth: int) -> No
             scored_s(lengths, n_batches, max_length, depth), rel=0.06
         )
     assert found.probe_row_s > found.evaluate_row_s
+
+
+def test_rows_that_are_trained_in_parts_need_the_memory_of_one() -> None:
+    lengths = np.full(100, 100)
+    device, data = fake_device(), DataLengths(lengths, lengths, 128)
+
+    def memory_mb(batch_size: int, most_tokens: int | None) -> float:
+        costs = replace(fake_costs(), most_tokens=most_tokens)
+        return Candidate(device, data, costs, 0, 128, batch_size, exported=True).memory_mb
+
+    assert memory_mb(32, 2450) == memory_mb(24, 2450) == memory_mb(24, None)
+    assert memory_mb(32, None) > memory_mb(32, 2450) > memory_mb(32, 10) == memory_mb(1, None)
 
 
 def test_few_rows_are_one_group_and_none_cost_nothing() -> None:

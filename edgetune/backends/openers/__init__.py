@@ -39,6 +39,7 @@ class Traits:
         runtime: backends of the same runtime need the same time for a forward pass.
         precisions: arithmetic that it can use.
         devices: where it can run.
+        most_tokens: tokens, with padding, that a train step on a CPU sends through at once; None: all.
     """
 
     nominal: FixedCosts
@@ -48,6 +49,7 @@ class Traits:
     runtime: str = ""
     precisions: tuple[str, ...] = ("fp32",)
     devices: tuple[str, ...] = ("cpu",)
+    most_tokens: int | None = None
 
 
 @dataclass(frozen=True)

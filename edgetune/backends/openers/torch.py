@@ -9,6 +9,10 @@ from edgetune.backends.backend_contract import Backend
 from edgetune.backends.openers import Opener, Opening, Traits
 from edgetune.devices.device_profile import FixedCosts
 
+MOST_TOKENS = 1024
+"""All 4,096 tokens of 32 long rows at once would take as long, and 0.5 GB more for their activations
+(docs/log.md, thirtieth session)."""
+
 
 class TorchOpener(Opener):
     """Accepts all settings, and every model that edgetune accepts."""
@@ -18,6 +22,7 @@ class TorchOpener(Opener):
         runtime="torch",
         precisions=("fp32", "bf16"),
         devices=("cpu", "cuda"),
+        most_tokens=MOST_TOKENS,
     )
 
     def missing(self) -> str:
@@ -47,4 +52,5 @@ class TorchOpener(Opener):
             tokenizer_folder=asked.tokenizer_folder,
             cache=asked.cache,
             multi_label=asked.multi_label,
+            most_tokens=MOST_TOKENS if settings.device == "cpu" else None,
         )

@@ -28,10 +28,6 @@ from edgetune.utils.errors import MissingDependencyError, UsageError
 from edgetune.utils.parsing import read_json_file
 from edgetune.utils.types import FloatArray
 
-MOST_TOKENS = 1024
-"""Tokens that a train step sends through the model at once on a CPU. All 4,096 of 32 long rows would take as
-long, and 0.5 GB more for their activations (docs/log.md, thirtieth session)."""
-
 
 def find_linear(run: Callable[[], Any]) -> Any | None:
     """Return the `nn.Linear` (with a bias) whose output is the logits (B, C) that `run` returns, or None."""
@@ -72,6 +68,7 @@ class TorchBackend(Backend):
         cut: bool = True,
         cache: HiddenCache | None = None,
         multi_label: bool = False,
+        most_tokens: int | None = None,
     ) -> None:
         """Load the model, freeze it and draw its head from the seed.
 
@@ -88,8 +85,10 @@ class TorchBackend(Backend):
             cut: whether to run frozen layers apart, where the model lets itself be cut.
             cache: keeps what the frozen layers give.
             multi_label: whether rows may have several labels, which the saved model then says.
+            most_tokens: tokens, with padding, that a train step sends through the model at once; None: all.
         """
         super().__init__(cache)
+        self.most_tokens = most_tokens
         try:
             import torch
         except ImportError as error:
@@ -103,8 +102,6 @@ class TorchBackend(Backend):
         self._torch = torch
         self._source = source
         self._device = torch.device(device)
-        if device == "cpu":
-            self.most_tokens = MOST_TOKENS
         self._bf16 = precision == "bf16" or (precision == "auto" and device == "cuda")
         self._onnx, self._multi_label = onnx, multi_label
         self._tokenizer_folder = source.folder if tokenizer_folder is None else tokenizer_folder
@@ -231,6 +228,10 @@ class TorchBackend(Backend):
             group["lr"] = lr * group["rate"]
         self._optimizer.step()
         self._forget()
+
+    def end_training(self) -> None:
+        self._forget()
+        self._optimizer.state.clear()
 
     def _loss(self, logits: Any, batch: Batch, weights: FloatArray | None) -> Any:
         functional, factors = self._torch.nn.functional, None
