@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import lru_cache, partial
+from functools import cached_property, lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,7 @@ from edgetune.models.vocabulary import unknown_token
 from edgetune.planning.decision import Decision, decide
 from edgetune.planning.device_costs import Runs, find_device, load_observed_runs
 from edgetune.planning.explanation import unreadable
-from edgetune.planning.plan import DataLengths, DeviceCosts, FittedNgrams
+from edgetune.planning.plan import MOST_UNKNOWN, DataLengths, DeviceCosts, FittedNgrams
 from edgetune.planning.planner import FEWEST_STEPS, MOST_PASSES, MOST_PROBE_ROWS, most_read
 from edgetune.profiling.speed_probe import BACKENDS_S, LAYERS_S, PROBE_RATE, probe_speeds
 from edgetune.utils.errors import BudgetError, ProfileError, UsageError
@@ -129,23 +129,24 @@ class OpenChoices:
     say: Say
 
     def decide(self, config: RunConfig) -> Decision:
-        """Decide for few rows as if there was an ample deadline, else within the budget.
+        """Decide as if there was an ample deadline if that pays, else within the budget.
 
         Raises:
             BudgetError: nothing fits the budget.
             UsageError: the budget or the backend is not possible with the device or the model.
         """
-        return self._for_few_rows(config) or self.within_budget(with_passes(config, len(self.data.train)))
+        return self._without_deadline(config) or self.within_budget(with_passes(config, len(self.data.train)))
 
-    def _for_few_rows(self, config: RunConfig) -> Decision | None:
-        """Plan a run without a deadline on few rows, as if there was an ample one.
+    def _without_deadline(self, config: RunConfig) -> Decision | None:
+        """Plan a run without a deadline as if there was an ample one, on few rows or an unknown language.
 
-        On single texts, a linear probe is fitted on all training rows, then the encoder is trained, then its
-        head is fitted again; on pairs, a linear probe compares the two texts. With 300 to 3,000 rows that is
-        worth one to six points over training alone (docs/log.md, twenty-fifth session).
+        On few single texts, a linear probe is fitted on all training rows, then the encoder is trained, then
+        its head is fitted again; on few pairs, a linear probe compares the two texts. With 300 to 3,000 rows
+        that is worth one to six points over training alone (docs/log.md, twenty-fifth session). An encoder
+        that cannot read the language is not trained.
 
         Returns:
-            None if rows are not few, if the settings ask for something else, or if no such plan is the best.
+            None otherwise, if the settings ask for something else, or if no such plan is the best.
         """
         train, budget, data, loader = config.train, config.budget, self.data, self.model_loader
         usual = {*USUAL_LEARNERS} <= {*train.learners} and train.fits_ngrams
@@ -154,7 +155,8 @@ class OpenChoices:
         if not usual or limited or keeps or config.selection.method != "train-all":
             return None
         most = MOST_PROBE_ROWS if config.data.pair else most_read(len(data.label_names))
-        if data.held_out is None or data.multi_label or len(data.train) > most:
+        foreign = self._unknown_rate > MOST_UNKNOWN
+        if data.held_out is None or data.multi_label or (len(data.train) > most and not foreign):
             return None
         if config.model.device != "cpu" or loader.carried or not loader.source.pools_mean:
             return None
@@ -164,8 +166,12 @@ class OpenChoices:
             found = self._planned(config, device, usual_passes=passes)
         except (BudgetError, ProfileError):  # the costs of what the user asks for are not known
             return None
-        plan, wants_training = found.plan, not config.data.pair
-        if plan is None or plan.trains != wants_training or not plan.reads_all(len(data.train)):
+        plan, wants_training = found.plan, not config.data.pair and not foreign
+        if plan is None or plan.trains != wants_training:
+            return None
+        if not plan.grows:
+            self.say(unreadable(self._unknown_rate))
+        elif not plan.reads_all(len(data.train)):
             return None
         return replace(found, config=with_passes(found.config, len(data.train), has_patience=False))
 
@@ -252,17 +258,18 @@ class OpenChoices:
             n_classes=n_classes,
             pair=config.data.pair,
             ngrams=ngrams,
-            unknown_rate=self._unknown_rate(),
+            unknown_rate=self._unknown_rate,
         )
         exported = partial(self.model_loader.exported, n_classes, freeze, multi_label=data.multi_label)
         already = used.elapsed_s(), used.joules()
         found = decide(config, device, lengths, exported, *already, used.most_j, usual_passes)
         if found.plan is not None and not found.plan.grows and usual_passes is None:
-            self.say(unreadable(lengths.unknown_rate))
+            self.say(unreadable(self._unknown_rate))
         return found
 
+    @cached_property
     def _unknown_rate(self) -> float:
-        """Return the share of unknown tokens in some rows."""
+        """The share of unknown tokens in some rows."""
         unknown, train = unknown_token(_tokenizer(self.model_loader.tokenizer_file)), self.data.train
         if unknown is None:
             return 0.0

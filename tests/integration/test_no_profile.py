@@ -99,6 +99,10 @@ def test_an_encoder_that_cannot_read_the_language_is_not_trained(
     assert summary["method"] == "linear-probe"
     assert summary["ensemble"]["accuracy"] == 1.0
     assert "--model" in said
+    done = run_cli("finetune", data, "--model", mean_model, "--out", tmp_path / "unhurried", "--json")
+    assert done.code == 0, done.err
+    assert json.loads(done.out)["method"] == "linear-probe"
+    assert "--model" in done.err
 
 
 def test_a_measurement_beside_other_work_is_not_kept(
