@@ -267,11 +267,11 @@ def _with_learning_rate(run: RunContext) -> RunConfig:
 def _deadline(run: RunContext, marks: list[tuple[str, float]]) -> Deadline:
     """Return what ends the parts of a run.
 
-    That is `NoDeadline` if nothing was planned, or if neither the time is limited nor the plan one for few
-    rows (whose probe reads all rows).
+    That is `NoDeadline` if nothing was planned, or if the time is not limited and the plan trains without a
+    probe of all rows.
     """
     plans, budget, used, n_train = run.plans, run.config.budget, run.used, len(run.data.train)
-    if plans is None or not (budget.limits_time or plans.best.reads_all(n_train)):
+    if plans is None or not (budget.limits_time or plans.best.reads_all(n_train) or not plans.best.trains):
         return NoDeadline()
     plan, train = plans.best, run.config.train
     scale = min(1.0, plan.scale)

@@ -91,7 +91,7 @@ def test_an_encoder_that_cannot_read_the_language_is_not_trained(
     rows = [
         {"text": f"{chars[i % 6]}{chars[i // 6 % 6]}很好{i}", "label": label}
         for label, chars in topics.items()
-        for i in range(200)
+        for i in range(600)
     ]
     data = tmp_path / "chinese.jsonl"
     data.write_text("".join(f"{json.dumps(row, ensure_ascii=False)}\n" for row in rows), encoding="utf-8")

@@ -33,6 +33,7 @@ MISSING = "N-grams need scikit-learn, which is not installed; get it with `pip i
 WORD_FACTOR = 2.0  # of the idf of words and pairs of words, where there are parts
 FEW_ENTRIES, FEW_NGRAMS = 1_000_000, 100  # so few in all, and a row in the mean: those of one row stay
 KEYS_AT_ONCE = 2_000_000  # that are sorted together
+STRINGS_AT_ONCE = 100_000  # n-grams that are spelled together, as lists of words are large
 
 
 class Vocabulary:
@@ -192,8 +193,11 @@ class NgramCounter:
             text = tokens[tokens > 0].astype("<u4").tobytes().decode("utf-32-le")
             ends = np.cumsum((tokens > 0).sum(axis=1)).tolist()
             return [text[start:end] for start, end in zip([0, *ends], ends, strict=False)]
-        words = ["", *self._numbers]
-        return [f"{words[a]} {words[b]}" if b else words[a] for a, b in tokens.tolist()]
+        words, found = ["", *self._numbers], []
+        for start in range(0, len(tokens), STRINGS_AT_ONCE):
+            some = tokens[start : start + STRINGS_AT_ONCE].tolist()
+            found += [f"{words[a]} {words[b]}" if b else words[a] for a, b in some]
+        return found
 
     def _vocabulary(self, ngrams: list[str], keys: Keys) -> Vocabulary:
         """Return a vocabulary that knows only the words of these n-grams."""

@@ -168,6 +168,7 @@ class Ngrams(TextLearner):
         started_s = time.monotonic()
         counter, taken, time_allows = _take_rows(texts, local, len(seen), seed, time_left_s, same)
         vocabulary, idf, rows = counter.finish(most_features(n_classes), time_allows)
+        del counter  # and the words that are in no n-gram
         counted_s = time.monotonic() - started_s
         if before is not None and exact is not None:
             exact = replace(exact, fit_s=exact.fit_s * max(1.0, counted_s / before.counted_s))

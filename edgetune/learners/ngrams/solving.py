@@ -12,7 +12,7 @@ import itertools
 import math
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -30,7 +30,7 @@ EXACT_PASSES = 8  # at most; 15 are no better on six sets
 TRIAL_ROWS = 6_000  # that a trial is fitted on, to predict cost and scale of the whole fit
 LEAST_TRIED, MOST_TRIED = 0.25, 0.75  # bounds of the same as shares of all rows
 MOST_COMPARED = 8  # classes, the most frequent ones, on which weighted and plain features are compared
-ROWS_AT_ONCE = 10_000  # whose n-grams are counted by class together
+ROWS_AT_ONCE = 10_000  # whose n-grams are counted by class, or whose margins are computed, together
 RECENT_CLASSES = 5  # whose fits tell how long the other classes will take
 EXACT_CAUTION = 1.5  # times the cost that the trial predicts
 EXACT_SCALE = 0.9  # of the scale of the trial: a fit on all rows has wider margins
@@ -141,9 +141,7 @@ def fit_scores(
     if svms is None:
         exact = None
         svms, to_logits, n_rows = _fit_by_passes(rows, labels, n_seen, seed, known.weighted, left_s)
-    weights = to_logits.scale * svms.weights
-    intercept = to_logits.scale * svms.intercept + to_logits.offset
-    return LinearScores(weights.astype(np.float32), intercept.astype(np.float32), n_rows, exact)
+    return LinearScores(*svms.as_logits(to_logits), n_rows, exact)
 
 
 def _try(rows: Matrix, labels: Labels, n_seen: int, seed: int, time_left_s: Callable[[], float]) -> ExactFit:
@@ -166,11 +164,12 @@ def _try(rows: Matrix, labels: Labels, n_seen: int, seed: int, time_left_s: Call
     def tried(wanted: Labels, n_classes: int, weighted: bool) -> tuple[float, ExactFit]:
         """Return the log loss and the fit, also for some classes alone."""
         begun_s, independent = time.monotonic(), is_multi_hot(wanted)
-        svms = _fit_exactly(rows[:n_trial], wanted[:n_trial], n_classes, n, seed, weighted, time_left_s)
+        part = _some(rows, slice(n_trial)), wanted[:n_trial]
+        svms = _fit_exactly(*part, n_classes, n, seed, weighted, time_left_s)
         if svms is None:
             return math.inf, untried
         took_s = (time.monotonic() - begun_s) * n_scores(n_seen) / n_scores(n_classes)
-        margins = [(svms.margins(rows[unseen]), wanted[unseen])]
+        margins = [(svms.margins(_some(rows, unseen)), wanted[unseen])]
         to_logits, loss = fit_logits(margins, EXACT_SCALE, n_classes, independent)
         return loss, ExactFit(to_logits, weighted, 0.0, EXACT_CAUTION * took_s * n / n_trial)
 
@@ -431,26 +430,37 @@ class OneVersusRest:
 
     def margins(self, rows: Matrix) -> FloatArray:
         """Return the margins (n, K) of rows (n, F)."""
-        found: FloatArray = rows @ self.weights + self.intercept
-        return found
+        starts = range(0, rows.shape[0], ROWS_AT_ONCE)  # as entries in float64 are made for each product
+        parts = [_some(rows, slice(start, start + ROWS_AT_ONCE)) for start in starts]
+        own = [np.concatenate([part @ one for part in parts]) + intercept for one, intercept in self._found()]
+        return np.stack([-own[0], own[0]] if self._is_one else own, axis=1)
 
-    @property
-    def weights(self) -> FloatArray:
-        """(F, K)."""
-        columns = [
-            svm.coef_[0] if weights is None else svm.coef_[0] * weights
-            for svm, weights in zip(self._svms, self._weights, strict=True)
-        ]
-        return self._both(np.stack(columns, axis=1))
+    def as_logits(self, to_logits: ToLogits) -> tuple[FloatArray, FloatArray]:
+        """Return weights (F, K) and intercepts (K,) whose margins are logits, both float32."""
+        columns: list[FloatArray] = []
+        intercepts: list[float] = []
+        for weights, intercept in self._found():  # one after the other: there may be millions of features
+            for sign in (-1, 1) if self._is_one else (1,):
+                columns.append((sign * to_logits.scale * weights).astype(np.float32))
+                intercepts.append(sign * to_logits.scale * intercept + to_logits.offset)
+        return np.stack(columns, axis=1), np.array(intercepts, dtype=np.float32)
 
-    @property
-    def intercept(self) -> FloatArray:
-        """(K,)."""
-        return self._both(np.concatenate([svm.intercept_ for svm in self._svms]))
+    def _found(self) -> Iterator[tuple[FloatArray, float]]:
+        """Yield the weights (F,) and the intercept of each SVM."""
+        for svm, weights in zip(self._svms, self._weights, strict=True):
+            own = svm.coef_[0]
+            yield own if weights is None else own * weights, float(svm.intercept_[0])
 
-    def _both(self, found: FloatArray) -> FloatArray:
-        """Return what belongs to both classes where there is one SVM, that of the second."""
-        return np.stack([-found[..., 0], found[..., 0]], axis=-1) if self._is_one else found
+
+def _some(rows: Matrix, span: slice) -> Matrix:
+    """Return consecutive rows, whose entries are not copied."""
+    start, stop, _ = span.indices(rows.shape[0])
+    starts = rows.indptr[start : stop + 1]
+    entries = slice(starts[0], starts[-1])
+    found = scipy_sparse().csr_matrix((stop - start, rows.shape[1]), dtype=rows.dtype)
+    found.data, found.indices = rows.data[entries], rows.indices[entries]  # the constructor would copy them
+    found.indptr = starts - starts[0]
+    return found
 
 
 def _shorten(rows: Matrix, most: float) -> None:
