@@ -95,7 +95,9 @@ class TextFits:
         def time_left_s() -> float:
             return 0.0 if self._run.stop() else limit_s - (elapsed_s() - started_s)
 
-        return fit(rows.texts(), rows.labels, len(rows.label_names), seed=seed, time_left_s=time_left_s)
+        texts = rows.texts()
+        rows.release()  # the pages that they were read from
+        return fit(texts, rows.labels, len(rows.label_names), seed=seed, time_left_s=time_left_s)
 
     def log_probas(self, view: TokenView, rows: IntArray) -> dict[str, FloatArray]:
         """Return log-probabilities (n, C) of rows (n,) of a view by every learner of texts."""

@@ -183,7 +183,7 @@ class NgramCounter:
             keys, at = np.unique(some, return_inverse=True)
             counts = np.concatenate([count[span] for count, span in zip(rows, spans, strict=True)])
             found_keys.append(keys)
-            found.append(np.bincount(at, counts, minlength=len(keys)).astype(np.int64))
+            found.append(np.bincount(at, counts, minlength=len(keys)).astype(np.int32))
         return np.concatenate(found_keys), np.concatenate(found)
 
     def _strings(self, keys: Keys) -> list[str]:

@@ -68,7 +68,7 @@ NEVER_SEEN = -30.0
 
 MAX_ENTRIES = 60_000_000  # n-grams of all rows before rare ones are dropped, of eight bytes each
 WARM_UP = 10  # texts that are counted before the clock counts
-FIRST_CHARS, MOST_CHARS, GROWTH = 100_000, 2_000_000, 4  # of the rows that are counted at once
+FIRST_CHARS, MOST_CHARS, GROWTH = 100_000, 1_000_000, 4  # of the rows that are counted at once
 
 # What steps cost where these were measured (Zen 3), nanoseconds; counting tells how much slower a machine is
 COUNT_NS, COUNT_PAIRS_NS = 500.0, 1200.0  # an n-gram of a row; of a pair of texts
