@@ -94,6 +94,7 @@ class EnsembleStage:
         started_s = self._run.meter.elapsed_s()
         with self._run.meter.phase("ngrams"):
             self._run.view.say("Fitting n-grams")
+            return_memory()  # what reading needed
             self._texts.fit()
             self._weigh(self._texts.timed_log_probas(self.held_out), self.held_out.labels)
             self._save()
