@@ -120,7 +120,7 @@ def test_an_encoder_follows_if_the_ngrams_are_fitted_sooner_than_planned(
 ) -> None:
     monkeypatch.setenv("EDGETUNE_PROFILES", str(tmp_path / "profiles"))
     monkeypatch.setattr(planner, "NGRAMS_S", 60.0)  # planned for each fit; the deadline allows a quarter
-    opens_s = {"import_s": 0.5, "open_s": 11.0, "open_depth_s": 11.0}
+    opens_s = {"import_s": 0.5, "open_s": 14.0, "open_depth_s": 14.0}
     save_guess(tiny_model, FixedCosts(**opens_s, export_s=0, save_s=0.4, save_model_s=0.3))
     out = tmp_path / "run"
     done = run_cli(
